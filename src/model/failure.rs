@@ -1,0 +1,134 @@
+//! Why something failed.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The classes of failure, as the contract names them. `docs/ERRORS.md` has an entry for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[allow(missing_docs)] // The names are the contract's; each has its entry in docs/ERRORS.md.
+pub enum FailureReason {
+    Dns,
+    Connect,
+    Tls,
+    Proxy,
+    TimeoutConnect,
+    TimeoutHeaders,
+    TimeoutIdle,
+    LowSpeed,
+    TimeoutAttempt,
+    TimeoutTask,
+    TimeoutJob,
+    HttpStatus,
+    TooManyRedirects,
+    ForbiddenAddress,
+    ForbiddenPath,
+    Protocol,
+    Truncated,
+    TooLarge,
+    SizeMismatch,
+    ChecksumMismatch,
+    ContentChanged,
+    BadContent,
+    FileExists,
+    DiskFull,
+    Io,
+    SiblingFailed,
+    Cancelled,
+    Internal,
+}
+
+impl FailureReason {
+    /// All of them, in the order of the contract.
+    pub const ALL: [FailureReason; 28] = [
+        Self::Dns,
+        Self::Connect,
+        Self::Tls,
+        Self::Proxy,
+        Self::TimeoutConnect,
+        Self::TimeoutHeaders,
+        Self::TimeoutIdle,
+        Self::LowSpeed,
+        Self::TimeoutAttempt,
+        Self::TimeoutTask,
+        Self::TimeoutJob,
+        Self::HttpStatus,
+        Self::TooManyRedirects,
+        Self::ForbiddenAddress,
+        Self::ForbiddenPath,
+        Self::Protocol,
+        Self::Truncated,
+        Self::TooLarge,
+        Self::SizeMismatch,
+        Self::ChecksumMismatch,
+        Self::ContentChanged,
+        Self::BadContent,
+        Self::FileExists,
+        Self::DiskFull,
+        Self::Io,
+        Self::SiblingFailed,
+        Self::Cancelled,
+        Self::Internal,
+    ];
+}
+
+/// What an attempt, or a step of it, came to when it did not work. Net, files, fetch and download all fail with this.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// Its class.
+    pub reason: FailureReason,
+    /// For a person: what, where, what to do. Lowercase, no final stop, values in backticks, no secrets.
+    pub message: String,
+    /// The status, where a response was the reason; else 0.
+    pub http_status: u16,
+    /// Whether another attempt may help.
+    pub retryable: bool,
+    /// How long the origin asked to be left alone (`Retry-After`, `RateLimit-Reset`).
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// A failure that another attempt cannot mend.
+    pub fn fatal(reason: FailureReason, message: impl Into<String>) -> Self {
+        Failure { reason, message: message.into(), http_status: 0, retryable: false, retry_after: None }
+    }
+
+    /// A failure that may be gone at the next attempt.
+    pub fn retryable(reason: FailureReason, message: impl Into<String>) -> Self {
+        Failure { retryable: true, ..Self::fatal(reason, message) }
+    }
+
+    /// What is kept of it, as the failure of `attempt` (from 1).
+    pub fn into_error(self, attempt: u32) -> TaskError {
+        TaskError {
+            reason: self.reason,
+            message: self.message,
+            http_status: self.http_status,
+            retryable: self.retryable,
+            attempt,
+        }
+    }
+}
+
+/// A failure as it is kept and shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskError {
+    /// Its class.
+    pub reason: FailureReason,
+    /// For a person.
+    pub message: String,
+    /// Where a response was the reason; else 0.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub http_status: u16,
+    /// Whether another attempt could have helped.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub retryable: bool,
+    /// The attempt that it came from, from 1; 0 when it came from none.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub attempt: u32,
+}
+
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}

@@ -1,0 +1,425 @@
+//! The machine of a job.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::failure::{FailureReason, TaskError};
+use crate::model::group::{self, Verdict};
+use crate::model::ids::JobId;
+use crate::model::spec::JobSpec;
+use crate::model::task::TaskState;
+use crate::model::time::Timestamp;
+
+/// Where a job is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+#[allow(missing_docs)] // The contract's names.
+pub enum JobState {
+    Pending = 1,
+    Running = 2,
+    Paused = 3,
+    Cancelling = 4,
+    Succeeded = 5,
+    Failed = 6,
+    Cancelled = 7,
+}
+
+impl JobState {
+    /// All of them, in the order of the contract.
+    pub const ALL: [JobState; 7] =
+        [Self::Pending, Self::Running, Self::Paused, Self::Cancelling, Self::Succeeded, Self::Failed, Self::Cancelled];
+
+    /// Whether nothing more happens to it by itself.
+    pub fn is_ended(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+
+    /// From its number in the contract and the store.
+    pub fn from_number(number: i64) -> Option<JobState> {
+        Self::ALL.into_iter().find(|state| *state as i64 == number)
+    }
+}
+
+/// How many tasks are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // The contract's names.
+pub struct Counts {
+    pub total: u32,
+    pub pending: u32,
+    pub running: u32,
+    pub backing_off: u32,
+    pub succeeded: u32,
+    pub failed: u32,
+    pub cancelled: u32,
+}
+
+impl Counts {
+    /// Tasks that have not ended.
+    pub fn unfinished(&self) -> u32 {
+        self.pending + self.running + self.backing_off
+    }
+
+    /// The count of one state.
+    pub fn of(&mut self, state: TaskState) -> &mut u32 {
+        match state {
+            TaskState::Pending => &mut self.pending,
+            TaskState::Running => &mut self.running,
+            TaskState::BackingOff => &mut self.backing_off,
+            TaskState::Succeeded => &mut self.succeeded,
+            TaskState::Failed => &mut self.failed,
+            TaskState::Cancelled => &mut self.cancelled,
+        }
+    }
+
+    /// Moves `count` tasks from one state to another.
+    pub fn moved(&mut self, from: TaskState, to: TaskState, count: u32) {
+        *self.of(from) -= count;
+        *self.of(to) += count;
+    }
+
+    /// Takes in new tasks.
+    pub fn added(&mut self, count: u32) {
+        self.total += count;
+        self.pending += count;
+    }
+}
+
+/// Why the tasks of a job are being stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stop {
+    /// Somebody called `CancelJob`, with this reason.
+    Cancelled(String),
+    /// More tasks failed than may.
+    SiblingFailed,
+    /// One success was enough.
+    SiblingSucceeded,
+    /// The job's timeout passed.
+    TimedOut,
+}
+
+impl Stop {
+    /// The error of a task that ended because of it.
+    pub fn task_error(&self) -> TaskError {
+        let (reason, message) = match self {
+            Stop::Cancelled(why) if why.is_empty() => (FailureReason::Cancelled, "the job was cancelled".to_owned()),
+            Stop::Cancelled(why) => (FailureReason::Cancelled, format!("the job was cancelled: {why}")),
+            Stop::SiblingFailed => (
+                FailureReason::SiblingFailed,
+                "stopped because another task of the job failed; see the job's `failure`".to_owned(),
+            ),
+            Stop::SiblingSucceeded => {
+                (FailureReason::Cancelled, "not needed any more: another task of the job succeeded first".to_owned())
+            }
+            Stop::TimedOut => {
+                (FailureReason::TimeoutJob, "the job's `timeout` passed before this task ended".to_owned())
+            }
+        };
+        TaskError { reason, message, http_status: 0, retryable: false, attempt: 0 }
+    }
+}
+
+/// A job without its tasks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    /// Its name.
+    pub id: JobId,
+    /// What was asked for, with what `UpdateJob` changed since.
+    pub spec: Arc<JobSpec>,
+    /// Where it is.
+    pub state: JobState,
+    /// Whether more tasks may come.
+    pub open: bool,
+    /// Set once its tasks are being stopped.
+    pub stop: Option<Stop>,
+    /// How its tasks are.
+    pub counts: Counts,
+    /// What ended it, when it did not succeed; kept from the first failure that counts.
+    pub failure: Option<TaskError>,
+    /// The number of its last durable event.
+    pub sequence: u64,
+    /// When it was acknowledged.
+    pub create_time: Timestamp,
+    /// When its first task started.
+    pub start_time: Option<Timestamp>,
+    /// When it ended.
+    pub end_time: Option<Timestamp>,
+    /// When it last changed.
+    pub update_time: Timestamp,
+}
+
+/// What can happen to a job, beside the moves of its tasks, which are in its counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobEvent {
+    /// An attempt starts.
+    Started,
+    /// `PauseJob`.
+    Paused,
+    /// `ResumeJob`.
+    Resumed,
+    /// `CancelJob`, with its reason.
+    Cancelled(String),
+    /// Its timeout passed.
+    TimedOut,
+    /// The group's verdict is to stop, with the failure that decided it.
+    Stopped(Stop, Option<TaskError>),
+    /// `SealJob`.
+    Sealed,
+    /// All its tasks have ended.
+    Settled(bool),
+    /// `RetryJob` put this many failed and this many cancelled tasks back.
+    Retried(u32, u32),
+}
+
+impl JobEvent {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Paused => "paused",
+            Self::Resumed => "resumed",
+            Self::Cancelled(_) => "cancelled",
+            Self::TimedOut => "timed out",
+            Self::Stopped(..) => "stopped",
+            Self::Sealed => "sealed",
+            Self::Settled(_) => "settled",
+            Self::Retried(..) => "retried",
+        }
+    }
+}
+
+/// An event that does not fit the state.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a job that is {} cannot be {event}", state_name(*state))]
+pub struct WrongState {
+    /// Where it is.
+    pub state: JobState,
+    /// What was to happen.
+    pub event: &'static str,
+}
+
+fn state_name(state: JobState) -> &'static str {
+    match state {
+        JobState::Pending => "PENDING",
+        JobState::Running => "RUNNING",
+        JobState::Paused => "PAUSED",
+        JobState::Cancelling => "CANCELLING",
+        JobState::Succeeded => "SUCCEEDED",
+        JobState::Failed => "FAILED",
+        JobState::Cancelled => "CANCELLED",
+    }
+}
+
+/// What an event made of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It was that way already; nothing to store.
+    None,
+    /// Something changed that watchers are told of by `job_changed`.
+    Changed,
+    /// Its tasks are to be stopped now.
+    Stopping,
+    /// It has ended.
+    Ended,
+}
+
+impl Job {
+    /// A job as it is when it is submitted.
+    pub fn new(id: JobId, spec: JobSpec, task_count: u32, now: Timestamp) -> Job {
+        let mut counts = Counts::default();
+        counts.added(task_count);
+        Job {
+            id,
+            state: JobState::Pending,
+            open: spec.open,
+            spec: Arc::new(spec),
+            stop: None,
+            counts,
+            failure: None,
+            sequence: 0,
+            create_time: now,
+            start_time: None,
+            end_time: None,
+            update_time: now,
+        }
+    }
+
+    /// Where its downloads go, relative to the download root.
+    pub fn directory(&self) -> String {
+        if self.spec.directory.is_empty() { self.id.to_string() } else { self.spec.directory.clone() }
+    }
+
+    /// When the server deletes it; `None` while it has not ended, or when it is kept.
+    pub fn expire_time(&self) -> Option<Timestamp> {
+        Some(self.end_time?.plus(self.spec.retention?))
+    }
+
+    /// When its timeout passes; `None` before its start, or without one.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        Some(self.start_time?.plus(self.spec.timeout?))
+    }
+
+    /// Whether attempts may start, as far as the job itself goes.
+    pub fn may_run(&self) -> bool {
+        matches!(self.state, JobState::Pending | JobState::Running) && self.stop.is_none()
+    }
+
+    /// What its counts mean by its group's policy. While it is being stopped there is nothing to decide but the end.
+    pub fn judge(&self) -> Verdict {
+        if self.stop.is_none() {
+            return group::judge(self.spec.group, &self.counts, self.open);
+        }
+        if self.counts.unfinished() > 0 {
+            return Verdict::Continue;
+        }
+        Verdict::Settle { succeeded: self.stop == Some(Stop::SiblingSucceeded) }
+    }
+
+    /// Moves the job by `event` at `now`. [`WrongState`] changes nothing.
+    pub fn apply(&mut self, event: JobEvent, now: Timestamp) -> Result<Change, WrongState> {
+        use JobState as S;
+        let wrong = WrongState { state: self.state, event: event.name() };
+        let change = match (self.state, event) {
+            (S::Pending, JobEvent::Started) => {
+                self.state = S::Running;
+                self.start_time = self.start_time.or(Some(now));
+                Change::Changed
+            }
+            (S::Running, JobEvent::Started)
+            | (S::Paused, JobEvent::Paused)
+            | (S::Pending | S::Running, JobEvent::Resumed)
+            | (S::Cancelling | S::Succeeded | S::Failed | S::Cancelled, JobEvent::Cancelled(_)) => Change::None,
+            (S::Pending | S::Running, JobEvent::Paused) if self.stop.is_none() => {
+                self.state = S::Paused;
+                Change::Changed
+            }
+            (S::Paused, JobEvent::Resumed) => {
+                self.state = if self.start_time.is_some() { S::Running } else { S::Pending };
+                Change::Changed
+            }
+            (S::Pending | S::Running | S::Paused, JobEvent::Cancelled(why)) => {
+                let stop = Stop::Cancelled(why);
+                self.state = S::Cancelling;
+                self.failure = Some(stop.task_error());
+                self.stop = Some(stop);
+                Change::Stopping
+            }
+            (S::Pending | S::Running | S::Paused, JobEvent::TimedOut) if self.stop.is_none() => {
+                self.failure = Some(TaskError {
+                    message: "the job's `timeout` passed before its tasks had ended; allow more time or ask for less"
+                        .into(),
+                    ..Stop::TimedOut.task_error()
+                });
+                self.stop = Some(Stop::TimedOut);
+                Change::Stopping
+            }
+            (S::Pending | S::Running | S::Paused, JobEvent::Stopped(stop, failure)) if self.stop.is_none() => {
+                self.stop = Some(stop);
+                self.failure = failure;
+                Change::Stopping
+            }
+            (S::Pending | S::Running | S::Paused | S::Cancelling, JobEvent::Sealed) if self.open => {
+                self.open = false;
+                Change::Changed
+            }
+            (_, JobEvent::Sealed) if !self.open => Change::None,
+            (S::Pending | S::Running | S::Paused | S::Cancelling, JobEvent::Settled(succeeded)) => {
+                self.settle(succeeded, now);
+                Change::Ended
+            }
+            (S::Succeeded | S::Failed | S::Cancelled, JobEvent::Retried(failed, cancelled)) => {
+                self.retried(failed, cancelled);
+                Change::Changed
+            }
+            _ => return Err(wrong),
+        };
+        if change != Change::None {
+            self.update_time = now;
+        }
+        Ok(change)
+    }
+
+    fn settle(&mut self, succeeded: bool, now: Timestamp) {
+        self.state = match (&self.stop, succeeded) {
+            (Some(Stop::Cancelled(_)), _) => JobState::Cancelled,
+            (_, true) => JobState::Succeeded,
+            (_, false) => JobState::Failed,
+        };
+        if self.state == JobState::Succeeded {
+            self.failure = None;
+        }
+        self.open = false;
+        self.end_time = Some(now);
+    }
+
+    fn retried(&mut self, failed: u32, cancelled: u32) {
+        self.counts.moved(TaskState::Failed, TaskState::Pending, failed);
+        self.counts.moved(TaskState::Cancelled, TaskState::Pending, cancelled);
+        self.state = JobState::Pending;
+        // The timeout runs from the new start.
+        self.start_time = None;
+        self.end_time = None;
+        self.failure = None;
+        self.stop = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::spec::JobSpec;
+
+    fn job(state: JobState, open: bool) -> Job {
+        let spec = JobSpec { open, ..JobSpec::default() };
+        let mut job = Job::new(JobId(uuid::Uuid::nil()), spec, 2, Timestamp(1));
+        job.state = state;
+        job.counts = Counts { total: 2, failed: 1, cancelled: 1, ..Counts::default() };
+        if state == JobState::Cancelling {
+            job.stop = Some(Stop::Cancelled("why".into()));
+        }
+        job
+    }
+
+    #[test]
+    fn every_state_by_every_event() {
+        let events = [
+            JobEvent::Started,
+            JobEvent::Paused,
+            JobEvent::Resumed,
+            JobEvent::Cancelled("why".into()),
+            JobEvent::TimedOut,
+            JobEvent::Stopped(Stop::SiblingFailed, None),
+            JobEvent::Sealed,
+            JobEvent::Settled(true),
+            JobEvent::Settled(false),
+            JobEvent::Retried(1, 1),
+        ];
+        let mut table = String::new();
+        for state in JobState::ALL {
+            for event in &events {
+                let mut job = job(state, !state.is_ended());
+                let line = match job.apply(event.clone(), Timestamp(5)) {
+                    Ok(change) => format!("{:?} {change:?} stop={:?}", job.state, job.stop),
+                    Err(_) => "-".to_owned(),
+                };
+                table += &format!("{state:?} + {event:?} = {line}\n");
+            }
+        }
+        insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn a_stopped_job_ends_by_what_stopped_it() {
+        for (stop, state) in [
+            (Stop::Cancelled(String::new()), JobState::Cancelled),
+            (Stop::SiblingFailed, JobState::Failed),
+            (Stop::TimedOut, JobState::Failed),
+            (Stop::SiblingSucceeded, JobState::Succeeded),
+        ] {
+            let mut job = job(JobState::Running, false);
+            job.stop = Some(stop);
+            let Verdict::Settle { succeeded } = job.judge() else { panic!("nothing is left to run") };
+            job.apply(JobEvent::Settled(succeeded), Timestamp(5)).unwrap();
+            assert_eq!(job.state, state);
+        }
+    }
+}

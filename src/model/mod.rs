@@ -1,0 +1,21 @@
+//! The words of haul: plain data and the decisions over it.
+//!
+//! Nothing here does I/O, waits, reads a clock or draws a random number: time and chance come in as arguments.
+//! It must not know tokio, the generated code, or any other module of ours. What it decides is returned as a value;
+//! the engine makes it durable and then performs it.
+
+pub mod checksum;
+pub mod event;
+pub mod failure;
+pub mod group;
+pub mod host;
+pub mod ids;
+pub mod job;
+pub mod limits;
+pub mod outcome;
+pub mod progress;
+pub mod retry;
+pub mod secret;
+pub mod spec;
+pub mod task;
+pub mod time;

@@ -1,0 +1,136 @@
+//! What attempts report and what tasks leave.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::checksum::Checksum;
+use crate::model::failure::{Failure, TaskError, is_default};
+use crate::model::time::Timestamp;
+
+/// How one attempt ended. The attempt says what happened; the engine decides what it means.
+#[derive(Debug)]
+pub enum AttemptEnd {
+    /// It has what the task is for.
+    Done(Outcome),
+    /// It has not.
+    Failed(Failure),
+    /// It was told to stop, and has: what it holds is checkpointed. The cause is the engine's to know.
+    Stopped,
+    /// The disk has not the room; nothing was transferred. The attempt is given back and the task waits.
+    NoSpace {
+        /// Bytes that are needed.
+        needed_bytes: u64,
+        /// For a person.
+        message: String,
+    },
+}
+
+/// What a task was for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// A response.
+    Fetch(FetchResult),
+    /// A file.
+    Download(DownloadResult),
+}
+
+/// What a fetch brought.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FetchResult {
+    /// Of the last response.
+    pub http_status: u16,
+    /// Of the last response, in order. Secret ones have their value replaced already.
+    #[serde(skip_serializing_if = "is_default")]
+    pub headers: Vec<(String, String)>,
+    /// After decoding, over all pages.
+    pub body_bytes: u64,
+    /// After redirects, without secrets.
+    pub final_url: String,
+    /// The `Content-Type`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub content_type: String,
+    /// Pages of a paginated fetch.
+    #[serde(skip_serializing_if = "is_default")]
+    pub pages: u32,
+    /// Items of a paginated fetch.
+    #[serde(skip_serializing_if = "is_default")]
+    pub items: u64,
+}
+
+/// What a download left.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DownloadResult {
+    /// Relative to the download root.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Those checked and those asked for.
+    #[serde(skip_serializing_if = "is_default")]
+    pub checksums: Vec<Checksum>,
+    /// After redirects, without secrets.
+    pub final_url: String,
+    /// The `Content-Type`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub content_type: String,
+    /// As the origin sent it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub etag: String,
+    /// As the origin sent it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub last_modified: String,
+    /// Kept from earlier attempts.
+    #[serde(skip_serializing_if = "is_default")]
+    pub resumed_bytes: u64,
+    /// The most connections that it had at once.
+    #[serde(skip_serializing_if = "is_default")]
+    pub connections: u32,
+    /// The file was there already.
+    #[serde(skip_serializing_if = "is_default")]
+    pub skipped: bool,
+}
+
+/// What an attempt saw on its way, whatever its end. Filled in by `fetch` and `download`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AttemptReport {
+    /// The mirror and the address after redirects, without secrets.
+    #[serde(skip_serializing_if = "is_default")]
+    pub url: String,
+    /// The address that was dialled.
+    #[serde(skip_serializing_if = "is_default")]
+    pub remote_address: String,
+    /// Of the last response; 0: none came.
+    #[serde(skip_serializing_if = "is_default")]
+    pub http_status: u16,
+    /// Bytes of bodies received.
+    #[serde(skip_serializing_if = "is_default")]
+    pub bytes: u64,
+    /// Where a download went on.
+    #[serde(skip_serializing_if = "is_default")]
+    pub resumed_from: u64,
+    /// How it went on: `continued at N`, `restarted: content changed`, ….
+    #[serde(skip_serializing_if = "is_default")]
+    pub resume: String,
+}
+
+/// An attempt as the log keeps it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// From 1, as it counted.
+    pub number: u32,
+    /// Its start.
+    pub start_time: Timestamp,
+    /// Its end.
+    pub end_time: Timestamp,
+    /// What it saw.
+    #[serde(flatten)]
+    pub report: AttemptReport,
+    /// Why it did not work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<TaskError>,
+}
+
+/// How many attempts the log of a task keeps: the last ones.
+pub const ATTEMPT_LOG_MAX: usize = 20;

@@ -1,0 +1,260 @@
+//! The machine of a task. A task starts PENDING without a trace of its own; what is here exists from its first start on.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::failure::{FailureReason, TaskError};
+use crate::model::ids::Fence;
+use crate::model::time::Timestamp;
+
+/// Attempts in a row that a crash of the server may cut before the task is held to be the cause.
+pub const CRASHES_MAX: u32 = 3;
+
+/// Where a task is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+#[allow(missing_docs)] // The contract's names.
+pub enum TaskState {
+    Pending = 1,
+    Running = 2,
+    BackingOff = 3,
+    Succeeded = 4,
+    Failed = 5,
+    Cancelled = 6,
+}
+
+impl TaskState {
+    /// All of them, in the order of the contract.
+    pub const ALL: [TaskState; 6] =
+        [Self::Pending, Self::Running, Self::BackingOff, Self::Succeeded, Self::Failed, Self::Cancelled];
+
+    /// Whether nothing more happens to it by itself.
+    pub fn is_ended(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+
+    /// From its number in the contract and the store.
+    pub fn from_number(number: i64) -> Option<TaskState> {
+        Self::ALL.into_iter().find(|state| *state as i64 == number)
+    }
+}
+
+/// The moving part of a task.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Task {
+    /// Where it is.
+    pub state: TaskState,
+    /// Attempts that counted, the running one included.
+    pub attempts: u32,
+    /// The latest attempt's, whether it counted or not.
+    pub fence: Fence,
+    /// Attempts in a row that a crash cut.
+    pub crashes: u32,
+    /// While backing off: when the next attempt is due.
+    pub due: Option<Timestamp>,
+    /// Of its first attempt.
+    pub start_time: Option<Timestamp>,
+    /// Of its end.
+    pub end_time: Option<Timestamp>,
+    /// Once ended: why it did not succeed. Before: the error of the attempt before.
+    pub error: Option<TaskError>,
+}
+
+impl Default for Task {
+    fn default() -> Self {
+        Task {
+            state: TaskState::Pending,
+            attempts: 0,
+            fence: 0,
+            crashes: 0,
+            due: None,
+            start_time: None,
+            end_time: None,
+            error: None,
+        }
+    }
+}
+
+/// What can happen to a task.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TaskEvent {
+    /// An attempt starts.
+    Started,
+    /// The attempt has what the task is for.
+    Succeeded(Fence),
+    /// The attempt failed and another will follow.
+    BackedOff(Fence, TaskError, Timestamp),
+    /// The attempt failed and it was the last.
+    Failed(Fence, TaskError),
+    /// The attempt was told to stop (drain, pause, no room): it does not count.
+    GivenBack(Fence),
+    /// The server died under the attempt: it does not count, unless it happened too often.
+    Crashed,
+    /// The wait for the next attempt is over.
+    Due,
+    /// The group, the job's timeout or a person ended it. Also ends a running one, whose attempt has stopped.
+    Cancelled(TaskError),
+    /// The task's own timeout ended it while nothing of it ran.
+    TimedOut(TaskError),
+    /// `RetryJob`: from the start, with what is kept.
+    Retried,
+}
+
+impl TaskEvent {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Started => "Started",
+            Self::Succeeded(_) => "Succeeded",
+            Self::BackedOff(..) => "BackedOff",
+            Self::Failed(..) => "Failed",
+            Self::GivenBack(_) => "GivenBack",
+            Self::Crashed => "Crashed",
+            Self::Due => "Due",
+            Self::Cancelled(_) => "Cancelled",
+            Self::TimedOut(_) => "TimedOut",
+            Self::Retried => "Retried",
+        }
+    }
+}
+
+/// An event that does not fit the state: somebody else moved first.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a task that is {state:?} cannot be {event}")]
+pub struct WrongState {
+    /// Where it is.
+    pub state: TaskState,
+    /// What was to happen.
+    pub event: &'static str,
+}
+
+impl Task {
+    /// The task after `event` at `now`.
+    ///
+    /// The end of an attempt names its fence; one that is not the current attempt's is [`WrongState`], so that a late
+    /// result changes nothing.
+    pub fn apply(&self, event: TaskEvent, now: Timestamp) -> Result<Task, WrongState> {
+        use TaskState as S;
+        let wrong = WrongState { state: self.state, event: event.name() };
+        let mut next = self.clone();
+        match (self.state, event) {
+            (S::Pending, TaskEvent::Started) => {
+                next.state = S::Running;
+                next.attempts += 1;
+                next.fence += 1;
+                next.due = None;
+                next.start_time = self.start_time.or(Some(now));
+            }
+            (S::Running, TaskEvent::Succeeded(fence)) if fence == self.fence => next.end(S::Succeeded, None, now),
+            (S::Running, TaskEvent::BackedOff(fence, error, due)) if fence == self.fence => {
+                next.state = S::BackingOff;
+                next.crashes = 0;
+                next.due = Some(due);
+                next.error = Some(error);
+            }
+            (S::Running, TaskEvent::Failed(fence, error)) if fence == self.fence => {
+                next.end(S::Failed, Some(error), now);
+            }
+            (S::Running, TaskEvent::GivenBack(fence)) if fence == self.fence => {
+                next.state = S::Pending;
+                next.attempts -= 1;
+                next.crashes = 0;
+            }
+            (S::Running, TaskEvent::Crashed) => {
+                next.crashes += 1;
+                if next.crashes >= CRASHES_MAX {
+                    next.end(S::Failed, Some(poisonous(self.attempts)), now);
+                } else {
+                    next.state = S::Pending;
+                    next.attempts -= 1;
+                }
+            }
+            (S::BackingOff, TaskEvent::Due) => {
+                next.state = S::Pending;
+                next.due = None;
+            }
+            (S::Pending | S::Running | S::BackingOff, TaskEvent::Cancelled(error)) => {
+                next.end(S::Cancelled, Some(error), now);
+            }
+            (S::Pending | S::BackingOff, TaskEvent::TimedOut(error)) => next.end(S::Failed, Some(error), now),
+            (S::Failed | S::Cancelled, TaskEvent::Retried) => {
+                next = Task { fence: self.fence, ..Task::default() };
+            }
+            _ => return Err(wrong),
+        }
+        Ok(next)
+    }
+
+    fn end(&mut self, state: TaskState, error: Option<TaskError>, now: Timestamp) {
+        self.state = state;
+        self.crashes = 0;
+        self.due = None;
+        self.end_time = Some(now);
+        self.error = error;
+    }
+}
+
+fn poisonous(attempt: u32) -> TaskError {
+    TaskError {
+        reason: FailureReason::Internal,
+        message: format!(
+            "the server died {CRASHES_MAX} times in a row while it ran this task, so it is not run again by itself; look at \
+             the server's log, then use RetryJob"
+        ),
+        http_status: 0,
+        retryable: false,
+        attempt,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error() -> TaskError {
+        TaskError { reason: FailureReason::Connect, message: "x".into(), http_status: 0, retryable: true, attempt: 1 }
+    }
+
+    fn task(state: TaskState) -> Task {
+        let attempts = u32::from(state != TaskState::Pending);
+        Task { state, attempts, fence: 7, ..Task::default() }
+    }
+
+    #[test]
+    fn every_state_by_every_event() {
+        let events = [
+            TaskEvent::Started,
+            TaskEvent::Succeeded(7),
+            TaskEvent::Succeeded(6),
+            TaskEvent::BackedOff(7, error(), Timestamp(9)),
+            TaskEvent::Failed(7, error()),
+            TaskEvent::GivenBack(7),
+            TaskEvent::Crashed,
+            TaskEvent::Due,
+            TaskEvent::Cancelled(error()),
+            TaskEvent::TimedOut(error()),
+            TaskEvent::Retried,
+        ];
+        let mut table = String::new();
+        for state in TaskState::ALL {
+            for event in &events {
+                let end = match task(state).apply(event.clone(), Timestamp(5)) {
+                    Ok(next) => format!("{:?} attempts={} fence={}", next.state, next.attempts, next.fence),
+                    Err(_) => "-".to_owned(),
+                };
+                let fence = if *event == TaskEvent::Succeeded(6) { " (late)" } else { "" };
+                table += &format!("{state:?} + {}{fence} = {end}\n", event.name());
+            }
+        }
+        insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn the_third_crash_in_a_row_ends_it() {
+        let mut task = Task::default();
+        for crash in 1..=CRASHES_MAX {
+            task = task.apply(TaskEvent::Started, Timestamp(1)).unwrap();
+            task = task.apply(TaskEvent::Crashed, Timestamp(2)).unwrap();
+            assert_eq!(task.state == TaskState::Failed, crash == CRASHES_MAX);
+        }
+        assert_eq!(task.error.unwrap().reason, FailureReason::Internal);
+    }
+}

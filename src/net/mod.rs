@@ -1,0 +1,80 @@
+//! The network: one hop at a time through [`Transport`], whole exchanges through [`exchange`].
+//!
+//! Every outgoing connection of haul is opened in here, and passes the address guard on the address that is really
+//! dialled. It knows nothing of jobs, tasks, retries or files.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Method, StatusCode};
+use url::Url;
+
+use crate::model::failure::Failure;
+use crate::model::spec::{HttpOptions, Timeouts};
+
+/// What a task's requests have in common.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Profile {
+    /// Headers, credentials, proxy, TLS identity.
+    pub http: HttpOptions,
+    /// How long each part may take.
+    pub timeouts: Timeouts,
+}
+
+/// One request to one address.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// GET for nearly all.
+    pub method: Method,
+    /// Absolute, http or https.
+    pub url: Url,
+    /// What goes beside the profile's headers; replaces one of the same name.
+    pub headers: HeaderMap,
+    /// The request's body.
+    pub body: Bytes,
+}
+
+/// The head of a response, and its body to come.
+#[derive(Debug)]
+pub struct Response {
+    /// Any status: judging it is the caller's.
+    pub status: StatusCode,
+    /// As they came.
+    pub headers: HeaderMap,
+    /// Where it came from; after redirects, where [`exchange`] ended.
+    pub url: Url,
+    /// The address that was dialled.
+    pub remote: Option<SocketAddr>,
+    /// Under the idle and low-speed timeouts of the profile.
+    pub body: Body,
+}
+
+/// One request in, response head and body stream out. No redirects, no retries.
+pub trait Transport: Send + Sync + 'static {
+    /// Sends `request`. Dropping the future, or the body later, closes what cannot be used again.
+    fn send<'a>(&'a self, request: Request, profile: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>>;
+}
+
+/// The source of a body's bytes, wrapped by whoever has to count or slow them.
+pub trait BodySource: Send {
+    /// The next bytes; `None` after the last. A body that ends before its length fails with `TRUNCATED`.
+    fn chunk(&mut self) -> BoxFuture<'_, Option<Result<Bytes, Failure>>>;
+}
+
+/// A body that is read chunk by chunk.
+pub struct Body(pub Box<dyn BodySource>);
+
+impl Body {
+    /// See [`BodySource::chunk`].
+    pub async fn chunk(&mut self) -> Option<Result<Bytes, Failure>> {
+        self.0.chunk().await
+    }
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Body")
+    }
+}

@@ -1,0 +1,8 @@
+//! The generated messages and services of `haul.v1`, re-exported and nothing else.
+
+#![allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
+
+tonic::include_proto!("haul.v1");
+
+/// Every file of the contract with its imports, for reflection and for JSON.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/haul.bin"));
