@@ -1,0 +1,78 @@
+//! Feeding an open job: chunks in, durable acknowledgements out, in order.
+//!
+//! The next chunk is taken from the client when the one before is durable, so that a client that sends faster than the
+//! disk takes is held by HTTP/2's flow control and not by our memory.
+
+use futures_util::stream::{Stream, unfold};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use crate::api::from_proto::{self, ID_BYTES_MAX};
+use crate::api::status::{Violations, draining};
+use crate::engine::handle::Engine;
+use crate::model::ids::JobId;
+use crate::pb;
+
+struct Feeder {
+    engine: Engine,
+    chunks: Streaming<pb::AddTasksRequest>,
+    closing: CancellationToken,
+    job: Option<JobId>,
+    over: bool,
+}
+
+/// One answer a chunk. The first error ends the stream; what was answered before it is durable.
+pub(crate) fn answers(
+    engine: Engine,
+    chunks: Streaming<pb::AddTasksRequest>,
+    closing: CancellationToken,
+) -> impl Stream<Item = Result<pb::AddTasksResponse, Status>> + Send {
+    let feeder = Feeder { engine, chunks, closing, job: None, over: false };
+    unfold(feeder, |mut feeder| async move {
+        if feeder.over {
+            return None;
+        }
+        let answer = feeder.next().await.transpose()?;
+        feeder.over = answer.is_err();
+        Some((answer, feeder))
+    })
+}
+
+impl Feeder {
+    async fn next(&mut self) -> Result<Option<pb::AddTasksResponse>, Status> {
+        let chunk = tokio::select! {
+            chunk = self.chunks.message() => chunk?,
+            () = self.closing.cancelled() => return Err(draining()),
+        };
+        let Some(chunk) = chunk else { return Ok(None) };
+        let mut v = Violations::default();
+        let job = self.job(&chunk.job_id, &mut v);
+        if chunk.chunk_id.is_empty() {
+            v.add("chunk_id", "is empty; name the chunk, so that it can be sent again after a cut");
+        }
+        from_proto::text(&chunk.chunk_id, "chunk_id", ID_BYTES_MAX, &mut v);
+        if chunk.tasks.is_empty() {
+            v.add("tasks", "is empty");
+        }
+        let tasks = from_proto::tasks(chunk.tasks, "tasks", &mut v);
+        let tasks = v.or(tasks)?;
+        let stored = self.engine.add_tasks(job, &chunk.chunk_id, tasks).await?;
+        Ok(Some(pb::AddTasksResponse {
+            chunk_id: chunk.chunk_id,
+            first_task_index: stored.first,
+            task_count: stored.count,
+        }))
+    }
+
+    fn job(&mut self, text: &str, v: &mut Violations) -> JobId {
+        if let Some(job) = self.job.filter(|_| text.is_empty()) {
+            return job;
+        }
+        let job = from_proto::job_id(text, v);
+        if self.job.is_some_and(|first| first != job) {
+            v.add("job_id", "is another one than in the first message; one stream feeds one job");
+        }
+        self.job = Some(job);
+        job
+    }
+}

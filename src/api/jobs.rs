@@ -1,0 +1,286 @@
+//! `haul.v1.JobService`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{BoxStream, Stream, StreamExt as _};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::api::content::inline_body;
+use crate::api::from_proto::{self, ID_BYTES_MAX, only_job_id};
+use crate::api::lookup::{self, TaskName};
+use crate::api::pages;
+use crate::api::status::{Violations, exhausted};
+use crate::api::to_proto;
+use crate::api::watch::{Wish, watch_job};
+use crate::api::watch_all::watch_jobs;
+use crate::engine::event::JobPatch;
+use crate::engine::handle::Engine;
+use crate::model::ids::JobId;
+use crate::model::job::Job;
+use crate::pb;
+use crate::store::Store;
+
+/// Streams of watchers that one server holds open.
+const WATCHERS_MAX: usize = 10_000;
+/// The shortest interval between progress messages.
+const INTERVAL_MIN: Duration = Duration::from_millis(50);
+const INTERVAL_DEFAULT: Duration = Duration::from_millis(500);
+const REASON_BYTES_MAX: usize = 1024;
+
+/// The service.
+#[derive(Clone)]
+pub struct Jobs {
+    engine: Engine,
+    store: Arc<dyn Store>,
+    closing: CancellationToken,
+    watchers: Arc<tokio::sync::Semaphore>,
+}
+
+impl Jobs {
+    /// Over an engine and its store. `closing` ends all streams.
+    pub fn new(engine: Engine, store: Arc<dyn Store>, closing: CancellationToken) -> Jobs {
+        Jobs { engine, store, closing, watchers: Arc::new(tokio::sync::Semaphore::new(WATCHERS_MAX)) }
+    }
+
+    async fn message(&self, job: &Job) -> pb::Job {
+        lookup::explained_job(&self.engine, job).await
+    }
+
+    /// Keeps a place among the watchers for as long as the stream lives.
+    fn watched<T: Send + 'static>(
+        &self,
+        stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    ) -> Result<Response<BoxStream<'static, Result<T, Status>>>, Status> {
+        let place = self.watchers.clone().try_acquire_owned().map_err(|_| {
+            exhausted("watchers", format!("{WATCHERS_MAX} streams watch already, as many as the server holds open"))
+        })?;
+        let stream = stream.map(move |message| {
+            let _keep = &place;
+            message
+        });
+        Ok(Response::new(stream.boxed()))
+    }
+}
+
+fn interval(value: Option<prost_types::Duration>, v: &mut Violations) -> Duration {
+    let asked = value.and_then(|it| from_proto::duration(it, "progress_interval", v));
+    asked.unwrap_or(INTERVAL_DEFAULT).max(INTERVAL_MIN)
+}
+
+#[tonic::async_trait]
+impl pb::job_service_server::JobService for Jobs {
+    type AddTasksStream = Pin<Box<dyn Stream<Item = Result<pb::AddTasksResponse, Status>> + Send>>;
+    type WatchJobStream = BoxStream<'static, Result<pb::WatchJobResponse, Status>>;
+    type WatchJobsStream = BoxStream<'static, Result<pb::WatchJobsResponse, Status>>;
+
+    async fn submit_job(
+        &self,
+        request: Request<pb::SubmitJobRequest>,
+    ) -> Result<Response<pb::SubmitJobResponse>, Status> {
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        from_proto::text(&request.request_id, "request_id", ID_BYTES_MAX, &mut v);
+        if request.job.is_none() {
+            v.add("job", "must be set");
+        }
+        let (spec, tasks) = from_proto::job(request.job.unwrap_or_default(), &mut v);
+        let (spec, tasks) = v.or((spec, tasks))?;
+        if request.validate_only {
+            let job = Job::new(JobId(uuid::Uuid::nil()), spec, tasks.len() as u32, self.engine.now());
+            let mut message = to_proto::job(&job, None, Vec::new());
+            message.job_id.clear();
+            message.directory = job.spec.directory.clone();
+            return Ok(Response::new(pb::SubmitJobResponse { job: Some(message) }));
+        }
+        let job = self.engine.submit(spec, tasks, &request.request_id).await?;
+        Ok(Response::new(pb::SubmitJobResponse { job: Some(lookup::live_job(&job, None)) }))
+    }
+
+    async fn add_tasks(
+        &self,
+        request: Request<Streaming<pb::AddTasksRequest>>,
+    ) -> Result<Response<Self::AddTasksStream>, Status> {
+        let stream = crate::api::add_tasks::answers(self.engine.clone(), request.into_inner(), self.closing.clone());
+        Ok(Response::new(stream.boxed()))
+    }
+
+    async fn seal_job(&self, request: Request<pb::SealJobRequest>) -> Result<Response<pb::SealJobResponse>, Status> {
+        let job = self.engine.seal(only_job_id(&request.into_inner().job_id)?).await?;
+        Ok(Response::new(pb::SealJobResponse { job: Some(self.message(&job).await) }))
+    }
+
+    async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::GetJobResponse>, Status> {
+        let job = self.engine.job(only_job_id(&request.into_inner().job_id)?).await?;
+        Ok(Response::new(pb::GetJobResponse { job: Some(self.message(&job).await) }))
+    }
+
+    async fn list_jobs(&self, request: Request<pb::ListJobsRequest>) -> Result<Response<pb::ListJobsResponse>, Status> {
+        pages::list_jobs(&self.engine, self.store.as_ref(), request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_task(&self, request: Request<pb::GetTaskRequest>) -> Result<Response<pb::GetTaskResponse>, Status> {
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        let job = from_proto::job_id(&request.job_id, &mut v);
+        let name = request.task.map(|task| match task {
+            pb::get_task_request::Task::TaskIndex(index) => TaskName::Index(index),
+            pb::get_task_request::Task::TaskKey(key) => TaskName::Key(key),
+        });
+        let name = lookup::task_name(name, &mut v);
+        v.or(())?;
+        let task = lookup::task(self.store.as_ref(), &self.engine, job, &name).await?;
+        let attempts = task.row.log.iter().map(to_proto::attempt).collect();
+        let mut messages = lookup::live_tasks(&self.engine, job, &[task]).await;
+        let mut message = messages.pop().unwrap_or_default();
+        message.attempt_log = attempts;
+        if request.include_body {
+            inline_body(self.store.as_ref(), job, &mut message).await?;
+        }
+        Ok(Response::new(pb::GetTaskResponse { task: Some(message) }))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<pb::ListTasksRequest>,
+    ) -> Result<Response<pb::ListTasksResponse>, Status> {
+        pages::list_tasks(&self.engine, self.store.as_ref(), request.into_inner()).await.map(Response::new)
+    }
+
+    async fn watch_job(&self, request: Request<pb::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        let job = from_proto::job_id(&request.job_id, &mut v);
+        let interval = interval(request.progress_interval, &mut v);
+        let wish = v.or(Wish {
+            job,
+            after: request.after_sequence,
+            interval,
+            include_body: request.include_body,
+            task_starts: request.task_starts,
+        })?;
+        self.watched(watch_job(self.engine.clone(), self.store.clone(), self.closing.clone(), wish).await?)
+    }
+
+    async fn watch_jobs(
+        &self,
+        request: Request<pb::WatchJobsRequest>,
+    ) -> Result<Response<Self::WatchJobsStream>, Status> {
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        from_proto::labels(&request.labels, "labels", &mut v);
+        let ended_after = request.ended_after.and_then(|it| from_proto::timestamp(it, "ended_after", &mut v));
+        let interval = interval(request.progress_interval, &mut v);
+        v.or(())?;
+        let labels = request.labels.into_iter().collect();
+        let (engine, store, closing) = (self.engine.clone(), self.store.clone(), self.closing.clone());
+        self.watched(watch_jobs(engine, store, closing, labels, ended_after, interval))
+    }
+
+    async fn wait_job(&self, request: Request<pb::WaitJobRequest>) -> Result<Response<pb::WaitJobResponse>, Status> {
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        let id = from_proto::job_id(&request.job_id, &mut v);
+        let timeout = request.timeout.and_then(|it| from_proto::duration(it, "timeout", &mut v));
+        v.or(())?;
+        tokio::select! {
+            job = self.engine.wait(id, timeout) => {
+                let message = self.message(job?.as_ref()).await;
+                Ok(Response::new(pb::WaitJobResponse { job: Some(message) }))
+            }
+            () = self.closing.cancelled() => Err(crate::api::status::draining()),
+        }
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<pb::CancelJobRequest>,
+    ) -> Result<Response<pb::CancelJobResponse>, Status> {
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        let id = from_proto::job_id(&request.job_id, &mut v);
+        from_proto::text(&request.reason, "reason", REASON_BYTES_MAX, &mut v);
+        v.or(())?;
+        let job = self.engine.cancel(id, request.reason).await?;
+        Ok(Response::new(pb::CancelJobResponse { job: Some(lookup::live_job(&job, None)) }))
+    }
+
+    async fn pause_job(&self, request: Request<pb::PauseJobRequest>) -> Result<Response<pb::PauseJobResponse>, Status> {
+        let job = self.engine.pause(only_job_id(&request.into_inner().job_id)?).await?;
+        Ok(Response::new(pb::PauseJobResponse { job: Some(self.message(&job).await) }))
+    }
+
+    async fn resume_job(
+        &self,
+        request: Request<pb::ResumeJobRequest>,
+    ) -> Result<Response<pb::ResumeJobResponse>, Status> {
+        let job = self.engine.resume(only_job_id(&request.into_inner().job_id)?).await?;
+        Ok(Response::new(pb::ResumeJobResponse { job: Some(self.message(&job).await) }))
+    }
+
+    async fn retry_job(&self, request: Request<pb::RetryJobRequest>) -> Result<Response<pb::RetryJobResponse>, Status> {
+        let request = request.into_inner();
+        let id = only_job_id(&request.job_id)?;
+        let mut indexes = request.task_indexes;
+        indexes.sort_unstable();
+        indexes.dedup();
+        let job = self.engine.retry(id, (!indexes.is_empty()).then_some(indexes)).await?;
+        Ok(Response::new(pb::RetryJobResponse { job: Some(self.message(&job).await) }))
+    }
+
+    async fn update_job(
+        &self,
+        request: Request<pb::UpdateJobRequest>,
+    ) -> Result<Response<pb::UpdateJobResponse>, Status> {
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        let id = from_proto::job_id(&request.job_id, &mut v);
+        let patch = patch(request, &mut v);
+        let patch = v.or(patch)?;
+        let job = self.engine.update(id, patch).await?;
+        Ok(Response::new(pb::UpdateJobResponse { job: Some(self.message(&job).await) }))
+    }
+
+    async fn delete_job(
+        &self,
+        request: Request<pb::DeleteJobRequest>,
+    ) -> Result<Response<pb::DeleteJobResponse>, Status> {
+        let request = request.into_inner();
+        self.engine.delete(only_job_id(&request.job_id)?, request.delete_files).await?;
+        Ok(Response::new(pb::DeleteJobResponse {}))
+    }
+}
+
+fn patch(request: pb::UpdateJobRequest, v: &mut Violations) -> JobPatch {
+    let mut patch = JobPatch::default();
+    let paths = request.update_mask.unwrap_or_default().paths;
+    if paths.is_empty() {
+        v.add("update_mask", "is empty; name what to change");
+    }
+    for (index, path) in paths.iter().enumerate() {
+        match path.as_str() {
+            "priority" => patch.priority = Some(request.priority),
+            "group.max_concurrency" => {
+                patch.max_concurrency = Some(request.group.unwrap_or_default().max_concurrency);
+            }
+            "rate_limit" => {
+                patch.rate_limit = Some(from_proto::rate_limit(request.rate_limit.unwrap_or_default(), path, v));
+            }
+            "labels" => {
+                from_proto::labels(&request.labels, "labels", v);
+                patch.labels = Some(request.labels.clone().into_iter().collect());
+            }
+            "title" => {
+                from_proto::text(&request.title, "title", 256, v);
+                patch.title = Some(request.title.clone());
+            }
+            _ => v.add(
+                format!("update_mask.paths[{index}]"),
+                format!("`{path:.64}` is none of priority, group.max_concurrency, rate_limit, labels, title"),
+            ),
+        }
+    }
+    patch
+}

@@ -1,0 +1,102 @@
+//! Finding a job or a task that a request names, and looking at it live.
+
+use std::sync::Arc;
+
+use tonic::Status;
+use url::Url;
+
+use crate::api::status::{Violations, not_found};
+use crate::api::to_proto;
+use crate::engine::handle::Engine;
+use crate::engine::hub::Feed;
+use crate::model::host::Host;
+use crate::model::ids::{JobId, TaskId};
+use crate::model::job::Job;
+use crate::model::task::TaskState;
+use crate::pb;
+use crate::store::{Store, StoredTask};
+
+/// How a request names a task.
+pub(crate) enum TaskName {
+    Index(u32),
+    Key(String),
+}
+
+/// The name, when there is one.
+pub(crate) fn task_name(name: Option<TaskName>, v: &mut Violations) -> TaskName {
+    name.unwrap_or_else(|| {
+        v.add("task_index", "or `task_key` must be set");
+        TaskName::Index(0)
+    })
+}
+
+/// The task, as it is kept.
+pub(crate) async fn task(store: &dyn Store, engine: &Engine, job: JobId, name: &TaskName) -> Result<StoredTask, Status> {
+    engine.job(job).await?;
+    let (found, text) = match name {
+        TaskName::Index(index) => (store.task(TaskId { job, index: *index }).await?, format!("{job}/{index}")),
+        TaskName::Key(key) => (store.task_by_key(job, key).await?, format!("{job}/{key}")),
+    };
+    found.ok_or_else(|| not_found("task", &text))
+}
+
+/// A job with what is known of it live, without why it waits.
+pub(crate) fn live_job(job: &Job, feed: Option<&Arc<Feed>>) -> pb::Job {
+    to_proto::job(job, feed.map(|feed| feed.progress()), Vec::new())
+}
+
+/// A job with why its tasks wait.
+pub(crate) async fn explained_job(engine: &Engine, job: &Job) -> pb::Job {
+    let feed = engine.hub().feed(job.id);
+    let mut message = live_job(job, feed.as_ref());
+    let waiting = job.counts.pending + job.counts.backing_off;
+    if waiting == 0 || feed.is_none() {
+        return message;
+    }
+    let Ok(explanation) = engine.explain(job.id, Vec::new()).await else { return message };
+    if let Some(wait) = explanation.job() {
+        message.waiting.push(pb::WaitingTasks { waiting: Some(to_proto::waiting(wait)), tasks: waiting });
+        return message;
+    }
+    // What is in memory of each lane stands for the rest of it.
+    let seen: u32 = explanation.lanes.iter().map(|(_, count)| count).sum();
+    for (wait, count) in &explanation.lanes {
+        let tasks = (u64::from(*count) * u64::from(job.counts.pending) / u64::from(seen.max(1))) as u32;
+        message.waiting.push(pb::WaitingTasks { waiting: Some(to_proto::waiting(wait)), tasks: tasks.max(1) });
+    }
+    if job.counts.backing_off > 0 {
+        let waiting = pb::Waiting {
+            reason: pb::WaitReason::BackingOff.into(),
+            until: None,
+            message: "their next attempts are not due yet".to_owned(),
+        };
+        message.waiting.push(pb::WaitingTasks { waiting: Some(waiting), tasks: job.counts.backing_off });
+    }
+    message
+}
+
+/// Tasks with what is known of them live: how far those are that run, and why the others wait.
+pub(crate) async fn live_tasks(engine: &Engine, job: JobId, tasks: &[StoredTask]) -> Vec<pb::Task> {
+    let job_id = job.to_string();
+    let mut messages: Vec<pb::Task> = tasks.iter().map(|task| to_proto::task(&job_id, task)).collect();
+    let Some(feed) = engine.hub().feed(job) else { return messages };
+    let waits = |task: &StoredTask| matches!(task.row.task.state, TaskState::Pending | TaskState::BackingOff);
+    let mut hosts: Vec<Host> = tasks.iter().filter(|task| waits(task)).filter_map(host_of).collect();
+    hosts.sort();
+    hosts.dedup();
+    let explanation = if hosts.is_empty() { None } else { engine.explain(job, hosts).await.ok() };
+    for (task, message) in tasks.iter().zip(&mut messages) {
+        let moving = &task.row.task;
+        if let Some(active) = feed.active_task(task.index).filter(|_| moving.state == TaskState::Running) {
+            message.progress = Some(to_proto::active_progress(&active));
+        } else if let Some(explanation) = explanation.as_ref().filter(|_| waits(task)) {
+            let wait = explanation.task(task.index, host_of(task).as_ref(), moving.state, moving.due, engine.now());
+            message.waiting = wait.as_ref().map(to_proto::waiting);
+        }
+    }
+    messages
+}
+
+fn host_of(task: &StoredTask) -> Option<Host> {
+    Host::of(&Url::parse(task.spec.work.url()).ok()?)
+}

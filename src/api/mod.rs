@@ -1,0 +1,17 @@
+//! The faces that speak gRPC: translators. Validate, convert, one call, convert back.
+//!
+//! Reads go to the store, changes to the engine. Nothing is decided here.
+
+mod add_tasks;
+pub mod admin;
+pub mod content;
+mod from_proto;
+pub mod jobs;
+mod lookup;
+mod options;
+mod pages;
+pub mod status;
+mod to_proto;
+mod watch;
+mod watch_all;
+mod work;

@@ -1,0 +1,188 @@
+//! Options of tasks, from messages to the model.
+
+use http::{HeaderName, HeaderValue};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use std::time::Duration;
+
+use crate::api::from_proto::{duration, positive};
+use crate::api::status::Violations;
+use crate::model::secret::Secret;
+use crate::model::spec::{HeaderSpec, HttpOptions, RetryOptions, TaskOptions, TimeoutOptions};
+use crate::pb;
+
+const ATTEMPTS_MAX: u32 = 1_000;
+const BACKOFF_MAX: Duration = Duration::from_secs(86_400);
+const MULTIPLIER_MAX: f64 = 100.0;
+const HEADERS_MAX: usize = 100;
+const REDIRECTS_MAX: u32 = 100;
+const PEM_BYTES_MAX: usize = 64 << 10;
+/// What says how a message is framed, or which part of it is asked for, is for haul to say.
+const OWN_HEADERS: [&str; 9] = [
+    "connection",
+    "content-length",
+    "if-range",
+    "keep-alive",
+    "proxy-connection",
+    "range",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Options as they were set.
+pub fn task_options(options: pb::TaskOptions, path: &str, v: &mut Violations) -> TaskOptions {
+    TaskOptions {
+        retry: options.retry.map(|it| retry(it, &format!("{path}.retry"), v)).unwrap_or_default(),
+        timeouts: options.timeouts.map(|it| timeouts(it, &format!("{path}.timeouts"), v)).unwrap_or_default(),
+        http: options.http.map(|it| http(it, &format!("{path}.http"), v)).unwrap_or_default(),
+    }
+}
+
+fn retry(retry: pb::RetryPolicy, path: &str, v: &mut Violations) -> RetryOptions {
+    if retry.max_attempts.is_some_and(|it| !(1..=ATTEMPTS_MAX).contains(&it)) {
+        v.add(format!("{path}.max_attempts"), format!("must be from 1 to {ATTEMPTS_MAX}"));
+    }
+    if retry.backoff_multiplier.is_some_and(|it| !(1.0..=MULTIPLIER_MAX).contains(&it)) {
+        v.add(format!("{path}.backoff_multiplier"), format!("must be from 1 to {MULTIPLIER_MAX}"));
+    }
+    if retry.jitter.is_some_and(|it| !(0.0..=1.0).contains(&it)) {
+        v.add(format!("{path}.jitter"), "must be a fraction from 0 (none) to 1");
+    }
+    let initial_backoff = retry.initial_backoff.and_then(|it| positive(it, &format!("{path}.initial_backoff"), v));
+    let max_backoff = retry.max_backoff.and_then(|it| positive(it, &format!("{path}.max_backoff"), v));
+    for (name, value) in [("initial_backoff", initial_backoff), ("max_backoff", max_backoff)] {
+        if value.is_some_and(|it| it > BACKOFF_MAX) {
+            v.add(format!("{path}.{name}"), "must be at most a day");
+        }
+    }
+    if let (Some(initial), Some(max)) = (initial_backoff, max_backoff)
+        && initial > max
+    {
+        v.add(format!("{path}.initial_backoff"), "must not be longer than `max_backoff`");
+    }
+    RetryOptions {
+        max_attempts: retry.max_attempts,
+        initial_backoff,
+        max_backoff,
+        backoff_multiplier: retry.backoff_multiplier,
+        jitter: retry.jitter,
+        retry_statuses: statuses(&retry.retry_statuses, &format!("{path}.retry_statuses"), v),
+    }
+}
+
+fn statuses(statuses: &[u32], path: &str, v: &mut Violations) -> Vec<u16> {
+    let mut good = Vec::with_capacity(statuses.len());
+    for (index, status) in statuses.iter().enumerate() {
+        match u16::try_from(*status) {
+            Ok(status) if (100..600).contains(&status) => good.push(status),
+            _ => v.add(format!("{path}[{index}]"), format!("{status} is no HTTP status (100 to 599)")),
+        }
+    }
+    good
+}
+
+fn timeouts(timeouts: pb::Timeouts, path: &str, v: &mut Violations) -> TimeoutOptions {
+    let low_speed = timeouts.low_speed.unwrap_or_default();
+    TimeoutOptions {
+        connect: timeouts.connect.and_then(|it| positive(it, &format!("{path}.connect"), v)),
+        response_headers: timeouts.response_headers.and_then(|it| positive(it, &format!("{path}.response_headers"), v)),
+        idle: timeouts.idle.and_then(|it| duration(it, &format!("{path}.idle"), v)),
+        low_speed_bytes_per_second: low_speed.bytes_per_second,
+        low_speed_window: low_speed.window.and_then(|it| positive(it, &format!("{path}.low_speed.window"), v)),
+        attempt: timeouts.attempt.and_then(|it| positive(it, &format!("{path}.attempt"), v)),
+        task: timeouts.task.and_then(|it| positive(it, &format!("{path}.task"), v)),
+    }
+}
+
+fn http(http: pb::HttpOptions, path: &str, v: &mut Violations) -> HttpOptions {
+    if http.max_redirects.is_some_and(|it| it > REDIRECTS_MAX) {
+        v.add(format!("{path}.max_redirects"), format!("must be at most {REDIRECTS_MAX}"));
+    }
+    if http.basic_auth.is_some() && !http.bearer_token.is_empty() {
+        v.add(format!("{path}.bearer_token"), "goes not together with `basic_auth`: both set Authorization");
+    }
+    if HeaderValue::from_str(&http.bearer_token).is_err() {
+        v.add(format!("{path}.bearer_token"), "holds characters that no header can");
+    }
+    if HeaderValue::from_str(&http.user_agent).is_err() {
+        v.add(format!("{path}.user_agent"), "holds characters that no header can");
+    }
+    proxy(&http.proxy_url, &format!("{path}.proxy_url"), v);
+    pem(&http, path, v);
+    HttpOptions {
+        headers: headers(http.headers, &format!("{path}.headers"), v),
+        basic_auth: http.basic_auth.and_then(|it| basic_auth(it, &format!("{path}.basic_auth"), v)),
+        bearer_token: filled(http.bearer_token).map(Secret::new),
+        max_redirects: http.max_redirects,
+        proxy_url: filled(http.proxy_url).map(Secret::new),
+        user_agent: filled(http.user_agent),
+        ca_pem: filled(http.ca_pem),
+        client_certificate_pem: filled(http.client_certificate_pem),
+        client_key_pem: filled(http.client_key_pem).map(Secret::new),
+        insecure_skip_verify: http.insecure_skip_verify,
+    }
+}
+
+fn filled(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn headers(headers: Vec<pb::Header>, path: &str, v: &mut Violations) -> Vec<HeaderSpec> {
+    if headers.len() > HEADERS_MAX {
+        v.add(path, format!("holds {} headers; at most {HEADERS_MAX}", headers.len()));
+    }
+    for (index, header) in headers.iter().enumerate() {
+        match HeaderName::from_bytes(header.name.as_bytes()) {
+            Ok(name) if OWN_HEADERS.contains(&name.as_str()) => {
+                v.add(format!("{path}[{index}].name"), format!("`{name}` is for haul to set"));
+            }
+            Ok(_) => {}
+            Err(_) => v.add(format!("{path}[{index}].name"), "is no header name (RFC 9110, 5.1)"),
+        }
+        if HeaderValue::from_str(&header.value).is_err() {
+            v.add(format!("{path}[{index}].value"), "holds characters that no header can");
+        }
+    }
+    let spec = |it: pb::Header| HeaderSpec { name: it.name, value: Secret::new(it.value), sensitive: it.sensitive };
+    headers.into_iter().map(spec).collect()
+}
+
+fn basic_auth(auth: pb::BasicAuth, path: &str, v: &mut Violations) -> Option<(String, Secret)> {
+    if auth.username.contains(':') || auth.username.chars().any(char::is_control) {
+        v.add(format!("{path}.username"), "must hold neither a colon nor control characters (RFC 7617)");
+        return None;
+    }
+    if auth.password.chars().any(char::is_control) {
+        v.add(format!("{path}.password"), "must not hold control characters (RFC 7617)");
+        return None;
+    }
+    Some((auth.username, Secret::new(auth.password)))
+}
+
+fn proxy(proxy_url: &str, path: &str, v: &mut Violations) {
+    if proxy_url.is_empty() {
+        return;
+    }
+    let fits = url::Url::parse(proxy_url)
+        .is_ok_and(|url| ["http", "socks5", "socks5h"].contains(&url.scheme()) && url.host_str().is_some());
+    if !fits {
+        v.add(path, "must be an absolute URL of scheme http, socks5 or socks5h");
+    }
+}
+
+fn pem(http: &pb::HttpOptions, path: &str, v: &mut Violations) {
+    let certificates = [("ca_pem", &http.ca_pem), ("client_certificate_pem", &http.client_certificate_pem)];
+    for (name, pem) in certificates.into_iter().filter(|(_, pem)| !pem.is_empty()) {
+        let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+        if pem.len() > PEM_BYTES_MAX || !read.is_ok_and(|certificates| !certificates.is_empty()) {
+            v.add(format!("{path}.{name}"), "must hold one or more certificates in PEM, at most 64 KiB");
+        }
+    }
+    if http.client_certificate_pem.is_empty() != http.client_key_pem.is_empty() {
+        v.add(format!("{path}.client_key_pem"), "and `client_certificate_pem` go together");
+    }
+    if !http.client_key_pem.is_empty() && PrivateKeyDer::from_pem_slice(http.client_key_pem.as_bytes()).is_err() {
+        v.add(format!("{path}.client_key_pem"), "must hold a private key in PEM");
+    }
+}

@@ -1,0 +1,293 @@
+//! From the model to messages. Secrets do not come this way: what could hold one is replaced here or is not taken over.
+
+use std::time::Duration;
+
+use crate::engine::hub::Active;
+use crate::engine::waiting::{Wait, WaitReason};
+use crate::model::failure::{FailureReason, TaskError};
+use crate::model::group::GroupMode;
+use crate::model::job::{Counts, Job};
+use crate::model::limits::{HostLimits, Limits, RateLimit};
+use crate::model::outcome::{Attempt, DownloadResult, FetchResult, Outcome};
+use crate::model::progress::Progress;
+use crate::model::secret;
+use crate::model::spec::Work;
+use crate::model::task::TaskState;
+use crate::model::time::Timestamp;
+use crate::pb;
+use crate::store::StoredTask;
+
+/// A job. `progress` is a live one; without it the job's own counts tell how far it is.
+pub fn job(job: &Job, progress: Option<Progress>, waiting: Vec<pb::WaitingTasks>) -> pb::Job {
+    let progress = progress.unwrap_or(Progress {
+        done_bytes: job.ended_bytes,
+        total_bytes: job.ended_bytes,
+        bytes_per_second: 0,
+    });
+    let start = job.start_time.or(job.spec.start_time);
+    // Until something ends the job a failure is its task's alone.
+    let failure = job.failure.as_ref().filter(|_| job.stop.is_some() || job.state.is_ended());
+    pb::Job {
+        job_id: job.id.to_string(),
+        title: job.spec.title.clone(),
+        labels: job.spec.labels.clone().into_iter().collect(),
+        state: job.state as i32,
+        priority: job.spec.priority,
+        group: Some(pb::GroupPolicy {
+            mode: match job.spec.group.mode {
+                GroupMode::FailFast => pb::GroupMode::FailFast,
+                GroupMode::Collect => pb::GroupMode::Collect,
+                GroupMode::FirstSuccess => pb::GroupMode::FirstSuccess,
+            }
+            .into(),
+            max_failures: job.spec.group.max_failures,
+            max_concurrency: job.spec.group.max_concurrency,
+        }),
+        rate_limit: (job.spec.rate_limit != RateLimit::default()).then(|| rate_limit(&job.spec.rate_limit)),
+        open: job.open,
+        directory: job.directory(),
+        counts: Some(counts(&job.counts)),
+        progress: Some(progress_message(&progress)),
+        failure: failure.map(task_error),
+        create_time: Some(timestamp(job.create_time)),
+        start_time: start.map(timestamp),
+        end_time: job.end_time.map(timestamp),
+        update_time: Some(timestamp(job.update_time)),
+        expire_time: job.expire_time().map(timestamp),
+        sequence: job.sequence,
+        waiting,
+    }
+}
+
+fn rate_limit(limit: &RateLimit) -> pb::RateLimit {
+    pb::RateLimit {
+        requests_per_second: limit.requests_per_second,
+        burst: limit.burst,
+        bytes_per_second: limit.bytes_per_second,
+    }
+}
+
+/// Counts.
+pub fn counts(counts: &Counts) -> pb::TaskCounts {
+    pb::TaskCounts {
+        total: counts.total,
+        pending: counts.pending,
+        running: counts.running,
+        backing_off: counts.backing_off,
+        succeeded: counts.succeeded,
+        failed: counts.failed,
+        cancelled: counts.cancelled,
+    }
+}
+
+/// Progress, with how long it may still take.
+pub fn progress_message(progress: &Progress) -> pb::Progress {
+    let left = progress.total_bytes.saturating_sub(progress.done_bytes);
+    let estimate = (progress.bytes_per_second > 0 && progress.total_bytes > 0)
+        .then(|| Duration::from_secs_f64(left as f64 / progress.bytes_per_second as f64));
+    pb::Progress {
+        bytes_done: progress.done_bytes,
+        bytes_total: progress.total_bytes,
+        bytes_per_second: progress.bytes_per_second,
+        estimated_remaining: estimate.and_then(|it| prost_types::Duration::try_from(it).ok()),
+    }
+}
+
+/// A task as it is kept, without its log.
+pub fn task(job_id: &str, task: &StoredTask) -> pb::Task {
+    let moving = &task.row.task;
+    let ended = moving.state.is_ended();
+    let kind = match task.spec.work {
+        Work::Fetch(_) => pb::TaskKind::Fetch,
+        Work::Download(_) => pb::TaskKind::Download,
+    };
+    let error = moving.error.as_ref().map(task_error);
+    let bytes = match &task.row.outcome {
+        Some(Outcome::Fetch(fetch)) => fetch.body_bytes,
+        Some(Outcome::Download(download)) => download.bytes,
+        None => 0,
+    };
+    let progress = Progress { done_bytes: bytes, total_bytes: bytes, bytes_per_second: 0 };
+    pb::Task {
+        job_id: job_id.to_owned(),
+        task_index: task.index,
+        key: task.spec.key.clone(),
+        kind: kind.into(),
+        url: secret::redacted_text(task.spec.work.url()),
+        state: moving.state as i32,
+        attempts: moving.attempts,
+        next_attempt_time: moving.due.filter(|_| moving.state == TaskState::BackingOff).map(timestamp),
+        start_time: moving.start_time.map(timestamp),
+        end_time: moving.end_time.map(timestamp),
+        progress: Some(progress_message(&progress)),
+        error: error.clone().filter(|_| ended),
+        last_error: error.filter(|_| !ended),
+        waiting: None,
+        attempt_log: Vec::new(),
+        result: task.row.outcome.as_ref().map(|outcome| match outcome {
+            Outcome::Fetch(fetch) => pb::task::Result::FetchResult(fetch_result(fetch)),
+            Outcome::Download(download) => pb::task::Result::DownloadResult(download_result(download)),
+        }),
+    }
+}
+
+/// A running task.
+pub fn active(job_id: &str, index: u32, active: &Active) -> pb::Task {
+    let stored = StoredTask { index, spec: active.spec.clone(), row: (*active.row).clone() };
+    let mut message = task(job_id, &stored);
+    message.progress = Some(active_progress(active));
+    message
+}
+
+/// How far a running task is; its rate is its average since its start.
+pub fn active_progress(active: &Active) -> pb::Progress {
+    let seconds = active.since.elapsed().as_secs_f64().max(0.001);
+    progress_message(&Progress {
+        done_bytes: active.meter.done(),
+        total_bytes: active.meter.total(),
+        bytes_per_second: (active.meter.received_bytes() as f64 / seconds) as u64,
+    })
+}
+
+fn fetch_result(fetch: &FetchResult) -> pb::FetchResult {
+    let header = |(name, value): &(String, String)| pb::Header {
+        name: name.clone(),
+        sensitive: secret::is_secret_header(name),
+        value: if secret::is_secret_header(name) { secret::REDACTED.to_owned() } else { value.clone() },
+    };
+    pb::FetchResult {
+        http_status: u32::from(fetch.http_status),
+        headers: fetch.headers.iter().map(header).collect(),
+        body: bytes::Bytes::new(),
+        body_bytes: fetch.body_bytes,
+        final_url: fetch.final_url.clone(),
+        content_type: fetch.content_type.clone(),
+        pages: fetch.pages,
+        items: fetch.items,
+    }
+}
+
+fn download_result(download: &DownloadResult) -> pb::DownloadResult {
+    pb::DownloadResult {
+        path: download.path.clone(),
+        bytes: download.bytes,
+        checksums: download.checksums.iter().map(ToString::to_string).collect(),
+        final_url: download.final_url.clone(),
+        content_type: download.content_type.clone(),
+        etag: download.etag.clone(),
+        last_modified: download.last_modified.clone(),
+        resumed_bytes: download.resumed_bytes,
+        connections: download.connections,
+        skipped: download.skipped,
+    }
+}
+
+/// An attempt of the log.
+pub fn attempt(attempt: &Attempt) -> pb::Attempt {
+    let report = &attempt.report;
+    pb::Attempt {
+        number: attempt.number,
+        start_time: Some(timestamp(attempt.start_time)),
+        end_time: Some(timestamp(attempt.end_time)),
+        url: report.url.clone(),
+        remote_address: report.remote_address.clone(),
+        http_status: u32::from(report.http_status),
+        bytes: report.bytes,
+        error: attempt.error.as_ref().map(task_error),
+        resumed_from: report.resumed_from,
+        resume: report.resume.clone(),
+    }
+}
+
+fn task_error(error: &TaskError) -> pb::TaskError {
+    pb::TaskError {
+        reason: failure_reason(error.reason).into(),
+        message: error.message.clone(),
+        http_status: u32::from(error.http_status),
+        retryable: error.retryable,
+        attempt: error.attempt,
+    }
+}
+
+fn failure_reason(reason: FailureReason) -> pb::FailureReason {
+    use FailureReason as F;
+    use pb::FailureReason as P;
+    match reason {
+        F::Dns => P::Dns,
+        F::Connect => P::Connect,
+        F::Tls => P::Tls,
+        F::Proxy => P::Proxy,
+        F::TimeoutConnect => P::TimeoutConnect,
+        F::TimeoutHeaders => P::TimeoutHeaders,
+        F::TimeoutIdle => P::TimeoutIdle,
+        F::LowSpeed => P::LowSpeed,
+        F::TimeoutAttempt => P::TimeoutAttempt,
+        F::TimeoutTask => P::TimeoutTask,
+        F::TimeoutJob => P::TimeoutJob,
+        F::HttpStatus => P::HttpStatus,
+        F::TooManyRedirects => P::TooManyRedirects,
+        F::ForbiddenAddress => P::ForbiddenAddress,
+        F::ForbiddenPath => P::ForbiddenPath,
+        F::Protocol => P::Protocol,
+        F::Truncated => P::Truncated,
+        F::TooLarge => P::TooLarge,
+        F::SizeMismatch => P::SizeMismatch,
+        F::ChecksumMismatch => P::ChecksumMismatch,
+        F::ContentChanged => P::ContentChanged,
+        F::BadContent => P::BadContent,
+        F::FileExists => P::FileExists,
+        F::DiskFull => P::DiskFull,
+        F::Io => P::Io,
+        F::SiblingFailed => P::SiblingFailed,
+        F::Cancelled => P::Cancelled,
+        F::Internal => P::Internal,
+    }
+}
+
+/// Why something waits.
+pub fn waiting(wait: &Wait) -> pb::Waiting {
+    use pb::WaitReason as P;
+    let reason = match wait.reason {
+        WaitReason::ServerLimit => P::ServerLimit,
+        WaitReason::HostLimit => P::HostLimit,
+        WaitReason::JobLimit => P::JobLimit,
+        WaitReason::RateLimit => P::RateLimit,
+        WaitReason::HostPaused => P::HostPaused,
+        WaitReason::BackingOff => P::BackingOff,
+        WaitReason::StartTime => P::StartTime,
+        WaitReason::JobPaused => P::JobPaused,
+        WaitReason::DiskSpace => P::DiskSpace,
+        WaitReason::Draining => P::Draining,
+    };
+    pb::Waiting { reason: reason.into(), until: wait.until.map(timestamp), message: wait.message.clone() }
+}
+
+/// Limits.
+pub fn limits(limits: &Limits) -> pb::Limits {
+    pb::Limits {
+        max_concurrent_tasks: limits.max_concurrent_tasks,
+        max_per_host: limits.max_per_host,
+        requests_per_second_per_host: limits.requests_per_second_per_host,
+        bytes_per_second: limits.bytes_per_second,
+        hosts: limits.hosts.iter().map(host_limits).collect(),
+    }
+}
+
+/// Limits of one host.
+pub fn host_limits(limits: &HostLimits) -> pb::HostLimits {
+    pb::HostLimits {
+        host: limits.host.clone(),
+        max_concurrent: limits.max_concurrent,
+        requests_per_second: limits.requests_per_second,
+        burst: limits.burst,
+        bytes_per_second: limits.bytes_per_second,
+    }
+}
+
+/// A point in time.
+pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: time.0.div_euclid(1_000_000),
+        nanos: (time.0.rem_euclid(1_000_000) * 1_000) as i32,
+    }
+}

@@ -1,0 +1,256 @@
+//! Watching: durable events once and in order, the rest conflated.
+//!
+//! A stream is a task-free generator: each message is made when the client's window has room for it, from memory or,
+//! when the watcher is further behind, from the store. A slow watcher holds one message.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{Stream, unfold};
+use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::api::content::inline_body;
+use crate::api::lookup::live_job;
+use crate::api::status::{draining, no_job, out_of_range};
+use crate::api::to_proto;
+use crate::engine::handle::Engine;
+use crate::engine::hub::{Feed, Notice};
+use crate::model::event::EventKind;
+use crate::model::ids::JobId;
+use crate::model::job::Job;
+use crate::pb;
+use crate::pb::watch_job_response::Event;
+use crate::store::{Store, StoredEvent};
+
+/// A sign of life after this long without a message.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Events that are read in one go.
+const EVENTS_MAX: u32 = 256;
+/// Running tasks that a progress message tells of.
+const ACTIVE_MAX: usize = 100;
+
+/// What a watcher asked for.
+pub(crate) struct Wish {
+    pub(crate) job: JobId,
+    pub(crate) after: Option<u64>,
+    pub(crate) interval: Duration,
+    pub(crate) include_body: bool,
+    pub(crate) task_starts: bool,
+}
+
+struct Watcher {
+    engine: Engine,
+    store: Arc<dyn Store>,
+    closing: CancellationToken,
+    wish: Wish,
+    job: Arc<Job>,
+    feed: Option<Arc<Feed>>,
+    version: Option<watch::Receiver<u64>>,
+    notices: Option<broadcast::Receiver<Notice>>,
+    /// The last durable event that was sent.
+    sent: u64,
+    queue: VecDeque<Arc<StoredEvent>>,
+    snapshot_due: bool,
+    next_progress: Instant,
+    last_progress: Option<pb::JobProgress>,
+    last_message: Instant,
+    over: bool,
+}
+
+/// The messages of one watch.
+pub(crate) async fn watch_job(
+    engine: Engine,
+    store: Arc<dyn Store>,
+    closing: CancellationToken,
+    wish: Wish,
+) -> Result<impl Stream<Item = Result<pb::WatchJobResponse, Status>> + Send + 'static, Status> {
+    // The feed first: if there is none the job has ended, and then the store has all of it.
+    let feed = engine.hub().feed(wish.job);
+    let version = feed.as_ref().map(|feed| feed.subscribe());
+    let job = match &feed {
+        Some(feed) => feed.job(),
+        None => Arc::new(store.job(wish.job).await?.ok_or_else(|| no_job(wish.job))?),
+    };
+    if let Some(after) = wish.after.filter(|after| *after > job.sequence) {
+        let last = job.sequence;
+        return Err(out_of_range(
+            "SEQUENCE_AHEAD",
+            format!("`after_sequence` is {after}, but the job's last event is {last}; begin again without it"),
+        ));
+    }
+    let watcher = Watcher {
+        notices: feed.as_ref().filter(|_| wish.task_starts).map(|feed| feed.notices()),
+        sent: wish.after.unwrap_or(job.sequence),
+        queue: VecDeque::new(),
+        snapshot_due: true,
+        next_progress: Instant::now() + wish.interval,
+        last_progress: None,
+        last_message: Instant::now(),
+        over: false,
+        engine,
+        store,
+        closing,
+        wish,
+        job,
+        feed,
+        version,
+    };
+    Ok(unfold(watcher, |mut watcher| async move {
+        let message = watcher.next().await?;
+        Some((message, watcher))
+    }))
+}
+
+impl Watcher {
+    async fn next(&mut self) -> Option<Result<pb::WatchJobResponse, Status>> {
+        if self.over {
+            return None;
+        }
+        let message = self.message().await;
+        self.last_message = Instant::now();
+        match message {
+            Ok(None) => None,
+            Ok(Some(message)) => Some(Ok(message)),
+            Err(status) => {
+                self.over = true;
+                Some(Err(status))
+            }
+        }
+    }
+
+    async fn message(&mut self) -> Result<Option<pb::WatchJobResponse>, Status> {
+        if std::mem::take(&mut self.snapshot_due) {
+            let snapshot = live_job(&self.job, self.feed.as_ref());
+            // Without a wish for the past there is nothing after the end.
+            self.over = self.job.state.is_ended() && self.sent >= self.job.sequence;
+            return Ok(Some(self.wrap(self.job.sequence, Event::Snapshot(snapshot))));
+        }
+        loop {
+            if let Some(event) = self.next_event().await? {
+                return self.durable(&event).await.map(Some);
+            }
+            if self.feed.is_none() {
+                return Ok(None);
+            }
+            if let Some(message) = self.wait().await? {
+                return Ok(Some(message));
+            }
+        }
+    }
+
+    async fn next_event(&mut self) -> Result<Option<Arc<StoredEvent>>, Status> {
+        if let Some(event) = self.queue.pop_front() {
+            return Ok(Some(event));
+        }
+        let from_memory = self.feed.as_ref().and_then(|feed| feed.events_after(self.sent, EVENTS_MAX as usize));
+        match from_memory {
+            Some(events) => self.queue.extend(events),
+            None => {
+                let events = self.store.events(self.wish.job, self.sent, EVENTS_MAX).await?;
+                self.queue.extend(events.into_iter().map(Arc::new));
+            }
+        }
+        Ok(self.queue.pop_front())
+    }
+
+    async fn durable(&mut self, event: &StoredEvent) -> Result<pb::WatchJobResponse, Status> {
+        self.sent = event.head.sequence;
+        let snapshot = |snapshot: &Option<Arc<Job>>| {
+            let job = snapshot.as_ref().ok_or_else(|| crate::api::status::internal("an event has lost its job"))?;
+            let mut job = job.as_ref().clone();
+            job.sequence = event.head.sequence;
+            Ok::<_, Status>(to_proto::job(&job, None, Vec::new()))
+        };
+        let message = match event.head.kind {
+            EventKind::TaskEnded => {
+                let task = event.task.as_ref().ok_or_else(|| crate::api::status::internal("an event has lost its task"))?;
+                let mut message = to_proto::task(&self.wish.job.to_string(), task);
+                if self.wish.include_body {
+                    inline_body(self.store.as_ref(), self.wish.job, &mut message).await?;
+                }
+                Event::TaskEnded(message)
+            }
+            EventKind::JobChanged => Event::JobChanged(snapshot(&event.snapshot)?),
+            EventKind::JobEnded => {
+                // A retried job goes on after an end: only the last one closes the stream.
+                let job = self.engine.job(self.wish.job).await?;
+                self.over = job.state.is_ended() && job.sequence <= event.head.sequence;
+                Event::JobEnded(snapshot(&event.snapshot)?)
+            }
+        };
+        Ok(pb::WatchJobResponse {
+            sequence: event.head.sequence,
+            time: Some(to_proto::timestamp(event.head.time)),
+            event: Some(message),
+        })
+    }
+
+    /// Waits for something to tell: news, progress, or a sign of life.
+    async fn wait(&mut self) -> Result<Option<pb::WatchJobResponse>, Status> {
+        let heartbeat = self.last_message + HEARTBEAT;
+        let Some(version) = &mut self.version else { return Ok(None) };
+        let notices = &mut self.notices;
+        let notice = async {
+            match notices {
+                Some(notices) => notices.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.closing.cancelled() => Err(draining()),
+            changed = version.changed() => {
+                if changed.is_err() {
+                    // The job was forgotten: the store has the rest.
+                    self.feed = None;
+                }
+                Ok(None)
+            }
+            notice = notice => Ok(self.notice(notice)),
+            () = tokio::time::sleep_until(self.next_progress) => Ok(self.progress()),
+            () = tokio::time::sleep_until(heartbeat) => Ok(Some(self.wrap(self.sent, Event::Heartbeat(pb::Heartbeat {})))),
+        }
+    }
+
+    fn notice(&mut self, notice: Result<Notice, broadcast::error::RecvError>) -> Option<pb::WatchJobResponse> {
+        let id = self.wish.job.to_string();
+        match notice {
+            Ok(Notice::Started(task)) => Some(self.wrap(self.sent, Event::TaskStarted(to_proto::task(&id, &task)))),
+            Ok(Notice::BackingOff(task)) => {
+                Some(self.wrap(self.sent, Event::TaskBackingOff(to_proto::task(&id, &task))))
+            }
+            // A watcher that was too slow misses starts, as it would have missed their ends' progress.
+            Err(broadcast::error::RecvError::Lagged(_)) => None,
+            Err(broadcast::error::RecvError::Closed) => {
+                self.notices = None;
+                None
+            }
+        }
+    }
+
+    /// The newest progress, if it is other than what was told last.
+    fn progress(&mut self) -> Option<pb::WatchJobResponse> {
+        self.next_progress = Instant::now() + self.wish.interval;
+        let feed = self.feed.as_ref()?;
+        let id = self.wish.job.to_string();
+        let active = feed.active(ACTIVE_MAX).iter().map(|(index, active)| to_proto::active(&id, *index, active)).collect();
+        let progress = pb::JobProgress {
+            counts: Some(to_proto::counts(&feed.job().counts)),
+            progress: Some(to_proto::progress_message(&feed.progress())),
+            active,
+        };
+        if self.last_progress.as_ref() == Some(&progress) {
+            return None;
+        }
+        self.last_progress = Some(progress.clone());
+        Some(self.wrap(self.sent, Event::Progress(progress)))
+    }
+
+    fn wrap(&self, sequence: u64, event: Event) -> pb::WatchJobResponse {
+        pb::WatchJobResponse { sequence, time: Some(to_proto::timestamp(self.engine.now())), event: Some(event) }
+    }
+}

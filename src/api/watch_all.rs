@@ -1,0 +1,153 @@
+//! `WatchJobs`: a list that stays true.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{Stream, unfold};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::api::lookup::live_job;
+use crate::api::status::draining;
+use crate::engine::handle::Engine;
+use crate::engine::hub::Listener;
+use crate::model::ids::JobId;
+use crate::model::job::{Job, JobState};
+use crate::model::time::Timestamp;
+use crate::pb;
+use crate::pb::watch_jobs_response::Event;
+use crate::store::{JobFilter, Store};
+
+/// Jobs that are read in one go.
+const JOBS_MAX: u32 = 100;
+/// States in which a job is on the list whatever its end.
+const UNFINISHED: [JobState; 4] = [JobState::Pending, JobState::Running, JobState::Paused, JobState::Cancelling];
+
+#[derive(Clone, Copy, PartialEq)]
+enum Phase {
+    Unfinished,
+    Ended,
+    Synced,
+    News,
+}
+
+struct Watcher {
+    engine: Engine,
+    store: Arc<dyn Store>,
+    closing: CancellationToken,
+    listener: Arc<Listener>,
+    labels: BTreeMap<String, String>,
+    ended_after: Option<Timestamp>,
+    interval: Duration,
+    phase: Phase,
+    before: Option<JobId>,
+    queue: VecDeque<Arc<Job>>,
+    dirty: HashSet<JobId>,
+    next_look: Instant,
+    over: bool,
+}
+
+/// The messages of one watch.
+pub(crate) fn watch_jobs(
+    engine: Engine,
+    store: Arc<dyn Store>,
+    closing: CancellationToken,
+    labels: BTreeMap<String, String>,
+    ended_after: Option<Timestamp>,
+    interval: Duration,
+) -> impl Stream<Item = Result<pb::WatchJobsResponse, Status>> + Send + 'static {
+    let watcher = Watcher {
+        // Listening begins before the list is read, so that nothing falls between them.
+        listener: engine.hub().listen(),
+        engine,
+        store,
+        closing,
+        labels,
+        ended_after,
+        interval,
+        phase: Phase::Unfinished,
+        before: None,
+        queue: VecDeque::new(),
+        dirty: HashSet::new(),
+        next_look: Instant::now(),
+        over: false,
+    };
+    unfold(watcher, |mut watcher| async move {
+        if watcher.over {
+            return None;
+        }
+        let message = watcher.next().await;
+        watcher.over = message.is_err();
+        Some((message, watcher))
+    })
+}
+
+impl Watcher {
+    async fn next(&mut self) -> Result<pb::WatchJobsResponse, Status> {
+        loop {
+            if let Some(job) = self.queue.pop_front() {
+                let feed = self.engine.hub().feed(job.id);
+                let event = Some(Event::Job(live_job(&job, feed.as_ref())));
+                return Ok(pb::WatchJobsResponse { event });
+            }
+            match self.phase {
+                Phase::Unfinished => self.read(UNFINISHED.to_vec(), None).await?,
+                Phase::Ended if self.ended_after.is_some() => self.read(ended_states(), self.ended_after).await?,
+                Phase::Ended => self.phase = Phase::Synced,
+                Phase::Synced => {
+                    self.phase = Phase::News;
+                    return Ok(pb::WatchJobsResponse { event: Some(Event::Synced(pb::Synced {})) });
+                }
+                Phase::News => self.news().await?,
+            }
+        }
+    }
+
+    async fn read(&mut self, states: Vec<JobState>, ended_after: Option<Timestamp>) -> Result<(), Status> {
+        let filter = JobFilter {
+            states,
+            labels: self.labels.clone(),
+            ended_after,
+            before: self.before,
+            ..JobFilter::default()
+        };
+        let jobs = self.store.jobs(&filter, JOBS_MAX).await?;
+        self.before = jobs.last().map(|job| job.id);
+        if (jobs.len() as u32) < JOBS_MAX {
+            self.before = None;
+            self.phase = if self.phase == Phase::Unfinished { Phase::Ended } else { Phase::Synced };
+        }
+        self.queue.extend(jobs.into_iter().map(Arc::new));
+        Ok(())
+    }
+
+    /// Waits for changes and gathers them for one interval, so that a busy job is told of once in it.
+    async fn news(&mut self) -> Result<(), Status> {
+        tokio::select! {
+            () = self.closing.cancelled() => return Err(draining()),
+            () = self.listener.changed() => {}
+            () = tokio::time::sleep(self.interval) => self.dirty.extend(self.engine.hub().busy_jobs()),
+        }
+        tokio::select! {
+            () = self.closing.cancelled() => return Err(draining()),
+            () = tokio::time::sleep_until(self.next_look) => {}
+        }
+        self.next_look = Instant::now() + self.interval;
+        self.dirty.extend(self.listener.take());
+        for id in std::mem::take(&mut self.dirty) {
+            let job = match self.engine.hub().feed(id) {
+                Some(feed) => Some(feed.job()),
+                None => self.store.job(id).await?.map(Arc::new),
+            };
+            let fits = |job: &Job| self.labels.iter().all(|(key, value)| job.spec.labels.get(key) == Some(value));
+            self.queue.extend(job.filter(|job| fits(job)));
+        }
+        Ok(())
+    }
+}
+
+fn ended_states() -> Vec<JobState> {
+    vec![JobState::Succeeded, JobState::Failed, JobState::Cancelled]
+}

@@ -1,0 +1,224 @@
+//! What a task does, from messages to the model.
+
+use std::path::{Component, Path};
+
+use url::Url;
+
+use crate::api::status::Violations;
+use crate::model::checksum::{Algorithm, Checksum};
+use crate::model::spec::{DownloadSpec, FetchSpec, OnConflict, PageStyle, Pagination, Work};
+use crate::pb;
+
+const URL_BYTES_MAX: usize = 8 << 10;
+const BODY_BYTES_MAX: usize = 1 << 20;
+const MIRRORS_MAX: usize = 16;
+const PATH_BYTES_MAX: usize = 1024;
+const CONNECTIONS_MAX: u32 = 64;
+
+/// Fetch or download.
+pub fn work(work: Option<pb::task_spec::Work>, path: &str, v: &mut Violations) -> Option<Work> {
+    match work {
+        Some(pb::task_spec::Work::Fetch(spec)) => Some(Work::Fetch(fetch(spec, &format!("{path}.fetch"), v))),
+        Some(pb::task_spec::Work::Download(spec)) => Some(Work::Download(download(spec, &format!("{path}.download"), v))),
+        None => {
+            v.add(path, "must say what to do: set `fetch` or `download`");
+            None
+        }
+    }
+}
+
+fn url(text: &str, path: &str, v: &mut Violations) {
+    if text.is_empty() {
+        return v.add(path, "is empty; give an absolute http or https URL");
+    }
+    if text.len() > URL_BYTES_MAX {
+        return v.add(path, format!("is longer than {URL_BYTES_MAX} bytes"));
+    }
+    match Url::parse(text) {
+        Ok(url) if !matches!(url.scheme(), "http" | "https") => {
+            v.add(path, format!("has the scheme `{}`; haul gets http and https", url.scheme()));
+        }
+        Ok(url) if url.host_str().is_none_or(str::is_empty) => v.add(path, "names no host"),
+        Ok(_) => {}
+        Err(error) => v.add(path, format!("is no absolute URL: {error}")),
+    }
+}
+
+fn fetch(spec: pb::FetchSpec, path: &str, v: &mut Violations) -> FetchSpec {
+    url(&spec.url, &format!("{path}.url"), v);
+    let is_token = http::Method::from_bytes(spec.method.as_bytes()).is_ok();
+    if !spec.method.is_empty() && (!is_token || spec.method.eq_ignore_ascii_case("connect")) {
+        v.add(format!("{path}.method"), "is no method that can be asked of an origin");
+    }
+    if spec.body.len() > BODY_BYTES_MAX {
+        v.add(format!("{path}.body"), format!("is {} bytes long; at most {BODY_BYTES_MAX}", spec.body.len()));
+    }
+    let most = FetchSpec::RESPONSE_BYTES_MAX;
+    if spec.max_response_bytes.is_some_and(|it| it == 0 || it > most) {
+        v.add(format!("{path}.max_response_bytes"), format!("must be from 1 to {most}; use a download for more"));
+    }
+    FetchSpec {
+        url: spec.url,
+        method: spec.method,
+        body: spec.body.into(),
+        max_response_bytes: spec.max_response_bytes,
+        accept_statuses: accept_statuses(&spec.accept_statuses, &format!("{path}.accept_statuses"), v),
+        expect_json: spec.expect_json,
+        pagination: spec.pagination.and_then(|it| pagination(it, &format!("{path}.pagination"), v)),
+    }
+}
+
+fn accept_statuses(ranges: &[pb::StatusRange], path: &str, v: &mut Violations) -> Vec<(u16, u16)> {
+    let mut good = Vec::new();
+    for (index, range) in ranges.iter().enumerate() {
+        if (100..600).contains(&range.first) && (range.first..600).contains(&range.last) {
+            good.push((range.first as u16, range.last as u16));
+        } else {
+            v.add(format!("{path}[{index}]"), "must be a range within 100 to 599, `first` not above `last`");
+        }
+    }
+    good
+}
+
+fn pagination(spec: pb::Pagination, path: &str, v: &mut Violations) -> Option<Pagination> {
+    use pb::pagination::Style;
+    let need = |name: &str, what: &str, v: &mut Violations| {
+        if name.is_empty() {
+            v.add(format!("{path}.{what}"), "is empty; name the query parameter");
+        }
+    };
+    let style = match spec.style {
+        None => {
+            v.add(path, "must say where the next page is: set one of its styles");
+            return None;
+        }
+        Some(Style::LinkHeader(_)) => PageStyle::LinkHeader,
+        Some(Style::PageNumber(it)) => {
+            need(&it.param, "page_number.param", v);
+            sized(&it.size_param, it.size, &format!("{path}.page_number.size"), v);
+            PageStyle::PageNumber { param: it.param, first: it.first, size_param: it.size_param, size: it.size }
+        }
+        Some(Style::Offset(it)) => {
+            need(&it.param, "offset.param", v);
+            sized(&it.limit_param, it.limit, &format!("{path}.offset.limit"), v);
+            PageStyle::Offset { param: it.param, limit_param: it.limit_param, limit: it.limit }
+        }
+        Some(Style::Cursor(it)) => {
+            need(&it.param, "cursor.param", v);
+            pointer(&it.next_pointer, false, &format!("{path}.cursor.next_pointer"), v);
+            PageStyle::Cursor { param: it.param, next_pointer: it.next_pointer }
+        }
+        Some(Style::NextUrl(it)) => {
+            pointer(&it.next_pointer, false, &format!("{path}.next_url.next_pointer"), v);
+            PageStyle::NextUrl { next_pointer: it.next_pointer }
+        }
+    };
+    pointer(&spec.items_pointer, true, &format!("{path}.items_pointer"), v);
+    Some(Pagination {
+        style,
+        items_pointer: spec.items_pointer,
+        max_pages: spec.max_pages,
+        max_items: spec.max_items,
+    })
+}
+
+fn sized(param: &str, size: u64, path: &str, v: &mut Violations) {
+    if !param.is_empty() && size == 0 {
+        v.add(path, "must be set where its parameter is named");
+    }
+}
+
+fn pointer(text: &str, may_be_empty: bool, path: &str, v: &mut Violations) {
+    if text.is_empty() && may_be_empty {
+        return;
+    }
+    let escapes_fit = text.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
+    if !text.starts_with('/') || !escapes_fit {
+        v.add(path, "must be a JSON Pointer (RFC 6901), as in `/data/items`");
+    }
+}
+
+fn download(spec: pb::DownloadSpec, path: &str, v: &mut Violations) -> DownloadSpec {
+    url(&spec.url, &format!("{path}.url"), v);
+    if spec.mirrors.len() > MIRRORS_MAX {
+        v.add(format!("{path}.mirrors"), format!("holds {} mirrors; at most {MIRRORS_MAX}", spec.mirrors.len()));
+    }
+    for (index, mirror) in spec.mirrors.iter().enumerate().take(MIRRORS_MAX) {
+        url(mirror, &format!("{path}.mirrors[{index}]"), v);
+    }
+    relative_path(&spec.path, &format!("{path}.path"), v);
+    if spec.max_connections > CONNECTIONS_MAX {
+        v.add(format!("{path}.max_connections"), format!("must be at most {CONNECTIONS_MAX}"));
+    }
+    if let (Some(expected), Some(max)) = (spec.expected_bytes, spec.max_bytes)
+        && expected > max
+    {
+        v.add(format!("{path}.expected_bytes"), "is more than `max_bytes`");
+    }
+    DownloadSpec {
+        url: spec.url,
+        mirrors: spec.mirrors,
+        path: spec.path,
+        on_conflict: on_conflict(spec.on_conflict, &format!("{path}.on_conflict"), v),
+        checksums: checksums(&spec.checksums, &format!("{path}.checksums"), v),
+        digests: digests(&spec.digests, &format!("{path}.digests"), v),
+        expected_bytes: spec.expected_bytes,
+        max_bytes: spec.max_bytes,
+        max_connections: spec.max_connections,
+        disable_resume: spec.disable_resume,
+    }
+}
+
+fn on_conflict(policy: i32, path: &str, v: &mut Violations) -> Option<OnConflict> {
+    match pb::OnConflict::try_from(policy) {
+        Ok(pb::OnConflict::Unspecified) => None,
+        Ok(pb::OnConflict::Fail) => Some(OnConflict::Fail),
+        Ok(pb::OnConflict::Rename) => Some(OnConflict::Rename),
+        Ok(pb::OnConflict::Overwrite) => Some(OnConflict::Overwrite),
+        Ok(pb::OnConflict::Skip) => Some(OnConflict::Skip),
+        Err(_) => {
+            v.add(path, format!("{policy} is no OnConflict"));
+            None
+        }
+    }
+}
+
+fn checksums(texts: &[String], path: &str, v: &mut Violations) -> Vec<Checksum> {
+    let mut good: Vec<Checksum> = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        match text.parse::<Checksum>() {
+            Ok(sum) if good.iter().any(|other| other.algorithm == sum.algorithm && *other != sum) => {
+                v.add(format!("{path}[{index}]"), format!("contradicts another {} digest", sum.algorithm.name()));
+            }
+            Ok(sum) => good.push(sum),
+            Err(error) => v.add(format!("{path}[{index}]"), format!("is no checksum: {error}")),
+        }
+    }
+    good
+}
+
+fn digests(names: &[String], path: &str, v: &mut Violations) -> Vec<Algorithm> {
+    let mut good = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        match name.parse::<Algorithm>() {
+            Ok(algorithm) if good.contains(&algorithm) => {}
+            Ok(algorithm) => good.push(algorithm),
+            Err(error) => v.add(format!("{path}[{index}]"), error.to_string()),
+        }
+    }
+    good
+}
+
+/// Checks a path below the download root. What links make of it is judged when it is opened.
+pub fn relative_path(text: &str, path: &str, v: &mut Violations) {
+    if text.is_empty() {
+        return;
+    }
+    if text.len() > PATH_BYTES_MAX || text.contains('\0') {
+        return v.add(path, format!("must be at most {PATH_BYTES_MAX} bytes, without NUL"));
+    }
+    let is_plain = Path::new(text).components().all(|part| matches!(part, Component::Normal(_)));
+    if !is_plain || text.ends_with('/') || text.contains('\\') {
+        v.add(path, "must be a relative path of plain names: not absolute, without `.`, `..` and backslashes");
+    }
+}

@@ -1,0 +1,251 @@
+//! What watchers are told: durable events in order, the committed job, and how far running tasks are.
+//!
+//! The scheduler publishes here after each commit, and only then. A feed keeps the last events of its job in memory; a
+//! watcher that is further behind reads them from the store, so that a slow one costs nothing but its own reads and
+//! replay and live are the same list.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::Instant;
+
+use crate::model::ids::{JobId, TaskIndex};
+use crate::model::job::Job;
+use crate::model::progress::{Meter, Progress};
+use crate::model::spec::TaskSpec;
+use crate::store::{StoredEvent, StoredTask, TaskRow};
+
+/// Events that a feed keeps in memory.
+const RING_MAX: usize = 512;
+/// News that a watcher of starts may be behind before it misses some.
+const NOTICES_MAX: usize = 256;
+/// How often a rate of bytes is measured anew.
+const RATE_WINDOW: Duration = Duration::from_millis(250);
+
+/// All feeds.
+#[derive(Debug, Default)]
+pub struct Hub {
+    feeds: Mutex<HashMap<JobId, Arc<Feed>>>,
+    listeners: Mutex<Vec<Weak<Listener>>>,
+}
+
+/// Somebody who follows many jobs: which of them changed since it last looked.
+#[derive(Debug, Default)]
+pub struct Listener {
+    dirty: Mutex<HashSet<JobId>>,
+    woken: Notify,
+}
+
+impl Listener {
+    /// Waits for a change.
+    pub async fn changed(&self) {
+        self.woken.notified().await;
+    }
+
+    /// The jobs that changed, each once.
+    pub fn take(&self) -> HashSet<JobId> {
+        std::mem::take(&mut *lock(&self.dirty))
+    }
+}
+
+/// News that is not durable.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// An attempt started.
+    Started(Arc<StoredTask>),
+    /// A task waits for its next attempt.
+    BackingOff(Arc<StoredTask>),
+}
+
+/// A running task.
+#[derive(Clone, Debug)]
+pub struct Active {
+    /// What to do.
+    pub spec: Arc<TaskSpec>,
+    /// As it is since its start.
+    pub row: Arc<TaskRow>,
+    /// What it counts.
+    pub meter: Arc<Meter>,
+    /// When this attempt started.
+    pub since: Instant,
+}
+
+/// What there is to know of one job that has not ended.
+#[derive(Debug)]
+pub struct Feed {
+    state: Mutex<State>,
+    version: watch::Sender<u64>,
+    notices: broadcast::Sender<Notice>,
+}
+
+#[derive(Debug)]
+struct State {
+    job: Arc<Job>,
+    ring: VecDeque<Arc<StoredEvent>>,
+    active: BTreeMap<TaskIndex, Active>,
+    measured: (Instant, u64),
+    bytes_per_second: u64,
+}
+
+impl Hub {
+    /// The feed of a job that has not ended.
+    pub fn feed(&self, job: JobId) -> Option<Arc<Feed>> {
+        lock(&self.feeds).get(&job).cloned()
+    }
+
+    /// Jobs that have running tasks.
+    pub fn busy_jobs(&self) -> Vec<JobId> {
+        let feeds: Vec<_> = lock(&self.feeds).iter().map(|(id, feed)| (*id, feed.clone())).collect();
+        feeds.into_iter().filter(|(_, feed)| feed.active_count() > 0).map(|(id, _)| id).collect()
+    }
+
+    /// Follows all jobs until it is dropped.
+    pub fn listen(&self) -> Arc<Listener> {
+        let listener = Arc::new(Listener::default());
+        lock(&self.listeners).push(Arc::downgrade(&listener));
+        listener
+    }
+
+    /// Begins the feed of a job that is durable.
+    pub(crate) fn open(&self, job: Arc<Job>) {
+        let id = job.id;
+        let state = State {
+            job,
+            ring: VecDeque::new(),
+            active: BTreeMap::new(),
+            measured: (Instant::now(), 0),
+            bytes_per_second: 0,
+        };
+        let feed = Feed { state: Mutex::new(state), version: watch::Sender::new(0), notices: broadcast::Sender::new(NOTICES_MAX) };
+        lock(&self.feeds).insert(id, Arc::new(feed));
+        self.tell_listeners(id);
+    }
+
+    /// Publishes what a commit made durable. Without `events` that continue the ring, watchers read from the store.
+    pub(crate) fn publish(&self, job: Arc<Job>, events: Vec<Arc<StoredEvent>>) {
+        let id = job.id;
+        if let Some(feed) = self.feed(id) {
+            feed.publish(job, events);
+        }
+        self.tell_listeners(id);
+    }
+
+    /// Ends the feed of a job whose end was published. Watchers that hold it read to its end.
+    pub(crate) fn close(&self, job: JobId) {
+        lock(&self.feeds).remove(&job);
+    }
+
+    fn tell_listeners(&self, job: JobId) {
+        lock(&self.listeners).retain(|listener| {
+            let Some(listener) = listener.upgrade() else { return false };
+            lock(&listener.dirty).insert(job);
+            listener.woken.notify_one();
+            true
+        });
+    }
+}
+
+impl Feed {
+    /// The job as it was committed last.
+    pub fn job(&self) -> Arc<Job> {
+        lock(&self.state).job.clone()
+    }
+
+    /// Changes with each publication.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// News that is not durable.
+    pub fn notices(&self) -> broadcast::Receiver<Notice> {
+        self.notices.subscribe()
+    }
+
+    /// The events after `after`, in order; `None` when memory does not reach back that far.
+    pub fn events_after(&self, after: u64, limit: usize) -> Option<Vec<Arc<StoredEvent>>> {
+        let state = lock(&self.state);
+        if state.job.sequence <= after {
+            return Some(Vec::new());
+        }
+        let first = state.ring.front()?.head.sequence;
+        let skip = usize::try_from((after + 1).checked_sub(first)?).unwrap_or(usize::MAX);
+        Some(state.ring.iter().skip(skip).take(limit).cloned().collect())
+    }
+
+    /// How far the job is, running tasks included.
+    pub fn progress(&self) -> Progress {
+        let mut state = lock(&self.state);
+        let (mut done, mut total, mut received) = (state.job.ended_bytes, state.job.ended_bytes, 0);
+        for active in state.active.values() {
+            done += active.meter.done();
+            total += active.meter.total().max(active.meter.done());
+            received += active.meter.received_bytes();
+        }
+        let now = Instant::now();
+        let passed = now.saturating_duration_since(state.measured.0);
+        if passed >= RATE_WINDOW {
+            // What ended in between moved from `received` to `ended_bytes`; a fall is no rate.
+            let seen = state.job.ended_bytes + received;
+            let fresh = seen.saturating_sub(state.measured.1) as f64 / passed.as_secs_f64();
+            state.bytes_per_second = f64::midpoint(state.bytes_per_second as f64, fresh) as u64;
+            state.measured = (now, seen);
+        }
+        let bytes_per_second = if state.active.is_empty() { 0 } else { state.bytes_per_second };
+        Progress { done_bytes: done, total_bytes: total, bytes_per_second }
+    }
+
+    /// At most `limit` of the running tasks.
+    pub fn active(&self, limit: usize) -> Vec<(TaskIndex, Active)> {
+        lock(&self.state).active.iter().take(limit).map(|(index, active)| (*index, active.clone())).collect()
+    }
+
+    /// One running task.
+    pub fn active_task(&self, index: TaskIndex) -> Option<Active> {
+        lock(&self.state).active.get(&index).cloned()
+    }
+
+    fn active_count(&self) -> usize {
+        lock(&self.state).active.len()
+    }
+
+    pub(crate) fn started(&self, index: TaskIndex, active: Active) {
+        lock(&self.state).active.insert(index, active);
+    }
+
+    pub(crate) fn stopped(&self, index: TaskIndex) {
+        lock(&self.state).active.remove(&index);
+    }
+
+    /// Whether anybody wants [`Notice`]s.
+    pub(crate) fn wants_notices(&self) -> bool {
+        self.notices.receiver_count() > 0
+    }
+
+    pub(crate) fn notify(&self, notice: Notice) {
+        // Nobody listening is no error.
+        let _ = self.notices.send(notice);
+    }
+
+    fn publish(&self, job: Arc<Job>, events: Vec<Arc<StoredEvent>>) {
+        let mut state = lock(&self.state);
+        let continues = events.first().is_none_or(|event| event.head.sequence == state.job.sequence + 1)
+            && events.last().map_or(state.job.sequence, |event| event.head.sequence) == job.sequence;
+        if !continues {
+            state.ring.clear();
+        } else {
+            state.ring.extend(events);
+            let surplus = state.ring.len().saturating_sub(RING_MAX);
+            state.ring.drain(..surplus);
+        }
+        state.job = job;
+        drop(state);
+        self.version.send_modify(|version| *version += 1);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each critical section leaves the data whole at every step.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

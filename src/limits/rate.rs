@@ -1,0 +1,137 @@
+//! Rates that can be changed while others wait on them.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::model::time::Timestamp;
+
+/// A rate of starts, as a generic cell rate algorithm (ITU-T I.371): one number says when the next start is on time.
+/// Pure: the caller brings the time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Gcra {
+    per_second: f64,
+    burst: u32,
+    /// When the start after all those granted so far would be exactly on time, in microseconds.
+    next_micros: i64,
+}
+
+impl Gcra {
+    /// `per_second` 0 sets no limit; `burst` 0 means 1.
+    pub fn new(per_second: f64, burst: u32) -> Gcra {
+        Gcra { per_second, burst: burst.max(1), next_micros: i64::MIN }
+    }
+
+    /// Changes the rate; what was granted stays granted.
+    pub fn set(&mut self, per_second: f64, burst: u32) {
+        *self = Gcra { next_micros: self.next_micros, ..Gcra::new(per_second, burst) };
+    }
+
+    /// When a start would be within the rate: now, or the time that is returned.
+    pub fn check(&self, now: Timestamp) -> Result<(), Timestamp> {
+        if self.per_second <= 0.0 {
+            return Ok(());
+        }
+        let slack = (self.interval_micros() * f64::from(self.burst - 1)) as i64;
+        let earliest = self.next_micros.saturating_sub(slack);
+        // A rate that was lowered and raised again must not hold on to a far future.
+        let latest = now.0.saturating_add((self.interval_micros() * f64::from(self.burst)) as i64);
+        if earliest <= now.0 { Ok(()) } else { Err(Timestamp(earliest.min(latest))) }
+    }
+
+    /// Counts a start at `now`.
+    pub fn take(&mut self, now: Timestamp) {
+        if self.per_second > 0.0 {
+            self.next_micros = self.next_micros.max(now.0).saturating_add(self.interval_micros() as i64);
+        }
+    }
+
+    fn interval_micros(&self) -> f64 {
+        (1e6 / self.per_second).min(3.6e9)
+    }
+}
+
+/// A rate of bytes that many readers share. Each takes what it has read and then waits its turn, first come first
+/// served, so that connections share by the size of their reads and none starves.
+#[derive(Debug, Default)]
+pub struct ByteRate {
+    state: Mutex<Bytes>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Bytes {
+    /// 0: no limit.
+    per_second: u64,
+    /// Bytes that readers took so far.
+    taken: f64,
+    /// Bytes that the passing time has allowed so far.
+    allowed: f64,
+    settled: Option<Instant>,
+}
+
+impl Bytes {
+    /// Lets time pass at the rate in force. What is not used within a tenth of a second is lost, so that a pause does
+    /// not end in a burst.
+    fn settle(&mut self, now: Instant) {
+        let passed = self.settled.map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
+        let rate = self.per_second as f64;
+        self.allowed = (self.allowed + passed.as_secs_f64() * rate).min(self.taken + rate / 10.0);
+        self.settled = Some(now);
+    }
+}
+
+impl ByteRate {
+    /// 0 sets no limit.
+    pub fn new(per_second: u64) -> ByteRate {
+        let rate = ByteRate::default();
+        rate.set(per_second);
+        rate
+    }
+
+    /// Changes the rate at once, for those who wait too.
+    pub fn set(&self, per_second: u64) {
+        let mut state = self.lock();
+        state.settle(Instant::now());
+        state.per_second = per_second;
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Takes `bytes` and waits until the rate has allowed them.
+    pub async fn take(&self, bytes: u64) {
+        let mine = {
+            let mut state = self.lock();
+            if state.per_second == 0 {
+                return;
+            }
+            state.settle(Instant::now());
+            state.taken += bytes as f64;
+            state.taken
+        };
+        loop {
+            let changed = self.changed.notified();
+            let wait = {
+                let mut state = self.lock();
+                state.settle(Instant::now());
+                let missing = mine - state.allowed;
+                if state.per_second == 0 || missing <= 0.0 {
+                    return;
+                }
+                // Some more than exact, so that one wake-up is enough.
+                Duration::from_secs_f64((missing / state.per_second as f64).min(3600.0)) + Duration::from_micros(500)
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = changed => {}
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Bytes> {
+        // Plain numbers: whoever panicked left them usable.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

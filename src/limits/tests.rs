@@ -1,0 +1,153 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tokio::time::Instant;
+
+use crate::clock::Clock;
+use crate::limits::Blocked;
+use crate::limits::hosts::Hosts;
+use crate::limits::rate::{ByteRate, Gcra};
+use crate::model::host::Host;
+use crate::model::limits::Limits;
+use crate::model::time::Timestamp;
+
+const SECOND: i64 = 1_000_000;
+
+fn hosts(max_per_host: u32) -> std::sync::Arc<Hosts> {
+    let limits = Limits { max_per_host, ..Limits::default() };
+    Hosts::new(limits, Clock::paced(Timestamp(1_000 * SECOND)))
+}
+
+proptest! {
+    /// However the callers come, no window of any length sees more starts than the rate and one burst allow.
+    #[test]
+    fn starts_stay_within_the_rate(
+        rate in 0.5f64..200.0, burst in 1u32..10, gaps in prop::collection::vec(0i64..300_000, 1..200),
+    ) {
+        let mut gcra = Gcra::new(rate, burst);
+        let mut now = 0;
+        let mut starts = Vec::new();
+        for gap in gaps {
+            now += gap;
+            if gcra.check(Timestamp(now)).is_ok() {
+                gcra.take(Timestamp(now));
+                starts.push(now);
+            }
+        }
+        for (i, first) in starts.iter().enumerate() {
+            for (j, last) in starts.iter().enumerate().skip(i) {
+                let window = (last - first) as f64 / SECOND as f64;
+                prop_assert!((j - i + 1) as f64 <= window * rate + f64::from(burst) + 0.01);
+            }
+        }
+    }
+
+    /// Somebody who waits as told gets through exactly then.
+    #[test]
+    fn the_time_that_is_told_is_enough(rate in 0.5f64..1000.0, burst in 1u32..5) {
+        let mut gcra = Gcra::new(rate, burst);
+        let mut now = Timestamp(0);
+        for _ in 0..50 {
+            if let Err(until) = gcra.check(now) {
+                prop_assert!(until > now);
+                now = until;
+            }
+            prop_assert!(gcra.check(now).is_ok());
+            gcra.take(now);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_flow_at_the_rate_and_evenly() {
+    let rate = ByteRate::new(1_000_000);
+    let start = Instant::now();
+    let read = |chunk: u64, times: u64| {
+        let rate = &rate;
+        async move {
+            for _ in 0..times {
+                rate.take(chunk).await;
+            }
+            start.elapsed()
+        }
+    };
+    let (a, b) = tokio::join!(read(50_000, 50), read(50_000, 50));
+    let spent = a.max(b).as_secs_f64();
+    assert!((4.75..5.1).contains(&spent), "5 MB at 1 MB/s took {spent} s");
+    assert!(a.abs_diff(b) < Duration::from_millis(120), "{a:?} and {b:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_rate_reaches_those_who_wait() {
+    let rate = ByteRate::new(1);
+    let start = Instant::now();
+    let waiting = rate.take(1_000_000);
+    let lift = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        rate.set(0);
+    };
+    tokio::join!(waiting, lift);
+    assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_has_no_more_requests_than_it_may() {
+    let hosts = hosts(2);
+    let host = Host::new("a:80");
+    let first = hosts.try_start(&host).unwrap();
+    let _second = hosts.try_start(&host).unwrap();
+    assert_eq!(hosts.try_start(&host).unwrap_err(), Blocked::Full);
+    assert!(hosts.try_start(&Host::new("b:80")).is_ok(), "another host is not held");
+    drop(first);
+    hosts.freed().await;
+    assert!(hosts.take_freed().contains(&host));
+    assert!(hosts.try_start(&host).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_wakes_who_waits_inside_an_attempt() {
+    let hosts = hosts(1);
+    let host = Host::new("a:80");
+    let held = hosts.try_start(&host).unwrap();
+    let start = Instant::now();
+    let release = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        drop(held);
+    };
+    tokio::join!(hosts.start(&host), release);
+    assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_breaker_opens_probes_and_ramps_up() {
+    let hosts = hosts(4);
+    let host = Host::new("a:80");
+    for _ in 0..8 {
+        drop(hosts.try_start(&host).unwrap());
+        hosts.failed_to_connect(&host, "refused");
+    }
+    let Err(Blocked::Paused(until)) = hosts.try_start(&host) else { panic!("the breaker must be open") };
+    assert_eq!(hosts.views()[0].paused_until, Some(until));
+
+    tokio::time::sleep(Duration::from_millis(501)).await;
+    let probe = hosts.try_start(&host).unwrap();
+    assert_eq!(hosts.try_start(&host).unwrap_err(), Blocked::Full, "one probe at a time");
+    hosts.answered(&host);
+    drop(probe);
+    let two = [hosts.try_start(&host).unwrap(), hosts.try_start(&host).unwrap()];
+    assert_eq!(hosts.try_start(&host).unwrap_err(), Blocked::Full, "two after the first success");
+    hosts.answered(&host);
+    drop(two);
+    let four: Vec<_> = (0..4).map(|_| hosts.try_start(&host).unwrap()).collect();
+    assert_eq!(four.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_holds_and_is_not_shortened() {
+    let hosts = hosts(4);
+    let host = Host::new("a:80");
+    let now = Timestamp(1_000 * SECOND);
+    hosts.pause(&host, now.plus(Duration::from_secs(9)), "asked to wait");
+    hosts.pause(&host, now.plus(Duration::from_secs(1)), "asked to wait less");
+    assert_eq!(hosts.try_start(&host).unwrap_err(), Blocked::Paused(now.plus(Duration::from_secs(9))));
+}

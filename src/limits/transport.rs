@@ -1,0 +1,186 @@
+//! Limits around a transport: every request takes a permit of its host and a start of each rate; every body pays for its
+//! bytes and keeps the permit until it is read or dropped.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+
+use crate::clock::Clock;
+use crate::limits::hosts::{HostPermit, Hosts};
+use crate::limits::rate::{ByteRate, Gcra};
+use crate::model::failure::{Failure, FailureReason};
+use crate::model::host::Host;
+use crate::model::limits::RateLimit;
+use crate::model::secret;
+use crate::model::time::Timestamp;
+use crate::net::classify;
+use crate::net::{Body, BodySource, Profile, Request, Response, Transport};
+
+/// The rates of one job, shared by all its attempts.
+#[derive(Debug)]
+pub struct JobRates {
+    starts: Mutex<Gcra>,
+    bytes: ByteRate,
+}
+
+impl JobRates {
+    /// As the job asks.
+    pub fn new(limit: RateLimit) -> JobRates {
+        JobRates {
+            starts: Mutex::new(Gcra::new(limit.requests_per_second, limit.burst)),
+            bytes: ByteRate::new(limit.bytes_per_second),
+        }
+    }
+
+    /// Changes them at once.
+    pub fn set(&self, limit: RateLimit) {
+        self.lock().set(limit.requests_per_second, limit.burst);
+        self.bytes.set(limit.bytes_per_second);
+    }
+
+    /// Whether a request could start; else when.
+    pub fn check(&self, now: Timestamp) -> Result<(), Timestamp> {
+        self.lock().check(now)
+    }
+
+    /// Counts a start at `now`.
+    pub fn take(&self, now: Timestamp) {
+        self.lock().take(now);
+    }
+
+    /// Waits until a request may start, and counts it.
+    async fn start(&self, clock: &Clock) {
+        loop {
+            let now = clock.now();
+            let until = {
+                let mut starts = self.lock();
+                match starts.check(now) {
+                    Ok(()) => {
+                        starts.take(now);
+                        return;
+                    }
+                    Err(until) => until,
+                }
+            };
+            tokio::time::sleep(until.since(now).min(Duration::from_secs(1))).await;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Gcra> {
+        self.starts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A transport for one attempt that asks before it sends.
+pub struct Limited {
+    /// What really sends.
+    pub inner: Arc<dyn Transport>,
+    /// All hosts.
+    pub hosts: Arc<Hosts>,
+    /// The rates of the job.
+    pub job: Arc<JobRates>,
+    /// Bytes of the whole server.
+    pub server_bytes: Arc<ByteRate>,
+    /// The permit that the scheduler took for the first request.
+    pub first: Mutex<Option<HostPermit>>,
+    /// For dates in `Retry-After`.
+    pub clock: Clock,
+    /// The longest pause that an origin may ask for.
+    pub retry_after_max: Duration,
+}
+
+impl Limited {
+    async fn permit(&self, host: &Host) -> HostPermit {
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match first {
+            // The scheduler has counted this start against the job's rate too.
+            Some(permit) if permit.host() == host => permit,
+            other => {
+                // Given back before another is asked for, so that two hosts that redirect to each other cannot lock up.
+                drop(other);
+                self.job.start(&self.clock).await;
+                self.hosts.start(host).await
+            }
+        }
+    }
+
+    fn note(&self, host: &Host, result: &Result<Response, Failure>) {
+        match result {
+            Ok(response) => {
+                self.hosts.answered(host);
+                if !matches!(response.status.as_u16(), 429 | 503) {
+                    return;
+                }
+                let failure =
+                    classify::judge_status(response.status, &response.headers, self.clock.now(), self.retry_after_max);
+                self.hosts.note_error(host, &failure.message);
+                if let Some(wait) = failure.retry_after {
+                    let reason = format!("answered {} and asked to wait {} s", response.status, wait.as_secs());
+                    self.hosts.pause(host, self.clock.now().plus(wait), &reason);
+                }
+            }
+            Err(failure) => match failure.reason {
+                FailureReason::Dns | FailureReason::Connect | FailureReason::TimeoutConnect => {
+                    self.hosts.failed_to_connect(host, &failure.message);
+                }
+                _ => self.hosts.note_error(host, &failure.message),
+            },
+        }
+    }
+}
+
+impl Transport for Limited {
+    fn send<'a>(&'a self, request: Request, profile: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>> {
+        async move {
+            let Some(host) = Host::of(&request.url) else {
+                let message = format!("`{}` names no host", secret::redacted(&request.url));
+                return Err(Failure::fatal(FailureReason::Protocol, message));
+            };
+            let permit = self.permit(&host).await;
+            let result = self.inner.send(request, profile).await;
+            self.note(&host, &result);
+            let mut response = result?;
+            let source = LimitedBody {
+                inner: response.body,
+                job: self.job.clone(),
+                server_bytes: self.server_bytes.clone(),
+                host_bytes: self.hosts.byte_rate(&host),
+                permit: Some(permit),
+            };
+            response.body = Body(Box::new(source));
+            Ok(response)
+        }
+        .boxed()
+    }
+}
+
+struct LimitedBody {
+    inner: Body,
+    job: Arc<JobRates>,
+    server_bytes: Arc<ByteRate>,
+    host_bytes: Arc<ByteRate>,
+    /// Given back with the last byte, or when the body is dropped.
+    permit: Option<HostPermit>,
+}
+
+impl BodySource for LimitedBody {
+    fn chunk(&mut self) -> BoxFuture<'_, Option<Result<Bytes, Failure>>> {
+        async move {
+            let chunk = self.inner.chunk().await;
+            match &chunk {
+                Some(Ok(bytes)) => {
+                    let count = bytes.len() as u64;
+                    self.job.bytes.take(count).await;
+                    self.host_bytes.take(count).await;
+                    self.server_bytes.take(count).await;
+                }
+                _ => self.permit = None,
+            }
+            chunk
+        }
+        .boxed()
+    }
+}
