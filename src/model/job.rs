@@ -120,7 +120,7 @@ impl Stop {
 }
 
 /// A job without its tasks.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
     /// Its name.
     pub id: JobId,
@@ -134,6 +134,8 @@ pub struct Job {
     pub stop: Option<Stop>,
     /// How its tasks are.
     pub counts: Counts,
+    /// Bytes that its ended tasks brought; those of running ones come on top. Durable, as the counts are.
+    pub ended_bytes: u64,
     /// What ended it, when it did not succeed; kept from the first failure that counts.
     pub failure: Option<TaskError>,
     /// The number of its last durable event.
@@ -234,6 +236,7 @@ impl Job {
             spec: Arc::new(spec),
             stop: None,
             counts,
+            ended_bytes: 0,
             failure: None,
             sequence: 0,
             create_time: now,

@@ -77,7 +77,7 @@ impl Default for Task {
 /// What can happen to a task.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TaskEvent {
-    /// An attempt starts.
+    /// An attempt starts: the first one, or one that was due.
     Started,
     /// The attempt has what the task is for.
     Succeeded(Fence),
@@ -89,8 +89,6 @@ pub enum TaskEvent {
     GivenBack(Fence),
     /// The server died under the attempt: it does not count, unless it happened too often.
     Crashed,
-    /// The wait for the next attempt is over.
-    Due,
     /// The group, the job's timeout or a person ended it. Also ends a running one, whose attempt has stopped.
     Cancelled(TaskError),
     /// The task's own timeout ended it while nothing of it ran.
@@ -108,7 +106,6 @@ impl TaskEvent {
             Self::Failed(..) => "Failed",
             Self::GivenBack(_) => "GivenBack",
             Self::Crashed => "Crashed",
-            Self::Due => "Due",
             Self::Cancelled(_) => "Cancelled",
             Self::TimedOut(_) => "TimedOut",
             Self::Retried => "Retried",
@@ -136,7 +133,7 @@ impl Task {
         let wrong = WrongState { state: self.state, event: event.name() };
         let mut next = self.clone();
         match (self.state, event) {
-            (S::Pending, TaskEvent::Started) => {
+            (S::Pending | S::BackingOff, TaskEvent::Started) => {
                 next.state = S::Running;
                 next.attempts += 1;
                 next.fence += 1;
@@ -166,10 +163,6 @@ impl Task {
                     next.state = S::Pending;
                     next.attempts -= 1;
                 }
-            }
-            (S::BackingOff, TaskEvent::Due) => {
-                next.state = S::Pending;
-                next.due = None;
             }
             (S::Pending | S::Running | S::BackingOff, TaskEvent::Cancelled(error)) => {
                 next.end(S::Cancelled, Some(error), now);
@@ -228,7 +221,6 @@ mod tests {
             TaskEvent::Failed(7, error()),
             TaskEvent::GivenBack(7),
             TaskEvent::Crashed,
-            TaskEvent::Due,
             TaskEvent::Cancelled(error()),
             TaskEvent::TimedOut(error()),
             TaskEvent::Retried,
