@@ -3,3 +3,4 @@
 pub mod model;
 pub mod net;
 pub mod pb;
+pub mod store;

@@ -1,4 +1,4 @@
-//! What must survive: one trait, behind which SQLite is (and PostgreSQL will be).
+//! What must survive: one trait, behind which `SQLite` is (and `PostgreSQL` will be).
 //!
 //! The store holds no policy. It applies a [`Batch`] of changes that the engine has decided, all of it or nothing, and
 //! answers questions. A task leaves traces only when something happens to it: without a row it is PENDING, with a claim
@@ -118,7 +118,7 @@ pub struct TaskMove {
 }
 
 /// Ends the first `count` tasks of a job, from `from` on in order of index, that are in `state` (PENDING or
-/// BACKING_OFF), as CANCELLED with `error`, each with its TaskEnded event from `first_sequence` on.
+/// `BACKING_OFF`), as CANCELLED with `error`, each with its `TaskEnded` event from `first_sequence` on.
 #[derive(Clone, Debug)]
 pub struct Sweep {
     /// Whose.
@@ -138,7 +138,7 @@ pub struct Sweep {
 }
 
 /// Puts failed and cancelled tasks of an ended job back to PENDING: attempts from 0, log and fence kept. What their
-/// old TaskEnded events told stays readable in [`Store::events`].
+/// old `TaskEnded` events told stays readable in [`Store::events`].
 #[derive(Clone, Debug)]
 pub struct Retry {
     /// Whose.
@@ -285,7 +285,7 @@ pub struct StoredEvent {
     pub head: EventHead,
     /// The job as it was, for the kinds that tell of it.
     pub snapshot: Option<Arc<Job>>,
-    /// The task as it ended, for TaskEnded.
+    /// The task as it ended, for `TaskEnded`.
     pub task: Option<Arc<StoredTask>>,
 }
 
@@ -356,7 +356,13 @@ pub trait Store: Send + Sync + 'static {
     fn task(&self, id: TaskId) -> Answer<'_, Option<StoredTask>>;
     fn task_by_key<'a>(&'a self, job: JobId, key: &'a str) -> Answer<'a, Option<StoredTask>>;
     /// In order of index from `from` on, at most `limit`, in one of `states` (empty: any). The logs are left out.
-    fn tasks<'a>(&'a self, job: JobId, states: &'a [TaskState], from: TaskIndex, limit: u32) -> Answer<'a, Vec<StoredTask>>;
+    fn tasks<'a>(
+        &'a self,
+        job: JobId,
+        states: &'a [TaskState],
+        from: TaskIndex,
+        limit: u32,
+    ) -> Answer<'a, Vec<StoredTask>>;
     /// States of the named tasks, for `RetryJob`.
     fn task_states<'a>(&'a self, job: JobId, indexes: &'a [TaskIndex]) -> Answer<'a, Vec<(TaskIndex, TaskState)>>;
 
@@ -372,7 +378,7 @@ pub trait Store: Send + Sync + 'static {
     fn recover(&self) -> Answer<'_, Recovered>;
     /// PENDING tasks of a lane (no claim) in order of index from `from` on, at most `limit`.
     fn lane_page(&self, job: JobId, lane: LaneNumber, from: TaskIndex, limit: u32) -> Answer<'_, Vec<StoredTask>>;
-    /// BACKING_OFF tasks of all jobs by (due, id), strictly after `after`, at most `limit`.
+    /// `BACKING_OFF` tasks of all jobs by (due, id), strictly after `after`, at most `limit`.
     fn due_tasks(&self, after: Option<DueTask>, limit: u32) -> Answer<'_, Vec<DueTask>>;
     /// Lanes of a job, as in [`Recovered::lanes`].
     fn lanes(&self, job: JobId) -> Answer<'_, Vec<(LaneNumber, Host, TaskIndex)>>;

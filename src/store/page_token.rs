@@ -1,0 +1,145 @@
+//! Page tokens: where a listing goes on, as text that a client hands back.
+//!
+//! A token is opaque, survives a restart, and is good for the server, the method and the filter that it was made for. It
+//! must not be trusted: whatever text comes in, reading it gives a place or [`BadToken`], never a panic.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use crate::model::ids::{JobId, TaskIndex};
+
+/// The layout: version, method, place, tag.
+const VERSION: u8 = 1;
+/// Bytes of the tag. It guards against mistakes and not against attackers: a forged place shows nothing new.
+const TAG_BYTES: usize = 8;
+
+/// A token that this server did not make for this listing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a page token of this listing; take `next_page_token` of the page before, and keep the filter the same")]
+pub struct BadToken;
+
+/// Which listing a token belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Listing {
+    /// `ListJobs`; its place is a job.
+    Jobs = 1,
+    /// `ListTasks`; its place is a task's index.
+    Tasks = 2,
+}
+
+/// Makes and reads the tokens of one server.
+#[derive(Clone, Debug)]
+pub struct PageTokens {
+    node_id: String,
+}
+
+impl PageTokens {
+    /// For the server with this [`crate::store::Store::node_id`].
+    pub fn new(node_id: impl Into<String>) -> Self {
+        PageTokens { node_id: node_id.into() }
+    }
+
+    /// A token for the jobs older than `last`. `filter`: whatever else must stay the same, in one fixed form.
+    pub fn after_job(&self, filter: &[u8], last: JobId) -> String {
+        self.write(Listing::Jobs, filter, last.0.as_bytes())
+    }
+
+    /// Reads a token of [`PageTokens::after_job`].
+    pub fn read_job(&self, filter: &[u8], token: &str) -> Result<JobId, BadToken> {
+        self.read(Listing::Jobs, filter, token).map(|place| JobId(Uuid::from_bytes(place)))
+    }
+
+    /// A token for the tasks from `next` on.
+    pub fn from_task(&self, filter: &[u8], next: TaskIndex) -> String {
+        self.write(Listing::Tasks, filter, &next.to_be_bytes())
+    }
+
+    /// Reads a token of [`PageTokens::from_task`].
+    pub fn read_task(&self, filter: &[u8], token: &str) -> Result<TaskIndex, BadToken> {
+        self.read(Listing::Tasks, filter, token).map(TaskIndex::from_be_bytes)
+    }
+
+    fn write(&self, listing: Listing, filter: &[u8], place: &[u8]) -> String {
+        let mut bytes = vec![VERSION, listing as u8];
+        bytes.extend_from_slice(place);
+        let tag = self.tag(filter, &bytes);
+        bytes.extend_from_slice(&tag);
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    fn read<const N: usize>(&self, listing: Listing, filter: &[u8], token: &str) -> Result<[u8; N], BadToken> {
+        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| BadToken)?;
+        let (body, tag) = bytes.split_last_chunk::<TAG_BYTES>().map(|(body, tag)| (body, *tag)).ok_or(BadToken)?;
+        let [VERSION, method, place @ ..] = body else { return Err(BadToken) };
+        if *method != listing as u8 || tag != self.tag(filter, body) {
+            return Err(BadToken);
+        }
+        place.try_into().map_err(|_| BadToken)
+    }
+
+    /// Over the server, the filter and what the token says. Lengths go in, so that no two inputs read the same.
+    fn tag(&self, filter: &[u8], body: &[u8]) -> [u8; TAG_BYTES] {
+        let mut hash = Sha256::new();
+        for part in [self.node_id.as_bytes(), filter, body] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        let mut tag = [0; TAG_BYTES];
+        tag.copy_from_slice(&hash.finalize()[..TAG_BYTES]);
+        tag
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tokens() -> PageTokens {
+        PageTokens::new("node-1")
+    }
+
+    #[test]
+    fn a_token_is_good_for_one_listing_of_one_server() {
+        let token = tokens().from_task(b"job=1", 4711);
+        assert_eq!(tokens().read_task(b"job=1", &token), Ok(4711));
+        assert_eq!(tokens().read_task(b"job=2", &token), Err(BadToken));
+        assert_eq!(tokens().read_job(b"job=1", &token), Err(BadToken));
+        assert_eq!(PageTokens::new("node-2").read_task(b"job=1", &token), Err(BadToken));
+    }
+
+    #[test]
+    fn the_form_is_kept_from_version_to_version() {
+        // A token made before an upgrade is read after it.
+        insta::assert_snapshot!(tokens().from_task(b"job=1", 4711), @"");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(filter: Vec<u8>, id: u128, index: u32) {
+            let id = JobId(Uuid::from_u128(id));
+            prop_assert_eq!(tokens().read_job(&filter, &tokens().after_job(&filter, id)), Ok(id));
+            prop_assert_eq!(tokens().read_task(&filter, &tokens().from_task(&filter, index)), Ok(index));
+        }
+
+        #[test]
+        fn any_text_is_refused(text: String) {
+            prop_assert_eq!(tokens().read_task(b"", &text), Err(BadToken));
+            prop_assert_eq!(tokens().read_job(b"", &text), Err(BadToken));
+        }
+
+        #[test]
+        fn a_changed_token_is_refused(index: u32, at in 0_usize..19, flip in 1_u8..64) {
+            let mut token = tokens().from_task(b"", index).into_bytes();
+            const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+            let at = at % token.len();
+            let old = ALPHABET.iter().position(|byte| *byte == token[at]).unwrap();
+            token[at] = ALPHABET[(old + usize::from(flip)) % 64];
+            prop_assert_eq!(tokens().read_task(b"", std::str::from_utf8(&token).unwrap()), Err(BadToken));
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Inserts of many rows by few statements.
+//!
+//! An awaited statement costs tens of microseconds and a row a few, so a table's rows of a batch go in together. The
+//! texts have fixed numbers of rows, that each is prepared once and cached. The last statement is filled up with rows of
+//! unbound parameters, which are NULL and which its condition leaves out: 63 rows are one statement, not nine.
+
+use std::fmt::Write as _;
+use std::sync::{Arc, OnceLock};
+
+use sqlx::encode::Encode;
+use sqlx::sqlite::SqliteArguments;
+use sqlx::{Arguments, AssertSqlSafe, Sqlite, SqliteConnection, Type};
+
+use crate::store::StoreError;
+
+/// Numbers of rows that a text may have. The largest stays far below `SQLite`'s limit of 32,766 parameters.
+const SIZES: [usize; 5] = [1, 4, 16, 64, 256];
+
+/// An insert into one table. The first column must never be NULL.
+pub(super) struct Insert {
+    head: &'static str,
+    columns: usize,
+    tail: &'static str,
+    texts: [OnceLock<Arc<str>>; SIZES.len()],
+}
+
+impl Insert {
+    /// `head` names table and columns, `tail` says what happens on a conflict.
+    pub(super) const fn new(head: &'static str, columns: usize, tail: &'static str) -> Self {
+        Insert { head, columns, tail, texts: [const { OnceLock::new() }; SIZES.len()] }
+    }
+
+    /// Inserts a row for each item, in order; `bind` adds the columns of one. Returns how many rows changed.
+    pub(super) async fn run<T: Sync>(
+        &self,
+        conn: &mut SqliteConnection,
+        items: &[T],
+        bind: impl Fn(&mut Values, &T) -> Result<(), StoreError> + Send,
+    ) -> Result<u64, StoreError> {
+        let mut changed = 0;
+        for chunk in items.chunks(SIZES[SIZES.len() - 1]) {
+            let mut values = Values(SqliteArguments::default());
+            values.0.reserve(chunk.len() * self.columns, 0);
+            for item in chunk {
+                bind(&mut values, item)?;
+            }
+            debug_assert_eq!(values.0.len(), chunk.len() * self.columns, "{}", self.head);
+            let text = AssertSqlSafe(self.text(chunk.len()));
+            changed += sqlx::query_with(text, values.0).execute(&mut *conn).await?.rows_affected();
+        }
+        Ok(changed)
+    }
+
+    /// The smallest text that holds so many rows.
+    fn text(&self, rows: usize) -> Arc<str> {
+        let place = SIZES.iter().position(|size| *size >= rows).unwrap_or(SIZES.len() - 1);
+        self.texts[place].get_or_init(|| self.build(SIZES[place]).into()).clone()
+    }
+
+    fn build(&self, rows: usize) -> String {
+        let row = format!("(?{})", ",?".repeat(self.columns - 1));
+        let rows = vec![row; rows].join(",");
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = write!(
+            text,
+            "INSERT INTO {} SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL {}",
+            self.head, self.tail
+        );
+        text
+    }
+}
+
+/// The columns of rows, one after another.
+pub(super) struct Values(SqliteArguments);
+
+impl Values {
+    /// Adds the next column.
+    pub(super) fn add<'t, T: Encode<'t, Sqlite> + Type<Sqlite>>(&mut self, value: T) -> Result<&mut Self, StoreError> {
+        Arguments::add(&mut self.0, value).map_err(|error| StoreError::Fatal(error.to_string()))?;
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_come_in_few_sizes() {
+        let insert = Insert::new("t (a, b)", 2, "ON CONFLICT DO NOTHING");
+        assert_eq!(
+            &*insert.text(1),
+            "INSERT INTO t (a, b) SELECT * FROM (VALUES (?,?)) WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING"
+        );
+        assert_eq!(insert.text(2).matches("(?,?)").count(), 4);
+        assert_eq!(insert.text(256).matches("(?,?)").count(), 256);
+    }
+}

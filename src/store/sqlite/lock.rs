@@ -1,0 +1,46 @@
+//! One process a data directory.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::store::sqlite::open::OpenError;
+
+/// A lock on a data directory. The kernel takes it back when the process ends, however it ends; the file stays.
+#[derive(Debug)]
+pub(super) struct DirLock(#[allow(dead_code)] File); // Held, not read.
+
+impl DirLock {
+    /// Locks `dir`, or says who has it.
+    pub(super) fn take(dir: &Path) -> Result<DirLock, OpenError> {
+        let path = dir.join("haul.lock");
+        let unwritable = |error| OpenError::Unwritable { path: dir.to_owned(), error };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false) // It names the holder, whom we may have to name.
+            .mode(0o600)
+            .open(&path)
+            .map_err(unwritable)?;
+        if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            if error != rustix::io::Errno::WOULDBLOCK {
+                return Err(unwritable(error.into()));
+            }
+            let mut holder = String::new();
+            // A holder that cannot be read is left out.
+            let _ = file.read_to_string(&mut holder);
+            return Err(OpenError::InUse { path: dir.to_owned(), pid: holder.trim().parse().ok() });
+        }
+        let note = |file: &mut File| {
+            file.set_len(0)?;
+            file.rewind()?;
+            writeln!(file, "{}", std::process::id())
+        };
+        note(&mut file).map_err(unwritable)?;
+        Ok(DirLock(file))
+    }
+}

@@ -1,0 +1,162 @@
+//! Opens the data directory, or says why not.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, SqliteConnection};
+
+use crate::store::sqlite::lock::DirLock;
+use crate::store::sqlite::numbers::Numbers;
+use crate::store::sqlite::writer::SqliteWriter;
+use crate::store::sqlite::{SqliteStore, check};
+
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
+
+/// Connections that read. Reads are short and the machine's cores are shared with the work itself.
+const READERS_MAX: u32 = 4;
+/// How long `SQLite` waits for a lock. Only a foreign process (a backup, a person's shell) ever holds one.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pages of the log after which it is copied back: 32 MiB. The more, the more updates of one page are copied once.
+const CHECKPOINT_PAGES: &str = "8000";
+/// What is left of the log's file after a checkpoint, in bytes.
+const LOG_BYTES_MAX: &str = "67108864";
+/// Memory for pages of the writing connection, in KiB (negative: as `SQLite` wants it).
+const WRITER_CACHE_KIB: &str = "-16384";
+/// Texts of statements that stay prepared: all that the writer has.
+const STATEMENTS_MAX: usize = 256;
+
+/// What a commit waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Until it survives a power cut.
+    Full,
+    /// Until the kernel has it; for scratch stores.
+    Off,
+}
+
+/// Why the data directory was not opened. The database is as it was.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // The messages say what each is, the fields what they name.
+pub enum OpenError {
+    #[error("this binary has SQLite {found}, which can corrupt its log; build it with SQLite 3.51.3 or newer")]
+    OldLibrary { found: String },
+    #[error(
+        "the data directory `{}` is in use by another haul process{}; stop that one, or choose another `--data-dir`",
+        path.display(), pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+    )]
+    InUse { path: PathBuf, pid: Option<u32> },
+    #[error(
+        "the data directory `{}` cannot be written to ({error}); give this user the right to, or choose another `--data-dir`",
+        path.display()
+    )]
+    Unwritable { path: PathBuf, error: io::Error },
+    #[error("the database `{}` cannot be read ({error}); give this user the right to", path.display())]
+    Unreadable { path: PathBuf, error: io::Error },
+    #[error(
+        "the database `{}` is of a newer haul (schema {found}, this binary knows {known}); run that version, or choose \
+         another `--data-dir`",
+        path.display()
+    )]
+    Newer { path: PathBuf, found: i64, known: i64 },
+    #[error("the database `{}` is not haul's; choose another `--data-dir`", path.display())]
+    Foreign { path: PathBuf },
+    #[error(
+        "the database `{}` is damaged ({what}); it was left as it is: put back a backup, or move it away to start with \
+         an empty one",
+        path.display()
+    )]
+    Corrupt { path: PathBuf, what: String },
+    #[error("the database `{}` could not be opened: {error}", path.display())]
+    Sqlite { path: PathBuf, error: sqlx::Error },
+    #[error("the schema of the database `{}` could not be brought up to date: {error}", path.display())]
+    Migrate { path: PathBuf, error: sqlx::migrate::MigrateError },
+}
+
+impl SqliteStore {
+    /// Opens the store in `dir`, which is made if it is not there, and locks it for this process until both halves are
+    /// gone.
+    pub async fn open(dir: &Path, durability: Durability) -> Result<(Arc<SqliteStore>, SqliteWriter), OpenError> {
+        let path = dir.join("haul.db");
+        let failed = |error| OpenError::Sqlite { path: path.clone(), error };
+        check::library(&library_version().await.map_err(failed)?)?;
+        let unwritable = |error| OpenError::Unwritable { path: dir.to_owned(), error };
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unwritable)?;
+        let lock = Arc::new(DirLock::take(dir)?);
+        check::database(&path).await?;
+        create(dir, &path).map_err(unwritable)?;
+
+        let mut conn = writer_options(&path, durability).connect().await.map_err(failed)?;
+        MIGRATIONS.run(&mut conn).await.map_err(|error| OpenError::Migrate { path: path.clone(), error })?;
+        let node_id = node_id(&mut conn).await.map_err(failed)?;
+        let numbers = Numbers::load(&mut conn).await.map_err(failed)?;
+        let pool = SqlitePoolOptions::new()
+            .max_connections(READERS_MAX)
+            .min_connections(0)
+            .test_before_acquire(false)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_lazy_with(reader_options(&path));
+        let store = Arc::new(SqliteStore { pool, node_id, _lock: lock.clone() });
+        Ok((store, SqliteWriter::new(conn, numbers, lock)))
+    }
+}
+
+/// Makes the file before `SQLite` does, since it holds secrets: `SQLite` gives its log the same mode.
+fn create(dir: &Path, path: &Path) -> io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.sync_all()?;
+    File::open(dir)?.sync_all()
+}
+
+fn writer_options(path: &Path, durability: Durability) -> SqliteConnectOptions {
+    let synchronous = match durability {
+        Durability::Full => SqliteSynchronous::Full,
+        Durability::Off => SqliteSynchronous::Off,
+    };
+    SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(synchronous)
+        .busy_timeout(BUSY_TIMEOUT)
+        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+        .pragma("journal_size_limit", LOG_BYTES_MAX)
+        .pragma("cache_size", WRITER_CACHE_KIB)
+        .pragma("temp_store", "MEMORY")
+        .foreign_keys(false)
+        .statement_cache_capacity(STATEMENTS_MAX)
+        .disable_statement_logging()
+}
+
+fn reader_options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .read_only(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        .pragma("temp_store", "MEMORY")
+        .foreign_keys(false)
+        .disable_statement_logging()
+}
+
+/// The version that really runs, which need not be the one of the headers.
+async fn library_version() -> Result<String, sqlx::Error> {
+    let mut conn = SqliteConnectOptions::new().in_memory(true).connect().await?;
+    sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut conn).await
+}
+
+/// The name of this data, made at the first start.
+async fn node_id(conn: &mut SqliteConnection) -> Result<String, sqlx::Error> {
+    let fresh = uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string();
+    sqlx::query("INSERT INTO settings (key, value) VALUES ('node_id', ?1) ON CONFLICT DO NOTHING")
+        .bind(fresh)
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query_scalar("SELECT value FROM settings WHERE key = 'node_id'").fetch_one(conn).await
+}
