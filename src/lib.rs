@@ -1,6 +1,27 @@
 //! haul: durable fetch and download jobs over gRPC.
+//!
+//! The modules in reading order. Words: [`model`] is the vocabulary and every decision over it, [`pb`] the generated
+//! contract. Ports: [`clock`], [`store`], [`net`], [`files`] and [`limits`] are the outside world, each behind a small
+//! type. Work: [`fetch`] and [`download`] are one attempt each, [`engine`] owns all that runs. Faces: [`api`] speaks
+//! gRPC, [`server`] is the life of the process, [`cli`] the command line, [`config`] its settings, [`telemetry`] its log.
+//!
+//! `docs/ARCHITECTURE.md` has the map, the invariants and three walkthroughs; `tests/tidy.rs` holds who may import whom.
 
 pub mod model;
-pub mod net;
 pub mod pb;
+
+pub mod clock;
+pub mod files;
+pub mod limits;
+pub mod net;
 pub mod store;
+
+pub mod download;
+pub mod engine;
+pub mod fetch;
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod server;
+pub mod telemetry;

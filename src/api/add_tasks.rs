@@ -7,6 +7,7 @@ use futures_util::stream::{Stream, unfold};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+use crate::api::complete::complete;
 use crate::api::from_proto::{self, ID_BYTES_MAX};
 use crate::api::status::{Violations, draining};
 use crate::engine::handle::Engine;
@@ -41,7 +42,7 @@ pub(crate) fn answers(
 impl Feeder {
     async fn next(&mut self) -> Result<Option<pb::AddTasksResponse>, Status> {
         let chunk = tokio::select! {
-            chunk = self.chunks.message() => chunk?,
+            chunk = self.chunks.message() => chunk.map_err(complete)?,
             () = self.closing.cancelled() => return Err(draining()),
         };
         let Some(chunk) = chunk else { return Ok(None) };

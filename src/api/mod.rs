@@ -4,9 +4,11 @@
 
 mod add_tasks;
 pub mod admin;
+pub mod complete;
 pub mod content;
 mod from_proto;
 pub mod jobs;
+mod items;
 mod lookup;
 mod options;
 mod pages;

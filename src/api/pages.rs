@@ -7,11 +7,10 @@ use crate::api::from_proto;
 use crate::api::lookup::{live_job, live_tasks};
 use crate::api::status::Violations;
 use crate::engine::handle::Engine;
-use crate::model::ids::JobId;
 use crate::model::job::JobState;
 use crate::model::task::TaskState;
 use crate::pb;
-use crate::store::page_token::{self, Kind};
+use crate::store::page_token::PageTokens;
 use crate::store::{JobFilter, Store};
 
 const PAGE_DEFAULT: u32 = 50;
@@ -42,10 +41,6 @@ pub(crate) fn fitting<M: prost::Message>(messages: &[M]) -> usize {
     messages.iter().take_while(fits).count().max(1).min(messages.len())
 }
 
-fn bad_token(v: &mut Violations) {
-    v.add("page_token", "is not from this server and this list; begin without one");
-}
-
 /// See the contract's `ListJobs`.
 pub(crate) async fn list_jobs(
     engine: &Engine,
@@ -72,11 +67,11 @@ pub(crate) async fn list_jobs(
         ..JobFilter::default()
     };
     // A token goes on with the list that it came from and with no other.
-    let digest = page_token::digest(&format!("{filter:?}"));
+    let (tokens, same) = (PageTokens::new(store.node_id()), format!("{filter:?}"));
     if !request.page_token.is_empty() {
-        match page_token::decode(&request.page_token, Kind::Jobs, digest).map(|place| place.parse::<JobId>()) {
-            Some(Ok(before)) => filter.before = Some(before),
-            _ => bad_token(&mut v),
+        match tokens.read_job(same.as_bytes(), &request.page_token) {
+            Ok(before) => filter.before = Some(before),
+            Err(bad) => v.add("page_token", bad.to_string()),
         }
     }
     v.or(())?;
@@ -92,7 +87,7 @@ pub(crate) async fn list_jobs(
     more |= fitting < messages.len();
     messages.truncate(fitting);
     let last = jobs.get(fitting.wrapping_sub(1)).filter(|_| more);
-    let next_page_token = last.map(|job| page_token::encode(Kind::Jobs, digest, &job.id.to_string())).unwrap_or_default();
+    let next_page_token = last.map(|job| tokens.after_job(same.as_bytes(), job.id)).unwrap_or_default();
     Ok(pb::ListJobsResponse { jobs: messages, next_page_token })
 }
 
@@ -112,12 +107,12 @@ pub(crate) async fn list_tasks(
             None => v.add(format!("states[{index}]"), format!("{state} is no TaskState")),
         }
     }
-    let digest = page_token::digest(&format!("{job} {states:?}"));
+    let (tokens, same) = (PageTokens::new(store.node_id()), format!("{job} {states:?}"));
     let mut from = 0;
     if !request.page_token.is_empty() {
-        match page_token::decode(&request.page_token, Kind::Tasks, digest).map(|place| place.parse::<u32>()) {
-            Some(Ok(place)) => from = place,
-            _ => bad_token(&mut v),
+        match tokens.read_task(same.as_bytes(), &request.page_token) {
+            Ok(place) => from = place,
+            Err(bad) => v.add("page_token", bad.to_string()),
         }
     }
     v.or(())?;
@@ -130,6 +125,6 @@ pub(crate) async fn list_tasks(
     more |= fitting < messages.len();
     messages.truncate(fitting);
     let last = tasks.get(fitting.wrapping_sub(1)).filter(|_| more);
-    let token = last.map(|task| page_token::encode(Kind::Tasks, digest, &(task.index + 1).to_string()));
+    let token = last.map(|task| tokens.from_task(same.as_bytes(), task.index + 1));
     Ok(pb::ListTasksResponse { tasks: messages, next_page_token: token.unwrap_or_default() })
 }

@@ -95,6 +95,12 @@ impl Hub {
         lock(&self.feeds).get(&job).cloned()
     }
 
+    /// All jobs that have not ended, as they were committed last.
+    pub fn jobs(&self) -> Vec<Arc<Job>> {
+        let feeds: Vec<_> = lock(&self.feeds).values().cloned().collect();
+        feeds.into_iter().map(|feed| feed.job()).collect()
+    }
+
     /// Jobs that have running tasks.
     pub fn busy_jobs(&self) -> Vec<JobId> {
         let feeds: Vec<_> = lock(&self.feeds).iter().map(|(id, feed)| (*id, feed.clone())).collect();

@@ -1,0 +1,180 @@
+//! `haul.v1.AdminService`.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use crate::api::from_proto;
+use crate::api::pages::page_size;
+use crate::api::status::Violations;
+use crate::api::to_proto;
+use crate::engine::handle::Engine;
+use crate::model::job::Counts;
+use crate::model::limits::{HostLimits, Limits};
+use crate::pb;
+use crate::store::Store;
+
+/// Hosts that may have limits of their own.
+const HOST_LIMITS_MAX: usize = 1_000;
+
+/// The service.
+#[derive(Clone)]
+pub struct Admin {
+    engine: Engine,
+    store: Arc<dyn Store>,
+    started: Instant,
+}
+
+impl Admin {
+    /// Over an engine and its store.
+    pub fn new(engine: Engine, store: Arc<dyn Store>) -> Admin {
+        Admin { engine, store, started: Instant::now() }
+    }
+}
+
+#[tonic::async_trait]
+impl pb::admin_service_server::AdminService for Admin {
+    async fn get_server_info(
+        &self,
+        _request: Request<pb::GetServerInfoRequest>,
+    ) -> Result<Response<pb::GetServerInfoResponse>, Status> {
+        let mut sum = Counts::default();
+        for job in self.engine.hub().jobs() {
+            let counts = job.counts;
+            sum.total += counts.total;
+            sum.pending += counts.pending;
+            sum.running += counts.running;
+            sum.backing_off += counts.backing_off;
+            sum.succeeded += counts.succeeded;
+            sum.failed += counts.failed;
+            sum.cancelled += counts.cancelled;
+        }
+        Ok(Response::new(pb::GetServerInfoResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node_id: self.store.node_id(),
+            uptime: prost_types::Duration::try_from(self.started.elapsed()).ok(),
+            store_backend: self.store.backend().to_owned(),
+            limits: Some(to_proto::limits(&self.engine.limits())),
+            counts: Some(to_proto::counts(&sum)),
+        }))
+    }
+
+    async fn get_limits(
+        &self,
+        _request: Request<pb::GetLimitsRequest>,
+    ) -> Result<Response<pb::GetLimitsResponse>, Status> {
+        Ok(Response::new(pb::GetLimitsResponse { limits: Some(to_proto::limits(&self.engine.limits())) }))
+    }
+
+    async fn update_limits(
+        &self,
+        request: Request<pb::UpdateLimitsRequest>,
+    ) -> Result<Response<pb::UpdateLimitsResponse>, Status> {
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        let wish = request.limits.unwrap_or_default();
+        let paths = request.update_mask.unwrap_or_default().paths;
+        let changed = changed(&self.engine.limits(), wish, &paths, &mut v);
+        let limits = v.or(changed)?;
+        self.engine.set_limits(limits.clone()).await?;
+        Ok(Response::new(pb::UpdateLimitsResponse { limits: Some(to_proto::limits(&limits)) }))
+    }
+
+    async fn list_hosts(
+        &self,
+        request: Request<pb::ListHostsRequest>,
+    ) -> Result<Response<pb::ListHostsResponse>, Status> {
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        let size = page_size(request.page_size, &mut v) as usize;
+        v.or(())?;
+        // The place is a name, and any text is a place among names: a token cannot be wrong.
+        let hosts = self.engine.hosts().await?;
+        let after = |host: &str| request.page_token.is_empty() || host > request.page_token.as_str();
+        let mut page: Vec<pb::Host> = hosts
+            .into_iter()
+            .filter(|(view, _)| after(view.host.as_str()))
+            .take(size + 1)
+            .map(|(view, waiting)| pb::Host {
+                host: view.host.to_string(),
+                running: view.running,
+                waiting,
+                limits: Some(to_proto::host_limits(&view.limits)),
+                paused_until: view.paused_until.map(to_proto::timestamp),
+                pause_reason: view.pause_reason,
+                recent_error_time: view.recent_error.as_ref().map(|(time, _)| to_proto::timestamp(*time)),
+                recent_error: view.recent_error.map(|(_, error)| error).unwrap_or_default(),
+            })
+            .collect();
+        let more = page.len() > size;
+        page.truncate(size);
+        let next_page_token = page.last().filter(|_| more).map(|host| host.host.clone()).unwrap_or_default();
+        Ok(Response::new(pb::ListHostsResponse { hosts: page, next_page_token }))
+    }
+
+    async fn drain(&self, _request: Request<pb::DrainRequest>) -> Result<Response<pb::DrainResponse>, Status> {
+        self.engine.drain().await;
+        Ok(Response::new(pb::DrainResponse {}))
+    }
+}
+
+fn changed(now: &Limits, wish: pb::Limits, paths: &[String], v: &mut Violations) -> Limits {
+    let mut limits = now.clone();
+    if paths.is_empty() {
+        v.add("update_mask", "is empty; name what to change");
+    }
+    for (index, path) in paths.iter().enumerate() {
+        match path.as_str() {
+            "max_concurrent_tasks" => {
+                at_least_one(wish.max_concurrent_tasks, "limits.max_concurrent_tasks", v);
+                limits.max_concurrent_tasks = wish.max_concurrent_tasks;
+            }
+            "max_per_host" => {
+                at_least_one(wish.max_per_host, "limits.max_per_host", v);
+                limits.max_per_host = wish.max_per_host;
+            }
+            "requests_per_second_per_host" => {
+                from_proto::rate(wish.requests_per_second_per_host, "limits.requests_per_second_per_host", v);
+                limits.requests_per_second_per_host = wish.requests_per_second_per_host;
+            }
+            "bytes_per_second" => limits.bytes_per_second = wish.bytes_per_second,
+            "hosts" => limits.hosts = hosts(&wish.hosts, v),
+            _ => v.add(format!("update_mask.paths[{index}]"), format!("`{path:.64}` is no field of Limits")),
+        }
+    }
+    limits
+}
+
+fn at_least_one(value: u32, path: &str, v: &mut Violations) {
+    if value == 0 {
+        v.add(path, "must be at least 1");
+    }
+}
+
+fn hosts(wish: &[pb::HostLimits], v: &mut Violations) -> Vec<HostLimits> {
+    if wish.len() > HOST_LIMITS_MAX {
+        v.add("limits.hosts", format!("holds {} hosts; at most {HOST_LIMITS_MAX}", wish.len()));
+        return Vec::new();
+    }
+    let mut names = std::collections::HashSet::new();
+    let mut hosts = Vec::with_capacity(wish.len());
+    for (index, limits) in wish.iter().enumerate() {
+        let path = format!("limits.hosts[{index}]");
+        if limits.host.is_empty() || limits.host.contains(['/', '@', ' ']) {
+            v.add(format!("{path}.host"), "must be `host` or `host:port`, as in `example.com:443`");
+        }
+        if !names.insert(&limits.host) {
+            v.add(format!("{path}.host"), format!("`{}` is there twice", limits.host));
+        }
+        from_proto::rate(limits.requests_per_second, &format!("{path}.requests_per_second"), v);
+        hosts.push(HostLimits {
+            host: limits.host.clone(),
+            max_concurrent: limits.max_concurrent,
+            requests_per_second: limits.requests_per_second,
+            burst: limits.burst,
+            bytes_per_second: limits.bytes_per_second,
+        });
+    }
+    hosts
+}

@@ -1,0 +1,239 @@
+//! `haul.v1.ContentService`: the bytes that tasks brought.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::{BoxStream, StreamExt as _, unfold};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::api::from_proto;
+use crate::api::items;
+use crate::api::lookup::{self, TaskName};
+use crate::api::status::{Violations, internal, out_of_range, precondition};
+use crate::engine::handle::Engine;
+use crate::model::ids::{JobId, TaskId};
+use crate::model::outcome::Outcome;
+use crate::pb;
+use crate::store::{Content, Store, StoredTask};
+
+/// Bytes of one chunk.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Bytes of a body that a task message holds; longer ones are read with `ReadContent`.
+const INLINE_BYTES_MAX: u64 = 2 << 20;
+/// Pages of a listing that are read at once to find a place in it.
+const HEADS_MAX: u32 = 500;
+
+/// The service.
+#[derive(Clone)]
+pub struct Contents {
+    engine: Engine,
+    store: Arc<dyn Store>,
+    closing: CancellationToken,
+}
+
+impl Contents {
+    /// Over an engine and its store.
+    pub fn new(engine: Engine, store: Arc<dyn Store>, closing: CancellationToken) -> Contents {
+        Contents { engine, store, closing }
+    }
+}
+
+/// One source of bytes, in the order in which they are read.
+#[derive(Debug)]
+enum Piece {
+    Page { page: u32, bytes: u64 },
+    File(String),
+}
+
+#[tonic::async_trait]
+impl pb::content_service_server::ContentService for Contents {
+    type ReadContentStream = BoxStream<'static, Result<pb::ReadContentResponse, Status>>;
+    type StreamItemsStream = BoxStream<'static, Result<pb::StreamItemsResponse, Status>>;
+
+    async fn read_content(
+        &self,
+        request: Request<pb::ReadContentRequest>,
+    ) -> Result<Response<Self::ReadContentStream>, Status> {
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        let job = from_proto::job_id(&request.job_id, &mut v);
+        let name = request.task.map(|task| match task {
+            pb::read_content_request::Task::TaskIndex(index) => TaskName::Index(index),
+            pb::read_content_request::Task::TaskKey(key) => TaskName::Key(key),
+        });
+        let name = lookup::task_name(name, &mut v);
+        v.or(())?;
+        let task = lookup::task(self.store.as_ref(), &self.engine, job, &name).await?;
+        let (pieces, total) = self.pieces(job, &task).await?;
+        if request.offset > total {
+            return Err(out_of_range("OFFSET_BEYOND_END", format!("`offset` is {}, but there are {total} bytes", request.offset)));
+        }
+        let to = if request.length == 0 { total } else { total.min(request.offset.saturating_add(request.length)) };
+        let reader = Reader {
+            engine: self.engine.clone(),
+            store: self.store.clone(),
+            id: TaskId { job, index: task.index },
+            pieces,
+            at: request.offset,
+            to,
+            total,
+            is_first: true,
+            held: None,
+        };
+        Ok(Response::new(
+            unfold(Some(reader), |reader| async move {
+                let mut reader = reader?;
+                match reader.next().await {
+                    Ok(Some(chunk)) => Some((Ok(chunk), Some(reader))),
+                    Ok(None) => None,
+                    Err(status) => Some((Err(status), None)),
+                }
+            })
+            .boxed(),
+        ))
+    }
+
+    async fn stream_items(
+        &self,
+        request: Request<pb::StreamItemsRequest>,
+    ) -> Result<Response<Self::StreamItemsStream>, Status> {
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        let job = from_proto::job_id(&request.job_id, &mut v);
+        let name = request.task.map(|task| match task {
+            pb::stream_items_request::Task::TaskIndex(index) => TaskName::Index(index),
+            pb::stream_items_request::Task::TaskKey(key) => TaskName::Key(key),
+        });
+        let name = lookup::task_name(name, &mut v);
+        v.or(())?;
+        let task = lookup::task(self.store.as_ref(), &self.engine, job, &name).await?;
+        let (engine, store, closing) = (self.engine.clone(), self.store.clone(), self.closing.clone());
+        let stream = items::stream(engine, store, closing, job, &task, request.after_item)?;
+        Ok(Response::new(stream.boxed()))
+    }
+}
+
+impl Contents {
+    async fn pieces(&self, job: JobId, task: &StoredTask) -> Result<(Vec<Piece>, u64), Status> {
+        match &task.row.outcome {
+            Some(Outcome::Download(download)) => Ok((vec![Piece::File(download.path.clone())], download.bytes)),
+            Some(Outcome::Fetch(_)) => {
+                let id = TaskId { job, index: task.index };
+                let mut pieces = Vec::new();
+                let mut total = 0;
+                loop {
+                    let heads = self.store.page_heads(id, pieces.len() as u32, HEADS_MAX).await?;
+                    total += heads.iter().map(|head| head.bytes).sum::<u64>();
+                    let is_last = heads.len() < HEADS_MAX as usize;
+                    pieces.extend(heads.iter().map(|head| Piece::Page { page: head.page, bytes: head.bytes }));
+                    if is_last {
+                        return Ok((pieces, total));
+                    }
+                }
+            }
+            None => Err(precondition(
+                "NO_CONTENT",
+                &format!("{job}/{}", task.index),
+                "the task has no content: only a task that succeeded has, see its `state`",
+            )),
+        }
+    }
+}
+
+struct Reader {
+    engine: Engine,
+    store: Arc<dyn Store>,
+    id: TaskId,
+    pieces: Vec<Piece>,
+    at: u64,
+    to: u64,
+    total: u64,
+    is_first: bool,
+    /// The page that was read last, with its number.
+    held: Option<(u32, Content)>,
+}
+
+impl Reader {
+    /// The next chunk. Of an empty content there is one, which says how long it is.
+    async fn next(&mut self) -> Result<Option<pb::ReadContentResponse>, Status> {
+        if self.at >= self.to && !std::mem::take(&mut self.is_first) {
+            return Ok(None);
+        }
+        self.is_first = false;
+        let wanted = usize::try_from(self.to - self.at).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+        let data = if wanted == 0 { Bytes::new() } else { self.read(wanted).await? };
+        if data.is_empty() && wanted > 0 {
+            return Err(precondition(
+                "CONTENT_GONE",
+                &self.id.to_string(),
+                "the content is shorter than it was, or gone: somebody changed or removed the file",
+            ));
+        }
+        let offset = self.at;
+        self.at += data.len() as u64;
+        Ok(Some(pb::ReadContentResponse { offset, data, total_bytes: self.total }))
+    }
+
+    async fn read(&mut self, wanted: usize) -> Result<Bytes, Status> {
+        let mut start = 0;
+        for piece in &self.pieces {
+            match piece {
+                Piece::File(path) => return read_file(&self.engine, path, self.at, wanted).await,
+                Piece::Page { page, bytes } if self.at < start + bytes => {
+                    let (page, inner) = (*page, self.at - start);
+                    return self.read_page(page, inner, wanted).await;
+                }
+                Piece::Page { bytes, .. } => start += bytes,
+            }
+        }
+        Ok(Bytes::new())
+    }
+
+    async fn read_page(&mut self, page: u32, offset: u64, wanted: usize) -> Result<Bytes, Status> {
+        if self.held.as_ref().is_none_or(|(held, _)| *held != page) {
+            let content = self.store.page_content(self.id, page).await?;
+            self.held = Some((page, content.ok_or_else(|| internal("a page has lost its content"))?));
+        }
+        match &self.held {
+            Some((_, Content::Inline(body))) => {
+                let from = usize::try_from(offset).unwrap_or(usize::MAX).min(body.len());
+                Ok(body.slice(from..body.len().min(from + wanted)))
+            }
+            Some((_, Content::File { .. })) => read_content(&self.engine, self.id, page, offset, wanted).await,
+            None => Ok(Bytes::new()),
+        }
+    }
+}
+
+async fn read_file(engine: &Engine, path: &str, offset: u64, wanted: usize) -> Result<Bytes, Status> {
+    engine.read_download(path, offset, wanted).await.map_err(|failure| internal(failure.message))
+}
+
+async fn read_content(engine: &Engine, id: TaskId, page: u32, offset: u64, wanted: usize) -> Result<Bytes, Status> {
+    engine.read_content(id, page, offset, wanted).await.map_err(|failure| internal(failure.message))
+}
+
+/// The whole of a page.
+pub(crate) async fn whole_page(engine: &Engine, store: &dyn Store, id: TaskId, page: u32) -> Result<Bytes, Status> {
+    match store.page_content(id, page).await? {
+        Some(Content::Inline(body)) => Ok(body),
+        Some(Content::File { bytes, .. }) => {
+            read_content(engine, id, page, 0, usize::try_from(bytes).unwrap_or(usize::MAX)).await
+        }
+        None => Err(internal("a page has lost its content")),
+    }
+}
+
+/// Puts the body of an unpaginated fetch into its message, when the database holds it and a message can.
+pub(crate) async fn inline_body(store: &dyn Store, job: JobId, message: &mut pb::Task) -> Result<(), Status> {
+    let Some(pb::task::Result::FetchResult(result)) = &mut message.result else { return Ok(()) };
+    if result.body_bytes == 0 || result.body_bytes > INLINE_BYTES_MAX || result.pages > 1 {
+        return Ok(());
+    }
+    let id = TaskId { job, index: message.task_index };
+    if let Some(Content::Inline(body)) = store.page_content(id, 0).await? {
+        result.body = body;
+    }
+    Ok(())
+}

@@ -1,0 +1,267 @@
+//! The life of the process: build, serve, drain.
+//!
+//! Starting: the store is opened and recovered, the port bound. Serving: the engine runs and calls are taken. Draining:
+//! health says NOT_SERVING, attempts stop at a checkpoint and are given back, streams end with UNAVAILABLE. Stopped: all
+//! that was decided is durable. The grace bounds the drain: what does not end in time is cut, which is no worse than a
+//! crash, and a crash loses nothing.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding::{Gzip, Zstd};
+use tonic::server::NamedService;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::server::HealthReporter;
+
+use crate::api::admin::Admin;
+use crate::api::complete::CompleteErrors;
+use crate::api::content::Contents;
+use crate::api::jobs::Jobs;
+use crate::clock::Clock;
+use crate::engine;
+use crate::engine::attempts::RunnerParts;
+use crate::engine::handle::Engine;
+use crate::engine::workers::{MakeParts, WorkerParts};
+use crate::files::{ContentStore, Durability, Root};
+use crate::limits::hosts::Hosts;
+use crate::model::limits::Limits;
+use crate::net::client::HttpClient;
+use crate::net::guard::Guard;
+use crate::pb;
+use crate::pb::admin_service_server::AdminServiceServer;
+use crate::pb::content_service_server::ContentServiceServer;
+use crate::pb::job_service_server::JobServiceServer;
+use crate::store::sqlite::{self, OpenError, SqliteStore};
+use crate::store::{Store, StoreError};
+
+/// The largest message that is taken.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Calls that one connection may have open at once.
+const STREAMS_MAX: u32 = 1024;
+/// A connection whose peer is silent is asked after the one, and closed after the other without an answer.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
+
+/// What an engine needs to know.
+#[derive(Clone, Debug)]
+pub struct EngineSettings {
+    /// Where the database and fetched bodies are.
+    pub data_dir: PathBuf,
+    /// Where downloads go.
+    pub download_dir: PathBuf,
+    /// What is set for this process. What is not set is as it was stored, else the default.
+    pub max_concurrent_tasks: Option<u32>,
+    /// As above.
+    pub max_per_host: Option<u32>,
+    /// Which addresses may be dialled.
+    pub guard: Guard,
+    /// Whether finished downloads are synced.
+    pub file_durability: Durability,
+    /// The longest pause that an origin may ask for.
+    pub retry_after_max: Duration,
+    /// Whether partial downloads are found again by their URL and path, whatever job they belong to.
+    pub parts_by_url: bool,
+    /// Whether the database may be lost with the power: for one that is thrown away.
+    pub scratch: bool,
+}
+
+/// What a server needs to know.
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    /// The engine's part.
+    pub engine: EngineSettings,
+    /// Where calls are taken. Port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// How long a drain may take.
+    pub shutdown_grace: Duration,
+}
+
+/// Why a server did not start, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The store could not be opened.
+    #[error(transparent)]
+    Open(#[from] Box<OpenError>),
+    /// The download directory, or that of contents, could not be used.
+    #[error("{0}")]
+    Directory(String),
+    /// The engine did not start.
+    #[error(transparent)]
+    Start(#[from] engine::StartError),
+    /// The store failed while the server ran.
+    #[error("{0}; the server ends, so that a restart can read what is really there")]
+    Store(#[from] StoreError),
+    /// The port could not be bound.
+    #[error("cannot listen on `{0}`: {1}; choose another `--listen`")]
+    Listen(SocketAddr, std::io::Error),
+    /// The descriptors that are built in do not fit together.
+    #[error("reflection cannot be served: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// An engine that is ready to run, and what reads beside it.
+pub struct Built {
+    /// What is called.
+    pub engine: Engine,
+    /// Its own work, to be run.
+    pub task: engine::EngineTask,
+    /// The reading half of its store.
+    pub store: Arc<dyn Store>,
+}
+
+/// Opens the store and makes an engine of it.
+pub async fn build(settings: &EngineSettings) -> Result<Built, ServeError> {
+    let durability = if settings.scratch { sqlite::Durability::Off } else { sqlite::Durability::Full };
+    let (store, writer) = SqliteStore::open(&settings.data_dir, durability).await.map_err(Box::new)?;
+    let store: Arc<dyn Store> = store;
+    let mut limits = store.limits().await?.unwrap_or_default();
+    limits.max_concurrent_tasks = settings.max_concurrent_tasks.unwrap_or(limits.max_concurrent_tasks);
+    limits.max_per_host = settings.max_per_host.unwrap_or(limits.max_per_host);
+    let directory = |failure: crate::model::failure::Failure| ServeError::Directory(failure.message);
+    let parts = RunnerParts {
+        clock: Clock::System,
+        store: store.clone(),
+        limits,
+        root: Arc::new(Root::open(&settings.download_dir).map_err(directory)?),
+        content: Arc::new(ContentStore::open(&settings.data_dir.join("content")).map_err(directory)?),
+        durability: settings.file_durability,
+        retry_after_max: settings.retry_after_max,
+        parts_by_url: settings.parts_by_url,
+        workers: std::thread::available_parallelism().map_or(1, usize::from).min(8),
+        make: workers(settings.guard.clone()),
+    };
+    let (engine, task) = engine::start(parts, Box::new(writer), rand::random()).await?;
+    Ok(Built { engine, task, store })
+}
+
+fn workers(guard: Guard) -> MakeParts {
+    Arc::new(move || {
+        let client = Arc::new(HttpClient::new(guard.clone()));
+        let closing = client.clone();
+        WorkerParts { transport: client, close: Box::new(move || Box::pin(async move { closing.close().await })) }
+    })
+}
+
+/// Serves until `stop` is done or the engine is drained. `ready` is told the address once calls are taken.
+pub async fn serve(
+    settings: ServerSettings,
+    stop: impl Future<Output = ()>,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<(), ServeError> {
+    let Built { engine, task, store } = build(&settings.engine).await?;
+    let cannot_listen = |error| ServeError::Listen(settings.listen, error);
+    let listener = TcpListener::bind(settings.listen).await.map_err(cannot_listen)?;
+    let address = listener.local_addr().map_err(cannot_listen)?;
+
+    let closing = CancellationToken::new();
+    let (reporter, health) = tonic_health::server::health_reporter();
+    report(&reporter, true).await;
+    let router = Server::builder()
+        .accept_http1(true)
+        .max_concurrent_streams(Some(STREAMS_MAX))
+        .http2_keepalive_interval(Some(KEEPALIVE.0))
+        .http2_keepalive_timeout(Some(KEEPALIVE.1))
+        .layer(tonic_web::GrpcWebLayer::new())
+        .layer(CompleteErrors)
+        .add_service(health)
+        .add_service(reflected().build_v1()?)
+        .add_service(reflected().build_v1alpha()?)
+        .add_service(jobs(Jobs::new(engine.clone(), store.clone(), closing.clone())))
+        .add_service(contents(Contents::new(engine.clone(), store.clone(), closing.clone())))
+        .add_service(admin(Admin::new(engine.clone(), store)));
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+
+    let mut work = JoinSet::new();
+    work.spawn(async move { task.run().await.map_err(ServeError::from) });
+    let mut calls = JoinSet::new();
+    let end = closing.clone();
+    calls.spawn(async move { router.serve_with_incoming_shutdown(incoming, end.cancelled_owned()).await });
+    ready(address);
+
+    let early = tokio::select! {
+        () = stop => None,
+        ended = work.join_next() => ended,
+        ended = calls.join_next() => {
+            // Without its port the server is of no use: it drains what runs.
+            tracing::error!("calls are not taken any more: {ended:?}");
+            None
+        }
+    };
+    tracing::info!("draining");
+    report(&reporter, false).await;
+    let drain = async {
+        let ended = match early {
+            Some(ended) => Some(ended),
+            None => {
+                engine.drain().await;
+                work.join_next().await
+            }
+        };
+        closing.cancel();
+        calls.join_all().await;
+        ended
+    };
+    match tokio::time::timeout(settings.shutdown_grace, drain).await {
+        Ok(Some(Ok(result))) => result,
+        Ok(Some(Err(panic))) => Err(StoreError::Fatal(format!("the engine panicked: {panic}")).into()),
+        Ok(None) => Ok(()),
+        Err(_) => {
+            tracing::warn!("the drain took longer than its grace; what was left is cut and runs again after a restart");
+            Ok(())
+        }
+    }
+}
+
+async fn report(reporter: &HealthReporter, is_serving: bool) {
+    use tonic_health::ServingStatus::{NotServing, Serving};
+    let status = if is_serving { Serving } else { NotServing };
+    let names = [
+        "",
+        JobServiceServer::<Jobs>::NAME,
+        ContentServiceServer::<Contents>::NAME,
+        AdminServiceServer::<Admin>::NAME,
+    ];
+    for name in names {
+        reporter.set_service_status(name, status).await;
+    }
+}
+
+fn jobs(service: Jobs) -> JobServiceServer<Jobs> {
+    JobServiceServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .accept_compressed(Gzip)
+        .accept_compressed(Zstd)
+        .send_compressed(Gzip)
+        .send_compressed(Zstd)
+}
+
+fn contents(service: Contents) -> ContentServiceServer<Contents> {
+    ContentServiceServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .accept_compressed(Gzip)
+        .accept_compressed(Zstd)
+        .send_compressed(Gzip)
+        .send_compressed(Zstd)
+}
+
+fn admin(service: Admin) -> AdminServiceServer<Admin> {
+    AdminServiceServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .accept_compressed(Gzip)
+        .accept_compressed(Zstd)
+        .send_compressed(Gzip)
+        .send_compressed(Zstd)
+}
+
+/// Our files, health's, and the details of errors, so that a client without our protos reads all of them.
+fn reflected() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+}
