@@ -1,0 +1,540 @@
+//! An HTTP/1.1 origin over raw sockets that serves what a test scripts, misbehaves on demand, and records what it saw.
+//!
+//! It runs on a thread of its own, so that it does not depend on the test's runtime: blocked, paused or none.
+//!
+//! ```ignore
+//! let origin = Origin::start();
+//! origin.object("/file", Object::new(7, 1 << 20));            // ranges, validators, conditions: all correct
+//! origin.reply("/slow", Reply::ok("late").delay(SECOND));     // always the same
+//! origin.handle("/flaky", |request| {                         // scripted: `nth` counts requests of this path from 0
+//!     if request.nth == 0 { Reply::status(503) } else { Reply::ok("fine") }
+//! });
+//! let object = Object::new(1, 1 << 20);                       // a correct object with a fault on top
+//! origin.handle("/cut", move |request| object.respond(request).cut_at(1000, Cut::Reset));
+//! // … run the code under test against `origin.url("/file")` …
+//! assert_eq!(origin.requests("/file").len(), 1);
+//! ```
+//!
+//! Scripting a path again replaces what it serves, from the next request on: that is how a resource changes its version.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdListener};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::object::Object;
+use super::reply::{Cut, Framing, Pause, Reply};
+
+/// A request as the origin saw it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: String,
+    /// As in the request line: with the query, and absolute when it came through a plain proxy.
+    pub target: String,
+    /// Without the query.
+    pub path: String,
+    /// After the `?`; empty without one.
+    pub query: String,
+    /// In order, as they were spelt.
+    pub headers: Vec<(String, String)>,
+    pub body: Bytes,
+    /// Where it came from.
+    pub peer: SocketAddr,
+    /// Number of the connection, from 0.
+    pub connection: usize,
+    /// Earlier requests of the same path.
+    pub nth: usize,
+    /// Requests in flight when it came, itself included.
+    pub concurrent: usize,
+    /// Since the origin's start.
+    pub at: Duration,
+}
+
+impl Request {
+    /// The first header of this name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// A parameter of the query, percent-decoded.
+    pub fn param(&self, name: &str) -> Option<String> {
+        url::form_urlencoded::parse(self.query.as_bytes())
+            .find(|(own, _)| own == name)
+            .map(|(_, value)| value.into_owned())
+    }
+}
+
+type Handler = Arc<dyn Fn(&Request) -> Reply + Send + Sync>;
+
+/// What a connection runs over: a socket, or TLS over one.
+pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Makes the coming close an RST.
+    fn reset(&self);
+}
+
+impl Wire for TcpStream {
+    fn reset(&self) {
+        let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
+}
+
+impl Wire for tokio_rustls::server::TlsStream<TcpStream> {
+    fn reset(&self) {
+        self.get_ref().0.reset();
+    }
+}
+
+#[derive(Default)]
+struct Seen {
+    requests: Vec<Request>,
+    by_path: HashMap<String, usize>,
+}
+
+impl Seen {
+    /// Numbers the request among those of its path, and keeps it.
+    fn record(&mut self, request: &mut Request) {
+        let count = self.by_path.entry(request.path.clone()).or_default();
+        request.nth = *count;
+        *count += 1;
+        self.requests.push(request.clone());
+    }
+}
+
+struct State {
+    handlers: Mutex<HashMap<String, Handler>>,
+    seen: Mutex<Seen>,
+    started: Instant,
+    in_flight: AtomicUsize,
+    peak: AtomicUsize,
+    accepted: AtomicUsize,
+    open: AtomicUsize,
+    body_bytes: AtomicU64,
+    /// 0: no limit.
+    connection_rate: AtomicU64,
+    kill: Mutex<CancellationToken>,
+    tls: Option<tokio_rustls::TlsAcceptor>,
+}
+
+/// A running origin; dropping it closes its port and every connection.
+pub struct Origin {
+    address: SocketAddr,
+    state: Arc<State>,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Origin {
+    /// On a free port of 127.0.0.1.
+    pub fn start() -> Origin {
+        Origin::start_at((Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    /// On a free port of another loopback address, such as 127.0.0.2: another host with limits of its own.
+    pub fn start_on(ip: impl Into<IpAddr>) -> Origin {
+        Origin::start_at((ip.into(), 0).into())
+    }
+
+    /// On this very address: an origin that comes back where another one was.
+    pub fn start_at(address: SocketAddr) -> Origin {
+        Origin::run(StdListener::bind(address).unwrap(), None)
+    }
+
+    /// With TLS; see `super::tls` for configurations. Its [`Origin::url`] says `https://localhost`.
+    pub fn start_tls(config: Arc<rustls::ServerConfig>) -> Origin {
+        Origin::run(StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), Some(config.into()))
+    }
+
+    fn run(listener: StdListener, tls: Option<tokio_rustls::TlsAcceptor>) -> Origin {
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(State {
+            handlers: Mutex::default(),
+            seen: Mutex::default(),
+            started: Instant::now(),
+            in_flight: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+            accepted: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            body_bytes: AtomicU64::new(0),
+            connection_rate: AtomicU64::new(0),
+            kill: Mutex::default(),
+            tls,
+        });
+        let stop = CancellationToken::new();
+        let (inner, ended) = (Arc::clone(&state), stop.clone());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                tokio::select! {
+                    () = accept(listener, inner) => {}
+                    () = ended.cancelled() => {}
+                }
+            });
+        });
+        Origin { address, state, stop, thread: Some(thread) }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL of a path (and query) here.
+    pub fn url(&self, path: &str) -> String {
+        match self.state.tls {
+            Some(_) => format!("https://localhost:{}{path}", self.address.port()),
+            None => format!("http://{}{path}", self.address),
+        }
+    }
+
+    /// Answers requests of `path` (without query) by `handler`. A path that ends in `*` stands for all that begin so;
+    /// an exact one goes before, then the longest. Without a match: 404.
+    pub fn handle(&self, path: &str, handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) {
+        self.state.handlers.lock().unwrap().insert(path.into(), Arc::new(handler));
+    }
+
+    /// Always the same answer.
+    pub fn reply(&self, path: &str, reply: Reply) {
+        self.handle(path, move |_| reply.clone());
+    }
+
+    /// These answers in order, then the last one for ever.
+    pub fn replies(&self, path: &str, replies: Vec<Reply>) {
+        self.handle(path, move |request| replies[request.nth.min(replies.len() - 1)].clone());
+    }
+
+    /// A correct resource.
+    pub fn object(&self, path: &str, object: Object) {
+        self.handle(path, move |request| object.respond(request));
+    }
+
+    /// Limits each connection's bodies to this rate; 0 lifts it.
+    pub fn limit_connections(&self, bytes_per_second: u64) {
+        self.state.connection_rate.store(bytes_per_second, Ordering::Relaxed);
+    }
+
+    /// Every request so far, in order of arrival.
+    pub fn all_requests(&self) -> Vec<Request> {
+        self.state.seen.lock().unwrap().requests.clone()
+    }
+
+    /// The requests of one path.
+    pub fn requests(&self, path: &str) -> Vec<Request> {
+        self.all_requests().into_iter().filter(|request| request.path == path).collect()
+    }
+
+    /// Requests in flight now.
+    pub fn in_flight(&self) -> usize {
+        self.state.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// The most requests that were in flight at once.
+    pub fn peak(&self) -> usize {
+        self.state.peak.load(Ordering::SeqCst)
+    }
+
+    /// Connections accepted so far.
+    pub fn connections(&self) -> usize {
+        self.state.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Connections that are open now.
+    pub fn open_connections(&self) -> usize {
+        self.state.open.load(Ordering::SeqCst)
+    }
+
+    /// Bytes of bodies written so far.
+    pub fn body_bytes(&self) -> u64 {
+        self.state.body_bytes.load(Ordering::SeqCst)
+    }
+
+    /// Resets every open connection.
+    pub fn kill_connections(&self) {
+        std::mem::take(&mut *self.state.kill.lock().unwrap()).cancel();
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn accept(listener: StdListener, state: Arc<State>) {
+    let listener = TcpListener::from_std(listener).unwrap();
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok((stream, peer)) = listener.accept().await else { continue };
+        let number = state.accepted.fetch_add(1, Ordering::SeqCst);
+        connections.spawn(connection(stream, peer, number, Arc::clone(&state)));
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, number: usize, state: Arc<State>) {
+    let _open = Count::one(&state.open);
+    let _ = stream.set_nodelay(true);
+    let kill = state.kill.lock().unwrap().clone();
+    // A second handle of the socket lets a kill reset it, whatever the task below is doing.
+    let Ok(handle) = socket2::SockRef::from(&stream).try_clone() else { return };
+    let serve = async {
+        match &state.tls {
+            None => serve(stream, peer, number, &state).await,
+            Some(acceptor) => match acceptor.accept(stream).await {
+                Ok(stream) => serve(stream, peer, number, &state).await,
+                Err(error) => Err(error),
+            },
+        }
+    };
+    tokio::select! {
+        _ = serve => {}
+        () = kill.cancelled() => {
+            let _ = handle.set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+/// Requests one after another until one of the two has enough.
+async fn serve(stream: impl Wire, peer: SocketAddr, number: usize, state: &State) -> io::Result<()> {
+    let mut stream = BufReader::with_capacity(64 << 10, stream);
+    while let Some(mut request) = read_request(&mut stream, peer, number).await? {
+        let in_flight = Count::one(&state.in_flight);
+        request.concurrent = in_flight.at_start;
+        request.at = state.started.elapsed();
+        state.peak.fetch_max(in_flight.at_start, Ordering::SeqCst);
+        state.seen.lock().unwrap().record(&mut request);
+        let handler = find(&state.handlers.lock().unwrap(), &request.path);
+        let reply = handler.map_or_else(|| Reply::status(404), |handler| handler(&request));
+        let goes_on = write_reply(&mut stream, &request, reply, state).await?;
+        drop(in_flight);
+        let asked = request.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+        if !goes_on || asked {
+            stream.get_mut().shutdown().await?;
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn find(handlers: &HashMap<String, Handler>, path: &str) -> Option<Handler> {
+    handlers.get(path).cloned().or_else(|| {
+        let fits = |pattern: &str| pattern.strip_suffix('*').is_some_and(|prefix| path.starts_with(prefix));
+        let longest = handlers.iter().filter(|(pattern, _)| fits(pattern)).max_by_key(|(pattern, _)| pattern.len());
+        longest.map(|(_, handler)| Arc::clone(handler))
+    })
+}
+
+async fn read_request(
+    stream: &mut BufReader<impl Wire>,
+    peer: SocketAddr,
+    connection: usize,
+) -> io::Result<Option<Request>> {
+    let line = read_line(stream).await?;
+    let mut words = line.split(' ');
+    let (Some(method), Some(target)) = (words.next().filter(|word| !word.is_empty()), words.next()) else {
+        return Ok(None);
+    };
+    let mut headers = Vec::new();
+    loop {
+        let line = read_line(stream).await?;
+        let Some((name, value)) = line.split_once(':') else { break };
+        headers.push((name.to_owned(), value.trim().to_owned()));
+    }
+    // The absolute form of a plain proxy loses its scheme and authority.
+    let relative = target.split_once("://").map_or(target, |(_, rest)| rest.find('/').map_or("/", |at| &rest[at..]));
+    let (path, query) = relative.split_once('?').unwrap_or((relative, ""));
+    let mut request = Request {
+        method: method.to_owned(),
+        target: target.to_owned(),
+        path: path.to_owned(),
+        query: query.to_owned(),
+        headers,
+        body: Bytes::new(),
+        peer,
+        connection,
+        nth: 0,
+        concurrent: 0,
+        at: Duration::ZERO,
+    };
+    request.body = read_body(stream, &request).await?;
+    Ok(Some(request))
+}
+
+async fn read_line(stream: &mut BufReader<impl Wire>) -> io::Result<String> {
+    let mut line = Vec::new();
+    stream.read_until(b'\n', &mut line).await?;
+    Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
+}
+
+async fn read_body(stream: &mut BufReader<impl Wire>, request: &Request) -> io::Result<Bytes> {
+    let mut body = Vec::new();
+    if let Some(length) = request.header("content-length").and_then(|text| text.parse().ok()) {
+        body.resize(length, 0);
+        stream.read_exact(&mut body).await?;
+    } else if request.header("transfer-encoding").is_some() {
+        loop {
+            let size = usize::from_str_radix(&read_line(stream).await?, 16).unwrap_or(0);
+            let from = body.len();
+            body.resize(from + size, 0);
+            stream.read_exact(&mut body[from..]).await?;
+            read_line(stream).await?;
+            if size == 0 {
+                break;
+            }
+        }
+    }
+    Ok(body.into())
+}
+
+/// Returns whether the connection may carry another request.
+async fn write_reply(
+    stream: &mut BufReader<impl Wire>,
+    request: &Request,
+    reply: Reply,
+    state: &State,
+) -> io::Result<bool> {
+    for pause in &reply.before_head {
+        wait(pause, stream).await?;
+    }
+    if let Some(cut) = reply.drop_before_head {
+        return end(stream, cut);
+    }
+    if let Some(raw) = &reply.raw {
+        stream.write_all(raw).await?;
+        return Ok(false);
+    }
+    let head = head_of(&reply);
+    let bodiless = request.method == "HEAD" || matches!(reply.status, 204 | 304) || reply.status < 200;
+    stream.write_all(head.as_bytes()).await?;
+    if !bodiless && let Some(cut) = write_body(stream, &reply, state).await? {
+        return end(stream, cut);
+    }
+    stream.flush().await?;
+    let short = matches!(reply.framing, Framing::Length(Some(claimed)) if claimed != reply.content.len());
+    Ok(!reply.close && !short && reply.framing != Framing::UntilClose)
+}
+
+fn head_of(reply: &Reply) -> String {
+    let framing = match reply.framing {
+        Framing::Length(_) if matches!(reply.status, 204 | 304) => None,
+        Framing::Length(claimed) => Some(("Content-Length", claimed.unwrap_or(reply.content.len()).to_string())),
+        Framing::Chunked(_) => Some(("Transfer-Encoding", "chunked".to_owned())),
+        Framing::UntilClose => Some(("Connection", "close".to_owned())),
+    };
+    let mut head = format!("HTTP/1.1 {} Scripted\r\n", reply.status);
+    let scripted = reply.headers.iter().map(|(name, value)| (name.as_str(), value));
+    for (name, value) in scripted.chain(framing.iter().map(|(name, value)| (*name, value))) {
+        let _ = write!(head, "{name}: {value}\r\n");
+    }
+    head + "\r\n"
+}
+
+/// Writes the body up to its end or to the cut, which is returned.
+async fn write_body(stream: &mut BufReader<impl Wire>, reply: &Reply, state: &State) -> io::Result<Option<Cut>> {
+    let total = reply.content.len();
+    let stop = reply.cut.map_or(total, |(offset, _)| offset.min(total));
+    let limit = state.connection_rate.load(Ordering::Relaxed);
+    let rate = [reply.bytes_per_second, (limit > 0).then_some(limit)].into_iter().flatten().min();
+    let mut pauses = reply.pauses.clone();
+    pauses.sort_by_key(|(offset, _)| *offset);
+    let mut at = 0;
+    let started = Instant::now();
+    loop {
+        while let Some((_, pause)) = pauses.first().filter(|(offset, _)| *offset <= at) {
+            stream.flush().await?;
+            wait(pause, stream).await?;
+            pauses.remove(0);
+        }
+        if at >= stop {
+            break;
+        }
+        let mut to = stop.min(at + piece_bytes(rate, reply.framing));
+        if let Some((offset, _)) = pauses.first() {
+            to = to.min(*offset);
+        }
+        let piece = reply.content.piece(at, to);
+        if matches!(reply.framing, Framing::Chunked(_)) {
+            stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes()).await?;
+            stream.write_all(&piece).await?;
+            stream.write_all(b"\r\n").await?;
+        } else {
+            stream.write_all(&piece).await?;
+        }
+        state.body_bytes.fetch_add(piece.len() as u64, Ordering::SeqCst);
+        at = to;
+        if let Some(rate) = rate {
+            stream.flush().await?;
+            tokio::time::sleep_until(started + Duration::from_secs_f64(at as f64 / rate as f64)).await;
+        }
+    }
+    if let Some((_, cut)) = reply.cut {
+        stream.flush().await?;
+        return Ok(Some(cut));
+    }
+    if matches!(reply.framing, Framing::Chunked(_)) {
+        stream.write_all(b"0\r\n\r\n").await?;
+    }
+    Ok(None)
+}
+
+/// A limited body goes out in twentieths of a second.
+fn piece_bytes(rate: Option<u64>, framing: Framing) -> u64 {
+    let by_rate = rate.map_or(256 << 10, |rate| (rate / 20).clamp(1, 256 << 10));
+    if let Framing::Chunked(chunk_bytes) = framing { by_rate.min(chunk_bytes) } else { by_rate }
+}
+
+/// Waits, and gives up when the peer goes away meanwhile.
+async fn wait(pause: &Pause, stream: &mut BufReader<impl Wire>) -> io::Result<()> {
+    let pause = async {
+        match pause {
+            Pause::For(wait) => tokio::time::sleep(*wait).await,
+            Pause::Until(token) => token.cancelled().await,
+            Pause::Forever => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = pause => Ok(()),
+        // Bytes here would be a pipelined request: nobody sends those, so the wait may end early.
+        read = stream.fill_buf() => if read?.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) },
+    }
+}
+
+fn end(stream: &mut BufReader<impl Wire>, cut: Cut) -> io::Result<bool> {
+    if cut == Cut::Reset {
+        stream.get_ref().reset();
+        // Leaves the reader's loop without the orderly shutdown.
+        return Err(io::ErrorKind::ConnectionReset.into());
+    }
+    Ok(false)
+}
+
+/// Counts one up for as long as it lives.
+struct Count<'a> {
+    counter: &'a AtomicUsize,
+    at_start: usize,
+}
+
+impl Count<'_> {
+    fn one(counter: &AtomicUsize) -> Count<'_> {
+        Count { counter, at_start: counter.fetch_add(1, Ordering::SeqCst) + 1 }
+    }
+}
+
+impl Drop for Count<'_> {
+    fn drop(&mut self) {
+        self.counter.fetch_sub(1, Ordering::SeqCst);
+    }
+}
