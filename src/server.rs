@@ -29,9 +29,7 @@ use crate::engine::attempts::RunnerParts;
 use crate::engine::handle::Engine;
 use crate::engine::workers::{MakeParts, WorkerParts};
 use crate::files::{ContentStore, Durability, Root};
-use crate::limits::hosts::Hosts;
-use crate::model::limits::Limits;
-use crate::net::client::HttpClient;
+use crate::net::HttpClient;
 use crate::net::guard::Guard;
 use crate::pb;
 use crate::pb::admin_service_server::AdminServiceServer;
@@ -129,6 +127,7 @@ pub async fn build(settings: &EngineSettings) -> Result<Built, ServeError> {
         limits,
         root: Arc::new(Root::open(&settings.download_dir).map_err(directory)?),
         content: Arc::new(ContentStore::open(&settings.data_dir.join("content")).map_err(directory)?),
+        aside: settings.data_dir.join("partials"),
         durability: settings.file_durability,
         retry_after_max: settings.retry_after_max,
         parts_by_url: settings.parts_by_url,

@@ -1,6 +1,5 @@
 //! Lists by page. A page ends by its count or by its bytes, whichever comes first.
 
-use prost::Message as _;
 use tonic::Status;
 
 use crate::api::from_proto;

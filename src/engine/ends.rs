@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rand::RngExt as _;
 
-use crate::engine::attempts::{Ended, Keep};
+use crate::engine::attempts::Ended;
 use crate::engine::commit::Effect;
 use crate::engine::hub::Notice;
 use crate::engine::scheduler::Scheduler;
@@ -18,7 +18,7 @@ use crate::model::ids::{JobId, TaskId};
 use crate::model::job::{Change, JobEvent, Stop};
 use crate::model::outcome::{ATTEMPT_LOG_MAX, Attempt, AttemptEnd, Outcome};
 use crate::model::retry::{self, Decision};
-use crate::model::spec::{Options, TaskSpec, Work};
+use crate::model::spec::{Options, TaskSpec};
 use crate::model::task::{TaskEvent, TaskState};
 use crate::model::time::Timestamp;
 use crate::store::{LaneNumber, StoredTask, TaskMove, TaskRow};
@@ -45,23 +45,9 @@ impl Scheduler {
         let chance = self.rng.random::<f64>();
         let (event, outcome) = meaning(&running, &options, &ended, now, chance);
         note_attempt(&mut running.row, running.attempt_start, &ended, &event, now);
-        if let Some(keep) = ended.keep {
-            self.keep(id, keep);
-        }
+        self.pending.batch.pages.extend(ended.body.filter(|_| outcome.is_some()));
         let space = matches!(ended.end, AttemptEnd::NoSpace { .. });
         self.moved(id, running, event, outcome, space, now);
-    }
-
-    fn keep(&mut self, id: TaskId, keep: Keep) {
-        let Keep { content, bytes: _ } = keep;
-        self.pending.batch.pages.push(crate::store::NewPage {
-            id,
-            page: 0,
-            first_item: 0,
-            items: 0,
-            content,
-            next: None,
-        });
     }
 
     fn moved(
@@ -357,9 +343,4 @@ fn note_attempt(row: &mut TaskRow, start_time: Timestamp, ended: &Ended, event: 
     row.log.push(Attempt { number: row.task.attempts, start_time, end_time: now, report: ended.report.clone(), error });
     let surplus = row.log.len().saturating_sub(ATTEMPT_LOG_MAX);
     row.log.drain(..surplus);
-}
-
-/// Whether a task leaves part files.
-pub(crate) fn is_download(spec: &TaskSpec) -> bool {
-    matches!(spec.work, Work::Download(_))
 }

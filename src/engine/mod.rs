@@ -18,13 +18,14 @@ pub mod handle;
 mod housekeeping;
 pub mod hub;
 mod lanes;
+mod parts;
 mod reads;
 mod recovery;
 mod scheduler;
-mod sink;
 mod state;
 mod timers;
 pub mod waiting;
+mod work;
 pub mod workers;
 mod writer;
 
@@ -66,7 +67,7 @@ pub async fn start(parts: RunnerParts, writer: Box<dyn WriteStore>, seed: u64) -
     let hub = Arc::new(Hub::default());
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     let (order, orders) = mpsc::channel(1);
-    runner.connect(sender.clone());
+    runner.connect(&sender);
     let mut scheduler = Scheduler {
         runner: runner.clone(),
         hub: hub.clone(),

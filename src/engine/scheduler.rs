@@ -191,7 +191,7 @@ impl Scheduler {
         Ok(())
     }
 
-    fn refuse(&mut self, command: Command) {
+    pub(crate) fn refuse(&mut self, command: Command) {
         use crate::engine::event::EngineError::Draining;
         match command {
             Command::Submit { reply, .. } | Command::Retry { reply, .. } => drop(reply.send(Err(Draining))),
