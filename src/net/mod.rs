@@ -3,8 +3,29 @@
 //! Every outgoing connection of haul is opened in here, and passes the address guard on the address that is really
 //! dialled. It knows nothing of jobs, tasks, retries or files.
 
+mod body;
+pub mod classify;
+mod client;
+mod connect;
+mod connection;
+pub mod decode;
+pub mod disposition;
+mod exchange;
+pub mod guard;
+mod identity;
+mod jar;
+pub mod link;
+mod pool;
+mod proxy;
+pub mod range;
+pub mod redirect;
+pub mod retry_after;
+mod tasks;
+mod tls;
+mod wire;
+
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -13,6 +34,10 @@ use url::Url;
 
 use crate::model::failure::Failure;
 use crate::model::spec::{HttpOptions, Timeouts};
+
+pub use client::HttpClient;
+pub use exchange::{DEFAULT_USER_AGENT, Session, Trace, exchange};
+pub use guard::Guard;
 
 /// What a task's requests have in common.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -77,4 +102,9 @@ impl std::fmt::Debug for Body {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Body")
     }
+}
+
+/// Nothing in here panics while it holds a lock, and what is behind them stays sound if something does.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,0 +1,219 @@
+//! The body of a response, under its timeouts, and the way of its connection back to the pool.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use crate::model::failure::{Failure, FailureReason};
+use crate::model::spec::Timeouts;
+use crate::net::connection::Connection;
+use crate::net::pool::Endpoint;
+use crate::net::{BodySource, classify};
+
+/// A body that is still on its way.
+pub(super) struct HttpBody {
+    incoming: Incoming,
+    /// Gone once the body has ended: back in the pool, or closed.
+    connection: Option<Connection>,
+    endpoint: Arc<Endpoint>,
+    pace: Pace,
+    /// Set to a time that is at or before the next deadline, and set again only when it fires: not for every chunk.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl HttpBody {
+    pub(super) fn new(
+        incoming: Incoming,
+        connection: Connection,
+        endpoint: Arc<Endpoint>,
+        timeouts: &Timeouts,
+    ) -> HttpBody {
+        let mut body =
+            HttpBody { incoming, connection: Some(connection), endpoint, pace: Pace::new(timeouts), timer: None };
+        body.release_at_end();
+        body
+    }
+
+    /// Hands the connection on as soon as the last byte is here, without waiting to be asked for what is after it.
+    fn release_at_end(&mut self) {
+        if self.incoming.is_end_stream()
+            && let Some(Connection::Http1(http1)) = self.connection.take()
+        {
+            self.endpoint.give_back(http1);
+        }
+    }
+
+    fn poll_chunk(
+        &mut self,
+        entered: &mut Option<Instant>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Failure>>> {
+        loop {
+            match Pin::new(&mut self.incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    // Trailers are of no interest.
+                    let Ok(data) = frame.into_data() else { continue };
+                    if data.is_empty() {
+                        continue;
+                    }
+                    self.release_at_end();
+                    let waited = entered.map_or(Duration::ZERO, |entered| entered.elapsed());
+                    return Poll::Ready(Some(self.pace.came(waited, data.len()).map(|()| data)));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    let failure = classify::body(self.endpoint.name(), &error);
+                    return Poll::Ready(Some(Err(failure)));
+                }
+                Poll::Ready(None) => {
+                    self.release_at_end();
+                    return Poll::Ready(None);
+                }
+                Poll::Pending => {
+                    let entered = *entered.get_or_insert_with(Instant::now);
+                    let failure = ready!(self.poll_timer(entered, cx));
+                    return Poll::Ready(Some(Err(failure)));
+                }
+            }
+        }
+    }
+
+    fn poll_timer(&mut self, entered: Instant, cx: &mut Context<'_>) -> Poll<Failure> {
+        let Some((deadline, failure)) = self.pace.deadline(entered) else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if timer.deadline() > deadline {
+            timer.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= deadline {
+                return Poll::Ready(failure(&self.pace));
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
+}
+
+impl BodySource for HttpBody {
+    fn chunk(&mut self) -> BoxFuture<'_, Option<Result<Bytes, Failure>>> {
+        Box::pin(async move {
+            let mut entered = None;
+            let chunk = std::future::poll_fn(|cx| self.poll_chunk(&mut entered, cx)).await;
+            if matches!(chunk, Some(Err(_))) {
+                // Nothing more comes of it, and dropping it closes it.
+                self.connection = None;
+            }
+            chunk
+        })
+    }
+}
+
+/// Whether a body comes fast enough. Only time spent waiting for bytes counts, so a reader that slows itself down, by a
+/// limit or a disk, does not blame the origin.
+struct Pace {
+    idle: Duration,
+    bytes_per_second: u64,
+    window: Duration,
+    /// Of the window that is running.
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(timeouts: &Timeouts) -> Pace {
+        let window = timeouts.low_speed_window;
+        let bytes_per_second = if window.is_zero() { 0 } else { timeouts.low_speed_bytes_per_second };
+        Pace { idle: timeouts.idle, bytes_per_second, window, waited: Duration::ZERO, bytes: 0 }
+    }
+
+    /// Takes note of bytes that came after waiting for them.
+    fn came(&mut self, waited: Duration, bytes: usize) -> Result<(), Failure> {
+        self.waited += waited;
+        self.bytes += bytes as u64;
+        if self.bytes_per_second == 0 || self.waited < self.window {
+            return Ok(());
+        }
+        if (self.bytes as f64) < self.bytes_per_second as f64 * self.waited.as_secs_f64() {
+            return Err(too_slow(self));
+        }
+        self.waited = Duration::ZERO;
+        self.bytes = 0;
+        Ok(())
+    }
+
+    /// When a wait that began at `entered` has been too long, and what it is then.
+    fn deadline(&self, entered: Instant) -> Option<(Instant, Verdict)> {
+        let idle = (!self.idle.is_zero()).then_some((self.idle, too_idle as Verdict));
+        // What is already here may be enough for the whole window; then only more waiting decides.
+        let is_behind = (self.bytes as f64) < self.bytes_per_second as f64 * self.window.as_secs_f64();
+        let slow = (self.bytes_per_second > 0 && is_behind)
+            .then(|| (self.window.saturating_sub(self.waited), too_slow as Verdict));
+        let (wait, failure) = idle.into_iter().chain(slow).min_by_key(|(wait, _)| *wait)?;
+        Some((entered.checked_add(wait)?, failure))
+    }
+}
+
+/// Words what a passed deadline is.
+type Verdict = fn(&Pace) -> Failure;
+
+fn too_idle(pace: &Pace) -> Failure {
+    let idle = pace.idle;
+    Failure::retryable(FailureReason::TimeoutIdle, format!("no byte came for {idle:?} (`timeouts.idle`)"))
+}
+
+fn too_slow(pace: &Pace) -> Failure {
+    let Pace { bytes_per_second, window, .. } = pace;
+    Failure::retryable(
+        FailureReason::LowSpeed,
+        format!("fewer than {bytes_per_second} bytes per second came over {window:?} (`timeouts.low_speed`)"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace(idle: u64, rate: u64) -> Pace {
+        Pace::new(&Timeouts {
+            idle: Duration::from_secs(idle),
+            low_speed_bytes_per_second: rate,
+            low_speed_window: Duration::from_secs(10),
+            ..Timeouts::default()
+        })
+    }
+
+    fn reason(pace: &Pace) -> Option<(u64, FailureReason)> {
+        let start = Instant::now();
+        pace.deadline(start).map(|(deadline, failure)| ((deadline - start).as_secs(), failure(pace).reason))
+    }
+
+    #[tokio::test]
+    async fn the_nearest_rule_sets_the_deadline() {
+        assert_eq!(reason(&pace(0, 0)), None);
+        assert_eq!(reason(&pace(5, 100)), Some((5, FailureReason::TimeoutIdle)));
+        assert_eq!(reason(&pace(0, 100)), Some((10, FailureReason::LowSpeed)));
+        let mut late = pace(5, 100);
+        late.came(Duration::from_secs(7), 10).unwrap();
+        assert_eq!(reason(&late), Some((3, FailureReason::LowSpeed)));
+        late.came(Duration::ZERO, 1000).unwrap();
+        assert_eq!(reason(&late), Some((5, FailureReason::TimeoutIdle)), "the window has its bytes already");
+    }
+
+    #[test]
+    fn a_window_is_judged_by_the_time_spent_waiting() {
+        let mut pace = pace(0, 100);
+        assert!(pace.came(Duration::from_secs(9), 10).is_ok());
+        assert_eq!(pace.came(Duration::from_secs(1), 10).unwrap_err().reason, FailureReason::LowSpeed);
+        let mut pace = super::tests::pace(0, 100);
+        assert!((0..1000).all(|_| pace.came(Duration::ZERO, 1).is_ok()));
+        assert!(pace.came(Duration::from_secs(10), 1).is_ok());
+        assert_eq!((pace.waited, pace.bytes), (Duration::ZERO, 0), "a new window");
+    }
+}

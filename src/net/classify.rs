@@ -1,0 +1,195 @@
+//! What an error or a status means: which reason, whether another attempt may help, and how long the origin asks to be
+//! left alone. Pure; every decision about "may I retry" below the engine is made in here.
+
+use std::error::Error as StdError;
+use std::io;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+
+use crate::model::failure::{Failure, FailureReason};
+use crate::model::time::Timestamp;
+use crate::net::{retry_after, tls};
+
+/// Statuses that are gone at another time (RFC 9110, RFC 6585, RFC 8470).
+pub const RETRYABLE_STATUSES: [u16; 7] = [408, 425, 429, 500, 502, 503, 504];
+
+/// The failure that a status is which the task does not accept. `now` is what dates in `Retry-After` count from, and
+/// `wait_max` the most that the origin may ask for.
+///
+/// `retry_after` is set where the origin asks everyone to wait: 429 and 503 with a header that says how long.
+pub fn judge_status(status: StatusCode, headers: &HeaderMap, now: Timestamp, wait_max: Duration) -> Failure {
+    let code = status.as_u16();
+    let asks_to_wait = matches!(code, 429 | 503);
+    let retry_after = if asks_to_wait { retry_after::of(headers, now).map(|wait| wait.min(wait_max)) } else { None };
+    let name = status.canonical_reason().map(|name| format!(" {name}")).unwrap_or_default();
+    let hint = match code {
+        401 | 407 => "; check the credentials",
+        403 => "; the origin does not allow it, perhaps for want of credentials",
+        404 | 410 => "; check the URL",
+        429 => "; the origin asks for fewer requests",
+        500..=599 => "; the fault is the origin's",
+        _ => "",
+    };
+    Failure {
+        reason: FailureReason::HttpStatus,
+        message: format!("the origin answered {code}{name}{hint}"),
+        http_status: code,
+        retryable: RETRYABLE_STATUSES.contains(&code),
+        retry_after,
+    }
+}
+
+/// A name that did not resolve. Resolvers fail for a moment more often than names are wrong, and cannot tell which.
+pub(super) fn dns(name: &str, error: &io::Error) -> Failure {
+    Failure::retryable(FailureReason::Dns, format!("cannot resolve `{name}` ({}); check the host name", plain(error)))
+}
+
+/// A TCP connection that did not come to be.
+pub(super) fn connect(host: &str, error: &io::Error) -> Failure {
+    let why = match error.kind() {
+        io::ErrorKind::ConnectionRefused => "nothing listens there: the connection was refused".to_owned(),
+        io::ErrorKind::TimedOut => "the host does not answer".to_owned(),
+        io::ErrorKind::HostUnreachable => "the host is unreachable".to_owned(),
+        io::ErrorKind::NetworkUnreachable => "the network is unreachable".to_owned(),
+        io::ErrorKind::ConnectionReset => "the connection was reset".to_owned(),
+        _ => plain(error),
+    };
+    Failure::retryable(FailureReason::Connect, format!("cannot connect to `{host}`: {why}"))
+}
+
+/// A request whose answer did not come; `began` says whether some of it did.
+pub(super) fn answer(host: &str, error: &hyper::Error, began: bool) -> Failure {
+    if let Some(error) = tls::inner(error) {
+        return tls::explain(host, error);
+    }
+    if error.is_parse_too_large() {
+        return Failure::fatal(FailureReason::Protocol, format!("the head of the answer of `{host}` is too large"));
+    }
+    if error.is_parse() {
+        let message = format!("`{host}` answered with something that is not HTTP ({error})");
+        return Failure::fatal(FailureReason::Protocol, message);
+    }
+    if error.is_user() {
+        return Failure::fatal(FailureReason::Protocol, format!("the request to `{host}` cannot be sent ({error})"));
+    }
+    let cause = cause(error);
+    if began {
+        let message = format!("the connection to `{host}` ended within the head of the answer ({cause})");
+        return Failure::retryable(FailureReason::Truncated, message);
+    }
+    Failure::retryable(
+        FailureReason::Connect,
+        format!("the connection to `{host}` ended before an answer came ({cause})"),
+    )
+}
+
+/// A body that did not come to its end.
+pub(super) fn body(host: &str, error: &hyper::Error) -> Failure {
+    match io_kind(error) {
+        // Bad chunk sizes and the like; an early end has other kinds.
+        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) if tls::inner(error).is_none() => {
+            let message = format!("the body from `{host}` is not framed as HTTP frames it ({})", cause(error));
+            Failure::fatal(FailureReason::Protocol, message)
+        }
+        _ => Failure::retryable(
+            FailureReason::Truncated,
+            format!("the body from `{host}` ended before its end ({})", cause(error)),
+        ),
+    }
+}
+
+fn io_kind(error: &(dyn StdError + 'static)) -> Option<io::ErrorKind> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return Some(error.kind());
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// The innermost error, which says what happened; those around it say where.
+fn cause(error: &(dyn StdError + 'static)) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.downcast_ref::<io::Error>().map_or_else(|| inner.to_string(), plain)
+}
+
+/// An I/O error without the number that the standard library appends.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    text.strip_prefix("failed to lookup address information: ").unwrap_or(text).to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn every_status() {
+        let table: String = (200..600)
+            .filter_map(|code| {
+                let status = StatusCode::from_u16(code).ok()?;
+                let failure = judge_status(status, &HeaderMap::new(), Timestamp(0), Duration::ZERO);
+                let is_told = status.canonical_reason().is_some() || failure.retryable;
+                is_told.then(|| format!("{}: {}\n", if failure.retryable { "again" } else { "fatal" }, failure.message))
+            })
+            .collect();
+        insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn only_429_and_503_ask_to_wait_and_not_for_ever() {
+        let header =
+            |value| HeaderMap::from_iter([(HeaderName::from_static("retry-after"), HeaderValue::from_static(value))]);
+        let wait = |code, value| {
+            let status = StatusCode::from_u16(code).unwrap();
+            judge_status(status, &header(value), Timestamp(0), Duration::from_mins(1)).retry_after
+        };
+        assert_eq!(wait(429, "7"), Some(Duration::from_secs(7)));
+        assert_eq!(wait(503, "7000"), Some(Duration::from_mins(1)));
+        assert_eq!(wait(503, "Thu, 01 Jan 1970 00:00:09 GMT"), Some(Duration::from_secs(9)));
+        assert_eq!((wait(429, "soon"), wait(500, "7"), wait(301, "7")), (None, None, None));
+    }
+
+    #[test]
+    fn every_kind_of_io_error() {
+        use io::ErrorKind as K;
+        let kinds = [
+            K::NotFound,
+            K::PermissionDenied,
+            K::ConnectionRefused,
+            K::ConnectionReset,
+            K::HostUnreachable,
+            K::NetworkUnreachable,
+            K::ConnectionAborted,
+            K::NotConnected,
+            K::AddrInUse,
+            K::AddrNotAvailable,
+            K::NetworkDown,
+            K::BrokenPipe,
+            K::WouldBlock,
+            K::InvalidInput,
+            K::InvalidData,
+            K::TimedOut,
+            K::Interrupted,
+            K::Unsupported,
+            K::UnexpectedEof,
+            K::OutOfMemory,
+            K::Other,
+        ];
+        let table: String = kinds
+            .into_iter()
+            .flat_map(|kind| [connect("h:1", &kind.into()), dns("h", &kind.into())])
+            .map(|failure| format!("{:?} again={} {}\n", failure.reason, failure.retryable, failure.message))
+            .collect();
+        insta::assert_snapshot!(table);
+    }
+}

@@ -1,0 +1,182 @@
+//! From a host and port to a TCP connection: resolve, filter by the guard, dial what is left.
+//!
+//! The one place that opens sockets. The address that was judged is the address that is dialled: nothing resolves a
+//! second time in between.
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::net::TcpStream;
+use url::Host;
+
+use crate::model::failure::{Failure, FailureReason};
+use crate::net::classify;
+use crate::net::guard::{Guard, Refusal};
+
+/// The head start of one address before the next is tried beside it (RFC 8305, section 5).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// A TCP connection and where it goes.
+pub(super) struct Dialled {
+    pub(super) stream: TcpStream,
+    pub(super) remote: SocketAddr,
+}
+
+/// Connects to the first address of `host` that answers.
+pub(super) async fn dial(guard: &Guard, host: &Host<String>, port: u16) -> Result<Dialled, Failure> {
+    let addresses = resolve(guard, host, port).await?;
+    match race(interleave(addresses), TcpStream::connect).await {
+        Ok((stream, remote)) => {
+            // Small requests must not wait for the acknowledgement of the ones before.
+            let _ = stream.set_nodelay(true);
+            Ok(Dialled { stream, remote })
+        }
+        Err(error) => Err(classify::connect(&format!("{host}:{port}"), &error)),
+    }
+}
+
+/// The addresses of `host` that may be dialled; at least one.
+pub(super) async fn resolve(guard: &Guard, host: &Host<String>, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+    let name = match host {
+        Host::Ipv4(ip) => return literal(guard, IpAddr::V4(*ip), port),
+        Host::Ipv6(ip) => return literal(guard, IpAddr::V6(*ip), port),
+        Host::Domain(name) => name,
+    };
+    guard.judge_name(name).map_err(|refusal| forbidden(name, None, refusal))?;
+    let found = tokio::net::lookup_host((name.as_str(), port)).await.map_err(|error| classify::dns(name, &error))?;
+    let mut refused = None;
+    let mut allowed = Vec::new();
+    for address in found {
+        match guard.judge_as(Some(name), address.ip()) {
+            Ok(()) => allowed.push(address),
+            Err(refusal) => refused = refused.or(Some((address.ip(), refusal))),
+        }
+    }
+    match (allowed.is_empty(), refused) {
+        (false, _) => Ok(allowed),
+        (true, Some((ip, refusal))) => Err(forbidden(name, Some(ip), refusal)),
+        (true, None) => Err(classify::dns(name, &io::Error::other("the name has no address"))),
+    }
+}
+
+fn literal(guard: &Guard, ip: IpAddr, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+    judge_literal(guard, ip)?;
+    Ok(vec![SocketAddr::new(ip, port)])
+}
+
+fn judge_literal(guard: &Guard, ip: IpAddr) -> Result<(), Failure> {
+    guard.judge(ip).map_err(|refusal| forbidden(&ip.to_string(), None, refusal))
+}
+
+/// Judges as much as can be judged of a host that somebody else (a proxy) is going to resolve.
+pub(super) fn judge_unresolved(guard: &Guard, host: &Host<String>) -> Result<(), Failure> {
+    match host {
+        Host::Ipv4(ip) => judge_literal(guard, IpAddr::V4(*ip)),
+        Host::Ipv6(ip) => judge_literal(guard, IpAddr::V6(*ip)),
+        Host::Domain(name) => guard.judge_name(name).map_err(|refusal| forbidden(name, None, refusal)),
+    }
+}
+
+fn forbidden(host: &str, ip: Option<IpAddr>, refusal: Refusal) -> Failure {
+    let which = ip.map_or_else(|| format!("`{host}`, which is"), |ip| format!("`{host}`: its address `{ip}` is"));
+    let remedy = if refusal.is_private() {
+        "; the operator may start the server with `--allow-private-networks` or allow this network"
+    } else {
+        ""
+    };
+    Failure::fatal(FailureReason::ForbiddenAddress, format!("will not connect to {which} {refusal}{remedy}"))
+}
+
+/// Families in turn, beginning with the one that the resolver put first (RFC 8305, section 4).
+fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (ours, others): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
+    let mut mixed = Vec::with_capacity(ours.len() + others.len());
+    let (mut ours, mut others) = (ours.into_iter(), others.into_iter());
+    loop {
+        let (one, other) = (ours.next(), others.next());
+        if one.is_none() && other.is_none() {
+            return mixed;
+        }
+        mixed.extend(one);
+        mixed.extend(other);
+    }
+}
+
+/// Dials one after another, each with a head start over the next; a failure starts the next at once. The first to
+/// connect wins, and the rest is dropped.
+async fn race<T, F>(addresses: Vec<SocketAddr>, connect: impl Fn(SocketAddr) -> F) -> io::Result<(T, SocketAddr)>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    let mut waiting = addresses.into_iter();
+    let mut running = FuturesUnordered::new();
+    let mut first_error = None;
+    loop {
+        if let Some(address) = waiting.next() {
+            let attempt = connect(address);
+            running.push(async move { (address, attempt.await) });
+        }
+        tokio::select! {
+            end = running.next() => match end {
+                Some((address, Ok(stream))) => return Ok((stream, address)),
+                Some((_, Err(error))) => first_error = first_error.or(Some(error)),
+                None => return Err(first_error.unwrap_or_else(|| io::Error::other("there is no address to dial"))),
+            },
+            () = tokio::time::sleep(STAGGER), if waiting.len() > 0 => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| SocketAddr::new(text.parse().unwrap(), 80)).collect()
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let mixed = interleave(addresses(&["::1", "::2", "::3", "1.1.1.1", "2.2.2.2"]));
+        assert_eq!(mixed, addresses(&["::1", "1.1.1.1", "::2", "2.2.2.2", "::3"]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_address_delays_by_the_stagger_and_a_refusal_not_at_all() {
+        let dial = |address: SocketAddr| async move {
+            match address.ip().to_string().as_str() {
+                "::1" => std::future::pending().await,
+                "1.1.1.1" => Err(io::ErrorKind::ConnectionRefused.into()),
+                _ => Ok(()),
+            }
+        };
+        let start = Instant::now();
+        let ((), winner) = race(addresses(&["::1", "1.1.1.1", "::2"]), dial).await.unwrap();
+        assert_eq!((winner.ip().to_string().as_str(), start.elapsed().as_millis()), ("::2", 250));
+        let error = race(addresses(&["1.1.1.1"]), dial).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(race(Vec::new(), dial).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn names_and_literals_are_judged_alike() {
+        let guard = Guard::default();
+        for host in ["localhost", "127.0.0.1", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]", "[::1]"] {
+            let failure = resolve(&guard, &Host::parse(host).unwrap(), 80).await.unwrap_err();
+            assert_eq!((failure.reason, failure.retryable), (FailureReason::ForbiddenAddress, false), "{host}");
+        }
+        let open = Guard { allow_private: true, ..Guard::default() };
+        assert!(resolve(&open, &Host::parse("localhost").unwrap(), 80).await.is_ok());
+        insta::assert_snapshot!(
+            resolve(&guard, &Host::parse("10.1.2.3").unwrap(), 80).await.unwrap_err(),
+            @"will not connect to `10.1.2.3`, which is a private address; the operator may start the server with `--allow-private-networks` or allow this network"
+        );
+    }
+}

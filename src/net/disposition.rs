@@ -1,0 +1,128 @@
+//! The file name in a `Content-Disposition` header (RFC 6266, with RFC 8187 for `filename*`).
+//!
+//! The name is what the origin says, and not yet fit for a file system: making it safe is for whoever writes the file.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, header};
+use percent_encoding::percent_decode_str;
+
+/// The file name that the origin suggests; never empty.
+pub fn file_name(headers: &HeaderMap) -> Option<String> {
+    parse(headers.get(header::CONTENT_DISPOSITION)?.as_bytes())
+}
+
+/// Reads the value of the header. `filename*` goes before `filename`, as the RFC asks.
+pub fn parse(value: &[u8]) -> Option<String> {
+    // Headers are bytes. Origins that put a name in there raw mean UTF-8 nowadays, or else Latin-1.
+    let text: Cow<'_, str> = match std::str::from_utf8(value) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => Cow::Owned(latin1(value)),
+    };
+    let (_, mut rest) = text.split_once(';')?;
+    let mut plain = None;
+    while let Some((name, value)) = rest.split_once('=') {
+        let (value, after) = self::value(value.trim_start());
+        // A parameter without a value leaves its name before that of the next.
+        let name = name.rsplit(';').next().unwrap_or_default().trim();
+        if name.eq_ignore_ascii_case("filename*") {
+            if let Some(decoded) = extended(&value).filter(|name| !name.is_empty()) {
+                return Some(decoded);
+            }
+        } else if name.eq_ignore_ascii_case("filename") && plain.is_none() {
+            plain = Some(value.into_owned());
+        }
+        rest = after;
+    }
+    plain.filter(|name| !name.is_empty())
+}
+
+/// A token or a quoted string, unescaped, and what follows its semicolon.
+fn value(text: &str) -> (Cow<'_, str>, &str) {
+    let after_next = |rest: &'_ str| rest.find(';').map_or(rest.len(), |at| at + 1);
+    let Some(quoted) = text.strip_prefix('"') else {
+        let end = text.find(';').unwrap_or(text.len());
+        return (Cow::Borrowed(text[..end].trim()), &text[(end + 1).min(text.len())..]);
+    };
+    let mut unescaped = String::new();
+    let mut is_escaped = false;
+    for (at, c) in quoted.char_indices() {
+        match c {
+            '"' if !is_escaped => {
+                let rest = &quoted[at + 1..];
+                return (Cow::Owned(unescaped), &rest[after_next(rest)..]);
+            }
+            '\\' if !is_escaped => is_escaped = true,
+            _ => {
+                is_escaped = false;
+                unescaped.push(c);
+            }
+        }
+    }
+    (Cow::Owned(unescaped), "")
+}
+
+/// `charset'language'percent-encoded`, in the two charsets that are used.
+fn extended(value: &str) -> Option<String> {
+    let (charset, rest) = value.split_once('\'')?;
+    let (_, encoded) = rest.split_once('\'')?;
+    let bytes: Vec<u8> = percent_decode_str(encoded).collect();
+    if charset.eq_ignore_ascii_case("utf-8") {
+        String::from_utf8(bytes).ok()
+    } else if charset.eq_ignore_ascii_case("iso-8859-1") {
+        Some(latin1(&bytes))
+    } else {
+        None
+    }
+}
+
+fn latin1(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(*byte)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn name(value: &str) -> Option<String> {
+        parse(value.as_bytes())
+    }
+
+    #[test]
+    fn reads_every_form() {
+        assert_eq!(name("attachment; filename=a.txt").as_deref(), Some("a.txt"));
+        assert_eq!(name(r#"attachment; filename="a \"b\"; c.txt"; size=3"#).as_deref(), Some("a \"b\"; c.txt"));
+        assert_eq!(name("inline; FileName = a.txt ;x=y").as_deref(), Some("a.txt"));
+        assert_eq!(name("attachment; filename=x; filename*=UTF-8'en'%e2%82%ac%20x").as_deref(), Some("€ x"));
+        assert_eq!(name("attachment; filename*=utf-8''%e2; filename=\"x\"").as_deref(), Some("x"), "not UTF-8");
+        assert_eq!(name("attachment; filename*=iso-8859-1''%e9").as_deref(), Some("é"));
+        assert_eq!(name("attachment; filename=\"é\"").as_deref(), Some("é"));
+        assert_eq!(parse(b"attachment; filename=\"\xe9\"").as_deref(), Some("é"));
+        assert_eq!(name("attachment; flag; filename=a").as_deref(), Some("a"));
+        assert_eq!(name("attachment; filename=\"../../etc/passwd\"").as_deref(), Some("../../etc/passwd"), "as it is");
+        for none in ["", "attachment", "attachment;", "attachment; filename=", "filename=x", "attachment; xfilename=y"]
+        {
+            assert_eq!(name(none), None, "{none}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(value in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let _ = parse(&value);
+        }
+
+        #[test]
+        fn never_panics_on_what_looks_like_one(value in r#"a;([;="'%* \\é]|filename|utf-8|e2){0,30}"#) {
+            let _ = name(&value);
+        }
+
+        #[test]
+        fn quoting_is_undone(given in "[^\\x00-\\x1f\\x7f]{1,30}") {
+            let quoted = given.replace('\\', r"\\").replace('"', "\\\"");
+            prop_assert_eq!(name(&format!("attachment; filename=\"{quoted}\"")), Some(given));
+        }
+    }
+}

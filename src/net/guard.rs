@@ -1,0 +1,308 @@
+//! Which addresses may be dialled.
+//!
+//! A task names any URL it likes, so without this a client of haul reaches whatever the server reaches: its own
+//! loopback, the metadata service of a cloud, a database next door. The judgement is on the address that is then
+//! dialled, never on text, so neither odd spellings nor a name that changes its address get around it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+/// The operator's rules. The default lets only public addresses through.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guard {
+    /// Lets loopback, private, link-local and the other addresses of [`Refusal::is_private`] through.
+    pub allow_private: bool,
+    /// Exceptions: addresses in here are dialled whatever they are.
+    pub allow_networks: Vec<IpNet>,
+    /// Never dialled; stronger than every allowance.
+    pub deny_networks: Vec<IpNet>,
+    /// Exceptions: names whose addresses are dialled whatever they are. `*.example.com` stands for all names below.
+    pub allow_hosts: Vec<String>,
+    /// Names that are never asked for; stronger than every allowance. Patterns as above.
+    pub deny_hosts: Vec<String>,
+}
+
+/// Why an address is not dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // The text of each says what it is.
+pub enum Refusal {
+    #[error("a loopback address")]
+    Loopback,
+    #[error("a private address")]
+    Private,
+    #[error("a link-local address")]
+    LinkLocal,
+    #[error("an address of carrier-grade NAT")]
+    CarrierNat,
+    #[error("a unique-local address")]
+    UniqueLocal,
+    #[error("the unspecified address")]
+    Unspecified,
+    #[error("an address for benchmarks")]
+    Benchmark,
+    #[error("an address for documentation")]
+    Documentation,
+    #[error("a multicast address")]
+    Multicast,
+    #[error("the broadcast address")]
+    Broadcast,
+    #[error("a reserved address")]
+    Reserved,
+    #[error("denied by the server's configuration")]
+    Denied,
+}
+
+impl Refusal {
+    /// Whether `allow_private` lifts it. The others cannot be a host, or were denied by name.
+    pub fn is_private(self) -> bool {
+        !matches!(self, Self::Multicast | Self::Broadcast | Self::Reserved | Self::Denied)
+    }
+}
+
+impl Guard {
+    /// Judges an address by itself.
+    pub fn judge(&self, ip: IpAddr) -> Result<(), Refusal> {
+        self.judge_as(None, ip)
+    }
+
+    /// Judges an address that `name` resolved to.
+    pub fn judge_as(&self, name: Option<&str>, ip: IpAddr) -> Result<(), Refusal> {
+        let within = |networks: &[IpNet], ip: IpAddr| networks.iter().any(|network| network.contains(&ip));
+        let inner = embedded(ip);
+        let mut every = std::iter::once(ip).chain(inner.into_iter().flatten());
+        if every.any(|ip| within(&self.deny_networks, ip)) {
+            return Err(Refusal::Denied);
+        }
+        if within(&self.allow_networks, ip) || name.is_some_and(|name| matches(&self.allow_hosts, name)) {
+            return Ok(());
+        }
+        let mut inner = inner.into_iter().flatten().peekable();
+        if inner.peek().is_none() {
+            return self.lift(kind(ip));
+        }
+        // The outer form is only a wrapping: what counts is where the packets end.
+        for ip in inner {
+            if !within(&self.allow_networks, ip) {
+                self.lift(kind(ip))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges a host name before it is resolved.
+    pub fn judge_name(&self, name: &str) -> Result<(), Refusal> {
+        if matches(&self.deny_hosts, name) { Err(Refusal::Denied) } else { Ok(()) }
+    }
+
+    fn lift(&self, refusal: Option<Refusal>) -> Result<(), Refusal> {
+        match refusal {
+            Some(refusal) if !(self.allow_private && refusal.is_private()) => Err(refusal),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn matches(patterns: &[String], name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    patterns.iter().any(|pattern| match pattern.strip_prefix('*') {
+        // `*.example.com`: the dot stays in the suffix, so that `badexample.com` is another name.
+        Some(suffix) => {
+            let at = name.len().saturating_sub(suffix.len());
+            name.len() > suffix.len() && name.get(at..).is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+        }
+        None => pattern.strip_suffix('.').unwrap_or(pattern).eq_ignore_ascii_case(name),
+    })
+}
+
+/// The IPv4 addresses that an IPv6 address stands for, if it is a wrapping of some.
+fn embedded(ip: IpAddr) -> [Option<IpAddr>; 2] {
+    let IpAddr::V6(v6) = ip else { return [None, None] };
+    let octets = v6.octets();
+    let at = |start: usize| {
+        let mut v4 = [0; 4];
+        v4.copy_from_slice(&octets[start..start + 4]);
+        Some(IpAddr::V4(v4.into()))
+    };
+    let flipped = || {
+        let bits = u32::from_be_bytes([octets[12], octets[13], octets[14], octets[15]]);
+        Some(IpAddr::V4(Ipv4Addr::from(!bits)))
+    };
+    match v6.segments() {
+        // `::` and `::1` are addresses of their own.
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => [None, None],
+        // Compatible (::/96), mapped (::ffff:0:0/96), translated (::ffff:0:0:0/96), NAT64 (64:ff9b::/96).
+        [0, 0, 0, 0, 0, 0 | 0xffff, _, _] | [0, 0, 0, 0, 0xffff, 0, _, _] | [0x64, 0xff9b, 0, 0, 0, 0, _, _] => {
+            [at(12), None]
+        }
+        // 6to4.
+        [0x2002, ..] => [at(2), None],
+        // Teredo: the server, and the client with its bits flipped.
+        [0x2001, 0, ..] => [at(4), flipped()],
+        _ => [None, None],
+    }
+}
+
+fn kind(ip: IpAddr) -> Option<Refusal> {
+    match ip {
+        IpAddr::V4(v4) => kind_v4(v4),
+        IpAddr::V6(v6) => kind_v6(v6),
+    }
+}
+
+/// After the IANA registry of special-purpose IPv4 addresses.
+fn kind_v4(ip: Ipv4Addr) -> Option<Refusal> {
+    match ip.octets() {
+        [0, 0, 0, 0] => Some(Refusal::Unspecified),
+        [127, ..] => Some(Refusal::Loopback),
+        [10, ..] | [172, 16..=31, ..] | [192, 168, ..] => Some(Refusal::Private),
+        [169, 254, ..] => Some(Refusal::LinkLocal),
+        [100, 64..=127, ..] => Some(Refusal::CarrierNat),
+        [198, 18 | 19, ..] => Some(Refusal::Benchmark),
+        [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] => Some(Refusal::Documentation),
+        [224..=239, ..] => Some(Refusal::Multicast),
+        [255, 255, 255, 255] => Some(Refusal::Broadcast),
+        [0 | 240..=255, ..] | [192, 0, 0, _] | [192, 88, 99, _] => Some(Refusal::Reserved),
+        _ => None,
+    }
+}
+
+/// After the IANA registry of special-purpose IPv6 addresses. Only `2000::/3` is given out as global unicast, so all
+/// that is neither in there nor named here is refused as well.
+fn kind_v6(ip: Ipv6Addr) -> Option<Refusal> {
+    match ip.segments() {
+        [0, 0, 0, 0, 0, 0, 0, 0] => Some(Refusal::Unspecified),
+        [0, 0, 0, 0, 0, 0, 0, 1] => Some(Refusal::Loopback),
+        [0xfc00..=0xfdff, ..] => Some(Refusal::UniqueLocal),
+        [0xfe80..=0xfebf, ..] => Some(Refusal::LinkLocal),
+        // Site-local, and the NAT64 prefix for use inside one network (RFC 8215): what is behind it is not known.
+        [0xfec0..=0xfeff, ..] | [0x64, 0xff9b, 1, ..] => Some(Refusal::Private),
+        [0xff00..=0xffff, ..] => Some(Refusal::Multicast),
+        [0x2001, 2, 0, ..] => Some(Refusal::Benchmark),
+        [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => Some(Refusal::Documentation),
+        // Protocol assignments: ORCHID, DS-Lite and others that are no place to fetch from.
+        [0x2001, 3..=0x1ff, ..] => Some(Refusal::Reserved),
+        [0x2000..=0x3fff, ..] => None,
+        _ => Some(Refusal::Reserved),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn every_kind_of_address_by_default_and_with_private_networks() {
+        let open = Guard { allow_private: true, ..Guard::default() };
+        let table: String = [
+            "0.0.0.0",
+            "0.1.2.3",
+            "8.8.8.8",
+            "10.0.0.1",
+            "100.63.255.255",
+            "100.64.0.1",
+            "127.0.0.1",
+            "127.255.0.9",
+            "169.254.169.254",
+            "172.15.0.1",
+            "172.31.255.255",
+            "192.0.0.170",
+            "192.0.2.1",
+            "192.88.99.1",
+            "192.168.1.1",
+            "198.19.0.1",
+            "198.51.100.7",
+            "203.0.113.9",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::7f00:1",
+            "::ffff:127.0.0.1",
+            "::ffff:8.8.8.8",
+            "::ffff:0:10.0.0.1",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b::808:808",
+            "64:ff9b:1::808:808",
+            "100::1",
+            "2001:0:808:808::f5ff:fffe",
+            "2001:0:808:808::f7f7:f7f7",
+            "2001:2::1",
+            "2001:10::1",
+            "2001:db8::1",
+            "2002:7f00:1::",
+            "2002:808:808::",
+            "2606:4700::1111",
+            "3fff::1",
+            "4000::1",
+            "fc00::1",
+            "fd12:3456::1",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+        ]
+        .into_iter()
+        .map(|text| {
+            let say = |guard: &Guard| guard.judge(ip(text)).map_or_else(|refusal| refusal.to_string(), |()| "-".into());
+            format!("{text}: {} | {}\n", say(&Guard::default()), say(&open))
+        })
+        .collect();
+        insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn denial_is_stronger_than_allowance_and_sees_through_wrappings() {
+        let guard = Guard {
+            allow_networks: vec!["10.1.0.0/16".parse().unwrap()],
+            deny_networks: vec!["10.1.9.0/24".parse().unwrap(), "8.8.8.0/24".parse().unwrap()],
+            allow_hosts: vec!["*.corp.example".into(), "files".into()],
+            deny_hosts: vec!["bad.example".into()],
+            ..Guard::default()
+        };
+        assert_eq!(guard.judge(ip("10.1.2.3")), Ok(()));
+        assert_eq!(guard.judge(ip("::ffff:10.1.2.3")), Ok(()));
+        assert_eq!(guard.judge(ip("10.2.2.3")), Err(Refusal::Private));
+        assert_eq!(guard.judge(ip("10.1.9.3")), Err(Refusal::Denied));
+        assert_eq!(guard.judge(ip("64:ff9b::8.8.8.8")), Err(Refusal::Denied));
+        assert_eq!(guard.judge_as(Some("a.corp.example"), ip("127.0.0.1")), Ok(()));
+        assert_eq!(guard.judge_as(Some("FILES."), ip("127.0.0.1")), Ok(()));
+        assert_eq!(guard.judge_as(Some("corp.example"), ip("127.0.0.1")), Err(Refusal::Loopback));
+        assert_eq!(guard.judge_as(Some("xcorp.example"), ip("127.0.0.1")), Err(Refusal::Loopback));
+        assert_eq!(guard.judge_as(Some("files"), ip("8.8.8.8")), Err(Refusal::Denied));
+        assert_eq!(guard.judge_name("bad.example."), Err(Refusal::Denied));
+    }
+
+    proptest! {
+        #[test]
+        fn a_wrapping_is_judged_as_what_it_wraps(bits: u32) {
+            let guard = Guard::default();
+            let v4 = Ipv4Addr::from(bits);
+            let [a, b, c, d] = v4.octets().map(u16::from);
+            let (high, low) = (a << 8 | b, c << 8 | d);
+            let plain = guard.judge(v4.into()).is_ok();
+            for wrapping in [
+                v4.to_ipv6_mapped(),
+                Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low),
+                Ipv6Addr::new(0x2002, high, low, 0, 0, 0, 0, 1),
+                Ipv6Addr::new(0x2001, 0, 0x808, 0x808, 0, 0, !high, !low),
+            ] {
+                prop_assert_eq!(guard.judge(wrapping.into()).is_ok(), plain, "{}", wrapping);
+            }
+        }
+
+        #[test]
+        fn only_global_unicast_passes(bits: u128) {
+            let ip = Ipv6Addr::from(bits);
+            if Guard::default().judge(ip.into()).is_ok() && embedded(ip.into())[0].is_none() {
+                prop_assert!((0x2000..=0x3fff).contains(&ip.segments()[0]));
+            }
+        }
+    }
+}

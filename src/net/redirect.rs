@@ -1,0 +1,169 @@
+//! Where a redirect leads, and what may go along. Pure.
+
+use http::{Method, StatusCode};
+use url::Url;
+
+use crate::model::failure::{Failure, FailureReason};
+use crate::model::secret::redacted;
+
+/// The next request of a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// Where to.
+    pub url: Url,
+    /// As RFC 9110 rewrites it.
+    pub method: Method,
+    /// Whether the body goes again; when not, neither do the headers that describe it.
+    pub keeps_body: bool,
+    /// Whether it is another scheme, host or port, which must not see the credentials.
+    pub leaves_origin: bool,
+}
+
+/// What has been asked for so far in this chain.
+#[derive(Debug)]
+pub struct Trail<'a> {
+    /// The URL that answered.
+    pub from: &'a Url,
+    /// The method that was used.
+    pub method: &'a Method,
+    /// Redirects followed already.
+    pub followed: u32,
+    /// How many may be.
+    pub limit: u32,
+    /// URLs asked for since cookies last changed, `from` included: meeting one again would go on for ever.
+    pub seen: &'a [Url],
+}
+
+/// Decides about an answer: `None` when it is none that redirects, so the caller gets it.
+pub fn decide(status: StatusCode, location: Option<&[u8]>, trail: &Trail<'_>) -> Result<Option<Hop>, Failure> {
+    let (true, Some(location)) = (matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308), location) else {
+        return Ok(None);
+    };
+    let from = redacted(trail.from);
+    let fail = |reason, message| Failure { http_status: status.as_u16(), ..Failure::fatal(reason, message) };
+    // Raw bytes beyond ASCII are taken for UTF-8, as browsers do.
+    let mut url = trail
+        .from
+        .join(String::from_utf8_lossy(location).trim())
+        .map_err(|_| fail(FailureReason::Protocol, format!("`{from}` redirects to something that is no URL")))?;
+    if url.fragment().is_none() {
+        url.set_fragment(trail.from.fragment());
+    }
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        let scheme = url.scheme();
+        let message = format!("`{from}` redirects to a `{scheme}` URL; haul follows http and https only");
+        return Err(fail(FailureReason::ForbiddenAddress, message));
+    }
+    if trail.from.scheme() == "https" && url.scheme() == "http" {
+        let message =
+            format!("`{from}` redirects from https to http at `{}`, which haul does not follow", redacted(&url));
+        return Err(fail(FailureReason::Protocol, message));
+    }
+    if trail.followed >= trail.limit {
+        let message = format!("more than {} redirects, the last one at `{from}` (`http.max_redirects`)", trail.limit);
+        return Err(fail(FailureReason::TooManyRedirects, message));
+    }
+    let (method, keeps_body) = rewrite(status, trail.method);
+    if method == *trail.method && trail.seen.contains(&url) {
+        let message = format!("the redirects go round in a circle, from `{from}` back to `{}`", redacted(&url));
+        return Err(fail(FailureReason::TooManyRedirects, message));
+    }
+    let leaves_origin = url.origin() != trail.from.origin();
+    Ok(Some(Hop { url, method, keeps_body, leaves_origin }))
+}
+
+/// RFC 9110, sections 15.4.2 to 15.4.9, and what every client does with a POST.
+fn rewrite(status: StatusCode, method: &Method) -> (Method, bool) {
+    match status.as_u16() {
+        303 if *method != Method::HEAD && *method != Method::GET => (Method::GET, false),
+        301 | 302 if *method == Method::POST => (Method::GET, false),
+        _ => (method.clone(), true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).unwrap()
+    }
+
+    fn follow(status: u16, method: &Method, from: &str, location: &str) -> Result<Option<Hop>, Failure> {
+        let from = url(from);
+        let trail = Trail { from: &from, method, followed: 0, limit: 10, seen: std::slice::from_ref(&from) };
+        decide(StatusCode::from_u16(status).unwrap(), Some(location.as_bytes()), &trail)
+    }
+
+    #[test]
+    fn the_method_by_status() {
+        let mut table = String::new();
+        for status in [200, 300, 301, 302, 303, 304, 307, 308] {
+            for method in [Method::GET, Method::HEAD, Method::POST, Method::PUT] {
+                let end = match follow(status, &method, "http://a/", "/b").unwrap() {
+                    Some(hop) => {
+                        format!("{} {}", hop.method, if hop.keeps_body { "with body" } else { "without body" })
+                    }
+                    None => "not followed".into(),
+                };
+                table += &format!("{status} {method}: {end}\n");
+            }
+        }
+        insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn where_it_leads_and_where_not() {
+        let lead = |from: &str, location: &str| match follow(302, &Method::GET, from, location) {
+            Ok(Some(hop)) => {
+                format!("{} {}", hop.url, if hop.leaves_origin { "another origin" } else { "same origin" })
+            }
+            Ok(None) => "not followed".into(),
+            Err(failure) => format!("{:?}: {failure}", failure.reason),
+        };
+        let table: String = [
+            ("http://a/x/y?q", "z"),
+            ("http://a/x#part", "/z"),
+            ("http://a/", "//b/z"),
+            ("http://a:80/", "http://a/z"),
+            ("http://a/", "http://a:81/"),
+            ("http://a/", "https://a/"),
+            ("https://a/", "http://a/"),
+            ("http://me:pw@a/", "ftp://b/"),
+            ("http://a/", "file:///etc/passwd"),
+            ("http://a/", "http://"),
+            ("http://a/", ""),
+            ("http://a/", "/é x"),
+        ]
+        .into_iter()
+        .map(|(from, location)| format!("{from} + {location} = {}\n", lead(from, location)))
+        .collect();
+        insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn the_limit_counts() {
+        let (from, method) = (url("http://a/"), Method::GET);
+        let reason = |followed, limit| {
+            let trail = Trail { from: &from, method: &method, followed, limit, seen: &[] };
+            decide(StatusCode::FOUND, Some(b"/b"), &trail).map_err(|failure| failure.reason).map(|hop| hop.is_some())
+        };
+        assert_eq!(reason(0, 0), Err(FailureReason::TooManyRedirects));
+        assert_eq!(reason(9, 10), Ok(true));
+        assert_eq!(reason(10, 10), Err(FailureReason::TooManyRedirects));
+    }
+
+    proptest! {
+        #[test]
+        fn follows_to_the_web_only_and_never_panics(location in ".*|(http|https|ftp|//|:|a|/|@){0,8}", https: bool) {
+            let from = if https { "https://a.example/x" } else { "http://a.example/x" };
+            if let Ok(Some(hop)) = follow(307, &Method::POST, from, &location) {
+                prop_assert!(matches!(hop.url.scheme(), "http" | "https"));
+                prop_assert!(!https || hop.url.scheme() == "https");
+                prop_assert_eq!(hop.leaves_origin, hop.url.origin() != url(from).origin());
+            }
+        }
+    }
+}

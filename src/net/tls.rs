@@ -1,0 +1,272 @@
+//! TLS: which roots, which identity, and what a person is told when a handshake fails.
+//!
+//! One configuration per set of options, kept by its identity, so that sessions are resumed from connection to
+//! connection.
+
+use std::error::Error as StdError;
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use url::Host;
+
+use crate::model::failure::{Failure, FailureReason};
+use crate::model::spec::HttpOptions;
+
+/// The system's roots, read once: some hundred certificates cost milliseconds.
+static SYSTEM_ROOTS: OnceLock<RootCertStore> = OnceLock::new();
+
+fn system_roots() -> &'static RootCertStore {
+    SYSTEM_ROOTS.get_or_init(|| {
+        let mut roots = RootCertStore::empty();
+        // What cannot be read is left out: a server whose root is missing is then reported as of an unknown issuer.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        roots
+    })
+}
+
+/// The configuration that these options ask for.
+pub(super) fn config(options: &HttpOptions) -> Result<Arc<ClientConfig>, Failure> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| bad_option(&error.to_string()))?;
+    let builder = if options.insecure_skip_verify == Some(true) {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
+    } else {
+        builder.with_root_certificates(roots(options)?)
+    };
+    let mut config = match (&options.client_certificate_pem, &options.client_key_pem) {
+        (Some(chain), Some(key)) => {
+            let chain = certificates(chain, "client_certificate_pem")?;
+            let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes())
+                .map_err(|_| bad_option("`client_key_pem` holds no private key"))?;
+            builder
+                .with_client_auth_cert(chain, key)
+                .map_err(|error| bad_option(&format!("the client certificate and its key do not work: {error}")))?
+        }
+        (None, None) => builder.with_no_client_auth(),
+        _ => return Err(bad_option("`client_certificate_pem` and `client_key_pem` go together")),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn roots(options: &HttpOptions) -> Result<RootCertStore, Failure> {
+    let mut roots = system_roots().clone();
+    if let Some(pem) = &options.ca_pem {
+        for certificate in certificates(pem, "ca_pem")? {
+            roots
+                .add(certificate)
+                .map_err(|error| bad_option(&format!("`ca_pem` holds a bad certificate: {error}")))?;
+        }
+    }
+    Ok(roots)
+}
+
+fn certificates(pem: &str, option: &str) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    let found = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+    found.ok().filter(|found| !found.is_empty()).ok_or_else(|| bad_option(&format!("`{option}` holds no certificate")))
+}
+
+fn bad_option(message: &str) -> Failure {
+    Failure::fatal(FailureReason::Tls, message)
+}
+
+/// Shakes hands over a connected socket.
+pub(super) async fn handshake(
+    config: Arc<ClientConfig>,
+    stream: TcpStream,
+    host: &Host<String>,
+) -> Result<TlsStream<TcpStream>, Failure> {
+    let name = match host {
+        Host::Ipv4(ip) => ServerName::from(std::net::IpAddr::V4(*ip)),
+        Host::Ipv6(ip) => ServerName::from(std::net::IpAddr::V6(*ip)),
+        Host::Domain(name) => ServerName::try_from(name.clone())
+            .map_err(|_| Failure::fatal(FailureReason::Tls, format!("`{name}` is no name that TLS can check")))?,
+    };
+    // rustls's state is large, and rarely moved once it is behind a pointer.
+    Box::pin(TlsConnector::from(config).connect(name, stream)).await.map_err(|error| failed(&host.to_string(), &error))
+}
+
+/// The failure of a handshake with `host`.
+fn failed(host: &str, error: &io::Error) -> Failure {
+    match inner(error) {
+        Some(tls) => explain(host, tls),
+        None => Failure::retryable(
+            FailureReason::Tls,
+            format!("the TLS handshake with `{host}` was cut off ({error}); does it speak TLS on this port"),
+        ),
+    }
+}
+
+/// The TLS error inside another, if there is one.
+pub(super) fn inner<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(tls) = error.downcast_ref::<Error>() {
+            return Some(tls);
+        }
+        // What an I/O error was made from is not its source but itself.
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+/// What went wrong with `host`, for a person. A certificate does not mend by trying again; a broken handshake may.
+pub(super) fn explain(host: &str, error: &Error) -> Failure {
+    let fatal = |message: String| Failure::fatal(FailureReason::Tls, message);
+    match error {
+        Error::InvalidCertificate(error) => fatal(bad_certificate(host, error)),
+        Error::AlertReceived(alert) => refused(host, *alert),
+        Error::PeerIncompatible(why) => {
+            fatal(format!("`{host}` and haul have no TLS version or cipher in common ({why:?})"))
+        }
+        Error::InvalidMessage(_) => {
+            fatal(format!("`{host}` answers on this port, but not with TLS; use `http://` or the port of its TLS"))
+        }
+        other => Failure::retryable(FailureReason::Tls, format!("the TLS handshake with `{host}` failed: {other}")),
+    }
+}
+
+fn bad_certificate(host: &str, error: &CertificateError) -> String {
+    match error {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            format!("the certificate of `{host}` has expired; its operator has to renew it")
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            format!("the certificate of `{host}` is not valid yet; is the clock of this machine right")
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            format!("the certificate of `{host}` is for another host name; check the URL")
+        }
+        CertificateError::UnknownIssuer => format!(
+            "the certificate of `{host}` is from an authority that this machine does not know; if you trust it, put its \
+             certificate into `ca_pem`"
+        ),
+        CertificateError::Revoked => format!("the certificate of `{host}` has been revoked"),
+        other => format!("the certificate of `{host}` is not valid ({other})"),
+    }
+}
+
+fn refused(host: &str, alert: AlertDescription) -> Failure {
+    let message = match alert {
+        AlertDescription::CertificateRequired => {
+            format!("`{host}` requires a client certificate; set `client_certificate_pem` and `client_key_pem`")
+        }
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnknownCA
+        | AlertDescription::AccessDenied
+        | AlertDescription::DecryptError => {
+            format!("`{host}` does not accept the client certificate ({alert:?})")
+        }
+        AlertDescription::ProtocolVersion => {
+            format!("`{host}` speaks only versions of TLS that are too old or too new for haul (1.2 and 1.3)")
+        }
+        AlertDescription::HandshakeFailure => format!(
+            "`{host}` ended the TLS handshake: it may want a client certificate, or has no cipher in common with haul"
+        ),
+        AlertDescription::UnrecognisedName => format!("`{host}` does not serve this name over TLS; check the URL"),
+        other => {
+            return Failure::retryable(FailureReason::Tls, format!("`{host}` ended the TLS connection ({other:?})"));
+        }
+    };
+    Failure::fatal(FailureReason::Tls, message)
+}
+
+/// The verifier of `insecure_skip_verify`. Signatures are still checked, so the peer has the key of whatever
+/// certificate it shows.
+#[derive(Debug)]
+struct AcceptAny(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::secret::Secret;
+
+    #[test]
+    fn bad_options_say_which() {
+        let pem = |set: &dyn Fn(&mut HttpOptions)| {
+            let mut options = HttpOptions::default();
+            set(&mut options);
+            config(&options).unwrap_err().message
+        };
+        assert_eq!(pem(&|o| o.ca_pem = Some("nothing".into())), "`ca_pem` holds no certificate");
+        let alone = pem(&|o| o.client_key_pem = Some(Secret::new("k")));
+        assert_eq!(alone, "`client_certificate_pem` and `client_key_pem` go together");
+    }
+
+    #[test]
+    fn the_messages() {
+        let errors = [
+            Error::InvalidCertificate(CertificateError::Expired),
+            Error::InvalidCertificate(CertificateError::NotValidYet),
+            Error::InvalidCertificate(CertificateError::NotValidForName),
+            Error::InvalidCertificate(CertificateError::UnknownIssuer),
+            Error::InvalidCertificate(CertificateError::BadSignature),
+            Error::AlertReceived(AlertDescription::CertificateRequired),
+            Error::AlertReceived(AlertDescription::UnknownCA),
+            Error::AlertReceived(AlertDescription::ProtocolVersion),
+            Error::AlertReceived(AlertDescription::HandshakeFailure),
+            Error::AlertReceived(AlertDescription::InternalError),
+            Error::HandshakeNotComplete,
+        ];
+        let said: String = errors
+            .iter()
+            .map(|error| explain("a.example", error))
+            .map(|failure| format!("{} (retryable: {})\n", failure.message, failure.retryable))
+            .collect();
+        insta::assert_snapshot!(said);
+    }
+}
