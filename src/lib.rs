@@ -7,6 +7,8 @@
 //!
 //! `docs/ARCHITECTURE.md` has the map, the invariants and three walkthroughs; `tests/tidy.rs` holds who may import whom.
 
+pub mod download;
+pub mod files;
 pub mod model;
 pub mod pb;
 

@@ -1,0 +1,38 @@
+//! I/O errors as failures, and work for the blocking pool.
+
+use std::io;
+
+use crate::model::failure::{Failure, FailureReason};
+
+/// The failure of doing `action` (`write`, `sync`, …) to `path`.
+pub(super) fn failure(action: &str, path: &str, error: &io::Error) -> Failure {
+    use io::ErrorKind as Kind;
+    let message = format!("could not {action} `{path}`: {error}");
+    match error.kind() {
+        Kind::StorageFull | Kind::QuotaExceeded => Failure::retryable(FailureReason::DiskFull, message),
+        _ if is_escape(error) => Failure::fatal(
+            FailureReason::ForbiddenPath,
+            format!("`{path}` leads out of the download root or over a symbolic link; choose another path"),
+        ),
+        Kind::PermissionDenied | Kind::ReadOnlyFilesystem | Kind::NotADirectory | Kind::IsADirectory | Kind::FileTooLarge => {
+            Failure::fatal(FailureReason::Io, message)
+        }
+        _ => Failure::retryable(FailureReason::Io, message),
+    }
+}
+
+/// cap-std refuses a path that leaves its directory with an error that never came from the kernel; `O_NOFOLLOW` answers
+/// a symbolic link with `ELOOP`.
+fn is_escape(error: &io::Error) -> bool {
+    let refused = error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none();
+    refused || error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
+}
+
+/// Does on the blocking pool what waits for the device.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(Failure::retryable(FailureReason::Internal, format!("a file operation was cut short: {error}")))
+    })
+}

@@ -1,0 +1,123 @@
+//! One directory inside the download root, and what is done to single names in it.
+//!
+//! A name here is one path component and is never followed when it is a symbolic link, so that nothing in this file can
+//! reach another directory.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use cap_std::fs::Dir;
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+
+use crate::files::error::failure;
+use crate::model::failure::Failure;
+
+/// A directory handle with its path relative to the download root, for messages and results.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    dir: Arc<Dir>,
+    path: Arc<str>,
+}
+
+impl Folder {
+    pub(super) fn new(dir: Dir, path: &str) -> Folder {
+        Folder { dir: Arc::new(dir), path: path.into() }
+    }
+
+    /// Its path relative to the root; empty: the root itself.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The path of a name in it, relative to the root.
+    pub fn path_of(&self, name: &str) -> String {
+        join(&self.path, name)
+    }
+
+    /// Whether something has this name, whatever it is.
+    pub fn has(&self, name: &str) -> Result<bool, Failure> {
+        match rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(rustix::io::Errno::NOENT) => Ok(false),
+            Err(error) => Err(failure("look at", &self.path_of(name), &error.into())),
+        }
+    }
+
+    /// Opens a regular file for reading; `None` when there is nothing, or something else, of this name.
+    pub fn open(&self, name: &str) -> Result<Option<File>, Failure> {
+        // Without O_NONBLOCK the opening of a pipe would wait for its writer.
+        match self.open_with(name, OFlags::RDONLY | OFlags::NONBLOCK) {
+            Ok(file) => Ok(file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)),
+            Err(error) if is_no_file(&error) => Ok(None),
+            Err(error) => Err(failure("open", &self.path_of(name), &error)),
+        }
+    }
+
+    pub(super) fn open_with(&self, name: &str, flags: OFlags) -> io::Result<File> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(&self.dir, name, flags, Mode::from_raw_mode(0o666))?))
+    }
+
+    pub(super) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.dir, from, &self.dir, to)?)
+    }
+
+    /// Renames unless the new name is taken, which is `AlreadyExists`; atomic either way.
+    pub(super) fn rename_to_free(&self, from: &str, to: &str) -> io::Result<()> {
+        use rustix::io::Errno;
+        match rustix::fs::renameat_with(&self.dir, from, &self.dir, to, RenameFlags::NOREPLACE) {
+            // File systems without that flag have hard links, or they refuse here too.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                rustix::fs::linkat(&self.dir, from, &self.dir, to, AtFlags::empty())?;
+                Ok(rustix::fs::unlinkat(&self.dir, from, AtFlags::empty())?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Removes a name; one that is not there is fine.
+    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()) {
+            Err(rustix::io::Errno::NOENT) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Makes what was done to its names durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(&self.dir)?)
+    }
+
+    pub(super) fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    pub(super) fn device(&self) -> io::Result<u64> {
+        Ok(rustix::fs::fstat(self.dir.as_fd())?.st_dev)
+    }
+
+    /// Bytes that an ordinary user may still take on its file system.
+    pub(super) fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(self.dir.as_fd())?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+/// Joins two relative paths, either of which may be empty.
+pub fn join(directory: &str, path: &str) -> String {
+    match (directory.is_empty(), path.is_empty()) {
+        (true, _) => path.to_owned(),
+        (_, true) => directory.to_owned(),
+        _ => format!("{directory}/{path}"),
+    }
+}
+
+/// Nothing there, or a link, or a socket: no file of ours in any case.
+fn is_no_file(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::NOENT, Errno::LOOP, Errno::NXIO, Errno::ISDIR]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}

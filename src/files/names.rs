@@ -1,0 +1,200 @@
+//! Names of files, as decisions over text: which are allowed, what an origin's suggestion becomes, and what comes next
+//! when a name is taken. Nothing here touches the disk.
+
+use crate::model::failure::{Failure, FailureReason};
+
+/// The longest name that common file systems take, in bytes.
+pub const NAME_BYTES_MAX: usize = 255;
+/// The longest path that is accepted, in bytes; Linux takes 4096 with the root in front of it.
+pub const PATH_BYTES_MAX: usize = 2048;
+/// What names of our own begin with: part files and what belongs to them.
+pub const OWN_PREFIX: &str = ".haul-";
+/// What a file is called when neither the origin nor the URL has a name for it.
+pub const FALLBACK: &str = "download";
+
+/// Room that a derived name leaves for the ` (12345)` of a renamed one.
+const RENAME_ROOM: usize = 15;
+
+/// Device names of Windows, which shared and synced directories cannot hold; with any extension too.
+const DEVICES: [&str; 4] = ["con", "prn", "aux", "nul"];
+
+/// Splits a path that a client gave into its directory (empty: none) and its name.
+///
+/// Refuses with `FORBIDDEN_PATH` what is absolute, climbs, is empty in part, holds control characters, is too long, or
+/// is a reserved name.
+pub fn split(path: &str) -> Result<(&str, &str), Failure> {
+    check(path)?;
+    Ok(path.rsplit_once('/').unwrap_or(("", path)))
+}
+
+/// Refuses a relative path that must not be used; see [`split`].
+pub fn check(path: &str) -> Result<(), Failure> {
+    let refuse = |why: &str| {
+        let shown: String = path.chars().take(80).flat_map(char::escape_debug).collect();
+        Err(Failure::fatal(FailureReason::ForbiddenPath, format!("the path `{shown}` {why}; choose another path")))
+    };
+    if path.len() > PATH_BYTES_MAX {
+        return refuse("is longer than 2048 bytes");
+    }
+    if path.starts_with('/') {
+        return refuse("is absolute, and only relative ones are taken");
+    }
+    for name in path.split('/') {
+        match name {
+            "" => return refuse("has an empty part"),
+            "." | ".." => return refuse("has a part that is `.` or `..`"),
+            _ if name.len() > NAME_BYTES_MAX => return refuse("has a part of more than 255 bytes"),
+            _ if name.chars().any(char::is_control) => return refuse("has a control character"),
+            _ if name.starts_with(OWN_PREFIX) => return refuse("begins with `.haul-`, which is for part files"),
+            _ if is_device(name) => return refuse("has a part that is a reserved device name"),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Makes a name that may be used out of what an origin or a URL suggests; `None` when nothing of it is left.
+///
+/// Only what follows the last slash or backslash counts, so a suggestion never chooses a directory.
+pub fn sanitize(suggestion: &str) -> Option<String> {
+    let last = suggestion.rsplit(['/', '\\']).next().unwrap_or_default();
+    let clean: String = last
+        .chars()
+        .filter(|char| !char.is_control())
+        .map(|char| if matches!(char, '<' | '>' | ':' | '"' | '|' | '?' | '*') { '_' } else { char })
+        .collect();
+    // A dot or space at an end hides the file, or is dropped by other systems; a leading one could also make `..`.
+    let clean = clean.trim_matches(|char: char| char.is_whitespace() || char == '.');
+    if clean.is_empty() {
+        return None;
+    }
+    let named = if is_device(clean) { format!("_{clean}") } else { clean.to_owned() };
+    Some(shorten(&named))
+}
+
+/// The name that a URL suggests: its last path segment, percent-decoded.
+pub fn from_url(url: &url::Url) -> Option<String> {
+    let last = url.path_segments()?.rev().find(|segment| !segment.is_empty())?;
+    sanitize(&percent_encoding::percent_decode_str(last).decode_utf8_lossy())
+}
+
+/// The `nth` name to try: `name.ext`, `name (1).ext`, `name (2).ext`, ….
+pub fn candidate(name: &str, nth: u32) -> String {
+    if nth == 0 {
+        return name.to_owned();
+    }
+    let (stem, extension) = split_extension(name);
+    let suffix = format!(" ({nth}){extension}");
+    format!("{}{suffix}", cut(stem, NAME_BYTES_MAX.saturating_sub(suffix.len())))
+}
+
+/// Whether `key` can be in the name of a part file.
+pub fn is_part_key(key: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    !key.is_empty() && key.len() <= 128 && key.bytes().all(plain)
+}
+
+fn is_device(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or_default().trim_end();
+    let numbered = |prefix: &str| {
+        let rest = stem.get(..3).filter(|head| head.eq_ignore_ascii_case(prefix)).and(stem.get(3..));
+        rest.is_some_and(|digit| digit.len() == 1 && digit.bytes().all(|byte| matches!(byte, b'1'..=b'9')))
+    };
+    DEVICES.iter().any(|device| stem.eq_ignore_ascii_case(device)) || numbered("com") || numbered("lpt")
+}
+
+fn shorten(name: &str) -> String {
+    let most = NAME_BYTES_MAX - RENAME_ROOM;
+    if name.len() <= most {
+        return name.to_owned();
+    }
+    let (stem, extension) = split_extension(name);
+    format!("{}{extension}", cut(stem, most - extension.len()))
+}
+
+/// The extension with its dot, `.tar.gz` and the like whole; empty for none, and for what is too long to be one.
+fn split_extension(name: &str) -> (&str, &str) {
+    let Some(dot) = name.rfind('.').filter(|dot| *dot > 0 && name.len() - dot <= 16) else {
+        return (name, "");
+    };
+    let (stem, extension) = name.split_at(dot);
+    match stem.strip_suffix(".tar") {
+        Some(inner) if !inner.is_empty() => name.split_at(inner.len()),
+        _ => (stem, extension),
+    }
+}
+
+/// The first `most` bytes of `text`, less what would split a character.
+fn cut(text: &str, most: usize) -> &str {
+    let mut end = most.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_clients_may_not_ask_for() {
+        let long_part = "x".repeat(256);
+        let long_path = "x/".repeat(1100) + "x";
+        let bad = [
+            "", "/etc/passwd", "../x", "a/../b", "a//b", "a/", ".", "a/.", "a\0b", "a\nb", ".haul-x.part", "a/.haul-b",
+            "NUL", "con.txt", "a/COM1.log", "lpt9", &long_part, &long_path,
+        ];
+        for path in bad {
+            let failure = check(path).expect_err(path);
+            assert_eq!(failure.reason, FailureReason::ForbiddenPath, "{path}");
+            assert!(!failure.retryable);
+        }
+        for path in ["a", "a/b.c", "…/ü", "com10", "console", "a\\b", "..a", " x"] {
+            check(path).expect(path);
+        }
+        assert_eq!(split("a/b/c").unwrap(), ("a/b", "c"));
+        assert_eq!(split("c").unwrap(), ("", "c"));
+    }
+
+    #[test]
+    fn what_suggestions_become() {
+        let suggestions = [
+            "report.pdf", "../../etc/passwd", "C:\\dir\\evil.exe", "a:b?.txt", " .bashrc", "..", "", "nul", "con.txt", "x\0y\r\n.z",
+            "...", "ends. ", ".haul-1.part",
+        ];
+        let table: Vec<_> = suggestions.iter().map(|text| format!("{text:?} -> {:?}", sanitize(text))).collect();
+        insta::assert_snapshot!(table.join("\n"));
+    }
+
+    #[test]
+    fn names_of_urls() {
+        let name = |url: &str| from_url(&url.parse().unwrap());
+        assert_eq!(name("http://h/a/b.iso?x=/y").as_deref(), Some("b.iso"));
+        assert_eq!(name("http://h/a/dir/").as_deref(), Some("dir"));
+        assert_eq!(name("http://h/%2e%2e%2fetc%2fpasswd").as_deref(), Some("passwd"));
+        assert_eq!(name("http://h/"), None);
+    }
+
+    #[test]
+    fn names_after_a_taken_one() {
+        assert_eq!(candidate("a.txt", 0), "a.txt");
+        assert_eq!(candidate("a.txt", 1), "a (1).txt");
+        assert_eq!(candidate("a.tar.gz", 12), "a (12).tar.gz");
+        assert_eq!(candidate("noext", 2), "noext (2)");
+        assert_eq!(candidate(&"é".repeat(127), 1).len(), 254);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_suggested_gives_a_name_that_is_allowed(text in ".{0,300}", nth in 0u32..100_000) {
+            if let Some(name) = sanitize(&text) {
+                prop_assert!(!name.contains('/'));
+                prop_assert!(check(&name).is_ok(), "{name:?}");
+                prop_assert!(check(&candidate(&name, nth)).is_ok());
+            }
+        }
+    }
+}
