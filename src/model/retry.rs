@@ -27,7 +27,7 @@ impl Default for RetryPolicy {
         RetryPolicy {
             max_attempts: 5,
             initial_backoff: Duration::from_secs(1),
-            max_backoff: Duration::from_mins(1),
+            max_backoff: Duration::from_secs(60),
             backoff_multiplier: 2.0,
             jitter: 0.5,
             retry_statuses: Vec::new(),

@@ -378,7 +378,7 @@ impl Default for Timeouts {
             response_headers: Duration::from_secs(30),
             idle: Duration::from_secs(30),
             low_speed_bytes_per_second: 1024,
-            low_speed_window: Duration::from_mins(1),
+            low_speed_window: Duration::from_secs(60),
             attempt: None,
             task: None,
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, SqliteConnection};
 
@@ -75,7 +75,7 @@ pub enum OpenError {
     #[error("the database `{}` could not be opened: {error}", path.display())]
     Sqlite { path: PathBuf, error: sqlx::Error },
     #[error("the schema of the database `{}` could not be brought up to date: {error}", path.display())]
-    Migrate { path: PathBuf, error: sqlx::migrate::MigrateError },
+    Migrate { path: PathBuf, error: MigrateError },
 }
 
 impl SqliteStore {
@@ -92,7 +92,10 @@ impl SqliteStore {
         create(dir, &path).map_err(unwritable)?;
 
         let mut conn = writer_options(&path, durability).connect().await.map_err(failed)?;
-        MIGRATIONS.run(&mut conn).await.map_err(|error| OpenError::Migrate { path: path.clone(), error })?;
+        MIGRATIONS
+            .run_direct(None, &mut conn, false)
+            .await
+            .map_err(|error| OpenError::Migrate { path: path.clone(), error })?;
         let node_id = node_id(&mut conn).await.map_err(failed)?;
         let numbers = Numbers::load(&mut conn).await.map_err(failed)?;
         let pool = SqlitePoolOptions::new()

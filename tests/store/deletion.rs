@@ -1,0 +1,127 @@
+//! Jobs that go.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use haul::model::event::EventKind;
+use haul::model::job::{Job, JobState};
+use haul::model::spec::{JobSpec, TaskSpec};
+use haul::model::time::Timestamp;
+use haul::store::{Batch, Chunk, Content, JobFilter, NewPage, NewTask};
+
+use super::support::*;
+
+/// An ended job with rows in every table.
+async fn ended<B: Backend>(rig: &mut Rig, number: u32) -> Job {
+    let mut job = job(number, 4);
+    job.spec = Arc::new(JobSpec {
+        labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+        retention: Some(Duration::from_micros(10)),
+        ..JobSpec::default()
+    });
+    job.state = JobState::Failed;
+    job.end_time = Some(Timestamp(100 + i64::from(number)));
+    let mut batch = with_job(&job, 3);
+    batch.new_jobs[0].request = Some((format!("request {number}"), [1; 32]));
+    let spec = Arc::new(TaskSpec { key: "k".into(), ..(*fetch("https://a.example/")).clone() });
+    batch.new_tasks.push(NewTask { id: task_id(number, 3), lane: 0, spec });
+    batch.new_chunks.push((job.id, "c".into(), Chunk { first: 0, count: 1, digest: [0; 32] }));
+    for page in 0..3 {
+        let content = Content::Inline(format!("{number}").into());
+        batch.pages.push(NewPage { id: task_id(number, 0), page, first_item: 0, items: 0, content, next: None });
+    }
+    rig.commit(batch).await;
+    rig.end(task_id(number, 0), failed).await;
+    rig.commit(Batch {
+        events: vec![
+            ended_event(task_id(number, 0), 1),
+            job_event(&Job { sequence: 2, ..job.clone() }, EventKind::JobEnded),
+        ],
+        ..Batch::default()
+    })
+    .await;
+    job
+}
+
+fn delete(number: u32) -> Batch {
+    Batch { deleted: vec![job_id(number)], ..Batch::default() }
+}
+
+fn purge(number: u32, rows: u32) -> Batch {
+    Batch { purges: vec![(job_id(number), rows)], ..Batch::default() }
+}
+
+pub async fn deleted_jobs_are_hidden<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    ended::<B>(&mut rig, 1).await;
+    rig.commit(delete(1)).await;
+    let (store, id) = (&rig.store, task_id(1, 0));
+    assert_eq!(store.job(job_id(1)).await.unwrap(), None);
+    assert!(store.jobs(&JobFilter::default(), 9).await.unwrap().is_empty());
+    assert_eq!(store.task(id).await.unwrap(), None);
+    assert_eq!(store.task_by_key(job_id(1), "k").await.unwrap(), None);
+    assert!(store.tasks(job_id(1), &[], 0, 9).await.unwrap().is_empty());
+    assert!(store.events(job_id(1), 0, 9).await.unwrap().is_empty());
+    assert!(store.page_heads(id, 0, 9).await.unwrap().is_empty());
+    assert_eq!(store.page_content(id, 0).await.unwrap(), None);
+    assert_eq!(store.chunk(job_id(1), "c").await.unwrap(), None);
+    assert!(store.expired_jobs(Timestamp::MAX, 9).await.unwrap().is_empty());
+    assert_eq!(store.deleted_jobs(9).await.unwrap(), [job_id(1)]);
+    assert!(store.request("request 1").await.unwrap().is_some(), "the id is used until the rows are gone");
+    let rig = rig.restart::<B>(false).await;
+    assert_eq!(rig.store.deleted_jobs(9).await.unwrap(), [job_id(1)]);
+}
+
+pub async fn purge_takes_bounded_steps<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    ended::<B>(&mut rig, 1).await;
+    rig.commit(delete(1)).await;
+    let mut steps = 0;
+    while rig.commit(purge(1, 2)).await.purged == [false] {
+        steps += 1;
+        assert_eq!(rig.store.deleted_jobs(9).await.unwrap(), [job_id(1)]);
+    }
+    // 3 pages, 2 events, 1 state, 4 tasks, 1 lane, 1 key, 1 chunk: 13 rows, 2 at a time.
+    assert_eq!(steps, 6);
+    assert!(rig.store.deleted_jobs(9).await.unwrap().is_empty());
+    assert_eq!(rig.store.request("request 1").await.unwrap(), None);
+    assert_eq!(rig.commit(purge(1, 2)).await.purged, [true], "again is fine");
+    // Everything of it is free again.
+    ended::<B>(&mut rig, 1).await;
+    assert_eq!(rig.store.page_heads(task_id(1, 0), 0, 9).await.unwrap().len(), 3);
+}
+
+pub async fn purge_of_a_kept_job_is_refused<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    let job = ended::<B>(&mut rig, 1).await;
+    rig.refuse(purge(1, 100)).await;
+    assert_eq!(rig.store.job(job.id).await.unwrap(), Some(job));
+}
+
+pub async fn expired_jobs_are_told<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    for number in [2, 1, 3] {
+        ended::<B>(&mut rig, number).await;
+    }
+    rig.job_of(4, 1).await;
+    assert_eq!(rig.store.expired_jobs(Timestamp(112), 9).await.unwrap(), [job_id(1), job_id(2)]);
+    assert_eq!(rig.store.expired_jobs(Timestamp::MAX, 1).await.unwrap(), [job_id(1)]);
+    assert!(rig.store.expired_jobs(Timestamp(110), 9).await.unwrap().is_empty());
+}
+
+pub async fn a_purge_leaves_others_alone<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    let kept = ended::<B>(&mut rig, 1).await;
+    ended::<B>(&mut rig, 2).await;
+    let same = Batch { deleted: vec![job_id(2)], purges: vec![(job_id(2), 1000)], ..Batch::default() };
+    assert_eq!(rig.commit(same).await.purged, [true]);
+    assert_eq!(
+        rig.store.jobs(&JobFilter { labels: kept.spec.labels.clone(), ..JobFilter::default() }, 9).await.unwrap(),
+        [kept]
+    );
+    assert_eq!(rig.store.tasks(job_id(1), &[], 0, 9).await.unwrap().len(), 4);
+    assert_eq!(rig.store.events(job_id(1), 0, 9).await.unwrap().len(), 2);
+    assert_eq!(rig.store.page_content(task_id(1, 0), 2).await.unwrap(), Some(Content::Inline("1".into())));
+    assert!(rig.store.task_by_key(job_id(1), "k").await.unwrap().is_some());
+}

@@ -1,0 +1,154 @@
+//! Claims, moves, due times and retries, and what guards them.
+
+use haul::model::ids::{TaskId, TaskIndex};
+use haul::model::task::{TaskEvent, TaskState};
+use haul::model::time::Timestamp;
+use haul::store::{Batch, DueTask, Retry, TaskMove, TaskRow};
+
+use super::support::*;
+
+async fn row(rig: &Rig, id: TaskId) -> TaskRow {
+    rig.store.task(id).await.unwrap().unwrap().row
+}
+
+fn retry(indexes: Option<Vec<TaskIndex>>) -> Batch {
+    Batch { retries: vec![Retry { job: job_id(1), indexes }], ..Batch::default() }
+}
+
+pub async fn a_claim_is_running<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    rig.job_of(1, 2).await;
+    let claim = claim_of(task_id(1, 1), &TaskRow::default().task, 100);
+    rig.commit(Batch { claims: vec![claim.clone()], ..Batch::default() }).await;
+    assert_eq!(row(&rig, task_id(1, 1)).await, TaskRow { task: claim.task, ..TaskRow::default() });
+    assert_eq!(row(&rig, task_id(1, 0)).await, TaskRow::default());
+}
+
+pub async fn a_move_ends_the_claim<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    rig.job_of(1, 2).await;
+    let kept = rig.end(task_id(1, 0), succeeded).await;
+    assert_eq!(kept.task.state, TaskState::Succeeded);
+    assert_eq!(row(&rig, task_id(1, 0)).await, kept);
+    // Start and end in one batch, as of something quick.
+    let claim = claim_of(task_id(1, 1), &TaskRow::default().task, 100);
+    let task = claim.task.apply(TaskEvent::Succeeded(1), Timestamp(101)).unwrap();
+    let kept = TaskRow { task, outcome: Some(fetched("x")), log: Vec::new() };
+    let moves = vec![TaskMove { id: task_id(1, 1), row: kept.clone() }];
+    rig.commit(Batch { claims: vec![claim], moves, ..Batch::default() }).await;
+    assert_eq!(row(&rig, task_id(1, 1)).await, kept);
+    assert!(rig.store.recover().await.unwrap().claims.is_empty());
+}
+
+pub async fn backing_off_and_claimed_again<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    rig.job_of(1, 1).await;
+    let before = rig.end(task_id(1, 0), backing_off(900)).await;
+    let claim = claim_of(task_id(1, 0), &before.task, 901);
+    rig.commit(Batch { claims: vec![claim.clone()], ..Batch::default() }).await;
+    let now = row(&rig, task_id(1, 0)).await;
+    assert_eq!(now.task, claim.task, "the last error included");
+    assert_eq!(now.log, before.log);
+    assert_eq!(now.task.error, Some(error("later")));
+    assert!(rig.store.due_tasks(None, 9).await.unwrap().is_empty());
+}
+
+pub async fn two_claims_are_refused<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    rig.job_of(1, 1).await;
+    let claim = claim_of(task_id(1, 0), &TaskRow::default().task, 100);
+    rig.commit(Batch { claims: vec![claim.clone()], ..Batch::default() }).await;
+    rig.refuse(Batch { claims: vec![claim], ..Batch::default() }).await;
+}
+
+pub async fn an_end_is_final<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    rig.job_of(1, 2).await;
+    let kept = rig.end(task_id(1, 0), succeeded).await;
+    let mut late = kept.clone();
+    late.task.state = TaskState::Failed;
+    late.task.fence += 1;
+    let other = TaskMove { id: task_id(1, 1), row: TaskRow { log: vec![attempt(1, None)], ..TaskRow::default() } };
+    rig.refuse(Batch { moves: vec![other, TaskMove { id: task_id(1, 0), row: late }], ..Batch::default() }).await;
+    assert_eq!(row(&rig, task_id(1, 0)).await, kept);
+    assert_eq!(row(&rig, task_id(1, 1)).await, TaskRow::default(), "all of the batch or nothing");
+}
+
+pub async fn an_older_attempt_changes_nothing<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    rig.job_of(1, 1).await;
+    rig.end(task_id(1, 0), backing_off(900)).await;
+    let kept = rig.end(task_id(1, 0), |task| TaskEvent::GivenBack(task.fence)).await;
+    let mut late = kept.clone();
+    late.task.fence -= 1;
+    rig.refuse(Batch { moves: vec![TaskMove { id: task_id(1, 0), row: late }], ..Batch::default() }).await;
+    assert_eq!(row(&rig, task_id(1, 0)).await, kept);
+}
+
+pub async fn a_move_cannot_be_running<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    rig.job_of(1, 1).await;
+    let task = claim_of(task_id(1, 0), &TaskRow::default().task, 1).task;
+    let row = TaskRow { task, ..TaskRow::default() };
+    rig.refuse(Batch { moves: vec![TaskMove { id: task_id(1, 0), row }], ..Batch::default() }).await;
+}
+
+pub async fn due_tasks_in_order<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    // The younger id is stored first: order is by id, not by insertion.
+    rig.job_of(2, 3).await;
+    rig.job_of(1, 3).await;
+    for (job, index, due) in [(2, 0, 50), (2, 2, 40), (1, 1, 50), (1, 0, 50), (2, 1, 60)] {
+        rig.end(task_id(job, index), backing_off(due)).await;
+    }
+    let due = |due, job, index| DueTask { due: Timestamp(due), id: task_id(job, index) };
+    let all = [due(40, 2, 2), due(50, 1, 0), due(50, 1, 1), due(50, 2, 0), due(60, 2, 1)];
+    assert_eq!(rig.store.due_tasks(None, 9).await.unwrap(), all);
+    for place in 0..all.len() {
+        let rest = rig.store.due_tasks(Some(all[place]), 2).await.unwrap();
+        assert_eq!(rest, all[place + 1..].iter().copied().take(2).collect::<Vec<_>>());
+    }
+    rig.end(task_id(2, 2), succeeded).await;
+    assert_eq!(rig.store.due_tasks(None, 9).await.unwrap(), all[1..]);
+}
+
+pub async fn retry_puts_back<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    rig.job_of(1, 4).await;
+    let good = rig.end(task_id(1, 0), succeeded).await;
+    let bad = rig.end(task_id(1, 1), failed).await;
+    rig.end(task_id(1, 3), |_| TaskEvent::Cancelled(error("stop"))).await;
+    rig.commit(Batch { lane_heads: vec![(job_id(1), 0, 4)], ..Batch::default() }).await;
+    rig.commit(retry(None)).await;
+    assert_eq!(row(&rig, task_id(1, 0)).await, good);
+    let back = row(&rig, task_id(1, 1)).await;
+    assert_eq!(back.task, bad.task.apply(TaskEvent::Retried, Timestamp(1)).unwrap());
+    assert_eq!((back.task.fence, back.log, back.outcome), (1, bad.log, None));
+    let waiting = rig.store.lane_page(job_id(1), 0, 0, 9).await.unwrap();
+    assert_eq!(waiting.iter().map(|task| task.index).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(rig.store.lanes(job_id(1)).await.unwrap()[0].2, 0, "a restart must find them");
+    // It goes on from there.
+    assert_eq!(rig.end(task_id(1, 1), succeeded).await.task.fence, 2);
+}
+
+pub async fn retry_of_some<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    rig.job_of(1, 4).await;
+    for index in 0..4 {
+        rig.end(task_id(1, index), failed).await;
+    }
+    rig.commit(Batch { lane_heads: vec![(job_id(1), 0, 4)], ..Batch::default() }).await;
+    rig.commit(retry(Some(vec![3, 1]))).await;
+    let states = rig.store.task_states(job_id(1), &[0, 1, 2, 3]).await.unwrap();
+    let waiting: Vec<_> = states.iter().filter(|(_, state)| *state == TaskState::Pending).map(|(i, _)| *i).collect();
+    assert_eq!(waiting, [1, 3]);
+    assert_eq!(rig.store.lanes(job_id(1)).await.unwrap()[0].2, 1);
+}
+
+pub async fn retry_of_what_has_not_failed_is_refused<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    rig.job_of(1, 2).await;
+    let kept = rig.end(task_id(1, 0), failed).await;
+    rig.refuse(retry(Some(vec![0, 1]))).await;
+    assert_eq!(row(&rig, task_id(1, 0)).await, kept);
+}

@@ -1,0 +1,177 @@
+//! What the cases share: a backend over a directory, and short ways to write a batch.
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+
+use haul::model::event::{EventHead, EventKind};
+use haul::model::failure::{FailureReason, TaskError};
+use haul::model::host::Host;
+use haul::model::ids::{JobId, TaskId, TaskIndex};
+use haul::model::job::Job;
+use haul::model::outcome::{Attempt, AttemptReport, FetchResult, Outcome};
+use haul::model::spec::{FetchSpec, JobSpec, TaskOptions, TaskSpec, Work};
+use haul::model::task::{Task, TaskEvent};
+use haul::model::time::Timestamp;
+use haul::store::sqlite::{Durability, SqliteStore};
+use haul::store::{
+    Batch, Claim, Committed, NewEvent, NewJob, NewLane, NewTask, Store, StoreError, TaskMove, TaskRow, WriteStore,
+};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// A store under test.
+pub trait Backend: Send + 'static {
+    /// Opens what is at `dir`, as a restart does.
+    fn open(dir: &Path) -> impl Future<Output = (Arc<dyn Store>, Box<dyn WriteStore>)> + Send;
+}
+
+pub struct Sqlite;
+
+impl Backend for Sqlite {
+    async fn open(dir: &Path) -> (Arc<dyn Store>, Box<dyn WriteStore>) {
+        let (store, writer) = SqliteStore::open(dir, Durability::Full).await.unwrap();
+        (store, Box::new(writer))
+    }
+}
+
+/// A store with what keeps it alive.
+pub struct Rig {
+    pub store: Arc<dyn Store>,
+    writer: Option<Box<dyn WriteStore>>,
+    dir: TempDir,
+}
+
+impl Rig {
+    pub async fn new<B: Backend>() -> Rig {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, writer) = B::open(dir.path()).await;
+        Rig { store, writer: Some(writer), dir }
+    }
+
+    pub async fn try_commit(&mut self, batch: Batch) -> Result<Committed, StoreError> {
+        self.writer.as_mut().unwrap().commit(&batch).await
+    }
+
+    pub async fn commit(&mut self, batch: Batch) -> Committed {
+        self.try_commit(batch).await.unwrap()
+    }
+
+    /// The batch is refused, and for good.
+    pub async fn refuse(&mut self, batch: Batch) {
+        let result = self.try_commit(batch).await;
+        assert!(matches!(result, Err(StoreError::Fatal(_))), "{result:?}");
+    }
+
+    /// A new process over the same data; `gently`: after a close, otherwise as after a kill.
+    pub async fn restart<B: Backend>(self, gently: bool) -> Rig {
+        let Rig { store, mut writer, dir } = self;
+        if gently {
+            writer.take().unwrap().close().await;
+        }
+        drop((store, writer));
+        let (store, writer) = B::open(dir.path()).await;
+        Rig { store, writer: Some(writer), dir }
+    }
+
+    /// A job of so many tasks in one lane, stored.
+    pub async fn job_of(&mut self, number: u32, tasks: u32) -> Job {
+        let job = job(number, tasks);
+        self.commit(with_job(&job, tasks)).await;
+        job
+    }
+
+    /// Runs a task to its end.
+    pub async fn end(&mut self, id: TaskId, end: impl FnOnce(&Task) -> TaskEvent) -> TaskRow {
+        let before = self.store.task(id).await.unwrap().unwrap().row;
+        let claim = claim_of(id, &before.task, 100);
+        self.commit(Batch { claims: vec![claim.clone()], ..Batch::default() }).await;
+        let event = end(&claim.task);
+        let outcome = matches!(event, TaskEvent::Succeeded(_)).then(|| fetched("https://a.example/x"));
+        let task = claim.task.apply(event, Timestamp(200)).unwrap();
+        let mut log = before.log;
+        log.push(attempt(claim.task.fence, task.error.clone()));
+        let row = TaskRow { task, log, outcome };
+        self.commit(Batch { moves: vec![TaskMove { id, row: row.clone() }], ..Batch::default() }).await;
+        row
+    }
+}
+
+pub fn job_id(number: u32) -> JobId {
+    JobId(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + u128::from(number)))
+}
+
+pub fn task_id(number: u32, index: TaskIndex) -> TaskId {
+    TaskId { job: job_id(number), index }
+}
+
+pub fn job(number: u32, tasks: u32) -> Job {
+    let spec = JobSpec { title: format!("job {number}"), ..JobSpec::default() };
+    Job::new(job_id(number), spec, tasks, Timestamp(i64::from(number)))
+}
+
+pub fn fetch(url: &str) -> Arc<TaskSpec> {
+    let work = Work::Fetch(FetchSpec { url: url.to_owned(), ..FetchSpec::default() });
+    Arc::new(TaskSpec { key: String::new(), work, options: TaskOptions::default() })
+}
+
+pub fn new_task(number: u32, index: TaskIndex) -> NewTask {
+    NewTask { id: task_id(number, index), lane: 0, spec: fetch(&format!("https://a.example/\"{index}\" ü")) }
+}
+
+pub fn with_job(job: &Job, tasks: u32) -> Batch {
+    let number = job.id.0.as_u128() as u32;
+    Batch {
+        new_jobs: vec![NewJob { job: job.clone(), request: None }],
+        new_lanes: vec![NewLane { job: job.id, lane: 0, host: Host::new("a.example:443") }],
+        new_tasks: (0..tasks).map(|index| new_task(number, index)).collect(),
+        ..Batch::default()
+    }
+}
+
+pub fn claim_of(id: TaskId, before: &Task, time: i64) -> Claim {
+    let task = before.apply(TaskEvent::Started, Timestamp(time)).unwrap();
+    Claim { id, task, attempt_start: Timestamp(time) }
+}
+
+pub fn error(message: &str) -> TaskError {
+    TaskError {
+        reason: FailureReason::Connect,
+        message: message.to_owned(),
+        http_status: 503,
+        retryable: true,
+        attempt: 1,
+    }
+}
+
+pub fn attempt(number: u32, error: Option<TaskError>) -> Attempt {
+    let report = AttemptReport { url: "https://a.example/'x'".into(), bytes: 7, ..AttemptReport::default() };
+    Attempt { number, start_time: Timestamp(100), end_time: Timestamp(200), report, error }
+}
+
+pub fn fetched(url: &str) -> Outcome {
+    Outcome::Fetch(FetchResult { http_status: 200, final_url: url.to_owned(), ..FetchResult::default() })
+}
+
+pub fn ended_event(id: TaskId, sequence: u64) -> NewEvent {
+    let head = EventHead { sequence, time: Timestamp(200), kind: EventKind::TaskEnded, task: Some(id.index) };
+    NewEvent { job: id.job, head, snapshot: None }
+}
+
+pub fn job_event(job: &Job, kind: EventKind) -> NewEvent {
+    let head = EventHead { sequence: job.sequence, time: job.update_time, kind, task: None };
+    NewEvent { job: job.id, head, snapshot: Some(Arc::new(job.clone())) }
+}
+
+/// The fence of the attempt, for the events that name it.
+pub fn failed(task: &Task) -> TaskEvent {
+    TaskEvent::Failed(task.fence, error("no answer"))
+}
+
+pub fn succeeded(task: &Task) -> TaskEvent {
+    TaskEvent::Succeeded(task.fence)
+}
+
+pub fn backing_off(due: i64) -> impl FnOnce(&Task) -> TaskEvent {
+    move |task| TaskEvent::BackedOff(task.fence, error("later"), Timestamp(due))
+}
