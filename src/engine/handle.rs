@@ -158,7 +158,7 @@ impl Engine {
         if counts == (0, 0) {
             return Ok(job);
         }
-        self.runner.parts.bring_back(id).await;
+        self.runner.parts.bring_back(id, &job.directory()).await;
         let lanes = self.runner.store.lanes(id).await?;
         let revival = Box::new(Revival { job: Job::clone(&job), lanes, indexes, counts });
         self.ask(|reply| Command::Retry { revival, reply }).await

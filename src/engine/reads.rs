@@ -182,9 +182,10 @@ impl Scheduler {
 
     /// Puts the part files of an ending job where nobody sees them, for a retry.
     pub(crate) fn put_parts_away(&mut self, job: JobId) {
+        let Some(directory) = self.jobs.get(&job).map(|run| run.job.directory()) else { return };
         let parts = self.runner.parts.clone();
         self.reads.spawn(async move {
-            parts.put_away(job).await;
+            parts.put_away(job, &directory).await;
             Read::PartsAway(job)
         });
     }

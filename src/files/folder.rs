@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use cap_std::fs::Dir;
@@ -83,6 +84,16 @@ impl Folder {
             Err(rustix::io::Errno::NOENT) => Ok(()),
             other => Ok(other?),
         }
+    }
+
+    /// Moves a file of it into another directory of the same file system.
+    pub(super) fn rename_out(&self, name: &str, place: &Path) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.dir, name, rustix::fs::CWD, place.join(name))?)
+    }
+
+    /// The way back.
+    pub(super) fn rename_in(&self, place: &Path, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::renameat(rustix::fs::CWD, place.join(name), &self.dir, name)?)
     }
 
     /// Makes what was done to its names durable.

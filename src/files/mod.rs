@@ -8,6 +8,7 @@
 //! It knows nothing of HTTP, jobs or retries. Appends and positioned writes go to the page cache and are done in place;
 //! what waits for the device (syncing, reading back) is done on the blocking pool.
 
+pub mod aside;
 pub mod commit;
 pub mod content;
 pub mod digest;

@@ -388,6 +388,6 @@ pub(super) fn part_name(key: &str) -> String {
     format!("{}{key}.part", names::OWN_PREFIX)
 }
 
-fn meta_name(key: &str) -> String {
+pub(super) fn meta_name(key: &str) -> String {
     format!("{}{key}.meta", names::OWN_PREFIX)
 }

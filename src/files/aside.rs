@@ -1,0 +1,83 @@
+//! Partial downloads of ended jobs: out of the download root, where only finished files belong, and kept for a retry.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::files::error::{blocking, failure};
+use crate::files::part::{meta_name, part_name};
+use crate::files::root::Root;
+use crate::model::failure::Failure;
+use crate::model::ids::JobId;
+
+/// A directory beside the database with one directory a job. When it is on another file system than the download root
+/// nothing can be kept: partial downloads of ended jobs are then removed.
+#[derive(Clone, Debug)]
+pub struct Aside {
+    root: Arc<Root>,
+    place: PathBuf,
+}
+
+impl Aside {
+    /// For the parts of `root`, in `place`, which is made when it is needed.
+    pub fn new(root: Arc<Root>, place: PathBuf) -> Aside {
+        Aside { root, place }
+    }
+
+    /// Takes the part of `key` in the directory `folder` away, and the directory too when it is empty and ours.
+    pub async fn take(&self, job: JobId, folder: String, key: String) -> Result<(), Failure> {
+        let (root, place) = (self.root.clone(), self.place.join(job.to_string()));
+        blocking(move || {
+            let Some(handle) = root.find_folder(&folder)? else { return Ok(()) };
+            for name in [part_name(&key), meta_name(&key)] {
+                if !handle.has(&name)? {
+                    continue;
+                }
+                let fail = |error: io::Error| failure("set aside", &handle.path_of(&name), &error);
+                let kept = std::fs::create_dir_all(&place).and_then(|()| handle.rename_out(&name, &place));
+                if kept.is_err() {
+                    handle.remove(&name).map_err(fail)?;
+                }
+            }
+            root.prune(&folder);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Brings back what was taken of `key`. What is not there is begun anew.
+    pub async fn bring_back(&self, job: JobId, folder: String, key: String) -> Result<(), Failure> {
+        let (root, place) = (self.root.clone(), self.place.join(job.to_string()));
+        blocking(move || {
+            for name in [part_name(&key), meta_name(&key)] {
+                if !place.join(&name).exists() {
+                    continue;
+                }
+                let handle = root.make_folder(&folder)?;
+                handle.rename_in(&place, &name).map_err(|error| failure("bring back", &handle.path_of(&name), &error))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Whether anything of a job is kept.
+    pub fn has(&self, job: JobId) -> bool {
+        self.place.join(job.to_string()).exists()
+    }
+
+    /// Removes what is kept of a job.
+    pub async fn forget(&self, job: JobId) -> Result<(), Failure> {
+        let place = self.place.join(job.to_string());
+        blocking(move || remove_all(&place)).await
+    }
+}
+
+fn remove_all(place: &Path) -> Result<(), Failure> {
+    match std::fs::remove_dir_all(place) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failure("remove", &place.display().to_string(), &error))
+        }
+        _ => Ok(()),
+    }
+}
