@@ -8,3 +8,5 @@
 pub mod object;
 pub mod origin;
 pub mod reply;
+pub mod server;
+pub mod spec;

@@ -1,0 +1,238 @@
+//! A real `haul serve` process on a free port, over a directory that survives its restarts.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use haul::pb;
+use haul::pb::admin_service_client::AdminServiceClient;
+use haul::pb::content_service_client::ContentServiceClient;
+use haul::pb::job_service_client::JobServiceClient;
+use tonic::transport::Channel;
+
+/// How long anything may take before a test says that it hangs.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Directories and flags of a server, and the process while it runs.
+pub struct Server {
+    dir: tempfile::TempDir,
+    flags: Vec<String>,
+    child: Option<Child>,
+    pub address: String,
+    pub channel: Channel,
+    log: Arc<Mutex<String>>,
+}
+
+impl Server {
+    /// A server that may reach this machine.
+    pub async fn start() -> Server {
+        Server::with(&["--allow-private-networks"]).await
+    }
+
+    /// A server with these flags beside those that place it.
+    pub async fn with(flags: &[&str]) -> Server {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = flags.iter().map(ToString::to_string).collect();
+        let channel = Channel::from_static("http://127.0.0.1:1").connect_lazy();
+        let log = Arc::default();
+        let mut server = Server { dir, flags, child: None, address: String::new(), channel, log };
+        server.launch().await;
+        server
+    }
+
+    /// Starts the process over what the last one left.
+    pub async fn launch(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        let mut child = command(self.dir.path(), &self.flags).spawn().unwrap();
+        let stderr = child.stderr.take().unwrap();
+        let log = self.log.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                log.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on ").map(str::to_owned);
+        self.address = address.unwrap_or_else(|| panic!("it said `{line}` and not where it listens; log:\n{}", self.log()));
+        self.channel = Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap();
+        self.child = Some(child);
+    }
+
+    /// Kills it as a power cut would.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub fn terminate(&mut self) -> ExitStatus {
+        let mut child = self.child.take().unwrap();
+        let done = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        assert!(done.success());
+        child.wait().unwrap()
+    }
+
+    pub async fn restart(&mut self) {
+        self.kill();
+        self.launch().await;
+    }
+
+    pub fn jobs(&self) -> JobServiceClient<Channel> {
+        JobServiceClient::new(self.channel.clone()).max_decoding_message_size(64 << 20)
+    }
+
+    pub fn contents(&self) -> ContentServiceClient<Channel> {
+        ContentServiceClient::new(self.channel.clone())
+    }
+
+    pub fn admin(&self) -> AdminServiceClient<Channel> {
+        AdminServiceClient::new(self.channel.clone())
+    }
+
+    /// Where downloads go.
+    pub fn downloads(&self) -> PathBuf {
+        self.dir.path().join("downloads")
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// What it wrote to stderr so far, over all its lives.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// Submits a job of these tasks and gives its id.
+    pub async fn submit(&self, job: pb::JobSpec) -> String {
+        let request = pb::SubmitJobRequest { job: Some(job), ..Default::default() };
+        self.jobs().submit_job(request).await.unwrap().into_inner().job.unwrap().job_id
+    }
+
+    /// Waits for the end of a job.
+    pub async fn ended(&self, job_id: &str) -> pb::Job {
+        let request = pb::WaitJobRequest { job_id: job_id.to_owned(), timeout: None };
+        let waited = tokio::time::timeout(PATIENCE, self.jobs().wait_job(request.clone())).await;
+        match waited {
+            Ok(job) => job.unwrap().into_inner().job.unwrap(),
+            Err(_) => panic!("job {job_id} does not end; {:#?}\nlog:\n{}", self.job(job_id).await, self.log()),
+        }
+    }
+
+    /// Submits a job and waits for its end.
+    pub async fn run(&self, job: pb::JobSpec) -> pb::Job {
+        let id = self.submit(job).await;
+        self.ended(&id).await
+    }
+
+    pub async fn job(&self, job_id: &str) -> pb::Job {
+        let request = pb::GetJobRequest { job_id: job_id.to_owned() };
+        self.jobs().get_job(request).await.unwrap().into_inner().job.unwrap()
+    }
+
+    /// One task with its body and its attempts.
+    pub async fn task(&self, job_id: &str, index: u32) -> pb::Task {
+        let task = Some(pb::get_task_request::Task::TaskIndex(index));
+        let request = pb::GetTaskRequest { job_id: job_id.to_owned(), task, include_body: true };
+        self.jobs().get_task(request).await.unwrap().into_inner().task.unwrap()
+    }
+
+    /// All tasks of a job.
+    pub async fn tasks(&self, job_id: &str) -> Vec<pb::Task> {
+        let mut tasks = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request =
+                pb::ListTasksRequest { job_id: job_id.to_owned(), page_size: 1000, page_token, states: Vec::new() };
+            let page = self.jobs().list_tasks(request).await.unwrap().into_inner();
+            tasks.extend(page.tasks);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return tasks;
+            }
+        }
+    }
+
+    /// The durable events of a job after a sequence, to the end of its stream.
+    pub async fn events(&self, job_id: &str, after: u64) -> Vec<pb::WatchJobResponse> {
+        let request =
+            pb::WatchJobRequest { job_id: job_id.to_owned(), after_sequence: Some(after), ..Default::default() };
+        let mut stream = self.jobs().watch_job(request).await.unwrap().into_inner();
+        let mut events = Vec::new();
+        while let Some(event) = tokio::time::timeout(PATIENCE, stream.message()).await.unwrap().unwrap() {
+            events.push(event);
+        }
+        events.into_iter().filter(is_durable).collect()
+    }
+
+    /// Every file below the download root, relative to it.
+    pub fn files(&self) -> Vec<String> {
+        let mut files = Vec::new();
+        list(&self.downloads(), &self.downloads(), &mut files);
+        files.sort();
+        files
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Runs the binary to its end with these arguments.
+pub fn haul(args: &[&str]) -> std::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_haul")).args(args).env("HAUL_LOG", "warn").output().unwrap()
+}
+
+pub fn command(dir: &Path, flags: &[String]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_haul"));
+    command
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .arg("--data-dir")
+        .arg(dir.join("data"))
+        .arg("--download-dir")
+        .arg(dir.join("downloads"))
+        .args(flags)
+        .env("HAUL_LOG", "haul=info,warn")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// What a command that must fail says.
+pub fn refusal(mut command: Command) -> (i32, String) {
+    let mut child = command.spawn().unwrap();
+    let mut text = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    (child.wait().unwrap().code().unwrap(), text)
+}
+
+pub fn is_durable(event: &pb::WatchJobResponse) -> bool {
+    use pb::watch_job_response::Event;
+    matches!(event.event, Some(Event::TaskEnded(_) | Event::JobChanged(_) | Event::JobEnded(_)))
+}
+
+fn list(root: &Path, dir: &Path, files: &mut Vec<String>) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            list(root, &path, files);
+        } else {
+            files.push(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
+        }
+    }
+}
