@@ -24,6 +24,7 @@ use crate::api::complete::CompleteErrors;
 use crate::api::content::Contents;
 use crate::api::jobs::Jobs;
 use crate::clock::Clock;
+use crate::config::LimitSettings;
 use crate::engine;
 use crate::engine::attempts::RunnerParts;
 use crate::engine::handle::Engine;
@@ -52,10 +53,8 @@ pub struct EngineSettings {
     pub data_dir: PathBuf,
     /// Where downloads go.
     pub download_dir: PathBuf,
-    /// What is set for this process. What is not set is as it was stored, else the default.
-    pub max_concurrent_tasks: Option<u32>,
-    /// As above.
-    pub max_per_host: Option<u32>,
+    /// What is said about limits; what is not said is as it was stored.
+    pub limits: LimitSettings,
     /// Which addresses may be dialled.
     pub guard: Guard,
     /// Whether finished downloads are synced.
@@ -117,9 +116,7 @@ pub async fn build(settings: &EngineSettings) -> Result<Built, ServeError> {
     let durability = if settings.scratch { sqlite::Durability::Off } else { sqlite::Durability::Full };
     let (store, writer) = SqliteStore::open(&settings.data_dir, durability).await.map_err(Box::new)?;
     let store: Arc<dyn Store> = store;
-    let mut limits = store.limits().await?.unwrap_or_default();
-    limits.max_concurrent_tasks = settings.max_concurrent_tasks.unwrap_or(limits.max_concurrent_tasks);
-    limits.max_per_host = settings.max_per_host.unwrap_or(limits.max_per_host);
+    let limits = settings.limits.over(store.limits().await?);
     let directory = |failure: crate::model::failure::Failure| ServeError::Directory(failure.message);
     let parts = RunnerParts {
         clock: Clock::System,

@@ -99,6 +99,8 @@ mod tests {
 
     use super::*;
 
+    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
     fn tokens() -> PageTokens {
         PageTokens::new("node-1")
     }
@@ -135,7 +137,6 @@ mod tests {
         #[test]
         fn a_changed_token_is_refused(index: u32, at in 0_usize..19, flip in 1_u8..64) {
             let mut token = tokens().from_task(b"", index).into_bytes();
-            const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
             let at = at % token.len();
             let old = ALPHABET.iter().position(|byte| *byte == token[at]).unwrap();
             token[at] = ALPHABET[(old + usize::from(flip)) % 64];

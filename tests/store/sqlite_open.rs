@@ -1,4 +1,4 @@
-//! What SQLite's data directory is refused for, each time without a change to the database.
+//! What the data directory of `SQLite` is refused for, each time without a change to the database.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};

@@ -1,0 +1,302 @@
+//! What `haul serve` is told: settings as they are given ([`raw`]), and as the server uses them ([`ServeConfig`]).
+//!
+//! Everything that can be wrong with a setting is found here, all of it at once, before anything is opened. This module
+//! must not know what the settings do.
+
+pub mod raw;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::config::raw::{FileDurability, ServeArgs};
+use crate::model::limits::Limits;
+
+/// Where the server listens when nothing is said: 4285 spells HAUL.
+pub const LISTEN_DEFAULT: &str = "127.0.0.1:4285";
+/// Where the database is when nothing is said.
+pub const DATA_DIR_DEFAULT: &str = "haul-data";
+/// Where downloads go when nothing is said.
+pub const DOWNLOAD_DIR_DEFAULT: &str = "downloads";
+/// How long a drain may take when nothing is said.
+pub const SHUTDOWN_GRACE_DEFAULT: Duration = Duration::from_secs(10);
+/// The longest `Retry-After` that is obeyed when nothing is said.
+pub const RETRY_AFTER_DEFAULT_MAX: Duration = Duration::from_hours(1);
+
+/// Why the settings will not do: one line for each that is wrong.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigError(pub Vec<String>);
+
+/// The settings of a server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServeConfig {
+    /// Where it listens; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Where its database is, as an absolute path.
+    pub data_dir: PathBuf,
+    /// Where downloads go, as an absolute path; never around `data_dir`.
+    pub download_dir: PathBuf,
+    /// What was said about limits.
+    pub limits: LimitSettings,
+    /// What the server may connect to.
+    pub access: Access,
+    /// How long a drain may take.
+    pub shutdown_grace: Duration,
+    /// Whether a finished download survives a power cut.
+    pub file_durability: FileDurability,
+    /// The longest `Retry-After` that is obeyed.
+    pub retry_after_max: Duration,
+}
+
+/// What the server may connect to. Deny goes before allow, allow before the rule on private networks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Access {
+    /// Whether addresses that are not public may be dialled.
+    pub allow_private_networks: bool,
+    /// Networks that may be dialled, private ones too.
+    pub allow_networks: Vec<IpNet>,
+    /// Networks that must not be dialled.
+    pub deny_networks: Vec<IpNet>,
+    /// Hosts by name that may be asked though their addresses are private. In lower case, without port.
+    pub allow_hosts: Vec<String>,
+    /// Hosts by name that must not be asked.
+    pub deny_hosts: Vec<String>,
+}
+
+/// What the settings say about limits. `UpdateLimits` changes what is stored, and that stays over a restart; the command
+/// line and the environment win over it, the file only stands in for what nobody ever set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LimitSettings {
+    /// By flag or environment.
+    pub max_concurrent_tasks: Option<u32>,
+    /// By flag or environment.
+    pub max_per_host: Option<u32>,
+    /// The defaults, with what the file says.
+    pub initial: Limits,
+}
+
+impl LimitSettings {
+    /// The limits to start with, over those that are stored.
+    pub fn over(&self, stored: Option<Limits>) -> Limits {
+        let base = stored.unwrap_or_else(|| self.initial.clone());
+        Limits {
+            max_concurrent_tasks: self.max_concurrent_tasks.unwrap_or(base.max_concurrent_tasks),
+            max_per_host: self.max_per_host.unwrap_or(base.max_per_host),
+            ..base
+        }
+    }
+}
+
+impl ServeConfig {
+    /// The settings of a command line (with its environment) over its file over the defaults.
+    pub fn load(args: &ServeArgs) -> Result<ServeConfig, ConfigError> {
+        let file = match &args.config {
+            Some(path) => raw::read_file(path).map_err(|error| ConfigError(vec![error]))?,
+            None => ServeArgs::default(),
+        };
+        Self::resolve(args, &file)
+    }
+
+    /// As [`ServeConfig::load`], with what the file says in hand.
+    pub fn resolve(args: &ServeArgs, file: &ServeArgs) -> Result<ServeConfig, ConfigError> {
+        let mut wrong = Vec::new();
+        let merged = args.over(file);
+        let limits = LimitSettings {
+            max_concurrent_tasks: args.max_concurrent_tasks,
+            max_per_host: args.max_per_host,
+            initial: initial_limits(file),
+        };
+        for (name, value) in
+            [("max_concurrent_tasks", merged.max_concurrent_tasks), ("max_per_host", merged.max_per_host)]
+        {
+            if value == Some(0) {
+                wrong.push(format!("`{name}` is 0, so nothing would ever run; set it to at least 1"));
+            }
+        }
+        let data_dir = absolute("data_dir", merged.data_dir.as_deref(), DATA_DIR_DEFAULT, &mut wrong);
+        let download_dir = absolute("download_dir", merged.download_dir.as_deref(), DOWNLOAD_DIR_DEFAULT, &mut wrong);
+        if data_dir.starts_with(&download_dir) {
+            wrong.push(format!(
+                "`download_dir` (`{}`) holds `data_dir` (`{}`), so a download could replace the database; choose \
+                 another",
+                download_dir.display(),
+                data_dir.display()
+            ));
+        }
+        let config = ServeConfig {
+            listen: listen(merged.listen.as_deref(), &mut wrong),
+            data_dir,
+            download_dir,
+            limits,
+            access: Access {
+                allow_private_networks: merged.allow_private_networks.unwrap_or(false),
+                allow_networks: networks("allow_networks", merged.allow_networks.as_deref(), &mut wrong),
+                deny_networks: networks("deny_networks", merged.deny_networks.as_deref(), &mut wrong),
+                allow_hosts: hosts("allow_hosts", merged.allow_hosts.as_deref(), &mut wrong),
+                deny_hosts: hosts("deny_hosts", merged.deny_hosts.as_deref(), &mut wrong),
+            },
+            shutdown_grace: duration(
+                "shutdown_grace",
+                merged.shutdown_grace.as_deref(),
+                SHUTDOWN_GRACE_DEFAULT,
+                &mut wrong,
+            ),
+            file_durability: merged.file_durability.unwrap_or_default(),
+            retry_after_max: duration(
+                "retry_after_max",
+                merged.retry_after_max.as_deref(),
+                RETRY_AFTER_DEFAULT_MAX,
+                &mut wrong,
+            ),
+        };
+        if wrong.is_empty() { Ok(config) } else { Err(ConfigError(wrong)) }
+    }
+}
+
+fn initial_limits(file: &ServeArgs) -> Limits {
+    let defaults = Limits::default();
+    Limits {
+        max_concurrent_tasks: file.max_concurrent_tasks.unwrap_or(defaults.max_concurrent_tasks),
+        max_per_host: file.max_per_host.unwrap_or(defaults.max_per_host),
+        ..defaults
+    }
+}
+
+fn listen(text: Option<&str>, wrong: &mut Vec<String>) -> SocketAddr {
+    let text = text.unwrap_or(LISTEN_DEFAULT);
+    // `localhost` is what people type; no other name is looked up, since it could come to several addresses.
+    let dialled = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    dialled.as_deref().unwrap_or(text).parse().unwrap_or_else(|_| {
+        wrong.push(format!(
+            "`listen` is `{text}`, which is not an address with a port; write it like `{LISTEN_DEFAULT}` or `[::]:4285`"
+        ));
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    })
+}
+
+fn absolute(name: &str, path: Option<&Path>, default: &str, wrong: &mut Vec<String>) -> PathBuf {
+    let path = path.unwrap_or(Path::new(default));
+    std::path::absolute(path).unwrap_or_else(|error| {
+        wrong.push(format!("`{name}` is `{}`, which is no path ({error}); name a directory", path.display()));
+        // Not the other directory, whichever that is: one mistake, one message.
+        Path::new("/nowhere").join(name)
+    })
+}
+
+fn networks(name: &str, texts: Option<&[String]>, wrong: &mut Vec<String>) -> Vec<IpNet> {
+    let mut networks = Vec::new();
+    for text in texts.unwrap_or_default() {
+        match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
+            Ok(network) => networks.push(network.trunc()),
+            Err(_) => wrong.push(format!(
+                "`{name}` has `{text}`, which is not a network; write it like `10.0.0.0/8`, `fd00::/8` or `192.0.2.1`"
+            )),
+        }
+    }
+    networks
+}
+
+fn hosts(name: &str, texts: Option<&[String]>, wrong: &mut Vec<String>) -> Vec<String> {
+    let mut hosts = Vec::new();
+    for text in texts.unwrap_or_default() {
+        // What `url` makes of it is what the host of a task's URL is compared with.
+        match url::Host::parse(text) {
+            Ok(host) if !text.is_empty() => hosts.push(host.to_string()),
+            _ => wrong.push(format!(
+                "`{name}` has `{text}`, which is not the name of a host; write it like `example.com`, without scheme, \
+                 port or path"
+            )),
+        }
+    }
+    hosts
+}
+
+fn duration(name: &str, text: Option<&str>, default: Duration, wrong: &mut Vec<String>) -> Duration {
+    let Some(text) = text else { return default };
+    parse_duration(text).unwrap_or_else(|| {
+        wrong.push(format!("`{name}` is `{text}`, which is not a time; write it like `500ms`, `10s`, `5m` or `1h`"));
+        default
+    })
+}
+
+/// A number with a unit: `ms`, `s`, `m`, `h`; without one, seconds.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let seconds = match unit.trim() {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(file: &str) -> ServeArgs {
+        raw::parse_file(file, Path::new("haul.toml")).unwrap()
+    }
+
+    #[test]
+    fn defaults_do() {
+        let config = ServeConfig::resolve(&ServeArgs::default(), &ServeArgs::default()).unwrap();
+        assert_eq!(config.listen.to_string(), LISTEN_DEFAULT);
+        assert_eq!(config.shutdown_grace, Duration::from_secs(10));
+        assert_eq!(config.limits.over(None), Limits::default());
+        assert!(config.data_dir.is_absolute() && config.download_dir.is_absolute());
+        assert_eq!(config.access, Access::default());
+    }
+
+    #[test]
+    fn the_command_line_is_stronger_than_the_file() {
+        let file = args("listen = '0.0.0.0:1'\nmax_per_host = 2\nmax_concurrent_tasks = 3\nshutdown_grace = '1m'");
+        let line = args("listen = 'localhost:0'\nmax_per_host = 5");
+        let config = ServeConfig::resolve(&line, &file).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:0");
+        assert_eq!(config.shutdown_grace, Duration::from_mins(1));
+        let limits = |limits: Limits| (limits.max_concurrent_tasks, limits.max_per_host);
+        assert_eq!(limits(config.limits.over(None)), (3, 5));
+        let stored = Limits { max_concurrent_tasks: 9, max_per_host: 9, ..Limits::default() };
+        assert_eq!(limits(config.limits.over(Some(stored))), (9, 5));
+    }
+
+    #[test]
+    fn lists_are_read() {
+        let file = args(
+            "allow_networks = ['10.1.2.3/8', '::1']\ndeny_networks = ['192.0.2.7']\ndeny_hosts = ['Bücher.Example']",
+        );
+        let access = ServeConfig::resolve(&ServeArgs::default(), &file).unwrap().access;
+        let text = |networks: &[IpNet]| networks.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(text(&access.allow_networks), ["10.0.0.0/8", "::1/128"]);
+        assert_eq!(text(&access.deny_networks), ["192.0.2.7/32"]);
+        assert_eq!(access.deny_hosts, ["xn--bcher-kva.example"]);
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once() {
+        let file = args(
+            "listen = 'here'\nmax_per_host = 0\ndata_dir = '/x'\ndownload_dir = '/x/y'\nallow_networks = ['10/33']\n\
+             deny_hosts = ['http://x']\nshutdown_grace = 'soon'",
+        );
+        let error = ServeConfig::resolve(&ServeArgs::default(), &file).unwrap_err();
+        insta::assert_snapshot!(error);
+    }
+
+    #[test]
+    fn durations_have_units() {
+        let millis = |text| parse_duration(text).map(|time| time.as_millis());
+        let texts = ["250ms", "10", "1.5s", " 5 m ", "1h", "0"];
+        assert_eq!(texts.map(|text| millis(text).unwrap()), [250, 10_000, 1_500, 300_000, 3_600_000, 0]);
+        for text in ["", "s", "1d", "-1s", "1.2.3s", "9999999999999999999999h"] {
+            assert_eq!(millis(text), None, "{text}");
+        }
+    }
+}

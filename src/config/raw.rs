@@ -1,0 +1,199 @@
+//! Settings as they are given: the same struct for flags, environment and file, so that each can say what the others can.
+//!
+//! Texts stay texts here; [`crate::config::ServeConfig`] reads them, wherever they came from, with one message for each
+//! mistake.
+
+use std::path::{Path, PathBuf};
+
+use clap::builder::BoolishValueParser;
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+/// Whether a finished download survives a power cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileDurability {
+    /// It is synced to the disk before it is said to be finished.
+    #[default]
+    Full,
+    /// The kernel writes it when it likes; for scratch data.
+    None,
+}
+
+/// The settings of `haul serve`. A flag `--some-name` is `HAUL_SOME_NAME` in the environment and `some_name` in the file.
+#[derive(Clone, Debug, Default, PartialEq, Args, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServeArgs {
+    /// Address and port to listen on; port 0 picks a free one [default: 127.0.0.1:4285]
+    #[arg(long, env = "HAUL_LISTEN", value_name = "ADDR")]
+    pub listen: Option<String>,
+
+    /// Directory of the database [default: haul-data]
+    #[arg(long, env = "HAUL_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Directory that downloads go to [default: downloads]
+    #[arg(long, env = "HAUL_DOWNLOAD_DIR", value_name = "DIR")]
+    pub download_dir: Option<PathBuf>,
+
+    /// Tasks at once [default: as stored, else 64]
+    #[arg(long, env = "HAUL_MAX_CONCURRENT_TASKS", value_name = "N")]
+    pub max_concurrent_tasks: Option<u32>,
+
+    /// Requests at once to one host [default: as stored, else 8]
+    #[arg(long, env = "HAUL_MAX_PER_HOST", value_name = "N")]
+    pub max_per_host: Option<u32>,
+
+    /// Let tasks reach private, loopback and link-local addresses
+    #[arg(
+        long,
+        env = "HAUL_ALLOW_PRIVATE_NETWORKS",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new()
+    )]
+    pub allow_private_networks: Option<bool>,
+
+    /// Networks that tasks may reach though they are private, separated by commas
+    #[arg(long, env = "HAUL_ALLOW_NETWORKS", value_name = "NET", value_delimiter = ',')]
+    pub allow_networks: Option<Vec<String>>,
+
+    /// Networks that tasks must not reach, separated by commas
+    #[arg(long, env = "HAUL_DENY_NETWORKS", value_name = "NET", value_delimiter = ',')]
+    pub deny_networks: Option<Vec<String>>,
+
+    /// Hosts that tasks may reach though their addresses are private, separated by commas
+    #[arg(long, env = "HAUL_ALLOW_HOSTS", value_name = "HOST", value_delimiter = ',')]
+    pub allow_hosts: Option<Vec<String>>,
+
+    /// Hosts that tasks must not ask, separated by commas
+    #[arg(long, env = "HAUL_DENY_HOSTS", value_name = "HOST", value_delimiter = ',')]
+    pub deny_hosts: Option<Vec<String>>,
+
+    /// How long running tasks have to stop on SIGTERM or SIGINT [default: 10s]
+    #[arg(long, env = "HAUL_SHUTDOWN_GRACE", value_name = "TIME")]
+    pub shutdown_grace: Option<String>,
+
+    /// Whether finished downloads are synced to the disk [default: full]
+    #[arg(long, env = "HAUL_FILE_DURABILITY", value_name = "HOW")]
+    pub file_durability: Option<FileDurability>,
+
+    /// The longest `Retry-After` that is obeyed [default: 1h]
+    #[arg(long, env = "HAUL_RETRY_AFTER_MAX", value_name = "TIME")]
+    pub retry_after_max: Option<String>,
+
+    /// A TOML file with the same settings, `_` in place of `-`
+    #[arg(long, env = "HAUL_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+}
+
+impl ServeArgs {
+    /// These settings, and those of `weaker` where nothing is set here. A list replaces the weaker list whole.
+    #[must_use]
+    pub fn over(&self, weaker: &ServeArgs) -> ServeArgs {
+        let (s, w) = (self.clone(), weaker.clone());
+        ServeArgs {
+            listen: s.listen.or(w.listen),
+            data_dir: s.data_dir.or(w.data_dir),
+            download_dir: s.download_dir.or(w.download_dir),
+            max_concurrent_tasks: s.max_concurrent_tasks.or(w.max_concurrent_tasks),
+            max_per_host: s.max_per_host.or(w.max_per_host),
+            allow_private_networks: s.allow_private_networks.or(w.allow_private_networks),
+            allow_networks: s.allow_networks.or(w.allow_networks),
+            deny_networks: s.deny_networks.or(w.deny_networks),
+            allow_hosts: s.allow_hosts.or(w.allow_hosts),
+            deny_hosts: s.deny_hosts.or(w.deny_hosts),
+            shutdown_grace: s.shutdown_grace.or(w.shutdown_grace),
+            file_durability: s.file_durability.or(w.file_durability),
+            retry_after_max: s.retry_after_max.or(w.retry_after_max),
+            config: s.config.or(w.config),
+        }
+    }
+}
+
+/// Reads a settings file.
+pub fn read_file(path: &Path) -> Result<ServeArgs, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        format!("the settings file `{}` cannot be read ({error}); correct `--config` or its rights", path.display())
+    })?;
+    parse_file(&text, path)
+}
+
+/// Reads the text of the settings file `path`.
+pub fn parse_file(text: &str, path: &Path) -> Result<ServeArgs, String> {
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        format!("the settings file `{}` does not read, in line {line}: {}", path.display(), error.message())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn line(args: &[&str]) -> Result<ServeArgs, clap::Error> {
+        Line::try_parse_from(std::iter::once(&"haul").chain(args)).map(|line| line.serve)
+    }
+
+    #[test]
+    fn flags_are_read() {
+        let args = line(&[
+            "--listen=127.0.0.1:0",
+            "--allow-private-networks",
+            "--file-durability",
+            "none",
+            "--deny-networks=10.0.0.0/8,fd00::/8",
+            "--max-per-host",
+            "3",
+        ])
+        .unwrap();
+        let expected = ServeArgs {
+            listen: Some("127.0.0.1:0".into()),
+            allow_private_networks: Some(true),
+            file_durability: Some(FileDurability::None),
+            deny_networks: Some(vec!["10.0.0.0/8".into(), "fd00::/8".into()]),
+            max_per_host: Some(3),
+            ..ServeArgs::default()
+        };
+        assert_eq!(args, expected);
+        assert_eq!(line(&["--allow-private-networks=no"]).unwrap().allow_private_networks, Some(false));
+        assert_eq!(line(&[]).unwrap(), ServeArgs::default());
+        assert!(line(&["--nonsense"]).is_err());
+    }
+
+    #[test]
+    fn flag_environment_and_file_name_the_same() {
+        let command = Line::command();
+        for arg in command.get_arguments().filter(|arg| arg.get_env().is_some()) {
+            let name = arg.get_long().unwrap().replace('-', "_");
+            assert_eq!(arg.get_env().unwrap().to_str().unwrap(), format!("HAUL_{}", name.to_uppercase()));
+            assert_eq!(arg.get_id().as_str(), name);
+            if name == "config" {
+                continue;
+            }
+            // The file knows the key: what it says about it, if anything, is about the value.
+            let error = parse_file(&format!("{name} = {{}}"), Path::new("f")).unwrap_err();
+            assert!(!error.contains("unknown field"), "{error}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_types_are_told_with_their_line() {
+        let messages: Vec<_> = ["listen = 'x'\nlisten_on = 'y'", "max_per_host = 'many'", "= 1", "config = 'x'"]
+            .iter()
+            .map(|text| parse_file(text, Path::new("haul.toml")).unwrap_err())
+            .collect();
+        insta::assert_snapshot!(messages.join("\n---\n"));
+    }
+}
