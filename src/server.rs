@@ -216,12 +216,8 @@ pub async fn serve(
 async fn report(reporter: &HealthReporter, is_serving: bool) {
     use tonic_health::ServingStatus::{NotServing, Serving};
     let status = if is_serving { Serving } else { NotServing };
-    let names = [
-        "",
-        JobServiceServer::<Jobs>::NAME,
-        ContentServiceServer::<Contents>::NAME,
-        AdminServiceServer::<Admin>::NAME,
-    ];
+    let names =
+        ["", JobServiceServer::<Jobs>::NAME, ContentServiceServer::<Contents>::NAME, AdminServiceServer::<Admin>::NAME];
     for name in names {
         reporter.set_service_status(name, status).await;
     }

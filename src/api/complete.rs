@@ -21,7 +21,10 @@ pub(crate) fn complete(status: Status) -> Status {
         return status;
     }
     if status.message().contains(TOO_LONG) {
-        return exhausted("message", format!("{}; send less in one message, more tasks go through AddTasks", status.message()));
+        return exhausted(
+            "message",
+            format!("{}; send less in one message, more tasks go through AddTasks", status.message()),
+        );
     }
     let reason = match status.code() {
         Code::Unimplemented => "UNIMPLEMENTED",

@@ -67,7 +67,10 @@ impl pb::content_service_server::ContentService for Contents {
         let task = lookup::task(self.store.as_ref(), &self.engine, job, &name).await?;
         let (pieces, total) = self.pieces(job, &task).await?;
         if request.offset > total {
-            return Err(out_of_range("OFFSET_BEYOND_END", format!("`offset` is {}, but there are {total} bytes", request.offset)));
+            return Err(out_of_range(
+                "OFFSET_BEYOND_END",
+                format!("`offset` is {}, but there are {total} bytes", request.offset),
+            ));
         }
         let to = if request.length == 0 { total } else { total.min(request.offset.saturating_add(request.length)) };
         let reader = Reader {

@@ -54,7 +54,10 @@ pub fn job(spec: pb::JobSpec, v: &mut Violations) -> (JobSpec, Vec<TaskSpec>) {
 /// A list of tasks; keys must be unique within it.
 pub fn tasks(specs: Vec<pb::TaskSpec>, path: &str, v: &mut Violations) -> Vec<TaskSpec> {
     if specs.len() > TASKS_MAX {
-        v.add(path, format!("holds {} tasks; at most {TASKS_MAX} fit in one call, send more through AddTasks", specs.len()));
+        v.add(
+            path,
+            format!("holds {} tasks; at most {TASKS_MAX} fit in one call, send more through AddTasks", specs.len()),
+        );
         return Vec::new();
     }
     let mut keys = HashSet::new();
@@ -66,7 +69,10 @@ pub fn tasks(specs: Vec<pb::TaskSpec>, path: &str, v: &mut Violations) -> Vec<Ta
         let path = format!("{path}[{index}]");
         text(&spec.key, &format!("{path}.key"), NAME_BYTES_MAX, v);
         if !spec.key.is_empty() && !keys.insert(spec.key.clone()) {
-            v.add(format!("{path}.key"), format!("`{}` is the key of another task; keys are unique in a job", spec.key));
+            v.add(
+                format!("{path}.key"),
+                format!("`{}` is the key of another task; keys are unique in a job", spec.key),
+            );
         }
         let options = options::task_options(spec.options.unwrap_or_default(), &format!("{path}.options"), v);
         if let Some(work) = work::work(spec.work, &path, v) {

@@ -31,7 +31,12 @@ pub(crate) fn task_name(name: Option<TaskName>, v: &mut Violations) -> TaskName 
 }
 
 /// The task, as it is kept.
-pub(crate) async fn task(store: &dyn Store, engine: &Engine, job: JobId, name: &TaskName) -> Result<StoredTask, Status> {
+pub(crate) async fn task(
+    store: &dyn Store,
+    engine: &Engine,
+    job: JobId,
+    name: &TaskName,
+) -> Result<StoredTask, Status> {
     engine.job(job).await?;
     let (found, text) = match name {
         TaskName::Index(index) => (store.task(TaskId { job, index: *index }).await?, format!("{job}/{index}")),

@@ -147,7 +147,8 @@ impl From<EngineError> for Status {
             EngineError::KeysTaken(keys) => {
                 let mut violations = Violations::default();
                 for (place, key) in keys {
-                    violations.add(format!("tasks[{place}].key"), format!("`{key}` is the key of another task of the job"));
+                    violations
+                        .add(format!("tasks[{place}].key"), format!("`{key}` is the key of another task of the job"));
                 }
                 violations.into_status()
             }

@@ -19,11 +19,8 @@ use crate::store::StoredTask;
 
 /// A job. `progress` is a live one; without it the job's own counts tell how far it is.
 pub fn job(job: &Job, progress: Option<Progress>, waiting: Vec<pb::WaitingTasks>) -> pb::Job {
-    let progress = progress.unwrap_or(Progress {
-        done_bytes: job.ended_bytes,
-        total_bytes: job.ended_bytes,
-        bytes_per_second: 0,
-    });
+    let progress =
+        progress.unwrap_or(Progress { done_bytes: job.ended_bytes, total_bytes: job.ended_bytes, bytes_per_second: 0 });
     let start = job.start_time.or(job.spec.start_time);
     // Until something ends the job a failure is its task's alone.
     let failure = job.failure.as_ref().filter(|_| job.stop.is_some() || job.state.is_ended());

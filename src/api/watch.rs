@@ -167,7 +167,8 @@ impl Watcher {
         };
         let message = match event.head.kind {
             EventKind::TaskEnded => {
-                let task = event.task.as_ref().ok_or_else(|| crate::api::status::internal("an event has lost its task"))?;
+                let task =
+                    event.task.as_ref().ok_or_else(|| crate::api::status::internal("an event has lost its task"))?;
                 let mut message = to_proto::task(&self.wish.job.to_string(), task);
                 if self.wish.include_body {
                     inline_body(self.store.as_ref(), self.wish.job, &mut message).await?;
@@ -237,7 +238,8 @@ impl Watcher {
         self.next_progress = Instant::now() + self.wish.interval;
         let feed = self.feed.as_ref()?;
         let id = self.wish.job.to_string();
-        let active = feed.active(ACTIVE_MAX).iter().map(|(index, active)| to_proto::active(&id, *index, active)).collect();
+        let active =
+            feed.active(ACTIVE_MAX).iter().map(|(index, active)| to_proto::active(&id, *index, active)).collect();
         let progress = pb::JobProgress {
             counts: Some(to_proto::counts(&feed.job().counts)),
             progress: Some(to_proto::progress_message(&feed.progress())),

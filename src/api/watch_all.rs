@@ -106,13 +106,8 @@ impl Watcher {
     }
 
     async fn read(&mut self, states: Vec<JobState>, ended_after: Option<Timestamp>) -> Result<(), Status> {
-        let filter = JobFilter {
-            states,
-            labels: self.labels.clone(),
-            ended_after,
-            before: self.before,
-            ..JobFilter::default()
-        };
+        let filter =
+            JobFilter { states, labels: self.labels.clone(), ended_after, before: self.before, ..JobFilter::default() };
         let jobs = self.store.jobs(&filter, JOBS_MAX).await?;
         self.before = jobs.last().map(|job| job.id);
         if (jobs.len() as u32) < JOBS_MAX {

@@ -19,7 +19,9 @@ const CONNECTIONS_MAX: u32 = 64;
 pub fn work(work: Option<pb::task_spec::Work>, path: &str, v: &mut Violations) -> Option<Work> {
     match work {
         Some(pb::task_spec::Work::Fetch(spec)) => Some(Work::Fetch(fetch(spec, &format!("{path}.fetch"), v))),
-        Some(pb::task_spec::Work::Download(spec)) => Some(Work::Download(download(spec, &format!("{path}.download"), v))),
+        Some(pb::task_spec::Work::Download(spec)) => {
+            Some(Work::Download(download(spec, &format!("{path}.download"), v)))
+        }
         None => {
             v.add(path, "must say what to do: set `fetch` or `download`");
             None
@@ -114,12 +116,7 @@ fn pagination(spec: pb::Pagination, path: &str, v: &mut Violations) -> Option<Pa
         }
     };
     pointer(&spec.items_pointer, true, &format!("{path}.items_pointer"), v);
-    Some(Pagination {
-        style,
-        items_pointer: spec.items_pointer,
-        max_pages: spec.max_pages,
-        max_items: spec.max_items,
-    })
+    Some(Pagination { style, items_pointer: spec.items_pointer, max_pages: spec.max_pages, max_items: spec.max_items })
 }
 
 fn sized(param: &str, size: u64, path: &str, v: &mut Violations) {

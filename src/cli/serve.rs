@@ -45,7 +45,13 @@ fn settings(config: ServeConfig) -> ServerSettings {
             data_dir: config.data_dir,
             download_dir: config.download_dir,
             limits: config.limits,
-            guard: Guard { allow_private: allow_private_networks, allow_networks, deny_networks, allow_hosts, deny_hosts },
+            guard: Guard {
+                allow_private: allow_private_networks,
+                allow_networks,
+                deny_networks,
+                allow_hosts,
+                deny_hosts,
+            },
             file_durability: match config.file_durability {
                 FileDurability::Full => Durability::Full,
                 FileDurability::None => Durability::None,

@@ -194,10 +194,14 @@ impl Runner {
         let Some((limit, wait, is_attempt)) = first else { return std::future::pending().await };
         tokio::time::sleep(wait).await;
         if is_attempt {
-            let message = format!("the attempt did not end within its `timeouts.attempt` of {limit:?}; allow more, or see why it is slow");
+            let message = format!(
+                "the attempt did not end within its `timeouts.attempt` of {limit:?}; allow more, or see why it is slow"
+            );
             Failure::retryable(FailureReason::TimeoutAttempt, message)
         } else {
-            let message = format!("the task did not end within its `timeouts.task` of {limit:?}; allow more, or see why it is slow");
+            let message = format!(
+                "the task did not end within its `timeouts.task` of {limit:?}; allow more, or see why it is slow"
+            );
             Failure::fatal(FailureReason::TimeoutTask, message)
         }
     }

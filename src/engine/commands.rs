@@ -19,7 +19,9 @@ use crate::store::{Chunk, NewJob, NewLane, NewPage, NewTask, Retry};
 impl Scheduler {
     pub(crate) fn command(&mut self, command: Command) {
         match command {
-            _ if self.draining && !matches!(command, Command::Page { .. } | Command::Explain { .. } | Command::WaitingAt { .. }) => {
+            _ if self.draining
+                && !matches!(command, Command::Page { .. } | Command::Explain { .. } | Command::WaitingAt { .. }) =>
+            {
                 self.refuse(command);
             }
             Command::Submit { job, request, tasks, reply } => self.submit(job, request, tasks, reply),

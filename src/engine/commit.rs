@@ -34,9 +34,19 @@ pub(crate) struct Pending {
 /// What is done once a batch is durable.
 pub(crate) enum Effect {
     /// A submitted job begins to live.
-    Admit { job: Box<Job>, tasks: Tasks, reply: Reply<Arc<Job>> },
+    Admit {
+        job: Box<Job>,
+        tasks: Tasks,
+        reply: Reply<Arc<Job>>,
+    },
     /// Tasks that were added begin to live.
-    AdmitTasks { job: JobId, first: TaskIndex, tasks: Tasks, reply: Reply<Chunk>, chunk: Chunk },
+    AdmitTasks {
+        job: JobId,
+        first: TaskIndex,
+        tasks: Tasks,
+        reply: Reply<Chunk>,
+        chunk: Chunk,
+    },
     ReplyJob(Reply<Arc<Job>>, Arc<Job>),
     ReplyLive(Reply<Option<Arc<Job>>>, Arc<Job>),
     ReplyDone(Reply<()>),

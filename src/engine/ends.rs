@@ -292,9 +292,7 @@ fn meaning(
     let attempt = running.row.task.attempts;
     match (&ended.end, running.cause.get()) {
         (AttemptEnd::Done(outcome), _) => (TaskEvent::Succeeded(fence), Some(outcome.clone())),
-        (_, Some(Cause::Stop(stop))) => {
-            (TaskEvent::Cancelled(TaskError { attempt, ..stop.task_error() }), None)
-        }
+        (_, Some(Cause::Stop(stop))) => (TaskEvent::Cancelled(TaskError { attempt, ..stop.task_error() }), None),
         (_, Some(Cause::Drain | Cause::Pause)) | (AttemptEnd::NoSpace { .. }, None) => {
             (TaskEvent::GivenBack(fence), None)
         }
@@ -312,7 +310,11 @@ fn failed(running: &Running, options: &Options, failure: &Failure, now: Timestam
     match retry::decide(&options.retry, attempt, failure, now, chance) {
         Decision::GiveUp => TaskEvent::Failed(running.fence, error),
         Decision::RetryAt(due) => {
-            let over = options.timeouts.task.zip(running.row.task.start_time).filter(|(limit, first)| first.plus(*limit) <= due);
+            let over = options
+                .timeouts
+                .task
+                .zip(running.row.task.start_time)
+                .filter(|(limit, first)| first.plus(*limit) <= due);
             match over {
                 Some((limit, _)) => TaskEvent::Failed(running.fence, task_timeout(limit, Some(&error), attempt)),
                 None => TaskEvent::BackedOff(running.fence, error, due),

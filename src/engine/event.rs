@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use crate::engine::waiting::Explanation;
 use crate::model::failure::Failure;
 use crate::model::host::Host;
 use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
 use crate::model::job::{self, Job};
 use crate::model::limits::{Limits, RateLimit};
 use crate::model::spec::TaskSpec;
-use crate::engine::waiting::Explanation;
 use crate::store::{Chunk, LaneNumber, NewPage};
 
 /// Why the engine did not do it.
@@ -88,20 +88,61 @@ pub(crate) struct Revival {
 /// What somebody asks of the scheduler. Answers come after the commit.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Submit { job: Job, request: Option<(String, [u8; 32])>, tasks: Tasks, reply: Reply<Arc<Job>> },
-    AddTasks { job: JobId, chunk_id: String, digest: [u8; 32], tasks: Tasks, reply: Reply<Chunk> },
-    Control { job: JobId, what: Control, reply: Reply<Option<Arc<Job>>> },
-    Retry { revival: Box<Revival>, reply: Reply<Arc<Job>> },
+    Submit {
+        job: Job,
+        request: Option<(String, [u8; 32])>,
+        tasks: Tasks,
+        reply: Reply<Arc<Job>>,
+    },
+    AddTasks {
+        job: JobId,
+        chunk_id: String,
+        digest: [u8; 32],
+        tasks: Tasks,
+        reply: Reply<Chunk>,
+    },
+    Control {
+        job: JobId,
+        what: Control,
+        reply: Reply<Option<Arc<Job>>>,
+    },
+    Retry {
+        revival: Box<Revival>,
+        reply: Reply<Arc<Job>>,
+    },
     /// For an ended job the job is given.
-    Update { job: JobId, ended: Option<Box<Job>>, patch: JobPatch, reply: Reply<Option<Arc<Job>>> },
-    Delete { job: JobId, reply: Reply<()> },
-    SetLimits { limits: Limits, reply: Reply<()> },
+    Update {
+        job: JobId,
+        ended: Option<Box<Job>>,
+        patch: JobPatch,
+        reply: Reply<Option<Arc<Job>>>,
+    },
+    Delete {
+        job: JobId,
+        reply: Reply<()>,
+    },
+    SetLimits {
+        limits: Limits,
+        reply: Reply<()>,
+    },
     /// A page of a running fetch.
-    Page { id: TaskId, fence: Fence, page: NewPage, reply: oneshot::Sender<Result<(), Failure>> },
+    Page {
+        id: TaskId,
+        fence: Fence,
+        page: NewPage,
+        reply: oneshot::Sender<Result<(), Failure>>,
+    },
     /// Why tasks of the job for these hosts do not run; no host: for all of it.
-    Explain { job: JobId, hosts: Vec<Host>, reply: oneshot::Sender<Explanation> },
+    Explain {
+        job: JobId,
+        hosts: Vec<Host>,
+        reply: oneshot::Sender<Explanation>,
+    },
     /// How many tasks wait at each of these hosts.
-    WaitingAt { hosts: Vec<Host>, reply: oneshot::Sender<Vec<u32>> },
+    WaitingAt {
+        hosts: Vec<Host>,
+        reply: oneshot::Sender<Vec<u32>>,
+    },
     Drain,
 }
 

@@ -335,7 +335,27 @@ impl<K: Clone + Eq + Hash> Reservations<K> {
 }
 
 impl Engine {
-    pub async fn read_download(&self, path: &str, offset: u64, wanted: usize) -> Result<bytes::Bytes, crate::model::failure::Failure> { let _=(path,offset,wanted); unreachable!() }
-    pub async fn read_content(&self, id: crate::model::ids::TaskId, page: u32, offset: u64, wanted: usize) -> Result<bytes::Bytes, crate::model::failure::Failure> { let _=(id,page,offset,wanted); unreachable!() }
-    pub fn items(&self, body: &[u8], pointer: &str) -> Result<Vec<String>, crate::model::failure::Failure> { let _=(body,pointer); unreachable!() }
+    pub async fn read_download(
+        &self,
+        path: &str,
+        offset: u64,
+        wanted: usize,
+    ) -> Result<bytes::Bytes, crate::model::failure::Failure> {
+        let _ = (path, offset, wanted);
+        unreachable!()
+    }
+    pub async fn read_content(
+        &self,
+        id: crate::model::ids::TaskId,
+        page: u32,
+        offset: u64,
+        wanted: usize,
+    ) -> Result<bytes::Bytes, crate::model::failure::Failure> {
+        let _ = (id, page, offset, wanted);
+        unreachable!()
+    }
+    pub fn items(&self, body: &[u8], pointer: &str) -> Result<Vec<String>, crate::model::failure::Failure> {
+        let _ = (body, pointer);
+        unreachable!()
+    }
 }

@@ -124,7 +124,11 @@ impl Hub {
             measured: (Instant::now(), 0),
             bytes_per_second: 0,
         };
-        let feed = Feed { state: Mutex::new(state), version: watch::Sender::new(0), notices: broadcast::Sender::new(NOTICES_MAX) };
+        let feed = Feed {
+            state: Mutex::new(state),
+            version: watch::Sender::new(0),
+            notices: broadcast::Sender::new(NOTICES_MAX),
+        };
         lock(&self.feeds).insert(id, Arc::new(feed));
         self.tell_listeners(id);
     }

@@ -61,7 +61,11 @@ pub struct EngineTask {
 }
 
 /// Takes in what the store has, and is ready to run it. Nothing has started when this returns.
-pub async fn start(parts: RunnerParts, writer: Box<dyn WriteStore>, seed: u64) -> Result<(Engine, EngineTask), StartError> {
+pub async fn start(
+    parts: RunnerParts,
+    writer: Box<dyn WriteStore>,
+    seed: u64,
+) -> Result<(Engine, EngineTask), StartError> {
     let recovered = parts.store.recover().await?;
     let runner = Arc::new(Runner::start(parts).await.map_err(StartError::Threads)?);
     let hub = Arc::new(Hub::default());

@@ -11,7 +11,7 @@ use crate::files::{ContentStore, Root};
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::spec::{DownloadSpec, Work};
 use crate::model::task::TaskState;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoredTask};
 
 /// Tasks that are looked at in one go.
 const TASKS_MAX: u32 = 500;
@@ -53,13 +53,13 @@ impl JobParts {
         }
         // The end of the last attempt may not be committed yet: its task still reads RUNNING.
         let states = [TaskState::Failed, TaskState::Cancelled, TaskState::Running];
-        let result = self.for_parts(job, directory, &states, async |folder, key| {
-            if let Err(failure) = self.aside.take(job, folder, key).await {
-                tracing::warn!(%job, "a part file is left: {}", failure.message);
+        let mut from = Some(0);
+        while let Some(parts) = self.next_parts(job, directory, &states, &mut from).await {
+            for (folder, key) in parts {
+                if let Err(failure) = self.aside.take(job, folder, key).await {
+                    tracing::warn!(%job, "a part file is left: {}", failure.message);
+                }
             }
-        });
-        if let Err(error) = result.await {
-            tracing::warn!(%job, "part files are left: {error}");
         }
     }
 
@@ -69,37 +69,40 @@ impl JobParts {
             return;
         }
         let states = [TaskState::Failed, TaskState::Cancelled];
-        let result = self.for_parts(job, directory, &states, async |folder, key| {
-            if let Err(failure) = self.aside.bring_back(job, folder, key).await {
-                tracing::warn!(%job, "a download begins anew: {}", failure.message);
+        let mut from = Some(0);
+        while let Some(parts) = self.next_parts(job, directory, &states, &mut from).await {
+            for (folder, key) in parts {
+                if let Err(failure) = self.aside.bring_back(job, folder, key).await {
+                    tracing::warn!(%job, "a download begins anew: {}", failure.message);
+                }
             }
-        });
-        if let Err(error) = result.await {
-            tracing::warn!(%job, "downloads begin anew: {error}");
         }
     }
 
-    async fn for_parts(
+    /// Directory and key of the parts that some more tasks may have; `None` after the last.
+    async fn next_parts(
         &self,
         job: JobId,
         directory: &str,
         states: &[TaskState],
-        act: impl AsyncFn(String, String),
-    ) -> Result<(), StoreError> {
-        let mut from: TaskIndex = 0;
-        loop {
-            let tasks = self.store.tasks(job, states, from, TASKS_MAX).await?;
-            let Some(last) = tasks.last() else { return Ok(()) };
-            from = last.index + 1;
-            for task in tasks {
-                // One that never started has no part.
-                let Work::Download(spec) = &task.spec.work else { continue };
-                if task.row.task.fence > 0 {
-                    let key = self.key(TaskId { job, index: task.index }, spec);
-                    act(folder(directory, spec), key).await;
-                }
+        from: &mut Option<TaskIndex>,
+    ) -> Option<Vec<(String, String)>> {
+        let tasks = match self.store.tasks(job, states, (*from)?, TASKS_MAX).await {
+            Ok(tasks) => tasks,
+            Err(error) => {
+                tracing::warn!(%job, "part files are not looked for: {error}");
+                return None;
             }
-        }
+        };
+        *from = tasks.last()?.index.checked_add(1);
+        let part = |task: StoredTask| match &task.spec.work {
+            // One that never started has no part.
+            Work::Download(spec) if task.row.task.fence > 0 => {
+                Some((folder(directory, spec), self.key(TaskId { job, index: task.index }, spec)))
+            }
+            _ => None,
+        };
+        Some(tasks.into_iter().filter_map(part).collect())
     }
 
     /// Deletes what a deleted job left: its partial downloads and its bodies.

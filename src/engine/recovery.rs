@@ -5,7 +5,7 @@ use crate::engine::timers::Timer;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::task::{TaskEvent, TaskState};
 use crate::model::time::Timestamp;
-use crate::store::{Recovered, StoredTask, TaskMove, TaskRow};
+use crate::store::{Recovered, StoredTask, TaskMove};
 
 impl Scheduler {
     /// Takes in what the store has. Attempts that a crash cut are given back; nothing has started when this returns.
@@ -24,8 +24,8 @@ impl Scheduler {
                 (lane.disk_from, lane.stored_head, lane.disk_to) = (head, head, total);
             }
         }
-        for (id, attempt_start, row) in recovered.claims {
-            self.recover_claim(id, attempt_start, row).await?;
+        for (id, attempt_start, _) in recovered.claims {
+            self.recover_claim(id, attempt_start).await?;
         }
         let jobs: Vec<JobId> = self.jobs.keys().copied().collect();
         for job in jobs {
@@ -37,15 +37,10 @@ impl Scheduler {
         Ok(())
     }
 
-    async fn recover_claim(
-        &mut self,
-        id: TaskId,
-        attempt_start: Timestamp,
-        mut row: TaskRow,
-    ) -> Result<(), crate::store::StoreError> {
+    async fn recover_claim(&mut self, id: TaskId, attempt_start: Timestamp) -> Result<(), crate::store::StoreError> {
         let now = self.now();
         let stored = self.runner.store.task(id).await?;
-        let Some(StoredTask { spec, .. }) = stored else { return Ok(()) };
+        let Some(StoredTask { spec, mut row, .. }) = stored else { return Ok(()) };
         let Some(run) = self.jobs.get_mut(&id.job) else { return Ok(()) };
         match row.task.apply(TaskEvent::Crashed, now) {
             Ok(task) => row.task = task,

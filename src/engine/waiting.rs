@@ -53,7 +53,14 @@ pub struct Explanation {
 
 impl Explanation {
     /// Why a waiting task does not run; `None` when it is about to.
-    pub fn task(&self, index: TaskIndex, host: Option<&Host>, state: TaskState, due: Option<Timestamp>, now: Timestamp) -> Option<Wait> {
+    pub fn task(
+        &self,
+        index: TaskIndex,
+        host: Option<&Host>,
+        state: TaskState,
+        due: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Option<Wait> {
         if let Some(wait) = &self.job {
             return Some(wait.clone());
         }
@@ -61,7 +68,11 @@ impl Explanation {
             return Some(wait.clone());
         }
         if state == TaskState::BackingOff && due.is_some_and(|due| due > now) {
-            return Some(Wait { reason: WaitReason::BackingOff, until: due, message: "its next attempt is not due yet".into() });
+            return Some(Wait {
+                reason: WaitReason::BackingOff,
+                until: due,
+                message: "its next attempt is not due yet".into(),
+            });
         }
         host.and_then(|host| self.hosts.get(host)).cloned()
     }
@@ -131,7 +142,11 @@ impl Scheduler {
             Hold::Job => None,
             Hold::Cap => {
                 let cap = run.job.spec.group.max_concurrency;
-                wait(WaitReason::JobLimit, None, format!("{cap} tasks of the job run, as many as its `max_concurrency` allows"))
+                wait(
+                    WaitReason::JobLimit,
+                    None,
+                    format!("{cap} tasks of the job run, as many as its `max_concurrency` allows"),
+                )
             }
             Hold::Rate => {
                 let until = run.rates.check(self.now()).err();
@@ -140,7 +155,11 @@ impl Scheduler {
             Hold::Host | Hold::Turn => match self.runner.hosts.check(host) {
                 Err(Blocked::Full) => {
                     let max = limits.for_host(host).max_concurrent;
-                    wait(WaitReason::HostLimit, None, format!("`{host}` has as many requests as it may have (at most {max})"))
+                    wait(
+                        WaitReason::HostLimit,
+                        None,
+                        format!("`{host}` has as many requests as it may have (at most {max})"),
+                    )
                 }
                 Err(Blocked::Rate(until)) => {
                     wait(WaitReason::RateLimit, Some(until), format!("the rate of requests to `{host}` is used up"))

@@ -54,7 +54,9 @@ impl Aside {
                     continue;
                 }
                 let handle = root.make_folder(&folder)?;
-                handle.rename_in(&place, &name).map_err(|error| failure("bring back", &handle.path_of(&name), &error))?;
+                handle
+                    .rename_in(&place, &name)
+                    .map_err(|error| failure("bring back", &handle.path_of(&name), &error))?;
             }
             Ok(())
         })

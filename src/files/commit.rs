@@ -110,7 +110,12 @@ pub fn exists(folder: &Folder, name: &str) -> Failure {
 }
 
 /// The file that an earlier attempt of the task `key` committed, when a crash kept it from saying so: its name.
-pub fn committed_before(folder: &Folder, name: &str, key: &str, taken: Taken) -> Result<Option<(String, Existing)>, Failure> {
+pub fn committed_before(
+    folder: &Folder,
+    name: &str,
+    key: &str,
+    taken: Taken,
+) -> Result<Option<(String, Existing)>, Failure> {
     let last = if taken == Taken::Rename { CANDIDATES_MAX } else { 1 };
     for nth in 0..last {
         let candidate = names::candidate(name, nth);

@@ -14,9 +14,11 @@ pub(super) fn failure(action: &str, path: &str, error: &io::Error) -> Failure {
             FailureReason::ForbiddenPath,
             format!("`{path}` leads out of the download root or over a symbolic link; choose another path"),
         ),
-        Kind::PermissionDenied | Kind::ReadOnlyFilesystem | Kind::NotADirectory | Kind::IsADirectory | Kind::FileTooLarge => {
-            Failure::fatal(FailureReason::Io, message)
-        }
+        Kind::PermissionDenied
+        | Kind::ReadOnlyFilesystem
+        | Kind::NotADirectory
+        | Kind::IsADirectory
+        | Kind::FileTooLarge => Failure::fatal(FailureReason::Io, message),
         _ => Failure::retryable(FailureReason::Io, message),
     }
 }

@@ -144,8 +144,24 @@ mod tests {
         let long_part = "x".repeat(256);
         let long_path = "x/".repeat(1100) + "x";
         let bad = [
-            "", "/etc/passwd", "../x", "a/../b", "a//b", "a/", ".", "a/.", "a\0b", "a\nb", ".haul-x.part", "a/.haul-b",
-            "NUL", "con.txt", "a/COM1.log", "lpt9", &long_part, &long_path,
+            "",
+            "/etc/passwd",
+            "../x",
+            "a/../b",
+            "a//b",
+            "a/",
+            ".",
+            "a/.",
+            "a\0b",
+            "a\nb",
+            ".haul-x.part",
+            "a/.haul-b",
+            "NUL",
+            "con.txt",
+            "a/COM1.log",
+            "lpt9",
+            &long_part,
+            &long_path,
         ];
         for path in bad {
             let failure = check(path).expect_err(path);
@@ -162,8 +178,19 @@ mod tests {
     #[test]
     fn what_suggestions_become() {
         let suggestions = [
-            "report.pdf", "../../etc/passwd", "C:\\dir\\evil.exe", "a:b?.txt", " .bashrc", "..", "", "nul", "con.txt", "x\0y\r\n.z",
-            "...", "ends. ", ".haul-1.part",
+            "report.pdf",
+            "../../etc/passwd",
+            "C:\\dir\\evil.exe",
+            "a:b?.txt",
+            " .bashrc",
+            "..",
+            "",
+            "nul",
+            "con.txt",
+            "x\0y\r\n.z",
+            "...",
+            "ends. ",
+            ".haul-1.part",
         ];
         let table: Vec<_> = suggestions.iter().map(|text| format!("{text:?} -> {:?}", sanitize(text))).collect();
         insta::assert_snapshot!(table.join("\n"));

@@ -287,7 +287,12 @@ impl Bound {
 }
 
 /// Hashes a finished file.
-pub async fn hash_existing(file: File, path: String, mut hasher: Hasher, stop: &CancellationToken) -> Result<Hasher, Failure> {
+pub async fn hash_existing(
+    file: File,
+    path: String,
+    mut hasher: Hasher,
+    stop: &CancellationToken,
+) -> Result<Hasher, Failure> {
     let stop = stop.clone();
     blocking(move || {
         file.metadata()
@@ -354,9 +359,9 @@ impl Shared {
     }
 
     fn discard(&self) -> Result<(), Failure> {
-        self.remove_meta().and_then(|()| self.folder.remove(&part_name(&self.key))).map_err(|error| {
-            self.fail("remove", &error)
-        })?;
+        self.remove_meta()
+            .and_then(|()| self.folder.remove(&part_name(&self.key)))
+            .map_err(|error| self.fail("remove", &error))?;
         self.root.prune(self.folder.path());
         Ok(())
     }

@@ -48,7 +48,8 @@ impl Version {
     /// Seconds from the last modification to the response; negative when either is missing or makes no sense.
     pub fn settled_seconds(&self) -> i64 {
         let parse = |text: &str| httpdate::parse_http_date(text).ok();
-        let age = parse(&self.date).zip(parse(&self.last_modified)).map(|(date, modified)| date.duration_since(modified));
+        let age =
+            parse(&self.date).zip(parse(&self.last_modified)).map(|(date, modified)| date.duration_since(modified));
         match age {
             Some(Ok(age)) => i64::try_from(age.as_secs()).unwrap_or(i64::MAX),
             _ => -1,

@@ -56,7 +56,8 @@ impl Server {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on ").map(str::to_owned);
-        self.address = address.unwrap_or_else(|| panic!("it said `{line}` and not where it listens; log:\n{}", self.log()));
+        self.address =
+            address.unwrap_or_else(|| panic!("it said `{line}` and not where it listens; log:\n{}", self.log()));
         self.channel = Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap();
         self.child = Some(child);
     }

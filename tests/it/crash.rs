@@ -1,0 +1,118 @@
+//! What is acknowledged survives; what has ended does not run again.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use haul::pb;
+use haul::pb::JobState;
+use haul::pb::watch_job_response::Event;
+
+use crate::support::origin::Origin;
+use crate::support::reply::Reply;
+use crate::support::server::{Server, is_durable};
+use crate::support::spec::{fetch, job};
+
+/// Kills the server again and again under a job; a watcher reconnects with the last sequence that it has.
+#[tokio::test]
+async fn a_watcher_misses_nothing_and_sees_nothing_twice_over_kills() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    origin.handle("/a", |_| Reply::ok("a").delay(Duration::from_millis(10)));
+    let count = 400;
+    let id = server.submit(job((0..count).map(|_| fetch(origin.url("/a"))).collect())).await;
+    let mut sequence = 0;
+    let mut ends: HashMap<u32, u32> = HashMap::new();
+    let mut lives = 0;
+    'lives: loop {
+        let request = pb::WatchJobRequest { job_id: id.clone(), after_sequence: Some(sequence), ..Default::default() };
+        let mut stream = server.jobs().watch_job(request).await.unwrap().into_inner();
+        let until = sequence + 60;
+        while let Some(message) = stream.message().await.unwrap() {
+            if !is_durable(&message) {
+                continue;
+            }
+            sequence += 1;
+            assert_eq!(message.sequence, sequence, "one step after another");
+            match message.event.unwrap() {
+                Event::TaskEnded(task) => *ends.entry(task.task_index).or_default() += 1,
+                Event::JobEnded(job) => {
+                    assert_eq!(job.state(), JobState::Succeeded);
+                    break 'lives;
+                }
+                _ => {}
+            }
+            if sequence >= until && lives < 5 {
+                break;
+            }
+        }
+        lives += 1;
+        server.restart().await;
+    }
+    assert!(lives >= 4);
+    assert_eq!(ends.len(), count);
+    assert!(ends.values().all(|ends| *ends == 1), "each task ended once");
+    let tasks = server.tasks(&id).await;
+    assert!(tasks.iter().all(|task| task.attempts == 1), "a cut attempt is given back");
+}
+
+#[tokio::test]
+async fn acknowledged_jobs_are_there_after_a_kill() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("a").delay(Duration::from_millis(50)));
+    let mut ids = Vec::new();
+    for _ in 0..10 {
+        let calls = (0..10).map(|_| server.submit(job(vec![fetch(origin.url("/a"))])));
+        ids.extend(futures_util::future::join_all(calls).await);
+        server.restart().await;
+    }
+    for id in &ids {
+        assert_eq!(server.ended(id).await.state(), JobState::Succeeded);
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_is_cut_by_three_crashes_is_held_to_be_the_cause() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("never").stall_at(2));
+    let id = server.submit(job(vec![fetch(origin.url("/a"))])).await;
+    for life in 1..=3 {
+        while origin.requests("/a").len() < life {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // The claim of the attempt is on its way to the disk while the request is on its way to the origin.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        server.restart().await;
+    }
+    let ended = server.ended(&id).await;
+    assert_eq!(ended.state(), JobState::Failed);
+    assert_eq!(ended.failure.unwrap().reason(), pb::FailureReason::Internal);
+}
+
+#[tokio::test]
+async fn a_drain_gives_attempts_back_and_ends_streams() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    origin.handle("/a", |request| if request.nth == 0 { Reply::hang() } else { Reply::ok("a") });
+    let id = server.submit(job(vec![fetch(origin.url("/a"))])).await;
+    let request = pb::WatchJobRequest { job_id: id.clone(), ..Default::default() };
+    let mut stream = server.jobs().watch_job(request).await.unwrap().into_inner();
+    while origin.requests("/a").is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let watched = tokio::spawn(async move {
+        loop {
+            match stream.message().await {
+                Ok(Some(_)) => {}
+                other => return other,
+            }
+        }
+    });
+    let server = tokio::task::spawn_blocking(move || {
+        assert!(server.terminate().success());
+        server
+    });
+    let mut server = server.await.unwrap();
+    let end = watched.await.unwrap().unwrap_err();
+    assert_eq!(end.code(), tonic::Code::Unavailable, "{end:?}");
+    server.launch().await;
+    assert_eq!(server.ended(&id).await.state(), JobState::Succeeded);
+    assert_eq!(server.task(&id, 0).await.attempts, 1);
+}

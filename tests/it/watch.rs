@@ -1,0 +1,137 @@
+//! Watching: a snapshot, every durable event once and in order, conflated progress.
+
+use std::time::Duration;
+
+use haul::pb;
+use haul::pb::watch_job_response::Event;
+use tonic::Code;
+
+use crate::support::origin::Origin;
+use crate::support::reply::Reply;
+use crate::support::server::{PATIENCE, Server, is_durable};
+use crate::support::spec::{fetch, job, millis};
+
+fn kind(event: &pb::WatchJobResponse) -> &'static str {
+    match event.event.as_ref().unwrap() {
+        Event::Snapshot(_) => "snapshot",
+        Event::TaskEnded(_) => "task_ended",
+        Event::JobChanged(_) => "job_changed",
+        Event::JobEnded(_) => "job_ended",
+        Event::Progress(_) => "progress",
+        Event::TaskStarted(_) => "task_started",
+        Event::TaskBackingOff(_) => "task_backing_off",
+        Event::Heartbeat(_) => "heartbeat",
+    }
+}
+
+#[tokio::test]
+async fn live_and_replay_are_the_same_list() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("a").delay(Duration::from_millis(30)));
+    let id = server.submit(job((0..20).map(|_| fetch(origin.url("/a"))).collect())).await;
+    let request = pb::WatchJobRequest { job_id: id.clone(), after_sequence: Some(0), ..Default::default() };
+    let mut stream = server.jobs().watch_job(request).await.unwrap().into_inner();
+    let mut live = Vec::new();
+    while let Some(event) = tokio::time::timeout(PATIENCE, stream.message()).await.unwrap().unwrap() {
+        live.push(event);
+    }
+    assert_eq!(kind(&live[0]), "snapshot");
+    assert_eq!(kind(live.last().unwrap()), "job_ended");
+    let durable: Vec<_> = live.into_iter().filter(is_durable).collect();
+    assert_eq!(durable.iter().map(|it| it.sequence).collect::<Vec<_>>(), (1..=22).collect::<Vec<_>>());
+    assert_eq!(durable.iter().filter(|it| kind(it) == "task_ended").count(), 20);
+
+    let replayed = server.events(&id, 0).await;
+    assert_eq!(replayed, durable);
+    assert_eq!(server.events(&id, 15).await, durable[15..]);
+}
+
+#[tokio::test]
+async fn an_ended_job_says_so_and_closes() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("a"));
+    let ended = server.run(job(vec![fetch(origin.url("/a"))])).await;
+    for after_sequence in [None, Some(ended.sequence)] {
+        let request = pb::WatchJobRequest { job_id: ended.job_id.clone(), after_sequence, ..Default::default() };
+        let mut stream = server.jobs().watch_job(request).await.unwrap().into_inner();
+        assert_eq!(kind(&stream.message().await.unwrap().unwrap()), "snapshot");
+        assert!(stream.message().await.unwrap().is_none());
+    }
+    let ahead = Some(ended.sequence + 1);
+    let request = pb::WatchJobRequest { job_id: ended.job_id, after_sequence: ahead, ..Default::default() };
+    assert_eq!(server.jobs().watch_job(request).await.unwrap_err().code(), Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn progress_starts_and_backoffs_are_told_on_the_way() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.handle("/a", |request| match request.nth {
+        0 => Reply::status(503),
+        _ => {
+            Reply::ok(vec![7; 100_000]).pause_at(50_000, crate::support::reply::Pause::For(Duration::from_millis(600)))
+        }
+    });
+    let mut spec = job(vec![fetch(origin.url("/a"))]);
+    spec.start_time = Some((std::time::SystemTime::now() + Duration::from_millis(300)).into());
+    let id = server.submit(spec).await;
+    let request = pb::WatchJobRequest {
+        job_id: id,
+        task_starts: true,
+        include_body: true,
+        progress_interval: Some(millis(50)),
+        ..Default::default()
+    };
+    let mut stream = server.jobs().watch_job(request).await.unwrap().into_inner();
+    let mut kinds = Vec::new();
+    let mut half_way = false;
+    while let Some(message) = tokio::time::timeout(PATIENCE, stream.message()).await.unwrap().unwrap() {
+        kinds.push(kind(&message));
+        match message.event.unwrap() {
+            Event::Progress(progress) => {
+                half_way |= progress.progress.is_some_and(|it| (40_000..90_000).contains(&it.bytes_done));
+            }
+            Event::TaskEnded(task) => {
+                let Some(pb::task::Result::FetchResult(result)) = task.result else { panic!() };
+                assert_eq!(result.body_bytes, 100_000);
+            }
+            _ => {}
+        }
+    }
+    assert!(half_way, "{kinds:?}");
+    for expected in ["task_started", "task_backing_off", "task_ended", "job_ended"] {
+        assert!(kinds.contains(&expected), "{expected} in {kinds:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_jobs_stays_true() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("a").delay(Duration::from_millis(100)));
+    let labels: std::collections::HashMap<_, _> = [("team".to_owned(), "red".to_owned())].into();
+    let spec = || pb::JobSpec { labels: labels.clone(), ..job(vec![fetch(origin.url("/a"))]) };
+    let first = server.submit(spec()).await;
+    let request =
+        pb::WatchJobsRequest { labels: labels.clone(), progress_interval: Some(millis(50)), ..Default::default() };
+    let mut stream = server.jobs().watch_jobs(request).await.unwrap().into_inner();
+    let mut listed = Vec::new();
+    loop {
+        match stream.message().await.unwrap().unwrap().event.unwrap() {
+            pb::watch_jobs_response::Event::Job(job) => listed.push(job.job_id),
+            pb::watch_jobs_response::Event::Synced(_) => break,
+        }
+    }
+    assert!(listed.is_empty() || listed.contains(&first));
+    server.submit(job(vec![fetch(origin.url("/a"))])).await;
+    let second = server.submit(spec()).await;
+    let seen_to_end = async {
+        loop {
+            if let pb::watch_jobs_response::Event::Job(job) = stream.message().await.unwrap().unwrap().event.unwrap() {
+                assert_eq!(job.labels, labels);
+                if job.job_id == second && job.state() == pb::JobState::Succeeded {
+                    return;
+                }
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, seen_to_end).await.unwrap();
+}
