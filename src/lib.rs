@@ -18,7 +18,7 @@ pub mod store;
 
 pub mod download;
 pub mod engine;
-pub mod fetch {}
+pub mod fetch;
 
 pub mod api;
 pub mod cli;

@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 use url::Url;
@@ -14,9 +15,11 @@ use crate::engine::attempts::Runner;
 use crate::engine::event::{Command, Control, EngineError, JobPatch, Reply, Revival, Tasks};
 use crate::engine::hub::Hub;
 use crate::engine::waiting::Explanation;
+use crate::fetch::json;
 use crate::limits::hosts::HostView;
 use crate::model::host::Host;
-use crate::model::ids::{JobId, TaskIndex};
+use crate::model::failure::Failure;
+use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::{Job, WrongState};
 use crate::model::limits::Limits;
 use crate::model::spec::{JobSpec, TaskSpec};
@@ -243,6 +246,23 @@ impl Engine {
         explanation.await.map_err(|_| EngineError::Draining)
     }
 
+    /// Bytes of a finished download.
+    pub async fn read_download(&self, path: &str, offset: u64, length: usize) -> Result<Bytes, Failure> {
+        let read = self.runner.root.read(path, offset, length).await?;
+        Ok(read.map(|(bytes, _)| Bytes::from(bytes)).unwrap_or_default())
+    }
+
+    /// Bytes of a body that is too long for the database.
+    pub async fn read_content(&self, id: TaskId, page: u32, offset: u64, length: usize) -> Result<Bytes, Failure> {
+        let bytes = self.runner.content.read(id, page, offset, length).await?;
+        Ok(bytes.unwrap_or_default())
+    }
+
+    /// The items of a page, each as it was sent.
+    pub fn items(&self, page: &[u8], pointer: &str) -> Result<Vec<String>, Failure> {
+        Ok(json::items(page, pointer)?.into_iter().map(|item| item.get().to_owned()).collect())
+    }
+
     /// Begins the end of the process: no new attempt starts, those that run are given back.
     pub async fn drain(&self) {
         // A scheduler that is gone has drained.
@@ -331,31 +351,5 @@ impl<K: Clone + Eq + Hash> Reservations<K> {
             turns.entry(key).or_default().clone()
         };
         turn.lock_owned().await
-    }
-}
-
-impl Engine {
-    pub async fn read_download(
-        &self,
-        path: &str,
-        offset: u64,
-        wanted: usize,
-    ) -> Result<bytes::Bytes, crate::model::failure::Failure> {
-        let _ = (path, offset, wanted);
-        unreachable!()
-    }
-    pub async fn read_content(
-        &self,
-        id: crate::model::ids::TaskId,
-        page: u32,
-        offset: u64,
-        wanted: usize,
-    ) -> Result<bytes::Bytes, crate::model::failure::Failure> {
-        let _ = (id, page, offset, wanted);
-        unreachable!()
-    }
-    pub fn items(&self, body: &[u8], pointer: &str) -> Result<Vec<String>, crate::model::failure::Failure> {
-        let _ = (body, pointer);
-        unreachable!()
     }
 }

@@ -1,12 +1,25 @@
-//! stub
-use crate::engine::attempts::*;
-use crate::limits::transport::Limited;
-use crate::model::outcome::*;
-use crate::model::spec::Work;
-use crate::net::Profile;
-use crate::net::{Request, Session, exchange};
+//! What an attempt does: a fetch or a download, with what each keeps.
+
 use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+
+use crate::download::{self, DownloadContext, Settings};
+use crate::engine::attempts::{Ended, Launch, Runner};
+use crate::engine::event::Command;
+use crate::fetch::{self, FetchContext, FetchedBody, INLINE_BYTES_MAX, Page, PageCursor, Sink, Spool};
+use crate::files::content::Spooling;
+use crate::limits::transport::Limited;
+use crate::model::failure::{Failure, FailureReason};
+use crate::model::outcome::{AttemptEnd, AttemptReport};
+use crate::model::spec::{DownloadSpec, FetchSpec, Work};
+use crate::net::Profile;
+use crate::store::{Content, NewPage};
+
+/// Runs the work of an attempt to its end.
 pub(crate) async fn run(
     runner: &Runner,
     launch: &Launch,
@@ -14,46 +27,148 @@ pub(crate) async fn run(
     profile: &Arc<Profile>,
     stop: &CancellationToken,
 ) -> Ended {
-    let _ = runner;
-    let (id, fence) = (launch.id, launch.fence);
-    let mut report = AttemptReport::default();
-    let mut page = None;
-    let work = async {
-        let Work::Fetch(spec) = &launch.spec.work else { unreachable!() };
-        let request = Request {
-            method: http::Method::GET,
-            url: spec.url.parse().unwrap(),
-            headers: Default::default(),
-            body: Default::default(),
-        };
-        let mut session = Session::default();
-        let mut response = exchange(transport, request, profile, &mut session).await?;
-        if !spec.accepts(response.status.as_u16()) {
-            return Err(crate::net::classify::judge_status(
-                response.status,
-                &response.headers,
-                runner.clock.now(),
-                runner.retry_after_max,
-            ));
+    let (end, report, body) = match &launch.spec.work {
+        Work::Fetch(spec) => fetch(runner, launch, spec, transport, profile, stop).await,
+        Work::Download(spec) => {
+            let (end, report) = download(runner, launch, spec, transport, profile, stop).await;
+            (end, report, None)
         }
-        let mut body = Vec::new();
-        while let Some(chunk) = response.body.chunk().await {
-            let c = chunk?;
-            launch.meter.received(c.len() as u64);
-            body.extend_from_slice(&c);
-        }
-        let n = body.len() as u64;
-        report.bytes = n;
-        page = Some(crate::store::NewPage {
-            id,
-            page: 0,
-            first_item: 0,
-            items: 0,
-            content: crate::store::Content::Inline(body.into()),
-            next: None,
-        });
-        Ok(Outcome::Fetch(FetchResult { http_status: response.status.as_u16(), body_bytes: n, ..Default::default() }))
     };
-    let end = tokio::select! { r = work => match r { Ok(o) => AttemptEnd::Done(o), Err(f) => AttemptEnd::Failed(f) }, () = stop.cancelled() => AttemptEnd::Stopped };
-    Ended { id, fence, end, report, body: page }
+    Ended { id: launch.id, fence: launch.fence, end, report, body }
+}
+
+async fn fetch(
+    runner: &Runner,
+    launch: &Launch,
+    spec: &FetchSpec,
+    transport: &Limited,
+    profile: &Arc<Profile>,
+    stop: &CancellationToken,
+) -> (AttemptEnd, AttemptReport, Option<NewPage>) {
+    let resume = match cursor(runner, launch, spec).await {
+        Ok(resume) => resume,
+        Err(failure) => return (AttemptEnd::Failed(failure), AttemptReport::default(), None),
+    };
+    let sink = PageSink { runner, launch };
+    let clock = runner.clock.clone();
+    let now = move || clock.now();
+    let context = FetchContext {
+        transport,
+        profile,
+        meter: &launch.meter,
+        sink: &sink,
+        now: &now,
+        stop,
+        retry_after_max: runner.retry_after_max,
+        resume,
+    };
+    let fetched = fetch::run(&context, spec).await;
+    let content = fetched.body.map(|body| match body {
+        FetchedBody::Inline(bytes) => Content::Inline(bytes),
+        FetchedBody::Spooled { name, bytes } => Content::File { name, bytes },
+    });
+    let page = content.map(|content| NewPage { id: launch.id, page: 0, first_item: 0, items: 0, content, next: None });
+    (fetched.end, fetched.report, page)
+}
+
+/// Where a listing goes on that an earlier attempt began.
+async fn cursor(runner: &Runner, launch: &Launch, spec: &FetchSpec) -> Result<Option<PageCursor>, Failure> {
+    if spec.pagination.is_none() || !launch.has_history {
+        return Ok(None);
+    }
+    let failed = |error: String| Failure::retryable(FailureReason::Internal, format!("the listing's place is lost: {error}"));
+    let last = runner.store.last_page(launch.id).await.map_err(|error| failed(error.to_string()))?;
+    let text = last.and_then(|page| page.next);
+    text.map(|text| serde_json::from_str(&text).map_err(|error| failed(error.to_string()))).transpose()
+}
+
+/// Keeps pages and long bodies of one attempt.
+struct PageSink<'a> {
+    runner: &'a Runner,
+    launch: &'a Launch,
+}
+
+impl Sink for PageSink<'_> {
+    fn spool(&self) -> BoxFuture<'_, Result<Box<dyn Spool>, Failure>> {
+        async move {
+            let spooling = self.runner.content.spool(self.launch.id, 0).await?;
+            Ok(Box::new(BodySpool(spooling)) as Box<dyn Spool>)
+        }
+        .boxed()
+    }
+
+    fn page(&self, page: Page) -> BoxFuture<'_, Result<(), Failure>> {
+        self.keep(page).boxed()
+    }
+}
+
+impl PageSink<'_> {
+    /// Durable when it returns: the row of a page is committed after the file that it may name.
+    async fn keep(&self, page: Page) -> Result<(), Failure> {
+        let id = self.launch.id;
+        let content = if page.body.len() > INLINE_BYTES_MAX {
+            let bytes = page.body.len() as u64;
+            self.runner.content.write(id, page.number, page.body).await?;
+            Content::File { name: page.number.to_string(), bytes }
+        } else {
+            Content::Inline(page.body)
+        };
+        let lost = || Failure::retryable(FailureReason::Internal, "the server is shutting down");
+        let next = serde_json::to_string(&page.cursor).map_err(|_| lost())?;
+        let page = NewPage {
+            id,
+            page: page.number,
+            first_item: page.first_item,
+            items: u64::from(page.item_count),
+            content,
+            next: Some(next),
+        };
+        let (reply, kept) = oneshot::channel();
+        let commands = self.runner.commands().ok_or_else(lost)?;
+        let command = Command::Page { id, fence: self.launch.fence, page, reply };
+        commands.send(command).await.map_err(|_| lost())?;
+        kept.await.map_err(|_| lost())?
+    }
+}
+
+/// A long body on its way into its content file.
+struct BodySpool(Spooling);
+
+impl Spool for BodySpool {
+    fn write(&mut self, bytes: bytes::Bytes) -> BoxFuture<'_, Result<(), Failure>> {
+        // A write to the page cache: done in place.
+        std::future::ready(self.0.write(&bytes)).boxed()
+    }
+
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<String, Failure>> {
+        self.0.finish().map(|done| done.map(|()| "0".to_owned())).boxed()
+    }
+}
+
+async fn download(
+    runner: &Runner,
+    launch: &Launch,
+    spec: &DownloadSpec,
+    transport: &Limited,
+    profile: &Arc<Profile>,
+    stop: &CancellationToken,
+) -> (AttemptEnd, AttemptReport) {
+    let part_key = runner.parts.key(launch.id, spec);
+    let settings = Settings::default();
+    let clock = runner.clock.clone();
+    let now = move || clock.now();
+    let context = DownloadContext {
+        transport,
+        profile,
+        root: &runner.root,
+        directory: &launch.directory,
+        part_key: &part_key,
+        meter: &launch.meter,
+        stop,
+        durability: runner.durability,
+        settings: &settings,
+        retry_after_max: runner.retry_after_max,
+        now: &now,
+    };
+    download::run(&context, spec).await
 }

@@ -11,6 +11,46 @@ use crate::files::error::{blocking, failure};
 use crate::model::failure::Failure;
 use crate::model::ids::{JobId, TaskId};
 
+/// A page that comes bit by bit. Dropped before [`Spooling::finish`], it leaves nothing.
+#[derive(Debug)]
+pub struct Spooling {
+    file: File,
+    temporary: Option<PathBuf>,
+    path: PathBuf,
+}
+
+impl Spooling {
+    /// Takes the next bytes, into the page cache.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.file.write_all(bytes).map_err(|error| fail("write", &self.path, &error))
+    }
+
+    /// Makes it whole and durable.
+    pub async fn finish(mut self) -> Result<(), Failure> {
+        blocking(move || {
+            let temporary = self.temporary.take().unwrap_or_default();
+            publish(&self.file, &temporary, &self.path).map_err(|error| fail("write", &self.path, &error))
+        })
+        .await
+    }
+}
+
+impl Drop for Spooling {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            // What cannot be removed goes with its job.
+            let _ = fs::remove_file(temporary);
+        }
+    }
+}
+
+/// Synced before the name leads to it, and the name synced before it is said to be there.
+fn publish(file: &File, temporary: &Path, path: &Path) -> io::Result<()> {
+    file.sync_data()?;
+    fs::rename(temporary, path)?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
 /// Keeps bodies by task and page. A body that is there is whole and on the device.
 #[derive(Clone, Debug)]
 pub struct ContentStore {
@@ -31,18 +71,34 @@ impl ContentStore {
     }
 
     fn write_now(&self, path: &Path, job: JobId, body: &[u8]) -> io::Result<()> {
-        let folder = self.folder(job);
-        match fs::create_dir(&folder) {
-            Ok(()) => File::open(&self.place)?.sync_all()?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
+        self.make_folder(job)?;
         let temporary = path.with_extension("tmp");
         let mut file = File::create(&temporary)?;
         file.write_all(body)?;
-        file.sync_data()?;
-        fs::rename(&temporary, path)?;
-        File::open(&folder)?.sync_all()
+        publish(&file, &temporary, path)
+    }
+
+    /// Begins a page that comes bit by bit.
+    pub async fn spool(&self, task: TaskId, page: u32) -> Result<Spooling, Failure> {
+        let (store, path) = (self.clone(), self.path(task, page));
+        blocking(move || {
+            let begin = || {
+                store.make_folder(task.job)?;
+                let temporary = path.with_extension("tmp");
+                Ok((File::create(&temporary)?, temporary))
+            };
+            let (file, temporary) = begin().map_err(|error| fail("write", &path, &error))?;
+            Ok(Spooling { file, temporary: Some(temporary), path })
+        })
+        .await
+    }
+
+    fn make_folder(&self, job: JobId) -> io::Result<()> {
+        match fs::create_dir(self.folder(job)) {
+            Ok(()) => File::open(&self.place)?.sync_all(),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads at most `length` bytes of a page from `offset` on; `None` when the page is not there.
