@@ -69,14 +69,17 @@ pub async fn exchange(
         let response = transport.send(course.request(&session.jar), &course.profile).await?;
         session.trace.remote = response.remote;
         session.trace.status = response.status.as_u16();
-        if session.jar.keep(&course.url, &response.headers) {
-            seen.clear();
-        }
+        let has_new_cookies = session.jar.keep(&course.url, &response.headers);
         let is_wanted = |&(first, last): &(u16, u16)| (first..=last).contains(&response.status.as_u16());
         if !response.status.is_redirection() || session.wanted_statuses.iter().any(is_wanted) {
             return Ok(response);
         }
-        seen.push(course.url.clone());
+        // With new cookies the same URL may answer otherwise.
+        if has_new_cookies {
+            seen.clear();
+        } else {
+            seen.push(course.url.clone());
+        }
         let trail =
             Trail { from: &course.url, method: &course.method, followed: session.trace.redirects, limit, seen: &seen };
         let location = response.headers.get(header::LOCATION).map(HeaderValue::as_bytes);

@@ -30,7 +30,7 @@ pub struct Trail<'a> {
     pub followed: u32,
     /// How many may be.
     pub limit: u32,
-    /// URLs asked for since cookies last changed, `from` included: meeting one again would go on for ever.
+    /// URLs asked for since cookies last changed: meeting one again would go on for ever.
     pub seen: &'a [Url],
 }
 

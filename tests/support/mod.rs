@@ -7,4 +7,6 @@
 
 pub mod object;
 pub mod origin;
+pub mod proxy;
 pub mod reply;
+pub mod tls;
