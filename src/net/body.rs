@@ -44,9 +44,13 @@ impl HttpBody {
 
     /// Hands the connection on as soon as the last byte is here, without waiting to be asked for what is after it.
     fn release_at_end(&mut self) {
-        if self.incoming.is_end_stream()
-            && let Some(Connection::Http1(http1)) = self.connection.take()
-        {
+        if self.incoming.is_end_stream() {
+            self.release();
+        }
+    }
+
+    fn release(&mut self) {
+        if let Some(Connection::Http1(http1)) = self.connection.take() {
             self.endpoint.give_back(http1);
         }
     }
@@ -73,7 +77,7 @@ impl HttpBody {
                     return Poll::Ready(Some(Err(failure)));
                 }
                 Poll::Ready(None) => {
-                    self.release_at_end();
+                    self.release();
                     return Poll::Ready(None);
                 }
                 Poll::Pending => {

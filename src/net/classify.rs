@@ -134,14 +134,15 @@ mod tests {
 
     #[test]
     fn every_status() {
-        let table: String = (200..600)
+        let table = (200..600)
             .filter_map(|code| {
                 let status = StatusCode::from_u16(code).ok()?;
                 let failure = judge_status(status, &HeaderMap::new(), Timestamp(0), Duration::ZERO);
                 let is_told = status.canonical_reason().is_some() || failure.retryable;
                 is_told.then(|| format!("{}: {}\n", if failure.retryable { "again" } else { "fatal" }, failure.message))
             })
-            .collect();
+            .collect::<Vec<String>>()
+            .concat();
         insta::assert_snapshot!(table);
     }
 
@@ -185,11 +186,12 @@ mod tests {
             K::OutOfMemory,
             K::Other,
         ];
-        let table: String = kinds
+        let table = kinds
             .into_iter()
             .flat_map(|kind| [connect("h:1", &kind.into()), dns("h", &kind.into())])
             .map(|failure| format!("{:?} again={} {}\n", failure.reason, failure.retryable, failure.message))
-            .collect();
+            .collect::<Vec<String>>()
+            .concat();
         insta::assert_snapshot!(table);
     }
 }

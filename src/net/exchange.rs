@@ -22,7 +22,7 @@ use crate::net::{Body, Profile, Request, Response, Transport, redirect};
 /// What haul calls itself.
 pub const DEFAULT_USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("haul/", env!("CARGO_PKG_VERSION")));
 
-/// How much of a redirect's own body is read so that its connection can be used again, and for how long.
+/// How much of a body that nobody wants is read, and for how long.
 const DRAIN_BYTES_MAX: usize = 16 << 10;
 const DRAIN_WAIT: Duration = Duration::from_millis(100);
 
@@ -33,7 +33,16 @@ pub struct Session {
     pub trace: Trace,
     /// Ranges of statuses, both ends included, that are wanted as they are, though they may redirect.
     pub wanted_statuses: Vec<(u16, u16)>,
+    /// The origin that the profile's secrets are for; `None`: that of the first request.
+    home: Option<Url>,
     jar: Jar,
+}
+
+impl Session {
+    /// A session whose secrets are for the origin of `url`, wherever its first request goes.
+    pub fn at_home(url: &Url) -> Session {
+        Session { home: Some(url.clone()), ..Session::default() }
+    }
 }
 
 /// How far an exchange came.
@@ -52,8 +61,8 @@ pub struct Trace {
 /// Sends `request` with the headers, credentials and cookies of its task, and follows redirects. Any status that is no
 /// redirect is a success here: judging it is the caller's.
 ///
-/// What is secret goes to the origin of `request` only: once a redirect has left it, credentials, cookies that the
-/// client set, sensitive headers and the client certificate stay behind for good, even if it comes back.
+/// What is secret goes to the session's home only: once a redirect has left it, credentials, cookies that the client
+/// set, sensitive headers and the client certificate stay behind for the rest of the exchange, even if it comes back.
 pub async fn exchange(
     transport: &dyn Transport,
     request: Request,
@@ -61,7 +70,12 @@ pub async fn exchange(
     session: &mut Session,
 ) -> Result<Response, Failure> {
     let limit = profile.http.max_redirects.unwrap_or(HttpOptions::REDIRECTS_DEFAULT);
+    let home = session.home.get_or_insert_with(|| request.url.clone());
+    let is_home = home.origin() == request.url.origin();
     let mut course = Course::new(request, profile)?;
+    if !is_home {
+        course.leave_secrets();
+    }
     session.trace = Trace::default();
     let mut seen = Vec::new();
     loop {
@@ -69,14 +83,17 @@ pub async fn exchange(
         let response = transport.send(course.request(&session.jar), &course.profile).await?;
         session.trace.remote = response.remote;
         session.trace.status = response.status.as_u16();
-        if session.jar.keep(&course.url, &response.headers) {
-            seen.clear();
-        }
+        let has_new_cookies = session.jar.keep(&course.url, &response.headers);
         let is_wanted = |&(first, last): &(u16, u16)| (first..=last).contains(&response.status.as_u16());
         if !response.status.is_redirection() || session.wanted_statuses.iter().any(is_wanted) {
             return Ok(response);
         }
-        seen.push(course.url.clone());
+        // With new cookies the same URL may answer otherwise.
+        if has_new_cookies {
+            seen.clear();
+        } else {
+            seen.push(course.url.clone());
+        }
         let trail =
             Trail { from: &course.url, method: &course.method, followed: session.trace.redirects, limit, seen: &seen };
         let location = response.headers.get(header::LOCATION).map(HeaderValue::as_bytes);
@@ -85,11 +102,17 @@ pub async fn exchange(
             Some(hop) => course.turn(hop),
         }
         session.trace.redirects += 1;
-        let _ = tokio::time::timeout(DRAIN_WAIT, drain(response.body)).await;
+        drain(response.body).await;
     }
 }
 
-async fn drain(mut body: Body) {
+/// Reads what is left of a small body, so that its connection can be used again. Gives up where it is not small or not
+/// quick, which closes the connection.
+pub async fn drain(body: Body) {
+    let _ = tokio::time::timeout(DRAIN_WAIT, discard(body)).await;
+}
+
+async fn discard(mut body: Body) {
     let mut left = DRAIN_BYTES_MAX;
     while let Some(Ok(chunk)) = body.chunk().await {
         let Some(less) = left.checked_sub(chunk.len()) else { return };

@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn every_kind_of_address_by_default_and_with_private_networks() {
         let open = Guard { allow_private: true, ..Guard::default() };
-        let table: String = [
+        let table = [
             "0.0.0.0",
             "0.1.2.3",
             "8.8.8.8",
@@ -253,7 +253,8 @@ mod tests {
             let say = |guard: &Guard| guard.judge(ip(text)).map_or_else(|refusal| refusal.to_string(), |()| "-".into());
             format!("{text}: {} | {}\n", say(&Guard::default()), say(&open))
         })
-        .collect();
+        .collect::<Vec<String>>()
+        .concat();
         insta::assert_snapshot!(table);
     }
 

@@ -36,7 +36,7 @@ use crate::model::failure::Failure;
 use crate::model::spec::{HttpOptions, Timeouts};
 
 pub use client::HttpClient;
-pub use exchange::{DEFAULT_USER_AGENT, Session, Trace, exchange};
+pub use exchange::{DEFAULT_USER_AGENT, Session, Trace, drain, exchange};
 pub use guard::Guard;
 
 /// What a task's requests have in common.

@@ -262,11 +262,12 @@ mod tests {
             Error::AlertReceived(AlertDescription::InternalError),
             Error::HandshakeNotComplete,
         ];
-        let said: String = errors
+        let said = errors
             .iter()
             .map(|error| explain("a.example", error))
             .map(|failure| format!("{} (retryable: {})\n", failure.message, failure.retryable))
-            .collect();
+            .collect::<Vec<String>>()
+            .concat();
         insta::assert_snapshot!(said);
     }
 }

@@ -7,6 +7,8 @@
 
 pub mod object;
 pub mod origin;
+pub mod proxy;
 pub mod reply;
 pub mod server;
 pub mod spec;
+pub mod tls;

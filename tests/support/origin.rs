@@ -119,6 +119,7 @@ struct State {
     peak: AtomicUsize,
     accepted: AtomicUsize,
     open: AtomicUsize,
+    resumed: AtomicUsize,
     body_bytes: AtomicU64,
     /// 0: no limit.
     connection_rate: AtomicU64,
@@ -166,6 +167,7 @@ impl Origin {
             peak: AtomicUsize::new(0),
             accepted: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
+            resumed: AtomicUsize::new(0),
             body_bytes: AtomicU64::new(0),
             connection_rate: AtomicU64::new(0),
             kill: Mutex::default(),
@@ -253,6 +255,11 @@ impl Origin {
         self.state.open.load(Ordering::SeqCst)
     }
 
+    /// TLS handshakes that resumed an earlier session.
+    pub fn resumed(&self) -> usize {
+        self.state.resumed.load(Ordering::SeqCst)
+    }
+
     /// Bytes of bodies written so far.
     pub fn body_bytes(&self) -> u64 {
         self.state.body_bytes.load(Ordering::SeqCst)
@@ -294,7 +301,11 @@ async fn connection(stream: TcpStream, peer: SocketAddr, number: usize, state: A
         match &state.tls {
             None => serve(stream, peer, number, &state).await,
             Some(acceptor) => match acceptor.accept(stream).await {
-                Ok(stream) => serve(stream, peer, number, &state).await,
+                Ok(stream) => {
+                    let is_resumed = stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+                    state.resumed.fetch_add(usize::from(is_resumed), Ordering::SeqCst);
+                    serve(stream, peer, number, &state).await
+                }
                 Err(error) => Err(error),
             },
         }

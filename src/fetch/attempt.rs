@@ -1,0 +1,195 @@
+//! The course of one attempt.
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method};
+use url::Url;
+
+use crate::fetch::body;
+use crate::fetch::body::Content;
+use crate::fetch::json;
+use crate::fetch::pages::{Arrived, Next, Pager};
+use crate::fetch::{FetchContext, Fetched, FetchedBody, Page};
+use crate::model::failure::{Failure, FailureReason};
+use crate::model::outcome::{AttemptEnd, AttemptReport, FetchResult, Outcome};
+use crate::model::progress::Meter;
+use crate::model::secret::{REDACTED, is_secret_header, redacted};
+use crate::model::spec::{FetchSpec, Pagination};
+use crate::net::{Request, Response, Session, classify, decode, drain, exchange};
+
+/// What is asked for where JSON is expected; anything is still taken.
+const ACCEPT_JSON: HeaderValue = HeaderValue::from_static("application/json, */*;q=0.5");
+
+/// Runs one attempt at `spec`, to its end or until it is told to stop.
+pub async fn run(ctx: &FetchContext<'_>, spec: &FetchSpec) -> Fetched {
+    let before = ctx.meter.received_bytes();
+    let mut attempt = match Attempt::new(ctx, spec) {
+        Ok(attempt) => attempt,
+        Err(failure) => {
+            let report = AttemptReport::default();
+            return Fetched { end: AttemptEnd::Failed(failure), report, body: None };
+        }
+    };
+    let end = tokio::select! {
+        biased;
+        () = ctx.stop.cancelled() => Ok(None),
+        end = attempt.go() => end.map(Some),
+    };
+    let report = attempt.report(ctx.meter, before);
+    match end {
+        Ok(Some((result, body))) => Fetched { end: AttemptEnd::Done(Outcome::Fetch(result)), report, body },
+        Ok(None) => Fetched { end: AttemptEnd::Stopped, report, body: None },
+        Err(failure) => Fetched { end: AttemptEnd::Failed(failure), report, body: None },
+    }
+}
+
+struct Attempt<'a> {
+    ctx: &'a FetchContext<'a>,
+    spec: &'a FetchSpec,
+    url: Url,
+    method: Method,
+    headers: HeaderMap,
+    session: Session,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(ctx: &'a FetchContext<'a>, spec: &'a FetchSpec) -> Result<Attempt<'a>, Failure> {
+        // The edge has checked both; a task that an older version stored may say otherwise.
+        let bad = |what: &str| Failure::fatal(FailureReason::Protocol, format!("the task's {what} is not valid"));
+        let url = Url::parse(&spec.url).map_err(|_| bad("URL"))?;
+        let method = if spec.method.is_empty() {
+            Method::GET
+        } else {
+            Method::from_bytes(spec.method.as_bytes()).map_err(|_| bad("method"))?
+        };
+        let mut session = Session::at_home(&url);
+        session.wanted_statuses.clone_from(&spec.accept_statuses);
+        let headers = own_headers(ctx, spec);
+        Ok(Attempt { ctx, spec, url, method, headers, session })
+    }
+
+    async fn go(&mut self) -> Result<(FetchResult, Option<FetchedBody>), Failure> {
+        match &self.spec.pagination {
+            None => self.single().await.map(|(result, body)| (result, Some(body))),
+            Some(pagination) => self.listing(pagination).await.map(|result| (result, None)),
+        }
+    }
+
+    async fn single(&mut self) -> Result<(FetchResult, FetchedBody), Failure> {
+        let response = self.ask(self.url.clone()).await?;
+        let mut result = result_of(&response);
+        self.ctx.meter.set_total(self.announced(&response).unwrap_or(0));
+        let content = self.content(response)?;
+        let body = if self.spec.expect_json {
+            let body = content.whole().await?;
+            json::check(&body)?;
+            body::keep(body, self.ctx.sink).await?
+        } else {
+            content.kept(self.ctx.sink).await?
+        };
+        result.body_bytes = match &body {
+            FetchedBody::Inline(bytes) => bytes.len() as u64,
+            FetchedBody::Spooled { bytes, .. } => *bytes,
+        };
+        Ok((result, body))
+    }
+
+    async fn listing(&mut self, pagination: &Pagination) -> Result<FetchResult, Failure> {
+        let base = self.url.clone();
+        let mut pager = Pager::new(pagination, &base, self.ctx.resume.clone());
+        loop {
+            if let Next::Ended(result) = pager.cursor.next {
+                return Ok(*result);
+            }
+            let response = self.ask(pager.request()?).await?;
+            let mut result = result_of(&response);
+            let (headers, url) = (response.headers.clone(), response.url.clone());
+            let body: Bytes = self.content(response)?.whole().await?;
+            let (number, first_item) = (pager.cursor.pages, pager.cursor.items);
+            let turn = pager.turn(&Arrived { body: &body, headers: &headers, url: &url })?;
+            if turn.is_last {
+                result.pages = pager.cursor.pages;
+                result.items = pager.cursor.items;
+                result.body_bytes = pager.cursor.bytes;
+                pager.cursor.next = Next::Ended(Box::new(result));
+            }
+            if turn.is_kept {
+                let cursor = pager.cursor.clone();
+                let page = Page { number, first_item, item_count: turn.item_count, body, cursor };
+                self.ctx.sink.page(page).await?;
+            }
+        }
+    }
+
+    /// A response whose status the task accepts.
+    async fn ask(&mut self, url: Url) -> Result<Response, Failure> {
+        let request = Request {
+            method: self.method.clone(),
+            url,
+            headers: self.headers.clone(),
+            body: Bytes::copy_from_slice(&self.spec.body),
+        };
+        let response = exchange(self.ctx.transport, request, self.ctx.profile, &mut self.session).await?;
+        if self.spec.accepts(response.status.as_u16()) {
+            return Ok(response);
+        }
+        let now = (self.ctx.now)();
+        let failure = classify::judge_status(response.status, &response.headers, now, self.ctx.retry_after_max);
+        drain(response.body).await;
+        Err(failure)
+    }
+
+    fn content(&self, response: Response) -> Result<Content, Failure> {
+        let announced = self.announced(&response);
+        Content::new(response.body, &response.headers, announced, self.spec.response_bytes_max(), self.ctx.meter)
+    }
+
+    /// How much body the origin says that there is, on its way. Without one, the header speaks of another response.
+    fn announced(&self, response: &Response) -> Option<u64> {
+        if self.method == Method::HEAD || matches!(response.status.as_u16(), 204 | 304) {
+            return None;
+        }
+        response.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    }
+
+    fn report(&self, meter: &Meter, before: u64) -> AttemptReport {
+        let trace = &self.session.trace;
+        AttemptReport {
+            url: redacted(trace.url.as_ref().unwrap_or(&self.url)),
+            remote_address: trace.remote.map(|remote| remote.to_string()).unwrap_or_default(),
+            http_status: trace.status,
+            bytes: meter.received_bytes() - before,
+            ..AttemptReport::default()
+        }
+    }
+}
+
+/// What a fetch adds, unless the client has set it.
+fn own_headers(ctx: &FetchContext<'_>, spec: &FetchSpec) -> HeaderMap {
+    let is_set = |name: &http::HeaderName| {
+        ctx.profile.http.headers.iter().any(|header| header.name.eq_ignore_ascii_case(name.as_str()))
+    };
+    let mut headers = HeaderMap::new();
+    if !is_set(&ACCEPT_ENCODING) {
+        headers.insert(ACCEPT_ENCODING, decode::ACCEPT_ENCODING);
+    }
+    if (spec.expect_json || spec.pagination.is_some()) && !is_set(&ACCEPT) {
+        headers.insert(ACCEPT, ACCEPT_JSON);
+    }
+    headers
+}
+
+fn result_of(response: &Response) -> FetchResult {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let headers = response.headers.iter().map(|(name, value)| {
+        let value = if is_secret_header(name.as_str()) { REDACTED.to_owned() } else { text(value) };
+        (name.as_str().to_owned(), value)
+    });
+    FetchResult {
+        http_status: response.status.as_u16(),
+        headers: headers.collect(),
+        final_url: redacted(&response.url),
+        content_type: response.headers.get(CONTENT_TYPE).map(text).unwrap_or_default(),
+        ..FetchResult::default()
+    }
+}

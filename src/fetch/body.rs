@@ -1,0 +1,116 @@
+//! Reading a response's body: counted, decoded, limited, and out of memory when it is large.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, header};
+
+use crate::fetch::{FetchedBody, INLINE_BYTES_MAX, Sink};
+use crate::model::failure::{Failure, FailureReason};
+use crate::model::progress::Meter;
+use crate::net::{Body, BodySource, decode};
+
+/// The body of a response as the fetch sees it: decoded, with at most `bytes_max` of it.
+pub(super) struct Content {
+    body: Body,
+    bytes_max: u64,
+    bytes: u64,
+}
+
+impl Content {
+    /// `announced` is what the origin says that the body has: where that is too much already, it fails at once.
+    pub(super) fn new(
+        body: Body,
+        headers: &HeaderMap,
+        announced: Option<u64>,
+        bytes_max: u64,
+        meter: &Arc<Meter>,
+    ) -> Result<Content, Failure> {
+        let is_larger = announced.is_some_and(|length| length > bytes_max);
+        if is_larger && !headers.contains_key(header::CONTENT_ENCODING) {
+            return Err(too_large(bytes_max));
+        }
+        let counted = Body(Box::new(Counted { body, meter: Arc::clone(meter) }));
+        Ok(Content { body: decode::decode(counted, headers)?, bytes_max, bytes: 0 })
+    }
+
+    async fn chunk(&mut self) -> Option<Result<Bytes, Failure>> {
+        let chunk = self.body.chunk().await?;
+        if let Ok(chunk) = &chunk {
+            self.bytes += chunk.len() as u64;
+            if self.bytes > self.bytes_max {
+                return Some(Err(too_large(self.bytes_max)));
+            }
+        }
+        Some(chunk)
+    }
+
+    /// All of it, in memory.
+    pub(super) async fn whole(mut self) -> Result<Bytes, Failure> {
+        let Some(first) = self.chunk().await.transpose()? else { return Ok(Bytes::new()) };
+        let Some(second) = self.chunk().await.transpose()? else { return Ok(first) };
+        let mut all = BytesMut::with_capacity(first.len() + second.len());
+        all.extend_from_slice(&first);
+        all.extend_from_slice(&second);
+        while let Some(chunk) = self.chunk().await {
+            all.extend_from_slice(&chunk?);
+        }
+        Ok(all.freeze())
+    }
+
+    /// In memory while it is small, and through the sink's spool when it is not.
+    pub(super) async fn kept(mut self, sink: &dyn Sink) -> Result<FetchedBody, Failure> {
+        let Some(first) = self.chunk().await.transpose()? else { return Ok(FetchedBody::Inline(Bytes::new())) };
+        let mut held = vec![first];
+        while self.bytes <= INLINE_BYTES_MAX as u64 {
+            match self.chunk().await.transpose()? {
+                Some(chunk) => held.push(chunk),
+                None if held.len() == 1 => return Ok(FetchedBody::Inline(held.remove(0))),
+                None => return Ok(FetchedBody::Inline(held.concat().into())),
+            }
+        }
+        let mut spool = sink.spool().await?;
+        for chunk in held {
+            spool.write(chunk).await?;
+        }
+        while let Some(chunk) = self.chunk().await {
+            spool.write(chunk?).await?;
+        }
+        Ok(FetchedBody::Spooled { name: spool.finish().await?, bytes: self.bytes })
+    }
+}
+
+/// Bytes that are in memory already, kept by the same rule.
+pub(super) async fn keep(bytes: Bytes, sink: &dyn Sink) -> Result<FetchedBody, Failure> {
+    if bytes.len() <= INLINE_BYTES_MAX {
+        return Ok(FetchedBody::Inline(bytes));
+    }
+    let count = bytes.len() as u64;
+    let mut spool = sink.spool().await?;
+    spool.write(bytes).await?;
+    Ok(FetchedBody::Spooled { name: spool.finish().await?, bytes: count })
+}
+
+fn too_large(bytes_max: u64) -> Failure {
+    let message = format!("the body is larger than {bytes_max} bytes; raise `max_response_bytes` or ask for less");
+    Failure::fatal(FailureReason::TooLarge, message)
+}
+
+/// Tells the meter what comes from the network, before it is decoded.
+struct Counted {
+    body: Body,
+    meter: Arc<Meter>,
+}
+
+impl BodySource for Counted {
+    fn chunk(&mut self) -> BoxFuture<'_, Option<Result<Bytes, Failure>>> {
+        Box::pin(async move {
+            let chunk = self.body.chunk().await;
+            if let Some(Ok(chunk)) = &chunk {
+                self.meter.received(chunk.len() as u64);
+            }
+            chunk
+        })
+    }
+}

@@ -1,0 +1,382 @@
+//! Where a listing stands and where it goes on. Pure: pages in, URLs out.
+
+use std::collections::HashSet;
+
+use http::HeaderMap;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::fetch::json;
+use crate::model::failure::{Failure, FailureReason};
+use crate::model::outcome::FetchResult;
+use crate::model::secret::redacted;
+use crate::model::spec::{PageStyle, Pagination};
+use crate::net::link;
+
+/// How many of the latest requests a cursor remembers, so that a circle is seen after a restart too. It is stored with
+/// each page, so it is short; within an attempt [`SEEN_MAX`] are remembered.
+const RECENT_MAX: usize = 32;
+const SEEN_MAX: usize = 100_000;
+
+/// Where a listing stands after a page. Opaque to whoever keeps it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PageCursor {
+    /// Pages kept.
+    pub pages: u32,
+    /// Items in them.
+    pub items: u64,
+    /// Bytes of them, decoded.
+    pub bytes: u64,
+    /// What comes next.
+    pub next: Next,
+    /// Fingerprints of the latest requests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    recent: Vec<u64>,
+    /// The fingerprint of the latest page.
+    last_page: u64,
+}
+
+/// What comes after a page.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Next {
+    /// The URL that was given.
+    First,
+    /// A URL.
+    Url(Url),
+    /// A number of a page.
+    Number(u64),
+    /// A count of items to skip.
+    Offset(u64),
+    /// A value of the page before.
+    Cursor(String),
+    /// Nothing: this is the result of the whole listing.
+    Ended(Box<FetchResult>),
+}
+
+/// A page as it came.
+pub(super) struct Arrived<'a> {
+    pub(super) body: &'a [u8],
+    pub(super) headers: &'a HeaderMap,
+    /// After redirects.
+    pub(super) url: &'a Url,
+}
+
+/// What a page is to the listing.
+#[derive(Debug, PartialEq)]
+pub(super) struct Turn {
+    /// How many of its items belong to it.
+    pub(super) item_count: u32,
+    /// Whether it is kept: an empty one that only says "no more" is not.
+    pub(super) is_kept: bool,
+    pub(super) is_last: bool,
+}
+
+/// Follows one listing.
+pub(super) struct Pager<'a> {
+    pagination: &'a Pagination,
+    /// The URL that was given.
+    base: &'a Url,
+    pub(super) cursor: PageCursor,
+    seen: HashSet<u64>,
+}
+
+impl<'a> Pager<'a> {
+    /// From the start, or from where an earlier attempt came to.
+    pub(super) fn new(pagination: &'a Pagination, base: &'a Url, resume: Option<PageCursor>) -> Pager<'a> {
+        let start = match &pagination.style {
+            PageStyle::PageNumber { first, .. } => Next::Number(*first),
+            PageStyle::Offset { .. } => Next::Offset(0),
+            PageStyle::LinkHeader | PageStyle::Cursor { .. } | PageStyle::NextUrl { .. } => Next::First,
+        };
+        let cursor = resume.unwrap_or(PageCursor {
+            pages: 0,
+            items: 0,
+            bytes: 0,
+            next: start,
+            recent: Vec::new(),
+            last_page: 0,
+        });
+        let seen = cursor.recent.iter().copied().collect();
+        Pager { pagination, base, cursor, seen }
+    }
+
+    /// The URL of the page to ask for. Fails when it has been asked for before: it would go on for ever.
+    pub(super) fn request(&mut self) -> Result<Url, Failure> {
+        let url = self.url();
+        let (mark, what) = match &self.cursor.next {
+            Next::Cursor(value) => (fingerprint(value.as_bytes()), "cursor"),
+            _ => (fingerprint(url.as_str().as_bytes()), "URL"),
+        };
+        if !self.seen.insert(mark) {
+            let message = format!(
+                "page {} leads back to a {what} that has been asked for before, at `{}`; the listing would never end",
+                self.cursor.pages,
+                redacted(&url)
+            );
+            return Err(Failure::fatal(FailureReason::Protocol, message));
+        }
+        if self.seen.len() > SEEN_MAX {
+            self.seen = self.cursor.recent.iter().copied().collect();
+        }
+        self.cursor.recent.push(mark);
+        if self.cursor.recent.len() > RECENT_MAX {
+            self.cursor.recent.remove(0);
+        }
+        Ok(url)
+    }
+
+    fn url(&self) -> Url {
+        let mut url = match &self.cursor.next {
+            Next::Url(url) => return url.clone(),
+            _ => self.base.clone(),
+        };
+        match (&self.pagination.style, &self.cursor.next) {
+            (PageStyle::PageNumber { param, size_param, size, .. }, Next::Number(number)) => {
+                set_param(&mut url, param, &number.to_string());
+                set_param(&mut url, size_param, &size.to_string());
+            }
+            (PageStyle::Offset { param, limit_param, limit }, Next::Offset(offset)) => {
+                set_param(&mut url, param, &offset.to_string());
+                set_param(&mut url, limit_param, &limit.to_string());
+            }
+            (PageStyle::Cursor { param, .. }, Next::Cursor(value)) => set_param(&mut url, param, value),
+            _ => {}
+        }
+        url
+    }
+
+    /// Takes a page in, and moves the cursor behind it. On the last page [`PageCursor::next`] is left for the caller.
+    pub(super) fn turn(&mut self, page: &Arrived<'_>) -> Result<Turn, Failure> {
+        let count = json::items(page.body, &self.pagination.items_pointer)?.len() as u64;
+        if count == 0 {
+            let is_kept = self.cursor.pages == 0;
+            if is_kept {
+                self.keep(page, 0);
+            }
+            return Ok(Turn { item_count: 0, is_kept, is_last: true });
+        }
+        let mark = fingerprint(page.body);
+        let counts = matches!(self.cursor.next, Next::Number(_) | Next::Offset(_));
+        if counts && self.cursor.pages > 0 && mark == self.cursor.last_page {
+            let message = format!(
+                "page {} is the same as the one before: the origin seems to ignore the parameter that counts",
+                self.cursor.pages
+            );
+            return Err(Failure::fatal(FailureReason::Protocol, message));
+        }
+        let next = self.next(page, count)?;
+        let limit = self.pagination.max_items;
+        let wanted = if limit == 0 { count } else { count.min(limit.saturating_sub(self.cursor.items)) };
+        self.keep(page, wanted);
+        self.cursor.last_page = mark;
+        let is_full = (limit > 0 && self.cursor.items >= limit)
+            || (self.pagination.max_pages > 0 && self.cursor.pages >= self.pagination.max_pages);
+        let is_last = is_full || next.is_none();
+        if let Some(next) = next {
+            self.cursor.next = next;
+        }
+        Ok(Turn { item_count: u32::try_from(wanted).unwrap_or(u32::MAX), is_kept: true, is_last })
+    }
+
+    fn keep(&mut self, page: &Arrived<'_>, items: u64) {
+        self.cursor.pages += 1;
+        self.cursor.items += items;
+        self.cursor.bytes += page.body.len() as u64;
+    }
+
+    fn next(&self, page: &Arrived<'_>, count: u64) -> Result<Option<Next>, Failure> {
+        Ok(match (&self.pagination.style, &self.cursor.next) {
+            (PageStyle::LinkHeader, _) => match link::next(page.headers) {
+                Some(target) => Some(Next::Url(resolve(page.url, target)?)),
+                None => None,
+            },
+            (PageStyle::NextUrl { next_pointer }, _) => match json::text(page.body, next_pointer)? {
+                Some(target) => Some(Next::Url(resolve(page.url, &target)?)),
+                None => None,
+            },
+            (PageStyle::Cursor { next_pointer, .. }, _) => json::text(page.body, next_pointer)?.map(Next::Cursor),
+            (PageStyle::PageNumber { .. }, Next::Number(number)) => number.checked_add(1).map(Next::Number),
+            (PageStyle::Offset { .. }, Next::Offset(offset)) => offset.checked_add(count).map(Next::Offset),
+            // A cursor of another style is none of ours.
+            (PageStyle::PageNumber { .. } | PageStyle::Offset { .. }, _) => None,
+        })
+    }
+}
+
+/// The next page's URL as a page names it, under the rules of redirects.
+fn resolve(page: &Url, target: &str) -> Result<Url, Failure> {
+    let from = redacted(page);
+    let url = page.join(target).map_err(|_| {
+        Failure::fatal(FailureReason::Protocol, format!("the page at `{from}` names a next one that is no URL"))
+    })?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        let message = format!(
+            "the page at `{from}` names a next one with a `{}` URL; haul follows http and https only",
+            url.scheme()
+        );
+        return Err(Failure::fatal(FailureReason::ForbiddenAddress, message));
+    }
+    if page.scheme() == "https" && url.scheme() == "http" {
+        let message = format!("the page at `{from}` leads from https to http, which haul does not follow");
+        return Err(Failure::fatal(FailureReason::Protocol, message));
+    }
+    Ok(url)
+}
+
+/// Sets a parameter of the query, and leaves the others as they are written. Without a name nothing is set.
+fn set_param(url: &mut Url, name: &str, value: &str) {
+    if name.is_empty() {
+        return;
+    }
+    let is_it = |pair: &str| url::form_urlencoded::parse(pair.as_bytes()).next().is_some_and(|(own, _)| own == name);
+    let mut query: String =
+        url.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty() && !is_it(pair)).fold(
+            String::new(),
+            |mut query, pair| {
+                query.push_str(pair);
+                query.push('&');
+                query
+            },
+        );
+    query.push_str(&url::form_urlencoded::Serializer::new(String::new()).append_pair(name, value).finish());
+    url.set_query(Some(&query));
+}
+
+/// FNV-1a, 64 bits: small, and the same in every version of haul, since cursors outlive it.
+fn fingerprint(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pagination(style: PageStyle) -> Pagination {
+        Pagination { style, items_pointer: String::new(), max_pages: 0, max_items: 0 }
+    }
+
+    fn number() -> PageStyle {
+        PageStyle::PageNumber { param: "page".into(), first: 1, size_param: "n".into(), size: 2 }
+    }
+
+    /// Follows a listing through `pages` and says what it asked for and how it ended.
+    fn follow(pagination: &Pagination, pages: &[&str]) -> (Vec<String>, Result<PageCursor, Failure>) {
+        let base = Url::parse("http://a.example/list?q=a%20b&page=9").unwrap();
+        let mut pager = Pager::new(pagination, &base, None);
+        let mut asked = Vec::new();
+        for page in pages {
+            let url = match pager.request() {
+                Ok(url) => url,
+                Err(failure) => return (asked, Err(failure)),
+            };
+            asked.push(url[url::Position::BeforePath..].to_owned());
+            let mut headers = HeaderMap::new();
+            let (link, body) = page.split_once('|').unwrap_or(("", page));
+            if !link.is_empty() {
+                headers.insert("link", HeaderValue::from_str(&format!("<{link}>; rel=next")).unwrap());
+            }
+            match pager.turn(&Arrived { body: body.as_bytes(), headers: &headers, url: &url }) {
+                Ok(turn) if turn.is_last => return (asked, Ok(pager.cursor)),
+                Ok(_) => {}
+                Err(failure) => return (asked, Err(failure)),
+            }
+        }
+        (asked, Ok(pager.cursor))
+    }
+
+    #[test]
+    fn every_style_finds_its_way_to_the_end() {
+        let (asked, end) = follow(&pagination(number()), &["[1,2]", "[3]", "[]"]);
+        assert_eq!(asked, ["/list?q=a%20b&page=1&n=2", "/list?q=a%20b&page=2&n=2", "/list?q=a%20b&page=3&n=2"]);
+        let end = end.unwrap();
+        assert_eq!((end.pages, end.items, end.bytes), (2, 3, 8));
+
+        let offset = PageStyle::Offset { param: "skip".into(), limit_param: String::new(), limit: 0 };
+        let (asked, _) = follow(&pagination(offset), &["[1,2,3]", "[4]", "[]"]);
+        assert_eq!(
+            asked.iter().map(|url| url.rsplit('&').next().unwrap()).collect::<Vec<_>>(),
+            ["skip=0", "skip=3", "skip=4"]
+        );
+
+        let (asked, end) = follow(&pagination(PageStyle::LinkHeader), &["/p2?x|[1]", "p3|[2]", "[3]"]);
+        assert_eq!((&asked[1..], end.unwrap().items), (&["/p2?x".to_owned(), "/p3".to_owned()][..], 3));
+
+        let at = |style| Pagination { items_pointer: "/d".into(), ..pagination(style) };
+        let cursor = PageStyle::Cursor { param: "page".into(), next_pointer: "/c".into() };
+        let (asked, _) =
+            follow(&at(cursor), &[r#"{"d":[1],"c":"x y&z"}"#, r#"{"d":[2],"c":7}"#, r#"{"d":[3],"c":null}"#]);
+        assert_eq!(asked, ["/list?q=a%20b&page=9", "/list?q=a%20b&page=x+y%26z", "/list?q=a%20b&page=7"]);
+
+        let next = PageStyle::NextUrl { next_pointer: "/n".into() };
+        let (asked, end) = follow(&at(next), &[r#"{"d":[1],"n":"?p=2"}"#, r#"{"d":[],"n":"?p=3"}"#]);
+        assert_eq!((asked[1].as_str(), end.unwrap().pages), ("/list?p=2", 1), "an empty page ends it");
+    }
+
+    #[test]
+    fn limits_end_it() {
+        let pages = ["[1,2]", "[3,4]", "[5,6]", "[]"];
+        let (asked, end) = follow(&Pagination { max_pages: 2, ..pagination(number()) }, &pages);
+        assert_eq!((asked.len(), end.unwrap().items), (2, 4));
+        let (asked, end) = follow(&Pagination { max_items: 3, ..pagination(number()) }, &pages);
+        assert_eq!((asked.len(), end.unwrap().items), (2, 3));
+        let (asked, end) = follow(&pagination(number()), &["[]"]);
+        assert_eq!((asked.len(), end.unwrap().pages), (1, 1), "an empty listing has its page");
+    }
+
+    #[test]
+    fn circles_and_bad_targets_are_failures() {
+        let reason = |pagination: &Pagination, pages: &[&str]| {
+            let (asked, end) = follow(pagination, pages);
+            (asked.len(), end.map(|_| ()).map_err(|failure| failure.reason))
+        };
+        let link = pagination(PageStyle::LinkHeader);
+        let circle = (3, Err(FailureReason::Protocol));
+        assert_eq!(reason(&link, &["/2|[1]", "/3|[2]", "/2|[3]", "/4|[1]"]), circle);
+        assert_eq!(reason(&link, &["/list?q=a%20b&page=9|[1]", "[2]"]).1, Err(FailureReason::Protocol));
+        assert_eq!(reason(&pagination(number()), &["[1]", "[2]", "[2]"]), circle);
+        assert_eq!(reason(&link, &["ftp://b/|[1]"]).1, Err(FailureReason::ForbiddenAddress));
+        assert_eq!(reason(&link, &["http://|[1]"]).1, Err(FailureReason::Protocol));
+        assert_eq!(reason(&link, &["{}"]).1, Err(FailureReason::BadContent));
+        let https = Url::parse("https://a/").unwrap();
+        assert_eq!(resolve(&https, "http://a/2").unwrap_err().reason, FailureReason::Protocol);
+    }
+
+    #[test]
+    fn a_cursor_goes_on_after_a_restart_and_still_sees_the_circle() {
+        let base = Url::parse("http://a.example/").unwrap();
+        let style = pagination(PageStyle::LinkHeader);
+        let mut headers = HeaderMap::new();
+        headers.insert("link", HeaderValue::from_static("</2>; rel=next"));
+        let mut pager = Pager::new(&style, &base, None);
+        let url = pager.request().unwrap();
+        pager.turn(&Arrived { body: b"[1]", headers: &headers, url: &url }).unwrap();
+        let stored = serde_json::to_string(&pager.cursor).unwrap();
+
+        let mut pager = Pager::new(&style, &base, serde_json::from_str(&stored).unwrap());
+        let url = pager.request().unwrap();
+        assert_eq!((url.as_str(), pager.cursor.pages), ("http://a.example/2", 1));
+        headers.insert("link", HeaderValue::from_static("</>; rel=next"));
+        pager.turn(&Arrived { body: b"[2]", headers: &headers, url: &url }).unwrap();
+        assert_eq!(pager.request().unwrap_err().reason, FailureReason::Protocol);
+    }
+
+    proptest! {
+        #[test]
+        fn a_parameter_is_set_and_the_others_stay(query in "[a-z=&%20+]{0,20}", name in "[a-z]{1,3}", value in ".{0,9}") {
+            let mut url = Url::parse("http://a/").unwrap();
+            url.set_query(Some(&query));
+            let others = |url: &Url| -> Vec<_> {
+                url.query_pairs().filter(|(own, _)| *own != name).map(|(a, b)| (a.into_owned(), b.into_owned())).collect()
+            };
+            let before = others(&url);
+            set_param(&mut url, &name, &value);
+            prop_assert_eq!(others(&url), before);
+            let set: Vec<_> = url.query_pairs().filter(|(own, _)| *own == name).map(|(_, v)| v.into_owned()).collect();
+            prop_assert_eq!(set, vec![value]);
+        }
+    }
+}

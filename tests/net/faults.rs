@@ -1,0 +1,120 @@
+//! What each fault of an origin is called, and whether it is worth another attempt.
+
+use std::time::Duration;
+
+use haul::model::failure::FailureReason;
+use haul::net::{Profile, Transport};
+use tokio::time::Instant;
+
+use crate::common::{class, client, fetch, get, profile, read};
+use crate::support::object::Object;
+use crate::support::origin::Origin;
+use crate::support::reply::{Cut, Reply};
+
+async fn failure_of(reply: Reply, set: impl FnOnce(&mut Profile)) -> (FailureReason, bool) {
+    let origin = Origin::start();
+    origin.reply("/", reply);
+    class(&fetch(&client(), &origin.url("/"), &profile(set)).await.unwrap_err())
+}
+
+#[tokio::test]
+async fn a_body_that_ends_early_is_truncated() {
+    let truncated = (FailureReason::Truncated, true);
+    for cut in [Cut::Fin, Cut::Reset] {
+        assert_eq!(failure_of(Reply::ok("0123456789").cut_at(4, cut), |_| {}).await, truncated);
+        assert_eq!(failure_of(Reply::ok("0123456789").chunked(3).cut_at(4, cut), |_| {}).await, truncated);
+    }
+    assert_eq!(failure_of(Reply::ok("0123456789").claim_length(11), |_| {}).await, truncated);
+    let mid_head = Reply::raw("HTTP/1.1 200 OK\r\nContent-Le");
+    assert_eq!(failure_of(mid_head, |_| {}).await, truncated);
+    let no_answer = (FailureReason::Connect, true);
+    assert_eq!(failure_of(Reply::gone(Cut::Fin), |_| {}).await, no_answer);
+    assert_eq!(failure_of(Reply::gone(Cut::Reset), |_| {}).await, no_answer);
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_a_protocol_failure() {
+    let protocol = (FailureReason::Protocol, false);
+    for raw in [
+        "SSH-2.0-OpenSSH_9.2\r\n",
+        "HTTP/1.1 abc OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: minus\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nbad header\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n",
+    ] {
+        assert_eq!(failure_of(Reply::raw(raw), |_| {}).await, protocol, "{raw}");
+    }
+    let large = format!("HTTP/1.1 200 OK\r\nX-Large: {}\r\n\r\n", "x".repeat(1 << 20));
+    assert_eq!(failure_of(Reply::raw(large), |_| {}).await, protocol);
+}
+
+#[tokio::test]
+async fn bodies_without_a_length_end_with_the_connection() {
+    let origin = Origin::start();
+    origin.reply("/", Reply::ok("all of it").until_close());
+    assert_eq!(fetch(&client(), &origin.url("/"), &profile(|_| {})).await.unwrap().1, b"all of it");
+}
+
+#[tokio::test]
+async fn each_timeout_has_its_name() {
+    let short = Duration::from_millis(80);
+    let start = Instant::now();
+    let headers = failure_of(Reply::hang(), |p| p.timeouts.response_headers = short).await;
+    assert_eq!(headers, (FailureReason::TimeoutHeaders, true));
+    let idle = failure_of(Reply::ok("0123456789").stall_at(4), |p| p.timeouts.idle = short).await;
+    assert_eq!(idle, (FailureReason::TimeoutIdle, true));
+    let trickle = Reply::ok(vec![7; 10_000]).bytes_per_second(100);
+    let slow = failure_of(trickle, |p| {
+        p.timeouts.low_speed_bytes_per_second = 1000;
+        p.timeouts.low_speed_window = Duration::from_millis(300);
+    });
+    assert_eq!(slow.await, (FailureReason::LowSpeed, true));
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn connecting_has_its_failures() {
+    let client = client();
+    let closed = Origin::start().address();
+    let refused = fetch(&client, &format!("http://{closed}/"), &profile(|_| {})).await.unwrap_err();
+    assert_eq!(class(&refused), (FailureReason::Connect, true), "{refused}");
+    let nowhere = fetch(&client, "http://no-such-host.invalid/", &profile(|_| {})).await.unwrap_err();
+    assert_eq!(class(&nowhere), (FailureReason::Dns, true), "{nowhere}");
+    // A server that takes the connection and never shakes hands.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}/", silent.local_addr().unwrap());
+    let slow = profile(|profile| profile.timeouts.connect = Duration::from_millis(80));
+    let failure = fetch(&client, &url, &slow).await.unwrap_err();
+    assert_eq!(class(&failure), (FailureReason::TimeoutConnect, true), "{failure}");
+}
+
+#[tokio::test]
+async fn a_reader_that_slows_itself_down_does_not_blame_the_origin() {
+    let origin = Origin::start();
+    let object = Object::new(3, 4 << 20);
+    origin.object("/", object.clone());
+    let strict = profile(|profile| {
+        profile.timeouts.idle = Duration::from_millis(200);
+        profile.timeouts.low_speed_bytes_per_second = 100 << 20;
+        profile.timeouts.low_speed_window = Duration::from_millis(400);
+    });
+    let client = client();
+    let mut response = client.send(get(&origin.url("/")), &strict).await.unwrap();
+    response.body.chunk().await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(read(response.body).await.is_ok());
+}
+
+#[tokio::test]
+async fn large_bodies_come_whole() {
+    let origin = Origin::start();
+    let object = Object::new(9, (8 << 20) + 13);
+    origin.object("/", object.clone());
+    let chunked = object.clone();
+    origin.handle("/chunked", move |request| chunked.respond(request).chunked(70_000));
+    let client = client();
+    for path in ["/", "/chunked"] {
+        let (_, body) = fetch(&client, &origin.url(path), &profile(|_| {})).await.unwrap();
+        assert!(body == object.bytes(), "{path}");
+    }
+}

@@ -1,0 +1,128 @@
+//! Redirects: where they lead, and what stays behind.
+
+use haul::model::failure::FailureReason;
+use haul::model::secret::Secret;
+use haul::model::spec::HeaderSpec;
+use haul::net::{Guard, HttpClient, Session, exchange};
+use http::Method;
+
+use crate::common::{class, client, follow, get, profile, read, with_http};
+use crate::support::origin::Origin;
+use crate::support::reply::Reply;
+
+#[tokio::test]
+async fn leads_to_the_last_answer_over_one_connection() {
+    let (origin, client) = (Origin::start(), client());
+    origin.reply("/a", Reply::redirect(301, "b").body("moved"));
+    origin.reply("/b", Reply::redirect(307, "/c?x=1"));
+    origin.reply("/c", Reply::ok("here"));
+    let mut session = Session::default();
+    let response = exchange(&client, get(&origin.url("/a")), &profile(|_| {}), &mut session).await.unwrap();
+    assert_eq!(response.url.as_str(), origin.url("/c?x=1"));
+    assert_eq!(read(response.body).await.unwrap(), b"here");
+    assert_eq!((session.trace.redirects, session.trace.status, origin.connections()), (2, 200, 1));
+    assert_eq!(session.trace.remote, Some(origin.address()));
+    let agent = concat!("haul/", env!("CARGO_PKG_VERSION"));
+    assert!(origin.all_requests().iter().all(|request| request.header("user-agent") == Some(agent)));
+}
+
+#[tokio::test]
+async fn ends_where_it_must() {
+    let (origin, client) = (Origin::start(), client());
+    origin.handle("/endless/*", |request| Reply::redirect(302, &format!("{}x", request.path)));
+    origin.reply("/circle", Reply::redirect(302, "/circle2"));
+    origin.reply("/circle2", Reply::redirect(302, "/circle"));
+    origin.reply("/ftp", Reply::redirect(302, "ftp://a.example/"));
+    let reason = async |path: &str, limit: Option<u32>| {
+        let profile = with_http(|http| http.max_redirects = limit);
+        class(&follow(&client, &origin.url(path), &profile).await.unwrap_err())
+    };
+    let too_many = (FailureReason::TooManyRedirects, false);
+    assert_eq!(reason("/endless/", None).await, too_many);
+    assert_eq!(origin.all_requests().len(), 11);
+    assert_eq!(reason("/endless/", Some(0)).await, too_many);
+    assert_eq!(reason("/circle", None).await, too_many);
+    assert_eq!(reason("/ftp", None).await, (FailureReason::ForbiddenAddress, false));
+}
+
+#[tokio::test]
+async fn a_redirect_passes_the_guard() {
+    let (inside, outside) = (Origin::start(), Origin::start_on([127, 0, 0, 2]));
+    outside.reply("/", Reply::redirect(302, &inside.url("/secret")));
+    let client = HttpClient::new(Guard { allow_networks: vec!["127.0.0.2/32".parse().unwrap()], ..Guard::default() });
+    let mut session = Session::default();
+    let end = exchange(&client, get(&outside.url("/")), &profile(|_| {}), &mut session).await;
+    assert_eq!(class(&end.unwrap_err()), (FailureReason::ForbiddenAddress, false));
+    assert_eq!(session.trace.url.unwrap().as_str(), inside.url("/secret"), "the trace tells where it ended");
+    assert_eq!(inside.connections(), 0);
+}
+
+#[tokio::test]
+async fn secrets_stay_with_their_origin() {
+    let (origin, other, client) = (Origin::start(), Origin::start_on([127, 0, 0, 2]), client());
+    origin.reply("/here", Reply::redirect(302, "/there"));
+    origin.reply("/there", Reply::redirect(307, &other.url("/away")).header("Set-Cookie", "own=1"));
+    other.reply("/away", Reply::redirect(307, &origin.url("/back")));
+    origin.reply("/back", Reply::ok(""));
+    let header = |name: &str, sensitive| HeaderSpec { name: name.into(), value: Secret::new("v"), sensitive };
+    let profile = with_http(|http| {
+        http.bearer_token = Some(Secret::new("token"));
+        http.headers = vec![header("x-key", true), header("x-plain", false), header("cookie", false)];
+    });
+    follow(&client, &origin.url("/here"), &profile).await.unwrap();
+    let told = |request: &crate::support::origin::Request| {
+        ["authorization", "x-key", "x-plain", "cookie"].map(|name| request.header(name).map(str::to_owned))
+    };
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(told(&origin.requests("/there")[0]), [some("Bearer token"), some("v"), some("v"), some("v")]);
+    assert_eq!(told(&other.requests("/away")[0]), [None, None, some("v"), None]);
+    assert_eq!(told(&origin.requests("/back")[0]), [None, None, some("v"), some("own=1")]);
+}
+
+#[tokio::test]
+async fn credentials_in_every_form() {
+    let (origin, client) = (Origin::start(), client());
+    origin.reply("/", Reply::ok(""));
+    let basic = with_http(|http| http.basic_auth = Some(("me".into(), Secret::new("p:w"))));
+    follow(&client, &origin.url("/"), &basic).await.unwrap();
+    let in_url = origin.url("/").replace("://", "://me:p%3Aw@");
+    follow(&client, &in_url, &profile(|_| {})).await.unwrap();
+    follow(&client, &in_url, &with_http(|http| http.bearer_token = Some(Secret::new("t")))).await.unwrap();
+    let sent: Vec<_> = origin.all_requests().iter().map(|r| r.header("authorization").map(str::to_owned)).collect();
+    assert_eq!(sent, ["Basic bWU6cDp3", "Basic bWU6cDp3", "Bearer t"].map(|text| Some(text.to_owned())));
+}
+
+#[tokio::test]
+async fn a_post_becomes_a_get_without_its_body() {
+    let (origin, client) = (Origin::start(), client());
+    origin.reply("/303", Reply::redirect(303, "/end"));
+    origin.reply("/308", Reply::redirect(308, "/end"));
+    origin.reply("/end", Reply::ok(""));
+    for path in ["/303", "/308"] {
+        let mut post = get(&origin.url(path));
+        post.method = Method::POST;
+        post.body = "form".into();
+        post.headers.insert("content-type", "text/plain".parse().unwrap());
+        exchange(&client, post, &profile(|_| {}), &mut Session::default()).await.unwrap();
+    }
+    let seen: Vec<_> = origin
+        .requests("/end")
+        .iter()
+        .map(|request| (request.method.clone(), request.body.len(), request.header("content-type").is_some()))
+        .collect();
+    assert_eq!(seen, [("GET".to_owned(), 0, false), ("POST".to_owned(), 4, true)]);
+}
+
+#[tokio::test]
+async fn a_cookie_gate_is_no_circle() {
+    let (origin, client) = (Origin::start(), client());
+    origin.handle("/", |request| match request.header("cookie") {
+        Some(_) => Reply::ok("in"),
+        None => Reply::redirect(302, "/").header("Set-Cookie", "seen=1"),
+    });
+    let mut session = Session::default();
+    let response = exchange(&client, get(&origin.url("/")), &profile(|_| {}), &mut session).await.unwrap();
+    assert_eq!(response.status, 200);
+    exchange(&client, get(&origin.url("/")), &profile(|_| {}), &mut session).await.unwrap();
+    assert_eq!(origin.all_requests()[2].header("cookie"), Some("seen=1"), "a session keeps its cookies");
+}
