@@ -7,7 +7,6 @@
 //!
 //! `docs/ARCHITECTURE.md` has the map, the invariants and three walkthroughs; `tests/tidy.rs` holds who may import whom.
 
-pub mod fetch;
 pub mod model;
 pub mod pb;
 

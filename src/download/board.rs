@@ -98,7 +98,11 @@ impl Board {
 
     /// Gives a claim back: what it has not written is free again.
     pub(super) fn release(&mut self, id: ClaimId) {
-        self.claims.retain(|claim| claim.id != id);
+        let Some(at) = self.claims.iter().position(|claim| claim.id == id) else { return };
+        if self.claims.swap_remove(at).is_raced {
+            // One of the two is left, and may be raced again.
+            self.claims.iter_mut().for_each(|claim| claim.is_raced = false);
+        }
     }
 
     /// Where the claim writes next, and how many bytes.

@@ -1,1 +1,161 @@
-//! stub
+//! One attempt at a download: probe, plan, transfer, verify, commit.
+//!
+//! Each step consumes the one before ([`probe::Probed`], [`plan::Planned`], [`transfer::Transferred`],
+//! [`finish::Verified`]), so that what was not verified cannot be committed. The first request is the probe: there is no
+//! HEAD, and its body is the first connection of the transfer. Every request starts from the URL that the client gave,
+//! so a redirect target that has expired is resolved anew.
+//!
+//! A chunk goes from the socket into the file and the digest in one task, without a channel: all connections of one
+//! download are polled by the future that [`run`] returns. It knows nothing of jobs, other tasks, or what becomes of a
+//! failure; whether another attempt follows is for the engine.
+
+mod ask;
+mod attempt;
+mod board;
+mod finish;
+mod flow;
+mod plan;
+mod probe;
+mod resume;
+mod skip;
+mod transfer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::files::folder::join;
+use crate::files::part::Part;
+use crate::files::{Durability, Root, names};
+use crate::model::failure::{Failure, FailureReason};
+use crate::model::outcome::{AttemptEnd, AttemptReport, Outcome};
+use crate::model::progress::Meter;
+use crate::model::spec::DownloadSpec;
+use crate::model::time::Timestamp;
+use crate::net::{Profile, Transport};
+
+/// What an attempt works with.
+#[derive(Clone, Copy)]
+pub struct DownloadContext<'a> {
+    /// Guarded, limited and timed; a request may wait in it for its permit.
+    pub transport: &'a dyn Transport,
+    /// What the requests have in common.
+    pub profile: &'a Arc<Profile>,
+    /// Where files go.
+    pub root: &'a Arc<Root>,
+    /// The job's directory, relative to the root.
+    pub directory: &'a str,
+    /// Names the part file; belongs to one task for ever. Letters, digits, `-` and `_`.
+    pub part_key: &'a str,
+    /// Shows how far it is.
+    pub meter: &'a Meter,
+    /// Stops it, at a checkpoint.
+    pub stop: &'a CancellationToken,
+    /// How far the finished file is forced to the device.
+    pub durability: Durability,
+    /// Sizes and times.
+    pub settings: &'a Settings,
+    /// The longest that an origin may ask to be left alone.
+    pub retry_after_max: Duration,
+    /// The wall clock.
+    pub now: &'a (dyn Fn() -> Timestamp + Send + Sync),
+}
+
+/// Sizes and times of downloads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// A checkpoint follows after so many bytes.
+    pub checkpoint_bytes: u64,
+    /// A checkpoint follows after so long, if bytes came.
+    pub checkpoint_interval: Duration,
+    /// No segment is made smaller.
+    pub segment_bytes_min: u64,
+    /// Where the client leaves the number of connections to us: from this size on there may be several.
+    pub segmented_from_bytes: u64,
+    /// Where the client leaves the number of connections to us: the most.
+    pub connections_auto: u32,
+    /// Where the client leaves the number of connections to us: how long one alone is given, and each one more.
+    pub grow_after: Duration,
+    /// How long a connection that has nothing to do waits before it fetches the last bytes of a slower one again.
+    pub race_after: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            checkpoint_bytes: 256 << 20,
+            checkpoint_interval: Duration::from_secs(1),
+            segment_bytes_min: 1 << 20,
+            segmented_from_bytes: 16 << 20,
+            connections_auto: 4,
+            grow_after: Duration::from_secs(1),
+            race_after: Duration::from_millis(500),
+        }
+    }
+}
+
+/// Makes one attempt at `spec`. What it holds at its end, if that is not a file, is checkpointed.
+pub async fn run(ctx: &DownloadContext<'_>, spec: &DownloadSpec) -> (AttemptEnd, AttemptReport) {
+    let mut attempt = attempt::Attempt::new(ctx, spec);
+    // Boxed: it is large, and the futures around it would be too.
+    let end = match Box::pin(attempt.run()).await {
+        Ok(result) => AttemptEnd::Done(Outcome::Download(result)),
+        Err(Halt::Failed(failure)) => AttemptEnd::Failed(failure),
+        Err(Halt::Stopped) => AttemptEnd::Stopped,
+        Err(Halt::NoSpace { needed_bytes, message }) => AttemptEnd::NoSpace { needed_bytes, message },
+    };
+    (end, attempt.into_report())
+}
+
+/// Removes what attempts at `spec` have left: the part file, its checkpoint, and the directories that were made for it
+/// and are empty. For a task that has ended without a file. Nothing there is fine.
+pub async fn discard(root: &Arc<Root>, directory: &str, spec: &DownloadSpec, part_key: &str) -> Result<(), Failure> {
+    let target = Target::of(directory, spec)?;
+    match Part::find(root, &target.folder, part_key)? {
+        Some(part) => part.discard().await,
+        None => Ok(()),
+    }
+}
+
+/// Where a download goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Target {
+    /// Relative to the root.
+    folder: String,
+    /// What the client called it; `None`: to be derived.
+    name: Option<String>,
+}
+
+impl Target {
+    fn of(directory: &str, spec: &DownloadSpec) -> Result<Target, Failure> {
+        if !directory.is_empty() {
+            names::check(directory)?;
+        }
+        if spec.path.is_empty() {
+            return Ok(Target { folder: directory.to_owned(), name: None });
+        }
+        let (above, name) = names::split(&spec.path)?;
+        Ok(Target { folder: join(directory, above), name: Some(name.to_owned()) })
+    }
+}
+
+/// Why an attempt does not go on.
+#[derive(Debug)]
+enum Halt {
+    Failed(Failure),
+    Stopped,
+    NoSpace { needed_bytes: u64, message: String },
+}
+
+impl From<Failure> for Halt {
+    fn from(failure: Failure) -> Halt {
+        Halt::Failed(failure)
+    }
+}
+
+/// Whether a failure is of our own disk or names, so that no other source could mend it.
+fn is_local(failure: &Failure) -> bool {
+    use FailureReason as R;
+    matches!(failure.reason, R::Io | R::DiskFull | R::ForbiddenPath | R::FileExists | R::Internal)
+}

@@ -95,16 +95,20 @@ impl fmt::Display for Why {
     }
 }
 
-/// What to ask for first. `missing`: the first bytes that are. `vouched`: a digest of the whole will be checked.
+/// What to ask for first: from the first missing byte on. `vouched`: a digest of the whole will be checked.
 pub(super) fn first_ask(stored: Option<&Stored>, vouched: bool) -> Ask {
     match stored {
-        Some(stored) if stored.binding.version.is_provable() || vouched => {
+        Some(stored) if is_worth_asking(&stored.binding.version, vouched) => {
             let total = stored.binding.version.total.unwrap_or(u64::MAX);
             let gap = stored.ranges.gaps(total).next();
             Ask { range: gap.map(|gap| gap.start..open_end(gap.end, total)), ..conditional(&stored.binding.version) }
         }
         _ => Ask::default(),
     }
+}
+
+fn is_worth_asking(held: &Version, vouched: bool) -> bool {
+    held.is_provable() || (vouched && held.total.is_some())
 }
 
 /// An ask for a range of a version, under the strongest condition that it allows.

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,13 +18,16 @@ use crate::model::failure::Failure;
 /// A directory handle with its path relative to the download root, for messages and results.
 #[derive(Clone, Debug)]
 pub struct Folder {
-    dir: Arc<Dir>,
+    dir: Arc<OwnedFd>,
     path: Arc<str>,
 }
 
 impl Folder {
-    pub(super) fn new(dir: Dir, path: &str) -> Folder {
-        Folder { dir: Arc::new(dir), path: path.into() }
+    /// cap-std's handles are for looking names up only; this one can also be synced and carry attributes.
+    pub(super) fn new(dir: &Dir, path: &str) -> io::Result<Folder> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(dir, ".", flags, Mode::empty())?;
+        Ok(Folder { dir: Arc::new(dir), path: path.into() })
     }
 
     /// Its path relative to the root; empty: the root itself.
@@ -101,17 +104,17 @@ impl Folder {
         Ok(rustix::fs::fsync(&self.dir)?)
     }
 
-    pub(super) fn dir(&self) -> &Dir {
+    pub(super) fn fd(&self) -> &OwnedFd {
         &self.dir
     }
 
     pub(super) fn device(&self) -> io::Result<u64> {
-        Ok(rustix::fs::fstat(self.dir.as_fd())?.st_dev)
+        Ok(rustix::fs::fstat(&self.dir)?.st_dev)
     }
 
     /// Bytes that an ordinary user may still take on its file system.
     pub(super) fn free_bytes(&self) -> io::Result<u64> {
-        let stat = rustix::fs::fstatvfs(self.dir.as_fd())?;
+        let stat = rustix::fs::fstatvfs(&self.dir)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }

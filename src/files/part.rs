@@ -125,18 +125,15 @@ impl Part {
                 format!("`{}` is in use by another download", folder.path_of(&part_name(key))),
             ));
         }
-        let stored = load(&folder, key, &file);
+        let (has_meta, stored) = load(&folder, key, &file);
         let shared = Shared {
             root: Arc::clone(root),
             folder,
             key: key.to_owned(),
             file,
-            meta_exists: AtomicBool::new(true),
+            meta_exists: AtomicBool::new(has_meta),
             epoch: Mutex::default(),
         };
-        // Looked up once: for a new part the answer saves a call at each later step.
-        let has_meta = shared.folder.has(&meta_name(key))?;
-        shared.meta_exists.store(has_meta, Ordering::Relaxed);
         Ok(Part { shared: Arc::new(shared), stored })
     }
 
@@ -373,13 +370,14 @@ impl Shared {
     }
 }
 
-/// What the checkpoint claims, if it can be believed: bytes that the file does not have make it void.
-fn load(folder: &Folder, key: &str, file: &File) -> Option<Stored> {
-    let meta = folder.open(&meta_name(key)).ok()??;
-    let stored: Stored = serde_json::from_reader(io::BufReader::new(meta)).ok()?;
-    let length = file.metadata().ok()?.len();
-    let fits = stored.ranges.end() <= length.min(stored.binding.version.total.unwrap_or(u64::MAX));
-    fits.then_some(stored)
+/// Whether there is a checkpoint, and what it claims, if it can be believed: bytes that the file does not have make it
+/// void.
+fn load(folder: &Folder, key: &str, file: &File) -> (bool, Option<Stored>) {
+    let Ok(Some(meta)) = folder.open(&meta_name(key)) else { return (false, None) };
+    let stored: Option<Stored> = serde_json::from_reader(io::BufReader::new(meta)).ok();
+    let length = file.metadata().map_or(0, |metadata| metadata.len());
+    let fits = |stored: &Stored| stored.ranges.end() <= length.min(stored.binding.version.total.unwrap_or(u64::MAX));
+    (true, stored.filter(fits))
 }
 
 fn check_key(key: &str) -> Result<(), Failure> {

@@ -13,6 +13,13 @@ pub struct RangeSet {
 }
 
 impl RangeSet {
+    /// The first `bytes` bytes.
+    pub fn from_start(bytes: u64) -> RangeSet {
+        let mut set = RangeSet::default();
+        set.add(0..bytes);
+        set
+    }
+
     /// Adds a range; says how many of its bytes are new.
     pub fn add(&mut self, range: Range<u64>) -> u64 {
         if range.is_empty() {

@@ -29,6 +29,8 @@ const DURABLE_MAX: usize = 4096;
 /// The directory that all downloads lie in.
 #[derive(Debug)]
 pub struct Root {
+    dir: Dir,
+    /// The same directory.
     folder: Folder,
     space: Arc<Space>,
     /// Directories whose own names are known to be on the device.
@@ -39,10 +41,13 @@ impl Root {
     /// Opens the root, and makes it when it is missing.
     pub fn open(path: &Path) -> Result<Root, Failure> {
         let shown = path.display().to_string();
-        let dir = Dir::create_ambient_dir_all(path, ambient_authority())
-            .and_then(|()| Dir::open_ambient_dir(path, ambient_authority()))
-            .map_err(|error| failure("open the download directory", &shown, &error))?;
-        Ok(Root { folder: Folder::new(dir, ""), space: Arc::default(), durable: Mutex::default() })
+        let open = || {
+            Dir::create_ambient_dir_all(path, ambient_authority())?;
+            let dir = Dir::open_ambient_dir(path, ambient_authority())?;
+            let folder = Folder::new(&dir, "")?;
+            Ok(Root { dir, folder, space: Arc::default(), durable: Mutex::default() })
+        };
+        open().map_err(|error| failure("open the download directory", &shown, &error))
     }
 
     /// The directory of this relative path, if it is there.
@@ -51,11 +56,15 @@ impl Root {
             return Ok(Some(self.folder.clone()));
         }
         names::check(path)?;
-        match self.folder.dir().open_dir(path) {
-            Ok(dir) => Ok(Some(Folder::new(dir, path))),
+        match self.open_folder(path) {
+            Ok(folder) => Ok(Some(folder)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failure("open the directory", path, &error)),
         }
+    }
+
+    fn open_folder(&self, path: &str) -> io::Result<Folder> {
+        Folder::new(&self.dir.open_dir(path)?, path)
     }
 
     /// The directory of this relative path, made where it is missing.
@@ -65,7 +74,7 @@ impl Root {
         }
         let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
         for part in ends.map(|end| &path[..end]) {
-            match self.folder.dir().create_dir(part) {
+            match self.dir.create_dir(part) {
                 Ok(()) => self.mark_made(part),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(failure("make the directory", part, &error)),
@@ -78,23 +87,23 @@ impl Root {
 
     /// Where the mark cannot be set the directory stays when it is empty, which harms nobody.
     fn mark_made(&self, path: &str) {
-        if let Ok(dir) = self.folder.dir().open_dir(path) {
-            let _ = rustix::fs::fsetxattr(&dir, MADE_BY_US, b"1", XattrFlags::empty());
+        if let Ok(folder) = self.open_folder(path) {
+            let _ = rustix::fs::fsetxattr(folder.fd(), MADE_BY_US, b"1", XattrFlags::empty());
         }
     }
 
     /// Removes a directory and those above it, as long as they are empty and we made them.
     pub fn prune(&self, path: &str) {
         let mut rest = path;
-        while !rest.is_empty() && self.is_made_by_us(rest) && self.folder.dir().remove_dir(rest).is_ok() {
+        while !rest.is_empty() && self.is_made_by_us(rest) && self.dir.remove_dir(rest).is_ok() {
             self.lock_durable().remove(rest);
             rest = rest.rsplit_once('/').map_or("", |(above, _)| above);
         }
     }
 
     fn is_made_by_us(&self, path: &str) -> bool {
-        let dir = self.folder.dir().open_dir(path);
-        dir.is_ok_and(|dir| rustix::fs::fgetxattr(&dir, MADE_BY_US, &mut [0u8; 1]).is_ok())
+        let folder = self.open_folder(path);
+        folder.is_ok_and(|folder| rustix::fs::fgetxattr(folder.fd(), MADE_BY_US, &mut [0u8; 1]).is_ok())
     }
 
     /// Makes the names in a folder durable, and the names of the folder and those above it once.
@@ -106,7 +115,7 @@ impl Root {
             if above.is_empty() {
                 self.folder.sync()?;
             } else {
-                Folder::new(self.folder.dir().open_dir(above)?, above).sync()?;
+                self.open_folder(above)?.sync()?;
             }
             let mut durable = self.lock_durable();
             if durable.len() >= DURABLE_MAX {

@@ -1,0 +1,18 @@
+//! Downloads over real sockets from an origin that misbehaves. Each test asserts the final bytes and what the origin saw.
+
+// Set-up that fails should end the test at once.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
+
+#[path = "support/mod.rs"]
+mod support;
+
+#[path = "download/chaos.rs"]
+mod chaos;
+#[path = "download/files.rs"]
+mod files;
+#[path = "download/resume.rs"]
+mod resume;
+#[path = "download/rig.rs"]
+mod rig;
+#[path = "download/segments.rs"]
+mod segments;

@@ -1,0 +1,255 @@
+//! Names, conflicts, sizes, checksums, and what is left on the disk.
+
+use haul::model::checksum::Algorithm;
+use haul::model::failure::FailureReason;
+use haul::model::outcome::AttemptEnd;
+use haul::model::spec::{DownloadSpec, OnConflict};
+
+use super::rig::{Rig, checksum};
+use super::support::object::Object;
+use super::support::reply::{Cut, Reply};
+
+const SIZE: u64 = 100_000;
+
+#[tokio::test]
+async fn names_come_from_the_origin_or_the_url() {
+    let rig = Rig::new();
+    let hostile = Reply::ok("x").header("Content-Disposition", "attachment; filename=\"../../../etc/cron.d/x\"");
+    rig.origin.reply("/a", hostile);
+    rig.origin.reply("/dir/na%20me.txt", Reply::ok("y"));
+    rig.origin.reply("/", Reply::ok("z"));
+    let derived = |path: &str| DownloadSpec { path: String::new(), ..rig.spec(path) };
+    assert_eq!(rig.done(&derived("/a")).await.0.path, "job/x");
+    assert_eq!(rig.done(&derived("/dir/na%20me.txt")).await.0.path, "job/na me.txt");
+    assert_eq!(rig.done(&derived("/")).await.0.path, "job/download");
+    for path in ["../x", "/x", "a/../../x", "a\0b", "nul", &"x".repeat(300)] {
+        let failure = rig.failed(&DownloadSpec { path: path.into(), ..rig.spec("/a") }).await.0;
+        assert_eq!((failure.reason, failure.retryable), (FailureReason::ForbiddenPath, false), "{path}");
+    }
+    std::os::unix::fs::symlink("/tmp", rig.path("job/link")).unwrap();
+    let failure = rig.failed(&DownloadSpec { path: "link/x".into(), ..rig.spec("/a") }).await.0;
+    assert_eq!(failure.reason, FailureReason::ForbiddenPath);
+    assert_eq!(rig.origin.requests("/a").len(), 1, "refused before anything is asked");
+}
+
+#[tokio::test]
+async fn every_conflict_policy() {
+    let mut rig = Rig::new();
+    rig.origin.object("/f", Object::new(1, SIZE));
+    let with = |policy| DownloadSpec { on_conflict: Some(policy), ..rig.spec("/f") };
+    let (fail, rename, overwrite) = (with(OnConflict::Fail), with(OnConflict::Rename), with(OnConflict::Overwrite));
+    std::fs::create_dir(rig.path("job")).unwrap();
+    std::fs::write(rig.path("job/f"), "mine").unwrap();
+
+    let (failure, _) = rig.failed(&fail).await;
+    assert_eq!(failure.reason, FailureReason::FileExists);
+    assert!(rig.origin.requests("/f").is_empty(), "found out before the transfer");
+    assert_eq!(rig.done(&rename).await.0.path, "job/f (1)");
+    // The same task again, after a crash between the commit and its being recorded: it finds its file.
+    assert_eq!(rig.done(&rename).await.0.path, "job/f (1)");
+    rig.key = "0-2".into();
+    assert_eq!(rig.done(&rename).await.0.path, "job/f (2)");
+    assert_eq!(rig.read("job/f"), b"mine");
+    assert_eq!(rig.done(&overwrite).await.0.path, "job/f");
+    assert_eq!(rig.read("job/f"), Object::new(1, SIZE).bytes());
+    std::fs::create_dir(rig.path("job/d")).unwrap();
+    let failure = rig.failed(&DownloadSpec { path: "d".into(), ..overwrite }).await.0;
+    assert_eq!(failure.reason, FailureReason::FileExists);
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_meanwhile_is_not_replaced() {
+    let rig = Rig::new();
+    let place = rig.path("job/f");
+    rig.origin.handle("/f", move |request| {
+        std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+        std::fs::write(&place, "mine").unwrap();
+        Object::new(1, SIZE).respond(request)
+    });
+    assert_eq!(rig.failed(&rig.spec("/f")).await.0.reason, FailureReason::FileExists);
+    assert_eq!(rig.read("job/f"), b"mine");
+    rig.discard(&rig.spec("/f")).await;
+    assert_eq!(rig.listing(), ["job", "job/f"]);
+}
+
+#[tokio::test]
+async fn skip_keeps_what_is_verifiably_the_same() {
+    let rig = Rig::new();
+    rig.origin.object("/f", Object::new(1, SIZE));
+    let spec = DownloadSpec { on_conflict: Some(OnConflict::Skip), path: String::new(), ..rig.spec("/f") };
+    assert!(!rig.done(&spec).await.0.skipped);
+    let (result, report) = rig.done(&spec).await;
+    assert!(result.skipped);
+    assert_eq!((report.http_status, report.bytes, result.bytes), (304, 0, SIZE));
+    assert_eq!(result.path, "job/f");
+
+    // Changed at the origin: replaced.
+    rig.origin.object("/f", Object::new(2, SIZE));
+    assert!(!rig.done(&spec).await.0.skipped);
+    assert_eq!(rig.read("job/f"), Object::new(2, SIZE).bytes());
+    // Changed here: replaced.
+    std::fs::write(rig.path("job/f"), vec![0; SIZE as usize]).unwrap();
+    assert!(!rig.done(&spec).await.0.skipped);
+    // An origin without conditions.
+    rig.origin.reply("/f", Reply::ok("abc").header("ETag", "\"x\""));
+    assert!(!rig.done(&spec).await.0.skipped);
+    assert!(rig.done(&spec).await.0.skipped);
+
+    // A checksum asks nobody.
+    let asked = rig.origin.all_requests().len();
+    let sha = checksum(Algorithm::Sha256, b"abc");
+    let checked = DownloadSpec { checksums: vec![sha.clone()], path: "f".into(), ..spec.clone() };
+    let (result, _) = rig.done(&checked).await;
+    assert!(result.skipped);
+    assert_eq!(result.checksums, [sha]);
+    assert_eq!(rig.origin.all_requests().len(), asked);
+    std::fs::write(rig.path("job/f"), "abd").unwrap();
+    assert!(!rig.done(&checked).await.0.skipped);
+    assert_eq!(rig.read("job/f"), b"abc");
+}
+
+#[tokio::test]
+async fn sizes_are_kept_to() {
+    let rig = Rig::new();
+    let object = Object::new(1, SIZE);
+    rig.origin.object("/known", object.clone());
+    let chunked = object.clone();
+    rig.origin.handle("/unknown", move |request| chunked.clone().no_ranges().respond(request).chunked(5000));
+    for path in ["/known", "/unknown"] {
+        let spec = rig.spec(path);
+        let too_large = DownloadSpec { max_bytes: Some(SIZE - 1), ..spec.clone() };
+        assert_eq!(rig.failed(&too_large).await.0.reason, FailureReason::TooLarge, "{path}");
+        rig.discard(&too_large).await;
+        for wrong in [SIZE - 1, SIZE + 1] {
+            let spec = DownloadSpec { expected_bytes: Some(wrong), ..spec.clone() };
+            let (failure, _) = rig.failed(&spec).await;
+            assert_eq!((failure.reason, failure.retryable), (FailureReason::SizeMismatch, false), "{path} {wrong}");
+            rig.discard(&spec).await;
+        }
+        assert_eq!(rig.listing(), [""; 0]);
+        let name = path[1..].to_owned();
+        let right =
+            DownloadSpec { expected_bytes: Some(SIZE), max_bytes: Some(SIZE), path: name.clone(), ..spec };
+        let (result, _) = rig.done(&right).await;
+        assert_eq!((result.bytes, rig.meter.total()), (SIZE, SIZE));
+        assert_eq!(rig.read(&format!("job/{name}")), object.bytes());
+        std::fs::remove_dir_all(rig.path("job")).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn every_digest() {
+    let rig = Rig::new();
+    let object = Object::new(1, SIZE);
+    rig.origin.object("/f", object.clone());
+    let bytes = object.bytes();
+    let checksums: Vec<_> = Algorithm::ALL.into_iter().map(|algorithm| checksum(algorithm, &bytes)).collect();
+    let spec = DownloadSpec {
+        checksums: checksums[..3].to_vec(),
+        digests: Algorithm::ALL.to_vec(),
+        ..rig.spec("/f")
+    };
+    assert_eq!(rig.done(&spec).await.0.checksums, checksums);
+
+    let wrong = DownloadSpec {
+        checksums: vec![checksum(Algorithm::Md5, b"other")],
+        path: "new/g".into(),
+        ..rig.spec("/f")
+    };
+    let (failure, report) = rig.failed(&wrong).await;
+    assert_eq!((failure.reason, failure.retryable), (FailureReason::ChecksumMismatch, false));
+    assert_eq!(report.resume, "restarted: the checksum did not match");
+    assert_eq!(rig.origin.requests("/f").len(), 3, "tried once more from the start");
+    assert_eq!(rig.listing(), ["job", "job/f"], "nothing is left, not even the directory");
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_what_never_began() {
+    let rig = Rig::new();
+    rig.origin.reply("/f", Reply::status(404).body("<html>no</html>"));
+    let (failure, report) = rig.failed(&rig.spec("/f")).await;
+    assert_eq!((failure.reason, failure.http_status), (FailureReason::HttpStatus, 404));
+    assert_eq!(report.http_status, 404);
+    rig.origin.handle("/f", |request| Object::new(1, SIZE).respond(request).cut_at(0, Cut::Reset));
+    rig.failed(&rig.spec("/f")).await;
+    assert_eq!(rig.listing(), [""; 0]);
+}
+
+#[tokio::test]
+async fn discarding_leaves_nothing() {
+    let rig = Rig::new();
+    rig.origin.handle("/f", |request| Object::new(1, SIZE).respond(request).cut_at(5000, Cut::Fin));
+    let spec = DownloadSpec { path: "a/b/f".into(), ..rig.spec("/f") };
+    rig.failed(&spec).await;
+    assert_eq!(rig.listing().len(), 5, "{:?}", rig.listing());
+    rig.discard(&spec).await;
+    rig.discard(&spec).await;
+    assert_eq!(rig.listing(), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_empty_file_is_a_file() {
+    let rig = Rig::new();
+    rig.origin.reply("/f", Reply::ok(""));
+    rig.origin.reply("/g", Reply::ok("").chunked(10));
+    assert_eq!(rig.done(&rig.spec("/f")).await.0.bytes, 0);
+    assert_eq!(rig.read("job/f"), b"");
+    rig.done(&DownloadSpec { path: "g".into(), ..rig.spec("/g") }).await;
+    assert_eq!(rig.read("job/g"), b"");
+}
+
+#[tokio::test]
+async fn two_attempts_never_share_a_part() {
+    let rig = Rig::new();
+    rig.origin.handle("/f", |request| {
+        Object::new(1, SIZE).respond(request).bytes_per_second(200_000)
+    });
+    let spec = rig.spec("/f");
+    let (first, second) = tokio::join!(rig.attempt(&spec), async {
+        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+        rig.attempt(&spec).await
+    });
+    assert!(matches!(first.0, AttemptEnd::Done(_)), "{first:?}");
+    assert!(matches!(&second.0, AttemptEnd::Failed(failure) if failure.reason == FailureReason::Io), "{second:?}");
+    assert_eq!(rig.read("job/f"), Object::new(1, SIZE).bytes());
+}
+
+/// A real file system of 2 MiB, where we may mount one.
+fn small_disk() -> Option<tempfile::TempDir> {
+    let place = tempfile::tempdir().unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
+        .arg(place.path())
+        .output();
+    mounted.is_ok_and(|output| output.status.success()).then_some(place)
+}
+
+#[tokio::test]
+async fn a_full_disk_is_waited_for() {
+    let Some(place) = small_disk() else {
+        eprintln!("SKIPPED: no small file system can be mounted here (it needs root)");
+        return;
+    };
+    let mount = place.path().to_owned();
+    let rig = Rig::at(place);
+    // Known to be too large: nothing is transferred.
+    rig.origin.object("/big", Object::new(1, 3 << 20));
+    let (end, report) = rig.attempt(&rig.spec("/big")).await;
+    assert!(matches!(end, AttemptEnd::NoSpace { needed_bytes, .. } if needed_bytes == 3 << 20), "{end:?}");
+    assert!(report.bytes < 1 << 20);
+    // Fills up in the middle: kept, and continued once there is room.
+    let object = Object::new(1, 1_500_000);
+    let chunked = object.clone();
+    rig.origin.handle("/f", move |request| {
+        if request.header("range").is_some() { chunked.respond(request) } else { chunked.respond(request).chunked(9999) }
+    });
+    std::fs::write(mount.join("ballast"), vec![1; 1 << 20]).unwrap();
+    let (end, _) = rig.attempt(&rig.spec("/f")).await;
+    assert!(matches!(end, AttemptEnd::NoSpace { .. }), "{end:?}");
+    assert!(!rig.path("job/f").exists());
+    std::fs::remove_file(mount.join("ballast")).unwrap();
+    rig.done(&rig.spec("/f")).await;
+    assert_eq!(rig.read("job/f"), object.bytes());
+    drop(rig);
+    let _ = std::process::Command::new("umount").arg(&mount).status();
+}

@@ -1,0 +1,259 @@
+//! Each row of the resume decision table, on the wire.
+
+use std::time::Duration;
+
+use haul::model::checksum::Algorithm;
+use haul::model::failure::FailureReason;
+use haul::model::outcome::AttemptEnd;
+use haul::model::spec::DownloadSpec;
+
+use super::rig::{Rig, checksum};
+use super::support::object::Object;
+use super::support::reply::{Cut, Reply};
+
+const SIZE: u64 = 300_000;
+const CUT: u64 = 100_000;
+
+/// A rig that holds the first bytes of `object`, which the origin serves whole from then on.
+async fn held(object: &Object) -> (Rig, DownloadSpec) {
+    let rig = Rig::new();
+    let cut = object.clone();
+    rig.origin.handle("/f", move |request| cut.respond(request).cut_at(CUT, Cut::Fin));
+    let spec = rig.spec("/f");
+    let (failure, _) = rig.failed(&spec).await;
+    assert_eq!((failure.reason, failure.retryable), (FailureReason::Truncated, true), "{failure}");
+    rig.origin.object("/f", object.clone());
+    (rig, spec)
+}
+
+#[tokio::test]
+async fn goes_on_where_it_was() {
+    let object = Object::new(1, SIZE);
+    let (rig, spec) = held(&object).await;
+    let (result, report) = rig.done(&spec).await;
+    assert_eq!(rig.read("job/f"), object.bytes());
+    assert_eq!(report.resume, format!("continued at {CUT}"));
+    assert_eq!((report.resumed_from, report.bytes), (CUT, SIZE - CUT));
+    assert_eq!(result.resumed_bytes, CUT);
+    let request = rig.origin.requests("/f").pop().unwrap();
+    assert_eq!(request.header("range"), Some("bytes=100000-"));
+    assert_eq!(request.header("if-range"), Some("\"1-493e0\""));
+    assert_eq!(request.header("accept-encoding"), Some("identity"));
+    assert_eq!(rig.listing(), ["job", "job/f"]);
+}
+
+#[tokio::test]
+async fn a_new_version_starts_over() {
+    for other in [Object::new(2, SIZE), Object::new(2, SIZE + 5), Object::new(2, CUT / 2)] {
+        let (rig, spec) = held(&Object::new(1, SIZE)).await;
+        rig.origin.object("/f", other.clone());
+        let (result, report) = rig.done(&spec).await;
+        assert_eq!(rig.read("job/f"), other.bytes());
+        assert_eq!(report.resume, "restarted: content changed");
+        assert_eq!((report.resumed_from, result.resumed_bytes), (0, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_new_version_under_a_plain_range_starts_over() {
+    // Only weak validators: the range is asked for plainly, and the answer compared.
+    let weak = |seed, tag: &str| Object::new(seed, SIZE).etag(tag).no_last_modified();
+    let (rig, spec) = held(&weak(1, "W/\"a\"")).await;
+    rig.origin.object("/f", weak(2, "W/\"b\""));
+    let (_, report) = rig.done(&spec).await;
+    assert_eq!(rig.read("job/f"), Object::new(2, SIZE).bytes());
+    assert_eq!(report.resume, "restarted: content changed");
+    assert_eq!(rig.ranges("/f"), ["-", "bytes=100000-", "-"]);
+}
+
+#[tokio::test]
+async fn without_validators_nothing_is_continued_unless_a_digest_vouches() {
+    let object = Object::new(1, SIZE).no_etag().no_last_modified();
+    let (rig, spec) = held(&object).await;
+    let (_, report) = rig.done(&spec).await;
+    assert_eq!(rig.read("job/f"), object.bytes());
+    assert_eq!(report.resume, "restarted: nothing proves that the content is the same");
+
+    let (rig, mut spec) = held(&object).await;
+    spec.checksums = vec![checksum(Algorithm::Sha256, &object.bytes())];
+    let (result, report) = rig.done(&spec).await;
+    assert_eq!(report.resume, "continued at 100000");
+    assert_eq!(result.checksums, spec.checksums);
+
+    // The digest says in the end that it was another version: then all comes again.
+    let (rig, mut spec) = held(&object).await;
+    let other = Object::new(2, SIZE).no_etag().no_last_modified();
+    rig.origin.object("/f", other.clone());
+    spec.checksums = vec![checksum(Algorithm::Sha256, &other.bytes())];
+    let (_, report) = rig.done(&spec).await;
+    assert_eq!(report.resume, "restarted: the checksum did not match");
+    assert_eq!(rig.read("job/f"), other.bytes());
+}
+
+#[tokio::test]
+async fn ignored_ranges_are_passed_over() {
+    let object = Object::new(1, SIZE);
+    let (rig, spec) = held(&object).await;
+    rig.origin.object("/f", object.clone().no_ranges());
+    let (_, report) = rig.done(&spec).await;
+    assert_eq!(rig.read("job/f"), object.bytes());
+    assert!(report.resume.starts_with("continued at 100000: the origin ignores ranges"), "{}", report.resume);
+    let conditions: Vec<bool> =
+        rig.origin.requests("/f").iter().map(|request| request.header("if-range").is_some()).collect();
+    assert_eq!(conditions, [false, true, false], "once more without the condition");
+}
+
+#[tokio::test]
+async fn lies_about_ranges_are_not_written() {
+    let object = Object::new(1, SIZE);
+    let lie = |content_range: Option<&'static str>| {
+        let object = object.clone();
+        move |request: &super::support::origin::Request| {
+            if request.header("range").is_none() {
+                return object.respond(request);
+            }
+            let reply = Reply::status(206).body(object.slice(0..SIZE - CUT)).header("ETag", "\"1-493e0\"");
+            match content_range {
+                Some(range) => reply.header("Content-Range", range),
+                None => reply,
+            }
+        }
+    };
+    for (content_range, why) in [
+        (Some("bytes 0-199999/300000"), "restarted: the origin sent another range than it was asked for"),
+        (Some("bytes 100000-299999/300001"), "restarted: content changed"),
+        (None, "restarted: the origin sent a range without saying which"),
+        (Some("nonsense"), "restarted: the origin sent a range without saying which"),
+    ] {
+        let (rig, spec) = held(&object).await;
+        rig.origin.handle("/f", lie(content_range));
+        let (end, report) = rig.attempt(&spec).await;
+        assert!(matches!(end, AttemptEnd::Done(_)), "{end:?}");
+        assert_eq!(rig.read("job/f"), object.bytes());
+        if content_range != Some("bytes 100000-299999/300001") {
+            assert_eq!(report.resume, why);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_range_that_cannot_be_satisfied() {
+    // The size was not known: all bytes came, and then the connection was cut before the end of the chunked body.
+    let object = Object::new(1, CUT);
+    let rig = Rig::new();
+    let chunked = object.clone();
+    rig.origin.handle("/f", move |request| chunked.respond(request).chunked(1000).cut_at(CUT, Cut::Fin));
+    let spec = rig.spec("/f");
+    assert_eq!(rig.failed(&spec).await.0.reason, FailureReason::Truncated);
+    rig.origin.object("/f", object.clone());
+    let (_, report) = rig.done(&spec).await;
+    assert_eq!(report.resume, "continued at 100000: nothing was missing");
+    assert_eq!(report.http_status, 416);
+    assert_eq!(rig.read("job/f"), object.bytes());
+}
+
+#[tokio::test]
+async fn an_error_page_is_not_content() {
+    let object = Object::new(1, SIZE);
+    let (rig, spec) = held(&object).await;
+    rig.origin.reply("/f", Reply::ok("<html>log in</html>").header("Content-Type", "text/html"));
+    assert_eq!(rig.failed(&spec).await.0.reason, FailureReason::BadContent);
+    rig.origin.reply("/f", Reply::status(503).body("busy").header("Retry-After", "7"));
+    let (failure, _) = rig.failed(&spec).await;
+    assert_eq!((failure.http_status, failure.retry_after), (503, Some(Duration::from_secs(7))));
+    rig.origin.object("/f", object.clone());
+    let (_, report) = rig.done(&spec).await;
+    assert_eq!(report.resume, "continued at 100000", "what was held is still held");
+    assert_eq!(rig.read("job/f"), object.bytes());
+}
+
+#[tokio::test]
+async fn an_expired_redirect_is_resolved_anew() {
+    let object = Object::new(1, SIZE);
+    let rig = Rig::new();
+    rig.origin.handle("/f", |request| Reply::redirect(302, &format!("/signed/{}", request.nth)));
+    let cut = object.clone();
+    rig.origin.handle("/signed/0", move |request| {
+        if request.nth == 0 { cut.respond(request).cut_at(CUT, Cut::Reset) } else { Reply::status(403) }
+    });
+    rig.origin.object("/signed/1", object.clone());
+    let spec = rig.spec("/f");
+    rig.failed(&spec).await;
+    let (result, report) = rig.done(&spec).await;
+    assert_eq!(rig.read("job/f"), object.bytes());
+    assert!(result.final_url.ends_with("/signed/1"));
+    assert_eq!(report.resume, "continued at 100000");
+}
+
+#[tokio::test]
+async fn stops_at_a_checkpoint_even_in_a_stall() {
+    let object = Object::new(1, SIZE);
+    let rig = Rig::new();
+    let stalled = object.clone();
+    rig.origin.handle("/f", move |request| stalled.respond(request).stall_at(CUT));
+    let spec = rig.spec("/f");
+    let stop = rig.stop.clone();
+    let started = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    let (end, _) = tokio::join!(rig.attempt(&spec), async {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        stop.cancel();
+    });
+    assert!(matches!(end.0, AttemptEnd::Stopped), "{end:?}");
+    assert!(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap() - started < Duration::from_millis(380));
+    rig.origin.object("/f", object.clone());
+    let mut rig = rig;
+    rig.stop = tokio_util::sync::CancellationToken::new();
+    let (_, report) = rig.done(&spec).await;
+    assert_eq!(report.resume, "continued at 100000");
+    assert_eq!(rig.read("job/f"), object.bytes());
+}
+
+#[tokio::test]
+async fn a_stall_is_a_failure() {
+    let rig = Rig::new();
+    let object = Object::new(1, SIZE);
+    rig.origin.handle("/f", move |request| object.respond(request).stall_at(CUT));
+    assert_eq!(rig.failed(&rig.spec("/f")).await.0.reason, FailureReason::TimeoutIdle);
+}
+
+#[tokio::test]
+async fn resume_can_be_switched_off() {
+    let object = Object::new(1, SIZE);
+    let (rig, mut spec) = held(&object).await;
+    spec.disable_resume = true;
+    let (_, report) = rig.done(&spec).await;
+    assert_eq!(report.resume, "restarted: resuming is switched off");
+    assert_eq!(rig.read("job/f"), object.bytes());
+}
+
+#[tokio::test]
+async fn encoded_content_is_decoded_and_never_continued() {
+    let rig = Rig::new();
+    let packed = gzip_of(b"hello hello hello hello hello");
+    rig.origin.reply("/f", Reply::ok(packed.clone()).header("Content-Encoding", "gzip").header("ETag", "\"a\""));
+    rig.done(&rig.spec("/f")).await;
+    assert_eq!(rig.read("job/f"), b"hello hello hello hello hello");
+    // What is an archive stays one, whatever the server calls it.
+    rig.origin.reply("/f.tar.gz", Reply::ok(packed.clone()).header("Content-Encoding", "gzip"));
+    rig.done(&DownloadSpec { path: "f.tar.gz".into(), ..rig.spec("/f.tar.gz") }).await;
+    assert_eq!(rig.read("job/f.tar.gz"), packed);
+}
+
+/// A gzip member with one stored block.
+fn gzip_of(bytes: &[u8]) -> Vec<u8> {
+    let mut crc = !0u32;
+    for byte in bytes {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+        }
+    }
+    let length = bytes.len() as u16;
+    let mut all = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255, 1];
+    all.extend(length.to_le_bytes());
+    all.extend((!length).to_le_bytes());
+    all.extend(bytes);
+    all.extend((!crc).to_le_bytes());
+    all.extend(u32::from(length).to_le_bytes());
+    all
+}

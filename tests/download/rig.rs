@@ -1,0 +1,140 @@
+//! An origin, a download root, and attempts as the engine makes them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use haul::download::{DownloadContext, Settings, discard, run};
+use haul::files::{Durability, Root};
+use haul::model::failure::Failure;
+use haul::model::outcome::{AttemptEnd, AttemptReport, DownloadResult, Outcome};
+use haul::model::progress::Meter;
+use haul::model::spec::DownloadSpec;
+use haul::model::time::Timestamp;
+use haul::net::{Guard, HttpClient, Profile};
+use tokio_util::sync::CancellationToken;
+
+use super::support::origin::Origin;
+
+pub struct Rig {
+    pub origin: Origin,
+    pub place: tempfile::TempDir,
+    pub root: Arc<Root>,
+    pub client: HttpClient,
+    pub profile: Arc<Profile>,
+    pub settings: Settings,
+    pub durability: Durability,
+    pub key: String,
+    pub stop: CancellationToken,
+    pub meter: Meter,
+}
+
+impl Rig {
+    pub fn new() -> Rig {
+        Rig::at(tempfile::tempdir().unwrap())
+    }
+
+    pub fn at(place: tempfile::TempDir) -> Rig {
+        let mut profile = Profile::default();
+        profile.timeouts.idle = Duration::from_millis(400);
+        profile.timeouts.response_headers = Duration::from_secs(2);
+        let settings = Settings {
+            segment_bytes_min: 4 << 10,
+            race_after: Duration::from_millis(50),
+            checkpoint_interval: Duration::from_millis(50),
+            ..Settings::default()
+        };
+        Rig {
+            origin: Origin::start(),
+            root: Arc::new(Root::open(&place.path().join("root")).unwrap()),
+            place,
+            client: HttpClient::new(Guard { allow_private: true, ..Guard::default() }),
+            profile: Arc::new(profile),
+            settings,
+            durability: Durability::Full,
+            key: "0-1".into(),
+            stop: CancellationToken::new(),
+            meter: Meter::default(),
+        }
+    }
+
+    pub fn spec(&self, path: &str) -> DownloadSpec {
+        DownloadSpec { url: self.origin.url(path), path: "f".into(), ..DownloadSpec::default() }
+    }
+
+    pub async fn attempt(&self, spec: &DownloadSpec) -> (AttemptEnd, AttemptReport) {
+        let now = || Timestamp(1_800_000_000_000_000);
+        let ctx = DownloadContext {
+            transport: &self.client,
+            profile: &self.profile,
+            root: &self.root,
+            directory: "job",
+            part_key: &self.key,
+            meter: &self.meter,
+            stop: &self.stop,
+            durability: self.durability,
+            settings: &self.settings,
+            retry_after_max: Duration::from_secs(3600),
+            now: &now,
+        };
+        tokio::time::timeout(Duration::from_secs(30), run(&ctx, spec)).await.expect("the attempt hangs")
+    }
+
+    /// One attempt that must succeed.
+    pub async fn done(&self, spec: &DownloadSpec) -> (DownloadResult, AttemptReport) {
+        match self.attempt(spec).await {
+            (AttemptEnd::Done(Outcome::Download(result)), report) => (result, report),
+            (end, report) => panic!("{end:?} {report:?}"),
+        }
+    }
+
+    /// One attempt that must fail.
+    pub async fn failed(&self, spec: &DownloadSpec) -> (Failure, AttemptReport) {
+        match self.attempt(spec).await {
+            (AttemptEnd::Failed(failure), report) => (failure, report),
+            (end, report) => panic!("{end:?} {report:?}"),
+        }
+    }
+
+    pub async fn discard(&self, spec: &DownloadSpec) {
+        discard(&self.root, "job", spec, &self.key).await.unwrap();
+    }
+
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.place.path().join("root").join(path)
+    }
+
+    pub fn read(&self, path: &str) -> Vec<u8> {
+        std::fs::read(self.path(path)).unwrap()
+    }
+
+    /// Every file and directory below the root.
+    pub fn listing(&self) -> Vec<String> {
+        fn walk(place: &std::path::Path, prefix: &str, all: &mut Vec<String>) {
+            for entry in std::fs::read_dir(place).unwrap() {
+                let entry = entry.unwrap();
+                let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+                if entry.file_type().unwrap().is_dir() {
+                    walk(&entry.path(), &format!("{name}/"), all);
+                }
+                all.push(name);
+            }
+        }
+        let mut all = Vec::new();
+        walk(&self.path(""), "", &mut all);
+        all.sort();
+        all
+    }
+
+    /// The `Range` headers that the origin saw.
+    pub fn ranges(&self, path: &str) -> Vec<String> {
+        let requests = self.origin.requests(path);
+        requests.iter().map(|request| request.header("range").unwrap_or("-").to_owned()).collect()
+    }
+}
+
+pub fn checksum(algorithm: haul::model::checksum::Algorithm, bytes: &[u8]) -> haul::model::checksum::Checksum {
+    let mut hasher = haul::files::digest::Hasher::new([algorithm]);
+    hasher.update(bytes);
+    hasher.finish().remove(0)
+}

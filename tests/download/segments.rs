@@ -1,0 +1,227 @@
+//! Several connections for one file.
+
+use std::time::Duration;
+
+use haul::download::Settings;
+use haul::model::checksum::Algorithm;
+use haul::model::failure::FailureReason;
+
+use super::rig::{Rig, checksum};
+use super::support::object::Object;
+use super::support::origin::Origin;
+use super::support::reply::{Cut, Reply};
+
+const SIZE: u64 = 400_000;
+
+#[tokio::test]
+async fn share_the_work() {
+    let object = Object::new(1, SIZE);
+    let rig = Rig::new();
+    rig.origin.object("/f", object.clone());
+    rig.origin.limit_connections(400_000);
+    let mut spec = rig.spec("/f");
+    spec.max_connections = 8;
+    spec.checksums = vec![checksum(Algorithm::Sha256, &object.bytes())];
+    let started = tokio::time::Instant::now();
+    let (result, report) = rig.done(&spec).await;
+    assert_eq!(rig.read("job/f"), object.bytes());
+    assert_eq!(result.connections, 8);
+    assert!(started.elapsed() < Duration::from_millis(600), "{:?}", started.elapsed());
+    assert!(report.bytes < SIZE * 2, "{report:?}");
+    let requests = rig.origin.requests("/f");
+    assert!(requests[1..].iter().all(|request| request.header("if-range") == Some("\"1-61a80\"")));
+}
+
+#[tokio::test]
+async fn a_slow_one_does_not_hold_the_file() {
+    let object = Object::new(1, SIZE);
+    let rig = Rig::new();
+    let slow = object.clone();
+    rig.origin.handle("/f", move |request| {
+        let reply = slow.respond(request).bytes_per_second(400_000);
+        if request.nth == 2 { reply.bytes_per_second(2_000) } else { reply }
+    });
+    let mut spec = rig.spec("/f");
+    spec.max_connections = 4;
+    let started = tokio::time::Instant::now();
+    rig.done(&spec).await;
+    assert_eq!(rig.read("job/f"), object.bytes());
+    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn failed_ones_are_replaced() {
+    let object = Object::new(1, SIZE);
+    let rig = Rig::new();
+    let flaky = object.clone();
+    rig.origin.handle("/f", move |request| {
+        let reply = flaky.respond(request).bytes_per_second(400_000);
+        match request.nth {
+            1 => reply.cut_at(10_000, Cut::Reset),
+            2 => Reply::status(503),
+            3 => reply.stall_at(5_000),
+            _ => reply,
+        }
+    });
+    let mut spec = rig.spec("/f");
+    spec.max_connections = 4;
+    rig.done(&spec).await;
+    assert_eq!(rig.read("job/f"), object.bytes());
+    let whole = rig.ranges("/f").iter().filter(|range| *range == "-").count();
+    assert_eq!(whole, 1, "nothing was started over");
+}
+
+#[tokio::test]
+async fn fall_back_to_one_where_ranges_fail() {
+    let object = Object::new(1, SIZE);
+    for lie in 0..3 {
+        let rig = Rig::new();
+        let object = object.clone();
+        let served = object.clone();
+        rig.origin.handle("/f", move |request| {
+            let whole = served.clone().no_ranges().respond(request).bytes_per_second(1_000_000);
+            match (request.header("range"), lie) {
+                (None, _) | (_, 0) => whole,
+                (_, 1) => Reply::status(206).body(served.slice(0..1000)),
+                _ => Reply::ok("<html>").header("Content-Type", "text/html"),
+            }
+        });
+        let mut spec = rig.spec("/f");
+        spec.max_connections = 4;
+        if lie == 2 {
+            rig.origin.limit_connections(1_000_000);
+        }
+        let (result, _) = rig.done(&spec).await;
+        assert_eq!(rig.read("job/f"), object.bytes());
+        assert_eq!(result.connections, 1);
+    }
+}
+
+#[tokio::test]
+async fn are_all_of_one_version() {
+    // The object changes once the first connection runs: nothing of the new version may get in.
+    let rig = Rig::new();
+    let (old, new) = (Object::new(1, SIZE), Object::new(2, SIZE));
+    let (first, later) = (old.clone(), new.clone());
+    rig.origin.handle("/f", move |request| {
+        let reply = if request.nth == 0 { first.respond(request) } else { later.respond(request) };
+        reply.bytes_per_second(2_000_000)
+    });
+    let mut spec = rig.spec("/f");
+    spec.max_connections = 4;
+    rig.done(&spec).await;
+    assert_eq!(rig.read("job/f"), old.bytes());
+
+    // Cut short, the attempt fails, and the next one has the new version whole.
+    let rig = Rig::new();
+    let (first, later) = (old.clone(), new.clone());
+    rig.origin.handle("/f", move |request| {
+        if request.nth == 0 { first.respond(request).cut_at(50_000, Cut::Fin) } else { later.respond(request) }
+    });
+    let mut spec = rig.spec("/f");
+    spec.max_connections = 4;
+    let (failure, _) = rig.failed(&spec).await;
+    assert!(failure.retryable, "{failure}");
+    let (_, report) = rig.done(&spec).await;
+    assert_eq!(rig.read("job/f"), new.bytes());
+    assert_eq!(report.resume, "restarted: content changed");
+}
+
+#[tokio::test]
+async fn resume_with_gaps() {
+    let object = Object::new(1, SIZE);
+    let rig = Rig::new();
+    let broken = object.clone();
+    rig.origin.handle("/f", move |request| {
+        let reply = broken.respond(request).bytes_per_second(1_000_000);
+        if request.nth < 4 { reply.cut_at(30_000, Cut::Reset) } else { Reply::status(500) }
+    });
+    let mut spec = rig.spec("/f");
+    spec.max_connections = 4;
+    assert!(rig.failed(&spec).await.0.retryable);
+    rig.origin.object("/f", object.clone());
+    let (result, report) = rig.done(&spec).await;
+    assert_eq!(rig.read("job/f"), object.bytes());
+    assert!(result.resumed_bytes > 30_000, "{result:?}");
+    assert!(report.bytes <= SIZE - result.resumed_bytes + 20_000, "{report:?} {result:?}");
+
+    // The same, with an origin that ignores ranges now.
+    let rig = Rig::new();
+    let broken = object.clone();
+    rig.origin.handle("/f", move |request| {
+        let reply = broken.respond(request).bytes_per_second(1_000_000);
+        if request.nth < 4 { reply.cut_at(30_000, Cut::Reset) } else { Reply::status(500) }
+    });
+    let spec = haul::model::spec::DownloadSpec { max_connections: 4, ..rig.spec("/f") };
+    rig.failed(&spec).await;
+    rig.origin.object("/f", object.clone().no_ranges());
+    rig.done(&spec).await;
+    assert_eq!(rig.read("job/f"), object.bytes());
+}
+
+#[tokio::test]
+async fn come_by_themselves_for_what_is_large_and_slow() {
+    let object = Object::new(1, 4_000_000);
+    let mut rig = Rig::new();
+    rig.settings = Settings {
+        segmented_from_bytes: 1_000_000,
+        grow_after: Duration::from_millis(50),
+        ..rig.settings.clone()
+    };
+    rig.origin.object("/f", object.clone());
+    let (result, _) = rig.done(&rig.spec("/f")).await;
+    assert_eq!(result.connections, 1, "fast enough alone");
+    rig.origin.limit_connections(1_000_000);
+    let (result, _) = rig.done(&haul::model::spec::DownloadSpec { path: "g".into(), ..rig.spec("/f") }).await;
+    assert!(result.connections > 1);
+    assert_eq!(rig.read("job/g"), object.bytes());
+}
+
+#[tokio::test]
+async fn come_from_mirrors_that_agree() {
+    let object = Object::new(1, SIZE);
+    let rig = Rig::new();
+    let mirror = Origin::start();
+    rig.origin.object("/f", object.clone());
+    rig.origin.limit_connections(400_000);
+    mirror.object("/m", object.clone());
+    mirror.limit_connections(400_000);
+    let mut spec = rig.spec("/f");
+    spec.mirrors = vec![mirror.url("/m")];
+    spec.max_connections = 4;
+    rig.done(&spec).await;
+    assert_eq!(rig.read("job/f"), object.bytes());
+    assert!(!mirror.requests("/m").is_empty());
+
+    // A mirror with another version brings nothing.
+    mirror.object("/m", Object::new(2, SIZE));
+    spec.path = "g".into();
+    rig.done(&spec).await;
+    assert_eq!(rig.read("job/g"), object.bytes());
+}
+
+#[tokio::test]
+async fn bad_mirrors_are_left_for_the_next() {
+    let object = Object::new(1, SIZE);
+    let rig = Rig::new();
+    rig.origin.reply("/gone", Reply::status(404));
+    rig.origin.object("/wrong", Object::new(3, SIZE));
+    rig.origin.object("/short", Object::new(1, SIZE - 1));
+    rig.origin.object("/good", object.clone());
+    let dead = "http://127.0.0.1:9/f".to_owned();
+    let mut spec = rig.spec("/gone");
+    spec.mirrors = vec![dead, rig.origin.url("/short"), rig.origin.url("/wrong"), rig.origin.url("/good")];
+    spec.expected_bytes = Some(SIZE);
+    spec.checksums = vec![checksum(Algorithm::Blake3, &object.bytes())];
+    let (result, _) = rig.done(&spec).await;
+    assert_eq!(rig.read("job/f"), object.bytes());
+    assert!(result.final_url.ends_with("/good"));
+
+    spec.mirrors.pop();
+    spec.path = "g".into();
+    let (failure, _) = rig.failed(&spec).await;
+    assert!(failure.retryable, "the dead one may come back: {failure}");
+    spec.mirrors = vec![rig.origin.url("/wrong")];
+    assert_eq!(rig.failed(&spec).await.0.reason, FailureReason::ChecksumMismatch);
+    assert_eq!(rig.listing(), ["job", "job/f"]);
+}
