@@ -94,7 +94,8 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) -> Result<(), 
 
 fn receive(response: Response) -> Result<Stream, Failure> {
     let Response { status, headers, url, body, .. } = response;
-    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let text =
+        |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     let content_range = range::content_range(&headers);
     let content_type = text(CONTENT_TYPE);
     let is_encoded = is_encoded(&headers, &content_type, &url);

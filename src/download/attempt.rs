@@ -2,9 +2,9 @@
 
 use url::Url;
 
+use crate::download::probe::Probe;
 use crate::download::resume::Why;
 use crate::download::{DownloadContext, Halt, Target, is_local};
-use crate::download::probe::Probe;
 use crate::files::part::Part;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::{AttemptReport, DownloadResult};

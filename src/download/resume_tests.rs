@@ -79,47 +79,73 @@ fn the_table() {
         ("ranges ignored, no validator in the answer", strong(), vec![whole_of(none())]),
         ("weak tag, settled date", weak(LATER), vec![part_of(weak(LATER), 40, 99)]),
         ("weak tag, fresh date", weak(SECONDS_LATER), vec![part_of(weak(LATER), 40, 99)]),
-        ("weak tag, another one", weak(SECONDS_LATER), vec![
-            part_of(version("W/\"b\"", OLD, LATER, Some(100)), 40, 99),
-            whole_of(version("W/\"b\"", OLD, LATER, Some(100))),
-        ]),
-        ("weak tag, another date", weak(SECONDS_LATER), vec![
-            part_of(version("W/\"a\"", OTHER, LATER, Some(100)), 40, 99),
-            whole_of(version("W/\"a\"", OTHER, LATER, Some(100))),
-        ]),
-        ("date only, settled", version("", OLD, LATER, Some(100)), vec![part_of(version("", OLD, LATER, Some(100)), 40, 99)]),
-        ("date only, seconds old", version("", OLD, SECONDS_LATER, Some(100)), vec![
-            part_of(version("", OLD, LATER, Some(100)), 40, 99),
-        ]),
-        ("date only, of the same second", version("", OLD, OLD, Some(100)), vec![
-            whole_of(version("", OLD, LATER, Some(100))),
-        ]),
+        (
+            "weak tag, another one",
+            weak(SECONDS_LATER),
+            vec![
+                part_of(version("W/\"b\"", OLD, LATER, Some(100)), 40, 99),
+                whole_of(version("W/\"b\"", OLD, LATER, Some(100))),
+            ],
+        ),
+        (
+            "weak tag, another date",
+            weak(SECONDS_LATER),
+            vec![
+                part_of(version("W/\"a\"", OTHER, LATER, Some(100)), 40, 99),
+                whole_of(version("W/\"a\"", OTHER, LATER, Some(100))),
+            ],
+        ),
+        (
+            "date only, settled",
+            version("", OLD, LATER, Some(100)),
+            vec![part_of(version("", OLD, LATER, Some(100)), 40, 99)],
+        ),
+        (
+            "date only, seconds old",
+            version("", OLD, SECONDS_LATER, Some(100)),
+            vec![part_of(version("", OLD, LATER, Some(100)), 40, 99)],
+        ),
+        (
+            "date only, of the same second",
+            version("", OLD, OLD, Some(100)),
+            vec![whole_of(version("", OLD, LATER, Some(100)))],
+        ),
         ("no validator", none(), vec![whole_of(none())]),
         ("no validator, but a digest", none(), vec![part_of(none(), 40, 99)]),
         ("tags of nodes", strong(), vec![whole_of(drifted())]),
         ("tags of nodes, but a digest", strong(), vec![whole_of(drifted()), part_of(drifted(), 40, 99)]),
         ("tags of nodes on a range", strong(), vec![part_of(drifted(), 40, 99), whole_of(drifted())]),
         ("range from elsewhere", strong(), vec![part_of(strong(), 0, 99), whole_of(strong())]),
-        ("range of another total", strong(), vec![
-            part_of(version("\"a\"", OLD, LATER, Some(120)), 40, 99),
-            whole_of(version("\"a\"", OLD, LATER, Some(120))),
-        ]),
-        ("206 without Content-Range", strong(), vec![
-            Answer { content_range: None, ..part_of(strong(), 40, 99) },
-            whole_of(strong()),
-        ]),
+        (
+            "range of another total",
+            strong(),
+            vec![
+                part_of(version("\"a\"", OLD, LATER, Some(120)), 40, 99),
+                whole_of(version("\"a\"", OLD, LATER, Some(120))),
+            ],
+        ),
+        (
+            "206 without Content-Range",
+            strong(),
+            vec![Answer { content_range: None, ..part_of(strong(), 40, 99) }, whole_of(strong())],
+        ),
         ("206 for ever", strong(), vec![Answer { content_range: None, ..part_of(strong(), 40, 99) }]),
         ("range of no validator", strong(), vec![part_of(none(), 40, 99), whole_of(strong())]),
         ("encoded range", strong(), vec![gzip(part_of(strong(), 40, 99)), gzip(whole_of(strong()))]),
         ("416, all is held, size was unknown", version("\"a\"", OLD, LATER, None), vec![unsatisfied(40)]),
-        ("416, all is held of another version", version("\"a\"", OLD, LATER, None), vec![
-            Answer { version: version("\"b\"", OTHER, LATER, Some(40)), ..unsatisfied(40) },
-            whole_of(version("\"b\"", OTHER, LATER, Some(40))),
-        ]),
-        ("416 beyond the end", version("\"a\"", OLD, LATER, None), vec![
-            unsatisfied(30),
-            whole_of(version("\"a\"", OLD, LATER, Some(30))),
-        ]),
+        (
+            "416, all is held of another version",
+            version("\"a\"", OLD, LATER, None),
+            vec![
+                Answer { version: version("\"b\"", OTHER, LATER, Some(40)), ..unsatisfied(40) },
+                whole_of(version("\"b\"", OTHER, LATER, Some(40))),
+            ],
+        ),
+        (
+            "416 beyond the end",
+            version("\"a\"", OLD, LATER, None),
+            vec![unsatisfied(30), whole_of(version("\"a\"", OLD, LATER, Some(30)))],
+        ),
         ("416 without a size", strong(), vec![status(416), whole_of(strong())]),
         ("size unknown, the range tells it", version("\"a\"", OLD, LATER, None), vec![part_of(strong(), 40, 99)]),
         ("HTML instead of the range", strong(), vec![html(part_of(strong(), 40, 99))]),

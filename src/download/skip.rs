@@ -75,7 +75,9 @@ impl Attempt<'_> {
         let existing = Existing { file, size: record.size, record: Some(record.clone()) };
         match self.verified(&folder, name, existing, true).await? {
             Some(result) => Ok(result),
-            None => Err(Failure::retryable(FailureReason::Io, format!("`{name}` changed while it was looked at")).into()),
+            None => {
+                Err(Failure::retryable(FailureReason::Io, format!("`{name}` changed while it was looked at")).into())
+            }
         }
     }
 

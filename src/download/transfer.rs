@@ -99,7 +99,10 @@ impl Attempt<'_> {
 }
 
 /// Runs the connections until all bytes are there, nobody can bring more, or the attempt is stopped.
-async fn drive(flow: &Flow<'_>, first: (crate::download::ask::Stream, crate::download::board::ClaimId)) -> Result<(), Halt> {
+async fn drive(
+    flow: &Flow<'_>,
+    first: (crate::download::ask::Stream, crate::download::board::ClaimId),
+) -> Result<(), Halt> {
     let mut workers = FuturesUnordered::new();
     workers.push(flow.worker(0, Some(first)));
     for index in 1..flow.connections.most {
@@ -120,7 +123,8 @@ async fn drive(flow: &Flow<'_>, first: (crate::download::ask::Stream, crate::dow
             Some(Ok(())) => {}
             Some(Err(other)) => failure = Some(worse(failure, other)),
             None => {
-                let nobody = || Failure::retryable(FailureReason::Truncated, "no connection brought the rest of the file");
+                let nobody =
+                    || Failure::retryable(FailureReason::Truncated, "no connection brought the rest of the file");
                 return Err(failure.unwrap_or_else(nobody).into());
             }
         }

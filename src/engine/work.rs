@@ -76,7 +76,8 @@ async fn cursor(runner: &Runner, launch: &Launch, spec: &FetchSpec) -> Result<Op
     if spec.pagination.is_none() || !launch.has_history {
         return Ok(None);
     }
-    let failed = |error: String| Failure::retryable(FailureReason::Internal, format!("the listing's place is lost: {error}"));
+    let failed =
+        |error: String| Failure::retryable(FailureReason::Internal, format!("the listing's place is lost: {error}"));
     let last = runner.store.last_page(launch.id).await.map_err(|error| failed(error.to_string()))?;
     let text = last.and_then(|page| page.next);
     text.map(|text| serde_json::from_str(&text).map_err(|error| failed(error.to_string()))).transpose()

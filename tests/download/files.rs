@@ -128,8 +128,7 @@ async fn sizes_are_kept_to() {
         }
         assert_eq!(rig.listing(), [""; 0]);
         let name = path[1..].to_owned();
-        let right =
-            DownloadSpec { expected_bytes: Some(SIZE), max_bytes: Some(SIZE), path: name.clone(), ..spec };
+        let right = DownloadSpec { expected_bytes: Some(SIZE), max_bytes: Some(SIZE), path: name.clone(), ..spec };
         let (result, _) = rig.done(&right).await;
         assert_eq!((result.bytes, rig.meter.total()), (SIZE, SIZE));
         assert_eq!(rig.read(&format!("job/{name}")), object.bytes());
@@ -144,18 +143,11 @@ async fn every_digest() {
     rig.origin.object("/f", object.clone());
     let bytes = object.bytes();
     let checksums: Vec<_> = Algorithm::ALL.into_iter().map(|algorithm| checksum(algorithm, &bytes)).collect();
-    let spec = DownloadSpec {
-        checksums: checksums[..3].to_vec(),
-        digests: Algorithm::ALL.to_vec(),
-        ..rig.spec("/f")
-    };
+    let spec = DownloadSpec { checksums: checksums[..3].to_vec(), digests: Algorithm::ALL.to_vec(), ..rig.spec("/f") };
     assert_eq!(rig.done(&spec).await.0.checksums, checksums);
 
-    let wrong = DownloadSpec {
-        checksums: vec![checksum(Algorithm::Md5, b"other")],
-        path: "new/g".into(),
-        ..rig.spec("/f")
-    };
+    let wrong =
+        DownloadSpec { checksums: vec![checksum(Algorithm::Md5, b"other")], path: "new/g".into(), ..rig.spec("/f") };
     let (failure, report) = rig.failed(&wrong).await;
     assert_eq!((failure.reason, failure.retryable), (FailureReason::ChecksumMismatch, false));
     assert_eq!(report.resume, "restarted: the checksum did not match");
@@ -201,9 +193,7 @@ async fn an_empty_file_is_a_file() {
 #[tokio::test]
 async fn two_attempts_never_share_a_part() {
     let rig = Rig::new();
-    rig.origin.handle("/f", |request| {
-        Object::new(1, SIZE).respond(request).bytes_per_second(200_000)
-    });
+    rig.origin.handle("/f", |request| Object::new(1, SIZE).respond(request).bytes_per_second(200_000));
     let spec = rig.spec("/f");
     let (first, second) = tokio::join!(rig.attempt(&spec), async {
         tokio::time::sleep(std::time::Duration::from_millis(150)).await;
@@ -217,10 +207,8 @@ async fn two_attempts_never_share_a_part() {
 /// A real file system of 2 MiB, where we may mount one.
 fn small_disk() -> Option<tempfile::TempDir> {
     let place = tempfile::tempdir().unwrap();
-    let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
-        .arg(place.path())
-        .output();
+    let mounted =
+        std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(place.path()).output();
     mounted.is_ok_and(|output| output.status.success()).then_some(place)
 }
 
@@ -241,7 +229,11 @@ async fn a_full_disk_is_waited_for() {
     let object = Object::new(1, 1_500_000);
     let chunked = object.clone();
     rig.origin.handle("/f", move |request| {
-        if request.header("range").is_some() { chunked.respond(request) } else { chunked.respond(request).chunked(9999) }
+        if request.header("range").is_some() {
+            chunked.respond(request)
+        } else {
+            chunked.respond(request).chunked(9999)
+        }
     });
     std::fs::write(mount.join("ballast"), vec![1; 1 << 20]).unwrap();
     let (end, _) = rig.attempt(&rig.spec("/f")).await;

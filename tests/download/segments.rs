@@ -163,11 +163,8 @@ async fn resume_with_gaps() {
 async fn come_by_themselves_for_what_is_large_and_slow() {
     let object = Object::new(1, 4_000_000);
     let mut rig = Rig::new();
-    rig.settings = Settings {
-        segmented_from_bytes: 1_000_000,
-        grow_after: Duration::from_millis(50),
-        ..rig.settings.clone()
-    };
+    rig.settings =
+        Settings { segmented_from_bytes: 1_000_000, grow_after: Duration::from_millis(50), ..rig.settings.clone() };
     rig.origin.object("/f", object.clone());
     let (result, _) = rig.done(&rig.spec("/f")).await;
     assert_eq!(result.connections, 1, "fast enough alone");
