@@ -14,19 +14,19 @@ use crate::model::time::Timestamp;
 use crate::pb;
 
 /// Tasks that one message may bring.
-pub const TASKS_MAX: usize = 10_000;
+pub(crate) const TASKS_MAX: usize = 10_000;
 /// Bytes of a title, a key, a label.
 const NAME_BYTES_MAX: usize = 256;
 const LABELS_MAX: usize = 64;
 /// Bytes of request ids and chunk ids.
-pub const ID_BYTES_MAX: usize = 128;
+pub(crate) const ID_BYTES_MAX: usize = 128;
 /// The longest time that may be asked for: ten years, far within what timers can hold.
-pub const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
+pub(crate) const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// The highest rate that may be asked for; more is no limit.
 const RATE_MAX: f64 = 1e6;
 
 /// A job with its first tasks.
-pub fn job(spec: pb::JobSpec, v: &mut Violations) -> (JobSpec, Vec<TaskSpec>) {
+pub(crate) fn job(spec: pb::JobSpec, v: &mut Violations) -> (JobSpec, Vec<TaskSpec>) {
     text(&spec.title, "job.title", NAME_BYTES_MAX, v);
     labels(&spec.labels, "job.labels", v);
     if spec.tasks.is_empty() && !spec.open {
@@ -52,7 +52,7 @@ pub fn job(spec: pb::JobSpec, v: &mut Violations) -> (JobSpec, Vec<TaskSpec>) {
 }
 
 /// A list of tasks; keys must be unique within it.
-pub fn tasks(specs: Vec<pb::TaskSpec>, path: &str, v: &mut Violations) -> Vec<TaskSpec> {
+pub(crate) fn tasks(specs: Vec<pb::TaskSpec>, path: &str, v: &mut Violations) -> Vec<TaskSpec> {
     if specs.len() > TASKS_MAX {
         v.add(
             path,
@@ -96,7 +96,7 @@ fn group(group: pb::GroupPolicy, path: &str, v: &mut Violations) -> GroupPolicy 
 }
 
 /// A ceiling on rates.
-pub fn rate_limit(limit: pb::RateLimit, path: &str, v: &mut Violations) -> RateLimit {
+pub(crate) fn rate_limit(limit: pb::RateLimit, path: &str, v: &mut Violations) -> RateLimit {
     rate(limit.requests_per_second, &format!("{path}.requests_per_second"), v);
     RateLimit {
         requests_per_second: limit.requests_per_second,
@@ -106,14 +106,14 @@ pub fn rate_limit(limit: pb::RateLimit, path: &str, v: &mut Violations) -> RateL
 }
 
 /// Checks a rate per second.
-pub fn rate(rate: f64, path: &str, v: &mut Violations) {
+pub(crate) fn rate(rate: f64, path: &str, v: &mut Violations) {
     if !(0.0..=RATE_MAX).contains(&rate) {
         v.add(path, format!("is {rate}; a rate is from 0 (no limit) to {RATE_MAX}"));
     }
 }
 
 /// Checks labels.
-pub fn labels(labels: &std::collections::HashMap<String, String>, path: &str, v: &mut Violations) {
+pub(crate) fn labels(labels: &std::collections::HashMap<String, String>, path: &str, v: &mut Violations) {
     if labels.len() > LABELS_MAX {
         v.add(path, format!("holds {} labels; at most {LABELS_MAX}", labels.len()));
     }
@@ -128,14 +128,14 @@ pub fn labels(labels: &std::collections::HashMap<String, String>, path: &str, v:
 }
 
 /// Checks a text for people.
-pub fn text(text: &str, path: &str, bytes_max: usize, v: &mut Violations) {
+pub(crate) fn text(text: &str, path: &str, bytes_max: usize, v: &mut Violations) {
     if text.len() > bytes_max {
         v.add(path, format!("is {} bytes long; at most {bytes_max}", text.len()));
     }
 }
 
 /// The name of a job.
-pub fn job_id(text: &str, v: &mut Violations) -> JobId {
+pub(crate) fn job_id(text: &str, v: &mut Violations) -> JobId {
     text.parse().unwrap_or_else(|_| {
         v.add("job_id", format!("`{text:.64}` is no job id; one reads `01890a5d-ac96-774b-bcce-b302099a8057`"));
         JobId(uuid::Uuid::nil())
@@ -143,14 +143,14 @@ pub fn job_id(text: &str, v: &mut Violations) -> JobId {
 }
 
 /// As [`job_id`], where nothing else can be wrong.
-pub fn only_job_id(text: &str) -> Result<JobId, tonic::Status> {
+pub(crate) fn only_job_id(text: &str) -> Result<JobId, tonic::Status> {
     let mut v = Violations::default();
     let id = job_id(text, &mut v);
     v.or(id)
 }
 
 /// A length of time that is not negative.
-pub fn duration(value: prost_types::Duration, path: &str, v: &mut Violations) -> Option<Duration> {
+pub(crate) fn duration(value: prost_types::Duration, path: &str, v: &mut Violations) -> Option<Duration> {
     let nanos_in_range = (-999_999_999..=999_999_999).contains(&value.nanos);
     match Duration::try_from(value) {
         Ok(duration) if nanos_in_range && duration <= DURATION_MAX => Some(duration),
@@ -166,7 +166,7 @@ pub fn duration(value: prost_types::Duration, path: &str, v: &mut Violations) ->
 }
 
 /// A length of time that is more than nothing.
-pub fn positive(value: prost_types::Duration, path: &str, v: &mut Violations) -> Option<Duration> {
+pub(crate) fn positive(value: prost_types::Duration, path: &str, v: &mut Violations) -> Option<Duration> {
     let duration = duration(value, path, v)?;
     if duration.is_zero() {
         v.add(path, "is 0; leave it unset for the default");
@@ -176,7 +176,7 @@ pub fn positive(value: prost_types::Duration, path: &str, v: &mut Violations) ->
 }
 
 /// A point in time.
-pub fn timestamp(value: prost_types::Timestamp, path: &str, v: &mut Violations) -> Option<Timestamp> {
+pub(crate) fn timestamp(value: prost_types::Timestamp, path: &str, v: &mut Violations) -> Option<Timestamp> {
     let micros = value.seconds.checked_mul(1_000_000).and_then(|it| it.checked_add(i64::from(value.nanos) / 1000));
     let time = micros.map(Timestamp).filter(|time| (0..=Timestamp::MAX.0).contains(&time.0));
     if time.is_none() || !(0..1_000_000_000).contains(&value.nanos) {

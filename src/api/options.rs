@@ -31,7 +31,7 @@ const OWN_HEADERS: [&str; 9] = [
 ];
 
 /// Options as they were set.
-pub fn task_options(options: pb::TaskOptions, path: &str, v: &mut Violations) -> TaskOptions {
+pub(crate) fn task_options(options: pb::TaskOptions, path: &str, v: &mut Violations) -> TaskOptions {
     TaskOptions {
         retry: options.retry.map(|it| retry(it, &format!("{path}.retry"), v)).unwrap_or_default(),
         timeouts: options.timeouts.map(|it| timeouts(it, &format!("{path}.timeouts"), v)).unwrap_or_default(),

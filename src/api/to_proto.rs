@@ -18,7 +18,7 @@ use crate::pb;
 use crate::store::StoredTask;
 
 /// A job. `progress` is a live one; without it the job's own counts tell how far it is.
-pub fn job(job: &Job, progress: Option<Progress>, waiting: Vec<pb::WaitingTasks>) -> pb::Job {
+pub(crate) fn job(job: &Job, progress: Option<Progress>, waiting: Vec<pb::WaitingTasks>) -> pb::Job {
     let progress =
         progress.unwrap_or(Progress { done_bytes: job.ended_bytes, total_bytes: job.ended_bytes, bytes_per_second: 0 });
     let start = job.start_time.or(job.spec.start_time);
@@ -65,7 +65,7 @@ fn rate_limit(limit: &RateLimit) -> pb::RateLimit {
 }
 
 /// Counts.
-pub fn counts(counts: &Counts) -> pb::TaskCounts {
+pub(crate) fn counts(counts: &Counts) -> pb::TaskCounts {
     pb::TaskCounts {
         total: counts.total,
         pending: counts.pending,
@@ -78,7 +78,7 @@ pub fn counts(counts: &Counts) -> pb::TaskCounts {
 }
 
 /// Progress, with how long it may still take.
-pub fn progress_message(progress: &Progress) -> pb::Progress {
+pub(crate) fn progress_message(progress: &Progress) -> pb::Progress {
     let left = progress.total_bytes.saturating_sub(progress.done_bytes);
     let estimate = (progress.bytes_per_second > 0 && progress.total_bytes > 0)
         .then(|| Duration::from_secs_f64(left as f64 / progress.bytes_per_second as f64));
@@ -91,7 +91,7 @@ pub fn progress_message(progress: &Progress) -> pb::Progress {
 }
 
 /// A task as it is kept, without its log.
-pub fn task(job_id: &str, task: &StoredTask) -> pb::Task {
+pub(crate) fn task(job_id: &str, task: &StoredTask) -> pb::Task {
     let moving = &task.row.task;
     let ended = moving.state.is_ended();
     let kind = match task.spec.work {
@@ -129,7 +129,7 @@ pub fn task(job_id: &str, task: &StoredTask) -> pb::Task {
 }
 
 /// A running task.
-pub fn active(job_id: &str, index: u32, active: &Active) -> pb::Task {
+pub(crate) fn active(job_id: &str, index: u32, active: &Active) -> pb::Task {
     let stored = StoredTask { index, spec: active.spec.clone(), row: (*active.row).clone() };
     let mut message = task(job_id, &stored);
     message.progress = Some(active_progress(active));
@@ -137,7 +137,7 @@ pub fn active(job_id: &str, index: u32, active: &Active) -> pb::Task {
 }
 
 /// How far a running task is; its rate is its average since its start.
-pub fn active_progress(active: &Active) -> pb::Progress {
+pub(crate) fn active_progress(active: &Active) -> pb::Progress {
     let seconds = active.since.elapsed().as_secs_f64().max(0.001);
     progress_message(&Progress {
         done_bytes: active.meter.done(),
@@ -180,7 +180,7 @@ fn download_result(download: &DownloadResult) -> pb::DownloadResult {
 }
 
 /// An attempt of the log.
-pub fn attempt(attempt: &Attempt) -> pb::Attempt {
+pub(crate) fn attempt(attempt: &Attempt) -> pb::Attempt {
     let report = &attempt.report;
     pb::Attempt {
         number: attempt.number,
@@ -242,7 +242,7 @@ fn failure_reason(reason: FailureReason) -> pb::FailureReason {
 }
 
 /// Why something waits.
-pub fn waiting(wait: &Wait) -> pb::Waiting {
+pub(crate) fn waiting(wait: &Wait) -> pb::Waiting {
     use pb::WaitReason as P;
     let reason = match wait.reason {
         WaitReason::ServerLimit => P::ServerLimit,
@@ -260,7 +260,7 @@ pub fn waiting(wait: &Wait) -> pb::Waiting {
 }
 
 /// Limits.
-pub fn limits(limits: &Limits) -> pb::Limits {
+pub(crate) fn limits(limits: &Limits) -> pb::Limits {
     pb::Limits {
         max_concurrent_tasks: limits.max_concurrent_tasks,
         max_per_host: limits.max_per_host,
@@ -271,7 +271,7 @@ pub fn limits(limits: &Limits) -> pb::Limits {
 }
 
 /// Limits of one host.
-pub fn host_limits(limits: &HostLimits) -> pb::HostLimits {
+pub(crate) fn host_limits(limits: &HostLimits) -> pb::HostLimits {
     pb::HostLimits {
         host: limits.host.clone(),
         max_concurrent: limits.max_concurrent,
@@ -282,7 +282,7 @@ pub fn host_limits(limits: &HostLimits) -> pb::HostLimits {
 }
 
 /// A point in time.
-pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+pub(crate) fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: time.0.div_euclid(1_000_000),
         nanos: (time.0.rem_euclid(1_000_000) * 1_000) as i32,

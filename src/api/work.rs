@@ -16,7 +16,7 @@ const PATH_BYTES_MAX: usize = 1024;
 const CONNECTIONS_MAX: u32 = 64;
 
 /// Fetch or download.
-pub fn work(work: Option<pb::task_spec::Work>, path: &str, v: &mut Violations) -> Option<Work> {
+pub(crate) fn work(work: Option<pb::task_spec::Work>, path: &str, v: &mut Violations) -> Option<Work> {
     match work {
         Some(pb::task_spec::Work::Fetch(spec)) => Some(Work::Fetch(fetch(spec, &format!("{path}.fetch"), v))),
         Some(pb::task_spec::Work::Download(spec)) => {
@@ -207,7 +207,7 @@ fn digests(names: &[String], path: &str, v: &mut Violations) -> Vec<Algorithm> {
 }
 
 /// Checks a path below the download root. What links make of it is judged when it is opened.
-pub fn relative_path(text: &str, path: &str, v: &mut Violations) {
+pub(crate) fn relative_path(text: &str, path: &str, v: &mut Violations) {
     if text.is_empty() {
         return;
     }

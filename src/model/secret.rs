@@ -54,9 +54,10 @@ pub fn redacted(url: &Url) -> String {
 /// As [`redacted`], for text that is meant to be a URL. Text that is none is hidden whole when it has an `@`.
 pub fn redacted_text(text: &str) -> String {
     match Url::parse(text) {
-        Ok(url) => redacted(&url),
-        Err(_) if text.contains('@') => REDACTED.to_owned(),
-        Err(_) => text.to_owned(),
+        Ok(url) if url.has_host() => redacted(&url),
+        // `me:pw@nowhere` parses, as a URL of the scheme `me`.
+        _ if text.contains('@') => REDACTED.to_owned(),
+        _ => text.to_owned(),
     }
 }
 
