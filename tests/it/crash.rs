@@ -59,8 +59,9 @@ async fn acknowledged_jobs_are_there_after_a_kill() {
     let (mut server, origin) = (Server::start().await, Origin::start());
     origin.reply("/a", Reply::ok("a").delay(Duration::from_millis(50)));
     let mut ids = Vec::new();
-    for _ in 0..10 {
-        let calls = (0..10).map(|_| server.submit(job(vec![fetch(origin.url("/a"))])));
+    // Two kills: a third in a row under the same attempt would be held against its task.
+    for _ in 0..2 {
+        let calls = (0..50).map(|_| server.submit(job(vec![fetch(origin.url("/a"))])));
         ids.extend(futures_util::future::join_all(calls).await);
         server.restart().await;
     }
