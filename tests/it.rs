@@ -4,7 +4,10 @@
 mod support;
 
 mod it {
+    mod control;
     mod crash;
+    mod downloads;
+    mod fetches;
     mod groups;
     mod jobs;
     mod validation;

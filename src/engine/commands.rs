@@ -238,9 +238,7 @@ impl Scheduler {
             return answer(reply, Err(wrong.into()));
         }
         self.pending.batch.deleted.push(job);
-        self.pending.effects.push(Effect::ReplyDone(reply));
-        self.deleted_left = true;
-        self.timers.add(self.now(), Timer::Housekeeping);
+        self.pending.effects.push(Effect::Deleted(Some(reply)));
     }
 
     fn set_limits(&mut self, limits: Limits, reply: Reply<()>) {

@@ -47,9 +47,9 @@ pub(crate) enum Effect {
         reply: Reply<Chunk>,
         chunk: Chunk,
     },
-    ReplyJob(Reply<Arc<Job>>, Arc<Job>),
     ReplyLive(Reply<Option<Arc<Job>>>, Arc<Job>),
-    ReplyDone(Reply<()>),
+    /// Jobs are marked deleted: their rows are to go.
+    Deleted(Option<Reply<()>>),
     /// The retried tasks of this job are PENDING on disk.
     Revive(JobId, Reply<Arc<Job>>),
     LimitsStored(Limits, Reply<()>),
@@ -156,9 +156,8 @@ impl Scheduler {
                     self.admit_tasks(job, first, tasks);
                     answer(reply, Ok(chunk));
                 }
-                Effect::ReplyJob(reply, job) => answer(reply, Ok(job)),
                 Effect::ReplyLive(reply, job) => answer(reply, Ok(Some(job))),
-                Effect::ReplyDone(reply) => answer(reply, Ok(())),
+                Effect::Deleted(reply) => self.deleted(reply),
                 Effect::Revive(job, reply) => self.revive(job, reply),
                 Effect::LimitsStored(limits, reply) => self.limits_stored(limits, reply),
                 Effect::ReadLanes => self.read_all_lanes(),

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::engine::commit::Effect;
+use crate::engine::commit::{Effect, answer};
+use crate::engine::event::Reply;
 use crate::engine::reads::Read;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::timers::Timer;
@@ -10,6 +11,8 @@ use crate::model::ids::JobId;
 
 /// How often expired jobs are looked for.
 const PERIOD: Duration = Duration::from_secs(1);
+/// The same while there are deleted jobs whose rows have to go.
+const BUSY_PERIOD: Duration = Duration::from_millis(50);
 /// Jobs that are looked at in one go.
 const JOBS_MAX: u32 = 64;
 /// Rows of one job that one commit deletes: bounds how long others wait for it.
@@ -18,7 +21,12 @@ const ROWS_MAX: u32 = 2_000;
 impl Scheduler {
     /// Looks for jobs to delete.
     pub(crate) fn housekeeping(&mut self) {
-        if self.draining || self.housekeeping {
+        if self.draining {
+            return;
+        }
+        if self.housekeeping {
+            // One look at a time; it is asked for again when this one is done.
+            self.timers.add(self.now().plus(BUSY_PERIOD), Timer::Housekeeping);
             return;
         }
         self.housekeeping = true;
@@ -35,19 +43,28 @@ impl Scheduler {
 
     pub(crate) fn housekept(&mut self, expired: Vec<JobId>, deleted: Vec<JobId>) {
         self.housekeeping = false;
-        self.deleted_left = !deleted.is_empty() || !expired.is_empty();
-        for job in expired {
-            if !self.jobs.contains_key(&job) {
-                self.pending.batch.deleted.push(job);
-            }
+        self.deleted_left = !deleted.is_empty();
+        let expired: Vec<JobId> = expired.into_iter().filter(|job| !self.jobs.contains_key(job)).collect();
+        if !expired.is_empty() {
+            self.pending.batch.deleted.extend(expired);
+            self.pending.effects.push(Effect::Deleted(None));
         }
         for job in deleted {
             if self.deleting.insert(job) {
                 self.purge(job);
             }
         }
-        let wait = if self.deleted_left { Duration::from_millis(50) } else { PERIOD };
+        let wait = if self.deleted_left { BUSY_PERIOD } else { PERIOD };
         self.timers.add(self.now().plus(wait), Timer::Housekeeping);
+    }
+
+    /// What is marked deleted, durably, is looked for at once.
+    pub(crate) fn deleted(&mut self, reply: Option<Reply<()>>) {
+        self.deleted_left = true;
+        self.timers.add(self.now(), Timer::Housekeeping);
+        if let Some(reply) = reply {
+            answer(reply, Ok(()));
+        }
     }
 
     fn purge(&mut self, job: JobId) {

@@ -1,0 +1,185 @@
+//! Control over jobs that run: pause, resume, feed, seal, update, limits, retention.
+
+use std::time::Duration;
+
+use haul::pb;
+use haul::pb::{JobState, TaskState, WaitReason};
+use tonic::Code;
+
+use crate::support::origin::Origin;
+use crate::support::reply::Reply;
+use crate::support::server::{PATIENCE, Server};
+use crate::support::spec::{fetch, job, millis};
+
+async fn until<F: Future<Output = bool>>(mut done: impl FnMut() -> F) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !done().await {
+        assert!(tokio::time::Instant::now() < deadline, "it does not come");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_paused_job_gives_its_attempts_back_and_goes_on() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    origin.handle("/a", |request| if request.nth == 0 { Reply::hang() } else { Reply::ok("a") });
+    let id = server.submit(job(vec![fetch(origin.url("/a"))])).await;
+    until(async || origin.requests("/a").len() == 1).await;
+    let request = pb::PauseJobRequest { job_id: id.clone() };
+    let paused = server.jobs().pause_job(request.clone()).await.unwrap().into_inner().job.unwrap();
+    assert_eq!(paused.state(), JobState::Paused);
+    server.jobs().pause_job(request).await.unwrap();
+    until(async || server.task(&id, 0).await.state() == TaskState::Pending).await;
+    let task = server.task(&id, 0).await;
+    assert_eq!((task.attempts, task.waiting.unwrap().reason()), (0, WaitReason::JobPaused));
+    server.restart().await;
+    assert_eq!(server.job(&id).await.state(), JobState::Paused, "also after a kill");
+    server.jobs().resume_job(pb::ResumeJobRequest { job_id: id.clone() }).await.unwrap();
+    assert_eq!(server.ended(&id).await.state(), JobState::Succeeded);
+    assert_eq!(server.task(&id, 0).await.attempts, 1);
+    let request = pb::PauseJobRequest { job_id: id };
+    assert_eq!(server.jobs().pause_job(request).await.unwrap_err().code(), Code::FailedPrecondition);
+}
+
+fn chunk(job_id: &str, name: &str, origin: &Origin, count: usize) -> pb::AddTasksRequest {
+    let tasks = (0..count).map(|_| fetch(origin.url("/a"))).collect();
+    pb::AddTasksRequest { job_id: job_id.into(), chunk_id: name.into(), tasks }
+}
+
+#[tokio::test]
+async fn an_open_job_is_fed_runs_meanwhile_and_ends_when_sealed() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("a"));
+    let id = server.submit(pb::JobSpec { open: true, ..job(Vec::new()) }).await;
+    let chunks: Vec<_> = (0..10).map(|n| chunk(&id, &format!("c{n}"), &origin, 30)).collect();
+    let mut answers = server.jobs().add_tasks(futures_util::stream::iter(chunks)).await.unwrap().into_inner();
+    let mut next = 0;
+    while let Some(answer) = answers.message().await.unwrap() {
+        assert_eq!((answer.first_task_index, answer.task_count), (next, 30));
+        next += 30;
+    }
+    assert_eq!(next, 300);
+    until(async || server.job(&id).await.counts.unwrap().succeeded == 300).await;
+    assert_eq!(server.job(&id).await.state(), JobState::Running, "it may get more");
+    server.restart().await;
+
+    // A chunk again, also after a kill, is answered again and stored once; with other tasks it is refused.
+    let mut again =
+        server.jobs().add_tasks(tokio_stream::once(chunk(&id, "c3", &origin, 30))).await.unwrap().into_inner();
+    assert_eq!(again.message().await.unwrap().unwrap().first_task_index, 90);
+    let mut other =
+        server.jobs().add_tasks(tokio_stream::once(chunk(&id, "c3", &origin, 1))).await.unwrap().into_inner();
+    assert_eq!(other.message().await.unwrap_err().code(), Code::AlreadyExists);
+
+    let seal = pb::SealJobRequest { job_id: id.clone() };
+    server.jobs().seal_job(seal.clone()).await.unwrap();
+    let ended = server.ended(&id).await;
+    assert_eq!((ended.state(), ended.counts.unwrap().total), (JobState::Succeeded, 300));
+    server.jobs().seal_job(seal).await.unwrap();
+    let mut late =
+        server.jobs().add_tasks(tokio_stream::once(chunk(&id, "late", &origin, 1))).await.unwrap().into_inner();
+    assert_eq!(late.message().await.unwrap_err().code(), Code::FailedPrecondition);
+
+    let empty = server.submit(pb::JobSpec { open: true, ..job(Vec::new()) }).await;
+    server.jobs().seal_job(pb::SealJobRequest { job_id: empty.clone() }).await.unwrap();
+    assert_eq!(server.ended(&empty).await.state(), JobState::Succeeded);
+}
+
+#[tokio::test]
+async fn keys_are_unique_over_the_whole_job() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("a"));
+    let keyed = |key: &str| pb::TaskSpec { key: key.into(), ..fetch(origin.url("/a")) };
+    let id = server.submit(pb::JobSpec { open: true, ..job(vec![keyed("one")]) }).await;
+    let request = pb::AddTasksRequest { job_id: id, chunk_id: "c".into(), tasks: vec![keyed("two"), keyed("one")] };
+    let mut answers = server.jobs().add_tasks(tokio_stream::once(request)).await.unwrap().into_inner();
+    let status = answers.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let details = tonic_types::StatusExt::get_details_bad_request(&status).unwrap();
+    assert_eq!(details.field_violations[0].field, "tasks[1].key");
+}
+
+#[tokio::test]
+async fn limits_change_at_once_and_survive_a_restart() {
+    let (mut server, origin) = (Server::with(&["--allow-private-networks"]).await, Origin::start());
+    origin.reply("/slow", Reply::ok("x").delay(Duration::from_millis(30)));
+    let wish = |max_per_host| pb::UpdateLimitsRequest {
+        limits: Some(pb::Limits { max_per_host, ..Default::default() }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["max_per_host".into()] }),
+    };
+    server.admin().update_limits(wish(2)).await.unwrap();
+    server.run(job((0..10).map(|_| fetch(origin.url("/slow"))).collect())).await;
+    assert_eq!(origin.peak(), 2);
+    server.restart().await;
+    let limits = server.admin().get_limits(pb::GetLimitsRequest {}).await.unwrap().into_inner().limits.unwrap();
+    assert_eq!((limits.max_per_host, limits.max_concurrent_tasks), (2, 64));
+
+    let id = server.submit(job((0..60).map(|_| fetch(origin.url("/slow"))).collect())).await;
+    until(async || !origin.requests("/slow").is_empty()).await;
+    let waiting = server.task(&id, 59).await.waiting.unwrap();
+    assert_eq!(waiting.reason(), WaitReason::HostLimit, "{waiting:?}");
+    server.admin().update_limits(wish(6)).await.unwrap();
+    server.ended(&id).await;
+    assert_eq!(origin.peak(), 6);
+    assert_eq!(server.admin().update_limits(wish(0)).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn starts_keep_to_the_rate_of_their_job() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("a"));
+    let rate_limit = Some(pb::RateLimit { requests_per_second: 40.0, burst: 1, bytes_per_second: 0 });
+    let spec = pb::JobSpec { rate_limit, ..job((0..41).map(|_| fetch(origin.url("/a"))).collect()) };
+    server.run(spec).await;
+    let requests = origin.requests("/a");
+    let spread = requests[40].at - requests[0].at;
+    assert!(spread >= Duration::from_millis(950), "40 intervals of 25 ms took {spread:?}");
+}
+
+#[tokio::test]
+async fn a_host_that_asks_to_wait_is_left_alone_by_every_job() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.handle("/busy", |request| match request.nth {
+        0 => Reply::status(429).header("Retry-After", "1"),
+        _ => Reply::ok("fine"),
+    });
+    origin.reply("/other", Reply::ok("other"));
+    let first = server.submit(job(vec![fetch(origin.url("/busy"))])).await;
+    until(async || server.task(&first, 0).await.state() == TaskState::BackingOff).await;
+    let second = server.submit(job(vec![fetch(origin.url("/other"))])).await;
+    let waiting = server.task(&second, 0).await.waiting.unwrap();
+    assert_eq!(waiting.reason(), WaitReason::HostPaused);
+    let hosts = server.admin().list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
+    assert!(hosts[0].paused_until.is_some() && hosts[0].pause_reason.contains("429"), "{hosts:?}");
+    assert_eq!(server.ended(&second).await.state(), JobState::Succeeded);
+    assert_eq!(server.ended(&first).await.state(), JobState::Succeeded);
+    let asked = origin.requests("/busy")[0].at;
+    assert!(origin.requests("/other")[0].at - asked >= Duration::from_millis(900));
+}
+
+#[tokio::test]
+async fn updates_and_retention_take_effect() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("a"));
+    let spec = pb::JobSpec { retention: Some(millis(200)), ..job(vec![fetch(origin.url("/a"))]) };
+    let ended = server.run(spec).await;
+    assert!(ended.expire_time.is_some());
+    let request = pb::GetJobRequest { job_id: ended.job_id.clone() };
+    until(async || server.jobs().get_job(request.clone()).await.is_err()).await;
+
+    origin.reply("/stalled", Reply::hang());
+    let id = server.submit(job(vec![fetch(origin.url("/stalled"))])).await;
+    let request = pb::UpdateJobRequest {
+        job_id: id.clone(),
+        priority: 7,
+        title: "renamed".into(),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["priority".into(), "title".into()] }),
+        ..Default::default()
+    };
+    let job = server.jobs().update_job(request.clone()).await.unwrap().into_inner().job.unwrap();
+    assert_eq!((job.priority, job.title.as_str()), (7, "renamed"));
+    let delete = pb::DeleteJobRequest { job_id: id, delete_files: false };
+    assert_eq!(server.jobs().delete_job(delete).await.unwrap_err().code(), Code::FailedPrecondition);
+    let empty = pb::UpdateJobRequest { update_mask: None, ..request };
+    assert_eq!(server.jobs().update_job(empty).await.unwrap_err().code(), Code::InvalidArgument);
+}

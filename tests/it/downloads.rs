@@ -1,0 +1,151 @@
+//! Downloads through a server: right bytes, no leftovers, resumed over kills.
+
+use std::time::Duration;
+
+use haul::pb;
+use haul::pb::{FailureReason, GroupMode, JobState};
+use sha2::{Digest as _, Sha256};
+
+use crate::support::object::Object;
+use crate::support::origin::Origin;
+use crate::support::server::Server;
+use crate::support::spec::{download, download_as, group, job, once};
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+fn result(task: &pb::Task) -> pb::DownloadResult {
+    match &task.result {
+        Some(pb::task::Result::DownloadResult(result)) => result.clone(),
+        other => panic!("{other:?} of {task:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_download_lands_complete_under_its_name() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    let object = Object::new(1, 300_000);
+    origin.object("/files/data.bin", object.clone());
+    let spec = pb::DownloadSpec {
+        url: origin.url("/files/data.bin"),
+        checksums: vec![sha256(&object.bytes())],
+        digests: vec!["crc32c".into()],
+        ..Default::default()
+    };
+    let ended = server.run(job(vec![download_as(spec)])).await;
+    assert_eq!(ended.state(), JobState::Succeeded);
+    let task = server.task(&ended.job_id, 0).await;
+    let result = result(&task);
+    assert_eq!(result.path, format!("{}/data.bin", ended.job_id));
+    assert_eq!((result.bytes, result.checksums.len()), (300_000, 2));
+    assert_eq!(server.files(), [result.path.clone()]);
+    assert_eq!(std::fs::read(server.downloads().join(&result.path)).unwrap(), object.bytes());
+    assert_eq!(ended.progress.unwrap().bytes_done, 300_000);
+
+    let mut chunks = server
+        .contents()
+        .read_content(pb::ReadContentRequest {
+            job_id: ended.job_id.clone(),
+            task: Some(pb::read_content_request::Task::TaskIndex(0)),
+            offset: 1000,
+            length: 290_000,
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    let mut read = Vec::new();
+    while let Some(chunk) = chunks.message().await.unwrap() {
+        assert_eq!((chunk.offset, chunk.total_bytes), (1000 + read.len() as u64, 300_000));
+        read.extend_from_slice(&chunk.data);
+    }
+    assert_eq!(read, object.slice(1000..291_000));
+}
+
+#[tokio::test]
+async fn a_wrong_digest_leaves_nothing() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.object("/f", Object::new(1, 50_000));
+    let spec = pb::DownloadSpec {
+        url: origin.url("/f"),
+        checksums: vec![format!("sha256:{}", "0".repeat(64))],
+        ..Default::default()
+    };
+    let ended = server.run(pb::JobSpec { defaults: Some(once()), ..job(vec![download_as(spec)]) }).await;
+    assert_eq!(ended.state(), JobState::Failed);
+    assert_eq!(ended.failure.unwrap().reason(), FailureReason::ChecksumMismatch);
+    assert!(server.files().is_empty(), "{:?}", server.files());
+}
+
+#[tokio::test]
+async fn a_kill_in_the_middle_resumes_where_it_was_durable() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    let object = Object::new(3, 6_000_000);
+    let served = object.clone();
+    origin.handle("/f", move |request| match request.nth {
+        0 => served.respond(request).bytes_per_second(2_000_000),
+        _ => served.respond(request),
+    });
+    let spec = pb::DownloadSpec { url: origin.url("/f"), max_connections: 1, ..Default::default() };
+    let id = server.submit(job(vec![download_as(spec)])).await;
+    // A checkpoint follows within a second of bytes.
+    while origin.body_bytes() < 3_500_000 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    server.restart().await;
+    let ended = server.ended(&id).await;
+    assert_eq!(ended.state(), JobState::Succeeded);
+    let task = server.task(&id, 0).await;
+    let result = result(&task);
+    assert!(result.resumed_bytes > 0, "{task:#?}");
+    assert_eq!(task.attempts, 1);
+    assert!(origin.requests("/f")[1].header("range").is_some());
+    assert_eq!(std::fs::read(server.downloads().join(result.path)).unwrap(), object.bytes());
+    assert_eq!(server.files().len(), 1);
+}
+
+#[tokio::test]
+async fn no_part_file_is_left_of_a_job_that_has_ended_and_a_retry_goes_on_from_it() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    let object = Object::new(4, 4_000_000);
+    let served = object.clone();
+    origin.handle("/slow", move |request| match request.nth {
+        0 => served.respond(request).bytes_per_second(1_500_000),
+        _ => served.respond(request),
+    });
+    let mut spec = job(vec![download(origin.url("/slow"))]);
+    spec.group = Some(group(GroupMode::Collect, 0));
+    let id = server.submit(spec).await;
+    while origin.body_bytes() < 2_500_000 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let request = pb::CancelJobRequest { job_id: id.clone(), reason: String::new() };
+    let cancelled = server.jobs().cancel_job(request).await.unwrap().into_inner().job.unwrap();
+    assert_eq!(cancelled.state(), JobState::Cancelled);
+    assert!(server.files().is_empty(), "{:?}", server.files());
+
+    let request = pb::RetryJobRequest { job_id: id.clone(), task_indexes: Vec::new() };
+    let retried = server.jobs().retry_job(request).await.unwrap().into_inner().job.unwrap();
+    assert!(retried.failure.is_none());
+    assert_eq!(server.ended(&id).await.state(), JobState::Succeeded);
+    let task = server.task(&id, 0).await;
+    assert!(result(&task).resumed_bytes > 0, "{task:#?}");
+    assert_eq!(std::fs::read(server.downloads().join(result(&task).path)).unwrap(), object.bytes());
+    let events = server.events(&id, 0).await;
+    assert_eq!(events.iter().map(|it| it.sequence).collect::<Vec<_>>(), (1..=events.len() as u64).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn deleting_a_job_takes_its_files_when_asked_to() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.object("/f", Object::new(1, 1000));
+    let mut ids = Vec::new();
+    for delete_files in [false, true] {
+        let ended = server.run(job(vec![download(origin.url("/f"))])).await;
+        let request = pb::DeleteJobRequest { job_id: ended.job_id.clone(), delete_files };
+        server.jobs().delete_job(request.clone()).await.unwrap();
+        assert_eq!(server.jobs().delete_job(request).await.unwrap_err().code(), tonic::Code::NotFound);
+        ids.push(ended.job_id);
+    }
+    assert_eq!(server.files(), [format!("{}/f", ids[0])]);
+}
