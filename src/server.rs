@@ -1,7 +1,7 @@
 //! The life of the process: build, serve, drain.
 //!
 //! Starting: the store is opened and recovered, the port bound. Serving: the engine runs and calls are taken. Draining:
-//! health says NOT_SERVING, attempts stop at a checkpoint and are given back, streams end with UNAVAILABLE. Stopped: all
+//! health says `NOT_SERVING`, attempts stop at a checkpoint and are given back, streams end with UNAVAILABLE. Stopped: all
 //! that was decided is durable. The grace bounds the drain: what does not end in time is cut, which is no worse than a
 //! crash, and a crash loses nothing.
 
@@ -191,12 +191,11 @@ pub async fn serve(
     tracing::info!("draining");
     report(&reporter, false).await;
     let drain = async {
-        let ended = match early {
-            Some(ended) => Some(ended),
-            None => {
-                engine.drain().await;
-                work.join_next().await
-            }
+        let ended = if let Some(ended) = early {
+            Some(ended)
+        } else {
+            engine.drain().await;
+            work.join_next().await
         };
         closing.cancel();
         calls.join_all().await;

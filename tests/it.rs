@@ -1,5 +1,7 @@
 //! Black box: a real server process, a real origin, gRPC between.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::unchecked_time_subtraction)] // A test ends at the first surprise.
+
 #[path = "support/mod.rs"]
 mod support;
 
@@ -9,7 +11,9 @@ mod it {
     mod downloads;
     mod fetches;
     mod groups;
+    mod grpcurl;
     mod jobs;
+    mod startup;
     mod validation;
     mod watch;
 }

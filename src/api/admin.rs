@@ -75,7 +75,7 @@ impl pb::admin_service_server::AdminService for Admin {
         let mut v = Violations::default();
         let wish = request.limits.unwrap_or_default();
         let paths = request.update_mask.unwrap_or_default().paths;
-        let changed = changed(&self.engine.limits(), wish, &paths, &mut v);
+        let changed = changed(&self.engine.limits(), &wish, &paths, &mut v);
         let limits = v.or(changed)?;
         self.engine.set_limits(limits.clone()).await?;
         Ok(Response::new(pb::UpdateLimitsResponse { limits: Some(to_proto::limits(&limits)) }))
@@ -119,7 +119,7 @@ impl pb::admin_service_server::AdminService for Admin {
     }
 }
 
-fn changed(now: &Limits, wish: pb::Limits, paths: &[String], v: &mut Violations) -> Limits {
+fn changed(now: &Limits, wish: &pb::Limits, paths: &[String], v: &mut Violations) -> Limits {
     let mut limits = now.clone();
     if paths.is_empty() {
         v.add("update_mask", "is empty; name what to change");

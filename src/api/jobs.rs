@@ -92,7 +92,7 @@ impl pb::job_service_server::JobService for Jobs {
             let job = Job::new(JobId(uuid::Uuid::nil()), spec, tasks.len() as u32, self.engine.now());
             let mut message = to_proto::job(&job, None, Vec::new());
             message.job_id.clear();
-            message.directory = job.spec.directory.clone();
+            message.directory.clone_from(&job.spec.directory);
             return Ok(Response::new(pb::SubmitJobResponse { job: Some(message) }));
         }
         let job = self.engine.submit(spec, tasks, &request.request_id).await?;

@@ -33,13 +33,13 @@ const OWN_HEADERS: [&str; 9] = [
 /// Options as they were set.
 pub(crate) fn task_options(options: pb::TaskOptions, path: &str, v: &mut Violations) -> TaskOptions {
     TaskOptions {
-        retry: options.retry.map(|it| retry(it, &format!("{path}.retry"), v)).unwrap_or_default(),
+        retry: options.retry.map(|it| retry(&it, &format!("{path}.retry"), v)).unwrap_or_default(),
         timeouts: options.timeouts.map(|it| timeouts(it, &format!("{path}.timeouts"), v)).unwrap_or_default(),
         http: options.http.map(|it| http(it, &format!("{path}.http"), v)).unwrap_or_default(),
     }
 }
 
-fn retry(retry: pb::RetryPolicy, path: &str, v: &mut Violations) -> RetryOptions {
+fn retry(retry: &pb::RetryPolicy, path: &str, v: &mut Violations) -> RetryOptions {
     if retry.max_attempts.is_some_and(|it| !(1..=ATTEMPTS_MAX).contains(&it)) {
         v.add(format!("{path}.max_attempts"), format!("must be from 1 to {ATTEMPTS_MAX}"));
     }

@@ -147,12 +147,11 @@ impl Watcher {
             return Ok(Some(event));
         }
         let from_memory = self.feed.as_ref().and_then(|feed| feed.events_after(self.sent, EVENTS_MAX as usize));
-        match from_memory {
-            Some(events) => self.queue.extend(events),
-            None => {
-                let events = self.store.events(self.wish.job, self.sent, EVENTS_MAX).await?;
-                self.queue.extend(events.into_iter().map(Arc::new));
-            }
+        if let Some(events) = from_memory {
+            self.queue.extend(events)
+        } else {
+            let events = self.store.events(self.wish.job, self.sent, EVENTS_MAX).await?;
+            self.queue.extend(events.into_iter().map(Arc::new));
         }
         Ok(self.queue.pop_front())
     }

@@ -129,6 +129,6 @@ fn is_encoded(headers: &HeaderMap, content_type: &str, url: &Url) -> bool {
     let Some(coding) = codings.find(|text| !text.trim().eq_ignore_ascii_case("identity")) else { return false };
     let is_gzip = coding.trim().eq_ignore_ascii_case("gzip") || coding.trim().eq_ignore_ascii_case("x-gzip");
     let path = url.path().to_ascii_lowercase();
-    let is_archive = content_type.contains("gzip") || path.ends_with(".gz") || path.ends_with(".tgz");
+    let is_archive = content_type.contains("gzip") || [".gz", ".tgz"].iter().any(|ending| path.ends_with(ending));
     !(is_gzip && is_archive)
 }

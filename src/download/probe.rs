@@ -12,6 +12,7 @@ use crate::model::secret::redacted;
 use crate::model::spec::OnConflict;
 
 /// What came of the first request.
+#[allow(clippy::large_enum_variant)] // One a download, moved once.
 pub(super) enum Probe {
     /// There is nothing to transfer.
     Settled(DownloadResult),

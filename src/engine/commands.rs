@@ -22,13 +22,13 @@ impl Scheduler {
             _ if self.draining
                 && !matches!(command, Command::Page { .. } | Command::Explain { .. } | Command::WaitingAt { .. }) =>
             {
-                self.refuse(command);
+                Self::refuse(command);
             }
             Command::Submit { job, request, tasks, reply } => self.submit(job, request, tasks, reply),
             Command::AddTasks { job, chunk_id, digest, tasks, reply } => {
                 self.add_tasks(job, chunk_id, digest, tasks, reply);
             }
-            Command::Control { job, what, reply } => self.control(job, what, reply),
+            Command::Control { job, what, reply } => self.control(job, &what, reply),
             Command::Retry { revival, reply } => self.retry(*revival, reply),
             Command::Update { job, ended, patch, reply } => self.update(job, ended, &patch, reply),
             Command::Delete { job, reply } => self.delete(job, reply),
@@ -139,14 +139,14 @@ impl Scheduler {
         self.pending.effects.push(Effect::AdmitTasks { job, first, tasks, reply, chunk });
     }
 
-    fn control(&mut self, job: JobId, what: Control, reply: Reply<Option<Arc<Job>>>) {
+    fn control(&mut self, job: JobId, what: &Control, reply: Reply<Option<Arc<Job>>>) {
         let now = self.now();
         let Some(run) = self.jobs.get_mut(&job).filter(|run| !run.ended) else { return answer(reply, Ok(None)) };
-        let event = match what.clone() {
+        let event = match what {
             Control::Seal => JobEvent::Sealed,
             Control::Pause => JobEvent::Paused,
             Control::Resume => JobEvent::Resumed,
-            Control::Cancel(why) => JobEvent::Cancelled(why),
+            Control::Cancel(why) => JobEvent::Cancelled(why.clone()),
         };
         let change = match run.job.apply(event, now) {
             Ok(change) => change,
@@ -154,10 +154,9 @@ impl Scheduler {
         };
         let may_run = run.may_run(now);
         match change {
-            Change::Changed => self.pending.job_event(run, EventKind::JobChanged),
             Change::Stopping if run.sweeping.is_none() => self.stopping(job),
-            // A stop of the group was under way; the sweep goes on and the cause of the end is now the cancel.
-            Change::Stopping => self.pending.job_event(run, EventKind::JobChanged),
+            // Stopping already for its group's sake: the sweep goes on, and the cause of the end is now the cancel.
+            Change::Stopping | Change::Changed => self.pending.job_event(run, EventKind::JobChanged),
             Change::None | Change::Ended => {}
         }
         if matches!(what, Control::Pause) && change == Change::Changed {

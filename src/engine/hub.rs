@@ -242,12 +242,12 @@ impl Feed {
         let mut state = lock(&self.state);
         let continues = events.first().is_none_or(|event| event.head.sequence == state.job.sequence + 1)
             && events.last().map_or(state.job.sequence, |event| event.head.sequence) == job.sequence;
-        if !continues {
-            state.ring.clear();
-        } else {
+        if continues {
             state.ring.extend(events);
             let surplus = state.ring.len().saturating_sub(RING_MAX);
             state.ring.drain(..surplus);
+        } else {
+            state.ring.clear();
         }
         state.job = job;
         drop(state);

@@ -302,10 +302,7 @@ impl Lanes {
     fn unpark(&mut self, host: &Host) -> Option<(JobId, LaneNumber)> {
         let parked = self.parked.get_mut(host)?;
         let lane = loop {
-            let mut first = match parked.first_entry() {
-                Some(first) => first,
-                None => break None,
-            };
+            let Some(mut first) = parked.first_entry() else { break None };
             if let Some(lane) = first.get_mut().pop_front() {
                 break Some(lane);
             }

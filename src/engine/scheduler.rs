@@ -182,7 +182,7 @@ impl Scheduler {
     async fn wind_down(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), StoreError> {
         commands.close();
         while let Some(command) = commands.recv().await {
-            self.refuse(command);
+            Self::refuse(command);
         }
         self.reads.shutdown().await;
         let Some(mut last) = self.begin_commit().await else { return Ok(()) };
@@ -191,7 +191,7 @@ impl Scheduler {
         Ok(())
     }
 
-    pub(crate) fn refuse(&mut self, command: Command) {
+    pub(crate) fn refuse(command: Command) {
         use crate::engine::event::EngineError::Draining;
         match command {
             Command::Submit { reply, .. } | Command::Retry { reply, .. } => drop(reply.send(Err(Draining))),

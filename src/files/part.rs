@@ -157,6 +157,7 @@ impl Part {
     /// Goes on with the held bytes for a response of the version `seen`; gives the part back when they do not go
     /// together. `vouched`: a digest of the whole will be checked, so that it is enough if nothing but the entity tag
     /// speaks against it.
+    #[allow(clippy::result_large_err)] // The part itself: it goes back to the caller by value, as it came.
     pub fn resume(self, seen: &Version, vouched: bool) -> Result<Bound, Part> {
         match &self.stored {
             Some(stored) if admits(&stored.binding.version, seen, vouched) => {
@@ -168,6 +169,7 @@ impl Part {
     }
 
     /// Goes on without a response, with bytes that need none: all are here.
+    #[allow(clippy::result_large_err)] // As above.
     pub fn resume_complete(self) -> Result<Bound, Part> {
         match &self.stored {
             Some(Stored { binding, ranges }) if binding.version.total.is_some_and(|total| ranges.is_all_of(total)) => {

@@ -213,6 +213,7 @@ fn small_disk() -> Option<tempfile::TempDir> {
 }
 
 #[tokio::test]
+#[allow(clippy::print_stderr)] // Skipped aloud, so that nobody takes it for passed.
 async fn a_full_disk_is_waited_for() {
     let Some(place) = small_disk() else {
         eprintln!("SKIPPED: no small file system can be mounted here (it needs root)");

@@ -98,7 +98,8 @@ async fn a_drain_gives_attempts_back_and_ends_streams() {
     while origin.requests("/a").is_empty() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let watched = tokio::spawn(async move {
+    let mut watched = tokio::task::JoinSet::new();
+    watched.spawn(async move {
         loop {
             match stream.message().await {
                 Ok(Some(_)) => {}
@@ -111,7 +112,7 @@ async fn a_drain_gives_attempts_back_and_ends_streams() {
         server
     });
     let mut server = server.await.unwrap();
-    let end = watched.await.unwrap().unwrap_err();
+    let end = watched.join_next().await.unwrap().unwrap().unwrap_err();
     assert_eq!(end.code(), tonic::Code::Unavailable, "{end:?}");
     server.launch().await;
     assert_eq!(server.ended(&id).await.state(), JobState::Succeeded);

@@ -39,7 +39,7 @@ async fn a_download_lands_complete_under_its_name() {
     let result = result(&task);
     assert_eq!(result.path, format!("{}/data.bin", ended.job_id));
     assert_eq!((result.bytes, result.checksums.len()), (300_000, 2));
-    assert_eq!(server.files(), [result.path.clone()]);
+    assert_eq!(server.files(), std::slice::from_ref(&result.path));
     assert_eq!(std::fs::read(server.downloads().join(&result.path)).unwrap(), object.bytes());
     assert_eq!(ended.progress.unwrap().bytes_done, 300_000);
 

@@ -12,10 +12,10 @@ use crate::support::server::Server;
 use crate::support::spec::{fetch, group, job, millis, once};
 
 fn reasons(tasks: &[pb::Task]) -> Vec<(TaskState, Option<FailureReason>)> {
-    tasks.iter().map(|task| (task.state(), task.error.as_ref().map(|error| error.reason()))).collect()
+    tasks.iter().map(|task| (task.state(), task.error.as_ref().map(haul::pb::TaskError::reason))).collect()
 }
 
-async fn origin_of_three() -> Origin {
+fn origin_of_three() -> Origin {
     let origin = Origin::start();
     origin.reply("/good", Reply::ok("good"));
     origin.reply("/bad", Reply::status(404));
@@ -26,7 +26,7 @@ async fn origin_of_three() -> Origin {
 #[tokio::test]
 async fn fail_fast_cancels_the_siblings_running_and_waiting() {
     let (server, origin) =
-        (Server::with(&["--allow-private-networks", "--max-per-host", "2"]).await, origin_of_three().await);
+        (Server::with(&["--allow-private-networks", "--max-per-host", "2"]).await, origin_of_three());
     let mut tasks = vec![fetch(origin.url("/stalled")), fetch(origin.url("/bad"))];
     tasks.extend((0..50).map(|_| fetch(origin.url("/good"))));
     let started = Instant::now();
@@ -52,7 +52,7 @@ async fn fail_fast_cancels_the_siblings_running_and_waiting() {
 
 #[tokio::test]
 async fn collect_runs_all_and_counts_failures() {
-    let (server, origin) = (Server::start().await, origin_of_three().await);
+    let (server, origin) = (Server::start().await, origin_of_three());
     let tasks = || vec![fetch(origin.url("/bad")), fetch(origin.url("/good")), fetch(origin.url("/bad"))];
     for (max_failures, state) in [(1, JobState::Failed), (2, JobState::Succeeded)] {
         let spec = pb::JobSpec { group: Some(group(GroupMode::Collect, max_failures)), ..job(tasks()) };
@@ -66,7 +66,7 @@ async fn collect_runs_all_and_counts_failures() {
 
 #[tokio::test]
 async fn the_first_success_is_enough() {
-    let (server, origin) = (Server::start().await, origin_of_three().await);
+    let (server, origin) = (Server::start().await, origin_of_three());
     let tasks = vec![fetch(origin.url("/stalled")), fetch(origin.url("/bad")), fetch(origin.url("/good"))];
     let spec = pb::JobSpec { group: Some(group(GroupMode::FirstSuccess, 0)), ..job(tasks) };
     let ended = server.run(spec).await;
@@ -93,7 +93,7 @@ async fn no_more_tasks_run_at_once_than_the_job_allows() {
 
 #[tokio::test]
 async fn a_job_that_takes_too_long_fails() {
-    let (server, origin) = (Server::start().await, origin_of_three().await);
+    let (server, origin) = (Server::start().await, origin_of_three());
     let tasks = vec![fetch(origin.url("/stalled")), fetch(origin.url("/good"))];
     let spec = pb::JobSpec { timeout: Some(millis(300)), ..job(tasks) };
     let ended = server.run(spec).await;
@@ -105,7 +105,7 @@ async fn a_job_that_takes_too_long_fails() {
 
 #[tokio::test]
 async fn cancelling_reaches_a_stalled_read_and_is_idempotent() {
-    let (server, origin) = (Server::start().await, origin_of_three().await);
+    let (server, origin) = (Server::start().await, origin_of_three());
     let id = server.submit(job(vec![fetch(origin.url("/stalled"))])).await;
     while origin.requests("/stalled").is_empty() {
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -122,10 +122,10 @@ impl Server {
     pub async fn ended(&self, job_id: &str) -> pb::Job {
         let request = pb::WaitJobRequest { job_id: job_id.to_owned(), timeout: None };
         let waited = tokio::time::timeout(PATIENCE, self.jobs().wait_job(request.clone())).await;
-        match waited {
-            Ok(job) => job.unwrap().into_inner().job.unwrap(),
-            Err(_) => panic!("job {job_id} does not end; {:#?}\nlog:\n{}", self.job(job_id).await, self.log()),
-        }
+        let Ok(job) = waited else {
+            panic!("job {job_id} does not end; {:#?}\nlog:\n{}", self.job(job_id).await, self.log());
+        };
+        job.unwrap().into_inner().job.unwrap()
     }
 
     /// Submits a job and waits for its end.
