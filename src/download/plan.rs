@@ -96,6 +96,8 @@ impl Attempt<'_> {
                 if let Some(total) = binding.version.total {
                     bound.set_total(total);
                 }
+                // Who serves it now: a redirect may lead elsewhere than it did for the bytes that are held.
+                bound.served_from(&binding.url, &binding.final_url);
                 Ok(bound)
             }
             Err(part) => {

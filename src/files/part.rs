@@ -229,6 +229,14 @@ impl Bound {
         &self.part
     }
 
+    /// Notes which mirror, and which address after redirects, served last. Empty ones leave what is noted.
+    pub fn served_from(&mut self, url: &str, final_url: &str) {
+        if !final_url.is_empty() {
+            url.clone_into(&mut self.binding.url);
+            final_url.clone_into(&mut self.binding.final_url);
+        }
+    }
+
     /// Sets the size, where it became known only at the end.
     pub fn set_total(&mut self, total: u64) {
         self.binding.version.total = Some(total);
