@@ -143,7 +143,8 @@ async fn resume_with_gaps() {
     let (result, report) = rig.done(&spec).await;
     assert_eq!(rig.read("job/f"), object.bytes());
     assert!(result.resumed_bytes > 30_000, "{result:?}");
-    assert!(report.bytes <= SIZE - result.resumed_bytes + 20_000, "{report:?} {result:?}");
+    // What was held is not asked for again; what a connection had in flight when its range was split may come twice.
+    assert!(report.bytes < SIZE - result.resumed_bytes / 2, "{report:?} {result:?}");
 
     // The same, with an origin that ignores ranges now.
     let rig = Rig::new();
