@@ -29,15 +29,18 @@ use crate::engine;
 use crate::engine::attempts::RunnerParts;
 use crate::engine::handle::Engine;
 use crate::engine::workers::{MakeParts, WorkerParts};
-use crate::files::{ContentStore, Durability, Root};
+use crate::files::{ContentStore, Root};
 use crate::net::HttpClient;
-use crate::net::guard::Guard;
 use crate::pb;
 use crate::pb::admin_service_server::AdminServiceServer;
 use crate::pb::content_service_server::ContentServiceServer;
 use crate::pb::job_service_server::JobServiceServer;
 use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::store::{Store, StoreError};
+
+/// What settings are made of.
+pub use crate::files::Durability;
+pub use crate::net::Guard;
 
 /// The largest message that is taken.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;

@@ -7,9 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::raw::{FileDurability, ServeArgs};
 use crate::config::{Access, ServeConfig};
-use crate::files::Durability;
-use crate::net::Guard;
-use crate::server::{self, EngineSettings, ServerSettings};
+use crate::server::{self, Durability, EngineSettings, Guard, ServerSettings};
 use crate::telemetry;
 
 /// Runs a server until it is told to end.

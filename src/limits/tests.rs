@@ -1,3 +1,5 @@
+//! Permits and rates under tokio's paused time.
+
 use std::time::Duration;
 
 use proptest::prelude::*;

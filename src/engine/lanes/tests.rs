@@ -1,3 +1,5 @@
+//! The rotation over a small world: queues, hosts with room, tasks that run. No clock, no runtime.
+
 use std::collections::HashMap;
 
 use proptest::prelude::*;
