@@ -1,0 +1,281 @@
+//! The whole system: a real server process, nginx as the origin, gRPC between. Run by hand:
+//!
+//! ```text
+//! scripts/bench system worked 5000      one job of N fetches of 1 KiB, bodies kept: tasks a second
+//! scripts/bench system submit 20000     N jobs of one task, 32 callers: jobs a second
+//! scripts/bench system bulk 1000000     AddTasks, then kill -9 and restart: tasks a second, time to the first, RSS
+//! scripts/bench system latency 500      submit to seen done through WatchJob, one at a time: p50, p99
+//! scripts/bench system download 1024    one connection, N MiB, beside curl: CPU seconds a GiB, wall time
+//! ```
+//!
+//! nginx and curl must be installed. Figures are ratios or CPU time; wall times of a shared machine are noise.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+// A benchmark measures wall time and stops at the first surprise.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, clippy::cast_precision_loss)]
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use haul::pb;
+use haul::pb::job_service_client::JobServiceClient;
+use haul::pb::watch_job_response::Event;
+use tokio::task::JoinSet;
+use tonic::transport::Channel;
+
+/// Tasks of one AddTasks chunk.
+const CHUNK: usize = 2_000;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    let count = |default| args.get(1).and_then(|text| text.parse().ok()).unwrap_or(default);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        match args.first().map_or("worked", String::as_str) {
+            "worked" => worked(count(5_000)).await,
+            "submit" => submit(count(20_000)).await,
+            "bulk" => bulk(count(1_000_000)).await,
+            "latency" => latency(count(500)).await,
+            "download" => download(count(1_024)).await,
+            other => println!("no such measure: {other}"),
+        }
+    });
+}
+
+struct Server {
+    child: Child,
+    channel: Channel,
+}
+
+impl Server {
+    async fn start(dir: &Path, flags: &[&str]) -> Server {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_haul"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--allow-private-networks"])
+            .arg("--data-dir")
+            .arg(dir.join("data"))
+            .arg("--download-dir")
+            .arg(dir.join("downloads"))
+            .args(flags)
+            .env("HAUL_LOG", "warn")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on ").unwrap().to_owned();
+        let channel = Channel::from_shared(format!("http://{address}")).unwrap().tcp_nodelay(true);
+        Server { child, channel: channel.connect().await.unwrap() }
+    }
+
+    fn jobs(&self) -> JobServiceClient<Channel> {
+        JobServiceClient::new(self.channel.clone())
+    }
+
+    /// User and system time so far, in seconds.
+    fn cpu(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+    }
+
+    /// The most memory that it had so far, in MiB.
+    fn peak_mib(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// nginx over a directory, on a port of its own.
+struct Origin {
+    child: Child,
+    url: String,
+}
+
+impl Origin {
+    fn start(dir: &Path) -> Origin {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let root = dir.join("www");
+        std::fs::create_dir_all(&root).unwrap();
+        std::fs::write(root.join("1k"), vec![b'x'; 1024]).unwrap();
+        let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .iter()
+            .map(|name| format!("{name}_temp_path {};", dir.join(name).display()))
+            .collect();
+        let conf = format!(
+            "worker_processes 1; daemon off; pid {pid}; error_log {log};\nevents {{ worker_connections 4096; }}\n\
+             http {{ access_log off; sendfile on; keepalive_requests 100000000; {temp}\n\
+             server {{ listen 127.0.0.1:{port} backlog=4096; root {root}; }} }}",
+            pid = dir.join("nginx.pid").display(),
+            log = dir.join("nginx.log").display(),
+            root = root.display()
+        );
+        let file = dir.join("nginx.conf");
+        std::fs::write(&file, conf).unwrap();
+        let child = Command::new("nginx").arg("-c").arg(&file).stderr(Stdio::null()).spawn().unwrap();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Origin { child, url: format!("http://127.0.0.1:{port}") }
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+    }
+}
+
+fn fetch(url: &str) -> pb::TaskSpec {
+    let spec = pb::FetchSpec { url: url.to_owned(), ..Default::default() };
+    pb::TaskSpec { work: Some(pb::task_spec::Work::Fetch(spec)), ..Default::default() }
+}
+
+async fn fill(server: &Server, count: usize, url: &str) -> String {
+    let spec = pb::JobSpec { open: true, ..Default::default() };
+    let request = pb::SubmitJobRequest { job: Some(spec), ..Default::default() };
+    let id = server.jobs().submit_job(request).await.unwrap().into_inner().job.unwrap().job_id;
+    let (job_id, url) = (id.clone(), url.to_owned());
+    let chunks = (0..count.div_ceil(CHUNK)).map(move |chunk| pb::AddTasksRequest {
+        job_id: job_id.clone(),
+        chunk_id: chunk.to_string(),
+        tasks: (0..CHUNK.min(count - chunk * CHUNK)).map(|_| fetch(&url)).collect(),
+    });
+    let mut answers = server.jobs().add_tasks(tokio_stream::iter(chunks)).await.unwrap().into_inner();
+    while answers.message().await.unwrap().is_some() {}
+    server.jobs().seal_job(pb::SealJobRequest { job_id: id.clone() }).await.unwrap();
+    id
+}
+
+async fn ended(server: &Server, job_id: &str) -> pb::Job {
+    let request = pb::WaitJobRequest { job_id: job_id.to_owned(), timeout: None };
+    server.jobs().wait_job(request).await.unwrap().into_inner().job.unwrap()
+}
+
+async fn worked(count: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = Origin::start(dir.path());
+    let server = Server::start(dir.path(), &["--max-per-host", "64"]).await;
+    let started = Instant::now();
+    let id = fill(&server, count, &format!("{}/1k", origin.url)).await;
+    let job = ended(&server, &id).await;
+    let seconds = started.elapsed().as_secs_f64();
+    assert_eq!(job.counts.unwrap().succeeded as usize, count);
+    let bytes = std::fs::metadata(dir.path().join("data/haul.db")).unwrap().len();
+    println!("{:.0} bytes of database a task, body included; peak {:.0} MiB", bytes as f64 / count as f64, server.peak_mib());
+    println!("{:.0} us of server CPU a task; {:.0} tasks/s", server.cpu() * 1e6 / count as f64, count as f64 / seconds);
+}
+
+async fn submit(count: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]).await;
+    let start_time = Some(prost_types::Timestamp { seconds: 4_000_000_000, nanos: 0 });
+    let started = Instant::now();
+    let mut callers = JoinSet::new();
+    for _ in 0..32 {
+        let mut jobs = server.jobs();
+        callers.spawn(async move {
+            for _ in 0..count / 32 {
+                let job = pb::JobSpec { tasks: vec![fetch("http://127.0.0.1:9/")], start_time, ..Default::default() };
+                let request = pb::SubmitJobRequest { job: Some(job), ..Default::default() };
+                jobs.submit_job(request).await.unwrap();
+            }
+        });
+    }
+    callers.join_all().await;
+    let seconds = started.elapsed().as_secs_f64();
+    println!("{:.0} us of server CPU a job; {:.0} jobs/s", server.cpu() * 1e6 / count as f64, count as f64 / seconds);
+}
+
+async fn bulk(count: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = Origin::start(dir.path());
+    let mut server = Server::start(dir.path(), &["--max-per-host", "64"]).await;
+    let admin = |server: &Server| pb::admin_service_client::AdminServiceClient::new(server.channel.clone());
+    let started = Instant::now();
+    let id = fill(&server, count, &format!("{}/1k", origin.url)).await;
+    let filled = started.elapsed().as_secs_f64();
+    println!("{:.0} tasks/s added while they ran; peak {:.0} MiB", count as f64 / filled, server.peak_mib());
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+    let restarted = Instant::now();
+    server = Server::start(dir.path(), &["--max-per-host", "64"]).await;
+    let before = {
+        let request = pb::GetJobRequest { job_id: id.clone() };
+        server.jobs().get_job(request).await.unwrap().into_inner().job.unwrap().counts.unwrap().succeeded
+    };
+    let mut first = restarted.elapsed();
+    while admin(&server).get_server_info(pb::GetServerInfoRequest {}).await.unwrap().into_inner().counts.unwrap().succeeded
+        <= before
+    {
+        first = restarted.elapsed();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    println!("first end {:.3} s after the start of the process that followed a kill -9", first.as_secs_f64());
+    let running = Instant::now();
+    let job = ended(&server, &id).await;
+    let left = job.counts.unwrap().succeeded - before;
+    println!(
+        "{:.0} tasks/s worked after the restart; peak {:.0} MiB",
+        f64::from(left) / running.elapsed().as_secs_f64(),
+        server.peak_mib()
+    );
+}
+
+async fn latency(count: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = Origin::start(dir.path());
+    let server = Server::start(dir.path(), &[]).await;
+    let mut times = Vec::new();
+    for _ in 0..count {
+        let started = Instant::now();
+        let job = pb::JobSpec { tasks: vec![fetch(&format!("{}/1k", origin.url))], ..Default::default() };
+        let request = pb::SubmitJobRequest { job: Some(job), ..Default::default() };
+        let job_id = server.jobs().submit_job(request).await.unwrap().into_inner().job.unwrap().job_id;
+        let request = pb::WatchJobRequest { job_id, after_sequence: Some(0), ..Default::default() };
+        let mut events = server.jobs().watch_job(request).await.unwrap().into_inner();
+        while !matches!(events.message().await.unwrap().unwrap().event, Some(Event::JobEnded(_))) {}
+        times.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    println!("p50 {:.2} ms, p99 {:.2} ms", times[count / 2], times[count * 99 / 100]);
+}
+
+async fn download(mib: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = Origin::start(dir.path());
+    let url = format!("{}/big", origin.url);
+    let big = std::fs::File::create(dir.path().join("www/big")).unwrap();
+    let block: Vec<u8> = (0..1u32 << 20).map(|byte| (byte.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    for _ in 0..mib {
+        std::io::Write::write_all(&mut &big, &block).unwrap();
+    }
+    let server = Server::start(dir.path(), &["--file-durability", "none"]).await;
+    let gib = mib as f64 / 1024.0;
+    for digests in [vec![], vec!["sha256".to_owned()]] {
+        let name = if digests.is_empty() { "haul" } else { "haul with sha256" };
+        let spec = pb::DownloadSpec { url: url.clone(), max_connections: 1, digests, ..Default::default() };
+        let task = pb::TaskSpec { work: Some(pb::task_spec::Work::Download(spec)), ..Default::default() };
+        let job = pb::JobSpec { tasks: vec![task], ..Default::default() };
+        let (cpu, started) = (server.cpu(), Instant::now());
+        let request = pb::SubmitJobRequest { job: Some(job), ..Default::default() };
+        let id = server.jobs().submit_job(request).await.unwrap().into_inner().job.unwrap().job_id;
+        assert_eq!(ended(&server, &id).await.state(), pb::JobState::Succeeded);
+        let (cpu, wall) = ((server.cpu() - cpu) / gib, started.elapsed().as_secs_f64() / gib);
+        println!("{name}: {cpu:.2} CPU s/GiB, {wall:.2} s/GiB");
+        let started = Instant::now();
+        let to = dir.path().join("curl");
+        assert!(Command::new("curl").args(["-s", "-o"]).arg(&to).arg(&url).status().unwrap().success());
+        println!("curl beside it: {:.2} s/GiB", started.elapsed().as_secs_f64() / gib);
+    }
+}
