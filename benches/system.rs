@@ -172,7 +172,11 @@ async fn worked(count: usize) {
     let seconds = started.elapsed().as_secs_f64();
     assert_eq!(job.counts.unwrap().succeeded as usize, count);
     let bytes = std::fs::metadata(dir.path().join("data/haul.db")).unwrap().len();
-    println!("{:.0} bytes of database a task, body included; peak {:.0} MiB", bytes as f64 / count as f64, server.peak_mib());
+    println!(
+        "{:.0} bytes of database a task, body included; peak {:.0} MiB",
+        bytes as f64 / count as f64,
+        server.peak_mib()
+    );
     println!("{:.0} us of server CPU a task; {:.0} tasks/s", server.cpu() * 1e6 / count as f64, count as f64 / seconds);
 }
 
@@ -215,7 +219,14 @@ async fn bulk(count: usize) {
         server.jobs().get_job(request).await.unwrap().into_inner().job.unwrap().counts.unwrap().succeeded
     };
     let mut first = restarted.elapsed();
-    while admin(&server).get_server_info(pb::GetServerInfoRequest {}).await.unwrap().into_inner().counts.unwrap().succeeded
+    while admin(&server)
+        .get_server_info(pb::GetServerInfoRequest {})
+        .await
+        .unwrap()
+        .into_inner()
+        .counts
+        .unwrap()
+        .succeeded
         <= before
     {
         first = restarted.elapsed();

@@ -3,26 +3,74 @@
 //!
 //! Exit codes: 0 when what was asked for is done, 1 when it failed, 2 when it was asked for in a way that cannot be.
 
+mod admin;
+mod bars;
+mod client;
+mod content;
+mod get;
+mod jobs;
+mod output;
 mod serve;
+mod submit;
+mod watch;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::cli::admin::LimitsArgs;
+use crate::cli::client::{Client, Usage};
+use crate::cli::content::CatArgs;
+use crate::cli::get::GetArgs;
+use crate::cli::jobs::{Control, ListArgs, TasksArgs};
+use crate::cli::output::Format;
+use crate::cli::submit::SubmitArgs;
 use crate::config::raw::ServeArgs;
 
 /// Durable fetch and download jobs over gRPC.
 #[derive(Debug, Parser)]
 #[command(name = "haul", version, about)]
 struct Line {
+    /// The server to talk to
+    #[arg(long, global = true, env = "HAUL_SERVER", value_name = "ADDR", default_value = "127.0.0.1:4285")]
+    server: String,
+    /// How to print
+    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "text")]
+    output: Format,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the server.
+    /// Run the server
     Serve(Box<ServeArgs>),
+    /// Download now, without a server
+    Get(GetArgs),
+    /// Submit a job
+    Submit(Box<SubmitArgs>),
+    /// Follow a job to its end; exit 0 when it succeeded, 1 when not
+    Watch {
+        /// The job's id, or a unique prefix of it
+        job: String,
+    },
+    /// List jobs, newest first
+    List(ListArgs),
+    /// Show a job
+    Show {
+        /// The job's id, or a unique prefix of it
+        job: String,
+    },
+    /// List the tasks of a job
+    Tasks(TasksArgs),
+    #[command(flatten)]
+    Control(Control),
+    /// Print what a task brought
+    Cat(CatArgs),
+    /// Show or change the server's limits
+    Limits(LimitsArgs),
+    /// List the hosts that the server talks to
+    Hosts,
 }
 
 /// Runs what the command line asks for.
@@ -34,12 +82,29 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::new(error).context("cannot start the runtime")),
     };
-    let result = runtime.block_on(async {
-        match line.command {
-            Command::Serve(args) => serve::run(&args).await,
-        }
-    });
-    result.unwrap_or_else(|error| failed(&error))
+    runtime.block_on(Box::pin(run(line))).unwrap_or_else(|error| failed(&error))
+}
+
+async fn run(line: Line) -> anyhow::Result<ExitCode> {
+    let format = line.output;
+    match line.command {
+        Command::Serve(args) => return serve::run(&args).await,
+        Command::Get(args) => return get::run(args).await,
+        _ => {}
+    }
+    let client = Client::new(&line.server)?;
+    match line.command {
+        Command::Submit(args) => submit::run(&client, format, *args).await,
+        Command::Watch { job } => watch::follow(&client, format, &client.job_id(&job).await?).await,
+        Command::List(args) => jobs::list(&client, format, args).await,
+        Command::Show { job } => jobs::show(&client, format, &job).await,
+        Command::Tasks(args) => jobs::tasks(&client, format, args).await,
+        Command::Control(control) => jobs::control(&client, format, control).await,
+        Command::Cat(args) => content::cat(&client, args).await,
+        Command::Limits(args) => admin::limits(&client, format, args).await,
+        Command::Hosts => admin::hosts(&client, format).await,
+        Command::Serve(_) | Command::Get(_) => Ok(ExitCode::SUCCESS),
+    }
 }
 
 /// Calls, scheduling and answers need little; the transfers have threads of their own.
@@ -50,5 +115,5 @@ fn threads() -> usize {
 #[allow(clippy::print_stderr)] // A command says why it failed.
 fn failed(error: &anyhow::Error) -> ExitCode {
     eprintln!("haul: {error:#}");
-    ExitCode::FAILURE
+    if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }

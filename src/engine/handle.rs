@@ -25,7 +25,7 @@ use crate::model::limits::Limits;
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::task::TaskState;
 use crate::model::time::Timestamp;
-use crate::store::{Chunk, StoreError};
+use crate::store::{Chunk, StoreError, StoredEvent};
 
 /// Paths of downloads that are looked at in one go when files are deleted.
 const PATHS_MAX: u32 = 1000;
@@ -275,6 +275,14 @@ impl Engine {
             return Ok(feed.job());
         }
         self.runner.store.job(id).await?.map(Arc::new).ok_or(EngineError::NoJob(id))
+    }
+
+    /// Durable events after `after`, from memory or from the store.
+    pub async fn events(&self, id: JobId, after: u64, limit: u32) -> Result<Vec<Arc<StoredEvent>>, EngineError> {
+        if let Some(events) = self.hub.feed(id).and_then(|feed| feed.events_after(after, limit as usize)) {
+            return Ok(events);
+        }
+        Ok(self.runner.store.events(id, after, limit).await?.into_iter().map(Arc::new).collect())
     }
 
     /// Waits until the job has ended and nothing of it is in memory.

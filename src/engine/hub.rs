@@ -50,6 +50,9 @@ impl Listener {
     }
 }
 
+/// A task as it ended.
+pub type EndedTask = StoredTask;
+
 /// News that is not durable.
 #[derive(Clone, Debug)]
 pub enum Notice {

@@ -246,9 +246,13 @@ impl Job {
         }
     }
 
-    /// Where its downloads go, relative to the download root.
+    /// Where its downloads go, relative to the download root; empty: the root itself, which `.` asks for.
     pub fn directory(&self) -> String {
-        if self.spec.directory.is_empty() { self.id.to_string() } else { self.spec.directory.clone() }
+        match self.spec.directory.as_str() {
+            "" => self.id.to_string(),
+            "." => String::new(),
+            directory => directory.to_owned(),
+        }
     }
 
     /// When the server deletes it; `None` while it has not ended, or when it is kept.
