@@ -25,7 +25,7 @@ use haul::pb::watch_job_response::Event;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
-/// Tasks of one AddTasks chunk.
+/// Tasks of one chunk.
 const CHUNK: usize = 2_000;
 
 fn main() {
@@ -110,7 +110,8 @@ impl Origin {
         let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .iter()
             .map(|name| format!("{name}_temp_path {};", dir.join(name).display()))
-            .collect();
+            .collect::<Vec<_>>()
+            .concat();
         let conf = format!(
             "worker_processes 1; daemon off; pid {pid}; error_log {log};\nevents {{ worker_connections 4096; }}\n\
              http {{ access_log off; sendfile on; keepalive_requests 100000000; {temp}\n\

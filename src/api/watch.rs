@@ -148,7 +148,7 @@ impl Watcher {
         }
         let from_memory = self.feed.as_ref().and_then(|feed| feed.events_after(self.sent, EVENTS_MAX as usize));
         if let Some(events) = from_memory {
-            self.queue.extend(events)
+            self.queue.extend(events);
         } else {
             let events = self.store.events(self.wish.job, self.sent, EVENTS_MAX).await?;
             self.queue.extend(events.into_iter().map(Arc::new));

@@ -94,7 +94,7 @@ impl Client {
         }
         let violations = status.get_details_bad_request().map(|request| request.field_violations).unwrap_or_default();
         if violations.len() > 1 {
-            text = "the request is refused:".to_owned();
+            "the request is refused:".clone_into(&mut text);
             for violation in &violations {
                 text += &format!("\n  `{}` {}", violation.field, violation.description);
             }

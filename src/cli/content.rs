@@ -7,6 +7,8 @@ use clap::Args;
 use crate::cli::client::Client;
 use crate::cli::output;
 use crate::pb;
+use crate::pb::read_content_request::Task as BytesOf;
+use crate::pb::stream_items_request::Task as ItemsOf;
 
 /// What to print.
 #[derive(Debug, Args)]
@@ -26,8 +28,7 @@ pub(crate) async fn cat(client: &Client, args: CatArgs) -> anyhow::Result<ExitCo
     let explain = |status: tonic::Status| client.explain(&status);
     let index = args.task.parse::<u32>();
     if args.items {
-        use pb::stream_items_request::Task;
-        let task = Some(index.map_or_else(|_| Task::TaskKey(args.task.clone()), Task::TaskIndex));
+        let task = Some(index.map_or_else(|_| ItemsOf::TaskKey(args.task.clone()), ItemsOf::TaskIndex));
         let request = pb::StreamItemsRequest { job_id, task, after_item: None };
         let mut items = client.contents().stream_items(request).await.map_err(explain)?.into_inner();
         while let Some(item) = items.message().await.map_err(explain)? {
@@ -35,8 +36,7 @@ pub(crate) async fn cat(client: &Client, args: CatArgs) -> anyhow::Result<ExitCo
         }
         return Ok(ExitCode::SUCCESS);
     }
-    use pb::read_content_request::Task;
-    let task = Some(index.map_or_else(|_| Task::TaskKey(args.task.clone()), Task::TaskIndex));
+    let task = Some(index.map_or_else(|_| BytesOf::TaskKey(args.task.clone()), BytesOf::TaskIndex));
     let request = pb::ReadContentRequest { job_id, task, offset: 0, length: 0 };
     let mut chunks = client.contents().read_content(request).await.map_err(explain)?.into_inner();
     while let Some(chunk) = chunks.message().await.map_err(explain)? {

@@ -1,0 +1,11 @@
+//! The command line, as a person and as a script use it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test ends at the first surprise.
+
+#[path = "support/mod.rs"]
+mod support;
+
+mod cli {
+    mod clients;
+    mod get;
+}

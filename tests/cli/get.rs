@@ -1,0 +1,92 @@
+//! `haul get`: no server, resumes, skips, says how it ended.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::support::object::Object;
+use crate::support::origin::Origin;
+use crate::support::reply::Reply;
+use crate::support::server::haul;
+
+fn files(dir: &std::path::Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn gets_files_and_skips_them_when_run_again() {
+    let origin = Origin::start();
+    let dir = tempfile::tempdir().unwrap();
+    origin.object("/a.bin", Object::new(1, 100_000));
+    origin.object("/b.bin", Object::new(2, 2_000));
+    let list = dir.path().join("list");
+    std::fs::write(&list, format!("# two files\n{}\n\n{} # the second\n", origin.url("/a.bin"), origin.url("/b.bin")))
+        .unwrap();
+    let to = dir.path().join("to");
+    let args = ["get", "-d", to.to_str().unwrap(), "-i", list.to_str().unwrap(), "-j", "2"];
+    let output = haul(&args);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(files(&to), ["a.bin", "b.bin"]);
+    assert_eq!(std::fs::read(to.join("a.bin")).unwrap(), Object::new(1, 100_000).bytes());
+    let moved = origin.body_bytes();
+    let output = haul(&args);
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("was there already"));
+    assert_eq!(origin.body_bytes(), moved, "nothing came over the network again");
+}
+
+#[test]
+fn an_interrupted_run_goes_on() {
+    let origin = Origin::start();
+    let dir = tempfile::tempdir().unwrap();
+    let object = Object::new(3, 4_000_000);
+    let served = object.clone();
+    origin.handle("/f", move |request| match request.nth {
+        0 => served.respond(request).bytes_per_second(1_000_000),
+        _ => served.respond(request),
+    });
+    let to = dir.path().to_str().unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_haul"))
+        .args(["get", "-d", to, &origin.url("/f")])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while origin.body_bytes() < 1_000_000 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"));
+    assert!(!dir.path().join("f").exists());
+
+    let output = haul(&["get", "-d", to, &origin.url("/f")]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("of it from before"), "{said}");
+    assert_eq!(std::fs::read(dir.path().join("f")).unwrap(), object.bytes());
+    assert_eq!(files(dir.path()), ["f"]);
+}
+
+#[test]
+fn exit_codes_tell() {
+    let origin = Origin::start();
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().to_str().unwrap();
+    origin.object("/f", Object::new(1, 1000));
+    origin.reply("/missing", Reply::status(404));
+    let wrong = format!("sha256:{}", "0".repeat(64));
+    assert_eq!(haul(&["get", "-d", to, "--checksum", &wrong, &origin.url("/f")]).status.code(), Some(1));
+    assert!(files(dir.path()).is_empty());
+    assert_eq!(haul(&["get", "-d", to, &origin.url("/f"), &origin.url("/missing")]).status.code(), Some(1));
+    assert_eq!(files(dir.path()), ["f"]);
+    for args in [
+        &["get"][..],
+        &["get", "ftp://a/"],
+        &["get", "--checksum", &wrong, "http://a/", "http://b/"],
+        &["get", "-i", "/nowhere"],
+    ] {
+        assert_eq!(haul(args).status.code(), Some(2), "{args:?}");
+    }
+}
