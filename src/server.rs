@@ -40,6 +40,7 @@ use crate::store::{Store, StoreError};
 
 /// What settings are made of.
 pub use crate::files::Durability;
+pub use crate::files::names;
 pub use crate::net::Guard;
 
 /// The largest message that is taken.

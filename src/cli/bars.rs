@@ -3,8 +3,10 @@
 
 use std::collections::HashMap;
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
+use tokio::time::Instant;
 
 use crate::cli::output;
 use crate::engine::hub::Active;
@@ -16,10 +18,43 @@ use crate::model::secret;
 /// A task as it ended, as the engine tells of it.
 type Ended = crate::engine::hub::EndedTask;
 
+/// How often a rate is measured anew.
+const RATE_WINDOW: Duration = Duration::from_millis(250);
+
+/// The bar of one file.
+struct FileBar {
+    bar: ProgressBar,
+    pace: Pace,
+}
+
+/// How fast bytes come, by what came and not by what is there: bytes of an earlier run are no speed.
+struct Pace {
+    measured: Instant,
+    received: u64,
+    bytes_per_second: f64,
+}
+
+impl Pace {
+    fn new(now: Instant, received: u64) -> Pace {
+        Pace { measured: now, received, bytes_per_second: 0.0 }
+    }
+
+    fn measure(&mut self, now: Instant, received: u64) -> u64 {
+        let passed = now.saturating_duration_since(self.measured);
+        if passed >= RATE_WINDOW {
+            let fresh = received.saturating_sub(self.received) as f64 / passed.as_secs_f64();
+            let is_first = self.bytes_per_second == 0.0;
+            self.bytes_per_second = if is_first { fresh } else { f64::midpoint(self.bytes_per_second, fresh) };
+            (self.measured, self.received) = (now, received);
+        }
+        self.bytes_per_second as u64
+    }
+}
+
 /// All bars of a run.
 pub(crate) struct Bars {
     screen: Option<MultiProgress>,
-    files: HashMap<TaskIndex, ProgressBar>,
+    files: HashMap<TaskIndex, FileBar>,
     sum: Option<ProgressBar>,
     total: usize,
     ended: usize,
@@ -30,7 +65,7 @@ impl Bars {
         let screen = std::io::stderr().is_terminal().then(MultiProgress::new);
         let sum = screen.as_ref().map(|screen| {
             let bar = screen.add(ProgressBar::new(0));
-            bar.set_style(style("{prefix} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left"));
+            bar.set_style(style("{msg}"));
             bar
         });
         Bars { screen, files: HashMap::new(), sum, total, ended: 0 }
@@ -39,34 +74,47 @@ impl Bars {
     /// Draws how far the running files are.
     pub(crate) fn show(&mut self, active: &[(TaskIndex, Active)], progress: Progress) {
         let (Some(screen), Some(sum)) = (&self.screen, &self.sum) else { return };
-        self.files.retain(|index, bar| {
+        self.files.retain(|index, file| {
             let runs = active.iter().any(|(other, _)| other == index);
             if !runs {
-                bar.finish_and_clear();
+                file.bar.finish_and_clear();
             }
             runs
         });
+        let now = Instant::now();
         for (index, active) in active {
-            let bar = self.files.entry(*index).or_insert_with(|| {
+            let meter = &active.meter;
+            let file = self.files.entry(*index).or_insert_with(|| {
                 let bar = screen.insert_before(sum, ProgressBar::new(0));
-                bar.set_style(style("{wide_msg} {bytes}/{total_bytes} {bar:20} {binary_bytes_per_sec} {eta}"));
+                bar.set_style(style("{wide_msg} {bar:20} {prefix}"));
                 bar.set_message(short(active.spec.work.url()));
-                // What was there before must not count as speed.
-                bar.with_position(active.meter.done())
+                FileBar { bar, pace: Pace::new(now, meter.received_bytes()) }
             });
-            bar.set_length(active.meter.total().max(active.meter.done()));
-            bar.set_position(active.meter.done());
+            // A retry counts from 0 again.
+            if meter.received_bytes() < file.pace.received {
+                file.pace = Pace::new(now, meter.received_bytes());
+            }
+            let rate = file.pace.measure(now, meter.received_bytes());
+            let (done, total) = (meter.done(), meter.total());
+            // A size that is not known is a bar that stays empty.
+            file.bar.set_length(total.max(1));
+            file.bar.set_position(done.min(total));
+            file.bar.set_prefix(far(done, total, rate));
         }
-        sum.set_prefix(format!("{} of {} files,", self.ended, self.total));
-        sum.set_length(progress.total_bytes);
-        sum.set_position(progress.done_bytes);
+        let Progress { done_bytes, total_bytes, bytes_per_second } = progress;
+        sum.set_message(format!(
+            "{} of {} files, {}",
+            self.ended,
+            self.total,
+            far(done_bytes, total_bytes, bytes_per_second)
+        ));
     }
 
     /// Says how a file ended, in a line that stays.
     pub(crate) fn ended(&mut self, task: &Ended) {
         self.ended += 1;
-        if let Some(bar) = self.files.remove(&task.index) {
-            bar.finish_and_clear();
+        if let Some(file) = self.files.remove(&task.index) {
+            file.bar.finish_and_clear();
         }
         let url = secret::redacted_text(task.spec.work.url());
         match (&task.row.outcome, &task.row.task.error) {
@@ -95,13 +143,29 @@ impl Bars {
         }
     }
 
-    #[allow(clippy::print_stderr)] // Lines for people; stdout is for what was asked for.
     fn say(&self, text: &str) {
+        let text = output::plain(text);
         match &self.screen {
-            Some(screen) => screen.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(screen) => screen.suspend(|| output::say(&text)),
+            None => output::say(&text),
         }
     }
+}
+
+/// `3.00 MiB of 12.00 MiB, 1.50 MiB/s, 6s left`, as far as it is known.
+fn far(done: u64, total: u64, bytes_per_second: u64) -> String {
+    let mut text = output::size(done);
+    if total > 0 {
+        text += &format!(" of {}", output::size(total));
+    }
+    if bytes_per_second > 0 {
+        text += &format!(", {}/s", output::size(bytes_per_second));
+        if total > done {
+            let left = Duration::from_secs((total - done).div_ceil(bytes_per_second));
+            text += &format!(", {:#} left", HumanDuration(left));
+        }
+    }
+    text
 }
 
 fn style(template: &str) -> ProgressStyle {
@@ -112,4 +176,21 @@ fn style(template: &str) -> ProgressStyle {
 fn short(url: &str) -> String {
     let seen = secret::redacted_text(url);
     seen.rsplit('/').find(|part| !part.is_empty()).unwrap_or(&seen).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_there_before_is_no_speed() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut pace = Pace::new(start, 0);
+        assert_eq!(pace.measure(at(100), 1000), 0, "too early to tell");
+        assert_eq!(pace.measure(at(500), 1000), 2000);
+        assert_eq!(pace.measure(at(1500), 1000), 1000, "it slows down");
+        assert_eq!(far(3 << 20, 12 << 20, 3 << 19), "3.00 MiB of 12.00 MiB, 1.50 MiB/s, 6s left");
+        assert_eq!(far(5, 0, 0), "5 B");
+    }
 }

@@ -3,10 +3,13 @@
 //! Run again it goes on with what is partly there and skips what is there: parts are named by URL and path, finished files
 //! remember the validator that they came with. The database holds one run and is thrown away.
 
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -22,7 +25,7 @@ use crate::model::ids::JobId;
 use crate::model::limits::Limits;
 use crate::model::secret;
 use crate::model::spec::{DownloadSpec, JobSpec, OnConflict, TaskOptions, TaskSpec, Work};
-use crate::server::{self, Built, Durability, EngineSettings, Guard};
+use crate::server::{self, Built, Durability, EngineSettings, Guard, names};
 use crate::telemetry;
 
 /// How often bars are drawn.
@@ -54,7 +57,7 @@ pub(crate) struct GetArgs {
 pub(crate) async fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
     telemetry::start("error");
     let tasks = tasks(&args)?;
-    let scratch = Scratch::new();
+    let scratch = Scratch::new()?;
     let Built { engine, task, .. } = server::build(&settings(&args, &scratch.0)).await?;
     let mut work = JoinSet::new();
     work.spawn(task.run());
@@ -69,8 +72,15 @@ pub(crate) async fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
     let interrupted = follow(&engine, job, &mut bars).await?;
     let failed = engine.job(job).await?.counts.succeeded as usize != total;
     engine.drain().await;
-    while let Some(ended) = work.join_next().await {
-        ended??;
+    let mut again = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        ended = work.join_next() => {
+            if let Some(ended) = ended {
+                ended??;
+            }
+        }
+        // Who asks twice does not want to wait for the checkpoints.
+        _ = again.recv() => {}
     }
     bars.close(interrupted);
     Ok(if failed || interrupted { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -142,29 +152,52 @@ fn tasks(args: &GetArgs) -> Result<Vec<TaskSpec>, Usage> {
         }
         None => Vec::new(),
     };
-    urls.into_iter().map(|url| task(url, &checksums)).collect()
+    specs(&urls, &checksums)
 }
 
-fn task(url: String, checksums: &[Checksum]) -> Result<TaskSpec, Usage> {
-    let fits = Url::parse(&url).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some());
-    if !fits {
-        return Err(Usage(format!("`{}` is no http or https URL", secret::redacted_text(&url))));
+/// A download of each URL. A URL that is named twice is got once, since both would write the same part; files whose URLs
+/// end alike get names of their own, since the second would replace the first.
+fn specs(urls: &[String], checksums: &[Checksum]) -> Result<Vec<TaskSpec>, Usage> {
+    let (mut seen, mut taken) = (HashSet::new(), HashMap::<String, u32>::new());
+    let mut specs = Vec::new();
+    for text in urls {
+        let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        let url = url.ok_or_else(|| Usage(format!("`{}` is no http or https URL", secret::redacted_text(text))))?;
+        // The fragment is not sent, and not part of what is got.
+        let mut place = url.clone();
+        place.set_fragment(None);
+        if !seen.insert(place) {
+            continue;
+        }
+        let mut path = String::new();
+        let name = names::from_url(&url).unwrap_or_else(|| names::FALLBACK.to_owned());
+        let nth = taken.entry(name.to_lowercase()).or_default();
+        if *nth > 0 {
+            path = names::candidate(&name, *nth);
+        }
+        *nth += 1;
+        specs.push(DownloadSpec {
+            url: text.clone(),
+            path,
+            checksums: checksums.to_vec(),
+            on_conflict: Some(OnConflict::Skip),
+            ..DownloadSpec::default()
+        });
     }
-    let spec = DownloadSpec {
-        url,
-        checksums: checksums.to_vec(),
-        on_conflict: Some(OnConflict::Skip),
-        ..DownloadSpec::default()
-    };
-    Ok(TaskSpec { key: String::new(), work: Work::Download(spec), options: TaskOptions::default() })
+    let task = |spec| TaskSpec { key: String::new(), work: Work::Download(spec), options: TaskOptions::default() };
+    Ok(specs.into_iter().map(task).collect())
 }
 
 /// A directory for the database of one run, removed with it.
 struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new() -> Scratch {
-        Scratch(std::env::temp_dir().join(format!("haul-get-{}", uuid::Uuid::now_v7())))
+    /// For the eyes of its user only: URLs hold passwords.
+    fn new() -> anyhow::Result<Scratch> {
+        let path = std::env::temp_dir().join(format!("haul-get-{}", uuid::Uuid::now_v7()));
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        made.with_context(|| format!("cannot make the directory `{}` for the time of this run", path.display()))?;
+        Ok(Scratch(path))
     }
 }
 
@@ -172,5 +205,30 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // What cannot be removed lies where the system cleans up.
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_url_once_and_each_file_under_a_name_of_its_own() {
+        let urls =
+            ["http://a/f.bin", "http://a/f.bin#part", "http://b/F.bin?x=1", "http://c/", "http://d/", "http://a/g"];
+        let specs = specs(&urls.map(str::to_owned), &[]).unwrap();
+        let got = specs.iter().map(|spec| match &spec.work {
+            Work::Download(download) => (download.url.as_str(), download.path.as_str()),
+            Work::Fetch(_) => ("", ""),
+        });
+        let expected = [
+            ("http://a/f.bin", ""),
+            ("http://b/F.bin?x=1", "F (1).bin"),
+            ("http://c/", ""),
+            ("http://d/", "download (1)"),
+            ("http://a/g", ""),
+        ];
+        assert_eq!(got.collect::<Vec<_>>(), expected);
+        assert!(super::specs(&["ftp://a/".to_owned()], &[]).is_err());
     }
 }

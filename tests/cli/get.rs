@@ -1,5 +1,6 @@
 //! `haul get`: no server, resumes, skips, says how it ended.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -89,4 +90,42 @@ fn exit_codes_tell() {
     ] {
         assert_eq!(haul(args).status.code(), Some(2), "{args:?}");
     }
+}
+
+#[test]
+fn files_that_are_called_alike_do_not_replace_each_other() {
+    let origin = Origin::start();
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().to_str().unwrap();
+    origin.object("/a/f.bin", Object::new(1, 10_000));
+    origin.object("/b/f.bin", Object::new(2, 20_000));
+    let (a, b) = (origin.url("/a/f.bin"), origin.url("/b/f.bin"));
+    for _ in 0..2 {
+        let output = haul(&["get", "-d", to, &a, &b, &a]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(files(dir.path()), ["f (1).bin", "f.bin"]);
+        assert_eq!(std::fs::read(dir.path().join("f.bin")).unwrap(), Object::new(1, 10_000).bytes());
+        assert_eq!(std::fs::read(dir.path().join("f (1).bin")).unwrap(), Object::new(2, 20_000).bytes());
+    }
+}
+
+#[test]
+fn what_it_keeps_for_itself_is_private_and_goes_with_it() {
+    let origin = Origin::start();
+    let (dir, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    origin.reply("/f", Reply::hang());
+    let child = Command::new(env!("CARGO_BIN_EXE_haul"))
+        .args(["get", "-d", dir.path().to_str().unwrap(), &origin.url("/f")])
+        .env("TMPDIR", scratch.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while origin.in_flight() == 0 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let made = std::fs::read_dir(scratch.path()).unwrap().next().unwrap().unwrap();
+    assert_eq!(made.metadata().unwrap().permissions().mode() & 0o077, 0, "its URLs may hold passwords");
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
+    assert!(files(scratch.path()).is_empty());
 }
