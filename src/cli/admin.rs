@@ -1,69 +1,44 @@
-//! `haul limits`, `haul hosts`.
+//! `haul info`, `haul hosts`, `haul drain`: the server as its operator sees it.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::Args;
+use indicatif::HumanDuration;
 
 use crate::cli::client::Client;
+use crate::cli::limits;
 use crate::cli::output::{self, Format};
 use crate::pb;
 
-/// What to change; nothing: only show.
-#[derive(Debug, Args)]
-pub(crate) struct LimitsArgs {
-    /// Tasks at once
-    #[arg(long, value_name = "N")]
-    max_concurrent_tasks: Option<u32>,
-    /// Requests at once to one host
-    #[arg(long, value_name = "N")]
-    max_per_host: Option<u32>,
-    /// Starts of requests to one host per second; 0: no limit
-    #[arg(long, value_name = "RATE")]
-    requests_per_second_per_host: Option<f64>,
-    /// Bytes of responses per second over all; 0: no limit
-    #[arg(long, value_name = "BYTES")]
-    bytes_per_second: Option<u64>,
-}
-
-/// Shows the limits in force, after changing what was named.
-pub(crate) async fn limits(client: &Client, format: Format, args: LimitsArgs) -> anyhow::Result<ExitCode> {
-    let explain = |status: tonic::Status| client.explain(&status);
-    let named = [
-        ("max_concurrent_tasks", args.max_concurrent_tasks.is_some()),
-        ("max_per_host", args.max_per_host.is_some()),
-        ("requests_per_second_per_host", args.requests_per_second_per_host.is_some()),
-        ("bytes_per_second", args.bytes_per_second.is_some()),
-    ];
-    let paths: Vec<String> =
-        named.iter().filter(|(_, is_named)| *is_named).map(|(name, _)| (*name).to_owned()).collect();
-    let limits = if paths.is_empty() {
-        client.admin().get_limits(pb::GetLimitsRequest {}).await.map_err(explain)?.into_inner().limits
-    } else {
-        let limits = pb::Limits {
-            max_concurrent_tasks: args.max_concurrent_tasks.unwrap_or_default(),
-            max_per_host: args.max_per_host.unwrap_or_default(),
-            requests_per_second_per_host: args.requests_per_second_per_host.unwrap_or_default(),
-            bytes_per_second: args.bytes_per_second.unwrap_or_default(),
-            hosts: Vec::new(),
-        };
-        let update_mask = Some(prost_types::FieldMask { paths });
-        let request = pb::UpdateLimitsRequest { limits: Some(limits), update_mask };
-        client.admin().update_limits(request).await.map_err(explain)?.into_inner().limits
-    };
-    let limits = limits.unwrap_or_default();
+/// Shows what the server is and what it has to do.
+pub(crate) async fn info(client: &Client, format: Format) -> anyhow::Result<ExitCode> {
+    let call = client.admin().get_server_info(pb::GetServerInfoRequest {}).await;
+    let info = call.map_err(|status| client.explain(&status))?.into_inner();
     if format == Format::Json {
-        output::line(&output::json("haul.v1.Limits", &limits)?);
+        output::json_line("haul.v1.GetServerInfoResponse", &info)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let none = |text: String, is_none: bool| if is_none { "no limit".to_owned() } else { text };
-    let rate = limits.requests_per_second_per_host;
-    output::line(&format!("tasks at once                  {}", limits.max_concurrent_tasks));
-    output::line(&format!("requests at once to a host     {}", limits.max_per_host));
-    output::line(&format!("requests a second to a host    {}", none(rate.to_string(), rate == 0.0)));
-    let bytes = limits.bytes_per_second;
-    output::line(&format!("bytes a second                 {}", none(output::size(bytes), bytes == 0)));
-    for host in &limits.hosts {
-        output::line(&output::json("haul.v1.HostLimits", host)?);
+    let counts = info.counts.unwrap_or_default();
+    let uptime = info.uptime.and_then(|uptime| Duration::try_from(uptime).ok()).unwrap_or_default();
+    output::line(&format!("version                        {}", output::plain(&info.version)));
+    output::line(&format!("node                           {}", output::plain(&info.node_id)));
+    output::line(&format!("store                          {}", output::plain(&info.store_backend)));
+    output::line(&format!("up for                         {}", HumanDuration(uptime)));
+    let (pending, running, backing_off) = (counts.pending, counts.running, counts.backing_off);
+    output::line(&format!(
+        "tasks                          {running} running, {backing_off} backing off, {pending} pending"
+    ));
+    limits::print(&info.limits.unwrap_or_default());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Begins the end of the server, as SIGTERM does.
+pub(crate) async fn drain(client: &Client, format: Format) -> anyhow::Result<ExitCode> {
+    let call = client.admin().drain(pb::DrainRequest {}).await;
+    let answer = call.map_err(|status| client.explain(&status))?.into_inner();
+    match format {
+        Format::Json => output::json_line("haul.v1.DrainResponse", &answer)?,
+        Format::Text => output::line("the server drains: running tasks stop at a checkpoint, then it ends"),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -82,9 +57,7 @@ pub(crate) async fn hosts(client: &Client, format: Format) -> anyhow::Result<Exi
         }
     }
     if format == Format::Json {
-        for host in &hosts {
-            output::line(&output::json("haul.v1.Host", host)?);
-        }
+        hosts.iter().try_for_each(|host| output::json_line("haul.v1.Host", host))?;
         return Ok(ExitCode::SUCCESS);
     }
     let row = |host: &pb::Host| {

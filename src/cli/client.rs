@@ -5,8 +5,8 @@ use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
+use url::Url;
 
-use crate::pb;
 use crate::pb::admin_service_client::AdminServiceClient;
 use crate::pb::content_service_client::ContentServiceClient;
 use crate::pb::job_service_client::JobServiceClient;
@@ -14,8 +14,11 @@ use crate::pb::job_service_client::JobServiceClient;
 /// Windows wide enough that a burst of small messages does not end the connection while we print.
 const WINDOW_BYTES: u32 = 8 << 20;
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// Jobs that are looked through for a prefix.
-const PREFIX_JOBS_MAX: usize = 10_000;
+/// How long a server has to take the connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A server that is silent for the one while a call is open is asked, and given up after the other: it may be gone without
+/// a word, and a watch would wait for ever.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 
 /// A server.
 #[derive(Clone)]
@@ -32,10 +35,11 @@ pub(crate) struct Usage(pub(crate) String);
 impl Client {
     /// For the server at `host:port`, or at a URL. It connects with the first call.
     pub(crate) fn new(server: &str) -> anyhow::Result<Client> {
-        let url = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
-        let endpoint = Endpoint::from_shared(url)
+        let endpoint = Endpoint::from_shared(address(server)?)
             .map_err(|error| Usage(format!("`{server}` is no server: {error}; write it like `127.0.0.1:4285`")))?
-            .connect_timeout(Duration::from_secs(10))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE.0)
+            .keep_alive_timeout(KEEPALIVE.1)
             .tcp_nodelay(true)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES);
@@ -51,45 +55,17 @@ impl Client {
     }
 
     pub(crate) fn admin(&self) -> AdminServiceClient<Channel> {
-        AdminServiceClient::new(self.channel.clone())
-    }
-
-    /// The id that a unique prefix stands for.
-    pub(crate) async fn job_id(&self, prefix: &str) -> anyhow::Result<String> {
-        if uuid::Uuid::parse_str(prefix).is_ok() {
-            return Ok(prefix.to_owned());
-        }
-        let mut found: Vec<String> = Vec::new();
-        let mut page_token = String::new();
-        let mut seen = 0;
-        loop {
-            let request = pb::ListJobsRequest { page_size: 1000, page_token, ..Default::default() };
-            let page = self.jobs().list_jobs(request).await.map_err(|status| self.explain(&status))?.into_inner();
-            seen += page.jobs.len();
-            found.extend(page.jobs.into_iter().map(|job| job.job_id).filter(|id| id.starts_with(prefix)));
-            page_token = page.next_page_token;
-            if page_token.is_empty() || seen >= PREFIX_JOBS_MAX {
-                break;
-            }
-        }
-        match found.as_slice() {
-            [id] => Ok(id.clone()),
-            [] => Err(Usage(format!("no job's id begins with `{prefix}`")).into()),
-            many => {
-                let some = many.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
-                Err(Usage(format!("`{prefix}` stands for {} jobs ({some}, …); write more of the id", many.len()))
-                    .into())
-            }
-        }
+        AdminServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// What a call's error says to a person.
     pub(crate) fn explain(&self, status: &Status) -> anyhow::Error {
         let mut text = status.message().to_owned();
-        if status.code() == Code::Unavailable && status.details().is_empty() {
+        if is_ours(status) && status.code() == Code::Unavailable {
             text = format!(
-                "no server answers at `{}`; start one with `haul serve`, or name another with --server",
-                self.server
+                "no server answers at `{}` ({}); start one with `haul serve`, or name another with --server",
+                self.server,
+                cause(status)
             );
         }
         let violations = status.get_details_bad_request().map(|request| request.field_violations).unwrap_or_default();
@@ -100,5 +76,53 @@ impl Client {
             }
         }
         if status.code() == Code::InvalidArgument { Usage(text).into() } else { anyhow::Error::msg(text) }
+    }
+}
+
+/// Whether no server said this: every error of a server has details, those that are made on this side have none.
+pub(crate) fn is_ours(status: &Status) -> bool {
+    status.details().is_empty()
+}
+
+/// What lies at the bottom of an error that was made on this side.
+fn cause(status: &Status) -> String {
+    let mut error: &dyn std::error::Error = status;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// The URL that is meant.
+fn address(server: &str) -> Result<String, Usage> {
+    let text = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
+    let wrong = |why: &str| Usage(format!("`{server}` is no server: {why}; write it like `127.0.0.1:4285`"));
+    let url = Url::parse(&text).map_err(|error| wrong(&error.to_string()))?;
+    if url.scheme() != "http" {
+        return Err(wrong("servers speak plain HTTP/2, so a proxy must end TLS on this side"));
+    }
+    if !url.has_host() || !matches!(url.path(), "" | "/") || url.query().is_some() {
+        return Err(wrong("it has more than a host and a port"));
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_with_and_without_scheme() {
+        for (text, url) in [
+            ("127.0.0.1:4285", "http://127.0.0.1:4285"),
+            ("http://localhost:1/", "http://localhost:1"),
+            ("[::1]:7", "http://[::1]:7"),
+            ("somewhere", "http://somewhere"),
+        ] {
+            assert_eq!(address(text).unwrap(), url);
+        }
+        for text in ["", "https://a:1", "http://a:1/x", "a:port", "grpc://a:1"] {
+            assert!(address(text).is_err(), "{text}");
+        }
     }
 }

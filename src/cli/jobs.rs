@@ -1,10 +1,12 @@
 //! `haul list`, `show`, `tasks`, and what is done to a job.
 
+use std::collections::{BTreeMap, HashMap};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
 use crate::cli::client::{Client, Usage};
+use crate::cli::jobref;
 use crate::cli::output::{self, Format};
 use crate::pb;
 
@@ -17,7 +19,7 @@ pub(crate) struct ListArgs {
     /// Only jobs with this label, as `key=value`; may be given again
     #[arg(long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
-    /// At most so many, the newest
+    /// At most so many, the newest; 0: all
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: usize,
 }
@@ -30,7 +32,7 @@ pub(crate) struct TasksArgs {
     /// Only tasks in this state, as `failed`; may be given again
     #[arg(long = "state", value_name = "STATE")]
     states: Vec<String>,
-    /// At most so many
+    /// At most so many; 0: all
     #[arg(long, value_name = "N", default_value_t = 1000)]
     limit: usize,
 }
@@ -77,31 +79,55 @@ pub(crate) enum Control {
 /// Lists jobs, newest first.
 pub(crate) async fn list(client: &Client, format: Format, args: ListArgs) -> anyhow::Result<ExitCode> {
     let states = states(&args.states, |name| pb::JobState::from_str_name(&format!("JOB_STATE_{name}")).map(i32::from))?;
-    let mut labels = std::collections::HashMap::new();
-    for label in &args.labels {
-        let (key, value) =
-            label.split_once('=').ok_or_else(|| Usage(format!("`{label}` is no label; write it like `team=red`")))?;
-        labels.insert(key.to_owned(), value.to_owned());
-    }
+    let labels = labels(&args.labels)?;
+    let mut request = pb::ListJobsRequest { states, labels, ..Default::default() };
     let mut jobs: Vec<pb::Job> = Vec::new();
-    let mut page_token = String::new();
-    while jobs.len() < args.limit {
-        let page_size = i32::try_from((args.limit - jobs.len()).min(1000)).unwrap_or(1000);
-        let (states, labels) = (states.clone(), labels.clone());
-        let request = pb::ListJobsRequest { page_size, page_token, states, labels, ..Default::default() };
-        let page = client.jobs().list_jobs(request).await.map_err(|status| client.explain(&status))?.into_inner();
+    loop {
+        request.page_size = page_size(args.limit, jobs.len());
+        let call = client.jobs().list_jobs(request.clone()).await;
+        let page = call.map_err(|status| client.explain(&status))?.into_inner();
         jobs.extend(page.jobs);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() || is_enough(args.limit, jobs.len()) {
             break;
         }
     }
-    if format == Format::Json {
-        return print_json("haul.v1.Job", &jobs);
+    match format {
+        Format::Json => print_json("haul.v1.Job", &jobs)?,
+        Format::Text => {
+            let rows: Vec<Vec<String>> = jobs.iter().map(job_row).collect();
+            output::table(&["JOB", "STATE", "DONE", "FAILED", "TASKS", "BYTES", "CREATED", "TITLE"], &rows);
+        }
     }
-    let rows: Vec<Vec<String>> = jobs.iter().map(job_row).collect();
-    output::table(&["JOB", "STATE", "DONE", "FAILED", "TASKS", "BYTES", "CREATED", "TITLE"], &rows);
+    tell_of_more(&request.page_token, jobs.len());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Labels as they are written on the command line.
+pub(crate) fn labels(texts: &[String]) -> Result<HashMap<String, String>, Usage> {
+    let split = |text: &String| {
+        let (key, value) =
+            text.split_once('=').ok_or_else(|| Usage(format!("`{text}` is no label; write it like `team=red`")))?;
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    texts.iter().map(split).collect()
+}
+
+fn is_enough(limit: usize, have: usize) -> bool {
+    limit > 0 && have >= limit
+}
+
+fn page_size(limit: usize, have: usize) -> i32 {
+    const PAGE_MAX: usize = 1000;
+    let wanted = if limit == 0 { PAGE_MAX } else { limit.saturating_sub(have).min(PAGE_MAX) };
+    i32::try_from(wanted).unwrap_or(i32::MAX)
+}
+
+/// A list that was cut must not look like a whole one.
+fn tell_of_more(page_token: &str, shown: usize) {
+    if !page_token.is_empty() {
+        output::say(&format!("haul: there are more than these {shown}; `--limit 0` lists all"));
+    }
 }
 
 fn job_row(job: &pb::Job) -> Vec<String> {
@@ -126,29 +152,28 @@ fn states(names: &[String], parse: impl Fn(&str) -> Option<i32>) -> anyhow::Resu
     names.iter().map(known).collect()
 }
 
-fn print_json<M: prost::Message>(name: &str, messages: &[M]) -> anyhow::Result<ExitCode> {
-    for message in messages {
-        output::line(&output::json(name, message)?);
-    }
-    Ok(ExitCode::SUCCESS)
+fn print_json<M: prost::Message>(name: &str, messages: &[M]) -> anyhow::Result<()> {
+    messages.iter().try_for_each(|message| output::json_line(name, message))
 }
 
 /// Shows a job.
 pub(crate) async fn show(client: &Client, format: Format, job: &str) -> anyhow::Result<ExitCode> {
-    let request = pb::GetJobRequest { job_id: client.job_id(job).await? };
+    let request = pb::GetJobRequest { job_id: jobref::resolve(client, job).await? };
     let answer = client.jobs().get_job(request).await.map_err(|status| client.explain(&status))?.into_inner();
     print_job(format, &answer.job.unwrap_or_default())
 }
 
 fn print_job(format: Format, job: &pb::Job) -> anyhow::Result<ExitCode> {
     if format == Format::Json {
-        return print_json("haul.v1.Job", std::slice::from_ref(job));
+        output::json_line("haul.v1.Job", job)?;
+        return Ok(ExitCode::SUCCESS);
     }
     let counts = job.counts.unwrap_or_default();
     let progress = job.progress.unwrap_or_default();
     let mut lines = vec![
         ("job", job.job_id.clone()),
         ("title", job.title.clone()),
+        ("labels", shown_labels(&job.labels)),
         ("state", output::word(job.state().as_str_name(), "JOB_STATE_") + if job.open { ", open" } else { "" }),
         ("directory", job.directory.clone()),
         (
@@ -165,6 +190,7 @@ fn print_job(format: Format, job: &pb::Job) -> anyhow::Result<ExitCode> {
             ),
         ),
         ("bytes", format!("{} of {}", output::size(progress.bytes_done), output::size(progress.bytes_total))),
+        ("speed", speed(&progress)),
         ("created", output::time(job.create_time.as_ref())),
         ("started", output::time(job.start_time.as_ref())),
         ("ended", output::time(job.end_time.as_ref())),
@@ -176,33 +202,52 @@ fn print_job(format: Format, job: &pb::Job) -> anyhow::Result<ExitCode> {
         lines.push(("waiting", format!("{} tasks: {why}", waiting.tasks)));
     }
     for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
-        output::line(&format!("{name:<11}{value}"));
+        output::line(&format!("{name:<11}{}", output::plain(value)));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Labels on one line, in order of their keys.
+fn shown_labels(labels: &HashMap<String, String>) -> String {
+    let sorted: BTreeMap<_, _> = labels.iter().collect();
+    sorted.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
+}
+
+fn speed(progress: &pb::Progress) -> String {
+    if progress.bytes_per_second == 0 {
+        return String::new();
+    }
+    let left = progress.estimated_remaining.and_then(|left| std::time::Duration::try_from(left).ok());
+    let left = left.map(|left| format!(", {} left", indicatif::HumanDuration(left))).unwrap_or_default();
+    format!("{}/s{left}", output::size(progress.bytes_per_second))
 }
 
 /// Lists tasks of a job, in order.
 pub(crate) async fn tasks(client: &Client, format: Format, args: TasksArgs) -> anyhow::Result<ExitCode> {
     let states =
         states(&args.states, |name| pb::TaskState::from_str_name(&format!("TASK_STATE_{name}")).map(i32::from))?;
-    let job_id = client.job_id(&args.job).await?;
-    let mut tasks: Vec<pb::Task> = Vec::new();
-    let mut page_token = String::new();
-    while tasks.len() < args.limit {
-        let page_size = i32::try_from((args.limit - tasks.len()).min(1000)).unwrap_or(1000);
-        let request = pb::ListTasksRequest { job_id: job_id.clone(), page_size, page_token, states: states.clone() };
-        let page = client.jobs().list_tasks(request).await.map_err(|status| client.explain(&status))?.into_inner();
-        tasks.extend(page.tasks);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
+    let job_id = jobref::resolve(client, &args.job).await?;
+    let mut request = pb::ListTasksRequest { job_id, states, ..Default::default() };
+    let (mut rows, mut count) = (Vec::new(), 0);
+    loop {
+        request.page_size = page_size(args.limit, count);
+        let call = client.jobs().list_tasks(request.clone()).await;
+        let page = call.map_err(|status| client.explain(&status))?.into_inner();
+        count += page.tasks.len();
+        match format {
+            // At once: a job may have a million of them.
+            Format::Json => print_json("haul.v1.Task", &page.tasks)?,
+            Format::Text => rows.extend(page.tasks.iter().map(task_row)),
+        }
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() || is_enough(args.limit, count) {
             break;
         }
     }
-    if format == Format::Json {
-        return print_json("haul.v1.Task", &tasks);
+    if format == Format::Text {
+        output::table(&["TASK", "STATE", "ATTEMPTS", "BYTES", "URL", ""], &rows);
     }
-    let rows: Vec<Vec<String>> = tasks.iter().map(task_row).collect();
-    output::table(&["TASK", "STATE", "ATTEMPTS", "BYTES", "URL", ""], &rows);
+    tell_of_more(&request.page_token, count);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -225,24 +270,27 @@ pub(crate) async fn control(client: &Client, format: Format, control: Control) -
     let mut jobs = client.jobs();
     let job = match control {
         Control::Cancel { job, reason } => {
-            let request = pb::CancelJobRequest { job_id: client.job_id(&job).await?, reason };
+            let request = pb::CancelJobRequest { job_id: jobref::resolve(client, &job).await?, reason };
             jobs.cancel_job(request).await.map_err(explain)?.into_inner().job
         }
         Control::Pause { job } => {
-            let request = pb::PauseJobRequest { job_id: client.job_id(&job).await? };
+            let request = pb::PauseJobRequest { job_id: jobref::resolve(client, &job).await? };
             jobs.pause_job(request).await.map_err(explain)?.into_inner().job
         }
         Control::Resume { job } => {
-            let request = pb::ResumeJobRequest { job_id: client.job_id(&job).await? };
+            let request = pb::ResumeJobRequest { job_id: jobref::resolve(client, &job).await? };
             jobs.resume_job(request).await.map_err(explain)?.into_inner().job
         }
         Control::Retry { job, tasks } => {
-            let request = pb::RetryJobRequest { job_id: client.job_id(&job).await?, task_indexes: tasks };
+            let request = pb::RetryJobRequest { job_id: jobref::resolve(client, &job).await?, task_indexes: tasks };
             jobs.retry_job(request).await.map_err(explain)?.into_inner().job
         }
         Control::Delete { job, files } => {
-            let request = pb::DeleteJobRequest { job_id: client.job_id(&job).await?, delete_files: files };
-            jobs.delete_job(request).await.map_err(explain)?;
+            let request = pb::DeleteJobRequest { job_id: jobref::resolve(client, &job).await?, delete_files: files };
+            let answer = jobs.delete_job(request).await.map_err(explain)?.into_inner();
+            if format == Format::Json {
+                output::json_line("haul.v1.DeleteJobResponse", &answer)?;
+            }
             return Ok(ExitCode::SUCCESS);
         }
     };

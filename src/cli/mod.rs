@@ -8,7 +8,9 @@ mod bars;
 mod client;
 mod content;
 mod get;
+mod jobref;
 mod jobs;
+mod limits;
 mod output;
 mod serve;
 mod submit;
@@ -18,11 +20,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::cli::admin::LimitsArgs;
 use crate::cli::client::{Client, Usage};
 use crate::cli::content::CatArgs;
 use crate::cli::get::GetArgs;
 use crate::cli::jobs::{Control, ListArgs, TasksArgs};
+use crate::cli::limits::LimitsArgs;
 use crate::cli::output::Format;
 use crate::cli::submit::SubmitArgs;
 use crate::config::raw::ServeArgs;
@@ -71,6 +73,10 @@ enum Command {
     Limits(LimitsArgs),
     /// List the hosts that the server talks to
     Hosts,
+    /// Show what the server is and what it has to do
+    Info,
+    /// Let the server end as it does on SIGTERM: running tasks stop at a checkpoint
+    Drain,
 }
 
 /// Runs what the command line asks for.
@@ -87,6 +93,9 @@ pub fn main() -> ExitCode {
 
 async fn run(line: Line) -> anyhow::Result<ExitCode> {
     let format = line.output;
+    if matches!(line.command, Command::Serve(_) | Command::Get(_)) && format == Format::Json {
+        return Err(Usage("`-o json` goes with the clients of a server, not with `serve` and `get`".to_owned()).into());
+    }
     match line.command {
         Command::Serve(args) => return serve::run(&args).await,
         Command::Get(args) => return get::run(args).await,
@@ -95,14 +104,16 @@ async fn run(line: Line) -> anyhow::Result<ExitCode> {
     let client = Client::new(&line.server)?;
     match line.command {
         Command::Submit(args) => submit::run(&client, format, *args).await,
-        Command::Watch { job } => watch::follow(&client, format, &client.job_id(&job).await?).await,
+        Command::Watch { job } => watch::follow(&client, format, &jobref::resolve(&client, &job).await?).await,
         Command::List(args) => jobs::list(&client, format, args).await,
         Command::Show { job } => jobs::show(&client, format, &job).await,
         Command::Tasks(args) => jobs::tasks(&client, format, args).await,
         Command::Control(control) => jobs::control(&client, format, control).await,
-        Command::Cat(args) => content::cat(&client, args).await,
-        Command::Limits(args) => admin::limits(&client, format, args).await,
+        Command::Cat(args) => content::cat(&client, format, args).await,
+        Command::Limits(args) => limits::run(&client, format, args).await,
         Command::Hosts => admin::hosts(&client, format).await,
+        Command::Info => admin::info(&client, format).await,
+        Command::Drain => admin::drain(&client, format).await,
         Command::Serve(_) | Command::Get(_) => Ok(ExitCode::SUCCESS),
     }
 }
@@ -112,8 +123,7 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).div_ceil(2).clamp(1, 4)
 }
 
-#[allow(clippy::print_stderr)] // A command says why it failed.
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("haul: {error:#}");
+    output::say(&format!("haul: {error:#}"));
     if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }

@@ -1,14 +1,16 @@
 //! The clients of a server.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 
 use haul::pb;
 
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::{Server, haul};
-use crate::support::spec::{fetch, job};
+use crate::support::spec::{fetch, fetch_as, job};
 
 fn run(server: &Server, args: &[&str]) -> Output {
     let mut all = vec!["--server", &server.address];
@@ -104,4 +106,168 @@ fn says_what_to_do_when_there_is_no_server() {
     for args in [&["submit"][..], &["nonsense"], &["list", "--state", "odd"], &["submit", "-f", "/nowhere.json"]] {
         assert_eq!(haul(args).status.code(), Some(2), "{args:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefix_will_do_while_it_is_unique() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("a"));
+    let first = server.run(job(vec![fetch(origin.url("/a"))])).await.job_id;
+    let second =
+        server.run(pb::JobSpec { title: "the\tother".into(), ..job(vec![fetch(origin.url("/a"))]) }).await.job_id;
+    let shown = json(&run(&server, &["show", &first.replace('-', "").to_uppercase()[..31], "-o", "json"]));
+    assert_eq!(shown[0]["job_id"], first.as_str());
+    // So much of an id stays the same for three days.
+    let ambiguous = run(&server, &["show", &first[..5]]);
+    assert_eq!(ambiguous.status.code(), Some(2));
+    assert!([&first, &second].iter().all(|id| text(&ambiguous).contains(*id)), "{}", text(&ambiguous));
+    assert!(text(&ambiguous).contains("the\u{fffd}other"), "{}", text(&ambiguous));
+    assert_eq!(run(&server, &["show", "00"]).status.code(), Some(1));
+    assert_eq!(run(&server, &["show", "nonsense"]).status.code(), Some(2));
+    let cut = run(&server, &["list", "--limit", "1"]);
+    assert!(text(&cut).contains("--limit 0"), "{}", text(&cut));
+    assert_eq!(json(&run(&server, &["list", "--limit", "0", "-o", "json"])).len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prints_parts_and_items() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("alphabet"));
+    origin.reply("/items", Reply::json("[{\n  \"a\" : 1\n},\n  \"x y\"]"));
+    let pagination =
+        pb::Pagination { style: Some(pb::pagination::Style::LinkHeader(pb::LinkHeader {})), ..Default::default() };
+    let listing = pb::FetchSpec { url: origin.url("/items"), pagination: Some(pagination), ..Default::default() };
+    let mut tasks = vec![fetch(origin.url("/a")), fetch_as(listing)];
+    tasks[0].key = "7".into();
+    let id = server.run(job(tasks)).await.job_id;
+    assert_eq!(run(&server, &["cat", &id, "0", "--offset", "2", "--length", "3"]).stdout, b"pha");
+    assert_eq!(run(&server, &["cat", &id, "7"]).status.code(), Some(1), "there is no task 7");
+    assert_eq!(run(&server, &["cat", &id, "7", "--key"]).stdout, b"alphabet");
+    assert_eq!(text(&run(&server, &["cat", &id, "1", "--items"])), "{\"a\":1}\n\"x y\"\n");
+    let items = json(&run(&server, &["cat", &id, "1", "--items", "--after-item", "0", "-o", "json"]));
+    assert_eq!((items.len(), items[0]["json"].as_str()), (1, Some("\"x y\"")));
+    assert_eq!(json(&run(&server, &["delete", &id, "-o", "json"])), [serde_json::json!({})]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shows_the_server_and_ends_it() {
+    let mut server = Server::start().await;
+    let host = ["limits", "--host", "a.example"];
+    assert!(
+        run(&server, &[&host[..], &["--max-concurrent", "2", "--bytes-per-second", "1M"]].concat()).status.success()
+    );
+    assert!(run(&server, &["limits", "--bytes-per-second", "10MiB"]).status.success());
+    let limits = json(&run(&server, &["limits", "-o", "json"]));
+    assert_eq!(limits[0]["bytes_per_second"], "10485760");
+    assert_eq!(limits[0]["hosts"][0]["host"], "a.example");
+    assert_eq!(limits[0]["hosts"][0]["bytes_per_second"], "1048576");
+    assert_eq!(run(&server, &host).status.code(), Some(2), "nothing to change");
+    assert!(run(&server, &[&host[..], &["--remove"]].concat()).status.success());
+    assert_eq!(run(&server, &["limits", "--max-per-host", "0"]).status.code(), Some(2));
+    let info = json(&run(&server, &["info", "-o", "json"]));
+    assert_eq!((info[0]["store_backend"].as_str(), info[0]["limits"]["hosts"].as_array()), (Some("sqlite"), None));
+    assert!(text(&run(&server, &["info"])).contains("sqlite"));
+    assert!(run(&server, &["drain"]).status.success());
+    assert!(server.ended_itself().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_survives_its_server() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    let relay = Relay::to(&server.address);
+    origin.reply("/quick", Reply::ok("quick"));
+    origin.handle("/slow", |request| if request.nth == 0 { Reply::hang() } else { Reply::ok("slow") });
+    let id = server.submit(job(vec![fetch(origin.url("/quick")), fetch(origin.url("/slow"))])).await;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_haul"))
+        .args(["--server", &relay.address, "watch", &id])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut seen: Vec<String> = Vec::new();
+    while !seen.iter().any(|line| line.starts_with("task 0 succeeded")) {
+        seen.push(lines.next().expect("the watch has not ended"));
+    }
+    server.restart().await;
+    relay.turn_to(&server.address);
+    seen.extend(lines);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{seen:?} {}", text(&output));
+    assert_eq!(seen.iter().filter(|line| line.starts_with("task 0")).count(), 1, "{seen:?}");
+    assert!(seen.iter().any(|line| line.starts_with("task 1 succeeded")), "{seen:?}");
+    assert!(text(&output).contains("trying again"), "{}", text(&output));
+}
+
+#[test]
+fn does_not_wait_for_a_server_that_never_was() {
+    let id = "01900000-0000-7000-8000-000000000000";
+    let output = haul(&["--server", "127.0.0.1:1", "watch", id]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("no server answers"), "{}", text(&output));
+    for args in [
+        &["--server", "https://a:1", "list"][..],
+        &["get", "-o", "json", "http://a/"],
+        &["submit", "--mode", "odd", "http://a/"],
+        &["limits", "--burst", "2"],
+    ] {
+        assert_eq!(haul(args).status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ends_quietly_when_nobody_reads() {
+    let server = Server::start().await;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_haul"))
+        .args(["--server", &server.address, "list"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output).as_str()), (Some(0), ""));
+    let full = Command::new(env!("CARGO_BIN_EXE_haul"))
+        .args(["--server", &server.address, "list"])
+        .stdout(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(full.status.code(), Some(1), "a full disk is no success");
+}
+
+/// A port that stays while the server behind it changes.
+struct Relay {
+    address: String,
+    server: Arc<Mutex<String>>,
+}
+
+impl Relay {
+    fn to(server: &str) -> Relay {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = Arc::new(Mutex::new(server.to_owned()));
+        let target = server.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let address = target.lock().unwrap().clone();
+                // Dropping the client says that nobody is there.
+                let Ok(server) = TcpStream::connect(address) else { continue };
+                carry(&client, &server);
+                carry(&server, &client);
+            }
+        });
+        Relay { address, server }
+    }
+
+    fn turn_to(&self, server: &str) {
+        server.clone_into(&mut self.server.lock().unwrap());
+    }
+}
+
+fn carry(from: &TcpStream, to: &TcpStream) {
+    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut from, &mut to);
+        let _ = to.shutdown(std::net::Shutdown::Both);
+    });
 }

@@ -77,6 +77,11 @@ impl Server {
         child.wait().unwrap()
     }
 
+    /// Waits until it has ended by itself.
+    pub fn ended_itself(&mut self) -> ExitStatus {
+        self.child.take().unwrap().wait().unwrap()
+    }
+
     pub async fn restart(&mut self) {
         self.kill();
         self.launch().await;

@@ -1,0 +1,213 @@
+//! `haul limits`: shows the limits of the server, and changes them.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::cli::client::{Client, Usage};
+use crate::cli::output::{self, Format};
+use crate::pb;
+
+/// What to change. Without any of it the limits are shown.
+#[derive(Debug, Default, Args)]
+pub(crate) struct LimitsArgs {
+    /// Tasks at once
+    #[arg(long, value_name = "N", conflicts_with = "host")]
+    max_concurrent_tasks: Option<u32>,
+    /// Requests at once to one host
+    #[arg(long, value_name = "N", conflicts_with = "host")]
+    max_per_host: Option<u32>,
+    /// Requests to one host that may start in a second; 0: no limit
+    #[arg(long, value_name = "X", conflicts_with = "host")]
+    requests_per_second_per_host: Option<f64>,
+    /// Bytes per second, of all or with `--host` of one (`500k`, `10MiB`); 0: no limit
+    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    bytes_per_second: Option<u64>,
+    /// Change the limits of this host (`example.com`, `example.com:443`) instead
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
+    /// Requests at once to that host
+    #[arg(long, value_name = "N", requires = "host")]
+    max_concurrent: Option<u32>,
+    /// Requests to that host that may start in a second
+    #[arg(long, value_name = "X", requires = "host")]
+    requests_per_second: Option<f64>,
+    /// Requests to that host that may start at once after a pause
+    #[arg(long, value_name = "N", requires = "host")]
+    burst: Option<u32>,
+    /// Leave that host to the limits of all
+    #[arg(long, requires = "host", conflicts_with_all = ["max_concurrent", "requests_per_second", "burst", "bytes_per_second"])]
+    remove: bool,
+}
+
+/// Shows the limits in force, after changing what was named.
+pub(crate) async fn run(client: &Client, format: Format, args: LimitsArgs) -> anyhow::Result<ExitCode> {
+    let explain = |status: tonic::Status| client.explain(&status);
+    let call = client.admin().get_limits(pb::GetLimitsRequest {}).await;
+    let current = call.map_err(explain)?.into_inner().limits.unwrap_or_default();
+    let (mut limits, paths) = changed(&args, current)?;
+    if !paths.is_empty() {
+        let update_mask = Some(prost_types::FieldMask { paths: paths.into_iter().map(str::to_owned).collect() });
+        let request = pb::UpdateLimitsRequest { limits: Some(limits), update_mask };
+        let call = client.admin().update_limits(request).await;
+        limits = call.map_err(explain)?.into_inner().limits.unwrap_or_default();
+    }
+    match format {
+        Format::Json => output::json_line("haul.v1.Limits", &limits)?,
+        Format::Text => print(&limits),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The limits as they are to be, and which fields of them are said.
+fn changed(args: &LimitsArgs, mut limits: pb::Limits) -> Result<(pb::Limits, Vec<&'static str>), Usage> {
+    let mut paths = Vec::new();
+    if let Some(host) = &args.host {
+        change_host(args, host, &mut limits.hosts)?;
+        return Ok((limits, vec!["hosts"]));
+    }
+    if let Some(count) = args.max_concurrent_tasks {
+        limits.max_concurrent_tasks = count;
+        paths.push("max_concurrent_tasks");
+    }
+    if let Some(count) = args.max_per_host {
+        limits.max_per_host = count;
+        paths.push("max_per_host");
+    }
+    if let Some(rate) = args.requests_per_second_per_host {
+        limits.requests_per_second_per_host = rate;
+        paths.push("requests_per_second_per_host");
+    }
+    if let Some(rate) = args.bytes_per_second {
+        limits.bytes_per_second = rate;
+        paths.push("bytes_per_second");
+    }
+    Ok((limits, paths))
+}
+
+fn change_host(args: &LimitsArgs, name: &str, hosts: &mut Vec<pb::HostLimits>) -> Result<(), Usage> {
+    let place = hosts.iter().position(|host| host.host.eq_ignore_ascii_case(name));
+    if args.remove {
+        let place = place.ok_or_else(|| Usage(format!("`{name}` has no limits of its own; see `haul limits`")))?;
+        hosts.remove(place);
+        return Ok(());
+    }
+    let said = args.max_concurrent.is_some()
+        || args.requests_per_second.is_some()
+        || args.burst.is_some()
+        || args.bytes_per_second.is_some();
+    if !said {
+        return Err(Usage(
+            "`--host` goes with what to change: `--max-concurrent`, `--requests-per-second`, `--burst`, \
+             `--bytes-per-second` or `--remove`"
+                .into(),
+        ));
+    }
+    let place = place.unwrap_or_else(|| {
+        hosts.push(pb::HostLimits { host: name.to_owned(), ..Default::default() });
+        hosts.len() - 1
+    });
+    let host = &mut hosts[place];
+    host.max_concurrent = args.max_concurrent.unwrap_or(host.max_concurrent);
+    host.requests_per_second = args.requests_per_second.unwrap_or(host.requests_per_second);
+    host.burst = args.burst.unwrap_or(host.burst);
+    host.bytes_per_second = args.bytes_per_second.unwrap_or(host.bytes_per_second);
+    Ok(())
+}
+
+/// Prints limits for people.
+pub(crate) fn print(limits: &pb::Limits) {
+    output::bytes(text(limits).as_bytes());
+}
+
+fn text(limits: &pb::Limits) -> String {
+    let rate = |rate: f64| if rate > 0.0 { rate.to_string() } else { "no limit".to_owned() };
+    let bytes = match limits.bytes_per_second {
+        0 => "no limit".to_owned(),
+        bytes => output::size(bytes),
+    };
+    let mut text = format!("tasks at once                  {}\n", limits.max_concurrent_tasks);
+    text += &format!("requests at once to a host     {}\n", limits.max_per_host);
+    text += &format!("requests a second to a host    {}\n", rate(limits.requests_per_second_per_host));
+    text += &format!("bytes a second                 {bytes}\n");
+    for host in &limits.hosts {
+        text += &format!("{:<30} {}\n", output::plain(&host.host), of_host(host));
+    }
+    text
+}
+
+/// What holds for one host, on one line.
+fn of_host(host: &pb::HostLimits) -> String {
+    let mut parts = Vec::new();
+    if host.max_concurrent > 0 {
+        parts.push(format!("{} at once", host.max_concurrent));
+    }
+    if host.requests_per_second > 0.0 {
+        parts.push(format!("{} a second", host.requests_per_second));
+    }
+    if host.burst > 1 {
+        parts.push(format!("bursts of {}", host.burst));
+    }
+    if host.bytes_per_second > 0 {
+        parts.push(format!("{} a second", output::size(host.bytes_per_second)));
+    }
+    parts.join(", ")
+}
+
+/// Reads a size: a number, or one with a unit of 1024 (`10MiB`, `10M`, `512k`).
+fn parse_size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is not a size; write it like `500000`, `512k` or `10MiB`");
+    let at = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let power = match unit.trim().to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
+        "" => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        _ => return Err(wrong()),
+    };
+    if let (0, Ok(count)) = (power, number.parse()) {
+        return Ok(count);
+    }
+    let value = number.parse::<f64>().map_err(|_| wrong())? * 1024f64.powi(power);
+    if value < u64::MAX as f64 { Ok(value as u64) } else { Err(wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_said_changes() {
+        let before = pb::Limits { max_concurrent_tasks: 64, max_per_host: 8, ..Default::default() };
+        let (same, paths) = changed(&LimitsArgs::default(), before.clone()).unwrap();
+        assert_eq!((same, paths.len()), (before.clone(), 0));
+
+        let args = LimitsArgs { max_per_host: Some(2), bytes_per_second: Some(1 << 20), ..Default::default() };
+        let (limits, paths) = changed(&args, before.clone()).unwrap();
+        assert_eq!(paths, ["max_per_host", "bytes_per_second"]);
+        assert_eq!((limits.max_per_host, limits.bytes_per_second), (2, 1 << 20));
+
+        let host = Some("a.example".to_owned());
+        let args = LimitsArgs { host: host.clone(), burst: Some(3), max_concurrent: Some(2), ..Default::default() };
+        let (limits, paths) = changed(&args, limits).unwrap();
+        assert_eq!(paths, ["hosts"]);
+        insta::assert_snapshot!(text(&limits));
+
+        let args = LimitsArgs { host: host.clone(), remove: true, ..Default::default() };
+        assert_eq!(changed(&args, limits).unwrap().0.hosts.len(), 0);
+        assert!(changed(&args, before.clone()).is_err(), "it has none of its own");
+        assert!(changed(&LimitsArgs { host, ..Default::default() }, before).is_err(), "nothing to change");
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        let texts = ["0", "123", "1k", "1.5KiB", "10MB", "2 G", "18446744073709551615"];
+        let read = [0, 123, 1024, 1536, 10 << 20, 2 << 30, u64::MAX];
+        assert_eq!(texts.map(|text| parse_size(text).unwrap()), read);
+        for text in ["", "k", "-1", "1x", "1.2.3", "99999999999T"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+}
