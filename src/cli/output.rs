@@ -49,7 +49,7 @@ pub(crate) fn line(text: &str) {
     bytes(format!("{text}\n").as_bytes());
 }
 
-/// Prints bytes as they are; see [`line`].
+/// Prints bytes as they are; see [`line()`].
 pub(crate) fn bytes(bytes: &[u8]) {
     let mut stdout = std::io::stdout().lock();
     if stdout.write_all(bytes).and_then(|()| stdout.flush()).is_err() {
