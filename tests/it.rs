@@ -13,6 +13,7 @@ mod it {
     mod groups;
     mod grpcurl;
     mod jobs;
+    mod model;
     mod startup;
     mod validation;
     mod watch;

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use crate::engine::commit::{Effect, answer};
 use crate::engine::event::{Command, Control, EngineError, JobPatch, Reply, Revival, Tasks};
 use crate::engine::scheduler::Scheduler;
-use crate::engine::state::{Cause, JobRun, LANE_PAGE, Lane, Queued};
+use crate::engine::state::{Cause, JobRun, LANE_PAGE, Queued};
 use crate::engine::timers::Timer;
 use crate::model::event::EventKind;
 use crate::model::failure::{Failure, FailureReason};
@@ -180,7 +180,6 @@ impl Scheduler {
             return answer(reply, Err(wrong.into()));
         }
         self.hub.open(Arc::new(job.clone()));
-        let total = job.counts.total;
         self.enlist(job);
         for (number, host, _) in lanes {
             if let Some((lane, _)) = self.lane_for(id, &host) {
@@ -189,9 +188,6 @@ impl Scheduler {
             }
         }
         let Some(run) = self.jobs.get_mut(&id) else { return };
-        for lane in &mut run.lanes {
-            *lane = Lane { disk_to: total, ..Lane::new(lane.host.clone()) };
-        }
         self.pending.batch.retries.push(Retry { job: id, indexes });
         self.pending.job_event(run, EventKind::JobChanged);
         self.pending.effects.push(Effect::Revive(id, reply));
@@ -199,8 +195,13 @@ impl Scheduler {
 
     /// The retried tasks are PENDING on disk: the lanes may read them.
     pub(crate) fn revive(&mut self, job: JobId, reply: Reply<Arc<Job>>) {
-        let Some(run) = self.jobs.get(&job) else { return };
+        let Some(run) = self.jobs.get_mut(&job) else { return };
         let (shared, lanes) = (Arc::new(run.job.clone()), run.lanes.len());
+        // Until now there was nothing to read: a look before the commit would have found nothing, and said so to the
+        // lane's head, behind which a restart does not look.
+        if run.job.stop.is_none() {
+            run.lanes.iter_mut().for_each(|lane| lane.disk_to = run.job.counts.total);
+        }
         for lane in 0..lanes {
             self.refill(job, lane as u32);
         }

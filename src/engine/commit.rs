@@ -101,6 +101,10 @@ impl Scheduler {
     pub(crate) fn seal_batch(&mut self) -> Option<(Batch, Vec<Effect>)> {
         self.add_sweeps();
         let mut pending = std::mem::take(&mut self.pending);
+        // One entry a lane, the latest: of two for one row it would be left to chance which one stays.
+        let heads: HashMap<_, _> =
+            pending.batch.lane_heads.drain(..).map(|(job, lane, head)| ((job, lane), head)).collect();
+        pending.batch.lane_heads.extend(heads.into_iter().map(|((job, lane), head)| (job, lane, head)));
         let mut publish = Vec::new();
         for id in pending.dirty.drain() {
             let Some(run) = self.jobs.get(&id) else { continue };

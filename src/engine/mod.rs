@@ -88,6 +88,7 @@ pub async fn start(
         draining: false,
         deleting: HashSet::new(),
         deleted_left: false,
+        lane_reads: 0,
         housekeeping: false,
         attempts: JoinSet::new(),
         reads: JoinSet::new(),

@@ -36,7 +36,7 @@ impl DueState {
 
 /// A finished read.
 pub(crate) enum Read {
-    Lane(JobId, LaneNumber, Result<Vec<StoredTask>, StoreError>),
+    Lane(JobId, LaneNumber, u64, Result<Vec<StoredTask>, StoreError>),
     Due(Result<Vec<(DueTask, StoredTask)>, StoreError>, bool),
     /// The part files of a job are out of the way.
     PartsAway(JobId),
@@ -48,15 +48,19 @@ pub(crate) enum Read {
 
 impl Scheduler {
     pub(crate) fn read_lane(&mut self, job: JobId, number: LaneNumber) {
+        self.lane_reads += 1;
+        let read = self.lane_reads;
         let Some(lane) = self.jobs.get_mut(&job).and_then(|run| run.lanes.get_mut(number as usize)) else { return };
+        lane.read_number = read;
         lane.read_to = lane.disk_to;
         let (store, from) = (self.runner.store.clone(), lane.disk_from);
-        self.reads.spawn(async move { Read::Lane(job, number, store.lane_page(job, number, from, LANE_PAGE).await) });
+        self.reads
+            .spawn(async move { Read::Lane(job, number, read, store.lane_page(job, number, from, LANE_PAGE).await) });
     }
 
     pub(crate) fn read_done(&mut self, read: Result<Read, tokio::task::JoinError>) -> Result<(), StoreError> {
         match read.map_err(|error| StoreError::Fatal(format!("a read was lost: {error}")))? {
-            Read::Lane(job, lane, tasks) => self.lane_read(job, lane, tasks?),
+            Read::Lane(job, lane, read, tasks) => self.lane_read(job, lane, read, tasks?),
             Read::Due(tasks, complete) => self.due_read(tasks?, complete),
             Read::PartsAway(job) => self.settled(job),
             Read::Done => {}
@@ -68,9 +72,12 @@ impl Scheduler {
         Ok(())
     }
 
-    fn lane_read(&mut self, job: JobId, number: LaneNumber, tasks: Vec<StoredTask>) {
+    fn lane_read(&mut self, job: JobId, number: LaneNumber, read: u64, tasks: Vec<StoredTask>) {
         let Some(run) = self.jobs.get_mut(&job) else { return };
         let Some(lane) = run.lanes.get_mut(number as usize) else { return };
+        if !lane.loading || lane.read_number != read {
+            return;
+        }
         lane.loading = false;
         if run.job.stop.is_some() {
             return;

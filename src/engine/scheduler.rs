@@ -55,6 +55,8 @@ pub(crate) struct Scheduler {
     pub(crate) deleting: HashSet<JobId>,
     /// Whether the store may hold deleted jobs.
     pub(crate) deleted_left: bool,
+    /// Reads of lanes so far.
+    pub(crate) lane_reads: u64,
     /// A look for jobs to delete is under way.
     pub(crate) housekeeping: bool,
 

@@ -46,6 +46,8 @@ pub(crate) struct Lane {
     pub(crate) disk_to: TaskIndex,
     /// A read is under way.
     pub(crate) loading: bool,
+    /// Which read that is: one of an earlier life of the job is not taken.
+    pub(crate) read_number: u64,
     /// What was durable when it began: up to here (excluded) it finds everything.
     pub(crate) read_to: TaskIndex,
     /// What the store knows as its head.
@@ -61,6 +63,7 @@ impl Lane {
             disk_from: 0,
             disk_to: 0,
             loading: false,
+            read_number: 0,
             read_to: 0,
             stored_head: 0,
         }

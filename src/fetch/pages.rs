@@ -264,11 +264,11 @@ mod tests {
     }
 
     /// Follows a listing through `pages` and says what it asked for and how it ended.
-    fn follow(pagination: &Pagination, pages: &[&str]) -> (Vec<String>, Result<PageCursor, Failure>) {
+    fn follow(pagination: &Pagination, bodies: &[&str]) -> (Vec<String>, Result<PageCursor, Failure>) {
         let base = Url::parse("http://a.example/list?q=a%20b&page=9").unwrap();
         let mut pager = Pager::new(pagination, &base, None);
         let mut asked = Vec::new();
-        for page in pages {
+        for page in bodies {
             let url = match pager.request() {
                 Ok(url) => url,
                 Err(failure) => return (asked, Err(failure)),

@@ -1,4 +1,4 @@
-//! The network: one hop at a time through [`Transport`], whole exchanges through [`exchange`].
+//! The network: one hop at a time through [`Transport`], whole exchanges through [`exchange()`].
 //!
 //! Every outgoing connection of haul is opened in here, and passes the address guard on the address that is really
 //! dialled. It knows nothing of jobs, tasks, retries or files.
@@ -68,7 +68,7 @@ pub struct Response {
     pub status: StatusCode,
     /// As they came.
     pub headers: HeaderMap,
-    /// Where it came from; after redirects, where [`exchange`] ended.
+    /// Where it came from; after redirects, where [`exchange()`] ended.
     pub url: Url,
     /// The address that was dialled.
     pub remote: Option<SocketAddr>,

@@ -118,3 +118,31 @@ async fn a_drain_gives_attempts_back_and_ends_streams() {
     assert_eq!(server.ended(&id).await.state(), JobState::Succeeded);
     assert_eq!(server.task(&id, 0).await.attempts, 1);
 }
+
+/// A job is retried, and the server killed right after: what was put back runs.
+#[tokio::test]
+async fn a_retry_survives_a_kill() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    for round in 0..8 {
+        let path = format!("/flaky{round}");
+        origin.handle(&path, |request| if request.nth < 2 { Reply::status(404) } else { Reply::ok("at last") });
+        origin.reply("/good", Reply::ok("good"));
+        let mut tasks: Vec<_> = (0..4).map(|_| fetch(origin.url("/good"))).collect();
+        tasks.extend((0..2).map(|_| fetch(origin.url(&path))));
+        let collect = Some(crate::support::spec::group(pb::GroupMode::Collect, 0));
+        let failed = server.run(pb::JobSpec { group: collect, ..job(tasks) }).await;
+        assert_eq!(failed.counts.unwrap().failed, 2);
+        let request = pb::RetryJobRequest { job_id: failed.job_id.clone(), task_indexes: Vec::new() };
+        if round % 4 >= 2 {
+            // The process that retries is not the one that ran it.
+            server.restart().await;
+        }
+        server.jobs().retry_job(request).await.unwrap();
+        if round % 2 == 1 {
+            server.jobs().pause_job(pb::PauseJobRequest { job_id: failed.job_id.clone() }).await.ok();
+        }
+        server.restart().await;
+        server.jobs().resume_job(pb::ResumeJobRequest { job_id: failed.job_id.clone() }).await.ok();
+        assert_eq!(server.ended(&failed.job_id).await.state(), JobState::Succeeded);
+    }
+}
