@@ -46,7 +46,7 @@ pub(crate) fn from_json<M: Message + Default>(name: &str, text: &str) -> anyhow:
     Ok(M::decode(dynamic.encode_to_vec().as_slice())?)
 }
 
-/// Prints a line. See [`bytes`].
+/// Prints a line. See [`bytes()`].
 pub(crate) fn line(text: &str) {
     bytes(format!("{text}\n").as_bytes());
 }
