@@ -10,10 +10,12 @@ use crate::api::pages::page_size;
 use crate::api::status::Violations;
 use crate::api::to_proto;
 use crate::engine::handle::Engine;
+use crate::model::host::Host;
 use crate::model::job::Counts;
 use crate::model::limits::{HostLimits, Limits};
 use crate::pb;
 use crate::store::Store;
+use crate::store::page_token::PageTokens;
 
 /// Hosts that may have limits of their own.
 const HOST_LIMITS_MAX: usize = 1_000;
@@ -88,13 +90,19 @@ impl pb::admin_service_server::AdminService for Admin {
         let request = request.into_inner();
         let mut v = Violations::default();
         let size = page_size(request.page_size, &mut v) as usize;
+        let tokens = PageTokens::new(self.store.node_id());
+        let mut last = None;
+        if !request.page_token.is_empty() {
+            match tokens.read_host(&[], &request.page_token) {
+                Ok(host) => last = Some(host),
+                Err(bad) => v.add("page_token", bad.to_string()),
+            }
+        }
         v.or(())?;
-        // The place is a name, and any text is a place among names: a token cannot be wrong.
         let hosts = self.engine.hosts().await?;
-        let after = |host: &str| request.page_token.is_empty() || host > request.page_token.as_str();
         let mut page: Vec<pb::Host> = hosts
             .into_iter()
-            .filter(|(view, _)| after(view.host.as_str()))
+            .filter(|(view, _)| last.as_ref().is_none_or(|last| view.host > *last))
             .take(size + 1)
             .map(|(view, waiting)| pb::Host {
                 host: view.host.to_string(),
@@ -109,7 +117,8 @@ impl pb::admin_service_server::AdminService for Admin {
             .collect();
         let more = page.len() > size;
         page.truncate(size);
-        let next_page_token = page.last().filter(|_| more).map(|host| host.host.clone()).unwrap_or_default();
+        let last = page.last().filter(|_| more);
+        let next_page_token = last.map(|last| tokens.after_host(&[], &Host::new(&last.host))).unwrap_or_default();
         Ok(Response::new(pb::ListHostsResponse { hosts: page, next_page_token }))
     }
 

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskIndex};
 
 /// The layout: version, method, place, tag.
@@ -28,6 +29,8 @@ pub enum Listing {
     Jobs = 1,
     /// `ListTasks`; its place is a task's index.
     Tasks = 2,
+    /// `ListHosts`; its place is a host's name.
+    Hosts = 3,
 }
 
 /// Makes and reads the tokens of one server.
@@ -62,6 +65,17 @@ impl PageTokens {
         self.read(Listing::Tasks, filter, token).map(TaskIndex::from_be_bytes)
     }
 
+    /// A token for the hosts whose names come after `last`.
+    pub fn after_host(&self, filter: &[u8], last: &Host) -> String {
+        self.write(Listing::Hosts, filter, last.as_str().as_bytes())
+    }
+
+    /// Reads a token of [`PageTokens::after_host`].
+    pub fn read_host(&self, filter: &[u8], token: &str) -> Result<Host, BadToken> {
+        let place = self.place(Listing::Hosts, filter, token)?;
+        std::str::from_utf8(&place).map(Host::new).map_err(|_| BadToken)
+    }
+
     fn write(&self, listing: Listing, filter: &[u8], place: &[u8]) -> String {
         let mut bytes = vec![VERSION, listing as u8];
         bytes.extend_from_slice(place);
@@ -71,13 +85,17 @@ impl PageTokens {
     }
 
     fn read<const N: usize>(&self, listing: Listing, filter: &[u8], token: &str) -> Result<[u8; N], BadToken> {
+        self.place(listing, filter, token)?.try_into().map_err(|_| BadToken)
+    }
+
+    fn place(&self, listing: Listing, filter: &[u8], token: &str) -> Result<Vec<u8>, BadToken> {
         let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| BadToken)?;
         let (body, tag) = bytes.split_last_chunk::<TAG_BYTES>().map(|(body, tag)| (body, *tag)).ok_or(BadToken)?;
         let [VERSION, method, place @ ..] = body else { return Err(BadToken) };
         if *method != listing as u8 || tag != self.tag(filter, body) {
             return Err(BadToken);
         }
-        place.try_into().map_err(|_| BadToken)
+        Ok(place.to_vec())
     }
 
     /// Over the server, the filter and what the token says. Lengths go in, so that no two inputs read the same.
@@ -126,12 +144,15 @@ mod tests {
             let id = JobId(Uuid::from_u128(id));
             prop_assert_eq!(tokens().read_job(&filter, &tokens().after_job(&filter, id)), Ok(id));
             prop_assert_eq!(tokens().read_task(&filter, &tokens().from_task(&filter, index)), Ok(index));
+            let host = Host::new(&format!("h{index}:80"));
+            prop_assert_eq!(tokens().read_host(&filter, &tokens().after_host(&filter, &host)), Ok(host));
         }
 
         #[test]
         fn any_text_is_refused(text: String) {
             prop_assert_eq!(tokens().read_task(b"", &text), Err(BadToken));
             prop_assert_eq!(tokens().read_job(b"", &text), Err(BadToken));
+            prop_assert_eq!(tokens().read_host(b"", &text), Err(BadToken));
         }
 
         #[test]

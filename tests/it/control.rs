@@ -158,6 +158,32 @@ async fn a_host_that_asks_to_wait_is_left_alone_by_every_job() {
 }
 
 #[tokio::test]
+async fn hosts_are_listed_page_by_page_with_tokens_of_their_own() {
+    let server = Server::start().await;
+    let origins: Vec<Origin> = (0..3).map(|_| Origin::start()).collect();
+    for origin in &origins {
+        origin.reply("/a", Reply::ok("a"));
+    }
+    server.run(job(origins.iter().map(|origin| fetch(origin.url("/a"))).collect())).await;
+    let mut seen = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = pb::ListHostsRequest { page_size: 1, page_token };
+        let page = server.admin().list_hosts(request).await.unwrap().into_inner();
+        seen.extend(page.hosts.into_iter().map(|host| host.host));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    let mut expected: Vec<String> = origins.iter().map(|origin| origin.address().to_string()).collect();
+    expected.sort();
+    assert_eq!(seen, expected);
+    let elsewhere = pb::ListHostsRequest { page_size: 1, page_token: "127.0.0.1:1".into() };
+    assert_eq!(server.admin().list_hosts(elsewhere).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
 async fn updates_and_retention_take_effect() {
     let (server, origin) = (Server::start().await, Origin::start());
     origin.reply("/a", Reply::ok("a"));
