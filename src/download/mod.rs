@@ -118,6 +118,11 @@ pub async fn discard(root: &Arc<Root>, directory: &str, spec: &DownloadSpec, par
     }
 }
 
+/// The directory, relative to the root, that a download's file and its part lie in.
+pub fn folder(directory: &str, spec: &DownloadSpec) -> Result<String, Failure> {
+    Ok(Target::of(directory, spec)?.folder)
+}
+
 /// Where a download goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Target {

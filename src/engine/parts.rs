@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::download;
 use crate::files::aside::Aside;
 use crate::files::{ContentStore, Root};
 use crate::model::ids::{JobId, TaskId, TaskIndex};
@@ -98,7 +99,9 @@ impl JobParts {
         let part = |task: StoredTask| match &task.spec.work {
             // One that never started has no part.
             Work::Download(spec) if task.row.task.fence > 0 => {
-                Some((folder(directory, spec), self.key(TaskId { job, index: task.index }, spec)))
+                // A path that is refused never had a part either.
+                let folder = download::folder(directory, spec).ok()?;
+                Some((folder, self.key(TaskId { job, index: task.index }, spec)))
             }
             _ => None,
         };
@@ -121,14 +124,5 @@ impl JobParts {
                 tracing::warn!("{}", failure.message);
             }
         }
-    }
-}
-
-/// The directory that a download's file, and so its part, lies in.
-fn folder(directory: &str, spec: &DownloadSpec) -> String {
-    match spec.path.rsplit_once('/') {
-        Some((above, _)) if directory.is_empty() => above.to_owned(),
-        Some((above, _)) => format!("{directory}/{above}"),
-        None => directory.to_owned(),
     }
 }
