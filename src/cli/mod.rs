@@ -18,7 +18,8 @@ mod watch;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::cli::client::{Client, Usage};
 use crate::cli::content::CatArgs;
@@ -83,18 +84,23 @@ enum Command {
 pub fn main() -> ExitCode {
     // One provider of TLS in the whole process, chosen before anything can ask for one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let line = Line::parse();
+    let matches = Line::command().get_matches();
+    // The environment may name a server for all commands; naming one in the line of a command that has none is a mistake.
+    let names_server = matches.value_source("server") == Some(ValueSource::CommandLine);
+    let line = Line::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(threads()).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::new(error).context("cannot start the runtime")),
     };
-    runtime.block_on(Box::pin(run(line))).unwrap_or_else(|error| failed(&error))
+    runtime.block_on(Box::pin(run(line, names_server))).unwrap_or_else(|error| failed(&error))
 }
 
-async fn run(line: Line) -> anyhow::Result<ExitCode> {
+async fn run(line: Line, names_server: bool) -> anyhow::Result<ExitCode> {
     let format = line.output;
-    if matches!(line.command, Command::Serve(_) | Command::Get(_)) && format == Format::Json {
-        return Err(Usage("`-o json` goes with the clients of a server, not with `serve` and `get`".to_owned()).into());
+    let is_client = !matches!(line.command, Command::Serve(_) | Command::Get(_));
+    if !is_client && (names_server || format == Format::Json) {
+        let what = if names_server { "--server" } else { "-o json" };
+        return Err(Usage(format!("`{what}` goes with the clients of a server, not with `serve` and `get`")).into());
     }
     match line.command {
         Command::Serve(args) => return serve::run(&args).await,

@@ -82,6 +82,8 @@ fn exit_codes_tell() {
     assert!(files(dir.path()).is_empty());
     assert_eq!(haul(&["get", "-d", to, &origin.url("/f"), &origin.url("/missing")]).status.code(), Some(1));
     assert_eq!(files(dir.path()), ["f"]);
+    let served = haul(&["--server", "127.0.0.1:1", "get", "-d", to, &origin.url("/f")]);
+    assert_eq!(served.status.code(), Some(2), "a server that would be ignored is refused");
     for args in [
         &["get"][..],
         &["get", "ftp://a/"],
