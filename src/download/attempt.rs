@@ -5,7 +5,7 @@ use url::Url;
 use crate::download::probe::Probe;
 use crate::download::resume::Why;
 use crate::download::{DownloadContext, Halt, Target, is_local};
-use crate::files::part::Part;
+use crate::files::part::{Part, Trust};
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::{AttemptReport, DownloadResult};
 use crate::model::secret::{redacted, redacted_text};
@@ -20,11 +20,15 @@ pub(super) struct Attempt<'a> {
     pub(super) session: Session,
     /// The URL and its mirrors, in the order in which they are tried.
     pub(super) sources: Vec<Url>,
+    /// Those that were not tried yet.
+    pub(super) left: Vec<usize>,
     pub(super) target: Target,
     /// What is held, while no step has it.
     pub(super) part: Option<Part>,
     /// Why what was held is gone, until the report says so.
     pub(super) dropped: Option<Why>,
+    /// The bytes that were verified last did not all come from one source and in this attempt.
+    pub(super) was_pieced: bool,
     /// What the meter had counted before.
     received_before: u64,
 }
@@ -37,9 +41,11 @@ impl<'a> Attempt<'a> {
             report: AttemptReport { url: redacted_text(&spec.url), ..AttemptReport::default() },
             session: Session::default(),
             sources: Vec::new(),
+            left: Vec::new(),
             target: Target { folder: String::new(), name: None },
             part: None,
             dropped: None,
+            was_pieced: false,
             received_before: ctx.meter.received_bytes(),
         }
     }
@@ -49,9 +55,20 @@ impl<'a> Attempt<'a> {
         self.report
     }
 
-    /// Whether a digest will be checked, which vouches for bytes that no validator vouches for.
-    pub(super) fn is_vouched(&self) -> bool {
-        !self.spec.checksums.is_empty()
+    /// What decides whether an answer of the source that the held bytes are from may go with them.
+    pub(super) fn trust(&self) -> Trust {
+        if self.spec.checksums.is_empty() { Trust::Validators } else { Trust::Digest }
+    }
+
+    /// As above, for any source.
+    pub(super) fn trust_in(&self, source: usize) -> Trust {
+        let held_from = self.part.as_ref().and_then(Part::stored).map(|stored| &stored.binding.url);
+        match self.trust() {
+            Trust::Digest if held_from.is_some_and(|url| *url != redacted(&self.sources[source])) => {
+                Trust::DigestAcross
+            }
+            trust => trust,
+        }
     }
 
     pub(super) async fn run(&mut self) -> Result<DownloadResult, Halt> {
@@ -80,24 +97,31 @@ impl<'a> Attempt<'a> {
     }
 
     /// A source that fails is left for the next one, within the attempt. A checksum that does not match is given one
-    /// more try in all, from the start.
+    /// more try in all, from the start, where nobody else can be asked or the bytes came together in pieces.
     async fn try_sources(&mut self) -> Result<DownloadResult, Halt> {
         let mut failures: Vec<Failure> = Vec::new();
-        let mut source = 0;
-        let mut may_repeat = self.sources.len() == 1;
-        while source < self.sources.len() {
+        let mut may_repeat = true;
+        self.left = (0..self.sources.len()).collect();
+        while let Some(source) = self.next_source() {
             let failure = match self.serve(source).await {
                 Err(Halt::Failed(failure)) if !is_local(&failure) => failure,
                 end => return end,
             };
-            if failure.reason == FailureReason::ChecksumMismatch && may_repeat {
+            let is_poisoned = failure.reason == FailureReason::ChecksumMismatch;
+            if is_poisoned && may_repeat && (self.sources.len() == 1 || self.was_pieced) {
                 may_repeat = false;
-            } else {
-                source += 1;
+                self.left.insert(0, source);
             }
             failures.push(failure);
         }
         Err(telling(failures).into())
+    }
+
+    /// The first source that is left and whose host is not left alone just now; else the first that is left.
+    fn next_source(&mut self) -> Option<usize> {
+        let is_open = |source: &usize| !self.ctx.transport.is_paused(&self.sources[*source]);
+        let at = self.left.iter().position(is_open).unwrap_or(0);
+        (!self.left.is_empty()).then(|| self.left.remove(at))
     }
 
     /// The steps, each of which consumes the one before.

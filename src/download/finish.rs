@@ -4,13 +4,11 @@ use crate::download::Halt;
 use crate::download::attempt::Attempt;
 use crate::download::resume::Why;
 use crate::download::transfer::Transferred;
-use crate::files::commit::Taken;
 use crate::files::part::Bound;
 use crate::files::ranges::RangeSet;
 use crate::model::checksum::Checksum;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::DownloadResult;
-use crate::model::spec::OnConflict;
 
 /// The bytes are the right ones. Only this can be committed, and only [`Attempt::verify`] makes it.
 pub(super) struct Verified {
@@ -56,11 +54,7 @@ impl Attempt<'_> {
     /// Gives the file its name.
     pub(super) async fn commit(&mut self, verified: Verified) -> Result<DownloadResult, Halt> {
         let Verified { bound, name, total, checksums, resumed_bytes, connections } = verified;
-        let taken = match self.spec.conflict_policy() {
-            OnConflict::Fail => Taken::Refuse,
-            OnConflict::Rename => Taken::Rename,
-            OnConflict::Overwrite | OnConflict::Skip => Taken::Replace,
-        };
+        let taken = self.taken();
         let binding = bound.binding().clone();
         let path = bound.commit(&name, total, taken, self.ctx.durability).await?;
         self.ctx.meter.set_done(total);

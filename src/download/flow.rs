@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::download::ask::{Stream, send};
@@ -17,9 +18,10 @@ use crate::download::plan::Connections;
 use crate::download::resume::{Ask, Verdict, conditional, decide};
 use crate::download::{DownloadContext, Halt, is_local};
 use crate::files::digest::Hasher;
-use crate::files::part::{Bound, Stored};
+use crate::files::part::{Bound, Stored, Trust};
 use crate::files::ranges::RangeSet;
 use crate::files::space::Reservation;
+use crate::files::version::Sameness;
 use crate::model::failure::{Failure, FailureReason};
 use crate::net::Session;
 
@@ -40,11 +42,13 @@ pub(super) struct Flow<'a> {
     pub(super) connections: Connections,
     /// What answers for further ranges are compared with.
     pub(super) expectation: Stored,
-    pub(super) is_vouched: bool,
+    pub(super) trust: Trust,
     /// The most bytes that may come, and why not more.
     pub(super) limit: Option<(u64, Failure)>,
     started: Instant,
     received_before: u64,
+    /// The connections have ended.
+    pub(super) over: CancellationToken,
     state: Mutex<State>,
     /// Bytes became free, or a connection ended.
     freed: Notify,
@@ -52,11 +56,12 @@ pub(super) struct Flow<'a> {
     due: Notify,
 }
 
-struct State {
-    board: Board,
-    hasher: Hasher,
+pub(super) struct State {
+    pub(super) board: Board,
+    /// `None` while another thread uses it.
+    pub(super) hasher: Option<Hasher>,
     /// The digests cover the bytes up to here.
-    hashed: u64,
+    pub(super) hashed: u64,
     /// Bytes since the last checkpoint.
     unsaved: u64,
     /// What the last checkpoint claims.
@@ -64,14 +69,17 @@ struct State {
     reservation: Option<Reservation>,
     live: u32,
     peak: u32,
-    /// An origin turned out to have no usable ranges.
-    is_single: bool,
+    /// Sources that turned out to have no usable ranges of the version that is downloaded.
+    unfit: Vec<bool>,
 }
+
+/// An answer, with the claim that it is for.
+pub(super) type Opened = (Stream, ClaimId);
 
 /// What is left of a transfer.
 pub(super) struct Remains {
     pub(super) board: Board,
-    pub(super) hasher: Hasher,
+    pub(super) hasher: Option<Hasher>,
     pub(super) hashed: u64,
     pub(super) saved: RangeSet,
     pub(super) peak: u32,
@@ -85,7 +93,7 @@ pub(super) struct Setup<'a> {
     pub(super) session: Session,
     pub(super) connections: Connections,
     pub(super) expectation: Stored,
-    pub(super) is_vouched: bool,
+    pub(super) trust: Trust,
     pub(super) limit: Option<(u64, Failure)>,
     pub(super) board: Board,
     pub(super) hasher: Hasher,
@@ -97,13 +105,13 @@ impl<'a> Flow<'a> {
         let state = State {
             saved: setup.board.have().clone(),
             board: setup.board,
-            hasher: setup.hasher,
+            hasher: Some(setup.hasher),
             hashed: 0,
             unsaved: 0,
             reservation: setup.reservation,
             live: 0,
             peak: 0,
-            is_single: false,
+            unfit: vec![false; setup.sources.len()],
         };
         Flow {
             ctx: setup.ctx,
@@ -112,10 +120,11 @@ impl<'a> Flow<'a> {
             session: setup.session,
             connections: setup.connections,
             expectation: setup.expectation,
-            is_vouched: setup.is_vouched,
+            trust: setup.trust,
             limit: setup.limit,
             started: Instant::now(),
             received_before: setup.ctx.meter.received_bytes(),
+            over: CancellationToken::new(),
             state: Mutex::new(state),
             freed: Notify::new(),
             due: Notify::new(),
@@ -133,12 +142,12 @@ impl<'a> Flow<'a> {
         self.lock().board.is_complete()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One connection after the other, until there is nothing left to fetch, or it is not worth going on.
-    pub(super) async fn worker(&self, index: u32, first: Option<(Stream, ClaimId)>) -> Result<(), Failure> {
+    pub(super) async fn worker(&self, index: u32, first: Option<Opened>) -> Result<(), Failure> {
         if first.is_none() && !self.is_needed(index).await {
             return Ok(());
         }
@@ -157,10 +166,8 @@ impl<'a> Flow<'a> {
                 },
                 Err(failure) => failure,
             };
-            let is_alone = self.connections.most == 1 || (index == 0 && self.lock().is_single);
-            // Another source may do what this one does not.
-            let is_hopeless = self.sources.len() == 1 && (!failure.retryable || is_unusable(&failure));
-            if is_local(&failure) || is_alone || is_hopeless || strikes >= STRIKES_MAX {
+            let is_hopeless = self.connections.most == 1 || !self.lock().has_ranges();
+            if is_local(&failure) || is_hopeless || strikes >= STRIKES_MAX {
                 return Err(failure);
             }
             strikes += 1;
@@ -182,11 +189,11 @@ impl<'a> Flow<'a> {
     }
 
     /// Opens a connection for bytes that are missing; `None` when none are, or none can be had this way.
-    async fn next(&self, index: u32, strikes: u32) -> Result<Option<(Stream, ClaimId)>, Failure> {
+    async fn next(&self, index: u32, strikes: u32) -> Result<Option<Opened>, Failure> {
         loop {
             let taken = {
                 let mut state = self.lock();
-                if state.board.is_complete() || state.board.total().is_none() || (state.is_single && index > 0) {
+                if state.board.is_complete() || state.board.total().is_none() || !state.has_ranges() {
                     return Ok(None);
                 }
                 state.board.take()
@@ -225,27 +232,53 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Asks for a range of the version that the file is bound to.
+    /// Asks for a range of the version that the file is bound to. A source that cannot bring one is not asked again.
     async fn open(&self, turn: u32, range: std::ops::Range<u64>) -> Result<Stream, Failure> {
-        let mut ask = Ask { range: Some(range), ..conditional(&self.expectation.binding.version) };
+        let source = self.choose(turn as usize);
+        let opened = self.ask(source, range).await;
+        if let Err(failure) = &opened
+            && (!failure.retryable || is_unusable(failure))
+        {
+            self.lock().unfit[source] = true;
+        }
+        opened
+    }
+
+    /// Connections are spread over the sources that are fit, those first whose hosts are not left alone just now; after
+    /// a failure the next source has its turn.
+    fn choose(&self, turn: usize) -> usize {
+        let count = self.sources.len();
+        let in_turn = |nth: usize| (turn + nth) % count;
+        let state = self.lock();
+        let mut fit = (0..count).map(in_turn).filter(|source| !state.unfit[*source]);
+        let is_open = |source: &usize| !self.ctx.transport.is_paused(&self.sources[*source]);
+        fit.clone().find(is_open).or_else(|| fit.next()).unwrap_or(0)
+    }
+
+    async fn ask(&self, source: usize, range: std::ops::Range<u64>) -> Result<Stream, Failure> {
+        let held = &self.expectation.binding.version;
+        // The first source is the one that the file is bound to.
+        let trust = if source > 0 && self.trust.has_digest() { Trust::DigestAcross } else { self.trust };
+        let mut ask = Ask { range: Some(range), ..conditional(held, trust) };
         let mut session = self.session.clone();
-        // Connections are spread over the sources, and after a failure the next source has its turn.
-        let url = &self.sources[turn as usize % self.sources.len()];
         loop {
-            let stream = match send(self.ctx, &mut session, url, &ask, None).await {
+            let stream = match send(self.ctx, &mut session, &self.sources[source], &ask, None).await {
                 Ok(stream) => stream,
                 Err(Halt::Failed(failure)) => return Err(failure),
                 // The transfer is stopped as a whole; what is said here is not heard.
                 Err(_) => return Err(Failure::fatal(FailureReason::Cancelled, "stopped")),
             };
-            match decide(Some(&self.expectation), &ask, &stream.answer, self.is_vouched) {
-                Verdict::Continue { .. } => return Ok(stream),
+            match decide(Some(&self.expectation), &ask, &stream.answer, trust) {
+                Verdict::Continue { .. } => {
+                    if held.compare(&stream.answer.version) != Sameness::Same {
+                        self.bound.note_pieced();
+                    }
+                    return Ok(stream);
+                }
                 Verdict::AskAgain(again) if again.range.is_some() => ask = again,
                 Verdict::Status => return Err(stream.failure(self.ctx)),
                 Verdict::Refuse(failure) => return Err(failure),
                 Verdict::AskAgain(Ask { distrust: Some(_), .. }) | Verdict::Discard { .. } | Verdict::Complete => {
-                    // One stream goes on alone.
-                    self.lock().is_single |= self.sources.len() == 1;
                     return Err(Failure::retryable(FailureReason::Protocol, "the origin has no usable ranges"));
                 }
                 Verdict::AskAgain(_) | Verdict::Begin(_) => {
@@ -387,12 +420,20 @@ fn is_unusable(failure: &Failure) -> bool {
 }
 
 impl State {
-    /// Digests are computed as long as bytes come in order; what is left is read back at the end.
+    /// Digests are computed as long as bytes come in order; for the rest see `chase`.
     fn hash(&mut self, at: u64, bytes: &[u8]) {
-        if at == self.hashed && !self.hasher.is_idle() {
-            self.hasher.update(bytes);
+        if let Some(hasher) = &mut self.hasher
+            && at == self.hashed
+            && !hasher.is_idle()
+        {
+            hasher.update(bytes);
             self.hashed += bytes.len() as u64;
         }
+    }
+
+    /// Whether some source may still bring ranges. Else the first answer is all there is.
+    fn has_ranges(&self) -> bool {
+        self.unfit.contains(&false)
     }
 
     fn note_saved(&mut self, ranges: RangeSet) {

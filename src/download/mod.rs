@@ -12,6 +12,7 @@
 mod ask;
 mod attempt;
 mod board;
+mod chase;
 mod finish;
 mod flow;
 mod plan;

@@ -5,7 +5,7 @@ use crate::download::ask::Stream;
 use crate::download::attempt::Attempt;
 use crate::download::board::{Board, ClaimId};
 use crate::download::probe::{Probed, Start};
-use crate::files::part::{Binding, Bound, Part, Stored};
+use crate::files::part::{Binding, Bound, Part, Stored, Trust};
 use crate::files::ranges::RangeSet;
 use crate::files::space::Reservation;
 use crate::files::version::Version;
@@ -42,13 +42,14 @@ impl Attempt<'_> {
         if let Some(total) = total {
             self.ctx.meter.set_total(total);
         }
+        let trust = self.trust_in(source);
         let part = match self.part.take() {
             Some(part) => part,
             None => Part::create(self.ctx.root, &self.target.folder, self.ctx.part_key)?,
         };
         let bound = match start {
             Start::Begin => part.restart(binding).await?,
-            Start::Continue(_) | Start::Discard(_) | Start::Complete => self.resume(part, &binding)?,
+            Start::Continue(_) | Start::Discard(_) | Start::Complete => self.resume(part, &binding, trust)?,
         };
         let held = match start {
             // One body from the start: what it can pass over is what it meets first.
@@ -89,8 +90,8 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    fn resume(&mut self, part: Part, binding: &Binding) -> Result<Bound, Failure> {
-        let bound = part.resume(&binding.version, self.is_vouched()).or_else(Part::resume_complete);
+    fn resume(&mut self, part: Part, binding: &Binding, trust: Trust) -> Result<Bound, Failure> {
+        let bound = part.resume(&binding.version, trust).or_else(Part::resume_complete);
         match bound {
             Ok(mut bound) => {
                 if let Some(total) = binding.version.total {
@@ -148,7 +149,7 @@ impl Attempt<'_> {
         let one = Connections { most: 1, is_adaptive: false };
         let settings = self.ctx.settings;
         let has_ranges = stream.has_ranges();
-        let can_be_checked = version.is_provable() || self.is_vouched();
+        let can_be_checked = version.is_provable() || self.trust().has_digest();
         if version.total.is_none() || !can_be_checked || has_ranges == Some(false) {
             return one;
         }

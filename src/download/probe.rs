@@ -51,7 +51,7 @@ impl Attempt<'_> {
         }
         let known = self.known_file()?;
         let url = self.sources[source].clone();
-        let mut ask = first_ask(self.part.as_ref().and_then(Part::stored), self.is_vouched());
+        let mut ask = first_ask(self.part.as_ref().and_then(Part::stored), self.trust_in(source));
         loop {
             let sent = send(self.ctx, &mut self.session, &url, &ask, known.as_ref().map(|(_, record)| record)).await;
             self.note_exchange();
@@ -62,7 +62,7 @@ impl Attempt<'_> {
                 return Ok(Probe::Settled(self.kept(name, record).await?));
             }
             let stored = self.part.as_ref().and_then(Part::stored);
-            let start = match decide(stored, &ask, &stream.answer, self.is_vouched()) {
+            let start = match decide(stored, &ask, &stream.answer, self.trust_in(source)) {
                 Verdict::AskAgain(next) => {
                     ask = next;
                     continue;
@@ -104,7 +104,7 @@ impl Attempt<'_> {
             return Ok(Probe::Settled(result));
         }
         if self.spec.conflict_policy() == OnConflict::Skip
-            && let Some(record) = self.record_of(&name)?
+            && let Some((name, record)) = self.record_of(&name)?
             && is_unchanged(&stream.answer, &record)
         {
             return Ok(Probe::Settled(self.kept(&name, &record).await?));
@@ -115,6 +115,7 @@ impl Attempt<'_> {
             final_url: stream.final_url.clone(),
             suggested_name: stream.suggested_name.clone(),
             content_type: stream.answer.content_type.clone(),
+            is_pieced: false,
         };
         if stream.answer.is_encoded {
             // Offsets in what is decoded mean nothing to the origin: nothing of it can be continued.

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use crate::files::part::{Stored, admits};
+use crate::files::part::{Stored, Trust};
 use crate::files::version::{Sameness, Version};
 use crate::model::failure::{Failure, FailureReason};
 use crate::net::range::ContentRange;
@@ -95,25 +95,31 @@ impl fmt::Display for Why {
     }
 }
 
-/// What to ask for first: from the first missing byte on. `vouched`: a digest of the whole will be checked.
-pub(super) fn first_ask(stored: Option<&Stored>, vouched: bool) -> Ask {
+/// What to ask for first: from the first missing byte on.
+pub(super) fn first_ask(stored: Option<&Stored>, trust: Trust) -> Ask {
     match stored {
-        Some(stored) if is_worth_asking(&stored.binding.version, vouched) => {
+        Some(stored) if is_worth_asking(&stored.binding.version, trust) => {
             let total = stored.binding.version.total.unwrap_or(u64::MAX);
             let gap = stored.ranges.gaps(total).next();
-            Ask { range: gap.map(|gap| gap.start..open_end(gap.end, total)), ..conditional(&stored.binding.version) }
+            Ask {
+                range: gap.map(|gap| gap.start..open_end(gap.end, total)),
+                ..conditional(&stored.binding.version, trust)
+            }
         }
         _ => Ask::default(),
     }
 }
 
-fn is_worth_asking(held: &Version, vouched: bool) -> bool {
-    held.is_provable() || (vouched && held.total.is_some())
+fn is_worth_asking(held: &Version, trust: Trust) -> bool {
+    held.is_provable() || (trust.has_digest() && held.total.is_some())
 }
 
-/// An ask for a range of a version, under the strongest condition that it allows.
-pub(super) fn conditional(version: &Version) -> Ask {
-    let if_range = if version.has_strong_etag() {
+/// An ask for a range of a version, under the strongest condition that it allows. Another source does not know the
+/// validators of the first.
+pub(super) fn conditional(version: &Version, trust: Trust) -> Ask {
+    let if_range = if trust == Trust::DigestAcross {
+        String::new()
+    } else if version.has_strong_etag() {
         version.etag.clone()
     } else if version.settled_seconds() >= DATE_SETTLED_SECONDS {
         version.last_modified.clone()
@@ -129,16 +135,16 @@ fn open_end(end: u64, total: u64) -> u64 {
 }
 
 /// What `answer` to `ask` is good for, with `stored` held.
-pub(super) fn decide(stored: Option<&Stored>, ask: &Ask, answer: &Answer, vouched: bool) -> Verdict {
+pub(super) fn decide(stored: Option<&Stored>, ask: &Ask, answer: &Answer, trust: Trust) -> Verdict {
     match answer.status {
-        200 | 203 => whole(stored, ask, answer, vouched),
-        206 => partial(stored, ask, answer, vouched),
+        200 | 203 => whole(stored, ask, answer, trust),
+        206 => partial(stored, ask, answer, trust),
         416 if ask.range.is_some() => unsatisfied(stored, answer),
         _ => Verdict::Status,
     }
 }
 
-fn whole(stored: Option<&Stored>, ask: &Ask, answer: &Answer, vouched: bool) -> Verdict {
+fn whole(stored: Option<&Stored>, ask: &Ask, answer: &Answer, trust: Trust) -> Verdict {
     let Some(stored) = stored else { return Verdict::Begin(ask.distrust) };
     if let Some(why) = ask.distrust {
         return Verdict::Begin(Some(why));
@@ -149,7 +155,7 @@ fn whole(stored: Option<&Stored>, ask: &Ask, answer: &Answer, vouched: bool) -> 
     if answer.is_encoded {
         return Verdict::Begin(Some(Why::Encoded));
     }
-    if !admits(&stored.binding.version, &answer.version, vouched) {
+    if !stored.admits(&answer.version, trust) {
         return Verdict::Begin(Some(mismatch(stored, answer)));
     }
     // The same version, and yet not the range: an origin that does not understand `If-Range`, perhaps.
@@ -160,7 +166,7 @@ fn whole(stored: Option<&Stored>, ask: &Ask, answer: &Answer, vouched: bool) -> 
     Verdict::Discard { to: stored.ranges.gaps(total).next().map_or(0, |gap| gap.start) }
 }
 
-fn partial(stored: Option<&Stored>, ask: &Ask, answer: &Answer, vouched: bool) -> Verdict {
+fn partial(stored: Option<&Stored>, ask: &Ask, answer: &Answer, trust: Trust) -> Verdict {
     let (Some(stored), Some(range)) = (stored, &ask.range) else {
         return Verdict::Refuse(Failure::retryable(
             FailureReason::Protocol,
@@ -179,7 +185,7 @@ fn partial(stored: Option<&Stored>, ask: &Ask, answer: &Answer, vouched: bool) -
     if first != range.start || last >= range.end {
         return ask_whole(Some(Why::WrongRange));
     }
-    if !admits(&stored.binding.version, &answer.version, vouched) {
+    if !stored.admits(&answer.version, trust) {
         return ask_whole(None);
     }
     Verdict::Continue { at: first, end: last + 1 }

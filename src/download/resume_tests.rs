@@ -29,13 +29,13 @@ fn part_of(version: Version, first: u64, last: u64) -> Answer {
 }
 
 /// The exchanges until there is a verdict that is not to ask again; `answers` are given in order, the last for ever.
-fn play(stored: &Stored, answers: &[Answer], vouched: bool) -> String {
-    let mut ask = first_ask(Some(stored), vouched);
+fn play(stored: &Stored, answers: &[Answer], trust: Trust) -> String {
+    let mut ask = first_ask(Some(stored), trust);
     let mut lines = Vec::new();
     for nth in 0.. {
         assert!(nth < 4, "asks for ever");
         let answer = &answers[nth.min(answers.len() - 1)];
-        let verdict = decide(Some(stored), &ask, answer, vouched);
+        let verdict = decide(Some(stored), &ask, answer, trust);
         let range = ask.range.as_ref().map_or("whole".to_owned(), |range| format!("{}-", range.start));
         let condition = if ask.if_range.is_empty() { String::new() } else { format!(" if {}", ask.if_range) };
         let shown = match &verdict {
@@ -53,6 +53,14 @@ fn play(stored: &Stored, answers: &[Answer], vouched: bool) -> String {
     lines.join("\n")
 }
 
+fn trust_of(row: &str) -> Trust {
+    match (row.contains("digest"), row.contains("mirror")) {
+        (true, true) => Trust::DigestAcross,
+        (true, false) => Trust::Digest,
+        _ => Trust::Validators,
+    }
+}
+
 #[test]
 #[allow(clippy::too_many_lines)] // A table: one row after the other.
 fn the_table() {
@@ -67,6 +75,7 @@ fn the_table() {
     };
     let status = |status| Answer { status, ..Answer::default() };
     let drifted = || version("\"node-2\"", OLD, LATER, Some(100));
+    let elsewhere = |total| version("\"m\"", OTHER, LATER, Some(total));
     let none = || version("", "", LATER, Some(100));
     let gzip = |answer| Answer { is_encoded: true, ..answer };
     let rows: Vec<(&str, Version, Vec<Answer>)> = vec![
@@ -115,6 +124,14 @@ fn the_table() {
         ("tags of nodes", strong(), vec![whole_of(drifted())]),
         ("tags of nodes, but a digest", strong(), vec![whole_of(drifted()), part_of(drifted(), 40, 99)]),
         ("tags of nodes on a range", strong(), vec![part_of(drifted(), 40, 99), whole_of(drifted())]),
+        ("a mirror's own tag and date", strong(), vec![part_of(elsewhere(100), 40, 99), whole_of(elsewhere(100))]),
+        ("a mirror's own tag and date, but a digest", strong(), vec![part_of(elsewhere(100), 40, 99)]),
+        (
+            "a mirror's other size, for all the digest",
+            strong(),
+            vec![part_of(elsewhere(101), 40, 99), whole_of(elsewhere(101))],
+        ),
+        ("a mirror without ranges, but a digest", strong(), vec![whole_of(elsewhere(100))]),
         ("range from elsewhere", strong(), vec![part_of(strong(), 0, 99), whole_of(strong())]),
         (
             "range of another total",
@@ -155,18 +172,28 @@ fn the_table() {
     ];
     let mut table = String::new();
     for (name, held, answers) in rows {
-        table += &format!("{name}\n{}\n", play(&stored(held), &answers, name.contains("digest")));
+        table += &format!("{name}\n{}\n", play(&stored(held), &answers, trust_of(name)));
     }
     insta::assert_snapshot!(table);
 }
 
 #[test]
 fn with_nothing_held() {
-    let ask = first_ask(None, true);
+    let ask = first_ask(None, Trust::Digest);
     assert_eq!(ask, Ask::default());
     let whole = whole_of(version("\"a\"", OLD, LATER, Some(100)));
-    assert_eq!(decide(None, &ask, &whole, false), Verdict::Begin(None));
+    assert_eq!(decide(None, &ask, &whole, Trust::Validators), Verdict::Begin(None));
     let part = part_of(version("\"a\"", OLD, LATER, Some(100)), 0, 99);
-    assert!(matches!(decide(None, &ask, &part, false), Verdict::Refuse(_)));
-    assert_eq!(decide(None, &ask, &Answer { status: 404, ..Answer::default() }, false), Verdict::Status);
+    assert!(matches!(decide(None, &ask, &part, Trust::Validators), Verdict::Refuse(_)));
+    assert_eq!(decide(None, &ask, &Answer { status: 404, ..Answer::default() }, Trust::Validators), Verdict::Status);
+}
+
+#[test]
+fn what_only_a_digest_vouched_for_is_not_continued_without_one() {
+    let held = version("\"a\"", OLD, LATER, Some(100));
+    let mut stored = stored(held.clone());
+    assert!(stored.admits(&held, Trust::Validators));
+    stored.binding.is_pieced = true;
+    assert!(!stored.admits(&held, Trust::Validators));
+    assert!(stored.admits(&held, Trust::Digest));
 }

@@ -2,7 +2,7 @@
 
 use crate::download::Halt;
 use crate::download::attempt::Attempt;
-use crate::files::commit::{Taken, committed_before, exists};
+use crate::files::commit::{Taken, committed_before, exists, find_candidate};
 use crate::files::digest::Hasher;
 use crate::files::folder::Folder;
 use crate::files::part::hash_existing;
@@ -18,11 +18,9 @@ impl Attempt<'_> {
     /// failure, when the name must not be used; `None`: go on.
     pub(super) async fn settled(&mut self, name: &str) -> Result<Option<DownloadResult>, Halt> {
         let Some(folder) = self.ctx.root.find_folder(&self.target.folder)? else { return Ok(None) };
-        let policy = self.spec.conflict_policy();
-        match policy {
-            OnConflict::Fail | OnConflict::Rename => {
-                let taken = if policy == OnConflict::Fail { Taken::Refuse } else { Taken::Rename };
-                if let Some((name, existing)) = committed_before(&folder, name, self.ctx.part_key, taken)? {
+        match self.spec.conflict_policy() {
+            policy @ (OnConflict::Fail | OnConflict::Rename) => {
+                if let Some((name, existing)) = committed_before(&folder, name, self.ctx.part_key, &self.taken())? {
                     return self.verified(&folder, &name, existing, false).await;
                 }
                 if policy == OnConflict::Fail && folder.has(name)? {
@@ -30,14 +28,33 @@ impl Attempt<'_> {
                 }
                 Ok(None)
             }
-            OnConflict::Skip if !self.spec.checksums.is_empty() => match folder.open(name)? {
-                Some(file) => {
+            OnConflict::Skip if !self.spec.checksums.is_empty() => {
+                // The digest decides, wherever the file came from.
+                if let Some(file) = folder.open(name)? {
                     let existing = Existing::of(file).map_err(|error| lost(&folder, name, &error))?;
-                    self.verified(&folder, name, existing, true).await
+                    if let Some(result) = self.verified(&folder, name, existing, true).await? {
+                        return Ok(Some(result));
+                    }
                 }
-                None => Ok(None),
-            },
+                match self.own_file(name)? {
+                    Some((other, existing)) if other != name => self.verified(&folder, &other, existing, true).await,
+                    _ => Ok(None),
+                }
+            }
             OnConflict::Skip | OnConflict::Overwrite => Ok(None),
+        }
+    }
+
+    /// What happens to a file that has the name. A name that the client gave is the file that it means; one that was
+    /// derived may be another source's too, whose file is not ours to replace.
+    pub(super) fn taken(&self) -> Taken {
+        match self.spec.conflict_policy() {
+            OnConflict::Fail => Taken::Refuse,
+            OnConflict::Rename => Taken::Rename,
+            OnConflict::Skip if self.target.name.is_none() => {
+                Taken::ReplaceOwn(self.sources.iter().map(redacted).collect())
+            }
+            OnConflict::Overwrite | OnConflict::Skip => Taken::Replace,
         }
     }
 
@@ -46,22 +63,28 @@ impl Attempt<'_> {
         if self.spec.conflict_policy() != OnConflict::Skip || !self.spec.checksums.is_empty() {
             return Ok(None);
         }
-        let name = self.name_for(0, "");
-        Ok(self.record_of(&name)?.map(|record| (name, record)))
+        self.record_of(&self.name_for(0, ""))
     }
 
-    /// What is remembered of a file that has this name, if it came from one of our sources and was not touched since.
-    pub(super) fn record_of(&self, name: &str) -> Result<Option<Record>, Failure> {
-        let Some(folder) = self.ctx.root.find_folder(&self.target.folder)? else { return Ok(None) };
-        let Some(file) = folder.open(name)? else { return Ok(None) };
-        let existing = Existing::of(file).map_err(|error| lost(&folder, name, &error))?;
-        let is_ours = |record: &Record| {
-            let from_here = record.url.is_empty() || self.sources.iter().any(|url| redacted(url) == record.url);
-            let can_be_asked = !record.etag.is_empty() || !record.last_modified.is_empty();
+    /// What is remembered of a file that has this name, or one made from it because the name was taken, if it came from
+    /// one of our sources and was not touched since.
+    pub(super) fn record_of(&self, name: &str) -> Result<Option<(String, Record)>, Failure> {
+        let found = self.own_file(name)?;
+        let record = found.and_then(|(name, existing)| existing.record.map(|record| (name, record)));
+        let can_be_asked = |record: &Record| {
             let has_size = self.spec.expected_bytes.is_none_or(|bytes| bytes == record.size);
-            from_here && can_be_asked && has_size
+            has_size && (!record.etag.is_empty() || !record.last_modified.is_empty())
         };
-        Ok(existing.record.filter(is_ours))
+        Ok(record.filter(|(_, record)| can_be_asked(record)))
+    }
+
+    /// The file of this name, or one made from it, that may have come from one of our sources.
+    fn own_file(&self, name: &str) -> Result<Option<(String, Existing)>, Failure> {
+        let Some(folder) = self.ctx.root.find_folder(&self.target.folder)? else { return Ok(None) };
+        let is_ours = |existing: &Existing| {
+            existing.source().is_none_or(|from| self.sources.iter().any(|url| redacted(url) == from))
+        };
+        find_candidate(&folder, name, &self.taken(), is_ours)
     }
 
     /// The result of keeping a file that the origin says is still the same.
@@ -72,13 +95,13 @@ impl Attempt<'_> {
             let message = format!("`{name}` was removed while the origin was asked about it");
             return Err(Failure::retryable(FailureReason::Io, message).into());
         };
-        let existing = Existing { file, size: record.size, record: Some(record.clone()) };
-        match self.verified(&folder, name, existing, true).await? {
-            Some(result) => Ok(result),
-            None => {
-                Err(Failure::retryable(FailureReason::Io, format!("`{name}` changed while it was looked at")).into())
-            }
+        let existing = Existing::of(file).map_err(|error| lost(&folder, name, &error))?;
+        let changed = || Failure::retryable(FailureReason::Io, format!("`{name}` changed while it was looked at"));
+        if existing.record.as_ref() != Some(record) {
+            return Err(changed().into());
         }
+        let result = self.verified(&folder, name, existing, true).await?;
+        Ok(result.ok_or_else(changed)?)
     }
 
     /// The result that a file is, when its size and digests are right.

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use crate::download::attempt::Attempt;
-use crate::download::flow::{Flow, Remains, Setup};
+use crate::download::flow::{Flow, Opened, Remains, Setup};
 use crate::download::plan::{Planned, expectation};
 use crate::download::{Halt, is_local};
 use crate::files::digest::Hasher;
@@ -34,12 +34,12 @@ impl Attempt<'_> {
         let Planned { source, name, mut bound, board, first, connections, reservation } = planned;
         let resumed_bytes = bound.held().bytes();
         let Some(first) = first else {
+            self.was_pieced = true;
             let total = board.total().unwrap_or(resumed_bytes);
             let hasher = self.hasher();
             return Ok(Transferred { bound, name, total, hasher, hashed: 0, resumed_bytes, connections: 0 });
         };
-        let mut sources = vec![self.sources[source].clone()];
-        sources.extend(self.sources[source + 1..].iter().cloned());
+        let sources = [source].iter().chain(&self.left).map(|source| self.sources[*source].clone()).collect();
         let flow = Flow::new(Setup {
             ctx: self.ctx,
             bound: &bound,
@@ -47,7 +47,7 @@ impl Attempt<'_> {
             session: self.session.clone(),
             connections,
             expectation: expectation(&bound),
-            is_vouched: self.is_vouched(),
+            trust: self.trust(),
             limit: self.limit(),
             board,
             hasher: self.hasher(),
@@ -55,14 +55,17 @@ impl Attempt<'_> {
         });
         let end = drive(&flow, first).await;
         let Remains { board, hasher, hashed, saved, peak } = flow.into_remains();
-        match end {
-            Ok(()) => {
+        self.was_pieced = resumed_bytes > 0 || bound.is_pieced();
+        match (end, hasher) {
+            (Ok(()), Some(hasher)) => {
                 let total = board.have().end();
                 bound.set_total(total);
                 self.ctx.meter.set_total(total);
                 Ok(Transferred { bound, name, total, hasher, hashed, resumed_bytes, connections: peak })
             }
-            Err(halt) => {
+            (end, _) => {
+                let lost = || Failure::retryable(FailureReason::Internal, "the digests were lost").into();
+                let halt = end.err().unwrap_or_else(lost);
                 self.keep(bound, board.have().clone(), saved, &halt).await;
                 Err(halt)
             }
@@ -98,11 +101,26 @@ impl Attempt<'_> {
     }
 }
 
+/// Runs the connections, and what hashes behind them.
+async fn drive(flow: &Flow<'_>, first: Opened) -> Result<(), Halt> {
+    let mut chase = pin!(flow.chase());
+    let (end, lost) = tokio::select! {
+        biased;
+        end = connect(flow, first) => {
+            flow.over.cancel();
+            // What another thread hashes is waited for: it has the digests.
+            (end, chase.await)
+        }
+        lost = &mut chase => (Ok(()), lost),
+    };
+    match lost {
+        Some(failure) => Err(failure.into()),
+        None => end,
+    }
+}
+
 /// Runs the connections until all bytes are there, nobody can bring more, or the attempt is stopped.
-async fn drive(
-    flow: &Flow<'_>,
-    first: (crate::download::ask::Stream, crate::download::board::ClaimId),
-) -> Result<(), Halt> {
+async fn connect(flow: &Flow<'_>, first: Opened) -> Result<(), Halt> {
     let mut workers = FuturesUnordered::new();
     workers.push(flow.worker(0, Some(first)));
     for index in 1..flow.connections.most {

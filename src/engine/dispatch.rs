@@ -12,7 +12,7 @@ use crate::engine::scheduler::Scheduler;
 use crate::engine::state::{Cause, Queued, Running};
 use crate::engine::timers::Timer;
 use crate::limits::Blocked;
-use crate::limits::hosts::HostPermit;
+use crate::limits::hosts::{HostPermit, Hosts};
 use crate::model::event::EventKind;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
@@ -47,25 +47,26 @@ impl Scheduler {
     fn pick(&mut self, now: Timestamp) -> Option<(JobId, LaneNumber, HostPermit)> {
         let Self { lanes, jobs, runner, timers, host_wakes, .. } = self;
         let mut permit = None;
-        let (job, lane) = lanes.pick(|job, host| {
-            let Some(run) = jobs.get(&job) else { return Admission::HostBlocked };
+        let (job, lane) = lanes.pick(|job, number, host| {
+            let Some(run) = jobs.get(&job) else { return Admission::HostBlocked(host.clone()) };
             if let Err(until) = run.rates.check(now) {
                 timers.add(until, Timer::JobRested(job));
                 return Admission::JobBlocked;
             }
-            match runner.hosts.try_start(host) {
+            match start_at(&runner.hosts, host, || run.mirrors_of_next(number)) {
                 Ok(granted) => {
+                    let host = granted.host().clone();
                     run.rates.take(now);
                     permit = Some(granted);
-                    Admission::Go
+                    Admission::Go(host)
                 }
-                Err(Blocked::Full) => Admission::HostBlocked,
-                Err(Blocked::Rate(until) | Blocked::Paused(until)) => {
-                    if host_wakes.get(host).is_none_or(|set| until < *set) {
+                Err((host, Blocked::Full)) => Admission::HostBlocked(host),
+                Err((host, Blocked::Rate(until) | Blocked::Paused(until))) => {
+                    if host_wakes.get(&host).is_none_or(|set| until < *set) {
                         host_wakes.insert(host.clone(), until);
                         timers.add(until, Timer::HostWake(host.clone()));
                     }
-                    Admission::HostBlocked
+                    Admission::HostBlocked(host)
                 }
             }
         })?;
@@ -180,4 +181,26 @@ impl Scheduler {
         self.lanes.add_lane(job, number, host.clone());
         Some((number, true))
     }
+}
+
+/// Starts a request to `host`, or to a mirror while `host` is left alone; else says which of them to wait for.
+fn start_at(
+    hosts: &Arc<Hosts>,
+    host: &Host,
+    mirrors: impl FnOnce() -> Vec<Host>,
+) -> Result<HostPermit, (Host, Blocked)> {
+    let mut blocked = match hosts.try_start(host) {
+        Ok(permit) => return Ok(permit),
+        Err(why) => (host.clone(), why),
+    };
+    if matches!(blocked.1, Blocked::Paused(_)) {
+        for mirror in mirrors() {
+            match hosts.try_start(&mirror) {
+                Ok(permit) => return Ok(permit),
+                Err(why) if why.until() < blocked.1.until() => blocked = (mirror, why),
+                Err(_) => {}
+            }
+        }
+    }
+    Err(blocked)
 }

@@ -1,6 +1,7 @@
 //! Which lane goes next. Pure: it knows names and counts, and asks for everything else.
 //!
-//! A lane is (job, host). A lane with work is *ready* in its job's rotation, or *parked* at its host because the host had
+//! A lane is (job, host). While its host is left alone, a lane whose next task has mirrors may run at, or wait for, the
+//! host of one of those. A lane with work is *ready* in its job's rotation, or *parked* at its host because the host had
 //! no room. Jobs with ready lanes stand in the ring of their priority. A pick takes the front job of the highest ring
 //! and the front lane of that job; a lane that the host refuses is parked and costs nothing until the host has room, so
 //! each look at a lane is paid for by a dispatch or by a release: O(1), whatever is queued.
@@ -16,12 +17,12 @@ use crate::model::ids::JobId;
 use crate::store::LaneNumber;
 
 /// What the caller says to a candidate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// It runs: the caller has taken the permits.
-    Go,
-    /// The host has no room; the caller will call [`Lanes::wake_host`] when it may.
-    HostBlocked,
+    /// It runs: the caller has taken the permits, that of this host among them.
+    Go(Host),
+    /// This host has no room; the caller will call [`Lanes::wake_host`] when it may.
+    HostBlocked(Host),
     /// The job has used up its rate; the caller will call [`Lanes::set_resting`] again.
     JobBlocked,
 }
@@ -58,6 +59,9 @@ struct JobEntry {
 
 #[derive(Debug)]
 struct LaneEntry {
+    /// Whose room it waits for or was given last: its own host, or that of a mirror while its own is left alone.
+    at: Host,
+    /// Its own.
     host: Host,
     place: Place,
 }
@@ -107,7 +111,7 @@ impl Lanes {
         if let Some(entry) = self.jobs.remove(&job) {
             for lane in &entry.woken {
                 if let Some(lane) = entry.lanes.get(lane) {
-                    self.wake_host(&lane.host.clone(), 1);
+                    self.wake_host(&lane.at.clone(), 1);
                 }
             }
         }
@@ -116,7 +120,7 @@ impl Lanes {
     /// Takes a lane in, without work.
     pub(crate) fn add_lane(&mut self, job: JobId, lane: LaneNumber, host: Host) {
         if let Some(entry) = self.jobs.get_mut(&job) {
-            entry.lanes.entry(lane).or_insert(LaneEntry { host, place: Place::Idle });
+            entry.lanes.entry(lane).or_insert(LaneEntry { at: host.clone(), host, place: Place::Idle });
         }
     }
 
@@ -175,7 +179,10 @@ impl Lanes {
 
     /// The next lane to run, after the caller has admitted it. Its job counts one task more; the lane is idle until the
     /// caller says [`Lanes::has_work`] again.
-    pub(crate) fn pick(&mut self, mut admit: impl FnMut(JobId, &Host) -> Admission) -> Option<(JobId, LaneNumber)> {
+    pub(crate) fn pick(
+        &mut self,
+        mut admit: impl FnMut(JobId, LaneNumber, &Host) -> Admission,
+    ) -> Option<(JobId, LaneNumber)> {
         loop {
             let mut ring = self.rings.first_entry()?;
             let Some(job) = ring.get_mut().pop_front() else {
@@ -191,23 +198,25 @@ impl Lanes {
             let Some(number) = entry.ready.pop_front() else { continue };
             let Some(lane) = entry.lanes.get_mut(&number) else { continue };
             entry.woken.retain(|woken| *woken != number);
-            match admit(job, &lane.host) {
-                Admission::Go => {
+            match admit(job, number, &lane.host) {
+                Admission::Go(host) => {
+                    lane.at = host;
                     lane.place = Place::Idle;
                     // Enters the ring again, or passes on the room of its other woken lanes if this was the last it may run.
                     self.adjust(job, |entry| entry.running += 1);
                     return Some((job, number));
                 }
-                Admission::HostBlocked => {
+                Admission::HostBlocked(host) => {
                     lane.place = Place::Parked;
-                    let parked = self.parked.entry(lane.host.clone()).or_default();
+                    lane.at = host.clone();
+                    let parked = self.parked.entry(host).or_default();
                     parked.entry(Reverse(entry.priority)).or_default().push_back((job, number));
                     self.stay_in_ring(job);
                 }
                 Admission::JobBlocked => {
                     entry.resting = true;
                     entry.ready.push_front(number);
-                    let host = lane.host.clone();
+                    let host = lane.at.clone();
                     self.wake_host(&host, 1);
                     self.pass_on(job);
                 }
@@ -217,7 +226,7 @@ impl Lanes {
 
     /// Undoes a pick for which the lane had no task after all; the room goes to the next one.
     pub(crate) fn unpick(&mut self, job: JobId, lane: LaneNumber) {
-        let host = self.jobs.get(&job).and_then(|entry| entry.lanes.get(&lane)).map(|lane| lane.host.clone());
+        let host = self.jobs.get(&job).and_then(|entry| entry.lanes.get(&lane)).map(|lane| lane.at.clone());
         self.ended(job);
         if let Some(host) = host {
             self.wake_host(&host, 1);
@@ -276,7 +285,7 @@ impl Lanes {
     fn pass_on(&mut self, job: JobId) {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
         for number in std::mem::take(&mut entry.woken) {
-            let host = self.jobs.get(&job).and_then(|entry| entry.lanes.get(&number)).map(|lane| lane.host.clone());
+            let host = self.jobs.get(&job).and_then(|entry| entry.lanes.get(&number)).map(|lane| lane.at.clone());
             if let Some(host) = host {
                 self.wake_one(&host);
             }

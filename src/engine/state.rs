@@ -4,12 +4,13 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use crate::limits::transport::JobRates;
 use crate::model::host::Host;
 use crate::model::ids::{Fence, TaskIndex};
 use crate::model::job::{Job, Stop};
-use crate::model::spec::TaskSpec;
+use crate::model::spec::{TaskSpec, Work};
 use crate::model::time::Timestamp;
 use crate::store::{LaneNumber, StoredTask, TaskRow};
 
@@ -139,6 +140,13 @@ impl JobRun {
     /// Whether attempts may start at `now`.
     pub(crate) fn may_run(&self, now: Timestamp) -> bool {
         self.job.may_run() && !self.settling && !self.ended && self.job.spec.start_time.is_none_or(|start| start <= now)
+    }
+
+    /// The hosts of the mirrors of the task that a lane would give next.
+    pub(crate) fn mirrors_of_next(&self, lane: LaneNumber) -> Vec<Host> {
+        let next = self.lanes.get(lane as usize).and_then(|lane| lane.again.front().or_else(|| lane.page.front()));
+        let Some(Work::Download(spec)) = next.map(|queued| &queued.spec.work) else { return Vec::new() };
+        spec.mirrors.iter().filter_map(|url| Host::of(&Url::parse(url).ok()?)).collect()
     }
 
     pub(crate) fn next_sequence(&mut self) -> u64 {

@@ -19,7 +19,7 @@ use crate::model::failure::{Failure, FailureReason};
 const CANDIDATES_MAX: u32 = 10_000;
 
 /// What happens to a file that has the name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Taken {
     /// Nothing, and the commit fails with `FILE_EXISTS`.
     Refuse,
@@ -27,6 +27,14 @@ pub enum Taken {
     Rename,
     /// It is replaced.
     Replace,
+    /// It is replaced, unless it is known to come from elsewhere than these URLs: then as `Rename`.
+    ReplaceOwn(Vec<String>),
+}
+
+impl Taken {
+    fn may_rename(&self) -> bool {
+        matches!(self, Taken::Rename | Taken::ReplaceOwn(_))
+    }
 }
 
 impl Bound {
@@ -71,7 +79,7 @@ impl Commit {
         if self.durability == Durability::Full {
             shared.file.sync_data().map_err(fail)?;
         }
-        let name = give_name(shared, &self.name, self.taken)?;
+        let name = give_name(shared, &self.name, &self.taken)?;
         if self.durability == Durability::Full {
             shared.root.sync_folder(&shared.folder).map_err(fail)?;
         }
@@ -80,25 +88,41 @@ impl Commit {
     }
 }
 
-fn give_name(shared: &Shared, name: &str, taken: Taken) -> Result<String, Failure> {
-    let (folder, part) = (&shared.folder, part_name(&shared.key));
-    if taken == Taken::Replace {
-        return match folder.rename(&part, name) {
-            Ok(()) => Ok(name.to_owned()),
-            Err(error) if error.kind() == io::ErrorKind::IsADirectory => Err(exists(folder, name)),
-            Err(error) => Err(failure("rename to", &folder.path_of(name), &error)),
-        };
+fn give_name(shared: &Shared, name: &str, taken: &Taken) -> Result<String, Failure> {
+    let folder = &shared.folder;
+    if *taken == Taken::Replace {
+        return replace(shared, name);
     }
     for nth in 0..CANDIDATES_MAX {
         let candidate = names::candidate(name, nth);
-        match folder.rename_to_free(&part, &candidate) {
+        match folder.rename_to_free(&part_name(&shared.key), &candidate) {
             Ok(()) => return Ok(candidate),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && taken == Taken::Rename => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(exists(folder, name)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(failure("rename to", &folder.path_of(&candidate), &error)),
+        }
+        match taken {
+            Taken::ReplaceOwn(urls) if is_from(folder, &candidate, urls)? => return replace(shared, &candidate),
+            taken if !taken.may_rename() => return Err(exists(folder, name)),
+            _ => {}
         }
     }
     Err(exists(folder, name))
+}
+
+fn replace(shared: &Shared, name: &str) -> Result<String, Failure> {
+    let folder = &shared.folder;
+    match folder.rename(&part_name(&shared.key), name) {
+        Ok(()) => Ok(name.to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => Err(exists(folder, name)),
+        Err(error) => Err(failure("rename to", &folder.path_of(name), &error)),
+    }
+}
+
+/// Whether a file may have come from one of `urls`: it says so, or does not say where from.
+fn is_from(folder: &Folder, name: &str, urls: &[String]) -> Result<bool, Failure> {
+    let Some(file) = folder.open(name)? else { return Ok(false) };
+    let existing = Existing::of(file).map_err(|error| failure("look at", &folder.path_of(name), &error))?;
+    Ok(existing.source().is_none_or(|url| urls.iter().any(|own| own == url)))
 }
 
 /// The failure of a name that is taken.
@@ -114,9 +138,19 @@ pub fn committed_before(
     folder: &Folder,
     name: &str,
     key: &str,
-    taken: Taken,
+    taken: &Taken,
 ) -> Result<Option<(String, Existing)>, Failure> {
-    let last = if taken == Taken::Rename { CANDIDATES_MAX } else { 1 };
+    find_candidate(folder, name, taken, |existing| existing.record.as_ref().is_some_and(|record| record.key == key))
+}
+
+/// The first file that has the name, or one that a rename would have given it, and that `is_it`.
+pub fn find_candidate(
+    folder: &Folder,
+    name: &str,
+    taken: &Taken,
+    is_it: impl Fn(&Existing) -> bool,
+) -> Result<Option<(String, Existing)>, Failure> {
+    let last = if taken.may_rename() { CANDIDATES_MAX } else { 1 };
     for nth in 0..last {
         let candidate = names::candidate(name, nth);
         if !folder.has(&candidate)? {
@@ -124,7 +158,7 @@ pub fn committed_before(
         }
         let Some(file) = folder.open(&candidate)? else { continue };
         let existing = Existing::of(file).map_err(|error| failure("look at", &folder.path_of(&candidate), &error))?;
-        if existing.record.as_ref().is_some_and(|record| record.key == key) {
+        if is_it(&existing) {
             return Ok(Some((candidate, existing)));
         }
     }

@@ -48,6 +48,28 @@ pub struct Binding {
     /// As sent.
     #[serde(skip_serializing_if = "is_default")]
     pub content_type: String,
+    /// Some of the bytes were let in on the word of a digest that is still to be checked, and not of a validator.
+    #[serde(skip_serializing_if = "is_default")]
+    pub is_pieced: bool,
+}
+
+/// What decides whether bytes of two responses may lie in one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Only what the origin says of them.
+    Validators,
+    /// A digest of the whole will be checked: it is enough if nothing but the entity tag speaks against it.
+    Digest,
+    /// As well, and the answer is another source's: validators of two servers say nothing of each other, so that it is
+    /// enough if the sizes agree.
+    DigestAcross,
+}
+
+impl Trust {
+    /// Whether a digest of the whole will be checked.
+    pub fn has_digest(self) -> bool {
+        self != Trust::Validators
+    }
 }
 
 /// What a checkpoint claims.
@@ -57,6 +79,23 @@ pub struct Stored {
     pub binding: Binding,
     /// The bytes that are on the device.
     pub ranges: RangeSet,
+}
+
+impl Stored {
+    /// Whether bytes of the version `seen` may join the held ones.
+    pub fn admits(&self, seen: &Version, trust: Trust) -> bool {
+        let held = &self.binding.version;
+        let sizes_agree = held.total.is_some() && held.total == seen.total;
+        if self.binding.is_pieced && !trust.has_digest() {
+            return false;
+        }
+        match held.compare(seen) {
+            Sameness::Same => true,
+            Sameness::Drifted => trust.has_digest(),
+            Sameness::Unproven => trust.has_digest() && sizes_agree,
+            Sameness::Different => trust == Trust::DigestAcross && sizes_agree,
+        }
+    }
 }
 
 /// A part file whose bytes are not added to.
@@ -71,6 +110,7 @@ pub struct Part {
 pub struct Bound {
     part: Part,
     binding: Binding,
+    is_pieced: AtomicBool,
 }
 
 /// What work on the blocking pool shares with the part. It may outlive the part, and so keeps the lock until its end.
@@ -151,18 +191,22 @@ impl Part {
         } else {
             shared.file.set_len(0).map_err(|error| shared.fail("start over", &error))?;
         }
-        Ok(Bound { part: Part { shared, stored: None }, binding })
+        Ok(Bound::of(Part { shared, stored: None }, binding))
     }
 
     /// Goes on with the held bytes for a response of the version `seen`; gives the part back when they do not go
-    /// together. `vouched`: a digest of the whole will be checked, so that it is enough if nothing but the entity tag
-    /// speaks against it.
+    /// together.
     #[allow(clippy::result_large_err)] // The part itself: it goes back to the caller by value, as it came.
-    pub fn resume(self, seen: &Version, vouched: bool) -> Result<Bound, Part> {
+    pub fn resume(self, seen: &Version, trust: Trust) -> Result<Bound, Part> {
         match &self.stored {
-            Some(stored) if admits(&stored.binding.version, seen, vouched) => {
-                let binding = stored.binding.clone();
-                Ok(Bound { part: self, binding })
+            Some(stored) if stored.admits(seen, trust) => {
+                let mut binding = stored.binding.clone();
+                if binding.version.compare(seen) != Sameness::Same {
+                    binding.is_pieced = true;
+                    // The source that serves now is asked with its own validators.
+                    binding.version = Version { total: seen.total.or(binding.version.total), ..seen.clone() };
+                }
+                Ok(Bound::of(self, binding))
             }
             _ => Err(self),
         }
@@ -174,7 +218,7 @@ impl Part {
         match &self.stored {
             Some(Stored { binding, ranges }) if binding.version.total.is_some_and(|total| ranges.is_all_of(total)) => {
                 let binding = binding.clone();
-                Ok(Bound { part: self, binding })
+                Ok(Bound::of(self, binding))
             }
             _ => Err(self),
         }
@@ -199,17 +243,21 @@ impl Part {
     }
 }
 
-/// Whether bytes of two versions may lie in one file.
-pub fn admits(held: &Version, seen: &Version, vouched: bool) -> bool {
-    match held.compare(seen) {
-        Sameness::Same => true,
-        Sameness::Drifted => vouched,
-        Sameness::Unproven => vouched && held.total.is_some() && held.total == seen.total,
-        Sameness::Different => false,
-    }
-}
-
 impl Bound {
+    fn of(part: Part, binding: Binding) -> Bound {
+        Bound { part, is_pieced: AtomicBool::new(binding.is_pieced), binding }
+    }
+
+    /// Notes, before the first of them is written, that bytes come which only a digest vouches for.
+    pub fn note_pieced(&self) {
+        self.is_pieced.store(true, Ordering::Release);
+    }
+
+    /// Whether only a digest vouches for some of its bytes.
+    pub fn is_pieced(&self) -> bool {
+        self.is_pieced.load(Ordering::Acquire)
+    }
+
     /// What its bytes belong to.
     pub fn binding(&self) -> &Binding {
         &self.binding
@@ -265,7 +313,7 @@ impl Bound {
     /// When this fails, bytes that were written since the last checkpoint may be lost, and must not be claimed later.
     pub async fn checkpoint(&self, ranges: RangeSet) -> Result<(), Failure> {
         let shared = Arc::clone(&self.part.shared);
-        let stored = Stored { binding: self.binding.clone(), ranges };
+        let stored = Stored { binding: self.claimed(), ranges };
         let epoch = *shared.lock();
         shared.meta_exists.store(true, Ordering::Release);
         blocking(move || shared.save(&stored, epoch).map_err(|error| shared.fail("checkpoint", &error))).await
@@ -273,7 +321,11 @@ impl Bound {
 
     /// Stops taking bytes. `ranges` are those of the last checkpoint that succeeded; empty when there was none.
     pub fn unbind(self, ranges: RangeSet) -> Part {
-        Part { stored: Some(Stored { binding: self.binding, ranges }), ..self.part }
+        Part { stored: Some(Stored { binding: self.claimed(), ranges }), ..self.part }
+    }
+
+    fn claimed(&self) -> Binding {
+        Binding { is_pieced: self.is_pieced(), ..self.binding.clone() }
     }
 
     /// Takes the bytes from `from` to `to` into `hasher`, reading them back from the file.

@@ -50,6 +50,8 @@ pub struct Existing {
     pub size: u64,
     /// What was remembered, when the file is still as it was left.
     pub record: Option<Record>,
+    /// Where it came from, even if it was changed since.
+    source: Option<String>,
 }
 
 impl Existing {
@@ -57,11 +59,18 @@ impl Existing {
     pub fn of(file: File) -> std::io::Result<Existing> {
         let metadata = file.metadata()?;
         let (size, modified) = (metadata.len(), metadata.modified()?);
-        let record = match read(&file) {
+        let remembered = read(&file);
+        let source = remembered.as_ref().map(|record| record.url.clone());
+        let record = match remembered {
             Some(record) => (record.size == size && record.modified == nanos(modified)).then_some(record),
             None => Some(Record { last_modified: whole_second(modified), size, ..Record::default() }),
         };
-        Ok(Existing { file, size, record })
+        Ok(Existing { file, size, record, source })
+    }
+
+    /// The URL that it came from, without secrets; `None`: nobody knows.
+    pub fn source(&self) -> Option<&str> {
+        self.source.as_deref()
     }
 }
 

@@ -24,3 +24,13 @@ pub enum Blocked {
     /// The host is left alone until then.
     Paused(Timestamp),
 }
+
+impl Blocked {
+    /// When it may start at the earliest; `None`: when a request ends.
+    pub fn until(self) -> Option<Timestamp> {
+        match self {
+            Blocked::Full => None,
+            Blocked::Rate(until) | Blocked::Paused(until) => Some(until),
+        }
+    }
+}

@@ -7,8 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use url::Url;
 
 use crate::clock::Clock;
+use crate::limits::Blocked;
 use crate::limits::hosts::{HostPermit, Hosts};
 use crate::limits::rate::{ByteRate, Gcra};
 use crate::model::failure::{Failure, FailureReason};
@@ -154,6 +156,10 @@ impl Transport for Limited {
             Ok(response)
         }
         .boxed()
+    }
+
+    fn is_paused(&self, url: &Url) -> bool {
+        Host::of(url).is_some_and(|host| matches!(self.hosts.check(&host), Err(Blocked::Paused(_))))
     }
 }
 

@@ -80,6 +80,11 @@ pub struct Response {
 pub trait Transport: Send + Sync + 'static {
     /// Sends `request`. Dropping the future, or the body later, closes what cannot be used again.
     fn send<'a>(&'a self, request: Request, profile: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>>;
+
+    /// Whether a request to `url` would have to wait because its host is left alone. Whoever has a choice goes elsewhere.
+    fn is_paused(&self, _url: &Url) -> bool {
+        false
+    }
 }
 
 /// The source of a body's bytes, wrapped by whoever has to count or slow them.

@@ -54,11 +54,11 @@ impl World {
     fn dispatch(&mut self) {
         while self.running.len() < self.server_max {
             let room = &mut self.room;
-            let picked = self.lanes.pick(|_, host| match room.get_mut(host) {
-                Some(0) | None => Admission::HostBlocked,
+            let picked = self.lanes.pick(|_, _, host| match room.get_mut(host) {
+                Some(0) | None => Admission::HostBlocked(host.clone()),
                 Some(room) => {
                     *room -= 1;
-                    Admission::Go
+                    Admission::Go(host.clone())
                 }
             });
             let Some(lane) = picked else { return };
