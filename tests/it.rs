@@ -6,6 +6,7 @@
 mod support;
 
 mod it {
+    mod chaos;
     mod control;
     mod crash;
     mod downloads;

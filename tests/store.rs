@@ -39,7 +39,7 @@ macro_rules! all_cases {
                 an_unknown_job_is_refused, nothing_of_a_failed_batch_stays, many_in_one_batch;
             tasks: stored_task_reads_back, keys_find_tasks, taken_keys_are_told, a_taken_key_is_refused,
                 lists_by_state, lane_page_skips_what_is_not_waiting, states_are_told, download_paths_are_told;
-            states: a_claim_is_running, a_move_ends_the_claim, backing_off_and_claimed_again, two_claims_are_refused,
+            states: a_claim_is_running, a_move_ends_the_claim, ended_and_claimed_again_in_one_batch, backing_off_and_claimed_again, two_claims_are_refused,
                 an_end_is_final, an_older_attempt_changes_nothing, a_move_cannot_be_running, due_tasks_in_order,
                 retry_puts_back, retry_of_some, retry_of_what_has_not_failed_is_refused;
             events: events_in_order, an_end_is_told_by_its_row, an_end_before_a_retry_is_told_as_it_was;

@@ -11,11 +11,11 @@ use crate::engine::scheduler::Scheduler;
 use crate::engine::state::{Cause, JobRun};
 use crate::model::event::{EventHead, EventKind};
 use crate::model::failure::Failure;
-use crate::model::ids::{JobId, TaskIndex};
+use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::task::TaskState;
-use crate::store::{Batch, Chunk, Committed, NewEvent, StoredEvent, StoredTask, Sweep};
+use crate::store::{Batch, Chunk, Claim, Committed, NewEvent, StoredEvent, StoredTask, Sweep, TaskMove};
 
 /// Tasks that one batch ends by a sweep. Bounds the commit's time, and so how long others wait.
 const SWEEP_MAX: u32 = 4096;
@@ -105,6 +105,8 @@ impl Scheduler {
         let heads: HashMap<_, _> =
             pending.batch.lane_heads.drain(..).map(|(job, lane, head)| ((job, lane), head)).collect();
         pending.batch.lane_heads.extend(heads.into_iter().map(|((job, lane), head)| (job, lane, head)));
+        let Batch { claims, moves, .. } = &mut pending.batch;
+        keep_last(claims, moves);
         let mut publish = Vec::new();
         for id in pending.dirty.drain() {
             let Some(run) = self.jobs.get(&id) else { continue };
@@ -208,4 +210,58 @@ impl Scheduler {
 /// Sends an answer. Who asked may be gone: their deadline passed, and what was done stays done.
 pub(crate) fn answer<T>(reply: Reply<T>, result: Result<T, EngineError>) {
     let _ = reply.send(result);
+}
+
+/// Of what happened to a task within one batch the last is kept: an attempt that has ended needs no claim, and of several
+/// ends the latest tells all. The fence says what came after what.
+fn keep_last(claims: &mut Vec<Claim>, moves: &mut Vec<TaskMove>) {
+    if moves.is_empty() {
+        return;
+    }
+    let mut last: HashMap<TaskId, Fence> = HashMap::with_capacity(moves.len());
+    for change in moves.iter() {
+        last.insert(change.id, change.row.task.fence);
+    }
+    claims.retain(|claim| last.get(&claim.id).is_none_or(|ended| claim.task.fence > *ended));
+    if last.len() < moves.len() {
+        let mut kept = HashSet::with_capacity(last.len());
+        moves.reverse();
+        moves.retain(|change| kept.insert(change.id));
+        moves.reverse();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::task::{Task, TaskEvent};
+    use crate::model::time::Timestamp;
+    use crate::store::TaskRow;
+
+    fn id(index: u32) -> TaskId {
+        TaskId { job: JobId(uuid::Uuid::nil()), index }
+    }
+
+    #[test]
+    fn the_last_of_each_task_is_kept() {
+        let now = Timestamp(1);
+        let started = |task: &Task| task.apply(TaskEvent::Started, now).unwrap();
+        let given_back = |task: &Task| task.apply(TaskEvent::GivenBack(task.fence), now).unwrap();
+        let claim = |index, task: &Task| Claim { id: id(index), task: task.clone(), attempt_start: now };
+        let to =
+            |index, task: &Task| TaskMove { id: id(index), row: TaskRow { task: task.clone(), ..TaskRow::default() } };
+        let first = started(&Task::default());
+        let (ended, second) = (given_back(&first), started(&given_back(&first)));
+        let ended_again = given_back(&second);
+        // 0 began; 1 began and ended; 2 ended and began again; 3 ended, began and ended.
+        let mut claims = vec![claim(0, &first), claim(1, &first), claim(2, &second), claim(3, &second)];
+        let mut moves = vec![to(1, &ended), to(2, &ended), to(3, &ended), to(3, &ended_again)];
+        keep_last(&mut claims, &mut moves);
+        let left: Vec<(u32, Fence)> = claims.iter().map(|claim| (claim.id.index, claim.task.fence)).collect();
+        assert_eq!(left, [(0, 1), (2, 2)]);
+        let left: Vec<(u32, Fence)> = moves.iter().map(|change| (change.id.index, change.row.task.fence)).collect();
+        assert_eq!(left.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [1, 2, 3]);
+        assert!(left[2].1 >= left[1].1);
+        assert!(moves.iter().all(|change| change.row.task.state == TaskState::Pending));
+    }
 }

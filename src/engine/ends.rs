@@ -79,6 +79,7 @@ impl Scheduler {
                 if space {
                     let due = now.plus(DISK_LOOK);
                     self.timers.add(due, Timer::DiskLook(id));
+                    self.shelve(id, running.lane);
                     self.waiting.insert(id, Waiting { lane: running.lane, task, due });
                 } else {
                     self.give_back(id.job, running.lane, task);
@@ -111,6 +112,13 @@ impl Scheduler {
         let run = self.jobs.get_mut(&id.job);
         if run.and_then(|run| run.lanes.get_mut(lane as usize)).is_some_and(|lane| lane.lower_head(id.index)) {
             self.pending.batch.lane_heads.push((id.job, lane, id.index));
+        }
+    }
+
+    fn shelve(&mut self, id: TaskId, lane: LaneNumber) {
+        let run = self.jobs.get_mut(&id.job);
+        if let Some(lane) = run.and_then(|run| run.lanes.get_mut(lane as usize)) {
+            lane.shelved.insert(id.index);
         }
     }
 
@@ -216,6 +224,10 @@ impl Scheduler {
         if let Some(waiting) = self.waiting.remove(&id) {
             if let Some(task) = self.unless_late(id.job, waiting.task, now) {
                 self.waiting.insert(id, Waiting { task, ..waiting });
+            } else if let Some(run) = self.jobs.get_mut(&id.job)
+                && let Some(lane) = run.lanes.get_mut(waiting.lane as usize)
+            {
+                lane.shelved.remove(&id.index);
             }
             return;
         }

@@ -129,6 +129,7 @@ impl Scheduler {
             self.due.there.remove(&DueTask { due: waiting.due, id });
             let Some(run) = self.jobs.get_mut(&id.job) else { return };
             if let Some(lane) = run.lanes.get_mut(waiting.lane as usize) {
+                lane.shelved.remove(&id.index);
                 lane.again.push_back(waiting.task);
                 self.lanes.has_work(id.job, waiting.lane);
             }

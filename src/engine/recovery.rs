@@ -22,6 +22,9 @@ impl Scheduler {
             debug_assert_eq!(lane, number, "lanes come in order");
             if let Some(lane) = self.jobs.get_mut(&job).and_then(|run| run.lanes.get_mut(lane as usize)) {
                 (lane.disk_from, lane.stored_head, lane.disk_to) = (head, head, total);
+                // Until the first batch is durable, the store does not show the cut ones as PENDING: a lane that reads
+                // before it, because a task of it is due, would miss them for ever.
+                lane.loading = true;
             }
         }
         for (id, attempt_start, _) in recovered.claims {
@@ -93,8 +96,11 @@ impl Scheduler {
             .filter(|(_, run)| run.job.stop.is_none())
             .flat_map(|(job, run)| (0..run.lanes.len() as u32).map(|lane| (*job, lane)))
             .collect();
-        for (job, lane) in lanes {
-            self.refill(job, lane);
+        for (job, number) in lanes {
+            if let Some(lane) = self.jobs.get_mut(&job).and_then(|run| run.lanes.get_mut(number as usize)) {
+                lane.loading = false;
+            }
+            self.refill(job, number);
         }
     }
 }

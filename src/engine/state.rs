@@ -41,11 +41,13 @@ pub(crate) struct Lane {
     pub(crate) again: VecDeque<Queued>,
     /// Fresh ones in order.
     pub(crate) page: VecDeque<Queued>,
+    /// PENDING and not in its turn: they wait for room on the disk.
+    pub(crate) shelved: BTreeSet<TaskIndex>,
     /// From here on fresh ones are on disk only.
     pub(crate) disk_from: TaskIndex,
     /// Up to here (excluded) there may be some.
     pub(crate) disk_to: TaskIndex,
-    /// A read is under way.
+    /// A read is under way, or must not begin yet.
     pub(crate) loading: bool,
     /// Which read that is: one of an earlier life of the job is not taken.
     pub(crate) read_number: u64,
@@ -61,6 +63,7 @@ impl Lane {
             host,
             again: VecDeque::new(),
             page: VecDeque::new(),
+            shelved: BTreeSet::new(),
             disk_from: 0,
             disk_to: 0,
             loading: false,
@@ -94,7 +97,8 @@ impl Lane {
     pub(crate) fn head(&self) -> TaskIndex {
         let again = self.again.iter().map(|task| task.index).min();
         let page = self.page.front().map(|task| task.index);
-        again.into_iter().chain(page).chain([self.disk_from]).min().unwrap_or(self.disk_from)
+        let shelved = self.shelved.first().copied();
+        again.into_iter().chain(page).chain(shelved).chain([self.disk_from]).min().unwrap_or(self.disk_from)
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::files::error::{blocking, failure};
-use crate::files::part::{meta_name, part_name};
+use crate::files::part::{meta_draft_name, meta_name, part_name};
 use crate::files::root::Root;
 use crate::model::failure::Failure;
 use crate::model::ids::JobId;
@@ -39,6 +39,8 @@ impl Aside {
                     handle.remove(&name).map_err(fail)?;
                 }
             }
+            // Of a process that was killed while it made a checkpoint; there is one only where there is a part.
+            let _ = handle.remove(&meta_draft_name(&key));
             root.prune(&folder);
             Ok(())
         })

@@ -133,7 +133,12 @@ impl Part {
         check_key(key)?;
         let Some(folder) = root.find_folder(folder)? else { return Ok(None) };
         match folder.open_with(&part_name(key), OFlags::RDWR) {
-            Ok(file) => Part::of(root, folder, key, file).map(Some),
+            Ok(file) => {
+                let part = Part::of(root, folder, key, file)?;
+                // Of a process that was killed while it made a checkpoint.
+                let _ = part.shared.folder.remove(&meta_draft_name(key));
+                Ok(Some(part))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // A checkpoint without its part claims nothing.
                 let _ = folder.remove(&meta_name(key));
@@ -398,7 +403,7 @@ impl Shared {
             return Ok(());
         }
         self.file.sync_data()?;
-        let temporary = format!("{}-tmp", meta_name(&self.key));
+        let temporary = meta_draft_name(&self.key);
         let file = self.folder.open_with(&temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
         let json = serde_json::to_vec(stored)?;
         let written = file.write_all_at(&json, 0).and_then(|()| self.folder.rename(&temporary, &meta_name(&self.key)));
@@ -455,4 +460,9 @@ pub(super) fn part_name(key: &str) -> String {
 
 pub(super) fn meta_name(key: &str) -> String {
     format!("{}{key}.meta", names::OWN_PREFIX)
+}
+
+/// A checkpoint until it is whole.
+pub(super) fn meta_draft_name(key: &str) -> String {
+    format!("{}-tmp", meta_name(key))
 }

@@ -197,11 +197,14 @@ pub struct Batch {
     pub new_lanes: Vec<NewLane>,
     pub new_tasks: Vec<NewTask>,
     pub new_chunks: Vec<(JobId, String, Chunk)>,
-    pub claims: Vec<Claim>,
     pub pages: Vec<NewPage>,
     /// Pages of these tasks go, before `pages` come: a fetch that starts over.
     pub dropped_pages: Vec<TaskId>,
+    /// At most one entry a task.
     pub moves: Vec<TaskMove>,
+    /// Attempts that have begun and do not end in this batch. They come after `moves`: one attempt of a task may end and
+    /// the next begin in one batch.
+    pub claims: Vec<Claim>,
     pub retries: Vec<Retry>,
     pub sweeps: Vec<Sweep>,
     pub events: Vec<NewEvent>,

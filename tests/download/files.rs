@@ -6,6 +6,7 @@ use haul::model::outcome::AttemptEnd;
 use haul::model::spec::{DownloadSpec, OnConflict};
 
 use super::rig::{Rig, checksum};
+use super::support::disk::SmallDisk;
 use super::support::object::Object;
 use super::support::reply::{Cut, Reply};
 
@@ -109,6 +110,39 @@ async fn skip_keeps_what_is_verifiably_the_same() {
 }
 
 #[tokio::test]
+async fn skip_does_not_replace_what_came_from_elsewhere() {
+    let rig = Rig::new();
+    for (path, seed) in [("/a", 1), ("/b", 2)] {
+        rig.origin.handle(path, move |request| {
+            Object::new(seed, SIZE).respond(request).header("Content-Disposition", "attachment; filename=same.bin")
+        });
+    }
+    let sync = |path: &str| DownloadSpec { on_conflict: Some(OnConflict::Skip), path: String::new(), ..rig.spec(path) };
+    assert_eq!(rig.done(&sync("/a")).await.0.path, "job/same.bin");
+    assert_eq!(rig.done(&sync("/b")).await.0.path, "job/same (1).bin");
+    // Again: each finds its own.
+    for (path, name) in [("/a", "job/same.bin"), ("/b", "job/same (1).bin")] {
+        let (result, _) = rig.done(&sync(path)).await;
+        assert!(result.skipped);
+        assert_eq!(result.path, name);
+    }
+    rig.origin.handle("/b", |request| {
+        Object::new(3, SIZE).respond(request).header("Content-Disposition", "attachment; filename=same.bin")
+    });
+    assert_eq!(rig.done(&sync("/b")).await.0.path, "job/same (1).bin");
+    assert_eq!(rig.read("job/same.bin"), Object::new(1, SIZE).bytes());
+    assert_eq!(rig.read("job/same (1).bin"), Object::new(3, SIZE).bytes());
+    // With a checksum the digest decides.
+    let checked = |path: &str, seed| DownloadSpec {
+        checksums: vec![checksum(Algorithm::Md5, &Object::new(seed, SIZE).bytes())],
+        ..sync(path)
+    };
+    rig.origin.object("/same.bin", Object::new(3, SIZE));
+    assert!(rig.done(&checked("/same.bin", 1)).await.0.skipped, "it is what is wanted, wherever it came from");
+    assert_eq!(rig.done(&checked("/same.bin", 3)).await.0.path, "job/same (2).bin");
+}
+
+#[tokio::test]
 async fn sizes_are_kept_to() {
     let rig = Rig::new();
     let object = Object::new(1, SIZE);
@@ -204,23 +238,12 @@ async fn two_attempts_never_share_a_part() {
     assert_eq!(rig.read("job/f"), Object::new(1, SIZE).bytes());
 }
 
-/// A real file system of 2 MiB, where we may mount one.
-fn small_disk() -> Option<tempfile::TempDir> {
-    let place = tempfile::tempdir().unwrap();
-    let mounted =
-        std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(place.path()).output();
-    mounted.is_ok_and(|output| output.status.success()).then_some(place)
-}
-
 #[tokio::test]
-#[allow(clippy::print_stderr)] // Skipped aloud, so that nobody takes it for passed.
 async fn a_full_disk_is_waited_for() {
-    let Some(place) = small_disk() else {
-        eprintln!("SKIPPED: no small file system can be mounted here (it needs root)");
-        return;
-    };
+    let place = tempfile::tempdir().unwrap();
     let mount = place.path().to_owned();
-    let rig = Rig::at(place);
+    let Some(_disk) = SmallDisk::mount(&mount, "2m") else { return };
+    let rig = Rig::at(tempfile::tempdir_in(&mount).unwrap());
     // Known to be too large: nothing is transferred.
     rig.origin.object("/big", Object::new(1, 3 << 20));
     let (end, report) = rig.attempt(&rig.spec("/big")).await;
@@ -243,6 +266,4 @@ async fn a_full_disk_is_waited_for() {
     std::fs::remove_file(mount.join("ballast")).unwrap();
     rig.done(&rig.spec("/f")).await;
     assert_eq!(rig.read("job/f"), object.bytes());
-    drop(rig);
-    let _ = std::process::Command::new("umount").arg(&mount).status();
 }

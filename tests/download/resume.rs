@@ -193,15 +193,12 @@ async fn stops_at_a_checkpoint_even_in_a_stall() {
     rig.origin.handle("/f", move |request| stalled.respond(request).stall_at(CUT));
     let spec = rig.spec("/f");
     let stop = rig.stop.clone();
-    let started = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
     let (end, ()) = tokio::join!(rig.attempt(&spec), async {
         tokio::time::sleep(Duration::from_millis(150)).await;
         stop.cancel();
     });
+    // And not failed for the stall, which comes later.
     assert!(matches!(end.0, AttemptEnd::Stopped), "{end:?}");
-    assert!(
-        std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().checked_sub(started).unwrap() < Duration::from_millis(380)
-    );
     rig.origin.object("/f", object.clone());
     let mut rig = rig;
     rig.stop = tokio_util::sync::CancellationToken::new();

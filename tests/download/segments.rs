@@ -22,11 +22,9 @@ async fn share_the_work() {
     let mut spec = rig.spec("/f");
     spec.max_connections = 8;
     spec.checksums = vec![checksum(Algorithm::Sha256, &object.bytes())];
-    let started = tokio::time::Instant::now();
     let (result, report) = rig.done(&spec).await;
     assert_eq!(rig.read("job/f"), object.bytes());
     assert_eq!(result.connections, 8);
-    assert!(started.elapsed() < Duration::from_millis(600), "{:?}", started.elapsed());
     assert!(report.bytes < SIZE * 2, "{report:?}");
     let requests = rig.origin.requests("/f");
     assert!(requests[1..].iter().all(|request| request.header("if-range") == Some("\"1-61a80\"")));
@@ -35,18 +33,18 @@ async fn share_the_work() {
 #[tokio::test]
 async fn a_slow_one_does_not_hold_the_file() {
     let object = Object::new(1, SIZE);
-    let rig = Rig::new();
+    let mut rig = Rig::new();
+    // The attempt waits for ever for one that stalls: only the others can end it.
+    std::sync::Arc::make_mut(&mut rig.profile).timeouts.idle = Duration::ZERO;
     let slow = object.clone();
     rig.origin.handle("/f", move |request| {
         let reply = slow.respond(request).bytes_per_second(400_000);
-        if request.nth == 2 { reply.bytes_per_second(2_000) } else { reply }
+        if request.nth == 2 { reply.stall_at(2_000) } else { reply }
     });
     let mut spec = rig.spec("/f");
     spec.max_connections = 4;
-    let started = tokio::time::Instant::now();
     rig.done(&spec).await;
     assert_eq!(rig.read("job/f"), object.bytes());
-    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
 }
 
 #[tokio::test]
@@ -191,11 +189,84 @@ async fn come_from_mirrors_that_agree() {
     assert_eq!(rig.read("job/f"), object.bytes());
     assert!(!mirror.requests("/m").is_empty());
 
-    // A mirror with another version brings nothing.
+    // A mirror with another version brings nothing, and is asked once.
     mirror.object("/m", Object::new(2, SIZE));
     spec.path = "g".into();
+    let asked = mirror.requests("/m").len();
     rig.done(&spec).await;
     assert_eq!(rig.read("job/g"), object.bytes());
+    assert!(mirror.requests("/m").len() <= asked + 4, "at most once by each connection");
+
+    // One with validators of its own brings bytes where a digest will be checked, and its own validators are not lied to.
+    let modified = "Mon, 02 Jan 2023 10:00:00 GMT";
+    mirror.object("/m", object.clone().etag("\"of the mirror\"").last_modified(modified));
+    let before = mirror.body_bytes();
+    spec.path = "h".into();
+    spec.checksums = vec![checksum(Algorithm::Sha1, &object.bytes())];
+    rig.done(&spec).await;
+    assert_eq!(rig.read("job/h"), object.bytes());
+    assert!(mirror.body_bytes() > before + 10_000);
+    assert!(mirror.requests("/m")[asked + 4..].iter().all(|request| request.header("if-range").is_none()));
+}
+
+#[tokio::test]
+async fn a_mirror_goes_on_where_the_first_source_broke_off() {
+    let object = Object::new(1, SIZE);
+    let elsewhere = object.clone().etag("\"of the mirror\"").last_modified("Mon, 02 Jan 2023 10:00:00 GMT");
+    for has_digest in [true, false] {
+        let rig = Rig::new();
+        let broken = object.clone();
+        rig.origin.handle("/f", move |request| match request.nth {
+            0 => broken.respond(request).cut_at(200_000, Cut::Fin),
+            _ => Reply::status(503),
+        });
+        rig.origin.object("/m", elsewhere.clone());
+        let mut spec = rig.spec("/f");
+        spec.mirrors = vec![rig.origin.url("/m")];
+        spec.max_connections = 1;
+        if has_digest {
+            spec.checksums = vec![checksum(Algorithm::Sha256, &object.bytes())];
+        }
+        let (result, report) = rig.done(&spec).await;
+        assert_eq!(rig.read("job/f"), object.bytes());
+        assert!(result.final_url.ends_with("/m"));
+        // Without a digest nothing says that the two are of one version.
+        let resumed = if has_digest { 200_000 } else { 0 };
+        assert_eq!((result.resumed_bytes, report.resumed_from), (resumed, resumed));
+    }
+
+    // What two sources made together and is wrong is fetched once more from the start.
+    let rig = Rig::new();
+    let wrong = Object::new(9, SIZE);
+    rig.origin.handle("/f", move |request| match request.nth {
+        0 => wrong.respond(request).cut_at(200_000, Cut::Fin),
+        _ => Reply::status(503),
+    });
+    rig.origin.object("/m", elsewhere);
+    let mut spec = rig.spec("/f");
+    spec.mirrors = vec![rig.origin.url("/m")];
+    spec.max_connections = 1;
+    spec.checksums = vec![checksum(Algorithm::Sha256, &object.bytes())];
+    let (result, report) = rig.done(&spec).await;
+    assert_eq!(rig.read("job/f"), object.bytes());
+    assert_eq!((result.resumed_bytes, report.resume.as_str()), (0, "restarted: the checksum did not match"));
+}
+
+#[tokio::test]
+async fn digests_of_what_comes_out_of_order() {
+    // Large enough to be hashed behind the connections, and not only at the end.
+    let object = Object::new(5, 40 << 20);
+    let mut rig = Rig::new();
+    rig.settings.segment_bytes_min = 1 << 20;
+    rig.origin.object("/f", object.clone());
+    rig.origin.limit_connections(60_000_000);
+    let mut spec = rig.spec("/f");
+    spec.max_connections = 4;
+    spec.checksums = vec![checksum(Algorithm::Sha256, &object.bytes())];
+    spec.digests = vec![Algorithm::Blake3];
+    let (result, _) = rig.done(&spec).await;
+    assert_eq!(result.checksums, [Algorithm::Sha256, Algorithm::Blake3].map(|of| checksum(of, &object.bytes())));
+    assert_eq!(rig.read("job/f"), object.bytes());
 }
 
 #[tokio::test]

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use haul::pb;
-use haul::pb::{FailureReason, GroupMode, JobState};
+use haul::pb::{FailureReason, GroupMode, JobState, TaskState, WaitReason};
 use sha2::{Digest as _, Sha256};
 
+use crate::support::disk::SmallDisk;
 use crate::support::object::Object;
 use crate::support::origin::Origin;
 use crate::support::server::Server;
-use crate::support::spec::{download, download_as, group, job, once};
+use crate::support::spec::{download, download_as, group, job, once, quick_retry};
 
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
@@ -102,6 +103,61 @@ async fn a_kill_in_the_middle_resumes_where_it_was_durable() {
     assert!(origin.requests("/f")[1].header("range").is_some());
     assert_eq!(std::fs::read(server.downloads().join(result.path)).unwrap(), object.bytes());
     assert_eq!(server.files().len(), 1);
+}
+
+#[tokio::test]
+async fn a_task_waits_for_room_on_the_disk_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let downloads = dir.path().join("downloads");
+    std::fs::create_dir(&downloads).unwrap();
+    let Some(_disk) = SmallDisk::mount(&downloads, "8m") else { return };
+    let (server, origin) = (Server::over(dir, &["--allow-private-networks"]).await, Origin::start());
+    let ballast = downloads.join("ballast");
+    std::fs::write(&ballast, vec![1; 4 << 20]).unwrap();
+    let (big, small) = (Object::new(1, 6 << 20), Object::new(2, 1 << 20));
+    origin.object("/big", big.clone());
+    origin.object("/small", small);
+    let id = server.submit(job(vec![download(origin.url("/big")), download(origin.url("/small"))])).await;
+    let waiting = loop {
+        let tasks = server.tasks(&id).await;
+        match &tasks[0].waiting {
+            Some(waiting) if waiting.reason() == WaitReason::DiskSpace => break tasks[0].clone(),
+            _ => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    };
+    assert_eq!((waiting.state(), waiting.attempts), (TaskState::Pending, 0), "no attempt is burnt: {waiting:?}");
+    // What fits is not held by what does not.
+    while server.task(&id, 1).await.state() != TaskState::Succeeded {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    std::fs::remove_file(&ballast).unwrap();
+    assert_eq!(server.ended(&id).await.state(), JobState::Succeeded);
+    let path = server.downloads().join(result(&server.task(&id, 0).await).path);
+    assert_eq!(std::fs::read(path).unwrap(), big.bytes());
+}
+
+#[tokio::test]
+async fn a_dead_first_source_does_not_hold_tasks_that_have_mirrors() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    let object = Object::new(1, 1000);
+    origin.handle("/m", move |request| object.respond(request).delay(Duration::from_millis(20)));
+    let dead = Origin::start();
+    let gone = dead.url("/f");
+    drop(dead);
+    let task = |nth| {
+        let (path, mirrors) = (format!("f{nth}"), vec![origin.url("/m")]);
+        download_as(pb::DownloadSpec { url: gone.clone(), mirrors, path, ..Default::default() })
+    };
+    let options = pb::TaskOptions { retry: Some(quick_retry(1)), ..Default::default() };
+    let spec = pb::JobSpec { defaults: Some(options), ..job((0..200).map(task).collect()) };
+    let ended = server.run(spec).await;
+    assert_eq!(ended.state(), JobState::Succeeded, "{ended:?}");
+    assert_eq!(server.files().len(), 200);
+    // Once the breaker is open they go to the mirror at once, and not one by one as probes of the dead host.
+    let asked = origin.requests("/m");
+    assert!(asked.len() == 200 && origin.peak() > 1, "{} {}", asked.len(), origin.peak());
+    let hosts = server.admin().list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
+    assert!(hosts.iter().any(|host| host.pause_reason.contains("connections in a row failed")), "{hosts:?}");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use tonic_types::StatusExt as _;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::Server;
-use crate::support::spec::{fetch, job};
+use crate::support::spec::{fetch, job, millis};
 
 #[tokio::test]
 async fn a_job_of_fetches_runs_to_its_end() {
@@ -24,6 +24,35 @@ async fn a_job_of_fetches_runs_to_its_end() {
     assert_eq!(task.attempt_log.len(), 1);
     let Some(pb::task::Result::FetchResult(result)) = task.result else { panic!("{task:?}") };
     assert_eq!((result.http_status, &result.body[..], result.body_bytes), (200, &b"alpha"[..], 5));
+}
+
+/// An attempt may end and the next begin before either is durable.
+#[tokio::test]
+async fn attempts_that_follow_each_other_faster_than_commits() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    let tasks = (0..100).map(|nth| {
+        let path = format!("/{nth}");
+        origin.handle(&path, |request| if request.nth < 15 { Reply::status(500) } else { Reply::ok("at last") });
+        fetch(origin.url(&path))
+    });
+    let tasks = tasks.collect();
+    let retry = pb::RetryPolicy {
+        max_attempts: Some(100),
+        initial_backoff: Some(millis(1)),
+        max_backoff: Some(millis(1)),
+        ..Default::default()
+    };
+    let defaults = pb::TaskOptions { retry: Some(retry), ..Default::default() };
+    let ended = server.run(pb::JobSpec { defaults: Some(defaults), ..job(tasks) }).await;
+    assert_eq!(ended.counts.unwrap().succeeded, 100, "{}", server.log());
+    for task in server.tasks(&ended.job_id).await {
+        assert_eq!(task.attempts, 16, "{task:?}");
+    }
+    // What is durable agrees.
+    server.restart().await;
+    assert_eq!(server.job(&ended.job_id).await.state(), pb::JobState::Succeeded);
+    let task = server.task(&ended.job_id, 7).await;
+    assert_eq!((task.attempts, task.attempt_log.len()), (16, 16));
 }
 
 #[tokio::test]

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use haul::model::failure::FailureReason;
 use haul::net::{Profile, Transport};
-use tokio::time::Instant;
 
 use crate::common::{class, client, fetch, get, profile, read};
 use crate::support::object::Object;
@@ -58,7 +57,6 @@ async fn bodies_without_a_length_end_with_the_connection() {
 #[tokio::test]
 async fn each_timeout_has_its_name() {
     let short = Duration::from_millis(80);
-    let start = Instant::now();
     let headers = failure_of(Reply::hang(), |p| p.timeouts.response_headers = short).await;
     assert_eq!(headers, (FailureReason::TimeoutHeaders, true));
     let idle = failure_of(Reply::ok("0123456789").stall_at(4), |p| p.timeouts.idle = short).await;
@@ -69,7 +67,6 @@ async fn each_timeout_has_its_name() {
         p.timeouts.low_speed_window = Duration::from_millis(300);
     });
     assert_eq!(slow.await, (FailureReason::LowSpeed, true));
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

@@ -30,14 +30,28 @@ pub async fn a_move_ends_the_claim<B: Backend>() {
     let kept = rig.end(task_id(1, 0), succeeded).await;
     assert_eq!(kept.task.state, TaskState::Succeeded);
     assert_eq!(row(&rig, task_id(1, 0)).await, kept);
-    // Start and end in one batch, as of something quick.
+    // Start and end in one batch, as of something quick: there never was a claim.
     let claim = claim_of(task_id(1, 1), &TaskRow::default().task, 100);
     let task = claim.task.apply(TaskEvent::Succeeded(1), Timestamp(101)).unwrap();
     let kept = TaskRow { task, outcome: Some(fetched("x")), log: Vec::new() };
     let moves = vec![TaskMove { id: task_id(1, 1), row: kept.clone() }];
-    rig.commit(Batch { claims: vec![claim], moves, ..Batch::default() }).await;
+    rig.commit(Batch { moves, ..Batch::default() }).await;
     assert_eq!(row(&rig, task_id(1, 1)).await, kept);
     assert!(rig.store.recover().await.unwrap().claims.is_empty());
+}
+
+pub async fn ended_and_claimed_again_in_one_batch<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    rig.job_of(1, 1).await;
+    let id = task_id(1, 0);
+    let first = claim_of(id, &TaskRow::default().task, 100);
+    rig.commit(Batch { claims: vec![first.clone()], ..Batch::default() }).await;
+    let ended = first.task.apply(TaskEvent::GivenBack(first.task.fence), Timestamp(101)).unwrap();
+    let second = claim_of(id, &ended, 102);
+    let moves = vec![TaskMove { id, row: TaskRow { task: ended, ..TaskRow::default() } }];
+    rig.commit(Batch { moves, claims: vec![second.clone()], ..Batch::default() }).await;
+    assert_eq!(row(&rig, id).await.task, second.task);
+    assert_eq!(rig.store.recover().await.unwrap().claims.len(), 1);
 }
 
 pub async fn backing_off_and_claimed_again<B: Backend>() {

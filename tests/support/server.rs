@@ -33,7 +33,11 @@ impl Server {
 
     /// A server with these flags beside those that place it.
     pub async fn with(flags: &[&str]) -> Server {
-        let dir = tempfile::tempdir().unwrap();
+        Server::over(tempfile::tempdir().unwrap(), flags).await
+    }
+
+    /// A server over a directory that is there: `data` and `downloads` below it.
+    pub async fn over(dir: tempfile::TempDir, flags: &[&str]) -> Server {
         let flags = flags.iter().map(ToString::to_string).collect();
         let channel = Channel::from_static("http://127.0.0.1:1").connect_lazy();
         let log = Arc::default();

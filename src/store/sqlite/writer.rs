@@ -111,10 +111,10 @@ async fn apply(conn: &mut SqliteConnection, numbers: &mut Numbers, batch: &Batch
     jobs::insert_lanes(conn, numbers, &batch.new_lanes).await?;
     tasks::insert(conn, numbers, &batch.new_tasks).await?;
     jobs::insert_chunks(conn, numbers, &batch.new_chunks).await?;
-    states::claim(conn, numbers, &batch.claims).await?;
     pages::drop_of(conn, numbers, &batch.dropped_pages).await?;
     pages::insert(conn, numbers, &batch.pages).await?;
     states::apply(conn, numbers, &batch.moves).await?;
+    states::claim(conn, numbers, &batch.claims).await?;
     for retry in &batch.retries {
         states::retry(conn, numbers, retry).await?;
     }
