@@ -3,6 +3,7 @@
 //! ```text
 //! scripts/bench system worked 5000      one job of N fetches of 1 KiB, bodies kept: tasks a second
 //! scripts/bench system submit 20000     N jobs of one task, 32 callers: jobs a second
+//! scripts/bench system add 1000000       AddTasks alone, none of them running yet: tasks a second
 //! scripts/bench system bulk 1000000     AddTasks, then kill -9 and restart: tasks a second, time to the first, RSS
 //! scripts/bench system latency 500      submit to seen done through WatchJob, one at a time: p50, p99
 //! scripts/bench system download 1024    one connection, N MiB, beside curl: CPU seconds a GiB, wall time
@@ -36,6 +37,7 @@ fn main() {
         match args.first().map_or("worked", String::as_str) {
             "worked" => worked(count(5_000)).await,
             "submit" => submit(count(20_000)).await,
+            "add" => add(count(1_000_000)).await,
             "bulk" => bulk(count(1_000_000)).await,
             "latency" => latency(count(500)).await,
             "download" => download(count(1_024)).await,
@@ -143,7 +145,10 @@ fn fetch(url: &str) -> pb::TaskSpec {
 }
 
 async fn fill(server: &Server, count: usize, url: &str) -> String {
-    let spec = pb::JobSpec { open: true, ..Default::default() };
+    fill_job(server, pb::JobSpec { open: true, ..Default::default() }, count, url).await
+}
+
+async fn fill_job(server: &Server, spec: pb::JobSpec, count: usize, url: &str) -> String {
     let request = pb::SubmitJobRequest { job: Some(spec), ..Default::default() };
     let id = server.jobs().submit_job(request).await.unwrap().into_inner().job.unwrap().job_id;
     let (job_id, url) = (id.clone(), url.to_owned());
@@ -200,6 +205,17 @@ async fn submit(count: usize) {
     callers.join_all().await;
     let seconds = started.elapsed().as_secs_f64();
     println!("{:.0} us of server CPU a job; {:.0} jobs/s", server.cpu() * 1e6 / count as f64, count as f64 / seconds);
+}
+
+async fn add(count: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]).await;
+    let start_time = Some(prost_types::Timestamp { seconds: 4_000_000_000, nanos: 0 });
+    let started = Instant::now();
+    fill_job(&server, pb::JobSpec { open: true, start_time, ..Default::default() }, count, "http://127.0.0.1:9/").await;
+    let seconds = started.elapsed().as_secs_f64();
+    println!("peak {:.0} MiB", server.peak_mib());
+    println!("{:.1} us of server CPU a task; {:.0} tasks/s", server.cpu() * 1e6 / count as f64, count as f64 / seconds);
 }
 
 async fn bulk(count: usize) {

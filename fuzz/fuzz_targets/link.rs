@@ -1,0 +1,12 @@
+//! The target that is found stands in the header as it is.
+#![no_main]
+
+use haul::net::link;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|value: &str| {
+    if let Some(target) = link::next_in(value) {
+        assert!(value.contains(&format!("<{target}>")) || value.contains(target), "{value:?} {target:?}");
+        assert!(!target.contains('>'), "{target:?}");
+    }
+});
