@@ -6,10 +6,17 @@
 //! scripts/bench system add 1000000       AddTasks alone, none of them running yet: tasks a second
 //! scripts/bench system bulk 1000000     AddTasks, then kill -9 and restart: tasks a second, time to the first, RSS
 //! scripts/bench system latency 500      submit to seen done through WatchJob, one at a time: p50, p99
-//! scripts/bench system download 1024    one connection, N MiB, beside curl: CPU seconds a GiB, wall time
+//! scripts/bench system download 1024    one connection, N MiB, beside the peers: CPU seconds a GiB, wall time
+//! scripts/bench system segments 512     16 connections, each limited by the origin: share of what they allow together
+//! scripts/bench system memory 256       64 downloads of N MiB at once: peak RSS
+//! scripts/bench system files 10000      N files of 1 KiB, 64 at once, beside the peers: files a second
+//! scripts/bench system dispatch 1000000 the rate with N tasks queued against that with 1,000
+//! scripts/bench system beside 200000    a job of 10 tasks beside one of N; other hosts beside a stalled one
+//! scripts/bench system watchers 1000    N watchers of one busy job, and N of an idle one: CPU, memory
 //! ```
 //!
-//! nginx and curl must be installed. Figures are ratios or CPU time; wall times of a shared machine are noise.
+//! nginx must be installed; peers (curl, wget2, aria2c, axel) are measured as far as they are. Figures are ratios or CPU
+//! time; wall times of a shared machine are noise.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 // A benchmark measures wall time and stops at the first surprise.
@@ -26,6 +33,11 @@ use haul::pb::watch_job_response::Event;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
+#[path = "system/crowds.rs"]
+mod crowds;
+#[path = "system/transfers.rs"]
+mod transfers;
+
 /// Tasks of one chunk.
 const CHUNK: usize = 2_000;
 
@@ -40,7 +52,13 @@ fn main() {
             "add" => add(count(1_000_000)).await,
             "bulk" => bulk(count(1_000_000)).await,
             "latency" => latency(count(500)).await,
-            "download" => download(count(1_024)).await,
+            "download" => transfers::download(count(1_024)).await,
+            "segments" => transfers::segments(count(512)).await,
+            "memory" => transfers::memory(count(256)).await,
+            "files" => transfers::files(count(10_000)).await,
+            "dispatch" => crowds::dispatch(count(1_000_000)).await,
+            "beside" => crowds::beside(count(200_000)).await,
+            "watchers" => crowds::watchers(count(1_000)).await,
             other => println!("no such measure: {other}"),
         }
     });
@@ -53,7 +71,9 @@ struct Server {
 
 impl Server {
     async fn start(dir: &Path, flags: &[&str]) -> Server {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_haul"))
+        // Another binary than the one just built: to compare with an old one in the same run.
+        let binary = std::env::var("HAUL_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_haul").to_owned());
+        let mut child = Command::new(binary)
             .args(["serve", "--listen", "127.0.0.1:0", "--allow-private-networks"])
             .arg("--data-dir")
             .arg(dir.join("data"))
@@ -105,6 +125,11 @@ struct Origin {
 
 impl Origin {
     fn start(dir: &Path) -> Origin {
+        Origin::with(dir, "")
+    }
+
+    /// With more directives for its server.
+    fn with(dir: &Path, more: &str) -> Origin {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let root = dir.join("www");
         std::fs::create_dir_all(&root).unwrap();
@@ -117,7 +142,7 @@ impl Origin {
         let conf = format!(
             "worker_processes 1; daemon off; pid {pid}; error_log {log};\nevents {{ worker_connections 4096; }}\n\
              http {{ access_log off; sendfile on; keepalive_requests 100000000; {temp}\n\
-             server {{ listen 127.0.0.1:{port} backlog=4096; root {root}; }} }}",
+             server {{ listen 127.0.0.1:{port} backlog=4096; root {root}; {more} }} }}",
             pid = dir.join("nginx.pid").display(),
             log = dir.join("nginx.log").display(),
             root = root.display()
@@ -277,33 +302,4 @@ async fn latency(count: usize) {
     }
     times.sort_by(f64::total_cmp);
     println!("p50 {:.2} ms, p99 {:.2} ms", times[count / 2], times[count * 99 / 100]);
-}
-
-async fn download(mib: usize) {
-    let dir = tempfile::tempdir().unwrap();
-    let origin = Origin::start(dir.path());
-    let url = format!("{}/big", origin.url);
-    let big = std::fs::File::create(dir.path().join("www/big")).unwrap();
-    let block: Vec<u8> = (0..1u32 << 20).map(|byte| (byte.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    for _ in 0..mib {
-        std::io::Write::write_all(&mut &big, &block).unwrap();
-    }
-    let server = Server::start(dir.path(), &["--file-durability", "none"]).await;
-    let gib = mib as f64 / 1024.0;
-    for digests in [vec![], vec!["sha256".to_owned()]] {
-        let name = if digests.is_empty() { "haul" } else { "haul with sha256" };
-        let spec = pb::DownloadSpec { url: url.clone(), max_connections: 1, digests, ..Default::default() };
-        let task = pb::TaskSpec { work: Some(pb::task_spec::Work::Download(spec)), ..Default::default() };
-        let job = pb::JobSpec { tasks: vec![task], ..Default::default() };
-        let (cpu, started) = (server.cpu(), Instant::now());
-        let request = pb::SubmitJobRequest { job: Some(job), ..Default::default() };
-        let id = server.jobs().submit_job(request).await.unwrap().into_inner().job.unwrap().job_id;
-        assert_eq!(ended(&server, &id).await.state(), pb::JobState::Succeeded);
-        let (cpu, wall) = ((server.cpu() - cpu) / gib, started.elapsed().as_secs_f64() / gib);
-        println!("{name}: {cpu:.2} CPU s/GiB, {wall:.2} s/GiB");
-        let started = Instant::now();
-        let to = dir.path().join("curl");
-        assert!(Command::new("curl").args(["-s", "-o"]).arg(&to).arg(&url).status().unwrap().success());
-        println!("curl beside it: {:.2} s/GiB", started.elapsed().as_secs_f64() / gib);
-    }
 }

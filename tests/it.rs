@@ -14,6 +14,7 @@ mod it {
     mod groups;
     mod grpcurl;
     mod jobs;
+    mod limits;
     mod model;
     mod startup;
     mod validation;

@@ -74,6 +74,17 @@ impl Pending {
         self.batch.new_tasks.len() + self.batch.moves.len() + self.batch.claims.len() + self.batch.pages.len()
     }
 
+    /// Everything that waits, counted: it grows with each thing that is added.
+    pub(crate) fn size(&self) -> usize {
+        let batch = &self.batch;
+        let tasks = batch.new_tasks.len() + batch.new_lanes.len() + batch.claims.len() + batch.moves.len();
+        let jobs = batch.new_jobs.len() + batch.events.len() + batch.respecced.len() + batch.deleted.len();
+        let rest = batch.new_chunks.len() + batch.pages.len() + batch.dropped_pages.len() + batch.retries.len();
+        let more =
+            batch.sweeps.len() + batch.lane_heads.len() + batch.purges.len() + usize::from(batch.limits.is_some());
+        tasks + jobs + rest + more + self.effects.len() + self.dirty.len()
+    }
+
     /// Records that a task ended, as the next event of its job.
     pub(crate) fn task_ended(&mut self, run: &mut JobRun, task: StoredTask) {
         let time = task.row.task.end_time.unwrap_or(run.job.update_time);

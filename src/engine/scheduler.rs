@@ -6,11 +6,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::engine::attempts::{Ended, Runner};
 use crate::engine::commit::{Effect, Pending};
@@ -31,6 +32,9 @@ use crate::store::{Committed, StoreError};
 const COMMANDS_MAX: usize = 256;
 /// Changes that may wait for a commit before no more commands and starts are taken.
 const PENDING_MAX: usize = 50_000;
+
+/// The longest that the start of an attempt waits for company on its way to the disk.
+const START_LINGER: Duration = Duration::from_millis(4);
 
 /// All running state. Fields by owner: what is shared first, then what is the loop's alone.
 pub(crate) struct Scheduler {
@@ -77,16 +81,22 @@ impl Scheduler {
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), StoreError> {
         let mut in_flight: Option<InFlight> = None;
         let mut taken = Vec::with_capacity(COMMANDS_MAX);
+        let mut starts = Starts::default();
         loop {
+            starts.before_dispatch(&self.pending);
             self.dispatch();
-            if in_flight.is_none() {
+            starts.after_dispatch(&self.pending);
+            let linger = starts.linger().filter(|_| self.sweeping.is_empty() && !self.draining);
+            if in_flight.is_none() && linger.is_none() {
                 in_flight = self.begin_commit().await;
+                starts = Starts::default();
             }
             if self.draining && self.running.is_empty() && self.attempts.is_empty() && in_flight.is_none() {
                 return self.wind_down(commands).await;
             }
             let roomy = self.pending.len() < PENDING_MAX;
-            let sleep = sleep(self.timers.wait(self.now()));
+            let wait = self.timers.wait(self.now());
+            let sleep = sleep(linger.map_or(wait, |linger| linger.min(wait)));
             tokio::select! {
                 result = wait_for(&mut in_flight) => {
                     if let Some(InFlight { effects, .. }) = in_flight.take() {
@@ -206,6 +216,33 @@ impl Scheduler {
             }
             Command::Explain { .. } | Command::WaitingAt { .. } | Command::Drain => {}
         }
+    }
+}
+
+/// Starts alone are no reason to commit at once: nobody waits for them, and an attempt that ends within moments takes its
+/// start with it. What else comes in ends the wait.
+#[derive(Debug, Default)]
+struct Starts {
+    /// How much is pending, and since when, as long as starts are all there is.
+    only: Option<(usize, Instant)>,
+    was_only: bool,
+}
+
+impl Starts {
+    fn before_dispatch(&mut self, pending: &Pending) {
+        self.was_only = pending.size() == self.only.map_or(0, |(size, _)| size);
+    }
+
+    fn after_dispatch(&mut self, pending: &Pending) {
+        let size = pending.size();
+        let since = self.only.map(|(_, since)| since);
+        self.only = (self.was_only && size > 0).then(|| (size, since.unwrap_or_else(Instant::now)));
+    }
+
+    /// How long they may still wait; `None`: no longer.
+    fn linger(&self) -> Option<Duration> {
+        let (_, since) = self.only?;
+        START_LINGER.checked_sub(since.elapsed()).filter(|left| !left.is_zero())
     }
 }
 

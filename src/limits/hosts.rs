@@ -1,8 +1,8 @@
 //! What every host is doing for all jobs together: requests in flight, rate, pause, breaker.
 //!
 //! A host that fails to connect again and again is paused (the breaker opens); then one request at a time probes it
-//! (half-open); when one gets through, the number of requests at once doubles from one with each success up to its
-//! limit, so that a million waiting tasks do not fall on a host that has just come back.
+//! (half-open); when one gets through, each answer allows one request more at once, which doubles them with each round trip
+//! (slow start, RFC 5681), up to the host's limit: a million waiting tasks do not fall on a host that has just come back.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -212,8 +212,8 @@ impl Hosts {
         state.connect_failures = 0;
         state.breaker_pause = BREAKER_PAUSE_MIN;
         if state.ramp != u32::MAX {
-            let doubled = state.ramp.saturating_mul(2);
-            state.ramp = if doubled >= state.limits.max_concurrent { u32::MAX } else { doubled };
+            let more = state.ramp.saturating_add(1);
+            state.ramp = if more >= state.limits.max_concurrent { u32::MAX } else { more };
             inner.freed.push(host.clone());
             drop(inner);
             self.freed.notify_one();

@@ -8,6 +8,9 @@ use tokio::time::Instant;
 
 use crate::model::time::Timestamp;
 
+/// How late a timer may wake who waits for it.
+const LATENESS_MICROS: i64 = 10_000;
+
 /// A rate of starts, as a generic cell rate algorithm (ITU-T I.371): one number says when the next start is on time.
 /// Pure: the caller brings the time.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,10 +44,13 @@ impl Gcra {
         if earliest <= now.0 { Ok(()) } else { Err(Timestamp(earliest.min(latest))) }
     }
 
-    /// Counts a start at `now`.
+    /// Counts a start at `now`. One that is late by no more than timers are does not make those after it late: each would
+    /// add its own lateness, and the rate would fall behind.
     pub fn take(&mut self, now: Timestamp) {
         if self.per_second > 0.0 {
-            self.next_micros = self.next_micros.max(now.0).saturating_add(self.interval_micros() as i64);
+            let is_on_time = now.0.saturating_sub(self.next_micros) <= LATENESS_MICROS;
+            let from = if is_on_time { self.next_micros } else { now.0 };
+            self.next_micros = from.saturating_add(self.interval_micros() as i64);
         }
     }
 

@@ -39,6 +39,21 @@ fn gets_files_and_skips_them_when_run_again() {
 }
 
 #[test]
+fn proxies_of_the_environment_are_ignored() {
+    let origin = Origin::start();
+    let dir = tempfile::tempdir().unwrap();
+    origin.object("/a.bin", Object::new(1, 1_000));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_haul"));
+    for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        // Nobody listens there.
+        command.env(name, "http://127.0.0.1:9");
+    }
+    let output = command.args(["get", &origin.url("/a.bin"), "-d"]).arg(dir.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(files(dir.path()), ["a.bin"]);
+}
+
+#[test]
 fn an_interrupted_run_goes_on() {
     let origin = Origin::start();
     let dir = tempfile::tempdir().unwrap();
@@ -109,6 +124,31 @@ fn files_that_are_called_alike_do_not_replace_each_other() {
         assert_eq!(std::fs::read(dir.path().join("f.bin")).unwrap(), Object::new(1, 10_000).bytes());
         assert_eq!(std::fs::read(dir.path().join("f (1).bin")).unwrap(), Object::new(2, 20_000).bytes());
     }
+}
+
+#[test]
+fn files_that_origins_call_alike_do_not_replace_each_other() {
+    let origin = Origin::start();
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().to_str().unwrap();
+    for seed in [1, 2] {
+        origin.handle(&format!("/{seed}"), move |request| {
+            Object::new(seed, 10_000).respond(request).header("Content-Disposition", "attachment; filename=same.bin")
+        });
+    }
+    for _ in 0..2 {
+        let output = haul(&["get", "-d", to, &origin.url("/1"), &origin.url("/2")]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(files(dir.path()), ["same (1).bin", "same.bin"]);
+        // Whoever came first has the name.
+        let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
+        let mut both = [read("same.bin"), read("same (1).bin")];
+        both.sort();
+        let mut expected = [Object::new(1, 10_000).bytes(), Object::new(2, 10_000).bytes()];
+        expected.sort();
+        assert!(both == expected);
+    }
+    assert!(origin.body_bytes() <= 40_000, "the second run asked and was told that nothing had changed");
 }
 
 #[test]

@@ -1,0 +1,189 @@
+//! What much of something does to the rest: queued tasks, a big job beside a small one, a stalled host, watchers.
+
+use std::time::{Duration, Instant};
+
+use haul::pb;
+use haul::pb::watch_job_response::Event;
+use tokio::task::JoinSet;
+
+use crate::{Origin, Server, ended, fetch, fill, fill_job};
+
+async fn submit(server: &Server, job: pb::JobSpec) -> String {
+    let request = pb::SubmitJobRequest { job: Some(job), ..Default::default() };
+    server.jobs().submit_job(request).await.unwrap().into_inner().job.unwrap().job_id
+}
+
+async fn succeeded(server: &Server, job_id: &str) -> u32 {
+    let request = pb::GetJobRequest { job_id: job_id.to_owned() };
+    server.jobs().get_job(request).await.unwrap().into_inner().job.unwrap().counts.unwrap().succeeded
+}
+
+/// How fast tasks end while so many more are queued.
+pub(crate) async fn dispatch(count: usize) {
+    const SECONDS: u64 = 10;
+    let mut rates = Vec::new();
+    for queued in [1_000, count] {
+        let dir = tempfile::tempdir().unwrap();
+        let origin = Origin::start(dir.path());
+        let server = Server::start(dir.path(), &["--max-per-host", "64"]).await;
+        let url = format!("{}/1k", origin.url);
+        // Paused, so that all of it is queued before it begins.
+        let id = submit(&server, pb::JobSpec { open: true, ..Default::default() }).await;
+        server.jobs().pause_job(pb::PauseJobRequest { job_id: id.clone() }).await.unwrap();
+        let id = if queued > 1_000 { grow(&server, id, queued, &url).await } else { id };
+        server.jobs().resume_job(pb::ResumeJobRequest { job_id: id.clone() }).await.unwrap();
+        let (started, cpu) = (Instant::now(), server.cpu());
+        let done = if queued > 1_000 {
+            let before = succeeded(&server, &id).await;
+            tokio::time::sleep(Duration::from_secs(SECONDS)).await;
+            f64::from(succeeded(&server, &id).await - before)
+        } else {
+            // A thousand are gone at once: as many jobs of a thousand as the time takes, two at a time.
+            let mut done = 0;
+            let mut jobs = JoinSet::new();
+            for _ in 0..2 {
+                let mut client = server.jobs();
+                let url = url.clone();
+                jobs.spawn(async move {
+                    let mut done = 0;
+                    while started.elapsed() < Duration::from_secs(SECONDS) {
+                        let job =
+                            pb::JobSpec { tasks: (0..1_000).map(|_| fetch(&url)).collect(), ..Default::default() };
+                        let request = pb::SubmitJobRequest { job: Some(job), ..Default::default() };
+                        let job = client.submit_job(request).await.unwrap().into_inner().job.unwrap();
+                        let request = pb::WaitJobRequest { job_id: job.job_id, timeout: None };
+                        client.wait_job(request).await.unwrap();
+                        done += 1_000;
+                    }
+                    done
+                });
+            }
+            while let Some(count) = jobs.join_next().await {
+                done += count.unwrap();
+            }
+            f64::from(done)
+        };
+        let rate = done / started.elapsed().as_secs_f64();
+        let cpu = (server.cpu() - cpu) * 1e6 / done;
+        println!(
+            "{queued} queued: {rate:.0} tasks/s, {cpu:.0} us of server CPU each, peak {:.0} MiB",
+            server.peak_mib()
+        );
+        rates.push(rate);
+    }
+    println!("{:.2} of the rate with 1,000 queued", rates[1] / rates[0]);
+}
+
+async fn grow(server: &Server, id: String, count: usize, url: &str) -> String {
+    let (job_id, url) = (id.clone(), url.to_owned());
+    let chunks = (0..count / crate::CHUNK).map(move |chunk| pb::AddTasksRequest {
+        job_id: job_id.clone(),
+        chunk_id: chunk.to_string(),
+        tasks: (0..crate::CHUNK).map(|_| fetch(&url)).collect(),
+    });
+    let mut answers = server.jobs().add_tasks(tokio_stream::iter(chunks)).await.unwrap().into_inner();
+    while answers.message().await.unwrap().is_some() {}
+    id
+}
+
+/// A small job beside a big one, and good hosts beside one that answers nothing.
+pub(crate) async fn beside(count: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = Origin::start(dir.path());
+    let server = Server::start(dir.path(), &["--max-per-host", "64"]).await;
+    let url = format!("{}/1k", origin.url);
+    let small = async || {
+        let started = Instant::now();
+        let job = pb::JobSpec { tasks: (0..10).map(|_| fetch(&url)).collect(), ..Default::default() };
+        let id = submit(&server, job).await;
+        ended(&server, &id).await;
+        started.elapsed().as_secs_f64() * 1e3
+    };
+    let median = |mut times: Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    };
+    let mut alone = Vec::new();
+    for _ in 0..50 {
+        alone.push(small().await);
+    }
+    let big = fill(&server, count, &url).await;
+    let mut crowded = Vec::new();
+    for _ in 0..50 {
+        crowded.push(small().await);
+        assert!((succeeded(&server, &big).await as usize) < count, "the big job ended first: give it more tasks");
+    }
+    let (alone, crowded) = (median(alone), median(crowded));
+    println!("a job of 10 tasks: {alone:.2} ms alone, {crowded:.2} ms beside {count} tasks: {:.2} x", crowded / alone);
+    server.jobs().cancel_job(pb::CancelJobRequest { job_id: big, reason: String::new() }).await.unwrap();
+
+    let worked = async || {
+        let started = Instant::now();
+        let id = fill(&server, 20_000, &url).await;
+        ended(&server, &id).await;
+        20_000.0 / started.elapsed().as_secs_f64()
+    };
+    let before = worked().await.max(worked().await);
+    // A listener that accepts and says nothing.
+    let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let stalled = format!("http://{}/", deaf.local_addr().unwrap());
+    let stalled = fill_job(&server, pb::JobSpec { open: true, ..Default::default() }, 10_000, &stalled).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let after = worked().await.max(worked().await);
+    println!("other hosts beside a stalled one: {after:.0} of {before:.0} tasks/s");
+    server.jobs().cancel_job(pb::CancelJobRequest { job_id: stalled, reason: String::new() }).await.unwrap();
+    println!("{:.2} x the time alone; {:.2} of the rate", crowded / alone, after / before);
+}
+
+/// What watching costs the server.
+pub(crate) async fn watchers(count: usize) {
+    const SECONDS: u64 = 10;
+    let dir = tempfile::tempdir().unwrap();
+    let origin = Origin::start(dir.path());
+    let server = Server::start(dir.path(), &["--max-per-host", "64"]).await;
+    let url = format!("{}/1k", origin.url);
+    let rss = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap()
+    };
+    // A busy job of 1,000 events a second.
+    let rate_limit = Some(pb::RateLimit { requests_per_second: 1_000.0, burst: 1, bytes_per_second: 0 });
+    let spec = pb::JobSpec { open: true, rate_limit, ..Default::default() };
+    let busy = fill_job(&server, spec, 1_000 * SECONDS as usize * 4, &url).await;
+    let measure = async || {
+        let cpu = server.cpu();
+        tokio::time::sleep(Duration::from_secs(SECONDS)).await;
+        (server.cpu() - cpu) * 100.0 / SECONDS as f64
+    };
+    let alone = measure().await;
+    let idle = submit(&server, pb::JobSpec { open: true, ..Default::default() }).await;
+    let before = rss();
+    let mut readers = JoinSet::new();
+    for _ in 0..count {
+        readers.spawn(watch(&server, idle.clone()).await);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let each = (rss() - before) / count as f64;
+    readers.shutdown().await;
+    for _ in 0..count {
+        readers.spawn(watch(&server, busy.clone()).await);
+    }
+    let watched = measure().await;
+    println!(
+        "busy job alone {alone:.0} % of a core, with {count} watchers {watched:.0} %; an idle watcher {each:.1} KiB"
+    );
+    println!("{:.1} % of a core for {count} watchers; {each:.1} KiB an idle one", watched - alone);
+}
+
+async fn watch(server: &Server, job_id: String) -> impl Future<Output = ()> + Send + 'static {
+    let request = pb::WatchJobRequest { job_id, ..Default::default() };
+    let mut events = server.jobs().watch_job(request).await.unwrap().into_inner();
+    async move {
+        while let Ok(Some(event)) = events.message().await {
+            if matches!(event.event, Some(Event::JobEnded(_))) {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Bytes to files, beside the peers in the same run.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use haul::pb;
+
+use crate::{Origin, Server, ended};
+
+/// What one run cost.
+struct Cost {
+    cpu: f64,
+    wall: f64,
+}
+
+fn big_file(dir: &Path, mib: usize) {
+    let mut file = File::create(dir.join("www/big")).unwrap();
+    let block: Vec<u8> = (0..1u32 << 20).map(|byte| (byte.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    for nth in 0..mib {
+        file.write_all(&nth.to_le_bytes()).unwrap();
+        file.write_all(&block[8..]).unwrap();
+    }
+}
+
+/// What was written before must not be paid for by who comes next.
+fn settle() {
+    let _ = Command::new("sync").status();
+}
+
+fn is_there(program: &str) -> bool {
+    Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+}
+
+/// Runs a command line in a shell, and what it and its children cost.
+fn shell(line: &str) -> Cost {
+    settle();
+    let timed = format!("TIMEFORMAT='%U %S %R'; time {{ {line} >/dev/null 2>&1; }}");
+    let output = Command::new("bash").args(["-c", &timed]).output().unwrap();
+    assert!(output.status.success(), "{line}: {output:?}");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let numbers: Vec<f64> = text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+    Cost { cpu: numbers[0] + numbers[1], wall: numbers[2] }
+}
+
+fn job_of(tasks: Vec<pb::TaskSpec>) -> pb::JobSpec {
+    pb::JobSpec { tasks, ..Default::default() }
+}
+
+fn task(spec: pb::DownloadSpec) -> pb::TaskSpec {
+    pb::TaskSpec { work: Some(pb::task_spec::Work::Download(spec)), ..Default::default() }
+}
+
+async fn submit(server: &Server, job: pb::JobSpec) -> String {
+    let request = pb::SubmitJobRequest { job: Some(job), ..Default::default() };
+    server.jobs().submit_job(request).await.unwrap().into_inner().job.unwrap().job_id
+}
+
+async fn run(server: &Server, job: pb::JobSpec) -> Cost {
+    settle();
+    let (cpu, started) = (server.cpu(), Instant::now());
+    let id = submit(server, job).await;
+    let job = ended(server, &id).await;
+    assert_eq!(job.state(), pb::JobState::Succeeded, "{job:?}");
+    Cost { cpu: server.cpu() - cpu, wall: started.elapsed().as_secs_f64() }
+}
+
+fn empty(dir: &Path) {
+    let _ = std::fs::remove_dir_all(dir);
+    std::fs::create_dir_all(dir).unwrap();
+}
+
+/// One connection: haul with and without a digest, and what there is of the peers, three rounds, the best of each.
+pub(crate) async fn download(mib: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = Origin::start(dir.path());
+    big_file(dir.path(), mib);
+    let url = format!("{}/big", origin.url);
+    let sum = Command::new("sha256sum").arg(dir.path().join("www/big")).output().unwrap().stdout;
+    let sum = String::from_utf8_lossy(&sum[..64]).into_owned();
+    let server = Server::start(dir.path(), &["--file-durability", "none"]).await;
+    let out = dir.path().join("out");
+    let to = out.display();
+    let lines = [
+        ("curl", "curl", format!("curl -s -o {to}/f {url}")),
+        ("wget2", "wget2", format!("wget2 -q --max-threads=1 --chunk-size=0 -O {to}/f {url}")),
+        ("aria2", "aria2c", format!("aria2c -q -x1 -s1 --file-allocation=none -d {to} -o f {url}")),
+        ("axel", "axel", format!("axel -q -n1 -o {to}/f {url}")),
+        ("curl, then openssl", "openssl", format!("curl -s -o {to}/f {url} && openssl dgst -sha256 {to}/f")),
+        ("curl | tee | openssl", "openssl", format!("curl -s {url} | tee {to}/f | openssl dgst -sha256")),
+        ("aria2 with sha256", "aria2c", format!("aria2c -q -x1 -s1 --checksum=sha-256={sum} -d {to} -o f {url}")),
+    ];
+    let mut best: Vec<(&str, Cost)> = Vec::new();
+    let mut note = |name, cost: Cost| match best.iter_mut().find(|(own, _)| *own == name) {
+        Some((_, own)) => *own = Cost { cpu: own.cpu.min(cost.cpu), wall: own.wall.min(cost.wall) },
+        None => best.push((name, cost)),
+    };
+    for _ in 0..3 {
+        for (name, checksums) in [("haul", vec![]), ("haul with sha256", vec![format!("sha256:{sum}")])] {
+            let spec = pb::DownloadSpec { url: url.clone(), max_connections: 1, checksums, ..Default::default() };
+            note(name, run(&server, job_of(vec![task(spec)])).await);
+            empty(&dir.path().join("downloads"));
+        }
+        for (name, program, line) in lines.iter().filter(|(_, program, _)| is_there(program)) {
+            empty(&out);
+            let _ = program;
+            note(name, shell(line));
+        }
+    }
+    let gib = mib as f64 / 1024.0;
+    for (name, cost) in &best {
+        println!("{name}: {:.2} CPU s/GiB, {:.2} s/GiB", cost.cpu / gib, cost.wall / gib);
+    }
+    let own = |name| best.iter().find(|(own, _)| *own == name).map(|(_, cost)| cost.cpu / gib).unwrap();
+    println!("{:.2} CPU s/GiB, {:.2} with SHA-256", own("haul"), own("haul with sha256"));
+}
+
+/// Sixteen connections to an origin that gives each of them so much and no more.
+pub(crate) async fn segments(mib: usize) {
+    const RATE_MIB: usize = 8;
+    let dir = tempfile::tempdir().unwrap();
+    let origin = Origin::with(dir.path(), &format!("limit_rate {RATE_MIB}m;"));
+    big_file(dir.path(), mib);
+    let url = format!("{}/big", origin.url);
+    let server = Server::start(dir.path(), &["--file-durability", "none", "--max-per-host", "16"]).await;
+    let out = dir.path().join("out");
+    let to = out.display();
+    let allowed = (mib as f64) / (16.0 * RATE_MIB as f64);
+    let lines = [
+        ("axel", "axel", format!("axel -q -n16 -o {to}/f {url}")),
+        ("aria2", "aria2c", format!("aria2c -q -x16 -s16 -k1M --file-allocation=none -d {to} -o f {url}")),
+    ];
+    let mut own: f64 = 0.0;
+    for _ in 0..2 {
+        let spec = pb::DownloadSpec { url: url.clone(), max_connections: 16, ..Default::default() };
+        let share = allowed / run(&server, job_of(vec![task(spec)])).await.wall;
+        println!("haul: {share:.3}");
+        own = own.max(share);
+        empty(&dir.path().join("downloads"));
+        for (name, program, line) in lines.iter().filter(|(_, program, _)| is_there(program)) {
+            let _ = program;
+            empty(&out);
+            println!("{name}: {:.3}", allowed / shell(line).wall);
+        }
+    }
+    println!("{own:.3} of what 16 connections allow together");
+}
+
+/// Many large downloads at once.
+pub(crate) async fn memory(mib: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = Origin::start(dir.path());
+    File::create(dir.path().join("www/big")).unwrap().set_len((mib as u64) << 20).unwrap();
+    let server = Server::start(dir.path(), &["--file-durability", "none", "--max-per-host", "64"]).await;
+    let before = server.peak_mib();
+    let url = format!("{}/big", origin.url);
+    let spec = |nth| pb::DownloadSpec { url: url.clone(), path: format!("f{nth}"), ..Default::default() };
+    let cost = run(&server, job_of((0..64).map(|nth| task(spec(nth))).collect())).await;
+    let gib = 64.0 * mib as f64 / 1024.0;
+    println!("{:.2} CPU s/GiB, {:.2} s/GiB", cost.cpu / gib, cost.wall / gib);
+    println!("peak {:.0} MiB with 64 downloads of {mib} MiB; {before:.0} MiB before", server.peak_mib());
+}
+
+/// Many small files.
+pub(crate) async fn files(count: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = Origin::start(dir.path());
+    for nth in 0..count {
+        std::fs::write(dir.path().join(format!("www/f{nth}")), [b'x'; 1024]).unwrap();
+    }
+    let urls: Vec<String> = (0..count).map(|nth| format!("{}/f{nth}", origin.url)).collect();
+    let list = dir.path().join("urls");
+    std::fs::write(&list, urls.join("\n")).unwrap();
+    let config: PathBuf = dir.path().join("curl.conf");
+    let entries: Vec<String> = urls.iter().map(|url| format!("url={url}\nremote-name\n")).collect();
+    std::fs::write(&config, entries.concat()).unwrap();
+    let flags = ["--file-durability", "none", "--max-per-host", "64", "--max-concurrent-tasks", "64"];
+    let server = Server::start(dir.path(), &flags).await;
+    let out = dir.path().join("out");
+    let (to, list, config) = (out.display(), list.display(), config.display());
+    let lines = [
+        ("curl", "curl", format!("cd {to} && curl -s -Z --parallel-max 64 -K {config}")),
+        ("wget2", "wget2", format!("cd {to} && wget2 -q --max-threads=64 -i {list}")),
+        ("aria2", "aria2c", format!("aria2c -q -j64 -d {to} -i {list}")),
+    ];
+    let rate = |cost: &Cost| count as f64 / cost.wall;
+    let (mut own, mut best): (f64, f64) = (0.0, 0.0);
+    for _ in 0..3 {
+        let spec = |url: &String| task(pb::DownloadSpec { url: url.clone(), ..Default::default() });
+        let cost = run(&server, job_of(urls.iter().map(spec).collect())).await;
+        println!("haul: {:.0} files/s, {:.0} us CPU each", rate(&cost), cost.cpu * 1e6 / count as f64);
+        own = own.max(rate(&cost));
+        empty(&dir.path().join("downloads"));
+        for (name, program, line) in lines.iter().filter(|(_, program, _)| is_there(program)) {
+            let _ = program;
+            empty(&out);
+            let cost = shell(line);
+            println!("{name}: {:.0} files/s, {:.0} us CPU each", rate(&cost), cost.cpu * 1e6 / count as f64);
+            best = best.max(rate(&cost));
+        }
+    }
+    println!("{own:.0} files/s, {:.2} x the fastest peer", own / best);
+}

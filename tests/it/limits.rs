@@ -1,0 +1,167 @@
+//! Rates, breakers and retries as an origin sees them: how many at once, and when.
+
+use std::time::Duration;
+
+use haul::pb;
+use haul::pb::{JobState, TaskState};
+
+use crate::support::object::Object;
+use crate::support::origin::Origin;
+use crate::support::reply::Reply;
+use crate::support::server::{PATIENCE, Server};
+use crate::support::spec::{download, fetch, job, millis, once};
+
+async fn set_limits(server: &Server, limits: pb::Limits, paths: &[&str]) {
+    let update_mask = Some(prost_types::FieldMask { paths: paths.iter().map(ToString::to_string).collect() });
+    server.admin().update_limits(pb::UpdateLimitsRequest { limits: Some(limits), update_mask }).await.unwrap();
+}
+
+fn span(job: &pb::Job) -> Duration {
+    let time = |at: &Option<prost_types::Timestamp>| {
+        let at = at.as_ref().unwrap();
+        Duration::new(at.seconds as u64, at.nanos as u32)
+    };
+    time(&job.end_time) - time(&job.start_time)
+}
+
+#[tokio::test]
+async fn bytes_keep_to_each_rate() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.object("/f", Object::new(1, 600_000));
+    let tasks = || vec![download(origin.url("/f")), fetch(origin.url("/f"))];
+    // Of the job.
+    let rate_limit = Some(pb::RateLimit { bytes_per_second: 1_000_000, ..Default::default() });
+    let ended = server.run(pb::JobSpec { rate_limit, ..job(tasks()) }).await;
+    assert!(span(&ended) >= Duration::from_millis(1050), "1.2 MB at 1 MB/s in {:?}", span(&ended));
+    // Of the host.
+    let host = origin.address().to_string();
+    let hosts = vec![pb::HostLimits { host, bytes_per_second: 1_200_000, ..Default::default() }];
+    set_limits(&server, pb::Limits { hosts, ..Default::default() }, &["hosts"]).await;
+    let ended = server.run(job(tasks())).await;
+    assert!(span(&ended) >= Duration::from_millis(850), "1.2 MB at 1.2 MB/s in {:?}", span(&ended));
+    // Of the server.
+    set_limits(
+        &server,
+        pb::Limits { bytes_per_second: 1_000_000, ..Default::default() },
+        &["hosts", "bytes_per_second"],
+    )
+    .await;
+    let ended = server.run(job(tasks())).await;
+    assert!(span(&ended) >= Duration::from_millis(1050), "1.2 MB at 1 MB/s in {:?}", span(&ended));
+}
+
+#[tokio::test]
+async fn a_rate_of_bytes_changes_while_it_runs() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.object("/f", Object::new(1, 3_000_000));
+    // So slow that the test would not see the end of it.
+    let slow = pb::RateLimit { bytes_per_second: 3_000_000 / (4 * PATIENCE.as_secs()), ..Default::default() };
+    let id = server.submit(pb::JobSpec { rate_limit: Some(slow), ..job(vec![download(origin.url("/f"))]) }).await;
+    while server.task(&id, 0).await.state() != TaskState::Running {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let update = pb::UpdateJobRequest {
+        job_id: id.clone(),
+        rate_limit: Some(pb::RateLimit::default()),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["rate_limit".into()] }),
+        ..Default::default()
+    };
+    server.jobs().update_job(update).await.unwrap();
+    assert_eq!(server.ended(&id).await.state(), JobState::Succeeded);
+}
+
+#[tokio::test]
+async fn starts_keep_to_the_rate_of_their_host_over_all_jobs() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("a"));
+    let host = origin.address().to_string();
+    let hosts = vec![pb::HostLimits { host, requests_per_second: 50.0, burst: 5, ..Default::default() }];
+    set_limits(&server, pb::Limits { hosts, ..Default::default() }, &["hosts"]).await;
+    let tasks = || (0..30).map(|_| fetch(origin.url("/a"))).collect::<Vec<_>>();
+    let (first, second) = (server.submit(job(tasks())).await, server.submit(job(tasks())).await);
+    server.ended(&first).await;
+    server.ended(&second).await;
+    let at: Vec<Duration> = origin.requests("/a").iter().map(|request| request.at).collect();
+    // Any 30 in a row: five at once, and 25 intervals of 20 ms; the clocks of two processes and ten milliseconds apart.
+    for window in at.windows(30) {
+        let spread = window[29] - window[0];
+        assert!(spread >= Duration::from_millis(450), "30 starts within {spread:?}");
+    }
+}
+
+/// A host that comes back is asked by one, then by two, four, eight at once in turn, and not by all that wait.
+#[tokio::test]
+async fn a_host_that_returns_is_not_stormed() {
+    let server = Server::with(&["--allow-private-networks", "--max-per-host", "32"]).await;
+    let gone = Origin::start();
+    let (url, address) = (gone.url("/a"), gone.address());
+    drop(gone);
+    let retry = pb::RetryPolicy {
+        max_attempts: Some(100),
+        initial_backoff: Some(millis(100)),
+        max_backoff: Some(millis(300)),
+        ..Default::default()
+    };
+    let defaults = pb::TaskOptions { retry: Some(retry), ..Default::default() };
+    let tasks = (0..400).map(|_| fetch(&url)).collect();
+    let id = server.submit(pb::JobSpec { defaults: Some(defaults), ..job(tasks) }).await;
+    let is_open = async || {
+        let hosts = server.admin().list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
+        hosts.iter().any(|host| host.pause_reason.contains("connections in a row failed"))
+    };
+    while !is_open().await {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let origin = Origin::start_at(address);
+    origin.reply("/a", Reply::ok("a").delay(Duration::from_millis(20)));
+    assert_eq!(server.ended(&id).await.state(), JobState::Succeeded);
+    let requests = origin.requests("/a");
+    assert_eq!(requests.len(), 400);
+    // One more with each answer: the n-th that comes finds at most half of those before it still there. The origin counts
+    // one until a moment after its answer has arrived.
+    for (nth, request) in requests[..30].iter().enumerate() {
+        assert!(request.concurrent <= nth / 2 + 3, "{} at once at the {nth}th", request.concurrent);
+    }
+    assert!(origin.peak() > 8, "and then it goes on at full speed: {}", origin.peak());
+}
+
+/// More tasks back off than are held in memory; their due times outlive the server.
+#[tokio::test]
+async fn a_crowd_of_retries_outlives_a_kill() {
+    const TASKS: u32 = 21_000;
+    let flags = ["--allow-private-networks", "--max-per-host", "64", "--max-concurrent-tasks", "64"];
+    let (mut server, origin) = (Server::with(&flags).await, Origin::start());
+    let is_up = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let up = is_up.clone();
+    origin.handle("/a", move |_| {
+        if up.load(std::sync::atomic::Ordering::Relaxed) { Reply::ok("a") } else { Reply::status(500) }
+    });
+    let retry = pb::RetryPolicy {
+        max_attempts: Some(3),
+        initial_backoff: Some(millis(30_000)),
+        max_backoff: Some(millis(30_000)),
+        jitter: Some(0.5),
+        ..Default::default()
+    };
+    let defaults = pb::TaskOptions { retry: Some(retry), ..once() };
+    let id = server.submit(pb::JobSpec { defaults: Some(defaults), open: true, ..job(Vec::new()) }).await;
+    let (job_id, url) = (id.clone(), origin.url("/a"));
+    let chunks = (0..TASKS / 1_000).map(move |chunk| pb::AddTasksRequest {
+        job_id: job_id.clone(),
+        chunk_id: chunk.to_string(),
+        tasks: (0..1_000).map(|_| fetch(&url)).collect(),
+    });
+    let mut answers = server.jobs().add_tasks(futures_util::stream::iter(chunks)).await.unwrap().into_inner();
+    while answers.message().await.unwrap().is_some() {}
+    server.jobs().seal_job(pb::SealJobRequest { job_id: id.clone() }).await.unwrap();
+    while server.job(&id).await.counts.unwrap().backing_off < TASKS {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    is_up.store(true, std::sync::atomic::Ordering::Relaxed);
+    server.restart().await;
+    let counts = server.job(&id).await.counts.unwrap();
+    assert_eq!((counts.backing_off, counts.total), (TASKS, TASKS), "{counts:?}");
+    let ended = server.ended(&id).await;
+    assert_eq!((ended.state(), ended.counts.unwrap().succeeded), (JobState::Succeeded, TASKS));
+    assert_eq!(origin.requests("/a").len() as u32, 2 * TASKS);
+}
