@@ -5,7 +5,7 @@ use crate::download::attempt::Attempt;
 use crate::files::commit::{Taken, committed_before, exists, find_candidate};
 use crate::files::digest::Hasher;
 use crate::files::folder::Folder;
-use crate::files::part::hash_existing;
+use crate::files::part::{Part, hash_existing};
 use crate::files::source::{Existing, Record};
 use crate::model::checksum::Checksum;
 use crate::model::failure::{Failure, FailureReason};
@@ -147,14 +147,13 @@ impl Attempt<'_> {
 
     /// Removes what an earlier attempt left, since a file is there.
     async fn drop_part(&mut self) -> Result<(), Failure> {
-        let found = crate::files::part::Part::find;
         let part = match self.part.take() {
             Some(part) => Some(part),
-            None => found(self.ctx.root, &self.target.folder, self.ctx.part_key)?,
+            None => Part::find(self.ctx.root, &self.target.folder, self.ctx.part_key)?,
         };
         match part {
             Some(part) => part.discard().await,
-            None => Ok(()),
+            None => Part::remove_checkpoint(self.ctx.root, &self.target.folder, self.ctx.part_key),
         }
     }
 
