@@ -13,9 +13,8 @@ fuzz_target!(|text: &str| {
     let _ = secret::redacted_text(text);
     let Ok(url) = Url::parse(text) else { return };
     let shown = secret::redacted(&url);
-    if let Some(password) = url.password().filter(|password| password.len() > 8) {
-        assert!(!shown.contains(password) || url.host_str().is_some_and(|host| host.contains(password)) || url.path().contains(password)
-            || url.query().is_some_and(|query| query.contains(password)) || url.fragment().is_some_and(|it| it.contains(password)), "{shown}");
+    if let (Some(password), Ok(again)) = (url.password(), Url::parse(&shown)) {
+        assert!(again.password().is_none_or(|left| left != password || left == "REDACTED"), "{shown}");
     }
     if matches!(url.scheme(), "http" | "https") && url.has_host() {
         assert!(Host::of(&url).is_some(), "{url}");
@@ -48,6 +47,10 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
         [0x2002, high, below, ..] => Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(below))),
         _ => None,
     };
-    !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_unique_local() || ip.is_unicast_link_local())
+    !(ip.is_loopback()
+        || ip.is_unspecified()
+        || ip.is_multicast()
+        || ip.is_unique_local()
+        || ip.is_unicast_link_local())
         && embedded.is_none_or(is_public_v4)
 }

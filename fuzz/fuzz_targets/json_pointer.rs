@@ -13,7 +13,8 @@ fuzz_target!(|input: (&str, &[u8])| {
     assert!(checked.is_ok());
     // Writing it again is shorter where a member was named twice: which of them is meant is not defined.
     let plain = serde_json::to_vec(&value).unwrap_or_default();
-    let (items, text) = if plain == page { (items, text) } else { (json::items(&plain, pointer), json::text(&plain, pointer)) };
+    let (items, text) =
+        if plain == page { (items, text) } else { (json::items(&plain, pointer), json::text(&plain, pointer)) };
     match value.pointer(pointer) {
         Some(Value::Array(list)) => assert_eq!(items.unwrap().len(), list.len()),
         Some(Value::Null) => assert!(items.unwrap().is_empty() && text.unwrap().is_none()),
