@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use haul::pb;
 
-use crate::{Origin, Server, ended};
+use super::Origin;
+use super::Server;
+use super::ended;
 
 /// What one run cost.
 struct Cost {

@@ -3,7 +3,8 @@
 //!
 //! | task | spawned by | stopped by | its error |
 //! |---|---|---|---|
-//! | scheduler and writer | [`EngineTask::run`], in one | drain | ends the process |
+//! | scheduler | [`EngineTask::run`], in it | drain | ends the process |
+//! | writer's thread | [`EngineTask::run`] | the scheduler's end | ends the process |
 //! | transfer threads | `Workers::start` | `Workers::shutdown`, after the scheduler | logged |
 //! | attempts | `Runner::spawn`, on a transfer thread | their token, with a cause | a failed attempt |
 //! | reads of the scheduler | `reads`, in its `JoinSet` | their end; dropped at the drain | ends the process |
@@ -115,7 +116,10 @@ impl EngineTask {
     pub async fn run(self) -> Result<(), StoreError> {
         let Self { mut scheduler, commands, orders, writer, runner } = self;
         scheduler.pending.effects.push(commit::Effect::ReadLanes);
-        let (result, ()) = tokio::join!(scheduler.run(commands), writer::run(writer, orders));
+        let thread = writer::start(writer, orders)?;
+        let result = scheduler.run(commands).await;
+        // The scheduler is gone, and with it the orders: the writer closes the store and ends.
+        thread.join().await;
         runner.shutdown().await;
         result
     }
