@@ -27,7 +27,7 @@ const CHECKPOINT_PAGES: &str = "8000";
 /// What is left of the log's file after a checkpoint, in bytes.
 const LOG_BYTES_MAX: &str = "67108864";
 /// Memory for pages of the writing connection, in KiB (negative: as `SQLite` wants it).
-const WRITER_CACHE_KIB: &str = "-16384";
+const WRITER_CACHE_KIB: &str = "-8192";
 /// Texts of statements that stay prepared: all that the writer has.
 const STATEMENTS_MAX: usize = 256;
 
