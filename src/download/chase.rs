@@ -2,8 +2,8 @@
 //!
 //! One connection from the start needs none of this, its bytes are hashed as they pass. What was held before, and what
 //! several connections bring, is read back from the page cache, so that little is left to do after the last byte. The
-//! state of the digests is not kept with checkpoints: most algorithms have none that can be kept, and reading back what
-//! is held checks what is on the disk.
+//! state of the digests is not kept with checkpoints: reading back what is held costs little (docs/PERFORMANCE.md) and
+//! checks what is on the disk.
 
 use std::time::Duration;
 
