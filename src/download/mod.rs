@@ -27,7 +27,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::files::folder::join;
-use crate::files::part::Part;
+
 use crate::files::{Durability, Root, names};
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::{AttemptEnd, AttemptReport, Outcome};
@@ -107,16 +107,6 @@ pub async fn run(ctx: &DownloadContext<'_>, spec: &DownloadSpec) -> (AttemptEnd,
         Err(Halt::NoSpace { needed_bytes, message }) => AttemptEnd::NoSpace { needed_bytes, message },
     };
     (end, attempt.into_report())
-}
-
-/// Removes what attempts at `spec` have left: the part file, its checkpoint, and the directories that were made for it
-/// and are empty. For a task that has ended without a file. Nothing there is fine.
-pub async fn discard(root: &Arc<Root>, directory: &str, spec: &DownloadSpec, part_key: &str) -> Result<(), Failure> {
-    let target = Target::of(directory, spec)?;
-    match Part::find(root, &target.folder, part_key)? {
-        Some(part) => part.discard().await,
-        None => Ok(()),
-    }
 }
 
 /// The directory, relative to the root, that a download's file and its part lie in.

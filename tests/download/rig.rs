@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use haul::download::{DownloadContext, Settings, discard, run};
+use haul::download::{DownloadContext, Settings, folder, run};
+use haul::files::part::Part;
 use haul::files::{Durability, Root};
 use haul::model::failure::Failure;
 use haul::model::outcome::{AttemptEnd, AttemptReport, DownloadResult, Outcome};
@@ -96,8 +97,12 @@ impl Rig {
         }
     }
 
+    /// Removes what attempts have left.
     pub async fn discard(&self, spec: &DownloadSpec) {
-        discard(&self.root, "job", spec, &self.key).await.unwrap();
+        let folder = folder("job", spec).unwrap();
+        if let Some(part) = Part::find(&self.root, &folder, &self.key).unwrap() {
+            part.discard().await.unwrap();
+        }
     }
 
     pub fn path(&self, path: &str) -> PathBuf {

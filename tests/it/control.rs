@@ -138,9 +138,15 @@ async fn starts_keep_to_the_rate_of_their_job() {
 
 #[tokio::test]
 async fn a_host_that_asks_to_wait_is_left_alone_by_every_job() {
+    for (status, header) in [(429, "Retry-After"), (503, "RateLimit-Reset")] {
+        left_alone(status, header).await;
+    }
+}
+
+async fn left_alone(status: u16, header: &'static str) {
     let (server, origin) = (Server::start().await, Origin::start());
-    origin.handle("/busy", |request| match request.nth {
-        0 => Reply::status(429).header("Retry-After", "1"),
+    origin.handle("/busy", move |request| match request.nth {
+        0 => Reply::status(status).header(header, "1"),
         _ => Reply::ok("fine"),
     });
     origin.reply("/other", Reply::ok("other"));
@@ -150,7 +156,7 @@ async fn a_host_that_asks_to_wait_is_left_alone_by_every_job() {
     let waiting = server.task(&second, 0).await.waiting.unwrap();
     assert_eq!(waiting.reason(), WaitReason::HostPaused);
     let hosts = server.admin().list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
-    assert!(hosts[0].paused_until.is_some() && hosts[0].pause_reason.contains("429"), "{hosts:?}");
+    assert!(hosts[0].paused_until.is_some() && hosts[0].pause_reason.contains(&status.to_string()), "{hosts:?}");
     assert_eq!(server.ended(&second).await.state(), JobState::Succeeded);
     assert_eq!(server.ended(&first).await.state(), JobState::Succeeded);
     let asked = origin.requests("/busy")[0].at;

@@ -99,6 +99,36 @@ async fn a_listing_goes_on_after_a_kill_at_the_page_after_the_last_durable_one()
 }
 
 #[tokio::test]
+async fn a_listing_of_a_million_items_is_streamed_in_little_memory() {
+    const PAGES: u64 = 500;
+    const ITEMS: u64 = 2_000;
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.handle("/list", |request| {
+        let page: u64 = request.param("page").unwrap().parse().unwrap();
+        let range = if page < PAGES { page * ITEMS..(page + 1) * ITEMS } else { 0..0 };
+        Reply::json(format!("[{}]", range.map(|item| item.to_string()).collect::<Vec<_>>().join(",")))
+    });
+    let style = pb::pagination::Style::PageNumber(pb::PageNumber { param: "page".into(), ..Default::default() });
+    let pagination = Some(pb::Pagination { style: Some(style), ..Default::default() });
+    let id = server
+        .submit(job(vec![fetch_as(pb::FetchSpec { url: origin.url("/list"), pagination, ..Default::default() })]))
+        .await;
+    // Followed while the pages arrive, by somebody who is slower than they are.
+    let task = Some(pb::stream_items_request::Task::TaskIndex(0));
+    let request = pb::StreamItemsRequest { job_id: id.clone(), task, after_item: None };
+    let mut stream = server.contents().stream_items(request).await.unwrap().into_inner();
+    let mut next = 0;
+    while let Some(item) = stream.message().await.unwrap() {
+        assert_eq!((item.item_index, item.json), (next, next.to_string()));
+        next += 1;
+    }
+    assert_eq!(next, PAGES * ITEMS);
+    assert_eq!(server.ended(&id).await.state(), JobState::Succeeded);
+    let peak = server.peak_mib();
+    assert!(peak < 100, "{peak} MiB");
+}
+
+#[tokio::test]
 async fn private_addresses_are_refused_unless_allowed_redirects_included() {
     let server = Server::with(&[]).await;
     let origin = Origin::start();

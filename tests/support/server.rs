@@ -121,6 +121,13 @@ impl Server {
         self.child.as_ref().unwrap().id()
     }
 
+    /// The most memory that it has had, in MiB.
+    pub fn peak_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+    }
+
     /// Submits a job of these tasks and gives its id.
     pub async fn submit(&self, job: pb::JobSpec) -> String {
         let request = pb::SubmitJobRequest { job: Some(job), ..Default::default() };
