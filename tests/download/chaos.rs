@@ -32,7 +32,9 @@ async fn play(seed: u64) {
     let served = script.clone();
     rig.origin.handle("/f", move |request| served.respond(request));
     let has_digest = dice.one_in(3);
+    rig.origin.object("/mirror", script.mirrored());
     let spec = DownloadSpec {
+        mirrors: if dice.one_in(4) { vec![rig.origin.url("/mirror")] } else { Vec::new() },
         max_connections: 1 + dice.below(4) as u32,
         checksums: has_digest.then(|| checksum(Algorithm::Crc32c, &script.last().bytes())).into_iter().collect(),
         ..rig.spec("/f")

@@ -34,7 +34,10 @@ fn play(origin: &Origin, seed: u64) -> (Play, pb::TaskSpec) {
     let path = format!("/{seed}");
     origin.handle(&path, move |request| served.respond(request));
     let has_digest = dice.one_in(3);
+    let mirror = format!("/mirror/{seed}");
+    origin.object(&mirror, script.mirrored());
     let spec = pb::DownloadSpec {
+        mirrors: if dice.one_in(4) { vec![origin.url(&mirror)] } else { Vec::new() },
         url: origin.url(&path),
         path: format!("f{seed}"),
         max_connections: 1 + dice.below(4) as u32,

@@ -89,6 +89,11 @@ impl Script {
         &self.versions[self.versions.len() - 1]
     }
 
+    /// What a mirror serves: the last version, with validators of its own.
+    pub fn mirrored(&self) -> Object {
+        self.last().clone().etag("\"of the mirror\"").last_modified("Mon, 02 Jan 2023 10:00:00 GMT")
+    }
+
     pub fn respond(&self, request: &Request) -> Reply {
         let changed = usize::from(request.nth >= self.change_at).min(self.versions.len() - 1);
         let object = &self.versions[changed];
