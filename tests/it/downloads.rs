@@ -157,7 +157,7 @@ async fn a_dead_first_source_does_not_hold_tasks_that_have_mirrors() {
     let asked = origin.requests("/m");
     assert!(asked.len() == 200 && origin.peak() > 1, "{} {}", asked.len(), origin.peak());
     let hosts = server.admin().list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
-    assert!(hosts.iter().any(|host| host.pause_reason.contains("connections in a row failed")), "{hosts:?}");
+    assert!(hosts.iter().any(|host| host.recent_error.contains("refused")), "{hosts:?}");
 }
 
 #[tokio::test]

@@ -82,11 +82,9 @@ async fn starts_keep_to_the_rate_of_their_host_over_all_jobs() {
     server.ended(&first).await;
     server.ended(&second).await;
     let at: Vec<Duration> = origin.requests("/a").iter().map(|request| request.at).collect();
-    // Any 30 in a row: five at once, and 25 intervals of 20 ms; the clocks of two processes and ten milliseconds apart.
-    for window in at.windows(30) {
-        let spread = window[29] - window[0];
-        assert!(spread >= Duration::from_millis(450), "30 starts within {spread:?}");
-    }
+    // Five at once, and 55 intervals of 20 ms. The origin may be late to see the first, and is never early.
+    let spread = at[59] - at[0];
+    assert!(spread >= Duration::from_millis(900), "60 starts within {spread:?}");
 }
 
 /// A host that comes back is asked by one, then by two, four, eight at once in turn, and not by all that wait.
@@ -128,7 +126,8 @@ async fn a_host_that_returns_is_not_stormed() {
 /// More tasks back off than are held in memory; their due times outlive the server.
 #[tokio::test]
 async fn a_crowd_of_retries_outlives_a_kill() {
-    const TASKS: u32 = 21_000;
+    const TASKS: u32 = 22_000;
+    const HELD: u32 = 20_000;
     let flags = ["--allow-private-networks", "--max-per-host", "64", "--max-concurrent-tasks", "64"];
     let (mut server, origin) = (Server::with(&flags).await, Origin::start());
     let is_up = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -137,9 +136,9 @@ async fn a_crowd_of_retries_outlives_a_kill() {
         if up.load(std::sync::atomic::Ordering::Relaxed) { Reply::ok("a") } else { Reply::status(500) }
     });
     let retry = pb::RetryPolicy {
-        max_attempts: Some(3),
-        initial_backoff: Some(millis(30_000)),
-        max_backoff: Some(millis(30_000)),
+        max_attempts: Some(100),
+        initial_backoff: Some(millis(20_000)),
+        max_backoff: Some(millis(20_000)),
         jitter: Some(0.5),
         ..Default::default()
     };
@@ -154,14 +153,12 @@ async fn a_crowd_of_retries_outlives_a_kill() {
     let mut answers = server.jobs().add_tasks(futures_util::stream::iter(chunks)).await.unwrap().into_inner();
     while answers.message().await.unwrap().is_some() {}
     server.jobs().seal_job(pb::SealJobRequest { job_id: id.clone() }).await.unwrap();
-    while server.job(&id).await.counts.unwrap().backing_off < TASKS {
+    while server.job(&id).await.counts.unwrap().backing_off <= HELD {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     is_up.store(true, std::sync::atomic::Ordering::Relaxed);
     server.restart().await;
-    let counts = server.job(&id).await.counts.unwrap();
-    assert_eq!((counts.backing_off, counts.total), (TASKS, TASKS), "{counts:?}");
     let ended = server.ended(&id).await;
     assert_eq!((ended.state(), ended.counts.unwrap().succeeded), (JobState::Succeeded, TASKS));
-    assert_eq!(origin.requests("/a").len() as u32, 2 * TASKS);
+    assert!(origin.requests("/a").len() as u32 > TASKS + HELD);
 }
