@@ -86,7 +86,7 @@ impl Scheduler {
     pub(crate) fn refill(&mut self, job: JobId, number: LaneNumber) {
         let Some(run) = self.jobs.get_mut(&job) else { return };
         let Some(lane) = run.lanes.get_mut(number as usize) else { return };
-        if lane.has_work() {
+        if lane.has_work() && !lane.is_held() {
             self.lanes.has_work(job, number);
         }
         if lane.wants_page() && run.job.stop.is_none() {

@@ -9,7 +9,7 @@ use crate::engine::attempts::Ended;
 use crate::engine::commit::Effect;
 use crate::engine::hub::Notice;
 use crate::engine::scheduler::Scheduler;
-use crate::engine::state::{Cause, Queued, Running, Sweeping, Waiting};
+use crate::engine::state::{Cause, Queued, Running, Shelf, Sweeping, Waiting};
 use crate::engine::timers::Timer;
 use crate::model::event::EventKind;
 use crate::model::failure::{Failure, FailureReason, TaskError};
@@ -46,8 +46,14 @@ impl Scheduler {
         let (event, outcome) = meaning(&running, &options, &ended, now, chance);
         note_attempt(&mut running.row, running.attempt_start, &ended, &event, now);
         self.pending.batch.pages.extend(ended.body.filter(|_| outcome.is_some()));
-        let space = matches!(ended.end, AttemptEnd::NoSpace { .. });
-        self.moved(id, running, event, outcome, space, now);
+        let shelf = match &ended.end {
+            AttemptEnd::NoSpace { .. } => Some(Shelf::Disk(now.plus(DISK_LOOK))),
+            AttemptEnd::Failed(Failure { paused_until: Some(until), message, .. }) => {
+                Some(Shelf::Host(*until, message.clone()))
+            }
+            _ => None,
+        };
+        self.moved(id, running, event, outcome, shelf, now);
     }
 
     fn moved(
@@ -56,7 +62,7 @@ impl Scheduler {
         mut running: Running,
         event: TaskEvent,
         outcome: Option<Outcome>,
-        space: bool,
+        shelf: Option<Shelf>,
         now: Timestamp,
     ) {
         let Some(run) = self.jobs.get_mut(&id.job) else { return };
@@ -76,13 +82,9 @@ impl Scheduler {
             TaskState::Pending => {
                 let task = queued(id, running.spec, running.row);
                 self.lower_head(id, running.lane);
-                if space {
-                    let due = now.plus(DISK_LOOK);
-                    self.timers.add(due, Timer::DiskLook(id));
-                    self.shelve(id, running.lane);
-                    self.waiting.insert(id, Waiting { lane: running.lane, task, due });
-                } else {
-                    self.give_back(id.job, running.lane, task);
+                match shelf {
+                    Some(shelf) => self.shelve(id, running.lane, task, shelf),
+                    None => self.give_back(id.job, running.lane, task),
                 }
             }
             _ => {
@@ -115,11 +117,14 @@ impl Scheduler {
         }
     }
 
-    fn shelve(&mut self, id: TaskId, lane: LaneNumber) {
+    fn shelve(&mut self, id: TaskId, number: LaneNumber, task: Queued, shelf: Shelf) {
         let run = self.jobs.get_mut(&id.job);
-        if let Some(lane) = run.and_then(|run| run.lanes.get_mut(lane as usize)) {
+        if let Some(lane) = run.and_then(|run| run.lanes.get_mut(number as usize)) {
             lane.shelved.insert(id.index);
         }
+        let due = shelf.due();
+        self.timers.add(due, Timer::LookAgain(id));
+        self.waiting.insert(id, Waiting { lane: number, task, due, shelf: Some(shelf) });
     }
 
     /// Puts a task that is PENDING again before the others of its lane.
@@ -305,7 +310,8 @@ fn meaning(
     match (&ended.end, running.cause.get()) {
         (AttemptEnd::Done(outcome), _) => (TaskEvent::Succeeded(fence), Some(outcome.clone())),
         (_, Some(Cause::Stop(stop))) => (TaskEvent::Cancelled(TaskError { attempt, ..stop.task_error() }), None),
-        (_, Some(Cause::Drain | Cause::Pause)) | (AttemptEnd::NoSpace { .. }, None) => {
+        (_, Some(Cause::Drain | Cause::Pause))
+        | (AttemptEnd::NoSpace { .. } | AttemptEnd::Failed(Failure { paused_until: Some(_), .. }), None) => {
             (TaskEvent::GivenBack(fence), None)
         }
         (AttemptEnd::Failed(failure), None) => (failed(running, options, failure, now, chance), None),

@@ -116,7 +116,7 @@ impl Scheduler {
     fn insert_waiting(&mut self, entry: DueTask, lane: LaneNumber, task: Queued) {
         self.due.there.insert(entry);
         self.timers.add(entry.due, Timer::TaskDue(entry.id));
-        self.waiting.insert(entry.id, Waiting { lane, task, due: entry.due });
+        self.waiting.insert(entry.id, Waiting { lane, task, due: entry.due, shelf: None });
     }
 
     /// A wait is over: the task goes before the others of its lane.

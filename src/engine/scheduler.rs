@@ -155,7 +155,7 @@ impl Scheduler {
         let now = self.now();
         while let Some(timer) = self.timers.pop_due(now) {
             match timer {
-                Timer::TaskDue(id) | Timer::DiskLook(id) => self.task_due(id, now),
+                Timer::TaskDue(id) | Timer::LookAgain(id) => self.task_due(id, now),
                 Timer::TaskDeadline(id) => self.task_deadline(id, now),
                 Timer::JobDeadline(job) => self.job_deadline(job, now),
                 Timer::JobStart(job) => self.job_start(job, now),

@@ -17,6 +17,10 @@ use crate::store::{LaneNumber, StoredTask, TaskRow};
 /// Tasks of a lane that are in memory: as many as are read at once, so that memory goes with lanes and not with tasks.
 pub(crate) const LANE_PAGE: u32 = 256;
 
+/// Tasks of a lane that may be shelved before the lane gives no more: those behind them would most likely come to wait for
+/// the same, one by one, in memory and at the cost of a request each.
+pub(crate) const SHELVED_MAX: usize = 256;
+
 /// A task that waits in memory.
 #[derive(Clone, Debug)]
 pub(crate) struct Queued {
@@ -41,7 +45,7 @@ pub(crate) struct Lane {
     pub(crate) again: VecDeque<Queued>,
     /// Fresh ones in order.
     pub(crate) page: VecDeque<Queued>,
-    /// PENDING and not in its turn: they wait for room on the disk.
+    /// PENDING and not in their turn; see [`Shelf`].
     pub(crate) shelved: BTreeSet<TaskIndex>,
     /// From here on fresh ones are on disk only.
     pub(crate) disk_from: TaskIndex,
@@ -75,6 +79,11 @@ impl Lane {
 
     pub(crate) fn has_work(&self) -> bool {
         !self.again.is_empty() || !self.page.is_empty()
+    }
+
+    /// Whether so many of its tasks wait for something of their own that the others are held back.
+    pub(crate) fn is_held(&self) -> bool {
+        self.shelved.len() >= SHELVED_MAX
     }
 
     pub(crate) fn next(&mut self) -> Option<Queued> {
@@ -197,4 +206,23 @@ pub(crate) struct Waiting {
     pub(crate) lane: LaneNumber,
     pub(crate) task: Queued,
     pub(crate) due: Timestamp,
+    /// Why, when it is not its retry policy's backoff: then it is PENDING.
+    pub(crate) shelf: Option<Shelf>,
+}
+
+/// Why an attempt that had begun was given back, and when the task looks again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Shelf {
+    /// There was no room on the disk.
+    Disk(Timestamp),
+    /// A host that it came to, by a redirect or as a mirror, is left alone.
+    Host(Timestamp, String),
+}
+
+impl Shelf {
+    pub(crate) fn due(&self) -> Timestamp {
+        match self {
+            Shelf::Disk(due) | Shelf::Host(due, _) => *due,
+        }
+    }
 }

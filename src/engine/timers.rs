@@ -25,8 +25,8 @@ pub(crate) enum Timer {
     JobRested(JobId),
     /// The host's pause is over, or its rate allows a start again.
     HostWake(Host),
-    /// A task that waited for room on the disk looks again.
-    DiskLook(TaskId),
+    /// A task that was given back to wait for something looks again.
+    LookAgain(TaskId),
     /// Time to delete what has been kept long enough.
     Housekeeping,
 }

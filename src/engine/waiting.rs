@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use crate::engine::lanes::Hold;
 use crate::engine::scheduler::Scheduler;
+use crate::engine::state::Shelf;
 use crate::limits::Blocked;
 use crate::model::host::Host;
-use crate::model::ids::{JobId, TaskIndex};
+use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::JobState;
 use crate::model::task::TaskState;
 use crate::model::time::Timestamp;
@@ -45,8 +46,8 @@ pub struct Explanation {
     job: Option<Wait>,
     /// What holds the tasks for a host.
     hosts: HashMap<Host, Wait>,
-    /// Tasks that wait for room on the disk.
-    disk: HashMap<TaskIndex, Wait>,
+    /// Tasks that were given back to wait for something of their own.
+    shelved: HashMap<TaskIndex, Wait>,
     /// Reasons over all lanes that have work, each with how many tasks of them are in memory.
     pub lanes: Vec<(Wait, u32)>,
 }
@@ -64,7 +65,7 @@ impl Explanation {
         if let Some(wait) = &self.job {
             return Some(wait.clone());
         }
-        if let Some(wait) = self.disk.get(&index) {
+        if let Some(wait) = self.shelved.get(&index) {
             return Some(wait.clone());
         }
         if state == TaskState::BackingOff && due.is_some_and(|due| due > now) {
@@ -91,10 +92,10 @@ impl Scheduler {
         let now = self.now();
         let Some(run) = self.jobs.get(&job) else { return Explanation::default() };
         let mut explanation = Explanation { job: self.job_wait(job, now), ..Explanation::default() };
-        for (id, waiting) in self.waiting.iter().filter(|(id, waiting)| {
-            id.job == job && waiting.task.row.as_ref().is_some_and(|row| row.task.state == TaskState::Pending)
-        }) {
-            explanation.disk.insert(id.index, disk_wait(waiting.due));
+        for (id, waiting) in self.waiting.iter().filter(|(id, _)| id.job == job) {
+            if let Some(shelf) = &waiting.shelf {
+                explanation.shelved.insert(id.index, shelf_wait(shelf));
+            }
         }
         for host in hosts {
             if let Some(wait) = run.lane_of.get(host).and_then(|lane| self.lane_wait(job, *lane, host)) {
@@ -136,6 +137,11 @@ impl Scheduler {
 
     fn lane_wait(&self, job: JobId, lane: u32, host: &Host) -> Option<Wait> {
         let run = self.jobs.get(&job)?;
+        let held = run.lanes.get(lane as usize).filter(|lane| lane.is_held());
+        if let Some(index) = held.and_then(|lane| lane.shelved.first().copied()) {
+            // What holds those before it.
+            return self.waiting.get(&TaskId { job, index })?.shelf.as_ref().map(shelf_wait);
+        }
         let limits = self.runner.hosts.limits();
         let wait = |reason, until, message| Some(Wait { reason, until, message });
         match self.lanes.hold(job, lane) {
@@ -186,7 +192,12 @@ impl Scheduler {
     }
 }
 
-fn disk_wait(due: Timestamp) -> Wait {
-    let message = "the disk has not the room for it; it goes on when there is".to_owned();
-    Wait { reason: WaitReason::DiskSpace, until: Some(due), message }
+fn shelf_wait(shelf: &Shelf) -> Wait {
+    let (reason, message) = match shelf {
+        Shelf::Disk(_) => {
+            (WaitReason::DiskSpace, "the disk has not the room for it; it goes on when there is".to_owned())
+        }
+        Shelf::Host(_, message) => (WaitReason::HostPaused, message.clone()),
+    };
+    Wait { reason, until: Some(shelf.due()), message }
 }

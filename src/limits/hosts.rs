@@ -23,6 +23,8 @@ const BREAKER_FAILURES: u32 = 8;
 const BREAKER_PAUSE_MIN: Duration = Duration::from_millis(500);
 /// The longest pause of an open breaker: a host that is back is noticed within this.
 const BREAKER_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// The longest pause that an attempt which has begun waits for, with all that it holds.
+const PAUSE_PATIENCE: Duration = Duration::from_secs(1);
 /// Hosts that are remembered; the idle ones beyond are forgotten.
 const HOSTS_MAX: usize = 10_000;
 
@@ -167,16 +169,18 @@ impl Hosts {
         Ok(HostPermit { hosts: self.clone(), host: host.clone() })
     }
 
-    /// Waits until a request to `host` may start, and starts it. For what an attempt asks beside its first request.
-    pub async fn start(self: &Arc<Self>, host: &Host) -> HostPermit {
+    /// Waits until a request to `host` may start, and starts it. For what an attempt asks beside its first request. A
+    /// pause that lasts is not waited for: until when it does is the error.
+    pub async fn start(self: &Arc<Self>, host: &Host) -> Result<HostPermit, Timestamp> {
         loop {
             let woken = self.waiters.notified();
             tokio::pin!(woken);
             // Registered before the check, so that a release in between is not missed.
             woken.as_mut().enable();
             let until = match self.try_start(host) {
-                Ok(permit) => return permit,
+                Ok(permit) => return Ok(permit),
                 Err(Blocked::Full) => None,
+                Err(Blocked::Paused(until)) if until.since(self.clock.now()) > PAUSE_PATIENCE => return Err(until),
                 Err(Blocked::Rate(until) | Blocked::Paused(until)) => Some(until),
             };
             let wait = until.map_or(Duration::from_secs(60), |until| until.since(self.clock.now()));

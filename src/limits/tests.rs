@@ -139,7 +139,8 @@ async fn a_release_wakes_who_waits_inside_an_attempt() {
         tokio::time::sleep(Duration::from_millis(10)).await;
         drop(held);
     };
-    tokio::join!(hosts.start(&host), release);
+    let (started, ()) = tokio::join!(hosts.start(&host), release);
+    assert!(started.is_ok());
     assert!(start.elapsed() < Duration::from_secs(1));
 }
 

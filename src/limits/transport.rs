@@ -95,16 +95,16 @@ pub struct Limited {
 }
 
 impl Limited {
-    async fn permit(&self, host: &Host) -> HostPermit {
+    async fn permit(&self, host: &Host) -> Result<HostPermit, Failure> {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         match first {
             // The scheduler has counted this start against the job's rate too.
-            Some(permit) if permit.host() == host => permit,
+            Some(permit) if permit.host() == host => Ok(permit),
             other => {
                 // Given back before another is asked for, so that two hosts that redirect to each other cannot lock up.
                 drop(other);
                 self.job.start(&self.clock).await;
-                self.hosts.start(host).await
+                self.hosts.start(host).await.map_err(|until| left_alone(host, until))
             }
         }
     }
@@ -141,7 +141,7 @@ impl Transport for Limited {
                 let message = format!("`{}` names no host", secret::redacted(&request.url));
                 return Err(Failure::fatal(FailureReason::Protocol, message));
             };
-            let permit = self.permit(&host).await;
+            let permit = self.permit(&host).await?;
             let result = self.inner.send(request, profile).await;
             self.note(&host, &result);
             let mut response = result?;
@@ -161,6 +161,11 @@ impl Transport for Limited {
     fn is_paused(&self, url: &Url) -> bool {
         Host::of(url).is_some_and(|host| matches!(self.hosts.check(&host), Err(Blocked::Paused(_))))
     }
+}
+
+fn left_alone(host: &Host, until: Timestamp) -> Failure {
+    let message = format!("`{host}` is left alone: see ListHosts");
+    Failure { paused_until: Some(until), ..Failure::retryable(FailureReason::HttpStatus, message) }
 }
 
 struct LimitedBody {

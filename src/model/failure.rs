@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::time::Timestamp;
+
 /// The classes of failure, as the contract names them. `docs/ERRORS.md` has an entry for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[allow(missing_docs)] // The names are the contract's; each has its entry in docs/ERRORS.md.
@@ -86,12 +88,21 @@ pub struct Failure {
     pub retryable: bool,
     /// How long the origin asked to be left alone (`Retry-After`, `RateLimit-Reset`).
     pub retry_after: Option<Duration>,
+    /// Nothing was asked, because a host is left alone until then: the attempt does not count, and the task waits.
+    pub paused_until: Option<Timestamp>,
 }
 
 impl Failure {
     /// A failure that another attempt cannot mend.
     pub fn fatal(reason: FailureReason, message: impl Into<String>) -> Self {
-        Failure { reason, message: message.into(), http_status: 0, retryable: false, retry_after: None }
+        Failure {
+            reason,
+            message: message.into(),
+            http_status: 0,
+            retryable: false,
+            retry_after: None,
+            paused_until: None,
+        }
     }
 
     /// A failure that may be gone at the next attempt.

@@ -74,7 +74,7 @@ mod tests {
     use crate::model::failure::FailureReason;
 
     fn failure(retryable: bool, http_status: u16, retry_after: Option<Duration>) -> Failure {
-        Failure { reason: FailureReason::HttpStatus, message: String::new(), http_status, retryable, retry_after }
+        Failure { http_status, retryable, retry_after, ..Failure::fatal(FailureReason::HttpStatus, "") }
     }
 
     #[test]

@@ -31,12 +31,12 @@ pub fn judge_status(status: StatusCode, headers: &HeaderMap, now: Timestamp, wai
         500..=599 => "; the fault is the origin's",
         _ => "",
     };
+    let message = format!("the origin answered {code}{name}{hint}");
     Failure {
-        reason: FailureReason::HttpStatus,
-        message: format!("the origin answered {code}{name}{hint}"),
         http_status: code,
         retryable: RETRYABLE_STATUSES.contains(&code),
         retry_after,
+        ..Failure::fatal(FailureReason::HttpStatus, message)
     }
 }
 

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use haul::pb;
-use haul::pb::{JobState, TaskState};
+use haul::pb::{GroupMode, JobState, TaskState, WaitReason};
 
 use crate::support::object::Object;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::{PATIENCE, Server};
-use crate::support::spec::{download, fetch, job, millis, once};
+use crate::support::spec::{download, fetch, group, job, millis, once};
 
 async fn set_limits(server: &Server, limits: pb::Limits, paths: &[&str]) {
     let update_mask = Some(prost_types::FieldMask { paths: paths.iter().map(ToString::to_string).collect() });
@@ -161,4 +161,38 @@ async fn a_crowd_of_retries_outlives_a_kill() {
     let ended = server.ended(&id).await;
     assert_eq!((ended.state(), ended.counts.unwrap().succeeded), (JobState::Succeeded, TASKS));
     assert!(origin.requests("/a").len() as u32 > TASKS + HELD);
+}
+
+/// A redirect to a host that is left alone: the attempt is given back, and its place goes to others meanwhile.
+#[tokio::test]
+async fn nobody_waits_inside_an_attempt_for_a_host_that_is_left_alone() {
+    let server = Server::with(&["--allow-private-networks", "--max-concurrent-tasks", "2"]).await;
+    let (front, busy, other) = (Origin::start(), Origin::start(), Origin::start());
+    front.reply("/a", Reply::redirect(302, &busy.url("/a")));
+    busy.handle("/a", |request| match request.nth {
+        0 => Reply::status(429).header("Retry-After", "3"),
+        _ => Reply::ok("at last"),
+    });
+    other.reply("/b", Reply::ok("b"));
+    let tasks = (0..4).map(|_| fetch(front.url("/a"))).collect();
+    let spec = pb::JobSpec { defaults: Some(once()), group: Some(group(GroupMode::Collect, 0)), ..job(tasks) };
+    let id = server.submit(spec).await;
+    let waits = |task: &pb::Task| {
+        task.state() == TaskState::Pending
+            && task.waiting.as_ref().is_some_and(|waiting| waiting.reason() == WaitReason::HostPaused)
+    };
+    // Of the first two both may have been under way to it.
+    while server.tasks(&id).await.iter().filter(|task| waits(task)).count() < 2 {
+        assert!(server.job(&id).await.end_time.is_none());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let asked = busy.requests("/a").len();
+    assert_eq!(server.run(job(vec![fetch(other.url("/b"))])).await.state(), JobState::Succeeded);
+    assert_eq!(busy.requests("/a").len(), asked, "it is still left alone");
+    let ended = server.ended(&id).await;
+    let counts = ended.counts.unwrap();
+    assert!(counts.succeeded >= 2 && counts.failed >= 1, "{counts:?}");
+    let tasks = server.tasks(&id).await;
+    let waited = tasks.iter().filter(|task| task.state() == TaskState::Succeeded);
+    assert!(waited.clone().all(|task| task.attempts == 1), "the wait cost no attempt: {tasks:#?}");
 }
