@@ -4,8 +4,10 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
+use tokio::time::Instant;
 
 use crate::store::sqlite::open::OpenError;
 
@@ -13,9 +15,24 @@ use crate::store::sqlite::open::OpenError;
 #[derive(Debug)]
 pub(super) struct DirLock(#[allow(dead_code)] File); // Held, not read.
 
+/// A process that was killed ends only when its writes have, and whoever restarts it at once should not have to know.
+const PATIENCE: Duration = Duration::from_secs(3);
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
 impl DirLock {
+    /// Locks `dir`, or says who has it and keeps it.
+    pub(super) async fn wait_for(dir: &Path) -> Result<DirLock, OpenError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match DirLock::take(dir) {
+                Err(OpenError::InUse { .. }) if Instant::now() < deadline => tokio::time::sleep(LOOK_INTERVAL).await,
+                done => return done,
+            }
+        }
+    }
+
     /// Locks `dir`, or says who has it.
-    pub(super) fn take(dir: &Path) -> Result<DirLock, OpenError> {
+    fn take(dir: &Path) -> Result<DirLock, OpenError> {
         let path = dir.join("haul.lock");
         let unwritable = |error| OpenError::Unwritable { path: dir.to_owned(), error };
         let mut file = OpenOptions::new()

@@ -87,7 +87,7 @@ impl SqliteStore {
         check::library(&library_version().await.map_err(failed)?)?;
         let unwritable = |error| OpenError::Unwritable { path: dir.to_owned(), error };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unwritable)?;
-        let lock = Arc::new(DirLock::take(dir)?);
+        let lock = Arc::new(DirLock::wait_for(dir).await?);
         check::database(&path).await?;
         create(dir, &path).map_err(unwritable)?;
 
