@@ -64,6 +64,8 @@ pub(crate) enum Effect {
     Swept(JobId, TaskState, usize),
     /// The n-th purge of the batch was this job's.
     Purged(JobId, usize),
+    /// The ends of its tasks are durable: their part files go where nobody sees them.
+    PutPartsAway(JobId),
     /// Its end is durable: memory forgets it.
     Forget(JobId),
 }
@@ -192,6 +194,7 @@ impl Scheduler {
                 Effect::Purged(job, which) => {
                     self.purged(job, committed.purged.get(which).copied().unwrap_or_default());
                 }
+                Effect::PutPartsAway(job) => self.put_parts_away(job),
                 Effect::Forget(job) => self.forget(job),
             }
         }

@@ -180,7 +180,8 @@ impl Scheduler {
         if all_well {
             self.settled(job);
         } else {
-            self.put_parts_away(job);
+            // What has parts is told by the store, so the ends must be there first.
+            self.pending.effects.push(Effect::PutPartsAway(job));
         }
     }
 

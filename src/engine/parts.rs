@@ -52,8 +52,7 @@ impl JobParts {
         if self.by_url {
             return;
         }
-        // The end of the last attempt may not be committed yet: its task still reads RUNNING.
-        let states = [TaskState::Failed, TaskState::Cancelled, TaskState::Running];
+        let states = [TaskState::Failed, TaskState::Cancelled];
         let mut from = Some(0);
         while let Some(parts) = self.next_parts(job, directory, &states, &mut from).await {
             for (folder, key) in parts {

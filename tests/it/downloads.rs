@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::support::disk::SmallDisk;
 use crate::support::object::Object;
 use crate::support::origin::Origin;
+use crate::support::reply::Cut;
 use crate::support::server::Server;
 use crate::support::spec::{download, download_as, group, job, once, quick_retry};
 
@@ -189,6 +190,19 @@ async fn no_part_file_is_left_of_a_job_that_has_ended_and_a_retry_goes_on_from_i
     assert_eq!(std::fs::read(server.downloads().join(result(&task).path)).unwrap(), object.bytes());
     let events = server.events(&id, 0).await;
     assert_eq!(events.iter().map(|it| it.sequence).collect::<Vec<_>>(), (1..=events.len() as u64).collect::<Vec<_>>());
+}
+
+/// Also when it ended before anything of its attempt was durable.
+#[tokio::test]
+async fn nothing_is_left_of_what_failed_within_moments() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    let object = Object::new(1, 50_000);
+    origin.handle("/cut", move |request| object.respond(request).cut_at(20_000, Cut::Fin));
+    for _ in 0..40 {
+        let spec = pb::JobSpec { defaults: Some(once()), ..job(vec![download(origin.url("/cut"))]) };
+        assert_eq!(server.run(spec).await.state(), JobState::Failed);
+        assert!(server.files().is_empty(), "{:?}", server.files());
+    }
 }
 
 #[tokio::test]
