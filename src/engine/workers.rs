@@ -12,6 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::net::Transport;
 
+/// Transfers leave the processor to what decides and commits, when there is not enough for both: else whoever submits
+/// waits behind a thousand bodies. (Measured: a small job beside a big one on two busy cores takes 1.3 and not 2.7 times
+/// its time alone; the big one loses 4 %.)
+const TRANSFER_NICENESS: i32 = 4;
+
 /// What a worker's runtime owns beside its attempts.
 pub struct WorkerParts {
     /// How its attempts reach the network.
@@ -50,6 +55,10 @@ impl Workers {
             let name = format!("transfer-{number}");
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             threads.push(std::thread::Builder::new().name(name).spawn(move || {
+                // On Linux this is of the calling thread alone. Where it may not be, transfers are only less polite.
+                if let Err(error) = rustix::process::nice(TRANSFER_NICENESS) {
+                    tracing::debug!("transfer threads keep the priority of the process: {error}");
+                }
                 runtime.block_on(async move {
                     let parts = make();
                     let _ = ready.send(Worker { runtime: Handle::current(), transport: parts.transport });
