@@ -14,7 +14,8 @@ use crate::support::server::Server;
 use crate::support::spec::{download_as, group, job, millis, quick_retry};
 
 const SEEDS: u64 = 240;
-const KILLS: u64 = 4;
+/// One less than what a task that runs at each of them is held to be the cause of: it would fail, whatever it had done.
+const KILLS: u64 = 2;
 
 fn sha256(object: &Object) -> String {
     Sha256::digest(object.bytes()).iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
@@ -86,10 +87,9 @@ async fn never_a_wrong_file() {
                 right.push(path);
             }
             TaskState::Failed => {
-                // One that ran at three of the kills is held to be their cause.
                 let Some(failure) = &task.error else { panic!("{task:#?}") };
                 let is_typed = !matches!(failure.reason(), FailureReason::Unspecified | FailureReason::Internal);
-                assert!(is_typed || failure.message.contains("the server died"), "{task:#?}");
+                assert!(is_typed, "{task:#?}");
             }
             other => panic!("seed {seed}: {other:?}"),
         }
