@@ -110,9 +110,8 @@ pub(crate) async fn download(mib: usize) {
             note(name, run(&server, job_of(vec![task(spec)])).await);
             empty(&dir.path().join("downloads"));
         }
-        for (name, program, line) in lines.iter().filter(|(_, program, _)| is_there(program)) {
+        for (name, _, line) in lines.iter().filter(|(_, program, _)| is_there(program)) {
             empty(&out);
-            let _ = program;
             note(name, shell(line));
         }
     }
@@ -146,8 +145,7 @@ pub(crate) async fn segments(mib: usize) {
         println!("haul: {share:.3}");
         own = own.max(share);
         empty(&dir.path().join("downloads"));
-        for (name, program, line) in lines.iter().filter(|(_, program, _)| is_there(program)) {
-            let _ = program;
+        for (name, _, line) in lines.iter().filter(|(_, program, _)| is_there(program)) {
             empty(&out);
             println!("{name}: {:.3}", allowed / shell(line).wall);
         }
