@@ -41,7 +41,7 @@ use crate::store::{Store, StoreError};
 /// What settings are made of.
 pub use crate::files::Durability;
 pub use crate::files::names;
-pub use crate::net::Guard;
+pub use crate::net::{EnvironmentProxies, Guard};
 
 /// The largest message that is taken.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;

@@ -10,6 +10,7 @@ mod connect;
 mod connection;
 pub mod decode;
 pub mod disposition;
+mod environment;
 mod exchange;
 pub mod guard;
 mod identity;
