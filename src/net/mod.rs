@@ -37,6 +37,7 @@ use crate::model::failure::Failure;
 use crate::model::spec::{HttpOptions, Timeouts};
 
 pub use client::HttpClient;
+pub use environment::EnvironmentProxies;
 pub use exchange::{DEFAULT_USER_AGENT, Session, Trace, drain, exchange};
 pub use guard::Guard;
 
