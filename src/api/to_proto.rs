@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use crate::engine::hub::Active;
 use crate::engine::waiting::{Wait, WaitReason};
+use crate::model::counts::Counts;
 use crate::model::failure::{FailureReason, TaskError};
 use crate::model::group::GroupMode;
-use crate::model::job::{Counts, Job};
+use crate::model::job::Job;
 use crate::model::limits::{HostLimits, Limits, RateLimit};
 use crate::model::outcome::{Attempt, DownloadResult, FetchResult, Outcome};
 use crate::model::progress::Progress;

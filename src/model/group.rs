@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::counts::Counts;
 use crate::model::failure::is_default;
-use crate::model::job::Counts;
 
 /// How the tasks of a job depend on each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@
 //! the engine makes it durable and then performs it.
 
 pub mod checksum;
+pub mod counts;
 pub mod event;
 pub mod failure;
 pub mod group;

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::model::counts::Counts;
 use crate::model::failure::{TaskError, is_default};
 use crate::model::ids::{JobId, TaskIndex};
-use crate::model::job::{Counts, Job, JobState, Stop};
+use crate::model::job::{Job, JobState, Stop};
 use crate::model::outcome::{Attempt, Outcome};
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::task::{Task, TaskState};
