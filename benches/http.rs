@@ -99,7 +99,13 @@ fn parts(address: SocketAddr) -> (HttpClient, Arc<Profile>, Url) {
 }
 
 fn request(url: &Url) -> Request {
-    Request { method: Method::GET, url: url.clone(), headers: HeaderMap::new(), body: Bytes::new() }
+    Request {
+        method: Method::GET,
+        url: url.clone(),
+        headers: HeaderMap::new(),
+        body: Bytes::new(),
+        permit: haul::net::Permit::default(),
+    }
 }
 
 async fn read(mut body: Body) {

@@ -12,7 +12,7 @@ use crate::files::version::Version;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::secret::redacted;
 use crate::net::range::ContentRange;
-use crate::net::{Body, Request, Response, Session, classify, decode, disposition, exchange, range};
+use crate::net::{Body, Permit, Request, Response, Session, classify, decode, disposition, exchange, range};
 
 /// An answer whose body is still to come.
 #[derive(Debug)]
@@ -56,7 +56,13 @@ pub(super) async fn send(
     known: Option<&Record>,
 ) -> Result<Stream, Halt> {
     let headers = headers(ask, known)?;
-    let request = Request { method: Method::GET, url: url.clone(), headers, body: bytes::Bytes::new() };
+    let request = Request {
+        method: Method::GET,
+        url: url.clone(),
+        headers,
+        body: bytes::Bytes::new(),
+        permit: Permit::default(),
+    };
     let response = tokio::select! {
         biased;
         () = ctx.stop.cancelled() => return Err(Halt::Stopped),

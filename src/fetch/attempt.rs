@@ -15,7 +15,7 @@ use crate::model::outcome::{AttemptEnd, AttemptReport, FetchResult, Outcome};
 use crate::model::progress::Meter;
 use crate::model::secret::{REDACTED, is_secret_header, redacted};
 use crate::model::spec::{FetchSpec, Pagination};
-use crate::net::{Request, Response, Session, classify, decode, drain, exchange};
+use crate::net::{Permit, Request, Response, Session, classify, decode, drain, exchange};
 
 /// What is asked for where JSON is expected; anything is still taken.
 const ACCEPT_JSON: HeaderValue = HeaderValue::from_static("application/json, */*;q=0.5");
@@ -124,6 +124,7 @@ impl<'a> Attempt<'a> {
     /// A response whose status the task accepts.
     async fn ask(&mut self, url: Url) -> Result<Response, Failure> {
         let request = Request {
+            permit: Permit::default(),
             method: self.method.clone(),
             url,
             headers: self.headers.clone(),

@@ -1,5 +1,5 @@
-//! Limits around a transport: every request takes a permit of its host and a start of each rate; every body pays for its
-//! bytes and keeps the permit until it is read or dropped.
+//! Limits around a transport: every request takes a permit of its host and a start of each rate, and every body pays for
+//! its bytes. The permit goes with the request: the network gives it back when the origin can no longer count it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::model::limits::RateLimit;
 use crate::model::secret;
 use crate::model::time::Timestamp;
 use crate::net::classify;
-use crate::net::{Body, BodySource, Profile, Request, Response, Transport};
+use crate::net::{Body, BodySource, Permit, Profile, Request, Response, Transport};
 
 /// The rates of one job, shared by all its attempts.
 #[derive(Debug)]
@@ -95,7 +95,8 @@ pub struct Limited {
 }
 
 impl Limited {
-    async fn permit(&self, host: &Host) -> Result<HostPermit, Failure> {
+    /// Waits until a request to `host` may start.
+    async fn start(&self, host: &Host) -> Result<HostPermit, Failure> {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         match first {
             // The scheduler has counted this start against the job's rate too.
@@ -135,13 +136,16 @@ impl Limited {
 }
 
 impl Transport for Limited {
-    fn send<'a>(&'a self, request: Request, profile: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>> {
+    fn permit<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, Result<Permit, Failure>> {
+        async move { Ok(Permit::new(self.start(&host_of(url)?).await?)) }.boxed()
+    }
+
+    fn send<'a>(&'a self, mut request: Request, profile: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>> {
         async move {
-            let Some(host) = Host::of(&request.url) else {
-                let message = format!("`{}` names no host", secret::redacted(&request.url));
-                return Err(Failure::fatal(FailureReason::Protocol, message));
-            };
-            let permit = self.permit(&host).await?;
+            let host = host_of(&request.url)?;
+            if request.permit.held::<HostPermit>().is_none_or(|permit| *permit.host() != host) {
+                request.permit = Permit::new(self.start(&host).await?);
+            }
             let result = self.inner.send(request, profile).await;
             self.note(&host, &result);
             let mut response = result?;
@@ -150,7 +154,6 @@ impl Transport for Limited {
                 job: self.job.clone(),
                 server_bytes: self.server_bytes.clone(),
                 host_bytes: self.hosts.byte_rate(&host),
-                permit: Some(permit),
             };
             response.body = Body(Box::new(source));
             Ok(response)
@@ -163,6 +166,13 @@ impl Transport for Limited {
     }
 }
 
+fn host_of(url: &Url) -> Result<Host, Failure> {
+    Host::of(url).ok_or_else(|| {
+        let message = format!("`{}` names no host", secret::redacted(url));
+        Failure::fatal(FailureReason::Protocol, message)
+    })
+}
+
 fn left_alone(host: &Host, until: Timestamp) -> Failure {
     let message = format!("`{host}` is left alone: see ListHosts");
     Failure { paused_until: Some(until), ..Failure::retryable(FailureReason::HttpStatus, message) }
@@ -173,22 +183,17 @@ struct LimitedBody {
     job: Arc<JobRates>,
     server_bytes: Arc<ByteRate>,
     host_bytes: Arc<ByteRate>,
-    /// Given back with the last byte, or when the body is dropped.
-    permit: Option<HostPermit>,
 }
 
 impl BodySource for LimitedBody {
     fn chunk(&mut self) -> BoxFuture<'_, Option<Result<Bytes, Failure>>> {
         async move {
             let chunk = self.inner.chunk().await;
-            match &chunk {
-                Some(Ok(bytes)) => {
-                    let count = bytes.len() as u64;
-                    self.job.bytes.take(count).await;
-                    self.host_bytes.take(count).await;
-                    self.server_bytes.take(count).await;
-                }
-                _ => self.permit = None,
+            if let Some(Ok(bytes)) = &chunk {
+                let count = bytes.len() as u64;
+                self.job.bytes.take(count).await;
+                self.host_bytes.take(count).await;
+                self.server_bytes.take(count).await;
             }
             chunk
         }

@@ -16,13 +16,15 @@ use crate::model::failure::{Failure, FailureReason};
 use crate::model::spec::Timeouts;
 use crate::net::connection::Connection;
 use crate::net::pool::Endpoint;
-use crate::net::{BodySource, classify};
+use crate::net::{BodySource, Permit, classify};
 
 /// A body that is still on its way.
 pub(super) struct HttpBody {
     incoming: Incoming,
     /// Gone once the body has ended: back in the pool, or closed.
     connection: Option<Connection>,
+    /// Over HTTP/2; an HTTP/1.1 connection holds it until it is closed.
+    permit: Permit,
     endpoint: Arc<Endpoint>,
     pace: Pace,
     /// Set to a time that is at or before the next deadline, and set again only when it fires: not for every chunk.
@@ -34,10 +36,12 @@ impl HttpBody {
         incoming: Incoming,
         connection: Connection,
         endpoint: Arc<Endpoint>,
+        permit: Permit,
         timeouts: &Timeouts,
     ) -> HttpBody {
-        let mut body =
-            HttpBody { incoming, connection: Some(connection), endpoint, pace: Pace::new(timeouts), timer: None };
+        let permit = if matches!(connection, Connection::Http2(_)) { permit } else { Permit::default() };
+        let pace = Pace::new(timeouts);
+        let mut body = HttpBody { incoming, connection: Some(connection), permit, endpoint, pace, timer: None };
         body.release_at_end();
         body
     }
@@ -50,7 +54,9 @@ impl HttpBody {
     }
 
     fn release(&mut self) {
+        self.permit = Permit::default();
         if let Some(Connection::Http1(http1)) = self.connection.take() {
+            http1.free();
             self.endpoint.give_back(http1);
         }
     }

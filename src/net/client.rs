@@ -54,7 +54,7 @@ impl HttpClient {
         let (connection, answer) = self.answer(&endpoint, &request, profile).await?;
         let remote = Some(connection.remote());
         let (head, incoming) = answer.into_parts();
-        let body = HttpBody::new(incoming, connection, endpoint, &profile.timeouts);
+        let body = HttpBody::new(incoming, connection, endpoint, request.permit, &profile.timeouts);
         Ok(Response {
             status: head.status,
             headers: head.headers,

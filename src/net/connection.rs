@@ -1,8 +1,8 @@
 //! One HTTP connection: its handshake, and one request on it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use crate::model::failure::{Failure, FailureReason};
 use crate::net::pool::Endpoint;
 use crate::net::tasks::Tasks;
 use crate::net::wire::Wire;
-use crate::net::{Request, classify};
+use crate::net::{Permit, Request, classify, lock};
 
 /// Read buffers of HTTP/1.1 grow up to this: below 256 KiB large bodies cost much more CPU, above 1 MiB they fall out
 /// of the processor's cache.
@@ -28,6 +28,8 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// An HTTP/2 connection in use is asked this often whether it still lives: many requests depend on it.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// How long a close takes to reach the peer, about: until then it counts the request that was broken off.
+const CLOSE_TRAVEL: Duration = Duration::from_millis(100);
 
 /// A connection as one request has it.
 pub(super) enum Connection {
@@ -41,6 +43,8 @@ pub(super) struct Http1 {
     sender: http1::SendRequest<Full<Bytes>>,
     received: Arc<AtomicU64>,
     remote: SocketAddr,
+    /// Of the request that is in flight; shared with the task that drives the connection and knows when it is closed.
+    permit: Arc<Mutex<Permit>>,
 }
 
 pub(super) struct Http2 {
@@ -62,6 +66,11 @@ impl Http1 {
 
     pub(super) fn is_closed(&self) -> bool {
         self.sender.is_closed()
+    }
+
+    /// Gives the permit of the request back, whose response has been read to its end.
+    pub(super) fn free(&self) {
+        drop(std::mem::take(&mut *lock(&self.permit)));
     }
 }
 
@@ -93,11 +102,18 @@ pub(super) async fn establish(
     let received = wire.received();
     let shaken = http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).handshake(TokioIo::new(wire)).await;
     let (sender, driver) = shaken.map_err(|error| classify::answer(host, &error, false))?;
+    let permit = Arc::new(Mutex::new(Permit::default()));
+    let held = Arc::clone(&permit);
     tasks.spawn(async move {
         // Its error, if any, reaches the request that it hit.
-        let _ = driver.await;
+        let is_closed_by_us = driver.await.is_ok();
+        let permit = std::mem::take(&mut *lock(&held));
+        if is_closed_by_us && !permit.is_empty() {
+            tokio::time::sleep(CLOSE_TRAVEL).await;
+        }
+        drop(permit);
     });
-    Ok(Connection::Http1(Http1 { sender, received, remote }))
+    Ok(Connection::Http1(Http1 { sender, received, remote, permit }))
 }
 
 async fn establish_http2(wire: Wire, remote: SocketAddr, tasks: &Tasks, host: &str) -> Result<Connection, Failure> {
@@ -142,6 +158,7 @@ impl Connection {
         match self {
             Connection::Http1(http1) => {
                 let message = http1_message(endpoint, request).map_err(fatal)?;
+                *lock(&http1.permit) = request.permit.clone();
                 let before = http1.received.load(Ordering::Relaxed);
                 http1.sender.try_send_request(message).await.map_err(|mut error| {
                     let unsent = error.take_message().is_some();

@@ -17,7 +17,7 @@ use crate::model::secret::is_secret_header;
 use crate::model::spec::HttpOptions;
 use crate::net::jar::Jar;
 use crate::net::redirect::{Hop, Trail};
-use crate::net::{Body, Profile, Request, Response, Transport, redirect};
+use crate::net::{Body, Permit, Profile, Request, Response, Transport, redirect};
 
 /// What haul calls itself.
 pub const DEFAULT_USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("haul/", env!("CARGO_PKG_VERSION")));
@@ -127,22 +127,30 @@ struct Course {
     /// All but the cookies of the jar.
     headers: HeaderMap,
     body: Bytes,
+    /// Of the first request; those after a redirect need their own.
+    permit: Permit,
     profile: Arc<Profile>,
 }
 
 impl Course {
     fn new(request: Request, profile: &Arc<Profile>) -> Result<Course, Failure> {
-        let Request { method, url, headers, body } = request;
+        let Request { method, url, headers, body, permit } = request;
         let headers = complete(headers, &profile.http, &url)?;
-        Ok(Course { method, url, headers, body, profile: Arc::clone(profile) })
+        Ok(Course { method, url, headers, body, permit, profile: Arc::clone(profile) })
     }
 
-    fn request(&self, jar: &Jar) -> Request {
+    fn request(&mut self, jar: &Jar) -> Request {
         let mut headers = self.headers.clone();
         if let Some(cookies) = jar.header(&self.url, headers.get(COOKIE)) {
             headers.insert(COOKIE, cookies);
         }
-        Request { method: self.method.clone(), url: self.url.clone(), headers, body: self.body.clone() }
+        Request {
+            method: self.method.clone(),
+            url: self.url.clone(),
+            headers,
+            body: self.body.clone(),
+            permit: std::mem::take(&mut self.permit),
+        }
     }
 
     fn turn(&mut self, hop: Hop) {

@@ -16,6 +16,7 @@ pub mod guard;
 mod identity;
 mod jar;
 pub mod link;
+mod permit;
 mod pool;
 mod proxy;
 pub mod range;
@@ -40,6 +41,7 @@ pub use client::HttpClient;
 pub use environment::EnvironmentProxies;
 pub use exchange::{DEFAULT_USER_AGENT, Session, Trace, drain, exchange};
 pub use guard::Guard;
+pub use permit::Permit;
 
 /// What a task's requests have in common.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -61,6 +63,8 @@ pub struct Request {
     pub headers: HeaderMap,
     /// The request's body.
     pub body: Bytes,
+    /// What must not be given back before the origin can no longer count the request.
+    pub permit: Permit,
 }
 
 /// The head of a response, and its body to come.
@@ -82,6 +86,12 @@ pub struct Response {
 pub trait Transport: Send + Sync + 'static {
     /// Sends `request`. Dropping the future, or the body later, closes what cannot be used again.
     fn send<'a>(&'a self, request: Request, profile: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>>;
+
+    /// Waits for the right to send one request to `url`, for a caller that decides only then what it asks for. Without
+    /// limits there is nothing to wait for.
+    fn permit<'a>(&'a self, _url: &'a Url) -> BoxFuture<'a, Result<Permit, Failure>> {
+        Box::pin(std::future::ready(Ok(Permit::default())))
+    }
 
     /// Whether a request to `url` would have to wait because its host is left alone. Whoever has a choice goes elsewhere.
     fn is_paused(&self, _url: &Url) -> bool {

@@ -23,7 +23,13 @@ pub(crate) fn with_http(set: impl FnOnce(&mut HttpOptions)) -> Arc<Profile> {
 }
 
 pub(crate) fn get(url: &str) -> Request {
-    Request { method: Method::GET, url: url.parse().unwrap(), headers: HeaderMap::new(), body: bytes::Bytes::new() }
+    Request {
+        method: Method::GET,
+        url: url.parse().unwrap(),
+        headers: HeaderMap::new(),
+        body: bytes::Bytes::new(),
+        permit: haul::net::Permit::default(),
+    }
 }
 
 pub(crate) async fn read(mut body: Body) -> Result<Vec<u8>, Failure> {

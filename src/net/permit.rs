@@ -1,0 +1,33 @@
+//! The right to have a request in flight, as the network sees it: something to hold on to.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+/// Held from before a request is sent until its response has been read to the end or its connection is closed: the
+/// origin counts the request for as long. The network does not know what it is; dropping the last clone gives it back.
+#[derive(Clone, Default)]
+pub struct Permit(Option<Arc<dyn Any + Send + Sync>>);
+
+impl Permit {
+    /// A permit that gives `held` back when it is dropped.
+    pub fn new(held: impl Any + Send + Sync) -> Permit {
+        Permit(Some(Arc::new(held)))
+    }
+
+    /// What is held, if it is a `T`.
+    pub fn held<T: Any>(&self) -> Option<&T> {
+        self.0.as_deref()?.downcast_ref()
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_empty() { "no permit" } else { "a permit" })
+    }
+}
