@@ -8,4 +8,5 @@ mod support;
 mod cli {
     mod clients;
     mod get;
+    mod log;
 }

@@ -17,7 +17,7 @@ mod circles;
 const IMPORTS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("pb", &[]),
-    ("telemetry", &[]),
+    ("telemetry", &["model"]),
     ("clock", &["model"]),
     ("config", &["model"]),
     ("store", &["model"]),

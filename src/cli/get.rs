@@ -55,7 +55,8 @@ pub(crate) struct GetArgs {
 
 /// Gets files; succeeds when all of them are there.
 pub(crate) async fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
-    telemetry::start("error");
+    let _log = telemetry::start(telemetry::LogFormat::Text, tracing::Level::ERROR)
+        .map_err(|error| Usage(error.to_string()))?;
     let tasks = tasks(&args)?;
     let scratch = Scratch::new()?;
     let Built { engine, task, .. } = server::build(&settings(&args, &scratch.0)).await?;

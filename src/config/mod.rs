@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::raw::{FileDurability, ServeArgs};
+use crate::config::raw::{FileDurability, LogFormat, ServeArgs};
 use crate::model::limits::Limits;
 
 /// Where the server listens when nothing is said: 4285 spells HAUL.
@@ -49,6 +49,8 @@ pub struct ServeConfig {
     pub file_durability: FileDurability,
     /// The longest `Retry-After` that is obeyed.
     pub retry_after_max: Duration,
+    /// How the log is written.
+    pub log_format: LogFormat,
 }
 
 /// What the server may connect to. Deny goes before allow, allow before the rule on private networks.
@@ -151,6 +153,7 @@ impl ServeConfig {
                 RETRY_AFTER_DEFAULT_MAX,
                 &mut wrong,
             ),
+            log_format: merged.log_format.unwrap_or_default(),
         };
         if wrong.is_empty() { Ok(config) } else { Err(ConfigError(wrong)) }
     }

@@ -20,6 +20,17 @@ pub enum FileDurability {
     None,
 }
 
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// A line for people, coloured on a terminal
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
 /// The settings of `haul serve`. A flag `--some-name` is `HAUL_SOME_NAME` in the environment and `some_name` in the file.
 #[derive(Clone, Debug, Default, PartialEq, Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -84,6 +95,10 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_RETRY_AFTER_MAX", value_name = "TIME")]
     pub retry_after_max: Option<String>,
 
+    /// How the log on stderr is written; `HAUL_LOG` filters it [default: text]
+    #[arg(long, env = "HAUL_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+
     /// A TOML file with the same settings, `_` in place of `-`
     #[arg(long, env = "HAUL_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -109,6 +124,7 @@ impl ServeArgs {
             shutdown_grace: s.shutdown_grace.or(w.shutdown_grace),
             file_durability: s.file_durability.or(w.file_durability),
             retry_after_max: s.retry_after_max.or(w.retry_after_max),
+            log_format: s.log_format.or(w.log_format),
             config: s.config.or(w.config),
         }
     }

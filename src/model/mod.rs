@@ -19,4 +19,5 @@ pub mod retry;
 pub mod secret;
 pub mod spec;
 pub mod task;
+pub mod text;
 pub mod time;
