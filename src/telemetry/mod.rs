@@ -13,6 +13,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::model::text;
 use crate::telemetry::writer::{LogWriter, Queue};
 
 /// The variable that filters the log.
@@ -59,7 +60,12 @@ pub fn start(format: LogFormat, fallback: Level) -> Result<Log, FilterError> {
     };
     let colours = format == LogFormat::Text && colours_stderr();
     let queue = Queue::start();
-    let writer = LogWriter::new(queue.clone(), format, colours);
+    let clean: fn(&str) -> String = match format {
+        LogFormat::Json => |line| text::json_escaped(line).into_owned(),
+        LogFormat::Text if colours => text::plain_coloured,
+        LogFormat::Text => |line| text::plain(line).into_owned(),
+    };
+    let writer = LogWriter::new(queue.clone(), clean);
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
     // Fails only when the process has a log already, as in tests of this library: that one stays.
