@@ -123,7 +123,7 @@ pub async fn build(settings: &EngineSettings) -> Result<Built, ServeError> {
     let limits = settings.limits.over(store.limits().await?);
     let directory = |failure: crate::model::failure::Failure| ServeError::Directory(failure.message);
     let parts = RunnerParts {
-        clock: Clock::System,
+        clock: Clock::system(),
         store: store.clone(),
         limits,
         root: Arc::new(Root::open(&settings.download_dir).map_err(directory)?),

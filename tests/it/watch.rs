@@ -73,7 +73,7 @@ async fn progress_starts_and_backoffs_are_told_on_the_way() {
     });
     let mut spec = job(vec![fetch(origin.url("/a"))]);
     // Late enough for the watcher to be there first.
-    let now = haul::clock::Clock::System.now().plus(Duration::from_millis(300));
+    let now = haul::clock::Clock::system().now().plus(Duration::from_millis(300));
     spec.start_time =
         Some(prost_types::Timestamp { seconds: now.0 / 1_000_000, nanos: (now.0 % 1_000_000) as i32 * 1000 });
     let id = server.submit(spec).await;
