@@ -257,7 +257,7 @@ async fn bulk(count: usize) {
     let restarted = Instant::now();
     server = Server::start(dir.path(), &["--max-per-host", "64"]).await;
     let before = {
-        let request = pb::GetJobRequest { job_id: id.clone() };
+        let request = pb::GetJobRequest { job_id: id.clone(), ..Default::default() };
         server.jobs().get_job(request).await.unwrap().into_inner().job.unwrap().counts.unwrap().succeeded
     };
     let mut first = restarted.elapsed();

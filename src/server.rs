@@ -22,6 +22,7 @@ use tonic_health::server::HealthReporter;
 use crate::api::admin::Admin;
 use crate::api::complete::CompleteErrors;
 use crate::api::content::Contents;
+use crate::api::deadline::Deadlines;
 use crate::api::jobs::Jobs;
 use crate::clock::Clock;
 use crate::config::LimitSettings;
@@ -167,6 +168,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .layer(tonic_web::GrpcWebLayer::new())
+        .layer(Deadlines)
         .layer(CompleteErrors)
         .add_service(health)
         .add_service(reflected().build_v1()?)

@@ -37,8 +37,6 @@ const IMPORTS: &[(&str, &[&str])] = &[
 const CIRCLES: &[&[&str]] = &[
     &["engine::attempts", "engine::commit", "engine::event", "engine::reads", "engine::scheduler", "engine::waiting", "engine::work"],
     &["store::sqlite", "store::sqlite::check", "store::sqlite::lock", "store::sqlite::open", "store::sqlite::writer"],
-    &["api::from_proto", "api::options"],
-    &["api::content", "api::items"],
     &["net::connection", "net::pool"],
     &["download::attempt", "download::probe"],
 ];
@@ -202,6 +200,10 @@ fn every_reason_is_explained() {
         .filter(|name| !name.is_empty())
         .map(|name| upper_snake("FAILURE_REASON", name))
         .collect();
+    let waits = read("proto/haul/v1/task.proto");
+    let waits = waits.lines().filter_map(|line| line.split(" = ").next()).map(str::trim);
+    reasons
+        .extend(waits.filter(|it| it.starts_with("WAIT_REASON_") && !it.ends_with("UNSPECIFIED")).map(str::to_owned));
     for file in sources(&["src/api"]) {
         let literals = file.text.split('"').skip(1).step_by(2);
         // `env!("CARGO_…")` is cargo's word.

@@ -19,7 +19,7 @@ async fn submit(server: &Server, job: pb::JobSpec) -> String {
 }
 
 async fn succeeded(server: &Server, job_id: &str) -> u32 {
-    let request = pb::GetJobRequest { job_id: job_id.to_owned() };
+    let request = pb::GetJobRequest { job_id: job_id.to_owned(), ..Default::default() };
     server.jobs().get_job(request).await.unwrap().into_inner().job.unwrap().counts.unwrap().succeeded
 }
 

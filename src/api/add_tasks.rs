@@ -3,13 +3,16 @@
 //! The next chunk is taken from the client when the one before is durable, so that a client that sends faster than the
 //! disk takes is held by HTTP/2's flow control and not by our memory.
 
+use std::sync::Arc;
+
 use futures_util::stream::{Stream, unfold};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::api::complete::complete;
-use crate::api::from_proto::{self, ID_BYTES_MAX};
+use crate::api::from_proto;
 use crate::api::status::{Violations, draining};
+use crate::api::values::{self, ID_BYTES_MAX};
 use crate::engine::handle::Engine;
 use crate::model::ids::JobId;
 use crate::pb;
@@ -22,7 +25,7 @@ struct Feeder {
     over: bool,
 }
 
-/// One answer a chunk. The first error ends the stream; what was answered before it is durable.
+/// Returns the answers, one a chunk. The first error ends the stream; what was answered before it is durable.
 pub(crate) fn answers(
     engine: Engine,
     chunks: Streaming<pb::AddTasksRequest>,
@@ -49,13 +52,15 @@ impl Feeder {
         let mut v = Violations::default();
         let job = self.job(&chunk.job_id, &mut v);
         if chunk.chunk_id.is_empty() {
-            v.add("chunk_id", "is empty; name the chunk, so that it can be sent again after a cut");
+            v.add("chunk_id", "is empty; give each chunk an id, so that it can be sent again after a cut");
         }
-        from_proto::text(&chunk.chunk_id, "chunk_id", ID_BYTES_MAX, &mut v);
+        values::text(&chunk.chunk_id, "chunk_id", ID_BYTES_MAX, &mut v);
         if chunk.tasks.is_empty() {
-            v.add("tasks", "is empty");
+            v.add("tasks", "is empty; a chunk holds at least one task");
         }
-        let tasks = from_proto::tasks(chunk.tasks, "tasks", &mut v);
+        // What a task may set depends on what its job sets for it.
+        let spec = if v.is_empty() { self.engine.job(job).await?.spec.clone() } else { Arc::default() };
+        let tasks = from_proto::tasks(chunk.tasks, "tasks", &spec.defaults, &mut v);
         let tasks = v.or(tasks)?;
         let stored = self.engine.add_tasks(job, &chunk.chunk_id, tasks).await?;
         Ok(Some(pb::AddTasksResponse {
@@ -69,9 +74,9 @@ impl Feeder {
         if let Some(job) = self.job.filter(|_| text.is_empty()) {
             return job;
         }
-        let job = from_proto::job_id(text, v);
+        let job = values::job_id(text, v);
         if self.job.is_some_and(|first| first != job) {
-            v.add("job_id", "is another one than in the first message; one stream feeds one job");
+            v.add("job_id", "differs from that of the first message; one stream feeds one job");
         }
         self.job = Some(job);
         job

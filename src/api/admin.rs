@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use crate::api::from_proto;
 use crate::api::pages::page_size;
 use crate::api::status::Violations;
 use crate::api::to_proto;
+use crate::api::values;
 use crate::engine::handle::Engine;
 use crate::model::counts::Counts;
 use crate::model::host::Host;
@@ -144,7 +144,7 @@ fn changed(now: &Limits, wish: &pb::Limits, paths: &[String], v: &mut Violations
                 limits.max_per_host = wish.max_per_host;
             }
             "requests_per_second_per_host" => {
-                from_proto::rate(wish.requests_per_second_per_host, "limits.requests_per_second_per_host", v);
+                values::rate(wish.requests_per_second_per_host, "limits.requests_per_second_per_host", v);
                 limits.requests_per_second_per_host = wish.requests_per_second_per_host;
             }
             "bytes_per_second" => limits.bytes_per_second = wish.bytes_per_second,
@@ -176,7 +176,7 @@ fn hosts(wish: &[pb::HostLimits], v: &mut Violations) -> Vec<HostLimits> {
         if !names.insert(&limits.host) {
             v.add(format!("{path}.host"), format!("`{}` is there twice", limits.host));
         }
-        from_proto::rate(limits.requests_per_second, &format!("{path}.requests_per_second"), v);
+        values::rate(limits.requests_per_second, &format!("{path}.requests_per_second"), v);
         hosts.push(HostLimits {
             host: limits.host.clone(),
             max_concurrent: limits.max_concurrent,

@@ -7,23 +7,37 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use tonic::body::Body;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
 use tower::{Layer, Service};
 
-use crate::api::status::{DOMAIN, exhausted};
+use crate::api::status::{Fault, Violations, message_too_large, shown};
 
-/// What the library says of a message beyond the limit.
-const TOO_LONG: &str = "message length too large";
+/// What the library says of a message beyond the limit, as it comes and decompressed.
+const TOO_LARGE: [&str; 2] = ["message length too large", "exceeded while decompressing message"];
+/// How the library's errors about a request that it cannot read begin. It calls them INTERNAL, but the cause is the
+/// client's.
+const UNREADABLE: [&str; 5] = [
+    "failed to decode Protobuf message",
+    "Error decompressing",
+    "protocol error: received message",
+    "Unexpected EOF decoding stream",
+    "Missing request message",
+];
 
-/// The error as the contract has it.
+/// Returns an error of the library as the contract has it.
 pub(crate) fn complete(status: Status) -> Status {
     if !status.details().is_empty() {
         return status;
     }
-    if status.message().contains(TOO_LONG) {
-        return exhausted(
+    let text = status.message();
+    if TOO_LARGE.iter().any(|sign| text.contains(sign)) {
+        return message_too_large(
+            "the message is longer than 16 MiB, the most that the server accepts; send more tasks through AddTasks, in several messages",
+        );
+    }
+    if status.code() == Code::Internal && UNREADABLE.iter().any(|sign| text.starts_with(sign)) {
+        return Violations::one(
             "message",
-            format!("{}; send less in one message, more tasks go through AddTasks", status.message()),
+            format!("cannot be read: {text}; generate the client from the server's protos"),
         );
     }
     let reason = match status.code() {
@@ -31,12 +45,20 @@ pub(crate) fn complete(status: Status) -> Status {
         Code::InvalidArgument => "INVALID_ARGUMENT",
         Code::Cancelled => "CANCELLED",
         Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::ResourceExhausted => "QUOTA_EXCEEDED",
         Code::Unavailable => "UNAVAILABLE",
         _ => "INTERNAL",
     };
-    let details = ErrorDetails::with_error_info(reason, DOMAIN, std::collections::HashMap::new());
-    Status::with_error_details(status.code(), status.message(), details)
+    Fault::new(status.code(), reason, text).into()
+}
+
+/// Returns the error of a method that does not exist, which the library leaves without a word.
+fn no_method(path: &str) -> Status {
+    let message = format!(
+        "the server has no method `{}`; list its methods by reflection, and check that client and server are of one \
+         version",
+        shown(path)
+    );
+    Fault::new(Code::Unimplemented, "UNIMPLEMENTED", message).into()
 }
 
 /// Completes the errors that leave with a response's head.
@@ -51,7 +73,7 @@ impl<S> Layer<S> for CompleteErrors {
     }
 }
 
-/// See [`CompleteErrors`].
+/// The service that [`CompleteErrors`] makes.
 #[derive(Clone, Debug)]
 pub struct Completing<S>(S);
 
@@ -72,6 +94,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let uri = request.uri().clone();
         let answer = self.0.call(request);
         Box::pin(async move {
             let mut response = answer.await?;
@@ -79,8 +102,10 @@ where
                 && let Some(status) = Status::from_header_map(response.headers())
                 && status.code() != Code::Ok
             {
-                // Fails only for metadata that is none, and ours is.
-                let _ = complete(status).add_header(response.headers_mut());
+                let is_silent = status.code() == Code::Unimplemented && status.message().is_empty();
+                let whole = if is_silent { no_method(uri.path()) } else { complete(status) };
+                // Fails only for metadata that cannot be a header, and ours can.
+                let _ = whole.add_header(response.headers_mut());
             }
             Ok(response)
         })

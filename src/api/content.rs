@@ -7,10 +7,10 @@ use futures_util::stream::{BoxStream, StreamExt as _, unfold};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::api::from_proto;
 use crate::api::items;
-use crate::api::lookup::{self, TaskName};
+use crate::api::lookup;
 use crate::api::status::{Violations, internal, out_of_range, precondition};
+use crate::api::values;
 use crate::engine::handle::Engine;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::outcome::Outcome;
@@ -19,8 +19,6 @@ use crate::store::{Content, Store, StoredTask};
 
 /// Bytes of one chunk.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Bytes of a body that a task message holds; longer ones are read with `ReadContent`.
-const INLINE_BYTES_MAX: u64 = 2 << 20;
 /// Pages of a listing that are read at once to find a place in it.
 const HEADS_MAX: u32 = 500;
 
@@ -57,12 +55,8 @@ impl pb::content_service_server::ContentService for Contents {
     ) -> Result<Response<Self::ReadContentStream>, Status> {
         let request = request.into_inner();
         let mut v = Violations::default();
-        let job = from_proto::job_id(&request.job_id, &mut v);
-        let name = request.task.map(|task| match task {
-            pb::read_content_request::Task::TaskIndex(index) => TaskName::Index(index),
-            pb::read_content_request::Task::TaskKey(key) => TaskName::Key(key),
-        });
-        let name = lookup::task_name(name, &mut v);
+        let job = values::job_id(&request.job_id, &mut v);
+        let name = lookup::task_name(request.task, &mut v);
         v.or(())?;
         let task = lookup::task(self.store.as_ref(), &self.engine, job, &name).await?;
         let (pieces, total) = self.pieces(job, &task).await?;
@@ -103,12 +97,8 @@ impl pb::content_service_server::ContentService for Contents {
     ) -> Result<Response<Self::StreamItemsStream>, Status> {
         let request = request.into_inner();
         let mut v = Violations::default();
-        let job = from_proto::job_id(&request.job_id, &mut v);
-        let name = request.task.map(|task| match task {
-            pb::stream_items_request::Task::TaskIndex(index) => TaskName::Index(index),
-            pb::stream_items_request::Task::TaskKey(key) => TaskName::Key(key),
-        });
-        let name = lookup::task_name(name, &mut v);
+        let job = values::job_id(&request.job_id, &mut v);
+        let name = lookup::task_name(request.task, &mut v);
         v.or(())?;
         let task = lookup::task(self.store.as_ref(), &self.engine, job, &name).await?;
         let (engine, store, closing) = (self.engine.clone(), self.store.clone(), self.closing.clone());
@@ -215,28 +205,4 @@ async fn read_file(engine: &Engine, path: &str, offset: u64, wanted: usize) -> R
 
 async fn read_content(engine: &Engine, id: TaskId, page: u32, offset: u64, wanted: usize) -> Result<Bytes, Status> {
     engine.read_content(id, page, offset, wanted).await.map_err(|failure| internal(failure.message))
-}
-
-/// The whole of a page.
-pub(crate) async fn whole_page(engine: &Engine, store: &dyn Store, id: TaskId, page: u32) -> Result<Bytes, Status> {
-    match store.page_content(id, page).await? {
-        Some(Content::Inline(body)) => Ok(body),
-        Some(Content::File { bytes, .. }) => {
-            read_content(engine, id, page, 0, usize::try_from(bytes).unwrap_or(usize::MAX)).await
-        }
-        None => Err(internal("a page has lost its content")),
-    }
-}
-
-/// Puts the body of an unpaginated fetch into its message, when the database holds it and a message can.
-pub(crate) async fn inline_body(store: &dyn Store, job: JobId, message: &mut pb::Task) -> Result<(), Status> {
-    let Some(pb::task::Result::FetchResult(result)) = &mut message.result else { return Ok(()) };
-    if result.body_bytes == 0 || result.body_bytes > INLINE_BYTES_MAX || result.pages > 1 {
-        return Ok(());
-    }
-    let id = TaskId { job, index: message.task_index };
-    if let Some(Content::Inline(body)) = store.page_content(id, 0).await? {
-        result.body = body;
-    }
-    Ok(())
 }

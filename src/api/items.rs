@@ -11,11 +11,13 @@ use futures_util::stream::{Stream, unfold};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::api::content::whole_page;
-use crate::api::status::{draining, internal, precondition};
+use crate::api::bodies::whole_page;
+use crate::api::status::{draining, internal, not_found, precondition, task_failed};
+use crate::api::to_proto;
 use crate::engine::handle::Engine;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::spec::Work;
+use crate::model::task::TaskState;
 use crate::pb;
 use crate::store::{PageHead, Store, StoredTask};
 
@@ -23,6 +25,34 @@ use crate::store::{PageHead, Store, StoredTask};
 const HEADS_MAX: u32 = 64;
 /// How long a follower waits at most before it looks for new pages.
 const LOOK: Duration = Duration::from_millis(250);
+/// The most bytes of an item in one message: what is left of the 4 MiB that clients accept by default.
+const PART_BYTES_MAX: usize = (4 << 20) - (1 << 10);
+
+/// An item on its way to the client, in one piece where it fits.
+struct Item {
+    index: u64,
+    page: u32,
+    json: String,
+    /// Bytes of `json` that were sent.
+    sent: usize,
+    part: u32,
+}
+
+impl Item {
+    fn next_part(&mut self) -> pb::StreamItemsResponse {
+        let end = self.json.floor_char_boundary(self.sent.saturating_add(PART_BYTES_MAX));
+        let last_part = end == self.json.len();
+        let json = if self.sent == 0 && last_part {
+            std::mem::take(&mut self.json)
+        } else {
+            self.json[self.sent..end].to_owned()
+        };
+        let part = self.part;
+        self.sent = end;
+        self.part += 1;
+        pb::StreamItemsResponse { item_index: self.index, page: self.page, json, part, last_part }
+    }
+}
 
 struct Items {
     engine: Engine,
@@ -34,12 +64,12 @@ struct Items {
     next_item: u64,
     next_page: Option<u32>,
     heads: VecDeque<PageHead>,
-    /// The page that is being sent: its head, and its items still to send.
-    items: VecDeque<(u64, u32, String)>,
+    /// The items of the page that is being sent.
+    items: VecDeque<Item>,
     over: bool,
 }
 
-/// The items after `after`.
+/// Returns the items after `after`.
 pub(crate) fn stream(
     engine: Engine,
     store: Arc<dyn Store>,
@@ -74,15 +104,23 @@ pub(crate) fn stream(
 }
 
 fn no_items(id: TaskId) -> Status {
-    precondition("NOT_PAGINATED", &id.to_string(), "the task has no items: only a fetch with `pagination` has")
+    precondition(
+        "NOT_PAGINATED",
+        &id.to_string(),
+        "the task has no items: only a fetch with `pagination` has; read its body with ReadContent",
+    )
 }
 
 impl Items {
     async fn next(&mut self) -> Result<Option<pb::StreamItemsResponse>, Status> {
         loop {
-            if let Some((item_index, page, json)) = self.items.pop_front() {
-                self.next_item = item_index + 1;
-                return Ok(Some(pb::StreamItemsResponse { item_index, page, json }));
+            if let Some(item) = self.items.front_mut() {
+                let message = item.next_part();
+                if message.last_part {
+                    self.next_item = message.item_index + 1;
+                    self.items.pop_front();
+                }
+                return Ok(Some(message));
             }
             if let Some(head) = self.next_head().await? {
                 self.open(&head).await?;
@@ -114,22 +152,24 @@ impl Items {
         let texts = self.engine.items(&body, &self.pointer).map_err(|failure| internal(failure.message))?;
         let numbered = (head.first_item..head.first_item + head.items).zip(texts);
         let wanted = numbered.filter(|(index, _)| *index >= self.next_item);
-        self.items.extend(wanted.map(|(index, json)| (index, head.page, json)));
+        self.items.extend(wanted.map(|(index, json)| Item { index, page: head.page, json, sent: 0, part: 0 }));
         Ok(())
     }
 
-    /// Waits for more pages; false when none will come.
+    /// Waits for more pages; false when the listing is complete. A listing that is not ends with the task's error.
     async fn more(&mut self) -> Result<bool, Status> {
         // First the state, then the pages: what was durable before the end is found after it.
         let task = self.store.task(self.id).await?;
-        let ended = task.is_none_or(|task| task.row.task.state.is_ended());
+        let task = task.ok_or_else(|| not_found("task", &self.id.to_string()))?;
         let from = self.next_page.unwrap_or(0);
         self.heads.extend(self.store.page_heads(self.id, from, HEADS_MAX).await?);
         if !self.heads.is_empty() {
             return Ok(true);
         }
-        if ended {
-            return Ok(false);
+        match task.row.task.state {
+            TaskState::Succeeded => return Ok(false),
+            state if state.is_ended() => return Err(task_failed(self.id, to_proto::error_of(&task))),
+            _ => {}
         }
         tokio::select! {
             () = self.closing.cancelled() => Err(draining()),

@@ -8,12 +8,14 @@ use futures_util::stream::{BoxStream, Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::api::content::inline_body;
-use crate::api::from_proto::{self, ID_BYTES_MAX, only_job_id};
-use crate::api::lookup::{self, TaskName};
+use crate::api::bodies;
+use crate::api::from_proto;
+use crate::api::lookup;
 use crate::api::pages;
-use crate::api::status::{Violations, exhausted};
+use crate::api::spec_to_proto;
+use crate::api::status::{Violations, exhausted, shown};
 use crate::api::to_proto;
+use crate::api::values::{self, ID_BYTES_MAX, NAME_BYTES_MAX, only_job_id};
 use crate::api::watch::{Wish, watch_job};
 use crate::api::watch_all::watch_jobs;
 use crate::engine::event::JobPatch;
@@ -55,7 +57,13 @@ impl Jobs {
         stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
     ) -> Result<Response<BoxStream<'static, Result<T, Status>>>, Status> {
         let place = self.watchers.clone().try_acquire_owned().map_err(|_| {
-            exhausted("watchers", format!("{WATCHERS_MAX} streams watch already, as many as the server holds open"))
+            exhausted(
+                "TOO_MANY_WATCHERS",
+                "watchers",
+                format!(
+                    "{WATCHERS_MAX} streams watch already, as many as the server holds open; end some, or poll GetJob"
+                ),
+            )
         })?;
         let stream = stream.map(move |message| {
             let _keep = &place;
@@ -66,7 +74,7 @@ impl Jobs {
 }
 
 fn interval(value: Option<prost_types::Duration>, v: &mut Violations) -> Duration {
-    let asked = value.and_then(|it| from_proto::duration(it, "progress_interval", v));
+    let asked = value.and_then(|it| values::duration(it, "progress_interval", v));
     asked.unwrap_or(INTERVAL_DEFAULT).max(INTERVAL_MIN)
 }
 
@@ -82,7 +90,7 @@ impl pb::job_service_server::JobService for Jobs {
     ) -> Result<Response<pb::SubmitJobResponse>, Status> {
         let request = request.into_inner();
         let mut v = Violations::default();
-        from_proto::text(&request.request_id, "request_id", ID_BYTES_MAX, &mut v);
+        values::text(&request.request_id, "request_id", ID_BYTES_MAX, &mut v);
         if request.job.is_none() {
             v.add("job", "must be set");
         }
@@ -113,8 +121,13 @@ impl pb::job_service_server::JobService for Jobs {
     }
 
     async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::GetJobResponse>, Status> {
-        let job = self.engine.job(only_job_id(&request.into_inner().job_id)?).await?;
-        Ok(Response::new(pb::GetJobResponse { job: Some(self.message(&job).await) }))
+        let request = request.into_inner();
+        let job = self.engine.job(only_job_id(&request.job_id)?).await?;
+        let mut message = self.message(&job).await;
+        if request.include_spec {
+            spec_to_proto::include(self.store.as_ref(), &job, &mut message).await?;
+        }
+        Ok(Response::new(pb::GetJobResponse { job: Some(message) }))
     }
 
     async fn list_jobs(&self, request: Request<pb::ListJobsRequest>) -> Result<Response<pb::ListJobsResponse>, Status> {
@@ -124,20 +137,18 @@ impl pb::job_service_server::JobService for Jobs {
     async fn get_task(&self, request: Request<pb::GetTaskRequest>) -> Result<Response<pb::GetTaskResponse>, Status> {
         let request = request.into_inner();
         let mut v = Violations::default();
-        let job = from_proto::job_id(&request.job_id, &mut v);
-        let name = request.task.map(|task| match task {
-            pb::get_task_request::Task::TaskIndex(index) => TaskName::Index(index),
-            pb::get_task_request::Task::TaskKey(key) => TaskName::Key(key),
-        });
-        let name = lookup::task_name(name, &mut v);
+        let job = values::job_id(&request.job_id, &mut v);
+        let name = lookup::task_name(request.task, &mut v);
         v.or(())?;
         let task = lookup::task(self.store.as_ref(), &self.engine, job, &name).await?;
-        let attempts = task.row.log.iter().map(to_proto::attempt).collect();
-        let mut messages = lookup::live_tasks(&self.engine, job, &[task]).await;
+        let mut messages = lookup::live_tasks(&self.engine, job, std::slice::from_ref(&task)).await;
         let mut message = messages.pop().unwrap_or_default();
-        message.attempt_log = attempts;
+        message.attempt_log = task.row.log.iter().map(to_proto::attempt).collect();
         if request.include_body {
-            inline_body(self.store.as_ref(), job, &mut message).await?;
+            bodies::include(&self.engine, self.store.as_ref(), job, &task, &mut message).await?;
+        }
+        if request.include_spec {
+            message.spec = Some(spec_to_proto::task(&task.spec));
         }
         Ok(Response::new(pb::GetTaskResponse { task: Some(message) }))
     }
@@ -152,7 +163,7 @@ impl pb::job_service_server::JobService for Jobs {
     async fn watch_job(&self, request: Request<pb::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
         let request = request.into_inner();
         let mut v = Violations::default();
-        let job = from_proto::job_id(&request.job_id, &mut v);
+        let job = values::job_id(&request.job_id, &mut v);
         let interval = interval(request.progress_interval, &mut v);
         let wish = v.or(Wish {
             job,
@@ -170,8 +181,8 @@ impl pb::job_service_server::JobService for Jobs {
     ) -> Result<Response<Self::WatchJobsStream>, Status> {
         let request = request.into_inner();
         let mut v = Violations::default();
-        from_proto::labels(&request.labels, "labels", &mut v);
-        let ended_after = request.ended_after.and_then(|it| from_proto::timestamp(it, "ended_after", &mut v));
+        values::labels(&request.labels, "labels", &mut v);
+        let ended_after = request.ended_after.and_then(|it| values::timestamp(it, "ended_after", &mut v));
         let interval = interval(request.progress_interval, &mut v);
         v.or(())?;
         let labels = request.labels.into_iter().collect();
@@ -182,8 +193,8 @@ impl pb::job_service_server::JobService for Jobs {
     async fn wait_job(&self, request: Request<pb::WaitJobRequest>) -> Result<Response<pb::WaitJobResponse>, Status> {
         let request = request.into_inner();
         let mut v = Violations::default();
-        let id = from_proto::job_id(&request.job_id, &mut v);
-        let timeout = request.timeout.and_then(|it| from_proto::duration(it, "timeout", &mut v));
+        let id = values::job_id(&request.job_id, &mut v);
+        let timeout = request.timeout.and_then(|it| values::duration(it, "timeout", &mut v));
         v.or(())?;
         tokio::select! {
             job = self.engine.wait(id, timeout) => {
@@ -200,8 +211,8 @@ impl pb::job_service_server::JobService for Jobs {
     ) -> Result<Response<pb::CancelJobResponse>, Status> {
         let request = request.into_inner();
         let mut v = Violations::default();
-        let id = from_proto::job_id(&request.job_id, &mut v);
-        from_proto::text(&request.reason, "reason", REASON_BYTES_MAX, &mut v);
+        let id = values::job_id(&request.job_id, &mut v);
+        values::text(&request.reason, "reason", REASON_BYTES_MAX, &mut v);
         v.or(())?;
         let job = self.engine.cancel(id, request.reason).await?;
         Ok(Response::new(pb::CancelJobResponse { job: Some(lookup::live_job(&job, None)) }))
@@ -236,7 +247,7 @@ impl pb::job_service_server::JobService for Jobs {
     ) -> Result<Response<pb::UpdateJobResponse>, Status> {
         let request = request.into_inner();
         let mut v = Violations::default();
-        let id = from_proto::job_id(&request.job_id, &mut v);
+        let id = values::job_id(&request.job_id, &mut v);
         let patch = patch(request, &mut v);
         let patch = v.or(patch)?;
         let job = self.engine.update(id, patch).await?;
@@ -266,19 +277,19 @@ fn patch(request: pb::UpdateJobRequest, v: &mut Violations) -> JobPatch {
                 patch.max_concurrency = Some(request.group.unwrap_or_default().max_concurrency);
             }
             "rate_limit" => {
-                patch.rate_limit = Some(from_proto::rate_limit(request.rate_limit.unwrap_or_default(), path, v));
+                patch.rate_limit = Some(values::rate_limit(request.rate_limit.unwrap_or_default(), path, v));
             }
             "labels" => {
-                from_proto::labels(&request.labels, "labels", v);
+                values::labels(&request.labels, "labels", v);
                 patch.labels = Some(request.labels.clone().into_iter().collect());
             }
             "title" => {
-                from_proto::text(&request.title, "title", 256, v);
+                values::text(&request.title, "title", NAME_BYTES_MAX, v);
                 patch.title = Some(request.title.clone());
             }
             _ => v.add(
                 format!("update_mask.paths[{index}]"),
-                format!("`{path:.64}` is none of priority, group.max_concurrency, rate_limit, labels, title"),
+                format!("`{}` is none of priority, group.max_concurrency, rate_limit, labels, title", shown(path)),
             ),
         }
     }

@@ -22,15 +22,31 @@ pub(crate) enum TaskName {
     Key(String),
 }
 
-/// The name, when there is one.
-pub(crate) fn task_name(name: Option<TaskName>, v: &mut Violations) -> TaskName {
-    name.unwrap_or_else(|| {
-        v.add("task_index", "or `task_key` must be set");
-        TaskName::Index(0)
-    })
+macro_rules! task_names {
+    ($($request:ident),*) => {$(
+        impl From<pb::$request::Task> for TaskName {
+            fn from(name: pb::$request::Task) -> TaskName {
+                match name {
+                    pb::$request::Task::TaskIndex(index) => TaskName::Index(index),
+                    pb::$request::Task::TaskKey(key) => TaskName::Key(key),
+                }
+            }
+        }
+    )*};
 }
 
-/// The task, as it is kept.
+task_names!(get_task_request, read_content_request, stream_items_request);
+
+/// Reads the name of a task.
+pub(crate) fn task_name(name: Option<impl Into<TaskName>>, v: &mut Violations) -> TaskName {
+    if let Some(name) = name {
+        return name.into();
+    }
+    v.add("task_index", "or `task_key` must be set");
+    TaskName::Index(0)
+}
+
+/// Returns a task as it is kept.
 pub(crate) async fn task(
     store: &dyn Store,
     engine: &Engine,
@@ -45,12 +61,12 @@ pub(crate) async fn task(
     found.ok_or_else(|| not_found("task", &text))
 }
 
-/// A job with what is known of it live, without why it waits.
+/// Returns a job with what is known of it live, without why it waits.
 pub(crate) fn live_job(job: &Job, feed: Option<&Arc<Feed>>) -> pb::Job {
     to_proto::job(job, feed.map(|feed| feed.progress()), Vec::new())
 }
 
-/// A job with why its tasks wait.
+/// Returns a job with why its tasks wait.
 pub(crate) async fn explained_job(engine: &Engine, job: &Job) -> pb::Job {
     let feed = engine.hub().feed(job.id);
     let mut message = live_job(job, feed.as_ref());
@@ -80,7 +96,7 @@ pub(crate) async fn explained_job(engine: &Engine, job: &Job) -> pb::Job {
     message
 }
 
-/// Tasks with what is known of them live: how far those are that run, and why the others wait.
+/// Returns tasks with what is known of them live: how far those are that run, and why the others wait.
 pub(crate) async fn live_tasks(engine: &Engine, job: JobId, tasks: &[StoredTask]) -> Vec<pb::Task> {
     let job_id = job.to_string();
     let mut messages: Vec<pb::Task> = tasks.iter().map(|task| to_proto::task(&job_id, task)).collect();

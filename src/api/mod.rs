@@ -4,16 +4,20 @@
 
 mod add_tasks;
 pub mod admin;
+mod bodies;
 pub mod complete;
 pub mod content;
+pub mod deadline;
 mod from_proto;
 mod items;
 pub mod jobs;
 mod lookup;
 mod options;
 mod pages;
+mod spec_to_proto;
 pub mod status;
 mod to_proto;
+mod values;
 mod watch;
 mod watch_all;
 mod work;

@@ -5,9 +5,9 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::time::Duration;
 
-use crate::api::from_proto::{duration, positive};
-use crate::api::status::Violations;
-use crate::model::secret::Secret;
+use crate::api::status::{Violations, shown};
+use crate::api::values::{duration, positive};
+use crate::model::secret::{REDACTED, Secret, is_redacted, is_secret_header};
 use crate::model::spec::{HeaderSpec, HttpOptions, RetryOptions, TaskOptions, TimeoutOptions};
 use crate::pb;
 
@@ -17,20 +17,29 @@ const MULTIPLIER_MAX: f64 = 100.0;
 const HEADERS_MAX: usize = 100;
 const REDIRECTS_MAX: u32 = 100;
 const PEM_BYTES_MAX: usize = 64 << 10;
-/// What says how a message is framed, or which part of it is asked for, is for haul to say.
-const OWN_HEADERS: [&str; 9] = [
+const STATUSES_MAX: usize = 500;
+/// Headers that haul sets itself: where a message goes, how it is framed, and what is asked for under which condition.
+const OWN_HEADERS: [&str; 12] = [
     "connection",
     "content-length",
-    "if-range",
+    "expect",
+    "host",
+    "http2-settings",
     "keep-alive",
     "proxy-connection",
-    "range",
     "te",
+    "trailer",
+    "trailers",
     "transfer-encoding",
     "upgrade",
 ];
+/// The prefix of the headers that make a request conditional, which are haul's too.
+const CONDITIONAL: &str = "if-";
+/// The header that a download sets itself; a fetch may ask for a part.
+const RANGE: &str = "range";
+const COPIED: &str = "is `REDACTED`, as in a copied answer; give the secret itself";
 
-/// Options as they were set.
+/// Reads options as they were set.
 pub(crate) fn task_options(options: pb::TaskOptions, path: &str, v: &mut Violations) -> TaskOptions {
     TaskOptions {
         retry: options.retry.map(|it| retry(&it, &format!("{path}.retry"), v)).unwrap_or_default(),
@@ -56,11 +65,6 @@ fn retry(retry: &pb::RetryPolicy, path: &str, v: &mut Violations) -> RetryOption
             v.add(format!("{path}.{name}"), "must be at most a day");
         }
     }
-    if let (Some(initial), Some(max)) = (initial_backoff, max_backoff)
-        && initial > max
-    {
-        v.add(format!("{path}.initial_backoff"), "must not be longer than `max_backoff`");
-    }
     RetryOptions {
         max_attempts: retry.max_attempts,
         initial_backoff,
@@ -71,12 +75,45 @@ fn retry(retry: &pb::RetryPolicy, path: &str, v: &mut Violations) -> RetryOption
     }
 }
 
+/// Checks that the first wait of a task is within its longest, whichever of the two its job sets.
+pub(crate) fn backoffs_fit(job: &TaskOptions, task: &TaskOptions, path: &str, v: &mut Violations) {
+    let (j, t) = (&job.retry, &task.retry);
+    let initial = t.initial_backoff.or(j.initial_backoff);
+    let max = t.max_backoff.or(j.max_backoff);
+    let (Some(initial), Some(max)) = (initial, max) else { return };
+    if initial <= max {
+        return;
+    }
+    if t.initial_backoff.is_some() {
+        v.add(format!("{path}.retry.initial_backoff"), format!("is {initial:?}, longer than `max_backoff`, {max:?}"));
+    } else if t.max_backoff.is_some() {
+        v.add(format!("{path}.retry.max_backoff"), format!("is {max:?}, shorter than `initial_backoff`, {initial:?}"));
+    }
+}
+
+/// Checks that a download does not ask for a range, by its own headers or by its job's.
+pub(crate) fn no_range(job: &TaskOptions, task: &TaskOptions, path: &str, v: &mut Violations) {
+    let is_range = |header: &HeaderSpec| header.name.eq_ignore_ascii_case(RANGE);
+    if let Some(index) = task.http.headers.iter().position(is_range) {
+        v.add(format!("{path}.options.http.headers[{index}].name"), "`Range` of a download is set by haul");
+    } else if task.http.headers.is_empty() && job.http.headers.iter().any(is_range) {
+        v.add(
+            format!("{path}.download"),
+            "has the header `Range` from the job's defaults; that of a download is set by haul",
+        );
+    }
+}
+
 fn statuses(statuses: &[u32], path: &str, v: &mut Violations) -> Vec<u16> {
+    if statuses.len() > STATUSES_MAX {
+        v.add(path, format!("holds {} statuses; at most {STATUSES_MAX} are accepted", statuses.len()));
+        return Vec::new();
+    }
     let mut good = Vec::with_capacity(statuses.len());
     for (index, status) in statuses.iter().enumerate() {
         match u16::try_from(*status) {
             Ok(status) if (100..600).contains(&status) => good.push(status),
-            _ => v.add(format!("{path}[{index}]"), format!("{status} is no HTTP status (100 to 599)")),
+            _ => v.add(format!("{path}[{index}]"), format!("{status} is not an HTTP status (100 to 599)")),
         }
     }
     good
@@ -100,13 +137,16 @@ fn http(http: pb::HttpOptions, path: &str, v: &mut Violations) -> HttpOptions {
         v.add(format!("{path}.max_redirects"), format!("must be at most {REDIRECTS_MAX}"));
     }
     if http.basic_auth.is_some() && !http.bearer_token.is_empty() {
-        v.add(format!("{path}.bearer_token"), "goes not together with `basic_auth`: both set Authorization");
+        v.add(format!("{path}.bearer_token"), "cannot be combined with `basic_auth`: both set Authorization");
     }
     if HeaderValue::from_str(&http.bearer_token).is_err() {
-        v.add(format!("{path}.bearer_token"), "holds characters that no header can");
+        v.add(format!("{path}.bearer_token"), "holds characters that a header cannot");
+    }
+    if http.bearer_token == REDACTED {
+        v.add(format!("{path}.bearer_token"), COPIED);
     }
     if HeaderValue::from_str(&http.user_agent).is_err() {
-        v.add(format!("{path}.user_agent"), "holds characters that no header can");
+        v.add(format!("{path}.user_agent"), "holds characters that a header cannot");
     }
     proxy(&http.proxy_url, &format!("{path}.proxy_url"), v);
     pem(&http, path, v);
@@ -130,18 +170,22 @@ fn filled(text: String) -> Option<String> {
 
 fn headers(headers: Vec<pb::Header>, path: &str, v: &mut Violations) -> Vec<HeaderSpec> {
     if headers.len() > HEADERS_MAX {
-        v.add(path, format!("holds {} headers; at most {HEADERS_MAX}", headers.len()));
+        v.add(path, format!("holds {} headers; at most {HEADERS_MAX} are accepted", headers.len()));
+        return Vec::new();
     }
     for (index, header) in headers.iter().enumerate() {
         match HeaderName::from_bytes(header.name.as_bytes()) {
-            Ok(name) if OWN_HEADERS.contains(&name.as_str()) => {
-                v.add(format!("{path}[{index}].name"), format!("`{name}` is for haul to set"));
+            Ok(name) if OWN_HEADERS.contains(&name.as_str()) || name.as_str().starts_with(CONDITIONAL) => {
+                v.add(format!("{path}[{index}].name"), format!("`{}` is set by haul", shown(&header.name)));
             }
             Ok(_) => {}
-            Err(_) => v.add(format!("{path}[{index}].name"), "is no header name (RFC 9110, 5.1)"),
+            Err(_) => v.add(format!("{path}[{index}].name"), "is not a header name (RFC 9110, 5.1)"),
+        }
+        if header.value == REDACTED && (header.sensitive || is_secret_header(&header.name)) {
+            v.add(format!("{path}[{index}].value"), COPIED);
         }
         if HeaderValue::from_str(&header.value).is_err() {
-            v.add(format!("{path}[{index}].value"), "holds characters that no header can");
+            v.add(format!("{path}[{index}].value"), "holds characters that a header cannot");
         }
     }
     let spec = |it: pb::Header| HeaderSpec { name: it.name, value: Secret::new(it.value), sensitive: it.sensitive };
@@ -157,6 +201,9 @@ fn basic_auth(auth: pb::BasicAuth, path: &str, v: &mut Violations) -> Option<(St
         v.add(format!("{path}.password"), "must not hold control characters (RFC 7617)");
         return None;
     }
+    if auth.password == REDACTED {
+        v.add(format!("{path}.password"), COPIED);
+    }
     Some((auth.username, Secret::new(auth.password)))
 }
 
@@ -164,10 +211,12 @@ fn proxy(proxy_url: &str, path: &str, v: &mut Violations) {
     if proxy_url.is_empty() {
         return;
     }
-    let fits = url::Url::parse(proxy_url)
-        .is_ok_and(|url| ["http", "socks5", "socks5h"].contains(&url.scheme()) && url.host_str().is_some());
-    if !fits {
-        v.add(path, "must be an absolute URL of scheme http, socks5 or socks5h");
+    let url = url::Url::parse(proxy_url).ok();
+    let fits = |url: &url::Url| ["http", "socks5", "socks5h"].contains(&url.scheme()) && url.host_str().is_some();
+    match url {
+        Some(url) if is_redacted(&url) => v.add(path, COPIED),
+        Some(url) if fits(&url) => {}
+        _ => v.add(path, "must be an absolute URL of scheme http, socks5 or socks5h"),
     }
 }
 
@@ -180,7 +229,7 @@ fn pem(http: &pb::HttpOptions, path: &str, v: &mut Violations) {
         }
     }
     if http.client_certificate_pem.is_empty() != http.client_key_pem.is_empty() {
-        v.add(format!("{path}.client_key_pem"), "and `client_certificate_pem` go together");
+        v.add(format!("{path}.client_key_pem"), "and `client_certificate_pem` must be set together");
     }
     if !http.client_key_pem.is_empty() && PrivateKeyDer::from_pem_slice(http.client_key_pem.as_bytes()).is_err() {
         v.add(format!("{path}.client_key_pem"), "must hold a private key in PEM");

@@ -1,44 +1,152 @@
 //! Errors as clients see them: one code, one `ErrorInfo`, and what the code calls for beside it.
+//!
+//! The invariant of this file: the trailers of an error stay below 4 KiB whatever the input, since clients refuse those
+//! from 8 KiB on and then show a connection error instead of ours. So texts of others pass through [`shown`], every
+//! status is made by [`Fault`], and violations that do not fit are counted instead of listed.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
+use http::HeaderMap;
+use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::engine::event::EngineError;
-use crate::model::ids::JobId;
+use crate::model::ids::{JobId, TaskId};
+use crate::model::text::is_misleading;
+use crate::pb;
 use crate::store::StoreError;
 
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "haul.v1";
-/// Violations that one answer holds; a client with more has one cause for all of them.
+/// The most violations that one answer lists; a client with more has one cause for all of them.
 const VIOLATIONS_MAX: usize = 100;
 /// When a client may try again what the server could not do just now.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// The most bytes of a value that an error repeats.
+const SHOWN_BYTES_MAX: usize = 128;
+/// The most bytes of a message. It stands in the trailers up to three times, one of them percent-encoded.
+const MESSAGE_BYTES_MAX: usize = 512;
+/// The most bytes of a violation's field and of its description.
+const VIOLATION_BYTES_MAX: (usize, usize) = (256, 400);
+/// The most bytes of the trailers that hold an error, names and 32 bytes for each (RFC 9113, 6.5.2) included. The rest of
+/// the 4 KiB is for the headers that a transport adds.
+const WIRE_BYTES_MAX: usize = 3_600;
+
+/// Returns `text` for an error: at most 128 bytes, with characters escaped that cannot be seen.
+pub(crate) fn shown(text: &str) -> String {
+    cut(text.chars().flat_map(escaped), SHOWN_BYTES_MAX)
+}
+
+fn escaped(letter: char) -> impl Iterator<Item = char> {
+    let hidden = is_misleading(letter).then(|| letter.escape_default());
+    let visible = hidden.is_none().then_some(letter);
+    hidden.into_iter().flatten().chain(visible)
+}
+
+/// Returns the first letters of a text, at most `bytes_max` with the ellipsis that stands for the rest.
+fn cut(letters: impl Iterator<Item = char>, bytes_max: usize) -> String {
+    const ELLIPSIS: char = '…';
+    let mut text = String::new();
+    let mut room_for_ellipsis = 0;
+    for letter in letters {
+        if text.len() + letter.len_utf8() > bytes_max {
+            text.truncate(room_for_ellipsis);
+            text.push(ELLIPSIS);
+            return text;
+        }
+        text.push(letter);
+        if text.len() + ELLIPSIS.len_utf8() <= bytes_max {
+            room_for_ellipsis = text.len();
+        }
+    }
+    text
+}
+
+/// An error on its way to a client: what every status of this server is made of.
+pub(crate) struct Fault {
+    code: Code,
+    message: String,
+    details: ErrorDetails,
+    /// What failed, where a task did.
+    failure: Option<pb::TaskError>,
+}
+
+impl Fault {
+    /// Returns an error with the `ErrorInfo` that each has.
+    pub(crate) fn new(code: Code, reason: &str, message: impl AsRef<str>) -> Fault {
+        let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+        let message = cut(message.as_ref().chars(), MESSAGE_BYTES_MAX);
+        Fault { code, message, details, failure: None }
+    }
+
+    fn retry_info(mut self) -> Fault {
+        self.details.set_retry_info(Some(RETRY_DELAY));
+        self
+    }
+
+    fn quota(mut self, subject: &str) -> Fault {
+        self.details.add_quota_failure_violation(subject, self.message.clone());
+        self
+    }
+
+    fn status(&self) -> Status {
+        let status = Status::with_error_details(self.code, self.message.clone(), self.details.clone());
+        let Some(failure) = &self.failure else { return status };
+        let Ok(mut all) = tonic_types::pb::Status::decode(status.details()) else { return status };
+        let type_url = "type.googleapis.com/haul.v1.TaskError".to_owned();
+        all.details.push(prost_types::Any { type_url, value: failure.encode_to_vec() });
+        Status::with_details(self.code, self.message.clone(), all.encode_to_vec().into())
+    }
+}
+
+impl From<Fault> for Status {
+    fn from(fault: Fault) -> Status {
+        fault.status()
+    }
+}
+
+/// Returns how many bytes a status takes in trailers.
+fn wire_bytes(status: &Status) -> usize {
+    let mut trailers = HeaderMap::new();
+    if status.add_header(&mut trailers).is_err() {
+        return usize::MAX;
+    }
+    trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+}
 
 /// What is wrong with a request: all of it, each with the path of its field.
 #[derive(Debug, Default)]
-pub struct Violations(Vec<(String, String)>);
+pub struct Violations {
+    listed: Vec<(String, String)>,
+    /// Violations beyond those that are listed.
+    more: usize,
+}
 
 impl Violations {
     /// Notes that `field` is wrong, and what would be right.
     pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        if self.0.len() < VIOLATIONS_MAX {
-            self.0.push((field.into(), description.into()));
+        if self.listed.len() < VIOLATIONS_MAX {
+            let (field_bytes_max, description_bytes_max) = VIOLATION_BYTES_MAX;
+            let field = cut(field.into().chars(), field_bytes_max);
+            self.listed.push((field, cut(description.into().chars(), description_bytes_max)));
+        } else {
+            self.more += 1;
         }
     }
 
-    /// Whether there is no room for more.
-    pub fn is_full(&self) -> bool {
-        self.0.len() >= VIOLATIONS_MAX
+    /// Returns whether nothing is wrong so far.
+    pub fn is_empty(&self) -> bool {
+        self.listed.is_empty()
     }
 
-    /// The value, when nothing is wrong; else `INVALID_ARGUMENT` with everything that is.
+    /// Returns the value when nothing is wrong, and otherwise `INVALID_ARGUMENT` with everything that is.
     pub fn or<T>(self, value: T) -> Result<T, Status> {
-        if self.0.is_empty() { Ok(value) } else { Err(self.into_status()) }
+        if self.listed.is_empty() { Ok(value) } else { Err(self.into_status()) }
     }
 
-    /// A status of one violation.
+    /// Returns a status of one violation.
     pub fn one(field: &str, description: impl Into<String>) -> Status {
         let mut violations = Violations::default();
         violations.add(field, description);
@@ -46,29 +154,44 @@ impl Violations {
     }
 
     fn into_status(self) -> Status {
-        let mut details = info("INVALID_ARGUMENT");
-        let message = match self.0.as_slice() {
+        // As many as fit: more violations never take fewer bytes.
+        let (mut fitting, mut too_many) = (0, self.listed.len() + 1);
+        while fitting + 1 < too_many {
+            let half = usize::midpoint(fitting, too_many);
+            if wire_bytes(&self.status_of(half)) <= WIRE_BYTES_MAX { fitting = half } else { too_many = half }
+        }
+        self.status_of(fitting)
+    }
+
+    /// Returns the status that lists the first `count` violations, the last of which says how many more there are.
+    fn status_of(&self, count: usize) -> Status {
+        let total = self.listed.len() + self.more;
+        let message = match self.listed.as_slice() {
             [(field, description)] => format!("`{field}` {description}"),
-            [(field, description), rest @ ..] => format!("`{field}` {description} (and {} more)", rest.len()),
+            [(field, description), ..] => format!("`{field}` {description} (and {} more)", total - 1),
             [] => String::new(),
         };
-        for (field, description) in self.0 {
-            details.add_bad_request_violation(field, description);
+        let mut fault = Fault::new(Code::InvalidArgument, "INVALID_ARGUMENT", message);
+        for (index, (field, description)) in self.listed.iter().take(count).enumerate() {
+            let left = total - index - 1;
+            let description = if index + 1 == count && left > 0 {
+                format!("{description} (and {left} more violations, which do not fit here)")
+            } else {
+                description.clone()
+            };
+            fault.details.add_bad_request_violation(field, description);
         }
-        Status::with_error_details(Code::InvalidArgument, message, details)
+        fault.status()
     }
 }
 
-fn info(reason: &str) -> ErrorDetails {
-    ErrorDetails::with_error_info(reason, DOMAIN, std::collections::HashMap::new())
-}
-
-/// `NOT_FOUND` of a named thing.
+/// Returns `NOT_FOUND` of a named thing.
 pub fn not_found(kind: &str, name: &str) -> Status {
-    let mut details = info(&format!("{}_NOT_FOUND", kind.to_uppercase()));
+    let name = shown(name);
     let message = format!("there is no {kind} `{name}`");
-    details.set_resource_info(format!("haul.v1.{}", title_case(kind)), name, "", &message);
-    Status::with_error_details(Code::NotFound, message, details)
+    let mut fault = Fault::new(Code::NotFound, &format!("{}_NOT_FOUND", kind.to_uppercase()), &message);
+    fault.details.set_resource_info(format!("haul.v1.{}", title_case(kind)), name, "", message);
+    fault.into()
 }
 
 fn title_case(kind: &str) -> String {
@@ -76,53 +199,63 @@ fn title_case(kind: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// `NOT_FOUND` of a job.
+/// Returns `NOT_FOUND` of a job.
 pub fn no_job(id: JobId) -> Status {
     not_found("job", &id.to_string())
 }
 
-/// `FAILED_PRECONDITION`.
-pub fn precondition(reason: &str, subject: &str, message: impl Into<String>) -> Status {
-    let message = message.into();
-    let mut details = info(reason);
-    details.add_precondition_failure_violation(reason, subject, &message);
-    Status::with_error_details(Code::FailedPrecondition, message, details)
+/// Returns `FAILED_PRECONDITION`.
+pub fn precondition(reason: &str, subject: &str, message: impl AsRef<str>) -> Status {
+    let mut fault = Fault::new(Code::FailedPrecondition, reason, message);
+    fault.details.add_precondition_failure_violation(reason, subject, fault.message.clone());
+    fault.into()
 }
 
-/// `ALREADY_EXISTS`.
-fn already_exists(reason: &str, message: String) -> Status {
-    Status::with_error_details(Code::AlreadyExists, message, info(reason))
+/// Returns `FAILED_PRECONDITION` of a task that has ended without a result, with its error as a detail.
+pub(crate) fn task_failed(id: TaskId, mut error: pb::TaskError) -> Status {
+    let name = id.to_string();
+    let message = format!("task `{name}` did not succeed, so there is no more: {}", error.message);
+    let mut fault = Fault::new(Code::FailedPrecondition, "TASK_FAILED", message);
+    fault.details.add_precondition_failure_violation("TASK_FAILED", name, "the task has ended without success");
+    error.message = cut(error.message.chars(), MESSAGE_BYTES_MAX);
+    error.url = shown(&error.url);
+    fault.failure = Some(error);
+    fault.into()
 }
 
-/// `OUT_OF_RANGE`.
-pub fn out_of_range(reason: &str, message: impl Into<String>) -> Status {
-    Status::with_error_details(Code::OutOfRange, message, info(reason))
+/// Returns `ALREADY_EXISTS`.
+fn already_exists(reason: &str, message: &str) -> Status {
+    Fault::new(Code::AlreadyExists, reason, message).into()
 }
 
-/// `UNAVAILABLE`, with when to come back.
-pub fn unavailable(reason: &str, message: impl Into<String>) -> Status {
-    let mut details = info(reason);
-    details.set_retry_info(Some(RETRY_DELAY));
-    Status::with_error_details(Code::Unavailable, message, details)
+/// Returns `OUT_OF_RANGE`.
+pub fn out_of_range(reason: &str, message: impl AsRef<str>) -> Status {
+    Fault::new(Code::OutOfRange, reason, message).into()
 }
 
-/// The server is going: `UNAVAILABLE`.
+/// Returns `UNAVAILABLE`, with when to come back.
+pub fn unavailable(reason: &str, message: impl AsRef<str>) -> Status {
+    Fault::new(Code::Unavailable, reason, message).retry_info().into()
+}
+
+/// Returns the error of a server that is shutting down: `UNAVAILABLE`.
 pub fn draining() -> Status {
     unavailable("SERVER_DRAINING", "the server is shutting down; call again when it is back")
 }
 
-/// `RESOURCE_EXHAUSTED` of a quota.
-pub fn exhausted(subject: &str, message: impl Into<String>) -> Status {
-    let message = message.into();
-    let mut details = info("QUOTA_EXCEEDED");
-    details.add_quota_failure_violation(subject, &message);
-    details.set_retry_info(Some(RETRY_DELAY));
-    Status::with_error_details(Code::ResourceExhausted, message, details)
+/// Returns `RESOURCE_EXHAUSTED` of what is free again later.
+pub fn exhausted(reason: &str, subject: &str, message: impl AsRef<str>) -> Status {
+    Fault::new(Code::ResourceExhausted, reason, message).quota(subject).retry_info().into()
 }
 
-/// `INTERNAL`: the log has more.
-pub fn internal(message: impl Into<String>) -> Status {
-    Status::with_error_details(Code::Internal, message, info("INTERNAL"))
+/// Returns `RESOURCE_EXHAUSTED` of a message that will never fit, so without a time to try again.
+pub(crate) fn message_too_large(message: impl AsRef<str>) -> Status {
+    Fault::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message).quota("message").into()
+}
+
+/// Returns `INTERNAL`: the log has more.
+pub fn internal(message: impl AsRef<str>) -> Status {
+    Fault::new(Code::Internal, "INTERNAL", message).into()
 }
 
 impl From<StoreError> for Status {
@@ -142,11 +275,12 @@ impl From<EngineError> for Status {
             EngineError::NoJob(id) => no_job(id),
             EngineError::WrongState(_) => precondition("WRONG_STATE", "job", message),
             EngineError::Sealed(job) => precondition("JOB_SEALED", &job.to_string(), message),
-            EngineError::RequestIdTaken(_) => already_exists("REQUEST_ID_TAKEN", message),
-            EngineError::ChunkIdTaken(_) => already_exists("CHUNK_ID_TAKEN", message),
+            EngineError::RequestIdTaken(_) => already_exists("REQUEST_ID_TAKEN", &message),
+            EngineError::ChunkIdTaken(_) => already_exists("CHUNK_ID_TAKEN", &message),
             EngineError::KeysTaken(keys) => {
                 let mut violations = Violations::default();
                 for (place, key) in keys {
+                    let key = shown(&key);
                     violations
                         .add(format!("tasks[{place}].key"), format!("`{key}` is the key of another task of the job"));
                 }
@@ -159,6 +293,64 @@ impl From<EngineError> for Status {
             EngineError::Store(_) => {
                 tracing::error!("{message}");
                 unavailable("STORE_FAILED", message)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_cut_text_is_whole_letters_and_says_that_it_was_cut() {
+        assert_eq!(shown("plain"), "plain");
+        assert_eq!(shown("a\nb"), "a\\nb");
+        let long = shown(&"ü".repeat(100));
+        assert!(long.len() <= SHOWN_BYTES_MAX && long.ends_with('…'), "{long}");
+        assert_eq!(shown(&"x".repeat(128)).len(), 128);
+        assert_eq!(shown(&"x".repeat(129)), format!("{}…", "x".repeat(125)));
+    }
+
+    fn of(texts: &[(String, String)]) -> Status {
+        let mut violations = Violations::default();
+        for (field, description) in texts {
+            violations.add(field.clone(), description.clone());
+        }
+        violations.or(()).unwrap_err()
+    }
+
+    #[test]
+    fn the_last_violation_says_how_many_more_there_are() {
+        let many: Vec<_> = (0..150).map(|at| (format!("job.tasks[{at}].fetch.url"), "is empty".to_owned())).collect();
+        let listed = of(&many).get_details_bad_request().unwrap().field_violations;
+        let last = listed.last().unwrap();
+        assert!(listed.len() > 20, "{}", listed.len());
+        assert!(last.description.contains(&format!("and {} more", 150 - listed.len())), "{last:?}");
+        let few = of(&many[..3]).get_details_bad_request().unwrap().field_violations;
+        assert_eq!((few.len(), few[2].description.as_str()), (3, "is empty"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn no_input_makes_trailers_of_4_kib(texts in prop::collection::vec(("\\PC{0,200}", "\\PC{0,700}"), 1..120)) {
+            prop_assert!(wire_bytes(&of(&texts)) < 4_096);
+        }
+
+        #[test]
+        fn one_long_text_does_not_either(text in "\\PC{0,3000}", url in "\\PC{0,3000}") {
+            let id = TaskId { job: JobId(uuid::Uuid::nil()), index: 0 };
+            let error = pb::TaskError { message: text.clone(), url, ..Default::default() };
+            let all = [
+                not_found("task", &text), precondition("WRONG_STATE", "job", &text), task_failed(id, error),
+                unavailable("STORE_BUSY", &text), exhausted("TOO_MANY_WATCHERS", "watchers", &text), internal(&text),
+            ];
+            for status in all {
+                prop_assert!(wire_bytes(&status) < 4_096, "{} {}", wire_bytes(&status), status.message());
             }
         }
     }

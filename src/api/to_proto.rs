@@ -6,7 +6,7 @@ use crate::engine::hub::Active;
 use crate::engine::waiting::{Wait, WaitReason};
 use crate::model::counts::Counts;
 use crate::model::failure::{FailureReason, TaskError};
-use crate::model::group::GroupMode;
+use crate::model::group::{GroupMode, GroupPolicy};
 use crate::model::job::Job;
 use crate::model::limits::{HostLimits, Limits, RateLimit};
 use crate::model::outcome::{Attempt, DownloadResult, FetchResult, Outcome};
@@ -31,16 +31,7 @@ pub(crate) fn job(job: &Job, progress: Option<Progress>, waiting: Vec<pb::Waitin
         labels: job.spec.labels.clone().into_iter().collect(),
         state: job.state as i32,
         priority: job.spec.priority,
-        group: Some(pb::GroupPolicy {
-            mode: match job.spec.group.mode {
-                GroupMode::FailFast => pb::GroupMode::FailFast,
-                GroupMode::Collect => pb::GroupMode::Collect,
-                GroupMode::FirstSuccess => pb::GroupMode::FirstSuccess,
-            }
-            .into(),
-            max_failures: job.spec.group.max_failures,
-            max_concurrency: job.spec.group.max_concurrency,
-        }),
+        group: Some(group(job.spec.group)),
         rate_limit: (job.spec.rate_limit != RateLimit::default()).then(|| rate_limit(&job.spec.rate_limit)),
         open: job.open,
         directory: job.directory(),
@@ -54,10 +45,23 @@ pub(crate) fn job(job: &Job, progress: Option<Progress>, waiting: Vec<pb::Waitin
         expire_time: job.expire_time().map(timestamp),
         sequence: job.sequence,
         waiting,
+        spec: None,
+        spec_tasks_omitted: false,
     }
 }
 
-fn rate_limit(limit: &RateLimit) -> pb::RateLimit {
+/// Converts how the tasks of a job depend on each other.
+pub(crate) fn group(group: GroupPolicy) -> pb::GroupPolicy {
+    let mode = match group.mode {
+        GroupMode::FailFast => pb::GroupMode::FailFast,
+        GroupMode::Collect => pb::GroupMode::Collect,
+        GroupMode::FirstSuccess => pb::GroupMode::FirstSuccess,
+    };
+    pb::GroupPolicy { mode: mode.into(), max_failures: group.max_failures, max_concurrency: group.max_concurrency }
+}
+
+/// Converts a ceiling on rates.
+pub(crate) fn rate_limit(limit: &RateLimit) -> pb::RateLimit {
     pb::RateLimit {
         requests_per_second: limit.requests_per_second,
         burst: limit.burst,
@@ -126,6 +130,7 @@ pub(crate) fn task(job_id: &str, task: &StoredTask) -> pb::Task {
             Outcome::Fetch(fetch) => pb::task::Result::FetchResult(fetch_result(fetch)),
             Outcome::Download(download) => pb::task::Result::DownloadResult(download_result(download)),
         }),
+        spec: None,
     }
 }
 
@@ -162,6 +167,7 @@ fn fetch_result(fetch: &FetchResult) -> pb::FetchResult {
         content_type: fetch.content_type.clone(),
         pages: fetch.pages,
         items: fetch.items,
+        body_omitted: false,
     }
 }
 
@@ -197,6 +203,12 @@ pub(crate) fn attempt(attempt: &Attempt) -> pb::Attempt {
     }
 }
 
+/// Returns the error of a task for where it stands outside the task, so with its place.
+pub(crate) fn error_of(task: &StoredTask) -> pb::TaskError {
+    let error = task.row.task.error.as_ref().map(task_error).unwrap_or_default();
+    pb::TaskError { task_index: Some(task.index), url: secret::redacted_text(task.spec.work.url()), ..error }
+}
+
 fn task_error(error: &TaskError) -> pb::TaskError {
     pb::TaskError {
         reason: failure_reason(error.reason).into(),
@@ -204,6 +216,8 @@ fn task_error(error: &TaskError) -> pb::TaskError {
         http_status: u32::from(error.http_status),
         retryable: error.retryable,
         attempt: error.attempt,
+        task_index: None,
+        url: String::new(),
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::api::content::inline_body;
+use crate::api::bodies;
 use crate::api::lookup::live_job;
 use crate::api::status::{draining, no_job, out_of_range};
 use crate::api::to_proto;
@@ -170,7 +170,8 @@ impl Watcher {
                     event.task.as_ref().ok_or_else(|| crate::api::status::internal("an event has lost its task"))?;
                 let mut message = to_proto::task(&self.wish.job.to_string(), task);
                 if self.wish.include_body {
-                    inline_body(self.store.as_ref(), self.wish.job, &mut message).await?;
+                    let store = self.store.as_ref();
+                    bodies::include(&self.engine, store, self.wish.job, task, &mut message).await?;
                 }
                 Event::TaskEnded(message)
             }

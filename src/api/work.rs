@@ -1,11 +1,12 @@
 //! What a task does, from messages to the model.
 
-use std::path::{Component, Path};
+use url::{Host, Url};
 
-use url::Url;
-
-use crate::api::status::Violations;
+use crate::api::status::{Violations, shown};
 use crate::model::checksum::{Algorithm, Checksum};
+use crate::model::method;
+use crate::model::path;
+use crate::model::secret::is_redacted;
 use crate::model::spec::{DownloadSpec, FetchSpec, OnConflict, PageStyle, Pagination, Work};
 use crate::pb;
 
@@ -14,8 +15,14 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 const MIRRORS_MAX: usize = 16;
 const PATH_BYTES_MAX: usize = 1024;
 const CONNECTIONS_MAX: u32 = 64;
+const RANGES_MAX: usize = 100;
+const SUMS_MAX: usize = 20;
+/// More than the longest name of an algorithm with the 128 digits of SHA-512.
+const SUM_BYTES_MAX: usize = 160;
+/// The most bytes of a host's name and of a label in it (RFC 1035, 2.3.4).
+const HOST_BYTES_MAX: (usize, usize) = (253, 63);
 
-/// Fetch or download.
+/// Reads what a task does: fetch or download.
 pub(crate) fn work(work: Option<pb::task_spec::Work>, path: &str, v: &mut Violations) -> Option<Work> {
     match work {
         Some(pb::task_spec::Work::Fetch(spec)) => Some(Work::Fetch(fetch(spec, &format!("{path}.fetch"), v))),
@@ -36,24 +43,69 @@ fn url(text: &str, path: &str, v: &mut Violations) {
     if text.len() > URL_BYTES_MAX {
         return v.add(path, format!("is longer than {URL_BYTES_MAX} bytes"));
     }
+    // The parser would drop them, and another URL than the one that was given would be asked.
+    if text.trim() != text || text.chars().any(char::is_control) {
+        return v.add(path, "has control characters, or spaces around it");
+    }
     match Url::parse(text) {
         Ok(url) if !matches!(url.scheme(), "http" | "https") => {
-            v.add(path, format!("has the scheme `{}`; haul gets http and https", url.scheme()));
+            v.add(path, format!("has the scheme `{}`; only http and https are accepted", shown(url.scheme())));
         }
-        Ok(url) if url.host_str().is_none_or(str::is_empty) => v.add(path, "names no host"),
-        Ok(_) => {}
-        Err(error) => v.add(path, format!("is no absolute URL: {error}")),
+        Ok(url) => {
+            if let Some(why) = unusable(&url) {
+                v.add(path, why);
+            }
+        }
+        // Without a colon there is no secret in it, so it may be repeated.
+        Err(url::ParseError::RelativeUrlWithoutBase) if !text.contains([':', '@']) => {
+            v.add(path, format!("`{0}` has no scheme; did you mean `https://{0}`?", shown(text)));
+        }
+        Err(error) => v.add(path, format!("is not an absolute URL: {error}")),
+    }
+}
+
+/// Returns why a URL cannot be asked for, whatever answers there.
+fn unusable(url: &Url) -> Option<&'static str> {
+    let (name_bytes_max, label_bytes_max) = HOST_BYTES_MAX;
+    let name = match url.host() {
+        Some(Host::Domain(name)) => name.trim_end_matches('.'),
+        Some(_) => "address",
+        None => "",
+    };
+    if name.is_empty() {
+        Some("does not name a host")
+    } else if name.len() > name_bytes_max
+        || name.split('.').any(|label| label.is_empty() || label.len() > label_bytes_max)
+    {
+        Some("names a host that cannot be: a name has at most 253 bytes, in parts of 1 to 63 bytes")
+    } else if url.port() == Some(0) {
+        Some("has the port 0, which cannot be connected to")
+    } else if is_redacted(url) {
+        Some("holds `REDACTED` where its secret was, as in a copied answer; give the secret itself")
+    } else {
+        None
+    }
+}
+
+fn method(text: &str, path: &str, v: &mut Violations) {
+    if text.is_empty() {
+        return;
+    }
+    if http::Method::from_bytes(text.as_bytes()).is_err() {
+        v.add(path, format!("`{}` is not a method (RFC 9110, 9.1)", shown(text)));
+    } else if let Some(why) = method::objection(text) {
+        v.add(path, format!("`{}` {why}", shown(text)));
     }
 }
 
 fn fetch(spec: pb::FetchSpec, path: &str, v: &mut Violations) -> FetchSpec {
     url(&spec.url, &format!("{path}.url"), v);
-    let is_token = http::Method::from_bytes(spec.method.as_bytes()).is_ok();
-    if !spec.method.is_empty() && (!is_token || spec.method.eq_ignore_ascii_case("connect")) {
-        v.add(format!("{path}.method"), "is no method that can be asked of an origin");
-    }
+    method(&spec.method, &format!("{path}.method"), v);
     if spec.body.len() > BODY_BYTES_MAX {
-        v.add(format!("{path}.body"), format!("is {} bytes long; at most {BODY_BYTES_MAX}", spec.body.len()));
+        v.add(
+            format!("{path}.body"),
+            format!("is {} bytes long; at most {BODY_BYTES_MAX} are accepted", spec.body.len()),
+        );
     }
     let most = FetchSpec::RESPONSE_BYTES_MAX;
     if spec.max_response_bytes.is_some_and(|it| it == 0 || it > most) {
@@ -71,6 +123,10 @@ fn fetch(spec: pb::FetchSpec, path: &str, v: &mut Violations) -> FetchSpec {
 }
 
 fn accept_statuses(ranges: &[pb::StatusRange], path: &str, v: &mut Violations) -> Vec<(u16, u16)> {
+    if ranges.len() > RANGES_MAX {
+        v.add(path, format!("holds {} ranges; at most {RANGES_MAX} are accepted", ranges.len()));
+        return Vec::new();
+    }
     let mut good = Vec::new();
     for (index, range) in ranges.iter().enumerate() {
         if (100..600).contains(&range.first) && (range.first..600).contains(&range.last) {
@@ -91,7 +147,10 @@ fn pagination(spec: pb::Pagination, path: &str, v: &mut Violations) -> Option<Pa
     };
     let style = match spec.style {
         None => {
-            v.add(path, "must say where the next page is: set one of its styles");
+            v.add(
+                path,
+                "must say where the next page is: set `link_header`, `page_number`, `offset`, `cursor` or `next_url`",
+            );
             return None;
         }
         Some(Style::LinkHeader(_)) => PageStyle::LinkHeader,
@@ -138,7 +197,10 @@ fn pointer(text: &str, may_be_empty: bool, path: &str, v: &mut Violations) {
 fn download(spec: pb::DownloadSpec, path: &str, v: &mut Violations) -> DownloadSpec {
     url(&spec.url, &format!("{path}.url"), v);
     if spec.mirrors.len() > MIRRORS_MAX {
-        v.add(format!("{path}.mirrors"), format!("holds {} mirrors; at most {MIRRORS_MAX}", spec.mirrors.len()));
+        v.add(
+            format!("{path}.mirrors"),
+            format!("holds {} mirrors; at most {MIRRORS_MAX} are accepted", spec.mirrors.len()),
+        );
     }
     for (index, mirror) in spec.mirrors.iter().enumerate().take(MIRRORS_MAX) {
         url(mirror, &format!("{path}.mirrors[{index}]"), v);
@@ -174,30 +236,42 @@ fn on_conflict(policy: i32, path: &str, v: &mut Violations) -> Option<OnConflict
         Ok(pb::OnConflict::Overwrite) => Some(OnConflict::Overwrite),
         Ok(pb::OnConflict::Skip) => Some(OnConflict::Skip),
         Err(_) => {
-            v.add(path, format!("{policy} is no OnConflict"));
+            v.add(path, format!("{policy} is not an OnConflict"));
             None
         }
     }
 }
 
 fn checksums(texts: &[String], path: &str, v: &mut Violations) -> Vec<Checksum> {
+    if texts.len() > SUMS_MAX {
+        v.add(path, format!("holds {} checksums; at most {SUMS_MAX} are accepted", texts.len()));
+        return Vec::new();
+    }
     let mut good: Vec<Checksum> = Vec::new();
     for (index, text) in texts.iter().enumerate() {
+        if text.len() > SUM_BYTES_MAX {
+            v.add(format!("{path}[{index}]"), format!("is {} bytes long, longer than any checksum", text.len()));
+            continue;
+        }
         match text.parse::<Checksum>() {
             Ok(sum) if good.iter().any(|other| other.algorithm == sum.algorithm && *other != sum) => {
                 v.add(format!("{path}[{index}]"), format!("contradicts another {} digest", sum.algorithm.name()));
             }
             Ok(sum) => good.push(sum),
-            Err(error) => v.add(format!("{path}[{index}]"), format!("is no checksum: {error}")),
+            Err(error) => v.add(format!("{path}[{index}]"), format!("is not a checksum: {error}")),
         }
     }
     good
 }
 
 fn digests(names: &[String], path: &str, v: &mut Violations) -> Vec<Algorithm> {
+    if names.len() > SUMS_MAX {
+        v.add(path, format!("holds {} digests; at most {SUMS_MAX} are accepted", names.len()));
+        return Vec::new();
+    }
     let mut good = Vec::new();
     for (index, name) in names.iter().enumerate() {
-        match name.parse::<Algorithm>() {
+        match shown(name).parse::<Algorithm>() {
             Ok(algorithm) if good.contains(&algorithm) => {}
             Ok(algorithm) => good.push(algorithm),
             Err(error) => v.add(format!("{path}[{index}]"), error.to_string()),
@@ -211,11 +285,11 @@ pub(crate) fn relative_path(text: &str, path: &str, v: &mut Violations) {
     if text.is_empty() {
         return;
     }
-    if text.len() > PATH_BYTES_MAX || text.contains('\0') {
-        return v.add(path, format!("must be at most {PATH_BYTES_MAX} bytes, without NUL"));
-    }
-    let is_plain = Path::new(text).components().all(|part| matches!(part, Component::Normal(_)));
-    if !is_plain || text.ends_with('/') || text.contains('\\') {
-        v.add(path, "must be a relative path of plain names: not absolute, without `.`, `..` and backslashes");
+    if text.len() > PATH_BYTES_MAX {
+        v.add(path, format!("is {} bytes long; at most {PATH_BYTES_MAX} are accepted", text.len()));
+    } else if let Some(why) = path::objection(text) {
+        v.add(path, format!("`{}` {why}; choose another path", shown(text)));
+    } else if text.contains('\\') {
+        v.add(path, format!("`{}` has a backslash; parts are separated by `/`", shown(text)));
     }
 }

@@ -158,7 +158,7 @@ fn print_json<M: prost::Message>(name: &str, messages: &[M]) -> anyhow::Result<(
 
 /// Shows a job.
 pub(crate) async fn show(client: &Client, format: Format, job: &str) -> anyhow::Result<ExitCode> {
-    let request = pb::GetJobRequest { job_id: jobref::resolve(client, job).await? };
+    let request = pb::GetJobRequest { job_id: jobref::resolve(client, job).await?, ..Default::default() };
     let answer = client.jobs().get_job(request).await.map_err(|status| client.explain(&status))?.into_inner();
     print_job(format, &answer.job.unwrap_or_default())
 }

@@ -8,7 +8,7 @@ use crate::download::{DownloadContext, Halt, Target, is_local};
 use crate::files::part::{Part, Trust};
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::{AttemptReport, DownloadResult};
-use crate::model::secret::{redacted, redacted_text};
+use crate::model::secret::{redacted, redacted_text, source_name};
 use crate::model::spec::DownloadSpec;
 use crate::net::Session;
 
@@ -64,7 +64,7 @@ impl<'a> Attempt<'a> {
     pub(super) fn trust_in(&self, source: usize) -> Trust {
         let held_from = self.part.as_ref().and_then(Part::stored).map(|stored| &stored.binding.url);
         match self.trust() {
-            Trust::Digest if held_from.is_some_and(|url| *url != redacted(&self.sources[source])) => {
+            Trust::Digest if held_from.is_some_and(|url| *url != source_name(&self.sources[source])) => {
                 Trust::DigestAcross
             }
             trust => trust,
@@ -165,7 +165,7 @@ fn sources(spec: &DownloadSpec, part: Option<&Part>) -> Result<Vec<Url>, Failure
         })
         .collect::<Result<Vec<Url>, Failure>>()?;
     if let Some(stored) = part.and_then(Part::stored) {
-        sources.sort_by_key(|url| redacted(url) != stored.binding.url);
+        sources.sort_by_key(|url| source_name(url) != stored.binding.url);
     }
     Ok(sources)
 }

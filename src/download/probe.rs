@@ -8,7 +8,7 @@ use crate::files::names;
 use crate::files::part::{Binding, Part, Stored};
 use crate::files::source::Record;
 use crate::model::outcome::DownloadResult;
-use crate::model::secret::redacted;
+use crate::model::secret::source_name;
 use crate::model::spec::OnConflict;
 
 /// What came of the first request.
@@ -111,7 +111,7 @@ impl Attempt<'_> {
         }
         let mut binding = Binding {
             version: stream.answer.version.clone(),
-            url: redacted(&self.sources[source]),
+            url: source_name(&self.sources[source]),
             final_url: stream.final_url.clone(),
             suggested_name: stream.suggested_name.clone(),
             content_type: stream.answer.content_type.clone(),

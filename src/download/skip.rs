@@ -10,7 +10,7 @@ use crate::files::source::{Existing, Record};
 use crate::model::checksum::Checksum;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::DownloadResult;
-use crate::model::secret::redacted;
+use crate::model::secret::source_name;
 use crate::model::spec::OnConflict;
 
 impl Attempt<'_> {
@@ -52,7 +52,7 @@ impl Attempt<'_> {
             OnConflict::Fail => Taken::Refuse,
             OnConflict::Rename => Taken::Rename,
             OnConflict::Skip if self.target.name.is_none() => {
-                Taken::ReplaceOwn(self.sources.iter().map(redacted).collect())
+                Taken::ReplaceOwn(self.sources.iter().map(source_name).collect())
             }
             OnConflict::Overwrite | OnConflict::Skip => Taken::Replace,
         }
@@ -82,7 +82,7 @@ impl Attempt<'_> {
     fn own_file(&self, name: &str) -> Result<Option<(String, Existing)>, Failure> {
         let Some(folder) = self.ctx.root.find_folder(&self.target.folder)? else { return Ok(None) };
         let is_ours = |existing: &Existing| {
-            existing.source().is_none_or(|from| self.sources.iter().any(|url| redacted(url) == from))
+            existing.source().is_none_or(|from| self.sources.iter().any(|url| source_name(url) == from))
         };
         find_candidate(&folder, name, &self.taken(), is_ours)
     }

@@ -2,21 +2,15 @@
 //! when a name is taken. Nothing here touches the disk.
 
 use crate::model::failure::{Failure, FailureReason};
+use crate::model::path::{self, is_device};
 
-/// The longest name that common file systems take, in bytes.
-pub const NAME_BYTES_MAX: usize = 255;
-/// The longest path that is accepted, in bytes; Linux takes 4096 with the root in front of it.
-pub const PATH_BYTES_MAX: usize = 2048;
-/// What names of our own begin with: part files and what belongs to them.
-pub const OWN_PREFIX: &str = ".haul-";
+pub use crate::model::path::{NAME_BYTES_MAX, OWN_PREFIX};
+
 /// What a file is called when neither the origin nor the URL has a name for it.
 pub const FALLBACK: &str = "download";
 
 /// Room that a derived name leaves for the ` (12345)` of a renamed one.
 const RENAME_ROOM: usize = 15;
-
-/// Device names of Windows, which shared and synced directories cannot hold; with any extension too.
-const DEVICES: [&str; 4] = ["con", "prn", "aux", "nul"];
 
 /// Splits a path that a client gave into its directory (empty: none) and its name.
 ///
@@ -29,28 +23,9 @@ pub fn split(path: &str) -> Result<(&str, &str), Failure> {
 
 /// Refuses a relative path that must not be used; see [`split`].
 pub fn check(path: &str) -> Result<(), Failure> {
-    let refuse = |why: &str| {
-        let shown: String = path.chars().take(80).flat_map(char::escape_debug).collect();
-        Err(Failure::fatal(FailureReason::ForbiddenPath, format!("the path `{shown}` {why}; choose another path")))
-    };
-    if path.len() > PATH_BYTES_MAX {
-        return refuse("is longer than 2048 bytes");
-    }
-    if path.starts_with('/') {
-        return refuse("is absolute, and only relative ones are taken");
-    }
-    for name in path.split('/') {
-        match name {
-            "" => return refuse("has an empty part"),
-            "." | ".." => return refuse("has a part that is `.` or `..`"),
-            _ if name.len() > NAME_BYTES_MAX => return refuse("has a part of more than 255 bytes"),
-            _ if name.chars().any(char::is_control) => return refuse("has a control character"),
-            _ if name.starts_with(OWN_PREFIX) => return refuse("begins with `.haul-`, which is for part files"),
-            _ if is_device(name) => return refuse("has a part that is a reserved device name"),
-            _ => {}
-        }
-    }
-    Ok(())
+    let Some(why) = path::objection(path) else { return Ok(()) };
+    let shown: String = path.chars().take(80).flat_map(char::escape_debug).collect();
+    Err(Failure::fatal(FailureReason::ForbiddenPath, format!("the path `{shown}` {why}; choose another path")))
 }
 
 /// Makes a name that may be used out of what an origin or a URL suggests; `None` when nothing of it is left.
@@ -92,15 +67,6 @@ pub fn candidate(name: &str, nth: u32) -> String {
 pub fn is_part_key(key: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     !key.is_empty() && key.len() <= 128 && key.bytes().all(plain)
-}
-
-fn is_device(name: &str) -> bool {
-    let stem = name.split('.').next().unwrap_or_default().trim_end();
-    let numbered = |prefix: &str| {
-        let rest = stem.get(..3).filter(|head| head.eq_ignore_ascii_case(prefix)).and(stem.get(3..));
-        rest.is_some_and(|digit| digit.len() == 1 && digit.bytes().all(|byte| matches!(byte, b'1'..=b'9')))
-    };
-    DEVICES.iter().any(|device| stem.eq_ignore_ascii_case(device)) || numbered("com") || numbered("lpt")
 }
 
 fn shorten(name: &str) -> String {

@@ -39,19 +39,75 @@ impl fmt::Display for Secret {
     }
 }
 
-/// A URL as people may see it: with the user part, if there is one, replaced.
+/// Names of query parameters whose values are secret, in lower case; names that end in `_token` are too.
+const SECRET_PARAMETERS: [&str; 15] = [
+    "api_key",
+    "client_secret",
+    "code",
+    "jwt",
+    "key",
+    "password",
+    "secret",
+    "sig",
+    "signature",
+    "token",
+    "x-amz-credential",
+    "x-amz-security-token",
+    "x-amz-signature",
+    "x-goog-credential",
+    "x-goog-signature",
+];
+
+/// Returns a URL as people may see it: its user part, and query values whose name says that they are secret, read
+/// `REDACTED`. The rest stays byte for byte.
 pub fn redacted(url: &Url) -> String {
-    if url.username().is_empty() && url.password().is_none() {
-        return url.to_string();
+    let mut seen = without_user(url);
+    if let Some(query) = url.query().filter(|query| query.split('&').any(is_secret_pair)) {
+        let pairs: Vec<_> = query.split('&').map(redacted_pair).collect();
+        seen.set_query(Some(&pairs.join("&")));
     }
-    let mut seen = url.clone();
-    // Both fail only for URLs that cannot have a user part, and those have none.
-    let _ = seen.set_password(None);
-    let _ = seen.set_username(REDACTED);
-    seen.to_string()
+    seen.into()
 }
 
-/// As [`redacted`], for text that is meant to be a URL. Text that is none is hidden whole when it has an `@`.
+/// Returns the text by which a source of bytes is recognised: the URL without its user part, which may change.
+///
+/// It is no text for people, since it has all of the query: two queries name two sources.
+pub fn source_name(url: &Url) -> String {
+    without_user(url).into()
+}
+
+fn without_user(url: &Url) -> Url {
+    let mut seen = url.clone();
+    if !url.username().is_empty() || url.password().is_some() {
+        // Both fail only for URLs that cannot have a user part, and those have none.
+        let _ = seen.set_password(None);
+        let _ = seen.set_username(REDACTED);
+    }
+    seen
+}
+
+fn is_secret_pair(pair: &str) -> bool {
+    let name = pair.split('=').next().unwrap_or_default();
+    let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().to_ascii_lowercase();
+    SECRET_PARAMETERS.contains(&name.as_str()) || name.ends_with("_token")
+}
+
+fn redacted_pair(pair: &str) -> String {
+    match pair.split_once('=') {
+        Some((name, _)) if is_secret_pair(pair) => format!("{name}={REDACTED}"),
+        _ => pair.to_owned(),
+    }
+}
+
+/// Returns whether a URL holds `REDACTED` where its secret would be: it was copied from an answer.
+pub fn is_redacted(url: &Url) -> bool {
+    let of_query = |query: &str| {
+        query.split('&').any(|pair| is_secret_pair(pair) && pair.split_once('=').is_some_and(|it| it.1 == REDACTED))
+    };
+    url.username() == REDACTED || url.password() == Some(REDACTED) || url.query().is_some_and(of_query)
+}
+
+/// As [`redacted`], for text that is meant to be a URL. Other text is hidden whole when it has an `@`.
 pub fn redacted_text(text: &str) -> String {
     match Url::parse(text) {
         Ok(url) if url.has_host() => redacted(&url),
@@ -61,7 +117,7 @@ pub fn redacted_text(text: &str) -> String {
     }
 }
 
-/// Whether a header is secret by its name alone.
+/// Returns whether a header is secret by its name alone.
 pub fn is_secret_header(name: &str) -> bool {
     ["authorization", "cookie", "proxy-authorization", "set-cookie"]
         .iter()
@@ -83,5 +139,21 @@ mod tests {
         assert_eq!(redacted_text("http://me:pw@example.com/a"), "http://REDACTED@example.com/a");
         assert_eq!(redacted_text("http://example.com/a"), "http://example.com/a");
         assert_eq!(redacted_text("me:pw@nowhere"), "REDACTED");
+    }
+
+    #[test]
+    fn hides_the_secrets_of_a_query_and_nothing_else() {
+        for (url, seen) in [
+            ("http://a/x?page=2&token=t&q=a%20b", "http://a/x?page=2&token=REDACTED&q=a%20b"),
+            ("http://a/x?X-Amz-Signature=abc&X-Amz-Date=1", "http://a/x?X-Amz-Signature=REDACTED&X-Amz-Date=1"),
+            ("http://a/x?access_token=a&%6bey=b#f", "http://a/x?access_token=REDACTED&%6bey=REDACTED#f"),
+            ("http://a/x?tokens=1&key&a=b%3Dc&&", "http://a/x?tokens=1&key&a=b%3Dc&&"),
+        ] {
+            assert_eq!(redacted_text(url), seen);
+            assert_eq!(is_redacted(&Url::parse(seen).unwrap()), seen.contains("=REDACTED"));
+        }
+        assert!(is_redacted(&Url::parse("http://REDACTED@a/").unwrap()));
+        let source = Url::parse("http://me:pw@a/x?key=1").unwrap();
+        assert_eq!(source_name(&source), "http://REDACTED@a/x?key=1");
     }
 }

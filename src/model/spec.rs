@@ -401,10 +401,12 @@ impl Options {
     pub fn resolve(job: &TaskOptions, task: &TaskOptions) -> Options {
         let (j, t) = (&job.retry, &task.retry);
         let d = RetryPolicy::default();
+        let initial_backoff = t.initial_backoff.or(j.initial_backoff).unwrap_or(d.initial_backoff);
         let retry = RetryPolicy {
             max_attempts: t.max_attempts.or(j.max_attempts).unwrap_or(d.max_attempts),
-            initial_backoff: t.initial_backoff.or(j.initial_backoff).unwrap_or(d.initial_backoff),
-            max_backoff: t.max_backoff.or(j.max_backoff).unwrap_or(d.max_backoff),
+            initial_backoff,
+            // Nobody who asks for a first wait of five minutes wants it cut to a default of one.
+            max_backoff: t.max_backoff.or(j.max_backoff).unwrap_or(d.max_backoff.max(initial_backoff)),
             backoff_multiplier: t.backoff_multiplier.or(j.backoff_multiplier).unwrap_or(d.backoff_multiplier),
             jitter: t.jitter.or(j.jitter).unwrap_or(d.jitter),
             retry_statuses: list(&t.retry_statuses, &j.retry_statuses),
@@ -479,6 +481,16 @@ mod tests {
         assert_eq!(options.retry.retry_statuses, vec![418]);
         assert_eq!(options.http.headers, vec![header("c")]);
         assert_eq!(options.http.basic_auth, None, "the task's token replaces the job's password");
+    }
+
+    #[test]
+    fn a_long_first_wait_raises_the_default_of_the_longest() {
+        let mut task = TaskOptions::default();
+        task.retry.initial_backoff = Some(Duration::from_secs(300));
+        let retry = Options::resolve(&TaskOptions::default(), &task).retry;
+        assert_eq!((retry.initial_backoff, retry.max_backoff), (Duration::from_secs(300), Duration::from_secs(300)));
+        task.retry.initial_backoff = Some(Duration::from_secs(2));
+        assert_eq!(Options::resolve(&TaskOptions::default(), &task).retry.max_backoff, Duration::from_secs(60));
     }
 
     #[test]

@@ -18,7 +18,7 @@ const TAG_BYTES: usize = 8;
 
 /// A token that this server did not make for this listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a page token of this listing; take `next_page_token` of the page before, and keep the filter the same")]
+#[error("is not a page token of this listing; take `next_page_token` of the page before, and keep the filter the same")]
 pub struct BadToken;
 
 /// Which listing a token belongs to.

@@ -196,7 +196,7 @@ async fn updates_and_retention_take_effect() {
     let spec = pb::JobSpec { retention: Some(millis(200)), ..job(vec![fetch(origin.url("/a"))]) };
     let ended = server.run(spec).await;
     assert!(ended.expire_time.is_some());
-    let request = pb::GetJobRequest { job_id: ended.job_id.clone() };
+    let request = pb::GetJobRequest { job_id: ended.job_id.clone(), ..Default::default() };
     until(async || server.jobs().get_job(request.clone()).await.is_err()).await;
 
     origin.reply("/stalled", Reply::hang());

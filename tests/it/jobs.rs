@@ -122,7 +122,8 @@ async fn jobs_and_tasks_are_listed_page_by_page() {
 async fn what_is_not_there_is_not_found() {
     let server = Server::start().await;
     let id = "01890a5d-ac96-774b-bcce-b302099a8057";
-    let missing = server.jobs().get_job(pb::GetJobRequest { job_id: id.into() }).await.unwrap_err();
+    let missing =
+        server.jobs().get_job(pb::GetJobRequest { job_id: id.into(), ..Default::default() }).await.unwrap_err();
     assert_eq!(missing.code(), Code::NotFound);
     assert_eq!(missing.get_details_resource_info().unwrap().resource_name, id);
     let watch = pb::WatchJobRequest { job_id: id.into(), ..Default::default() };

@@ -174,7 +174,7 @@ impl World {
             self.check_events(job, &ended).await;
         }
         for id in &self.deleted {
-            let gone = self.server.jobs().get_job(pb::GetJobRequest { job_id: id.clone() }).await;
+            let gone = self.server.jobs().get_job(pb::GetJobRequest { job_id: id.clone(), ..Default::default() }).await;
             assert_eq!(gone.unwrap_err().code(), Code::NotFound);
         }
     }

@@ -151,14 +151,14 @@ impl Server {
     }
 
     pub async fn job(&self, job_id: &str) -> pb::Job {
-        let request = pb::GetJobRequest { job_id: job_id.to_owned() };
+        let request = pb::GetJobRequest { job_id: job_id.to_owned(), ..Default::default() };
         self.jobs().get_job(request).await.unwrap().into_inner().job.unwrap()
     }
 
     /// One task with its body and its attempts.
     pub async fn task(&self, job_id: &str, index: u32) -> pb::Task {
         let task = Some(pb::get_task_request::Task::TaskIndex(index));
-        let request = pb::GetTaskRequest { job_id: job_id.to_owned(), task, include_body: true };
+        let request = pb::GetTaskRequest { job_id: job_id.to_owned(), task, include_body: true, ..Default::default() };
         self.jobs().get_task(request).await.unwrap().into_inner().task.unwrap()
     }
 
@@ -168,7 +168,7 @@ impl Server {
         let mut page_token = String::new();
         loop {
             let request =
-                pb::ListTasksRequest { job_id: job_id.to_owned(), page_size: 1000, page_token, states: Vec::new() };
+                pb::ListTasksRequest { job_id: job_id.to_owned(), page_size: 1000, page_token, ..Default::default() };
             let page = self.jobs().list_tasks(request).await.unwrap().into_inner();
             tasks.extend(page.tasks);
             page_token = page.next_page_token;

@@ -1,0 +1,178 @@
+//! Deadlines of calls: a call whose deadline passes ends with `DEADLINE_EXCEEDED` and details, a stream too.
+//!
+//! The gRPC library has a timer of its own around every service, which ends a call with CANCELLED, without details, and
+//! does not end streams. This layer lies within it and takes its deadline first, so the library's timer never decides.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::{Instant, Sleep};
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use crate::api::status::{Fault, Violations, shown};
+
+const TIMEOUT_HEADER: &str = "grpc-timeout";
+
+fn passed() -> Status {
+    let message = "the call's deadline passed before its answer; a job goes on, so ask for it again or allow more time";
+    Fault::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", message).into()
+}
+
+/// Returns the time that a client allows, as the gRPC protocol writes it: up to eight digits and a unit.
+fn allowed(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
+    let Some(value) = headers.get(TIMEOUT_HEADER) else { return Ok(None) };
+    let text = String::from_utf8_lossy(value.as_bytes());
+    parsed(&text).map(Some).ok_or_else(|| {
+        let description = format!("is `{}`; a timeout is up to eight digits and one of H, M, S, m, u, n", shown(&text));
+        Violations::one(TIMEOUT_HEADER, description)
+    })
+}
+
+fn parsed(text: &str) -> Option<Duration> {
+    let unit = text.chars().last()?;
+    let digits = text.strip_suffix(unit).filter(|it| (1..=8).contains(&it.len()))?;
+    let count: u64 = digits.bytes().all(|it| it.is_ascii_digit()).then(|| digits.parse().ok())??;
+    Some(match unit {
+        'H' => Duration::from_secs(count * 3_600),
+        'M' => Duration::from_secs(count * 60),
+        'S' => Duration::from_secs(count),
+        'm' => Duration::from_millis(count),
+        'u' => Duration::from_micros(count),
+        'n' => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+/// Ends each call at its deadline.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Deadlines;
+
+impl<S> Layer<S> for Deadlines {
+    type Service = Limiting<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Limiting(inner)
+    }
+}
+
+/// The service that [`Deadlines`] makes.
+#[derive(Clone, Debug)]
+pub struct Limiting<S>(S);
+
+type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
+
+impl<S> Service<Request<Body>> for Limiting<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Answer<S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // Taken before the library takes its own, so that ours is never later.
+        let now = Instant::now();
+        let limit = match allowed(request.headers()) {
+            Ok(limit) => limit.and_then(|limit| now.checked_add(limit)).map(Limit::new),
+            Err(status) => return Box::pin(std::future::ready(Ok(status.into_http()))),
+        };
+        let answer = self.0.call(request);
+        let Some(mut limit) = limit else { return Box::pin(answer) };
+        Box::pin(async move {
+            let mut answer = Box::pin(answer);
+            let answered = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
+                Poll::Ready(answered) => Poll::Ready(Some(answered)),
+                Poll::Pending => limit.poll_passed(cx).map(|()| None),
+            });
+            match answered.await {
+                Some(response) => Ok(response?.map(|body| Body::new(LimitedBody { inner: Some(body), limit }))),
+                None => Ok(passed().into_http()),
+            }
+        })
+    }
+}
+
+/// A point in time that can be waited for.
+struct Limit {
+    at: Instant,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Limit {
+    fn new(at: Instant) -> Limit {
+        Limit { at, sleep: Box::pin(tokio::time::sleep_until(at)) }
+    }
+
+    /// Looks at the clock as well as at the timer: the library's timer, which is as late or later, may wake the call
+    /// before ours was fired.
+    fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if Instant::now() >= self.at {
+            return Poll::Ready(());
+        }
+        self.sleep.as_mut().poll(cx)
+    }
+}
+
+/// The body of a response, until its deadline.
+struct LimitedBody {
+    /// `None` once the deadline has ended the call, so that what feeds the body ends too.
+    inner: Option<Body>,
+    limit: Limit,
+}
+
+impl HttpBody for LimitedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.inner.is_none() {
+            return Poll::Ready(None);
+        }
+        // The deadline first: a stream that always has a message ends too.
+        if self.limit.poll_passed(cx).is_ready() {
+            self.inner = None;
+            let mut trailers = HeaderMap::new();
+            return Poll::Ready(Some(passed().add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
+        }
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        Pin::new(inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_the_protocol_writes_them() {
+        for (text, millis) in [("2H", 7_200_000), ("1M", 60_000), ("99999999S", 99_999_999_000), ("15m", 15), ("0S", 0)]
+        {
+            assert_eq!(parsed(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        assert_eq!(parsed("7u"), Some(Duration::from_micros(7)));
+        assert_eq!(parsed("7n"), Some(Duration::from_nanos(7)));
+        for bad in ["", "S", "5", "5s", "-5S", "+5S", "123456789S", "5 S", "5ü"] {
+            assert_eq!(parsed(bad), None, "{bad}");
+        }
+    }
+}

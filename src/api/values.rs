@@ -1,0 +1,117 @@
+//! Single values of requests, checked: texts, ids, labels, times, rates.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::Status;
+
+use crate::api::status::{Violations, shown};
+use crate::model::ids::JobId;
+use crate::model::limits::RateLimit;
+use crate::model::time::Timestamp;
+use crate::pb;
+
+/// The most bytes of a title, a key, a name or a value of a label.
+pub(crate) const NAME_BYTES_MAX: usize = 256;
+const LABELS_MAX: usize = 64;
+/// The most bytes of request ids and chunk ids.
+pub(crate) const ID_BYTES_MAX: usize = 128;
+/// The longest time that may be asked for: ten years, far within what timers can hold.
+const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// The highest rate that may be asked for; a higher one limits nothing.
+const RATE_MAX: f64 = 1e6;
+
+/// Checks the length of a text.
+pub(crate) fn text(text: &str, path: &str, bytes_max: usize, v: &mut Violations) {
+    if text.len() > bytes_max {
+        v.add(path, format!("is {} bytes long; at most {bytes_max} are accepted", text.len()));
+    }
+}
+
+/// Checks labels.
+pub(crate) fn labels(labels: &HashMap<String, String>, path: &str, v: &mut Violations) {
+    if labels.len() > LABELS_MAX {
+        v.add(path, format!("holds {} labels; at most {LABELS_MAX} are accepted", labels.len()));
+    }
+    for (key, value) in labels {
+        if key.is_empty() {
+            v.add(path, "has a label without a name");
+        }
+        if key.len() > NAME_BYTES_MAX || value.len() > NAME_BYTES_MAX {
+            v.add(
+                format!("{path}[{}]", shown(key)),
+                format!("has a name or value of more than {NAME_BYTES_MAX} bytes"),
+            );
+        }
+    }
+}
+
+/// Reads the name of a job.
+pub(crate) fn job_id(text: &str, v: &mut Violations) -> JobId {
+    text.parse().unwrap_or_else(|_| {
+        let text = shown(text);
+        v.add("job_id", format!("`{text}` is not a job id, which reads like `01890a5d-ac96-774b-bcce-b302099a8057`"));
+        JobId(uuid::Uuid::nil())
+    })
+}
+
+/// Reads the name of a job, where nothing else can be wrong.
+pub(crate) fn only_job_id(text: &str) -> Result<JobId, Status> {
+    let mut v = Violations::default();
+    let id = job_id(text, &mut v);
+    v.or(id)
+}
+
+/// Reads a length of time that is not negative.
+pub(crate) fn duration(value: prost_types::Duration, path: &str, v: &mut Violations) -> Option<Duration> {
+    let nanos_in_range = (-999_999_999..=999_999_999).contains(&value.nanos);
+    match Duration::try_from(value) {
+        Ok(duration) if nanos_in_range && duration <= DURATION_MAX => Some(duration),
+        Ok(_) => {
+            v.add(path, "is longer than ten years");
+            None
+        }
+        Err(_) => {
+            v.add(path, "is negative or malformed; a duration here is 0 or more, as in `1.5s`");
+            None
+        }
+    }
+}
+
+/// Reads a length of time that is more than 0.
+pub(crate) fn positive(value: prost_types::Duration, path: &str, v: &mut Violations) -> Option<Duration> {
+    let duration = duration(value, path, v)?;
+    if duration.is_zero() {
+        v.add(path, "is 0; leave it unset for the default");
+        return None;
+    }
+    Some(duration)
+}
+
+/// Reads a point in time.
+pub(crate) fn timestamp(value: prost_types::Timestamp, path: &str, v: &mut Violations) -> Option<Timestamp> {
+    let micros = value.seconds.checked_mul(1_000_000).and_then(|it| it.checked_add(i64::from(value.nanos) / 1000));
+    let time = micros.map(Timestamp).filter(|time| (0..=Timestamp::MAX.0).contains(&time.0));
+    if time.is_none() || !(0..1_000_000_000).contains(&value.nanos) {
+        v.add(path, "is out of range; a time is from 1970 to 9999, as in `2026-01-31T12:00:00Z`");
+        return None;
+    }
+    time
+}
+
+/// Reads a ceiling on rates.
+pub(crate) fn rate_limit(limit: pb::RateLimit, path: &str, v: &mut Violations) -> RateLimit {
+    rate(limit.requests_per_second, &format!("{path}.requests_per_second"), v);
+    RateLimit {
+        requests_per_second: limit.requests_per_second,
+        burst: limit.burst,
+        bytes_per_second: limit.bytes_per_second,
+    }
+}
+
+/// Checks a rate per second.
+pub(crate) fn rate(rate: f64, path: &str, v: &mut Violations) {
+    if !(0.0..=RATE_MAX).contains(&rate) {
+        v.add(path, format!("is {rate:e}; a rate is from 0 (no limit) to {RATE_MAX}"));
+    }
+}
