@@ -19,7 +19,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::server::HealthReporter;
 
-use crate::api::admin::Admin;
+use crate::api::admin::{Admin, Shutdown};
 use crate::api::complete::CompleteErrors;
 use crate::api::content::Contents;
 use crate::api::deadline::Deadlines;
@@ -160,6 +160,7 @@ pub async fn serve(
     let address = listener.local_addr().map_err(cannot_listen)?;
 
     let closing = CancellationToken::new();
+    let shutdown = Shutdown::default();
     let (reporter, health) = tonic_health::server::health_reporter();
     report(&reporter, true).await;
     let router = Server::builder()
@@ -175,7 +176,7 @@ pub async fn serve(
         .add_service(reflected().build_v1alpha()?)
         .add_service(jobs(Jobs::new(engine.clone(), store.clone(), closing.clone())))
         .add_service(contents(Contents::new(engine.clone(), store.clone(), closing.clone())))
-        .add_service(admin(Admin::new(engine.clone(), store)));
+        .add_service(admin(Admin::new(engine.clone(), store, shutdown.clone())));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
 
     let mut work = JoinSet::new();
@@ -187,6 +188,7 @@ pub async fn serve(
 
     let early = tokio::select! {
         () = stop => None,
+        () = shutdown.asked.cancelled() => None,
         ended = work.join_next() => ended,
         ended = calls.join_next() => {
             // Without its port the server is of no use: it drains what runs.
@@ -197,12 +199,9 @@ pub async fn serve(
     tracing::info!("draining");
     report(&reporter, false).await;
     let drain = async {
-        let ended = if let Some(ended) = early {
-            Some(ended)
-        } else {
-            engine.drain().await;
-            work.join_next().await
-        };
+        engine.drain().await;
+        shutdown.begun.cancel();
+        let ended = if early.is_some() { early } else { work.join_next().await };
         closing.cancel();
         calls.join_all().await;
         ended

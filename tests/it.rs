@@ -10,13 +10,17 @@ mod it {
     mod control;
     mod crash;
     mod downloads;
+    mod errors;
+    mod faces;
     mod fetches;
     mod groups;
     mod grpcurl;
     mod jobs;
     mod limits;
     mod model;
+    mod specs;
     mod startup;
     mod validation;
     mod watch;
+    mod wire;
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::api::pages::page_size;
-use crate::api::status::Violations;
+use crate::api::status::{Violations, shown};
 use crate::api::to_proto;
 use crate::api::values;
 use crate::engine::handle::Engine;
@@ -20,18 +21,28 @@ use crate::store::page_token::PageTokens;
 /// Hosts that may have limits of their own.
 const HOST_LIMITS_MAX: usize = 1_000;
 
+/// The shutdown of the server, as `Drain` asks for it: the same that a signal begins.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    /// Cancelled when a client has asked for it.
+    pub asked: CancellationToken,
+    /// Cancelled when it has begun: health says so, and no call is accepted any more.
+    pub begun: CancellationToken,
+}
+
 /// The service.
 #[derive(Clone)]
 pub struct Admin {
     engine: Engine,
     store: Arc<dyn Store>,
+    shutdown: Shutdown,
     started: Instant,
 }
 
 impl Admin {
-    /// Over an engine and its store.
-    pub fn new(engine: Engine, store: Arc<dyn Store>) -> Admin {
-        Admin { engine, store, started: Instant::now() }
+    /// Makes the service over an engine and its store.
+    pub fn new(engine: Engine, store: Arc<dyn Store>, shutdown: Shutdown) -> Admin {
+        Admin { engine, store, shutdown, started: Instant::now() }
     }
 }
 
@@ -123,7 +134,8 @@ impl pb::admin_service_server::AdminService for Admin {
     }
 
     async fn drain(&self, _request: Request<pb::DrainRequest>) -> Result<Response<pb::DrainResponse>, Status> {
-        self.engine.drain().await;
+        self.shutdown.asked.cancel();
+        self.shutdown.begun.cancelled().await;
         Ok(Response::new(pb::DrainResponse {}))
     }
 }
@@ -149,7 +161,7 @@ fn changed(now: &Limits, wish: &pb::Limits, paths: &[String], v: &mut Violations
             }
             "bytes_per_second" => limits.bytes_per_second = wish.bytes_per_second,
             "hosts" => limits.hosts = hosts(&wish.hosts, v),
-            _ => v.add(format!("update_mask.paths[{index}]"), format!("`{path:.64}` is no field of Limits")),
+            _ => v.add(format!("update_mask.paths[{index}]"), format!("`{}` is not a field of Limits", shown(path))),
         }
     }
     limits
@@ -163,7 +175,7 @@ fn at_least_one(value: u32, path: &str, v: &mut Violations) {
 
 fn hosts(wish: &[pb::HostLimits], v: &mut Violations) -> Vec<HostLimits> {
     if wish.len() > HOST_LIMITS_MAX {
-        v.add("limits.hosts", format!("holds {} hosts; at most {HOST_LIMITS_MAX}", wish.len()));
+        v.add("limits.hosts", format!("holds {} hosts; at most {HOST_LIMITS_MAX} are accepted", wish.len()));
         return Vec::new();
     }
     let mut names = std::collections::HashSet::new();
@@ -174,7 +186,7 @@ fn hosts(wish: &[pb::HostLimits], v: &mut Violations) -> Vec<HostLimits> {
             v.add(format!("{path}.host"), "must be `host` or `host:port`, as in `example.com:443`");
         }
         if !names.insert(&limits.host) {
-            v.add(format!("{path}.host"), format!("`{}` is there twice", limits.host));
+            v.add(format!("{path}.host"), format!("`{}` is listed twice", shown(&limits.host)));
         }
         values::rate(limits.requests_per_second, &format!("{path}.requests_per_second"), v);
         hosts.push(HostLimits {

@@ -128,6 +128,62 @@ async fn a_listing_of_a_million_items_is_streamed_in_little_memory() {
     assert!(peak < 100, "{peak} MiB");
 }
 
+/// Bodies up to 2 MiB come with their task, wherever they are kept; of a larger one, and of a listing, the answer says
+/// that they are left out.
+#[tokio::test]
+async fn bodies_come_with_their_tasks_or_are_said_to_be_left_out() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    let sizes = [0, 65_536, 65_537, 2 << 20, (2 << 20) + 1];
+    for size in sizes {
+        origin.reply(&format!("/{size}"), Reply::ok(vec![b'x'; size]));
+    }
+    origin.reply("/list", Reply::json("[1, 2]"));
+    let fetched = |path: &str, pagination| {
+        let max_response_bytes = Some(4 << 20);
+        fetch_as(pb::FetchSpec { url: origin.url(path), max_response_bytes, pagination, ..Default::default() })
+    };
+    let style = pb::pagination::Style::LinkHeader(pb::LinkHeader {});
+    let listing = pb::Pagination { style: Some(style), ..Default::default() };
+    let mut tasks: Vec<_> = sizes.iter().map(|size| fetched(&format!("/{size}"), None)).collect();
+    tasks.push(fetched("/list", Some(listing)));
+    let ended = server.run(job(tasks)).await;
+    assert_eq!(ended.state(), JobState::Succeeded, "{:?}", ended.failure);
+    let check = |task: pb::Task| {
+        let Some(pb::task::Result::FetchResult(result)) = task.result else { panic!("{task:?}") };
+        let index = task.task_index as usize;
+        let omitted = index >= 4;
+        assert_eq!(
+            (result.body_omitted, result.body.len()),
+            (omitted, if omitted { 0 } else { sizes[index] }),
+            "{index}"
+        );
+        assert_eq!(result.body_bytes, sizes.get(index).map_or(6, |size| *size as u64));
+    };
+    for index in 0..6 {
+        check(server.task(&ended.job_id, index).await);
+    }
+    let request = pb::WatchJobRequest {
+        job_id: ended.job_id.clone(),
+        after_sequence: Some(0),
+        include_body: true,
+        ..Default::default()
+    };
+    let mut jobs = pb::job_service_client::JobServiceClient::new(server.channel.clone());
+    let mut stream = jobs.watch_job(request).await.unwrap().into_inner();
+    let mut seen = 0;
+    while let Some(message) = stream.message().await.unwrap() {
+        if let Some(pb::watch_job_response::Event::TaskEnded(task)) = message.event {
+            check(task);
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 6);
+    for task in server.tasks(&ended.job_id).await {
+        let Some(pb::task::Result::FetchResult(result)) = task.result else { panic!("{task:?}") };
+        assert!(result.body.is_empty() && !result.body_omitted, "only where it is asked for");
+    }
+}
+
 #[tokio::test]
 async fn private_addresses_are_refused_unless_allowed_redirects_included() {
     let server = Server::with(&[]).await;

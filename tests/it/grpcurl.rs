@@ -31,7 +31,7 @@ async fn lists_and_describes() {
     let described = said(&grpcurl(&server, &["describe", "haul.v1.JobSpec"]));
     assert!(described.contains("repeated .haul.v1.TaskSpec tasks"), "{described}");
     let health = said(&grpcurl(&server, &["grpc.health.v1.Health/Check"]));
-    assert!(health.contains("SERVING"), "{health}");
+    assert!(health.contains("\"SERVING\""), "{health}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -71,20 +71,22 @@ async fn progress_starts_and_backoffs_are_told_on_the_way() {
             Reply::ok(vec![7; 100_000]).pause_at(50_000, crate::support::reply::Pause::For(Duration::from_millis(600)))
         }
     });
-    let mut spec = job(vec![fetch(origin.url("/a"))]);
-    // Late enough for the watcher to be there first.
-    let now = haul::clock::Clock::system().now().plus(Duration::from_millis(300));
-    spec.start_time =
-        Some(prost_types::Timestamp { seconds: now.0 / 1_000_000, nanos: (now.0 % 1_000_000) as i32 * 1000 });
-    let id = server.submit(spec).await;
+    let id = server.submit(pb::JobSpec { open: true, ..job(Vec::new()) }).await;
     let request = pb::WatchJobRequest {
-        job_id: id,
+        job_id: id.clone(),
         task_starts: true,
         include_body: true,
         progress_interval: Some(millis(50)),
         ..Default::default()
     };
     let mut stream = server.jobs().watch_job(request).await.unwrap().into_inner();
+    // The watcher is there before anything happens.
+    assert_eq!(kind(&stream.message().await.unwrap().unwrap()), "snapshot");
+    let tasks = vec![fetch(origin.url("/a"))];
+    let chunk = pb::AddTasksRequest { job_id: id.clone(), chunk_id: "a".into(), tasks };
+    let mut answers = server.jobs().add_tasks(futures_util::stream::iter([chunk])).await.unwrap().into_inner();
+    assert_eq!(answers.message().await.unwrap().unwrap().task_count, 1);
+    server.jobs().seal_job(pb::SealJobRequest { job_id: id }).await.unwrap();
     let mut kinds = Vec::new();
     let mut half_way = false;
     while let Some(message) = tokio::time::timeout(PATIENCE, stream.message()).await.unwrap().unwrap() {
@@ -95,7 +97,8 @@ async fn progress_starts_and_backoffs_are_told_on_the_way() {
             }
             Event::TaskEnded(task) => {
                 let Some(pb::task::Result::FetchResult(result)) = task.result else { panic!() };
-                assert_eq!(result.body_bytes, 100_000);
+                assert_eq!((result.body_bytes, result.body_omitted), (100_000, false));
+                assert!(result.body == vec![7; 100_000], "{} bytes of body", result.body.len());
             }
             _ => {}
         }
@@ -109,20 +112,30 @@ async fn progress_starts_and_backoffs_are_told_on_the_way() {
 #[tokio::test]
 async fn a_list_of_jobs_stays_true() {
     let (server, origin) = (Server::start().await, Origin::start());
-    origin.reply("/a", Reply::ok("a").delay(Duration::from_millis(100)));
+    origin.reply("/a", Reply::ok("a"));
+    origin.reply("/hang", Reply::hang());
     let labels: std::collections::HashMap<_, _> = [("team".to_owned(), "red".to_owned())].into();
-    let spec = || pb::JobSpec { labels: labels.clone(), ..job(vec![fetch(origin.url("/a"))]) };
-    let first = server.submit(spec()).await;
-    let request =
-        pb::WatchJobsRequest { labels: labels.clone(), progress_interval: Some(millis(50)), ..Default::default() };
-    let mut stream = server.jobs().watch_jobs(request).await.unwrap().into_inner();
-    let mut listed = Vec::new();
-    while let pb::watch_jobs_response::Event::Job(job) = stream.message().await.unwrap().unwrap().event.unwrap() {
-        listed.push(job.job_id);
-    }
-    assert!(listed.is_empty() || listed.contains(&first));
+    let spec = |path| pb::JobSpec { labels: labels.clone(), ..job(vec![fetch(origin.url(path))]) };
+    let early = server.run(spec("/a")).await;
+    let late = server.run(spec("/a")).await;
+    let running = server.submit(spec("/hang")).await;
+    server.submit(job(vec![fetch(origin.url("/hang"))])).await;
+    let watch = async |ended_after| {
+        let request = pb::WatchJobsRequest { labels: labels.clone(), progress_interval: Some(millis(50)), ended_after };
+        let mut stream = server.jobs().watch_jobs(request).await.unwrap().into_inner();
+        let mut listed = Vec::new();
+        loop {
+            match stream.message().await.unwrap().unwrap().event.unwrap() {
+                pb::watch_jobs_response::Event::Job(job) => listed.push(job.job_id),
+                pb::watch_jobs_response::Event::Synced(_) => return (listed, stream),
+            }
+        }
+    };
+    assert_eq!(watch(early.end_time).await.0, [running.clone(), late.job_id], "and not what ended before");
+    let (listed, mut stream) = watch(None).await;
+    assert_eq!(listed, [running], "only what has not ended");
     server.submit(job(vec![fetch(origin.url("/a"))])).await;
-    let second = server.submit(spec()).await;
+    let second = server.submit(spec("/a")).await;
     let seen_to_end = async {
         loop {
             if let pb::watch_jobs_response::Event::Job(job) = stream.message().await.unwrap().unwrap().event.unwrap() {
