@@ -66,6 +66,10 @@ pub struct EngineSettings {
     pub file_durability: Durability,
     /// The longest pause that an origin may ask for.
     pub retry_after_max: Duration,
+    /// Bytes that downloads leave free on their file system; `None`: 1 GiB or 5 % of it, whichever is less.
+    pub disk_reserve: Option<u64>,
+    /// The most bytes of a download whose task sets no limit of its own; `None`: any number.
+    pub max_download_bytes: Option<u64>,
     /// Whether partial downloads are found again by their URL and path, whatever job they belong to.
     pub parts_by_url: bool,
     /// Whether the database may be lost with the power: for one that is thrown away.
@@ -127,12 +131,13 @@ pub async fn build(settings: &EngineSettings) -> Result<Built, ServeError> {
         clock: Clock::system(),
         store: store.clone(),
         limits,
-        root: Arc::new(Root::open(&settings.download_dir).map_err(directory)?),
+        root: Arc::new(Root::with_reserve(&settings.download_dir, settings.disk_reserve).map_err(directory)?),
         content: Arc::new(ContentStore::open(&settings.data_dir.join("content")).map_err(directory)?),
         aside: settings.data_dir.join("partials"),
         durability: settings.file_durability,
         retry_after_max: settings.retry_after_max,
         parts_by_url: settings.parts_by_url,
+        max_download_bytes: settings.max_download_bytes,
         workers: std::thread::available_parallelism().map_or(1, usize::from).min(8),
         make: workers(settings.guard.clone()),
     };

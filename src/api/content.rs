@@ -12,6 +12,7 @@ use crate::api::lookup;
 use crate::api::status::{Violations, internal, out_of_range, precondition};
 use crate::api::values;
 use crate::engine::handle::Engine;
+use crate::engine::handle::Finished;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::outcome::Outcome;
 use crate::pb;
@@ -40,8 +41,12 @@ impl Contents {
 /// One source of bytes, in the order in which they are read.
 #[derive(Debug)]
 enum Piece {
-    Page { page: u32, bytes: u64 },
-    File(String),
+    Page {
+        page: u32,
+        bytes: u64,
+    },
+    /// One handle for the whole call: what takes the name meanwhile is another file.
+    File(Finished),
 }
 
 #[tonic::async_trait]
@@ -110,7 +115,11 @@ impl pb::content_service_server::ContentService for Contents {
 impl Contents {
     async fn pieces(&self, job: JobId, task: &StoredTask) -> Result<(Vec<Piece>, u64), Status> {
         match &task.row.outcome {
-            Some(Outcome::Download(download)) => Ok((vec![Piece::File(download.path.clone())], download.bytes)),
+            Some(Outcome::Download(download)) => {
+                let opened = self.engine.open_download(download).await.map_err(|failure| internal(failure.message))?;
+                let file = opened.ok_or_else(|| gone(TaskId { job, index: task.index }))?;
+                Ok((vec![Piece::File(file)], download.bytes))
+            }
             Some(Outcome::Fetch(_)) => {
                 let id = TaskId { job, index: task.index };
                 let mut pieces = Vec::new();
@@ -157,11 +166,7 @@ impl Reader {
         let wanted = usize::try_from(self.to - self.at).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
         let data = if wanted == 0 { Bytes::new() } else { self.read(wanted).await? };
         if data.is_empty() && wanted > 0 {
-            return Err(precondition(
-                "CONTENT_GONE",
-                &self.id.to_string(),
-                "the content is shorter than it was, or gone: somebody changed or removed the file",
-            ));
+            return Err(gone(self.id));
         }
         let offset = self.at;
         self.at += data.len() as u64;
@@ -172,7 +177,7 @@ impl Reader {
         let mut start = 0;
         for piece in &self.pieces {
             match piece {
-                Piece::File(path) => return read_file(&self.engine, path, self.at, wanted).await,
+                Piece::File(file) => return read_file(file, self.at, wanted).await,
                 Piece::Page { page, bytes } if self.at < start + bytes => {
                     let (page, inner) = (*page, self.at - start);
                     return self.read_page(page, inner, wanted).await;
@@ -199,8 +204,13 @@ impl Reader {
     }
 }
 
-async fn read_file(engine: &Engine, path: &str, offset: u64, wanted: usize) -> Result<Bytes, Status> {
-    engine.read_download(path, offset, wanted).await.map_err(|failure| internal(failure.message))
+async fn read_file(file: &Finished, offset: u64, wanted: usize) -> Result<Bytes, Status> {
+    file.read(offset, wanted).await.map(Bytes::from).map_err(|failure| internal(failure.message))
+}
+
+fn gone(id: TaskId) -> Status {
+    let message = "the file of the download is not the one that it left: somebody changed, replaced or removed it";
+    precondition("CONTENT_GONE", &id.to_string(), message)
 }
 
 async fn read_content(engine: &Engine, id: TaskId, page: u32, offset: u64, wanted: usize) -> Result<Bytes, Status> {

@@ -130,6 +130,8 @@ fn settings(args: &GetArgs, scratch: &Path) -> EngineSettings {
         guard: Guard { allow_private: true, ..Guard::default() },
         file_durability: Durability::Full,
         retry_after_max: Duration::from_secs(3600),
+        disk_reserve: None,
+        max_download_bytes: None,
         parts_by_url: true,
         scratch: true,
     }

@@ -88,6 +88,8 @@ fn settings(config: ServeConfig) -> ServerSettings {
                 FileDurability::None => Durability::None,
             },
             retry_after_max: config.retry_after_max,
+            disk_reserve: config.disk_reserve,
+            max_download_bytes: config.max_download_bytes,
             parts_by_url: false,
             scratch: false,
         },

@@ -51,6 +51,10 @@ pub struct ServeConfig {
     pub retry_after_max: Duration,
     /// How the log is written.
     pub log_format: LogFormat,
+    /// Bytes that downloads leave free on their file system; `None`: 1 GiB or 5 % of it, whichever is less.
+    pub disk_reserve: Option<u64>,
+    /// The most bytes of a download whose task sets no limit of its own; `None`: any number.
+    pub max_download_bytes: Option<u64>,
 }
 
 /// What the server may connect to. Deny goes before allow, allow before the rule on private networks.
@@ -154,6 +158,8 @@ impl ServeConfig {
                 &mut wrong,
             ),
             log_format: merged.log_format.unwrap_or_default(),
+            disk_reserve: merged.disk_reserve,
+            max_download_bytes: merged.max_download_bytes,
         };
         if wrong.is_empty() { Ok(config) } else { Err(ConfigError(wrong)) }
     }

@@ -99,6 +99,14 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
 
+    /// Bytes that downloads leave free on their file system [default: 1 GiB or 5 % of it, whichever is less]
+    #[arg(long, env = "HAUL_DISK_RESERVE", value_name = "BYTES")]
+    pub disk_reserve: Option<u64>,
+
+    /// The most bytes of a download that sets no `max_bytes` of its own [default: any number]
+    #[arg(long, env = "HAUL_MAX_DOWNLOAD_BYTES", value_name = "BYTES")]
+    pub max_download_bytes: Option<u64>,
+
     /// A TOML file with the same settings, `_` in place of `-`
     #[arg(long, env = "HAUL_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -125,6 +133,8 @@ impl ServeArgs {
             file_durability: s.file_durability.or(w.file_durability),
             retry_after_max: s.retry_after_max.or(w.retry_after_max),
             log_format: s.log_format.or(w.log_format),
+            disk_reserve: s.disk_reserve.or(w.disk_reserve),
+            max_download_bytes: s.max_download_bytes.or(w.max_download_bytes),
             config: s.config.or(w.config),
         }
     }

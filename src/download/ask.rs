@@ -1,33 +1,46 @@
 //! Requests for the bytes of a resource, and what their answers say.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::header::{ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, IF_MODIFIED_SINCE};
 use http::header::{IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use url::Url;
 
+use crate::download::announced::announced;
+use crate::download::order::Order;
 use crate::download::resume::{Answer, Ask};
 use crate::download::{DownloadContext, Halt};
+use crate::files::binding::Binding;
 use crate::files::source::Record;
 use crate::files::version::Version;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::secret::redacted;
+use crate::model::time::Timestamp;
 use crate::net::range::ContentRange;
-use crate::net::{Body, Permit, Request, Response, Session, classify, decode, disposition, exchange, range};
+use crate::net::{Body, BodySource, Permit, Request, Response, Session};
+use crate::net::{classify, decode, disposition, drain, exchange, range};
+
+/// How many times its encoded bytes a decoded body may have: a file of more was made to fill the disk.
+const EXPANSION_MAX: u64 = 1_000;
+
+/// A body of no use that is larger is not read for the sake of its connection.
+const LEAVE_BYTES_MAX: u64 = 16 << 10;
 
 /// An answer whose body is still to come.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) answer: Answer,
     pub(super) headers: HeaderMap,
-    /// What the origin suggests to call it; empty: nothing.
-    pub(super) suggested_name: String,
-    /// After redirects, without secrets.
-    pub(super) final_url: String,
     pub(super) body: Body,
     /// Where in the whole the next byte of the body belongs.
     pub(super) at: u64,
     /// Past the last byte that the body has; `u64::MAX` when it does not say.
     pub(super) end: u64,
+    /// Encoded bytes that were read so far, of a body that is decoded.
+    encoded: Option<Arc<AtomicU64>>,
 }
 
 impl Stream {
@@ -40,35 +53,53 @@ impl Stream {
         Some(text.trim().eq_ignore_ascii_case("bytes"))
     }
 
-    /// The failure that its status is.
-    pub(super) fn failure(&self, ctx: &DownloadContext<'_>) -> Failure {
+    /// The failure that its status is. The body is read if it is small, so that its connection can be used again.
+    pub(super) async fn into_failure(self, ctx: &DownloadContext<'_>) -> Failure {
         let status = StatusCode::from_u16(self.answer.status).unwrap_or_default();
-        classify::judge_status(status, &self.headers, (ctx.now)(), ctx.retry_after_max)
+        let failure = classify::judge_status(status, &self.headers, (ctx.now)(), ctx.retry_after_max);
+        drain(self.body).await;
+        failure
+    }
+
+    /// Lets go of an answer whose body is of no use.
+    pub(super) async fn leave(self) {
+        // Of a larger one the connection is closed, and nobody waits for that.
+        if self.answer.length.is_some_and(|length| length <= LEAVE_BYTES_MAX) {
+            drain(self.body).await;
+        }
+    }
+
+    /// Refuses a body that was made to fill the disk.
+    pub(super) fn check_expansion(&self) -> Result<(), Failure> {
+        let Some(encoded) = &self.encoded else { return Ok(()) };
+        let encoded = encoded.load(Ordering::Relaxed);
+        if self.at <= encoded.saturating_mul(EXPANSION_MAX) {
+            return Ok(());
+        }
+        let message = format!("{encoded} encoded bytes became more than {EXPANSION_MAX} times as many when decoded");
+        Err(Failure::fatal(FailureReason::TooLarge, message))
     }
 }
 
-/// Asks the origin at `url`. `known`: a file that is there, and need not be sent if it is still the same.
+/// Asks the source of this number. `known`: a file that is there, and need not be sent if it is still the same. `permit`:
+/// one that was waited for already, or none.
 pub(super) async fn send(
-    ctx: &DownloadContext<'_>,
+    order: &Order<'_>,
     session: &mut Session,
-    url: &Url,
+    source: usize,
     ask: &Ask,
     known: Option<&Record>,
+    permit: Permit,
 ) -> Result<Stream, Halt> {
-    let headers = headers(ask, known)?;
-    let request = Request {
-        method: Method::GET,
-        url: url.clone(),
-        headers,
-        body: bytes::Bytes::new(),
-        permit: Permit::default(),
-    };
+    let ctx = order.ctx;
+    let url = order.sources[source].clone();
+    let request = Request { method: Method::GET, url, headers: headers(ask, known)?, body: Bytes::new(), permit };
     let response = tokio::select! {
         biased;
         () = ctx.stop.cancelled() => return Err(Halt::Stopped),
         response = exchange(ctx.transport, request, ctx.profile, session) => response?,
     };
-    Ok(receive(response)?)
+    Ok(receive(order, source, response)?)
 }
 
 fn headers(ask: &Ask, known: Option<&Record>) -> Result<HeaderMap, Failure> {
@@ -98,43 +129,92 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) -> Result<(), 
     Ok(())
 }
 
-fn receive(response: Response) -> Result<Stream, Failure> {
+fn receive(order: &Order<'_>, source: usize, response: Response) -> Result<Stream, Failure> {
     let Response { status, headers, url, body, .. } = response;
     let text =
         |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-    let content_range = range::content_range(&headers);
+    let suggested_name = disposition::file_name(&headers).unwrap_or_default();
     let content_type = text(CONTENT_TYPE);
-    let is_encoded = is_encoded(&headers, &content_type, &url);
+    let is_encoded =
+        status.is_success() && is_encoded(&headers, &content_type, &order.name_for(source, &suggested_name));
     let length = if is_encoded || headers.contains_key(TRANSFER_ENCODING) {
         None
     } else {
         text(CONTENT_LENGTH).parse::<u64>().ok()
     };
-    let total = match (status.as_u16(), content_range) {
+    let mut answer = Answer {
+        status: status.as_u16(),
+        content_range: range::content_range(&headers),
+        length,
+        is_encoded,
+        seen: Binding {
+            version: Version { etag: text(ETAG), last_modified: text(LAST_MODIFIED), date: text(DATE), total: None },
+            source: order.source_ids[source].clone(),
+            final_url: redacted(&url),
+            suggested_name,
+            content_type,
+            announced: if is_encoded { Vec::new() } else { announced(status.as_u16(), &headers) },
+            is_pieced: false,
+        },
+    };
+    if answer.seen.version.date.is_empty() {
+        answer.seen.version.date = http_date((order.ctx.now)());
+    }
+    answer.seen.version.total = match (status.as_u16(), answer.content_range) {
         (206, Some(ContentRange::Bytes { total, .. })) => total,
         (416, Some(ContentRange::Unsatisfied { total })) => Some(total),
+        (200, Some(ContentRange::Bytes { total, .. })) if answer.is_range_as_200() => total,
         (200 | 203, _) => length,
         _ => None,
     };
-    let (at, end) = match content_range {
-        Some(ContentRange::Bytes { first, last, .. }) if status == 206 => (first, last + 1),
-        _ => (0, total.unwrap_or(u64::MAX)),
-    };
-    let version = Version { etag: text(ETAG), last_modified: text(LAST_MODIFIED), date: text(DATE), total };
-    let answer = Answer { status: status.as_u16(), version, content_range, content_type, is_encoded };
-    let body = if is_encoded && status.is_success() { decode::decode(body, &headers)? } else { body };
-    let suggested_name = disposition::file_name(&headers).unwrap_or_default();
-    Ok(Stream { answer, suggested_name, final_url: redacted(&url), headers, body, at, end })
+    let (body, encoded) = if is_encoded { decoded(body, &headers)? } else { (body, None) };
+    let bytes = answer.bytes();
+    Ok(Stream { answer, headers, body, at: bytes.start, end: bytes.end, encoded })
+}
+
+/// The time as a `Date`; empty where it makes none.
+fn http_date(now: Timestamp) -> String {
+    let since_epoch = std::time::Duration::from_micros(u64::try_from(now.0).unwrap_or_default());
+    std::time::UNIX_EPOCH.checked_add(since_epoch).map(httpdate::fmt_http_date).unwrap_or_default()
+}
+
+/// A body whose content coding is undone, with a count of its encoded bytes.
+fn decoded(body: Body, headers: &HeaderMap) -> Result<(Body, Option<Arc<AtomicU64>>), Failure> {
+    let count = Arc::new(AtomicU64::new(0));
+    let counted = Body(Box::new(Counted { body, count: Arc::clone(&count) }));
+    Ok((decode::decode(counted, headers)?, Some(count)))
+}
+
+/// Counts the bytes of a body before they are decoded.
+struct Counted {
+    body: Body,
+    count: Arc<AtomicU64>,
+}
+
+impl BodySource for Counted {
+    fn chunk(&mut self) -> BoxFuture<'_, Option<Result<Bytes, Failure>>> {
+        Box::pin(async move {
+            let chunk = self.body.chunk().await;
+            if let Some(Ok(bytes)) = &chunk {
+                self.count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            }
+            chunk
+        })
+    }
 }
 
 /// Whether the body must be decoded. Servers call compressed archives encoded, though they are meant to be kept as they
-/// are: those are not.
-fn is_encoded(headers: &HeaderMap, content_type: &str, url: &Url) -> bool {
+/// are: a file whose name says that it is one stays one.
+fn is_encoded(headers: &HeaderMap, content_type: &str, name: &str) -> bool {
     let codings = headers.get_all(http::header::CONTENT_ENCODING).iter();
     let mut codings = codings.filter_map(|value| value.to_str().ok()).filter(|text| !text.trim().is_empty());
     let Some(coding) = codings.find(|text| !text.trim().eq_ignore_ascii_case("identity")) else { return false };
-    let is_gzip = coding.trim().eq_ignore_ascii_case("gzip") || coding.trim().eq_ignore_ascii_case("x-gzip");
-    let path = url.path().to_ascii_lowercase();
-    let is_archive = content_type.contains("gzip") || [".gz", ".tgz"].iter().any(|ending| path.ends_with(ending));
-    !(is_gzip && is_archive)
+    let name = name.to_ascii_lowercase();
+    let is_kept = match coding.trim().to_ascii_lowercase().as_str() {
+        "gzip" | "x-gzip" => content_type.contains("gzip") || [".gz", ".tgz"].iter().any(|end| name.ends_with(end)),
+        "zstd" => [".zst", ".tzst"].iter().any(|end| name.ends_with(end)),
+        "br" => name.ends_with(".br"),
+        _ => false,
+    };
+    !is_kept
 }

@@ -1,114 +1,90 @@
 //! An attempt as a whole: the sources in turn, and the steps for each.
 
-use url::Url;
-
-use crate::download::probe::Probe;
-use crate::download::resume::Why;
-use crate::download::{DownloadContext, Halt, Target, is_local};
-use crate::files::part::{Part, Trust};
+use crate::download::existing::{drop_part, settled};
+use crate::download::held::Held;
+use crate::download::order::Order;
+use crate::download::probe::{Log, Probe, probe};
+use crate::download::{DownloadContext, Halt, finish, is_local, plan, transfer};
+use crate::files::binding::Why;
+use crate::files::part::Part;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::{AttemptReport, DownloadResult};
-use crate::model::secret::{redacted, redacted_text, source_name};
+use crate::model::secret::redacted_text;
 use crate::model::spec::DownloadSpec;
-use crate::net::Session;
 
-/// What the steps of an attempt share.
-pub(super) struct Attempt<'a> {
-    pub(super) ctx: &'a DownloadContext<'a>,
-    pub(super) spec: &'a DownloadSpec,
-    pub(super) report: AttemptReport,
-    pub(super) session: Session,
-    /// The URL and its mirrors, in the order in which they are tried.
-    pub(super) sources: Vec<Url>,
-    /// Those that were not tried yet.
-    pub(super) left: Vec<usize>,
-    pub(super) target: Target,
-    /// What is held, while no step has it.
-    pub(super) part: Option<Part>,
-    /// Why what was held is gone, until the report says so.
-    pub(super) dropped: Option<Why>,
-    /// The bytes that were verified last did not all come from one source and in this attempt.
-    pub(super) was_pieced: bool,
-    /// What the meter had counted before.
-    received_before: u64,
+/// Makes one attempt. What it holds at its end, if that is not a file, is checkpointed.
+pub(super) async fn run(
+    ctx: &DownloadContext<'_>,
+    spec: &DownloadSpec,
+) -> (Result<DownloadResult, Halt>, AttemptReport) {
+    let before = ctx.meter.received_bytes();
+    let (end, mut report) = match Order::of(ctx, spec) {
+        Ok(order) => {
+            let mut attempt = Attempt { log: Log::of(&order), order, held: Held::default(), left: Vec::new() };
+            (attempt.run().await, attempt.log.report)
+        }
+        Err(failure) => {
+            (Err(failure.into()), AttemptReport { url: redacted_text(&spec.url), ..AttemptReport::default() })
+        }
+    };
+    report.bytes = ctx.meter.received_bytes() - before;
+    (end, report)
 }
 
-impl<'a> Attempt<'a> {
-    pub(super) fn new(ctx: &'a DownloadContext<'a>, spec: &'a DownloadSpec) -> Self {
-        Attempt {
-            ctx,
-            spec,
-            report: AttemptReport { url: redacted_text(&spec.url), ..AttemptReport::default() },
-            session: Session::default(),
-            sources: Vec::new(),
-            left: Vec::new(),
-            target: Target { folder: String::new(), name: None },
-            part: None,
-            dropped: None,
-            was_pieced: false,
-            received_before: ctx.meter.received_bytes(),
+struct Attempt<'a> {
+    order: Order<'a>,
+    log: Log,
+    held: Held,
+    /// Sources that were not tried yet, in the order in which they are.
+    left: Vec<usize>,
+}
+
+impl Attempt<'_> {
+    async fn run(&mut self) -> Result<DownloadResult, Halt> {
+        let order = &self.order;
+        if let Some(name) = &order.target.name
+            && let Some(result) = settled(order, name).await?
+        {
+            return self.settle(result).await;
         }
-    }
-
-    pub(super) fn into_report(mut self) -> AttemptReport {
-        self.report.bytes = self.ctx.meter.received_bytes() - self.received_before;
-        self.report
-    }
-
-    /// What decides whether an answer of the source that the held bytes are from may go with them.
-    pub(super) fn trust(&self) -> Trust {
-        if self.spec.checksums.is_empty() { Trust::Validators } else { Trust::Digest }
-    }
-
-    /// As above, for any source.
-    pub(super) fn trust_in(&self, source: usize) -> Trust {
-        let held_from = self.part.as_ref().and_then(Part::stored).map(|stored| &stored.binding.url);
-        match self.trust() {
-            Trust::Digest if held_from.is_some_and(|url| *url != source_name(&self.sources[source])) => {
-                Trust::DigestAcross
+        if order.has_history() {
+            let part = Part::find(order.ctx.root, &order.target.folder, order.part_key())?;
+            self.held.set_part(part);
+            if order.spec.disable_resume {
+                self.held.drop_part(Why::ResumeDisabled).await?;
             }
-            trust => trust,
         }
-    }
-
-    pub(super) async fn run(&mut self) -> Result<DownloadResult, Halt> {
-        let ctx = self.ctx;
-        self.target = Target::of(ctx.directory, self.spec)?;
-        if let Some(name) = self.target.name.clone()
-            && let Some(result) = self.settled(&name).await?
-        {
-            return Ok(result);
-        }
-        self.part = Part::find(ctx.root, &self.target.folder, ctx.part_key)?;
-        if self.spec.disable_resume
-            && let Some(part) = self.part.take()
-        {
-            self.dropped = part.stored().map(|_| Why::ResumeDisabled);
-            part.discard().await?;
-        }
-        self.sources = sources(self.spec, self.part.as_ref())?;
+        self.left = self.by_trust();
         let end = self.try_sources().await;
-        if let Err(Halt::Failed(failure)) = &end
-            && failure.reason == FailureReason::DiskFull
-        {
-            return Err(self.disk_full(failure));
+        match end {
+            Err(Halt::Failed(failure)) if failure.reason == FailureReason::DiskFull && failure.retryable => {
+                Err(self.disk_full(&failure))
+            }
+            end => end,
         }
-        end
     }
 
-    /// A source that fails is left for the next one, within the attempt. A checksum that does not match is given one
-    /// more try in all, from the start, where nobody else can be asked or the bytes came together in pieces.
+    /// The source that the held bytes are from goes first: it worked, and its validators are those of the bytes.
+    fn by_trust(&self) -> Vec<usize> {
+        let mut sources: Vec<usize> = (0..self.order.sources.len()).collect();
+        if let Some(stored) = self.held.stored() {
+            sources.sort_by_key(|source| self.order.source_ids[*source] != stored.binding.source);
+        }
+        sources
+    }
+
+    /// A source that fails is left for the next one, within the attempt. Where the bytes turned out to be wrong and were
+    /// dropped, one more try is made in all, from the start, if nobody else can be asked or several had brought them.
     async fn try_sources(&mut self) -> Result<DownloadResult, Halt> {
         let mut failures: Vec<Failure> = Vec::new();
         let mut may_repeat = true;
-        self.left = (0..self.sources.len()).collect();
         while let Some(source) = self.next_source() {
             let failure = match self.serve(source).await {
                 Err(Halt::Failed(failure)) if !is_local(&failure) => failure,
                 end => return end,
             };
-            let is_poisoned = failure.reason == FailureReason::ChecksumMismatch;
-            if is_poisoned && may_repeat && (self.sources.len() == 1 || self.was_pieced) {
+            let were_wrong = std::mem::take(&mut self.held.were_wrong);
+            if were_wrong && may_repeat && (self.order.sources.len() == 1 || self.held.was_pieced) {
                 may_repeat = false;
                 self.left.insert(0, source);
             }
@@ -117,57 +93,46 @@ impl<'a> Attempt<'a> {
         Err(telling(failures).into())
     }
 
-    /// The first source that is left and whose host is not left alone just now; else the first that is left.
+    /// The first source that is left and whose host is not paused just now; else the first that is left.
     fn next_source(&mut self) -> Option<usize> {
-        let is_open = |source: &usize| !self.ctx.transport.is_paused(&self.sources[*source]);
+        let transport = self.order.ctx.transport;
+        let is_open = |source: &usize| !transport.is_paused(&self.order.sources[*source]);
         let at = self.left.iter().position(is_open).unwrap_or(0);
         (!self.left.is_empty()).then(|| self.left.remove(at))
     }
 
     /// The steps, each of which consumes the one before.
     async fn serve(&mut self, source: usize) -> Result<DownloadResult, Halt> {
-        let probed = match self.probe(source).await? {
-            Probe::Settled(result) => return Ok(result),
+        let (order, held) = (&self.order, &mut self.held);
+        let probed = match probe(order, source, held, &mut self.log).await? {
+            Probe::Settled(result) => return self.settle(result).await,
             Probe::Answered(probed) => probed,
         };
-        let planned = self.plan(probed).await?;
-        let transferred = self.transfer(planned).await?;
-        let verified = self.verify(transferred).await?;
-        self.commit(verified).await
+        let planned = plan::plan(order, probed, held).await?;
+        let transferred = transfer::transfer(order, planned, &self.left, held, &self.log.session).await?;
+        let verified = finish::verify(order, transferred, held).await?;
+        finish::commit(order, verified).await
+    }
+
+    /// A file is there already: what an earlier attempt left of it is removed.
+    async fn settle(&mut self, mut result: DownloadResult) -> Result<DownloadResult, Halt> {
+        drop_part(&self.order, self.held.take_part()).await?;
+        if result.final_url.is_empty() {
+            result.final_url.clone_from(&self.log.report.url);
+        }
+        Ok(result)
     }
 
     /// The disk was full in the middle: the task waits for room and goes on with what is held.
     fn disk_full(&self, failure: &Failure) -> Halt {
-        let missing = self.ctx.meter.total().saturating_sub(self.ctx.meter.done());
-        Halt::NoSpace { needed_bytes: missing.max(1 << 20), message: failure.message.clone() }
-    }
-
-    /// Says in the report who was asked last and what came.
-    pub(super) fn note_exchange(&mut self) {
-        let trace = &self.session.trace;
-        if let Some(url) = &trace.url {
-            self.report.url = redacted(url);
+        let meter = self.order.ctx.meter;
+        let missing = meter.total().saturating_sub(meter.done());
+        Halt::NoSpace {
+            folder: self.order.target.folder.clone(),
+            needed_bytes: missing.max(transfer::ROOM_STEP),
+            message: failure.message.clone(),
         }
-        self.report.remote_address = trace.remote.map(|remote| remote.to_string()).unwrap_or_default();
-        self.report.http_status = trace.status;
     }
-}
-
-/// The source that the held bytes are from goes first: it worked, and its validators are those of the bytes.
-fn sources(spec: &DownloadSpec, part: Option<&Part>) -> Result<Vec<Url>, Failure> {
-    let mut sources = std::iter::once(&spec.url)
-        .chain(&spec.mirrors)
-        .map(|text| {
-            Url::parse(text).map_err(|error| {
-                let message = format!("`{}` is not a URL ({error})", redacted_text(text));
-                Failure::fatal(FailureReason::Protocol, message)
-            })
-        })
-        .collect::<Result<Vec<Url>, Failure>>()?;
-    if let Some(stored) = part.and_then(Part::stored) {
-        sources.sort_by_key(|url| source_name(url) != stored.binding.url);
-    }
-    Ok(sources)
 }
 
 /// Of the failures of all sources the one that matters: one that another attempt may mend, else the first.

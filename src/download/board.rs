@@ -1,9 +1,10 @@
-//! Who fetches which bytes. Pure: connections claim ranges, write, and give back what they could not get.
+//! Who fetches which bytes. Pure: connections claim ranges, move through them, and give back what they could not get.
 //!
-//! Nobody waits for a slow one: whoever is done takes half of the largest range that is still to come, and at the very
-//! end, where there is nothing left to halve, fetches the last bytes of a slow one a second time.
+//! What is held is not the board's: it is told, call by call, by the gate that the bytes pass
+//! ([`crate::files::bound::Bound`]). The board only plans, and a plan that is overtaken costs time and no byte.
 //!
-//! Every byte that is missing is either claimed or free, and [`Board::is_complete`] holds only when none is.
+//! Nobody waits for a slow one: whoever is done takes a share of the largest range that is still to come, and at the very
+//! end, where there is nothing left to share, fetches the last bytes of a slow one a second time.
 
 use std::ops::Range;
 
@@ -16,77 +17,97 @@ pub(super) struct ClaimId(u32);
 #[derive(Debug)]
 struct Claim {
     id: ClaimId,
-    /// The next byte that it writes.
+    /// The next byte that it brings.
     next: u64,
     /// `u64::MAX` while the size is not known.
     end: u64,
     /// Whether its answer has come.
     is_connected: bool,
-    /// Whether another claim is for the same bytes.
-    is_raced: bool,
+    /// Whether its answer is the whole, so that it comes over bytes that are held.
+    is_of_whole: bool,
+    /// Another claim for the same bytes.
+    raced_by: Option<ClaimId>,
 }
 
 impl Claim {
-    fn remaining(&self) -> u64 {
-        self.end - self.next
+    fn missing(&self, have: &RangeSet) -> u64 {
+        have.gaps_in(self.next..self.end).map(|gap| gap.end - gap.start).sum()
     }
 }
 
-/// The bytes of one download.
+/// The plan of one download.
 #[derive(Debug)]
 pub(super) struct Board {
     /// `None`: not known until the end.
     total: Option<u64>,
-    have: RangeSet,
     claims: Vec<Claim>,
     ids: u32,
-    /// No range is halved below this.
+    /// No range is divided below this.
     piece_min: u64,
+    /// Whether an origin has shown that it brings ranges. Until then the first connection may have to bring all, and does
+    /// not stop before bytes that somebody else has only asked for.
+    has_ranges: bool,
 }
 
 impl Board {
-    pub(super) fn new(total: Option<u64>, have: RangeSet, piece_min: u64) -> Board {
-        Board { total, have, claims: Vec::new(), ids: 0, piece_min: piece_min.max(1) }
-    }
-
-    pub(super) fn have(&self) -> &RangeSet {
-        &self.have
+    pub(super) fn new(total: Option<u64>, piece_min: u64) -> Board {
+        Board { total, claims: Vec::new(), ids: 0, piece_min: piece_min.max(1), has_ranges: false }
     }
 
     pub(super) fn total(&self) -> Option<u64> {
         self.total
     }
 
-    pub(super) fn is_complete(&self) -> bool {
-        self.total.is_some_and(|total| self.have.is_all_of(total))
+    pub(super) fn is_complete(&self, have: &RangeSet) -> bool {
+        self.total.is_some_and(|total| have.is_all_of(total))
     }
 
-    /// Claims for an answer that has come already: what is missing from `at` on, up to the next byte that is held.
-    pub(super) fn claim_at(&mut self, at: u64) -> ClaimId {
-        let missing = self.have.gaps(self.total.unwrap_or(u64::MAX)).find(|gap| gap.end > at);
-        let end = missing.map_or(at, |gap| gap.end);
-        let id = self.add(at..end.max(at));
-        self.connect(id);
+    /// An origin brings ranges.
+    pub(super) fn note_ranges(&mut self) {
+        self.has_ranges = true;
+    }
+
+    /// Claims for an answer that has come already and holds `body`. One that is a range (`is_range`) brings what is
+    /// missing up to the next byte that is held, since the rest can be asked for. One that is the whole may be all that
+    /// comes, and goes on over what is held.
+    pub(super) fn claim_for(&mut self, body: Range<u64>, is_range: bool, have: &RangeSet) -> ClaimId {
+        self.has_ranges |= is_range;
+        let total = self.total.unwrap_or(u64::MAX);
+        let end =
+            if is_range { have.gaps_in(body.start..total).next().map_or(body.start, |gap| gap.end) } else { total };
+        let id = self.add(body.start..end.max(body.start));
+        if let Some(claim) = self.find(id) {
+            claim.is_connected = true;
+            claim.is_of_whole = !is_range;
+        }
         id
     }
 
-    /// Claims the largest range that nobody has, else half of the largest that somebody has.
-    pub(super) fn take(&mut self) -> Option<(ClaimId, Range<u64>)> {
+    /// Whether there is something to take, without taking it.
+    pub(super) fn has_work(&self, have: &RangeSet) -> bool {
+        let Some(total) = self.total else { return false };
+        self.largest_free(total, have).is_some() || self.divisible(have).is_some()
+    }
+
+    /// Claims the largest range that nobody has, else a share of the largest that somebody has, for one of so many
+    /// `connections`.
+    pub(super) fn take(&mut self, have: &RangeSet, connections: u32) -> Option<(ClaimId, Range<u64>)> {
         let total = self.total?;
-        let range = self.largest_free(total).or_else(|| self.halve())?;
+        let range = self.largest_free(total, have).or_else(|| self.divide(have, connections))?;
         Some((self.add(range.clone()), range))
     }
 
-    /// Claims the rest of the largest claim once more, where nothing can be had otherwise.
-    pub(super) fn race(&mut self) -> Option<(ClaimId, Range<u64>)> {
+    /// Claims the missing bytes of the largest claim once more, where nothing can be had otherwise.
+    pub(super) fn race(&mut self, have: &RangeSet) -> Option<(ClaimId, Range<u64>)> {
         self.total?;
-        let slow = self.claims.iter_mut().filter(|claim| !claim.is_raced && claim.remaining() > 0);
-        let slow = slow.max_by_key(|claim| claim.remaining())?;
-        slow.is_raced = true;
-        let range = slow.next..slow.end;
+        let slow = self.claims.iter().filter(|claim| claim.raced_by.is_none() && claim.missing(have) > 0);
+        let slow = slow.max_by_key(|claim| claim.missing(have))?;
+        let (rival, range) = (slow.id, have.gaps_in(slow.next..slow.end).next()?);
         let id = self.add(range.clone());
-        if let Some(own) = self.claims.last_mut() {
-            own.is_raced = true;
+        for (own, other) in [(id, rival), (rival, id)] {
+            if let Some(claim) = self.find(own) {
+                claim.raced_by = Some(other);
+            }
         }
         Some((id, range))
     }
@@ -96,49 +117,33 @@ impl Board {
         self.find(id).map(|claim| claim.is_connected = true).is_some()
     }
 
-    /// Gives a claim back: what it has not written is free again.
+    /// Gives a claim back: what it has not brought is free again, and its rival may be raced again.
     pub(super) fn release(&mut self, id: ClaimId) {
-        let Some(at) = self.claims.iter().position(|claim| claim.id == id) else { return };
-        if self.claims.swap_remove(at).is_raced {
-            // One of the two is left, and may be raced again.
-            self.claims.iter_mut().for_each(|claim| claim.is_raced = false);
+        self.claims.retain(|claim| claim.id != id);
+        for claim in self.claims.iter_mut().filter(|claim| claim.raced_by == Some(id)) {
+            claim.raced_by = None;
         }
     }
 
-    /// Where the claim writes next, and how many bytes.
-    pub(super) fn room(&mut self, id: ClaimId) -> (u64, u64) {
-        self.find(id).map_or((0, 0), |claim| (claim.next, claim.remaining()))
+    /// How far a connection may go that has come to `at` and has more up to `body_end`: to the end of its claim, and from
+    /// there on with what nobody fetches yet. `None`: no further.
+    pub(super) fn reach(&mut self, id: ClaimId, at: u64, body_end: u64, have: &RangeSet) -> Option<u64> {
+        let end = self.find(id)?.end;
+        if at < end { Some(end) } else { self.extend(id, body_end, have) }
     }
 
-    /// The claim's next `length` bytes are written. Says how many of them were missing.
-    pub(super) fn advance(&mut self, id: ClaimId, length: u64) -> u64 {
-        let Some(claim) = self.find(id) else { return 0 };
-        let written = claim.next..claim.next + length;
-        claim.next = written.end;
-        self.have.add(written)
-    }
-
-    /// A connection that has more to come, up to `body_end`, goes on behind its claim with what nobody fetches yet.
-    /// Says whether there was any.
-    pub(super) fn extend(&mut self, id: ClaimId, body_end: u64) -> bool {
-        let Some(total) = self.total else { return false };
-        let Some(at) = self.find(id).map(|claim| claim.end) else { return false };
-        let fetched = self.claims.iter().filter(|claim| claim.is_connected && claim.id != id);
-        if fetched.clone().any(|claim| (claim.next..claim.end).contains(&at)) {
-            return false;
-        }
-        let Some(gap) = self.have.gaps(total).find(|gap| gap.contains(&at)) else { return false };
-        let next_fetched = fetched.map(|claim| claim.next).filter(|next| *next > at).min();
-        let end = gap.end.min(body_end).min(next_fetched.unwrap_or(u64::MAX));
-        if end <= at {
-            return false;
-        }
-        // Claims that wait for their answer yield: wholly, or what is left of them to others.
-        self.claims.retain(|claim| claim.is_connected || claim.end <= at || claim.next >= end);
+    /// The connection of a claim has come to `at`.
+    pub(super) fn moved(&mut self, id: ClaimId, at: u64) {
         if let Some(claim) = self.find(id) {
-            claim.end = end;
+            claim.next = claim.next.max(at).min(claim.end);
         }
-        true
+    }
+
+    /// Whether what a connection brings next is of any use.
+    pub(super) fn is_of_use(&self, id: ClaimId, body_end: u64, have: &RangeSet) -> bool {
+        let Some(claim) = self.claims.iter().find(|claim| claim.id == id) else { return false };
+        let may_extend = claim.next == claim.end || claim.is_of_whole;
+        claim.missing(have) > 0 || (may_extend && self.extension(id, body_end, have).is_some())
     }
 
     /// The body of the only connection has ended: so large is the whole.
@@ -147,10 +152,47 @@ impl Board {
         self.claims.clear();
     }
 
+    fn extend(&mut self, id: ClaimId, body_end: u64, have: &RangeSet) -> Option<u64> {
+        let end = self.extension(id, body_end, have)?;
+        let at = self.find(id)?.end;
+        // Claims that wait for their answer yield, where nobody knows whether it will be one.
+        let has_ranges = self.has_ranges;
+        let stays = |claim: &Claim| has_ranges || claim.is_connected || claim.end <= at || claim.next >= end;
+        self.claims.retain(|claim| claim.id == id || stays(claim));
+        self.find(id)?.end = end;
+        Some(end)
+    }
+
+    /// How far a claim could go on behind its end.
+    fn extension(&self, id: ClaimId, body_end: u64, have: &RangeSet) -> Option<u64> {
+        let total = self.total?;
+        let claim = self.claims.iter().find(|claim| claim.id == id)?;
+        let at = claim.end;
+        let must_keep = |claim: &&Claim| claim.id != id && (claim.is_connected || self.has_ranges);
+        let others = self.claims.iter().filter(must_keep);
+        if others.clone().any(|claim| (claim.next..claim.end).contains(&at)) {
+            return None;
+        }
+        let next_of_others = others.map(|claim| claim.next).filter(|next| *next > at).min();
+        let most = total.min(body_end).min(next_of_others.unwrap_or(u64::MAX));
+        let gap = have.gaps_in(at..most.max(at)).next()?;
+        if claim.is_of_whole {
+            return Some(most);
+        }
+        (gap.start == at).then_some(gap.end)
+    }
+
     fn add(&mut self, range: Range<u64>) -> ClaimId {
         let id = ClaimId(self.ids);
         self.ids += 1;
-        self.claims.push(Claim { id, next: range.start, end: range.end, is_connected: false, is_raced: false });
+        self.claims.push(Claim {
+            id,
+            next: range.start,
+            end: range.end,
+            is_connected: false,
+            is_of_whole: false,
+            raced_by: None,
+        });
         id
     }
 
@@ -158,22 +200,36 @@ impl Board {
         self.claims.iter_mut().find(|claim| claim.id == id)
     }
 
-    fn largest_free(&self, total: u64) -> Option<Range<u64>> {
-        let mut taken = self.have.clone();
+    fn largest_free(&self, total: u64, have: &RangeSet) -> Option<Range<u64>> {
+        let mut taken = have.clone();
         for claim in &self.claims {
             taken.add(claim.next..claim.end);
         }
         taken.gaps(total).max_by_key(|gap| gap.end - gap.start)
     }
 
-    fn halve(&mut self) -> Option<Range<u64>> {
+    /// The claim that misses most, if that is enough for two. Of one whose answer has not come nobody knows how slow it
+    /// is: its bytes may be on their way already.
+    fn divisible(&self, have: &RangeSet) -> Option<(ClaimId, u64)> {
         let least = self.piece_min.saturating_mul(2);
-        let halvable = self.claims.iter_mut().filter(|claim| !claim.is_raced && claim.remaining() >= least);
-        let largest = halvable.max_by_key(|claim| claim.remaining())?;
-        let middle = largest.next + largest.remaining() / 2;
-        let half = middle..largest.end;
-        largest.end = middle;
-        Some(half)
+        let missing = self.claims.iter().filter(|claim| claim.is_connected && claim.raced_by.is_none());
+        let missing = missing.map(|claim| (claim.id, claim.missing(have))).filter(|(_, missing)| *missing >= least);
+        missing.max_by_key(|(_, missing)| *missing)
+    }
+
+    /// Takes the end of the largest claim away from it: an equal share for each of the connections, so that those to come
+    /// need not cut short what this one has asked for; at most half.
+    fn divide(&mut self, have: &RangeSet, connections: u32) -> Option<Range<u64>> {
+        let (id, missing) = self.divisible(have)?;
+        let left = self.total?.saturating_sub(have.bytes());
+        let share = (left / u64::from(connections.max(1))).clamp(self.piece_min, missing / 2);
+        let claim = self.find(id)?;
+        let last = have.gaps_in(claim.next..claim.end).last()?;
+        let start = last.end.saturating_sub(share).max(last.start);
+        // The first byte to come is on its way.
+        let start = if start == claim.next { start + (last.end - start) / 2 } else { start };
+        claim.end = start;
+        (start < last.end).then_some(start..last.end)
     }
 }
 
@@ -183,38 +239,57 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn halves_the_largest_and_races_the_last() {
-        let mut board = Board::new(Some(100), RangeSet::default(), 10);
-        let first = board.claim_at(0);
-        assert_eq!(board.take().unwrap().1, 50..100);
-        assert_eq!(board.take().unwrap().1, 75..100);
-        assert_eq!(board.take().unwrap().1, 25..50);
-        board.advance(first, 20);
-        assert_eq!(board.room(first), (20, 5));
-        for range in [62..75, 87..100, 37..50] {
-            // The largest; of equals the last.
-            let taken = board.take().unwrap().1;
-            assert!(taken.end - taken.start >= 12, "{range:?} {taken:?}");
+    /// A board with what is held beside it, as a transfer has them.
+    struct Table {
+        board: Board,
+        have: RangeSet,
+    }
+
+    impl Table {
+        fn new(total: u64, have: RangeSet) -> Table {
+            Table { board: Board::new(Some(total), 10), have }
         }
-        assert!(board.take().is_none(), "nothing to halve");
-        let (racer, range) = board.race().unwrap();
-        board.connect(racer);
-        board.advance(racer, range.end - range.start);
-        assert_eq!(board.have().bytes(), 20 + range.end - range.start);
+
+        fn take(&mut self, connections: u32) -> Option<Range<u64>> {
+            self.board.take(&self.have, connections).map(|(_, range)| range)
+        }
+
+        /// A connection brings some bytes, up to where it may go. Says how far it came.
+        fn bring(&mut self, id: ClaimId, at: u64, length: u64, body_end: u64) -> u64 {
+            let Some(reach) = self.board.reach(id, at, body_end, &self.have) else { return at };
+            let end = (at + length).min(reach).min(body_end);
+            self.have.add(at..end);
+            self.board.moved(id, end);
+            end
+        }
     }
 
     #[test]
-    fn the_first_connection_goes_on_alone_where_nobody_comes() {
-        let mut board = Board::new(Some(100), RangeSet::default(), 10);
-        let first = board.claim_at(0);
-        let (waiting, range) = board.take().unwrap();
-        assert_eq!(range, 50..100);
-        board.advance(first, 50);
-        assert!(board.extend(first, 100));
-        assert!(!board.connect(waiting), "its claim is gone");
-        board.advance(first, 50);
-        assert!(board.is_complete());
+    fn shares_are_equal_and_cut_nothing_that_was_asked_for() {
+        let mut table = Table::new(100, RangeSet::default());
+        table.board.claim_for(0..100, false, &RangeSet::default());
+        let taken: Vec<_> = (0..3).filter_map(|_| table.board.take(&table.have, 4)).collect();
+        let ranges: Vec<_> = taken.iter().map(|(_, range)| range.clone()).collect();
+        assert_eq!(ranges, [75..100, 50..75, 25..50]);
+        table.board.connect(taken[2].0);
+        let half = table.take(4).unwrap();
+        assert_eq!(half.end - half.start, 12, "then the largest whose answer has come is divided");
+    }
+
+    #[test]
+    fn the_first_connection_goes_on_alone_until_ranges_come() {
+        for has_ranges in [false, true] {
+            let mut table = Table::new(100, RangeSet::default());
+            let first = table.board.claim_for(0..100, false, &RangeSet::default());
+            let (waiting, range) = table.board.take(&table.have, 2).unwrap();
+            assert_eq!(range, 50..100);
+            if has_ranges {
+                table.board.note_ranges();
+            }
+            assert_eq!(table.bring(first, 0, 50, 100), 50);
+            assert_eq!(table.bring(first, 50, 50, 100), if has_ranges { 50 } else { 100 });
+            assert_eq!(table.board.connect(waiting), has_ranges, "its claim is gone, or was kept for it");
+        }
     }
 
     #[test]
@@ -222,42 +297,86 @@ mod tests {
         let mut have = RangeSet::default();
         have.add(10..20);
         have.add(60..100);
-        let mut board = Board::new(Some(100), have, 10);
-        let first = board.claim_at(0);
-        assert_eq!(board.room(first), (0, 10));
-        assert_eq!(board.take().unwrap().1, 20..60);
+        let mut table = Table::new(100, have.clone());
+        let first = table.board.claim_for(0..100, true, &have);
+        assert_eq!(table.board.reach(first, 0, 100, &have), Some(10));
+        assert_eq!(table.take(2), Some(20..60));
+        // A body that is the whole goes on over it.
+        let mut table = Table::new(100, have.clone());
+        let whole = table.board.claim_for(0..100, false, &have);
+        assert_eq!(table.board.reach(whole, 0, 100, &have), Some(100));
+        let (other, range) = table.board.take(&have, 2).unwrap();
+        assert_eq!(range, 35..60);
+        table.board.release(other);
+        assert_eq!(table.board.reach(whole, 35, 100, &have), Some(100), "also after somebody else gave up");
+        table.have.add(0..60);
+        assert!(!table.board.is_of_use(whole, 100, &table.have.clone()));
+    }
+
+    #[test]
+    fn releasing_one_racer_frees_its_rival_alone() {
+        let mut table = Table::new(40, RangeSet::default());
+        table.board.claim_for(0..20, true, &table.have);
+        table.take(2);
+        let (racer, _) = table.board.race(&table.have).unwrap();
+        let (other, _) = table.board.race(&table.have).unwrap();
+        assert!(table.board.race(&table.have).is_none(), "both are raced");
+        table.board.release(racer);
+        assert!(table.board.race(&table.have).is_some());
+        table.board.release(other);
+        assert!(table.board.race(&table.have).is_some());
     }
 
     proptest! {
-        /// Whatever the connections do, the bytes come together, and no byte is free and claimed at once.
+        /// Whatever the connections do, the bytes come together, nobody is sent for bytes that are held, and only races
+        /// are sent for bytes that somebody else has claimed.
         #[test]
-        fn every_byte_comes(total in 1u64..500, steps in prop::collection::vec((0u8..6, 0usize..8, 1u64..60), 0..200)) {
-            let mut board = Board::new(Some(total), RangeSet::default(), 7);
-            let mut open = vec![board.claim_at(0)];
+        fn every_byte_comes(
+            total in 1u64..500,
+            held in prop::collection::vec((0u64..500, 1u64..50), 0..4),
+            is_range in any::<bool>(),
+            steps in prop::collection::vec((0u8..7, 0usize..8, 1u64..60), 0..200),
+        ) {
+            let mut have = RangeSet::default();
+            for (start, length) in held {
+                have.add(start.min(total)..(start + length).min(total));
+            }
+            let mut table = Table::new(total, have.clone());
+            let start = if is_range { have.gaps(total).next().map_or(0, |gap| gap.start) } else { 0 };
+            let mut open = vec![(table.board.claim_for(start..total, is_range, &have), start)];
             for (step, which, amount) in steps {
-                let id = open.get(which % open.len().max(1)).copied();
-                match (step, id) {
-                    (0, _) => open.extend(board.take().map(|(id, _)| id)),
-                    (1, _) => open.extend(board.race().map(|(id, _)| id)),
-                    (2, Some(id)) => { board.connect(id); }
-                    (3, Some(id)) => { board.extend(id, total); }
-                    (4, Some(id)) if amount > 50 => { board.release(id); open.retain(|own| *own != id); }
-                    (_, Some(id)) => {
-                        let (_, room) = board.room(id);
-                        board.advance(id, amount.min(room));
+                let chosen = which % open.len().max(1);
+                match step {
+                    0 => {
+                        let claimed: Vec<Range<u64>> = table.board.claims.iter().map(|it| it.next..it.end).collect();
+                        if let Some((id, range)) = table.board.take(&table.have, which as u32) {
+                            prop_assert_eq!(table.have.gaps_in(range.clone()).collect::<Vec<_>>(), vec![range.clone()]);
+                            let was_free = claimed.iter().all(|it| it.end <= range.start || it.start >= range.end);
+                            let was_divided = table.board.claims.iter().all(|it| it.id == id || it.end <= range.start || it.next >= range.end);
+                            prop_assert!(was_free || was_divided);
+                            open.push((id, range.start));
+                        }
+                    }
+                    1 => open.extend(table.board.race(&table.have).map(|(id, range)| (id, range.start))),
+                    2 if !open.is_empty() => { table.board.connect(open[chosen].0); }
+                    3 if amount > 50 && !open.is_empty() => table.board.release(open.swap_remove(chosen).0),
+                    4 => table.board.note_ranges(),
+                    _ if !open.is_empty() => {
+                        let (id, at) = open[chosen];
+                        open[chosen].1 = table.bring(id, at, amount, total);
                     }
                     _ => {}
                 }
-                prop_assert!(board.have().end() <= total);
+                prop_assert!(table.have.end() <= total);
             }
-            for id in open {
-                board.release(id);
+            for (id, _) in open {
+                table.board.release(id);
             }
-            while let Some((id, range)) = board.take() {
-                board.advance(id, range.end - range.start);
-                board.release(id);
+            while let Some((id, range)) = table.board.take(&table.have, 3) {
+                table.bring(id, range.start, range.end - range.start, range.end);
+                table.board.release(id);
             }
-            prop_assert!(board.is_complete());
+            prop_assert!(table.board.is_complete(&table.have));
         }
     }
 }

@@ -1,16 +1,16 @@
 //! The last steps: look at the bytes, and give them their name.
 
 use crate::download::Halt;
-use crate::download::attempt::Attempt;
-use crate::download::resume::Why;
+use crate::download::held::Held;
+use crate::download::order::Order;
 use crate::download::transfer::Transferred;
-use crate::files::part::Bound;
-use crate::files::ranges::RangeSet;
+use crate::files::binding::Why;
+use crate::files::bound::Bound;
 use crate::model::checksum::Checksum;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::DownloadResult;
 
-/// The bytes are the right ones. Only this can be committed, and only [`Attempt::verify`] makes it.
+/// The bytes are the right ones. Only this can be committed, and only [`verify`] makes it.
 pub(super) struct Verified {
     bound: Bound,
     name: String,
@@ -20,64 +20,57 @@ pub(super) struct Verified {
     connections: u32,
 }
 
-impl Attempt<'_> {
-    /// Checks sizes and digests. Bytes of a wrong digest are dropped: nobody can tell which of them are wrong.
-    pub(super) async fn verify(&mut self, transferred: Transferred) -> Result<Verified, Halt> {
-        let Transferred { bound, name, total, hasher, hashed, resumed_bytes, connections } = transferred;
-        if let Err(failure) = self.check_size(Some(total)) {
-            bound.unbind(RangeSet::default()).discard().await?;
-            return Err(failure.into());
-        }
-        let hasher = if hasher.is_idle() || hashed == total {
-            hasher
-        } else {
-            match bound.hash(hasher, hashed, total, self.ctx.stop).await {
-                Ok(hasher) => hasher,
-                Err(failure) => {
-                    let halt = self.stopped_or(failure);
-                    let saved = bound.held();
-                    self.keep(bound, RangeSet::from_start(total), saved, &halt).await;
-                    return Err(halt);
-                }
-            }
-        };
-        let checksums = hasher.finish();
-        if let Some(wanted) = self.spec.checksums.iter().find(|wanted| !checksums.contains(wanted)) {
-            let failure = mismatch(wanted, &checksums);
-            bound.unbind(RangeSet::default()).discard().await?;
-            self.dropped = Some(Why::ChecksumMismatch);
-            return Err(failure.into());
-        }
-        Ok(Verified { bound, name, total, checksums, resumed_bytes, connections })
+/// Checks sizes and digests. Bytes of a wrong digest are dropped: nobody can tell which of them are wrong.
+pub(super) async fn verify(order: &Order<'_>, transferred: Transferred, held: &mut Held) -> Result<Verified, Halt> {
+    let Transferred { bound, name, total, resumed_bytes, connections } = transferred;
+    if let Err(failure) = order.check_size(total) {
+        bound.discard().await?;
+        return Err(failure.into());
     }
-
-    /// Gives the file its name.
-    pub(super) async fn commit(&mut self, verified: Verified) -> Result<DownloadResult, Halt> {
-        let Verified { bound, name, total, checksums, resumed_bytes, connections } = verified;
-        let taken = self.taken();
-        let binding = bound.binding().clone();
-        let path = bound.commit(&name, total, taken, self.ctx.durability).await?;
-        self.ctx.meter.set_done(total);
-        Ok(DownloadResult {
-            path,
-            bytes: total,
-            checksums,
-            final_url: binding.final_url,
-            content_type: binding.content_type,
-            etag: binding.version.etag,
-            last_modified: binding.version.last_modified,
-            resumed_bytes,
-            connections,
-            skipped: false,
-        })
+    let checksums = match bound.digests(total, order.ctx.stop).await {
+        Ok(checksums) => checksums,
+        Err(failure) => {
+            held.set_part(bound.close().await);
+            return Err(order.ctx.stopped_or(failure));
+        }
+    };
+    let mut wanted = order.spec.checksums.iter().chain(&bound.binding().announced);
+    if let Some(wanted) = wanted.find(|wanted| !checksums.contains(wanted)) {
+        let failure = mismatch(wanted, order.spec.checksums.contains(wanted), &checksums);
+        held.drop_wrong(bound, Why::ChecksumMismatch).await?;
+        return Err(failure.into());
     }
+    Ok(Verified { bound, name, total, checksums, resumed_bytes, connections })
 }
 
-fn mismatch(wanted: &Checksum, got: &[Checksum]) -> Failure {
+/// Gives the file its name.
+pub(super) async fn commit(order: &Order<'_>, verified: Verified) -> Result<DownloadResult, Halt> {
+    let Verified { bound, name, total, checksums, resumed_bytes, connections } = verified;
+    let binding = bound.binding().clone();
+    let committed = bound.commit(&name, total, order.taken(), order.ctx.durability).await?;
+    order.ctx.meter.set_done(total);
+    Ok(DownloadResult {
+        path: committed.path,
+        bytes: total,
+        checksums,
+        final_url: binding.final_url,
+        content_type: binding.content_type,
+        etag: binding.version.etag,
+        last_modified: binding.version.last_modified,
+        resumed_bytes,
+        connections,
+        skipped: false,
+        created: Some(committed.created),
+    })
+}
+
+fn mismatch(wanted: &Checksum, is_named: bool, got: &[Checksum]) -> Failure {
     let got = got.iter().find(|checksum| checksum.algorithm == wanted.algorithm);
     let got = got.map(ToString::to_string).unwrap_or_default();
-    Failure::fatal(
-        FailureReason::ChecksumMismatch,
-        format!("the file has `{got}` and not `{wanted}`; check the checksum, or the source"),
-    )
+    let message = if is_named {
+        format!("the file has `{got}` and not `{wanted}`; check the checksum, or the source")
+    } else {
+        format!("the file has `{got}` and the origin announced `{wanted}`; one of the two is damaged at the source")
+    };
+    Failure::fatal(FailureReason::ChecksumMismatch, message)
 }

@@ -9,16 +9,19 @@
 //! download are polled by the future that [`run`] returns. It knows nothing of jobs, other tasks, or what becomes of a
 //! failure; whether another attempt follows is for the engine.
 
+mod announced;
 mod ask;
 mod attempt;
 mod board;
-mod chase;
+mod carry;
+mod existing;
 mod finish;
 mod flow;
+mod held;
+mod order;
 mod plan;
 mod probe;
 mod resume;
-mod skip;
 mod transfer;
 
 use std::sync::Arc;
@@ -49,6 +52,10 @@ pub struct DownloadContext<'a> {
     pub directory: &'a str,
     /// Names the part file; belongs to one task for ever. Letters, digits, `-` and `_`.
     pub part_key: &'a str,
+    /// Whether another process may use the same key, as it is made of the URL.
+    pub part_is_shared: bool,
+    /// Whether the task had an attempt before: else nothing can be left of one, and nothing is looked for.
+    pub has_history: bool,
     /// Shows how far it is.
     pub meter: &'a Meter,
     /// Stops it, at a checkpoint.
@@ -57,7 +64,7 @@ pub struct DownloadContext<'a> {
     pub durability: Durability,
     /// Sizes and times.
     pub settings: &'a Settings,
-    /// The longest that an origin may ask to be left alone.
+    /// The longest pause that an origin may ask for.
     pub retry_after_max: Duration,
     /// The wall clock.
     pub now: &'a (dyn Fn() -> Timestamp + Send + Sync),
@@ -80,6 +87,8 @@ pub struct Settings {
     pub grow_after: Duration,
     /// How long a connection that has nothing to do waits before it fetches the last bytes of a slower one again.
     pub race_after: Duration,
+    /// The most bytes of a file whose task sets no limit of its own; `None`: any number.
+    pub max_bytes: Option<u64>,
 }
 
 impl Default for Settings {
@@ -92,21 +101,29 @@ impl Default for Settings {
             connections_auto: 4,
             grow_after: Duration::from_secs(1),
             race_after: Duration::from_millis(500),
+            max_bytes: None,
         }
     }
 }
 
 /// Makes one attempt at `spec`. What it holds at its end, if that is not a file, is checkpointed.
 pub async fn run(ctx: &DownloadContext<'_>, spec: &DownloadSpec) -> (AttemptEnd, AttemptReport) {
-    let mut attempt = attempt::Attempt::new(ctx, spec);
     // Boxed: it is large, and the futures around it would be too.
-    let end = match Box::pin(attempt.run()).await {
+    let (end, report) = Box::pin(attempt::run(ctx, spec)).await;
+    let end = match end {
         Ok(result) => AttemptEnd::Done(Outcome::Download(result)),
         Err(Halt::Failed(failure)) => AttemptEnd::Failed(failure),
         Err(Halt::Stopped) => AttemptEnd::Stopped,
-        Err(Halt::NoSpace { needed_bytes, message }) => AttemptEnd::NoSpace { needed_bytes, message },
+        Err(Halt::NoSpace { folder, needed_bytes, message }) => AttemptEnd::NoSpace { folder, needed_bytes, message },
     };
-    (end, attempt.into_report())
+    (end, report)
+}
+
+impl DownloadContext<'_> {
+    /// What it means that work failed which ends early when the attempt is stopped.
+    fn stopped_or(&self, failure: Failure) -> Halt {
+        if self.stop.is_cancelled() { Halt::Stopped } else { failure.into() }
+    }
 }
 
 /// The directory, relative to the root, that a download's file and its part lie in.
@@ -141,7 +158,12 @@ impl Target {
 enum Halt {
     Failed(Failure),
     Stopped,
-    NoSpace { needed_bytes: u64, message: String },
+    /// The file system of this directory lacks so many bytes.
+    NoSpace {
+        folder: String,
+        needed_bytes: u64,
+        message: String,
+    },
 }
 
 impl From<Failure> for Halt {
@@ -150,7 +172,7 @@ impl From<Failure> for Halt {
     }
 }
 
-/// Whether a failure is of our own disk or names, so that no other source could mend it.
+/// Whether a failure is of the local disk or of names, so that no other source could mend it.
 fn is_local(failure: &Failure) -> bool {
     use FailureReason as R;
     matches!(failure.reason, R::Io | R::DiskFull | R::ForbiddenPath | R::FileExists | R::Internal)

@@ -1,21 +1,14 @@
 //! May the bytes of this answer go into that file, and where? The one place that decides it.
 //!
-//! Pure: [`first_ask`] says what to ask for with what is held, [`decide`] what the answer is good for. Every row of the
-//! table in the tests is a way in which downloaders were seen to end with a wrong file and to call it a success.
-//!
-//! Whatever is decided here, [`crate::files::part`] checks the versions once more before it takes a byte.
+//! Pure: [`first_ask`] says what to ask for with what is held, [`judge`] what the answer is good for. Whether the versions
+//! go together is for [`crate::files::binding`], whose proof the verdict carries to the part. Every row of the table in
+//! the tests is a way in which downloaders were seen to end with a wrong file and to call it a success.
 
-use std::fmt;
 use std::ops::Range;
 
-use crate::files::part::{Stored, Trust};
-use crate::files::version::{Sameness, Version};
+use crate::files::binding::{Admitted, Binding, Stored, Why};
 use crate::model::failure::{Failure, FailureReason};
 use crate::net::range::ContentRange;
-
-/// A date is sent as a validator only when the resource had rested that long: the two clocks may differ
-/// (RFC 7232, section 2.2.2).
-const DATE_SETTLED_SECONDS: i64 = 60;
 
 /// What to ask an origin for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,17 +25,51 @@ pub(super) struct Ask {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Answer {
     pub status: u16,
-    /// With the total size, as far as it is known from whichever header.
-    pub version: Version,
+    /// What its bytes belong to, with the total size as far as it is known from whichever header.
+    pub seen: Binding,
     pub content_range: Option<ContentRange>,
-    pub content_type: String,
-    /// In a content coding: its bytes are not those of the resource, or are made anew each time.
+    /// Bytes of the body, as far as the head says.
+    pub length: Option<u64>,
+    /// Its body is decoded: its bytes are not those of the resource, or are made anew each time.
     pub is_encoded: bool,
 }
 
 impl Answer {
-    fn is_html(&self) -> bool {
-        is_html(&self.content_type)
+    /// Which bytes of the whole the body holds: all from 0 on, unless it says otherwise. The end of one that does not say
+    /// how long it is is `u64::MAX`.
+    ///
+    /// A range that is sent as 200 is a range all the same: some origins have the wrong status and nothing else.
+    pub(super) fn bytes(&self) -> Range<u64> {
+        match self.content_range {
+            Some(ContentRange::Bytes { first, last, .. }) if self.status == 206 || self.is_range_as_200() => {
+                first..last + 1
+            }
+            _ => 0..self.length.unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Whether it is a 200 whose `Content-Range` names exactly as many bytes as the body has, and not all of them.
+    pub(super) fn is_range_as_200(&self) -> bool {
+        match self.content_range {
+            Some(ContentRange::Bytes { first, last, total }) => {
+                let is_partial = first > 0 || total.is_some_and(|total| total > last + 1);
+                self.status == 200 && self.length == Some(last + 1 - first) && is_partial
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it is a 200 whose `Content-Range` does not fit its length.
+    fn contradicts_itself(&self) -> bool {
+        let Some(ContentRange::Bytes { first, last, total }) = self.content_range else { return false };
+        let is_size = |size: u64| size == last + 1;
+        let is_of_whole = first == 0 && total.is_none_or(is_size) && self.length.is_none_or(is_size);
+        self.status != 206 && !self.is_range_as_200() && !is_of_whole
+    }
+
+    /// Whether it is a 206 that holds all there is.
+    fn is_whole_as_206(&self) -> bool {
+        matches!(self.content_range, Some(ContentRange::Bytes { first: 0, last, total: Some(total) }) if last + 1 == total)
     }
 }
 
@@ -51,12 +78,10 @@ impl Answer {
 pub(super) enum Verdict {
     /// Its body is the whole, and what is held is of no use: `None` when nothing was held.
     Begin(Option<Why>),
-    /// Its body is the bytes of the held version from `at` to before `end`.
-    Continue { at: u64, end: u64 },
-    /// Its body is the whole of the held version: up to `to` there is nothing to write.
-    Discard { to: u64 },
+    /// Its body is of the held version, and its bytes may join.
+    Join(Admitted),
     /// Nothing is missing.
-    Complete,
+    Complete(Admitted),
     /// Its body is of no use; ask this instead.
     AskAgain(Ask),
     /// Its body is of no use, and asking again is not either.
@@ -65,138 +90,104 @@ pub(super) enum Verdict {
     Status,
 }
 
-/// Why held bytes are not used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Why {
-    ContentChanged,
-    TagChanged,
-    Unproven,
-    WrongRange,
-    NoContentRange,
-    Encoded,
-    Unsatisfiable,
-    ResumeDisabled,
-    ChecksumMismatch,
-}
-
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Why::ContentChanged => "content changed",
-            Why::TagChanged => "the entity tag changed",
-            Why::Unproven => "nothing proves that the content is the same",
-            Why::WrongRange => "the origin sent another range than it was asked for",
-            Why::NoContentRange => "the origin sent a range without saying which",
-            Why::Encoded => "the content is encoded, so it has no ranges",
-            Why::Unsatisfiable => "the origin has not the range that is missing",
-            Why::ResumeDisabled => "resuming is switched off",
-            Why::ChecksumMismatch => "the checksum did not match",
-        })
+/// What to ask the source of this id for first: from the first missing byte on.
+pub(super) fn first_ask(held: Option<&Stored>, source: &str, has_digest: bool) -> Ask {
+    let Some(held) = held else { return Ask::default() };
+    let total = held.binding.version.total;
+    match held.ranges.gaps(total.unwrap_or(u64::MAX)).next() {
+        Some(gap) => ask_for(&held.binding, source, gap, has_digest).unwrap_or_default(),
+        None => Ask::default(),
     }
 }
 
-/// What to ask for first: from the first missing byte on.
-pub(super) fn first_ask(stored: Option<&Stored>, trust: Trust) -> Ask {
-    match stored {
-        Some(stored) if is_worth_asking(&stored.binding.version, trust) => {
-            let total = stored.binding.version.total.unwrap_or(u64::MAX);
-            let gap = stored.ranges.gaps(total).next();
-            Ask {
-                range: gap.map(|gap| gap.start..open_end(gap.end, total)),
-                ..conditional(&stored.binding.version, trust)
-            }
-        }
-        _ => Ask::default(),
-    }
+/// Asks the source of this id for a range of what `binding` says, under the strongest condition that it allows: another source does not
+/// know its validators. `None`: what came could not join the rest.
+pub(super) fn ask_for(binding: &Binding, source: &str, range: Range<u64>, has_digest: bool) -> Option<Ask> {
+    let is_own = binding.source == source;
+    let if_range = if is_own { binding.version.strong_validator().to_owned() } else { String::new() };
+    let will_be_proved = !if_range.is_empty() && !binding.is_pieced;
+    let will_be_checked = has_digest || !binding.announced.is_empty();
+    let may_join = will_be_proved || (will_be_checked && binding.version.total.is_some());
+    // A range up to the end is asked for without an end, so that the answer also tells when there is more than expected.
+    let end = if Some(range.end) == binding.version.total { u64::MAX } else { range.end };
+    may_join.then_some(Ask { range: Some(range.start..end), if_range, distrust: None })
 }
 
-fn is_worth_asking(held: &Version, trust: Trust) -> bool {
-    held.is_provable() || (trust.has_digest() && held.total.is_some())
-}
-
-/// An ask for a range of a version, under the strongest condition that it allows. Another source does not know the
-/// validators of the first.
-pub(super) fn conditional(version: &Version, trust: Trust) -> Ask {
-    let if_range = if trust == Trust::DigestAcross {
-        String::new()
-    } else if version.has_strong_etag() {
-        version.etag.clone()
-    } else if version.settled_seconds() >= DATE_SETTLED_SECONDS {
-        version.last_modified.clone()
-    } else {
-        String::new()
-    };
-    Ask { if_range, ..Ask::default() }
-}
-
-/// A range up to the end is asked for without an end, so that the answer also tells when there is more than expected.
-fn open_end(end: u64, total: u64) -> u64 {
-    if end == total { u64::MAX } else { end }
-}
-
-/// What `answer` to `ask` is good for, with `stored` held.
-pub(super) fn decide(stored: Option<&Stored>, ask: &Ask, answer: &Answer, trust: Trust) -> Verdict {
+/// Judges what `answer` to `ask` is good for, with `held` from before. `has_digest`: the client named a digest of the
+/// whole.
+pub(super) fn judge(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_digest: bool) -> Verdict {
     match answer.status {
-        200 | 203 => whole(stored, ask, answer, trust),
-        206 => partial(stored, ask, answer, trust),
-        416 if ask.range.is_some() => unsatisfied(stored, answer),
+        200 if answer.is_range_as_200() => range(held, ask, answer, has_digest),
+        200 | 203 => whole(held, ask, answer, has_digest),
+        206 if ask.range.is_none() && answer.is_whole_as_206() => whole(held, ask, answer, has_digest),
+        206 => range(held, ask, answer, has_digest),
+        416 if ask.range.is_some() => unsatisfied(held, ask, answer, has_digest),
         _ => Verdict::Status,
     }
 }
 
-fn whole(stored: Option<&Stored>, ask: &Ask, answer: &Answer, trust: Trust) -> Verdict {
-    let Some(stored) = stored else { return Verdict::Begin(ask.distrust) };
+fn whole(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_digest: bool) -> Verdict {
+    if answer.contradicts_itself() {
+        return if ask.range.is_some() { ask_whole(Some(Why::WrongRange)) } else { unusable_range() };
+    }
+    let Some(held) = held else { return Verdict::Begin(ask.distrust) };
     if let Some(why) = ask.distrust {
         return Verdict::Begin(Some(why));
     }
-    if is_page_instead(stored, answer) {
-        return page_instead(stored);
+    if is_page_instead(held, answer) {
+        return page_instead(held);
     }
     if answer.is_encoded {
         return Verdict::Begin(Some(Why::Encoded));
     }
-    if !stored.admits(&answer.version, trust) {
-        return Verdict::Begin(Some(mismatch(stored, answer)));
+    if ask.range.as_ref().is_some_and(|range| is_range_in_disguise(held, range, answer)) {
+        return ask_whole(Some(Why::WrongRange));
     }
-    // The same version, and yet not the range: an origin that does not understand `If-Range`, perhaps.
-    if ask.range.is_some() && !ask.if_range.is_empty() {
-        return Verdict::AskAgain(Ask { if_range: String::new(), ..ask.clone() });
+    match held.admit(&answer.seen, has_digest) {
+        Err(why) => Verdict::Begin(Some(why)),
+        // The same version, and yet not the range: an origin that does not understand `If-Range`, perhaps.
+        Ok(_) if ask.range.is_some() && !ask.if_range.is_empty() => {
+            Verdict::AskAgain(Ask { if_range: String::new(), ..ask.clone() })
+        }
+        Ok(admitted) => Verdict::Join(admitted),
     }
-    let total = answer.version.total.or(stored.binding.version.total).unwrap_or(u64::MAX);
-    Verdict::Discard { to: stored.ranges.gaps(total).next().map_or(0, |gap| gap.start) }
 }
 
-fn partial(stored: Option<&Stored>, ask: &Ask, answer: &Answer, trust: Trust) -> Verdict {
-    let (Some(stored), Some(range)) = (stored, &ask.range) else {
-        return Verdict::Refuse(Failure::retryable(
-            FailureReason::Protocol,
-            "the origin answered 206 (Partial Content) to a request for the whole",
-        ));
-    };
-    if is_page_instead(stored, answer) {
-        return page_instead(stored);
+/// Whether a 200 is the range that was asked for without saying so: as long as the range would be, or of another length
+/// under the same strong validator. It must not be taken for the whole before that was asked for.
+fn is_range_in_disguise(held: &Stored, range: &Range<u64>, answer: &Answer) -> bool {
+    let (Some(held_total), Some(length)) = (held.binding.version.total, answer.length) else { return false };
+    let is_same_version = held.binding.version.is_proved_by(&answer.seen.version);
+    let range_length = range.end.min(held_total).saturating_sub(range.start);
+    length != held_total && (is_same_version || length == range_length)
+}
+
+fn range(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_digest: bool) -> Verdict {
+    let (Some(held), Some(range)) = (held, &ask.range) else { return unusable_range() };
+    if is_page_instead(held, answer) {
+        return page_instead(held);
     }
     if answer.is_encoded {
         return ask_whole(Some(Why::Encoded));
     }
-    let Some(ContentRange::Bytes { first, last, .. }) = answer.content_range else {
+    if !matches!(answer.content_range, Some(ContentRange::Bytes { .. })) {
         return ask_whole(Some(Why::NoContentRange));
-    };
-    if first != range.start || last >= range.end {
+    }
+    let bytes = answer.bytes();
+    if bytes.start != range.start || bytes.end > range.end {
         return ask_whole(Some(Why::WrongRange));
     }
-    if !stored.admits(&answer.version, trust) {
-        return ask_whole(None);
+    match held.admit(&answer.seen, has_digest) {
+        Ok(admitted) => Verdict::Join(admitted),
+        Err(_) => ask_whole(None),
     }
-    Verdict::Continue { at: first, end: last + 1 }
 }
 
-fn unsatisfied(stored: Option<&Stored>, answer: &Answer) -> Verdict {
-    if let (Some(stored), Some(ContentRange::Unsatisfied { total })) = (stored, answer.content_range)
-        && stored.ranges.is_all_of(total)
-        && stored.binding.version.compare(&answer.version) != Sameness::Different
+fn unsatisfied(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_digest: bool) -> Verdict {
+    if let (Some(held), Some(ContentRange::Unsatisfied { total })) = (held, answer.content_range)
+        && let Ok(admitted) = held.admit_as_whole(total, &answer.seen, !ask.if_range.is_empty(), has_digest)
     {
-        return Verdict::Complete;
+        return Verdict::Complete(admitted);
     }
     ask_whole(Some(Why::Unsatisfiable))
 }
@@ -205,25 +196,23 @@ fn ask_whole(distrust: Option<Why>) -> Verdict {
     Verdict::AskAgain(Ask { distrust, ..Ask::default() })
 }
 
-fn mismatch(stored: &Stored, answer: &Answer) -> Why {
-    match stored.binding.version.compare(&answer.version) {
-        Sameness::Unproven => Why::Unproven,
-        Sameness::Drifted => Why::TagChanged,
-        Sameness::Same | Sameness::Different => Why::ContentChanged,
-    }
+fn unusable_range() -> Verdict {
+    let message = "the origin answered a request for the whole with a part of it";
+    Verdict::Refuse(Failure::retryable(FailureReason::Protocol, message))
 }
 
 /// A page where a file was: a login, a notice, a captive portal. It must not replace what is held.
-fn is_page_instead(stored: &Stored, answer: &Answer) -> bool {
-    answer.is_html() && !stored.binding.content_type.is_empty() && !is_html(&stored.binding.content_type)
+fn is_page_instead(held: &Stored, answer: &Answer) -> bool {
+    let before = &held.binding.content_type;
+    is_html(&answer.seen.content_type) && !before.is_empty() && !is_html(before)
 }
 
-fn page_instead(stored: &Stored) -> Verdict {
+fn page_instead(held: &Stored) -> Verdict {
     Verdict::Refuse(Failure::retryable(
         FailureReason::BadContent,
         format!(
             "the origin answers with an HTML page where it had `{}` before; what is held is kept",
-            stored.binding.content_type
+            held.binding.content_type
         ),
     ))
 }

@@ -1,126 +1,129 @@
 //! The third step: the bytes.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
-use crate::download::attempt::Attempt;
-use crate::download::flow::{Flow, Opened, Remains, Setup};
-use crate::download::plan::{Planned, expectation};
+use crate::download::flow::{Flow, Opened, Setup};
+use crate::download::held::Held;
+use crate::download::order::Order;
+use crate::download::plan::Planned;
 use crate::download::{Halt, is_local};
-use crate::files::digest::Hasher;
-use crate::files::part::Bound;
+use crate::files::binding::Why;
+use crate::files::bound::Bound;
 use crate::files::ranges::RangeSet;
 use crate::model::failure::{Failure, FailureReason};
+use crate::net::Session;
+
+pub(super) use crate::download::carry::ROOM_STEP;
+
+/// How often to look for bytes that did not come in order, to hash them behind the connections. One connection from the
+/// start needs none of this: its bytes are hashed as they pass.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// Fewer are left for later.
+const BEHIND_BYTES_MIN: u64 = 8 << 20;
+/// More are not hashed in one go: the end of a transfer waits for it.
+const BEHIND_BYTES_MAX: u64 = 32 << 20;
 
 /// All bytes are in the part file; nobody has looked at them yet.
 pub(super) struct Transferred {
     pub(super) bound: Bound,
     pub(super) name: String,
     pub(super) total: u64,
-    pub(super) hasher: Hasher,
-    /// The digests cover the bytes up to here.
-    pub(super) hashed: u64,
     /// Held from earlier attempts.
     pub(super) resumed_bytes: u64,
     /// The most connections at once.
     pub(super) connections: u32,
 }
 
-impl Attempt<'_> {
-    /// Fetches what is missing. What is held when that fails is checkpointed.
-    pub(super) async fn transfer(&mut self, planned: Planned) -> Result<Transferred, Halt> {
-        let Planned { source, name, mut bound, board, first, connections, reservation } = planned;
-        let resumed_bytes = bound.held().bytes();
-        let Some(first) = first else {
-            self.was_pieced = true;
-            let total = board.total().unwrap_or(resumed_bytes);
-            let hasher = self.hasher();
-            return Ok(Transferred { bound, name, total, hasher, hashed: 0, resumed_bytes, connections: 0 });
-        };
-        let sources = [source].iter().chain(&self.left).map(|source| self.sources[*source].clone()).collect();
-        let flow = Flow::new(Setup {
-            ctx: self.ctx,
-            bound: &bound,
-            sources,
-            session: self.session.clone(),
-            connections,
-            expectation: expectation(&bound),
-            trust: self.trust(),
-            limit: self.limit(),
-            board,
-            hasher: self.hasher(),
-            reservation,
-        });
-        let end = drive(&flow, first).await;
-        let Remains { board, hasher, hashed, saved, peak } = flow.into_remains();
-        self.was_pieced = resumed_bytes > 0 || bound.is_pieced();
-        match (end, hasher) {
-            (Ok(()), Some(hasher)) => {
-                let total = board.have().end();
-                bound.set_total(total);
-                self.ctx.meter.set_total(total);
-                Ok(Transferred { bound, name, total, hasher, hashed, resumed_bytes, connections: peak })
-            }
-            (end, _) => {
-                let lost = || Failure::retryable(FailureReason::Internal, "the digests were lost").into();
-                let halt = end.err().unwrap_or_else(lost);
-                self.keep(bound, board.have().clone(), saved, &halt).await;
-                Err(halt)
-            }
+/// Fetches what is missing. What is held when that fails is checkpointed. `others`: sources that were not tried yet.
+pub(super) async fn transfer(
+    order: &Order<'_>,
+    planned: Planned,
+    others: &[usize],
+    held: &mut Held,
+    session: &Session,
+) -> Result<Transferred, Halt> {
+    let Planned { source, name, mut bound, board, first, connections, reservation } = planned;
+    let resumed_bytes = bound.with_held(RangeSet::bytes);
+    let Some(first) = first else {
+        held.was_pieced = true;
+        let total = board.total().unwrap_or(resumed_bytes);
+        return Ok(Transferred { bound, name, total, resumed_bytes, connections: 0 });
+    };
+    let has_digest = order.has_digest() || !bound.binding().announced.is_empty();
+    // Bytes of two sources are joined only where a digest of the whole will be checked.
+    let others = others.iter().filter(|_| has_digest).copied();
+    let flow = Flow::new(Setup {
+        order,
+        bound: &bound,
+        sources: std::iter::once(source).chain(others).collect(),
+        session: session.clone(),
+        connections,
+        board,
+        reservation,
+    });
+    let end = drive(&flow, first, has_digest).await;
+    let connections = flow.into_peak();
+    held.was_pieced = resumed_bytes > 0 || bound.is_pieced();
+    match end {
+        Ok(()) => {
+            let total = bound.with_held(RangeSet::end);
+            bound.set_total(total);
+            order.ctx.meter.set_total(total);
+            Ok(Transferred { bound, name, total, resumed_bytes, connections })
         }
-    }
-
-    /// The most bytes that a body of unknown length may have.
-    fn limit(&self) -> Option<(u64, Failure)> {
-        match (self.spec.expected_bytes, self.spec.max_bytes) {
-            (Some(expected), most) if most.is_none_or(|most| expected <= most) => {
-                let message = format!("the file has more than the {expected} bytes of `expected_bytes`");
-                Some((expected, Failure::fatal(FailureReason::SizeMismatch, message)))
-            }
-            (_, Some(most)) => {
-                let message = format!("the file has more than the {most} bytes of `max_bytes`");
-                Some((most, Failure::fatal(FailureReason::TooLarge, message)))
-            }
-            _ => None,
+        Err(halt) if bound.is_contradicted() => {
+            held.drop_wrong(bound, Why::ContentChanged).await?;
+            Err(halt)
         }
-    }
-
-    /// Makes the last checkpoint. `saved`: what the one before claims.
-    pub(super) async fn keep(&mut self, bound: Bound, have: RangeSet, saved: RangeSet, halt: &Halt) {
-        if have.is_empty() {
-            // What was never there needs no trace; a failure to remove it is no news beside that of the attempt.
-            let _ = bound.unbind(have).discard().await;
-            return;
+        Err(halt) => {
+            held.set_part(bound.close().await);
+            Err(halt)
         }
-        // After an I/O error the device may have lost bytes that were written: only the old claims hold.
-        let is_doubtful = matches!(halt, Halt::Failed(failure) if failure.reason == FailureReason::Io);
-        let kept = if !is_doubtful && bound.checkpoint(have.clone()).await.is_ok() { have } else { saved };
-        self.part = Some(bound.unbind(kept));
     }
 }
 
 /// Runs the connections, and what hashes behind them.
-async fn drive(flow: &Flow<'_>, first: Opened) -> Result<(), Halt> {
-    let mut chase = pin!(flow.chase());
-    let (end, lost) = tokio::select! {
+async fn drive(flow: &Flow<'_>, first: Opened, has_digest: bool) -> Result<(), Halt> {
+    let mut behind = pin!(hash_behind(flow));
+    let (end, unread) = tokio::select! {
         biased;
-        end = connect(flow, first) => {
+        end = connect(flow, first, has_digest) => {
             flow.over.cancel();
             // What another thread hashes is waited for: it has the digests.
-            (end, chase.await)
+            (end, behind.await)
         }
-        lost = &mut chase => (Ok(()), lost),
+        unread = &mut behind => (Ok(()), unread),
     };
-    match lost {
-        Some(failure) => Err(failure.into()),
-        None => end,
+    match unread {
+        Err(failure) => Err(failure.into()),
+        Ok(()) => end,
+    }
+}
+
+/// Hashes what lies complete behind the connections until they have ended: what was held before, and what several
+/// connections bring, is read back from the page cache on another thread, so that little is left to do after the last
+/// byte.
+async fn hash_behind(flow: &Flow<'_>) -> Result<(), Failure> {
+    loop {
+        tokio::select! {
+            biased;
+            () = flow.over.cancelled() => return Ok(()),
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+        }
+        while flow.bound.digest_behind(BEHIND_BYTES_MIN, BEHIND_BYTES_MAX).await? {
+            if flow.over.is_cancelled() {
+                return Ok(());
+            }
+        }
     }
 }
 
 /// Runs the connections until all bytes are there, nobody can bring more, or the attempt is stopped.
-async fn connect(flow: &Flow<'_>, first: Opened) -> Result<(), Halt> {
+async fn connect(flow: &Flow<'_>, first: Opened, has_digest: bool) -> Result<(), Halt> {
     let mut workers = FuturesUnordered::new();
     workers.push(flow.worker(0, Some(first)));
     for index in 1..flow.connections.most {
@@ -131,20 +134,28 @@ async fn connect(flow: &Flow<'_>, first: Opened) -> Result<(), Halt> {
     loop {
         let end = tokio::select! {
             biased;
-            () = flow.ctx.stop.cancelled() => return Err(Halt::Stopped),
+            () = flow.order.ctx.stop.cancelled() => return Err(Halt::Stopped),
             end = workers.next() => end,
             failure = &mut checkpoints => return Err(failure.into()),
         };
         match end {
-            Some(Err(local)) if is_local(&local) => return Err(local.into()),
-            _ if flow.is_complete() => return Ok(()),
+            Some(Err(Halt::Failed(other))) if !is_local(&other) => {
+                // Without a digest nobody can tell which of the two versions is in the file.
+                if flow.bound.is_contradicted() && !has_digest {
+                    return Err(other.into());
+                }
+                failure = Some(worse(failure, other));
+            }
+            Some(Err(halt)) => return Err(halt),
             Some(Ok(())) => {}
-            Some(Err(other)) => failure = Some(worse(failure, other)),
             None => {
                 let nobody =
                     || Failure::retryable(FailureReason::Truncated, "no connection brought the rest of the file");
                 return Err(failure.unwrap_or_else(nobody).into());
             }
+        }
+        if flow.is_complete() {
+            return Ok(());
         }
     }
 }

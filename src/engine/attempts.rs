@@ -49,6 +49,8 @@ pub struct RunnerParts {
     pub retry_after_max: Duration,
     /// Whether partial downloads are found again by URL and path, whatever job they belong to.
     pub parts_by_url: bool,
+    /// The most bytes of a download whose task sets no limit of its own; `None`: any number.
+    pub max_download_bytes: Option<u64>,
     /// Threads for transfers.
     pub workers: usize,
     /// What each of them has.
@@ -66,6 +68,7 @@ pub(crate) struct Runner {
     pub(crate) parts: Arc<JobParts>,
     pub(crate) durability: Durability,
     pub(crate) retry_after_max: Duration,
+    pub(crate) max_download_bytes: Option<u64>,
     /// The root of all attempts' tokens.
     pub(crate) token: CancellationToken,
     workers: Mutex<Option<Workers>>,
@@ -119,6 +122,7 @@ impl Runner {
             content: parts.content,
             durability: parts.durability,
             retry_after_max: parts.retry_after_max,
+            max_download_bytes: parts.max_download_bytes,
             token: CancellationToken::new(),
             workers: Mutex::new(Some(workers)),
             commands: OnceLock::new(),

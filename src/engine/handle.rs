@@ -22,13 +22,14 @@ use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::{Job, WrongState};
 use crate::model::limits::Limits;
+use crate::model::outcome::DownloadResult;
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::task::TaskState;
 use crate::model::time::Timestamp;
 use crate::store::{Chunk, StoreError, StoredEvent};
 
-/// Paths of downloads that are looked at in one go when files are deleted.
-const PATHS_MAX: u32 = 1000;
+/// What is read of a finished download.
+pub use crate::files::root::Finished;
 
 /// The engine, as others see it. Cheap to clone.
 #[derive(Clone)]
@@ -204,19 +205,9 @@ impl Engine {
             return Err(WrongState { state: job.state, event: "deleted" }.into());
         }
         if delete_files {
-            self.delete_files(id).await?;
+            self.runner.parts.delete_created(id).await?;
         }
         self.ask(|reply| Command::Delete { job: id, reply }).await
-    }
-
-    async fn delete_files(&self, id: JobId) -> Result<(), EngineError> {
-        let mut from = 0;
-        loop {
-            let paths = self.runner.store.download_paths(id, from, PATHS_MAX).await?;
-            let Some((last, _)) = paths.last() else { return Ok(()) };
-            from = last + 1;
-            self.runner.parts.delete_files(paths.into_iter().map(|(_, path)| path).collect()).await;
-        }
     }
 
     /// The limits in force.
@@ -246,10 +237,9 @@ impl Engine {
         explanation.await.map_err(|_| EngineError::Draining)
     }
 
-    /// Bytes of a finished download.
-    pub async fn read_download(&self, path: &str, offset: u64, length: usize) -> Result<Bytes, Failure> {
-        let read = self.runner.root.read(path, offset, length).await?;
-        Ok(read.map(|(bytes, _)| Bytes::from(bytes)).unwrap_or_default())
+    /// Opens the file of a finished download for reading. `None`: it is not there, or it is another one by now.
+    pub async fn open_download(&self, download: &DownloadResult) -> Result<Option<Finished>, Failure> {
+        self.runner.root.open_finished(&download.path, download.bytes, download.created).await
     }
 
     /// Bytes of a body that is too long for the database.

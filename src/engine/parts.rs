@@ -10,9 +10,10 @@ use crate::download;
 use crate::files::aside::Aside;
 use crate::files::{ContentStore, Root};
 use crate::model::ids::{JobId, TaskId, TaskIndex};
+use crate::model::outcome::Outcome;
 use crate::model::spec::{DownloadSpec, Work};
 use crate::model::task::TaskState;
-use crate::store::{Store, StoredTask};
+use crate::store::{Store, StoreError, StoredTask};
 
 /// Tasks that are looked at in one go.
 const TASKS_MAX: u32 = 500;
@@ -36,6 +37,11 @@ impl JobParts {
         by_url: bool,
     ) -> JobParts {
         JobParts { aside: Aside::new(root.clone(), aside), root, content, store, by_url }
+    }
+
+    /// Whether parts are named by URL and path, so that another process may use the same.
+    pub(crate) fn by_url(&self) -> bool {
+        self.by_url
     }
 
     /// The name of a task's part: its own, so that two jobs never share one, or that of its URL and path.
@@ -116,11 +122,20 @@ impl JobParts {
         }
     }
 
-    /// Deletes finished downloads.
-    pub(crate) async fn delete_files(&self, paths: Vec<String>) {
-        for path in paths {
-            if let Err(failure) = self.root.remove_file(&path).await {
-                tracing::warn!("{}", failure.message);
+    /// Deletes the finished downloads that a job created and that are still the files that it created. What it found
+    /// there, and what somebody else has put there since, is not its own.
+    pub(crate) async fn delete_created(&self, job: JobId) -> Result<(), StoreError> {
+        let mut from = 0;
+        loop {
+            let tasks = self.store.tasks(job, &[TaskState::Succeeded], from, TASKS_MAX).await?;
+            let Some(last) = tasks.last() else { return Ok(()) };
+            from = last.index.saturating_add(1);
+            for task in &tasks {
+                let Some(Outcome::Download(download)) = &task.row.outcome else { continue };
+                let Some(created) = download.created else { continue };
+                if let Err(failure) = self.root.remove_created(&download.path, download.bytes, created).await {
+                    tracing::warn!(%job, "a file is left: {}", failure.message);
+                }
             }
         }
     }

@@ -155,7 +155,7 @@ async fn download(
     stop: &CancellationToken,
 ) -> (AttemptEnd, AttemptReport) {
     let part_key = runner.parts.key(launch.id, spec);
-    let settings = Settings::default();
+    let settings = Settings { max_bytes: runner.max_download_bytes, ..Settings::default() };
     let clock = runner.clock.clone();
     let now = move || clock.now();
     let context = DownloadContext {
@@ -164,6 +164,8 @@ async fn download(
         root: &runner.root,
         directory: &launch.directory,
         part_key: &part_key,
+        part_is_shared: runner.parts.by_url(),
+        has_history: launch.has_history,
         meter: &launch.meter,
         stop,
         durability: runner.durability,

@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::files::checkpoint::{meta_draft_name, meta_name, part_name};
 use crate::files::error::{blocking, failure};
-use crate::files::part::{meta_draft_name, meta_name, part_name};
 use crate::files::root::Root;
 use crate::model::failure::Failure;
 use crate::model::ids::JobId;

@@ -8,14 +8,16 @@ use std::io;
 use std::sync::Arc;
 
 use crate::files::Durability;
+use crate::files::bound::Bound;
+use crate::files::checkpoint::{Place, part_name};
 use crate::files::error::{blocking, failure};
 use crate::files::folder::Folder;
 use crate::files::names;
-use crate::files::part::{Bound, Shared, part_name};
 use crate::files::source::{Existing, Record};
 use crate::model::failure::{Failure, FailureReason};
+use crate::model::outcome::CreatedFile;
 
-/// Names that are tried before a rename gives up.
+/// Names that are tried, from the first that may be free, before a rename gives up.
 const CANDIDATES_MAX: u32 = 10_000;
 
 /// What happens to a file that has the name.
@@ -27,7 +29,7 @@ pub enum Taken {
     Rename,
     /// It is replaced.
     Replace,
-    /// It is replaced, unless it is known to come from elsewhere than these URLs: then as `Rename`.
+    /// It is replaced if a download made it from one of these sources and nobody has changed it since; else as `Rename`.
     ReplaceOwn(Vec<String>),
 }
 
@@ -37,14 +39,30 @@ impl Taken {
     }
 }
 
+/// A finished file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Relative to the root.
+    pub path: String,
+    /// Tells it from a file that takes its name later.
+    pub created: CreatedFile,
+}
+
 impl Bound {
-    /// Gives the finished part its name. `size` is what it must have. Returns its path relative to the root.
-    pub async fn commit(self, name: &str, size: u64, taken: Taken, durability: Durability) -> Result<String, Failure> {
-        let shared = Arc::clone(self.part().shared());
+    /// Gives the finished part its name. `size` is what it must have.
+    pub async fn commit(
+        self,
+        name: &str,
+        size: u64,
+        taken: Taken,
+        durability: Durability,
+    ) -> Result<Committed, Failure> {
+        let place = Arc::clone(self.place());
         let binding = self.binding();
         let record = Record {
-            key: shared.key.clone(),
-            url: binding.url.clone(),
+            key: place.key.clone(),
+            source: binding.source.clone(),
+            url: binding.final_url.clone(),
             etag: binding.version.etag.clone(),
             last_modified: binding.version.last_modified.clone(),
             content_type: binding.content_type.clone(),
@@ -52,10 +70,10 @@ impl Bound {
         };
         let commit = Commit { name: name.to_owned(), size, taken, durability, record };
         // What waits for nothing is done in place: a small file costs a few system calls and no change of threads.
-        if durability == Durability::None && !shared.has_meta() {
-            return commit.run(&shared);
+        if durability == Durability::None && !place.has_meta() {
+            return commit.run(&place);
         }
-        blocking(move || commit.run(&shared)).await
+        blocking(move || commit.run(&place)).await
     }
 }
 
@@ -68,61 +86,75 @@ struct Commit {
 }
 
 impl Commit {
-    fn run(self, shared: &Shared) -> Result<String, Failure> {
-        let fail = |error: io::Error| shared.fail("finish", &error);
-        let length = shared.file.metadata().map_err(fail)?.len();
-        if length != self.size {
-            let message = format!("the part file has {length} bytes and not the {} that were received", self.size);
+    fn run(self, place: &Place) -> Result<Committed, Failure> {
+        let fail = |error: io::Error| place.fail("finish", &error);
+        let mut metadata = place.disk.metadata().map_err(fail)?;
+        if metadata.len() > self.size {
+            // Of an attempt before, at a longer version.
+            place.disk.truncate(self.size).map_err(fail)?;
+            metadata = place.disk.metadata().map_err(fail)?;
+        }
+        if metadata.len() != self.size {
+            let message =
+                format!("the part file has {} bytes and not the {} that were received", metadata.len(), self.size);
             return Err(Failure::retryable(FailureReason::Io, message));
         }
-        self.record.write(&shared.file);
+        let created = self.record.write(place.disk.file(), &metadata);
         if self.durability == Durability::Full {
-            shared.file.sync_data().map_err(fail)?;
+            place.disk.sync().map_err(fail)?;
         }
-        let name = give_name(shared, &self.name, &self.taken)?;
+        let name = give_name(place, &self.name, &self.taken)?;
         if self.durability == Durability::Full {
-            shared.root.sync_folder(&shared.folder).map_err(fail)?;
+            place.root.sync_folder(&place.folder).map_err(fail)?;
         }
-        shared.remove_meta().map_err(fail)?;
-        Ok(shared.folder.path_of(&name))
+        place.remove_meta().map_err(fail)?;
+        Ok(Committed { path: place.folder.path_of(&name), created })
     }
 }
 
-fn give_name(shared: &Shared, name: &str, taken: &Taken) -> Result<String, Failure> {
-    let folder = &shared.folder;
+fn give_name(place: &Place, name: &str, taken: &Taken) -> Result<String, Failure> {
+    let folder = &place.folder;
     if *taken == Taken::Replace {
-        return replace(shared, name);
+        return replace(place, name);
     }
-    for nth in 0..CANDIDATES_MAX {
-        let candidate = names::candidate(name, nth);
-        match folder.rename_to_free(&part_name(&shared.key), &candidate) {
-            Ok(()) => return Ok(candidate),
+    let mut number = 0;
+    for _ in 0..CANDIDATES_MAX {
+        let candidate = names::candidate(name, number);
+        match folder.rename_to_free(&part_name(&place.key), &candidate) {
+            Ok(()) => {
+                if number > 0 {
+                    place.root.note_number(folder.path_of(name), number + 1);
+                }
+                return Ok(candidate);
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(failure("rename to", &folder.path_of(&candidate), &error)),
         }
         match taken {
-            Taken::ReplaceOwn(urls) if is_from(folder, &candidate, urls)? => return replace(shared, &candidate),
+            Taken::ReplaceOwn(sources) if is_from(folder, &candidate, sources)? => return replace(place, &candidate),
+            // Those before it were taken the last time.
+            Taken::Rename if number == 0 => number = place.root.first_number(&folder.path_of(name)).max(1),
             taken if !taken.may_rename() => return Err(exists(folder, name)),
-            _ => {}
+            _ => number += 1,
         }
     }
     Err(exists(folder, name))
 }
 
-fn replace(shared: &Shared, name: &str) -> Result<String, Failure> {
-    let folder = &shared.folder;
-    match folder.rename(&part_name(&shared.key), name) {
+fn replace(place: &Place, name: &str) -> Result<String, Failure> {
+    let folder = &place.folder;
+    match folder.rename(&part_name(&place.key), name) {
         Ok(()) => Ok(name.to_owned()),
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => Err(exists(folder, name)),
         Err(error) => Err(failure("rename to", &folder.path_of(name), &error)),
     }
 }
 
-/// Whether a file may have come from one of `urls`: it says so, or does not say where from.
-fn is_from(folder: &Folder, name: &str, urls: &[String]) -> Result<bool, Failure> {
+/// Whether a download made this file from one of these sources, and nobody has changed it since.
+fn is_from(folder: &Folder, name: &str, sources: &[String]) -> Result<bool, Failure> {
     let Some(file) = folder.open(name)? else { return Ok(false) };
     let existing = Existing::of(file).map_err(|error| failure("look at", &folder.path_of(name), &error))?;
-    Ok(existing.source().is_none_or(|url| urls.iter().any(|own| own == url)))
+    Ok(existing.is_from(sources))
 }
 
 /// The failure of a name that is taken.
@@ -140,7 +172,7 @@ pub fn committed_before(
     key: &str,
     taken: &Taken,
 ) -> Result<Option<(String, Existing)>, Failure> {
-    find_candidate(folder, name, taken, |existing| existing.record.as_ref().is_some_and(|record| record.key == key))
+    find_candidate(folder, name, taken, |existing| existing.record().is_some_and(|record| record.key == key))
 }
 
 /// The first file that has the name, or one that a rename would have given it, and that `is_it`.
@@ -151,8 +183,8 @@ pub fn find_candidate(
     is_it: impl Fn(&Existing) -> bool,
 ) -> Result<Option<(String, Existing)>, Failure> {
     let last = if taken.may_rename() { CANDIDATES_MAX } else { 1 };
-    for nth in 0..last {
-        let candidate = names::candidate(name, nth);
+    for number in 0..last {
+        let candidate = names::candidate(name, number);
         if !folder.has(&candidate)? {
             break;
         }

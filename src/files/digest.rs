@@ -18,6 +18,12 @@ enum State {
     Crc32c(u32),
 }
 
+impl std::fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Hasher of {}", self.0.len())
+    }
+}
+
 impl Hasher {
     /// For these algorithms; one that is named twice is computed once.
     pub fn new(algorithms: impl IntoIterator<Item = Algorithm>) -> Hasher {

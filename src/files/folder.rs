@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,6 +21,16 @@ use crate::model::failure::Failure;
 pub struct Folder {
     dir: Arc<OwnedFd>,
     path: Arc<str>,
+    device: u64,
+}
+
+/// A file system as it was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Room {
+    /// Bytes that an ordinary user may still take.
+    pub(super) free: u64,
+    /// Bytes that an ordinary user could take if it were empty.
+    pub(super) capacity: u64,
 }
 
 impl Folder {
@@ -27,7 +38,8 @@ impl Folder {
     pub(super) fn new(dir: &Dir, path: &str) -> io::Result<Folder> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::openat(dir, ".", flags, Mode::empty())?;
-        Ok(Folder { dir: Arc::new(dir), path: path.into() })
+        let device = rustix::fs::fstat(&dir)?.st_dev;
+        Ok(Folder { dir: Arc::new(dir), path: path.into(), device })
     }
 
     /// Its path relative to the root; empty: the root itself.
@@ -46,6 +58,16 @@ impl Folder {
             Ok(_) => Ok(true),
             Err(rustix::io::Errno::NOENT) => Ok(false),
             Err(error) => Err(failure("look at", &self.path_of(name), &error.into())),
+        }
+    }
+
+    /// Whether a name leads to this open file.
+    pub(super) fn leads_to(&self, name: &str, file: &File) -> io::Result<bool> {
+        let own = file.metadata()?;
+        match rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(named) => Ok((named.st_dev, named.st_ino) == (own.dev(), own.ino())),
+            Err(rustix::io::Errno::NOENT) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -72,7 +94,8 @@ impl Folder {
     pub(super) fn rename_to_free(&self, from: &str, to: &str) -> io::Result<()> {
         use rustix::io::Errno;
         match rustix::fs::renameat_with(&self.dir, from, &self.dir, to, RenameFlags::NOREPLACE) {
-            // File systems without that flag have hard links, or they refuse here too.
+            // File systems without that flag have hard links, or they refuse here too. A crash between the two calls
+            // leaves a part with two names, which is noticed when it is opened.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
                 rustix::fs::linkat(&self.dir, from, &self.dir, to, AtFlags::empty())?;
                 Ok(rustix::fs::unlinkat(&self.dir, from, AtFlags::empty())?)
@@ -108,14 +131,17 @@ impl Folder {
         &self.dir
     }
 
-    pub(super) fn device(&self) -> io::Result<u64> {
-        Ok(rustix::fs::fstat(&self.dir)?.st_dev)
+    /// Names its file system.
+    pub(super) fn device(&self) -> u64 {
+        self.device
     }
 
-    /// Bytes that an ordinary user may still take on its file system.
-    pub(super) fn free_bytes(&self) -> io::Result<u64> {
+    /// Looks at the free space of its file system.
+    pub(super) fn room(&self) -> io::Result<Room> {
         let stat = rustix::fs::fstatvfs(&self.dir)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let of_root = stat.f_bfree.saturating_sub(stat.f_bavail);
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(Room { free: bytes(stat.f_bavail), capacity: bytes(stat.f_blocks.saturating_sub(of_root)) })
     }
 }
 

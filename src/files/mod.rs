@@ -1,17 +1,22 @@
 //! The disk: the only code of haul that writes to it, apart from the database.
 //!
 //! Everything lies in the download root, reached through a directory handle that no path, link or name leads out of
-//! ([`Root`]); bytes come into being in a part file whose name belongs to one task ([`part::Part`]) and are bound to the
-//! version of the resource that they were received under ([`version::Version`]); a finished file appears under its
-//! name whole, checked, synced and at once, or not at all.
+//! ([`Root`]); bytes come into being in a part file whose name belongs to one task ([`part::Part`]), pass one gate
+//! ([`bound::Bound`]) and are bound to the version of the resource that they were received under ([`binding::Binding`]); a
+//! finished file appears under its name whole, checked, synced and at once, or not at all.
 //!
 //! It knows nothing of HTTP, jobs or retries. Appends and positioned writes go to the page cache and are done in place;
 //! what waits for the device (syncing, reading back) is done on the blocking pool.
 
 pub mod aside;
+pub mod binding;
+pub mod bound;
+mod checkpoint;
+mod claims;
 pub mod commit;
 pub mod content;
 pub mod digest;
+pub mod disk;
 mod error;
 pub mod folder;
 pub mod names;
@@ -20,6 +25,7 @@ pub mod ranges;
 pub mod root;
 pub mod source;
 pub mod space;
+mod syncs;
 pub mod version;
 
 pub use content::ContentStore;

@@ -3,6 +3,7 @@
 
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::path::{self, is_device};
+use crate::model::text::is_misleading;
 
 pub use crate::model::path::{NAME_BYTES_MAX, OWN_PREFIX};
 
@@ -14,8 +15,8 @@ const RENAME_ROOM: usize = 15;
 
 /// Splits a path that a client gave into its directory (empty: none) and its name.
 ///
-/// Refuses with `FORBIDDEN_PATH` what is absolute, climbs, is empty in part, holds control characters, is too long, or
-/// is a reserved name.
+/// Refuses with `FORBIDDEN_PATH` what is absolute, climbs, is empty in part, holds control or format characters, is too
+/// long, or is a reserved name.
 pub fn split(path: &str) -> Result<(&str, &str), Failure> {
     check(path)?;
     Ok(path.rsplit_once('/').unwrap_or(("", path)))
@@ -35,11 +36,13 @@ pub fn sanitize(suggestion: &str) -> Option<String> {
     let last = suggestion.rsplit(['/', '\\']).next().unwrap_or_default();
     let clean: String = last
         .chars()
-        .filter(|char| !char.is_control())
+        .filter(|char| !is_misleading(*char))
         .map(|char| if matches!(char, '<' | '>' | ':' | '"' | '|' | '?' | '*') { '_' } else { char })
         .collect();
-    // A dot or space at an end hides the file, or is dropped by other systems; a leading one could also make `..`.
-    let clean = clean.trim_matches(|char: char| char.is_whitespace() || char == '.');
+    // A dot or space at an end hides the file, or is dropped by other systems; a leading one could also make `..`. A
+    // leading dash makes an option of the name.
+    let is_edge = |char: char| char.is_whitespace() || char == '.';
+    let clean = clean.trim_start_matches(|char| is_edge(char) || char == '-').trim_end_matches(is_edge);
     if clean.is_empty() {
         return None;
     }
@@ -126,6 +129,12 @@ mod tests {
             "con.txt",
             "a/COM1.log",
             "lpt9",
+            "COM0",
+            "com¹.txt",
+            "conout$",
+            "a\u{202e}b",
+            "a/x\u{200b}y",
+            "a\u{2028}b",
             &long_part,
             &long_path,
         ];
@@ -157,6 +166,12 @@ mod tests {
             "...",
             "ends. ",
             ".haul-1.part",
+            "invoice\u{202e}fdp.exe",
+            "a\u{2066}b\u{2069}\u{200b}\u{e0041}.txt",
+            "שלום.txt",
+            "-rf",
+            "-- .-x",
+            "LPT²",
         ];
         let table: Vec<_> = suggestions.iter().map(|text| format!("{text:?} -> {:?}", sanitize(text))).collect();
         insta::assert_snapshot!(table.join("\n"));

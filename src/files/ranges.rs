@@ -62,6 +62,22 @@ impl RangeSet {
         self.ranges.last().map_or(0, |range| range.end)
     }
 
+    /// Whether the byte at `at` is there, and up to where (excluded) that is so of all that follow it.
+    pub fn run_at(&self, at: u64) -> (bool, u64) {
+        let next = self.ranges.partition_point(|own| own.end <= at);
+        match self.ranges.get(next) {
+            Some(range) if range.start <= at => (true, range.end),
+            Some(range) => (false, range.start),
+            None => (false, u64::MAX),
+        }
+    }
+
+    /// What is missing within `range`, in order.
+    pub fn gaps_in(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+        let from = range.start;
+        self.gaps(range.end).filter(move |gap| gap.end > from).map(move |gap| gap.start.max(from)..gap.end)
+    }
+
     /// Whether everything below `total` is there, and nothing beyond.
     pub fn is_all_of(&self, total: u64) -> bool {
         self.total == total && self.end() == total
@@ -116,8 +132,16 @@ mod tests {
             prop_assert_eq!(set.bytes(), held);
             let missing: Vec<u64> = set.gaps(80).flatten().collect();
             let expected: Vec<u64> = (0..80).filter(|byte| !model[*byte as usize]).collect();
-            prop_assert_eq!(missing, expected);
+            prop_assert_eq!(&missing, &expected);
             prop_assert_eq!(set.prefix(), model.iter().take_while(|held| **held).count() as u64);
+            for at in 0..80_u64 {
+                let (is_held, end) = set.run_at(at);
+                prop_assert_eq!(is_held, model[at as usize]);
+                let run = model[at as usize..].iter().take_while(|held| **held == is_held).count() as u64;
+                prop_assert!(end == at + run || (end == u64::MAX && at + run == 80));
+                let inner: Vec<u64> = set.gaps_in(at..80).flatten().collect();
+                prop_assert!(inner.iter().eq(expected.iter().filter(|byte| **byte >= at)));
+            }
             prop_assert_eq!(set.is_all_of(held), set.prefix() == held);
             let json = serde_json::to_string(&set).unwrap();
             prop_assert_eq!(serde_json::from_str::<RangeSet>(&json).unwrap(), set);

@@ -3,28 +3,41 @@
 //! Paths are resolved beneath a directory handle by the kernel (`openat2`), so that neither `..` nor a symbolic link,
 //! also one that is swapped in while we look, leads out of it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use rustix::fs::XattrFlags;
+use tokio::time::Instant;
 
+use crate::files::claims::{Claim, Claims};
+use crate::files::disk::Faults;
 use crate::files::error::{blocking, failure};
 use crate::files::folder::Folder;
 use crate::files::names;
+use crate::files::source;
 use crate::files::space::{NoSpace, Reservation, Space};
+use crate::files::syncs::Syncs;
 use crate::model::failure::{Failure, FailureReason};
+use crate::model::outcome::CreatedFile;
 
 /// Marks a directory as made by us, so that it may be removed again when nothing came to be in it.
 const MADE_BY_US: &str = "user.haul.made";
 
 /// Directories that are remembered as durable; beyond, they are simply synced again.
 const DURABLE_MAX: usize = 4096;
+/// Open directories that are kept for the next download there, each for so long: opening one costs a small file as much
+/// as writing it.
+const OPEN_MAX: usize = 64;
+const OPEN_TIME: Duration = Duration::from_secs(1);
+/// Names that are remembered as taken; beyond, they are simply tried again.
+const NUMBERS_MAX: usize = 4096;
 
 /// The directory that all downloads lie in.
 #[derive(Debug)]
@@ -35,19 +48,56 @@ pub struct Root {
     space: Arc<Space>,
     /// Directories whose own names are known to be on the device.
     durable: Mutex<HashSet<String>>,
+    open: Mutex<HashMap<String, (Folder, Instant)>>,
+    /// The number that the next file of a name gets, which is taken without one. A hint: what is wrong costs a try.
+    numbers: Mutex<HashMap<String, u32>>,
+    claims: Arc<Claims>,
+    syncs: Syncs,
+    faults: Option<Arc<dyn Faults>>,
 }
 
 impl Root {
     /// Opens the root, and makes it when it is missing.
     pub fn open(path: &Path) -> Result<Root, Failure> {
+        Root::with_reserve(path, None)
+    }
+
+    /// As [`Root::open`], with so many bytes that downloads leave free on their file system; `None`: 1 GiB or 5 % of it,
+    /// whichever is less.
+    pub fn with_reserve(path: &Path, reserve_bytes: Option<u64>) -> Result<Root, Failure> {
         let shown = path.display().to_string();
         let open = || {
             Dir::create_ambient_dir_all(path, ambient_authority())?;
             let dir = Dir::open_ambient_dir(path, ambient_authority())?;
             let folder = Folder::new(&dir, "")?;
-            Ok(Root { dir, folder, space: Arc::default(), durable: Mutex::default() })
+            Ok(Root {
+                dir,
+                folder,
+                space: Arc::new(Space::new(reserve_bytes)),
+                durable: Mutex::default(),
+                open: Mutex::default(),
+                numbers: Mutex::default(),
+                claims: Arc::default(),
+                syncs: Syncs::default(),
+                faults: None,
+            })
         };
         open().map_err(|error| failure("open the download directory", &shown, &error))
+    }
+
+    /// Lets the disk fail as `faults` says.
+    #[must_use]
+    pub fn with_faults(self, faults: Arc<dyn Faults>) -> Root {
+        Root { faults: Some(faults), ..self }
+    }
+
+    pub(super) fn faults(&self) -> Option<Arc<dyn Faults>> {
+        self.faults.clone()
+    }
+
+    /// Claims the part of this path; `None`: it is in use.
+    pub(super) fn claim(&self, path: String) -> Option<Claim> {
+        self.claims.claim(path)
     }
 
     /// The directory of this relative path, if it is there.
@@ -55,12 +105,27 @@ impl Root {
         if path.is_empty() {
             return Ok(Some(self.folder.clone()));
         }
+        if let Some((folder, _)) = lock(&self.open).get(path).filter(|(_, since)| since.elapsed() < OPEN_TIME) {
+            return Ok(Some(folder.clone()));
+        }
         names::check(path)?;
         match self.open_folder(path) {
-            Ok(folder) => Ok(Some(folder)),
+            Ok(folder) => {
+                let mut open = lock(&self.open);
+                if open.len() >= OPEN_MAX {
+                    open.clear();
+                }
+                open.insert(path.to_owned(), (folder.clone(), Instant::now()));
+                Ok(Some(folder))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failure("open the directory", path, &error)),
         }
+    }
+
+    /// Opens the directory anew the next time.
+    pub(super) fn forget_folder(&self, path: &str) {
+        lock(&self.open).remove(path);
     }
 
     fn open_folder(&self, path: &str) -> io::Result<Folder> {
@@ -96,7 +161,8 @@ impl Root {
     pub fn prune(&self, path: &str) {
         let mut rest = path;
         while !rest.is_empty() && self.is_made_by_us(rest) && self.dir.remove_dir(rest).is_ok() {
-            self.lock_durable().remove(rest);
+            lock(&self.durable).remove(rest);
+            self.forget_folder(rest);
             rest = rest.rsplit_once('/').map_or("", |(above, _)| above);
         }
     }
@@ -108,16 +174,16 @@ impl Root {
 
     /// Makes the names in a folder durable, and the names of the folder and those above it once.
     pub(super) fn sync_folder(&self, folder: &Folder) -> io::Result<()> {
-        folder.sync()?;
+        self.syncs.sync(folder.path(), || folder.sync())?;
         let mut rest = folder.path();
-        while !rest.is_empty() && !self.lock_durable().contains(rest) {
+        while !rest.is_empty() && !lock(&self.durable).contains(rest) {
             let above = rest.rsplit_once('/').map_or("", |(above, _)| above);
             if above.is_empty() {
                 self.folder.sync()?;
             } else {
                 self.open_folder(above)?.sync()?;
             }
-            let mut durable = self.lock_durable();
+            let mut durable = lock(&self.durable);
             if durable.len() >= DURABLE_MAX {
                 durable.clear();
             }
@@ -127,8 +193,18 @@ impl Root {
         Ok(())
     }
 
-    fn lock_durable(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
-        self.durable.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The number to try first for a file whose name is `path`, which is taken.
+    pub(super) fn first_number(&self, path: &str) -> u32 {
+        lock(&self.numbers).get(path).copied().unwrap_or(0)
+    }
+
+    /// Remembers that all numbers before `next` were taken.
+    pub(super) fn note_number(&self, path: String, next: u32) {
+        let mut numbers = lock(&self.numbers);
+        if numbers.len() >= NUMBERS_MAX {
+            numbers.clear();
+        }
+        numbers.insert(path, next);
     }
 
     /// Sets `bytes` aside on the file system of `folder` for as long as the reservation lives.
@@ -136,9 +212,19 @@ impl Root {
         self.space.reserve(folder, bytes)
     }
 
-    /// Whether so many bytes are free, and not set aside, where downloads go.
-    pub fn has_room_for(&self, bytes: u64) -> bool {
-        self.space.reserve(&self.folder, bytes).is_ok()
+    /// Whether so many bytes are free, beside the reserve and what is set aside, on the file system of the directory
+    /// `folder`. A look at the file system and nothing else; a directory that is not there yet is looked for above.
+    pub fn has_room(&self, folder: &str, bytes: u64) -> bool {
+        let mut path = folder;
+        let handle = loop {
+            match self.find_folder(path) {
+                Ok(Some(handle)) => break handle,
+                // What is wrong with it is for the attempt to say.
+                Err(_) => return true,
+                Ok(None) => path = path.rsplit_once('/').map_or("", |(above, _)| above),
+            }
+        };
+        self.space.reserve(&handle, bytes).is_ok()
     }
 
     /// Opens a finished file for reading; `None` when it is not there.
@@ -150,40 +236,73 @@ impl Root {
         }
     }
 
-    /// Reads at most `length` bytes of a finished file from `offset` on, together with its size.
-    /// `None` when the file is not there.
-    pub async fn read(
+    /// Opens a finished download of `size` bytes for reading, whatever happens to its name afterwards. `None`: it is not
+    /// there, or it is not the one that the download left.
+    pub async fn open_finished(
         self: &Arc<Self>,
         path: &str,
-        offset: u64,
-        length: usize,
-    ) -> Result<Option<(Vec<u8>, u64)>, Failure> {
+        size: u64,
+        created: Option<CreatedFile>,
+    ) -> Result<Option<Finished>, Failure> {
         let (root, path) = (Arc::clone(self), path.to_owned());
         blocking(move || {
             let Some(file) = root.open_file(&path)? else { return Ok(None) };
-            let read = || {
-                let size = file.metadata()?.len();
-                let mut bytes = vec![0; size.saturating_sub(offset).min(length as u64) as usize];
-                file.read_exact_at(&mut bytes, offset)?;
-                Ok((bytes, size))
-            };
-            read().map(Some).map_err(|error| failure("read", &path, &error))
+            let metadata = file.metadata().map_err(|error| failure("look at", &path, &error))?;
+            let is_it = metadata.len() == size && created.is_none_or(|created| created == source::identity(&metadata));
+            Ok(is_it.then(|| Finished { file: Arc::new(file), size, path }))
         })
         .await
     }
 
-    /// Removes a finished file, and the directories of ours that it leaves empty. One that is not there is fine.
-    pub async fn remove_file(self: &Arc<Self>, path: &str) -> Result<(), Failure> {
+    /// Removes a finished download if it is still the file that `created` names, of `size` bytes, and the directories made
+    /// by haul that this leaves empty. Says whether it was.
+    pub async fn remove_created(
+        self: &Arc<Self>,
+        path: &str,
+        size: u64,
+        created: CreatedFile,
+    ) -> Result<bool, Failure> {
         let (root, path) = (Arc::clone(self), path.to_owned());
         blocking(move || {
             let (directory, name) = names::split(&path)?;
-            let Some(folder) = root.find_folder(directory)? else { return Ok(()) };
+            let Some(folder) = root.find_folder(directory)? else { return Ok(false) };
+            let Some(file) = folder.open(name)? else { return Ok(false) };
+            let metadata = file.metadata().map_err(|error| failure("look at", &path, &error))?;
+            if metadata.len() != size || source::identity(&metadata) != created {
+                return Ok(false);
+            }
             folder.remove(name).map_err(|error| failure("remove", &path, &error))?;
             root.prune(directory);
-            Ok(())
+            Ok(true)
         })
         .await
     }
+}
+
+/// A finished download that is open for reading.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    file: Arc<File>,
+    size: u64,
+    path: String,
+}
+
+impl Finished {
+    /// Reads at most `length` bytes from `offset` on; fewer only at the end. A file that was cut short, or written to,
+    /// since it was opened is an error of the kind `Io`.
+    pub async fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, Failure> {
+        let Finished { file, size, path } = self.clone();
+        blocking(move || {
+            let mut bytes = vec![0; size.saturating_sub(offset).min(length as u64) as usize];
+            file.read_exact_at(&mut bytes, offset).map_err(|error| failure("read", &path, &error))?;
+            Ok(bytes)
+        })
+        .await
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -222,15 +341,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reads_finished_files() {
+    async fn reads_and_removes_only_what_a_download_left() {
         let (place, root) = root();
         let root = Arc::new(root);
-        std::fs::write(place.path().join("root/f"), b"0123456789").unwrap();
-        assert_eq!(root.read("f", 3, 4).await.unwrap(), Some((b"3456".to_vec(), 10)));
-        assert_eq!(root.read("f", 20, 4).await.unwrap(), Some((Vec::new(), 10)));
-        assert_eq!(root.read("g", 0, 4).await.unwrap(), None);
-        root.remove_file("f").await.unwrap();
-        root.remove_file("f").await.unwrap();
-        assert!(!place.path().join("root/f").exists());
+        let path = place.path().join("root/f");
+        std::fs::write(&path, b"0123456789").unwrap();
+        let created = source::identity(&std::fs::metadata(&path).unwrap());
+        let file = root.open_finished("f", 10, Some(created)).await.unwrap().unwrap();
+        assert_eq!(file.read(3, 4).await.unwrap(), b"3456");
+        assert_eq!(file.read(20, 4).await.unwrap(), b"");
+        assert!(root.open_finished("g", 10, None).await.unwrap().is_none());
+        std::fs::rename(&path, place.path().join("root/moved")).unwrap();
+        std::fs::write(&path, b"9876543210").unwrap();
+        assert_eq!(file.read(3, 4).await.unwrap(), b"3456", "it stays the one that was opened");
+        assert!(root.open_finished("f", 10, Some(created)).await.unwrap().is_none(), "another file of that name");
+        assert!(!root.remove_created("f", 10, created).await.unwrap());
+        assert!(path.exists());
+        assert!(root.remove_created("moved", 10, created).await.unwrap());
+        assert!(!root.remove_created("moved", 10, created).await.unwrap(), "it is gone");
     }
 }

@@ -1,19 +1,21 @@
 //! Where a finished file came from, remembered with the file itself, so that a repeated download can ask the origin
-//! whether it is still the same instead of fetching it again.
+//! whether it is still the same instead of fetching it again, and so that a file that somebody else made is told apart.
 //!
-//! It is an extended attribute. Where there are none, the time of modification takes the origin's `Last-Modified`: less
-//! is known then, but the file can still be checked with a conditional request.
+//! It is an extended attribute. Where there are none, the time of modification takes the origin's `Last-Modified`: such a
+//! file is nobody's, but one that has the same date and size as the origin's is not fetched again.
 
-use std::fs::File;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::fs::{Timespec, Timestamps, XattrFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::model::failure::is_default;
+use crate::model::outcome::CreatedFile;
 
 const ATTRIBUTE: &str = "user.haul.source";
-/// Longer than any record of ours; some file systems take 4096 at most.
+/// Longer than any record; some file systems take 4096 at most.
 const RECORD_BYTES_MAX: usize = 4000;
 
 /// Where a file came from.
@@ -23,7 +25,10 @@ pub struct Record {
     /// The task that made it; see [`crate::files::part`].
     #[serde(skip_serializing_if = "is_default")]
     pub key: String,
-    /// As it was asked for, without secrets.
+    /// Recognises the URL that was asked, which may hold secrets and is not kept.
+    #[serde(skip_serializing_if = "is_default")]
+    pub source: String,
+    /// Where it came from in the end, without secrets.
     #[serde(skip_serializing_if = "is_default")]
     pub url: String,
     /// As sent.
@@ -48,48 +53,74 @@ pub struct Existing {
     pub file: File,
     /// Its size.
     pub size: u64,
-    /// What was remembered, when the file is still as it was left.
-    pub record: Option<Record>,
-    /// Where it came from, even if it was changed since.
-    source: Option<String>,
+    /// Identifies it as it is now.
+    pub identity: CreatedFile,
+    /// Who made it.
+    pub maker: Maker,
+}
+
+/// Who made a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Maker {
+    /// A download, and it is still as that left it.
+    Download(Record),
+    /// Somebody else, or it was changed since it was downloaded. Whole seconds as a `Last-Modified`, else empty: a copy
+    /// that keeps the origin's date has those.
+    Other {
+        /// The time of its modification.
+        last_modified: String,
+    },
 }
 
 impl Existing {
     /// Looks at an open file.
     pub fn of(file: File) -> std::io::Result<Existing> {
         let metadata = file.metadata()?;
-        let (size, modified) = (metadata.len(), metadata.modified()?);
-        let remembered = read(&file);
-        let source = remembered.as_ref().map(|record| record.url.clone());
-        let record = match remembered {
-            Some(record) => (record.size == size && record.modified == nanos(modified)).then_some(record),
-            None => Some(Record { last_modified: whole_second(modified), size, ..Record::default() }),
+        let (size, identity) = (metadata.len(), identity(&metadata));
+        let is_as_left = |record: &Record| record.size == size && record.modified == nanos(&metadata);
+        let maker = match read(&file).filter(is_as_left) {
+            Some(record) => Maker::Download(record),
+            None => Maker::Other { last_modified: whole_second(&metadata) },
         };
-        Ok(Existing { file, size, record, source })
+        Ok(Existing { file, size, identity, maker })
     }
 
-    /// The URL that it came from, without secrets; `None`: nobody knows.
-    pub fn source(&self) -> Option<&str> {
-        self.source.as_deref()
+    /// What was remembered, if a download made the file and nobody has changed it since.
+    pub fn record(&self) -> Option<&Record> {
+        match &self.maker {
+            Maker::Download(record) => Some(record),
+            Maker::Other { .. } => None,
+        }
+    }
+
+    /// Whether a download made it from one of these sources, and nobody has changed it since.
+    pub fn is_from(&self, sources: &[String]) -> bool {
+        self.record().is_some_and(|record| sources.contains(&record.source))
     }
 }
 
 impl Record {
-    /// Remembers this with `file`, whose bytes are complete. A file system that cannot is no reason to fail.
-    pub(super) fn write(mut self, file: &File) {
-        let Ok(metadata) = file.metadata() else { return };
-        let Ok(modified) = metadata.modified() else { return };
+    /// Remembers this with `file`, whose bytes are complete, and says what the file is identified by from then on. A file
+    /// system that has no attributes is no reason to fail.
+    pub(super) fn write(mut self, file: &File, metadata: &Metadata) -> CreatedFile {
         self.size = metadata.len();
-        self.modified = nanos(modified);
-        let Ok(json) = serde_json::to_vec(&self) else { return };
-        let kept = json.len() <= RECORD_BYTES_MAX
+        self.modified = nanos(metadata);
+        let json = serde_json::to_vec(&self).unwrap_or_default();
+        let kept = (1..=RECORD_BYTES_MAX).contains(&json.len())
             && rustix::fs::fsetxattr(file, ATTRIBUTE, &json, XattrFlags::empty()).is_ok();
         if !kept && let Ok(date) = httpdate::parse_http_date(&self.last_modified) {
             let seconds = date.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             let time = Timespec { tv_sec: seconds as i64, tv_nsec: 0 };
             let _ = rustix::fs::futimens(file, &Timestamps { last_access: time, last_modification: time });
+            return file.metadata().map_or_else(|_| identity(metadata), |now| identity(&now));
         }
+        identity(metadata)
     }
+}
+
+/// What tells a file from one that takes its name later.
+pub(super) fn identity(metadata: &Metadata) -> CreatedFile {
+    CreatedFile { inode: metadata.ino(), modified_nanos: nanos(metadata) }
 }
 
 fn read(file: &File) -> Option<Record> {
@@ -98,14 +129,17 @@ fn read(file: &File) -> Option<Record> {
     serde_json::from_slice(bytes.get(..length)?).ok()
 }
 
-fn nanos(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_nanos() as u64
+/// The time of the last modification since the epoch; before it: 0.
+fn nanos(metadata: &Metadata) -> u64 {
+    let seconds = u64::try_from(metadata.mtime()).unwrap_or_default();
+    seconds.saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec() as u64)
 }
 
 /// The date as a `Last-Modified`, if it can be one, being without a fraction; else empty.
-fn whole_second(time: SystemTime) -> String {
-    let whole = nanos(time).is_multiple_of(1_000_000_000);
-    if whole { httpdate::fmt_http_date(time) } else { String::new() }
+fn whole_second(metadata: &Metadata) -> String {
+    let nanos = nanos(metadata);
+    let whole = nanos.is_multiple_of(1_000_000_000);
+    if whole { httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_nanos(nanos)) } else { String::new() }
 }
 
 #[cfg(test)]
@@ -117,12 +151,15 @@ mod tests {
         let place = tempfile::tempdir_in(".").unwrap();
         let path = place.path().join("f");
         std::fs::write(&path, b"abc").unwrap();
-        let record = Record { url: "http://a/".into(), etag: "\"x\"".into(), ..Record::default() };
-        record.write(&File::open(&path).unwrap());
+        let record = Record { source: "a".into(), etag: "\"x\"".into(), ..Record::default() };
+        let file = File::open(&path).unwrap();
+        let created = record.write(&file, &file.metadata().unwrap());
         let look = || Existing::of(File::open(&path).unwrap()).unwrap();
-        let seen = look().record.unwrap();
-        assert_eq!((seen.etag.as_str(), seen.size), ("\"x\"", 3));
+        let seen = look();
+        assert_eq!((seen.record().unwrap().etag.as_str(), seen.size, seen.identity), ("\"x\"", 3, created));
+        assert!(seen.is_from(&["a".to_owned()]) && !seen.is_from(&["b".to_owned()]));
         std::fs::write(&path, b"abd").unwrap();
-        assert_eq!(look().record, None);
+        let changed = look();
+        assert!(matches!(changed.maker, Maker::Other { .. }) && changed.identity != created);
     }
 }

@@ -1,12 +1,13 @@
-//! Which version of a resource some bytes are of.
-//!
-//! This is where mixed files are made impossible: bytes are kept together with what the origin said about the version
-//! that they came from, and [`Version::compare`] is the only judge of whether bytes of two responses may lie in one
-//! file.
+//! Which version of a resource some bytes are of, as far as its origin says so.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::failure::is_default;
+
+/// From this age on a `Last-Modified` is a strong validator: the resource had rested so long when the response was made
+/// that neither a second change within the same second nor a difference between two clocks could hide a new version
+/// (RFC 9110, section 8.8.2.2, with the distance that RFC 7232, section 2.2.2, names).
+const DATE_STRONG_SECONDS: u64 = 60;
 
 /// What an origin said about the version of a resource that it sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +19,7 @@ pub struct Version {
     /// As sent; empty: none.
     #[serde(skip_serializing_if = "is_default")]
     pub last_modified: String,
-    /// When the response was made, as sent.
+    /// When the response was made: as sent, or when it came if the origin did not say (RFC 9110, section 6.6.1).
     #[serde(skip_serializing_if = "is_default")]
     pub date: String,
     /// The size of the whole, where it was known.
@@ -26,61 +27,56 @@ pub struct Version {
     pub total: Option<u64>,
 }
 
-/// How two versions compare.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sameness {
-    /// The same: their bytes go together.
-    Same,
-    /// The entity tags differ and all else agrees: nodes of one service, perhaps. Only a digest can tell.
-    Drifted,
-    /// Nothing proves that they are the same, nothing that they are not.
-    Unproven,
-    /// They differ.
-    Different,
-}
-
 impl Version {
-    /// Whether the entity tag promises the same bytes, and not only the same meaning.
+    /// Whether the entity tag promises the same bytes, and not only the same meaning. One without quotes is no entity
+    /// tag (RFC 9110, section 8.8.3) and promises nothing.
     pub fn has_strong_etag(&self) -> bool {
-        self.etag.starts_with('"')
+        self.etag.len() >= 2 && self.etag.starts_with('"') && self.etag.ends_with('"')
     }
 
-    /// Seconds from the last modification to the response; negative when either is missing or makes no sense.
-    pub fn settled_seconds(&self) -> i64 {
+    /// Whether the date of the last modification promises the same bytes.
+    pub fn has_strong_date(&self) -> bool {
         let parse = |text: &str| httpdate::parse_http_date(text).ok();
-        let age =
-            parse(&self.date).zip(parse(&self.last_modified)).map(|(date, modified)| date.duration_since(modified));
-        match age {
-            Some(Ok(age)) => i64::try_from(age.as_secs()).unwrap_or(i64::MAX),
-            _ => -1,
+        let (Some(made), Some(modified)) = (parse(&self.date), parse(&self.last_modified)) else { return false };
+        made.duration_since(modified).is_ok_and(|age| age.as_secs() >= DATE_STRONG_SECONDS)
+    }
+
+    /// The validator under which a range may be asked for (`If-Range`); empty: there is none that is strong.
+    pub fn strong_validator(&self) -> &str {
+        if self.has_strong_etag() {
+            &self.etag
+        } else if self.has_strong_date() {
+            &self.last_modified
+        } else {
+            ""
         }
     }
 
-    /// Compares the version of bytes that are held with one that was seen later.
-    ///
-    /// A date alone proves sameness only when the resource had rested for a second when the first response was made
-    /// (RFC 9110, section 8.8.2.2): else it may have changed again under the same date.
-    pub fn compare(&self, seen: &Version) -> Sameness {
-        if matches!((self.total, seen.total), (Some(own), Some(other)) if own != other) {
-            return Sameness::Different;
+    /// Whether a strong validator shows that `seen`, of a later answer of the same origin, is this version.
+    pub fn is_proved_by(&self, seen: &Version) -> bool {
+        if self.has_strong_etag() && seen.has_strong_etag() {
+            return self.etag == seen.etag;
         }
+        let tags_differ = agree(&self.etag, &seen.etag) == Some(false);
+        !tags_differ && agree(&self.last_modified, &seen.last_modified) == Some(true) && self.has_strong_date()
+    }
+
+    /// Whether the origin says with `seen` that its content is another one now. Tags alone that differ say so only
+    /// where the dates do not agree: the nodes of one service may make tags of their own.
+    pub fn is_contradicted_by(&self, seen: &Version) -> bool {
         let dates = agree(&self.last_modified, &seen.last_modified);
-        match agree(&self.etag, &seen.etag) {
-            Some(true) if dates == Some(false) && !self.has_strong_etag() => Sameness::Different,
-            Some(true) => Sameness::Same,
-            Some(false) if dates == Some(true) && self.total.is_some() && self.total == seen.total => Sameness::Drifted,
-            Some(false) => Sameness::Different,
-            None => match dates {
-                Some(false) => Sameness::Different,
-                Some(true) if self.settled_seconds() >= 1 => Sameness::Same,
-                _ => Sameness::Unproven,
-            },
-        }
+        let tags = agree(&self.etag, &seen.etag);
+        !self.is_proved_by(seen) && (dates == Some(false) || (tags == Some(false) && dates.is_none()))
     }
 
-    /// Whether bytes of this version can ever be shown to be of the same version as others.
-    pub fn is_provable(&self) -> bool {
-        !self.etag.is_empty() || self.settled_seconds() >= 1
+    /// Whether both sizes are known and differ.
+    pub fn has_other_size_than(&self, seen: &Version) -> bool {
+        matches!((self.total, seen.total), (Some(own), Some(other)) if own != other)
+    }
+
+    /// Whether both sizes are known and agree.
+    pub fn has_size_of(&self, seen: &Version) -> bool {
+        self.total.is_some() && self.total == seen.total
     }
 }
 
@@ -94,30 +90,39 @@ mod tests {
     use super::*;
 
     const OLD: &str = "Tue, 01 Sep 2026 10:00:00 GMT";
-    const NEW: &str = "Tue, 01 Sep 2026 10:00:05 GMT";
+    const SECONDS_LATER: &str = "Tue, 01 Sep 2026 10:00:59 GMT";
+    const LATER: &str = "Tue, 01 Sep 2026 10:01:00 GMT";
 
-    fn version(etag: &str, last_modified: &str, date: &str, total: Option<u64>) -> Version {
-        Version { etag: etag.into(), last_modified: last_modified.into(), date: date.into(), total }
+    fn version(etag: &str, last_modified: &str, date: &str) -> Version {
+        Version { etag: etag.into(), last_modified: last_modified.into(), date: date.into(), total: Some(9) }
     }
 
     #[test]
     fn every_pair() {
         let versions = [
-            ("strong", version("\"a\"", OLD, NEW, Some(9))),
-            ("strong, other tag", version("\"b\"", OLD, NEW, Some(9))),
-            ("strong, other size", version("\"a\"", OLD, NEW, Some(8))),
-            ("strong, other date", version("\"a\"", NEW, NEW, Some(9))),
-            ("strong, size unknown", version("\"a\"", OLD, NEW, None)),
-            ("weak", version("W/\"a\"", OLD, NEW, Some(9))),
-            ("weak, other date", version("W/\"a\"", NEW, NEW, Some(9))),
-            ("date only", version("", OLD, NEW, Some(9))),
-            ("date only, just changed", version("", NEW, NEW, Some(9))),
-            ("nothing", version("", "", "", Some(9))),
+            ("strong tag", version("\"a\"", OLD, SECONDS_LATER)),
+            ("another strong tag", version("\"b\"", OLD, LATER)),
+            ("strong tag, another date", version("\"a\"", LATER, LATER)),
+            ("weak tag", version("W/\"a\"", OLD, SECONDS_LATER)),
+            ("weak tag, strong date", version("W/\"a\"", OLD, LATER)),
+            ("another weak tag, strong date", version("W/\"b\"", OLD, LATER)),
+            ("unquoted tag", version("a", "", LATER)),
+            ("strong date", version("", OLD, LATER)),
+            ("another date", version("", LATER, LATER)),
+            ("young date", version("", OLD, SECONDS_LATER)),
+            ("date without a date", version("", OLD, "")),
+            ("nothing", version("", "", "")),
         ];
         let mut table = String::new();
         for (name, held) in &versions {
             for (other, seen) in &versions {
-                table += &format!("{name} | {other} = {:?}\n", held.compare(seen));
+                let verdict = match (held.is_proved_by(seen), held.is_contradicted_by(seen)) {
+                    (true, false) => "the same",
+                    (false, true) => "another",
+                    (false, false) => "unproven",
+                    (true, true) => "BOTH",
+                };
+                table += &format!("{name} | {other} = {verdict}\n");
             }
         }
         insta::assert_snapshot!(table);

@@ -15,8 +15,10 @@ pub enum AttemptEnd {
     Failed(Failure),
     /// It was told to stop, and has: what it holds is checkpointed. The cause is the engine's to know.
     Stopped,
-    /// The disk has not the room; nothing was transferred. The attempt is given back and the task waits.
+    /// The file system does not have enough free space. The attempt is given back and the task waits for it.
     NoSpace {
+        /// The directory, relative to the download root, on whose file system it is needed.
+        folder: String,
         /// Bytes that are needed.
         needed_bytes: u64,
         /// For a person.
@@ -89,6 +91,18 @@ pub struct DownloadResult {
     /// The file was there already.
     #[serde(skip_serializing_if = "is_default")]
     pub skipped: bool,
+    /// Identifies the file, if this download created it: it owns no other.
+    #[serde(skip_serializing_if = "is_default")]
+    pub created: Option<CreatedFile>,
+}
+
+/// Tells a file that a download created from one that takes its name later, together with its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatedFile {
+    /// Its number in its file system.
+    pub inode: u64,
+    /// The time of its last modification, in nanoseconds since the epoch.
+    pub modified_nanos: u64,
 }
 
 /// What an attempt saw on its way, whatever its end. Filled in by `fetch` and `download`.

@@ -11,7 +11,7 @@ pub const PATH_BYTES_MAX: usize = 2_049;
 pub const OWN_PREFIX: &str = ".haul-";
 
 /// Device names of Windows, which shared and synced directories cannot hold; with any extension too.
-const DEVICES: [&str; 4] = ["con", "prn", "aux", "nul"];
+const DEVICES: [&str; 6] = ["con", "prn", "aux", "nul", "conin$", "conout$"];
 
 /// Returns why a relative path cannot be used, as the rest of a sentence about it; `None` when it can.
 ///
@@ -39,7 +39,9 @@ pub fn is_device(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or_default().trim_end();
     let numbered = |prefix: &str| {
         let rest = stem.get(..3).filter(|head| head.eq_ignore_ascii_case(prefix)).and(stem.get(3..));
-        rest.is_some_and(|digit| digit.len() == 1 && digit.bytes().all(|byte| matches!(byte, b'1'..=b'9')))
+        let mut digits = rest.unwrap_or_default().chars();
+        let is_digit = digits.next().is_some_and(|digit| digit.is_ascii_digit() || matches!(digit, '¹' | '²' | '³'));
+        is_digit && digits.next().is_none()
     };
     DEVICES.iter().any(|device| stem.eq_ignore_ascii_case(device)) || numbered("com") || numbered("lpt")
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use haul::download::Settings;
+use haul::files::part::{Part, PartKey};
 use haul::model::checksum::Algorithm;
 use haul::model::failure::FailureReason;
 use haul::model::outcome::{AttemptEnd, Outcome};
@@ -72,11 +73,7 @@ async fn play(seed: u64) {
 
 /// What a dropped attempt had begun on another thread goes on, as it does not after a crash: it holds the part's lock.
 async fn at_rest(rig: &Rig) {
-    let part = rig.path("job/.haul-0-1.part");
-    while let Ok(file) = std::fs::File::open(&part) {
-        if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok() {
-            return;
-        }
+    while Part::find(&rig.root, "job", PartKey { name: &rig.key, is_shared: false }).is_err() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

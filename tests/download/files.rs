@@ -88,9 +88,13 @@ async fn skip_keeps_what_is_verifiably_the_same() {
     rig.origin.object("/f", Object::new(2, SIZE));
     assert!(!rig.done(&spec).await.0.skipped);
     assert_eq!(rig.read("job/f"), Object::new(2, SIZE).bytes());
-    // Changed here: replaced.
-    std::fs::write(rig.path("job/f"), vec![0; SIZE as usize]).unwrap();
-    assert!(!rig.done(&spec).await.0.skipped);
+    // Changed here: it is not the file that was downloaded any more, and stays.
+    std::fs::write(rig.path("job/f"), "edited").unwrap();
+    let (result, _) = rig.done(&spec).await;
+    assert_eq!((result.skipped, result.path.as_str()), (false, "job/f (1)"));
+    assert_eq!(rig.read("job/f"), b"edited");
+    std::fs::remove_file(rig.path("job/f")).unwrap();
+    std::fs::rename(rig.path("job/f (1)"), rig.path("job/f")).unwrap();
     // An origin without conditions.
     rig.origin.reply("/f", Reply::ok("abc").header("ETag", "\"x\""));
     assert!(!rig.done(&spec).await.0.skipped);
@@ -105,8 +109,9 @@ async fn skip_keeps_what_is_verifiably_the_same() {
     assert_eq!(result.checksums, [sha]);
     assert_eq!(rig.origin.all_requests().len(), asked);
     std::fs::write(rig.path("job/f"), "abd").unwrap();
-    assert!(!rig.done(&checked).await.0.skipped);
-    assert_eq!(rig.read("job/f"), b"abc");
+    let (result, _) = rig.done(&checked).await;
+    assert_eq!((result.skipped, result.path.as_str()), (false, "job/f (1)"));
+    assert_eq!(rig.read("job/f"), b"abd", "somebody else's by now");
 }
 
 #[tokio::test]
@@ -245,10 +250,22 @@ async fn a_full_disk_is_waited_for() {
     let Some(_disk) = SmallDisk::mount(&mount, "2m") else { return };
     let rig = Rig::at(tempfile::tempdir_in(&mount).unwrap());
     // Known to be too large: nothing is transferred.
-    rig.origin.object("/big", Object::new(1, 3 << 20));
+    rig.origin.object("/big", Object::new(1, 1_800_000));
+    std::fs::write(mount.join("ballast"), vec![1; 1 << 20]).unwrap();
     let (end, report) = rig.attempt(&rig.spec("/big")).await;
-    assert!(matches!(end, AttemptEnd::NoSpace { needed_bytes, .. } if needed_bytes == 3 << 20), "{end:?}");
+    let is_it = |folder: &str, bytes: u64| folder == "job" && bytes == 1_800_000;
+    assert!(
+        matches!(&end, AttemptEnd::NoSpace { folder, needed_bytes, .. } if is_it(folder, *needed_bytes)),
+        "{end:?}"
+    );
     assert!(report.bytes < 1 << 20);
+    assert!(!rig.root.has_room("job", 1_800_000) && rig.root.has_room("job", 100_000));
+    std::fs::remove_file(mount.join("ballast")).unwrap();
+    assert!(rig.root.has_room("job/not/there", 1_800_000), "known without asking the origin");
+    // What could never fit is not waited for.
+    rig.origin.object("/huge", Object::new(1, 2 << 20));
+    let (failure, _) = rig.failed(&rig.spec("/huge")).await;
+    assert_eq!((failure.reason, failure.retryable), (FailureReason::DiskFull, false), "{failure}");
     // Fills up in the middle: kept, and continued once there is room.
     let object = Object::new(1, 1_500_000);
     let chunked = object.clone();

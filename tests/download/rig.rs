@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use haul::download::{DownloadContext, Settings, folder, run};
-use haul::files::part::Part;
+use haul::files::part::{Part, PartKey};
 use haul::files::{Durability, Root};
 use haul::model::failure::Failure;
 use haul::model::outcome::{AttemptEnd, AttemptReport, DownloadResult, Outcome};
@@ -26,6 +26,7 @@ pub struct Rig {
     pub settings: Settings,
     pub durability: Durability,
     pub key: String,
+    pub has_history: bool,
     pub stop: CancellationToken,
     pub meter: Meter,
 }
@@ -54,6 +55,7 @@ impl Rig {
             settings,
             durability: Durability::Full,
             key: "0-1".into(),
+            has_history: true,
             stop: CancellationToken::new(),
             meter: Meter::default(),
         }
@@ -71,6 +73,8 @@ impl Rig {
             root: &self.root,
             directory: "job",
             part_key: &self.key,
+            part_is_shared: false,
+            has_history: self.has_history,
             meter: &self.meter,
             stop: &self.stop,
             durability: self.durability,
@@ -100,7 +104,7 @@ impl Rig {
     /// Removes what attempts have left.
     pub async fn discard(&self, spec: &DownloadSpec) {
         let folder = folder("job", spec).unwrap();
-        if let Some(part) = Part::find(&self.root, &folder, &self.key).unwrap() {
+        if let Some(part) = Part::find(&self.root, &folder, PartKey { name: &self.key, is_shared: false }).unwrap() {
             part.discard().await.unwrap();
         }
     }

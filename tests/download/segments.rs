@@ -138,6 +138,7 @@ async fn resume_with_gaps() {
     spec.max_connections = 4;
     assert!(rig.failed(&spec).await.0.retryable);
     rig.origin.object("/f", object.clone());
+    rig.origin.limit_connections(1_000_000);
     let (result, report) = rig.done(&spec).await;
     assert_eq!(rig.read("job/f"), object.bytes());
     assert!(result.resumed_bytes > 30_000, "{result:?}");
@@ -174,7 +175,7 @@ async fn come_by_themselves_for_what_is_large_and_slow() {
 }
 
 #[tokio::test]
-async fn come_from_mirrors_that_agree() {
+async fn come_from_mirrors_where_a_digest_vouches() {
     let object = Object::new(1, SIZE);
     let rig = Rig::new();
     let mirror = Origin::start();
@@ -185,12 +186,14 @@ async fn come_from_mirrors_that_agree() {
     let mut spec = rig.spec("/f");
     spec.mirrors = vec![mirror.url("/m")];
     spec.max_connections = 4;
+    // Equal validators of another server prove nothing, so that it is not even asked.
     rig.done(&spec).await;
     assert_eq!(rig.read("job/f"), object.bytes());
-    assert!(!mirror.requests("/m").is_empty());
+    assert!(mirror.requests("/m").is_empty());
 
-    // A mirror with another version brings nothing, and is asked once.
-    mirror.object("/m", Object::new(2, SIZE));
+    // One of another size brings nothing, and is asked once.
+    spec.checksums = vec![checksum(Algorithm::Sha1, &object.bytes())];
+    mirror.object("/m", Object::new(2, SIZE + 1));
     spec.path = "g".into();
     let asked = mirror.requests("/m").len();
     rig.done(&spec).await;
@@ -202,7 +205,6 @@ async fn come_from_mirrors_that_agree() {
     mirror.object("/m", object.clone().etag("\"of the mirror\"").last_modified(modified));
     let before = mirror.body_bytes();
     spec.path = "h".into();
-    spec.checksums = vec![checksum(Algorithm::Sha1, &object.bytes())];
     rig.done(&spec).await;
     assert_eq!(rig.read("job/h"), object.bytes());
     assert!(mirror.body_bytes() > before + 10_000);

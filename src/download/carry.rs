@@ -1,0 +1,165 @@
+//! How one connection carries its answer into the file: chunk by chunk, from the socket through the gate.
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+
+use crate::download::Halt;
+use crate::download::ask::Stream;
+use crate::download::board::ClaimId;
+use crate::download::flow::Flow;
+use crate::download::plan::no_space;
+use crate::files::space::NoSpace;
+use crate::model::failure::{Failure, FailureReason};
+
+/// A body of unknown length asks for room in steps of this.
+pub(super) const ROOM_STEP: u64 = 512 << 10;
+
+impl Flow<'_> {
+    /// Carries an answer into the file, and counts itself among the connections meanwhile.
+    pub(super) async fn carry(&self, mut stream: Stream, id: ClaimId, strikes: &mut u32) -> Result<(), Halt> {
+        self.count_live(1);
+        let before = stream.at;
+        let end = self.drain(&mut stream, id).await;
+        self.count_live(-1);
+        self.lock().board.release(id);
+        if stream.at > before {
+            *strikes = 0;
+        }
+        if matches!(&end, Err(Halt::Failed(failure)) if failure.reason == FailureReason::ContentChanged) {
+            self.mark_unfit(&stream.answer.seen.source);
+        }
+        self.freed.notify_waiters();
+        end
+    }
+
+    fn count_live(&self, change: i32) {
+        let mut state = self.lock();
+        state.live = state.live.saturating_add_signed(change);
+        state.peak = state.peak.max(state.live);
+        self.order.ctx.meter.set_connections(state.live);
+    }
+
+    async fn drain(&self, stream: &mut Stream, id: ClaimId) -> Result<(), Halt> {
+        loop {
+            if stream.at == stream.end {
+                // All came. The end of the body is read, if it is there, so that the connection can be used again.
+                let _ = stream.body.chunk().now_or_never();
+                return Ok(());
+            }
+            let Some(chunk) = stream.body.chunk().await else { return self.ended(stream) };
+            if !self.put(stream, id, chunk?).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Puts a chunk where it belongs. `false`: nothing more of this body is of use.
+    async fn put(&self, stream: &mut Stream, id: ClaimId, chunk: Bytes) -> Result<bool, Halt> {
+        let meter = self.order.ctx.meter;
+        meter.received(chunk.len() as u64);
+        let mut rest = chunk;
+        while !rest.is_empty() && stream.at < stream.end {
+            let Some(reach) = self.reach(stream, id) else { break };
+            let most = reach.min(stream.end) - stream.at;
+            let piece = rest.split_to(rest.len().min(usize::try_from(most).unwrap_or(usize::MAX)));
+            let end = stream.at + piece.len() as u64;
+            self.check_limit(end)?;
+            self.make_room(piece.len() as u64)?;
+            self.bound.put(stream.at, &piece).await?;
+            stream.at = end;
+            stream.check_expansion()?;
+            self.lock().board.moved(id, end);
+        }
+        meter.set_done(self.bound.with_held(crate::files::ranges::RangeSet::bytes));
+        if self.bound.unsaved_bytes() >= self.order.ctx.settings.checkpoint_bytes {
+            self.due.notify_one();
+        }
+        Ok(stream.at == stream.end || self.is_of_use(stream, id))
+    }
+
+    fn reach(&self, stream: &Stream, id: ClaimId) -> Option<u64> {
+        let mut state = self.lock();
+        self.bound.with_held(|have| state.board.reach(id, stream.at, stream.end, have))
+    }
+
+    fn is_of_use(&self, stream: &Stream, id: ClaimId) -> bool {
+        let mut state = self.lock();
+        self.bound.with_held(|have| state.board.is_of_use(id, stream.end, have))
+    }
+
+    fn check_limit(&self, end: u64) -> Result<(), Failure> {
+        match &self.limit {
+            Some((most, failure)) if end > *most => Err(failure.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Room for more bytes of a body of unknown length.
+    fn make_room(&self, bytes: u64) -> Result<(), Halt> {
+        let held = self.bound.with_held(crate::files::ranges::RangeSet::bytes);
+        let mut state = self.lock();
+        if held + bytes <= state.room_for {
+            return Ok(());
+        }
+        // What was set aside before is on the disk by now.
+        state.reservation = None;
+        let step = bytes.max(ROOM_STEP);
+        match self.order.ctx.root.reserve(self.bound.folder(), step) {
+            Ok(reservation) => {
+                state.reservation = Some(reservation);
+                state.room_for = held + step;
+                Ok(())
+            }
+            Err(error) => Err(self.out_of_room(held, &error)),
+        }
+    }
+
+    /// Nobody knows how much is to come. A body that fills more than half of what the file system could hold at all has
+    /// filled it alone: what it has is dropped, and it waits for a good deal more than that.
+    fn out_of_room(&self, held: u64, error: &NoSpace) -> Halt {
+        let what = format!("the file, of which {held} bytes came and nobody knows how many will,");
+        let more = (held / 4).max(2 * ROOM_STEP);
+        if held > error.most_bytes / 2 {
+            self.bound.give_up();
+            let needed = NoSpace { needed_bytes: held + more, ..*error };
+            return no_space(self.order, &needed, held + more, &what);
+        }
+        no_space(self.order, &NoSpace { needed_bytes: more, ..*error }, 0, &what)
+    }
+
+    /// The body is over. For one of unknown length that is the end of the file; else it must have brought what it said.
+    fn ended(&self, stream: &Stream) -> Result<(), Halt> {
+        let mut state = self.lock();
+        if state.board.total().is_none() {
+            self.bound.end_at(stream.at)?;
+            state.board.finish(stream.at);
+            return Ok(());
+        }
+        if stream.at >= stream.end {
+            return Ok(());
+        }
+        let message = format!("the body ended at byte {} and not at {}", stream.at, stream.end);
+        Err(Failure::retryable(FailureReason::Truncated, message).into())
+    }
+
+    /// Makes checkpoints by bytes and time. Returns only when one fails such that nothing may go on.
+    pub(super) async fn checkpoints(&self) -> Failure {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(self.order.ctx.settings.checkpoint_interval) => {}
+                () = self.due.notified() => {}
+            }
+            if self.bound.unsaved_bytes() == 0 {
+                continue;
+            }
+            if let Err(failure) = self.bound.checkpoint().await {
+                return failure;
+            }
+            let mut state = self.lock();
+            let total = state.board.total();
+            if let (Some(reservation), Some(total)) = (&mut state.reservation, total) {
+                reservation.shrink_to(total.saturating_sub(self.bound.saved_bytes()));
+            }
+        }
+    }
+}

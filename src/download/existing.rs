@@ -1,0 +1,195 @@
+//! Files that are there already: kept when they are verifiably the same, in the way otherwise.
+
+use crate::download::Halt;
+use crate::download::order::Order;
+use crate::download::resume::Answer;
+use crate::files::bound::hash_existing;
+use crate::files::commit::{committed_before, exists, find_candidate};
+use crate::files::digest::Hasher;
+use crate::files::folder::Folder;
+use crate::files::part::Part;
+use crate::files::source::{Existing, Maker, Record};
+use crate::model::failure::{Failure, FailureReason};
+use crate::model::outcome::DownloadResult;
+use crate::model::spec::OnConflict;
+
+/// A file that the origin may say is still the same: what it is called, and what is known of it.
+pub(super) struct Known {
+    name: String,
+    size: u64,
+    maker: Maker,
+}
+
+impl Known {
+    /// What the origin can be asked about. A file that somebody else made has a date that is not the origin's, so its
+    /// answer would say nothing.
+    pub(super) fn record(&self) -> Option<&Record> {
+        match &self.maker {
+            Maker::Download(record) => Some(record),
+            Maker::Other { .. } => None,
+        }
+    }
+
+    /// Whether an answer says that the file is still what the origin has: by 304, or by sending the same size and
+    /// validators again.
+    pub(super) fn is_unchanged(&self, answer: &Answer) -> bool {
+        let seen = &answer.seen.version;
+        if answer.status == 304 {
+            return self.record().is_some();
+        }
+        if answer.status != 200 || seen.total != Some(self.size) || answer.is_encoded {
+            return false;
+        }
+        let agree = |own: &str, other: &str| !own.is_empty() && own == other;
+        match &self.maker {
+            Maker::Other { last_modified } => agree(last_modified, &seen.last_modified),
+            Maker::Download(record) if record.etag.is_empty() && seen.etag.is_empty() => {
+                agree(&record.last_modified, &seen.last_modified)
+            }
+            Maker::Download(record) => seen.has_strong_etag() && record.etag == seen.etag,
+        }
+    }
+}
+
+/// What a file of this name means before anything is transferred: the result, when there is nothing left to do; a
+/// failure, when the name must not be used; `None`: go on.
+pub(super) async fn settled(order: &Order<'_>, name: &str) -> Result<Option<DownloadResult>, Halt> {
+    let policy = order.spec.conflict_policy();
+    let needs_look = match policy {
+        OnConflict::Fail => true,
+        OnConflict::Rename => order.has_history(),
+        OnConflict::Skip => order.has_digest(),
+        OnConflict::Overwrite => false,
+    };
+    if !needs_look {
+        return Ok(None);
+    }
+    let Some(folder) = order.ctx.root.find_folder(&order.target.folder)? else { return Ok(None) };
+    if policy == OnConflict::Skip {
+        return of_right_digest(order, &folder, name).await;
+    }
+    if order.has_history()
+        && let Some((name, existing)) = committed_before(&folder, name, order.ctx.part_key, &order.taken())?
+    {
+        return verified(order, &folder, &name, existing, false).await;
+    }
+    if policy == OnConflict::Fail && folder.has(name)? {
+        return Err(exists(&folder, name).into());
+    }
+    Ok(None)
+}
+
+/// The digest decides, wherever the file came from.
+async fn of_right_digest(order: &Order<'_>, folder: &Folder, name: &str) -> Result<Option<DownloadResult>, Halt> {
+    if let Some(file) = folder.open(name)? {
+        let existing = Existing::of(file).map_err(|error| unreadable(folder, name, &error))?;
+        if let Some(result) = verified(order, folder, name, existing, true).await? {
+            return Ok(Some(result));
+        }
+    }
+    match find_candidate(folder, name, &order.taken(), |existing| existing.is_from(&order.source_ids))? {
+        Some((other, existing)) if other != name => verified(order, folder, &other, existing, true).await,
+        _ => Ok(None),
+    }
+}
+
+/// The file that the origin is asked about, if there is one: of the name that is expected, or made from it because the
+/// name was taken.
+pub(super) fn known_file(order: &Order<'_>, name: &str) -> Result<Option<Known>, Failure> {
+    if order.spec.conflict_policy() != OnConflict::Skip || order.has_digest() {
+        return Ok(None);
+    }
+    let Some(folder) = order.ctx.root.find_folder(&order.target.folder)? else { return Ok(None) };
+    let mut found = find_candidate(&folder, name, &order.taken(), |existing| existing.is_from(&order.source_ids))?;
+    if found.is_none() {
+        let file = folder.open(name)?.map(Existing::of).transpose();
+        found = file.map_err(|error| unreadable(&folder, name, &error))?.map(|existing| (name.to_owned(), existing));
+    }
+    let known = found.map(|(name, existing)| Known { name, size: existing.size, maker: existing.maker });
+    let can_be_known = |known: &Known| {
+        let has_validator = match &known.maker {
+            Maker::Download(record) => !record.etag.is_empty() || !record.last_modified.is_empty(),
+            Maker::Other { last_modified } => !last_modified.is_empty(),
+        };
+        has_validator && order.spec.expected_bytes.is_none_or(|bytes| bytes == known.size)
+    };
+    Ok(known.filter(can_be_known))
+}
+
+/// The result of keeping a file that the origin says is still the same.
+pub(super) async fn kept(order: &Order<'_>, known: &Known) -> Result<DownloadResult, Halt> {
+    let folder = order.ctx.root.find_folder(&order.target.folder)?;
+    let file = folder.as_ref().map(|folder| folder.open(&known.name)).transpose()?.flatten();
+    let (Some(folder), Some(file)) = (folder, file) else {
+        let message = format!("`{}` was removed while the origin was asked about it", known.name);
+        return Err(Failure::retryable(FailureReason::Io, message).into());
+    };
+    let existing = Existing::of(file).map_err(|error| unreadable(&folder, &known.name, &error))?;
+    let changed = || Failure::retryable(FailureReason::Io, format!("`{}` changed while it was looked at", known.name));
+    if existing.maker != known.maker || existing.size != known.size {
+        return Err(changed().into());
+    }
+    let result = verified(order, &folder, &known.name, existing, true).await?;
+    Ok(result.ok_or_else(changed)?)
+}
+
+/// The result that a file is, when its size and digests are right.
+async fn verified(
+    order: &Order<'_>,
+    folder: &Folder,
+    name: &str,
+    existing: Existing,
+    skipped: bool,
+) -> Result<Option<DownloadResult>, Halt> {
+    if order.spec.expected_bytes.is_some_and(|bytes| bytes != existing.size) {
+        return Ok(None);
+    }
+    let path = folder.path_of(name);
+    let Existing { file, size, identity, maker } = existing;
+    let hasher = Hasher::new(order.algorithms());
+    let checksums = if hasher.is_idle() {
+        Vec::new()
+    } else {
+        let hashed = hash_existing(file, path.clone(), hasher, order.ctx.stop).await;
+        hashed.map_err(|failure| order.ctx.stopped_or(failure))?
+    };
+    if order.spec.checksums.iter().any(|wanted| !checksums.contains(wanted)) {
+        return Ok(None);
+    }
+    order.ctx.meter.set_total(size);
+    order.ctx.meter.set_done(size);
+    let record = match maker {
+        Maker::Download(record) => record,
+        Maker::Other { .. } => Record::default(),
+    };
+    Ok(Some(DownloadResult {
+        path,
+        bytes: size,
+        checksums,
+        final_url: record.url,
+        content_type: record.content_type,
+        etag: record.etag,
+        last_modified: record.last_modified,
+        skipped,
+        created: (!skipped).then_some(identity),
+        ..DownloadResult::default()
+    }))
+}
+
+/// Removes what an earlier attempt left, since a file is there.
+pub(super) async fn drop_part(order: &Order<'_>, part: Option<Part>) -> Result<(), Failure> {
+    let (root, folder, key) = (order.ctx.root, &order.target.folder, order.part_key());
+    let part = match part {
+        None if !order.has_history() => return Ok(()),
+        None => Part::find(root, folder, key)?,
+        part => part,
+    };
+    match part {
+        Some(part) => part.discard().await,
+        None => Part::remove_checkpoint(root, folder, key),
+    }
+}
+
+fn unreadable(folder: &Folder, name: &str, error: &std::io::Error) -> Failure {
+    Failure::retryable(FailureReason::Io, format!("cannot look at `{}`: {error}", folder.path_of(name)))
+}

@@ -1,0 +1,66 @@
+//! The bytes of one part on the disk, and a seam where a test lets the disk fail.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// A disk that fails as it is told to. Each call comes before what it is named for, and an error takes its place.
+pub trait Faults: std::fmt::Debug + Send + Sync {
+    /// Bytes are about to be written at this offset.
+    fn write(&self, at: u64, length: usize) -> io::Result<()>;
+    /// What was written is about to be forced to the device.
+    fn sync(&self) -> io::Result<()>;
+    /// The file is about to be emptied: offsets are written anew from here on.
+    fn empty(&self);
+}
+
+/// An open part file.
+#[derive(Debug)]
+pub(super) struct Disk {
+    file: File,
+    faults: Option<Arc<dyn Faults>>,
+}
+
+impl Disk {
+    pub(super) fn new(file: File, faults: Option<Arc<dyn Faults>>) -> Disk {
+        Disk { file, faults }
+    }
+
+    /// The file itself, for what is not about its bytes.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(super) fn metadata(&self) -> io::Result<Metadata> {
+        self.file.metadata()
+    }
+
+    /// Writes to the page cache.
+    pub(super) fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        if let Some(faults) = &self.faults {
+            faults.write(at, bytes.len())?;
+        }
+        self.file.write_all_at(bytes, at)
+    }
+
+    pub(super) fn read(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(bytes, at)
+    }
+
+    /// Forces what was written to the device. After an error the kernel may have dropped what it could not write, and
+    /// reports that once: a second call that succeeds says nothing of the bytes before the first.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        if let Some(faults) = &self.faults {
+            faults.sync()?;
+        }
+        self.file.sync_data()
+    }
+
+    pub(super) fn truncate(&self, length: u64) -> io::Result<()> {
+        if let Some(faults) = self.faults.as_ref().filter(|_| length == 0) {
+            faults.empty();
+        }
+        self.file.set_len(length)
+    }
+}
