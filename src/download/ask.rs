@@ -213,7 +213,7 @@ fn is_encoded(headers: &HeaderMap, content_type: &str, name: &str) -> bool {
     let is_kept = match coding.trim().to_ascii_lowercase().as_str() {
         "gzip" | "x-gzip" => content_type.contains("gzip") || [".gz", ".tgz"].iter().any(|end| name.ends_with(end)),
         "zstd" => [".zst", ".tzst"].iter().any(|end| name.ends_with(end)),
-        "br" => name.ends_with(".br"),
+        "br" => [".br", ".tbr"].iter().any(|end| name.ends_with(end)),
         _ => false,
     };
     !is_kept

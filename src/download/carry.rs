@@ -83,7 +83,7 @@ impl Flow<'_> {
     }
 
     fn is_of_use(&self, stream: &Stream, id: ClaimId) -> bool {
-        let mut state = self.lock();
+        let state = self.lock();
         self.bound.with_held(|have| state.board.is_of_use(id, stream.end, have))
     }
 

@@ -113,6 +113,7 @@ fn none() -> Version {
 
 /// RFC 9110, 13.1.5 and 15.3.7.3: ranges are joined under one strong validator.
 #[test]
+#[allow(clippy::too_many_lines)] // A table: one row after the other.
 fn strong_validators() {
     let new = |tag, total| version(tag, OTHER, LATER, Some(total));
     check(vec![
@@ -286,6 +287,7 @@ fn other_sources() {
 
 /// RFC 9110, 14.4, 15.3.7 and 15.5.17: what a range says of itself, and what origins make of it.
 #[test]
+#[allow(clippy::too_many_lines)] // A table: one row after the other.
 fn ranges_that_are_none() {
     let slice = |tag: &str| Answer { status: 200, ..part_of(version(tag, OLD, LATER, Some(100)), 40, 99) };
     let gzip = |answer| Answer { is_encoded: true, ..answer };

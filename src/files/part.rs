@@ -47,7 +47,7 @@ impl Part {
         check_key(key)?;
         let Some(folder) = root.find_folder(folder)? else { return Ok(None) };
         let claim = claim(root, &folder, key)?;
-        Part::open(root, &folder, key, claim).map(|found| found.ok())
+        Part::open(root, &folder, key, claim).map(Result::ok)
     }
 
     /// The part of this key; a new one when there is none.

@@ -98,7 +98,7 @@ mod tests {
         let (syncs, made, open) = (Syncs::default(), AtomicU32::new(0), Mutex::new(()));
         let waiting = |count: usize| {
             while lock(&lock(&syncs.0)["d"].state).members < count {
-                std::thread::yield_now()
+                std::thread::yield_now();
             }
         };
         let closed = lock(&open);
