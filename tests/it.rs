@@ -7,6 +7,7 @@ mod support;
 
 mod it {
     mod chaos;
+    mod clients;
     mod control;
     mod crash;
     mod downloads;
