@@ -95,7 +95,7 @@ where
         // Taken before the library takes its own, so that ours is never later.
         let now = Instant::now();
         let limit = match allowed(request.headers()) {
-            Ok(limit) => limit.and_then(|limit| now.checked_add(limit - margin(limit))).map(Limit::new),
+            Ok(limit) => limit.and_then(|limit| now.checked_add(limit.saturating_sub(margin(limit)))).map(Limit::new),
             Err(status) => return Box::pin(std::future::ready(Ok(status.into_http()))),
         };
         let answer = self.0.call(request);
