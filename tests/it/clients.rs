@@ -13,7 +13,7 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What `scripts/tools` installs; `None` where it has said that it cannot.
+/// What `scripts/tools` installs; `None` where it has said that it cannot, so that the client is not tested.
 fn tool(name: &str) -> Option<PathBuf> {
     let path = root().join(".tools").join(name);
     if path.is_dir() {
@@ -24,7 +24,6 @@ fn tool(name: &str) -> Option<PathBuf> {
         "`{}` is missing; run scripts/tools",
         path.display()
     );
-    eprintln!("SKIPPED: there is no {name} to test the client with");
     None
 }
 
@@ -122,7 +121,7 @@ async fn errors_reach_the_python_client() {
     let id = hanging(&server, &origin).await;
     let dir = tempfile::tempdir().unwrap();
     let mut python = python(&installed, dir.path());
-    eprintln!("{}", output(python.arg(root().join("tests/clients/errors.py")).arg(&server.address).arg(id)));
+    output(python.arg(root().join("tests/clients/errors.py")).arg(&server.address).arg(id));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,5 +132,5 @@ async fn errors_reach_the_node_client_and_browsers() {
     let dir = tempfile::tempdir().unwrap();
     let program = std::fs::read_to_string(root().join("tests/clients/errors.mjs")).unwrap();
     let mut node = node(&installed, dir.path(), &program);
-    eprintln!("{}", output(node.arg(&server.address).arg(id).arg(root().join("proto"))));
+    output(node.arg(&server.address).arg(id).arg(root().join("proto")));
 }
