@@ -9,7 +9,7 @@ use crate::model::failure::{FailureReason, TaskError};
 use crate::model::group::{GroupMode, GroupPolicy};
 use crate::model::job::Job;
 use crate::model::limits::{HostLimits, Limits, RateLimit};
-use crate::model::outcome::{Attempt, DownloadResult, FetchResult, Outcome};
+use crate::model::outcome::{Attempt, DownloadResult, FetchResult, Outcome, ResumeKind};
 use crate::model::progress::Progress;
 use crate::model::secret;
 use crate::model::spec::Work;
@@ -200,6 +200,22 @@ pub(crate) fn attempt(attempt: &Attempt) -> pb::Attempt {
         error: attempt.error.as_ref().map(task_error),
         resumed_from: report.resumed_from,
         resume: report.resume.clone(),
+        resume_kind: resume_kind(report.resume_kind).into(),
+    }
+}
+
+fn resume_kind(kind: ResumeKind) -> pb::AttemptResume {
+    use pb::AttemptResume as P;
+    match kind {
+        ResumeKind::Fresh => P::Unspecified,
+        ResumeKind::Continued => P::Continued,
+        ResumeKind::ReceivedAgain => P::ReceivedAgain,
+        ResumeKind::Complete => P::Complete,
+        ResumeKind::ContentChanged => P::ContentChanged,
+        ResumeKind::Unproven => P::Unproven,
+        ResumeKind::UnusableAnswer => P::UnusableAnswer,
+        ResumeKind::Disabled => P::Disabled,
+        ResumeKind::ChecksumMismatch => P::ChecksumMismatch,
     }
 }
 

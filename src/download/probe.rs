@@ -6,9 +6,9 @@ use crate::download::existing::{kept, known_file, settled};
 use crate::download::held::Held;
 use crate::download::order::Order;
 use crate::download::resume::{Verdict, first_ask, judge};
-use crate::files::binding::{Admitted, Binding};
+use crate::files::binding::{Admitted, Binding, Why};
 use crate::files::version::Version;
-use crate::model::outcome::{AttemptReport, DownloadResult};
+use crate::model::outcome::{AttemptReport, DownloadResult, ResumeKind};
 use crate::model::secret::redacted;
 use crate::net::{Permit, Session};
 
@@ -37,8 +37,9 @@ impl Log {
     }
 
     /// Notes how the transfer goes on, and where.
-    fn note_course(&mut self, from: u64, how: String) {
+    fn note_course(&mut self, from: u64, kind: ResumeKind, how: String) {
         self.report.resumed_from = from;
+        self.report.resume_kind = kind;
         self.report.resume = how;
     }
 }
@@ -129,22 +130,33 @@ pub(super) async fn probe(order: &Order<'_>, source: usize, held: &mut Held, log
             }
             Verdict::Join(admitted) => {
                 let at = first_missing(&admitted);
-                let again = if stream.at < at && ask.range.is_some() {
-                    ": the origin ignores ranges, so what is before came again"
+                let (kind, again) = if stream.at < at && ask.range.is_some() {
+                    (ResumeKind::ReceivedAgain, ": the origin ignores ranges, so what is before came again")
                 } else {
-                    ""
+                    (ResumeKind::Continued, "")
                 };
-                log.note_course(at, format!("continued at {at}{again}"));
+                log.note_course(at, kind, format!("continued at {at}{again}"));
                 return Ok(answered(order, source, Start::Held(admitted), stream));
             }
             Verdict::Begin(why) => {
                 let dropped = held.dropped.take();
-                let why = why.or(dropped).map(|why| format!("restarted: {why}")).unwrap_or_default();
-                log.note_course(0, why);
+                let why = why.or(dropped);
+                let how = why.map(|why| format!("restarted: {why}")).unwrap_or_default();
+                log.note_course(0, why.map(kind_of).unwrap_or_default(), how);
                 let binding = fresh(&stream);
                 return Ok(answered(order, source, Start::Fresh(binding), stream));
             }
         }
+    }
+}
+
+fn kind_of(why: Why) -> ResumeKind {
+    match why {
+        Why::ContentChanged | Why::TagChanged => ResumeKind::ContentChanged,
+        Why::Unproven => ResumeKind::Unproven,
+        Why::WrongRange | Why::NoContentRange | Why::Encoded | Why::Unsatisfiable => ResumeKind::UnusableAnswer,
+        Why::ResumeDisabled => ResumeKind::Disabled,
+        Why::ChecksumMismatch => ResumeKind::ChecksumMismatch,
     }
 }
 
@@ -155,7 +167,7 @@ fn answered(order: &Order<'_>, source: usize, start: Start, stream: Stream) -> P
 
 fn complete(order: &Order<'_>, source: usize, admitted: Admitted, log: &mut Log) -> Probed {
     let bytes = admitted.ranges().bytes();
-    log.note_course(bytes, format!("continued at {bytes}: nothing was missing"));
+    log.note_course(bytes, ResumeKind::Complete, format!("continued at {bytes}: nothing was missing"));
     let name = order.name_for(source, &admitted.binding().suggested_name);
     Probed { source, name, start: Start::Held(admitted), stream: None }
 }

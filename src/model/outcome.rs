@@ -124,9 +124,36 @@ pub struct AttemptReport {
     /// Where a download went on.
     #[serde(skip_serializing_if = "is_default")]
     pub resumed_from: u64,
-    /// How it went on: `continued at N`, `restarted: content changed`, ….
+    /// How it went on, for a person: `continued at N`, `restarted: content changed`, ….
     #[serde(skip_serializing_if = "is_default")]
     pub resume: String,
+    /// How it went on, for a program.
+    #[serde(skip_serializing_if = "is_default")]
+    pub resume_kind: ResumeKind,
+}
+
+/// What an attempt at a download made of the bytes that were held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ResumeKind {
+    /// Nothing was held, or the attempt ended before it was known.
+    #[default]
+    Fresh,
+    /// It went on behind what was held.
+    Continued,
+    /// The origin ignores ranges, so what was held came again.
+    ReceivedAgain,
+    /// Nothing was missing.
+    Complete,
+    /// It began at the start: the content changed.
+    ContentChanged,
+    /// It began at the start: nothing proves that the content is the same.
+    Unproven,
+    /// It began at the start: the answer was not the range that was asked for.
+    UnusableAnswer,
+    /// It began at the start, as the client asked.
+    Disabled,
+    /// It began at the start: a digest of the whole did not match.
+    ChecksumMismatch,
 }
 
 /// An attempt as the log keeps it.

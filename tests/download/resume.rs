@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use haul::model::checksum::Algorithm;
 use haul::model::failure::FailureReason;
-use haul::model::outcome::AttemptEnd;
+use haul::model::outcome::{AttemptEnd, ResumeKind};
 use haul::model::spec::DownloadSpec;
 
 use super::rig::{Rig, checksum};
@@ -33,6 +33,7 @@ async fn goes_on_where_it_was() {
     let (result, report) = rig.done(&spec).await;
     assert_eq!(rig.read("job/f"), object.bytes());
     assert_eq!(report.resume, format!("continued at {CUT}"));
+    assert_eq!(report.resume_kind, ResumeKind::Continued);
     assert_eq!((report.resumed_from, report.bytes), (CUT, SIZE - CUT));
     assert_eq!(result.resumed_bytes, CUT);
     let request = rig.origin.requests("/f").pop().unwrap();
@@ -50,6 +51,7 @@ async fn a_new_version_starts_over() {
         let (result, report) = rig.done(&spec).await;
         assert_eq!(rig.read("job/f"), other.bytes());
         assert_eq!(report.resume, "restarted: content changed");
+        assert_eq!(report.resume_kind, ResumeKind::ContentChanged);
         assert_eq!((report.resumed_from, result.resumed_bytes), (0, 0));
     }
 }
@@ -64,6 +66,7 @@ async fn weak_validators_start_over_unless_a_digest_vouches() {
         let (_, report) = rig.done(&spec).await;
         assert_eq!(rig.read("job/f"), weak(2).bytes());
         assert_eq!(report.resume, "restarted: nothing proves that the content is the same");
+        assert_eq!(report.resume_kind, ResumeKind::Unproven);
         assert_eq!(rig.ranges("/f"), ["-", "-"], "no range is asked for that could not be used");
 
         let (rig, mut spec) = held(&weak(1)).await;
@@ -94,6 +97,7 @@ async fn without_validators_nothing_is_continued_unless_a_digest_vouches() {
     spec.checksums = vec![checksum(Algorithm::Sha256, &other.bytes())];
     let (_, report) = rig.done(&spec).await;
     assert_eq!(report.resume, "restarted: the checksum did not match");
+    assert_eq!(report.resume_kind, ResumeKind::ChecksumMismatch);
     assert_eq!(rig.read("job/f"), other.bytes());
 }
 
@@ -105,6 +109,7 @@ async fn ignored_ranges_are_passed_over() {
     let (_, report) = rig.done(&spec).await;
     assert_eq!(rig.read("job/f"), object.bytes());
     assert!(report.resume.starts_with("continued at 100000: the origin ignores ranges"), "{}", report.resume);
+    assert_eq!(report.resume_kind, ResumeKind::ReceivedAgain);
     let conditions: Vec<bool> =
         rig.origin.requests("/f").iter().map(|request| request.header("if-range").is_some()).collect();
     assert_eq!(conditions, [false, true, false], "once more without the condition");
@@ -155,6 +160,7 @@ async fn a_range_that_cannot_be_satisfied() {
     rig.origin.object("/f", object.clone());
     let (_, report) = rig.done(&spec).await;
     assert_eq!(report.resume, "continued at 100000: nothing was missing");
+    assert_eq!(report.resume_kind, ResumeKind::Complete);
     assert_eq!(report.http_status, 416);
     assert_eq!(rig.read("job/f"), object.bytes());
 }
@@ -229,6 +235,7 @@ async fn resume_can_be_switched_off() {
     spec.disable_resume = true;
     let (_, report) = rig.done(&spec).await;
     assert_eq!(report.resume, "restarted: resuming is switched off");
+    assert_eq!(report.resume_kind, ResumeKind::Disabled);
     assert_eq!(rig.read("job/f"), object.bytes());
 }
 

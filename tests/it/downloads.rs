@@ -101,6 +101,9 @@ async fn a_kill_in_the_middle_resumes_where_it_was_durable() {
     let result = result(&task);
     assert!(result.resumed_bytes > 0, "{task:#?}");
     assert_eq!(task.attempts, 1);
+    let last = task.attempt_log.last().unwrap();
+    assert_eq!(last.resume_kind(), haul::pb::AttemptResume::Continued);
+    assert_eq!(last.resume, format!("continued at {}", last.resumed_from));
     assert!(origin.requests("/f")[1].header("range").is_some());
     assert_eq!(std::fs::read(server.downloads().join(result.path)).unwrap(), object.bytes());
     assert_eq!(server.files().len(), 1);
