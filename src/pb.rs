@@ -1,4 +1,4 @@
-//! The generated messages and services of `haul.v1`, re-exported and nothing else.
+//! Re-exports the generated messages and services of `haul.v1`, and has no code of its own.
 
 #![allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
 

@@ -1,6 +1,6 @@
 //! The life of the process: build, serve, drain.
 //!
-//! Starting: the store is opened and recovered, the port bound. Serving: the engine runs and calls are taken. Draining:
+//! Starting: the store is opened and recovered, the port bound. Serving: the engine runs and calls are accepted. Draining:
 //! health says `NOT_SERVING`, attempts stop at a checkpoint and are given back, streams end with UNAVAILABLE. Stopped: all
 //! that was decided is durable. The grace bounds the drain: what does not end in time is cut, which is no worse than a
 //! crash, and a crash loses nothing.
@@ -44,11 +44,11 @@ pub use crate::files::Durability;
 pub use crate::files::names;
 pub use crate::net::{EnvironmentProxies, Guard};
 
-/// The largest message that is taken.
+/// The largest message that is accepted, in bytes.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
-/// Calls that one connection may have open at once.
+/// The most calls that one connection may have open at once.
 const STREAMS_MAX: u32 = 1024;
-/// A connection whose peer is silent is asked after the one, and closed after the other without an answer.
+/// The silence after which a connection's peer is pinged, and the time without an answer after which it is closed.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
 
 /// What an engine needs to know.
@@ -153,7 +153,8 @@ fn workers(guard: Guard) -> MakeParts {
     })
 }
 
-/// Serves until `stop` is done or the engine is drained. `ready` is told the address once calls are taken.
+/// Serves until `stop` is done, a client calls `Drain`, or the engine fails. Calls `ready` with the address once calls are
+/// accepted.
 pub async fn serve(
     settings: ServerSettings,
     stop: impl Future<Output = ()>,
@@ -259,7 +260,7 @@ fn admin(service: Admin) -> AdminServiceServer<Admin> {
         .send_compressed(Zstd)
 }
 
-/// Our files, health's, and the details of errors, so that a client without our protos reads all of them.
+/// Registers the protos of haul, of health and of error details, so that a client without them reads all of these.
 fn reflected() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)

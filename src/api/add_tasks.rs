@@ -1,7 +1,7 @@
-//! Feeding an open job: chunks in, durable acknowledgements out, in order.
+//! `AddTasks`: chunks of tasks for an open job, each acknowledged in order once it is durable.
 //!
-//! The next chunk is taken from the client when the one before is durable, so that a client that sends faster than the
-//! disk takes is held by HTTP/2's flow control and not by our memory.
+//! The next chunk is read when the one before is durable, so that HTTP/2's flow control slows a client that sends faster
+//! than the disk writes, and the server buffers one chunk.
 
 use std::sync::Arc;
 

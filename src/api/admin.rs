@@ -18,7 +18,7 @@ use crate::pb;
 use crate::store::Store;
 use crate::store::page_token::PageTokens;
 
-/// Hosts that may have limits of their own.
+/// The most hosts that may have limits of their own.
 const HOST_LIMITS_MAX: usize = 1_000;
 
 /// The shutdown of the server, as `Drain` asks for it: the same that a signal begins.
@@ -30,7 +30,7 @@ pub struct Shutdown {
     pub begun: CancellationToken,
 }
 
-/// The service.
+/// Implements [`pb::admin_service_server::AdminService`].
 #[derive(Clone)]
 pub struct Admin {
     engine: Engine,

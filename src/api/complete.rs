@@ -1,5 +1,5 @@
-//! Completes errors that did not come from us: the gRPC library refuses some calls (unknown methods, malformed or
-//! over-long messages) before a service sees them, and its errors know nothing of our contract.
+//! Completes errors that come from the gRPC library: it refuses some calls (unknown methods, malformed
+//! or over-long messages) before a service sees them, and its errors have none of the details that the contract promises.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,9 +11,9 @@ use tower::{Layer, Service};
 
 use crate::api::status::{Fault, Violations, message_too_large, shown};
 
-/// What the library says of a message beyond the limit, as it comes and decompressed.
+/// Parts of the library's messages about a message beyond the limit, before and after it was decompressed.
 const TOO_LARGE: [&str; 2] = ["message length too large", "exceeded while decompressing message"];
-/// How the library's errors about a request that it cannot read begin. It calls them INTERNAL, but the cause is the
+/// Beginnings of the library's messages about a request that it cannot read. Their code is INTERNAL, but the cause is the
 /// client's.
 const UNREADABLE: [&str; 5] = [
     "failed to decode Protobuf message",
@@ -46,12 +46,14 @@ pub(crate) fn complete(status: Status) -> Status {
         Code::Cancelled => "CANCELLED",
         Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
         Code::Unavailable => "UNAVAILABLE",
+        // Of health, which knows services by name.
+        Code::NotFound => "SERVICE_NOT_FOUND",
         _ => "INTERNAL",
     };
     Fault::new(status.code(), reason, text).into()
 }
 
-/// Returns the error of a method that does not exist, which the library leaves without a word.
+/// Returns the error of a method that does not exist; that of the library has no message.
 fn no_method(path: &str) -> Status {
     let message = format!(
         "the server has no method `{}`; list its methods by reflection, and check that client and server are of one \
@@ -104,7 +106,7 @@ where
             {
                 let is_silent = status.code() == Code::Unimplemented && status.message().is_empty();
                 let whole = if is_silent { no_method(uri.path()) } else { complete(status) };
-                // Fails only for metadata that cannot be a header, and ours can.
+                // Fails only for metadata that cannot be a header, and that of `Fault` can.
                 let _ = whole.add_header(response.headers_mut());
             }
             Ok(response)

@@ -1,4 +1,4 @@
-//! `haul.v1.ContentService`: the bytes that tasks brought.
+//! `haul.v1.ContentService`: the results of tasks, as bytes and as items.
 
 use std::sync::Arc;
 
@@ -18,12 +18,12 @@ use crate::model::outcome::Outcome;
 use crate::pb;
 use crate::store::{Content, Store, StoredTask};
 
-/// Bytes of one chunk.
+/// The most bytes of one chunk.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Pages of a listing that are read at once to find a place in it.
+/// The most pages of a listing whose heads are read at once to find a place in it.
 const HEADS_MAX: u32 = 500;
 
-/// The service.
+/// Implements [`pb::content_service_server::ContentService`].
 #[derive(Clone)]
 pub struct Contents {
     engine: Engine,
@@ -32,7 +32,7 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Over an engine and its store.
+    /// Makes the service over an engine and its store. `closing` ends all streams.
     pub fn new(engine: Engine, store: Arc<dyn Store>, closing: CancellationToken) -> Contents {
         Contents { engine, store, closing }
     }
@@ -157,7 +157,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// The next chunk. Of an empty content there is one, which says how long it is.
+    /// Returns the next chunk. Empty content has one, which says how long it is.
     async fn next(&mut self) -> Result<Option<pb::ReadContentResponse>, Status> {
         if self.at >= self.to && !std::mem::take(&mut self.is_first) {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! Jobs and tasks, from messages to the model, with everything that is wrong gathered on the way.
+//! Converts jobs and tasks from messages to the model, and gathers every violation on the way.
 
 use std::collections::HashSet;
 

@@ -21,7 +21,7 @@ use crate::model::task::TaskState;
 use crate::pb;
 use crate::store::{PageHead, Store, StoredTask};
 
-/// Pages whose heads are read at once.
+/// The most pages whose heads are read at once.
 const HEADS_MAX: u32 = 64;
 /// How long a follower waits at most before it looks for new pages.
 const LOOK: Duration = Duration::from_millis(250);
@@ -60,7 +60,7 @@ struct Items {
     closing: CancellationToken,
     id: TaskId,
     pointer: String,
-    /// The next item to send.
+    /// The index of the next item to send.
     next_item: u64,
     next_page: Option<u32>,
     heads: VecDeque<PageHead>,

@@ -25,14 +25,14 @@ use crate::model::job::Job;
 use crate::pb;
 use crate::store::Store;
 
-/// Streams of watchers that one server holds open.
+/// The most streams of watchers that one server holds open.
 const WATCHERS_MAX: usize = 10_000;
 /// The shortest interval between progress messages.
 const INTERVAL_MIN: Duration = Duration::from_millis(50);
 const INTERVAL_DEFAULT: Duration = Duration::from_millis(500);
 const REASON_BYTES_MAX: usize = 1024;
 
-/// The service.
+/// Implements [`pb::job_service_server::JobService`].
 #[derive(Clone)]
 pub struct Jobs {
     engine: Engine,
@@ -42,7 +42,7 @@ pub struct Jobs {
 }
 
 impl Jobs {
-    /// Over an engine and its store. `closing` ends all streams.
+    /// Makes the service over an engine and its store. `closing` ends all streams.
     pub fn new(engine: Engine, store: Arc<dyn Store>, closing: CancellationToken) -> Jobs {
         Jobs { engine, store, closing, watchers: Arc::new(tokio::sync::Semaphore::new(WATCHERS_MAX)) }
     }
@@ -51,7 +51,7 @@ impl Jobs {
         lookup::explained_job(&self.engine, job).await
     }
 
-    /// Keeps a place among the watchers for as long as the stream lives.
+    /// Counts a stream among the watchers until it is dropped.
     fn watched<T: Send + 'static>(
         &self,
         stream: impl Stream<Item = Result<T, Status>> + Send + 'static,

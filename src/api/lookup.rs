@@ -1,4 +1,4 @@
-//! Finding a job or a task that a request names, and looking at it live.
+//! Finds the job or the task that a request names, and adds what is known of it while it runs.
 
 use std::sync::Arc;
 
@@ -61,12 +61,12 @@ pub(crate) async fn task(
     found.ok_or_else(|| not_found("task", &text))
 }
 
-/// Returns a job with what is known of it live, without why it waits.
+/// Returns a job with its live progress, without why its tasks wait.
 pub(crate) fn live_job(job: &Job, feed: Option<&Arc<Feed>>) -> pb::Job {
     to_proto::job(job, feed.map(|feed| feed.progress()), Vec::new())
 }
 
-/// Returns a job with why its tasks wait.
+/// Returns a job with its live progress and why its tasks wait.
 pub(crate) async fn explained_job(engine: &Engine, job: &Job) -> pb::Job {
     let feed = engine.hub().feed(job.id);
     let mut message = live_job(job, feed.as_ref());
@@ -79,7 +79,7 @@ pub(crate) async fn explained_job(engine: &Engine, job: &Job) -> pb::Job {
         message.waiting.push(pb::WaitingTasks { waiting: Some(to_proto::waiting(wait)), tasks: waiting });
         return message;
     }
-    // What is in memory of each lane stands for the rest of it.
+    // The tasks of a lane that are in memory are taken as typical of those that are not.
     let seen: u32 = explanation.lanes.iter().map(|(_, count)| count).sum();
     for (wait, count) in &explanation.lanes {
         let tasks = (u64::from(*count) * u64::from(job.counts.pending) / u64::from(seen.max(1))) as u32;
@@ -96,7 +96,7 @@ pub(crate) async fn explained_job(engine: &Engine, job: &Job) -> pb::Job {
     message
 }
 
-/// Returns tasks with what is known of them live: how far those are that run, and why the others wait.
+/// Returns tasks with the live progress of those that run and the reasons for which the others wait.
 pub(crate) async fn live_tasks(engine: &Engine, job: JobId, tasks: &[StoredTask]) -> Vec<pb::Task> {
     let job_id = job.to_string();
     let mut messages: Vec<pb::Task> = tasks.iter().map(|task| to_proto::task(&job_id, task)).collect();

@@ -1,4 +1,4 @@
-//! The faces that speak gRPC: translators. Validate, convert, one call, convert back.
+//! Translates between gRPC and the engine: each handler validates, converts, makes one call, and converts back.
 //!
 //! Reads go to the store, changes to the engine. Nothing is decided here.
 

@@ -1,4 +1,4 @@
-//! Options of tasks, from messages to the model.
+//! Converts options of tasks from messages to the model.
 
 use http::{HeaderName, HeaderValue};
 use rustls_pki_types::pem::PemObject as _;

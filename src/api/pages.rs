@@ -1,4 +1,4 @@
-//! Lists by page. A page ends by its count or by its bytes, whichever comes first.
+//! Answers lists page by page. A page ends by its count or by its bytes, whichever comes first.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ use crate::store::{JobFilter, Store};
 
 const PAGE_DEFAULT: u32 = 50;
 const PAGE_MAX: u32 = 1_000;
-/// Bytes of a page: well below the 4 MiB that gRPC clients take by default.
+/// The most bytes of a page: well below the 4 MiB that gRPC clients accept by default.
 const PAGE_BYTES_MAX: usize = 3 << 20;
 
 /// Returns how many to answer.
@@ -93,11 +93,11 @@ pub(crate) fn fitting<M: prost::Message>(messages: &[M]) -> usize {
         bytes += message.encoded_len() + 8;
         bytes <= PAGE_BYTES_MAX
     };
-    // At least one, so that each page goes on.
+    // At least one, so that each page makes progress.
     messages.iter().take_while(fits).count().max(1).min(messages.len())
 }
 
-/// See the contract's `ListJobs`.
+/// Answers `ListJobs`.
 pub(crate) async fn list_jobs(
     engine: &Engine,
     store: &dyn Store,
@@ -138,7 +138,7 @@ pub(crate) async fn list_jobs(
     Ok(pb::ListJobsResponse { jobs: messages, next_page_token })
 }
 
-/// See the contract's `ListTasks`.
+/// Answers `ListTasks`.
 pub(crate) async fn list_tasks(
     engine: &Engine,
     store: &dyn Store,

@@ -1,4 +1,4 @@
-//! What was submitted, from the model back to messages: defaults are not filled in, and secrets read `REDACTED`.
+//! Converts what was submitted from the model back to messages: defaults are not filled in, and secrets read `REDACTED`.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::model::spec::{
 use crate::pb;
 use crate::store::Store;
 
-/// The most tasks of a job that come back within its spec, and their most bytes.
+/// The most tasks that the spec of a job includes, and their most bytes.
 const TASKS_MAX: u32 = 1_000;
 const TASKS_BYTES_MAX: usize = 1 << 20;
 

@@ -1,4 +1,4 @@
-//! Errors as clients see them: one code, one `ErrorInfo`, and what the code calls for beside it.
+//! Makes errors as clients see them: one code, one `ErrorInfo`, and the details that the code calls for.
 //!
 //! The invariant of this file: the trailers of an error stay below 4 KiB whatever the input, since clients refuse those
 //! from 8 KiB on and then show a connection error instead of ours. So texts of others pass through [`shown`], every

@@ -1,4 +1,4 @@
-//! From the model to messages. Secrets do not come this way: what could hold one is replaced here or is not taken over.
+//! Converts the model to messages. What could hold a secret is replaced here or is not copied.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ use crate::model::time::Timestamp;
 use crate::pb;
 use crate::store::StoredTask;
 
-/// A job. `progress` is a live one; without it the job's own counts tell how far it is.
+/// Converts a job. Without a live `progress` the bytes of its ended tasks stand for it.
 pub(crate) fn job(job: &Job, progress: Option<Progress>, waiting: Vec<pb::WaitingTasks>) -> pb::Job {
     let progress =
         progress.unwrap_or(Progress { done_bytes: job.ended_bytes, total_bytes: job.ended_bytes, bytes_per_second: 0 });
     let start = job.start_time.or(job.spec.start_time);
-    // Until something ends the job a failure is its task's alone.
+    // While the job runs, a failure is that of a task and may not become that of the job.
     let failure = job.failure.as_ref().filter(|_| job.stop.is_some() || job.state.is_ended());
     pb::Job {
         job_id: job.id.to_string(),
@@ -69,7 +69,7 @@ pub(crate) fn rate_limit(limit: &RateLimit) -> pb::RateLimit {
     }
 }
 
-/// Counts.
+/// Converts counts.
 pub(crate) fn counts(counts: &Counts) -> pb::TaskCounts {
     pb::TaskCounts {
         total: counts.total,
@@ -82,7 +82,7 @@ pub(crate) fn counts(counts: &Counts) -> pb::TaskCounts {
     }
 }
 
-/// Progress, with how long it may still take.
+/// Converts progress, and adds the time that the rest would take.
 pub(crate) fn progress_message(progress: &Progress) -> pb::Progress {
     let left = progress.total_bytes.saturating_sub(progress.done_bytes);
     let estimate = (progress.bytes_per_second > 0 && progress.total_bytes > 0)
@@ -95,7 +95,7 @@ pub(crate) fn progress_message(progress: &Progress) -> pb::Progress {
     }
 }
 
-/// A task as it is kept, without its log.
+/// Converts a task as it is stored, without its log.
 pub(crate) fn task(job_id: &str, task: &StoredTask) -> pb::Task {
     let moving = &task.row.task;
     let ended = moving.state.is_ended();
@@ -134,7 +134,7 @@ pub(crate) fn task(job_id: &str, task: &StoredTask) -> pb::Task {
     }
 }
 
-/// A running task.
+/// Converts a running task.
 pub(crate) fn active(job_id: &str, index: u32, active: &Active) -> pb::Task {
     let stored = StoredTask { index, spec: active.spec.clone(), row: (*active.row).clone() };
     let mut message = task(job_id, &stored);
@@ -142,7 +142,7 @@ pub(crate) fn active(job_id: &str, index: u32, active: &Active) -> pb::Task {
     message
 }
 
-/// How far a running task is; its rate is its average since its start.
+/// Converts the progress of a running task; its rate is the average since the attempt started.
 pub(crate) fn active_progress(active: &Active) -> pb::Progress {
     let seconds = active.since.elapsed().as_secs_f64().max(0.001);
     progress_message(&Progress {
@@ -186,7 +186,7 @@ fn download_result(download: &DownloadResult) -> pb::DownloadResult {
     }
 }
 
-/// An attempt of the log.
+/// Converts an attempt of the log.
 pub(crate) fn attempt(attempt: &Attempt) -> pb::Attempt {
     let report = &attempt.report;
     pb::Attempt {
@@ -272,7 +272,7 @@ fn failure_reason(reason: FailureReason) -> pb::FailureReason {
     }
 }
 
-/// Why something waits.
+/// Converts the reason for which something waits.
 pub(crate) fn waiting(wait: &Wait) -> pb::Waiting {
     use pb::WaitReason as P;
     let reason = match wait.reason {
@@ -290,7 +290,7 @@ pub(crate) fn waiting(wait: &Wait) -> pb::Waiting {
     pb::Waiting { reason: reason.into(), until: wait.until.map(timestamp), message: wait.message.clone() }
 }
 
-/// Limits.
+/// Converts limits.
 pub(crate) fn limits(limits: &Limits) -> pb::Limits {
     pb::Limits {
         max_concurrent_tasks: limits.max_concurrent_tasks,
@@ -301,7 +301,7 @@ pub(crate) fn limits(limits: &Limits) -> pb::Limits {
     }
 }
 
-/// Limits of one host.
+/// Converts the limits of one host.
 pub(crate) fn host_limits(limits: &HostLimits) -> pb::HostLimits {
     pb::HostLimits {
         host: limits.host.clone(),
@@ -312,7 +312,7 @@ pub(crate) fn host_limits(limits: &HostLimits) -> pb::HostLimits {
     }
 }
 
-/// A point in time.
+/// Converts a point in time.
 pub(crate) fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: time.0.div_euclid(1_000_000),

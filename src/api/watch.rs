@@ -1,7 +1,7 @@
-//! Watching: durable events once and in order, the rest conflated.
+//! `WatchJob`: durable events once and in order, the rest conflated.
 //!
-//! A stream is a task-free generator: each message is made when the client's window has room for it, from memory or,
-//! when the watcher is further behind, from the store. A slow watcher holds one message.
+//! A stream is a generator without a task of its own: each message is made when the client's window has room for it, from
+//! memory or, when the watcher is further behind, from the store. So a slow watcher costs the memory of one message.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,14 +26,14 @@ use crate::pb;
 use crate::pb::watch_job_response::Event;
 use crate::store::{Store, StoredEvent};
 
-/// A sign of life after this long without a message.
+/// The longest time without a message; then a heartbeat is sent.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// Events that are read in one go.
+/// The most events that are read at once.
 const EVENTS_MAX: u32 = 256;
-/// Running tasks that a progress message tells of.
+/// The most running tasks in a progress message.
 const ACTIVE_MAX: usize = 100;
 
-/// What a watcher asked for.
+/// What a watcher asks for.
 pub(crate) struct Wish {
     pub(crate) job: JobId,
     pub(crate) after: Option<u64>,
@@ -61,7 +61,7 @@ struct Watcher {
     over: bool,
 }
 
-/// The messages of one watch.
+/// Returns the messages of one watch.
 pub(crate) async fn watch_job(
     engine: Engine,
     store: Arc<dyn Store>,
@@ -125,7 +125,7 @@ impl Watcher {
     async fn message(&mut self) -> Result<Option<pb::WatchJobResponse>, Status> {
         if std::mem::take(&mut self.snapshot_due) {
             let snapshot = live_job(&self.job, self.feed.as_ref());
-            // Without a wish for the past there is nothing after the end.
+            // A watcher that did not ask for earlier events gets nothing after the end.
             self.over = self.job.state.is_ended() && self.sent >= self.job.sequence;
             return Ok(Some(self.wrap(self.job.sequence, Event::Snapshot(snapshot))));
         }
@@ -177,7 +177,7 @@ impl Watcher {
             }
             EventKind::JobChanged => Event::JobChanged(snapshot(&event.snapshot)?),
             EventKind::JobEnded => {
-                // A retried job goes on after an end: only the last one closes the stream.
+                // A retried job has an end for each run; only the last one closes the stream.
                 let job = self.engine.job(self.wish.job).await?;
                 self.over = job.state.is_ended() && job.sequence <= event.head.sequence;
                 Event::JobEnded(snapshot(&event.snapshot)?)
@@ -190,7 +190,7 @@ impl Watcher {
         })
     }
 
-    /// Waits for something to tell: news, progress, or a sign of life.
+    /// Waits for the next message: a notice, progress, or a heartbeat. `None`: durable events may have come.
     async fn wait(&mut self) -> Result<Option<pb::WatchJobResponse>, Status> {
         let heartbeat = self.last_message + HEARTBEAT;
         let Some(version) = &mut self.version else { return Ok(None) };
@@ -206,7 +206,7 @@ impl Watcher {
             () = self.closing.cancelled() => Err(draining()),
             changed = version.changed() => {
                 if changed.is_err() {
-                    // The job was forgotten: the store has the rest.
+                    // The job has left memory: the store has the rest.
                     self.feed = None;
                 }
                 Ok(None)
@@ -224,7 +224,7 @@ impl Watcher {
             Ok(Notice::BackingOff(task)) => {
                 Some(self.wrap(self.sent, Event::TaskBackingOff(to_proto::task(&id, &task))))
             }
-            // A watcher that was too slow misses starts, as it would have missed their ends' progress.
+            // A watcher that is too slow misses starts, which are conflated as progress is.
             Err(broadcast::error::RecvError::Lagged(_)) => None,
             Err(broadcast::error::RecvError::Closed) => {
                 self.notices = None;
@@ -233,7 +233,7 @@ impl Watcher {
         }
     }
 
-    /// The newest progress, if it is other than what was told last.
+    /// Returns the newest progress if it differs from what was sent last.
     fn progress(&mut self) -> Option<pb::WatchJobResponse> {
         self.next_progress = Instant::now() + self.wish.interval;
         let feed = self.feed.as_ref()?;

@@ -1,4 +1,4 @@
-//! `WatchJobs`: a list that stays true.
+//! `WatchJobs`: a list of jobs, and then every change of it.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -20,9 +20,9 @@ use crate::pb;
 use crate::pb::watch_jobs_response::Event;
 use crate::store::{JobFilter, Store};
 
-/// Jobs that are read in one go.
+/// The most jobs that are read at once.
 const JOBS_MAX: u32 = 100;
-/// States in which a job is on the list whatever its end.
+/// States of jobs that have not ended, which are always on the list.
 const UNFINISHED: [JobState; 4] = [JobState::Pending, JobState::Running, JobState::Paused, JobState::Cancelling];
 
 #[derive(Clone, Copy, PartialEq)]
@@ -49,7 +49,7 @@ struct Watcher {
     over: bool,
 }
 
-/// The messages of one watch.
+/// Returns the messages of one watch.
 pub(crate) fn watch_jobs(
     engine: Engine,
     store: Arc<dyn Store>,
@@ -118,7 +118,7 @@ impl Watcher {
         Ok(())
     }
 
-    /// Waits for changes and gathers them for one interval, so that a busy job is told of once in it.
+    /// Waits for changes and gathers them for one interval, so that a busy job is sent once in it.
     async fn news(&mut self) -> Result<(), Status> {
         tokio::select! {
             () = self.closing.cancelled() => return Err(draining()),

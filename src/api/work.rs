@@ -1,4 +1,4 @@
-//! What a task does, from messages to the model.
+//! Converts what a task does from messages to the model.
 
 use url::{Host, Url};
 

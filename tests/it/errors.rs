@@ -200,6 +200,10 @@ async fn what_the_library_refuses_is_complete_too() {
     assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "INVALID_ARGUMENT"));
     assert_eq!(status.get_details_bad_request().unwrap().field_violations[0].field, "message");
 
+    // One of another service: health, of a name that it does not know (field 1 is `x`).
+    let status = call(&server, "grpc.health.v1.Health/Check", b"\x0a\x01x", &[]).await.status();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "SERVICE_NOT_FOUND"));
+
     let spec = pb::JobSpec { title: "x".repeat(17 << 20), ..job(Vec::new()) };
     let request = pb::SubmitJobRequest { job: Some(spec), ..Default::default() };
     let status = server.jobs().submit_job(request).await.unwrap_err();
