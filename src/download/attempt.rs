@@ -21,7 +21,13 @@ pub(super) async fn run(
     let (end, mut report) = match Order::of(ctx, spec) {
         Ok(order) => {
             let mut attempt = Attempt { log: Log::of(&order), order, held: Held::default(), left: Vec::new() };
-            (attempt.run().await, attempt.log.report)
+            let end = attempt.run().await;
+            let mut report = attempt.log.report;
+            if let Some(stored) = attempt.held.stored() {
+                report.held_bytes = stored.ranges.bytes();
+                report.total_bytes = stored.binding.version.total.unwrap_or(0);
+            }
+            (end, report)
         }
         Err(failure) => {
             (Err(failure.into()), AttemptReport { url: redacted_text(&spec.url), ..AttemptReport::default() })

@@ -130,6 +130,12 @@ pub struct AttemptReport {
     /// How it went on, for a program.
     #[serde(skip_serializing_if = "is_default")]
     pub resume_kind: ResumeKind,
+    /// Bytes of the file that a download holds at the end of the attempt, for the next one.
+    #[serde(skip_serializing_if = "is_default")]
+    pub held_bytes: u64,
+    /// The size of the file of which they are; 0: not known.
+    #[serde(skip_serializing_if = "is_default")]
+    pub total_bytes: u64,
 }
 
 /// What an attempt at a download made of the bytes that were held.
