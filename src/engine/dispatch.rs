@@ -112,7 +112,7 @@ impl Scheduler {
         self.pending.dirty.insert(job);
         self.pending.batch.claims.push(Claim { id, task: row.task.clone(), attempt_start: now });
 
-        let options = Options::resolve(&run.job.spec.defaults, &queued.spec.options);
+        let options = Options::of(&run.job.spec.defaults, &queued.spec);
         if let Some(limit) = options.timeouts.task
             && let Some(first) = row.task.start_time
         {

@@ -41,7 +41,7 @@ impl Scheduler {
         if let Some(feed) = self.hub.feed(id.job) {
             feed.stopped(id.index);
         }
-        let options = Options::resolve(&run.job.spec.defaults, &running.spec.options);
+        let options = Options::of(&run.job.spec.defaults, &running.spec);
         let chance = self.rng.random::<f64>();
         let (event, outcome) = meaning(&running, &options, &ended, now, chance);
         note_attempt(&mut running.row, running.attempt_start, &ended, &event, now);

@@ -90,6 +90,8 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
     /// Nothing was asked, because a host is left alone until then: the attempt does not count, and the task waits.
     pub paused_until: Option<Timestamp>,
+    /// Whether no origin has looked at the request, so that sending it again repeats nothing, whatever its method.
+    pub is_unsent: bool,
 }
 
 impl Failure {
@@ -102,6 +104,7 @@ impl Failure {
             retryable: false,
             retry_after: None,
             paused_until: None,
+            is_unsent: false,
         }
     }
 

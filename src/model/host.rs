@@ -14,7 +14,9 @@ pub struct Host(Arc<str>);
 impl Host {
     /// The host that a request to `url` goes to. `None` for a URL without a host.
     pub fn of(url: &Url) -> Option<Host> {
+        // `example.com.` is `example.com`, said to be complete.
         let host = url.host_str()?;
+        let host = host.strip_suffix('.').unwrap_or(host);
         let port = url.port_or_known_default()?;
         Some(Host(format!("{host}:{port}").into()))
     }

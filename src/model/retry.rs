@@ -20,6 +20,15 @@ pub struct RetryPolicy {
     pub jitter: f64,
     /// Statuses that are tried again, beside those that always are.
     pub retry_statuses: Vec<u16>,
+    /// Whether a request that an origin may have looked at is sent again. Where it is not, only what was never sent is
+    /// tried again.
+    pub may_repeat: bool,
+}
+
+/// Whether sending a request of this method twice is meant to have the effect of sending it once (RFC 9110, section
+/// 9.2.2).
+pub fn is_idempotent(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
 }
 
 impl Default for RetryPolicy {
@@ -31,6 +40,7 @@ impl Default for RetryPolicy {
             backoff_multiplier: 2.0,
             jitter: 0.5,
             retry_statuses: Vec::new(),
+            may_repeat: true,
         }
     }
 }
@@ -50,7 +60,8 @@ pub enum Decision {
 /// has been capped by the server's limit where it was read.
 pub fn decide(policy: &RetryPolicy, attempt: u32, failure: &Failure, now: Timestamp, chance: f64) -> Decision {
     let asked_for = policy.retry_statuses.contains(&failure.http_status) && failure.http_status != 0;
-    if attempt >= policy.max_attempts || !(failure.retryable || asked_for) {
+    let may_repeat = policy.may_repeat || failure.is_unsent;
+    if attempt >= policy.max_attempts || !may_repeat || !(failure.retryable || asked_for) {
         return Decision::GiveUp;
     }
     let wait = backoff(policy, attempt, chance).max(failure.retry_after.unwrap_or_default());
@@ -91,6 +102,17 @@ mod tests {
         assert_eq!(decide(&policy, 2, &failure(true, 503, None), now, 0.0), Decision::GiveUp);
         assert_eq!(decide(&policy, 1, &failure(false, 404, None), now, 0.0), Decision::GiveUp);
         assert_eq!(decide(&policy, 1, &failure(true, 503, None), now, 0.0), Decision::RetryAt(Timestamp(1_000_000)));
+    }
+
+    #[test]
+    fn what_must_not_be_repeated_is_tried_again_only_if_it_was_never_sent() {
+        let policy = RetryPolicy { may_repeat: false, retry_statuses: vec![404], ..RetryPolicy::default() };
+        let now = Timestamp(0);
+        assert_eq!(decide(&policy, 1, &failure(true, 503, None), now, 0.0), Decision::GiveUp);
+        assert_eq!(decide(&policy, 1, &failure(false, 404, None), now, 0.0), Decision::GiveUp);
+        let unsent = Failure { is_unsent: true, ..failure(true, 0, None) };
+        assert_eq!(decide(&policy, 4, &unsent, now, 1.0), Decision::RetryAt(Timestamp(4_000_000)));
+        assert_eq!(decide(&policy, 5, &unsent, now, 0.0), Decision::GiveUp);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::failure::is_default;
 use crate::model::group::GroupPolicy;
 use crate::model::limits::RateLimit;
-use crate::model::retry::RetryPolicy;
+use crate::model::retry::{RetryPolicy, is_idempotent};
 use crate::model::secret::Secret;
 use crate::model::time::Timestamp;
 
@@ -78,6 +78,14 @@ pub enum Work {
 }
 
 impl Work {
+    /// Whether its request may be sent twice.
+    fn is_idempotent(&self) -> bool {
+        match self {
+            Work::Fetch(fetch) => fetch.method.is_empty() || is_idempotent(&fetch.method),
+            Work::Download(_) => true,
+        }
+    }
+
     /// The URL that the client gave, with its secrets.
     pub fn url(&self) -> &str {
         match self {
@@ -397,6 +405,19 @@ pub struct Options {
 }
 
 impl Options {
+    /// The options of a task, given its job's defaults.
+    ///
+    /// Where nobody has said how often to try, a request whose method is not idempotent is sent once (RFC 9110, section
+    /// 9.2.2): what may have had its effect is not repeated, unless an `Idempotency-Key` lets the origin see that it is
+    /// the same.
+    pub fn of(job: &TaskOptions, task: &TaskSpec) -> Options {
+        let mut options = Options::resolve(job, &task.options);
+        let is_set = job.retry.max_attempts.or(task.options.retry.max_attempts).is_some();
+        let has_key = options.http.headers.iter().any(|header| header.name.eq_ignore_ascii_case("idempotency-key"));
+        options.retry.may_repeat = is_set || has_key || task.work.is_idempotent();
+        options
+    }
+
     /// Merges field by field; a list that the task sets replaces the job's list whole.
     pub fn resolve(job: &TaskOptions, task: &TaskOptions) -> Options {
         let (j, t) = (&job.retry, &task.retry);
@@ -410,6 +431,7 @@ impl Options {
             backoff_multiplier: t.backoff_multiplier.or(j.backoff_multiplier).unwrap_or(d.backoff_multiplier),
             jitter: t.jitter.or(j.jitter).unwrap_or(d.jitter),
             retry_statuses: list(&t.retry_statuses, &j.retry_statuses),
+            may_repeat: d.may_repeat,
         };
         Options { retry, timeouts: timeouts(&job.timeouts, &task.timeouts), http: http(&job.http, &task.http) }
     }
@@ -503,5 +525,22 @@ mod tests {
         let json = serde_json::to_string(&spec).unwrap();
         assert_eq!(json, r#"{"work":{"fetch":{"url":"http://a/"}}}"#);
         assert_eq!(serde_json::from_str::<TaskSpec>(&json).unwrap(), spec);
+    }
+
+    #[test]
+    fn a_post_is_sent_once_unless_somebody_says_otherwise() {
+        let may_repeat = |method: &str, set: &dyn Fn(&mut TaskOptions, &mut TaskOptions)| {
+            let (mut job, mut options) = (TaskOptions::default(), TaskOptions::default());
+            set(&mut job, &mut options);
+            let work = Work::Fetch(FetchSpec { method: method.into(), ..FetchSpec::default() });
+            Options::of(&job, &TaskSpec { key: String::new(), work, options }).retry.may_repeat
+        };
+        assert!(
+            ["", "GET", "HEAD", "PUT", "DELETE", "OPTIONS"].into_iter().all(|method| may_repeat(method, &|_, _| {}))
+        );
+        assert!(["POST", "PATCH", "get", "LOCK"].into_iter().all(|method| !may_repeat(method, &|_, _| {})));
+        assert!(may_repeat("POST", &|job, _| job.retry.max_attempts = Some(3)));
+        assert!(may_repeat("POST", &|_, task| task.retry.max_attempts = Some(5)));
+        assert!(may_repeat("POST", &|_, task| task.http.headers = vec![header("idempotency-key")]));
     }
 }
