@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use haul::net::{Body, Guard, HttpClient, Profile, Request, Session, Transport, exchange};
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderValue, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -87,7 +87,7 @@ async fn sent(address: SocketAddr, requests: u32) -> f64 {
 async fn exchanged(address: SocketAddr, requests: u32) -> f64 {
     let (client, profile, url) = parts(address);
     let ask = async |(): &mut ()| {
-        let mut session = Session::default();
+        let mut session = Session::new(url.as_str());
         read(exchange(&client, request(&url), &profile, &mut session).await.unwrap().body).await;
     };
     measure("exchange", requests, vec![(); SLOTS as usize], ask).await
@@ -99,13 +99,7 @@ fn parts(address: SocketAddr) -> (HttpClient, Arc<Profile>, Url) {
 }
 
 fn request(url: &Url) -> Request {
-    Request {
-        method: Method::GET,
-        url: url.clone(),
-        headers: HeaderMap::new(),
-        body: Bytes::new(),
-        permit: haul::net::Permit::default(),
-    }
+    Request::get(url.clone())
 }
 
 async fn read(mut body: Body) {

@@ -14,6 +14,8 @@ mod connections;
 mod faults;
 #[path = "net/http2.rs"]
 mod http2;
+#[path = "net/http2_peers.rs"]
+mod http2_peers;
 #[path = "net/origin_itself.rs"]
 mod origin_itself;
 #[path = "net/proxies.rs"]

@@ -37,7 +37,6 @@ const IMPORTS: &[(&str, &[&str])] = &[
 const CIRCLES: &[&[&str]] = &[
     &["engine::attempts", "engine::commit", "engine::event", "engine::reads", "engine::scheduler", "engine::waiting", "engine::work"],
     &["store::sqlite", "store::sqlite::check", "store::sqlite::lock", "store::sqlite::open", "store::sqlite::writer"],
-    &["net::connection", "net::pool"],
 ];
 
 /// A file that is longer has two ideas in it.

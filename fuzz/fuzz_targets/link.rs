@@ -5,7 +5,7 @@ use haul::net::link;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|value: &str| {
-    if let Some(target) = link::next_in(value) {
+    if let Ok(Some(target)) = link::next_in(value) {
         assert!(value.contains(&format!("<{target}>")) || value.contains(target), "{value:?} {target:?}");
         assert!(!target.contains('>'), "{target:?}");
     }

@@ -212,11 +212,12 @@ fn proxy(proxy_url: &str, path: &str, v: &mut Violations) {
         return;
     }
     let url = url::Url::parse(proxy_url).ok();
-    let fits = |url: &url::Url| ["http", "socks5", "socks5h"].contains(&url.scheme()) && url.host_str().is_some();
+    let fits =
+        |url: &url::Url| ["http", "https", "socks5", "socks5h"].contains(&url.scheme()) && url.host_str().is_some();
     match url {
         Some(url) if is_redacted(&url) => v.add(path, COPIED),
         Some(url) if fits(&url) => {}
-        _ => v.add(path, "must be an absolute URL of scheme http, socks5 or socks5h"),
+        _ => v.add(path, "must be an absolute URL of scheme http, https, socks5 or socks5h"),
     }
 }
 

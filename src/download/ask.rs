@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, IF_MODIFIED_SINCE};
 use http::header::{IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::download::announced::announced;
 use crate::download::order::Order;
@@ -19,6 +19,7 @@ use crate::files::version::Version;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::secret::redacted;
 use crate::model::time::Timestamp;
+use crate::net::decode::Coding;
 use crate::net::range::ContentRange;
 use crate::net::{Body, BodySource, Permit, Request, Response, Session};
 use crate::net::{classify, decode, disposition, drain, exchange, range};
@@ -93,7 +94,9 @@ pub(super) async fn send(
 ) -> Result<Stream, Halt> {
     let ctx = order.ctx;
     let url = order.sources[source].clone();
-    let request = Request { method: Method::GET, url, headers: headers(ask, known)?, body: Bytes::new(), permit };
+    // What is asked for by range is a segment, or the rest of a file: its speed is its own.
+    let separate = ask.range.is_some();
+    let request = Request { headers: headers(ask, known)?, separate, permit, ..Request::get(url) };
     let response = tokio::select! {
         biased;
         () = ctx.stop.cancelled() => return Err(Halt::Stopped),
@@ -135,8 +138,12 @@ fn receive(order: &Order<'_>, source: usize, response: Response) -> Result<Strea
         |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     let suggested_name = disposition::file_name(&headers).unwrap_or_default();
     let content_type = text(CONTENT_TYPE);
-    let is_encoded =
-        status.is_success() && is_encoded(&headers, &content_type, &order.name_for(source, &suggested_name));
+    let codings = if status.is_success() {
+        decode::codings_of_file(&headers, &order.name_for(source, &suggested_name))?
+    } else {
+        Vec::new()
+    };
+    let is_encoded = !codings.is_empty();
     let length = if is_encoded || headers.contains_key(TRANSFER_ENCODING) {
         None
     } else {
@@ -167,7 +174,7 @@ fn receive(order: &Order<'_>, source: usize, response: Response) -> Result<Strea
         (200 | 203, _) => length,
         _ => None,
     };
-    let (body, encoded) = if is_encoded { decoded(body, &headers)? } else { (body, None) };
+    let (body, encoded) = if is_encoded { decoded(body, codings) } else { (body, None) };
     let bytes = answer.bytes();
     Ok(Stream { answer, headers, body, at: bytes.start, end: bytes.end, encoded })
 }
@@ -179,10 +186,10 @@ fn http_date(now: Timestamp) -> String {
 }
 
 /// A body whose content coding is undone, with a count of its encoded bytes.
-fn decoded(body: Body, headers: &HeaderMap) -> Result<(Body, Option<Arc<AtomicU64>>), Failure> {
+fn decoded(body: Body, codings: Vec<Coding>) -> (Body, Option<Arc<AtomicU64>>) {
     let count = Arc::new(AtomicU64::new(0));
     let counted = Body(Box::new(Counted { body, count: Arc::clone(&count) }));
-    Ok((decode::decode(counted, headers)?, Some(count)))
+    (decode::undo(counted, codings), Some(count))
 }
 
 /// Counts the bytes of a body before they are decoded.
@@ -201,20 +208,4 @@ impl BodySource for Counted {
             chunk
         })
     }
-}
-
-/// Whether the body must be decoded. Servers call compressed archives encoded, though they are meant to be kept as they
-/// are: a file whose name says that it is one stays one.
-fn is_encoded(headers: &HeaderMap, content_type: &str, name: &str) -> bool {
-    let codings = headers.get_all(http::header::CONTENT_ENCODING).iter();
-    let mut codings = codings.filter_map(|value| value.to_str().ok()).filter(|text| !text.trim().is_empty());
-    let Some(coding) = codings.find(|text| !text.trim().eq_ignore_ascii_case("identity")) else { return false };
-    let name = name.to_ascii_lowercase();
-    let is_kept = match coding.trim().to_ascii_lowercase().as_str() {
-        "gzip" | "x-gzip" => content_type.contains("gzip") || [".gz", ".tgz"].iter().any(|end| name.ends_with(end)),
-        "zstd" => [".zst", ".tzst"].iter().any(|end| name.ends_with(end)),
-        "br" => [".br", ".tbr"].iter().any(|end| name.ends_with(end)),
-        _ => false,
-    };
-    !is_kept
 }

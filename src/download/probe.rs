@@ -21,7 +21,7 @@ pub(super) struct Log {
 impl Log {
     pub(super) fn of(order: &Order<'_>) -> Log {
         // Credentials are for the origin of the URL that the client named, whichever source is asked first.
-        let session = order.sources.first().map(Session::at_home).unwrap_or_default();
+        let session = Session::new(order.sources.first().map(url::Url::as_str).unwrap_or_default());
         let url = order.sources.first().map(redacted).unwrap_or_default();
         Log { session, report: AttemptReport { url, ..AttemptReport::default() } }
     }

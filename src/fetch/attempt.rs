@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use url::Url;
 
 use crate::fetch::body;
@@ -15,7 +15,7 @@ use crate::model::outcome::{AttemptEnd, AttemptReport, FetchResult, Outcome};
 use crate::model::progress::Meter;
 use crate::model::secret::{REDACTED, is_secret_header, redacted};
 use crate::model::spec::{FetchSpec, Pagination};
-use crate::net::{Permit, Request, Response, Session, classify, decode, drain, exchange};
+use crate::net::{Request, Response, Session, classify, decode, exchange};
 
 /// What is asked for where JSON is expected; anything is still taken.
 const ACCEPT_JSON: HeaderValue = HeaderValue::from_static("application/json, */*;q=0.5");
@@ -49,6 +49,8 @@ struct Attempt<'a> {
     url: Url,
     method: Method,
     headers: HeaderMap,
+    /// Shared by the requests for all pages.
+    body: Bytes,
     session: Session,
 }
 
@@ -62,10 +64,11 @@ impl<'a> Attempt<'a> {
         } else {
             Method::from_bytes(spec.method.as_bytes()).map_err(|_| bad("method"))?
         };
-        let mut session = Session::at_home(&url);
+        let mut session = Session::new(&spec.url);
         session.wanted_statuses.clone_from(&spec.accept_statuses);
         let headers = own_headers(ctx, spec);
-        Ok(Attempt { ctx, spec, url, method, headers, session })
+        let body = Bytes::copy_from_slice(&spec.body);
+        Ok(Attempt { ctx, spec, url, method, headers, body, session })
     }
 
     async fn go(&mut self) -> Result<(FetchResult, Option<FetchedBody>), Failure> {
@@ -102,16 +105,18 @@ impl<'a> Attempt<'a> {
                 return Ok(*result);
             }
             let response = self.ask(pager.request()?).await?;
-            let mut result = result_of(&response);
+            let result = result_of(&response);
+            if response.status == StatusCode::NO_CONTENT {
+                // There is no page here, which is what some origins say behind the last one.
+                pager.cursor.next = pager.ended(result);
+                continue;
+            }
             let (headers, url) = (response.headers.clone(), response.url.clone());
             let body: Bytes = self.content(response)?.whole().await?;
             let (number, first_item) = (pager.cursor.pages, pager.cursor.items);
             let turn = pager.turn(&Arrived { body: &body, headers: &headers, url: &url })?;
             if turn.is_last {
-                result.pages = pager.cursor.pages;
-                result.items = pager.cursor.items;
-                result.body_bytes = pager.cursor.bytes;
-                pager.cursor.next = Next::Ended(Box::new(result));
+                pager.cursor.next = pager.ended(result);
             }
             if turn.is_kept {
                 let cursor = pager.cursor.clone();
@@ -123,21 +128,14 @@ impl<'a> Attempt<'a> {
 
     /// A response whose status the task accepts.
     async fn ask(&mut self, url: Url) -> Result<Response, Failure> {
-        let request = Request {
-            permit: Permit::default(),
-            method: self.method.clone(),
-            url,
-            headers: self.headers.clone(),
-            body: Bytes::copy_from_slice(&self.spec.body),
-        };
+        let (method, headers, body) = (self.method.clone(), self.headers.clone(), self.body.clone());
+        let request = Request { method, headers, body, ..Request::get(url) };
         let response = exchange(self.ctx.transport, request, self.ctx.profile, &mut self.session).await?;
         if self.spec.accepts(response.status.as_u16()) {
             return Ok(response);
         }
         let now = (self.ctx.now)();
-        let failure = classify::judge_status(response.status, &response.headers, now, self.ctx.retry_after_max);
-        drain(response.body).await;
-        Err(failure)
+        Err(classify::judge_status(response.status, &response.headers, now, self.ctx.retry_after_max))
     }
 
     fn content(&self, response: Response) -> Result<Content, Failure> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, header};
+use http::HeaderMap;
 
 use crate::fetch::{FetchedBody, INLINE_BYTES_MAX, Sink};
 use crate::model::failure::{Failure, FailureReason};
@@ -27,12 +27,12 @@ impl Content {
         bytes_max: u64,
         meter: &Arc<Meter>,
     ) -> Result<Content, Failure> {
-        let is_larger = announced.is_some_and(|length| length > bytes_max);
-        if is_larger && !headers.contains_key(header::CONTENT_ENCODING) {
+        let codings = decode::codings(headers)?;
+        if codings.is_empty() && announced.is_some_and(|length| length > bytes_max) {
             return Err(too_large(bytes_max));
         }
         let counted = Body(Box::new(Counted { body, meter: Arc::clone(meter) }));
-        Ok(Content { body: decode::decode(counted, headers)?, bytes_max, bytes: 0 })
+        Ok(Content { body: decode::undo(counted, codings), bytes_max, bytes: 0 })
     }
 
     async fn chunk(&mut self) -> Option<Result<Bytes, Failure>> {

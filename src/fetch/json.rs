@@ -1,26 +1,50 @@
 //! JSON without changing it: values are found by pointer and handed out as the bytes that were sent.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, IgnoredAny};
 use serde_json::value::RawValue;
 
+use crate::fetch::scan;
 use crate::model::failure::{Failure, FailureReason};
 
-/// Checks that `body` is one JSON text.
+/// Checks that `body` is one JSON text, in UTF-8.
 pub fn check(body: &[u8]) -> Result<(), Failure> {
-    serde_json::from_slice::<IgnoredAny>(body).map(drop).map_err(|error| not_json(&error))
+    serde_json::from_str::<IgnoredAny>(text_of(body)?).map(drop).map_err(|error| not_json(&error))
+}
+
+/// What a listing has to know of a page.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Page {
+    /// How many items it has.
+    pub(super) item_count: u64,
+    /// What stands at the pointer to the next page.
+    pub(super) next: Option<String>,
+}
+
+/// Reads a page, once: counts the items at `items_pointer`, and takes what stands at `next_pointer`.
+pub(super) fn page(body: &[u8], items_pointer: &str, next_pointer: Option<&str>) -> Result<Page, Failure> {
+    let (items, next) = (steps(items_pointer), next_pointer.and_then(steps));
+    let mut found = scan::Found::default();
+    let node = scan::Node { items: items.as_deref(), next: next.as_deref(), found: &mut found };
+    let mut reader = serde_json::Deserializer::from_str(text_of(body)?);
+    node.deserialize(&mut reader).and_then(|()| reader.end()).map_err(|error| not_json(&error))?;
+    let item_count = match found.items {
+        scan::Items::Count(count) => count,
+        scan::Items::Missing => return Err(bad_items(items_pointer, "does not exist")),
+        scan::Items::NotAList => return Err(bad_items(items_pointer, "is not a list")),
+    };
+    let next = match (found.next, next_pointer) {
+        (Some(value), Some(pointer)) => text(value, pointer)?,
+        _ => None,
+    };
+    Ok(Page { item_count, next })
 }
 
 /// The items at `pointer` (RFC 6901; empty: the whole page), byte for byte. A `null` is an empty list, as some languages
 /// write theirs.
 pub fn items<'a>(page: &'a [u8], pointer: &str) -> Result<Vec<&'a RawValue>, Failure> {
-    let bad = |what: &str| {
-        let place = if pointer.is_empty() { "the page".to_owned() } else { format!("`{pointer}` of the page") };
-        Failure::fatal(FailureReason::BadContent, format!("{place} {what}; check `pagination.items_pointer`"))
-    };
+    let bad = |what: &str| bad_items(pointer, what);
     let list = find(page, pointer)?.ok_or_else(|| bad("does not exist"))?;
     match list.get().as_bytes().first() {
         Some(b'[') => serde_json::from_str(list.get()).map_err(|error| not_json(&error)),
@@ -29,10 +53,14 @@ pub fn items<'a>(page: &'a [u8], pointer: &str) -> Result<Vec<&'a RawValue>, Fai
     }
 }
 
-/// The text at `pointer`: a string's content, a number as it is written. `None` where there is nothing: missing, `null`,
-/// `false`, or empty.
-pub fn text(page: &[u8], pointer: &str) -> Result<Option<String>, Failure> {
-    let Some(value) = find(page, pointer)? else { return Ok(None) };
+fn bad_items(pointer: &str, what: &str) -> Failure {
+    let place = if pointer.is_empty() { "the page".to_owned() } else { format!("`{pointer}` of the page") };
+    Failure::fatal(FailureReason::BadContent, format!("{place} {what}; check `pagination.items_pointer`"))
+}
+
+/// The text of a value that stands at `pointer`: a string's content, a number as it is written. `None` where it leads
+/// nowhere: `null`, `false`, or empty.
+fn text(value: &RawValue, pointer: &str) -> Result<Option<String>, Failure> {
     let raw = value.get();
     match raw.as_bytes().first() {
         Some(b'"') => {
@@ -50,19 +78,28 @@ pub fn text(page: &[u8], pointer: &str) -> Result<Option<String>, Failure> {
 
 /// The value at `pointer`, or `None` where there is none.
 fn find<'a>(page: &'a [u8], pointer: &str) -> Result<Option<&'a RawValue>, Failure> {
-    let mut value: &RawValue = serde_json::from_slice(page).map_err(|error| not_json(&error))?;
-    let Some(steps) = pointer.strip_prefix('/') else {
-        return Ok(if pointer.is_empty() { Some(value) } else { None });
-    };
-    for step in steps.split('/') {
-        let step = unescape(step);
-        let found = Step(&step).deserialize(&mut serde_json::Deserializer::from_str(value.get()));
-        match found.map_err(|error| not_json(&error))? {
-            Some(inner) => value = inner,
-            None => return Ok(None),
-        }
+    let next = steps(pointer);
+    let mut found = scan::Found::default();
+    let node = scan::Node { items: None, next: next.as_deref(), found: &mut found };
+    let mut reader = serde_json::Deserializer::from_str(text_of(page)?);
+    node.deserialize(&mut reader).and_then(|()| reader.end()).map_err(|error| not_json(&error))?;
+    Ok(found.next)
+}
+
+/// The steps of a pointer; `None` for a text that is not one, which leads nowhere.
+fn steps(pointer: &str) -> Option<Vec<Cow<'_, str>>> {
+    if pointer.is_empty() {
+        return Some(Vec::new());
     }
-    Ok(Some(value))
+    Some(pointer.strip_prefix('/')?.split('/').map(unescape).collect())
+}
+
+/// JSON is UTF-8 (RFC 8259, section 8.1), also within strings that nobody looks at.
+fn text_of(body: &[u8]) -> Result<&str, Failure> {
+    std::str::from_utf8(body).map_err(|error| {
+        let message = format!("the body is not JSON (its byte {} is not UTF-8)", error.valid_up_to());
+        Failure::fatal(FailureReason::BadContent, message)
+    })
 }
 
 fn unescape(step: &str) -> Cow<'_, str> {
@@ -72,84 +109,6 @@ fn unescape(step: &str) -> Cow<'_, str> {
 fn not_json(error: &serde_json::Error) -> Failure {
     Failure::fatal(FailureReason::BadContent, format!("the body is not JSON ({error})"))
 }
-
-/// One step of a pointer into an object or a list.
-struct Step<'s>(&'s str);
-
-impl<'de> DeserializeSeed<'de> for Step<'_> {
-    type Value = Option<&'de RawValue>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Step<'_> {
-    type Value = Option<&'de RawValue>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = None;
-        while let Some(key) = map.next_key::<Key<'de>>()? {
-            // The last of several counts, as for nearly every reader of JSON.
-            if key.0 == self.0 {
-                found = Some(map.next_value()?);
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(found)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        // No leading zeros (RFC 6901, section 4).
-        let index: Option<usize> = self.0.parse().ok().filter(|index: &usize| index.to_string() == self.0);
-        let mut found = None;
-        let mut at = 0;
-        while Some(at) != index {
-            if list.next_element::<IgnoredAny>()?.is_none() {
-                return Ok(None);
-            }
-            at += 1;
-        }
-        if let Some(value) = list.next_element()? {
-            found = Some(value);
-        }
-        while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(found)
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-}
-
-/// A key, borrowed unless it has escapes.
-#[derive(Deserialize)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {
@@ -184,7 +143,10 @@ mod tests {
     #[test]
     fn texts_that_lead_on_and_texts_that_do_not() {
         let page = br#"{"s":"a\nb","i":17,"big":12345678901234567890123,"e":"","n":null,"f":false,"o":{}}"#;
-        let text = |pointer| text(page, pointer).map_err(|failure| failure.reason);
+        let text = |pointer| {
+            let value = find(page, pointer).unwrap();
+            value.map_or(Ok(None), |value| super::text(value, pointer)).map_err(|failure| failure.reason)
+        };
         assert_eq!(text("/s"), Ok(Some("a\nb".into())));
         assert_eq!(text("/i"), Ok(Some("17".into())));
         assert_eq!(text("/big"), Ok(Some("12345678901234567890123".into())));
@@ -196,14 +158,31 @@ mod tests {
     fn says_where_it_is_not_json() {
         insta::assert_snapshot!(check(b"{\"a\": 1,\n oops}").unwrap_err(), @"the body is not JSON (key must be a string at line 2 column 2)");
         insta::assert_snapshot!(check(b"").unwrap_err(), @"the body is not JSON (EOF while parsing a value at line 1 column 0)");
+        insta::assert_snapshot!(check(b"[\"caf\xe9\"]").unwrap_err(), @"the body is not JSON (its byte 5 is not UTF-8)");
         assert!(check(b" [1, {\"x\": null}] ").is_ok());
+    }
+
+    #[test]
+    fn a_page_is_read_once_for_all_that_is_asked() {
+        let page =
+            |body: &str, items, next| super::page(body.as_bytes(), items, next).map_err(|failure| failure.reason);
+        let found = |item_count, next: Option<&str>| Ok(Page { item_count, next: next.map(Into::into) });
+        assert_eq!(page(r#"{"d":[1,1e400,{"d":[]}],"n":"x"}"#, "/d", Some("/n")), found(3, Some("x")));
+        assert_eq!(page(r#"{"d":{"i":[1],"n":7}}"#, "/d/i", Some("/d/n")), found(1, Some("7")));
+        assert_eq!(page(r#"[{"n":"a"},{"n":"b"}]"#, "", Some("/1/n")), found(2, Some("b")));
+        assert_eq!(page(r#"{"d":null}"#, "/d", Some("/d")), found(0, None), "both at one place");
+        assert_eq!(page(r#"{"d":[1],"n":"x","d":[],"n":null}"#, "/d", Some("/n")), found(0, None), "the last counts");
+        assert_eq!(page(r#"{"d":[1],"d":{}}"#, "/d", None), Err(FailureReason::BadContent));
+        for bad in ["{}", r#"{"d":7}"#, r#"{"d":[1]"#, r#"{"d":[1]} x"#, "7"] {
+            assert_eq!(page(bad, "/d", Some("/n")), Err(FailureReason::BadContent), "{bad}");
+        }
     }
 
     proptest! {
         #[test]
         fn never_panics(page in "[\\[\\]{}\",:~/a0-9. ntruefals\\\\-]{0,40}", pointer in "(/?[a0~1]{0,3}){0,4}") {
             let _ = items(page.as_bytes(), &pointer);
-            let _ = text(page.as_bytes(), &pointer);
+            let _ = super::page(page.as_bytes(), &pointer, Some(&pointer));
         }
 
         #[test]
@@ -213,6 +192,8 @@ mod tests {
             let expected = page.pointer(&pointer).and_then(serde_json::Value::as_array).map(Vec::len);
             let found = items(page.to_string().as_bytes(), &pointer).ok().map(|items| items.len());
             prop_assert_eq!(found, expected);
+            let count = super::page(page.to_string().as_bytes(), &pointer, None).ok().map(|page| page.item_count);
+            prop_assert_eq!(count, expected.map(|count| count as u64));
         }
     }
 }

@@ -8,6 +8,7 @@ mod attempt;
 mod body;
 pub mod json;
 mod pages;
+mod scan;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -148,7 +148,12 @@ impl<'a> Pager<'a> {
 
     /// Takes a page in, and moves the cursor behind it. On the last page [`PageCursor::next`] is left for the caller.
     pub(super) fn turn(&mut self, page: &Arrived<'_>) -> Result<Turn, Failure> {
-        let count = json::items(page.body, &self.pagination.items_pointer)?.len() as u64;
+        let next_pointer = match &self.pagination.style {
+            PageStyle::Cursor { next_pointer, .. } | PageStyle::NextUrl { next_pointer } => Some(next_pointer.as_str()),
+            PageStyle::LinkHeader | PageStyle::PageNumber { .. } | PageStyle::Offset { .. } => None,
+        };
+        let json::Page { item_count: count, next } =
+            json::page(page.body, &self.pagination.items_pointer, next_pointer)?;
         if count == 0 {
             let is_kept = self.cursor.pages == 0;
             if is_kept {
@@ -165,7 +170,7 @@ impl<'a> Pager<'a> {
             );
             return Err(Failure::fatal(FailureReason::Protocol, message));
         }
-        let next = self.next(page, count)?;
+        let next = self.next(page, count, next)?;
         let limit = self.pagination.max_items;
         let wanted = if limit == 0 { count } else { count.min(limit.saturating_sub(self.cursor.items)) };
         self.keep(page, wanted);
@@ -179,29 +184,37 @@ impl<'a> Pager<'a> {
         Ok(Turn { item_count: u32::try_from(wanted).unwrap_or(u32::MAX), is_kept: true, is_last })
     }
 
+    /// The end of the listing, with `result` of its last response.
+    pub(super) fn ended(&self, result: FetchResult) -> Next {
+        let PageCursor { pages, items, bytes, .. } = self.cursor;
+        Next::Ended(Box::new(FetchResult { pages, items, body_bytes: bytes, ..result }))
+    }
+
     fn keep(&mut self, page: &Arrived<'_>, items: u64) {
         self.cursor.pages += 1;
         self.cursor.items += items;
         self.cursor.bytes += page.body.len() as u64;
     }
 
-    fn next(&self, page: &Arrived<'_>, count: u64) -> Result<Option<Next>, Failure> {
+    /// Where the listing goes on behind a page of `count` items. `told`: what its JSON says of that.
+    fn next(&self, page: &Arrived<'_>, count: u64, told: Option<String>) -> Result<Option<Next>, Failure> {
+        let url = |target: Option<String>| target.map(|target| resolve(page.url, &target).map(Next::Url)).transpose();
         Ok(match (&self.pagination.style, &self.cursor.next) {
-            (PageStyle::LinkHeader, _) => match link::next(page.headers) {
-                Some(target) => Some(Next::Url(resolve(page.url, target)?)),
-                None => None,
-            },
-            (PageStyle::NextUrl { next_pointer }, _) => match json::text(page.body, next_pointer)? {
-                Some(target) => Some(Next::Url(resolve(page.url, &target)?)),
-                None => None,
-            },
-            (PageStyle::Cursor { next_pointer, .. }, _) => json::text(page.body, next_pointer)?.map(Next::Cursor),
+            (PageStyle::LinkHeader, _) => url(link::next(page.headers).map_err(|error| unreadable(page.url, error))?)?,
+            (PageStyle::NextUrl { .. }, _) => url(told)?,
+            (PageStyle::Cursor { .. }, _) => told.map(Next::Cursor),
             (PageStyle::PageNumber { .. }, Next::Number(number)) => number.checked_add(1).map(Next::Number),
             (PageStyle::Offset { .. }, Next::Offset(offset)) => offset.checked_add(count).map(Next::Offset),
-            // A cursor of another style is none of ours.
+            // A cursor of another style does not fit this listing.
             (PageStyle::PageNumber { .. } | PageStyle::Offset { .. }, _) => None,
         })
     }
+}
+
+/// The failure of a page whose `Link` header cannot be read: it may have led on.
+fn unreadable(page: &Url, error: link::Unreadable) -> Failure {
+    let message = format!("the page at `{}` does not say whether it is the last: {error}", redacted(page));
+    Failure::fatal(FailureReason::Protocol, message)
 }
 
 /// The next page's URL as a page names it, under the rules of redirects.
@@ -340,6 +353,12 @@ mod tests {
         assert_eq!(reason(&pagination(number()), &["[1]", "[2]", "[2]"]), circle);
         assert_eq!(reason(&link, &["ftp://b/|[1]"]).1, Err(FailureReason::ForbiddenAddress));
         assert_eq!(reason(&link, &["http://|[1]"]).1, Err(FailureReason::Protocol));
+        let (base, style) = (Url::parse("http://a.example/").unwrap(), pagination(PageStyle::LinkHeader));
+        let mut pager = Pager::new(&style, &base, None);
+        let url = pager.request().unwrap();
+        let headers = HeaderMap::from_iter([(http::header::LINK, HeaderValue::from_static("/2; rel=next"))]);
+        let end = pager.turn(&Arrived { body: b"[1]", headers: &headers, url: &url });
+        assert_eq!(end.unwrap_err().reason, FailureReason::Protocol, "an unreadable `Link` is not the end");
         assert_eq!(reason(&link, &["{}"]).1, Err(FailureReason::BadContent));
         let https = Url::parse("https://a/").unwrap();
         assert_eq!(resolve(&https, "http://a/2").unwrap_err().reason, FailureReason::Protocol);

@@ -8,15 +8,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http_body::Body as _;
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::spec::Timeouts;
 use crate::net::connection::Connection;
+use crate::net::incoming::Incoming;
 use crate::net::pool::Endpoint;
-use crate::net::{BodySource, Permit, classify};
+use crate::net::{BodySource, Permit};
 
 /// A body that is still on its way.
 pub(super) struct HttpBody {
@@ -32,6 +31,7 @@ pub(super) struct HttpBody {
 }
 
 impl HttpBody {
+    /// The body `incoming` over `connection`, which goes back to `endpoint` after it.
     pub(super) fn new(
         incoming: Incoming,
         connection: Connection,
@@ -48,7 +48,7 @@ impl HttpBody {
 
     /// Hands the connection on as soon as the last byte is here, without waiting to be asked for what is after it.
     fn release_at_end(&mut self) {
-        if self.incoming.is_end_stream() {
+        if self.incoming.is_at_end() {
             self.release();
         }
     }
@@ -66,31 +66,21 @@ impl HttpBody {
         entered: &mut Option<Instant>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Failure>>> {
-        loop {
-            match Pin::new(&mut self.incoming).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    // Trailers are of no interest.
-                    let Ok(data) = frame.into_data() else { continue };
-                    if data.is_empty() {
-                        continue;
-                    }
-                    self.release_at_end();
-                    let waited = entered.map_or(Duration::ZERO, |entered| entered.elapsed());
-                    return Poll::Ready(Some(self.pace.came(waited, data.len()).map(|()| data)));
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    let failure = classify::body(self.endpoint.name(), &error);
-                    return Poll::Ready(Some(Err(failure)));
-                }
-                Poll::Ready(None) => {
-                    self.release();
-                    return Poll::Ready(None);
-                }
-                Poll::Pending => {
-                    let entered = *entered.get_or_insert_with(Instant::now);
-                    let failure = ready!(self.poll_timer(entered, cx));
-                    return Poll::Ready(Some(Err(failure)));
-                }
+        match self.incoming.poll_data(self.endpoint.target.name(), cx) {
+            Poll::Ready(Some(Ok(data))) => {
+                self.release_at_end();
+                let waited = entered.map_or(Duration::ZERO, |entered| entered.elapsed());
+                Poll::Ready(Some(self.pace.came(waited, data.len()).map(|()| data)))
+            }
+            Poll::Ready(Some(Err(failure))) => Poll::Ready(Some(Err(failure))),
+            Poll::Ready(None) => {
+                self.release();
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                let entered = *entered.get_or_insert_with(Instant::now);
+                let failure = ready!(self.poll_timer(entered, cx));
+                Poll::Ready(Some(Err(failure)))
             }
         }
     }

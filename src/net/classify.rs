@@ -1,5 +1,5 @@
-//! What an error or a status means: which reason, whether another attempt may help, and how long the origin asks to be
-//! left alone. Pure; every decision about "may I retry" below the engine is made in here.
+//! What an error or a status means: which reason, whether another attempt may help, and how long the origin asks to
+//! wait. Pure; every decision about "may I retry" below the engine is made in here.
 
 use std::error::Error as StdError;
 use std::io;
@@ -11,17 +11,18 @@ use crate::model::failure::{Failure, FailureReason};
 use crate::model::time::Timestamp;
 use crate::net::{retry_after, tls};
 
-/// Statuses that are gone at another time (RFC 9110, RFC 6585, RFC 8470).
+/// Statuses that a later attempt may not get (RFC 9110, RFC 6585, RFC 8470).
 pub const RETRYABLE_STATUSES: [u16; 7] = [408, 425, 429, 500, 502, 503, 504];
 
-/// The failure that a status is which the task does not accept. `now` is what dates in `Retry-After` count from, and
-/// `wait_max` the most that the origin may ask for.
+/// Returns the failure that a status is which the task does not accept. `now` is what dates count from where the answer
+/// has no `Date`, and `wait_max` the most that the origin may ask for.
 ///
-/// `retry_after` is set where the origin asks everyone to wait: 429 and 503 with a header that says how long.
+/// `retry_after` is set wherever the origin says how long to wait, whatever the status: which statuses are tried again
+/// is the task's policy. A spent quota counts with those statuses that mean one.
 pub fn judge_status(status: StatusCode, headers: &HeaderMap, now: Timestamp, wait_max: Duration) -> Failure {
     let code = status.as_u16();
-    let asks_to_wait = matches!(code, 429 | 503);
-    let retry_after = if asks_to_wait { retry_after::of(headers, now).map(|wait| wait.min(wait_max)) } else { None };
+    let of_quota = || if matches!(code, 403 | 429 | 503) { retry_after::of_rate_limit(headers, now) } else { None };
+    let retry_after = retry_after::of(headers, now).or_else(of_quota).map(|wait| wait.min(wait_max));
     let name = status.canonical_reason().map(|name| format!(" {name}")).unwrap_or_default();
     let hint = match code {
         401 | 407 => "; check the credentials",
@@ -41,8 +42,13 @@ pub fn judge_status(status: StatusCode, headers: &HeaderMap, now: Timestamp, wai
 }
 
 /// A name that did not resolve. Resolvers fail for a moment more often than names are wrong, and cannot tell which.
-pub(super) fn dns(name: &str, error: &io::Error) -> Failure {
-    Failure::retryable(FailureReason::Dns, format!("cannot resolve `{name}` ({}); check the host name", plain(error)))
+pub(super) fn dns(name: &str, why: &str) -> Failure {
+    Failure::retryable(FailureReason::Dns, format!("cannot resolve `{name}` ({why}); check the host name"))
+}
+
+/// What the resolver says of a name.
+pub(super) fn dns_error(error: &io::Error) -> String {
+    plain(error)
 }
 
 /// A TCP connection that did not come to be.
@@ -58,7 +64,13 @@ pub(super) fn connect(host: &str, error: &io::Error) -> Failure {
     Failure::retryable(FailureReason::Connect, format!("cannot connect to `{host}`: {why}"))
 }
 
-/// A request whose answer did not come; `began` says whether some of it did.
+/// A request that was sent, and not answered in time.
+pub(super) fn no_answer(host: &str, wait: Duration) -> Failure {
+    let message = format!("`{host}` did not answer within {wait:?} (`timeouts.response_headers`)");
+    Failure::retryable(FailureReason::TimeoutHeaders, message)
+}
+
+/// A request over HTTP/1.1 whose answer did not come; `began` says whether some of it did.
 pub(super) fn answer(host: &str, error: &hyper::Error, began: bool) -> Failure {
     if let Some(error) = tls::inner(error) {
         return tls::explain(host, error);
@@ -84,7 +96,37 @@ pub(super) fn answer(host: &str, error: &hyper::Error, began: bool) -> Failure {
     )
 }
 
-/// A body that did not come to its end.
+/// A request over HTTP/2 whose answer did not come. `is_heard`: its peer said so, rather than go away.
+pub(super) fn stream(host: &str, error: &h2::Error, is_heard: bool) -> Failure {
+    if let Some(error) = tls::inner(error) {
+        return tls::explain(host, error);
+    }
+    if error.is_library() {
+        let message = format!("`{host}` answered with something that is not HTTP/2 ({error})");
+        return Failure::fatal(FailureReason::Protocol, message);
+    }
+    let cause = cause(error);
+    if is_heard {
+        let message = format!("`{host}` ended the request before it answered ({cause})");
+        return Failure::retryable(FailureReason::Truncated, message);
+    }
+    Failure::retryable(
+        FailureReason::Connect,
+        format!("the connection to `{host}` ended before an answer came ({cause})"),
+    )
+}
+
+/// A body over HTTP/2 that did not come to its end.
+pub(super) fn stream_body(host: &str, error: &h2::Error) -> Failure {
+    if error.is_library() {
+        let message = format!("the body from `{host}` is not framed as HTTP/2 frames it ({error})");
+        return Failure::fatal(FailureReason::Protocol, message);
+    }
+    let message = format!("the body from `{host}` ended before its end ({})", cause(error));
+    Failure::retryable(FailureReason::Truncated, message)
+}
+
+/// A body over HTTP/1.1 that did not come to its end.
 pub(super) fn body(host: &str, error: &hyper::Error) -> Failure {
     match io_kind(error) {
         // Bad chunk sizes and the like; an early end has other kinds.
@@ -147,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn only_429_and_503_ask_to_wait_and_not_for_ever() {
+    fn every_status_may_ask_to_wait_and_none_for_ever() {
         let header =
             |value| HeaderMap::from_iter([(HeaderName::from_static("retry-after"), HeaderValue::from_static(value))]);
         let wait = |code, value| {
@@ -157,7 +199,24 @@ mod tests {
         assert_eq!(wait(429, "7"), Some(Duration::from_secs(7)));
         assert_eq!(wait(503, "7000"), Some(Duration::from_mins(1)));
         assert_eq!(wait(503, "Thu, 01 Jan 1970 00:00:09 GMT"), Some(Duration::from_secs(9)));
-        assert_eq!((wait(429, "soon"), wait(500, "7"), wait(301, "7")), (None, None, None));
+        assert_eq!(wait(429, "soon"), None);
+        for code in [202, 301, 403, 408, 413, 500, 502, 504] {
+            assert_eq!(wait(code, "7"), Some(Duration::from_secs(7)), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_spent_quota_counts_where_the_status_means_one() {
+        let headers: HeaderMap = [("x-ratelimit-reset", "30"), ("x-ratelimit-remaining", "0")]
+            .into_iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect();
+        let wait = |code| {
+            let status = StatusCode::from_u16(code).unwrap();
+            judge_status(status, &headers, Timestamp(0), Duration::from_mins(1)).retry_after
+        };
+        assert_eq!([403, 429, 503].map(wait), [Some(Duration::from_secs(30)); 3]);
+        assert_eq!([404, 500].map(wait), [None; 2]);
     }
 
     #[test]
@@ -188,7 +247,7 @@ mod tests {
         ];
         let table = kinds
             .into_iter()
-            .flat_map(|kind| [connect("h:1", &kind.into()), dns("h", &kind.into())])
+            .flat_map(|kind| [connect("h:1", &kind.into()), dns("h", &dns_error(&kind.into()))])
             .map(|failure| format!("{:?} again={} {}\n", failure.reason, failure.retryable, failure.message))
             .collect::<Vec<String>>()
             .concat();

@@ -6,18 +6,25 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::Response as HttpResponse;
-use hyper::body::Incoming;
 
 use crate::model::failure::{Failure, FailureReason};
+use crate::model::retry::is_idempotent;
 use crate::net::body::HttpBody;
-use crate::net::connection;
-use crate::net::connection::{Connection, Lost};
+use crate::net::connection::Connection;
 use crate::net::guard::Guard;
 use crate::net::identity::Identities;
-use crate::net::pool::{Endpoint, IDLE_TIME, Pool};
+use crate::net::incoming::Incoming;
+use crate::net::keep_alive::{IDLE_TIME, IDLE_TIME_UNSAFE};
+use crate::net::lost::Fate;
+use crate::net::message::Form;
+use crate::net::pool::{Choice, Endpoint, Pool, Protocol};
 use crate::net::tasks::Tasks;
-use crate::net::wire::Wire;
-use crate::net::{Body, Profile, Request, Response, Transport, connect, tls};
+use crate::net::wire::{Link, Wire};
+use crate::net::{Body, Profile, Request, Response, Transport, connect, decode, through, tls};
+
+/// How often a request that came to nothing is sent again at once: for a connection that had gone away, and for a peer
+/// that wants another one.
+const RESENDS_MAX: u32 = 2;
 
 /// A client for one runtime: its connections live on the runtime that first uses them, and end with it.
 ///
@@ -48,7 +55,7 @@ impl HttpClient {
         self.pool.clear();
     }
 
-    async fn exchange(&self, request: Request, profile: &Arc<Profile>) -> Result<Response, Failure> {
+    async fn exchange(&self, request: Request, profile: &Profile) -> Result<Response, Failure> {
         let identity = self.identities.of(profile)?;
         let endpoint = self.pool.endpoint(&request.url, &identity)?;
         let (connection, answer) = self.answer(&endpoint, &request, profile).await?;
@@ -57,76 +64,109 @@ impl HttpClient {
         let body = HttpBody::new(incoming, connection, endpoint, request.permit, &profile.timeouts);
         Ok(Response {
             status: head.status,
-            headers: head.headers,
             url: request.url,
             remote,
-            body: Body(Box::new(body)),
+            body: decode::undo_transfer(Body(Box::new(body)), &head.headers)?,
+            headers: head.headers,
         })
     }
 
     /// Sends on a pooled connection, or on a fresh one. A pooled one may have been closed by its peer just now, which
-    /// shows only in use: then, if nothing is lost by it, the request goes once more, on a fresh one.
+    /// shows only in use, and a peer may refuse a request that it has not looked at: then, if nothing is repeated by
+    /// it, the request goes once more, on a fresh one.
     async fn answer(
         &self,
         endpoint: &Arc<Endpoint>,
         request: &Request,
         profile: &Profile,
     ) -> Result<(Connection, HttpResponse<Incoming>), Failure> {
-        let wait = profile.timeouts.response_headers;
-        if let Some(mut connection) = endpoint.checkout().await {
-            match head(&mut connection, endpoint, request, wait).await {
+        let idle_max = if is_idempotent(request.method.as_str()) { IDLE_TIME } else { IDLE_TIME_UNSAFE };
+        let mut pooled = endpoint.checkout(request.separate, idle_max).await;
+        let mut resends = 0;
+        loop {
+            let is_fresh = pooled.is_none();
+            let mut connection = match pooled.take() {
+                Some(connection) => connection,
+                None => self.connect(endpoint, request.separate, profile.timeouts.connect).await?,
+            };
+            let wait = profile.timeouts.response_headers;
+            let lost = match connection.send(&endpoint.target, request, wait).await {
                 Ok(answer) => return Ok((connection, answer)),
-                Err(lost) if !lost.may_resend => return Err(lost.failure),
-                Err(_) => {}
+                Err(lost) => lost,
+            };
+            if lost.fate == Fate::NeedsHttp1 {
+                endpoint.need_http1();
             }
-        }
-        let mut connection = self.connect(endpoint, profile.timeouts.connect).await?;
-        match head(&mut connection, endpoint, request, wait).await {
-            Ok(answer) => Ok((connection, answer)),
-            Err(lost) => Err(lost.failure),
+            if resends == RESENDS_MAX || !lost.may_resend(&request.method, is_fresh) {
+                let is_unsent = matches!(lost.fate, Fate::Unsent | Fate::NeedsHttp1);
+                return Err(Failure { is_unsent, ..lost.failure });
+            }
+            resends += 1;
         }
     }
 
-    /// A fresh connection, or an HTTP/2 one that somebody else has just made.
-    async fn connect(&self, endpoint: &Arc<Endpoint>, wait: Duration) -> Result<Connection, Failure> {
-        let connecting = async {
-            if !endpoint.may_be_http2() {
-                return self.dial(endpoint).await;
-            }
-            let turn = endpoint.dialling.acquire().await;
-            if let Some(shared) = endpoint.shared() {
-                return Ok(shared);
-            }
-            if !endpoint.may_be_http2() {
-                drop(turn);
-            }
-            self.dial(endpoint).await
-        };
-        tokio::time::timeout(wait, Box::pin(connecting)).await.unwrap_or_else(|_| {
-            let host = endpoint.name();
+    /// A fresh connection, or an HTTP/2 one that somebody else has just made. Whatever fails in here, the request has
+    /// not been sent.
+    async fn connect(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        is_separate: bool,
+        wait: Duration,
+    ) -> Result<Connection, Failure> {
+        let connecting = Box::pin(self.choose(endpoint, is_separate));
+        let connected = tokio::time::timeout(wait, connecting).await.unwrap_or_else(|_| {
+            let host = endpoint.target.name();
             let message = format!("no connection to `{host}` within {wait:?} (`timeouts.connect`)");
             Err(Failure::retryable(FailureReason::TimeoutConnect, message))
-        })
+        });
+        connected.map_err(|failure| Failure { is_unsent: true, ..failure })
     }
 
-    async fn dial(&self, endpoint: &Arc<Endpoint>) -> Result<Connection, Failure> {
-        let dialled = match endpoint.identity.proxy() {
-            Some(proxy) => proxy.connect(&self.guard, &endpoint.host, endpoint.port).await?,
-            None => connect::dial(&self.guard, &endpoint.host, endpoint.port).await?,
-        };
-        let wire = if endpoint.https {
-            let config = endpoint.identity.tls()?;
-            Wire::tls(tls::handshake(config, dialled.stream, &endpoint.host).await?)
+    /// Waits for its turn where HTTP/2 may be spoken, since the connection that is being made may do for several.
+    async fn choose(&self, endpoint: &Arc<Endpoint>, is_separate: bool) -> Result<Connection, Failure> {
+        let may_be_http2 =
+            || endpoint.target.https && !matches!(endpoint.protocol(), Protocol::Http1 | Protocol::Http1Only);
+        if !may_be_http2() {
+            return self.dial(endpoint, is_separate).await;
+        }
+        // Never closed, so that a turn comes.
+        let turn = endpoint.dialling.acquire().await;
+        while may_be_http2() {
+            match endpoint.choose(is_separate) {
+                Choice::Use(connection) => return Ok(connection),
+                Choice::Settle(settled) => settled.cancelled().await,
+                // One that nobody else will use is nothing to wait for.
+                Choice::Dial if is_separate && endpoint.protocol() == Protocol::Http2 => break,
+                Choice::Dial => {
+                    let connection = self.dial(endpoint, is_separate).await;
+                    drop(turn);
+                    return connection;
+                }
+            }
+        }
+        drop(turn);
+        self.dial(endpoint, is_separate).await
+    }
+
+    async fn dial(&self, endpoint: &Arc<Endpoint>, is_separate: bool) -> Result<Connection, Failure> {
+        let (target, identity) = (&endpoint.target, &endpoint.identity);
+        let (link, remote) = if let Some(proxy) = identity.proxy() {
+            through::connect(proxy, &self.guard, identity, target).await?
         } else {
-            Wire::plain(dialled.stream)
+            let dialled = connect::dial(&self.guard, &target.host, target.port).await?;
+            (Link::Tcp(dialled.stream), dialled.remote)
+        };
+        let wire = if target.https {
+            let is_http1 = endpoint.protocol() == Protocol::Http1Only;
+            let config = if is_http1 { identity.tls_http1()? } else { identity.tls()? };
+            Wire::tls(tls::handshake(config, link, &target.host).await?)
+        } else {
+            Wire::plain(link)
         };
         self.start_sweeper();
-        let connection = connection::establish(wire, dialled.remote, &self.tasks, endpoint.name()).await?;
-        match &connection {
-            Connection::Http1(_) => endpoint.set_http1(),
-            Connection::Http2(http2) => endpoint.share(http2),
-        }
-        Ok(connection)
+        let form = identity.proxy().map_or(Form::Origin, |proxy| proxy.form(target));
+        let connection = Connection::establish(wire, remote, form, &self.tasks, target.name()).await?;
+        Ok(endpoint.admit(connection, is_separate))
     }
 
     /// With the first connection, since only then is the runtime known.
@@ -149,17 +189,4 @@ async fn sweep(pool: Weak<Pool>) {
         let Some(pool) = pool.upgrade() else { return };
         pool.sweep();
     }
-}
-
-async fn head(
-    connection: &mut Connection,
-    endpoint: &Endpoint,
-    request: &Request,
-    wait: Duration,
-) -> Result<HttpResponse<Incoming>, Lost> {
-    tokio::time::timeout(wait, connection.send(endpoint, request)).await.unwrap_or_else(|_| {
-        let host = endpoint.name();
-        let message = format!("`{host}` did not answer within {wait:?} (`timeouts.response_headers`)");
-        Err(Lost { failure: Failure::retryable(FailureReason::TimeoutHeaders, message), may_resend: false })
-    })
 }

@@ -10,15 +10,21 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use url::Host;
 
 use crate::model::failure::{Failure, FailureReason};
-use crate::net::classify;
 use crate::net::guard::{Guard, Refusal};
+use crate::net::reach::Reach;
+use crate::net::{classify, reach, resolve};
 
 /// The head start of one address before the next is tried beside it (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
+/// The kernel asks a silent peer whether it lives after the first, and then by the second, a few times: a connection
+/// whose peer is gone ends even where a task has turned its timeouts off.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// A TCP connection and where it goes.
 pub(super) struct Dialled {
@@ -29,37 +35,43 @@ pub(super) struct Dialled {
 /// Connects to the first address of `host` that answers.
 pub(super) async fn dial(guard: &Guard, host: &Host<String>, port: u16) -> Result<Dialled, Failure> {
     let addresses = resolve(guard, host, port).await?;
-    match race(interleave(addresses), TcpStream::connect).await {
+    match race(addresses, &reach::SYSTEM, TcpStream::connect).await {
         Ok((stream, remote)) => {
-            // Small requests must not wait for the acknowledgement of the ones before.
+            // Small requests must not wait for the acknowledgement of the ones before. Where either option is not to be
+            // had, the connection is still one.
             let _ = stream.set_nodelay(true);
+            let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
+            let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
             Ok(Dialled { stream, remote })
         }
         Err(error) => Err(classify::connect(&format!("{host}:{port}"), &error)),
     }
 }
 
-/// The addresses of `host` that may be dialled; at least one.
+/// Returns the addresses of `host` that may be dialled, in the order in which to try them; at least one.
 pub(super) async fn resolve(guard: &Guard, host: &Host<String>, port: u16) -> Result<Vec<SocketAddr>, Failure> {
     let name = match host {
         Host::Ipv4(ip) => return literal(guard, IpAddr::V4(*ip), port),
         Host::Ipv6(ip) => return literal(guard, IpAddr::V6(*ip), port),
         Host::Domain(name) => name,
     };
-    guard.judge_name(name).map_err(|refusal| forbidden(name, None, refusal))?;
-    let found = tokio::net::lookup_host((name.as_str(), port)).await.map_err(|error| classify::dns(name, &error))?;
+    guard.judge_name(name).map_err(|refusal| forbidden(name, false, refusal))?;
+    let found = resolve::SYSTEM.resolve(name).await.map_err(|why| classify::dns(name, &why))?;
     let mut refused = None;
     let mut allowed = Vec::new();
-    for address in found {
-        match guard.judge_as(Some(name), address.ip()) {
-            Ok(()) => allowed.push(address),
-            Err(refusal) => refused = refused.or(Some((address.ip(), refusal))),
+    for ip in found.iter() {
+        match guard.judge_as(Some(name), *ip) {
+            Ok(()) => allowed.push(SocketAddr::new(*ip, port)),
+            Err(refusal) => refused = refused.or(Some(refusal)),
         }
     }
-    match (allowed.is_empty(), refused) {
-        (false, _) => Ok(allowed),
-        (true, Some((ip, refusal))) => Err(forbidden(name, Some(ip), refusal)),
-        (true, None) => Err(classify::dns(name, &io::Error::other("the name has no address"))),
+    match refused {
+        Some(refusal) if allowed.is_empty() => Err(forbidden(name, true, refusal)),
+        _ => {
+            let mut addresses = interleave(allowed);
+            reach::SYSTEM.sort(&mut addresses);
+            Ok(addresses)
+        }
     }
 }
 
@@ -69,7 +81,7 @@ fn literal(guard: &Guard, ip: IpAddr, port: u16) -> Result<Vec<SocketAddr>, Fail
 }
 
 fn judge_literal(guard: &Guard, ip: IpAddr) -> Result<(), Failure> {
-    guard.judge(ip).map_err(|refusal| forbidden(&ip.to_string(), None, refusal))
+    guard.judge(ip).map_err(|refusal| forbidden(&ip.to_string(), false, refusal))
 }
 
 /// Judges as much as can be judged of a host that somebody else (a proxy) is going to resolve.
@@ -77,18 +89,23 @@ pub(super) fn judge_unresolved(guard: &Guard, host: &Host<String>) -> Result<(),
     match host {
         Host::Ipv4(ip) => judge_literal(guard, IpAddr::V4(*ip)),
         Host::Ipv6(ip) => judge_literal(guard, IpAddr::V6(*ip)),
-        Host::Domain(name) => guard.judge_name(name).map_err(|refusal| forbidden(name, None, refusal)),
+        Host::Domain(name) => guard.judge_name(name).map_err(|refusal| forbidden(name, false, refusal)),
     }
 }
 
-fn forbidden(host: &str, ip: Option<IpAddr>, refusal: Refusal) -> Failure {
-    let which = ip.map_or_else(|| format!("`{host}`, which is"), |ip| format!("`{host}`: its address `{ip}` is"));
+/// The failure of a host that the guard refuses. For a name that was resolved it says neither which address it has nor
+/// of which kind: whoever may submit a task would learn from it what the names of the inner network lead to.
+fn forbidden(host: &str, is_resolved: bool, refusal: Refusal) -> Failure {
+    let why = match refusal {
+        _ if is_resolved && refusal != Refusal::Denied => "it leads to no public address".to_owned(),
+        _ => format!("it is {refusal}"),
+    };
     let remedy = if refusal.is_private() {
         "; the operator may start the server with `--allow-private-networks` or allow this network"
     } else {
         ""
     };
-    Failure::fatal(FailureReason::ForbiddenAddress, format!("will not connect to {which} {refusal}{remedy}"))
+    Failure::fatal(FailureReason::ForbiddenAddress, format!("will not connect to `{host}`: {why}{remedy}"))
 }
 
 /// Families in turn, beginning with the one that the resolver put first (RFC 8305, section 4).
@@ -108,26 +125,40 @@ fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 }
 
 /// Dials one after another, each with a head start over the next; a failure starts the next at once. The first to
-/// connect wins, and the rest is dropped.
-async fn race<T, F>(addresses: Vec<SocketAddr>, connect: impl Fn(SocketAddr) -> F) -> io::Result<(T, SocketAddr)>
+/// connect wins, and the rest is dropped. `reach` learns who failed, and who was silent for longer than a head start.
+async fn race<T, F>(
+    addresses: Vec<SocketAddr>,
+    reach: &Reach,
+    connect: impl Fn(SocketAddr) -> F,
+) -> io::Result<(T, SocketAddr)>
 where
     F: Future<Output = io::Result<T>>,
 {
     let mut waiting = addresses.into_iter();
     let mut running = FuturesUnordered::new();
+    let mut silent = Vec::new();
     let mut first_error = None;
     loop {
-        if let Some(address) = waiting.next() {
+        let latest = waiting.next();
+        if let Some(address) = latest {
             let attempt = connect(address);
             running.push(async move { (address, attempt.await) });
         }
         tokio::select! {
             end = running.next() => match end {
-                Some((address, Ok(stream))) => return Ok((stream, address)),
-                Some((_, Err(error))) => first_error = first_error.or(Some(error)),
+                Some((address, Ok(stream))) => {
+                    reach.answered(address);
+                    silent.into_iter().filter(|other| *other != address).for_each(|other| reach.failed(other));
+                    return Ok((stream, address));
+                }
+                Some((address, Err(error))) => {
+                    reach.failed(address);
+                    silent.retain(|other| *other != address);
+                    first_error = first_error.or(Some(error));
+                }
                 None => return Err(first_error.unwrap_or_else(|| io::Error::other("there is no address to dial"))),
             },
-            () = tokio::time::sleep(STAGGER), if waiting.len() > 0 => {}
+            () = tokio::time::sleep(STAGGER), if waiting.len() > 0 => silent.extend(latest),
         }
     }
 }
@@ -157,12 +188,15 @@ mod tests {
                 _ => Ok(()),
             }
         };
-        let start = Instant::now();
-        let ((), winner) = race(addresses(&["::1", "1.1.1.1", "::2"]), dial).await.unwrap();
+        let (start, reach) = (Instant::now(), Reach::default());
+        let mut all = addresses(&["::1", "1.1.1.1", "::2"]);
+        let ((), winner) = race(all.clone(), &reach, dial).await.unwrap();
         assert_eq!((winner.ip().to_string().as_str(), start.elapsed().as_millis()), ("::2", 250));
-        let error = race(addresses(&["1.1.1.1"]), dial).await.unwrap_err();
+        reach.sort(&mut all);
+        assert_eq!(all, addresses(&["::2", "::1", "1.1.1.1"]), "both are remembered");
+        let error = race(addresses(&["1.1.1.1"]), &reach, dial).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
-        assert!(race(Vec::new(), dial).await.is_err());
+        assert!(race(Vec::new(), &reach, dial).await.is_err());
     }
 
     #[tokio::test]
@@ -174,9 +208,11 @@ mod tests {
         }
         let open = Guard { allow_private: true, ..Guard::default() };
         assert!(resolve(&open, &Host::parse("localhost").unwrap(), 80).await.is_ok());
+        let inner = resolve(&guard, &Host::parse("localhost").unwrap(), 80).await.unwrap_err();
+        assert!(!inner.message.contains("127.0.0.1") && !inner.message.contains("loopback"), "{inner}");
         insta::assert_snapshot!(
             resolve(&guard, &Host::parse("10.1.2.3").unwrap(), 80).await.unwrap_err(),
-            @"will not connect to `10.1.2.3`, which is a private address; the operator may start the server with `--allow-private-networks` or allow this network"
+            @"will not connect to `10.1.2.3`: it is a private address; the operator may start the server with `--allow-private-networks` or allow this network"
         );
     }
 }

@@ -1,19 +1,19 @@
-//! Content codings: gzip, br, zstd and deflate, undone while the body streams.
+//! Codings of bodies: gzip, br, zstd and deflate, undone while the body streams.
 //!
 //! How much may come out is for the reader to say: each chunk is small, so whoever counts them stops a bomb in time.
 
 use std::io;
 
-use async_compression::tokio::bufread::{BrotliDecoder, DeflateDecoder, GzipDecoder, ZlibDecoder, ZstdDecoder};
-use async_compression::zstd::DParameter;
+use async_compression::tokio::bufread::{BrotliDecoder, DeflateDecoder, ZlibDecoder};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, header};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio_util::io::StreamReader;
 
 use crate::model::failure::{Failure, FailureReason};
+use crate::net::members::{Members, Reader};
 use crate::net::{Body, BodySource};
 
 /// What is sent as `Accept-Encoding` by who decodes.
@@ -23,50 +23,98 @@ pub const ACCEPT_ENCODING: HeaderValue = HeaderValue::from_static("gzip, br, zst
 const CHUNK_BYTES: usize = 32 << 10;
 /// Codings on top of each other; each multiplies what a bomb can do.
 const CODINGS_MAX: usize = 3;
-/// 8 MiB, the most that a zstd content coding may ask a decoder to hold (RFC 9659).
-const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
+/// A coding that haul undoes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Coding {
+pub enum Coding {
+    /// RFC 1952.
     Gzip,
+    /// RFC 1950, and RFC 1951 from origins that leave zlib's frame away.
     Deflate,
+    /// RFC 7932.
     Brotli,
+    /// RFC 8878.
     Zstd,
 }
 
-/// The body without its content codings. Unchanged when `headers` name none.
-pub fn decode(body: Body, headers: &HeaderMap) -> Result<Body, Failure> {
-    let codings = codings(headers)?;
-    if codings.is_empty() {
-        return Ok(body);
+impl Coding {
+    fn named(name: &str) -> Option<Coding> {
+        Some(match name {
+            "gzip" | "x-gzip" => Coding::Gzip,
+            "deflate" => Coding::Deflate,
+            "br" => Coding::Brotli,
+            "zstd" => Coding::Zstd,
+            _ => return None,
+        })
     }
-    Ok(Body(Box::new(Decoded::Waiting(Some(body), codings))))
+
+    /// Whether a file of this name, or of this media type, is one of this coding, and meant to be kept in it.
+    fn is_of_file(self, name: &str, content_type: &str) -> bool {
+        let name = name.to_ascii_lowercase();
+        let (endings, kind): (&[&str], _) = match self {
+            Coding::Gzip => (&[".gz", ".gzip", ".tgz", ".taz", ".tpz", ".svgz", ".emz", ".vgz"], "gzip"),
+            Coding::Brotli => (&[".br", ".tbr"], "brotli"),
+            Coding::Zstd => (&[".zst", ".zstd", ".tzst", ".tzs"], "zstd"),
+            Coding::Deflate => (&[".zz", ".deflate"], "zlib"),
+        };
+        endings.iter().any(|ending| name.ends_with(ending)) || content_type.to_ascii_lowercase().contains(kind)
+    }
 }
 
-/// In the order in which they were applied.
-fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, Failure> {
-    let fail = |message: String| Failure::fatal(FailureReason::Protocol, message);
-    let mut codings = Vec::new();
-    for value in headers.get_all(header::CONTENT_ENCODING) {
-        let text = value.to_str().map_err(|_| fail("the `Content-Encoding` is not text".into()))?;
-        for name in text.split(',').map(|name| name.trim().to_ascii_lowercase()) {
-            match name.as_str() {
-                "" | "identity" => {}
-                "gzip" | "x-gzip" => codings.push(Coding::Gzip),
-                "deflate" => codings.push(Coding::Deflate),
-                "br" => codings.push(Coding::Brotli),
-                "zstd" => codings.push(Coding::Zstd),
-                _ => return Err(fail(format!("the body has the content encoding `{name}`, which haul does not know"))),
-            }
-        }
-    }
-    if codings.len() > CODINGS_MAX {
-        return Err(fail(format!("the body has {} content encodings, and {CODINGS_MAX} are the most", codings.len())));
+/// Returns the codings that `Content-Encoding` names, in the order in which they were applied.
+///
+/// What is no coding of HTTP is a label: storage gives back whatever it was told when the object was stored, such as
+/// `aws-chunked`, `utf-8` or `bzip2`, and the bytes are what they are.
+pub fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, Failure> {
+    let codings: Vec<Coding> =
+        names(headers, &header::CONTENT_ENCODING).iter().filter_map(|name| Coding::named(name)).collect();
+    bounded(codings)
+}
+
+/// As [`codings`], for a body that is to be a file called `name`: servers call archives encoded in what they are. Such a
+/// file stays what its name says that it is.
+pub fn codings_of_file(headers: &HeaderMap, name: &str) -> Result<Vec<Coding>, Failure> {
+    let mut codings = codings(headers)?;
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if codings.first().is_some_and(|coding| coding.is_of_file(name, content_type)) {
+        codings.remove(0);
     }
     Ok(codings)
 }
 
-type Reader = Box<dyn AsyncRead + Send + Unpin>;
+/// The body without these codings; unchanged when there are none.
+pub fn undo(body: Body, codings: Vec<Coding>) -> Body {
+    if codings.is_empty() { body } else { Body(Box::new(Decoded::Waiting(Some(body), codings))) }
+}
+
+/// The body without what `Transfer-Encoding` names beside chunks, which are undone already (RFC 9112, section 7). What
+/// is not known is refused: stored as it came, it would pass for the file.
+pub(super) fn undo_transfer(body: Body, headers: &HeaderMap) -> Result<Body, Failure> {
+    let fail = |what: &str| Failure::fatal(FailureReason::Protocol, format!("the `Transfer-Encoding` {what}"));
+    let names = names(headers, &header::TRANSFER_ENCODING);
+    let Some((last, inner)) = names.split_last() else { return Ok(body) };
+    let inner = if last == "chunked" { inner } else { &names };
+    let known =
+        |name: &String| Coding::named(name).ok_or_else(|| fail(&format!("`{name}` is not one that haul undoes")));
+    let codings = inner.iter().filter(|name| *name != "identity").map(known).collect::<Result<Vec<_>, _>>()?;
+    Ok(undo(body, bounded(codings)?))
+}
+
+/// The tokens of a list, in lower case. What is not text has no tokens.
+fn names(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    let tokens = values.flat_map(|text| text.split(','));
+    tokens.map(|token| token.trim().to_ascii_lowercase()).filter(|token| !token.is_empty()).collect()
+}
+
+fn bounded(codings: Vec<Coding>) -> Result<Vec<Coding>, Failure> {
+    if codings.len() > CODINGS_MAX {
+        let message =
+            format!("the body has {} codings on top of each other; haul undoes at most {CODINGS_MAX}", codings.len());
+        return Err(Failure::fatal(FailureReason::Protocol, message));
+    }
+    Ok(codings)
+}
 
 enum Decoded {
     /// Before the first byte. A body without any is empty, and not a broken one: so are those of answers to HEAD.
@@ -94,7 +142,7 @@ impl Decoded {
             let Some(first) = body.chunk().await.transpose()? else { return Ok(None) };
             let mut reader = encoded(first, body);
             for coding in codings.iter().rev() {
-                reader = undo(*coding, reader).await.map_err(failure)?;
+                reader = stage(*coding, reader).await.map_err(failure)?;
             }
             *self = Decoded::Running(reader);
         }
@@ -115,20 +163,12 @@ fn encoded(first: Bytes, body: Body) -> Reader {
     Box::new(StreamReader::new(Box::pin(first.chain(rest))))
 }
 
-async fn undo(coding: Coding, reader: Reader) -> io::Result<Reader> {
+async fn stage(coding: Coding, reader: Reader) -> io::Result<Reader> {
     let mut reader = BufReader::with_capacity(CHUNK_BYTES, reader);
     Ok(match coding {
-        Coding::Gzip => {
-            let mut decoder = GzipDecoder::new(reader);
-            decoder.multiple_members(true);
-            Box::new(decoder)
-        }
+        Coding::Gzip => Box::new(Members::gzip(reader)),
         Coding::Brotli => Box::new(BrotliDecoder::new(reader)),
-        Coding::Zstd => {
-            let mut decoder = ZstdDecoder::with_params(reader, &[DParameter::window_log_max(ZSTD_WINDOW_LOG_MAX)]);
-            decoder.multiple_members(true);
-            Box::new(decoder)
-        }
+        Coding::Zstd => Box::new(Members::zstd(reader)),
         // By the RFC it is zlib; some origins leave zlib's frame away.
         Coding::Deflate if is_zlib(reader.fill_buf().await?) => Box::new(ZlibDecoder::new(reader)),
         Coding::Deflate => Box::new(DeflateDecoder::new(reader)),
@@ -158,7 +198,7 @@ fn failure(error: io::Error) -> Failure {
         ),
         _ => Failure::fatal(
             FailureReason::Protocol,
-            format!("the body is not what its `Content-Encoding` says it is ({text})"),
+            format!("the body is not in the coding that its headers name ({text})"),
         ),
     }
 }
@@ -182,7 +222,7 @@ mod tests {
     async fn run(coding: &str, chunks: Vec<Result<Bytes, Failure>>) -> Result<Vec<u8>, Failure> {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_ENCODING, coding.parse().unwrap());
-        let mut body = decode(Body(Box::new(Chunks(chunks.into()))), &headers)?;
+        let mut body = undo(Body(Box::new(Chunks(chunks.into()))), codings(&headers)?);
         let mut all = Vec::new();
         while let Some(chunk) = body.chunk().await {
             all.extend_from_slice(&chunk?);
@@ -232,10 +272,76 @@ mod tests {
             let failure = run(coding, garbage()).await.unwrap_err();
             assert_eq!(failure.reason, FailureReason::Protocol, "{coding}: {failure}");
         }
-        assert_eq!(run("rot13", garbage()).await.unwrap_err().reason, FailureReason::Protocol);
         assert_eq!(run("gzip, gzip, gzip, gzip", garbage()).await.unwrap_err().reason, FailureReason::Protocol);
         assert_eq!(run("gzip", Vec::new()).await, Ok(Vec::new()));
         let lost = Failure::retryable(FailureReason::TimeoutIdle, "late");
         assert_eq!(run("gzip", vec![Ok(Bytes::from_static(b"\x1f")), Err(lost.clone())]).await, Err(lost));
+    }
+
+    #[tokio::test]
+    async fn an_unknown_coding_is_a_label() {
+        for label in ["bzip2", "x-bzip2", "aws-chunked", "UTF-8", "none", "zip", "", "compress", "identity", "a, b"] {
+            assert_eq!(
+                run(label, vec![Ok(Bytes::from_static(b"as it came"))]).await.as_deref(),
+                Ok(&b"as it came"[..])
+            );
+        }
+        let packed = encode("gzip", b"abc").await;
+        assert_eq!(run("GZIP, aws-chunked", in_pieces(&packed, 9)).await.as_deref(), Ok(&b"abc"[..]));
+    }
+
+    #[test]
+    fn an_archive_is_kept_under_its_name() {
+        let of = |coding: &str, kind: &str, name: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_ENCODING, coding.parse().unwrap());
+            headers.insert(header::CONTENT_TYPE, kind.parse().unwrap());
+            codings_of_file(&headers, name).unwrap()
+        };
+        for (coding, name) in
+            [("gzip", "a.tar.GZ"), ("x-gzip", "a.tgz"), ("gzip", "i.svgz"), ("br", "a.js.br"), ("zstd", "a.tar.zst")]
+        {
+            assert_eq!(of(coding, "text/plain", name), [], "{name}");
+        }
+        assert_eq!(of("gzip", "application/x-gzip", "a"), []);
+        assert_eq!(of("gzip", "text/plain", "a.txt"), [Coding::Gzip]);
+        assert_eq!(of("br", "text/plain", "a.tar.gz"), [Coding::Brotli], "an archive that is packed once more");
+        assert_eq!(of("gzip, gzip", "text/plain", "a.gz"), [Coding::Gzip]);
+    }
+
+    #[tokio::test]
+    async fn a_transfer_coding_is_undone_or_refused() {
+        let packed = encode("gzip", b"abc").await;
+        let run = async |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::TRANSFER_ENCODING, value.parse().unwrap());
+            let mut body = undo_transfer(Body(Box::new(Chunks(in_pieces(&packed, 9).into()))), &headers)?;
+            let mut all = Vec::new();
+            while let Some(chunk) = body.chunk().await {
+                all.extend_from_slice(&chunk?);
+            }
+            Ok::<_, Failure>(all)
+        };
+        assert_eq!(run("gzip, chunked").await.as_deref(), Ok(&b"abc"[..]));
+        assert_eq!(run("gzip").await.as_deref(), Ok(&b"abc"[..]));
+        assert_eq!(run("chunked").await.as_ref(), Ok(&packed));
+        for bad in ["compress, chunked", "chunked, gzip", "x, chunked"] {
+            assert_eq!(run(bad).await.unwrap_err().reason, FailureReason::Protocol, "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn members_and_padding_are_read_to_their_end() {
+        for coding in ["gzip", "zstd"] {
+            let (one, two) = (encode(coding, b"one").await, encode(coding, b"two").await);
+            for size in [1, 1000] {
+                let padded = [&one[..], &two, &[0; 700]].concat();
+                assert_eq!(run(coding, in_pieces(&padded, size)).await.as_deref(), Ok(&b"onetwo"[..]), "{coding}");
+                let dirty = [&one[..], &[0; 7], b"x"].concat();
+                assert_eq!(run(coding, in_pieces(&dirty, size)).await.unwrap_err().reason, FailureReason::Protocol);
+                let cut = [&one[..], &two[..5]].concat();
+                assert_eq!(run(coding, in_pieces(&cut, size)).await.unwrap_err().reason, FailureReason::Truncated);
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use http::{HeaderMap, header};
 use percent_encoding::percent_decode_str;
 
-/// The file name that the origin suggests; never empty.
+/// Returns the file name that the origin suggests; never empty.
 pub fn file_name(headers: &HeaderMap) -> Option<String> {
     parse(headers.get(header::CONTENT_DISPOSITION)?.as_bytes())
 }
@@ -19,7 +19,9 @@ pub fn parse(value: &[u8]) -> Option<String> {
         Ok(text) => Cow::Borrowed(text),
         Err(_) => Cow::Owned(latin1(value)),
     };
-    let (_, mut rest) = text.split_once(';')?;
+    let (kind, after) = text.split_once(';').unwrap_or((&text, ""));
+    // Some origins leave the type away.
+    let mut rest = if kind.contains('=') { &text } else { after };
     let mut plain = None;
     while let Some((name, value)) = rest.split_once('=') {
         let (value, after) = self::value(value.trim_start());
@@ -52,7 +54,8 @@ fn value(text: &str) -> (Cow<'_, str>, &str) {
                 let rest = &quoted[at + 1..];
                 return (Cow::Owned(unescaped), &rest[after_next(rest)..]);
             }
-            '\\' if !is_escaped => is_escaped = true,
+            // A backslash before anything else is one of a path that somebody did not escape.
+            '\\' if !is_escaped && quoted[at + 1..].starts_with(['"', '\\']) => is_escaped = true,
             _ => {
                 is_escaped = false;
                 unescaped.push(c);
@@ -102,8 +105,10 @@ mod tests {
         assert_eq!(parse(b"attachment; filename=\"\xe9\"").as_deref(), Some("é"));
         assert_eq!(name("attachment; flag; filename=a").as_deref(), Some("a"));
         assert_eq!(name("attachment; filename=\"../../etc/passwd\"").as_deref(), Some("../../etc/passwd"), "as it is");
-        for none in ["", "attachment", "attachment;", "attachment; filename=", "filename=x", "attachment; xfilename=y"]
-        {
+        assert_eq!(name("filename=\"a;b.txt\"; size=3").as_deref(), Some("a;b.txt"), "without a type");
+        assert_eq!(name(r#"attachment; filename="C:\dir\a.txt""#).as_deref(), Some(r"C:\dir\a.txt"));
+        assert_eq!(name(r#"attachment; filename="\\host\\a.txt""#).as_deref(), Some(r"\host\a.txt"));
+        for none in ["", "attachment", "attachment;", "attachment; filename=", "filename=", "attachment; xfilename=y"] {
             assert_eq!(name(none), None, "{none}");
         }
     }

@@ -1,13 +1,16 @@
 //! Who connections are made as: proxy and TLS options. Connections are shared by those of one identity only.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rustls::ClientConfig;
 
 use crate::model::failure::Failure;
+use crate::model::secret::Secret;
 use crate::model::spec::HttpOptions;
 use crate::net::proxy::Proxy;
+use crate::net::tls::Offer;
 use crate::net::{Profile, lock, tls};
 
 /// How many are remembered while nobody uses them. Each may hold certificates and TLS sessions.
@@ -17,23 +20,48 @@ const KEPT_MAX: usize = 256;
 pub(super) struct Identity {
     /// Nothing but what makes an identity; the rest is default.
     options: HttpOptions,
-    tls: OnceLock<Result<Arc<ClientConfig>, Failure>>,
     proxy: Option<Proxy>,
+    /// Each made at the first connection that needs it: plain ones need no certificates.
+    tls: Configuration,
+    tls_http1: Configuration,
+    tls_proxy: Configuration,
 }
+
+type Configuration = OnceLock<Result<Arc<ClientConfig>, Failure>>;
 
 impl Identity {
     fn new(options: HttpOptions) -> Result<Identity, Failure> {
         let proxy = options.proxy_url.as_ref().map(Proxy::parse).transpose()?;
-        Ok(Identity { options, tls: OnceLock::new(), proxy })
+        Ok(Identity { proxy, ..Identity::direct(options) })
+    }
+
+    fn direct(options: HttpOptions) -> Identity {
+        let (tls, tls_http1, tls_proxy) = Default::default();
+        Identity { options, proxy: None, tls, tls_http1, tls_proxy }
     }
 
     pub(super) fn proxy(&self) -> Option<&Proxy> {
         self.proxy.as_ref()
     }
 
-    /// Made at the first https connection: plain ones need no certificates.
+    /// TLS with origins.
     pub(super) fn tls(&self) -> Result<Arc<ClientConfig>, Failure> {
-        self.tls.get_or_init(|| tls::config(&self.options)).clone()
+        self.tls.get_or_init(|| tls::config(&self.options, Offer::AnyHttp)).clone()
+    }
+
+    /// TLS with origins that HTTP/2 is not offered to.
+    pub(super) fn tls_http1(&self) -> Result<Arc<ClientConfig>, Failure> {
+        self.tls_http1.get_or_init(|| tls::config(&self.options, Offer::Http1)).clone()
+    }
+
+    /// TLS with the proxy, which the client certificate is not for.
+    pub(super) fn tls_proxy(&self) -> Result<Arc<ClientConfig>, Failure> {
+        let options = || HttpOptions {
+            ca_pem: self.options.ca_pem.clone(),
+            insecure_skip_verify: self.options.insecure_skip_verify,
+            ..HttpOptions::default()
+        };
+        self.tls_proxy.get_or_init(|| tls::config(&options(), Offer::Http1)).clone()
     }
 }
 
@@ -41,60 +69,66 @@ impl Identity {
 pub(super) struct Identities {
     /// That of tasks without any such option, which are nearly all.
     plain: Arc<Identity>,
-    known: Mutex<Known>,
-}
-
-#[derive(Default)]
-struct Known {
-    all: HashMap<HttpOptions, Arc<Identity>>,
-    /// Tasks of one job come together and share their profile, and hashing certificates for each request is dear.
-    last: Option<(Arc<Profile>, Arc<Identity>)>,
+    /// By the hash of what makes them, so that looking one up copies no certificates.
+    known: Mutex<HashMap<u64, Vec<Arc<Identity>>>>,
+    hasher: RandomState,
 }
 
 impl Default for Identities {
     fn default() -> Self {
-        let plain = Identity { options: HttpOptions::default(), tls: OnceLock::new(), proxy: None };
-        Identities { plain: Arc::new(plain), known: Mutex::default() }
+        let plain = Arc::new(Identity::direct(HttpOptions::default()));
+        Identities { plain, known: Mutex::default(), hasher: RandomState::new() }
+    }
+}
+
+/// What makes an identity.
+#[derive(PartialEq, Eq, Hash)]
+struct Essence<'a> {
+    proxy_url: Option<&'a Secret>,
+    ca_pem: Option<&'a str>,
+    client_certificate_pem: Option<&'a str>,
+    client_key_pem: Option<&'a Secret>,
+    skips_verify: bool,
+}
+
+impl Essence<'_> {
+    fn of(http: &HttpOptions) -> Essence<'_> {
+        Essence {
+            proxy_url: http.proxy_url.as_ref(),
+            ca_pem: http.ca_pem.as_deref(),
+            client_certificate_pem: http.client_certificate_pem.as_deref(),
+            client_key_pem: http.client_key_pem.as_ref(),
+            skips_verify: http.insecure_skip_verify == Some(true),
+        }
     }
 }
 
 impl Identities {
     /// The identity of a profile.
-    pub(super) fn of(&self, profile: &Arc<Profile>) -> Result<Arc<Identity>, Failure> {
-        let http = &profile.http;
-        let is_plain = http.proxy_url.is_none()
-            && http.ca_pem.is_none()
-            && http.client_certificate_pem.is_none()
-            && http.client_key_pem.is_none()
-            && http.insecure_skip_verify != Some(true);
-        if is_plain {
+    pub(super) fn of(&self, profile: &Profile) -> Result<Arc<Identity>, Failure> {
+        let essence = Essence::of(&profile.http);
+        if essence == Essence::of(&self.plain.options) {
             return Ok(Arc::clone(&self.plain));
         }
+        let hash = self.hasher.hash_one(&essence);
         let mut known = lock(&self.known);
-        if let Some((_, identity)) = known.last.as_ref().filter(|(last, _)| Arc::ptr_eq(last, profile)) {
+        let same = |own: &&Arc<Identity>| Essence::of(&own.options) == essence;
+        if let Some(identity) = known.get(&hash).and_then(|list| list.iter().find(same)) {
             return Ok(Arc::clone(identity));
         }
-        let identity = known.find(essence(http))?;
-        known.last = Some((Arc::clone(profile), Arc::clone(&identity)));
+        let identity = Arc::new(Identity::new(options(&profile.http))?);
+        if known.len() >= KEPT_MAX {
+            known.retain(|_, list| {
+                list.retain(|identity| Arc::strong_count(identity) > 1);
+                !list.is_empty()
+            });
+        }
+        known.entry(hash).or_default().push(Arc::clone(&identity));
         Ok(identity)
     }
 }
 
-impl Known {
-    fn find(&mut self, options: HttpOptions) -> Result<Arc<Identity>, Failure> {
-        if let Some(identity) = self.all.get(&options) {
-            return Ok(Arc::clone(identity));
-        }
-        if self.all.len() >= KEPT_MAX {
-            self.all.retain(|_, identity| Arc::strong_count(identity) > 1);
-        }
-        let identity = Arc::new(Identity::new(options.clone())?);
-        self.all.insert(options, Arc::clone(&identity));
-        Ok(identity)
-    }
-}
-
-fn essence(http: &HttpOptions) -> HttpOptions {
+fn options(http: &HttpOptions) -> HttpOptions {
     HttpOptions {
         proxy_url: http.proxy_url.clone(),
         ca_pem: http.ca_pem.clone(),

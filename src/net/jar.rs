@@ -7,49 +7,70 @@ use url::{Host, Url};
 /// What one task may keep; an origin that sets more is ignored.
 const COOKIES_MAX: usize = 300;
 
-/// Cookies. Empty costs nothing.
+/// The cookies of one task. An empty jar costs nothing.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Jar(Option<Box<CookieStore>>);
 
 impl Jar {
-    /// The `Cookie` header for a request to `url`, after what the client itself set.
+    /// Returns the `Cookie` header for a request to `url`: what the client itself set, and behind it what was kept.
     pub(super) fn header(&self, url: &Url, own: Option<&HeaderValue>) -> Option<HeaderValue> {
-        let mut text = String::new();
+        let mut bytes = Vec::new();
         for (name, value) in self.0.as_ref()?.get_request_values(url) {
-            if !text.is_empty() {
-                text.push_str("; ");
+            if !bytes.is_empty() {
+                bytes.extend_from_slice(b"; ");
             }
-            text.extend([name, "=", value]);
+            bytes.extend(bytes_of(name));
+            bytes.push(b'=');
+            bytes.extend(bytes_of(value));
         }
-        if text.is_empty() {
+        if bytes.is_empty() {
             return None;
         }
-        if let Some(own) = own.and_then(|own| own.to_str().ok()) {
-            text = format!("{own}; {text}");
+        if let Some(own) = own {
+            bytes = [own.as_bytes(), b"; ", &bytes].concat();
         }
-        let mut value = HeaderValue::from_str(&text).ok()?;
+        let mut value = HeaderValue::from_bytes(&bytes).ok()?;
         value.set_sensitive(true);
         Some(value)
     }
 
-    /// Takes in what an answer of `url` sets. Returns whether it set any.
-    pub(super) fn keep(&mut self, url: &Url, headers: &HeaderMap) -> bool {
-        let mut changed = false;
+    /// Takes in what an answer of `url` sets.
+    pub(super) fn keep(&mut self, url: &Url, headers: &HeaderMap) {
         for value in headers.get_all(header::SET_COOKIE) {
-            let Some(cookie) = value.to_str().ok().and_then(|text| RawCookie::parse(text).ok()) else { continue };
+            let Ok(cookie) = RawCookie::parse(text_of(value.as_bytes())) else { continue };
             let store = self.0.get_or_insert_with(Box::default);
             if is_for_everyone(&cookie, url) || store.iter_any().nth(COOKIES_MAX - 1).is_some() {
                 continue;
             }
-            changed |= store.insert_raw(&cookie, url).is_ok();
+            // What it refuses is not for this origin to set.
+            let _ = store.insert_raw(&cookie, url);
         }
-        changed
     }
 }
 
-/// A cookie for a whole top-level domain would be sent to strangers. (Longer public suffixes, such as `co.uk`, are not
-/// known here; a jar lives no longer than its task, so what may go astray is one origin's cookie to another that it
-/// redirects to.)
+/// Where bytes beyond ASCII stand while they are text: a range of private use, so that none of them is white space.
+const BYTES_FROM: u32 = 0xf700;
+
+/// Bytes as text that [`bytes_of`] gives back: cookies are bytes of any charset, and the store deals in text.
+fn text_of(bytes: &[u8]) -> String {
+    let letter = |byte: &u8| {
+        if byte.is_ascii() { Some(char::from(*byte)) } else { char::from_u32(BYTES_FROM + u32::from(*byte)) }
+    };
+    bytes.iter().filter_map(letter).collect()
+}
+
+fn bytes_of(text: &str) -> impl Iterator<Item = u8> {
+    // Only what `text_of` made is in the store, so nothing is lost here.
+    text.chars().filter_map(|letter| {
+        let code = u32::from(letter);
+        u8::try_from(code.checked_sub(BYTES_FROM).unwrap_or(code)).ok()
+    })
+}
+
+/// Whether a cookie is for a whole top-level domain, and would be sent to strangers.
+///
+/// Longer public suffixes, such as `co.uk`, are not known here: their list would be a third of the program, and since a
+/// jar lives no longer than its task, what may go astray is one origin's cookie to another that it redirects to.
 fn is_for_everyone(cookie: &RawCookie<'_>, url: &Url) -> bool {
     let is_host_itself = |domain: &str| matches!(url.host(), Some(Host::Domain(host)) if host == domain);
     cookie
@@ -90,6 +111,19 @@ mod tests {
         let own = HeaderValue::from_static("mine=0");
         let both = jar.header(&Url::parse("http://a.example/x").unwrap(), Some(&own));
         assert_eq!(both.unwrap(), "mine=0; d=2");
+    }
+
+    #[test]
+    fn cookies_keep_their_bytes() {
+        let mut headers = HeaderMap::new();
+        headers.append(header::SET_COOKIE, HeaderValue::from_bytes(b"a=\xe9\xa0; Path=/").unwrap());
+        headers.append(header::SET_COOKIE, HeaderValue::from_bytes("b=\u{e9}".as_bytes()).unwrap());
+        let (mut jar, url) = (Jar::default(), Url::parse("http://a.example/").unwrap());
+        jar.keep(&url, &headers);
+        let sent = jar.header(&url, Some(&HeaderValue::from_bytes(b"own=\xff").unwrap())).unwrap();
+        let mut parts: Vec<&[u8]> = sent.as_bytes().split(|byte| *byte == b';').map(<[u8]>::trim_ascii).collect();
+        parts.sort_unstable();
+        assert_eq!(parts, [&b"a=\xe9\xa0"[..], "b=\u{e9}".as_bytes(), b"own=\xff"]);
     }
 
     #[test]

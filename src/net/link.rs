@@ -1,36 +1,56 @@
-//! The `Link` header (RFC 8288), as far as listings use it.
+//! The `Link` header (RFC 8288), as far as listings use it. Pure.
 
 use http::{HeaderMap, header};
 
-/// The target of the first link whose relation is `next`, as it was written: relative to the page's URL.
-pub fn next(headers: &HeaderMap) -> Option<&str> {
-    headers.get_all(header::LINK).iter().filter_map(|value| value.to_str().ok()).find_map(next_in)
+use crate::net::redirect::ascii_of;
+
+/// A `Link` header that is not one. What it would have said is not known, so a listing must not take it for its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the `Link` header cannot be read (RFC 8288)")]
+pub struct Unreadable;
+
+/// Returns the target of the first link whose relation is `next`, relative to the page's URL, with bytes beyond ASCII
+/// percent-encoded. `None` where no link leads on.
+pub fn next(headers: &HeaderMap) -> Result<Option<String>, Unreadable> {
+    let mut found = None;
+    // All are read, even behind the one that counts, so that it does not depend on their order whether they can be.
+    for value in headers.get_all(header::LINK) {
+        let next = next_in(&ascii_of(value.as_bytes()))?.map(str::to_owned);
+        found = found.or(next);
+    }
+    Ok(found)
 }
 
 /// The same, in one value of the header.
-pub fn next_in(value: &str) -> Option<&str> {
+pub fn next_in(value: &str) -> Result<Option<&str>, Unreadable> {
     let mut rest = value;
+    let mut found = None;
     loop {
-        // Whatever stands before the target is none of ours.
-        let (_, after) = rest.split_once('<')?;
-        let (target, after) = after.split_once('>')?;
-        let (is_next, after) = parameters(after);
+        rest = rest.trim_start_matches(|c: char| c == ',' || c.is_ascii_whitespace());
+        if rest.is_empty() {
+            return Ok(found);
+        }
+        let (target, after) = rest.strip_prefix('<').and_then(|rest| rest.split_once('>')).ok_or(Unreadable)?;
+        let (is_next, after) = parameters(after)?;
         if is_next {
-            return Some(target.trim());
+            found = found.or(Some(target.trim()));
         }
         rest = after;
     }
 }
 
 /// Reads the parameters of one link. Returns whether its relations include `next`, and what follows the link.
-fn parameters(mut rest: &str) -> (bool, &str) {
+fn parameters(mut rest: &str) -> Result<(bool, &str), Unreadable> {
     let mut relation = None;
     loop {
         rest = rest.trim_start();
         let Some(after) = rest.strip_prefix(';') else {
+            if !(rest.is_empty() || rest.starts_with(',')) {
+                return Err(Unreadable);
+            }
             let is_next = relation
                 .is_some_and(|rel: &str| rel.split_ascii_whitespace().any(|one| one.eq_ignore_ascii_case("next")));
-            return (is_next, rest);
+            return Ok((is_next, rest));
         };
         let end = after.find(['=', ';', ',']).unwrap_or(after.len());
         let name = after[..end].trim();
@@ -38,7 +58,7 @@ fn parameters(mut rest: &str) -> (bool, &str) {
             rest = &after[end..];
             continue;
         };
-        let (value, after) = self::value(value.trim_start());
+        let (value, after) = self::value(value.trim_start())?;
         rest = after;
         // The first one counts (RFC 8288, section 3.3).
         if name.eq_ignore_ascii_case("rel") && relation.is_none() {
@@ -48,48 +68,64 @@ fn parameters(mut rest: &str) -> (bool, &str) {
 }
 
 /// A token or a quoted string, and what follows it. Relations have no use for escapes, so those stay as they are.
-fn value(text: &str) -> (&str, &str) {
+fn value(text: &str) -> Result<(&str, &str), Unreadable> {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find([';', ',']).unwrap_or(text.len());
-        return (text[..end].trim_end(), &text[end..]);
+        return Ok((text[..end].trim_end(), &text[end..]));
     };
     let mut is_escaped = false;
     for (at, c) in quoted.char_indices() {
         match c {
             _ if is_escaped => is_escaped = false,
             '\\' => is_escaped = true,
-            '"' => return (&quoted[..at], &quoted[at + 1..]),
+            '"' => return Ok((&quoted[..at], &quoted[at + 1..])),
             _ => {}
         }
     }
-    (quoted, "")
+    Err(Unreadable)
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
 
     #[test]
     fn finds_the_next_page() {
+        let next_in = |value| next_in(value).unwrap();
         assert_eq!(next_in(r#"<https://a/?page=2>; rel="next""#), Some("https://a/?page=2"));
         assert_eq!(next_in("</p1>; rel=prev, </p3>; rel=next"), Some("/p3"));
         assert_eq!(next_in(r#"</p,1>; title="a,b;\"rel=next"; rel="prev", </p3> ;REL="last  Next""#), Some("/p3"));
         assert_eq!(next_in(r#"</a>; crossorigin; rel="next"; rel="prev""#), Some("/a"));
         assert_eq!(next_in(r#"</a>; rel="prev"; rel="next""#), None, "the first relation counts");
         assert_eq!(next_in(r#"</a>; title="rel=next""#), None);
-        for bad in ["", "<", "</a", "</a>", "</a>;", "</a>;rel", "</a>; rel=\"", ">;rel=next"] {
-            assert_eq!(next_in(bad), None, "{bad}");
+        assert_eq!(next_in(", </a>; rel=next,"), Some("/a"));
+        for none in ["", " ", ",", "</a>", "</a>;", "</a>;rel", "</a>; rel="] {
+            assert_eq!(next_in(none), None, "{none}");
         }
     }
 
     #[test]
-    fn looks_at_every_header() {
+    fn what_cannot_be_read_is_no_end() {
+        for bad in
+            ["<", "</a", "</a>; rel=\"", ">;rel=next", "/a; rel=next", "</a> rel=next", "</a>; rel=\"next\" </b>"]
+        {
+            assert_eq!(next_in(bad), Err(Unreadable), "{bad}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.append(header::LINK, "</b>; rel=next".parse().unwrap());
+        headers.append(header::LINK, "/c; rel=last".parse().unwrap());
+        assert_eq!(next(&headers), Err(Unreadable));
+    }
+
+    #[test]
+    fn looks_at_every_header_and_keeps_every_byte() {
         let mut headers = HeaderMap::new();
         headers.append(header::LINK, "</a>; rel=prev".parse().unwrap());
-        headers.append(header::LINK, "</b>; rel=next".parse().unwrap());
-        assert_eq!(next(&headers), Some("/b"));
+        headers.append(header::LINK, HeaderValue::from_bytes(b"</caf\xe9?q=\xc3\xa9>; rel=next; title=\xff").unwrap());
+        assert_eq!(next(&headers).unwrap().as_deref(), Some("/caf%E9?q=%C3%A9"));
     }
 
     proptest! {
@@ -101,7 +137,7 @@ mod tests {
         #[test]
         fn finds_it_among_others(before in "[a-z/?=]{0,9}", target in "[a-z/?=,;]{0,9}") {
             let value = format!(r#"<{before}>; rel="prev"; title="x, <y>", <{target}>; rel="next""#);
-            prop_assert_eq!(next_in(&value), Some(target.as_str()));
+            prop_assert_eq!(next_in(&value), Ok(Some(target.as_str())));
         }
     }
 }

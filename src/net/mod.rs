@@ -8,21 +8,36 @@ pub mod classify;
 mod client;
 mod connect;
 mod connection;
+mod course;
 pub mod decode;
 pub mod disposition;
 mod environment;
 mod exchange;
 pub mod guard;
+mod http1;
+mod http2;
+mod http2_driver;
+mod http2_state;
 mod identity;
+mod incoming;
 mod jar;
+mod keep_alive;
 pub mod link;
+mod lost;
+mod members;
+mod message;
 mod permit;
 mod pool;
 mod proxy;
 pub mod range;
+mod reach;
 pub mod redirect;
+mod resolve;
 pub mod retry_after;
+mod session;
+mod target;
 mod tasks;
+mod through;
 mod tls;
 mod wire;
 
@@ -38,10 +53,12 @@ use crate::model::failure::Failure;
 use crate::model::spec::{HttpOptions, Timeouts};
 
 pub use client::HttpClient;
+pub use course::DEFAULT_USER_AGENT;
 pub use environment::EnvironmentProxies;
-pub use exchange::{DEFAULT_USER_AGENT, Session, Trace, drain, exchange};
+pub use exchange::{drain, exchange};
 pub use guard::Guard;
 pub use permit::Permit;
+pub use session::{Session, Trace};
 
 /// What a task's requests have in common.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -63,8 +80,25 @@ pub struct Request {
     pub headers: HeaderMap,
     /// The request's body.
     pub body: Bytes,
+    /// Whether the request asks for a connection that it does not share, as a segment of a download does: where several
+    /// streams share a connection, they share its speed too. A preference: beyond a bound, connections are shared.
+    pub separate: bool,
     /// What must not be given back before the origin can no longer count the request.
     pub permit: Permit,
+}
+
+impl Request {
+    /// A GET of `url`, without headers or body.
+    pub fn get(url: Url) -> Request {
+        Request {
+            method: Method::GET,
+            url,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            separate: false,
+            permit: Permit::default(),
+        }
+    }
 }
 
 /// The head of a response, and its body to come.
@@ -93,7 +127,7 @@ pub trait Transport: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(Permit::default())))
     }
 
-    /// Whether a request to `url` would have to wait because its host is left alone. Whoever has a choice goes elsewhere.
+    /// Whether a request to `url` would have to wait because its host is paused. Whoever has a choice goes elsewhere.
     fn is_paused(&self, _url: &Url) -> bool {
         false
     }

@@ -1,4 +1,4 @@
-//! Connections that wait for their next request.
+//! Connections that wait for their next request, or take several at once.
 //!
 //! A pool belongs to one client and thereby to one guard, so a connection is never reused under another policy. Within
 //! it, connections are kept apart by scheme, host, port and [`Identity`].
@@ -8,28 +8,28 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::HeaderValue;
-use http::uri::Authority;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use url::{Host, Url};
+use tokio_util::sync::CancellationToken;
+use url::Url;
 
-use crate::model::failure::{Failure, FailureReason};
-use crate::net::connection::{Connection, Http1, Http2};
+use crate::model::failure::Failure;
+use crate::net::connection::Connection;
+use crate::net::http1::Http1;
+use crate::net::http2::Http2;
 use crate::net::identity::Identity;
+use crate::net::keep_alive::IDLE_TIME;
 use crate::net::lock;
+use crate::net::target::Target;
 
-/// How long a connection is kept unused. Servers close theirs after 60 s or more, mostly.
-pub(super) const IDLE_TIME: Duration = Duration::from_mins(1);
 /// Unused connections kept for one endpoint.
 const IDLE_PER_ENDPOINT_MAX: usize = 128;
 /// Unused connections kept in all: each is a file descriptor.
 const IDLE_MAX: usize = 1024;
-/// Requests at once on one HTTP/2 connection: most peers allow 100 to 256, and more would share one TCP stream thinly.
-/// Where a peer allows fewer, the rest queue on the connection.
-const STREAMS_MAX: usize = 100;
 /// HTTP/2 connections to one endpoint; beyond, requests queue on the least busy.
 const SHARED_MAX: usize = 8;
+/// The same where requests ask for connections of their own.
+const SEPARATE_MAX: usize = 32;
 /// How long a connection that has given its answer may take to be ready again.
 const READY_WAIT: Duration = Duration::from_millis(50);
 
@@ -42,14 +42,8 @@ pub(super) struct Pool {
 
 /// Where requests of one kind go, and the connections there.
 pub(super) struct Endpoint {
-    pub(super) https: bool,
-    pub(super) host: Host<String>,
-    pub(super) port: u16,
+    pub(super) target: Target,
     pub(super) identity: Arc<Identity>,
-    /// For HTTP/1.1: the `Host` header.
-    pub(super) host_header: HeaderValue,
-    /// For HTTP/2.
-    pub(super) authority: Authority,
     /// Held while dialling where HTTP/2 is possible, so that a burst of requests shares one connection.
     pub(super) dialling: Semaphore,
     connections: Mutex<Connections>,
@@ -61,36 +55,60 @@ struct Connections {
     /// Unused ones, the latest last.
     http1: Vec<(Http1, Instant)>,
     http2: Vec<(Http2, Instant)>,
-    /// Whether the last handshake chose HTTP/1.1, in which case dialling one by one would only slow things down.
-    is_http1: bool,
+    protocol: Protocol,
+}
+
+/// What is known of the versions of HTTP that an endpoint speaks.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// Not asked yet.
+    #[default]
+    Unknown,
+    /// The last handshake chose HTTP/1.1, so that dialling one by one would only slow things down.
+    Http1,
+    /// The last handshake chose HTTP/2.
+    Http2,
+    /// The peer speaks HTTP/2 and has said that it serves requests over HTTP/1.1 only: HTTP/2 is not offered any more.
+    Http1Only,
+}
+
+/// How a request comes to an HTTP/2 connection.
+pub(super) enum Choice {
+    /// On this one.
+    Use(Connection),
+    /// On a new one.
+    Dial,
+    /// Whether a connection has room is known once its peer has said so, which it does first of all.
+    Settle(CancellationToken),
 }
 
 impl Pool {
     /// The endpoint that a request to `url` goes to.
     pub(super) fn endpoint(&self, url: &Url, identity: &Arc<Identity>) -> Result<Arc<Endpoint>, Failure> {
-        let https = url.scheme() == "https";
-        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
-            return Err(Failure::fatal(FailureReason::Protocol, "the URL has no host"));
+        let (https, host, port) =
+            (url.scheme() == "https", url.host_str().unwrap_or_default(), url.port_or_known_default());
+        let same = |own: &&Arc<Endpoint>| {
+            own.target.https == https && Some(own.target.port) == port && Arc::ptr_eq(&own.identity, identity)
         };
         let mut endpoints = lock(&self.endpoints);
-        let same =
-            |own: &&Arc<Endpoint>| own.https == https && own.port == port && Arc::ptr_eq(&own.identity, identity);
         if let Some(known) = endpoints.get(host).and_then(|list| list.iter().find(same)) {
             return Ok(Arc::clone(known));
         }
-        let endpoint = Arc::new(Endpoint::new(url, https, port, Arc::clone(identity), Arc::clone(&self.idle))?);
+        let endpoint = Arc::new(Endpoint {
+            target: Target::of(url)?,
+            identity: Arc::clone(identity),
+            dialling: Semaphore::new(1),
+            connections: Mutex::default(),
+            idle: Arc::clone(&self.idle),
+        });
         endpoints.entry(host.into()).or_default().push(Arc::clone(&endpoint));
         Ok(endpoint)
     }
 
     /// Closes what has been idle for too long, and forgets endpoints that nobody uses.
     pub(super) fn sweep(&self) {
-        let expired = Instant::now().checked_sub(IDLE_TIME);
         lock(&self.endpoints).retain(|_, list| {
-            list.retain(|endpoint| {
-                let left = expired.map_or(1, |expired| endpoint.expire(expired));
-                left > 0 || Arc::strong_count(endpoint) > 1
-            });
+            list.retain(|endpoint| endpoint.expire(IDLE_TIME) > 0 || Arc::strong_count(endpoint) > 1);
             !list.is_empty()
         });
     }
@@ -98,47 +116,22 @@ impl Pool {
     /// Closes every connection that is not in use, and lets go of the rest.
     pub(super) fn clear(&self) {
         for endpoint in std::mem::take(&mut *lock(&self.endpoints)).into_values().flatten() {
-            endpoint.expire(Instant::now());
+            endpoint.expire(Duration::ZERO);
         }
     }
 }
 
 impl Endpoint {
-    fn new(
-        url: &Url,
-        https: bool,
-        port: u16,
-        identity: Arc<Identity>,
-        idle: Arc<AtomicUsize>,
-    ) -> Result<Endpoint, Failure> {
-        // The port is written where it is not the scheme's own, which is when the URL keeps it.
-        let text = &url[url::Position::BeforeHost..url::Position::AfterPort];
-        let bad = || Failure::fatal(FailureReason::Protocol, format!("`{text}` is no host that HTTP can name"));
-        Ok(Endpoint {
-            https,
-            host: url.host().ok_or_else(bad)?.to_owned(),
-            port,
-            identity,
-            host_header: HeaderValue::from_str(text).map_err(|_| bad())?,
-            authority: text.parse().map_err(|_| bad())?,
-            dialling: Semaphore::new(1),
-            connections: Mutex::default(),
-            idle,
-        })
-    }
-
-    /// `host:port`, for messages.
-    pub(super) fn name(&self) -> &str {
-        self.authority.as_str()
-    }
-
-    /// A connection that can carry a request now.
-    pub(super) async fn checkout(&self) -> Option<Connection> {
-        if let Some(http2) = self.shared() {
-            return Some(http2);
+    /// A connection that can carry a request now. `idle_max`: how long an HTTP/1.1 one may have been unused.
+    pub(super) async fn checkout(&self, is_separate: bool, idle_max: Duration) -> Option<Connection> {
+        if self.protocol() == Protocol::Http2 {
+            return match self.choose(is_separate) {
+                Choice::Use(connection) => Some(connection),
+                Choice::Dial | Choice::Settle(_) => None,
+            };
         }
         loop {
-            let mut http1 = self.take_http1()?;
+            let mut http1 = self.take_http1(idle_max)?;
             // Its task signals that it is ready after the last byte of the answer before; mostly it has long since.
             if http1.is_ready() || tokio::time::timeout(READY_WAIT, http1.ready()).await.is_ok_and(|is_ready| is_ready)
             {
@@ -147,36 +140,54 @@ impl Endpoint {
         }
     }
 
-    fn take_http1(&self) -> Option<Http1> {
+    fn take_http1(&self, idle_max: Duration) -> Option<Http1> {
         let mut connections = lock(&self.connections);
-        while let Some((http1, _)) = connections.http1.pop() {
+        // The latest comes first: where it has been idle for too long, so have the others.
+        while let Some((http1, since)) = connections.http1.pop() {
+            let idle = since.elapsed();
+            let is_fit = !http1.is_closed() && idle < http1.idle_max;
+            if is_fit && idle >= idle_max {
+                connections.http1.push((http1, since));
+                return None;
+            }
             self.idle.fetch_sub(1, Ordering::Relaxed);
-            if !http1.is_closed() {
+            if is_fit {
                 return Some(http1);
             }
         }
         None
     }
 
-    /// A share of an HTTP/2 connection that has room.
-    pub(super) fn shared(&self) -> Option<Connection> {
-        if !self.https {
-            return None;
-        }
+    /// Chooses for a request that may share a connection, or asks for one of its own.
+    pub(super) fn choose(&self, is_separate: bool) -> Choice {
         let mut connections = lock(&self.connections);
         connections.http2.retain(|(http2, _)| !http2.is_closed());
-        let count = connections.http2.len();
-        let (http2, used) = connections.http2.iter_mut().min_by_key(|(http2, _)| http2.load())?;
-        if http2.load() >= STREAMS_MAX && count < SHARED_MAX {
-            return None;
-        }
+        let (list, most) = (&mut connections.http2, if is_separate { SEPARATE_MAX } else { SHARED_MAX });
+        let count = list.len();
+        let key = |http2: &Http2| (http2.is_separate(), http2.load());
+        let fits = |http2: &Http2| if is_separate { http2.load() == 0 } else { http2.has_room() };
+        let best =
+            list.iter().enumerate().filter(|(_, (http2, _))| fits(http2)).min_by_key(|(_, (http2, _))| key(http2));
+        let index = match best {
+            Some((index, _)) => index,
+            None if !is_separate && let Some((http2, _)) = list.iter().find(|(http2, _)| !http2.is_settled()) => {
+                return Choice::Settle(http2.settled());
+            }
+            None if count < most => return Choice::Dial,
+            None => {
+                let least = list.iter().enumerate().min_by_key(|(_, (http2, _))| http2.load());
+                let Some((index, _)) = least else { return Choice::Dial };
+                index
+            }
+        };
+        let (http2, used) = &mut list[index];
         *used = Instant::now();
-        Some(Connection::Http2(http2.share()))
+        Choice::Use(Connection::Http2(http2.share(is_separate)))
     }
 
     /// Takes an HTTP/1.1 connection back after its answer has been read to the end.
     pub(super) fn give_back(&self, http1: Http1) {
-        if http1.is_closed() {
+        if http1.is_closed() || http1.idle_max.is_zero() {
             return;
         }
         if self.idle.fetch_add(1, Ordering::Relaxed) < IDLE_MAX {
@@ -189,29 +200,41 @@ impl Endpoint {
         self.idle.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Lets others use a fresh HTTP/2 connection.
-    pub(super) fn share(&self, http2: &Http2) {
+    /// Takes note of a fresh connection. One of HTTP/2 is shared from now on, and the request has its share of it.
+    pub(super) fn admit(&self, fresh: Connection, is_separate: bool) -> Connection {
         let mut connections = lock(&self.connections);
-        connections.is_http1 = false;
-        connections.http2.push((http2.share(), Instant::now()));
+        let is_final = connections.protocol == Protocol::Http1Only;
+        match fresh {
+            Connection::Http1(http1) => {
+                connections.protocol = if is_final { Protocol::Http1Only } else { Protocol::Http1 };
+                Connection::Http1(http1)
+            }
+            Connection::Http2(http2) => {
+                connections.protocol = if is_final { Protocol::Http1Only } else { Protocol::Http2 };
+                let share = http2.share(is_separate);
+                connections.http2.push((http2, Instant::now()));
+                Connection::Http2(share)
+            }
+        }
     }
 
-    pub(super) fn set_http1(&self) {
-        lock(&self.connections).is_http1 = true;
+    /// Offers HTTP/1.1 only, from the next connection on.
+    pub(super) fn need_http1(&self) {
+        lock(&self.connections).protocol = Protocol::Http1Only;
     }
 
-    /// Whether connections may turn out to be of HTTP/2.
-    pub(super) fn may_be_http2(&self) -> bool {
-        self.https && !lock(&self.connections).is_http1
+    /// What is known of the versions that it speaks.
+    pub(super) fn protocol(&self) -> Protocol {
+        lock(&self.connections).protocol
     }
 
-    /// Closes what was last used before `expired`, and says how many are left.
-    fn expire(&self, expired: Instant) -> usize {
+    /// Closes what has not been used for `idle_max`, and says how many are left.
+    fn expire(&self, idle_max: Duration) -> usize {
         let mut connections = lock(&self.connections);
         let before = connections.http1.len();
-        connections.http1.retain(|(http1, since)| *since > expired && !http1.is_closed());
+        connections.http1.retain(|(http1, since)| !http1.is_closed() && since.elapsed() < idle_max.min(http1.idle_max));
         self.idle.fetch_sub(before - connections.http1.len(), Ordering::Relaxed);
-        connections.http2.retain(|(http2, used)| (*used > expired || http2.load() > 0) && !http2.is_closed());
+        connections.http2.retain(|(http2, used)| (http2.load() > 0 || used.elapsed() < idle_max) && !http2.is_closed());
         connections.http1.len() + connections.http2.len()
     }
 }

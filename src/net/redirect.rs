@@ -1,6 +1,7 @@
 //! Where a redirect leads, and what may go along. Pure.
 
 use http::{Method, StatusCode};
+use percent_encoding::{CONTROLS, percent_encode};
 use url::Url;
 
 use crate::model::failure::{Failure, FailureReason};
@@ -9,9 +10,9 @@ use crate::model::secret::redacted;
 /// The next request of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hop {
-    /// Where to.
+    /// Where it goes.
     pub url: Url,
-    /// As RFC 9110 rewrites it.
+    /// The method, as RFC 9110 rewrites it.
     pub method: Method,
     /// Whether the body goes again; when not, neither do the headers that describe it.
     pub keeps_body: bool,
@@ -19,7 +20,7 @@ pub struct Hop {
     pub leaves_origin: bool,
 }
 
-/// What has been asked for so far in this chain.
+/// How far a chain of redirects has come.
 #[derive(Debug)]
 pub struct Trail<'a> {
     /// The URL that answered.
@@ -28,24 +29,25 @@ pub struct Trail<'a> {
     pub method: &'a Method,
     /// Redirects followed already.
     pub followed: u32,
-    /// How many may be.
+    /// How many may be followed.
     pub limit: u32,
-    /// URLs asked for since cookies last changed: meeting one again would go on for ever.
-    pub seen: &'a [Url],
 }
 
-/// Decides about an answer: `None` when it is none that redirects, so the caller gets it.
+/// Decides where an answer leads; `None` where it does not redirect.
+///
+/// A redirect to a URL that has been asked before is followed like any other: an origin may answer otherwise the next
+/// time, because it has set a cookie or finished what it is asked for. What never ends is ended by the limit.
 pub fn decide(status: StatusCode, location: Option<&[u8]>, trail: &Trail<'_>) -> Result<Option<Hop>, Failure> {
+    let location = location.map(<[u8]>::trim_ascii).filter(|location| !location.is_empty());
     let (true, Some(location)) = (matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308), location) else {
         return Ok(None);
     };
     let from = redacted(trail.from);
     let fail = |reason, message| Failure { http_status: status.as_u16(), ..Failure::fatal(reason, message) };
-    // Raw bytes beyond ASCII are taken for UTF-8, as browsers do.
-    let mut url = trail
-        .from
-        .join(String::from_utf8_lossy(location).trim())
-        .map_err(|_| fail(FailureReason::Protocol, format!("`{from}` redirects to something that is no URL")))?;
+    let mut url = trail.from.join(&ascii_of(location)).map_err(|_| {
+        let message = format!("`{from}` redirects to something that is not a URL; its operator has to correct that");
+        fail(FailureReason::Protocol, message)
+    })?;
     if url.fragment().is_none() {
         url.set_fragment(trail.from.fragment());
     }
@@ -64,12 +66,14 @@ pub fn decide(status: StatusCode, location: Option<&[u8]>, trail: &Trail<'_>) ->
         return Err(fail(FailureReason::TooManyRedirects, message));
     }
     let (method, keeps_body) = rewrite(status, trail.method);
-    if method == *trail.method && trail.seen.contains(&url) {
-        let message = format!("the redirects go round in a circle, from `{from}` back to `{}`", redacted(&url));
-        return Err(fail(FailureReason::TooManyRedirects, message));
-    }
     let leaves_origin = url.origin() != trail.from.origin();
     Ok(Some(Hop { url, method, keeps_body, leaves_origin }))
+}
+
+/// The text of a URL in a header, with each byte beyond ASCII percent-encoded as it is, so that the origin gets back
+/// the bytes that it wrote, whatever their charset. What is percent-encoded already stays.
+pub(super) fn ascii_of(value: &[u8]) -> String {
+    percent_encode(value, CONTROLS).to_string()
 }
 
 /// RFC 9110, sections 15.4.2 to 15.4.9, and what every client does with a POST.
@@ -91,10 +95,10 @@ mod tests {
         Url::parse(text).unwrap()
     }
 
-    fn follow(status: u16, method: &Method, from: &str, location: &str) -> Result<Option<Hop>, Failure> {
+    fn follow(status: u16, method: &Method, from: &str, location: impl AsRef<[u8]>) -> Result<Option<Hop>, Failure> {
         let from = url(from);
-        let trail = Trail { from: &from, method, followed: 0, limit: 10, seen: std::slice::from_ref(&from) };
-        decide(StatusCode::from_u16(status).unwrap(), Some(location.as_bytes()), &trail)
+        let trail = Trail { from: &from, method, followed: 0, limit: 10 };
+        decide(StatusCode::from_u16(status).unwrap(), Some(location.as_ref()), &trail)
     }
 
     #[test]
@@ -146,10 +150,26 @@ mod tests {
     }
 
     #[test]
+    fn bytes_beyond_ascii_come_back_as_they_were_written() {
+        let lead =
+            |location: &[u8]| follow(302, &Method::GET, "http://a/x/y", location).unwrap().unwrap().url.to_string();
+        assert_eq!(lead(b"/caf\xc3\xa9"), "http://a/caf%C3%A9");
+        assert_eq!(lead(b"/caf\xe9?q=\xc0\xb1#\xff"), "http://a/caf%E9?q=%C0%B1#%FF");
+        assert_eq!(lead(b" a%2Fb c+d.txt?x=%7E%2f&y='z' "), "http://a/x/a%2Fb%20c+d.txt?x=%7E%2f&y=%27z%27");
+    }
+
+    #[test]
+    fn a_url_may_redirect_to_itself_and_nowhere_is_no_redirect() {
+        let same = follow(302, &Method::GET, "http://a/x", "/x").unwrap().unwrap();
+        assert_eq!(same.url.as_str(), "http://a/x");
+        assert_eq!(follow(302, &Method::GET, "http://a/x", " ").unwrap(), None);
+    }
+
+    #[test]
     fn the_limit_counts() {
         let (from, method) = (url("http://a/"), Method::GET);
         let reason = |followed, limit| {
-            let trail = Trail { from: &from, method: &method, followed, limit, seen: &[] };
+            let trail = Trail { from: &from, method: &method, followed, limit };
             decide(StatusCode::FOUND, Some(b"/b"), &trail).map_err(|failure| failure.reason).map(|hop| hop.is_some())
         };
         assert_eq!(reason(0, 0), Err(FailureReason::TooManyRedirects));

@@ -1,30 +1,63 @@
-//! How long an origin asks to be left alone: `Retry-After` (RFC 9110, section 10.2.3), else the `RateLimit` headers of
-//! the IETF drafts, in their older form (`RateLimit-Reset: 30`) and their newer (`RateLimit: "default";r=0;t=30`).
+//! How long an origin asks to wait: `Retry-After` (RFC 9110, section 10.2.3), else the rate limits that an answer
+//! describes: `RateLimit` in its older and newer drafts, and the `X-RateLimit-Reset` that came before both. Pure.
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use http::HeaderMap;
+use http::{HeaderMap, header};
 
 use crate::model::time::Timestamp;
 
-/// The wait from `now`, not yet capped; zero for a date that has passed. `None`: the origin does not say.
+/// A number of seconds from here on is a point in time since 1970: it is in 2001, and as a wait 31 years long.
+const POINT_IN_TIME_SECONDS: u64 = 1_000_000_000;
+/// A number from here on is a point in time in milliseconds, as some origins write it.
+const POINT_IN_TIME_MILLIS: u64 = 1_000_000_000_000;
+
+/// Returns how long `Retry-After` asks to wait; zero for a date that has passed, `None` where it does not say.
+///
+/// Dates are judged by the answer's own `Date`, since the clocks of origins are wrong more often than their
+/// differences; where there is none, by `now`.
 pub fn of(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let text = |name: &str| headers.get(name)?.to_str().ok();
-    text("retry-after")
-        .and_then(|value| parse(value, now))
-        .or_else(|| text("ratelimit-reset").and_then(seconds))
-        .or_else(|| text("ratelimit").and_then(reset_of))
+    parse(text(headers, "retry-after")?, date(headers).unwrap_or(now))
 }
 
-/// `Retry-After` in both its forms.
+/// As [`of`], for a redirect: without a `Date`, a date says nothing.
+pub(super) fn of_redirect(headers: &HeaderMap) -> Option<Duration> {
+    let value = text(headers, "retry-after")?;
+    seconds(value).or_else(|| parse(value, date(headers)?))
+}
+
+/// Returns when the quota that an answer says is spent is filled up again, as a wait. Resets that are points in time
+/// are judged as in [`of`].
+pub fn of_rate_limit(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let now = date(headers).unwrap_or(now);
+    let spent = |left: &str, name: &str| {
+        let is_spent = text(headers, left).is_none_or(|left| left.trim() == "0");
+        if is_spent { text(headers, name) } else { None }
+    };
+    spent("ratelimit-remaining", "ratelimit-reset")
+        .and_then(|value| reset(value, now))
+        .or_else(|| text(headers, "ratelimit").and_then(reset_of))
+        .or_else(|| spent("x-ratelimit-remaining", "x-ratelimit-reset-after").and_then(seconds))
+        .or_else(|| spent("x-ratelimit-remaining", "x-ratelimit-reset").and_then(|value| reset(value, now)))
+}
+
+/// Reads the value of `Retry-After`, in both its forms.
 pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {
-    let value = value.trim();
-    if let Some(wait) = seconds(value) {
-        return Some(wait);
-    }
-    let date = httpdate::parse_http_date(value).ok()?.duration_since(UNIX_EPOCH).ok()?;
-    let micros = i64::try_from(date.as_micros()).ok()?;
-    Some(Timestamp(micros).since(now))
+    seconds(value).or_else(|| Some(time_of(value)?.since(now)))
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// When the answer was made, by the origin's clock.
+fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    time_of(headers.get(header::DATE)?.to_str().ok()?)
+}
+
+fn time_of(value: &str) -> Option<Timestamp> {
+    let date = httpdate::parse_http_date(value.trim()).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(date.as_micros()).ok().map(Timestamp)
 }
 
 /// Whole seconds, and fractions too, which some origins send.
@@ -38,6 +71,18 @@ fn seconds(value: &str) -> Option<Duration> {
         return Some(Duration::from_secs(value.parse().unwrap_or(u64::from(u32::MAX))));
     }
     Duration::try_from_secs_f64(value.parse().ok()?).ok()
+}
+
+/// A wait in seconds, or a point in time as a number or a date.
+fn reset(value: &str, now: Timestamp) -> Option<Duration> {
+    let Some(wait) = seconds(value) else { return Some(time_of(value)?.since(now)) };
+    let number = wait.as_secs();
+    let since_1970 = match number {
+        POINT_IN_TIME_MILLIS.. => Duration::from_millis(number),
+        POINT_IN_TIME_SECONDS.. => wait,
+        _ => return Some(wait),
+    };
+    Some(Timestamp(i64::try_from(since_1970.as_micros()).ok()?).since(now))
 }
 
 /// The `t` of a spent quota (`r=0`), or the older `reset`.
@@ -60,30 +105,64 @@ mod tests {
 
     use super::*;
 
-    fn wait(name: &'static str, value: &str) -> Option<u64> {
-        let mut headers = HeaderMap::new();
-        headers.insert(name, HeaderValue::from_str(value).unwrap());
-        of(&headers, Timestamp(1_000_000_000_000_000)).map(|wait| wait.as_secs())
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| ((*name).parse().unwrap(), HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    const NOW: Timestamp = Timestamp(1_000_000_000_000_000);
+
+    fn wait(pairs: &[(&'static str, &str)]) -> Option<u64> {
+        of(&headers(pairs), NOW).map(|wait| wait.as_secs())
+    }
+
+    fn rate_limit(pairs: &[(&'static str, &str)]) -> Option<u64> {
+        of_rate_limit(&headers(pairs), NOW).map(|wait| wait.as_secs())
     }
 
     #[test]
     fn reads_every_form() {
-        assert_eq!(wait("retry-after", " 120 "), Some(120));
-        assert_eq!(wait("retry-after", "1.5"), Some(1));
-        assert_eq!(wait("retry-after", "Sun, 09 Sep 2001 01:47:10 GMT"), Some(30));
-        assert_eq!(wait("retry-after", "Sun, 09 Sep 2001 01:40:00 GMT"), Some(0));
-        assert_eq!(wait("retry-after", "99999999999999999999999"), Some(u64::from(u32::MAX)));
-        assert_eq!(wait("retry-after", "-1"), None);
-        assert_eq!(wait("ratelimit-reset", "30"), Some(30));
-        assert_eq!(wait("ratelimit", "limit=100, remaining=0, reset=50"), Some(50));
-        assert_eq!(wait("ratelimit", r#""burst";r=3;t=9, "day";r=0;t=40"#), Some(40));
-        assert_eq!(wait("ratelimit", r#""burst";r=3;t=9"#), None);
+        assert_eq!(wait(&[("retry-after", " 120 ")]), Some(120));
+        assert_eq!(wait(&[("retry-after", "1.5")]), Some(1));
+        assert_eq!(wait(&[("retry-after", "Sun, 09 Sep 2001 01:47:10 GMT")]), Some(30));
+        assert_eq!(wait(&[("retry-after", "Sun, 09 Sep 2001 01:40:00 GMT")]), Some(0));
+        assert_eq!(wait(&[("retry-after", "99999999999999999999999")]), Some(u64::from(u32::MAX)));
+        assert_eq!(wait(&[("retry-after", "-1")]), None);
+        assert_eq!(rate_limit(&[("ratelimit-reset", "30")]), Some(30));
+        assert_eq!(rate_limit(&[("ratelimit", "limit=100, remaining=0, reset=50")]), Some(50));
+        assert_eq!(rate_limit(&[("ratelimit", r#""burst";r=3;t=9, "day";r=0;t=40"#)]), Some(40));
+        assert_eq!(rate_limit(&[("ratelimit", r#""burst";r=3;t=9"#)]), None);
+        assert_eq!(rate_limit(&[("x-ratelimit-reset-after", "2.5")]), Some(2));
+        assert_eq!(rate_limit(&[("x-ratelimit-reset", "9"), ("x-ratelimit-remaining", "58")]), None, "not spent");
+        assert_eq!(rate_limit(&[("x-ratelimit-reset", "9"), ("x-ratelimit-remaining", "0")]), Some(9));
+    }
+
+    #[test]
+    fn dates_are_judged_by_the_clock_that_wrote_them() {
+        let late = ("date", "Sun, 09 Sep 2001 02:00:00 GMT");
+        let until = ("retry-after", "Sun, 09 Sep 2001 02:00:07 GMT");
+        assert_eq!(wait(&[until, late]), Some(7));
+        assert_eq!(of_redirect(&headers(&[until, late])), Some(Duration::from_secs(7)));
+        assert_eq!(of_redirect(&headers(&[until])), None, "no clock, no wait");
+        assert_eq!(
+            rate_limit(&[("ratelimit-reset", "1000000809"), ("date", "Sun, 09 Sep 2001 02:00:00 GMT")]),
+            Some(9)
+        );
+    }
+
+    #[test]
+    fn a_reset_may_be_a_point_in_time() {
+        assert_eq!(rate_limit(&[("ratelimit-reset", "1000000012")]), Some(12));
+        assert_eq!(rate_limit(&[("x-ratelimit-reset", "1000000012")]), Some(12));
+        assert_eq!(rate_limit(&[("x-ratelimit-reset", "1000000012000")]), Some(12));
+        assert_eq!(rate_limit(&[("x-ratelimit-reset", "Sun, 09 Sep 2001 01:47:10 GMT")]), Some(30));
+        assert_eq!(rate_limit(&[("x-ratelimit-reset", "1000000000")]), Some(0));
     }
 
     proptest! {
         #[test]
-        fn never_panics(value in ".*") {
+        fn never_panics(value in ".*|[0-9]{0,25}") {
             let _ = parse(&value, Timestamp(0));
+            let _ = reset(&value, Timestamp(0));
             let _ = reset_of(&value);
         }
     }

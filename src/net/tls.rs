@@ -14,7 +14,7 @@ use rustls::{
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use url::Host;
@@ -28,14 +28,32 @@ static SYSTEM_ROOTS: OnceLock<RootCertStore> = OnceLock::new();
 fn system_roots() -> &'static RootCertStore {
     SYSTEM_ROOTS.get_or_init(|| {
         let mut roots = RootCertStore::empty();
+        let found = rustls_native_certs::load_native_certs();
         // What cannot be read is left out: a server whose root is missing is then reported as of an unknown issuer.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        for error in &found.errors {
+            tracing::warn!(%error, "cannot read some of the system's certificates of authorities");
+        }
+        roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            tracing::warn!(
+                "this machine has no certificates of authorities; https needs `ca_pem` or a package of them"
+            );
+        }
         roots
     })
 }
 
+/// Which versions of HTTP are offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// HTTP/2, else HTTP/1.1.
+    AnyHttp,
+    /// HTTP/1.1 only.
+    Http1,
+}
+
 /// The configuration that these options ask for.
-pub(super) fn config(options: &HttpOptions) -> Result<Arc<ClientConfig>, Failure> {
+pub(super) fn config(options: &HttpOptions, offer: Offer) -> Result<Arc<ClientConfig>, Failure> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -57,7 +75,10 @@ pub(super) fn config(options: &HttpOptions) -> Result<Arc<ClientConfig>, Failure
         (None, None) => builder.with_no_client_auth(),
         _ => return Err(bad_option("`client_certificate_pem` and `client_key_pem` go together")),
     };
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = match offer {
+        Offer::AnyHttp => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        Offer::Http1 => vec![b"http/1.1".to_vec()],
+    };
     Ok(Arc::new(config))
 }
 
@@ -82,17 +103,18 @@ fn bad_option(message: &str) -> Failure {
     Failure::fatal(FailureReason::Tls, message)
 }
 
-/// Shakes hands over a connected socket.
-pub(super) async fn handshake(
+/// Shakes hands over a connection.
+pub(super) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     config: Arc<ClientConfig>,
-    stream: TcpStream,
+    stream: S,
     host: &Host<String>,
-) -> Result<TlsStream<TcpStream>, Failure> {
+) -> Result<TlsStream<S>, Failure> {
     let name = match host {
         Host::Ipv4(ip) => ServerName::from(std::net::IpAddr::V4(*ip)),
         Host::Ipv6(ip) => ServerName::from(std::net::IpAddr::V6(*ip)),
-        Host::Domain(name) => ServerName::try_from(name.clone())
-            .map_err(|_| Failure::fatal(FailureReason::Tls, format!("`{name}` is no name that TLS can check")))?,
+        // Certificates name hosts without the dot that ends an absolute name.
+        Host::Domain(name) => ServerName::try_from(name.strip_suffix('.').unwrap_or(name).to_owned())
+            .map_err(|_| Failure::fatal(FailureReason::Tls, format!("`{name}` is not a name that TLS can check")))?,
     };
     // rustls's state is large, and rarely moved once it is behind a pointer.
     Box::pin(TlsConnector::from(config).connect(name, stream)).await.map_err(|error| failed(&host.to_string(), &error))
@@ -152,6 +174,10 @@ fn bad_certificate(host: &str, error: &CertificateError) -> String {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             format!("the certificate of `{host}` is for another host name; check the URL")
         }
+        CertificateError::UnknownIssuer if system_roots().is_empty() => format!(
+            "the certificate of `{host}` cannot be checked: this machine has no certificates of authorities; install them \
+             (often a package called `ca-certificates`), or put the one that you trust into `ca_pem`"
+        ),
         CertificateError::UnknownIssuer => format!(
             "the certificate of `{host}` is from an authority that this machine does not know; if you trust it, put its \
              certificate into `ca_pem`"
@@ -240,7 +266,7 @@ mod tests {
         let pem = |set: &dyn Fn(&mut HttpOptions)| {
             let mut options = HttpOptions::default();
             set(&mut options);
-            config(&options).unwrap_err().message
+            config(&options, Offer::AnyHttp).unwrap_err().message
         };
         assert_eq!(pem(&|o| o.ca_pem = Some("nothing".into())), "`ca_pem` holds no certificate");
         let alone = pem(&|o| o.client_key_pem = Some(Secret::new("k")));

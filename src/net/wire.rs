@@ -1,4 +1,5 @@
-//! The bytes below HTTP: a socket, or TLS over one, with a count of what came in.
+//! The bytes below HTTP: a socket, or TLS over one, or TLS through a proxy that speaks it too; with a count of what came
+//! in.
 
 use std::io;
 use std::pin::Pin;
@@ -10,23 +11,31 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-/// A connected stream.
+/// What leads to an origin, or to the proxy before it.
+pub(super) enum Link {
+    /// A socket.
+    Tcp(TcpStream),
+    /// TLS to a proxy.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// What HTTP runs over.
 pub(super) struct Wire {
     kind: Kind,
     received: Arc<AtomicU64>,
 }
 
 enum Kind {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Link),
+    Tls(Box<TlsStream<Link>>),
 }
 
 impl Wire {
-    pub(super) fn plain(stream: TcpStream) -> Wire {
-        Wire { kind: Kind::Plain(stream), received: Arc::default() }
+    pub(super) fn plain(link: Link) -> Wire {
+        Wire { kind: Kind::Plain(link), received: Arc::default() }
     }
 
-    pub(super) fn tls(stream: TlsStream<TcpStream>) -> Wire {
+    pub(super) fn tls(stream: TlsStream<Link>) -> Wire {
         Wire { kind: Kind::Tls(Box::new(stream)), received: Arc::default() }
     }
 
@@ -59,12 +68,36 @@ impl AsyncRead for Wire {
     }
 }
 
+impl AsyncRead for Link {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Link::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Link::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl Wire {
+    fn stream(&mut self) -> Pin<&mut (dyn AsyncWrite + Unpin)> {
+        match &mut self.kind {
+            Kind::Plain(link) => link.stream(),
+            Kind::Tls(stream) => Pin::new(&mut **stream),
+        }
+    }
+}
+
+impl Link {
+    fn stream(&mut self) -> Pin<&mut (dyn AsyncWrite + Unpin)> {
+        match self {
+            Link::Tcp(stream) => Pin::new(stream),
+            Link::Tls(stream) => Pin::new(&mut **stream),
+        }
+    }
+}
+
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.kind {
-            Kind::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Kind::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
+        self.stream().poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -72,30 +105,50 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.kind {
-            Kind::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Kind::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
+        self.stream().poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
         match &self.kind {
-            Kind::Plain(stream) => stream.is_write_vectored(),
+            Kind::Plain(link) => link.is_write_vectored(),
             Kind::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.kind {
-            Kind::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Kind::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
+        self.stream().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.kind {
-            Kind::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Kind::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        self.stream().poll_shutdown(cx)
+    }
+}
+
+impl AsyncWrite for Link {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.get_mut().stream().poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().stream().poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Link::Tcp(stream) => stream.is_write_vectored(),
+            Link::Tls(stream) => stream.is_write_vectored(),
         }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().stream().poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().stream().poll_shutdown(cx)
     }
 }

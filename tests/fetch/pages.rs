@@ -215,3 +215,27 @@ async fn an_empty_listing_is_one_empty_page() {
     assert_eq!((result(&fetched).pages, result(&fetched).items), (1, 0));
     assert!(matches!(fetched.end, AttemptEnd::Done(_)));
 }
+
+#[tokio::test]
+async fn no_content_behind_the_last_page_ends_it() {
+    let (origin, bench) = (Origin::start(), Bench::new());
+    origin.handle("/list", |request| match request.nth {
+        0 | 1 => Reply::json(format!(r#"{{"items":[{}]}}"#, request.nth)),
+        _ => Reply::status(204),
+    });
+    let fetched = bench.run(&listing(origin.url("/list"), number())).await;
+    assert_eq!((result(&fetched).pages, result(&fetched).items, result(&fetched).http_status), (2, 2, 204));
+    origin.reply("/none", Reply::status(204));
+    let fetched = bench.run(&listing(origin.url("/none"), number())).await;
+    assert_eq!((result(&fetched).pages, result(&fetched).items), (0, 0));
+}
+
+#[tokio::test]
+async fn a_link_that_cannot_be_read_is_no_end() {
+    let (origin, bench) = (Origin::start(), Bench::new());
+    let next = origin.url("/list?2");
+    origin.reply("/list", Reply::json(r#"{"items":[1]}"#).header("Link", &format!("{next}; rel=next")));
+    let reason = bench.reason(&listing(origin.url("/list"), PageStyle::LinkHeader)).await;
+    assert_eq!(reason, (FailureReason::Protocol, false));
+    assert_eq!(bench.sink.pages.lock().unwrap().len(), 0);
+}

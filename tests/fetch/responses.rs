@@ -161,3 +161,19 @@ async fn a_stop_ends_it_at_once_wherever_it_is() {
         assert_eq!(fetched.report.url, origin.url(path));
     }
 }
+
+#[tokio::test]
+async fn json_is_utf_8() {
+    let (origin, bench) = (Origin::start(), Bench::new());
+    origin.reply("/latin1", Reply::ok(&b"[\"caf\xe9\"]"[..]));
+    let spec = FetchSpec { expect_json: true, ..spec(origin.url("/latin1")) };
+    assert_eq!(bench.reason(&spec).await, (FailureReason::BadContent, false));
+}
+
+#[tokio::test]
+async fn an_unknown_coding_is_a_label() {
+    let (origin, bench) = (Origin::start(), Bench::new());
+    origin.reply("/", Reply::ok("as it came").header("Content-Encoding", "aws-chunked"));
+    let fetched = bench.run(&spec(origin.url("/"))).await;
+    assert_eq!(fetched.body, Some(FetchedBody::Inline("as it came".into())));
+}

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use haul::model::failure::{Failure, FailureReason};
 use haul::model::spec::HttpOptions;
 use haul::net::{Body, Guard, HttpClient, Profile, Request, Response, Session, Transport, exchange};
-use http::{HeaderMap, Method};
 
 /// A client that may reach the origins of tests.
 pub(crate) fn client() -> HttpClient {
@@ -23,13 +22,7 @@ pub(crate) fn with_http(set: impl FnOnce(&mut HttpOptions)) -> Arc<Profile> {
 }
 
 pub(crate) fn get(url: &str) -> Request {
-    Request {
-        method: Method::GET,
-        url: url.parse().unwrap(),
-        headers: HeaderMap::new(),
-        body: bytes::Bytes::new(),
-        permit: haul::net::Permit::default(),
-    }
+    Request::get(url.parse().unwrap())
 }
 
 pub(crate) async fn read(mut body: Body) -> Result<Vec<u8>, Failure> {
@@ -48,7 +41,7 @@ pub(crate) async fn fetch(client: &HttpClient, url: &str, profile: &Arc<Profile>
 
 /// The whole exchange, redirects and all.
 pub(crate) async fn follow(client: &HttpClient, url: &str, profile: &Arc<Profile>) -> Result<Response, Failure> {
-    exchange(client, get(url), profile, &mut Session::default()).await
+    exchange(client, get(url), profile, &mut Session::new(url)).await
 }
 
 pub(crate) fn class(failure: &Failure) -> (FailureReason, bool) {

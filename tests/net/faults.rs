@@ -5,7 +5,7 @@ use std::time::Duration;
 use haul::model::failure::FailureReason;
 use haul::net::{Profile, Transport};
 
-use crate::common::{class, client, fetch, get, profile, read};
+use crate::common::{class, client, fetch, follow, get, profile, read};
 use crate::support::object::Object;
 use crate::support::origin::Origin;
 use crate::support::reply::{Cut, Reply};
@@ -38,13 +38,76 @@ async fn what_is_not_http_is_a_protocol_failure() {
         "SSH-2.0-OpenSSH_9.2\r\n",
         "HTTP/1.1 abc OK\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: minus\r\n\r\n",
-        "HTTP/1.1 200 OK\r\nbad header\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: compress, chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n",
     ] {
         assert_eq!(failure_of(Reply::raw(raw), |_| {}).await, protocol, "{raw}");
     }
     let large = format!("HTTP/1.1 200 OK\r\nX-Large: {}\r\n\r\n", "x".repeat(1 << 20));
     assert_eq!(failure_of(Reply::raw(large), |_| {}).await, protocol);
+}
+
+#[tokio::test]
+async fn one_odd_line_does_not_cost_the_answer() {
+    let origin = Origin::start();
+    for (index, line) in [
+        "Content-Security-Policy: default-src 'self';\r\n\tscript-src 'self';\r\n   frame-src *",
+        "PHP Warning: PHP Startup: Unable to load dynamic library 'mcrypt.so' in Unknown on line 0",
+        "X Powered By: example",
+        "this is a line of text",
+        "X-Cache : HIT",
+        "X-Owner: Andr\u{e9}",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let head = format!("HTTP/1.1 200 OK\r\nServer: x\r\n{line}\r\nContent-Length: 3\r\n\r\nabc");
+        origin.reply(&format!("/{index}"), Reply::raw(head));
+        let end = fetch(&client(), &origin.url(&format!("/{index}")), &profile(|_| {})).await;
+        assert_eq!(end.unwrap(), (200, b"abc".to_vec()), "{line}");
+    }
+    let many = "X-Many: yes\r\n".repeat(1_000);
+    origin.reply("/many", Reply::raw(format!("HTTP/1.1 200 OK\r\n{many}Content-Length: 3\r\n\r\nabc")));
+    assert_eq!(fetch(&client(), &origin.url("/many"), &profile(|_| {})).await.unwrap().1, b"abc");
+}
+
+#[tokio::test]
+async fn a_transfer_coding_is_undone() {
+    let origin = Origin::start();
+    let packed = {
+        use tokio::io::AsyncReadExt;
+        let mut packed = Vec::new();
+        let mut encoder = async_compression::tokio::bufread::GzipEncoder::new(&b"plain"[..]);
+        encoder.read_to_end(&mut packed).await.unwrap();
+        packed
+    };
+    let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n".to_vec();
+    let chunk = format!("{:x}\r\n", packed.len()).into_bytes();
+    origin.reply("/", Reply::raw([head, chunk, packed, b"\r\n0\r\n\r\n".to_vec()].concat()));
+    assert_eq!(fetch(&client(), &origin.url("/"), &profile(|_| {})).await.unwrap().1, b"plain");
+}
+
+#[tokio::test]
+async fn errors_cost_no_connections() {
+    let (origin, client) = (Origin::start(), client());
+    origin.reply("/missing", Reply::status(404).body("x".repeat(4_000)));
+    for _ in 0..10 {
+        let response = follow(&client, &origin.url("/missing"), &profile(|_| {})).await.unwrap();
+        assert_eq!(response.status, 404);
+        drop(response);
+    }
+    assert_eq!(origin.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_is_used_for_as_long_as_its_peer_keeps_it() {
+    let (origin, client) = (Origin::start(), client());
+    origin.reply("/", Reply::ok("x").header("Keep-Alive", "timeout=1"));
+    for _ in 0..2 {
+        fetch(&client, &origin.url("/"), &profile(|_| {})).await.unwrap();
+    }
+    assert_eq!(origin.connections(), 2, "a second is no time to ask again within");
 }
 
 #[tokio::test]

@@ -27,8 +27,10 @@ async fn every_kind_of_proxy_carries_requests() {
         }
     }
     let asked: Vec<_> = proxy.asked().into_iter().map(|asked| format!("{} {}", asked.how, asked.target)).collect();
-    let expected = ["CONNECT localhost", "SOCKS5 address 127.0.0.1", "SOCKS5 name localhost"];
-    assert_eq!(asked, expected.map(|text| format!("{text}:{port}")), "one tunnel each, and used twice");
+    let expected = ["GET http://localhost", "SOCKS5 address 127.0.0.1", "SOCKS5 name localhost"];
+    let asked: Vec<_> = asked.iter().map(|asked| asked.trim_end_matches('/')).collect();
+    assert_eq!(asked, expected.map(|text| format!("{text}:{port}")), "one connection each, and used twice");
+    assert_eq!(origin.requests("/")[0].target, format!("http://localhost:{port}/"), "passed on, not tunnelled");
     fetch(&client, &origin.url("/"), &with_http(|_| {})).await.unwrap();
     assert_eq!(proxy.asked().len(), 3, "a connection without a proxy is another one");
 }
@@ -43,7 +45,37 @@ async fn tls_goes_through() {
         http.ca_pem = Some(authority.pem());
     });
     assert_eq!(fetch(&client(), &origin.url("/"), &profile).await.unwrap().0, 200);
+    assert_eq!(proxy.asked()[0].how, "CONNECT");
     assert_eq!(proxy.asked()[0].credentials.as_deref(), Some("Basic bWU6cHc="));
+}
+
+#[tokio::test]
+async fn a_proxy_may_speak_tls() {
+    let authority = Authority::new();
+    let (plain, safe) = (Origin::start(), Origin::start_tls(authority.server(Leaf::good())));
+    plain.reply("/", Reply::ok("plain"));
+    safe.reply("/", Reply::ok("safe"));
+    let proxy = Proxy::start_tls(authority.server(Leaf::good()));
+    let profile = with_http(|http| {
+        http.proxy_url = Some(Secret::new(format!("https://me:pw@localhost:{}", proxy.address().port())));
+        http.ca_pem = Some(authority.pem());
+    });
+    let client = client();
+    assert_eq!(fetch(&client, &plain.url("/"), &profile).await.unwrap().1, b"plain");
+    assert_eq!(fetch(&client, &safe.url("/"), &profile).await.unwrap().1, b"safe");
+    let how: Vec<_> = proxy.asked().into_iter().map(|asked| (asked.how, asked.credentials.is_some())).collect();
+    assert_eq!(how, [("GET".to_owned(), true), ("CONNECT".to_owned(), true)]);
+    assert!(plain.all_requests()[0].header("authorization").is_none());
+}
+
+#[tokio::test]
+async fn a_proxy_that_wants_credentials_is_not_the_origin() {
+    let proxy = Origin::start();
+    proxy.reply("/*", Reply::status(407));
+    let through = through(&format!("http://{}", proxy.address()));
+    let failure = fetch(&client(), "http://a.example/x", &through).await.unwrap_err();
+    assert_eq!(class(&failure), (FailureReason::Proxy, false), "{failure}");
+    assert_eq!(proxy.all_requests()[0].target, "http://a.example/x");
 }
 
 #[tokio::test]
@@ -66,7 +98,7 @@ async fn a_proxy_that_fails_is_called_one() {
     let gone = Origin::start().address();
     for scheme in ["http", "socks5", "socks5h"] {
         let unreachable = through(&format!("{scheme}://{}", proxy.address()));
-        let failure = fetch(&client(), &format!("http://{gone}/"), &unreachable).await.unwrap_err();
+        let failure = fetch(&client(), &format!("https://{gone}/"), &unreachable).await.unwrap_err();
         assert_eq!(class(&failure), (FailureReason::Proxy, true), "{scheme}: {failure}");
         let no_proxy = through(&format!("{scheme}://{gone}"));
         let failure = fetch(&client(), "http://127.0.0.1:1/", &no_proxy).await.unwrap_err();

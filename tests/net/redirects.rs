@@ -16,7 +16,7 @@ async fn leads_to_the_last_answer_over_one_connection() {
     origin.reply("/a", Reply::redirect(301, "b").body("moved"));
     origin.reply("/b", Reply::redirect(307, "/c?x=1"));
     origin.reply("/c", Reply::ok("here"));
-    let mut session = Session::default();
+    let mut session = Session::new(&origin.url("/"));
     let response = exchange(&client, get(&origin.url("/a")), &profile(|_| {}), &mut session).await.unwrap();
     assert_eq!(response.url.as_str(), origin.url("/c?x=1"));
     assert_eq!(read(response.body).await.unwrap(), b"here");
@@ -50,7 +50,7 @@ async fn a_redirect_passes_the_guard() {
     let (inside, outside) = (Origin::start(), Origin::start_on([127, 0, 0, 2]));
     outside.reply("/", Reply::redirect(302, &inside.url("/secret")));
     let client = HttpClient::new(Guard { allow_networks: vec!["127.0.0.2/32".parse().unwrap()], ..Guard::default() });
-    let mut session = Session::default();
+    let mut session = Session::new(&outside.url("/"));
     let end = exchange(&client, get(&outside.url("/")), &profile(|_| {}), &mut session).await;
     assert_eq!(class(&end.unwrap_err()), (FailureReason::ForbiddenAddress, false));
     assert_eq!(session.trace.url.unwrap().as_str(), inside.url("/secret"), "the trace tells where it ended");
@@ -103,7 +103,7 @@ async fn a_post_becomes_a_get_without_its_body() {
         post.method = Method::POST;
         post.body = "form".into();
         post.headers.insert("content-type", "text/plain".parse().unwrap());
-        exchange(&client, post, &profile(|_| {}), &mut Session::default()).await.unwrap();
+        exchange(&client, post, &profile(|_| {}), &mut Session::new(&origin.url("/"))).await.unwrap();
     }
     let seen: Vec<_> = origin
         .requests("/end")
@@ -120,9 +120,61 @@ async fn a_cookie_gate_is_no_circle() {
         Some(_) => Reply::ok("in"),
         None => Reply::redirect(302, "/").header("Set-Cookie", "seen=1"),
     });
-    let mut session = Session::default();
+    let mut session = Session::new(&origin.url("/"));
     let response = exchange(&client, get(&origin.url("/")), &profile(|_| {}), &mut session).await.unwrap();
     assert_eq!(response.status, 200);
     exchange(&client, get(&origin.url("/")), &profile(|_| {}), &mut session).await.unwrap();
     assert_eq!(origin.all_requests()[2].header("cookie"), Some("seen=1"), "a session keeps its cookies");
+}
+
+#[tokio::test]
+async fn secrets_are_for_the_origin_of_the_tasks_own_url_whatever_is_asked_first() {
+    let (home, mirror, client) = (Origin::start(), Origin::start_on([127, 0, 0, 2]), client());
+    home.reply("/*", Reply::ok(""));
+    mirror.reply("/*", Reply::ok(""));
+    let profile = with_http(|http| {
+        http.bearer_token = Some(Secret::new("token"));
+        http.headers = vec![HeaderSpec { name: "x-key".into(), value: Secret::new("k"), sensitive: true }];
+    });
+    let mut session = Session::new(&home.url("/file"));
+    for url in [mirror.url("/file"), home.url("/file"), mirror.url("/again")] {
+        exchange(&client, get(&url), &profile, &mut session).await.unwrap();
+    }
+    let seen = |origin: &Origin| -> Vec<_> {
+        let has = |request: &crate::support::origin::Request, name| request.header(name).is_some();
+        origin.all_requests().iter().map(|it| (has(it, "authorization"), has(it, "x-key"))).collect()
+    };
+    assert_eq!((seen(&mirror), seen(&home)), (vec![(false, false); 2], vec![(true, true)]));
+}
+
+#[tokio::test]
+async fn the_user_part_of_a_url_is_for_its_own_origin() {
+    let (home, mirror, client) = (Origin::start(), Origin::start_on([127, 0, 0, 2]), client());
+    home.reply("/*", Reply::ok(""));
+    mirror.reply("/*", Reply::ok(""));
+    let with_user = |url: String, user: &str| url.replace("://", &format!("://{user}@"));
+    let mut session = Session::new(&with_user(home.url("/1"), "me:pw"));
+    let asked =
+        [with_user(home.url("/1"), "me:pw"), home.url("/2"), with_user(mirror.url("/1"), "you:no"), mirror.url("/2")];
+    for url in asked {
+        exchange(&client, get(&url), &profile(|_| {}), &mut session).await.unwrap();
+    }
+    let sent = |origin: &Origin| -> Vec<_> {
+        origin.all_requests().iter().map(|it| it.header("authorization").map(str::to_owned)).collect()
+    };
+    assert_eq!(sent(&home), vec![Some("Basic bWU6cHc=".to_owned()); 2], "the next page needs no user part of its own");
+    assert_eq!(sent(&mirror), [Some("Basic eW91Om5v".to_owned()), None]);
+}
+
+#[tokio::test]
+async fn a_redirect_to_itself_is_followed_after_the_wait_that_is_asked_for() {
+    let (origin, client) = (Origin::start(), client());
+    origin.handle("/", |request| match request.nth {
+        0 | 1 => Reply::redirect(302, "/").header("Retry-After", "1"),
+        _ => Reply::ok("ready"),
+    });
+    let response = follow(&client, &origin.url("/"), &profile(|_| {})).await.unwrap();
+    assert_eq!(read(response.body).await.unwrap(), b"ready");
+    let at: Vec<_> = origin.all_requests().iter().map(|request| request.at.as_millis()).collect();
+    assert!(at[1] >= at[0] + 990 && at[2] >= at[1] + 990, "{at:?}");
 }

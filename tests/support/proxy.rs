@@ -1,20 +1,22 @@
-//! A proxy that counts: HTTP CONNECT and SOCKS5, with credentials or without, on one port.
+//! A proxy that counts: HTTP, passed on or through a tunnel, and SOCKS5, with credentials or without, on one port; over TLS
+//! too.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// What a client asked the proxy for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
-    /// `CONNECT`, `SOCKS5 address` or `SOCKS5 name`.
+    /// The HTTP method, `CONNECT` for a tunnel; `SOCKS5 address` or `SOCKS5 name`.
     pub how: String,
-    /// `host:port`.
+    /// `host:port`, or the URL of a request that is passed on.
     pub target: String,
     /// The `Proxy-Authorization` value, or `name:password` of SOCKS5.
     pub credentials: Option<String>,
@@ -36,15 +38,20 @@ pub struct Proxy {
 
 impl Proxy {
     pub fn start() -> Proxy {
-        Proxy::run(None)
+        Proxy::run(None, None)
     }
 
     /// Refuses whoever does not bring these (as `name:password`). For SOCKS5 only.
     pub fn start_with_credentials(required: &str) -> Proxy {
-        Proxy::run(Some(required.into()))
+        Proxy::run(Some(required.into()), None)
     }
 
-    fn run(required: Option<String>) -> Proxy {
+    /// Speaks TLS.
+    pub fn start_tls(config: Arc<rustls::ServerConfig>) -> Proxy {
+        Proxy::run(None, Some(TlsAcceptor::from(config)))
+    }
+
+    fn run(required: Option<String>, tls: Option<TlsAcceptor>) -> Proxy {
         let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -55,7 +62,7 @@ impl Proxy {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
                 tokio::select! {
-                    () = accept(listener, inner) => {}
+                    () = accept(listener, inner, tls) => {}
                     () = ended.cancelled() => {}
                 }
             });
@@ -81,36 +88,56 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: StdListener, state: Arc<State>) {
+trait Client: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Client for T {}
+
+async fn accept(listener: StdListener, state: Arc<State>, tls: Option<TlsAcceptor>) {
     let listener = TcpListener::from_std(listener).unwrap();
     let mut tunnels = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
-        let state = Arc::clone(&state);
+        let (state, tls) = (Arc::clone(&state), tls.clone());
         tunnels.spawn(async move {
-            let _ = tunnel(stream, &state).await;
+            let _ = match tls {
+                Some(tls) => match tls.accept(stream).await {
+                    Ok(stream) => tunnel(stream, &state).await,
+                    Err(error) => Err(error),
+                },
+                None => tunnel(stream, &state).await,
+            };
         });
     }
 }
 
-async fn tunnel(mut client: TcpStream, state: &State) -> std::io::Result<()> {
+async fn tunnel(mut client: impl Client, state: &State) -> std::io::Result<()> {
     let first = client.read_u8().await?;
     if first == 5 { socks(client, state).await } else { http(client, first, state).await }
 }
 
-async fn http(mut client: TcpStream, first: u8, state: &State) -> std::io::Result<()> {
+async fn http(mut client: impl Client, first: u8, state: &State) -> std::io::Result<()> {
     let mut head = vec![first];
     while !head.ends_with(b"\r\n\r\n") {
         head.push(client.read_u8().await?);
     }
     let head = String::from_utf8_lossy(&head).into_owned();
     let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
-    let credentials = head.lines().find_map(|line| line.strip_prefix("Proxy-Authorization: ")).map(str::to_owned);
+    let header = |line: &str| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("proxy-authorization").then(|| value.to_owned())
+    };
+    let credentials = head.lines().find_map(header);
     let how = head.split(' ').next().unwrap_or_default().to_owned();
+    let is_tunnel = how == "CONNECT";
     state.asked.lock().unwrap().push(Asked { how, target: target.clone(), credentials });
-    match TcpStream::connect(&target).await {
+    let authority = target.split_once("://").map_or(target.as_str(), |(_, rest)| rest.split('/').next().unwrap());
+    match TcpStream::connect(authority).await {
         Ok(mut origin) => {
-            client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").await?;
+            if is_tunnel {
+                client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").await?;
+            } else {
+                origin.write_all(head.as_bytes()).await?;
+            }
             copy_bidirectional(&mut client, &mut origin).await?;
             Ok(())
         }
@@ -118,7 +145,7 @@ async fn http(mut client: TcpStream, first: u8, state: &State) -> std::io::Resul
     }
 }
 
-async fn socks(mut client: TcpStream, state: &State) -> std::io::Result<()> {
+async fn socks(mut client: impl Client, state: &State) -> std::io::Result<()> {
     let methods = read_counted(&mut client).await?;
     let mut credentials = None;
     if state.required.is_some() && !methods.contains(&2) {
@@ -157,7 +184,7 @@ async fn socks(mut client: TcpStream, state: &State) -> std::io::Result<()> {
     }
 }
 
-async fn read_counted(client: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+async fn read_counted(client: &mut impl Client) -> std::io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::from(client.read_u8().await?)];
     client.read_exact(&mut bytes).await?;
     Ok(bytes)

@@ -1,0 +1,158 @@
+//! One HTTP/2 connection, shared by many requests.
+//!
+//! Each request has a stream. What its peer may send ahead of us is bounded for each stream by its window, and for the
+//! connection by one that is wide enough for all of them: a body that is read slowly holds up its own stream and no
+//! other.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use h2::{Reason, RecvStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::model::failure::Failure;
+use crate::net::http2_driver::{STREAM_WINDOW_BYTES, UNKNOWN_STREAMS_MAX, drive};
+use crate::net::http2_state::{Lease, State};
+use crate::net::lost::{Fate, Lost};
+use crate::net::target::Target;
+use crate::net::tasks::Tasks;
+use crate::net::wire::Wire;
+use crate::net::{Request, classify, message};
+
+/// Requests at once on one connection: most peers allow 100 to 256, and more would share one TCP stream thinly.
+const STREAMS_MAX: usize = 100;
+/// The window of a connection: the largest there is, and more than [`STREAMS_MAX`] streams can fill.
+const CONNECTION_WINDOW_BYTES: u32 = i32::MAX as u32;
+/// The largest frames that are asked for. Peers send 16 KiB otherwise, and each frame costs.
+const FRAME_BYTES_MAX: u32 = 256 << 10;
+/// The head of one answer, in bytes as HTTP/2 counts them.
+const HEAD_BYTES_MAX: u32 = 512 << 10;
+
+/// A connection as one holder has it: the pool, or a request.
+pub(super) struct Http2 {
+    sender: SendRequest<Bytes>,
+    state: Arc<State>,
+    /// Held for what its end does. `None`: the holder is the pool.
+    _lease: Option<Lease>,
+    pub(super) remote: SocketAddr,
+}
+
+impl Http2 {
+    /// Starts a connection over `wire`, for the pool to hold. The task that drives it is owned by `tasks`.
+    pub(super) async fn establish(wire: Wire, remote: SocketAddr, tasks: &Tasks, host: &str) -> Result<Http2, Failure> {
+        let received = wire.received();
+        let shaken = h2::client::Builder::new()
+            .initial_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .initial_max_send_streams(UNKNOWN_STREAMS_MAX)
+            .max_frame_size(FRAME_BYTES_MAX)
+            .max_header_list_size(HEAD_BYTES_MAX)
+            .enable_push(false)
+            .handshake(wire)
+            .await;
+        let (sender, connection) = shaken.map_err(|error| classify::stream(host, &error, false))?;
+        let state = Arc::new(State::default());
+        tasks.spawn(drive(connection, Arc::clone(&state), received));
+        Ok(Http2 { sender, state, _lease: None, remote })
+    }
+
+    /// A share for one request.
+    pub(super) fn share(&self, is_separate: bool) -> Http2 {
+        Http2 {
+            sender: self.sender.clone(),
+            state: Arc::clone(&self.state),
+            _lease: Some(Lease::new(&self.state, is_separate)),
+            remote: self.remote,
+        }
+    }
+
+    /// Requests on it.
+    pub(super) fn load(&self) -> usize {
+        self.state.load()
+    }
+
+    /// Whether a request is on it that asked not to share it.
+    pub(super) fn is_separate(&self) -> bool {
+        self.state.is_separate()
+    }
+
+    /// Whether it takes no more requests: it has ended, or its peer has said that it is about to.
+    pub(super) fn is_closed(&self) -> bool {
+        // A handle of its own waits for nothing, so this asks for errors alone.
+        let mut cx = Context::from_waker(Waker::noop());
+        matches!(self.sender.clone().poll_ready(&mut cx), Poll::Ready(Err(_)))
+    }
+
+    /// Whether one more request would begin at once. Until the peer has said how many it allows, one is certain.
+    pub(super) fn has_room(&self) -> bool {
+        let most = if self.is_settled() { self.sender.current_max_send_streams().min(STREAMS_MAX) } else { 1 };
+        self.load() < most
+    }
+
+    /// Whether the peer has said how many streams it allows.
+    pub(super) fn is_settled(&self) -> bool {
+        self.state.is_settled.is_cancelled()
+    }
+
+    /// Cancelled once [`Http2::is_settled`].
+    pub(super) fn settled(&self) -> CancellationToken {
+        self.state.is_settled.clone()
+    }
+
+    /// Sends a request and waits, at most for `wait`, for the head of its answer.
+    ///
+    /// Where the peer allows no more streams, the request waits for one to end first, and that is not the answer's
+    /// time: the streams before it have timeouts of their own.
+    pub(super) async fn send(
+        &mut self,
+        target: &Target,
+        request: &Request,
+        wait: Duration,
+    ) -> Result<http::Response<RecvStream>, Lost> {
+        let head = message::http2(target, request).map_err(|failure| Lost { failure, fate: Fate::Over })?;
+        let host = target.name();
+        let unsent = |error: &h2::Error| Lost { failure: classify::stream(host, error, false), fate: Fate::Unsent };
+        let has_body = !request.body.is_empty();
+        let (answer, mut body) = self.sender.send_request(head, !has_body).map_err(|error| unsent(&error))?;
+        if has_body {
+            // The bytes are in memory already, and go as the peer's window allows.
+            body.send_data(request.body.clone(), true).map_err(|error| unsent(&error))?;
+        }
+        self.opened(host, wait).await?;
+        match tokio::time::timeout(wait, answer).await {
+            Ok(answer) => answer.map_err(|error| lost(host, &error)),
+            Err(_) => Err(Lost { failure: classify::no_answer(host, wait), fate: Fate::Over }),
+        }
+    }
+
+    /// Waits until the peer has room for the stream. A peer that has none although nothing else is asked of it does
+    /// not answer.
+    async fn opened(&mut self, host: &str, wait: Duration) -> Result<(), Lost> {
+        loop {
+            let opened = std::future::poll_fn(|cx| self.sender.poll_ready(cx));
+            match tokio::time::timeout(wait, opened).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => return Err(lost(host, &error)),
+                Err(_) if self.load() > 1 => {}
+                Err(_) => return Err(Lost { failure: classify::no_answer(host, wait), fate: Fate::Unsent }),
+            }
+        }
+    }
+}
+
+/// What an error says of a request that was not answered.
+fn lost(host: &str, error: &h2::Error) -> Lost {
+    let fate = match error.reason() {
+        Some(Reason::HTTP_1_1_REQUIRED) => Fate::NeedsHttp1,
+        Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => Fate::Unsent,
+        // A GOAWAY reaches the streams that its sender has not looked at, and no others.
+        _ if error.is_go_away() && error.is_remote() => Fate::Unsent,
+        _ if error.is_io() => Fate::Unanswered,
+        _ => Fate::Over,
+    };
+    Lost { failure: classify::stream(host, error, fate != Fate::Unanswered), fate }
+}

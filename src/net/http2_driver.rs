@@ -1,0 +1,146 @@
+//! What goes on beside the requests of an HTTP/2 connection: its frames are moved, its windows grow with what its path
+//! can hold, and its peer is asked whether it still lives.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::Connection;
+use h2::{Ping, PingPong};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use crate::net::http2_state::State;
+use crate::net::wire::Wire;
+
+/// What a peer may send of one body before we read it, at first and at most. HTTP/1.1 gets as much from the kernel.
+pub(super) const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+const STREAM_WINDOW_BYTES_MAX: u32 = 16 << 20;
+/// How many streams are taken to be allowed until the peer has said how many. No peer says this.
+pub(super) const UNKNOWN_STREAMS_MAX: usize = 1_000_003;
+/// A connection in use whose peer is silent is looked at this often: at the second look its peer is asked whether it
+/// lives, and at the fourth it is taken for dead. Many requests depend on it.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+const ASK_AFTER_LOOKS: u32 = 2;
+const DEAD_AFTER_LOOKS: u32 = 4;
+/// How long after a measurement that changed nothing the path is measured again, at first and at most: peers take many
+/// pings for an attack.
+const MEASURE_INTERVAL: Duration = Duration::from_millis(100);
+const MEASURE_INTERVAL_MAX: Duration = Duration::from_secs(10);
+
+/// Runs a connection to its end.
+pub(super) async fn drive(mut connection: Connection<Wire, Bytes>, state: Arc<State>, received: Arc<AtomicU64>) {
+    let mut watch = connection.ping_pong().map(|ping_pong| Watch::new(ping_pong, received));
+    let mut connection = pin!(connection);
+    std::future::poll_fn(|cx| {
+        let end = connection.as_mut().poll(cx);
+        if connection.max_concurrent_send_streams() != UNKNOWN_STREAMS_MAX {
+            state.is_settled.cancel();
+        }
+        // Its error, if any, reaches the requests that it hit.
+        if end.is_ready() {
+            return Poll::Ready(());
+        }
+        let Some(watch) = &mut watch else { return Poll::Pending };
+        if watch.poll_is_dead(state.load() > 0, cx) {
+            return Poll::Ready(());
+        }
+        if let Some(window) = watch.poll_window(cx)
+            && connection.set_initial_window_size(window).is_ok()
+        {
+            watch.window = window;
+            // The setting has to go out.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    })
+    .await;
+    state.is_settled.cancel();
+}
+
+/// Pings, and what they tell.
+struct Watch {
+    ping_pong: PingPong,
+    received: Arc<AtomicU64>,
+    /// Of each stream.
+    window: u32,
+    /// When the ping that is under way was sent, and how much had been received then.
+    under_way: Option<u64>,
+    /// How much had been received when the last measurement ended.
+    measured: u64,
+    next: Instant,
+    interval: Duration,
+    looks: Interval,
+    seen: u64,
+    quiet_looks: u32,
+}
+
+impl Watch {
+    fn new(ping_pong: PingPong, received: Arc<AtomicU64>) -> Watch {
+        let mut looks = tokio::time::interval(LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Watch {
+            ping_pong,
+            received,
+            window: STREAM_WINDOW_BYTES,
+            under_way: None,
+            measured: 0,
+            next: Instant::now(),
+            interval: MEASURE_INTERVAL,
+            looks,
+            seen: 0,
+            quiet_looks: 0,
+        }
+    }
+
+    /// Whether the peer has been silent for too long although requests wait for it.
+    fn poll_is_dead(&mut self, is_in_use: bool, cx: &mut Context<'_>) -> bool {
+        while Pin::new(&mut self.looks).poll_tick(cx).is_ready() {
+            let received = self.received.load(Ordering::Relaxed);
+            self.quiet_looks = if is_in_use && received == self.seen { self.quiet_looks + 1 } else { 0 };
+            self.seen = received;
+            if self.quiet_looks >= DEAD_AFTER_LOOKS {
+                return true;
+            }
+            if self.quiet_looks == ASK_AFTER_LOOKS {
+                self.ping(received);
+            }
+        }
+        false
+    }
+
+    /// Measures how much comes within the time that a ping takes: what the path holds. Returns the window that streams
+    /// should have, where that is more than they do.
+    fn poll_window(&mut self, cx: &mut Context<'_>) -> Option<u32> {
+        let received = self.received.load(Ordering::Relaxed);
+        if let Some(before) = self.under_way {
+            let Poll::Ready(Ok(_)) = self.ping_pong.poll_pong(cx) else { return None };
+            self.under_way = None;
+            self.measured = received;
+            let is_filled = received - before >= u64::from(self.window / 3) * 2;
+            if is_filled && self.window < STREAM_WINDOW_BYTES_MAX {
+                self.interval = MEASURE_INTERVAL;
+                return Some((self.window * 2).min(STREAM_WINDOW_BYTES_MAX));
+            }
+            self.next = Instant::now() + self.interval;
+            self.interval = (self.interval * 4).min(MEASURE_INTERVAL_MAX);
+        }
+        // Where little comes, nothing is held up by a window.
+        let is_busy = received - self.measured >= u64::from(self.window / 4);
+        if is_busy && self.window < STREAM_WINDOW_BYTES_MAX && Instant::now() >= self.next {
+            self.ping(received);
+            // Registers for the answer.
+            let _ = self.ping_pong.poll_pong(cx);
+        }
+        None
+    }
+
+    fn ping(&mut self, received: u64) {
+        if self.under_way.is_none() && self.ping_pong.send_ping(Ping::opaque()).is_ok() {
+            self.under_way = Some(received);
+        }
+    }
+}

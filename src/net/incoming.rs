@@ -1,0 +1,132 @@
+//! The bytes of a body as they come off a connection, of either version of HTTP.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use h2::RecvStream;
+use http_body::Body as _;
+
+use crate::model::failure::Failure;
+use crate::net::classify;
+
+/// HTTP/2 frames are gathered up to this before they are handed on: each would be a write of its own otherwise.
+const GATHER_BYTES: usize = 256 << 10;
+
+/// A body on its way.
+pub(super) enum Incoming {
+    /// Over HTTP/1.1, where hyper watches its framing.
+    Http1(hyper::body::Incoming),
+    /// Over HTTP/2.
+    Http2(Stream),
+}
+
+/// A body over HTTP/2.
+pub(super) struct Stream {
+    stream: RecvStream,
+    /// What `Content-Length` says is still to come.
+    left: Option<u64>,
+    end: End,
+}
+
+/// What comes behind the bytes that were gathered.
+enum End {
+    /// More of them, for all that is known.
+    Open,
+    Whole,
+    Broken(h2::Error),
+}
+
+impl Incoming {
+    /// The body of an HTTP/2 answer. `length`: what its head says of it.
+    pub(super) fn http2(stream: RecvStream, length: Option<u64>) -> Incoming {
+        Incoming::Http2(Stream { stream, left: length, end: End::Open })
+    }
+
+    /// Whether all of it has been handed out.
+    pub(super) fn is_at_end(&self) -> bool {
+        match self {
+            Incoming::Http1(body) => body.is_end_stream(),
+            Incoming::Http2(body) => body.stream.is_end_stream() || matches!(body.end, End::Whole),
+        }
+    }
+
+    /// The next bytes; never empty. `None` only where the body is whole.
+    pub(super) fn poll_data(&mut self, host: &str, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
+        match self {
+            Incoming::Http1(body) => loop {
+                match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                    // Trailers are of no interest.
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(data) if !data.is_empty() => return Poll::Ready(Some(Ok(data))),
+                        _ => {}
+                    },
+                    Some(Err(error)) => return Poll::Ready(Some(Err(classify::body(host, &error)))),
+                    None => return Poll::Ready(None),
+                }
+            },
+            Incoming::Http2(body) => match ready!(body.poll_gathered(cx)) {
+                Some(Ok(data)) => Poll::Ready(Some(Ok(data))),
+                Some(Err(error)) => Poll::Ready(Some(Err(classify::stream_body(host, &error)))),
+                None => Poll::Ready(None),
+            },
+        }
+    }
+}
+
+impl Stream {
+    fn poll_gathered(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        match std::mem::replace(&mut self.end, End::Whole) {
+            End::Open => self.end = End::Open,
+            End::Whole => return Poll::Ready(None),
+            End::Broken(error) => return Poll::Ready(Some(Err(error))),
+        }
+        let first = match ready!(self.poll_frame(cx)) {
+            Some(Ok(data)) => data,
+            other => return Poll::Ready(other),
+        };
+        let mut more: Option<BytesMut> = None;
+        let mut gathered = first.len();
+        while gathered < GATHER_BYTES {
+            let Poll::Ready(next) = self.poll_frame(cx) else { break };
+            match next {
+                Some(Ok(data)) => {
+                    let all = more.get_or_insert_with(|| {
+                        let mut all = BytesMut::with_capacity(GATHER_BYTES);
+                        all.extend_from_slice(&first);
+                        all
+                    });
+                    all.extend_from_slice(&data);
+                    gathered += data.len();
+                }
+                Some(Err(error)) => {
+                    self.end = End::Broken(error);
+                    break;
+                }
+                None => {
+                    self.end = End::Whole;
+                    break;
+                }
+            }
+        }
+        Poll::Ready(Some(Ok(more.map_or(first, BytesMut::freeze))))
+    }
+
+    /// One frame that is not empty. A stream ends where its peer ends it, or where its length is reached; one that is
+    /// reset before either is not whole, whatever the reason given.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        loop {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(data)) if data.is_empty() => {}
+                Some(Ok(data)) => {
+                    // Fails only for more than was received.
+                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+                    return Poll::Ready(Some(Ok(data)));
+                }
+                Some(Err(_)) if self.left == Some(0) => return Poll::Ready(None),
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+}

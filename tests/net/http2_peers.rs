@@ -1,0 +1,237 @@
+//! HTTP/2 peers with limits and tempers of their own.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use h2::Reason;
+use h2::server::SendResponse;
+use haul::model::failure::FailureReason;
+use haul::net::Transport;
+use http::Method;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::common::{class, client, fetch, get, profile, read};
+use crate::support::tls::{Authority, Leaf};
+
+type Ask = (http::Request<h2::RecvStream>, SendResponse<Bytes>);
+
+/// A server of HTTP/2 that answers each request with what a test scripts. Who does not offer HTTP/2 gets `one` over
+/// HTTP/1.1.
+struct Peer {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
+    authority: Authority,
+    _tasks: JoinSet<()>,
+}
+
+impl Peer {
+    /// `streams_max`: how many requests it allows at once on a connection.
+    async fn start<F, A>(streams_max: u32, answer: A) -> Peer
+    where
+        A: Fn(usize, Ask) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let authority = Authority::new();
+        let leaf = Leaf { alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()], ..Leaf::good() };
+        let acceptor = TlsAcceptor::from(authority.server(leaf));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (connections, requests) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (opened, asked) = (Arc::clone(&connections), Arc::clone(&requests));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut open = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                opened.fetch_add(1, Ordering::SeqCst);
+                let (acceptor, answer, asked) = (acceptor.clone(), answer.clone(), Arc::clone(&asked));
+                open.spawn(async move {
+                    let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                    if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+                        let mut head = [0; 4096];
+                        let _ = stream.read(&mut head).await;
+                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none").await;
+                        return;
+                    }
+                    let mut builder = h2::server::Builder::new();
+                    let handshake = builder.max_concurrent_streams(streams_max).handshake::<_, Bytes>(stream);
+                    let Ok(mut connection) = handshake.await else { return };
+                    let mut answers = JoinSet::new();
+                    while let Some(Ok(ask)) = connection.accept().await {
+                        answers.spawn(answer(asked.fetch_add(1, Ordering::SeqCst), ask));
+                    }
+                });
+            }
+        });
+        Peer { address, connections, requests, authority, _tasks: tasks }
+    }
+
+    fn url(&self) -> String {
+        format!("https://localhost:{}/", self.address.port())
+    }
+
+    fn profile(&self, set: impl FnOnce(&mut haul::net::Profile)) -> Arc<haul::net::Profile> {
+        profile(|profile| {
+            profile.http.ca_pem = Some(self.authority.pem());
+            set(profile);
+        })
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+/// Sends 200 with these bytes, as the windows of the client allow.
+async fn send(mut respond: SendResponse<Bytes>, body: Bytes) {
+    let Ok(mut stream) = respond.send_response(http::Response::new(()), false) else { return };
+    let _ = stream.send_data(body, true);
+    let _ = std::future::poll_fn(|cx| stream.poll_reset(cx)).await;
+}
+
+#[tokio::test]
+async fn bodies_that_nobody_reads_hold_up_no_others() {
+    let large = Bytes::from(vec![7; 24 << 20]);
+    let peer = Peer::start(200, move |_, (_, respond)| send(respond, large.clone())).await;
+    let (client, profile) = (client(), peer.profile(|_| {}));
+    let url = peer.url();
+    let mut unread = Vec::new();
+    for _ in 0..10 {
+        unread.push(client.send(get(&url), &profile).await.unwrap());
+    }
+    let read = tokio::time::timeout(Duration::from_secs(60), fetch(&client, &url, &profile)).await;
+    assert_eq!(read.expect("bodies that are not read hold up no others").unwrap().1.len(), 24 << 20);
+    assert_eq!(peer.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_peer_that_allows_one_stream_gets_several_connections_and_is_waited_for() {
+    let peer = Peer::start(1, |_, (_, respond)| async move {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        send(respond, Bytes::from_static(b"late")).await;
+    })
+    .await;
+    // Each answer comes within its time; the turn before it does not count.
+    let (client, profile) = (client(), peer.profile(|p| p.timeouts.response_headers = Duration::from_secs(1)));
+    let url = peer.url();
+    let ends = join_all((0..80).map(|_| fetch(&client, &url, &profile))).await;
+    for end in ends {
+        assert_eq!(end.unwrap().1, b"late");
+    }
+    assert!((2..=8).contains(&peer.connections()), "{}", peer.connections());
+}
+
+#[tokio::test]
+async fn what_a_peer_refused_is_sent_again_whatever_its_method() {
+    let peer = Peer::start(100, |nth, (_, mut respond)| async move {
+        match nth {
+            0 => respond.send_reset(Reason::REFUSED_STREAM),
+            _ => send(respond, Bytes::from_static(b"taken")).await,
+        }
+    })
+    .await;
+    let mut post = get(&peer.url());
+    post.method = Method::POST;
+    post.body = "once".into();
+    let client = client();
+    let response = client.send(post, &peer.profile(|_| {})).await.unwrap();
+    assert_eq!(read(response.body).await.unwrap(), b"taken");
+    assert_eq!(peer.requests(), 2);
+}
+
+#[tokio::test]
+async fn a_peer_that_always_refuses_has_looked_at_nothing() {
+    let peer = Peer::start(100, |_, (_, mut respond)| async move { respond.send_reset(Reason::REFUSED_STREAM) }).await;
+    let failure = fetch(&client(), &peer.url(), &peer.profile(|_| {})).await.unwrap_err();
+    assert!(failure.is_unsent && failure.retryable, "{failure}");
+    assert_ne!(failure.reason, FailureReason::Connect, "the connection is sound");
+    let peer = Peer::start(100, |_, (_, mut respond)| async move { respond.send_reset(Reason::INTERNAL_ERROR) }).await;
+    let failure = fetch(&client(), &peer.url(), &peer.profile(|_| {})).await.unwrap_err();
+    assert!(!failure.is_unsent, "{failure}");
+    assert_eq!((class(&failure), peer.requests()), ((FailureReason::Truncated, true), 1));
+}
+
+#[tokio::test]
+async fn a_peer_that_wants_http1_gets_it() {
+    let peer =
+        Peer::start(100, |_, (_, mut respond)| async move { respond.send_reset(Reason::HTTP_1_1_REQUIRED) }).await;
+    let (client, profile) = (client(), peer.profile(|_| {}));
+    for _ in 0..3 {
+        assert_eq!(fetch(&client, &peer.url(), &profile).await.unwrap().1, b"one");
+    }
+    assert_eq!(peer.requests(), 1, "asked over HTTP/2 once");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_reset_is_not_whole_whatever_the_reason() {
+    for reason in [Reason::NO_ERROR, Reason::CANCEL, Reason::INTERNAL_ERROR] {
+        let peer = Peer::start(100, move |_, (_, mut respond)| async move {
+            let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
+            stream.send_data(Bytes::from_static(b"half"), false).unwrap();
+            // The data goes first.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            stream.send_reset(reason);
+        })
+        .await;
+        let failure = fetch(&client(), &peer.url(), &peer.profile(|_| {})).await.unwrap_err();
+        assert_eq!(class(&failure), (FailureReason::Truncated, true), "{reason:?}");
+    }
+    let peer = Peer::start(100, |_, (_, mut respond)| async move {
+        let head = http::Response::builder().header("content-length", "4").body(()).unwrap();
+        let mut stream = respond.send_response(head, false).unwrap();
+        stream.send_data(Bytes::from_static(b"full"), false).unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        stream.send_reset(Reason::NO_ERROR);
+    })
+    .await;
+    assert_eq!(fetch(&client(), &peer.url(), &peer.profile(|_| {})).await.unwrap().1, b"full", "by its length it is");
+}
+
+#[tokio::test]
+async fn requests_that_ask_for_it_have_connections_of_their_own() {
+    let peer = Peer::start(100, |_, (_, respond)| async move {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        send(respond, Bytes::from_static(b"x")).await;
+    })
+    .await;
+    let (client, profile) = (client(), peer.profile(|_| {}));
+    let separate = async || {
+        let mut request = get(&peer.url());
+        request.separate = true;
+        read(client.send(request, &profile).await.unwrap().body).await.unwrap()
+    };
+    join_all((0..4).map(|_| separate())).await;
+    assert_eq!(peer.connections(), 4);
+    join_all((0..4).map(|_| separate())).await;
+    assert_eq!(peer.connections(), 4, "they are used again");
+}
+
+#[tokio::test]
+async fn frames_are_gathered_before_they_are_handed_on() {
+    let body = Bytes::from(vec![7; 4 << 20]);
+    let peer = Peer::start(100, move |_, (_, respond)| send(respond, body.clone())).await;
+    let client = client();
+    let mut response = client.send(get(&peer.url()), &peer.profile(|_| {})).await.unwrap();
+    let (mut chunks, mut bytes) = (0, 0);
+    while let Some(chunk) = response.body.chunk().await {
+        // Time for more frames to come, as a write to the disk takes.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        bytes += chunk.unwrap().len();
+        chunks += 1;
+    }
+    assert_eq!(bytes, 4 << 20);
+    assert!(chunks <= 64, "{chunks} chunks for 256 frames of 16 KiB");
+}
