@@ -96,6 +96,12 @@ pub(super) fn answer(host: &str, error: &hyper::Error, began: bool) -> Failure {
     )
 }
 
+/// An answer over HTTP/1.1 whose head was meant to say where the body ends, and does not.
+pub(super) fn broken_framing(host: &str) -> Failure {
+    let message = format!("`{host}` answered with a broken `Content-Length` or `Transfer-Encoding`");
+    Failure::fatal(FailureReason::Protocol, message)
+}
+
 /// A request over HTTP/2 whose answer did not come. `is_heard`: its peer said so, rather than go away.
 pub(super) fn stream(host: &str, error: &h2::Error, is_heard: bool) -> Failure {
     if let Some(error) = tls::inner(error) {

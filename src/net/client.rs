@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::Response as HttpResponse;
+use tokio::time::Instant;
 
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::retry::is_idempotent;
@@ -159,7 +160,9 @@ impl HttpClient {
         let wire = if target.https {
             let is_http1 = endpoint.protocol() == Protocol::Http1Only;
             let config = if is_http1 { identity.tls_http1()? } else { identity.tls()? };
-            Wire::tls(tls::handshake(config, link, &target.host).await?)
+            let begun = Instant::now();
+            let stream = tls::handshake(config, link, &target.host).await?;
+            Wire::tls(stream, begun.elapsed())
         } else {
             Wire::plain(link)
         };

@@ -180,8 +180,8 @@ fn kind_v6(ip: Ipv6Addr) -> Option<Refusal> {
         [0xff00..=0xffff, ..] => Some(Refusal::Multicast),
         [0x2001, 2, 0, ..] => Some(Refusal::Benchmark),
         [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => Some(Refusal::Documentation),
-        // Protocol assignments: ORCHID, DS-Lite and others that are no place to fetch from.
-        [0x2001, 3..=0x1ff, ..] => Some(Refusal::Reserved),
+        // Protocol assignments: PCP and TURN anycast, AMT, ORCHID, DS-Lite and others that serve no files.
+        [0x2001, 1 | 3..=0x1ff, ..] => Some(Refusal::Reserved),
         [0x2000..=0x3fff, ..] => None,
         _ => Some(Refusal::Reserved),
     }
@@ -234,6 +234,7 @@ mod tests {
             "100::1",
             "2001:0:808:808::f5ff:fffe",
             "2001:0:808:808::f7f7:f7f7",
+            "2001:1::1",
             "2001:2::1",
             "2001:10::1",
             "2001:db8::1",

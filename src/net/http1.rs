@@ -12,6 +12,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use crate::model::failure::Failure;
+use crate::net::framing::Watch;
 use crate::net::lost::{Fate, Lost};
 use crate::net::message::Form;
 use crate::net::target::Target;
@@ -32,6 +33,7 @@ const CLOSE_TRAVEL: Duration = Duration::from_millis(100);
 pub(super) struct Http1 {
     sender: http1::SendRequest<Full<Bytes>>,
     received: Arc<AtomicU64>,
+    framing: Arc<Watch>,
     form: Form,
     pub(super) remote: SocketAddr,
     /// How long it may be idle before its peer is to be taken for gone.
@@ -52,7 +54,7 @@ impl Http1 {
         tasks: &Tasks,
         host: &str,
     ) -> Result<Http1, Failure> {
-        let received = wire.received();
+        let (received, framing) = (wire.received(), wire.framing());
         let shaken = http1::Builder::new()
             .max_buf_size(BUFFER_BYTES_MAX)
             .max_headers(HEADERS_MAX)
@@ -73,7 +75,7 @@ impl Http1 {
             }
             drop(permit);
         });
-        Ok(Http1 { sender, received, form, remote, idle_max: keep_alive::IDLE_TIME, permit })
+        Ok(Http1 { sender, received, framing, form, remote, idle_max: keep_alive::IDLE_TIME, permit })
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -104,6 +106,7 @@ impl Http1 {
         let message =
             message::http1(target, &self.form, request).map_err(|failure| Lost { failure, fate: Fate::Over })?;
         *lock(&self.permit) = request.permit.clone();
+        self.framing.begin();
         let before = self.received.load(Ordering::Relaxed);
         let host = target.name();
         let answer = tokio::time::timeout(wait, self.sender.try_send_request(message));
@@ -121,6 +124,9 @@ impl Http1 {
             };
             Lost { failure, fate }
         })?;
+        if self.framing.is_broken() {
+            return Err(Lost { failure: classify::broken_framing(host), fate: Fate::Over });
+        }
         self.form.judge(&answer).map_err(|failure| Lost { failure, fate: Fate::Over })?;
         self.idle_max = keep_alive::idle_max(answer.headers());
         Ok(answer)

@@ -15,7 +15,7 @@ use h2::{Reason, RecvStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::failure::Failure;
-use crate::net::http2_driver::{STREAM_WINDOW_BYTES, UNKNOWN_STREAMS_MAX, drive};
+use crate::net::http2_driver::{UNKNOWN_STREAMS_MAX, drive, first_window};
 use crate::net::http2_state::{Lease, State};
 use crate::net::lost::{Fate, Lost};
 use crate::net::target::Target;
@@ -44,9 +44,9 @@ pub(super) struct Http2 {
 impl Http2 {
     /// Starts a connection over `wire`, for the pool to hold. The task that drives it is owned by `tasks`.
     pub(super) async fn establish(wire: Wire, remote: SocketAddr, tasks: &Tasks, host: &str) -> Result<Http2, Failure> {
-        let received = wire.received();
+        let (received, window) = (wire.received(), first_window(wire.round_trip()));
         let shaken = h2::client::Builder::new()
-            .initial_window_size(STREAM_WINDOW_BYTES)
+            .initial_window_size(window)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .initial_max_send_streams(UNKNOWN_STREAMS_MAX)
             .max_frame_size(FRAME_BYTES_MAX)
@@ -56,7 +56,7 @@ impl Http2 {
             .await;
         let (sender, connection) = shaken.map_err(|error| classify::stream(host, &error, false))?;
         let state = Arc::new(State::default());
-        tasks.spawn(drive(connection, Arc::clone(&state), received));
+        tasks.spawn(drive(connection, Arc::clone(&state), received, window));
         Ok(Http2 { sender, state, _lease: None, remote })
     }
 

@@ -2,7 +2,7 @@
 //! can hold, and its peer is asked whether it still lives.
 
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -16,9 +16,12 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use crate::net::http2_state::State;
 use crate::net::wire::Wire;
 
-/// What a peer may send of one body before we read it, at first and at most. HTTP/1.1 gets as much from the kernel.
-pub(super) const STREAM_WINDOW_BYTES: u32 = 2 << 20;
-const STREAM_WINDOW_BYTES_MAX: u32 = 16 << 20;
+/// What a peer may send of one body before we read it, at least and at most. A hundred streams of the most fit
+/// into the largest window that a connection can have.
+const STREAM_WINDOW_BYTES_MIN: u32 = 2 << 20;
+const STREAM_WINDOW_BYTES_MAX: u32 = 20 << 20;
+/// The speed that the first window is enough for, in bytes per second.
+const FIRST_SPEED: f64 = 200e6;
 /// How many streams are taken to be allowed until the peer has said how many. No peer says this.
 pub(super) const UNKNOWN_STREAMS_MAX: usize = 1_000_003;
 /// A connection in use whose peer is silent is looked at this often: at the second look its peer is asked whether it
@@ -31,12 +34,22 @@ const DEAD_AFTER_LOOKS: u32 = 4;
 const MEASURE_INTERVAL: Duration = Duration::from_millis(100);
 const MEASURE_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
-/// Runs a connection to its end.
-pub(super) async fn drive(mut connection: Connection<Wire, Bytes>, state: Arc<State>, received: Arc<AtomicU64>) {
-    let mut watch = connection.ping_pong().map(|ping_pong| Watch::new(ping_pong, received));
-    let mut connection = pin!(connection);
+/// The window of each stream to begin with: what is on its way at a good speed, for a path of this length.
+pub(super) fn first_window(round_trip: Duration) -> u32 {
+    let wanted = (round_trip.as_secs_f64() * FIRST_SPEED) as u32;
+    wanted.clamp(STREAM_WINDOW_BYTES_MIN, STREAM_WINDOW_BYTES_MAX)
+}
+
+/// Runs a connection to its end. `window`: that of each stream, to begin with.
+pub(super) async fn drive(
+    mut connection: Connection<Wire, Bytes>,
+    state: Arc<State>,
+    received: Arc<AtomicU64>,
+    window: u32,
+) {
+    let mut watch = connection.ping_pong().map(|ping_pong| Watch::new(ping_pong, received, window));
     std::future::poll_fn(|cx| {
-        let end = connection.as_mut().poll(cx);
+        let end = Pin::new(&mut connection).poll(cx);
         if connection.max_concurrent_send_streams() != UNKNOWN_STREAMS_MAX {
             state.is_settled.cancel();
         }
@@ -79,13 +92,13 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(ping_pong: PingPong, received: Arc<AtomicU64>) -> Watch {
+    fn new(ping_pong: PingPong, received: Arc<AtomicU64>, window: u32) -> Watch {
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Watch {
             ping_pong,
             received,
-            window: STREAM_WINDOW_BYTES,
+            window,
             under_way: None,
             measured: 0,
             next: Instant::now(),
@@ -98,7 +111,7 @@ impl Watch {
 
     /// Whether the peer has been silent for too long although requests wait for it.
     fn poll_is_dead(&mut self, is_in_use: bool, cx: &mut Context<'_>) -> bool {
-        while Pin::new(&mut self.looks).poll_tick(cx).is_ready() {
+        while self.looks.poll_tick(cx).is_ready() {
             let received = self.received.load(Ordering::Relaxed);
             self.quiet_looks = if is_in_use && received == self.seen { self.quiet_looks + 1 } else { 0 };
             self.seen = received;
@@ -142,5 +155,16 @@ impl Watch {
         if self.under_way.is_none() && self.ping_pong.send_ping(Ping::opaque()).is_ok() {
             self.under_way = Some(received);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_window_is_what_the_path_holds() {
+        let window = |millis| first_window(Duration::from_millis(millis));
+        assert_eq!([0, 1, 25, 100, 10_000].map(window), [2 << 20, 2 << 20, 5_000_000, 20_000_000, 20 << 20]);
     }
 }

@@ -13,6 +13,7 @@ pub mod decode;
 pub mod disposition;
 mod environment;
 mod exchange;
+mod framing;
 pub mod guard;
 mod http1;
 mod http2;

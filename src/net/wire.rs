@@ -6,10 +6,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+
+use crate::net::framing::Watch;
 
 /// What leads to an origin, or to the proxy before it.
 pub(super) enum Link {
@@ -23,6 +26,8 @@ pub(super) enum Link {
 pub(super) struct Wire {
     kind: Kind,
     received: Arc<AtomicU64>,
+    framing: Arc<Watch>,
+    round_trip: Duration,
 }
 
 enum Kind {
@@ -32,11 +37,22 @@ enum Kind {
 
 impl Wire {
     pub(super) fn plain(link: Link) -> Wire {
-        Wire { kind: Kind::Plain(link), received: Arc::default() }
+        Wire { kind: Kind::Plain(link), received: Arc::default(), framing: Arc::default(), round_trip: Duration::ZERO }
     }
 
-    pub(super) fn tls(stream: TlsStream<Link>) -> Wire {
-        Wire { kind: Kind::Tls(Box::new(stream)), received: Arc::default() }
+    /// TLS whose handshake took `round_trip`.
+    pub(super) fn tls(stream: TlsStream<Link>, round_trip: Duration) -> Wire {
+        Wire { kind: Kind::Tls(Box::new(stream)), received: Arc::default(), framing: Arc::default(), round_trip }
+    }
+
+    /// Looks at the heads of HTTP/1.1 answers.
+    pub(super) fn framing(&self) -> Arc<Watch> {
+        Arc::clone(&self.framing)
+    }
+
+    /// How long a message and its answer take, or somewhat more; zero where nobody has asked anything yet.
+    pub(super) fn round_trip(&self) -> Duration {
+        self.round_trip
     }
 
     /// Whether the two ends agreed on HTTP/2.
@@ -63,6 +79,7 @@ impl AsyncRead for Wire {
         let came = buf.filled().len() - before;
         if came > 0 {
             self.received.fetch_add(came as u64, Ordering::Relaxed);
+            self.framing.see(&buf.filled()[before..]);
         }
         poll
     }
