@@ -60,6 +60,7 @@ async fn fetch(
         now: &now,
         stop,
         retry_after_max: runner.retry_after_max,
+        retry_statuses: &launch.options.retry.retry_statuses,
         resume,
     };
     let fetched = fetch::run(&context, spec).await;

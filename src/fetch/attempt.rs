@@ -15,12 +15,12 @@ use crate::model::outcome::{AttemptEnd, AttemptReport, FetchResult, Outcome};
 use crate::model::progress::Meter;
 use crate::model::secret::{REDACTED, is_secret_header, redacted};
 use crate::model::spec::{FetchSpec, Pagination};
-use crate::net::{Request, Response, Session, classify, decode, exchange};
+use crate::net::{Request, Response, Session, classify, decode, drain, exchange};
 
 /// What is asked for where JSON is expected; anything is still taken.
 const ACCEPT_JSON: HeaderValue = HeaderValue::from_static("application/json, */*;q=0.5");
 
-/// Runs one attempt at `spec`, to its end or until it is told to stop.
+/// Runs one attempt at `spec`, to its end or until it is stopped.
 pub async fn run(ctx: &FetchContext<'_>, spec: &FetchSpec) -> Fetched {
     let before = ctx.meter.received_bytes();
     let mut attempt = match Attempt::new(ctx, spec) {
@@ -131,9 +131,13 @@ impl<'a> Attempt<'a> {
         let (method, headers, body) = (self.method.clone(), self.headers.clone(), self.body.clone());
         let request = Request { method, headers, body, ..Request::get(url) };
         let response = exchange(self.ctx.transport, request, self.ctx.profile, &mut self.session).await?;
-        if self.spec.accepts(response.status.as_u16()) {
+        let status = response.status.as_u16();
+        // 202 is a success, and one that is worth asking again for where the task says so.
+        let is_for_later = self.spec.accept_statuses.is_empty() && self.ctx.retry_statuses.contains(&status);
+        if self.spec.accepts(status) && !is_for_later {
             return Ok(response);
         }
+        drain(response.body).await;
         let now = (self.ctx.now)();
         Err(classify::judge_status(response.status, &response.headers, now, self.ctx.retry_after_max))
     }

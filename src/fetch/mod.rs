@@ -1,6 +1,6 @@
 //! One attempt at a fetch: a request whose response is kept, or a listing that is followed page by page.
 //!
-//! It knows nothing of tasks, retries or the store: what it brings goes out through [`Sink`], and the next attempt at a
+//! It knows nothing of tasks, retries or the store: content goes out through [`Sink`], and the next attempt at a
 //! listing goes on from the [`PageCursor`] of the last page that the sink kept. Memory is bounded by one response:
 //! `max_response_bytes` where JSON has to be looked at, [`INLINE_BYTES_MAX`] where not.
 
@@ -39,12 +39,14 @@ pub struct FetchContext<'a> {
     pub meter: &'a Arc<Meter>,
     /// Where the content goes.
     pub sink: &'a dyn Sink,
-    /// What dates in `Retry-After` count from.
+    /// What dates in `Retry-After` count from where an answer has no `Date`.
     pub now: &'a (dyn Fn() -> Timestamp + Send + Sync),
     /// Ends the attempt as [`AttemptEnd::Stopped`], whatever it is waiting for.
     pub stop: &'a CancellationToken,
-    /// The most that an origin may ask to be left alone.
+    /// The longest wait that an origin may ask for.
     pub retry_after_max: Duration,
+    /// Statuses that the task wants to be tried again: successes among them fail, unless the task accepts them by name.
+    pub retry_statuses: &'a [u16],
     /// The cursor of the last page that was kept, when an earlier attempt kept some.
     pub resume: Option<PageCursor>,
 }

@@ -146,7 +146,7 @@ impl<'a> Pager<'a> {
         url
     }
 
-    /// Takes a page in, and moves the cursor behind it. On the last page [`PageCursor::next`] is left for the caller.
+    /// Takes a page in, and moves the cursor behind it. On the last page, [`PageCursor::next`] is for the caller to set.
     pub(super) fn turn(&mut self, page: &Arrived<'_>) -> Result<Turn, Failure> {
         let next_pointer = match &self.pagination.style {
             PageStyle::Cursor { next_pointer, .. } | PageStyle::NextUrl { next_pointer } => Some(next_pointer.as_str()),
@@ -196,13 +196,13 @@ impl<'a> Pager<'a> {
         self.cursor.bytes += page.body.len() as u64;
     }
 
-    /// Where the listing goes on behind a page of `count` items. `told`: what its JSON says of that.
-    fn next(&self, page: &Arrived<'_>, count: u64, told: Option<String>) -> Result<Option<Next>, Failure> {
+    /// Where the listing goes on behind a page of `count` items. `named`: what its JSON says of that.
+    fn next(&self, page: &Arrived<'_>, count: u64, named: Option<String>) -> Result<Option<Next>, Failure> {
         let url = |target: Option<String>| target.map(|target| resolve(page.url, &target).map(Next::Url)).transpose();
         Ok(match (&self.pagination.style, &self.cursor.next) {
             (PageStyle::LinkHeader, _) => url(link::next(page.headers).map_err(|error| unreadable(page.url, error))?)?,
-            (PageStyle::NextUrl { .. }, _) => url(told)?,
-            (PageStyle::Cursor { .. }, _) => told.map(Next::Cursor),
+            (PageStyle::NextUrl { .. }, _) => url(named)?,
+            (PageStyle::Cursor { .. }, _) => named.map(Next::Cursor),
             (PageStyle::PageNumber { .. }, Next::Number(number)) => number.checked_add(1).map(Next::Number),
             (PageStyle::Offset { .. }, Next::Offset(offset)) => offset.checked_add(count).map(Next::Offset),
             // A cursor of another style does not fit this listing.
@@ -221,7 +221,7 @@ fn unreadable(page: &Url, error: link::Unreadable) -> Failure {
 fn resolve(page: &Url, target: &str) -> Result<Url, Failure> {
     let from = redacted(page);
     let url = page.join(target).map_err(|_| {
-        Failure::fatal(FailureReason::Protocol, format!("the page at `{from}` names a next one that is no URL"))
+        Failure::fatal(FailureReason::Protocol, format!("the page at `{from}` names a next one that is not a URL"))
     })?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         let message = format!(

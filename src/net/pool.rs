@@ -113,7 +113,7 @@ impl Pool {
         });
     }
 
-    /// Closes every connection that is not in use, and lets go of the rest.
+    /// Closes every connection that is not in use, and forgets the others, which close after their use.
     pub(super) fn clear(&self) {
         for endpoint in std::mem::take(&mut *lock(&self.endpoints)).into_values().flatten() {
             endpoint.expire(Duration::ZERO);

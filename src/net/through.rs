@@ -60,18 +60,32 @@ pub(super) async fn connect(
 /// Asks a SOCKS proxy for one address of the target after another, until it reaches one.
 async fn by_address(proxy: &Proxy, guard: &Guard, target: &Target) -> Result<(Link, SocketAddr), Failure> {
     let addresses = connect::resolve(guard, &target.host, target.port).await?;
-    let mut first = None;
-    for address in addresses {
+    in_turn(addresses, |address| async move {
         let dialled =
             connect::dial(guard, &proxy.host, proxy.port).await.map_err(|failure| unreached(proxy, failure))?;
-        match socks(proxy, Link::Tcp(dialled.stream), TargetAddr::Ip(address)).await {
-            Ok(link) => return Ok((link, dialled.remote)),
-            Err(refused) if !refused.is_of_address => return Err(refused.into_failure(proxy, target)),
-            Err(refused) => first = first.or(Some(refused)),
+        let link = socks(proxy, Link::Tcp(dialled.stream), TargetAddr::Ip(address)).await;
+        Ok(link.map(|link| (link, dialled.remote)))
+    })
+    .await?
+    .map_err(|refused| refused.into_failure(proxy, target))
+}
+
+/// Tries addresses until one is reached, or none may be. A failure of another kind ends it.
+async fn in_turn<T, F>(
+    addresses: Vec<SocketAddr>,
+    reach: impl Fn(SocketAddr) -> F,
+) -> Result<Result<T, Refused>, Failure>
+where
+    F: Future<Output = Result<Result<T, Refused>, Failure>>,
+{
+    let mut first = None;
+    for address in addresses {
+        match reach(address).await? {
+            Err(refused) if refused.is_of_address => first = first.or(Some(refused)),
+            end => return Ok(end),
         }
     }
-    let none = || Refused::fatal("the host has no address");
-    Err(first.unwrap_or_else(none).into_failure(proxy, target))
+    Ok(Err(first.unwrap_or_else(|| Refused::fatal("the host has no address"))))
 }
 
 async fn dial(proxy: &Proxy, guard: &Guard, identity: &Identity) -> Result<(Link, SocketAddr), Failure> {
@@ -237,5 +251,25 @@ mod tests {
         assert_eq!(of(SocksError::ConnectionNotAllowedByRuleset), (false, false));
         assert_eq!(of(SocksError::Io(io::ErrorKind::UnexpectedEof.into())), (true, false));
         assert_eq!(of(SocksError::UnknownError), (false, false));
+    }
+
+    #[tokio::test]
+    async fn every_address_is_tried() {
+        let addresses = || [1, 2, 3].map(|port| SocketAddr::from(([10, 0, 0, 1], port))).to_vec();
+        let refused = |is_of_address| Refused { is_of_address, ..Refused::fatal("no") };
+        let third = in_turn(addresses(), |address| async move {
+            match address.port() {
+                3 => Ok(Ok(address.port())),
+                _ => Ok(Err(refused(true))),
+            }
+        });
+        assert_eq!(third.await.ok().unwrap().ok(), Some(3));
+        let tried = std::cell::Cell::new(0);
+        let ruled_out = in_turn(addresses(), |_| {
+            tried.set(tried.get() + 1);
+            std::future::ready(Ok(Err::<(), _>(refused(false))))
+        });
+        assert!(ruled_out.await.ok().unwrap().is_err());
+        assert_eq!(tried.get(), 1, "another address would be refused as well");
     }
 }

@@ -1,4 +1,4 @@
-//! TLS: which roots, which identity, and what a person is told when a handshake fails.
+//! TLS: which roots, which identity, and the messages of handshakes that fail.
 //!
 //! One configuration per set of options, kept by its identity, so that sessions are resumed from connection to
 //! connection.
@@ -147,7 +147,8 @@ pub(super) fn inner<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error
     None
 }
 
-/// What went wrong with `host`, for a person. A certificate does not mend by trying again; a broken handshake may.
+/// What went wrong with `host`, for a person. Trying again does not change a certificate; it may help a handshake that
+/// was broken off.
 pub(super) fn explain(host: &str, error: &Error) -> Failure {
     let fatal = |message: String| Failure::fatal(FailureReason::Tls, message);
     match error {

@@ -68,6 +68,7 @@ pub(crate) struct Bench {
     pub(crate) meter: Arc<Meter>,
     pub(crate) sink: Memory,
     pub(crate) stop: CancellationToken,
+    pub(crate) retry_statuses: Vec<u16>,
 }
 
 impl Bench {
@@ -78,6 +79,7 @@ impl Bench {
             meter: Arc::default(),
             sink: Memory::default(),
             stop: CancellationToken::new(),
+            retry_statuses: Vec::new(),
         }
     }
 
@@ -94,6 +96,7 @@ impl Bench {
             now: &|| Timestamp(0),
             stop: &self.stop,
             retry_after_max: Duration::from_mins(1),
+            retry_statuses: &self.retry_statuses,
             resume,
         };
         is_send(run(&ctx, spec)).await

@@ -177,3 +177,15 @@ async fn an_unknown_coding_is_a_label() {
     let fetched = bench.run(&spec(origin.url("/"))).await;
     assert_eq!(fetched.body, Some(FetchedBody::Inline("as it came".into())));
 }
+
+#[tokio::test]
+async fn a_success_that_is_to_be_tried_again_is_not_kept() {
+    let (origin, mut bench) = (Origin::start(), Bench::new());
+    origin.reply("/", Reply::status(202).body("being made").header("Retry-After", "3"));
+    assert!(matches!(bench.run(&spec(origin.url("/"))).await.end, AttemptEnd::Done(_)));
+    bench.retry_statuses = vec![202];
+    let failure = bench.failure(&spec(origin.url("/"))).await;
+    assert_eq!((failure.http_status, failure.retry_after), (202, Some(Duration::from_secs(3))));
+    let by_name = FetchSpec { accept_statuses: vec![(200, 202)], ..spec(origin.url("/")) };
+    assert!(matches!(bench.run(&by_name).await.end, AttemptEnd::Done(_)));
+}
