@@ -3,7 +3,7 @@
 //! What is held is not the board's: it is told, call by call, by the gate that the bytes pass
 //! ([`crate::files::bound::Bound`]). The board only plans, and a plan that is overtaken costs time and no byte.
 //!
-//! Nobody waits for a slow one: whoever is done takes a share of the largest range that is still to come, and at the very
+//! Nobody waits long for a slow one: whoever is done takes a share of the largest range that is still to come, and at the very
 //! end, where there is nothing left to share, fetches the last bytes of a slow one a second time.
 
 use std::ops::Range;
@@ -44,14 +44,22 @@ pub(super) struct Board {
     ids: u32,
     /// No range is divided below this.
     piece_min: u64,
-    /// Whether an origin has shown that it brings ranges. Until then the first connection may have to bring all, and does
-    /// not stop before bytes that somebody else has only asked for.
-    has_ranges: bool,
+}
+
+/// How far a connection may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Up to here (excluded).
+    To(u64),
+    /// What follows was asked for by another connection whose answer has not come. If it brings nothing, this one can.
+    Unclear,
+    /// No further: what follows is held, or brought by others.
+    Done,
 }
 
 impl Board {
     pub(super) fn new(total: Option<u64>, piece_min: u64) -> Board {
-        Board { total, claims: Vec::new(), ids: 0, piece_min: piece_min.max(1), has_ranges: false }
+        Board { total, claims: Vec::new(), ids: 0, piece_min: piece_min.max(1) }
     }
 
     pub(super) fn total(&self) -> Option<u64> {
@@ -62,16 +70,10 @@ impl Board {
         self.total.is_some_and(|total| have.is_all_of(total))
     }
 
-    /// An origin brings ranges.
-    pub(super) fn note_ranges(&mut self) {
-        self.has_ranges = true;
-    }
-
     /// Claims for an answer that has come already and holds `body`. One that is a range (`is_range`) brings what is
     /// missing up to the next byte that is held, since the rest can be asked for. One that is the whole may be all that
     /// comes, and goes on over what is held.
     pub(super) fn claim_for(&mut self, body: Range<u64>, is_range: bool, have: &RangeSet) -> ClaimId {
-        self.has_ranges |= is_range;
         let total = self.total.unwrap_or(u64::MAX);
         let end =
             if is_range { have.gaps_in(body.start..total).next().map_or(body.start, |gap| gap.end) } else { total };
@@ -126,10 +128,21 @@ impl Board {
     }
 
     /// How far a connection may go that has come to `at` and has more up to `body_end`: to the end of its claim, and from
-    /// there on with what nobody fetches yet. `None`: no further.
-    pub(super) fn reach(&mut self, id: ClaimId, at: u64, body_end: u64, have: &RangeSet) -> Option<u64> {
-        let end = self.find(id)?.end;
-        if at < end { Some(end) } else { self.extend(id, body_end, have) }
+    /// there on with what nobody brings. `takes_over`: also with what others have only asked for; their claims are gone.
+    pub(super) fn reach(&mut self, id: ClaimId, at: u64, body_end: u64, takes_over: bool, have: &RangeSet) -> Reach {
+        let Some(end) = self.find(id).map(|claim| claim.end) else { return Reach::Done };
+        if at < end {
+            return Reach::To(end);
+        }
+        let reach = self.extension(id, body_end, takes_over, have);
+        if let Reach::To(further) = reach {
+            self.claims
+                .retain(|claim| claim.id == id || claim.is_connected || claim.end <= end || claim.next >= further);
+            if let Some(claim) = self.find(id) {
+                claim.end = further;
+            }
+        }
+        reach
     }
 
     /// The connection of a claim has come to `at`.
@@ -143,7 +156,7 @@ impl Board {
     pub(super) fn is_of_use(&self, id: ClaimId, body_end: u64, have: &RangeSet) -> bool {
         let Some(claim) = self.claims.iter().find(|claim| claim.id == id) else { return false };
         let may_extend = claim.next == claim.end || claim.is_of_whole;
-        claim.missing(have) > 0 || (may_extend && self.extension(id, body_end, have).is_some())
+        claim.missing(have) > 0 || (may_extend && self.extension(id, body_end, false, have) != Reach::Done)
     }
 
     /// The body of the only connection has ended: so large is the whole.
@@ -152,34 +165,30 @@ impl Board {
         self.claims.clear();
     }
 
-    fn extend(&mut self, id: ClaimId, body_end: u64, have: &RangeSet) -> Option<u64> {
-        let end = self.extension(id, body_end, have)?;
-        let at = self.find(id)?.end;
-        // Claims that wait for their answer yield, where nobody knows whether it will be one.
-        let has_ranges = self.has_ranges;
-        let stays = |claim: &Claim| has_ranges || claim.is_connected || claim.end <= at || claim.next >= end;
-        self.claims.retain(|claim| claim.id == id || stays(claim));
-        self.find(id)?.end = end;
-        Some(end)
-    }
-
     /// How far a claim could go on behind its end.
-    fn extension(&self, id: ClaimId, body_end: u64, have: &RangeSet) -> Option<u64> {
-        let total = self.total?;
-        let claim = self.claims.iter().find(|claim| claim.id == id)?;
+    fn extension(&self, id: ClaimId, body_end: u64, takes_over: bool, have: &RangeSet) -> Reach {
+        let claim = self.claims.iter().find(|claim| claim.id == id);
+        let (Some(total), Some(claim)) = (self.total, claim) else { return Reach::Done };
         let at = claim.end;
-        let must_keep = |claim: &&Claim| claim.id != id && (claim.is_connected || self.has_ranges);
-        let others = self.claims.iter().filter(must_keep);
-        if others.clone().any(|claim| (claim.next..claim.end).contains(&at)) {
-            return None;
+        let others = self.claims.iter().filter(|other| other.id != id && (other.is_connected || !takes_over));
+        if let Some(other) = others.clone().find(|other| (other.next..other.end).contains(&at)) {
+            return if other.is_connected { Reach::Done } else { Reach::Unclear };
         }
-        let next_of_others = others.map(|claim| claim.next).filter(|next| *next > at).min();
-        let most = total.min(body_end).min(next_of_others.unwrap_or(u64::MAX));
-        let gap = have.gaps_in(at..most.max(at)).next()?;
+        let next_of_others = others.map(|other| other.next).filter(|next| *next > at).min();
+        let body_end = total.min(body_end);
+        let most = body_end.min(next_of_others.unwrap_or(u64::MAX));
         if claim.is_of_whole {
-            return Some(most);
+            let mut covered = have.clone();
+            for other in self.claims.iter().filter(|other| other.id != id && other.is_connected) {
+                covered.add(other.next..other.end);
+            }
+            let is_any_missing = at < body_end && covered.gaps_in(at..body_end).next().is_some();
+            return if is_any_missing { Reach::To(most) } else { Reach::Done };
         }
-        (gap.start == at).then_some(gap.end)
+        match have.gaps_in(at..most.max(at)).next() {
+            Some(gap) if gap.start == at => Reach::To(gap.end),
+            _ => Reach::Done,
+        }
     }
 
     fn add(&mut self, range: Range<u64>) -> ClaimId {
@@ -256,7 +265,7 @@ mod tests {
 
         /// A connection brings some bytes, up to where it may go. Says how far it came.
         fn bring(&mut self, id: ClaimId, at: u64, length: u64, body_end: u64) -> u64 {
-            let Some(reach) = self.board.reach(id, at, body_end, &self.have) else { return at };
+            let Reach::To(reach) = self.board.reach(id, at, body_end, false, &self.have) else { return at };
             let end = (at + length).min(reach).min(body_end);
             self.have.add(at..end);
             self.board.moved(id, end);
@@ -277,19 +286,26 @@ mod tests {
     }
 
     #[test]
-    fn the_first_connection_goes_on_alone_until_ranges_come() {
-        for has_ranges in [false, true] {
+    fn the_first_connection_waits_for_the_answer_that_makes_it_needless() {
+        let begin = || {
             let mut table = Table::new(100, RangeSet::default());
             let first = table.board.claim_for(0..100, false, &RangeSet::default());
             let (waiting, range) = table.board.take(&table.have, 2).unwrap();
             assert_eq!(range, 50..100);
-            if has_ranges {
-                table.board.note_ranges();
-            }
             assert_eq!(table.bring(first, 0, 50, 100), 50);
-            assert_eq!(table.bring(first, 50, 50, 100), if has_ranges { 50 } else { 100 });
-            assert_eq!(table.board.connect(waiting), has_ranges, "its claim is gone, or was kept for it");
-        }
+            assert_eq!(table.board.reach(first, 50, 100, false, &table.have), Reach::Unclear);
+            assert!(table.board.is_of_use(first, 100, &table.have));
+            (table, first, waiting)
+        };
+        let (mut table, first, waiting) = begin();
+        assert!(table.board.connect(waiting));
+        assert_eq!(table.board.reach(first, 50, 100, false, &table.have), Reach::Done);
+        let (mut table, first, waiting) = begin();
+        table.board.release(waiting);
+        assert_eq!(table.board.reach(first, 50, 100, false, &table.have), Reach::To(100), "it brought nothing");
+        let (mut table, first, waiting) = begin();
+        assert_eq!(table.board.reach(first, 50, 100, true, &table.have), Reach::To(100), "it was too slow");
+        assert!(!table.board.connect(waiting), "its claim is gone");
     }
 
     #[test]
@@ -299,16 +315,16 @@ mod tests {
         have.add(60..100);
         let mut table = Table::new(100, have.clone());
         let first = table.board.claim_for(0..100, true, &have);
-        assert_eq!(table.board.reach(first, 0, 100, &have), Some(10));
+        assert_eq!(table.board.reach(first, 0, 100, false, &have), Reach::To(10));
         assert_eq!(table.take(2), Some(20..60));
         // A body that is the whole goes on over it.
         let mut table = Table::new(100, have.clone());
         let whole = table.board.claim_for(0..100, false, &have);
-        assert_eq!(table.board.reach(whole, 0, 100, &have), Some(100));
+        assert_eq!(table.board.reach(whole, 0, 100, false, &have), Reach::To(100));
         let (other, range) = table.board.take(&have, 2).unwrap();
         assert_eq!(range, 35..60);
         table.board.release(other);
-        assert_eq!(table.board.reach(whole, 35, 100, &have), Some(100), "also after somebody else gave up");
+        assert_eq!(table.board.reach(whole, 35, 100, false, &have), Reach::To(100), "also after somebody else gave up");
         table.have.add(0..60);
         assert!(!table.board.is_of_use(whole, 100, &table.have.clone()));
     }
@@ -360,7 +376,12 @@ mod tests {
                     1 => open.extend(table.board.race(&table.have).map(|(id, range)| (id, range.start))),
                     2 if !open.is_empty() => { table.board.connect(open[chosen].0); }
                     3 if amount > 50 && !open.is_empty() => table.board.release(open.swap_remove(chosen).0),
-                    4 => table.board.note_ranges(),
+                    4 if !open.is_empty() => {
+                        let (id, at) = open[chosen];
+                        if at <= total {
+                            table.board.reach(id, at, total, true, &table.have.clone());
+                        }
+                    }
                     _ if !open.is_empty() => {
                         let (id, at) = open[chosen];
                         open[chosen].1 = table.bring(id, at, amount, total);

@@ -5,7 +5,7 @@ use futures_util::FutureExt;
 
 use crate::download::Halt;
 use crate::download::ask::Stream;
-use crate::download::board::ClaimId;
+use crate::download::board::{ClaimId, Reach};
 use crate::download::flow::Flow;
 use crate::download::plan::no_space;
 use crate::files::space::NoSpace;
@@ -59,7 +59,7 @@ impl Flow<'_> {
         meter.received(chunk.len() as u64);
         let mut rest = chunk;
         while !rest.is_empty() && stream.at < stream.end {
-            let Some(reach) = self.reach(stream, id) else { break };
+            let Some(reach) = self.reach(id, stream.at, stream.end).await else { break };
             let most = reach.min(stream.end) - stream.at;
             let piece = rest.split_to(rest.len().min(usize::try_from(most).unwrap_or(usize::MAX)));
             let end = stream.at + piece.len() as u64;
@@ -77,9 +77,22 @@ impl Flow<'_> {
         Ok(stream.at == stream.end || self.is_of_use(stream, id))
     }
 
-    fn reach(&self, stream: &Stream, id: ClaimId) -> Option<u64> {
-        let mut state = self.lock();
-        self.bound.with_held(|have| state.board.reach(id, stream.at, stream.end, have))
+    /// How far the connection may go. Where that depends on an answer to another one, it waits for that: going on would
+    /// bring bytes twice, and ending would lose a connection that may be the only one to bring them. It does not wait
+    /// long.
+    async fn reach(&self, id: ClaimId, at: u64, body_end: u64) -> Option<u64> {
+        let mut takes_over = false;
+        loop {
+            let reach = {
+                let mut state = self.lock();
+                self.bound.with_held(|have| state.board.reach(id, at, body_end, takes_over, have))
+            };
+            match reach {
+                Reach::To(end) => return Some(end),
+                Reach::Done => return None,
+                Reach::Unclear => takes_over = self.wait_for_change().await,
+            }
+        }
     }
 
     fn is_of_use(&self, stream: &Stream, id: ClaimId) -> bool {

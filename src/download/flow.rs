@@ -43,7 +43,7 @@ pub(super) struct Flow<'a> {
     /// The connections have ended.
     pub(super) over: CancellationToken,
     state: Mutex<State>,
-    /// Bytes became free, or a connection ended.
+    /// Bytes became free, an answer came, or a connection ended.
     pub(super) freed: Notify,
     /// A checkpoint is due by bytes.
     pub(super) due: Notify,
@@ -168,27 +168,25 @@ impl<'a> Flow<'a> {
                 return Ok(None);
             }
             if !may_race && !self.has_work() {
-                may_race = self.wait_for_work().await;
+                may_race = self.wait_for_change().await;
                 continue;
             }
             let source = self.choose((index + strikes) as usize);
             let url = &self.order.sources[self.sources[source]];
             let permit = self.order.ctx.transport.permit(url).await?;
             let Some((id, range)) = self.take(may_race) else {
-                may_race = self.wait_for_work().await;
+                may_race = self.wait_for_change().await;
                 continue;
             };
             let opened = self.open(source, range, permit).await;
             let mut state = self.lock();
             match opened {
-                Ok(stream) => {
-                    state.board.note_ranges();
-                    if state.board.connect(id) {
-                        self.freed.notify_waiters();
-                        return Ok(Some((stream, id)));
-                    }
-                    // Another connection has gone on into these bytes meanwhile.
+                Ok(stream) if state.board.connect(id) => {
+                    self.freed.notify_waiters();
+                    return Ok(Some((stream, id)));
                 }
+                // Another connection has gone on into these bytes meanwhile.
+                Ok(_) => {}
                 Err(halt) => {
                     state.board.release(id);
                     self.freed.notify_waiters();
@@ -219,9 +217,9 @@ impl<'a> Flow<'a> {
         })
     }
 
-    /// Waits until bytes may have become free. `true`: none did for so long that the rest of a slow connection may be
-    /// fetched again.
-    async fn wait_for_work(&self) -> bool {
+    /// Waits until bytes may have become free, or an answer has come. `true`: neither happened for so long that what a
+    /// slow connection was to bring may be fetched by another.
+    pub(super) async fn wait_for_change(&self) -> bool {
         tokio::select! {
             () = self.freed.notified() => false,
             () = tokio::time::sleep(self.order.ctx.settings.race_after) => true,

@@ -62,9 +62,6 @@ pub(super) async fn plan(order: &Order<'_>, probed: Probed, held: &mut Held) -> 
     let first = stream.map(|stream| {
         let is_range = stream.at > 0 || stream.answer.status == 206;
         let id = bound.with_held(|have| board.claim_for(stream.at..stream.end, is_range, have));
-        if stream.has_ranges() == Some(true) {
-            board.note_ranges();
-        }
         (stream, id)
     });
     Ok(Planned { source, name, bound, board, first, connections, reservation })
