@@ -10,6 +10,8 @@ mod support;
 mod chaos;
 #[path = "download/files.rs"]
 mod files;
+#[path = "download/interleavings.rs"]
+mod interleavings;
 #[path = "download/resume.rs"]
 mod resume;
 #[path = "download/rig.rs"]

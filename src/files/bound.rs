@@ -68,7 +68,9 @@ impl Bound {
         if place.has_meta() {
             let place = Arc::clone(&place);
             blocking(move || place.forget().map_err(|error| fail(&place, error))).await?;
-        } else if !is_new {
+        } else if is_new {
+            place.disk.note_new();
+        } else {
             place.empty().map_err(|error| fail(&place, error))?;
         }
         Ok(Bound::of(place, binding, RangeSet::default(), algorithms))

@@ -11,7 +11,7 @@ pub trait Faults: std::fmt::Debug + Send + Sync {
     fn write(&self, at: u64, length: usize) -> io::Result<()>;
     /// What was written is about to be forced to the device.
     fn sync(&self) -> io::Result<()>;
-    /// The file is about to be emptied: offsets are written anew from here on.
+    /// The file is empty from here on.
     fn empty(&self);
 }
 
@@ -55,6 +55,13 @@ impl Disk {
             faults.sync()?;
         }
         self.file.sync_data()
+    }
+
+    /// The file was created just now.
+    pub(super) fn note_new(&self) {
+        if let Some(faults) = &self.faults {
+            faults.empty();
+        }
     }
 
     pub(super) fn truncate(&self, length: u64) -> io::Result<()> {
