@@ -92,8 +92,8 @@ pub fn undo(body: Body, codings: Vec<Coding>) -> Body {
 pub(super) fn undo_transfer(body: Body, headers: &HeaderMap) -> Result<Body, Failure> {
     let fail = |what: &str| Failure::fatal(FailureReason::Protocol, format!("the `Transfer-Encoding` {what}"));
     let names = names(headers, &header::TRANSFER_ENCODING);
-    let Some((last, inner)) = names.split_last() else { return Ok(body) };
-    let inner = if last == "chunked" { inner } else { &names };
+    // Said twice, chunks were made once: more is forbidden (RFC 9112, section 7.1).
+    let inner = names.iter().rposition(|name| name != "chunked").map_or(&[][..], |last| &names[..=last]);
     let known =
         |name: &String| Coding::named(name).ok_or_else(|| fail(&format!("`{name}` is not one that haul undoes")));
     let codings = inner.iter().filter(|name| *name != "identity").map(known).collect::<Result<Vec<_>, _>>()?;
@@ -325,6 +325,7 @@ mod tests {
         assert_eq!(run("gzip, chunked").await.as_deref(), Ok(&b"abc"[..]));
         assert_eq!(run("gzip").await.as_deref(), Ok(&b"abc"[..]));
         assert_eq!(run("chunked").await.as_ref(), Ok(&packed));
+        assert_eq!(run("chunked, Chunked").await.as_ref(), Ok(&packed));
         for bad in ["compress, chunked", "chunked, gzip", "x, chunked"] {
             assert_eq!(run(bad).await.unwrap_err().reason, FailureReason::Protocol, "{bad}");
         }

@@ -4,9 +4,9 @@ use haul::pb;
 use haul::pb::{FailureReason, JobState};
 
 use crate::support::origin::Origin;
-use crate::support::reply::Reply;
+use crate::support::reply::{Cut, Reply};
 use crate::support::server::Server;
-use crate::support::spec::{fetch, fetch_as, job, once};
+use crate::support::spec::{fetch, fetch_as, job, millis, once};
 
 async fn read(server: &Server, job_id: &str) -> Vec<u8> {
     let request = pb::ReadContentRequest {
@@ -232,4 +232,31 @@ async fn planted_secrets_are_nowhere_to_be_read() {
     seen += &server.log();
     assert!(!seen.contains("SESAME"), "{seen}");
     assert!(seen.contains("REDACTED"));
+}
+
+#[tokio::test]
+async fn a_post_that_may_have_arrived_is_not_sent_again() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/*", Reply::gone(Cut::Reset));
+    let gone = Origin::start().address();
+    let job = |task| pb::JobSpec { tasks: vec![task], ..Default::default() };
+    let post = |url: String| {
+        let mut task = fetch_as(pb::FetchSpec { url, method: "POST".into(), ..Default::default() });
+        let (initial_backoff, max_backoff) = (Some(millis(10)), Some(millis(50)));
+        let retry = pb::RetryPolicy { initial_backoff, max_backoff, ..Default::default() };
+        task.options = Some(pb::TaskOptions { retry: Some(retry), ..Default::default() });
+        task
+    };
+    let ended = server.run(job(post(origin.url("/order")))).await;
+    assert_eq!((ended.state(), origin.requests("/order").len()), (JobState::Failed, 1));
+
+    let mut keyed = post(origin.url("/keyed"));
+    let key = pb::Header { name: "Idempotency-Key".into(), value: "7".into(), sensitive: false };
+    keyed.options.as_mut().unwrap().http = Some(pb::HttpOptions { headers: vec![key], ..Default::default() });
+    server.run(job(keyed)).await;
+    assert_eq!(origin.requests("/keyed").len(), 5);
+
+    // What was never sent is tried as often as anything else.
+    let ended = server.run(job(post(format!("http://{gone}/")))).await;
+    assert_eq!(ended.failure.unwrap().attempt, 5);
 }
