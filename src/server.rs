@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::codec::CompressionEncoding::{Gzip, Zstd};
 use tonic::server::NamedService;
 use tonic::transport::Server;
@@ -24,6 +25,8 @@ use crate::api::complete::CompleteErrors;
 use crate::api::content::Contents;
 use crate::api::deadline::Deadlines;
 use crate::api::jobs::Jobs;
+use crate::api::options;
+use crate::api::status::Violations;
 use crate::clock::Clock;
 use crate::config::LimitSettings;
 use crate::engine;
@@ -31,6 +34,7 @@ use crate::engine::attempts::RunnerParts;
 use crate::engine::handle::Engine;
 use crate::engine::workers::{MakeParts, WorkerParts};
 use crate::files::{ContentStore, Root};
+use crate::model::spec::TaskOptions;
 use crate::net::HttpClient;
 use crate::pb;
 use crate::pb::admin_service_server::AdminServiceServer;
@@ -151,6 +155,13 @@ fn workers(guard: Guard) -> MakeParts {
         let closing = client.clone();
         WorkerParts { transport: client, close: Box::new(move || Box::pin(async move { closing.close().await })) }
     })
+}
+
+/// Checks the options of tasks as `SubmitJob` does, and converts them. The status names every violation.
+pub fn task_options(options: pb::TaskOptions) -> Result<TaskOptions, Status> {
+    let mut violations = Violations::default();
+    let checked = options::task_options(options, "options", &mut violations);
+    violations.or(checked)
 }
 
 /// Serves until `stop` is done, a client calls `Drain`, or the engine fails. Calls `ready` with the address once calls are

@@ -7,6 +7,8 @@ mod support;
 
 mod cli {
     mod clients;
+    mod feeding;
     mod get;
     mod log;
+    mod reference;
 }

@@ -29,7 +29,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("engine", &["model", "clock", "store", "net", "files", "limits", "fetch", "download"]),
     ("api", &["model", "pb", "store", "engine"]),
     ("server", &["model", "pb", "telemetry", "clock", "config", "store", "net", "files", "limits", "fetch", "download", "engine", "api"]),
-    ("cli", &["model", "pb", "config", "telemetry", "engine", "server"]),
+    ("cli", &["model", "pb", "clock", "config", "telemetry", "engine", "server"]),
 ];
 
 /// The import circles that exist, each to be deleted by whoever removes it; no new one is allowed.
@@ -65,7 +65,7 @@ const WRITES: &[&str] = &[
 ];
 
 /// Who may change the disk. Add a file of `cli` here, by its name, when a command has to write what a person named.
-const WRITERS: &[&str] = &["src/files/", "src/store/", "src/cli/get.rs"];
+const WRITERS: &[&str] = &["src/files/", "src/store/", "src/cli/get/mod.rs"];
 
 /// The writing half of the store, and who has business with it.
 const WRITING_HALF: (&[&str], &[&str]) =

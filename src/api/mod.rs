@@ -12,7 +12,7 @@ mod from_proto;
 mod items;
 pub mod jobs;
 mod lookup;
-mod options;
+pub(crate) mod options;
 mod pages;
 mod spec_to_proto;
 pub mod status;

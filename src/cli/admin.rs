@@ -3,48 +3,55 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use indicatif::HumanDuration;
-
+use crate::cli::args::{Format, Nothing};
 use crate::cli::client::Client;
+use crate::cli::jobs::print_fields;
+use crate::cli::json;
 use crate::cli::limits;
-use crate::cli::output::{self, Format};
+use crate::cli::term::line::{Hue, Line};
+use crate::cli::term::screen;
+use crate::cli::term::table::{self, Column, Row};
+use crate::cli::term::words;
 use crate::pb;
 
 /// Shows what the server is and what it has to do.
-pub(crate) async fn info(client: &Client, format: Format) -> anyhow::Result<ExitCode> {
+pub(crate) async fn info(client: &Client, format: Format, _: Nothing) -> anyhow::Result<ExitCode> {
     let call = client.admin().get_server_info(pb::GetServerInfoRequest {}).await;
     let info = call.map_err(|status| client.explain(&status))?.into_inner();
     if format == Format::Json {
-        output::json_line("haul.v1.GetServerInfoResponse", &info)?;
+        json::print("haul.v1.GetServerInfoResponse", &info)?;
         return Ok(ExitCode::SUCCESS);
     }
     let counts = info.counts.unwrap_or_default();
     let uptime = info.uptime.and_then(|uptime| Duration::try_from(uptime).ok()).unwrap_or_default();
-    output::line(&format!("version                        {}", output::plain(&info.version)));
-    output::line(&format!("node                           {}", output::plain(&info.node_id)));
-    output::line(&format!("store                          {}", output::plain(&info.store_backend)));
-    output::line(&format!("up for                         {}", HumanDuration(uptime)));
     let (pending, running, backing_off) = (counts.pending, counts.running, counts.backing_off);
-    output::line(&format!(
-        "tasks                          {running} running, {backing_off} backing off, {pending} pending"
-    ));
-    limits::print(&info.limits.unwrap_or_default());
+    let tasks = format!("{running} running, {backing_off} backing off, {pending} pending");
+    let limits = limits::fields(&info.limits.unwrap_or_default());
+    let mut fields = vec![
+        ("version", Line::from(info.version)),
+        ("node", Line::from(info.node_id)),
+        ("store", Line::from(info.store_backend)),
+        ("up for", Line::from(words::duration(uptime))),
+        ("tasks", Line::from(tasks)),
+    ];
+    fields.extend(limits.iter().map(|(name, value)| (name.as_str(), value.clone())));
+    print_fields(&fields);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Begins the end of the server, as SIGTERM does.
-pub(crate) async fn drain(client: &Client, format: Format) -> anyhow::Result<ExitCode> {
+/// Begins the shutdown of the server, as SIGTERM does.
+pub(crate) async fn drain(client: &Client, format: Format, _: Nothing) -> anyhow::Result<ExitCode> {
     let call = client.admin().drain(pb::DrainRequest {}).await;
     let answer = call.map_err(|status| client.explain(&status))?.into_inner();
     match format {
-        Format::Json => output::json_line("haul.v1.DrainResponse", &answer)?,
-        Format::Text => output::line("the server drains: running tasks stop at a checkpoint, then it ends"),
+        Format::Json => json::print("haul.v1.DrainResponse", &answer)?,
+        Format::Text => screen::line("the server is shutting down: running tasks stop at a checkpoint, then it ends"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Lists the hosts that the server talks to.
-pub(crate) async fn hosts(client: &Client, format: Format) -> anyhow::Result<ExitCode> {
+pub(crate) async fn hosts(client: &Client, format: Format, _: Nothing) -> anyhow::Result<ExitCode> {
     let mut hosts: Vec<pb::Host> = Vec::new();
     let mut page_token = String::new();
     loop {
@@ -57,15 +64,26 @@ pub(crate) async fn hosts(client: &Client, format: Format) -> anyhow::Result<Exi
         }
     }
     if format == Format::Json {
-        hosts.iter().try_for_each(|host| output::json_line("haul.v1.Host", host))?;
+        json::print_all("haul.v1.Host", &hosts)?;
         return Ok(ExitCode::SUCCESS);
     }
+    let columns = [
+        Column::name("HOST", 12),
+        Column::whole("RUNNING").number(),
+        Column::optional("WAITING", 1).number(),
+        Column::optional("PAUSED UNTIL", 2),
+    ];
     let row = |host: &pb::Host| {
         let most = host.limits.as_ref().map_or(0, |limits| limits.max_concurrent);
-        let paused = output::time(host.paused_until.as_ref());
         let why = if host.pause_reason.is_empty() { &host.recent_error } else { &host.pause_reason };
-        vec![host.host.clone(), format!("{} of {most}", host.running), host.waiting.to_string(), paused, why.clone()]
+        let cells = vec![
+            Line::from(host.host.as_str()),
+            Line::from(format!("{} of {most}", host.running)),
+            Line::from(host.waiting.to_string()),
+            Line::of(Hue::Warn, &words::time(host.paused_until.as_ref())),
+        ];
+        Row { cells, remark: why.clone() }
     };
-    output::table(&["HOST", "RUNNING", "WAITING", "PAUSED UNTIL", ""], &hosts.iter().map(row).collect::<Vec<_>>());
+    table::print(&columns, &hosts.iter().map(row).collect::<Vec<_>>());
     Ok(ExitCode::SUCCESS)
 }

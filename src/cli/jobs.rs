@@ -1,25 +1,32 @@
-//! `haul list`, `show`, `tasks`, and what is done to a job.
+//! `haul list`, `show` and `tasks`.
 
-use std::collections::{BTreeMap, HashMap};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 
-use crate::cli::client::{Client, Usage};
+use crate::cli::args::{Format, JobRef, Usage};
+use crate::cli::client::Client;
 use crate::cli::jobref;
-use crate::cli::output::{self, Format};
+use crate::cli::json;
+use crate::cli::labels;
+use crate::cli::states::{self, job_state, since, task_state};
+use crate::cli::term::line::{Hue, Line, wrapped};
+use crate::cli::term::screen;
+use crate::cli::term::table::{self, Column, Row};
+use crate::cli::term::words;
 use crate::pb;
 
 /// Which jobs to list.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// Only jobs in this state, as `running`; may be given again
+    /// Only jobs in this state, as `running`; may be repeated
     #[arg(long = "state", value_name = "STATE")]
     states: Vec<String>,
-    /// Only jobs with this label, as `key=value`; may be given again
+    /// Only jobs with this label, as KEY=VALUE; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
-    /// At most so many, the newest; 0: all
+    /// List at most N jobs, the newest; 0 lists all
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: usize,
 }
@@ -27,59 +34,20 @@ pub(crate) struct ListArgs {
 /// Which tasks to list.
 #[derive(Debug, Args)]
 pub(crate) struct TasksArgs {
-    /// The job's id, or a unique prefix of it
-    job: String,
-    /// Only tasks in this state, as `failed`; may be given again
+    #[command(flatten)]
+    job: JobRef,
+    /// Only tasks in this state, as `failed`; may be repeated
     #[arg(long = "state", value_name = "STATE")]
     states: Vec<String>,
-    /// At most so many; 0: all
+    /// List at most N tasks; 0 lists all
     #[arg(long, value_name = "N", default_value_t = 1000)]
     limit: usize,
 }
 
-/// What is done to a job.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Control {
-    /// Stop a job's tasks and end it
-    Cancel {
-        /// The job's id, or a unique prefix of it
-        job: String,
-        /// Why, for people
-        #[arg(long, default_value = "")]
-        reason: String,
-    },
-    /// Let no new attempt of a job start, and stop those that run
-    Pause {
-        /// The job's id, or a unique prefix of it
-        job: String,
-    },
-    /// Go on with a paused job
-    Resume {
-        /// The job's id, or a unique prefix of it
-        job: String,
-    },
-    /// Run failed and cancelled tasks of an ended job again
-    Retry {
-        /// The job's id, or a unique prefix of it
-        job: String,
-        /// Only this task; may be given again
-        #[arg(long = "task", value_name = "INDEX")]
-        tasks: Vec<u32>,
-    },
-    /// Delete an ended job
-    Delete {
-        /// The job's id, or a unique prefix of it
-        job: String,
-        /// Also delete the files that its downloads left
-        #[arg(long)]
-        files: bool,
-    },
-}
-
 /// Lists jobs, newest first.
 pub(crate) async fn list(client: &Client, format: Format, args: ListArgs) -> anyhow::Result<ExitCode> {
-    let states = states(&args.states, |name| pb::JobState::from_str_name(&format!("JOB_STATE_{name}")).map(i32::from))?;
-    let labels = labels(&args.labels)?;
+    let states = args.states.iter().map(|name| states::read_job_state(name)).collect::<Result<_, Usage>>()?;
+    let labels = labels::read(&args.labels)?;
     let mut request = pb::ListJobsRequest { states, labels, ..Default::default() };
     let mut jobs: Vec<pb::Job> = Vec::new();
     loop {
@@ -93,24 +61,49 @@ pub(crate) async fn list(client: &Client, format: Format, args: ListArgs) -> any
         }
     }
     match format {
-        Format::Json => print_json("haul.v1.Job", &jobs)?,
-        Format::Text => {
-            let rows: Vec<Vec<String>> = jobs.iter().map(job_row).collect();
-            output::table(&["JOB", "STATE", "DONE", "FAILED", "TASKS", "BYTES", "CREATED", "TITLE"], &rows);
-        }
+        Format::Json => json::print_all("haul.v1.Job", &jobs)?,
+        Format::Text => print_jobs(&jobs),
     }
-    tell_of_more(&request.page_token, jobs.len());
+    say_that_there_are_more(&request.page_token, jobs.len());
     Ok(ExitCode::SUCCESS)
 }
 
-/// Labels as they are written on the command line.
-pub(crate) fn labels(texts: &[String]) -> Result<HashMap<String, String>, Usage> {
-    let split = |text: &String| {
-        let (key, value) =
-            text.split_once('=').ok_or_else(|| Usage(format!("`{text}` is no label; write it like `team=red`")))?;
-        Ok((key.to_owned(), value.to_owned()))
+fn print_jobs(jobs: &[pb::Job]) {
+    // On a screen an age is read at a glance and takes fewer cells; what is kept or piped on needs the time.
+    let is_screen = screen::stdout_size().is_some();
+    let columns = [
+        Column::id("JOB"),
+        Column::whole("STATE"),
+        Column::whole("DONE").number(),
+        Column::optional("FAILED", 4).number(),
+        Column::optional("CANCELLED", 3).number(),
+        Column::optional("BYTES", 1).number(),
+        if is_screen { Column::optional("AGE", 2).number() } else { Column::whole("CREATED") },
+        Column::text("TITLE", 6),
+    ];
+    let row = |job: &pb::Job| {
+        let counts = job.counts.unwrap_or_default();
+        let nonzero = |count: u32, hue| match count {
+            0 if is_screen => Line::default(),
+            count => Line::of(if count > 0 { hue } else { Hue::Plain }, &count.to_string()),
+        };
+        let cells = vec![
+            Line::from(job.job_id.as_str()),
+            job_state(job),
+            Line::from(format!("{}/{}", counts.succeeded, counts.total)),
+            nonzero(counts.failed, Hue::Bad),
+            nonzero(counts.cancelled, Hue::Warn),
+            Line::from(words::size(job.progress.unwrap_or_default().bytes_done)),
+            Line::from(if is_screen {
+                job.create_time.as_ref().map(|time| words::age(since(time))).unwrap_or_default()
+            } else {
+                words::time(job.create_time.as_ref())
+            }),
+            Line::from(job.title.as_str()),
+        ];
+        Row { cells, remark: String::new() }
     };
-    texts.iter().map(split).collect()
+    table::print(&columns, &jobs.iter().map(row).collect::<Vec<_>>());
 }
 
 fn is_enough(limit: usize, have: usize) -> bool {
@@ -124,109 +117,95 @@ fn page_size(limit: usize, have: usize) -> i32 {
 }
 
 /// A list that was cut must not look like a whole one.
-fn tell_of_more(page_token: &str, shown: usize) {
+fn say_that_there_are_more(page_token: &str, shown: usize) {
     if !page_token.is_empty() {
-        output::say(&format!("haul: there are more than these {shown}; `--limit 0` lists all"));
+        screen::say(format!("haul: there are more than these {shown}; `--limit 0` lists all"));
     }
-}
-
-fn job_row(job: &pb::Job) -> Vec<String> {
-    let counts = job.counts.unwrap_or_default();
-    vec![
-        job.job_id.clone(),
-        output::word(job.state().as_str_name(), "JOB_STATE_"),
-        counts.succeeded.to_string(),
-        counts.failed.to_string(),
-        counts.total.to_string(),
-        output::size(job.progress.unwrap_or_default().bytes_done),
-        output::time(job.create_time.as_ref()),
-        job.title.clone(),
-    ]
-}
-
-fn states(names: &[String], parse: impl Fn(&str) -> Option<i32>) -> anyhow::Result<Vec<i32>> {
-    let known = |name: &String| {
-        parse(&name.to_uppercase().replace([' ', '-'], "_"))
-            .ok_or_else(|| Usage(format!("`{name}` is no state; one is like `running` or `failed`")).into())
-    };
-    names.iter().map(known).collect()
-}
-
-fn print_json<M: prost::Message>(name: &str, messages: &[M]) -> anyhow::Result<()> {
-    messages.iter().try_for_each(|message| output::json_line(name, message))
 }
 
 /// Shows a job.
-pub(crate) async fn show(client: &Client, format: Format, job: &str) -> anyhow::Result<ExitCode> {
-    let request = pb::GetJobRequest { job_id: jobref::resolve(client, job).await?, ..Default::default() };
+pub(crate) async fn show(client: &Client, format: Format, args: JobRef) -> anyhow::Result<ExitCode> {
+    let request = pb::GetJobRequest { job_id: jobref::resolve(client, &args.job).await?, ..Default::default() };
     let answer = client.jobs().get_job(request).await.map_err(|status| client.explain(&status))?.into_inner();
-    print_job(format, &answer.job.unwrap_or_default())
-}
-
-fn print_job(format: Format, job: &pb::Job) -> anyhow::Result<ExitCode> {
-    if format == Format::Json {
-        output::json_line("haul.v1.Job", job)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let counts = job.counts.unwrap_or_default();
-    let progress = job.progress.unwrap_or_default();
-    let mut lines = vec![
-        ("job", job.job_id.clone()),
-        ("title", job.title.clone()),
-        ("labels", shown_labels(&job.labels)),
-        ("state", output::word(job.state().as_str_name(), "JOB_STATE_") + if job.open { ", open" } else { "" }),
-        ("directory", job.directory.clone()),
-        (
-            "tasks",
-            format!(
-                "{} in all: {} succeeded, {} failed, {} cancelled, {} running, {} backing off, {} pending",
-                counts.total,
-                counts.succeeded,
-                counts.failed,
-                counts.cancelled,
-                counts.running,
-                counts.backing_off,
-                counts.pending
-            ),
-        ),
-        ("bytes", format!("{} of {}", output::size(progress.bytes_done), output::size(progress.bytes_total))),
-        ("speed", speed(&progress)),
-        ("created", output::time(job.create_time.as_ref())),
-        ("started", output::time(job.start_time.as_ref())),
-        ("ended", output::time(job.end_time.as_ref())),
-        ("deleted on", output::time(job.expire_time.as_ref())),
-        ("failure", job.failure.as_ref().map(|failure| failure.message.clone()).unwrap_or_default()),
-    ];
-    for waiting in &job.waiting {
-        let why = waiting.waiting.as_ref().map(|waiting| waiting.message.clone()).unwrap_or_default();
-        lines.push(("waiting", format!("{} tasks: {why}", waiting.tasks)));
-    }
-    for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
-        output::line(&format!("{name:<11}{}", output::plain(value)));
-    }
+    print_job(format, &answer.job.unwrap_or_default())?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Labels on one line, in order of their keys.
-fn shown_labels(labels: &HashMap<String, String>) -> String {
-    let sorted: BTreeMap<_, _> = labels.iter().collect();
-    sorted.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
+/// Prints all that is known of a job.
+pub(crate) fn print_job(format: Format, job: &pb::Job) -> anyhow::Result<()> {
+    match format {
+        Format::Json => json::print("haul.v1.Job", job)?,
+        Format::Text => print_fields(&fields(job)),
+    }
+    Ok(())
+}
+
+fn fields(job: &pb::Job) -> Vec<(&'static str, Line)> {
+    let progress = job.progress.unwrap_or_default();
+    let time = |time: &Option<prost_types::Timestamp>| Line::from(words::time(time.as_ref()));
+    let bytes = match (progress.bytes_done, progress.bytes_total) {
+        (0, 0) => String::new(),
+        (done, 0) => words::size(done),
+        (done, total) => format!("{} of {}", words::size(done), words::size(total)),
+    };
+    let open = if job.open { ", open for `haul add`" } else { "" };
+    let failure = job.failure.as_ref().map(states::failure).unwrap_or_default();
+    let mut fields = vec![
+        ("job", Line::from(job.job_id.as_str())),
+        ("title", Line::from(job.title.as_str())),
+        ("labels", Line::from(labels::shown(&job.labels))),
+        ("state", job_state(job).with(Hue::Plain, open)),
+        ("directory", Line::from(job.directory.as_str())),
+        ("tasks", Line::from(states::counts(&job.counts.unwrap_or_default()))),
+        ("bytes", Line::from(bytes)),
+        ("speed", Line::from(speed(&progress))),
+        ("created", time(&job.create_time)),
+        ("started", time(&job.start_time)),
+        ("ended", time(&job.end_time)),
+        ("deleted on", time(&job.expire_time)),
+        ("failure", Line::of(Hue::Bad, &failure)),
+    ];
+    for waiting in &job.waiting {
+        let why = waiting.waiting.as_ref().map(|waiting| waiting.message.as_str()).unwrap_or_default();
+        let tasks = words::count(waiting.tasks.into(), "task");
+        fields.push(("waiting", Line::of(Hue::Warn, &format!("{tasks}: {why}"))));
+    }
+    fields
+}
+
+/// Prints names and values in two columns, a value that is wider than the screen on several lines.
+pub(crate) fn print_fields(fields: &[(&str, Line)]) {
+    let shown: Vec<&(&str, Line)> = fields.iter().filter(|(_, value)| !value.is_empty()).collect();
+    let width = shown.iter().map(|(name, _)| name.len() + 2).max().unwrap_or_default();
+    let room = screen::stdout_size().map_or(usize::MAX, |size| size.columns.saturating_sub(width).max(10));
+    let mut lines = Vec::new();
+    for (name, value) in shown {
+        let name = Line::of(Hue::Faint, name).padded(width);
+        if value.width() <= room {
+            lines.push(name.and(value.clone()));
+            continue;
+        }
+        for (at, part) in wrapped(&value.text(), room).iter().enumerate() {
+            let front = if at == 0 { name.clone() } else { Line::default().padded(width) };
+            lines.push(front.with(Hue::Plain, part));
+        }
+    }
+    screen::lines(&lines);
 }
 
 fn speed(progress: &pb::Progress) -> String {
     if progress.bytes_per_second == 0 {
         return String::new();
     }
-    let left = progress.estimated_remaining.and_then(|left| std::time::Duration::try_from(left).ok());
-    let left = left.map(|left| format!(", {} left", indicatif::HumanDuration(left))).unwrap_or_default();
-    format!("{}/s{left}", output::size(progress.bytes_per_second))
+    let left = progress.estimated_remaining.and_then(|left| Duration::try_from(left).ok());
+    let left = left.map(|left| format!(", {} left", words::duration(left))).unwrap_or_default();
+    format!("{}{left}", words::rate(progress.bytes_per_second))
 }
 
 /// Lists tasks of a job, in order.
 pub(crate) async fn tasks(client: &Client, format: Format, args: TasksArgs) -> anyhow::Result<ExitCode> {
-    let states =
-        states(&args.states, |name| pb::TaskState::from_str_name(&format!("TASK_STATE_{name}")).map(i32::from))?;
-    let job_id = jobref::resolve(client, &args.job).await?;
+    let states = args.states.iter().map(|name| states::read_task_state(name)).collect::<Result<_, Usage>>()?;
+    let job_id = jobref::resolve(client, &args.job.job).await?;
     let mut request = pb::ListTasksRequest { job_id, states, ..Default::default() };
     let (mut rows, mut count) = (Vec::new(), 0);
     loop {
@@ -236,7 +215,7 @@ pub(crate) async fn tasks(client: &Client, format: Format, args: TasksArgs) -> a
         count += page.tasks.len();
         match format {
             // At once: a job may have a million of them.
-            Format::Json => print_json("haul.v1.Task", &page.tasks)?,
+            Format::Json => json::print_all("haul.v1.Task", &page.tasks)?,
             Format::Text => rows.extend(page.tasks.iter().map(task_row)),
         }
         request.page_token = page.next_page_token;
@@ -245,54 +224,28 @@ pub(crate) async fn tasks(client: &Client, format: Format, args: TasksArgs) -> a
         }
     }
     if format == Format::Text {
-        output::table(&["TASK", "STATE", "ATTEMPTS", "BYTES", "URL", ""], &rows);
+        let columns = [
+            Column::whole("TASK").number(),
+            Column::text("KEY", 6),
+            Column::whole("STATE"),
+            Column::optional("ATTEMPTS", 1).number(),
+            Column::optional("BYTES", 2).number(),
+            Column::name("URL", 12),
+        ];
+        table::print(&columns, &rows);
     }
-    tell_of_more(&request.page_token, count);
+    say_that_there_are_more(&request.page_token, count);
     Ok(ExitCode::SUCCESS)
 }
 
-fn task_row(task: &pb::Task) -> Vec<String> {
-    let error = task.error.as_ref().or(task.last_error.as_ref()).map(|error| error.message.clone());
-    let why = error.or_else(|| task.waiting.as_ref().map(|waiting| waiting.message.clone())).unwrap_or_default();
-    vec![
-        if task.key.is_empty() { task.task_index.to_string() } else { format!("{} {}", task.task_index, task.key) },
-        output::word(task.state().as_str_name(), "TASK_STATE_"),
-        task.attempts.to_string(),
-        output::size(task.progress.unwrap_or_default().bytes_done),
-        task.url.clone(),
-        why,
-    ]
-}
-
-/// Does something to a job, and shows it.
-pub(crate) async fn control(client: &Client, format: Format, control: Control) -> anyhow::Result<ExitCode> {
-    let explain = |status: tonic::Status| client.explain(&status);
-    let mut jobs = client.jobs();
-    let job = match control {
-        Control::Cancel { job, reason } => {
-            let request = pb::CancelJobRequest { job_id: jobref::resolve(client, &job).await?, reason };
-            jobs.cancel_job(request).await.map_err(explain)?.into_inner().job
-        }
-        Control::Pause { job } => {
-            let request = pb::PauseJobRequest { job_id: jobref::resolve(client, &job).await? };
-            jobs.pause_job(request).await.map_err(explain)?.into_inner().job
-        }
-        Control::Resume { job } => {
-            let request = pb::ResumeJobRequest { job_id: jobref::resolve(client, &job).await? };
-            jobs.resume_job(request).await.map_err(explain)?.into_inner().job
-        }
-        Control::Retry { job, tasks } => {
-            let request = pb::RetryJobRequest { job_id: jobref::resolve(client, &job).await?, task_indexes: tasks };
-            jobs.retry_job(request).await.map_err(explain)?.into_inner().job
-        }
-        Control::Delete { job, files } => {
-            let request = pb::DeleteJobRequest { job_id: jobref::resolve(client, &job).await?, delete_files: files };
-            let answer = jobs.delete_job(request).await.map_err(explain)?.into_inner();
-            if format == Format::Json {
-                output::json_line("haul.v1.DeleteJobResponse", &answer)?;
-            }
-            return Ok(ExitCode::SUCCESS);
-        }
-    };
-    print_job(format, &job.unwrap_or_default())
+fn task_row(task: &pb::Task) -> Row {
+    let cells = vec![
+        Line::from(task.task_index.to_string()),
+        Line::from(task.key.as_str()),
+        task_state(task),
+        Line::from(task.attempts.to_string()),
+        Line::from(words::size(task.progress.unwrap_or_default().bytes_done)),
+        Line::from(task.url.as_str()),
+    ];
+    Row { cells, remark: states::why(task) }
 }

@@ -4,8 +4,13 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::cli::client::{Client, Usage};
-use crate::cli::output::{self, Format};
+use crate::cli::args::{Format, Usage};
+use crate::cli::client::Client;
+use crate::cli::jobs::print_fields;
+use crate::cli::json;
+use crate::cli::sizes::parse_size;
+use crate::cli::term::line::Line;
+use crate::cli::term::words;
 use crate::pb;
 
 /// What to change. Without any of it the limits are shown.
@@ -35,7 +40,7 @@ pub(crate) struct LimitsArgs {
     /// Requests to that host that may start at once after a pause
     #[arg(long, value_name = "N", requires = "host")]
     burst: Option<u32>,
-    /// Leave that host to the limits of all
+    /// Remove the limits of that host: those of all hosts hold for it again
     #[arg(long, requires = "host", conflicts_with_all = ["max_concurrent", "requests_per_second", "burst", "bytes_per_second"])]
     remove: bool,
 }
@@ -53,7 +58,7 @@ pub(crate) async fn run(client: &Client, format: Format, args: LimitsArgs) -> an
         limits = call.map_err(explain)?.into_inner().limits.unwrap_or_default();
     }
     match format {
-        Format::Json => output::json_line("haul.v1.Limits", &limits)?,
+        Format::Json => json::print("haul.v1.Limits", &limits)?,
         Format::Text => print(&limits),
     }
     Ok(ExitCode::SUCCESS)
@@ -117,23 +122,25 @@ fn change_host(args: &LimitsArgs, name: &str, hosts: &mut Vec<pb::HostLimits>) -
 
 /// Prints limits for people.
 pub(crate) fn print(limits: &pb::Limits) {
-    output::bytes(text(limits).as_bytes());
+    let fields = fields(limits);
+    print_fields(&fields.iter().map(|(name, value)| (name.as_str(), value.clone())).collect::<Vec<_>>());
 }
 
-fn text(limits: &pb::Limits) -> String {
+/// Limits as names and values.
+pub(crate) fn fields(limits: &pb::Limits) -> Vec<(String, Line)> {
     let rate = |rate: f64| if rate > 0.0 { rate.to_string() } else { "no limit".to_owned() };
     let bytes = match limits.bytes_per_second {
         0 => "no limit".to_owned(),
-        bytes => output::size(bytes),
+        bytes => words::rate(bytes),
     };
-    let mut text = format!("tasks at once                  {}\n", limits.max_concurrent_tasks);
-    text += &format!("requests at once to a host     {}\n", limits.max_per_host);
-    text += &format!("requests a second to a host    {}\n", rate(limits.requests_per_second_per_host));
-    text += &format!("bytes a second                 {bytes}\n");
-    for host in &limits.hosts {
-        text += &format!("{:<30} {}\n", output::plain(&host.host), of_host(host));
-    }
-    text
+    let mut fields = vec![
+        ("tasks at once".to_owned(), Line::from(limits.max_concurrent_tasks.to_string())),
+        ("requests at once to a host".to_owned(), Line::from(limits.max_per_host.to_string())),
+        ("requests a second to a host".to_owned(), Line::from(rate(limits.requests_per_second_per_host))),
+        ("bytes a second".to_owned(), Line::from(bytes)),
+    ];
+    fields.extend(limits.hosts.iter().map(|host| (host.host.clone(), Line::from(of_host(host)))));
+    fields
 }
 
 /// What holds for one host, on one line.
@@ -149,29 +156,9 @@ fn of_host(host: &pb::HostLimits) -> String {
         parts.push(format!("bursts of {}", host.burst));
     }
     if host.bytes_per_second > 0 {
-        parts.push(format!("{} a second", output::size(host.bytes_per_second)));
+        parts.push(words::rate(host.bytes_per_second));
     }
     parts.join(", ")
-}
-
-/// Reads a size: a number, or one with a unit of 1024 (`10MiB`, `10M`, `512k`).
-fn parse_size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is not a size; write it like `500000`, `512k` or `10MiB`");
-    let at = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(at);
-    let power = match unit.trim().to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
-        "" => 0,
-        "k" => 1,
-        "m" => 2,
-        "g" => 3,
-        "t" => 4,
-        _ => return Err(wrong()),
-    };
-    if let (0, Ok(count)) = (power, number.parse()) {
-        return Ok(count);
-    }
-    let value = number.parse::<f64>().map_err(|_| wrong())? * 1024f64.powi(power);
-    if value < u64::MAX as f64 { Ok(value as u64) } else { Err(wrong()) }
 }
 
 #[cfg(test)]
@@ -193,21 +180,13 @@ mod tests {
         let args = LimitsArgs { host: host.clone(), burst: Some(3), max_concurrent: Some(2), ..Default::default() };
         let (limits, paths) = changed(&args, limits).unwrap();
         assert_eq!(paths, ["hosts"]);
-        insta::assert_snapshot!(text(&limits));
+        let text: Vec<String> =
+            fields(&limits).iter().map(|(name, value)| format!("{name}: {}", value.text())).collect();
+        insta::assert_snapshot!(text.join("\n"));
 
         let args = LimitsArgs { host: host.clone(), remove: true, ..Default::default() };
         assert_eq!(changed(&args, limits).unwrap().0.hosts.len(), 0);
         assert!(changed(&args, before.clone()).is_err(), "it has none of its own");
         assert!(changed(&LimitsArgs { host, ..Default::default() }, before).is_err(), "nothing to change");
-    }
-
-    #[test]
-    fn sizes_have_units() {
-        let texts = ["0", "123", "1k", "1.5KiB", "10MB", "2 G", "18446744073709551615"];
-        let read = [0, 123, 1024, 1536, 10 << 20, 2 << 30, u64::MAX];
-        assert_eq!(texts.map(|text| parse_size(text).unwrap()), read);
-        for text in ["", "k", "-1", "1x", "1.2.3", "99999999999T"] {
-            assert!(parse_size(text).is_err(), "{text}");
-        }
     }
 }

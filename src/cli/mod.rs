@@ -1,127 +1,129 @@
 //! The command line: one file per command. `serve` and `get` run an engine in this process; the rest are clients of a
 //! server and speak its contract.
 //!
-//! Exit codes: 0 when what was asked for is done, 1 when it failed, 2 when it was asked for in a way that cannot be.
+//! Exit codes: 0 when what was asked for is done, 1 when it failed, 2 when the command line is wrong.
 
+mod add;
 mod admin;
-mod bars;
+mod args;
+mod chunks;
 mod client;
 mod content;
+mod control;
+mod feed;
 mod get;
 mod jobref;
 mod jobs;
+mod json;
+mod labels;
 mod limits;
-mod output;
+mod line;
+mod lists;
+mod patience;
+mod reference;
 mod serve;
+mod sizes;
+mod states;
 mod submit;
+mod term;
+mod urls;
 mod watch;
 
 use std::process::ExitCode;
 
+use clap::FromArgMatches as _;
 use clap::parser::ValueSource;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::cli::client::{Client, Usage};
-use crate::cli::content::CatArgs;
-use crate::cli::get::GetArgs;
-use crate::cli::jobs::{Control, ListArgs, TasksArgs};
-use crate::cli::limits::LimitsArgs;
-use crate::cli::output::Format;
-use crate::cli::submit::SubmitArgs;
-use crate::config::raw::ServeArgs;
+use crate::cli::args::{Format, Remote, Usage, With};
+use crate::cli::client::Client;
+use crate::cli::line::{Command, Line};
+use crate::cli::term::screen;
 
-/// Durable fetch and download jobs over gRPC.
-#[derive(Debug, Parser)]
-#[command(name = "haul", version, about)]
-struct Line {
-    /// The server to talk to
-    #[arg(long, global = true, env = "HAUL_SERVER", value_name = "ADDR", default_value = "127.0.0.1:4285")]
-    server: String,
-    /// How to print
-    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "text")]
-    output: Format,
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Run the server
-    Serve(Box<ServeArgs>),
-    /// Download now, without a server
-    Get(GetArgs),
-    /// Submit a job
-    Submit(Box<SubmitArgs>),
-    /// Follow a job to its end; exit 0 when it succeeded, 1 when not
-    Watch {
-        /// The job's id, or a unique prefix of it
-        job: String,
-    },
-    /// List jobs, newest first
-    List(ListArgs),
-    /// Show a job
-    Show {
-        /// The job's id, or a unique prefix of it
-        job: String,
-    },
-    /// List the tasks of a job
-    Tasks(TasksArgs),
-    #[command(flatten)]
-    Control(Control),
-    /// Print what a task brought
-    Cat(CatArgs),
-    /// Show or change the server's limits
-    Limits(LimitsArgs),
-    /// List the hosts that the server talks to
-    Hosts,
-    /// Show what the server is and what it has to do
-    Info,
-    /// Let the server end as it does on SIGTERM: running tasks stop at a checkpoint
-    Drain,
-}
+pub use reference::reference;
 
 /// Runs what the command line asks for.
 pub fn main() -> ExitCode {
     // One provider of TLS in the whole process, chosen before anything can ask for one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let matches = Line::command().get_matches();
-    // The environment may name a server for all commands; naming one in the line of a command that has none is a mistake.
-    let names_server = matches.value_source("server") == Some(ValueSource::CommandLine);
+    let matches = line::command().get_matches();
+    let is_typed = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
+    let remote_flag = [("server", "--server"), ("output", "--output")].into_iter().find(|(name, _)| is_typed(name));
     let line = Line::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(threads()).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::new(error).context("cannot start the runtime")),
     };
-    runtime.block_on(Box::pin(run(line, names_server))).unwrap_or_else(|error| failed(&error))
+    runtime.block_on(Box::pin(run(line, remote_flag.map(|(_, flag)| flag)))).unwrap_or_else(|error| failed(&error))
 }
 
-async fn run(line: Line, names_server: bool) -> anyhow::Result<ExitCode> {
-    let format = line.output;
-    let is_client = !matches!(line.command, Command::Serve(_) | Command::Get(_));
-    if !is_client && (names_server || format == Format::Json) {
-        let what = if names_server { "--server" } else { "-o json" };
-        return Err(Usage(format!("`{what}` goes with the clients of a server, not with `serve` and `get`")).into());
+/// Runs a command. `remote_flag` is an option of the clients of a server that stands before the command.
+async fn run(line: Line, remote_flag: Option<&str>) -> anyhow::Result<ExitCode> {
+    if let (Command::Serve(_) | Command::Get(_), Some(flag)) = (&line.command, remote_flag) {
+        return Err(Usage(format!("`{flag}` is for the clients of a server, which `serve` and `get` are not")).into());
     }
+    let top = &line.remote;
     match line.command {
-        Command::Serve(args) => return serve::run(&args).await,
-        Command::Get(args) => return get::run(args).await,
-        _ => {}
+        Command::Serve(args) => serve::run(&args).await,
+        Command::Get(args) => get::run(*args).await,
+        Command::Submit(with) => {
+            let (client, format, args) = open(top, *with)?;
+            submit::run(&client, format, args).await
+        }
+        Command::Add(with) => {
+            let (client, format, args) = open(top, with)?;
+            add::run(&client, format, args).await
+        }
+        Command::Watch(with) => {
+            let (client, format, args) = open(top, with)?;
+            let job_id = jobref::resolve(&client, &args.job).await?;
+            watch::follow(&client, format, &job_id).await
+        }
+        Command::Wait(with) => {
+            let (client, format, args) = open(top, with)?;
+            watch::wait(&client, format, args).await
+        }
+        looks => Box::pin(look_or_control(top, looks)).await,
     }
-    let client = Client::new(&line.server)?;
-    match line.command {
-        Command::Submit(args) => submit::run(&client, format, *args).await,
-        Command::Watch { job } => watch::follow(&client, format, &jobref::resolve(&client, &job).await?).await,
-        Command::List(args) => jobs::list(&client, format, args).await,
-        Command::Show { job } => jobs::show(&client, format, &job).await,
-        Command::Tasks(args) => jobs::tasks(&client, format, args).await,
-        Command::Control(control) => jobs::control(&client, format, control).await,
-        Command::Cat(args) => content::cat(&client, format, args).await,
-        Command::Limits(args) => limits::run(&client, format, args).await,
-        Command::Hosts => admin::hosts(&client, format).await,
-        Command::Info => admin::info(&client, format).await,
-        Command::Drain => admin::drain(&client, format).await,
-        Command::Serve(_) | Command::Get(_) => Ok(ExitCode::SUCCESS),
+}
+
+/// Runs a command that asks a server once.
+async fn look_or_control(top: &Remote, command: Command) -> anyhow::Result<ExitCode> {
+    /// Opens the connection of a command, and hands it to the function that runs it.
+    macro_rules! with {
+        ($with:expr, $run:path) => {{
+            let (client, format, args) = open(top, $with)?;
+            $run(&client, format, args).await
+        }};
     }
+    match command {
+        Command::List(it) => with!(it, jobs::list),
+        Command::Show(it) => with!(it, jobs::show),
+        Command::Tasks(it) => with!(it, jobs::tasks),
+        Command::Cat(it) => with!(it, content::cat),
+        Command::Seal(it) => with!(it, control::seal),
+        Command::Cancel(it) => with!(it, control::cancel),
+        Command::Pause(it) => with!(it, control::pause),
+        Command::Resume(it) => with!(it, control::resume),
+        Command::Retry(it) => with!(it, control::retry),
+        Command::Update(it) => with!(it, control::update),
+        Command::Delete(it) => with!(it, control::delete),
+        Command::Limits(it) => with!(it, limits::run),
+        Command::Hosts(it) => with!(it, admin::hosts),
+        Command::Info(it) => with!(it, admin::info),
+        Command::Drain(it) => with!(it, admin::drain),
+        Command::Serve(_)
+        | Command::Get(_)
+        | Command::Submit(_)
+        | Command::Add(_)
+        | Command::Watch(_)
+        | Command::Wait(_) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// The server of a command, how it prints, and its own arguments.
+fn open<A: clap::Args>(top: &Remote, with: With<A>) -> anyhow::Result<(Client, Format, A)> {
+    let (server, format) = with.remote.over(top);
+    Ok((Client::new(&server)?, format, with.args))
 }
 
 /// Calls, scheduling and answers need little; the transfers have threads of their own.
@@ -129,7 +131,11 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).div_ceil(2).clamp(1, 4)
 }
 
+/// Says why a command failed, and what its exit code is.
 fn failed(error: &anyhow::Error) -> ExitCode {
-    output::say(&format!("haul: {error:#}"));
+    for (at, part) in format!("{error:#}").lines().enumerate() {
+        let front = if at == 0 { "haul: " } else { "" };
+        screen::say(format!("{front}{part}"));
+    }
     if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::client::Usage;
+use crate::cli::args::Usage;
 use crate::config::raw::{FileDurability, LogFormat, ServeArgs};
 use crate::config::{Access, ServeConfig};
 use crate::server::{self, Durability, EngineSettings, Guard, ServerSettings};

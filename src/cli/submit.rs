@@ -1,48 +1,52 @@
 //! `haul submit`.
 
-use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use crate::cli::client::{Client, Usage};
-use crate::cli::jobs::labels;
-use crate::cli::output::{self, Format};
+use crate::cli::add::{self, Urls};
+use crate::cli::args::{Format, Usage};
+use crate::cli::client::Client;
+use crate::cli::json;
+use crate::cli::labels;
+use crate::cli::lists::{self, Entry};
+use crate::cli::term::screen;
 use crate::cli::watch;
 use crate::pb;
+
+/// Tasks that a `SubmitJob` may hold; more go through `AddTasks`.
+const SUBMIT_TASKS_MAX: usize = 10_000;
+/// Bytes of URLs that go into a `SubmitJob`: half of what a server takes in one message.
+const SUBMIT_BYTES_MAX: usize = 8 << 20;
 
 /// What to submit.
 #[derive(Debug, Args)]
 pub(crate) struct SubmitArgs {
-    /// What to get; one task each
-    #[arg(value_name = "URL", required_unless_present = "file", conflicts_with = "file")]
-    urls: Vec<String>,
-    /// Keep the responses instead of downloading files
-    #[arg(long, conflicts_with_all = ["download", "file"])]
-    fetch: bool,
-    /// Download files (the default)
-    #[arg(long, conflicts_with = "file")]
-    download: bool,
-    /// The job as JSON of haul.v1.JobSpec; `-`: from stdin
-    #[arg(short, long, value_name = "JOB.json")]
+    #[command(flatten)]
+    urls: Urls,
+    /// The job as JSON of haul.v1.JobSpec; `-` reads stdin
+    #[arg(short, long, value_name = "JOB.json", conflicts_with_all = ["urls", "input", "fetch", "download"])]
     file: Option<PathBuf>,
-    /// Follow it to its end; exit 0 when it succeeded, 1 when not
+    /// Follow the job to its end; exit 0 when it succeeded, 1 when not
     #[arg(long)]
     watch: bool,
-    /// A name for people
+    /// Leave the job open for `haul add`, until `haul seal`
     #[arg(long)]
+    open: bool,
+    /// A name for people
+    #[arg(long, value_name = "TEXT")]
     title: Option<String>,
-    /// A label, as `key=value`; may be given again
+    /// A label, as KEY=VALUE; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
-    /// Where downloads go, relative to the server's download root
+    /// Where downloads go, relative to the server's download directory
     #[arg(long, value_name = "DIR")]
     directory: Option<String>,
     /// What a failed task does to the others [default: as in the file, else fail-fast]
     #[arg(long, value_name = "MODE")]
     mode: Option<Mode>,
-    /// Makes the submission idempotent
+    /// Makes the submission idempotent: the same id with the same job answers the first one again
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
 }
@@ -68,17 +72,26 @@ impl From<Mode> for pb::GroupMode {
     }
 }
 
-/// Submits a job.
+/// Submits a job. A list that is too long for one message is fed to an open job, which is sealed at its end.
 pub(crate) async fn run(client: &Client, format: Format, args: SubmitArgs) -> anyhow::Result<ExitCode> {
-    let mut job: pb::JobSpec = match &args.file {
-        Some(path) => output::from_json("haul.v1.JobSpec", &read(path)?)?,
-        None => {
-            pb::JobSpec { tasks: args.urls.iter().map(|url| task(url, args.fetch)).collect(), ..Default::default() }
+    let kind = args.urls.kind();
+    let (mut job, mut rest) = (pb::JobSpec::default(), Vec::new());
+    if let Some(path) = &args.file {
+        job = json::read("haul.v1.JobSpec", &lists::read_job(path)?)?;
+    } else {
+        let entries = entries(&args)?;
+        let bytes: usize = entries.iter().map(|entry| entry.text.len()).sum();
+        if entries.len() > SUBMIT_TASKS_MAX || bytes > SUBMIT_BYTES_MAX {
+            rest = entries;
+        } else {
+            job.tasks = entries.iter().map(|entry| kind.task(&entry.text)).collect();
         }
-    };
-    job.labels.extend(labels(&args.labels)?);
+    }
+    job.labels.extend(labels::read(&args.labels)?);
     job.title = args.title.unwrap_or(job.title);
     job.directory = args.directory.unwrap_or(job.directory);
+    let stays_open = args.open || job.open;
+    job.open = stays_open || !rest.is_empty();
     if let Some(mode) = args.mode {
         job.group.get_or_insert_default().set_mode(mode.into());
     }
@@ -87,28 +100,25 @@ pub(crate) async fn run(client: &Client, format: Format, args: SubmitArgs) -> an
     let answer = client.jobs().submit_job(request).await.map_err(|status| client.explain(&status))?.into_inner();
     let job = answer.job.unwrap_or_default();
     match format {
-        Format::Json => output::json_line("haul.v1.Job", &job)?,
-        Format::Text => output::line(&job.job_id),
+        Format::Json => json::print("haul.v1.Job", &job)?,
+        Format::Text => screen::line(job.job_id.as_str()),
+    }
+    if !rest.is_empty() {
+        // The answers of its chunks are no documents of this command: it printed its job.
+        add::add(client, Format::Text, &job.job_id, kind, rest.into_iter().map(Ok)).await?;
+        if !stays_open {
+            let request = pb::SealJobRequest { job_id: job.job_id.clone() };
+            client.jobs().seal_job(request).await.map_err(|status| client.explain(&status))?;
+        }
     }
     if args.watch { watch::follow(client, format, &job.job_id).await } else { Ok(ExitCode::SUCCESS) }
 }
 
-fn task(url: &str, fetch: bool) -> pb::TaskSpec {
-    let url = url.to_owned();
-    let work = if fetch {
-        pb::task_spec::Work::Fetch(pb::FetchSpec { url, ..Default::default() })
-    } else {
-        pb::task_spec::Work::Download(pb::DownloadSpec { url, ..Default::default() })
-    };
-    pb::TaskSpec { work: Some(work), ..Default::default() }
-}
-
-fn read(path: &std::path::Path) -> Result<String, Usage> {
-    let mut text = String::new();
-    let read = if path == std::path::Path::new("-") {
-        std::io::stdin().read_to_string(&mut text).map(|_| text)
-    } else {
-        std::fs::read_to_string(path)
-    };
-    read.map_err(|error| Usage(format!("cannot read `{}`: {error}", path.display())))
+/// All URLs of the command line and its list: what is wrong with any of them is said before anything is submitted.
+fn entries(args: &SubmitArgs) -> Result<Vec<Entry>, Usage> {
+    if args.urls.urls.is_empty() && args.urls.input.is_none() && !args.open {
+        let what = "nothing to submit; name URLs, a list of them with `-i FILE`, or a job with `-f JOB.json`";
+        return Err(Usage(what.to_owned()));
+    }
+    lists::collected(args.urls.entries()?)
 }

@@ -1,181 +1,288 @@
-//! `haul watch`, and the end of `haul submit --watch`.
+//! `haul watch`, `haul wait`, and the end of `haul submit --watch`.
 
-use std::io::IsTerminal as _;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use indicatif::ProgressBar;
+use clap::Args;
 use tokio::time::Instant;
-use tonic::{Code, Status};
+use tonic::Status;
 
-use crate::cli::client::{Client, is_ours};
-use crate::cli::output::{self, Format};
+use crate::cli::args::{Format, JobRef, Usage};
+use crate::cli::client::Client;
+use crate::cli::jobref;
+use crate::cli::json;
+use crate::cli::patience::Patience;
+use crate::cli::states::{self, is_ended, job_state, task_state};
+use crate::cli::term::bars::{self, Transfer};
+use crate::cli::term::line::{Hue, Line};
+use crate::cli::term::live::Live;
+use crate::cli::term::screen;
+use crate::cli::term::words;
+use crate::config::parse_duration;
+use crate::model::text::plain;
 use crate::pb;
 use crate::pb::watch_job_response::Event;
 
-/// The first wait before a server that went away is tried again; each one after it is twice as long.
-const BACKOFF: Duration = Duration::from_millis(250);
-/// The longest such wait.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// How long a server may be away.
-const AWAY_MAX: Duration = Duration::from_mins(5);
+/// How often the screen is drawn.
+const TICK: Duration = Duration::from_millis(250);
+/// How long nothing may be said where there is no screen.
+const QUIET_MAX: Duration = Duration::from_secs(10);
+/// The exit code when the time passed before the job ended, as of `timeout`.
+const TIMED_OUT: u8 = 124;
 
 /// Follows a job to its end over restarts of its server: each connection goes on after the last event that was seen.
 pub(crate) async fn follow(client: &Client, format: Format, job_id: &str) -> anyhow::Result<ExitCode> {
     let mut watch = Watch::new(format);
-    let mut backoff = BACKOFF;
+    let mut patience = Patience::default();
     loop {
-        match watch.connect(client, job_id).await {
-            Ok(Some(state)) => {
-                let succeeded = state == pb::JobState::Succeeded;
-                return Ok(if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE });
-            }
-            // It ended without an end of the job: somebody between us and the server closed it.
-            Ok(None) => {}
-            Err(status) if watch.may_go_on(&status) => {}
-            Err(status) => return Err(client.explain(&status)),
+        let status = match watch.connect(client, job_id, &mut patience).await {
+            Ok(Some(state)) => return Ok(exit_code(state)),
+            // The stream ended before the job did: something between here and the server closed it.
+            Ok(None) => Status::unavailable("the stream was closed"),
+            Err(status) => status,
+        };
+        let Some(wait) = patience.wait(&status) else { return Err(client.explain(&status)) };
+        if patience.is_first() {
+            watch.say(format!("haul: the watch was cut ({}); trying again", plain(status.message())));
         }
-        if watch.is_new() {
-            backoff = BACKOFF;
+        let until = Instant::now() + wait;
+        while Instant::now() < until {
+            let silent = patience.last_heard().map(|heard| heard.elapsed()).unwrap_or_default();
+            watch.draw(Line::of(Hue::Warn, &format!("no connection for {}; trying again", words::duration(silent))));
+            tokio::time::sleep_until(until.min(Instant::now() + TICK)).await;
         }
-        tokio::time::sleep(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF_MAX);
     }
+}
+
+fn exit_code(state: pb::JobState) -> ExitCode {
+    if state == pb::JobState::Succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// What is known of a job, over all connections.
 struct Watch {
     format: Format,
+    live: Live,
     sequence: u64,
     state: pb::JobState,
-    /// When a server last said something; `None`: none has yet.
-    heard: Option<Instant>,
-    is_lost: bool,
-    bar: Option<ProgressBar>,
+    progress: pb::JobProgress,
+    /// Tasks that wait for their next attempt, by index.
+    backing_off: BTreeMap<u32, pb::Task>,
+    /// When something was last printed.
+    said: Instant,
 }
 
 impl Watch {
     fn new(format: Format) -> Watch {
-        let shows = format == Format::Text && std::io::stderr().is_terminal();
-        let bar = shows.then(ProgressBar::new_spinner);
-        Watch { format, sequence: 0, state: pb::JobState::Unspecified, heard: None, is_lost: false, bar }
+        Watch {
+            format,
+            live: Live::default(),
+            sequence: 0,
+            state: pb::JobState::Unspecified,
+            progress: pb::JobProgress::default(),
+            backing_off: BTreeMap::new(),
+            said: Instant::now(),
+        }
     }
 
     /// Reads one connection to its end. The state of the job, if it has ended.
-    async fn connect(&mut self, client: &Client, job_id: &str) -> Result<Option<pb::JobState>, Status> {
-        let after_sequence = Some(self.sequence);
-        let request = pb::WatchJobRequest { job_id: job_id.to_owned(), after_sequence, ..Default::default() };
-        let mut stream = client.jobs().watch_job(request).await?.into_inner();
-        while let Some(message) = stream.message().await? {
-            self.heard = Some(Instant::now());
-            self.is_lost = false;
-            self.take(&message)?;
-        }
-        Ok(is_ended(self.state).then_some(self.state))
-    }
-
-    /// Whether another connection may bring what this one did not. What never was there is not waited for.
-    fn may_go_on(&mut self, status: &Status) -> bool {
-        let is_away = match status.code() {
-            Code::Unavailable => true,
-            Code::Unknown | Code::Internal | Code::Cancelled => is_ours(status),
-            _ => false,
+    async fn connect(
+        &mut self,
+        client: &Client,
+        job_id: &str,
+        patience: &mut Patience,
+    ) -> Result<Option<pb::JobState>, Status> {
+        let request = pb::WatchJobRequest {
+            job_id: job_id.to_owned(),
+            after_sequence: Some(self.sequence),
+            // Waits are drawn; whoever reads lines reads ends.
+            task_starts: self.format == Format::Text && screen::stderr_size().is_some(),
+            ..Default::default()
         };
-        let is_late = self.heard.is_none_or(|heard| heard.elapsed() > AWAY_MAX);
-        if is_away && !is_late && !std::mem::replace(&mut self.is_lost, true) {
-            self.say(&format!("haul: the watch was cut ({}); trying again", output::plain(status.message())));
+        let mut stream = client.jobs().watch_job(request).await?.into_inner();
+        let mut ticks = tokio::time::interval(TICK);
+        loop {
+            tokio::select! {
+                message = stream.message() => match message? {
+                    Some(message) => {
+                        patience.heard();
+                        self.take(message)?;
+                    }
+                    None => return Ok(is_ended(self.state).then_some(self.state)),
+                },
+                _ = ticks.tick() => self.show(),
+            }
         }
-        is_away && !is_late
     }
 
-    /// Whether the last connection was a good one.
-    fn is_new(&self) -> bool {
-        self.heard.is_some_and(|heard| heard.elapsed() < BACKOFF)
-    }
-
-    fn take(&mut self, message: &pb::WatchJobResponse) -> Result<(), Status> {
+    fn take(&mut self, message: pb::WatchJobResponse) -> Result<(), Status> {
         if let Some(Event::Snapshot(job) | Event::JobChanged(job) | Event::JobEnded(job)) = &message.event {
             self.state = job.state();
+            self.progress.counts = job.counts;
         }
         if matches!(message.event, Some(Event::TaskEnded(_) | Event::JobChanged(_) | Event::JobEnded(_))) {
             self.sequence = message.sequence;
         }
         if self.format == Format::Json {
-            let printed = output::json_line("haul.v1.WatchJobResponse", message);
+            let printed = json::print("haul.v1.WatchJobResponse", &message);
             return printed.map_err(|error| Status::data_loss(error.to_string()));
         }
-        let line = match &message.event {
-            Some(Event::TaskEnded(task)) => task_line(task),
-            Some(Event::JobChanged(job) | Event::JobEnded(job)) => job_line(job),
-            Some(Event::Progress(progress)) => {
-                if let Some(bar) = &self.bar {
-                    bar.set_message(progress_line(progress));
-                    bar.tick();
-                }
-                return Ok(());
+        match message.event {
+            Some(Event::TaskEnded(task)) => {
+                self.backing_off.remove(&task.task_index);
+                self.print(task_line(&task));
             }
-            _ => return Ok(()),
-        };
-        match &self.bar {
-            Some(bar) => bar.suspend(|| output::line(&output::plain(&line))),
-            None => output::line(&output::plain(&line)),
+            Some(Event::JobChanged(job) | Event::JobEnded(job)) => self.print(job_line(&job)),
+            Some(Event::TaskStarted(task)) => {
+                self.backing_off.remove(&task.task_index);
+            }
+            Some(Event::TaskBackingOff(task)) => {
+                self.backing_off.insert(task.task_index, task);
+            }
+            Some(Event::Progress(progress)) => self.progress = progress,
+            Some(Event::Snapshot(_) | Event::Heartbeat(_)) | None => {}
         }
         Ok(())
     }
 
-    fn say(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| output::say(text)),
-            None => output::say(text),
+    /// Shows how far the job is: on a screen always, else when nothing was said for long.
+    fn show(&mut self) {
+        if self.format == Format::Json || is_ended(self.state) {
+            return;
         }
+        let sum = progress_line(&self.progress);
+        if screen::stderr_size().is_some() {
+            self.draw(sum);
+        } else if self.said.elapsed() >= QUIET_MAX {
+            self.said = Instant::now();
+            screen::say(sum);
+        }
+    }
+
+    fn draw(&mut self, sum: Line) {
+        let Some(size) = screen::stderr_size().filter(|_| self.format == Format::Text) else { return };
+        let running = self.progress.active.iter().map(|task| {
+            let progress = task.progress.unwrap_or_default();
+            Transfer {
+                name: task.url.clone(),
+                done: progress.bytes_done,
+                total: progress.bytes_total,
+                bytes_per_second: progress.bytes_per_second,
+                waits: None,
+            }
+        });
+        let waiting = self.backing_off.values().map(|task| Transfer {
+            name: task.url.clone(),
+            waits: Some(states::why(task)),
+            ..Transfer::default()
+        });
+        self.live.draw(bars::frame(&running.chain(waiting).collect::<Vec<_>>(), sum, size), size);
+    }
+
+    fn print(&mut self, line: Line) {
+        self.live.clear();
+        self.said = Instant::now();
+        screen::line(line);
+    }
+
+    fn say(&mut self, line: String) {
+        self.live.clear();
+        self.said = Instant::now();
+        screen::say(line);
     }
 }
 
-impl Drop for Watch {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-fn is_ended(state: pb::JobState) -> bool {
-    matches!(state, pb::JobState::Succeeded | pb::JobState::Failed | pb::JobState::Cancelled)
-}
-
-fn job_line(job: &pb::Job) -> String {
+fn job_line(job: &pb::Job) -> Line {
     let counts = job.counts.unwrap_or_default();
-    let failure = job.failure.as_ref().map(|failure| format!(": {}", failure.message)).unwrap_or_default();
-    let state = output::word(job.state().as_str_name(), "JOB_STATE_");
-    format!("job {state}, {} of {} tasks ended well{failure}", counts.succeeded, counts.total)
+    let of = if counts.total == 1 { "task" } else { "tasks" };
+    let line = Line::from("job ")
+        .and(job_state(job))
+        .with(Hue::Plain, &format!(": {} of {} {of} succeeded", counts.succeeded, counts.total));
+    match &job.failure {
+        Some(failure) => line.with(Hue::Plain, "; ").with(Hue::Bad, &states::failure(failure)),
+        None => line,
+    }
 }
 
-fn progress_line(progress: &pb::JobProgress) -> String {
+fn progress_line(progress: &pb::JobProgress) -> Line {
     let bytes = progress.progress.unwrap_or_default();
     let counts = progress.counts.unwrap_or_default();
-    format!(
-        "{} of {} tasks, {} running, {} of {}, {}/s",
-        counts.succeeded,
-        counts.total,
+    let line = Line::from(format!("{} of {} tasks succeeded", counts.succeeded, counts.total));
+    let failed = if counts.failed > 0 { format!(", {} failed", counts.failed) } else { String::new() };
+    let running = format!(
+        ", {} running; {}",
         counts.running,
-        output::size(bytes.bytes_done),
-        output::size(bytes.bytes_total),
-        output::size(bytes.bytes_per_second)
-    )
+        bars::phrase(bytes.bytes_done, bytes.bytes_total, bytes.bytes_per_second)
+    );
+    line.with(Hue::Bad, &failed).with(Hue::Plain, &running)
 }
 
 /// How a task ended, in a line.
-fn task_line(task: &pb::Task) -> String {
-    let state = output::word(task.state().as_str_name(), "TASK_STATE_");
+fn task_line(task: &pb::Task) -> Line {
     let what = match (&task.result, &task.error) {
         (Some(pb::task::Result::DownloadResult(download)), _) => {
-            format!("{} ({})", download.path, output::size(download.bytes))
+            format!("{} ({})", download.path, words::size(download.bytes))
         }
         (Some(pb::task::Result::FetchResult(fetch)), _) => {
-            format!("{} {} ({})", task.url, fetch.http_status, output::size(fetch.body_bytes))
+            format!("{} {} ({})", task.url, fetch.http_status, words::size(fetch.body_bytes))
         }
         (None, Some(error)) => format!("{}: {}", task.url, error.message),
         (None, None) => task.url.clone(),
     };
-    format!("task {} {state}: {what}", task.task_index)
+    Line::from(format!("task {} ", task.task_index)).and(task_state(task)).with(Hue::Plain, &format!(": {what}"))
+}
+
+/// Which job to wait for, and how long.
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    #[command(flatten)]
+    job: JobRef,
+    /// Give up after this time (`500ms`, `10s`, `5m`, `1h`), with exit code 124
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<String>,
+}
+
+/// Waits until a job has ended, and prints how. Exit codes are those of [`follow`], and 124 when the time passed first.
+pub(crate) async fn wait(client: &Client, format: Format, args: WaitArgs) -> anyhow::Result<ExitCode> {
+    let timeout = match &args.timeout {
+        None => None,
+        Some(text) => Some(parse_duration(text).ok_or_else(|| {
+            Usage(format!("`--timeout` is `{text}`, which is not a time; write it like `500ms`, `10s`, `5m` or `1h`"))
+        })?),
+    };
+    let job_id = jobref::resolve(client, &args.job.job).await?;
+    let until = timeout.map(|timeout| Instant::now() + timeout);
+    // A server that is there, and knows the job, is waited for when it goes away.
+    let request = pb::GetJobRequest { job_id: job_id.clone(), ..Default::default() };
+    client.jobs().get_job(request).await.map_err(|status| client.explain(&status))?;
+    let mut patience = Patience::default();
+    patience.heard();
+    let job = loop {
+        // A timeout of nothing would be none.
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
+        let timeout = left.and_then(|left| prost_types::Duration::try_from(left).ok());
+        let request = pb::WaitJobRequest { job_id: job_id.clone(), timeout };
+        let status = match client.jobs().wait_job(request).await {
+            Ok(answer) => {
+                patience.heard();
+                let job = answer.into_inner().job.unwrap_or_default();
+                if is_ended(job.state()) || until.is_some_and(|until| Instant::now() >= until) {
+                    break job;
+                }
+                continue;
+            }
+            Err(status) => status,
+        };
+        let Some(wait) = patience.wait(&status) else { return Err(client.explain(&status)) };
+        tokio::time::sleep(until.map_or(wait, |until| wait.min(until.saturating_duration_since(Instant::now())))).await;
+    };
+    match format {
+        Format::Json => json::print("haul.v1.Job", &job)?,
+        Format::Text => screen::line(job_line(&job)),
+    }
+    if !is_ended(job.state()) {
+        screen::say("haul: the time passed before the job ended");
+        return Ok(ExitCode::from(TIMED_OUT));
+    }
+    Ok(exit_code(job.state()))
 }

@@ -231,8 +231,8 @@ fn duration(name: &str, text: Option<&str>, default: Duration, wrong: &mut Vec<S
     })
 }
 
-/// A number with a unit: `ms`, `s`, `m`, `h`; without one, seconds.
-fn parse_duration(text: &str) -> Option<Duration> {
+/// Reads a duration: a number with a unit (`ms`, `s`, `m`, `h`), or seconds without one; `None` when it is neither.
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let text = text.trim();
     let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);

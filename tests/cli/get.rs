@@ -34,22 +34,34 @@ fn gets_files_and_skips_them_when_run_again() {
     let moved = origin.body_bytes();
     let output = haul(&args);
     assert!(output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("was there already"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("complete already"));
     assert_eq!(origin.body_bytes(), moved, "nothing came over the network again");
 }
 
 #[test]
-fn proxies_of_the_environment_are_ignored() {
+fn proxies_of_the_environment_are_obeyed_as_curl_does() {
     let origin = Origin::start();
     let dir = tempfile::tempdir().unwrap();
     origin.object("/a.bin", Object::new(1, 1_000));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_haul"));
-    for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
-        // Nobody listens there.
-        command.env(name, "http://127.0.0.1:9");
-    }
-    let output = command.args(["get", &origin.url("/a.bin"), "-d"]).arg(dir.path()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // Nobody listens there.
+    let dead = "http://127.0.0.1:9";
+    let get = |variables: &[(&str, &str)], flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_haul"));
+        for name in
+            ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"]
+        {
+            command.env_remove(name);
+        }
+        command.envs(variables.iter().copied()).args(["get", &origin.url("/a.bin"), "--retries", "0", "-d"]);
+        command.arg(dir.path()).args(flags).output().unwrap().status.success()
+    };
+    assert!(!get(&[("http_proxy", dead)], &[]));
+    assert!(!get(&[("ALL_PROXY", dead)], &[]));
+    assert!(!get(&[], &["--proxy", dead]));
+    assert!(files(dir.path()).iter().all(|name| name.starts_with(".haul-")), "nothing came past the proxy");
+    assert!(get(&[("http_proxy", dead), ("NO_PROXY", "127.0.0.1")], &[]));
+    assert!(get(&[("HTTP_PROXY", dead)], &[]), "a header of CGI scripts");
+    assert!(get(&[("http_proxy", dead)], &["--proxy", ""]), "the flag is stronger");
     assert_eq!(files(dir.path()), ["a.bin"]);
 }
 
@@ -74,13 +86,13 @@ fn an_interrupted_run_goes_on() {
     }
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"));
+    assert_eq!(output.status.code(), Some(130));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("run the same command again to resume"));
     assert!(!dir.path().join("f").exists());
 
     let output = haul(&["get", "-d", to, &origin.url("/f")]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && said.contains("of it from before"), "{said}");
+    assert!(output.status.success() && said.contains("resumed at"), "{said}");
     assert_eq!(std::fs::read(dir.path().join("f")).unwrap(), object.bytes());
     assert_eq!(files(dir.path()), ["f"]);
 }
@@ -168,6 +180,88 @@ fn what_it_keeps_for_itself_is_private_and_goes_with_it() {
     let made = std::fs::read_dir(scratch.path()).unwrap().next().unwrap().unwrap();
     assert_eq!(made.metadata().unwrap().permissions().mode() & 0o077, 0, "its URLs may hold passwords");
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
-    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(143));
     assert!(files(scratch.path()).is_empty());
+}
+
+#[test]
+fn files_of_others_are_never_replaced() {
+    let origin = Origin::start();
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().to_str().unwrap();
+    origin.object("/x.bin", Object::new(1, 1_000));
+    origin.handle("/named", |request| {
+        Object::new(2, 1_000).respond(request).header("Content-Disposition", "attachment; filename=Makefile")
+    });
+    for name in ["x.bin", "Makefile", "given.bin"] {
+        std::fs::write(dir.path().join(name), "mine").unwrap();
+    }
+    for (args, made) in [
+        (vec![origin.url("/x.bin")], "x (1).bin"),
+        (vec![origin.url("/named")], "Makefile (1)"),
+        (vec![origin.url("/x.bin"), "-O".into(), "given.bin".into()], "given (1).bin"),
+    ] {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        // The second run finds what the first one made.
+        for _ in 0..2 {
+            let output = haul(&[&["get", "-d", to][..], &args].concat());
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            assert!(dir.path().join(made).exists(), "{made}: {:?}", files(dir.path()));
+        }
+    }
+    for name in ["x.bin", "Makefile", "given.bin"] {
+        assert_eq!(std::fs::read(dir.path().join(name)).unwrap(), b"mine", "{name}");
+    }
+    assert_eq!(files(dir.path()).len(), 6);
+}
+
+#[test]
+fn requests_are_what_the_flags_say() {
+    let origin = Origin::start();
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().to_str().unwrap();
+    let token = dir.path().join("token");
+    std::fs::write(&token, "t0ken\n").unwrap();
+    origin.handle("/basic", |request| match request.header("authorization") {
+        Some("Basic bWU6cHc=") if request.header("x-team") == Some("red") => Reply::ok("basic"),
+        _ => Reply::status(401),
+    });
+    origin.handle("/bearer", |request| match request.header("authorization") {
+        Some("Bearer t0ken") => Reply::ok("bearer"),
+        _ => Reply::status(401),
+    });
+    let basic =
+        haul(&["get", "-d", to, &origin.url("/basic"), "--user", "me:pw", "--header", "X-Team: red", "-O", "b"]);
+    assert!(basic.status.success(), "{}", String::from_utf8_lossy(&basic.stderr));
+    let bearer = haul(&["get", "-d", to, &origin.url("/bearer"), "--bearer-from", token.to_str().unwrap(), "-O", "c"]);
+    assert!(bearer.status.success(), "{}", String::from_utf8_lossy(&bearer.stderr));
+    assert_eq!(std::fs::read(dir.path().join("b")).unwrap(), b"basic");
+    assert_eq!(std::fs::read(dir.path().join("c")).unwrap(), b"bearer");
+    for flags in [&["--header", "Range: bytes=0-"][..], &["--user", "me"], &["--header", "x"], &["--proxy", "nonsense"]]
+    {
+        assert_eq!(haul(&[&["get", "-d", to, "http://a/"][..], flags].concat()).status.code(), Some(2), "{flags:?}");
+    }
+}
+
+#[test]
+fn waits_and_ends_are_said_where_there_is_no_screen() {
+    let origin = Origin::start();
+    let dir = tempfile::tempdir().unwrap();
+    origin.handle("/f", |request| if request.nth == 0 { Reply::status(503) } else { Reply::ok("f") });
+    origin.reply("/gone", Reply::status(404));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_haul"))
+        .args(["get", "-d", dir.path().to_str().unwrap(), "-i", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let list = format!("\u{feff}{}\r\n{}\r\n", origin.url("/f"), origin.url("/gone"));
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), list.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in ["f: attempt 2 of 5 in ", "503", "f (1 B)", "failed: http", "1 of 2 files, 1 failed; 1 B in "] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains('\x1b'), "{said:?}");
 }

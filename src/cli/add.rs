@@ -1,0 +1,112 @@
+//! `haul add`: feeds an open job.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::cli::args::{Format, JobRef, Usage};
+use crate::cli::chunks::Kind;
+use crate::cli::client::Client;
+use crate::cli::feed::{Fed, feed};
+use crate::cli::jobref;
+use crate::cli::json;
+use crate::cli::lists::{Entry, List, ListError};
+use crate::cli::term::screen;
+use crate::cli::term::words;
+use crate::cli::urls;
+
+/// URLs of tasks, and what the tasks do.
+#[derive(Debug, Args)]
+pub(crate) struct Urls {
+    /// What to get; one task each
+    #[arg(value_name = "URL")]
+    pub(crate) urls: Vec<String>,
+    /// A list of URLs, one a line, `#` begins a comment; `-` reads stdin
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// Keep the responses instead of downloading files
+    #[arg(long, conflicts_with = "download")]
+    pub(crate) fetch: bool,
+    /// Download files (the default)
+    #[arg(long)]
+    pub(crate) download: bool,
+}
+
+impl Urls {
+    /// What the tasks do.
+    pub(crate) fn kind(&self) -> Kind {
+        if self.fetch { Kind::Fetch } else { Kind::Download }
+    }
+
+    /// The URLs of the command line, then those of the list.
+    pub(crate) fn entries(&self) -> Result<impl Iterator<Item = Result<Entry, ListError>> + Send + 'static, Usage> {
+        let list = self.input.as_deref().map(List::open).transpose()?;
+        Ok(self.typed()?.into_iter().map(Ok).chain(list.into_iter().flatten()))
+    }
+
+    /// The URLs of the command line.
+    fn typed(&self) -> Result<Vec<Entry>, Usage> {
+        let read = |text: &String| {
+            let url = urls::read(text).map_err(Usage)?;
+            Ok(Entry { line: 0, text: text.clone(), url })
+        };
+        self.urls.iter().map(read).collect()
+    }
+}
+
+/// What to add to which job.
+#[derive(Debug, Args)]
+pub(crate) struct AddArgs {
+    #[command(flatten)]
+    job: JobRef,
+    #[command(flatten)]
+    urls: Urls,
+}
+
+/// Adds tasks to an open job; each chunk of them is durable when it is answered.
+pub(crate) async fn run(client: &Client, format: Format, args: AddArgs) -> anyhow::Result<ExitCode> {
+    if args.urls.urls.is_empty() && args.urls.input.is_none() {
+        return Err(Usage("nothing to add; name URLs, or a list of them with `-i FILE`".to_owned()).into());
+    }
+    let entries = args.urls.entries()?;
+    let job_id = jobref::resolve(client, &args.job.job).await?;
+    let fed = add(client, format, &job_id, args.urls.kind(), entries).await?;
+    if format == Format::Text {
+        screen::line(added(&fed));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Adds the tasks of a list. An error says how many of them are durable, and that the rest can follow.
+pub(crate) async fn add(
+    client: &Client,
+    format: Format,
+    job_id: &str,
+    kind: Kind,
+    entries: impl Iterator<Item = Result<Entry, ListError>> + Send + 'static,
+) -> anyhow::Result<Fed> {
+    let print = |answer: &_| match format {
+        Format::Json => json::print("haul.v1.AddTasksResponse", answer),
+        Format::Text => Ok(()),
+    };
+    feed(client, job_id, kind, entries, print).await.map_err(|cut| {
+        let text = format!(
+            "{}\n{}; when the cause is gone, `haul add {job_id}` with the same list adds the rest",
+            cut.error,
+            added(&cut.fed)
+        );
+        if cut.error.is::<Usage>() { Usage(text).into() } else { anyhow::Error::msg(text) }
+    })
+}
+
+/// `1,234 tasks are in the job, from index 0 on`.
+fn added(fed: &Fed) -> String {
+    match fed.first_index {
+        None => "no task was added".to_owned(),
+        Some(first) => {
+            let verb = if fed.tasks == 1 { "is" } else { "are" };
+            format!("{} {verb} in the job, from index {first} on", words::count(fed.tasks, "task"))
+        }
+    }
+}

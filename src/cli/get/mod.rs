@@ -1,0 +1,205 @@
+//! `haul get`: downloads now, by the engine in this process and no server.
+//!
+//! Run again it resumes what is partly there and skips what is complete: parts are named by URL and path, finished files
+//! remember the validator that they came with. The database holds one run and is thrown away.
+
+mod plan;
+mod report;
+
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::broadcast;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::cli::args::Usage;
+use crate::cli::get::plan::Plan;
+use crate::cli::get::report::Report;
+use crate::config::LimitSettings;
+use crate::engine::handle::Engine;
+use crate::engine::hub::Notice;
+use crate::model::group::{GroupMode, GroupPolicy};
+use crate::model::ids::JobId;
+use crate::model::limits::Limits;
+use crate::model::spec::JobSpec;
+use crate::server::{self, Built, Durability, EngineSettings, Guard};
+use crate::telemetry;
+
+pub(crate) use plan::GetArgs;
+
+/// How often the screen is drawn.
+const TICK: Duration = Duration::from_millis(100);
+/// How often the engine is asked why nothing runs.
+const EXPLAIN_INTERVAL: Duration = Duration::from_secs(1);
+/// Events that are read in one go.
+const EVENTS_MAX: u32 = 256;
+
+/// Why a run ended before its files were there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Interruption {
+    Interrupt,
+    Terminate,
+}
+
+impl Interruption {
+    /// As shells report a process that the signal ended: 128 and its number.
+    fn exit_code(self) -> ExitCode {
+        match self {
+            Interruption::Interrupt => ExitCode::from(130),
+            Interruption::Terminate => ExitCode::from(143),
+        }
+    }
+}
+
+/// Gets files; succeeds when all of them are there.
+pub(crate) async fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
+    let _log = telemetry::start(telemetry::LogFormat::Text, tracing::Level::ERROR)
+        .map_err(|error| Usage(error.to_string()))?;
+    let plan = Plan::of(&args)?;
+    let mut signals = Signals::new()?;
+    let scratch = Scratch::new()?;
+    let Built { engine, task, .. } = server::build(&settings(&plan, &scratch.0)).await?;
+    let mut work = JoinSet::new();
+    work.spawn(task.run());
+    let spec = JobSpec {
+        directory: ".".to_owned(),
+        group: GroupPolicy { mode: GroupMode::Collect, ..GroupPolicy::default() },
+        defaults: plan.options.clone(),
+        ..JobSpec::default()
+    };
+    let mut report = Report::new(plan.tasks.len(), plan.attempts);
+    let total = plan.tasks.len();
+    let job = engine.submit(spec, plan.tasks, "").await?.id;
+    let interruption = follow(&engine, job, &mut report, &mut signals).await?;
+    let failed = engine.job(job).await?.counts.succeeded as usize != total;
+    engine.drain().await;
+    tokio::select! {
+        ended = work.join_next() => {
+            if let Some(ended) = ended {
+                ended??;
+            }
+        }
+        // A second signal does not wait for the checkpoints.
+        _ = signals.next() => {}
+    }
+    report.close(interruption.is_some());
+    Ok(match interruption {
+        Some(interruption) => interruption.exit_code(),
+        None if failed => ExitCode::FAILURE,
+        None => ExitCode::SUCCESS,
+    })
+}
+
+/// Shows how far the run is until all has ended, or a signal stops it.
+async fn follow(
+    engine: &Engine,
+    job: JobId,
+    report: &mut Report,
+    signals: &mut Signals,
+) -> anyhow::Result<Option<Interruption>> {
+    let mut ticks = tokio::time::interval(TICK);
+    let mut notices = engine.hub().feed(job).map(|feed| feed.notices());
+    let (mut seen, mut explained) = (0, Instant::now());
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            interruption = signals.next() => return Ok(Some(interruption)),
+            notice = next_notice(&mut notices) => report.notice(&notice, engine.now()),
+        }
+        loop {
+            let events = engine.events(job, seen, EVENTS_MAX).await?;
+            let Some(last) = events.last() else { break };
+            seen = last.head.sequence;
+            for task in events.iter().filter_map(|event| event.task.as_ref()) {
+                report.ended(task);
+            }
+        }
+        let Some(feed) = engine.hub().feed(job) else { return Ok(None) };
+        let active = feed.active(usize::MAX);
+        if active.is_empty() && explained.elapsed() >= EXPLAIN_INTERVAL {
+            explained = Instant::now();
+            let explanation = engine.explain(job, Vec::new()).await?;
+            let waits = explanation.job().or(explanation.lanes.first().map(|(wait, _)| wait));
+            report.idle(waits.map(|wait| wait.message.clone()));
+        }
+        report.show(&active, feed.progress(), engine.now());
+    }
+}
+
+/// The next news of the job; never ends when there will be none.
+async fn next_notice(notices: &mut Option<broadcast::Receiver<Notice>>) -> Notice {
+    loop {
+        let Some(receiver) = notices else { std::future::pending().await };
+        match receiver.recv().await {
+            Ok(notice) => return notice,
+            // Waits that were missed are over or come again.
+            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => *notices = None,
+        }
+    }
+}
+
+fn settings(plan: &Plan, scratch: &Path) -> EngineSettings {
+    let defaults = Limits::default();
+    EngineSettings {
+        data_dir: scratch.to_owned(),
+        download_dir: plan.directory.clone(),
+        limits: LimitSettings {
+            max_concurrent_tasks: Some(plan.jobs),
+            max_per_host: Some(plan.jobs.max(plan.connections).max(defaults.max_per_host)),
+            initial: Limits { bytes_per_second: plan.bytes_per_second, ..defaults },
+        },
+        // It is the user's own tool: it may go wherever the user may.
+        guard: Guard { allow_private: true, ..Guard::default() },
+        file_durability: Durability::Full,
+        retry_after_max: Duration::from_secs(3600),
+        disk_reserve: None,
+        max_download_bytes: None,
+        parts_by_url: true,
+        scratch: true,
+    }
+}
+
+/// The signals that end a run.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) -> Interruption {
+        tokio::select! {
+            _ = self.interrupt.recv() => Interruption::Interrupt,
+            _ = self.terminate.recv() => Interruption::Terminate,
+        }
+    }
+}
+
+/// A directory for the database of one run, removed with it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes a directory that only its user can read: URLs hold passwords.
+    fn new() -> anyhow::Result<Scratch> {
+        let path = std::env::temp_dir().join(format!("haul-get-{}", uuid::Uuid::now_v7()));
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        made.with_context(|| format!("cannot make the directory `{}` for the time of this run", path.display()))?;
+        Ok(Scratch(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed lies where the system cleans up.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

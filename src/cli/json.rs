@@ -1,0 +1,105 @@
+//! The JSON of the command line: the API's messages, one document a line.
+
+use std::sync::OnceLock;
+
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
+
+use crate::cli::args::Usage;
+use crate::cli::term::screen;
+use crate::pb;
+
+/// Looks up a message of the contract by its full name.
+fn descriptor(name: &str) -> anyhow::Result<MessageDescriptor> {
+    // Read once: a list has a line for each of its messages.
+    static POOL: OnceLock<Option<DescriptorPool>> = OnceLock::new();
+    let pool = POOL.get_or_init(|| DescriptorPool::decode(pb::FILE_DESCRIPTOR_SET).ok()).as_ref();
+    let message = pool.and_then(|pool| pool.get_message_by_name(name));
+    message.ok_or_else(|| anyhow::anyhow!("the contract has no message `{name}`"))
+}
+
+/// Writes a message as one line of protobuf JSON, with the names of the proto and every field that has no presence: task 0
+/// has its `task_index`, and an empty list is a list.
+pub(crate) fn write(name: &str, message: &impl Message) -> anyhow::Result<String> {
+    let dynamic = DynamicMessage::decode(descriptor(name)?, message.encode_to_vec().as_slice())?;
+    let mut line = Vec::new();
+    let mut serializer = serde_json::Serializer::new(&mut line);
+    let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(false);
+    dynamic.serialize_with_options(&mut serializer, &options)?;
+    Ok(String::from_utf8(line)?)
+}
+
+/// Reads a message from JSON. A field that the contract does not have is an error.
+pub(crate) fn read<M: Message + Default>(name: &str, text: &str) -> anyhow::Result<M> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let dynamic = DynamicMessage::deserialize(descriptor(name)?, &mut deserializer)
+        .and_then(|message| deserializer.end().map(|()| message))
+        .map_err(|error| Usage(format!("cannot read the JSON as {name}: {error}")))?;
+    Ok(M::decode(dynamic.encode_to_vec().as_slice())?)
+}
+
+/// Prints a message on a line of its own.
+pub(crate) fn print(name: &str, message: &impl Message) -> anyhow::Result<()> {
+    screen::document(&write(name, message)?);
+    Ok(())
+}
+
+/// Prints messages, each on a line of its own.
+pub(crate) fn print_all<M: Message>(name: &str, messages: &[M]) -> anyhow::Result<()> {
+    messages.iter().try_for_each(|message| print(name, message))
+}
+
+/// JSON without the space between its tokens, each token as it was sent.
+pub(crate) fn compact(text: &str) -> String {
+    let (mut out, mut in_string, mut is_escaped) = (String::with_capacity(text.len()), false, false);
+    for letter in text.chars() {
+        if in_string {
+            in_string = is_escaped || letter != '"';
+            is_escaped = !is_escaped && letter == '\\';
+        } else if letter == '"' {
+            in_string = true;
+        } else if letter.is_ascii_whitespace() {
+            continue;
+        }
+        out.push(letter);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_spellings_are_read_and_the_contracts_is_written() {
+        let read = |text| super::read::<pb::JobSpec>("haul.v1.JobSpec", text);
+        let snake =
+            read(r#"{"title": "t", "rate_limit": {"bytes_per_second": "7"}, "start_time": "2026-01-02T03:04:05Z"}"#);
+        let camel = read(r#"{"title": "t", "rateLimit": {"bytesPerSecond": 7}, "startTime": "2026-01-02T03:04:05Z"}"#);
+        let spec = snake.unwrap();
+        assert_eq!(spec, camel.unwrap());
+        let written = write("haul.v1.JobSpec", &spec).unwrap();
+        for part in [r#""title":"t""#, r#""start_time":"2026-01-02T03:04:05Z""#, r#""bytes_per_second":"7""#] {
+            assert!(written.contains(part), "{part}: {written}");
+        }
+        assert!(read(r#"{"titel": "t"}"#).unwrap_err().to_string().contains("titel"));
+        assert!(read("{} {}").unwrap_err().is::<Usage>());
+    }
+
+    #[test]
+    fn zeros_and_empty_lists_are_written() {
+        let written: serde_json::Value =
+            serde_json::from_str(&write("haul.v1.Task", &pb::Task::default()).unwrap()).unwrap();
+        assert_eq!(written["task_index"], 0);
+        assert_eq!(written["key"], "");
+        assert_eq!(written["attempt_log"], serde_json::json!([]));
+        assert_eq!(written.get("error"), None, "a field with presence is there only when it is set");
+        let limits = write("haul.v1.Limits", &pb::Limits::default()).unwrap();
+        assert!(limits.contains(r#""hosts":[]"#), "{limits}");
+    }
+
+    #[test]
+    fn compact_keeps_tokens_as_they_are() {
+        assert_eq!(compact("{\n \"a b\" : [1e400 , \"\\\" \\\\\" ] }\n"), r#"{"a b":[1e400,"\" \\"]}"#);
+    }
+}

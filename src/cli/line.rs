@@ -1,0 +1,147 @@
+//! The grammar of the command line.
+
+use std::fmt::Write as _;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::cli::add::AddArgs;
+use crate::cli::args::{JobRef, Nothing, Remote, With};
+use crate::cli::content::CatArgs;
+use crate::cli::control::{CancelArgs, DeleteArgs, RetryArgs, UpdateArgs};
+use crate::cli::get::GetArgs;
+use crate::cli::jobs::{ListArgs, TasksArgs};
+use crate::cli::limits::LimitsArgs;
+use crate::cli::submit::SubmitArgs;
+use crate::cli::watch::WaitArgs;
+use crate::config::raw::ServeArgs;
+
+/// Durable fetch and download jobs over gRPC.
+#[derive(Debug, Parser)]
+#[command(name = "haul", version, about)]
+pub(crate) struct Line {
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server
+    #[command(after_help = "Examples:\n  haul serve\n  haul serve --listen 127.0.0.1:0 --data-dir /var/lib/haul \
+                            --download-dir /srv/downloads\n\nEach setting is a flag, a variable of the environment and a \
+                            key of the file, in that order of strength.")]
+    Serve(Box<ServeArgs>),
+    /// Download now, without a server
+    #[command(
+        after_help = "Examples:\n  haul get https://example.com/file.iso\n  haul get -d images -j 8 -i urls.txt\n  \
+                            haul get -O today.csv --bearer-from token https://api.example.com/export\n\nRun again it \
+                            resumes what is partly there and skips what is complete. It never replaces a file that it did \
+                            not make from the same URL. http_proxy, HTTPS_PROXY, ALL_PROXY and NO_PROXY are obeyed."
+    )]
+    Get(Box<GetArgs>),
+    /// Submit a job
+    #[command(
+        after_help = "Examples:\n  haul submit --watch https://example.com/file.iso\n  haul submit --fetch --mode \
+                            collect -i urls.txt\n  haul submit -f job.json --request-id nightly-2026-11-26"
+    )]
+    Submit(Box<With<SubmitArgs>>),
+    /// Add tasks to an open job
+    #[command(
+        after_help = "Examples:\n  haul submit --open --title crawl\n  find-urls | haul add @last -i -\n  haul seal \
+                            @last\n\nRun again with the same list after a cut, it adds nothing twice."
+    )]
+    Add(With<AddArgs>),
+    /// Say that no more tasks will come to an open job
+    Seal(With<JobRef>),
+    /// Follow a job to its end; exit 0 when it succeeded, 1 when not
+    #[command(after_help = "Examples:\n  haul watch @last\n  haul watch 7c21f09b -o json")]
+    Watch(With<JobRef>),
+    /// Wait for the end of a job; exit 0 when it succeeded, 1 when not, 124 when the time passed
+    #[command(after_help = "Example:\n  haul wait @last --timeout 10m && publish")]
+    Wait(With<WaitArgs>),
+    /// List jobs, newest first
+    #[command(
+        after_help = "Examples:\n  haul list --state running --label team=red\n  haul list --limit 0 -o json | jq \
+                            .job_id"
+    )]
+    List(With<ListArgs>),
+    /// Show a job
+    Show(With<JobRef>),
+    /// List the tasks of a job
+    #[command(after_help = "Example:\n  haul tasks @last --state failed")]
+    Tasks(With<TasksArgs>),
+    /// Print the result of a task: a fetched body, a downloaded file, or the items of a listing
+    #[command(after_help = "Examples:\n  haul cat @last 0 > page.html\n  haul cat @last listing --items | jq .name")]
+    Cat(With<CatArgs>),
+    /// Stop a job's tasks and end it
+    Cancel(With<CancelArgs>),
+    /// Pause a job: running tasks stop at a checkpoint
+    Pause(With<JobRef>),
+    /// Resume a paused job
+    Resume(With<JobRef>),
+    /// Run failed and cancelled tasks of an ended job again
+    Retry(With<RetryArgs>),
+    /// Change the title, labels, priority or concurrency of a job
+    #[command(after_help = "Example:\n  haul update @last --priority 5 --label team=red")]
+    Update(With<UpdateArgs>),
+    /// Delete an ended job
+    Delete(With<DeleteArgs>),
+    /// Show or change the server's limits
+    #[command(after_help = "Examples:\n  haul limits --max-per-host 4\n  haul limits --host example.com \
+                            --requests-per-second 2")]
+    Limits(With<LimitsArgs>),
+    /// List the hosts that the server talks to
+    Hosts(With<Nothing>),
+    /// Show the server's version, limits and load
+    Info(With<Nothing>),
+    /// Shut the server down as SIGTERM does: running tasks stop at a checkpoint
+    Drain(With<Nothing>),
+}
+
+/// The commands as the help groups them.
+const GROUPS: &[(&str, &[&str])] = &[
+    ("Run", &["serve", "get"]),
+    ("Submit", &["submit", "add", "seal"]),
+    ("Look", &["list", "show", "tasks", "watch", "wait", "cat"]),
+    ("Control", &["cancel", "pause", "resume", "retry", "update", "delete"]),
+    ("Operate", &["info", "limits", "hosts", "drain"]),
+];
+
+/// The command line, with its commands in groups.
+pub(crate) fn command() -> clap::Command {
+    let command = Line::command();
+    let mut groups = String::new();
+    let about = |name: &str| {
+        let found = command.get_subcommands().find(|sub| sub.get_name() == name);
+        found.and_then(clap::Command::get_about).map(ToString::to_string).unwrap_or_default()
+    };
+    for (group, names) in GROUPS {
+        let _ = writeln!(groups, "{group}:");
+        for name in *names {
+            let _ = writeln!(groups, "  {name:<8} {}", about(name));
+        }
+        groups.push('\n');
+    }
+    let template = format!(
+        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{groups}Options:\n{{options}}\n\n`haul COMMAND --help` has the \
+         options of a command, and examples."
+    );
+    command.help_template(template).subcommand_required(true).disable_help_subcommand(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_command_stands_in_one_group() {
+        let command = command();
+        let mut named: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+        let mut grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        named.sort_unstable();
+        grouped.sort_unstable();
+        assert_eq!(named, grouped, "give each command a place in GROUPS");
+        command.debug_assert();
+    }
+}

@@ -1,0 +1,27 @@
+//! The page of all commands and options, made of the grammar itself.
+
+use std::fmt::Write as _;
+
+use crate::cli::line;
+
+/// Returns `docs/guide/cli.md`: the help of every command as Markdown.
+pub fn reference() -> String {
+    let mut page = "# Command line\n\nThis page is generated from the command line itself; `UPDATE_DOCS=1 cargo test --test cli \
+                    reference` writes it anew.\n\nExit codes: 0 when what was asked for is done, 1 when it failed, 2 when the \
+                    command line is wrong, 124 when `haul wait` ran out of time, 130 when `haul get` was interrupted.\n"
+        .to_owned();
+    let mut command = line::command().term_width(100).color(clap::ColorChoice::Never);
+    command.build();
+    let top = command.render_help();
+    let _ = write!(page, "\n```text\n{}\n```\n", trimmed(&top.to_string()));
+    for sub in command.get_subcommands_mut() {
+        let name = sub.get_name().to_owned();
+        let help = sub.render_help();
+        let _ = write!(page, "\n## haul {name}\n\n```text\n{}\n```\n", trimmed(&help.to_string()));
+    }
+    page
+}
+
+fn trimmed(help: &str) -> String {
+    help.trim_end().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,134 @@
+//! States of jobs and tasks in words and colours.
+
+use std::time::{Duration, SystemTime};
+
+use crate::cli::args::Usage;
+use crate::cli::term::line::{Hue, Line};
+use crate::cli::term::words;
+use crate::clock::Clock;
+use crate::pb;
+
+const JOB_PREFIX: &str = "JOB_STATE_";
+const TASK_PREFIX: &str = "TASK_STATE_";
+
+/// The state of a job.
+pub(crate) fn job_state(job: &pb::Job) -> Line {
+    let hue = match job.state() {
+        pb::JobState::Succeeded => Hue::Good,
+        pb::JobState::Failed => Hue::Bad,
+        pb::JobState::Paused | pb::JobState::Cancelling | pb::JobState::Cancelled => Hue::Warn,
+        pb::JobState::Unspecified | pb::JobState::Pending | pb::JobState::Running => Hue::Plain,
+    };
+    Line::of(hue, &words::state(job.state().as_str_name(), JOB_PREFIX))
+}
+
+/// The state of a task.
+pub(crate) fn task_state(task: &pb::Task) -> Line {
+    let hue = match task.state() {
+        pb::TaskState::Succeeded => Hue::Good,
+        pb::TaskState::Failed => Hue::Bad,
+        pb::TaskState::BackingOff | pb::TaskState::Cancelled => Hue::Warn,
+        pb::TaskState::Unspecified | pb::TaskState::Pending | pb::TaskState::Running => Hue::Plain,
+    };
+    Line::of(hue, &words::state(task.state().as_str_name(), TASK_PREFIX))
+}
+
+/// Whether a job has ended.
+pub(crate) fn is_ended(state: pb::JobState) -> bool {
+    matches!(state, pb::JobState::Succeeded | pb::JobState::Failed | pb::JobState::Cancelled)
+}
+
+/// Reads the state of a job, as `backing off`, `backing-off` or `BACKING_OFF`.
+pub(crate) fn read_job_state(name: &str) -> Result<i32, Usage> {
+    let parse = |text: &str| pb::JobState::from_str_name(text).map(i32::from);
+    read(name, JOB_PREFIX, parse, "pending, running, paused, cancelling, succeeded, failed, cancelled")
+}
+
+/// Reads the state of a task.
+pub(crate) fn read_task_state(name: &str) -> Result<i32, Usage> {
+    let parse = |text: &str| pb::TaskState::from_str_name(text).map(i32::from);
+    read(name, TASK_PREFIX, parse, "pending, running, backing-off, succeeded, failed, cancelled")
+}
+
+fn read(name: &str, prefix: &str, parse: impl Fn(&str) -> Option<i32>, known: &str) -> Result<i32, Usage> {
+    let full = format!("{prefix}{}", name.to_uppercase().replace([' ', '-'], "_"));
+    parse(&full)
+        .filter(|number| *number > 0)
+        .ok_or_else(|| Usage(format!("unknown state `{name}`; use one of {known}")))
+}
+
+/// `200 in all: 140 succeeded, 1 failed, 59 cancelled`, without what is none.
+pub(crate) fn counts(counts: &pb::TaskCounts) -> String {
+    let parts = [
+        (counts.succeeded, "succeeded"),
+        (counts.failed, "failed"),
+        (counts.cancelled, "cancelled"),
+        (counts.running, "running"),
+        (counts.backing_off, "backing off"),
+        (counts.pending, "pending"),
+    ];
+    let parts: Vec<String> =
+        parts.iter().filter(|(count, _)| *count > 0).map(|(count, state)| format!("{count} {state}")).collect();
+    if parts.is_empty() { "none".to_owned() } else { format!("{} in all: {}", counts.total, parts.join(", ")) }
+}
+
+/// Why a task failed, or why it does not run, and when it goes on; empty when there is nothing to say.
+pub(crate) fn why(task: &pb::Task) -> String {
+    let error = task.error.as_ref().or(task.last_error.as_ref()).map(|error| error.message.clone());
+    let waiting = task.waiting.as_ref().map(|waiting| waiting.message.clone());
+    let again = task.next_attempt_time.as_ref().map(|time| format!("next attempt in {}", words::duration(until(time))));
+    let parts = match (error, again) {
+        (Some(error), again) => [Some(error), again],
+        (None, again) => [again.or(waiting), None],
+    };
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+/// What failed, with the task that it failed in.
+pub(crate) fn failure(failure: &pb::TaskError) -> String {
+    match (failure.task_index, failure.url.as_str()) {
+        (Some(index), "") => format!("task {index}: {}", failure.message),
+        (Some(index), url) => format!("task {index} ({url}): {}", failure.message),
+        (None, _) => failure.message.clone(),
+    }
+}
+
+/// How long ago a time was; zero when it is to come.
+pub(crate) fn since(time: &prost_types::Timestamp) -> Duration {
+    now().duration_since(SystemTime::try_from(*time).unwrap_or(SystemTime::UNIX_EPOCH)).unwrap_or_default()
+}
+
+/// How long until a time; zero when it has passed.
+pub(crate) fn until(time: &prost_types::Timestamp) -> Duration {
+    SystemTime::try_from(*time).ok().and_then(|time| time.duration_since(now()).ok()).unwrap_or_default()
+}
+
+fn now() -> SystemTime {
+    let micros = u64::try_from(Clock::system().now().0).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_read_in_any_spelling() {
+        for name in ["backing-off", "backing off", "BACKING_OFF"] {
+            assert_eq!(read_task_state(name).unwrap(), i32::from(pb::TaskState::BackingOff));
+        }
+        let error = read_job_state("odd").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "unknown state `odd`; use one of pending, running, paused, cancelling, succeeded, failed, cancelled"
+        );
+        assert!(read_job_state("unspecified").is_err());
+    }
+
+    #[test]
+    fn counts_name_what_there_is() {
+        let some = pb::TaskCounts { total: 200, succeeded: 140, failed: 1, cancelled: 59, ..Default::default() };
+        assert_eq!(counts(&some), "200 in all: 140 succeeded, 1 failed, 59 cancelled");
+        assert_eq!(counts(&pb::TaskCounts::default()), "none");
+    }
+}

@@ -1,0 +1,90 @@
+//! Stdout and stderr: the only place that writes to them.
+
+use std::env;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
+
+use crate::cli::term::line::Line;
+use crate::model::text;
+
+/// The size of a terminal, in cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) columns: usize,
+    pub(crate) rows: usize,
+}
+
+/// What a terminal without a size is held to be.
+const SIZE_DEFAULT: Size = Size { columns: 80, rows: 24 };
+
+/// The size of the terminal that stdout is; `None` when it is none.
+pub(crate) fn stdout_size() -> Option<Size> {
+    size(&io::stdout())
+}
+
+/// The size of the terminal that stderr is; `None` when it is none.
+pub(crate) fn stderr_size() -> Option<Size> {
+    size(&io::stderr())
+}
+
+/// Prints a line. See [`bytes()`].
+pub(crate) fn line(line: impl Into<Line>) {
+    let stdout = io::stdout();
+    bytes(format!("{}\n", line.into().rendered(has_colours(&stdout))).as_bytes());
+}
+
+/// Prints lines in one piece. See [`bytes()`].
+pub(crate) fn lines(lines: &[Line]) {
+    let colours = has_colours(&io::stdout());
+    let text: String = lines.iter().map(|line| line.rendered(colours) + "\n").collect();
+    bytes(text.as_bytes());
+}
+
+/// Prints a JSON document on a line of its own.
+pub(crate) fn document(json: &str) {
+    bytes(format!("{}\n", text::json_escaped(json)).as_bytes());
+}
+
+/// Prints bytes as they are. A closed pipe ends the process quietly: whoever read has seen enough. Anything else that goes
+/// wrong (a full disk under a redirect) must not look like success.
+pub(crate) fn bytes(bytes: &[u8]) {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => {
+            say(format!("haul: cannot write to stdout: {error}"));
+            std::process::exit(1);
+        }
+    }
+}
+
+/// Says something on stderr, beside what is printed. That nobody hears it is no reason to stop.
+pub(crate) fn say(line: impl Into<Line>) {
+    draw(&format!("{}\n", line.into().rendered(has_stderr_colours())));
+}
+
+/// Writes what was rendered already to stderr, in one piece.
+pub(crate) fn draw(rendered: &str) {
+    let _ = io::stderr().lock().write_all(rendered.as_bytes());
+}
+
+/// Returns whether stderr shows colours.
+pub(crate) fn has_stderr_colours() -> bool {
+    has_colours(&io::stderr())
+}
+
+/// Colours are for terminals whose user did not ask to stay without (<https://no-color.org>).
+fn has_colours(stream: &impl IsTerminal) -> bool {
+    let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
+    stream.is_terminal() && !is_set("NO_COLOR") && env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+fn size(stream: &(impl IsTerminal + AsFd)) -> Option<Size> {
+    if !stream.is_terminal() {
+        return None;
+    }
+    let size = rustix::termios::tcgetwinsize(stream.as_fd()).ok();
+    let size = size.map(|size| Size { columns: size.ws_col.into(), rows: size.ws_row.into() });
+    Some(size.filter(|size| size.columns > 0 && size.rows > 0).unwrap_or(SIZE_DEFAULT))
+}

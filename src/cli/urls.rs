@@ -1,0 +1,94 @@
+//! URLs as people type them.
+
+use url::Url;
+
+use crate::model::secret;
+use crate::model::text::{is_misleading, plain};
+
+/// Reads the URL of a task. The error says what is wrong with it and what may have been meant.
+pub(crate) fn read(text: &str) -> Result<Url, String> {
+    let shown = plain(&secret::redacted_text(text)).into_owned();
+    if let Some(letter) = text.chars().find(|letter| is_misleading(*letter)) {
+        let code = u32::from(letter);
+        return Err(format!(
+            "`{shown}` has the invisible or control character U+{code:04X}; remove it, or percent-encode it"
+        ));
+    }
+    let is_separate = |rest: &str| ["http://", "https://"].iter().any(|scheme| rest.starts_with(scheme));
+    if text.split_whitespace().skip(1).any(is_separate) {
+        return Err(format!("`{shown}` holds more than one URL; write each on a line of its own"));
+    }
+    let url = match Url::parse(text) {
+        Ok(url) if url.has_host() && matches!(url.scheme(), "http" | "https") => return Ok(url),
+        parsed => parsed,
+    };
+    if let Some(meant) = with_scheme(text) {
+        return Err(format!("`{shown}` is not a URL; did you mean `{meant}`?"));
+    }
+    Err(match url {
+        Ok(url) if text.contains("://") => {
+            let scheme = plain(url.scheme()).into_owned();
+            format!("`{shown}` has the scheme `{scheme}`, and only http and https URLs can be fetched")
+        }
+        Err(error) if error != url::ParseError::RelativeUrlWithoutBase => {
+            format!("`{shown}` is not a URL ({error}); write it like `https://example.com/file`")
+        }
+        _ => format!("`{shown}` is not a URL; write it like `https://example.com/file`"),
+    })
+}
+
+/// The URL that a text without a scheme may have meant: one that begins with a name that has a dot, with `localhost` or
+/// with an address.
+fn with_scheme(text: &str) -> Option<String> {
+    if text.contains("://") || text.contains('@') {
+        return None;
+    }
+    let host = text.split(['/', '?', '#']).next().unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let is_local = name == "localhost" || name.parse::<std::net::IpAddr>().is_ok() || name.starts_with('[');
+    if !is_local && !name.trim_matches('.').contains('.') {
+        return None;
+    }
+    let scheme = if is_local { "http" } else { "https" };
+    let url = Url::parse(&format!("{scheme}://{text}")).ok()?;
+    Some(secret::redacted(&url))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_meant_is_suggested() {
+        for (text, meant) in [
+            ("example.com/x", "https://example.com/x"),
+            ("example.com:8443/x", "https://example.com:8443/x"),
+            ("localhost:8000/a b", "http://localhost:8000/a%20b"),
+            ("127.0.0.1:80", "http://127.0.0.1/"),
+            ("[::1]:80/", "http://[::1]/"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(&format!("did you mean `{meant}`?")), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (text, part) in [
+            ("notaurl", "write it like `https://"),
+            ("", "write it like"),
+            ("ftp://a/x", "the scheme `ftp`"),
+            ("http://", "empty host"),
+            ("http://a/\u{202e}x", "U+202E"),
+            ("http://a/\tb", "U+0009"),
+            ("http://a/ http://b/", "more than one URL"),
+            ("me:pw@nowhere", "`REDACTED` is not a URL"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(part), "{text:?}: {error}");
+        }
+        for good in ["http://a/ü c.txt", "https://a.example:1/x#y", "HTTP://a/", "http://[::1]/"] {
+            assert!(read(good).is_ok(), "{good}");
+        }
+    }
+}

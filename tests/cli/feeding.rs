@@ -1,0 +1,133 @@
+//! Open jobs: fed, sealed, changed and waited for from the command line.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use haul::pb;
+
+use crate::support::origin::Origin;
+use crate::support::reply::Reply;
+use crate::support::server::{Server, haul};
+use crate::support::spec::{fetch, job};
+
+fn run(server: &Server, args: &[&str]) -> Output {
+    haul(&[&["--server", &server.address][..], args].concat())
+}
+
+fn run_with(server: &Server, args: &[&str], stdin: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_haul"))
+        .args(["--server", &server.address])
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that refuses its arguments does not read its input.
+    let _ = child.stdin.take().unwrap().write_all(stdin);
+    child.wait_with_output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_added_again_adds_nothing_twice() {
+    let server = Server::start().await;
+    let opened = run(&server, &["submit", "--open", "--title", "crawl"]);
+    assert!(opened.status.success(), "{}", text(&opened));
+    let id = text(&opened).trim().to_owned();
+    run(&server, &["pause", &id]);
+    let list = (0..2500).map(|nth| format!("http://127.0.0.1:1/{nth}\r\n")).collect::<Vec<_>>().concat();
+    for _ in 0..2 {
+        let added = run_with(&server, &["add", "@last", "--fetch", "-i", "-"], list.as_bytes());
+        assert!(added.status.success(), "{}", text(&added));
+        assert!(text(&added).contains("2,500 tasks are in the job, from index 0 on"), "{}", text(&added));
+    }
+    assert_eq!(server.job(&id).await.counts.unwrap().total, 2500);
+
+    // A chunk with a bad line is not sent; what stands before it is, and stays when the line is corrected.
+    let broken =
+        list.clone() + &(0..999).map(|nth| format!("http://127.0.0.1:1/x{nth}\n")).collect::<Vec<_>>().concat();
+    let broken = broken.replacen("http://127.0.0.1:1/2700", "nonsense", 1).replacen("/x700\n", "\u{202e}\n", 1);
+    let refused = run_with(&server, &["add", &id, "--fetch", "-i", "-"], broken.as_bytes());
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
+    assert!(text(&refused).contains("stdin, line 3201: "), "{}", text(&refused));
+    assert_eq!(run(&server, &["add", &id]).status.code(), Some(2), "nothing to add");
+
+    let sealed = run(&server, &["seal", &id[28..]]);
+    assert!(sealed.status.success(), "{}", text(&sealed));
+    assert!(!server.job(&id).await.open);
+    let late = run(&server, &["add", &id, "http://127.0.0.1:1/late"]);
+    assert_eq!(late.status.code(), Some(1), "{}", text(&late));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_any_length_is_submitted() {
+    let server = Server::start().await;
+    let list = (0..10_500).map(|nth| format!("http://127.0.0.1:1/{nth}\n")).collect::<Vec<_>>().concat();
+    let args = ["submit", "--mode", "collect", "-i", "-", "--request-id", "once"];
+    let submitted = run_with(&server, &args, list.as_bytes());
+    assert!(submitted.status.success(), "{}", text(&submitted));
+    let id = text(&submitted).trim().to_owned();
+    let job = server.job(&id).await;
+    assert_eq!((job.counts.unwrap().total, job.open), (10_500, false));
+    let again = run_with(&server, &args, list.as_bytes());
+    assert_eq!(text(&again).trim(), id, "the same submission is the same job");
+    let bad = run_with(&server, &["submit", "-i", "-"], b"http://a/\nexample.com/x\n");
+    assert_eq!(bad.status.code(), Some(2));
+    assert!(text(&bad).contains("stdin, line 2: `example.com/x` is not a URL; did you mean `https://example.com/x`?"));
+    run(&server, &["cancel", &id]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_are_changed_and_waited_for() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/stalled", Reply::hang());
+    let labels = [("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())].into();
+    let id = server.submit(pb::JobSpec { labels, ..job(vec![fetch(origin.url("/stalled"))]) }).await;
+    let args =
+        ["--title", "new", "--priority", "-3", "--max-concurrency", "2", "--label", "c=3", "--remove-label", "a"];
+    let updated = run(&server, &[&["update", "@last"][..], &args].concat());
+    assert!(updated.status.success(), "{}", text(&updated));
+    let job = server.job(&id).await;
+    assert_eq!((job.title.as_str(), job.priority, job.group.unwrap().max_concurrency), ("new", -3, 2));
+    let mut labels: Vec<_> = job.labels.into_iter().collect();
+    labels.sort();
+    assert_eq!(labels, [("b".to_owned(), "2".to_owned()), ("c".to_owned(), "3".to_owned())]);
+    assert_eq!(run(&server, &["update", &id]).status.code(), Some(2), "nothing to change");
+
+    let waited = run(&server, &["wait", &id, "--timeout", "50ms"]);
+    assert_eq!(waited.status.code(), Some(124), "{}", text(&waited));
+    run(&server, &["cancel", &id, "--reason", "enough"]);
+    let waited = run(&server, &["wait", "@last"]);
+    assert_eq!(waited.status.code(), Some(1));
+    assert!(text(&waited).contains("job cancelled") && text(&waited).contains("enough"), "{}", text(&waited));
+    assert_eq!(run(&server, &["wait", &id, "--timeout", "soon"]).status.code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn job_files_of_other_systems_are_read() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("a"));
+    let spec = format!("{{\r\n\"title\": \"für\", \"tasks\": [{{\"fetch\": {{\"url\": \"{}\"}}}}]}}", origin.url("/a"));
+    let marked = format!("\u{feff}{spec}");
+    let utf16: Vec<u8> = marked.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for bytes in [spec.as_bytes(), marked.as_bytes(), &utf16] {
+        let submitted = run_with(&server, &["submit", "-f", "-", "--watch"], bytes);
+        assert!(submitted.status.success(), "{}", text(&submitted));
+    }
+    let latin1: Vec<u8> = spec.chars().map(|letter| letter as u8).collect();
+    let refused = run_with(&server, &["submit", "-f", "-"], &latin1);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused).contains("stdin, line 2: this is not UTF-8"), "{}", text(&refused));
+}
+
+#[test]
+fn a_port_that_is_no_server_is_named_as_such() {
+    let origin = Origin::start();
+    let output = haul(&["--server", &origin.address().to_string(), "list"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("does not speak gRPC"), "{}", text(&output));
+}
