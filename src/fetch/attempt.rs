@@ -147,7 +147,8 @@ impl<'a> Attempt<'a> {
         Content::new(response.body, &response.headers, announced, self.spec.response_bytes_max(), self.ctx.meter)
     }
 
-    /// How much body the origin says that there is, on its way. Without one, the header speaks of another response.
+    /// Returns how much body the origin says that there is, on its way. Without one, the header speaks of another
+    /// response.
     fn announced(&self, response: &Response) -> Option<u64> {
         if self.method == Method::HEAD || matches!(response.status.as_u16(), 204 | 304) {
             return None;
@@ -167,7 +168,7 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// What a fetch adds, unless the client has set it.
+/// Returns what a fetch adds, unless the client has set it.
 fn own_headers(ctx: &FetchContext<'_>, spec: &FetchSpec) -> HeaderMap {
     let is_set = |name: &http::HeaderName| {
         ctx.profile.http.headers.iter().any(|header| header.name.eq_ignore_ascii_case(name.as_str()))

@@ -196,7 +196,7 @@ impl<'a> Pager<'a> {
         self.cursor.bytes += page.body.len() as u64;
     }
 
-    /// Where the listing goes on behind a page of `count` items. `named`: what its JSON says of that.
+    /// Returns where the listing goes on behind a page of `count` items. `named`: what its JSON says of that.
     fn next(&self, page: &Arrived<'_>, count: u64, named: Option<String>) -> Result<Option<Next>, Failure> {
         let url = |target: Option<String>| target.map(|target| resolve(page.url, &target).map(Next::Url)).transpose();
         Ok(match (&self.pagination.style, &self.cursor.next) {

@@ -34,7 +34,7 @@ pub(super) struct Node<'p, 'o, 'de> {
 }
 
 impl<'p> Node<'p, '_, '_> {
-    /// Whether the items are to be this value.
+    /// Returns whether the items are to be this value.
     fn is_list(&self) -> bool {
         self.items.is_some_and(<[_]>::is_empty)
     }

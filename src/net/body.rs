@@ -20,13 +20,13 @@ use crate::net::{BodySource, Permit};
 /// A body that is still on its way.
 pub(super) struct HttpBody {
     incoming: Incoming,
-    /// Gone once the body has ended: back in the pool, or closed.
+    /// `None` once the body has ended: the connection is back in the pool, or closed.
     connection: Option<Connection>,
     /// Over HTTP/2; an HTTP/1.1 connection holds it until it is closed.
     permit: Permit,
     endpoint: Arc<Endpoint>,
     pace: Pace,
-    /// Set to a time that is at or before the next deadline, and set again only when it fires: not for every chunk.
+    /// Fires at or before the next deadline, and is set again only then: setting it for every chunk would cost more.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -121,7 +121,7 @@ struct Pace {
     idle: Duration,
     bytes_per_second: u64,
     window: Duration,
-    /// Of the window that is running.
+    /// The time spent waiting, and the bytes that came, in the current window.
     waited: Duration,
     bytes: u64,
 }
@@ -133,7 +133,9 @@ impl Pace {
         Pace { idle: timeouts.idle, bytes_per_second, window, waited: Duration::ZERO, bytes: 0 }
     }
 
-    /// Takes note of bytes that came after waiting for them.
+    /// Counts bytes that came after a wait for them.
+    ///
+    /// Fails where a whole window has brought too few.
     fn came(&mut self, waited: Duration, bytes: usize) -> Result<(), Failure> {
         self.waited += waited;
         self.bytes += bytes as u64;
@@ -148,7 +150,7 @@ impl Pace {
         Ok(())
     }
 
-    /// When a wait that began at `entered` has been too long, and what it is then.
+    /// Returns when a wait that began at `entered` has been too long, and what it is then.
     fn deadline(&self, entered: Instant) -> Option<(Instant, Verdict)> {
         let idle = (!self.idle.is_zero()).then_some((self.idle, too_idle as Verdict));
         // What is already here may be enough for the whole window; then only more waiting decides.
@@ -160,7 +162,7 @@ impl Pace {
     }
 }
 
-/// Words what a passed deadline is.
+/// Makes the failure of a deadline that has passed.
 type Verdict = fn(&Pace) -> Failure;
 
 fn too_idle(pace: &Pace) -> Failure {

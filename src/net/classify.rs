@@ -41,17 +41,18 @@ pub fn judge_status(status: StatusCode, headers: &HeaderMap, now: Timestamp, wai
     }
 }
 
-/// A name that did not resolve. Resolvers fail for a moment more often than names are wrong, and cannot tell which.
+/// Returns the failure of a name that did not resolve. Resolvers fail for a moment more often than names are wrong, and
+/// cannot tell which.
 pub(super) fn dns(name: &str, why: &str) -> Failure {
     Failure::retryable(FailureReason::Dns, format!("cannot resolve `{name}` ({why}); check the host name"))
 }
 
-/// What the resolver says of a name.
+/// Returns what the resolver says of a name.
 pub(super) fn dns_error(error: &io::Error) -> String {
     plain(error)
 }
 
-/// A TCP connection that did not come to be.
+/// Returns the failure of a TCP connection that could not be made.
 pub(super) fn connect(host: &str, error: &io::Error) -> Failure {
     let why = match error.kind() {
         io::ErrorKind::ConnectionRefused => "nothing listens there: the connection was refused".to_owned(),
@@ -64,13 +65,13 @@ pub(super) fn connect(host: &str, error: &io::Error) -> Failure {
     Failure::retryable(FailureReason::Connect, format!("cannot connect to `{host}`: {why}"))
 }
 
-/// A request that was sent, and not answered in time.
+/// Returns the failure of a request that was sent and not answered in time.
 pub(super) fn no_answer(host: &str, wait: Duration) -> Failure {
     let message = format!("`{host}` did not answer within {wait:?} (`timeouts.response_headers`)");
     Failure::retryable(FailureReason::TimeoutHeaders, message)
 }
 
-/// A request over HTTP/1.1 whose answer did not come; `began` says whether some of it did.
+/// Returns the failure of a request over HTTP/1.1 that was not answered; `began` says whether some of its answer came.
 pub(super) fn answer(host: &str, error: &hyper::Error, began: bool) -> Failure {
     if let Some(error) = tls::inner(error) {
         return tls::explain(host, error);
@@ -96,13 +97,14 @@ pub(super) fn answer(host: &str, error: &hyper::Error, began: bool) -> Failure {
     )
 }
 
-/// An answer over HTTP/1.1 whose head was meant to say where the body ends, and does not.
+/// Returns the failure of an answer over HTTP/1.1 whose head has a framing header that is broken.
 pub(super) fn broken_framing(host: &str) -> Failure {
     let message = format!("`{host}` answered with a broken `Content-Length` or `Transfer-Encoding`");
     Failure::fatal(FailureReason::Protocol, message)
 }
 
-/// A request over HTTP/2 whose answer did not come. `is_heard`: its peer said so, rather than go away.
+/// Returns the failure of a request over HTTP/2 that was not answered; `is_heard` says whether its peer ended it, or
+/// went away.
 pub(super) fn stream(host: &str, error: &h2::Error, is_heard: bool) -> Failure {
     if let Some(error) = tls::inner(error) {
         return tls::explain(host, error);
@@ -122,7 +124,7 @@ pub(super) fn stream(host: &str, error: &h2::Error, is_heard: bool) -> Failure {
     )
 }
 
-/// A body over HTTP/2 that did not come to its end.
+/// Returns the failure of a body over HTTP/2 that ended early.
 pub(super) fn stream_body(host: &str, error: &h2::Error) -> Failure {
     if error.is_library() {
         let message = format!("the body from `{host}` is not framed as HTTP/2 frames it ({error})");
@@ -132,7 +134,7 @@ pub(super) fn stream_body(host: &str, error: &h2::Error) -> Failure {
     Failure::retryable(FailureReason::Truncated, message)
 }
 
-/// A body over HTTP/1.1 that did not come to its end.
+/// Returns the failure of a body over HTTP/1.1 that ended early.
 pub(super) fn body(host: &str, error: &hyper::Error) -> Failure {
     match io_kind(error) {
         // Bad chunk sizes and the like; an early end has other kinds.

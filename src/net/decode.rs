@@ -48,7 +48,7 @@ impl Coding {
         })
     }
 
-    /// Whether a file of this name, or of this media type, is one of this coding, and meant to be kept in it.
+    /// Returns whether a file of this name, or of this media type, is one of this coding, and meant to be kept in it.
     fn is_of_file(self, name: &str, content_type: &str) -> bool {
         let name = name.to_ascii_lowercase();
         let (endings, kind): (&[&str], _) = match self {

@@ -45,7 +45,7 @@ impl Watch {
         }
     }
 
-    /// Whether the last head had a framing header that is broken.
+    /// Returns whether the last head had a framing header that is broken.
     pub(super) fn is_broken(&self) -> bool {
         lock(&self.scan).is_broken
     }
@@ -80,7 +80,7 @@ impl Scan {
     }
 }
 
-/// Whether a line was meant to be a framing header, and is not one.
+/// Returns whether a line was meant to be a framing header, and is not one.
 fn is_broken(line: &[u8]) -> bool {
     if line.starts_with(b" ") || line.starts_with(b"\t") {
         return false;

@@ -54,7 +54,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether `allow_private` lifts it. The others cannot be a host, or were denied by name.
+    /// Returns whether `allow_private` lifts it. The others cannot be a host, or were denied by name.
     pub fn is_private(self) -> bool {
         !matches!(self, Self::Multicast | Self::Broadcast | Self::Reserved | Self::Denied)
     }

@@ -75,25 +75,26 @@ impl Http2 {
         self.state.load()
     }
 
-    /// Whether a request is on it that asked not to share it.
+    /// Returns whether a request is on it that asked not to share it.
     pub(super) fn is_separate(&self) -> bool {
         self.state.is_separate()
     }
 
-    /// Whether it takes no more requests: it has ended, or its peer has said that it is about to.
+    /// Returns whether it takes no more requests: it has ended, or its peer has said that it is about to.
     pub(super) fn is_closed(&self) -> bool {
         // A handle of its own waits for nothing, so this asks for errors alone.
         let mut cx = Context::from_waker(Waker::noop());
         matches!(self.sender.clone().poll_ready(&mut cx), Poll::Ready(Err(_)))
     }
 
-    /// Whether one more request would begin at once. Until the peer has said how many it allows, one is certain.
+    /// Returns whether one more request would begin at once. Until the peer has said how many it allows, one is
+    /// certain.
     pub(super) fn has_room(&self) -> bool {
         let most = if self.is_settled() { self.sender.current_max_send_streams().min(STREAMS_MAX) } else { 1 };
         self.load() < most
     }
 
-    /// Whether the peer has said how many streams it allows.
+    /// Returns whether the peer has said how many streams it allows.
     pub(super) fn is_settled(&self) -> bool {
         self.state.is_settled.is_cancelled()
     }
@@ -144,7 +145,7 @@ impl Http2 {
     }
 }
 
-/// What an error says of a request that was not answered.
+/// Returns what an error says of a request that was not answered.
 fn lost(host: &str, error: &h2::Error) -> Lost {
     let fate = match error.reason() {
         Some(Reason::HTTP_1_1_REQUIRED) => Fate::NeedsHttp1,

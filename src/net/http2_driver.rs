@@ -109,7 +109,7 @@ impl Watch {
         }
     }
 
-    /// Whether the peer has been silent for too long although requests wait for it.
+    /// Returns whether the peer has been silent for too long although requests wait for it.
     fn poll_is_dead(&mut self, is_in_use: bool, cx: &mut Context<'_>) -> bool {
         while self.looks.poll_tick(cx).is_ready() {
             let received = self.received.load(Ordering::Relaxed);

@@ -22,7 +22,7 @@ impl State {
         self.load.load(Ordering::Relaxed)
     }
 
-    /// Whether one of them asked not to share it.
+    /// Returns whether one of them asked not to share it.
     pub(super) fn is_separate(&self) -> bool {
         self.separate.load(Ordering::Relaxed) > 0
     }

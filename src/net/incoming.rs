@@ -43,7 +43,7 @@ impl Incoming {
         Incoming::Http2(Stream { stream, left: length, end: End::Open })
     }
 
-    /// Whether all of it has been handed out.
+    /// Returns whether all of it has been handed out.
     pub(super) fn is_at_end(&self) -> bool {
         match self {
             Incoming::Http1(body) => body.is_end_stream(),

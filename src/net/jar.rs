@@ -67,7 +67,7 @@ fn bytes_of(text: &str) -> impl Iterator<Item = u8> {
     })
 }
 
-/// Whether a cookie is for a whole top-level domain, and would be sent to strangers.
+/// Returns whether a cookie is for a whole top-level domain, and would be sent to strangers.
 ///
 /// Longer public suffixes, such as `co.uk`, are not known here: their list would be a third of the program, and since a
 /// jar lives no longer than its task, what may go astray is one origin's cookie to another that it redirects to.

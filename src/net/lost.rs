@@ -26,8 +26,9 @@ pub(super) enum Fate {
 }
 
 impl Lost {
-    /// Whether it may be sent again, on `is_fresh` saying whether it went out on a connection of its own making. A
-    /// connection that had been idle was closed by its peer more often than not, and what repeats safely is repeated.
+    /// Returns whether it may be sent again, on `is_fresh` saying whether it went out on a connection of its own
+    /// making. A connection that had been idle was closed by its peer more often than not, and what repeats safely is
+    /// repeated.
     pub(super) fn may_resend(&self, method: &Method, is_fresh: bool) -> bool {
         match self.fate {
             Fate::Unsent | Fate::NeedsHttp1 => true,

@@ -86,7 +86,7 @@ impl Decoder {
     }
 }
 
-/// How many zeros a buffer begins with.
+/// Returns how many zeros a buffer begins with.
 fn zeros(bytes: &[u8]) -> usize {
     bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len())
 }

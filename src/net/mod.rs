@@ -128,7 +128,8 @@ pub trait Transport: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(Permit::default())))
     }
 
-    /// Whether a request to `url` would have to wait because its host is paused. Whoever has a choice goes elsewhere.
+    /// Returns whether a request to `url` would have to wait because its host is paused. Whoever has a choice goes
+    /// elsewhere.
     fn is_paused(&self, _url: &Url) -> bool {
         false
     }

@@ -15,12 +15,12 @@ impl Permit {
         Permit(Some(Arc::new(held)))
     }
 
-    /// What is held, if it is a `T`.
+    /// Returns what is held, if it is a `T`.
     pub fn held<T: Any>(&self) -> Option<&T> {
         self.0.as_deref()?.downcast_ref()
     }
 
-    /// Whether nothing is held.
+    /// Returns whether nothing is held.
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
     }

@@ -223,7 +223,7 @@ impl Endpoint {
         lock(&self.connections).protocol = Protocol::Http1Only;
     }
 
-    /// What is known of the versions that it speaks.
+    /// Returns what is known of the versions that it speaks.
     pub(super) fn protocol(&self) -> Protocol {
         lock(&self.connections).protocol
     }

@@ -57,7 +57,7 @@ impl Proxy {
         Ok(Proxy { kind, host, port: url.port().unwrap_or(port), credentials })
     }
 
-    /// How requests for `target` name what they ask for.
+    /// Returns how requests for `target` name what they ask for.
     pub(super) fn form(&self, target: &Target) -> Form {
         match self.kind {
             Kind::Http | Kind::Https if !target.https => Form::Absolute { authorization: self.authorization() },

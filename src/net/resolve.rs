@@ -87,7 +87,7 @@ impl Resolver {
         answer
     }
 
-    /// What is known of a name, else the look-up that is under way or begins now.
+    /// Returns what is known of a name, else the look-up that is under way or begins now.
     fn known(&self, name: &str) -> Result<Arc<[IpAddr]>, LookUp> {
         let mut names = lock(&self.names);
         match names.get(name) {

@@ -50,7 +50,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// When the answer was made, by the origin's clock.
+/// Returns when the answer was made, by the origin's clock.
 fn date(headers: &HeaderMap) -> Option<Timestamp> {
     time_of(headers.get(header::DATE)?.to_str().ok()?)
 }

@@ -36,7 +36,7 @@ impl Session {
         self.home.as_ref().filter(|home| home.origin() == url.origin())
     }
 
-    /// Whether the caller wants answers of this status as they are.
+    /// Returns whether the caller wants answers of this status as they are.
     pub(super) fn wants(&self, status: u16) -> bool {
         self.wanted_statuses.iter().any(|&(first, last)| (first..=last).contains(&status))
     }

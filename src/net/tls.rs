@@ -147,8 +147,8 @@ pub(super) fn inner<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error
     None
 }
 
-/// What went wrong with `host`, for a person. Trying again does not change a certificate; it may help a handshake that
-/// was broken off.
+/// Returns what went wrong with `host`, for a person. Trying again does not change a certificate; it may help a
+/// handshake that was broken off.
 pub(super) fn explain(host: &str, error: &Error) -> Failure {
     let fatal = |message: String| Failure::fatal(FailureReason::Tls, message);
     match error {

@@ -50,12 +50,12 @@ impl Wire {
         Arc::clone(&self.framing)
     }
 
-    /// How long a message and its answer take, or somewhat more; zero where nobody has asked anything yet.
+    /// Returns how long a message and its answer take, or somewhat more; zero where nobody has asked anything yet.
     pub(super) fn round_trip(&self) -> Duration {
         self.round_trip
     }
 
-    /// Whether the two ends agreed on HTTP/2.
+    /// Returns whether the two ends agreed on HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         match &self.kind {
             Kind::Plain(_) => false,
