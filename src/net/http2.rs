@@ -29,6 +29,9 @@ const STREAMS_MAX: usize = 100;
 const CONNECTION_WINDOW_BYTES: u32 = i32::MAX as u32;
 /// The largest frames that are asked for. Peers send 16 KiB otherwise, and each frame costs.
 const FRAME_BYTES_MAX: u32 = 256 << 10;
+/// What small frames that nobody has read may cost on a connection, at 256 bytes each less their content: windows count
+/// only content, and a peer that sends it byte by byte would fill the memory with frames.
+const SMALL_FRAMES_BUDGET: usize = 16 << 20;
 /// The head of one answer, in bytes as HTTP/2 counts them.
 const HEAD_BYTES_MAX: u32 = 512 << 10;
 
@@ -51,6 +54,7 @@ impl Http2 {
             .initial_max_send_streams(UNKNOWN_STREAMS_MAX)
             .max_frame_size(FRAME_BYTES_MAX)
             .max_header_list_size(HEAD_BYTES_MAX)
+            .data_frame_budget(SMALL_FRAMES_BUDGET)
             .enable_push(false)
             .handshake(wire)
             .await;
