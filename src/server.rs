@@ -220,6 +220,7 @@ pub async fn serve(
         shutdown.begun.cancel();
         let ended = if early.is_some() { early } else { work.join_next().await };
         closing.cancel();
+        end_health(reporter).await;
         calls.join_all().await;
         ended
     };
@@ -234,13 +235,22 @@ pub async fn serve(
     }
 }
 
+/// The services whose health is told, the empty name for the server as a whole.
+const SERVICES: [&str; 4] =
+    ["", JobServiceServer::<Jobs>::NAME, ContentServiceServer::<Contents>::NAME, AdminServiceServer::<Admin>::NAME];
+
 async fn report(reporter: &HealthReporter, is_serving: bool) {
     use tonic_health::ServingStatus::{NotServing, Serving};
     let status = if is_serving { Serving } else { NotServing };
-    let names =
-        ["", JobServiceServer::<Jobs>::NAME, ContentServiceServer::<Contents>::NAME, AdminServiceServer::<Admin>::NAME];
-    for name in names {
+    for name in SERVICES {
         reporter.set_service_status(name, status).await;
+    }
+}
+
+/// Ends the streams that follow health, which would otherwise hold their connections open until the grace is over.
+async fn end_health(mut reporter: HealthReporter) {
+    for name in SERVICES {
+        reporter.clear_service_status(name).await;
     }
 }
 

@@ -100,6 +100,10 @@ pub(crate) async fn explained_job(engine: &Engine, job: &Job) -> pb::Job {
 pub(crate) async fn live_tasks(engine: &Engine, job: JobId, tasks: &[StoredTask]) -> Vec<pb::Task> {
     let job_id = job.to_string();
     let mut messages: Vec<pb::Task> = tasks.iter().map(|task| to_proto::task(&job_id, task)).collect();
+    // Events do not have it: what was held at an end is not kept for their replay.
+    for (task, message) in tasks.iter().zip(&mut messages) {
+        message.progress = to_proto::held_progress(task).or(message.progress.take());
+    }
     let Some(feed) = engine.hub().feed(job) else { return messages };
     let waits = |task: &StoredTask| matches!(task.row.task.state, TaskState::Pending | TaskState::BackingOff);
     let mut hosts: Vec<Host> = tasks.iter().filter(|task| waits(task)).filter_map(host_of).collect();

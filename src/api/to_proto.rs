@@ -104,6 +104,12 @@ pub(crate) fn task(job_id: &str, task: &StoredTask) -> pb::Task {
         Work::Download(_) => pb::TaskKind::Download,
     };
     let error = moving.error.as_ref().map(task_error);
+    let bytes = match &task.row.outcome {
+        Some(Outcome::Fetch(fetch)) => fetch.body_bytes,
+        Some(Outcome::Download(download)) => download.bytes,
+        None => 0,
+    };
+    let progress = Progress { done_bytes: bytes, total_bytes: bytes, bytes_per_second: 0 };
     pb::Task {
         job_id: job_id.to_owned(),
         task_index: task.index,
@@ -115,7 +121,7 @@ pub(crate) fn task(job_id: &str, task: &StoredTask) -> pb::Task {
         next_attempt_time: moving.due.filter(|_| moving.state == TaskState::BackingOff).map(timestamp),
         start_time: moving.start_time.map(timestamp),
         end_time: moving.end_time.map(timestamp),
-        progress: Some(progress_message(&resting_progress(task))),
+        progress: Some(progress_message(&progress)),
         error: error.clone().filter(|_| ended),
         last_error: error.filter(|_| !ended),
         waiting: None,
@@ -128,15 +134,11 @@ pub(crate) fn task(job_id: &str, task: &StoredTask) -> pb::Task {
     }
 }
 
-/// Returns how far a task is that does not run: its result, or what its last attempt left for the next one.
-fn resting_progress(task: &StoredTask) -> Progress {
-    let (done_bytes, total_bytes) = match (&task.row.outcome, task.row.log.last()) {
-        (Some(Outcome::Fetch(fetch)), _) => (fetch.body_bytes, fetch.body_bytes),
-        (Some(Outcome::Download(download)), _) => (download.bytes, download.bytes),
-        (None, Some(attempt)) => (attempt.report.held_bytes, attempt.report.total_bytes),
-        (None, None) => (0, 0),
-    };
-    Progress { done_bytes, total_bytes, bytes_per_second: 0 }
+/// Returns what the last attempt at a task without a result left for the next one.
+pub(crate) fn held_progress(task: &StoredTask) -> Option<pb::Progress> {
+    let report = &task.row.log.last().filter(|_| task.row.outcome.is_none())?.report;
+    let held = Progress { done_bytes: report.held_bytes, total_bytes: report.total_bytes, bytes_per_second: 0 };
+    Some(progress_message(&held))
 }
 
 /// Converts a running task.

@@ -69,7 +69,8 @@ async fn health(server: &Server, service: &str) -> tonic::Streaming<tonic_health
     stream
 }
 
-#[tokio::test]
+// With a thread of its own for the client, which is spoken to while the end of the server is waited for.
+#[tokio::test(flavor = "multi_thread")]
 async fn health_says_not_serving_while_draining_and_streams_are_told_to_come_back() {
     for by_signal in [true, false] {
         let (mut server, origin) = (Server::start().await, Origin::start());
@@ -92,6 +93,7 @@ async fn health_says_not_serving_while_draining_and_streams_are_told_to_come_bac
         for stream in &mut followed {
             let next = tokio::time::timeout(PATIENCE, stream.message()).await.unwrap().unwrap().unwrap();
             assert_eq!(next.status(), ServingStatus::NotServing);
+            assert!(tokio::time::timeout(PATIENCE, stream.message()).await.unwrap().unwrap().is_none(), "it ends");
         }
         let end = loop {
             match tokio::time::timeout(PATIENCE, watched.message()).await.unwrap() {
@@ -105,6 +107,7 @@ async fn health_says_not_serving_while_draining_and_streams_are_told_to_come_bac
         if !by_signal {
             assert!(server.ended_itself().success());
         }
+        assert!(!server.log().contains("grace"), "nothing holds it: {}", server.log());
     }
 }
 
