@@ -180,3 +180,30 @@ fn check_key(key: PartKey<'_>) -> Result<(), Failure> {
     }
     Err(Failure::fatal(FailureReason::Internal, format!("`{}` cannot be the key of a part file", key.name)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_counts_only_for_what_the_name_leads_to() {
+        let place = tempfile::tempdir().unwrap();
+        let root = Arc::new(Root::open(place.path()).unwrap());
+        let folder = root.find_folder("").unwrap().unwrap();
+        let key = PartKey { name: "k", is_shared: true };
+        drop(Part::create(&root, "", key).unwrap());
+        let file = folder.open_with(&part_name("k"), OFlags::RDWR).unwrap();
+        assert!(lock(&folder, key, &file).unwrap());
+        drop(file);
+        let file = folder.open_with(&part_name("k"), OFlags::RDWR).unwrap();
+        folder.rename(&part_name("k"), "finished").unwrap();
+        assert!(!lock(&folder, key, &file).unwrap(), "another process has finished it meanwhile");
+        drop(file);
+        // Of a crash between the two steps of a rename by links: the finished file must not be emptied.
+        std::fs::write(place.path().join("finished"), "whole").unwrap();
+        std::fs::hard_link(place.path().join("finished"), place.path().join(part_name("k"))).unwrap();
+        assert!(Part::find(&root, "", key).unwrap().is_none());
+        assert_eq!(std::fs::read(place.path().join("finished")).unwrap(), b"whole");
+        assert!(!place.path().join(part_name("k")).exists());
+    }
+}

@@ -224,7 +224,7 @@ impl Root {
                 Ok(None) => path = path.rsplit_once('/').map_or("", |(above, _)| above),
             }
         };
-        self.space.reserve(&handle, bytes).is_ok()
+        self.space.has_room(&handle, bytes)
     }
 
     /// Opens a finished file for reading; `None` when it is not there.

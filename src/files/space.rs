@@ -78,6 +78,12 @@ impl Space {
         }
     }
 
+    /// Whether so many bytes could be set aside now. Always looks anew: whoever asks has been told before that there is no
+    /// room.
+    pub(super) fn has_room(self: &Arc<Self>, folder: &Folder, bytes: u64) -> bool {
+        folder.room().map_or(true, |room| self.reserve_of(folder.device(), room, bytes).is_ok())
+    }
+
     fn reserve_by_last_look(self: &Arc<Self>, device: u64, bytes: u64) -> Option<Reservation> {
         let mut devices = self.lock();
         let entry = devices.entry(device).or_default();

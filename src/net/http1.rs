@@ -27,7 +27,7 @@ const BUFFER_BYTES_MAX: usize = 512 << 10;
 const HEADERS_MAX: usize = 5_000;
 
 /// How long a close takes to reach the peer, about: until then it counts the request that was broken off.
-const CLOSE_TRAVEL: Duration = Duration::from_millis(100);
+const CLOSE_TRAVEL: Duration = Duration::from_millis(250);
 
 /// A connection that carries one request at a time.
 pub(super) struct Http1 {

@@ -284,3 +284,129 @@ async fn a_full_disk_is_waited_for() {
     rig.done(&rig.spec("/f")).await;
     assert_eq!(rig.read("job/f"), object.bytes());
 }
+
+#[tokio::test]
+async fn a_body_without_end_stops_at_the_reserve_and_leaves_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let mount = place.path().to_owned();
+    let Some(_disk) = SmallDisk::mount(&mount, "8m") else { return };
+    let rig = Rig::at(tempfile::tempdir_in(&mount).unwrap());
+    rig.origin.handle("/f", |request| Object::new(1, 1 << 30).no_ranges().respond(request).chunked(60_000));
+    let (failure, report) = rig.failed(&rig.spec("/f")).await;
+    assert_eq!((failure.reason, failure.retryable), (FailureReason::DiskFull, false), "{failure}");
+    assert!(report.bytes > 6 << 20, "{report:?}");
+    assert_eq!(rig.listing(), [""; 0]);
+    assert!(rig.root.has_room("", 7 << 20), "what it took is free again");
+
+    // Beside others it waits for more than it could have.
+    std::fs::write(mount.join("ballast"), vec![1; 4 << 20]).unwrap();
+    assert!(!rig.root.has_room("", 4 << 20));
+    rig.origin.handle("/g", |request| Object::new(1, 1 << 30).no_ranges().respond(request).chunked(60_000));
+    let (end, _) = rig.attempt(&rig.spec("/g")).await;
+    let AttemptEnd::NoSpace { needed_bytes, folder, .. } = end else { panic!("{end:?}") };
+    assert!(!rig.root.has_room(&folder, needed_bytes), "it is not tried again at once");
+}
+
+#[tokio::test]
+async fn the_server_limits_what_the_task_does_not() {
+    let mut rig = Rig::new();
+    rig.settings.max_bytes = Some(SIZE - 1);
+    rig.origin.object("/f", Object::new(1, SIZE));
+    rig.origin.handle("/g", |request| Object::new(1, SIZE).no_ranges().respond(request).chunked(5000));
+    for path in ["/f", "/g"] {
+        let spec = DownloadSpec { path: path[1..].into(), ..rig.spec(path) };
+        assert_eq!(rig.failed(&spec).await.0.reason, FailureReason::TooLarge, "{path}");
+        rig.discard(&spec).await;
+        let own = DownloadSpec { max_bytes: Some(SIZE), ..spec };
+        assert_eq!(rig.done(&own).await.0.bytes, SIZE);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_was_made_to_fill_the_disk_is_refused() {
+    use tokio::io::AsyncReadExt as _;
+    let rig = Rig::new();
+    let zeros = vec![0; 8 << 20];
+    let mut packed = Vec::new();
+    async_compression::tokio::bufread::ZstdEncoder::new(&zeros[..]).read_to_end(&mut packed).await.unwrap();
+    assert!(packed.len() * 1000 < zeros.len(), "{}", packed.len());
+    rig.origin.reply("/f", Reply::ok(packed).header("Content-Encoding", "zstd"));
+    let (failure, _) = rig.failed(&rig.spec("/f")).await;
+    assert_eq!((failure.reason, failure.retryable), (FailureReason::TooLarge, false), "{failure}");
+}
+
+#[tokio::test]
+async fn digests_that_the_origin_announces_are_checked() {
+    let rig = Rig::new();
+    let object = Object::new(1, SIZE);
+    let announce = |bytes: &[u8]| {
+        use base64::Engine as _;
+        let digest = checksum(Algorithm::Sha256, bytes).digest;
+        format!("sha-256=:{}:", base64::engine::general_purpose::STANDARD.encode(digest))
+    };
+    let (right, wrong) = (announce(&object.bytes()), announce(b"other"));
+    let served = object.clone();
+    rig.origin.handle("/f", move |request| served.respond(request).header("Repr-Digest", &right));
+    assert_eq!(rig.done(&rig.spec("/f")).await.0.checksums, [checksum(Algorithm::Sha256, &object.bytes())]);
+    rig.origin.handle("/g", move |request| object.respond(request).header("Repr-Digest", &wrong));
+    let (failure, _) = rig.failed(&DownloadSpec { path: "g".into(), ..rig.spec("/g") }).await;
+    assert_eq!(failure.reason, FailureReason::ChecksumMismatch, "{failure}");
+    assert_eq!(rig.listing(), ["job", "job/f"]);
+}
+
+/// A disk whose first sync fails, as the kernel reports a write that it could not make: once.
+#[derive(Debug, Default)]
+struct FirstSyncFails(std::sync::atomic::AtomicBool);
+
+impl haul::files::disk::Faults for FirstSyncFails {
+    fn write(&self, _: u64, _: usize) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        let is_first = !self.0.swap(true, std::sync::atomic::Ordering::SeqCst);
+        if is_first { Err(std::io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    fn empty(&self) {}
+}
+
+#[tokio::test]
+async fn nothing_is_claimed_of_what_could_not_be_synced() {
+    let mut rig = Rig::new();
+    let root = haul::files::Root::open(&rig.path("")).unwrap().with_faults(std::sync::Arc::<FirstSyncFails>::default());
+    rig.root = std::sync::Arc::new(root);
+    rig.settings.checkpoint_interval = std::time::Duration::from_millis(10);
+    let object = Object::new(1, SIZE);
+    let slow = object.clone();
+    rig.origin.handle("/f", move |request| slow.respond(request).bytes_per_second(200_000));
+    let (end, _) = rig.attempt(&rig.spec("/f")).await;
+    assert!(matches!(end, AttemptEnd::NoSpace { .. }), "{end:?}");
+    assert_eq!(rig.listing(), [""; 0], "no byte of it is believed");
+    rig.origin.object("/f", object.clone());
+    let (result, _) = rig.done(&rig.spec("/f")).await;
+    assert_eq!((result.resumed_bytes, rig.read("job/f")), (0, object.bytes()));
+}
+
+#[tokio::test]
+async fn what_somebody_else_made_is_neither_replaced_nor_taken_for_the_same() {
+    let rig = Rig::new();
+    let object = Object::new(1, SIZE);
+    // It answers `If-Modified-Since` as RFC 9110 says: not newer than that.
+    let served = object.clone();
+    rig.origin.handle("/f", move |request| match request.header("if-modified-since") {
+        Some(_) => Reply::status(304),
+        None => served.respond(request),
+    });
+    std::fs::create_dir(rig.path("job")).unwrap();
+    std::fs::write(rig.path("job/f"), &object.bytes()[..500]).unwrap();
+    let date = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_767_225_600);
+    std::fs::File::options().write(true).open(rig.path("job/f")).unwrap().set_modified(date).unwrap();
+    for path in ["", "f"] {
+        let spec = DownloadSpec { on_conflict: Some(OnConflict::Skip), path: path.into(), ..rig.spec("/f") };
+        let (result, _) = rig.done(&spec).await;
+        assert_eq!(result.path, "job/f (1)");
+    }
+    assert_eq!(rig.read("job/f"), &object.bytes()[..500]);
+    assert_eq!(rig.read("job/f (1)"), object.bytes());
+}

@@ -222,3 +222,57 @@ async fn deleting_a_job_takes_its_files_when_asked_to() {
     }
     assert_eq!(server.files(), [format!("{}/f", ids[0])]);
 }
+
+/// What somebody else has under the name since is not the job's.
+#[tokio::test]
+async fn deleting_a_job_leaves_what_it_did_not_create() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    for nth in 1..=3 {
+        origin.object(&format!("/{nth}"), Object::new(nth, 1000));
+    }
+    let run = async |nth: u64, policy: pb::OnConflict| {
+        let spec = pb::DownloadSpec {
+            url: origin.url(&format!("/{nth}")),
+            path: "x".into(),
+            on_conflict: policy.into(),
+            ..Default::default()
+        };
+        server.run(pb::JobSpec { directory: "shared".into(), ..job(vec![download_as(spec)]) }).await.job_id
+    };
+    let delete = async |job_id: String| {
+        server.jobs().delete_job(pb::DeleteJobRequest { job_id, delete_files: true }).await.unwrap();
+    };
+    let first = run(1, pb::OnConflict::Overwrite).await;
+    let second = run(2, pb::OnConflict::Overwrite).await;
+    let third = run(2, pb::OnConflict::Skip).await;
+    delete(first).await;
+    delete(third).await;
+    let path = server.downloads().join("shared/x");
+    assert_eq!(std::fs::read(&path).unwrap(), Object::new(2, 1000).bytes());
+    std::fs::write(&path, "edited").unwrap();
+    delete(second).await;
+    assert_eq!(std::fs::read(&path).unwrap(), b"edited");
+}
+
+/// The origin never counts more requests than the limit, and is not asked for what it has sent.
+#[tokio::test]
+async fn segments_keep_to_the_limit_of_their_host() {
+    let server = Server::with(&["--allow-private-networks", "--max-per-host", "2"]).await;
+    let origin = Origin::start();
+    let object = Object::new(1, 6 << 20);
+    origin.object("/f", object.clone());
+    origin.limit_connections(8 << 20);
+    let task = |nth| {
+        let (url, path) = (origin.url("/f"), format!("f{nth}"));
+        download_as(pb::DownloadSpec { url, path, max_connections: 4, ..Default::default() })
+    };
+    let ended = server.run(job((0..4).map(task).collect())).await;
+    assert_eq!(ended.state(), JobState::Succeeded, "{ended:?}");
+    for path in server.files() {
+        assert_eq!(std::fs::read(server.downloads().join(path)).unwrap(), object.bytes());
+    }
+    // One connection that was closed may not be noticed yet, by an origin that is slow to look.
+    assert!(origin.peak() <= 3, "{}", origin.peak());
+    let sent = origin.body_bytes();
+    assert!(sent < 4 * object.size() * 3 / 2, "{sent} bytes for four files of {}", object.size());
+}
