@@ -54,6 +54,7 @@ impl Attempt<'_> {
             return self.settle(result).await;
         }
         if order.has_history() {
+            Part::at_rest(order.ctx.root, &order.target.folder, order.part_key()).await;
             let part = Part::find(order.ctx.root, &order.target.folder, order.part_key())?;
             self.held.set_part(part);
             if order.spec.disable_resume {

@@ -68,9 +68,11 @@ pub(super) async fn plan(order: &Order<'_>, probed: Probed, held: &mut Held) -> 
 }
 
 async fn bind(order: &Order<'_>, start: Start, held: &mut Held) -> Result<Bound, Failure> {
-    let part = match held.take_part() {
-        Some(part) => part,
-        None => Part::create(order.ctx.root, &order.target.folder, order.part_key())?,
+    let part = if let Some(part) = held.take_part() {
+        part
+    } else {
+        Part::at_rest(order.ctx.root, &order.target.folder, order.part_key()).await;
+        Part::create(order.ctx.root, &order.target.folder, order.part_key())?
     };
     match start {
         Start::Fresh(binding) => Bound::restart(part, binding, order.algorithms()).await,

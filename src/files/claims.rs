@@ -24,6 +24,11 @@ impl Claims {
         is_free.then(|| Claim { claims: Arc::clone(self), path })
     }
 
+    /// Whether the part of this path is in use.
+    pub(super) fn has(&self, path: &str) -> bool {
+        self.lock().contains(path)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

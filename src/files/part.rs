@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags};
 
@@ -15,11 +16,15 @@ use crate::files::checkpoint::{Place, load, meta_draft_name, meta_name, part_nam
 use crate::files::claims::Claim;
 use crate::files::disk::Disk;
 use crate::files::error::{blocking, failure};
-use crate::files::folder::Folder;
+use crate::files::folder::{Folder, join};
 use crate::files::names;
 use crate::files::root::Root;
 use crate::model::failure::{Failure, FailureReason};
 
+/// How long an attempt waits for work on its part that one before it has begun and does not wait for, such as a checkpoint
+/// that is on its way to the device; and how often it looks.
+const REST_WAIT: Duration = Duration::from_millis(100);
+const REST_LOOK: Duration = Duration::from_millis(5);
 /// How often a part is looked for that is removed or renamed while it is opened.
 const TRIES_MAX: u32 = 10;
 
@@ -42,6 +47,17 @@ pub struct Part {
 }
 
 impl Part {
+    /// Waits a moment until nothing uses the part of this key.
+    pub async fn at_rest(root: &Root, folder: &str, key: PartKey<'_>) {
+        let path = join(folder, key.name);
+        for _ in 0..REST_WAIT.as_millis() / REST_LOOK.as_millis() {
+            if !root.is_claimed(&path) {
+                return;
+            }
+            tokio::time::sleep(REST_LOOK).await;
+        }
+    }
+
     /// The part of this key in the directory `folder`, if there is one.
     pub fn find(root: &Arc<Root>, folder: &str, key: PartKey<'_>) -> Result<Option<Part>, Failure> {
         check_key(key)?;
@@ -170,7 +186,7 @@ fn lock(folder: &Folder, key: PartKey<'_>, file: &File) -> Result<bool, Failure>
 }
 
 fn in_use(folder: &str, key: PartKey<'_>) -> Failure {
-    let path = crate::files::folder::join(folder, &part_name(key.name));
+    let path = join(folder, &part_name(key.name));
     Failure::retryable(FailureReason::Io, format!("`{path}` is in use by another download"))
 }
 

@@ -95,6 +95,11 @@ impl Root {
         self.faults.clone()
     }
 
+    /// Whether the part of this path is in use.
+    pub(super) fn is_claimed(&self, path: &str) -> bool {
+        self.claims.has(path)
+    }
+
     /// Claims the part of this path; `None`: it is in use.
     pub(super) fn claim(&self, path: String) -> Option<Claim> {
         self.claims.claim(path)
