@@ -15,15 +15,15 @@ pub fn check(body: &[u8]) -> Result<(), Failure> {
 
 /// What a listing has to know of a page.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Page {
+pub struct Page {
     /// How many items it has.
-    pub(super) item_count: u64,
+    pub item_count: u64,
     /// What stands at the pointer to the next page.
-    pub(super) next: Option<String>,
+    pub next: Option<String>,
 }
 
 /// Reads a page, once: counts the items at `items_pointer`, and takes what stands at `next_pointer`.
-pub(super) fn page(body: &[u8], items_pointer: &str, next_pointer: Option<&str>) -> Result<Page, Failure> {
+pub fn page(body: &[u8], items_pointer: &str, next_pointer: Option<&str>) -> Result<Page, Failure> {
     let (items, next) = (steps(items_pointer), next_pointer.and_then(steps));
     let mut found = scan::Found::default();
     let node = scan::Node { items: items.as_deref(), next: next.as_deref(), found: &mut found };
