@@ -110,11 +110,9 @@ impl pb::admin_service_server::AdminService for Admin {
             }
         }
         v.or(())?;
-        let hosts = self.engine.hosts().await?;
+        let hosts = self.engine.hosts(last.as_ref(), size + 1).await?;
         let mut page: Vec<pb::Host> = hosts
             .into_iter()
-            .filter(|(view, _)| last.as_ref().is_none_or(|last| view.host > *last))
-            .take(size + 1)
             .map(|(view, waiting)| pb::Host {
                 host: view.host.to_string(),
                 running: view.running,

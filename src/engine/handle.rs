@@ -220,9 +220,9 @@ impl Engine {
         self.ask(|reply| Command::SetLimits { limits, reply }).await
     }
 
-    /// The hosts that the engine talks to, by name, each with how many tasks wait there.
-    pub async fn hosts(&self) -> Result<Vec<(HostView, u32)>, EngineError> {
-        let views = self.runner.hosts.views();
+    /// At most `limit` of the hosts that the engine knows, by name, after `after`; each with how many tasks wait there.
+    pub async fn hosts(&self, after: Option<&Host>, limit: usize) -> Result<Vec<(HostView, u32)>, EngineError> {
+        let views = self.runner.hosts.views_after(after, limit);
         let hosts = views.iter().map(|view| view.host.clone()).collect();
         let (reply, waiting) = oneshot::channel();
         self.send(Command::WaitingAt { hosts, reply }).await?;

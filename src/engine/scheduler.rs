@@ -177,7 +177,7 @@ impl Scheduler {
 
     /// After a pause, a change of limits or a rate's wait: as many lanes look again as might have room.
     pub(crate) fn wake_host(&mut self, host: &Host) {
-        let room = self.runner.hosts.limits().for_host(host).max_concurrent;
+        let room = self.runner.hosts.max_concurrent(host);
         self.lanes.wake_host(host, room as usize);
     }
 

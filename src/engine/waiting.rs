@@ -160,7 +160,7 @@ impl Scheduler {
             }
             Hold::Host | Hold::Turn => match self.runner.hosts.check(host) {
                 Err(Blocked::Full) => {
-                    let max = limits.for_host(host).max_concurrent;
+                    let max = self.runner.hosts.max_concurrent(host);
                     wait(
                         WaitReason::HostLimit,
                         None,
@@ -171,7 +171,7 @@ impl Scheduler {
                     wait(WaitReason::RateLimit, Some(until), format!("the rate of requests to `{host}` is used up"))
                 }
                 Err(Blocked::Paused(until)) => {
-                    wait(WaitReason::HostPaused, Some(until), format!("`{host}` is left alone: see ListHosts"))
+                    wait(WaitReason::HostPaused, Some(until), self.runner.hosts.explain_pause(host, until))
                 }
                 Ok(()) if self.running.len() >= limits.max_concurrent_tasks as usize => {
                     let max = limits.max_concurrent_tasks;

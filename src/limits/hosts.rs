@@ -1,32 +1,25 @@
-//! What every host is doing for all jobs together: requests in flight, rate, pause, breaker.
-//!
-//! A host that fails to connect again and again is paused (the breaker opens); then one request at a time probes it
-//! (half-open); when one gets through, each answer allows one request more at once, which doubles them with each round trip
-//! (slow start, RFC 5681), up to the host's limit: a million waiting tasks do not fall on a host that has just come back.
+//! What every host is doing for all jobs together: requests in flight, rate, pause, breaker. The decisions are those of
+//! `limits::state`, and what is remembered those of `limits::table`; here they get the time, a lock, and wake-ups.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::limits::Blocked;
-use crate::limits::rate::{ByteRate, Gcra};
+use crate::limits::queue::{Queues, Ticket};
+use crate::limits::rate::ByteRate;
+use crate::limits::state::{HostState, cut};
+use crate::limits::table::{Row, Table};
+use crate::limits::turns::Asker;
 use crate::model::host::Host;
 use crate::model::limits::{HostLimits, Limits};
 use crate::model::time::Timestamp;
 
-/// Connect failures in a row that open the breaker.
-const BREAKER_FAILURES: u32 = 8;
-/// The first pause of an open breaker; doubled with each failed probe.
-const BREAKER_PAUSE_MIN: Duration = Duration::from_millis(500);
-/// The longest pause of an open breaker: a host that is back is noticed within this.
-const BREAKER_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// The longest pause that an attempt which has begun waits for, with all that it holds.
 const PAUSE_PATIENCE: Duration = Duration::from_secs(1);
-/// Hosts that are remembered; the idle ones beyond are forgotten.
-const HOSTS_MAX: usize = 10_000;
 
 /// All hosts.
 #[derive(Debug)]
@@ -35,30 +28,22 @@ pub struct Hosts {
     clock: Clock,
     /// Woken when a host may have room again; see [`Hosts::take_freed`].
     freed: Notify,
-    /// Woken with each release and change, for those who wait inside an attempt.
-    waiters: Notify,
 }
 
 #[derive(Debug)]
 struct Inner {
-    limits: Arc<Limits>,
-    hosts: HashMap<Host, HostState>,
+    rules: Rules,
+    table: Table,
+    queues: Queues,
     freed: Vec<Host>,
 }
 
+/// The limits in force.
 #[derive(Debug)]
-struct HostState {
-    limits: HostLimits,
-    rate: Gcra,
-    bytes: Arc<ByteRate>,
-    in_flight: u32,
-    /// Requests at once while the host comes back; `u32::MAX` when it is well.
-    ramp: u32,
-    connect_failures: u32,
-    breaker_pause: Duration,
-    paused_until: Option<Timestamp>,
-    pause_reason: String,
-    recent_error: Option<(Timestamp, String)>,
+struct Rules {
+    limits: Arc<Limits>,
+    /// The places in `limits.hosts` by the hosts named there.
+    own: HashMap<String, usize>,
 }
 
 /// A host as an operator sees it.
@@ -81,7 +66,7 @@ pub struct HostPermit {
 }
 
 impl HostPermit {
-    /// Whom it is for.
+    /// Returns the host that a request may be sent to.
     pub fn host(&self) -> &Host {
         &self.host
     }
@@ -93,158 +78,189 @@ impl Drop for HostPermit {
     }
 }
 
-impl HostState {
-    fn new(limits: HostLimits) -> HostState {
-        HostState {
-            rate: Gcra::new(limits.requests_per_second, limits.burst),
-            bytes: Arc::new(ByteRate::new(limits.bytes_per_second)),
-            limits,
-            in_flight: 0,
-            ramp: u32::MAX,
-            connect_failures: 0,
-            breaker_pause: BREAKER_PAUSE_MIN,
-            paused_until: None,
-            pause_reason: String::new(),
-            recent_error: None,
+/// A body of a host that is being read. Dropping it says that it is not read any more.
+#[derive(Debug)]
+pub struct HostReader {
+    hosts: Arc<Hosts>,
+    host: Host,
+    rate: Arc<ByteRate>,
+}
+
+impl HostReader {
+    /// Takes `bytes` of the host's rate, which all its bodies share, and waits until the rate has allowed them.
+    pub async fn take(&self, bytes: u64) {
+        self.rate.take(bytes).await;
+    }
+}
+
+impl Drop for HostReader {
+    fn drop(&mut self) {
+        let now = self.hosts.clock.now();
+        self.hosts.lock().table.change_known(&self.host, now, |state| state.reader_ends(now));
+    }
+}
+
+impl Rules {
+    fn new(limits: Limits) -> Rules {
+        // Of two entries for one name the first holds, as in `Limits::for_host`.
+        let own = limits.hosts.iter().enumerate().rev().map(|(place, entry)| (entry.host.clone(), place)).collect();
+        Rules { limits: Arc::new(limits), own }
+    }
+
+    fn of(&self, host: &Host) -> HostLimits {
+        let place = self.own.get(host.as_str()).or_else(|| self.own.get(host.name()));
+        self.limits.with_own(host, place.and_then(|place| self.limits.hosts.get(*place)))
+    }
+}
+
+impl Inner {
+    /// Changes the state of `host`, as an unknown one has it if need be.
+    fn change<T>(&mut self, host: &Host, now: Timestamp, change: impl FnOnce(&mut HostState) -> T) -> T {
+        let rules = &self.rules;
+        self.table.change(host, now, || HostState::new(&rules.of(host)), change)
+    }
+
+    /// Lets the next attempt in the queue of `host` look for room after another has started. When the host is full the
+    /// next release wakes it, and until then it wants room without having asked.
+    fn pass_on(&mut self, host: &Host, now: Timestamp) {
+        if !self.queues.is_behind(host, None) {
+            return;
+        }
+        self.change(host, now, |state| state.wanted_by(Asker::Attempt));
+        if !self.is_full(host, now) {
+            self.queues.wake(host);
         }
     }
 
-    fn check(&self, now: Timestamp) -> Result<(), Blocked> {
-        if let Some(until) = self.paused_until.filter(|until| *until > now) {
-            return Err(Blocked::Paused(until));
-        }
-        if self.in_flight >= self.limits.max_concurrent.min(self.ramp) {
-            return Err(Blocked::Full);
-        }
-        self.rate.check(now).map_err(Blocked::Rate)
-    }
-
-    fn is_idle(&self, now: Timestamp) -> bool {
-        self.in_flight == 0 && self.ramp == u32::MAX && self.paused_until.is_none_or(|until| until <= now)
+    fn is_full(&self, host: &Host, now: Timestamp) -> bool {
+        self.table.get(host).is_some_and(|state| state.check(now) == Err(Blocked::Full))
     }
 }
 
 impl Hosts {
-    /// No host yet, under these limits.
+    /// Returns a table under these limits in which no host is known yet.
     pub fn new(limits: Limits, clock: Clock) -> Arc<Hosts> {
-        let inner = Inner { limits: Arc::new(limits), hosts: HashMap::new(), freed: Vec::new() };
-        Arc::new(Hosts { inner: Mutex::new(inner), clock, freed: Notify::new(), waiters: Notify::new() })
+        let inner =
+            Inner { rules: Rules::new(limits), table: Table::default(), queues: Queues::default(), freed: Vec::new() };
+        Arc::new(Hosts { inner: Mutex::new(inner), clock, freed: Notify::new() })
     }
 
-    /// The limits in force.
+    /// Returns the limits in force.
     pub fn limits(&self) -> Arc<Limits> {
-        self.lock().limits.clone()
+        self.lock().rules.limits.clone()
     }
 
     /// Changes the limits at once. Requests in flight beyond a lower limit go on; none starts until they are fewer.
     pub fn set_limits(&self, limits: Limits) {
         let mut inner = self.lock();
-        let Inner { hosts, freed, .. } = &mut *inner;
-        for (host, state) in hosts.iter_mut() {
-            state.limits = limits.for_host(host);
-            state.rate.set(state.limits.requests_per_second, state.limits.burst);
-            state.bytes.set(state.limits.bytes_per_second);
+        let Inner { rules, table, queues, freed } = &mut *inner;
+        *rules = Rules::new(limits);
+        table.change_all(|host, state| {
+            state.set_limits(&rules.of(host));
             freed.push(host.clone());
-        }
-        inner.limits = Arc::new(limits);
+        });
+        queues.wake_all();
         drop(inner);
         self.freed.notify_one();
-        self.waiters.notify_waiters();
     }
 
-    /// Whether a request to `host` could start now.
+    /// Returns how many requests to `host` may be in flight by the limits in force.
+    pub fn max_concurrent(&self, host: &Host) -> u32 {
+        self.lock().rules.of(host).max_concurrent
+    }
+
+    /// Returns whether a request to `host` could start now, as far as the limits go.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
     pub fn check(&self, host: &Host) -> Result<(), Blocked> {
         let now = self.clock.now();
-        self.lock().state(host, now).check(now)
+        self.lock().table.get(host).map_or(Ok(()), |state| state.check(now))
     }
 
-    /// Starts a request to `host`, or says why not.
+    /// Starts the first request of an attempt to `host`. While attempts wait for more requests to it, they and the callers
+    /// of this take turns.
+    ///
+    /// # Errors
+    ///
+    /// Why it may not start now.
     pub fn try_start(self: &Arc<Self>, host: &Host) -> Result<HostPermit, Blocked> {
         let now = self.clock.now();
-        let mut inner = self.lock();
-        let state = inner.state(host, now);
-        state.check(now)?;
-        state.rate.take(now);
-        state.in_flight += 1;
-        Ok(HostPermit { hosts: self.clone(), host: host.clone() })
+        self.lock().change(host, now, |state| state.start(Asker::Scheduler, now))?;
+        Ok(self.permit(host))
     }
 
-    /// Waits until a request to `host` may start, and starts it. For what an attempt asks beside its first request. A
-    /// pause that lasts is not waited for: until when it does is the error.
+    /// Waits until another request of an attempt to `host` may start, and starts it; first come, first served.
+    ///
+    /// # Errors
+    ///
+    /// The end of a pause that lasts for more than a second, which is not waited for.
     pub async fn start(self: &Arc<Self>, host: &Host) -> Result<HostPermit, Timestamp> {
+        let mut place = Place { hosts: self, host, woken: Arc::new(Notify::new()), ticket: None };
         loop {
-            let woken = self.waiters.notified();
-            tokio::pin!(woken);
-            // Registered before the check, so that a release in between is not missed.
-            woken.as_mut().enable();
-            let until = match self.try_start(host) {
+            let now = self.clock.now();
+            let until = match place.try_start(now) {
                 Ok(permit) => return Ok(permit),
-                Err(Blocked::Full) => None,
-                Err(Blocked::Paused(until)) if until.since(self.clock.now()) > PAUSE_PATIENCE => return Err(until),
-                Err(Blocked::Rate(until) | Blocked::Paused(until)) => Some(until),
+                Err(Blocked::Paused(until)) if until.since(now) > PAUSE_PATIENCE => return Err(until),
+                Err(why) => why.until(),
             };
-            let wait = until.map_or(Duration::from_secs(60), |until| until.since(self.clock.now()));
+            let rested = async {
+                match until {
+                    Some(until) => tokio::time::sleep(until.since(now)).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                () = woken => {}
-                () = tokio::time::sleep(wait) => {}
+                () = place.woken.notified() => {}
+                () = rested => {}
             }
         }
     }
 
-    /// The rate of bytes from `host`.
-    pub fn byte_rate(&self, host: &Host) -> Arc<ByteRate> {
+    /// Begins to read a body of `host`.
+    pub fn read(self: &Arc<Self>, host: &Host) -> HostReader {
         let now = self.clock.now();
-        self.lock().state(host, now).bytes.clone()
+        let mut inner = self.lock();
+        let limits = inner.rules.of(host);
+        let begin = |state: &mut HostState| state.reader_begins(limits.bytes_per_second);
+        let rate = inner.table.change(host, now, || HostState::new(&limits), begin);
+        HostReader { hosts: self.clone(), host: host.clone(), rate }
     }
 
-    /// Leaves `host` alone until then, for every job. A shorter pause does not shorten a longer one.
+    /// Pauses `host` for every job, at most for a week. A shorter pause does not shorten a longer one.
     pub fn pause(&self, host: &Host, until: Timestamp, reason: &str) {
         let now = self.clock.now();
         let mut inner = self.lock();
-        let state = inner.state(host, now);
-        if state.paused_until.is_none_or(|there| there < until) {
-            state.paused_until = Some(until);
-            reason.clone_into(&mut state.pause_reason);
-        }
+        inner.change(host, now, |state| state.pause(until, reason, now));
+        // Whoever waits for room must hear that there will be none for long.
+        inner.queues.wake(host);
     }
 
-    /// `host` answered: any answer closes its breaker.
+    /// Notes that `host` answered: any answer closes its breaker.
     pub fn answered(&self, host: &Host) {
         let now = self.clock.now();
         let mut inner = self.lock();
-        let state = inner.state(host, now);
-        state.connect_failures = 0;
-        state.breaker_pause = BREAKER_PAUSE_MIN;
-        if state.ramp != u32::MAX {
-            let more = state.ramp.saturating_add(1);
-            state.ramp = if more >= state.limits.max_concurrent { u32::MAX } else { more };
-            inner.freed.push(host.clone());
-            drop(inner);
-            self.freed.notify_one();
-            self.waiters.notify_waiters();
+        if inner.table.change_known(host, now, |state| state.answered(now)) == Some(true) {
+            self.free(inner, host, now);
         }
     }
 
-    /// A connection to `host` could not be made; opens the breaker when that was once too often.
+    /// Notes that a connection to `host` could not be made; eight in a row open its breaker.
     pub fn failed_to_connect(&self, host: &Host, error: &str) {
         let now = self.clock.now();
+        let error: Arc<str> = cut(error).into();
         let mut inner = self.lock();
-        let state = inner.state(host, now);
-        state.recent_error = Some((now, error.to_owned()));
-        state.connect_failures += 1;
-        let paused = state.paused_until.is_some_and(|until| until > now);
-        if state.connect_failures >= BREAKER_FAILURES && !paused {
-            state.paused_until = Some(now.plus(state.breaker_pause));
-            state.pause_reason = format!("{} connections in a row failed: {error}", state.connect_failures);
-            state.breaker_pause = (state.breaker_pause * 2).min(BREAKER_PAUSE_MAX);
-            state.ramp = 1;
-        }
+        inner.change(host, now, |state| state.failed_to_connect(error.clone(), now));
+        inner.table.note_error(host, error, now);
+        // The first in the queue looks whether the breaker has opened.
+        inner.queues.wake(host);
     }
 
-    /// Remembers an error for [`Hosts::views`].
+    /// Keeps an error of `host` for [`Hosts::views_after`].
     pub fn note_error(&self, host: &Host, error: &str) {
         let now = self.clock.now();
-        self.lock().state(host, now).recent_error = Some((now, error.to_owned()));
+        self.lock().table.note_error(host, cut(error).into(), now);
     }
 
     /// Waits until some host may have room again.
@@ -252,43 +268,64 @@ impl Hosts {
         self.freed.notified().await;
     }
 
-    /// The hosts that may have room since the last call.
+    /// Returns the hosts that may have room since the last call, each as often as a request ended or became possible.
     pub fn take_freed(&self) -> Vec<Host> {
         std::mem::take(&mut self.lock().freed)
     }
 
-    /// All hosts by name.
-    pub fn views(&self) -> Vec<HostView> {
+    /// Returns at most `limit` hosts in the order of their names, from the first one after `last`.
+    pub fn views_after(&self, last: Option<&Host>, limit: usize) -> Vec<HostView> {
         let now = self.clock.now();
         let inner = self.lock();
-        let mut views: Vec<HostView> = inner
-            .hosts
-            .iter()
-            .map(|(host, state)| {
-                let paused_until = state.paused_until.filter(|until| *until > now);
-                HostView {
-                    host: host.clone(),
-                    running: state.in_flight,
-                    limits: state.limits.clone(),
-                    paused_until,
-                    pause_reason: paused_until.map(|_| state.pause_reason.clone()).unwrap_or_default(),
-                    recent_error: state.recent_error.clone(),
-                }
-            })
-            .collect();
-        views.sort_by(|a, b| a.host.cmp(&b.host));
-        views
+        let view = |row: Row<'_>| HostView {
+            host: row.host.clone(),
+            running: row.state.map_or(0, HostState::in_flight),
+            limits: inner.rules.of(row.host),
+            paused_until: row.state.and_then(|state| state.paused_until(now)),
+            pause_reason: row.state.map(|state| state.pause_reason(now)).unwrap_or_default(),
+            recent_error: row.error.map(|error| (error.time, error.text.to_string())),
+        };
+        inner.table.after(last).take(limit).map(view).collect()
+    }
+
+    /// Returns a message for users: that `host` is paused `until` then, as [`Blocked::Paused`] has it, and why.
+    pub fn explain_pause(&self, host: &Host, until: Timestamp) -> String {
+        let now = self.clock.now();
+        let reason = self.lock().table.get(host).map(|state| state.pause_reason(now)).unwrap_or_default();
+        let reason = if reason.is_empty() { reason } else { format!(" ({reason})") };
+        format!("`{host}` is paused until {}{reason}; see ListHosts", time_of_day(until, now))
+    }
+
+    fn permit(self: &Arc<Self>, host: &Host) -> HostPermit {
+        HostPermit { hosts: self.clone(), host: host.clone() }
     }
 
     fn release(&self, host: &Host) {
+        let now = self.clock.now();
         let mut inner = self.lock();
-        if let Some(state) = inner.hosts.get_mut(host) {
-            state.in_flight = state.in_flight.saturating_sub(1);
+        inner.table.change_known(host, now, |state| state.release(now));
+        self.free(inner, host, now);
+    }
+
+    /// Wakes those who may use room at `host`, unless it is full all the same.
+    fn free(&self, mut inner: MutexGuard<'_, Inner>, host: &Host, now: Timestamp) {
+        if inner.is_full(host, now) {
+            return;
         }
         inner.freed.push(host.clone());
+        inner.queues.wake(host);
         drop(inner);
         self.freed.notify_one();
-        self.waiters.notify_waiters();
+    }
+
+    #[cfg(test)]
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_no_queues(&self) -> bool {
+        self.lock().queues.is_empty()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -297,12 +334,56 @@ impl Hosts {
     }
 }
 
-impl Inner {
-    fn state(&mut self, host: &Host, now: Timestamp) -> &mut HostState {
-        if self.hosts.len() >= HOSTS_MAX && !self.hosts.contains_key(host) {
-            self.hosts.retain(|_, state| !state.is_idle(now));
+/// An attempt that wants a request, and its place in the queue once it had to wait. Dropping it leaves the queue.
+struct Place<'a> {
+    hosts: &'a Arc<Hosts>,
+    host: &'a Host,
+    woken: Arc<Notify>,
+    ticket: Option<Ticket>,
+}
+
+impl Place<'_> {
+    fn try_start(&mut self, now: Timestamp) -> Result<HostPermit, Blocked> {
+        let mut inner = self.hosts.lock();
+        let started = if inner.queues.is_behind(self.host, self.ticket) {
+            Err(Blocked::Full)
+        } else {
+            inner.change(self.host, now, |state| state.start(Asker::Attempt, now))
+        };
+        match started {
+            Ok(()) => {
+                if let Some(ticket) = self.ticket.take() {
+                    inner.queues.leave(self.host, ticket);
+                    inner.pass_on(self.host, now);
+                }
+                Ok(self.hosts.permit(self.host))
+            }
+            Err(why) => {
+                if self.ticket.is_none() {
+                    self.ticket = Some(inner.queues.join(self.host, self.woken.clone()));
+                }
+                Err(why)
+            }
         }
-        let limits = &self.limits;
-        self.hosts.entry(host.clone()).or_insert_with(|| HostState::new(limits.for_host(host)))
     }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket else { return };
+        let mut inner = self.hosts.lock();
+        // It may have been woken and not have looked.
+        if inner.queues.leave(self.host, ticket) {
+            inner.queues.wake(self.host);
+        }
+    }
+}
+
+/// `12:03:07 UTC`, with the day before it when that is a day or more from `now`.
+fn time_of_day(time: Timestamp, now: Timestamp) -> String {
+    let micros = u64::try_from(time.min(Timestamp::MAX).0).unwrap_or(0);
+    // `Thu, 26 Nov 2026 12:03:07 GMT`
+    let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_micros(micros));
+    let from = if time.since(now) < Duration::from_secs(24 * 3600) { 17 } else { 5 };
+    format!("{} UTC", date.get(from..25).unwrap_or_default())
 }

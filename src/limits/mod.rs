@@ -1,32 +1,41 @@
 //! Permits and rates: what may be asked of the network, by whom, how fast.
 //!
-//! [`hosts::Hosts`] knows every host's requests in flight, rate, pause and breaker, for all jobs together;
-//! [`rate`] has the two kinds of rates (starts of requests, bytes); [`transport::Limited`] puts them around a
-//! [`crate::net::Transport`], so that nothing above can send a request that is not counted. Which task goes next is not
-//! decided here: the scheduler asks [`hosts::Hosts::try_start`] and is told why not.
+//! [`hosts::Hosts`] knows every host's requests in flight, rate, pause and breaker, for all jobs together: `state` decides
+//! over one host, `turns` over who is next there, `queue` has those who wait, `table` what is remembered. [`rate`] has
+//! the two kinds of rates (starts of requests, bytes). [`transport::Limited`] puts them around a [`crate::net::Transport`],
+//! so that nothing above can send a request that is not counted. Which task goes next is not decided here: the scheduler
+//! calls [`hosts::Hosts::try_start`], whose error says why a request may not start.
 
 pub mod hosts;
+mod queue;
 pub mod rate;
+mod state;
+mod table;
 pub mod transport;
+mod turns;
 
 #[cfg(test)]
-mod tests;
+mod hosts_tests;
+#[cfg(test)]
+mod rate_tests;
+#[cfg(test)]
+mod table_tests;
 
 use crate::model::time::Timestamp;
 
 /// Why a request may not start now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blocked {
-    /// As many requests are in flight as may be.
+    /// The limit on requests in flight is reached.
     Full,
-    /// The rate is used up until then.
+    /// The rate allows no start before this time.
     Rate(Timestamp),
-    /// The host is left alone until then.
+    /// The host is paused until this time.
     Paused(Timestamp),
 }
 
 impl Blocked {
-    /// When it may start at the earliest; `None`: when a request ends.
+    /// Returns the earliest time at which the request may start; `None`: when another request ends.
     pub fn until(self) -> Option<Timestamp> {
         match self {
             Blocked::Full => None,

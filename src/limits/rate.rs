@@ -10,6 +10,12 @@ use crate::model::time::Timestamp;
 
 /// How late a timer may wake who waits for it.
 const LATENESS_MICROS: i64 = 10_000;
+/// The longest time between two starts, however low the rate, in microseconds: a year. Sums of it stay within numbers.
+const INTERVAL_MICROS_MAX: f64 = 365.0 * 24.0 * 3600.0 * 1e6;
+/// The longest time that a reader waits before it looks again.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
+/// What a reader waits more than is exact, so that one wake-up is enough.
+const WAIT_EXTRA: Duration = Duration::from_micros(500);
 
 /// A rate of starts, as a generic cell rate algorithm (ITU-T I.371): one number says when the next start is on time.
 /// Pure: the caller brings the time.
@@ -22,7 +28,8 @@ pub struct Gcra {
 }
 
 impl Gcra {
-    /// `per_second` 0 sets no limit; `burst` 0 means 1.
+    /// Returns a rate that allows `burst` starts at once and `per_second` in the long run. `per_second` 0 sets no limit;
+    /// `burst` 0 means 1.
     pub fn new(per_second: f64, burst: u32) -> Gcra {
         Gcra { per_second, burst: burst.max(1), next_micros: i64::MIN }
     }
@@ -32,7 +39,11 @@ impl Gcra {
         *self = Gcra { next_micros: self.next_micros, ..Gcra::new(per_second, burst) };
     }
 
-    /// When a start would be within the rate: now, or the time that is returned.
+    /// Returns whether a start at `now` is within the rate.
+    ///
+    /// # Errors
+    ///
+    /// The time from which on it is.
     pub fn check(&self, now: Timestamp) -> Result<(), Timestamp> {
         if self.per_second <= 0.0 {
             return Ok(());
@@ -41,7 +52,7 @@ impl Gcra {
         let earliest = self.next_micros.saturating_sub(slack);
         // A rate that was lowered and raised again must not hold on to a far future.
         let latest = now.0.saturating_add((self.interval_micros() * f64::from(self.burst)) as i64);
-        if earliest <= now.0 { Ok(()) } else { Err(Timestamp(earliest.min(latest))) }
+        if earliest <= now.0 { Ok(()) } else { Err(Timestamp(earliest.min(latest)).min(Timestamp::MAX)) }
     }
 
     /// Counts a start at `now`. One that is late by no more than timers are does not make those after it late: each would
@@ -54,8 +65,13 @@ impl Gcra {
         }
     }
 
+    /// Returns when starts that were granted stop to matter: from then on the bucket is full, as it was at first.
+    pub(super) fn rests_at(&self) -> Timestamp {
+        Timestamp(self.next_micros.saturating_add(LATENESS_MICROS + 1))
+    }
+
     fn interval_micros(&self) -> f64 {
-        (1e6 / self.per_second).min(3.6e9)
+        (1e6 / self.per_second).min(INTERVAL_MICROS_MAX)
     }
 }
 
@@ -87,10 +103,19 @@ impl Bytes {
         self.allowed = (self.allowed + passed.as_secs_f64() * rate).min(self.taken + rate / 10.0);
         self.settled = Some(now);
     }
+
+    /// Returns how long it takes from the last [`Bytes::settle`] until `bytes` in all are allowed, [`WAIT_MAX`] at most.
+    fn wait(&self, bytes: f64) -> Duration {
+        let missing = bytes - self.allowed;
+        if self.per_second == 0 || missing <= 0.0 {
+            return Duration::ZERO;
+        }
+        Duration::from_secs_f64((missing / self.per_second as f64).min(WAIT_MAX.as_secs_f64()))
+    }
 }
 
 impl ByteRate {
-    /// 0 sets no limit.
+    /// Returns a rate of `per_second` bytes; 0 sets no limit.
     pub fn new(per_second: u64) -> ByteRate {
         let rate = ByteRate::default();
         rate.set(per_second);
@@ -122,18 +147,23 @@ impl ByteRate {
             let wait = {
                 let mut state = self.lock();
                 state.settle(Instant::now());
-                let missing = mine - state.allowed;
-                if state.per_second == 0 || missing <= 0.0 {
-                    return;
-                }
-                // Some more than exact, so that one wake-up is enough.
-                Duration::from_secs_f64((missing / state.per_second as f64).min(3600.0)) + Duration::from_micros(500)
+                state.wait(mine)
             };
+            if wait.is_zero() {
+                return;
+            }
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(wait + WAIT_EXTRA) => {}
                 () = changed => {}
             }
         }
+    }
+
+    /// Returns how long it takes until the rate has allowed all bytes that readers took, an hour at most.
+    pub(super) fn behind(&self) -> Duration {
+        let mut state = self.lock();
+        state.settle(Instant::now());
+        state.wait(state.taken)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Bytes> {

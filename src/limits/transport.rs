@@ -11,7 +11,7 @@ use url::Url;
 
 use crate::clock::Clock;
 use crate::limits::Blocked;
-use crate::limits::hosts::{HostPermit, Hosts};
+use crate::limits::hosts::{HostPermit, HostReader, Hosts};
 use crate::limits::rate::{ByteRate, Gcra};
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
@@ -29,7 +29,7 @@ pub struct JobRates {
 }
 
 impl JobRates {
-    /// As the job asks.
+    /// Returns the rates that a job asks for.
     pub fn new(limit: RateLimit) -> JobRates {
         JobRates {
             starts: Mutex::new(Gcra::new(limit.requests_per_second, limit.burst)),
@@ -43,7 +43,11 @@ impl JobRates {
         self.bytes.set(limit.bytes_per_second);
     }
 
-    /// Whether a request could start; else when.
+    /// Returns whether a request could start.
+    ///
+    /// # Errors
+    ///
+    /// The time from which on it could.
     pub fn check(&self, now: Timestamp) -> Result<(), Timestamp> {
         self.lock().check(now)
     }
@@ -105,9 +109,14 @@ impl Limited {
                 // Given back before another is asked for, so that two hosts that redirect to each other cannot lock up.
                 drop(other);
                 self.job.start(&self.clock).await;
-                self.hosts.start(host).await.map_err(|until| left_alone(host, until))
+                self.hosts.start(host).await.map_err(|until| self.paused(host, until))
             }
         }
+    }
+
+    fn paused(&self, host: &Host, until: Timestamp) -> Failure {
+        let message = self.hosts.explain_pause(host, until);
+        Failure { paused_until: Some(until), ..Failure::retryable(FailureReason::HttpStatus, message) }
     }
 
     fn note(&self, host: &Host, result: &Result<Response, Failure>) {
@@ -153,7 +162,7 @@ impl Transport for Limited {
                 inner: response.body,
                 job: self.job.clone(),
                 server_bytes: self.server_bytes.clone(),
-                host_bytes: self.hosts.byte_rate(&host),
+                host: self.hosts.read(&host),
             };
             response.body = Body(Box::new(source));
             Ok(response)
@@ -173,16 +182,11 @@ fn host_of(url: &Url) -> Result<Host, Failure> {
     })
 }
 
-fn left_alone(host: &Host, until: Timestamp) -> Failure {
-    let message = format!("`{host}` is left alone: see ListHosts");
-    Failure { paused_until: Some(until), ..Failure::retryable(FailureReason::HttpStatus, message) }
-}
-
 struct LimitedBody {
     inner: Body,
     job: Arc<JobRates>,
     server_bytes: Arc<ByteRate>,
-    host_bytes: Arc<ByteRate>,
+    host: HostReader,
 }
 
 impl BodySource for LimitedBody {
@@ -192,7 +196,7 @@ impl BodySource for LimitedBody {
             if let Some(Ok(bytes)) = &chunk {
                 let count = bytes.len() as u64;
                 self.job.bytes.take(count).await;
-                self.host_bytes.take(count).await;
+                self.host.take(count).await;
                 self.server_bytes.take(count).await;
             }
             chunk

@@ -65,10 +65,15 @@ pub struct HostLimits {
 }
 
 impl Limits {
-    /// What holds for one host: its own entry (with the port before without) over the server's values.
+    /// Returns what holds for `host`: its own entry (with the port before without) over the server's values.
     pub fn for_host(&self, host: &Host) -> HostLimits {
         let find = |name: &str| self.hosts.iter().find(|entry| entry.host == name);
-        let own = find(host.as_str()).or_else(|| find(host.name())).cloned().unwrap_or_default();
+        self.with_own(host, find(host.as_str()).or_else(|| find(host.name())))
+    }
+
+    /// Returns what holds for `host`, whose entry is `own`: what is set there over the server's values.
+    pub fn with_own(&self, host: &Host, own: Option<&HostLimits>) -> HostLimits {
+        let own = own.cloned().unwrap_or_default();
         HostLimits {
             host: host.to_string(),
             max_concurrent: if own.max_concurrent == 0 { self.max_per_host } else { own.max_concurrent },

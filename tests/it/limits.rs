@@ -163,9 +163,9 @@ async fn a_crowd_of_retries_outlives_a_kill() {
     assert!(origin.requests("/a").len() as u32 > TASKS + HELD);
 }
 
-/// A redirect to a host that is left alone: the attempt is given back, and its place goes to others meanwhile.
+/// A redirect to a host that is paused: the attempt is given back, and its place goes to others meanwhile.
 #[tokio::test]
-async fn nobody_waits_inside_an_attempt_for_a_host_that_is_left_alone() {
+async fn nobody_waits_inside_an_attempt_for_a_paused_host() {
     let server = Server::with(&["--allow-private-networks", "--max-concurrent-tasks", "2"]).await;
     let (front, busy, other) = (Origin::start(), Origin::start(), Origin::start());
     front.reply("/a", Reply::redirect(302, &busy.url("/a")));
@@ -186,7 +186,7 @@ async fn nobody_waits_inside_an_attempt_for_a_host_that_is_left_alone() {
     assert!(server.tasks(&id).await.iter().all(|task| task.attempts == 0), "the wait costs no attempt");
     // Both places are free.
     assert_eq!(server.run(job(vec![fetch(other.url("/b"))])).await.state(), JobState::Succeeded);
-    assert_eq!(busy.requests("/a").len(), 1, "it is left alone");
+    assert_eq!(busy.requests("/a").len(), 1, "it is paused");
     let request = pb::CancelJobRequest { job_id: id, reason: String::new() };
     let cancelled = server.jobs().cancel_job(request).await.unwrap().into_inner().job.unwrap();
     assert_eq!(cancelled.counts.unwrap().cancelled, 4);

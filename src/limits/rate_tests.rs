@@ -1,24 +1,14 @@
-//! Permits and rates under tokio's paused time.
+//! Rates under tokio's paused time.
 
 use std::time::Duration;
 
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use crate::clock::Clock;
-use crate::limits::Blocked;
-use crate::limits::hosts::Hosts;
 use crate::limits::rate::{ByteRate, Gcra};
-use crate::model::host::Host;
-use crate::model::limits::Limits;
 use crate::model::time::Timestamp;
 
 const SECOND: i64 = 1_000_000;
-
-fn hosts(max_per_host: u32) -> std::sync::Arc<Hosts> {
-    let limits = Limits { max_per_host, ..Limits::default() };
-    Hosts::new(limits, Clock::paced(Timestamp(1_000 * SECOND)))
-}
 
 proptest! {
     /// However the callers come, no window of any length sees more starts than the rate and one burst allow, and what
@@ -113,69 +103,4 @@ async fn a_new_rate_reaches_those_who_wait() {
     };
     tokio::join!(waiting, lift);
     assert!(start.elapsed() < Duration::from_secs(2));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_host_has_no_more_requests_than_it_may() {
-    let hosts = hosts(2);
-    let host = Host::new("a:80");
-    let first = hosts.try_start(&host).unwrap();
-    let _second = hosts.try_start(&host).unwrap();
-    assert_eq!(hosts.try_start(&host).unwrap_err(), Blocked::Full);
-    assert!(hosts.try_start(&Host::new("b:80")).is_ok(), "another host is not held");
-    drop(first);
-    hosts.freed().await;
-    assert!(hosts.take_freed().contains(&host));
-    assert!(hosts.try_start(&host).is_ok());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_release_wakes_who_waits_inside_an_attempt() {
-    let hosts = hosts(1);
-    let host = Host::new("a:80");
-    let held = hosts.try_start(&host).unwrap();
-    let start = Instant::now();
-    let release = async {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        drop(held);
-    };
-    let (started, ()) = tokio::join!(hosts.start(&host), release);
-    assert!(started.is_ok());
-    assert!(start.elapsed() < Duration::from_secs(1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_breaker_opens_probes_and_ramps_up() {
-    let hosts = hosts(4);
-    let host = Host::new("a:80");
-    for _ in 0..8 {
-        drop(hosts.try_start(&host).unwrap());
-        hosts.failed_to_connect(&host, "refused");
-    }
-    let Err(Blocked::Paused(until)) = hosts.try_start(&host) else { panic!("the breaker must be open") };
-    assert_eq!(hosts.views()[0].paused_until, Some(until));
-
-    tokio::time::sleep(Duration::from_millis(501)).await;
-    let probe = hosts.try_start(&host).unwrap();
-    assert_eq!(hosts.try_start(&host).unwrap_err(), Blocked::Full, "one probe at a time");
-    hosts.answered(&host);
-    drop(probe);
-    let two = [hosts.try_start(&host).unwrap(), hosts.try_start(&host).unwrap()];
-    assert_eq!(hosts.try_start(&host).unwrap_err(), Blocked::Full, "two after the first success");
-    hosts.answered(&host);
-    assert!(hosts.try_start(&host).is_ok(), "one more for each answer");
-    hosts.answered(&host);
-    drop(two);
-    let four: Vec<_> = (0..4).map(|_| hosts.try_start(&host).unwrap()).collect();
-    assert_eq!(four.len(), 4);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_pause_holds_and_is_not_shortened() {
-    let hosts = hosts(4);
-    let host = Host::new("a:80");
-    let now = Timestamp(1_000 * SECOND);
-    hosts.pause(&host, now.plus(Duration::from_secs(9)), "asked to wait");
-    hosts.pause(&host, now.plus(Duration::from_secs(1)), "asked to wait less");
-    assert_eq!(hosts.try_start(&host).unwrap_err(), Blocked::Paused(now.plus(Duration::from_secs(9))));
 }

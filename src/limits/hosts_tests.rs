@@ -1,0 +1,558 @@
+//! Permits, pauses and breakers under tokio's paused time.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use proptest::prelude::*;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::limits::Blocked;
+use crate::limits::hosts::{HostPermit, Hosts};
+use crate::model::host::Host;
+use crate::model::limits::{HostLimits, Limits};
+use crate::model::time::Timestamp;
+
+const SECOND: i64 = 1_000_000;
+const START: Timestamp = Timestamp(1_000_000 * SECOND);
+
+fn hosts(max_per_host: u32) -> Arc<Hosts> {
+    hosts_under(Limits { max_per_host, ..Limits::default() })
+}
+
+fn hosts_under(limits: Limits) -> Arc<Hosts> {
+    Hosts::new(limits, Clock::paced(START))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_has_no_more_requests_than_it_may() {
+    let hosts = hosts(2);
+    let host = Host::new("a:80");
+    let first = hosts.try_start(&host).unwrap();
+    let _second = hosts.try_start(&host).unwrap();
+    assert_eq!(hosts.try_start(&host).unwrap_err(), Blocked::Full);
+    assert!(hosts.try_start(&Host::new("b:80")).is_ok(), "another host is not held");
+    drop(first);
+    hosts.freed().await;
+    assert!(hosts.take_freed().contains(&host));
+    assert!(hosts.try_start(&host).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_wakes_who_waits_inside_an_attempt() {
+    let hosts = hosts(1);
+    let host = Host::new("a:80");
+    let held = hosts.try_start(&host).unwrap();
+    let start = Instant::now();
+    let release = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        drop(held);
+    };
+    let (started, ()) = tokio::join!(hosts.start(&host), release);
+    assert!(started.is_ok());
+    assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_breaker_opens_probes_and_ramps_up() {
+    let hosts = hosts(4);
+    let host = Host::new("a:80");
+    for _ in 0..8 {
+        drop(hosts.try_start(&host).unwrap());
+        hosts.failed_to_connect(&host, "refused");
+    }
+    let Err(Blocked::Paused(until)) = hosts.try_start(&host) else { panic!("the breaker must be open") };
+    assert_eq!(hosts.views_after(None, 9)[0].paused_until, Some(until));
+
+    tokio::time::sleep(Duration::from_millis(501)).await;
+    let probe = hosts.try_start(&host).unwrap();
+    assert_eq!(hosts.try_start(&host).unwrap_err(), Blocked::Full, "one probe at a time");
+    hosts.answered(&host);
+    drop(probe);
+    let two = [hosts.try_start(&host).unwrap(), hosts.try_start(&host).unwrap()];
+    assert_eq!(hosts.try_start(&host).unwrap_err(), Blocked::Full, "two after the first success");
+    hosts.answered(&host);
+    assert!(hosts.try_start(&host).is_ok(), "one more for each answer");
+    hosts.answered(&host);
+    drop(two);
+    let four: Vec<_> = (0..4).map(|_| hosts.try_start(&host).unwrap()).collect();
+    assert_eq!(four.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_holds_and_is_not_shortened() {
+    let hosts = hosts(4);
+    let host = Host::new("a:80");
+    let now = START;
+    hosts.pause(&host, now.plus(Duration::from_secs(9)), "asked to wait");
+    hosts.pause(&host, now.plus(Duration::from_secs(1)), "asked to wait less");
+    assert_eq!(hosts.try_start(&host).unwrap_err(), Blocked::Paused(now.plus(Duration::from_secs(9))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_is_for_a_week_at_most() {
+    let hosts = hosts(4);
+    let host = Host::new("a:80");
+    hosts.pause(&host, Timestamp::MAX, "asked to wait for ever");
+    assert_eq!(hosts.check(&host), Err(Blocked::Paused(START.plus(Duration::from_secs(7 * 24 * 3600)))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_is_explained() {
+    let hosts = Hosts::new(Limits::default(), Clock::paced(Timestamp(1_795_694_400 * SECOND)));
+    let host = Host::new("a.example:443");
+    let pause = |seconds: i64| {
+        let until = Timestamp((1_795_694_400 + seconds) * SECOND);
+        hosts.pause(&host, until, "answered 503 and asked to wait");
+        hosts.explain_pause(&host, until)
+    };
+    insta::assert_snapshot!(pause(187), @"`a.example:443` is paused until 12:03:07 UTC (answered 503 and asked to wait); see ListHosts");
+    insta::assert_snapshot!(pause(2 * 24 * 3600), @"`a.example:443` is paused until 28 Nov 2026 12:00:00 UTC (answered 503 and asked to wait); see ListHosts");
+    let other = Host::new("b.example:80");
+    let over = hosts.explain_pause(&other, Timestamp(1_795_694_401 * SECOND));
+    insta::assert_snapshot!(over, @"`b.example:80` is paused until 12:00:01 UTC; see ListHosts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_ends_what_the_breaker_began_and_no_other_pause() {
+    let hosts = hosts(16);
+    let host = Host::new("a:80");
+    let late = hosts.try_start(&host).unwrap();
+    (0..8).for_each(|_| hosts.failed_to_connect(&host, "refused"));
+    assert!(matches!(hosts.check(&host), Err(Blocked::Paused(_))));
+    hosts.take_freed();
+    hosts.answered(&host);
+    assert_eq!(hosts.take_freed(), std::slice::from_ref(&host), "whoever waits looks again");
+    assert_eq!(hosts.check(&host), Ok(()));
+    drop(late);
+
+    let until = START.plus(Duration::from_secs(60));
+    hosts.pause(&host, until, "asked to wait");
+    hosts.answered(&host);
+    assert_eq!(hosts.check(&host), Err(Blocked::Paused(until)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_that_nothing_follows_lapse() {
+    let hosts = hosts(16);
+    let host = Host::new("a:80");
+    (0..7).for_each(|_| hosts.failed_to_connect(&host, "refused"));
+    tokio::time::sleep(Duration::from_secs(3601)).await;
+    hosts.failed_to_connect(&host, "refused");
+    assert_eq!(hosts.check(&host), Ok(()), "the first of a new row");
+}
+
+#[tokio::test(start_paused = true)]
+async fn looking_at_a_host_does_not_remember_it() {
+    let hosts = hosts(1);
+    assert_eq!(hosts.check(&Host::new("a:80")), Ok(()));
+    assert!(hosts.views_after(None, 9).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_one_of_many_dead_hosts_is_paused() {
+    let hosts = hosts(8);
+    let dead: Vec<Host> = (0..20_000).map(|n| Host::new(&format!("{n}.example:80"))).collect();
+    for _ in 0..8 {
+        for host in &dead {
+            drop(hosts.try_start(host).unwrap());
+            hosts.failed_to_connect(host, "refused");
+        }
+        hosts.take_freed();
+    }
+    let open = dead.iter().filter(|host| matches!(hosts.try_start(host), Err(Blocked::Paused(_)))).count();
+    assert_eq!(open, dead.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_rate_outlives_many_other_hosts() {
+    let own = HostLimits { host: "slow".into(), requests_per_second: 0.1, ..HostLimits::default() };
+    let hosts = hosts_under(Limits { hosts: vec![own], ..Limits::default() });
+    let slow = Host::new("slow:80");
+    drop(hosts.try_start(&slow).unwrap());
+    for n in 0..110_000 {
+        drop(hosts.try_start(&Host::new(&format!("{n}.example:80"))).unwrap());
+    }
+    assert_eq!(hosts.try_start(&slow).unwrap_err(), Blocked::Rate(START.plus(Duration::from_secs(10))));
+    assert!(
+        hosts.views_after(None, usize::MAX).len() <= 100_000,
+        "and of the others no more are listed than are allowed"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn hosts_are_listed_by_name_in_pages() {
+    let hosts = hosts(1);
+    let names = ["d:1", "b:1", "a:1", "c:1", "a:2"];
+    let held: Vec<_> = names.iter().map(|name| hosts.try_start(&Host::new(name)).unwrap()).collect();
+    let page = |last: Option<&str>, limit| {
+        let views = hosts.views_after(last.map(Host::new).as_ref(), limit);
+        views.iter().map(|view| (view.host.to_string(), view.running)).collect::<Vec<_>>()
+    };
+    let listed = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 1)).collect::<Vec<_>>();
+    assert_eq!(page(None, 2), listed(&["a:1", "a:2"]));
+    assert_eq!(page(Some("a:2"), 2), listed(&["b:1", "c:1"]));
+    assert_eq!(page(Some("bb:1"), 9), listed(&["c:1", "d:1"]), "from a host that is not remembered any more");
+    assert_eq!(page(Some("d:1"), 9), []);
+    drop(held);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_hosts_have_limits_of_their_own() {
+    let own = |host: String, max_concurrent| HostLimits { host, max_concurrent, ..HostLimits::default() };
+    let named = (0..100_000u32).map(|n| own(format!("{n}.example"), n % 7 + 1));
+    let again = own("5.example".into(), 99);
+    let with_port = own("5.example:81".into(), 50);
+    let hosts = hosts_under(Limits { hosts: named.chain([again, with_port]).collect(), ..Limits::default() });
+    for n in 0..100_000u32 {
+        assert_eq!(hosts.max_concurrent(&Host::new(&format!("{n}.example:80"))), n % 7 + 1);
+    }
+    assert_eq!(hosts.max_concurrent(&Host::new("5.example:81")), 50);
+    assert_eq!(hosts.max_concurrent(&Host::new("other.example:80")), Limits::default().max_per_host);
+    assert!(hosts.views_after(None, 9).is_empty(), "limits alone make no host known");
+    let host = Host::new("1.example:80");
+    let _held = [hosts.try_start(&host).unwrap(), hosts.try_start(&host).unwrap()];
+    assert_eq!(hosts.try_start(&host).unwrap_err(), Blocked::Full);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_byte_rate_reaches_bodies_that_are_read() {
+    let hosts = hosts(1);
+    let host = Host::new("a:80");
+    let reader = hosts.read(&host);
+    reader.take(1_000_000_000).await;
+    let start = Instant::now();
+    let own = HostLimits { host: "a".into(), bytes_per_second: 1_000, ..HostLimits::default() };
+    hosts.set_limits(Limits { hosts: vec![own], ..Limits::default() });
+    reader.take(5_000).await;
+    assert!(start.elapsed() >= Duration::from_secs(4));
+}
+
+/// A task that waits at a host for a request and ends with it, and how often it was polled.
+type Waiter = (tokio::task::JoinHandle<HostPermit>, Arc<AtomicU32>);
+
+/// Starts attempts that wait at `host`, and lets each come to its rest.
+async fn waiters(hosts: &Arc<Hosts>, host: &Host, count: usize) -> Vec<Waiter> {
+    let tasks = TaskTracker::new();
+    let waiter = |_| {
+        let (hosts, host, polls) = (hosts.clone(), host.clone(), Arc::new(AtomicU32::new(0)));
+        let counter = polls.clone();
+        let task = tasks.spawn(async move {
+            let mut start = Box::pin(hosts.start(&host));
+            std::future::poll_fn(|context| {
+                counter.fetch_add(1, Ordering::Relaxed);
+                start.as_mut().poll(context)
+            })
+            .await
+            .unwrap()
+        });
+        (task, polls)
+    };
+    let waiters = (0..count).map(waiter).collect();
+    // Tokio's paused time goes on when no task has anything to do.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    waiters
+}
+
+fn polls(waiters: &[Waiter]) -> Vec<u32> {
+    waiters.iter().map(|(_, polls)| polls.load(Ordering::Relaxed)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_wakes_the_first_at_its_host_and_nobody_else() {
+    let hosts = hosts(1);
+    let names: Vec<Host> = (0..20).map(|n| Host::new(&format!("{n}.example:80"))).collect();
+    let mut held: Vec<_> = names.iter().map(|host| hosts.try_start(host).unwrap()).collect();
+    let mut all = Vec::new();
+    for host in &names {
+        all.extend(waiters(&hosts, host, 3).await);
+    }
+    assert_eq!(polls(&all), [1; 60]);
+    drop(held.remove(7));
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let mut expected = [1; 60];
+    expected[21] = 2;
+    assert_eq!(polls(&all), expected);
+    assert!(all[21].0.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_ends_wakes_exactly_who_can_start() {
+    let hosts = hosts(2);
+    let host = Host::new("a:80");
+    hosts.pause(&host, START.plus(Duration::from_millis(800)), "asked to wait");
+    let mut waiters = waiters(&hosts, &host, 5).await;
+    assert_eq!(polls(&waiters), [1; 5]);
+    tokio::time::sleep(Duration::from_millis(798)).await;
+    assert_eq!(polls(&waiters), [1; 5]);
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!(polls(&waiters), [2, 2, 1, 1, 1]);
+    drop(waiters.remove(0).0.await);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(polls(&waiters), [2, 2, 1, 1]);
+    assert!(waiters[1].0.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_scheduler_hears_of_room_and_not_of_releases_beyond_the_limit() {
+    let hosts = hosts(3);
+    let host = Host::new("a:80");
+    let mut held: Vec<_> = (0..3).map(|_| hosts.try_start(&host).unwrap()).collect();
+    hosts.set_limits(Limits { max_per_host: 1, ..Limits::default() });
+    hosts.take_freed();
+    held.truncate(1);
+    assert_eq!(hosts.take_freed(), []);
+    held.clear();
+    assert_eq!(hosts.take_freed(), [host]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_gives_up_takes_no_permit_with_it() {
+    let hosts = hosts(3);
+    let host = Host::new("a:80");
+    let held: Vec<_> = (0..3).map(|_| hosts.try_start(&host).unwrap()).collect();
+    let waiting = waiters(&hosts, &host, 30).await;
+    // Some give up before there is room, some after they were woken for it, some with what they got.
+    waiting.iter().step_by(3).for_each(|(task, _)| task.abort());
+    drop(held);
+    waiting.iter().skip(1).step_by(3).for_each(|(task, _)| task.abort());
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(hosts.views_after(None, 1)[0].running, 3);
+    for (task, _) in waiting {
+        task.abort();
+        drop(task.await);
+    }
+    assert!(hosts.has_no_queues());
+    let all: Vec<_> = (0..3).map(|_| hosts.try_start(&host)).collect();
+    assert!(all.iter().all(Result::is_ok));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_host_waits_for_another() {
+    let hosts = hosts(1);
+    let names: Vec<Host> = (0..300).map(|n| Host::new(&format!("{n}.example:80"))).collect();
+    let start = Instant::now();
+    let orders = join_all(names.iter().map(|host| order_of(&hosts, host, 20))).await;
+    assert!(orders.iter().all(|order| order.is_sorted()));
+    // As long as one host alone takes, by the paused clock.
+    assert_eq!(start.elapsed(), Duration::from_millis(20 * 5));
+}
+
+/// Starts `count` attempts that wait at `host` one after the other; returns the order in which they get through.
+async fn order_of(hosts: &Arc<Hosts>, host: &Host, count: usize) -> Vec<usize> {
+    let order = RefCell::new(Vec::new());
+    join_all((0..count).map(|n| {
+        let order = &order;
+        async move {
+            let permit = hosts.start(host).await.unwrap();
+            order.borrow_mut().push(n);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            drop(permit);
+        }
+    }))
+    .await;
+    order.into_inner()
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_wait_in_order() {
+    let hosts = hosts(1);
+    let (a, b) = (Host::new("a:80"), Host::new("b:80"));
+    let held = [hosts.try_start(&a).unwrap(), hosts.try_start(&b).unwrap()];
+    let release = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        drop(held);
+    };
+    let (at_a, at_b, ()) = tokio::join!(order_of(&hosts, &a, 20), order_of(&hosts, &b, 5), release);
+    assert_eq!(at_a, (0..20).collect::<Vec<_>>());
+    assert_eq!(at_b, (0..5).collect::<Vec<_>>());
+    assert!(hosts.has_no_queues());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_is_given_up_goes_to_the_next() {
+    let hosts = hosts(1);
+    let host = Host::new("a:80");
+    let held = hosts.try_start(&host).unwrap();
+    let mut first = Box::pin(hosts.start(&host));
+    let mut second = Box::pin(hosts.start(&host));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    assert!(futures_util::poll!(&mut second).is_pending());
+    // The first is woken for the room, and never looks.
+    drop(held);
+    drop(first);
+    let start = Instant::now();
+    assert!(second.await.is_ok());
+    assert!(start.elapsed() < Duration::from_millis(1), "by a wake-up and not by a timer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_sends_away_all_who_wait() {
+    let hosts = hosts(1);
+    let host = Host::new("a:80");
+    let _held = hosts.try_start(&host).unwrap();
+    let until = START.plus(Duration::from_secs(3600));
+    let pause = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        hosts.pause(&host, until, "asked to wait");
+    };
+    let start = Instant::now();
+    let (ends, ()) = tokio::join!(join_all((0..5).map(|_| hosts.start(&host))), pause);
+    assert!(ends.iter().all(|end| end.as_ref().is_err_and(|at| *at == until)));
+    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(hosts.has_no_queues());
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_and_the_scheduler_share_a_host() {
+    let hosts = hosts(2);
+    let host = Host::new("a:80");
+    let (tasks, requests) = (Cell::new(0), Cell::new(0));
+    let is_over = Cell::new(false);
+    let hold = Duration::from_millis(5);
+    let scheduler = async {
+        let mut running = tokio::task::JoinSet::new();
+        while !is_over.get() {
+            match hosts.try_start(&host) {
+                Ok(permit) => {
+                    tasks.set(tasks.get() + 1);
+                    running.spawn(async move {
+                        tokio::time::sleep(hold).await;
+                        drop(permit);
+                    });
+                }
+                Err(Blocked::Full) => hosts.freed().await,
+                Err(why) => tokio::time::sleep(why.until().unwrap().since(hosts.now())).await,
+            }
+        }
+        while running.join_next().await.is_some() {}
+    };
+    let attempts = async {
+        join_all((0..10).map(|_| async {
+            for _ in 0..20 {
+                let permit = hosts.start(&host).await.unwrap();
+                requests.set(requests.get() + 1);
+                tokio::time::sleep(hold).await;
+                drop(permit);
+            }
+        }))
+        .await;
+        is_over.set(true);
+    };
+    tokio::join!(scheduler, attempts);
+    assert_eq!(requests.get(), 200);
+    assert!((150..=250).contains(&tasks.get()), "{} tasks beside {} requests", tasks.get(), requests.get());
+}
+
+/// What happens in a run: who comes when, and what changes meanwhile.
+#[derive(Clone, Debug)]
+enum Step {
+    Task { host: usize, holds: u64 },
+    Request { host: usize, holds: u64, patience: u64 },
+    Pause { host: usize, millis: u64 },
+    Limit { max_per_host: u32, per_second: f64 },
+    Fails(usize),
+    Answers(usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
+    let host = 0..3usize;
+    let step = prop_oneof![
+        4 => (host.clone(), 0..300u64).prop_map(|(host, holds)| Step::Task { host, holds }),
+        6 => (host.clone(), 0..300u64, 0..5_000u64)
+            .prop_map(|(host, holds, patience)| Step::Request { host, holds, patience }),
+        1 => (host.clone(), 0..2_000u64).prop_map(|(host, millis)| Step::Pause { host, millis }),
+        1 => (1..6u32, prop_oneof![Just(0.0), 0.5..200.0])
+            .prop_map(|(max_per_host, per_second)| Step::Limit { max_per_host, per_second }),
+        2 => host.clone().prop_map(Step::Fails),
+        1 => host.prop_map(Step::Answers),
+    ];
+    prop::collection::vec((0..60u64, step), 1..200)
+}
+
+/// Requests in flight as an origin would count them.
+#[derive(Default)]
+struct Seen {
+    in_flight: [Cell<u32>; 3],
+    refused: Cell<u32>,
+}
+
+impl Seen {
+    /// Counts a request that has just started, and judges it by the limits in force.
+    fn start(&self, hosts: &Hosts, host: usize, pauses: &[Cell<Timestamp>; 3]) {
+        let max = hosts.limits().max_per_host;
+        assert!(self.in_flight[host].get() < max, "{} requests in flight, at most {max}", self.in_flight[host].get());
+        assert!(pauses[host].get() <= hosts.now(), "started during a pause");
+        self.in_flight[host].set(self.in_flight[host].get() + 1);
+    }
+
+    fn end(&self, host: usize) {
+        self.in_flight[host].set(self.in_flight[host].get() - 1);
+    }
+}
+
+async fn run(steps: Vec<(u64, Step)>) {
+    let hosts = hosts(3);
+    let names = ["a:80", "b:80", "c:80"].map(Host::new);
+    let (seen, pauses) = (Seen::default(), <[Cell<Timestamp>; 3]>::default());
+    let mut at = 0;
+    let actors = steps.into_iter().map(|(gap, step)| {
+        at += gap;
+        let (hosts, names, seen, pauses) = (&hosts, &names, &seen, &pauses);
+        async move {
+            tokio::time::sleep(Duration::from_millis(at)).await;
+            let hold = async |host: usize, millis, permit| {
+                seen.start(hosts, host, pauses);
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                seen.end(host);
+                drop(permit);
+            };
+            match step {
+                Step::Task { host, holds } => match hosts.try_start(&names[host]) {
+                    Ok(permit) => hold(host, holds, permit).await,
+                    Err(_) => seen.refused.set(seen.refused.get() + 1),
+                },
+                Step::Request { host, holds, patience } => {
+                    let patience = Duration::from_millis(patience);
+                    if let Ok(Ok(permit)) = tokio::time::timeout(patience, hosts.start(&names[host])).await {
+                        hold(host, holds, permit).await;
+                    }
+                }
+                Step::Pause { host, millis } => {
+                    let until = hosts.now().plus(Duration::from_millis(millis));
+                    hosts.pause(&names[host], until, "asked");
+                    pauses[host].set(pauses[host].get().max(until));
+                }
+                Step::Limit { max_per_host, per_second } => hosts.set_limits(Limits {
+                    max_per_host,
+                    requests_per_second_per_host: per_second,
+                    ..Limits::default()
+                }),
+                Step::Fails(host) => hosts.failed_to_connect(&names[host], "refused"),
+                Step::Answers(host) => hosts.answered(&names[host]),
+            }
+        }
+    });
+    join_all(actors.collect::<Vec<_>>()).await;
+    assert!(hosts.has_no_queues());
+    // Whatever happened, every host can be used again once pauses are over.
+    hosts.set_limits(Limits::default());
+    tokio::time::sleep(Duration::from_secs(3601)).await;
+    for name in &names {
+        let all: Vec<_> = (0..Limits::default().max_per_host).map(|_| hosts.start(name)).collect();
+        assert!(join_all(all).await.iter().all(Result::is_ok));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #[test]
+    fn limits_hold_whatever_happens(steps in steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(run(steps));
+    }
+}

@@ -1,0 +1,247 @@
+//! One host: whether a request to it may start now, and what its answers and failures mean for the next. Pure: the caller
+//! brings the time.
+//!
+//! A host that cannot be connected to again and again is paused (the breaker opens); then one request at a time probes it
+//! (half-open); when one gets through, each answer allows one request more at once, which doubles them with each round trip
+//! (slow start, RFC 5681), up to the host's limit: a million waiting tasks do not fall on a host that has just come back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::limits::Blocked;
+use crate::limits::rate::{ByteRate, Gcra};
+use crate::limits::turns::{Asker, Turns};
+use crate::model::limits::HostLimits;
+use crate::model::time::Timestamp;
+
+/// Connect failures in a row that open the breaker.
+const BREAKER_FAILURES: u32 = 8;
+/// The first pause of an open breaker; doubled with each failed probe.
+const BREAKER_PAUSE_MIN: Duration = Duration::from_millis(500);
+/// The longest pause of an open breaker: a host that is back is noticed within this.
+const BREAKER_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How long a connect failure counts when no other follows: nobody has asked the host since, so nothing is known of it.
+const FAILURES_LAPSE: Duration = Duration::from_secs(3600);
+/// The longest pause, whatever is asked for: a host that is paused for ever could only be helped by a restart.
+const PAUSE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// No limit on requests at once beside the configured one: the host is well.
+const NO_RAMP: u32 = u32::MAX;
+/// Bytes that are kept of a text about a host, so that memory stays bounded whatever origins and resolvers say.
+const TEXT_BYTES_MAX: usize = 300;
+
+/// What decides whether a request to a host may start, and how fast bodies from it are read.
+#[derive(Debug)]
+pub(super) struct HostState {
+    rate: Gcra,
+    max_concurrent: u32,
+    in_flight: u32,
+    /// Bodies that are being read.
+    readers: u32,
+    /// Requests at once while the host comes back, or [`NO_RAMP`].
+    ramp: u32,
+    connect_failures: u32,
+    /// How often in a row the breaker opened.
+    openings: u32,
+    turns: Turns,
+    /// When the last connection failed.
+    failed_at: Timestamp,
+    /// The rate that all bodies share, as long as there are readers or bytes that the rate has yet to allow.
+    bytes: Option<Arc<ByteRate>>,
+    /// When the rate has allowed all bytes that were read; set when the last reader ends.
+    bytes_allowed_at: Timestamp,
+    pause: Option<Box<Pause>>,
+}
+
+// A hundred thousand of them may be remembered.
+const _: () = assert!(size_of::<HostState>() <= 112);
+
+/// Until when no request may start, and why.
+#[derive(Debug)]
+struct Pause {
+    until: Timestamp,
+    cause: Cause,
+}
+
+#[derive(Debug)]
+enum Cause {
+    /// The breaker is open after this many connect failures, the last of which is named.
+    Connections(u32, Arc<str>),
+    /// The origin asked for it.
+    Asked(Box<str>),
+}
+
+impl HostState {
+    pub(super) fn new(limits: &HostLimits) -> HostState {
+        HostState {
+            rate: Gcra::new(limits.requests_per_second, limits.burst),
+            max_concurrent: limits.max_concurrent,
+            in_flight: 0,
+            readers: 0,
+            ramp: NO_RAMP,
+            connect_failures: 0,
+            openings: 0,
+            turns: Turns::default(),
+            failed_at: Timestamp::default(),
+            bytes: None,
+            bytes_allowed_at: Timestamp::default(),
+            pause: None,
+        }
+    }
+
+    /// Changes the limits. What was granted stays granted.
+    pub(super) fn set_limits(&mut self, limits: &HostLimits) {
+        self.max_concurrent = limits.max_concurrent;
+        self.rate.set(limits.requests_per_second, limits.burst);
+        if let Some(bytes) = &self.bytes {
+            bytes.set(limits.bytes_per_second);
+        }
+    }
+
+    /// Returns whether a request may start by the limits, whoever asks.
+    pub(super) fn check(&self, now: Timestamp) -> Result<(), Blocked> {
+        if let Some(until) = self.paused_until(now) {
+            return Err(Blocked::Paused(until));
+        }
+        let ramp = if self.has_lapsed(now) { NO_RAMP } else { self.ramp };
+        if self.in_flight >= self.max_concurrent.min(ramp) {
+            return Err(Blocked::Full);
+        }
+        self.rate.check(now).map_err(Blocked::Rate)
+    }
+
+    /// Starts a request, when the limits allow it and it is the asker's turn.
+    pub(super) fn start(&mut self, asker: Asker, now: Timestamp) -> Result<(), Blocked> {
+        self.lapse(now);
+        if let Err(why) = self.check(now) {
+            self.turns.refused(asker, why.until());
+            return Err(why);
+        }
+        // Another's turn ends by itself, so whoever has to wait for that waits for a time, as with a rate.
+        self.turns.take(asker, now).map_err(Blocked::Rate)?;
+        self.rate.take(now);
+        self.in_flight += 1;
+        Ok(())
+    }
+
+    /// Notes that `asker` waits for room.
+    pub(super) fn wanted_by(&mut self, asker: Asker) {
+        self.turns.refused(asker, None);
+    }
+
+    /// Counts the end of a request.
+    pub(super) fn release(&mut self, now: Timestamp) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.turns.has_room(now);
+    }
+
+    /// Pauses the host, for [`PAUSE_MAX`] at most. A shorter pause does not shorten a longer one.
+    pub(super) fn pause(&mut self, until: Timestamp, reason: &str, now: Timestamp) {
+        let until = until.min(now.plus(PAUSE_MAX));
+        if self.pause.as_ref().is_none_or(|there| there.until < until) {
+            self.pause = Some(Box::new(Pause { until, cause: Cause::Asked(cut(reason).into()) }));
+        }
+    }
+
+    /// Closes the breaker, since the host has answered. Returns whether more requests may start than before.
+    pub(super) fn answered(&mut self, now: Timestamp) -> bool {
+        self.lapse(now);
+        self.connect_failures = 0;
+        self.openings = 0;
+        let was_open = self.pause.take_if(|pause| matches!(pause.cause, Cause::Connections(..))).is_some();
+        let was_ramping = self.ramp != NO_RAMP;
+        if was_ramping {
+            let more = self.ramp.saturating_add(1);
+            self.ramp = if more >= self.max_concurrent { NO_RAMP } else { more };
+        }
+        let has_more_room = was_open || was_ramping;
+        if has_more_room {
+            self.turns.has_room(now);
+        }
+        has_more_room
+    }
+
+    /// Counts a connection that could not be made. Eight in a row open the breaker.
+    pub(super) fn failed_to_connect(&mut self, error: Arc<str>, now: Timestamp) {
+        self.lapse(now);
+        self.connect_failures = self.connect_failures.saturating_add(1);
+        self.failed_at = now;
+        // What was under way when the breaker opened fails within its pause and says nothing new.
+        if self.connect_failures >= BREAKER_FAILURES && self.paused_until(now).is_none() {
+            let length = BREAKER_PAUSE_MIN.saturating_mul(1 << self.openings.min(16)).min(BREAKER_PAUSE_MAX);
+            let cause = Cause::Connections(self.connect_failures, error);
+            self.pause = Some(Box::new(Pause { until: now.plus(length), cause }));
+            self.openings += 1;
+            self.ramp = 1;
+        }
+    }
+
+    /// Counts a body that is read from now on, and returns the rate that all bodies of the host share.
+    pub(super) fn reader_begins(&mut self, bytes_per_second: u64) -> Arc<ByteRate> {
+        self.readers += 1;
+        self.bytes.get_or_insert_with(|| Arc::new(ByteRate::new(bytes_per_second))).clone()
+    }
+
+    /// Counts a body that is not read any more.
+    pub(super) fn reader_ends(&mut self, now: Timestamp) {
+        self.readers = self.readers.saturating_sub(1);
+        let behind = self.bytes.as_ref().map_or(Duration::ZERO, |bytes| bytes.behind());
+        self.bytes_allowed_at = now.plus(behind);
+        if self.readers == 0 && behind.is_zero() {
+            self.bytes = None;
+        }
+    }
+
+    /// When nothing distinguishes this host any more from one that was never seen, if nothing happens until then. `None`
+    /// while a request is in flight or a body is read.
+    pub(super) fn rests_at(&self) -> Option<Timestamp> {
+        if self.in_flight > 0 || self.readers > 0 {
+            return None;
+        }
+        let pause = self.pause.as_ref().map(|pause| pause.until);
+        let failures = self.has_failures().then(|| self.failed_at.plus(FAILURES_LAPSE));
+        let ends = [pause, failures, self.turns.rest_at(), Some(self.bytes_allowed_at)];
+        ends.into_iter().flatten().max().max(Some(self.rate.rests_at()))
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    pub(super) fn paused_until(&self, now: Timestamp) -> Option<Timestamp> {
+        self.pause.as_ref().map(|pause| pause.until).filter(|until| *until > now)
+    }
+
+    /// Returns why the host is paused; empty when it is not.
+    pub(super) fn pause_reason(&self, now: Timestamp) -> String {
+        match self.pause.as_ref().filter(|pause| pause.until > now).map(|pause| &pause.cause) {
+            Some(Cause::Connections(count, error)) => format!("{count} connections in a row failed: {error}"),
+            Some(Cause::Asked(reason)) => reason.to_string(),
+            None => String::new(),
+        }
+    }
+
+    fn has_failures(&self) -> bool {
+        self.connect_failures > 0 || self.openings > 0 || self.ramp != NO_RAMP
+    }
+
+    fn has_lapsed(&self, now: Timestamp) -> bool {
+        self.failed_at.plus(FAILURES_LAPSE) <= now
+    }
+
+    /// Drops what no longer matters.
+    fn lapse(&mut self, now: Timestamp) {
+        if self.has_failures() && self.has_lapsed(now) {
+            self.connect_failures = 0;
+            self.openings = 0;
+            self.ramp = NO_RAMP;
+        }
+        if self.rests_at().is_some_and(|at| at <= now) {
+            self.turns = Turns::default();
+        }
+    }
+}
+
+/// Returns the beginning of `text`, at most [`TEXT_BYTES_MAX`] bytes of it.
+pub(super) fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
+}
