@@ -397,6 +397,12 @@ fn nothing_is_missing() {
             missing,
         ),
         row("it does not say of how many", strong(), vec![unsatisfied(None, bare()), whole_of(strong())], missing),
+        row(
+            "as many as are held, where there were to be more",
+            strong(),
+            vec![unsatisfied(Some(40), bare()), whole_of(strong())],
+            missing,
+        ),
         with_digest(
             "a mirror has that many",
             unknown(),

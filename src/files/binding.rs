@@ -130,6 +130,9 @@ impl Stored {
         is_conditional: bool,
         has_digest: bool,
     ) -> Result<Admitted, Why> {
+        if self.binding.version.total.is_some_and(|held| held != total) {
+            return Err(Why::ContentChanged);
+        }
         if !self.ranges.is_all_of(total) {
             return Err(Why::Unsatisfiable);
         }
@@ -260,5 +263,10 @@ mod tests {
         assert_eq!(stored.admit_as_whole(5, &bare, true, false), Err(Why::Unsatisfiable));
         let other = binding("http://a/f", "\"y\"", Some(4));
         assert_eq!(stored.admit_as_whole(4, &other, true, false), Err(Why::TagChanged));
+        let cut = held(binding("http://a/f", "\"x\"", Some(9)));
+        for has_digest in [false, true] {
+            let shorter = cut.admit_as_whole(4, &bare, true, has_digest);
+            assert_eq!(shorter, Err(Why::ContentChanged), "what was said to be longer is not whole now");
+        }
     }
 }
