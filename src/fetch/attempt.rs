@@ -1,8 +1,8 @@
 //! The course of one attempt.
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RANGE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use url::Url;
 
 use crate::fetch::body;
@@ -15,7 +15,7 @@ use crate::model::outcome::{AttemptEnd, AttemptReport, FetchResult, Outcome};
 use crate::model::progress::Meter;
 use crate::model::secret::{REDACTED, is_secret_header, redacted};
 use crate::model::spec::{FetchSpec, Pagination};
-use crate::net::{Request, Response, Session, classify, decode, drain, exchange};
+use crate::net::{Request, Response, Session, classify, decode, drain, exchange, range};
 
 /// What is asked for where JSON is expected; anything is still taken.
 const ACCEPT_JSON: HeaderValue = HeaderValue::from_static("application/json, */*;q=0.5");
@@ -134,12 +134,25 @@ impl<'a> Attempt<'a> {
         let status = response.status.as_u16();
         // 202 is a success, and one that is worth asking again for where the task says so.
         let is_for_later = self.spec.accept_statuses.is_empty() && self.ctx.retry_statuses.contains(&status);
-        if self.spec.accepts(status) && !is_for_later {
+        let is_accepted = self.spec.accepts(status) && !is_for_later;
+        let is_part = is_accepted && self.is_part_of_what_was_asked(&response);
+        if is_accepted && !is_part {
             return Ok(response);
         }
         drain(response.body).await;
+        if is_part {
+            let message = "the origin answered a request for the whole with a part of it";
+            return Err(Failure::retryable(FailureReason::Protocol, message));
+        }
         let now = (self.ctx.now)();
         Err(classify::judge_status(response.status, &response.headers, now, self.ctx.retry_after_max))
+    }
+
+    /// Returns whether the body is a part although the whole was asked for, and the task does not accept parts.
+    fn is_part_of_what_was_asked(&self, response: &Response) -> bool {
+        let is_accepted = response.status == StatusCode::PARTIAL_CONTENT && !self.spec.accept_statuses.is_empty();
+        let is_for_whole = self.method == Method::GET && !is_set(self.ctx, &RANGE);
+        is_for_whole && !is_accepted && range::is_part(response.status, &response.headers)
     }
 
     fn content(&self, response: Response) -> Result<Content, Failure> {
@@ -170,17 +183,19 @@ impl<'a> Attempt<'a> {
 
 /// Returns what a fetch adds, unless the client has set it.
 fn own_headers(ctx: &FetchContext<'_>, spec: &FetchSpec) -> HeaderMap {
-    let is_set = |name: &http::HeaderName| {
-        ctx.profile.http.headers.iter().any(|header| header.name.eq_ignore_ascii_case(name.as_str()))
-    };
     let mut headers = HeaderMap::new();
-    if !is_set(&ACCEPT_ENCODING) {
+    if !is_set(ctx, &ACCEPT_ENCODING) {
         headers.insert(ACCEPT_ENCODING, decode::ACCEPT_ENCODING);
     }
-    if (spec.expect_json || spec.pagination.is_some()) && !is_set(&ACCEPT) {
+    if (spec.expect_json || spec.pagination.is_some()) && !is_set(ctx, &ACCEPT) {
         headers.insert(ACCEPT, ACCEPT_JSON);
     }
     headers
+}
+
+/// Returns whether the client has set this header itself.
+fn is_set(ctx: &FetchContext<'_>, name: &HeaderName) -> bool {
+    ctx.profile.http.headers.iter().any(|header| header.name.eq_ignore_ascii_case(name.as_str()))
 }
 
 fn result_of(response: &Response) -> FetchResult {

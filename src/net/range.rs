@@ -1,6 +1,7 @@
-//! `Content-Range` (RFC 9110, section 14.4).
+//! `Content-Range` (RFC 9110, section 14.4), and whether a body is a part.
 
-use http::{HeaderMap, header};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
+use http::{HeaderMap, StatusCode};
 
 /// Which bytes of how many an answer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +24,19 @@ pub enum ContentRange {
 
 /// The answer's range. `None` without the header, or when it makes no sense.
 pub fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
-    parse(headers.get(header::CONTENT_RANGE)?.to_str().ok()?)
+    parse(headers.get(CONTENT_RANGE)?.to_str().ok()?)
+}
+
+/// Returns whether an answer says that its body is a part of something and not the whole.
+///
+/// A part that is sent as 200 is a part all the same, if the body is as long as its `Content-Range` says. Ranges of other
+/// units than bytes number the items of a listing, each page of which is whole.
+pub fn is_part(status: StatusCode, headers: &HeaderMap) -> bool {
+    let Some(ContentRange::Bytes { first, last, total }) = content_range(headers) else { return false };
+    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let is_whole = first == 0 && total == Some(last + 1);
+    !is_whole
+        && (status == StatusCode::PARTIAL_CONTENT || (status == StatusCode::OK && length == Some(last - first + 1)))
 }
 
 /// Reads the value of the header.

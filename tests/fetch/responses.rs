@@ -81,6 +81,30 @@ async fn statuses_are_accepted_as_the_task_says() {
 }
 
 #[tokio::test]
+async fn a_part_is_not_taken_for_the_whole() {
+    let (origin, mut bench) = (Origin::start(), Bench::new());
+    let part = |status: u16, range: &str| Reply::status(status).body("01234").header("Content-Range", range);
+    origin.reply("/part", part(206, "bytes 0-4/10"));
+    origin.reply("/unsized", part(206, "bytes 0-4/*"));
+    origin.reply("/slice", part(200, "bytes 5-9/10"));
+    origin.reply("/whole", part(206, "bytes 0-4/5"));
+    origin.reply("/items", part(206, "items 0-4/10"));
+    origin.reply("/label", part(200, "bytes 0-99/100"));
+    for path in ["/part", "/unsized", "/slice"] {
+        assert_eq!(bench.reason(&spec(origin.url(path))).await, (FailureReason::Protocol, true), "{path}");
+    }
+    for path in ["/whole", "/items", "/label"] {
+        assert_eq!(result(&bench.run(&spec(origin.url(path))).await).body_bytes, 5, "{path}");
+    }
+    let accepting = FetchSpec { accept_statuses: vec![(206, 206)], ..spec(origin.url("/part")) };
+    assert_eq!(result(&bench.run(&accepting).await).http_status, 206);
+    let mut profile = Profile::default();
+    profile.http.headers.push(HeaderSpec { name: "range".into(), value: Secret::new("bytes=0-4"), sensitive: false });
+    bench.profile = Arc::new(profile);
+    assert_eq!(result(&bench.run(&spec(origin.url("/part"))).await).body_bytes, 5, "it was asked for");
+}
+
+#[tokio::test]
 async fn encodings_are_undone_and_bombs_stopped() {
     let (origin, bench) = (Origin::start(), Bench::new());
     let plain = Object::new(1, 50_000).bytes();
