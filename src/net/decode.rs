@@ -21,6 +21,27 @@ pub const ACCEPT_ENCODING: HeaderValue = HeaderValue::from_static("gzip, br, zst
 
 /// The size of decoded chunks.
 const CHUNK_BYTES: usize = 32 << 10;
+/// What the names of files end with that are gzip by their own format. Formats that only may be are not among them: such
+/// a file may well have been packed for its transport.
+const GZIP_ENDINGS: [&str; 16] = [
+    ".gz",
+    ".gzip",
+    ".tgz",
+    ".taz",
+    ".tpz",
+    ".cpgz",
+    ".crate",
+    ".unitypackage",
+    ".bgz",
+    ".bgzf",
+    ".dz",
+    ".adz",
+    ".svgz",
+    ".emz",
+    ".wmz",
+    ".vgz",
+];
+
 /// Codings on top of each other; each multiplies what a bomb can do.
 const CODINGS_MAX: usize = 3;
 
@@ -52,7 +73,7 @@ impl Coding {
     fn is_of_file(self, name: &str, content_type: &str) -> bool {
         let name = name.to_ascii_lowercase();
         let (endings, kind): (&[&str], _) = match self {
-            Coding::Gzip => (&[".gz", ".gzip", ".tgz", ".taz", ".tpz", ".svgz", ".emz", ".vgz"], "gzip"),
+            Coding::Gzip => (&GZIP_ENDINGS, "gzip"),
             Coding::Brotli => (&[".br", ".tbr"], "brotli"),
             Coding::Zstd => (&[".zst", ".zstd", ".tzst", ".tzs"], "zstd"),
             Coding::Deflate => (&[".zz", ".deflate"], "zlib"),
@@ -298,9 +319,14 @@ mod tests {
             headers.insert(header::CONTENT_TYPE, kind.parse().unwrap());
             codings_of_file(&headers, name).unwrap()
         };
-        for (coding, name) in
-            [("gzip", "a.tar.GZ"), ("x-gzip", "a.tgz"), ("gzip", "i.svgz"), ("br", "a.js.br"), ("zstd", "a.tar.zst")]
-        {
+        for (coding, name) in [
+            ("gzip", "a.tar.GZ"),
+            ("x-gzip", "a.tgz"),
+            ("gzip", "i.svgz"),
+            ("gzip", "serde-1.0.0.crate"),
+            ("br", "a.js.br"),
+            ("zstd", "a.tar.zst"),
+        ] {
             assert_eq!(of(coding, "text/plain", name), [], "{name}");
         }
         assert_eq!(of("gzip", "application/x-gzip", "a"), []);

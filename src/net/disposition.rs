@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 
 /// Returns the file name that the origin suggests; never empty.
 pub fn file_name(headers: &HeaderMap) -> Option<String> {
-    parse(headers.get(header::CONTENT_DISPOSITION)?.as_bytes())
+    headers.get_all(header::CONTENT_DISPOSITION).iter().find_map(|value| parse(value.as_bytes()))
 }
 
 /// Reads the value of the header. `filename*` goes before `filename`, as the RFC asks.

@@ -1,8 +1,11 @@
-//! Looks out for broken framing headers in the heads of HTTP/1.1 answers.
+//! Looks at the heads of HTTP/1.1 answers on their way to hyper.
 //!
 //! Lines that are not headers are passed over, which must not happen to one that was meant to say where the body ends: a
-//! body that is cut would pass for a whole one. hyper does not tell which lines it has passed over, so the bytes of each
-//! head are looked at on their way to it.
+//! body that is cut would pass for a whole one. hyper does not tell which lines it has passed over.
+//!
+//! Two things that hyper refuses are put right, since one odd line must not cost the answer: NUL and a bare CR become
+//! spaces (RFC 9110, section 5.5), and `Transfer-Encoding: identity`, with which old servers say that there is none
+//! (RFC 2616, section 3.6), becomes a line that is passed over.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,8 +41,8 @@ impl Watch {
         self.is_on.store(true, Ordering::Relaxed);
     }
 
-    /// Looks at bytes that have come.
-    pub(super) fn see(&self, bytes: &[u8]) {
+    /// Looks at bytes that have come, and puts them right.
+    pub(super) fn see(&self, bytes: &mut [u8]) {
         if self.is_on.load(Ordering::Relaxed) && lock(&self.scan).is_over(bytes) {
             self.is_on.store(false, Ordering::Relaxed);
         }
@@ -53,16 +56,27 @@ impl Watch {
 
 impl Scan {
     /// Takes bytes in; `true` once the head has ended.
-    fn is_over(&mut self, bytes: &[u8]) -> bool {
-        for byte in bytes {
-            if *byte != b'\n' {
+    fn is_over(&mut self, bytes: &mut [u8]) -> bool {
+        // Where in `bytes` the current line begins, if it does.
+        let mut start = self.line.is_empty().then_some(0);
+        for at in 0..bytes.len() {
+            let byte = bytes[at];
+            if byte != b'\n' {
                 if self.line.len() < LINE_BYTES_MAX {
-                    self.line.push(*byte);
+                    self.line.push(byte);
+                }
+                if byte == 0 || (byte == b'\r' && bytes.get(at + 1).is_some_and(|next| *next != b'\n')) {
+                    bytes[at] = b' ';
                 }
                 continue;
             }
             let line = std::mem::take(&mut self.line);
             let line = line.strip_suffix(b"\r").unwrap_or(&line);
+            let start = start.replace(at + 1);
+            if let (Some(start), Some(colon)) = (start, colon_of_identity(line)) {
+                // Without its colon it is not a header.
+                bytes[start + colon] = b' ';
+            }
             match (self.lines, line) {
                 // Empty lines before a head are allowed.
                 (0, []) => continue,
@@ -78,6 +92,13 @@ impl Scan {
         }
         false
     }
+}
+
+/// Returns where the colon is of a line that says that the body has no transfer coding.
+fn colon_of_identity(line: &[u8]) -> Option<usize> {
+    let colon = line.iter().position(|byte| *byte == b':')?;
+    let is_name = line[..colon].trim_ascii_end().eq_ignore_ascii_case(b"transfer-encoding");
+    (is_name && line[colon + 1..].trim_ascii().eq_ignore_ascii_case(b"identity")).then_some(colon)
 }
 
 /// Returns whether a line was meant to be a framing header, and is not one.
@@ -104,7 +125,7 @@ mod tests {
     fn is_broken(head: &str) -> bool {
         let watch = Watch::default();
         watch.begin();
-        head.as_bytes().chunks(3).for_each(|chunk| watch.see(chunk));
+        head.as_bytes().chunks(3).for_each(|chunk| watch.see(&mut chunk.to_vec()));
         watch.is_broken()
     }
 
@@ -138,10 +159,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(head in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn never_panics(mut head in proptest::collection::vec(any::<u8>(), 0..200)) {
             let watch = Watch::default();
             watch.begin();
-            watch.see(&head);
+            watch.see(&mut head);
+        }
+
+        #[test]
+        fn what_follows_a_head_stays_as_it_is(body in proptest::collection::vec(any::<u8>(), 0..50)) {
+            let head = b"HTTP/1.1 200 OK\r\nX: a\0b\rc\r\n\r\n";
+            let watch = Watch::default();
+            watch.begin();
+            let mut bytes = [&head[..], &body].concat();
+            watch.see(&mut bytes);
+            prop_assert_eq!(&bytes[..head.len()], b"HTTP/1.1 200 OK\r\nX: a b c\r\n\r\n");
+            prop_assert_eq!(&bytes[head.len()..], &body[..]);
         }
     }
 }

@@ -48,8 +48,9 @@ fn parameters(mut rest: &str) -> Result<(bool, &str), Unreadable> {
             if !(rest.is_empty() || rest.starts_with(',')) {
                 return Err(Unreadable);
             }
-            let is_next = relation
-                .is_some_and(|rel: &str| rel.split_ascii_whitespace().any(|one| one.eq_ignore_ascii_case("next")));
+            let is_next = relation.is_some_and(|rel: &str| {
+                rel.trim_matches('\'').split_ascii_whitespace().any(|one| one.eq_ignore_ascii_case("next"))
+            });
             return Ok((is_next, rest));
         };
         let end = after.find(['=', ';', ',']).unwrap_or(after.len());
@@ -102,6 +103,7 @@ mod tests {
         assert_eq!(next_in(r#"</a>; rel="prev"; rel="next""#), None, "the first relation counts");
         assert_eq!(next_in(r#"</a>; title="rel=next""#), None);
         assert_eq!(next_in(", </a>; rel=next,"), Some("/a"));
+        assert_eq!(next_in("</a>; rel='prev', </b>; rel='next'"), Some("/b"), "quoted as HTML may be");
         for none in ["", " ", ",", "</a>", "</a>;", "</a>;rel", "</a>; rel="] {
             assert_eq!(next_in(none), None, "{none}");
         }

@@ -1,5 +1,9 @@
-//! How long an origin asks to wait: `Retry-After` (RFC 9110, section 10.2.3), else the rate limits that an answer
-//! describes: `RateLimit` in its older and newer drafts, and the `X-RateLimit-Reset` that came before both. Pure.
+//! How long an origin asks to wait: `Retry-After` (RFC 9110, section 10.2.3) and its likes in milliseconds, else the rate
+//! limits that an answer describes: `RateLimit` in its older and newer drafts, and the `X-RateLimit-Reset` that came
+//! before both. Pure.
+//!
+//! Origins write times in more forms than the RFC has: as seconds or milliseconds since 1970, and as RFC 3339 does. All
+//! are read wherever a time may stand, since none can be taken for another.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -12,18 +16,26 @@ const POINT_IN_TIME_SECONDS: u64 = 1_000_000_000;
 /// A number from here on is a point in time in milliseconds, as some origins write it.
 const POINT_IN_TIME_MILLIS: u64 = 1_000_000_000_000;
 
+/// What some origins send beside `Retry-After` or instead of it, in milliseconds.
+const IN_MILLIS: [&str; 2] = ["retry-after-ms", "x-ms-retry-after-ms"];
+
 /// Returns how long `Retry-After` asks to wait; zero for a date that has passed, `None` where it does not say.
 ///
 /// Dates are judged by the answer's own `Date`, since the clocks of origins are wrong more often than their
 /// differences; where there is none, by `now`.
 pub fn of(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    parse(text(headers, "retry-after")?, date(headers).unwrap_or(now))
+    let now = date(headers).unwrap_or(now);
+    let millis = |name| Some(seconds(text(headers, name)?)? / 1_000);
+    text(headers, "retry-after").and_then(|value| parse(value, now)).or_else(|| IN_MILLIS.into_iter().find_map(millis))
 }
 
 /// As [`of`], for a redirect: without a `Date`, a date says nothing.
 pub(super) fn of_redirect(headers: &HeaderMap) -> Option<Duration> {
     let value = text(headers, "retry-after")?;
-    seconds(value).or_else(|| parse(value, date(headers)?))
+    match date(headers) {
+        Some(now) => parse(value, now),
+        None => seconds(value).filter(|wait| wait.as_secs() < POINT_IN_TIME_SECONDS),
+    }
 }
 
 /// Returns when the quota that an answer says is spent is filled up again, as a wait. Resets that are points in time
@@ -35,15 +47,23 @@ pub fn of_rate_limit(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
         if is_spent { text(headers, name) } else { None }
     };
     spent("ratelimit-remaining", "ratelimit-reset")
-        .and_then(|value| reset(value, now))
+        .and_then(|value| parse(value, now))
         .or_else(|| text(headers, "ratelimit").and_then(reset_of))
         .or_else(|| spent("x-ratelimit-remaining", "x-ratelimit-reset-after").and_then(seconds))
-        .or_else(|| spent("x-ratelimit-remaining", "x-ratelimit-reset").and_then(|value| reset(value, now)))
+        .or_else(|| spent("x-ratelimit-remaining", "x-ratelimit-reset").and_then(|value| parse(value, now)))
 }
 
-/// Reads the value of `Retry-After`, in both its forms.
+/// Reads a wait in seconds, or a point in time as the wait until then.
 pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {
-    seconds(value).or_else(|| Some(time_of(value)?.since(now)))
+    let Some(wait) = seconds(value) else { return Some(time_of(value)?.since(now)) };
+    let number = wait.as_secs();
+    let since_1970 = match number {
+        POINT_IN_TIME_MILLIS.. => Duration::from_millis(number),
+        POINT_IN_TIME_SECONDS.. => wait,
+        _ => return Some(wait),
+    };
+    // A number too large for a point in time asks for a long wait.
+    Some(i64::try_from(since_1970.as_micros()).map_or(wait, |micros| Timestamp(micros).since(now)))
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -56,8 +76,50 @@ fn date(headers: &HeaderMap) -> Option<Timestamp> {
 }
 
 fn time_of(value: &str) -> Option<Timestamp> {
-    let date = httpdate::parse_http_date(value.trim()).ok()?.duration_since(UNIX_EPOCH).ok()?;
-    i64::try_from(date.as_micros()).ok().map(Timestamp)
+    let value = value.trim();
+    let since_1970 = match httpdate::parse_http_date(value) {
+        Ok(date) => date.duration_since(UNIX_EPOCH).ok()?,
+        Err(_) => of_rfc3339(value)?,
+    };
+    i64::try_from(since_1970.as_micros()).ok().map(Timestamp)
+}
+
+/// Reads `2026-09-01T10:00:00Z`, with a fraction or not, and with an offset, as the time since 1970.
+fn of_rfc3339(value: &str) -> Option<Duration> {
+    let (date, time) = value.split_once(['T', 't', ' '])?;
+    let zone = time.find(['Z', 'z', '+', '-'])?;
+    let (time, zone) = (&time[..zone], &time[zone..]);
+    let [year, month, day] = numbers(date, '-')?;
+    let whole = time.split_once('.').map_or(time, |(whole, _)| whole);
+    let [hour, minute, second] = numbers(whole, ':')?;
+    let is_date = year >= 1970 && (1..=12).contains(&month) && (1..=31).contains(&day);
+    if !is_date || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    let offset = match zone.strip_prefix(['+', '-']) {
+        None => 0,
+        Some(offset) => {
+            let [hours, minutes] = numbers(offset, ':')?;
+            let minutes = hours * 60 + minutes;
+            if zone.starts_with('+') { minutes * 60 } else { -minutes * 60 }
+        }
+    };
+    // Days are counted in years that begin in March, so that leap days come last.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day - 719_469;
+    u64::try_from(days * 86_400 + hour * 3_600 + minute * 60 + second - offset).ok().map(Duration::from_secs)
+}
+
+/// As many numbers of at most four digits as there is room for, and no more.
+fn numbers<const COUNT: usize>(text: &str, between: char) -> Option<[i64; COUNT]> {
+    let mut numbers = [0; COUNT];
+    let mut parts = text.split(between);
+    for number in &mut numbers {
+        let part = parts.next()?;
+        let is_number = (1..=4).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
+        *number = if is_number { part.parse().ok()? } else { return None };
+    }
+    parts.next().is_none().then_some(numbers)
 }
 
 /// Whole seconds, and fractions too, which some origins send.
@@ -68,21 +130,9 @@ fn seconds(value: &str) -> Option<Duration> {
     }
     if value.bytes().all(|byte| byte.is_ascii_digit()) {
         // More than fits is more than anyone waits.
-        return Some(Duration::from_secs(value.parse().unwrap_or(u64::from(u32::MAX))));
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
     }
     Duration::try_from_secs_f64(value.parse().ok()?).ok()
-}
-
-/// A wait in seconds, or a point in time as a number or a date.
-fn reset(value: &str, now: Timestamp) -> Option<Duration> {
-    let Some(wait) = seconds(value) else { return Some(time_of(value)?.since(now)) };
-    let number = wait.as_secs();
-    let since_1970 = match number {
-        POINT_IN_TIME_MILLIS.. => Duration::from_millis(number),
-        POINT_IN_TIME_SECONDS.. => wait,
-        _ => return Some(wait),
-    };
-    Some(Timestamp(i64::try_from(since_1970.as_micros()).ok()?).since(now))
 }
 
 /// The `t` of a spent quota (`r=0`), or the older `reset`.
@@ -125,7 +175,7 @@ mod tests {
         assert_eq!(wait(&[("retry-after", "1.5")]), Some(1));
         assert_eq!(wait(&[("retry-after", "Sun, 09 Sep 2001 01:47:10 GMT")]), Some(30));
         assert_eq!(wait(&[("retry-after", "Sun, 09 Sep 2001 01:40:00 GMT")]), Some(0));
-        assert_eq!(wait(&[("retry-after", "99999999999999999999999")]), Some(u64::from(u32::MAX)));
+        assert_eq!(wait(&[("retry-after", "99999999999999999999999")]), Some(u64::MAX));
         assert_eq!(wait(&[("retry-after", "-1")]), None);
         assert_eq!(rate_limit(&[("ratelimit-reset", "30")]), Some(30));
         assert_eq!(rate_limit(&[("ratelimit", "limit=100, remaining=0, reset=50")]), Some(50));
@@ -156,13 +206,31 @@ mod tests {
         assert_eq!(rate_limit(&[("x-ratelimit-reset", "1000000012000")]), Some(12));
         assert_eq!(rate_limit(&[("x-ratelimit-reset", "Sun, 09 Sep 2001 01:47:10 GMT")]), Some(30));
         assert_eq!(rate_limit(&[("x-ratelimit-reset", "1000000000")]), Some(0));
+        assert_eq!(rate_limit(&[("x-ratelimit-reset", "2001-09-09T01:47:10Z")]), Some(30));
+        for (value, seconds) in [
+            ("1000000012", 12),
+            ("1000000012000", 12),
+            ("2001-09-09T01:47:10Z", 30),
+            ("2001-09-09t03:47:10.25+02:00", 30),
+            ("2001-09-08 20:17:10-05:30", 30),
+            ("2001-09-09T01:46:39Z", 0),
+        ] {
+            assert_eq!(wait(&[("retry-after", value)]), Some(seconds), "{value}");
+        }
+        for bad in
+            ["2001-09-09", "2001-09-09T01:47", "2001-13-09T01:47:10Z", "2001-09-09T01:47:10", "2001-09-09T1:2:3+1"]
+        {
+            assert_eq!(wait(&[("retry-after", bad)]), None, "{bad}");
+        }
+        assert_eq!(wait(&[("retry-after-ms", "2500")]), Some(2));
+        assert_eq!(wait(&[("x-ms-retry-after-ms", "3000"), ("retry-after", "9")]), Some(9));
     }
 
     proptest! {
         #[test]
-        fn never_panics(value in ".*|[0-9]{0,25}") {
+        fn never_panics(value in ".*|[0-9]{0,25}|[0-9]{1,4}(-[0-9]{1,2}){2}T([0-9]{1,2}:){2}[0-9]{1,2}(Z|[+-][0-9:]{0,5})") {
             let _ = parse(&value, Timestamp(0));
-            let _ = reset(&value, Timestamp(0));
+            let _ = of_rfc3339(&value);
             let _ = reset_of(&value);
         }
     }

@@ -45,7 +45,7 @@ impl Wire {
         Wire { kind: Kind::Tls(Box::new(stream)), received: Arc::default(), framing: Arc::default(), round_trip }
     }
 
-    /// Looks at the heads of HTTP/1.1 answers.
+    /// What looks at the heads of HTTP/1.1 answers.
     pub(super) fn framing(&self) -> Arc<Watch> {
         Arc::clone(&self.framing)
     }
@@ -79,7 +79,7 @@ impl AsyncRead for Wire {
         let came = buf.filled().len() - before;
         if came > 0 {
             self.received.fetch_add(came as u64, Ordering::Relaxed);
-            self.framing.see(&buf.filled()[before..]);
+            self.framing.see(&mut buf.filled_mut()[before..]);
         }
         poll
     }

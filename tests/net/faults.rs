@@ -59,6 +59,9 @@ async fn one_odd_line_does_not_cost_the_answer() {
         "this is a line of text",
         "X-Cache : HIT",
         "X-Owner: Andr\u{e9}",
+        "X-Owner: with a NUL \u{0} within",
+        "X-Owner: with a bare CR \r within",
+        "Transfer-Encoding: identity",
     ]
     .into_iter()
     .enumerate()
