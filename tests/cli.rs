@@ -11,4 +11,6 @@ mod cli {
     mod get;
     mod log;
     mod reference;
+    mod screens;
+    mod terminal;
 }

@@ -11,7 +11,7 @@ use crate::cli::jobref;
 use crate::cli::json;
 use crate::cli::labels;
 use crate::cli::states::{self, job_state, since, task_state};
-use crate::cli::term::line::{Hue, Line, wrapped};
+use crate::cli::term::line::{Hue, Line};
 use crate::cli::term::screen;
 use crate::cli::term::table::{self, Column, Row};
 use crate::cli::term::words;
@@ -181,13 +181,9 @@ pub(crate) fn print_fields(fields: &[(&str, Line)]) {
     let mut lines = Vec::new();
     for (name, value) in shown {
         let name = Line::of(Hue::Faint, name).padded(width);
-        if value.width() <= room {
-            lines.push(name.and(value.clone()));
-            continue;
-        }
-        for (at, part) in wrapped(&value.text(), room).iter().enumerate() {
+        for (at, part) in value.folded(room, 0).into_iter().enumerate() {
             let front = if at == 0 { name.clone() } else { Line::default().padded(width) };
-            lines.push(front.with(Hue::Plain, part));
+            lines.push(front.and(part));
         }
     }
     screen::lines(&lines);
@@ -230,7 +226,7 @@ pub(crate) async fn tasks(client: &Client, format: Format, args: TasksArgs) -> a
             Column::whole("STATE"),
             Column::optional("ATTEMPTS", 1).number(),
             Column::optional("BYTES", 2).number(),
-            Column::name("URL", 12),
+            Column::name("URL", 20),
         ];
         table::print(&columns, &rows);
     }

@@ -12,6 +12,7 @@ use crate::cli::get::GetArgs;
 use crate::cli::jobs::{ListArgs, TasksArgs};
 use crate::cli::limits::LimitsArgs;
 use crate::cli::submit::SubmitArgs;
+use crate::cli::term;
 use crate::cli::watch::WaitArgs;
 use crate::config::raw::ServeArgs;
 
@@ -108,8 +109,11 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Operate", &["info", "limits", "hosts", "drain"]),
 ];
 
-/// The command line, with its commands in groups.
-pub(crate) fn command() -> clap::Command {
+/// Cells before the description of a command: two of margin, the longest name and a gap.
+const ABOUT_INDENT: usize = 11;
+
+/// Returns the command line, with its commands in groups, for a screen of so many columns.
+pub(crate) fn command(columns: usize) -> clap::Command {
     let command = Line::command();
     let mut groups = String::new();
     let about = |name: &str| {
@@ -119,15 +123,22 @@ pub(crate) fn command() -> clap::Command {
     for (group, names) in GROUPS {
         let _ = writeln!(groups, "{group}:");
         for name in *names {
-            let _ = writeln!(groups, "  {name:<8} {}", about(name));
+            let line = term::line::Line::from(format!("  {name:<8} {}", about(name)));
+            for line in line.folded(columns, ABOUT_INDENT) {
+                let _ = writeln!(groups, "{}", line.rendered(false));
+            }
         }
         groups.push('\n');
     }
-    let template = format!(
-        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{groups}Options:\n{{options}}\n\n`haul COMMAND --help` has the \
-         options of a command, and examples."
-    );
-    command.help_template(template).subcommand_required(true).disable_help_subcommand(true)
+    let template =
+        format!("{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{groups}Options:\n{{options}}{{after-help}}");
+    let more = "`haul COMMAND --help` has the options of a command, and examples.";
+    command
+        .term_width(columns)
+        .help_template(template)
+        .after_help(more)
+        .subcommand_required(true)
+        .disable_help_subcommand(true)
 }
 
 #[cfg(test)]
@@ -136,7 +147,7 @@ mod tests {
 
     #[test]
     fn each_command_stands_in_one_group() {
-        let command = command();
+        let command = command(100);
         let mut named: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
         let mut grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
         named.sort_unstable();

@@ -41,11 +41,15 @@ use crate::cli::term::screen;
 
 pub use reference::reference;
 
+/// The most columns that help takes: longer lines are hard to read.
+const HELP_COLUMNS: usize = 100;
+
 /// Runs what the command line asks for.
 pub fn main() -> ExitCode {
     // One provider of TLS in the whole process, chosen before anything can ask for one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let matches = line::command().get_matches();
+    let matches =
+        line::command(screen::stdout_size().map_or(HELP_COLUMNS, |size| size.columns.min(HELP_COLUMNS))).get_matches();
     let is_typed = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
     let remote_flag = [("server", "--server"), ("output", "--output")].into_iter().find(|(name, _)| is_typed(name));
     let line = Line::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());

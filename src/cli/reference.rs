@@ -4,13 +4,16 @@ use std::fmt::Write as _;
 
 use crate::cli::line;
 
+/// The width of the page.
+const COLUMNS: usize = 100;
+
 /// Returns `docs/guide/cli.md`: the help of every command as Markdown.
 pub fn reference() -> String {
     let mut page = "# Command line\n\nThis page is generated from the command line itself; `UPDATE_DOCS=1 cargo test --test cli \
                     reference` writes it anew.\n\nExit codes: 0 when what was asked for is done, 1 when it failed, 2 when the \
                     command line is wrong, 124 when `haul wait` ran out of time, 130 when `haul get` was interrupted.\n"
         .to_owned();
-    let mut command = line::command().term_width(100).color(clap::ColorChoice::Never);
+    let mut command = line::command(COLUMNS).color(clap::ColorChoice::Never);
     command.build();
     let top = command.render_help();
     let _ = write!(page, "\n```text\n{}\n```\n", trimmed(&top.to_string()));

@@ -28,6 +28,8 @@ use crate::pb::watch_job_response::Event;
 const TICK: Duration = Duration::from_millis(250);
 /// How long nothing may be said where there is no screen.
 const QUIET_MAX: Duration = Duration::from_secs(10);
+/// The most tasks that wait already when a watch begins and are shown.
+const WAITS_MAX: i32 = 100;
 /// The exit code when the time passed before the job ended, as of `timeout`.
 const TIMED_OUT: u8 = 124;
 
@@ -99,7 +101,11 @@ impl Watch {
             task_starts: self.format == Format::Text && screen::stderr_size().is_some(),
             ..Default::default()
         };
+        let is_drawn = request.task_starts;
         let mut stream = client.jobs().watch_job(request).await?.into_inner();
+        if is_drawn {
+            self.backing_off = waiting_tasks(client, job_id).await?;
+        }
         let mut ticks = tokio::time::interval(TICK);
         loop {
             tokio::select! {
@@ -190,6 +196,19 @@ impl Watch {
         self.said = Instant::now();
         screen::say(line);
     }
+}
+
+/// Returns the tasks that wait for their next attempt, as many as a screen may show. The stream tells of a wait when it
+/// begins, so those that began before it are asked for.
+async fn waiting_tasks(client: &Client, job_id: &str) -> Result<BTreeMap<u32, pb::Task>, Status> {
+    let request = pb::ListTasksRequest {
+        job_id: job_id.to_owned(),
+        states: vec![pb::TaskState::BackingOff.into()],
+        page_size: WAITS_MAX,
+        ..Default::default()
+    };
+    let tasks = client.jobs().list_tasks(request).await?.into_inner().tasks;
+    Ok(tasks.into_iter().map(|task| (task.task_index, task)).collect())
 }
 
 fn job_line(job: &pb::Job) -> Line {

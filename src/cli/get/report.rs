@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 
 use crate::cli::term::bars::{self, Transfer};
@@ -252,11 +253,12 @@ fn success(download: &DownloadResult) -> Line {
     Line::of(Hue::Good, &download.path).with(Hue::Plain, &how)
 }
 
-/// The end of a URL, which tells files apart.
+/// Returns the end of a URL, which tells files apart, as people write it.
 fn short(url: &str) -> String {
     let seen = secret::redacted_text(url);
     let path = seen.split(['?', '#']).next().unwrap_or(&seen);
-    path.rsplit('/').find(|part| !part.is_empty()).unwrap_or(path).to_owned()
+    let name = path.rsplit('/').find(|part| !part.is_empty()).unwrap_or(path);
+    percent_decode_str(name).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]
@@ -277,5 +279,6 @@ mod tests {
     fn names_are_the_ends_of_urls() {
         assert_eq!(short("http://a/b/c.bin?token=x#y"), "c.bin");
         assert_eq!(short("http://a/"), "a");
+        assert_eq!(short("http://a/%E6%97%A5%20x.bin"), "日 x.bin");
     }
 }

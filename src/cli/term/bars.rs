@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cli::term::line::{Hue, Line, cut_middle};
+use crate::cli::term::line::{Hue, Line, cut_name};
 use crate::cli::term::screen::Size;
 use crate::cli::term::words;
 
@@ -54,7 +54,7 @@ fn row(transfer: &Transfer, columns: usize) -> Line {
     if width == 0 {
         return figures.cut(columns);
     }
-    Line::from(cut_middle(&transfer.name, width)).padded(width).with(Hue::Plain, "  ").and(figures).cut(columns)
+    Line::from(cut_name(&transfer.name, width)).padded(width).with(Hue::Plain, "  ").and(figures).cut(columns)
 }
 
 /// As many figures as leave room for a name: a bar, how much of it is there, its size, its rate and the time left.

@@ -1,5 +1,7 @@
 //! A line of text in pieces, each with its colour; measured in the cells of a terminal.
 
+use std::ops::Range;
+
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use crate::model::text;
@@ -125,6 +127,31 @@ impl Line {
         if width > 0 { cut.with(Hue::Faint, CUT) } else { Line::default() }
     }
 
+    /// The line in lines of at most `width` cells. All but the first begin with `indent` spaces.
+    pub(crate) fn folded(&self, width: usize, indent: usize) -> Vec<Line> {
+        // Wide characters take two cells.
+        let indent = if width < indent + 2 { 0 } else { indent };
+        let breaks = breaks(&self.text(), width, width - indent);
+        let line = |(at, range): (usize, &Range<usize>)| {
+            let front = Line::from(" ".repeat(if at > 0 { indent } else { 0 }));
+            front.and(self.slice(range))
+        };
+        breaks.iter().enumerate().map(line).collect()
+    }
+
+    /// The pieces of the text between two places.
+    fn slice(&self, range: &Range<usize>) -> Line {
+        let (mut slice, mut start) = (Line::default(), 0);
+        for (hue, text) in &self.0 {
+            let (from, to) = (range.start.clamp(start, start + text.len()), range.end.clamp(start, start + text.len()));
+            if from < to {
+                slice.0.push((*hue, text[from - start..to - start].to_owned()));
+            }
+            start += text.len();
+        }
+        slice
+    }
+
     /// What is written: the text, with sequences for its colours if `colours`, and without spaces at its end.
     pub(crate) fn rendered(&self, colours: bool) -> String {
         let mut out = String::new();
@@ -138,8 +165,8 @@ impl Line {
     }
 }
 
-/// Text in at most `width` cells, its middle cut out where it is longer: names and URLs differ at their ends.
-pub(crate) fn cut_middle(text: &str, width: usize) -> String {
+/// Returns text in at most `width` cells, its middle cut out where it is longer: names differ at their ends.
+fn cut_middle(text: &str, width: usize) -> String {
     let text = text::plain(text);
     if text.width() <= width {
         return text.into_owned();
@@ -150,33 +177,42 @@ pub(crate) fn cut_middle(text: &str, width: usize) -> String {
     format!("{front}{CUT}{back}")
 }
 
-/// Splits text into lines of at most `width` cells, at spaces where there are any.
-pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        let mut word = word;
-        let line = lines.last_mut().map(|line| (line.width(), line));
-        if let Some((filled, line)) = line
-            && (filled == 0 || filled + 1 + word.width() <= width)
-        {
-            if filled > 0 {
-                line.push(' ');
-            }
-            let fits = head(word, width.max(1));
-            line.push_str(fits);
-            word = &word[fits.len()..];
-            if word.is_empty() {
-                continue;
-            }
-        }
-        while !word.is_empty() {
-            // A character that is wider than the screen would never fit.
-            let fits = head(word, width.max(2));
-            lines.push(fits.to_owned());
-            word = &word[fits.len()..];
-        }
+/// Returns a name or a URL in at most `width` cells. Of a URL the end is kept, which names the file: its scheme goes first,
+/// then what stands before the last part of its path.
+pub(crate) fn cut_name(text: &str, width: usize) -> String {
+    let text = text::plain(text);
+    let Some((_, rest)) = text.split_once("://").filter(|_| text.width() > width) else {
+        return cut_middle(&text, width);
+    };
+    let name = rest.rsplit('/').find(|part| !part.is_empty()).unwrap_or(rest);
+    if rest.width() <= width {
+        rest.to_owned()
+    } else if name.width() + CUT.width() < width {
+        format!("{CUT}{}", tail(rest, width - CUT.width()))
+    } else {
+        cut_middle(name, width)
     }
-    lines
+}
+
+/// Where text is broken into lines of at most `width` cells: at spaces, which are left out, and within a word only where the
+/// word alone is wider. The first line is at most `first` cells wide.
+fn breaks(text: &str, first: usize, width: usize) -> Vec<Range<usize>> {
+    let (mut lines, mut start) = (Vec::new(), 0);
+    loop {
+        let rest = &text[start..];
+        let room = if start == 0 { first } else { width };
+        if rest.width() <= room {
+            lines.push(start..text.len());
+            return lines;
+        }
+        // A character that is wider than the screen would never fit.
+        let one = rest.chars().next().map_or(0, char::len_utf8);
+        let fits = head(rest, room).len().max(one);
+        let space = if rest[fits..].starts_with(' ') { Some(fits) } else { rest[..fits].rfind(' ') };
+        let end = space.filter(|end| !rest[..*end].trim().is_empty()).unwrap_or(fits);
+        lines.push(start..start + end);
+        start += end + (rest[end..].len() - rest[end..].trim_start_matches(' ').len());
+    }
 }
 
 /// The first characters that fit into `width` cells.
@@ -211,8 +247,30 @@ mod tests {
         assert_eq!(Line::from("hello").with(Hue::Bad, " world").cut(8).text(), "hello w…");
         assert_eq!(cut_middle("archive-2026-11-26.tar.gz", 12), "archi…tar.gz");
         assert_eq!(cut_middle("日本語日本語", 7), "日…本語");
-        assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
-        assert_eq!(wrapped("http://a.example/very/long x", 10), ["http://a.e", "xample/ver", "y/long x"]);
+    }
+
+    #[test]
+    fn of_a_url_the_name_is_kept() {
+        let url = "https://cdn.example.com/pool/debian-13.iso";
+        let cuts = [42, 40, 25, 15, 10].map(|width| cut_name(url, width));
+        let expected =
+            [url, "cdn.example.com/pool/debian-13.iso", "…e.com/pool/debian-13.iso", "…/debian-13.iso", "debi…3.iso"];
+        assert_eq!(cuts, expected);
+        assert_eq!(cut_name("http://a.example/", 6), "a.…le/");
+    }
+
+    #[test]
+    fn long_lines_are_folded_at_spaces() {
+        let folded = |line: Line, width, indent| {
+            line.folded(width, indent).iter().map(|line| line.rendered(true)).collect::<Vec<_>>()
+        };
+        assert_eq!(folded(Line::from("one two three"), 7, 0), ["one two", "three"]);
+        assert_eq!(folded(Line::from("  one two"), 5, 2), ["  one", "  two"]);
+        let url = Line::from("http://a.example/very/long x");
+        assert_eq!(folded(url, 10, 0), ["http://a.e", "xample/ver", "y/long x"]);
+        let coloured = Line::of(Hue::Good, "good and").with(Hue::Plain, " plain");
+        assert_eq!(folded(coloured, 6, 1), ["\x1b[32mgood\x1b[0m", " \x1b[32mand\x1b[0m", " plain"]);
+        assert_eq!(folded(Line::default(), 0, 2), [""]);
     }
 
     #[test]
@@ -227,10 +285,15 @@ mod tests {
         #[test]
         fn no_text_exceeds_its_room(text in "\\PC{0,40}", width in 0usize..30) {
             prop_assert!(Line::from(text.as_str()).cut(width).width() <= width);
-            prop_assert!(cut_middle(&text, width).width() <= width);
-            for line in wrapped(&text, width.max(2)) {
-                prop_assert!(line.width() <= width.max(2), "{line:?}");
-            }
+            prop_assert!(cut_name(&text, width).width() <= width);
+            let url = format!("http://{text}");
+            prop_assert!(cut_name(&url, width).width() <= width);
+            let width = width.max(4);
+            let folded = Line::from(text.as_str()).folded(width, 2);
+            prop_assert!(folded.iter().all(|line| line.width() <= width), "{folded:?}");
+            let letters = |text: String| text.replace(' ', "");
+            let all = folded.iter().map(Line::text).collect::<String>();
+            prop_assert_eq!(letters(all), letters(Line::from(text).text()), "nothing is lost");
         }
     }
 }

@@ -14,23 +14,26 @@ pub(crate) struct Size {
     pub(crate) rows: usize,
 }
 
-/// What a terminal without a size is held to be.
+/// The size that is taken for that of a terminal which does not know its own.
 const SIZE_DEFAULT: Size = Size { columns: 80, rows: 24 };
 
-/// The size of the terminal that stdout is; `None` when it is none.
+/// Spaces before what continues a line.
+const FOLD_INDENT: usize = 2;
+
+/// Returns the size of the terminal that stdout is, `None` when it is not a terminal.
 pub(crate) fn stdout_size() -> Option<Size> {
     size(&io::stdout())
 }
 
-/// The size of the terminal that stderr is; `None` when it is none.
+/// Returns the size of the terminal that stderr is and that lines can be drawn on again and again, `None` when there is none:
+/// a dumb terminal cannot move its cursor back.
 pub(crate) fn stderr_size() -> Option<Size> {
-    size(&io::stderr())
+    size(&io::stderr()).filter(|_| !is_dumb())
 }
 
-/// Prints a line. See [`bytes()`].
+/// Prints a line, folded where it is wider than the screen. See [`bytes()`].
 pub(crate) fn line(line: impl Into<Line>) {
-    let stdout = io::stdout();
-    bytes(format!("{}\n", line.into().rendered(has_colours(&stdout))).as_bytes());
+    lines(&folded(&line.into(), stdout_size()));
 }
 
 /// Prints lines in one piece. See [`bytes()`].
@@ -59,9 +62,16 @@ pub(crate) fn bytes(bytes: &[u8]) {
     }
 }
 
-/// Says something on stderr, beside what is printed. That nobody hears it is no reason to stop.
+/// Writes a line to stderr, beside what is printed, folded where it is wider than the screen. An error is ignored: that a
+/// message cannot be read is no reason to stop.
 pub(crate) fn say(line: impl Into<Line>) {
-    draw(&format!("{}\n", line.into().rendered(has_stderr_colours())));
+    let colours = has_stderr_colours();
+    let lines = folded(&line.into(), size(&io::stderr()));
+    draw(&lines.iter().map(|line| line.rendered(colours) + "\n").collect::<String>());
+}
+
+fn folded(line: &Line, size: Option<Size>) -> Vec<Line> {
+    line.folded(size.map_or(usize::MAX, |size| size.columns), FOLD_INDENT)
 }
 
 /// Writes what was rendered already to stderr, in one piece.
@@ -77,7 +87,11 @@ pub(crate) fn has_stderr_colours() -> bool {
 /// Colours are for terminals whose user did not ask to stay without (<https://no-color.org>).
 fn has_colours(stream: &impl IsTerminal) -> bool {
     let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
-    stream.is_terminal() && !is_set("NO_COLOR") && env::var_os("TERM").is_none_or(|term| term != "dumb")
+    stream.is_terminal() && !is_set("NO_COLOR") && !is_dumb()
+}
+
+fn is_dumb() -> bool {
+    env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
 fn size(stream: &(impl IsTerminal + AsFd)) -> Option<Size> {

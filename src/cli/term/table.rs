@@ -3,7 +3,7 @@
 //! Where the screen is too narrow, columns that may be cut are cut first, then columns that may be missing are left out.
 //! Output that is no screen has every column whole.
 
-use crate::cli::term::line::{Hue, Line, cut_middle, wrapped};
+use crate::cli::term::line::{Hue, Line, cut_name};
 use crate::cli::term::screen::{self, Size};
 
 /// Cells between two columns.
@@ -28,8 +28,8 @@ enum Fit {
     Optional(u8),
     /// It shows the last digits of an id.
     Id,
-    /// It is cut in the middle, to no fewer than so many cells.
-    Middle(usize),
+    /// It is cut as a name, to no fewer than so many cells.
+    Name(usize),
     /// It is cut at its end, to no fewer than so many cells.
     End(usize),
 }
@@ -54,9 +54,9 @@ impl Column {
         Column::new(heading, Fit::Id)
     }
 
-    /// A column of names or URLs, which differ at both ends: they are cut in the middle.
+    /// A column of names or URLs, of which their ends are kept.
     pub(crate) fn name(heading: &'static str, least: usize) -> Column {
-        Column::new(heading, Fit::Middle(least))
+        Column::new(heading, Fit::Name(least))
     }
 
     /// A column of text, which is cut at its end.
@@ -74,7 +74,7 @@ impl Column {
         match self.fit {
             Fit::Whole | Fit::Optional(_) => wanted,
             Fit::Id => wanted.min(ID_TAIL),
-            Fit::Middle(least) | Fit::End(least) => wanted.min(least),
+            Fit::Name(least) | Fit::End(least) => wanted.min(least),
         }
     }
 
@@ -87,7 +87,7 @@ impl Column {
                 let skipped = text.chars().count().saturating_sub(width);
                 Line::from(text.chars().skip(skipped).collect::<String>())
             }
-            Fit::Middle(_) => Line::from(cut_middle(&cell.text(), width)),
+            Fit::Name(_) => Line::from(cut_name(&cell.text(), width)),
             _ => cell.clone().cut(width),
         };
         if self.is_number { cell.flushed_right(width) } else { cell.padded(width) }
@@ -131,12 +131,8 @@ fn layout(columns: &[Column], rows: &[Row], size: Option<Size>) -> Vec<Line> {
         });
         lines.push(joined(cells).cut(size.columns));
         if !row.remark.is_empty() {
-            let room = size.columns.saturating_sub(GAP);
-            let indent = " ".repeat(GAP.min(size.columns));
-            let remark = Line::from(row.remark.as_str()).text();
-            let parts = wrapped(&remark, room);
-            let part = |part: &String| Line::from(indent.clone()).with(Hue::Faint, part).cut(size.columns);
-            lines.extend(parts.iter().map(part));
+            let remark = Line::from(" ".repeat(GAP)).with(Hue::Faint, &row.remark);
+            lines.extend(remark.folded(size.columns, GAP));
         }
     }
     lines
