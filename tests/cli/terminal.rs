@@ -6,7 +6,6 @@ use std::num::NonZeroU16;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -86,14 +85,13 @@ impl Terminal {
 
     /// Waits until the screen is as it should be, and returns it.
     pub(crate) fn until(&self, is_right: impl Fn(&vt100::Screen) -> bool) -> vt100::Screen {
-        let since = Instant::now();
-        let mut state = self.state.0.lock().unwrap();
-        while !is_right(state.parser.screen()) {
-            let left = PATIENCE.saturating_sub(since.elapsed());
-            assert!(!left.is_zero(), "the screen never was as it should be:\n{}", state.parser.screen().contents());
-            state = self.state.1.wait_timeout(state, left).unwrap().0;
-        }
-        state.parser.screen().clone()
+        let state = self.state.0.lock().unwrap();
+        let is_wrong = |state: &mut State| !is_right(state.parser.screen());
+        let (state, waited) = self.state.1.wait_timeout_while(state, PATIENCE, is_wrong).unwrap();
+        let screen = state.parser.screen().clone();
+        drop(state);
+        assert!(!waited.timed_out(), "the screen never was as it should be:\n{}", screen.contents());
+        screen
     }
 
     /// Types Ctrl-C.
