@@ -1,7 +1,7 @@
 //! haul: durable fetch and download jobs over gRPC.
 //!
 //! The modules in reading order. Words: [`model`] is the vocabulary and every decision over it, [`pb`] the generated
-//! contract. Ports: [`clock`], [`store`], [`net`], [`files`] and [`limits`] are the outside world, each behind a small
+//! contract. Ports: [`clock`], [`store`], [`net`], [`files`], [`limits`] and [`listen`] are the outside world, each behind a small
 //! type. Work: [`fetch`] and [`download`] are one attempt each, [`engine`] owns all that runs. Faces: [`api`] speaks
 //! gRPC, [`server`] is the life of the process, [`cli`] the command line, [`config`] its settings, [`telemetry`] its log.
 //!
@@ -13,6 +13,7 @@ pub mod pb;
 pub mod clock;
 pub mod files;
 pub mod limits;
+pub mod listen;
 pub mod net;
 pub mod store;
 

@@ -16,14 +16,16 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::codec::CompressionEncoding::{Gzip, Zstd};
 use tonic::server::NamedService;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
+use tower::ServiceBuilder;
 
 use crate::api::admin::{Admin, Shutdown};
 use crate::api::complete::CompleteErrors;
 use crate::api::content::Contents;
 use crate::api::deadline::Deadlines;
+use crate::api::guard::BrowserGuard;
+use crate::api::inbound::Inbound;
 use crate::api::jobs::Jobs;
 use crate::api::options;
 use crate::api::status::Violations;
@@ -34,6 +36,9 @@ use crate::engine::attempts::RunnerParts;
 use crate::engine::handle::Engine;
 use crate::engine::workers::{MakeParts, WorkerParts};
 use crate::files::{ContentStore, Root};
+use crate::listen::accept;
+use crate::listen::calls::Answers;
+use crate::model::browser::BrowserRules;
 use crate::model::spec::TaskOptions;
 use crate::net::HttpClient;
 use crate::pb;
@@ -46,14 +51,11 @@ use crate::store::{Store, StoreError};
 /// What settings are made of.
 pub use crate::files::Durability;
 pub use crate::files::names;
+pub use crate::listen::{ListenSettings, descriptors};
 pub use crate::net::{EnvironmentProxies, Guard};
 
 /// The largest message that is accepted, in bytes.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
-/// The most calls that one connection may have open at once.
-const STREAMS_MAX: u32 = 1024;
-/// The silence after which a connection's peer is pinged, and the time without an answer after which it is closed.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
 
 /// What an engine needs to know.
 #[derive(Clone, Debug)]
@@ -87,6 +89,12 @@ pub struct ServerSettings {
     pub engine: EngineSettings,
     /// Where calls are taken. Port 0 picks a free one.
     pub listen: SocketAddr,
+    /// How many may connect, and how long they may be silent.
+    pub bounds: ListenSettings,
+    /// How long a request that is not whole may wait for its next byte.
+    pub request_body_idle: Duration,
+    /// Which web pages may call.
+    pub browsers: BrowserRules,
     /// How long a drain may take.
     pub shutdown_grace: Duration,
 }
@@ -180,27 +188,18 @@ pub async fn serve(
     let shutdown = Shutdown::default();
     let (reporter, health) = tonic_health::server::health_reporter();
     report(&reporter, true).await;
-    let router = Server::builder()
-        .accept_http1(true)
-        .max_concurrent_streams(Some(STREAMS_MAX))
-        .http2_keepalive_interval(Some(KEEPALIVE.0))
-        .http2_keepalive_timeout(Some(KEEPALIVE.1))
-        .layer(tonic_web::GrpcWebLayer::new())
-        .layer(Deadlines)
-        .layer(CompleteErrors)
-        .add_service(health)
+    let services = Routes::new(health)
         .add_service(reflected().build_v1()?)
         .add_service(reflected().build_v1alpha()?)
         .add_service(jobs(Jobs::new(engine.clone(), store.clone(), closing.clone())))
         .add_service(contents(Contents::new(engine.clone(), store.clone(), closing.clone())))
         .add_service(admin(Admin::new(engine.clone(), store, shutdown.clone())));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let layered = layered(services, settings.browsers, settings.request_body_idle);
 
     let mut work = JoinSet::new();
     work.spawn(async move { task.run().await.map_err(ServeError::from) });
     let mut calls = JoinSet::new();
-    let end = closing.clone();
-    calls.spawn(async move { router.serve_with_incoming_shutdown(incoming, end.cancelled_owned()).await });
+    calls.spawn(accept::serve(listener, layered, settings.bounds, closing.clone()));
     ready(address);
 
     let early = tokio::select! {
@@ -233,6 +232,18 @@ pub async fn serve(
             Ok(())
         }
     }
+}
+
+/// Puts around the services what each request passes, from the outside in: the guard before anything runs, gRPC-Web made
+/// plain gRPC, bounds on what has not arrived, deadlines, and errors with all their details.
+fn layered(services: Routes, browsers: BrowserRules, request_body_idle: Duration) -> impl Answers {
+    ServiceBuilder::new()
+        .layer(BrowserGuard::new(browsers))
+        .layer(tonic_web::GrpcWebLayer::new())
+        .layer(Inbound::new(request_body_idle, MESSAGE_BYTES_MAX as u64, &DESCRIPTORS))
+        .layer(Deadlines)
+        .layer(CompleteErrors)
+        .service(services.prepare())
 }
 
 /// The services whose health is told, the empty name for the server as a whole.
@@ -280,6 +291,13 @@ fn admin(service: Admin) -> AdminServiceServer<Admin> {
         .send_compressed(Gzip)
         .send_compressed(Zstd)
 }
+
+/// The descriptors of all services whose clients may stream.
+const DESCRIPTORS: [&[u8]; 3] = [
+    pb::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+];
 
 /// Registers the protos of haul, of health and of error details, so that a client without them reads all of these.
 fn reflected() -> tonic_reflection::server::Builder<'static> {

@@ -19,6 +19,7 @@ mod it {
     mod jobs;
     mod limits;
     mod model;
+    mod network;
     mod progress;
     mod specs;
     mod startup;

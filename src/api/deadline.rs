@@ -1,7 +1,7 @@
 //! Deadlines of calls: a call whose deadline passes ends with `DEADLINE_EXCEEDED` and details, a stream too.
 //!
-//! The gRPC library has a timer of its own around every service, which ends a call with CANCELLED, without details, and
-//! does not end streams. This layer lies within it and takes its deadline first, so the library's timer never decides.
+//! The gRPC library leaves deadlines to its own transport, whose timer ends a call with CANCELLED, without details, and
+//! does not end streams. The server has a transport of its own, so this layer alone decides.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -92,7 +92,6 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // Taken before the library takes its own, so that ours is never later.
         let now = Instant::now();
         let limit = match allowed(request.headers()) {
             Ok(limit) => limit.and_then(|limit| now.checked_add(limit.saturating_sub(margin(limit)))).map(Limit::new),
@@ -125,8 +124,7 @@ impl Limit {
         Limit { at, sleep: Box::pin(tokio::time::sleep_until(at)) }
     }
 
-    /// Looks at the clock as well as at the timer: the library's timer, which is as late or later, may wake the call
-    /// before ours was fired.
+    /// Looks at the clock as well as at the timer: a stream that always has a message may be polled before the timer fires.
     fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if Instant::now() >= self.at {
             return Poll::Ready(());

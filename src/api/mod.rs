@@ -9,6 +9,8 @@ pub mod complete;
 pub mod content;
 pub mod deadline;
 mod from_proto;
+pub mod guard;
+pub mod inbound;
 mod items;
 pub mod jobs;
 mod lookup;

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::args::Usage;
+use crate::config::network::{INBOUND_BYTES_PER_CONNECTION_MAX, Network};
 use crate::config::raw::{FileDurability, LogFormat, ServeArgs};
 use crate::config::{Access, ServeConfig};
-use crate::server::{self, Durability, EngineSettings, Guard, ServerSettings};
+use crate::model::browser::BrowserRules;
+use crate::server::{self, Durability, EngineSettings, Guard, ListenSettings, ServerSettings, descriptors};
 use crate::telemetry;
 
 /// Runs a server until SIGTERM or SIGINT.
@@ -25,8 +27,9 @@ pub(crate) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let notes = notes(&config);
+    let descriptors = descriptors::raise();
     let (data_dir, download_dir) = (config.data_dir.clone(), config.download_dir.clone());
-    server::serve(settings(config), stop, |address| {
+    server::serve(settings(config, descriptors), stop, |address| {
         let version = env!("CARGO_PKG_VERSION");
         let (data_dir, download_dir) = (data_dir.display(), download_dir.display());
         tracing::info!(version, %address, %data_dir, %download_dir, "haul serves");
@@ -50,11 +53,11 @@ fn format(format: LogFormat) -> telemetry::LogFormat {
 /// What an operator must know about settings that are allowed and weaken what haul promises.
 fn notes(config: &ServeConfig) -> Vec<String> {
     let mut notes = Vec::new();
-    if !config.listen.ip().is_loopback() {
+    if config.network.is_open && !config.network.listen.ip().to_canonical().is_loopback() {
         notes.push(format!(
-            "`{}` can be reached from other machines, and haul does not authenticate: whoever reaches it can submit jobs, \
-             read results and delete files; listen on 127.0.0.1, or put an authenticating proxy in front",
-            config.listen
+            "`--insecure-listen open`: whoever reaches `{}` can submit jobs, read results and delete files, and whoever is \
+             on the way can read along",
+            config.network.listen
         ));
         if config.access.allow_private_networks {
             notes.push(
@@ -69,7 +72,21 @@ fn notes(config: &ServeConfig) -> Vec<String> {
     notes
 }
 
-fn settings(config: ServeConfig) -> ServerSettings {
+/// The bounds of the listener of a process that may have so many descriptors.
+fn bounds(network: &Network, descriptors: Option<u64>) -> ListenSettings {
+    let connections_max = descriptors::connections(network.max_connections.map(u64::from), descriptors);
+    ListenSettings {
+        connections_max: usize::try_from(connections_max).unwrap_or(usize::MAX),
+        connections_per_address_max: network.max_connections_per_address as usize,
+        streams_max: network.max_streams_per_connection,
+        inbound_bytes_max: network.inbound_buffer_bytes,
+        inbound_bytes_per_connection_max: INBOUND_BYTES_PER_CONNECTION_MAX,
+        handshake_time: network.handshake_timeout,
+        age_max: network.connection_max_age,
+    }
+}
+
+fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
     let Access { allow_private_networks, allow_networks, deny_networks, allow_hosts, deny_hosts } = config.access;
     ServerSettings {
         engine: EngineSettings {
@@ -93,7 +110,10 @@ fn settings(config: ServeConfig) -> ServerSettings {
             parts_by_url: false,
             scratch: false,
         },
-        listen: config.listen,
+        listen: config.network.listen,
+        bounds: bounds(&config.network, descriptors),
+        request_body_idle: config.network.request_body_idle,
+        browsers: BrowserRules { hosts: config.network.web_hosts, origins: config.network.cors_origins },
         shutdown_grace: config.shutdown_grace,
     }
 }

@@ -19,7 +19,7 @@ use crate::cli::term::line::{Hue, Line};
 use crate::cli::term::live::Live;
 use crate::cli::term::screen;
 use crate::cli::term::words;
-use crate::config::parse_duration;
+use crate::config::values::parse_duration;
 use crate::model::text::plain;
 use crate::pb;
 use crate::pb::watch_job_response::Event;

@@ -3,19 +3,20 @@
 //! Everything that can be wrong with a setting is found here, all of it at once, before anything is opened. This module
 //! must not know what the settings do.
 
+pub mod network;
 pub mod raw;
+pub(crate) mod values;
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::config::network::Network;
 use crate::config::raw::{FileDurability, LogFormat, ServeArgs};
+use crate::config::values::{duration, hosts, networks};
 use crate::model::limits::Limits;
 
-/// Where the server listens when nothing is said: 4285 spells HAUL.
-pub const LISTEN_DEFAULT: &str = "127.0.0.1:4285";
 /// Where the database is when nothing is said.
 pub const DATA_DIR_DEFAULT: &str = "haul-data";
 /// Where downloads go when nothing is said.
@@ -33,8 +34,8 @@ pub struct ConfigError(pub Vec<String>);
 /// The settings of a server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServeConfig {
-    /// Where it listens; port 0 picks a free one.
-    pub listen: SocketAddr,
+    /// Where it listens, and for whom.
+    pub network: Network,
     /// Where its database is, as an absolute path.
     pub data_dir: PathBuf,
     /// Where downloads go, as an absolute path; never around `data_dir`.
@@ -133,7 +134,7 @@ impl ServeConfig {
             ));
         }
         let config = ServeConfig {
-            listen: listen(merged.listen.as_deref(), &mut wrong),
+            network: Network::resolve(&merged, &mut wrong),
             data_dir,
             download_dir,
             limits,
@@ -174,18 +175,6 @@ fn initial_limits(file: &ServeArgs) -> Limits {
     }
 }
 
-fn listen(text: Option<&str>, wrong: &mut Vec<String>) -> SocketAddr {
-    let text = text.unwrap_or(LISTEN_DEFAULT);
-    // `localhost` is what people type; no other name is looked up, since it could come to several addresses.
-    let dialled = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
-    dialled.as_deref().unwrap_or(text).parse().unwrap_or_else(|_| {
-        wrong.push(format!(
-            "`listen` is `{text}`, which is not an address with a port; write it like `{LISTEN_DEFAULT}` or `[::]:4285`"
-        ));
-        SocketAddr::from(([127, 0, 0, 1], 0))
-    })
-}
-
 fn absolute(name: &str, path: Option<&Path>, default: &str, wrong: &mut Vec<String>) -> PathBuf {
     let path = path.unwrap_or(Path::new(default));
     std::path::absolute(path).unwrap_or_else(|error| {
@@ -193,57 +182,6 @@ fn absolute(name: &str, path: Option<&Path>, default: &str, wrong: &mut Vec<Stri
         // Not the other directory, whichever that is: one mistake, one message.
         Path::new("/nowhere").join(name)
     })
-}
-
-fn networks(name: &str, texts: Option<&[String]>, wrong: &mut Vec<String>) -> Vec<IpNet> {
-    let mut networks = Vec::new();
-    for text in texts.unwrap_or_default() {
-        match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
-            Ok(network) => networks.push(network.trunc()),
-            Err(_) => wrong.push(format!(
-                "`{name}` has `{text}`, which is not a network; write it like `10.0.0.0/8`, `fd00::/8` or `192.0.2.1`"
-            )),
-        }
-    }
-    networks
-}
-
-fn hosts(name: &str, texts: Option<&[String]>, wrong: &mut Vec<String>) -> Vec<String> {
-    let mut hosts = Vec::new();
-    for text in texts.unwrap_or_default() {
-        // What `url` makes of it is what the host of a task's URL is compared with.
-        match url::Host::parse(text) {
-            Ok(host) if !text.is_empty() => hosts.push(host.to_string()),
-            _ => wrong.push(format!(
-                "`{name}` has `{text}`, which is not the name of a host; write it like `example.com`, without scheme, \
-                 port or path"
-            )),
-        }
-    }
-    hosts
-}
-
-fn duration(name: &str, text: Option<&str>, default: Duration, wrong: &mut Vec<String>) -> Duration {
-    let Some(text) = text else { return default };
-    parse_duration(text).unwrap_or_else(|| {
-        wrong.push(format!("`{name}` is `{text}`, which is not a time; write it like `500ms`, `10s`, `5m` or `1h`"));
-        default
-    })
-}
-
-/// Reads a duration: a number with a unit (`ms`, `s`, `m`, `h`), or seconds without one; `None` when it is neither.
-pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
-    let text = text.trim();
-    let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(unit_at);
-    let seconds = match unit.trim() {
-        "ms" => 0.001,
-        "" | "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return None,
-    };
-    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()
 }
 
 #[cfg(test)]
@@ -257,7 +195,7 @@ mod tests {
     #[test]
     fn defaults_do() {
         let config = ServeConfig::resolve(&ServeArgs::default(), &ServeArgs::default()).unwrap();
-        assert_eq!(config.listen.to_string(), LISTEN_DEFAULT);
+        assert_eq!(config.network.listen.to_string(), network::LISTEN_DEFAULT);
         assert_eq!(config.shutdown_grace, Duration::from_secs(10));
         assert_eq!(config.limits.over(None), Limits::default());
         assert!(config.data_dir.is_absolute() && config.download_dir.is_absolute());
@@ -266,10 +204,10 @@ mod tests {
 
     #[test]
     fn the_command_line_is_stronger_than_the_file() {
-        let file = args("listen = '0.0.0.0:1'\nmax_per_host = 2\nmax_concurrent_tasks = 3\nshutdown_grace = '1m'");
+        let file = args("listen = '127.0.0.1:1'\nmax_per_host = 2\nmax_concurrent_tasks = 3\nshutdown_grace = '1m'");
         let line = args("listen = 'localhost:0'\nmax_per_host = 5");
         let config = ServeConfig::resolve(&line, &file).unwrap();
-        assert_eq!(config.listen.to_string(), "127.0.0.1:0");
+        assert_eq!(config.network.listen.to_string(), "127.0.0.1:0");
         assert_eq!(config.shutdown_grace, Duration::from_mins(1));
         let limits = |limits: Limits| (limits.max_concurrent_tasks, limits.max_per_host);
         assert_eq!(limits(config.limits.over(None)), (3, 5));
@@ -297,15 +235,5 @@ mod tests {
         );
         let error = ServeConfig::resolve(&ServeArgs::default(), &file).unwrap_err();
         insta::assert_snapshot!(error);
-    }
-
-    #[test]
-    fn durations_have_units() {
-        let millis = |text| parse_duration(text).map(|time| time.as_millis());
-        let texts = ["250ms", "10", "1.5s", " 5 m ", "1h", "0"];
-        assert_eq!(texts.map(|text| millis(text).unwrap()), [250, 10_000, 1_500, 300_000, 3_600_000, 0]);
-        for text in ["", "s", "1d", "-1s", "1.2.3s", "9999999999999999999999h"] {
-            assert_eq!(millis(text), None, "{text}");
-        }
     }
 }

@@ -31,6 +31,17 @@ pub enum LogFormat {
     Json,
 }
 
+/// The heading of the flags that say who may call.
+const NETWORK: &str = "Network";
+
+/// What a server gives up that can be reached from other machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InsecureListen {
+    /// Whoever reaches it may call it, and nothing is encrypted
+    Open,
+}
+
 /// The settings of `haul serve`. A flag `--some-name` is `HAUL_SOME_NAME` in the environment and `some_name` in the file.
 #[derive(Clone, Debug, Default, PartialEq, Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -107,6 +118,46 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_MAX_DOWNLOAD_BYTES", value_name = "BYTES")]
     pub max_download_bytes: Option<u64>,
 
+    /// Let whoever reaches an address beyond this machine call the server, without encryption
+    #[arg(long, env = "HAUL_INSECURE_LISTEN", value_name = "HOW", help_heading = NETWORK)]
+    pub insecure_listen: Option<InsecureListen>,
+
+    /// Names under which browsers may reach the server, beside addresses and `localhost`, separated by commas
+    #[arg(long, env = "HAUL_WEB_HOSTS", value_name = "HOST", value_delimiter = ',', help_heading = NETWORK)]
+    pub web_hosts: Option<Vec<String>>,
+
+    /// Origins whose web pages may call the server (`https://example.com`), separated by commas
+    #[arg(long, env = "HAUL_CORS_ORIGINS", value_name = "ORIGIN", value_delimiter = ',', help_heading = NETWORK)]
+    pub cors_origins: Option<Vec<String>>,
+
+    /// Connections at once [default: 4096, or half of the descriptors where these are fewer]
+    #[arg(long, env = "HAUL_MAX_CONNECTIONS", value_name = "N", help_heading = NETWORK)]
+    pub max_connections: Option<u32>,
+
+    /// Connections at once from one address, other than this machine's [default: 256]
+    #[arg(long, env = "HAUL_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N", help_heading = NETWORK)]
+    pub max_connections_per_address: Option<u32>,
+
+    /// Calls at once on one connection [default: 1024]
+    #[arg(long, env = "HAUL_MAX_STREAMS_PER_CONNECTION", value_name = "N", help_heading = NETWORK)]
+    pub max_streams_per_connection: Option<u32>,
+
+    /// Bytes of messages that have not arrived whole, at most 32 MiB of them on one connection [default: 268435456]
+    #[arg(long, env = "HAUL_INBOUND_BUFFER_BYTES", value_name = "BYTES", help_heading = NETWORK)]
+    pub inbound_buffer_bytes: Option<u64>,
+
+    /// How long a connection may take to begin to speak [default: 10s]
+    #[arg(long, env = "HAUL_HANDSHAKE_TIMEOUT", value_name = "TIME", help_heading = NETWORK)]
+    pub handshake_timeout: Option<String>,
+
+    /// How long a request that is not whole may wait for its next byte [default: 15s]
+    #[arg(long, env = "HAUL_REQUEST_BODY_IDLE", value_name = "TIME", help_heading = NETWORK)]
+    pub request_body_idle: Option<String>,
+
+    /// The age at which a connection is ended, calls on it first [default: 24h]
+    #[arg(long, env = "HAUL_CONNECTION_MAX_AGE", value_name = "TIME", help_heading = NETWORK)]
+    pub connection_max_age: Option<String>,
+
     /// A TOML file with the same settings, `_` in place of `-`
     #[arg(long, env = "HAUL_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -135,6 +186,16 @@ impl ServeArgs {
             log_format: s.log_format.or(w.log_format),
             disk_reserve: s.disk_reserve.or(w.disk_reserve),
             max_download_bytes: s.max_download_bytes.or(w.max_download_bytes),
+            insecure_listen: s.insecure_listen.or(w.insecure_listen),
+            web_hosts: s.web_hosts.or(w.web_hosts),
+            cors_origins: s.cors_origins.or(w.cors_origins),
+            max_connections: s.max_connections.or(w.max_connections),
+            max_connections_per_address: s.max_connections_per_address.or(w.max_connections_per_address),
+            max_streams_per_connection: s.max_streams_per_connection.or(w.max_streams_per_connection),
+            inbound_buffer_bytes: s.inbound_buffer_bytes.or(w.inbound_buffer_bytes),
+            handshake_timeout: s.handshake_timeout.or(w.handshake_timeout),
+            request_body_idle: s.request_body_idle.or(w.request_body_idle),
+            connection_max_age: s.connection_max_age.or(w.connection_max_age),
             config: s.config.or(w.config),
         }
     }

@@ -1,0 +1,191 @@
+//! Keeps the web pages of others away: each request is judged by [`BrowserRules`] before anything runs.
+//!
+//! This is the outermost layer. A refusal of gRPC is a status as any other; to everything else it is HTTP's 421 or 403.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::header::{
+    ACCEPT, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, HOST,
+    HeaderName, ORIGIN, VARY,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use serde_json::json;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use crate::api::status::{DOMAIN, Fault, shown};
+use crate::listen::peer::Peer;
+use crate::model::browser::{Asked, BrowserRules, Foreign, Verdict};
+
+/// What pages of a listed origin may send, and what they may read.
+const ALLOWED_METHODS: HeaderValue = HeaderValue::from_static("POST");
+const ALLOWED_HEADERS: HeaderValue = HeaderValue::from_static(
+    "authorization, content-type, grpc-timeout, haul-tenant, idempotency-key, last-event-id, x-grpc-web, x-user-agent",
+);
+const EXPOSED_HEADERS: HeaderValue =
+    HeaderValue::from_static("grpc-status, grpc-message, grpc-status-details-bin, haul-request-id");
+/// How long a browser may remember what a preflight said, in seconds.
+const PREFLIGHT_AGE: HeaderValue = HeaderValue::from_static("600");
+
+/// The layer of the browser guard.
+#[derive(Clone, Debug)]
+pub struct BrowserGuard(Arc<BrowserRules>);
+
+impl BrowserGuard {
+    /// Makes a guard of what the operator allows.
+    pub fn new(rules: BrowserRules) -> BrowserGuard {
+        BrowserGuard(Arc::new(rules))
+    }
+}
+
+impl<S> Layer<S> for BrowserGuard {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Guarded { inner, rules: self.0.clone() }
+    }
+}
+
+/// The service that [`BrowserGuard`] makes.
+#[derive(Clone, Debug)]
+pub struct Guarded<S> {
+    inner: S,
+    rules: Arc<BrowserRules>,
+}
+
+type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
+
+impl<S> Service<Request<Body>> for Guarded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Answer<S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let peer = request.extensions().get::<Arc<Peer>>().cloned();
+        let answered = match self.rules.judge(&asked(&request, peer.as_deref())) {
+            Verdict::Passes => return Box::pin(self.inner.call(request)),
+            Verdict::PassesTo(origin) => {
+                let origin = HeaderValue::from_str(origin);
+                let answer = self.inner.call(request);
+                return Box::pin(async move {
+                    let mut response = answer.await?;
+                    if let Ok(origin) = origin {
+                        grant(response.headers_mut(), origin);
+                        response.headers_mut().insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED_HEADERS);
+                    }
+                    Ok(response)
+                });
+            }
+            Verdict::Preflight(origin) => preflight(origin),
+            Verdict::Refused(foreign) => refusal(foreign, &request),
+        };
+        Box::pin(std::future::ready(Ok(answered)))
+    }
+}
+
+/// Reads from the head of a request what the rules judge.
+fn asked<'a>(request: &'a Request<Body>, peer: Option<&'a Peer>) -> Asked<'a> {
+    let headers = request.headers();
+    let authorities = match request.uri().authority() {
+        Some(authority) => vec![authority.as_str()],
+        None => texts(headers, &HOST),
+    };
+    Asked {
+        is_http1: request.version() < Version::HTTP_2,
+        is_tls: peer.is_some_and(|peer| peer.is_tls),
+        is_grpc: texts(headers, &CONTENT_TYPE)[..]
+            .iter()
+            .all(|it| matches!(*it, "application/grpc" | "application/grpc+proto"))
+            && headers.contains_key(CONTENT_TYPE),
+        is_preflight: request.method() == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD),
+        authorities,
+        origins: texts(headers, &ORIGIN),
+        fetch_sites: texts(headers, &HeaderName::from_static("sec-fetch-site")),
+        has_fetch_metadata: headers.keys().any(|name| name.as_str().starts_with("sec-fetch-")),
+        certificate_names: peer.map_or(&[], |peer| &peer.certificate_names),
+    }
+}
+
+/// Returns each value of a header; one that is no text equals nothing that is allowed.
+fn texts<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a str> {
+    headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default()).collect()
+}
+
+fn grant(headers: &mut HeaderMap, origin: HeaderValue) {
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.append(VARY, HeaderValue::from_static("Origin"));
+}
+
+fn preflight(origin: &str) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    if let Ok(origin) = HeaderValue::from_str(origin) {
+        grant(headers, origin);
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, ALLOWED_METHODS);
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS);
+        headers.insert(ACCESS_CONTROL_MAX_AGE, PREFLIGHT_AGE);
+    }
+    response
+}
+
+/// Returns the answer to a request that is refused: a status in the client's own kind of gRPC, else a JSON document.
+fn refusal(foreign: Foreign, request: &Request<Body>) -> Response<Body> {
+    let asked = |name| texts(request.headers(), &name).join(", ");
+    let (reason, message, code) = match foreign {
+        Foreign::Authority => {
+            let named = request.uri().authority().map_or_else(|| asked(HOST), ToString::to_string);
+            let message = format!(
+                "`{}` is not a name of this server for browsers; use its address, or have the operator add the name to \
+                 `web_hosts`",
+                shown(&named)
+            );
+            ("AUTHORITY_NOT_ALLOWED", message, StatusCode::MISDIRECTED_REQUEST)
+        }
+        Foreign::Origin => {
+            let message = format!(
+                "pages of `{}` must not call this server; the operator can add their origin to `cors_origins`",
+                shown(&asked(ORIGIN))
+            );
+            ("ORIGIN_NOT_ALLOWED", message, StatusCode::FORBIDDEN)
+        }
+    };
+    tracing::debug!(reason, "a request is refused: {message}");
+    let kind = request.headers().get(CONTENT_TYPE).filter(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    if let Some(kind) = kind {
+        let mut response = Status::from(Fault::new(Code::PermissionDenied, reason, message)).into_http();
+        response.headers_mut().insert(CONTENT_TYPE, kind.clone());
+        return response;
+    }
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = code;
+    if !accepts_json(request.headers()) {
+        return response;
+    }
+    let info = json!({
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": DOMAIN, "metadata": {},
+    });
+    let error = json!({"code": code.as_u16(), "status": "PERMISSION_DENIED", "message": message, "details": [info]});
+    *response.body_mut() = Body::new(http_body_util::Full::from(json!({"error": error}).to_string()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Returns whether a client takes JSON: every one does that does not say what it takes.
+fn accepts_json(headers: &HeaderMap) -> bool {
+    let accepted = texts(headers, &ACCEPT);
+    accepted.is_empty() || accepted.iter().any(|it| it.contains("json") || it.contains("*/*"))
+}

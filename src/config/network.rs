@@ -1,0 +1,175 @@
+//! The settings of the listener: where it listens, who may call, and what a client may hold.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::config::raw::{InsecureListen, ServeArgs};
+use crate::config::values::{duration, hosts};
+
+/// Where the server listens when nothing is said: 4285 spells HAUL.
+pub const LISTEN_DEFAULT: &str = "127.0.0.1:4285";
+/// The most connections from one address when nothing is said.
+pub const CONNECTIONS_PER_ADDRESS_DEFAULT_MAX: u32 = 256;
+/// The most calls on one connection when nothing is said.
+pub const STREAMS_DEFAULT_MAX: u32 = 1_024;
+/// The most bytes of unfinished messages when nothing is said.
+pub const INBOUND_BYTES_DEFAULT_MAX: u64 = 256 << 20;
+/// The most bytes of unfinished messages on one connection: twice the largest message. The bound of all cannot be lower.
+pub const INBOUND_BYTES_PER_CONNECTION_MAX: u64 = 32 << 20;
+/// How long a connection may be silent at its beginning when nothing is said.
+pub const HANDSHAKE_DEFAULT: Duration = Duration::from_secs(10);
+/// How long a request may wait for its next byte when nothing is said.
+pub const REQUEST_BODY_IDLE_DEFAULT: Duration = Duration::from_secs(15);
+/// The age at which a connection is ended when nothing is said.
+pub const CONNECTION_AGE_DEFAULT: Duration = Duration::from_hours(24);
+
+/// The settings of the listener.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Network {
+    /// Where it listens; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Whether whoever reaches the server may call it, from other machines too.
+    pub is_open: bool,
+    /// Names under which browsers may reach the server, in lower case, without port.
+    pub web_hosts: Vec<String>,
+    /// Origins whose pages may call the server, as browsers write them.
+    pub cors_origins: Vec<String>,
+    /// The most connections at once; `None`: 4,096, or half of the descriptors where these are fewer.
+    pub max_connections: Option<u32>,
+    /// The most of them from one address.
+    pub max_connections_per_address: u32,
+    /// The most calls at once on one connection.
+    pub max_streams_per_connection: u32,
+    /// The most bytes of messages that have not arrived whole.
+    pub inbound_buffer_bytes: u64,
+    /// How long a connection may be silent at its beginning.
+    pub handshake_timeout: Duration,
+    /// How long a request may wait for its next byte.
+    pub request_body_idle: Duration,
+    /// The age at which a connection is ended.
+    pub connection_max_age: Duration,
+}
+
+impl Network {
+    /// Reads the settings, and adds what is wrong with them to `wrong`.
+    pub(super) fn resolve(merged: &ServeArgs, wrong: &mut Vec<String>) -> Network {
+        let listen = listen(merged.listen.as_deref(), wrong);
+        let is_open = merged.insecure_listen == Some(InsecureListen::Open);
+        if !is_open && !listen.ip().to_canonical().is_loopback() {
+            wrong.push(format!(
+                "`listen` is `{listen}`, which other machines can reach, and there is neither authentication nor TLS: \
+                 whoever reaches it could submit jobs, read results and delete files; listen on 127.0.0.1, or allow it \
+                 with `--insecure-listen open`"
+            ));
+        }
+        let positive = |name: &str, value: Option<u32>, wrong: &mut Vec<String>| {
+            if value == Some(0) {
+                wrong.push(format!("`{name}` is 0, so nobody could ever call; set it to at least 1"));
+            }
+            value
+        };
+        let mut positive = |name, value| positive(name, value, wrong);
+        let max_connections = positive("max_connections", merged.max_connections);
+        let per_address = positive("max_connections_per_address", merged.max_connections_per_address);
+        let streams = positive("max_streams_per_connection", merged.max_streams_per_connection);
+        let inbound_buffer_bytes = merged.inbound_buffer_bytes.unwrap_or(INBOUND_BYTES_DEFAULT_MAX);
+        if inbound_buffer_bytes < INBOUND_BYTES_PER_CONNECTION_MAX {
+            wrong.push(format!(
+                "`inbound_buffer_bytes` is {inbound_buffer_bytes}, too few for the largest messages; set it to at least \
+                 {INBOUND_BYTES_PER_CONNECTION_MAX}"
+            ));
+        }
+        let mut time = |name, text: &Option<String>, default| {
+            let time = duration(name, text.as_deref(), default, wrong);
+            if time.is_zero() {
+                wrong.push(format!("`{name}` is 0, so nobody could ever call; write it like `{}s`", default.as_secs()));
+            }
+            time
+        };
+        Network {
+            listen,
+            is_open,
+            handshake_timeout: time("handshake_timeout", &merged.handshake_timeout, HANDSHAKE_DEFAULT),
+            request_body_idle: time("request_body_idle", &merged.request_body_idle, REQUEST_BODY_IDLE_DEFAULT),
+            connection_max_age: time("connection_max_age", &merged.connection_max_age, CONNECTION_AGE_DEFAULT),
+            web_hosts: hosts("web_hosts", merged.web_hosts.as_deref(), wrong),
+            cors_origins: origins(merged.cors_origins.as_deref(), wrong),
+            max_connections,
+            max_connections_per_address: per_address.unwrap_or(CONNECTIONS_PER_ADDRESS_DEFAULT_MAX),
+            max_streams_per_connection: streams.unwrap_or(STREAMS_DEFAULT_MAX),
+            inbound_buffer_bytes,
+        }
+    }
+}
+
+fn listen(text: Option<&str>, wrong: &mut Vec<String>) -> SocketAddr {
+    let text = text.unwrap_or(LISTEN_DEFAULT);
+    // `localhost` is what people type; no other name is looked up, since it could come to several addresses.
+    let dialled = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    dialled.as_deref().unwrap_or(text).parse().unwrap_or_else(|_| {
+        wrong.push(format!(
+            "`listen` is `{text}`, which is not an address with a port; write it like `{LISTEN_DEFAULT}` or `[::]:4285`"
+        ));
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    })
+}
+
+/// Reads origins. A pattern would let pages in whose names nobody has looked at, and `null` is the origin of any page
+/// that wants it to be.
+fn origins(texts: Option<&[String]>, wrong: &mut Vec<String>) -> Vec<String> {
+    let mut origins = Vec::new();
+    for text in texts.unwrap_or_default() {
+        let origin = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        match origin.map(|url| url.origin().ascii_serialization()) {
+            Some(origin) if *text == origin && !text.contains('*') => origins.push(origin),
+            Some(origin) if !text.contains('*') => wrong.push(format!(
+                "`cors_origins` has `{text}`, which is not an origin as browsers write it; write `{origin}`"
+            )),
+            _ => wrong.push(format!(
+                "`cors_origins` has `{text}`, which is not an origin; write each in full, like `https://example.com`"
+            )),
+        }
+    }
+    origins
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(args: &ServeArgs) -> Result<Network, String> {
+        let mut wrong = Vec::new();
+        let network = Network::resolve(args, &mut wrong);
+        if wrong.is_empty() { Ok(network) } else { Err(wrong.join("\n")) }
+    }
+
+    #[test]
+    fn other_machines_are_let_in_only_on_purpose() {
+        let args = |listen: &str| ServeArgs { listen: Some(listen.to_owned()), ..ServeArgs::default() };
+        for near in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "localhost:1"] {
+            assert!(resolved(&args(near)).is_ok(), "{near}");
+        }
+        for far in ["0.0.0.0:1", "[::]:1", "[::ffff:0.0.0.0]:1", "192.0.2.1:1", "10.0.0.1:1", "[fe80::1]:1"] {
+            let refusal = resolved(&args(far)).unwrap_err();
+            assert!(refusal.contains("TLS") && refusal.contains("--insecure-listen open"), "{refusal}");
+            let open = ServeArgs { insecure_listen: Some(InsecureListen::Open), ..args(far) };
+            assert!(resolved(&open).unwrap().is_open);
+        }
+    }
+
+    #[test]
+    fn origins_are_written_in_full() {
+        let read =
+            |text: &str| resolved(&ServeArgs { cors_origins: Some(vec![text.to_owned()]), ..ServeArgs::default() });
+        for good in ["https://example.com", "http://localhost:3000", "https://[::1]:8443"] {
+            assert_eq!(read(good).unwrap().cors_origins, [good]);
+        }
+        for bad in
+            ["*", "null", "https://*.example.com", "example.com", "https://Example.com", "https://a/", "ftp://a", ""]
+        {
+            assert!(read(bad).unwrap_err().contains("cors_origins"), "{bad}");
+        }
+    }
+}

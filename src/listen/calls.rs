@@ -1,0 +1,92 @@
+//! The requests of one connection on their way to the service, and the count of those that are open.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tonic::Status;
+use tonic::body::Body;
+use tower::util::Oneshot;
+use tower::{Service, ServiceExt as _};
+
+use crate::listen::peer::Peer;
+use crate::listen::places::{OpenCall, Place};
+
+/// What answers requests: a stack of layers over the services.
+pub trait Answers:
+    Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+{
+}
+
+impl<S> Answers for S where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// The service of one connection.
+pub(super) struct Calls<S> {
+    pub(super) service: S,
+    pub(super) peer: Arc<Peer>,
+    pub(super) place: Arc<Place>,
+}
+
+impl<S: Answers> hyper::service::Service<Request<Incoming>> for Calls<S> {
+    type Response = Response<CountedBody>;
+    type Error = Infallible;
+    type Future = Answer<S>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let open = self.place.call();
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(self.peer.clone());
+        Answer { answer: Box::pin(self.service.clone().oneshot(request)), open: Some(open) }
+    }
+}
+
+/// The answer to come.
+pub(super) struct Answer<S: Answers> {
+    answer: Pin<Box<Oneshot<S, Request<Body>>>>,
+    open: Option<OpenCall>,
+}
+
+impl<S: Answers> Future for Answer<S> {
+    type Output = Result<Response<CountedBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answered = std::task::ready!(self.answer.as_mut().poll(cx));
+        let open = self.open.take();
+        Poll::Ready(answered.map(|response| response.map(|body| CountedBody { body, _open: open })))
+    }
+}
+
+/// The body of an answer; its call is open until this is dropped.
+pub(super) struct CountedBody {
+    body: Body,
+    _open: Option<OpenCall>,
+}
+
+impl HttpBody for CountedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

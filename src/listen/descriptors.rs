@@ -1,0 +1,38 @@
+//! How many descriptors the process may have, and how many of them connections may take.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The most connections where nothing is said.
+const CONNECTIONS_DEFAULT_MAX: u64 = 4_096;
+
+/// Raises the soft limit on descriptors to the hard one, and returns it; `None`: there is no limit.
+pub fn raise() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    // A system may have a lower bound of its own; then the soft limit stays.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    getrlimit(Resource::Nofile).current
+}
+
+/// Returns how many connections there may be beside `descriptors`.
+///
+/// Half of the descriptors by default; at most three quarters, since transfers and files need some whatever is asked for.
+pub fn connections(asked: Option<u64>, descriptors: Option<u64>) -> u64 {
+    let most = descriptors.map_or(u64::MAX, |count| count / 4 * 3);
+    let default = descriptors.map_or(u64::MAX, |count| count / 2).min(CONNECTIONS_DEFAULT_MAX);
+    asked.unwrap_or(default).min(most).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transfers_keep_a_quarter_of_the_descriptors() {
+        assert_eq!(connections(None, Some(1_024)), 512);
+        assert_eq!(connections(None, Some(1 << 20)), 4_096);
+        assert_eq!(connections(None, None), 4_096);
+        assert_eq!(connections(Some(100_000), Some(1_024)), 768);
+        assert_eq!(connections(Some(100_000), None), 100_000);
+        assert_eq!(connections(None, Some(1)), 1);
+    }
+}

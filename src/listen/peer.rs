@@ -1,0 +1,19 @@
+//! Who is at the other end of a connection, as the layers above see it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::listen::budget::Share;
+
+/// The other end of a connection. Each request has it among its extensions, as an `Arc`.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Whether the connection is encrypted up to this process.
+    pub is_tls: bool,
+    /// The DNS names of the certificate that it was shown, in lower case.
+    pub certificate_names: Arc<[String]>,
+    /// What its unfinished messages may take.
+    pub share: Arc<Share>,
+}
