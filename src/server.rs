@@ -158,9 +158,10 @@ pub async fn build(settings: &EngineSettings) -> Result<Built, ServeError> {
 }
 
 fn workers(guard: Guard) -> MakeParts {
+    // Of all threads, so that none dials where another has a connection to spare.
+    let client = Arc::new(HttpClient::new(guard));
     Arc::new(move || {
-        let client = Arc::new(HttpClient::new(guard.clone()));
-        let closing = client.clone();
+        let (client, closing) = (client.clone(), client.clone());
         WorkerParts { transport: client, close: Box::new(move || Box::pin(async move { closing.close().await })) }
     })
 }

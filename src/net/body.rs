@@ -22,7 +22,7 @@ pub(super) struct HttpBody {
     incoming: Incoming,
     /// `None` once the body has ended: the connection is back in the pool, or closed.
     connection: Option<Connection>,
-    /// Over HTTP/2; an HTTP/1.1 connection holds it until it is closed.
+    /// Of a request over HTTP/2; a connection of HTTP/1.1 has its own.
     permit: Permit,
     endpoint: Arc<Endpoint>,
     pace: Pace,
@@ -53,12 +53,21 @@ impl HttpBody {
         }
     }
 
+    /// The permit goes after the connection, so that whoever takes it up finds the connection unused.
     fn release(&mut self) {
-        self.permit = Permit::default();
-        if let Some(Connection::Http1(http1)) = self.connection.take() {
-            http1.free();
-            self.endpoint.give_back(http1);
-        }
+        let permit = match self.connection.take() {
+            Some(Connection::Http1(mut http1)) => {
+                let permit = http1.free();
+                self.endpoint.give_back(http1);
+                permit
+            }
+            Some(Connection::Http2(share)) => {
+                drop(share);
+                std::mem::take(&mut self.permit)
+            }
+            None => return,
+        };
+        drop(permit);
     }
 
     fn poll_chunk(
@@ -66,7 +75,7 @@ impl HttpBody {
         entered: &mut Option<Instant>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Failure>>> {
-        match self.incoming.poll_data(self.endpoint.target.name(), cx) {
+        match self.poll_data(cx) {
             Poll::Ready(Some(Ok(data))) => {
                 self.release_at_end();
                 let waited = entered.map_or(Duration::ZERO, |entered| entered.elapsed());
@@ -82,6 +91,19 @@ impl HttpBody {
                 let failure = ready!(self.poll_timer(entered, cx));
                 Poll::Ready(Some(Err(failure)))
             }
+        }
+    }
+
+    /// The next bytes, for which a connection of HTTP/1.1 is moved where none are here yet.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
+        let host = self.endpoint.target.name();
+        let poll = self.incoming.poll_data(host, cx);
+        match &mut self.connection {
+            Some(Connection::Http1(http1)) if poll.is_pending() => {
+                http1.drive(cx);
+                self.incoming.poll_data(host, cx)
+            }
+            _ => poll,
         }
     }
 

@@ -27,14 +27,14 @@ use crate::net::{Body, Profile, Request, Response, Transport, connect, decode, t
 /// that wants another one.
 const RESENDS_MAX: u32 = 2;
 
-/// A client for one runtime: its connections live on the runtime that first uses them, and end with it.
+/// A client for any number of runtimes, which share its connections.
 ///
-/// Dropping it ends its connections, those in use included; [`HttpClient::close`] also waits for them.
+/// A connection is registered with the runtime that uses it, and goes to another one only while it is unused.
 pub struct HttpClient {
     guard: Guard,
     identities: Identities,
     pool: Arc<Pool>,
-    tasks: Tasks,
+    tasks: Arc<Tasks>,
     is_swept: AtomicBool,
 }
 
@@ -45,18 +45,22 @@ impl HttpClient {
             guard,
             identities: Identities::default(),
             pool: Arc::default(),
-            tasks: Tasks::new(),
+            tasks: Arc::new(Tasks::new()),
             is_swept: AtomicBool::new(false),
         }
     }
 
-    /// Ends every connection, and returns when all their tasks have ended. Requests after it fail.
+    /// Ends every connection that is unused or shared, and returns when all tasks have ended. What has a connection to
+    /// itself ends with its body. Requests after it fail.
     pub async fn close(&self) {
         self.tasks.close().await;
         self.pool.clear();
     }
 
     async fn exchange(&self, request: Request, profile: &Profile) -> Result<Response, Failure> {
+        if self.tasks.is_closed() {
+            return Err(Failure::retryable(FailureReason::Connect, "the client of the network is closed"));
+        }
         let identity = self.identities.of(profile)?;
         let endpoint = self.pool.endpoint(&request.url, &identity)?;
         let (connection, answer) = self.answer(&endpoint, &request, profile).await?;
@@ -82,7 +86,7 @@ impl HttpClient {
         profile: &Profile,
     ) -> Result<(Connection, HttpResponse<Incoming>), Failure> {
         let idle_max = if is_idempotent(request.method.as_str()) { IDLE_TIME } else { IDLE_TIME_UNSAFE };
-        let mut pooled = endpoint.checkout(request.separate, idle_max).await;
+        let mut pooled = endpoint.checkout(request.separate, idle_max);
         let mut resends = 0;
         loop {
             let is_fresh = pooled.is_none();

@@ -1,6 +1,7 @@
 //! A connection of either version of HTTP, and one request on it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Response;
@@ -31,7 +32,7 @@ impl Connection {
         wire: Wire,
         remote: SocketAddr,
         form: Form,
-        tasks: &Tasks,
+        tasks: &Arc<Tasks>,
         host: &str,
     ) -> Result<Connection, Failure> {
         if wire.is_http2() {

@@ -1,8 +1,11 @@
 //! One HTTP/1.1 connection.
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +13,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::runtime::{Handle, Id};
 
 use crate::model::failure::Failure;
 use crate::net::framing::Watch;
@@ -17,8 +21,8 @@ use crate::net::lost::{Fate, Lost};
 use crate::net::message::Form;
 use crate::net::target::Target;
 use crate::net::tasks::Tasks;
-use crate::net::wire::Wire;
-use crate::net::{Permit, Request, classify, keep_alive, lock, message};
+use crate::net::wire::{Mover, Wire};
+use crate::net::{Permit, Request, classify, keep_alive, message};
 
 /// Read buffers grow up to this: below 256 KiB large bodies cost much more CPU, above 1 MiB they fall out of the
 /// processor's cache.
@@ -30,20 +34,29 @@ const HEADERS_MAX: usize = 5_000;
 const CLOSE_TRAVEL: Duration = Duration::from_millis(250);
 
 /// A connection that carries one request at a time.
+///
+/// It is a value and not a task: whoever has it moves its bytes, and an unused one costs nothing and may go to any
+/// runtime.
 pub(super) struct Http1 {
     sender: http1::SendRequest<Full<Bytes>>,
+    /// `None` once the connection has ended.
+    driver: Option<Box<http1::Connection<TokioIo<Wire>, Full<Bytes>>>>,
     received: Arc<AtomicU64>,
     framing: Arc<Watch>,
+    mover: Mover,
+    /// The runtime that its socket is registered with.
+    home: Id,
     form: Form,
     pub(super) remote: SocketAddr,
     /// How long it may be idle before its peer is to be taken for gone.
     pub(super) idle_max: Duration,
-    /// Of the request that is in flight; shared with the task that drives the connection and knows when it is closed.
-    permit: Arc<Mutex<Permit>>,
+    /// Of the request that is in flight.
+    permit: Permit,
+    tasks: Arc<Tasks>,
 }
 
 impl Http1 {
-    /// Starts a connection over `wire`. The task that drives it is owned by `tasks`.
+    /// Starts a connection over `wire`. `tasks` owns what has to go on once a connection was closed.
     ///
     /// One odd line in the head of an answer does not cost the answer: folded lines are read as one (RFC 9112, section
     /// 5.2), and lines that are not headers are passed over, as browsers and curl do.
@@ -51,10 +64,10 @@ impl Http1 {
         wire: Wire,
         remote: SocketAddr,
         form: Form,
-        tasks: &Tasks,
+        tasks: &Arc<Tasks>,
         host: &str,
     ) -> Result<Http1, Failure> {
-        let (received, framing) = (wire.received(), wire.framing());
+        let (received, framing, mover) = (wire.received(), wire.framing(), wire.mover());
         let shaken = http1::Builder::new()
             .max_buf_size(BUFFER_BYTES_MAX)
             .max_headers(HEADERS_MAX)
@@ -64,36 +77,54 @@ impl Http1 {
             .handshake(TokioIo::new(wire))
             .await;
         let (sender, driver) = shaken.map_err(|error| classify::answer(host, &error, false))?;
-        let permit = Arc::new(Mutex::new(Permit::default()));
-        let held = Arc::clone(&permit);
-        tasks.spawn(async move {
-            // Its error, if any, reaches the request that it hit.
-            let is_closed_by_us = driver.await.is_ok();
-            let permit = std::mem::take(&mut *lock(&held));
-            if is_closed_by_us && !permit.is_empty() {
-                tokio::time::sleep(CLOSE_TRAVEL).await;
-            }
-            drop(permit);
-        });
-        Ok(Http1 { sender, received, framing, form, remote, idle_max: keep_alive::IDLE_TIME, permit })
+        Ok(Http1 {
+            sender,
+            driver: Some(Box::new(driver)),
+            received,
+            framing,
+            mover,
+            home: Handle::current().id(),
+            form,
+            remote,
+            idle_max: keep_alive::IDLE_TIME,
+            permit: Permit::default(),
+            tasks: Arc::clone(tasks),
+        })
     }
 
-    pub(super) fn is_ready(&self) -> bool {
-        self.sender.is_ready()
+    /// Moves bytes both ways. An error of the connection reaches the request that it hit.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(driver) = &mut self.driver
+            && Pin::new(&mut **driver).poll(cx).is_ready()
+        {
+            self.driver = None;
+        }
     }
 
-    /// Waits until it can take a request; `false` when it never will.
-    pub(super) async fn ready(&mut self) -> bool {
-        self.sender.ready().await.is_ok()
+    /// Returns whether it can take a request now. What came since it was last used is looked at, so that one which its
+    /// peer has closed is noticed.
+    pub(super) fn is_ready(&mut self) -> bool {
+        self.drive(&mut Context::from_waker(Waker::noop()));
+        self.driver.is_some() && self.sender.is_ready()
     }
 
-    pub(super) fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+    /// Returns the runtime that it was last used on.
+    pub(super) fn home(&self) -> Id {
+        self.home
     }
 
-    /// Gives the permit of the request back, whose response has been read to its end.
-    pub(super) fn free(&self) {
-        drop(std::mem::take(&mut *lock(&self.permit)));
+    /// Goes to the runtime of the caller.
+    pub(super) fn settle_here(&mut self) {
+        let here = Handle::current().id();
+        if self.home != here {
+            self.home = here;
+            self.mover.ask();
+        }
+    }
+
+    /// Takes the permit of the request out, whose response has been read to its end.
+    pub(super) fn free(&mut self) -> Permit {
+        std::mem::take(&mut self.permit)
     }
 
     /// Sends a request and waits, at most for `wait`, for the head of its answer.
@@ -105,12 +136,25 @@ impl Http1 {
     ) -> Result<http::Response<Incoming>, Lost> {
         let message =
             message::http1(target, &self.form, request).map_err(|failure| Lost { failure, fate: Fate::Over })?;
-        *lock(&self.permit) = request.permit.clone();
+        self.permit = request.permit.clone();
         self.framing.begin();
         let before = self.received.load(Ordering::Relaxed);
         let host = target.name();
-        let answer = tokio::time::timeout(wait, self.sender.try_send_request(message));
-        let Ok(answer) = answer.await else {
+        let answer = {
+            let mut asked = std::pin::pin!(self.sender.try_send_request(message));
+            let driver = &mut self.driver;
+            let answer = std::future::poll_fn(|cx| {
+                // Moved first: the answer comes by it, and so does the news that it has ended.
+                if let Some(connection) = driver
+                    && Pin::new(&mut **connection).poll(cx).is_ready()
+                {
+                    *driver = None;
+                }
+                asked.as_mut().poll(cx)
+            });
+            tokio::time::timeout(wait, answer).await
+        };
+        let Ok(answer) = answer else {
             return Err(Lost { failure: classify::no_answer(host, wait), fate: Fate::Over });
         };
         let answer = answer.map_err(|mut error| {
@@ -130,5 +174,18 @@ impl Http1 {
         self.form.judge(&answer).map_err(|failure| Lost { failure, fate: Fate::Over })?;
         self.idle_max = keep_alive::idle_max(answer.headers());
         Ok(answer)
+    }
+}
+
+impl Drop for Http1 {
+    fn drop(&mut self) {
+        let is_closed_by_us = self.driver.take().is_some();
+        let permit = std::mem::take(&mut self.permit);
+        if is_closed_by_us && !permit.is_empty() {
+            self.tasks.spawn(async move {
+                tokio::time::sleep(CLOSE_TRAVEL).await;
+                drop(permit);
+            });
+        }
     }
 }

@@ -5,23 +5,24 @@
 //! other.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Reason, RecvStream};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::model::failure::Failure;
-use crate::net::http2_driver::{UNKNOWN_STREAMS_MAX, drive, first_window};
+use crate::net::http2_driver::{Driver, UNKNOWN_STREAMS_MAX, first_window};
 use crate::net::http2_state::{Lease, State};
 use crate::net::lost::{Fate, Lost};
 use crate::net::target::Target;
 use crate::net::tasks::Tasks;
 use crate::net::wire::Wire;
-use crate::net::{Request, classify, message};
+use crate::net::{Request, classify, lock, message};
 
 /// Requests at once on one connection: most peers allow 100 to 256, and more would share one TCP stream thinly.
 const STREAMS_MAX: usize = 100;
@@ -39,6 +40,8 @@ const HEAD_BYTES_MAX: u32 = 512 << 10;
 pub(super) struct Http2 {
     sender: SendRequest<Bytes>,
     state: Arc<State>,
+    driver: Arc<Mutex<Driver>>,
+    tasks: Arc<Tasks>,
     /// Held for what its end does. `None`: the holder is the pool.
     _lease: Option<Lease>,
     pub(super) remote: SocketAddr,
@@ -46,8 +49,13 @@ pub(super) struct Http2 {
 
 impl Http2 {
     /// Starts a connection over `wire`, for the pool to hold. The task that drives it is owned by `tasks`.
-    pub(super) async fn establish(wire: Wire, remote: SocketAddr, tasks: &Tasks, host: &str) -> Result<Http2, Failure> {
-        let (received, window) = (wire.received(), first_window(wire.round_trip()));
+    pub(super) async fn establish(
+        wire: Wire,
+        remote: SocketAddr,
+        tasks: &Arc<Tasks>,
+        host: &str,
+    ) -> Result<Http2, Failure> {
+        let (received, mover, window) = (wire.received(), wire.mover(), first_window(wire.round_trip()));
         let shaken = h2::client::Builder::new()
             .initial_window_size(window)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -60,18 +68,28 @@ impl Http2 {
             .await;
         let (sender, connection) = shaken.map_err(|error| classify::stream(host, &error, false))?;
         let state = Arc::new(State::default());
-        tasks.spawn(drive(connection, Arc::clone(&state), received, window));
-        Ok(Http2 { sender, state, _lease: None, remote })
+        let driver = Driver::start(connection, Arc::clone(&state), received, window, mover, tasks);
+        Ok(Http2 { sender, state, driver, tasks: Arc::clone(tasks), _lease: None, remote })
     }
 
-    /// A share for one request.
+    /// A share for one request. A connection that nobody else uses goes to the runtime of the caller.
     pub(super) fn share(&self, is_separate: bool) -> Http2 {
+        if self.load() == 0 {
+            Driver::settle_here(&self.driver, &self.tasks);
+        }
         Http2 {
             sender: self.sender.clone(),
             state: Arc::clone(&self.state),
+            driver: Arc::clone(&self.driver),
+            tasks: Arc::clone(&self.tasks),
             _lease: Some(Lease::new(&self.state, is_separate)),
             remote: self.remote,
         }
+    }
+
+    /// Returns whether it is moved by the runtime of the caller.
+    pub(super) fn is_here(&self) -> bool {
+        lock(&self.driver).home() == Handle::current().id()
     }
 
     /// Requests on it.

@@ -3,18 +3,22 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::Connection;
 use h2::{Ping, PingPong};
+use tokio::runtime::{Handle, Id};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
 use crate::net::http2_state::State;
-use crate::net::wire::Wire;
+use crate::net::lock;
+use crate::net::tasks::Tasks;
+use crate::net::wire::{Mover, Wire};
 
 /// What a peer may send of one body before we read it, at least and at most. A hundred streams of the most fit
 /// into the largest window that a connection can have.
@@ -40,28 +44,81 @@ pub(super) fn first_window(round_trip: Duration) -> u32 {
     wanted.clamp(STREAM_WINDOW_BYTES_MIN, STREAM_WINDOW_BYTES_MAX)
 }
 
-/// Runs a connection to its end. `window`: that of each stream, to begin with.
-pub(super) async fn drive(
-    mut connection: Connection<Wire, Bytes>,
+/// What moves a connection: a task of the runtime that it was last used on, and of another one once it has gone there.
+pub(super) struct Driver {
+    /// `None` once the connection has ended.
+    engine: Option<Engine>,
     state: Arc<State>,
-    received: Arc<AtomicU64>,
-    window: u32,
-) {
-    let mut watch = connection.ping_pong().map(|ping_pong| Watch::new(ping_pong, received, window));
-    std::future::poll_fn(|cx| {
-        let end = Pin::new(&mut connection).poll(cx);
+    mover: Mover,
+    home: Id,
+    /// Cancelled when the connection has gone to another runtime.
+    gone: CancellationToken,
+}
+
+struct Engine {
+    connection: Connection<Wire, Bytes>,
+    watch: Option<Watch>,
+}
+
+impl Driver {
+    /// Starts to move `connection`. `window`: that of each stream, to begin with.
+    pub(super) fn start(
+        mut connection: Connection<Wire, Bytes>,
+        state: Arc<State>,
+        received: Arc<AtomicU64>,
+        window: u32,
+        mover: Mover,
+        tasks: &Arc<Tasks>,
+    ) -> Arc<Mutex<Driver>> {
+        let watch = connection.ping_pong().map(|ping_pong| Watch::new(ping_pong, received, window));
+        let (engine, gone) = (Some(Engine { connection, watch }), CancellationToken::new());
+        let driver = Driver { engine, state, mover, home: Handle::current().id(), gone: gone.clone() };
+        let driver = Arc::new(Mutex::new(driver));
+        tasks.spawn(drive(Arc::clone(&driver), gone));
+        driver
+    }
+
+    /// Goes on in the runtime of the caller.
+    pub(super) fn settle_here(this: &Arc<Mutex<Driver>>, tasks: &Arc<Tasks>) {
+        let here = Handle::current().id();
+        let mut driver = lock(this);
+        if driver.home == here || driver.engine.is_none() {
+            return;
+        }
+        driver.home = here;
+        driver.mover.ask();
+        if let Some(Engine { watch: Some(watch), .. }) = &mut driver.engine {
+            // A timer belongs to the runtime that it was made in.
+            watch.looks = look_interval();
+        }
+        let gone = CancellationToken::new();
+        // While the lock is held, so that the task before does not move the connection any more.
+        std::mem::replace(&mut driver.gone, gone.clone()).cancel();
+        drop(driver);
+        tasks.spawn(drive(Arc::clone(this), gone));
+    }
+
+    /// Returns the runtime that it was last used on.
+    pub(super) fn home(&self) -> Id {
+        self.home
+    }
+
+    /// Moves what there is to move. Ready once the connection has ended.
+    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(Engine { connection, watch }) = &mut self.engine else { return Poll::Ready(()) };
+        let end = Pin::new(&mut *connection).poll(cx);
         if connection.max_concurrent_send_streams() != UNKNOWN_STREAMS_MAX {
-            state.is_settled.cancel();
+            self.state.is_settled.cancel();
         }
         // Its error, if any, reaches the requests that it hit.
-        if end.is_ready() {
+        let is_dead = watch.as_mut().is_some_and(|watch| watch.poll_is_dead(self.state.load() > 0, cx));
+        if end.is_ready() || is_dead {
+            self.engine = None;
+            self.state.is_settled.cancel();
             return Poll::Ready(());
         }
-        let Some(watch) = &mut watch else { return Poll::Pending };
-        if watch.poll_is_dead(state.load() > 0, cx) {
-            return Poll::Ready(());
-        }
-        if let Some(window) = watch.poll_window(cx)
+        if let Some(watch) = watch
+            && let Some(window) = watch.poll_window(cx)
             && connection.set_initial_window_size(window).is_ok()
         {
             watch.window = window;
@@ -69,9 +126,26 @@ pub(super) async fn drive(
             cx.waker().wake_by_ref();
         }
         Poll::Pending
-    })
-    .await;
-    state.is_settled.cancel();
+    }
+}
+
+/// Moves a connection until it has ended or is `gone` to another runtime.
+async fn drive(driver: Arc<Mutex<Driver>>, gone: CancellationToken) {
+    let moving = std::future::poll_fn(|cx| {
+        let mut driver = lock(&driver);
+        if gone.is_cancelled() { Poll::Ready(()) } else { driver.poll_drive(cx) }
+    });
+    tokio::select! {
+        biased;
+        () = gone.cancelled() => {}
+        () = moving => {}
+    }
+}
+
+fn look_interval() -> Interval {
+    let mut looks = tokio::time::interval(LOOK_INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks
 }
 
 /// Pings, and what they tell.
@@ -93,8 +167,6 @@ struct Watch {
 
 impl Watch {
     fn new(ping_pong: PingPong, received: Arc<AtomicU64>, window: u32) -> Watch {
-        let mut looks = tokio::time::interval(LOOK_INTERVAL);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Watch {
             ping_pong,
             received,
@@ -103,7 +175,7 @@ impl Watch {
             measured: 0,
             next: Instant::now(),
             interval: MEASURE_INTERVAL,
-            looks,
+            looks: look_interval(),
             seen: 0,
             quiet_looks: 0,
         }

@@ -1,5 +1,7 @@
 //! Connections that wait for their next request, or take several at once.
 //!
+//! They are of all runtimes that use the client: an unused one goes to whichever asks for it.
+//!
 //! A pool belongs to one client and thereby to one guard, so a connection is never reused under another policy. Within
 //! it, connections are kept apart by scheme, host, port and [`Identity`].
 
@@ -8,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::runtime::{Handle, Id};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -30,8 +33,6 @@ const IDLE_MAX: usize = 1024;
 const SHARED_MAX: usize = 8;
 /// The same where requests ask for connections of their own.
 const SEPARATE_MAX: usize = 32;
-/// How long a connection that has given its answer may take to be ready again.
-const READY_WAIT: Duration = Duration::from_millis(50);
 
 /// All endpoints of a client.
 #[derive(Default)]
@@ -123,57 +124,55 @@ impl Pool {
 
 impl Endpoint {
     /// A connection that can carry a request now. `idle_max`: how long an HTTP/1.1 one may have been unused.
-    pub(super) async fn checkout(&self, is_separate: bool, idle_max: Duration) -> Option<Connection> {
+    pub(super) fn checkout(&self, is_separate: bool, idle_max: Duration) -> Option<Connection> {
         if self.protocol() == Protocol::Http2 {
             return match self.choose(is_separate) {
                 Choice::Use(connection) => Some(connection),
                 Choice::Dial | Choice::Settle(_) => None,
             };
         }
-        loop {
-            let mut http1 = self.take_http1(idle_max)?;
-            // Its task signals that it is ready after the last byte of the answer before; mostly it has long since.
-            if http1.is_ready() || tokio::time::timeout(READY_WAIT, http1.ready()).await.is_ok_and(|is_ready| is_ready)
-            {
+        let here = Handle::current().id();
+        while let Some(mut http1) = self.take_http1(here, idle_max) {
+            if http1.is_ready() {
+                http1.settle_here();
                 return Some(Connection::Http1(http1));
-            }
-        }
-    }
-
-    fn take_http1(&self, idle_max: Duration) -> Option<Http1> {
-        let mut connections = lock(&self.connections);
-        // The latest comes first: where it has been idle for too long, so have the others.
-        while let Some((http1, since)) = connections.http1.pop() {
-            let idle = since.elapsed();
-            let is_fit = !http1.is_closed() && idle < http1.idle_max;
-            if is_fit && idle >= idle_max {
-                connections.http1.push((http1, since));
-                return None;
-            }
-            self.idle.fetch_sub(1, Ordering::Relaxed);
-            if is_fit {
-                return Some(http1);
             }
         }
         None
     }
 
+    /// Takes the latest that was used on the runtime `here`, or else the latest of any.
+    fn take_http1(&self, here: Id, idle_max: Duration) -> Option<Http1> {
+        let mut connections = lock(&self.connections);
+        let before = connections.http1.len();
+        connections.http1.retain(|(http1, since)| since.elapsed() < http1.idle_max);
+        let fits = |(_, since): &(Http1, Instant)| since.elapsed() < idle_max;
+        let own = connections.http1.iter().rposition(|entry| entry.0.home() == here && fits(entry));
+        let at = own.or_else(|| connections.http1.iter().rposition(fits));
+        let taken = at.map(|at| connections.http1.remove(at).0);
+        self.idle.fetch_sub(before - connections.http1.len(), Ordering::Relaxed);
+        taken
+    }
+
     /// Chooses for a request that may share a connection, or asks for one of its own.
+    ///
+    /// A connection is dialled only where none is unused, on whichever runtime, so that there are never more of them
+    /// than requests at once. One that another runtime uses is shared with it only where there may be no more.
     pub(super) fn choose(&self, is_separate: bool) -> Choice {
         let mut connections = lock(&self.connections);
         connections.http2.retain(|(http2, _)| !http2.is_closed());
         let (list, most) = (&mut connections.http2, if is_separate { SEPARATE_MAX } else { SHARED_MAX });
-        let count = list.len();
-        let key = |http2: &Http2| (http2.is_separate(), http2.load());
-        let fits = |http2: &Http2| if is_separate { http2.load() == 0 } else { http2.has_room() };
+        let key = |http2: &Http2| (http2.is_separate(), !http2.is_here(), http2.load());
+        let fits = |http2: &Http2| http2.load() == 0 || (!is_separate && http2.is_here() && http2.has_room());
         let best =
             list.iter().enumerate().filter(|(_, (http2, _))| fits(http2)).min_by_key(|(_, (http2, _))| key(http2));
+        let is_unsettled = |(http2, _): &&(Http2, Instant)| http2.is_here() && !http2.is_settled();
         let index = match best {
             Some((index, _)) => index,
-            None if !is_separate && let Some((http2, _)) = list.iter().find(|(http2, _)| !http2.is_settled()) => {
+            None if !is_separate && let Some((http2, _)) = list.iter().find(is_unsettled) => {
                 return Choice::Settle(http2.settled());
             }
-            None if count < most => return Choice::Dial,
+            None if list.len() < most => return Choice::Dial,
             None => {
                 let least = list.iter().enumerate().min_by_key(|(_, (http2, _))| http2.load());
                 let Some((index, _)) = least else { return Choice::Dial };
@@ -186,8 +185,8 @@ impl Endpoint {
     }
 
     /// Takes an HTTP/1.1 connection back after its answer has been read to the end.
-    pub(super) fn give_back(&self, http1: Http1) {
-        if http1.is_closed() || http1.idle_max.is_zero() {
+    pub(super) fn give_back(&self, mut http1: Http1) {
+        if !http1.is_ready() || http1.idle_max.is_zero() {
             return;
         }
         if self.idle.fetch_add(1, Ordering::Relaxed) < IDLE_MAX {
@@ -232,7 +231,9 @@ impl Endpoint {
     fn expire(&self, idle_max: Duration) -> usize {
         let mut connections = lock(&self.connections);
         let before = connections.http1.len();
-        connections.http1.retain(|(http1, since)| !http1.is_closed() && since.elapsed() < idle_max.min(http1.idle_max));
+        connections
+            .http1
+            .retain_mut(|(http1, since)| since.elapsed() < idle_max.min(http1.idle_max) && http1.is_ready());
         self.idle.fetch_sub(before - connections.http1.len(), Ordering::Relaxed);
         connections.http2.retain(|(http2, used)| (http2.load() > 0 || used.elapsed() < idle_max) && !http2.is_closed());
         connections.http1.len() + connections.http2.len()

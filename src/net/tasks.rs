@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::sync::Mutex;
 
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use crate::net::lock;
@@ -15,13 +16,20 @@ impl Tasks {
         Tasks(Mutex::new(Some(JoinSet::new())))
     }
 
-    /// Spawns on the runtime of the caller. After [`Tasks::close`] the future is dropped instead.
+    /// Spawns on the runtime of the caller. After [`Tasks::close`], and outside of any runtime, the future is dropped
+    /// instead.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let Ok(runtime) = Handle::try_current() else { return };
         if let Some(set) = lock(&self.0).as_mut() {
             // What has ended is taken out here, so that the set is no longer than what lives.
             while set.try_join_next().is_some() {}
-            set.spawn(task);
+            set.spawn_on(task, &runtime);
         }
+    }
+
+    /// Returns whether [`Tasks::close`] was called.
+    pub(super) fn is_closed(&self) -> bool {
+        lock(&self.0).is_none()
     }
 
     /// Ends all tasks, and returns when they have ended.

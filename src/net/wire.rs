@@ -2,9 +2,10 @@
 //! in.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -28,6 +29,19 @@ pub(super) struct Wire {
     received: Arc<AtomicU64>,
     framing: Arc<Watch>,
     round_trip: Duration,
+    move_asked: Arc<AtomicBool>,
+}
+
+/// Asks a wire to move to the runtime that uses it next.
+#[derive(Clone)]
+pub(super) struct Mover(Arc<AtomicBool>);
+
+impl Mover {
+    /// The next use of the wire registers its socket with the runtime of whoever uses it. Otherwise, each time that
+    /// something comes, one runtime would have to wake the other.
+    pub(super) fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 enum Kind {
@@ -37,12 +51,39 @@ enum Kind {
 
 impl Wire {
     pub(super) fn plain(link: Link) -> Wire {
-        Wire { kind: Kind::Plain(link), received: Arc::default(), framing: Arc::default(), round_trip: Duration::ZERO }
+        Wire::new(Kind::Plain(link), Duration::ZERO)
     }
 
     /// TLS whose handshake took `round_trip`.
     pub(super) fn tls(stream: TlsStream<Link>, round_trip: Duration) -> Wire {
-        Wire { kind: Kind::Tls(Box::new(stream)), received: Arc::default(), framing: Arc::default(), round_trip }
+        Wire::new(Kind::Tls(Box::new(stream)), round_trip)
+    }
+
+    fn new(kind: Kind, round_trip: Duration) -> Wire {
+        let (received, framing, move_asked) = Default::default();
+        Wire { kind, received, framing, round_trip, move_asked }
+    }
+
+    /// What asks it to move to another runtime.
+    pub(super) fn mover(&self) -> Mover {
+        Mover(Arc::clone(&self.move_asked))
+    }
+
+    /// Moves to the runtime of the caller, if that was asked for.
+    fn moved(&mut self) -> io::Result<&mut Kind> {
+        if self.move_asked.swap(false, Ordering::Relaxed) {
+            let link = match &mut self.kind {
+                Kind::Plain(link) => link,
+                Kind::Tls(stream) => stream.get_mut().0,
+            };
+            let socket = match link {
+                Link::Tcp(stream) => stream,
+                Link::Tls(stream) => stream.get_mut().0,
+            };
+            let copy = std::net::TcpStream::from(socket.as_fd().try_clone_to_owned()?);
+            *socket = TcpStream::from_std(copy)?;
+        }
+        Ok(&mut self.kind)
     }
 
     /// What looks at the heads of HTTP/1.1 answers.
@@ -72,7 +113,7 @@ impl Wire {
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let poll = match &mut self.kind {
+        let poll = match self.moved()? {
             Kind::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Kind::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         };
@@ -95,11 +136,11 @@ impl AsyncRead for Link {
 }
 
 impl Wire {
-    fn stream(&mut self) -> Pin<&mut (dyn AsyncWrite + Unpin)> {
-        match &mut self.kind {
+    fn stream(&mut self) -> io::Result<Pin<&mut (dyn AsyncWrite + Unpin)>> {
+        Ok(match self.moved()? {
             Kind::Plain(link) => link.stream(),
             Kind::Tls(stream) => Pin::new(&mut **stream),
-        }
+        })
     }
 }
 
@@ -114,7 +155,7 @@ impl Link {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream().poll_write(cx, buf)
+        self.stream()?.poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -122,7 +163,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream().poll_write_vectored(cx, bufs)
+        self.stream()?.poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -133,11 +174,11 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_flush(cx)
+        self.stream()?.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_shutdown(cx)
+        self.stream()?.poll_shutdown(cx)
     }
 }
 

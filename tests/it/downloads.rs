@@ -9,9 +9,9 @@ use sha2::{Digest as _, Sha256};
 use crate::support::disk::SmallDisk;
 use crate::support::object::Object;
 use crate::support::origin::Origin;
-use crate::support::reply::Cut;
+use crate::support::reply::{Cut, Reply};
 use crate::support::server::Server;
-use crate::support::spec::{download, download_as, group, job, once, quick_retry};
+use crate::support::spec::{download, download_as, fetch, group, job, once, quick_retry};
 
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
@@ -275,4 +275,20 @@ async fn segments_keep_to_the_limit_of_their_host() {
     assert!(origin.peak() <= 3, "{}", origin.peak());
     let sent = origin.body_bytes();
     assert!(sent < 4 * object.size() * 3 / 2, "{sent} bytes for four files of {}", object.size());
+}
+
+/// Errors cost no connections, whichever threads their tasks ran on.
+#[tokio::test]
+async fn there_are_never_more_connections_than_requests_at_once() {
+    let server = Server::with(&["--allow-private-networks", "--max-per-host", "3"]).await;
+    let origin = Origin::start();
+    for path in ["/d/*", "/f/*"] {
+        origin.handle(path, |_| Reply::status(404).body("x".repeat(500)));
+    }
+    let (downloads, fetches) = ((0..200).map(|nth| download(origin.url(&format!("/d/{nth}")))), 0..200);
+    let tasks = downloads.chain(fetches.map(|nth| fetch(origin.url(&format!("/f/{nth}"))))).collect();
+    let ended = server.run(pb::JobSpec { group: Some(group(GroupMode::Collect, 0)), ..job(tasks) }).await;
+    assert_eq!(ended.counts.unwrap().failed, 400);
+    assert_eq!(origin.all_requests().len(), 400);
+    assert!(origin.connections() <= 3, "{} connections", origin.connections());
 }

@@ -1,10 +1,12 @@
 //! Asking for something, in one line.
 
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 
 use haul::model::failure::{Failure, FailureReason};
 use haul::model::spec::HttpOptions;
 use haul::net::{Body, Guard, HttpClient, Profile, Request, Response, Session, Transport, exchange};
+use tokio::runtime::{Builder, Runtime};
 
 /// A client that may reach the origins of tests.
 pub(crate) fn client() -> HttpClient {
@@ -46,4 +48,27 @@ pub(crate) async fn follow(client: &HttpClient, url: &str, profile: &Arc<Profile
 
 pub(crate) fn class(failure: &Failure) -> (FailureReason, bool) {
     (failure.reason, failure.retryable)
+}
+
+/// Does this so many times, one after the other, each on a thread and a runtime of its own that stay until the end.
+pub(crate) fn one_thread_each(count: usize, work: impl Fn(&Runtime) + Sync) {
+    let work = &work;
+    let (over, _) = tokio::sync::watch::channel(false);
+    std::thread::scope(|scope| {
+        let mut turn = None;
+        for _ in 0..count {
+            let (done, next) = std::sync::mpsc::channel();
+            let (before, mut over) = (turn.replace(next), over.subscribe());
+            scope.spawn(move || {
+                let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+                before.map(|before: Receiver<()>| before.recv());
+                work(&runtime);
+                done.send(()).unwrap();
+                // Its driver of sockets goes on, as on a thread that has other work.
+                runtime.block_on(over.wait_for(|over| *over)).unwrap();
+            });
+        }
+        turn.map(|last| last.recv());
+        over.send_replace(true);
+    });
 }

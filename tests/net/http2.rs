@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::common::{client, fetch, with_http};
+use crate::common::{client, fetch, one_thread_each, with_http};
 use crate::support::tls::{Authority, Leaf};
 
 /// A server of HTTP/2 that ends each connection, by GOAWAY, after so many requests.
@@ -83,6 +83,22 @@ async fn many_requests_share_one_connection() {
     assert!(ends.into_iter().all(|end| end.is_ok()));
     assert_eq!(server.connections.load(Ordering::SeqCst), 2, "the first has room for 100");
     client.close().await;
+}
+
+#[test]
+fn threads_share_what_is_unused_and_have_their_own_else() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let authority = Authority::new();
+    let server = runtime.block_on(serve(&authority, usize::MAX));
+    let (client, profile) = (client(), with_http(|http| http.ca_pem = Some(authority.pem())));
+    let url = format!("https://localhost:{}/", server.address.port());
+    one_thread_each(3, |runtime| {
+        for _ in 0..2 {
+            let ends = runtime.block_on(join_all((0..3).map(|_| fetch(&client, &url, &profile))));
+            assert!(ends.into_iter().all(|end| end.is_ok()));
+        }
+    });
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
