@@ -9,6 +9,7 @@ mod cli {
     mod clients;
     mod feeding;
     mod get;
+    mod guides;
     mod log;
     mod reference;
     mod screens;

@@ -27,9 +27,9 @@ fn tool(name: &str) -> Option<PathBuf> {
     None
 }
 
-/// The program of a language in the guide.
-fn program(language: &str) -> String {
-    let guide = std::fs::read_to_string(root().join("docs/guide/clients.md")).unwrap();
+/// The program of a language in a guide.
+fn program(page: &str, language: &str) -> String {
+    let guide = std::fs::read_to_string(root().join("docs/guide").join(page)).unwrap();
     let start = guide.find(&format!("```{language}\n")).unwrap_or_else(|| panic!("no {language} in the guide"));
     let code = guide[start..].split_once('\n').unwrap().1;
     code.split("\n```").next().unwrap().to_owned()
@@ -93,7 +93,7 @@ async fn the_python_program_of_the_guide_does_what_it_says() {
     let (server, origin) = tour().await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("client.py");
-    std::fs::write(&path, program("python")).unwrap();
+    std::fs::write(&path, program("clients.md", "python")).unwrap();
     let mut python = python(&installed, dir.path());
     assert_told(&output(python.arg(path).arg(&server.address).arg(origin.url("/a"))));
     assert_eq!(origin.requests("/a").len(), 26);
@@ -104,9 +104,28 @@ async fn the_node_program_of_the_guide_does_what_it_says() {
     let Some(installed) = tool("node") else { return };
     let (server, origin) = tour().await;
     let dir = tempfile::tempdir().unwrap();
-    let mut node = node(&installed, dir.path(), &program("js"));
+    let mut node = node(&installed, dir.path(), &program("clients.md", "js"));
     assert_told(&output(node.arg(&server.address).arg(origin.url("/a")).arg(root().join("proto"))));
     assert_eq!(origin.requests("/a").len(), 26);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_program_on_watching_does_what_it_says() {
+    let Some(installed) = tool("python") else { return };
+    let (server, origin) = tour().await;
+    let spec = haul::pb::JobSpec {
+        title: "by label".into(),
+        labels: [("team".to_owned(), "red".to_owned())].into(),
+        ..job(vec![fetch(origin.url("/a")), fetch(origin.url("/slow"))])
+    };
+    // Its first try fails, so that the job runs on while it is watched.
+    origin.handle("/slow", |request| if request.nth == 0 { Reply::status(503) } else { Reply::ok("slow") });
+    server.submit(spec).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("watch.py");
+    std::fs::write(&path, program("watching.md", "python")).unwrap();
+    let said = output(python(&installed, dir.path()).arg(path).arg(&server.address));
+    assert!(said.lines().any(|line| line == "by label JOB_STATE_SUCCEEDED 2 of 2"), "{said}");
 }
 
 async fn hanging(server: &Server, origin: &Origin) -> String {
