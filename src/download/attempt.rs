@@ -20,7 +20,8 @@ pub(super) async fn run(
     let before = ctx.meter.received_bytes();
     let (end, mut report) = match Order::of(ctx, spec) {
         Ok(order) => {
-            let mut attempt = Attempt { log: Log::of(&order), order, held: Held::default(), left: Vec::new() };
+            let (log, held) = (Log::of(&order), Held::default());
+            let mut attempt = Attempt { log, order, held, left: Vec::new(), may_mix: true };
             let end = attempt.run().await;
             let mut report = attempt.log.report;
             if let Some(stored) = attempt.held.stored() {
@@ -43,6 +44,9 @@ struct Attempt<'a> {
     held: Held,
     /// Sources that were not tried yet, in the order in which they are.
     left: Vec<usize>,
+    /// Whether sources may bring one file together. Not any more once such a file was wrong: one of them has other content
+    /// than it should, and a source that is right must not be spoilt by it.
+    may_mix: bool,
 }
 
 impl Attempt<'_> {
@@ -91,6 +95,7 @@ impl Attempt<'_> {
                 end => return end,
             };
             let were_wrong = std::mem::take(&mut self.held.were_wrong);
+            self.may_mix &= !(were_wrong && self.held.was_pieced);
             if were_wrong && may_repeat && (self.order.sources.len() == 1 || self.held.was_pieced) {
                 may_repeat = false;
                 self.left.insert(0, source);
@@ -116,7 +121,8 @@ impl Attempt<'_> {
             Probe::Answered(probed) => probed,
         };
         let planned = plan::plan(order, probed, held).await?;
-        let transferred = transfer::transfer(order, planned, &self.left, held, &self.log.session).await?;
+        let helpers = if self.may_mix { &self.left[..] } else { &[] };
+        let transferred = transfer::transfer(order, planned, helpers, held, &self.log.session).await?;
         let verified = finish::verify(order, transferred, held).await?;
         finish::commit(order, verified).await
     }
