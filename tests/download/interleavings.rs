@@ -131,9 +131,13 @@ impl World {
         let size = content.len() as u64;
         let (status, range) = match asked {
             Some((first, _)) if first >= size || fault == 3 => {
-                // Bare, as some origins have it.
+                // Bare, as some origins have it, and as if nothing were missing, as others do.
                 let mut bare = HeaderMap::new();
-                put(&mut bare, "content-range", &format!("bytes */{size}"));
+                match dice.below(3) {
+                    0 => {}
+                    1 => put(&mut bare, "content-range", &format!("bytes */{first}")),
+                    _ => put(&mut bare, "content-range", &format!("bytes */{size}")),
+                }
                 return Ok((Duration::ZERO, response(request, 416, bare, VecDeque::new())));
             }
             Some((first, last)) => {

@@ -4,6 +4,12 @@ use super::object::Object;
 use super::origin::Request;
 use super::reply::{Cut, Pause, Reply};
 
+/// Seeds to play: the one in `HAUL_SEED`, or so many fresh ones.
+pub fn seeds(count: u64) -> Vec<u64> {
+    let given = std::env::var("HAUL_SEED").ok().and_then(|text| text.parse().ok());
+    given.map_or_else(|| (0..count).map(|_| rand::random()).collect(), |seed| vec![seed])
+}
+
 /// Numbers from a seed (splitmix).
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
@@ -40,6 +46,10 @@ enum Fault {
     Gone(Cut),
     /// A 416 whatever was asked for.
     Unsatisfied,
+    /// A 416 that says nothing of the size.
+    UnsatisfiedBare,
+    /// A 416 that says that the whole ends where the range begins.
+    UnsatisfiedShort,
     /// A range that begins so many bytes before the one that was asked for.
     ShiftedRange(u64),
     UnnamedRange,
@@ -65,7 +75,7 @@ impl Script {
     pub fn new(seed: u64, size: u64) -> Script {
         let mut dice = Dice::new(seed);
         let version = |nth: u64, size: u64| {
-            let object = Object::new(seed * 2 + nth, size);
+            let object = Object::new(seed.wrapping_mul(2).wrapping_add(nth), size);
             match seed % 6 {
                 0 => object.no_etag(),
                 1 => object.etag(&format!("W/\"{nth}\"")),
@@ -89,9 +99,16 @@ impl Script {
         &self.versions[self.versions.len() - 1]
     }
 
-    /// What a mirror serves: the last version, with validators of its own.
-    pub fn mirrored(&self) -> Object {
-        self.last().clone().etag("\"of the mirror\"").last_modified("Mon, 02 Jan 2023 10:00:00 GMT")
+    /// What a mirror serves: the last version, with validators of its own, with ranges or without; or other content of the
+    /// same size under the same validators, as of servers that make theirs of sizes and times.
+    pub fn mirrored(&self, dice: &mut Dice) -> Object {
+        let own = || self.last().clone().etag("\"of the mirror\"").last_modified("Mon, 02 Jan 2023 10:00:00 GMT");
+        match dice.below(4) {
+            0 => own().no_ranges(),
+            1 => Object::new(u64::MAX - 1, self.last().size()).validators_of(self.last()),
+            2 => Object::new(u64::MAX - 1, self.last().size()).validators_of(self.last()).no_ranges(),
+            _ => own(),
+        }
     }
 
     pub fn respond(&self, request: &Request) -> Reply {
@@ -111,6 +128,10 @@ impl Script {
             Fault::Unsatisfied if has_range => {
                 Reply::status(416).header("Content-Range", &format!("bytes */{}", object.size()))
             }
+            Fault::UnsatisfiedBare if has_range => Reply::status(416),
+            Fault::UnsatisfiedShort if has_range => {
+                Reply::status(416).header("Content-Range", &format!("bytes */{}", first_of(request)))
+            }
             Fault::ShiftedRange(by) if has_range => shifted(object, request, by),
             Fault::UnnamedRange if has_range => Reply::status(206).body(object.slice(0..1000)),
             Fault::RangesIgnored => object.clone().no_ranges().respond(request),
@@ -125,7 +146,7 @@ impl Script {
 fn fault(dice: &mut Dice) -> Fault {
     let cut = if dice.one_in(2) { Cut::Fin } else { Cut::Reset };
     let permille = dice.below(1000);
-    match dice.below(16) {
+    match dice.below(18) {
         0..3 => Fault::Cut(cut, permille),
         3 => Fault::Stall(permille),
         4..6 => Fault::Slow(200_000 + dice.below(2_000_000)),
@@ -138,14 +159,21 @@ fn fault(dice: &mut Dice) -> Fault {
         12 => Fault::RangesIgnored,
         13 => Fault::Page,
         14 => Fault::LongLength,
+        15 => Fault::UnsatisfiedBare,
+        16 => Fault::UnsatisfiedShort,
         _ => Fault::Chunked(1 + dice.below(50_000)),
     }
 }
 
+/// Where the range begins that was asked for.
+fn first_of(request: &Request) -> u64 {
+    let first = request.header("range").and_then(|text| text.strip_prefix("bytes=")?.split('-').next()?.parse().ok());
+    first.unwrap_or(0)
+}
+
 /// A range that is truly named, and is not the one that was asked for.
 fn shifted(object: &Object, request: &Request, by: u64) -> Reply {
-    let first = request.header("range").and_then(|text| text.strip_prefix("bytes=")?.split('-').next()?.parse().ok());
-    let first = first.unwrap_or(0_u64).saturating_sub(by);
+    let first = first_of(request).saturating_sub(by);
     let range = first..object.size();
     let named = format!("bytes {first}-{}/{}", object.size() - 1, object.size());
     Reply::status(206).slice(object, range).header("Content-Range", &named)

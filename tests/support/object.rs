@@ -40,6 +40,13 @@ impl Object {
         self
     }
 
+    /// Sets the validators that `other` has.
+    pub fn validators_of(mut self, other: &Object) -> Object {
+        self.etag.clone_from(&other.etag);
+        self.last_modified.clone_from(&other.last_modified);
+        self
+    }
+
     pub fn no_etag(mut self) -> Object {
         self.etag = None;
         self
