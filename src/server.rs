@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -38,6 +39,7 @@ use crate::engine::workers::{MakeParts, WorkerParts};
 use crate::files::{ContentStore, Root};
 use crate::listen::accept;
 use crate::listen::calls::Answers;
+use crate::listen::tls::{Tls, TlsError};
 use crate::model::browser::BrowserRules;
 use crate::model::spec::TaskOptions;
 use crate::net::HttpClient;
@@ -51,6 +53,7 @@ use crate::store::{Store, StoreError};
 /// What settings are made of.
 pub use crate::files::Durability;
 pub use crate::files::names;
+pub use crate::listen::tls::{ClientAuth, TlsSettings};
 pub use crate::listen::{ListenSettings, descriptors};
 pub use crate::net::{EnvironmentProxies, Guard};
 
@@ -89,6 +92,8 @@ pub struct ServerSettings {
     pub engine: EngineSettings,
     /// Where calls are taken. Port 0 picks a free one.
     pub listen: SocketAddr,
+    /// The certificates to show and to take; `None`: nothing is encrypted.
+    pub tls: Option<TlsSettings>,
     /// How many may connect, and how long they may be silent.
     pub bounds: ListenSettings,
     /// How long a request that is not whole may wait for its next byte.
@@ -114,6 +119,9 @@ pub enum ServeError {
     /// The store failed while the server ran.
     #[error("{0}; the server ends, so that a restart can read what is really there")]
     Store(#[from] StoreError),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The port could not be bound.
     #[error("cannot listen on `{0}`: {1}; choose another `--listen`")]
     Listen(SocketAddr, std::io::Error),
@@ -173,13 +181,16 @@ pub fn task_options(options: pb::TaskOptions) -> Result<TaskOptions, Status> {
     violations.or(checked)
 }
 
-/// Serves until `stop` is done, a client calls `Drain`, or the engine fails. Calls `ready` with the address once calls are
+/// Serves until `stop` is done, a client calls `Drain`, or the engine fails. Reads the certificates anew when `reload`
+/// changes. Calls `ready` with the address once calls are
 /// accepted.
 pub async fn serve(
     settings: ServerSettings,
     stop: impl Future<Output = ()>,
+    reload: watch::Receiver<()>,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
+    let tls = settings.tls.map(Tls::load).transpose()?.map(Arc::new);
     let Built { engine, task, store } = build(&settings.engine).await?;
     let cannot_listen = |error| ServeError::Listen(settings.listen, error);
     let listener = TcpListener::bind(settings.listen).await.map_err(cannot_listen)?;
@@ -200,7 +211,11 @@ pub async fn serve(
     let mut work = JoinSet::new();
     work.spawn(async move { task.run().await.map_err(ServeError::from) });
     let mut calls = JoinSet::new();
-    calls.spawn(accept::serve(listener, layered, settings.bounds, closing.clone()));
+    calls.spawn(accept::serve(listener, layered, tls.clone(), settings.bounds, closing.clone()));
+    let mut following = JoinSet::new();
+    if let Some(tls) = tls {
+        following.spawn(tls.follow(reload, closing.clone()));
+    }
     ready(address);
 
     let early = tokio::select! {
@@ -222,6 +237,7 @@ pub async fn serve(
         closing.cancel();
         end_health(reporter).await;
         calls.join_all().await;
+        following.join_all().await;
         ended
     };
     match tokio::time::timeout(settings.shutdown_grace, drain).await {

@@ -23,6 +23,7 @@ mod it {
     mod progress;
     mod specs;
     mod startup;
+    mod tls;
     mod validation;
     mod watch;
     mod wire;

@@ -205,8 +205,9 @@ fn every_reason_is_explained() {
         .extend(waits.filter(|it| it.starts_with("WAIT_REASON_") && !it.ends_with("UNSPECIFIED")).map(str::to_owned));
     for file in sources(&["src/api"]) {
         let literals = file.text.split('"').skip(1).step_by(2);
-        // `env!("CARGO_…")` is cargo's word; the others are a method of HTTP and a code of gRPC.
-        let is_foreign = |it: &str| it.starts_with("CARGO_") || matches!(it, "POST" | "PERMISSION_DENIED");
+        // `env!("CARGO_…")` is cargo's word; the others are a method of HTTP and codes of gRPC.
+        let is_foreign =
+            |it: &str| it.starts_with("CARGO_") || matches!(it, "POST" | "PERMISSION_DENIED" | "UNAUTHENTICATED");
         reasons.extend(literals.filter(|it| is_reason(it) && !is_foreign(it)).map(str::to_owned));
         let things = file.text.split("not_found(\"").skip(1).filter_map(|rest| rest.split('"').next());
         reasons.extend(things.map(|thing| format!("{}_NOT_FOUND", thing.to_uppercase())));

@@ -1,4 +1,5 @@
-//! Keeps the web pages of others away: each request is judged by [`BrowserRules`] before anything runs.
+//! Keeps out who must not call, before anything runs: web pages of others, by [`BrowserRules`], and clients whose
+//! certificate nobody said whose it is.
 //!
 //! This is the outermost layer. A refusal of gRPC is a status as any other; to everything else it is HTTP's 421 or 403.
 
@@ -19,6 +20,7 @@ use tower::{Layer, Service};
 
 use crate::api::status::{DOMAIN, Fault, shown};
 use crate::listen::peer::Peer;
+use crate::listen::tls::Client;
 use crate::model::browser::{Asked, BrowserRules, Foreign, Verdict};
 
 /// What pages of a listed origin may send, and what they may read.
@@ -75,6 +77,9 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let peer = request.extensions().get::<Arc<Peer>>().cloned();
+        if peer.as_ref().is_some_and(|peer| peer.client == Some(Client::Stranger)) {
+            return Box::pin(std::future::ready(Ok(stranger(&request))));
+        }
         let answered = match self.rules.judge(&asked(&request, peer.as_deref())) {
             Verdict::Passes => return Box::pin(self.inner.call(request)),
             Verdict::PassesTo(origin) => {
@@ -105,7 +110,7 @@ fn asked<'a>(request: &'a Request<Body>, peer: Option<&'a Peer>) -> Asked<'a> {
     };
     Asked {
         is_http1: request.version() < Version::HTTP_2,
-        is_tls: peer.is_some_and(|peer| peer.is_tls),
+        is_tls: peer.is_some_and(|peer| peer.client.is_some()),
         is_grpc: texts(headers, &CONTENT_TYPE)[..]
             .iter()
             .all(|it| matches!(*it, "application/grpc" | "application/grpc+proto"))
@@ -142,7 +147,7 @@ fn preflight(origin: &str) -> Response<Body> {
     response
 }
 
-/// Returns the answer to a request that is refused: a status in the client's own kind of gRPC, else a JSON document.
+/// Returns the answer to a request that a page of others could have sent.
 fn refusal(foreign: Foreign, request: &Request<Body>) -> Response<Body> {
     let asked = |name| texts(request.headers(), &name).join(", ");
     let (reason, message, code) = match foreign {
@@ -164,9 +169,20 @@ fn refusal(foreign: Foreign, request: &Request<Body>) -> Response<Body> {
         }
     };
     tracing::debug!(reason, "a request is refused: {message}");
+    answer(Code::PermissionDenied, code, reason, &message, request)
+}
+
+/// Returns the answer to a client whose certificate nobody said whose it is.
+fn stranger(request: &Request<Body>) -> Response<Body> {
+    let message = "the client's certificate is of no identity that the server knows; use another one";
+    answer(Code::Unauthenticated, StatusCode::UNAUTHORIZED, "BAD_CREDENTIALS", message, request)
+}
+
+/// Returns an error in the client's own kind of gRPC, else with HTTP's status and a JSON document.
+fn answer(grpc: Code, code: StatusCode, reason: &str, message: &str, request: &Request<Body>) -> Response<Body> {
     let kind = request.headers().get(CONTENT_TYPE).filter(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if let Some(kind) = kind {
-        let mut response = Status::from(Fault::new(Code::PermissionDenied, reason, message)).into_http();
+        let mut response = Status::from(Fault::new(grpc, reason, message)).into_http();
         response.headers_mut().insert(CONTENT_TYPE, kind.clone());
         return response;
     }
@@ -178,7 +194,8 @@ fn refusal(foreign: Foreign, request: &Request<Body>) -> Response<Body> {
     let info = json!({
         "@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": DOMAIN, "metadata": {},
     });
-    let error = json!({"code": code.as_u16(), "status": "PERMISSION_DENIED", "message": message, "details": [info]});
+    let status = if grpc == Code::Unauthenticated { "UNAUTHENTICATED" } else { "PERMISSION_DENIED" };
+    let error = json!({"code": code.as_u16(), "status": status, "message": message, "details": [info]});
     *response.body_mut() = Body::new(http_body_util::Full::from(json!({"error": error}).to_string()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

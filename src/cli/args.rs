@@ -1,5 +1,7 @@
 //! What several commands take: the server, the format of the output, the job.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 
 /// The command line asks for something that cannot be; the exit code is 2. May have several lines.
@@ -23,21 +25,56 @@ const SERVER_DEFAULT: &str = "127.0.0.1:4285";
 /// Options of every command that talks to a server.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Remote {
-    /// The server, as HOST:PORT [env: `HAUL_SERVER`] [default: 127.0.0.1:4285]
+    /// The server, as HOST:PORT, or https://HOST:PORT [env: `HAUL_SERVER`] [default: 127.0.0.1:4285]
     #[arg(long, value_name = "ADDR", help_heading = "Server and output")]
     pub(crate) server: Option<String>,
     /// Print for people, or the API's JSON, one document a line [default: text]
     #[arg(short, long, value_name = "FORMAT", hide_possible_values = true, help_heading = "Server and output")]
     pub(crate) output: Option<Format>,
+    /// Authorities that vouch for the server, in PEM [env: `HAUL_CA`] [default: those of the system]
+    #[arg(long, value_name = "FILE", help_heading = "Server and output")]
+    pub(crate) ca: Option<PathBuf>,
+    /// The certificate to show to the server, in PEM [env: `HAUL_CERT`]
+    #[arg(long, value_name = "FILE", help_heading = "Server and output")]
+    pub(crate) cert: Option<PathBuf>,
+    /// The key of that certificate, in PEM [env: `HAUL_CERT_KEY`]
+    #[arg(long, value_name = "FILE", help_heading = "Server and output")]
+    pub(crate) cert_key: Option<PathBuf>,
+}
+
+/// A server, and how it and its client prove who they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Where {
+    /// The server, as it was given.
+    pub(crate) server: String,
+    /// Authorities that vouch for it; `None`: those of the system.
+    pub(crate) ca: Option<PathBuf>,
+    /// The certificate of the client.
+    pub(crate) cert: Option<PathBuf>,
+    /// The key of that certificate.
+    pub(crate) cert_key: Option<PathBuf>,
+}
+
+/// A variable of the environment that says something.
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 impl Remote {
     /// The server and the format that are meant: these, else those of `weaker`, else the environment's and the defaults.
-    pub(crate) fn over(self, weaker: &Remote) -> (String, Format) {
+    pub(crate) fn over(self, weaker: &Remote) -> (Where, Format) {
         let stated = self.server.or_else(|| weaker.server.clone());
-        let environment = || std::env::var("HAUL_SERVER").ok().filter(|server| !server.is_empty());
-        let server = stated.or_else(environment).unwrap_or_else(|| SERVER_DEFAULT.to_owned());
-        (server, self.output.or(weaker.output).unwrap_or_default())
+        let server = stated.or_else(|| environment("HAUL_SERVER")).unwrap_or_else(|| SERVER_DEFAULT.to_owned());
+        let file = |own: Option<PathBuf>, weaker: &Option<PathBuf>, name| {
+            own.or_else(|| weaker.clone()).or_else(|| environment(name).map(PathBuf::from))
+        };
+        let place = Where {
+            server,
+            ca: file(self.ca, &weaker.ca, "HAUL_CA"),
+            cert: file(self.cert, &weaker.cert, "HAUL_CERT"),
+            cert_key: file(self.cert_key, &weaker.cert_key, "HAUL_CERT_KEY"),
+        };
+        (place, self.output.or(weaker.output).unwrap_or_default())
     }
 }
 

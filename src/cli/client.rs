@@ -1,13 +1,14 @@
 //! A connection to a server, and what its errors say to a person.
 
+use std::path::Path;
 use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use url::Url;
 
-use crate::cli::args::Usage;
+use crate::cli::args::{Usage, Where};
 use crate::model::text::plain;
 use crate::pb::admin_service_client::AdminServiceClient;
 use crate::pb::content_service_client::ContentServiceClient;
@@ -32,9 +33,21 @@ pub(crate) struct Client {
 
 impl Client {
     /// Makes a client of the server at `host:port`, or at a URL.
-    pub(crate) fn new(server: &str) -> anyhow::Result<Client> {
-        let endpoint = Endpoint::from_shared(address(server)?)
-            .map_err(|error| invalid(server, &error.to_string()))?
+    pub(crate) fn new(place: &Where) -> anyhow::Result<Client> {
+        let server = place.server.as_str();
+        let url = address(server)?;
+        let mut endpoint = Endpoint::from_shared(url.clone()).map_err(|error| invalid(server, &error.to_string()))?;
+        if url.starts_with("https:") {
+            endpoint = endpoint.tls_config(tls(place)?).map_err(|error| {
+                Usage(format!(
+                    "the certificates for `{server}` cannot be used ({}); correct --ca, --cert and --cert-key",
+                    innermost(&error)
+                ))
+            })?;
+        } else if place.cert.is_some() || place.ca.is_some() {
+            return Err(invalid(server, "certificates need TLS, and it is not `https://`").into());
+        }
+        let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEPALIVE.0)
             .keep_alive_timeout(KEEPALIVE.1)
@@ -113,7 +126,11 @@ fn is_refused_connection(status: &Status) -> bool {
 
 /// The innermost error that a status was made of.
 fn cause(status: &Status) -> String {
-    let mut error: &dyn std::error::Error = status;
+    innermost(status)
+}
+
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
     while let Some(source) = error.source() {
         error = source;
     }
@@ -124,12 +141,29 @@ fn invalid(server: &str, why: &str) -> Usage {
     Usage(format!("`{server}` is not the address of a server: {why}; write it like `127.0.0.1:4285`"))
 }
 
+/// How the two sides prove who they are.
+fn tls(place: &Where) -> Result<ClientTlsConfig, Usage> {
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|error| Usage(format!("`{}` cannot be read ({error})", path.display())))
+    };
+    let mut config = ClientTlsConfig::new();
+    config = match &place.ca {
+        Some(path) => config.ca_certificate(Certificate::from_pem(read(path)?)),
+        None => config.with_native_roots(),
+    };
+    match (&place.cert, &place.cert_key) {
+        (Some(cert), Some(key)) => Ok(config.identity(Identity::from_pem(read(cert)?, read(key)?))),
+        (None, None) => Ok(config),
+        _ => Err(Usage("--cert and --cert-key go together; give both or neither".to_owned())),
+    }
+}
+
 /// The URL that is meant.
 fn address(server: &str) -> Result<String, Usage> {
     let text = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
     let url = Url::parse(&text).map_err(|error| invalid(server, &error.to_string()))?;
-    if url.scheme() != "http" {
-        return Err(invalid(server, "servers speak plain HTTP/2, so a proxy must end TLS on this side"));
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(invalid(server, "it is neither http nor https"));
     }
     if !url.has_host() || !matches!(url.path(), "" | "/") || url.query().is_some() {
         return Err(invalid(server, "it has more than a host and a port"));
@@ -148,10 +182,11 @@ mod tests {
             ("http://localhost:1/", "http://localhost:1"),
             ("[::1]:7", "http://[::1]:7"),
             ("somewhere", "http://somewhere"),
+            ("https://a:1", "https://a:1"),
         ] {
             assert_eq!(address(text).unwrap(), url);
         }
-        for text in ["", "https://a:1", "http://a:1/x", "a:port", "grpc://a:1"] {
+        for text in ["", "http://a:1/x", "a:port", "grpc://a:1"] {
             assert!(address(text).is_err(), "{text}");
         }
     }

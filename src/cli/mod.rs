@@ -51,7 +51,15 @@ pub fn main() -> ExitCode {
     let matches =
         line::command(screen::stdout_size().map_or(HELP_COLUMNS, |size| size.columns.min(HELP_COLUMNS))).get_matches();
     let is_typed = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
-    let remote_flag = [("server", "--server"), ("output", "--output")].into_iter().find(|(name, _)| is_typed(name));
+    let remote_flag = [
+        ("server", "--server"),
+        ("output", "--output"),
+        ("ca", "--ca"),
+        ("cert", "--cert"),
+        ("cert_key", "--cert-key"),
+    ]
+    .into_iter()
+    .find(|(name, _)| is_typed(name));
     let line = Line::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(threads()).enable_all().build() {
         Ok(runtime) => runtime,
@@ -126,8 +134,8 @@ async fn look_or_control(top: &Remote, command: Command) -> anyhow::Result<ExitC
 
 /// The server of a command, how it prints, and its own arguments.
 fn open<A: clap::Args>(top: &Remote, with: With<A>) -> anyhow::Result<(Client, Format, A)> {
-    let (server, format) = with.remote.over(top);
-    Ok((Client::new(&server)?, format, with.args))
+    let (place, format) = with.remote.over(top);
+    Ok((Client::new(&place)?, format, with.args))
 }
 
 /// Calls, scheduling and answers need little; the transfers have threads of their own.

@@ -3,14 +3,18 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::cli::args::Usage;
 use crate::config::network::{INBOUND_BYTES_PER_CONNECTION_MAX, Network};
-use crate::config::raw::{FileDurability, LogFormat, ServeArgs};
+use crate::config::raw::{FileDurability, LogFormat, ServeArgs, TlsClientAuth};
+use crate::config::tls::TlsConfig;
 use crate::config::{Access, ServeConfig};
 use crate::model::browser::BrowserRules;
-use crate::server::{self, Durability, EngineSettings, Guard, ListenSettings, ServerSettings, descriptors};
+use crate::server::{
+    self, ClientAuth, Durability, EngineSettings, Guard, ListenSettings, ServerSettings, TlsSettings, descriptors,
+};
 use crate::telemetry;
 
 /// Runs a server until SIGTERM or SIGINT.
@@ -18,18 +22,27 @@ pub(crate) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let config = ServeConfig::load(args).map_err(|error| Usage(error.to_string()))?;
     let _log =
         telemetry::start(format(config.log_format), tracing::Level::INFO).map_err(|error| Usage(error.to_string()))?;
+    // Without certificates to read anew, SIGHUP ends the server with its terminal, as it does every program.
+    let mut hangup = config.network.tls.is_some().then(|| signal(SignalKind::hangup())).transpose()?;
+    let (reload, reloaded) = watch::channel(());
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM received"),
-            _ = interrupt.recv() => tracing::info!("SIGINT received"),
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return tracing::info!("SIGTERM received"),
+                _ = interrupt.recv() => return tracing::info!("SIGINT received"),
+                () = received(&mut hangup) => {
+                    tracing::info!("SIGHUP received");
+                    reload.send_replace(());
+                }
+            }
         }
     };
     let notes = notes(&config);
     let descriptors = descriptors::raise();
     let (data_dir, download_dir) = (config.data_dir.clone(), config.download_dir.clone());
-    server::serve(settings(config, descriptors), stop, |address| {
+    server::serve(settings(config, descriptors), stop, reloaded, |address| {
         let version = env!("CARGO_PKG_VERSION");
         let (data_dir, download_dir) = (data_dir.display(), download_dir.display());
         tracing::info!(version, %address, %data_dir, %download_dir, "haul serves");
@@ -41,6 +54,16 @@ pub(crate) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     })
     .await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for a signal that is listened for; for ever where it is not.
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
 }
 
 fn format(format: LogFormat) -> telemetry::LogFormat {
@@ -70,6 +93,21 @@ fn notes(config: &ServeConfig) -> Vec<String> {
         notes.push("`--file-durability none`: a power cut can lose files of downloads that succeeded".to_owned());
     }
     notes
+}
+
+fn tls(config: TlsConfig) -> TlsSettings {
+    TlsSettings {
+        cert: config.cert,
+        key: config.key,
+        client_ca: config.client_ca,
+        client_crl: config.client_crl,
+        client_auth: match config.client_auth {
+            TlsClientAuth::Off => ClientAuth::Off,
+            TlsClientAuth::Optional => ClientAuth::Optional,
+            TlsClientAuth::Required => ClientAuth::Required,
+        },
+        identities: config.identities,
+    }
 }
 
 /// The bounds of the listener of a process that may have so many descriptors.
@@ -111,6 +149,7 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
             scratch: false,
         },
         listen: config.network.listen,
+        tls: config.network.tls.clone().map(tls),
         bounds: bounds(&config.network, descriptors),
         request_body_idle: config.network.request_body_idle,
         browsers: BrowserRules { hosts: config.network.web_hosts, origins: config.network.cors_origins },

@@ -5,6 +5,7 @@
 
 pub mod network;
 pub mod raw;
+pub mod tls;
 pub(crate) mod values;
 
 use std::path::{Path, PathBuf};

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::config::raw::{InsecureListen, ServeArgs};
+use crate::config::raw::{InsecureListen, ServeArgs, TlsClientAuth};
+use crate::config::tls::TlsConfig;
 use crate::config::values::{duration, hosts};
 
 /// Where the server listens when nothing is said: 4285 spells HAUL.
@@ -32,6 +33,8 @@ pub struct Network {
     pub listen: SocketAddr,
     /// Whether whoever reaches the server may call it, from other machines too.
     pub is_open: bool,
+    /// The certificates to show and to take; `None`: nothing is encrypted.
+    pub tls: Option<TlsConfig>,
     /// Names under which browsers may reach the server, in lower case, without port.
     pub web_hosts: Vec<String>,
     /// Origins whose pages may call the server, as browsers write them.
@@ -57,11 +60,13 @@ impl Network {
     pub(super) fn resolve(merged: &ServeArgs, wrong: &mut Vec<String>) -> Network {
         let listen = listen(merged.listen.as_deref(), wrong);
         let is_open = merged.insecure_listen == Some(InsecureListen::Open);
-        if !is_open && !listen.ip().to_canonical().is_loopback() {
+        let tls = TlsConfig::resolve(merged, wrong);
+        let knows_callers = tls.as_ref().is_some_and(|tls| tls.client_auth == TlsClientAuth::Required);
+        if !is_open && !knows_callers && !listen.ip().to_canonical().is_loopback() {
             wrong.push(format!(
-                "`listen` is `{listen}`, which other machines can reach, and there is neither authentication nor TLS: \
-                 whoever reaches it could submit jobs, read results and delete files; listen on 127.0.0.1, or allow it \
-                 with `--insecure-listen open`"
+                "`listen` is `{listen}`, which other machines can reach, without authentication and TLS: whoever reaches it \
+                 could submit jobs, read results and delete files; set `--tls-cert`, `--tls-key` and `--tls-client-ca`, \
+                 listen on 127.0.0.1, or allow it with `--insecure-listen open`"
             ));
         }
         let positive = |name: &str, value: Option<u32>, wrong: &mut Vec<String>| {
@@ -91,6 +96,7 @@ impl Network {
         Network {
             listen,
             is_open,
+            tls,
             handshake_timeout: time("handshake_timeout", &merged.handshake_timeout, HANDSHAKE_DEFAULT),
             request_body_idle: time("request_body_idle", &merged.request_body_idle, REQUEST_BODY_IDLE_DEFAULT),
             connection_max_age: time("connection_max_age", &merged.connection_max_age, CONNECTION_AGE_DEFAULT),
@@ -156,6 +162,12 @@ mod tests {
             assert!(refusal.contains("TLS") && refusal.contains("--insecure-listen open"), "{refusal}");
             let open = ServeArgs { insecure_listen: Some(InsecureListen::Open), ..args(far) };
             assert!(resolved(&open).unwrap().is_open);
+            let file = || Some("/x".into());
+            let tls = ServeArgs { tls_cert: file(), tls_key: file(), ..args(far) };
+            assert!(resolved(&tls).is_err(), "encrypted, and for everybody");
+            assert!(resolved(&ServeArgs { tls_client_ca: file(), ..tls.clone() }).is_ok());
+            let optional = Some(TlsClientAuth::Optional);
+            assert!(resolved(&ServeArgs { tls_client_ca: file(), tls_client_auth: optional, ..tls }).is_err());
         }
     }
 

@@ -42,6 +42,30 @@ pub enum InsecureListen {
     Open,
 }
 
+/// What is asked of clients that connect over TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TlsClientAuth {
+    /// No certificate
+    Off,
+    /// A certificate from who has one
+    Optional,
+    /// A certificate from everybody
+    Required,
+}
+
+/// Whose a certificate of a client is: one of its names, and who has it. Only the file has these.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityArgs {
+    /// Who calls with it.
+    pub principal: String,
+    /// A URI among its subject alternative names; a last segment `*` stands for any.
+    pub certificate_uri: Option<String>,
+    /// A DNS name among its subject alternative names.
+    pub certificate_dns: Option<String>,
+}
+
 /// The settings of `haul serve`. A flag `--some-name` is `HAUL_SOME_NAME` in the environment and `some_name` in the file.
 #[derive(Clone, Debug, Default, PartialEq, Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -122,6 +146,30 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_INSECURE_LISTEN", value_name = "HOW", help_heading = NETWORK)]
     pub insecure_listen: Option<InsecureListen>,
 
+    /// The server's certificate and what leads to its authority, in PEM; calls are encrypted then
+    #[arg(long, env = "HAUL_TLS_CERT", value_name = "FILE", help_heading = NETWORK)]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The key of the server's certificate, in PEM
+    #[arg(long, env = "HAUL_TLS_KEY", value_name = "FILE", help_heading = NETWORK)]
+    pub tls_key: Option<PathBuf>,
+
+    /// Authorities whose certificates clients show, in PEM
+    #[arg(long, env = "HAUL_TLS_CLIENT_CA", value_name = "FILE", help_heading = NETWORK)]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// Certificates of clients that their authority has revoked, in PEM
+    #[arg(long, env = "HAUL_TLS_CLIENT_CRL", value_name = "FILE", help_heading = NETWORK)]
+    pub tls_client_crl: Option<PathBuf>,
+
+    /// Whether clients show certificates [default: required with `--tls-client-ca`, else off]
+    #[arg(long, env = "HAUL_TLS_CLIENT_AUTH", value_name = "HOW", help_heading = NETWORK)]
+    pub tls_client_auth: Option<TlsClientAuth>,
+
+    /// Whose certificates may call; none: any of `tls_client_ca`
+    #[arg(skip)]
+    pub identity: Option<Vec<IdentityArgs>>,
+
     /// Names under which browsers may reach the server, beside addresses and `localhost`, separated by commas
     #[arg(long, env = "HAUL_WEB_HOSTS", value_name = "HOST", value_delimiter = ',', help_heading = NETWORK)]
     pub web_hosts: Option<Vec<String>>,
@@ -187,6 +235,12 @@ impl ServeArgs {
             disk_reserve: s.disk_reserve.or(w.disk_reserve),
             max_download_bytes: s.max_download_bytes.or(w.max_download_bytes),
             insecure_listen: s.insecure_listen.or(w.insecure_listen),
+            tls_cert: s.tls_cert.or(w.tls_cert),
+            tls_key: s.tls_key.or(w.tls_key),
+            tls_client_ca: s.tls_client_ca.or(w.tls_client_ca),
+            tls_client_crl: s.tls_client_crl.or(w.tls_client_crl),
+            tls_client_auth: s.tls_client_auth.or(w.tls_client_auth),
+            identity: s.identity.or(w.identity),
             web_hosts: s.web_hosts.or(w.web_hosts),
             cors_origins: s.cors_origins.or(w.cors_origins),
             max_connections: s.max_connections.or(w.max_connections),

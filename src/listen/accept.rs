@@ -17,22 +17,24 @@ use crate::listen::ListenSettings;
 use crate::listen::calls::Answers;
 use crate::listen::connection::Common;
 use crate::listen::places::Places;
+use crate::listen::tls::Tls;
 
 /// How long to wait after an error that is not that of one connection: it would come again at once.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often such errors, and connections for which there is no place, are written to the log.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Serves what connects until `closing`, and then until all connections have ended.
+/// Serves what connects, over TLS where there is any, until `closing`, and then until all connections have ended.
 pub async fn serve<S: Answers>(
     listener: TcpListener,
     service: S,
+    tls: Option<Arc<Tls>>,
     settings: ListenSettings,
     closing: CancellationToken,
 ) {
     let places = Places::new(settings.connections_max, settings.connections_per_address_max);
     let calls = TaskTracker::new();
-    let common = Arc::new(Common::new(service, settings, calls.clone(), closing.clone()));
+    let common = Arc::new(Common::new(service, tls, settings, calls.clone(), closing.clone()));
     let mut connections = JoinSet::new();
     let mut complaints = Complaints::default();
     loop {

@@ -9,6 +9,8 @@ use std::time::Duration;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,6 +20,7 @@ use crate::listen::calls::{Answers, Calls};
 use crate::listen::first::First;
 use crate::listen::peer::Peer;
 use crate::listen::places::Place;
+use crate::listen::tls::{Client, Tls};
 
 /// How long the head of an HTTP/1 request may take, and how long a connection of HTTP/1 may wait for another one.
 const HEAD_TIME: Duration = Duration::from_secs(20);
@@ -31,6 +34,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub(super) struct Common<S> {
     pub(super) service: S,
     pub(super) settings: ListenSettings,
+    pub(super) tls: Option<Arc<Tls>>,
     pub(super) budget: Arc<Budget>,
     /// The protocols of HTTP, and the tasks that they start for the calls of a connection.
     pub(super) http: Builder<Calling>,
@@ -38,7 +42,13 @@ pub(super) struct Common<S> {
 }
 
 impl<S: Answers> Common<S> {
-    pub(super) fn new(service: S, settings: ListenSettings, calls: TaskTracker, closing: CancellationToken) -> Self {
+    pub(super) fn new(
+        service: S,
+        tls: Option<Arc<Tls>>,
+        settings: ListenSettings,
+        calls: TaskTracker,
+        closing: CancellationToken,
+    ) -> Self {
         let mut http = Builder::new(Calling(calls));
         http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
         http.http2()
@@ -47,17 +57,44 @@ impl<S: Answers> Common<S> {
             .keep_alive_interval(KEEPALIVE.0)
             .keep_alive_timeout(KEEPALIVE.1);
         let budget = Arc::new(Budget::new(settings.inbound_bytes_max));
-        Common { service, settings, budget, http, closing }
+        Common { service, settings, tls, budget, http, closing }
     }
 
-    /// Serves a connection until it ends.
-    pub(super) async fn serve<T>(&self, stream: T, address: SocketAddr, place: Place)
-    where
+    /// Serves a connection until it ends: TLS first, where there is any.
+    pub(super) async fn serve(&self, stream: TcpStream, address: SocketAddr, place: Place) {
+        let Some(tls) = &self.tls else {
+            return self.speak(stream, address, None, Arc::default(), place).await;
+        };
+        let loaded = tls.current();
+        let handshake = TlsAcceptor::from(loaded.config.clone()).accept(stream);
+        let accepted = tokio::select! {
+            accepted = tokio::time::timeout(self.settings.handshake_time, handshake) => accepted,
+            () = place.displaced() => return,
+            () = self.closing.cancelled() => return,
+        };
+        match accepted {
+            Ok(Ok(stream)) => {
+                let client = tls.client(stream.get_ref().1);
+                self.speak(stream, address, Some(client), loaded.names.clone(), place).await;
+            }
+            Ok(Err(error)) => tracing::debug!(%address, "a TLS handshake failed: {error}"),
+            Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
+        }
+    }
+
+    async fn speak<T>(
+        &self,
+        stream: T,
+        address: SocketAddr,
+        client: Option<Client>,
+        certificate_names: Arc<[String]>,
+        place: Place,
+    ) where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let place = Arc::new(place);
         let share = Arc::new(Share::new(self.budget.clone(), self.settings.inbound_bytes_per_connection_max));
-        let peer = Arc::new(Peer { address, is_tls: false, certificate_names: Arc::default(), share });
+        let peer = Arc::new(Peer { address, client, certificate_names, share });
         let calls = Calls { service: self.service.clone(), peer, place: place.clone() };
         let said = Arc::new(AtomicBool::new(false));
         let io = TokioIo::new(First::new(stream, said.clone()));

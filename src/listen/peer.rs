@@ -4,14 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::listen::budget::Share;
+use crate::listen::tls::Client;
 
 /// The other end of a connection. Each request has it among its extensions, as an `Arc`.
 #[derive(Debug)]
 pub struct Peer {
     /// Its address.
     pub address: SocketAddr,
-    /// Whether the connection is encrypted up to this process.
-    pub is_tls: bool,
+    /// Whose it is by its certificate; `None`: the connection is not encrypted up to this process.
+    pub client: Option<Client>,
     /// The DNS names of the certificate that it was shown, in lower case.
     pub certificate_names: Arc<[String]>,
     /// What its unfinished messages may take.

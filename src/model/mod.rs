@@ -17,6 +17,7 @@ pub mod limits;
 pub mod method;
 pub mod outcome;
 pub mod path;
+pub mod principal;
 pub mod progress;
 pub mod retry;
 pub mod secret;

@@ -209,7 +209,7 @@ fn does_not_wait_for_a_server_that_never_was() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("no server answers"), "{}", text(&output));
     for args in [
-        &["--server", "https://a:1", "list"][..],
+        &["--server", "ftp://a:1", "list"][..],
         &["get", "-o", "json", "http://a/"],
         &["submit", "--mode", "odd", "http://a/"],
         &["limits", "--burst", "2"],

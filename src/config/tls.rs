@@ -1,0 +1,105 @@
+//! The settings of TLS: which certificate the server shows, and which it takes.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::raw::{IdentityArgs, ServeArgs, TlsClientAuth};
+use crate::model::principal::{CertificateName, Identity};
+
+/// The settings of TLS.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TlsConfig {
+    /// The server's certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The authorities of clients.
+    pub client_ca: Option<PathBuf>,
+    /// Revoked certificates of clients.
+    pub client_crl: Option<PathBuf>,
+    /// What is asked of clients.
+    pub client_auth: TlsClientAuth,
+    /// Whose certificates may call; empty: any of the authorities.
+    pub identities: Vec<Identity>,
+}
+
+impl TlsConfig {
+    /// Reads the settings, and adds what is wrong with them to `wrong`; `None`: nothing is encrypted.
+    pub(super) fn resolve(merged: &ServeArgs, wrong: &mut Vec<String>) -> Option<TlsConfig> {
+        let default = if merged.tls_client_ca.is_some() { TlsClientAuth::Required } else { TlsClientAuth::Off };
+        let client_auth = merged.tls_client_auth.unwrap_or(default);
+        let identities = merged.identity.as_deref().unwrap_or_default();
+        let needs = [
+            ("tls_cert", merged.tls_cert.is_some(), "tls_key", merged.tls_key.is_some()),
+            ("tls_key", merged.tls_key.is_some(), "tls_cert", merged.tls_cert.is_some()),
+            ("tls_client_ca", merged.tls_client_ca.is_some(), "tls_cert", merged.tls_cert.is_some()),
+            ("tls_client_auth", client_auth != TlsClientAuth::Off, "tls_client_ca", merged.tls_client_ca.is_some()),
+            ("tls_client_crl", merged.tls_client_crl.is_some(), "tls_client_ca", merged.tls_client_ca.is_some()),
+            ("identity", !identities.is_empty(), "tls_client_ca", merged.tls_client_ca.is_some()),
+        ];
+        for (name, is_set, needed, is_there) in needs {
+            if is_set && !is_there {
+                wrong.push(format!("`{name}` is set and `{needed}` is not; set both"));
+            }
+        }
+        if merged.tls_client_ca.is_some() && client_auth == TlsClientAuth::Off {
+            wrong.push("`tls_client_ca` is set and `tls_client_auth` is `off`; leave out one of them".to_owned());
+        }
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Some(TlsConfig {
+            identities: identities.iter().filter_map(|it| identity(it, wrong)).collect(),
+            cert: absolute(merged.tls_cert.as_deref()?),
+            key: absolute(merged.tls_key.as_deref()?),
+            client_ca: merged.tls_client_ca.as_deref().map(absolute),
+            client_crl: merged.tls_client_crl.as_deref().map(absolute),
+            client_auth,
+        })
+    }
+}
+
+fn identity(args: &IdentityArgs, wrong: &mut Vec<String>) -> Option<Identity> {
+    let principal = args.principal.clone();
+    let name = match (&args.certificate_uri, &args.certificate_dns) {
+        (Some(uri), None) => CertificateName::Uri(uri.clone()),
+        (None, Some(dns)) => CertificateName::Dns(dns.to_ascii_lowercase()),
+        _ => {
+            wrong.push(format!("`identity` of `{principal}` needs one of `certificate_uri` and `certificate_dns`"));
+            return None;
+        }
+    };
+    if let Some(why) = name.objection() {
+        wrong.push(format!("`identity` of `{principal}`: its name {why}"));
+        return None;
+    }
+    Some(Identity { principal, name })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_belongs_together_is_set_together() {
+        let path = || Some(PathBuf::from("/x"));
+        let whole = ServeArgs { tls_cert: path(), tls_key: path(), tls_client_ca: path(), ..ServeArgs::default() };
+        let mut wrong = Vec::new();
+        let tls = TlsConfig::resolve(&whole, &mut wrong).unwrap();
+        assert_eq!((wrong.len(), tls.client_auth), (0, TlsClientAuth::Required));
+        let identity = |uri: &str| {
+            Some(vec![IdentityArgs { principal: "ci".into(), certificate_uri: Some(uri.into()), ..Default::default() }])
+        };
+        for bad in [
+            ServeArgs { tls_key: None, ..whole.clone() },
+            ServeArgs { tls_cert: None, ..whole.clone() },
+            ServeArgs { tls_client_auth: Some(TlsClientAuth::Off), ..whole.clone() },
+            ServeArgs { tls_client_auth: Some(TlsClientAuth::Optional), tls_client_ca: None, ..whole.clone() },
+            ServeArgs { tls_client_crl: path(), tls_client_ca: None, ..whole.clone() },
+            ServeArgs { identity: identity("spiffe://a/b"), tls_client_ca: None, ..whole.clone() },
+            ServeArgs { identity: identity("spiffe://*"), ..whole.clone() },
+            ServeArgs { identity: Some(vec![IdentityArgs::default()]), ..whole.clone() },
+        ] {
+            wrong.clear();
+            TlsConfig::resolve(&bad, &mut wrong);
+            assert!(!wrong.is_empty(), "{bad:?}");
+        }
+    }
+}
