@@ -102,11 +102,12 @@ impl Drop for HostReader {
 
 impl Rules {
     fn new(limits: Limits) -> Rules {
-        // Of two entries for one name the first holds, as in `Limits::for_host`.
+        // Of two entries for one name the first holds.
         let own = limits.hosts.iter().enumerate().rev().map(|(place, entry)| (entry.host.clone(), place)).collect();
         Rules { limits: Arc::new(limits), own }
     }
 
+    /// Returns what holds for `host`. An entry with its port goes before one for every port.
     fn of(&self, host: &Host) -> HostLimits {
         let place = self.own.get(host.as_str()).or_else(|| self.own.get(host.name()));
         self.limits.with_own(host, place.and_then(|place| self.limits.hosts.get(*place)))

@@ -65,12 +65,6 @@ pub struct HostLimits {
 }
 
 impl Limits {
-    /// Returns what holds for `host`: its own entry (with the port before without) over the server's values.
-    pub fn for_host(&self, host: &Host) -> HostLimits {
-        let find = |name: &str| self.hosts.iter().find(|entry| entry.host == name);
-        self.with_own(host, find(host.as_str()).or_else(|| find(host.name())))
-    }
-
     /// Returns what holds for `host`, whose entry is `own`: what is set there over the server's values.
     pub fn with_own(&self, host: &Host, own: Option<&HostLimits>) -> HostLimits {
         let own = own.cloned().unwrap_or_default();
