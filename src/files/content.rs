@@ -1,8 +1,8 @@
 //! Fetched bodies that are too big for the database: one file each under the data directory.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -51,6 +51,18 @@ fn publish(file: &File, temporary: &Path, path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
+/// Makes folders that only the server's user can enter, whatever its umask lets others do.
+fn private_folder() -> DirBuilder {
+    let mut builder = DirBuilder::new();
+    builder.mode(0o700);
+    builder
+}
+
+/// Makes an empty file that only the server's user can read.
+fn private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
 /// Keeps bodies by task and page. A body that is there is whole and on the device.
 #[derive(Clone, Debug)]
 pub struct ContentStore {
@@ -60,7 +72,7 @@ pub struct ContentStore {
 impl ContentStore {
     /// Opens the store in this directory, and makes it when it is missing.
     pub fn open(place: &Path) -> Result<ContentStore, Failure> {
-        fs::create_dir_all(place).map_err(|error| fail("make the directory", place, &error))?;
+        private_folder().recursive(true).create(place).map_err(|error| fail("make the directory", place, &error))?;
         Ok(ContentStore { place: place.to_owned() })
     }
 
@@ -73,7 +85,7 @@ impl ContentStore {
     fn write_now(&self, path: &Path, job: JobId, body: &[u8]) -> io::Result<()> {
         self.make_folder(job)?;
         let temporary = path.with_extension("tmp");
-        let mut file = File::create(&temporary)?;
+        let mut file = private_file(&temporary)?;
         file.write_all(body)?;
         publish(&file, &temporary, path)
     }
@@ -85,7 +97,7 @@ impl ContentStore {
             let begin = || {
                 store.make_folder(task.job)?;
                 let temporary = path.with_extension("tmp");
-                Ok((File::create(&temporary)?, temporary))
+                Ok((private_file(&temporary)?, temporary))
             };
             let (file, temporary) = begin().map_err(|error| fail("write", &path, &error))?;
             Ok(Spooling { file, temporary: Some(temporary), path })
@@ -94,7 +106,7 @@ impl ContentStore {
     }
 
     fn make_folder(&self, job: JobId) -> io::Result<()> {
-        match fs::create_dir(self.folder(job)) {
+        match private_folder().create(self.folder(job)) {
             Ok(()) => File::open(&self.place)?.sync_all(),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(error),

@@ -1,8 +1,8 @@
 //! Opens the data directory, or says why not.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,6 +87,7 @@ impl SqliteStore {
         check::library(&library_version().await.map_err(failed)?)?;
         let unwritable = |error| OpenError::Unwritable { path: dir.to_owned(), error };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unwritable)?;
+        make_private(dir).map_err(unwritable)?;
         let lock = Arc::new(DirLock::wait_for(dir).await?);
         check::database(&path).await?;
         create(dir, &path).map_err(unwritable)?;
@@ -108,6 +109,15 @@ impl SqliteStore {
         let store = Arc::new(SqliteStore { pool, node_id, _lock: lock.clone() });
         Ok((store, SqliteWriter::new(conn, numbers, lock)))
     }
+}
+
+/// Takes a directory that somebody else may have made away from all but its user. Fails where it is another user's.
+fn make_private(dir: &Path) -> io::Result<()> {
+    let mode = std::fs::metadata(dir)?.permissions().mode();
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    std::fs::set_permissions(dir, Permissions::from_mode(mode & 0o7700))
 }
 
 /// Makes the file before `SQLite` does, since it holds secrets: `SQLite` gives its log the same mode.
