@@ -148,7 +148,8 @@ impl Attempt<'_> {
     }
 }
 
-/// Of the failures of all sources the one that matters: one that another attempt may mend, else the first.
+/// Returns the failure that decides among those of all sources: the first that another attempt may resolve, else the
+/// first.
 fn telling(mut failures: Vec<Failure>) -> Failure {
     let mismatch = failures.iter().rposition(|failure| failure.reason == FailureReason::ChecksumMismatch);
     let at = failures.iter().position(|failure| failure.retryable).or(mismatch).unwrap_or(0);

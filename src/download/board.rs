@@ -1,6 +1,6 @@
 //! Who fetches which bytes. Pure: connections claim ranges, move through them, and give back what they could not get.
 //!
-//! What is held is not the board's: it is told, call by call, by the gate that the bytes pass
+//! The board does not know what is held: it is passed in, call by call, by the gate that the bytes pass
 //! ([`crate::files::bound::Bound`]). The board only plans, and a plan that is overtaken costs time and no byte.
 //!
 //! Nobody waits long for a slow one: whoever is done takes a share of the largest range that is still to come, and at the very

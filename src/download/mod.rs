@@ -172,7 +172,7 @@ impl From<Failure> for Halt {
     }
 }
 
-/// Whether a failure is of the local disk or of names, so that no other source could mend it.
+/// Returns whether a failure concerns the local disk or names, so that another source would not help.
 fn is_local(failure: &Failure) -> bool {
     use FailureReason as R;
     matches!(failure.reason, R::Io | R::DiskFull | R::ForbiddenPath | R::FileExists | R::Internal)

@@ -104,7 +104,7 @@ fn set_room_aside(
     }
 }
 
-/// What it means that there is no room: to wait for it, or to fail where `whole` bytes could never be had.
+/// Returns what a lack of space means: waiting for it, or a failure where `whole` bytes could never fit.
 pub(super) fn no_space(order: &Order<'_>, error: &NoSpace, whole: u64, what: &str) -> Halt {
     if whole > error.most_bytes {
         let message = format!(

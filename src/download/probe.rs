@@ -12,7 +12,7 @@ use crate::model::outcome::{AttemptReport, DownloadResult, ResumeKind};
 use crate::model::secret::redacted;
 use crate::net::{Permit, Session};
 
-/// What the requests of an attempt go on with, and what is told of them.
+/// The session that the requests of an attempt share, and the report on them.
 pub(super) struct Log {
     pub(super) session: Session,
     pub(super) report: AttemptReport,

@@ -160,7 +160,7 @@ async fn connect(flow: &Flow<'_>, first: Opened, has_digest: bool) -> Result<(),
     }
 }
 
-/// Of the failures of several connections the one that another attempt may mend.
+/// Returns the failure of several connections that another attempt may resolve.
 fn worse(before: Option<Failure>, now: Failure) -> Failure {
     match before {
         Some(before) if before.retryable || !now.retryable => before,

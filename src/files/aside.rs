@@ -10,8 +10,8 @@ use crate::files::root::Root;
 use crate::model::failure::Failure;
 use crate::model::ids::JobId;
 
-/// A directory beside the database with one directory a job. When it is on another file system than the download root
-/// nothing can be kept: partial downloads of ended jobs are then removed.
+/// A directory beside the database with one directory for each job. On another file system than the download root it
+/// keeps nothing, since files are moved here by a rename: partial downloads of ended jobs are then removed.
 #[derive(Clone, Debug)]
 pub struct Aside {
     root: Arc<Root>,
@@ -19,12 +19,12 @@ pub struct Aside {
 }
 
 impl Aside {
-    /// For the parts of `root`, in `place`, which is made when it is needed.
+    /// Creates a store for the parts of `root` in the directory `place`, which is created with its first part.
     pub fn new(root: Arc<Root>, place: PathBuf) -> Aside {
         Aside { root, place }
     }
 
-    /// Takes the part of `key` in the directory `folder` away, and the directory too when it is empty and ours.
+    /// Moves the part of `key` out of the directory `folder`, and removes the directory if it is empty and haul's own.
     pub async fn take(&self, job: JobId, folder: String, key: String) -> Result<(), Failure> {
         let (root, place) = (self.root.clone(), self.place.join(job.to_string()));
         blocking(move || {
@@ -39,7 +39,7 @@ impl Aside {
                     handle.remove(&name).map_err(fail)?;
                 }
             }
-            // Of a process that was killed while it made a checkpoint; there is one only where there is a part.
+            // Left by a process that was killed while it wrote a checkpoint; it exists only beside a part.
             let _ = handle.remove(&meta_draft_name(&key));
             root.prune(&folder);
             Ok(())
@@ -47,7 +47,7 @@ impl Aside {
         .await
     }
 
-    /// Brings back what was taken of `key`. What is not there is begun anew.
+    /// Moves the part of `key` back. Where none is kept, its download starts over.
     pub async fn bring_back(&self, job: JobId, folder: String, key: String) -> Result<(), Failure> {
         let (root, place) = (self.root.clone(), self.place.join(job.to_string()));
         blocking(move || {
@@ -65,12 +65,12 @@ impl Aside {
         .await
     }
 
-    /// Whether anything of a job is kept.
+    /// Returns whether any part of a job is kept.
     pub fn has(&self, job: JobId) -> bool {
         self.place.join(job.to_string()).exists()
     }
 
-    /// Removes what is kept of a job.
+    /// Removes every part that is kept of a job.
     pub async fn forget(&self, job: JobId) -> Result<(), Failure> {
         let place = self.place.join(job.to_string());
         blocking(move || remove_all(&place)).await

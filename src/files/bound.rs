@@ -246,7 +246,7 @@ impl Bound {
     /// Makes a checkpoint that claims what is held.
     ///
     /// An error means that bytes could not be forced to the device: what came since the last checkpoint is not believed
-    /// any more, and nothing may go on. A checkpoint that itself finds no room is no error: the one before stands.
+    /// any more, and nothing may go on. A checkpoint that does not fit on the disk is not an error: the previous one stands.
     pub async fn checkpoint(&self) -> Result<(), Failure> {
         let stored = {
             let mut gate = self.lock();
@@ -279,7 +279,7 @@ impl Bound {
             gate.is_doubtful || gate.have == gate.saved
         };
         if !is_saved {
-            // What it could not claim is told by the state that it leaves.
+            // The state that it leaves says what it could not claim.
             let _ = self.checkpoint().await;
         }
         let Bound { place, binding, gate } = self;

@@ -1,4 +1,4 @@
-//! Fetched bodies that are too big for the database: one file each under the data directory.
+//! Fetched bodies that are too large for the database: one file for each, under the data directory.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use crate::files::error::{blocking, failure};
 use crate::model::failure::Failure;
 use crate::model::ids::{JobId, TaskId};
 
-/// A page that comes bit by bit. Dropped before [`Spooling::finish`], it leaves nothing.
+/// A body that is written as it arrives. Dropped before [`Spooling::finish`], it leaves no file.
 #[derive(Debug)]
 pub struct Spooling {
     file: File,
@@ -20,12 +20,12 @@ pub struct Spooling {
 }
 
 impl Spooling {
-    /// Takes the next bytes, into the page cache.
+    /// Writes the next bytes to the page cache.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         self.file.write_all(bytes).map_err(|error| fail("write", &self.path, &error))
     }
 
-    /// Makes it whole and durable.
+    /// Completes the body and makes it durable.
     pub async fn finish(mut self) -> Result<(), Failure> {
         blocking(move || {
             let temporary = self.temporary.take().unwrap_or_default();
@@ -38,45 +38,45 @@ impl Spooling {
 impl Drop for Spooling {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
-            // What cannot be removed goes with its job.
+            // A file that cannot be removed now is removed with its job.
             let _ = fs::remove_file(temporary);
         }
     }
 }
 
-/// Synced before the name leads to it, and the name synced before it is said to be there.
+/// Publishes a file: its bytes are synced before the rename, and its directory before success is reported.
 fn publish(file: &File, temporary: &Path, path: &Path) -> io::Result<()> {
     file.sync_data()?;
     fs::rename(temporary, path)?;
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Makes folders that only the server's user can enter, whatever its umask lets others do.
+/// Returns a builder of folders that only the server's user can enter, whatever its umask lets others do.
 fn private_folder() -> DirBuilder {
     let mut builder = DirBuilder::new();
     builder.mode(0o700);
     builder
 }
 
-/// Makes an empty file that only the server's user can read.
+/// Creates an empty file that only the server's user can read.
 fn private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
-/// Keeps bodies by task and page. A body that is there is whole and on the device.
+/// Stores bodies by task and page. A body that exists is complete and on the device.
 #[derive(Clone, Debug)]
 pub struct ContentStore {
     place: PathBuf,
 }
 
 impl ContentStore {
-    /// Opens the store in this directory, and makes it when it is missing.
+    /// Opens the store in this directory, which is created if it is missing.
     pub fn open(place: &Path) -> Result<ContentStore, Failure> {
         private_folder().recursive(true).create(place).map_err(|error| fail("make the directory", place, &error))?;
         Ok(ContentStore { place: place.to_owned() })
     }
 
-    /// Keeps a page of a task's content; one of an earlier attempt is replaced.
+    /// Stores a page of a task's content, in place of one from an earlier attempt.
     pub async fn write(&self, task: TaskId, page: u32, body: Bytes) -> Result<(), Failure> {
         let (store, path) = (self.clone(), self.path(task, page));
         blocking(move || store.write_now(&path, task.job, &body).map_err(|error| fail("write", &path, &error))).await
@@ -90,7 +90,7 @@ impl ContentStore {
         publish(&file, &temporary, path)
     }
 
-    /// Begins a page that comes bit by bit.
+    /// Begins a page that is written as it arrives.
     pub async fn spool(&self, task: TaskId, page: u32) -> Result<Spooling, Failure> {
         let (store, path) = (self.clone(), self.path(task, page));
         blocking(move || {
@@ -113,7 +113,7 @@ impl ContentStore {
         }
     }
 
-    /// Reads at most `length` bytes of a page from `offset` on; `None` when the page is not there.
+    /// Reads at most `length` bytes of a page from `offset` on; `None` if there is no such page.
     pub async fn read(&self, task: TaskId, page: u32, offset: u64, length: usize) -> Result<Option<Bytes>, Failure> {
         let path = self.path(task, page);
         blocking(move || {
@@ -133,7 +133,7 @@ impl ContentStore {
         .await
     }
 
-    /// Removes all that is kept for a job; nothing there is fine.
+    /// Removes everything that is stored for a job. A job without content is not an error.
     pub async fn remove(&self, job: JobId) -> Result<(), Failure> {
         let folder = self.folder(job);
         blocking(move || match fs::remove_dir_all(&folder) {

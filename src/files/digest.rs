@@ -1,4 +1,4 @@
-//! Digests of all the algorithms of the contract, computed together over bytes as they pass.
+//! Digests of every algorithm of the contract, computed together over one stream of bytes.
 
 use sha2::Digest as _;
 
@@ -13,7 +13,7 @@ enum State {
     Sha512(sha2::Sha512),
     Sha1(sha1::Sha1),
     Md5(md5::Md5),
-    // Much larger than the others.
+    // Boxed, because its state is much larger than those of the others.
     Blake3(Box<blake3::Hasher>),
     Crc32c(u32),
 }
@@ -25,7 +25,7 @@ impl std::fmt::Debug for Hasher {
 }
 
 impl Hasher {
-    /// For these algorithms; one that is named twice is computed once.
+    /// Creates a hasher for these algorithms; one that is named twice is computed once.
     pub fn new(algorithms: impl IntoIterator<Item = Algorithm>) -> Hasher {
         let mut wanted: Vec<Algorithm> = algorithms.into_iter().collect();
         wanted.sort_unstable();
@@ -33,19 +33,19 @@ impl Hasher {
         Hasher(wanted.into_iter().map(State::new).collect())
     }
 
-    /// Whether there is nothing to compute.
+    /// Returns whether there is no digest to compute.
     pub fn is_idle(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Takes in the next bytes.
+    /// Adds the next bytes of the stream.
     pub fn update(&mut self, bytes: &[u8]) {
         for state in &mut self.0 {
             state.update(bytes);
         }
     }
 
-    /// The digests, in the order of the algorithms in the contract.
+    /// Returns the digests, in the order of the algorithms in the contract.
     pub fn finish(self) -> Vec<Checksum> {
         self.0.into_iter().map(State::finish).collect()
     }

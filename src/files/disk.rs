@@ -5,7 +5,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// A disk that fails as it is told to. Each call comes before what it is named for, and an error takes its place.
+/// A disk that fails on request, for tests. Each method is called before the operation that it is named for, and an
+/// error replaces the operation.
 pub trait Faults: std::fmt::Debug + Send + Sync {
     /// Bytes are about to be written at this offset.
     fn write(&self, at: u64, length: usize) -> io::Result<()>;

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::model::failure::{Failure, FailureReason};
 
-/// The failure of doing `action` (`write`, `sync`, …) to `path`.
+/// Returns the failure of doing `action` (`write`, `sync`, …) to `path`.
 pub(super) fn failure(action: &str, path: &str, error: &io::Error) -> Failure {
     use io::ErrorKind as Kind;
     let message = format!("could not {action} `{path}`: {error}");
@@ -30,7 +30,7 @@ fn is_escape(error: &io::Error) -> bool {
     refused || error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
 
-/// Does on the blocking pool what waits for the device.
+/// Runs work that waits for the device on the blocking pool.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {

@@ -328,7 +328,7 @@ mod tests {
         assert_eq!(root.make_folder("out").unwrap_err().reason, FailureReason::ForbiddenPath);
         assert_eq!(root.make_folder("out/new").unwrap_err().reason, FailureReason::ForbiddenPath);
         assert_eq!(root.make_folder("../x").unwrap_err().reason, FailureReason::ForbiddenPath);
-        assert!(root.open_file("file").unwrap().is_none(), "a link is no finished file");
+        assert!(root.open_file("file").unwrap().is_none(), "a link is not a finished file");
         assert!(!place.path().join("new").exists());
     }
 

@@ -1,5 +1,5 @@
 //! Where a finished file came from, remembered with the file itself, so that a repeated download can ask the origin
-//! whether it is still the same instead of fetching it again, and so that a file that somebody else made is told apart.
+//! whether it is still the same instead of fetching it again, and so that a file that somebody else made is recognised.
 //!
 //! It is an extended attribute. Where there are none, the time of modification takes the origin's `Last-Modified`: such a
 //! file is nobody's, but one that has the same date and size as the origin's is not fetched again.
@@ -101,7 +101,7 @@ impl Existing {
 
 impl Record {
     /// Remembers this with `file`, whose bytes are complete, and says what the file is identified by from then on. A file
-    /// system that has no attributes is no reason to fail.
+    /// system without attributes is not a reason to fail.
     pub(super) fn write(mut self, file: &File, metadata: &Metadata) -> CreatedFile {
         self.size = metadata.len();
         self.modified = nanos(metadata);

@@ -64,7 +64,7 @@ impl Space {
         Space { reserve, ..Space::default() }
     }
 
-    /// Sets bytes aside on the file system of `folder`. Where its free space cannot be told, everything fits.
+    /// Sets bytes aside on the file system of `folder`. Where its free space is unknown, everything fits.
     pub(super) fn reserve(self: &Arc<Self>, folder: &Folder, bytes: u64) -> Result<Reservation, NoSpace> {
         let device = folder.device();
         if bytes < SMALL_BYTES
@@ -78,8 +78,7 @@ impl Space {
         }
     }
 
-    /// Whether so many bytes could be set aside now. Always looks anew: whoever asks has been told before that there is no
-    /// room.
+    /// Returns whether so many bytes could be set aside now. Always asks the system, since the caller was refused before.
     pub(super) fn has_room(self: &Arc<Self>, folder: &Folder, bytes: u64) -> bool {
         folder.room().map_or(true, |room| self.reserve_of(folder.device(), room, bytes).is_ok())
     }

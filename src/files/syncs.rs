@@ -24,7 +24,7 @@ struct State {
     /// The last round that has ended.
     ended: Option<u64>,
     is_leading: bool,
-    /// Rounds that failed, with what their members are told.
+    /// Rounds that failed, with the error that their members get.
     failed: Vec<(u64, io::ErrorKind)>,
     members: usize,
 }

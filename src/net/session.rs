@@ -21,7 +21,7 @@ pub struct Session {
 
 impl Session {
     /// Begins the session of a task whose own URL is `url`: the profile's secrets go to the origin of that URL and to
-    /// no other, whichever URL is asked first. For a text that is no URL there is no such origin.
+    /// no other, whichever URL is asked first. A text that is not a URL has no such origin.
     pub fn new(url: &str) -> Session {
         Session {
             trace: Trace::default(),
