@@ -9,21 +9,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use haul::model::event::{EventHead, EventKind};
+use haul::model::failure::{FailureReason, TaskError};
 use haul::model::host::Host;
 use haul::model::ids::{JobId, TaskId, TaskIndex};
-use haul::model::job::Job;
+use haul::model::job::{Job, JobState};
 use haul::model::outcome::{Attempt, AttemptReport, FetchResult, Outcome};
 use haul::model::spec::{FetchSpec, JobSpec, TaskOptions, TaskSpec, Work};
-use haul::model::task::{Task, TaskEvent};
+use haul::model::task::{Task, TaskEvent, TaskState};
 use haul::model::time::Timestamp;
 use haul::store::sqlite::{Durability, SqliteStore, SqliteWriter};
 use haul::store::{
-    Batch, Claim, Content, NewEvent, NewJob, NewLane, NewPage, NewTask, Store, TaskMove, TaskRow, WriteStore,
+    Addition, Batch, Claim, Content, JobFilter, NewEvent, NewPage, Retry, Store, Submission, Sweep, TaskMove, TaskRow,
+    Which, WriteStore,
 };
 use tokio::time::Instant;
 
 /// Tasks of the bulk measurement.
 const BULK: u32 = 1_000_000;
+/// Tasks that a sweep or a retry takes at once, and rows that a purge does.
+const PIECE: u32 = 4096;
 /// Tasks of each cycle measurement.
 const CYCLES: u32 = 64_000;
 
@@ -46,9 +50,25 @@ async fn measure(dir: &Path) {
         from += CYCLES;
     }
     pages(&store, job, from).await;
+    many(&store, &mut writer, job).await;
+    purge(dir, &mut writer, store.visit(job).await.unwrap().unwrap()).await;
     Box::new(writer).close().await;
     drop(store);
-    restart(dir).await;
+    restart(dir, "restart").await;
+
+    let dir = dir.join("jobs");
+    let (store, mut writer) = SqliteStore::open(&dir, Durability::Full).await.unwrap();
+    for _ in 0..100 {
+        let submissions = (0..1000).map(|_| submission(JobId(uuid::Uuid::now_v7()), 1)).collect();
+        writer.commit(&Batch { submissions, ..Batch::default() }).await.unwrap();
+    }
+    hosts(&mut writer).await;
+    Box::new(writer).close().await;
+    drop(store);
+    restart(&dir, "restart with 100,000 jobs").await;
+    let (store, mut writer) = SqliteStore::open(&dir, Durability::Full).await.unwrap();
+    jobs(&store, &mut writer).await;
+    Box::new(writer).close().await;
 }
 
 /// What a part took, of the clock and of the processors.
@@ -75,20 +95,23 @@ fn cpu() -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-fn new_task(id: TaskId) -> NewTask {
-    let url = format!("http://origin.example:8080/some/path/of/usual/length/{}?token=0123456789", id.index);
+fn spec(index: TaskIndex) -> Arc<TaskSpec> {
+    let url = format!("http://origin.example:8080/some/path/of/usual/length/{index}?token=0123456789");
     let work = Work::Fetch(FetchSpec { url, ..FetchSpec::default() });
-    NewTask { id, lane: 0, spec: Arc::new(TaskSpec { key: String::new(), work, options: TaskOptions::default() }) }
+    Arc::new(TaskSpec { key: String::new(), work, options: TaskOptions::default() })
 }
 
-fn new_job(id: JobId, tasks: u32) -> Batch {
-    Batch {
-        new_jobs: vec![NewJob {
-            job: Job::new(id, JobSpec { title: "bench".into(), ..JobSpec::default() }, tasks, Timestamp(1)),
-            request: Some((id.to_string(), [7; 32])),
-        }],
-        new_lanes: vec![NewLane { job: id, lane: 0, host: Host::new("origin.example:8080") }],
-        ..Batch::default()
+fn host() -> Host {
+    Host::new("origin.example:8080")
+}
+
+fn submission(id: JobId, tasks: u32) -> Submission {
+    let spec_of_job = JobSpec { title: "bench".into(), ..JobSpec::default() };
+    Submission {
+        job: Job::new(id, spec_of_job, tasks, Timestamp(1)),
+        request: Some((id.to_string(), [7; 32])),
+        lanes: vec![host()],
+        tasks: (0..tasks).map(|index| (0, spec(index))).collect(),
     }
 }
 
@@ -97,26 +120,21 @@ async fn submits(writer: &mut SqliteWriter) {
     const SUBMITS: u32 = 32_000;
     let watch = Watch::start();
     for _ in 0..SUBMITS / 32 {
-        let mut batch = Batch::default();
-        for _ in 0..32 {
-            let job = JobId(uuid::Uuid::now_v7());
-            let one = new_job(job, 1);
-            batch.new_jobs.extend(one.new_jobs);
-            batch.new_lanes.extend(one.new_lanes);
-            batch.new_tasks.push(new_task(TaskId { job, index: 0 }));
-        }
-        writer.commit(&batch).await.unwrap();
+        let submissions = (0..32).map(|_| submission(JobId(uuid::Uuid::now_v7()), 1)).collect();
+        writer.commit(&Batch { submissions, ..Batch::default() }).await.unwrap();
     }
     watch.report("submit, 32 jobs of one task a commit", SUBMITS);
 }
 
 /// One job fed in chunks of 1,000 tasks.
 async fn bulk(writer: &mut SqliteWriter, job: JobId) {
-    writer.commit(&new_job(job, BULK)).await.unwrap();
+    writer.commit(&Batch { submissions: vec![submission(job, 0)], ..Batch::default() }).await.unwrap();
     let watch = Watch::start();
     for first in (0..BULK).step_by(1000) {
-        let new_tasks = (first..first + 1000).map(|index| new_task(TaskId { job, index })).collect();
-        writer.commit(&Batch { new_tasks, ..Batch::default() }).await.unwrap();
+        let tasks = (first..first + 1000).map(|index| (0, spec(index))).collect();
+        let chunk_id = first.to_string();
+        let addition = Addition { job, chunk_id, digest: [1; 32], new_lanes: Vec::new(), tasks };
+        writer.commit(&Batch { additions: vec![addition], ..Batch::default() }).await.unwrap();
     }
     watch.report("bulk, 1,000 tasks a commit", BULK);
 }
@@ -182,27 +200,183 @@ async fn pages(store: &SqliteStore, job: JobId, from: TaskIndex) {
     let watch = Watch::start();
     let mut next = from;
     for _ in 0..500 {
-        let page = store.lane_page(job, 0, next, 256).await.unwrap();
-        next = page.last().unwrap().index + 1;
+        next = store.lane_page(job, 0, next, 256, Timestamp(4)).await.unwrap().next.unwrap();
     }
     watch.report("pages of a lane, 256 tasks each, per task", 500 * 256);
 }
 
-/// From nothing to the first page of the lane, as after a kill.
-async fn restart(dir: &Path) {
+/// Ends what is queued of the bulk job, puts it back, and asks for pages of each state in between.
+async fn many(store: &SqliteStore, writer: &mut SqliteWriter, job: JobId) {
+    let row = async || store.visit(job).await.unwrap().unwrap();
+    let (watch, mut from, mut swept) = (Watch::start(), Some(0), 0);
+    let error = TaskError {
+        reason: FailureReason::Cancelled,
+        message: "the job was cancelled".into(),
+        http_status: 0,
+        retryable: false,
+        attempt: 0,
+    };
+    let first = row().await.sequence.max(10_000_000);
+    while let Some(index) = from {
+        let first_sequence = first + u64::from(swept) + 1;
+        let (state, error, time) = (TaskState::Pending, error.clone(), Timestamp(5));
+        let sweep = Sweep { job, state, from: index, limit: PIECE, error, time, first_sequence };
+        let batch = Batch { sweeps: vec![sweep], jobs: vec![Arc::new(row().await)], ..Batch::default() };
+        let done = writer.commit(&batch).await.unwrap();
+        assert!(done.refused.is_empty(), "{done:?}");
+        swept += done.sweeps[0].count;
+        from = done.sweeps[0].next;
+    }
+    watch.report("sweep of what is queued, 4,096 a commit", swept);
+    listings(store, job, "after the sweep").await;
+
+    let (watch, mut from, mut back) = (Watch::start(), Some(0), 0);
+    while let Some(index) = from {
+        let retries = vec![Retry { job, which: Which::From(index), limit: PIECE }];
+        let batch = Batch { retries, jobs: vec![Arc::new(row().await)], ..Batch::default() };
+        let done = writer.commit(&batch).await.unwrap();
+        assert!(done.refused.is_empty(), "{done:?}");
+        back += done.retries[0].cancelled;
+        from = done.retries[0].next;
+    }
+    watch.report("retry of it, 4,096 a commit", back);
+    listings(store, job, "after the retry").await;
+}
+
+/// A page of 51 tasks in each state, from the begin and from the middle.
+async fn listings(store: &SqliteStore, job: JobId, when: &str) {
+    for state in TaskState::ALL {
+        for from in [0, BULK / 2, BULK - 20] {
+            let start = Instant::now();
+            let page = store.tasks(job, &[state], from, 51).await.unwrap();
+            println!("{when}: {} tasks {state:?} from {from}: {:.1?}", page.items.len(), start.elapsed());
+        }
+    }
+    let start = Instant::now();
+    let counts = store.recount(job).await.unwrap();
+    println!("{when}: recount {:.1?} {counts:?}", start.elapsed());
+}
+
+/// Removes a job of a million tasks, and the room with it.
+async fn purge(dir: &Path, writer: &mut SqliteWriter, job: Job) {
+    let size = || std::fs::metadata(dir.join("haul.db")).unwrap().len() >> 20;
+    let before = size();
+    let id = job.id;
+    let ended = Job { state: JobState::Failed, end_time: Some(Timestamp(9)), ..job };
+    let batch = Batch { jobs: vec![Arc::new(ended)], deletions: vec![id], ..Batch::default() };
+    assert_eq!(writer.commit(&batch).await.unwrap().deletions, [true]);
+    let (watch, mut rows, mut longest) = (Watch::start(), 0, Duration::ZERO);
+    loop {
+        let start = Instant::now();
+        let done = writer.commit(&Batch { purges: vec![(id, PIECE)], ..Batch::default() }).await.unwrap();
+        longest = longest.max(start.elapsed());
+        rows += done.purges[0].rows;
+        if done.purges[0].is_gone {
+            break;
+        }
+    }
+    watch.report("purge, 4,096 rows a commit", rows);
+    println!("purge: longest commit {longest:.1?}, file {before} to {} MiB", size());
+}
+
+/// Listings of a million jobs of which a few are of each kind.
+async fn jobs(store: &SqliteStore, writer: &mut SqliteWriter) {
+    const JOBS: u32 = 1_000_000;
+    let watch = Watch::start();
+    for first in (0..JOBS).step_by(1000) {
+        let submissions = (first..first + 1000).map(|number| {
+            let labels = [("all".to_owned(), "x".to_owned()), ("rare".to_owned(), (number / 100).to_string())];
+            let spec = JobSpec { labels: labels.into(), ..JobSpec::default() };
+            let ms = 1_700_000_000_000 + u64::from(number);
+            let id = uuid::Builder::from_unix_timestamp_millis(ms, &rand::random()).into_uuid();
+            let mut job = Job::new(JobId(id), spec, 0, Timestamp(ms as i64 * 1000));
+            job.state = if number % 50_000 == 7 { JobState::Failed } else { JobState::Succeeded };
+            if number % 50 == 3 {
+                job.state = JobState::Paused;
+            }
+            job.end_time = job.state.is_ended().then_some(Timestamp(ms as i64 * 1000 + 5));
+            Submission { job, request: None, lanes: Vec::new(), tasks: Vec::new() }
+        });
+        let submissions = submissions.collect();
+        writer.commit(&Batch { submissions, ..Batch::default() }).await.unwrap();
+    }
+    watch.report("jobs with two labels, 1,000 a commit", JOBS);
+    let label = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
+    let at = |number: i64| Some(Timestamp((1_700_000_000_000 + number) * 1000));
+    let unfinished = vec![JobState::Pending, JobState::Running, JobState::Paused, JobState::Cancelling];
+    let filters = [
+        ("all", JobFilter::default()),
+        ("FAILED", JobFilter { states: vec![JobState::Failed], ..JobFilter::default() }),
+        ("CANCELLED", JobFilter { states: vec![JobState::Cancelled], ..JobFilter::default() }),
+        ("label of all", JobFilter { labels: label("all", "x"), ..JobFilter::default() }),
+        ("label of few", JobFilter { labels: label("rare", "77"), ..JobFilter::default() }),
+        (
+            "two labels",
+            JobFilter {
+                labels: [label("all", "x"), label("rare", "77")]
+                    .into_iter()
+                    .flat_map(|one: std::collections::BTreeMap<_, _>| one)
+                    .collect(),
+                ..JobFilter::default()
+            },
+        ),
+        ("before an old time", JobFilter { created_before: at(1000), ..JobFilter::default() }),
+        ("after a late time", JobFilter { created_after: at(999_990), ..JobFilter::default() }),
+        ("ended after a late time", JobFilter { ended_after: at(999_000), ..JobFilter::default() }),
+        ("ended after an early time", JobFilter { ended_after: at(1), ..JobFilter::default() }),
+    ];
+    for (what, filter) in filters {
+        let start = Instant::now();
+        let page = store.jobs(&filter, 101).await.unwrap();
+        println!("{} jobs, {what}: {:.1?}", page.items.len(), start.elapsed());
+    }
+    let (start, mut filter, mut count) = (Instant::now(), JobFilter { states: unfinished, ..JobFilter::default() }, 0);
+    loop {
+        let page = store.jobs(&filter, 100).await.unwrap();
+        count += page.items.len();
+        if !page.has_more {
+            break;
+        }
+        filter.before = page.items.last().map(|job| job.id);
+    }
+    println!("{count} unfinished jobs among {JOBS}, 100 a page: {:.1?}", start.elapsed());
+}
+
+/// From nothing to the first page of the lane, as after a kill, with many jobs and with many lanes.
+async fn restart(dir: &Path, what: &str) {
     let start = Instant::now();
     let (store, writer) = SqliteStore::open(dir, Durability::Full).await.unwrap();
     let opened = start.elapsed();
-    let found = store.recover().await.unwrap();
+    let (mut after, mut jobs, mut lanes, mut parts, mut first_lane) = (None, 0, 0, 0, None);
+    loop {
+        let part = store.recover(after).await.unwrap();
+        parts += 1;
+        jobs += part.jobs.len();
+        lanes += part.jobs.iter().map(|(_, lanes)| lanes.len()).sum::<usize>();
+        first_lane = first_lane.or(part.jobs.first().map(|(job, lanes)| (job.id, lanes[0].1)));
+        after = part.next;
+        if after.is_none() {
+            break;
+        }
+    }
     let recovered = start.elapsed();
-    let (job, lane, _, head) = found.lanes.last().unwrap();
-    let page = store.lane_page(*job, *lane, *head, 256).await.unwrap();
+    let (job, head) = first_lane.unwrap();
+    let page = store.lane_page(job, 0, head, 256, Timestamp(4)).await.unwrap();
     println!(
-        "restart: open {opened:.1?}, recovery of {} jobs {:.1?}, first page of {} {:.1?}",
-        found.jobs.len(),
+        "{what}: open {opened:.1?}, recovery of {jobs} jobs and {lanes} lanes in {parts} parts {:.1?}, first page of {} {:.1?}",
         recovered.saturating_sub(opened),
-        page.len(),
+        page.tasks.len(),
         start.elapsed().saturating_sub(recovered)
     );
     Box::new(writer).close().await;
+}
+
+/// One job over 100,000 hosts.
+async fn hosts(writer: &mut SqliteWriter) {
+    let mut one = submission(JobId(uuid::Uuid::now_v7()), 100_000);
+    one.lanes = (0..100_000).map(|number| Host::new(&format!("origin-{number}.example:8080"))).collect();
+    for (lane, (of, _)) in (0..).zip(&mut one.tasks) {
+        *of = lane;
+    }
+    writer.commit(&Batch { submissions: vec![one], ..Batch::default() }).await.unwrap();
 }

@@ -33,7 +33,6 @@ use crate::api::status::Violations;
 use crate::clock::Clock;
 use crate::config::LimitSettings;
 use crate::engine;
-use crate::engine::attempts::RunnerParts;
 use crate::engine::handle::Engine;
 use crate::engine::workers::{MakeParts, WorkerParts};
 use crate::files::{ContentStore, Root};
@@ -56,6 +55,8 @@ pub use crate::files::names;
 pub use crate::listen::tls::{ClientAuth, TlsSettings};
 pub use crate::listen::{ListenSettings, descriptors};
 pub use crate::net::{EnvironmentProxies, Guard};
+/// What is done with a data directory beside a server.
+pub use crate::store::sqlite::{audit, backup};
 
 /// The largest message that is accepted, in bytes.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -81,6 +82,8 @@ pub struct EngineSettings {
     pub max_download_bytes: Option<u64>,
     /// Whether partial downloads are found again by their URL and path, whatever job they belong to.
     pub parts_by_url: bool,
+    /// Memory for tasks that wait for their turn, in bytes, roughly.
+    pub queue_bytes: usize,
     /// Whether the database may be lost with the power: for one that is thrown away.
     pub scratch: bool,
 }
@@ -147,7 +150,7 @@ pub async fn build(settings: &EngineSettings) -> Result<Built, ServeError> {
     let store: Arc<dyn Store> = store;
     let limits = settings.limits.over(store.limits().await?);
     let directory = |failure: crate::model::failure::Failure| ServeError::Directory(failure.message);
-    let parts = RunnerParts {
+    let parts = engine::EngineParts {
         clock: Clock::system(),
         store: store.clone(),
         limits,
@@ -158,6 +161,8 @@ pub async fn build(settings: &EngineSettings) -> Result<Built, ServeError> {
         retry_after_max: settings.retry_after_max,
         parts_by_url: settings.parts_by_url,
         max_download_bytes: settings.max_download_bytes,
+        queue_bytes: settings.queue_bytes,
+        checks: false,
         workers: std::thread::available_parallelism().map_or(1, usize::from).min(8),
         make: workers(settings.guard.clone()),
     };

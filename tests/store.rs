@@ -3,12 +3,17 @@
 // The cases are for each other, nobody is outside; and a panic is how a case fails.
 #![allow(unreachable_pub, clippy::unwrap_used)]
 
+#[path = "support/disk.rs"]
+mod disk;
+
 mod store {
     pub mod deletion;
     pub mod events;
     pub mod jobs;
     pub mod pages;
     pub mod restart;
+    pub mod sqlite_copies;
+    pub mod sqlite_full;
     pub mod sqlite_open;
     pub mod states;
     pub mod support;
@@ -35,20 +40,27 @@ macro_rules! all_cases {
     ($name:ident: $backend:ty) => {
         conformance!($name: $backend {
             jobs: stored_job_reads_back, moving_part_is_updated, spec_is_updated, lists_newest_first,
-                lists_by_state_and_label, lists_by_time, request_is_found, chunk_is_found, limits_are_kept,
-                an_unknown_job_is_refused, nothing_of_a_failed_batch_stays, many_in_one_batch;
-            tasks: stored_task_reads_back, keys_find_tasks, taken_keys_are_told, a_taken_key_is_refused,
-                lists_by_state, lane_page_skips_what_is_not_waiting, states_are_told, download_paths_are_told;
-            states: a_claim_is_running, a_move_ends_the_claim, ended_and_claimed_again_in_one_batch, backing_off_and_claimed_again, two_claims_are_refused,
-                an_end_is_final, an_older_attempt_changes_nothing, a_move_cannot_be_running, due_tasks_in_order,
-                retry_puts_back, retry_of_some, retry_of_what_has_not_failed_is_refused;
+                lists_by_state_and_label, lists_by_time, a_request_is_stored_once, a_request_of_a_refused_job_is_free,
+                a_chunk_is_stored_once, taken_keys_are_answered, total_and_pending_are_derived, limits_are_kept,
+                an_unknown_job_is_refused, a_refused_job_leaves_the_others, a_task_that_is_not_there_is_refused,
+                events_run_out_for_one_job_alone, many_in_one_batch;
+            tasks: stored_task_reads_back, keys_find_tasks, lists_by_state, lane_page_skips_what_may_not_start,
+                lane_page_goes_on_behind_what_has_ended, pages_end_by_bytes, states_are_told, download_paths_are_told,
+                downloads_that_started_are_found;
+            states: a_claim_is_running, a_move_ends_the_claim, ended_and_claimed_again_in_one_batch,
+                backing_off_and_claimed_again, two_claims_are_refused, an_end_is_final,
+                an_older_attempt_changes_nothing, a_move_cannot_be_running, due_tasks_in_order, retry_puts_back,
+                retry_in_pieces, retry_of_some, retry_of_what_has_not_failed_is_refused,
+                tasks_are_counted_by_their_rows;
             events: events_in_order, an_end_is_told_by_its_row, an_end_before_a_retry_is_told_as_it_was;
-            pages: pages_read_back, dropped_pages_go_first, page_of_item_is_found;
-            sweeps: sweep_of_pending, sweep_of_backing_off, sweep_in_steps, a_wrong_count_is_refused;
+            pages: pages_read_back, page_of_item_is_found;
+            sweeps: sweep_of_pending, sweep_of_backing_off, sweep_in_pieces, sweep_in_the_batch_of_an_end,
+                shared_errors_are_told_apart, a_sweep_of_what_runs_is_refused;
             restart: everything_is_there_again, recovery_tells_what_was_cut, ended_jobs_are_not_recovered,
-                a_writer_that_died_lost_nothing, heads_are_kept;
+                a_writer_that_died_lost_nothing, heads_are_kept, recovery_comes_in_parts;
             deletion: deleted_jobs_are_hidden, purge_takes_bounded_steps, purge_of_a_kept_job_is_refused,
-                expired_jobs_are_told, a_purge_leaves_others_alone;
+                expired_jobs_are_told, a_purge_leaves_others_alone, deletions_are_answered,
+                a_purge_takes_old_states_too;
         });
     };
 }

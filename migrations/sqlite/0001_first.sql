@@ -2,10 +2,14 @@
 --
 -- Every job has a small internal number. What belongs to a job carries it in the upper half of a 64-bit key and its own
 -- place (task index, lane, sequence) in the lower half: `id = (job << 32) | place`. So rows of a job lie together in the
--- order in which they were made, inserts append, and one integer joins a task's parts.
+-- order in which they were made, inserts append, and one integer joins a task's parts. The number of a purged job may be
+-- given to another one; the order of jobs is that of their ids.
 --
 -- What is written once is apart from what moves, since an update costs the pages that it touches. JSON leaves out what
 -- is unset. Times are microseconds since the Unix epoch.
+--
+-- The database must have `auto_vacuum = INCREMENTAL`, which can only be set before there is a table: whoever creates the
+-- file sets it.
 
 PRAGMA application_id = 1212241228; -- "HAUL"
 
@@ -18,14 +22,16 @@ CREATE TABLE jobs (
     no          INTEGER PRIMARY KEY,
     id          BLOB NOT NULL UNIQUE,       -- UUIDv7
     state       INTEGER NOT NULL,           -- the contract's number
-    deleted     INTEGER NOT NULL DEFAULT 0, -- hidden, its rows are going
+    deleted     INTEGER NOT NULL DEFAULT 0, -- 1: hidden, its rows are being removed
+    total       INTEGER NOT NULL,           -- how many tasks it has
+    downloads   INTEGER NOT NULL,           -- 1: at least one of them is a download
     create_time INTEGER NOT NULL,
     end_time    INTEGER,
     expire_time INTEGER,
     moving      TEXT NOT NULL               -- JSON: open, stop, counts, failure, sequence, other times
 );
+CREATE INDEX jobs_state ON jobs (state, id) WHERE deleted = 0;
 -- A job enters and leaves each of these once in its life.
-CREATE INDEX jobs_unfinished ON jobs (no) WHERE state <= 4;
 CREATE INDEX jobs_ended ON jobs (end_time) WHERE end_time IS NOT NULL;
 CREATE INDEX jobs_expiring ON jobs (expire_time) WHERE expire_time IS NOT NULL;
 CREATE INDEX jobs_deleted ON jobs (no) WHERE deleted = 1;
@@ -38,10 +44,10 @@ CREATE TABLE job_specs (
 CREATE TABLE job_labels (
     key   TEXT NOT NULL,
     value TEXT NOT NULL,
-    job   INTEGER NOT NULL,
-    PRIMARY KEY (key, value, job)
+    id    BLOB NOT NULL, -- jobs.id
+    PRIMARY KEY (key, value, id)
 ) WITHOUT ROWID;
-CREATE INDEX job_labels_job ON job_labels (job);
+CREATE INDEX job_labels_id ON job_labels (id);
 
 CREATE TABLE requests (
     job    INTEGER PRIMARY KEY,
@@ -89,7 +95,7 @@ CREATE TABLE claims (
     attempt_start INTEGER NOT NULL
 );
 
--- What came of a task so far. None: nothing happened to it yet, or its first attempt runs.
+-- The state of a task that something happened to. None: PENDING from the start, or its first attempt runs.
 CREATE TABLE task_states (
     id         INTEGER PRIMARY KEY, -- tasks.id
     state      INTEGER NOT NULL,    -- the contract's number; never RUNNING
@@ -99,18 +105,43 @@ CREATE TABLE task_states (
     due        INTEGER,
     start_time INTEGER,
     end_time   INTEGER,
-    error      TEXT,
+    error,                          -- JSON, or the place of an error that many tasks of the job share (shared_errors)
     outcome    TEXT,
     log        TEXT
 );
+-- By state, and within a state those apart that never started. With the id, as every index.
+CREATE INDEX task_states_state ON task_states (state, fence > 0);
 CREATE INDEX task_states_due ON task_states (due) WHERE due IS NOT NULL;
 
+-- The state row of a task as it was when a retry put the task back, for the events up to the sequence number `upto` that
+-- show it. Later events show the row of then.
+CREATE TABLE old_states (
+    id         INTEGER NOT NULL, -- tasks.id
+    upto       INTEGER NOT NULL,
+    state      INTEGER NOT NULL,
+    attempts   INTEGER NOT NULL,
+    fence      INTEGER NOT NULL,
+    crashes    INTEGER NOT NULL,
+    due        INTEGER,
+    start_time INTEGER,
+    end_time   INTEGER,
+    error,
+    outcome    TEXT,
+    PRIMARY KEY (id, upto)
+) WITHOUT ROWID;
+
+-- Errors that ended many tasks at once.
+CREATE TABLE shared_errors (
+    id    INTEGER PRIMARY KEY, -- job, place
+    error TEXT NOT NULL        -- JSON
+);
+
 CREATE TABLE events (
-    id      INTEGER PRIMARY KEY, -- job, sequence
-    kind    INTEGER NOT NULL,
-    time    INTEGER NOT NULL,
-    task    INTEGER,             -- its index
-    payload TEXT                 -- the job then; or the task's row then, once a retry has changed it
+    id       INTEGER PRIMARY KEY, -- job, sequence
+    kind     INTEGER NOT NULL,
+    time     INTEGER NOT NULL,
+    task     INTEGER,             -- its index
+    snapshot TEXT                 -- JSON: the job as it was, for the kinds that show it
 );
 
 CREATE TABLE pages (

@@ -10,10 +10,11 @@ use crate::api::pages::page_size;
 use crate::api::status::{Violations, shown};
 use crate::api::to_proto;
 use crate::api::values;
+use crate::engine::command::LimitsPatch;
 use crate::engine::handle::Engine;
 use crate::model::counts::Counts;
 use crate::model::host::Host;
-use crate::model::limits::{HostLimits, Limits};
+use crate::model::limits::HostLimits;
 use crate::pb;
 use crate::store::Store;
 use crate::store::page_token::PageTokens;
@@ -88,9 +89,9 @@ impl pb::admin_service_server::AdminService for Admin {
         let mut v = Violations::default();
         let wish = request.limits.unwrap_or_default();
         let paths = request.update_mask.unwrap_or_default().paths;
-        let changed = changed(&self.engine.limits(), &wish, &paths, &mut v);
-        let limits = v.or(changed)?;
-        self.engine.set_limits(limits.clone()).await?;
+        let patch = patch(&wish, &paths, &mut v);
+        let patch = v.or(patch)?;
+        let limits = self.engine.set_limits(patch).await?;
         Ok(Response::new(pb::UpdateLimitsResponse { limits: Some(to_proto::limits(&limits)) }))
     }
 
@@ -138,8 +139,9 @@ impl pb::admin_service_server::AdminService for Admin {
     }
 }
 
-fn changed(now: &Limits, wish: &pb::Limits, paths: &[String], v: &mut Violations) -> Limits {
-    let mut limits = now.clone();
+/// Reads what is to change. A limit that the mask does not name stays as it is.
+fn patch(wish: &pb::Limits, paths: &[String], v: &mut Violations) -> LimitsPatch {
+    let mut patch = LimitsPatch::default();
     if paths.is_empty() {
         v.add("update_mask", "is empty; name what to change");
     }
@@ -147,22 +149,22 @@ fn changed(now: &Limits, wish: &pb::Limits, paths: &[String], v: &mut Violations
         match path.as_str() {
             "max_concurrent_tasks" => {
                 at_least_one(wish.max_concurrent_tasks, "limits.max_concurrent_tasks", v);
-                limits.max_concurrent_tasks = wish.max_concurrent_tasks;
+                patch.max_concurrent_tasks = Some(wish.max_concurrent_tasks);
             }
             "max_per_host" => {
                 at_least_one(wish.max_per_host, "limits.max_per_host", v);
-                limits.max_per_host = wish.max_per_host;
+                patch.max_per_host = Some(wish.max_per_host);
             }
             "requests_per_second_per_host" => {
                 values::rate(wish.requests_per_second_per_host, "limits.requests_per_second_per_host", v);
-                limits.requests_per_second_per_host = wish.requests_per_second_per_host;
+                patch.requests_per_second_per_host = Some(wish.requests_per_second_per_host);
             }
-            "bytes_per_second" => limits.bytes_per_second = wish.bytes_per_second,
-            "hosts" => limits.hosts = hosts(&wish.hosts, v),
-            _ => v.add(format!("update_mask.paths[{index}]"), format!("`{}` is not a field of Limits", shown(path))),
+            "bytes_per_second" => patch.bytes_per_second = Some(wish.bytes_per_second),
+            "hosts" => patch.hosts = Some(hosts(&wish.hosts, v)),
+            _ => v.add(format!("update_mask.paths[{index}]"), format!("unknown field `{path:.64}` of Limits")),
         }
     }
-    limits
+    patch
 }
 
 fn at_least_one(value: u32, path: &str, v: &mut Violations) {

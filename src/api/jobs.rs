@@ -18,7 +18,7 @@ use crate::api::to_proto;
 use crate::api::values::{self, ID_BYTES_MAX, NAME_BYTES_MAX, only_job_id};
 use crate::api::watch::{Wish, watch_job};
 use crate::api::watch_all::watch_jobs;
-use crate::engine::event::JobPatch;
+use crate::engine::command::JobPatch;
 use crate::engine::handle::Engine;
 use crate::model::ids::JobId;
 use crate::model::job::Job;

@@ -3,13 +3,11 @@
 use std::sync::Arc;
 
 use tonic::Status;
-use url::Url;
 
 use crate::api::status::{Violations, not_found};
 use crate::api::to_proto;
 use crate::engine::handle::Engine;
 use crate::engine::hub::Feed;
-use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::job::Job;
 use crate::model::task::TaskState;
@@ -75,7 +73,7 @@ pub(crate) async fn explained_job(engine: &Engine, job: &Job) -> pb::Job {
         return message;
     }
     let Ok(explanation) = engine.explain(job.id, Vec::new()).await else { return message };
-    if let Some(wait) = explanation.job() {
+    if let Some(wait) = &explanation.job {
         message.waiting.push(pb::WaitingTasks { waiting: Some(to_proto::waiting(wait)), tasks: waiting });
         return message;
     }
@@ -106,22 +104,15 @@ pub(crate) async fn live_tasks(engine: &Engine, job: JobId, tasks: &[StoredTask]
     }
     let Some(feed) = engine.hub().feed(job) else { return messages };
     let waits = |task: &StoredTask| matches!(task.row.task.state, TaskState::Pending | TaskState::BackingOff);
-    let mut hosts: Vec<Host> = tasks.iter().filter(|task| waits(task)).filter_map(host_of).collect();
-    hosts.sort();
-    hosts.dedup();
-    let explanation = if hosts.is_empty() { None } else { engine.explain(job, hosts).await.ok() };
+    let waiting: Vec<_> = tasks.iter().filter(|task| waits(task)).map(|task| (task.index, task.lane)).collect();
+    let explanation = if waiting.is_empty() { None } else { engine.explain(job, waiting).await.ok() };
     for (task, message) in tasks.iter().zip(&mut messages) {
         let moving = &task.row.task;
         if let Some(active) = feed.active_task(task.index).filter(|_| moving.state == TaskState::Running) {
             message.progress = Some(to_proto::active_progress(&active));
         } else if let Some(explanation) = explanation.as_ref().filter(|_| waits(task)) {
-            let wait = explanation.task(task.index, host_of(task).as_ref(), moving.state, moving.due, engine.now());
-            message.waiting = wait.as_ref().map(to_proto::waiting);
+            message.waiting = explanation.task(task.index).map(to_proto::waiting);
         }
     }
     messages
-}
-
-fn host_of(task: &StoredTask) -> Option<Host> {
-    Host::of(&Url::parse(task.spec.work.url()).ok()?)
 }

@@ -14,7 +14,7 @@ use crate::model::job::JobState;
 use crate::model::task::TaskState;
 use crate::pb;
 use crate::store::page_token::PageTokens;
-use crate::store::{JobFilter, Store};
+use crate::store::{JobFilter, Listed, Store};
 
 const PAGE_DEFAULT: u32 = 50;
 const PAGE_MAX: u32 = 1_000;
@@ -122,9 +122,7 @@ pub(crate) async fn list_jobs(
         }
     }
     v.or(())?;
-    let mut jobs = store.jobs(&filter, size + 1).await?;
-    let mut more = jobs.len() > size as usize;
-    jobs.truncate(size as usize);
+    let Listed { items: jobs, has_more: mut more } = store.jobs(&filter, size).await?;
     let mut messages: Vec<pb::Job> = Vec::with_capacity(jobs.len());
     for job in &jobs {
         let feed = engine.hub().feed(job.id);
@@ -158,9 +156,7 @@ pub(crate) async fn list_tasks(
     }
     v.or(())?;
     engine.job(job).await?;
-    let mut tasks = store.tasks(job, &states, from, size + 1).await?;
-    let mut more = tasks.len() > size as usize;
-    tasks.truncate(size as usize);
+    let Listed { items: tasks, has_more: mut more } = store.tasks(job, &states, from, size).await?;
     let mut messages = live_tasks(engine, job, &tasks).await;
     if request.include_spec {
         for (task, message) in tasks.iter().zip(&mut messages) {

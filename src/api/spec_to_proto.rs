@@ -23,12 +23,14 @@ const TASKS_BYTES_MAX: usize = 1 << 20;
 /// Puts what was submitted into a job's message, with its tasks where they are few and small.
 pub(crate) async fn include(store: &dyn Store, job: &Job, message: &mut pb::Job) -> Result<(), Status> {
     let mut spec = self::job(&job.spec);
-    if job.counts.total <= TASKS_MAX {
+    let mut omitted = job.counts.total > TASKS_MAX;
+    if !omitted {
         let tasks = store.tasks(job.id, &[], 0, TASKS_MAX).await?;
-        spec.tasks = tasks.iter().map(|stored| task(&stored.spec)).collect();
+        omitted = tasks.has_more;
+        spec.tasks = tasks.items.iter().map(|stored| task(&stored.spec)).collect();
     }
     let bytes: usize = spec.tasks.iter().map(pb::TaskSpec::encoded_len).sum();
-    if job.counts.total > TASKS_MAX || bytes > TASKS_BYTES_MAX {
+    if omitted || bytes > TASKS_BYTES_MAX {
         spec.tasks.clear();
         message.spec_tasks_omitted = true;
     }

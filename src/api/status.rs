@@ -12,7 +12,7 @@ use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::engine::event::EngineError;
+use crate::engine::command::EngineError;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::text::is_misleading;
 use crate::pb;
@@ -263,7 +263,7 @@ impl From<StoreError> for Status {
         tracing::error!("a read failed: {error}");
         match error {
             StoreError::Full(_) | StoreError::Retry(_) => unavailable("STORE_BUSY", error.to_string()),
-            StoreError::Fatal(_) => internal(error.to_string()),
+            StoreError::Unreadable(_) | StoreError::Fatal(_) => internal(error.to_string()),
         }
     }
 }
@@ -290,6 +290,8 @@ impl From<EngineError> for Status {
             EngineError::NoTask(job, index) => not_found("task", &format!("{job}/{index}")),
             EngineError::TooManyTasks => precondition("TOO_MANY_TASKS", "job", message),
             EngineError::Draining => draining(),
+            EngineError::StoreFull(_) => unavailable("STORE_FULL", message),
+            EngineError::Contradiction(_) => internal(&message),
             EngineError::Store(_) => {
                 tracing::error!("{message}");
                 unavailable("STORE_FAILED", message)

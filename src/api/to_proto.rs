@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::engine::explanation::{Wait, WaitReason};
 use crate::engine::hub::Active;
-use crate::engine::waiting::{Wait, WaitReason};
 use crate::model::counts::Counts;
 use crate::model::failure::{FailureReason, TaskError};
 use crate::model::group::{GroupMode, GroupPolicy};
@@ -143,7 +143,7 @@ pub(crate) fn held_progress(task: &StoredTask) -> Option<pb::Progress> {
 
 /// Converts a running task.
 pub(crate) fn active(job_id: &str, index: u32, active: &Active) -> pb::Task {
-    let stored = StoredTask { index, spec: active.spec.clone(), row: (*active.row).clone() };
+    let stored = StoredTask { index, lane: 0, spec: active.spec.clone(), row: (*active.row).clone() };
     let mut message = task(job_id, &stored);
     message.progress = Some(active_progress(active));
     message

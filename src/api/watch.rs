@@ -151,7 +151,7 @@ impl Watcher {
             self.queue.extend(events);
         } else {
             let events = self.store.events(self.wish.job, self.sent, EVENTS_MAX).await?;
-            self.queue.extend(events.into_iter().map(Arc::new));
+            self.queue.extend(events.items.into_iter().map(Arc::new));
         }
         Ok(self.queue.pop_front())
     }

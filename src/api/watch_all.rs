@@ -18,7 +18,7 @@ use crate::model::job::{Job, JobState};
 use crate::model::time::Timestamp;
 use crate::pb;
 use crate::pb::watch_jobs_response::Event;
-use crate::store::{JobFilter, Store};
+use crate::store::{JobFilter, Listed, Store};
 
 /// The most jobs that are read at once.
 const JOBS_MAX: u32 = 100;
@@ -108,9 +108,9 @@ impl Watcher {
     async fn read(&mut self, states: Vec<JobState>, ended_after: Option<Timestamp>) -> Result<(), Status> {
         let filter =
             JobFilter { states, labels: self.labels.clone(), ended_after, before: self.before, ..JobFilter::default() };
-        let jobs = self.store.jobs(&filter, JOBS_MAX).await?;
+        let Listed { items: jobs, has_more } = self.store.jobs(&filter, JOBS_MAX).await?;
         self.before = jobs.last().map(|job| job.id);
-        if (jobs.len() as u32) < JOBS_MAX {
+        if !has_more {
             self.before = None;
             self.phase = if self.phase == Phase::Unfinished { Phase::Ended } else { Phase::Synced };
         }

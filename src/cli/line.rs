@@ -6,6 +6,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::cli::add::AddArgs;
 use crate::cli::args::{JobRef, Nothing, Remote, With};
+use crate::cli::backup::BackupArgs;
+use crate::cli::check::CheckArgs;
 use crate::cli::content::CatArgs;
 use crate::cli::control::{CancelArgs, DeleteArgs, RetryArgs, UpdateArgs};
 use crate::cli::get::GetArgs;
@@ -98,6 +100,12 @@ pub(crate) enum Command {
     Info(With<Nothing>),
     /// Shut the server down as SIGTERM does: running tasks stop at a checkpoint
     Drain(With<Nothing>),
+    /// Copy a data directory, whether or not a server uses it
+    #[command(after_help = "Example:\n  haul backup --data-dir /var/lib/haul /backup/haul-2026-11-26")]
+    Backup(BackupArgs),
+    /// Check a data directory, whether or not a server uses it; exit 0 when nothing is wrong, 1 when something is
+    #[command(after_help = "Example:\n  haul check --data-dir /var/lib/haul")]
+    Check(CheckArgs),
 }
 
 /// The commands as the help groups them.
@@ -106,7 +114,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Submit", &["submit", "add", "seal"]),
     ("Look", &["list", "show", "tasks", "watch", "wait", "cat"]),
     ("Control", &["cancel", "pause", "resume", "retry", "update", "delete"]),
-    ("Operate", &["info", "limits", "hosts", "drain"]),
+    ("Operate", &["info", "limits", "hosts", "drain", "backup", "check"]),
 ];
 
 /// Cells before the description of a command: two of margin, the longest name and a gap.

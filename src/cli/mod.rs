@@ -6,6 +6,8 @@
 mod add;
 mod admin;
 mod args;
+mod backup;
+mod check;
 mod chunks;
 mod client;
 mod content;
@@ -70,13 +72,17 @@ pub fn main() -> ExitCode {
 
 /// Runs a command. `remote_flag` is an option of the clients of a server that stands before the command.
 async fn run(line: Line, remote_flag: Option<&str>) -> anyhow::Result<ExitCode> {
-    if let (Command::Serve(_) | Command::Get(_), Some(flag)) = (&line.command, remote_flag) {
-        return Err(Usage(format!("`{flag}` is for the clients of a server, which `serve` and `get` are not")).into());
+    let is_local = matches!(line.command, Command::Serve(_) | Command::Get(_) | Command::Backup(_) | Command::Check(_));
+    if let (true, Some(flag)) = (is_local, remote_flag) {
+        let local = "`serve`, `get`, `backup` and `check` are not";
+        return Err(Usage(format!("`{flag}` is for the clients of a server, which {local}")).into());
     }
     let top = &line.remote;
     match line.command {
         Command::Serve(args) => serve::run(&args).await,
         Command::Get(args) => get::run(*args).await,
+        Command::Backup(args) => backup::run(&args).await,
+        Command::Check(args) => check::run(&args).await,
         Command::Submit(with) => {
             let (client, format, args) = open(top, *with)?;
             submit::run(&client, format, args).await
@@ -125,6 +131,8 @@ async fn look_or_control(top: &Remote, command: Command) -> anyhow::Result<ExitC
         Command::Drain(it) => with!(it, admin::drain),
         Command::Serve(_)
         | Command::Get(_)
+        | Command::Backup(_)
+        | Command::Check(_)
         | Command::Submit(_)
         | Command::Add(_)
         | Command::Watch(_)

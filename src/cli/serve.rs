@@ -145,6 +145,7 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
             retry_after_max: config.retry_after_max,
             disk_reserve: config.disk_reserve,
             max_download_bytes: config.max_download_bytes,
+            queue_bytes: config.queue_bytes as usize,
             parts_by_url: false,
             scratch: false,
         },

@@ -24,6 +24,10 @@ pub const DATA_DIR_DEFAULT: &str = "haul-data";
 pub const DOWNLOAD_DIR_DEFAULT: &str = "downloads";
 /// How long a drain may take when nothing is said.
 pub const SHUTDOWN_GRACE_DEFAULT: Duration = Duration::from_secs(10);
+/// Memory for tasks that wait for their turn, in bytes, when nothing is said.
+pub const QUEUE_BYTES_DEFAULT: u64 = 64 << 20;
+/// The least that may be said: room for the pages that are being read.
+const QUEUE_BYTES_MIN: u64 = 4 << 20;
 /// The longest `Retry-After` that is obeyed when nothing is said.
 pub const RETRY_AFTER_DEFAULT_MAX: Duration = Duration::from_hours(1);
 
@@ -57,6 +61,8 @@ pub struct ServeConfig {
     pub disk_reserve: Option<u64>,
     /// The most bytes of a download whose task sets no limit of its own; `None`: any number.
     pub max_download_bytes: Option<u64>,
+    /// Memory for tasks that wait for their turn, in bytes, roughly.
+    pub queue_bytes: u64,
 }
 
 /// What the server may connect to. Deny goes before allow, allow before the rule on private networks.
@@ -162,6 +168,7 @@ impl ServeConfig {
             log_format: merged.log_format.unwrap_or_default(),
             disk_reserve: merged.disk_reserve,
             max_download_bytes: merged.max_download_bytes,
+            queue_bytes: merged.queue_bytes.unwrap_or(QUEUE_BYTES_DEFAULT).max(QUEUE_BYTES_MIN),
         };
         if wrong.is_empty() { Ok(config) } else { Err(ConfigError(wrong)) }
     }

@@ -141,6 +141,9 @@ pub struct ServeArgs {
     /// The most bytes of a download that sets no `max_bytes` of its own [default: any number]
     #[arg(long, env = "HAUL_MAX_DOWNLOAD_BYTES", value_name = "BYTES")]
     pub max_download_bytes: Option<u64>,
+    /// Memory for tasks that wait for their turn, roughly [default: 67108864, which is 64 MiB]; what does not fit is read from the database again
+    #[arg(long, value_name = "BYTES", env = "HAUL_QUEUE_BYTES")]
+    pub queue_bytes: Option<u64>,
 
     /// Let whoever reaches an address beyond this machine call the server, without encryption
     #[arg(long, env = "HAUL_INSECURE_LISTEN", value_name = "HOW", help_heading = NETWORK)]
@@ -234,6 +237,7 @@ impl ServeArgs {
             log_format: s.log_format.or(w.log_format),
             disk_reserve: s.disk_reserve.or(w.disk_reserve),
             max_download_bytes: s.max_download_bytes.or(w.max_download_bytes),
+            queue_bytes: s.queue_bytes.or(w.queue_bytes),
             insecure_listen: s.insecure_listen.or(w.insecure_listen),
             tls_cert: s.tls_cert.or(w.tls_cert),
             tls_key: s.tls_key.or(w.tls_key),

@@ -1,44 +1,52 @@
 //! What the faces call. Every change goes to the scheduler and is durable when the call returns.
+//!
+//! A call holds nothing that others wait for: the scheduler and the store decide what two calls at once come to, so a
+//! caller that gives up changes nothing but what it hears.
 
-use std::collections::HashMap;
-use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use url::Url;
-use uuid::Uuid;
 
-use crate::engine::attempts::Runner;
-use crate::engine::event::{Command, Control, EngineError, JobPatch, Reply, Revival, Tasks};
+use crate::engine::attempt::KeepPages;
+use crate::engine::command::{
+    Admitted, Command, Control, EngineError, JobCommand, JobPatch, LimitsPatch, Reply, Tasks,
+};
+use crate::engine::explanation::Explanation;
 use crate::engine::hub::Hub;
-use crate::engine::waiting::Explanation;
+use crate::engine::runner::Runner;
+use crate::engine::writer::Condition;
 use crate::fetch::json;
 use crate::limits::hosts::HostView;
-use crate::model::failure::Failure;
+use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
-use crate::model::ids::{JobId, TaskId, TaskIndex};
-use crate::model::job::{Job, WrongState};
+use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
+use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::outcome::DownloadResult;
 use crate::model::spec::{JobSpec, TaskSpec};
-use crate::model::task::TaskState;
 use crate::model::time::Timestamp;
-use crate::store::{Chunk, StoreError, StoredEvent};
+use crate::store::{Chunk, LaneNumber, NewPage, StoreError, StoredEvent};
 
 /// What is read of a finished download.
 pub use crate::files::root::Finished;
 
+/// Memory of commands that wait for the scheduler or for their job, in KiB. A caller beyond waits before it sends.
+const ROOM_KIB: usize = 64 << 10;
+
 /// The engine, as others see it. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<Admitted<Command>>,
+    room: Arc<Semaphore>,
     runner: Arc<Runner>,
     hub: Arc<Hub>,
-    requests: Arc<Reservations<String>>,
-    jobs: Arc<Reservations<JobId>>,
+    condition: watch::Receiver<Condition>,
 }
 
 impl From<StoreError> for EngineError {
@@ -48,13 +56,23 @@ impl From<StoreError> for EngineError {
 }
 
 impl Engine {
-    pub(crate) fn new(commands: mpsc::Sender<Command>, runner: Arc<Runner>, hub: Arc<Hub>) -> Engine {
-        Engine { commands, runner, hub, requests: Arc::default(), jobs: Arc::default() }
+    pub(crate) fn new(
+        commands: mpsc::Sender<Admitted<Command>>,
+        runner: Arc<Runner>,
+        hub: Arc<Hub>,
+        condition: watch::Receiver<Condition>,
+    ) -> Engine {
+        Engine { commands, room: Arc::new(Semaphore::new(ROOM_KIB)), runner, hub, condition }
     }
 
-    /// What watchers follow.
+    /// The feeds that watchers follow.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.hub
+    }
+
+    /// Whether changes can be committed, as it changes.
+    pub fn condition(&self) -> watch::Receiver<Condition> {
+        self.condition.clone()
     }
 
     /// The time, as the engine stamps it.
@@ -65,149 +83,59 @@ impl Engine {
     /// Stores a job with its tasks. With the same `request_id` and the same job it answers the first one again, also when
     /// both come at once.
     pub async fn submit(&self, spec: JobSpec, tasks: Vec<TaskSpec>, request_id: &str) -> Result<Arc<Job>, EngineError> {
-        let mut request = None;
-        let mut _turn = None;
-        if !request_id.is_empty() {
-            let digest = digest(&(&spec, &tasks));
-            _turn = Some(self.requests.turn(request_id.to_owned()).await);
-            if let Some((job, first)) = self.runner.store.request(request_id).await? {
-                if first != digest {
-                    return Err(EngineError::RequestIdTaken(request_id.to_owned()));
-                }
-                return self.job(job).await;
-            }
-            request = Some((request_id.to_owned(), digest));
-        }
+        let request = (!request_id.is_empty()).then(|| (request_id.to_owned(), digest(&(&spec, &tasks))));
+        let bytes = spec.memory_bytes() + bytes_of(&tasks);
         let tasks = with_hosts(tasks);
-        let count = TaskIndex::try_from(tasks.specs.len()).map_err(|_| EngineError::TooManyTasks)?;
-        let job = Job::new(JobId(Uuid::now_v7()), spec, count, self.now());
-        self.ask(|reply| Command::Submit { job, request, tasks, reply }).await
+        self.ask(bytes, |reply| Command::Submit { spec: Box::new(spec), request, tasks, reply }).await
     }
 
     /// Adds a chunk of tasks to an open job. The same chunk again is answered again.
     pub async fn add_tasks(&self, job: JobId, chunk_id: &str, tasks: Vec<TaskSpec>) -> Result<Chunk, EngineError> {
-        let digest = digest(&tasks);
-        let _turn = self.jobs.turn(job).await;
-        if let Some(chunk) = self.runner.store.chunk(job, chunk_id).await? {
-            if chunk.digest != digest {
-                return Err(EngineError::ChunkIdTaken(chunk_id.to_owned()));
-            }
-            return Ok(chunk);
-        }
-        if self.hub.feed(job).is_none() {
-            self.job(job).await?;
-            return Err(EngineError::Sealed(job));
-        }
-        self.refuse_taken_keys(job, &tasks).await?;
+        let (digest, bytes, chunk_id) = (digest(&tasks), bytes_of(&tasks), chunk_id.to_owned());
         let tasks = with_hosts(tasks);
-        self.ask(|reply| Command::AddTasks { job, chunk_id: chunk_id.to_owned(), digest, tasks, reply }).await
+        self.ask(bytes, |reply| Command::Job(job, JobCommand::AddTasks { chunk_id, digest, tasks, reply })).await
     }
 
-    async fn refuse_taken_keys(&self, job: JobId, tasks: &[TaskSpec]) -> Result<(), EngineError> {
-        let keys: Vec<String> = tasks.iter().filter(|task| !task.key.is_empty()).map(|task| task.key.clone()).collect();
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let taken = self.runner.store.taken_keys(job, &keys).await?;
-        if taken.is_empty() {
-            return Ok(());
-        }
-        let places = tasks.iter().enumerate().filter(|(_, task)| taken.contains(&task.key));
-        Err(EngineError::KeysTaken(places.map(|(place, task)| (place, task.key.clone())).collect()))
-    }
-
-    /// No more tasks will come. A job that is sealed, or has ended, is answered as it is.
+    /// Notes that no more tasks will come. A job that is sealed, or has ended, is answered as it is.
     pub async fn seal(&self, job: JobId) -> Result<Arc<Job>, EngineError> {
-        let _turn = self.jobs.turn(job).await;
-        match self.control(job, Control::Seal).await? {
-            Some(job) => Ok(job),
-            None => self.job(job).await,
-        }
+        self.control(job, Control::Seal).await
     }
 
     /// Lets no new attempt of the job start, and gives back those that run.
     pub async fn pause(&self, job: JobId) -> Result<Arc<Job>, EngineError> {
-        self.live_only(job, Control::Pause, "paused").await
+        self.control(job, Control::Pause).await
     }
 
-    /// Goes on.
+    /// Lets attempts of a paused job start again.
     pub async fn resume(&self, job: JobId) -> Result<Arc<Job>, EngineError> {
-        self.live_only(job, Control::Resume, "resumed").await
+        self.control(job, Control::Resume).await
     }
 
-    async fn live_only(&self, job: JobId, what: Control, event: &'static str) -> Result<Arc<Job>, EngineError> {
-        match self.control(job, what).await? {
-            Some(job) => Ok(job),
-            None => Err(WrongState { state: self.ended(job).await?.state, event }.into()),
-        }
+    /// Begins to end the job's tasks, and returns when that is durable. A job that has ended is answered as it is.
+    pub async fn begin_cancel(&self, job: JobId, reason: String) -> Result<Arc<Job>, EngineError> {
+        self.control(job, Control::Cancel(reason)).await
     }
 
-    /// Stops the job's tasks and returns when it has ended. A job that has ended is answered as it is.
+    /// Ends the job's tasks and returns when the job has ended. A job that has ended is answered as it is.
     pub async fn cancel(&self, job: JobId, reason: String) -> Result<Arc<Job>, EngineError> {
-        self.control(job, Control::Cancel(reason)).await?;
+        self.begin_cancel(job, reason).await?;
         self.ended(job).await
     }
 
     /// Runs failed and cancelled tasks of an ended job again; `None`: all of them.
-    pub async fn retry(&self, id: JobId, indexes: Option<Vec<TaskIndex>>) -> Result<Arc<Job>, EngineError> {
-        let _turn = self.jobs.turn(id).await;
-        let job = self.job(id).await?;
-        if !job.state.is_ended() || self.hub.feed(id).is_some() {
-            return Err(WrongState { state: job.state, event: "retried" }.into());
-        }
-        let counts = match &indexes {
-            None => (job.counts.failed, job.counts.cancelled),
-            Some(indexes) => self.retryable(id, indexes).await?,
-        };
-        if counts == (0, 0) {
-            return Ok(job);
-        }
-        self.runner.parts.bring_back(id, &job.directory()).await;
-        let lanes = self.runner.store.lanes(id).await?;
-        let revival = Box::new(Revival { job: Job::clone(&job), lanes, indexes, counts });
-        self.ask(|reply| Command::Retry { revival, reply }).await
-    }
-
-    async fn retryable(&self, job: JobId, indexes: &[TaskIndex]) -> Result<(u32, u32), EngineError> {
-        let states: HashMap<_, _> = self.runner.store.task_states(job, indexes).await?.into_iter().collect();
-        let (mut failed, mut cancelled) = (0, 0);
-        for index in indexes {
-            match states.get(index) {
-                Some(TaskState::Failed) => failed += 1,
-                Some(TaskState::Cancelled) => cancelled += 1,
-                Some(_) => return Err(EngineError::NotRetryable(*index)),
-                None => return Err(EngineError::NoTask(job, *index)),
-            }
-        }
-        Ok((failed, cancelled))
+    pub async fn retry(&self, job: JobId, indexes: Option<Vec<TaskIndex>>) -> Result<Arc<Job>, EngineError> {
+        let bytes = indexes.as_ref().map_or(0, |indexes| indexes.len() * 4);
+        self.ask(bytes, |reply| Command::Job(job, JobCommand::Retry { indexes, reply })).await
     }
 
     /// Changes a job, at once.
-    pub async fn update(&self, id: JobId, patch: JobPatch) -> Result<Arc<Job>, EngineError> {
-        let _turn = self.jobs.turn(id).await;
-        loop {
-            let job = self.job(id).await?;
-            let ended = job.state.is_ended().then(|| Box::new(Job::clone(&job)));
-            let patch = patch.clone();
-            if let Some(job) = self.ask(|reply| Command::Update { job: id, ended, patch, reply }).await? {
-                return Ok(job);
-            }
-            // It ended in between: its end is being committed.
-            self.ended(id).await?;
-        }
+    pub async fn update(&self, job: JobId, patch: JobPatch) -> Result<Arc<Job>, EngineError> {
+        self.ask(0, |reply| Command::Job(job, JobCommand::Update { patch, reply })).await
     }
 
     /// Deletes an ended job, and the files of its downloads if asked to.
-    pub async fn delete(&self, id: JobId, delete_files: bool) -> Result<(), EngineError> {
-        let _turn = self.jobs.turn(id).await;
-        let job = self.job(id).await?;
-        if !job.state.is_ended() {
-            return Err(WrongState { state: job.state, event: "deleted" }.into());
-        }
-        if delete_files {
-            self.runner.parts.delete_created(id).await?;
-        }
-        self.ask(|reply| Command::Delete { job: id, reply }).await
+    pub async fn delete(&self, job: JobId, with_files: bool) -> Result<(), EngineError> {
+        self.ask(0, |reply| Command::Job(job, JobCommand::Delete { with_files, reply })).await
     }
 
     /// The limits in force.
@@ -215,9 +143,9 @@ impl Engine {
         self.runner.hosts.limits()
     }
 
-    /// Changes the limits, for good.
-    pub async fn set_limits(&self, limits: Limits) -> Result<(), EngineError> {
-        self.ask(|reply| Command::SetLimits { limits, reply }).await
+    /// Changes limits, for good. Returns the limits with every change that was made so far.
+    pub async fn set_limits(&self, patch: LimitsPatch) -> Result<Limits, EngineError> {
+        self.ask(0, |reply| Command::SetLimits { patch, reply }).await
     }
 
     /// At most `limit` of the hosts that the engine knows, by name, after `after`; each with how many tasks wait there.
@@ -225,15 +153,15 @@ impl Engine {
         let views = self.runner.hosts.views_after(after, limit);
         let hosts = views.iter().map(|view| view.host.clone()).collect();
         let (reply, waiting) = oneshot::channel();
-        self.send(Command::WaitingAt { hosts, reply }).await?;
+        self.send(0, Command::WaitingAt { hosts, reply }).await?;
         let waiting = waiting.await.map_err(|_| EngineError::Draining)?;
         Ok(views.into_iter().zip(waiting).collect())
     }
 
-    /// Why tasks of a job for these hosts do not run; without hosts: why any of it does not.
-    pub async fn explain(&self, job: JobId, hosts: Vec<Host>) -> Result<Explanation, EngineError> {
+    /// Explains why `tasks` of a job do not run, each named by its index and lane; without tasks, why the job does not.
+    pub async fn explain(&self, job: JobId, tasks: Vec<(TaskIndex, LaneNumber)>) -> Result<Explanation, EngineError> {
         let (reply, explanation) = oneshot::channel();
-        self.send(Command::Explain { job, hosts, reply }).await?;
+        self.send(0, Command::Explain { job, tasks, reply }).await?;
         explanation.await.map_err(|_| EngineError::Draining)
     }
 
@@ -242,7 +170,7 @@ impl Engine {
         self.runner.root.open_finished(&download.path, download.bytes, download.created).await
     }
 
-    /// Bytes of a body that is too long for the database.
+    /// Reads bytes of a body that is too long for the database.
     pub async fn read_content(&self, id: TaskId, page: u32, offset: u64, length: usize) -> Result<Bytes, Failure> {
         let bytes = self.runner.content.read(id, page, offset, length).await?;
         Ok(bytes.unwrap_or_default())
@@ -256,7 +184,7 @@ impl Engine {
     /// Begins the end of the process: no new attempt starts, those that run are given back.
     pub async fn drain(&self) {
         // A scheduler that is gone has drained.
-        let _ = self.commands.send(Command::Drain).await;
+        let _ = self.send(0, Command::Drain).await;
     }
 
     /// The job as it was committed last.
@@ -272,10 +200,10 @@ impl Engine {
         if let Some(events) = self.hub.feed(id).and_then(|feed| feed.events_after(after, limit as usize)) {
             return Ok(events);
         }
-        Ok(self.runner.store.events(id, after, limit).await?.into_iter().map(Arc::new).collect())
+        Ok(self.runner.store.events(id, after, limit).await?.items.into_iter().map(Arc::new).collect())
     }
 
-    /// Waits until the job has ended and nothing of it is in memory.
+    /// Waits until the job's end has been committed.
     pub async fn ended(&self, id: JobId) -> Result<Arc<Job>, EngineError> {
         while let Some(feed) = self.hub.feed(id) {
             let mut version = feed.subscribe();
@@ -292,7 +220,7 @@ impl Engine {
         if job.state.is_ended() { Ok(job) } else { Err(EngineError::Draining) }
     }
 
-    /// As [`Engine::ended`], but at most for `timeout`; then the job as it is.
+    /// Waits as [`Engine::ended`] does, but at most for `timeout`; then answers the job as it is.
     pub async fn wait(&self, id: JobId, timeout: Option<Duration>) -> Result<Arc<Job>, EngineError> {
         let Some(timeout) = timeout else { return self.ended(id).await };
         match tokio::time::timeout(timeout, self.ended(id)).await {
@@ -301,20 +229,52 @@ impl Engine {
         }
     }
 
-    async fn control(&self, job: JobId, what: Control) -> Result<Option<Arc<Job>>, EngineError> {
-        self.ask(|reply| Command::Control { job, what, reply }).await
+    async fn control(&self, job: JobId, what: Control) -> Result<Arc<Job>, EngineError> {
+        self.ask(0, |reply| Command::Job(job, JobCommand::Control { what, reply })).await
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, EngineError> {
+    async fn ask<T>(&self, bytes: usize, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, EngineError> {
         let (reply, answer) = oneshot::channel();
-        self.send(command(reply)).await?;
+        self.send(bytes, command(reply)).await?;
         answer.await.map_err(|_| EngineError::Draining)?
     }
 
-    /// The queue of commands is bounded: who asks too much waits here.
-    async fn send(&self, command: Command) -> Result<(), EngineError> {
-        self.commands.send(command).await.map_err(|_| EngineError::Draining)
+    /// Sends a command once there is room for it. Callers wait for room in the order in which they came.
+    async fn send(&self, bytes: usize, command: Command) -> Result<(), EngineError> {
+        let room = self.room(bytes).await?;
+        self.commands.send(Admitted { command, room }).await.map_err(|_| EngineError::Draining)
     }
+
+    async fn room(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, EngineError> {
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let kib = bytes.div_ceil(1024).min(ROOM_KIB) as u32;
+        let room = self.room.clone().acquire_many_owned(kib).await;
+        room.map(Some).map_err(|_| EngineError::Draining)
+    }
+}
+
+/// Sends pages to the scheduler. The sender is weak, so that the engine ends when its callers are gone.
+pub(crate) struct PageCommands(pub(crate) mpsc::WeakSender<Admitted<Command>>);
+
+impl KeepPages for PageCommands {
+    fn keep(&self, id: TaskId, fence: Fence, page: NewPage) -> BoxFuture<'_, Result<(), Failure>> {
+        let lost = || Failure::retryable(FailureReason::Internal, "the server is shutting down");
+        async move {
+            let (reply, kept) = oneshot::channel();
+            let commands = self.0.upgrade().ok_or_else(lost)?;
+            let command = Command::Page { id, fence, page, reply };
+            commands.send(Admitted { command, room: None }).await.map_err(|_| lost())?;
+            drop(commands);
+            kept.await.map_err(|_| lost())?
+        }
+        .boxed()
+    }
+}
+
+fn bytes_of(tasks: &[TaskSpec]) -> usize {
+    tasks.iter().map(TaskSpec::memory_bytes).sum()
 }
 
 fn with_hosts(specs: Vec<TaskSpec>) -> Tasks {
@@ -327,27 +287,4 @@ fn with_hosts(specs: Vec<TaskSpec>) -> Tasks {
 fn digest(value: &impl serde::Serialize) -> [u8; 32] {
     // Plain data with string keys: it cannot fail to be written.
     Sha256::digest(serde_json::to_vec(value).unwrap_or_default()).into()
-}
-
-/// One at a time for each key: what has to read before it writes.
-#[derive(Debug)]
-struct Reservations<K>(Mutex<HashMap<K, Arc<tokio::sync::Mutex<()>>>>);
-
-impl<K> Default for Reservations<K> {
-    fn default() -> Self {
-        Reservations(Mutex::default())
-    }
-}
-
-impl<K: Clone + Eq + Hash> Reservations<K> {
-    async fn turn(&self, key: K) -> OwnedMutexGuard<()> {
-        let turn = {
-            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if turns.len() > 1024 {
-                turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-            }
-            turns.entry(key).or_default().clone()
-        };
-        turn.lock_owned().await
-    }
 }

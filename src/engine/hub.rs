@@ -1,11 +1,11 @@
-//! What watchers are told: durable events in order, the committed job, and how far running tasks are.
+//! What watchers see: durable events in order, the committed job, and how far running tasks are.
 //!
-//! The scheduler publishes here after each commit, and only then. A feed keeps the last events of its job in memory; a
-//! watcher that is further behind reads them from the store, so that a slow one costs nothing but its own reads and
-//! replay and live are the same list.
+//! The scheduler publishes here after each commit, and only then. A feed keeps the last events of its job in memory for
+//! as long as somebody watches; a watcher that is further behind reads them from the store, so that a slow one costs
+//! nothing but its own reads, and replay and live are the same list.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, broadcast, watch};
@@ -19,7 +19,9 @@ use crate::store::{StoredEvent, StoredTask, TaskRow};
 
 /// Events that a feed keeps in memory.
 const RING_MAX: usize = 512;
-/// News that a watcher of starts may be behind before it misses some.
+/// Memory that they may take, in bytes, roughly.
+const RING_BYTES_MAX: usize = 1 << 20;
+/// Notices that a watcher of starts may be behind before it misses some.
 const NOTICES_MAX: usize = 256;
 /// How often a rate of bytes is measured anew.
 const RATE_WINDOW: Duration = Duration::from_millis(250);
@@ -28,6 +30,8 @@ const RATE_WINDOW: Duration = Duration::from_millis(250);
 #[derive(Debug, Default)]
 pub struct Hub {
     feeds: Mutex<HashMap<JobId, Arc<Feed>>>,
+    /// Jobs that have running tasks.
+    busy: Mutex<HashSet<JobId>>,
     listeners: Mutex<Vec<Weak<Listener>>>,
 }
 
@@ -53,7 +57,7 @@ impl Listener {
 /// A task as it ended.
 pub type EndedTask = StoredTask;
 
-/// News that is not durable.
+/// Something about a running task that is not durable.
 #[derive(Clone, Debug)]
 pub enum Notice {
     /// An attempt started.
@@ -75,18 +79,20 @@ pub struct Active {
     pub since: Instant,
 }
 
-/// What there is to know of one job that has not ended.
+/// What is known of one job that has not ended.
 #[derive(Debug)]
 pub struct Feed {
     state: Mutex<State>,
     version: watch::Sender<u64>,
-    notices: broadcast::Sender<Notice>,
+    /// Made with the first watcher of starts, since few jobs ever have one.
+    notices: OnceLock<broadcast::Sender<Notice>>,
 }
 
 #[derive(Debug)]
 struct State {
     job: Arc<Job>,
     ring: VecDeque<Arc<StoredEvent>>,
+    ring_bytes: usize,
     active: BTreeMap<TaskIndex, Active>,
     measured: (Instant, u64),
     bytes_per_second: u64,
@@ -106,8 +112,7 @@ impl Hub {
 
     /// Jobs that have running tasks.
     pub fn busy_jobs(&self) -> Vec<JobId> {
-        let feeds: Vec<_> = lock(&self.feeds).iter().map(|(id, feed)| (*id, feed.clone())).collect();
-        feeds.into_iter().filter(|(_, feed)| feed.active_count() > 0).map(|(id, _)| id).collect()
+        lock(&self.busy).iter().copied().collect()
     }
 
     /// Follows all jobs until it is dropped.
@@ -123,17 +128,14 @@ impl Hub {
         let state = State {
             job,
             ring: VecDeque::new(),
+            ring_bytes: 0,
             active: BTreeMap::new(),
             measured: (Instant::now(), 0),
             bytes_per_second: 0,
         };
-        let feed = Feed {
-            state: Mutex::new(state),
-            version: watch::Sender::new(0),
-            notices: broadcast::Sender::new(NOTICES_MAX),
-        };
+        let feed = Feed { state: Mutex::new(state), version: watch::Sender::new(0), notices: OnceLock::new() };
         lock(&self.feeds).insert(id, Arc::new(feed));
-        self.tell_listeners(id);
+        self.changed(id);
     }
 
     /// Publishes what a commit made durable. Without `events` that continue the ring, watchers read from the store.
@@ -142,15 +144,60 @@ impl Hub {
         if let Some(feed) = self.feed(id) {
             feed.publish(job, events);
         }
-        self.tell_listeners(id);
+        self.changed(id);
+    }
+
+    /// Publishes that tasks were added to a job.
+    pub(crate) fn added(&self, job: JobId, count: u32) {
+        if let Some(feed) = self.feed(job) {
+            let mut added = Job::clone(&feed.job());
+            added.counts.added(count);
+            feed.publish(Arc::new(added), Vec::new());
+        }
+        self.changed(job);
     }
 
     /// Ends the feed of a job whose end was published. Watchers that hold it read to its end.
     pub(crate) fn close(&self, job: JobId) {
+        lock(&self.busy).remove(&job);
         lock(&self.feeds).remove(&job);
     }
 
-    fn tell_listeners(&self, job: JobId) {
+    /// Notes that an attempt at a task of the job runs.
+    pub(crate) fn started(&self, job: JobId, index: TaskIndex, active: Active) {
+        if let Some(feed) = self.feed(job)
+            && feed.started(index, active)
+        {
+            lock(&self.busy).insert(job);
+        }
+    }
+
+    /// Notes that the attempt at a task of the job has ended.
+    pub(crate) fn stopped(&self, job: JobId, index: TaskIndex) {
+        if let Some(feed) = self.feed(job)
+            && feed.stopped(index)
+        {
+            lock(&self.busy).remove(&job);
+        }
+    }
+
+    /// Whether anybody wants [`Notice`]s of the job.
+    pub(crate) fn wants_notices(&self, job: JobId) -> bool {
+        self.feed(job).is_some_and(|feed| feed.notices.get().is_some_and(|notices| notices.receiver_count() > 0))
+    }
+
+    /// Publishes something that is not durable.
+    pub(crate) fn notify(&self, job: JobId, notice: Notice) {
+        if let Some(feed) = self.feed(job)
+            && let Some(notices) = feed.notices.get()
+        {
+            // Nobody listening is no error.
+            let _ = notices.send(notice);
+        }
+    }
+
+    /// Tells those who follow many jobs that this one changed.
+    pub(crate) fn changed(&self, job: JobId) {
         lock(&self.listeners).retain(|listener| {
             let Some(listener) = listener.upgrade() else { return false };
             lock(&listener.dirty).insert(job);
@@ -171,9 +218,9 @@ impl Feed {
         self.version.subscribe()
     }
 
-    /// News that is not durable.
+    /// Notices of starts and backoffs, which are not durable.
     pub fn notices(&self) -> broadcast::Receiver<Notice> {
-        self.notices.subscribe()
+        self.notices.get_or_init(|| broadcast::Sender::new(NOTICES_MAX)).subscribe()
     }
 
     /// The events after `after`, in order; `None` when memory does not reach back that far.
@@ -219,43 +266,45 @@ impl Feed {
         lock(&self.state).active.get(&index).cloned()
     }
 
-    fn active_count(&self) -> usize {
-        lock(&self.state).active.len()
+    /// Adds a running task; returns whether it is the first.
+    fn started(&self, index: TaskIndex, active: Active) -> bool {
+        let mut state = lock(&self.state);
+        state.active.insert(index, active);
+        state.active.len() == 1
     }
 
-    pub(crate) fn started(&self, index: TaskIndex, active: Active) {
-        lock(&self.state).active.insert(index, active);
-    }
-
-    pub(crate) fn stopped(&self, index: TaskIndex) {
-        lock(&self.state).active.remove(&index);
-    }
-
-    /// Whether anybody wants [`Notice`]s.
-    pub(crate) fn wants_notices(&self) -> bool {
-        self.notices.receiver_count() > 0
-    }
-
-    pub(crate) fn notify(&self, notice: Notice) {
-        // Nobody listening is no error.
-        let _ = self.notices.send(notice);
+    /// Removes a running task; returns whether it was the last.
+    fn stopped(&self, index: TaskIndex) -> bool {
+        let mut state = lock(&self.state);
+        state.active.remove(&index);
+        state.active.is_empty()
     }
 
     fn publish(&self, job: Arc<Job>, events: Vec<Arc<StoredEvent>>) {
         let mut state = lock(&self.state);
         let continues = events.first().is_none_or(|event| event.head.sequence == state.job.sequence + 1)
             && events.last().map_or(state.job.sequence, |event| event.head.sequence) == job.sequence;
-        if continues {
+        let is_watched = self.version.receiver_count() > 0;
+        if continues && is_watched {
+            state.ring_bytes += events.iter().map(|event| bytes_of(event)).sum::<usize>();
             state.ring.extend(events);
-            let surplus = state.ring.len().saturating_sub(RING_MAX);
-            state.ring.drain(..surplus);
+            while state.ring.len() > RING_MAX || state.ring_bytes > RING_BYTES_MAX {
+                let Some(oldest) = state.ring.pop_front() else { break };
+                state.ring_bytes = state.ring_bytes.saturating_sub(bytes_of(&oldest));
+            }
         } else {
-            state.ring.clear();
+            state.ring = VecDeque::new();
+            state.ring_bytes = 0;
         }
         state.job = job;
         drop(state);
         self.version.send_modify(|version| *version += 1);
     }
+}
+
+/// The memory of an event, roughly.
+fn bytes_of(event: &StoredEvent) -> usize {
+    512 + event.task.as_ref().map_or(0, |task| task.spec.memory_bytes() + 256 * task.row.log.len())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

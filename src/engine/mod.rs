@@ -1,53 +1,49 @@
-//! The only owner of running state: what is asked ([`handle`]), what runs ([`attempts`]), what is decided (the
-//! scheduler), what is durable (the writer), what is told ([`hub`]).
+//! The only owner of running state.
+//!
+//! [`handle`] is what the faces call, [`hub`] what watchers follow. Between them the scheduler joins three owners of plain
+//! data: the queue (every task that memory holds, in one place each), the job table, and the outbox (the batch that fills
+//! and what follows it). Attempts run on transfer threads, commits on the writer's.
 //!
 //! | task | spawned by | stopped by | its error |
 //! |---|---|---|---|
 //! | scheduler | [`EngineTask::run`], in it | drain | ends the process |
-//! | writer's thread | [`EngineTask::run`] | the scheduler's end | ends the process |
+//! | writer | [`EngineTask::run`] | the scheduler's end | ends the process |
 //! | transfer threads | `Workers::start` | `Workers::shutdown`, after the scheduler | logged |
 //! | attempts | `Runner::spawn`, on a transfer thread | their token, with a cause | a failed attempt |
-//! | reads of the scheduler | `reads`, in its `JoinSet` | their end; dropped at the drain | ends the process |
+//! | reads of the scheduler | `scheduler`, in its `JoinSet` | their end; dropped at the drain | tried again, or fails its call |
 
-pub mod attempts;
-mod commands;
-mod commit;
-mod dispatch;
-mod ends;
-pub mod event;
+mod attempt;
+mod attempts;
+pub mod command;
+mod effect;
+pub mod explanation;
 pub mod handle;
-mod housekeeping;
 pub mod hub;
-mod lanes;
-mod parts;
-mod reads;
-mod recovery;
+mod job_files;
+mod jobs;
+mod outbox;
+mod queue;
+mod runner;
 mod scheduler;
-mod state;
 mod timers;
-pub mod waiting;
 mod work;
 pub mod workers;
-mod writer;
+pub mod writer;
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use rand::SeedableRng as _;
-use rand::rngs::SmallRng;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
-use crate::engine::attempts::{Runner, RunnerParts};
-use crate::engine::commit::Pending;
-use crate::engine::event::Command;
-use crate::engine::handle::Engine;
+use crate::engine::command::{Admitted, Command};
+use crate::engine::handle::{Engine, PageCommands};
 use crate::engine::hub::Hub;
-use crate::engine::lanes::Lanes;
-use crate::engine::reads::DueState;
+use crate::engine::runner::Runner;
 use crate::engine::scheduler::Scheduler;
-use crate::engine::timers::Timers;
+use crate::engine::writer::Writer;
 use crate::store::{StoreError, WriteStore};
+
+pub use crate::engine::runner::EngineParts;
+pub use crate::engine::scheduler::recovery::Recovery;
 
 /// Commands that may wait for the scheduler before callers do.
 const COMMANDS_MAX: usize = 1024;
@@ -55,52 +51,32 @@ const COMMANDS_MAX: usize = 1024;
 /// The engine's own work, to be run by somebody who waits for its end.
 pub struct EngineTask {
     scheduler: Scheduler,
-    commands: mpsc::Receiver<Command>,
-    orders: mpsc::Receiver<writer::Order>,
-    writer: Box<dyn WriteStore>,
+    commands: mpsc::Receiver<Admitted<Command>>,
+    writer: Writer,
     runner: Arc<Runner>,
+    recovery: Recovery,
 }
 
-/// Takes in what the store has, and is ready to run it. Nothing has started when this returns.
+/// Takes in what the store has, and is ready to run it. No attempt has started when this returns.
 pub async fn start(
-    parts: RunnerParts,
+    parts: EngineParts,
     writer: Box<dyn WriteStore>,
     seed: u64,
 ) -> Result<(Engine, EngineTask), StartError> {
-    let recovered = parts.store.recover().await?;
+    let (queue_bytes, checks, own_thread) = (parts.queue_bytes, parts.checks, parts.workers > 0);
     let runner = Arc::new(Runner::start(parts).await.map_err(StartError::Threads)?);
     let hub = Arc::new(Hub::default());
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
-    let (order, orders) = mpsc::channel(1);
-    runner.connect(&sender);
-    let mut scheduler = Scheduler {
-        runner: runner.clone(),
-        hub: hub.clone(),
-        jobs: HashMap::new(),
-        lanes: Lanes::default(),
-        running: HashMap::new(),
-        waiting: HashMap::new(),
-        due: DueState::unknown(),
-        timers: Timers::default(),
-        host_wakes: HashMap::new(),
-        sweeping: HashSet::new(),
-        pending: Pending::default(),
-        rng: SmallRng::seed_from_u64(seed),
-        draining: false,
-        deleting: HashSet::new(),
-        deleted_left: false,
-        lane_reads: 0,
-        housekeeping: false,
-        attempts: JoinSet::new(),
-        reads: JoinSet::new(),
-        writer: order,
-    };
-    scheduler.recover(recovered).await?;
-    let engine = Engine::new(sender, runner.clone(), hub);
-    Ok((engine, EngineTask { scheduler, commands, orders, writer, runner }))
+    runner.connect(Box::new(PageCommands(sender.downgrade())));
+    let (writer, link) = writer::start(writer, own_thread)?;
+    let condition = link.condition.clone();
+    let mut scheduler = Scheduler::new(runner.clone(), hub.clone(), link, queue_bytes, seed, checks);
+    let recovery = scheduler.recover().await?;
+    let engine = Engine::new(sender, runner.clone(), hub, condition);
+    Ok((engine, EngineTask { scheduler, commands, writer, runner, recovery }))
 }
 
-/// Why the engine did not start.
+/// The reason why the engine did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The store could not be read.
@@ -112,14 +88,17 @@ pub enum StartError {
 }
 
 impl EngineTask {
-    /// Runs until the engine has drained, or its store failed. Then nothing of it runs any more.
+    /// What the start took in.
+    pub fn recovery(&self) -> Recovery {
+        self.recovery
+    }
+
+    /// Runs until the engine has drained, or until its store cannot be trusted. Then nothing of it runs any more.
     pub async fn run(self) -> Result<(), StoreError> {
-        let Self { mut scheduler, commands, orders, writer, runner } = self;
-        scheduler.pending.effects.push(commit::Effect::ReadLanes);
-        let thread = writer::start(writer, orders)?;
+        let Self { scheduler, commands, writer, runner, .. } = self;
         let result = scheduler.run(commands).await;
-        // The scheduler is gone, and with it the orders: the writer closes the store and ends.
-        thread.join().await;
+        // The scheduler is gone, and with it the writer's orders: the writer closes the store and ends.
+        writer.join().await;
         runner.shutdown().await;
         result
     }

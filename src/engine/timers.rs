@@ -1,22 +1,18 @@
-//! What is to happen when: one ordered set, one timer.
+//! What is to happen when: each thing at most once, in one ordered set. The waits of tasks are the queue's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::model::host::Host;
-use crate::model::ids::{JobId, TaskId};
+use crate::model::ids::JobId;
 use crate::model::time::Timestamp;
 
-/// The longest sleep. The wall clock may be set while we sleep; nothing is later than this because of it.
+/// The longest sleep.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
 
 /// What is due.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Timer {
-    /// The next attempt of a task that is in memory.
-    TaskDue(TaskId),
-    /// The end of the time that a task has over all attempts.
-    TaskDeadline(TaskId),
     /// The end of the time that a job has.
     JobDeadline(JobId),
     /// The time before which no task of a job starts.
@@ -25,32 +21,55 @@ pub(crate) enum Timer {
     JobRested(JobId),
     /// The host's pause is over, or its rate allows a start again.
     HostWake(Host),
-    /// A task that was given back to wait for something looks again.
-    LookAgain(TaskId),
-    /// Time to delete what has been kept long enough.
+    /// Time to look for jobs to remove.
     Housekeeping,
+    /// Time to look whether there is disk space for those who wait for it.
+    DiskLook,
 }
 
 /// All that is due.
 #[derive(Debug, Default)]
-pub(crate) struct Timers(BTreeSet<(Timestamp, Timer)>);
+pub(crate) struct Timers {
+    order: BTreeSet<(Timestamp, Timer)>,
+    set: HashMap<Timer, Timestamp>,
+}
 
 impl Timers {
-    pub(crate) fn add(&mut self, when: Timestamp, timer: Timer) {
-        self.0.insert((when, timer));
+    /// Sets a timer, in place of an earlier setting of the same one.
+    pub(crate) fn set(&mut self, when: Timestamp, timer: Timer) {
+        if let Some(before) = self.set.insert(timer.clone(), when) {
+            self.order.remove(&(before, timer.clone()));
+        }
+        self.order.insert((when, timer));
     }
 
-    /// The earliest that is due at `now`, taken out.
+    /// Sets a timer unless it is set to an earlier time.
+    pub(crate) fn set_earlier(&mut self, when: Timestamp, timer: Timer) {
+        if self.set.get(&timer).is_none_or(|before| when < *before) {
+            self.set(when, timer);
+        }
+    }
+
+    /// Removes a timer.
+    pub(crate) fn clear(&mut self, timer: &Timer) {
+        if let Some(before) = self.set.remove(timer) {
+            self.order.remove(&(before, timer.clone()));
+        }
+    }
+
+    /// Takes out the earliest timer that is due at `now`.
     pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<Timer> {
-        if self.0.first()?.0 > now {
+        if self.order.first()?.0 > now {
             return None;
         }
-        self.0.pop_first().map(|(_, timer)| timer)
+        let (_, timer) = self.order.pop_first()?;
+        self.set.remove(&timer);
+        Some(timer)
     }
 
     /// How long to sleep.
     pub(crate) fn wait(&self, now: Timestamp) -> Duration {
-        self.0.first().map_or(SLEEP_MAX, |(when, _)| when.since(now).min(SLEEP_MAX))
+        self.order.first().map_or(SLEEP_MAX, |(when, _)| when.since(now).min(SLEEP_MAX))
     }
 }
 
@@ -61,12 +80,25 @@ mod tests {
     #[test]
     fn gives_what_is_due_in_order() {
         let mut timers = Timers::default();
-        timers.add(Timestamp(20), Timer::Housekeeping);
-        timers.add(Timestamp(10), Timer::HostWake(Host::new("a:80")));
+        timers.set(Timestamp(20), Timer::Housekeeping);
+        timers.set(Timestamp(10), Timer::HostWake(Host::new("a:80")));
         assert_eq!(timers.wait(Timestamp(5)), Duration::from_micros(5));
         assert_eq!(timers.pop_due(Timestamp(5)), None);
         assert_eq!(timers.pop_due(Timestamp(15)), Some(Timer::HostWake(Host::new("a:80"))));
         assert_eq!(timers.pop_due(Timestamp(15)), None);
         assert_eq!(timers.pop_due(Timestamp(20)), Some(Timer::Housekeeping));
+    }
+
+    #[test]
+    fn a_timer_is_set_once() {
+        let mut timers = Timers::default();
+        timers.set(Timestamp(20), Timer::Housekeeping);
+        timers.set(Timestamp(30), Timer::Housekeeping);
+        timers.set_earlier(Timestamp(40), Timer::Housekeeping);
+        assert_eq!(timers.pop_due(Timestamp(25)), None);
+        assert_eq!(timers.pop_due(Timestamp(35)), Some(Timer::Housekeeping));
+        timers.set(Timestamp(1), Timer::DiskLook);
+        timers.clear(&Timer::DiskLook);
+        assert_eq!(timers.pop_due(Timestamp(100)), None);
     }
 }

@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::download::{self, DownloadContext, Settings};
-use crate::engine::attempts::{Ended, Launch, Runner};
-use crate::engine::event::Command;
+use crate::engine::attempt::{Ended, Launch};
+use crate::engine::runner::Runner;
 use crate::fetch::{self, FetchContext, FetchedBody, INLINE_BYTES_MAX, Page, PageCursor, Sink, Spool};
 use crate::files::content::Spooling;
 use crate::limits::transport::Limited;
@@ -72,16 +71,22 @@ async fn fetch(
     (fetched.end, fetched.report, page)
 }
 
-/// Where a listing goes on that an earlier attempt began.
+/// The place where a listing goes on that an earlier attempt began. Memory knows pages that the store does not show yet.
 async fn cursor(runner: &Runner, launch: &Launch, spec: &FetchSpec) -> Result<Option<PageCursor>, Failure> {
     if spec.pagination.is_none() || !launch.has_history {
         return Ok(None);
     }
-    let failed =
-        |error: String| Failure::retryable(FailureReason::Internal, format!("the listing's place is lost: {error}"));
-    let last = runner.store.last_page(launch.id).await.map_err(|error| failed(error.to_string()))?;
-    let text = last.and_then(|page| page.next);
-    text.map(|text| serde_json::from_str(&text).map_err(|error| failed(error.to_string()))).transpose()
+    let failed = |error: String| {
+        Failure::retryable(FailureReason::Internal, format!("cannot read where the listing goes on: {error}"))
+    };
+    let stored;
+    let text = if let Some(text) = &launch.cursor {
+        Some(&**text)
+    } else {
+        stored = runner.store.last_page(launch.id).await.map_err(|error| failed(error.to_string()))?;
+        stored.as_ref().and_then(|page| page.next.as_deref())
+    };
+    text.map(|text| serde_json::from_str(text).map_err(|error| failed(error.to_string()))).transpose()
 }
 
 /// Keeps pages and long bodies of one attempt.
@@ -125,11 +130,8 @@ impl PageSink<'_> {
             content,
             next: Some(next),
         };
-        let (reply, kept) = oneshot::channel();
-        let commands = self.runner.commands().ok_or_else(lost)?;
-        let command = Command::Page { id, fence: self.launch.fence, page, reply };
-        commands.send(command).await.map_err(|_| lost())?;
-        kept.await.map_err(|_| lost())?
+        let pages = self.runner.pages().ok_or_else(lost)?;
+        pages.keep(id, self.launch.fence, page).await
     }
 }
 
@@ -155,7 +157,7 @@ async fn download(
     profile: &Arc<Profile>,
     stop: &CancellationToken,
 ) -> (AttemptEnd, AttemptReport) {
-    let part_key = runner.parts.key(launch.id, spec);
+    let part_key = runner.files.key(launch.id, spec);
     let settings = Settings { max_bytes: runner.max_download_bytes, ..Settings::default() };
     let clock = runner.clock.clone();
     let now = move || clock.now();
@@ -165,7 +167,7 @@ async fn download(
         root: &runner.root,
         directory: &launch.directory,
         part_key: &part_key,
-        part_is_shared: runner.parts.by_url(),
+        part_is_shared: runner.files.by_url(),
         has_history: launch.has_history,
         meter: &launch.meter,
         stop,

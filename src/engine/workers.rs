@@ -22,8 +22,11 @@ pub struct WorkerParts {
     /// How its attempts reach the network.
     pub transport: Arc<dyn Transport>,
     /// Closes what the transport left open.
-    pub close: Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>,
+    pub close: Close,
 }
+
+/// Closes what a transport left open.
+pub type Close = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
 
 /// Makes the parts of one worker. Called within its runtime.
 pub type MakeParts = Arc<dyn Fn() -> WorkerParts + Send + Sync>;
@@ -41,12 +44,25 @@ pub(crate) struct Workers {
     next: AtomicUsize,
     stop: CancellationToken,
     threads: Vec<JoinHandle<()>>,
+    /// Closes the transport of a worker that has no thread.
+    close: Option<Close>,
 }
 
 impl Workers {
-    /// Starts `count` threads.
+    /// Starts `count` threads; 0: attempts run on the caller's runtime.
     pub(crate) async fn start(count: usize, make: &MakeParts) -> std::io::Result<Workers> {
         let stop = CancellationToken::new();
+        if count == 0 {
+            let parts = make();
+            let worker = Worker { runtime: Handle::current(), transport: parts.transport };
+            return Ok(Workers {
+                workers: vec![worker],
+                next: AtomicUsize::new(0),
+                stop,
+                threads: Vec::new(),
+                close: Some(parts.close),
+            });
+        }
         let mut workers = Vec::new();
         let mut threads = Vec::new();
         for number in 0..count {
@@ -69,7 +85,7 @@ impl Workers {
             let worker = started.await.map_err(|_| std::io::Error::other("a transfer thread died at its start"))?;
             workers.push(worker);
         }
-        Ok(Workers { workers, next: AtomicUsize::new(0), stop, threads })
+        Ok(Workers { workers, next: AtomicUsize::new(0), stop, threads, close: None })
     }
 
     /// The next one in turn.
@@ -82,6 +98,9 @@ impl Workers {
     pub(crate) async fn shutdown(self) {
         self.stop.cancel();
         drop(self.workers);
+        if let Some(close) = self.close {
+            close().await;
+        }
         let joined = tokio::task::spawn_blocking(move || {
             for thread in self.threads {
                 if thread.join().is_err() {

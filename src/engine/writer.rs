@@ -1,65 +1,152 @@
-//! The one caller of the store's writing half, on a thread of its own: a commit is a dozen statements, each of which is
-//! waited for, and must not wait for the scheduler's turn between any two of them.
+//! The one caller of the store's writing half. It has a thread of its own: a commit is a dozen statements, each of which
+//! is waited for, and must not wait for the scheduler's turn between any two of them.
 
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::store::{Batch, Committed, StoreError, WriteStore};
 
 /// The longest wait between tries of a batch that the store could not take.
-const RETRY_MAX: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// Tries of a batch that fail for want of a lock before that is a condition to be told.
+const BUSY_TRIES: u32 = 3;
 
 /// A batch and where its result goes.
-pub(crate) type Order = (Batch, oneshot::Sender<Result<Committed, StoreError>>);
+pub(crate) struct Order {
+    pub(crate) batch: Batch,
+    pub(crate) result: oneshot::Sender<Result<Committed, StoreError>>,
+}
+
+/// Whether anything can be committed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Condition {
+    /// Commits go through.
+    #[default]
+    Writable,
+    /// Nothing can be committed, for this reason. It is tried again until it works.
+    Blocked(String),
+}
 
 /// The running writer.
-pub(crate) struct WriterThread(JoinHandle<()>);
+pub(crate) enum Writer {
+    Thread(JoinHandle<()>),
+    Here(tokio::task::JoinSet<()>),
+}
 
-/// Starts it. It ends when the orders do.
-pub(crate) fn start(store: Box<dyn WriteStore>, orders: mpsc::Receiver<Order>) -> Result<WriterThread, StoreError> {
+/// The ways to a writer.
+pub(crate) struct WriterLink {
+    /// Batches, one at a time.
+    pub(crate) orders: mpsc::Sender<Order>,
+    /// Batches of deletions and purges alone, which may go before a batch that the store has no room for.
+    pub(crate) removals: mpsc::Sender<Order>,
+    pub(crate) condition: watch::Receiver<Condition>,
+}
+
+/// Starts a writer, on a thread of its own or on the caller's runtime. It ends when the senders of its link do.
+pub(crate) fn start(store: Box<dyn WriteStore>, own_thread: bool) -> Result<(Writer, WriterLink), StoreError> {
+    let (orders, received) = mpsc::channel(1);
+    let (removals, urgent) = mpsc::channel(1);
+    let (condition, seen) = watch::channel(Condition::default());
+    let work = Work { store, urgent, condition };
+    let link = WriterLink { orders, removals, condition: seen };
+    if !own_thread {
+        let mut here = tokio::task::JoinSet::new();
+        here.spawn(work.run(received));
+        return Ok((Writer::Here(here), link));
+    }
     let failed = |error: std::io::Error| StoreError::Fatal(format!("cannot start the writer's thread: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let thread = std::thread::Builder::new().name("writer".to_owned());
-    let thread = thread.spawn(move || runtime.block_on(run(store, orders))).map_err(failed)?;
-    Ok(WriterThread(thread))
+    let thread = thread.spawn(move || runtime.block_on(work.run(received))).map_err(failed)?;
+    Ok((Writer::Thread(thread), link))
 }
 
-impl WriterThread {
+impl Writer {
     /// Waits for its end.
     pub(crate) async fn join(self) {
-        let joined = tokio::task::spawn_blocking(move || self.0.join()).await;
-        if !matches!(joined, Ok(Ok(()))) {
-            tracing::error!("the writer's thread panicked");
+        match self {
+            Writer::Thread(thread) => {
+                let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+                if !matches!(joined, Ok(Ok(()))) {
+                    tracing::error!("the writer's thread panicked");
+                }
+            }
+            Writer::Here(mut task) => {
+                if let Some(Err(error)) = task.join_next().await {
+                    tracing::error!("the writer failed: {error}");
+                }
+            }
         }
     }
 }
 
-/// Commits batches one after the other until the orders end, then closes the store.
-///
-/// A full disk is waited out: the batch is held, nothing is acknowledged meanwhile, and it goes on when there is room.
-/// Any other failure is final: what is on the disk is then known only to a restart.
-async fn run(mut store: Box<dyn WriteStore>, mut orders: mpsc::Receiver<Order>) {
-    while let Some((batch, reply)) = orders.recv().await {
-        let result = commit(store.as_mut(), &batch).await;
-        // The scheduler waits for each order; it is gone only when the process is going.
-        let _ = reply.send(result);
-    }
-    store.close().await;
+struct Work {
+    store: Box<dyn WriteStore>,
+    urgent: mpsc::Receiver<Order>,
+    condition: watch::Sender<Condition>,
 }
 
-async fn commit(store: &mut dyn WriteStore, batch: &Batch) -> Result<Committed, StoreError> {
-    let mut wait = Duration::from_millis(50);
-    let mut tries = 0u32;
-    loop {
-        match store.commit(batch).await {
-            Err(StoreError::Full(why)) => tracing::error!("nothing is acknowledged until there is room: {why}"),
-            Err(StoreError::Retry(why)) if tries < 100 => tracing::warn!("the store is tried again: {why}"),
-            done => return done,
+impl Work {
+    /// Commits batches one after the other until the orders end, then closes the store.
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        loop {
+            let order = tokio::select! {
+                biased;
+                order = orders.recv() => order,
+                Some(order) = self.urgent.recv() => Some(order),
+            };
+            let Some(order) = order else { break };
+            self.commit(order).await;
         }
-        tries += 1;
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(RETRY_MAX);
+        self.store.close().await;
+    }
+
+    /// Commits a batch. What the store certainly did not take is tried again until it does: nothing is acknowledged
+    /// meanwhile, and removals, which make room, go first. A batch whose caller is gone is given up.
+    async fn commit(&mut self, order: Order) {
+        let Order { batch, mut result } = order;
+        let mut wait = Duration::from_millis(20);
+        let mut tries = 0u32;
+        loop {
+            let why = match self.store.commit(&batch).await {
+                Err(StoreError::Retry(why)) if tries < BUSY_TRIES => {
+                    tracing::debug!("the store is tried again: {why}");
+                    String::new()
+                }
+                Err(StoreError::Full(why) | StoreError::Retry(why)) => why,
+                done => {
+                    self.set(Condition::Writable);
+                    let _ = result.send(done);
+                    return;
+                }
+            };
+            if !why.is_empty() {
+                self.set(Condition::Blocked(why));
+            }
+            tries += 1;
+            tokio::select! {
+                biased;
+                () = result.closed() => return,
+                Some(Order { batch, result }) = self.urgent.recv() => {
+                    let _ = result.send(self.store.commit(&batch).await);
+                }
+                () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY_MAX),
+            }
+        }
+    }
+
+    fn set(&self, condition: Condition) {
+        self.condition.send_if_modified(|now| {
+            let changes = std::mem::discriminant(now) != std::mem::discriminant(&condition);
+            match &condition {
+                Condition::Blocked(why) if changes => tracing::error!("nothing can be committed until it works: {why}"),
+                Condition::Writable if changes => tracing::info!("changes are committed again"),
+                _ => {}
+            }
+            *now = condition;
+            changes
+        });
     }
 }

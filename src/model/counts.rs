@@ -35,10 +35,25 @@ impl Counts {
         }
     }
 
-    /// Moves `count` tasks from one state to another.
-    pub fn moved(&mut self, from: TaskState, to: TaskState, count: u32) {
-        *self.of(from) -= count;
-        *self.of(to) += count;
+    /// Whether at least `count` tasks are in `state`.
+    pub fn has(mut self, state: TaskState, count: u32) -> bool {
+        *self.of(state) >= count
+    }
+
+    /// Moves `count` tasks from one state to another, if there are as many. `false` changes nothing.
+    #[must_use]
+    pub fn try_move(&mut self, from: TaskState, to: TaskState, count: u32) -> bool {
+        let there = self.has(from, count);
+        if there {
+            self.shift(from, to, count);
+        }
+        there
+    }
+
+    /// Moves tasks as the store found them. Its rows are the truth, so a count that does not hold as many stops at 0.
+    pub(crate) fn shift(&mut self, from: TaskState, to: TaskState, count: u32) {
+        *self.of(from) = self.of(from).saturating_sub(count);
+        *self.of(to) = self.of(to).saturating_add(count);
     }
 
     /// Takes in new tasks.

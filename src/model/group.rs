@@ -47,10 +47,21 @@ pub enum Verdict {
     },
 }
 
-/// Judges a group by its counts: `open` says whether more tasks may come.
-pub fn judge(policy: GroupPolicy, counts: &Counts, open: bool) -> Verdict {
-    let won = policy.mode == GroupMode::FirstSuccess && counts.succeeded > 0;
-    let lost = policy.mode == GroupMode::FailFast && counts.failed > policy.max_failures;
+/// Ends from before a retry, which decide nothing about the tasks that run again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Tasks that failed and were not put back.
+    pub failures: u32,
+    /// Tasks that succeeded.
+    pub successes: u32,
+}
+
+/// Judges a group by its counts: `open` says whether more tasks may come. What was `settled` before a retry stops nobody,
+/// and counts at the end as every other task does.
+pub fn judge(policy: GroupPolicy, counts: &Counts, settled: Settled, open: bool) -> Verdict {
+    let won = policy.mode == GroupMode::FirstSuccess && counts.succeeded > settled.successes;
+    let lost =
+        policy.mode == GroupMode::FailFast && counts.failed.saturating_sub(settled.failures) > policy.max_failures;
     if counts.unfinished() > 0 {
         return match (won, lost) {
             (true, _) => Verdict::StopSucceeded,
@@ -86,7 +97,7 @@ mod tests {
                 {
                     for open in [false, true] {
                         let policy = GroupPolicy { mode, max_failures, max_concurrency: 0 };
-                        let verdict = judge(policy, &counts(pending, succeeded, failed), open);
+                        let verdict = judge(policy, &counts(pending, succeeded, failed), Settled::default(), open);
                         table += &format!(
                             "{mode:?} max_failures={max_failures} pending={pending} succeeded={succeeded} failed={failed} open={open}: {verdict:?}\n"
                         );

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::model::counts::Counts;
-use crate::model::failure::{FailureReason, TaskError};
+use crate::model::failure::{FailureReason, TaskError, is_default};
 use crate::model::group::{self, Verdict};
-use crate::model::ids::JobId;
+use crate::model::ids::{JobId, TaskIndex};
 use crate::model::spec::JobSpec;
 use crate::model::task::TaskState;
 use crate::model::time::Timestamp;
@@ -105,6 +105,29 @@ pub struct Job {
     pub end_time: Option<Timestamp>,
     /// When it last changed.
     pub update_time: Timestamp,
+    /// Set while `RetryJob` is under way: the tasks from this index on are still to be put back.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub retrying: Option<TaskIndex>,
+    /// Failed tasks that a retry did not put back. They are not judged again.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub settled_failures: u32,
+    /// Succeeded tasks from before a retry. They are not judged again.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub settled_successes: u32,
+    /// Whether an attempt at a download ever started, so that part files may be there.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub downloads: bool,
+}
+
+/// What stays of an ended job of which tasks are retried.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Failed tasks that are not put back.
+    pub failures: u32,
+    /// Tasks that succeeded.
+    pub successes: u32,
+    /// The first failure among those that stay.
+    pub failure: Option<TaskError>,
 }
 
 /// What can happen to a job, beside the moves of its tasks, which are in its counts.
@@ -126,8 +149,8 @@ pub enum JobEvent {
     Sealed,
     /// All its tasks have ended.
     Settled(bool),
-    /// `RetryJob` put this many failed and this many cancelled tasks back.
-    Retried(u32, u32),
+    /// `RetryJob` begins to put failed and cancelled tasks back; these stay. See [`Job::put_back`].
+    Retried(Kept),
 }
 
 impl JobEvent {
@@ -141,7 +164,7 @@ impl JobEvent {
             Self::Stopped(..) => "stopped",
             Self::Sealed => "sealed",
             Self::Settled(_) => "settled",
-            Self::Retried(..) => "retried",
+            Self::Retried(_) => "retried",
         }
     }
 }
@@ -200,7 +223,24 @@ impl Job {
             start_time: None,
             end_time: None,
             update_time: now,
+            retrying: None,
+            settled_failures: 0,
+            settled_successes: 0,
+            downloads: false,
         }
+    }
+
+    /// Takes in a piece of a sweep: `count` tasks in `state` ended as CANCELLED, each with an event of its own.
+    pub fn swept(&mut self, state: TaskState, count: u32) {
+        self.counts.shift(state, TaskState::Cancelled, count);
+        self.sequence += u64::from(count);
+    }
+
+    /// Takes in a piece of a retry: so many failed and cancelled tasks are PENDING again, and `next` is where to go on.
+    pub fn put_back(&mut self, failed: u32, cancelled: u32, next: Option<TaskIndex>) {
+        self.counts.shift(TaskState::Failed, TaskState::Pending, failed);
+        self.counts.shift(TaskState::Cancelled, TaskState::Pending, cancelled);
+        self.retrying = next;
     }
 
     /// Where its downloads go, relative to the download root; empty: the root itself, which `.` asks for.
@@ -230,7 +270,8 @@ impl Job {
     /// What its counts mean by its group's policy. While it is being stopped there is nothing to decide but the end.
     pub fn judge(&self) -> Verdict {
         if self.stop.is_none() {
-            return group::judge(self.spec.group, &self.counts, self.open);
+            let settled = group::Settled { failures: self.settled_failures, successes: self.settled_successes };
+            return group::judge(self.spec.group, &self.counts, settled, self.open);
         }
         if self.counts.unfinished() > 0 {
             return Verdict::Continue;
@@ -277,8 +318,11 @@ impl Job {
                 Change::Stopping
             }
             (S::Pending | S::Running | S::Paused, JobEvent::Stopped(stop, failure)) if self.stop.is_none() => {
+                if stop == Stop::SiblingFailed {
+                    // The first failure is the job's, in every group mode.
+                    self.failure = self.failure.take().or(failure);
+                }
                 self.stop = Some(stop);
-                self.failure = failure;
                 Change::Stopping
             }
             (S::Pending | S::Running | S::Paused | S::Cancelling, JobEvent::Sealed) if self.open => {
@@ -290,8 +334,8 @@ impl Job {
                 self.settle(succeeded, now);
                 Change::Ended
             }
-            (S::Succeeded | S::Failed | S::Cancelled, JobEvent::Retried(failed, cancelled)) => {
-                self.retried(failed, cancelled);
+            (S::Succeeded | S::Failed | S::Cancelled, JobEvent::Retried(kept)) => {
+                self.retried(kept);
                 Change::Changed
             }
             _ => return Err(wrong),
@@ -315,14 +359,14 @@ impl Job {
         self.end_time = Some(now);
     }
 
-    fn retried(&mut self, failed: u32, cancelled: u32) {
-        self.counts.moved(TaskState::Failed, TaskState::Pending, failed);
-        self.counts.moved(TaskState::Cancelled, TaskState::Pending, cancelled);
+    fn retried(&mut self, kept: Kept) {
         self.state = JobState::Pending;
         // The timeout runs from the new start.
         self.start_time = None;
         self.end_time = None;
-        self.failure = None;
+        self.failure = kept.failure;
+        self.settled_failures = kept.failures;
+        self.settled_successes = kept.successes;
         self.stop = None;
     }
 }
@@ -355,7 +399,7 @@ mod tests {
             JobEvent::Sealed,
             JobEvent::Settled(true),
             JobEvent::Settled(false),
-            JobEvent::Retried(1, 1),
+            JobEvent::Retried(Kept::default()),
         ];
         let mut table = String::new();
         for state in JobState::ALL {

@@ -77,6 +77,40 @@ pub enum Work {
     Download(DownloadSpec),
 }
 
+impl TaskSpec {
+    /// The memory that the task takes, in bytes, roughly.
+    pub fn memory_bytes(&self) -> usize {
+        let work = match &self.work {
+            Work::Fetch(fetch) => fetch.url.len() + fetch.body.len() + fetch.method.len(),
+            Work::Download(download) => {
+                let mirrors: usize = download.mirrors.iter().map(|url| url.len() + 24).sum();
+                download.url.len() + mirrors + download.path.len() + 64 * download.checksums.len()
+            }
+        };
+        size_of::<TaskSpec>() + 64 + self.key.len() + work + self.options.memory_bytes()
+    }
+}
+
+impl JobSpec {
+    /// The memory that the job's own part takes, in bytes, roughly.
+    pub fn memory_bytes(&self) -> usize {
+        let labels: usize = self.labels.iter().map(|(key, value)| key.len() + value.len() + 96).sum();
+        size_of::<JobSpec>() + self.title.len() + labels + self.directory.len() + self.defaults.memory_bytes()
+    }
+}
+
+impl TaskOptions {
+    /// The memory beside the struct itself, in bytes, roughly.
+    fn memory_bytes(&self) -> usize {
+        let http = &self.http;
+        let headers: usize =
+            http.headers.iter().map(|header| header.name.len() + header.value.expose().len() + 72).sum();
+        let pem = [http.ca_pem.as_ref(), http.client_certificate_pem.as_ref()];
+        let pem: usize = pem.into_iter().flatten().map(String::len).sum();
+        headers + pem + http.client_key_pem.as_ref().map_or(0, |key| key.expose().len())
+    }
+}
+
 impl Work {
     /// Whether its request may be sent twice.
     fn is_idempotent(&self) -> bool {
@@ -105,7 +139,7 @@ pub struct FetchSpec {
     #[serde(skip_serializing_if = "is_default")]
     pub method: String,
     /// The request's body.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "is_default", with = "base64_text")]
     pub body: Vec<u8>,
     /// `None`: [`FetchSpec::RESPONSE_BYTES_DEFAULT`].
     #[serde(skip_serializing_if = "is_default")]
@@ -472,6 +506,23 @@ fn http(j: &HttpOptions, t: &HttpOptions) -> HttpOptions {
     }
 }
 
+/// Bytes as base64 text: 4 characters for 3 bytes, where JSON's array of numbers takes up to 4 for each.
+mod base64_text {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD.decode(text).map_err(D::Error::custom)
+    }
+}
+
 fn list<T: Clone>(task: &[T], job: &[T]) -> Vec<T> {
     if task.is_empty() { job.to_vec() } else { task.to_vec() }
 }
@@ -542,5 +593,13 @@ mod tests {
         assert!(may_repeat("POST", &|job, _| job.retry.max_attempts = Some(3)));
         assert!(may_repeat("POST", &|_, task| task.retry.max_attempts = Some(5)));
         assert!(may_repeat("POST", &|_, task| task.http.headers = vec![header("idempotency-key")]));
+    }
+
+    #[test]
+    fn a_body_is_stored_as_base64() {
+        let spec = FetchSpec { body: vec![0, 255, 10, 34], ..FetchSpec::default() };
+        let json = serde_json::to_string(&spec).unwrap();
+        assert_eq!(json, r#"{"url":"","body":"AP8KIg=="}"#);
+        assert_eq!(serde_json::from_str::<FetchSpec>(&json).unwrap(), spec);
     }
 }

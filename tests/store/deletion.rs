@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use haul::model::event::EventKind;
 use haul::model::job::{Job, JobState};
-use haul::model::spec::{JobSpec, TaskSpec};
+use haul::model::spec::JobSpec;
 use haul::model::time::Timestamp;
-use haul::store::{Batch, Chunk, Content, JobFilter, NewPage, NewTask};
+use haul::store::{Addition, Batch, Content, JobFilter, NewPage, Purged, Retry, Which};
 
 use super::support::*;
 
@@ -22,11 +22,11 @@ async fn ended<B: Backend>(rig: &mut Rig, number: u32) -> Job {
     });
     job.state = JobState::Failed;
     job.end_time = Some(Timestamp(100 + i64::from(number)));
+    job.counts.total = 4;
+    job.counts.pending = 4;
     let mut batch = with_job(&job, 3);
-    batch.new_jobs[0].request = Some((format!("request {number}"), [1; 32]));
-    let spec = Arc::new(TaskSpec { key: "k".into(), ..(*fetch("https://a.example/")).clone() });
-    batch.new_tasks.push(NewTask { id: task_id(number, 3), lane: 0, spec });
-    batch.new_chunks.push((job.id, "c".into(), Chunk { first: 0, count: 1, digest: [0; 32] }));
+    batch.submissions[0].request = Some((format!("request {number}"), [1; 32]));
+    batch.additions.push(Addition { chunk_id: "c".into(), ..addition(number, vec![(0, keyed("k"))]) });
     for page in 0..3 {
         let content = Content::Inline(format!("{number}").into());
         batch.pages.push(NewPage { id: task_id(number, 0), page, first_item: 0, items: 0, content, next: None });
@@ -45,7 +45,7 @@ async fn ended<B: Backend>(rig: &mut Rig, number: u32) -> Job {
 }
 
 fn delete(number: u32) -> Batch {
-    Batch { deleted: vec![job_id(number)], ..Batch::default() }
+    Batch { deletions: vec![job_id(number)], ..Batch::default() }
 }
 
 fn purge(number: u32, rows: u32) -> Batch {
@@ -58,11 +58,11 @@ pub async fn deleted_jobs_are_hidden<B: Backend>() {
     rig.commit(delete(1)).await;
     let (store, id) = (&rig.store, task_id(1, 0));
     assert_eq!(store.job(job_id(1)).await.unwrap(), None);
-    assert!(store.jobs(&JobFilter::default(), 9).await.unwrap().is_empty());
+    assert!(store.jobs(&JobFilter::default(), 9).await.unwrap().items.is_empty());
     assert_eq!(store.task(id).await.unwrap(), None);
     assert_eq!(store.task_by_key(job_id(1), "k").await.unwrap(), None);
-    assert!(store.tasks(job_id(1), &[], 0, 9).await.unwrap().is_empty());
-    assert!(store.events(job_id(1), 0, 9).await.unwrap().is_empty());
+    assert!(store.tasks(job_id(1), &[], 0, 9).await.unwrap().items.is_empty());
+    assert!(store.events(job_id(1), 0, 9).await.unwrap().items.is_empty());
     assert!(store.page_heads(id, 0, 9).await.unwrap().is_empty());
     assert_eq!(store.page_content(id, 0).await.unwrap(), None);
     assert_eq!(store.chunk(job_id(1), "c").await.unwrap(), None);
@@ -78,7 +78,7 @@ pub async fn purge_takes_bounded_steps<B: Backend>() {
     ended::<B>(&mut rig, 1).await;
     rig.commit(delete(1)).await;
     let mut steps = 0;
-    while rig.commit(purge(1, 2)).await.purged == [false] {
+    while rig.commit(purge(1, 2)).await.purges == [Purged { rows: 2, is_gone: false }] {
         steps += 1;
         assert_eq!(rig.store.deleted_jobs(9).await.unwrap(), [job_id(1)]);
     }
@@ -86,7 +86,7 @@ pub async fn purge_takes_bounded_steps<B: Backend>() {
     assert_eq!(steps, 6);
     assert!(rig.store.deleted_jobs(9).await.unwrap().is_empty());
     assert_eq!(rig.store.request("request 1").await.unwrap(), None);
-    assert_eq!(rig.commit(purge(1, 2)).await.purged, [true], "again is fine");
+    assert_eq!(rig.commit(purge(1, 2)).await.purges, [Purged { rows: 0, is_gone: true }], "again is fine");
     // Everything of it is free again.
     ended::<B>(&mut rig, 1).await;
     assert_eq!(rig.store.page_heads(task_id(1, 0), 0, 9).await.unwrap().len(), 3);
@@ -95,7 +95,7 @@ pub async fn purge_takes_bounded_steps<B: Backend>() {
 pub async fn purge_of_a_kept_job_is_refused<B: Backend>() {
     let mut rig = Rig::new::<B>().await;
     let job = ended::<B>(&mut rig, 1).await;
-    rig.refuse(purge(1, 100)).await;
+    rig.refuse(1, purge(1, 100)).await;
     assert_eq!(rig.store.job(job.id).await.unwrap(), Some(job));
 }
 
@@ -114,14 +114,44 @@ pub async fn a_purge_leaves_others_alone<B: Backend>() {
     let mut rig = Rig::new::<B>().await;
     let kept = ended::<B>(&mut rig, 1).await;
     ended::<B>(&mut rig, 2).await;
-    let same = Batch { deleted: vec![job_id(2)], purges: vec![(job_id(2), 1000)], ..Batch::default() };
-    assert_eq!(rig.commit(same).await.purged, [true]);
+    let same = Batch { deletions: vec![job_id(2)], purges: vec![(job_id(2), 1000)], ..Batch::default() };
+    let done = rig.commit(same).await;
+    assert_eq!((done.deletions, done.purges), (vec![true], vec![Purged { rows: 13, is_gone: true }]));
     assert_eq!(
-        rig.store.jobs(&JobFilter { labels: kept.spec.labels.clone(), ..JobFilter::default() }, 9).await.unwrap(),
+        rig.store.jobs(&JobFilter { labels: kept.spec.labels.clone(), ..JobFilter::default() }, 9).await.unwrap().items,
         [kept]
     );
-    assert_eq!(rig.store.tasks(job_id(1), &[], 0, 9).await.unwrap().len(), 4);
-    assert_eq!(rig.store.events(job_id(1), 0, 9).await.unwrap().len(), 2);
+    assert_eq!(rig.store.tasks(job_id(1), &[], 0, 9).await.unwrap().items.len(), 4);
+    assert_eq!(rig.store.events(job_id(1), 0, 9).await.unwrap().items.len(), 2);
     assert_eq!(rig.store.page_content(task_id(1, 0), 2).await.unwrap(), Some(Content::Inline("1".into())));
     assert!(rig.store.task_by_key(job_id(1), "k").await.unwrap().is_some());
+}
+
+pub async fn deletions_are_answered<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    ended::<B>(&mut rig, 1).await;
+    rig.job_of(2, 1).await;
+    let deletions = vec![job_id(2), job_id(1), job_id(3), job_id(1)];
+    let done = rig.commit(Batch { deletions, ..Batch::default() }).await;
+    assert_eq!(done.deletions, [false, true, false, false], "running, ended, unknown, deleted already");
+    assert_eq!(rig.store.deleted_jobs(9).await.unwrap(), [job_id(1)]);
+    assert!(rig.store.job(job_id(2)).await.unwrap().is_some());
+}
+
+/// A job that was swept and retried leaves nothing either.
+pub async fn a_purge_takes_old_states_too<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    let job = ended::<B>(&mut rig, 1).await;
+    let sequence = job.sequence.max(2);
+    let jobs = || vec![Arc::new(Job { sequence, ..job.clone() })];
+    let error = error("stop");
+    let (state, time) = (haul::model::task::TaskState::Pending, Timestamp(1));
+    let sweep = haul::store::Sweep { job: job.id, state, from: 0, limit: 9, error, time, first_sequence: 3 };
+    rig.commit(Batch { sweeps: vec![sweep], jobs: jobs(), ..Batch::default() }).await;
+    let retry = Retry { job: job.id, which: Which::From(0), limit: 9 };
+    let done = rig.commit(Batch { retries: vec![retry], jobs: jobs(), ..Batch::default() }).await;
+    assert_eq!((done.retries[0].failed, done.retries[0].cancelled), (1, 3));
+    // 3 pages, 5 events, 4 states, 4 tasks, 1 shared error, 1 lane, 4 old states, 1 key, 1 chunk.
+    let gone = Batch { deletions: vec![job.id], purges: vec![(job.id, 1000)], ..Batch::default() };
+    assert_eq!(rig.commit(gone).await.purges, [Purged { rows: 24, is_gone: true }]);
 }

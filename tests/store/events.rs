@@ -1,13 +1,15 @@
 //! Durable events, and what a replay tells after a retry.
 
+use std::sync::Arc;
+
 use haul::model::event::EventKind;
 use haul::model::task::TaskState;
-use haul::store::{Batch, Retry, StoredEvent};
+use haul::store::{Batch, Retry, StoredEvent, Which};
 
 use super::support::*;
 
 async fn events(rig: &Rig, after: u64, limit: u32) -> Vec<StoredEvent> {
-    rig.store.events(job_id(1), after, limit).await.unwrap()
+    rig.store.events(job_id(1), after, limit).await.unwrap().items
 }
 
 pub async fn events_in_order<B: Backend>() {
@@ -31,7 +33,7 @@ pub async fn events_in_order<B: Backend>() {
     assert_eq!((last.head.kind, last.task), (EventKind::JobEnded, None));
     assert_eq!(last.snapshot.as_deref(), Some(&job));
     // A number is given once.
-    rig.refuse(Batch { events: vec![job_event(&job, EventKind::JobChanged)], ..Batch::default() }).await;
+    rig.refuse(1, Batch { events: vec![job_event(&job, EventKind::JobChanged)], ..Batch::default() }).await;
 }
 
 pub async fn an_end_is_told_by_its_row<B: Backend>() {
@@ -42,7 +44,7 @@ pub async fn an_end_is_told_by_its_row<B: Backend>() {
     let told = events(&rig, 0, 9).await.remove(0);
     assert_eq!((told.head, told.snapshot), (ended_event(task_id(1, 1), 1).head, None));
     let task = told.task.unwrap();
-    assert_eq!((task.index, &task.spec), (1, &new_task(1, 1).spec));
+    assert_eq!((task.index, &task.spec), (1, &spec(1)));
     assert_eq!((&task.row.task, &task.row.outcome), (&row.task, &row.outcome));
 }
 
@@ -53,7 +55,11 @@ pub async fn an_end_before_a_retry_is_told_as_it_was<B: Backend>() {
     rig.end(task_id(1, 1), succeeded).await;
     let ends = vec![ended_event(task_id(1, 0), 1), ended_event(task_id(1, 1), 2)];
     rig.commit(Batch { events: ends, ..Batch::default() }).await;
-    let retry = || Batch { retries: vec![Retry { job: job_id(1), indexes: None }], ..Batch::default() };
+    let retry = || Batch {
+        retries: vec![Retry { job: job_id(1), which: Which::From(0), limit: 9 }],
+        jobs: vec![Arc::new(job(1, 2))],
+        ..Batch::default()
+    };
     rig.commit(retry()).await;
     let told = events(&rig, 0, 9).await;
     assert_eq!(told[0].task.as_ref().unwrap().row.task, first.task);

@@ -4,17 +4,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use haul::model::event::EventKind;
+use haul::model::host::Host;
 use haul::model::ids::JobId;
 use haul::model::job::{Job, JobEvent, JobState, Stop};
 use haul::model::limits::{HostLimits, Limits};
 use haul::model::spec::JobSpec;
+use haul::model::task::TaskState;
 use haul::model::time::Timestamp;
-use haul::store::{Batch, Chunk, JobFilter, NewJob};
+use haul::store::{Added, Addition, Batch, Chunk, JobFilter, Submission, Submitted, TaskRow};
 
 use super::support::*;
 
-fn submitted(job: Job) -> Batch {
-    Batch { new_jobs: vec![NewJob { job, request: None }], ..Batch::default() }
+fn submitted(job: &Job) -> Batch {
+    let tasks = job.counts.total;
+    Batch { submissions: vec![submission(job, tasks)], ..Batch::default() }
 }
 
 fn full_spec() -> JobSpec {
@@ -30,13 +34,13 @@ fn full_spec() -> JobSpec {
 }
 
 async fn ids(rig: &Rig, filter: JobFilter, limit: u32) -> Vec<JobId> {
-    rig.store.jobs(&filter, limit).await.unwrap().iter().map(|job| job.id).collect()
+    rig.store.jobs(&filter, limit).await.unwrap().items.iter().map(|job| job.id).collect()
 }
 
 pub async fn stored_job_reads_back<B: Backend>() {
     let mut rig = Rig::new::<B>().await;
     let job = Job::new(job_id(1), full_spec(), 3, Timestamp(5));
-    rig.commit(submitted(job.clone())).await;
+    rig.commit(submitted(&job.clone())).await;
     assert_eq!(rig.store.job(job.id).await.unwrap(), Some(job));
     assert_eq!(rig.store.job(job_id(2)).await.unwrap(), None);
 }
@@ -64,7 +68,7 @@ pub async fn moving_part_is_updated<B: Backend>() {
 pub async fn spec_is_updated<B: Backend>() {
     let mut rig = Rig::new::<B>().await;
     let mut job = Job::new(job_id(1), full_spec(), 1, Timestamp(5));
-    rig.commit(submitted(job.clone())).await;
+    rig.commit(submitted(&job.clone())).await;
     let labels = BTreeMap::from([("team".to_owned(), "y".to_owned())]);
     job.spec = Arc::new(JobSpec { labels: labels.clone(), priority: 9, ..full_spec() });
     let changed = Arc::new(job.clone());
@@ -78,7 +82,7 @@ pub async fn spec_is_updated<B: Backend>() {
 pub async fn lists_newest_first<B: Backend>() {
     let mut rig = Rig::new::<B>().await;
     for number in 1..=5 {
-        rig.commit(submitted(job(number, 1))).await;
+        rig.commit(submitted(&job(number, 1))).await;
     }
     assert_eq!(ids(&rig, JobFilter::default(), 2).await, [job_id(5), job_id(4)]);
     let rest = JobFilter { before: Some(job_id(4)), ..JobFilter::default() };
@@ -98,7 +102,7 @@ pub async fn lists_by_state_and_label<B: Backend>() {
             job.state = JobState::Succeeded;
             job.end_time = Some(Timestamp(9));
         }
-        rig.commit(submitted(job)).await;
+        rig.commit(submitted(&job)).await;
     }
     let labels = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let filter = |states: &[JobState], pairs: &[(&str, &str)]| JobFilter {
@@ -119,7 +123,7 @@ pub async fn lists_by_time<B: Backend>() {
     for number in 1..=4 {
         let mut job = job(number, 1);
         job.end_time = (number > 2).then_some(Timestamp(100 + i64::from(number)));
-        rig.commit(submitted(job)).await;
+        rig.commit(submitted(&job)).await;
     }
     let between =
         JobFilter { created_after: Some(Timestamp(1)), created_before: Some(Timestamp(4)), ..JobFilter::default() };
@@ -128,25 +132,108 @@ pub async fn lists_by_time<B: Backend>() {
     assert_eq!(ids(&rig, ended, 9).await, [job_id(4)]);
 }
 
-pub async fn request_is_found<B: Backend>() {
-    let mut rig = Rig::new::<B>().await;
-    let new = NewJob { job: job(1, 1), request: Some(("req '1'".into(), [7; 32])) };
-    rig.commit(Batch { new_jobs: vec![new], ..Batch::default() }).await;
-    assert_eq!(rig.store.request("req '1'").await.unwrap(), Some((job_id(1), [7; 32])));
-    assert_eq!(rig.store.request("other").await.unwrap(), None);
-    let again = NewJob { job: job(2, 1), request: Some(("req '1'".into(), [8; 32])) };
-    rig.refuse(Batch { new_jobs: vec![again], ..Batch::default() }).await;
-    assert_eq!(rig.store.job(job_id(2)).await.unwrap(), None);
+fn requested(number: u32, request: &str, digest: u8) -> Submission {
+    Submission { request: Some((request.to_owned(), [digest; 32])), ..submission(&job(number, 1), 1) }
 }
 
-pub async fn chunk_is_found<B: Backend>() {
+pub async fn a_request_is_stored_once<B: Backend>() {
     let mut rig = Rig::new::<B>().await;
-    let job = rig.job_of(1, 0).await;
-    let chunk = Chunk { first: 10, count: 3, digest: [1; 32] };
-    rig.commit(Batch { new_chunks: vec![(job.id, "c".into(), chunk.clone())], ..Batch::default() }).await;
-    assert_eq!(rig.store.chunk(job.id, "c").await.unwrap(), Some(chunk));
-    assert_eq!(rig.store.chunk(job.id, "d").await.unwrap(), None);
+    rig.commit(Batch { submissions: vec![requested(1, "req '1'", 7)], ..Batch::default() }).await;
+    assert_eq!(rig.store.request("req '1'").await.unwrap(), Some((job_id(1), [7; 32])));
+    assert_eq!(rig.store.request("other").await.unwrap(), None);
+    // Again, with another digest, beside others and twice in one batch.
+    let submissions = vec![
+        requested(2, "new", 1),
+        requested(3, "req '1'", 8),
+        submission(&job(4, 1), 1),
+        requested(5, "new", 2),
+        requested(6, "newer", 3),
+    ];
+    let done = rig.commit(Batch { submissions, ..Batch::default() }).await;
+    let known = |number, digest| Submitted::Known { job: job_id(number), digest: [digest; 32] };
+    let stored = || Submitted::Stored;
+    assert_eq!(done.submissions, [stored(), known(1, 7), stored(), known(2, 1), stored()]);
+    assert_eq!(ids(&rig, JobFilter::default(), 9).await, [6, 4, 2, 1].map(job_id));
+    for number in [2, 4, 6] {
+        assert_eq!(rig.store.tasks(job_id(number), &[], 0, 9).await.unwrap().items.len(), 1, "job {number}");
+    }
+    assert_eq!(rig.store.request("new").await.unwrap(), Some((job_id(2), [1; 32])));
+    // Of a job that is known, nothing can be changed.
+    rig.refuse(3, Batch { jobs: vec![Arc::new(job(3, 1))], ..Batch::default() }).await;
+}
+
+/// The first of two equal requests is refused for another reason: the second one is not known then.
+pub async fn a_request_of_a_refused_job_is_free<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    rig.job_of(1, 1).await;
+    let submissions = vec![requested(1, "r", 1), requested(2, "r", 2)];
+    let done = rig.refuse(1, Batch { submissions, ..Batch::default() }).await;
+    assert_eq!(done.submissions[1], Submitted::Stored);
+    assert_eq!(rig.store.request("r").await.unwrap(), Some((job_id(2), [2; 32])));
+}
+
+pub async fn a_chunk_is_stored_once<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    rig.job_of(1, 2).await;
+    rig.job_of(2, 0).await;
+    let chunk = |id: &str, digest: u8, count: u32| Addition {
+        chunk_id: id.to_owned(),
+        digest: [digest; 32],
+        ..addition(1, (0..count).map(|index| (0, spec(index))).collect())
+    };
+    let additions = vec![chunk("c", 1, 3), chunk("c", 2, 1), chunk("", 0, 1), chunk("", 0, 1), chunk("d", 3, 1)];
+    let done = rig.commit(Batch { additions, ..Batch::default() }).await;
+    let first = Chunk { first: 2, count: 3, digest: [1; 32] };
+    let stored = |first| Added::Stored { first };
+    assert_eq!(done.additions, [stored(2), Added::Known(first.clone()), stored(5), stored(6), stored(7)]);
+    rig = rig.restart::<B>(false).await;
+    let done = rig.commit(Batch { additions: vec![chunk("c", 1, 3)], ..Batch::default() }).await;
+    assert_eq!(done.additions, [Added::Known(first.clone())]);
+    assert_eq!(rig.store.chunk(job_id(1), "c").await.unwrap(), Some(first));
+    assert_eq!(rig.store.chunk(job_id(1), "e").await.unwrap(), None);
     assert_eq!(rig.store.chunk(job_id(2), "c").await.unwrap(), None);
+    let counts = rig.store.job(job_id(1)).await.unwrap().unwrap().counts;
+    assert_eq!((counts.total, counts.pending), (8, 8));
+    assert_eq!(rig.store.tasks(job_id(1), &[], 0, 99).await.unwrap().items.len(), 8);
+}
+
+/// Lanes are stored whatever the answer is, since the engine has numbered them.
+pub async fn taken_keys_are_answered<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    rig.job_of(1, 0).await;
+    rig.job_of(2, 0).await;
+    let keys = |number, keys: &[&str]| addition(number, keys.iter().map(|key| (0, keyed(key))).collect());
+    let mut with_lane = keys(1, &["x", "a'\"", "", "b", "b"]);
+    with_lane.new_lanes.push((1, Host::new("b.example:80")));
+    let additions = vec![keys(1, &["a'\"", "b"]), with_lane, keys(2, &["b"]), keys(1, &["x"]), keys(1, &["y", "x"])];
+    let done = rig.commit(Batch { additions, ..Batch::default() }).await;
+    let stored = |first| Added::Stored { first };
+    let taken = |places: &[u32]| Added::KeysTaken(places.to_vec());
+    assert_eq!(done.additions, [stored(0), taken(&[1, 3, 4]), stored(0), stored(2), taken(&[1])]);
+    assert_eq!(rig.store.task_by_key(job_id(1), "x").await.unwrap().unwrap().index, 2);
+    assert_eq!(rig.store.task_by_key(job_id(1), "y").await.unwrap(), None);
+    assert_eq!(rig.store.lanes(job_id(1)).await.unwrap().len(), 2);
+}
+
+/// Total and pending are the store's: what a row of the engine says of them is not written.
+pub async fn total_and_pending_are_derived<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    let mut job = rig.job_of(1, 3).await;
+    job.counts.total = 77;
+    job.counts.pending = 66;
+    job.counts.running = 1;
+    let batch = Batch {
+        additions: vec![addition(1, vec![(0, spec(3))])],
+        jobs: vec![Arc::new(job.clone())],
+        ..Batch::default()
+    };
+    rig.commit(batch).await;
+    let counts = rig.store.visit(job.id).await.unwrap().unwrap().counts;
+    assert_eq!((counts.total, counts.pending, counts.running), (4, 3, 1));
+    // More tasks in states than there are is a fault somewhere, and no reason to fail.
+    job.counts.succeeded = 9;
+    rig.commit(Batch { jobs: vec![Arc::new(job.clone())], ..Batch::default() }).await;
+    assert_eq!(rig.store.visit(job.id).await.unwrap().unwrap().counts.pending, 0);
 }
 
 pub async fn limits_are_kept<B: Backend>() {
@@ -162,21 +249,70 @@ pub async fn limits_are_kept<B: Backend>() {
 
 pub async fn an_unknown_job_is_refused<B: Backend>() {
     let mut rig = Rig::new::<B>().await;
-    rig.refuse(Batch { jobs: vec![Arc::new(job(1, 1))], ..Batch::default() }).await;
-    rig.refuse(Batch { new_tasks: vec![new_task(1, 0)], ..Batch::default() }).await;
+    rig.refuse(1, Batch { jobs: vec![Arc::new(job(1, 1))], ..Batch::default() }).await;
+    rig.refuse(1, Batch { additions: vec![addition(1, vec![(0, spec(0))])], ..Batch::default() }).await;
 }
 
-pub async fn nothing_of_a_failed_batch_stays<B: Backend>() {
+/// What contradicts the store excludes the items of its job; those of others are committed, and answers keep their order.
+pub async fn a_refused_job_leaves_the_others<B: Backend>() {
     let mut rig = Rig::new::<B>().await;
-    let mut batch = with_job(&job(1, 1), 1);
-    batch.new_tasks.push(new_task(2, 0));
-    rig.refuse(batch).await;
-    assert_eq!(rig.store.job(job_id(1)).await.unwrap(), None);
-    assert_eq!(rig.store.task(task_id(1, 0)).await.unwrap(), None);
-    // The writer did not remember the job that failed, and goes on.
-    rig.refuse(Batch { new_tasks: vec![new_task(1, 0)], ..Batch::default() }).await;
     rig.job_of(1, 1).await;
-    assert!(rig.store.task(task_id(1, 0)).await.unwrap().is_some());
+    rig.job_of(2, 1).await;
+    let claim = |number, index| claim_of(task_id(number, index), &TaskRow::default().task, 100);
+    let mut batch = Batch {
+        submissions: vec![submission(&job(3, 1), 1), submission(&job(1, 1), 1), submission(&job(4, 2), 2)],
+        additions: vec![
+            addition(2, vec![(0, spec(1))]),
+            addition(9, vec![(0, spec(0))]),
+            addition(2, vec![(0, spec(2))]),
+        ],
+        claims: vec![claim(2, 0), claim(1, 0), claim(9, 0)],
+        limits: Some(Limits { max_per_host: 3, ..Limits::default() }),
+        ..Batch::default()
+    };
+    batch.events.push(job_event(&Job { sequence: 1, ..job(1, 1) }, EventKind::JobChanged));
+    let done = rig.try_commit(batch).await.unwrap();
+    let refused: Vec<JobId> = done.refused.iter().map(|(job, _)| *job).collect();
+    assert_eq!(refused, [job_id(1), job_id(9)], "{done:?}");
+    assert!(done.refused[1].1.contains(&job_id(9).to_string()), "{done:?}");
+    let added: Vec<_> = [0, 2].map(|place| done.additions[place].clone()).into();
+    assert_eq!(added, [Added::Stored { first: 1 }, Added::Stored { first: 2 }]);
+    assert_eq!(done.additions.len(), 3);
+    assert_eq!(done.submissions.len(), 3);
+    assert_eq!(ids(&rig, JobFilter::default(), 9).await, [4, 3, 2, 1].map(job_id));
+    let state = async |number| rig.store.task(task_id(number, 0)).await.unwrap().unwrap().row.task.state;
+    assert_eq!(state(2).await, TaskState::Running);
+    assert_eq!(state(1).await, TaskState::Pending, "nothing of a refused job stays");
+    assert!(rig.store.events(job_id(1), 0, 9).await.unwrap().items.is_empty());
+    assert_eq!(rig.store.limits().await.unwrap().unwrap().max_per_host, 3);
+    // The writer remembers nothing of what was refused, and goes on.
+    rig.refuse(9, Batch { claims: vec![claim(9, 0)], ..Batch::default() }).await;
+    rig.job_of(9, 1).await;
+    rig.commit(Batch { claims: vec![claim(9, 0)], ..Batch::default() }).await;
+}
+
+pub async fn a_task_that_is_not_there_is_refused<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    rig.job_of(1, 1).await;
+    let claim = claim_of(task_id(1, 1), &TaskRow::default().task, 100);
+    rig.refuse(1, Batch { claims: vec![claim.clone()], ..Batch::default() }).await;
+    // Not even one of a chunk that is refused along with it.
+    let additions = vec![addition(1, vec![(0, spec(1))])];
+    rig.commit(Batch { additions, claims: vec![claim.clone()], ..Batch::default() }).await;
+    rig.refuse(1, Batch { additions: vec![addition(1, vec![(0, spec(2))])], claims: vec![claim], ..Batch::default() })
+        .await;
+    let claim = claim_of(task_id(1, 2), &TaskRow::default().task, 100);
+    rig.refuse(1, Batch { claims: vec![claim], ..Batch::default() }).await;
+    assert_eq!(rig.store.recount(job_id(1)).await.unwrap().total, 2);
+}
+
+pub async fn events_run_out_for_one_job_alone<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    rig.job_of(1, 1).await;
+    rig.job_of(2, 1).await;
+    let event = |number, sequence| job_event(&Job { sequence, ..job(number, 1) }, EventKind::JobChanged);
+    rig.refuse(1, Batch { events: vec![event(1, 1 << 32), event(2, 1)], ..Batch::default() }).await;
+    assert_eq!(rig.store.events(job_id(2), 0, 9).await.unwrap().items.len(), 1);
 }
 
 /// More than one statement holds, and numbers of rows that fill none.
@@ -184,16 +320,13 @@ pub async fn many_in_one_batch<B: Backend>() {
     let mut rig = Rig::new::<B>().await;
     let mut batch = Batch::default();
     for number in 1..=70 {
-        let one = with_job(&job(number, 5), 5);
-        batch.new_jobs.extend(one.new_jobs);
-        batch.new_lanes.extend(one.new_lanes);
-        batch.new_tasks.extend(one.new_tasks);
+        batch.submissions.push(submission(&job(number, 5), 5));
     }
     rig.commit(batch).await;
-    assert_eq!(rig.store.jobs(&JobFilter::default(), 100).await.unwrap().len(), 70);
+    assert_eq!(rig.store.jobs(&JobFilter::default(), 100).await.unwrap().items.len(), 70);
     for number in 1..=70 {
-        let tasks = rig.store.tasks(job_id(number), &[], 0, 10).await.unwrap();
+        let tasks = rig.store.tasks(job_id(number), &[], 0, 10).await.unwrap().items;
         assert_eq!(tasks.len(), 5);
-        assert_eq!(tasks[4].spec, new_task(number, 4).spec);
+        assert_eq!(tasks[4].spec, spec(4));
     }
 }

@@ -41,20 +41,7 @@ pub async fn pages_read_back<B: Backend>() {
     assert_eq!(rig.store.page_content(id, 1).await.unwrap(), Some(file));
     assert_eq!(rig.store.page_content(id, 2).await.unwrap(), Some(Content::Inline(Bytes::new())));
     assert_eq!(rig.store.page_content(id, 3).await.unwrap(), None);
-    rig.refuse(Batch { pages: vec![page(0, 1, 2, 2)], ..Batch::default() }).await;
-}
-
-pub async fn dropped_pages_go_first<B: Backend>() {
-    let mut rig = Rig::new::<B>().await;
-    rig.job_of(1, 2).await;
-    let pages = vec![page(0, 0, 0, 2), page(0, 1, 2, 2), page(1, 0, 0, 1)];
-    rig.commit(Batch { pages, ..Batch::default() }).await;
-    let again = NewPage { content: Content::Inline("again".into()), ..page(0, 0, 0, 1) };
-    let dropped_pages = vec![task_id(1, 0)];
-    rig.commit(Batch { dropped_pages, pages: vec![again.clone()], ..Batch::default() }).await;
-    assert_eq!(rig.store.page_heads(task_id(1, 0), 0, 9).await.unwrap(), [head(&again, 5)]);
-    assert_eq!(rig.store.page_content(task_id(1, 0), 0).await.unwrap(), Some(again.content));
-    assert!(rig.store.page_content(task_id(1, 1), 0).await.unwrap().is_some());
+    rig.refuse(1, Batch { pages: vec![page(0, 1, 2, 2)], ..Batch::default() }).await;
 }
 
 pub async fn page_of_item_is_found<B: Backend>() {

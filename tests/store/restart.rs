@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use haul::model::event::EventKind;
 use haul::model::host::Host;
-use haul::model::job::{JobEvent, JobState};
+use haul::model::job::{Job, JobEvent, JobState, Kept};
+use haul::model::outcome::Attempt;
+use haul::model::spec::JobSpec;
 use haul::model::task::TaskState;
 use haul::model::time::Timestamp;
-use haul::store::{Batch, NewLane, TaskRow};
+use haul::store::{Addition, Batch, Claim, CutAttempt, JobFilter, PAGE_BYTES_MAX, Recovered, StoredTask, TaskRow};
 
 use super::support::*;
 
@@ -25,12 +27,12 @@ pub async fn everything_is_there_again<B: Backend>() {
         assert_eq!(rig.store.node_id(), node_id);
         assert_eq!(rig.store.job(job.id).await.unwrap().as_ref(), Some(&job));
         assert_eq!(rig.store.task(task_id(1, 2)).await.unwrap().unwrap().row, row);
-        assert_eq!(rig.store.events(job.id, 0, 9).await.unwrap().len(), 1);
+        assert_eq!(rig.store.events(job.id, 0, 9).await.unwrap().items.len(), 1);
     }
     // Numbers go on where they were.
     rig.job_of(2, 1).await;
-    assert_eq!(rig.store.tasks(job_id(1), &[], 0, 9).await.unwrap().len(), 3);
-    assert_eq!(rig.store.tasks(job_id(2), &[], 0, 9).await.unwrap().len(), 1);
+    assert_eq!(rig.store.tasks(job_id(1), &[], 0, 9).await.unwrap().items.len(), 3);
+    assert_eq!(rig.store.tasks(job_id(2), &[], 0, 9).await.unwrap().items.len(), 1);
 }
 
 pub async fn recovery_tells_what_was_cut<B: Backend>() {
@@ -40,36 +42,41 @@ pub async fn recovery_tells_what_was_cut<B: Backend>() {
     let before = rig.end(task_id(2, 3), backing_off(500)).await;
     let claims =
         vec![claim_of(task_id(1, 0), &TaskRow::default().task, 600), claim_of(task_id(2, 3), &before.task, 601)];
-    let lane = NewLane { job: job_id(2), lane: 1, host: Host::new("[::1]:80") };
-    rig.commit(Batch { claims, new_lanes: vec![lane], ..Batch::default() }).await;
+    let lane = Addition { new_lanes: vec![(1, Host::new("[::1]:80"))], ..addition(2, Vec::new()) };
+    rig.commit(Batch { claims: claims.clone(), additions: vec![lane], ..Batch::default() }).await;
     rig = rig.restart::<B>(false).await;
-    let found = rig.store.recover().await.unwrap();
-    assert_eq!(found.jobs, [first, second]);
-    let a = Host::new("a.example:443");
-    assert_eq!(
-        found.lanes,
-        [(job_id(1), 0, a.clone(), 0), (job_id(2), 0, a.clone(), 0), (job_id(2), 1, Host::new("[::1]:80"), 0)]
-    );
-    assert_eq!(
-        found.claims,
-        [(task_id(1, 0), Timestamp(600), TaskRow::default()), (task_id(2, 3), Timestamp(601), before)]
-    );
-    assert_eq!(rig.store.lanes(job_id(2)).await.unwrap(), [(0, a, 0), (1, Host::new("[::1]:80"), 0)]);
+    let found = rig.store.recover(None).await.unwrap();
+    let (a, b) = (Host::new("a.example:443"), Host::new("[::1]:80"));
+    let lanes = vec![(a.clone(), 0), (b, 0)];
+    assert_eq!(found.jobs, [(first.clone(), vec![(a, 0)]), (second, lanes.clone())]);
+    assert_eq!(found.next, None);
+    assert_eq!(rig.store.recover(Some(first.id)).await.unwrap().jobs.len(), 1);
+    assert_eq!(rig.store.recover(Some(job_id(2))).await.unwrap().jobs, []);
+    let cut = |claim: &Claim, log: &[Attempt]| {
+        let row = TaskRow { task: claim.task.clone(), log: log.to_vec(), outcome: None };
+        let index = claim.id.index;
+        let task = StoredTask { index, lane: 0, spec: spec(index), row };
+        CutAttempt { id: claim.id, attempt_start: claim.attempt_start, task }
+    };
+    let cuts = [cut(&claims[0], &[]), cut(&claims[1], &before.log)];
+    assert_eq!(rig.store.claims(None).await.unwrap(), cuts);
+    assert_eq!(rig.store.claims(Some(task_id(1, 0))).await.unwrap(), cuts[1..]);
+    assert_eq!(rig.store.claims(Some(task_id(2, 3))).await.unwrap(), []);
+    assert_eq!(rig.store.lanes(job_id(2)).await.unwrap(), lanes);
 }
 
 pub async fn ended_jobs_are_not_recovered<B: Backend>() {
     let mut rig = Rig::new::<B>().await;
     let mut job = rig.job_of(1, 1).await;
-    job.counts.moved(TaskState::Pending, TaskState::Succeeded, 1);
+    assert!(job.counts.try_move(TaskState::Pending, TaskState::Succeeded, 1));
     job.apply(JobEvent::Settled(true), Timestamp(9)).unwrap();
     assert_eq!(job.state, JobState::Succeeded);
     rig.commit(Batch { jobs: vec![Arc::new(job.clone())], ..Batch::default() }).await;
-    let found = rig.store.recover().await.unwrap();
-    assert!(found.jobs.is_empty() && found.lanes.is_empty() && found.claims.is_empty());
+    assert_eq!(rig.store.recover(None).await.unwrap(), Recovered::default());
     // Back to life by a retry.
-    job.apply(JobEvent::Retried(0, 0), Timestamp(10)).unwrap();
+    job.apply(JobEvent::Retried(Kept::default()), Timestamp(10)).unwrap();
     rig.commit(Batch { jobs: vec![Arc::new(job.clone())], ..Batch::default() }).await;
-    assert_eq!(rig.store.recover().await.unwrap().jobs, [job]);
+    assert_eq!(rig.store.recover(None).await.unwrap().jobs[0].0, job);
 }
 
 pub async fn a_writer_that_died_lost_nothing<B: Backend>() {
@@ -80,7 +87,7 @@ pub async fn a_writer_that_died_lost_nothing<B: Backend>() {
             rig = rig.restart::<B>(false).await;
         }
     }
-    assert_eq!(rig.store.recover().await.unwrap().jobs.len(), 20);
+    assert_eq!(rig.store.recover(None).await.unwrap().jobs.len(), 20);
 }
 
 pub async fn heads_are_kept<B: Backend>() {
@@ -88,5 +95,33 @@ pub async fn heads_are_kept<B: Backend>() {
     rig.job_of(1, 5).await;
     rig.commit(Batch { lane_heads: vec![(job_id(1), 0, 3)], ..Batch::default() }).await;
     rig = rig.restart::<B>(true).await;
-    assert_eq!(rig.store.recover().await.unwrap().lanes, [(job_id(1), 0, Host::new("a.example:443"), 3)]);
+    assert_eq!(rig.store.recover(None).await.unwrap().jobs[0].1, [(Host::new("a.example:443"), 3)]);
+}
+
+/// A part ends after 4 MiB, and what is too large for one comes alone.
+pub async fn recovery_comes_in_parts<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    let large = |number, bytes: usize| {
+        let spec = JobSpec { title: "x".repeat(bytes), ..JobSpec::default() };
+        Job::new(job_id(number), spec, 1, Timestamp(1))
+    };
+    let sizes = [1 << 20, 3 << 20, 2 << 20, 5 << 20, 1, 1];
+    for (number, bytes) in (1..).zip(sizes) {
+        rig.commit(with_job(&large(number, bytes), 1)).await;
+    }
+    let (mut after, mut parts) = (None, Vec::new());
+    loop {
+        let part = rig.store.recover(after).await.unwrap();
+        parts.push(part.jobs.iter().map(|(job, _)| job.spec.title.len()).collect::<Vec<_>>());
+        after = part.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(parts, [vec![1 << 20, 3 << 20], vec![2 << 20, 5 << 20], vec![1, 1]]);
+    // Listings end in the same way, and say that there is more.
+    let page = rig.store.jobs(&JobFilter::default(), 9).await.unwrap();
+    assert!(page.has_more);
+    assert!(page.items.iter().map(|job| job.spec.title.len()).sum::<usize>() > PAGE_BYTES_MAX);
+    assert_eq!(page.items.len(), 3);
 }

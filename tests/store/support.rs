@@ -15,7 +15,7 @@ use haul::model::task::{Task, TaskEvent};
 use haul::model::time::Timestamp;
 use haul::store::sqlite::{Durability, SqliteStore};
 use haul::store::{
-    Batch, Claim, Committed, NewEvent, NewJob, NewLane, NewTask, Store, StoreError, TaskMove, TaskRow, WriteStore,
+    Addition, Batch, Claim, Committed, NewEvent, Store, StoreError, Submission, TaskMove, TaskRow, WriteStore,
 };
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -53,14 +53,19 @@ impl Rig {
         self.writer.as_mut().unwrap().commit(&batch).await
     }
 
+    /// Commits a batch of which nothing is refused.
     pub async fn commit(&mut self, batch: Batch) -> Committed {
-        self.try_commit(batch).await.unwrap()
+        let committed = self.try_commit(batch).await.unwrap();
+        assert_eq!(committed.refused, []);
+        committed
     }
 
-    /// The batch is refused, and for good.
-    pub async fn refuse(&mut self, batch: Batch) {
-        let result = self.try_commit(batch).await;
-        assert!(matches!(result, Err(StoreError::Fatal(_))), "{result:?}");
+    /// Commits a batch of which the items of the job `number` are refused, and nothing else.
+    pub async fn refuse(&mut self, number: u32, batch: Batch) -> Committed {
+        let committed = self.try_commit(batch).await.unwrap();
+        let refused: Vec<JobId> = committed.refused.iter().map(|(job, _)| *job).collect();
+        assert_eq!(refused, [job_id(number)], "{committed:?}");
+        committed
     }
 
     /// A new process over the same data; `gently`: after a close, otherwise as after a kill.
@@ -98,7 +103,8 @@ impl Rig {
 }
 
 pub fn job_id(number: u32) -> JobId {
-    JobId(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + u128::from(number)))
+    // The time in it is 0, as the times of creation nearly are.
+    JobId(Uuid::from_u128(0x7000_8000_0000_0000_0000 + u128::from(number)))
 }
 
 pub fn task_id(number: u32, index: TaskIndex) -> TaskId {
@@ -115,18 +121,28 @@ pub fn fetch(url: &str) -> Arc<TaskSpec> {
     Arc::new(TaskSpec { key: String::new(), work, options: TaskOptions::default() })
 }
 
-pub fn new_task(number: u32, index: TaskIndex) -> NewTask {
-    NewTask { id: task_id(number, index), lane: 0, spec: fetch(&format!("https://a.example/\"{index}\" ü")) }
+/// The spec of the task with this index, in every job.
+pub fn spec(index: TaskIndex) -> Arc<TaskSpec> {
+    fetch(&format!("https://a.example/\"{index}\" ü"))
+}
+
+pub fn keyed(key: &str) -> Arc<TaskSpec> {
+    Arc::new(TaskSpec { key: key.to_owned(), ..(*fetch("https://a.example/")).clone() })
+}
+
+/// A job of so many tasks in one lane.
+pub fn submission(job: &Job, tasks: u32) -> Submission {
+    let tasks = (0..tasks).map(|index| (0, spec(index))).collect();
+    Submission { job: job.clone(), request: None, lanes: vec![Host::new("a.example:443")], tasks }
 }
 
 pub fn with_job(job: &Job, tasks: u32) -> Batch {
-    let number = job.id.0.as_u128() as u32;
-    Batch {
-        new_jobs: vec![NewJob { job: job.clone(), request: None }],
-        new_lanes: vec![NewLane { job: job.id, lane: 0, host: Host::new("a.example:443") }],
-        new_tasks: (0..tasks).map(|index| new_task(number, index)).collect(),
-        ..Batch::default()
-    }
+    Batch { submissions: vec![submission(job, tasks)], ..Batch::default() }
+}
+
+/// Adds tasks without a chunk id.
+pub fn addition(number: u32, tasks: Vec<(u32, Arc<TaskSpec>)>) -> Addition {
+    Addition { job: job_id(number), chunk_id: String::new(), digest: [0; 32], new_lanes: Vec::new(), tasks }
 }
 
 pub fn claim_of(id: TaskId, before: &Task, time: i64) -> Claim {

@@ -1,18 +1,23 @@
 //! Many tasks ended at once.
 
+use std::sync::Arc;
+
 use haul::model::ids::TaskIndex;
 use haul::model::task::{TaskEvent, TaskState};
 use haul::model::time::Timestamp;
-use haul::store::{Batch, Sweep, TaskRow};
+use haul::store::{Batch, DuePage, Sweep, Swept, TaskRow};
 
 use super::support::*;
 
-fn sweep(state: TaskState, from: TaskIndex, count: u32, first_sequence: u64) -> Sweep {
-    Sweep { job: job_id(1), state, from, count, error: error("swept"), time: Timestamp(300), first_sequence }
+fn sweep(state: TaskState, from: TaskIndex, limit: u32, first_sequence: u64) -> Sweep {
+    Sweep { job: job_id(1), state, from, limit, error: error("swept"), time: Timestamp(300), first_sequence }
 }
 
-fn one(sweep: Sweep) -> Batch {
-    Batch { sweeps: vec![sweep], ..Batch::default() }
+/// With the row of the job as it is before the sweep.
+async fn one(rig: &Rig, sweep: Sweep) -> Batch {
+    let mut row = rig.store.visit(job_id(1)).await.unwrap().unwrap();
+    row.sequence = sweep.first_sequence - 1;
+    Batch { sweeps: vec![sweep], jobs: vec![Arc::new(row)], ..Batch::default() }
 }
 
 /// Tasks 1 (running), 2 (backing off), 3 (ended), 5 (put back); the rest never moved.
@@ -29,15 +34,16 @@ async fn mixed<B: Backend>() -> Rig {
 }
 
 async fn cancelled(rig: &Rig) -> Vec<TaskIndex> {
-    let tasks = rig.store.tasks(job_id(1), &[TaskState::Cancelled], 0, 99).await.unwrap();
+    let tasks = rig.store.tasks(job_id(1), &[TaskState::Cancelled], 0, 99).await.unwrap().items;
     tasks.iter().map(|task| task.index).collect()
 }
 
 pub async fn sweep_of_pending<B: Backend>() {
     let mut rig = mixed::<B>().await;
     let before = rig.store.task(task_id(1, 5)).await.unwrap().unwrap().row;
-    let done = rig.commit(one(sweep(TaskState::Pending, 0, 5, 10))).await;
-    assert_eq!(done.swept_to, [8]);
+    let batch = one(&rig, sweep(TaskState::Pending, 0, 9, 10)).await;
+    let done = rig.commit(batch).await;
+    assert_eq!(done.sweeps, [Swept { count: 5, next: None }]);
     assert_eq!(cancelled(&rig).await, [0, 4, 5, 6, 7]);
     // A row comes to what the machine makes of it.
     let after = rig.store.task(task_id(1, 5)).await.unwrap().unwrap().row;
@@ -45,39 +51,78 @@ pub async fn sweep_of_pending<B: Backend>() {
     assert_eq!(after, TaskRow { task: expected, ..before });
     let fresh = TaskRow::default().task.apply(TaskEvent::Cancelled(error("swept")), Timestamp(300)).unwrap();
     assert_eq!(rig.store.task(task_id(1, 0)).await.unwrap().unwrap().row.task, fresh);
-    let told: Vec<_> = rig.store.events(job_id(1), 0, 99).await.unwrap();
+    let told: Vec<_> = rig.store.events(job_id(1), 0, 99).await.unwrap().items;
+    assert_eq!(told[0].task.as_ref().unwrap().row.task, fresh);
     let told: Vec<_> = told.iter().map(|event| (event.head.sequence, event.head.task.unwrap())).collect();
     assert_eq!(told, [(10, 0), (11, 4), (12, 5), (13, 6), (14, 7)]);
-    assert!(rig.store.tasks(job_id(2), &[TaskState::Cancelled], 0, 9).await.unwrap().is_empty());
+    assert!(rig.store.tasks(job_id(2), &[TaskState::Cancelled], 0, 9).await.unwrap().items.is_empty());
+    let job = rig.store.visit(job_id(1)).await.unwrap().unwrap();
+    assert_eq!((job.sequence, job.counts.cancelled), (14, 5));
 }
 
 pub async fn sweep_of_backing_off<B: Backend>() {
     let mut rig = mixed::<B>().await;
-    let done = rig.commit(one(sweep(TaskState::BackingOff, 0, 1, 1))).await;
-    assert_eq!(done.swept_to, [3]);
+    let batch = one(&rig, sweep(TaskState::BackingOff, 0, 9, 1)).await;
+    let done = rig.commit(batch).await;
+    assert_eq!(done.sweeps, [Swept { count: 1, next: None }]);
     let task = rig.store.task(task_id(1, 2)).await.unwrap().unwrap().row.task;
     assert_eq!((task.state, task.due, task.attempts, task.fence), (TaskState::Cancelled, None, 1, 1));
-    assert!(rig.store.due_tasks(None, 9).await.unwrap().is_empty());
+    assert_eq!(rig.store.due_tasks(None, 9).await.unwrap(), DuePage { tasks: Vec::new(), complete: true });
 }
 
-pub async fn sweep_in_steps<B: Backend>() {
+/// Pieces end at their limit, and a sweep that finds fewer than it may is an answer like any other.
+pub async fn sweep_in_pieces<B: Backend>() {
     let mut rig = mixed::<B>().await;
-    let two = vec![sweep(TaskState::Pending, 0, 2, 1), sweep(TaskState::BackingOff, 0, 1, 3)];
-    let done = rig.commit(Batch { sweeps: two, ..Batch::default() }).await;
-    assert_eq!(done.swept_to, [5, 3]);
-    let done = rig.commit(one(sweep(TaskState::Pending, 5, 3, 4))).await;
-    assert_eq!(done.swept_to, [8]);
-    assert_eq!(cancelled(&rig).await, [0, 2, 4, 5, 6, 7]);
-    assert_eq!(rig.store.events(job_id(1), 0, 99).await.unwrap().len(), 6);
-    assert_eq!(rig.commit(one(sweep(TaskState::Pending, 8, 0, 7))).await.swept_to, [8]);
+    let (mut from, mut sequence, mut counts) = (Some(0), 1, Vec::new());
+    while let Some(index) = from {
+        let batch = one(&rig, sweep(TaskState::Pending, index, 2, sequence)).await;
+        let done = rig.commit(batch).await.sweeps[0];
+        counts.push(done.count);
+        sequence += u64::from(done.count);
+        from = done.next;
+    }
+    assert_eq!(counts, [2, 2, 1]);
+    assert_eq!(cancelled(&rig).await, [0, 4, 5, 6, 7]);
+    assert_eq!(rig.store.events(job_id(1), 0, 99).await.unwrap().items.len(), 5);
+    let batch = one(&rig, sweep(TaskState::Pending, 0, 9, 6)).await;
+    assert_eq!(rig.commit(batch).await.sweeps, [Swept { count: 0, next: None }]);
 }
 
-pub async fn a_wrong_count_is_refused<B: Backend>() {
+/// What ends after the sweep was decided and before it is committed is not swept, and is no contradiction.
+pub async fn sweep_in_the_batch_of_an_end<B: Backend>() {
     let mut rig = mixed::<B>().await;
-    rig.refuse(one(sweep(TaskState::Pending, 0, 6, 1))).await;
-    rig.refuse(one(sweep(TaskState::BackingOff, 3, 1, 1))).await;
-    rig.refuse(one(sweep(TaskState::Running, 0, 1, 1))).await;
+    let back = rig.store.task(task_id(1, 1)).await.unwrap().unwrap().row;
+    let task = back.task.apply(TaskEvent::GivenBack(back.task.fence), Timestamp(200)).unwrap();
+    let given_back = haul::store::TaskMove { id: task_id(1, 1), row: TaskRow { task, ..back } };
+    rig.commit(Batch { lane_heads: vec![(job_id(1), 0, 2)], ..Batch::default() }).await;
+    let mut batch = one(&rig, sweep(TaskState::Pending, 0, 9, 1)).await;
+    batch.moves.push(given_back);
+    batch.lane_heads.push((job_id(1), 0, 1));
+    assert_eq!(rig.commit(batch).await.sweeps[0].count, 5, "from the head that the batch lowers");
+    assert_eq!(cancelled(&rig).await, [1, 4, 5, 6, 7]);
+}
+
+/// Errors that many tasks share are told to each of them, also after another one came.
+pub async fn shared_errors_are_told_apart<B: Backend>() {
+    let mut rig = mixed::<B>().await;
+    for (from, message, sequence) in [(0, "one", 1), (5, "two", 2), (6, "one", 3)] {
+        let one_task = Sweep { error: error(message), ..sweep(TaskState::Pending, from, 1, sequence) };
+        let batch = one(&rig, one_task).await;
+        assert_eq!(rig.commit(batch).await.sweeps[0].count, 1);
+    }
+    for (index, message) in [(0, "one"), (5, "two"), (6, "one")] {
+        let task = rig.store.task(task_id(1, index)).await.unwrap().unwrap().row.task;
+        assert_eq!(task.error, Some(error(message)), "task {index}");
+    }
+}
+
+pub async fn a_sweep_of_what_runs_is_refused<B: Backend>() {
+    let mut rig = mixed::<B>().await;
+    let batch = one(&rig, sweep(TaskState::Running, 0, 1, 1)).await;
+    rig.refuse(1, batch).await;
+    let batch = one(&rig, sweep(TaskState::Pending, 0, 9, (1 << 32) - 3)).await;
+    rig.refuse(1, batch).await;
+    rig.refuse(1, Batch { sweeps: vec![sweep(TaskState::Pending, 0, 9, 1)], ..Batch::default() }).await;
     assert!(cancelled(&rig).await.is_empty());
-    assert!(rig.store.events(job_id(1), 0, 99).await.unwrap().is_empty());
-    rig.commit(one(sweep(TaskState::Pending, 0, 5, 1))).await;
+    assert!(rig.store.events(job_id(1), 0, 99).await.unwrap().items.is_empty());
 }

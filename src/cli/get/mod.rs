@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::cli::args::Usage;
 use crate::cli::get::plan::Plan;
 use crate::cli::get::report::Report;
-use crate::config::LimitSettings;
+use crate::config::{LimitSettings, QUEUE_BYTES_DEFAULT};
 use crate::engine::handle::Engine;
 use crate::engine::hub::Notice;
 use crate::model::group::{GroupMode, GroupPolicy};
@@ -124,7 +124,7 @@ async fn follow(
         if active.is_empty() && explained.elapsed() >= EXPLAIN_INTERVAL {
             explained = Instant::now();
             let explanation = engine.explain(job, Vec::new()).await?;
-            let waits = explanation.job().or(explanation.lanes.first().map(|(wait, _)| wait));
+            let waits = explanation.job.as_ref().or(explanation.lanes.first().map(|(wait, _)| wait));
             report.idle(waits.map(|wait| wait.message.clone()));
         }
         report.show(&active, feed.progress(), engine.now());
@@ -160,6 +160,7 @@ fn settings(plan: &Plan, scratch: &Path) -> EngineSettings {
         retry_after_max: Duration::from_secs(3600),
         disk_reserve: None,
         max_download_bytes: None,
+        queue_bytes: QUEUE_BYTES_DEFAULT as usize,
         parts_by_url: true,
         scratch: true,
     }

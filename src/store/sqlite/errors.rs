@@ -5,34 +5,91 @@ use crate::store::StoreError;
 /// Primary result codes (<https://sqlite.org/rescode.html>).
 const BUSY: i64 = 5;
 const LOCKED: i64 = 6;
+const OUT_OF_MEMORY: i64 = 7;
+const IO_ERROR: i64 = 10;
+const CORRUPT: i64 = 11;
 const FULL: i64 = 13;
+const SCHEMA: i64 = 17;
+const TOO_BIG: i64 = 18;
+const CONSTRAINT: i64 = 19;
+const NO_DATABASE: i64 = 26;
+/// Extended code: the index of the log could not grow, for want of room.
+const IO_ERROR_SHM_SIZE: i64 = IO_ERROR | (19 << 8);
+/// Extended code: a write found no room on some file systems, where others report [`FULL`].
+const IO_ERROR_NO_MEMORY: i64 = IO_ERROR | (12 << 8);
 
-/// The primary result code; extended codes carry it in their lowest byte.
-fn primary_code(error: &sqlx::Error) -> Option<i64> {
-    let code: i64 = error.as_database_error()?.code()?.parse().ok()?;
-    Some(code & 0xff)
+/// Why a part of a batch was not applied.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// It contradicts what is stored: only the job that it is about is excluded.
+    Refused(String),
+    /// The store as a whole could not do it.
+    Store(StoreError),
 }
 
-/// A statement that fails before COMMIT changes nothing, since the transaction is rolled back. What may help then:
-/// room, waiting, or nothing.
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        match (primary_code(&error), &error) {
-            (Some(FULL), _) => StoreError::Full(error.to_string()),
-            (Some(BUSY | LOCKED), _) | (_, sqlx::Error::PoolTimedOut) => StoreError::Retry(error.to_string()),
-            _ => StoreError::Fatal(error.to_string()),
+impl Fault {
+    /// The error for a statement that is about no job in particular.
+    pub(super) fn of_all(self) -> StoreError {
+        match self {
+            Fault::Refused(why) => StoreError::Fatal(why),
+            Fault::Store(error) => error,
         }
     }
 }
 
-/// JSON that we wrote and cannot read (or the reverse) means that the data is not what it must be.
-impl From<serde_json::Error> for StoreError {
-    fn from(error: serde_json::Error) -> Self {
-        StoreError::Fatal(format!("a row does not read as it was written: {error}"))
+/// The extended result code; the primary one is its lowest byte.
+fn code(error: &sqlx::Error) -> Option<i64> {
+    error.as_database_error()?.code()?.parse().ok()
+}
+
+/// A statement that fails before COMMIT changes nothing, since the transaction is rolled back. What may help is room,
+/// waiting, leaving out what contradicts, or nothing.
+impl From<sqlx::Error> for Fault {
+    fn from(error: sqlx::Error) -> Self {
+        let text = error.to_string();
+        let Some(code) = code(&error) else { return Fault::Store(StoreError::Fatal(text)) };
+        match (code, code & 0xff) {
+            (IO_ERROR_SHM_SIZE, _) | (_, FULL) => Fault::Store(StoreError::Full(text)),
+            (IO_ERROR_NO_MEMORY, _) | (_, BUSY | LOCKED | OUT_OF_MEMORY | SCHEMA) => {
+                Fault::Store(StoreError::Retry(text))
+            }
+            (_, CONSTRAINT | TOO_BIG) => Fault::Refused(text),
+            _ => Fault::Store(StoreError::Fatal(text)),
+        }
     }
 }
 
-/// A guard that did not hold: the batch contradicts what is stored.
-pub(super) fn guard(holds: bool, what: impl FnOnce() -> String) -> Result<(), StoreError> {
-    if holds { Ok(()) } else { Err(StoreError::Fatal(what())) }
+/// A value of ours that cannot be written as JSON.
+impl From<serde_json::Error> for Fault {
+    fn from(error: serde_json::Error) -> Self {
+        Fault::Refused(format!("it cannot be written as JSON: {error}"))
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unreadable(what) => Fault::Refused(what),
+            error => Fault::Store(error),
+        }
+    }
+}
+
+/// A read changes nothing, so all but damage may be gone when it is tried again.
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        let text = error.to_string();
+        match (code(&error).map(|code| code & 0xff), &error) {
+            (Some(CORRUPT | NO_DATABASE), _) => StoreError::Fatal(text),
+            (Some(TOO_BIG), _) | (None, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) => {
+                StoreError::Unreadable(text)
+            }
+            _ => StoreError::Retry(text),
+        }
+    }
+}
+
+/// Returns [`Fault::Refused`] when a condition of the batch does not hold.
+pub(super) fn guard(holds: bool, what: impl FnOnce() -> String) -> Result<(), Fault> {
+    if holds { Ok(()) } else { Err(Fault::Refused(what())) }
 }

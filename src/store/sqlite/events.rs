@@ -1,36 +1,33 @@
 //! Durable events.
 //!
-//! The end of a task is told by its row, so its event is a few bytes; only when a retry changes the row does the event
-//! get a copy of what it told.
+//! The end of a task is in its state row, so its event is a few bytes. When a retry changes the row, the old one is kept
+//! for the events that came before.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde::Deserialize;
-use sqlx::{SqliteConnection, SqlitePool};
+use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use crate::model::event::{EventHead, EventKind};
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::spec::TaskSpec;
 use crate::model::time::Timestamp;
+use crate::store::sqlite::columns::blob;
+use crate::store::sqlite::errors::{Fault, guard};
 use crate::store::sqlite::insert::Insert;
-use crate::store::sqlite::jobs::blob;
 use crate::store::sqlite::numbers::{Numbers, key};
-use crate::store::sqlite::rows::{self, StateLine, array_of, job_no, state_or_null, state_text};
-use crate::store::sqlite::sweep::sequence;
-use crate::store::{NewEvent, StoreError, StoredEvent, StoredTask};
+use crate::store::sqlite::reader::{Ask, Reader};
+use crate::store::sqlite::rows::{self, StateLine, job_no, state_or_null, state_text};
+use crate::store::{LaneNumber, Listed, NewEvent, StoreError, StoredEvent, StoredTask};
 
-static EVENTS: Insert = Insert::new("events (id, kind, time, task, payload)", 5, "");
+static EVENTS: Insert = Insert::new("events (id, kind, time, task, snapshot)", 5, "");
 
-pub(super) async fn insert(
-    conn: &mut SqliteConnection,
-    numbers: &Numbers,
-    events: &[NewEvent],
-) -> Result<(), StoreError> {
+pub(super) async fn insert(conn: &mut SqliteConnection, numbers: &Numbers, events: &[NewEvent]) -> Result<(), Fault> {
     EVENTS
         .run(conn, events, |row, event| {
             let head = event.head;
-            row.add(key(numbers.job(event.job)?, sequence(head.sequence)?))?.add(head.kind as i64)?;
+            row.add(key(numbers.job(event.job)?, place(head.sequence)?))?.add(head.kind as i64)?;
             row.add(head.time.0)?.add(head.task.map(i64::from))?;
             row.add(event.snapshot.as_deref().map(serde_json::to_string).transpose()?).map(drop)
         })
@@ -38,22 +35,36 @@ pub(super) async fn insert(
     Ok(())
 }
 
-/// Sequence, kind, time, task, snapshot, spec of the task, row of the task.
+/// The place of an event in its key: sequence numbers share it with the job's number, 32 bits each.
+pub(super) fn place(sequence: u64) -> Result<u32, Fault> {
+    let place = u32::try_from(sequence).unwrap_or(u32::MAX);
+    guard(place < u32::MAX, || "the job has as many events as a job can have; submit a new one".to_owned())?;
+    Ok(place)
+}
+
+/// Sequence, kind, time, task, snapshot, lane and spec of the task, row of the task.
 #[derive(Deserialize)]
-struct EventLine(u64, i64, Timestamp, Option<TaskIndex>, Option<Arc<Job>>, Option<Arc<TaskSpec>>, Option<StateLine>);
+struct EventLine(
+    u64,
+    i64,
+    Timestamp,
+    Option<TaskIndex>,
+    Option<Arc<Job>>,
+    Option<LaneNumber>,
+    Option<Arc<TaskSpec>>,
+    Option<StateLine>,
+);
 
 impl EventLine {
-    fn into_event(self) -> Result<StoredEvent, StoreError> {
-        let EventLine(sequence, kind, time, task, snapshot, spec, row) = self;
-        let kind = EventKind::from_number(kind)
-            .ok_or_else(|| StoreError::Fatal(format!("an event has the unknown kind {kind}")))?;
-        let ended = match (kind, task, spec, row) {
-            (EventKind::TaskEnded, Some(index), Some(spec), Some(row)) => {
-                Some(Arc::new(StoredTask { index, spec, row: row.into_row()? }))
+    fn into_event(self) -> Result<StoredEvent, String> {
+        let EventLine(sequence, kind, time, task, snapshot, lane, spec, row) = self;
+        let kind =
+            EventKind::from_number(kind).ok_or_else(|| format!("event {sequence} has the unknown kind {kind}"))?;
+        let ended = match (kind, task, lane, spec, row) {
+            (EventKind::TaskEnded, Some(index), Some(lane), Some(spec), Some(row)) => {
+                Some(Arc::new(StoredTask { index, lane, spec, row: row.into_row() }))
             }
-            (EventKind::TaskEnded, ..) => {
-                return Err(StoreError::Fatal(format!("event {sequence} tells of a task that is not there")));
-            }
+            (EventKind::TaskEnded, ..) => return Err(format!("event {sequence} shows a task that does not exist")),
             _ => None,
         };
         Ok(StoredEvent { head: EventHead { sequence, time, kind, task }, snapshot, task: ended })
@@ -61,24 +72,42 @@ impl EventLine {
 }
 
 pub(super) async fn after(
-    pool: &SqlitePool,
+    reader: &Reader,
     job: JobId,
     after: u64,
     limit: u32,
-) -> Result<Vec<StoredEvent>, StoreError> {
-    let sql = array_of!(
-        "SELECT '[' || (e.id & 4294967295) || ',' || e.kind || ',' || e.time || ',' || coalesce(e.task, 'null') || ',' || \
-         CASE WHEN e.kind = 1 THEN 'null' ELSE coalesce(e.payload, 'null') END || ',' || coalesce(t.spec, 'null') || ',' || \
-         CASE WHEN e.kind <> 1 THEN 'null' WHEN e.payload IS NOT NULL THEN e.payload ELSE ",
-        state_or_null!("NULL"),
-        " END || ']' AS line FROM events e LEFT JOIN tasks t ON t.id = (e.id >> 32 << 32) + e.task \
-         LEFT JOIN task_states s ON s.id = t.id WHERE e.id > ((",
-        job_no!(),
-        " << 32) | ?2) AND e.id <= ((",
-        job_no!(),
-        " << 32) | 4294967295) ORDER BY e.id LIMIT ?3"
-    );
+) -> Result<Listed<StoredEvent>, StoreError> {
+    static PAGE: LazyLock<Arc<str>> = LazyLock::new(|| {
+        let places = concat!(
+            "SELECT e.id AS id, coalesce(octet_length(e.snapshot), 0) + coalesce(octet_length(t.spec), 0) \
+             + coalesce(octet_length(s.error), 0) + coalesce(octet_length(s.outcome), 0) AS bytes FROM events e \
+             LEFT JOIN tasks t ON t.id = (e.id >> 32 << 32) + e.task LEFT JOIN task_states s ON s.id = t.id \
+             WHERE e.id > ((",
+            job_no!(),
+            " << 32) | ?2) AND e.id <= ((",
+            job_no!(),
+            " << 32) | 4294967295) ORDER BY e.id LIMIT ?3"
+        );
+        let line = concat!(
+            "'[' || (e.id & 4294967295) || ',' || e.kind || ',' || e.time || ',' || coalesce(e.task, 'null') || ',' || \
+             coalesce(e.snapshot, 'null') || ',' || coalesce(t.lane & 4294967295, 'null') || ',' || \
+             coalesce(t.spec, 'null') || ',' || CASE WHEN e.kind <> 1 THEN 'null' WHEN o.id IS NOT NULL THEN ",
+            state_text!("o", "NULL"),
+            " ELSE ",
+            state_or_null!("NULL"),
+            " END || ']'"
+        );
+        let rest = "CROSS JOIN events e ON e.id = w.id LEFT JOIN tasks t ON t.id = (e.id >> 32 << 32) + e.task \
+             LEFT JOIN task_states s ON s.id = t.id \
+             LEFT JOIN old_states o ON o.id = t.id AND o.upto = (SELECT min(q.upto) FROM old_states q \
+             WHERE q.id = t.id AND q.upto >= (e.id & 4294967295))";
+        rows::page_of(places, line, rest, "")
+    });
     let after = i64::try_from(after).unwrap_or(i64::MAX).min(i64::from(u32::MAX));
-    let text: String = sqlx::query_scalar(sql).bind(blob(job)).bind(after).bind(limit).fetch_one(pool).await?;
-    rows::parse::<Vec<EventLine>>(&text)?.into_iter().map(EventLine::into_event).collect()
+    let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(after).bind(rows::one_more(limit));
+    let text = reader.text(ask).await?;
+    let lines: Vec<EventLine> = rows::lines(&text, format_args!("event of job `{job}`:"))?;
+    let items: Result<Vec<_>, String> = lines.into_iter().map(EventLine::into_event).collect();
+    let items = items.map_err(|what| StoreError::Unreadable(format!("job `{job}`: {what}")))?;
+    Ok(rows::listed(&text, items, limit))
 }

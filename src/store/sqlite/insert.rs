@@ -11,7 +11,7 @@ use sqlx::encode::Encode;
 use sqlx::sqlite::SqliteArguments;
 use sqlx::{Arguments, AssertSqlSafe, Sqlite, SqliteConnection, Type};
 
-use crate::store::StoreError;
+use crate::store::sqlite::errors::Fault;
 
 /// Numbers of rows that a text may have. The largest stays far below `SQLite`'s limit of 32,766 parameters.
 const SIZES: [usize; 5] = [1, 4, 16, 64, 256];
@@ -35,8 +35,8 @@ impl Insert {
         &self,
         conn: &mut SqliteConnection,
         items: &[T],
-        bind: impl Fn(&mut Values, &T) -> Result<(), StoreError> + Send,
-    ) -> Result<u64, StoreError> {
+        bind: impl Fn(&mut Values, &T) -> Result<(), Fault> + Send,
+    ) -> Result<u64, Fault> {
         let mut changed = 0;
         for chunk in items.chunks(SIZES[SIZES.len() - 1]) {
             let mut values = Values(SqliteArguments::default());
@@ -76,8 +76,8 @@ pub(super) struct Values(SqliteArguments);
 
 impl Values {
     /// Adds the next column.
-    pub(super) fn add<'t, T: Encode<'t, Sqlite> + Type<Sqlite>>(&mut self, value: T) -> Result<&mut Self, StoreError> {
-        Arguments::add(&mut self.0, value).map_err(|error| StoreError::Fatal(error.to_string()))?;
+    pub(super) fn add<'t, T: Encode<'t, Sqlite> + Type<Sqlite>>(&mut self, value: T) -> Result<&mut Self, Fault> {
+        Arguments::add(&mut self.0, value).map_err(|error| Fault::Refused(error.to_string()))?;
         Ok(self)
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use tokio::time::Instant;
 
-use crate::store::sqlite::open::OpenError;
+use crate::store::sqlite::open_error::OpenError;
 
 /// A lock on a data directory. The kernel takes it back when the process ends, however it ends; the file stays.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl DirLock {
     }
 
     /// Locks `dir`, or says who has it.
-    fn take(dir: &Path) -> Result<DirLock, OpenError> {
+    pub(super) fn take(dir: &Path) -> Result<DirLock, OpenError> {
         let path = dir.join("haul.lock");
         let unwritable = |error| OpenError::Unwritable { path: dir.to_owned(), error };
         let mut file = OpenOptions::new()

@@ -3,23 +3,31 @@
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, SqliteConnection};
 
 use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::numbers::Numbers;
+use crate::store::sqlite::open_error::OpenError;
+use crate::store::sqlite::pieces::PIECE;
+use crate::store::sqlite::reader::Reader;
+use crate::store::sqlite::reserve::Reserve;
+use crate::store::sqlite::schema::{self, MIGRATIONS};
+use crate::store::sqlite::store::SqliteStore;
 use crate::store::sqlite::writer::SqliteWriter;
-use crate::store::sqlite::{SqliteStore, check};
-
-pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
 
 /// Connections that read. Reads are short and the machine's cores are shared with the work itself.
 const READERS_MAX: u32 = 4;
+/// Connections that read for the engine alone.
+const ENGINE_READERS_MAX: u32 = 2;
+/// The engine waits as long as it takes: longer than any machine runs. (An endless wait overflows the clock.)
+const ENGINE_PATIENCE: Duration = Duration::from_secs(u32::MAX as u64);
+/// How long a caller's read waits for a connection.
+const CALLERS_PATIENCE: Duration = Duration::from_secs(10);
 /// How long `SQLite` waits for a lock. Only a foreign process (a backup, a person's shell) ever holds one.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pages of the log after which it is copied back: 32 MiB. The more, the more updates of one page are copied once.
@@ -40,56 +48,18 @@ pub enum Durability {
     Off,
 }
 
-/// Why the data directory was not opened. The database is as it was.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // The messages say what each is, the fields what they name.
-pub enum OpenError {
-    #[error("this binary has SQLite {found}, which can corrupt its log; build it with SQLite 3.51.3 or newer")]
-    OldLibrary { found: String },
-    #[error(
-        "the data directory `{}` is in use by another haul process{}; stop that one, or choose another `--data-dir`",
-        path.display(), pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
-    )]
-    InUse { path: PathBuf, pid: Option<u32> },
-    #[error(
-        "the data directory `{}` cannot be written to ({error}); give this user the right to, or choose another `--data-dir`",
-        path.display()
-    )]
-    Unwritable { path: PathBuf, error: io::Error },
-    #[error("the database `{}` cannot be read ({error}); give this user the right to", path.display())]
-    Unreadable { path: PathBuf, error: io::Error },
-    #[error(
-        "the database `{}` is of a newer haul (schema {found}, this binary knows {known}); run that version, or choose \
-         another `--data-dir`",
-        path.display()
-    )]
-    Newer { path: PathBuf, found: i64, known: i64 },
-    #[error("the database `{}` is not haul's; choose another `--data-dir`", path.display())]
-    Foreign { path: PathBuf },
-    #[error(
-        "the database `{}` is damaged ({what}); it was left as it is: put back a backup, or move it away to start with \
-         an empty one",
-        path.display()
-    )]
-    Corrupt { path: PathBuf, what: String },
-    #[error("the database `{}` could not be opened: {error}", path.display())]
-    Sqlite { path: PathBuf, error: sqlx::Error },
-    #[error("the schema of the database `{}` could not be brought up to date: {error}", path.display())]
-    Migrate { path: PathBuf, error: MigrateError },
-}
-
 impl SqliteStore {
     /// Opens the store in `dir`, which is made if it is not there, and locks it for this process until both halves are
     /// gone.
     pub async fn open(dir: &Path, durability: Durability) -> Result<(Arc<SqliteStore>, SqliteWriter), OpenError> {
         let path = dir.join("haul.db");
         let failed = |error| OpenError::Sqlite { path: path.clone(), error };
-        check::library(&library_version().await.map_err(failed)?)?;
+        schema::library(&library_version().await.map_err(failed)?)?;
         let unwritable = |error| OpenError::Unwritable { path: dir.to_owned(), error };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unwritable)?;
         make_private(dir).map_err(unwritable)?;
         let lock = Arc::new(DirLock::wait_for(dir).await?);
-        check::database(&path).await?;
+        schema::database(&path).await?;
         create(dir, &path).map_err(unwritable)?;
 
         let mut conn = writer_options(&path, durability).connect().await.map_err(failed)?;
@@ -99,15 +69,16 @@ impl SqliteStore {
             .map_err(|error| OpenError::Migrate { path: path.clone(), error })?;
         let node_id = node_id(&mut conn).await.map_err(failed)?;
         let numbers = Numbers::load(&mut conn).await.map_err(failed)?;
-        let pool = SqlitePoolOptions::new()
-            .max_connections(READERS_MAX)
-            .min_connections(0)
-            .test_before_acquire(false)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_lazy_with(reader_options(&path));
-        let store = Arc::new(SqliteStore { pool, node_id, _lock: lock.clone() });
-        Ok((store, SqliteWriter::new(conn, numbers, lock)))
+        sqlx::query(PIECE).execute(&mut conn).await.map_err(failed)?;
+        let store = Arc::new(SqliteStore {
+            callers: reader(&path, READERS_MAX, CALLERS_PATIENCE),
+            engine: reader(&path, ENGINE_READERS_MAX, ENGINE_PATIENCE),
+            node_id,
+            _lock: lock.clone(),
+        });
+        // A scratch store is thrown away, and nothing is ever deleted from it.
+        let reserve = (durability == Durability::Full).then(|| Reserve::of(dir));
+        Ok((store, SqliteWriter::new(conn, numbers, reserve, lock)))
     }
 }
 
@@ -118,6 +89,18 @@ fn make_private(dir: &Path) -> io::Result<()> {
         return Ok(());
     }
     std::fs::set_permissions(dir, Permissions::from_mode(mode & 0o7700))
+}
+
+fn reader(path: &Path, connections_max: u32, patience: Duration) -> Reader {
+    let pool = SqlitePoolOptions::new()
+        .max_connections(connections_max)
+        .min_connections(0)
+        .acquire_timeout(patience)
+        .test_before_acquire(false)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_lazy_with(reader_options(path));
+    Reader::new(pool)
 }
 
 /// Makes the file before `SQLite` does, since it holds secrets: `SQLite` gives its log the same mode.
@@ -136,6 +119,8 @@ fn writer_options(path: &Path, durability: Durability) -> SqliteConnectOptions {
     };
     SqliteConnectOptions::new()
         .filename(path)
+        // Only a database without tables takes this on: room that purges free can be returned.
+        .auto_vacuum(SqliteAutoVacuum::Incremental)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(synchronous)
         .busy_timeout(BUSY_TIMEOUT)

@@ -1,43 +1,20 @@
 //! Pages of fetches. Their heads are small and lie together; the bytes are apart, so that a listing does not read them.
 
-use sqlx::{SqliteConnection, SqlitePool};
+use sqlx::SqliteConnection;
 
 use crate::model::ids::TaskId;
+use crate::store::sqlite::columns::blob;
+use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::insert::Insert;
-use crate::store::sqlite::jobs::blob;
 use crate::store::sqlite::numbers::Numbers;
+use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::job_no;
 use crate::store::{Content, NewPage, PageHead, StoreError};
 
 static PAGES: Insert = Insert::new("pages (task, page, first_item, items, bytes, next, file, body)", 8, "");
 static BODIES: Insert = Insert::new("bodies (id, data)", 2, "");
 
-pub(super) async fn drop_of(
-    conn: &mut SqliteConnection,
-    numbers: &Numbers,
-    tasks: &[TaskId],
-) -> Result<(), StoreError> {
-    if tasks.is_empty() {
-        return Ok(());
-    }
-    let ids: Vec<i64> = tasks.iter().map(|task| numbers.task(*task)).collect::<Result<_, _>>()?;
-    let ids = serde_json::to_string(&ids)?;
-    sqlx::query(
-        "DELETE FROM bodies WHERE id IN \
-         (SELECT body FROM pages WHERE task IN (SELECT value FROM json_each(?1)) AND body IS NOT NULL)",
-    )
-    .bind(ids.as_str())
-    .execute(&mut *conn)
-    .await?;
-    sqlx::query("DELETE FROM pages WHERE task IN (SELECT value FROM json_each(?1))").bind(ids).execute(conn).await?;
-    Ok(())
-}
-
-pub(super) async fn insert(
-    conn: &mut SqliteConnection,
-    numbers: &mut Numbers,
-    pages: &[NewPage],
-) -> Result<(), StoreError> {
+pub(super) async fn insert(conn: &mut SqliteConnection, numbers: &mut Numbers, pages: &[NewPage]) -> Result<(), Fault> {
     let mut bodies = Vec::new();
     let mut heads = Vec::with_capacity(pages.len());
     for page in pages {
@@ -82,36 +59,35 @@ macro_rules! heads_where {
     };
 }
 
-pub(super) async fn heads(pool: &SqlitePool, id: TaskId, from: u32, limit: u32) -> Result<Vec<PageHead>, StoreError> {
+pub(super) async fn heads(reader: &Reader, id: TaskId, from: u32, limit: u32) -> Result<Vec<PageHead>, StoreError> {
     let sql = heads_where!("AND page >= ?3 ORDER BY page LIMIT ?4");
     let found: Vec<HeadRow> =
-        sqlx::query_as(sql).bind(blob(id.job)).bind(id.index).bind(from).bind(limit).fetch_all(pool).await?;
+        reader.all(Ask::new(sql).bind(blob(id.job)).bind(id.index).bind(from).bind(limit)).await?;
     Ok(found.into_iter().map(head).collect())
 }
 
 /// From the end backwards: a reader that follows a fetch asks for one of the last pages.
-pub(super) async fn of_item(pool: &SqlitePool, id: TaskId, item: u64) -> Result<Option<PageHead>, StoreError> {
+pub(super) async fn of_item(reader: &Reader, id: TaskId, item: u64) -> Result<Option<PageHead>, StoreError> {
     let sql = heads_where!("AND first_item <= ?3 ORDER BY page DESC LIMIT 1");
     let item = i64::try_from(item).unwrap_or(i64::MAX);
-    let found: Option<HeadRow> =
-        sqlx::query_as(sql).bind(blob(id.job)).bind(id.index).bind(item).fetch_optional(pool).await?;
+    let found: Option<HeadRow> = reader.first(Ask::new(sql).bind(blob(id.job)).bind(id.index).bind(item)).await?;
     Ok(found.map(head))
 }
 
-pub(super) async fn last(pool: &SqlitePool, id: TaskId) -> Result<Option<PageHead>, StoreError> {
+pub(super) async fn last(reader: &Reader, id: TaskId) -> Result<Option<PageHead>, StoreError> {
     let sql = heads_where!("ORDER BY page DESC LIMIT 1");
-    let found: Option<HeadRow> = sqlx::query_as(sql).bind(blob(id.job)).bind(id.index).fetch_optional(pool).await?;
+    let found: Option<HeadRow> = reader.first(Ask::new(sql).bind(blob(id.job)).bind(id.index)).await?;
     Ok(found.map(head))
 }
 
-pub(super) async fn content(pool: &SqlitePool, id: TaskId, page: u32) -> Result<Option<Content>, StoreError> {
+pub(super) async fn content(reader: &Reader, id: TaskId, page: u32) -> Result<Option<Content>, StoreError> {
     let sql = concat!(
         "SELECT p.bytes, p.file, b.data FROM pages p LEFT JOIN bodies b ON b.id = p.body WHERE p.task = ((",
         job_no!(),
         " << 32) | ?2) AND p.page = ?3"
     );
     let found: Option<(i64, Option<String>, Option<Vec<u8>>)> =
-        sqlx::query_as(sql).bind(blob(id.job)).bind(id.index).bind(page).fetch_optional(pool).await?;
+        reader.first(Ask::new(sql).bind(blob(id.job)).bind(id.index).bind(page)).await?;
     let Some((bytes, file, data)) = found else { return Ok(None) };
     Ok(Some(match file {
         Some(name) => Content::File { name, bytes: bytes as u64 },

@@ -1,83 +1,142 @@
-//! What a restart reads: unfinished jobs, their lanes, and the attempts that were cut. Queued tasks are not among it.
+//! What a restart reads: unfinished jobs with their lanes, the attempts that were cut, and the tasks that wait. Queued
+//! tasks are not among it.
+
+use std::sync::{Arc, LazyLock};
 
 use serde::Deserialize;
-use sqlx::SqlitePool;
+use sqlx::AssertSqlSafe;
 
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::time::Timestamp;
-use crate::store::sqlite::jobs::blob;
-use crate::store::sqlite::rows::{self, StateLine, array_of, job_no, job_text, state_or_null, state_text};
-use crate::store::{DueTask, LaneNumber, Recovered, StoreError, TaskRow};
+use crate::store::sqlite::columns::blob;
+use crate::store::sqlite::reader::{Ask, Reader};
+use crate::store::sqlite::rows::{
+    self, JobLine, TaskLine, array_of, job_no, job_text, state_or_null, state_text, task_bytes, task_text,
+};
+use crate::store::{CutAttempt, DuePage, DueTask, Recovered, StoreError};
 
-/// Job, index, start of the attempt, row from before.
+/// Jobs of one part. Small ones reach it before 4 MiB.
+const JOBS_MAX: u32 = 8192;
+/// Attempts of one part.
+const CLAIMS_MAX: u32 = 4096;
+
+/// A job and its lanes.
 #[derive(Deserialize)]
-struct ClaimLine(JobId, TaskIndex, Timestamp, Option<StateLine>);
+struct RecoveredLine(JobLine, Vec<(Host, TaskIndex)>);
 
-impl ClaimLine {
-    fn into_claim(self) -> Result<(TaskId, Timestamp, TaskRow), StoreError> {
-        let ClaimLine(job, index, start, row) = self;
-        Ok((TaskId { job, index }, start, row.map(StateLine::into_row).transpose()?.unwrap_or_default()))
+pub(super) async fn recover(reader: &Reader, after: Option<JobId>) -> Result<Recovered, StoreError> {
+    static PAGE: LazyLock<Arc<str>> = LazyLock::new(|| {
+        let in_state = |state: u32| {
+            format!(
+                "SELECT u.id AS name, u.no AS no FROM jobs u INDEXED BY jobs_state WHERE u.state = {state} \
+                 AND u.deleted = 0 AND u.id > ?1"
+            )
+        };
+        let unfinished: Vec<String> = (1..=4).map(in_state).collect();
+        let places = format!(
+            "SELECT f.no AS id, octet_length(j.moving) + octet_length(p.spec) + coalesce((SELECT \
+             sum(octet_length(l.host) + 8) FROM lanes l WHERE l.id BETWEEN (f.no << 32) AND ((f.no << 32) | 4294967295)), 0) \
+             AS bytes FROM ({} ORDER BY name LIMIT {JOBS_MAX}) f CROSS JOIN jobs j ON j.no = f.no \
+             CROSS JOIN job_specs p ON p.job = f.no",
+            unfinished.join(" UNION ALL ")
+        );
+        let line = concat!(
+            "'[' || ",
+            job_text!(),
+            " || ',' || (SELECT '[' || coalesce(group_concat(l.line, ','), '') || ']' FROM \
+             (SELECT json_array(host, head) AS line FROM lanes WHERE id BETWEEN (w.id << 32) \
+             AND ((w.id << 32) | 4294967295) ORDER BY id) l) || ']'"
+        );
+        let rest = "CROSS JOIN jobs j ON j.no = w.id CROSS JOIN job_specs p ON p.job = w.id";
+        rows::page_of(&places, line, rest, "")
+    });
+    let after = after.map(blob).unwrap_or_default();
+    let text = reader.text(Ask::new(AssertSqlSafe(PAGE.clone())).bind(after)).await?;
+    let (lines, count) = rows::good_lines::<RecoveredLine>(&text, "unfinished job")?;
+    let is_full = rows::is_full(&text, count, JOBS_MAX);
+    let jobs: Vec<_> = lines.into_iter().map(|RecoveredLine(job, lanes)| (job.into_job(), lanes)).collect();
+    let next = jobs.last().filter(|_| is_full).map(|(job, _)| job.id);
+    if is_full && next.is_none() {
+        return Err(StoreError::Unreadable("none of many unfinished jobs can be read".to_owned()));
     }
+    Ok(Recovered { jobs, next })
 }
 
-/// Each part by one text. They are three reads, which is fine: nothing is written while the server starts.
-pub(super) async fn recover(pool: &SqlitePool) -> Result<Recovered, StoreError> {
-    let jobs = array_of!(
-        "SELECT ",
-        job_text!(),
-        " AS line FROM jobs j CROSS JOIN job_specs p ON p.job = j.no WHERE j.state <= 4 AND j.deleted = 0 ORDER BY j.no"
-    );
-    let lanes = array_of!(
-        "SELECT json_array(hex(j.id), l.id & 4294967295, l.host, l.head) AS line FROM jobs j \
-         CROSS JOIN lanes l ON l.id BETWEEN (j.no << 32) AND ((j.no << 32) | 4294967295) \
-         WHERE j.state <= 4 AND j.deleted = 0 ORDER BY j.no, l.id"
-    );
-    let claims = array_of!(
-        "SELECT '[\"' || hex(j.id) || '\",' || (c.id & 4294967295) || ',' || c.attempt_start || ',' || ",
-        state_or_null!("s.log"),
-        " || ']' AS line FROM claims c CROSS JOIN jobs j ON j.no = c.id >> 32 LEFT JOIN task_states s ON s.id = c.id \
-         ORDER BY c.id"
-    );
-    let jobs: String = sqlx::query_scalar(jobs).fetch_one(pool).await?;
-    let lanes: String = sqlx::query_scalar(lanes).fetch_one(pool).await?;
-    let claims: String = sqlx::query_scalar(claims).fetch_one(pool).await?;
-    Ok(Recovered {
-        jobs: rows::parse_jobs(&jobs)?,
-        lanes: rows::parse(&lanes)?,
-        claims: rows::parse::<Vec<ClaimLine>>(&claims)?
-            .into_iter()
-            .map(ClaimLine::into_claim)
-            .collect::<Result<_, _>>()?,
-    })
+/// Job, start of the attempt, task.
+#[derive(Deserialize)]
+struct ClaimLine(JobId, Timestamp, TaskLine);
+
+pub(super) async fn claims(reader: &Reader, after: Option<TaskId>) -> Result<Vec<CutAttempt>, StoreError> {
+    static PAGE: LazyLock<Arc<str>> = LazyLock::new(|| {
+        let places = format!(
+            concat!(
+                "SELECT t.id AS id, ",
+                task_bytes!("s.log"),
+                " AS bytes FROM claims c CROSS JOIN tasks t ON t.id = c.id LEFT JOIN task_states s ON s.id = c.id \
+                 WHERE c.id > CASE WHEN ?2 < 0 THEN -1 ELSE ((SELECT no FROM jobs WHERE id = ?1) << 32) | ?2 END \
+                 ORDER BY c.id LIMIT {}"
+            ),
+            CLAIMS_MAX
+        );
+        let line = concat!("'[\"' || hex(j.id) || '\",' || c.attempt_start || ',' || ", task_text!("s.log"), " || ']'");
+        let rest = "CROSS JOIN claims c ON c.id = w.id CROSS JOIN tasks t ON t.id = w.id \
+             CROSS JOIN jobs j ON j.no = w.id >> 32 LEFT JOIN task_states s ON s.id = w.id";
+        rows::page_of(&places, line, rest, "")
+    });
+    let (job, index) = after.map_or((Vec::new(), -1), |id| (blob(id.job), i64::from(id.index)));
+    let text = reader.text(Ask::new(AssertSqlSafe(PAGE.clone())).bind(job).bind(index)).await?;
+    let (lines, _) = rows::good_lines::<ClaimLine>(&text, "cut attempt of job")?;
+    let cut = |ClaimLine(job, attempt_start, task): ClaimLine| {
+        let task = task.into_task();
+        CutAttempt { id: TaskId { job, index: task.index }, attempt_start, task }
+    };
+    Ok(lines.into_iter().map(cut).collect())
 }
 
-pub(super) async fn lanes(pool: &SqlitePool, job: JobId) -> Result<Vec<(LaneNumber, Host, TaskIndex)>, StoreError> {
+pub(super) async fn lanes(reader: &Reader, job: JobId) -> Result<Vec<(Host, TaskIndex)>, StoreError> {
     let sql = array_of!(
-        "SELECT json_array(id & 4294967295, host, head) AS line FROM lanes WHERE id BETWEEN (",
+        "SELECT json_array(host, head) AS line FROM lanes WHERE id BETWEEN (",
         job_no!(),
         " << 32) AND ((",
         job_no!(),
         " << 32) | 4294967295) ORDER BY id"
     );
-    let text: String = sqlx::query_scalar(sql).bind(blob(job)).fetch_one(pool).await?;
-    rows::parse(&text)
+    let text = reader.text(Ask::new(sql).bind(blob(job))).await?;
+    rows::lines(&text, format_args!("lane of job `{job}`:"))
 }
 
+/// Job, due time, task.
+#[derive(Deserialize)]
+struct DueLine(JobId, Timestamp, TaskLine);
+
 /// Tasks of equal due time are told apart by their ids, so that a page can end among them.
-pub(super) async fn due(pool: &SqlitePool, after: Option<DueTask>, limit: u32) -> Result<Vec<DueTask>, StoreError> {
-    let sql = array_of!(
-        "SELECT json_array(s.due, hex(j.id), s.id & 4294967295) AS line FROM task_states s \
-         CROSS JOIN jobs j ON j.no = s.id >> 32 \
-         WHERE s.due IS NOT NULL AND s.due >= ?1 AND (s.due, j.id, s.id & 4294967295) > (?1, ?2, ?3) \
-         AND s.state = 3 AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.id = s.id) \
-         ORDER BY s.due, j.id, s.id LIMIT ?4"
-    );
+pub(super) async fn due(reader: &Reader, after: Option<DueTask>, limit: u32) -> Result<DuePage, StoreError> {
+    static PAGE: LazyLock<Arc<str>> = LazyLock::new(|| {
+        let places = concat!(
+            "SELECT s.id AS id, ",
+            task_bytes!("s.log"),
+            " AS bytes FROM task_states s INDEXED BY task_states_due CROSS JOIN jobs j ON j.no = s.id >> 32 \
+             CROSS JOIN tasks t ON t.id = s.id WHERE s.due IS NOT NULL AND s.due >= ?1 \
+             AND (s.due, j.id, s.id & 4294967295) > (?1, ?2, ?3) AND s.state = 3 \
+             AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.id = s.id) ORDER BY s.due, j.id, s.id LIMIT ?4"
+        );
+        let line = concat!("'[\"' || hex(j.id) || '\",' || s.due || ',' || ", task_text!("s.log"), " || ']'");
+        let rest = "CROSS JOIN task_states s ON s.id = w.id CROSS JOIN tasks t ON t.id = w.id \
+             CROSS JOIN jobs j ON j.no = w.id >> 32 LEFT JOIN claims c ON c.id = w.id";
+        rows::page_of(places, line, rest, "")
+    });
     let (time, job, index) = match after {
         Some(DueTask { due, id }) => (due.0, blob(id.job), i64::from(id.index)),
         None => (i64::MIN, Vec::new(), -1),
     };
-    let text: String = sqlx::query_scalar(sql).bind(time).bind(job).bind(index).bind(limit).fetch_one(pool).await?;
-    let found: Vec<(Timestamp, JobId, TaskIndex)> = rows::parse(&text)?;
-    Ok(found.into_iter().map(|(due, job, index)| DueTask { due, id: TaskId { job, index } }).collect())
+    let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(time).bind(job).bind(index).bind(limit);
+    let text = reader.text(ask).await?;
+    let (lines, count) = rows::good_lines::<DueLine>(&text, "waiting task of job")?;
+    let complete = !rows::is_full(&text, count, limit);
+    let waiting = |DueLine(job, due, task): DueLine| {
+        let task = task.into_task();
+        (DueTask { due, id: TaskId { job, index: task.index } }, task)
+    };
+    Ok(DuePage { tasks: lines.into_iter().map(waiting).collect(), complete })
 }

@@ -1,12 +1,15 @@
 //! How rows travel out of `SQLite`: each as a JSON array, all of them as one text.
 //!
-//! Reading a row through sqlx costs microseconds, and a million of them seconds; one text of a million rows is read in a
-//! fraction. The texts are put together by plain concatenation, since every piece is a number or JSON that we wrote.
+//! Reading a row through sqlx costs microseconds, and a million of them seconds; one text of many rows is read in a
+//! fraction. The texts are put together by plain concatenation, since every piece is a number or JSON that we wrote. They
+//! are bounded: a page ends after [`crate::store::PAGE_BYTES_MAX`].
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::model::counts::Counts;
 use crate::model::failure::{TaskError, is_default};
@@ -16,13 +19,13 @@ use crate::model::outcome::{Attempt, Outcome};
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::task::{Task, TaskState};
 use crate::model::time::Timestamp;
-use crate::store::{StoreError, StoredTask, TaskRow};
+use crate::store::{LaneNumber, Listed, PAGE_BYTES_MAX, StoreError, StoredTask, TaskRow};
 
-/// A job's row as JSON, of `jobs j JOIN job_specs p`.
+/// A job as JSON, of `jobs j JOIN job_specs p`.
 macro_rules! job_text {
     () => {
-        "'[\"' || hex(j.id) || '\",' || j.state || ',' || j.create_time || ',' || coalesce(j.end_time, 'null') || ',' || \
-         j.moving || ',' || p.spec || ']'"
+        "'[\"' || hex(j.id) || '\",' || j.state || ',' || j.total || ',' || j.create_time || ',' || \
+         coalesce(j.end_time, 'null') || ',' || j.moving || ',' || p.spec || ']'"
     };
 }
 
@@ -33,23 +36,48 @@ macro_rules! job_no {
     };
 }
 
-/// The state row `s` of a task as JSON, with `$log` for its log.
+/// The state row `$s` of a task as JSON, with `$log` for its log.
 macro_rules! state_text {
-    ($log:literal) => {
+    ($s:literal, $log:literal) => {
         concat!(
-            "'[' || s.state || ',' || s.attempts || ',' || s.fence || ',' || s.crashes || ',' || coalesce(s.due, 'null') \
-             || ',' || coalesce(s.start_time, 'null') || ',' || coalesce(s.end_time, 'null') || ',' || \
-             coalesce(s.error, 'null') || ',' || coalesce(s.outcome, 'null') || ',' || coalesce(",
+            "'[' || ",
+            $s,
+            ".state || ',' || ",
+            $s,
+            ".attempts || ',' || ",
+            $s,
+            ".fence || ',' || ",
+            $s,
+            ".crashes || ',' || coalesce(",
+            $s,
+            ".due, 'null') || ',' || coalesce(",
+            $s,
+            ".start_time, 'null') || ',' || coalesce(",
+            $s,
+            ".end_time, 'null') || ',' || \
+             coalesce(CASE typeof(",
+            $s,
+            ".error) WHEN 'integer' THEN (SELECT x.error FROM shared_errors x \
+             WHERE x.id = (",
+            $s,
+            ".id >> 32 << 32) + ",
+            $s,
+            ".error) ELSE ",
+            $s,
+            ".error END, 'null') || ',' || \
+             coalesce(",
+            $s,
+            ".outcome, 'null') || ',' || coalesce(",
             $log,
             ", 'null') || ']'"
         )
     };
 }
 
-/// The state row, or null where there is none.
+/// The state row `s`, or null where there is none.
 macro_rules! state_or_null {
     ($log:literal) => {
-        concat!("CASE WHEN s.id IS NULL THEN 'null' ELSE ", state_text!($log), " END")
+        concat!("CASE WHEN s.id IS NULL THEN 'null' ELSE ", state_text!("s", $log), " END")
     };
 }
 
@@ -57,10 +85,23 @@ macro_rules! state_or_null {
 macro_rules! task_text {
     ($log:literal) => {
         concat!(
-            "'[' || (t.id & 4294967295) || ',' || t.spec || ',' || CASE WHEN c.id IS NULL THEN 'null' ELSE '[' || \
-             c.attempts || ',' || c.fence || ',' || c.crashes || ',' || coalesce(c.start_time, 'null') || ']' END || ',' || ",
+            "'[' || (t.id & 4294967295) || ',' || (t.lane & 4294967295) || ',' || t.spec || ',' || \
+             CASE WHEN c.id IS NULL THEN 'null' ELSE '[' || c.attempts || ',' || c.fence || ',' || c.crashes || ',' || \
+             coalesce(c.start_time, 'null') || ']' END || ',' || ",
             state_or_null!($log),
             " || ']'"
+        )
+    };
+}
+
+/// The bytes of [`task_text`], about. Lengths are in the headers of rows: what is long is not read for them.
+macro_rules! task_bytes {
+    ($log:literal) => {
+        concat!(
+            "octet_length(t.spec) + coalesce(octet_length(s.error), 0) + coalesce(octet_length(s.outcome), 0) \
+             + coalesce(octet_length(",
+            $log,
+            "), 0)"
         )
     };
 }
@@ -72,11 +113,117 @@ macro_rules! array_of {
     };
 }
 
-pub(super) use {array_of, job_no, job_text, state_or_null, state_text, task_text};
+pub(super) use {array_of, job_no, job_text, state_or_null, state_text, task_bytes, task_text};
 
-/// Reads what [`array_of`] made.
-pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
-    Ok(serde_json::from_str(text)?)
+/// The text of a statement that gives a page as one JSON array, followed by the columns `more`. `places` selects `id` and
+/// `bytes` of the rows in their order; `rest` joins to these places `w` what `line` is made of. The page ends before a row
+/// that begins beyond [`PAGE_BYTES_MAX`].
+pub(super) fn page_of(places: &str, line: &str, rest: &str, more: &str) -> Arc<str> {
+    format!(
+        "SELECT '[' || coalesce(group_concat(line, ','), '') || ']'{more} FROM (SELECT {line} AS line FROM \
+         (SELECT id, sum(bytes) OVER (ROWS UNBOUNDED PRECEDING) - bytes AS before FROM ({places})) w {rest} \
+         WHERE w.before < {PAGE_BYTES_MAX})"
+    )
+    .into()
+}
+
+/// Whether a page ended because it was full, by rows or by bytes. Its text is no shorter than the bytes of its rows.
+pub(super) fn is_full(text: &str, rows: usize, limit: u32) -> bool {
+    rows > 0 && (rows >= limit as usize || text.len() >= PAGE_BYTES_MAX)
+}
+
+/// How many rows are read to know whether there are more than `limit`.
+pub(super) fn one_more(limit: u32) -> i64 {
+    i64::from(limit) + 1
+}
+
+/// A page of at most `limit` of the `items` that were read from `text`, of which [`one_more`] were asked for.
+pub(super) fn listed<T>(text: &str, mut items: Vec<T>, limit: u32) -> Listed<T> {
+    let is_cut = !items.is_empty() && text.len() >= PAGE_BYTES_MAX;
+    let has_more = is_cut || items.len() > limit as usize;
+    items.truncate(limit as usize);
+    Listed { items, has_more }
+}
+
+/// Reads one JSON value that we wrote; `what` names the row.
+pub(super) fn parse<T: DeserializeOwned>(text: &str, what: impl Display) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::Unreadable(format!("{what}: {error}")))
+}
+
+/// Reads what [`array_of`] and [`page_of`] made; `what` names the listing.
+pub(super) fn lines<L: DeserializeOwned>(text: &str, what: impl Display) -> Result<Vec<L>, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::Unreadable(format!("{what}{}: {error}", place::<L>(text))))
+}
+
+/// Reads a listing whose lines stand for themselves: one that does not parse is logged and left out. Returns the good ones
+/// and the number of all.
+pub(super) fn good_lines<L: DeserializeOwned>(text: &str, what: &str) -> Result<(Vec<L>, usize), StoreError> {
+    if let Ok(lines) = serde_json::from_str::<Vec<L>>(text) {
+        let count = lines.len();
+        return Ok((lines, count));
+    }
+    let raw = lines_of(text).map_err(|error| StoreError::Unreadable(format!("{what}: {error}")))?;
+    let read = |line: &&RawValue| {
+        serde_json::from_str(line.get())
+            .inspect_err(|error| tracing::error!(%error, "the {what}{} cannot be read and is left out", name(line)))
+            .ok()
+    };
+    Ok((raw.iter().filter_map(read).collect(), raw.len()))
+}
+
+fn lines_of(text: &str) -> Result<Vec<&RawValue>, serde_json::Error> {
+    serde_json::from_str(text)
+}
+
+/// Names the first line that does not parse, by what stands first in it. The rest may hold secrets.
+fn place<L: DeserializeOwned>(text: &str) -> String {
+    let lines = lines_of(text).unwrap_or_default();
+    lines.into_iter().find(|line| serde_json::from_str::<L>(line.get()).is_err()).map(name).unwrap_or_default()
+}
+
+fn name(line: &RawValue) -> String {
+    let first = line.get().trim_start_matches('[').split(',').next().unwrap_or_default();
+    format!(" {first}")
+}
+
+/// The counts that are stored; `total` has a column, and what remains is `pending`.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Moved {
+    #[serde(skip_serializing_if = "is_default")]
+    running: u32,
+    #[serde(skip_serializing_if = "is_default")]
+    backing_off: u32,
+    #[serde(skip_serializing_if = "is_default")]
+    succeeded: u32,
+    #[serde(skip_serializing_if = "is_default")]
+    failed: u32,
+    #[serde(skip_serializing_if = "is_default")]
+    cancelled: u32,
+}
+
+impl Moved {
+    fn of(counts: Counts) -> Moved {
+        let Counts { total: _, pending: _, running, backing_off, succeeded, failed, cancelled } = counts;
+        Moved { running, backing_off, succeeded, failed, cancelled }
+    }
+
+    fn counts(self, job: JobId, total: u32) -> Counts {
+        let Moved { running, backing_off, succeeded, failed, cancelled } = self;
+        let counts = Counts { total, pending: 0, running, backing_off, succeeded, failed, cancelled };
+        with_pending(job, counts)
+    }
+}
+
+/// What of the total is in no other state is PENDING.
+pub(super) fn with_pending(job: JobId, counts: Counts) -> Counts {
+    let Counts { total, running, backing_off, succeeded, failed, cancelled, .. } = counts;
+    let others = [running, backing_off, succeeded, failed, cancelled].into_iter().map(i64::from).sum::<i64>();
+    let pending = i64::from(total) - others;
+    if pending < 0 {
+        tracing::error!(%job, ?counts, "a job has more tasks in its states than in all");
+    }
+    Counts { pending: u32::try_from(pending).unwrap_or(0), ..counts }
 }
 
 /// The part of a job that moves and that no query names.
@@ -88,7 +235,7 @@ struct Moving {
     open: bool,
     #[serde(skip_serializing_if = "is_default")]
     stop: Option<Stop>,
-    counts: Counts,
+    counts: Moved,
     #[serde(skip_serializing_if = "is_default")]
     ended_bytes: u64,
     #[serde(skip_serializing_if = "is_default")]
@@ -97,39 +244,48 @@ struct Moving {
     #[serde(skip_serializing_if = "is_default")]
     start_time: Option<Timestamp>,
     update_time: Timestamp,
+    #[serde(skip_serializing_if = "is_default")]
+    retrying: Option<TaskIndex>,
+    #[serde(skip_serializing_if = "is_default")]
+    settled_failures: u32,
+    #[serde(skip_serializing_if = "is_default")]
+    settled_successes: u32,
+    #[serde(skip_serializing_if = "is_default")]
+    downloads: bool,
 }
 
 /// The column `jobs.moving`.
-pub(super) fn moving(job: &Job) -> Result<String, StoreError> {
-    let moving = Moving {
+pub(super) fn moving(job: &Job) -> Result<String, serde_json::Error> {
+    serde_json::to_string(&Moving {
         open: job.open,
         stop: job.stop.clone(),
-        counts: job.counts,
+        counts: Moved::of(job.counts),
         ended_bytes: job.ended_bytes,
         failure: job.failure.clone(),
         sequence: job.sequence,
         start_time: job.start_time,
         update_time: job.update_time,
-    };
-    Ok(serde_json::to_string(&moving)?)
+        retrying: job.retrying,
+        settled_failures: job.settled_failures,
+        settled_successes: job.settled_successes,
+        downloads: job.downloads,
+    })
 }
 
 /// See [`job_text`].
 #[derive(Deserialize)]
-pub(super) struct JobLine(JobId, i64, Timestamp, Option<Timestamp>, Moving, Arc<JobSpec>);
+pub(super) struct JobLine(JobId, State<JobState>, u32, Timestamp, Option<Timestamp>, Moving, Arc<JobSpec>);
 
 impl JobLine {
-    pub(super) fn into_job(self) -> Result<Job, StoreError> {
-        let JobLine(id, state, create_time, end_time, moving, spec) = self;
-        let state = JobState::from_number(state)
-            .ok_or_else(|| StoreError::Fatal(format!("job `{id}` has the unknown state {state}")))?;
-        Ok(Job {
+    pub(super) fn into_job(self) -> Job {
+        let JobLine(id, State(state), total, create_time, end_time, moving, spec) = self;
+        Job {
             id,
             spec,
             state,
             open: moving.open,
             stop: moving.stop,
-            counts: moving.counts,
+            counts: moving.counts.counts(id, total),
             ended_bytes: moving.ended_bytes,
             failure: moving.failure,
             sequence: moving.sequence,
@@ -137,19 +293,40 @@ impl JobLine {
             start_time: moving.start_time,
             end_time,
             update_time: moving.update_time,
-        })
+            retrying: moving.retrying,
+            settled_failures: moving.settled_failures,
+            settled_successes: moving.settled_successes,
+            downloads: moving.downloads,
+        }
     }
 }
 
-/// Reads an array of [`job_text`].
-pub(super) fn parse_jobs(text: &str) -> Result<Vec<Job>, StoreError> {
-    parse::<Vec<JobLine>>(text)?.into_iter().map(JobLine::into_job).collect()
+/// A state by its number in the contract.
+#[derive(Deserialize)]
+#[serde(try_from = "i64")]
+#[serde(bound(deserialize = "State<S>: TryFrom<i64>, <State<S> as TryFrom<i64>>::Error: Display"))]
+pub(super) struct State<S>(pub(super) S);
+
+impl TryFrom<i64> for State<JobState> {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Self, String> {
+        JobState::from_number(number).map(State).ok_or_else(|| format!("a job has the unknown state {number}"))
+    }
+}
+
+impl TryFrom<i64> for State<TaskState> {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Self, String> {
+        TaskState::from_number(number).map(State).ok_or_else(|| format!("a task has the unknown state {number}"))
+    }
 }
 
 /// See [`state_text`].
 #[derive(Deserialize)]
 pub(super) struct StateLine(
-    i64,
+    State<TaskState>,
     u32,
     u32,
     u32,
@@ -162,12 +339,10 @@ pub(super) struct StateLine(
 );
 
 impl StateLine {
-    pub(super) fn into_row(self) -> Result<TaskRow, StoreError> {
-        let StateLine(state, attempts, fence, crashes, due, start_time, end_time, error, outcome, log) = self;
-        let state = TaskState::from_number(state)
-            .ok_or_else(|| StoreError::Fatal(format!("a task has the unknown state {state}")))?;
+    pub(super) fn into_row(self) -> TaskRow {
+        let StateLine(State(state), attempts, fence, crashes, due, start_time, end_time, error, outcome, log) = self;
         let task = Task { state, attempts, fence, crashes, due, start_time, end_time, error };
-        Ok(TaskRow { task, log: log.unwrap_or_default(), outcome })
+        TaskRow { task, log: log.unwrap_or_default(), outcome }
     }
 }
 
@@ -176,23 +351,28 @@ type ClaimLine = (u32, u32, u32, Option<Timestamp>);
 
 /// See [`task_text`].
 #[derive(Deserialize)]
-pub(super) struct TaskLine(TaskIndex, Arc<TaskSpec>, Option<ClaimLine>, Option<StateLine>);
+pub(super) struct TaskLine(TaskIndex, LaneNumber, Arc<TaskSpec>, Option<ClaimLine>, Option<StateLine>);
 
 impl TaskLine {
-    pub(super) fn into_task(self) -> Result<StoredTask, StoreError> {
-        let TaskLine(index, spec, claim, state) = self;
-        let mut row = state.map(StateLine::into_row).transpose()?.unwrap_or_default();
+    pub(super) fn into_task(self) -> StoredTask {
+        let TaskLine(index, lane, spec, claim, state) = self;
+        let mut row = state.map(StateLine::into_row).unwrap_or_default();
         if let Some((attempts, fence, crashes, start_time)) = claim {
             // The state row is from before the attempt: its error is the last one, its log goes on, its due is over.
             let error = row.task.error.take();
             let state = TaskState::Running;
             row.task = Task { state, attempts, fence, crashes, due: None, start_time, end_time: None, error };
         }
-        Ok(StoredTask { index, spec, row })
+        StoredTask { index, lane, spec, row }
     }
 }
 
-/// Reads an array of [`task_text`].
-pub(super) fn parse_tasks(text: &str) -> Result<Vec<StoredTask>, StoreError> {
-    parse::<Vec<TaskLine>>(text)?.into_iter().map(TaskLine::into_task).collect()
+/// Reads an array of [`task_text`] of one job.
+pub(super) fn tasks(text: &str, job: JobId) -> Result<Vec<StoredTask>, StoreError> {
+    Ok(lines::<TaskLine>(text, format_args!("task of job `{job}`:"))?.into_iter().map(TaskLine::into_task).collect())
+}
+
+/// Reads a page of [`task_text`] of one job.
+pub(super) fn listed_tasks(text: &str, job: JobId, limit: u32) -> Result<Listed<StoredTask>, StoreError> {
+    Ok(listed(text, tasks(text, job)?, limit))
 }

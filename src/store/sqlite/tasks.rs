@@ -1,78 +1,55 @@
-//! Tasks as they were submitted, and reads of tasks with all that came of them.
+//! Tasks as they were submitted, and reads of tasks with their states.
+
+use std::sync::{Arc, LazyLock};
 
 use serde::Deserialize;
-use sqlx::{SqliteConnection, SqlitePool};
+use sqlx::{AssertSqlSafe, SqliteConnection};
 
+use crate::model::counts::Counts;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
+use crate::model::spec::TaskSpec;
 use crate::model::task::TaskState;
+use crate::model::time::Timestamp;
+use crate::store::sqlite::columns::blob;
+use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::insert::Insert;
-use crate::store::sqlite::jobs::blob;
-use crate::store::sqlite::numbers::Numbers;
-use crate::store::sqlite::rows::{self, array_of, job_no, state_or_null, state_text, task_text};
-use crate::store::{LaneNumber, NewTask, StoreError, StoredTask};
+use crate::store::sqlite::numbers::key;
+use crate::store::sqlite::reader::{Ask, Reader};
+use crate::store::sqlite::rows::{self, State, array_of, job_no, state_or_null, state_text, task_bytes, task_text};
+use crate::store::{LaneNumber, LanePage, Listed, StoreError, StoredTask};
 
 static TASKS: Insert = Insert::new("tasks (id, lane, spec)", 3, "");
 static KEYS: Insert = Insert::new("task_keys (job, key, task)", 3, "");
 
-pub(super) async fn insert(
-    conn: &mut SqliteConnection,
-    numbers: &Numbers,
-    tasks: &[NewTask],
-) -> Result<(), StoreError> {
+/// How many tasks of a lane one page looks at, those that cannot start included: about 10 ms.
+const LANE_LOOK_MAX: u32 = 16_384;
+
+/// A task to insert: the number of its job, its index, its lane, its spec.
+pub(super) type NewTask<'a> = (i64, TaskIndex, LaneNumber, &'a TaskSpec);
+
+pub(super) async fn insert(conn: &mut SqliteConnection, tasks: &[NewTask<'_>]) -> Result<(), Fault> {
     TASKS
-        .run(conn, tasks, |row, task| {
-            let spec = serde_json::to_string(&task.spec)?;
-            row.add(numbers.task(task.id)?)?.add(numbers.lane(task.id.job, task.lane)?)?.add(spec).map(drop)
+        .run(conn, tasks, |row, (no, index, lane, spec)| {
+            row.add(key(*no, *index))?.add(key(*no, *lane))?.add(serde_json::to_string(spec)?).map(drop)
         })
         .await?;
-    let keyed: Vec<&NewTask> = tasks.iter().filter(|task| !task.spec.key.is_empty()).collect();
-    KEYS.run(conn, &keyed, |row, task| {
-        row.add(numbers.job(task.id.job)?)?.add(task.spec.key.as_str())?.add(numbers.task(task.id)?).map(drop)
+    let keyed: Vec<&NewTask<'_>> = tasks.iter().filter(|(.., spec)| !spec.key.is_empty()).collect();
+    KEYS.run(conn, &keyed, |row, (no, index, _, spec)| {
+        row.add(*no)?.add(spec.key.as_str())?.add(key(*no, *index)).map(drop)
     })
     .await?;
     Ok(())
 }
 
-pub(super) async fn taken_keys(pool: &SqlitePool, job: JobId, keys: &[String]) -> Result<Vec<String>, StoreError> {
-    let sql = concat!(
-        "SELECT json_group_array(value) FROM (SELECT DISTINCT value FROM json_each(?2) WHERE EXISTS \
-         (SELECT 1 FROM task_keys k WHERE k.job = ",
-        job_no!(),
-        " AND k.key = value))"
-    );
-    let text: String =
-        sqlx::query_scalar(sql).bind(blob(job)).bind(serde_json::to_string(keys)?).fetch_one(pool).await?;
-    rows::parse(&text)
-}
+/// The tables that make up a task, joined to its place `w`.
+const OF_PLACE: &str = "CROSS JOIN tasks t ON t.id = w.id LEFT JOIN task_states s ON s.id = w.id \
+                        LEFT JOIN claims c ON c.id = w.id";
 
 /// The tables that make up a task, all found by one key.
-macro_rules! parts {
+macro_rules! joined {
     () => {
         " FROM tasks t LEFT JOIN task_states s ON s.id = t.id LEFT JOIN claims c ON c.id = t.id "
     };
-}
-
-pub(super) async fn task(pool: &SqlitePool, id: TaskId) -> Result<Option<StoredTask>, StoreError> {
-    let sql = concat!("SELECT ", task_text!("s.log"), parts!(), "WHERE t.id = (", job_no!(), " << 32) | ?2");
-    let text: Option<String> = sqlx::query_scalar(sql).bind(blob(id.job)).bind(id.index).fetch_optional(pool).await?;
-    one(text.as_deref())
-}
-
-pub(super) async fn by_key(pool: &SqlitePool, job: JobId, key: &str) -> Result<Option<StoredTask>, StoreError> {
-    let sql = concat!(
-        "SELECT ",
-        task_text!("s.log"),
-        parts!(),
-        "WHERE t.id = (SELECT k.task FROM task_keys k WHERE k.job = ",
-        job_no!(),
-        " AND k.key = ?2)"
-    );
-    let text: Option<String> = sqlx::query_scalar(sql).bind(blob(job)).bind(key).fetch_optional(pool).await?;
-    one(text.as_deref())
-}
-
-fn one(text: Option<&str>) -> Result<Option<StoredTask>, StoreError> {
-    text.map(|text| rows::parse::<rows::TaskLine>(text)?.into_task()).transpose()
 }
 
 /// The keys of a job's tasks from index `?2` on, of the table `$t`.
@@ -82,128 +59,252 @@ macro_rules! from_index {
     };
 }
 
-/// Where a listing finds its tasks: without PENDING ones, those that never moved need not be looked at.
-fn listing(states: &[TaskState]) -> &'static str {
-    const ALL: &str = array_of!(
+pub(super) async fn task(reader: &Reader, id: TaskId) -> Result<Option<StoredTask>, StoreError> {
+    let sql = concat!("SELECT ", task_text!("s.log"), joined!(), "WHERE t.id = (", job_no!(), " << 32) | ?2");
+    one(reader, Ask::new(sql).bind(blob(id.job)).bind(id.index), id.job).await
+}
+
+pub(super) async fn by_key(reader: &Reader, job: JobId, key: &str) -> Result<Option<StoredTask>, StoreError> {
+    let sql = concat!(
         "SELECT ",
-        task_text!("NULL"),
-        " AS line",
-        parts!(),
-        "WHERE ",
-        from_index!("t"),
-        " ORDER BY t.id LIMIT ?3"
+        task_text!("s.log"),
+        joined!(),
+        "WHERE t.id = (SELECT k.task FROM task_keys k WHERE k.job = ",
+        job_no!(),
+        " AND k.key = ?2)"
     );
-    const SOME: &str = array_of!(
-        "SELECT ",
-        task_text!("NULL"),
-        " AS line",
-        parts!(),
-        "WHERE ",
-        from_index!("t"),
-        " AND CASE WHEN c.id IS NULL THEN coalesce(s.state, 1) ELSE 2 END IN (SELECT value FROM json_each(?4)) \
-         ORDER BY t.id LIMIT ?3"
+    one(reader, Ask::new(sql).bind(blob(job)).bind(key), job).await
+}
+
+async fn one(reader: &Reader, ask: Ask, job: JobId) -> Result<Option<StoredTask>, StoreError> {
+    let found: Option<(String,)> = reader.first(ask).await?;
+    let read = |(text,): (String,)| rows::parse::<rows::TaskLine>(&text, format_args!("task of job `{job}`"));
+    Ok(found.map(read).transpose()?.map(rows::TaskLine::into_task))
+}
+
+/// The places of tasks in one of `states`, in order: each state is a range of an index, and the ranges are merged.
+/// `started`: only tasks that an attempt was made at.
+fn places_by_state(states: &[TaskState], started: bool) -> String {
+    const PUT_BACK: &str = " AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.id = s.id)";
+    // Nothing before the lowest head of a lane is PENDING.
+    const FRESH: &str = concat!(
+        "SELECT t.id AS id FROM tasks t WHERE t.id >= (",
+        job_no!(),
+        " << 32) + max(?2, coalesce((SELECT min(l.head) FROM lanes l WHERE l.id BETWEEN (",
+        job_no!(),
+        " << 32) AND ((",
+        job_no!(),
+        " << 32) | 4294967295)), 4294967295)) AND t.id <= ((",
+        job_no!(),
+        " << 32) | 4294967295) AND NOT EXISTS (SELECT 1 FROM task_states s WHERE s.id = t.id) \
+         AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.id = t.id)"
     );
-    const RUNNING: &str = array_of!(
-        "SELECT ",
-        task_text!("NULL"),
-        " AS line FROM claims c CROSS JOIN tasks t ON t.id = c.id LEFT JOIN task_states s ON s.id = c.id WHERE ",
-        from_index!("c"),
-        " ORDER BY c.id LIMIT ?3"
-    );
-    const MOVED: &str = array_of!(
-        "SELECT ",
-        task_text!("NULL"),
-        " AS line FROM task_states s CROSS JOIN tasks t ON t.id = s.id LEFT JOIN claims c ON c.id = s.id WHERE ",
-        from_index!("s"),
-        " AND c.id IS NULL AND s.state IN (SELECT value FROM json_each(?4)) ORDER BY s.id LIMIT ?3"
-    );
-    match states {
-        [] => ALL,
-        [TaskState::Running] => RUNNING,
-        _ if states.iter().any(|state| matches!(state, TaskState::Pending | TaskState::Running)) => SOME,
-        _ => MOVED,
+    const RUNNING: &str = concat!("SELECT c.id AS id FROM claims c WHERE ", from_index!("c"));
+    let mut arms = Vec::new();
+    for state in TaskState::ALL.into_iter().filter(|state| states.contains(state)) {
+        if state == TaskState::Running {
+            arms.push(RUNNING.to_owned());
+            continue;
+        }
+        if state == TaskState::Pending && !started {
+            arms.push(FRESH.to_owned());
+        }
+        let unclaimed = if state.is_ended() { "" } else { PUT_BACK };
+        for begun in if started { &[1][..] } else { &[0, 1] } {
+            arms.push(format!(
+                "SELECT s.id AS id FROM task_states s INDEXED BY task_states_state WHERE s.state = {} \
+                 AND (s.fence > 0) = {begun} AND {}{unclaimed}",
+                state as i64,
+                from_index!("s")
+            ));
+        }
     }
+    arms.join(" UNION ALL ") + " ORDER BY id"
+}
+
+/// The text of a listing of tasks in some states; `filter` is a condition over `t`.
+fn by_state(states: &[TaskState], started: bool, line: &str, bytes: &str, filter: &str) -> Arc<str> {
+    let places = format!(
+        "SELECT t.id AS id, {bytes} AS bytes FROM ({}) f CROSS JOIN tasks t ON t.id = f.id \
+         LEFT JOIN task_states s ON s.id = f.id {filter} LIMIT ?3",
+        places_by_state(states, started)
+    );
+    rows::page_of(&places, line, OF_PLACE, "")
 }
 
 pub(super) async fn list(
-    pool: &SqlitePool,
+    reader: &Reader,
     job: JobId,
     states: &[TaskState],
     from: TaskIndex,
     limit: u32,
-) -> Result<Vec<StoredTask>, StoreError> {
-    let numbers: Vec<i64> = states.iter().map(|state| *state as i64).collect();
-    let text: String = sqlx::query_scalar(listing(states))
-        .bind(blob(job))
-        .bind(from)
-        .bind(limit)
-        .bind(serde_json::to_string(&numbers)?)
-        .fetch_one(pool)
-        .await?;
-    rows::parse_tasks(&text)
+) -> Result<Listed<StoredTask>, StoreError> {
+    static ALL: LazyLock<Arc<str>> = LazyLock::new(|| {
+        let places = concat!(
+            "SELECT t.id AS id, ",
+            task_bytes!("NULL"),
+            " AS bytes FROM tasks t LEFT JOIN task_states s ON s.id = t.id WHERE ",
+            from_index!("t"),
+            " ORDER BY t.id LIMIT ?3"
+        );
+        rows::page_of(places, task_text!("NULL"), OF_PLACE, "")
+    });
+    let sql = match states {
+        [] => ALL.clone(),
+        states => by_state(states, false, task_text!("NULL"), task_bytes!("NULL"), ""),
+    };
+    let ask = Ask::new(AssertSqlSafe(sql)).bind(blob(job)).bind(from).bind(rows::one_more(limit));
+    let text = reader.text(ask).await?;
+    rows::listed_tasks(&text, job, limit)
 }
 
-/// PENDING tasks of a lane. Quick wherever in the lane `from` is: both conditions are ranges of one index.
+/// A job without any download is not looked through.
+pub(super) async fn downloads(
+    reader: &Reader,
+    job: JobId,
+    states: &[TaskState],
+    from: TaskIndex,
+    limit: u32,
+) -> Result<Listed<StoredTask>, StoreError> {
+    const FILTER: &str = concat!(
+        "WHERE (SELECT downloads FROM jobs WHERE no = ",
+        job_no!(),
+        ") = 1 AND t.spec -> '$.work.download' IS NOT NULL"
+    );
+    if states.is_empty() {
+        return Ok(Listed::default());
+    }
+    let sql = by_state(states, true, task_text!("s.log"), task_bytes!("s.log"), FILTER);
+    let ask = Ask::new(AssertSqlSafe(sql)).bind(blob(job)).bind(from).bind(rows::one_more(limit));
+    let text = reader.text(ask).await?;
+    rows::listed_tasks(&text, job, limit)
+}
+
+/// Quick wherever in the lane `from` is: both conditions are ranges of one index.
 pub(super) async fn lane_page(
-    pool: &SqlitePool,
+    reader: &Reader,
     job: JobId,
     lane: LaneNumber,
     from: TaskIndex,
     limit: u32,
-) -> Result<Vec<StoredTask>, StoreError> {
-    let sql = array_of!(
-        "SELECT ",
-        task_text!("s.log"),
-        " AS line FROM tasks t INDEXED BY tasks_lane LEFT JOIN task_states s ON s.id = t.id \
-         LEFT JOIN claims c ON c.id = t.id WHERE t.lane = ((",
-        job_no!(),
-        " << 32) | ?3) AND ",
-        from_index!("t"),
-        " AND c.id IS NULL AND coalesce(s.state, 1) = 1 ORDER BY t.id LIMIT ?4"
-    );
-    let text: String =
-        sqlx::query_scalar(sql).bind(blob(job)).bind(from).bind(lane).bind(limit).fetch_one(pool).await?;
-    rows::parse_tasks(&text)
+    now: Timestamp,
+) -> Result<LanePage, StoreError> {
+    macro_rules! of_lane {
+        () => {
+            concat!(
+                "FROM tasks t INDEXED BY tasks_lane WHERE t.lane = ((",
+                job_no!(),
+                " << 32) | ?3) AND ",
+                from_index!("t"),
+                " ORDER BY t.id LIMIT "
+            )
+        };
+    }
+    static PAGE: LazyLock<Arc<str>> = LazyLock::new(|| {
+        let places = format!(
+            concat!(
+                "SELECT k.id AS id, ",
+                task_bytes!("s.log"),
+                " AS bytes FROM (SELECT t.id AS id ",
+                of_lane!(),
+                "{}) k CROSS JOIN tasks t ON t.id = k.id LEFT JOIN task_states s ON s.id = k.id \
+                 LEFT JOIN claims c ON c.id = k.id WHERE c.id IS NULL \
+                 AND (s.id IS NULL OR s.state = 1 OR (s.state = 3 AND s.due <= ?5)) LIMIT ?4"
+            ),
+            LANE_LOOK_MAX
+        );
+        let rest = format!(
+            concat!(", CASE WHEN count(*) < ?4 THEN (SELECT t.id & 4294967295 ", of_lane!(), "1 OFFSET {}) END"),
+            LANE_LOOK_MAX
+        );
+        rows::page_of(&places, task_text!("s.log"), OF_PLACE, &rest)
+    });
+    let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(from).bind(lane).bind(limit).bind(now.0);
+    let (text, beyond): (String, Option<u32>) = reader.first(ask).await?.unwrap_or_else(|| ("[]".to_owned(), None));
+    let tasks = rows::tasks(&text, job)?;
+    let next = if rows::is_full(&text, tasks.len(), limit) {
+        tasks.last().and_then(|last| last.index.checked_add(1))
+    } else {
+        beyond
+    };
+    Ok(LanePage { tasks, next })
 }
 
-/// A task's index and the number of its state.
+/// A task's index and its state.
 #[derive(Deserialize)]
-struct StateOf(TaskIndex, i64);
+struct StateOf(TaskIndex, State<TaskState>);
 
 pub(super) async fn states(
-    pool: &SqlitePool,
+    reader: &Reader,
     job: JobId,
     indexes: &[TaskIndex],
 ) -> Result<Vec<(TaskIndex, TaskState)>, StoreError> {
     let sql = array_of!(
         "SELECT '[' || (t.id & 4294967295) || ',' || CASE WHEN c.id IS NULL THEN coalesce(s.state, 1) ELSE 2 END || ']' \
          AS line",
-        parts!(),
+        joined!(),
         "WHERE t.id IN (SELECT (",
         job_no!(),
         " << 32) | value FROM json_each(?2)) ORDER BY t.id"
     );
-    let text: String =
-        sqlx::query_scalar(sql).bind(blob(job)).bind(serde_json::to_string(indexes)?).fetch_one(pool).await?;
-    let found: Vec<StateOf> = rows::parse(&text)?;
-    let state = |number| {
-        TaskState::from_number(number)
-            .ok_or_else(|| StoreError::Fatal(format!("a task has the unknown state {number}")))
+    let wanted = serde_json::to_string(indexes).map_err(|error| StoreError::Unreadable(error.to_string()))?;
+    let text = reader.text(Ask::new(sql).bind(blob(job)).bind(wanted)).await?;
+    let found: Vec<StateOf> = rows::lines(&text, format_args!("state of a task of job `{job}`:"))?;
+    Ok(found.into_iter().map(|StateOf(index, State(state))| (index, state)).collect())
+}
+
+/// Total, running, backing off, succeeded, failed, cancelled.
+type CountRow = (u32, u32, u32, u32, u32, u32);
+
+pub(super) async fn recount(reader: &Reader, job: JobId) -> Result<Counts, StoreError> {
+    macro_rules! in_state {
+        ($state:literal) => {
+            concat!(
+                "(SELECT count(*) FROM task_states s INDEXED BY task_states_state WHERE s.state = ",
+                $state,
+                " AND (s.fence > 0) IN (0, 1) AND ",
+                from_index!("s"),
+                ")"
+            )
+        };
+    }
+    let sql = concat!(
+        "SELECT total, (SELECT count(*) FROM claims c WHERE ",
+        from_index!("c"),
+        "), ",
+        in_state!("3"),
+        " - (SELECT count(*) FROM claims c CROSS JOIN task_states s ON s.id = c.id WHERE s.state = 3 AND ",
+        from_index!("c"),
+        "), ",
+        in_state!("4"),
+        ", ",
+        in_state!("5"),
+        ", ",
+        in_state!("6"),
+        " FROM jobs WHERE id = ?1 AND deleted = 0"
+    );
+    let found: Option<CountRow> = reader.first(Ask::new(sql).bind(blob(job)).bind(0)).await?;
+    let Some((total, running, backing_off, succeeded, failed, cancelled)) = found else {
+        return Ok(Counts::default());
     };
-    found.into_iter().map(|StateOf(index, number)| Ok((index, state(number)?))).collect()
+    Ok(rows::with_pending(job, Counts { total, pending: 0, running, backing_off, succeeded, failed, cancelled }))
 }
 
 pub(super) async fn download_paths(
-    pool: &SqlitePool,
+    reader: &Reader,
     job: JobId,
     from: TaskIndex,
     limit: u32,
 ) -> Result<Vec<(TaskIndex, String)>, StoreError> {
     let sql = array_of!(
-        "SELECT json_array(s.id & 4294967295, s.outcome ->> '$.download.path') AS line FROM task_states s WHERE ",
+        "SELECT json_array(s.id & 4294967295, s.outcome ->> '$.download.path') AS line \
+         FROM task_states s INDEXED BY task_states_state WHERE (SELECT downloads FROM jobs WHERE no = ",
+        job_no!(),
+        ") = 1 AND s.state = 4 AND (s.fence > 0) = 1 AND ",
         from_index!("s"),
-        " AND s.state = 4 AND s.outcome ->> '$.download.path' IS NOT NULL ORDER BY s.id LIMIT ?3"
+        " AND s.outcome ->> '$.download.path' IS NOT NULL \
+         AND coalesce(s.outcome ->> '$.download.skipped', 0) = 0 ORDER BY s.id LIMIT ?3"
     );
-    let text: String = sqlx::query_scalar(sql).bind(blob(job)).bind(from).bind(limit).fetch_one(pool).await?;
-    rows::parse(&text)
+    let text = reader.text(Ask::new(sql).bind(blob(job)).bind(from).bind(limit)).await?;
+    rows::lines(&text, format_args!("download of job `{job}`:"))
 }

@@ -1,0 +1,54 @@
+//! An attempt on its way to a transfer thread and back: plain values, and the port through which it keeps its pages.
+
+use std::sync::{Arc, Mutex};
+
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+use crate::limits::hosts::HostPermit;
+use crate::limits::transport::JobRates;
+use crate::model::failure::Failure;
+use crate::model::ids::{Fence, TaskId};
+use crate::model::outcome::{AttemptEnd, AttemptReport};
+use crate::model::progress::Meter;
+use crate::model::spec::{Options, TaskSpec};
+use crate::model::time::Timestamp;
+use crate::store::NewPage;
+
+/// An attempt to be made.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    pub(crate) id: TaskId,
+    pub(crate) fence: Fence,
+    pub(crate) spec: Arc<TaskSpec>,
+    pub(crate) options: Options,
+    pub(crate) directory: String,
+    pub(crate) rates: Arc<JobRates>,
+    pub(crate) permit: Mutex<Option<HostPermit>>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) meter: Arc<Meter>,
+    pub(crate) attempt_start: Timestamp,
+    /// The start of the task's first attempt.
+    pub(crate) first_start: Timestamp,
+    /// Whether there were attempts before, so that something of them may be kept.
+    pub(crate) has_history: bool,
+    /// Where a listing goes on, if memory knows; else the store has it.
+    pub(crate) cursor: Option<Arc<str>>,
+}
+
+/// An attempt that has ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) id: TaskId,
+    pub(crate) fence: Fence,
+    pub(crate) end: AttemptEnd,
+    pub(crate) report: AttemptReport,
+    /// The body of a fetch, to be stored together with its end.
+    pub(crate) body: Option<NewPage>,
+}
+
+/// Keeps pages of running fetches.
+pub(crate) trait KeepPages: Send + Sync {
+    /// Stores a page. It is durable when this returns; an error means that the attempt must stop.
+    fn keep(&self, id: TaskId, fence: Fence, page: NewPage) -> BoxFuture<'_, Result<(), Failure>>;
+}

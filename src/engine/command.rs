@@ -1,0 +1,266 @@
+//! Everything that can be asked of the engine, and what it answers: plain values.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::engine::explanation::Explanation;
+use crate::model::failure::{Failure, FailureReason};
+use crate::model::host::Host;
+use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
+use crate::model::job::{self, Job};
+use crate::model::limits::{HostLimits, Limits, RateLimit};
+use crate::model::spec::{JobSpec, TaskSpec};
+use crate::model::time::Timestamp;
+use crate::store::{Chunk, LaneNumber, NewPage};
+
+/// The reason why the engine did not do what was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum EngineError {
+    /// There is no such job.
+    #[error("there is no job `{0}`")]
+    NoJob(JobId),
+    /// The job is in a state in which this cannot be done.
+    #[error(transparent)]
+    WrongState(#[from] job::WrongState),
+    /// The job takes no more tasks.
+    #[error("job `{0}` is sealed: it takes no more tasks")]
+    Sealed(JobId),
+    /// The request id was used for another job.
+    #[error("request id `{0}` was used for another job; use a new one for this job")]
+    RequestIdTaken(String),
+    /// The chunk id was used for other tasks.
+    #[error("chunk id `{0}` was used for other tasks; use a new one for these")]
+    ChunkIdTaken(String),
+    /// Tasks of the job have these keys already; by place in the chunk.
+    #[error("{} of the keys are taken by other tasks of the job", .0.len())]
+    KeysTaken(Vec<(usize, String)>),
+    /// A task cannot be retried.
+    #[error("task {0} has not failed and was not cancelled, so it cannot be retried")]
+    NotRetryable(TaskIndex),
+    /// There is no such task.
+    #[error("job `{0}` has no task {1}")]
+    NoTask(JobId, TaskIndex),
+    /// The job would have more tasks than can be counted.
+    #[error("a job has at most 4,294,967,295 tasks")]
+    TooManyTasks,
+    /// The server is shutting down.
+    #[error("the server is shutting down; try again when it is back")]
+    Draining,
+    /// Nothing can be stored at present.
+    #[error("nothing can be stored: {0}; try again when that has been corrected")]
+    StoreFull(String),
+    /// Memory and store contradict each other about the job; nothing was changed.
+    #[error(
+        "job `{0}` was found to contradict the store, so this was not done; the server's log has the cause. Try again"
+    )]
+    Contradiction(JobId),
+    /// The store failed.
+    #[error("{0}")]
+    Store(String),
+}
+
+/// Where an answer goes. Who asked may be gone.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, EngineError>>;
+
+/// Sends an answer. A caller whose deadline passed does not hear it, and what was done stays done.
+pub(crate) fn answer<T>(reply: Reply<T>, result: Result<T, EngineError>) {
+    let _ = reply.send(result);
+}
+
+/// Tasks on their way in, each with its host.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tasks {
+    pub(crate) specs: Vec<Arc<TaskSpec>>,
+    pub(crate) hosts: Vec<Host>,
+}
+
+/// What `UpdateJob` changes: the fields that are `Some`.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs)] // The contract's names.
+pub struct JobPatch {
+    pub priority: Option<i32>,
+    pub max_concurrency: Option<u32>,
+    pub rate_limit: Option<RateLimit>,
+    pub labels: Option<BTreeMap<String, String>>,
+    pub title: Option<String>,
+}
+
+impl JobPatch {
+    /// Changes `job` at `now`.
+    pub(crate) fn apply(&self, job: &mut Job, now: Timestamp) {
+        let spec = Arc::make_mut(&mut job.spec);
+        let JobPatch { priority, max_concurrency, rate_limit, labels, title } = self.clone();
+        spec.priority = priority.unwrap_or(spec.priority);
+        spec.group.max_concurrency = max_concurrency.unwrap_or(spec.group.max_concurrency);
+        spec.rate_limit = rate_limit.unwrap_or(spec.rate_limit);
+        if let Some(labels) = labels {
+            spec.labels = labels;
+        }
+        if let Some(title) = title {
+            spec.title = title;
+        }
+        job.update_time = now;
+    }
+}
+
+/// What `UpdateLimits` changes: the fields that are `Some`.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs)] // The contract's names.
+pub struct LimitsPatch {
+    pub max_concurrent_tasks: Option<u32>,
+    pub max_per_host: Option<u32>,
+    pub requests_per_second_per_host: Option<f64>,
+    pub bytes_per_second: Option<u64>,
+    pub hosts: Option<Vec<HostLimits>>,
+}
+
+impl LimitsPatch {
+    /// `limits` with the patch applied.
+    pub(crate) fn over(&self, limits: &Limits) -> Limits {
+        let LimitsPatch { max_concurrent_tasks, max_per_host, requests_per_second_per_host, bytes_per_second, hosts } =
+            self.clone();
+        Limits {
+            max_concurrent_tasks: max_concurrent_tasks.unwrap_or(limits.max_concurrent_tasks),
+            max_per_host: max_per_host.unwrap_or(limits.max_per_host),
+            requests_per_second_per_host: requests_per_second_per_host.unwrap_or(limits.requests_per_second_per_host),
+            bytes_per_second: bytes_per_second.unwrap_or(limits.bytes_per_second),
+            hosts: hosts.unwrap_or_else(|| limits.hosts.clone()),
+        }
+    }
+}
+
+/// What can be done to a job.
+#[derive(Clone, Debug)]
+pub(crate) enum Control {
+    Seal,
+    Pause,
+    Resume,
+    Cancel(String),
+}
+
+/// What is asked of the scheduler about one job. Answers come after the commit.
+#[derive(Debug)]
+pub(crate) enum JobCommand {
+    AddTasks {
+        chunk_id: String,
+        digest: [u8; 32],
+        tasks: Tasks,
+        reply: Reply<Chunk>,
+    },
+    Control {
+        what: Control,
+        reply: Reply<Arc<Job>>,
+    },
+    /// Runs failed and cancelled tasks again; no indexes: all of them.
+    Retry {
+        indexes: Option<Vec<TaskIndex>>,
+        reply: Reply<Arc<Job>>,
+    },
+    Update {
+        patch: JobPatch,
+        reply: Reply<Arc<Job>>,
+    },
+    Delete {
+        with_files: bool,
+        reply: Reply<()>,
+    },
+}
+
+/// What is asked of the scheduler.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Submit {
+        spec: Box<JobSpec>,
+        request: Option<(String, [u8; 32])>,
+        tasks: Tasks,
+        reply: Reply<Arc<Job>>,
+    },
+    Job(JobId, JobCommand),
+    SetLimits {
+        patch: LimitsPatch,
+        reply: Reply<Limits>,
+    },
+    /// A page of a running fetch.
+    Page {
+        id: TaskId,
+        fence: Fence,
+        page: NewPage,
+        reply: oneshot::Sender<Result<(), Failure>>,
+    },
+    /// The reasons why tasks of the job do not run: those named, or the job as a whole.
+    Explain {
+        job: JobId,
+        tasks: Vec<(TaskIndex, LaneNumber)>,
+        reply: oneshot::Sender<Explanation>,
+    },
+    /// How many tasks wait at each of these hosts.
+    WaitingAt {
+        hosts: Vec<Host>,
+        reply: oneshot::Sender<Vec<u32>>,
+    },
+    Drain,
+}
+
+/// A command with the room in memory that it was given. The room is free again when the command is dropped or done.
+#[derive(Debug)]
+pub(crate) struct Admitted<C> {
+    pub(crate) command: C,
+    pub(crate) room: Option<OwnedSemaphorePermit>,
+}
+
+impl JobCommand {
+    /// Whether the command carries tasks that nobody waits for any more. Nothing of it was acknowledged, so it need not be
+    /// done; commands that are small and change what is there are done all the same.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        matches!(self, JobCommand::AddTasks { reply, .. } if reply.is_closed())
+    }
+
+    /// Answers that it is not done.
+    pub(crate) fn refuse(self, error: EngineError) {
+        match self {
+            JobCommand::AddTasks { reply, .. } => answer(reply, Err(error)),
+            JobCommand::Control { reply, .. } | JobCommand::Retry { reply, .. } | JobCommand::Update { reply, .. } => {
+                answer(reply, Err(error));
+            }
+            JobCommand::Delete { reply, .. } => answer(reply, Err(error)),
+        }
+    }
+}
+
+impl Command {
+    /// See [`JobCommand::is_abandoned`].
+    pub(crate) fn is_abandoned(&self) -> bool {
+        match self {
+            Command::Submit { reply, .. } => reply.is_closed(),
+            Command::Job(_, command) => command.is_abandoned(),
+            _ => false,
+        }
+    }
+
+    /// Whether it adds to what is stored, so that it cannot be done while the store is full.
+    pub(crate) fn needs_room(&self) -> bool {
+        !matches!(
+            self,
+            Command::Job(_, JobCommand::Delete { .. })
+                | Command::Explain { .. }
+                | Command::WaitingAt { .. }
+                | Command::Drain
+        )
+    }
+
+    /// Answers that it is not done.
+    pub(crate) fn refuse(self, error: EngineError) {
+        match self {
+            Command::Submit { reply, .. } => answer(reply, Err(error)),
+            Command::Job(_, command) => command.refuse(error),
+            Command::SetLimits { reply, .. } => answer(reply, Err(error)),
+            Command::Page { reply, .. } => {
+                let _ = reply.send(Err(Failure::retryable(FailureReason::Internal, error.to_string())));
+            }
+            // Looks are answered with what is known, by whoever has it; nothing is known here.
+            Command::Explain { .. } | Command::WaitingAt { .. } | Command::Drain => {}
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What follows a commit: plain values. The scheduler performs them once the batch that they belong to is durable.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::engine::command::{EngineError, Reply, answer};
+use crate::engine::hub::Notice;
+use crate::engine::queue::task::Cause;
+use crate::model::failure::{Failure, FailureReason};
+use crate::model::host::Host;
+use crate::model::ids::JobId;
+use crate::model::job::Job;
+use crate::model::limits::Limits;
+use crate::model::spec::TaskSpec;
+use crate::model::task::TaskState;
+use crate::store::{Chunk, LaneNumber, StoredEvent};
+
+/// Tasks with the lanes that they go to.
+pub(crate) type LanedTasks = Vec<(LaneNumber, Arc<TaskSpec>)>;
+
+/// Something that is done once a batch is durable.
+pub(crate) enum Effect {
+    /// The n-th submission of the batch: the job begins to live, or its request id was known.
+    Admit {
+        nth: usize,
+        job: Box<Job>,
+        lanes: Vec<Host>,
+        tasks: LanedTasks,
+        request: Option<(String, [u8; 32])>,
+        reply: Reply<Arc<Job>>,
+    },
+    /// The n-th addition of the batch: its tasks begin to live, or it was known or refused.
+    AdmitTasks { nth: usize, job: JobId, chunk_id: String, digest: [u8; 32], tasks: LanedTasks, reply: Reply<Chunk> },
+    /// A change of a job that has not ended is acknowledged.
+    Reply(Reply<Arc<Job>>, Arc<Job>),
+    /// A change of an ended job is acknowledged, and the next command for that job is taken.
+    Updated(Reply<Arc<Job>>, Arc<Job>),
+    /// The n-th deletion of the batch. Without a reply the job had expired.
+    Deleted { nth: usize, job: JobId, reply: Option<Reply<()>> },
+    /// New limits come into force.
+    LimitsStored(Limits, Reply<Limits>),
+    /// A page is acknowledged to its attempt.
+    AckPage(JobId, oneshot::Sender<Result<(), Failure>>),
+    /// Watchers are told of the job as it was committed, and of its events.
+    Publish(Arc<Job>, Vec<Arc<StoredEvent>>),
+    /// Watchers of starts are told of something that is not durable.
+    Notify(JobId, Notice),
+    /// The running attempts of the job are stopped.
+    StopAttempts(JobId, Cause),
+    /// The n-th sweep of the batch was a piece of this job's.
+    Swept { nth: usize, job: JobId, state: TaskState, events: Vec<Arc<StoredEvent>> },
+    /// The n-th retry of the batch was a piece of this job's.
+    PutBack { nth: usize, job: JobId, events: Vec<Arc<StoredEvent>> },
+    /// The n-th purge of the batch was a piece of this job's.
+    Purged { nth: usize, job: JobId },
+    /// The ends of the job's tasks are durable, so its part files can be found and put away.
+    PutPartsAway(JobId),
+    /// The end of the job is durable: memory forgets the job.
+    Forget(JobId),
+}
+
+impl Effect {
+    /// The job that the effect belongs to.
+    pub(crate) fn job(&self) -> Option<JobId> {
+        match self {
+            Effect::Admit { job, .. } => Some(job.id),
+            Effect::Reply(_, job) | Effect::Updated(_, job) | Effect::Publish(job, _) => Some(job.id),
+            Effect::AdmitTasks { job, .. }
+            | Effect::Deleted { job, .. }
+            | Effect::AckPage(job, _)
+            | Effect::Notify(job, _)
+            | Effect::StopAttempts(job, _)
+            | Effect::Swept { job, .. }
+            | Effect::PutBack { job, .. }
+            | Effect::Purged { job, .. }
+            | Effect::PutPartsAway(job)
+            | Effect::Forget(job) => Some(*job),
+            Effect::LimitsStored(..) => None,
+        }
+    }
+
+    /// Answers whoever waits for the effect that it will not come.
+    pub(crate) fn fail(self, error: EngineError) {
+        match self {
+            Effect::Admit { reply, .. } | Effect::Reply(reply, _) | Effect::Updated(reply, _) => {
+                answer(reply, Err(error));
+            }
+            Effect::AdmitTasks { reply, .. } => answer(reply, Err(error)),
+            Effect::Deleted { reply, .. } => {
+                if let Some(reply) = reply {
+                    answer(reply, Err(error));
+                }
+            }
+            Effect::LimitsStored(_, reply) => answer(reply, Err(error)),
+            Effect::AckPage(_, reply) => {
+                let _ = reply.send(Err(Failure::retryable(FailureReason::Internal, error.to_string())));
+            }
+            Effect::Publish(..)
+            | Effect::Notify(..)
+            | Effect::StopAttempts(..)
+            | Effect::Swept { .. }
+            | Effect::PutBack { .. }
+            | Effect::Purged { .. }
+            | Effect::PutPartsAway(_)
+            | Effect::Forget(_) => {}
+        }
+    }
+}

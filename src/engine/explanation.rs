@@ -1,0 +1,52 @@
+//! The reasons why something does not run now: plain values.
+
+use std::collections::HashMap;
+
+use crate::model::ids::TaskIndex;
+use crate::model::time::Timestamp;
+
+/// What a task waits for, as the contract names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs)] // The contract's names.
+pub enum WaitReason {
+    ServerLimit,
+    HostLimit,
+    JobLimit,
+    RateLimit,
+    HostPaused,
+    BackingOff,
+    StartTime,
+    JobPaused,
+    DiskSpace,
+    Draining,
+}
+
+/// A reason to wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// The kind of the reason.
+    pub reason: WaitReason,
+    /// When the wait ends, where that is known.
+    pub until: Option<Timestamp>,
+    /// A text for people.
+    pub message: String,
+}
+
+/// The reasons why the waiting tasks of a job do not run.
+#[derive(Clone, Debug, Default)]
+pub struct Explanation {
+    /// What holds the whole job.
+    pub job: Option<Wait>,
+    /// What holds the tasks that were asked for, where something does.
+    pub tasks: HashMap<TaskIndex, Wait>,
+    /// The reasons over the lanes that have work, each with how many tasks of them are in memory. Only where no task was
+    /// asked for.
+    pub lanes: Vec<(Wait, u32)>,
+}
+
+impl Explanation {
+    /// The reason why a task does not run; `None`: it is about to.
+    pub fn task(&self, index: TaskIndex) -> Option<&Wait> {
+        self.job.as_ref().or_else(|| self.tasks.get(&index))
+    }
+}

@@ -1,0 +1,142 @@
+//! The files that a job leaves beside its rows: part files while it lives, partial downloads of an ended one until it is
+//! retried or deleted, bodies too long for the database.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::download;
+use crate::files::aside::Aside;
+use crate::files::{ContentStore, Root};
+use crate::model::ids::{JobId, TaskId, TaskIndex};
+use crate::model::outcome::Outcome;
+use crate::model::spec::{DownloadSpec, Work};
+use crate::model::task::TaskState;
+use crate::store::{Store, StoreError, StoredTask};
+
+/// Tasks that are looked at in one go.
+const TASKS_MAX: u32 = 500;
+
+/// The files of all jobs.
+pub(crate) struct JobFiles {
+    root: Arc<Root>,
+    content: Arc<ContentStore>,
+    aside: Aside,
+    store: Arc<dyn Store>,
+    /// Parts are named by URL and path, and stay where they are when their job ends.
+    by_url: bool,
+}
+
+impl JobFiles {
+    pub(crate) fn new(
+        root: Arc<Root>,
+        content: Arc<ContentStore>,
+        aside: PathBuf,
+        store: Arc<dyn Store>,
+        by_url: bool,
+    ) -> JobFiles {
+        JobFiles { aside: Aside::new(root.clone(), aside), root, content, store, by_url }
+    }
+
+    /// Whether parts are named by URL and path, so that another process may use the same.
+    pub(crate) fn by_url(&self) -> bool {
+        self.by_url
+    }
+
+    /// The name of a task's part: its own, so that two jobs never share one, or that of its URL and path.
+    pub(crate) fn key(&self, id: TaskId, spec: &DownloadSpec) -> String {
+        if !self.by_url {
+            return format!("{}-{}", id.job, id.index);
+        }
+        let digest = Sha256::digest(format!("{}\n{}", spec.url, spec.path));
+        digest.iter().take(12).fold(String::new(), |key, byte| key + &format!("{byte:02x}"))
+    }
+
+    /// Puts the part files of an ending job away, so that none is left beside the finished files.
+    pub(crate) async fn put_away(&self, job: JobId, directory: &str) {
+        if self.by_url {
+            return;
+        }
+        let states = [TaskState::Failed, TaskState::Cancelled];
+        let mut from = Some(0);
+        while let Some(parts) = self.next_parts(job, directory, &states, &mut from).await {
+            for (folder, key) in parts {
+                if let Err(failure) = self.aside.take(job, folder, key).await {
+                    tracing::warn!(%job, "a part file is left: {}", failure.message);
+                }
+            }
+        }
+    }
+
+    /// Brings them back for a retry.
+    pub(crate) async fn bring_back(&self, job: JobId, directory: &str) {
+        if !self.aside.has(job) {
+            return;
+        }
+        let states = [TaskState::Failed, TaskState::Cancelled];
+        let mut from = Some(0);
+        while let Some(parts) = self.next_parts(job, directory, &states, &mut from).await {
+            for (folder, key) in parts {
+                if let Err(failure) = self.aside.bring_back(job, folder, key).await {
+                    tracing::warn!(%job, "a download begins anew: {}", failure.message);
+                }
+            }
+        }
+    }
+
+    /// Directory and key of the parts that some more tasks may have; `None` after the last.
+    async fn next_parts(
+        &self,
+        job: JobId,
+        directory: &str,
+        states: &[TaskState],
+        from: &mut Option<TaskIndex>,
+    ) -> Option<Vec<(String, String)>> {
+        let tasks = match self.store.download_tasks(job, states, (*from)?, TASKS_MAX).await {
+            Ok(tasks) => tasks,
+            Err(error) => {
+                tracing::warn!(%job, "part files are not looked for: {error}");
+                return None;
+            }
+        };
+        let tasks = tasks.items;
+        *from = tasks.last()?.index.checked_add(1);
+        let part = |task: StoredTask| match &task.spec.work {
+            Work::Download(spec) => {
+                // A path that is refused never had a part either.
+                let folder = download::folder(directory, spec).ok()?;
+                Some((folder, self.key(TaskId { job, index: task.index }, spec)))
+            }
+            Work::Fetch(_) => None,
+        };
+        Some(tasks.into_iter().filter_map(part).collect())
+    }
+
+    /// Deletes what a deleted job left: its partial downloads and its bodies.
+    pub(crate) async fn forget(&self, job: JobId) {
+        for result in [self.content.remove(job).await, self.aside.forget(job).await] {
+            if let Err(failure) = result {
+                tracing::warn!(%job, "{}", failure.message);
+            }
+        }
+    }
+
+    /// Deletes the finished downloads that a job created and that are still the files that it created. What it found
+    /// there, and what somebody else has put there since, is not its own.
+    pub(crate) async fn delete_created(&self, job: JobId) -> Result<(), StoreError> {
+        let mut from = 0;
+        loop {
+            let tasks = self.store.download_tasks(job, &[TaskState::Succeeded], from, TASKS_MAX).await?.items;
+            let Some(last) = tasks.last() else { return Ok(()) };
+            from = last.index.saturating_add(1);
+            for task in &tasks {
+                let Some(Outcome::Download(download)) = &task.row.outcome else { continue };
+                let Some(created) = download.created else { continue };
+                if let Err(failure) = self.root.remove_created(&download.path, download.bytes, created).await {
+                    tracing::warn!(%job, "a file is left: {}", failure.message);
+                }
+            }
+        }
+    }
+}

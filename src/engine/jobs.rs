@@ -1,0 +1,256 @@
+//! The jobs that memory knows: those that have not ended, and ended ones for as long as something changes them.
+//!
+//! Whoever wants to change a job finds it here or queues up here, so that two changes of one job never meet in the store.
+//! A job that has not ended is a [`JobRun`]; commands for any other job are a [`Visit`], which works on one of them at a
+//! time: it reads what the store has, decides, and takes the next one when that is durable.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::engine::attempt::Ended;
+use crate::engine::command::{Admitted, JobCommand, Reply};
+use crate::engine::queue::task::BatchNumber;
+use crate::limits::transport::JobRates;
+use crate::model::failure::TaskError;
+use crate::model::group::Verdict;
+use crate::model::ids::{JobId, TaskIndex};
+use crate::model::job::Job;
+use crate::model::task::TaskState;
+use crate::model::time::Timestamp;
+
+/// What is being done to a job as a whole.
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// Its tasks run, or wait to.
+    Open,
+    /// Its waiting tasks are being ended, piece by piece.
+    Sweeping(Sweeping),
+    /// Its failed and cancelled tasks are being put back, piece by piece.
+    Retrying {
+        /// Whoever asked waits for the last piece.
+        reply: Option<Reply<Arc<Job>>>,
+        /// The tasks that were asked for; `None`: all.
+        these: Option<Vec<TaskIndex>>,
+        /// The lowest index that was put back so far.
+        first: Option<TaskIndex>,
+    },
+    /// Everything has ended; its part files are being put away.
+    Settling,
+    /// Its end is on its way to the store.
+    Ended,
+    /// Memory and store contradict each other; the job is read again once nothing of it runs and batch `after` is durable.
+    Reloading {
+        /// The last batch that may have something of the job.
+        after: BatchNumber,
+    },
+}
+
+/// How far a sweep is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sweeping {
+    pub(crate) from_pending: TaskIndex,
+    pub(crate) from_backing_off: TaskIndex,
+    /// A pass over all tasks found nothing although the counts say that something is left. A second one that finds nothing
+    /// is a contradiction.
+    pub(crate) in_vain: bool,
+}
+
+/// What waits until a piece of the job has been committed.
+#[derive(Debug)]
+pub(crate) enum Deferred {
+    Command(Admitted<JobCommand>),
+    Attempt(Box<Ended>),
+}
+
+/// A job that has not ended.
+#[derive(Debug)]
+pub(crate) struct JobRun {
+    pub(crate) job: Job,
+    pub(crate) rates: Arc<JobRates>,
+    pub(crate) stage: Stage,
+    /// A piece of it is being committed. Only the store knows how many tasks it moves, so nothing else happens to the job
+    /// meanwhile: its events are numbered, and its counts known, when the answer is there.
+    pub(crate) in_flight: bool,
+    pub(crate) deferred: VecDeque<Deferred>,
+    /// Tasks of chunks that are being committed. The job does not end while there are some.
+    pub(crate) adding: u64,
+}
+
+impl JobRun {
+    pub(crate) fn new(job: Job) -> JobRun {
+        JobRun {
+            rates: Arc::new(JobRates::new(job.spec.rate_limit)),
+            job,
+            stage: Stage::Open,
+            in_flight: false,
+            deferred: VecDeque::new(),
+            adding: 0,
+        }
+    }
+
+    /// Whether attempts may start at `now`.
+    pub(crate) fn may_run(&self, now: Timestamp) -> bool {
+        self.job.may_run()
+            && matches!(self.stage, Stage::Open)
+            && self.job.spec.start_time.is_none_or(|start| start <= now)
+    }
+
+    /// Whether what happens to the job has to wait.
+    pub(crate) fn defers(&self) -> bool {
+        self.in_flight || matches!(self.stage, Stage::Reloading { .. } | Stage::Settling | Stage::Ended)
+    }
+
+    /// Whether the job ends, and how: every task has ended, and no more can come.
+    pub(crate) fn settles(&self) -> Option<bool> {
+        let may = matches!(self.stage, Stage::Open | Stage::Sweeping(_)) && !self.in_flight && self.adding == 0;
+        match self.job.judge() {
+            Verdict::Settle { succeeded } if may => Some(succeeded),
+            _ => None,
+        }
+    }
+
+    /// The state of which a sweep has to end tasks next, and from where; `None`: no task waits any more.
+    pub(crate) fn to_sweep(&self) -> Option<(TaskState, TaskIndex)> {
+        let Stage::Sweeping(sweeping) = &self.stage else { return None };
+        if self.job.counts.pending > 0 {
+            Some((TaskState::Pending, sweeping.from_pending))
+        } else if self.job.counts.backing_off > 0 {
+            Some((TaskState::BackingOff, sweeping.from_backing_off))
+        } else {
+            None
+        }
+    }
+
+    /// Notes what a piece of a sweep found. `false`: the counts contradict the store.
+    pub(crate) fn swept(&mut self, state: TaskState, count: u32, next: Option<TaskIndex>) -> bool {
+        self.in_flight = false;
+        self.job.swept(state, count);
+        let Stage::Sweeping(sweeping) = &mut self.stage else { return true };
+        let from = match state {
+            TaskState::BackingOff => &mut sweeping.from_backing_off,
+            _ => &mut sweeping.from_pending,
+        };
+        let began_at_0 = *from == 0;
+        *from = next.unwrap_or(0);
+        if count > 0 {
+            sweeping.in_vain = false;
+        } else if next.is_none() && began_at_0 {
+            let twice = sweeping.in_vain;
+            sweeping.in_vain = true;
+            return !twice;
+        }
+        true
+    }
+
+    /// Takes out the ends of attempts that were deferred.
+    pub(crate) fn take_deferred_attempts(&mut self) -> Vec<Ended> {
+        let (attempts, rest) = self.deferred.drain(..).partition(|it| matches!(it, Deferred::Attempt(_)));
+        self.deferred = rest;
+        let attempts: VecDeque<Deferred> = attempts;
+        let ended = attempts.into_iter().filter_map(|it| match it {
+            Deferred::Attempt(ended) => Some(*ended),
+            Deferred::Command(_) => None,
+        });
+        ended.collect()
+    }
+
+    /// Keeps the first failure of the job, in the order of the events.
+    pub(crate) fn note_failure(&mut self, error: Option<&TaskError>, state: TaskState) {
+        if state == TaskState::Failed && self.job.stop.is_none() && self.job.failure.is_none() {
+            self.job.failure = error.cloned();
+        }
+    }
+}
+
+/// Commands for a job that has ended, or that memory does not know. The first one is being worked on.
+#[derive(Debug, Default)]
+pub(crate) struct Visit {
+    pub(crate) waiting: VecDeque<Admitted<JobCommand>>,
+}
+
+/// The jobs that memory knows.
+#[derive(Debug, Default)]
+pub(crate) struct JobTable {
+    runs: HashMap<JobId, JobRun>,
+    visits: HashMap<JobId, Visit>,
+}
+
+impl JobTable {
+    /// A job that has not ended.
+    pub(crate) fn get(&self, job: JobId) -> Option<&JobRun> {
+        self.runs.get(&job)
+    }
+
+    /// A job that has not ended.
+    pub(crate) fn get_mut(&mut self, job: JobId) -> Option<&mut JobRun> {
+        self.runs.get_mut(&job)
+    }
+
+    /// Adds a job. What waited for the visit of it comes back, to be taken anew.
+    pub(crate) fn insert(&mut self, run: JobRun) -> VecDeque<Admitted<JobCommand>> {
+        let job = run.job.id;
+        self.runs.insert(job, run);
+        self.visits.remove(&job).map(|visit| visit.waiting).unwrap_or_default()
+    }
+
+    /// Forgets a job that has ended. Its deferred commands come back, to be taken anew.
+    pub(crate) fn remove(&mut self, job: JobId) -> Option<JobRun> {
+        self.runs.remove(&job)
+    }
+
+    /// Queues a command for a job that is not here. Returns whether it is the first, to be worked on now.
+    pub(crate) fn visit(&mut self, job: JobId, command: Option<Admitted<JobCommand>>) -> bool {
+        let is_first = !self.visits.contains_key(&job);
+        self.visits.entry(job).or_default().waiting.extend(command);
+        is_first
+    }
+
+    /// Whether the job is being visited.
+    pub(crate) fn is_visited(&self, job: JobId) -> bool {
+        self.visits.contains_key(&job)
+    }
+
+    /// Takes the next command of a visit; the visit is over when there is none.
+    pub(crate) fn next_visitor(&mut self, job: JobId) -> Option<Admitted<JobCommand>> {
+        let next = self.visits.get_mut(&job)?.waiting.pop_front();
+        if next.is_none() {
+            self.visits.remove(&job);
+        }
+        next
+    }
+
+    /// Takes back everything that waits for visits, to be refused.
+    pub(crate) fn take_waiting(&mut self) -> Vec<JobCommand> {
+        let visits = self.visits.drain().flat_map(|(_, visit)| visit.waiting);
+        let deferred = self.runs.values_mut().flat_map(|run| run.deferred.drain(..)).filter_map(|it| match it {
+            Deferred::Command(command) => Some(command),
+            Deferred::Attempt(_) => None,
+        });
+        visits.chain(deferred).map(|admitted| admitted.command).collect()
+    }
+
+    /// The jobs that have not ended.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&JobId, &JobRun)> {
+        self.runs.iter()
+    }
+
+    /// Compares the counts of each job with what runs of it. Slow: simulations call it after each step.
+    pub(crate) fn check(&self, running: impl Fn(JobId) -> usize) -> Result<(), String> {
+        for (id, run) in &self.runs {
+            let counts = run.job.counts;
+            let sum = u64::from(counts.unfinished())
+                + u64::from(counts.succeeded)
+                + u64::from(counts.failed)
+                + u64::from(counts.cancelled);
+            if sum != u64::from(counts.total) {
+                return Err(format!("the counts of {id} do not add up: {counts:?}"));
+            }
+            // An attempt whose end is deferred still counts as running in both.
+            let runs = running(*id);
+            if !matches!(run.stage, Stage::Reloading { .. }) && runs != counts.running as usize {
+                return Err(format!("{runs} tasks of {id} run, and {} are counted", counts.running));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,276 @@
+//! The batch that fills while another is being committed, and what follows it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::engine::command::EngineError;
+use crate::engine::effect::Effect;
+use crate::engine::queue::task::BatchNumber;
+use crate::model::event::{EventHead, EventKind};
+use crate::model::ids::{Fence, JobId, TaskId};
+use crate::model::job::Job;
+use crate::store::{Batch, Claim, LaneNumber, NewEvent, StoredEvent, StoredTask, TaskMove, Which};
+
+/// Changes that wait to be committed together.
+pub(crate) struct Outbox {
+    batch: Batch,
+    effects: Vec<Effect>,
+    /// The number of the batch that fills, from 1.
+    number: BatchNumber,
+    /// Jobs whose moving part changed.
+    dirty: BTreeSet<JobId>,
+    /// Durable events of jobs, in order, for their watchers.
+    events: HashMap<JobId, Vec<Arc<StoredEvent>>>,
+    /// Tasks whose end is in the batch.
+    ended: Vec<(TaskId, LaneNumber)>,
+    /// How often something was added, to notice whether only starts were.
+    additions: usize,
+}
+
+/// A batch on its way to the store.
+pub(crate) struct Sealed {
+    pub(crate) number: BatchNumber,
+    pub(crate) batch: Batch,
+    pub(crate) effects: Vec<Effect>,
+    pub(crate) ended: Vec<(TaskId, LaneNumber)>,
+}
+
+impl Outbox {
+    pub(crate) fn new() -> Outbox {
+        Outbox {
+            batch: Batch::default(),
+            effects: Vec::new(),
+            number: 1,
+            dirty: BTreeSet::new(),
+            events: HashMap::new(),
+            ended: Vec::new(),
+            additions: 0,
+        }
+    }
+
+    /// The number of the batch that fills.
+    pub(crate) fn number(&self) -> BatchNumber {
+        self.number
+    }
+
+    /// Tasks, attempts and pages that wait, as a measure of how long the commit will take.
+    pub(crate) fn len(&self) -> usize {
+        let Batch { submissions, additions, moves, claims, pages, .. } = &self.batch;
+        let submitted: usize = submissions.iter().map(|it| it.tasks.len() + 1).sum();
+        let added: usize = additions.iter().map(|it| it.tasks.len() + 1).sum();
+        submitted + added + moves.len() + claims.len() + pages.len()
+    }
+
+    /// Claims that wait.
+    pub(crate) fn claims(&self) -> usize {
+        self.batch.claims.len()
+    }
+
+    /// Grows with everything that is added, but for the starts of attempts.
+    pub(crate) fn additions(&self) -> usize {
+        self.additions
+    }
+
+    /// Whether there is nothing to commit and nothing to do.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.batch.is_empty() && self.effects.is_empty() && self.dirty.is_empty()
+    }
+
+    /// The batch, to add to it.
+    pub(crate) fn batch(&mut self) -> &mut Batch {
+        self.additions += 1;
+        &mut self.batch
+    }
+
+    /// Adds what follows the commit.
+    pub(crate) fn then(&mut self, effect: Effect) {
+        self.additions += 1;
+        self.effects.push(effect);
+    }
+
+    /// Notes that the moving part of a job changed.
+    pub(crate) fn changed(&mut self, job: JobId) {
+        self.additions += 1;
+        self.dirty.insert(job);
+    }
+
+    /// Adds the start of an attempt, which alone is no reason to commit at once.
+    pub(crate) fn started(&mut self, claim: Claim, notice: Option<Effect>) {
+        self.dirty.insert(claim.id.job);
+        self.batch.claims.push(claim);
+        self.effects.extend(notice);
+    }
+
+    /// Adds the row of a task that stopped running or waiting.
+    pub(crate) fn moved(&mut self, change: TaskMove) {
+        self.changed(change.id.job);
+        self.batch.moves.push(change);
+    }
+
+    /// Adds the end of a task as the next event of its job.
+    pub(crate) fn task_ended(&mut self, job: &mut Job, task: StoredTask) {
+        let time = task.row.task.end_time.unwrap_or(job.update_time);
+        let head = EventHead { sequence: next_sequence(job), time, kind: EventKind::TaskEnded, task: Some(task.index) };
+        self.ended.push((TaskId { job: job.id, index: task.index }, task.lane));
+        self.record(job.id, StoredEvent { head, snapshot: None, task: Some(Arc::new(task)) });
+    }
+
+    /// Adds a change or the end of a job as its next event.
+    pub(crate) fn job_event(&mut self, job: &mut Job, kind: EventKind) {
+        let head = EventHead { sequence: next_sequence(job), time: job.update_time, kind, task: None };
+        let snapshot = Some(Arc::new(job.clone()));
+        self.record(job.id, StoredEvent { head, snapshot, task: None });
+    }
+
+    fn record(&mut self, job: JobId, event: StoredEvent) {
+        self.changed(job);
+        self.batch.events.push(NewEvent { job, head: event.head, snapshot: event.snapshot.clone() });
+        self.events.entry(job).or_default().push(Arc::new(event));
+    }
+
+    /// The events of a job so far, for a piece whose effect publishes them together with what the store found.
+    pub(crate) fn take_events(&mut self, job: JobId) -> Vec<Arc<StoredEvent>> {
+        self.events.remove(&job).unwrap_or_default()
+    }
+
+    /// Closes the batch. `row` gives a job as it is now; `in_pieces` says whether a piece of it is in the batch, so that
+    /// the effect of that piece publishes it.
+    pub(crate) fn seal(
+        &mut self,
+        row: impl Fn(JobId) -> Option<Arc<Job>>,
+        in_pieces: impl Fn(JobId) -> bool,
+    ) -> Sealed {
+        let number = self.number;
+        let Outbox { mut batch, effects, dirty, mut events, ended, .. } =
+            std::mem::replace(self, Outbox { number: number + 1, ..Outbox::new() });
+        let heads: BTreeMap<_, _> = batch.lane_heads.drain(..).map(|(job, lane, head)| ((job, lane), head)).collect();
+        // One entry a lane, the latest: of two for one row it would be left to chance which one stays.
+        batch.lane_heads = heads.into_iter().map(|((job, lane), head)| (job, lane, head)).collect();
+        let Batch { claims, moves, .. } = &mut batch;
+        keep_last(claims, moves);
+        // Watchers learn of a change before its caller does, so that who was answered finds it everywhere.
+        let mut all = Vec::with_capacity(dirty.len() + effects.len());
+        for id in dirty {
+            let Some(job) = row(id) else { continue };
+            if !in_pieces(id) {
+                all.push(Effect::Publish(job.clone(), events.remove(&id).unwrap_or_default()));
+            }
+            batch.jobs.push(job);
+        }
+        all.extend(effects);
+        Sealed { number, batch, effects: all, ended }
+    }
+
+    /// Takes out what works on a full disk: deletions and purges, with their effects. `None`: there is none.
+    pub(crate) fn seal_removals(&mut self) -> Option<Sealed> {
+        if self.batch.deletions.is_empty() && self.batch.purges.is_empty() {
+            return None;
+        }
+        let deletions = std::mem::take(&mut self.batch.deletions);
+        let purges = std::mem::take(&mut self.batch.purges);
+        let is_removal = |effect: &Effect| matches!(effect, Effect::Deleted { .. } | Effect::Purged { .. });
+        let (removals, rest) = std::mem::take(&mut self.effects).into_iter().partition(is_removal);
+        self.effects = rest;
+        let batch = Batch { deletions, purges, ..Batch::default() };
+        // The number of no batch: nothing waits for it.
+        Some(Sealed { number: 0, batch, effects: removals, ended: Vec::new() })
+    }
+
+    /// Takes out everything of a job, because memory and store contradict each other about it. Callers are told so.
+    pub(crate) fn drop_job(&mut self, job: JobId) {
+        let Batch { pages, moves, claims, sweeps, retries, events, jobs, respecced, lane_heads, .. } = &mut self.batch;
+        pages.retain(|it| it.id.job != job);
+        moves.retain(|it| it.id.job != job);
+        claims.retain(|it| it.id.job != job);
+        events.retain(|it| it.job != job);
+        jobs.retain(|it| it.id != job);
+        respecced.retain(|it| it.id != job);
+        lane_heads.retain(|(of, ..)| *of != job);
+        self.dirty.remove(&job);
+        self.events.remove(&job);
+        self.ended.retain(|(id, _)| id.job != job);
+        // Items that effects name by their place stay in it. Those that would move tasks move none.
+        sweeps.iter_mut().filter(|it| it.job == job).for_each(|it| it.limit = 0);
+        for retry in retries.iter_mut().filter(|it| it.job == job) {
+            (retry.which, retry.limit) = (Which::From(0), 0);
+        }
+        let by_place = |effect: &Effect| {
+            matches!(
+                effect,
+                Effect::AdmitTasks { .. } | Effect::Deleted { .. } | Effect::Swept { .. } | Effect::PutBack { .. }
+            )
+        };
+        let (dropped, kept) =
+            std::mem::take(&mut self.effects).into_iter().partition(|it| it.job() == Some(job) && !by_place(it));
+        self.effects = kept;
+        let dropped: Vec<Effect> = dropped;
+        for effect in dropped {
+            effect.fail(EngineError::Contradiction(job));
+        }
+    }
+
+    /// Answers everybody who waits for a commit that will not come.
+    pub(crate) fn fail(self, error: &EngineError) {
+        for effect in self.effects {
+            effect.fail(error.clone());
+        }
+    }
+}
+
+fn next_sequence(job: &mut Job) -> u64 {
+    job.sequence += 1;
+    job.sequence
+}
+
+/// Keeps the last of what happened to a task within one batch: an attempt that has ended needs no claim, and of several
+/// ends the latest has all. The fence says what came after what.
+fn keep_last(claims: &mut Vec<Claim>, moves: &mut Vec<TaskMove>) {
+    if moves.is_empty() {
+        return;
+    }
+    let mut last: HashMap<TaskId, Fence> = HashMap::with_capacity(moves.len());
+    for change in moves.iter() {
+        last.insert(change.id, change.row.task.fence);
+    }
+    claims.retain(|claim| last.get(&claim.id).is_none_or(|ended| claim.task.fence > *ended));
+    if last.len() < moves.len() {
+        let mut kept = HashSet::with_capacity(last.len());
+        moves.reverse();
+        moves.retain(|change| kept.insert(change.id));
+        moves.reverse();
+    }
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::task::{Task, TaskEvent, TaskState};
+    use crate::model::time::Timestamp;
+    use crate::store::TaskRow;
+
+    fn id(index: u32) -> TaskId {
+        TaskId { job: JobId(uuid::Uuid::nil()), index }
+    }
+
+    #[test]
+    fn the_last_of_each_task_is_kept() {
+        let now = Timestamp(1);
+        let started = |task: &Task| task.apply(TaskEvent::Started, now).unwrap();
+        let given_back = |task: &Task| task.apply(TaskEvent::GivenBack(task.fence), now).unwrap();
+        let claim = |index, task: &Task| Claim { id: id(index), task: task.clone(), attempt_start: now };
+        let to =
+            |index, task: &Task| TaskMove { id: id(index), row: TaskRow { task: task.clone(), ..TaskRow::default() } };
+        let first = started(&Task::default());
+        let (ended, second) = (given_back(&first), started(&given_back(&first)));
+        let ended_again = given_back(&second);
+        // 0 began; 1 began and ended; 2 ended and began again; 3 ended, began and ended.
+        let mut claims = vec![claim(0, &first), claim(1, &first), claim(2, &second), claim(3, &second)];
+        let mut moves = vec![to(1, &ended), to(2, &ended), to(3, &ended), to(3, &ended_again)];
+        keep_last(&mut claims, &mut moves);
+        let left: Vec<(u32, Fence)> = claims.iter().map(|claim| (claim.id.index, claim.task.fence)).collect();
+        assert_eq!(left, [(0, 1), (2, 2)]);
+        let left: Vec<(u32, Fence)> = moves.iter().map(|change| (change.id.index, change.row.task.fence)).collect();
+        assert_eq!(left.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [1, 2, 3]);
+        assert!(left[2].1 >= left[1].1);
+        assert!(moves.iter().all(|change| change.row.task.state == TaskState::Pending));
+    }
+}

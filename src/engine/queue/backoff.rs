@@ -1,0 +1,281 @@
+//! The tasks that back off: the nearest ones in memory, the rest in the store.
+//!
+//! Every task that backs off and is due before the *horizon* is in memory; what is due later exists in the store only,
+//! and is read when it comes near. A read sees what was durable when it began, so the horizon may not pass a task whose
+//! row was on its way to the store then, nor one that was left to the store while the read went on.
+
+use std::collections::{BTreeMap, HashSet};
+
+use uuid::Uuid;
+
+use crate::engine::queue::task::{BatchNumber, Waiting};
+use crate::model::ids::{JobId, TaskId};
+use crate::model::time::Timestamp;
+use crate::store::DueTask;
+
+/// Tasks that back off in memory. A million of them cost disk, and these some tens of megabytes at most.
+const TASKS_MAX: usize = 20_000;
+/// Tasks that one read brings at most.
+pub(crate) const DUE_PAGE: u32 = 5_000;
+
+/// The tasks that back off.
+#[derive(Debug)]
+pub(crate) struct Backoffs {
+    tasks: BTreeMap<DueTask, Waiting>,
+    /// Exclusive; `None`: all are in memory.
+    horizon: Option<DueTask>,
+    /// The earliest task that was left to the store, by the batch that has its row, as long as that is not durable.
+    on_their_way: BTreeMap<BatchNumber, DueTask>,
+    reading: Option<DueRead>,
+    tasks_max: usize,
+}
+
+/// A read that is under way.
+#[derive(Debug, Default)]
+struct DueRead {
+    /// The earliest task that it may miss.
+    misses_from: Option<DueTask>,
+    /// Tasks that memory has held since it began and holds no more.
+    left: HashSet<TaskId>,
+}
+
+/// What a finished read says of the tasks that it brought.
+pub(crate) struct Admissible {
+    horizon: Option<DueTask>,
+    left: HashSet<TaskId>,
+}
+
+impl Admissible {
+    /// Whether memory takes the task, unless it holds it already.
+    pub(crate) fn takes(&self, entry: &DueTask) -> bool {
+        self.horizon.is_none_or(|horizon| *entry < horizon) && !self.left.contains(&entry.id)
+    }
+}
+
+impl Default for Backoffs {
+    /// Nothing is in memory, and the store has not been read yet.
+    fn default() -> Self {
+        let first = DueTask { due: Timestamp(i64::MIN), id: TaskId { job: JobId(Uuid::nil()), index: 0 } };
+        Backoffs {
+            tasks: BTreeMap::new(),
+            horizon: Some(first),
+            on_their_way: BTreeMap::new(),
+            reading: None,
+            tasks_max: TASKS_MAX,
+        }
+    }
+}
+
+impl Backoffs {
+    /// Adds a task, unless it is due beyond the horizon: then the store alone has it. Returns the tasks that memory does not
+    /// hold after all, this one or one that is due later.
+    pub(crate) fn add(&mut self, entry: DueTask, waiting: Waiting) -> Option<(DueTask, Waiting)> {
+        if self.horizon.is_some_and(|horizon| entry >= horizon) {
+            self.leave(entry, waiting.task.batch);
+            return Some((entry, waiting));
+        }
+        self.tasks.insert(entry, waiting);
+        if self.tasks.len() <= self.tasks_max {
+            return None;
+        }
+        let (last, waiting) = self.tasks.pop_last()?;
+        self.horizon = Some(last);
+        self.leave(last, waiting.task.batch);
+        Some((last, waiting))
+    }
+
+    fn leave(&mut self, entry: DueTask, batch: BatchNumber) {
+        if batch > 0 {
+            let earliest = self.on_their_way.entry(batch).or_insert(entry);
+            *earliest = entry.min(*earliest);
+        }
+        if let Some(read) = &mut self.reading {
+            read.misses_from = Some(read.misses_from.map_or(entry, |earliest| earliest.min(entry)));
+        }
+    }
+
+    /// Takes a task out.
+    pub(crate) fn remove(&mut self, entry: &DueTask) -> Option<Waiting> {
+        self.tasks.remove(entry)
+    }
+
+    /// When the first task is due.
+    pub(crate) fn next_due(&self) -> Option<Timestamp> {
+        self.tasks.first_key_value().map(|(entry, _)| entry.due)
+    }
+
+    /// Takes out the first task, if it is due at `now`.
+    pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<(DueTask, Waiting)> {
+        let entry = self.tasks.first_entry()?;
+        (entry.key().due <= now).then(|| entry.remove_entry())
+    }
+
+    /// Begins a read if the store has tasks that memory has room for. Returns the entry after which it begins.
+    pub(crate) fn begin_read(&mut self) -> Option<DueTask> {
+        let horizon = self.horizon?;
+        let misses_from = self.on_their_way.values().min().copied();
+        // A read that may miss what comes first cannot move the horizon.
+        if self.reading.is_some()
+            || self.tasks.len() > self.tasks_max / 2
+            || misses_from.is_some_and(|it| it <= horizon)
+        {
+            return None;
+        }
+        self.reading = Some(DueRead { misses_from, left: HashSet::new() });
+        Some(before(horizon))
+    }
+
+    /// Moves the horizon by a read that brought tasks up to `last`, all there are if `complete`.
+    pub(crate) fn end_read(&mut self, last: Option<DueTask>, complete: bool) -> Admissible {
+        let read = self.reading.take().unwrap_or_default();
+        let reached = if complete { None } else { last.map(after).or(self.horizon) };
+        self.horizon = match (reached, read.misses_from) {
+            (Some(reached), Some(misses)) => Some(reached.min(misses)),
+            (reached, misses) => reached.or(misses),
+        };
+        Admissible { horizon: self.horizon, left: read.left }
+    }
+
+    /// Gives up a read that failed.
+    pub(crate) fn fail_read(&mut self) {
+        self.reading = None;
+    }
+
+    /// Notes that memory no longer holds a task that it held until now.
+    pub(crate) fn left(&mut self, id: TaskId) {
+        if let Some(read) = &mut self.reading {
+            read.left.insert(id);
+        }
+    }
+
+    /// Notes that a batch is durable.
+    pub(crate) fn committed(&mut self, batch: BatchNumber) {
+        self.on_their_way = self.on_their_way.split_off(&(batch + 1));
+    }
+
+    /// The tasks in memory.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&DueTask, &Waiting)> {
+        self.tasks.iter()
+    }
+
+    /// One of the tasks in memory.
+    pub(crate) fn get(&self, entry: &DueTask) -> Option<&Waiting> {
+        self.tasks.get(entry)
+    }
+}
+
+/// The greatest entry that is surely below `entry`, for a read that begins strictly after it.
+fn before(entry: DueTask) -> DueTask {
+    DueTask { due: Timestamp(entry.due.0.saturating_sub(1)), id: TaskId { job: JobId(Uuid::max()), index: u32::MAX } }
+}
+
+/// The least entry above `entry`.
+fn after(entry: DueTask) -> DueTask {
+    let TaskId { job, index } = entry.id;
+    match index.checked_add(1) {
+        Some(index) => DueTask { due: entry.due, id: TaskId { job, index } },
+        None => DueTask { due: Timestamp(entry.due.0 + 1), id: TaskId { job: JobId(Uuid::nil()), index: 0 } },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::engine::queue::task::{Queued, Wait};
+    use crate::model::spec::{FetchSpec, TaskOptions, TaskSpec, Work};
+
+    fn entry(due: i64, index: u32) -> DueTask {
+        DueTask { due: Timestamp(due), id: TaskId { job: JobId(Uuid::nil()), index } }
+    }
+
+    fn waiting(entry: DueTask, batch: BatchNumber) -> Waiting {
+        let spec =
+            TaskSpec { key: String::new(), work: Work::Fetch(FetchSpec::default()), options: TaskOptions::default() };
+        let task = Queued { index: entry.id.index, lane: 0, spec: Arc::new(spec), row: None, cursor: None, batch };
+        Waiting { task, wait: Wait::Backoff(entry.due) }
+    }
+
+    /// A store beside the structure: rows become visible with the commit of their batch; a read shows what was visible when
+    /// it began.
+    #[derive(Default)]
+    struct World {
+        durable: BTreeSet<DueTask>,
+        batches: BTreeMap<BatchNumber, Vec<DueTask>>,
+        fresh: Vec<DueTask>,
+        batch: BatchNumber,
+        committed: BatchNumber,
+        read: Option<Vec<DueTask>>,
+        complete: bool,
+        everything: BTreeSet<DueTask>,
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order, each task comes out exactly once, and never after a later one that came out
+        /// while it was known.
+        #[test]
+        fn each_task_comes_out_once(steps in prop::collection::vec((0u8..6, 0i64..40), 1..300)) {
+            let mut backoffs = Backoffs { tasks_max: 6, ..Backoffs::default() };
+            let mut world = World { batch: 1, ..World::default() };
+            let mut out = BTreeSet::new();
+            let mut index = 0;
+            let drain = 60 * 8;
+            for (step, due) in steps.into_iter().chain((0..drain).map(|n| (1 + (n % 5) as u8, 39))) {
+                match step {
+                    0 => {
+                        index += 1;
+                        let entry = entry(due, index);
+                        world.everything.insert(entry);
+                        world.fresh.push(entry);
+                        backoffs.add(entry, waiting(entry, world.batch));
+                    }
+                    1 => {
+                        world.batches.insert(world.batch, std::mem::take(&mut world.fresh));
+                        world.batch += 1;
+                    }
+                    2 => {
+                        if let Some((batch, rows)) = world.batches.pop_first() {
+                            world.durable.extend(rows);
+                            world.committed = batch;
+                            backoffs.committed(batch);
+                        }
+                    }
+                    3 => {
+                        if let Some(after) = backoffs.begin_read() {
+                            let found: Vec<DueTask> =
+                                world.durable.iter().filter(|it| **it > after).copied().collect();
+                            world.complete = found.len() < 3;
+                            world.read = Some(found.into_iter().take(3).collect());
+                        }
+                    }
+                    4 => {
+                        if let Some(found) = world.read.take() {
+                            let admissible = backoffs.end_read(found.last().copied(), world.complete);
+                            for entry in found {
+                                if admissible.takes(&entry) && backoffs.get(&entry).is_none() {
+                                    backoffs.add(entry, waiting(entry, 0));
+                                }
+                            }
+                        }
+                    }
+                    _ => {
+                        while let Some((entry, _)) = backoffs.pop_due(Timestamp(due)) {
+                            // An attempt starts, and its claim hides the row.
+                            prop_assert!(out.insert(entry), "twice: {entry:?}");
+                            world.durable.remove(&entry);
+                            for rows in world.batches.values_mut().chain([&mut world.fresh]) {
+                                rows.retain(|it| *it != entry);
+                            }
+                            backoffs.left(entry.id);
+                        }
+                    }
+                }
+            }
+            prop_assert_eq!(out, world.everything);
+        }
+    }
+}

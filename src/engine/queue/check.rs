@@ -1,0 +1,102 @@
+//! The invariants of the queue, checked from scratch. Slow: simulations and tests call it after each step.
+
+use std::collections::{BTreeSet, HashSet};
+
+use crate::engine::queue::Queue;
+use crate::engine::queue::task::{Held, Queued};
+use crate::model::ids::{JobId, TaskId, TaskIndex};
+use crate::model::task::TaskState;
+
+impl Queue {
+    /// Compares every index with what it is derived from. The error names the first contradiction.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let mut bytes = 0;
+        let mut deadlines = BTreeSet::new();
+        let mut seen = Seen::default();
+        for (job, queue) in &self.jobs {
+            let mut count = |task: &Queued| {
+                bytes += task.bytes();
+                if let Some(when) = task.deadline(queue.task_timeout) {
+                    deadlines.insert((when, TaskId { job: *job, index: task.index }));
+                }
+            };
+            for (number, lane) in queue.lanes.iter().enumerate() {
+                let mut last: Option<TaskIndex> = None;
+                for task in &lane.page {
+                    count(task);
+                    seen.add(*job, task.index)?;
+                    ensure(last < Some(task.index), || format!("the page of {job} lane {number} is not in order"))?;
+                    ensure(task.index < lane.disk_from, || format!("{job}/{} is in memory and beyond", task.index))?;
+                    ensure(!queue.held.contains_key(&task.index), || format!("{job}/{} is held too", task.index))?;
+                    last = Some(task.index);
+                }
+                for (place, task) in &lane.again {
+                    count(task);
+                    seen.add(*job, task.index)?;
+                    let held = Held::Again(number as u32, *place);
+                    ensure(queue.held.get(&task.index) == Some(&held), || format!("{job}/{} is not held", task.index))?;
+                }
+                let pending = lane.again.values().chain(&lane.page).filter(|task| is_pending(task));
+                let head = pending.map(|task| task.index).chain(lane.held_back.first().copied()).min();
+                ensure(head.is_none_or(|head| head >= lane.stored_head), || {
+                    format!("lane {number} of {job} has {head:?} PENDING before its stored head {}", lane.stored_head)
+                })?;
+            }
+            for (index, held) in &queue.held {
+                let id = TaskId { job: *job, index: *index };
+                let there = match held {
+                    Held::Again(lane, place) => {
+                        queue.lanes.get(*lane as usize).is_some_and(|lane| lane.again.contains_key(place))
+                    }
+                    Held::Backoff(entry) => self.backoffs.get(entry).inspect(|it| count(&it.task)).is_some(),
+                    Held::Host(_, entry) => self.waiting_for_hosts.get(entry).inspect(|it| count(&it.task)).is_some(),
+                    Held::Disk(_) => self.waiting_for_disk.get(&id).inspect(|it| count(&it.task)).is_some(),
+                    Held::Running => self.running.contains_key(&id),
+                    Held::Leaving(_) => true,
+                };
+                ensure(there, || format!("{id} is not where it is held: {held:?}"))?;
+            }
+        }
+        self.check_sources()?;
+        ensure(bytes == self.bytes, || format!("{bytes} bytes wait, and {} are counted", self.bytes))?;
+        ensure(deadlines == self.deadlines, || "the deadlines are not those of the waiting tasks".to_owned())
+    }
+
+    fn check_sources(&self) -> Result<(), String> {
+        let held = |id: &TaskId| self.jobs.get(&id.job).and_then(|queue| queue.held.get(&id.index)).copied();
+        for id in self.running.keys() {
+            ensure(held(id) == Some(Held::Running), || format!("{id} runs and is held as {:?}", held(id)))?;
+        }
+        for (entry, _) in self.backoffs.iter() {
+            let it = held(&entry.id);
+            ensure(it == Some(Held::Backoff(*entry)), || format!("{} backs off and is held as {it:?}", entry.id))?;
+        }
+        for entry in self.waiting_for_hosts.keys() {
+            let it = held(&entry.id);
+            let waits = matches!(it, Some(Held::Host(_, due)) if due == *entry);
+            ensure(waits, || format!("{} waits for a host and is held as {it:?}", entry.id))?;
+        }
+        for id in self.waiting_for_disk.keys() {
+            ensure(matches!(held(id), Some(Held::Disk(_))), || format!("{id} waits for space and is not held so"))?;
+        }
+        Ok(())
+    }
+}
+
+fn is_pending(task: &Queued) -> bool {
+    task.row.as_ref().is_none_or(|row| row.task.state == TaskState::Pending)
+}
+
+#[derive(Default)]
+struct Seen(HashSet<TaskId>);
+
+impl Seen {
+    fn add(&mut self, job: JobId, index: TaskIndex) -> Result<(), String> {
+        let id = TaskId { job, index };
+        ensure(self.0.insert(id), || format!("{id} is in two places"))
+    }
+}
+
+fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(what()) }
+}

@@ -1,0 +1,139 @@
+//! The tasks of one job for one host.
+//!
+//! Tasks that nothing has happened to lie in the store; a page of them is in memory. Everything in the page has an index
+//! below `disk_from`; tasks with `disk_from <= index < disk_to` that can run exist in the store only, unless the job's
+//! [`held`](super::JobQueue) names them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::engine::queue::task::Queued;
+use crate::model::host::Host;
+use crate::model::ids::{JobId, TaskIndex};
+use crate::store::LaneNumber;
+
+/// Tasks of a lane that one read brings at most. A read ends earlier at 4 MiB; see `Store::lane_page`.
+pub(crate) const LANE_PAGE: u32 = 256;
+
+/// Tasks of a lane that may wait for a host or for disk space before the lane gives no more: those behind them would most
+/// likely come to wait for the same, one by one, at the cost of a request each.
+pub(crate) const HELD_BACK_MAX: usize = 256;
+
+/// A page of a lane to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LaneRead {
+    pub(crate) job: JobId,
+    pub(crate) lane: LaneNumber,
+    pub(crate) from: TaskIndex,
+    /// To be given back with the result.
+    pub(crate) number: u64,
+}
+
+/// The head of a lane that has to be written.
+pub(crate) type Head = (JobId, LaneNumber, TaskIndex);
+
+/// Whether a lane is being read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// No read is wanted.
+    Idle,
+    /// The lane stands in the queue of lanes to be read.
+    Wanted,
+    /// A read is under way.
+    UnderWay {
+        /// Its number: the result of another read is dropped.
+        number: u64,
+        /// The index at which it began.
+        from: TaskIndex,
+        /// The first index that may not have been durable when it began.
+        to: TaskIndex,
+        /// Tasks from `from` on that memory has held since it began and holds no more: the read may show them as they
+        /// were before.
+        left: BTreeSet<TaskIndex>,
+    },
+}
+
+/// The tasks of one job for one host.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) host: Host,
+    /// Tasks that go before the page: given back, due again or recovered. By the order in which they came.
+    pub(crate) again: BTreeMap<u64, Queued>,
+    /// Tasks in order of index.
+    pub(crate) page: VecDeque<Queued>,
+    /// Tasks that are PENDING and wait for a host or for disk space.
+    pub(crate) held_back: BTreeSet<TaskIndex>,
+    pub(crate) disk_from: TaskIndex,
+    pub(crate) disk_to: TaskIndex,
+    pub(crate) reading: Reading,
+    /// The index before which the store takes no task of the lane to be PENDING.
+    pub(crate) stored_head: TaskIndex,
+    /// Changes with each load of the page; see `Queue::loaded`.
+    pub(crate) load: u64,
+}
+
+impl Lane {
+    pub(crate) fn new(host: Host) -> Lane {
+        Lane {
+            host,
+            again: BTreeMap::new(),
+            page: VecDeque::new(),
+            held_back: BTreeSet::new(),
+            disk_from: 0,
+            disk_to: 0,
+            reading: Reading::Idle,
+            stored_head: 0,
+            load: 0,
+        }
+    }
+
+    /// The task that goes next, if it is in memory.
+    pub(crate) fn next(&self) -> Option<&Queued> {
+        self.again.first_key_value().map(|(_, task)| task).or_else(|| self.page.front())
+    }
+
+    /// Whether the store may have tasks that memory does not.
+    pub(crate) fn has_more_in_store(&self) -> bool {
+        self.disk_from < self.disk_to
+    }
+
+    /// Whether the lane can give a task, after a read if need be.
+    pub(crate) fn has_work(&self) -> bool {
+        self.held_back.len() < HELD_BACK_MAX
+            && (self.next().is_some() || self.has_more_in_store() && self.reading == Reading::Idle)
+    }
+
+    /// Tasks of the lane that wait for their turn in memory.
+    pub(crate) fn queued(&self) -> usize {
+        self.again.len() + self.page.len()
+    }
+
+    /// Lowers the stored head to a task that is PENDING again; returns whether that has to be written.
+    pub(crate) fn lower_head(&mut self, index: TaskIndex) -> bool {
+        let lower = index < self.stored_head;
+        self.stored_head = self.stored_head.min(index);
+        lower
+    }
+
+    /// The index before which no task of the lane is PENDING, running ones left out: the recovery finds those by their
+    /// claims.
+    pub(crate) fn head(&self) -> TaskIndex {
+        let again = self.again.values().map(|task| task.index).min();
+        let page = self.page.front().map(|task| task.index);
+        let held_back = self.held_back.first().copied();
+        again.into_iter().chain(page).chain(held_back).chain([self.disk_from]).min().unwrap_or(self.disk_from)
+    }
+
+    /// The place of a task in the page.
+    pub(crate) fn in_page(&self, index: TaskIndex) -> Option<usize> {
+        self.page.binary_search_by_key(&index, |task| task.index).ok()
+    }
+
+    /// Notes that memory no longer holds a task that it held until now.
+    pub(crate) fn left(&mut self, index: TaskIndex) {
+        if let Reading::UnderWay { from, left, .. } = &mut self.reading
+            && index >= *from
+        {
+            left.insert(index);
+        }
+    }
+}

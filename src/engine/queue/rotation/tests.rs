@@ -1,0 +1,227 @@
+//! The rotation over a small world: queues, hosts with room, tasks that run. No clock, no runtime.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::{Admission, Rotation};
+use crate::model::host::Host;
+use crate::model::ids::JobId;
+
+fn job(number: u128) -> JobId {
+    JobId(Uuid::from_u128(number))
+}
+
+/// A world around the rotation: queues of tasks, hosts with room, tasks that run.
+struct World {
+    lanes: Rotation,
+    queued: HashMap<(JobId, u32), u32>,
+    host_of: HashMap<(JobId, u32), Host>,
+    room: HashMap<Host, u32>,
+    running: Vec<(JobId, u32)>,
+    server_max: usize,
+    order: Vec<(JobId, u32)>,
+}
+
+impl World {
+    fn new(hosts: u32, room: u32, server_max: usize) -> World {
+        World {
+            lanes: Rotation::default(),
+            queued: HashMap::new(),
+            host_of: HashMap::new(),
+            room: (0..hosts).map(|host| (Host::new(&format!("h{host}:80")), room)).collect(),
+            running: Vec::new(),
+            server_max,
+            order: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, number: u128, priority: i32, cap: u32, tasks: &[(u32, u32)]) {
+        self.lanes.add_job(job(number), priority, cap, true);
+        let hosts = tasks.iter().map(|(host, _)| host + 1).max().unwrap_or(0);
+        for host in 0..hosts {
+            self.lanes.add_lane(job(number), Host::new(&format!("h{host}:80")));
+        }
+        for &(host, count) in tasks {
+            let name = Host::new(&format!("h{host}:80"));
+            let lane = (job(number), host);
+            self.host_of.insert(lane, name);
+            *self.queued.entry(lane).or_default() += count;
+            if count > 0 {
+                self.lanes.has_work(lane.0, lane.1);
+            }
+        }
+    }
+
+    fn dispatch(&mut self) {
+        while self.running.len() < self.server_max {
+            let room = &mut self.room;
+            let picked = self.lanes.pick(|_, _, host| match room.get_mut(host) {
+                Some(0) | None => Admission::HostBlocked(host.clone()),
+                Some(room) => {
+                    *room -= 1;
+                    Admission::Go(host.clone())
+                }
+            });
+            let Some(lane) = picked else { return };
+            let queued = self.queued.get_mut(&lane).unwrap();
+            *queued -= 1;
+            if *queued > 0 {
+                self.lanes.has_work(lane.0, lane.1);
+            }
+            self.running.push(lane);
+            self.order.push(lane);
+        }
+    }
+
+    fn end(&mut self, which: usize) {
+        let lane = self.running.swap_remove(which % self.running.len());
+        let host = self.host_of[&lane].clone();
+        *self.room.get_mut(&host).unwrap() += 1;
+        self.lanes.ended(lane.0);
+        self.lanes.wake_host(&host, 1);
+    }
+
+    fn left(&self) -> u32 {
+        self.queued.values().sum()
+    }
+}
+
+#[test]
+fn a_small_job_is_not_held_by_a_big_one() {
+    let mut world = World::new(1, 4, 4);
+    world.add(1, 0, 0, &[(0, 1000)]);
+    world.dispatch();
+    world.add(2, 0, 0, &[(0, 10)]);
+    for _ in 0..24 {
+        world.end(0);
+        world.dispatch();
+    }
+    assert_eq!(world.queued[&(job(2), 0)], 0, "ten of the next 24 starts were the small job's");
+}
+
+#[test]
+fn a_full_host_holds_only_its_own_lanes() {
+    let mut world = World::new(2, 1, 8);
+    world.add(1, 0, 0, &[(0, 100), (1, 100)]);
+    world.dispatch();
+    assert_eq!(world.running.len(), 2);
+    for _ in 0..50 {
+        let on_second = world.running.iter().position(|lane| lane.1 == 1).unwrap();
+        world.end(on_second);
+        world.dispatch();
+    }
+    assert_eq!(world.queued[&(job(1), 1)], 49, "host 0 never gave its place back, and host 1 went on");
+}
+
+#[test]
+fn a_higher_priority_goes_first() {
+    let mut world = World::new(1, 1, 1);
+    world.add(1, 0, 0, &[(0, 5)]);
+    world.add(2, 7, 0, &[(0, 5)]);
+    world.dispatch();
+    while !world.running.is_empty() {
+        world.end(0);
+        world.dispatch();
+    }
+    assert!(world.order[..5].iter().all(|lane| lane.0 == job(2)), "{:?}", world.order);
+}
+
+#[test]
+fn a_paused_job_passes_its_room_on() {
+    let mut world = World::new(1, 1, 4);
+    world.add(1, 0, 0, &[(0, 5)]);
+    world.add(2, 0, 0, &[(0, 5)]);
+    world.add(3, 0, 0, &[(0, 5)]);
+    world.dispatch();
+    world.end(0);
+    // Whoever was woken for the room is paused before it could take it.
+    world.lanes.set_may_run(job(2), false);
+    world.dispatch();
+    assert_eq!(world.running.len(), 1);
+    world.lanes.set_may_run(job(2), true);
+    while !world.running.is_empty() {
+        world.end(0);
+        world.dispatch();
+    }
+    assert_eq!(world.left(), 0);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    End(usize),
+    Pause(u128),
+    Resume(u128),
+    Cap(u128, u32),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => any::<usize>().prop_map(Step::End),
+        1 => (0u128..5).prop_map(Step::Pause),
+        1 => (0u128..5).prop_map(Step::Resume),
+        1 => (0u128..5, 0u32..4).prop_map(|(job, cap)| Step::Cap(job, cap)),
+    ]
+}
+
+proptest! {
+    /// No limit is ever exceeded, nothing is left undone while there is room for it, and in the end all has run once.
+    #[test]
+    fn limits_hold_and_no_room_is_wasted(
+        jobs in prop::collection::vec((-1i32..2, 0u32..3, prop::collection::vec(0u32..12, 3)), 1..5),
+        room in 1u32..4,
+        server_max in 1usize..10,
+        steps in prop::collection::vec(step(), 0..120),
+    ) {
+        let mut world = World::new(3, room, server_max);
+        let mut caps = HashMap::new();
+        let mut paused = HashMap::new();
+        for (number, (priority, cap, tasks)) in jobs.iter().enumerate() {
+            let tasks: Vec<(u32, u32)> = tasks.iter().enumerate().map(|(host, count)| (host as u32, *count)).collect();
+            world.add(number as u128, *priority, *cap, &tasks);
+            caps.insert(job(number as u128), *cap);
+            paused.insert(job(number as u128), false);
+        }
+        let total = world.left();
+        let resume = (0..jobs.len() as u128).map(Step::Resume);
+        let uncap = (0..jobs.len() as u128).map(|number| Step::Cap(number, 0));
+        let drain = std::iter::repeat_n(Step::End(0), total as usize);
+        for step in steps.into_iter().chain(resume).chain(uncap).chain(drain) {
+            match step {
+                Step::End(which) if !world.running.is_empty() => world.end(which),
+                Step::End(_) => {}
+                Step::Pause(number) => {
+                    world.lanes.set_may_run(job(number), false);
+                    paused.entry(job(number)).and_modify(|paused| *paused = true);
+                }
+                Step::Resume(number) => {
+                    world.lanes.set_may_run(job(number), true);
+                    paused.entry(job(number)).and_modify(|paused| *paused = false);
+                }
+                Step::Cap(number, cap) => {
+                    world.lanes.set_cap(job(number), cap);
+                    caps.entry(job(number)).and_modify(|old| *old = cap);
+                }
+            }
+            let before = world.order.len();
+            world.dispatch();
+            prop_assert!(world.running.len() <= server_max);
+            for lane in &world.order[before..] {
+                let running = world.running.iter().filter(|other| other.0 == lane.0).count() as u32;
+                prop_assert!(caps[&lane.0] == 0 || running <= caps[&lane.0]);
+                prop_assert!(!paused[&lane.0]);
+            }
+            if world.running.len() < server_max {
+                for (lane, queued) in &world.queued {
+                    let running = world.running.iter().filter(|other| other.0 == lane.0).count() as u32;
+                    let capped = caps[&lane.0] != 0 && running >= caps[&lane.0];
+                    let waits = *queued > 0 && world.room[&world.host_of[lane]] > 0;
+                    prop_assert!(!waits || capped || paused[&lane.0], "{lane:?} could run and does not");
+                }
+            }
+        }
+        prop_assert_eq!(world.left(), 0);
+        prop_assert_eq!(world.order.len() as u32, total);
+    }
+}

@@ -1,0 +1,117 @@
+//! Running attempts: each on a transfer thread, under its token and its deadlines, through a limited transport.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::engine::attempt::KeepPages;
+use crate::engine::job_files::JobFiles;
+use crate::engine::workers::{MakeParts, Worker, Workers};
+use crate::files::{ContentStore, Durability, Root};
+use crate::limits::hosts::Hosts;
+use crate::limits::rate::ByteRate;
+use crate::model::limits::Limits;
+use crate::store::Store;
+
+/// What an engine is made of.
+pub struct EngineParts {
+    /// The clock that every decision and stamp goes by.
+    pub clock: Clock,
+    /// The reading half of the store.
+    pub store: Arc<dyn Store>,
+    /// The limits in force at the start.
+    pub limits: Limits,
+    /// Where downloads go.
+    pub root: Arc<Root>,
+    /// Where long bodies go.
+    pub content: Arc<ContentStore>,
+    /// Where partial downloads of ended jobs are kept for a retry; on the download root's file system, or they are lost.
+    pub aside: PathBuf,
+    /// Whether finished downloads are synced.
+    pub durability: Durability,
+    /// The longest pause that an origin may ask for.
+    pub retry_after_max: Duration,
+    /// Whether partial downloads are found again by URL and path, whatever job they belong to.
+    pub parts_by_url: bool,
+    /// The most bytes of a download whose task sets no limit of its own; `None`: any number.
+    pub max_download_bytes: Option<u64>,
+    /// Memory for tasks that wait, in bytes, roughly.
+    pub queue_bytes: usize,
+    /// Threads for transfers; 0: attempts and commits run on the caller's runtime, as simulations need.
+    pub workers: usize,
+    /// Makes what each thread has.
+    pub make: MakeParts,
+    /// Whether the scheduler checks its invariants after each step, and panics when one does not hold. Slow; for tests.
+    pub checks: bool,
+}
+
+/// Runs attempts, and has what they need. Shared by the scheduler and those who call it.
+pub(crate) struct Runner {
+    pub(crate) clock: Clock,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) hosts: Arc<Hosts>,
+    pub(crate) server_bytes: Arc<ByteRate>,
+    pub(crate) root: Arc<Root>,
+    pub(crate) content: Arc<ContentStore>,
+    pub(crate) files: Arc<JobFiles>,
+    pub(crate) durability: Durability,
+    pub(crate) retry_after_max: Duration,
+    pub(crate) max_download_bytes: Option<u64>,
+    /// The root of all attempts' tokens.
+    pub(crate) token: CancellationToken,
+    workers: Mutex<Option<Workers>>,
+    pages: OnceLock<Box<dyn KeepPages>>,
+}
+
+impl Runner {
+    pub(crate) async fn start(parts: EngineParts) -> std::io::Result<Runner> {
+        let workers = Workers::start(parts.workers, &parts.make).await?;
+        Ok(Runner {
+            hosts: Hosts::new(parts.limits.clone(), parts.clock.clone()),
+            server_bytes: Arc::new(ByteRate::new(parts.limits.bytes_per_second)),
+            files: Arc::new(JobFiles::new(
+                parts.root.clone(),
+                parts.content.clone(),
+                parts.aside,
+                parts.store.clone(),
+                parts.parts_by_url,
+            )),
+            clock: parts.clock,
+            store: parts.store,
+            root: parts.root,
+            content: parts.content,
+            durability: parts.durability,
+            retry_after_max: parts.retry_after_max,
+            max_download_bytes: parts.max_download_bytes,
+            token: CancellationToken::new(),
+            workers: Mutex::new(Some(workers)),
+            pages: OnceLock::new(),
+        })
+    }
+
+    /// Sets where attempts keep their pages. Only the first call counts.
+    pub(crate) fn connect(&self, pages: Box<dyn KeepPages>) {
+        let _ = self.pages.set(pages);
+    }
+
+    /// Where attempts keep their pages; `None` before [`Runner::connect`].
+    pub(crate) fn pages(&self) -> Option<&dyn KeepPages> {
+        self.pages.get().map(|pages| &**pages)
+    }
+
+    /// The worker whose turn it is; `None` once the engine has ended.
+    pub(crate) fn worker(&self) -> Option<Worker> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Workers::next)
+    }
+
+    /// Ends the transfer threads. Attempts must have ended.
+    pub(crate) async fn shutdown(&self) {
+        let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(workers) = workers {
+            workers.shutdown().await;
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What is asked of the engine: applied at once, answered after the commit.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use rand::RngExt as _;
+use tokio::sync::oneshot;
+
+use crate::engine::command::{
+    Admitted, Command, Control, EngineError, JobCommand, JobPatch, LimitsPatch, Reply, Tasks, answer,
+};
+use crate::engine::effect::{Effect, LanedTasks};
+use crate::engine::jobs::{Deferred, JobRun, Stage};
+use crate::engine::queue::task::Cause;
+use crate::engine::scheduler::Scheduler;
+use crate::engine::scheduler::read::Read;
+use crate::engine::timers::Timer;
+use crate::engine::writer::Condition;
+use crate::model::event::EventKind;
+use crate::model::failure::{Failure, FailureReason};
+use crate::model::host::Host;
+use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
+use crate::model::job::{Change, Job, JobEvent, WrongState};
+use crate::model::limits::Limits;
+use crate::model::spec::JobSpec;
+use crate::model::time::Timestamp;
+use crate::store::{Addition, Chunk, LaneNumber, NewPage, Submission};
+
+impl Scheduler {
+    pub(super) fn command(&mut self, admitted: Admitted<Command>) {
+        let Admitted { command, room } = admitted;
+        if self.draining
+            && !matches!(command, Command::Page { .. } | Command::Explain { .. } | Command::WaitingAt { .. })
+        {
+            return command.refuse(EngineError::Draining);
+        }
+        if command.needs_room()
+            && let Condition::Blocked(why) = self.condition()
+        {
+            return command.refuse(EngineError::StoreFull(why));
+        }
+        if command.is_abandoned() {
+            return;
+        }
+        match command {
+            Command::Submit { spec, request, tasks, reply } => self.submit(*spec, request, tasks, reply),
+            Command::Job(job, command) => self.job_command(job, Admitted { command, room }),
+            Command::SetLimits { patch, reply } => self.set_limits(&patch, reply),
+            Command::Page { id, fence, page, reply } => self.page(id, fence, page, reply),
+            Command::Explain { job, tasks, reply } => drop(reply.send(self.explain(job, &tasks))),
+            Command::WaitingAt { hosts, reply } => {
+                drop(reply.send(hosts.iter().map(|host| self.queue.waiting_at(host)).collect()));
+            }
+            Command::Drain => self.drain(),
+        }
+    }
+
+    /// Takes a command for one job: at once, when a piece of the job is committed, or by a visit.
+    pub(super) fn job_command(&mut self, job: JobId, admitted: Admitted<JobCommand>) {
+        match self.jobs.get_mut(job) {
+            Some(run) if run.defers() => run.deferred.push_back(Deferred::Command(admitted)),
+            Some(_) => self.apply(job, admitted.command),
+            None => {
+                if self.jobs.visit(job, Some(admitted)) {
+                    self.next_visitor(job);
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, job: JobId, command: JobCommand) {
+        let Some(run) = self.jobs.get_mut(job) else { return command.refuse(EngineError::NoJob(job)) };
+        let state = run.job.state;
+        let wrong = |event| EngineError::from(WrongState { state, event });
+        match command {
+            JobCommand::AddTasks { chunk_id, digest, tasks, reply } => {
+                self.add_tasks(job, chunk_id, digest, tasks, reply);
+            }
+            JobCommand::Control { what, reply } => self.control(job, &what, reply),
+            JobCommand::Retry { reply, .. } => answer(reply, Err(wrong("retried"))),
+            JobCommand::Update { patch, reply } => self.update(job, &patch, reply),
+            JobCommand::Delete { reply, .. } => answer(reply, Err(wrong("deleted"))),
+        }
+    }
+
+    /// The writes of a submission. The job begins to live when they are durable.
+    fn submit(&mut self, spec: JobSpec, request: Option<(String, [u8; 32])>, tasks: Tasks, reply: Reply<Arc<Job>>) {
+        let now = self.now();
+        let Ok(count) = TaskIndex::try_from(tasks.specs.len()) else {
+            return answer(reply, Err(EngineError::TooManyTasks));
+        };
+        let job = Job::new(self.job_id(now), spec, count, now);
+        let mut lanes: Vec<Host> = Vec::new();
+        let mut numbers: HashMap<Host, LaneNumber> = HashMap::new();
+        let mut laned: LanedTasks = Vec::with_capacity(tasks.specs.len());
+        for (spec, host) in tasks.specs.into_iter().zip(tasks.hosts) {
+            let lane = *numbers.entry(host).or_insert_with_key(|host| {
+                lanes.push(host.clone());
+                lanes.len() as LaneNumber - 1
+            });
+            laned.push((lane, spec));
+        }
+        let batch = self.outbox.batch();
+        let nth = batch.submissions.len();
+        batch.submissions.push(Submission {
+            job: job.clone(),
+            request: request.clone(),
+            lanes: lanes.clone(),
+            tasks: laned.clone(),
+        });
+        self.outbox.then(Effect::Admit { nth, job: Box::new(job), lanes, tasks: laned, request, reply });
+    }
+
+    /// A new id: a `UUIDv7` of the scheduler's clock and chance, so that ids sort by creation.
+    fn job_id(&mut self, now: Timestamp) -> JobId {
+        let millis = u64::try_from(now.0 / 1000).unwrap_or(0);
+        JobId(uuid::Builder::from_unix_timestamp_millis(millis, &self.rng.random()).into_uuid())
+    }
+
+    /// Takes a job into memory, without lanes. Returns the commands that waited for it, to be taken once it is complete.
+    pub(super) fn enlist(&mut self, run: JobRun, now: Timestamp) -> VecDeque<Admitted<JobCommand>> {
+        let id = run.job.id;
+        let spec = &run.job.spec;
+        let may_run = run.may_run(now);
+        self.queue.add_job(id, spec.priority, spec.group.max_concurrency, may_run, spec.defaults.timeouts.task);
+        if let Some(start) = spec.start_time.filter(|start| *start > now) {
+            self.timers.set(start, Timer::JobStart(id));
+        }
+        if let Some(deadline) = run.job.deadline() {
+            self.timers.set(deadline, Timer::JobDeadline(id));
+        }
+        self.jobs.insert(run)
+    }
+
+    /// Lets a job run, or not, by what it is now.
+    pub(super) fn job_may_run(&mut self, job: JobId, now: Timestamp) {
+        if let Some(run) = self.jobs.get(job) {
+            let may_run = run.may_run(now);
+            self.queue.set_may_run(job, may_run);
+        }
+    }
+
+    fn add_tasks(&mut self, job: JobId, chunk_id: String, digest: [u8; 32], tasks: Tasks, reply: Reply<Chunk>) {
+        let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
+        if !run.job.open || run.job.stop.is_some() {
+            // A chunk that was stored while the job was open is answered again all the same.
+            let store = self.runner.store.clone();
+            self.reads.spawn(async move {
+                let known = store.chunk(job, &chunk_id).await;
+                Read::Chunk { job, chunk_id, digest, known, reply }
+            });
+            return;
+        }
+        let count = tasks.specs.len() as u64;
+        if u64::from(run.job.counts.total) + run.adding + count > u64::from(u32::MAX) {
+            return answer(reply, Err(EngineError::TooManyTasks));
+        }
+        run.adding += count;
+        let mut new_lanes = Vec::new();
+        let mut laned: LanedTasks = Vec::with_capacity(tasks.specs.len());
+        for (spec, host) in tasks.specs.into_iter().zip(&tasks.hosts) {
+            let Some((lane, is_new)) = self.queue.lane_for(job, host) else { continue };
+            if is_new {
+                new_lanes.push((lane, host.clone()));
+            }
+            laned.push((lane, spec));
+        }
+        let batch = self.outbox.batch();
+        let nth = batch.additions.len();
+        batch.additions.push(Addition { job, chunk_id: chunk_id.clone(), digest, new_lanes, tasks: laned.clone() });
+        self.outbox.then(Effect::AdmitTasks { nth, job, chunk_id, digest, tasks: laned, reply });
+    }
+
+    fn control(&mut self, job: JobId, what: &Control, reply: Reply<Arc<Job>>) {
+        let now = self.now();
+        let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
+        let event = match what {
+            Control::Seal => JobEvent::Sealed,
+            Control::Pause => JobEvent::Paused,
+            Control::Resume => JobEvent::Resumed,
+            Control::Cancel(why) => JobEvent::Cancelled(why.clone()),
+        };
+        let change = match run.job.apply(event, now) {
+            Ok(change) => change,
+            Err(wrong) => return answer(reply, Err(wrong.into())),
+        };
+        match change {
+            Change::Stopping if !matches!(run.stage, Stage::Sweeping(_)) => self.stopping(job),
+            // The tasks are being ended already, for the sake of the group: only the cause of the job's end is another one.
+            Change::Stopping | Change::Changed => self.outbox.job_event(&mut run.job, EventKind::JobChanged),
+            Change::None | Change::Ended => {}
+        }
+        if matches!(what, Control::Pause) && change == Change::Changed {
+            self.outbox.then(Effect::StopAttempts(job, Cause::Pause));
+        }
+        self.job_may_run(job, now);
+        if let Some(run) = self.jobs.get(job) {
+            self.outbox.then(Effect::Reply(reply, Arc::new(run.job.clone())));
+        }
+        self.settle_if_done(job);
+    }
+
+    fn update(&mut self, job: JobId, patch: &JobPatch, reply: Reply<Arc<Job>>) {
+        let now = self.now();
+        let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
+        patch.apply(&mut run.job, now);
+        run.rates.set(run.job.spec.rate_limit);
+        self.queue.set_order(job, run.job.spec.priority, run.job.spec.group.max_concurrency);
+        self.outbox.job_event(&mut run.job, EventKind::JobChanged);
+        let changed = Arc::new(run.job.clone());
+        self.outbox.batch().respecced.push(changed.clone());
+        self.outbox.then(Effect::Reply(reply, changed));
+    }
+
+    /// Limits are merged here, so that of two patches at once neither is lost.
+    fn set_limits(&mut self, patch: &LimitsPatch, reply: Reply<Limits>) {
+        self.limits = patch.over(&self.limits);
+        self.outbox.batch().limits = Some(self.limits.clone());
+        self.outbox.then(Effect::LimitsStored(self.limits.clone(), reply));
+    }
+
+    fn page(&mut self, id: TaskId, fence: Fence, page: NewPage, reply: oneshot::Sender<Result<(), Failure>>) {
+        let current = self.queue.running_task_mut(id).filter(|running| running.fence == fence);
+        let stopped = self.jobs.get(id.job).is_none_or(JobRun::defers);
+        let Some(running) = current.filter(|_| !stopped) else {
+            let failure = Failure::retryable(FailureReason::Internal, "the attempt is not the task's current one");
+            return drop(reply.send(Err(failure)));
+        };
+        running.cursor = page.next.as_deref().map(Arc::from);
+        self.outbox.batch().pages.push(page);
+        self.outbox.then(Effect::AckPage(id.job, reply));
+    }
+}

@@ -1,0 +1,182 @@
+//! Starting attempts: the task that is next, its permits, its claim.
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use tokio::time::Instant;
+use url::Url;
+
+use crate::engine::attempt::Launch;
+use crate::engine::effect::Effect;
+use crate::engine::hub::{Active, Notice};
+use crate::engine::queue::Admission;
+use crate::engine::queue::task::{Cause, Queued, Running};
+use crate::engine::scheduler::Scheduler;
+use crate::engine::timers::Timer;
+use crate::limits::Blocked;
+use crate::limits::hosts::{HostPermit, Hosts};
+use crate::model::event::EventKind;
+use crate::model::host::Host;
+use crate::model::ids::{JobId, TaskId};
+use crate::model::job::{Change, JobEvent};
+use crate::model::progress::Meter;
+use crate::model::spec::{Options, Work};
+use crate::model::task::TaskEvent;
+use crate::model::time::Timestamp;
+use crate::store::{Claim, StoredTask};
+
+/// Claims that may wait for a commit before no more attempts start.
+const CLAIMS_MAX: usize = 8192;
+
+impl Scheduler {
+    /// Starts attempts while there are tasks and permits, and while their claims can be stored.
+    pub(super) fn dispatch(&mut self) {
+        let max = self.runner.hosts.limits().max_concurrent_tasks as usize;
+        while !self.draining && self.queue.running() < max && self.outbox.claims() < CLAIMS_MAX && !self.is_blocked() {
+            let now = self.now();
+            let Some((job, task, permit)) = self.pick(now) else { return };
+            self.start(job, task, permit, now);
+        }
+    }
+
+    fn pick(&mut self, now: Timestamp) -> Option<(JobId, Queued, HostPermit)> {
+        let Self { queue, jobs, runner, timers, .. } = self;
+        let mut permit = None;
+        let (job, task) = queue.pick(|job, host, next| {
+            let Some(run) = jobs.get(job) else { return Admission::Empty };
+            if let Err(until) = run.rates.check(now) {
+                timers.set_earlier(until, Timer::JobRested(job));
+                return Admission::JobBlocked;
+            }
+            let Some(next) = next else {
+                // Tasks of a host that takes none are not read before their time.
+                return match runner.hosts.check(host) {
+                    Ok(()) => Admission::Empty,
+                    Err(blocked) => blocked_at(timers, host.clone(), blocked),
+                };
+            };
+            match start_at(&runner.hosts, host, || mirrors(next)) {
+                Ok(granted) => {
+                    let host = granted.host().clone();
+                    run.rates.take(now);
+                    permit = Some(granted);
+                    Admission::Go(host)
+                }
+                Err((host, blocked)) => blocked_at(timers, host, blocked),
+            }
+        })?;
+        Some((job, task, permit?))
+    }
+
+    fn start(&mut self, job: JobId, task: Queued, permit: HostPermit, now: Timestamp) {
+        let id = TaskId { job, index: task.index };
+        let lane = task.lane;
+        let Some(run) = self.jobs.get_mut(job) else {
+            drop(permit);
+            return self.queue.unpick(job, lane);
+        };
+        let mut row = task.row.map(|row| *row).unwrap_or_default();
+        let before = row.task.state;
+        match row.task.apply(TaskEvent::Started, now) {
+            Ok(started) => row.task = started,
+            Err(wrong) => {
+                drop(permit);
+                self.queue.unpick(job, lane);
+                return self.contradicted(job, &format!("task {} was to start: {wrong}", id.index));
+            }
+        }
+        let stop = self.runner.token.child_token();
+        let cause: Arc<OnceLock<Cause>> = Arc::default();
+        let meter = Arc::new(Meter::default());
+        let launch = Launch {
+            id,
+            fence: row.task.fence,
+            spec: task.spec.clone(),
+            options: Options::of(&run.job.spec.defaults, &task.spec),
+            directory: run.job.directory(),
+            rates: run.rates.clone(),
+            permit: Mutex::new(Some(permit)),
+            stop: stop.clone(),
+            meter: meter.clone(),
+            attempt_start: now,
+            first_start: row.task.start_time.unwrap_or(now),
+            has_history: row.task.fence > 1,
+            cursor: task.cursor.clone(),
+        };
+        let running = Running {
+            fence: row.task.fence,
+            lane,
+            spec: task.spec.clone(),
+            row: row.clone(),
+            attempt_start: now,
+            stop,
+            cause,
+            cursor: task.cursor,
+        };
+        if let Err(held) = self.queue.start(id, running) {
+            drop(launch);
+            self.queue.unpick(job, lane);
+            return self.contradicted(job, &format!("task {} was to start and is {held:?}", id.index));
+        }
+        if !run.job.counts.try_move(before, row.task.state, 1) {
+            return self.contradicted(job, &format!("no task was counted as {before:?}, and task {} is", id.index));
+        }
+        run.job.downloads |= matches!(task.spec.work, Work::Download(_));
+        let claim = Claim { id, task: row.task.clone(), attempt_start: now };
+        let notice = self.publish_start(job, StoredTask { index: id.index, lane, spec: task.spec, row }, meter);
+        self.outbox.started(claim, notice);
+        self.runner.spawn(&mut self.attempts, launch);
+        self.job_started(job, now);
+    }
+
+    fn publish_start(&mut self, job: JobId, task: StoredTask, meter: Arc<Meter>) -> Option<Effect> {
+        let (index, spec, row) = (task.index, task.spec.clone(), Arc::new(task.row.clone()));
+        let notice = self.hub.wants_notices(job).then(|| Effect::Notify(job, Notice::Started(Arc::new(task))));
+        self.hub.started(job, index, Active { spec, row, meter, since: Instant::now() });
+        notice
+    }
+
+    fn job_started(&mut self, job: JobId, now: Timestamp) {
+        let Some(run) = self.jobs.get_mut(job) else { return };
+        if run.job.apply(JobEvent::Started, now) == Ok(Change::Changed) {
+            if let Some(deadline) = run.job.deadline() {
+                self.timers.set(deadline, Timer::JobDeadline(job));
+            }
+            self.outbox.job_event(&mut run.job, EventKind::JobChanged);
+        }
+    }
+}
+
+/// The hosts of the mirrors of a task.
+fn mirrors(task: &Queued) -> Vec<Host> {
+    let Work::Download(spec) = &task.spec.work else { return Vec::new() };
+    spec.mirrors.iter().filter_map(|url| Host::of(&Url::parse(url).ok()?)).collect()
+}
+
+fn blocked_at(timers: &mut crate::engine::timers::Timers, host: Host, blocked: Blocked) -> Admission {
+    if let Some(until) = blocked.until() {
+        timers.set_earlier(until, Timer::HostWake(host.clone()));
+    }
+    Admission::HostBlocked(host)
+}
+
+/// Starts a request to `host`, or to a mirror while `host` is paused; else says which of them to wait for.
+fn start_at(
+    hosts: &Arc<Hosts>,
+    host: &Host,
+    mirrors: impl FnOnce() -> Vec<Host>,
+) -> Result<HostPermit, (Host, Blocked)> {
+    let mut blocked = match hosts.try_start(host) {
+        Ok(permit) => return Ok(permit),
+        Err(why) => (host.clone(), why),
+    };
+    if matches!(blocked.1, Blocked::Paused(_)) {
+        for mirror in mirrors() {
+            match hosts.try_start(&mirror) {
+                Ok(permit) => return Ok(permit),
+                Err(why) if why.until() < blocked.1.until() => blocked = (mirror, why),
+                Err(_) => {}
+            }
+        }
+    }
+    Err(blocked)
+}

@@ -1,0 +1,340 @@
+//! What the end of an attempt means: for its task, for its siblings, for its job.
+
+use std::sync::Arc;
+
+use rand::RngExt as _;
+
+use crate::engine::attempt::Ended;
+use crate::engine::effect::Effect;
+use crate::engine::hub::Notice;
+use crate::engine::jobs::{Deferred, Stage, Sweeping};
+use crate::engine::queue::task::{Cause, Queued, Running, Wait};
+use crate::engine::scheduler::piece::Piece;
+use crate::engine::scheduler::{DISK_LOOK, Scheduler};
+use crate::engine::timers::Timer;
+use crate::model::event::EventKind;
+use crate::model::failure::{Failure, FailureReason, TaskError};
+use crate::model::group::Verdict;
+use crate::model::ids::{JobId, TaskId};
+use crate::model::job::{Change, JobEvent, Stop};
+use crate::model::outcome::{ATTEMPT_LOG_MAX, Attempt, AttemptEnd, Outcome};
+use crate::model::retry::{self, Decision};
+use crate::model::spec::Options;
+use crate::model::task::{TaskEvent, TaskState};
+use crate::model::time::Timestamp;
+use crate::store::{StoredTask, TaskMove, TaskRow};
+
+impl Scheduler {
+    /// Takes in the end of an attempt. One that is not the current attempt of its task changes nothing.
+    pub(super) fn attempt_ended(&mut self, ended: Ended) {
+        let now = self.now();
+        let id = ended.id;
+        let Some(run) = self.jobs.get_mut(id.job) else {
+            return tracing::warn!(task = %id, "the end of attempt {} of a job that is gone is dropped", ended.fence);
+        };
+        if matches!(run.stage, Stage::Reloading { .. }) {
+            self.queue.attempt_ended(id, ended.fence);
+            self.hub.stopped(id.job, id.index);
+            return self.reload_quiet();
+        }
+        if run.defers() {
+            return run.deferred.push_back(Deferred::Attempt(Box::new(ended)));
+        }
+        let Some(mut running) = self.queue.attempt_ended(id, ended.fence) else {
+            return tracing::warn!(task = %id, "a late end of attempt {} is dropped", ended.fence);
+        };
+        self.hub.stopped(id.job, id.index);
+        let options = Options::of(&run.job.spec.defaults, &running.spec);
+        let chance = self.rng.random::<f64>();
+        let (event, outcome) = meaning(&running, &options, &ended, run.job.stop.as_ref(), now, chance);
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let (attempt, status) = (running.row.task.attempts, ended.report.http_status);
+            tracing::debug!(task = %id, attempt, status, "attempt ended: {}", description(&event));
+        }
+        let wait = wait_after(&ended.end, &event);
+        note_attempt(&mut running.row, running.attempt_start, &ended, &event, now);
+        if outcome.is_some() {
+            self.outbox.batch().pages.extend(ended.body);
+        }
+        self.moved(id, running, event, outcome, wait, now);
+    }
+
+    fn moved(
+        &mut self,
+        id: TaskId,
+        mut running: Running,
+        event: TaskEvent,
+        outcome: Option<Outcome>,
+        wait: Option<Wait>,
+        now: Timestamp,
+    ) {
+        let Some(run) = self.jobs.get_mut(id.job) else { return };
+        match running.row.task.apply(event, now) {
+            Ok(task) => running.row.task = task,
+            Err(wrong) => return self.contradicted(id.job, &format!("task {} was to move: {wrong}", id.index)),
+        }
+        let state = running.row.task.state;
+        if !run.job.counts.try_move(TaskState::Running, state, 1) {
+            return self.contradicted(id.job, &format!("no task was counted as running, and task {} ran", id.index));
+        }
+        run.job.ended_bytes += outcome.as_ref().map_or(0, outcome_bytes);
+        running.row.outcome = outcome;
+        run.job.update_time = now;
+        self.outbox.moved(TaskMove { id, row: running.row.clone() });
+        if state.is_ended() {
+            self.task_ended(id, running.lane, running.spec, running.row, now);
+        } else {
+            self.task_waits(id, running, wait);
+        }
+        self.settle_if_done(id.job);
+    }
+
+    /// Puts a task that has not ended where it waits for its next attempt.
+    fn task_waits(&mut self, id: TaskId, running: Running, wait: Option<Wait>) {
+        let Running { lane, spec, row, cursor, .. } = running;
+        let wait = match row.task.state {
+            TaskState::BackingOff => {
+                if self.hub.wants_notices(id.job) {
+                    let task = StoredTask { index: id.index, lane, spec: spec.clone(), row: row.clone() };
+                    self.outbox.then(Effect::Notify(id.job, Notice::BackingOff(Arc::new(task))));
+                }
+                Some(Wait::Backoff(row.task.due.unwrap_or_default()))
+            }
+            _ => wait,
+        };
+        let batch = self.outbox.number();
+        let task = Queued { index: id.index, lane, spec, row: Some(Box::new(row)), cursor, batch };
+        if matches!(wait, Some(Wait::Disk { .. })) {
+            self.timers.set_earlier(self.now().plus(DISK_LOOK), Timer::DiskLook);
+        }
+        let head = match wait {
+            Some(wait) => self.queue.wait(id.job, task, wait),
+            None => self.queue.put_first(id.job, task, true),
+        };
+        self.outbox.batch().lane_heads.extend(head);
+    }
+
+    /// Records the end of a task, and judges its job by it.
+    pub(super) fn task_ended(
+        &mut self,
+        id: TaskId,
+        lane: u32,
+        spec: Arc<crate::model::spec::TaskSpec>,
+        row: TaskRow,
+        now: Timestamp,
+    ) {
+        let Some(run) = self.jobs.get_mut(id.job) else { return };
+        self.queue.leaving(id, self.outbox.number());
+        let (state, error) = (row.task.state, row.task.error.clone());
+        run.note_failure(error.as_ref(), state);
+        self.outbox.task_ended(&mut run.job, StoredTask { index: id.index, lane, spec, row });
+        self.judge(id.job, error, now);
+    }
+
+    /// Ends a waiting task whose time over all attempts is over.
+    pub(super) fn end_late(&mut self, job: JobId, task: Queued, now: Timestamp) {
+        let Some(run) = self.jobs.get_mut(job) else { return };
+        let id = TaskId { job, index: task.index };
+        let limit = task.spec.options.timeouts.task.or(run.job.spec.defaults.timeouts.task).unwrap_or_default();
+        let mut row = task.row.map(|row| *row).unwrap_or_default();
+        let before = row.task.state;
+        let error = task_timeout(limit, row.task.error.as_ref(), row.task.attempts);
+        match row.task.apply(TaskEvent::TimedOut(error), now) {
+            Ok(ended) => row.task = ended,
+            Err(wrong) => return self.contradicted(job, &format!("task {} was to time out: {wrong}", id.index)),
+        }
+        if !run.job.counts.try_move(before, row.task.state, 1) {
+            return self.contradicted(job, &format!("no task was counted as {before:?}, and task {} was", id.index));
+        }
+        self.outbox.moved(TaskMove { id, row: row.clone() });
+        self.task_ended(id, task.lane, task.spec, row, now);
+        self.settle_if_done(job);
+    }
+
+    /// Judges a job by its counts, after a task ended with `error` or without one.
+    fn judge(&mut self, job: JobId, error: Option<TaskError>, now: Timestamp) {
+        let Some(run) = self.jobs.get_mut(job) else { return };
+        let (stop, failure) = match run.job.judge() {
+            Verdict::Continue | Verdict::Settle { .. } => return,
+            Verdict::StopFailed => (Stop::SiblingFailed, error),
+            Verdict::StopSucceeded => (Stop::SiblingSucceeded, None),
+        };
+        if run.job.apply(JobEvent::Stopped(stop, failure), now) == Ok(Change::Stopping) {
+            self.stopping(job);
+        }
+    }
+
+    /// Begins to end the tasks of a job: from now on none starts and none is put back, those that run are stopped once that
+    /// is durable, and the rest is ended in the store piece by piece.
+    pub(super) fn stopping(&mut self, job: JobId) {
+        let Some(run) = self.jobs.get_mut(job) else { return };
+        self.queue.stop_job(job);
+        run.job.retrying = None;
+        if let Stage::Retrying { reply: Some(reply), .. } =
+            std::mem::replace(&mut run.stage, Stage::Sweeping(Sweeping::default()))
+        {
+            self.outbox.then(Effect::Reply(reply, Arc::new(run.job.clone())));
+        }
+        if let Some(stop) = run.job.stop.clone() {
+            self.outbox.job_event(&mut run.job, EventKind::JobChanged);
+            self.outbox.then(Effect::StopAttempts(job, Cause::Stop(stop)));
+        }
+        if run.to_sweep().is_some() {
+            self.add_piece(Piece::Sweep(job));
+        }
+        self.settle_if_done(job);
+    }
+
+    /// Begins the end of a job of which nothing is left to run: first its part files are put away.
+    pub(super) fn settle_if_done(&mut self, job: JobId) {
+        let Some(run) = self.jobs.get_mut(job) else { return };
+        if run.settles().is_none() {
+            return;
+        }
+        run.stage = Stage::Settling;
+        if run.job.downloads && (run.job.counts.failed > 0 || run.job.counts.cancelled > 0) {
+            // The store says which tasks have parts, so their ends must be there first.
+            self.outbox.then(Effect::PutPartsAway(job));
+        } else {
+            self.settled(job);
+        }
+    }
+
+    /// Ends a job: nothing of it runs, and no part file of it is left in its place.
+    pub(super) fn settled(&mut self, job: JobId) {
+        let now = self.now();
+        let Some(run) = self.jobs.get_mut(job) else { return };
+        let Verdict::Settle { succeeded } = run.job.judge() else {
+            return self.contradicted(job, "it was to end and has tasks that have not");
+        };
+        match run.job.apply(JobEvent::Settled(succeeded), now) {
+            Ok(_) => {
+                run.stage = Stage::Ended;
+                self.outbox.job_event(&mut run.job, EventKind::JobEnded);
+                self.outbox.then(Effect::Forget(job));
+            }
+            Err(wrong) => self.contradicted(job, &format!("it was to end: {wrong}")),
+        }
+    }
+
+    /// Ends the tasks of a job whose time is over.
+    pub(super) fn job_deadline(&mut self, job: JobId, now: Timestamp) {
+        let Some(run) = self.jobs.get_mut(job) else { return };
+        let Some(deadline) = run.job.deadline() else { return };
+        // A piece is on its way, or the job has a later deadline since a retry: the timer is set again.
+        if deadline > now || run.in_flight {
+            let soon = now.plus(std::time::Duration::from_millis(20));
+            return self.timers.set(deadline.max(soon), Timer::JobDeadline(job));
+        }
+        if matches!(run.stage, Stage::Open | Stage::Retrying { .. })
+            && run.job.apply(JobEvent::TimedOut, now) == Ok(Change::Stopping)
+        {
+            self.stopping(job);
+        }
+    }
+}
+
+fn outcome_bytes(outcome: &Outcome) -> u64 {
+    match outcome {
+        Outcome::Fetch(fetch) => fetch.body_bytes,
+        Outcome::Download(download) => download.bytes,
+    }
+}
+
+/// What an end means for the task. A success counts whatever was asked meanwhile: the result is there. Otherwise a job
+/// whose tasks are being ended ends this one too, also if its attempt was stopped for another cause before: no task of
+/// such a job may wait for another attempt.
+fn meaning(
+    running: &Running,
+    options: &Options,
+    ended: &Ended,
+    stop: Option<&Stop>,
+    now: Timestamp,
+    chance: f64,
+) -> (TaskEvent, Option<Outcome>) {
+    let fence = running.fence;
+    let attempt = running.row.task.attempts;
+    match (&ended.end, stop, running.cause.get()) {
+        (AttemptEnd::Done(outcome), ..) => (TaskEvent::Succeeded(fence), Some(outcome.clone())),
+        (_, Some(stop), _) => (TaskEvent::Cancelled(TaskError { attempt, ..stop.task_error() }), None),
+        (_, None, Some(Cause::Drain | Cause::Pause | Cause::Reload | Cause::Stop(_)))
+        | (AttemptEnd::NoSpace { .. } | AttemptEnd::Failed(Failure { paused_until: Some(_), .. }), None, None) => {
+            (TaskEvent::GivenBack(fence), None)
+        }
+        (AttemptEnd::Failed(failure), None, None) => (failed(running, options, failure, now, chance), None),
+        (AttemptEnd::Stopped, None, None) => {
+            let failure = Failure::retryable(FailureReason::Internal, "the attempt stopped without being asked to");
+            (failed(running, options, &failure, now, chance), None)
+        }
+    }
+}
+
+/// What a task that was given back waits for.
+fn wait_after(end: &AttemptEnd, event: &TaskEvent) -> Option<Wait> {
+    match (event, end) {
+        (TaskEvent::GivenBack(_), AttemptEnd::NoSpace { folder, needed_bytes, message }) => {
+            Some(Wait::Disk { folder: folder.clone(), bytes: *needed_bytes, message: message.clone() })
+        }
+        (TaskEvent::GivenBack(_), AttemptEnd::Failed(Failure { paused_until: Some(until), message, .. })) => {
+            Some(Wait::Host(*until, message.clone()))
+        }
+        _ => None,
+    }
+}
+
+fn failed(running: &Running, options: &Options, failure: &Failure, now: Timestamp, chance: f64) -> TaskEvent {
+    let attempt = running.row.task.attempts;
+    let error = failure.clone().into_error(attempt);
+    match retry::decide(&options.retry, attempt, failure, now, chance) {
+        Decision::GiveUp => TaskEvent::Failed(running.fence, error),
+        Decision::RetryAt(due) => {
+            let over = options
+                .timeouts
+                .task
+                .zip(running.row.task.start_time)
+                .filter(|(limit, first)| first.plus(*limit) <= due);
+            match over {
+                Some((limit, _)) => TaskEvent::Failed(running.fence, task_timeout(limit, Some(&error), attempt)),
+                None => TaskEvent::BackedOff(running.fence, error, due),
+            }
+        }
+    }
+}
+
+fn task_timeout(limit: std::time::Duration, last: Option<&TaskError>, attempt: u32) -> TaskError {
+    let last = last.map(|error| format!("; its last attempt failed: {}", error.message)).unwrap_or_default();
+    TaskError {
+        reason: FailureReason::TimeoutTask,
+        message: format!("the task did not end within its `timeouts.task` of {limit:?}{last}"),
+        http_status: 0,
+        retryable: false,
+        attempt,
+    }
+}
+
+fn description(event: &TaskEvent) -> String {
+    match event {
+        TaskEvent::Failed(_, error) => format!("failed: {}", error.message),
+        TaskEvent::BackedOff(_, error, due) => format!("failed, next attempt at {}: {}", due.0, error.message),
+        TaskEvent::Cancelled(error) => format!("cancelled: {}", error.message),
+        TaskEvent::Succeeded(_) => "succeeded".to_owned(),
+        _ => "given back".to_owned(),
+    }
+}
+
+/// Appends the attempt to the task's log, which keeps the last [`ATTEMPT_LOG_MAX`]. An attempt that was given back
+/// because a host was paused or the disk had no room did nothing, and would push out those that did.
+fn note_attempt(row: &mut TaskRow, start_time: Timestamp, ended: &Ended, event: &TaskEvent, now: Timestamp) {
+    if wait_after(&ended.end, event).is_some() {
+        return;
+    }
+    let error = match event {
+        TaskEvent::Failed(_, error) | TaskEvent::BackedOff(_, error, _) | TaskEvent::Cancelled(error) => {
+            Some(error.clone())
+        }
+        _ => None,
+    };
+    row.log.push(Attempt { number: row.task.attempts, start_time, end_time: now, report: ended.report.clone(), error });
+    let surplus = row.log.len().saturating_sub(ATTEMPT_LOG_MAX);
+    row.log.drain(..surplus);
+}

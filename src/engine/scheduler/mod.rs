@@ -1,0 +1,407 @@
+//! The loop: next event, apply, commit, perform effects.
+//!
+//! One task owns all running state: the [`Queue`] has the tasks that memory holds, the [`JobTable`] the jobs, the
+//! [`Outbox`] the changes that wait to be committed. The loop applies what happens to memory at once and gathers the
+//! writes; while one batch is being committed the next one fills (group commit without a timer). Answers, publications
+//! and stops wait for the commit of what they tell of.
+
+mod commands;
+mod dispatch;
+mod ends;
+mod explain;
+mod housekeeping;
+mod perform;
+mod piece;
+mod pieces;
+mod read;
+mod reads;
+pub(crate) mod recovery;
+mod reload;
+mod visits;
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::SeedableRng as _;
+use rand::rngs::SmallRng;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::engine::attempt::Ended;
+use crate::engine::command::{Admitted, Command, EngineError};
+use crate::engine::effect::Effect;
+use crate::engine::hub::Hub;
+use crate::engine::jobs::JobTable;
+use crate::engine::outbox::{Outbox, Sealed};
+use crate::engine::queue::Queue;
+use crate::engine::queue::task::{BatchNumber, Cause};
+use crate::engine::runner::Runner;
+use crate::engine::scheduler::piece::Piece;
+use crate::engine::scheduler::read::Read;
+use crate::engine::timers::{Timer, Timers};
+use crate::engine::writer::{Condition, Order, WriterLink};
+use crate::model::host::Host;
+use crate::model::ids::{JobId, TaskId};
+use crate::model::limits::Limits;
+use crate::model::time::Timestamp;
+use crate::store::{Committed, LaneNumber, StoreError};
+
+/// Commands that are taken in one go.
+const COMMANDS_MAX: usize = 256;
+/// Changes that may wait for a commit before no more commands and starts are taken.
+const CHANGES_MAX: usize = 50_000;
+/// The longest that the start of an attempt waits to be committed together with others.
+const START_LINGER: Duration = Duration::from_millis(4);
+/// How often the free disk space is looked at while a download waits for some.
+const DISK_LOOK: Duration = Duration::from_secs(1);
+
+/// All running state.
+pub(crate) struct Scheduler {
+    runner: Arc<Runner>,
+    hub: Arc<Hub>,
+
+    queue: Queue,
+    jobs: JobTable,
+    outbox: Outbox,
+    /// Long work on jobs that goes on piece by piece, a bounded number of rows in each commit.
+    pieces: VecDeque<Piece>,
+    /// Jobs that are to be read again, because memory and store contradict each other about them.
+    reloading: Vec<JobId>,
+    /// Deleted jobs whose rows are being removed.
+    purging: HashSet<JobId>,
+    timers: Timers,
+    /// The limits as they were decided last; those in force may still be older.
+    limits: Limits,
+    rng: SmallRng,
+
+    draining: bool,
+    looks: Looks,
+    /// Whether each step is followed by a check of the invariants.
+    checks: bool,
+
+    attempts: JoinSet<Ended>,
+    reads: JoinSet<Read>,
+    link: WriterLink,
+    in_flight: Option<InFlight>,
+    removals: Option<InFlight>,
+    /// The last batch that is durable.
+    committed: BatchNumber,
+}
+
+/// The looks that the scheduler takes from time to time.
+#[derive(Debug)]
+struct Looks {
+    /// Whether the store may have deleted jobs that are not being purged.
+    deleted_left: bool,
+    /// Whether a look for expired and deleted jobs is under way.
+    for_removable: bool,
+    /// Whether a look at the free disk space is under way.
+    for_space: bool,
+}
+
+/// A batch on its way to the store, and what follows it.
+struct InFlight {
+    result: oneshot::Receiver<Result<Committed, StoreError>>,
+    number: BatchNumber,
+    effects: Vec<Effect>,
+    ended: Vec<(TaskId, LaneNumber)>,
+    since: Instant,
+}
+
+impl Scheduler {
+    /// A scheduler that knows no job yet.
+    pub(crate) fn new(
+        runner: Arc<Runner>,
+        hub: Arc<Hub>,
+        link: WriterLink,
+        queue_bytes: usize,
+        seed: u64,
+        checks: bool,
+    ) -> Scheduler {
+        let limits = Limits::clone(&runner.hosts.limits());
+        Scheduler {
+            runner,
+            hub,
+            queue: Queue::new(queue_bytes),
+            jobs: JobTable::default(),
+            outbox: Outbox::new(),
+            pieces: VecDeque::new(),
+            reloading: Vec::new(),
+            purging: HashSet::new(),
+            timers: Timers::default(),
+            limits,
+            rng: SmallRng::seed_from_u64(seed),
+            draining: false,
+            looks: Looks { deleted_left: true, for_removable: false, for_space: false },
+            checks,
+            attempts: JoinSet::new(),
+            reads: JoinSet::new(),
+            link,
+            in_flight: None,
+            removals: None,
+            committed: 0,
+        }
+    }
+
+    /// Runs until it has drained, or until the store cannot be trusted. Then nothing runs any more, and all that was
+    /// acknowledged is durable.
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Admitted<Command>>) -> Result<(), StoreError> {
+        let result = self.go_on(&mut commands).await;
+        commands.close();
+        while let Some(Admitted { command, .. }) = commands.recv().await {
+            command.refuse(EngineError::Draining);
+        }
+        for command in self.jobs.take_waiting() {
+            command.refuse(EngineError::Draining);
+        }
+        self.reads.shutdown().await;
+        self.outbox.fail(&EngineError::Draining);
+        result
+    }
+
+    async fn go_on(&mut self, commands: &mut mpsc::Receiver<Admitted<Command>>) -> Result<(), StoreError> {
+        let mut taken = Vec::with_capacity(COMMANDS_MAX);
+        let mut starts = Starts::default();
+        let mut has_callers = true;
+        loop {
+            self.wake_due();
+            self.dispatch();
+            self.begin_reads();
+            let linger = starts.linger(&self.outbox).filter(|_| self.pieces.is_empty() && !self.draining);
+            if linger.is_none() {
+                self.begin_commits().await;
+                starts = Starts::default();
+            }
+            self.check();
+            if self.has_drained() {
+                return Ok(());
+            }
+            if self.draining
+                && let Condition::Blocked(why) = self.condition()
+            {
+                return Err(StoreError::Full(format!("the last changes were not stored: {why}")));
+            }
+            let roomy = self.outbox.len() < CHANGES_MAX;
+            let wait = self.wait();
+            let sleep = sleep(linger.map_or(wait, |linger| linger.min(wait)));
+            tokio::select! {
+                biased;
+                result = answer_of(&mut self.in_flight) => self.commit_done(result)?,
+                result = answer_of(&mut self.removals) => self.removals_done(result)?,
+                Some(ended) = self.attempts.join_next() => self.joined(ended),
+                Some(read) = self.reads.join_next() => self.read_done(read)?,
+                count = commands.recv_many(&mut taken, COMMANDS_MAX), if roomy && has_callers => {
+                    if count == 0 {
+                        has_callers = false;
+                        self.drain();
+                    }
+                }
+                () = self.runner.hosts.freed() => {}
+                changed = self.link.condition.changed() => {
+                    if changed.is_err() {
+                        return Err(lost());
+                    }
+                }
+                () = sleep => {}
+            }
+            // The order above is fixed, so that a simulation can be repeated: whatever else is ready has its turn now.
+            while let Some(ended) = self.attempts.try_join_next() {
+                self.joined(ended);
+            }
+            while let Some(read) = self.reads.try_join_next() {
+                self.read_done(read)?;
+            }
+            while roomy
+                && taken.len() < COMMANDS_MAX
+                && let Ok(command) = commands.try_recv()
+            {
+                taken.push(command);
+            }
+            for command in taken.drain(..) {
+                self.command(command);
+            }
+            for host in self.runner.hosts.take_freed() {
+                self.queue.wake_host(&host, 1);
+            }
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.runner.clock.now()
+    }
+
+    fn condition(&self) -> Condition {
+        self.link.condition.borrow().clone()
+    }
+
+    fn is_blocked(&self) -> bool {
+        *self.link.condition.borrow() != Condition::Writable
+    }
+
+    /// How long nothing is due.
+    fn wait(&self) -> Duration {
+        let now = self.now();
+        let queue = self.queue.next_due().map(|due| due.since(now));
+        queue.map_or(self.timers.wait(now), |wait| wait.min(self.timers.wait(now)))
+    }
+
+    fn wake_due(&mut self) {
+        let now = self.now();
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::JobDeadline(job) => self.job_deadline(job, now),
+                Timer::JobStart(job) => self.job_may_run(job, now),
+                Timer::JobRested(job) => self.queue.set_resting(job, false),
+                Timer::HostWake(host) => self.wake_host(&host),
+                Timer::Housekeeping => self.look_for_removals(),
+                Timer::DiskLook => self.look_for_space(),
+            }
+        }
+        for (job, task) in self.queue.take_late(now) {
+            self.end_late(job, task, now);
+        }
+        self.queue.wake_due(now, self.committed);
+    }
+
+    /// After a pause, a change of limits or a rate's wait, as many lanes look again as the host might have room for.
+    fn wake_host(&mut self, host: &Host) {
+        let room = self.runner.hosts.max_concurrent(host);
+        self.queue.wake_host(host, room as usize);
+    }
+
+    /// Begins a commit where none is under way and there is something to commit.
+    async fn begin_commits(&mut self) {
+        if self.in_flight.is_none() {
+            let in_pieces = self.add_pieces();
+            if !self.outbox.is_empty() {
+                let jobs = &self.jobs;
+                let row = |id| jobs.get(id).map(|run| Arc::new(run.job.clone()));
+                let sealed = self.outbox.seal(row, |id| in_pieces.contains(&id));
+                self.in_flight = self.send(sealed, false).await;
+            }
+        } else if self.removals.is_none() && self.is_blocked() {
+            self.add_purges();
+            if let Some(sealed) = self.outbox.seal_removals() {
+                self.removals = self.send(sealed, true).await;
+            }
+        }
+    }
+
+    async fn send(&mut self, sealed: Sealed, is_removal: bool) -> Option<InFlight> {
+        let Sealed { number, batch, effects, ended } = sealed;
+        if batch.is_empty() {
+            self.perform(number, effects, &ended, Committed::default());
+            return None;
+        }
+        let (result, answer) = oneshot::channel();
+        let to = if is_removal { &self.link.removals } else { &self.link.orders };
+        // The writer takes one order of each kind at a time and is given one at a time, so this does not wait. If the writer
+        // is gone, the answer says so.
+        let _ = to.send(Order { batch, result }).await;
+        Some(InFlight { result: answer, number, effects, ended, since: Instant::now() })
+    }
+
+    fn commit_done(&mut self, result: Result<Committed, StoreError>) -> Result<(), StoreError> {
+        let Some(InFlight { number, effects, ended, since, .. }) = self.in_flight.take() else { return Ok(()) };
+        match result {
+            Ok(committed) => {
+                tracing::trace!(batch = number, micros = since.elapsed().as_micros(), "committed");
+                self.perform(number, effects, &ended, committed);
+                Ok(())
+            }
+            Err(error) => {
+                let answer = EngineError::Store(error.to_string());
+                for effect in effects {
+                    effect.fail(answer.clone());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn removals_done(&mut self, result: Result<Committed, StoreError>) -> Result<(), StoreError> {
+        let Some(InFlight { number, effects, ended, .. }) = self.removals.take() else { return Ok(()) };
+        match result {
+            Ok(committed) => self.perform(number, effects, &ended, committed),
+            Err(StoreError::Fatal(why)) => return Err(StoreError::Fatal(why)),
+            // There was no room even for this: it is tried again with the next ones.
+            Err(error) => {
+                tracing::warn!("deletions were not stored: {error}");
+                for effect in effects {
+                    self.retry_removal(effect, &error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn joined(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
+        match ended {
+            Ok(ended) => self.attempt_ended(ended),
+            // Attempts catch their panics and are not aborted while the loop runs.
+            Err(error) => tracing::error!("an attempt was lost: {error}"),
+        }
+    }
+
+    /// Starts no attempt any more; those that run stop at a checkpoint and are given back.
+    fn drain(&mut self) {
+        if !self.draining {
+            tracing::info!(running = self.queue.running(), "draining: running attempts are given back");
+            self.draining = true;
+            for running in self.queue.all_running() {
+                running.stop(Cause::Drain);
+            }
+        }
+    }
+
+    fn has_drained(&self) -> bool {
+        self.draining
+            && self.queue.running() == 0
+            && self.attempts.is_empty()
+            && self.in_flight.is_none()
+            && self.removals.is_none()
+            && self.outbox.is_empty()
+    }
+
+    /// Checks the invariants of all owners, in tests that ask for it.
+    #[allow(clippy::panic)] // A simulation has to stop where the first contradiction is.
+    fn check(&self) {
+        if self.checks
+            && let Err(what) =
+                self.queue.check().and_then(|()| self.jobs.check(|job| self.queue.running_of(job).count()))
+        {
+            panic!("an invariant does not hold: {what}");
+        }
+    }
+}
+
+/// Starts alone are no reason to commit at once: nobody waits for them, and an attempt that ends within moments takes its
+/// start with it. Any other change ends the wait.
+#[derive(Debug, Default)]
+struct Starts {
+    since: Option<Instant>,
+}
+
+impl Starts {
+    /// How long the starts may still wait; `None`: there are none, or they may not.
+    fn linger(&mut self, outbox: &Outbox) -> Option<Duration> {
+        if outbox.claims() == 0 || outbox.additions() > 0 {
+            return None;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        START_LINGER.checked_sub(since.elapsed()).filter(|left| !left.is_zero())
+    }
+}
+
+async fn answer_of(in_flight: &mut Option<InFlight>) -> Result<Committed, StoreError> {
+    match in_flight {
+        Some(in_flight) => (&mut in_flight.result).await.unwrap_or_else(|_| Err(lost())),
+        None => std::future::pending().await,
+    }
+}
+
+fn lost() -> StoreError {
+    StoreError::Fatal("the writer ended without an answer".to_owned())
+}

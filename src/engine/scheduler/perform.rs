@@ -1,0 +1,282 @@
+//! What follows a commit, now that it is durable and the store has said what it found.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::engine::command::{EngineError, Reply, answer};
+use crate::engine::effect::{Effect, LanedTasks};
+use crate::engine::jobs::{Deferred, JobRun, Stage};
+use crate::engine::queue::task::{BatchNumber, Cause};
+use crate::engine::scheduler::Scheduler;
+use crate::engine::scheduler::piece::Piece;
+use crate::engine::scheduler::read::Read;
+use crate::model::host::Host;
+use crate::model::ids::{JobId, TaskId};
+use crate::model::job::Job;
+use crate::model::limits::Limits;
+use crate::model::task::TaskState;
+use crate::store::{Added, Chunk, Committed, LaneNumber, Retried, StoreError, StoredEvent, Submitted, Swept};
+
+impl Scheduler {
+    /// Performs what waited for batch `number`. What belongs to a job that the store refused is answered with an error, and
+    /// the job is read again.
+    pub(super) fn perform(
+        &mut self,
+        number: BatchNumber,
+        effects: Vec<Effect>,
+        ended: &[(TaskId, LaneNumber)],
+        committed: Committed,
+    ) {
+        self.committed = self.committed.max(number);
+        self.queue.committed(number, ended);
+        let Committed { mut submissions, mut additions, retries, sweeps, deletions, purges, refused } = committed;
+        let refused: BTreeMap<JobId, String> = refused.into_iter().collect();
+        for effect in effects {
+            if let Some(job) = effect.job().filter(|job| refused.contains_key(job)) {
+                effect.fail(EngineError::Contradiction(job));
+                continue;
+            }
+            match effect {
+                Effect::Admit { nth, job, lanes, tasks, request, reply } => {
+                    match submissions.get_mut(nth).map(std::mem::take) {
+                        Some(Submitted::Known { job, digest }) => self.known(job, digest, request, reply),
+                        _ => self.admit(*job, lanes, tasks, reply),
+                    }
+                }
+                Effect::AdmitTasks { nth, job, chunk_id, digest, tasks, reply } => {
+                    let added = additions.get_mut(nth).map(std::mem::take).unwrap_or_default();
+                    self.admit_tasks(job, added, chunk_id, digest, tasks, reply);
+                }
+                Effect::Reply(reply, job) => answer(reply, Ok(job)),
+                Effect::Updated(reply, job) => {
+                    let id = job.id;
+                    answer(reply, Ok(job));
+                    self.hub.changed(id);
+                    self.next_visitor(id);
+                }
+                Effect::Deleted { nth, job, reply } => {
+                    let was_there = deletions.get(nth).copied().unwrap_or(false);
+                    self.deleted(job, was_there, reply);
+                }
+                Effect::LimitsStored(limits, reply) => self.limits_stored(limits, reply),
+                Effect::AckPage(_, reply) => drop(reply.send(Ok(()))),
+                Effect::Publish(job, events) => self.hub.publish(job, events),
+                Effect::Notify(job, notice) => self.hub.notify(job, notice),
+                Effect::StopAttempts(job, cause) => self.stop_attempts(job, &cause),
+                Effect::Swept { nth, job, state, events } => {
+                    let swept = sweeps.get(nth).copied().unwrap_or_default();
+                    self.swept(job, state, swept, events);
+                }
+                Effect::PutBack { nth, job, events } => {
+                    let retried = retries.get(nth).copied().unwrap_or_default();
+                    self.have_put_back(job, retried, events);
+                }
+                Effect::Purged { nth, job } => {
+                    let is_gone = purges.get(nth).is_some_and(|purged| purged.is_gone);
+                    self.purged(job, is_gone);
+                }
+                Effect::PutPartsAway(job) => self.put_parts_away(job),
+                Effect::Forget(job) => self.forget(job),
+            }
+        }
+        for (job, why) in refused {
+            self.contradicted(job, &why);
+        }
+        self.reload_quiet();
+    }
+
+    /// A removal could not be stored for want of room: it is tried again with the next ones.
+    pub(super) fn retry_removal(&mut self, effect: Effect, error: &StoreError) {
+        match effect {
+            Effect::Purged { job, .. } => self.add_piece(Piece::Purge(job)),
+            Effect::Deleted { job, reply, .. } => {
+                if let Some(reply) = reply {
+                    answer(reply, Err(EngineError::StoreFull(error.to_string())));
+                }
+                self.next_visitor(job);
+            }
+            other => other.fail(EngineError::StoreFull(error.to_string())),
+        }
+    }
+
+    /// A durable job begins to live.
+    fn admit(&mut self, job: Job, lanes: Vec<Host>, tasks: LanedTasks, reply: Reply<Arc<Job>>) {
+        let id = job.id;
+        let now = self.now();
+        let shared = Arc::new(job.clone());
+        tracing::debug!(job = %id, tasks = job.counts.total, "job submitted");
+        self.hub.open(shared.clone());
+        let waiting = self.enlist(JobRun::new(job), now);
+        for host in lanes {
+            self.queue.lane_for(id, &host);
+        }
+        self.queue.admit(id, 0, tasks.into_iter());
+        for admitted in waiting {
+            self.job_command(id, admitted);
+        }
+        self.settle_if_done(id);
+        answer(reply, Ok(shared));
+    }
+
+    /// The request id of a submission was used before: the first job is the answer, if it is the same.
+    fn known(&mut self, job: JobId, digest: [u8; 32], request: Option<(String, [u8; 32])>, reply: Reply<Arc<Job>>) {
+        let Some((request_id, asked)) = request else { return answer(reply, Err(EngineError::Contradiction(job))) };
+        if digest != asked {
+            return answer(reply, Err(EngineError::RequestIdTaken(request_id)));
+        }
+        if let Some(feed) = self.hub.feed(job) {
+            return answer(reply, Ok(feed.job()));
+        }
+        let store = self.runner.store.clone();
+        self.reads.spawn(async move {
+            let found = store.visit(job).await;
+            Read::Known { job, found, reply }
+        });
+    }
+
+    fn admit_tasks(
+        &mut self,
+        job: JobId,
+        added: Added,
+        chunk_id: String,
+        digest: [u8; 32],
+        tasks: LanedTasks,
+        reply: Reply<Chunk>,
+    ) {
+        let count = tasks.len() as u32;
+        if let Some(run) = self.jobs.get_mut(job) {
+            run.adding = run.adding.saturating_sub(u64::from(count));
+        }
+        match added {
+            Added::Stored { first } => {
+                let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
+                run.job.counts.added(count);
+                self.hub.added(job, count);
+                if run.job.stop.is_none() {
+                    self.queue.admit(job, first, tasks.into_iter());
+                } else if run.to_sweep().is_some() {
+                    self.add_piece(Piece::Sweep(job));
+                }
+                answer(reply, Ok(Chunk { first, count, digest }));
+            }
+            Added::Known(chunk) if chunk.digest == digest => answer(reply, Ok(chunk)),
+            Added::Known(_) => answer(reply, Err(EngineError::ChunkIdTaken(chunk_id))),
+            Added::KeysTaken(places) => {
+                let key = |place: u32| tasks.get(place as usize).map(|(_, spec)| (place as usize, spec.key.clone()));
+                answer(reply, Err(EngineError::KeysTaken(places.into_iter().filter_map(key).collect())));
+            }
+        }
+        self.settle_if_done(job);
+    }
+
+    fn limits_stored(&mut self, limits: Limits, reply: Reply<Limits>) {
+        self.runner.server_bytes.set(limits.bytes_per_second);
+        self.runner.hosts.set_limits(limits.clone());
+        for host in self.runner.hosts.take_freed() {
+            self.wake_host(&host);
+        }
+        tracing::info!(?limits, "limits changed");
+        answer(reply, Ok(limits));
+    }
+
+    fn stop_attempts(&mut self, job: JobId, cause: &Cause) {
+        for running in self.queue.running_of(job) {
+            running.stop(cause.clone());
+        }
+    }
+
+    fn swept(&mut self, job: JobId, state: TaskState, swept: Swept, events: Vec<Arc<StoredEvent>>) {
+        let Some(run) = self.jobs.get_mut(job) else { return };
+        if !run.job.counts.has(state, swept.count) {
+            return self.contradicted(job, &format!("{} tasks were {state:?}, more than were counted", swept.count));
+        }
+        let counts_hold = run.swept(state, swept.count, swept.next);
+        let publish = Arc::new(run.job.clone());
+        if run.to_sweep().is_some() {
+            self.add_piece(Piece::Sweep(job));
+        }
+        self.hub.publish(publish, events);
+        if !counts_hold {
+            return self.contradicted(job, &format!("tasks are counted as {state:?}, and the store has none"));
+        }
+        self.go_on_with(job);
+    }
+
+    fn have_put_back(&mut self, job: JobId, retried: Retried, events: Vec<Arc<StoredEvent>>) {
+        let now = self.now();
+        let Some(run) = self.jobs.get_mut(job) else { return };
+        run.in_flight = false;
+        let Retried { failed, cancelled, first: lowest, next } = retried;
+        if !run.job.counts.has(TaskState::Failed, failed) || !run.job.counts.has(TaskState::Cancelled, cancelled) {
+            return self.contradicted(job, "more tasks were put back than had failed or been cancelled");
+        }
+        run.job.put_back(failed, cancelled, next);
+        let publish = Arc::new(run.job.clone());
+        if self.hub.feed(job).is_none() {
+            self.hub.open(publish.clone());
+        }
+        self.hub.publish(publish.clone(), events);
+        if let Stage::Retrying { reply, these, first } = &mut run.stage {
+            *first = lowest.into_iter().chain(*first).min();
+            if these.is_none() && next.is_some() {
+                self.add_piece(Piece::Retry(job));
+            } else {
+                let (reply, first) = (reply.take(), *first);
+                let total = run.job.counts.total;
+                run.stage = Stage::Open;
+                self.queue.reread(job, first.unwrap_or(total), total);
+                self.job_may_run(job, now);
+                if let Some(reply) = reply {
+                    answer(reply, Ok(publish));
+                }
+            }
+        }
+        self.go_on_with(job);
+    }
+
+    /// A piece of the job is durable: what was deferred meanwhile happens now.
+    fn go_on_with(&mut self, job: JobId) {
+        while let Some(run) = self.jobs.get_mut(job)
+            && !run.defers()
+            && let Some(deferred) = run.deferred.pop_front()
+        {
+            match deferred {
+                Deferred::Command(admitted) => self.job_command(job, admitted),
+                Deferred::Attempt(ended) => self.attempt_ended(*ended),
+            }
+        }
+        self.settle_if_done(job);
+    }
+
+    /// The end of a job is durable: memory forgets it, and what was deferred finds it ended.
+    fn forget(&mut self, job: JobId) {
+        let Some(run) = self.jobs.get(job).filter(|run| matches!(run.stage, Stage::Ended)) else { return };
+        let counts = run.job.counts;
+        tracing::info!(
+            job = %job,
+            state = ?run.job.state,
+            tasks = counts.total,
+            succeeded = counts.succeeded,
+            failed = counts.failed,
+            cancelled = counts.cancelled,
+            failure = run.job.failure.as_ref().map(|error| error.message.as_str()),
+            "job ended"
+        );
+        self.drop_job(job);
+    }
+
+    /// Takes a job out of memory. Commands that wait for it are taken anew.
+    pub(super) fn drop_job(&mut self, job: JobId) {
+        self.queue.remove_job(job);
+        self.timers.clear(&crate::engine::timers::Timer::JobDeadline(job));
+        self.timers.clear(&crate::engine::timers::Timer::JobStart(job));
+        self.timers.clear(&crate::engine::timers::Timer::JobRested(job));
+        let deferred = self.jobs.remove(job).map(|run| run.deferred).unwrap_or_default();
+        self.hub.close(job);
+        for deferred in deferred {
+            if let Deferred::Command(admitted) = deferred {
+                self.job_command(job, admitted);
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Long work on jobs, piece by piece: a commit has a bounded number of rows of it, so that nobody waits long behind it.
+
+use std::collections::HashSet;
+
+use crate::engine::effect::Effect;
+use crate::engine::jobs::Stage;
+use crate::engine::scheduler::Scheduler;
+use crate::engine::scheduler::piece::Piece;
+use crate::model::ids::JobId;
+use crate::store::{Retry, Sweep, Which};
+
+/// Rows of long work that one commit moves, over all jobs together.
+const ROWS_MAX: u32 = 4096;
+/// The least share of that for one job.
+const SHARE_MIN: u32 = 256;
+
+impl Scheduler {
+    /// Queues work that is to go on.
+    pub(super) fn add_piece(&mut self, piece: Piece) {
+        if !self.pieces.contains(&piece) {
+            self.pieces.push_back(piece);
+        }
+    }
+
+    /// Adds the next pieces to the batch. Returns the jobs whose effect publishes them.
+    pub(super) fn add_pieces(&mut self) -> HashSet<JobId> {
+        let mut jobs = HashSet::new();
+        if self.draining {
+            // What is left goes on after the restart.
+            return jobs;
+        }
+        let share = (ROWS_MAX / self.pieces.len().max(1) as u32).max(SHARE_MIN);
+        for _ in 0..self.pieces.len().min((ROWS_MAX / share) as usize) {
+            match self.pieces.pop_front() {
+                Some(Piece::Sweep(job)) => jobs.extend(self.sweep(job, share).then_some(job)),
+                Some(Piece::Retry(job)) => jobs.extend(self.put_back(job, share).then_some(job)),
+                Some(Piece::Purge(job)) => self.purge(job, share),
+                None => break,
+            }
+        }
+        jobs
+    }
+
+    /// Adds purges alone, for a store that has no room for anything else.
+    pub(super) fn add_purges(&mut self) {
+        for _ in 0..self.pieces.len() {
+            match self.pieces.pop_front() {
+                Some(Piece::Purge(job)) => self.purge(job, SHARE_MIN),
+                Some(other) => self.pieces.push_back(other),
+                None => break,
+            }
+        }
+    }
+
+    fn sweep(&mut self, job: JobId, limit: u32) -> bool {
+        let now = self.now();
+        let Some(run) = self.jobs.get_mut(job) else { return false };
+        if run.in_flight {
+            self.add_piece(Piece::Sweep(job));
+            return false;
+        }
+        let (Some((state, from)), Some(stop)) = (run.to_sweep(), &run.job.stop) else { return false };
+        let error = stop.task_error();
+        run.in_flight = true;
+        run.job.update_time = now;
+        let first_sequence = run.job.sequence + 1;
+        self.outbox.changed(job);
+        let events = self.outbox.take_events(job);
+        let batch = self.outbox.batch();
+        let nth = batch.sweeps.len();
+        batch.sweeps.push(Sweep { job, state, from, limit, error, time: now, first_sequence });
+        self.outbox.then(Effect::Swept { nth, job, state, events });
+        true
+    }
+
+    fn put_back(&mut self, job: JobId, limit: u32) -> bool {
+        let Some(run) = self.jobs.get_mut(job) else { return false };
+        if run.in_flight {
+            self.add_piece(Piece::Retry(job));
+            return false;
+        }
+        let Stage::Retrying { these, .. } = &run.stage else { return false };
+        let which = match these {
+            Some(these) => Which::These(these.clone()),
+            None => Which::From(run.job.retrying.unwrap_or(0)),
+        };
+        run.in_flight = true;
+        self.outbox.changed(job);
+        let events = self.outbox.take_events(job);
+        let batch = self.outbox.batch();
+        let nth = batch.retries.len();
+        batch.retries.push(Retry { job, which, limit });
+        self.outbox.then(Effect::PutBack { nth, job, events });
+        true
+    }
+
+    fn purge(&mut self, job: JobId, limit: u32) {
+        let batch = self.outbox.batch();
+        let nth = batch.purges.len();
+        batch.purges.push((job, limit));
+        self.outbox.then(Effect::Purged { nth, job });
+    }
+}

@@ -1,0 +1,116 @@
+//! What the scheduler waits for beside commits and attempts: plain values, and how patient a read is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::command::{Admitted, EngineError, JobCommand, Reply};
+use crate::engine::queue::LaneRead;
+use crate::model::failure::TaskError;
+use crate::model::host::Host;
+use crate::model::ids::{JobId, TaskId, TaskIndex};
+use crate::model::job::Job;
+use crate::store::{Answer, Chunk, CutAttempt, DuePage, LanePage, StoreError};
+
+/// The longest wait between tries of a read that the work depends on.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Something that the scheduler waited for.
+pub(super) enum Read {
+    Lane(LaneRead, Result<LanePage, StoreError>),
+    Due(Result<DuePage, StoreError>),
+    /// What the store has of a job that somebody wants to change.
+    Visited(JobId, Admitted<JobCommand>, Result<Box<Found>, StoreError>),
+    /// What is known of a chunk for a job that takes no more.
+    Chunk {
+        job: JobId,
+        chunk_id: String,
+        digest: [u8; 32],
+        known: Result<Option<Chunk>, StoreError>,
+        reply: Reply<Chunk>,
+    },
+    /// The job that a request id stands for.
+    Known {
+        job: JobId,
+        found: Result<Option<Job>, StoreError>,
+        reply: Reply<Arc<Job>>,
+    },
+    /// The part files of a job are out of the way.
+    PartsAway(JobId),
+    /// Jobs that can be removed.
+    Removable(Result<Removable, StoreError>),
+    /// Tasks that waited for disk space and now have it.
+    Space(Vec<TaskId>),
+    /// A job as the store has it, after a contradiction.
+    Reloaded(JobId, Box<Result<Option<Reloaded>, StoreError>>),
+    /// Nothing follows.
+    Done,
+}
+
+/// What the store has of a job.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) job: Option<Job>,
+    /// For `AddTasks`.
+    pub(super) chunk: Option<Chunk>,
+    /// For `RetryJob` of an ended job.
+    pub(super) retry: Option<Result<Retriable, EngineError>>,
+}
+
+/// What is needed to retry a job.
+#[derive(Debug)]
+pub(super) struct Retriable {
+    pub(super) lanes: Vec<(Host, TaskIndex)>,
+    pub(super) indexes: Option<Vec<TaskIndex>>,
+    /// How many tasks will be put back.
+    pub(super) failed: u32,
+    pub(super) cancelled: u32,
+    /// The failure that stays.
+    pub(super) failure: Option<TaskError>,
+}
+
+/// Jobs that can be removed.
+#[derive(Debug, Default)]
+pub(super) struct Removable {
+    /// Ended jobs whose retention is over.
+    pub(super) expired: Vec<JobId>,
+    /// Jobs that are marked deleted.
+    pub(super) deleted: Vec<JobId>,
+}
+
+/// A job as the store has it.
+pub(super) struct Reloaded {
+    pub(super) job: Job,
+    pub(super) lanes: Vec<(Host, TaskIndex)>,
+    /// Attempts that were stopped for the reload.
+    pub(super) cut: Vec<CutAttempt>,
+}
+
+/// A read that failed is no reason to end, unless it shows that the store cannot be trusted.
+pub(super) fn trusted<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match read {
+        Ok(found) => Ok(Some(found)),
+        Err(StoreError::Fatal(why)) => Err(StoreError::Fatal(why)),
+        Err(error) => {
+            tracing::error!("a read of the scheduler failed and is tried again: {error}");
+            Ok(None)
+        }
+    }
+}
+
+/// Reads, and tries again for a while what fails.
+pub(super) async fn patiently<'a, T>(read: impl Fn() -> Answer<'a, T>) -> Result<T, StoreError> {
+    let mut wait = Duration::from_millis(20);
+    loop {
+        match read().await {
+            Err(error @ (StoreError::Retry(_) | StoreError::Full(_) | StoreError::Unreadable(_))) => {
+                if wait >= RETRY_MAX {
+                    return Err(error);
+                }
+                tracing::warn!("a read is tried again: {error}");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RETRY_MAX);
+            }
+            done => return done,
+        }
+    }
+}

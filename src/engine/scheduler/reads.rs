@@ -1,0 +1,93 @@
+//! What the scheduler reads, and what else it waits for, while it goes on.
+
+use crate::engine::command::{EngineError, answer};
+use crate::engine::queue::{DUE_PAGE, LANE_PAGE, LaneRead};
+use crate::engine::scheduler::Scheduler;
+use crate::engine::scheduler::read::{Read, patiently, trusted};
+use crate::model::ids::JobId;
+use crate::store::{Chunk, StoreError};
+
+impl Scheduler {
+    /// Begins the reads that the queue wants.
+    pub(super) fn begin_reads(&mut self) {
+        if self.draining {
+            return;
+        }
+        while let Some(read) = self.queue.next_read() {
+            let (store, now) = (self.runner.store.clone(), self.now());
+            let LaneRead { job, lane, from, .. } = read;
+            self.reads.spawn(async move {
+                let page = patiently(|| store.lane_page(job, lane, from, LANE_PAGE, now)).await;
+                Read::Lane(read, page)
+            });
+        }
+        if let Some(after) = self.queue.begin_due_read() {
+            let store = self.runner.store.clone();
+            self.reads.spawn(async move { Read::Due(patiently(|| store.due_tasks(Some(after), DUE_PAGE)).await) });
+        }
+    }
+
+    pub(super) fn read_done(&mut self, read: Result<Read, tokio::task::JoinError>) -> Result<(), StoreError> {
+        let read = read.map_err(|error| StoreError::Fatal(format!("a read was lost: {error}")))?;
+        match read {
+            Read::Lane(read, page) => {
+                let head = self.queue.lane_read(read, trusted(page)?);
+                self.outbox.batch().lane_heads.extend(head);
+            }
+            Read::Due(page) => {
+                let page = trusted(page)?;
+                self.queue.due_read(page);
+            }
+            Read::Visited(job, admitted, found) => {
+                if let Err(StoreError::Fatal(why)) = found {
+                    return Err(StoreError::Fatal(why));
+                }
+                self.visited(job, admitted, found);
+            }
+            Read::Chunk { job, chunk_id, digest, known, reply } => {
+                answer(reply, known_chunk(job, chunk_id, digest, known));
+            }
+            Read::Known { job, found, reply } => match found {
+                Ok(Some(job)) => answer(reply, Ok(job.into())),
+                Ok(None) => answer(reply, Err(EngineError::NoJob(job))),
+                Err(error) => answer(reply, Err(EngineError::Store(error.to_string()))),
+            },
+            Read::PartsAway(job) => self.settled(job),
+            Read::Removable(jobs) => self.remove_jobs(trusted(jobs)?.unwrap_or_default()),
+            Read::Space(fitting) => self.space_found(fitting),
+            Read::Reloaded(job, found) => {
+                if let Some(found) = trusted(*found)? {
+                    self.reloaded(job, found);
+                } else {
+                    self.reload(job);
+                }
+            }
+            Read::Done => {}
+        }
+        Ok(())
+    }
+
+    /// Puts the part files of an ending job where nobody sees them, for a retry.
+    pub(super) fn put_parts_away(&mut self, job: JobId) {
+        let Some(directory) = self.jobs.get(job).map(|run| run.job.directory()) else { return };
+        let files = self.runner.files.clone();
+        self.reads.spawn(async move {
+            files.put_away(job, &directory).await;
+            Read::PartsAway(job)
+        });
+    }
+}
+
+fn known_chunk(
+    job: JobId,
+    chunk_id: String,
+    digest: [u8; 32],
+    known: Result<Option<Chunk>, StoreError>,
+) -> Result<Chunk, EngineError> {
+    match known {
+        Ok(Some(chunk)) if chunk.digest == digest => Ok(chunk),
+        Ok(Some(_)) => Err(EngineError::ChunkIdTaken(chunk_id)),
+        Ok(None) => Err(EngineError::Sealed(job)),
+        Err(error) => Err(EngineError::Store(error.to_string())),
+    }
+}

@@ -1,0 +1,118 @@
+//! Taking in what the store has: at the start, and after a contradiction. Its size goes with unfinished jobs and running
+//! tasks, not with queued ones.
+
+use std::sync::Arc;
+
+use crate::engine::jobs::{JobRun, Stage, Sweeping};
+use crate::engine::queue::task::Queued;
+use crate::engine::scheduler::Scheduler;
+use crate::engine::scheduler::piece::Piece;
+use crate::engine::scheduler::read::patiently;
+use crate::engine::timers::Timer;
+use crate::model::host::Host;
+use crate::model::ids::{JobId, TaskId, TaskIndex};
+use crate::model::job::Job;
+use crate::model::task::{TaskEvent, TaskState};
+use crate::model::time::Timestamp;
+use crate::store::{CutAttempt, StoreError, StoredTask, TaskMove};
+
+/// What a start took in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Jobs that have not ended.
+    pub jobs: usize,
+    /// Attempts that the end of the last process cut.
+    pub attempts: usize,
+}
+
+impl Scheduler {
+    /// Takes in all that the store has, in pieces. Attempts that the end of the last process cut are given back; nothing
+    /// has started when this returns.
+    pub(crate) async fn recover(&mut self) -> Result<Recovery, StoreError> {
+        let store = self.runner.store.clone();
+        let mut recovery = Recovery::default();
+        let mut after = None;
+        loop {
+            let now = self.now();
+            let piece = patiently(|| store.recover(after)).await?;
+            for (job, lanes) in piece.jobs {
+                recovery.jobs += 1;
+                self.hub.open(Arc::new(job.clone()));
+                self.take_in(job, lanes, now);
+            }
+            after = piece.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let mut after = None;
+        loop {
+            let now = self.now();
+            let piece = patiently(|| store.claims(after)).await?;
+            let Some(last) = piece.last() else { break };
+            after = Some(last.id);
+            for CutAttempt { id, attempt_start, task } in piece {
+                recovery.attempts += 1;
+                tracing::info!(task = %id, since_micros = attempt_start.0, "the end of the last process cut an attempt");
+                self.recover_attempt(id, task, TaskEvent::Crashed, now);
+            }
+        }
+        let jobs: Vec<JobId> = self.jobs.iter().map(|(id, _)| *id).collect();
+        for job in jobs {
+            self.settle_if_done(job);
+        }
+        self.timers.set(self.now(), Timer::Housekeeping);
+        Ok(recovery)
+    }
+
+    /// Takes a job into memory as the store has it.
+    pub(super) fn take_in(&mut self, job: Job, lanes: Vec<(Host, TaskIndex)>, now: Timestamp) {
+        let id = job.id;
+        let total = job.counts.total;
+        let mut run = JobRun::new(job);
+        if run.job.stop.is_some() {
+            run.stage = Stage::Sweeping(Sweeping::default());
+        } else if run.job.retrying.is_some() {
+            run.stage = Stage::Retrying { reply: None, these: None, first: Some(0) };
+        }
+        let piece = match run.stage {
+            Stage::Sweeping(_) => Some(Piece::Sweep(id)),
+            Stage::Retrying { .. } => Some(Piece::Retry(id)),
+            _ => None,
+        };
+        let is_open = piece.is_none();
+        // Nobody can have asked for a job that is only being taken in.
+        self.enlist(run, now);
+        for (host, head) in lanes {
+            self.queue.restore_lane(id, host, head, if is_open { total } else { head });
+        }
+        if let Some(piece) = piece {
+            self.pieces.push_back(piece);
+        }
+    }
+
+    /// Takes in an attempt that was cut, by `event`.
+    pub(super) fn recover_attempt(&mut self, id: TaskId, task: StoredTask, event: TaskEvent, now: Timestamp) {
+        let Some(run) = self.jobs.get_mut(id.job) else { return };
+        let StoredTask { lane, spec, mut row, .. } = task;
+        // A job whose tasks are being ended ends this one too.
+        let event = run.job.stop.as_ref().map_or(event, |stop| TaskEvent::Cancelled(stop.task_error()));
+        match row.task.apply(event, now) {
+            Ok(moved) => row.task = moved,
+            Err(wrong) => return tracing::error!(task = %id, "an attempt was not recovered: {wrong}"),
+        }
+        if !run.job.counts.try_move(TaskState::Running, row.task.state, 1) {
+            tracing::error!(task = %id, "an attempt was cut, and none was counted as running");
+            return self.contradicted(id.job, "more attempts were cut than were counted as running");
+        }
+        self.outbox.moved(TaskMove { id, row: row.clone() });
+        if row.task.state.is_ended() {
+            self.task_ended(id, lane, spec, row, now);
+        } else {
+            let batch = self.outbox.number();
+            let task = Queued { index: id.index, lane, spec, row: Some(Box::new(row)), cursor: None, batch };
+            let head = self.queue.put_first(id.job, task, true);
+            self.outbox.batch().lane_heads.extend(head);
+        }
+    }
+}

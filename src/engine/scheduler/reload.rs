@@ -1,0 +1,123 @@
+//! What happens when memory and store contradict each other about a job: the job is stopped, forgotten and read again. No
+//! other job notices.
+
+use crate::engine::command::{EngineError, answer};
+use crate::engine::jobs::{Deferred, JobRun, Stage};
+use crate::engine::queue::task::Cause;
+use crate::engine::scheduler::Scheduler;
+use crate::engine::scheduler::read::{Read, Reloaded, patiently};
+use crate::model::ids::{JobId, TaskId};
+use crate::model::job::Job;
+use crate::model::task::TaskEvent;
+use crate::store::CutAttempt;
+
+impl Scheduler {
+    /// Notes a contradiction about a job, and begins to read the job again.
+    pub(super) fn contradicted(&mut self, job: JobId, why: &str) {
+        tracing::error!(%job, "memory and store contradict each other, so the job is read again: {why}");
+        if self.jobs.is_visited(job) {
+            return self.next_visitor(job);
+        }
+        let Some(run) = self.jobs.get_mut(job) else { return };
+        if matches!(run.stage, Stage::Reloading { .. }) {
+            return;
+        }
+        self.outbox.drop_job(job);
+        // What was on its way when the contradiction was found has to be durable before the job is read.
+        let after = self.outbox.number() - u64::from(self.outbox.is_empty());
+        if let Stage::Retrying { reply: Some(reply), .. } =
+            std::mem::replace(&mut run.stage, Stage::Reloading { after })
+        {
+            answer(reply, Err(EngineError::Contradiction(job)));
+        }
+        self.reloading.push(job);
+        self.queue.stop_job(job);
+        for running in self.queue.running_of(job) {
+            running.stop(Cause::Reload);
+        }
+        // Ends that were deferred are not taken in: the store shows their attempts as running, and they are given back.
+        let deferred = self.jobs.get_mut(job).map(JobRun::take_deferred_attempts).unwrap_or_default();
+        for ended in deferred {
+            self.queue.attempt_ended(ended.id, ended.fence);
+            self.hub.stopped(job, ended.id.index);
+        }
+        self.reload_quiet();
+    }
+
+    /// A job that the store has as unfinished and memory does not know is taken in.
+    pub(super) fn unknown_job(&mut self, job: Job) {
+        let id = job.id;
+        tracing::error!(job = %id, "the store has an unfinished job that memory does not know; it is read again");
+        let now = self.now();
+        self.hub.open(std::sync::Arc::new(job.clone()));
+        let mut run = JobRun::new(job);
+        run.stage = Stage::Reloading { after: 0 };
+        let waiting = self.enlist(run, now);
+        for admitted in waiting {
+            self.job_command(id, admitted);
+        }
+        self.reloading.push(id);
+        self.reload_quiet();
+    }
+
+    /// Reads those jobs again of which nothing runs and nothing is on its way to the store.
+    pub(super) fn reload_quiet(&mut self) {
+        for job in std::mem::take(&mut self.reloading) {
+            let Some(run) = self.jobs.get(job) else { continue };
+            let Stage::Reloading { after } = run.stage else { continue };
+            if self.committed >= after && self.queue.running_of(job).next().is_none() {
+                self.reload(job);
+            } else {
+                self.reloading.push(job);
+            }
+        }
+    }
+
+    pub(super) fn reload(&mut self, job: JobId) {
+        let store = self.runner.store.clone();
+        self.reads.spawn(async move {
+            let read = async {
+                let Some(mut found) = patiently(|| store.visit(job)).await? else { return Ok(None) };
+                if found.state.is_ended() {
+                    return Ok(None);
+                }
+                found.counts = patiently(|| store.recount(job)).await?;
+                let lanes = patiently(|| store.lanes(job)).await?;
+                let mut cut = Vec::new();
+                let mut after = None;
+                loop {
+                    let page = patiently(|| store.claims(after)).await?;
+                    let Some(last) = page.last() else { break };
+                    after = Some(last.id);
+                    cut.extend(page.into_iter().filter(|it| it.id.job == job));
+                }
+                Ok(Some(Reloaded { job: found, lanes, cut }))
+            };
+            Read::Reloaded(job, Box::new(read.await))
+        });
+    }
+
+    /// Takes a job in again as the store has it.
+    pub(super) fn reloaded(&mut self, id: JobId, found: Option<Reloaded>) {
+        if self.jobs.get(id).is_none_or(|run| !matches!(run.stage, Stage::Reloading { .. })) {
+            return;
+        }
+        let Some(Reloaded { job, lanes, cut }) = found else { return self.drop_job(id) };
+        let now = self.now();
+        let deferred = self.jobs.remove(id).map(|run| run.deferred).unwrap_or_default();
+        self.queue.remove_job(id);
+        self.hub.publish(std::sync::Arc::new(job.clone()), Vec::new());
+        self.take_in(job, lanes, now);
+        for CutAttempt { id, task, .. } in cut {
+            // The server stopped it by itself: it does not count, and is no crash.
+            let fence = task.row.task.fence;
+            self.recover_attempt(TaskId { job: id.job, index: id.index }, task, TaskEvent::GivenBack(fence), now);
+        }
+        for deferred in deferred {
+            if let Deferred::Command(admitted) = deferred {
+                self.job_command(id, admitted);
+            }
+        }
+        self.settle_if_done(id);
+    }
+}

@@ -1,0 +1,194 @@
+//! Changes of jobs that have ended, or that memory does not know: one at a time for each job, decided over what the store
+//! has.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::engine::command::{Admitted, Control, EngineError, JobCommand, JobPatch, Reply, answer};
+use crate::engine::effect::Effect;
+use crate::engine::jobs::{JobRun, Stage};
+use crate::engine::runner::Runner;
+use crate::engine::scheduler::Scheduler;
+use crate::engine::scheduler::piece::Piece;
+use crate::engine::scheduler::read::{Found, Read, Retriable, patiently};
+use crate::model::event::EventKind;
+use crate::model::ids::{JobId, TaskIndex};
+use crate::model::job::{Job, JobEvent, Kept, WrongState};
+use crate::model::task::TaskState;
+use crate::store::StoreError;
+
+/// Failed tasks that are looked at for the first one that a retry leaves as it is.
+const FAILURES_MAX: u32 = 1000;
+
+impl Scheduler {
+    /// Works on the next command of a visit.
+    pub(super) fn next_visitor(&mut self, job: JobId) {
+        while let Some(admitted) = self.jobs.next_visitor(job) {
+            if admitted.command.is_abandoned() {
+                continue;
+            }
+            if self.draining {
+                admitted.command.refuse(EngineError::Draining);
+                continue;
+            }
+            let runner = self.runner.clone();
+            self.reads.spawn(async move {
+                let found = find(&runner, job, &admitted.command).await;
+                Read::Visited(job, admitted, found)
+            });
+            return;
+        }
+    }
+
+    /// Decides a command over what the store has.
+    pub(super) fn visited(&mut self, id: JobId, admitted: Admitted<JobCommand>, found: Result<Box<Found>, StoreError>) {
+        let command = admitted.command;
+        if self.draining {
+            command.refuse(EngineError::Draining);
+            return self.next_visitor(id);
+        }
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                command.refuse(EngineError::Store(error.to_string()));
+                return self.next_visitor(id);
+            }
+        };
+        let Found { job, chunk, retry } = *found;
+        let Some(job) = job else {
+            command.refuse(EngineError::NoJob(id));
+            return self.next_visitor(id);
+        };
+        if !job.state.is_ended() {
+            command.refuse(EngineError::Contradiction(id));
+            return self.unknown_job(job);
+        }
+        let wrong = |event| EngineError::from(WrongState { state: job.state, event });
+        match command {
+            JobCommand::AddTasks { chunk_id, digest, reply, .. } => {
+                let known = match chunk {
+                    Some(chunk) if chunk.digest == digest => Ok(chunk),
+                    Some(_) => Err(EngineError::ChunkIdTaken(chunk_id)),
+                    None => Err(EngineError::Sealed(id)),
+                };
+                answer(reply, known);
+            }
+            JobCommand::Control { what: Control::Pause, reply } => answer(reply, Err(wrong("paused"))),
+            JobCommand::Control { what: Control::Resume, reply } => answer(reply, Err(wrong("resumed"))),
+            JobCommand::Control { reply, .. } => answer(reply, Ok(Arc::new(job))),
+            JobCommand::Update { patch, reply } => return self.update_ended(job, &patch, reply),
+            JobCommand::Delete { reply, .. } => return self.delete(id, Some(reply)),
+            JobCommand::Retry { reply, .. } => match retry {
+                Some(Ok(retriable)) if retriable.failed + retriable.cancelled > 0 => {
+                    return self.retry(job, retriable, reply);
+                }
+                Some(Err(error)) => answer(reply, Err(error)),
+                _ => answer(reply, Ok(Arc::new(job))),
+            },
+        }
+        self.next_visitor(id);
+    }
+
+    /// After its end a job publishes nothing more: only what is read of it changes.
+    fn update_ended(&mut self, mut job: Job, patch: &JobPatch, reply: Reply<Arc<Job>>) {
+        patch.apply(&mut job, self.now());
+        let job = Arc::new(job);
+        let batch = self.outbox.batch();
+        batch.jobs.push(job.clone());
+        batch.respecced.push(job.clone());
+        self.outbox.then(Effect::Updated(reply, job));
+    }
+
+    /// Marks an ended job deleted. Its rows go piece by piece.
+    pub(super) fn delete(&mut self, job: JobId, reply: Option<Reply<()>>) {
+        let batch = self.outbox.batch();
+        let nth = batch.deletions.len();
+        batch.deletions.push(job);
+        self.outbox.then(Effect::Deleted { nth, job, reply });
+    }
+
+    /// Puts failed and cancelled tasks of an ended job back, and the job among those that run.
+    fn retry(&mut self, mut job: Job, retriable: Retriable, reply: Reply<Arc<Job>>) {
+        let now = self.now();
+        let id = job.id;
+        let Retriable { lanes, indexes, failed, failure, .. } = retriable;
+        let kept =
+            Kept { failures: job.counts.failed.saturating_sub(failed), successes: job.counts.succeeded, failure };
+        if let Err(wrong) = job.apply(JobEvent::Retried(kept), now) {
+            answer(reply, Err(wrong.into()));
+            return self.next_visitor(id);
+        }
+        job.retrying = indexes.is_none().then_some(0);
+        let mut run = JobRun::new(job);
+        run.stage = Stage::Retrying { reply: Some(reply), these: indexes, first: None };
+        self.outbox.job_event(&mut run.job, EventKind::JobChanged);
+        let waiting = self.enlist(run, now);
+        for (host, head) in lanes {
+            // Nothing of it can run until the last piece is durable.
+            self.queue.restore_lane(id, host, head, head);
+        }
+        self.add_piece(Piece::Retry(id));
+        for admitted in waiting {
+            self.job_command(id, admitted);
+        }
+    }
+}
+
+/// Reads what a command needs, and does with files what has to be done before it.
+async fn find(runner: &Runner, id: JobId, command: &JobCommand) -> Result<Box<Found>, StoreError> {
+    let store = &runner.store;
+    let job = patiently(|| store.visit(id)).await?;
+    let Some(job) = job.filter(|job| job.id == id) else { return Ok(Box::default()) };
+    let mut found = Box::<Found>::default();
+    if job.state.is_ended() {
+        match command {
+            JobCommand::AddTasks { chunk_id, .. } => {
+                found.chunk = patiently(|| store.chunk(id, chunk_id)).await?;
+            }
+            JobCommand::Delete { with_files: true, .. } => runner.files.delete_created(id).await?,
+            JobCommand::Retry { indexes, .. } => found.retry = Some(retriable(runner, &job, indexes.as_deref()).await?),
+            _ => {}
+        }
+    }
+    found.job = Some(job);
+    Ok(found)
+}
+
+async fn retriable(
+    runner: &Runner,
+    job: &Job,
+    indexes: Option<&[TaskIndex]>,
+) -> Result<Result<Retriable, EngineError>, StoreError> {
+    let store = &runner.store;
+    let id = job.id;
+    let (mut failed, mut cancelled) = (job.counts.failed, job.counts.cancelled);
+    let mut failure = None;
+    let mut sorted = None;
+    if let Some(indexes) = indexes {
+        let mut indexes = indexes.to_vec();
+        indexes.sort_unstable();
+        indexes.dedup();
+        let states: HashMap<_, _> = patiently(|| store.task_states(id, &indexes)).await?.into_iter().collect();
+        (failed, cancelled) = (0, 0);
+        for index in &indexes {
+            match states.get(index) {
+                Some(TaskState::Failed) => failed += 1,
+                Some(TaskState::Cancelled) => cancelled += 1,
+                Some(_) => return Ok(Err(EngineError::NotRetryable(*index))),
+                None => return Ok(Err(EngineError::NoTask(id, *index))),
+            }
+        }
+        if failed < job.counts.failed {
+            let all = patiently(|| store.tasks(id, &[TaskState::Failed], 0, FAILURES_MAX)).await?;
+            let stay = all.items.into_iter().filter(|task| indexes.binary_search(&task.index).is_err());
+            let first = stay.min_by_key(|task| task.row.task.end_time);
+            failure = first.and_then(|task| task.row.task.error);
+        }
+        sorted = Some(indexes);
+    }
+    let lanes = patiently(|| store.lanes(id)).await?;
+    if failed + cancelled > 0 {
+        runner.files.bring_back(id, &job.directory()).await;
+    }
+    Ok(Ok(Retriable { lanes, indexes: sorted, failed, cancelled, failure }))
+}

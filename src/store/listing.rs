@@ -1,0 +1,135 @@
+//! What reads ask for and return.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::model::event::EventHead;
+use crate::model::host::Host;
+use crate::model::ids::{JobId, TaskId, TaskIndex};
+use crate::model::job::{Job, JobState};
+use crate::model::spec::TaskSpec;
+use crate::model::time::Timestamp;
+use crate::store::batch::{LaneNumber, TaskRow};
+
+/// The bytes of rows after which a page ends, however many rows were asked for: 4 MiB. A page has at least one row, so
+/// it is larger by one row at most.
+pub const PAGE_BYTES_MAX: usize = 4 << 20;
+
+/// A part of a listing, bounded by rows and by [`PAGE_BYTES_MAX`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listed<T> {
+    /// The rows in the order of the listing.
+    pub items: Vec<T>,
+    /// Whether more rows may follow the last one. Never true without items.
+    pub has_more: bool,
+}
+
+impl<T> Default for Listed<T> {
+    fn default() -> Self {
+        Listed { items: Vec::new(), has_more: false }
+    }
+}
+
+/// Which jobs to list: newest first, as their ids say.
+#[derive(Clone, Debug, Default)]
+pub struct JobFilter {
+    /// In one of these states; empty: in any.
+    pub states: Vec<JobState>,
+    /// With all of these labels.
+    pub labels: BTreeMap<String, String>,
+    /// Created after this time (not at it).
+    pub created_after: Option<Timestamp>,
+    /// Created before this time (not at it).
+    pub created_before: Option<Timestamp>,
+    /// Ended after this time (not at it).
+    pub ended_after: Option<Timestamp>,
+    /// Older than this job (without it): where the last page ended.
+    pub before: Option<JobId>,
+}
+
+/// A task as it is kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredTask {
+    /// Its place in its job.
+    pub index: TaskIndex,
+    /// The number of its lane.
+    pub lane: LaneNumber,
+    /// What to do.
+    pub spec: Arc<TaskSpec>,
+    /// How it is; a task that nothing happened to has the default row.
+    pub row: TaskRow,
+}
+
+/// An event as it is kept.
+#[derive(Clone, Debug)]
+pub struct StoredEvent {
+    /// The event itself.
+    pub head: EventHead,
+    /// The job as it was, for the kinds of events that show it.
+    pub snapshot: Option<Arc<Job>>,
+    /// The task as it ended, for `TaskEnded`.
+    pub task: Option<Arc<StoredTask>>,
+}
+
+/// A page of a fetch without its bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PageHead {
+    /// The number of the page, from 0.
+    pub page: u32,
+    /// The index of its first item.
+    pub first_item: u64,
+    /// The number of its items.
+    pub items: u64,
+    /// The number of its bytes.
+    pub bytes: u64,
+    /// Where the listing goes on.
+    pub next: Option<String>,
+}
+
+/// A part of what a restart begins with. All of it follows from unfinished jobs, not from queued tasks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Recovered {
+    /// Unfinished jobs in order of creation, each with all its lanes: the number of a lane is its place, the index is its
+    /// head, before which no task is PENDING.
+    pub jobs: Vec<(Job, Vec<(Host, TaskIndex)>)>,
+    /// The job after which the next part begins; `None`: this is the last part.
+    pub next: Option<JobId>,
+}
+
+/// An attempt that the last process left behind.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CutAttempt {
+    /// The task that was running.
+    pub id: TaskId,
+    /// When the attempt started.
+    pub attempt_start: Timestamp,
+    /// The task as it was: RUNNING.
+    pub task: StoredTask,
+}
+
+/// A part of a lane.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LanePage {
+    /// The tasks that may start, in order of index.
+    pub tasks: Vec<StoredTask>,
+    /// Where the next page begins, also after a page without tasks; `None`: no more task may start.
+    pub next: Option<TaskIndex>,
+}
+
+/// A task that waits for its next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DueTask {
+    /// When the attempt is due.
+    pub due: Timestamp,
+    /// The task.
+    pub id: TaskId,
+}
+
+/// A part of all tasks that wait for their next attempt.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DuePage {
+    /// The tasks in order of due time and id.
+    pub tasks: Vec<(DueTask, StoredTask)>,
+    /// Whether no task follows the last one.
+    pub complete: bool,
+}

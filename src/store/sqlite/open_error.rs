@@ -1,0 +1,46 @@
+//! Why a data directory cannot be opened.
+
+use std::io;
+use std::path::PathBuf;
+
+use sqlx::migrate::MigrateError;
+
+/// Why the data directory was not opened. The database is as it was.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // The messages say what each is, the fields what they name.
+pub enum OpenError {
+    #[error("this binary has SQLite {found}, which can corrupt its log; build it with SQLite 3.51.3 or newer")]
+    OldLibrary { found: String },
+    #[error(
+        "the data directory `{}` is in use by another haul process{}; stop that one, or choose another `--data-dir`",
+        path.display(), pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+    )]
+    InUse { path: PathBuf, pid: Option<u32> },
+    #[error(
+        "the data directory `{}` cannot be written to ({error}); give this user the right to, or choose another `--data-dir`",
+        path.display()
+    )]
+    Unwritable { path: PathBuf, error: io::Error },
+    #[error("the database `{}` cannot be read ({error}); give this user the right to", path.display())]
+    Unreadable { path: PathBuf, error: io::Error },
+    #[error(
+        "the database `{}` is of a newer haul (schema {found}, this binary knows {known}); run that version, or choose \
+         another `--data-dir`",
+        path.display()
+    )]
+    Newer { path: PathBuf, found: i64, known: i64 },
+    #[error("there is no database `{}`; name the `--data-dir` of the server", path.display())]
+    Missing { path: PathBuf },
+    #[error("the database `{}` is not haul's; choose another `--data-dir`", path.display())]
+    Foreign { path: PathBuf },
+    #[error(
+        "the database `{}` is damaged ({what}); it was left as it is: put back a backup, or move it away to start with \
+         an empty one",
+        path.display()
+    )]
+    Corrupt { path: PathBuf, what: String },
+    #[error("the database `{}` could not be opened: {error}", path.display())]
+    Sqlite { path: PathBuf, error: sqlx::Error },
+    #[error("the schema of the database `{}` could not be brought up to date: {error}", path.display())]
+    Migrate { path: PathBuf, error: MigrateError },
+}

@@ -1,0 +1,87 @@
+//! The one way in which statements that read reach `SQLite`.
+
+use sqlx::encode::Encode;
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{Arguments as _, FromRow, SqlSafeStr, SqlStr, Sqlite, SqlitePool, Type};
+
+use crate::store::StoreError;
+
+/// A statement that reads, with its parameters.
+pub(super) struct Ask {
+    text: SqlStr,
+    arguments: SqliteArguments,
+    unbound: Option<sqlx::Error>,
+}
+
+impl Ask {
+    /// A statement without parameters.
+    pub(super) fn new(text: impl SqlSafeStr) -> Ask {
+        Ask { text: text.into_sql_str(), arguments: SqliteArguments::default(), unbound: None }
+    }
+
+    /// Adds the next parameter.
+    pub(super) fn bind<'t, T: Encode<'t, Sqlite> + Type<Sqlite>>(mut self, value: T) -> Ask {
+        if let Err(error) = self.arguments.add(value) {
+            self.unbound = Some(sqlx::Error::Encode(error));
+        }
+        self
+    }
+
+    fn ready(self) -> Result<(SqlStr, SqliteArguments), StoreError> {
+        match self.unbound {
+            Some(error) => Err(error.into()),
+            None => Ok((self.text, self.arguments)),
+        }
+    }
+}
+
+/// Connections that read.
+pub(super) struct Reader {
+    pool: SqlitePool,
+    /// Every text that was asked, for the test that reads their plans.
+    #[cfg(test)]
+    pub(super) asked: std::sync::Mutex<std::collections::BTreeSet<String>>,
+}
+
+impl Reader {
+    /// Reads through the connections of `pool`.
+    pub(super) fn new(pool: SqlitePool) -> Reader {
+        Reader {
+            pool,
+            #[cfg(test)]
+            asked: std::sync::Mutex::default(),
+        }
+    }
+
+    /// Returns all rows of the answer.
+    pub(super) async fn all<R>(&self, ask: Ask) -> Result<Vec<R>, StoreError>
+    where
+        R: for<'r> FromRow<'r, SqliteRow> + Send + Unpin,
+    {
+        #[cfg(test)]
+        self.remember(&ask);
+        let (text, arguments) = ask.ready()?;
+        Ok(sqlx::query_as_with(text, arguments).fetch_all(&self.pool).await?)
+    }
+
+    /// Returns the first row of the answer.
+    pub(super) async fn first<R>(&self, ask: Ask) -> Result<Option<R>, StoreError>
+    where
+        R: for<'r> FromRow<'r, SqliteRow> + Send + Unpin,
+    {
+        #[cfg(test)]
+        self.remember(&ask);
+        let (text, arguments) = ask.ready()?;
+        Ok(sqlx::query_as_with(text, arguments).fetch_optional(&self.pool).await?)
+    }
+
+    /// Returns the one text that the answer is.
+    pub(super) async fn text(&self, ask: Ask) -> Result<String, StoreError> {
+        Ok(self.first::<(String,)>(ask).await?.map(|(text,)| text).unwrap_or_default())
+    }
+
+    #[cfg(test)]
+    fn remember(&self, ask: &Ask) {
+        self.asked.lock().unwrap().insert(ask.text.as_str().to_owned());
+    }
+}

@@ -1,0 +1,142 @@
+//! The schema that this binary has, and whether a database is of it: looked at before anything is written.
+//!
+//! A file that is not ours, not whole, or newer than we are stays as it is, byte for byte: it is opened for reading only.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, SqliteConnection};
+
+use crate::store::sqlite::open_error::OpenError;
+
+/// Forward only, by number.
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
+
+/// The oldest `SQLite` that keeps a log in WAL mode safe: older ones can corrupt it when it is reset.
+const SQLITE_MIN: (u32, u32, u32) = (3, 51, 3);
+
+/// "HAUL", as the first migration sets it.
+const APPLICATION_ID: i64 = 0x4841_554c;
+
+/// How long `SQLite` waits for a lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How large a database is checked whole at the start: that takes about 0.1 s. Of a larger one only the tables are
+/// checked that a start depends on; damage elsewhere is told by the read that meets it.
+const CHECKED_BYTES_MAX: u64 = 32 << 20;
+
+/// Refuses an `SQLite` library that is too old.
+pub(super) fn library(version: &str) -> Result<(), OpenError> {
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let mut next = || parts.next().unwrap_or(0);
+    let found = (next(), next(), next());
+    if found >= SQLITE_MIN { Ok(()) } else { Err(OpenError::OldLibrary { found: version.to_owned() }) }
+}
+
+/// Refuses a database that this binary must not write to. One that is not there, or empty, is fine.
+pub(super) async fn database(path: &Path) -> Result<(), OpenError> {
+    let corrupt = |what: String| OpenError::Corrupt { path: path.to_owned(), what };
+    let Some(bytes) = header(path)? else { return Ok(()) };
+    let mut conn = open_read_only(path).await.map_err(|error| corrupt(error.to_string()))?;
+    let result = inspect(&mut conn, path, bytes).await;
+    // It read only; there is nothing to lose.
+    let _ = conn.close().await;
+    result.map_err(|error| match error {
+        Refusal::Open(error) => error,
+        Refusal::Sql(error) => corrupt(error.to_string()),
+    })
+}
+
+/// Opens a database for reads alone, with or without a server beside it.
+pub(super) async fn open_read_only(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
+    let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY_TIMEOUT);
+    options.foreign_keys(false).disable_statement_logging().connect().await
+}
+
+/// Opens a database that is nobody else's.
+pub(super) async fn open_private(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
+    SqliteConnectOptions::new().filename(path).foreign_keys(false).disable_statement_logging().connect().await
+}
+
+/// The size of the file, if it is there, has bytes, and begins as a database does.
+fn header(path: &Path) -> Result<Option<u64>, OpenError> {
+    let unreadable = |error| OpenError::Unreadable { path: path.to_owned(), error };
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unreadable(error)),
+    };
+    let bytes = file.metadata().map_err(unreadable)?.len();
+    if bytes == 0 {
+        return Ok(None);
+    }
+    let mut magic = Vec::new();
+    file.by_ref().take(16).read_to_end(&mut magic).map_err(unreadable)?;
+    if magic != b"SQLite format 3\0" {
+        return Err(OpenError::Corrupt { path: path.to_owned(), what: "it is not an SQLite database".to_owned() });
+    }
+    Ok(Some(bytes))
+}
+
+enum Refusal {
+    Open(OpenError),
+    Sql(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Refusal {
+    fn from(error: sqlx::Error) -> Self {
+        Refusal::Sql(error)
+    }
+}
+
+async fn inspect(conn: &mut SqliteConnection, path: &Path, bytes: u64) -> Result<(), Refusal> {
+    let refuse = |error| Err(Refusal::Open(error));
+    let application: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *conn).await?;
+    let tables: Vec<String> =
+        sqlx::query_scalar("SELECT name FROM sqlite_schema WHERE type = 'table'").fetch_all(&mut *conn).await?;
+    // A first start that was cut has made the table of migrations and nothing else.
+    let begun = tables.iter().all(|name| name == "_sqlx_migrations");
+    if application != APPLICATION_ID && !begun {
+        return refuse(OpenError::Foreign { path: path.to_owned() });
+    }
+    if !tables.is_empty() {
+        let found: Option<i64> =
+            sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(&mut *conn).await?;
+        let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
+        if let Some(found) = found.filter(|found| *found > known) {
+            return refuse(OpenError::Newer { path: path.to_owned(), found, known });
+        }
+    }
+    let whole = ["PRAGMA quick_check(1)".to_owned()];
+    let needed = ["settings", "jobs", "claims"]
+        .into_iter()
+        .filter(|table| tables.iter().any(|name| name == table))
+        .map(|table| format!("PRAGMA quick_check({table})"));
+    let checks: Vec<String> = if bytes <= CHECKED_BYTES_MAX { whole.into_iter().collect() } else { needed.collect() };
+    for check in checks {
+        let verdict: String = sqlx::query_scalar(AssertSqlSafe(check)).fetch_one(&mut *conn).await?;
+        if verdict != "ok" {
+            return refuse(OpenError::Corrupt { path: path.to_owned(), what: verdict });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_libraries_are_refused() {
+        for (version, fine) in
+            [("3.51.3", true), ("3.52.0", true), ("4.0.0", true), ("3.51.2", false), ("3.50.9", false), ("", false)]
+        {
+            assert_eq!(library(version).is_ok(), fine, "{version}");
+        }
+        insta::assert_snapshot!(library("3.46.1").unwrap_err());
+    }
+}

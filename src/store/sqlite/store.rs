@@ -1,0 +1,158 @@
+//! The reading half of the store, over the groups of tables.
+
+use std::sync::Arc;
+
+use crate::model::counts::Counts;
+use crate::model::host::Host;
+use crate::model::ids::{JobId, TaskId, TaskIndex};
+use crate::model::job::Job;
+use crate::model::limits::Limits;
+use crate::model::task::TaskState;
+use crate::model::time::Timestamp;
+use crate::store::sqlite::lock::DirLock;
+use crate::store::sqlite::reader::Reader;
+use crate::store::sqlite::{additions, events, jobs, listing, pages, recovery, tasks};
+use crate::store::{
+    Answer, Chunk, Content, CutAttempt, DuePage, DueTask, JobFilter, LaneNumber, LanePage, Listed, PageHead, Recovered,
+    Store, StoredEvent, StoredTask,
+};
+
+/// The reading half.
+pub struct SqliteStore {
+    /// For whoever calls the server.
+    pub(super) callers: Reader,
+    /// For the engine, which never waits behind callers.
+    pub(super) engine: Reader,
+    pub(super) node_id: String,
+    /// Held as long as anybody may read.
+    pub(super) _lock: Arc<DirLock>,
+}
+
+impl Store for SqliteStore {
+    fn node_id(&self) -> String {
+        self.node_id.clone()
+    }
+
+    fn backend(&self) -> &'static str {
+        "sqlite"
+    }
+
+    fn limits(&self) -> Answer<'_, Option<Limits>> {
+        Box::pin(jobs::limits(&self.callers))
+    }
+
+    fn job(&self, id: JobId) -> Answer<'_, Option<Job>> {
+        Box::pin(jobs::job(&self.callers, id))
+    }
+
+    fn jobs<'a>(&'a self, filter: &'a JobFilter, limit: u32) -> Answer<'a, Listed<Job>> {
+        Box::pin(listing::jobs(&self.callers, filter, limit))
+    }
+
+    fn request<'a>(&'a self, request_id: &'a str) -> Answer<'a, Option<(JobId, [u8; 32])>> {
+        Box::pin(jobs::request(&self.callers, request_id))
+    }
+
+    fn task(&self, id: TaskId) -> Answer<'_, Option<StoredTask>> {
+        Box::pin(tasks::task(&self.callers, id))
+    }
+
+    fn task_by_key<'a>(&'a self, job: JobId, key: &'a str) -> Answer<'a, Option<StoredTask>> {
+        Box::pin(tasks::by_key(&self.callers, job, key))
+    }
+
+    fn tasks<'a>(
+        &'a self,
+        job: JobId,
+        states: &'a [TaskState],
+        from: TaskIndex,
+        limit: u32,
+    ) -> Answer<'a, Listed<StoredTask>> {
+        Box::pin(tasks::list(&self.callers, job, states, from, limit))
+    }
+
+    fn events(&self, job: JobId, after: u64, limit: u32) -> Answer<'_, Listed<StoredEvent>> {
+        Box::pin(events::after(&self.callers, job, after, limit))
+    }
+
+    fn page_heads(&self, id: TaskId, from: u32, limit: u32) -> Answer<'_, Vec<PageHead>> {
+        Box::pin(pages::heads(&self.callers, id, from, limit))
+    }
+
+    fn page_of_item(&self, id: TaskId, item: u64) -> Answer<'_, Option<PageHead>> {
+        Box::pin(pages::of_item(&self.callers, id, item))
+    }
+
+    fn last_page(&self, id: TaskId) -> Answer<'_, Option<PageHead>> {
+        Box::pin(pages::last(&self.callers, id))
+    }
+
+    fn page_content(&self, id: TaskId, page: u32) -> Answer<'_, Option<Content>> {
+        Box::pin(pages::content(&self.callers, id, page))
+    }
+
+    fn download_paths(&self, job: JobId, from: TaskIndex, limit: u32) -> Answer<'_, Vec<(TaskIndex, String)>> {
+        Box::pin(tasks::download_paths(&self.callers, job, from, limit))
+    }
+
+    fn recover(&self, after: Option<JobId>) -> Answer<'_, Recovered> {
+        Box::pin(recovery::recover(&self.engine, after))
+    }
+
+    fn claims(&self, after: Option<TaskId>) -> Answer<'_, Vec<CutAttempt>> {
+        Box::pin(recovery::claims(&self.engine, after))
+    }
+
+    fn lane_page(
+        &self,
+        job: JobId,
+        lane: LaneNumber,
+        from: TaskIndex,
+        limit: u32,
+        now: Timestamp,
+    ) -> Answer<'_, LanePage> {
+        Box::pin(tasks::lane_page(&self.engine, job, lane, from, limit, now))
+    }
+
+    fn due_tasks(&self, after: Option<DueTask>, limit: u32) -> Answer<'_, DuePage> {
+        Box::pin(recovery::due(&self.engine, after, limit))
+    }
+
+    fn visit(&self, job: JobId) -> Answer<'_, Option<Job>> {
+        Box::pin(jobs::job(&self.engine, job))
+    }
+
+    fn lanes(&self, job: JobId) -> Answer<'_, Vec<(Host, TaskIndex)>> {
+        Box::pin(recovery::lanes(&self.engine, job))
+    }
+
+    fn chunk<'a>(&'a self, job: JobId, chunk_id: &'a str) -> Answer<'a, Option<Chunk>> {
+        Box::pin(additions::chunk(&self.engine, job, chunk_id))
+    }
+
+    fn task_states<'a>(&'a self, job: JobId, indexes: &'a [TaskIndex]) -> Answer<'a, Vec<(TaskIndex, TaskState)>> {
+        Box::pin(tasks::states(&self.engine, job, indexes))
+    }
+
+    fn recount(&self, job: JobId) -> Answer<'_, Counts> {
+        Box::pin(tasks::recount(&self.engine, job))
+    }
+
+    fn download_tasks<'a>(
+        &'a self,
+        job: JobId,
+        states: &'a [TaskState],
+        from: TaskIndex,
+        limit: u32,
+    ) -> Answer<'a, Listed<StoredTask>> {
+        Box::pin(tasks::downloads(&self.engine, job, states, from, limit))
+    }
+
+    fn expired_jobs(&self, now: Timestamp, limit: u32) -> Answer<'_, Vec<JobId>> {
+        Box::pin(jobs::expired(&self.engine, now, limit))
+    }
+
+    fn deleted_jobs(&self, limit: u32) -> Answer<'_, Vec<JobId>> {
+        Box::pin(jobs::deleted(&self.engine, limit))
+    }
+}

@@ -1,0 +1,245 @@
+//! Clients as they are: they ask, give up after a random time, and ask again with the same ids.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use haul::engine::command::{EngineError, JobPatch, LimitsPatch};
+use haul::engine::handle::Engine;
+use haul::model::group::{GroupMode, GroupPolicy};
+use haul::model::ids::JobId;
+use haul::model::job::Job;
+use haul::model::spec::{
+    FetchSpec, JobSpec, PageStyle, Pagination, RetryOptions, TaskOptions, TaskSpec, TimeoutOptions, Work,
+};
+use rand::RngExt as _;
+use rand::rngs::SmallRng;
+
+/// What clients know because they were told.
+#[derive(Default)]
+pub(crate) struct Known {
+    pub(crate) jobs: Vec<KnownJob>,
+}
+
+pub(crate) struct KnownJob {
+    pub(crate) id: JobId,
+    pub(crate) request: String,
+    /// The most tasks that were ever acknowledged.
+    pub(crate) tasks: u32,
+    pub(crate) deleted: bool,
+    /// A deletion was asked for, and nobody knows what became of it.
+    pub(crate) maybe_deleted: bool,
+    pub(crate) chunks: Vec<(String, u32, u32)>,
+}
+
+pub(crate) type Shared = Arc<Mutex<Known>>;
+/// The engine of the moment: a server that is restarted has another one.
+pub(crate) type Current = Arc<Mutex<Option<Engine>>>;
+
+fn engine(current: &Current) -> Option<Engine> {
+    current.lock().unwrap().clone()
+}
+
+fn task(rng: &mut SmallRng, serial: u64) -> TaskSpec {
+    let host = rng.random_range(1..4);
+    let listing = rng.random_ratio(1, 6);
+    let (path, pagination) = if listing {
+        let style = PageStyle::LinkHeader;
+        ("list", Some(Pagination { style, items_pointer: String::new(), max_pages: 0, max_items: 0 }))
+    } else {
+        ("t", None)
+    };
+    let url = format!("http://10.0.0.{host}/{path}/{serial}");
+    let timeouts = TimeoutOptions {
+        attempt: rng.random_ratio(1, 4).then(|| Duration::from_millis(rng.random_range(20..5_000))),
+        task: rng.random_ratio(1, 8).then(|| Duration::from_millis(rng.random_range(20..20_000))),
+        ..TimeoutOptions::default()
+    };
+    let retry = RetryOptions {
+        max_attempts: Some(rng.random_range(1..5)),
+        initial_backoff: Some(Duration::from_millis(rng.random_range(1..2_000))),
+        ..RetryOptions::default()
+    };
+    let options = TaskOptions { retry, timeouts, ..TaskOptions::default() };
+    let key = if rng.random_ratio(1, 3) { format!("k{}", serial % 40) } else { String::new() };
+    TaskSpec { key, work: Work::Fetch(FetchSpec { url, pagination, ..FetchSpec::default() }), options }
+}
+
+fn tasks(rng: &mut SmallRng, serial: &mut u64, count: u64) -> Vec<TaskSpec> {
+    let mut tasks: Vec<TaskSpec> = Vec::new();
+    for _ in 0..count {
+        *serial += 1;
+        let mut fresh = task(rng, *serial);
+        if tasks.iter().any(|other| other.key == fresh.key) {
+            fresh.key.clear();
+        }
+        tasks.push(fresh);
+    }
+    tasks
+}
+
+fn spec(rng: &mut SmallRng) -> JobSpec {
+    let mode = match rng.random_range(0..4) {
+        0 => GroupMode::Collect,
+        1 => GroupMode::FirstSuccess,
+        _ => GroupMode::FailFast,
+    };
+    let max_concurrency = if rng.random_ratio(1, 3) { rng.random_range(1..4) } else { 0 };
+    JobSpec {
+        open: rng.random_ratio(1, 2),
+        group: GroupPolicy { mode, max_failures: rng.random_range(0..3), max_concurrency },
+        timeout: rng.random_ratio(1, 8).then(|| Duration::from_secs(rng.random_range(1..60))),
+        retention: rng.random_ratio(1, 4).then(|| Duration::from_secs(rng.random_range(0..20))),
+        priority: rng.random_range(-1..2),
+        ..JobSpec::default()
+    }
+}
+
+/// Asks, and gives up after a random time.
+async fn patience<T>(
+    rng: &mut SmallRng,
+    call: impl Future<Output = Result<T, EngineError>>,
+) -> Option<Result<T, EngineError>> {
+    let patience = if rng.random_ratio(1, 2) { rng.random_range(0..4) } else { rng.random_range(0..2_000) };
+    tokio::time::timeout(Duration::from_millis(patience), call).await.ok()
+}
+
+/// One client's life.
+pub(crate) async fn client(name: u64, mut rng: SmallRng, current: Current, known: Shared, steps: u32) {
+    let mut serial = name * 1_000_000;
+    for step in 0..steps {
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..400))).await;
+        match rng.random_range(0..20) {
+            0..5 => submit(&mut rng, &current, &known, &mut serial, &format!("{name}-{step}")).await,
+            5..10 => add(&mut rng, &current, &known, &mut serial, &format!("{name}-{step}")).await,
+            10 => limits(&mut rng, &current).await,
+            _ => control(&mut rng, &current, &known).await,
+        }
+    }
+}
+
+async fn submit(rng: &mut SmallRng, current: &Current, known: &Shared, serial: &mut u64, request: &str) {
+    let count = if rng.random_ratio(1, 10) { rng.random_range(300..700) } else { rng.random_range(1..30) };
+    let (spec, tasks) = (spec(rng), tasks(rng, serial, count));
+    let mut first: Option<JobId> = None;
+    for _ in 0..rng.random_range(1..4) {
+        let Some(engine) = engine(current) else { return };
+        match patience(rng, engine.submit(spec.clone(), tasks.clone(), request)).await {
+            Some(Ok(job)) => {
+                assert!(first.is_none_or(|it| it == job.id), "request {request} made two jobs");
+                if first.is_none() {
+                    let tasks = tasks.len() as u32;
+                    known.lock().unwrap().jobs.push(KnownJob {
+                        id: job.id,
+                        request: request.to_owned(),
+                        tasks,
+                        deleted: false,
+                        maybe_deleted: spec.retention.is_some(),
+                        chunks: Vec::new(),
+                    });
+                }
+                first = Some(job.id);
+            }
+            Some(Err(EngineError::NoJob(_))) => assert!(spec.retention.is_some() || first.is_some()),
+            Some(Err(error)) => expected(&error),
+            None => {}
+        }
+    }
+}
+
+fn expected(error: &EngineError) {
+    use EngineError as E;
+    let is_expected = matches!(
+        error,
+        E::Draining
+            | E::StoreFull(_)
+            | E::Store(_)
+            | E::WrongState(_)
+            | E::Sealed(_)
+            | E::KeysTaken(_)
+            | E::NotRetryable(_)
+    );
+    assert!(is_expected, "unexpected: {error:?}");
+}
+
+fn pick(rng: &mut SmallRng, known: &Shared) -> Option<(usize, JobId, bool)> {
+    let known = known.lock().unwrap();
+    let place = (!known.jobs.is_empty()).then(|| rng.random_range(0..known.jobs.len()))?;
+    let job = &known.jobs[place];
+    Some((place, job.id, job.maybe_deleted || job.deleted))
+}
+
+async fn add(rng: &mut SmallRng, current: &Current, known: &Shared, serial: &mut u64, chunk: &str) {
+    let Some((place, job, gone)) = pick(rng, known) else { return };
+    let count = rng.random_range(1..20);
+    let tasks = tasks(rng, serial, count);
+    for _ in 0..rng.random_range(1..4) {
+        let Some(engine) = engine(current) else { return };
+        match patience(rng, engine.add_tasks(job, chunk, tasks.clone())).await {
+            Some(Ok(stored)) => {
+                assert_eq!(stored.count, tasks.len() as u32);
+                let mut known = known.lock().unwrap();
+                let known = &mut known.jobs[place];
+                if let Some((_, first, _)) = known.chunks.iter().find(|(id, ..)| id == chunk) {
+                    assert_eq!(*first, stored.first, "chunk {chunk} was stored twice");
+                } else {
+                    known.chunks.push((chunk.to_owned(), stored.first, stored.count));
+                }
+                known.tasks = known.tasks.max(stored.first + stored.count);
+            }
+            Some(Err(EngineError::NoJob(_))) => assert!(gone || known.lock().unwrap().jobs[place].maybe_deleted),
+            Some(Err(error)) => expected(&error),
+            None => {}
+        }
+    }
+}
+
+async fn limits(rng: &mut SmallRng, current: &Current) {
+    let Some(engine) = engine(current) else { return };
+    let patch = LimitsPatch { max_concurrent_tasks: Some(rng.random_range(1..9)), ..LimitsPatch::default() };
+    if let Some(Err(error)) = patience(rng, engine.set_limits(patch)).await {
+        expected(&error);
+    }
+}
+
+async fn control(rng: &mut SmallRng, current: &Current, known: &Shared) {
+    let Some((place, job, _)) = pick(rng, known) else { return };
+    let Some(engine) = engine(current) else { return };
+    let unit = |_: Arc<Job>| ();
+    let answer = match rng.random_range(0..9) {
+        0 => patience(rng, engine.seal(job)).await.map(|it| it.map(unit)),
+        1 => patience(rng, engine.pause(job)).await.map(|it| it.map(unit)),
+        2 => patience(rng, engine.resume(job)).await.map(|it| it.map(unit)),
+        3 => patience(rng, engine.cancel(job, "why not".to_owned())).await.map(|it| it.map(unit)),
+        4 => patience(rng, engine.retry(job, None)).await.map(|it| it.map(unit)),
+        5 => {
+            let indexes = vec![rng.random_range(0..3), rng.random_range(0..3)];
+            match patience(rng, engine.retry(job, Some(indexes))).await {
+                Some(Err(EngineError::NoTask(..))) => None,
+                other => other.map(|it| it.map(unit)),
+            }
+        }
+        6 => {
+            let title = Some(format!("{}", rng.random::<u32>()));
+            let patch = JobPatch { title, priority: Some(rng.random_range(-1..2)), ..JobPatch::default() };
+            patience(rng, engine.update(job, patch)).await.map(|it| it.map(unit))
+        }
+        7 => patience(rng, engine.wait(job, Some(Duration::from_millis(500)))).await.map(|it| it.map(unit)),
+        _ => {
+            known.lock().unwrap().jobs[place].maybe_deleted = true;
+            let answer = patience(rng, engine.delete(job, false)).await;
+            let mut known = known.lock().unwrap();
+            if let Some(Ok(())) = &answer {
+                known.jobs[place].deleted = true;
+            }
+            answer
+        }
+    };
+    match answer {
+        Some(Err(EngineError::NoJob(_))) => {
+            let known = known.lock().unwrap();
+            assert!(known.jobs[place].maybe_deleted, "job {job} is gone, and nobody deleted it");
+        }
+        Some(Err(error)) => expected(&error),
+        _ => {}
+    }
+}

@@ -1,0 +1,164 @@
+//! The real store behind delays and faults. Every call runs to its end in one go; see [`crate::block_on`].
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use haul::model::counts::Counts;
+use haul::model::host::Host;
+use haul::model::ids::{JobId, TaskId, TaskIndex};
+use haul::model::job::Job;
+use haul::model::limits::Limits;
+use haul::model::task::TaskState;
+use haul::model::time::Timestamp;
+use haul::store::{
+    Answer, Batch, Chunk, Committed, Content, CutAttempt, DuePage, DueTask, JobFilter, LaneNumber, LanePage, Listed,
+    PageHead, Recovered, Store, StoreError, StoredEvent, StoredTask, WriteStore,
+};
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use crate::block_on::in_one_go;
+
+/// The faults of a store, shared by its halves.
+pub(crate) struct Faults {
+    rng: Mutex<SmallRng>,
+    /// Commits that still fail for want of room.
+    full: AtomicU32,
+    /// The next commit ends in nobody knows what.
+    pub(crate) doom: AtomicBool,
+    pub(crate) calm: AtomicBool,
+}
+
+impl Faults {
+    pub(crate) fn new(seed: u64) -> Arc<Faults> {
+        Arc::new(Faults {
+            rng: Mutex::new(SmallRng::seed_from_u64(seed)),
+            full: AtomicU32::new(0),
+            doom: false.into(),
+            calm: false.into(),
+        })
+    }
+
+    pub(crate) fn fill_disk(&self, commits: u32) {
+        self.full.store(commits, Ordering::Relaxed);
+    }
+
+    async fn delay(&self) {
+        let (wait, slow) = {
+            let mut rng = self.rng.lock().unwrap();
+            (rng.random_range(0..3_000), rng.random_ratio(1, 20))
+        };
+        let wait = if slow && !self.calm.load(Ordering::Relaxed) { wait * 300 } else { wait };
+        tokio::time::sleep(Duration::from_micros(wait)).await;
+    }
+
+    fn read_fails(&self) -> bool {
+        !self.calm.load(Ordering::Relaxed) && self.rng.lock().unwrap().random_ratio(1, 30)
+    }
+
+    fn commit_fails(&self) -> Option<StoreError> {
+        if self.full.load(Ordering::Relaxed) > 0 {
+            self.full.fetch_sub(1, Ordering::Relaxed);
+            return Some(StoreError::Full("the simulated disk is full".to_owned()));
+        }
+        let fails = !self.calm.load(Ordering::Relaxed) && self.rng.lock().unwrap().random_ratio(1, 25);
+        fails.then(|| StoreError::Retry("the simulated store is locked".to_owned()))
+    }
+
+    async fn read<T: Send>(&self, read: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
+        self.delay().await;
+        if self.read_fails() {
+            return Err(StoreError::Retry("the simulated store is busy".to_owned()));
+        }
+        in_one_go(read)
+    }
+}
+
+pub(crate) struct SlowWriter {
+    pub(crate) inner: Box<dyn WriteStore>,
+    pub(crate) faults: Arc<Faults>,
+}
+
+impl WriteStore for SlowWriter {
+    fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, Committed> {
+        Box::pin(async move {
+            self.faults.delay().await;
+            if let Some(error) = self.faults.commit_fails() {
+                return Err(error);
+            }
+            let doomed = self.faults.doom.swap(false, Ordering::Relaxed);
+            // Of an unknown outcome: half of the doomed commits are there.
+            if doomed && self.faults.rng.lock().unwrap().random() {
+                return Err(StoreError::Fatal("the simulated disk failed".to_owned()));
+            }
+            let committed = in_one_go(self.inner.commit(batch));
+            if let Ok(Committed { refused, .. }) = &committed {
+                assert!(refused.is_empty(), "memory and store contradict each other: {refused:?}");
+            }
+            // The answer takes its way too.
+            self.faults.delay().await;
+            if doomed { Err(StoreError::Fatal("the simulated disk failed".to_owned())) } else { committed }
+        })
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            in_one_go(self.inner.close());
+        })
+    }
+}
+
+pub(crate) struct SlowStore {
+    pub(crate) inner: Arc<dyn Store>,
+    pub(crate) faults: Arc<Faults>,
+}
+
+/// Passes reads on, each with its delay.
+macro_rules! reads {
+    ($(fn $name:ident($($arg:ident: $type:ty),*) -> $answer:ty;)*) => {
+        $(fn $name<'a>(&'a self, $($arg: $type),*) -> Answer<'a, $answer> {
+            Box::pin(self.faults.read(self.inner.$name($($arg),*)))
+        })*
+    };
+}
+
+#[allow(clippy::elidable_lifetime_names)] // The arguments of some reads have it.
+impl Store for SlowStore {
+    fn node_id(&self) -> String {
+        self.inner.node_id()
+    }
+
+    fn backend(&self) -> &'static str {
+        self.inner.backend()
+    }
+
+    reads! {
+        fn limits() -> Option<Limits>;
+        fn job(id: JobId) -> Option<Job>;
+        fn jobs(filter: &'a JobFilter, limit: u32) -> Listed<Job>;
+        fn request(request_id: &'a str) -> Option<(JobId, [u8; 32])>;
+        fn task(id: TaskId) -> Option<StoredTask>;
+        fn task_by_key(job: JobId, key: &'a str) -> Option<StoredTask>;
+        fn tasks(job: JobId, states: &'a [TaskState], from: TaskIndex, limit: u32) -> Listed<StoredTask>;
+        fn events(job: JobId, after: u64, limit: u32) -> Listed<StoredEvent>;
+        fn page_heads(id: TaskId, from: u32, limit: u32) -> Vec<PageHead>;
+        fn page_of_item(id: TaskId, item: u64) -> Option<PageHead>;
+        fn last_page(id: TaskId) -> Option<PageHead>;
+        fn page_content(id: TaskId, page: u32) -> Option<Content>;
+        fn download_paths(job: JobId, from: TaskIndex, limit: u32) -> Vec<(TaskIndex, String)>;
+        fn recover(after: Option<JobId>) -> Recovered;
+        fn claims(after: Option<TaskId>) -> Vec<CutAttempt>;
+        fn lane_page(job: JobId, lane: LaneNumber, from: TaskIndex, limit: u32, now: Timestamp) -> LanePage;
+        fn due_tasks(after: Option<DueTask>, limit: u32) -> DuePage;
+        fn visit(job: JobId) -> Option<Job>;
+        fn lanes(job: JobId) -> Vec<(Host, TaskIndex)>;
+        fn chunk(job: JobId, chunk_id: &'a str) -> Option<Chunk>;
+        fn task_states(job: JobId, indexes: &'a [TaskIndex]) -> Vec<(TaskIndex, TaskState)>;
+        fn recount(job: JobId) -> Counts;
+        fn download_tasks(job: JobId, states: &'a [TaskState], from: TaskIndex, limit: u32) -> Listed<StoredTask>;
+        fn expired_jobs(now: Timestamp, limit: u32) -> Vec<JobId>;
+        fn deleted_jobs(limit: u32) -> Vec<JobId>;
+    }
+}

@@ -1,0 +1,73 @@
+//! A full disk: what needs room waits, and what makes room works.
+
+use std::fs;
+use std::sync::Arc;
+
+use haul::model::event::EventKind;
+use haul::model::job::{Job, JobState};
+use haul::model::time::Timestamp;
+use haul::store::sqlite::{Durability, SqliteStore};
+use haul::store::{Batch, Content, JobFilter, NewPage, Store as _, StoreError, WriteStore as _};
+
+use super::support::*;
+use crate::disk::SmallDisk;
+
+/// An ended job that takes some room: events with snapshots and pages.
+fn large(number: u32) -> Batch {
+    let mut job = job(number, 1);
+    job.state = JobState::Failed;
+    job.end_time = Some(Timestamp(9));
+    job.counts.pending = 0;
+    let mut batch = with_job(&job, 1);
+    for page in 0..100 {
+        let content = Content::Inline(vec![0x5a; 40_000].into());
+        batch.pages.push(NewPage { id: task_id(number, 0), page, first_item: 0, items: 0, content, next: None });
+        let sequence = u64::from(page) + 1;
+        batch.events.push(job_event(&Job { sequence, ..job.clone() }, EventKind::JobChanged));
+    }
+    batch
+}
+
+#[tokio::test]
+async fn deletions_work_on_a_full_disk() {
+    let place = tempfile::tempdir().unwrap();
+    let Some(_disk) = SmallDisk::mount(place.path(), "160m") else { return };
+    let dir = place.path().join("data");
+    let (store, mut writer) = SqliteStore::open(&dir, Durability::Full).await.unwrap();
+    let reserve = dir.join("haul.reserve");
+    assert_eq!(fs::metadata(&reserve).unwrap().len(), 40 << 20);
+
+    let mut stored = 0;
+    let full = loop {
+        match writer.commit(&large(stored + 1)).await {
+            Ok(done) => assert!(done.refused.is_empty()),
+            Err(error) => break error,
+        }
+        stored += 1;
+        assert!(stored < 200);
+    };
+    assert!(matches!(full, StoreError::Full(_)), "{full}");
+    // Somebody else takes what is left to the last byte.
+    let mut rest = fs::File::create(place.path().join("rest")).unwrap();
+    while std::io::Write::write_all(&mut rest, &[0; 4096]).is_ok() {}
+    assert!(matches!(writer.commit(&large(stored + 1)).await, Err(StoreError::Full(_))));
+    assert!(reserve.exists(), "only deletions use it");
+
+    let deletions: Vec<_> = (1..=stored).map(job_id).collect();
+    let done = writer.commit(&Batch { deletions: deletions.clone(), ..Batch::default() }).await.unwrap();
+    assert!(done.deletions.iter().all(|deleted| *deleted));
+    for job in deletions {
+        while !writer.commit(&Batch { purges: vec![(job, 200)], ..Batch::default() }).await.unwrap().purges[0].is_gone {
+        }
+    }
+    assert!(store.jobs(&JobFilter::default(), 9).await.unwrap().items.is_empty());
+    assert!(reserve.exists(), "there is room again, and the reserve is back");
+    // Work goes on, a restart included.
+    writer.commit(&large(stored + 1)).await.unwrap();
+    Box::new(writer).close().await;
+    drop(store);
+    assert!(fs::metadata(dir.join("haul.db")).unwrap().len() < 8 << 20, "the file has returned its room");
+    let (store, _writer) = SqliteStore::open(&dir, Durability::Full).await.unwrap();
+    assert_eq!(store.jobs(&JobFilter::default(), 9).await.unwrap().items.len(), 1);
+    assert!(Arc::strong_count(&store) == 1);
+}
