@@ -75,7 +75,8 @@ impl<S: Answers> Common<S> {
         match accepted {
             Ok(Ok(stream)) => {
                 let client = tls.client(stream.get_ref().1);
-                self.speak(stream, address, Some(client), loaded.names.clone(), place).await;
+                // On the heap, so that connections without TLS do not reserve the room for it.
+                Box::pin(self.speak(stream, address, Some(client), loaded.names.clone(), place)).await;
             }
             Ok(Err(error)) => tracing::debug!(%address, "a TLS handshake failed: {error}"),
             Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),

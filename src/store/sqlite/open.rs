@@ -85,10 +85,8 @@ impl SqliteStore {
 /// Takes a directory that somebody else may have made away from all but its user. Fails where it is another user's.
 fn make_private(dir: &Path) -> io::Result<()> {
     let mode = std::fs::metadata(dir)?.permissions().mode();
-    if mode & 0o077 == 0 {
-        return Ok(());
-    }
-    std::fs::set_permissions(dir, Permissions::from_mode(mode & 0o7700))
+    let private = mode & !0o077;
+    if private == mode { Ok(()) } else { std::fs::set_permissions(dir, Permissions::from_mode(private)) }
 }
 
 fn reader(path: &Path, connections_max: u32, patience: Duration) -> Reader {
