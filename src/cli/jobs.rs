@@ -123,11 +123,30 @@ fn say_that_there_are_more(page_token: &str, shown: usize) {
     }
 }
 
-/// Shows a job.
-pub(crate) async fn show(client: &Client, format: Format, args: JobRef) -> anyhow::Result<ExitCode> {
-    let request = pb::GetJobRequest { job_id: jobref::resolve(client, &args.job).await?, ..Default::default() };
+/// Which job to show, and what of it.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    #[command(flatten)]
+    job: JobRef,
+    /// Print what was submitted, as JSON that `haul submit -f` takes; secrets read REDACTED
+    #[arg(long)]
+    spec: bool,
+}
+
+/// Shows a job, or what was submitted.
+pub(crate) async fn show(client: &Client, format: Format, args: ShowArgs) -> anyhow::Result<ExitCode> {
+    let job_id = jobref::resolve(client, &args.job.job).await?;
+    let request = pb::GetJobRequest { job_id, include_spec: args.spec };
     let answer = client.jobs().get_job(request).await.map_err(|status| client.explain(&status))?.into_inner();
-    print_job(format, &answer.job.unwrap_or_default())?;
+    let job = answer.job.unwrap_or_default();
+    if !args.spec || format == Format::Json {
+        print_job(format, &job)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    json::print_set("haul.v1.JobSpec", &job.spec.unwrap_or_default())?;
+    if job.spec_tasks_omitted {
+        screen::say("haul: the tasks are left out, there are too many of them; `haul tasks` lists them");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -21,10 +21,14 @@ fn descriptor(name: &str) -> anyhow::Result<MessageDescriptor> {
 /// Writes a message as one line of protobuf JSON, with the names of the proto and every field that has no presence: task 0
 /// has its `task_index`, and an empty list is a list.
 pub(crate) fn write(name: &str, message: &impl Message) -> anyhow::Result<String> {
+    written(name, message, false)
+}
+
+fn written(name: &str, message: &impl Message, skip_defaults: bool) -> anyhow::Result<String> {
     let dynamic = DynamicMessage::decode(descriptor(name)?, message.encode_to_vec().as_slice())?;
     let mut line = Vec::new();
     let mut serializer = serde_json::Serializer::new(&mut line);
-    let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(false);
+    let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(skip_defaults);
     dynamic.serialize_with_options(&mut serializer, &options)?;
     Ok(String::from_utf8(line)?)
 }
@@ -41,6 +45,12 @@ pub(crate) fn read<M: Message + Default>(name: &str, text: &str) -> anyhow::Resu
 /// Prints a message on a line of its own.
 pub(crate) fn print(name: &str, message: &impl Message) -> anyhow::Result<()> {
     screen::document(&write(name, message)?);
+    Ok(())
+}
+
+/// Prints what is set in a message on a line of its own: what a person wrote, without the defaults.
+pub(crate) fn print_set(name: &str, message: &impl Message) -> anyhow::Result<()> {
+    screen::document(&written(name, message, true)?);
     Ok(())
 }
 

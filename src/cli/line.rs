@@ -11,7 +11,7 @@ use crate::cli::check::CheckArgs;
 use crate::cli::content::CatArgs;
 use crate::cli::control::{CancelArgs, DeleteArgs, RetryArgs, UpdateArgs};
 use crate::cli::get::GetArgs;
-use crate::cli::jobs::{ListArgs, TasksArgs};
+use crate::cli::jobs::{ListArgs, ShowArgs, TasksArgs};
 use crate::cli::limits::LimitsArgs;
 use crate::cli::submit::SubmitArgs;
 use crate::cli::term;
@@ -69,8 +69,9 @@ pub(crate) enum Command {
                             .job_id"
     )]
     List(With<ListArgs>),
-    /// Show a job
-    Show(With<JobRef>),
+    /// Show a job, or what was submitted
+    #[command(after_help = "Example:\n  haul show @last --spec > job.json && haul submit -f job.json")]
+    Show(With<ShowArgs>),
     /// List the tasks of a job
     #[command(after_help = "Example:\n  haul tasks @last --state failed")]
     Tasks(With<TasksArgs>),

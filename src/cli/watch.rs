@@ -103,16 +103,18 @@ impl Watch {
         };
         let is_drawn = request.task_starts;
         let mut stream = client.jobs().watch_job(request).await?.into_inner();
-        if is_drawn {
-            self.backing_off = waiting_tasks(client, job_id).await?;
-        }
         let mut ticks = tokio::time::interval(TICK);
         loop {
             tokio::select! {
                 message = stream.message() => match message? {
                     Some(message) => {
                         patience.heard();
+                        let is_snapshot = matches!(message.event, Some(Event::Snapshot(_)));
                         self.take(message)?;
+                        // What begins to wait after the snapshot is told by the stream.
+                        if is_snapshot && is_drawn {
+                            self.backing_off = waiting_tasks(client, job_id).await?;
+                        }
                     }
                     None => return Ok(is_ended(self.state).then_some(self.state)),
                 },
@@ -139,8 +141,9 @@ impl Watch {
                 self.print(task_line(&task));
             }
             Some(Event::JobChanged(job) | Event::JobEnded(job)) => self.print(job_line(&job)),
+            // The start of the attempt that the wait came after may arrive behind it.
             Some(Event::TaskStarted(task)) => {
-                self.backing_off.remove(&task.task_index);
+                self.backing_off.retain(|index, wait| *index != task.task_index || wait.attempts >= task.attempts);
             }
             Some(Event::TaskBackingOff(task)) => {
                 self.backing_off.insert(task.task_index, task);

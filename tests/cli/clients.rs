@@ -81,6 +81,33 @@ async fn a_job_comes_from_json_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_submitted_can_be_submitted_again() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("alpha"));
+    let spec = pb::JobSpec { title: "again".into(), priority: 3, ..job(vec![fetch(origin.url("/a"))]) };
+    let id = server.run(spec).await.job_id;
+    let shown = run(&server, &["show", &id, "--spec"]);
+    assert!(!text(&shown).contains("open"), "what is not set is left out: {}", text(&shown));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("job.json");
+    std::fs::write(&file, &shown.stdout).unwrap();
+    let again = run(&server, &["submit", "--watch", "-f", file.to_str().unwrap()]);
+    assert!(again.status.success(), "{}", text(&again));
+    let second = server.job(text(&again).lines().next().unwrap()).await;
+    assert_eq!((second.title.as_str(), second.priority, second.counts.unwrap().total), ("again", 3, 1));
+
+    let mut secret = job(vec![fetch(origin.url("/a"))]);
+    let http = pb::HttpOptions { bearer_token: "t0ken".into(), ..Default::default() };
+    secret.defaults = Some(pb::TaskOptions { http: Some(http), ..Default::default() });
+    let id = server.run(secret).await.job_id;
+    for format in ["text", "json"] {
+        let shown = text(&run(&server, &["show", &id, "--spec", "-o", format]));
+        assert!(shown.contains("REDACTED") && !shown.contains("t0ken"), "{shown}");
+    }
+    assert!(!text(&run(&server, &["show", &id])).contains("bearer"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn controls_jobs_and_limits() {
     let (server, origin) = (Server::start().await, Origin::start());
     origin.reply("/stalled", Reply::hang());

@@ -98,7 +98,8 @@ impl Report {
     pub(crate) fn notice(&mut self, notice: &Notice, now: Timestamp) {
         let task = match notice {
             Notice::Started(task) => {
-                self.waits.remove(&task.index);
+                // The start of the attempt that the wait came after may arrive behind it.
+                self.waits.retain(|index, wait| *index != task.index || wait.attempt > task.row.task.attempts);
                 return;
             }
             Notice::BackingOff(task) => task,
