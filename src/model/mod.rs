@@ -9,6 +9,7 @@ pub mod checksum;
 pub mod counts;
 pub mod event;
 pub mod failure;
+pub mod failures;
 pub mod group;
 pub mod host;
 pub mod ids;

@@ -1,0 +1,129 @@
+//! What went wrong in a job, counted by kind: a table that stays small however many of its tasks fail.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::failure::{FailureReason, TaskError, is_default};
+use crate::model::ids::TaskIndex;
+
+/// The most kinds that are told apart; more are counted together.
+const KINDS_MAX: usize = 50;
+/// The most tasks that are named for one kind.
+const SAMPLES_MAX: usize = 5;
+/// The most bytes of the message that is kept of one kind.
+const MESSAGE_BYTES_MAX: usize = 256;
+
+/// How many tasks failed for the same reason, with the same status, at the same host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FailureCount {
+    /// The class; `None`: tasks of kinds beyond those that are told apart.
+    #[serde(skip_serializing_if = "is_default")]
+    pub reason: Option<FailureReason>,
+    /// The status, where a response was the reason; else 0.
+    #[serde(skip_serializing_if = "is_default")]
+    pub http_status: u16,
+    /// The host of the URL that failed, as `name:port`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub host: String,
+    /// How many tasks.
+    pub count: u32,
+    /// The first of them, by index.
+    #[serde(skip_serializing_if = "is_default")]
+    pub samples: Vec<TaskIndex>,
+    /// The message of the one that came first.
+    #[serde(skip_serializing_if = "is_default")]
+    pub message: String,
+}
+
+/// The tasks of a job that are FAILED, counted by kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Failures(Vec<FailureCount>);
+
+impl Failures {
+    /// Counts a task that failed.
+    pub fn note(&mut self, task: TaskIndex, error: &TaskError, host: &str) {
+        let known = |it: &FailureCount| {
+            it.reason == Some(error.reason) && it.http_status == error.http_status && it.host == host
+        };
+        let place = self.0.iter().position(known).unwrap_or_else(|| self.new_kind(error, host));
+        let kind = &mut self.0[place];
+        kind.count += 1;
+        let at = kind.samples.partition_point(|sample| *sample < task);
+        kind.samples.insert(at, task);
+        kind.samples.truncate(SAMPLES_MAX);
+    }
+
+    /// Returns the place of a kind that was not seen yet: its own, or that of the rest.
+    fn new_kind(&mut self, error: &TaskError, host: &str) -> usize {
+        if self.0.len() >= KINDS_MAX
+            && let Some(rest) = self.0.iter().position(|it| it.reason.is_none())
+        {
+            return rest;
+        }
+        self.0.push(if self.0.len() < KINDS_MAX {
+            FailureCount {
+                reason: Some(error.reason),
+                http_status: error.http_status,
+                host: host.to_owned(),
+                message: error.message[..error.message.floor_char_boundary(MESSAGE_BYTES_MAX)].to_owned(),
+                ..FailureCount::default()
+            }
+        } else {
+            FailureCount::default()
+        });
+        self.0.len() - 1
+    }
+
+    /// Returns the kinds, the largest first and the rest last.
+    pub fn by_size(&self) -> Vec<&FailureCount> {
+        let mut kinds: Vec<_> = self.0.iter().collect();
+        kinds.sort_by_key(|kind| (kind.reason.is_none(), std::cmp::Reverse(kind.count)));
+        kinds
+    }
+
+    /// Returns whether nothing failed.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(http_status: u16) -> TaskError {
+        crate::model::failure::Failure {
+            http_status,
+            ..crate::model::failure::Failure::fatal(FailureReason::HttpStatus, "no")
+        }
+        .into_error(1)
+    }
+
+    #[test]
+    fn tasks_are_counted_by_kind_with_the_first_of_each() {
+        let mut failures = Failures::default();
+        for task in [9, 3, 7, 1, 8, 2, 6] {
+            failures.note(task, &error(404), "a:80");
+        }
+        failures.note(4, &error(404), "b:80");
+        failures.note(5, &error(500), "a:80");
+        failures.note(0, &error(500), "a:80");
+        let seen: Vec<_> = failures.by_size().iter().map(|it| (it.http_status, it.host.as_str(), it.count)).collect();
+        assert_eq!(seen, [(404, "a:80", 7), (500, "a:80", 2), (404, "b:80", 1)]);
+        assert_eq!(failures.by_size()[0].samples, [1, 2, 3, 6, 7]);
+    }
+
+    #[test]
+    fn any_number_of_kinds_stays_a_small_table_that_adds_up() {
+        let mut failures = Failures::default();
+        for task in 0..200 {
+            failures.note(task, &error(500), &format!("host-{}:80", task % 100));
+        }
+        let kinds = failures.by_size();
+        assert_eq!(kinds.len(), KINDS_MAX + 1);
+        assert_eq!(kinds.iter().map(|kind| kind.count).sum::<u32>(), 200);
+        let rest = kinds.last().unwrap();
+        assert_eq!((rest.reason, rest.count, rest.samples.as_slice()), (None, 100, &[50, 51, 52, 53, 54][..]));
+    }
+}
