@@ -13,6 +13,7 @@ mod it {
     mod downloads;
     mod errors;
     mod faces;
+    mod failures;
     mod fetches;
     mod groups;
     mod grpcurl;

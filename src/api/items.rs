@@ -168,7 +168,10 @@ impl Items {
         }
         match task.row.task.state {
             TaskState::Succeeded => return Ok(false),
-            state if state.is_ended() => return Err(task_failed(self.id, to_proto::error_of(&task))),
+            state if state.is_ended() => {
+                let error = task.placed_error().as_ref().map(to_proto::task_error).unwrap_or_default();
+                return Err(task_failed(self.id, error));
+            }
             _ => {}
         }
         tokio::select! {

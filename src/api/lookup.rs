@@ -64,6 +64,13 @@ pub(crate) fn live_job(job: &Job, feed: Option<&Arc<Feed>>) -> pb::Job {
     to_proto::job(job, feed.map(|feed| feed.progress()), Vec::new())
 }
 
+/// As [`live_job`], for a list: of what failed only the largest kind.
+pub(crate) fn listed_job(job: &Job, feed: Option<&Arc<Feed>>) -> pb::Job {
+    let mut message = live_job(job, feed);
+    message.failures.truncate(1);
+    message
+}
+
 /// Returns a job with its live progress and why its tasks wait.
 pub(crate) async fn explained_job(engine: &Engine, job: &Job) -> pb::Job {
     let feed = engine.hub().feed(job.id);

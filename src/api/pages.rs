@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tonic::Status;
 
-use crate::api::lookup::{live_job, live_tasks};
+use crate::api::lookup::{listed_job, live_tasks};
 use crate::api::spec_to_proto;
 use crate::api::status::Violations;
 use crate::api::values;
@@ -126,7 +126,7 @@ pub(crate) async fn list_jobs(
     let mut messages: Vec<pb::Job> = Vec::with_capacity(jobs.len());
     for job in &jobs {
         let feed = engine.hub().feed(job.id);
-        messages.push(live_job(job, feed.as_ref()));
+        messages.push(listed_job(job, feed.as_ref()));
     }
     let fitting = fitting(&messages);
     more |= fitting < messages.len();

@@ -6,6 +6,7 @@ use crate::engine::explanation::{Wait, WaitReason};
 use crate::engine::hub::Active;
 use crate::model::counts::Counts;
 use crate::model::failure::{FailureReason, TaskError};
+use crate::model::failures::{FailureCount, Failures};
 use crate::model::group::{GroupMode, GroupPolicy};
 use crate::model::job::Job;
 use crate::model::limits::{HostLimits, Limits, RateLimit};
@@ -45,9 +46,23 @@ pub(crate) fn job(job: &Job, progress: Option<Progress>, waiting: Vec<pb::Waitin
         expire_time: job.expire_time().map(timestamp),
         sequence: job.sequence,
         waiting,
+        failures: failures(&job.failures),
         spec: None,
         spec_tasks_omitted: false,
     }
+}
+
+/// Converts the failures of a job, the largest kind first.
+pub(crate) fn failures(failures: &Failures) -> Vec<pb::FailureCount> {
+    let kind = |kind: &FailureCount| pb::FailureCount {
+        reason: kind.reason.map_or(pb::FailureReason::Unspecified, failure_reason).into(),
+        http_status: u32::from(kind.http_status),
+        host: kind.host.clone(),
+        count: kind.count,
+        sample_task_indexes: kind.samples.clone(),
+        sample_message: kind.message.clone(),
+    };
+    failures.by_size().into_iter().map(kind).collect()
 }
 
 /// Converts how the tasks of a job depend on each other.
@@ -226,21 +241,16 @@ fn resume_kind(kind: ResumeKind) -> pb::AttemptResume {
     }
 }
 
-/// Returns the error of a task for where it stands outside the task, so with its place.
-pub(crate) fn error_of(task: &StoredTask) -> pb::TaskError {
-    let error = task.row.task.error.as_ref().map(task_error).unwrap_or_default();
-    pb::TaskError { task_index: Some(task.index), url: secret::redacted_text(task.spec.work.url()), ..error }
-}
-
-fn task_error(error: &TaskError) -> pb::TaskError {
+/// Converts the error of a task, an attempt or a job.
+pub(crate) fn task_error(error: &TaskError) -> pb::TaskError {
     pb::TaskError {
         reason: failure_reason(error.reason).into(),
         message: error.message.clone(),
         http_status: u32::from(error.http_status),
         retryable: error.retryable,
         attempt: error.attempt,
-        task_index: None,
-        url: String::new(),
+        task_index: error.task_index,
+        url: error.url.clone(),
     }
 }
 

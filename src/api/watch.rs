@@ -20,6 +20,7 @@ use crate::api::to_proto;
 use crate::engine::handle::Engine;
 use crate::engine::hub::{Feed, Notice};
 use crate::model::event::EventKind;
+use crate::model::failures::Failures;
 use crate::model::ids::JobId;
 use crate::model::job::Job;
 use crate::pb;
@@ -57,6 +58,7 @@ struct Watcher {
     snapshot_due: bool,
     next_progress: Instant,
     last_progress: Option<pb::JobProgress>,
+    last_failures: Failures,
     last_message: Instant,
     over: bool,
 }
@@ -89,6 +91,7 @@ pub(crate) async fn watch_job(
         snapshot_due: true,
         next_progress: Instant::now() + wish.interval,
         last_progress: None,
+        last_failures: job.failures.clone(),
         last_message: Instant::now(),
         over: false,
         engine,
@@ -240,15 +243,21 @@ impl Watcher {
         let id = self.wish.job.to_string();
         let active =
             feed.active(ACTIVE_MAX).iter().map(|(index, active)| to_proto::active(&id, *index, active)).collect();
-        let progress = pb::JobProgress {
-            counts: Some(to_proto::counts(&feed.job().counts)),
+        let job = feed.job();
+        let mut progress = pb::JobProgress {
+            counts: Some(to_proto::counts(&job.counts)),
             progress: Some(to_proto::progress_message(&feed.progress())),
             active,
+            failures: Vec::new(),
         };
-        if self.last_progress.as_ref() == Some(&progress) {
+        if self.last_progress.as_ref() == Some(&progress) && self.last_failures == job.failures {
             return None;
         }
         self.last_progress = Some(progress.clone());
+        if self.last_failures != job.failures {
+            progress.failures = to_proto::failures(&job.failures);
+            self.last_failures = job.failures.clone();
+        }
         Some(self.wrap(self.sent, Event::Progress(progress)))
     }
 

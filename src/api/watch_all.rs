@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::api::lookup::live_job;
+use crate::api::lookup::listed_job;
 use crate::api::status::draining;
 use crate::engine::handle::Engine;
 use crate::engine::hub::Listener;
@@ -89,7 +89,7 @@ impl Watcher {
         loop {
             if let Some(job) = self.queue.pop_front() {
                 let feed = self.engine.hub().feed(job.id);
-                let event = Some(Event::Job(live_job(&job, feed.as_ref())));
+                let event = Some(Event::Job(listed_job(&job, feed.as_ref())));
                 return Ok(pb::WatchJobsResponse { event });
             }
             match self.phase {

@@ -11,12 +11,12 @@ use crate::engine::attempt::Ended;
 use crate::engine::command::{Admitted, JobCommand, Reply};
 use crate::engine::queue::task::BatchNumber;
 use crate::limits::transport::JobRates;
-use crate::model::failure::TaskError;
 use crate::model::group::Verdict;
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::task::TaskState;
 use crate::model::time::Timestamp;
+use crate::store::StoredTask;
 
 /// What is being done to a job as a whole.
 #[derive(Debug)]
@@ -154,10 +154,12 @@ impl JobRun {
         ended.collect()
     }
 
-    /// Keeps the first failure of the job, in the order of the events.
-    pub(crate) fn note_failure(&mut self, error: Option<&TaskError>, state: TaskState) {
-        if state == TaskState::Failed && self.job.stop.is_none() && self.job.failure.is_none() {
-            self.job.failure = error.cloned();
+    /// Counts a task that failed, and keeps the first failure of the job, in the order of the events.
+    pub(crate) fn note_failure(&mut self, task: &StoredTask) {
+        let Some(error) = task.placed_error().filter(|_| task.row.task.state == TaskState::Failed) else { return };
+        self.job.failures.note(task.index, &error, &task.failed_host());
+        if self.job.stop.is_none() && self.job.failure.is_none() {
+            self.job.failure = Some(error);
         }
     }
 }

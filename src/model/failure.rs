@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::ids::TaskIndex;
+use crate::model::secret::redacted_text;
 use crate::model::time::Timestamp;
 
 /// The classes of failure, as the contract names them. `docs/ERRORS.md` has an entry for each.
@@ -121,6 +123,8 @@ impl Failure {
             http_status: self.http_status,
             retryable: self.retryable,
             attempt,
+            task_index: None,
+            url: String::new(),
         }
     }
 }
@@ -141,6 +145,19 @@ pub struct TaskError {
     /// The attempt that it came from, from 1; 0 when it came from none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub attempt: u32,
+    /// The task that failed, where the error stands outside it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub task_index: Option<TaskIndex>,
+    /// The URL of that task, without secrets; empty within it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub url: String,
+}
+
+impl TaskError {
+    /// Returns the error for a place outside its task, so with the task that failed and its URL, which may hold secrets.
+    pub fn of_task(&self, index: TaskIndex, url: &str) -> TaskError {
+        TaskError { task_index: Some(index), url: redacted_text(url), ..self.clone() }
+    }
 }
 
 pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {

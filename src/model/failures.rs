@@ -1,5 +1,7 @@
 //! What went wrong in a job, counted by kind: a table that stays small however many of its tasks fail.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::failure::{FailureReason, TaskError, is_default};
@@ -35,23 +37,37 @@ pub struct FailureCount {
     pub message: String,
 }
 
-/// The tasks of a job that are FAILED, counted by kind.
+/// The tasks of a job that are FAILED, counted by kind. Cheap to clone, since a job is cloned with each commit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Failures(Vec<FailureCount>);
+pub struct Failures(Arc<Vec<FailureCount>>);
 
 impl Failures {
     /// Counts a task that failed.
     pub fn note(&mut self, task: TaskIndex, error: &TaskError, host: &str) {
-        let known = |it: &FailureCount| {
-            it.reason == Some(error.reason) && it.http_status == error.http_status && it.host == host
-        };
-        let place = self.0.iter().position(known).unwrap_or_else(|| self.new_kind(error, host));
-        let kind = &mut self.0[place];
+        let place = self.place(error, host).unwrap_or_else(|| self.new_kind(error, host));
+        let kind = &mut Arc::make_mut(&mut self.0)[place];
         kind.count += 1;
         let at = kind.samples.partition_point(|sample| *sample < task);
         kind.samples.insert(at, task);
         kind.samples.truncate(SAMPLES_MAX);
+    }
+
+    /// Takes back what [`Failures::note`] counted, because the task runs again. Of the kind's other tasks at most those
+    /// stay named that were.
+    pub fn forget(&mut self, task: TaskIndex, error: &TaskError, host: &str) {
+        let own = self.place(error, host).filter(|place| self.0[*place].count > 0);
+        let Some(place) = own.or_else(|| self.0.iter().position(|it| it.reason.is_none())) else { return };
+        let kinds = Arc::make_mut(&mut self.0);
+        kinds[place].count = kinds[place].count.saturating_sub(1);
+        kinds[place].samples.retain(|sample| *sample != task);
+        kinds.retain(|kind| kind.count > 0);
+    }
+
+    fn place(&self, error: &TaskError, host: &str) -> Option<usize> {
+        self.0
+            .iter()
+            .position(|it| it.reason == Some(error.reason) && it.http_status == error.http_status && it.host == host)
     }
 
     /// Returns the place of a kind that was not seen yet: its own, or that of the rest.
@@ -61,7 +77,7 @@ impl Failures {
         {
             return rest;
         }
-        self.0.push(if self.0.len() < KINDS_MAX {
+        let kind = if self.0.len() < KINDS_MAX {
             FailureCount {
                 reason: Some(error.reason),
                 http_status: error.http_status,
@@ -71,7 +87,8 @@ impl Failures {
             }
         } else {
             FailureCount::default()
-        });
+        };
+        Arc::make_mut(&mut self.0).push(kind);
         self.0.len() - 1
     }
 
@@ -112,6 +129,13 @@ mod tests {
         let seen: Vec<_> = failures.by_size().iter().map(|it| (it.http_status, it.host.as_str(), it.count)).collect();
         assert_eq!(seen, [(404, "a:80", 7), (500, "a:80", 2), (404, "b:80", 1)]);
         assert_eq!(failures.by_size()[0].samples, [1, 2, 3, 6, 7]);
+        for task in [1, 2, 3] {
+            failures.forget(task, &error(404), "a:80");
+        }
+        failures.forget(4, &error(404), "b:80");
+        let seen: Vec<_> = failures.by_size().iter().map(|it| (it.http_status, it.host.as_str(), it.count)).collect();
+        assert_eq!(seen, [(404, "a:80", 4), (500, "a:80", 2)]);
+        assert_eq!(failures.by_size()[0].samples, [6, 7]);
     }
 
     #[test]
@@ -125,5 +149,9 @@ mod tests {
         assert_eq!(kinds.iter().map(|kind| kind.count).sum::<u32>(), 200);
         let rest = kinds.last().unwrap();
         assert_eq!((rest.reason, rest.count, rest.samples.as_slice()), (None, 100, &[50, 51, 52, 53, 54][..]));
+        for task in 0..200 {
+            failures.forget(task, &error(500), &format!("host-{}:80", task % 100));
+        }
+        assert!(failures.is_empty(), "{failures:?}");
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::model::counts::Counts;
-use crate::model::failure::{FailureReason, TaskError, is_default};
+use crate::model::failure::{Failure, FailureReason, TaskError, is_default};
+use crate::model::failures::Failures;
 use crate::model::group::{self, Verdict};
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::spec::JobSpec;
@@ -72,7 +73,7 @@ impl Stop {
                 (FailureReason::TimeoutJob, "the job's `timeout` passed before this task ended".to_owned())
             }
         };
-        TaskError { reason, message, http_status: 0, retryable: false, attempt: 0 }
+        Failure::fatal(reason, message).into_error(0)
     }
 }
 
@@ -95,6 +96,9 @@ pub struct Job {
     pub ended_bytes: u64,
     /// What ended it, when it did not succeed; kept from the first failure that counts.
     pub failure: Option<TaskError>,
+    /// Its tasks that are FAILED, by kind.
+    #[serde(default, skip_serializing_if = "Failures::is_empty")]
+    pub failures: Failures,
     /// The number of its last durable event.
     pub sequence: u64,
     /// When it was acknowledged.
@@ -128,6 +132,8 @@ pub struct Kept {
     pub successes: u32,
     /// The first failure among those that stay.
     pub failure: Option<TaskError>,
+    /// The failures that stay, by kind.
+    pub kinds: Failures,
 }
 
 /// What can happen to a job, beside the moves of its tasks, which are in its counts.
@@ -218,6 +224,7 @@ impl Job {
             counts,
             ended_bytes: 0,
             failure: None,
+            failures: Failures::default(),
             sequence: 0,
             create_time: now,
             start_time: None,
@@ -365,6 +372,7 @@ impl Job {
         self.start_time = None;
         self.end_time = None;
         self.failure = kept.failure;
+        self.failures = kept.kinds;
         self.settled_failures = kept.failures;
         self.settled_successes = kept.successes;
         self.stop = None;

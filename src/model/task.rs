@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::failure::{FailureReason, TaskError};
+use crate::model::failure::{Failure, FailureReason, TaskError};
 use crate::model::ids::Fence;
 use crate::model::time::Timestamp;
 
@@ -186,16 +186,11 @@ impl Task {
 }
 
 fn poisonous(attempt: u32) -> TaskError {
-    TaskError {
-        reason: FailureReason::Internal,
-        message: format!(
-            "the server died {CRASHES_MAX} times in a row while it ran this task, so it is not run again by itself; look at \
-             the server's log, then use RetryJob"
-        ),
-        http_status: 0,
-        retryable: false,
-        attempt,
-    }
+    let message = format!(
+        "the server died {CRASHES_MAX} times in a row while it ran this task, so it is not run again by itself; look at \
+         the server's log, then use RetryJob"
+    );
+    Failure::fatal(FailureReason::Internal, message).into_error(attempt)
 }
 
 #[cfg(test)]
@@ -203,7 +198,7 @@ mod tests {
     use super::*;
 
     fn error() -> TaskError {
-        TaskError { reason: FailureReason::Connect, message: "x".into(), http_status: 0, retryable: true, attempt: 1 }
+        Failure::retryable(FailureReason::Connect, "x").into_error(1)
     }
 
     fn task(state: TaskState) -> Task {

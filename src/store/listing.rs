@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use url::Url;
+
 use crate::model::event::EventHead;
+use crate::model::failure::TaskError;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::{Job, JobState};
@@ -58,6 +61,20 @@ pub struct StoredTask {
     pub spec: Arc<TaskSpec>,
     /// How it is; a task that nothing happened to has the default row.
     pub row: TaskRow,
+}
+
+impl StoredTask {
+    /// Returns the error of the task for a place outside it, so with the task and its URL.
+    pub fn placed_error(&self) -> Option<TaskError> {
+        self.row.task.error.as_ref().map(|error| error.of_task(self.index, self.spec.work.url()))
+    }
+
+    /// Returns the host of the URL that failed: that of the last attempt, or the task's own. Empty for none.
+    pub fn failed_host(&self) -> String {
+        let last = self.row.log.last().map(|attempt| attempt.report.url.as_str()).filter(|url| !url.is_empty());
+        let url = Url::parse(last.unwrap_or_else(|| self.spec.work.url())).ok();
+        url.and_then(|url| Host::of(&url)).map(|host| host.to_string()).unwrap_or_default()
+    }
 }
 
 /// An event as it is kept.

@@ -125,9 +125,10 @@ impl Scheduler {
     ) {
         let Some(run) = self.jobs.get_mut(id.job) else { return };
         self.queue.leaving(id, self.outbox.number());
-        let (state, error) = (row.task.state, row.task.error.clone());
-        run.note_failure(error.as_ref(), state);
-        self.outbox.task_ended(&mut run.job, StoredTask { index: id.index, lane, spec, row });
+        let task = StoredTask { index: id.index, lane, spec, row };
+        run.note_failure(&task);
+        let error = task.placed_error();
+        self.outbox.task_ended(&mut run.job, task);
         self.judge(id.job, error, now);
     }
 
@@ -303,13 +304,8 @@ fn failed(running: &Running, options: &Options, failure: &Failure, now: Timestam
 
 fn task_timeout(limit: std::time::Duration, last: Option<&TaskError>, attempt: u32) -> TaskError {
     let last = last.map(|error| format!("; its last attempt failed: {}", error.message)).unwrap_or_default();
-    TaskError {
-        reason: FailureReason::TimeoutTask,
-        message: format!("the task did not end within its `timeouts.task` of {limit:?}{last}"),
-        http_status: 0,
-        retryable: false,
-        attempt,
-    }
+    let message = format!("the task did not end within its `timeouts.task` of {limit:?}{last}");
+    Failure::fatal(FailureReason::TimeoutTask, message).into_error(attempt)
 }
 
 fn description(event: &TaskEvent) -> String {

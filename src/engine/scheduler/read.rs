@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::engine::command::{Admitted, EngineError, JobCommand, Reply};
 use crate::engine::queue::LaneRead;
 use crate::model::failure::TaskError;
+use crate::model::failures::Failures;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
@@ -66,6 +67,8 @@ pub(super) struct Retriable {
     pub(super) cancelled: u32,
     /// The failure that stays.
     pub(super) failure: Option<TaskError>,
+    /// All failures that stay, by kind.
+    pub(super) kinds: Failures,
 }
 
 /// Jobs that can be removed.

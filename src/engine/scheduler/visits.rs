@@ -12,7 +12,9 @@ use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::piece::Piece;
 use crate::engine::scheduler::read::{Found, Read, Retriable, patiently};
 use crate::model::event::EventKind;
-use crate::model::ids::{JobId, TaskIndex};
+use crate::model::failure::TaskError;
+use crate::model::failures::Failures;
+use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::{Job, JobEvent, Kept, WrongState};
 use crate::model::task::TaskState;
 use crate::store::StoreError;
@@ -111,9 +113,13 @@ impl Scheduler {
     fn retry(&mut self, mut job: Job, retriable: Retriable, reply: Reply<Arc<Job>>) {
         let now = self.now();
         let id = job.id;
-        let Retriable { lanes, indexes, failed, failure, .. } = retriable;
-        let kept =
-            Kept { failures: job.counts.failed.saturating_sub(failed), successes: job.counts.succeeded, failure };
+        let Retriable { lanes, indexes, failed, failure, kinds, .. } = retriable;
+        let kept = Kept {
+            failures: job.counts.failed.saturating_sub(failed),
+            successes: job.counts.succeeded,
+            failure,
+            kinds,
+        };
         if let Err(wrong) = job.apply(JobEvent::Retried(kept), now) {
             answer(reply, Err(wrong.into()));
             return self.next_visitor(id);
@@ -163,6 +169,7 @@ async fn retriable(
     let id = job.id;
     let (mut failed, mut cancelled) = (job.counts.failed, job.counts.cancelled);
     let mut failure = None;
+    let mut kinds = Failures::default();
     let mut sorted = None;
     if let Some(indexes) = indexes {
         let mut indexes = indexes.to_vec();
@@ -182,7 +189,8 @@ async fn retriable(
             let all = patiently(|| store.tasks(id, &[TaskState::Failed], 0, FAILURES_MAX)).await?;
             let stay = all.items.into_iter().filter(|task| indexes.binary_search(&task.index).is_err());
             let first = stay.min_by_key(|task| task.row.task.end_time);
-            failure = first.and_then(|task| task.row.task.error);
+            failure = first.and_then(|task| task.placed_error());
+            kinds = staying(runner, job, &indexes).await?;
         }
         sorted = Some(indexes);
     }
@@ -190,5 +198,18 @@ async fn retriable(
     if failed + cancelled > 0 {
         runner.files.bring_back(id, &job.directory()).await;
     }
-    Ok(Ok(Retriable { lanes, indexes: sorted, failed, cancelled, failure }))
+    Ok(Ok(Retriable { lanes, indexes: sorted, failed, cancelled, failure, kinds }))
+}
+
+/// Returns the failures of a job without those of the tasks that are put back.
+async fn staying(runner: &Runner, job: &Job, indexes: &[TaskIndex]) -> Result<Failures, StoreError> {
+    let mut kinds = job.failures.clone();
+    for index in indexes {
+        let id = TaskId { job: job.id, index: *index };
+        let Some(task) = patiently(|| runner.store.task(id)).await? else { continue };
+        if let Some(error) = task.row.task.error.as_ref().filter(|_| task.row.task.state == TaskState::Failed) {
+            kinds.forget(*index, error, &task.failed_host());
+        }
+    }
+    Ok(kinds)
 }

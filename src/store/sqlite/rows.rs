@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::model::counts::Counts;
 use crate::model::failure::{TaskError, is_default};
+use crate::model::failures::Failures;
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::{Job, JobState, Stop};
 use crate::model::outcome::{Attempt, Outcome};
@@ -240,6 +241,8 @@ struct Moving {
     ended_bytes: u64,
     #[serde(skip_serializing_if = "is_default")]
     failure: Option<TaskError>,
+    #[serde(skip_serializing_if = "Failures::is_empty")]
+    failures: Failures,
     sequence: u64,
     #[serde(skip_serializing_if = "is_default")]
     start_time: Option<Timestamp>,
@@ -262,6 +265,7 @@ pub(super) fn moving(job: &Job) -> Result<String, serde_json::Error> {
         counts: Moved::of(job.counts),
         ended_bytes: job.ended_bytes,
         failure: job.failure.clone(),
+        failures: job.failures.clone(),
         sequence: job.sequence,
         start_time: job.start_time,
         update_time: job.update_time,
@@ -288,6 +292,7 @@ impl JobLine {
             counts: moving.counts.counts(id, total),
             ended_bytes: moving.ended_bytes,
             failure: moving.failure,
+            failures: moving.failures,
             sequence: moving.sequence,
             create_time,
             start_time: moving.start_time,
