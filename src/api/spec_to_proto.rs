@@ -26,7 +26,7 @@ pub(crate) async fn include(store: &dyn Store, job: &Job, message: &mut pb::Job)
     let mut omitted = job.counts.total > TASKS_MAX;
     if !omitted {
         let tasks = store.tasks(job.id, &[], 0, TASKS_MAX).await?;
-        omitted = tasks.has_more;
+        omitted = tasks.items.len() < job.counts.total as usize;
         spec.tasks = tasks.items.iter().map(|stored| task(&stored.spec)).collect();
     }
     let bytes: usize = spec.tasks.iter().map(pb::TaskSpec::encoded_len).sum();

@@ -73,8 +73,8 @@ pub trait Store: Send + Sync + 'static {
     fn task(&self, id: TaskId) -> Answer<'_, Option<StoredTask>>;
     /// Returns the task with this key, with its log.
     fn task_by_key<'a>(&'a self, job: JobId, key: &'a str) -> Answer<'a, Option<StoredTask>>;
-    /// Lists at most `limit` tasks in one of `states` (empty: any) in order of index, beginning with `from`. The logs are
-    /// left out.
+    /// Lists at most `limit` tasks in one of `states` (empty: any) in order of index, beginning with `from`. Of their
+    /// logs only the last attempt of those without a result is there.
     fn tasks<'a>(
         &'a self,
         job: JobId,

@@ -49,6 +49,9 @@ async fn a_download_that_backs_off_or_was_cancelled_shows_what_it_holds() {
     assert_held(until_state(&server, &id, TaskState::BackingOff).await.progress);
     server.restart().await;
     assert_held(server.task(&id, 0).await.progress);
+    let listed = server.tasks(&id).await;
+    assert_held(listed[0].progress);
+    assert!(listed[0].attempt_log.is_empty(), "the log comes with GetTask only");
     let request = pb::CancelJobRequest { job_id: id.clone(), reason: String::new() };
     server.jobs().cancel_job(request).await.unwrap();
     assert_held(until_state(&server, &id, TaskState::Cancelled).await.progress);

@@ -39,7 +39,7 @@ macro_rules! job_no {
 
 /// The state row `$s` of a task as JSON, with `$log` for its log.
 macro_rules! state_text {
-    ($s:literal, $log:literal) => {
+    ($s:literal, $log:expr) => {
         concat!(
             "'[' || ",
             $s,
@@ -77,14 +77,14 @@ macro_rules! state_text {
 
 /// The state row `s`, or null where there is none.
 macro_rules! state_or_null {
-    ($log:literal) => {
+    ($log:expr) => {
         concat!("CASE WHEN s.id IS NULL THEN 'null' ELSE ", state_text!("s", $log), " END")
     };
 }
 
 /// A task as JSON, of `tasks t`, `task_states s` and `claims c`.
 macro_rules! task_text {
-    ($log:literal) => {
+    ($log:expr) => {
         concat!(
             "'[' || (t.id & 4294967295) || ',' || (t.lane & 4294967295) || ',' || t.spec || ',' || \
              CASE WHEN c.id IS NULL THEN 'null' ELSE '[' || c.attempts || ',' || c.fence || ',' || c.crashes || ',' || \
@@ -92,6 +92,13 @@ macro_rules! task_text {
             state_or_null!($log),
             " || ']'"
         )
+    };
+}
+
+/// The log of a state row `s` without a result, cut to the last attempt, which says what is held; else null.
+macro_rules! last_attempt {
+    () => {
+        "CASE WHEN s.outcome IS NULL THEN '[' || (s.log -> '$[#-1]') || ']' END"
     };
 }
 
@@ -114,7 +121,7 @@ macro_rules! array_of {
     };
 }
 
-pub(super) use {array_of, job_no, job_text, state_or_null, state_text, task_bytes, task_text};
+pub(super) use {array_of, job_no, job_text, last_attempt, state_or_null, state_text, task_bytes, task_text};
 
 /// The text of a statement that gives a page as one JSON array, followed by the columns `more`. `places` selects `id` and
 /// `bytes` of the rows in their order; `rest` joins to these places `w` what `line` is made of. The page ends before a row

@@ -15,7 +15,9 @@ use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::insert::Insert;
 use crate::store::sqlite::numbers::key;
 use crate::store::sqlite::reader::{Ask, Reader};
-use crate::store::sqlite::rows::{self, State, array_of, job_no, state_or_null, state_text, task_bytes, task_text};
+use crate::store::sqlite::rows::{
+    self, State, array_of, job_no, last_attempt, state_or_null, state_text, task_bytes, task_text,
+};
 use crate::store::{LaneNumber, LanePage, Listed, StoreError, StoredTask};
 
 static TASKS: Insert = Insert::new("tasks (id, lane, spec)", 3, "");
@@ -147,11 +149,11 @@ pub(super) async fn list(
             from_index!("t"),
             " ORDER BY t.id LIMIT ?3"
         );
-        rows::page_of(places, task_text!("NULL"), OF_PLACE, "")
+        rows::page_of(places, task_text!(last_attempt!()), OF_PLACE, "")
     });
     let sql = match states {
         [] => ALL.clone(),
-        states => by_state(states, false, task_text!("NULL"), task_bytes!("NULL"), ""),
+        states => by_state(states, false, task_text!(last_attempt!()), task_bytes!("NULL"), ""),
     };
     let ask = Ask::new(AssertSqlSafe(sql)).bind(blob(job)).bind(from).bind(rows::one_more(limit));
     let text = reader.text(ask).await?;
