@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{Stream, unfold};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -23,7 +24,7 @@ use crate::store::{PageHead, Store, StoredTask};
 
 /// The most pages whose heads are read at once.
 const HEADS_MAX: u32 = 64;
-/// How long a follower waits at most before it looks for new pages.
+/// How long a follower waits before it looks again for a job that is about to leave memory or to come into it.
 const LOOK: Duration = Duration::from_millis(250);
 /// The most bytes of an item in one message: what is left of the 4 MiB that clients accept by default.
 const PART_BYTES_MAX: usize = (4 << 20) - (1 << 10);
@@ -103,6 +104,15 @@ pub(crate) fn stream(
     }))
 }
 
+/// Waits for a change of the job, which may also be its end.
+async fn changed(news: Option<watch::Receiver<u64>>) {
+    match news {
+        // An error means that the job has left memory.
+        Some(mut news) => drop(news.changed().await),
+        None => tokio::time::sleep(LOOK).await,
+    }
+}
+
 fn no_items(id: TaskId) -> Status {
     precondition(
         "NOT_PAGINATED",
@@ -158,7 +168,8 @@ impl Items {
 
     /// Waits for more pages; false when the listing is complete. A listing that is not ends with the task's error.
     async fn more(&mut self) -> Result<bool, Status> {
-        // First the state, then the pages: what was durable before the end is found after it.
+        // First the subscription, then the state, then the pages: what is durable before each is found after it.
+        let news = self.engine.hub().feed(self.id.job).map(|feed| feed.subscribe());
         let task = self.store.task(self.id).await?;
         let task = task.ok_or_else(|| not_found("task", &self.id.to_string()))?;
         let from = self.next_page.unwrap_or(0);
@@ -176,7 +187,7 @@ impl Items {
         }
         tokio::select! {
             () = self.closing.cancelled() => Err(draining()),
-            () = tokio::time::sleep(LOOK) => Ok(true),
+            () = changed(news) => Ok(true),
         }
     }
 }

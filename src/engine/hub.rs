@@ -147,6 +147,13 @@ impl Hub {
         self.changed(id);
     }
 
+    /// Wakes those who follow a job, since a page of one of its listings is durable.
+    pub(crate) fn page_added(&self, job: JobId) {
+        if let Some(feed) = self.feed(job) {
+            feed.version.send_modify(|version| *version += 1);
+        }
+    }
+
     /// Publishes that tasks were added to a job.
     pub(crate) fn added(&self, job: JobId, count: u32) {
         if let Some(feed) = self.feed(job) {
@@ -213,7 +220,7 @@ impl Feed {
         lock(&self.state).job.clone()
     }
 
-    /// Changes with each publication.
+    /// Changes with each publication, and with each page of a listing.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }

@@ -59,7 +59,10 @@ impl Scheduler {
                     self.deleted(job, was_there, reply);
                 }
                 Effect::LimitsStored(limits, reply) => self.limits_stored(limits, reply),
-                Effect::AckPage(_, reply) => drop(reply.send(Ok(()))),
+                Effect::AckPage(job, reply) => {
+                    drop(reply.send(Ok(())));
+                    self.hub.page_added(job);
+                }
                 Effect::Publish(job, events) => self.hub.publish(job, events),
                 Effect::Notify(job, notice) => self.hub.notify(job, notice),
                 Effect::StopAttempts(job, cause) => self.stop_attempts(job, &cause),
