@@ -5,6 +5,7 @@
 //! that was decided is durable. The grace bounds the drain: what does not end in time is cut, which is no worse than a
 //! crash, and a crash loses nothing.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use crate::config::LimitSettings;
 use crate::engine;
 use crate::engine::handle::Engine;
 use crate::engine::workers::{MakeParts, WorkerParts};
+use crate::engine::writer::Condition;
 use crate::files::{ContentStore, Root};
 use crate::listen::accept;
 use crate::listen::calls::Answers;
@@ -226,6 +228,7 @@ pub async fn serve(
     let early = tokio::select! {
         () = stop => None,
         () = shutdown.asked.cancelled() => None,
+        never = follow(&reporter, engine.condition()) => match never {},
         ended = work.join_next() => ended,
         ended = calls.join_next() => {
             // Without its port the server is of no use: it drains what runs.

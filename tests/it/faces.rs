@@ -14,6 +14,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
 use crate::it::wire::{call, call_web};
+use crate::support::disk::SmallDisk;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::{PATIENCE, Server};
@@ -109,6 +110,39 @@ async fn health_says_not_serving_while_draining_and_streams_are_told_to_come_bac
         }
         assert!(!server.log().contains("grace"), "nothing holds it: {}", server.log());
     }
+}
+
+/// A full disk is waited out; meanwhile health sends callers elsewhere.
+#[tokio::test]
+async fn health_says_not_serving_while_nothing_can_be_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let Some(_disk) = SmallDisk::mount(&data, "24m") else { return };
+    let server = Server::over(dir, &["--allow-private-networks"]).await;
+    let mut followed = health(&server, "").await;
+    let filler = data.join("filler");
+    let fill = || {
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(&filler).unwrap();
+        // Until the disk is full, which is the error that is wanted.
+        while std::io::Write::write_all(&mut file, &[0; 4_096]).is_ok() {}
+    };
+    let submit = async {
+        loop {
+            // Commits may free pages, or find some in what was written before.
+            fill();
+            let spec = pb::JobSpec { open: true, ..job((0..50).map(|_| fetch("http://127.0.0.1:9/")).collect()) };
+            let request = pb::SubmitJobRequest { job: Some(spec), ..Default::default() };
+            let mut jobs = server.jobs();
+            drop(tokio::time::timeout(std::time::Duration::from_secs(1), jobs.submit_job(request)).await);
+        }
+    };
+    let next = tokio::time::timeout(PATIENCE, followed.message());
+    let next = tokio::select! { next = next => next.unwrap().unwrap().unwrap(), () = submit => unreachable!() };
+    assert_eq!(next.status(), ServingStatus::NotServing);
+    std::fs::remove_file(&filler).unwrap();
+    let next = tokio::time::timeout(PATIENCE, followed.message()).await.unwrap().unwrap().unwrap();
+    assert_eq!(next.status(), ServingStatus::Serving);
 }
 
 #[tokio::test]
