@@ -236,7 +236,11 @@ pub async fn serve(
             None
         }
     };
-    tracing::info!("draining");
+    match &early {
+        Some(Ok(Err(error))) => tracing::error!("the engine has ended: {error}"),
+        Some(Err(panic)) => tracing::error!("the engine panicked: {panic}"),
+        Some(Ok(Ok(()))) | None => tracing::info!("draining"),
+    }
     report(&reporter, false).await;
     let drain = async {
         engine.drain().await;
@@ -274,6 +278,16 @@ fn layered(services: Routes, browsers: BrowserRules, request_body_idle: Duration
 /// The services whose health is told, the empty name for the server as a whole.
 const SERVICES: [&str; 4] =
     ["", JobServiceServer::<Jobs>::NAME, ContentServiceServer::<Contents>::NAME, AdminServiceServer::<Admin>::NAME];
+
+/// Lets health follow whether anything can be committed.
+async fn follow(reporter: &HealthReporter, mut condition: watch::Receiver<Condition>) -> Infallible {
+    while condition.changed().await.is_ok() {
+        let is_writable = *condition.borrow_and_update() == Condition::Writable;
+        report(reporter, is_writable).await;
+    }
+    // The writer has ended, and so will the engine.
+    std::future::pending().await
+}
 
 async fn report(reporter: &HealthReporter, is_serving: bool) {
     use tonic_health::ServingStatus::{NotServing, Serving};

@@ -12,7 +12,6 @@ use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::piece::Piece;
 use crate::engine::scheduler::read::{Found, Read, Retriable, patiently};
 use crate::model::event::EventKind;
-use crate::model::failure::TaskError;
 use crate::model::failures::Failures;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::{Job, JobEvent, Kept, WrongState};
