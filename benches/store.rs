@@ -210,6 +210,8 @@ async fn many(store: &SqliteStore, writer: &mut SqliteWriter, job: JobId) {
     let row = async || store.visit(job).await.unwrap().unwrap();
     let (watch, mut from, mut swept) = (Watch::start(), Some(0), 0);
     let error = TaskError {
+        task_index: None,
+        url: String::new(),
         reason: FailureReason::Cancelled,
         message: "the job was cancelled".into(),
         http_status: 0,

@@ -155,6 +155,7 @@ pub struct TaskError {
 
 impl TaskError {
     /// Returns the error for a place outside its task, so with the task that failed and its URL, which may hold secrets.
+    #[must_use]
     pub fn of_task(&self, index: TaskIndex, url: &str) -> TaskError {
         TaskError { task_index: Some(index), url: redacted_text(url), ..self.clone() }
     }
