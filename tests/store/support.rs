@@ -157,6 +157,8 @@ pub fn error(message: &str) -> TaskError {
         http_status: 503,
         retryable: true,
         attempt: 1,
+        task_index: None,
+        url: String::new(),
     }
 }
 
