@@ -48,6 +48,7 @@ fn run(page: &str, server: &Server, origin: &Origin) {
                     .current_dir(dir.path())
                     .env("PATH", format!("{}:{}:{path}", haul.display(), root().join(".tools").display()))
                     .env("HAUL_SERVER", &server.address)
+                    .env("DATA_DIR", server.data())
                     .env("HAUL_LOG", "warn")
                     .output()
                     .unwrap();
