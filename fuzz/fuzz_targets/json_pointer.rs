@@ -9,10 +9,8 @@ fuzz_target!(|input: (&str, &[u8])| {
     let (pointer, page) = input;
     let checked = json::check(page);
     let (items, counted) = (json::items(page, pointer), json::page(page, pointer, None));
-    let Ok(value) = serde_json::from_slice::<Value>(page) else {
-        assert!(items.is_err() && counted.is_err());
-        return;
-    };
+    // Numbers beyond what serde_json holds are JSON all the same.
+    let Ok(value) = serde_json::from_slice::<Value>(page) else { return };
     assert!(checked.is_ok());
     // Writing it again is shorter where a member was named twice: which of them is meant is not defined.
     let plain = serde_json::to_vec(&value).unwrap_or_default();
