@@ -13,6 +13,10 @@
 //! scripts/bench system dispatch 1000000 the rate with N tasks queued against that with 1,000
 //! scripts/bench system beside 200000    a job of 10 tasks beside one of N; other hosts beside a stalled one
 //! scripts/bench system watchers 1000    N watchers of one busy job, and N of an idle one: CPU, memory
+//! scripts/bench system restart 100000   kill -9 with N unfinished jobs, then with a job over N hosts: time, memory
+//! scripts/bench system sweeps 1000000   CancelJob, RetryJob, DeleteJob of N tasks, and SubmitJob beside each
+//! scripts/bench system synced 20000     WatchJobs over N unfinished jobs: time to `synced`
+//! scripts/bench system lists 1000000    pages of ListJobs and ListTasks over N rows
 //! ```
 //!
 //! nginx must be installed; peers (curl, wget2, aria2c, axel) are measured as far as they are. Figures are ratios or CPU
@@ -35,6 +39,8 @@ use tonic::transport::Channel;
 
 #[path = "system/crowds.rs"]
 mod crowds;
+#[path = "system/scale.rs"]
+mod scale;
 #[path = "system/transfers.rs"]
 mod transfers;
 
@@ -59,6 +65,10 @@ fn main() {
             "dispatch" => crowds::dispatch(count(1_000_000)).await,
             "beside" => crowds::beside(count(200_000)).await,
             "watchers" => crowds::watchers(count(1_000)).await,
+            "restart" => scale::restart(count(100_000)).await,
+            "sweeps" => scale::sweeps(count(1_000_000)).await,
+            "synced" => scale::watch_jobs(count(20_000)).await,
+            "lists" => scale::lists(count(1_000_000)).await,
             other => println!("no such measure: {other}"),
         }
     });
@@ -104,9 +114,18 @@ impl Server {
 
     /// The most memory that it had so far, in MiB.
     fn peak_mib(&self) -> f64 {
+        self.status("VmHWM") / 1024.0
+    }
+
+    /// The memory that it has, in KiB.
+    fn rss_kib(&self) -> f64 {
+        self.status("VmRSS")
+    }
+
+    fn status(&self, name: &str) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 }
 

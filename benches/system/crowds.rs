@@ -148,11 +148,6 @@ pub(crate) async fn watchers(count: usize) {
     let origin = Origin::start(dir.path());
     let server = Server::start(dir.path(), &["--max-per-host", "64"]).await;
     let url = format!("{}/1k", origin.url);
-    let rss = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap()
-    };
     // A busy job of 1,000 events a second.
     let rate_limit = Some(pb::RateLimit { requests_per_second: 1_000.0, burst: 1, bytes_per_second: 0 });
     let spec = pb::JobSpec { open: true, rate_limit, ..Default::default() };
@@ -164,13 +159,13 @@ pub(crate) async fn watchers(count: usize) {
     };
     let alone = measure().await;
     let idle = submit(&server, pb::JobSpec { open: true, ..Default::default() }).await;
-    let before = rss();
+    let before = server.rss_kib();
     let mut readers = JoinSet::new();
     for _ in 0..count {
         readers.spawn(watch(&server, idle.clone()).await);
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let each = (rss() - before) / count as f64;
+    let each = (server.rss_kib() - before) / count as f64;
     readers.shutdown().await;
     for _ in 0..count {
         readers.spawn(watch(&server, busy.clone()).await);
