@@ -66,6 +66,8 @@ struct Watch {
     format: Format,
     live: Live,
     sequence: u64,
+    /// The last durable event that the snapshot of this connection includes. The list of waits is newer than that.
+    snapshot_sequence: u64,
     state: pb::JobState,
     progress: pb::JobProgress,
     /// Tasks that wait for their next attempt, by index.
@@ -80,6 +82,7 @@ impl Watch {
             format,
             live: Live::default(),
             sequence: 0,
+            snapshot_sequence: 0,
             state: pb::JobState::Unspecified,
             progress: pb::JobProgress::default(),
             backing_off: BTreeMap::new(),
@@ -109,11 +112,13 @@ impl Watch {
                 message = stream.message() => match message? {
                     Some(message) => {
                         patience.heard();
-                        let is_snapshot = matches!(message.event, Some(Event::Snapshot(_)));
+                        let snapshot = matches!(message.event, Some(Event::Snapshot(_))).then_some(message.sequence);
                         self.take(message)?;
-                        // What begins to wait after the snapshot is told by the stream.
-                        if is_snapshot && is_drawn {
-                            self.backing_off = waiting_tasks(client, job_id).await?;
+                        if let Some(sequence) = snapshot {
+                            self.snapshot_sequence = sequence;
+                            if is_drawn {
+                                self.backing_off = waiting_tasks(client, job_id).await?;
+                            }
                         }
                     }
                     None => return Ok(is_ended(self.state).then_some(self.state)),
@@ -137,21 +142,34 @@ impl Watch {
         }
         match message.event {
             Some(Event::TaskEnded(task)) => {
-                self.backing_off.remove(&task.task_index);
+                // A replayed end may be that of a run before the retry for which the task waits now.
+                if message.sequence > self.snapshot_sequence {
+                    self.backing_off.remove(&task.task_index);
+                }
                 self.print(task_line(&task));
             }
             Some(Event::JobChanged(job) | Event::JobEnded(job)) => self.print(job_line(&job)),
-            // The start of the attempt that the wait came after may arrive behind it.
-            Some(Event::TaskStarted(task)) => {
-                self.backing_off.retain(|index, wait| *index != task.task_index || wait.attempts >= task.attempts);
-            }
+            Some(Event::TaskStarted(task)) => self.started(&task),
             Some(Event::TaskBackingOff(task)) => {
                 self.backing_off.insert(task.task_index, task);
             }
-            Some(Event::Progress(progress)) => self.progress = progress,
+            Some(Event::Progress(progress)) => {
+                // A watcher that was slow may have missed their starts.
+                for task in &progress.active {
+                    self.started(task);
+                }
+                self.progress = progress;
+            }
             Some(Event::Snapshot(_) | Event::Heartbeat(_)) | None => {}
         }
         Ok(())
+    }
+
+    /// Ends the wait for the attempt that runs now. The start of the attempt before the wait may arrive behind the wait.
+    fn started(&mut self, task: &pb::Task) {
+        if self.backing_off.get(&task.task_index).is_some_and(|wait| wait.attempts < task.attempts) {
+            self.backing_off.remove(&task.task_index);
+        }
     }
 
     /// Shows how far the job is: on a screen always, else when nothing was said for long.
@@ -201,8 +219,8 @@ impl Watch {
     }
 }
 
-/// Returns the tasks that wait for their next attempt, as many as a screen may show. The stream tells of a wait when it
-/// begins, so those that began before it are asked for.
+/// Returns the tasks that wait for their next attempt, as many as a screen may show. The stream announces a wait when it
+/// begins, so those that began before the stream are asked for.
 async fn waiting_tasks(client: &Client, job_id: &str) -> Result<BTreeMap<u32, pb::Task>, Status> {
     let request = pb::ListTasksRequest {
         job_id: job_id.to_owned(),

@@ -188,12 +188,8 @@ impl Hub {
         }
     }
 
-    /// Whether anybody wants [`Notice`]s of the job.
-    pub(crate) fn wants_notices(&self, job: JobId) -> bool {
-        self.feed(job).is_some_and(|feed| feed.notices.get().is_some_and(|notices| notices.receiver_count() > 0))
-    }
-
-    /// Publishes something that is not durable.
+    /// Publishes something that is not durable, to those who watch starts at this moment: after the commit, since a watcher
+    /// that came before it read a state without the change.
     pub(crate) fn notify(&self, job: JobId, notice: Notice) {
         if let Some(feed) = self.feed(job)
             && let Some(notices) = feed.notices.get()

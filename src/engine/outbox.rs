@@ -95,10 +95,10 @@ impl Outbox {
     }
 
     /// Adds the start of an attempt, which alone is no reason to commit at once.
-    pub(crate) fn started(&mut self, claim: Claim, notice: Option<Effect>) {
+    pub(crate) fn started(&mut self, claim: Claim, notice: Effect) {
         self.dirty.insert(claim.id.job);
         self.batch.claims.push(claim);
-        self.effects.extend(notice);
+        self.effects.push(notice);
     }
 
     /// Adds the row of a task that stopped running or waiting.

@@ -138,7 +138,7 @@ fn the_sum_is_on_the_screen_however_many_bars_there_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_shows_what_runs() {
+async fn a_watch_shows_what_runs_and_what_waits() {
     let (server, origin) = (Server::start().await, Origin::start());
     let object = Object::new(1, 100_000);
     origin.handle(&format!("/{LONG}"), move |request| object.respond(request).stall_at(50_000));
@@ -167,10 +167,10 @@ async fn a_watch_shows_what_runs() {
         let terminal = Terminal::start(columns, 24, &[], &["--server", &server.address, "watch", &id]);
         let screen = terminal.until(|screen| {
             let shown = screen.contents();
-            ["50%", "1 of 3 tasks", "task 2 succeeded"].iter().all(|part| shown.contains(part))
+            ["50%", "503", "1 of 3 tasks", "task 2 succeeded"].iter().all(|part| shown.contains(part))
         });
         let shown = screen.contents();
-        assert!(shown.contains("inst.iso"), "{columns}:\n{shown}");
+        assert!(shown.contains("inst.iso") && shown.contains("/busy"), "{columns}:\n{shown}");
         assert!(haul(&["--server", &server.address, "cancel", &id]).status.success());
         let ended = terminal.end();
         ended.assert_fits();

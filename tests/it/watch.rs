@@ -9,7 +9,7 @@ use tonic::Code;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::{PATIENCE, Server, is_durable};
-use crate::support::spec::{fetch, job, millis};
+use crate::support::spec::{fetch, job, millis, quick_retry};
 
 fn kind(event: &pb::WatchJobResponse) -> &'static str {
     match event.event.as_ref().unwrap() {
@@ -106,6 +106,38 @@ async fn progress_starts_and_backoffs_are_told_on_the_way() {
     assert!(half_way, "{kinds:?}");
     for expected in ["task_started", "task_backing_off", "task_ended", "job_ended"] {
         assert!(kinds.contains(&expected), "{expected} in {kinds:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_wait_is_listed_or_announced_whenever_the_watch_begins() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/busy", Reply::status(503));
+    // Longer than the test is patient, so that the second wait cannot stand for a first one that was missed.
+    let long = Some(prost_types::Duration { seconds: 300, nanos: 0 });
+    let retry = pb::RetryPolicy { initial_backoff: long, max_backoff: long, ..quick_retry(5) };
+    for _ in 0..20 {
+        let defaults = Some(pb::TaskOptions { retry: Some(retry.clone()), ..Default::default() });
+        let job_id = server.submit(pb::JobSpec { defaults, ..job(vec![fetch(origin.url("/busy"))]) }).await;
+        let request = pb::WatchJobRequest { job_id: job_id.clone(), task_starts: true, ..Default::default() };
+        let mut stream = server.jobs().watch_job(request).await.unwrap().into_inner();
+        assert_eq!(kind(&stream.message().await.unwrap().unwrap()), "snapshot");
+        let request = pb::ListTasksRequest {
+            job_id: job_id.clone(),
+            states: vec![pb::TaskState::BackingOff.into()],
+            ..Default::default()
+        };
+        let listed = server.jobs().list_tasks(request).await.unwrap().into_inner().tasks;
+        let is_announced = async {
+            while let Some(message) = stream.message().await.unwrap() {
+                if kind(&message) == "task_backing_off" {
+                    return true;
+                }
+            }
+            false
+        };
+        assert!(!listed.is_empty() || tokio::time::timeout(PATIENCE, is_announced).await.unwrap());
+        server.jobs().cancel_job(pb::CancelJobRequest { job_id, reason: String::new() }).await.unwrap();
     }
 }
 

@@ -128,11 +128,10 @@ impl Scheduler {
         self.job_started(job, now);
     }
 
-    fn publish_start(&mut self, job: JobId, task: StoredTask, meter: Arc<Meter>) -> Option<Effect> {
+    fn publish_start(&mut self, job: JobId, task: StoredTask, meter: Arc<Meter>) -> Effect {
         let (index, spec, row) = (task.index, task.spec.clone(), Arc::new(task.row.clone()));
-        let notice = self.hub.wants_notices(job).then(|| Effect::Notify(job, Notice::Started(Arc::new(task))));
         self.hub.started(job, index, Active { spec, row, meter, since: Instant::now() });
-        notice
+        Effect::Notify(job, Notice::Started(Arc::new(task)))
     }
 
     fn job_started(&mut self, job: JobId, now: Timestamp) {

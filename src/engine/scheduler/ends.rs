@@ -94,10 +94,8 @@ impl Scheduler {
         let Running { lane, spec, row, cursor, .. } = running;
         let wait = match row.task.state {
             TaskState::BackingOff => {
-                if self.hub.wants_notices(id.job) {
-                    let task = StoredTask { index: id.index, lane, spec: spec.clone(), row: row.clone() };
-                    self.outbox.then(Effect::Notify(id.job, Notice::BackingOff(Arc::new(task))));
-                }
+                let task = StoredTask { index: id.index, lane, spec: spec.clone(), row: row.clone() };
+                self.outbox.then(Effect::Notify(id.job, Notice::BackingOff(Arc::new(task))));
                 Some(Wait::Backoff(row.task.due.unwrap_or_default()))
             }
             _ => wait,
