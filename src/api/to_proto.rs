@@ -11,7 +11,7 @@ use crate::model::group::{GroupMode, GroupPolicy};
 use crate::model::job::Job;
 use crate::model::limits::{HostLimits, Limits, RateLimit};
 use crate::model::outcome::{Attempt, DownloadResult, FetchResult, Outcome, ResumeKind};
-use crate::model::progress::Progress;
+use crate::model::progress::{Held, Progress};
 use crate::model::secret;
 use crate::model::spec::Work;
 use crate::model::task::TaskState;
@@ -19,10 +19,9 @@ use crate::model::time::Timestamp;
 use crate::pb;
 use crate::store::StoredTask;
 
-/// Converts a job. Without a live `progress` the bytes of its ended tasks stand for it.
+/// Converts a job. Without a live `progress` that of the tasks that do not run stands for it.
 pub(crate) fn job(job: &Job, progress: Option<Progress>, waiting: Vec<pb::WaitingTasks>) -> pb::Job {
-    let progress =
-        progress.unwrap_or(Progress { done_bytes: job.ended_bytes, total_bytes: job.ended_bytes, bytes_per_second: 0 });
+    let progress = progress.unwrap_or_else(|| job.progress());
     let start = job.start_time.or(job.spec.start_time);
     // While the job runs, a failure is that of a task and may not become that of the job.
     let failure = job.failure.as_ref().filter(|_| job.stop.is_some() || job.state.is_ended());
@@ -151,9 +150,11 @@ pub(crate) fn task(job_id: &str, task: &StoredTask) -> pb::Task {
 
 /// Returns what the last attempt at a task without a result left for the next one.
 pub(crate) fn held_progress(task: &StoredTask) -> Option<pb::Progress> {
-    let report = &task.row.log.last().filter(|_| task.row.outcome.is_none())?.report;
-    let held = Progress { done_bytes: report.held_bytes, total_bytes: report.total_bytes, bytes_per_second: 0 };
-    Some(progress_message(&held))
+    if task.row.outcome.is_some() || task.row.log.is_empty() {
+        return None;
+    }
+    let Held { bytes, total_bytes } = task.row.held();
+    Some(progress_message(&Progress { done_bytes: bytes, total_bytes, bytes_per_second: 0 }))
 }
 
 /// Converts a running task.

@@ -184,6 +184,7 @@ fn fields(job: &pb::Job) -> Vec<(&'static str, Line)> {
         ("deleted on", time(&job.expire_time)),
         ("failure", Line::of(Hue::Bad, &failure)),
     ];
+    fields.extend(states::failures(job).iter().map(|kind| ("failed", Line::of(Hue::Bad, kind))));
     for waiting in &job.waiting {
         let why = waiting.waiting.as_ref().map(|waiting| waiting.message.as_str()).unwrap_or_default();
         let tasks = words::count(waiting.tasks.into(), "task");

@@ -10,6 +10,7 @@ use crate::pb;
 
 const JOB_PREFIX: &str = "JOB_STATE_";
 const TASK_PREFIX: &str = "TASK_STATE_";
+const FAILURE_PREFIX: &str = "FAILURE_REASON_";
 
 /// The state of a job.
 pub(crate) fn job_state(job: &pb::Job) -> Line {
@@ -93,6 +94,32 @@ pub(crate) fn failure(failure: &pb::TaskError) -> String {
     }
 }
 
+/// What failed in a job, a line for each kind, the largest first. Empty where `Job.failure` says all of it.
+pub(crate) fn failures(job: &pb::Job) -> Vec<String> {
+    let is_told = job.failure.is_some() && job.failures.iter().map(|kind| kind.count).sum::<u32>() <= 1;
+    if is_told { Vec::new() } else { job.failures.iter().map(failure_count).collect() }
+}
+
+/// `3 tasks at a.example:443: the origin answered 404 Not Found; check the URL (tasks 0, 7, 9)`.
+fn failure_count(kind: &pb::FailureCount) -> String {
+    let mut line = words::count(kind.count.into(), "task");
+    if !kind.host.is_empty() {
+        line += &format!(" at {}", kind.host);
+    }
+    match (kind.reason(), kind.sample_message.as_str()) {
+        (pb::FailureReason::Unspecified, _) => line += ": of other kinds",
+        (reason, "") => line += &format!(": {}", words::state(reason.as_str_name(), FAILURE_PREFIX)),
+        (_, message) => line += &format!(": {message}"),
+    }
+    let samples: Vec<String> = kind.sample_task_indexes.iter().map(u32::to_string).collect();
+    if !samples.is_empty() {
+        let noun = if kind.count == 1 { "task" } else { "tasks" };
+        let more = if samples.len() < kind.count as usize { ", …" } else { "" };
+        line += &format!(" ({noun} {}{more})", samples.join(", "));
+    }
+    line
+}
+
 /// How long ago a time was; zero when it is to come.
 pub(crate) fn since(time: &prost_types::Timestamp) -> Duration {
     now().duration_since(SystemTime::try_from(*time).unwrap_or(SystemTime::UNIX_EPOCH)).unwrap_or_default()
@@ -123,6 +150,38 @@ mod tests {
             "unknown state `odd`; use one of pending, running, paused, cancelling, succeeded, failed, cancelled"
         );
         assert!(read_job_state("unspecified").is_err());
+    }
+
+    #[test]
+    fn failures_are_told_by_kind() {
+        let missing = pb::FailureCount {
+            reason: pb::FailureReason::HttpStatus.into(),
+            http_status: 404,
+            host: "a.example:443".into(),
+            count: 7,
+            sample_task_indexes: vec![0, 2, 4, 6, 8],
+            sample_message: "the origin answered 404 Not Found; check the URL".into(),
+        };
+        let one = pb::FailureCount { count: 1, sample_task_indexes: vec![3], ..missing.clone() };
+        let silent = pb::FailureCount { sample_message: String::new(), ..one.clone() };
+        let rest = pb::FailureCount { count: 1_200, ..Default::default() };
+        let job = |failure: Option<pb::TaskError>, failures: &[&pb::FailureCount]| pb::Job {
+            failure,
+            failures: failures.iter().copied().cloned().collect(),
+            ..Default::default()
+        };
+        let failure = Some(pb::TaskError::default());
+        assert_eq!(
+            failures(&job(failure.clone(), &[&missing, &silent, &rest])),
+            [
+                "7 tasks at a.example:443: the origin answered 404 Not Found; check the URL (tasks 0, 2, 4, 6, 8, …)",
+                "1 task at a.example:443: http status (task 3)",
+                "1,200 tasks: of other kinds",
+            ]
+        );
+        assert_eq!(failures(&job(failure, &[&one])), Vec::<String>::new(), "the failure of the job is the same");
+        assert_eq!(failures(&job(None, &[&one])).len(), 1, "a job that runs, or succeeded all the same");
+        assert_eq!(failures(&job(None, &[])).len(), 0);
     }
 
     #[test]

@@ -30,6 +30,8 @@ const TICK: Duration = Duration::from_millis(250);
 const QUIET_MAX: Duration = Duration::from_secs(10);
 /// The most tasks that wait already when a watch begins and are shown.
 const WAITS_MAX: i32 = 100;
+/// The most kinds of failures that the end of a job lists.
+const KINDS_MAX: usize = 10;
 /// The exit code when the time passed before the job ended, as of `timeout`.
 const TIMED_OUT: u8 = 124;
 
@@ -148,7 +150,8 @@ impl Watch {
                 }
                 self.print(task_line(&task));
             }
-            Some(Event::JobChanged(job) | Event::JobEnded(job)) => self.print(job_line(&job)),
+            Some(Event::JobChanged(job)) => self.print(job_line(&job)),
+            Some(Event::JobEnded(job)) => ended_lines(&job).into_iter().for_each(|line| self.print(line)),
             Some(Event::TaskStarted(task)) => self.started(&task),
             Some(Event::TaskBackingOff(task)) => {
                 self.backing_off.insert(task.task_index, task);
@@ -244,6 +247,18 @@ fn job_line(job: &pb::Job) -> Line {
     }
 }
 
+/// How a job ended, and what failed in it by kind.
+fn ended_lines(job: &pb::Job) -> Vec<Line> {
+    let mut kinds = states::failures(job);
+    let more = kinds.len().saturating_sub(KINDS_MAX);
+    kinds.truncate(KINDS_MAX);
+    if more > 0 {
+        kinds.push(format!("and {}; `haul show` lists all", words::count(more as u64, "more kind")));
+    }
+    let kinds = kinds.iter().map(|kind| Line::from("  ").with(Hue::Bad, kind));
+    std::iter::once(job_line(job)).chain(kinds).collect()
+}
+
 fn progress_line(progress: &pb::JobProgress) -> Line {
     let bytes = progress.progress.unwrap_or_default();
     let counts = progress.counts.unwrap_or_default();
@@ -318,7 +333,7 @@ pub(crate) async fn wait(client: &Client, format: Format, args: WaitArgs) -> any
     };
     match format {
         Format::Json => json::print("haul.v1.Job", &job)?,
-        Format::Text => screen::line(job_line(&job)),
+        Format::Text => ended_lines(&job).into_iter().for_each(screen::line),
     }
     if !is_ended(job.state()) {
         screen::say("haul: the time passed before the job ended");

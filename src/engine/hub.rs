@@ -240,7 +240,8 @@ impl Feed {
     /// How far the job is, running tasks included.
     pub fn progress(&self) -> Progress {
         let mut state = lock(&self.state);
-        let (mut done, mut total, mut received) = (state.job.ended_bytes, state.job.ended_bytes, 0);
+        let Progress { done_bytes: mut done, total_bytes: mut total, .. } = state.job.progress();
+        let mut received = 0;
         for active in state.active.values() {
             done += active.meter.done();
             total += active.meter.total().max(active.meter.done());

@@ -9,6 +9,7 @@ use crate::model::failure::{Failure, FailureReason, TaskError, is_default};
 use crate::model::failures::Failures;
 use crate::model::group::{self, Verdict};
 use crate::model::ids::{JobId, TaskIndex};
+use crate::model::progress::{Held, Progress};
 use crate::model::spec::JobSpec;
 use crate::model::task::TaskState;
 use crate::model::time::Timestamp;
@@ -92,8 +93,11 @@ pub struct Job {
     pub stop: Option<Stop>,
     /// How its tasks are.
     pub counts: Counts,
-    /// Bytes that its ended tasks brought; those of running ones come on top. Durable, as the counts are.
+    /// Bytes of the results of its tasks. Durable, as the counts are.
     pub ended_bytes: u64,
+    /// Bytes that its downloads hold which neither run nor succeeded. Durable, as the counts are.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub held: Held,
     /// What ended it, when it did not succeed; kept from the first failure that counts.
     pub failure: Option<TaskError>,
     /// Its tasks that are FAILED, by kind.
@@ -223,6 +227,7 @@ impl Job {
             stop: None,
             counts,
             ended_bytes: 0,
+            held: Held::default(),
             failure: None,
             failures: Failures::default(),
             sequence: 0,
@@ -248,6 +253,15 @@ impl Job {
         self.counts.shift(TaskState::Failed, TaskState::Pending, failed);
         self.counts.shift(TaskState::Cancelled, TaskState::Pending, cancelled);
         self.retrying = next;
+    }
+
+    /// How far its tasks are that do not run: the results of those that succeeded, and what the others hold.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            done_bytes: self.ended_bytes.saturating_add(self.held.bytes),
+            total_bytes: self.ended_bytes.saturating_add(self.held.total_bytes),
+            bytes_per_second: 0,
+        }
     }
 
     /// Where its downloads go, relative to the download root; empty: the root itself, which `.` asks for.

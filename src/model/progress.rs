@@ -64,3 +64,26 @@ pub struct Progress {
     /// The rate of late.
     pub bytes_per_second: u64,
 }
+
+/// What downloads that do not run hold for their next attempts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Held {
+    /// Bytes that are there.
+    pub bytes: u64,
+    /// The sizes of the files of which they are, as far as they are known; never less than `bytes`.
+    pub total_bytes: u64,
+}
+
+impl Held {
+    /// Adds what a download holds, since its attempt ended.
+    pub fn add(&mut self, other: Held) {
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.total_bytes = self.total_bytes.saturating_add(other.total_bytes);
+    }
+
+    /// Takes away what a download holds, since its next attempt counts it.
+    pub fn remove(&mut self, other: Held) {
+        self.bytes = self.bytes.saturating_sub(other.bytes);
+        self.total_bytes = self.total_bytes.saturating_sub(other.total_bytes);
+    }
+}

@@ -9,6 +9,7 @@ use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::outcome::{Attempt, Outcome};
+use crate::model::progress::Held;
 use crate::model::spec::TaskSpec;
 use crate::model::task::{Task, TaskState};
 use crate::model::time::Timestamp;
@@ -76,6 +77,17 @@ pub struct TaskRow {
     pub log: Vec<Attempt>,
     /// What it left when it succeeded.
     pub outcome: Option<Outcome>,
+}
+
+impl TaskRow {
+    /// Returns what the last attempt left for the next one. A task that succeeded holds nothing: it has a result.
+    pub fn held(&self) -> Held {
+        let last = self.log.last().filter(|_| self.outcome.is_none()).map(|attempt| &attempt.report);
+        last.map_or_else(Held::default, |report| Held {
+            bytes: report.held_bytes,
+            total_bytes: report.total_bytes.max(report.held_bytes),
+        })
+    }
 }
 
 /// A task that stops running or waiting: its claim, if there is one, is removed and its row is written.

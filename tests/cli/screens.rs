@@ -7,7 +7,7 @@ use crate::support::object::Object;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::{Server, haul};
-use crate::support::spec::{download, fetch, job, quick_retry};
+use crate::support::spec::{download, fetch, group, job, quick_retry};
 
 /// What an origin or another client may send to mislead whoever looks: it sets the title, clears the screen, reverses the
 /// text and hides characters.
@@ -78,6 +78,42 @@ fn columns_of_word(table: &str, word: &str) -> Vec<usize> {
 
 fn cells_before(row: &str, word: &str) -> Option<usize> {
     row.find(word).map(|at| row[..at].chars().count())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_says_what_failed_by_kind() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/gone/*", Reply::status(404));
+    origin.reply("/odd", Reply::status(418));
+    let mut spec = job((0..6).map(|nth| fetch(origin.url(&format!("/gone/{nth}")))).collect());
+    spec.tasks.push(fetch(origin.url("/odd")));
+    spec.group = Some(group(pb::GroupMode::Collect, 0));
+    let id = server.run(spec).await.job_id;
+    let kinds = [
+        format!(
+            "6 tasks at {}: the origin answered 404 Not Found; check the URL (tasks 0, 1, 2, 3, 4, …)",
+            origin.address()
+        ),
+        format!("1 task at {}: the origin answered 418", origin.address()),
+    ];
+    for columns in [80, 40] {
+        for command in ["show", "watch", "wait"] {
+            let ended = Terminal::run(columns, &[], &["--server", &server.address, command, &id]);
+            ended.assert_fits();
+            let shown = squeezed(&ended.screen);
+            for kind in &kinds {
+                // `show` has a column of names before each line.
+                let kind = squeezed(kind);
+                assert!(shown.contains(&kind), "{command} at {columns}: {kind} in\n{}", ended.screen);
+            }
+        }
+    }
+    let json = haul(&["--server", &server.address, "-o", "json", "show", &id]).stdout;
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let kind = &json["failures"][0];
+    assert_eq!((&kind["count"], &kind["http_status"]), (&6.into(), &404.into()), "{json}");
+    assert_eq!(kind["sample_task_indexes"], serde_json::json!([0, 1, 2, 3, 4]));
+    assert_eq!(json["failures"][1]["reason"], "FAILURE_REASON_HTTP_STATUS");
 }
 
 #[test]

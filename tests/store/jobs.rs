@@ -9,6 +9,7 @@ use haul::model::host::Host;
 use haul::model::ids::JobId;
 use haul::model::job::{Job, JobEvent, JobState, Stop};
 use haul::model::limits::{HostLimits, Limits};
+use haul::model::progress::Held;
 use haul::model::spec::JobSpec;
 use haul::model::task::TaskState;
 use haul::model::time::Timestamp;
@@ -54,6 +55,7 @@ pub async fn moving_part_is_updated<B: Backend>() {
     job.failure = Some(error("it"));
     job.sequence = 7;
     job.ended_bytes = 1 << 40;
+    job.held = Held { bytes: 1 << 39, total_bytes: 1 << 41 };
     rig.commit(Batch { jobs: vec![Arc::new(job.clone())], ..Batch::default() }).await;
     assert_eq!(rig.store.job(job.id).await.unwrap(), Some(job.clone()));
     assert_eq!(rig.store.job(other.id).await.unwrap(), Some(other));

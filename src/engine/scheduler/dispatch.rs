@@ -75,7 +75,7 @@ impl Scheduler {
             return self.queue.unpick(job, lane);
         };
         let mut row = task.row.map(|row| *row).unwrap_or_default();
-        let before = row.task.state;
+        let (before, held) = (row.task.state, row.held());
         match row.task.apply(TaskEvent::Started, now) {
             Ok(started) => row.task = started,
             Err(wrong) => {
@@ -120,6 +120,7 @@ impl Scheduler {
         if !run.job.counts.try_move(before, row.task.state, 1) {
             return self.contradicted(job, &format!("no task was counted as {before:?}, and task {} is", id.index));
         }
+        run.job.held.remove(held);
         run.job.downloads |= matches!(task.spec.work, Work::Download(_));
         let claim = Claim { id, task: row.task.clone(), attempt_start: now };
         let notice = self.publish_start(job, StoredTask { index: id.index, lane, spec: task.spec, row }, meter);

@@ -79,6 +79,7 @@ impl Scheduler {
         }
         run.job.ended_bytes += outcome.as_ref().map_or(0, outcome_bytes);
         running.row.outcome = outcome;
+        run.job.held.add(running.row.held());
         run.job.update_time = now;
         self.outbox.moved(TaskMove { id, row: running.row.clone() });
         if state.is_ended() {

@@ -105,6 +105,7 @@ impl Scheduler {
             tracing::error!(task = %id, "an attempt was cut, and none was counted as running");
             return self.contradicted(id.job, "more attempts were cut than were counted as running");
         }
+        run.job.held.add(row.held());
         self.outbox.moved(TaskMove { id, row: row.clone() });
         if row.task.state.is_ended() {
             self.task_ended(id, lane, spec, row, now);

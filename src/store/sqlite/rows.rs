@@ -17,6 +17,7 @@ use crate::model::failures::Failures;
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::{Job, JobState, Stop};
 use crate::model::outcome::{Attempt, Outcome};
+use crate::model::progress::Held;
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::task::{Task, TaskState};
 use crate::model::time::Timestamp;
@@ -247,6 +248,8 @@ struct Moving {
     #[serde(skip_serializing_if = "is_default")]
     ended_bytes: u64,
     #[serde(skip_serializing_if = "is_default")]
+    held: Held,
+    #[serde(skip_serializing_if = "is_default")]
     failure: Option<TaskError>,
     #[serde(skip_serializing_if = "Failures::is_empty")]
     failures: Failures,
@@ -271,6 +274,7 @@ pub(super) fn moving(job: &Job) -> Result<String, serde_json::Error> {
         stop: job.stop.clone(),
         counts: Moved::of(job.counts),
         ended_bytes: job.ended_bytes,
+        held: job.held,
         failure: job.failure.clone(),
         failures: job.failures.clone(),
         sequence: job.sequence,
@@ -298,6 +302,7 @@ impl JobLine {
             stop: moving.stop,
             counts: moving.counts.counts(id, total),
             ended_bytes: moving.ended_bytes,
+            held: moving.held,
             failure: moving.failure,
             failures: moving.failures,
             sequence: moving.sequence,
