@@ -125,7 +125,8 @@ fn bounds(network: &Network, descriptors: Option<u64>) -> ListenSettings {
 }
 
 fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
-    let Access { allow_private_networks, allow_networks, deny_networks, allow_hosts, deny_hosts } = config.access;
+    let Access { allow_private_networks, allow_networks, deny_networks, allow_hosts, deny_hosts, allow_ports } =
+        config.access;
     ServerSettings {
         engine: EngineSettings {
             data_dir: config.data_dir,
@@ -137,6 +138,7 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
                 deny_networks,
                 allow_hosts,
                 deny_hosts,
+                allow_ports,
             },
             file_durability: match config.file_durability {
                 FileDurability::Full => Durability::Full,

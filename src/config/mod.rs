@@ -78,6 +78,8 @@ pub struct Access {
     pub allow_hosts: Vec<String>,
     /// Hosts by name that must not be asked.
     pub deny_hosts: Vec<String>,
+    /// Ports that may be dialled though another protocol than HTTP has them.
+    pub allow_ports: Vec<u16>,
 }
 
 /// What the settings say about limits. `UpdateLimits` changes what is stored, and that stays over a restart; the command
@@ -151,6 +153,7 @@ impl ServeConfig {
                 deny_networks: networks("deny_networks", merged.deny_networks.as_deref(), &mut wrong),
                 allow_hosts: hosts("allow_hosts", merged.allow_hosts.as_deref(), &mut wrong),
                 deny_hosts: hosts("deny_hosts", merged.deny_hosts.as_deref(), &mut wrong),
+                allow_ports: merged.allow_ports.clone().unwrap_or_default(),
             },
             shutdown_grace: duration(
                 "shutdown_grace",

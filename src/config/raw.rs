@@ -118,6 +118,10 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_DENY_HOSTS", value_name = "HOST", value_delimiter = ',')]
     pub deny_hosts: Option<Vec<String>>,
 
+    /// Ports that tasks may reach though another protocol than HTTP has them (25, 6379), separated by commas
+    #[arg(long, env = "HAUL_ALLOW_PORTS", value_name = "PORT", value_delimiter = ',')]
+    pub allow_ports: Option<Vec<u16>>,
+
     /// How long running tasks have to stop on SIGTERM or SIGINT [default: 10s]
     #[arg(long, env = "HAUL_SHUTDOWN_GRACE", value_name = "TIME")]
     pub shutdown_grace: Option<String>,
@@ -231,6 +235,7 @@ impl ServeArgs {
             deny_networks: s.deny_networks.or(w.deny_networks),
             allow_hosts: s.allow_hosts.or(w.allow_hosts),
             deny_hosts: s.deny_hosts.or(w.deny_hosts),
+            allow_ports: s.allow_ports.or(w.allow_ports),
             shutdown_grace: s.shutdown_grace.or(w.shutdown_grace),
             file_durability: s.file_durability.or(w.file_durability),
             retry_after_max: s.retry_after_max.or(w.retry_after_max),

@@ -50,6 +50,7 @@ pub(super) async fn dial(guard: &Guard, host: &Host<String>, port: u16) -> Resul
 
 /// Returns the addresses of `host` that may be dialled, in the order in which to try them; at least one.
 pub(super) async fn resolve(guard: &Guard, host: &Host<String>, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+    judge_port(guard, host, port)?;
     let name = match host {
         Host::Ipv4(ip) => return literal(guard, IpAddr::V4(*ip), port),
         Host::Ipv6(ip) => return literal(guard, IpAddr::V6(*ip), port),
@@ -84,8 +85,19 @@ fn judge_literal(guard: &Guard, ip: IpAddr) -> Result<(), Failure> {
     guard.judge(ip).map_err(|refusal| forbidden(&ip.to_string(), false, refusal))
 }
 
+fn judge_port(guard: &Guard, host: &Host<String>, port: u16) -> Result<(), Failure> {
+    guard.judge_port(port).map_err(|refusal| {
+        let message = format!(
+            "will not connect to `{host}:{port}`: it is {refusal}; the operator may start the server with `--allow-ports \
+             {port}`"
+        );
+        Failure::fatal(FailureReason::ForbiddenAddress, message)
+    })
+}
+
 /// Judges as much as can be judged of a host that somebody else (a proxy) is going to resolve.
-pub(super) fn judge_unresolved(guard: &Guard, host: &Host<String>) -> Result<(), Failure> {
+pub(super) fn judge_unresolved(guard: &Guard, host: &Host<String>, port: u16) -> Result<(), Failure> {
+    judge_port(guard, host, port)?;
     match host {
         Host::Ipv4(ip) => judge_literal(guard, IpAddr::V4(*ip)),
         Host::Ipv6(ip) => judge_literal(guard, IpAddr::V6(*ip)),

@@ -94,12 +94,11 @@ impl Course {
     }
 
     fn leave_secrets(&mut self) {
-        let is_secret = |(name, value): (&HeaderName, &HeaderValue)| {
-            let is_secret = value.is_sensitive() || is_secret_header(name.as_str()) || name == header::HOST;
-            is_secret.then(|| name.clone())
+        let stays = |(name, value): (&HeaderName, &HeaderValue)| {
+            (value.is_sensitive() || !goes_along(name.as_str())).then(|| name.clone())
         };
-        let secrets: Vec<HeaderName> = self.headers.iter().filter_map(is_secret).collect();
-        for name in secrets {
+        let home: Vec<HeaderName> = self.headers.iter().filter_map(stays).collect();
+        for name in home {
             self.headers.remove(name);
         }
         if self.profile.http.client_certificate_pem.is_some() {
@@ -109,6 +108,14 @@ impl Course {
             self.profile = Arc::new(profile);
         }
     }
+}
+
+/// Returns whether a header may be sent to another origin than the one that it was meant for. Only headers that say what
+/// is asked for may: a list of names that hold secrets (`X-Api-Key`, `Private-Token`) is never complete.
+fn goes_along(name: &str) -> bool {
+    matches!(name, "cache-control" | "content-encoding" | "content-type" | "range" | "user-agent")
+        || name.starts_with("accept")
+        || name.starts_with("if-")
 }
 
 /// The request's headers, and those of the profile that it does not replace.

@@ -24,8 +24,8 @@ const REDIRECT_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Sends `request` with the headers, credentials and cookies of its task, and follows redirects. Any status that does
 /// not redirect is a success here: judging it is the caller's.
 ///
-/// Secrets go to the session's home only: once a redirect has left it, credentials, cookies that the client set,
-/// sensitive headers and the client certificate stay behind for the rest of the exchange, even if it comes back.
+/// Secrets go to the session's home only: once a redirect has left it, credentials, the client certificate and all
+/// headers but those that say what is asked for stay behind for the rest of the exchange, even if it comes back.
 ///
 /// The body of an answer that is neither a success nor wanted by the session is empty: it has been read, or its
 /// connection closed, so that dropping the answer costs nothing.

@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use crate::net::ports;
+
 /// The operator's rules. The default lets only public addresses through.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guard {
@@ -21,6 +23,8 @@ pub struct Guard {
     pub allow_hosts: Vec<String>,
     /// Names that are never asked for; stronger than every allowance. Patterns as above.
     pub deny_hosts: Vec<String>,
+    /// Exceptions: ports that are dialled though another protocol than HTTP is spoken there.
+    pub allow_ports: Vec<u16>,
 }
 
 /// Why an address is not dialled.
@@ -51,12 +55,14 @@ pub enum Refusal {
     Reserved,
     #[error("denied by the server's configuration")]
     Denied,
+    #[error("a port of another protocol than HTTP")]
+    Port,
 }
 
 impl Refusal {
     /// Returns whether `allow_private` lifts it. The others cannot be a host, or were denied by name.
     pub fn is_private(self) -> bool {
-        !matches!(self, Self::Multicast | Self::Broadcast | Self::Reserved | Self::Denied)
+        !matches!(self, Self::Multicast | Self::Broadcast | Self::Reserved | Self::Denied | Self::Port)
     }
 }
 
@@ -93,6 +99,11 @@ impl Guard {
     /// Judges a host name before it is resolved.
     pub fn judge_name(&self, name: &str) -> Result<(), Refusal> {
         if matches(&self.deny_hosts, name) { Err(Refusal::Denied) } else { Ok(()) }
+    }
+
+    /// Judges a port.
+    pub fn judge_port(&self, port: u16) -> Result<(), Refusal> {
+        if ports::is_blocked(port) && !self.allow_ports.contains(&port) { Err(Refusal::Port) } else { Ok(()) }
     }
 
     fn lift(&self, refusal: Option<Refusal>) -> Result<(), Refusal> {

@@ -29,6 +29,7 @@ mod members;
 mod message;
 mod permit;
 mod pool;
+mod ports;
 mod proxy;
 pub mod range;
 mod reach;

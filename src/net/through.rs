@@ -36,7 +36,7 @@ pub(super) async fn connect(
     if proxy.kind == Kind::Socks5 {
         return by_address(proxy, guard, target).await;
     }
-    connect::judge_unresolved(guard, &target.host)?;
+    connect::judge_unresolved(guard, &target.host, target.port)?;
     let (link, remote) = dial(proxy, guard, identity).await?;
     let link = match proxy.kind {
         Kind::Http | Kind::Https if !target.https => return Ok((link, remote)),

@@ -67,16 +67,18 @@ async fn secrets_stay_with_their_origin() {
     let header = |name: &str, sensitive| HeaderSpec { name: name.into(), value: Secret::new("v"), sensitive };
     let profile = with_http(|http| {
         http.bearer_token = Some(Secret::new("token"));
-        http.headers = vec![header("x-key", true), header("x-plain", false), header("cookie", false)];
+        http.headers =
+            ["x-key", "x-plain", "cookie", "accept-language"].map(|name| header(name, name == "x-key")).into();
     });
     follow(&client, &origin.url("/here"), &profile).await.unwrap();
     let told = |request: &crate::support::origin::Request| {
-        ["authorization", "x-key", "x-plain", "cookie"].map(|name| request.header(name).map(str::to_owned))
+        ["authorization", "x-key", "x-plain", "cookie", "accept-language"]
+            .map(|name| request.header(name).map(str::to_owned))
     };
     let some = |text: &str| Some(text.to_owned());
-    assert_eq!(told(&origin.requests("/there")[0]), [some("Bearer token"), some("v"), some("v"), some("v")]);
-    assert_eq!(told(&other.requests("/away")[0]), [None, None, some("v"), None]);
-    assert_eq!(told(&origin.requests("/back")[0]), [None, None, some("v"), some("own=1")]);
+    assert_eq!(told(&origin.requests("/there")[0]), [some("Bearer token"), some("v"), some("v"), some("v"), some("v")]);
+    assert_eq!(told(&other.requests("/away")[0]), [None, None, None, None, some("v")]);
+    assert_eq!(told(&origin.requests("/back")[0]), [None, None, None, some("own=1"), some("v")]);
 }
 
 #[tokio::test]
@@ -177,4 +179,19 @@ async fn a_redirect_to_itself_is_followed_after_the_wait_that_is_asked_for() {
     assert_eq!(read(response.body).await.unwrap(), b"ready");
     let at: Vec<_> = origin.all_requests().iter().map(|request| request.at.as_millis()).collect();
     assert!(at[1] >= at[0] + 990 && at[2] >= at[1] + 990, "{at:?}");
+}
+
+#[tokio::test]
+async fn a_redirect_to_the_port_of_another_protocol_is_not_followed() {
+    let origin = Origin::start();
+    origin.reply("/", Reply::redirect(307, "http://127.0.0.1:6379/"));
+    let failure = follow(&client(), &origin.url("/"), &profile(|_| {})).await.unwrap_err();
+    assert_eq!(class(&failure), (FailureReason::ForbiddenAddress, false));
+    assert!(failure.message.contains("`--allow-ports 6379`"), "{failure}");
+    let through = with_http(|http| http.proxy_url = Some(Secret::new(origin.url("/"))));
+    let failure = follow(&client(), "http://a.example:25/", &through).await.unwrap_err();
+    assert_eq!(class(&failure), (FailureReason::ForbiddenAddress, false), "a proxy is not asked to go there either");
+    let allowing = Guard { allow_private: true, allow_ports: vec![6379], ..Guard::default() };
+    let failure = follow(&HttpClient::new(allowing), &origin.url("/"), &profile(|_| {})).await.unwrap_err();
+    assert_ne!(failure.reason, FailureReason::ForbiddenAddress);
 }

@@ -155,7 +155,7 @@ fn settings(plan: &Plan, scratch: &Path) -> EngineSettings {
             initial: Limits { bytes_per_second: plan.bytes_per_second, ..defaults },
         },
         // It is the user's own tool: it may go wherever the user may.
-        guard: Guard { allow_private: true, ..Guard::default() },
+        guard: Guard { allow_private: true, allow_ports: plan.ports.clone(), ..Guard::default() },
         file_durability: Durability::Full,
         retry_after_max: Duration::from_secs(3600),
         disk_reserve: None,

@@ -92,6 +92,8 @@ pub(crate) struct Plan {
     pub(crate) connections: u32,
     /// Of all files together; 0: no limit.
     pub(crate) bytes_per_second: u64,
+    /// The ports of the URLs, which may be asked though another protocol than HTTP has them.
+    pub(crate) ports: Vec<u16>,
 }
 
 impl Plan {
@@ -121,6 +123,7 @@ impl Plan {
             Some(_) => EnvironmentProxies::read(|_| None),
             None => EnvironmentProxies::read(|name| std::env::var(name).ok()),
         };
+        let ports = entries.iter().filter_map(|entry| entry.url.port()).collect();
         let tasks = downloads(&entries)
             .into_iter()
             .map(|(entry, name)| {
@@ -145,6 +148,7 @@ impl Plan {
             jobs: args.jobs,
             connections,
             bytes_per_second: args.limit_rate.unwrap_or(0),
+            ports,
         })
     }
 }

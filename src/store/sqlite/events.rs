@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, SqliteConnection};
 use crate::model::event::{EventHead, EventKind};
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::Job;
-use crate::model::spec::TaskSpec;
+use crate::model::spec::{JobSpec, TaskOptions, TaskSpec};
 use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::blob;
 use crate::store::sqlite::errors::{Fault, guard};
@@ -29,10 +29,19 @@ pub(super) async fn insert(conn: &mut SqliteConnection, numbers: &Numbers, event
             let head = event.head;
             row.add(key(numbers.job(event.job)?, place(head.sequence)?))?.add(head.kind as i64)?;
             row.add(head.time.0)?.add(head.task.map(i64::from))?;
-            row.add(event.snapshot.as_deref().map(serde_json::to_string).transpose()?).map(drop)
+            row.add(event.snapshot.as_deref().map(snapshot).transpose()?).map(drop)
         })
         .await?;
     Ok(())
+}
+
+/// The job as its event shows it, so without the options of its tasks: these may hold secrets, and no event shows them.
+fn snapshot(job: &Job) -> Result<String, Fault> {
+    if job.spec.defaults == TaskOptions::default() {
+        return Ok(serde_json::to_string(job)?);
+    }
+    let spec = JobSpec { defaults: TaskOptions::default(), ..JobSpec::clone(&job.spec) };
+    Ok(serde_json::to_string(&Job { spec: Arc::new(spec), ..job.clone() })?)
 }
 
 /// The place of an event in its key: sequence numbers share it with the job's number, 32 bits each.
