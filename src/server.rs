@@ -34,6 +34,7 @@ use crate::api::status::Violations;
 use crate::clock::Clock;
 use crate::config::LimitSettings;
 use crate::engine;
+use crate::engine::bounds::Bounds;
 use crate::engine::handle::Engine;
 use crate::engine::workers::{MakeParts, WorkerParts};
 use crate::engine::writer::Condition;
@@ -163,7 +164,7 @@ pub async fn build(settings: &EngineSettings) -> Result<Built, ServeError> {
         retry_after_max: settings.retry_after_max,
         parts_by_url: settings.parts_by_url,
         max_download_bytes: settings.max_download_bytes,
-        queue_bytes: settings.queue_bytes,
+        bounds: Bounds { queue_bytes: settings.queue_bytes, ..Bounds::default() },
         checks: false,
         workers: std::thread::available_parallelism().map_or(1, usize::from).min(8),
         make: workers(settings.guard.clone()),

@@ -5,6 +5,8 @@
 
 #[path = "support/disk.rs"]
 mod disk;
+#[path = "memory/mod.rs"]
+mod memory;
 
 mod store {
     pub mod deletion;
@@ -66,3 +68,4 @@ macro_rules! all_cases {
 }
 
 all_cases!(sqlite: crate::store::support::Sqlite);
+all_cases!(in_memory: crate::store::support::Memory);

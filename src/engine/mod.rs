@@ -14,6 +14,7 @@
 
 mod attempt;
 mod attempts;
+pub mod bounds;
 pub mod command;
 mod effect;
 pub mod explanation;
@@ -63,14 +64,14 @@ pub async fn start(
     writer: Box<dyn WriteStore>,
     seed: u64,
 ) -> Result<(Engine, EngineTask), StartError> {
-    let (queue_bytes, checks, own_thread) = (parts.queue_bytes, parts.checks, parts.workers > 0);
+    let (bounds, checks, own_thread) = (parts.bounds, parts.checks, parts.workers > 0);
     let runner = Arc::new(Runner::start(parts).await.map_err(StartError::Threads)?);
     let hub = Arc::new(Hub::default());
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     runner.connect(Box::new(PageCommands(sender.downgrade())));
     let (writer, link) = writer::start(writer, own_thread)?;
     let condition = link.condition.clone();
-    let mut scheduler = Scheduler::new(runner.clone(), hub.clone(), link, queue_bytes, seed, checks);
+    let mut scheduler = Scheduler::new(runner.clone(), hub.clone(), link, bounds, seed, checks);
     let recovery = scheduler.recover().await?;
     let engine = Engine::new(sender, runner.clone(), hub, condition);
     Ok((engine, EngineTask { scheduler, commands, writer, runner, recovery }))

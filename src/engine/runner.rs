@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::engine::attempt::KeepPages;
+use crate::engine::bounds::Bounds;
 use crate::engine::job_files::JobFiles;
 use crate::engine::workers::{MakeParts, Worker, Workers};
 use crate::files::{ContentStore, Durability, Root};
@@ -38,8 +39,8 @@ pub struct EngineParts {
     pub parts_by_url: bool,
     /// The most bytes of a download whose task sets no limit of its own; `None`: any number.
     pub max_download_bytes: Option<u64>,
-    /// Memory for tasks that wait, in bytes, roughly.
-    pub queue_bytes: usize,
+    /// How much is held, read and moved at once.
+    pub bounds: Bounds,
     /// Threads for transfers; 0: attempts and commits run on the caller's runtime, as simulations need.
     pub workers: usize,
     /// Makes what each thread has.

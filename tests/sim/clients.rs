@@ -8,11 +8,17 @@ use haul::engine::handle::Engine;
 use haul::model::group::{GroupMode, GroupPolicy};
 use haul::model::ids::JobId;
 use haul::model::job::Job;
+use haul::model::limits::RateLimit;
 use haul::model::spec::{
     FetchSpec, JobSpec, PageStyle, Pagination, RetryOptions, TaskOptions, TaskSpec, TimeoutOptions, Work,
 };
+use haul::model::time::Timestamp;
+use haul::store::Store;
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
+
+use crate::shape::Shape;
+use crate::slow_store::Faults;
 
 /// What clients know because they were told.
 #[derive(Default)]
@@ -23,23 +29,46 @@ pub(crate) struct Known {
 pub(crate) struct KnownJob {
     pub(crate) id: JobId,
     pub(crate) request: String,
+    /// How many requests of it may be in flight; 0: any number.
+    pub(crate) cap: u32,
     /// The most tasks that were ever acknowledged.
     pub(crate) tasks: u32,
     pub(crate) deleted: bool,
+    pub(crate) sealed: bool,
     /// A deletion was asked for, and nobody knows what became of it.
     pub(crate) maybe_deleted: bool,
     pub(crate) chunks: Vec<(String, u32, u32)>,
 }
 
 pub(crate) type Shared = Arc<Mutex<Known>>;
-/// The engine of the moment: a server that is restarted has another one.
-pub(crate) type Current = Arc<Mutex<Option<Engine>>>;
+/// The server of the moment: one that is restarted has another engine.
+pub(crate) type Current = Arc<Mutex<Option<Server>>>;
 
-fn engine(current: &Current) -> Option<Engine> {
+/// A server, and the store that it runs over, without faults.
+#[derive(Clone)]
+pub(crate) struct Server {
+    pub(crate) engine: Engine,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) faults: Arc<Faults>,
+}
+
+impl Server {
+    /// A job as it is durable at this moment.
+    async fn stored(&self, job: JobId) -> Option<Job> {
+        self.faults.done(self.store.job(job)).await.unwrap()
+    }
+}
+
+fn server(current: &Current) -> Option<Server> {
     current.lock().unwrap().clone()
 }
 
-fn task(rng: &mut SmallRng, serial: u64) -> TaskSpec {
+fn engine(current: &Current) -> Option<Engine> {
+    server(current).map(|server| server.engine)
+}
+
+/// The URLs of a job with a limit name the job and the limit, so that the network can count.
+fn task(rng: &mut SmallRng, serial: u64, (job, cap): (&str, u32)) -> TaskSpec {
     let host = rng.random_range(1..4);
     let listing = rng.random_ratio(1, 6);
     let (path, pagination) = if listing {
@@ -48,7 +77,8 @@ fn task(rng: &mut SmallRng, serial: u64) -> TaskSpec {
     } else {
         ("t", None)
     };
-    let url = format!("http://10.0.0.{host}/{path}/{serial}");
+    let name = if cap > 0 { format!("?job={job}&cap={cap}") } else { String::new() };
+    let url = format!("http://10.0.0.{host}/{path}/{serial}{name}");
     let timeouts = TimeoutOptions {
         attempt: rng.random_ratio(1, 4).then(|| Duration::from_millis(rng.random_range(20..5_000))),
         task: rng.random_ratio(1, 8).then(|| Duration::from_millis(rng.random_range(20..20_000))),
@@ -64,11 +94,11 @@ fn task(rng: &mut SmallRng, serial: u64) -> TaskSpec {
     TaskSpec { key, work: Work::Fetch(FetchSpec { url, pagination, ..FetchSpec::default() }), options }
 }
 
-fn tasks(rng: &mut SmallRng, serial: &mut u64, count: u64) -> Vec<TaskSpec> {
+fn tasks(rng: &mut SmallRng, serial: &mut u64, count: u64, of: (&str, u32)) -> Vec<TaskSpec> {
     let mut tasks: Vec<TaskSpec> = Vec::new();
     for _ in 0..count {
         *serial += 1;
-        let mut fresh = task(rng, *serial);
+        let mut fresh = task(rng, *serial, of);
         if tasks.iter().any(|other| other.key == fresh.key) {
             fresh.key.clear();
         }
@@ -77,7 +107,7 @@ fn tasks(rng: &mut SmallRng, serial: &mut u64, count: u64) -> Vec<TaskSpec> {
     tasks
 }
 
-fn spec(rng: &mut SmallRng) -> JobSpec {
+fn spec(rng: &mut SmallRng, now: Timestamp) -> JobSpec {
     let mode = match rng.random_range(0..4) {
         0 => GroupMode::Collect,
         1 => GroupMode::FirstSuccess,
@@ -90,6 +120,11 @@ fn spec(rng: &mut SmallRng) -> JobSpec {
         timeout: rng.random_ratio(1, 8).then(|| Duration::from_secs(rng.random_range(1..60))),
         retention: rng.random_ratio(1, 4).then(|| Duration::from_secs(rng.random_range(0..20))),
         priority: rng.random_range(-1..2),
+        start_time: rng.random_ratio(1, 8).then(|| now.plus(Duration::from_millis(rng.random_range(0..3_000)))),
+        rate_limit: RateLimit {
+            requests_per_second: if rng.random_ratio(1, 8) { rng.random_range(2.0..20.0) } else { 0.0 },
+            ..RateLimit::default()
+        },
         ..JobSpec::default()
     }
 }
@@ -104,22 +139,27 @@ async fn patience<T>(
 }
 
 /// One client's life.
-pub(crate) async fn client(name: u64, mut rng: SmallRng, current: Current, known: Shared, steps: u32) {
+pub(crate) async fn client(name: u64, mut rng: SmallRng, current: Current, known: Shared, shape: Shape) {
     let mut serial = name * 1_000_000;
-    for step in 0..steps {
+    for step in 0..shape.steps {
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..400))).await;
         match rng.random_range(0..20) {
-            0..5 => submit(&mut rng, &current, &known, &mut serial, &format!("{name}-{step}")).await,
+            0..5 => submit(&mut rng, &current, &known, &mut serial, &format!("{name}-{step}"), shape).await,
             5..10 => add(&mut rng, &current, &known, &mut serial, &format!("{name}-{step}")).await,
             10 => limits(&mut rng, &current).await,
+            11 => watch(&mut rng, &current, &known).await,
             _ => control(&mut rng, &current, &known).await,
         }
     }
 }
 
-async fn submit(rng: &mut SmallRng, current: &Current, known: &Shared, serial: &mut u64, request: &str) {
-    let count = if rng.random_ratio(1, 10) { rng.random_range(300..700) } else { rng.random_range(1..30) };
-    let (spec, tasks) = (spec(rng), tasks(rng, serial, count));
+async fn submit(rng: &mut SmallRng, current: &Current, known: &Shared, serial: &mut u64, request: &str, shape: Shape) {
+    let many = if rng.random_ratio(1, 10) { 5 } else { 1 };
+    let count = rng.random_range(1..=shape.tasks * many);
+    let Some(now) = engine(current).map(|engine| engine.now()) else { return };
+    let spec = spec(rng, now);
+    let cap = spec.group.max_concurrency;
+    let tasks = tasks(rng, serial, count, (request, cap));
     let mut first: Option<JobId> = None;
     for _ in 0..rng.random_range(1..4) {
         let Some(engine) = engine(current) else { return };
@@ -131,8 +171,10 @@ async fn submit(rng: &mut SmallRng, current: &Current, known: &Shared, serial: &
                     known.lock().unwrap().jobs.push(KnownJob {
                         id: job.id,
                         request: request.to_owned(),
+                        cap,
                         tasks,
                         deleted: false,
+                        sealed: !spec.open,
                         maybe_deleted: spec.retention.is_some(),
                         chunks: Vec::new(),
                     });
@@ -171,7 +213,11 @@ fn pick(rng: &mut SmallRng, known: &Shared) -> Option<(usize, JobId, bool)> {
 async fn add(rng: &mut SmallRng, current: &Current, known: &Shared, serial: &mut u64, chunk: &str) {
     let Some((place, job, gone)) = pick(rng, known) else { return };
     let count = rng.random_range(1..20);
-    let tasks = tasks(rng, serial, count);
+    let (name, cap) = {
+        let known = known.lock().unwrap();
+        (known.jobs[place].request.clone(), known.jobs[place].cap)
+    };
+    let tasks = tasks(rng, serial, count, (&name, cap));
     for _ in 0..rng.random_range(1..4) {
         let Some(engine) = engine(current) else { return };
         match patience(rng, engine.add_tasks(job, chunk, tasks.clone())).await {
@@ -193,6 +239,30 @@ async fn add(rng: &mut SmallRng, current: &Current, known: &Shared, serial: &mut
     }
 }
 
+/// Follows a job for a while. Events come in order and without gaps, and none before it is durable.
+async fn watch(rng: &mut SmallRng, current: &Current, known: &Shared) {
+    let Some((_, job, _)) = pick(rng, known) else { return };
+    let Some(engine) = engine(current) else { return };
+    let limit = rng.random_range(1..20);
+    let mut after = 0;
+    for _ in 0..rng.random_range(1..30) {
+        let Ok(events) = engine.events(job, after, limit).await else { return };
+        assert!(events.len() <= limit as usize);
+        for event in events {
+            after += 1;
+            assert_eq!(event.head.sequence, after, "a watcher of {job} was told out of order");
+        }
+        let Some(server) = server(current) else { return };
+        if let Some(seen) = server.engine.hub().feed(job).map(|feed| feed.job().sequence)
+            && let Some(durable) = server.stored(job).await
+        {
+            assert!(durable.sequence >= seen, "event {seen} of {job} was published and is not durable");
+        }
+        drop(server);
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..200))).await;
+    }
+}
+
 async fn limits(rng: &mut SmallRng, current: &Current) {
     let Some(engine) = engine(current) else { return };
     let patch = LimitsPatch { max_concurrent_tasks: Some(rng.random_range(1..9)), ..LimitsPatch::default() };
@@ -206,7 +276,13 @@ async fn control(rng: &mut SmallRng, current: &Current, known: &Shared) {
     let Some(engine) = engine(current) else { return };
     let unit = |_: Arc<Job>| ();
     let answer = match rng.random_range(0..9) {
-        0 => patience(rng, engine.seal(job)).await.map(|it| it.map(unit)),
+        0 => {
+            let answer = patience(rng, engine.seal(job)).await;
+            if let Some(Ok(_)) = &answer {
+                known.lock().unwrap().jobs[place].sealed = true;
+            }
+            answer.map(|it| it.map(unit))
+        }
         1 => patience(rng, engine.pause(job)).await.map(|it| it.map(unit)),
         2 => patience(rng, engine.resume(job)).await.map(|it| it.map(unit)),
         3 => patience(rng, engine.cancel(job, "why not".to_owned())).await.map(|it| it.map(unit)),

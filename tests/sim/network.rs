@@ -1,4 +1,5 @@
-//! The scripted network: what each request comes to follows from its URL, how often it was asked for, and the seed.
+//! The scripted network: what each request comes to follows from its URL, how often it was asked for, and the seed. It
+//! counts what is in flight at a host, in all, and for a job with a limit of its own.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -14,12 +15,18 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 /// Requests in flight at one host and in all, and what they may be.
-#[derive(Default)]
 pub(crate) struct Seen {
     in_flight: HashMap<String, u32>,
+    /// By the name of the job; see [`crate::clients`].
+    of_jobs: HashMap<String, u32>,
     pub(crate) most_at_a_host: u32,
+    pub(crate) most_in_all: u32,
+    pub(crate) violations: Vec<String>,
+    /// What was asked when, as one number, to compare a history with its repetition.
+    pub(crate) digest: u64,
     asked: HashMap<String, u64>,
     pub(crate) requests: u64,
+    start: tokio::time::Instant,
 }
 
 pub(crate) struct Network {
@@ -32,12 +39,16 @@ pub(crate) struct Network {
 struct InFlight {
     network: Arc<Network>,
     host: String,
+    job: Option<String>,
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         let mut seen = self.network.seen.lock().unwrap();
         *seen.in_flight.get_mut(&self.host).unwrap() -= 1;
+        if let Some(job) = &self.job {
+            *seen.of_jobs.get_mut(job).unwrap() -= 1;
+        }
     }
 }
 
@@ -53,7 +64,18 @@ pub(crate) struct Script(pub(crate) Arc<Network>);
 
 impl Network {
     pub(crate) fn new(seed: u64) -> Arc<Network> {
-        Arc::new(Network { seed, seen: Mutex::default(), calm: false.into() })
+        let seen = Seen {
+            in_flight: HashMap::new(),
+            of_jobs: HashMap::new(),
+            most_at_a_host: 0,
+            most_in_all: 0,
+            violations: Vec::new(),
+            digest: 0,
+            asked: HashMap::new(),
+            requests: 0,
+            start: tokio::time::Instant::now(),
+        };
+        Arc::new(Network { seed, seen: Mutex::new(seen), calm: false.into() })
     }
 
     pub(crate) fn requests(&self) -> u64 {
@@ -65,23 +87,46 @@ impl Network {
     }
 }
 
+/// The name of the job that a request is of, and how many of its requests may be in flight, if the request says so.
+fn limited_job(request: &Request) -> Option<(String, u32)> {
+    let value = |name| request.url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
+    Some((value("job")?, value("cap")?.parse().ok()?))
+}
+
+impl Seen {
+    /// Counts a request. Returns how often its URL was asked for.
+    fn request(&mut self, request: &Request, host: &str, job: Option<&(String, u32)>) -> u64 {
+        self.requests += 1;
+        let at_host = self.in_flight.entry(host.to_owned()).or_default();
+        *at_host += 1;
+        self.most_at_a_host = self.most_at_a_host.max(*at_host);
+        self.most_in_all = self.most_in_all.max(self.in_flight.values().sum());
+        if let Some((job, cap)) = job {
+            let running = self.of_jobs.entry(job.clone()).or_default();
+            *running += 1;
+            // A panic would only fail the attempt.
+            if *running > *cap {
+                self.violations.push(format!("{running} requests of job {job} were in flight, which may have {cap}"));
+            }
+        }
+        let mut hash = std::hash::DefaultHasher::new();
+        let micros = tokio::time::Instant::now().duration_since(self.start).as_micros();
+        std::hash::Hash::hash(&(self.digest, micros, request.url.as_str()), &mut hash);
+        self.digest = std::hash::Hasher::finish(&hash);
+        let nth = self.asked.entry(request.url.to_string()).or_default();
+        *nth += 1;
+        *nth
+    }
+}
+
 impl Transport for Script {
     fn send<'a>(&'a self, request: Request, _: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>> {
         let network = self.0.clone();
         async move {
             let host = request.url.host_str().unwrap_or_default().to_owned();
-            let nth = {
-                let mut seen = network.seen.lock().unwrap();
-                seen.requests += 1;
-                let now = seen.in_flight.entry(host.clone()).or_default();
-                *now += 1;
-                let now = *now;
-                seen.most_at_a_host = seen.most_at_a_host.max(now);
-                let nth = seen.asked.entry(request.url.to_string()).or_default();
-                *nth += 1;
-                *nth
-            };
-            let guard = InFlight { network: network.clone(), host };
+            let job = limited_job(&request);
+            let nth = network.seen.lock().unwrap().request(&request, &host, job.as_ref());
+            let guard = InFlight { network: network.clone(), host, job: job.map(|(job, _)| job) };
             answer(&network, request, nth, guard).await
         }
         .boxed()
@@ -112,7 +157,7 @@ async fn answer(network: &Network, request: Request, nth: u64, guard: InFlight) 
             StatusCode::FOUND
         }
         84..90 => {
-            tokio::time::sleep(Duration::from_secs(rng.random_range(1..200))).await;
+            tokio::time::sleep(Duration::from_secs(rng.random_range(1..40))).await;
             StatusCode::OK
         }
         90..95 => return Err(Failure::retryable(FailureReason::Connect, "the network is down")),
@@ -121,7 +166,13 @@ async fn answer(network: &Network, request: Request, nth: u64, guard: InFlight) 
     let pages = request.url.path().starts_with("/list");
     if pages && status == StatusCode::OK && nth_page(&request) < 4 {
         let mut next = request.url.clone();
-        next.set_query(Some(&format!("page={}", nth_page(&request) + 1)));
+        let others = request
+            .url
+            .query_pairs()
+            .filter(|(name, _)| name != "page")
+            .map(|(name, value)| (name.into_owned(), value.into_owned()));
+        let others: Vec<(String, String)> = others.collect();
+        next.query_pairs_mut().clear().extend_pairs(others).append_pair("page", &(nth_page(&request) + 1).to_string());
         headers.insert(header::LINK, format!("<{next}>; rel=\"next\"").parse().unwrap());
     }
     if pages {

@@ -1,4 +1,4 @@
-//! The real store behind delays and faults. Every call runs to its end in one go; see [`crate::block_on`].
+//! A store behind delays and faults. Every call runs to its end in one go; see [`crate::block_on`].
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,6 +21,11 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use crate::block_on::in_one_go;
 
+/// Why a server ends whose disk fails.
+pub(crate) const DISK_FAILED: &str = "the simulated disk failed";
+/// Reads of lanes and of due tasks that a server may have under way at once.
+const READS_MAX: u32 = 5;
+
 /// The faults of a store, shared by its halves.
 pub(crate) struct Faults {
     rng: Mutex<SmallRng>,
@@ -29,15 +34,29 @@ pub(crate) struct Faults {
     /// The next commit ends in nobody knows what.
     pub(crate) doom: AtomicBool,
     pub(crate) calm: AtomicBool,
+    /// The store has threads of its own, which must not change the order of the history.
+    has_threads: bool,
+    reads: AtomicU32,
+}
+
+/// A read of a lane or of due tasks that is under way.
+struct Reading<'a>(&'a AtomicU32);
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Faults {
-    pub(crate) fn new(seed: u64) -> Arc<Faults> {
+    pub(crate) fn new(seed: u64, has_threads: bool) -> Arc<Faults> {
         Arc::new(Faults {
             rng: Mutex::new(SmallRng::seed_from_u64(seed)),
             full: AtomicU32::new(0),
             doom: false.into(),
             calm: false.into(),
+            has_threads,
+            reads: AtomicU32::new(0),
         })
     }
 
@@ -72,7 +91,23 @@ impl Faults {
         if self.read_fails() {
             return Err(StoreError::Retry("the simulated store is busy".to_owned()));
         }
-        in_one_go(read)
+        self.done(read).await
+    }
+
+    /// As [`Faults::read`], for those reads whose number a server bounds.
+    async fn read_some<T: Send>(
+        &self,
+        read: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        let before = self.reads.fetch_add(1, Ordering::Relaxed);
+        let _reading = Reading(&self.reads);
+        assert!(before < READS_MAX, "{before} reads of lanes and due tasks are under way, and one more begins");
+        self.read(read).await
+    }
+
+    /// Runs work on the store itself to its end, in no simulated time.
+    pub(crate) async fn done<T: Send>(&self, work: impl Future<Output = T> + Send) -> T {
+        if self.has_threads { in_one_go(work) } else { work.await }
     }
 }
 
@@ -91,21 +126,21 @@ impl WriteStore for SlowWriter {
             let doomed = self.faults.doom.swap(false, Ordering::Relaxed);
             // Of an unknown outcome: half of the doomed commits are there.
             if doomed && self.faults.rng.lock().unwrap().random() {
-                return Err(StoreError::Fatal("the simulated disk failed".to_owned()));
+                return Err(StoreError::Fatal(DISK_FAILED.to_owned()));
             }
-            let committed = in_one_go(self.inner.commit(batch));
+            let committed = self.faults.done(self.inner.commit(batch)).await;
             if let Ok(Committed { refused, .. }) = &committed {
                 assert!(refused.is_empty(), "memory and store contradict each other: {refused:?}");
             }
             // The answer takes its way too.
             self.faults.delay().await;
-            if doomed { Err(StoreError::Fatal("the simulated disk failed".to_owned())) } else { committed }
+            if doomed { Err(StoreError::Fatal(DISK_FAILED.to_owned())) } else { committed }
         })
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
-            in_one_go(self.inner.close());
+            self.faults.done(self.inner.close()).await;
         })
     }
 }
@@ -117,9 +152,9 @@ pub(crate) struct SlowStore {
 
 /// Passes reads on, each with its delay.
 macro_rules! reads {
-    ($(fn $name:ident($($arg:ident: $type:ty),*) -> $answer:ty;)*) => {
+    ($how:ident $(fn $name:ident($($arg:ident: $type:ty),*) -> $answer:ty;)*) => {
         $(fn $name<'a>(&'a self, $($arg: $type),*) -> Answer<'a, $answer> {
-            Box::pin(self.faults.read(self.inner.$name($($arg),*)))
+            Box::pin(self.faults.$how(self.inner.$name($($arg),*)))
         })*
     };
 }
@@ -134,7 +169,7 @@ impl Store for SlowStore {
         self.inner.backend()
     }
 
-    reads! {
+    reads! { read
         fn limits() -> Option<Limits>;
         fn job(id: JobId) -> Option<Job>;
         fn jobs(filter: &'a JobFilter, limit: u32) -> Listed<Job>;
@@ -150,8 +185,6 @@ impl Store for SlowStore {
         fn download_paths(job: JobId, from: TaskIndex, limit: u32) -> Vec<(TaskIndex, String)>;
         fn recover(after: Option<JobId>) -> Recovered;
         fn claims(after: Option<TaskId>) -> Vec<CutAttempt>;
-        fn lane_page(job: JobId, lane: LaneNumber, from: TaskIndex, limit: u32, now: Timestamp) -> LanePage;
-        fn due_tasks(after: Option<DueTask>, limit: u32) -> DuePage;
         fn visit(job: JobId) -> Option<Job>;
         fn lanes(job: JobId) -> Vec<(Host, TaskIndex)>;
         fn chunk(job: JobId, chunk_id: &'a str) -> Option<Chunk>;
@@ -160,5 +193,10 @@ impl Store for SlowStore {
         fn download_tasks(job: JobId, states: &'a [TaskState], from: TaskIndex, limit: u32) -> Listed<StoredTask>;
         fn expired_jobs(now: Timestamp, limit: u32) -> Vec<JobId>;
         fn deleted_jobs(limit: u32) -> Vec<JobId>;
+    }
+
+    reads! { read_some
+        fn lane_page(job: JobId, lane: LaneNumber, from: TaskIndex, limit: u32, now: Timestamp) -> LanePage;
+        fn due_tasks(after: Option<DueTask>, limit: u32) -> DuePage;
     }
 }

@@ -1,12 +1,13 @@
 //! One history: servers that come and go over one store, clients, faults; then calm, and the judgement.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use haul::clock::Clock;
+use haul::engine::command::EngineError;
 use haul::engine::workers::WorkerParts;
 use haul::engine::{self, EngineParts};
 use haul::files::{ContentStore, Durability, Root};
@@ -17,22 +18,34 @@ use haul::model::limits::Limits;
 use haul::model::task::TaskState;
 use haul::model::time::Timestamp;
 use haul::store::sqlite::{self, SqliteStore};
-use haul::store::{JobFilter, Store, StoreError};
+use haul::store::{JobFilter, Store, StoreError, WriteStore};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::task::JoinSet;
 
 use crate::block_on::in_one_go;
-use crate::clients::{Current, Shared, client};
+use crate::clients::{Current, Server, Shared, client};
+use crate::memory::MemoryStore;
 use crate::network::{Network, Script};
-use crate::slow_store::{Faults, SlowStore, SlowWriter};
+use crate::shape::Shape;
+use crate::slow_store::{DISK_FAILED, Faults, SlowStore, SlowWriter};
 
 /// Requests at once to one host, which clients do not change.
 const PER_HOST: u32 = 3;
+/// Requests at once in all, at most.
+const IN_ALL: u32 = 8;
+/// What errors of tasks say where the engine is to blame.
+const BUGS: [&str; 2] = ["panicked", "without being asked to"];
+/// For how long nothing happens once everything has ended.
+const QUIET: Duration = Duration::from_secs(100);
+/// A history that takes longer does not end.
+const TIME_MAX: Duration = Duration::from_secs(1_000_000);
 
 struct World {
-    seed: u64,
     rng: SmallRng,
+    shape: Shape,
+    /// Unless the history is over the real store.
+    memory: MemoryStore,
     dir: tempfile::TempDir,
     clock: Clock,
     network: Arc<Network>,
@@ -41,33 +54,36 @@ struct World {
     known: Shared,
 }
 
-/// Runs the history of a seed, and panics where it breaks a promise.
-pub(crate) async fn history(seed: u64) {
+/// Runs the history of a seed, and panics where it breaks a promise. Returns the digest of what happened.
+pub(crate) async fn history(seed: u64) -> u64 {
     let mut rng = SmallRng::seed_from_u64(seed);
+    let shape = Shape::of(seed, &mut rng);
     let place = if Path::new("/dev/shm").is_dir() { Path::new("/dev/shm") } else { Path::new("/tmp") };
     let world = World {
-        seed,
         dir: tempfile::tempdir_in(place).unwrap(),
         clock: Clock::paced(Timestamp(1_700_000_000_000_000)),
         network: Network::new(seed),
-        faults: Faults::new(rng.random()),
+        faults: Faults::new(rng.random(), shape.real_store),
         current: Current::default(),
         known: Shared::default(),
+        memory: MemoryStore::default(),
+        shape,
         rng,
     };
-    world.run().await;
+    let network = world.network.clone();
+    assert!(tokio::time::timeout(TIME_MAX, Box::pin(world.run())).await.is_ok(), "the history does not end");
+    let seen = network.seen.lock().unwrap();
+    seen.digest
 }
 
 impl World {
     async fn run(mut self) {
         let mut clients = JoinSet::new();
-        for name in 0..3 {
+        for name in 0..self.shape.clients {
             let rng = SmallRng::seed_from_u64(self.rng.random());
-            let steps = self.rng.random_range(5..25);
-            clients.spawn(client(name, rng, self.current.clone(), self.known.clone(), steps));
+            clients.spawn(client(name, rng, self.current.clone(), self.known.clone(), self.shape));
         }
-        let lives = self.rng.random_range(1..4);
-        for life in 0..lives {
+        for life in 0..self.shape.lives {
             self.live(life).await;
         }
         self.network.calm.store(true, Ordering::Relaxed);
@@ -77,19 +93,27 @@ impl World {
         self.last_life(clients).await;
     }
 
-    async fn start(&mut self) -> (engine::handle::Engine, engine::EngineTask, Arc<dyn Store>) {
+    fn open(&self) -> (Arc<dyn Store>, Box<dyn WriteStore>) {
+        if self.shape.real_store {
+            let dir = self.dir.path().join("data");
+            let (store, writer) = in_one_go(SqliteStore::open(&dir, sqlite::Durability::Off)).unwrap();
+            return (store, Box::new(writer));
+        }
+        (Arc::new(self.memory.clone()), Box::new(self.memory.writer()))
+    }
+
+    async fn start(&mut self) -> (Server, engine::EngineTask) {
         let dir = self.dir.path();
-        let (store, writer) = in_one_go(SqliteStore::open(&dir.join("data"), sqlite::Durability::Off)).unwrap();
-        let store: Arc<dyn Store> = store;
+        let (store, writer) = self.open();
         let slow: Arc<dyn Store> = Arc::new(SlowStore { inner: store.clone(), faults: self.faults.clone() });
-        let limits = in_one_go(store.limits()).unwrap().unwrap_or_default();
+        let limits = self.faults.done(store.limits()).await.unwrap().unwrap_or_default();
         let network = self.network.clone();
         let parts = EngineParts {
             clock: self.clock.clone(),
             store: slow,
             limits: Limits {
                 max_per_host: PER_HOST,
-                max_concurrent_tasks: limits.max_concurrent_tasks.min(8),
+                max_concurrent_tasks: limits.max_concurrent_tasks.min(IN_ALL),
                 ..limits
             },
             root: Arc::new(Root::open(&dir.join("downloads")).unwrap()),
@@ -99,7 +123,7 @@ impl World {
             retry_after_max: Duration::from_secs(3600),
             parts_by_url: false,
             max_download_bytes: None,
-            queue_bytes: if self.rng.random_ratio(1, 3) { 300_000 } else { 64 << 20 },
+            bounds: self.shape.bounds,
             workers: 0,
             make: Arc::new(move || WorkerParts {
                 transport: Arc::new(Script(network.clone())),
@@ -107,21 +131,22 @@ impl World {
             }),
             checks: true,
         };
-        let writer = SlowWriter { inner: Box::new(writer), faults: self.faults.clone() };
+        let writer = SlowWriter { inner: writer, faults: self.faults.clone() };
         let seed = self.rng.random();
         // What the start reads may fail for a while.
         let (engine, task) = engine::start(parts, Box::new(writer), seed).await.unwrap();
-        (engine, task, store)
+        (Server { engine, store, faults: self.faults.clone() }, task)
     }
 
     /// One server, from its start to its end by a kill, a failed disk or a drain.
     async fn live(&mut self, life: u32) {
-        let (engine, task, store) = self.start().await;
-        *self.current.lock().unwrap() = Some(engine.clone());
+        let (server, task) = self.start().await;
+        *self.current.lock().unwrap() = Some(server.clone());
         let mut work = JoinSet::new();
         work.spawn(task.run());
         let end = Duration::from_millis(self.rng.random_range(50..8_000));
-        match self.rng.random_range(0..4) {
+        let fault = self.rng.random_range(0..4);
+        match fault {
             0 => {
                 tokio::time::sleep(end / 2).await;
                 self.faults.fill_disk(self.rng.random_range(1..6));
@@ -135,20 +160,31 @@ impl World {
             }
             _ => tokio::time::sleep(end).await,
         }
+        match work.try_join_next() {
+            None => {}
+            Some(Ok(Err(StoreError::Fatal(why)))) if fault == 1 && why.contains(DISK_FAILED) => {}
+            other => panic!("life {life} ended early: {other:?}"),
+        }
         let drains = self.rng.random_ratio(1, 3);
         *self.current.lock().unwrap() = None;
         if drains {
-            engine.drain().await;
+            server.engine.drain().await;
         }
+        let Server { engine, store, .. } = server;
         drop(engine);
         if drains {
             match tokio::time::timeout(Duration::from_secs(600), work.join_next()).await {
-                Ok(Some(Ok(Ok(()) | Err(StoreError::Fatal(_) | StoreError::Full(_))))) => {}
-                other => panic!("seed {}, life {life}: the drain ended in {other:?}", self.seed),
+                // Nothing is left of a server whose disk had failed before.
+                Ok(None | Some(Ok(Ok(()) | Err(StoreError::Full(_))))) => {}
+                Ok(Some(Ok(Err(StoreError::Fatal(why))))) if fault == 1 && why.contains(DISK_FAILED) => {}
+                other => panic!("life {life}: the drain ended in {other:?}"),
             }
         }
         // A kill: whatever was on its way is gone.
-        work.shutdown().await;
+        work.abort_all();
+        while let Some(ended) = work.join_next().await {
+            assert!(!ended.is_err_and(|error| error.is_panic()), "life {life} ended in a panic");
+        }
         // Calls that were under way notice, and leave the data directory to the next server.
         while Arc::strong_count(&store) > 1 {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -159,20 +195,25 @@ impl World {
 
     /// Faults have stopped, so everything comes to its end.
     async fn last_life(mut self, mut clients: JoinSet<()>) {
-        let (engine, task, store) = self.start().await;
-        *self.current.lock().unwrap() = Some(engine.clone());
+        let (server, task) = self.start().await;
+        *self.current.lock().unwrap() = Some(server.clone());
+        let Server { engine, store, .. } = server;
+        self.check_acknowledged(&store).await;
         let mut work = JoinSet::new();
         work.spawn(task.run());
         while let Some(ended) = clients.join_next().await {
             ended.unwrap();
         }
-        let limits = haul::engine::command::LimitsPatch { max_concurrent_tasks: Some(8), ..Default::default() };
+        let limits = haul::engine::command::LimitsPatch { max_concurrent_tasks: Some(IN_ALL), ..Default::default() };
         engine.set_limits(limits).await.unwrap();
         self.finish(&engine, &store).await;
-        self.judge(&store);
+        assert!(work.try_join_next().is_none(), "the last server ended by itself");
+        self.judge(&store).await;
         let requests = self.network.requests();
-        tokio::time::sleep(Duration::from_secs(3_000)).await;
+        tokio::time::sleep(QUIET).await;
         assert_eq!(requests, self.network.requests(), "ended jobs are not quiet");
+        let hosts = engine.hosts(None, usize::MAX).await.unwrap();
+        assert!(hosts.iter().all(|(host, waiting)| host.running == 0 && *waiting == 0), "permits are lost: {hosts:?}");
         engine.drain().await;
         drop(engine);
         *self.current.lock().unwrap() = None;
@@ -181,11 +222,11 @@ impl World {
 
     /// Seals and resumes what clients left, and waits for every end.
     async fn finish(&self, engine: &engine::handle::Engine, store: &Arc<dyn Store>) {
-        for job in jobs(store) {
+        for job in self.jobs(store).await {
             let _ = engine.seal(job.id).await;
             let _ = engine.resume(job.id).await;
         }
-        for job in jobs(store) {
+        for job in self.jobs(store).await {
             let ended = tokio::time::timeout(Duration::from_secs(40_000), engine.ended(job.id)).await;
             let Ok(ended) = ended else {
                 let job = engine.job(job.id).await.unwrap();
@@ -193,14 +234,13 @@ impl World {
                 panic!("job {} does not end: {:?} {:?} {explanation:?}", job.id, job.state, job.counts);
             };
             // It may have been deleted by its retention.
-            drop(ended);
+            assert!(matches!(ended, Ok(_) | Err(EngineError::NoJob(_))), "job {}: {ended:?}", job.id);
         }
     }
 
-    fn judge(&self, store: &Arc<dyn Store>) {
-        let seen = self.network.seen.lock().unwrap().most_at_a_host;
-        assert!(seen <= PER_HOST, "{seen} requests at once to a host");
-        let all: HashMap<JobId, Job> = jobs(store).into_iter().map(|job| (job.id, job)).collect();
+    /// What clients were told of is there again after a restart.
+    async fn check_acknowledged(&self, store: &Arc<dyn Store>) {
+        let all: BTreeMap<JobId, Job> = self.jobs(store).await.into_iter().map(|job| (job.id, job)).collect();
         for known in &self.known.lock().unwrap().jobs {
             let Some(job) = all.get(&known.id) else {
                 assert!(known.maybe_deleted, "job {} of request {} is lost", known.id, known.request);
@@ -208,20 +248,32 @@ impl World {
             };
             assert!(!known.deleted, "job {} was deleted and is there", known.id);
             assert!(job.counts.total >= known.tasks, "tasks of {} are lost: {:?}", known.id, job.counts);
-        }
-        for job in all.values() {
-            Self::judge_job(store, job);
+            assert!(!(job.open && known.sealed), "job {} was sealed and is open", known.id);
         }
     }
 
-    fn judge_job(store: &Arc<dyn Store>, job: &Job) {
+    async fn judge(&self, store: &Arc<dyn Store>) {
+        {
+            let seen = self.network.seen.lock().unwrap();
+            assert!(seen.most_at_a_host <= PER_HOST, "{} requests at once to a host", seen.most_at_a_host);
+            assert!(seen.most_in_all <= IN_ALL, "{} requests at once", seen.most_in_all);
+            assert!(seen.violations.is_empty(), "{:?}", seen.violations);
+        }
+        self.check_acknowledged(store).await;
+        for job in self.jobs(store).await {
+            self.judge_job(store, &job).await;
+        }
+    }
+
+    async fn judge_job(&self, store: &Arc<dyn Store>, job: &Job) {
         assert!(job.state.is_ended(), "{job:?}");
-        assert_eq!(job.counts, in_one_go(store.recount(job.id)).unwrap(), "the counts of {} are not its rows", job.id);
+        let rows = self.faults.done(store.recount(job.id)).await.unwrap();
+        assert_eq!(job.counts, rows, "the counts of {} are not its rows", job.id);
         let mut expected = 1;
         let mut ends: HashMap<u32, TaskState> = HashMap::new();
         let mut job_ends = 0;
         loop {
-            let events = in_one_go(store.events(job.id, expected - 1, 500)).unwrap();
+            let events = self.faults.done(store.events(job.id, expected - 1, 500)).await.unwrap();
             if events.items.is_empty() {
                 break;
             }
@@ -231,6 +283,8 @@ impl World {
                 match event.head.kind {
                     EventKind::TaskEnded => {
                         let task = event.task.expect("the task is told");
+                        let error = task.row.task.error.as_ref().map_or("", |error| error.message.as_str());
+                        assert!(!BUGS.iter().any(|bug| error.contains(bug)), "task {}/{}: {error}", job.id, task.index);
                         let before = ends.insert(task.index, task.row.task.state);
                         let again = matches!(before, None | Some(TaskState::Failed | TaskState::Cancelled));
                         assert!(again, "task {}/{} ended after it was {before:?}", job.id, task.index);
@@ -252,17 +306,17 @@ impl World {
             _ => {}
         }
     }
-}
 
-fn jobs(store: &Arc<dyn Store>) -> Vec<Job> {
-    let mut filter = JobFilter::default();
-    let mut all = Vec::new();
-    loop {
-        let page = in_one_go(store.jobs(&filter, 100)).unwrap();
-        filter.before = page.items.last().map(|job| job.id);
-        all.extend(page.items);
-        if !page.has_more {
-            return all;
+    async fn jobs(&self, store: &Arc<dyn Store>) -> Vec<Job> {
+        let mut filter = JobFilter::default();
+        let mut all = Vec::new();
+        loop {
+            let page = self.faults.done(store.jobs(&filter, 100)).await.unwrap();
+            filter.before = page.items.last().map(|job| job.id);
+            all.extend(page.items);
+            if !page.has_more {
+                return all;
+            }
         }
     }
 }

@@ -1,8 +1,9 @@
 //! What the cases share: a backend over a directory, and short ways to write a batch.
 
+use std::collections::HashMap;
 use std::future::Future;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use haul::model::event::{EventHead, EventKind};
 use haul::model::failure::{FailureReason, TaskError};
@@ -20,6 +21,8 @@ use haul::store::{
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::memory::MemoryStore;
+
 /// A store under test.
 pub trait Backend: Send + 'static {
     /// Opens what is at `dir`, as a restart does.
@@ -32,6 +35,18 @@ impl Backend for Sqlite {
     async fn open(dir: &Path) -> (Arc<dyn Store>, Box<dyn WriteStore>) {
         let (store, writer) = SqliteStore::open(dir, Durability::Full).await.unwrap();
         (store, Box::new(writer))
+    }
+}
+
+/// The store of simulations. What is at a directory is kept under its name.
+pub struct Memory;
+
+impl Backend for Memory {
+    async fn open(dir: &Path) -> (Arc<dyn Store>, Box<dyn WriteStore>) {
+        static ALL: LazyLock<Mutex<HashMap<PathBuf, MemoryStore>>> = LazyLock::new(Mutex::default);
+        let store = ALL.lock().unwrap().entry(dir.to_owned()).or_default().clone();
+        let writer = Box::new(store.writer());
+        (Arc::new(store), writer)
     }
 }
 

@@ -13,11 +13,6 @@ use crate::model::ids::{JobId, TaskId};
 use crate::model::time::Timestamp;
 use crate::store::DueTask;
 
-/// Tasks that back off in memory. A million of them cost disk, and these some tens of megabytes at most.
-const TASKS_MAX: usize = 20_000;
-/// Tasks that one read brings at most.
-pub(crate) const DUE_PAGE: u32 = 5_000;
-
 /// The tasks that back off.
 #[derive(Debug)]
 pub(crate) struct Backoffs {
@@ -52,21 +47,19 @@ impl Admissible {
     }
 }
 
-impl Default for Backoffs {
-    /// Nothing is in memory, and the store has not been read yet.
-    fn default() -> Self {
+impl Backoffs {
+    /// Nothing is in memory, where at most `tasks_max` may be, and the store has not been read yet.
+    pub(crate) fn new(tasks_max: usize) -> Backoffs {
         let first = DueTask { due: Timestamp(i64::MIN), id: TaskId { job: JobId(Uuid::nil()), index: 0 } };
         Backoffs {
             tasks: BTreeMap::new(),
             horizon: Some(first),
             on_their_way: BTreeMap::new(),
             reading: None,
-            tasks_max: TASKS_MAX,
+            tasks_max,
         }
     }
-}
 
-impl Backoffs {
     /// Adds a task, unless it is due beyond the horizon: then the store alone has it. Returns the tasks that memory does not
     /// hold after all, this one or one that is due later.
     pub(crate) fn add(&mut self, entry: DueTask, waiting: Waiting) -> Option<(DueTask, Waiting)> {
@@ -219,7 +212,7 @@ mod tests {
         /// while it was known.
         #[test]
         fn each_task_comes_out_once(steps in prop::collection::vec((0u8..6, 0i64..40), 1..300)) {
-            let mut backoffs = Backoffs { tasks_max: 6, ..Backoffs::default() };
+            let mut backoffs = Backoffs::new(6);
             let mut world = World { batch: 1, ..World::default() };
             let mut out = BTreeSet::new();
             let mut index = 0;

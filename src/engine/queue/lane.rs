@@ -11,13 +11,6 @@ use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskIndex};
 use crate::store::LaneNumber;
 
-/// Tasks of a lane that one read brings at most. A read ends earlier at 4 MiB; see `Store::lane_page`.
-pub(crate) const LANE_PAGE: u32 = 256;
-
-/// Tasks of a lane that may wait for a host or for disk space before the lane gives no more: those behind them would most
-/// likely come to wait for the same, one by one, at the cost of a request each.
-pub(crate) const HELD_BACK_MAX: usize = 256;
-
 /// A page of a lane to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LaneRead {
@@ -96,9 +89,9 @@ impl Lane {
         self.disk_from < self.disk_to
     }
 
-    /// Whether the lane can give a task, after a read if need be.
-    pub(crate) fn has_work(&self) -> bool {
-        self.held_back.len() < HELD_BACK_MAX
+    /// Whether the lane can give a task, after a read if need be, when at most `held_back` of its tasks may be held back.
+    pub(crate) fn has_work(&self, held_back: usize) -> bool {
+        self.held_back.len() < held_back
             && (self.next().is_some() || self.has_more_in_store() && self.reading == Reading::Idle)
     }
 

@@ -139,7 +139,7 @@ impl Queue {
 
     /// Drops the pages that were loaded longest ago until there is room for one more.
     fn make_room(&mut self, job: JobId, number: LaneNumber) {
-        while self.bytes + (self.reads + 1) * READ_BYTES > self.bytes_max {
+        while self.bytes + (self.reads + 1) * READ_BYTES > self.bounds.queue_bytes {
             let Some((old, lane, load)) = self.loaded.pop_front() else { return };
             let its = self.jobs.get(&old).and_then(|queue| queue.lanes.get(lane as usize));
             if (old, lane) != (job, number) && its.is_some_and(|its| its.load == load) {

@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::engine::attempt::Ended;
+use crate::engine::bounds::Bounds;
 use crate::engine::command::{Admitted, Command, EngineError};
 use crate::engine::effect::Effect;
 use crate::engine::hub::Hub;
@@ -62,6 +63,7 @@ pub(crate) struct Scheduler {
     runner: Arc<Runner>,
     hub: Arc<Hub>,
 
+    bounds: Bounds,
     queue: Queue,
     jobs: JobTable,
     outbox: Outbox,
@@ -116,7 +118,7 @@ impl Scheduler {
         runner: Arc<Runner>,
         hub: Arc<Hub>,
         link: WriterLink,
-        queue_bytes: usize,
+        bounds: Bounds,
         seed: u64,
         checks: bool,
     ) -> Scheduler {
@@ -124,7 +126,8 @@ impl Scheduler {
         Scheduler {
             runner,
             hub,
-            queue: Queue::new(queue_bytes),
+            bounds,
+            queue: Queue::new(bounds),
             jobs: JobTable::default(),
             outbox: Outbox::new(),
             pieces: VecDeque::new(),

@@ -2,17 +2,13 @@
 
 use std::collections::HashSet;
 
+use crate::engine::bounds::Bounds;
 use crate::engine::effect::Effect;
 use crate::engine::jobs::Stage;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::piece::Piece;
 use crate::model::ids::JobId;
 use crate::store::{Retry, Sweep, Which};
-
-/// Rows of long work that one commit moves, over all jobs together.
-const ROWS_MAX: u32 = 4096;
-/// The least share of that for one job.
-const SHARE_MIN: u32 = 256;
 
 impl Scheduler {
     /// Queues work that is to go on.
@@ -29,8 +25,9 @@ impl Scheduler {
             // What is left goes on after the restart.
             return jobs;
         }
-        let share = (ROWS_MAX / self.pieces.len().max(1) as u32).max(SHARE_MIN);
-        for _ in 0..self.pieces.len().min((ROWS_MAX / share) as usize) {
+        let Bounds { piece_rows, piece_share, .. } = self.bounds;
+        let share = (piece_rows / self.pieces.len().max(1) as u32).max(piece_share);
+        for _ in 0..self.pieces.len().min((piece_rows / share) as usize) {
             match self.pieces.pop_front() {
                 Some(Piece::Sweep(job)) => jobs.extend(self.sweep(job, share).then_some(job)),
                 Some(Piece::Retry(job)) => jobs.extend(self.put_back(job, share).then_some(job)),
@@ -45,7 +42,7 @@ impl Scheduler {
     pub(super) fn add_purges(&mut self) {
         for _ in 0..self.pieces.len() {
             match self.pieces.pop_front() {
-                Some(Piece::Purge(job)) => self.purge(job, SHARE_MIN),
+                Some(Piece::Purge(job)) => self.purge(job, self.bounds.piece_share),
                 Some(other) => self.pieces.push_back(other),
                 None => break,
             }

@@ -1,7 +1,7 @@
 //! What the scheduler reads, and what else it waits for, while it goes on.
 
 use crate::engine::command::{EngineError, answer};
-use crate::engine::queue::{DUE_PAGE, LANE_PAGE, LaneRead};
+use crate::engine::queue::LaneRead;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::read::{Read, patiently, trusted};
 use crate::model::ids::JobId;
@@ -16,14 +16,15 @@ impl Scheduler {
         while let Some(read) = self.queue.next_read() {
             let (store, now) = (self.runner.store.clone(), self.now());
             let LaneRead { job, lane, from, .. } = read;
+            let limit = self.bounds.lane_page;
             self.reads.spawn(async move {
-                let page = patiently(|| store.lane_page(job, lane, from, LANE_PAGE, now)).await;
+                let page = patiently(|| store.lane_page(job, lane, from, limit, now)).await;
                 Read::Lane(read, page)
             });
         }
         if let Some(after) = self.queue.begin_due_read() {
-            let store = self.runner.store.clone();
-            self.reads.spawn(async move { Read::Due(patiently(|| store.due_tasks(Some(after), DUE_PAGE)).await) });
+            let (store, limit) = (self.runner.store.clone(), self.bounds.due_page);
+            self.reads.spawn(async move { Read::Due(patiently(|| store.due_tasks(Some(after), limit)).await) });
         }
     }
 

@@ -1,0 +1,35 @@
+//! How much is held, read and moved at once. Plain numbers, which simulations make small to see every limit at work.
+
+/// The bounds of an engine's memory and of its pieces of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Memory for tasks that wait, in bytes, roughly.
+    pub queue_bytes: usize,
+    /// Tasks of a lane that one read brings at most. A read ends earlier at 4 MiB; see `Store::lane_page`.
+    pub lane_page: u32,
+    /// Tasks of a lane that may wait for a host or for disk space before the lane gives no more: those behind them would
+    /// most likely come to wait for the same, one by one, at the cost of a request each.
+    pub held_back: usize,
+    /// Tasks that back off in memory. A million of them cost disk, and these some tens of megabytes at most.
+    pub backoffs: usize,
+    /// Tasks that back off and that one read brings at most.
+    pub due_page: u32,
+    /// Rows of long work that one commit moves, over all jobs together.
+    pub piece_rows: u32,
+    /// The least share of that for one job; not more than all of it.
+    pub piece_share: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds {
+            queue_bytes: 64 << 20,
+            lane_page: 256,
+            held_back: 256,
+            backoffs: 20_000,
+            due_page: 5_000,
+            piece_rows: 4096,
+            piece_share: 256,
+        }
+    }
+}

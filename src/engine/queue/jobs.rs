@@ -1,0 +1,140 @@
+//! Jobs and their lanes: who is there, and who may run.
+
+use std::time::Duration;
+
+use crate::engine::queue::lane::{Lane, Reading};
+use crate::engine::queue::task::Held;
+use crate::engine::queue::{JobQueue, Queue};
+use crate::model::host::Host;
+use crate::model::ids::{JobId, TaskId, TaskIndex};
+use crate::store::LaneNumber;
+
+/// Lanes of a job up to which a host is looked for one by one, which is smaller and as quick.
+const FEW_LANES: usize = 8;
+
+impl JobQueue {
+    fn lane(&self, host: &Host) -> Option<LaneNumber> {
+        if self.lane_of.is_empty() {
+            return self.lanes.iter().position(|lane| lane.host == *host).map(|number| number as LaneNumber);
+        }
+        self.lane_of.get(host).copied()
+    }
+
+    fn add_lane(&mut self, host: Host) -> LaneNumber {
+        let number = self.lanes.len() as LaneNumber;
+        self.lanes.push(Lane::new(host.clone()));
+        if self.lanes.len() == FEW_LANES + 1 {
+            self.lane_of =
+                self.lanes.iter().enumerate().map(|(number, lane)| (lane.host.clone(), number as LaneNumber)).collect();
+        } else if self.lanes.len() > FEW_LANES {
+            self.lane_of.insert(host, number);
+        }
+        number
+    }
+}
+
+impl Queue {
+    /// Adds a job, without lanes.
+    pub(crate) fn add_job(
+        &mut self,
+        job: JobId,
+        priority: i32,
+        cap: u32,
+        may_run: bool,
+        task_timeout: Option<Duration>,
+    ) {
+        self.rotation.add_job(job, priority, cap, may_run);
+        self.jobs.insert(job, JobQueue { may_run, task_timeout, ..JobQueue::default() });
+    }
+
+    /// Forgets a job and every task of it that is in memory.
+    pub(crate) fn remove_job(&mut self, job: JobId) {
+        self.drop_waiting(job);
+        if let Some(queue) = self.jobs.remove(&job) {
+            for index in queue.held.into_keys() {
+                self.running.remove(&TaskId { job, index });
+            }
+        }
+        self.rotation.remove_job(job);
+    }
+
+    /// The lane of `job` for `host`, and whether it was made by this call. `None` if the queue does not know the job.
+    pub(crate) fn lane_for(&mut self, job: JobId, host: &Host) -> Option<(LaneNumber, bool)> {
+        let queue = self.jobs.get_mut(&job)?;
+        if let Some(number) = queue.lane(host) {
+            return Some((number, false));
+        }
+        let number = queue.add_lane(host.clone());
+        self.rotation.add_lane(job, host.clone());
+        Some((number, true))
+    }
+
+    /// Adds the next lane of a job as the store has it: none of its tasks before `head` is PENDING, and `total` tasks are
+    /// there in all.
+    pub(crate) fn restore_lane(&mut self, job: JobId, host: Host, head: TaskIndex, total: TaskIndex) {
+        let Some(queue) = self.jobs.get_mut(&job) else { return };
+        let number = queue.add_lane(host.clone());
+        let lane = &mut queue.lanes[number as usize];
+        (lane.stored_head, lane.disk_from, lane.disk_to) = (head, head, total.max(head));
+        self.rotation.add_lane(job, host);
+        self.refresh(job, number);
+    }
+
+    /// How many lanes a job has.
+    pub(crate) fn lane_count(&self, job: JobId) -> usize {
+        self.jobs.get(&job).map_or(0, |queue| queue.lanes.len())
+    }
+
+    /// Sets whether a job may run. The pages of one that may not are dropped: the store has them.
+    pub(crate) fn set_may_run(&mut self, job: JobId, may_run: bool) {
+        self.rotation.set_may_run(job, may_run);
+        let Some(queue) = self.jobs.get_mut(&job) else { return };
+        queue.may_run = may_run;
+        let lanes = queue.lanes.len();
+        for number in (0..lanes).filter(|_| !may_run) {
+            self.unload(job, number as LaneNumber);
+        }
+    }
+
+    /// See [`Rotation::set_resting`].
+    pub(crate) fn set_resting(&mut self, job: JobId, resting: bool) {
+        self.rotation.set_resting(job, resting);
+    }
+
+    /// Changes how a job is chosen.
+    pub(crate) fn set_order(&mut self, job: JobId, priority: i32, cap: u32) {
+        self.rotation.set_priority(job, priority);
+        self.rotation.set_cap(job, cap);
+        self.rotation.set_resting(job, false);
+    }
+
+    /// Drops every task of a job that waits, because all of them are about to be ended in the store. Running ones stay.
+    pub(crate) fn stop_job(&mut self, job: JobId) {
+        self.rotation.set_may_run(job, false);
+        self.drop_waiting(job);
+        if let Some(queue) = self.jobs.get_mut(&job) {
+            queue.may_run = false;
+            for lane in &mut queue.lanes {
+                lane.disk_from = lane.disk_to;
+                lane.reading = Reading::Idle;
+            }
+        }
+    }
+
+    fn drop_waiting(&mut self, job: JobId) {
+        let Some(queue) = self.jobs.get(&job) else { return };
+        let lanes = queue.lanes.len();
+        let held: Vec<TaskIndex> = queue
+            .held
+            .iter()
+            .filter(|(_, held)| !matches!(held, Held::Running | Held::Leaving(_)))
+            .map(|(index, _)| *index)
+            .collect();
+        for index in held {
+            self.take(TaskId { job, index });
+        }
+        for number in 0..lanes {
+            self.unload(job, number as LaneNumber);
+        }
+    }
+}

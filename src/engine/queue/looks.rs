@@ -1,0 +1,82 @@
+//! What others ask about the queue. Nothing here changes where a task is.
+
+use crate::engine::queue::Queue;
+use crate::engine::queue::lane::Lane;
+use crate::engine::queue::rotation::Hold;
+use crate::engine::queue::task::{Held, Running, Wait};
+use crate::model::host::Host;
+use crate::model::ids::{JobId, TaskId};
+use crate::store::LaneNumber;
+
+impl Queue {
+    /// Running tasks in all.
+    pub(crate) fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// A running task, to note what it has reached.
+    pub(crate) fn running_task_mut(&mut self, id: TaskId) -> Option<&mut Running> {
+        self.running.get_mut(&id)
+    }
+
+    /// All running tasks.
+    pub(crate) fn all_running(&self) -> impl Iterator<Item = &Running> {
+        self.running.values()
+    }
+
+    /// The running tasks of a job.
+    pub(crate) fn running_of(&self, job: JobId) -> impl Iterator<Item = &Running> {
+        let held = self.jobs.get(&job).map(|queue| &queue.held);
+        let running = held.into_iter().flatten().filter(|(_, held)| **held == Held::Running);
+        running.filter_map(move |(index, _)| self.running.get(&TaskId { job, index: *index }))
+    }
+
+    /// What a task waits for, if it waits for something of its own.
+    pub(crate) fn wait_of(&self, id: TaskId) -> Option<&Wait> {
+        let waiting = match self.jobs.get(&id.job)?.held.get(&id.index)? {
+            Held::Backoff(entry) => self.backoffs.get(entry),
+            Held::Host(_, entry) => self.waiting_for_hosts.get(entry),
+            Held::Disk(_) => self.waiting_for_disk.get(&id),
+            _ => None,
+        };
+        waiting.map(|waiting| &waiting.wait)
+    }
+
+    /// What holds back a lane whose tasks all wait for the same.
+    pub(crate) fn lane_wait(&self, job: JobId, lane: LaneNumber) -> Option<&Wait> {
+        let lane = self.jobs.get(&job)?.lanes.get(lane as usize)?;
+        let first = lane.held_back.first().filter(|_| lane.held_back.len() >= self.bounds.held_back)?;
+        self.wait_of(TaskId { job, index: *first })
+    }
+
+    /// What holds a lane with work.
+    pub(crate) fn hold(&self, job: JobId, lane: LaneNumber) -> Hold {
+        self.rotation.hold(job, lane)
+    }
+
+    /// The host of a lane.
+    pub(crate) fn host_of(&self, job: JobId, lane: LaneNumber) -> Option<&Host> {
+        Some(&self.jobs.get(&job)?.lanes.get(lane as usize)?.host)
+    }
+
+    /// The first `limit` lanes of a job that have work, each with its host and how many of its tasks are in memory.
+    pub(crate) fn busy_lanes(&self, job: JobId, limit: usize) -> impl Iterator<Item = (LaneNumber, &Host, usize)> {
+        let lanes = self.jobs.get(&job).into_iter().flat_map(|queue| queue.lanes.iter().enumerate());
+        let busy = lanes.take(limit).filter(|(_, lane)| lane.next().is_some() || lane.has_more_in_store());
+        busy.map(|(number, lane)| (number as LaneNumber, &lane.host, lane.queued().max(1)))
+    }
+
+    /// How many tasks in memory wait for room at a host.
+    pub(crate) fn waiting_at(&self, host: &Host) -> u32 {
+        let count = |(job, lane): (JobId, LaneNumber)| {
+            let lane = self.jobs.get(&job).and_then(|queue| queue.lanes.get(lane as usize));
+            lane.map_or(0, Lane::queued)
+        };
+        self.rotation.parked_at(host).map(count).sum::<usize>() as u32
+    }
+
+    /// `host` may have room for so many more requests.
+    pub(crate) fn wake_host(&mut self, host: &Host, room: usize) {
+        self.rotation.wake_host(host, room);
+    }
+}

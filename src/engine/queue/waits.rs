@@ -1,0 +1,139 @@
+//! Tasks that wait for something of their own: the end of a backoff or of a host's pause, disk space; and for all of them
+//! the end of the time that they have.
+
+use crate::engine::queue::Queue;
+use crate::engine::queue::lane::{Head, Reading};
+use crate::engine::queue::task::{BatchNumber, Held, Queued, Wait, Waiting, due_task};
+use crate::model::ids::{JobId, TaskId};
+use crate::model::time::Timestamp;
+use crate::store::DueTask;
+
+impl Queue {
+    /// Lets a task wait for something of its own. Returns the lane's head as [`Queue::put_first`] does.
+    pub(crate) fn wait(&mut self, job: JobId, task: Queued, wait: Wait) -> Option<Head> {
+        let id = TaskId { job, index: task.index };
+        let number = task.lane;
+        match wait {
+            Wait::Backoff(due) => {
+                self.back_off(due_task(due, id), task);
+                None
+            }
+            Wait::Host(due, _) => {
+                let head = self.lower_head(job, &task);
+                self.hold_back(job, &task, Held::Host(number, due_task(due, id)));
+                self.waiting_for_hosts.insert(due_task(due, id), Waiting { task, wait });
+                head
+            }
+            Wait::Disk { .. } => {
+                let head = self.lower_head(job, &task);
+                self.hold_back(job, &task, Held::Disk(number));
+                self.waiting_for_disk.insert(id, Waiting { task, wait });
+                head
+            }
+        }
+    }
+
+    pub(super) fn back_off(&mut self, entry: DueTask, task: Queued) {
+        let job = entry.id.job;
+        self.add_waiting(job, &task);
+        if let Some(queue) = self.jobs.get_mut(&job) {
+            queue.held.insert(entry.id.index, Held::Backoff(entry));
+        }
+        let wait = Wait::Backoff(entry.due);
+        if let Some((entry, waiting)) = self.backoffs.add(entry, Waiting { task, wait }) {
+            self.let_go(entry.id, &waiting.task);
+        }
+    }
+
+    fn hold_back(&mut self, job: JobId, task: &Queued, held: Held) {
+        self.add_waiting(job, task);
+        let Some(queue) = self.jobs.get_mut(&job) else { return };
+        queue.held.insert(task.index, held);
+        if let Some(lane) = queue.lanes.get_mut(task.lane as usize) {
+            lane.held_back.insert(task.index);
+        }
+    }
+
+    /// When something of this queue is due next.
+    pub(crate) fn next_due(&self) -> Option<Timestamp> {
+        let host = self.waiting_for_hosts.first_key_value().map(|(entry, _)| entry.due);
+        let deadline = self.deadlines.first().map(|(when, _)| *when);
+        [self.backoffs.next_due(), host, deadline].into_iter().flatten().min()
+    }
+
+    /// Moves every task that is due at `now` before the others of its lane. `committed` is the last durable batch.
+    pub(crate) fn wake_due(&mut self, now: Timestamp, committed: BatchNumber) {
+        while let Some((entry, waiting)) = self.backoffs.pop_due(now) {
+            self.let_go(entry.id, &waiting.task);
+            self.woken(entry.id.job, waiting.task, committed);
+        }
+        while let Some(entry) = self.waiting_for_hosts.first_key_value().map(|(entry, _)| *entry) {
+            if entry.due > now {
+                break;
+            }
+            let Some(task) = self.take(entry.id) else { break };
+            self.woken(entry.id.job, task, committed);
+        }
+    }
+
+    /// A task whose wait is over goes before the others of its lane, or back to the store when there is no room for it.
+    fn woken(&mut self, job: JobId, task: Queued, committed: BatchNumber) {
+        let Some(queue) = self.jobs.get(&job) else { return };
+        let Some(lane) = queue.lanes.get(task.lane as usize) else { return };
+        let room = queue.may_run && lane.again.len() < self.bounds.lane_page as usize;
+        if room || task.batch > committed {
+            return self.push_again(job, task);
+        }
+        // The lane finds it again, since a page also has tasks that back off and are due.
+        self.unload(job, task.lane);
+        let Some(lane) = self.jobs.get_mut(&job).and_then(|queue| queue.lanes.get_mut(task.lane as usize)) else {
+            return;
+        };
+        lane.disk_from = lane.disk_from.min(task.index);
+        lane.disk_to = lane.disk_to.max(task.index + 1);
+        if matches!(lane.reading, Reading::UnderWay { .. }) {
+            // Its result would raise `disk_from` again.
+            lane.reading = Reading::Idle;
+        }
+        self.refresh(job, task.lane);
+    }
+
+    /// Takes out the tasks whose time over all attempts is over at `now`. The caller ends them.
+    pub(crate) fn take_late(&mut self, now: Timestamp) -> Vec<(JobId, Queued)> {
+        let mut late = Vec::new();
+        while let Some((_, id)) = self.deadlines.first().copied().filter(|(when, _)| *when <= now) {
+            let task = self.take(id).or_else(|| self.take_from_page(id));
+            match task {
+                Some(task) => late.push((id.job, task)),
+                // An entry without its task would come back for ever.
+                None => drop(self.deadlines.pop_first()),
+            }
+        }
+        late
+    }
+
+    fn take_from_page(&mut self, id: TaskId) -> Option<Queued> {
+        let lanes = &mut self.jobs.get_mut(&id.job)?.lanes;
+        let task = lanes.iter_mut().find_map(|lane| lane.page.remove(lane.in_page(id.index)?))?;
+        self.sub_waiting(id.job, &task);
+        Some(task)
+    }
+
+    /// The first `limit` tasks that wait for disk space, each with where it needs how many bytes.
+    pub(crate) fn waiting_for_disk(&self, limit: usize) -> Vec<(TaskId, String, u64)> {
+        let need = |(id, waiting): (&TaskId, &Waiting)| match &waiting.wait {
+            Wait::Disk { folder, bytes, .. } => Some((*id, folder.clone(), *bytes)),
+            _ => None,
+        };
+        self.waiting_for_disk.iter().filter_map(need).take(limit).collect()
+    }
+
+    /// Puts waiting tasks before the others of their lanes.
+    pub(crate) fn wake(&mut self, tasks: Vec<TaskId>, committed: BatchNumber) {
+        for id in tasks {
+            if let Some(task) = self.take(id) {
+                self.woken(id.job, task, committed);
+            }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What kind of history a seed makes: how large, over which store, and with which bounds.
+
+use haul::engine::bounds::Bounds;
+use rand::RngExt as _;
+use rand::rngs::SmallRng;
+
+/// One history of so many runs over the real store.
+const REAL_STORE: u64 = 64;
+
+/// The size and the surroundings of a history.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) real_store: bool,
+    pub(crate) clients: u64,
+    /// Steps of a client.
+    pub(crate) steps: u32,
+    /// Tasks of most submissions.
+    pub(crate) tasks: u64,
+    /// Servers that end by a kill, a failed disk or a drain before the last one.
+    pub(crate) lives: u32,
+    pub(crate) bounds: Bounds,
+}
+
+impl Shape {
+    /// The shape of a history. Bounds are small, so that few tasks reach them, and sometimes those of a server.
+    pub(crate) fn of(seed: u64, rng: &mut SmallRng) -> Shape {
+        let small = |rng: &mut SmallRng, most: u32| rng.random_range(1..=most);
+        let bounds = if rng.random_ratio(1, 8) {
+            Bounds::default()
+        } else {
+            let piece_share = small(rng, 6);
+            Bounds {
+                queue_bytes: if rng.random_ratio(1, 2) { 300_000 } else { 64 << 20 },
+                lane_page: small(rng, 8),
+                held_back: small(rng, 6) as usize,
+                backoffs: small(rng, 10) as usize,
+                due_page: small(rng, 6),
+                piece_rows: piece_share * small(rng, 4),
+                piece_share,
+            }
+        };
+        Shape {
+            real_store: seed.is_multiple_of(REAL_STORE),
+            clients: rng.random_range(1..5),
+            steps: rng.random_range(3..16),
+            tasks: rng.random_range(3..16),
+            lives: rng.random_range(0..4),
+            bounds,
+        }
+    }
+}
