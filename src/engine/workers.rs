@@ -17,6 +17,10 @@ use crate::net::Transport;
 /// its time alone; the big one loses 4 %.)
 const TRANSFER_NICENESS: i32 = 4;
 
+/// Turns of tasks after which a transfer thread looks at its sockets and timers. Where an origin sends faster than its bytes
+/// are taken, a turn is as long as a turn may be, and the timers of all others there wait for this many of them.
+const EVENT_INTERVAL: u32 = 8;
+
 /// What a worker's runtime owns beside its attempts.
 pub struct WorkerParts {
     /// How its attempts reach the network.
@@ -69,7 +73,8 @@ impl Workers {
             let (ready, started) = oneshot::channel();
             let (make, stop) = (make.clone(), stop.clone());
             let name = format!("transfer-{number}");
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().event_interval(EVENT_INTERVAL).enable_all().build()?;
             threads.push(std::thread::Builder::new().name(name).spawn(move || {
                 // On Linux this is of the calling thread alone. Where it may not be, transfers are only less polite.
                 if let Err(error) = rustix::process::nice(TRANSFER_NICENESS) {

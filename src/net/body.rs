@@ -75,7 +75,13 @@ impl HttpBody {
         entered: &mut Option<Instant>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Failure>>> {
-        match self.poll_data(cx) {
+        // A body that comes faster than it is read is never waited for: its reader gives way to other tasks now and then.
+        let progress = ready!(tokio::task::coop::poll_proceed(cx));
+        let poll = self.poll_data(cx);
+        if poll.is_ready() {
+            progress.made_progress();
+        }
+        match poll {
             Poll::Ready(Some(Ok(data))) => {
                 self.release_at_end();
                 let waited = entered.map_or(Duration::ZERO, |entered| entered.elapsed());

@@ -77,7 +77,7 @@ pub(super) fn answer(host: &str, error: &hyper::Error, began: bool) -> Failure {
         return tls::explain(host, error);
     }
     if error.is_parse_too_large() {
-        return Failure::fatal(FailureReason::Protocol, format!("the head of the answer of `{host}` is too large"));
+        return large_head(host);
     }
     if error.is_parse() {
         let message = format!("`{host}` answered with something that is not HTTP ({error})");
@@ -95,6 +95,11 @@ pub(super) fn answer(host: &str, error: &hyper::Error, began: bool) -> Failure {
         FailureReason::Connect,
         format!("the connection to `{host}` ended before an answer came ({cause})"),
     )
+}
+
+/// Returns the failure of an answer whose head, or what comes before it, is too large.
+pub(super) fn large_head(host: &str) -> Failure {
+    Failure::fatal(FailureReason::Protocol, format!("the head of the answer of `{host}` is too large"))
 }
 
 /// Returns the failure of an answer over HTTP/1.1 whose head has a framing header that is broken.

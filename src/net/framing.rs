@@ -8,10 +8,13 @@
 //! (RFC 2616, section 3.6), becomes a line that is passed over.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::net::lock;
 
+/// The bytes that may come before the body of an answer: its head, and all interim answers and empty lines before it. What
+/// goes on for longer does not end.
+const HEAD_BYTES_MAX: usize = 2 << 20;
 /// What is kept of a line: more than a framing header has.
 const LINE_BYTES_MAX: usize = 256;
 /// The headers that frame a body, without what is not a letter.
@@ -22,6 +25,8 @@ const FRAMING: [(&str, &str); 2] = [("contentlength", "content-length"), ("trans
 pub(super) struct Watch {
     /// Whether the next bytes belong to a head.
     is_on: AtomicBool,
+    /// Bytes that came while it was on.
+    bytes: AtomicUsize,
     scan: Mutex<Scan>,
 }
 
@@ -38,14 +43,26 @@ impl Watch {
     /// Begins with the head of the next answer.
     pub(super) fn begin(&self) {
         *lock(&self.scan) = Scan::default();
+        self.bytes.store(0, Ordering::Relaxed);
         self.is_on.store(true, Ordering::Relaxed);
     }
 
     /// Looks at bytes that have come, and puts them right.
     pub(super) fn see(&self, bytes: &mut [u8]) {
-        if self.is_on.load(Ordering::Relaxed) && lock(&self.scan).is_over(bytes) {
-            self.is_on.store(false, Ordering::Relaxed);
+        if !self.is_on.load(Ordering::Relaxed) {
+            return;
         }
+        if lock(&self.scan).is_over(bytes) {
+            self.is_on.store(false, Ordering::Relaxed);
+            self.bytes.store(0, Ordering::Relaxed);
+        } else {
+            self.bytes.fetch_add(bytes.len(), Ordering::Relaxed);
+        }
+    }
+
+    /// Returns whether what comes before the body does not end.
+    pub(super) fn is_endless(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) > HEAD_BYTES_MAX
     }
 
     /// Returns whether the last head had a framing header that is broken.

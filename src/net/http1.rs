@@ -158,6 +158,9 @@ impl Http1 {
             return Err(Lost { failure: classify::no_answer(host, wait), fate: Fate::Over });
         };
         let answer = answer.map_err(|mut error| {
+            if self.framing.is_endless() {
+                return Lost { failure: classify::large_head(host), fate: Fate::Over };
+            }
             let is_unsent = error.take_message().is_some();
             let is_answered = self.received.load(Ordering::Relaxed) != before;
             let failure = classify::answer(host, error.error(), is_answered);

@@ -121,6 +121,9 @@ impl AsyncRead for Wire {
         if came > 0 {
             self.received.fetch_add(came as u64, Ordering::Relaxed);
             self.framing.see(&mut buf.filled_mut()[before..]);
+            if self.framing.is_endless() {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the head does not end")));
+            }
         }
         poll
     }

@@ -1,5 +1,6 @@
 //! Rates, breakers and retries as an origin sees them: how many at once, and when.
 
+use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
 use haul::pb;
@@ -9,7 +10,7 @@ use crate::support::object::Object;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::{PATIENCE, Server};
-use crate::support::spec::{download, fetch, job, millis, once};
+use crate::support::spec::{download, fetch, group, job, millis, once};
 
 async fn set_limits(server: &Server, limits: pb::Limits, paths: &[&str]) {
     let update_mask = Some(prost_types::FieldMask { paths: paths.iter().map(ToString::to_string).collect() });
@@ -195,6 +196,58 @@ async fn nobody_waits_inside_an_attempt_for_a_paused_host() {
     assert_eq!(server.run(job(vec![fetch(other.url("/b"))])).await.state(), JobState::Succeeded);
     assert_eq!(busy.requests("/a").len(), 1, "it is paused");
     let request = pb::CancelJobRequest { job_id: id, reason: String::new() };
+    let cancelled = server.jobs().cancel_job(request).await.unwrap().into_inner().job.unwrap();
+    assert_eq!(cancelled.counts.unwrap().cancelled, 4);
+}
+
+/// Origins that send without an end, and faster than anybody reads: in interim answers, in chunks of one byte.
+#[tokio::test]
+async fn an_origin_that_never_stops_sending_holds_nobody_up() {
+    let server = Server::with(&["--allow-private-networks"]).await;
+    let endless = [
+        ("", "HTTP/1.1 100 Continue\r\n\r\n"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n"),
+    ];
+    let mut bad = Vec::new();
+    for (head, rest) in endless {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        // Its threads end with their connections.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().take(4) {
+                let rest = rest.repeat(4_000);
+                std::thread::spawn(move || {
+                    let mut stream = stream.unwrap();
+                    let _ = stream.read(&mut [0; 4_096]);
+                    let _ = stream.write_all(head.as_bytes());
+                    while stream.write_all(rest.as_bytes()).is_ok() {}
+                });
+            }
+        });
+        let download = pb::DownloadSpec { url, max_bytes: Some(1 << 40), ..Default::default() };
+        let task = pb::TaskSpec { work: Some(pb::task_spec::Work::Download(download)), ..Default::default() };
+        // One for each of the transfer threads, at least.
+        let tasks = vec![task; 4];
+        bad.push(
+            server
+                .submit(pb::JobSpec {
+                    defaults: Some(once()),
+                    group: Some(group(pb::GroupMode::Collect, 0)),
+                    ..job(tasks)
+                })
+                .await,
+        );
+    }
+    let origin = Origin::start();
+    origin.reply("/b", Reply::ok("b"));
+    assert_eq!(server.run(job((0..16).map(|_| fetch(origin.url("/b"))).collect())).await.state(), JobState::Succeeded);
+    assert_eq!(
+        server.ended(&bad[0]).await.counts.unwrap().failed,
+        4,
+        "what does not end before its answer is no answer"
+    );
+    assert_eq!(server.job(&bad[1]).await.counts.unwrap().running, 4);
+    let request = pb::CancelJobRequest { job_id: bad.remove(1), reason: String::new() };
     let cancelled = server.jobs().cancel_job(request).await.unwrap().into_inner().job.unwrap();
     assert_eq!(cancelled.counts.unwrap().cancelled, 4);
 }

@@ -47,6 +47,15 @@ async fn what_is_not_http_is_a_protocol_failure() {
     }
     let large = format!("HTTP/1.1 200 OK\r\nX-Large: {}\r\n\r\n", "x".repeat(1 << 20));
     assert_eq!(failure_of(Reply::raw(large), |_| {}).await, protocol);
+    for before in ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", "\r\n"] {
+        let endless =
+            format!("{}HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", before.repeat((3 << 20) / before.len()));
+        assert_eq!(failure_of(Reply::raw(endless), |_| {}).await, protocol, "{before}");
+        let some = format!("{}HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", before.repeat(9));
+        let origin = Origin::start();
+        origin.reply("/", Reply::raw(some));
+        assert_eq!(fetch(&client(), &origin.url("/"), &profile(|_| {})).await.unwrap().1, b"x", "{before}");
+    }
 }
 
 #[tokio::test]
