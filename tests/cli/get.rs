@@ -2,12 +2,11 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use crate::support::object::Object;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::server::haul;
+use crate::support::server::{haul, until_now};
 
 fn files(dir: &std::path::Path) -> Vec<String> {
     let mut names: Vec<String> =
@@ -81,9 +80,7 @@ fn an_interrupted_run_goes_on() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    while origin.body_bytes() < 1_000_000 {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    until_now(|| origin.body_bytes() >= 1_000_000);
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
@@ -174,9 +171,7 @@ fn what_it_keeps_for_itself_is_private_and_goes_with_it() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    while origin.in_flight() == 0 {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    until_now(|| origin.in_flight() > 0);
     let made = std::fs::read_dir(scratch.path()).unwrap().next().unwrap().unwrap();
     assert_eq!(made.metadata().unwrap().permissions().mode() & 0o077, 0, "its URLs may hold passwords");
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());

@@ -27,6 +27,7 @@ async fn share_the_work() {
     assert_eq!(result.connections, 8);
     assert!(report.bytes < SIZE * 2, "{report:?}");
     let requests = rig.origin.requests("/f");
+    assert!(requests.len() >= 8, "one for each connection");
     assert!(requests[1..].iter().all(|request| request.header("if-range") == Some("\"1-61a80\"")));
 }
 
@@ -203,12 +204,12 @@ async fn come_from_mirrors_where_a_digest_vouches() {
     // One with validators of its own brings bytes where a digest will be checked, and its own validators are not lied to.
     let modified = "Mon, 02 Jan 2023 10:00:00 GMT";
     mirror.object("/m", object.clone().etag("\"of the mirror\"").last_modified(modified));
-    let before = mirror.body_bytes();
+    let (before, asked) = (mirror.body_bytes(), mirror.requests("/m").len());
     spec.path = "h".into();
     rig.done(&spec).await;
     assert_eq!(rig.read("job/h"), object.bytes());
     assert!(mirror.body_bytes() > before + 10_000);
-    assert!(mirror.requests("/m")[asked + 4..].iter().all(|request| request.header("if-range").is_none()));
+    assert!(mirror.requests("/m")[asked..].iter().all(|request| request.header("if-range").is_none()));
 }
 
 #[tokio::test]

@@ -8,16 +8,8 @@ use tonic::Code;
 
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::server::{PATIENCE, Server};
+use crate::support::server::{Server, until};
 use crate::support::spec::{fetch, job, millis};
-
-async fn until<F: Future<Output = bool>>(mut done: impl FnMut() -> F) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !done().await {
-        assert!(tokio::time::Instant::now() < deadline, "it does not come");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
 
 #[tokio::test]
 async fn a_paused_job_gives_its_attempts_back_and_goes_on() {

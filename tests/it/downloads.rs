@@ -10,7 +10,7 @@ use crate::support::disk::SmallDisk;
 use crate::support::object::Object;
 use crate::support::origin::Origin;
 use crate::support::reply::{Cut, Reply};
-use crate::support::server::Server;
+use crate::support::server::{Server, until};
 use crate::support::spec::{download, download_as, fetch, group, job, once, quick_retry};
 
 fn sha256(bytes: &[u8]) -> String {
@@ -91,9 +91,7 @@ async fn a_kill_in_the_middle_resumes_where_it_was_durable() {
     let spec = pb::DownloadSpec { url: origin.url("/f"), max_connections: 1, ..Default::default() };
     let id = server.submit(job(vec![download_as(spec)])).await;
     // A checkpoint follows within a second of bytes.
-    while origin.body_bytes() < 3_500_000 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until(async || origin.body_bytes() >= 3_500_000).await;
     server.restart().await;
     let ended = server.ended(&id).await;
     assert_eq!(ended.state(), JobState::Succeeded);
@@ -122,18 +120,12 @@ async fn a_task_waits_for_room_on_the_disk_and_goes_on() {
     origin.object("/big", big.clone());
     origin.object("/small", small);
     let id = server.submit(job(vec![download(origin.url("/big")), download(origin.url("/small"))])).await;
-    let waiting = loop {
-        let tasks = server.tasks(&id).await;
-        match &tasks[0].waiting {
-            Some(waiting) if waiting.reason() == WaitReason::DiskSpace => break tasks[0].clone(),
-            _ => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    };
+    let waits = |task: &pb::Task| task.waiting.as_ref().is_some_and(|it| it.reason() == WaitReason::DiskSpace);
+    until(async || waits(&server.task(&id, 0).await)).await;
+    let waiting = server.task(&id, 0).await;
     assert_eq!((waiting.state(), waiting.attempts), (TaskState::Pending, 0), "no attempt is burnt: {waiting:?}");
     // What fits is not held by what does not.
-    while server.task(&id, 1).await.state() != TaskState::Succeeded {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(async || server.task(&id, 1).await.state() == TaskState::Succeeded).await;
     std::fs::remove_file(&ballast).unwrap();
     assert_eq!(server.ended(&id).await.state(), JobState::Succeeded);
     let path = server.downloads().join(result(&server.task(&id, 0).await).path);
@@ -176,9 +168,7 @@ async fn no_part_file_is_left_of_a_job_that_has_ended_and_a_retry_goes_on_from_i
     let mut spec = job(vec![download(origin.url("/slow"))]);
     spec.group = Some(group(GroupMode::Collect, 0));
     let id = server.submit(spec).await;
-    while origin.body_bytes() < 2_500_000 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until(async || origin.body_bytes() >= 2_500_000).await;
     let request = pb::CancelJobRequest { job_id: id.clone(), reason: String::new() };
     let cancelled = server.jobs().cancel_job(request).await.unwrap().into_inner().job.unwrap();
     assert_eq!(cancelled.state(), JobState::Cancelled);
@@ -268,6 +258,7 @@ async fn segments_keep_to_the_limit_of_their_host() {
     };
     let ended = server.run(job((0..4).map(task).collect())).await;
     assert_eq!(ended.state(), JobState::Succeeded, "{ended:?}");
+    assert_eq!(server.files().len(), 4);
     for path in server.files() {
         assert_eq!(std::fs::read(server.downloads().join(path)).unwrap(), object.bytes());
     }

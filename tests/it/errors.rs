@@ -8,7 +8,7 @@ use tonic_types::StatusExt as _;
 use crate::it::wire::{call, call_web};
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::server::Server;
+use crate::support::server::{Server, until};
 use crate::support::spec::{download, fetch, fetch_as, group, job, once};
 
 fn reason(status: &Status) -> String {
@@ -122,9 +122,10 @@ async fn what_is_not_there_or_beyond_the_end_says_so() {
 
 #[tokio::test]
 async fn ids_that_are_taken_and_keys_that_are_too() {
-    let server = Server::start().await;
-    let spec =
-        || pb::JobSpec { open: true, ..job(vec![pb::TaskSpec { key: "k".into(), ..fetch("http://127.0.0.1:9/") }]) };
+    let (server, origin) = (Server::start().await, Origin::start());
+    // A job that failed would take no more tasks.
+    origin.reply("/*", Reply::hang());
+    let spec = || pb::JobSpec { open: true, ..job(vec![pb::TaskSpec { key: "k".into(), ..fetch(origin.url("/")) }]) };
     let request = |title: &str| pb::SubmitJobRequest {
         request_id: "r".into(),
         job: Some(pb::JobSpec { title: title.into(), ..spec() }),
@@ -135,7 +136,7 @@ async fn ids_that_are_taken_and_keys_that_are_too() {
     assert_eq!((status.code(), reason(&status).as_str()), (Code::AlreadyExists, "REQUEST_ID_TAKEN"));
 
     let chunk = |tasks| pb::AddTasksRequest { job_id: job_id.clone(), chunk_id: "c".into(), tasks };
-    let chunks = [chunk(vec![fetch("http://127.0.0.1:9/")]), chunk(vec![fetch("http://127.0.0.1:9/b")])];
+    let chunks = [chunk(vec![fetch(origin.url("/"))]), chunk(vec![fetch(origin.url("/b"))])];
     let mut answers = server.jobs().add_tasks(futures_util::stream::iter(chunks)).await.unwrap().into_inner();
     assert_eq!(answers.message().await.unwrap().unwrap().task_count, 1);
     let status = answers.message().await.unwrap_err();
@@ -143,7 +144,7 @@ async fn ids_that_are_taken_and_keys_that_are_too() {
 
     let taken = pb::AddTasksRequest {
         chunk_id: "d".into(),
-        ..chunk(vec![fetch("http://127.0.0.1:9/"), pb::TaskSpec { key: "k".into(), ..fetch("http://127.0.0.1:9/") }])
+        ..chunk(vec![fetch(origin.url("/")), pb::TaskSpec { key: "k".into(), ..fetch(origin.url("/")) }])
     };
     let mut answers = server.jobs().add_tasks(futures_util::stream::iter([taken])).await.unwrap().into_inner();
     let status = answers.message().await.unwrap_err();
@@ -177,9 +178,7 @@ async fn a_listing_that_failed_or_was_cancelled_ends_with_the_error_of_its_task(
     let id = server.submit(job(vec![listing(origin.url("/hangs"))])).await;
     let follower = items(&server, &id, 0);
     let cancel = async {
-        while origin.requests("/hangs").len() < 3 {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
+        until(async || origin.requests("/hangs").len() >= 3).await;
         let request = pb::CancelJobRequest { job_id: id.clone(), reason: "enough".into() };
         server.jobs().cancel_job(request).await.unwrap();
     };

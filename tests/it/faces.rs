@@ -17,7 +17,7 @@ use crate::it::wire::{call, call_web};
 use crate::support::disk::SmallDisk;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::server::{PATIENCE, Server};
+use crate::support::server::{PATIENCE, Server, until};
 use crate::support::spec::{fetch, fetch_as, job};
 
 #[tokio::test]
@@ -77,9 +77,7 @@ async fn health_says_not_serving_while_draining_and_streams_are_told_to_come_bac
         let (mut server, origin) = (Server::start().await, Origin::start());
         origin.reply("/hang", Reply::hang());
         let id = server.submit(job(vec![fetch(origin.url("/hang"))])).await;
-        while origin.requests("/hang").is_empty() {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
+        until(async || !origin.requests("/hang").is_empty()).await;
         let mut followed = Vec::new();
         for service in ["", "haul.v1.JobService", "haul.v1.ContentService", "haul.v1.AdminService"] {
             followed.push(health(&server, service).await);

@@ -5,7 +5,7 @@ use haul::pb::{FailureReason, JobState};
 
 use crate::support::origin::Origin;
 use crate::support::reply::{Cut, Reply};
-use crate::support::server::Server;
+use crate::support::server::{Server, until};
 use crate::support::spec::{fetch, fetch_as, job, millis, once};
 
 async fn read(server: &Server, job_id: &str) -> Vec<u8> {
@@ -79,9 +79,7 @@ async fn a_listing_goes_on_after_a_kill_at_the_page_after_the_last_durable_one()
     };
     let spec = pb::FetchSpec { url: origin.url("/list"), pagination: Some(pagination), ..Default::default() };
     let id = server.submit(job(vec![fetch_as(spec)])).await;
-    while origin.requests("/list").len() < 5 {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    until(async || origin.requests("/list").len() >= 5).await;
     server.restart().await;
     let followed = items(&server, &id, None).await;
     assert_eq!(server.ended(&id).await.state(), JobState::Succeeded);
@@ -178,7 +176,9 @@ async fn bodies_come_with_their_tasks_or_are_said_to_be_left_out() {
         }
     }
     assert_eq!(seen, 6);
-    for task in server.tasks(&ended.job_id).await {
+    let listed = server.tasks(&ended.job_id).await;
+    assert_eq!(listed.len(), 6);
+    for task in listed {
         let Some(pb::task::Result::FetchResult(result)) = task.result else { panic!("{task:?}") };
         assert!(result.body.is_empty() && !result.body_omitted, "only where it is asked for");
     }

@@ -7,7 +7,7 @@ use haul::pb::{FailureReason, GroupMode, JobState, TaskState};
 
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::server::Server;
+use crate::support::server::{Server, until};
 use crate::support::spec::{fetch, group, job, millis, once};
 
 fn reasons(tasks: &[pb::Task]) -> Vec<(TaskState, Option<FailureReason>)> {
@@ -104,9 +104,7 @@ async fn a_job_that_takes_too_long_fails() {
 async fn cancelling_reaches_a_stalled_read_and_is_idempotent() {
     let (server, origin) = (Server::start().await, origin_of_three());
     let id = server.submit(job(vec![fetch(origin.url("/stalled"))])).await;
-    while origin.requests("/stalled").is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until(async || !origin.requests("/stalled").is_empty()).await;
     let request = pb::CancelJobRequest { job_id: id.clone(), reason: "enough".into() };
     let ended = server.jobs().cancel_job(request.clone()).await.unwrap().into_inner().job.unwrap();
     assert_eq!(ended.state(), JobState::Cancelled);

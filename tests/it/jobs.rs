@@ -45,7 +45,9 @@ async fn attempts_that_follow_each_other_faster_than_commits() {
     let defaults = pb::TaskOptions { retry: Some(retry), ..Default::default() };
     let ended = server.run(pb::JobSpec { defaults: Some(defaults), ..job(tasks) }).await;
     assert_eq!(ended.counts.unwrap().succeeded, 100, "{}", server.log());
-    for task in server.tasks(&ended.job_id).await {
+    let listed = server.tasks(&ended.job_id).await;
+    assert_eq!(listed.len(), 100);
+    for task in listed {
         assert_eq!(task.attempts, 16, "{task:?}");
     }
     // What is durable agrees.

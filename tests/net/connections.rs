@@ -38,9 +38,12 @@ async fn closing_ends_every_connection() {
     let stuck = client.send(get(&origin.url("/stuck")), &profile).await.unwrap();
     client.close().await;
     drop(stuck);
-    while origin.open_connections() > 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let closed = async {
+        while origin.open_connections() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(60), closed).await.is_ok(), "a connection stays open");
 }
 
 #[test]

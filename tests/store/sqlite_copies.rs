@@ -179,7 +179,9 @@ async fn a_check_changes_nothing() {
     // Without a server, and without the files that SQLite has beside an open database.
     let still = parent.path().join("still");
     fs::create_dir_all(still.join("content")).unwrap();
-    for (path, bytes) in files(&dir).into_iter().filter(|(path, _)| !path.display().to_string().contains("haul.db-")) {
+    let is_at_rest = |path: &Path| !path.display().to_string().contains("haul.db-");
+    assert!(files(&dir).iter().any(|(path, _)| path.ends_with("haul.db")));
+    for (path, bytes) in files(&dir).into_iter().filter(|(path, _)| is_at_rest(path)) {
         let path = still.join(path.strip_prefix(&dir).unwrap());
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, bytes).unwrap();

@@ -237,6 +237,24 @@ pub fn refusal(mut command: Command) -> (i32, String) {
     (child.wait().unwrap().code().unwrap(), text)
 }
 
+/// Waits until something holds, and fails when it does not come.
+pub async fn until<F: Future<Output = bool>>(mut holds: impl FnMut() -> F) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < deadline, "it does not come");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// As [`until`], for tests without a runtime.
+pub fn until_now(holds: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "it does not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 pub fn is_durable(event: &pb::WatchJobResponse) -> bool {
     use pb::watch_job_response::Event;
     matches!(event.event, Some(Event::TaskEnded(_) | Event::JobChanged(_) | Event::JobEnded(_)))
