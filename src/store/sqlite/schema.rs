@@ -5,16 +5,24 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, SqlSafeStr as _, SqliteConnection};
 
 use crate::store::sqlite::open_error::OpenError;
 
-/// Forward only, by number.
-pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
+/// Forward only, by number. The macro that embeds a whole directory is not used: it needs `sqlx`, with `SQLite` and the
+/// runtime, a second time, built for the compiler.
+pub(super) static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    let migrations = [(1, "first", include_str!("../../../migrations/sqlite/0001_first.sql"))];
+    let migration = |(number, name, text): (i64, &'static str, &'static str)| {
+        Migration::new(number, name.into(), MigrationType::Simple, text.into_sql_str(), false)
+    };
+    Migrator::with_migrations(migrations.into_iter().map(migration).collect())
+});
 
 /// The oldest `SQLite` that keeps a log in WAL mode safe: older ones can corrupt it when it is reset.
 const SQLITE_MIN: (u32, u32, u32) = (3, 51, 3);
@@ -26,7 +34,7 @@ const APPLICATION_ID: i64 = 0x4841_554c;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How large a database is checked whole at the start: that takes about 0.1 s. Of a larger one only the tables are
-/// checked that a start depends on; damage elsewhere is told by the read that meets it.
+/// checked that a start depends on; damage elsewhere is reported by the read that meets it.
 const CHECKED_BYTES_MAX: u64 = 32 << 20;
 
 /// Refuses an `SQLite` library that is too old.
@@ -129,6 +137,25 @@ async fn inspect(conn: &mut SqliteConnection, path: &Path, bytes: u64) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A file that is forgotten would never be applied; a changed one would refuse every database that has it.
+    #[test]
+    fn every_migration_is_embedded_as_it_is() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/sqlite");
+        let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        let there: Vec<(String, String)> = files
+            .iter()
+            .map(|file| (file.file_name().unwrap().display().to_string(), std::fs::read_to_string(file).unwrap()))
+            .collect();
+        let embedded: Vec<(String, String)> = MIGRATIONS
+            .iter()
+            .map(|it| (format!("{:04}_{}.sql", it.version, it.description), it.sql.as_str().to_owned()))
+            .collect();
+        assert_eq!(embedded, there);
+        let digest = &MIGRATIONS.iter().next().unwrap().checksum[..4];
+        assert_eq!(digest, [0x5c, 0x17, 0x74, 0xa9], "databases have the digest of the first migration");
+    }
 
     #[test]
     fn old_libraries_are_refused() {
