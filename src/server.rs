@@ -1,7 +1,7 @@
 //! The life of the process: build, serve, drain.
 //!
 //! Starting: the store is opened and recovered, the port bound. Serving: the engine runs and calls are accepted. Draining:
-//! health says `NOT_SERVING`, attempts stop at a checkpoint and are given back, streams end with UNAVAILABLE. Stopped: all
+//! health says `NOT_SERVING`, attempts stop at a checkpoint and their tasks are requeued, streams end with UNAVAILABLE. Stopped: all
 //! that was decided is durable. The grace bounds the drain: what does not end in time is cut, which is no worse than a
 //! crash, and a crash loses nothing.
 
@@ -276,7 +276,7 @@ fn layered(services: Routes, browsers: BrowserRules, request_body_idle: Duration
         .service(services.prepare())
 }
 
-/// The services whose health is told, the empty name for the server as a whole.
+/// The services that have a health of their own, and the empty name for the server as a whole.
 const SERVICES: [&str; 4] =
     ["", JobServiceServer::<Jobs>::NAME, ContentServiceServer::<Contents>::NAME, AdminServiceServer::<Admin>::NAME];
 

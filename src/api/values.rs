@@ -49,8 +49,8 @@ pub(crate) fn labels(labels: &HashMap<String, String>, path: &str, v: &mut Viola
 /// Reads the name of a job.
 pub(crate) fn job_id(text: &str, v: &mut Violations) -> JobId {
     text.parse().unwrap_or_else(|_| {
-        let text = shown(text);
-        v.add("job_id", format!("`{text}` is not a job id, which reads like `01890a5d-ac96-774b-bcce-b302099a8057`"));
+        let what = if text.is_empty() { "is empty; give".to_owned() } else { format!("`{}` is not", shown(text)) };
+        v.add("job_id", format!("{what} a job id, which reads like `01890a5d-ac96-774b-bcce-b302099a8057`"));
         JobId(uuid::Uuid::nil())
     })
 }

@@ -1,4 +1,4 @@
-//! What `haul serve` is told: settings as they are given ([`raw`]), and as the server uses them ([`ServeConfig`]).
+//! The settings of `haul serve`: as they are given ([`raw`]), and as the server uses them ([`ServeConfig`]).
 //!
 //! Everything that can be wrong with a setting is found here, all of it at once, before anything is opened. This module
 //! must not know what the settings do.

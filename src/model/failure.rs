@@ -88,16 +88,16 @@ pub struct Failure {
     pub http_status: u16,
     /// Whether another attempt may help.
     pub retryable: bool,
-    /// How long the origin asked to be left alone (`Retry-After`, `RateLimit-Reset`).
+    /// How long the origin asked clients to wait (`Retry-After`, `RateLimit-Reset`).
     pub retry_after: Option<Duration>,
-    /// Nothing was asked, because a host is left alone until then: the attempt does not count, and the task waits.
+    /// Set where nothing was sent because the host is paused until then: the attempt does not count, and the task waits.
     pub paused_until: Option<Timestamp>,
     /// Whether no origin has looked at the request, so that sending it again repeats nothing, whatever its method.
     pub is_unsent: bool,
 }
 
 impl Failure {
-    /// A failure that another attempt cannot mend.
+    /// A failure that another attempt cannot cure.
     pub fn fatal(reason: FailureReason, message: impl Into<String>) -> Self {
         Failure {
             reason,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::failure::{FailureReason, TaskError, is_default};
 use crate::model::ids::TaskIndex;
 
-/// The most kinds that are told apart; more are counted together.
+/// The most kinds that are counted apart; more are counted together.
 const KINDS_MAX: usize = 50;
 /// The most tasks that are named for one kind.
 const SAMPLES_MAX: usize = 5;
@@ -18,7 +18,7 @@ const MESSAGE_BYTES_MAX: usize = 256;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FailureCount {
-    /// The class; `None`: tasks of kinds beyond those that are told apart.
+    /// The class; `None`: tasks of kinds beyond those that are counted apart.
     #[serde(skip_serializing_if = "is_default")]
     pub reason: Option<FailureReason>,
     /// The status, where a response was the reason; else 0.

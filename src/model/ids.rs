@@ -50,5 +50,5 @@ impl fmt::Display for TaskId {
 }
 
 /// A fencing token: names one attempt of one task for ever. It grows with each start, also with those that were given
-/// back and did not count, so that a late result of an earlier attempt is told apart from the current one.
+/// back and did not count, so that a late result of an earlier attempt is not taken for that of the current one.
 pub type Fence = u32;

@@ -206,7 +206,7 @@ fn state_name(state: JobState) -> &'static str {
 pub enum Change {
     /// It was that way already; nothing to store.
     None,
-    /// Something changed that watchers are told of by `job_changed`.
+    /// Something changed that is published as `job_changed`.
     Changed,
     /// Its tasks are to be stopped now.
     Stopping,

@@ -13,9 +13,9 @@ pub enum AttemptEnd {
     Done(Outcome),
     /// It has not.
     Failed(Failure),
-    /// It was told to stop, and has: what it holds is checkpointed. The cause is the engine's to know.
+    /// It was asked to stop, and has: what it holds is checkpointed. The engine knows the cause.
     Stopped,
-    /// The file system does not have enough free space. The attempt is given back and the task waits for it.
+    /// The file system does not have enough free space. The task is requeued and waits for it.
     NoSpace {
         /// The directory, relative to the download root, on whose file system it is needed.
         folder: String,
@@ -36,7 +36,7 @@ pub enum Outcome {
     Download(DownloadResult),
 }
 
-/// What a fetch brought.
+/// The result of a fetch.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FetchResult {

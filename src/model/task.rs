@@ -85,7 +85,7 @@ pub enum TaskEvent {
     BackedOff(Fence, TaskError, Timestamp),
     /// The attempt failed and it was the last.
     Failed(Fence, TaskError),
-    /// The attempt was told to stop (drain, pause, no room): it does not count.
+    /// The attempt was stopped by a drain, a pause or a lack of room, and the task is requeued: the attempt does not count.
     GivenBack(Fence),
     /// The server died under the attempt: it does not count, unless it happened too often.
     Crashed,

@@ -85,14 +85,25 @@ fn colours_stderr() -> bool {
 /// Reads a filter. A bare word is a level or a part of haul: `inof` would otherwise be a target that nothing has, and the
 /// log would be silent without a reason that anybody sees.
 fn filter(text: &str) -> Result<Targets, FilterError> {
-    for directive in text.split(',').map(str::trim).filter(|directive| !directive.contains('=')) {
+    let wrong = |error: &dyn std::fmt::Display| {
+        FilterError(format!("is `{}`, which is not a filter: {error}", text.escape_debug()))
+    };
+    // The parser of directives takes what has no level, or no target, for one.
+    let is_half = |directive: &str| directive.split('=').any(|part| part.trim().is_empty());
+    for directive in text.split(',').map(str::trim) {
+        if directive.contains('=') {
+            if is_half(directive) {
+                return Err(wrong(&format!("`{}` needs a target and a level", directive.escape_debug())));
+            }
+            continue;
+        }
         let is_ours = directive == "haul" || directive.starts_with("haul::");
         // The parser of levels takes an empty text for one.
         if !is_ours && (directive.is_empty() || directive.parse::<LevelFilter>().is_err()) {
             return Err(FilterError(format!("has `{}`, which is not a level", directive.escape_debug())));
         }
     }
-    text.parse().map_err(|error| FilterError(format!("is `{}`, which is not a filter: {error}", text.escape_debug())))
+    text.parse().map_err(|error: tracing_subscriber::filter::ParseError| wrong(&error))
 }
 
 #[cfg(test)]
@@ -104,7 +115,7 @@ mod tests {
         for good in ["info", "WARN", "off", "haul=debug", "warn,haul::engine=trace", "haul", "info, hyper=debug"] {
             assert!(filter(good).is_ok(), "{good}");
         }
-        for bad in ["inof", "haul=loud", "info,,debug", "debug,sqlx", "a=b=c", "info;debug"] {
+        for bad in ["inof", "haul=loud", "info,,debug", "debug,sqlx", "a=b=c", "info;debug", "haul=", "=debug", "="] {
             let message = filter(bad).err().map(|error| error.to_string()).unwrap_or_default();
             assert!(message.starts_with("`HAUL_LOG` ") && message.contains("error, warn, info"), "{bad}: {message}");
         }

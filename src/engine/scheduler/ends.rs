@@ -313,7 +313,7 @@ fn description(event: &TaskEvent) -> String {
         TaskEvent::BackedOff(_, error, due) => format!("failed, next attempt at {}: {}", due.0, error.message),
         TaskEvent::Cancelled(error) => format!("cancelled: {}", error.message),
         TaskEvent::Succeeded(_) => "succeeded".to_owned(),
-        _ => "given back".to_owned(),
+        _ => "requeued".to_owned(),
     }
 }
 

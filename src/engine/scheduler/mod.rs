@@ -351,7 +351,10 @@ impl Scheduler {
     /// Starts no attempt any more; those that run stop at a checkpoint and are given back.
     fn drain(&mut self) {
         if !self.draining {
-            tracing::info!(running = self.queue.running(), "draining: running attempts are given back");
+            tracing::info!(
+                running = self.queue.running(),
+                "draining: running attempts stop at a checkpoint and are requeued"
+            );
             self.draining = true;
             for running in self.queue.all_running() {
                 running.stop(Cause::Drain);

@@ -110,7 +110,7 @@ pub(super) async fn lanes(reader: &Reader, job: JobId) -> Result<Vec<(Host, Task
 #[derive(Deserialize)]
 struct DueLine(JobId, Timestamp, TaskLine);
 
-/// Tasks of equal due time are told apart by their ids, so that a page can end among them.
+/// Tasks of equal due time are ordered by their ids, so that a page can end among them.
 pub(super) async fn due(reader: &Reader, after: Option<DueTask>, limit: u32) -> Result<DuePage, StoreError> {
     static PAGE: LazyLock<Arc<str>> = LazyLock::new(|| {
         let places = concat!(
