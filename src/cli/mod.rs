@@ -40,6 +40,7 @@ use crate::cli::args::{Format, Remote, Usage, With};
 use crate::cli::client::Client;
 use crate::cli::line::{Command, Line};
 use crate::cli::term::screen;
+use crate::model::text::plain_coloured;
 
 pub use reference::reference;
 
@@ -50,8 +51,8 @@ const HELP_COLUMNS: usize = 100;
 pub fn main() -> ExitCode {
     // One provider of TLS in the whole process, chosen before anything can ask for one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let matches =
-        line::command(screen::stdout_size().map_or(HELP_COLUMNS, |size| size.columns.min(HELP_COLUMNS))).get_matches();
+    let columns = screen::stdout_size().map_or(HELP_COLUMNS, |size| size.columns.min(HELP_COLUMNS));
+    let matches = line::command(columns).try_get_matches().unwrap_or_else(|error| refused(&error));
     let is_typed = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
     let remote_flag = [
         ("server", "--server"),
@@ -62,7 +63,7 @@ pub fn main() -> ExitCode {
     ]
     .into_iter()
     .find(|(name, _)| is_typed(name));
-    let line = Line::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let line = Line::from_arg_matches(&matches).unwrap_or_else(|error| refused(&error));
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(threads()).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::new(error).context("cannot start the runtime")),
@@ -144,6 +145,18 @@ async fn look_or_control(top: &Remote, command: Command) -> anyhow::Result<ExitC
 fn open<A: clap::Args>(top: &Remote, with: With<A>) -> anyhow::Result<(Client, Format, A)> {
     let (place, format) = with.remote.over(top);
     Ok((Client::new(&place)?, format, with.args))
+}
+
+/// Prints help, or what is wrong with the arguments, and ends the process. An argument may be text of others, which a script
+/// passed on.
+fn refused(error: &clap::Error) -> ! {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    let rendered = error.render();
+    let said = if screen::has_stderr_colours() { rendered.ansi().to_string() } else { rendered.to_string() };
+    screen::draw(&said.lines().map(|line| plain_coloured(line) + "\n").collect::<String>());
+    std::process::exit(error.exit_code());
 }
 
 /// Calls, scheduling and answers need little; the transfers have threads of their own.

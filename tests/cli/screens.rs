@@ -267,6 +267,13 @@ async fn nothing_of_an_origin_reaches_a_terminal_as_it_is() {
     }
     assert!(run(&["cat", &id, "0"]).screen.contains("evil"));
     assert!(run(&["cat", &id, "0", "--raw"]).written.contains("\x1b]0;owned\x07"), "who asks for it gets it");
+    // What a script passes on is repeated in the error, too.
+    for args in [&["list", &format!("--{HOSTILE}")][..], &["list", "--limit", HOSTILE], &[HOSTILE]] {
+        let ended = Terminal::run(80, &[], args);
+        assert_eq!(ended.status.code(), Some(2), "{args:?}: {}", ended.screen);
+        assert!(ended.screen.contains("evil"), "{args:?}: {}", ended.screen);
+        assert_harmless(&ended.written);
+    }
     let dir = tempfile::tempdir().unwrap();
     let got = Terminal::run(40, &[], &["get", "-d", dir.path().to_str().unwrap(), &origin.url("/named")]);
     got.assert_fits();
