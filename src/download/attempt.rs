@@ -85,7 +85,7 @@ impl Attempt<'_> {
     }
 
     /// A source that fails is left for the next one, within the attempt. Where the bytes turned out to be wrong and were
-    /// dropped, one more try is made in all, from the start, if nobody else can be asked or several had brought them.
+    /// dropped, one more try is made in all, from the start, if nobody else can be asked or they came from several.
     async fn try_sources(&mut self) -> Result<DownloadResult, Halt> {
         let mut failures: Vec<Failure> = Vec::new();
         let mut may_repeat = true;

@@ -1,4 +1,4 @@
-//! Who fetches which bytes. Pure: connections claim ranges, move through them, and give back what they could not get.
+//! Who fetches which bytes. Pure: connections claim ranges, move through them, and release what they could not get.
 //!
 //! The board does not know what is held: it is passed in, call by call, by the gate that the bytes pass
 //! ([`crate::files::bound::Bound`]). The board only plans, and a plan that is overtaken costs time and no byte.
@@ -53,7 +53,7 @@ pub(super) enum Reach {
     To(u64),
     /// What follows was asked for by another connection whose answer has not come. If it brings nothing, this one can.
     Unclear,
-    /// No further: what follows is held, or brought by others.
+    /// No further: what follows is held, or received by others.
     Done,
 }
 
@@ -119,7 +119,7 @@ impl Board {
         self.find(id).map(|claim| claim.is_connected = true).is_some()
     }
 
-    /// Gives a claim back: what it has not brought is free again, and its rival may be raced again.
+    /// Releases a claim: what it has not received is free again, and its rival may be raced again.
     pub(super) fn release(&mut self, id: ClaimId) {
         self.claims.retain(|claim| claim.id != id);
         for claim in self.claims.iter_mut().filter(|claim| claim.raced_by == Some(id)) {

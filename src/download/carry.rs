@@ -140,7 +140,7 @@ impl Flow<'_> {
         no_space(self.order, &NoSpace { needed_bytes: more, ..*error }, 0, &what)
     }
 
-    /// The body is over. For one of unknown length that is the end of the file; else it must have brought what it said.
+    /// The body is over. For one of unknown length that is the end of the file; else it must have been as long as it said.
     fn ended(&self, stream: &Stream) -> Result<(), Halt> {
         let mut state = self.lock();
         if state.board.total().is_none() {

@@ -237,7 +237,7 @@ impl<'a> Flow<'a> {
         opened
     }
 
-    /// Marks the source of a connection that brought what cannot be used.
+    /// Marks the source of a connection whose bytes cannot be used.
     pub(super) fn mark_unfit(&self, id: &str) {
         let is_it = |source: &usize| self.order.source_ids[*source] == id;
         if let Some(at) = self.sources.iter().position(is_it) {

@@ -21,7 +21,7 @@ pub(super) struct Planned {
     pub(super) name: String,
     pub(super) bound: Bound,
     pub(super) board: Board,
-    /// The answer that the probe brought, and its claim; `None`: nothing is missing.
+    /// The answer to the probe, and its claim; `None`: nothing is missing.
     pub(super) first: Option<(Stream, ClaimId)>,
     pub(super) connections: Connections,
     pub(super) reservation: Option<Reservation>,

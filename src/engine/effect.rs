@@ -42,9 +42,9 @@ pub(crate) enum Effect {
     LimitsStored(Limits, Reply<Limits>),
     /// A page is acknowledged to its attempt.
     AckPage(JobId, oneshot::Sender<Result<(), Failure>>),
-    /// Watchers are told of the job as it was committed, and of its events.
+    /// The job as it was committed, and its events, are published.
     Publish(Arc<Job>, Vec<Arc<StoredEvent>>),
-    /// Watchers of starts are told of something that is not durable.
+    /// A notice is published to those who watch starts.
     Notify(JobId, Notice),
     /// The running attempts of the job are stopped.
     StopAttempts(JobId, Cause),

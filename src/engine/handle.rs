@@ -101,7 +101,7 @@ impl Engine {
         self.control(job, Control::Seal).await
     }
 
-    /// Lets no new attempt of the job start, and gives back those that run.
+    /// Lets no new attempt of the job start, and stops those that run at a checkpoint.
     pub async fn pause(&self, job: JobId) -> Result<Arc<Job>, EngineError> {
         self.control(job, Control::Pause).await
     }
@@ -181,7 +181,7 @@ impl Engine {
         Ok(json::items(page, pointer)?.into_iter().map(|item| item.get().to_owned()).collect())
     }
 
-    /// Begins the end of the process: no new attempt starts, those that run are given back.
+    /// Begins the end of the process: no new attempt starts, and tasks that run are requeued.
     pub async fn drain(&self) {
         // A scheduler that is gone has drained.
         let _ = self.send(0, Command::Drain).await;

@@ -176,7 +176,7 @@ impl Outbox {
         Some(Sealed { number: 0, batch, effects: removals, ended: Vec::new() })
     }
 
-    /// Takes out everything of a job, because memory and store contradict each other about it. Callers are told so.
+    /// Takes out everything of a job, because memory and store contradict each other about it. Callers get that as their error.
     pub(crate) fn drop_job(&mut self, job: JobId) {
         let Batch { pages, moves, claims, sweeps, retries, events, jobs, respecced, lane_heads, .. } = &mut self.batch;
         pages.retain(|it| it.id.job != job);

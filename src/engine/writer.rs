@@ -10,7 +10,7 @@ use crate::store::{Batch, Committed, StoreError, WriteStore};
 
 /// The longest wait between tries of a batch that the store could not take.
 const RETRY_MAX: Duration = Duration::from_secs(1);
-/// Tries of a batch that fail for want of a lock before that is a condition to be told.
+/// Tries of a batch that fail for want of a lock before that is reported.
 const BUSY_TRIES: u32 = 3;
 
 /// A batch and where its result goes.

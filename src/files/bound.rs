@@ -167,7 +167,7 @@ impl Bound {
         gate.saved = RangeSet::default();
     }
 
-    /// Takes bytes that an admitted answer brought for this offset. Those that are missing are written, to the page cache
+    /// Takes bytes of an admitted answer for this offset. Those that are missing are written, to the page cache
     /// and in place, since a call costs less than handing them to another thread. Those that are held are compared with
     /// the file; one that differs is `CONTENT_CHANGED`.
     pub async fn put(&self, at: u64, bytes: &Bytes) -> Result<(), Failure> {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Debug, Default)]
 pub(super) struct Claims(Mutex<HashSet<String>>);
 
-/// The right to use one part; dropping it gives it back.
+/// The right to use one part; dropping it releases it.
 #[derive(Debug)]
 pub(super) struct Claim {
     claims: Arc<Claims>,

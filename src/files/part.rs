@@ -108,7 +108,7 @@ impl Part {
         folder.remove(&name).map_err(|error| failure("remove", &folder.path_of(&name), &error))
     }
 
-    /// Opens the part that is there; gives the claim back when there is none.
+    /// Opens the part that is there; releases the claim when there is none.
     fn open(root: &Arc<Root>, folder: &Folder, key: PartKey<'_>, claim: Claim) -> Result<Result<Part, Claim>, Failure> {
         let name = part_name(key.name);
         let fail = |error: &io::Error| failure("open", &folder.path_of(&name), error);

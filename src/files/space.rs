@@ -92,7 +92,7 @@ impl Space {
         if room.free < needed.saturating_add(SMALL_BYTES) {
             return None;
         }
-        // Counted here until the next look, and not given back: it is on the disk by then.
+        // Counted here until the next look, and not released: it is on the disk by then.
         room.free -= bytes;
         Some(Reservation { space: Arc::clone(self), device, bytes: 0 })
     }

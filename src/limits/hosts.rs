@@ -58,7 +58,7 @@ pub struct HostView {
     pub recent_error: Option<(Timestamp, String)>,
 }
 
-/// The right to have one request in flight. Dropping it gives it back.
+/// The right to have one request in flight. Dropping it releases it.
 #[derive(Debug)]
 pub struct HostPermit {
     hosts: Arc<Hosts>,

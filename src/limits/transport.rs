@@ -1,5 +1,5 @@
 //! Limits around a transport: every request takes a permit of its host and a start of each rate, and every body pays for
-//! its bytes. The permit goes with the request: the network gives it back when the origin can no longer count it.
+//! its bytes. The permit goes with the request: the network releases it when the origin can no longer count it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

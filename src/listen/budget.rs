@@ -51,7 +51,7 @@ impl Share {
     }
 }
 
-/// What one unfinished message takes; it is given back when this is dropped.
+/// What one unfinished message takes; it is released when this is dropped.
 #[derive(Debug)]
 pub struct Hold {
     share: Arc<Share>,
@@ -72,7 +72,7 @@ impl Hold {
     }
 }
 
-/// Takes or gives back the difference between two numbers of bytes. Nothing changes where there is no room.
+/// Takes or releases the difference between two numbers of bytes. Nothing changes where there is no room.
 fn change(budget: &Budget, held: &mut u64, bytes: u64) -> Result<(), Full> {
     match bytes.checked_sub(*held) {
         Some(more) => budget.take(more)?,

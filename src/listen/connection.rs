@@ -119,7 +119,7 @@ impl<S: Answers> Common<S> {
                     is_heard = true;
                 }
                 () = place.displaced() => {
-                    // Whoever never called loses nothing; others are told, so that they connect anew.
+                    // Whoever never called loses nothing; others get a GOAWAY, so that they connect anew.
                     if place.has_called() {
                         connection.as_mut().graceful_shutdown();
                         let _ = tokio::time::timeout(FAREWELL, connection.as_mut()).await;

@@ -115,7 +115,7 @@ impl State {
     }
 }
 
-/// The part of an address that one owner has; `None` for this machine, whose users are not told apart by it.
+/// The part of an address that one owner has; `None` for this machine, whose users it does not distinguish.
 fn network(address: IpAddr) -> Option<IpAddr> {
     let address = address.to_canonical();
     match address {

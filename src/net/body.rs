@@ -163,7 +163,7 @@ impl Pace {
 
     /// Counts bytes that came after a wait for them.
     ///
-    /// Fails where a whole window has brought too few.
+    /// Fails where too few bytes came in a whole window.
     fn came(&mut self, waited: Duration, bytes: usize) -> Result<(), Failure> {
         self.waited += waited;
         self.bytes += bytes as u64;

@@ -84,7 +84,7 @@ impl Coding {
 
 /// Returns the codings that `Content-Encoding` names, in the order in which they were applied.
 ///
-/// A value that HTTP does not define as a coding is a label: storage gives back whatever was set when the object was stored, such as
+/// A value that HTTP does not define as a coding is a label: storage returns whatever was set when the object was stored, such as
 /// `aws-chunked`, `utf-8` or `bzip2`, and the bytes are what they are.
 pub fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, Failure> {
     let codings: Vec<Coding> =

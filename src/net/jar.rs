@@ -51,7 +51,7 @@ impl Jar {
 /// Where bytes beyond ASCII stand while they are text: a range of private use, so that none of them is white space.
 const BYTES_FROM: u32 = 0xf700;
 
-/// Bytes as text that [`bytes_of`] gives back: cookies are bytes of any charset, and the store deals in text.
+/// Bytes as text, which [`bytes_of`] reverses: cookies are bytes of any charset, and the store deals in text.
 fn text_of(bytes: &[u8]) -> String {
     let letter = |byte: &u8| {
         if byte.is_ascii() { Some(char::from(*byte)) } else { char::from_u32(BYTES_FROM + u32::from(*byte)) }

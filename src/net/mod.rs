@@ -85,7 +85,7 @@ pub struct Request {
     /// Whether the request asks for a connection that it does not share, as a segment of a download does: where several
     /// streams share a connection, they share its speed too. A preference: beyond a bound, connections are shared.
     pub separate: bool,
-    /// What must not be given back before the origin can no longer count the request.
+    /// What must not be released before the origin can no longer count the request.
     pub permit: Permit,
 }
 

@@ -5,12 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Held from before a request is sent until its response has been read to the end or its connection is closed: the
-/// origin counts the request for as long. The network does not know what it is; dropping the last clone gives it back.
+/// origin counts the request for as long. The network does not know what it is; dropping the last clone releases it.
 #[derive(Clone, Default)]
 pub struct Permit(Option<Arc<dyn Any + Send + Sync>>);
 
 impl Permit {
-    /// A permit that gives `held` back when it is dropped.
+    /// A permit that releases `held` when it is dropped.
     pub fn new(held: impl Any + Send + Sync) -> Permit {
         Permit(Some(Arc::new(held)))
     }

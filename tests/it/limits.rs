@@ -167,7 +167,7 @@ async fn a_crowd_of_retries_outlives_a_kill() {
     assert!(origin.requests("/a").len() as u32 > TASKS + HELD);
 }
 
-/// A redirect to a host that is paused: the attempt is given back, and its place goes to others meanwhile.
+/// A redirect to a host that is paused: the task is requeued, and its place goes to others meanwhile.
 #[tokio::test]
 async fn nobody_waits_inside_an_attempt_for_a_paused_host() {
     let server = Server::with(&["--allow-private-networks", "--max-concurrent-tasks", "2"]).await;

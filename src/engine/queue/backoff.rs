@@ -34,7 +34,7 @@ struct DueRead {
     left: HashSet<TaskId>,
 }
 
-/// What a finished read says of the tasks that it brought.
+/// What a finished read says of the tasks that it found.
 pub(crate) struct Admissible {
     horizon: Option<DueTask>,
     left: HashSet<TaskId>,
@@ -118,7 +118,7 @@ impl Backoffs {
         Some(before(horizon))
     }
 
-    /// Moves the horizon by a read that brought tasks up to `last`, all there are if `complete`.
+    /// Moves the horizon by a read that found tasks up to `last`, all there are if `complete`.
     pub(crate) fn end_read(&mut self, last: Option<DueTask>, complete: bool) -> Admissible {
         let read = self.reading.take().unwrap_or_default();
         let reached = if complete { None } else { last.map(after).or(self.horizon) };

@@ -17,7 +17,7 @@ pub(crate) struct LaneRead {
     pub(crate) job: JobId,
     pub(crate) lane: LaneNumber,
     pub(crate) from: TaskIndex,
-    /// To be given back with the result.
+    /// Returned with the result.
     pub(crate) number: u64,
 }
 
@@ -49,7 +49,7 @@ pub(crate) enum Reading {
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) host: Host,
-    /// Tasks that go before the page: given back, due again or recovered. By the order in which they came.
+    /// Tasks that go before the page: requeued, due again or recovered. By the order in which they came.
     pub(crate) again: BTreeMap<u64, Queued>,
     /// Tasks in order of index.
     pub(crate) page: VecDeque<Queued>,

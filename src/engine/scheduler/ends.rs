@@ -269,7 +269,7 @@ fn meaning(
     }
 }
 
-/// What a task that was given back waits for.
+/// What a requeued task waits for.
 fn wait_after(end: &AttemptEnd, event: &TaskEvent) -> Option<Wait> {
     match (event, end) {
         (TaskEvent::GivenBack(_), AttemptEnd::NoSpace { folder, needed_bytes, message }) => {
@@ -317,7 +317,7 @@ fn description(event: &TaskEvent) -> String {
     }
 }
 
-/// Appends the attempt to the task's log, which keeps the last [`ATTEMPT_LOG_MAX`]. An attempt that was given back
+/// Appends the attempt to the task's log, which keeps the last [`ATTEMPT_LOG_MAX`]. An attempt that ended
 /// because a host was paused or the disk had no room did nothing, and would push out those that did.
 fn note_attempt(row: &mut TaskRow, start_time: Timestamp, ended: &Ended, event: &TaskEvent, now: Timestamp) {
     if wait_after(&ended.end, event).is_some() {

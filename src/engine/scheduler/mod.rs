@@ -348,7 +348,7 @@ impl Scheduler {
         }
     }
 
-    /// Starts no attempt any more; those that run stop at a checkpoint and are given back.
+    /// Starts no attempt any more; those that run stop at a checkpoint, and their tasks are requeued.
     fn drain(&mut self) {
         if !self.draining {
             tracing::info!(

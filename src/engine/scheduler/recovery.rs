@@ -26,7 +26,7 @@ pub struct Recovery {
 }
 
 impl Scheduler {
-    /// Takes in all that the store has, in pieces. Attempts that the end of the last process cut are given back; nothing
+    /// Takes in all that the store has, in pieces. Tasks whose attempt the end of the last process cut are requeued; nothing
     /// has started when this returns.
     pub(crate) async fn recover(&mut self) -> Result<Recovery, StoreError> {
         let store = self.runner.store.clone();

@@ -35,7 +35,7 @@ impl Scheduler {
         for running in self.queue.running_of(job) {
             running.stop(Cause::Reload);
         }
-        // Ends that were deferred are not taken in: the store shows their attempts as running, and they are given back.
+        // Ends that were deferred are not taken in: the store shows their attempts as running, and their tasks are requeued.
         let deferred = self.jobs.get_mut(job).map(JobRun::take_deferred_attempts).unwrap_or_default();
         for ended in deferred {
             self.queue.attempt_ended(ended.id, ended.fence);
