@@ -102,7 +102,7 @@ pub(super) fn large_head(host: &str) -> Failure {
     Failure::fatal(FailureReason::Protocol, format!("the head of the answer of `{host}` is too large"))
 }
 
-/// Returns the failure of an answer over HTTP/1.1 whose head has a framing header that is broken.
+/// Returns the failure of an answer whose head has a framing header that is broken, or several that differ.
 pub(super) fn broken_framing(host: &str) -> Failure {
     let message = format!("`{host}` answered with a broken `Content-Length` or `Transfer-Encoding`");
     Failure::fatal(FailureReason::Protocol, message)

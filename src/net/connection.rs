@@ -4,19 +4,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Response;
 use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Response};
 
 use crate::model::failure::Failure;
-use crate::net::Request;
 use crate::net::http1::Http1;
 use crate::net::http2::Http2;
 use crate::net::incoming::Incoming;
-use crate::net::lost::Lost;
+use crate::net::lost::{Fate, Lost};
 use crate::net::message::Form;
 use crate::net::target::Target;
 use crate::net::tasks::Tasks;
 use crate::net::wire::Wire;
+use crate::net::{Request, classify};
 
 /// A connection as one request has it.
 pub(super) enum Connection {
@@ -63,9 +63,17 @@ impl Connection {
             }
             Connection::Http2(http2) => {
                 let (head, stream) = http2.send(target, request, wait).await?.into_parts();
-                let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+                let length = lengths(&head.headers).next().flatten();
+                if lengths(&head.headers).any(|other| other != length) {
+                    return Err(Lost { failure: classify::broken_framing(target.name()), fate: Fate::Over });
+                }
                 Ok(Response::from_parts(head, Incoming::http2(stream, length)))
             }
         }
     }
+}
+
+/// What each `Content-Length` says; `None` where it is no number.
+fn lengths(headers: &HeaderMap) -> impl Iterator<Item = Option<u64>> {
+    headers.get_all(CONTENT_LENGTH).iter().map(|length| length.to_str().ok()?.parse().ok())
 }

@@ -69,6 +69,20 @@ impl Coding {
         })
     }
 
+    /// Returns whether content of this coding may begin with these bytes. Not every coding has a mark to know it by.
+    fn may_begin_with(self, head: &[u8]) -> bool {
+        let begins = |mark: &[u8]| head.iter().zip(mark).all(|(own, mark)| own == mark);
+        match self {
+            Coding::Gzip => begins(&[0x1f, 0x8b]),
+            // A frame, or one to be skipped.
+            Coding::Zstd => {
+                begins(&[0x28, 0xb5, 0x2f, 0xfd])
+                    || (head.first().is_some_and(|byte| byte & 0xf0 == 0x50) && begins(&[head[0], 0x2a, 0x4d, 0x18]))
+            }
+            Coding::Brotli | Coding::Deflate => true,
+        }
+    }
+
     /// Returns whether a file of this name, or of this media type, is one of this coding, and meant to be kept in it.
     fn is_of_file(self, name: &str, content_type: &str) -> bool {
         let name = name.to_ascii_lowercase();
@@ -105,7 +119,17 @@ pub fn codings_of_file(headers: &HeaderMap, name: &str) -> Result<Vec<Coding>, F
 
 /// The body without these codings; unchanged when there are none.
 pub fn undo(body: Body, codings: Vec<Coding>) -> Body {
-    if codings.is_empty() { body } else { Body(Box::new(Decoded::Waiting(Some(body), codings))) }
+    undo_as(body, codings, false)
+}
+
+/// As [`undo`], for a body that was asked for without any coding: one that does not begin as its coding does was never
+/// packed, and the coding is a label that it was stored with.
+pub fn undo_unasked(body: Body, codings: Vec<Coding>) -> Body {
+    undo_as(body, codings, true)
+}
+
+fn undo_as(body: Body, codings: Vec<Coding>, may_be_label: bool) -> Body {
+    if codings.is_empty() { body } else { Body(Box::new(Decoded::Waiting(Some(body), codings, may_be_label))) }
 }
 
 /// The body without what `Transfer-Encoding` names beside chunks, which are undone already (RFC 9112, section 7). What
@@ -139,7 +163,8 @@ fn bounded(codings: Vec<Coding>) -> Result<Vec<Coding>, Failure> {
 
 enum Decoded {
     /// Before the first byte. A body without any is empty, and not a broken one: so are those of answers to HEAD.
-    Waiting(Option<Body>, Vec<Coding>),
+    /// The last says whether the codings may be labels.
+    Waiting(Option<Body>, Vec<Coding>, bool),
     Running(Reader),
     Ended,
 }
@@ -158,12 +183,12 @@ impl BodySource for Decoded {
 
 impl Decoded {
     async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        if let Decoded::Waiting(body, codings) = self {
+        if let Decoded::Waiting(body, codings, may_be_label) = self {
             let Some(mut body) = body.take() else { return Ok(None) };
             let Some(first) = body.chunk().await.transpose()? else { return Ok(None) };
             let mut reader = encoded(first, body);
             for coding in codings.iter().rev() {
-                reader = stage(*coding, reader).await.map_err(failure)?;
+                reader = stage(*coding, reader, *may_be_label).await.map_err(failure)?;
             }
             *self = Decoded::Running(reader);
         }
@@ -184,8 +209,11 @@ fn encoded(first: Bytes, body: Body) -> Reader {
     Box::new(StreamReader::new(Box::pin(first.chain(rest))))
 }
 
-async fn stage(coding: Coding, reader: Reader) -> io::Result<Reader> {
+async fn stage(coding: Coding, reader: Reader, may_be_label: bool) -> io::Result<Reader> {
     let mut reader = BufReader::with_capacity(CHUNK_BYTES, reader);
+    if may_be_label && !coding.may_begin_with(reader.fill_buf().await?) {
+        return Ok(Box::new(reader));
+    }
     Ok(match coding {
         Coding::Gzip => Box::new(Members::gzip(reader)),
         Coding::Brotli => Box::new(BrotliDecoder::new(reader)),
@@ -297,6 +325,28 @@ mod tests {
         assert_eq!(run("gzip", Vec::new()).await, Ok(Vec::new()));
         let lost = Failure::retryable(FailureReason::TimeoutIdle, "late");
         assert_eq!(run("gzip", vec![Ok(Bytes::from_static(b"\x1f")), Err(lost.clone())]).await, Err(lost));
+    }
+
+    #[tokio::test]
+    async fn what_was_never_packed_is_kept_where_no_coding_was_asked_for() {
+        let (gzip, zstd) = (encode("gzip", b"abc").await, encode("zstd", b"abc").await);
+        let skipped = [&[0x5a, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 7], &zstd[..]].concat();
+        for (codings, sent, plain) in [
+            (vec![Coding::Gzip], &b"plain"[..], &b"plain"[..]),
+            (vec![Coding::Zstd], b"plain", b"plain"),
+            (vec![Coding::Gzip, Coding::Gzip], &gzip, b"abc"),
+            (vec![Coding::Zstd], &zstd, b"abc"),
+            (vec![Coding::Zstd], &skipped, b"abc"),
+        ] {
+            for size in [1, 1000] {
+                let mut body = undo_unasked(Body(Box::new(Chunks(in_pieces(sent, size).into()))), codings.clone());
+                let mut all = Vec::new();
+                while let Some(chunk) = body.chunk().await {
+                    all.extend_from_slice(&chunk.unwrap());
+                }
+                assert_eq!(all, plain, "{codings:?} by {size}");
+            }
+        }
     }
 
     #[tokio::test]

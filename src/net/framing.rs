@@ -3,9 +3,10 @@
 //! Lines that are not headers are passed over, which must not happen to one that was meant to say where the body ends: a
 //! body that is cut would pass for a whole one. hyper does not tell which lines it has passed over.
 //!
-//! Two things that hyper refuses are put right, since one odd line must not cost the answer: NUL and a bare CR become
-//! spaces (RFC 9110, section 5.5), and `Transfer-Encoding: identity`, with which old servers say that there is none
-//! (RFC 2616, section 3.6), becomes a line that is passed over.
+//! Three things that hyper refuses are put right, since one odd line must not cost the answer, nor its meaning: control
+//! characters and a bare CR become spaces (RFC 9110, section 5.5); an answer of HTTP/1.0 becomes one of HTTP/1.1, because
+//! some are chunked all the same, and its connection is not used again unless it says so; and `Transfer-Encoding:
+//! identity`, with which old servers say that there is none (RFC 2616, section 3.6), becomes a line that is passed over.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,6 +18,8 @@ use crate::net::lock;
 const HEAD_BYTES_MAX: usize = 2 << 20;
 /// What is kept of a line: more than a framing header has.
 const LINE_BYTES_MAX: usize = 256;
+/// How an answer of HTTP/1.0 begins.
+const OLD_VERSION: &[u8] = b"HTTP/1.0";
 /// The headers that frame a body, without what is not a letter.
 const FRAMING: [(&str, &str); 2] = [("contentlength", "content-length"), ("transferencoding", "transfer-encoding")];
 
@@ -37,6 +40,7 @@ struct Scan {
     lines: usize,
     is_interim: bool,
     is_broken: bool,
+    is_http10: bool,
 }
 
 impl Watch {
@@ -69,6 +73,11 @@ impl Watch {
     pub(super) fn is_broken(&self) -> bool {
         lock(&self.scan).is_broken
     }
+
+    /// Returns whether the last head was of HTTP/1.0, whose connections end with their answer by default.
+    pub(super) fn is_http10(&self) -> bool {
+        lock(&self.scan).is_http10
+    }
 }
 
 impl Scan {
@@ -82,7 +91,8 @@ impl Scan {
                 if self.line.len() < LINE_BYTES_MAX {
                     self.line.push(byte);
                 }
-                if byte == 0 || (byte == b'\r' && bytes.get(at + 1).is_some_and(|next| *next != b'\n')) {
+                let is_bare = byte == b'\r' && bytes.get(at + 1).is_some_and(|next| *next != b'\n');
+                if is_bare || (byte.is_ascii_control() && !matches!(byte, b'\t' | b'\r')) {
                     bytes[at] = b' ';
                 }
                 continue;
@@ -97,7 +107,13 @@ impl Scan {
             match (self.lines, line) {
                 // Empty lines before a head are allowed.
                 (0, []) => continue,
-                (0, status) => self.is_interim = status.get(9) == Some(&b'1') && !status[9..].starts_with(b"101"),
+                (0, status) => {
+                    self.is_interim = status.get(9) == Some(&b'1') && !status[9..].starts_with(b"101");
+                    self.is_http10 = status.starts_with(OLD_VERSION);
+                    if let (true, Some(start)) = (self.is_http10, start) {
+                        bytes[start + OLD_VERSION.len() - 1] = b'1';
+                    }
+                }
                 (_, []) if self.is_interim => {
                     self.lines = 0;
                     continue;
@@ -184,12 +200,12 @@ mod tests {
 
         #[test]
         fn what_follows_a_head_stays_as_it_is(body in proptest::collection::vec(any::<u8>(), 0..50)) {
-            let head = b"HTTP/1.1 200 OK\r\nX: a\0b\rc\r\n\r\n";
+            let head = b"HTTP/1.0 200 OK\r\nX: a\0b\rc\x07\r\n\r\n";
             let watch = Watch::default();
             watch.begin();
             let mut bytes = [&head[..], &body].concat();
             watch.see(&mut bytes);
-            prop_assert_eq!(&bytes[..head.len()], b"HTTP/1.1 200 OK\r\nX: a b c\r\n\r\n");
+            prop_assert_eq!(&bytes[..head.len()], b"HTTP/1.1 200 OK\r\nX: a b c \r\n\r\n");
             prop_assert_eq!(&bytes[head.len()..], &body[..]);
         }
     }

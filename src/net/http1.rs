@@ -175,7 +175,7 @@ impl Http1 {
             return Err(Lost { failure: classify::broken_framing(host), fate: Fate::Over });
         }
         self.form.judge(&answer).map_err(|failure| Lost { failure, fate: Fate::Over })?;
-        self.idle_max = keep_alive::idle_max(answer.headers());
+        self.idle_max = keep_alive::idle_max(answer.headers(), self.framing.is_http10());
         Ok(answer)
     }
 }

@@ -43,7 +43,7 @@ pub(super) struct Http2 {
     driver: Arc<Mutex<Driver>>,
     tasks: Arc<Tasks>,
     /// Held for what its end does. `None`: the holder is the pool.
-    _lease: Option<Lease>,
+    lease: Option<Lease>,
     pub(super) remote: SocketAddr,
 }
 
@@ -69,7 +69,7 @@ impl Http2 {
         let (sender, connection) = shaken.map_err(|error| classify::stream(host, &error, false))?;
         let state = Arc::new(State::default());
         let driver = Driver::start(connection, Arc::clone(&state), received, window, mover, tasks);
-        Ok(Http2 { sender, state, driver, tasks: Arc::clone(tasks), _lease: None, remote })
+        Ok(Http2 { sender, state, driver, tasks: Arc::clone(tasks), lease: None, remote })
     }
 
     /// A share for one request. A connection that nobody else uses goes to the runtime of the caller.
@@ -82,7 +82,7 @@ impl Http2 {
             state: Arc::clone(&self.state),
             driver: Arc::clone(&self.driver),
             tasks: Arc::clone(&self.tasks),
-            _lease: Some(Lease::new(&self.state, is_separate)),
+            lease: Some(Lease::new(&self.state, is_separate)),
             remote: self.remote,
         }
     }
@@ -152,15 +152,18 @@ impl Http2 {
         }
     }
 
-    /// Waits until the peer has room for the stream. A peer that has none although nothing else is asked of it does
-    /// not answer.
+    /// Waits until the peer has room for the stream. A peer that has none although it serves no other one does not
+    /// answer.
     async fn opened(&mut self, host: &str, wait: Duration) -> Result<(), Lost> {
         loop {
             let opened = std::future::poll_fn(|cx| self.sender.poll_ready(cx));
             match tokio::time::timeout(wait, opened).await {
-                Ok(Ok(())) => return Ok(()),
+                Ok(Ok(())) => {
+                    self.lease.as_mut().map(Lease::opened);
+                    return Ok(());
+                }
                 Ok(Err(error)) => return Err(lost(host, &error)),
-                Err(_) if self.load() > 1 => {}
+                Err(_) if self.state.has_open() => {}
                 Err(_) => return Err(Lost { failure: classify::no_answer(host, wait), fate: Fate::Unsent }),
             }
         }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderValue};
 
 /// How long a connection is kept unused where its peer does not say otherwise.
 pub(super) const IDLE_TIME: Duration = Duration::from_mins(1);
@@ -12,8 +13,14 @@ pub(super) const IDLE_TIME_UNSAFE: Duration = Duration::from_secs(2);
 /// A peer's time counts from when it sent its answer, ours from when we have read it.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// Returns how long a connection with this answer may be idle: as `Keep-Alive: timeout=SECONDS` says, with a margin.
-pub(super) fn idle_max(headers: &HeaderMap) -> Duration {
+/// Returns how long a connection with this answer may be idle: as `Keep-Alive: timeout=SECONDS` says, with a margin. One of
+/// HTTP/1.0 ends with its answer, unless that says otherwise.
+pub(super) fn idle_max(headers: &HeaderMap, is_http10: bool) -> Duration {
+    let is_kept =
+        |value: &HeaderValue| value.to_str().is_ok_and(|text| text.to_ascii_lowercase().contains("keep-alive"));
+    if is_http10 && !headers.get_all(CONNECTION).iter().any(is_kept) {
+        return Duration::ZERO;
+    }
     let said = headers.get_all("keep-alive").iter().filter_map(|value| value.to_str().ok()).find_map(timeout);
     said.map_or(IDLE_TIME, |said| said.saturating_sub(MARGIN).min(IDLE_TIME))
 }
@@ -33,12 +40,18 @@ mod tests {
         let of = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("keep-alive", value.parse().unwrap());
-            idle_max(&headers).as_secs()
+            idle_max(&headers, false).as_secs()
         };
         assert_eq!(
             [of("timeout=5, max=100"), of("max=9,Timeout = \"7\""), of("timeout=1"), of("timeout=0")],
             [4, 6, 0, 0]
         );
-        assert_eq!([of("timeout=900"), of("timeout=x"), of("max=1"), idle_max(&HeaderMap::new()).as_secs()], [60; 4]);
+        assert_eq!(idle_max(&HeaderMap::new(), true), Duration::ZERO);
+        let kept = [(CONNECTION, HeaderValue::from_static("Keep-Alive"))].into_iter().collect();
+        assert_eq!(idle_max(&kept, true), IDLE_TIME);
+        assert_eq!(
+            [of("timeout=900"), of("timeout=x"), of("max=1"), idle_max(&HeaderMap::new(), false).as_secs()],
+            [60; 4]
+        );
     }
 }

@@ -29,14 +29,28 @@ pub fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
 
 /// Returns whether an answer says that its body is a part of something and not the whole.
 ///
-/// A part that is sent as 200 is a part all the same, if the body is as long as its `Content-Range` says. Ranges of other
-/// units than bytes number the items of a listing, each page of which is whole.
+/// A part that is sent as 200 is a part all the same, unless its length says otherwise. Ranges of other units than bytes
+/// number the items of a listing, each page of which is whole.
 pub fn is_part(status: StatusCode, headers: &HeaderMap) -> bool {
-    let Some(ContentRange::Bytes { first, last, total }) = content_range(headers) else { return false };
+    let Some(ContentRange::Bytes { first, last, .. }) = content_range(headers) else { return false };
+    if whole_length(status, headers).is_some() {
+        return false;
+    }
     let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let is_whole = first == 0 && total == Some(last + 1);
-    !is_whole
-        && (status == StatusCode::PARTIAL_CONTENT || (status == StatusCode::OK && length == Some(last - first + 1)))
+    let has_its_length = length.is_none_or(|length| length == last - first + 1);
+    status == StatusCode::PARTIAL_CONTENT || (status == StatusCode::OK && has_its_length)
+}
+
+/// Returns how many bytes an answer has whose `Content-Range` says that it holds all there are. A body that does not say
+/// itself how long it is may end early without another sign.
+pub fn whole_length(status: StatusCode, headers: &HeaderMap) -> Option<u64> {
+    let Some(ContentRange::Bytes { first: 0, last, total }) = content_range(headers) else { return None };
+    let is_whole = match status {
+        StatusCode::OK => total.is_none_or(|total| total == last + 1),
+        StatusCode::PARTIAL_CONTENT => total == Some(last + 1),
+        _ => false,
+    };
+    is_whole.then_some(last + 1)
 }
 
 /// Reads the value of the header.
@@ -52,7 +66,8 @@ pub fn parse(value: &str) -> Option<ContentRange> {
     let (first, last) = range.split_once('-')?;
     let (first, last) = (number(first)?, number(last)?);
     let total = if total == "*" { None } else { Some(number(total)?) };
-    let makes_sense = first <= last && total.is_none_or(|total| last < total);
+    // No size is past the largest number there is.
+    let makes_sense = first <= last && last < total.unwrap_or(u64::MAX);
     makes_sense.then_some(ContentRange::Bytes { first, last, total })
 }
 
@@ -76,7 +91,9 @@ mod tests {
         for bad in ["", "bytes", "bytes 0-9", "bytes 9-0/100", "bytes 0-100/100", "items 0-9/100", "bytes +1-9/100"] {
             assert_eq!(parse(bad), None, "{bad}");
         }
-        assert_eq!(parse("bytes 0-18446744073709551616/*"), None);
+        for endless in ["bytes 0-18446744073709551616/*", "bytes 0-18446744073709551615/*"] {
+            assert_eq!(parse(endless), None);
+        }
     }
 
     proptest! {

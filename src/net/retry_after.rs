@@ -55,7 +55,9 @@ pub fn of_rate_limit(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
 
 /// Reads a wait in seconds, or a point in time as the wait until then.
 pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {
-    let Some(wait) = seconds(value) else { return Some(time_of(value)?.since(now)) };
+    let Some(wait) = seconds(value) else {
+        return time_of(value).map(|time| time.since(now)).or_else(|| leading_seconds(value));
+    };
     let number = wait.as_secs();
     let since_1970 = match number {
         POINT_IN_TIME_MILLIS.. => Duration::from_millis(number),
@@ -135,6 +137,14 @@ fn seconds(value: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(value.parse().ok()?).ok()
 }
 
+/// Seconds with something behind them: a unit, or the value of a second header that a proxy has joined to the first.
+fn leading_seconds(value: &str) -> Option<Duration> {
+    let value = value.trim().trim_start_matches('"');
+    let digits = &value[..value.bytes().take_while(u8::is_ascii_digit).count()];
+    let is_number = value[digits.len()..].starts_with([',', ';', ' ', 's', '"']);
+    if is_number { seconds(digits) } else { None }
+}
+
 /// The `t` of a spent quota (`r=0`), or the older `reset`.
 fn reset_of(value: &str) -> Option<Duration> {
     let mut waits = value.split(',').filter_map(|policy| {
@@ -177,6 +187,12 @@ mod tests {
         assert_eq!(wait(&[("retry-after", "Sun, 09 Sep 2001 01:40:00 GMT")]), Some(0));
         assert_eq!(wait(&[("retry-after", "99999999999999999999999")]), Some(u64::MAX));
         assert_eq!(wait(&[("retry-after", "-1")]), None);
+        for odd in ["7, 9", "7s", "7 seconds", "\"7\"", "7;x"] {
+            assert_eq!(wait(&[("retry-after", odd)]), Some(7), "{odd}");
+        }
+        for bad in ["7x", "", "\"", "s"] {
+            assert_eq!(wait(&[("retry-after", bad)]), None, "{bad}");
+        }
         assert_eq!(rate_limit(&[("ratelimit-reset", "30")]), Some(30));
         assert_eq!(rate_limit(&[("ratelimit", "limit=100, remaining=0, reset=50")]), Some(50));
         assert_eq!(rate_limit(&[("ratelimit", r#""burst";r=3;t=9, "day";r=0;t=40"#)]), Some(40));

@@ -70,6 +70,7 @@ async fn one_odd_line_does_not_cost_the_answer() {
         "X-Owner: Andr\u{e9}",
         "X-Owner: with a NUL \u{0} within",
         "X-Owner: with a bare CR \r within",
+        "X-Owner: with a BEL \u{7} within",
         "Transfer-Encoding: identity",
     ]
     .into_iter()
@@ -80,6 +81,9 @@ async fn one_odd_line_does_not_cost_the_answer() {
         let end = fetch(&client(), &origin.url(&format!("/{index}")), &profile(|_| {})).await;
         assert_eq!(end.unwrap(), (200, b"abc".to_vec()), "{line}");
     }
+    let old = "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    origin.reply("/old", Reply::raw(old));
+    assert_eq!(fetch(&client(), &origin.url("/old"), &profile(|_| {})).await.unwrap().1, b"abc");
     let many = "X-Many: yes\r\n".repeat(1_000);
     origin.reply("/many", Reply::raw(format!("HTTP/1.1 200 OK\r\n{many}Content-Length: 3\r\n\r\nabc")));
     assert_eq!(fetch(&client(), &origin.url("/many"), &profile(|_| {})).await.unwrap().1, b"abc");

@@ -135,6 +135,21 @@ async fn a_peer_that_allows_one_stream_gets_several_connections_and_is_waited_fo
 }
 
 #[tokio::test]
+async fn a_peer_that_allows_no_stream_is_waited_for_no_longer_than_for_an_answer() {
+    let peer = Peer::start(0, |_, (_, respond)| send(respond, Bytes::new())).await;
+    let (client, profile) = (client(), peer.profile(|p| p.timeouts.response_headers = Duration::from_millis(200)));
+    let url = peer.url();
+    // More requests than connections, so that some wait on the same one.
+    let ends = join_all((0..20).map(|_| fetch(&client, &url, &profile)));
+    let ends = tokio::time::timeout(Duration::from_secs(60), ends).await.expect("none waits for ever");
+    for end in ends {
+        let failure = end.unwrap_err();
+        assert_eq!(class(&failure), (FailureReason::TimeoutHeaders, true), "{failure}");
+        assert!(failure.is_unsent);
+    }
+}
+
+#[tokio::test]
 async fn what_a_peer_refused_is_sent_again_whatever_its_method() {
     let peer = Peer::start(100, |nth, (_, mut respond)| async move {
         match nth {
@@ -198,6 +213,25 @@ async fn a_stream_that_is_reset_is_not_whole_whatever_the_reason() {
     })
     .await;
     assert_eq!(fetch(&client(), &peer.url(), &peer.profile(|_| {})).await.unwrap().1, b"full", "by its length it is");
+}
+
+#[tokio::test]
+async fn lengths_that_contradict_each_other_are_no_length() {
+    for (second, is_right) in [("4", true), ("9", false)] {
+        let peer = Peer::start(100, move |_, (_, mut respond)| async move {
+            let head = http::Response::builder().header("content-length", "4").header("content-length", second);
+            let Ok(mut stream) = respond.send_response(head.body(()).unwrap(), false) else { return };
+            let _ = stream.send_data(Bytes::from_static(b"full"), true);
+            let _ = std::future::poll_fn(|cx| stream.poll_reset(cx)).await;
+        })
+        .await;
+        let end = fetch(&client(), &peer.url(), &peer.profile(|_| {})).await;
+        if is_right {
+            assert_eq!(end.unwrap().1, b"full");
+        } else {
+            assert_eq!(class(&end.unwrap_err()), (FailureReason::Protocol, false));
+        }
+    }
 }
 
 #[tokio::test]
