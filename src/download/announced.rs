@@ -7,16 +7,16 @@ use http::HeaderMap;
 
 use crate::model::checksum::{Algorithm, Checksum};
 
-/// The digests of the whole representation in the head of an answer.
+/// The digests of the whole representation in the head of an answer. `is_whole`: its body is all of it.
 ///
 /// `Repr-Digest` (RFC 9530) is always of the whole. `Content-Digest`, `Content-MD5` and `x-amz-checksum-*` are of what this
-/// answer holds, so they count with a 200 only. A composite of S3 is a digest of digests and says nothing of the bytes.
+/// answer holds, so they count where that is the whole. A composite of S3 is a digest of digests and says nothing of the bytes.
 /// What is not readable, or of an algorithm that haul does not have, announces nothing. Must not be asked of a body whose
 /// content coding is undone: all of them are of the encoded bytes.
-pub(super) fn announced(status: u16, headers: &HeaderMap) -> Vec<Checksum> {
+pub(super) fn announced(is_whole: bool, headers: &HeaderMap) -> Vec<Checksum> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let mut found: Vec<Checksum> = dictionary(headers, "repr-digest");
-    if status == 200 {
+    if is_whole {
         found.extend(dictionary(headers, "content-digest"));
         found.extend(text("content-md5").and_then(|value| checksum(Algorithm::Md5, value)));
         let is_composite = text("x-amz-checksum-type").is_some_and(|kind| kind.eq_ignore_ascii_case("composite"));
@@ -69,7 +69,7 @@ mod tests {
     fn read(status: u16, lines: &[(&'static str, &str)]) -> String {
         let pairs =
             lines.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()));
-        announced(status, &pairs.collect())
+        announced(status == 200, &pairs.collect())
             .iter()
             .map(|it| format!("{}={}", it.algorithm.name(), it.digest.len()))
             .collect::<Vec<_>>()

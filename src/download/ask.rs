@@ -40,6 +40,11 @@ pub(super) struct Stream {
     pub(super) at: u64,
     /// Past the last byte that the body has; `u64::MAX` when it does not say.
     pub(super) end: u64,
+    /// Whether the body ends by its own length. One that is chunked, or ends with its connection, may go on behind the
+    /// byte that its `Content-Range` names as the last.
+    pub(super) has_length: bool,
+    /// It has done so.
+    pub(super) goes_on: bool,
     /// Encoded bytes that were read so far, of a body that is decoded.
     encoded: Option<Arc<AtomicU64>>,
 }
@@ -144,14 +149,17 @@ fn receive(order: &Order<'_>, source: usize, response: Response) -> Result<Strea
         Vec::new()
     };
     let is_encoded = !codings.is_empty();
+    let content_range = range::content_range(&headers);
     let length = if is_encoded || headers.contains_key(TRANSFER_ENCODING) {
         None
     } else {
         text(CONTENT_LENGTH).parse::<u64>().ok()
     };
+    let has_length = length.is_some();
+    let length = length.or(if is_encoded { None } else { range::whole_length(status, &headers) });
     let mut answer = Answer {
         status: status.as_u16(),
-        content_range: range::content_range(&headers),
+        content_range,
         length,
         is_encoded,
         seen: Binding {
@@ -160,10 +168,14 @@ fn receive(order: &Order<'_>, source: usize, response: Response) -> Result<Strea
             final_url: redacted(&url),
             suggested_name,
             content_type,
-            announced: if is_encoded { Vec::new() } else { announced(status.as_u16(), &headers) },
+            announced: Vec::new(),
             is_pieced: false,
         },
     };
+    if !is_encoded {
+        let is_whole = answer.status == 200 && !answer.is_range_as_200();
+        answer.seen.announced = announced(is_whole, &headers);
+    }
     if answer.seen.version.date.is_empty() {
         answer.seen.version.date = http_date((order.ctx.now)());
     }
@@ -176,7 +188,7 @@ fn receive(order: &Order<'_>, source: usize, response: Response) -> Result<Strea
     };
     let (body, encoded) = if is_encoded { decoded(body, codings) } else { (body, None) };
     let bytes = answer.bytes();
-    Ok(Stream { answer, headers, body, at: bytes.start, end: bytes.end, encoded })
+    Ok(Stream { answer, headers, body, at: bytes.start, end: bytes.end, has_length, goes_on: false, encoded })
 }
 
 /// The time as a `Date`; empty where it makes none.
@@ -189,7 +201,7 @@ fn http_date(now: Timestamp) -> String {
 fn decoded(body: Body, codings: Vec<Coding>) -> (Body, Option<Arc<AtomicU64>>) {
     let count = Arc::new(AtomicU64::new(0));
     let counted = Body(Box::new(Counted { body, count: Arc::clone(&count) }));
-    (decode::undo(counted, codings), Some(count))
+    (decode::undo_unasked(counted, codings), Some(count))
 }
 
 /// Counts the bytes of a body before they are decoded.

@@ -25,7 +25,8 @@ impl Flow<'_> {
         if stream.at > before {
             *strikes = 0;
         }
-        if matches!(&end, Err(Halt::Failed(failure)) if failure.reason == FailureReason::ContentChanged) {
+        let is_other = |failure: &Failure| failure.reason == FailureReason::ContentChanged;
+        if stream.goes_on || matches!(&end, Err(Halt::Failed(failure)) if is_other(failure)) {
             self.mark_unfit(&stream.answer.seen.source);
         }
         self.freed.notify_waiters();
@@ -42,15 +43,35 @@ impl Flow<'_> {
     async fn drain(&self, stream: &mut Stream, id: ClaimId) -> Result<(), Halt> {
         loop {
             if stream.at == stream.end {
-                // All came. The end of the body is read, if it is there, so that the connection can be used again.
-                let _ = stream.body.chunk().now_or_never();
-                return Ok(());
+                return self.finished(stream).await;
             }
             let Some(chunk) = stream.body.chunk().await else { return self.ended(stream) };
             if !self.put(stream, id, chunk?).await? {
                 return Ok(());
             }
         }
+    }
+
+    /// All came that the head names. The end of the body is read, if it is there, so that the connection can be used
+    /// again; where the head does not say how long the body is, it has to be there.
+    async fn finished(&self, stream: &mut Stream) -> Result<(), Halt> {
+        if stream.has_length {
+            let _ = stream.body.chunk().now_or_never();
+            return Ok(());
+        }
+        match stream.body.chunk().await {
+            None => Ok(()),
+            Some(Ok(_)) => Err(self.beyond_its_end(stream)),
+            Some(Err(failure)) => Err(failure.into()),
+        }
+    }
+
+    /// The body has more bytes than its `Content-Range` names: nobody knows which of the two is true.
+    fn beyond_its_end(&self, stream: &mut Stream) -> Halt {
+        self.bound.contradict();
+        stream.goes_on = true;
+        let message = format!("the body goes on behind byte {}, where its `Content-Range` ends it", stream.end);
+        Failure::retryable(FailureReason::Protocol, message).into()
     }
 
     /// Puts a chunk where it belongs. `false`: nothing more of this body is of use.
@@ -69,6 +90,9 @@ impl Flow<'_> {
             stream.at = end;
             stream.check_expansion()?;
             self.lock().board.moved(id, end);
+        }
+        if stream.at == stream.end && !rest.is_empty() {
+            return Err(self.beyond_its_end(stream));
         }
         meter.set_done(self.bound.with_held(crate::files::ranges::RangeSet::bytes));
         if self.bound.unsaved_bytes() >= self.order.ctx.settings.checkpoint_bytes {

@@ -47,7 +47,7 @@ pub(super) async fn plan(order: &Order<'_>, probed: Probed, held: &mut Held) -> 
     let held_bytes = bound.with_held(crate::files::ranges::RangeSet::bytes);
     order.ctx.meter.set_done(held_bytes);
     let missing = total.map_or(0, |total| total - held_bytes.min(total));
-    let reservation = match set_room_aside(order, &bound, total, missing) {
+    let reservation = match set_room_aside(order, &bound, total, missing).await {
         Ok(reservation) => reservation,
         Err(halt) => {
             held.set_part(bound.close().await);
@@ -72,7 +72,11 @@ async fn bind(order: &Order<'_>, start: Start, held: &mut Held) -> Result<Bound,
         part
     } else {
         Part::at_rest(order.ctx.root, &order.target.folder, order.part_key()).await;
-        Part::create(order.ctx.root, &order.target.folder, order.part_key())?
+        let part = Part::create(order.ctx.root, &order.target.folder, order.part_key())?;
+        if order.has_history() {
+            part.drop_foreign_checkpoint()?;
+        }
+        part
     };
     match start {
         Start::Fresh(binding) => Bound::restart(part, binding, order.algorithms()).await,
@@ -82,7 +86,7 @@ async fn bind(order: &Order<'_>, start: Start, held: &mut Held) -> Result<Bound,
 
 /// Room for all that is missing. Where the file system sets it aside itself, no count of it is needed. Of a body of
 /// unknown length nothing is missing yet: it asks for room as it grows.
-fn set_room_aside(
+async fn set_room_aside(
     order: &Order<'_>,
     bound: &Bound,
     total: Option<u64>,
@@ -94,7 +98,7 @@ fn set_room_aside(
     if total < PREALLOCATE_FROM_BYTES {
         return Ok(Some(reservation));
     }
-    match bound.preallocate(total) {
+    match bound.preallocate(total).await {
         Ok(true) => Ok(None),
         Ok(false) => Ok(Some(reservation)),
         Err(failure) if failure.reason == FailureReason::DiskFull => {

@@ -59,12 +59,14 @@ impl Answer {
         }
     }
 
-    /// Whether it is a 200 whose `Content-Range` does not fit its length.
+    /// Whether its `Content-Range` does not fit its length, or its status. Nobody can tell then which bytes it holds.
     fn contradicts_itself(&self) -> bool {
         let Some(ContentRange::Bytes { first, last, total }) = self.content_range else { return false };
+        if self.status == 206 || self.is_range_as_200() {
+            return self.length.is_some_and(|length| length != last - first + 1);
+        }
         let is_size = |size: u64| size == last + 1;
-        let is_of_whole = first == 0 && total.is_none_or(is_size) && self.length.is_none_or(is_size);
-        self.status != 206 && !self.is_range_as_200() && !is_of_whole
+        first > 0 || !total.is_none_or(is_size) || !self.length.is_none_or(is_size)
     }
 
     /// Whether it is a 206 that holds all there is.
@@ -128,7 +130,7 @@ pub(super) fn judge(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_diges
 
 fn whole(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_digest: bool) -> Verdict {
     if answer.contradicts_itself() {
-        return if ask.range.is_some() { ask_whole(Some(Why::WrongRange)) } else { unusable_range() };
+        return if ask.range.is_some() { ask_whole(Some(Why::WrongRange)) } else { contradictory() };
     }
     let Some(held) = held else { return Verdict::Begin(ask.distrust) };
     if let Some(why) = ask.distrust {
@@ -174,7 +176,7 @@ fn range(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_digest: bool) ->
         return ask_whole(Some(Why::NoContentRange));
     }
     let bytes = answer.bytes();
-    if bytes.start != range.start || bytes.end > range.end {
+    if bytes.start != range.start || bytes.end > range.end || answer.contradicts_itself() {
         return ask_whole(Some(Why::WrongRange));
     }
     match held.admit(&answer.seen, has_digest) {
@@ -198,6 +200,11 @@ fn ask_whole(distrust: Option<Why>) -> Verdict {
 
 fn unusable_range() -> Verdict {
     let message = "the origin answered a request for the whole with a part of it";
+    Verdict::Refuse(Failure::retryable(FailureReason::Protocol, message))
+}
+
+fn contradictory() -> Verdict {
+    let message = "the `Content-Range` of the answer contradicts its `Content-Length` or its status";
     Verdict::Refuse(Failure::retryable(FailureReason::Protocol, message))
 }
 

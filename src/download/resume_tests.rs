@@ -338,6 +338,12 @@ fn ranges_that_are_none() {
             "40-? whole = begin: the origin sent another range than it was asked for",
         ),
         row(
+            "a range whose length contradicts it",
+            strong(),
+            vec![Answer { length: Some(70), ..part_of(strong(), 40, 99) }, whole_of(strong())],
+            "40-? whole = begin: the origin sent another range than it was asked for",
+        ),
+        row(
             "an encoded range",
             strong(),
             vec![gzip(part_of(strong(), 40, 99)), gzip(whole_of(strong()))],
@@ -418,6 +424,10 @@ fn with_nothing_held() {
     let ask = Ask::default();
     assert_eq!(judge(None, &ask, &whole_of(strong()), false), Verdict::Begin(None));
     assert_eq!(judge(None, &ask, &part_of(strong(), 0, 99), false), Verdict::Begin(None), "a 206 of all there is");
+    for length in [99, 101] {
+        let odd = Answer { length: Some(length), ..part_of(strong(), 0, 99) };
+        assert!(matches!(judge(None, &ask, &odd, false), Verdict::Refuse(_)), "it contradicts itself");
+    }
     for partial in [part_of(strong(), 0, 59), part_of(strong(), 40, 99)] {
         assert!(matches!(judge(None, &ask, &partial, false), Verdict::Refuse(_)));
         let as_200 = Answer { status: 200, ..partial };

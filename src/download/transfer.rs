@@ -69,6 +69,13 @@ pub(super) async fn transfer(
     let connections = flow.into_peak();
     held.was_pieced = resumed_bytes > 0 || bound.is_pieced();
     match end {
+        // Other connections may have brought the rest before this one was heard.
+        Ok(()) if bound.is_contradicted() && !has_digest => {
+            held.drop_wrong(bound, Why::ContentChanged).await?;
+            let message =
+                "two answers of the origin contradicted each other, and there is no digest to tell which is right";
+            Err(Failure::retryable(FailureReason::ContentChanged, message).into())
+        }
         Ok(()) => {
             let total = bound.with_held(RangeSet::end);
             bound.set_total(total);

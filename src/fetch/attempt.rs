@@ -157,7 +157,10 @@ impl<'a> Attempt<'a> {
 
     fn content(&self, response: Response) -> Result<Content, Failure> {
         let announced = self.announced(&response);
-        Content::new(response.body, &response.headers, announced, self.spec.response_bytes_max(), self.ctx.meter)
+        let Response { body, status, headers, .. } = response;
+        // Without a body, the head speaks of another answer.
+        let status = if self.method == Method::HEAD { StatusCode::NO_CONTENT } else { status };
+        Content::new(body, status, &headers, announced, self.spec.response_bytes_max(), self.ctx.meter)
     }
 
     /// Returns how much body the origin says that there is, on its way. Without one, the header speaks of another

@@ -4,24 +4,27 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 
 use crate::fetch::{FetchedBody, INLINE_BYTES_MAX, Sink};
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::progress::Meter;
-use crate::net::{Body, BodySource, decode};
+use crate::net::{Body, BodySource, decode, range};
 
 /// The body of a response as the fetch sees it: decoded, with at most `bytes_max` of it.
 pub(super) struct Content {
     body: Body,
     bytes_max: u64,
     bytes: u64,
+    /// How many bytes its head says that there are, where its framing does not.
+    bytes_due: Option<u64>,
 }
 
 impl Content {
     /// `announced` is what the origin says that the body has: where that is too much already, it fails at once.
     pub(super) fn new(
         body: Body,
+        status: StatusCode,
         headers: &HeaderMap,
         announced: Option<u64>,
         bytes_max: u64,
@@ -31,12 +34,17 @@ impl Content {
         if codings.is_empty() && announced.is_some_and(|length| length > bytes_max) {
             return Err(too_large(bytes_max));
         }
+        let is_told = announced.is_some() || !codings.is_empty();
+        let bytes_due = if is_told { None } else { range::whole_length(status, headers) };
         let counted = Body(Box::new(Counted { body, meter: Arc::clone(meter) }));
-        Ok(Content { body: decode::undo(counted, codings), bytes_max, bytes: 0 })
+        Ok(Content { body: decode::undo(counted, codings), bytes_max, bytes: 0, bytes_due })
     }
 
     async fn chunk(&mut self) -> Option<Result<Bytes, Failure>> {
-        let chunk = self.body.chunk().await?;
+        let Some(chunk) = self.body.chunk().await else {
+            let due = self.bytes_due.take().filter(|due| *due != self.bytes)?;
+            return Some(Err(other_length(self.bytes, due)));
+        };
         if let Ok(chunk) = &chunk {
             self.bytes += chunk.len() as u64;
             if self.bytes > self.bytes_max {
@@ -95,6 +103,11 @@ pub(super) async fn keep(bytes: Bytes, sink: &dyn Sink) -> Result<FetchedBody, F
 fn too_large(bytes_max: u64) -> Failure {
     let message = format!("the body is larger than {bytes_max} bytes; raise `max_response_bytes` or ask for less");
     Failure::fatal(FailureReason::TooLarge, message)
+}
+
+fn other_length(bytes: u64, due: u64) -> Failure {
+    let message = format!("the body has {bytes} bytes, where its `Content-Range` says that there are {due}");
+    Failure::retryable(if bytes < due { FailureReason::Truncated } else { FailureReason::Protocol }, message)
 }
 
 /// Tells the meter what comes from the network, before it is decoded.

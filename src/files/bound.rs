@@ -114,7 +114,13 @@ impl Bound {
         self.lock().is_pieced
     }
 
-    /// Whether an origin sent other bytes again than those that are held: one of the two is wrong, or of another version.
+    /// An answer contradicted itself: the bytes that it brought may be other ones than it said.
+    pub fn contradict(&self) {
+        self.lock().is_contradicted = true;
+    }
+
+    /// Whether an origin sent other bytes again than those that are held, or contradicted itself: some bytes may be wrong,
+    /// or of another version.
     pub fn is_contradicted(&self) -> bool {
         self.lock().is_contradicted
     }
@@ -222,15 +228,18 @@ impl Bound {
         Err(Failure::retryable(FailureReason::ContentChanged, message))
     }
 
-    /// Has the file system set the room for `total` bytes aside, in one piece where it can. `false`: it cannot do that.
-    pub fn preallocate(&self, total: u64) -> Result<bool, Failure> {
-        match rustix::fs::fallocate(self.place.disk.file(), FallocateFlags::KEEP_SIZE, 0, total) {
+    /// Has the file system set the room for `total` bytes aside, in one piece where it can. `false`: it cannot do that. On
+    /// the blocking pool: some file systems take long over a large file.
+    pub async fn preallocate(&self, total: u64) -> Result<bool, Failure> {
+        let place = Arc::clone(&self.place);
+        blocking(move || match rustix::fs::fallocate(place.disk.file(), FallocateFlags::KEEP_SIZE, 0, total) {
             Ok(()) => Ok(true),
             Err(error @ (rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT)) => {
-                Err(self.place.fail("set room aside for", &error.into()))
+                Err(place.fail("set room aside for", &error.into()))
             }
             Err(_) => Ok(false),
-        }
+        })
+        .await
     }
 
     /// Bytes that came since the last checkpoint.

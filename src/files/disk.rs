@@ -3,7 +3,7 @@
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A disk that fails on request, for tests. Each method is called before the operation that it is named for, and an
 /// error replaces the operation.
@@ -21,11 +21,13 @@ pub trait Faults: std::fmt::Debug + Send + Sync {
 pub(super) struct Disk {
     file: File,
     faults: Option<Arc<dyn Faults>>,
+    /// Whether a sync has failed. Held while one is under way.
+    is_lost: Mutex<bool>,
 }
 
 impl Disk {
     pub(super) fn new(file: File, faults: Option<Arc<dyn Faults>>) -> Disk {
-        Disk { file, faults }
+        Disk { file, faults, is_lost: Mutex::default() }
     }
 
     /// The file itself, for what is not about its bytes.
@@ -50,12 +52,17 @@ impl Disk {
     }
 
     /// Forces what was written to the device. After an error the kernel may have dropped what it could not write, and
-    /// reports that once: a second call that succeeds says nothing of the bytes before the first.
+    /// reports that once: a second call that succeeds says nothing of the bytes before the first. So whoever syncs after
+    /// one that failed gets an error too, also where nobody has waited for the first.
     pub(super) fn sync(&self) -> io::Result<()> {
-        if let Some(faults) = &self.faults {
-            faults.sync()?;
+        let mut is_lost = self.is_lost.lock().unwrap_or_else(PoisonError::into_inner);
+        if *is_lost {
+            return Err(io::Error::other("what was written before could not be forced to the device"));
         }
-        self.file.sync_data()
+        let faulty = self.faults.as_ref().map_or(Ok(()), |faults| faults.sync());
+        let synced = faulty.and_then(|()| self.file.sync_data());
+        *is_lost = synced.is_err();
+        synced
     }
 
     /// The file was created just now.

@@ -100,6 +100,16 @@ impl Part {
         Err(last.unwrap_or_else(|| in_use(folder, key)))
     }
 
+    /// Removes the checkpoint that lies beside a part which was created just now: a crash may have left it, and it would
+    /// claim bytes that are not in this one.
+    pub fn drop_foreign_checkpoint(&self) -> Result<(), Failure> {
+        if !self.is_new {
+            return Ok(());
+        }
+        let (folder, name) = (&self.place.folder, meta_name(&self.place.key));
+        folder.remove(&name).map_err(|error| failure("remove", &folder.path_of(&name), &error))
+    }
+
     /// Removes a checkpoint whose part has got its name: a crash may leave one.
     pub fn remove_checkpoint(root: &Arc<Root>, folder: &str, key: PartKey<'_>) -> Result<(), Failure> {
         check_key(key)?;

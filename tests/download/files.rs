@@ -19,10 +19,14 @@ async fn names_come_from_the_origin_or_the_url() {
     rig.origin.reply("/a", hostile);
     rig.origin.reply("/dir/na%20me.txt", Reply::ok("y"));
     rig.origin.reply("/", Reply::ok("z"));
+    let several = Reply::ok("x").header("Content-Disposition", "inline");
+    let several = several.header("Content-Disposition", "attachment; filename=first.txt");
+    rig.origin.reply("/several", several.header("Content-Disposition", "attachment; filename*=UTF-8''second.txt"));
     let derived = |path: &str| DownloadSpec { path: String::new(), ..rig.spec(path) };
     assert_eq!(rig.done(&derived("/a")).await.0.path, "job/x");
     assert_eq!(rig.done(&derived("/dir/na%20me.txt")).await.0.path, "job/na me.txt");
     assert_eq!(rig.done(&derived("/")).await.0.path, "job/download");
+    assert_eq!(rig.done(&derived("/several")).await.0.path, "job/first.txt", "the first header that names a file");
     for path in ["../x", "/x", "a/../../x", "a\0b", "nul", &"x".repeat(300)] {
         let failure = rig.failed(&DownloadSpec { path: path.into(), ..rig.spec("/a") }).await.0;
         assert_eq!((failure.reason, failure.retryable), (FailureReason::ForbiddenPath, false), "{path}");
@@ -386,6 +390,61 @@ async fn nothing_is_claimed_of_what_could_not_be_synced() {
     rig.origin.object("/f", object.clone());
     let (result, _) = rig.done(&rig.spec("/f")).await;
     assert_eq!((result.resumed_bytes, rig.read("job/f")), (0, object.bytes()));
+}
+
+/// As [`FirstSyncFails`], once it is let go.
+#[derive(Debug, Default)]
+struct UnheardSyncFails {
+    first: FirstSyncFails,
+    is_begun: std::sync::atomic::AtomicBool,
+    is_let_go: std::sync::atomic::AtomicBool,
+}
+
+impl haul::files::disk::Faults for UnheardSyncFails {
+    fn write(&self, _: u64, _: usize) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        self.is_begun.store(true, std::sync::atomic::Ordering::SeqCst);
+        while !self.is_let_go.load(std::sync::atomic::Ordering::SeqCst) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        self.first.sync()
+    }
+
+    fn empty(&self) {}
+}
+
+/// A checkpoint that nobody waits for any more takes the error that the kernel reports once.
+#[tokio::test]
+async fn an_error_that_nobody_heard_is_not_forgotten() {
+    use haul::files::bound::Bound;
+    use haul::files::commit::Taken;
+    use haul::files::part::{Part, PartKey};
+    let rig = Rig::new();
+    let key = PartKey { name: "0-1", is_shared: false };
+    for is_commit in [true, false] {
+        let faults = std::sync::Arc::<UnheardSyncFails>::default();
+        let root = std::sync::Arc::new(haul::files::Root::open(&rig.path("")).unwrap().with_faults(faults.clone()));
+        let part = Part::create(&root, "job", key).unwrap();
+        let bound = Bound::restart(part, haul::files::binding::Binding::default(), []).await.unwrap();
+        bound.put(0, &"abc".into()).await.unwrap();
+        let unheard = bound.checkpoint();
+        assert!(futures_util::FutureExt::now_or_never(unheard).is_none(), "begun, and let go of");
+        while !faults.is_begun.load(std::sync::atomic::Ordering::SeqCst) {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        faults.is_let_go.store(true, std::sync::atomic::Ordering::SeqCst);
+        if is_commit {
+            let end = bound.commit("f", 3, Taken::Refuse, haul::files::Durability::Full).await;
+            assert_eq!(end.unwrap_err().reason, FailureReason::Io);
+        } else {
+            assert!(bound.close().await.is_none(), "no byte of it is believed");
+        }
+        Part::at_rest(&root, "job", key).await;
+        assert!(!rig.path("job/f").exists());
+    }
 }
 
 #[tokio::test]

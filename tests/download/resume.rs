@@ -149,6 +149,86 @@ async fn lies_about_ranges_are_not_written() {
 }
 
 #[tokio::test]
+async fn an_answer_that_contradicts_itself_is_no_file() {
+    use FailureReason as R;
+    let rig = Rig::new();
+    let chunked = "14\r\n0123456789abcdefghij\r\n0\r\n\r\n";
+    let plain = "0123456789abcdefghij";
+    for (status, lines, body, reason) in [
+        ("206 Partial Content", "Content-Range: bytes 0-9/10\r\nContent-Length: 20", plain, R::Protocol),
+        ("206 Partial Content", "Content-Range: bytes 0-29/30\r\nContent-Length: 20", plain, R::Protocol),
+        ("206 Partial Content", "Content-Range: bytes 0-9/10\r\nTransfer-Encoding: chunked", chunked, R::Protocol),
+        ("206 Partial Content", "Content-Range: bytes 0-9/10\r\nConnection: close", plain, R::Protocol),
+        ("200 OK", "Content-Range: bytes 0-9/10\r\nTransfer-Encoding: chunked", chunked, R::Protocol),
+        ("200 OK", "Content-Range: bytes 0-29/30\r\nTransfer-Encoding: chunked", chunked, R::Truncated),
+        ("200 OK", "Content-Range: bytes 0-29/*\r\nConnection: close", plain, R::Truncated),
+    ] {
+        let answer = format!("HTTP/1.1 {status}\r\n{lines}\r\n\r\n{body}");
+        rig.origin.reply("/f", Reply::raw(answer).then_close());
+        let (failure, _) = rig.failed(&rig.spec("/f")).await;
+        assert_eq!((failure.reason, failure.retryable), (reason, true), "{status} {lines}: {failure}");
+        rig.discard(&rig.spec("/f")).await;
+        assert_eq!(rig.listing(), [""; 0], "{status} {lines}");
+    }
+}
+
+/// Bytes that go on behind the end of a range are of another file, or the range is: nothing of it is kept.
+#[tokio::test]
+async fn a_range_that_goes_on_spoils_what_is_held_and_no_other_file() {
+    let object = Object::new(1, SIZE);
+    let (rig, spec) = held(&object).await;
+    let served = object.clone();
+    rig.origin.handle("/f", move |request| {
+        let reply = served.respond(request);
+        match request.header("range") {
+            Some(_) => reply.body(served.slice(CUT - 7..SIZE)).chunked(1000),
+            None => reply,
+        }
+    });
+    let (end, _) = rig.attempt(&spec).await;
+    assert!(matches!(end, AttemptEnd::Done(_)), "{end:?}");
+    assert_eq!(rig.read("job/f"), object.bytes(), "from the start, without ranges");
+}
+
+#[tokio::test]
+async fn a_slice_that_is_sent_as_200_announces_nothing_of_the_whole() {
+    use base64::Engine as _;
+    let object = Object::new(1, SIZE);
+    let (rig, spec) = held(&object).await;
+    let served = object.clone();
+    rig.origin.handle("/f", move |request| {
+        let (slice, range) = (served.slice(CUT..SIZE), format!("bytes {CUT}-{}/{SIZE}", SIZE - 1));
+        let digest = checksum(Algorithm::Md5, &slice).digest;
+        let digest = base64::engine::general_purpose::STANDARD.encode(digest);
+        let reply = if request.header("range").is_some() { Reply::ok(slice) } else { Reply::status(500) };
+        reply.header("Content-Range", &range).header("Content-MD5", &digest).header("ETag", "\"1-493e0\"")
+    });
+    assert_eq!(rig.done(&spec).await.1.resume_kind, ResumeKind::Continued);
+    assert_eq!(rig.read("job/f"), object.bytes());
+}
+
+/// A process was killed after it had finished a file of this key, before it could remove the checkpoint; the file is gone,
+/// and the key begins anew.
+#[tokio::test]
+async fn a_checkpoint_without_its_part_claims_nothing_of_the_next() {
+    let object = Object::new(1, SIZE);
+    let mut rig = Rig::new();
+    rig.settings.checkpoint_interval = Duration::from_secs(3600);
+    let meta = r#"{"binding":{"version":{"etag":"\"1-493e0\"","total":300000}},"ranges":[[0,300000]]}"#;
+    std::fs::create_dir(rig.path("job")).unwrap();
+    std::fs::write(rig.path("job/.haul-0-1.meta"), meta).unwrap();
+    let served = object.clone();
+    rig.origin.handle("/f", move |request| served.respond(request).stall_at(CUT));
+    let spec = rig.spec("/f");
+    // Killed in its midst.
+    tokio::select! {
+        _ = rig.attempt(&spec) => panic!("it stalls"),
+        () = async { while rig.meter.received_bytes() < CUT { tokio::task::yield_now().await } } => {}
+    }
+    assert_eq!(rig.listing(), ["job", "job/.haul-0-1.part"]);
+}
+
+#[tokio::test]
 async fn a_range_that_cannot_be_satisfied() {
     // The size was not known: all bytes came, and then the connection was cut before the end of the chunked body.
     let object = Object::new(1, CUT);

@@ -238,4 +238,16 @@ async fn a_link_that_cannot_be_read_is_no_end() {
     let reason = bench.reason(&listing(origin.url("/list"), PageStyle::LinkHeader)).await;
     assert_eq!(reason, (FailureReason::Protocol, false));
     assert_eq!(bench.sink.pages.lock().unwrap().len(), 0);
+    // A line with a control character in it is no line to pass over.
+    let odd =
+        "HTTP/1.1 200 OK\r\nLink: </odd?2>; rel=\"next\"; title=\"\u{1}\"\r\nContent-Length: 13\r\n\r\n{\"items\":[1]}";
+    origin.handle(
+        "/odd",
+        move |request| {
+            if request.query.is_empty() { Reply::raw(odd) } else { Reply::json(r#"{"items":[2]}"#) }
+        },
+    );
+    let end = bench.run(&listing(origin.url("/odd"), PageStyle::LinkHeader)).await;
+    assert!(matches!(end.end, haul::model::outcome::AttemptEnd::Done(_)), "{:?}", end.end);
+    assert_eq!(items(&bench.sink.pages.lock().unwrap()), ["1", "2"]);
 }

@@ -90,8 +90,16 @@ async fn a_part_is_not_taken_for_the_whole() {
     origin.reply("/whole", part(206, "bytes 0-4/5"));
     origin.reply("/items", part(206, "items 0-4/10"));
     origin.reply("/label", part(200, "bytes 0-99/100"));
-    for path in ["/part", "/unsized", "/slice"] {
+    origin.reply("/chunks", part(200, "bytes 5-9/10").chunked(2));
+    origin.reply("/more", part(206, "bytes 0-3/4").chunked(2));
+    for path in ["/part", "/unsized", "/slice", "/chunks", "/more"] {
         assert_eq!(bench.reason(&spec(origin.url(path))).await, (FailureReason::Protocol, true), "{path}");
+    }
+    for (path, reply) in
+        [("/cut-200", part(200, "bytes 0-99/100").chunked(2)), ("/cut-206", part(206, "bytes 0-99/100").until_close())]
+    {
+        origin.reply(path, reply);
+        assert_eq!(bench.reason(&spec(origin.url(path))).await, (FailureReason::Truncated, true), "{path}");
     }
     for path in ["/whole", "/items", "/label"] {
         assert_eq!(result(&bench.run(&spec(origin.url(path))).await).body_bytes, 5, "{path}");
