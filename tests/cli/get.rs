@@ -1,8 +1,10 @@
 //! `haul get`: no server, resumes, skips, says how it ended.
 
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
+use crate::support::disk::SmallDisk;
 use crate::support::object::Object;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
@@ -259,4 +261,24 @@ fn waits_and_ends_are_said_where_there_is_no_screen() {
         assert!(said.contains(part), "{part}: {said}");
     }
     assert!(!said.contains('\x1b'), "{said:?}");
+}
+
+#[test]
+fn a_wait_for_room_is_said() {
+    let (origin, dir) = (Origin::start(), tempfile::tempdir().unwrap());
+    let Some(_disk) = SmallDisk::mount(dir.path(), "4m") else { return };
+    std::fs::write(dir.path().join("fill"), vec![0; 2 << 20]).unwrap();
+    origin.object("/f", Object::new(1, 3 << 20));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_haul"))
+        .args(["get", "-d", dir.path().to_str().unwrap(), &origin.url("/f")])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let said = lines.find_map(|line| line.ok().filter(|line| line.contains("waiting: there is no room for the file")));
+    assert!(said.is_some());
+    assert_eq!(origin.requests("/f").len(), 1);
+    std::fs::remove_file(dir.path().join("fill")).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(std::fs::read(dir.path().join("f")).unwrap(), Object::new(1, 3 << 20).bytes());
 }

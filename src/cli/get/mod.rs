@@ -24,7 +24,7 @@ use crate::config::{LimitSettings, QUEUE_BYTES_DEFAULT};
 use crate::engine::handle::Engine;
 use crate::engine::hub::Notice;
 use crate::model::group::{GroupMode, GroupPolicy};
-use crate::model::ids::JobId;
+use crate::model::ids::{JobId, TaskIndex};
 use crate::model::limits::Limits;
 use crate::model::spec::JobSpec;
 use crate::server::{self, Built, Durability, EngineSettings, Guard};
@@ -36,6 +36,8 @@ pub(crate) use plan::GetArgs;
 const TICK: Duration = Duration::from_millis(100);
 /// How often the engine is asked why nothing runs.
 const EXPLAIN_INTERVAL: Duration = Duration::from_secs(1);
+/// Files that are asked why they wait.
+const OPEN_MAX: usize = 100;
 /// Events that are read in one go.
 const EVENTS_MAX: u32 = 256;
 
@@ -123,12 +125,21 @@ async fn follow(
         let active = feed.active(usize::MAX);
         if active.is_empty() && explained.elapsed() >= EXPLAIN_INTERVAL {
             explained = Instant::now();
-            let explanation = engine.explain(job, Vec::new()).await?;
-            let waits = explanation.job.as_ref().or(explanation.lanes.first().map(|(wait, _)| wait));
-            report.idle(waits.map(|wait| wait.message.clone()));
+            report.idle(why_idle(engine, job, report.open(OPEN_MAX)).await?);
         }
         report.show(&active, feed.progress(), engine.now());
     }
+}
+
+/// Why nothing runs: what holds the job, or its lanes, or the files that wait on their own, as for room on the disk.
+async fn why_idle(engine: &Engine, job: JobId, open: Vec<TaskIndex>) -> anyhow::Result<Option<String>> {
+    let of_job = engine.explain(job, Vec::new()).await?;
+    let mut wait = of_job.job.or(of_job.lanes.into_iter().next().map(|(wait, _)| wait));
+    if wait.is_none() {
+        let of_files = engine.explain(job, open.into_iter().map(|index| (index, 0)).collect()).await?;
+        wait = of_files.tasks.into_values().next();
+    }
+    Ok(wait.map(|wait| wait.message))
 }
 
 /// The next news of the job; never ends when there will be none.

@@ -1,7 +1,7 @@
 //! What `haul get` shows: a row for each file that runs or waits and a sum below them, a line that stays for each that
 //! ended, and a summary. Without a screen the lines alone, and how far it is when nothing was said for long.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
@@ -66,6 +66,7 @@ pub(crate) struct Report {
     waits: BTreeMap<TaskIndex, Wait>,
     /// Why nothing runs, when nothing does.
     idle: Option<String>,
+    ended: BTreeSet<TaskIndex>,
     total: usize,
     attempts: u32,
     succeeded: usize,
@@ -84,6 +85,7 @@ impl Report {
             paces: BTreeMap::new(),
             waits: BTreeMap::new(),
             idle: None,
+            ended: BTreeSet::new(),
             total,
             attempts,
             succeeded: 0,
@@ -116,8 +118,18 @@ impl Report {
         self.waits.insert(task.index, wait);
     }
 
-    /// Notes why nothing runs.
+    /// At most `limit` files that have not ended.
+    pub(crate) fn open(&self, limit: usize) -> Vec<TaskIndex> {
+        (0..self.total as TaskIndex).filter(|index| !self.ended.contains(index)).take(limit).collect()
+    }
+
+    /// Notes why nothing runs. Where there is no screen, it is said once.
     pub(crate) fn idle(&mut self, why: Option<String>) {
+        if let Some(why) = why.as_ref().filter(|why| self.idle.as_ref() != Some(*why) && self.waits.is_empty())
+            && screen::stderr_size().is_none()
+        {
+            self.say(Line::of(Hue::Warn, "waiting").with(Hue::Plain, &format!(": {why}")));
+        }
         self.idle = why;
     }
 
@@ -162,6 +174,7 @@ impl Report {
     /// Says how a file ended, in a line that stays.
     pub(crate) fn ended(&mut self, task: &EndedTask) {
         self.waits.remove(&task.index);
+        self.ended.insert(task.index);
         let url = secret::redacted_text(task.spec.work.url());
         match (&task.row.outcome, &task.row.task.error) {
             (Some(Outcome::Download(download)), _) => {
