@@ -243,24 +243,26 @@ pub async fn serve(
         Some(Ok(Ok(()))) | None => tracing::info!("draining"),
     }
     report(&reporter, false).await;
+    // How the engine ended counts, also when a call outlives the grace.
+    let mut ended = early;
     let drain = async {
         engine.drain().await;
         shutdown.begun.cancel();
-        let ended = if early.is_some() { early } else { work.join_next().await };
+        if ended.is_none() {
+            ended = work.join_next().await;
+        }
         closing.cancel();
         end_health(reporter).await;
         calls.join_all().await;
         following.join_all().await;
-        ended
     };
-    match tokio::time::timeout(settings.shutdown_grace, drain).await {
-        Ok(Some(Ok(result))) => result,
-        Ok(Some(Err(panic))) => Err(StoreError::Fatal(format!("the engine panicked: {panic}")).into()),
-        Ok(None) => Ok(()),
-        Err(_) => {
-            tracing::warn!("the drain took longer than its grace; what was left is cut and runs again after a restart");
-            Ok(())
-        }
+    if tokio::time::timeout(settings.shutdown_grace, drain).await.is_err() {
+        tracing::warn!("the drain took longer than its grace; what was left is cut and runs again after a restart");
+    }
+    match ended {
+        Some(Ok(result)) => result,
+        Some(Err(panic)) => Err(StoreError::Fatal(format!("the engine panicked: {panic}")).into()),
+        None => Ok(()),
     }
 }
 

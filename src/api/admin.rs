@@ -56,13 +56,13 @@ impl pb::admin_service_server::AdminService for Admin {
         let mut sum = Counts::default();
         for job in self.engine.hub().jobs() {
             let counts = job.counts;
-            sum.total += counts.total;
-            sum.pending += counts.pending;
-            sum.running += counts.running;
-            sum.backing_off += counts.backing_off;
-            sum.succeeded += counts.succeeded;
-            sum.failed += counts.failed;
-            sum.cancelled += counts.cancelled;
+            sum.total = sum.total.saturating_add(counts.total);
+            sum.pending = sum.pending.saturating_add(counts.pending);
+            sum.running = sum.running.saturating_add(counts.running);
+            sum.backing_off = sum.backing_off.saturating_add(counts.backing_off);
+            sum.succeeded = sum.succeeded.saturating_add(counts.succeeded);
+            sum.failed = sum.failed.saturating_add(counts.failed);
+            sum.cancelled = sum.cancelled.saturating_add(counts.cancelled);
         }
         Ok(Response::new(pb::GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),

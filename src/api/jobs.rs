@@ -31,6 +31,8 @@ const WATCHERS_MAX: usize = 10_000;
 const INTERVAL_MIN: Duration = Duration::from_millis(50);
 const INTERVAL_DEFAULT: Duration = Duration::from_millis(500);
 const REASON_BYTES_MAX: usize = 1024;
+/// The most tasks that one call names to be retried, since all of them are put back in one commit.
+const RETRIED_MAX: usize = 10_000;
 
 /// Implements [`pb::job_service_server::JobService`].
 #[derive(Clone)]
@@ -214,8 +216,13 @@ impl pb::job_service_server::JobService for Jobs {
         let id = values::job_id(&request.job_id, &mut v);
         values::text(&request.reason, "reason", REASON_BYTES_MAX, &mut v);
         v.or(())?;
-        let job = self.engine.cancel(id, request.reason).await?;
-        Ok(Response::new(pb::CancelJobResponse { job: Some(lookup::live_job(&job, None)) }))
+        tokio::select! {
+            job = self.engine.cancel(id, request.reason) => {
+                Ok(Response::new(pb::CancelJobResponse { job: Some(lookup::live_job(job?.as_ref(), None)) }))
+            }
+            // What was asked is durable, or will be asked again; the job ends after the restart.
+            () = self.closing.cancelled() => Err(crate::api::status::draining()),
+        }
     }
 
     async fn pause_job(&self, request: Request<pb::PauseJobRequest>) -> Result<Response<pb::PauseJobResponse>, Status> {
@@ -233,8 +240,15 @@ impl pb::job_service_server::JobService for Jobs {
 
     async fn retry_job(&self, request: Request<pb::RetryJobRequest>) -> Result<Response<pb::RetryJobResponse>, Status> {
         let request = request.into_inner();
-        let id = only_job_id(&request.job_id)?;
+        let mut v = Violations::default();
+        let id = values::job_id(&request.job_id, &mut v);
         let mut indexes = request.task_indexes;
+        if indexes.len() > RETRIED_MAX {
+            let count = indexes.len();
+            let wish = format!("holds {count} indexes; at most {RETRIED_MAX} are accepted, none means all that failed");
+            v.add("task_indexes", wish);
+        }
+        v.or(())?;
         indexes.sort_unstable();
         indexes.dedup();
         let job = self.engine.retry(id, (!indexes.is_empty()).then_some(indexes)).await?;

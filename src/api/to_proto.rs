@@ -100,7 +100,8 @@ pub(crate) fn counts(counts: &Counts) -> pb::TaskCounts {
 pub(crate) fn progress_message(progress: &Progress) -> pb::Progress {
     let left = progress.total_bytes.saturating_sub(progress.done_bytes);
     let estimate = (progress.bytes_per_second > 0 && progress.total_bytes > 0)
-        .then(|| Duration::from_secs_f64(left as f64 / progress.bytes_per_second as f64));
+        .then(|| Duration::try_from_secs_f64(left as f64 / progress.bytes_per_second as f64).ok())
+        .flatten();
     pb::Progress {
         bytes_done: progress.done_bytes,
         bytes_total: progress.total_bytes,

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::api::lookup::listed_job;
-use crate::api::status::draining;
+use crate::api::status::{draining, exhausted};
 use crate::engine::handle::Engine;
 use crate::engine::hub::Listener;
 use crate::model::ids::JobId;
@@ -45,6 +45,8 @@ struct Watcher {
     before: Option<JobId>,
     queue: VecDeque<Arc<Job>>,
     dirty: HashSet<JobId>,
+    /// Jobs that changed and are sent next, each as it is then: they are not read before there is room for them.
+    changed: VecDeque<JobId>,
     next_look: Instant,
     over: bool,
 }
@@ -71,6 +73,7 @@ pub(crate) fn watch_jobs(
         before: None,
         queue: VecDeque::new(),
         dirty: HashSet::new(),
+        changed: VecDeque::new(),
         next_look: Instant::now(),
         over: false,
     };
@@ -91,6 +94,10 @@ impl Watcher {
                 let feed = self.engine.hub().feed(job.id);
                 let event = Some(Event::Job(listed_job(&job, feed.as_ref())));
                 return Ok(pb::WatchJobsResponse { event });
+            }
+            if let Some(id) = self.changed.pop_front() {
+                self.queue.extend(self.look(id).await?);
+                continue;
             }
             match self.phase {
                 Phase::Unfinished => self.read(UNFINISHED.to_vec(), None).await?,
@@ -130,17 +137,28 @@ impl Watcher {
             () = tokio::time::sleep_until(self.next_look) => {}
         }
         self.next_look = Instant::now() + self.interval;
-        self.dirty.extend(self.listener.take());
-        for id in std::mem::take(&mut self.dirty) {
-            let job = match self.engine.hub().feed(id) {
-                Some(feed) => Some(feed.job()),
-                None => self.store.job(id).await?.map(Arc::new),
-            };
-            let fits = |job: &Job| self.labels.iter().all(|(key, value)| job.spec.labels.get(key) == Some(value));
-            self.queue.extend(job.filter(|job| fits(job)));
-        }
+        self.dirty.extend(self.listener.take().map_err(|_| too_slow())?);
+        self.changed.extend(std::mem::take(&mut self.dirty));
         Ok(())
     }
+
+    /// Returns a job as it is now, if it is one of those that are watched.
+    async fn look(&self, id: JobId) -> Result<Option<Arc<Job>>, Status> {
+        let job = match self.engine.hub().feed(id) {
+            Some(feed) => Some(feed.job()),
+            None => self.store.job(id).await?.map(Arc::new),
+        };
+        let fits = |job: &Job| self.labels.iter().all(|(key, value)| job.spec.labels.get(key) == Some(value));
+        Ok(job.filter(|job| fits(job)))
+    }
+}
+
+fn too_slow() -> Status {
+    exhausted(
+        "WATCHER_TOO_SLOW",
+        "changed_jobs",
+        "more jobs changed than are kept for a watcher that does not read; watch again, and begin with the new list",
+    )
 }
 
 fn ended_states() -> Vec<JobState> {

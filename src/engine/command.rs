@@ -88,6 +88,12 @@ pub struct JobPatch {
 }
 
 impl JobPatch {
+    /// The memory that the patch takes, in bytes, roughly.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let labels = self.labels.iter().flatten().map(|(key, value)| key.len() + value.len() + 96);
+        labels.sum::<usize>() + self.title.as_ref().map_or(0, String::len)
+    }
+
     /// Changes `job` at `now`.
     pub(crate) fn apply(&self, job: &mut Job, now: Timestamp) {
         let spec = Arc::make_mut(&mut job.spec);
@@ -117,6 +123,11 @@ pub struct LimitsPatch {
 }
 
 impl LimitsPatch {
+    /// The memory that the patch takes, in bytes, roughly.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.hosts.iter().flatten().map(|limits| size_of::<HostLimits>() + limits.host.len()).sum()
+    }
+
     /// `limits` with the patch applied.
     pub(crate) fn over(&self, limits: &Limits) -> Limits {
         let LimitsPatch { max_concurrent_tasks, max_per_host, requests_per_second_per_host, bytes_per_second, hosts } =
@@ -239,11 +250,13 @@ impl Command {
         }
     }
 
-    /// Whether it adds to what is stored, so that it cannot be done while the store is full.
+    /// Whether it adds to what is stored, so that it cannot be done while the store is full. The page of a running fetch
+    /// waits with its attempt, of which there are few.
     pub(crate) fn needs_room(&self) -> bool {
         !matches!(
             self,
             Command::Job(_, JobCommand::Delete { .. })
+                | Command::Page { .. }
                 | Command::Explain { .. }
                 | Command::WaitingAt { .. }
                 | Command::Drain
@@ -262,5 +275,24 @@ impl Command {
             // Looks are answered with what is known, by whoever has it; nothing is known here.
             Command::Explain { .. } | Command::WaitingAt { .. } | Command::Drain => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Content;
+
+    /// On a full disk an attempt waits with its page, which costs it no try; and whoever deletes makes room.
+    #[test]
+    fn pages_and_deletions_are_taken_while_nothing_can_be_stored() {
+        let id = TaskId { job: JobId(uuid::Uuid::nil()), index: 0 };
+        let content = Content::Inline(bytes::Bytes::new());
+        let page = NewPage { id, page: 0, first_item: 0, items: 0, content, next: None };
+        assert!(!Command::Page { id, fence: 1, page, reply: oneshot::channel().0 }.needs_room());
+        let delete = JobCommand::Delete { with_files: false, reply: oneshot::channel().0 };
+        assert!(!Command::Job(id.job, delete).needs_room());
+        let pause = JobCommand::Control { what: Control::Pause, reply: oneshot::channel().0 };
+        assert!(Command::Job(id.job, pause).needs_room());
     }
 }

@@ -38,12 +38,17 @@ pub use crate::files::root::Finished;
 
 /// Memory of commands that wait for the scheduler or for their job, in KiB. A caller beyond waits before it sends.
 const ROOM_KIB: usize = 64 << 10;
+/// Memory of a command beside what it carries, in bytes.
+const COMMAND_BYTES: usize = 1 << 10;
+/// Deletions that wait for the scheduler or for their job. They have room of their own, since they make some.
+const DELETIONS_MAX: usize = 4096;
 
 /// The engine, as others see it. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
     commands: mpsc::Sender<Admitted<Command>>,
     room: Arc<Semaphore>,
+    deletions: Arc<Semaphore>,
     runner: Arc<Runner>,
     hub: Arc<Hub>,
     condition: watch::Receiver<Condition>,
@@ -62,7 +67,8 @@ impl Engine {
         hub: Arc<Hub>,
         condition: watch::Receiver<Condition>,
     ) -> Engine {
-        Engine { commands, room: Arc::new(Semaphore::new(ROOM_KIB)), runner, hub, condition }
+        let (room, deletions) = (Arc::new(Semaphore::new(ROOM_KIB)), Arc::new(Semaphore::new(DELETIONS_MAX)));
+        Engine { commands, room, deletions, runner, hub, condition }
     }
 
     /// The feeds that watchers follow.
@@ -130,12 +136,17 @@ impl Engine {
 
     /// Changes a job, at once.
     pub async fn update(&self, job: JobId, patch: JobPatch) -> Result<Arc<Job>, EngineError> {
-        self.ask(0, |reply| Command::Job(job, JobCommand::Update { patch, reply })).await
+        let bytes = patch.memory_bytes();
+        self.ask(bytes, |reply| Command::Job(job, JobCommand::Update { patch, reply })).await
     }
 
     /// Deletes an ended job, and the files of its downloads if asked to.
     pub async fn delete(&self, job: JobId, with_files: bool) -> Result<(), EngineError> {
-        self.ask(0, |reply| Command::Job(job, JobCommand::Delete { with_files, reply })).await
+        let place = self.deletions.clone().acquire_owned().await.map_err(|_| EngineError::Draining)?;
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Job(job, JobCommand::Delete { with_files, reply });
+        self.send(Some(place), command).await?;
+        answer.await.map_err(|_| EngineError::Draining)?
     }
 
     /// The limits in force.
@@ -145,7 +156,7 @@ impl Engine {
 
     /// Changes limits, for good. Returns the limits with every change that was made so far.
     pub async fn set_limits(&self, patch: LimitsPatch) -> Result<Limits, EngineError> {
-        self.ask(0, |reply| Command::SetLimits { patch, reply }).await
+        self.ask(patch.memory_bytes(), |reply| Command::SetLimits { patch, reply }).await
     }
 
     /// At most `limit` of the hosts that the engine knows, by name, after `after`; each with how many tasks wait there.
@@ -153,7 +164,7 @@ impl Engine {
         let views = self.runner.hosts.views_after(after, limit);
         let hosts = views.iter().map(|view| view.host.clone()).collect();
         let (reply, waiting) = oneshot::channel();
-        self.send(0, Command::WaitingAt { hosts, reply }).await?;
+        self.send(None, Command::WaitingAt { hosts, reply }).await?;
         let waiting = waiting.await.map_err(|_| EngineError::Draining)?;
         Ok(views.into_iter().zip(waiting).collect())
     }
@@ -161,7 +172,7 @@ impl Engine {
     /// Explains why `tasks` of a job do not run, each named by its index and lane; without tasks, why the job does not.
     pub async fn explain(&self, job: JobId, tasks: Vec<(TaskIndex, LaneNumber)>) -> Result<Explanation, EngineError> {
         let (reply, explanation) = oneshot::channel();
-        self.send(0, Command::Explain { job, tasks, reply }).await?;
+        self.send(None, Command::Explain { job, tasks, reply }).await?;
         explanation.await.map_err(|_| EngineError::Draining)
     }
 
@@ -184,7 +195,7 @@ impl Engine {
     /// Begins the end of the process: no new attempt starts, and tasks that run are requeued.
     pub async fn drain(&self) {
         // A scheduler that is gone has drained.
-        let _ = self.send(0, Command::Drain).await;
+        let _ = self.send(None, Command::Drain).await;
     }
 
     /// The job as it was committed last.
@@ -230,28 +241,22 @@ impl Engine {
     }
 
     async fn control(&self, job: JobId, what: Control) -> Result<Arc<Job>, EngineError> {
-        self.ask(0, |reply| Command::Job(job, JobCommand::Control { what, reply })).await
+        let bytes = if let Control::Cancel(why) = &what { why.len() } else { 0 };
+        self.ask(bytes, |reply| Command::Job(job, JobCommand::Control { what, reply })).await
     }
 
+    /// Sends a command that carries so many bytes once there is room for it, and waits for the answer. Callers wait for room
+    /// in the order in which they came.
     async fn ask<T>(&self, bytes: usize, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, EngineError> {
+        let kib = (bytes + COMMAND_BYTES).div_ceil(1024).min(ROOM_KIB) as u32;
+        let room = self.room.clone().acquire_many_owned(kib).await.map_err(|_| EngineError::Draining)?;
         let (reply, answer) = oneshot::channel();
-        self.send(bytes, command(reply)).await?;
+        self.send(Some(room), command(reply)).await?;
         answer.await.map_err(|_| EngineError::Draining)?
     }
 
-    /// Sends a command once there is room for it. Callers wait for room in the order in which they came.
-    async fn send(&self, bytes: usize, command: Command) -> Result<(), EngineError> {
-        let room = self.room(bytes).await?;
+    async fn send(&self, room: Option<OwnedSemaphorePermit>, command: Command) -> Result<(), EngineError> {
         self.commands.send(Admitted { command, room }).await.map_err(|_| EngineError::Draining)
-    }
-
-    async fn room(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, EngineError> {
-        if bytes == 0 {
-            return Ok(None);
-        }
-        let kib = bytes.div_ceil(1024).min(ROOM_KIB) as u32;
-        let room = self.room.clone().acquire_many_owned(kib).await;
-        room.map(Some).map_err(|_| EngineError::Draining)
     }
 }
 

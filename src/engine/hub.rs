@@ -23,6 +23,8 @@ const RING_MAX: usize = 512;
 const RING_BYTES_MAX: usize = 1 << 20;
 /// Notices that a watcher of starts may be behind before it misses some.
 const NOTICES_MAX: usize = 256;
+/// Changed jobs that are kept for somebody who follows many and does not look.
+const DIRTY_MAX: usize = 100_000;
 /// How often a rate of bytes is measured anew.
 const RATE_WINDOW: Duration = Duration::from_millis(250);
 
@@ -38,9 +40,21 @@ pub struct Hub {
 /// Somebody who follows many jobs: which of them changed since it last looked.
 #[derive(Debug, Default)]
 pub struct Listener {
-    dirty: Mutex<HashSet<JobId>>,
+    dirty: Mutex<Dirty>,
     woken: Notify,
 }
+
+/// The jobs that changed since a listener last looked.
+#[derive(Debug, Default)]
+struct Dirty {
+    jobs: HashSet<JobId>,
+    /// There were more than are kept.
+    is_lost: bool,
+}
+
+/// A listener looked so late that it is not known any more which jobs changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LookedTooLate;
 
 impl Listener {
     /// Waits for a change.
@@ -49,8 +63,25 @@ impl Listener {
     }
 
     /// The jobs that changed, each once.
-    pub fn take(&self) -> HashSet<JobId> {
-        std::mem::take(&mut *lock(&self.dirty))
+    ///
+    /// # Errors
+    ///
+    /// There were too many to keep; the list has to be read again.
+    pub fn take(&self) -> Result<HashSet<JobId>, LookedTooLate> {
+        let Dirty { jobs, is_lost } = std::mem::take(&mut *lock(&self.dirty));
+        if is_lost { Err(LookedTooLate) } else { Ok(jobs) }
+    }
+
+    fn note(&self, job: JobId) {
+        let mut dirty = lock(&self.dirty);
+        if dirty.jobs.len() >= DIRTY_MAX {
+            *dirty = Dirty { jobs: HashSet::new(), is_lost: true };
+        }
+        if !dirty.is_lost {
+            dirty.jobs.insert(job);
+        }
+        drop(dirty);
+        self.woken.notify_one();
     }
 }
 
@@ -167,7 +198,11 @@ impl Hub {
     /// Ends the feed of a job whose end was published. Watchers that hold it read to its end.
     pub(crate) fn close(&self, job: JobId) {
         lock(&self.busy).remove(&job);
-        lock(&self.feeds).remove(&job);
+        let feed = lock(&self.feeds).remove(&job);
+        // Whoever waits looks again, also where somebody else holds the feed.
+        if let Some(feed) = feed {
+            feed.version.send_modify(|version| *version += 1);
+        }
     }
 
     /// Notes that an attempt at a task of the job runs.
@@ -203,8 +238,7 @@ impl Hub {
     pub(crate) fn changed(&self, job: JobId) {
         lock(&self.listeners).retain(|listener| {
             let Some(listener) = listener.upgrade() else { return false };
-            lock(&listener.dirty).insert(job);
-            listener.woken.notify_one();
+            listener.note(job);
             true
         });
     }
@@ -243,15 +277,16 @@ impl Feed {
         let Progress { done_bytes: mut done, total_bytes: mut total, .. } = state.job.progress();
         let mut received = 0;
         for active in state.active.values() {
-            done += active.meter.done();
-            total += active.meter.total().max(active.meter.done());
-            received += active.meter.received_bytes();
+            // Origins say what they like.
+            done = done.saturating_add(active.meter.done());
+            total = total.saturating_add(active.meter.total().max(active.meter.done()));
+            received = active.meter.received_bytes().saturating_add(received);
         }
         let now = Instant::now();
         let passed = now.saturating_duration_since(state.measured.0);
         if passed >= RATE_WINDOW {
             // What ended in between moved from `received` to `ended_bytes`; a fall is no rate.
-            let seen = state.job.ended_bytes + received;
+            let seen = state.job.ended_bytes.saturating_add(received);
             let fresh = seen.saturating_sub(state.measured.1) as f64 / passed.as_secs_f64();
             state.bytes_per_second = f64::midpoint(state.bytes_per_second as f64, fresh) as u64;
             state.measured = (now, seen);
@@ -314,4 +349,23 @@ fn bytes_of(event: &StoredEvent) -> usize {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Each critical section leaves the data whole at every step.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_that_never_looks_costs_a_bounded_memory_and_is_told() {
+        let hub = Hub::default();
+        let listener = hub.listen();
+        let job = |number: usize| JobId(uuid::Uuid::from_u128(number as u128));
+        (0..DIRTY_MAX).for_each(|number| hub.changed(job(number)));
+        assert_eq!(listener.take().map(|jobs| jobs.len()), Ok(DIRTY_MAX));
+        (0..3 * DIRTY_MAX).for_each(|number| hub.changed(job(number)));
+        assert_eq!(lock(&listener.dirty).jobs.capacity(), 0);
+        assert_eq!(listener.take(), Err(LookedTooLate));
+        hub.changed(job(7));
+        assert_eq!(listener.take(), Ok(HashSet::from([job(7)])));
+    }
 }

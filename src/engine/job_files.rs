@@ -3,16 +3,19 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use sha2::{Digest as _, Sha256};
 
 use crate::download;
 use crate::files::aside::Aside;
+use crate::files::part::{Part, PartKey};
 use crate::files::{ContentStore, Root};
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::outcome::Outcome;
 use crate::model::spec::{DownloadSpec, Work};
 use crate::model::task::TaskState;
+use crate::model::time::Timestamp;
 use crate::store::{Store, StoreError, StoredTask};
 
 /// Tasks that are looked at in one go.
@@ -51,6 +54,15 @@ impl JobFiles {
         }
         let digest = Sha256::digest(format!("{}\n{}", spec.url, spec.path));
         digest.iter().take(12).fold(String::new(), |key, byte| key + &format!("{byte:02x}"))
+    }
+
+    /// Whether a download has written a checkpoint after `since`: its attempt has made progress that lasts.
+    pub(crate) fn has_progressed(&self, id: TaskId, directory: &str, spec: &DownloadSpec, since: Timestamp) -> bool {
+        let Ok(folder) = download::folder(directory, spec) else { return false };
+        let key = self.key(id, spec);
+        let written = Part::checkpoint_time(&self.root, &folder, PartKey { name: &key, is_shared: self.by_url });
+        let micros = written.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map(|since| since.as_micros());
+        micros.is_some_and(|micros| i64::try_from(micros).is_ok_and(|micros| micros > since.0))
     }
 
     /// Puts the part files of an ending job away, so that none is left beside the finished files.

@@ -4,7 +4,7 @@
 //! A job that has not ended is a [`JobRun`]; commands for any other job are a [`Visit`], which works on one of them at a
 //! time: it reads what the store has, decides, and takes the next one when that is durable.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::engine::attempt::Ended;
@@ -175,6 +175,8 @@ pub(crate) struct Visit {
 pub(crate) struct JobTable {
     runs: HashMap<JobId, JobRun>,
     visits: HashMap<JobId, Visit>,
+    /// Jobs on their way to the store. Readers see them a moment before memory does.
+    arriving: HashSet<JobId>,
 }
 
 impl JobTable {
@@ -188,9 +190,20 @@ impl JobTable {
         self.runs.get_mut(&job)
     }
 
-    /// Adds a job. What waited for the visit of it comes back, to be taken anew.
+    /// Notes that a job is on its way to the store: commands for it wait until it is here.
+    pub(crate) fn arrives(&mut self, job: JobId) {
+        self.arriving.insert(job);
+    }
+
+    /// Notes that such a job was not stored.
+    pub(crate) fn does_not_arrive(&mut self, job: JobId) {
+        self.arriving.remove(&job);
+    }
+
+    /// Adds a job. What waited for it comes back, to be taken anew.
     pub(crate) fn insert(&mut self, run: JobRun) -> VecDeque<Admitted<JobCommand>> {
         let job = run.job.id;
+        self.arriving.remove(&job);
         self.runs.insert(job, run);
         self.visits.remove(&job).map(|visit| visit.waiting).unwrap_or_default()
     }
@@ -202,7 +215,7 @@ impl JobTable {
 
     /// Queues a command for a job that is not here. Returns whether it is the first, to be worked on now.
     pub(crate) fn visit(&mut self, job: JobId, command: Option<Admitted<JobCommand>>) -> bool {
-        let is_first = !self.visits.contains_key(&job);
+        let is_first = !self.visits.contains_key(&job) && !self.arriving.contains(&job);
         self.visits.entry(job).or_default().waiting.extend(command);
         is_first
     }
@@ -254,5 +267,38 @@ impl JobTable {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::engine::command::Control;
+    use crate::model::spec::JobSpec;
+
+    fn pause() -> Admitted<JobCommand> {
+        let command = JobCommand::Control { what: Control::Pause, reply: oneshot::channel().0 };
+        Admitted { command, room: None }
+    }
+
+    /// Rows are visible before the answer to their commit is here. Whoever finds a job in a list at that moment must not
+    /// make the engine read it as one that memory has lost.
+    #[test]
+    fn a_command_for_a_job_that_is_being_stored_waits_for_it() {
+        let mut table = JobTable::default();
+        let id = JobId(Uuid::from_u128(1));
+        table.arrives(id);
+        assert!(!table.visit(id, Some(pause())), "nothing is read");
+        assert!(!table.visit(id, Some(pause())));
+        let job = Job::new(id, JobSpec::default(), 1, Timestamp(1));
+        assert_eq!(table.insert(JobRun::new(job)).len(), 2, "both are taken now");
+
+        let other = JobId(Uuid::from_u128(2));
+        table.arrives(other);
+        table.does_not_arrive(other);
+        assert!(table.visit(other, Some(pause())), "the store is asked");
     }
 }

@@ -9,11 +9,25 @@ use crate::engine::queue::task::BatchNumber;
 use crate::model::event::{EventHead, EventKind};
 use crate::model::ids::{Fence, JobId, TaskId};
 use crate::model::job::Job;
-use crate::store::{Batch, Claim, LaneNumber, NewEvent, StoredEvent, StoredTask, TaskMove, Which};
+use crate::store::{
+    Addition, Batch, Claim, Content, LaneNumber, NewEvent, NewPage, StoredEvent, StoredTask, Submission, TaskMove,
+    Which,
+};
+
+/// Tasks, attempts and pages that may wait for a commit before nothing more is begun.
+const CHANGES_MAX: usize = 50_000;
+/// Memory that they may take, in bytes, roughly. What is taken in one go comes on top, and what is at the disk.
+const BYTES_MAX: usize = 32 << 20;
+/// Memory of a row that moves, beside what it holds.
+const ROW_BYTES: usize = 512;
 
 /// Changes that wait to be committed together.
 pub(crate) struct Outbox {
     batch: Batch,
+    /// Tasks, attempts and pages in it, as a measure of how long the commit will take.
+    changes: usize,
+    /// The memory that it takes, roughly.
+    bytes: usize,
     effects: Vec<Effect>,
     /// The number of the batch that fills, from 1.
     number: BatchNumber,
@@ -39,6 +53,8 @@ impl Outbox {
     pub(crate) fn new() -> Outbox {
         Outbox {
             batch: Batch::default(),
+            changes: 0,
+            bytes: 0,
             effects: Vec::new(),
             number: 1,
             dirty: BTreeSet::new(),
@@ -53,12 +69,44 @@ impl Outbox {
         self.number
     }
 
-    /// Tasks, attempts and pages that wait, as a measure of how long the commit will take.
-    pub(crate) fn len(&self) -> usize {
-        let Batch { submissions, additions, moves, claims, pages, .. } = &self.batch;
-        let submitted: usize = submissions.iter().map(|it| it.tasks.len() + 1).sum();
-        let added: usize = additions.iter().map(|it| it.tasks.len() + 1).sum();
-        submitted + added + moves.len() + claims.len() + pages.len()
+    /// Whether more may be begun before this is at the disk.
+    pub(crate) fn is_roomy(&self) -> bool {
+        self.changes < CHANGES_MAX && self.bytes < BYTES_MAX
+    }
+
+    fn count(&mut self, changes: usize, bytes: usize) {
+        self.additions += 1;
+        self.changes += changes;
+        self.bytes += bytes;
+    }
+
+    /// Adds a submission. Returns its place among those of the batch.
+    pub(crate) fn submit(&mut self, submission: Submission) -> usize {
+        let tasks: usize = submission.tasks.iter().map(|(_, spec)| spec.memory_bytes()).sum();
+        self.count(submission.tasks.len() + 1, submission.job.spec.memory_bytes() + tasks);
+        self.batch.submissions.push(submission);
+        self.batch.submissions.len() - 1
+    }
+
+    /// Adds a chunk of tasks. Returns its place among those of the batch.
+    pub(crate) fn add(&mut self, addition: Addition) -> usize {
+        let tasks: usize = addition.tasks.iter().map(|(_, spec)| spec.memory_bytes()).sum();
+        self.count(addition.tasks.len() + 1, ROW_BYTES + tasks);
+        self.batch.additions.push(addition);
+        self.batch.additions.len() - 1
+    }
+
+    /// Adds a page of a fetch.
+    pub(crate) fn page(&mut self, page: NewPage) {
+        let body = if let Content::Inline(body) = &page.content { body.len() } else { 0 };
+        self.count(1, ROW_BYTES + body + page.next.as_ref().map_or(0, String::len));
+        self.batch.pages.push(page);
+    }
+
+    /// Adds a job whose spec changed. Its event and its answer have the spec too.
+    pub(crate) fn respecced(&mut self, job: Arc<Job>) {
+        self.count(1, 2 * job.spec.memory_bytes());
+        self.batch.respecced.push(job);
     }
 
     /// Claims that wait.
@@ -97,6 +145,7 @@ impl Outbox {
     /// Adds the start of an attempt, which alone is no reason to commit at once.
     pub(crate) fn started(&mut self, claim: Claim, notice: Effect) {
         self.dirty.insert(claim.id.job);
+        (self.changes, self.bytes) = (self.changes + 1, self.bytes + ROW_BYTES);
         self.batch.claims.push(claim);
         self.effects.push(notice);
     }
@@ -104,6 +153,7 @@ impl Outbox {
     /// Adds the row of a task that stopped running or waiting.
     pub(crate) fn moved(&mut self, change: TaskMove) {
         self.changed(change.id.job);
+        self.count(1, ROW_BYTES + 256 * change.row.log.len());
         self.batch.moves.push(change);
     }
 
@@ -249,6 +299,26 @@ mod tests {
 
     fn id(index: u32) -> TaskId {
         TaskId { job: JobId(uuid::Uuid::nil()), index }
+    }
+
+    /// However few they are, large changes wait for the disk.
+    #[test]
+    fn a_batch_is_full_by_bytes_too() {
+        let mut outbox = Outbox::new();
+        let page = |bytes: usize| NewPage {
+            id: id(0),
+            page: 0,
+            first_item: 0,
+            items: 0,
+            content: Content::Inline(vec![0; bytes].into()),
+            next: None,
+        };
+        outbox.page(page(BYTES_MAX / 2));
+        assert!(outbox.is_roomy());
+        outbox.page(page(BYTES_MAX / 2));
+        assert!(!outbox.is_roomy());
+        let _ = outbox.seal(|_| None, |_| false);
+        assert!(outbox.is_roomy());
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(crate) enum Timer {
     Housekeeping,
     /// Time to look whether there is disk space for those who wait for it.
     DiskLook,
+    /// Time to try again to remove what there was no room to remove.
+    Removals,
 }
 
 /// All that is due.

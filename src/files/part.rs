@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, OFlags};
 
@@ -64,6 +64,13 @@ impl Part {
         let Some(folder) = root.find_folder(folder)? else { return Ok(None) };
         let claim = claim(root, &folder, key)?;
         Part::open(root, &folder, key, claim).map(Result::ok)
+    }
+
+    /// When the checkpoint of this key was written, by the clock of the file system; `None` when there is none.
+    pub fn checkpoint_time(root: &Arc<Root>, folder: &str, key: PartKey<'_>) -> Option<SystemTime> {
+        check_key(key).ok()?;
+        let folder = root.find_folder(folder).ok()??;
+        folder.open(&meta_name(key.name)).ok()??.metadata().ok()?.modified().ok()
     }
 
     /// The part of this key; a new one when there is none.

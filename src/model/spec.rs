@@ -81,7 +81,11 @@ impl TaskSpec {
     /// The memory that the task takes, in bytes, roughly.
     pub fn memory_bytes(&self) -> usize {
         let work = match &self.work {
-            Work::Fetch(fetch) => fetch.url.len() + fetch.body.len() + fetch.method.len(),
+            Work::Fetch(fetch) => {
+                let pagination = fetch.pagination.as_ref().map_or(0, Pagination::memory_bytes);
+                let statuses = 4 * fetch.accept_statuses.len();
+                fetch.url.len() + fetch.body.len() + fetch.method.len() + statuses + pagination
+            }
             Work::Download(download) => {
                 let mirrors: usize = download.mirrors.iter().map(|url| url.len() + 24).sum();
                 download.url.len() + mirrors + download.path.len() + 64 * download.checksums.len()
@@ -107,7 +111,11 @@ impl TaskOptions {
             http.headers.iter().map(|header| header.name.len() + header.value.expose().len() + 72).sum();
         let pem = [http.ca_pem.as_ref(), http.client_certificate_pem.as_ref()];
         let pem: usize = pem.into_iter().flatten().map(String::len).sum();
-        headers + pem + http.client_key_pem.as_ref().map_or(0, |key| key.expose().len())
+        let secrets = [http.client_key_pem.as_ref(), http.bearer_token.as_ref(), http.proxy_url.as_ref()];
+        let secrets: usize = secrets.into_iter().flatten().map(|secret| secret.expose().len()).sum();
+        let basic = http.basic_auth.as_ref().map_or(0, |(user, password)| user.len() + password.expose().len());
+        let agent = http.user_agent.as_ref().map_or(0, String::len);
+        headers + pem + secrets + basic + agent + 2 * self.retry.retry_statuses.len()
     }
 }
 
@@ -189,6 +197,20 @@ pub struct Pagination {
     /// 0: no limit.
     #[serde(default, skip_serializing_if = "is_default")]
     pub max_items: u64,
+}
+
+impl Pagination {
+    /// The memory beside the struct itself, in bytes, roughly.
+    fn memory_bytes(&self) -> usize {
+        let style = match &self.style {
+            PageStyle::LinkHeader => 0,
+            PageStyle::PageNumber { param, size_param: other, .. }
+            | PageStyle::Offset { param, limit_param: other, .. }
+            | PageStyle::Cursor { param, next_pointer: other } => param.len() + other.len(),
+            PageStyle::NextUrl { next_pointer } => next_pointer.len(),
+        };
+        self.items_pointer.len() + style
+    }
 }
 
 /// Where the next page of a listing is.
@@ -530,6 +552,25 @@ fn list<T: Clone>(task: &[T], job: &[T]) -> Vec<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whatever_a_client_can_make_long_is_counted() {
+        let long = || "x".repeat(100_000);
+        let http = |http| TaskOptions { http, ..TaskOptions::default() }.memory_bytes();
+        for bytes in [
+            http(HttpOptions { bearer_token: Some(Secret::new(long())), ..HttpOptions::default() }),
+            http(HttpOptions { user_agent: Some(long()), ..HttpOptions::default() }),
+            http(HttpOptions { proxy_url: Some(Secret::new(long())), ..HttpOptions::default() }),
+            http(HttpOptions { basic_auth: Some((String::new(), Secret::new(long()))), ..HttpOptions::default() }),
+        ] {
+            assert!(bytes >= 100_000, "{bytes}");
+        }
+        let style = PageStyle::Cursor { param: long(), next_pointer: long() };
+        let pagination = Some(Pagination { style, items_pointer: long(), max_pages: 0, max_items: 0 });
+        let work = Work::Fetch(FetchSpec { pagination, ..FetchSpec::default() });
+        let task = TaskSpec { key: String::new(), work, options: TaskOptions::default() };
+        assert!(task.memory_bytes() >= 300_000, "{}", task.memory_bytes());
+    }
 
     fn header(name: &str) -> HeaderSpec {
         HeaderSpec { name: name.into(), value: Secret::new("v"), sensitive: false }

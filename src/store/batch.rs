@@ -190,7 +190,7 @@ pub struct Batch {
     pub submissions: Vec<Submission>,
     /// Chunks of tasks to add to jobs.
     pub additions: Vec<Addition>,
-    /// Pages of fetches. A page is stored once.
+    /// Pages of fetches. A page is stored once. One of a listing starts the count of crashes of its task anew.
     pub pages: Vec<NewPage>,
     /// Tasks that stop running or waiting. At most one entry per task.
     pub moves: Vec<TaskMove>,

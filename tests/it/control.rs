@@ -207,3 +207,25 @@ async fn updates_and_retention_take_effect() {
     let empty = pb::UpdateJobRequest { update_mask: None, ..request };
     assert_eq!(server.jobs().update_job(empty).await.unwrap_err().code(), Code::InvalidArgument);
 }
+
+/// A part of a job is retried, and the failure that is left is far behind those that run again.
+#[tokio::test]
+async fn a_retry_of_named_tasks_is_bounded_and_keeps_the_failure_of_what_still_fails() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/bad", Reply::status(404));
+    let collect = Some(crate::support::spec::group(pb::GroupMode::Collect, 0));
+    let tasks = (0..1_010).map(|_| fetch(origin.url("/bad"))).collect();
+    let failed = server.run(pb::JobSpec { group: collect, ..job(tasks) }).await;
+    assert_eq!(failed.counts.unwrap().failed, 1_010);
+    let request = |count| pb::RetryJobRequest { job_id: failed.job_id.clone(), task_indexes: (0..count).collect() };
+    let refused = server.jobs().retry_job(request(10_001)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    let details = tonic_types::StatusExt::get_details_bad_request(&refused).unwrap();
+    assert_eq!(details.field_violations[0].field, "task_indexes");
+
+    server.jobs().retry_job(request(1_005)).await.unwrap();
+    let ended = server.ended(&failed.job_id).await;
+    assert_eq!(ended.counts.unwrap().failed, 1_010);
+    let failure = ended.failure.expect("five tasks failed all the time");
+    assert!(failure.task_index.is_some_and(|index| index >= 1_005), "{failure:?}");
+}

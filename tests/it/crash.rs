@@ -1,16 +1,19 @@
 //! What is acknowledged survives; what has ended does not run again.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use haul::pb;
 use haul::pb::JobState;
 use haul::pb::watch_job_response::Event;
+use sqlx::Connection as _;
 
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::{Server, is_durable, until};
-use crate::support::spec::{fetch, job};
+use crate::support::spec::{fetch, fetch_as, job};
 
 /// Kills the server again and again under a job; a watcher reconnects with the last sequence that it has.
 #[tokio::test]
@@ -85,6 +88,60 @@ async fn a_task_that_is_cut_by_three_crashes_is_held_to_be_the_cause() {
     let ended = server.ended(&id).await;
     assert_eq!(ended.state(), JobState::Failed);
     assert_eq!(ended.failure.unwrap().reason(), pb::FailureReason::Internal);
+}
+
+/// What a listing has stored of its pages shows that the task is not what ends the server.
+#[tokio::test]
+async fn a_listing_that_goes_on_is_not_held_to_be_the_cause_of_crashes() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    let answered = Arc::new(AtomicUsize::new(0));
+    let limit = answered.clone();
+    origin.handle("/list", move |request| {
+        let page: usize = request.param("page").unwrap().parse().unwrap();
+        match page {
+            5.. => Reply::json("[]"),
+            page if page > limit.load(Ordering::SeqCst) => Reply::hang(),
+            page => Reply::json(format!("[{page}]")),
+        }
+    });
+    let style = pb::pagination::Style::PageNumber(pb::PageNumber { param: "page".into(), ..Default::default() });
+    let pagination = Some(pb::Pagination { style: Some(style), ..Default::default() });
+    let spec = pb::FetchSpec { url: origin.url("/list"), pagination, ..Default::default() };
+    let id = server.submit(job(vec![fetch_as(spec)])).await;
+    for life in 0..4 {
+        // A page is durable before the next one is asked for.
+        let next = (life + 1).to_string();
+        while !origin.requests("/list").iter().any(|it| it.param("page").as_deref() == Some(&next)) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        answered.store(life + 1, Ordering::SeqCst);
+        server.restart().await;
+    }
+    answered.store(usize::MAX, Ordering::SeqCst);
+    assert_eq!(server.ended(&id).await.state(), JobState::Succeeded);
+    assert_eq!(server.task(&id, 0).await.attempts, 1);
+}
+
+/// A call that outlives the grace hides neither that the store failed nor why.
+#[tokio::test]
+async fn a_failed_store_is_told_by_the_exit_code_whatever_calls_are_left() {
+    let flags = ["--allow-private-networks", "--shutdown-grace", "1s"];
+    let (mut server, origin) = (Server::with(&flags).await, Origin::start());
+    origin.reply("/big", Reply::ok(vec![b'x'; 900_000]));
+    let ended = server.run(job(vec![fetch(origin.url("/big"))])).await;
+    let task = Some(pb::read_content_request::Task::TaskIndex(0));
+    let request = pb::ReadContentRequest { job_id: ended.job_id, task, ..Default::default() };
+    // It is not read, and more than its window is left.
+    let _stalled = server.contents().read_content(request).await.unwrap();
+    let url = format!("sqlite://{}/haul.db", server.data().display());
+    let mut other = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    sqlx::query("DROP TABLE tasks").execute(&mut other).await.unwrap();
+    let request = pb::SubmitJobRequest { job: Some(job(vec![fetch(origin.url("/big"))])), ..Default::default() };
+    assert!(server.jobs().submit_job(request).await.is_err());
+    let server = tokio::task::spawn_blocking(move || (server.ended_itself(), server));
+    let (status, server) = server.await.unwrap();
+    assert_eq!(status.code(), Some(1), "{}", server.log());
+    assert!(server.log().contains("no such table"), "{}", server.log());
 }
 
 #[tokio::test]

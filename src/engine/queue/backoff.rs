@@ -23,6 +23,9 @@ pub(crate) struct Backoffs {
     on_their_way: BTreeMap<BatchNumber, DueTask>,
     reading: Option<DueRead>,
     tasks_max: usize,
+    /// The memory that they take, roughly, and what it may be.
+    bytes: usize,
+    bytes_max: usize,
 }
 
 /// A read that is under way.
@@ -48,8 +51,8 @@ impl Admissible {
 }
 
 impl Backoffs {
-    /// Nothing is in memory, where at most `tasks_max` may be, and the store has not been read yet.
-    pub(crate) fn new(tasks_max: usize) -> Backoffs {
+    /// Nothing is in memory, where at most `tasks_max` of about `bytes_max` may be, and the store has not been read yet.
+    pub(crate) fn new(tasks_max: usize, bytes_max: usize) -> Backoffs {
         let first = DueTask { due: Timestamp(i64::MIN), id: TaskId { job: JobId(Uuid::nil()), index: 0 } };
         Backoffs {
             tasks: BTreeMap::new(),
@@ -57,24 +60,30 @@ impl Backoffs {
             on_their_way: BTreeMap::new(),
             reading: None,
             tasks_max,
+            bytes: 0,
+            bytes_max,
         }
     }
 
     /// Adds a task, unless it is due beyond the horizon: then the store alone has it. Returns the tasks that memory does not
     /// hold after all, this one or one that is due later.
-    pub(crate) fn add(&mut self, entry: DueTask, waiting: Waiting) -> Option<(DueTask, Waiting)> {
+    pub(crate) fn add(&mut self, entry: DueTask, waiting: Waiting) -> Vec<(DueTask, Waiting)> {
         if self.horizon.is_some_and(|horizon| entry >= horizon) {
             self.leave(entry, waiting.task.batch);
-            return Some((entry, waiting));
+            return vec![(entry, waiting)];
         }
+        self.bytes += waiting.task.bytes();
         self.tasks.insert(entry, waiting);
-        if self.tasks.len() <= self.tasks_max {
-            return None;
+        let mut left = Vec::new();
+        // One stays, however large it is: else it would never come to its turn.
+        while self.tasks.len() > self.tasks_max || self.bytes > self.bytes_max && self.tasks.len() > 1 {
+            let Some((last, waiting)) = self.tasks.pop_last() else { break };
+            self.bytes = self.bytes.saturating_sub(waiting.task.bytes());
+            self.horizon = Some(last);
+            self.leave(last, waiting.task.batch);
+            left.push((last, waiting));
         }
-        let (last, waiting) = self.tasks.pop_last()?;
-        self.horizon = Some(last);
-        self.leave(last, waiting.task.batch);
-        Some((last, waiting))
+        left
     }
 
     fn leave(&mut self, entry: DueTask, batch: BatchNumber) {
@@ -89,7 +98,9 @@ impl Backoffs {
 
     /// Takes a task out.
     pub(crate) fn remove(&mut self, entry: &DueTask) -> Option<Waiting> {
-        self.tasks.remove(entry)
+        let waiting = self.tasks.remove(entry)?;
+        self.bytes = self.bytes.saturating_sub(waiting.task.bytes());
+        Some(waiting)
     }
 
     /// When the first task is due.
@@ -99,8 +110,10 @@ impl Backoffs {
 
     /// Takes out the first task, if it is due at `now`.
     pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<(DueTask, Waiting)> {
-        let entry = self.tasks.first_entry()?;
-        (entry.key().due <= now).then(|| entry.remove_entry())
+        let entry = self.tasks.first_entry().filter(|entry| entry.key().due <= now)?;
+        let (entry, waiting) = entry.remove_entry();
+        self.bytes = self.bytes.saturating_sub(waiting.task.bytes());
+        Some((entry, waiting))
     }
 
     /// Begins a read if the store has tasks that memory has room for. Returns the entry after which it begins.
@@ -110,6 +123,7 @@ impl Backoffs {
         // A read that may miss what comes first cannot move the horizon.
         if self.reading.is_some()
             || self.tasks.len() > self.tasks_max / 2
+            || self.bytes > self.bytes_max / 2
             || misses_from.is_some_and(|it| it <= horizon)
         {
             return None;
@@ -207,12 +221,32 @@ mod tests {
         everything: BTreeSet<DueTask>,
     }
 
+    #[test]
+    fn large_tasks_are_left_to_the_store() {
+        let bytes = waiting(entry(0, 0), 0).task.bytes();
+        let mut backoffs = Backoffs::new(100, 3 * bytes);
+        backoffs.begin_read();
+        backoffs.end_read(None, true);
+        let left = |backoffs: &mut Backoffs, due| -> Vec<i64> {
+            let left = backoffs.add(entry(due, 0), waiting(entry(due, 0), 1));
+            left.into_iter().map(|(entry, _)| entry.due.0).collect()
+        };
+        for due in [5, 3, 4] {
+            assert!(left(&mut backoffs, due).is_empty());
+        }
+        assert_eq!(left(&mut backoffs, 1), [5], "the latest goes");
+        assert_eq!(left(&mut backoffs, 9), [9], "it is beyond what memory holds");
+    }
+
     proptest! {
         /// Whatever happens in whatever order, each task comes out exactly once, and never after a later one that came out
         /// while it was known.
         #[test]
-        fn each_task_comes_out_once(steps in prop::collection::vec((0u8..6, 0i64..40), 1..300)) {
-            let mut backoffs = Backoffs::new(6);
+        fn each_task_comes_out_once(
+            steps in prop::collection::vec((0u8..6, 0i64..40), 1..300),
+            bytes_max in 0usize..12,
+        ) {
+            let mut backoffs = Backoffs::new(6, bytes_max * waiting(entry(0, 0), 0).task.bytes());
             let mut world = World { batch: 1, ..World::default() };
             let mut out = BTreeSet::new();
             let mut index = 0;
@@ -269,6 +303,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(out, world.everything);
+            prop_assert_eq!(backoffs.bytes, 0);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The invariants of the queue, checked from scratch. Slow: simulations and tests call it after each step.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use crate::engine::queue::Queue;
 use crate::engine::queue::task::{Held, Queued};
@@ -11,13 +11,13 @@ impl Queue {
     /// Compares every index with what it is derived from. The error names the first contradiction.
     pub(crate) fn check(&self) -> Result<(), String> {
         let mut bytes = 0;
-        let mut deadlines = BTreeSet::new();
+        let mut deadlines = BTreeMap::new();
         let mut seen = Seen::default();
         for (job, queue) in &self.jobs {
             let mut count = |task: &Queued| {
                 bytes += task.bytes();
                 if let Some(when) = task.deadline(queue.task_timeout) {
-                    deadlines.insert((when, TaskId { job: *job, index: task.index }));
+                    deadlines.insert((when, TaskId { job: *job, index: task.index }), task.lane);
                 }
             };
             for (number, lane) in queue.lanes.iter().enumerate() {

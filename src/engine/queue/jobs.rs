@@ -88,10 +88,15 @@ impl Queue {
     /// Sets whether a job may run. The pages of one that may not are dropped: the store has them.
     pub(crate) fn set_may_run(&mut self, job: JobId, may_run: bool) {
         self.rotation.set_may_run(job, may_run);
-        let Some(queue) = self.jobs.get_mut(&job) else { return };
+        let Some(queue) = self.jobs.get_mut(&job).filter(|queue| queue.may_run != may_run) else { return };
         queue.may_run = may_run;
+        if may_run {
+            return;
+        }
         let lanes = queue.lanes.len();
-        for number in (0..lanes).filter(|_| !may_run) {
+        let again = queue.lanes.iter().flat_map(|lane| lane.again.values());
+        self.stopped.extend(again.map(|task| (task.batch, TaskId { job, index: task.index })));
+        for number in 0..lanes {
             self.unload(job, number as LaneNumber);
         }
     }

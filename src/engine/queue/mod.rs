@@ -18,7 +18,7 @@ mod rotation;
 pub(crate) mod task;
 mod waits;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,8 +58,11 @@ pub(crate) struct Queue {
     backoffs: Backoffs,
     waiting_for_hosts: BTreeMap<DueTask, Waiting>,
     waiting_for_disk: BTreeMap<TaskId, Waiting>,
-    /// The ends of the times of waiting tasks that have begun.
-    deadlines: BTreeSet<(Timestamp, TaskId)>,
+    /// The ends of the times of waiting tasks that have begun, each with the lane of the task.
+    deadlines: BTreeMap<(Timestamp, TaskId), LaneNumber>,
+    /// Tasks that go before the others of their lane, of jobs that may not run, by the batch that has their rows: memory
+    /// lets them go once that is durable.
+    stopped: VecDeque<(BatchNumber, TaskId)>,
     /// Lanes with a page in memory by the time of its load, oldest first; an entry whose number is not the lane's is old.
     loaded: VecDeque<(JobId, LaneNumber, u64)>,
     /// Lanes to be read, in the order in which their turn came.
@@ -79,10 +82,11 @@ impl Queue {
             rotation: Rotation::default(),
             jobs: HashMap::new(),
             running: HashMap::new(),
-            backoffs: Backoffs::new(bounds.backoffs),
+            backoffs: Backoffs::new(bounds.backoffs, bounds.queue_bytes / 4),
             waiting_for_hosts: BTreeMap::new(),
             waiting_for_disk: BTreeMap::new(),
-            deadlines: BTreeSet::new(),
+            deadlines: BTreeMap::new(),
+            stopped: VecDeque::new(),
             loaded: VecDeque::new(),
             wanted: VecDeque::new(),
             reads: 0,
@@ -155,6 +159,9 @@ impl Queue {
         let (number, index) = (task.lane, task.index);
         self.add_waiting(job, &task);
         let Some(queue) = self.jobs.get_mut(&job) else { return };
+        if !queue.may_run {
+            self.stopped.push_back((task.batch, TaskId { job, index }));
+        }
         let Some(lane) = queue.lanes.get_mut(number as usize) else { return };
         queue.held.insert(index, Held::Again(number, serial));
         lane.again.insert(serial, task);
@@ -170,7 +177,7 @@ impl Queue {
     fn add_waiting(&mut self, job: JobId, task: &Queued) {
         self.bytes += task.bytes();
         if let Some(deadline) = self.deadline(job, task) {
-            self.deadlines.insert((deadline, TaskId { job, index: task.index }));
+            self.deadlines.insert((deadline, TaskId { job, index: task.index }), task.lane);
         }
     }
 
@@ -301,6 +308,7 @@ impl Queue {
     /// Notes that a batch is durable, with the ends of these tasks.
     pub(crate) fn committed(&mut self, batch: BatchNumber, ended: &[(TaskId, LaneNumber)]) {
         self.backoffs.committed(batch);
+        self.let_stopped_go(batch);
         for (id, lane) in ended {
             let held = self.jobs.get(&id.job).and_then(|queue| queue.held.get(&id.index));
             if held == Some(&Held::Leaving(batch)) {

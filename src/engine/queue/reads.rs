@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::engine::queue::lane::{Head, LaneRead, Reading};
-use crate::engine::queue::task::Queued;
+use crate::engine::queue::task::{BatchNumber, Held, Queued};
 use crate::engine::queue::{JobQueue, Queue};
 use crate::model::ids::{JobId, TaskIndex};
 use crate::store::{DuePage, DueTask, LaneNumber, LanePage};
@@ -121,6 +121,37 @@ impl Queue {
         }
     }
 
+    /// Lets a task go that memory holds no more, and that the store has as it is: its lane reads it again.
+    pub(super) fn leave_to_store(&mut self, job: JobId, number: LaneNumber, index: TaskIndex) {
+        self.unload(job, number);
+        let Some(lane) = self.jobs.get_mut(&job).and_then(|queue| queue.lanes.get_mut(number as usize)) else {
+            return;
+        };
+        lane.disk_from = lane.disk_from.min(index);
+        lane.disk_to = lane.disk_to.max(index + 1);
+        if matches!(lane.reading, Reading::UnderWay { .. }) {
+            // Its result would raise `disk_from` again.
+            lane.reading = Reading::Idle;
+        }
+        self.refresh(job, number);
+    }
+
+    /// Lets go what waits for its turn in jobs that may not run, now that `batch` is durable.
+    pub(super) fn let_stopped_go(&mut self, batch: BatchNumber) {
+        for (of, id) in std::mem::take(&mut self.stopped) {
+            if of > batch {
+                self.stopped.push_back((of, id));
+                continue;
+            }
+            let Some(queue) = self.jobs.get(&id.job).filter(|queue| !queue.may_run) else { continue };
+            let Some(Held::Again(number, place)) = queue.held.get(&id.index).copied() else { continue };
+            let task = queue.lanes.get(number as usize).and_then(|lane| lane.again.get(&place));
+            if task.is_some_and(|task| task.batch <= batch) && self.take(id).is_some() {
+                self.leave_to_store(id.job, number, id.index);
+            }
+        }
+    }
+
     /// Drops the page of a lane: the store has its tasks.
     pub(super) fn unload(&mut self, job: JobId, number: LaneNumber) {
         let Some(lane) = self.jobs.get_mut(&job).and_then(|queue| queue.lanes.get_mut(number as usize)) else { return };
@@ -139,13 +170,21 @@ impl Queue {
 
     /// Drops the pages that were loaded longest ago until there is room for one more.
     fn make_room(&mut self, job: JobId, number: LaneNumber) {
+        // That of the lane itself stays, and can be dropped later.
+        let mut own = None;
         while self.bytes + (self.reads + 1) * READ_BYTES > self.bounds.queue_bytes {
-            let Some((old, lane, load)) = self.loaded.pop_front() else { return };
+            let Some((old, lane, load)) = self.loaded.pop_front() else { break };
             let its = self.jobs.get(&old).and_then(|queue| queue.lanes.get(lane as usize));
-            if (old, lane) != (job, number) && its.is_some_and(|its| its.load == load) {
+            if its.is_none_or(|its| its.load != load) {
+                continue;
+            }
+            if (old, lane) == (job, number) {
+                own = Some((old, lane, load));
+            } else {
                 self.unload(old, lane);
             }
         }
+        self.loaded.extend(own);
         // Entries of lanes that have been loaded again since.
         if self.loaded.len() > 64 + 2 * self.jobs.len() {
             let jobs = &self.jobs;
@@ -154,5 +193,95 @@ impl Queue {
                 lane.is_some_and(|lane| lane.load == *load && !lane.page.is_empty())
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, OnceLock};
+
+    use tokio_util::sync::CancellationToken;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::engine::bounds::Bounds;
+    use crate::engine::queue::Admission;
+    use crate::engine::queue::task::Running;
+    use crate::model::host::Host;
+    use crate::model::ids::TaskId;
+    use crate::model::spec::{FetchSpec, TaskOptions, TaskSpec, Work};
+    use crate::model::task::{Task, TaskEvent};
+    use crate::model::time::Timestamp;
+    use crate::store::TaskRow;
+
+    fn spec() -> Arc<TaskSpec> {
+        let work = Work::Fetch(FetchSpec { body: vec![7; 1000], ..FetchSpec::default() });
+        Arc::new(TaskSpec { key: String::new(), work, options: TaskOptions::default() })
+    }
+
+    /// Runs the next task, and gives it back with batch `batch`.
+    fn run_and_give_back(queue: &mut Queue, job: JobId, batch: BatchNumber) {
+        let host = Host::new("a:80");
+        let (_, task) =
+            queue.pick(|_, _, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone()))).unwrap();
+        let started = Task::default().apply(TaskEvent::Started, Timestamp(1)).unwrap();
+        let given_back = started.apply(TaskEvent::GivenBack(started.fence), Timestamp(2)).unwrap();
+        let id = TaskId { job, index: task.index };
+        let running = Running {
+            fence: started.fence,
+            lane: task.lane,
+            spec: task.spec.clone(),
+            row: TaskRow { task: started, ..TaskRow::default() },
+            attempt_start: Timestamp(1),
+            stop: CancellationToken::new(),
+            cause: Arc::new(OnceLock::new()),
+            cursor: None,
+        };
+        queue.start(id, running).unwrap();
+        queue.attempt_ended(id, 1).unwrap();
+        let row = Some(Box::new(TaskRow { task: given_back, ..TaskRow::default() }));
+        queue.put_first(job, Queued { row, batch, ..task }, true);
+    }
+
+    fn queue_with_three_tasks(job: JobId) -> Queue {
+        let mut queue = Queue::new(Bounds::default());
+        queue.add_job(job, 0, 0, true, None);
+        queue.lane_for(job, &Host::new("a:80"));
+        queue.admit(job, 0, (0..3).map(|_| (0, spec())));
+        queue
+    }
+
+    #[test]
+    fn a_paused_job_keeps_no_task_in_memory_once_its_rows_are_durable() {
+        let job = JobId(Uuid::from_u128(1));
+        let mut queue = queue_with_three_tasks(job);
+        run_and_give_back(&mut queue, job, 1);
+        // Paused while the row of the task is on its way, and others are given back after that.
+        queue.committed(1, &[]);
+        run_and_give_back(&mut queue, job, 2);
+        queue.set_may_run(job, false);
+        queue.check().unwrap();
+        assert!(queue.bytes > 1000, "the store does not show it yet");
+        queue.committed(2, &[]);
+        queue.check().unwrap();
+        assert_eq!((queue.bytes, queue.jobs[&job].held.len()), (0, 0));
+        assert_eq!(queue.jobs[&job].lanes[0].disk_from, 0, "all of them are read again");
+
+        queue.set_may_run(job, true);
+        assert!(queue.pick(|_, _, next| next.map_or(Admission::Empty, |_| Admission::JobBlocked)).is_none());
+        let read = queue.next_read().unwrap();
+        assert_eq!((read.job, read.from), (job, 0));
+    }
+
+    #[test]
+    fn the_page_of_the_lane_that_is_read_can_be_dropped_later() {
+        let job = JobId(Uuid::from_u128(1));
+        let mut queue = queue_with_three_tasks(job);
+        assert_eq!(queue.loaded.len(), 1);
+        queue.bounds.queue_bytes = 0;
+        queue.make_room(job, 0);
+        assert_eq!((queue.loaded.len(), queue.jobs[&job].lanes[0].page.len()), (1, 3), "its own stays");
+        queue.make_room(JobId(Uuid::from_u128(2)), 0);
+        assert_eq!((queue.loaded.len(), queue.jobs[&job].lanes[0].page.len()), (0, 0));
     }
 }

@@ -2,11 +2,11 @@
 //! the end of the time that they have.
 
 use crate::engine::queue::Queue;
-use crate::engine::queue::lane::{Head, Reading};
+use crate::engine::queue::lane::Head;
 use crate::engine::queue::task::{BatchNumber, Held, Queued, Wait, Waiting, due_task};
 use crate::model::ids::{JobId, TaskId};
 use crate::model::time::Timestamp;
-use crate::store::DueTask;
+use crate::store::{DueTask, LaneNumber};
 
 impl Queue {
     /// Lets a task wait for something of its own. Returns the lane's head as [`Queue::put_first`] does.
@@ -40,7 +40,7 @@ impl Queue {
             queue.held.insert(entry.id.index, Held::Backoff(entry));
         }
         let wait = Wait::Backoff(entry.due);
-        if let Some((entry, waiting)) = self.backoffs.add(entry, Waiting { task, wait }) {
+        for (entry, waiting) in self.backoffs.add(entry, Waiting { task, wait }) {
             self.let_go(entry.id, &waiting.task);
         }
     }
@@ -57,7 +57,7 @@ impl Queue {
     /// When something of this queue is due next.
     pub(crate) fn next_due(&self) -> Option<Timestamp> {
         let host = self.waiting_for_hosts.first_key_value().map(|(entry, _)| entry.due);
-        let deadline = self.deadlines.first().map(|(when, _)| *when);
+        let deadline = self.deadlines.first_key_value().map(|((when, _), _)| *when);
         [self.backoffs.next_due(), host, deadline].into_iter().flatten().min()
     }
 
@@ -80,29 +80,23 @@ impl Queue {
     fn woken(&mut self, job: JobId, task: Queued, committed: BatchNumber) {
         let Some(queue) = self.jobs.get(&job) else { return };
         let Some(lane) = queue.lanes.get(task.lane as usize) else { return };
-        let room = queue.may_run && lane.again.len() < self.bounds.lane_page as usize;
+        let in_bounds = lane.again.len() < self.bounds.lane_page as usize && self.bytes < self.bounds.queue_bytes;
+        let room = queue.may_run && in_bounds;
         if room || task.batch > committed {
             return self.push_again(job, task);
         }
         // The lane finds it again, since a page also has tasks that back off and are due.
-        self.unload(job, task.lane);
-        let Some(lane) = self.jobs.get_mut(&job).and_then(|queue| queue.lanes.get_mut(task.lane as usize)) else {
-            return;
-        };
-        lane.disk_from = lane.disk_from.min(task.index);
-        lane.disk_to = lane.disk_to.max(task.index + 1);
-        if matches!(lane.reading, Reading::UnderWay { .. }) {
-            // Its result would raise `disk_from` again.
-            lane.reading = Reading::Idle;
-        }
-        self.refresh(job, task.lane);
+        self.leave_to_store(job, task.lane, task.index);
     }
 
     /// Takes out the tasks whose time over all attempts is over at `now`. The caller ends them.
     pub(crate) fn take_late(&mut self, now: Timestamp) -> Vec<(JobId, Queued)> {
         let mut late = Vec::new();
-        while let Some((_, id)) = self.deadlines.first().copied().filter(|(when, _)| *when <= now) {
-            let task = self.take(id).or_else(|| self.take_from_page(id));
+        while let Some(((when, id), lane)) = self.deadlines.first_key_value().map(|(key, lane)| (*key, *lane)) {
+            if when > now {
+                break;
+            }
+            let task = self.take(id).or_else(|| self.take_from_page(id, lane));
             match task {
                 Some(task) => late.push((id.job, task)),
                 // An entry without its task would come back for ever.
@@ -112,9 +106,9 @@ impl Queue {
         late
     }
 
-    fn take_from_page(&mut self, id: TaskId) -> Option<Queued> {
-        let lanes = &mut self.jobs.get_mut(&id.job)?.lanes;
-        let task = lanes.iter_mut().find_map(|lane| lane.page.remove(lane.in_page(id.index)?))?;
+    fn take_from_page(&mut self, id: TaskId, lane: LaneNumber) -> Option<Queued> {
+        let lane = self.jobs.get_mut(&id.job)?.lanes.get_mut(lane as usize)?;
+        let task = lane.page.remove(lane.in_page(id.index)?)?;
         self.sub_waiting(id.job, &task);
         Some(task)
     }

@@ -100,9 +100,8 @@ impl Scheduler {
             });
             laned.push((lane, spec));
         }
-        let batch = self.outbox.batch();
-        let nth = batch.submissions.len();
-        batch.submissions.push(Submission {
+        self.jobs.arrives(job.id);
+        let nth = self.outbox.submit(Submission {
             job: job.clone(),
             request: request.clone(),
             lanes: lanes.clone(),
@@ -165,9 +164,8 @@ impl Scheduler {
             }
             laned.push((lane, spec));
         }
-        let batch = self.outbox.batch();
-        let nth = batch.additions.len();
-        batch.additions.push(Addition { job, chunk_id: chunk_id.clone(), digest, new_lanes, tasks: laned.clone() });
+        let nth =
+            self.outbox.add(Addition { job, chunk_id: chunk_id.clone(), digest, new_lanes, tasks: laned.clone() });
         self.outbox.then(Effect::AdmitTasks { nth, job, chunk_id, digest, tasks: laned, reply });
     }
 
@@ -208,7 +206,7 @@ impl Scheduler {
         self.queue.set_order(job, run.job.spec.priority, run.job.spec.group.max_concurrency);
         self.outbox.job_event(&mut run.job, EventKind::JobChanged);
         let changed = Arc::new(run.job.clone());
-        self.outbox.batch().respecced.push(changed.clone());
+        self.outbox.respecced(changed.clone());
         self.outbox.then(Effect::Reply(reply, changed));
     }
 
@@ -227,7 +225,9 @@ impl Scheduler {
             return drop(reply.send(Err(failure)));
         };
         running.cursor = page.next.as_deref().map(Arc::from);
-        self.outbox.batch().pages.push(page);
+        // It made progress, so a crash of the server from now on is the first one again.
+        running.row.task.crashes = 0;
+        self.outbox.page(page);
         self.outbox.then(Effect::AckPage(id.job, reply));
     }
 }

@@ -31,7 +31,9 @@ impl Scheduler {
     /// Starts attempts while there are tasks and permits, and while their claims can be stored.
     pub(super) fn dispatch(&mut self) {
         let max = self.runner.hosts.limits().max_concurrent_tasks as usize;
-        while !self.draining && self.queue.running() < max && self.outbox.claims() < CLAIMS_MAX && !self.is_blocked() {
+        let may_start =
+            |this: &Self| this.queue.running() < max && this.outbox.claims() < CLAIMS_MAX && this.outbox.is_roomy();
+        while !self.draining && may_start(self) && !self.is_blocked() {
             let now = self.now();
             let Some((job, task, permit)) = self.pick(now) else { return };
             self.start(job, task, permit, now);
@@ -112,13 +114,16 @@ impl Scheduler {
             cause,
             cursor: task.cursor,
         };
+        if !run.job.counts.try_move(before, row.task.state, 1) {
+            drop(launch);
+            self.queue.unpick(job, lane);
+            return self.contradicted(job, &format!("no task was counted as {before:?}, and task {} is", id.index));
+        }
+        // Last, since whatever runs is waited for.
         if let Err(held) = self.queue.start(id, running) {
             drop(launch);
             self.queue.unpick(job, lane);
             return self.contradicted(job, &format!("task {} was to start and is {held:?}", id.index));
-        }
-        if !run.job.counts.try_move(before, row.task.state, 1) {
-            return self.contradicted(job, &format!("no task was counted as {before:?}, and task {} is", id.index));
         }
         run.job.held.remove(held);
         run.job.downloads |= matches!(task.spec.work, Work::Download(_));

@@ -54,7 +54,7 @@ impl Scheduler {
         let wait = wait_after(&ended.end, &event);
         note_attempt(&mut running.row, running.attempt_start, &ended, &event, now);
         if outcome.is_some() {
-            self.outbox.batch().pages.extend(ended.body);
+            ended.body.into_iter().for_each(|body| self.outbox.page(body));
         }
         self.moved(id, running, event, outcome, wait, now);
     }
@@ -152,7 +152,7 @@ impl Scheduler {
     }
 
     /// Judges a job by its counts, after a task ended with `error` or without one.
-    fn judge(&mut self, job: JobId, error: Option<TaskError>, now: Timestamp) {
+    pub(super) fn judge(&mut self, job: JobId, error: Option<TaskError>, now: Timestamp) {
         let Some(run) = self.jobs.get_mut(job) else { return };
         let (stop, failure) = match run.job.judge() {
             Verdict::Continue | Verdict::Settle { .. } => return,

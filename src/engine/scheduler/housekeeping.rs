@@ -13,8 +13,12 @@ use crate::store::StoreError;
 
 /// How often expired jobs are looked for.
 const PERIOD: Duration = Duration::from_secs(1);
+/// How often, as long as there are more of them than one look finds.
+const PERIOD_BUSY: Duration = Duration::from_millis(50);
 /// Jobs that are looked at in one go.
-const JOBS_MAX: u32 = 64;
+const JOBS_MAX: u32 = 256;
+/// Jobs that are being purged up to which more are looked for without a rest.
+const PURGING_MAX: usize = 1024;
 /// Tasks that wait for disk space and are looked at in one go.
 const WAITING_MAX: usize = 256;
 
@@ -38,7 +42,8 @@ impl Scheduler {
 
     pub(super) fn remove_jobs(&mut self, Removable { expired, deleted }: Removable) {
         self.looks.for_removable = false;
-        self.timers.set(self.now().plus(PERIOD), Timer::Housekeeping);
+        let found = expired.len().max(deleted.len());
+        self.timers.set(self.now().plus(rest(found, self.purging.len())), Timer::Housekeeping);
         for job in expired {
             // A job that somebody changes just now is looked at again later.
             if self.jobs.get(job).is_none() && self.jobs.visit(job, None) {
@@ -113,5 +118,42 @@ impl Scheduler {
         if !self.queue.waiting_for_disk(1).is_empty() {
             self.timers.set(self.now().plus(DISK_LOOK), Timer::DiskLook);
         }
+    }
+}
+
+/// How long to wait after a look that found so many jobs, while so many are being purged. As many may expire in a second
+/// as were submitted in one.
+fn rest(found: usize, purging: usize) -> Duration {
+    if found >= JOBS_MAX as usize && purging < PURGING_MAX { PERIOD_BUSY } else { PERIOD }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_expires_faster_than_one_look_finds_is_looked_for_again_at_once() {
+        assert_eq!(rest(3, 0), PERIOD);
+        assert_eq!(rest(JOBS_MAX as usize, 0), PERIOD_BUSY);
+        assert_eq!(rest(JOBS_MAX as usize, PURGING_MAX), PERIOD);
+    }
+
+    #[test]
+    fn a_piece_is_queued_once() {
+        use crate::engine::scheduler::piece::Pieces;
+        let mut pieces = Pieces::default();
+        let job = |number| JobId(uuid::Uuid::from_u128(number));
+        for number in [1, 2, 1] {
+            pieces.add(Piece::Purge(job(number)));
+        }
+        pieces.add(Piece::Sweep(job(1)));
+        assert_eq!(pieces.len(), 3);
+        assert_eq!(pieces.next(), Some(Piece::Purge(job(1))));
+        pieces.add(Piece::Purge(job(1)));
+        assert_eq!(
+            [pieces.next(), pieces.next(), pieces.next()].map(Option::unwrap),
+            [Piece::Purge(job(2)), Piece::Sweep(job(1)), Piece::Purge(job(1))]
+        );
+        assert!(pieces.is_empty());
     }
 }

@@ -19,7 +19,7 @@ pub(crate) mod recovery;
 mod reload;
 mod visits;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ use crate::engine::outbox::{Outbox, Sealed};
 use crate::engine::queue::Queue;
 use crate::engine::queue::task::{BatchNumber, Cause};
 use crate::engine::runner::Runner;
-use crate::engine::scheduler::piece::Piece;
+use crate::engine::scheduler::piece::Pieces;
 use crate::engine::scheduler::read::Read;
 use crate::engine::timers::{Timer, Timers};
 use crate::engine::writer::{Condition, Order, WriterLink};
@@ -51,12 +51,12 @@ use crate::store::{Committed, LaneNumber, StoreError};
 
 /// Commands that are taken in one go.
 const COMMANDS_MAX: usize = 256;
-/// Changes that may wait for a commit before no more commands and starts are taken.
-const CHANGES_MAX: usize = 50_000;
 /// The longest that the start of an attempt waits to be committed together with others.
 const START_LINGER: Duration = Duration::from_millis(4);
 /// How often the free disk space is looked at while a download waits for some.
 const DISK_LOOK: Duration = Duration::from_secs(1);
+/// How long purges wait after there was no room even for them.
+const REMOVALS_REST: Duration = Duration::from_secs(1);
 
 /// All running state.
 pub(crate) struct Scheduler {
@@ -68,7 +68,7 @@ pub(crate) struct Scheduler {
     jobs: JobTable,
     outbox: Outbox,
     /// Long work on jobs that goes on piece by piece, a bounded number of rows in each commit.
-    pieces: VecDeque<Piece>,
+    pieces: Pieces,
     /// Jobs that are to be read again, because memory and store contradict each other about them.
     reloading: Vec<JobId>,
     /// Deleted jobs whose rows are being removed.
@@ -88,6 +88,8 @@ pub(crate) struct Scheduler {
     link: WriterLink,
     in_flight: Option<InFlight>,
     removals: Option<InFlight>,
+    /// Whether purges wait a moment, because there was no room even for them.
+    removals_rest: bool,
     /// The last batch that is durable.
     committed: BatchNumber,
 }
@@ -130,7 +132,7 @@ impl Scheduler {
             queue: Queue::new(bounds),
             jobs: JobTable::default(),
             outbox: Outbox::new(),
-            pieces: VecDeque::new(),
+            pieces: Pieces::default(),
             reloading: Vec::new(),
             purging: HashSet::new(),
             timers: Timers::default(),
@@ -144,6 +146,7 @@ impl Scheduler {
             link,
             in_flight: None,
             removals: None,
+            removals_rest: false,
             committed: 0,
         }
     }
@@ -186,7 +189,8 @@ impl Scheduler {
             {
                 return Err(StoreError::Full(format!("the last changes were not stored: {why}")));
             }
-            let roomy = self.outbox.len() < CHANGES_MAX;
+            // While nothing can be committed, what adds to the batch is refused, and deletions have to come through.
+            let roomy = self.outbox.is_roomy() || self.is_blocked();
             let wait = self.wait();
             let sleep = sleep(linger.map_or(wait, |linger| linger.min(wait)));
             tokio::select! {
@@ -260,6 +264,7 @@ impl Scheduler {
                 Timer::HostWake(host) => self.wake_host(&host),
                 Timer::Housekeeping => self.look_for_removals(),
                 Timer::DiskLook => self.look_for_space(),
+                Timer::Removals => self.removals_rest = false,
             }
         }
         for (job, task) in self.queue.take_late(now) {
@@ -285,7 +290,9 @@ impl Scheduler {
                 self.in_flight = self.send(sealed, false).await;
             }
         } else if self.removals.is_none() && self.is_blocked() {
-            self.add_purges();
+            if !self.removals_rest {
+                self.add_purges();
+            }
             if let Some(sealed) = self.outbox.seal_removals() {
                 self.removals = self.send(sealed, true).await;
             }
@@ -332,6 +339,8 @@ impl Scheduler {
             // There was no room even for this: it is tried again with the next ones.
             Err(error) => {
                 tracing::warn!("deletions were not stored: {error}");
+                self.removals_rest = true;
+                self.timers.set(self.now().plus(REMOVALS_REST), Timer::Removals);
                 for effect in effects {
                     self.retry_removal(effect, &error);
                 }

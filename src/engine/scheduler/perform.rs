@@ -33,13 +33,19 @@ impl Scheduler {
         let refused: BTreeMap<JobId, String> = refused.into_iter().collect();
         for effect in effects {
             if let Some(job) = effect.job().filter(|job| refused.contains_key(job)) {
+                if matches!(effect, Effect::Admit { .. }) {
+                    self.not_admitted(job);
+                }
                 effect.fail(EngineError::Contradiction(job));
                 continue;
             }
             match effect {
                 Effect::Admit { nth, job, lanes, tasks, request, reply } => {
                     match submissions.get_mut(nth).map(std::mem::take) {
-                        Some(Submitted::Known { job, digest }) => self.known(job, digest, request, reply),
+                        Some(Submitted::Known { job: first, digest }) => {
+                            self.not_admitted(job.id);
+                            self.known(first, digest, request, reply);
+                        }
                         _ => self.admit(*job, lanes, tasks, reply),
                     }
                 }
@@ -63,7 +69,7 @@ impl Scheduler {
                     drop(reply.send(Ok(())));
                     self.hub.page_added(job);
                 }
-                Effect::Publish(job, events) => self.hub.publish(job, events),
+                Effect::Publish(job, events) => self.publish(job, events),
                 Effect::Notify(job, notice) => self.hub.notify(job, notice),
                 Effect::StopAttempts(job, cause) => self.stop_attempts(job, &cause),
                 Effect::Swept { nth, job, state, events } => {
@@ -100,6 +106,20 @@ impl Scheduler {
             }
             other => other.fail(EngineError::StoreFull(error.to_string())),
         }
+    }
+
+    /// A job was not stored. Commands that waited for it find that there is none.
+    fn not_admitted(&mut self, job: JobId) {
+        self.jobs.does_not_arrive(job);
+        self.next_visitor(job);
+    }
+
+    /// Tells watchers of a job. One that is retried has no feed before it is durable that it runs again.
+    fn publish(&mut self, job: Arc<Job>, events: Vec<Arc<StoredEvent>>) {
+        if self.jobs.get(job.id).is_some() && self.hub.feed(job.id).is_none() {
+            self.hub.open(job.clone());
+        }
+        self.hub.publish(job, events);
     }
 
     /// A durable job begins to live.
@@ -161,6 +181,8 @@ impl Scheduler {
                     self.add_piece(Piece::Sweep(job));
                 }
                 answer(reply, Ok(Chunk { first, count, digest }));
+                // Its group may have been decided while no task was left that could be stopped.
+                self.judge(job, None, self.now());
             }
             Added::Known(chunk) if chunk.digest == digest => answer(reply, Ok(chunk)),
             Added::Known(_) => answer(reply, Err(EngineError::ChunkIdTaken(chunk_id))),
@@ -214,11 +236,9 @@ impl Scheduler {
             return self.contradicted(job, "more tasks were put back than had failed or been cancelled");
         }
         run.job.put_back(failed, cancelled, next);
-        let publish = Arc::new(run.job.clone());
-        if self.hub.feed(job).is_none() {
-            self.hub.open(publish.clone());
-        }
-        self.hub.publish(publish.clone(), events);
+        let published = Arc::new(run.job.clone());
+        self.publish(published.clone(), events);
+        let Some(run) = self.jobs.get_mut(job) else { return };
         if let Stage::Retrying { reply, these, first } = &mut run.stage {
             *first = lowest.into_iter().chain(*first).min();
             if these.is_none() && next.is_some() {
@@ -230,7 +250,7 @@ impl Scheduler {
                 self.queue.reread(job, first.unwrap_or(total), total);
                 self.job_may_run(job, now);
                 if let Some(reply) = reply {
-                    answer(reply, Ok(publish));
+                    answer(reply, Ok(published));
                 }
             }
         }

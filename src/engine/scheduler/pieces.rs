@@ -13,9 +13,7 @@ use crate::store::{Retry, Sweep, Which};
 impl Scheduler {
     /// Queues work that is to go on.
     pub(super) fn add_piece(&mut self, piece: Piece) {
-        if !self.pieces.contains(&piece) {
-            self.pieces.push_back(piece);
-        }
+        self.pieces.add(piece);
     }
 
     /// Adds the next pieces to the batch. Returns the jobs whose effect publishes them.
@@ -28,7 +26,7 @@ impl Scheduler {
         let Bounds { piece_rows, piece_share, .. } = self.bounds;
         let share = (piece_rows / self.pieces.len().max(1) as u32).max(piece_share);
         for _ in 0..self.pieces.len().min((piece_rows / share) as usize) {
-            match self.pieces.pop_front() {
+            match self.pieces.next() {
                 Some(Piece::Sweep(job)) => jobs.extend(self.sweep(job, share).then_some(job)),
                 Some(Piece::Retry(job)) => jobs.extend(self.put_back(job, share).then_some(job)),
                 Some(Piece::Purge(job)) => self.purge(job, share),
@@ -38,12 +36,18 @@ impl Scheduler {
         jobs
     }
 
-    /// Adds purges alone, for a store that has no room for anything else.
+    /// Adds purges alone, for a store that has no room for anything else: as many as go into one commit, since a large one
+    /// would need more room than it makes.
     pub(super) fn add_purges(&mut self) {
+        let Bounds { piece_rows, piece_share, .. } = self.bounds;
+        let mut left = piece_rows / piece_share.max(1);
         for _ in 0..self.pieces.len() {
-            match self.pieces.pop_front() {
-                Some(Piece::Purge(job)) => self.purge(job, self.bounds.piece_share),
-                Some(other) => self.pieces.push_back(other),
+            match self.pieces.next() {
+                Some(Piece::Purge(job)) if left > 0 => {
+                    left -= 1;
+                    self.purge(job, piece_share);
+                }
+                Some(other) => self.pieces.add(other),
                 None => break,
             }
         }

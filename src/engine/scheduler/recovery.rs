@@ -12,6 +12,7 @@ use crate::engine::timers::Timer;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
+use crate::model::spec::Work;
 use crate::model::task::{TaskEvent, TaskState};
 use crate::model::time::Timestamp;
 use crate::store::{CutAttempt, StoreError, StoredTask, TaskMove};
@@ -51,8 +52,11 @@ impl Scheduler {
             let piece = patiently(|| store.claims(after)).await?;
             let Some(last) = piece.last() else { break };
             after = Some(last.id);
-            for CutAttempt { id, attempt_start, task } in piece {
+            for CutAttempt { id, attempt_start, mut task } in piece {
                 recovery.attempts += 1;
+                if self.has_progressed(id, &task, attempt_start) {
+                    task.row.task.crashes = 0;
+                }
                 tracing::info!(task = %id, since_micros = attempt_start.0, "the end of the last process cut an attempt");
                 self.recover_attempt(id, task, TaskEvent::Crashed, now);
             }
@@ -87,8 +91,16 @@ impl Scheduler {
             self.queue.restore_lane(id, host, head, if is_open { total } else { head });
         }
         if let Some(piece) = piece {
-            self.pieces.push_back(piece);
+            self.add_piece(piece);
         }
+    }
+
+    /// Whether a download that crashes are held against has gone on in its last attempt.
+    fn has_progressed(&self, id: TaskId, task: &StoredTask, since: Timestamp) -> bool {
+        let Work::Download(spec) = &task.spec.work else { return false };
+        let directory = self.jobs.get(id.job).map(|run| run.job.directory());
+        task.row.task.crashes > 0
+            && directory.is_some_and(|directory| self.runner.files.has_progressed(id, &directory, spec, since))
     }
 
     /// Takes in an attempt that was cut, by `event`.

@@ -65,7 +65,8 @@ impl Scheduler {
         for job in std::mem::take(&mut self.reloading) {
             let Some(run) = self.jobs.get(job) else { continue };
             let Stage::Reloading { after } = run.stage else { continue };
-            if self.committed >= after && self.queue.running_of(job).next().is_none() {
+            let is_quiet = self.outbox.is_empty() && self.in_flight.is_none();
+            if (self.committed >= after || is_quiet) && self.queue.running_of(job).next().is_none() {
                 self.reload(job);
             } else {
                 self.reloading.push(job);

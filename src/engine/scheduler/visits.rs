@@ -12,13 +12,14 @@ use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::piece::Piece;
 use crate::engine::scheduler::read::{Found, Read, Retriable, patiently};
 use crate::model::event::EventKind;
+use crate::model::failure::TaskError;
 use crate::model::failures::Failures;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::{Job, JobEvent, Kept, WrongState};
 use crate::model::task::TaskState;
 use crate::store::StoreError;
 
-/// Failed tasks that are looked at for the first one that a retry leaves as it is.
+/// Failed tasks that are looked at in one go for the first one that a retry leaves as it is.
 const FAILURES_MAX: u32 = 1000;
 
 impl Scheduler {
@@ -47,6 +48,10 @@ impl Scheduler {
         if self.draining {
             command.refuse(EngineError::Draining);
             return self.next_visitor(id);
+        }
+        if self.jobs.get(id).is_some() {
+            // It came into memory while the store was read.
+            return self.job_command(id, Admitted { command, room: admitted.room });
         }
         let found = match found {
             Ok(found) => found,
@@ -94,9 +99,8 @@ impl Scheduler {
     fn update_ended(&mut self, mut job: Job, patch: &JobPatch, reply: Reply<Arc<Job>>) {
         patch.apply(&mut job, self.now());
         let job = Arc::new(job);
-        let batch = self.outbox.batch();
-        batch.jobs.push(job.clone());
-        batch.respecced.push(job.clone());
+        self.outbox.batch().jobs.push(job.clone());
+        self.outbox.respecced(job.clone());
         self.outbox.then(Effect::Updated(reply, job));
     }
 
@@ -185,10 +189,7 @@ async fn retriable(
             }
         }
         if failed < job.counts.failed {
-            let all = patiently(|| store.tasks(id, &[TaskState::Failed], 0, FAILURES_MAX)).await?;
-            let stay = all.items.into_iter().filter(|task| indexes.binary_search(&task.index).is_err());
-            let first = stay.min_by_key(|task| task.row.task.end_time);
-            failure = first.and_then(|task| task.placed_error());
+            failure = failure_that_stays(runner, job, &indexes).await?;
             kinds = staying(runner, job, &indexes).await?;
         }
         sorted = Some(indexes);
@@ -198,6 +199,28 @@ async fn retriable(
         runner.files.bring_back(id, &job.directory()).await;
     }
     Ok(Ok(Retriable { lanes, indexes: sorted, failed, cancelled, failure, kinds }))
+}
+
+/// Returns the first failure of a job among those of the tasks that are not put back.
+async fn failure_that_stays(
+    runner: &Runner,
+    job: &Job,
+    indexes: &[TaskIndex],
+) -> Result<Option<TaskError>, StoreError> {
+    let stays = |index: TaskIndex| indexes.binary_search(&index).is_err();
+    if let Some(first) = job.failure.as_ref().filter(|failure| failure.task_index.is_some_and(stays)) {
+        return Ok(Some(first.clone()));
+    }
+    let mut from = Some(0);
+    while let Some(start) = from {
+        let page = patiently(|| runner.store.tasks(job.id, &[TaskState::Failed], start, FAILURES_MAX)).await?;
+        from = page.items.last().filter(|_| page.has_more).and_then(|last| last.index.checked_add(1));
+        let staying = page.items.into_iter().filter(|task| stays(task.index));
+        if let Some(first) = staying.min_by_key(|task| task.row.task.end_time) {
+            return Ok(first.placed_error());
+        }
+    }
+    Ok(None)
 }
 
 /// Returns the failures of a job without those of the tasks that are put back.

@@ -31,6 +31,7 @@ pub(super) async fn apply(
     pages::insert(conn, numbers, &batch.pages).await?;
     states::apply(conn, numbers, &batch.moves).await?;
     states::claim(conn, numbers, &batch.claims).await?;
+    pages::note_progress(conn, numbers, &batch.pages).await?;
     jobs::move_heads(conn, numbers, &batch.lane_heads).await?;
     for retry in &batch.retries {
         let upto = last_end(batch, retry.job)?;

@@ -40,6 +40,24 @@ pub(super) async fn insert(conn: &mut SqliteConnection, numbers: &mut Numbers, p
     Ok(())
 }
 
+/// Whoever has stored a page of a listing has made progress: crashes of the server before are not held against it.
+pub(super) async fn note_progress(
+    conn: &mut SqliteConnection,
+    numbers: &Numbers,
+    pages: &[NewPage],
+) -> Result<(), Fault> {
+    let of_listings = pages.iter().filter(|page| page.next.is_some());
+    let tasks: Vec<i64> = of_listings.map(|page| numbers.task(page.id)).collect::<Result<_, _>>()?;
+    if tasks.is_empty() {
+        return Ok(());
+    }
+    sqlx::query("UPDATE claims SET crashes = 0 WHERE id IN (SELECT value FROM json_each(?1)) AND crashes > 0")
+        .bind(serde_json::to_string(&tasks)?)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Page, first item, items, bytes, next.
 type HeadRow = (u32, i64, i64, i64, Option<String>);
 
