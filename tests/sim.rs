@@ -5,6 +5,24 @@
 //! run over the real one, with its files. `HAUL_SIM_SEED=N` repeats one history and shows its log, `HAUL_SIM_SECONDS=S` says for how long
 //! fresh ones are tried, on all cores. The loop checks the invariants of its owners after each step, and [`world`] checks
 //! the whole history at its end.
+//!
+//! What it finds was tried by taking guards out of the engine, one at a time. Whoever changes a guard does that again: take
+//! it out, run `cargo test --test sim`, and make the workload of [`clients`] harder if 2,000 histories do not find it.
+//!
+//! | taken out | found after about |
+//! |---|---|
+//! | `ends::meaning`: the end of an attempt of a job that is being stopped is an end | 70 histories |
+//! | `perform`: a submission whose request id is known is not admitted | the first |
+//! | `perform`: a chunk that is known is not admitted | the first |
+//! | `work::cursor`: memory knows pages that the store does not show yet | 10 |
+//! | `JobTable::visit`: one change of an ended job at a time | 50 |
+//! | `Queue::take`: a task that is taken out stands in no index | the first; without `Queue::check`, 10 |
+//! | `Queue::lane_read`: what is held is not taken from a page, nor what left while it was read | 50; 130 |
+//! | `Queue::next_read`: few reads at once; `read::trusted`: a failed read is no end | the first; the first |
+//! | `sqlite::rows::page_of`: a page ends by bytes | seed 1536, one in 512 histories has long bodies |
+//!
+//! Guards behind another one are not found alone: that `Queue::start` refuses a task that is held, that a sweep begins
+//! again at 0 while tasks are counted, and that a purge waits for the visitors of its job.
 
 // A panic is how a history fails; the time that tests may take is real time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_types, clippy::print_stdout)]
@@ -24,13 +42,13 @@ mod slow_store;
 #[path = "sim/world.rs"]
 mod world;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// For how long fresh seeds are tried.
 const SECONDS: u64 = 90;
-/// Seeds that every run tries. The first ones are over the real store.
-const OLD_SEEDS: [u64; 6] = [0, 64, 1, 2, 3, 4];
+/// Seeds that every run tries: over the real store, over the one in memory, and some that found a defect.
+const OLD_SEEDS: [u64; 7] = [0, 64, 1536, 1, 2, 995_169_127, 1_953_096_588];
 
 /// Runs one history, on a thread of its own so that a panic names its seed. Returns the digest of what happened.
 fn run(seed: u64) -> u64 {
@@ -40,6 +58,15 @@ fn run(seed: u64) -> u64 {
     });
     let done = thread.unwrap().join();
     done.unwrap_or_else(|_| panic!("the history of seed {seed} failed; repeat it with HAUL_SIM_SEED={seed}"))
+}
+
+/// Ends the histories of all cores when one has failed.
+struct EndAll<'a>(&'a AtomicBool);
+
+impl Drop for EndAll<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -59,13 +86,16 @@ fn histories_hold_together() {
     }
     let end = Instant::now() + Duration::from_secs(number("HAUL_SIM_SECONDS").unwrap_or(SECONDS));
     let first: u64 = rand::random::<u32>().into();
-    let next = AtomicU64::new(first);
+    let (next, over) = (AtomicU64::new(first), AtomicBool::new(false));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..cores {
             scope.spawn(|| {
-                while Instant::now() < end {
-                    run(next.fetch_add(1, Ordering::Relaxed));
+                let _end_all = EndAll(&over);
+                while Instant::now() < end && !over.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    println!("history {} of this run: seed {seed}", seed - first + 1);
+                    run(seed);
                 }
             });
         }

@@ -68,9 +68,10 @@ fn engine(current: &Current) -> Option<Engine> {
 }
 
 /// The URLs of a job with a limit name the job and the limit, so that the network can count.
-fn task(rng: &mut SmallRng, serial: u64, (job, cap): (&str, u32)) -> TaskSpec {
-    let host = rng.random_range(1..4);
-    let listing = rng.random_ratio(1, 6);
+fn task(rng: &mut SmallRng, serial: u64, (job, cap): (&str, u32), body: usize) -> TaskSpec {
+    // Long bodies are all of one host, to fill the pages of its lane.
+    let host = if body > 0 { 1 } else { rng.random_range(1..4) };
+    let listing = rng.random_ratio(1, 4);
     let (path, pagination) = if listing {
         let style = PageStyle::LinkHeader;
         ("list", Some(Pagination { style, items_pointer: String::new(), max_pages: 0, max_items: 0 }))
@@ -80,25 +81,35 @@ fn task(rng: &mut SmallRng, serial: u64, (job, cap): (&str, u32)) -> TaskSpec {
     let name = if cap > 0 { format!("?job={job}&cap={cap}") } else { String::new() };
     let url = format!("http://10.0.0.{host}/{path}/{serial}{name}");
     let timeouts = TimeoutOptions {
-        attempt: rng.random_ratio(1, 4).then(|| Duration::from_millis(rng.random_range(20..5_000))),
+        attempt: rng.random_ratio(1, 3).then(|| {
+            Duration::from_millis(if listing { rng.random_range(5..300) } else { rng.random_range(20..5_000) })
+        }),
         task: rng.random_ratio(1, 8).then(|| Duration::from_millis(rng.random_range(20..20_000))),
         ..TimeoutOptions::default()
     };
     let retry = RetryOptions {
         max_attempts: Some(rng.random_range(1..5)),
-        initial_backoff: Some(Duration::from_millis(rng.random_range(1..2_000))),
+        initial_backoff: Some(Duration::from_millis(if rng.random() {
+            rng.random_range(1..20)
+        } else {
+            rng.random_range(1..2_000)
+        })),
         ..RetryOptions::default()
     };
     let options = TaskOptions { retry, timeouts, ..TaskOptions::default() };
     let key = if rng.random_ratio(1, 3) { format!("k{}", serial % 40) } else { String::new() };
-    TaskSpec { key, work: Work::Fetch(FetchSpec { url, pagination, ..FetchSpec::default() }), options }
+    TaskSpec {
+        key,
+        work: Work::Fetch(FetchSpec { url, pagination, body: vec![b'x'; body], ..FetchSpec::default() }),
+        options,
+    }
 }
 
-fn tasks(rng: &mut SmallRng, serial: &mut u64, count: u64, of: (&str, u32)) -> Vec<TaskSpec> {
+fn tasks(rng: &mut SmallRng, serial: &mut u64, count: u64, of: (&str, u32), body: usize) -> Vec<TaskSpec> {
     let mut tasks: Vec<TaskSpec> = Vec::new();
     for _ in 0..count {
         *serial += 1;
-        let mut fresh = task(rng, *serial, of);
+        let mut fresh = task(rng, *serial, of, body);
         if tasks.iter().any(|other| other.key == fresh.key) {
             fresh.key.clear();
         }
@@ -118,7 +129,7 @@ fn spec(rng: &mut SmallRng, now: Timestamp) -> JobSpec {
         open: rng.random_ratio(1, 2),
         group: GroupPolicy { mode, max_failures: rng.random_range(0..3), max_concurrency },
         timeout: rng.random_ratio(1, 8).then(|| Duration::from_secs(rng.random_range(1..60))),
-        retention: rng.random_ratio(1, 4).then(|| Duration::from_secs(rng.random_range(0..20))),
+        retention: rng.random_ratio(1, 3).then(|| Duration::from_millis(rng.random_range(0..6_000))),
         priority: rng.random_range(-1..2),
         start_time: rng.random_ratio(1, 8).then(|| now.plus(Duration::from_millis(rng.random_range(0..3_000)))),
         rate_limit: RateLimit {
@@ -145,7 +156,7 @@ pub(crate) async fn client(name: u64, mut rng: SmallRng, current: Current, known
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..400))).await;
         match rng.random_range(0..20) {
             0..5 => submit(&mut rng, &current, &known, &mut serial, &format!("{name}-{step}"), shape).await,
-            5..10 => add(&mut rng, &current, &known, &mut serial, &format!("{name}-{step}")).await,
+            5..10 => add(&mut rng, &current, &known, &mut serial, &format!("{name}-{step}"), shape).await,
             10 => limits(&mut rng, &current).await,
             11 => watch(&mut rng, &current, &known).await,
             _ => control(&mut rng, &current, &known).await,
@@ -159,7 +170,7 @@ async fn submit(rng: &mut SmallRng, current: &Current, known: &Shared, serial: &
     let Some(now) = engine(current).map(|engine| engine.now()) else { return };
     let spec = spec(rng, now);
     let cap = spec.group.max_concurrency;
-    let tasks = tasks(rng, serial, count, (request, cap));
+    let tasks = tasks(rng, serial, count, (request, cap), shape.body);
     let mut first: Option<JobId> = None;
     for _ in 0..rng.random_range(1..4) {
         let Some(engine) = engine(current) else { return };
@@ -210,14 +221,14 @@ fn pick(rng: &mut SmallRng, known: &Shared) -> Option<(usize, JobId, bool)> {
     Some((place, job.id, job.maybe_deleted || job.deleted))
 }
 
-async fn add(rng: &mut SmallRng, current: &Current, known: &Shared, serial: &mut u64, chunk: &str) {
+async fn add(rng: &mut SmallRng, current: &Current, known: &Shared, serial: &mut u64, chunk: &str, shape: Shape) {
     let Some((place, job, gone)) = pick(rng, known) else { return };
-    let count = rng.random_range(1..20);
+    let count = rng.random_range(1..=shape.tasks);
     let (name, cap) = {
         let known = known.lock().unwrap();
         (known.jobs[place].request.clone(), known.jobs[place].cap)
     };
-    let tasks = tasks(rng, serial, count, (&name, cap));
+    let tasks = tasks(rng, serial, count, (&name, cap), shape.body);
     for _ in 0..rng.random_range(1..4) {
         let Some(engine) = engine(current) else { return };
         match patience(rng, engine.add_tasks(job, chunk, tasks.clone())).await {

@@ -6,11 +6,15 @@ use rand::rngs::SmallRng;
 
 /// One history of so many runs over the real store.
 const REAL_STORE: u64 = 64;
+/// One history of so many has tasks with long bodies, a few of which fill a page.
+const LONG_BODIES: u64 = 512;
 
 /// The size and the surroundings of a history.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) real_store: bool,
+    /// Bytes of the body of a request.
+    pub(crate) body: usize,
     pub(crate) clients: u64,
     /// Steps of a client.
     pub(crate) steps: u32,
@@ -39,7 +43,12 @@ impl Shape {
                 piece_share,
             }
         };
+        if seed.is_multiple_of(LONG_BODIES) {
+            let bounds = Bounds::default();
+            return Shape { real_store: true, body: 2 << 20, clients: 1, steps: 6, tasks: 4, lives: 2, bounds };
+        }
         Shape {
+            body: 0,
             real_store: seed.is_multiple_of(REAL_STORE),
             clients: rng.random_range(1..5),
             steps: rng.random_range(3..16),

@@ -14,7 +14,7 @@ use haul::model::task::TaskState;
 use haul::model::time::Timestamp;
 use haul::store::{
     Answer, Batch, Chunk, Committed, Content, CutAttempt, DuePage, DueTask, JobFilter, LaneNumber, LanePage, Listed,
-    PageHead, Recovered, Store, StoreError, StoredEvent, StoredTask, WriteStore,
+    PAGE_BYTES_MAX, PageHead, Recovered, Store, StoreError, StoredEvent, StoredTask, WriteStore,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -67,7 +67,7 @@ impl Faults {
     async fn delay(&self) {
         let (wait, slow) = {
             let mut rng = self.rng.lock().unwrap();
-            (rng.random_range(0..3_000), rng.random_ratio(1, 20))
+            (rng.random_range(0..3_000), rng.random_ratio(1, 12))
         };
         let wait = if slow && !self.calm.load(Ordering::Relaxed) { wait * 300 } else { wait };
         tokio::time::sleep(Duration::from_micros(wait)).await;
@@ -195,8 +195,23 @@ impl Store for SlowStore {
         fn deleted_jobs(limit: u32) -> Vec<JobId>;
     }
 
+    fn lane_page(
+        &self,
+        job: JobId,
+        lane: LaneNumber,
+        from: TaskIndex,
+        limit: u32,
+        now: Timestamp,
+    ) -> Answer<'_, LanePage> {
+        Box::pin(async move {
+            let page = self.faults.read_some(self.inner.lane_page(job, lane, from, limit, now)).await?;
+            let before_the_last = page.tasks.iter().rev().skip(1).map(|task| task.spec.memory_bytes()).sum::<usize>();
+            assert!(before_the_last < PAGE_BYTES_MAX, "a read brought {before_the_last} bytes, and one task more");
+            Ok(page)
+        })
+    }
+
     reads! { read_some
-        fn lane_page(job: JobId, lane: LaneNumber, from: TaskIndex, limit: u32, now: Timestamp) -> LanePage;
         fn due_tasks(after: Option<DueTask>, limit: u32) -> DuePage;
     }
 }

@@ -21,6 +21,9 @@ impl Queue {
                 }
             };
             for (number, lane) in queue.lanes.iter().enumerate() {
+                ensure(queue.may_run || lane.page.is_empty(), || {
+                    format!("{job} may not run and has a page in memory")
+                })?;
                 let mut last: Option<TaskIndex> = None;
                 for task in &lane.page {
                     count(task);

@@ -47,7 +47,7 @@ impl Queue {
         self.reads = self.reads.saturating_sub(1);
         let load = self.serial();
         let queue = self.jobs.get_mut(&read.job)?;
-        let JobQueue { lanes, held, .. } = queue;
+        let JobQueue { lanes, held, may_run, .. } = queue;
         let lane = lanes.get_mut(read.lane as usize)?;
         let Reading::UnderWay { number, to, left, .. } = &mut lane.reading else { return None };
         if *number != read.number {
@@ -55,21 +55,20 @@ impl Queue {
         }
         let (to, left) = (*to, std::mem::take(left));
         lane.reading = Reading::Idle;
-        let Some(page) = page else {
+        // The tasks of a job that may not run stay in the store.
+        let Some(page) = page.filter(|_| *may_run) else {
             self.refresh(read.job, read.lane);
             return None;
         };
-        lane.disk_from = match page.next {
-            Some(next) => next.max(lane.disk_from),
-            None => lane.disk_from.max(to),
-        };
+        // Tasks from `to` on were added while the read was under way: they are admitted, or read, by themselves.
+        lane.disk_from = lane.disk_from.max(page.next.map_or(to, |next| next.min(to)));
         if lane.page.is_empty() {
             lane.load = load;
             self.loaded.push_back((read.job, read.lane, load));
         }
         let mut fresh = Vec::with_capacity(page.tasks.len());
         for task in page.tasks {
-            if !held.contains_key(&task.index) && !left.contains(&task.index) {
+            if task.index < to && !held.contains_key(&task.index) && !left.contains(&task.index) {
                 fresh.push(Queued::from(task));
             }
         }
@@ -212,7 +211,7 @@ mod tests {
     use crate::model::spec::{FetchSpec, TaskOptions, TaskSpec, Work};
     use crate::model::task::{Task, TaskEvent};
     use crate::model::time::Timestamp;
-    use crate::store::TaskRow;
+    use crate::store::{StoredTask, TaskRow};
 
     fn spec() -> Arc<TaskSpec> {
         let work = Work::Fetch(FetchSpec { body: vec![7; 1000], ..FetchSpec::default() });
@@ -283,5 +282,73 @@ mod tests {
         assert_eq!((queue.loaded.len(), queue.jobs[&job].lanes[0].page.len()), (1, 3), "its own stays");
         queue.make_room(JobId(Uuid::from_u128(2)), 0);
         assert_eq!((queue.loaded.len(), queue.jobs[&job].lanes[0].page.len()), (0, 0));
+    }
+
+    fn pick(queue: &mut Queue) -> Option<(JobId, Queued)> {
+        queue.pick(|_, host, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())))
+    }
+
+    fn stored(index: TaskIndex) -> StoredTask {
+        let work = Work::Fetch(FetchSpec::default());
+        let spec = TaskSpec { key: String::new(), work, options: TaskOptions::default() }.into();
+        StoredTask { index, lane: 0, spec, row: TaskRow::default() }
+    }
+
+    /// Tasks that are added while a page is read may be in it already, and come once all the same.
+    #[test]
+    fn tasks_that_are_added_meanwhile_come_once() {
+        let job = JobId(Uuid::nil());
+        for admitted_first in [false, true] {
+            for next in [None, Some(4)] {
+                let mut queue = Queue::new(Bounds::default());
+                queue.add_job(job, 0, 0, true, None);
+                queue.restore_lane(job, Host::new("a:80"), 0, 2);
+                assert!(pick(&mut queue).is_none());
+                let read = queue.next_read().unwrap();
+                let page = LanePage { tasks: (0..4).map(stored).collect(), next };
+                let admit = |queue: &mut Queue| queue.admit(job, 2, (2..4).map(|index| (0, stored(index).spec)));
+                if admitted_first {
+                    admit(&mut queue);
+                    queue.lane_read(read, Some(page));
+                } else {
+                    queue.lane_read(read, Some(page));
+                    admit(&mut queue);
+                }
+                assert_eq!(queue.check(), Ok(()));
+                let mut came = Vec::new();
+                for _ in 0..9 {
+                    came.extend(pick(&mut queue).map(|(_, task)| task.index));
+                    if let Some(read) = queue.next_read() {
+                        let tasks = (read.from..4).map(stored).collect();
+                        queue.lane_read(read, Some(LanePage { tasks, next: None }));
+                    }
+                    assert_eq!(queue.check(), Ok(()));
+                }
+                assert_eq!(came, [0, 1, 2, 3], "admitted first: {admitted_first}, next: {next:?}");
+            }
+        }
+    }
+
+    /// A page that was on its way when the job was paused.
+    #[test]
+    fn a_job_that_may_not_run_takes_no_page() {
+        let job = JobId(Uuid::nil());
+        let mut queue = Queue::new(Bounds::default());
+        queue.add_job(job, 0, 0, true, None);
+        queue.restore_lane(job, Host::new("a:80"), 0, 2);
+        let page = || Some(LanePage { tasks: vec![stored(0), stored(1)], next: None });
+        assert!(pick(&mut queue).is_none());
+        let read = queue.next_read().unwrap();
+        queue.set_may_run(job, false);
+        assert_eq!(queue.lane_read(read, page()), None);
+        assert_eq!(queue.check(), Ok(()));
+        assert_eq!(queue.busy_lanes(job, 1).count(), 1, "the store has its tasks");
+        queue.set_may_run(job, true);
+        assert!(pick(&mut queue).is_none());
+        let read = queue.next_read().unwrap();
+        assert_eq!(read.from, 0);
+        queue.lane_read(read, page());
+        assert_eq!(pick(&mut queue).map(|(_, task)| task.index), Some(0));
+        assert_eq!(queue.check(), Ok(()));
     }
 }

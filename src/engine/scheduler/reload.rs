@@ -13,7 +13,10 @@ use crate::store::CutAttempt;
 
 impl Scheduler {
     /// Notes a contradiction about a job, and begins to read the job again.
+    ///
+    /// In tests that check invariants it panics, so that a simulation stops where the first contradiction is.
     pub(super) fn contradicted(&mut self, job: JobId, why: &str) {
+        assert!(!self.checks, "memory and store contradict each other about job {job}: {why}");
         tracing::error!(%job, "memory and store contradict each other, so the job is read again: {why}");
         if self.jobs.is_visited(job) {
             return self.next_visitor(job);
