@@ -16,7 +16,7 @@ impl<K: Ord, V> Default for Table<K, V> {
     }
 }
 
-impl<K: Ord + Clone, V> Table<K, V> {
+impl<K: Ord + Clone + std::fmt::Debug, V> Table<K, V> {
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
         self.rows.get(key)
     }
@@ -37,7 +37,7 @@ impl<K: Ord + Clone, V> Table<K, V> {
     /// Puts a row whose key must be free. `Err` changes nothing.
     pub(crate) fn put_new(&mut self, key: K, row: V) -> Result<(), String> {
         if self.rows.contains_key(&key) {
-            return Err("a key is taken".to_owned());
+            return Err(format!("the key {key:?} is taken"));
         }
         self.put(key, row);
         Ok(())

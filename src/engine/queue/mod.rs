@@ -63,6 +63,10 @@ pub(crate) struct Queue {
     /// Tasks that go before the others of their lane, of jobs that may not run, by the batch that has their rows: memory
     /// lets them go once that is durable.
     stopped: VecDeque<(BatchNumber, TaskId)>,
+    /// Tasks that back off and were left to the store before it had their rows, with their lanes.
+    left_early: Vec<(BatchNumber, TaskId, LaneNumber)>,
+    /// The last batch that is durable.
+    committed: BatchNumber,
     /// Lanes with a page in memory by the time of its load, oldest first; an entry whose number is not the lane's is old.
     loaded: VecDeque<(JobId, LaneNumber, u64)>,
     /// Lanes to be read, in the order in which their turn came.
@@ -87,6 +91,8 @@ impl Queue {
             waiting_for_disk: BTreeMap::new(),
             deadlines: BTreeMap::new(),
             stopped: VecDeque::new(),
+            left_early: Vec::new(),
+            committed: 0,
             loaded: VecDeque::new(),
             wanted: VecDeque::new(),
             reads: 0,
@@ -298,7 +304,7 @@ impl Queue {
         Some(running)
     }
 
-    /// Notes that a task has ended, and that batch `batch` has its end.
+    /// Notes that a task has ended or is left to the store, which has it as it is once batch `batch` is durable.
     pub(crate) fn leaving(&mut self, id: TaskId, batch: BatchNumber) {
         if let Some(queue) = self.jobs.get_mut(&id.job) {
             queue.held.insert(id.index, Held::Leaving(batch));
@@ -307,13 +313,23 @@ impl Queue {
 
     /// Notes that a batch is durable, with the ends of these tasks.
     pub(crate) fn committed(&mut self, batch: BatchNumber, ended: &[(TaskId, LaneNumber)]) {
+        self.committed = self.committed.max(batch);
         self.backoffs.committed(batch);
         self.let_stopped_go(batch);
+        let durable = self.left_early.extract_if(.., |(of, ..)| *of <= batch).collect::<Vec<_>>();
+        for (of, id, lane) in durable {
+            self.left_with(of, id, lane);
+        }
         for (id, lane) in ended {
-            let held = self.jobs.get(&id.job).and_then(|queue| queue.held.get(&id.index));
-            if held == Some(&Held::Leaving(batch)) {
-                self.unhold(*id, *lane);
-            }
+            self.left_with(batch, *id, *lane);
+        }
+    }
+
+    /// A task that was leaving with batch `batch` has left.
+    fn left_with(&mut self, batch: BatchNumber, id: TaskId, lane: LaneNumber) {
+        let held = self.jobs.get(&id.job).and_then(|queue| queue.held.get(&id.index));
+        if held == Some(&Held::Leaving(batch)) {
+            self.unhold(id, lane);
         }
     }
 

@@ -205,7 +205,7 @@ mod tests {
     use super::*;
     use crate::engine::bounds::Bounds;
     use crate::engine::queue::Admission;
-    use crate::engine::queue::task::Running;
+    use crate::engine::queue::task::{Running, Wait};
     use crate::model::host::Host;
     use crate::model::ids::TaskId;
     use crate::model::spec::{FetchSpec, TaskOptions, TaskSpec, Work};
@@ -286,6 +286,31 @@ mod tests {
 
     fn pick(queue: &mut Queue) -> Option<(JobId, Queued)> {
         queue.pick(|_, host, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())))
+    }
+
+    /// A task that backs off again before its row is durable, while the store still shows the wait before.
+    #[test]
+    fn a_row_that_is_out_of_date_brings_no_task_back() {
+        let job = JobId(Uuid::from_u128(1));
+        let mut queue = queue_with_three_tasks(job);
+        let host = Host::new("a:80");
+        let (_, task) =
+            queue.pick(|_, _, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone()))).unwrap();
+        let index = task.index;
+        // Nothing of the store has been read yet, so it is left to the store.
+        queue.wait(job, Queued { batch: 2, ..task }, Wait::Backoff(Timestamp(50)));
+        assert!(queue.begin_due_read().is_some());
+        let before = || {
+            let entry = DueTask { due: Timestamp(5), id: TaskId { job, index } };
+            DuePage { tasks: vec![(entry, stored(index))], complete: true }
+        };
+        queue.due_read(Some(before()));
+        queue.wake_due(Timestamp(9), 1);
+        assert_eq!(queue.jobs[&job].held.get(&index), Some(&Held::Leaving(2)), "it is not woken by it");
+        queue.check().unwrap();
+        queue.committed(2, &[]);
+        assert_eq!(queue.jobs[&job].held.get(&index), None, "the store has it");
+        queue.check().unwrap();
     }
 
     fn stored(index: TaskIndex) -> StoredTask {

@@ -42,6 +42,12 @@ impl Queue {
         let wait = Wait::Backoff(entry.due);
         for (entry, waiting) in self.backoffs.add(entry, Waiting { task, wait }) {
             self.let_go(entry.id, &waiting.task);
+            let batch = waiting.task.batch;
+            if batch > self.committed {
+                // Until then a read finds the row from before, of a task that may run.
+                self.leaving(entry.id, batch);
+                self.left_early.push((batch, entry.id, waiting.task.lane));
+            }
         }
     }
 
