@@ -119,6 +119,7 @@ impl Queue {
         self.drop_waiting(job);
         if let Some(queue) = self.jobs.get_mut(&job) {
             queue.may_run = false;
+            queue.is_stopped = true;
             for lane in &mut queue.lanes {
                 lane.disk_from = lane.disk_to;
                 lane.reading = Reading::Idle;

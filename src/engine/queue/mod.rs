@@ -45,6 +45,8 @@ struct JobQueue {
     held: BTreeMap<TaskIndex, Held>,
     /// Whether its tasks may be kept in memory before their turn.
     may_run: bool,
+    /// Its tasks are being ended in the store, so that none comes into memory again.
+    is_stopped: bool,
     /// The limit of time over all attempts of a task that does not set its own.
     task_timeout: Option<Duration>,
 }

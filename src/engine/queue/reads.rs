@@ -97,7 +97,7 @@ impl Queue {
         let last = page.tasks.last().map(|(entry, _)| *entry);
         let admissible = self.backoffs.end_read(last, page.complete);
         for (entry, task) in page.tasks {
-            let Some(queue) = self.jobs.get(&entry.id.job) else { continue };
+            let Some(queue) = self.jobs.get(&entry.id.job).filter(|queue| !queue.is_stopped) else { continue };
             let in_page = queue.lanes.get(task.lane as usize).and_then(|lane| lane.in_page(task.index)).is_some();
             if admissible.takes(&entry) && !in_page && !queue.held.contains_key(&task.index) {
                 self.back_off(entry, Queued::from(task));
@@ -282,6 +282,19 @@ mod tests {
         assert_eq!((queue.loaded.len(), queue.jobs[&job].lanes[0].page.len()), (1, 3), "its own stays");
         queue.make_room(JobId(Uuid::from_u128(2)), 0);
         assert_eq!((queue.loaded.len(), queue.jobs[&job].lanes[0].page.len()), (0, 0));
+    }
+
+    /// A read that was under way when the tasks of a job began to be ended.
+    #[test]
+    fn a_job_that_is_stopped_takes_no_task_that_backs_off() {
+        let job = JobId(Uuid::from_u128(1));
+        let mut queue = queue_with_three_tasks(job);
+        assert!(queue.begin_due_read().is_some());
+        queue.stop_job(job);
+        let entry = DueTask { due: Timestamp(5), id: TaskId { job, index: 1 } };
+        queue.due_read(Some(DuePage { tasks: vec![(entry, stored(1))], complete: true }));
+        assert!(queue.jobs[&job].held.is_empty());
+        queue.check().unwrap();
     }
 
     fn pick(queue: &mut Queue) -> Option<(JobId, Queued)> {

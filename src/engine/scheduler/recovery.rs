@@ -90,6 +90,9 @@ impl Scheduler {
         for (host, head) in lanes {
             self.queue.restore_lane(id, host, head, if is_open { total } else { head });
         }
+        if matches!(piece, Some(Piece::Sweep(_))) {
+            self.queue.stop_job(id);
+        }
         if let Some(piece) = piece {
             self.add_piece(piece);
         }
