@@ -10,7 +10,7 @@ use crate::support::disk::SmallDisk;
 use crate::support::object::Object;
 use crate::support::origin::Origin;
 use crate::support::reply::{Cut, Reply};
-use crate::support::server::{Server, until};
+use crate::support::server::{PATIENCE, Server, until};
 use crate::support::spec::{download, download_as, fetch, group, job, once, quick_retry};
 
 fn sha256(bytes: &[u8]) -> String {
@@ -121,8 +121,16 @@ async fn a_task_waits_for_room_on_the_disk_and_goes_on() {
     origin.object("/small", small);
     let id = server.submit(job(vec![download(origin.url("/big")), download(origin.url("/small"))])).await;
     let waits = |task: &pb::Task| task.waiting.as_ref().is_some_and(|it| it.reason() == WaitReason::DiskSpace);
-    until(async || waits(&server.task(&id, 0).await)).await;
-    let waiting = server.task(&id, 0).await;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    // The task that was seen to wait is the one that is judged: from time to time it runs, to look for room.
+    let waiting = loop {
+        let task = server.task(&id, 0).await;
+        if waits(&task) {
+            break task;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{task:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
     assert_eq!((waiting.state(), waiting.attempts), (TaskState::Pending, 0), "no attempt is burnt: {waiting:?}");
     // What fits is not held by what does not.
     until(async || server.task(&id, 1).await.state() == TaskState::Succeeded).await;
