@@ -16,6 +16,7 @@ pub mod limits;
 pub mod listen;
 pub mod net;
 pub mod store;
+pub mod vault;
 
 pub mod download;
 pub mod engine;

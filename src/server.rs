@@ -59,7 +59,7 @@ pub use crate::listen::tls::{ClientAuth, TlsSettings};
 pub use crate::listen::{ListenSettings, descriptors};
 pub use crate::net::{EnvironmentProxies, Guard};
 /// What is done with a data directory beside a server.
-pub use crate::store::sqlite::{audit, backup};
+pub use crate::store::sqlite::{KeySource, RootKeys, audit, backup};
 
 /// The largest message that is accepted, in bytes.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -89,6 +89,8 @@ pub struct EngineSettings {
     pub queue_bytes: usize,
     /// Whether the database may be lost with the power: for one that is thrown away.
     pub scratch: bool,
+    /// Where the key of the secrets in the database is.
+    pub root_keys: RootKeys,
 }
 
 /// What a server needs to know.
@@ -149,7 +151,8 @@ pub struct Built {
 /// Opens the store and makes an engine of it.
 pub async fn build(settings: &EngineSettings) -> Result<Built, ServeError> {
     let durability = if settings.scratch { sqlite::Durability::Off } else { sqlite::Durability::Full };
-    let (store, writer) = SqliteStore::open(&settings.data_dir, durability).await.map_err(Box::new)?;
+    let (store, writer) =
+        SqliteStore::open_with(&settings.data_dir, durability, &settings.root_keys).await.map_err(Box::new)?;
     let store: Arc<dyn Store> = store;
     let limits = settings.limits.over(store.limits().await?);
     let directory = |failure: crate::model::failure::Failure| ServeError::Directory(failure.message);

@@ -22,6 +22,7 @@ mod it {
     mod model;
     mod network;
     mod progress;
+    mod sealing;
     mod specs;
     mod startup;
     mod tls;

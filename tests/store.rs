@@ -17,6 +17,7 @@ mod store {
     pub mod sqlite_copies;
     pub mod sqlite_full;
     pub mod sqlite_open;
+    pub mod sqlite_sealed;
     pub mod states;
     pub mod support;
     pub mod sweeps;

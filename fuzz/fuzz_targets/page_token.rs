@@ -4,11 +4,14 @@
 use haul::model::host::Host;
 use haul::model::ids::JobId;
 use haul::store::page_token::PageTokens;
+use haul::vault::{Key, Vault};
 use libfuzzer_sys::fuzz_target;
+use std::sync::Arc;
 
-fuzz_target!(|input: (&str, &str, &[u8], u32, u128)| {
-    let (token, node, filter, index, id) = input;
-    let tokens = PageTokens::new(node);
+fuzz_target!(|input: (&str, &[u8], u32, u128)| {
+    let (token, filter, index, id) = input;
+    let key = Key::random();
+    let tokens = PageTokens::new(Arc::new(Vault::new(vec![(1, key.clone())], &key).unwrap()));
     assert!(tokens.read_job(filter, token).is_err());
     assert!(tokens.read_task(filter, token).is_err());
     assert!(tokens.read_host(filter, token).is_err());

@@ -17,7 +17,6 @@ use crate::model::host::Host;
 use crate::model::limits::HostLimits;
 use crate::pb;
 use crate::store::Store;
-use crate::store::page_token::PageTokens;
 
 /// The most hosts that may have limits of their own.
 const HOST_LIMITS_MAX: usize = 1_000;
@@ -102,7 +101,7 @@ impl pb::admin_service_server::AdminService for Admin {
         let request = request.into_inner();
         let mut v = Violations::default();
         let size = page_size(request.page_size, &mut v) as usize;
-        let tokens = PageTokens::new(self.store.node_id());
+        let tokens = self.store.page_tokens();
         let mut last = None;
         if !request.page_token.is_empty() {
             match tokens.read_host(&[], &request.page_token) {

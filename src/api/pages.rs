@@ -13,7 +13,6 @@ use crate::model::ids::JobId;
 use crate::model::job::JobState;
 use crate::model::task::TaskState;
 use crate::pb;
-use crate::store::page_token::PageTokens;
 use crate::store::{JobFilter, Listed, Store};
 
 const PAGE_DEFAULT: u32 = 50;
@@ -114,7 +113,7 @@ pub(crate) async fn list_jobs(
         created_before: request.create_time_before.and_then(|it| values::timestamp(it, "create_time_before", &mut v)),
         ..JobFilter::default()
     };
-    let (tokens, same) = (PageTokens::new(store.node_id()), Conditions::of_jobs(&filter).0);
+    let (tokens, same) = (store.page_tokens(), Conditions::of_jobs(&filter).0);
     if !request.page_token.is_empty() {
         match tokens.read_job(&same, &request.page_token) {
             Ok(before) => filter.before = Some(before),
@@ -146,7 +145,7 @@ pub(crate) async fn list_tasks(
     let job = values::job_id(&request.job_id, &mut v);
     let size = page_size(request.page_size, &mut v);
     let states = states(&request.states, TaskState::from_number, &mut v);
-    let (tokens, same) = (PageTokens::new(store.node_id()), Conditions::of_tasks(job, &states).0);
+    let (tokens, same) = (store.page_tokens(), Conditions::of_tasks(job, &states).0);
     let mut from = 0;
     if !request.page_token.is_empty() {
         match tokens.read_task(&same, &request.page_token) {

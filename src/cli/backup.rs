@@ -14,6 +14,9 @@ pub(crate) struct BackupArgs {
     /// Directory of the database to copy
     #[arg(long, env = "HAUL_DATA_DIR", value_name = "DIR", default_value = "haul-data")]
     data_dir: PathBuf,
+    /// Copy the key of the secrets in the database too, if it lies in the data directory: whoever has the copy reads them
+    #[arg(long)]
+    with_key: bool,
     /// The directory to make; it must not exist
     to: PathBuf,
 }
@@ -21,7 +24,7 @@ pub(crate) struct BackupArgs {
 /// Makes the copy. Ctrl-C leaves nothing behind.
 pub(crate) async fn run(args: &BackupArgs) -> anyhow::Result<ExitCode> {
     let done = tokio::select! {
-        done = backup(&args.data_dir, &args.to) => done?,
+        done = backup(&args.data_dir, &args.to, args.with_key) => done?,
         interrupted = tokio::signal::ctrl_c() => {
             interrupted?;
             return Ok(ExitCode::from(130));
@@ -32,6 +35,13 @@ pub(crate) async fn run(args: &BackupArgs) -> anyhow::Result<ExitCode> {
             "haul: `{}` is missing in `{}`, so the copy is without it",
             path.display(),
             args.data_dir.display()
+        ));
+    }
+    if done.is_without_key {
+        say(format!(
+            "haul: the copy is without `{}`, which opens the secrets in it; keep that file in another place (`--with-key` \
+             copies it too)",
+            args.data_dir.join("haul.key").display()
         ));
     }
     Ok(if done.missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -7,13 +7,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cli::args::Usage;
+use crate::config::keys::{DataKey, KeyPlace};
 use crate::config::network::{INBOUND_BYTES_PER_CONNECTION_MAX, Network};
 use crate::config::raw::{FileDurability, LogFormat, ServeArgs, TlsClientAuth};
 use crate::config::tls::TlsConfig;
 use crate::config::{Access, ServeConfig};
 use crate::model::browser::BrowserRules;
 use crate::server::{
-    self, ClientAuth, Durability, EngineSettings, Guard, ListenSettings, ServerSettings, TlsSettings, descriptors,
+    self, ClientAuth, Durability, EngineSettings, Guard, KeySource, ListenSettings, RootKeys, ServerSettings,
+    TlsSettings, descriptors,
 };
 use crate::telemetry;
 
@@ -110,6 +112,14 @@ fn tls(config: TlsConfig) -> TlsSettings {
     }
 }
 
+fn root_keys(key: DataKey) -> RootKeys {
+    let source = |place| match place {
+        KeyPlace::File(path) => KeySource::File(path),
+        KeyPlace::Env(name) => KeySource::Env(name),
+    };
+    RootKeys::Kept { now: source(key.now), previous: key.previous.map(source) }
+}
+
 /// The bounds of the listener of a process that may have so many descriptors.
 fn bounds(network: &Network, descriptors: Option<u64>) -> ListenSettings {
     let connections_max = descriptors::connections(network.max_connections.map(u64::from), descriptors);
@@ -150,6 +160,7 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
             queue_bytes: config.queue_bytes as usize,
             parts_by_url: false,
             scratch: false,
+            root_keys: config.data_key.map_or(RootKeys::Beside, root_keys),
         },
         listen: config.network.listen,
         tls: config.network.tls.clone().map(tls),

@@ -3,6 +3,7 @@
 //! Everything that can be wrong with a setting is found here, all of it at once, before anything is opened. This module
 //! must not know what the settings do.
 
+pub mod keys;
 pub mod network;
 pub mod raw;
 pub mod tls;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::config::keys::DataKey;
 use crate::config::network::Network;
 use crate::config::raw::{FileDurability, LogFormat, ServeArgs};
 use crate::config::values::{duration, hosts, networks};
@@ -63,6 +65,8 @@ pub struct ServeConfig {
     pub max_download_bytes: Option<u64>,
     /// Memory for tasks that wait for their turn, in bytes, roughly.
     pub queue_bytes: u64,
+    /// Where the key of the secrets in the database is; `None`: in the data directory.
+    pub data_key: Option<DataKey>,
 }
 
 /// What the server may connect to. Deny goes before allow, allow before the rule on private networks.
@@ -172,6 +176,7 @@ impl ServeConfig {
             disk_reserve: merged.disk_reserve,
             max_download_bytes: merged.max_download_bytes,
             queue_bytes: merged.queue_bytes.unwrap_or(QUEUE_BYTES_DEFAULT).max(QUEUE_BYTES_MIN),
+            data_key: DataKey::resolve(&merged, &mut wrong),
         };
         if wrong.is_empty() { Ok(config) } else { Err(ConfigError(wrong)) }
     }

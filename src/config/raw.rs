@@ -149,6 +149,14 @@ pub struct ServeArgs {
     #[arg(long, value_name = "BYTES", env = "HAUL_QUEUE_BYTES")]
     pub queue_bytes: Option<u64>,
 
+    /// Where the key of the secrets in the database is: `file:PATH` or `env:NAME`, with 64 hexadecimal digits [default: the file `haul.key` in the data directory, made at the first start]
+    #[arg(long, env = "HAUL_DATA_KEY", value_name = "KEY")]
+    pub data_key: Option<String>,
+
+    /// Where the key is that `--data-key` replaces, for one start
+    #[arg(long, env = "HAUL_DATA_KEY_PREVIOUS", value_name = "KEY")]
+    pub data_key_previous: Option<String>,
+
     /// Let whoever reaches an address beyond this machine call the server, without encryption
     #[arg(long, env = "HAUL_INSECURE_LISTEN", value_name = "HOW", help_heading = NETWORK)]
     pub insecure_listen: Option<InsecureListen>,
@@ -243,6 +251,8 @@ impl ServeArgs {
             disk_reserve: s.disk_reserve.or(w.disk_reserve),
             max_download_bytes: s.max_download_bytes.or(w.max_download_bytes),
             queue_bytes: s.queue_bytes.or(w.queue_bytes),
+            data_key: s.data_key.or(w.data_key),
+            data_key_previous: s.data_key_previous.or(w.data_key_previous),
             insecure_listen: s.insecure_listen.or(w.insecure_listen),
             tls_cert: s.tls_cert.or(w.tls_cert),
             tls_key: s.tls_key.or(w.tls_key),

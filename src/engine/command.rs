@@ -193,6 +193,10 @@ pub(crate) enum Command {
         patch: LimitsPatch,
         reply: Reply<Limits>,
     },
+    /// Seals secrets with another data key from now on.
+    NewDataKey {
+        reply: Reply<u32>,
+    },
     /// A page of a running fetch.
     Page {
         id: TaskId,
@@ -269,6 +273,7 @@ impl Command {
             Command::Submit { reply, .. } => answer(reply, Err(error)),
             Command::Job(_, command) => command.refuse(error),
             Command::SetLimits { reply, .. } => answer(reply, Err(error)),
+            Command::NewDataKey { reply } => answer(reply, Err(error)),
             Command::Page { reply, .. } => {
                 let _ = reply.send(Err(Failure::retryable(FailureReason::Internal, error.to_string())));
             }

@@ -40,6 +40,8 @@ pub(crate) enum Effect {
     Deleted { nth: usize, job: JobId, reply: Option<Reply<()>> },
     /// New limits come into force.
     LimitsStored(Limits, Reply<Limits>),
+    /// The new data key of the batch is in use.
+    DataKeyStored(Reply<u32>),
     /// A page is acknowledged to its attempt.
     AckPage(JobId, oneshot::Sender<Result<(), Failure>>),
     /// The job as it was committed, and its events, are published.
@@ -76,7 +78,7 @@ impl Effect {
             | Effect::Purged { job, .. }
             | Effect::PutPartsAway(job)
             | Effect::Forget(job) => Some(*job),
-            Effect::LimitsStored(..) => None,
+            Effect::LimitsStored(..) | Effect::DataKeyStored(_) => None,
         }
     }
 
@@ -93,6 +95,7 @@ impl Effect {
                 }
             }
             Effect::LimitsStored(_, reply) => answer(reply, Err(error)),
+            Effect::DataKeyStored(reply) => answer(reply, Err(error)),
             Effect::AckPage(_, reply) => {
                 let _ = reply.send(Err(Failure::retryable(FailureReason::Internal, error.to_string())));
             }

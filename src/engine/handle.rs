@@ -89,7 +89,7 @@ impl Engine {
     /// Stores a job with its tasks. With the same `request_id` and the same job it answers the first one again, also when
     /// both come at once.
     pub async fn submit(&self, spec: JobSpec, tasks: Vec<TaskSpec>, request_id: &str) -> Result<Arc<Job>, EngineError> {
-        let request = (!request_id.is_empty()).then(|| (request_id.to_owned(), digest(&(&spec, &tasks))));
+        let request = (!request_id.is_empty()).then(|| (request_id.to_owned(), self.digest(&(&spec, &tasks))));
         let bytes = spec.memory_bytes() + bytes_of(&tasks);
         let tasks = with_hosts(tasks);
         self.ask(bytes, |reply| Command::Submit { spec: Box::new(spec), request, tasks, reply }).await
@@ -97,9 +97,15 @@ impl Engine {
 
     /// Adds a chunk of tasks to an open job. The same chunk again is answered again.
     pub async fn add_tasks(&self, job: JobId, chunk_id: &str, tasks: Vec<TaskSpec>) -> Result<Chunk, EngineError> {
-        let (digest, bytes, chunk_id) = (digest(&tasks), bytes_of(&tasks), chunk_id.to_owned());
+        let (digest, bytes, chunk_id) = (self.digest(&tasks), bytes_of(&tasks), chunk_id.to_owned());
         let tasks = with_hosts(tasks);
         self.ask(bytes, |reply| Command::Job(job, JobCommand::AddTasks { chunk_id, digest, tasks, reply })).await
+    }
+
+    /// The digest of a request, by which a repetition is told from another request.
+    fn digest(&self, value: &impl serde::Serialize) -> [u8; 32] {
+        // Plain data with string keys: it cannot fail to be written.
+        self.runner.store.keyed(Sha256::digest(serde_json::to_vec(value).unwrap_or_default()).into())
     }
 
     /// Notes that no more tasks will come. A job that is sealed, or has ended, is answered as it is.
@@ -157,6 +163,12 @@ impl Engine {
     /// Changes limits, for good. Returns the limits with every change that was made so far.
     pub async fn set_limits(&self, patch: LimitsPatch) -> Result<Limits, EngineError> {
         self.ask(patch.memory_bytes(), |reply| Command::SetLimits { patch, reply }).await
+    }
+
+    /// Seals secrets with another data key from now on. What is stored is sealed anew in the background. Returns the number of
+    /// the key.
+    pub async fn new_data_key(&self) -> Result<u32, EngineError> {
+        self.ask(0, |reply| Command::NewDataKey { reply }).await
     }
 
     /// At most `limit` of the hosts that the engine knows, by name, after `after`; each with how many tasks wait there.
@@ -287,9 +299,4 @@ fn with_hosts(specs: Vec<TaskSpec>) -> Tasks {
     let host_of = |task: &TaskSpec| Url::parse(task.work.url()).ok().and_then(|url| Host::of(&url));
     let hosts = specs.iter().map(|task| host_of(task).unwrap_or_else(|| Host::new(":0"))).collect();
     Tasks { specs: specs.into_iter().map(Arc::new).collect(), hosts }
-}
-
-fn digest(value: &impl serde::Serialize) -> [u8; 32] {
-    // Plain data with string keys: it cannot fail to be written.
-    Sha256::digest(serde_json::to_vec(value).unwrap_or_default()).into()
 }

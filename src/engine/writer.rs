@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::store::{Batch, Committed, StoreError, WriteStore};
 
@@ -12,6 +13,13 @@ use crate::store::{Batch, Committed, StoreError, WriteStore};
 const RETRY_MAX: Duration = Duration::from_secs(1);
 /// Tries of a batch that fail for want of a lock before that is reported.
 const BUSY_TRIES: u32 = 3;
+
+/// The time between two pieces of the store's upkeep: batches that wait have it to themselves.
+const UPKEEP_PERIOD: Duration = Duration::from_millis(100);
+/// How long upkeep gives way to batches that follow one another without a pause.
+const UPKEEP_PATIENCE: Duration = Duration::from_secs(1);
+/// The time until upkeep that failed is tried again.
+const UPKEEP_RETRY: Duration = Duration::from_secs(5);
 
 /// A batch and where its result goes.
 pub(crate) struct Order {
@@ -49,7 +57,7 @@ pub(crate) fn start(store: Box<dyn WriteStore>, own_thread: bool) -> Result<(Wri
     let (orders, received) = mpsc::channel(1);
     let (removals, urgent) = mpsc::channel(1);
     let (condition, seen) = watch::channel(Condition::default());
-    let work = Work { store, urgent, condition };
+    let work = Work { store, urgent, condition, upkeep: Some(Instant::now() + UPKEEP_PERIOD) };
     let link = WriterLink { orders, removals, condition: seen };
     if !own_thread {
         let mut here = tokio::task::JoinSet::new();
@@ -82,25 +90,58 @@ impl Writer {
     }
 }
 
+/// Waits until a time; for ever if there is none.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
 struct Work {
     store: Box<dyn WriteStore>,
     urgent: mpsc::Receiver<Order>,
     condition: watch::Sender<Condition>,
+    /// When the store is asked for its upkeep; `None`: it has none to do.
+    upkeep: Option<Instant>,
 }
 
 impl Work {
     /// Commits batches one after the other until the orders end, then closes the store.
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         loop {
+            if self.upkeep.is_some_and(|time| time + UPKEEP_PATIENCE <= Instant::now()) {
+                self.keep_up().await;
+            }
             let order = tokio::select! {
                 biased;
                 order = orders.recv() => order,
                 Some(order) = self.urgent.recv() => Some(order),
+                () = at(self.upkeep) => {
+                    self.keep_up().await;
+                    continue;
+                }
             };
             let Some(order) = order else { break };
+            if order.batch.new_data_key {
+                self.upkeep.get_or_insert_with(|| Instant::now() + UPKEEP_PERIOD);
+            }
             self.commit(order).await;
         }
         self.store.close().await;
+    }
+
+    /// Does a piece of the store's upkeep.
+    async fn keep_up(&mut self) {
+        let wait = match self.store.upkeep().await {
+            Ok(true) => UPKEEP_PERIOD,
+            Ok(false) => return self.upkeep = None,
+            Err(error) => {
+                tracing::warn!("the upkeep of the store is tried again: {error}");
+                UPKEEP_RETRY
+            }
+        };
+        self.upkeep = Some(Instant::now() + wait);
     }
 
     /// Commits a batch. What the store certainly did not take is tried again until it does: nothing is acknowledged

@@ -4,6 +4,7 @@
 //! It must not know tokio, the generated code, or any other module of ours. What it decides is returned as a value;
 //! the engine makes it durable and then performs it.
 
+pub mod bag;
 pub mod browser;
 pub mod checksum;
 pub mod counts;

@@ -107,6 +107,14 @@ pub fn is_redacted(url: &Url) -> bool {
     url.username() == REDACTED || url.password() == Some(REDACTED) || url.query().is_some_and(of_query)
 }
 
+/// Returns whether the text of a URL has, or may have, a user part or a secret in its query. It is not parsed: a text with an
+/// `@` before its query is taken to have a user part.
+pub fn holds_secret(url: &str) -> bool {
+    let url = url.split('#').next().unwrap_or_default();
+    let (place, query) = url.split_once('?').unwrap_or((url, ""));
+    place.contains('@') || (!query.is_empty() && query.split('&').any(is_secret_pair))
+}
+
 /// As [`redacted`], for text that is meant to be a URL. Other text is hidden whole when it has an `@`.
 pub fn redacted_text(text: &str) -> String {
     match Url::parse(text) {
@@ -153,6 +161,15 @@ mod tests {
             assert_eq!(is_redacted(&Url::parse(seen).unwrap()), seen.contains("=REDACTED"));
         }
         assert!(is_redacted(&Url::parse("http://REDACTED@a/").unwrap()));
+        for (url, holds) in [
+            ("http://a/x?page=2&token=t", true),
+            ("http://a/x?%6bey=1#f", true),
+            ("http://me:pw@a/", true),
+            ("http://a/x?page=2#token=t@", false),
+            ("http://a/x", false),
+        ] {
+            assert_eq!(holds_secret(url), holds, "{url}");
+        }
         let source = Url::parse("http://me:pw@a/x?key=1").unwrap();
         assert_eq!(source_name(&source), "http://REDACTED@a/x?key=1");
     }

@@ -218,6 +218,9 @@ pub struct Batch {
     pub purges: Vec<(JobId, u32)>,
     /// The limits of the server.
     pub limits: Option<Limits>,
+    /// Whether there is to be a new data key, with which everything is sealed from now on. What is there is sealed anew by
+    /// [`crate::store::WriteStore::upkeep`].
+    pub new_data_key: bool,
 }
 
 impl Batch {
@@ -237,6 +240,7 @@ impl Batch {
             && self.deletions.is_empty()
             && self.purges.is_empty()
             && self.limits.is_none()
+            && !self.new_data_key
     }
 }
 
@@ -255,6 +259,8 @@ pub struct Committed {
     pub deletions: Vec<bool>,
     /// To [`Batch::purges`].
     pub purges: Vec<Purged>,
+    /// To [`Batch::new_data_key`]: its number.
+    pub data_key: Option<u32>,
     /// Jobs whose items contradict what is stored, and why. Nothing of them was stored by this batch.
     pub refused: Vec<(JobId, String)>,
 }

@@ -24,6 +24,7 @@ use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::task::TaskState;
 use crate::model::time::Timestamp;
+use crate::store::page_token::PageTokens;
 
 pub use crate::store::batch::{
     Added, Addition, Batch, Chunk, Claim, Committed, Content, LaneNumber, NewEvent, NewPage, Purged, Retried, Retry,
@@ -45,6 +46,10 @@ pub trait WriteStore: Send + 'static {
     /// [`StoreError::Full`] and [`StoreError::Retry`] say that nothing of the batch was applied. After
     /// [`StoreError::Fatal`] the store accepts no more batches.
     fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, Committed>;
+    /// Does a piece of what nobody waits for, and returns whether there is more of it. An error says that it was not done.
+    fn upkeep(&mut self) -> Answer<'_, bool> {
+        Box::pin(std::future::ready(Ok(false)))
+    }
     /// Closes the files after a last checkpoint of the log.
     fn close(self: Box<Self>) -> BoxFuture<'static, ()>;
 }
@@ -56,6 +61,11 @@ pub trait WriteStore: Send + 'static {
 pub trait Store: Send + Sync + 'static {
     /// Returns the name of this data, made with it.
     fn node_id(&self) -> String;
+    /// Returns a digest that only this store can compute: one of a request with a password in it must not be guessable from
+    /// the database. The digests of [`Submission`] and [`Addition`] are of this kind.
+    fn keyed(&self, digest: [u8; 32]) -> [u8; 32];
+    /// Returns what makes and reads the page tokens of this store.
+    fn page_tokens(&self) -> PageTokens;
     /// Returns the kind of the store: `sqlite`.
     fn backend(&self) -> &'static str;
     /// Returns the limits that were stored last.

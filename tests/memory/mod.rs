@@ -99,6 +99,7 @@ impl Rows {
                     }
                     let in_order = touched.iter().filter_map(|job| Some((*job, refused.remove(job)?)));
                     committed.refused = in_order.collect();
+                    committed.data_key = batch.new_data_key.then_some(1);
                     return committed;
                 }
                 Err((job, why)) => {

@@ -12,6 +12,7 @@ use haul::model::job::Job;
 use haul::model::limits::Limits;
 use haul::model::task::TaskState;
 use haul::model::time::Timestamp;
+use haul::store::page_token::PageTokens;
 use haul::store::{
     Answer, Batch, Chunk, Committed, Content, CutAttempt, DuePage, DueTask, JobFilter, LaneNumber, LanePage, Listed,
     PAGE_BYTES_MAX, PageHead, Recovered, Store, StoreError, StoredEvent, StoredTask, WriteStore,
@@ -161,6 +162,14 @@ macro_rules! reads {
 
 #[allow(clippy::elidable_lifetime_names)] // The arguments of some reads have it.
 impl Store for SlowStore {
+    fn keyed(&self, digest: [u8; 32]) -> [u8; 32] {
+        self.inner.keyed(digest)
+    }
+
+    fn page_tokens(&self) -> PageTokens {
+        self.inner.page_tokens()
+    }
+
     fn node_id(&self) -> String {
         self.inner.node_id()
     }

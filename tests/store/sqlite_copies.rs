@@ -101,15 +101,15 @@ async fn a_backup_is_a_data_directory() {
     let parent = tempfile::tempdir().unwrap();
     let (dir, to, again) = (parent.path().join("data"), parent.path().join("it's a copy"), parent.path().join("again"));
     let (store, mut writer) = filled(&dir).await;
-    let copied = backup(&dir, &to).await.unwrap();
-    assert_eq!((copied.content_files, copied.missing), (1, Vec::new()));
+    let copied = backup(&dir, &to, false).await.unwrap();
+    assert_eq!((copied.content_files, copied.missing, copied.is_without_key), (1, Vec::new(), true));
     // What comes later is not in it.
     commit(&mut writer, with_job(&job(9, 1), 1)).await;
     let before = store.jobs(&JobFilter { before: Some(job_id(9)), ..JobFilter::default() }, 9).await.unwrap();
     Box::new(writer).close().await;
     drop(store);
     // Without a server too.
-    backup(&dir, &again).await.unwrap();
+    backup(&dir, &again, true).await.unwrap();
 
     let names: Vec<_> = files(&to).into_iter().map(|(path, _)| path.strip_prefix(&to).unwrap().to_owned()).collect();
     let content = Path::new("content").join(job_id(1).to_string()).join("0-0");
@@ -118,6 +118,8 @@ async fn a_backup_is_a_data_directory() {
     assert_eq!(mode(&to.join("content")), 0o700);
     assert_eq!((mode(&to.join("haul.db")), mode(&to.join(content))), (0o600, 0o600));
     assert_eq!(audit(&to).await.unwrap(), Vec::<String>::new());
+    assert!(matches!(SqliteStore::open(&to, Durability::Full).await, Err(OpenError::Key { .. })), "the key is apart");
+    fs::copy(dir.join("haul.key"), to.join("haul.key")).unwrap();
     let (copy, _writer) = SqliteStore::open(&to, Durability::Full).await.unwrap();
     assert_eq!(copy.jobs(&JobFilter::default(), 9).await.unwrap(), before);
     assert_eq!(copy.claims(None).await.unwrap().len(), 1);
@@ -138,14 +140,14 @@ async fn a_backup_never_touches_what_exists() {
     let link = parent.path().join("link");
     std::os::unix::fs::symlink("nowhere", &link).unwrap();
     for to in [&empty, &link, &dir] {
-        assert!(matches!(backup(&dir, to).await, Err(BackupError::Exists { .. })), "{}", to.display());
+        assert!(matches!(backup(&dir, to, false).await, Err(BackupError::Exists { .. })), "{}", to.display());
     }
     assert_eq!(fs::read_dir(&empty).unwrap().count(), 0);
     let below = parent.path().join("not there/copy");
-    assert!(matches!(backup(&dir, &below).await, Err(BackupError::Write { .. })));
+    assert!(matches!(backup(&dir, &below, false).await, Err(BackupError::Write { .. })));
     let nothing = parent.path().join("nothing");
     fs::create_dir(&nothing).unwrap();
-    let error = backup(&nothing, &parent.path().join("copy")).await.unwrap_err();
+    let error = backup(&nothing, &parent.path().join("copy"), false).await.unwrap_err();
     assert!(matches!(error, BackupError::Open(error) if matches!(*error, OpenError::Missing { .. })));
     assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 4);
 }
@@ -158,7 +160,7 @@ async fn a_backup_says_which_files_are_missing() {
     let (_store, _writer) = filled(&dir).await;
     let content = Path::new("content").join(job_id(1).to_string()).join("0-0");
     fs::remove_file(dir.join(&content)).unwrap();
-    assert_eq!(backup(&dir, &to).await.unwrap().missing, [content]);
+    assert_eq!(backup(&dir, &to, false).await.unwrap().missing, [content]);
     assert_eq!(audit(&to).await.unwrap().len(), 1);
 }
 

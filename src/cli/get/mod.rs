@@ -27,7 +27,7 @@ use crate::model::group::{GroupMode, GroupPolicy};
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::limits::Limits;
 use crate::model::spec::JobSpec;
-use crate::server::{self, Built, Durability, EngineSettings, Guard};
+use crate::server::{self, Built, Durability, EngineSettings, Guard, RootKeys};
 use crate::telemetry;
 
 pub(crate) use plan::GetArgs;
@@ -174,6 +174,7 @@ fn settings(plan: &Plan, scratch: &Path) -> EngineSettings {
         queue_bytes: QUEUE_BYTES_DEFAULT as usize,
         parts_by_url: true,
         scratch: true,
+        root_keys: RootKeys::Unkept,
     }
 }
 

@@ -46,6 +46,10 @@ impl Scheduler {
             Command::Submit { spec, request, tasks, reply } => self.submit(*spec, request, tasks, reply),
             Command::Job(job, command) => self.job_command(job, Admitted { command, room }),
             Command::SetLimits { patch, reply } => self.set_limits(&patch, reply),
+            Command::NewDataKey { reply } => {
+                self.outbox.batch().new_data_key = true;
+                self.outbox.then(Effect::DataKeyStored(reply));
+            }
             Command::Page { id, fence, page, reply } => self.page(id, fence, page, reply),
             Command::Explain { job, tasks, reply } => drop(reply.send(self.explain(job, &tasks))),
             Command::WaitingAt { hosts, reply } => {

@@ -29,7 +29,8 @@ impl Scheduler {
     ) {
         self.committed = self.committed.max(number);
         self.queue.committed(number, ended);
-        let Committed { mut submissions, mut additions, retries, sweeps, deletions, purges, refused } = committed;
+        let Committed { mut submissions, mut additions, retries, sweeps, deletions, purges, refused, data_key } =
+            committed;
         let refused: BTreeMap<JobId, String> = refused.into_iter().collect();
         for effect in effects {
             if let Some(job) = effect.job().filter(|job| refused.contains_key(job)) {
@@ -65,6 +66,8 @@ impl Scheduler {
                     self.deleted(job, was_there, reply);
                 }
                 Effect::LimitsStored(limits, reply) => self.limits_stored(limits, reply),
+                // Without a number there was no batch with it, which cannot be.
+                Effect::DataKeyStored(reply) => answer(reply, data_key.ok_or(EngineError::Draining)),
                 Effect::AckPage(job, reply) => {
                     drop(reply.send(Ok(())));
                     self.hub.page_added(job);

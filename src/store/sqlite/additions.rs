@@ -6,31 +6,33 @@ use sqlx::SqliteConnection;
 
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::spec::Work;
-use crate::store::sqlite::columns::{blob, digest_of};
+use crate::store::sqlite::columns::{blob, digest_of, keyed_blob};
 use crate::store::sqlite::errors::{Fault, guard};
 use crate::store::sqlite::jobs;
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::job_no;
-use crate::store::sqlite::tasks;
+use crate::store::sqlite::tasks::{self, NewTask};
 use crate::store::{Added, Addition, Chunk, StoreError};
+use crate::vault::Vault;
 
 /// First, count, digest.
 type ChunkRow = (u32, u32, Vec<u8>);
 
-fn chunk_of((first, count, digest): ChunkRow) -> Result<Chunk, StoreError> {
-    Ok(Chunk { first, count, digest: digest_of(&digest)? })
+fn chunk_of(vault: &Vault, (first, count, digest): ChunkRow) -> Result<Chunk, StoreError> {
+    Ok(Chunk { first, count, digest: digest_of(vault, &digest)? })
 }
 
 /// Adds a chunk, unless it is known or its keys are taken.
 pub(super) async fn add(
     conn: &mut SqliteConnection,
     numbers: &mut Numbers,
+    vault: &Vault,
     addition: &Addition,
 ) -> Result<Added, Fault> {
     let no = numbers.job(addition.job)?;
     jobs::insert_lanes(conn, no, &addition.new_lanes).await?;
-    if let Some(chunk) = known(conn, no, addition).await? {
+    if let Some(chunk) = known(conn, vault, no, addition).await? {
         return Ok(Added::Known(chunk));
     }
     let taken = taken_keys(conn, no, addition).await?;
@@ -39,30 +41,38 @@ pub(super) async fn add(
     }
     let first = take_indexes(conn, no, addition).await?;
     numbers.set_total(addition.job, i64::from(first) + addition.tasks.len() as i64);
-    let new: Vec<tasks::NewTask<'_>> =
-        (first..).zip(&addition.tasks).map(|(index, (lane, spec))| (no, index, *lane, &**spec)).collect();
-    tasks::insert(conn, &new).await?;
+    let job = addition.job;
+    let new: Vec<NewTask<'_>> = (first..)
+        .zip(&addition.tasks)
+        .map(|(index, (lane, spec))| NewTask { no, job, index, lane: *lane, spec })
+        .collect();
+    tasks::insert(conn, vault, &new).await?;
     if !addition.chunk_id.is_empty() {
         sqlx::query("INSERT INTO chunks (job, id, first, count, digest) VALUES (?1, ?2, ?3, ?4, ?5)")
             .bind(no)
             .bind(addition.chunk_id.as_str())
             .bind(first)
             .bind(addition.tasks.len() as i64)
-            .bind(addition.digest.as_slice())
+            .bind(keyed_blob(&addition.digest))
             .execute(conn)
             .await?;
     }
     Ok(Added::Stored { first })
 }
 
-async fn known(conn: &mut SqliteConnection, no: i64, addition: &Addition) -> Result<Option<Chunk>, Fault> {
+async fn known(
+    conn: &mut SqliteConnection,
+    vault: &Vault,
+    no: i64,
+    addition: &Addition,
+) -> Result<Option<Chunk>, Fault> {
     if addition.chunk_id.is_empty() {
         return Ok(None);
     }
     let sql = "SELECT first, count, digest FROM chunks WHERE job = ?1 AND id = ?2";
     let found: Option<ChunkRow> =
         sqlx::query_as(sql).bind(no).bind(addition.chunk_id.as_str()).fetch_optional(conn).await?;
-    Ok(found.map(chunk_of).transpose()?)
+    Ok(found.map(|row| chunk_of(vault, row)).transpose()?)
 }
 
 /// The places of tasks whose keys belong to other tasks, of the job or of the chunk itself.
@@ -111,5 +121,5 @@ async fn take_indexes(conn: &mut SqliteConnection, no: i64, addition: &Addition)
 pub(super) async fn chunk(reader: &Reader, job: JobId, chunk_id: &str) -> Result<Option<Chunk>, StoreError> {
     let sql = concat!("SELECT first, count, digest FROM chunks WHERE job = ", job_no!(), " AND id = ?2");
     let found: Option<ChunkRow> = reader.first(Ask::new(sql).bind(blob(job)).bind(chunk_id)).await?;
-    found.map(chunk_of).transpose()
+    found.map(|row| chunk_of(&reader.vault, row)).transpose()
 }

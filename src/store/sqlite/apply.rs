@@ -15,20 +15,24 @@ use crate::store::{
     Added, Addition, Batch, Claim, Committed, LaneNumber, NewEvent, NewPage, Purged, Retried, Retry, StoreError,
     Submission, Submitted, Sweep, Swept, TaskMove,
 };
+use crate::vault::Vault;
 
 /// Applies the changes of a batch in the order of its fields. After a fault the transaction must be rolled back.
 pub(super) async fn apply(
     conn: &mut SqliteConnection,
     numbers: &mut Numbers,
+    vault: &Vault,
     batch: &Batch,
 ) -> Result<Committed, Fault> {
-    let mut committed =
-        Committed { submissions: jobs::submit(conn, numbers, &batch.submissions).await?, ..Committed::default() };
+    let mut committed = Committed {
+        submissions: jobs::submit(conn, numbers, vault, &batch.submissions).await?,
+        ..Committed::default()
+    };
     numbers.learn(conn, batch).await?;
     for addition in &batch.additions {
-        committed.additions.push(additions::add(conn, numbers, addition).await?);
+        committed.additions.push(additions::add(conn, numbers, vault, addition).await?);
     }
-    pages::insert(conn, numbers, &batch.pages).await?;
+    pages::insert(conn, numbers, vault, &batch.pages).await?;
     states::apply(conn, numbers, &batch.moves).await?;
     states::claim(conn, numbers, &batch.claims).await?;
     pages::note_progress(conn, numbers, &batch.pages).await?;
@@ -46,7 +50,7 @@ pub(super) async fn apply(
     } else {
         jobs::update(conn, numbers, &adjusted(batch, &committed)?).await?;
     }
-    jobs::update_specs(conn, numbers, &batch.respecced).await?;
+    jobs::update_specs(conn, numbers, vault, &batch.respecced).await?;
     committed.deletions = jobs::delete(conn, numbers, &batch.deletions).await?;
     for (job, rows_max) in &batch.purges {
         let purged = purge::purge(conn, numbers, *job, *rows_max).await?;
@@ -93,12 +97,13 @@ fn adjusted(batch: &Batch, committed: &Committed) -> Result<Vec<Arc<Job>>, Fault
 pub(super) async fn apply_apart(
     conn: &mut SqliteConnection,
     numbers: &mut Numbers,
+    vault: &Vault,
     batch: &Batch,
 ) -> Result<Committed, StoreError> {
     let mut answers = Answers::default();
     for (job, part) in split(batch) {
         sqlx::query("SAVEPOINT part").execute(&mut *conn).await.map_err(|error| Fault::from(error).of_all())?;
-        match apply(conn, numbers, &part).await {
+        match apply(conn, numbers, vault, &part).await {
             Ok(committed) => answers.add(job, committed),
             Err(Fault::Refused(why)) => {
                 sqlx::query("ROLLBACK TO part")
@@ -113,7 +118,7 @@ pub(super) async fn apply_apart(
         sqlx::query("RELEASE part").execute(&mut *conn).await.map_err(|error| Fault::from(error).of_all())?;
     }
     let limits = Batch { limits: batch.limits.clone(), ..Batch::default() };
-    apply(conn, numbers, &limits).await.map_err(Fault::of_all)?;
+    apply(conn, numbers, vault, &limits).await.map_err(Fault::of_all)?;
     Ok(answers.in_order_of(batch))
 }
 
@@ -183,6 +188,7 @@ impl Answers {
             deletions: in_order(batch.deletions.iter().copied(), &mut self.deletions),
             purges: in_order(batch.purges.iter().map(|(job, _)| *job), &mut self.purges),
             refused: self.refused,
+            data_key: None,
         }
     }
 }

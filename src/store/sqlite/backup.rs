@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
 use crate::store::sqlite::columns::job_id;
 use crate::store::sqlite::contents::{CONTENTS, ContentRow, content_path, is_kept};
+use crate::store::sqlite::keys::KEY_FILE;
 use crate::store::sqlite::open_error::OpenError;
 use crate::store::sqlite::schema;
 
@@ -37,11 +38,13 @@ pub struct BackedUp {
     pub content_files: u64,
     /// Content files that the database names and that are not there.
     pub missing: Vec<PathBuf>,
+    /// Whether the root key lies in the data directory and was not copied.
+    pub is_without_key: bool,
 }
 
 /// Makes the new directory `to` a copy of the data directory `from` as it was at one moment after the call. It never
-/// touches a `to` that exists.
-pub async fn backup(from: &Path, to: &Path) -> Result<BackedUp, BackupError> {
+/// touches a `to` that exists. `with_key`: the root key is copied too, if it lies in the data directory.
+pub async fn backup(from: &Path, to: &Path, with_key: bool) -> Result<BackedUp, BackupError> {
     let to = std::path::absolute(to).map_err(|error| BackupError::Write { path: to.to_owned(), error })?;
     let write = |error| BackupError::Write { path: to.clone(), error };
     if fs::symlink_metadata(&to).is_ok() {
@@ -61,7 +64,12 @@ pub async fn backup(from: &Path, to: &Path) -> Result<BackedUp, BackupError> {
     let quoted = snapshot.display().to_string().replace('\'', "''");
     sqlx::query(AssertSqlSafe(format!("VACUUM INTO '{quoted}'"))).execute(&mut live).await.map_err(sql)?;
     let mut copy = schema::open_private(&snapshot).await.map_err(sql)?;
-    let copied = copy_contents(from, &unfinished.0, &mut copy, &mut live).await?;
+    let mut copied = copy_contents(from, &unfinished.0, &mut copy, &mut live).await?;
+    let key = from.join(KEY_FILE);
+    if with_key && key.exists() {
+        copy_file(&key, &unfinished.0.join(KEY_FILE)).map_err(write)?;
+    }
+    copied.is_without_key = !with_key && key.exists();
     copy.close().await.map_err(sql)?;
     // It read only; there is nothing to lose.
     let _ = live.close().await;

@@ -19,7 +19,9 @@ use crate::store::sqlite::insert::Insert;
 use crate::store::sqlite::numbers::{Numbers, key};
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{self, StateLine, job_no, state_or_null, state_text};
+use crate::store::sqlite::sealed::{self, Bag, Place};
 use crate::store::{LaneNumber, Listed, NewEvent, StoreError, StoredEvent, StoredTask};
+use crate::vault::Vault;
 
 static EVENTS: Insert = Insert::new("events (id, kind, time, task, snapshot)", 5, "");
 
@@ -51,7 +53,7 @@ pub(super) fn place(sequence: u64) -> Result<u32, Fault> {
     Ok(place)
 }
 
-/// Sequence, kind, time, task, snapshot, lane and spec of the task, row of the task.
+/// Sequence, kind, time, task, snapshot, lane, spec and bag of the task, row of the task.
 #[derive(Deserialize)]
 struct EventLine(
     u64,
@@ -60,20 +62,22 @@ struct EventLine(
     Option<TaskIndex>,
     Option<Arc<Job>>,
     Option<LaneNumber>,
-    Option<Arc<TaskSpec>>,
+    Option<TaskSpec>,
+    Option<Bag>,
     Option<StateLine>,
 );
 
 impl EventLine {
-    fn into_event(self) -> Result<StoredEvent, String> {
-        let EventLine(sequence, kind, time, task, snapshot, lane, spec, row) = self;
-        let kind =
-            EventKind::from_number(kind).ok_or_else(|| format!("event {sequence} has the unknown kind {kind}"))?;
+    fn into_event(self, vault: &Vault, job: JobId) -> Result<StoredEvent, StoreError> {
+        let EventLine(sequence, kind, time, task, snapshot, lane, spec, bag, row) = self;
+        let wrong = |what: String| StoreError::Unreadable(format!("job `{job}`: event {sequence} {what}"));
+        let kind = EventKind::from_number(kind).ok_or_else(|| wrong(format!("has the unknown kind {kind}")))?;
         let ended = match (kind, task, lane, spec, row) {
             (EventKind::TaskEnded, Some(index), Some(lane), Some(spec), Some(row)) => {
-                Some(Arc::new(StoredTask { index, lane, spec, row: row.into_row() }))
+                let spec = sealed::whole(vault, Place::Task(job, index), spec, Bag::bytes(bag.as_ref()))?;
+                Some(Arc::new(StoredTask { index, lane, spec: Arc::new(spec), row: row.into_row() }))
             }
-            (EventKind::TaskEnded, ..) => return Err(format!("event {sequence} shows a task that does not exist")),
+            (EventKind::TaskEnded, ..) => return Err(wrong("shows a task that does not exist".to_owned())),
             _ => None,
         };
         Ok(StoredEvent { head: EventHead { sequence, time, kind, task }, snapshot, task: ended })
@@ -89,6 +93,7 @@ pub(super) async fn after(
     static PAGE: LazyLock<Arc<str>> = LazyLock::new(|| {
         let places = concat!(
             "SELECT e.id AS id, coalesce(octet_length(e.snapshot), 0) + coalesce(octet_length(t.spec), 0) \
+             + coalesce(2 * octet_length(t.sealed), 0) \
              + coalesce(octet_length(s.error), 0) + coalesce(octet_length(s.outcome), 0) AS bytes FROM events e \
              LEFT JOIN tasks t ON t.id = (e.id >> 32 << 32) + e.task LEFT JOIN task_states s ON s.id = t.id \
              WHERE e.id > ((",
@@ -100,7 +105,8 @@ pub(super) async fn after(
         let line = concat!(
             "'[' || (e.id & 4294967295) || ',' || e.kind || ',' || e.time || ',' || coalesce(e.task, 'null') || ',' || \
              coalesce(e.snapshot, 'null') || ',' || coalesce(t.lane & 4294967295, 'null') || ',' || \
-             coalesce(t.spec, 'null') || ',' || CASE WHEN e.kind <> 1 THEN 'null' WHEN o.id IS NOT NULL THEN ",
+             coalesce(t.spec, 'null') || ',' || coalesce('\"' || nullif(hex(t.sealed), '') || '\"', 'null') || ',' || \
+             CASE WHEN e.kind <> 1 THEN 'null' WHEN o.id IS NOT NULL THEN ",
             state_text!("o", "NULL"),
             " ELSE ",
             state_or_null!("NULL"),
@@ -116,7 +122,6 @@ pub(super) async fn after(
     let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(after).bind(rows::one_more(limit));
     let text = reader.text(ask).await?;
     let lines: Vec<EventLine> = rows::lines(&text, format_args!("event of job `{job}`:"))?;
-    let items: Result<Vec<_>, String> = lines.into_iter().map(EventLine::into_event).collect();
-    let items = items.map_err(|what| StoreError::Unreadable(format!("job `{job}`: {what}")))?;
-    Ok(rows::listed(&text, items, limit))
+    let items: Result<Vec<_>, _> = lines.into_iter().map(|line| line.into_event(&reader.vault, job)).collect();
+    Ok(rows::listed(&text, items?, limit))
 }

@@ -12,18 +12,20 @@ use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::spec::Work;
 use crate::model::time::Timestamp;
-use crate::store::sqlite::columns::{blob, digest_of, job_id};
+use crate::store::sqlite::columns::{blob, digest_of, job_id, keyed_blob};
 use crate::store::sqlite::errors::{Fault, guard};
 use crate::store::sqlite::insert::Insert;
 use crate::store::sqlite::numbers::{Numbers, key};
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{self, job_text};
-use crate::store::sqlite::tasks;
+use crate::store::sqlite::sealed::{self, Place};
+use crate::store::sqlite::tasks::{self, NewTask};
 use crate::store::{LaneNumber, StoreError, Submission, Submitted};
+use crate::vault::Vault;
 
 static JOBS: Insert =
     Insert::new("jobs (no, id, state, total, downloads, create_time, end_time, expire_time, moving)", 9, "");
-static SPECS: Insert = Insert::new("job_specs (job, spec)", 2, "");
+static SPECS: Insert = Insert::new("job_specs (job, spec, sealed)", 3, "");
 static LABELS: Insert = Insert::new("job_labels (key, value, id)", 3, "");
 static REQUESTS: Insert = Insert::new("requests (job, id, digest)", 3, "ON CONFLICT (id) DO NOTHING");
 static LANES: Insert = Insert::new("lanes (id, host, head)", 3, "");
@@ -32,6 +34,7 @@ static LANES: Insert = Insert::new("lanes (id, host, head)", 3, "");
 pub(super) async fn submit(
     conn: &mut SqliteConnection,
     numbers: &mut Numbers,
+    vault: &Vault,
     submissions: &[Submission],
 ) -> Result<Vec<Submitted>, Fault> {
     let mut answers = vec![Submitted::Stored; submissions.len()];
@@ -42,7 +45,7 @@ pub(super) async fn submit(
     for submission in submissions {
         new.push((numbers.new_job(conn, submission.job.id, submission.tasks.len()).await?, submission));
     }
-    let known = known_requests(conn, &new).await?;
+    let known = known_requests(conn, vault, &new).await?;
     if !known.is_empty() {
         for (answer, (no, submission)) in answers.iter_mut().zip(&new) {
             if let Some((job, digest)) = known.get(no) {
@@ -52,19 +55,20 @@ pub(super) async fn submit(
         }
         new.retain(|(no, _)| !known.contains_key(no));
     }
-    insert(conn, &new).await?;
+    insert(conn, vault, &new).await?;
     Ok(answers)
 }
 
 /// Remembers request ids. Returns those that stood for another job already, by the number of the job that came too late.
 async fn known_requests(
     conn: &mut SqliteConnection,
+    vault: &Vault,
     new: &[(i64, &Submission)],
 ) -> Result<HashMap<i64, (JobId, [u8; 32])>, Fault> {
     let requests: Vec<_> =
         new.iter().filter_map(|(no, new)| new.request.as_ref().map(|(id, digest)| (*no, id, digest))).collect();
     let inserted = REQUESTS
-        .run(conn, &requests, |row, (no, id, digest)| row.add(*no)?.add(id.as_str())?.add(digest.to_vec()).map(drop))
+        .run(conn, &requests, |row, (no, id, digest)| row.add(*no)?.add(id.as_str())?.add(keyed_blob(digest)).map(drop))
         .await?;
     if inserted == requests.len() as u64 {
         return Ok(HashMap::new());
@@ -85,12 +89,12 @@ async fn known_requests(
         };
         let job =
             job.ok_or_else(|| Fault::Refused(format!("request id `{id}` stands for a job that does not exist")))?;
-        known.insert(no, (job, digest_of(&digest)?));
+        known.insert(no, (job, digest_of(vault, &digest)?));
     }
     Ok(known)
 }
 
-async fn insert(conn: &mut SqliteConnection, new: &[(i64, &Submission)]) -> Result<(), Fault> {
+async fn insert(conn: &mut SqliteConnection, vault: &Vault, new: &[(i64, &Submission)]) -> Result<(), Fault> {
     JOBS.run(conn, new, |row, (no, Submission { job, tasks, .. })| {
         let total = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
         let downloads = tasks.iter().any(|(_, spec)| matches!(spec.work, Work::Download(_)));
@@ -99,18 +103,26 @@ async fn insert(conn: &mut SqliteConnection, new: &[(i64, &Submission)]) -> Resu
         row.add(job.expire_time().map(|time| time.0))?.add(rows::moving(job)?).map(drop)
     })
     .await?;
-    SPECS.run(conn, new, |row, (no, new)| row.add(*no)?.add(serde_json::to_string(&new.job.spec)?).map(drop)).await?;
+    SPECS
+        .run(conn, new, |row, (no, new)| {
+            let (spec, bag) = sealed::row(vault, Place::Job(new.job.id), &*new.job.spec)?;
+            row.add(*no)?.add(spec)?.add(bag).map(drop)
+        })
+        .await?;
     insert_labels(conn, new.iter().map(|(_, new)| &new.job)).await?;
     let lanes: Vec<_> = new
         .iter()
         .flat_map(|(no, new)| (0..).zip(&new.lanes).map(move |(lane, host)| (key(*no, lane), host)))
         .collect();
     LANES.run(conn, &lanes, |row, (id, host)| row.add(*id)?.add(host.as_str())?.add(0_i64).map(drop)).await?;
-    let tasks: Vec<tasks::NewTask<'_>> = new
+    let tasks: Vec<NewTask<'_>> = new
         .iter()
-        .flat_map(|(no, new)| (0..).zip(&new.tasks).map(move |(index, (lane, spec))| (*no, index, *lane, &**spec)))
+        .flat_map(|(no, new)| {
+            let (no, job) = (*no, new.job.id);
+            (0..).zip(&new.tasks).map(move |(index, (lane, spec))| NewTask { no, job, index, lane: *lane, spec })
+        })
         .collect();
-    tasks::insert(conn, &tasks).await
+    tasks::insert(conn, vault, &tasks).await
 }
 
 async fn insert_labels<'a>(conn: &mut SqliteConnection, jobs: impl Iterator<Item = &'a Job>) -> Result<(), Fault> {
@@ -148,12 +160,15 @@ pub(super) async fn update(conn: &mut SqliteConnection, numbers: &Numbers, jobs:
 pub(super) async fn update_specs(
     conn: &mut SqliteConnection,
     numbers: &Numbers,
+    vault: &Vault,
     jobs: &[Arc<Job>],
 ) -> Result<(), Fault> {
     for job in jobs {
-        sqlx::query("UPDATE job_specs SET spec = ?2 WHERE job = ?1")
+        let (spec, bag) = sealed::row(vault, Place::Job(job.id), &*job.spec)?;
+        sqlx::query("UPDATE job_specs SET spec = ?2, sealed = ?3 WHERE job = ?1")
             .bind(numbers.job(job.id)?)
-            .bind(serde_json::to_string(&job.spec)?)
+            .bind(spec)
+            .bind(bag)
             .execute(&mut *conn)
             .await?;
         sqlx::query("DELETE FROM job_labels WHERE id = ?1").bind(blob(job.id)).execute(&mut *conn).await?;
@@ -226,13 +241,13 @@ pub(super) async fn job(reader: &Reader, id: JobId) -> Result<Option<Job>, Store
     );
     let found: Option<(String,)> = reader.first(Ask::new(sql).bind(blob(id))).await?;
     let read = |(text,): (String,)| rows::parse::<rows::JobLine>(&text, format_args!("job `{id}`"));
-    Ok(found.map(read).transpose()?.map(rows::JobLine::into_job))
+    found.map(read).transpose()?.map(|line| line.into_job(&reader.vault)).transpose()
 }
 
 pub(super) async fn request(reader: &Reader, request_id: &str) -> Result<Option<(JobId, [u8; 32])>, StoreError> {
     let sql = "SELECT j.id, r.digest FROM requests r JOIN jobs j ON j.no = r.job WHERE r.id = ?1";
     let found: Option<(Vec<u8>, Vec<u8>)> = reader.first(Ask::new(sql).bind(request_id)).await?;
-    found.map(|(id, digest)| Ok((job_id(&id)?, digest_of(&digest)?))).transpose()
+    found.map(|(id, digest)| Ok((job_id(&id)?, digest_of(&reader.vault, &digest)?))).transpose()
 }
 
 pub(super) async fn expired(reader: &Reader, now: Timestamp, limit: u32) -> Result<Vec<JobId>, StoreError> {

@@ -60,14 +60,15 @@ pub(super) async fn jobs(reader: &Reader, filter: &JobFilter, limit: u32) -> Res
     let found = found(filter, &index, &mut values);
     let limit_name = values.add(Value::Number(rows::one_more(limit)));
     let places = format!(
-        "SELECT f.no AS id, octet_length(j.moving) + octet_length(p.spec) AS bytes \
+        "SELECT f.no AS id, octet_length(j.moving) + octet_length(p.spec) + coalesce(2 * octet_length(p.sealed), 0) AS bytes \
          FROM ({found} ORDER BY name DESC LIMIT {limit_name}) f CROSS JOIN jobs j ON j.no = f.no \
          CROSS JOIN job_specs p ON p.job = f.no"
     );
     let rest = "CROSS JOIN jobs j ON j.no = w.id CROSS JOIN job_specs p ON p.job = w.id";
     let text = reader.text(values.ask(rows::page_of(&places, job_text!(), rest, "").to_string())).await?;
-    let items: Vec<Job> = rows::lines::<JobLine>(&text, "job")?.into_iter().map(JobLine::into_job).collect();
-    Ok(rows::listed(&text, items, limit))
+    let lines = rows::lines::<JobLine>(&text, "job")?.into_iter();
+    let items: Result<Vec<Job>, _> = lines.map(|line| line.into_job(&reader.vault)).collect();
+    Ok(rows::listed(&text, items?, limit))
 }
 
 /// Unfinished jobs are few; of labels the rarest leads; of ended jobs it depends on how many have ended since.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, SqliteConnection};
 
+use crate::store::sqlite::keys::{Keyring, RootKeys};
 use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::open_error::OpenError;
@@ -19,6 +20,7 @@ use crate::store::sqlite::reserve::Reserve;
 use crate::store::sqlite::schema::{self, MIGRATIONS};
 use crate::store::sqlite::store::SqliteStore;
 use crate::store::sqlite::writer::SqliteWriter;
+use crate::vault::Vault;
 
 /// Connections that read. Reads are short and the machine's cores are shared with the work itself.
 const READERS_MAX: u32 = 4;
@@ -52,6 +54,15 @@ impl SqliteStore {
     /// Opens the store in `dir`, which is made if it is not there, and locks it for this process until both halves are
     /// gone.
     pub async fn open(dir: &Path, durability: Durability) -> Result<(Arc<SqliteStore>, SqliteWriter), OpenError> {
+        Self::open_with(dir, durability, &RootKeys::default()).await
+    }
+
+    /// As [`SqliteStore::open`], with a root key that need not lie in `dir`.
+    pub async fn open_with(
+        dir: &Path,
+        durability: Durability,
+        roots: &RootKeys,
+    ) -> Result<(Arc<SqliteStore>, SqliteWriter), OpenError> {
         let path = dir.join("haul.db");
         let failed = |error| OpenError::Sqlite { path: path.clone(), error };
         schema::library(&library_version().await.map_err(failed)?)?;
@@ -67,18 +78,20 @@ impl SqliteStore {
             .run_direct(None, &mut conn, false)
             .await
             .map_err(|error| OpenError::Migrate { path: path.clone(), error })?;
+        let keyring = Keyring::load(&mut conn, dir, roots).await?;
+        let vault = &keyring.vault;
         let node_id = node_id(&mut conn).await.map_err(failed)?;
         let numbers = Numbers::load(&mut conn).await.map_err(failed)?;
         sqlx::query(PIECE).execute(&mut conn).await.map_err(failed)?;
         let store = Arc::new(SqliteStore {
-            callers: reader(&path, READERS_MAX, CALLERS_PATIENCE),
-            engine: reader(&path, ENGINE_READERS_MAX, ENGINE_PATIENCE),
+            callers: reader(&path, READERS_MAX, CALLERS_PATIENCE, vault),
+            engine: reader(&path, ENGINE_READERS_MAX, ENGINE_PATIENCE, vault),
             node_id,
             _lock: lock.clone(),
         });
         // A scratch store is thrown away, and nothing is ever deleted from it.
         let reserve = (durability == Durability::Full).then(|| Reserve::of(dir));
-        Ok((store, SqliteWriter::new(conn, numbers, reserve, lock)))
+        Ok((store, SqliteWriter::new(conn, numbers, keyring, reserve, lock)))
     }
 }
 
@@ -89,7 +102,7 @@ fn make_private(dir: &Path) -> io::Result<()> {
     if private == mode { Ok(()) } else { std::fs::set_permissions(dir, Permissions::from_mode(private)) }
 }
 
-fn reader(path: &Path, connections_max: u32, patience: Duration) -> Reader {
+fn reader(path: &Path, connections_max: u32, patience: Duration, vault: &Arc<Vault>) -> Reader {
     let pool = SqlitePoolOptions::new()
         .max_connections(connections_max)
         .min_connections(0)
@@ -98,7 +111,7 @@ fn reader(path: &Path, connections_max: u32, patience: Duration) -> Reader {
         .idle_timeout(None)
         .max_lifetime(None)
         .connect_lazy_with(reader_options(path));
-    Reader::new(pool)
+    Reader::new(pool, vault.clone())
 }
 
 /// Makes the file before `SQLite` does, since it holds secrets: `SQLite` gives its log the same mode.
@@ -126,6 +139,8 @@ fn writer_options(path: &Path, durability: Durability) -> SqliteConnectOptions {
         .pragma("journal_size_limit", LOG_BYTES_MAX)
         .pragma("cache_size", WRITER_CACHE_KIB)
         .pragma("temp_store", "MEMORY")
+        // What is deleted is overwritten within its page; what leaves whole pages behind was sealed.
+        .pragma("secure_delete", "FAST")
         .foreign_keys(false)
         .statement_cache_capacity(STATEMENTS_MAX)
         .disable_statement_logging()

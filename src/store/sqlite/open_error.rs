@@ -41,6 +41,17 @@ pub enum OpenError {
     Corrupt { path: PathBuf, what: String },
     #[error("the database `{}` could not be opened: {error}", path.display())]
     Sqlite { path: PathBuf, error: sqlx::Error },
+    #[error(
+        "the root key in the {place} cannot be read ({why}); without it the secrets in the database stay sealed: put it \
+             back, or name it with `--data-key`"
+    )]
+    Key { place: String, why: String },
+    #[error(
+        "the root key in the {place} is not the one of the database `{}`; name that one with `--data-key`, and if it is to \
+         be replaced, name it with `--data-key-previous`",
+        path.display()
+    )]
+    WrongKey { path: PathBuf, place: String },
     #[error("the schema of the database `{}` could not be brought up to date: {error}", path.display())]
     Migrate { path: PathBuf, error: MigrateError },
 }

@@ -9,12 +9,19 @@ use crate::store::sqlite::insert::Insert;
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::job_no;
+use crate::store::sqlite::sealed::{self, Place};
 use crate::store::{Content, NewPage, PageHead, StoreError};
+use crate::vault::Vault;
 
-static PAGES: Insert = Insert::new("pages (task, page, first_item, items, bytes, next, file, body)", 8, "");
+static PAGES: Insert = Insert::new("pages (task, page, first_item, items, bytes, next, sealed, file, body)", 9, "");
 static BODIES: Insert = Insert::new("bodies (id, data)", 2, "");
 
-pub(super) async fn insert(conn: &mut SqliteConnection, numbers: &mut Numbers, pages: &[NewPage]) -> Result<(), Fault> {
+pub(super) async fn insert(
+    conn: &mut SqliteConnection,
+    numbers: &mut Numbers,
+    vault: &Vault,
+    pages: &[NewPage],
+) -> Result<(), Fault> {
     let mut bodies = Vec::new();
     let mut heads = Vec::with_capacity(pages.len());
     for page in pages {
@@ -33,7 +40,9 @@ pub(super) async fn insert(conn: &mut SqliteConnection, numbers: &mut Numbers, p
     PAGES
         .run(conn, &heads, |row, (page, bytes, file, body)| {
             row.add(numbers.task(page.id)?)?.add(i64::from(page.page))?.add(page.first_item as i64)?;
-            row.add(page.items as i64)?.add(*bytes as i64)?.add(page.next.as_deref())?.add(*file)?;
+            let place = Place::Page(page.id.job, page.id.index, page.page);
+            let (next, bag) = sealed::next(vault, place, page.next.as_deref())?;
+            row.add(page.items as i64)?.add(*bytes as i64)?.add(next)?.add(bag)?.add(*file)?;
             row.add(*body).map(drop)
         })
         .await?;
@@ -58,18 +67,20 @@ pub(super) async fn note_progress(
     Ok(())
 }
 
-/// Page, first item, items, bytes, next.
-type HeadRow = (u32, i64, i64, i64, Option<String>);
+/// Page, first item, items, bytes, next, bag.
+type HeadRow = (u32, i64, i64, i64, Option<String>, Option<Vec<u8>>);
 
-fn head((page, first_item, items, bytes, next): HeadRow) -> PageHead {
-    PageHead { page, first_item: first_item as u64, items: items as u64, bytes: bytes as u64, next }
+fn head(vault: &Vault, id: TaskId, row: HeadRow) -> Result<PageHead, StoreError> {
+    let (page, first_item, items, bytes, next, bag) = row;
+    let next = sealed::whole_next(vault, Place::Page(id.job, id.index, page), next, bag.as_deref())?;
+    Ok(PageHead { page, first_item: first_item as u64, items: items as u64, bytes: bytes as u64, next })
 }
 
 /// Heads of the task `?1`, `?2`.
 macro_rules! heads_where {
     ($rest:literal) => {
         concat!(
-            "SELECT page, first_item, items, bytes, next FROM pages WHERE task = ((",
+            "SELECT page, first_item, items, bytes, next, sealed FROM pages WHERE task = ((",
             job_no!(),
             " << 32) | ?2) ",
             $rest
@@ -81,7 +92,7 @@ pub(super) async fn heads(reader: &Reader, id: TaskId, from: u32, limit: u32) ->
     let sql = heads_where!("AND page >= ?3 ORDER BY page LIMIT ?4");
     let found: Vec<HeadRow> =
         reader.all(Ask::new(sql).bind(blob(id.job)).bind(id.index).bind(from).bind(limit)).await?;
-    Ok(found.into_iter().map(head).collect())
+    found.into_iter().map(|row| head(&reader.vault, id, row)).collect()
 }
 
 /// From the end backwards: a reader that follows a fetch asks for one of the last pages.
@@ -89,13 +100,13 @@ pub(super) async fn of_item(reader: &Reader, id: TaskId, item: u64) -> Result<Op
     let sql = heads_where!("AND first_item <= ?3 ORDER BY page DESC LIMIT 1");
     let item = i64::try_from(item).unwrap_or(i64::MAX);
     let found: Option<HeadRow> = reader.first(Ask::new(sql).bind(blob(id.job)).bind(id.index).bind(item)).await?;
-    Ok(found.map(head))
+    found.map(|row| head(&reader.vault, id, row)).transpose()
 }
 
 pub(super) async fn last(reader: &Reader, id: TaskId) -> Result<Option<PageHead>, StoreError> {
     let sql = heads_where!("ORDER BY page DESC LIMIT 1");
     let found: Option<HeadRow> = reader.first(Ask::new(sql).bind(blob(id.job)).bind(id.index)).await?;
-    Ok(found.map(head))
+    found.map(|row| head(&reader.vault, id, row)).transpose()
 }
 
 pub(super) async fn content(reader: &Reader, id: TaskId, page: u32) -> Result<Option<Content>, StoreError> {

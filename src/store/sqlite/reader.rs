@@ -1,10 +1,13 @@
 //! The one way in which statements that read reach `SQLite`.
 
+use std::sync::Arc;
+
 use sqlx::encode::Encode;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Arguments as _, FromRow, SqlSafeStr, SqlStr, Sqlite, SqlitePool, Type};
 
 use crate::store::StoreError;
+use crate::vault::Vault;
 
 /// A statement that reads, with its parameters.
 pub(super) struct Ask {
@@ -38,16 +41,19 @@ impl Ask {
 /// Connections that read.
 pub(super) struct Reader {
     pool: SqlitePool,
+    /// Opens what is read.
+    pub(super) vault: Arc<Vault>,
     /// Every text that was asked, for the test that reads their plans.
     #[cfg(test)]
     pub(super) asked: std::sync::Mutex<std::collections::BTreeSet<String>>,
 }
 
 impl Reader {
-    /// Reads through the connections of `pool`.
-    pub(super) fn new(pool: SqlitePool) -> Reader {
+    /// Reads through the connections of `pool` what `vault` opens.
+    pub(super) fn new(pool: SqlitePool, vault: Arc<Vault>) -> Reader {
         Reader {
             pool,
+            vault,
             #[cfg(test)]
             asked: std::sync::Mutex::default(),
         }

@@ -35,7 +35,7 @@ pub(super) async fn recover(reader: &Reader, after: Option<JobId>) -> Result<Rec
         };
         let unfinished: Vec<String> = (1..=4).map(in_state).collect();
         let places = format!(
-            "SELECT f.no AS id, octet_length(j.moving) + octet_length(p.spec) + coalesce((SELECT \
+            "SELECT f.no AS id, octet_length(j.moving) + octet_length(p.spec) + coalesce(2 * octet_length(p.sealed), 0) + coalesce((SELECT \
              sum(octet_length(l.host) + 8) FROM lanes l WHERE l.id BETWEEN (f.no << 32) AND ((f.no << 32) | 4294967295)), 0) \
              AS bytes FROM ({} ORDER BY name LIMIT {JOBS_MAX}) f CROSS JOIN jobs j ON j.no = f.no \
              CROSS JOIN job_specs p ON p.job = f.no",
@@ -55,7 +55,8 @@ pub(super) async fn recover(reader: &Reader, after: Option<JobId>) -> Result<Rec
     let text = reader.text(Ask::new(AssertSqlSafe(PAGE.clone())).bind(after)).await?;
     let (lines, count) = rows::good_lines::<RecoveredLine>(&text, "unfinished job")?;
     let is_full = rows::is_full(&text, count, JOBS_MAX);
-    let jobs: Vec<_> = lines.into_iter().map(|RecoveredLine(job, lanes)| (job.into_job(), lanes)).collect();
+    let open = |RecoveredLine(job, lanes)| Ok((job.into_job(&reader.vault)?, lanes));
+    let jobs: Vec<_> = rows::opened(lines.into_iter().map(open));
     let next = jobs.last().filter(|_| is_full).map(|(job, _)| job.id);
     if is_full && next.is_none() {
         return Err(StoreError::Unreadable("none of many unfinished jobs can be read".to_owned()));
@@ -88,10 +89,10 @@ pub(super) async fn claims(reader: &Reader, after: Option<TaskId>) -> Result<Vec
     let text = reader.text(Ask::new(AssertSqlSafe(PAGE.clone())).bind(job).bind(index)).await?;
     let (lines, _) = rows::good_lines::<ClaimLine>(&text, "cut attempt of job")?;
     let cut = |ClaimLine(job, attempt_start, task): ClaimLine| {
-        let task = task.into_task();
-        CutAttempt { id: TaskId { job, index: task.index }, attempt_start, task }
+        let task = task.into_task(&reader.vault, job)?;
+        Ok(CutAttempt { id: TaskId { job, index: task.index }, attempt_start, task })
     };
-    Ok(lines.into_iter().map(cut).collect())
+    Ok(rows::opened(lines.into_iter().map(cut)))
 }
 
 pub(super) async fn lanes(reader: &Reader, job: JobId) -> Result<Vec<(Host, TaskIndex)>, StoreError> {
@@ -135,8 +136,8 @@ pub(super) async fn due(reader: &Reader, after: Option<DueTask>, limit: u32) -> 
     let (lines, count) = rows::good_lines::<DueLine>(&text, "waiting task of job")?;
     let complete = !rows::is_full(&text, count, limit);
     let waiting = |DueLine(job, due, task): DueLine| {
-        let task = task.into_task();
-        (DueTask { due, id: TaskId { job, index: task.index } }, task)
+        let task = task.into_task(&reader.vault, job)?;
+        Ok((DueTask { due, id: TaskId { job, index: task.index } }, task))
     };
-    Ok(DuePage { tasks: lines.into_iter().map(waiting).collect(), complete })
+    Ok(DuePage { tasks: rows::opened(lines.into_iter().map(waiting)), complete })
 }

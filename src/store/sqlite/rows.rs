@@ -21,13 +21,16 @@ use crate::model::progress::Held;
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::task::{Task, TaskState};
 use crate::model::time::Timestamp;
+use crate::store::sqlite::sealed::{self, Bag, Place};
 use crate::store::{LaneNumber, Listed, PAGE_BYTES_MAX, StoreError, StoredTask, TaskRow};
+use crate::vault::Vault;
 
 /// A job as JSON, of `jobs j JOIN job_specs p`.
 macro_rules! job_text {
     () => {
         "'[\"' || hex(j.id) || '\",' || j.state || ',' || j.total || ',' || j.create_time || ',' || \
-         coalesce(j.end_time, 'null') || ',' || j.moving || ',' || p.spec || ']'"
+         coalesce(j.end_time, 'null') || ',' || j.moving || ',' || p.spec || ',' || \
+         coalesce('\"' || nullif(hex(p.sealed), '') || '\"', 'null') || ']'"
     };
 }
 
@@ -88,6 +91,7 @@ macro_rules! task_text {
     ($log:expr) => {
         concat!(
             "'[' || (t.id & 4294967295) || ',' || (t.lane & 4294967295) || ',' || t.spec || ',' || \
+             coalesce('\"' || nullif(hex(t.sealed), '') || '\"', 'null') || ',' || \
              CASE WHEN c.id IS NULL THEN 'null' ELSE '[' || c.attempts || ',' || c.fence || ',' || c.crashes || ',' || \
              coalesce(c.start_time, 'null') || ']' END || ',' || ",
             state_or_null!($log),
@@ -107,7 +111,7 @@ macro_rules! last_attempt {
 macro_rules! task_bytes {
     ($log:literal) => {
         concat!(
-            "octet_length(t.spec) + coalesce(octet_length(s.error), 0) + coalesce(octet_length(s.outcome), 0) \
+            "octet_length(t.spec) + coalesce(2 * octet_length(t.sealed), 0) + coalesce(octet_length(s.error), 0) + coalesce(octet_length(s.outcome), 0) \
              + coalesce(octet_length(",
             $log,
             "), 0)"
@@ -193,6 +197,11 @@ fn place<L: DeserializeOwned>(text: &str) -> String {
 fn name(line: &RawValue) -> String {
     let first = line.get().trim_start_matches('[').split(',').next().unwrap_or_default();
     format!(" {first}")
+}
+
+/// Returns what the lines of a listing stand for. One whose secrets do not open is logged and left out.
+pub(super) fn opened<T>(lines: impl Iterator<Item = Result<T, StoreError>>) -> Vec<T> {
+    lines.filter_map(|line| line.inspect_err(|error| tracing::error!("{error}; it is left out")).ok()).collect()
 }
 
 /// The counts that are stored; `total` has a column, and what remains is `pending`.
@@ -289,14 +298,15 @@ pub(super) fn moving(job: &Job) -> Result<String, serde_json::Error> {
 
 /// See [`job_text`].
 #[derive(Deserialize)]
-pub(super) struct JobLine(JobId, State<JobState>, u32, Timestamp, Option<Timestamp>, Moving, Arc<JobSpec>);
+pub(super) struct JobLine(JobId, State<JobState>, u32, Timestamp, Option<Timestamp>, Moving, JobSpec, Option<Bag>);
 
 impl JobLine {
-    pub(super) fn into_job(self) -> Job {
-        let JobLine(id, State(state), total, create_time, end_time, moving, spec) = self;
-        Job {
+    pub(super) fn into_job(self, vault: &Vault) -> Result<Job, StoreError> {
+        let JobLine(id, State(state), total, create_time, end_time, moving, spec, bag) = self;
+        let spec = sealed::whole(vault, Place::Job(id), spec, Bag::bytes(bag.as_ref()))?;
+        Ok(Job {
             id,
-            spec,
+            spec: Arc::new(spec),
             state,
             open: moving.open,
             stop: moving.stop,
@@ -314,7 +324,7 @@ impl JobLine {
             settled_failures: moving.settled_failures,
             settled_successes: moving.settled_successes,
             downloads: moving.downloads,
-        }
+        })
     }
 }
 
@@ -368,11 +378,12 @@ type ClaimLine = (u32, u32, u32, Option<Timestamp>);
 
 /// See [`task_text`].
 #[derive(Deserialize)]
-pub(super) struct TaskLine(TaskIndex, LaneNumber, Arc<TaskSpec>, Option<ClaimLine>, Option<StateLine>);
+pub(super) struct TaskLine(TaskIndex, LaneNumber, TaskSpec, Option<Bag>, Option<ClaimLine>, Option<StateLine>);
 
 impl TaskLine {
-    pub(super) fn into_task(self) -> StoredTask {
-        let TaskLine(index, lane, spec, claim, state) = self;
+    pub(super) fn into_task(self, vault: &Vault, job: JobId) -> Result<StoredTask, StoreError> {
+        let TaskLine(index, lane, spec, bag, claim, state) = self;
+        let spec = Arc::new(sealed::whole(vault, Place::Task(job, index), spec, Bag::bytes(bag.as_ref()))?);
         let mut row = state.map(StateLine::into_row).unwrap_or_default();
         if let Some((attempts, fence, crashes, start_time)) = claim {
             // The state row is from before the attempt: its error is the last one, its log goes on, its due is over.
@@ -380,16 +391,22 @@ impl TaskLine {
             let state = TaskState::Running;
             row.task = Task { state, attempts, fence, crashes, due: None, start_time, end_time: None, error };
         }
-        StoredTask { index, lane, spec, row }
+        Ok(StoredTask { index, lane, spec, row })
     }
 }
 
 /// Reads an array of [`task_text`] of one job.
-pub(super) fn tasks(text: &str, job: JobId) -> Result<Vec<StoredTask>, StoreError> {
-    Ok(lines::<TaskLine>(text, format_args!("task of job `{job}`:"))?.into_iter().map(TaskLine::into_task).collect())
+pub(super) fn tasks(vault: &Vault, text: &str, job: JobId) -> Result<Vec<StoredTask>, StoreError> {
+    let lines = lines::<TaskLine>(text, format_args!("task of job `{job}`:"))?;
+    lines.into_iter().map(|line| line.into_task(vault, job)).collect()
 }
 
 /// Reads a page of [`task_text`] of one job.
-pub(super) fn listed_tasks(text: &str, job: JobId, limit: u32) -> Result<Listed<StoredTask>, StoreError> {
-    Ok(listed(text, tasks(text, job)?, limit))
+pub(super) fn listed_tasks(
+    vault: &Vault,
+    text: &str,
+    job: JobId,
+    limit: u32,
+) -> Result<Listed<StoredTask>, StoreError> {
+    Ok(listed(text, tasks(vault, text, job)?, limit))
 }

@@ -9,9 +9,10 @@ use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::task::TaskState;
 use crate::model::time::Timestamp;
+use crate::store::page_token::PageTokens;
 use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::reader::Reader;
-use crate::store::sqlite::{additions, events, jobs, listing, pages, recovery, tasks};
+use crate::store::sqlite::{additions, columns, events, jobs, listing, pages, recovery, tasks};
 use crate::store::{
     Answer, Chunk, Content, CutAttempt, DuePage, DueTask, JobFilter, LaneNumber, LanePage, Listed, PageHead, Recovered,
     Store, StoredEvent, StoredTask,
@@ -31,6 +32,14 @@ pub struct SqliteStore {
 impl Store for SqliteStore {
     fn node_id(&self) -> String {
         self.node_id.clone()
+    }
+
+    fn keyed(&self, digest: [u8; 32]) -> [u8; 32] {
+        columns::keyed(&self.callers.vault, digest)
+    }
+
+    fn page_tokens(&self) -> PageTokens {
+        PageTokens::new(self.callers.vault.clone())
     }
 
     fn backend(&self) -> &'static str {

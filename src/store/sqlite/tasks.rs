@@ -18,26 +18,36 @@ use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{
     self, State, array_of, job_no, last_attempt, state_or_null, state_text, task_bytes, task_text,
 };
+use crate::store::sqlite::sealed::{self, Place};
 use crate::store::{LaneNumber, LanePage, Listed, StoreError, StoredTask};
+use crate::vault::Vault;
 
-static TASKS: Insert = Insert::new("tasks (id, lane, spec)", 3, "");
+static TASKS: Insert = Insert::new("tasks (id, lane, spec, sealed)", 4, "");
 static KEYS: Insert = Insert::new("task_keys (job, key, task)", 3, "");
 
 /// How many tasks of a lane one page looks at, those that cannot start included: about 10 ms.
 const LANE_LOOK_MAX: u32 = 16_384;
 
-/// A task to insert: the number of its job, its index, its lane, its spec.
-pub(super) type NewTask<'a> = (i64, TaskIndex, LaneNumber, &'a TaskSpec);
+/// A task to insert.
+pub(super) struct NewTask<'a> {
+    /// The number of its job.
+    pub(super) no: i64,
+    pub(super) job: JobId,
+    pub(super) index: TaskIndex,
+    pub(super) lane: LaneNumber,
+    pub(super) spec: &'a TaskSpec,
+}
 
-pub(super) async fn insert(conn: &mut SqliteConnection, tasks: &[NewTask<'_>]) -> Result<(), Fault> {
+pub(super) async fn insert(conn: &mut SqliteConnection, vault: &Vault, tasks: &[NewTask<'_>]) -> Result<(), Fault> {
     TASKS
-        .run(conn, tasks, |row, (no, index, lane, spec)| {
-            row.add(key(*no, *index))?.add(key(*no, *lane))?.add(serde_json::to_string(spec)?).map(drop)
+        .run(conn, tasks, |row, NewTask { no, job, index, lane, spec }| {
+            let (spec, bag) = sealed::row(vault, Place::Task(*job, *index), *spec)?;
+            row.add(key(*no, *index))?.add(key(*no, *lane))?.add(spec)?.add(bag).map(drop)
         })
         .await?;
-    let keyed: Vec<&NewTask<'_>> = tasks.iter().filter(|(.., spec)| !spec.key.is_empty()).collect();
-    KEYS.run(conn, &keyed, |row, (no, index, _, spec)| {
-        row.add(*no)?.add(spec.key.as_str())?.add(key(*no, *index)).map(drop)
+    let keyed: Vec<&NewTask<'_>> = tasks.iter().filter(|task| !task.spec.key.is_empty()).collect();
+    KEYS.run(conn, &keyed, |row, task| {
+        row.add(task.no)?.add(task.spec.key.as_str())?.add(key(task.no, task.index)).map(drop)
     })
     .await?;
     Ok(())
@@ -81,7 +91,7 @@ pub(super) async fn by_key(reader: &Reader, job: JobId, key: &str) -> Result<Opt
 async fn one(reader: &Reader, ask: Ask, job: JobId) -> Result<Option<StoredTask>, StoreError> {
     let found: Option<(String,)> = reader.first(ask).await?;
     let read = |(text,): (String,)| rows::parse::<rows::TaskLine>(&text, format_args!("task of job `{job}`"));
-    Ok(found.map(read).transpose()?.map(rows::TaskLine::into_task))
+    found.map(read).transpose()?.map(|line| line.into_task(&reader.vault, job)).transpose()
 }
 
 /// The places of tasks in one of `states`, in order: each state is a range of an index, and the ranges are merged.
@@ -157,7 +167,7 @@ pub(super) async fn list(
     };
     let ask = Ask::new(AssertSqlSafe(sql)).bind(blob(job)).bind(from).bind(rows::one_more(limit));
     let text = reader.text(ask).await?;
-    rows::listed_tasks(&text, job, limit)
+    rows::listed_tasks(&reader.vault, &text, job, limit)
 }
 
 /// A job without any download is not looked through.
@@ -179,7 +189,7 @@ pub(super) async fn downloads(
     let sql = by_state(states, true, task_text!("s.log"), task_bytes!("s.log"), FILTER);
     let ask = Ask::new(AssertSqlSafe(sql)).bind(blob(job)).bind(from).bind(rows::one_more(limit));
     let text = reader.text(ask).await?;
-    rows::listed_tasks(&text, job, limit)
+    rows::listed_tasks(&reader.vault, &text, job, limit)
 }
 
 /// Quick wherever in the lane `from` is: both conditions are ranges of one index.
@@ -223,7 +233,7 @@ pub(super) async fn lane_page(
     });
     let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(from).bind(lane).bind(limit).bind(now.0);
     let (text, beyond): (String, Option<u32>) = reader.first(ask).await?.unwrap_or_else(|| ("[]".to_owned(), None));
-    let tasks = rows::tasks(&text, job)?;
+    let tasks = rows::tasks(&reader.vault, &text, job)?;
     let next = if rows::is_full(&text, tasks.len(), limit) {
         tasks.last().and_then(|last| last.index.checked_add(1))
     } else {

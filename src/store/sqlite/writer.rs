@@ -10,19 +10,25 @@ use sqlx::{Connection, SqliteConnection};
 
 use crate::store::sqlite::apply::{apply, apply_apart};
 use crate::store::sqlite::errors::Fault;
+use crate::store::sqlite::keys::{self, Keyring};
 use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::reserve::Reserve;
+use crate::store::sqlite::upkeep::{self, Progress};
 use crate::store::{Answer, Batch, Committed, StoreError, WriteStore};
 
 /// Pages that one batch with purges returns to the file system: 8 MiB, more than such a batch frees.
 const VACUUM: &str = "PRAGMA incremental_vacuum(2048)";
+/// The largest database that is rewritten when its secrets were plain, in bytes: that takes about a second, in which nothing
+/// is committed. Of a larger one only the free pages are returned.
+const REWRITTEN_BYTES_MAX: i64 = 64 << 20;
 const CHECKPOINT: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 
 /// The one connection that writes. There is one a data directory, which its lock makes sure of.
 pub struct SqliteWriter {
     conn: SqliteConnection,
     numbers: Numbers,
+    keyring: Keyring,
     /// None for a scratch store.
     reserve: Option<Reserve>,
     /// Why it cannot be known what is stored, once that is so.
@@ -32,8 +38,14 @@ pub struct SqliteWriter {
 }
 
 impl SqliteWriter {
-    pub(super) fn new(conn: SqliteConnection, numbers: Numbers, reserve: Option<Reserve>, lock: Arc<DirLock>) -> Self {
-        SqliteWriter { conn, numbers, reserve, broken: None, lock }
+    pub(super) fn new(
+        conn: SqliteConnection,
+        numbers: Numbers,
+        keyring: Keyring,
+        reserve: Option<Reserve>,
+        lock: Arc<DirLock>,
+    ) -> Self {
+        SqliteWriter { conn, numbers, keyring, reserve, broken: None, lock }
     }
 
     async fn commit_batch(&mut self, batch: &Batch) -> Result<Committed, StoreError> {
@@ -61,7 +73,7 @@ impl SqliteWriter {
     async fn transact(&mut self, batch: &Batch) -> Result<Committed, StoreError> {
         self.broken = Some("a commit was abandoned half-way".to_owned());
         let result = match self.begin().await {
-            Ok(()) => apply(&mut self.conn, &mut self.numbers, batch).await,
+            Ok(()) => apply(&mut self.conn, &mut self.numbers, &self.keyring.vault, batch).await,
             Err(error) => return Err(error),
         };
         let result = match result {
@@ -69,15 +81,74 @@ impl SqliteWriter {
                 self.roll_back(batch).await?;
                 self.broken = Some("a commit was abandoned half-way".to_owned());
                 self.begin().await?;
-                apply_apart(&mut self.conn, &mut self.numbers, batch).await
+                apply_apart(&mut self.conn, &mut self.numbers, &self.keyring.vault, batch).await
             }
             Err(Fault::Store(error)) => Err(error),
             Ok(committed) => Ok(committed),
         };
+        let mut new_key = None;
+        let result = match result {
+            Ok(committed) if batch.new_data_key => {
+                self.keyring.add(&mut self.conn).await.map_err(Fault::of_all).map(|added| {
+                    let committed = Committed { data_key: Some(added.0), ..committed };
+                    new_key = Some(added);
+                    committed
+                })
+            }
+            result => result,
+        };
         match result {
-            Ok(committed) => self.finish(batch).await.map(|()| committed),
+            Ok(committed) => {
+                self.finish(batch).await?;
+                if let Some((number, key)) = new_key {
+                    self.keyring.vault.turn_to(number, key);
+                }
+                Ok(committed)
+            }
             Err(error) => self.roll_back(batch).await.and(Err(error)),
         }
+    }
+
+    /// Seals a piece of what is plain, or sealed with an older key.
+    async fn seal_piece(&mut self) -> Result<bool, StoreError> {
+        if self.broken.is_some() {
+            return Ok(false);
+        }
+        let Some(mut progress) = upkeep::load(&mut self.conn).await? else { return Ok(false) };
+        if progress.is_through() {
+            return self.clear_traces(&progress).await;
+        }
+        // Overwrites the pages that long rows leave behind, too.
+        sqlx::query("PRAGMA secure_delete = ON").execute(&mut self.conn).await?;
+        let nothing = Batch::default();
+        self.broken = Some("a commit was abandoned half-way".to_owned());
+        self.begin().await?;
+        match upkeep::piece(&mut self.conn, &self.keyring.vault, &mut progress).await {
+            Ok(()) => self.finish(&nothing).await.map(|()| true),
+            Err(fault) => self.roll_back(&nothing).await.and(Err(fault.of_all())),
+        }
+    }
+
+    /// All rows are sealed: what was plain is removed from free pages and from the log. While a reader is in the way, more is
+    /// left to do.
+    async fn clear_traces(&mut self, progress: &Progress) -> Result<bool, StoreError> {
+        keys::remove_retired(&mut self.conn, self.keyring.vault.current()).await?;
+        if progress.plain {
+            let bytes: i64 =
+                sqlx::query_scalar("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+                    .fetch_one(&mut self.conn)
+                    .await?;
+            let rewrite = if bytes <= REWRITTEN_BYTES_MAX { "VACUUM" } else { "PRAGMA incremental_vacuum" };
+            self.try_to("rewrite its file", rewrite).await;
+        }
+        let (is_busy, _, _): (i64, i64, i64) = sqlx::query_as(CHECKPOINT).fetch_one(&mut self.conn).await?;
+        if is_busy != 0 {
+            return Ok(true);
+        }
+        upkeep::end(&mut self.conn).await?;
+        sqlx::query("PRAGMA secure_delete = FAST").execute(&mut self.conn).await?;
+        tracing::info!("all secrets in the database are sealed with its present key");
+        Ok(false)
     }
 
     /// Plain statements, not sqlx's transactions: those lose count when `SQLite` itself rolls back.
@@ -161,6 +232,10 @@ impl WriteStore for SqliteWriter {
         Box::pin(self.commit_batch(batch))
     }
 
+    fn upkeep(&mut self) -> Answer<'_, bool> {
+        Box::pin(self.seal_piece())
+    }
+
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(self.close_files())
     }
@@ -169,10 +244,10 @@ impl WriteStore for SqliteWriter {
 /// Whether the batch does nothing but remove.
 fn makes_room(batch: &Batch) -> bool {
     let Batch { submissions, additions, pages, moves, claims, lane_heads, retries, sweeps, .. } = batch;
-    let Batch { events, jobs, respecced, limits, .. } = batch;
+    let Batch { events, jobs, respecced, limits, new_data_key, .. } = batch;
     let adds = !(submissions.is_empty() && additions.is_empty() && pages.is_empty() && moves.is_empty())
         || !(claims.is_empty() && lane_heads.is_empty() && retries.is_empty() && sweeps.is_empty())
-        || !(events.is_empty() && jobs.is_empty() && respecced.is_empty() && limits.is_none());
+        || !(events.is_empty() && jobs.is_empty() && respecced.is_empty() && limits.is_none() && !new_data_key);
     !adds && !batch.is_empty()
 }
 

@@ -1,0 +1,214 @@
+//! Takes the secrets out of what a client asked for, so that they can be kept apart from the rest, and puts them back.
+//!
+//! What is left has `$s` and a number in the place of each secret. The secrets are one run of bytes, the bag, each behind its
+//! length. Secret are the values of all headers (who did not mark `X-Api-Key` must not pay for it), passwords, tokens, keys,
+//! proxies, bodies of requests, and URLs with a user part or a secret in their query.
+
+use crate::model::secret::{Secret, holds_secret};
+use crate::model::spec::{HttpOptions, JobSpec, TaskOptions, TaskSpec, Work};
+
+/// What stands in the place of a secret, before its number.
+const MARK: &str = "$s";
+/// Bytes of the length of a secret.
+const LENGTH_BYTES: usize = 4;
+
+/// A bag that does not fit what it is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("its bag does not have the secrets that it names")]
+pub struct BadBag;
+
+/// A place that a secret may have.
+pub enum Slot<'a> {
+    /// A secret by its type.
+    Secret(&'a mut Secret),
+    /// A URL, which need not hold a secret.
+    Url(&'a mut String),
+    /// The body of a request.
+    Body(&'a mut Vec<u8>),
+}
+
+/// What has places for secrets.
+pub trait Bagged: Clone {
+    /// Returns whether there is any secret, without a copy of anything.
+    fn has_secrets(&self) -> bool;
+    /// Shows every place, in any order.
+    fn slots(&mut self, visit: &mut dyn FnMut(Slot<'_>));
+}
+
+/// Returns what is left of `whole` without its secrets, and the bag; `None` where there are none.
+pub fn pack<T: Bagged>(whole: &T) -> Option<(T, Vec<u8>)> {
+    if !whole.has_secrets() {
+        return None;
+    }
+    let (mut left, mut bag, mut count) = (whole.clone(), Vec::new(), 0_u32);
+    left.slots(&mut |slot| {
+        let mark = format!("{MARK}{count}");
+        match slot {
+            Slot::Secret(secret) => {
+                add(&mut bag, secret.expose().as_bytes());
+                *secret = Secret::new(mark);
+            }
+            Slot::Url(url) if holds_secret(url) => add(&mut bag, std::mem::replace(url, mark).as_bytes()),
+            Slot::Body(body) if !body.is_empty() => add(&mut bag, &std::mem::replace(body, mark.into_bytes())),
+            Slot::Url(_) | Slot::Body(_) => return,
+        }
+        count += 1;
+    });
+    Some((left, bag))
+}
+
+/// Puts the secrets of a bag back into what [`pack`] left.
+pub fn unpack<T: Bagged>(left: &mut T, bag: &[u8]) -> Result<(), BadBag> {
+    let secrets = secrets(bag)?;
+    let (mut is_good, mut count) = (true, 0);
+    left.slots(&mut |slot| {
+        let marked = match &slot {
+            Slot::Secret(secret) => place(secret.expose().as_bytes()),
+            Slot::Url(url) => place(url.as_bytes()),
+            Slot::Body(body) => place(body),
+        };
+        let found = marked.and_then(|place| secrets.get(place));
+        let text = found.and_then(|secret| std::str::from_utf8(secret).ok());
+        count += usize::from(found.is_some());
+        match (slot, found, text) {
+            (Slot::Secret(secret), _, Some(text)) => *secret = Secret::new(text),
+            (Slot::Url(url), _, Some(text)) => text.clone_into(url),
+            (Slot::Body(body), Some(bytes), _) => *body = bytes.to_vec(),
+            // A URL without a secret stays as it is, and so does a body that is not there.
+            (Slot::Url(_) | Slot::Body(_), None, _) => {}
+            (Slot::Secret(_), None, _) | (_, Some(_), None) => is_good = false,
+        }
+    });
+    if is_good && count == secrets.len() { Ok(()) } else { Err(BadBag) }
+}
+
+fn add(bag: &mut Vec<u8>, secret: &[u8]) {
+    bag.extend_from_slice(&(secret.len() as u32).to_be_bytes());
+    bag.extend_from_slice(secret);
+}
+
+fn secrets(mut bag: &[u8]) -> Result<Vec<&[u8]>, BadBag> {
+    let mut all = Vec::new();
+    while let Some((length, rest)) = bag.split_first_chunk::<LENGTH_BYTES>() {
+        let (secret, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or(BadBag)?;
+        all.push(secret);
+        bag = rest;
+    }
+    if bag.is_empty() { Ok(all) } else { Err(BadBag) }
+}
+
+/// The number behind the mark.
+fn place(text: &[u8]) -> Option<usize> {
+    std::str::from_utf8(text.strip_prefix(MARK.as_bytes())?).ok()?.parse().ok()
+}
+
+fn http_has_secrets(http: &HttpOptions) -> bool {
+    let HttpOptions { headers, basic_auth, bearer_token, proxy_url, client_key_pem, .. } = http;
+    !headers.is_empty()
+        || basic_auth.is_some()
+        || bearer_token.is_some()
+        || proxy_url.is_some()
+        || client_key_pem.is_some()
+}
+
+fn http_slots(options: &mut TaskOptions, visit: &mut dyn FnMut(Slot<'_>)) {
+    let HttpOptions { headers, basic_auth, bearer_token, proxy_url, client_key_pem, .. } = &mut options.http;
+    let headers = headers.iter_mut().map(|header| &mut header.value);
+    let password = basic_auth.as_mut().map(|(_, password)| password);
+    let others = [password, bearer_token.as_mut(), proxy_url.as_mut(), client_key_pem.as_mut()];
+    headers.chain(others.into_iter().flatten()).for_each(|secret| visit(Slot::Secret(secret)));
+}
+
+impl Bagged for JobSpec {
+    fn has_secrets(&self) -> bool {
+        http_has_secrets(&self.defaults.http)
+    }
+
+    fn slots(&mut self, visit: &mut dyn FnMut(Slot<'_>)) {
+        http_slots(&mut self.defaults, visit);
+    }
+}
+
+impl Bagged for TaskSpec {
+    fn has_secrets(&self) -> bool {
+        let in_work = match &self.work {
+            Work::Fetch(fetch) => !fetch.body.is_empty() || holds_secret(&fetch.url),
+            Work::Download(download) => {
+                holds_secret(&download.url) || download.mirrors.iter().any(|url| holds_secret(url))
+            }
+        };
+        in_work || http_has_secrets(&self.options.http)
+    }
+
+    fn slots(&mut self, visit: &mut dyn FnMut(Slot<'_>)) {
+        match &mut self.work {
+            Work::Fetch(fetch) => {
+                visit(Slot::Url(&mut fetch.url));
+                visit(Slot::Body(&mut fetch.body));
+            }
+            Work::Download(download) => {
+                visit(Slot::Url(&mut download.url));
+                download.mirrors.iter_mut().for_each(|url| visit(Slot::Url(url)));
+            }
+        }
+        http_slots(&mut self.options, visit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::spec::{DownloadSpec, FetchSpec, HeaderSpec};
+
+    fn task(work: Work, http: HttpOptions) -> TaskSpec {
+        TaskSpec { key: "k".into(), work, options: TaskOptions { http, ..TaskOptions::default() } }
+    }
+
+    fn full_options() -> HttpOptions {
+        let header = |name: &str| HeaderSpec { name: name.into(), value: Secret::new("SESAME"), sensitive: false };
+        HttpOptions {
+            headers: vec![header("x-one"), header("x-two")],
+            basic_auth: Some(("me".into(), Secret::new("SESAME"))),
+            bearer_token: Some(Secret::new("SESAME")),
+            proxy_url: Some(Secret::new("http://me:SESAME@proxy/")),
+            client_key_pem: Some(Secret::new("SESAME")),
+            user_agent: Some("agent".into()),
+            ..HttpOptions::default()
+        }
+    }
+
+    #[test]
+    fn every_secret_goes_and_comes_back() {
+        let url = "http://a/x?token=SESAME".to_owned();
+        let fetch = FetchSpec { url: url.clone(), body: b"SESAME\xff".to_vec(), ..FetchSpec::default() };
+        let mirrors = vec!["http://b/".to_owned(), "http://me:SESAME@c/".to_owned()];
+        let download = DownloadSpec { url, mirrors, path: "p".into(), ..DownloadSpec::default() };
+        for work in [Work::Fetch(fetch), Work::Download(download)] {
+            let whole = task(work, full_options());
+            let (mut left, bag) = pack(&whole).unwrap();
+            let json = serde_json::to_string(&left).unwrap();
+            // In base64 it would read otherwise.
+            assert!(!json.contains("SESAME") && !json.contains("U0VTQU1F"), "{json}");
+            assert!(json.contains("agent"));
+            unpack(&mut left, &bag).unwrap();
+            assert_eq!(left, whole);
+            // Bytes of another bag are not taken.
+            let (mut left, _) = pack(&whole).unwrap();
+            assert_eq!(unpack(&mut left, &bag[..bag.len() - 1]), Err(BadBag));
+            assert_eq!(unpack(&mut left, &[]), Err(BadBag));
+        }
+        let job =
+            JobSpec { defaults: TaskOptions { http: full_options(), ..TaskOptions::default() }, ..JobSpec::default() };
+        let (mut left, bag) = pack(&job).unwrap();
+        assert!(!serde_json::to_string(&left).unwrap().contains("SESAME"));
+        unpack(&mut left, &bag).unwrap();
+        assert_eq!(left, job);
+    }
+
+    #[test]
+    fn what_has_no_secret_stays_whole() {
+        let fetch = FetchSpec { url: "http://a/x?page=1".into(), ..FetchSpec::default() };
+        assert_eq!(pack(&task(Work::Fetch(fetch), HttpOptions::default())), None);
+        assert_eq!(pack(&JobSpec::default()), None);
+    }
+}

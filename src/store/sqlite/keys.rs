@@ -1,0 +1,206 @@
+//! The keys of a data directory: the root key, which is outside the database, and the data keys, which it wraps there.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sqlx::{Connection as _, SqliteConnection};
+
+use crate::store::sqlite::errors::Fault;
+use crate::store::sqlite::open_error::OpenError;
+use crate::store::sqlite::upkeep;
+use crate::vault::{Key, KeyNumber, Vault};
+
+/// The root key of a data directory that is told of no other.
+pub(super) const KEY_FILE: &str = "haul.key";
+/// More than a key and white space around it.
+const KEY_FILE_BYTES_MAX: u64 = 4096;
+
+/// What a data key is for, as its column has it.
+const SEALS: i64 = 1;
+const DIGESTS: i64 = 2;
+
+/// Where a root key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// In a file.
+    File(PathBuf),
+    /// In a variable of the environment.
+    Env(String),
+}
+
+impl std::fmt::Display for KeySource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            KeySource::File(path) => write!(f, "file `{}`", path.display()),
+            KeySource::Env(name) => write!(f, "variable `{name}`"),
+        }
+    }
+}
+
+/// The root keys of a start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RootKeys {
+    /// The key lies in the data directory, where the first start makes it: backups without it are of no use to a thief.
+    #[default]
+    Beside,
+    /// The operator keeps the key.
+    Kept {
+        /// The key.
+        now: KeySource,
+        /// The key that was used before, which wraps the data keys for the last time.
+        previous: Option<KeySource>,
+    },
+    /// Nobody keeps the key: the data directory is for this process alone.
+    Unkept,
+}
+
+/// The keys while the store is open.
+pub(super) struct Keyring {
+    root: Key,
+    pub(super) vault: Arc<Vault>,
+}
+
+/// A row of `data_keys`: number, purpose, wrapped key.
+type KeyRow = (KeyNumber, i64, Vec<u8>);
+
+impl Keyring {
+    /// Reads the keys of the data directory `dir`, or makes them if it has none.
+    pub(super) async fn load(conn: &mut SqliteConnection, dir: &Path, roots: &RootKeys) -> Result<Keyring, OpenError> {
+        let failed = |error| OpenError::Sqlite { path: dir.join("haul.db"), error };
+        let sql = "SELECT id, purpose, wrapped FROM data_keys ORDER BY id";
+        let mut rows: Vec<KeyRow> = sqlx::query_as(sql).fetch_all(&mut *conn).await.map_err(failed)?;
+        let source = match roots {
+            RootKeys::Beside => KeySource::File(dir.join(KEY_FILE)),
+            RootKeys::Kept { now, .. } => now.clone(),
+            RootKeys::Unkept => KeySource::Env(String::new()),
+        };
+        let root = match roots {
+            RootKeys::Unkept => Key::random(),
+            RootKeys::Beside if rows.is_empty() => make(dir)?,
+            _ => read(&source).map_err(|why| OpenError::Key { place: source.to_string(), why })?,
+        };
+        if rows.is_empty() {
+            first(conn, &root).await.map_err(failed)?;
+            rows = sqlx::query_as(sql).fetch_all(&mut *conn).await.map_err(failed)?;
+        }
+        let previous = match roots {
+            RootKeys::Kept { previous: Some(previous), .. } => {
+                Some(read(previous).map_err(|why| OpenError::Key { place: previous.to_string(), why })?)
+            }
+            _ => None,
+        };
+        let wrong = || OpenError::WrongKey { path: dir.join("haul.db"), place: source.to_string() };
+        let (mut seals, mut digests, mut to_wrap) = (Vec::new(), None, Vec::new());
+        for (number, purpose, wrapped) in rows {
+            let name = name(number, purpose);
+            let by_previous = || previous.as_ref().and_then(|previous| previous.unwrap_key(&name, &wrapped));
+            let key = if let Some(key) = root.unwrap_key(&name, &wrapped) {
+                key
+            } else {
+                let key = by_previous().ok_or_else(wrong)?;
+                to_wrap.push((number, root.wrap(&name, &key).ok_or_else(wrong)?));
+                key
+            };
+            if purpose == SEALS { seals.push((number, key)) } else { digests = Some(key) }
+        }
+        wrap_anew(conn, &to_wrap).await.map_err(failed)?;
+        let vault = digests.and_then(|digests| Vault::new(seals, &digests)).ok_or_else(wrong)?;
+        Ok(Keyring { root, vault: Arc::new(vault) })
+    }
+
+    /// Stores a new data key, which seals once this transaction is durable and [`Vault::turn_to`] was called. Everything that
+    /// is sealed by now is to be sealed anew.
+    pub(super) async fn add(&self, conn: &mut SqliteConnection) -> Result<(KeyNumber, Key), Fault> {
+        let last: KeyNumber = sqlx::query_scalar("SELECT max(id) FROM data_keys").fetch_one(&mut *conn).await?;
+        let (number, key) = (last + 1, Key::random());
+        insert(conn, &self.root, number, SEALS, &key).await?;
+        upkeep::begin(conn, number, false).await?;
+        Ok((number, key))
+    }
+}
+
+/// Removes the data keys that seal nothing any more.
+pub(super) async fn remove_retired(conn: &mut SqliteConnection, current: KeyNumber) -> Result<(), sqlx::Error> {
+    let sql = "DELETE FROM data_keys WHERE purpose = ?1 AND id <> ?2";
+    sqlx::query(sql).bind(SEALS).bind(current).execute(conn).await.map(drop)
+}
+
+fn name(number: KeyNumber, purpose: i64) -> String {
+    format!("haul key {number} for {purpose}")
+}
+
+/// The first keys. Jobs of an older version are plain; they are sealed while the server runs.
+async fn first(conn: &mut SqliteConnection, root: &Key) -> Result<(), sqlx::Error> {
+    let mut whole = conn.begin().await?;
+    insert(&mut whole, root, 1, DIGESTS, &Key::random()).await?;
+    insert(&mut whole, root, 2, SEALS, &Key::random()).await?;
+    let jobs: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM (SELECT 1 FROM jobs LIMIT 1)").fetch_one(&mut *whole).await?;
+    if jobs > 0 {
+        upkeep::begin(&mut whole, 2, true).await?;
+    }
+    whole.commit().await
+}
+
+async fn insert(
+    conn: &mut SqliteConnection,
+    root: &Key,
+    number: KeyNumber,
+    purpose: i64,
+    key: &Key,
+) -> Result<(), sqlx::Error> {
+    // Wrapping 32 bytes does not fail; a row that does not unwrap would be found at the next start.
+    let wrapped = root.wrap(&name(number, purpose), key).unwrap_or_default();
+    let sql = "INSERT INTO data_keys (id, purpose, wrapped) VALUES (?1, ?2, ?3)";
+    sqlx::query(sql).bind(number).bind(purpose).bind(wrapped).execute(conn).await.map(drop)
+}
+
+async fn wrap_anew(conn: &mut SqliteConnection, keys: &[(KeyNumber, Vec<u8>)]) -> Result<(), sqlx::Error> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut whole = conn.begin().await?;
+    for (number, wrapped) in keys {
+        let sql = "UPDATE data_keys SET wrapped = ?2 WHERE id = ?1";
+        sqlx::query(sql).bind(number).bind(wrapped.as_slice()).execute(&mut *whole).await?;
+    }
+    whole.commit().await?;
+    tracing::info!("the data keys are wrapped by the new root key; the previous one is not needed any more");
+    Ok(())
+}
+
+/// Reads a root key.
+fn read(source: &KeySource) -> Result<Key, String> {
+    let text = match source {
+        KeySource::File(path) => {
+            let mut text = String::new();
+            let file = File::open(path).map_err(|error| error.to_string())?;
+            file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text).map_err(|error| error.to_string())?;
+            text
+        }
+        KeySource::Env(name) => std::env::var(name).map_err(|_| "it is not set, or is no text".to_owned())?,
+    };
+    Key::read(&text).map_err(|error| format!("it {error}"))
+}
+
+/// Makes the root key in the data directory. One that is there was made by a start that was cut.
+fn make(dir: &Path) -> Result<Key, OpenError> {
+    let path = dir.join(KEY_FILE);
+    let unwritable = |error| OpenError::Unwritable { path: dir.to_owned(), error };
+    let key = Key::random();
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+        Ok(mut file) => {
+            file.write_all((key.digits() + "\n").as_bytes()).and_then(|()| file.sync_all()).map_err(unwritable)?;
+            File::open(dir).and_then(|dir| dir.sync_all()).map_err(unwritable)?;
+            Ok(key)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let source = KeySource::File(path);
+            read(&source).map_err(|why| OpenError::Key { place: source.to_string(), why })
+        }
+        Err(error) => Err(unwritable(error)),
+    }
+}

@@ -1,0 +1,116 @@
+//! Rows whose secrets are sealed: the JSON of a row has marks in their places, and its column `sealed` has the bag.
+//!
+//! A row without secrets has no bag and costs nothing. A row of an older version has its secrets in its JSON and no bag; it
+//! reads as it always did until [`crate::store::sqlite::upkeep`] comes to it.
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::model::bag::{self, Bagged};
+use crate::model::ids::{JobId, TaskIndex};
+use crate::model::secret::holds_secret;
+use crate::store::StoreError;
+use crate::store::sqlite::errors::Fault;
+use crate::vault::{Vault, VaultError};
+
+/// The tenant of all jobs, as long as there is one.
+const TENANT: u32 = 1;
+
+/// A row that has a bag. The bag opens there and nowhere else.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place {
+    /// A row of `job_specs`.
+    Job(JobId),
+    /// A row of `tasks`.
+    Task(JobId, TaskIndex),
+    /// A row of `pages`.
+    Page(JobId, TaskIndex, u32),
+}
+
+impl Place {
+    fn bytes(self) -> [u8; 29] {
+        let (table, job, task, page) = match self {
+            Place::Job(job) => (1, job, 0, 0),
+            Place::Task(job, task) => (2, job, task, 0),
+            Place::Page(job, task, page) => (3, job, task, page),
+        };
+        let mut bytes = [0; 29];
+        bytes[0] = table;
+        bytes[1..5].copy_from_slice(&TENANT.to_be_bytes());
+        bytes[5..21].copy_from_slice(job.0.as_bytes());
+        bytes[21..25].copy_from_slice(&task.to_be_bytes());
+        bytes[25..].copy_from_slice(&page.to_be_bytes());
+        bytes
+    }
+}
+
+impl From<VaultError> for Fault {
+    fn from(error: VaultError) -> Self {
+        Fault::Refused(error.to_string())
+    }
+}
+
+/// The JSON of a row and its bag.
+pub(super) type Columns = (String, Option<Vec<u8>>);
+
+/// Returns the JSON of a row and its bag.
+pub(super) fn row<T: Bagged + Serialize>(vault: &Vault, place: Place, spec: &T) -> Result<Columns, Fault> {
+    match bag::pack(spec) {
+        None => Ok((serde_json::to_string(spec)?, None)),
+        Some((left, bag)) => Ok((serde_json::to_string(&left)?, Some(vault.seal(&place.bytes(), bag)?))),
+    }
+}
+
+/// Returns what a row was made of.
+pub(super) fn whole<T: Bagged>(vault: &Vault, place: Place, mut left: T, bag: Option<&[u8]>) -> Result<T, StoreError> {
+    let Some(bag) = bag else { return Ok(left) };
+    let wrong = |why: String| StoreError::Unreadable(format!("{place:?}: {why}"));
+    let bag = vault.open(&place.bytes(), bag).map_err(|error| wrong(error.to_string()))?;
+    bag::unpack(&mut left, &bag).map_err(|error| wrong(error.to_string()))?;
+    Ok(left)
+}
+
+/// Returns the columns `next` and `sealed` of a page. Where a listing goes on may be a URL with the secrets of the first one.
+pub(super) fn next(
+    vault: &Vault,
+    place: Place,
+    next: Option<&str>,
+) -> Result<(Option<String>, Option<Vec<u8>>), Fault> {
+    match next {
+        Some(next) if holds_secret(next) => Ok((None, Some(vault.seal(&place.bytes(), next.as_bytes().to_vec())?))),
+        next => Ok((next.map(str::to_owned), None)),
+    }
+}
+
+/// Returns what a page's `next` was.
+pub(super) fn whole_next(
+    vault: &Vault,
+    place: Place,
+    next: Option<String>,
+    bag: Option<&[u8]>,
+) -> Result<Option<String>, StoreError> {
+    let Some(bag) = bag else { return Ok(next) };
+    let wrong = |why: String| StoreError::Unreadable(format!("{place:?}: {why}"));
+    let plain = vault.open(&place.bytes(), bag).map_err(|error| wrong(error.to_string()))?;
+    String::from_utf8(plain).map(Some).map_err(|error| wrong(error.to_string()))
+}
+
+/// A bag as it travels within JSON: in hexadecimal digits, as `SQLite` writes them.
+#[derive(Debug)]
+pub(super) struct Bag(pub(super) Vec<u8>);
+
+impl<'de> Deserialize<'de> for Bag {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+        let pair = |pair: &[u8]| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?);
+        let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(pair).collect();
+        bytes.map(Bag).ok_or_else(|| serde::de::Error::custom("a bag is not in hexadecimal digits"))
+    }
+}
+
+impl Bag {
+    /// The bytes, where there is a bag.
+    pub(super) fn bytes(bag: Option<&Bag>) -> Option<&[u8]> {
+        bag.map(|bag| bag.0.as_slice())
+    }
+}
