@@ -69,6 +69,8 @@ pub(crate) struct Scheduler {
     outbox: Outbox,
     /// Long work on jobs that goes on piece by piece, a bounded number of rows in each commit.
     pieces: Pieces,
+    /// Jobs of which named tasks are to be put back with the next commit.
+    named_retries: Vec<JobId>,
     /// Jobs that are to be read again, because memory and store contradict each other about them.
     reloading: Vec<JobId>,
     /// Deleted jobs whose rows are being removed.
@@ -133,6 +135,7 @@ impl Scheduler {
             jobs: JobTable::default(),
             outbox: Outbox::new(),
             pieces: Pieces::default(),
+            named_retries: Vec::new(),
             reloading: Vec::new(),
             purging: HashSet::new(),
             timers: Timers::default(),

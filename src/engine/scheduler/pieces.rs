@@ -19,6 +19,11 @@ impl Scheduler {
     /// Adds the next pieces to the batch. Returns the jobs whose effect publishes them.
     pub(super) fn add_pieces(&mut self) -> HashSet<JobId> {
         let mut jobs = HashSet::new();
+        // The store does not keep which tasks were named, so they are put back in the commit that says that their job is
+        // retried.
+        for job in std::mem::take(&mut self.named_retries) {
+            jobs.extend(self.put_back(job, u32::MAX).then_some(job));
+        }
         if self.draining {
             // What is left goes on after the restart.
             return jobs;

@@ -129,6 +129,7 @@ impl Scheduler {
         }
         job.retrying = indexes.is_none().then_some(0);
         let mut run = JobRun::new(job);
+        let is_whole = indexes.is_none();
         run.stage = Stage::Retrying { reply: Some(reply), these: indexes, first: None };
         self.outbox.job_event(&mut run.job, EventKind::JobChanged);
         let waiting = self.enlist(run, now);
@@ -136,7 +137,11 @@ impl Scheduler {
             // Nothing of it can run until the last piece is durable.
             self.queue.restore_lane(id, host, head, head);
         }
-        self.add_piece(Piece::Retry(id));
+        if is_whole {
+            self.add_piece(Piece::Retry(id));
+        } else {
+            self.named_retries.push(id);
+        }
         for admitted in waiting {
             self.job_command(id, admitted);
         }

@@ -17,7 +17,10 @@ use crate::store::sqlite::open_error::OpenError;
 /// Forward only, by number. The macro that embeds a whole directory is not used: it needs `sqlx`, with `SQLite` and the
 /// runtime, a second time, built for the compiler.
 pub(super) static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
-    let migrations = [(1, "first", include_str!("../../../migrations/sqlite/0001_first.sql"))];
+    let migrations = [
+        (1, "first", include_str!("../../../migrations/sqlite/0001_first.sql")),
+        (2, "sealing", include_str!("../../../migrations/sqlite/0002_sealing.sql")),
+    ];
     let migration = |(number, name, text): (i64, &'static str, &'static str)| {
         Migration::new(number, name.into(), MigrationType::Simple, text.into_sql_str(), false)
     };
