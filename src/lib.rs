@@ -3,7 +3,7 @@
 //! The modules in reading order. Words: [`model`] is the vocabulary and every decision over it, [`pb`] the generated
 //! contract. Ports: [`clock`], [`store`], [`net`], [`files`], [`limits`] and [`listen`] are the outside world, each behind a small
 //! type. Work: [`fetch`] and [`download`] are one attempt each, [`engine`] owns all that runs. Faces: [`api`] speaks
-//! gRPC, [`server`] is the life of the process, [`cli`] the command line, [`config`] its settings, [`telemetry`] its log.
+//! gRPC, [`rest`] HTTP and JSON, [`web`] joins them on one listener, [`server`] is the life of the process, [`cli`] the command line, [`config`] its settings, [`telemetry`] its log.
 //!
 //! `docs/ARCHITECTURE.md` has the map, the invariants and three walkthroughs; `tests/tidy.rs` holds who may import whom.
 
@@ -25,5 +25,7 @@ pub mod fetch;
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod rest;
 pub mod server;
 pub mod telemetry;
+pub mod web;

@@ -21,6 +21,7 @@ use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 use tower::ServiceBuilder;
+use tower::util::BoxCloneSyncService;
 
 use crate::api::admin::{Admin, Shutdown};
 use crate::api::complete::CompleteErrors;
@@ -49,8 +50,10 @@ use crate::pb;
 use crate::pb::admin_service_server::AdminServiceServer;
 use crate::pb::content_service_server::ContentServiceServer;
 use crate::pb::job_service_server::JobServiceServer;
+use crate::rest::{BodyBounds, Rest};
 use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::store::{Store, StoreError};
+use crate::web::{Readiness, Steer, Web};
 
 /// What settings are made of.
 pub use crate::files::Durability;
@@ -210,14 +213,16 @@ pub async fn serve(
     let closing = CancellationToken::new();
     let shutdown = Shutdown::default();
     let (reporter, health) = tonic_health::server::health_reporter();
-    report(&reporter, true).await;
+    let readiness = watch::Sender::new(Readiness::Ready);
+    report(&reporter, &readiness, Readiness::Ready).await;
+    reporter.set_service_status(LIVE, tonic_health::ServingStatus::Serving).await;
     let services = Routes::new(health)
         .add_service(reflected().build_v1()?)
         .add_service(reflected().build_v1alpha()?)
         .add_service(jobs(Jobs::new(engine.clone(), store.clone(), closing.clone())))
         .add_service(contents(Contents::new(engine.clone(), store.clone(), closing.clone())))
         .add_service(admin(Admin::new(engine.clone(), store, shutdown.clone())));
-    let layered = layered(services, settings.browsers, settings.request_body_idle);
+    let layered = layered(services, readiness.subscribe(), settings.browsers, settings.request_body_idle);
 
     let mut work = JoinSet::new();
     work.spawn(async move { task.run().await.map_err(ServeError::from) });
@@ -232,7 +237,7 @@ pub async fn serve(
     let early = tokio::select! {
         () = stop => None,
         () = shutdown.asked.cancelled() => None,
-        never = follow(&reporter, engine.condition()) => match never {},
+        never = follow(&reporter, &readiness, engine.condition()) => match never {},
         ended = work.join_next() => ended,
         ended = calls.join_next() => {
             // Without its port the server is of no use: it drains what runs.
@@ -245,7 +250,7 @@ pub async fn serve(
         Some(Err(panic)) => tracing::error!("the engine panicked: {panic}"),
         Some(Ok(Ok(()))) | None => tracing::info!("draining"),
     }
-    report(&reporter, false).await;
+    report(&reporter, &readiness, Readiness::Draining).await;
     // How the engine ended counts, also when a call outlives the grace.
     let mut ended = early;
     let drain = async {
@@ -269,35 +274,50 @@ pub async fn serve(
     }
 }
 
-/// Puts around the services what each request passes, from the outside in: the guard before anything runs, gRPC-Web made
-/// plain gRPC, bounds on what has not arrived, deadlines, and errors with all their details.
-fn layered(services: Routes, browsers: BrowserRules, request_body_idle: Duration) -> impl Answers {
-    ServiceBuilder::new()
-        .layer(BrowserGuard::new(browsers))
+/// Puts around the services what each request passes, from the outside in: the guard before anything runs; what is not
+/// gRPC goes to plain HTTP, which calls the services as gRPC does; then gRPC-Web made plain gRPC, bounds on what has not
+/// arrived, deadlines, and errors with all their details.
+fn layered(
+    services: Routes,
+    readiness: watch::Receiver<Readiness>,
+    browsers: BrowserRules,
+    request_body_idle: Duration,
+) -> impl Answers {
+    let called = ServiceBuilder::new().layer(Deadlines).layer(CompleteErrors).service(services.prepare());
+    let bounds = BodyBounds { bytes_max: MESSAGE_BYTES_MAX as u64, idle_max: request_body_idle };
+    let web = Web::new(readiness, Rest::new(BoxCloneSyncService::new(called.clone()), bounds));
+    let grpc = ServiceBuilder::new()
         .layer(tonic_web::GrpcWebLayer::new())
         .layer(Inbound::new(request_body_idle, MESSAGE_BYTES_MAX as u64, &DESCRIPTORS))
-        .layer(Deadlines)
-        .layer(CompleteErrors)
-        .service(services.prepare())
+        .service(called);
+    ServiceBuilder::new().layer(BrowserGuard::new(browsers)).service(Steer::new(grpc, web))
 }
 
 /// The services that have a health of their own, and the empty name for the server as a whole.
 const SERVICES: [&str; 4] =
     ["", JobServiceServer::<Jobs>::NAME, ContentServiceServer::<Contents>::NAME, AdminServiceServer::<Admin>::NAME];
 
+/// The name under which health says that the process is alive, while it drains too: a liveness probe must not kill a drain.
+const LIVE: &str = "live";
+
 /// Lets health follow whether anything can be committed.
-async fn follow(reporter: &HealthReporter, mut condition: watch::Receiver<Condition>) -> Infallible {
+async fn follow(
+    reporter: &HealthReporter,
+    readiness: &watch::Sender<Readiness>,
+    mut condition: watch::Receiver<Condition>,
+) -> Infallible {
     while condition.changed().await.is_ok() {
         let is_writable = *condition.borrow_and_update() == Condition::Writable;
-        report(reporter, is_writable).await;
+        report(reporter, readiness, if is_writable { Readiness::Ready } else { Readiness::Store }).await;
     }
     // The writer has ended, and so will the engine.
     std::future::pending().await
 }
 
-async fn report(reporter: &HealthReporter, is_serving: bool) {
+async fn report(reporter: &HealthReporter, readiness: &watch::Sender<Readiness>, now: Readiness) {
     use tonic_health::ServingStatus::{NotServing, Serving};
-    let status = if is_serving { Serving } else { NotServing };
+    readiness.send_replace(now);
+    let status = if now == Readiness::Ready { Serving } else { NotServing };
     for name in SERVICES {
         reporter.set_service_status(name, status).await;
     }
@@ -305,7 +325,7 @@ async fn report(reporter: &HealthReporter, is_serving: bool) {
 
 /// Ends the streams that follow health, which would otherwise hold their connections open until the grace is over.
 async fn end_health(mut reporter: HealthReporter) {
-    for name in SERVICES {
+    for name in SERVICES.into_iter().chain([LIVE]) {
         reporter.clear_service_status(name).await;
     }
 }

@@ -8,8 +8,10 @@ mod support;
 mod it {
     mod chaos;
     mod clients;
+    mod content;
     mod control;
     mod crash;
+    mod curl;
     mod downloads;
     mod errors;
     mod faces;
@@ -22,6 +24,7 @@ mod it {
     mod model;
     mod network;
     mod progress;
+    mod rest;
     mod sealing;
     mod specs;
     mod startup;

@@ -30,7 +30,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("download", &["model", "net", "files"]),
     ("engine", &["model", "clock", "store", "net", "files", "limits", "fetch", "download"]),
     ("api", &["model", "pb", "store", "listen", "engine"]),
-    ("server", &["model", "pb", "telemetry", "clock", "config", "store", "net", "files", "limits", "listen", "fetch", "download", "engine", "api"]),
+    ("rest", &["model", "pb", "listen", "api"]),
+    ("web", &["model", "rest"]),
+    ("server", &["model", "pb", "telemetry", "clock", "config", "store", "net", "files", "limits", "listen", "fetch", "download", "engine", "api", "rest", "web"]),
     ("cli", &["model", "pb", "clock", "config", "telemetry", "engine", "server"]),
 ];
 
@@ -202,7 +204,7 @@ fn every_reason_is_explained() {
     let waits = waits.lines().filter_map(|line| line.split(" = ").next()).map(str::trim);
     reasons
         .extend(waits.filter(|it| it.starts_with("WAIT_REASON_") && !it.ends_with("UNSPECIFIED")).map(str::to_owned));
-    for file in sources(&["src/api"]) {
+    for file in sources(&["src/api", "src/rest"]) {
         let literals = file.text.split('"').skip(1).step_by(2);
         // `env!("CARGO_…")` is cargo's word; the others are a method of HTTP and codes of gRPC.
         let is_foreign =

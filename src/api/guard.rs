@@ -24,12 +24,15 @@ use crate::listen::tls::Client;
 use crate::model::browser::{Asked, BrowserRules, Foreign, Verdict};
 
 /// What pages of a listed origin may send, and what they may read.
-const ALLOWED_METHODS: HeaderValue = HeaderValue::from_static("POST");
+const ALLOWED_METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PATCH, DELETE");
 const ALLOWED_HEADERS: HeaderValue = HeaderValue::from_static(
-    "authorization, content-type, grpc-timeout, haul-tenant, idempotency-key, last-event-id, x-grpc-web, x-user-agent",
+    "authorization, content-type, grpc-timeout, haul-tenant, idempotency-key, if-match, if-none-match, if-range, \
+     last-event-id, range, x-grpc-web, x-user-agent",
 );
-const EXPOSED_HEADERS: HeaderValue =
-    HeaderValue::from_static("grpc-status, grpc-message, grpc-status-details-bin, haul-request-id");
+const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static(
+    "content-disposition, content-range, etag, grpc-message, grpc-status, grpc-status-details-bin, haul-request-id, \
+     repr-digest, retry-after",
+);
 /// How long a browser may remember what a preflight said, in seconds.
 const PREFLIGHT_AGE: HeaderValue = HeaderValue::from_static("600");
 
@@ -115,6 +118,7 @@ fn asked<'a>(request: &'a Request<Body>, peer: Option<&'a Peer>) -> Asked<'a> {
             .iter()
             .all(|it| matches!(*it, "application/grpc" | "application/grpc+proto"))
             && headers.contains_key(CONTENT_TYPE),
+        is_probe: matches!(request.uri().path(), "/healthz" | "/readyz"),
         is_preflight: request.method() == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD),
         authorities,
         origins: texts(headers, &ORIGIN),

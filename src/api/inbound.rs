@@ -210,12 +210,12 @@ impl HttpBody for BoundedBody {
     }
 }
 
-fn no_room() -> Status {
+pub(crate) fn no_room() -> Status {
     let message = "too many bytes of unfinished messages are waiting for the rest of them; send fewer messages at once";
     exhausted("INBOUND_BUFFER", "inbound_buffer_bytes", message)
 }
 
-fn silent(time: Duration) -> Status {
+pub(crate) fn silent(time: Duration) -> Status {
     let message =
         format!("nothing came of the request for {} s, and it is not whole; send it again", time.as_secs_f64());
     Fault::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", message).into()

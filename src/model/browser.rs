@@ -26,6 +26,8 @@ pub struct Asked<'a> {
     pub is_tls: bool,
     /// Whether it is gRPC over its own content type, which no page can send over HTTP/2.
     pub is_grpc: bool,
+    /// Whether it asks for nothing but whether the server is well, which anybody may know by any name.
+    pub is_probe: bool,
     /// Whether it asks what another request may do (`OPTIONS` with `Access-Control-Request-Method`).
     pub is_preflight: bool,
     /// The authority of its target, else each `Host`.
@@ -66,7 +68,8 @@ impl BrowserRules {
     /// Judges a request by its head: the host that it names first, then the origin, then what the browser says itself.
     pub fn judge<'a>(&self, asked: &Asked<'a>) -> Verdict<'a> {
         let is_from_browser = !asked.origins.is_empty() || asked.has_fetch_metadata;
-        if !asked.is_http1 && !is_from_browser && asked.is_grpc {
+        let may_name_any_host = asked.is_probe || (!asked.is_http1 && asked.is_grpc);
+        if may_name_any_host && !is_from_browser {
             return Verdict::Passes;
         }
         let authority = match asked.authorities[..] {
@@ -272,6 +275,14 @@ mod tests {
         assert_eq!(rules().judge(&ask("https://dash.example")), Verdict::Preflight("https://dash.example"));
         assert_eq!(rules().judge(&ask("http://localhost")), FOREIGN_ORIGIN);
         assert_eq!(rules().judge(&ask("http://evil")), FOREIGN_ORIGIN);
+    }
+
+    #[test]
+    fn probes_may_name_any_host() {
+        let probe = || Asked { is_probe: true, ..web("haul.default.svc", None) };
+        assert_eq!(rules().judge(&probe()), Verdict::Passes);
+        assert_eq!(rules().judge(&Asked { is_http1: false, ..probe() }), Verdict::Passes);
+        assert_eq!(rules().judge(&Asked { has_fetch_metadata: true, ..probe() }), FOREIGN_HOST);
     }
 
     #[test]

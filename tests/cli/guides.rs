@@ -171,6 +171,12 @@ async fn the_examples_of_secrets_work() {
     run("secrets.md", &server, &origin);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_of_http_work() {
+    let (server, origin) = stage().await;
+    run("http.md", &server, &origin);
+}
+
 /// The pages whose examples other tests run: programs by `tests/it/clients.rs`, and help, which has none.
 const OTHER_PAGES: [&str; 2] = ["clients.md", "cli.md"];
 

@@ -13,6 +13,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
+use crate::it::curl::curl;
 use crate::it::wire::{call, call_web};
 use crate::support::disk::SmallDisk;
 use crate::support::origin::Origin;
@@ -82,6 +83,7 @@ async fn health_says_not_serving_while_draining_and_streams_are_told_to_come_bac
         for service in ["", "haul.v1.JobService", "haul.v1.ContentService", "haul.v1.AdminService"] {
             followed.push(health(&server, service).await);
         }
+        let mut live = health(&server, "live").await;
         let watch = pb::WatchJobRequest { job_id: id, ..Default::default() };
         let mut watched = server.jobs().watch_job(watch).await.unwrap().into_inner();
         if by_signal {
@@ -94,6 +96,8 @@ async fn health_says_not_serving_while_draining_and_streams_are_told_to_come_bac
             assert_eq!(next.status(), ServingStatus::NotServing);
             assert!(tokio::time::timeout(PATIENCE, stream.message()).await.unwrap().unwrap().is_none(), "it ends");
         }
+        let next = tokio::time::timeout(PATIENCE, live.message()).await.unwrap().unwrap();
+        assert!(next.is_none(), "a liveness probe does not end a drain: {next:?}");
         let end = loop {
             match tokio::time::timeout(PATIENCE, watched.message()).await.unwrap() {
                 Ok(message) => assert!(message.is_some(), "the stream must not end as if the job had"),
@@ -111,7 +115,7 @@ async fn health_says_not_serving_while_draining_and_streams_are_told_to_come_bac
 }
 
 /// A full disk is waited out; meanwhile health sends callers elsewhere.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn health_says_not_serving_while_nothing_can_be_committed() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
@@ -138,9 +142,13 @@ async fn health_says_not_serving_while_nothing_can_be_committed() {
     let next = tokio::time::timeout(PATIENCE, followed.message());
     let next = tokio::select! { next = next => next.unwrap().unwrap().unwrap(), () = submit => unreachable!() };
     assert_eq!(next.status(), ServingStatus::NotServing);
+    let ready = curl(&server, &[], "/readyz");
+    assert_eq!((ready.code, ready.body.as_str()), (503, "store\n"));
+    assert_eq!(curl(&server, &[], "/healthz").code, 200, "the process is alive");
     std::fs::remove_file(&filler).unwrap();
     let next = tokio::time::timeout(PATIENCE, followed.message()).await.unwrap().unwrap().unwrap();
     assert_eq!(next.status(), ServingStatus::Serving);
+    assert_eq!(curl(&server, &[], "/readyz").code, 200);
 }
 
 #[tokio::test]

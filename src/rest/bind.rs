@@ -1,0 +1,353 @@
+//! Makes the message of a call from a request: its path, its query, its body and two of its headers.
+//!
+//! Path and query become one document of JSON, by what the descriptors say of each field, and are then read as a body is.
+//! So they have one set of rules, and each error names a field of the request message.
+
+use http::HeaderMap;
+use percent_encoding::percent_decode_str;
+use prost_reflect::{Cardinality, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value as Field};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use tonic::Status;
+
+use crate::api::status::{Violations, shown};
+use crate::rest::json;
+use crate::rest::routes::{Body, Route};
+
+/// The header that makes a call idempotent.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// The header in which a browser says how far it was when its stream was cut.
+const LAST_EVENT_ID: &str = "last-event-id";
+/// Fields whose parts are named one by one in a mask; of the others a change is of the whole.
+const CHANGED_IN_PARTS: [&str; 1] = ["group"];
+
+/// Returns the message of a call.
+pub(crate) fn message(
+    route: &Route,
+    path: &[(&str, String)],
+    query: &str,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<DynamicMessage, Status> {
+    let input = route.rpc.input();
+    let mut message = match &route.body {
+        Body::All if !body.is_empty() => json::read(input.clone(), body, "")?,
+        Body::Field(field) if !body.is_empty() => {
+            let mut message = DynamicMessage::new(input.clone());
+            if let Kind::Message(descriptor) = field.kind() {
+                let value = json::read(descriptor, body, field.name())?;
+                message.set_field(field, Field::Message(value));
+            }
+            message
+        }
+        _ => DynamicMessage::new(input.clone()),
+    };
+    let mut v = Violations::default();
+    let mut document = Map::new();
+    for (name, text) in pairs(query) {
+        let is_taken = path.iter().any(|(variable, _)| *variable == name);
+        let is_body = match &route.body {
+            Body::All => true,
+            Body::Field(field) => name.split(['.', '[']).next().is_some_and(|it| it == field.name()),
+            Body::None => false,
+        };
+        if is_taken || is_body {
+            v.add(shown(&name), "is no parameter of the query here");
+        } else {
+            place(&mut document, &input, &name, text, &mut v);
+        }
+    }
+    for (name, text) in path {
+        if message.has_field_by_name(name) {
+            v.add(*name, "stands in the path; leave it out of the body");
+        }
+        place(&mut document, &input, name, text.clone(), &mut v);
+    }
+    from_headers(&mut document, &input, headers, &mut v);
+    v.or(())?;
+    for (field, value) in json::read_value(input.clone(), Value::Object(document))?.take_fields() {
+        message.set_field(&field, value);
+    }
+    name_changes(&mut message, route, body)?;
+    Ok(message)
+}
+
+/// Splits a query into names and values.
+fn pairs(query: &str) -> Vec<(String, String)> {
+    let decoded = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+    let parts = query.split('&').filter(|part| !part.is_empty());
+    parts
+        .map(|part| part.split_once('=').unwrap_or((part, "")))
+        .map(|(name, value)| (decoded(name), decoded(value)))
+        .collect()
+}
+
+/// Puts a parameter into the document. `name` is a field by either of its names, parts of messages after a `.`, the key of
+/// a map in brackets.
+fn place(document: &mut Map<String, Value>, of: &MessageDescriptor, name: &str, text: String, v: &mut Violations) {
+    let (first, rest) = match name.find(['.', '[']) {
+        Some(at) => (&name[..at], &name[at..]),
+        None => (name, ""),
+    };
+    let known = of.get_field_by_name(first).or_else(|| of.get_field_by_json_name(first));
+    let Some(field) = known else {
+        v.add(shown(name), format!("is no field of {}", of.name()));
+        return;
+    };
+    let key = field.name().to_owned();
+    if let Some(inner) = rest.strip_prefix('.') {
+        match field.kind() {
+            Kind::Message(inside) if !field.is_list() && !field.is_map() && !is_one_text(&inside) => {
+                if let Value::Object(inside_document) = document.entry(key).or_insert_with(|| Value::Object(Map::new()))
+                {
+                    place(inside_document, &inside, inner, text, v);
+                }
+            }
+            _ => v.add(shown(name), format!("`{}` has no parts", field.name())),
+        }
+    } else if let Some(entry) = rest.strip_prefix('[').and_then(|it| it.strip_suffix(']')) {
+        if field.is_map() {
+            if let Value::Object(map) = document.entry(key).or_insert_with(|| Value::Object(Map::new()))
+                && map.insert(entry.to_owned(), Value::from(text)).is_some()
+            {
+                v.add(shown(name), "stands there twice");
+            }
+        } else {
+            v.add(shown(name), format!("`{}` has no keys", field.name()));
+        }
+    } else if !rest.is_empty() {
+        v.add(shown(name), "has a bracket that does not close");
+    } else if field.cardinality() == Cardinality::Repeated && !field.is_map() {
+        let item = scalar(&field, text, name, v);
+        if let Value::Array(items) = document.entry(key).or_insert_with(|| Value::Array(Vec::new())) {
+            items.push(item);
+        }
+    } else if field.is_map() {
+        v.add(shown(name), format!("is a map; write {}[KEY]=VALUE", field.name()));
+    } else {
+        let value = scalar(&field, text, name, v);
+        if document.insert(key, value).is_some() {
+            v.add(shown(name), "stands there twice");
+        }
+    }
+}
+
+/// Returns the value of a field as JSON has it. Numbers, enums, times and masks are read from texts.
+fn scalar(field: &FieldDescriptor, text: String, name: &str, v: &mut Violations) -> Value {
+    match field.kind() {
+        Kind::Bool => match text.as_str() {
+            "true" | "" => Value::Bool(true),
+            "false" => Value::Bool(false),
+            _ => {
+                v.add(shown(name), format!("is `{}`; it is true or false", shown(&text)));
+                Value::Null
+            }
+        },
+        Kind::Message(inside) if !is_one_text(&inside) => {
+            v.add(shown(name), format!("has parts; write {name}.PART=VALUE"));
+            Value::Null
+        }
+        Kind::Message(inside) if inside.full_name() == "google.protobuf.FieldMask" => Value::from(camel(&text)),
+        _ => Value::from(text),
+    }
+}
+
+/// Returns whether the JSON of a message is one text.
+fn is_one_text(message: &MessageDescriptor) -> bool {
+    matches!(
+        message.full_name(),
+        "google.protobuf.Duration" | "google.protobuf.Timestamp" | "google.protobuf.FieldMask"
+    )
+}
+
+/// Returns a mask in the spelling of JSON.
+fn camel(mask: &str) -> String {
+    let mut out = String::with_capacity(mask.len());
+    let mut is_next_large = false;
+    for letter in mask.chars() {
+        if letter == '_' {
+            is_next_large = true;
+        } else {
+            out.push(if is_next_large { letter.to_ascii_uppercase() } else { letter });
+            is_next_large = false;
+        }
+    }
+    out
+}
+
+/// Reads the two headers that stand for fields.
+fn from_headers(document: &mut Map<String, Value>, input: &MessageDescriptor, headers: &HeaderMap, v: &mut Violations) {
+    let text = |name: &str| {
+        let value = headers.get(name)?;
+        Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    if let (Some(_), Some(key)) = (input.get_field_by_name("request_id"), text(IDEMPOTENCY_KEY)) {
+        // A text of RFC 8941 stands in quotes.
+        let key = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).map_or(key.clone(), str::to_owned);
+        if document.insert("request_id".to_owned(), Value::from(key)).is_some() {
+            v.add("request_id", "stands in the query and in `Idempotency-Key`; leave one out");
+        }
+    }
+    if let (Some(_), Some(id)) = (input.get_field_by_name("after_sequence"), text(LAST_EVENT_ID)) {
+        document.insert("after_sequence".to_owned(), Value::from(id));
+    }
+}
+
+/// Names in the mask of a change what its body names, where it has no mask of its own.
+fn name_changes(message: &mut DynamicMessage, route: &Route, body: &[u8]) -> Result<(), Status> {
+    let has_mask = route.rpc.input().get_field_by_name("update_mask").is_some();
+    if route.method != http::Method::PATCH || !has_mask || message.has_field_by_name("update_mask") || body.is_empty() {
+        return Ok(());
+    }
+    let of = match &route.body {
+        Body::Field(field) => match field.kind() {
+            Kind::Message(descriptor) => descriptor,
+            _ => return Ok(()),
+        },
+        _ => route.rpc.input(),
+    };
+    let named: std::collections::BTreeMap<String, &RawValue> = serde_json::from_slice(body).unwrap_or_default();
+    let mut paths = Vec::new();
+    for (name, value) in named {
+        let known = of.get_field_by_name(&name).or_else(|| of.get_field_by_json_name(&name));
+        let Some(field) = known.filter(|field| field.name() != "update_mask") else { continue };
+        match field.kind() {
+            Kind::Message(inside) if CHANGED_IN_PARTS.contains(&field.name()) => {
+                let parts: std::collections::BTreeMap<String, &RawValue> =
+                    serde_json::from_str(value.get()).unwrap_or_default();
+                let known =
+                    |part: &String| inside.get_field_by_name(part).or_else(|| inside.get_field_by_json_name(part));
+                paths.extend(parts.keys().filter_map(known).map(|part| format!("{}.{}", field.name(), part.name())));
+            }
+            _ => paths.push(field.name().to_owned()),
+        }
+    }
+    let mask = json::read_value(route.rpc.input(), serde_json::json!({"updateMask": camel(&paths.join(","))}))?;
+    if let Some(value) = mask.get_field_by_name("update_mask") {
+        message.set_field_by_name("update_mask", value.into_owned());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use prost::Message as _;
+    use tonic_types::StatusExt as _;
+
+    use super::*;
+    use crate::pb;
+    use crate::rest::routes::{Found, find, routes};
+
+    fn bound<M: prost::Message + Default>(
+        method: &Method,
+        uri: &str,
+        headers: &[(&'static str, &str)],
+        body: &str,
+    ) -> Result<M, Vec<String>> {
+        let routes = routes(json::pool());
+        let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+        let Found::Route(route, values) = find(&routes, method, path) else { panic!("{uri}") };
+        let headers = headers.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()));
+        let message = message(route, &values, query, &headers.collect(), body.as_bytes());
+        message.map(|message| M::decode(message.encode_to_vec().as_slice()).unwrap()).map_err(|status| {
+            let violations = status.get_details_bad_request().unwrap().field_violations;
+            violations.into_iter().map(|it| format!("{}: {}", it.field, it.description)).collect()
+        })
+    }
+
+    #[test]
+    fn a_query_has_all_kinds_of_fields() {
+        let list: pb::ListJobsRequest = bound(
+            &Method::GET,
+            "/v1/jobs?page_size=7&states=JOB_STATE_RUNNING&states=JOB_STATE_PAUSED&labels[team]=m+l%26&labels%5Bx%5D=\
+             &createTimeAfter=2026-01-02T03:04:05Z",
+            &[],
+            "",
+        )
+        .unwrap();
+        assert_eq!((list.page_size, list.states.len()), (7, 2));
+        assert_eq!(list.labels["team"], "m l&");
+        assert_eq!(list.labels["x"], "");
+        assert_eq!(list.create_time_after.unwrap().seconds, 1_767_323_045);
+        let task: pb::GetTaskRequest = bound(&Method::GET, "/v1/jobs/a%2Fb/tasks/3?include_body", &[], "").unwrap();
+        assert_eq!((task.job_id.as_str(), task.include_body), ("a/b", true));
+        assert_eq!(task.task, Some(pb::get_task_request::Task::TaskIndex(3)));
+        let wait: pb::WaitJobRequest = bound(&Method::GET, "/v1/jobs/a:wait?timeout=1.5s", &[], "").unwrap();
+        assert_eq!(wait.timeout.unwrap().nanos, 500_000_000);
+    }
+
+    #[test]
+    fn every_wrong_parameter_is_named() {
+        let uri = "/v1/jobs?page_sizes=1&labels=x&labels[a]=1&labels[a]=2&page_token=a&page_token=b&states.x=1&page_size[0]=1\
+                   &labels[a";
+        let wrong = bound::<pb::ListJobsRequest>(&Method::GET, uri, &[], "").unwrap_err();
+        let fields: Vec<_> = wrong.iter().map(|it| it.split(": ").next().unwrap()).collect();
+        let expected = ["page_sizes", "labels", "labels[a]", "page_token", "states.x", "page_size[0]", "labels[a"];
+        assert_eq!(fields, expected, "{wrong:?}");
+        for (uri, field) in [
+            ("/v1/jobs?page_size=x", "page_size"),
+            ("/v1/jobs?states=RUNNING", "states[0]"),
+            ("/v1/jobs?create_time_after=now", "create_time_after"),
+            ("/v1/jobs/a/tasks/x", "task_index"),
+            ("/v1/jobs/a/tasks/-1", "task_index"),
+            ("/v1/jobs/a/tasks/1?task_key=x", "body"),
+            ("/v1/jobs/a?job_id=b", "job_id"),
+        ] {
+            let wrong = bound::<pb::ListJobsRequest>(&Method::GET, uri, &[], "").unwrap_err();
+            assert!(wrong[0].starts_with(&format!("{field}: ")), "{uri}: {wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_body_is_one_field_or_all_of_them() {
+        let submit: pb::SubmitJobRequest =
+            bound(&Method::POST, "/v1/jobs?validate_only=true", &[("idempotency-key", "\"k\"")], r#"{"title": "t"}"#)
+                .unwrap();
+        assert_eq!((submit.request_id.as_str(), submit.validate_only), ("k", true));
+        assert_eq!(submit.job.unwrap().title, "t");
+        let key = [("idempotency-key", "k")];
+        let twice = bound::<pb::SubmitJobRequest>(&Method::POST, "/v1/jobs?request_id=x", &key, "{}").unwrap_err();
+        assert!(twice[0].starts_with("request_id: "), "{twice:?}");
+        let query = bound::<pb::SubmitJobRequest>(&Method::POST, "/v1/jobs?job.title=x", &[], "{}").unwrap_err();
+        assert!(query[0].starts_with("job.title: "), "{query:?}");
+        let cancel: pb::CancelJobRequest =
+            bound(&Method::POST, "/v1/jobs/a:cancel", &[], r#"{"reason": "r"}"#).unwrap();
+        assert_eq!((cancel.job_id.as_str(), cancel.reason.as_str()), ("a", "r"));
+        let bare: pb::CancelJobRequest = bound(&Method::POST, "/v1/jobs/a:cancel", &[], "").unwrap();
+        assert_eq!(bare.job_id, "a");
+        let query = bound::<pb::CancelJobRequest>(&Method::POST, "/v1/jobs/a:cancel?reason=r", &[], "").unwrap_err();
+        assert!(query[0].starts_with("reason: "), "{query:?}");
+        let twice = bound::<pb::CancelJobRequest>(&Method::POST, "/v1/jobs/a:cancel", &[], r#"{"job_id": "b"}"#);
+        assert!(twice.unwrap_err()[0].starts_with("job_id: "));
+    }
+
+    #[test]
+    fn a_change_names_what_its_body_names() {
+        let change = |body| bound::<pb::UpdateJobRequest>(&Method::PATCH, "/v1/jobs/a", &[], body).unwrap();
+        let mask = |body| change(body).update_mask.unwrap_or_default().paths;
+        assert_eq!(mask(r#"{"title": "t", "rateLimit": null}"#), ["rate_limit", "title"]);
+        assert_eq!(mask(r#"{"group": {"maxConcurrency": 3}}"#), ["group.max_concurrency"]);
+        assert_eq!(mask(r#"{"title": "t", "priority": 1, "update_mask": "title"}"#), ["title"]);
+        assert!(mask("{}").is_empty());
+        let limits = |uri, body| bound::<pb::UpdateLimitsRequest>(&Method::PATCH, uri, &[], body).unwrap();
+        let set = limits("/v1/limits", r#"{"max_per_host": 3}"#);
+        assert_eq!(
+            (set.update_mask.unwrap().paths, set.limits.unwrap().max_per_host),
+            (vec!["max_per_host".into()], 3)
+        );
+        let set = limits("/v1/limits?update_mask=max_per_host,bytes_per_second", "{}");
+        assert_eq!(set.update_mask.unwrap().paths, ["max_per_host", "bytes_per_second"]);
+    }
+
+    #[test]
+    fn a_browser_that_was_cut_goes_on() {
+        let watch =
+            |uri, headers: &[(&'static str, &str)]| bound::<pb::WatchJobRequest>(&Method::GET, uri, headers, "");
+        let id = [("last-event-id", "7")];
+        assert_eq!(watch("/v1/jobs/a/events?after_sequence=3", &id).unwrap().after_sequence, Some(7));
+        assert_eq!(watch("/v1/jobs/a/events", &[]).unwrap().after_sequence, None);
+        let wrong = watch("/v1/jobs/a/events", &[("last-event-id", "x")]).unwrap_err();
+        assert!(wrong[0].starts_with("after_sequence: "), "{wrong:?}");
+    }
+}

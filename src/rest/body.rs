@@ -1,0 +1,106 @@
+//! The body of a request: its type, its length, and the time that it takes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, StatusCode};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use tonic::Code;
+use tonic::body::Body;
+
+use crate::api::inbound::{no_room, silent};
+use crate::api::status::{message_too_large, shown};
+use crate::listen::budget::Hold;
+use crate::listen::peer::Peer;
+use crate::rest::answer::Refusal;
+
+/// The bounds of a body.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyBounds {
+    /// The most bytes.
+    pub bytes_max: u64,
+    /// How long the next byte may take.
+    pub idle_max: Duration,
+}
+
+/// Reads a body of JSON whole. None is empty.
+pub(crate) async fn read(
+    headers: &HeaderMap,
+    mut body: Body,
+    peer: Option<&Arc<Peer>>,
+    bounds: BodyBounds,
+) -> Result<Bytes, Refusal> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    let announced = body.size_hint().lower();
+    if announced > bounds.bytes_max {
+        return Err(too_large(bounds));
+    }
+    is_json(headers)?;
+    let mut hold = peer.map(|peer| Hold::new(peer.share.clone()));
+    let mut whole = BytesMut::new();
+    loop {
+        let Ok(next) = tokio::time::timeout(bounds.idle_max, body.frame()).await else {
+            let status = silent(bounds.idle_max);
+            return Err(Refusal::from(status).with_code(StatusCode::REQUEST_TIMEOUT));
+        };
+        match next {
+            None => return Ok(whole.freeze()),
+            Some(Err(error)) => {
+                let message = format!("the body ended before it was whole: {}", shown(error.message()));
+                return Err(Refusal::new(StatusCode::BAD_REQUEST, Code::Cancelled, "CANCELLED", &message));
+            }
+            Some(Ok(frame)) => {
+                let Ok(data) = frame.into_data() else { continue };
+                let come = (whole.len() + data.len()) as u64;
+                if come > bounds.bytes_max {
+                    return Err(too_large(bounds));
+                }
+                if hold.as_mut().is_some_and(|hold| hold.set(announced.max(come), come).is_err()) {
+                    return Err(no_room().into());
+                }
+                whole.extend_from_slice(&data);
+            }
+        }
+    }
+}
+
+fn too_large(bounds: BodyBounds) -> Refusal {
+    let message = format!(
+        "the body is longer than {} MiB, the most that the server accepts; submit an open job and add tasks to it",
+        bounds.bytes_max >> 20
+    );
+    message_too_large(message).into()
+}
+
+/// Checks that a body says that it is JSON: a form of a web page of others cannot say so.
+fn is_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    let unsupported = |message: &str| {
+        let code = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        Err(Refusal::new(code, Code::InvalidArgument, "UNSUPPORTED_MEDIA_TYPE", message))
+    };
+    if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|it| !it.as_bytes().eq_ignore_ascii_case(b"identity"))
+    {
+        let encoding = String::from_utf8_lossy(encoding.as_bytes());
+        return unsupported(&format!("the body is sent as `{}`; send it as it is", shown(&encoding)));
+    }
+    let kind = headers.get(CONTENT_TYPE).map(|kind| String::from_utf8_lossy(kind.as_bytes()));
+    let kind = kind.unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match essence.as_str() {
+        "application/json" => Ok(()),
+        "application/x-www-form-urlencoded" => unsupported(
+            "the body says that it is a form, as that of `curl -d` does; send JSON: curl --json @job.json URL, or with \
+             an older curl: -H 'Content-Type: application/json' -d @job.json",
+        ),
+        "" => unsupported("the body does not say what it is; send `Content-Type: application/json`"),
+        _ => unsupported(&format!(
+            "the body is `{}`; send JSON, as `application/json`: curl --json @job.json URL",
+            shown(&essence)
+        )),
+    }
+}

@@ -1,0 +1,167 @@
+//! Calls the services within the process, as a client over the network does, so that each check, limit and right is
+//! passed here too.
+
+use std::convert::Infallible;
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
+use http_body_util::{BodyExt as _, Full};
+use prost_reflect::MethodDescriptor;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::ServiceExt as _;
+use tower::util::BoxCloneSyncService;
+
+use crate::api::status::internal;
+
+/// The services, with what each call passes before them.
+pub type Services = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+
+/// The bytes before a message: whether it is compressed, and its length.
+const HEAD_BYTES: usize = 5;
+/// Headers that are about the request as HTTP, and not about the call.
+const OF_HTTP: [http::HeaderName; 11] = [
+    ACCEPT,
+    ACCEPT_ENCODING,
+    CONNECTION,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    EXPECT,
+    HOST,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// The one who calls: the headers of the request, and what the layers below know of its connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    headers: HeaderMap,
+    extensions: http::Extensions,
+}
+
+impl Caller {
+    /// Takes who calls from a request.
+    pub(crate) fn new(head: &http::request::Parts) -> Caller {
+        let mut headers = head.headers.clone();
+        for name in OF_HTTP {
+            headers.remove(name);
+        }
+        // Encodings are a matter between the two ends of a connection; of the rest a deadline means here what it means there.
+        let of_grpc: Vec<_> = headers
+            .keys()
+            .filter(|name| name.as_str().starts_with("grpc-") && *name != "grpc-timeout")
+            .cloned()
+            .collect();
+        for name in of_grpc {
+            headers.remove(name);
+        }
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        Caller { headers, extensions: head.extensions.clone() }
+    }
+
+    /// Makes a call. Fails where it ends without a message.
+    pub(crate) async fn call(
+        &self,
+        services: &Services,
+        rpc: &MethodDescriptor,
+        message: &[u8],
+    ) -> Result<Messages, Status> {
+        let mut framed = BytesMut::with_capacity(HEAD_BYTES + message.len());
+        framed.put_u8(0);
+        framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+        framed.put_slice(message);
+        let mut request = Request::new(Body::new(Full::new(framed.freeze())));
+        *request.method_mut() = Method::POST;
+        *request.version_mut() = Version::HTTP_2;
+        *request.headers_mut() = self.headers.clone();
+        *request.extensions_mut() = self.extensions.clone();
+        let path = format!("/{}/{}", rpc.parent_service().full_name(), rpc.name());
+        *request.uri_mut() = path.parse().map_err(|_| internal("a method has no path"))?;
+        let response = match services.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        let (head, body) = response.into_parts();
+        match Status::from_header_map(&head.headers) {
+            Some(status) if status.code() != Code::Ok => Err(status),
+            _ => Ok(Messages { body, buffer: BytesMut::new() }),
+        }
+    }
+}
+
+/// The messages of an answer.
+pub(crate) struct Messages {
+    body: Body,
+    buffer: BytesMut,
+}
+
+impl Messages {
+    /// Returns the next message; `None` after the last. Nothing is lost where the future is dropped.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        loop {
+            if let Some(message) = take(&mut self.buffer)? {
+                return Ok(Some(message));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.buffer.put(data),
+                    Err(frame) => {
+                        let status = frame.trailers_ref().and_then(Status::from_header_map);
+                        return match status {
+                            Some(status) if status.code() != Code::Ok => Err(status),
+                            _ => Ok(None),
+                        };
+                    }
+                },
+                Some(Err(status)) => return Err(status),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Returns the only message.
+    pub(crate) async fn only(mut self) -> Result<Bytes, Status> {
+        let message = self.next().await?;
+        // What follows is the status, which may be an error all the same.
+        while self.next().await?.is_some() {}
+        message.ok_or_else(|| internal("a call has ended without a message"))
+    }
+}
+
+fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
+    if buffer.len() < HEAD_BYTES {
+        return Ok(None);
+    }
+    if buffer[0] != 0 {
+        return Err(internal("a message is compressed that nobody asked to compress"));
+    }
+    let length = u32::from_be_bytes([buffer[1], buffer[2], buffer[3], buffer[4]]) as usize;
+    if buffer.len() < HEAD_BYTES + length {
+        return Ok(None);
+    }
+    buffer.advance(HEAD_BYTES);
+    Ok(Some(buffer.split_to(length).freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_cut_by_their_lengths() {
+        let mut buffer = BytesMut::from(&[0, 0, 0, 0, 2, 7][..]);
+        assert_eq!(take(&mut buffer).unwrap(), None);
+        buffer.put_slice(&[8, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(take(&mut buffer).unwrap().unwrap(), &[7, 8][..]);
+        assert_eq!(take(&mut buffer).unwrap().unwrap(), &[][..]);
+        assert_eq!((take(&mut buffer).unwrap(), buffer.len()), (None, 1));
+        assert!(take(&mut BytesMut::from(&[1, 0, 0, 0, 0][..])).is_err());
+    }
+}

@@ -1,0 +1,260 @@
+//! Messages of the contract as JSON, read and written by their descriptors.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::LazyLock;
+
+use prost::Message as _;
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use serde_path_to_error::Path;
+use tonic::Status;
+
+use crate::api::status::{Violations, internal, shown};
+use crate::pb;
+
+/// Every message of the contract, and those of error details.
+static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    let mut pool = DescriptorPool::decode(pb::FILE_DESCRIPTOR_SET).unwrap_or_default();
+    if let Err(error) = pool.decode_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET) {
+        tracing::error!("the details of errors cannot be written as JSON: {error}");
+    }
+    pool
+});
+
+/// Returns the descriptors of the contract.
+pub(crate) fn pool() -> &'static DescriptorPool {
+    &POOL
+}
+
+/// Reads a message; `place` is the path of the message in the request. A field that the contract does not have is an
+/// error, and so is one that stands there twice.
+pub(crate) fn read(descriptor: MessageDescriptor, text: &[u8], place: &str) -> Result<DynamicMessage, Status> {
+    read_once(text, place)?;
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
+    DynamicMessage::deserialize(descriptor, tracked).map_err(|error| unreadable(place, &track.path(), &error))
+}
+
+/// Reads a message from a value.
+pub(crate) fn read_value(descriptor: MessageDescriptor, value: Value) -> Result<DynamicMessage, Status> {
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
+    DynamicMessage::deserialize(descriptor, tracked).map_err(|error| unreadable("", &track.path(), &error))
+}
+
+/// Checks that a text is one document of JSON in which no object has a key twice.
+fn read_once(text: &[u8], place: &str) -> Result<(), Status> {
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
+    Once.deserialize(tracked).map_err(|error| unreadable(place, &track.path(), &error))?;
+    json.end().map_err(|error| unreadable(place, &serde_path_to_error::Track::new().path(), &error))
+}
+
+/// Returns the error of a text that does not read.
+fn unreadable(place: &str, path: &Path, error: &serde_json::Error) -> Status {
+    let text = error.to_string();
+    // The path says where; the line and the column are of use where the text is no JSON at all.
+    let position = text.rfind(" at line ").filter(|_| error.is_data());
+    let what = position.map_or(text.as_str(), |at| &text[..at]);
+    let mut field = place.to_owned();
+    let path = path.to_string();
+    if path != "." {
+        if !field.is_empty() && !path.starts_with('[') {
+            field.push('.');
+        }
+        field.push_str(&path);
+    }
+    let unknown = what.strip_prefix("unrecognized field name '").and_then(|rest| rest.strip_suffix('\''));
+    if let Some(unknown) = unknown {
+        let dot = if field.is_empty() { "" } else { "." };
+        return Violations::one(&format!("{field}{dot}{}", shown(unknown)), "is no field of the request");
+    }
+    if field.is_empty() {
+        "body".clone_into(&mut field);
+    }
+    Violations::one(&shown(&field), format!("cannot be read: {}", shown(what)))
+}
+
+/// Reads any JSON and keeps nothing; fails where an object has a key twice.
+#[derive(Clone, Copy)]
+struct Once;
+
+impl<'de> DeserializeSeed<'de> for Once {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Once {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element_seed(Once)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut keys = HashSet::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if keys.contains(&key) {
+                // As an error of the value, so that the path names the key.
+                return map.next_value_seed(Twice);
+            }
+            keys.insert(key);
+            map.next_value_seed(Once)?;
+        }
+        Ok(())
+    }
+}
+
+/// The value of a key that stands there a second time.
+struct Twice;
+
+impl<'de> DeserializeSeed<'de> for Twice {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, _: D) -> Result<(), D::Error> {
+        Err(D::Error::custom("the key stands there twice"))
+    }
+}
+
+/// Writes a message as one line: the names of the proto, and every field that has no presence.
+pub(crate) fn write(descriptor: MessageDescriptor, message: &[u8]) -> Result<Vec<u8>, Status> {
+    line(&decode(descriptor, message)?)
+}
+
+/// Reads a message of an answer.
+pub(crate) fn decode(descriptor: MessageDescriptor, message: &[u8]) -> Result<DynamicMessage, Status> {
+    let wrong = |error| internal(format!("an answer cannot be read: {error}"));
+    DynamicMessage::decode(descriptor, message).map_err(wrong)
+}
+
+/// As [`write`], for a message that was read already.
+pub(crate) fn line(message: &DynamicMessage) -> Result<Vec<u8>, Status> {
+    let mut line = Vec::with_capacity(512);
+    let mut serializer = serde_json::Serializer::new(&mut line);
+    let wrong = |error| internal(format!("an answer cannot be written as JSON: {error}"));
+    message.serialize_with_options(&mut serializer, &options()).map_err(wrong)?;
+    Ok(line)
+}
+
+fn options() -> SerializeOptions {
+    SerializeOptions::new().use_proto_field_name(true).skip_default_fields(false)
+}
+
+/// Returns the details of a status as JSON; one of a type that is not known is left out.
+pub(crate) fn details(status: &Status) -> Vec<Value> {
+    let all = tonic_types::pb::Status::decode(status.details()).unwrap_or_default();
+    all.details.iter().filter_map(detail).collect()
+}
+
+fn detail(any: &prost_types::Any) -> Option<Value> {
+    let name = any.type_url.rsplit('/').next()?;
+    let message = DynamicMessage::decode(pool().get_message_by_name(name)?, any.value.as_slice()).ok()?;
+    let Ok(Value::Object(fields)) = message.serialize_with_options(serde_json::value::Serializer, &options()) else {
+        return None;
+    };
+    let mut detail = serde_json::Map::new();
+    detail.insert("@type".to_owned(), Value::from(any.type_url.as_str()));
+    detail.extend(fields);
+    Some(Value::Object(detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::StatusExt as _;
+
+    use super::*;
+
+    fn read_job(text: &str) -> Result<DynamicMessage, (String, String)> {
+        let descriptor = pool().get_message_by_name("haul.v1.JobSpec").unwrap();
+        read(descriptor, text.as_bytes(), "job").map_err(|status| {
+            let violation = status.get_details_bad_request().unwrap().field_violations.remove(0);
+            (violation.field, violation.description)
+        })
+    }
+
+    #[test]
+    fn what_does_not_read_is_named_by_its_path() {
+        for (text, field, sign) in [
+            (r#"{"titel": "x"}"#, "job.titel", "no field"),
+            (r#"{"tasks": [{"fetch": {}}, {"fetch": {"url": 7}}]}"#, "job.tasks[1].fetch.url", "string"),
+            (r#"{"tasks": [{"fetch": {"uri": "x"}}]}"#, "job.tasks[0].fetch.uri", "no field"),
+            (r#"{"tasks": [{"fetch": {}, "download": {}}]}"#, "job.tasks[0]", "oneof"),
+            (r#"{"title": "a", "title": "b"}"#, "job", "twice"),
+            (r#"{"labels": {"a": "b", "a": "c"}}"#, "job.labels", "twice"),
+            (r#"{"priority": "high"}"#, "job.priority", "digit"),
+            (r#"{"group": {"mode": "none"}}"#, "job.group.mode", "none"),
+            (r#"{"timeout": "soon"}"#, "job.timeout", ""),
+            (r#"{"title": "a"} {}"#, "job", "trailing"),
+            (r#"{"title": "#, "job", "EOF"),
+            ("", "job", "EOF"),
+            ("[]", "job", "map"),
+            ("title=x", "job", "line 1"),
+        ] {
+            let (named, said) = read_job(text).unwrap_err();
+            assert!(named.starts_with(field) && said.contains(sign), "{text}: {named}: {said}");
+        }
+        let (_, said) = read(pool().get_message_by_name("haul.v1.JobSpec").unwrap(), b"{\"title\": \"\xff\"}", "job")
+            .map(|_| ())
+            .map_err(|status| (0, status.message().to_owned()))
+            .unwrap_err();
+        assert!(said.contains("UTF-8") || said.contains("unicode"), "{said}");
+    }
+
+    #[test]
+    fn both_spellings_are_read_and_zeros_are_written() {
+        let one = read_job(r#"{"startTime": "2026-01-02T03:04:05Z", "rateLimit": {"bytesPerSecond": 7}}"#).unwrap();
+        let other = read_job(r#"{"start_time": "2026-01-02T03:04:05Z", "rate_limit": {"bytes_per_second": "7"}}"#);
+        assert_eq!(one, other.unwrap());
+        let line = write(one.descriptor_of(), &one.encode_to_vec()).unwrap();
+        let value: Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(value["rate_limit"]["bytes_per_second"], "7");
+        assert_eq!((&value["title"], &value["tasks"]), (&Value::from(""), &serde_json::json!([])));
+    }
+
+    /// The descriptor of a message, by a name that reads well where it is called.
+    trait DescriptorOf {
+        fn descriptor_of(&self) -> MessageDescriptor;
+    }
+
+    impl DescriptorOf for DynamicMessage {
+        fn descriptor_of(&self) -> MessageDescriptor {
+            prost_reflect::ReflectMessage::descriptor(self)
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The API as HTTP and JSON: `google.api.http` annotations of the contract say which path is which method.
+//!
+//! Nothing here knows a method: a request becomes a message by the descriptors, is called as a client over gRPC calls it,
+//! and its answer is written by the descriptors again. So each check, limit and right is passed once, and a new method
+//! costs an annotation. Only contents, whose answers are bytes, are written by hand.
+
+mod accept;
+pub(crate) mod answer;
+mod bind;
+mod body;
+mod call;
+mod content;
+pub(crate) mod json;
+mod openapi;
+mod ranges;
+mod routes;
+mod stream;
+mod template;
+
+use std::sync::Arc;
+
+use http::header::ALLOW;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use prost::Message as _;
+use prost_reflect::{DynamicMessage, MethodDescriptor};
+use tonic::body::Body;
+
+use crate::api::status::{Violations, internal};
+use crate::listen::peer::Peer;
+use crate::pb;
+use crate::rest::answer::{Refusal, whole};
+use crate::rest::call::Caller;
+use crate::rest::routes::{Found, Route};
+use crate::rest::stream::Form;
+
+pub use crate::rest::body::BodyBounds;
+pub use crate::rest::call::Services;
+
+/// Where the description of the API is.
+const DESCRIPTION: &str = "/v1/openapi.json";
+
+/// The API as HTTP and JSON.
+#[derive(Clone, Debug)]
+pub struct Rest {
+    services: Services,
+    routes: Arc<Vec<Route>>,
+    bounds: BodyBounds,
+}
+
+impl Rest {
+    /// Makes the face of these services.
+    pub fn new(services: Services, bounds: BodyBounds) -> Rest {
+        Rest { services, routes: Arc::new(routes::routes(json::pool())), bounds }
+    }
+
+    /// Answers a request.
+    pub async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        self.answered(request).await.unwrap_or_else(Refusal::into_response)
+    }
+
+    async fn answered(&self, request: Request<Body>) -> Result<Response<Body>, Refusal> {
+        let (head, body) = request.into_parts();
+        if head.uri.path() == DESCRIPTION && matches!(head.method, Method::GET | Method::HEAD) {
+            return Ok(whole(StatusCode::OK, "application/json", openapi::DOCUMENT.as_str().into()));
+        }
+        let (route, path) = match routes::find(&self.routes, &head.method, head.uri.path()) {
+            Found::Route(route, path) => (route, path),
+            Found::OtherMethods(methods) if head.method == Method::OPTIONS => return Ok(methods_of(&methods)),
+            Found::OtherMethods(methods) => {
+                return Err(Refusal::no_method(head.method.as_str(), head.uri.path(), methods));
+            }
+            Found::Nothing => return Err(Refusal::no_route(head.uri.path())),
+        };
+        let mut sent = bytes::Bytes::new();
+        if route.body != routes::Body::None {
+            let peer = head.extensions.get::<Arc<Peer>>();
+            sent = body::read(&head.headers, body, peer, self.bounds).await?;
+        }
+        let message = bind::message(route, &path, head.uri.query().unwrap_or_default(), &head.headers, &sent)?;
+        drop(sent);
+        let caller = Caller::new(&head);
+        if route.rpc.name() == "ReadContent" {
+            return self.content(&caller, &route.rpc, &message, &head.headers, head.method == Method::HEAD).await;
+        }
+        let form = form(route, &message, &head.headers)?;
+        let messages = caller.call(&self.services, &route.rpc, &message.encode_to_vec()).await?;
+        if let Some(form) = form {
+            return stream::answer(messages, route.rpc.output(), form).await;
+        }
+        let mut line = json::write(route.rpc.output(), &messages.only().await?)?;
+        line.push(b'\n');
+        Ok(whole(StatusCode::OK, "application/json", line.into()))
+    }
+
+    async fn content(
+        &self,
+        caller: &Caller,
+        rpc: &MethodDescriptor,
+        message: &DynamicMessage,
+        headers: &HeaderMap,
+        is_head: bool,
+    ) -> Result<Response<Body>, Refusal> {
+        for field in ["offset", "length"] {
+            if message.has_field_by_name(field) {
+                return Err(Violations::one(field, "is no parameter here; use the header `Range`").into());
+            }
+        }
+        let wish = pb::ReadContentRequest::decode(message.encode_to_vec().as_slice());
+        let wish = wish.map_err(|_| internal("the request for a content cannot be read"))?;
+        let get_task = self.routes.iter().find(|route| route.rpc.name() == "GetTask");
+        let get_task = get_task.ok_or_else(|| internal("the contract has no GetTask"))?;
+        content::answer(caller, &self.services, [&get_task.rpc, rpc], wish, headers, is_head).await
+    }
+}
+
+/// Returns how a stream is written; `None` where the answer is one message.
+fn form(route: &Route, message: &DynamicMessage, headers: &HeaderMap) -> Result<Option<Form>, Refusal> {
+    if !route.rpc.is_server_streaming() {
+        accept::takes(headers, &["application/json"])?;
+        return Ok(None);
+    }
+    if !accept::wants_events(headers) {
+        accept::takes(headers, &["application/x-ndjson", "application/json"])?;
+        return Ok(Some(Form::Lines));
+    }
+    let after = message.get_field_by_name("after_sequence").filter(|_| message.has_field_by_name("after_sequence"));
+    Ok(Some(Form::Events(after.and_then(|it| it.as_u64()))))
+}
+
+fn methods_of(methods: &str) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    if let Ok(methods) = HeaderValue::from_str(methods) {
+        response.headers_mut().insert(ALLOW, methods);
+    }
+    response
+}

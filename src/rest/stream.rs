@@ -1,0 +1,189 @@
+//! Streams: a document a line, or the events that browsers read by themselves (`text/event-stream`).
+//!
+//! A message is written when the client has room for it, so a slow client costs the memory of a few. A client that goes
+//! away drops the stream, and with it the call.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::stream::unfold;
+use http::{HeaderValue, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use prost_reflect::{DynamicMessage, MessageDescriptor, Value};
+use tonic::Status;
+use tonic::body::Body;
+use tonic_types::StatusExt as _;
+
+use crate::rest::answer::{Refusal, harden};
+use crate::rest::call::Messages;
+use crate::rest::json;
+
+/// How long the answer waits for the first message, so that an error before it is an answer of its own.
+const FIRST: Duration = Duration::from_millis(250);
+/// The longest silence of a stream of events, which proxies end otherwise.
+const SILENCE: Duration = Duration::from_secs(15);
+/// About how many bytes are written at once where several messages are there.
+const BATCH_BYTES: usize = 64 << 10;
+/// Events that a client which goes on after them does not get again.
+const DURABLE: [&str; 3] = ["task_ended", "job_changed", "job_ended"];
+/// How long a browser waits before it connects anew, in milliseconds.
+const RECONNECT: &str = "retry: 1000\n";
+
+/// How the messages of a stream are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// A document a line.
+    Lines,
+    /// Events, after this sequence where the client has said one.
+    Events(Option<u64>),
+}
+
+/// What is left of a stream.
+struct Rest {
+    messages: Messages,
+    /// A message that was awaited before the answer began.
+    first: Option<Bytes>,
+    form: Form,
+    of: MessageDescriptor,
+    preface: &'static str,
+    is_over: bool,
+}
+
+/// Returns the answer that a stream of messages becomes.
+pub(crate) async fn answer(
+    mut messages: Messages,
+    of: MessageDescriptor,
+    form: Form,
+) -> Result<Response<Body>, Refusal> {
+    let (first, is_over) = match tokio::time::timeout(FIRST, messages.next()).await {
+        Ok(Ok(Some(first))) => (Some(first), false),
+        Ok(Ok(None)) => (None, true),
+        Ok(Err(status)) => return Err(status.into()),
+        Err(_) => (None, false),
+    };
+    if let (Form::Events(Some(after)), Some(first)) = (&form, &first)
+        && nothing_is_left(&of, first, *after)
+    {
+        // It ends the reconnecting of a browser.
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        return Ok(response);
+    }
+    let (kind, preface) = match form {
+        Form::Lines => ("application/x-ndjson", ""),
+        Form::Events(_) => ("text/event-stream", RECONNECT),
+    };
+    let rest = Rest { messages, first, form, of, preface, is_over };
+    let frames = unfold(rest, |mut rest| async move {
+        let bytes = rest.next().await?;
+        Some((Ok::<_, Infallible>(Frame::data(bytes)), rest))
+    });
+    let mut response = Response::new(Body::new(StreamBody::new(frames)));
+    harden(&mut response, kind);
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+impl Rest {
+    /// Returns the next bytes: those of all messages that are there, up to a bound.
+    async fn next(&mut self) -> Option<Bytes> {
+        let mut out = std::mem::take(&mut self.preface).as_bytes().to_vec();
+        if let Some(first) = self.first.take() {
+            self.write(Ok(Some(first)), &mut out);
+        }
+        if out.is_empty() && !self.is_over {
+            match self.form {
+                Form::Lines => {
+                    let next = self.messages.next().await;
+                    self.write(next, &mut out);
+                }
+                Form::Events(_) => match tokio::time::timeout(SILENCE, self.messages.next()).await {
+                    Ok(next) => self.write(next, &mut out),
+                    Err(_) => out.extend_from_slice(b": heartbeat\n\n"),
+                },
+            }
+        }
+        while !self.is_over && out.len() < BATCH_BYTES {
+            let Some(next) = self.messages.next().now_or_never() else { break };
+            self.write(next, &mut out);
+        }
+        (!out.is_empty()).then(|| out.into())
+    }
+
+    fn write(&mut self, next: Result<Option<Bytes>, Status>, out: &mut Vec<u8>) {
+        let written = next.and_then(|next| {
+            self.is_over = next.is_none();
+            next.map_or(Ok(()), |message| self.message(&message, out))
+        });
+        if let Err(status) = written {
+            self.is_over = true;
+            self.error(status, out);
+        }
+    }
+
+    fn message(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), Status> {
+        let Form::Events(after) = self.form else {
+            out.extend(json::write(self.of.clone(), message)?);
+            out.push(b'\n');
+            return Ok(());
+        };
+        let message = json::decode(self.of.clone(), message)?;
+        let kind = kind(&message);
+        let sequence = sequence(&message);
+        if let (Some("heartbeat"), Some(sequence)) = (kind.as_deref(), sequence) {
+            out.extend(format!(": heartbeat {sequence}\n\n").into_bytes());
+            return Ok(());
+        }
+        // The snapshot of a replay is ahead of what follows it: a cut there would lose events.
+        let has_id = kind.as_deref().is_some_and(|it| DURABLE.contains(&it) || (it == "snapshot" && after.is_none()));
+        if let Some(sequence) = sequence.filter(|_| has_id) {
+            out.extend(format!("id: {sequence}\n").into_bytes());
+        }
+        if let Some(kind) = kind {
+            out.extend(format!("event: {kind}\n").into_bytes());
+        }
+        out.extend_from_slice(b"data: ");
+        out.extend(json::line(&message)?);
+        out.extend_from_slice(b"\n\n");
+        Ok(())
+    }
+
+    /// Writes the error that ends a stream: never a silent end.
+    fn error(&self, status: Status, out: &mut Vec<u8>) {
+        let delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
+        let document = Refusal::from(status).document();
+        let text = match self.form {
+            Form::Lines => format!("{document}\n"),
+            Form::Events(_) => {
+                let retry = delay.map(|delay| format!("retry: {}\n", delay.as_millis())).unwrap_or_default();
+                format!("{retry}event: stream_error\ndata: {document}\n\n")
+            }
+        };
+        out.extend(text.into_bytes());
+    }
+}
+
+/// Returns the name of what a message brings.
+fn kind(message: &DynamicMessage) -> Option<String> {
+    let of = prost_reflect::ReflectMessage::descriptor(message);
+    let event = of.oneofs().find(|oneof| oneof.name() == "event")?;
+    event.fields().find(|field| message.has_field(field)).map(|field| field.name().to_owned())
+}
+
+fn sequence(message: &DynamicMessage) -> Option<u64> {
+    message.get_field_by_name("sequence").and_then(|it| it.as_u64())
+}
+
+/// Returns whether a job has ended and a client that has seen `after` has seen all of it.
+fn nothing_is_left(of: &MessageDescriptor, first: &[u8], after: u64) -> bool {
+    let Ok(message) = json::decode(of.clone(), first) else { return false };
+    let snapshot = message.get_field_by_name("snapshot").filter(|_| message.has_field_by_name("snapshot"));
+    let has_ended = match snapshot.as_deref() {
+        Some(Value::Message(job)) => job.has_field_by_name("end_time"),
+        _ => false,
+    };
+    has_ended && sequence(&message) == Some(after)
+}

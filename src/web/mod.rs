@@ -1,0 +1,141 @@
+//! The faces of the server on its one listener: what is gRPC goes to the services, everything else comes here.
+//!
+//! [`Steer`] parts the two by the content type of a request. [`Web`] answers plain HTTP: probes for whoever runs the
+//! server, and the API as JSON. It owns no socket and decides nothing about jobs.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::future::Either;
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body as _;
+use tokio::sync::watch;
+use tonic::body::Body;
+use tower::Service;
+
+use crate::rest::Rest;
+use crate::rest::answer::{Refusal, whole};
+
+/// Sends `application/grpc*` to one service and the rest to another.
+#[derive(Clone, Debug)]
+pub struct Steer<G, W> {
+    grpc: G,
+    web: W,
+}
+
+impl<G, W> Steer<G, W> {
+    /// Joins the services of gRPC, gRPC-Web among it, and those of plain HTTP.
+    pub fn new(grpc: G, web: W) -> Steer<G, W> {
+        Steer { grpc, web }
+    }
+}
+
+impl<G, W> Service<Request<Body>> for Steer<G, W>
+where
+    G: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    W: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<G::Future, W::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        std::task::ready!(self.grpc.poll_ready(cx))?;
+        self.web.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let kind = request.headers().get(CONTENT_TYPE);
+        if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+            Either::Left(self.grpc.call(request))
+        } else {
+            Either::Right(self.web.call(request))
+        }
+    }
+}
+
+/// Whether new work is taken, for whoever sends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It is.
+    Ready,
+    /// The server is on its way to its end.
+    Draining,
+    /// Nothing can be committed at present.
+    Store,
+}
+
+/// Answers plain HTTP.
+#[derive(Clone, Debug)]
+pub struct Web {
+    readiness: watch::Receiver<Readiness>,
+    rest: Rest,
+}
+
+impl Web {
+    /// Makes the service; `readiness` is what `/readyz` says, and `rest` answers what is below `/v1/`.
+    pub fn new(readiness: watch::Receiver<Readiness>, rest: Rest) -> Web {
+        Web { readiness, rest }
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let is_head = request.method() == Method::HEAD;
+        let response = match request.uri().path() {
+            path if path.starts_with("/v1/") => self.rest.answer(request).await,
+            _ => self.probe(&request),
+        };
+        if is_head { without_body(response) } else { response }
+    }
+
+    fn probe(&self, request: &Request<Body>) -> Response<Body> {
+        let path = request.uri().path();
+        let probe = match path {
+            "/healthz" => (StatusCode::OK, "ok\n"),
+            "/readyz" => match *self.readiness.borrow() {
+                Readiness::Ready => (StatusCode::OK, "ready\n"),
+                Readiness::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+                Readiness::Store => (StatusCode::SERVICE_UNAVAILABLE, "store\n"),
+            },
+            _ => return Refusal::no_route(path).into_response(),
+        };
+        match *request.method() {
+            Method::GET | Method::HEAD => {
+                whole(probe.0, "text/plain; charset=utf-8", bytes::Bytes::from_static(probe.1.as_bytes()))
+            }
+            // What a page of another origin may do is answered before this; here it is what the path takes.
+            Method::OPTIONS => {
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+                response
+            }
+            _ => Refusal::no_method(request.method().as_str(), path, "GET, HEAD".to_owned()).into_response(),
+        }
+    }
+}
+
+/// Returns the head of an answer, which says how long its body would have been.
+fn without_body(response: Response<Body>) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    if let (Some(length), false) = (body.size_hint().exact(), head.headers.contains_key(CONTENT_LENGTH)) {
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Response::from_parts(head, Body::empty())
+}
+
+impl Service<Request<Body>> for Web {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let web = self.clone();
+        Box::pin(async move { Ok(web.answer(request).await) })
+    }
+}

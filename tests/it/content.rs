@@ -1,0 +1,125 @@
+//! Results by `curl`: whole, in ranges, under conditions, and harmless to a browser.
+
+use haul::pb;
+
+use crate::it::curl::{Answer, curl};
+use crate::support::origin::Origin;
+use crate::support::reply::Reply;
+use crate::support::server::Server;
+use crate::support::spec::{download_as, fetch, fetch_as, group, job};
+
+const LETTERS: &str = "abcdefghijklmnopqrstuvwxyz";
+
+async fn stage() -> (Server, Origin, String) {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/letters", Reply::ok(LETTERS).header("Content-Type", "text/plain; charset=utf-8"));
+    origin.reply("/page", Reply::ok("<script>alert(1)</script>").header("Content-Type", "text/html"));
+    origin.reply("/empty", Reply::ok(""));
+    let pagination =
+        pb::Pagination { style: Some(pb::pagination::Style::LinkHeader(pb::LinkHeader {})), ..Default::default() };
+    origin.reply("/list", Reply::json("[1, 2, {\"a\": 3}]"));
+    let file = pb::DownloadSpec {
+        url: origin.url("/letters"),
+        path: "sub/ö \"x\".txt".into(),
+        digests: vec!["sha256".into()],
+        ..Default::default()
+    };
+    let list = pb::FetchSpec { url: origin.url("/list"), pagination: Some(pagination), ..Default::default() };
+    let tasks = vec![
+        download_as(file),
+        fetch(origin.url("/page")),
+        fetch(origin.url("/empty")),
+        fetch_as(list),
+        fetch(origin.url("/missing")),
+    ];
+    let spec = pb::JobSpec { group: Some(group(pb::GroupMode::Collect, 0)), ..job(tasks) };
+    let id = server.run(spec).await.job_id;
+    (server, origin, id)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_and_conditions() {
+    let (mut server, _origin, id) = stage().await;
+    let path = format!("/v1/jobs/{id}/tasks/0/content");
+    let whole = curl(&server, &[], &path);
+    assert_eq!((whole.code, whole.body.as_str()), (200, LETTERS));
+    assert_eq!(whole.header("content-length"), Some("26"));
+    assert_eq!(whole.header("accept-ranges"), Some("bytes"));
+    assert_eq!(whole.header("repr-digest"), Some("sha-256=:ccSA35PWri8e+tFEfGbJUl4xYhjPUfyNntgy8trxi3M=:"));
+    assert!(whole.header("last-modified").unwrap().ends_with("GMT"));
+    assert_eq!(whole.header("cache-control"), Some("private, no-cache"));
+    let tag = whole.header("etag").unwrap().to_owned();
+    let asked = |server: &Server, headers: &[&str]| {
+        let args: Vec<&str> = headers.iter().flat_map(|header| ["--header", header]).collect();
+        curl(server, &args, &path)
+    };
+    let part = |answer: &Answer| {
+        (answer.code, answer.header("content-range").unwrap_or_default().to_owned(), answer.body.clone())
+    };
+    let expected = |code, range: &str, body: &str| (code, range.to_owned(), body.to_owned());
+    for (headers, wanted) in [
+        (vec!["Range: bytes=0-2".to_owned()], expected(206, "bytes 0-2/26", "abc")),
+        (vec!["Range: bytes=23-".into()], expected(206, "bytes 23-25/26", "xyz")),
+        (vec!["Range: bytes=-2".into()], expected(206, "bytes 24-25/26", "yz")),
+        (vec!["Range: bytes=0-1,4-5".into()], expected(200, "", LETTERS)),
+        (vec!["Range: lines=1-2".into()], expected(200, "", LETTERS)),
+        (vec!["Range: bytes=1-2".into(), format!("If-Range: {tag}")], expected(206, "bytes 1-2/26", "bc")),
+        (vec!["Range: bytes=1-2".into(), "If-Range: \"other\"".into()], expected(200, "", LETTERS)),
+        (vec![format!("If-None-Match: {tag}")], expected(304, "", "")),
+        (vec![format!("If-Match: {tag}")], expected(200, "", LETTERS)),
+    ] {
+        let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
+        assert_eq!(part(&asked(&server, &headers)), wanted, "{headers:?}");
+    }
+    let beyond = asked(&server, &["Range: bytes=26-"]);
+    assert_eq!((beyond.code, beyond.header("content-range")), (416, Some("bytes */26")));
+    assert_eq!(beyond.fault().0, "RANGE_NOT_SATISFIABLE");
+    let changed = asked(&server, &["If-Match: \"other\""]);
+    assert_eq!((changed.code, changed.fault().0.as_str()), (412, "PRECONDITION_FAILED"));
+    for args in [&["--head"][..], &["--head", "--http2-prior-knowledge"]] {
+        let head = curl(&server, args, &path);
+        assert_eq!((head.code, head.header("content-length"), head.body.as_str()), (200, Some("26"), ""));
+        assert_eq!(head.header("etag"), Some(tag.as_str()));
+    }
+    server.restart().await;
+    assert_eq!(curl(&server, &[], &path).header("etag"), Some(tag.as_str()), "the tag survives a restart");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_an_origin_runs_in_a_browser() {
+    let (server, _origin, id) = stage().await;
+    let content = |index: u32| curl(&server, &[], &format!("/v1/jobs/{id}/tasks/{index}/content"));
+    for index in 0..4 {
+        let answer = content(index);
+        assert_eq!((answer.code, answer.header("x-content-type-options")), (200, Some("nosniff")), "{answer:?}");
+        assert_eq!(answer.header("content-security-policy"), Some("sandbox"));
+        assert!(answer.header("content-disposition").unwrap().starts_with("attachment; filename*=UTF-8''"));
+        assert_eq!(answer.header("content-encoding"), None);
+    }
+    let file = content(0);
+    assert_eq!(file.header("content-type"), Some("text/plain; charset=utf-8"));
+    assert_eq!(file.header("content-disposition"), Some("attachment; filename*=UTF-8''%C3%B6%20%22x%22.txt"));
+    let page = content(1);
+    assert_eq!(page.header("content-type"), Some("application/octet-stream"));
+    assert!(page.header("content-disposition").unwrap().ends_with(&format!("''{id}-1")));
+    let empty = content(2);
+    assert_eq!((empty.body.as_str(), empty.header("content-length")), ("", Some("0")));
+    let none = content(4);
+    assert_eq!((none.code, none.fault().0.as_str()), (400, "NO_CONTENT"));
+    let missing = content(9);
+    assert_eq!((missing.code, missing.fault().0.as_str()), (404, "TASK_NOT_FOUND"));
+    let offset = curl(&server, &[], &format!("/v1/jobs/{id}/tasks/0/content?offset=3"));
+    assert_eq!((offset.code, offset.fault().1.as_str()), (400, "offset"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn items_are_lines() {
+    let (server, _origin, id) = stage().await;
+    let items = curl(&server, &[], &format!("/v1/jobs/{id}/tasks/3/items"));
+    let texts: Vec<_> = items.lines().iter().map(|line| line["json"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(texts, ["1", "2", "{\"a\": 3}"]);
+    let rest = curl(&server, &[], &format!("/v1/jobs/{id}/tasks/3/items?after_item=1"));
+    assert_eq!(rest.lines().len(), 1);
+    let none = curl(&server, &[], &format!("/v1/jobs/{id}/tasks/1/items"));
+    assert_eq!((none.code, none.fault().0.as_str()), (400, "NOT_PAGINATED"));
+}
