@@ -240,7 +240,7 @@ async fn submit(count: usize) {
         let mut jobs = server.jobs();
         callers.spawn(async move {
             for _ in 0..count / 32 {
-                let job = pb::JobSpec { tasks: vec![fetch("http://127.0.0.1:9/")], start_time, ..Default::default() };
+                let job = pb::JobSpec { tasks: vec![fetch("http://127.0.0.1:2/")], start_time, ..Default::default() };
                 let request = pb::SubmitJobRequest { job: Some(job), ..Default::default() };
                 jobs.submit_job(request).await.unwrap();
             }
@@ -256,7 +256,7 @@ async fn add(count: usize) {
     let server = Server::start(dir.path(), &[]).await;
     let start_time = Some(prost_types::Timestamp { seconds: 4_000_000_000, nanos: 0 });
     let started = Instant::now();
-    fill_job(&server, pb::JobSpec { open: true, start_time, ..Default::default() }, count, "http://127.0.0.1:9/").await;
+    fill_job(&server, pb::JobSpec { open: true, start_time, ..Default::default() }, count, "http://127.0.0.1:2/").await;
     let seconds = started.elapsed().as_secs_f64();
     println!("peak {:.0} MiB", server.peak_mib());
     println!("{:.1} us of server CPU a task; {:.0} tasks/s", server.cpu() * 1e6 / count as f64, count as f64 / seconds);

@@ -17,7 +17,7 @@ use super::fetch;
 /// A time that no benchmark sees.
 const NEVER: Option<prost_types::Timestamp> = Some(prost_types::Timestamp { seconds: 4_000_000_000, nanos: 0 });
 /// Nobody listens there, and no job here asks for it.
-const NOWHERE: &str = "http://127.0.0.1:9/";
+const NOWHERE: &str = "http://127.0.0.1:2/";
 
 async fn submit(server: &Server, job: pb::JobSpec) -> pb::Job {
     let request = pb::SubmitJobRequest { job: Some(job), ..Default::default() };
@@ -117,7 +117,7 @@ pub(crate) async fn restart(count: usize) {
     let server = Server::start(dir.path(), &[]).await;
     let job_id = submit(&server, pb::JobSpec { open: true, defaults: Some(once()), ..Default::default() }).await.job_id;
     server.jobs().pause_job(pb::PauseJobRequest { job_id: job_id.clone() }).await.unwrap();
-    let host = |nth: usize| format!("http://127.{}.{}.{}:9/", nth >> 16, (nth >> 8) & 255, nth & 255);
+    let host = |nth: usize| format!("http://127.{}.{}.{}:2/", nth >> 16, (nth >> 8) & 255, nth & 255);
     add(&server, &job_id, count, move |nth| fetch(&host(nth))).await;
     kill(server);
     let restarted = Instant::now();

@@ -280,7 +280,7 @@ async fn bad_mirrors_are_left_for_the_next() {
     rig.origin.object("/wrong", Object::new(3, SIZE));
     rig.origin.object("/short", Object::new(1, SIZE - 1));
     rig.origin.object("/good", object.clone());
-    let dead = "http://127.0.0.1:9/f".to_owned();
+    let dead = "http://127.0.0.1:2/f".to_owned();
     let mut spec = rig.spec("/gone");
     spec.mirrors = vec![dead, rig.origin.url("/short"), rig.origin.url("/wrong"), rig.origin.url("/good")];
     spec.expected_bytes = Some(SIZE);

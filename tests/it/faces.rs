@@ -133,7 +133,7 @@ async fn health_says_not_serving_while_nothing_can_be_committed() {
         loop {
             // Commits may free pages, or find some in what was written before.
             fill();
-            let spec = pb::JobSpec { open: true, ..job((0..50).map(|_| fetch("http://127.0.0.1:9/")).collect()) };
+            let spec = pb::JobSpec { open: true, ..job((0..50).map(|_| fetch("http://127.0.0.1:2/")).collect()) };
             let request = pb::SubmitJobRequest { job: Some(spec), ..Default::default() };
             let mut jobs = server.jobs();
             drop(tokio::time::timeout(std::time::Duration::from_secs(1), jobs.submit_job(request)).await);
@@ -172,7 +172,7 @@ async fn a_silent_watch_gives_signs_of_life() {
 #[tokio::test]
 async fn pages_end_by_their_bytes_too() {
     let server = Server::start().await;
-    let long = format!("http://127.0.0.1:9/{}", "x".repeat(8_000));
+    let long = format!("http://127.0.0.1:2/{}", "x".repeat(8_000));
     let mut job_id = String::new();
     for _ in 0..3 {
         let spec = pb::JobSpec {

@@ -50,7 +50,7 @@ fn everything() -> pb::JobSpec {
         max_items: 8,
     };
     let fetched = pb::FetchSpec {
-        url: "http://me:SESAME@127.0.0.1:9/?page=1&api_key=SESAME".into(),
+        url: "http://me:SESAME@127.0.0.1:2/?page=1&api_key=SESAME".into(),
         method: "POST".into(),
         body: "a=b".into(),
         max_response_bytes: Some(1_000),
@@ -60,8 +60,8 @@ fn everything() -> pb::JobSpec {
     };
     let sum = format!("sha256:{}", "ab".repeat(32));
     let downloaded = pb::DownloadSpec {
-        url: "http://127.0.0.1:9/a".into(),
-        mirrors: vec!["http://127.0.0.1:9/b?X-Amz-Signature=SESAME&x=1".into()],
+        url: "http://127.0.0.1:2/a".into(),
+        mirrors: vec!["http://127.0.0.1:2/b?X-Amz-Signature=SESAME&x=1".into()],
         path: "a/b.bin".into(),
         on_conflict: pb::OnConflict::Skip.into(),
         checksums: vec![sum],
@@ -173,9 +173,9 @@ async fn tasks_come_with_their_job_while_they_are_few() {
     let server = Server::start().await;
     let later = Some(prost_types::Timestamp { seconds: 4_000_000_000, nanos: 0 });
     let spec = |tasks| pb::JobSpec { open: true, start_time: later, ..job(tasks) };
-    let id = server.submit(spec((0..999).map(|at| fetch(format!("http://127.0.0.1:9/{at}"))).collect())).await;
+    let id = server.submit(spec((0..999).map(|at| fetch(format!("http://127.0.0.1:2/{at}"))).collect())).await;
     let add = async |count: usize, name: &str| {
-        let tasks = (0..count).map(|_| fetch("http://127.0.0.1:9/more")).collect();
+        let tasks = (0..count).map(|_| fetch("http://127.0.0.1:2/more")).collect();
         let chunk = pb::AddTasksRequest { job_id: id.clone(), chunk_id: name.into(), tasks };
         let mut answers = server.jobs().add_tasks(futures_util::stream::iter([chunk])).await.unwrap().into_inner();
         answers.message().await.unwrap().unwrap();
@@ -188,9 +188,9 @@ async fn tasks_come_with_their_job_while_they_are_few() {
     assert_eq!((job.spec.unwrap().tasks.len(), job.spec_tasks_omitted), (0, true));
     let request = pb::ListTasksRequest { job_id: id.clone(), page_size: 2, include_spec: true, ..Default::default() };
     let tasks = server.jobs().list_tasks(request).await.unwrap().into_inner().tasks;
-    assert_eq!(tasks[1].spec, Some(fetch("http://127.0.0.1:9/1")));
+    assert_eq!(tasks[1].spec, Some(fetch("http://127.0.0.1:2/1")));
 
-    let wide = format!("http://127.0.0.1:9/{}", "x".repeat(8_000));
+    let wide = format!("http://127.0.0.1:2/{}", "x".repeat(8_000));
     let id = server.submit(spec((0..140).map(|_| fetch(wide.clone())).collect())).await;
     let job = with_spec(&server, &id).await;
     assert_eq!((job.spec.unwrap().tasks.len(), job.spec_tasks_omitted), (0, true), "more than 1 MiB");

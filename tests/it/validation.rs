@@ -88,12 +88,12 @@ async fn a_call_has_its_limits() {
 #[tokio::test]
 async fn validate_only_stores_nothing_and_does_not_use_up_the_id() {
     let server = Server::start().await;
-    let spec = pb::JobSpec { title: "dry".into(), ..job(vec![fetch("http://127.0.0.1:9/")]) };
+    let spec = pb::JobSpec { title: "dry".into(), ..job(vec![fetch("http://127.0.0.1:2/")]) };
     let request = pb::SubmitJobRequest { request_id: "r".into(), job: Some(spec), validate_only: true };
     let dry = server.jobs().submit_job(request).await.unwrap().into_inner().job.unwrap();
     assert_eq!((dry.title.as_str(), dry.job_id.as_str()), ("dry", ""));
     assert!(server.jobs().list_jobs(pb::ListJobsRequest::default()).await.unwrap().into_inner().jobs.is_empty());
-    let other = pb::JobSpec { timeout: Some(millis(100)), ..job(vec![fetch("http://127.0.0.1:9/")]) };
+    let other = pb::JobSpec { timeout: Some(millis(100)), ..job(vec![fetch("http://127.0.0.1:2/")]) };
     let request = pb::SubmitJobRequest { request_id: "r".into(), job: Some(other), validate_only: false };
     assert!(server.jobs().submit_job(request).await.is_ok());
 }
