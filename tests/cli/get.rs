@@ -45,7 +45,7 @@ fn proxies_of_the_environment_are_obeyed_as_curl_does() {
     let dir = tempfile::tempdir().unwrap();
     origin.object("/a.bin", Object::new(1, 1_000));
     // Nobody listens there.
-    let dead = "http://127.0.0.1:9";
+    let dead = "http://127.0.0.1:2";
     let get = |variables: &[(&str, &str)], flags: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_haul"));
         for name in

@@ -102,7 +102,10 @@ async fn pages_of_listed_origins_may_call() {
         )
     };
     let granted = raw(&server, ask("https://dash.example").as_bytes()).await;
-    assert!(granted.starts_with("HTTP/1.1 204") && granted.contains("access-control-allow-methods: POST"), "{granted}");
+    assert!(
+        granted.starts_with("HTTP/1.1 204") && granted.contains("access-control-allow-methods: GET, HEAD, POST"),
+        "{granted}"
+    );
     assert!(granted.contains("x-grpc-web") && granted.contains("vary: Origin"), "{granted}");
     let refused = raw(&server, ask("http://haul.lan").as_bytes()).await;
     assert!(refused.starts_with("HTTP/1.1 403") && !refused.contains("access-control"), "{refused}");

@@ -33,7 +33,7 @@ fn options() -> pb::TaskOptions {
             ],
             basic_auth: Some(pb::BasicAuth { username: "me".into(), password: "SESAME".into() }),
             max_redirects: Some(0),
-            proxy_url: "socks5h://me:SESAME@127.0.0.1:9".into(),
+            proxy_url: "socks5h://me:SESAME@127.0.0.1:2".into(),
             user_agent: "test/1".into(),
             insecure_skip_verify: Some(true),
             ..Default::default()

@@ -101,7 +101,7 @@ async fn a_proxy_that_fails_is_called_one() {
         let failure = fetch(&client(), &format!("https://{gone}/"), &unreachable).await.unwrap_err();
         assert_eq!(class(&failure), (FailureReason::Proxy, true), "{scheme}: {failure}");
         let no_proxy = through(&format!("{scheme}://{gone}"));
-        let failure = fetch(&client(), "http://127.0.0.1:1/", &no_proxy).await.unwrap_err();
+        let failure = fetch(&client(), "http://127.0.0.1:2/", &no_proxy).await.unwrap_err();
         assert_eq!(class(&failure), (FailureReason::Proxy, true), "{scheme}: {failure}");
     }
 }
