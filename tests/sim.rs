@@ -46,7 +46,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// For how long fresh seeds are tried.
-const SECONDS: u64 = 90;
+const SECONDS: u64 = 30;
 /// Seeds that every run tries: over the real store, over the one in memory, and some that found a defect.
 const OLD_SEEDS: [u64; 7] = [0, 64, 1536, 1, 2, 995_169_127, 1_953_096_588];
 
