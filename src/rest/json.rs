@@ -163,7 +163,7 @@ pub(crate) fn decode(descriptor: MessageDescriptor, message: &[u8]) -> Result<Dy
     DynamicMessage::decode(descriptor, message).map_err(wrong)
 }
 
-/// As [`write`], for a message that was read already.
+/// As [`write()`], for a message that was read already.
 pub(crate) fn line(message: &DynamicMessage) -> Result<Vec<u8>, Status> {
     let mut line = Vec::with_capacity(512);
     let mut serializer = serde_json::Serializer::new(&mut line);

@@ -101,7 +101,7 @@ impl Queue {
         }
     }
 
-    /// See [`Rotation::set_resting`].
+    /// See `Rotation::set_resting`.
     pub(crate) fn set_resting(&mut self, job: JobId, resting: bool) {
         self.rotation.set_resting(job, resting);
     }
