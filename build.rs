@@ -6,7 +6,12 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = ["haul/v1/job_service.proto", "haul/v1/content_service.proto", "haul/v1/admin_service.proto"];
+    let files = [
+        "haul/v1/job_service.proto",
+        "haul/v1/content_service.proto",
+        "haul/v1/admin_service.proto",
+        "haul/v1/access_service.proto",
+    ];
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("haul.bin"), descriptors.encode_to_vec())?;

@@ -7,6 +7,8 @@ use tokio::sync::oneshot;
 use crate::engine::command::{EngineError, Reply, answer};
 use crate::engine::hub::Notice;
 use crate::engine::queue::task::Cause;
+use crate::model::access::AccessAnswer;
+use crate::model::book::Book;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
 use crate::model::ids::JobId;
@@ -40,6 +42,8 @@ pub(crate) enum Effect {
     Deleted { nth: usize, job: JobId, reply: Option<Reply<()>> },
     /// New limits come into force.
     LimitsStored(Limits, Reply<Limits>),
+    /// Who may call is another book from now on.
+    AccessStored(Arc<Book>, AccessAnswer, Reply<AccessAnswer>),
     /// A page is acknowledged to its attempt.
     AckPage(JobId, oneshot::Sender<Result<(), Failure>>),
     /// The job as it was committed, and its events, are published.
@@ -76,7 +80,7 @@ impl Effect {
             | Effect::Purged { job, .. }
             | Effect::PutPartsAway(job)
             | Effect::Forget(job) => Some(*job),
-            Effect::LimitsStored(..) => None,
+            Effect::LimitsStored(..) | Effect::AccessStored(..) => None,
         }
     }
 
@@ -93,6 +97,7 @@ impl Effect {
                 }
             }
             Effect::LimitsStored(_, reply) => answer(reply, Err(error)),
+            Effect::AccessStored(.., reply) => answer(reply, Err(error)),
             Effect::AckPage(_, reply) => {
                 let _ = reply.send(Err(Failure::retryable(FailureReason::Internal, error.to_string())));
             }

@@ -23,6 +23,8 @@ use crate::engine::runner::Runner;
 use crate::engine::writer::Condition;
 use crate::fetch::json;
 use crate::limits::hosts::HostView;
+use crate::model::access::{AccessAnswer, AccessChange, Actor};
+use crate::model::book::Book;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
 use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
@@ -47,6 +49,9 @@ pub struct Engine {
     runner: Arc<Runner>,
     hub: Arc<Hub>,
     condition: watch::Receiver<Condition>,
+    books: watch::Receiver<Arc<Book>>,
+    /// Who asks.
+    by: Arc<Actor>,
 }
 
 impl From<StoreError> for EngineError {
@@ -61,8 +66,27 @@ impl Engine {
         runner: Arc<Runner>,
         hub: Arc<Hub>,
         condition: watch::Receiver<Condition>,
+        books: watch::Receiver<Arc<Book>>,
     ) -> Engine {
-        Engine { commands, room: Arc::new(Semaphore::new(ROOM_KIB)), runner, hub, condition }
+        let (room, by) = (Arc::new(Semaphore::new(ROOM_KIB)), Arc::new(Actor::local()));
+        Engine { commands, room, runner, hub, condition, books, by }
+    }
+
+    /// Returns this engine as somebody calls it: what it changes is theirs. Without this it is the server's own user who
+    /// calls.
+    #[must_use]
+    pub fn by(&self, actor: Arc<Actor>) -> Engine {
+        Engine { by: actor, ..self.clone() }
+    }
+
+    /// Who may call, as it changes.
+    pub fn books(&self) -> watch::Receiver<Arc<Book>> {
+        self.books.clone()
+    }
+
+    /// Changes who may call. It is in force when this returns.
+    pub async fn change_access(&self, change: AccessChange) -> Result<AccessAnswer, EngineError> {
+        self.ask(0, |reply| Command::Access { change, reply }).await
     }
 
     /// The feeds that watchers follow.
@@ -242,7 +266,8 @@ impl Engine {
     /// Sends a command once there is room for it. Callers wait for room in the order in which they came.
     async fn send(&self, bytes: usize, command: Command) -> Result<(), EngineError> {
         let room = self.room(bytes).await?;
-        self.commands.send(Admitted { command, room }).await.map_err(|_| EngineError::Draining)
+        let by = self.by.clone();
+        self.commands.send(Admitted { command, by, room }).await.map_err(|_| EngineError::Draining)
     }
 
     async fn room(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, EngineError> {
@@ -265,7 +290,8 @@ impl KeepPages for PageCommands {
             let (reply, kept) = oneshot::channel();
             let commands = self.0.upgrade().ok_or_else(lost)?;
             let command = Command::Page { id, fence, page, reply };
-            commands.send(Admitted { command, room: None }).await.map_err(|_| lost())?;
+            let by = Arc::new(Actor::local());
+            commands.send(Admitted { command, by, room: None }).await.map_err(|_| lost())?;
             drop(commands);
             kept.await.map_err(|_| lost())?
         }

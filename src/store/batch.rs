@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::model::access::AccessRow;
 use crate::model::event::EventHead;
 use crate::model::failure::TaskError;
 use crate::model::host::Host;
@@ -218,6 +219,8 @@ pub struct Batch {
     pub purges: Vec<(JobId, u32)>,
     /// The limits of the server.
     pub limits: Option<Limits>,
+    /// Who may call, in the order in which it was decided.
+    pub access: Vec<AccessRow>,
 }
 
 impl Batch {
@@ -237,6 +240,7 @@ impl Batch {
             && self.deletions.is_empty()
             && self.purges.is_empty()
             && self.limits.is_none()
+            && self.access.is_empty()
     }
 }
 

@@ -59,6 +59,10 @@ impl Scheduler {
                     self.deleted(job, was_there, reply);
                 }
                 Effect::LimitsStored(limits, reply) => self.limits_stored(limits, reply),
+                Effect::AccessStored(book, told, reply) => {
+                    self.books.send_replace(book);
+                    answer(reply, Ok(told));
+                }
                 Effect::AckPage(job, reply) => {
                     drop(reply.send(Ok(())));
                     self.hub.page_added(job);

@@ -11,11 +11,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::model::access::PrincipalNo;
 use crate::model::counts::Counts;
 use crate::model::failure::{TaskError, is_default};
 use crate::model::failures::Failures;
 use crate::model::ids::{JobId, TaskIndex};
-use crate::model::job::{Job, JobState, Stop};
+use crate::model::job::{Creator, Job, JobState, Stop};
 use crate::model::outcome::{Attempt, Outcome};
 use crate::model::progress::Held;
 use crate::model::spec::{JobSpec, TaskSpec};
@@ -27,7 +28,7 @@ use crate::store::{LaneNumber, Listed, PAGE_BYTES_MAX, StoreError, StoredTask, T
 macro_rules! job_text {
     () => {
         "'[\"' || hex(j.id) || '\",' || j.state || ',' || j.total || ',' || j.create_time || ',' || \
-         coalesce(j.end_time, 'null') || ',' || j.moving || ',' || p.spec || ']'"
+         coalesce(j.end_time, 'null') || ',' || j.moving || ',' || p.spec || ',' || j.created_by || ']'"
     };
 }
 
@@ -265,6 +266,8 @@ struct Moving {
     settled_successes: u32,
     #[serde(skip_serializing_if = "is_default")]
     downloads: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    creator: String,
 }
 
 /// The column `jobs.moving`.
@@ -284,16 +287,17 @@ pub(super) fn moving(job: &Job) -> Result<String, serde_json::Error> {
         settled_failures: job.settled_failures,
         settled_successes: job.settled_successes,
         downloads: job.downloads,
+        creator: job.creator.name.clone(),
     })
 }
 
 /// See [`job_text`].
 #[derive(Deserialize)]
-pub(super) struct JobLine(JobId, State<JobState>, u32, Timestamp, Option<Timestamp>, Moving, Arc<JobSpec>);
+pub(super) struct JobLine(JobId, State<JobState>, u32, Timestamp, Option<Timestamp>, Moving, Arc<JobSpec>, PrincipalNo);
 
 impl JobLine {
     pub(super) fn into_job(self) -> Job {
-        let JobLine(id, State(state), total, create_time, end_time, moving, spec) = self;
+        let JobLine(id, State(state), total, create_time, end_time, moving, spec, creator) = self;
         Job {
             id,
             spec,
@@ -314,6 +318,7 @@ impl JobLine {
             settled_failures: moving.settled_failures,
             settled_successes: moving.settled_successes,
             downloads: moving.downloads,
+            creator: Creator { no: creator, name: moving.creator },
         }
     }
 }
