@@ -195,6 +195,11 @@ impl Watcher {
 
     /// Waits for the next message: a notice, progress, or a heartbeat. `None`: durable events may have come.
     async fn wait(&mut self) -> Result<Option<pb::WatchJobResponse>, Status> {
+        if self.engine.hub().feed(self.wish.job).is_none() {
+            // The job has left memory, perhaps before this watch could be told so: the store has the rest.
+            self.feed = None;
+            return Ok(None);
+        }
         let heartbeat = self.last_message + HEARTBEAT;
         let Some(version) = &mut self.version else { return Ok(None) };
         let notices = &mut self.notices;
