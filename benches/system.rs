@@ -17,6 +17,9 @@
 //! scripts/bench system sweeps 1000000   CancelJob, RetryJob, DeleteJob of N tasks, and SubmitJob beside each
 //! scripts/bench system synced 20000     WatchJobs over N unfinished jobs: time to `synced`
 //! scripts/bench system lists 1000000    pages of ListJobs and ListTasks over N rows
+//! scripts/bench system calls 120000      SubmitJob, GetJob, ListTasks and an event beside a job of N tasks: p50, p99
+//! scripts/bench system p1 20000         N fetches worked, beside BullMQ; p2: N submissions, beside BullMQ; p3: N tasks in
+//!                                       bulk, beside graphile-worker; p4: latency of N jobs, beside BullMQ
 //! ```
 //!
 //! nginx must be installed; peers (curl, wget2, aria2c, axel) are measured as far as they are. Figures are ratios or CPU
@@ -39,6 +42,10 @@ use tonic::transport::Channel;
 
 #[path = "system/crowds.rs"]
 mod crowds;
+#[path = "system/loaded.rs"]
+mod loaded;
+#[path = "system/peers.rs"]
+mod peers;
 #[path = "system/scale.rs"]
 mod scale;
 #[path = "system/transfers.rs"]
@@ -69,6 +76,10 @@ fn main() {
             "sweeps" => scale::sweeps(count(1_000_000)).await,
             "synced" => scale::watch_jobs(count(20_000)).await,
             "lists" => scale::lists(count(1_000_000)).await,
+            "calls" => loaded::calls(count(120_000)).await,
+            row @ ("p1" | "p2") => peers::row(row, count(20_000)).await,
+            "p3" => peers::row("p3", count(200_000)).await,
+            "p4" => peers::row("p4", count(500)).await,
             other => println!("no such measure: {other}"),
         }
     });
@@ -233,6 +244,12 @@ async fn worked(count: usize) {
 async fn submit(count: usize) {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]).await;
+    let rate = submit_rate(&server, count).await;
+    println!("{:.0} us of server CPU a job; {rate:.0} jobs/s", server.cpu() * 1e6 / count as f64);
+}
+
+/// Submits `count` jobs that do not run by 32 callers; gives jobs a second.
+async fn submit_rate(server: &Server, count: usize) -> f64 {
     let start_time = Some(prost_types::Timestamp { seconds: 4_000_000_000, nanos: 0 });
     let started = Instant::now();
     let mut callers = JoinSet::new();
@@ -247,19 +264,24 @@ async fn submit(count: usize) {
         });
     }
     callers.join_all().await;
-    let seconds = started.elapsed().as_secs_f64();
-    println!("{:.0} us of server CPU a job; {:.0} jobs/s", server.cpu() * 1e6 / count as f64, count as f64 / seconds);
+    count as f64 / started.elapsed().as_secs_f64()
 }
 
 async fn add(count: usize) {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]).await;
+    let rate = add_rate(&server, count).await;
+    println!("peak {:.0} MiB", server.peak_mib());
+    println!("{:.1} us of server CPU a task; {rate:.0} tasks/s", server.cpu() * 1e6 / count as f64);
+}
+
+/// Adds `count` tasks that do not run to a job; gives tasks a second.
+async fn add_rate(server: &Server, count: usize) -> f64 {
     let start_time = Some(prost_types::Timestamp { seconds: 4_000_000_000, nanos: 0 });
     let started = Instant::now();
-    fill_job(&server, pb::JobSpec { open: true, start_time, ..Default::default() }, count, "http://127.0.0.1:2/").await;
-    let seconds = started.elapsed().as_secs_f64();
-    println!("peak {:.0} MiB", server.peak_mib());
-    println!("{:.1} us of server CPU a task; {:.0} tasks/s", server.cpu() * 1e6 / count as f64, count as f64 / seconds);
+    let spec = pb::JobSpec { open: true, start_time, ..Default::default() };
+    fill_job(server, spec, count, "http://127.0.0.1:2/").await;
+    count as f64 / started.elapsed().as_secs_f64()
 }
 
 async fn bulk(count: usize) {
@@ -308,10 +330,17 @@ async fn latency(count: usize) {
     let dir = tempfile::tempdir().unwrap();
     let origin = Origin::start(dir.path());
     let server = Server::start(dir.path(), &[]).await;
+    let (p50, p99) = latencies(&server, count, &format!("{}/1k", origin.url)).await;
+    println!("p50 {p50:.2} ms, p99 {p99:.2} ms");
+}
+
+/// Submits `count` jobs of one fetch, one at a time, and watches each; gives the median and the 99th percentile in
+/// milliseconds.
+async fn latencies(server: &Server, count: usize, url: &str) -> (f64, f64) {
     let mut times = Vec::new();
     for _ in 0..count {
         let started = Instant::now();
-        let job = pb::JobSpec { tasks: vec![fetch(&format!("{}/1k", origin.url))], ..Default::default() };
+        let job = pb::JobSpec { tasks: vec![fetch(url)], ..Default::default() };
         let request = pb::SubmitJobRequest { job: Some(job), ..Default::default() };
         let job_id = server.jobs().submit_job(request).await.unwrap().into_inner().job.unwrap().job_id;
         let request = pb::WatchJobRequest { job_id, after_sequence: Some(0), ..Default::default() };
@@ -320,5 +349,5 @@ async fn latency(count: usize) {
         times.push(started.elapsed().as_secs_f64() * 1e3);
     }
     times.sort_by(f64::total_cmp);
-    println!("p50 {:.2} ms, p99 {:.2} ms", times[count / 2], times[count * 99 / 100]);
+    (times[count / 2], times[count * 99 / 100])
 }

@@ -291,6 +291,7 @@ impl From<EngineError> for Status {
             EngineError::TooManyTasks => precondition("TOO_MANY_TASKS", "job", message),
             EngineError::Draining => draining(),
             EngineError::StoreFull(_) => unavailable("STORE_FULL", message),
+            EngineError::Overloaded => exhausted("OVERLOADED", "memory", &message),
             EngineError::Contradiction(_) => internal(&message),
             EngineError::Store(_) => {
                 tracing::error!("{message}");

@@ -11,8 +11,8 @@ use tonic::Status;
 
 use crate::api::lookup::listed_job;
 use crate::api::status::{draining, exhausted};
+use crate::engine::changes::Listener;
 use crate::engine::handle::Engine;
-use crate::engine::hub::Listener;
 use crate::model::ids::JobId;
 use crate::model::job::{Job, JobState};
 use crate::model::time::Timestamp;
@@ -37,7 +37,7 @@ struct Watcher {
     engine: Engine,
     store: Arc<dyn Store>,
     closing: CancellationToken,
-    listener: Arc<Listener>,
+    listener: Listener,
     labels: BTreeMap<String, String>,
     ended_after: Option<Timestamp>,
     interval: Duration,

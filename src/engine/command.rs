@@ -48,6 +48,9 @@ pub enum EngineError {
     /// The server is shutting down.
     #[error("the server is shutting down; try again when it is back")]
     Draining,
+    /// Too much waits to be stored.
+    #[error("more waits to be stored than the server holds in memory; try again later")]
+    Overloaded,
     /// Nothing can be stored at present.
     #[error("nothing can be stored: {0}; try again when that has been corrected")]
     StoreFull(String),

@@ -38,6 +38,9 @@ pub use crate::files::root::Finished;
 
 /// Memory of commands that wait for the scheduler or for their job, in KiB. A caller beyond waits before it sends.
 const ROOM_KIB: usize = 64 << 10;
+/// Memory of what callers hold that wait for that room, in KiB. A caller beyond is refused: it would hold its tasks for as
+/// long as the disk is slow, and callers are many.
+const WAITING_KIB: usize = 64 << 10;
 /// Memory of a command beside what it carries, in bytes.
 const COMMAND_BYTES: usize = 1 << 10;
 /// Deletions that wait for the scheduler or for their job. They have room of their own, since they make some.
@@ -48,6 +51,7 @@ const DELETIONS_MAX: usize = 4096;
 pub struct Engine {
     commands: mpsc::Sender<Admitted<Command>>,
     room: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
     deletions: Arc<Semaphore>,
     runner: Arc<Runner>,
     hub: Arc<Hub>,
@@ -67,8 +71,9 @@ impl Engine {
         hub: Arc<Hub>,
         condition: watch::Receiver<Condition>,
     ) -> Engine {
-        let (room, deletions) = (Arc::new(Semaphore::new(ROOM_KIB)), Arc::new(Semaphore::new(DELETIONS_MAX)));
-        Engine { commands, room, deletions, runner, hub, condition }
+        let [room, waiting] = [ROOM_KIB, WAITING_KIB].map(|kib| Arc::new(Semaphore::new(kib)));
+        let deletions = Arc::new(Semaphore::new(DELETIONS_MAX));
+        Engine { commands, room, waiting, deletions, runner, hub, condition }
     }
 
     /// The feeds that watchers follow.
@@ -258,10 +263,15 @@ impl Engine {
     }
 
     /// Sends a command that carries so many bytes once there is room for it, and waits for the answer. Callers wait for room
-    /// in the order in which they came.
+    /// in the order in which they came, as long as what they hold meanwhile is within a bound of its own.
     async fn ask<T>(&self, bytes: usize, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, EngineError> {
         let kib = (bytes + COMMAND_BYTES).div_ceil(1024).min(ROOM_KIB) as u32;
-        let room = self.room.clone().acquire_many_owned(kib).await.map_err(|_| EngineError::Draining)?;
+        let room = if let Ok(room) = self.room.clone().try_acquire_many_owned(kib) {
+            room
+        } else {
+            let _waiting = self.waiting.try_acquire_many(kib).map_err(|_| EngineError::Overloaded)?;
+            self.room.clone().acquire_many_owned(kib).await.map_err(|_| EngineError::Draining)?
+        };
         let (reply, answer) = oneshot::channel();
         self.send(Some(room), command(reply)).await?;
         answer.await.map_err(|_| EngineError::Draining)?

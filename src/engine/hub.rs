@@ -5,12 +5,13 @@
 //! nothing but its own reads, and replay and live are the same list.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
+use crate::engine::changes::{Changes, Listener};
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::progress::{Meter, Progress};
@@ -23,8 +24,6 @@ const RING_MAX: usize = 512;
 const RING_BYTES_MAX: usize = 1 << 20;
 /// Notices that a watcher of starts may be behind before it misses some.
 const NOTICES_MAX: usize = 256;
-/// Changed jobs that are kept for somebody who follows many and does not look.
-const DIRTY_MAX: usize = 100_000;
 /// How often a rate of bytes is measured anew.
 const RATE_WINDOW: Duration = Duration::from_millis(250);
 
@@ -34,55 +33,7 @@ pub struct Hub {
     feeds: Mutex<HashMap<JobId, Arc<Feed>>>,
     /// Jobs that have running tasks.
     busy: Mutex<HashSet<JobId>>,
-    listeners: Mutex<Vec<Weak<Listener>>>,
-}
-
-/// Somebody who follows many jobs: which of them changed since it last looked.
-#[derive(Debug, Default)]
-pub struct Listener {
-    dirty: Mutex<Dirty>,
-    woken: Notify,
-}
-
-/// The jobs that changed since a listener last looked.
-#[derive(Debug, Default)]
-struct Dirty {
-    jobs: HashSet<JobId>,
-    /// There were more than are kept.
-    is_lost: bool,
-}
-
-/// A listener looked so late that it is not known any more which jobs changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LookedTooLate;
-
-impl Listener {
-    /// Waits for a change.
-    pub async fn changed(&self) {
-        self.woken.notified().await;
-    }
-
-    /// The jobs that changed, each once.
-    ///
-    /// # Errors
-    ///
-    /// There were too many to keep; the list has to be read again.
-    pub fn take(&self) -> Result<HashSet<JobId>, LookedTooLate> {
-        let Dirty { jobs, is_lost } = std::mem::take(&mut *lock(&self.dirty));
-        if is_lost { Err(LookedTooLate) } else { Ok(jobs) }
-    }
-
-    fn note(&self, job: JobId) {
-        let mut dirty = lock(&self.dirty);
-        if dirty.jobs.len() >= DIRTY_MAX {
-            *dirty = Dirty { jobs: HashSet::new(), is_lost: true };
-        }
-        if !dirty.is_lost {
-            dirty.jobs.insert(job);
-        }
-        drop(dirty);
-        self.woken.notify_one();
-    }
+    changes: Arc<Changes>,
 }
 
 /// A task as it ended.
@@ -147,10 +98,8 @@ impl Hub {
     }
 
     /// Follows all jobs until it is dropped.
-    pub fn listen(&self) -> Arc<Listener> {
-        let listener = Arc::new(Listener::default());
-        lock(&self.listeners).push(Arc::downgrade(&listener));
-        listener
+    pub fn listen(&self) -> Listener {
+        Changes::listen(&self.changes)
     }
 
     /// Begins the feed of a job that is durable.
@@ -236,11 +185,7 @@ impl Hub {
 
     /// Tells those who follow many jobs that this one changed.
     pub(crate) fn changed(&self, job: JobId) {
-        lock(&self.listeners).retain(|listener| {
-            let Some(listener) = listener.upgrade() else { return false };
-            listener.note(job);
-            true
-        });
+        self.changes.note(job);
     }
 }
 
@@ -349,23 +294,4 @@ fn bytes_of(event: &StoredEvent) -> usize {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Each critical section leaves the data whole at every step.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_listener_that_never_looks_costs_a_bounded_memory_and_is_told() {
-        let hub = Hub::default();
-        let listener = hub.listen();
-        let job = |number: usize| JobId(uuid::Uuid::from_u128(number as u128));
-        (0..DIRTY_MAX).for_each(|number| hub.changed(job(number)));
-        assert_eq!(listener.take().map(|jobs| jobs.len()), Ok(DIRTY_MAX));
-        (0..3 * DIRTY_MAX).for_each(|number| hub.changed(job(number)));
-        assert_eq!(lock(&listener.dirty).jobs.capacity(), 0);
-        assert_eq!(listener.take(), Err(LookedTooLate));
-        hub.changed(job(7));
-        assert_eq!(listener.take(), Ok(HashSet::from([job(7)])));
-    }
 }

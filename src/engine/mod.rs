@@ -15,6 +15,7 @@
 mod attempt;
 mod attempts;
 pub mod bounds;
+pub mod changes;
 pub mod command;
 mod effect;
 pub mod explanation;
@@ -23,6 +24,7 @@ pub mod hub;
 mod job_files;
 mod jobs;
 mod outbox;
+mod patience;
 mod queue;
 mod runner;
 mod scheduler;

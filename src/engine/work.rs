@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::download::{self, DownloadContext, Settings};
 use crate::engine::attempt::{Ended, Launch};
+use crate::engine::patience::patiently;
 use crate::engine::runner::Runner;
 use crate::fetch::{self, FetchContext, FetchedBody, INLINE_BYTES_MAX, Page, PageCursor, Sink, Spool};
 use crate::files::content::Spooling;
@@ -76,14 +77,17 @@ async fn cursor(runner: &Runner, launch: &Launch, spec: &FetchSpec) -> Result<Op
     if spec.pagination.is_none() || !launch.has_history {
         return Ok(None);
     }
-    let failed = |error: String| {
-        Failure::retryable(FailureReason::Internal, format!("cannot read where the listing goes on: {error}"))
+    // Nothing was sent, so any request may be made again.
+    let failed = |error: String| Failure {
+        is_unsent: true,
+        ..Failure::retryable(FailureReason::Internal, format!("cannot read where the listing goes on: {error}"))
     };
     let stored;
     let text = if let Some(text) = &launch.cursor {
         Some(&**text)
     } else {
-        stored = runner.store.last_page(launch.id).await.map_err(|error| failed(error.to_string()))?;
+        let read = patiently(|| runner.store.last_page(launch.id)).await;
+        stored = read.map_err(|error| failed(error.to_string()))?;
         stored.as_ref().and_then(|page| page.next.as_deref())
     };
     text.map(|text| serde_json::from_str(text).map_err(|error| failed(error.to_string()))).transpose()

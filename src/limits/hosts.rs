@@ -153,11 +153,12 @@ impl Hosts {
 
     /// Changes the limits at once. Requests in flight beyond a lower limit go on; none starts until they are fewer.
     pub fn set_limits(&self, limits: Limits) {
+        let now = self.clock.now();
         let mut inner = self.lock();
         let Inner { rules, table, queues, freed } = &mut *inner;
         *rules = Rules::new(limits);
-        table.change_all(|host, state| {
-            state.set_limits(&rules.of(host));
+        table.change_all(now, |host, state| {
+            state.set_limits(&rules.of(host), now);
             freed.push(host.clone());
         });
         queues.wake_all();

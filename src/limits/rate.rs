@@ -34,9 +34,15 @@ impl Gcra {
         Gcra { per_second, burst: burst.max(1), next_micros: i64::MIN }
     }
 
-    /// Changes the rate; what was granted stays granted.
-    pub fn set(&mut self, per_second: f64, burst: u32) {
-        *self = Gcra { next_micros: self.next_micros, ..Gcra::new(per_second, burst) };
+    /// Changes the rate at `now`. What was granted stays granted, but the starts after it keep no more distance than the
+    /// new rate asks for: a rate that was low and is raised must not hold on to a far future.
+    pub fn set(&mut self, per_second: f64, burst: u32, now: Timestamp) {
+        let mut changed = Gcra { next_micros: self.next_micros, ..Gcra::new(per_second, burst) };
+        if changed.per_second > 0.0 {
+            let latest = now.0.saturating_add((changed.interval_micros() * f64::from(changed.burst)) as i64);
+            changed.next_micros = changed.next_micros.min(latest);
+        }
+        *self = changed;
     }
 
     /// Returns whether a start at `now` is within the rate.
@@ -50,9 +56,7 @@ impl Gcra {
         }
         let slack = (self.interval_micros() * f64::from(self.burst - 1)) as i64;
         let earliest = self.next_micros.saturating_sub(slack);
-        // A rate that was lowered and raised again must not hold on to a far future.
-        let latest = now.0.saturating_add((self.interval_micros() * f64::from(self.burst)) as i64);
-        if earliest <= now.0 { Ok(()) } else { Err(Timestamp(earliest.min(latest)).min(Timestamp::MAX)) }
+        if earliest <= now.0 { Ok(()) } else { Err(Timestamp(earliest).min(Timestamp::MAX)) }
     }
 
     /// Counts a start at `now`. One that is late by no more than timers are does not make those after it late: each would

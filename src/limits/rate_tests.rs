@@ -92,6 +92,25 @@ async fn bytes_flow_at_the_rate_and_evenly() {
     assert!(a.abs_diff(b) < Duration::from_millis(120), "{a:?} and {b:?}");
 }
 
+#[test]
+fn a_rate_that_is_raised_holds_on_to_nothing_of_the_low_one() {
+    let mut gcra = Gcra::new(0.000_000_1, 1);
+    gcra.take(Timestamp(0));
+    gcra.set(10.0, 1, Timestamp(1_000_000));
+    assert_eq!(gcra.check(Timestamp(1_000_000)), Err(Timestamp(1_100_000)));
+    assert_eq!(gcra.check(Timestamp(1_100_000)), Ok(()));
+    // What the new rate would not have allowed yet is not given again by changing it.
+    gcra.take(Timestamp(1_100_000));
+    gcra.set(10.0, 1, Timestamp(1_150_000));
+    assert_eq!(gcra.check(Timestamp(1_150_000)), Err(Timestamp(1_200_000)));
+    // Nor does a detour over no rate at all leave the far future in force.
+    let mut gcra = Gcra::new(0.001, 1);
+    gcra.take(Timestamp(0));
+    gcra.set(0.0, 1, Timestamp(1));
+    gcra.set(1.0, 1, Timestamp(2));
+    assert_eq!(gcra.check(Timestamp(1_000_002)), Ok(()));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_new_rate_reaches_those_who_wait() {
     let rate = ByteRate::new(1);

@@ -89,9 +89,9 @@ impl HostState {
     }
 
     /// Changes the limits. What was granted stays granted.
-    pub(super) fn set_limits(&mut self, limits: &HostLimits) {
+    pub(super) fn set_limits(&mut self, limits: &HostLimits, now: Timestamp) {
         self.max_concurrent = limits.max_concurrent;
-        self.rate.set(limits.requests_per_second, limits.burst);
+        self.rate.set(limits.requests_per_second, limits.burst, now);
         if let Some(bytes) = &self.bytes {
             bytes.set(limits.bytes_per_second);
         }

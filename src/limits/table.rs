@@ -132,13 +132,15 @@ impl Table {
         Some(result)
     }
 
-    /// Changes all states in ways that leave the time of their rest as it is.
-    pub(super) fn change_all(&mut self, mut change: impl FnMut(&Host, &mut HostState)) {
+    /// Changes all states.
+    pub(super) fn change_all(&mut self, now: Timestamp, mut change: impl FnMut(&Host, &mut HostState)) {
         for (host, entry) in &mut self.hosts {
             if let Some(state) = &mut entry.state {
                 change(host, state);
+                entry.file(host, now, &mut self.files);
             }
         }
+        self.tidy(now);
     }
 
     /// Keeps the last error of `host`.

@@ -57,7 +57,7 @@ impl Memory {
                 self.limits.requests_per_second = *per_second;
                 self.limits.burst = *burst;
                 let limits = self.limits.clone();
-                self.table.change_all(|_, state| state.set_limits(&limits));
+                self.table.change_all(now, |_, state| state.set_limits(&limits, now));
                 None
             }
         }
@@ -112,7 +112,7 @@ proptest! {
             prop_assert_eq!(answer, apply(state, &step, now));
             if let Step::Limit { .. } = step {
                 for state in kept.values_mut() {
-                    state.set_limits(limits);
+                    state.set_limits(limits, now);
                 }
             }
             let check = memory.table.get(&host).map_or(Ok(()), |state| state.check(now));

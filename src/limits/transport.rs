@@ -37,9 +37,9 @@ impl JobRates {
         }
     }
 
-    /// Changes them at once.
-    pub fn set(&self, limit: RateLimit) {
-        self.lock().set(limit.requests_per_second, limit.burst);
+    /// Changes them at `now`.
+    pub fn set(&self, limit: RateLimit, now: Timestamp) {
+        self.lock().set(limit.requests_per_second, limit.burst, now);
         self.bytes.set(limit.bytes_per_second);
     }
 

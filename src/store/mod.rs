@@ -100,8 +100,6 @@ pub trait Store: Send + Sync + 'static {
     fn page_heads(&self, id: TaskId, from: u32, limit: u32) -> Answer<'_, Vec<PageHead>>;
     /// Returns the page that holds an item, or the last page before it.
     fn page_of_item(&self, id: TaskId, item: u64) -> Answer<'_, Option<PageHead>>;
-    /// Returns the last page of a fetch.
-    fn last_page(&self, id: TaskId) -> Answer<'_, Option<PageHead>>;
     /// Returns the bytes of a page, or where they are.
     fn page_content(&self, id: TaskId, page: u32) -> Answer<'_, Option<Content>>;
     /// Lists paths (relative to the download root) of files that downloads of the job made, at most `limit`, in order of
@@ -110,6 +108,8 @@ pub trait Store: Send + Sync + 'static {
 
     // The engine's own reads. They have connections of their own and never wait behind the reads above.
 
+    /// Returns the last page of a fetch.
+    fn last_page(&self, id: TaskId) -> Answer<'_, Option<PageHead>>;
     /// Returns unfinished jobs with their lanes, in order of creation, beginning after the job `after`. A job whose row
     /// does not parse is logged and left out.
     fn recover(&self, after: Option<JobId>) -> Answer<'_, Recovered>;

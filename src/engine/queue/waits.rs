@@ -1,6 +1,8 @@
 //! Tasks that wait for something of their own: the end of a backoff or of a host's pause, disk space; and for all of them
 //! the end of the time that they have.
 
+use std::ops::Bound;
+
 use crate::engine::queue::Queue;
 use crate::engine::queue::lane::Head;
 use crate::engine::queue::task::{BatchNumber, Held, Queued, Wait, Waiting, due_task};
@@ -119,13 +121,16 @@ impl Queue {
         Some(task)
     }
 
-    /// The first `limit` tasks that wait for disk space, each with where it needs how many bytes.
-    pub(crate) fn waiting_for_disk(&self, limit: usize) -> Vec<(TaskId, String, u64)> {
+    /// `limit` tasks that wait for disk space, each with where it needs how many bytes: those behind `after`, and then from
+    /// the first one on, so that who looks again and again looks at each.
+    pub(crate) fn waiting_for_disk(&self, after: Option<TaskId>, limit: usize) -> Vec<(TaskId, String, u64)> {
         let need = |(id, waiting): (&TaskId, &Waiting)| match &waiting.wait {
             Wait::Disk { folder, bytes, .. } => Some((*id, folder.clone(), *bytes)),
             _ => None,
         };
-        self.waiting_for_disk.iter().filter_map(need).take(limit).collect()
+        let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let before = after.map(|after| self.waiting_for_disk.range(..=after)).into_iter().flatten();
+        self.waiting_for_disk.range(behind).chain(before).filter_map(need).take(limit).collect()
     }
 
     /// Puts waiting tasks before the others of their lanes.

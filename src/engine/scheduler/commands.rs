@@ -206,7 +206,10 @@ impl Scheduler {
         let now = self.now();
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
         patch.apply(&mut run.job, now);
-        run.rates.set(run.job.spec.rate_limit);
+        run.rates.set(run.job.spec.rate_limit, now);
+        // A job that rested by its old rate may start by the new one.
+        self.timers.clear(&Timer::JobRested(job));
+        self.queue.set_resting(job, false);
         self.queue.set_order(job, run.job.spec.priority, run.job.spec.group.max_concurrency);
         self.outbox.job_event(&mut run.job, EventKind::JobChanged);
         let changed = Arc::new(run.job.clone());

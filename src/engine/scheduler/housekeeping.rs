@@ -56,6 +56,12 @@ impl Scheduler {
         }
     }
 
+    /// A look for jobs to remove failed; the next one looks for the same.
+    pub(super) fn not_looked(&mut self) {
+        self.looks.for_removable = false;
+        self.timers.set(self.now().plus(PERIOD), Timer::Housekeeping);
+    }
+
     /// The deletion of a job is durable, or there was nothing to delete.
     pub(super) fn deleted(&mut self, job: JobId, was_there: bool, reply: Option<Reply<()>>) {
         if was_there {
@@ -69,27 +75,54 @@ impl Scheduler {
 
     fn begin_purge(&mut self, job: JobId) {
         if self.purging.insert(job) {
+            self.looks.forgetting.jobs.push(job);
+            self.forget_files();
+        }
+    }
+
+    /// Removes files of deleted jobs, before any of their rows: as long as there is a row, the next start finds the job
+    /// again and with it whatever a crash left of its files.
+    fn forget_files(&mut self) {
+        let forgetting = &mut self.looks.forgetting;
+        if forgetting.is_under_way || forgetting.jobs.is_empty() || self.draining {
+            return;
+        }
+        forgetting.is_under_way = true;
+        let (jobs, files) = (std::mem::take(&mut forgetting.jobs), self.runner.files.clone());
+        self.reads.spawn(async move {
+            for job in &jobs {
+                files.forget(*job).await;
+            }
+            Read::Forgotten(jobs)
+        });
+    }
+
+    /// Begins to remove the rows of jobs whose files are gone.
+    pub(super) fn forgotten(&mut self, jobs: Vec<JobId>) {
+        self.looks.forgetting.is_under_way = false;
+        for job in jobs {
+            self.add_piece(Piece::Purge(job));
+        }
+        self.forget_files();
+    }
+
+    /// A piece of a deleted job is gone.
+    pub(super) fn purged(&mut self, job: JobId, is_gone: bool) {
+        if is_gone {
+            self.purging.remove(&job);
+        } else {
             self.add_piece(Piece::Purge(job));
         }
     }
 
-    /// A piece of a deleted job is gone; its files go with the last row.
-    pub(super) fn purged(&mut self, job: JobId, is_gone: bool) {
-        if !is_gone {
-            return self.add_piece(Piece::Purge(job));
-        }
-        self.purging.remove(&job);
-        let files = self.runner.files.clone();
-        self.reads.spawn(async move {
-            files.forget(job).await;
-            Read::Done
-        });
-    }
-
     /// Looks whether there is disk space for those who wait for it. Their origins are not asked.
     pub(super) fn look_for_space(&mut self) {
-        let waiting = self.queue.waiting_for_disk(WAITING_MAX);
-        if waiting.is_empty() || self.looks.for_space || self.draining {
+        if self.looks.for_space || self.draining {
+            return;
+        }
+        let waiting = self.queue.waiting_for_disk(self.looks.space_after, WAITING_MAX);
+        self.looks.space_after = waiting.last().map(|(id, ..)| *id);
+        if waiting.is_empty() {
             return;
         }
         self.looks.for_space = true;
@@ -115,7 +148,7 @@ impl Scheduler {
     pub(super) fn space_found(&mut self, fitting: Vec<TaskId>) {
         self.looks.for_space = false;
         self.queue.wake(fitting, self.committed);
-        if !self.queue.waiting_for_disk(1).is_empty() {
+        if !self.queue.waiting_for_disk(None, 1).is_empty() {
             self.timers.set(self.now().plus(DISK_LOOK), Timer::DiskLook);
         }
     }
@@ -136,24 +169,5 @@ mod tests {
         assert_eq!(rest(3, 0), PERIOD);
         assert_eq!(rest(JOBS_MAX as usize, 0), PERIOD_BUSY);
         assert_eq!(rest(JOBS_MAX as usize, PURGING_MAX), PERIOD);
-    }
-
-    #[test]
-    fn a_piece_is_queued_once() {
-        use crate::engine::scheduler::piece::Pieces;
-        let mut pieces = Pieces::default();
-        let job = |number| JobId(uuid::Uuid::from_u128(number));
-        for number in [1, 2, 1] {
-            pieces.add(Piece::Purge(job(number)));
-        }
-        pieces.add(Piece::Sweep(job(1)));
-        assert_eq!(pieces.len(), 3);
-        assert_eq!(pieces.next(), Some(Piece::Purge(job(1))));
-        pieces.add(Piece::Purge(job(1)));
-        assert_eq!(
-            [pieces.next(), pieces.next(), pieces.next()].map(Option::unwrap),
-            [Piece::Purge(job(2)), Piece::Sweep(job(1)), Piece::Purge(job(1))]
-        );
-        assert!(pieces.is_empty());
     }
 }

@@ -97,7 +97,7 @@ pub(crate) struct Scheduler {
 }
 
 /// The looks that the scheduler takes from time to time.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Looks {
     /// Whether the store may have deleted jobs that are not being purged.
     deleted_left: bool,
@@ -105,6 +105,19 @@ struct Looks {
     for_removable: bool,
     /// Whether a look at the free disk space is under way.
     for_space: bool,
+    /// The last task for which disk space was looked for.
+    space_after: Option<TaskId>,
+    /// Files of deleted jobs.
+    forgetting: Forgetting,
+}
+
+/// The files of deleted jobs.
+#[derive(Debug, Default)]
+struct Forgetting {
+    /// Jobs whose files are to be removed.
+    jobs: Vec<JobId>,
+    /// Whether those of other jobs are being removed.
+    is_under_way: bool,
 }
 
 /// A batch on its way to the store, and what follows it.
@@ -142,7 +155,7 @@ impl Scheduler {
             limits,
             rng: SmallRng::seed_from_u64(seed),
             draining: false,
-            looks: Looks { deleted_left: true, for_removable: false, for_space: false },
+            looks: Looks { deleted_left: true, ..Looks::default() },
             checks,
             attempts: JoinSet::new(),
             reads: JoinSet::new(),

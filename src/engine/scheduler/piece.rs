@@ -15,10 +15,21 @@ pub(crate) enum Piece {
     Purge(JobId),
 }
 
-/// Work that is to go on, in the order in which it came, each piece once.
+impl Piece {
+    /// The job that it works on.
+    pub(crate) fn job(self) -> JobId {
+        match self {
+            Piece::Sweep(job) | Piece::Retry(job) | Piece::Purge(job) => job,
+        }
+    }
+}
+
+/// Work that is to go on, each piece once. Somebody waits for sweeps and retries, and nobody for a purge: so a purge goes
+/// behind them all, but for one in each round.
 #[derive(Debug, Default)]
 pub(crate) struct Pieces {
-    order: VecDeque<Piece>,
+    awaited: VecDeque<Piece>,
+    purges: VecDeque<Piece>,
     there: HashSet<Piece>,
 }
 
@@ -26,24 +37,76 @@ impl Pieces {
     /// Adds a piece, unless it is there.
     pub(crate) fn add(&mut self, piece: Piece) {
         if self.there.insert(piece) {
-            self.order.push_back(piece);
+            match piece {
+                Piece::Sweep(_) | Piece::Retry(_) => self.awaited.push_back(piece),
+                Piece::Purge(_) => self.purges.push_back(piece),
+            }
         }
     }
 
-    /// Takes out the first piece.
-    pub(crate) fn next(&mut self) -> Option<Piece> {
-        let piece = self.order.pop_front()?;
-        self.there.remove(&piece);
-        Some(piece)
+    /// Takes out a round of at most `max` pieces: those that are awaited first, in the order in which they came, then
+    /// purges. Where there are more than fit, the last place is a purge's.
+    pub(crate) fn round(&mut self, max: usize) -> Vec<Piece> {
+        let kept = usize::from(max > 1 && !self.purges.is_empty());
+        let awaited = self.awaited.len().min(max - kept);
+        let mut round: Vec<Piece> = self.awaited.drain(..awaited).collect();
+        let purges = self.purges.len().min(max - awaited);
+        round.extend(self.purges.drain(..purges));
+        self.there.retain(|piece| !round.contains(piece));
+        round
     }
 
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.order.len()
+    /// Takes out at most `max` purges, and nothing else.
+    pub(crate) fn purges(&mut self, max: usize) -> Vec<Piece> {
+        let purges: Vec<Piece> = self.purges.drain(..self.purges.len().min(max)).collect();
+        self.there.retain(|piece| !purges.contains(piece));
+        purges
     }
 
     /// Whether there is none.
     pub(crate) fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.there.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(number: u128) -> JobId {
+        JobId(uuid::Uuid::from_u128(number))
+    }
+
+    #[test]
+    fn a_piece_is_queued_once() {
+        let mut pieces = Pieces::default();
+        for number in [1, 2, 1] {
+            pieces.add(Piece::Purge(job(number)));
+        }
+        assert_eq!(pieces.round(1), [Piece::Purge(job(1))]);
+        pieces.add(Piece::Purge(job(1)));
+        assert_eq!(pieces.round(9), [Piece::Purge(job(2)), Piece::Purge(job(1))]);
+        assert!(pieces.is_empty());
+    }
+
+    #[test]
+    fn who_waits_for_a_sweep_does_not_wait_for_the_purges_before_it() {
+        let mut pieces = Pieces::default();
+        (0..50_000).for_each(|number| pieces.add(Piece::Purge(job(number))));
+        pieces.add(Piece::Sweep(job(7)));
+        pieces.add(Piece::Retry(job(8)));
+        let round = pieces.round(4);
+        assert_eq!(round, [Piece::Sweep(job(7)), Piece::Retry(job(8)), Piece::Purge(job(0)), Piece::Purge(job(1))]);
+    }
+
+    #[test]
+    fn purges_go_on_beside_sweeps_without_end() {
+        let mut pieces = Pieces::default();
+        pieces.add(Piece::Purge(job(100)));
+        (0..20).for_each(|number| pieces.add(Piece::Sweep(job(number))));
+        let round = pieces.round(16);
+        assert_eq!((round.len(), round[15]), (16, Piece::Purge(job(100))));
+        assert_eq!(pieces.round(16).len(), 5);
+        assert_eq!(pieces.purges(9), []);
     }
 }

@@ -29,13 +29,13 @@ impl Scheduler {
             return jobs;
         }
         let Bounds { piece_rows, piece_share, .. } = self.bounds;
-        let share = (piece_rows / self.pieces.len().max(1) as u32).max(piece_share);
-        for _ in 0..self.pieces.len().min((piece_rows / share) as usize) {
-            match self.pieces.next() {
-                Some(Piece::Sweep(job)) => jobs.extend(self.sweep(job, share).then_some(job)),
-                Some(Piece::Retry(job)) => jobs.extend(self.put_back(job, share).then_some(job)),
-                Some(Piece::Purge(job)) => self.purge(job, share),
-                None => break,
+        let round = self.pieces.round((piece_rows / piece_share.max(1)).max(1) as usize);
+        let share = piece_rows / round.len().max(1) as u32;
+        for piece in round {
+            match piece {
+                Piece::Sweep(job) => jobs.extend(self.sweep(job, share).then_some(job)),
+                Piece::Retry(job) => jobs.extend(self.put_back(job, share).then_some(job)),
+                Piece::Purge(job) => self.purge(job, share),
             }
         }
         jobs
@@ -45,16 +45,8 @@ impl Scheduler {
     /// would need more room than it makes.
     pub(super) fn add_purges(&mut self) {
         let Bounds { piece_rows, piece_share, .. } = self.bounds;
-        let mut left = piece_rows / piece_share.max(1);
-        for _ in 0..self.pieces.len() {
-            match self.pieces.next() {
-                Some(Piece::Purge(job)) if left > 0 => {
-                    left -= 1;
-                    self.purge(job, piece_share);
-                }
-                Some(other) => self.pieces.add(other),
-                None => break,
-            }
+        for piece in self.pieces.purges((piece_rows / piece_share.max(1)) as usize) {
+            self.purge(piece.job(), piece_share);
         }
     }
 

@@ -1,7 +1,6 @@
-//! What the scheduler waits for beside commits and attempts: plain values, and how patient a read is.
+//! What the scheduler waits for beside commits and attempts: plain values.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::engine::command::{Admitted, EngineError, JobCommand, Reply};
 use crate::engine::queue::LaneRead;
@@ -10,10 +9,7 @@ use crate::model::failures::Failures;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
-use crate::store::{Answer, Chunk, CutAttempt, DuePage, LanePage, StoreError};
-
-/// The longest wait between tries of a read that the work depends on.
-const RETRY_MAX: Duration = Duration::from_secs(5);
+use crate::store::{Chunk, CutAttempt, DuePage, LanePage, StoreError};
 
 /// Something that the scheduler waited for.
 pub(super) enum Read {
@@ -39,12 +35,12 @@ pub(super) enum Read {
     PartsAway(JobId),
     /// Jobs that can be removed.
     Removable(Result<Removable, StoreError>),
+    /// Deleted jobs whose files are gone.
+    Forgotten(Vec<JobId>),
     /// Tasks that waited for disk space and now have it.
     Space(Vec<TaskId>),
     /// A job as the store has it, after a contradiction.
     Reloaded(JobId, Box<Result<Option<Reloaded>, StoreError>>),
-    /// Nothing follows.
-    Done,
 }
 
 /// What the store has of a job.
@@ -96,24 +92,6 @@ pub(super) fn trusted<T>(read: Result<T, StoreError>) -> Result<Option<T>, Store
         Err(error) => {
             tracing::error!("a read of the scheduler failed and is tried again: {error}");
             Ok(None)
-        }
-    }
-}
-
-/// Reads, and tries again for a while what fails.
-pub(super) async fn patiently<'a, T>(read: impl Fn() -> Answer<'a, T>) -> Result<T, StoreError> {
-    let mut wait = Duration::from_millis(20);
-    loop {
-        match read().await {
-            Err(error @ (StoreError::Retry(_) | StoreError::Full(_) | StoreError::Unreadable(_))) => {
-                if wait >= RETRY_MAX {
-                    return Err(error);
-                }
-                tracing::warn!("a read is tried again: {error}");
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(RETRY_MAX);
-            }
-            done => return done,
         }
     }
 }

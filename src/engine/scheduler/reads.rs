@@ -1,9 +1,10 @@
 //! What the scheduler reads, and what else it waits for, while it goes on.
 
 use crate::engine::command::{EngineError, answer};
+use crate::engine::patience::patiently;
 use crate::engine::queue::LaneRead;
 use crate::engine::scheduler::Scheduler;
-use crate::engine::scheduler::read::{Read, patiently, trusted};
+use crate::engine::scheduler::read::{Read, trusted};
 use crate::model::ids::JobId;
 use crate::store::{Chunk, StoreError};
 
@@ -54,7 +55,11 @@ impl Scheduler {
                 Err(error) => answer(reply, Err(EngineError::Store(error.to_string()))),
             },
             Read::PartsAway(job) => self.settled(job),
-            Read::Removable(jobs) => self.remove_jobs(trusted(jobs)?.unwrap_or_default()),
+            Read::Removable(jobs) => match trusted(jobs)? {
+                Some(jobs) => self.remove_jobs(jobs),
+                None => self.not_looked(),
+            },
+            Read::Forgotten(jobs) => self.forgotten(jobs),
             Read::Space(fitting) => self.space_found(fitting),
             Read::Reloaded(job, found) => {
                 if let Some(found) = trusted(*found)? {
@@ -63,7 +68,6 @@ impl Scheduler {
                     self.reload(job);
                 }
             }
-            Read::Done => {}
         }
         Ok(())
     }

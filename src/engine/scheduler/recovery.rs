@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use crate::engine::jobs::{JobRun, Stage, Sweeping};
+use crate::engine::patience::patiently;
 use crate::engine::queue::task::Queued;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::piece::Piece;
-use crate::engine::scheduler::read::patiently;
 use crate::engine::timers::Timer;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};

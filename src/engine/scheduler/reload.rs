@@ -3,9 +3,10 @@
 
 use crate::engine::command::{EngineError, answer};
 use crate::engine::jobs::{Deferred, JobRun, Stage};
+use crate::engine::patience::patiently;
 use crate::engine::queue::task::Cause;
 use crate::engine::scheduler::Scheduler;
-use crate::engine::scheduler::read::{Read, Reloaded, patiently};
+use crate::engine::scheduler::read::{Read, Reloaded};
 use crate::model::ids::{JobId, TaskId};
 use crate::model::job::Job;
 use crate::model::task::TaskEvent;

@@ -93,7 +93,7 @@ impl Store for SqliteStore {
     }
 
     fn last_page(&self, id: TaskId) -> Answer<'_, Option<PageHead>> {
-        Box::pin(pages::last(&self.callers, id))
+        Box::pin(pages::last(&self.engine, id))
     }
 
     fn page_content(&self, id: TaskId, page: u32) -> Answer<'_, Option<Content>> {
