@@ -58,6 +58,8 @@ pub(crate) struct Lane {
     pub(crate) disk_from: TaskIndex,
     pub(crate) disk_to: TaskIndex,
     pub(crate) reading: Reading,
+    /// It is read because its turn came, so it goes next once that is done.
+    pub(crate) is_next: bool,
     /// The index before which the store takes no task of the lane to be PENDING.
     pub(crate) stored_head: TaskIndex,
     /// Changes with each load of the page; see `Queue::loaded`.
@@ -74,6 +76,7 @@ impl Lane {
             disk_from: 0,
             disk_to: 0,
             reading: Reading::Idle,
+            is_next: false,
             stored_head: 0,
             load: 0,
         }

@@ -36,6 +36,9 @@ use crate::model::spec::TaskSpec;
 use crate::model::time::Timestamp;
 use crate::store::{DueTask, LaneNumber};
 
+/// Lanes that may wait to be read before the others keep their turn.
+const WANTED_MAX: usize = 16;
+
 /// The tasks of one job.
 #[derive(Debug, Default)]
 struct JobQueue {
@@ -71,8 +74,11 @@ pub(crate) struct Queue {
     committed: BatchNumber,
     /// Lanes with a page in memory by the time of its load, oldest first; an entry whose number is not the lane's is old.
     loaded: VecDeque<(JobId, LaneNumber, u64)>,
-    /// Lanes to be read, in the order in which their turn came.
+    /// Lanes to be read, in the order in which their turn came: few, so that what is read is run before it has to make room
+    /// for what is read after it.
     wanted: VecDeque<(JobId, LaneNumber)>,
+    /// Lanes of which little is left in memory, to be read when no other is.
+    run_low: VecDeque<(JobId, LaneNumber)>,
     reads: usize,
     /// Memory of all tasks that wait. Tasks that wait for something of their own are few and counted, but not dropped.
     bytes: usize,
@@ -97,6 +103,7 @@ impl Queue {
             committed: 0,
             loaded: VecDeque::new(),
             wanted: VecDeque::new(),
+            run_low: VecDeque::new(),
             reads: 0,
             bytes: 0,
             bounds,
@@ -253,11 +260,18 @@ impl Queue {
                 return Admission::Empty;
             };
             let admission = admit(job, host, lane.next());
-            if admission == Admission::Empty && lane.reading == Reading::Idle && lane.has_more_in_store() {
+            if admission != Admission::Empty || !lane.has_more_in_store() {
+                return admission;
+            }
+            if !matches!(lane.reading, Reading::UnderWay { .. }) {
+                if wanted.len() >= WANTED_MAX {
+                    return Admission::Later;
+                }
                 lane.reading = Reading::Wanted;
                 wanted.push_back((job, number));
             }
-            admission
+            lane.is_next = true;
+            Admission::Read
         })?;
         let task = self.take_next(job, number);
         if task.is_none() {
@@ -343,10 +357,17 @@ impl Queue {
         let runs_low = !lane.page.is_empty() && lane.page.len() < page / 2;
         if roomy && runs_low && queue.may_run && lane.has_more_in_store() && lane.reading == Reading::Idle {
             lane.reading = Reading::Wanted;
-            self.wanted.push_back((job, number));
+            self.run_low.push_back((job, number));
         }
         if lane.has_work(self.bounds.held_back) {
-            self.rotation.has_work(job, number);
+            if std::mem::take(&mut lane.is_next) {
+                self.rotation.has_read(job, number);
+            } else {
+                self.rotation.has_work(job, number);
+            }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

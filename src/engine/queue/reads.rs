@@ -18,7 +18,7 @@ impl Queue {
     /// The next page of a lane to be read, if there is room for it.
     pub(crate) fn next_read(&mut self) -> Option<LaneRead> {
         while self.reads < READS_MAX {
-            let (job, lane) = self.wanted.pop_front()?;
+            let (job, lane) = self.wanted.pop_front().or_else(|| self.run_low.pop_front())?;
             if let Some(read) = self.begin_read(job, lane) {
                 self.make_room(job, lane);
                 self.reads += 1;
@@ -57,6 +57,8 @@ impl Queue {
         lane.reading = Reading::Idle;
         // The tasks of a job that may not run stay in the store.
         let Some(page) = page.filter(|_| *may_run) else {
+            // What cannot be read must not keep its turn: others would not have theirs.
+            lane.is_next = false;
             self.refresh(read.job, read.lane);
             return None;
         };

@@ -22,13 +22,20 @@ use crate::store::LaneNumber;
 pub(crate) enum Admission {
     /// The lane runs: the caller has taken the permits, that of this host among them.
     Go(Host),
-    /// The lane has no task in memory; the caller reads some and then calls [`Rotation::has_work`].
+    /// The lane has no task; the caller calls [`Rotation::has_work`] when it has one.
     Empty,
+    /// The lane has no task in memory; the caller reads some and then calls [`Rotation::has_read`].
+    Read,
+    /// As [`Admission::Read`], but enough lanes are being read: the lane keeps its turn until there are fewer.
+    Later,
     /// This host has no room; the caller calls [`Rotation::wake_host`] when it may have some.
     HostBlocked(Host),
     /// The job has used up its rate; the caller calls [`Rotation::set_resting`] when it may start again.
     JobBlocked,
 }
+
+/// Jobs that keep their turn in one pick before nothing is picked: bounds what a pick costs.
+const LATER_MAX: usize = 64;
 
 /// The reason why a lane with work does not run, as far as the rotation knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +61,8 @@ struct JobEntry {
     /// 0: none.
     cap: u32,
     ready: VecDeque<LaneNumber>,
-    in_ring: bool,
+    /// The job's place in its ring, an entry there with another number is an old one; 0: it stands in none.
+    ticket: u64,
     /// Rotation that a host woke for its free room, and that have not been picked since.
     woken: Vec<LaneNumber>,
     /// By lane number.
@@ -90,8 +98,10 @@ type Parked = BTreeMap<Reverse<i32>, VecDeque<(JobId, LaneNumber)>>;
 #[derive(Debug, Default)]
 pub(crate) struct Rotation {
     jobs: HashMap<JobId, JobEntry>,
-    rings: BTreeMap<Reverse<i32>, VecDeque<JobId>>,
+    rings: BTreeMap<Reverse<i32>, VecDeque<(JobId, u64)>>,
     parked: HashMap<Host, Parked>,
+    /// The last ticket that was given out.
+    tickets: u64,
 }
 
 impl Rotation {
@@ -104,7 +114,7 @@ impl Rotation {
             running: 0,
             cap,
             ready: VecDeque::new(),
-            in_ring: false,
+            ticket: 0,
             woken: Vec::new(),
             lanes: Vec::new(),
         };
@@ -140,6 +150,20 @@ impl Rotation {
         }
     }
 
+    /// As [`Rotation::has_work`], for a lane that was read because its turn had come: it goes next, since its tasks may
+    /// have to leave memory again before another turn comes.
+    pub(crate) fn has_read(&mut self, job: JobId, lane: LaneNumber) {
+        let Some(entry) = self.jobs.get_mut(&job) else { return };
+        let Some(place) = entry.lanes.get_mut(lane as usize).map(|lane| &mut lane.place) else { return };
+        if *place == Place::Idle {
+            *place = Place::Ready;
+            entry.ready.push_front(lane);
+            if entry.is_runnable() {
+                self.go_next(job);
+            }
+        }
+    }
+
     /// Sets whether a job may run at all.
     pub(crate) fn set_may_run(&mut self, job: JobId, may_run: bool) {
         self.adjust(job, |entry| entry.may_run = may_run);
@@ -160,10 +184,10 @@ impl Rotation {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
         if entry.priority != priority {
             if let Some(ring) = self.rings.get_mut(&Reverse(entry.priority)) {
-                ring.retain(|other| *other != job);
+                ring.retain(|(other, _)| *other != job);
             }
             entry.priority = priority;
-            entry.in_ring = false;
+            entry.ticket = 0;
             self.enter_ring(job);
         }
     }
@@ -186,24 +210,41 @@ impl Rotation {
     /// caller says [`Rotation::has_work`] again.
     pub(crate) fn pick(
         &mut self,
-        mut admit: impl FnMut(JobId, LaneNumber, &Host) -> Admission,
+        admit: impl FnMut(JobId, LaneNumber, &Host) -> Admission,
     ) -> Option<(JobId, LaneNumber)> {
-        loop {
+        let mut later = Vec::new();
+        let picked = self.pick_now(admit, &mut later);
+        for job in later.into_iter().rev() {
+            self.go_next(job);
+        }
+        picked
+    }
+
+    /// Picks a lane. Jobs that keep their turn are taken out of their rings and added to `later`.
+    fn pick_now(
+        &mut self,
+        mut admit: impl FnMut(JobId, LaneNumber, &Host) -> Admission,
+        later: &mut Vec<JobId>,
+    ) -> Option<(JobId, LaneNumber)> {
+        while later.len() < LATER_MAX {
             let mut ring = self.rings.first_entry()?;
-            let Some(job) = ring.get_mut().pop_front() else {
+            let Some((job, ticket)) = ring.get_mut().pop_front() else {
                 ring.remove();
                 continue;
             };
-            let Some(entry) = self.jobs.get_mut(&job) else { continue };
-            entry.in_ring = false;
+            let Some(entry) = self.jobs.get_mut(&job).filter(|entry| entry.ticket == ticket) else { continue };
+            entry.ticket = 0;
             if !entry.is_runnable() {
                 self.pass_on(job);
                 continue;
             }
             let Some(number) = entry.ready.pop_front() else { continue };
             let Some(lane) = entry.lanes.get_mut(number as usize) else { continue };
-            entry.woken.retain(|woken| *woken != number);
-            match admit(job, number, &lane.host) {
+            let admission = admit(job, number, &lane.host);
+            if admission != Admission::Later {
+                entry.woken.retain(|woken| *woken != number);
+            }
+            match admission {
                 Admission::Go(host) => {
                     lane.at = host;
                     lane.place = Place::Idle;
@@ -211,19 +252,27 @@ impl Rotation {
                     self.adjust(job, |entry| entry.running += 1);
                     return Some((job, number));
                 }
-                Admission::Empty => {
+                Admission::Empty | Admission::Read => {
                     lane.place = Place::Idle;
                     // The room for which a host may have woken the lane goes to another lane meanwhile.
                     let at = lane.at.clone();
-                    self.stay_in_ring(job);
+                    if admission == Admission::Read {
+                        self.enter_ring(job);
+                    } else {
+                        self.go_next(job);
+                    }
                     self.wake_host(&at, 1);
+                }
+                Admission::Later => {
+                    entry.ready.push_front(number);
+                    later.push(job);
                 }
                 Admission::HostBlocked(host) => {
                     lane.place = Place::Parked;
                     lane.at = host.clone();
                     let parked = self.parked.entry(host).or_default();
                     parked.entry(Reverse(entry.priority)).or_default().push_back((job, number));
-                    self.stay_in_ring(job);
+                    self.go_next(job);
                 }
                 Admission::JobBlocked => {
                     entry.resting = true;
@@ -234,6 +283,7 @@ impl Rotation {
                 }
             }
         }
+        None
     }
 
     /// Undoes a pick for which the lane had no task after all; the room goes to the next one.
@@ -278,18 +328,22 @@ impl Rotation {
 
     fn enter_ring(&mut self, job: JobId) {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
-        if !entry.in_ring && !entry.ready.is_empty() && entry.is_runnable() {
-            entry.in_ring = true;
-            self.rings.entry(Reverse(entry.priority)).or_default().push_back(job);
+        if entry.ticket == 0 && !entry.ready.is_empty() && entry.is_runnable() {
+            self.tickets += 1;
+            entry.ticket = self.tickets;
+            self.rings.entry(Reverse(entry.priority)).or_default().push_back((job, entry.ticket));
         }
     }
 
-    /// As `enter_ring`, but in front: a job whose lane was refused has not had its turn yet.
-    fn stay_in_ring(&mut self, job: JobId) {
-        let Some(entry) = self.jobs.get_mut(&job) else { return };
-        if !entry.in_ring && !entry.ready.is_empty() {
-            entry.in_ring = true;
-            self.rings.entry(Reverse(entry.priority)).or_default().push_front(job);
+    /// As `enter_ring`, but in front, also where the job stands in its ring: a job whose lane was refused has not had its
+    /// turn yet.
+    fn go_next(&mut self, job: JobId) {
+        let Some(entry) = self.jobs.get_mut(&job).filter(|entry| !entry.ready.is_empty()) else { return };
+        let ring = self.rings.entry(Reverse(entry.priority)).or_default();
+        if ring.front() != Some(&(job, entry.ticket)) {
+            self.tickets += 1;
+            entry.ticket = self.tickets;
+            ring.push_front((job, entry.ticket));
         }
     }
 
