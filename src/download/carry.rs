@@ -2,12 +2,14 @@
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use tokio::task::unconstrained;
 
 use crate::download::Halt;
 use crate::download::ask::Stream;
 use crate::download::board::{ClaimId, Reach};
 use crate::download::flow::Flow;
 use crate::download::plan::no_space;
+use crate::download::resume::can_go_on;
 use crate::files::space::NoSpace;
 use crate::model::failure::{Failure, FailureReason};
 
@@ -151,17 +153,19 @@ impl Flow<'_> {
         }
     }
 
-    /// Nobody knows how much is to come. A body that fills more than half of what the file system could hold at all has
-    /// filled it alone: what it has is dropped, and it waits for a good deal more than that.
+    /// Nobody knows how much is to come. What it has is dropped, and it waits for a good deal more than that, where it could
+    /// not be gone on with, where it alone has filled more than half of what the file system could hold at all, and where
+    /// another one waits there with what it has.
     fn out_of_room(&self, held: u64, error: &NoSpace) -> Halt {
         let what = format!("the file, of which {held} bytes came and nobody knows how many will,");
         let more = (held / 4).max(2 * ROOM_STEP);
-        if held > error.most_bytes / 2 {
-            self.bound.give_up();
-            let needed = NoSpace { needed_bytes: held + more, ..*error };
-            return no_space(self.order, &needed, held + more, &what);
+        let is_of_use = can_go_on(&self.bound.stored(), self.order.has_digest());
+        if is_of_use && held <= error.most_bytes / 2 && self.bound.may_wait() {
+            return no_space(self.order, &NoSpace { needed_bytes: more, ..*error }, 0, &what);
         }
-        no_space(self.order, &NoSpace { needed_bytes: more, ..*error }, 0, &what)
+        self.bound.give_up();
+        let needed = NoSpace { needed_bytes: held + more, ..*error };
+        no_space(self.order, &needed, held + more, &what)
     }
 
     /// The body is over. For one of unknown length that is the end of the file; else it must have been as long as it said.
@@ -179,11 +183,12 @@ impl Flow<'_> {
         Err(Failure::retryable(FailureReason::Truncated, message).into())
     }
 
-    /// Makes checkpoints by bytes and time. Returns only when one fails such that nothing may go on.
+    /// Makes checkpoints by bytes and time, also where the connections use up every turn of their task because bytes are
+    /// always there. Returns only when one fails such that nothing may go on.
     pub(super) async fn checkpoints(&self) -> Failure {
         loop {
             tokio::select! {
-                () = tokio::time::sleep(self.order.ctx.settings.checkpoint_interval) => {}
+                () = unconstrained(tokio::time::sleep(self.order.ctx.settings.checkpoint_interval)) => {}
                 () = self.due.notified() => {}
             }
             if self.bound.unsaved_bytes() == 0 {

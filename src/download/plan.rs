@@ -84,8 +84,8 @@ async fn bind(order: &Order<'_>, start: Start, held: &mut Held) -> Result<Bound,
     }
 }
 
-/// Room for all that is missing. Where the file system sets it aside itself, no count of it is needed. Of a body of
-/// unknown length nothing is missing yet: it asks for room as it grows.
+/// Room for all that is missing and that the part does not have already. Where the file system sets it aside itself, no
+/// count of it is needed. Of a body of unknown length nothing is missing yet: it asks for room as it grows.
 async fn set_room_aside(
     order: &Order<'_>,
     bound: &Bound,
@@ -93,7 +93,8 @@ async fn set_room_aside(
     missing: u64,
 ) -> Result<Option<Reservation>, Halt> {
     let Some(total) = total.filter(|_| missing > 0) else { return Ok(None) };
-    let reserved = order.ctx.root.reserve(bound.folder(), missing);
+    let needed = missing.saturating_sub(bound.spare_bytes());
+    let reserved = order.ctx.root.reserve(bound.folder(), needed);
     let reservation = reserved.map_err(|error| no_space(order, &error, total, "the file"))?;
     if total < PREALLOCATE_FROM_BYTES {
         return Ok(Some(reservation));
@@ -102,7 +103,7 @@ async fn set_room_aside(
         Ok(true) => Ok(None),
         Ok(false) => Ok(Some(reservation)),
         Err(failure) if failure.reason == FailureReason::DiskFull => {
-            Err(Halt::NoSpace { folder: order.target.folder.clone(), needed_bytes: missing, message: failure.message })
+            Err(Halt::NoSpace { folder: order.target.folder.clone(), needed_bytes: needed, message: failure.message })
         }
         Err(failure) => Err(failure.into()),
     }

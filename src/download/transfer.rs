@@ -119,7 +119,7 @@ async fn hash_behind(flow: &Flow<'_>) -> Result<(), Failure> {
         tokio::select! {
             biased;
             () = flow.over.cancelled() => return Ok(()),
-            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            () = tokio::task::unconstrained(tokio::time::sleep(LOOK_INTERVAL)) => {}
         }
         while flow.bound.digest_behind(BEHIND_BYTES_MIN, BEHIND_BYTES_MAX).await? {
             if flow.over.is_cancelled() {

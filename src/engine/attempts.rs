@@ -84,7 +84,8 @@ impl Runner {
         let task = timeouts.task.map(|limit| (limit, launch.first_start.plus(limit).since(now), false));
         let first = attempt.into_iter().chain(task).min_by_key(|(_, wait, _)| *wait);
         let Some((limit, wait, is_attempt)) = first else { return std::future::pending().await };
-        tokio::time::sleep(wait).await;
+        // Also where the attempt has used up its turn, as one does for which bytes are always there.
+        tokio::task::unconstrained(tokio::time::sleep(wait)).await;
         if is_attempt {
             let message = format!(
                 "the attempt did not end within its `timeouts.attempt` of {limit:?}; allow more, or see why it is slow"

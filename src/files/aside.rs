@@ -4,8 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
+
 use crate::files::checkpoint::{meta_draft_name, meta_name, part_name};
 use crate::files::error::{blocking, failure};
+use crate::files::folder::Folder;
 use crate::files::root::Root;
 use crate::model::failure::Failure;
 use crate::model::ids::JobId;
@@ -34,6 +37,7 @@ impl Aside {
                     continue;
                 }
                 let fail = |error: io::Error| failure("set aside", &handle.path_of(&name), &error);
+                give_tail_back(&handle, &name);
                 let kept = std::fs::create_dir_all(&place).and_then(|()| handle.rename_out(&name, &place));
                 if kept.is_err() {
                     handle.remove(&name).map_err(fail)?;
@@ -74,6 +78,16 @@ impl Aside {
     pub async fn forget(&self, job: JobId) -> Result<(), Failure> {
         let place = self.place.join(job.to_string());
         blocking(move || remove_all(&place)).await
+    }
+}
+
+/// Gives back what was set aside for a part behind its bytes: of one whose process was killed it still is.
+fn give_tail_back(folder: &Folder, name: &str) {
+    if let Ok(file) = folder.open_with(name, OFlags::RDWR)
+        && let Ok(metadata) = file.metadata()
+    {
+        // Where it cannot be given back, it stays with the part.
+        let _ = file.set_len(metadata.len());
     }
 }
 

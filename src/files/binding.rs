@@ -84,11 +84,18 @@ pub enum Why {
 }
 
 impl Binding {
-    /// Whether `other` came from the same source: asked for by the same URL and served by the same host. Validators of
-    /// different hosts say nothing of each other.
+    /// Whether `other` came from the same source: asked for by the same URL, and served under the same one but for its
+    /// query, which signed links change. Validators tell the versions of one resource apart (RFC 9110, section 8.8), and
+    /// those of different hosts or paths say nothing of each other: a tag that is made of time and size is the same for any
+    /// two files of one build.
     pub fn is_from_source_of(&self, other: &Binding) -> bool {
-        let server = |url: &str| Url::parse(url).ok().map(|url| url.origin());
-        self.source == other.source && server(&self.final_url) == server(&other.final_url)
+        let place = |url: &str| {
+            let mut url = Url::parse(url).ok()?;
+            url.set_query(None);
+            url.set_fragment(None);
+            Some(url)
+        };
+        self.source == other.source && place(&self.final_url) == place(&other.final_url)
     }
 }
 
@@ -231,8 +238,10 @@ mod tests {
         assert!(stored.admit(&mirror, true).unwrap().binding().is_pieced);
         let elsewhere = Binding { final_url: "http://c/f".into(), ..same.clone() };
         assert_eq!(stored.admit(&elsewhere, false), Err(Why::Unproven), "redirected to another host");
-        let moved = Binding { final_url: "http://a/g".into(), ..same };
-        assert!(stored.admit(&moved, false).is_ok(), "redirected within the host");
+        let moved = Binding { final_url: "http://a/g".into(), ..same.clone() };
+        assert_eq!(stored.admit(&moved, false), Err(Why::Unproven), "redirected to another file of the host");
+        let signed = Binding { final_url: "http://a/f?signature=2".into(), ..same };
+        assert!(stored.admit(&signed, false).is_ok(), "a link that is signed anew");
     }
 
     #[test]

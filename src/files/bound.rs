@@ -18,7 +18,7 @@ use rustix::fs::FallocateFlags;
 use tokio_util::sync::CancellationToken;
 
 use crate::files::binding::{Admitted, Binding, Stored};
-use crate::files::checkpoint::{Place, SaveError};
+use crate::files::checkpoint::{Place, SaveError, part_name};
 use crate::files::digest::Hasher;
 use crate::files::error::{blocking, failure};
 use crate::files::folder::Folder;
@@ -166,6 +166,12 @@ impl Bound {
         Err(Failure::retryable(FailureReason::ContentChanged, message))
     }
 
+    /// Whether what is held may be kept while its download waits for room. One download on each file system may: several
+    /// would wait for the room that the others hold.
+    pub fn may_wait(&self) -> bool {
+        self.place.root.may_wait(&self.place.folder, &self.place.key, part_name)
+    }
+
     /// Keeps nothing of what is held when the part is closed.
     pub fn give_up(&self) {
         let mut gate = self.lock();
@@ -242,6 +248,13 @@ impl Bound {
         .await
     }
 
+    /// Bytes that the file system has set aside for the file beside those that are held: a part that was preallocated and
+    /// not filled has them already.
+    pub fn spare_bytes(&self) -> u64 {
+        let allocated = self.place.disk.allocated_bytes();
+        allocated.saturating_sub(self.with_held(RangeSet::bytes))
+    }
+
     /// Bytes that came since the last checkpoint.
     pub fn unsaved_bytes(&self) -> u64 {
         self.lock().unsaved
@@ -292,6 +305,8 @@ impl Bound {
             let _ = self.checkpoint().await;
         }
         let Bound { place, binding, gate } = self;
+        // What was set aside behind the bytes is for others, until the part is gone on with.
+        let _ = place.disk.give_tail_back();
         let gate = gate.into_inner().unwrap_or_else(PoisonError::into_inner);
         let ranges = if gate.is_doubtful { gate.saved } else { gate.have };
         let is_empty = ranges.is_empty();

@@ -106,10 +106,11 @@ impl Place {
         self.empty()
     }
 
-    /// A file that is empty is not truncated: ext4 writes a truncated one out when it is closed, which costs a small file
+    /// A file that is empty and has taken nothing is not truncated: ext4 writes a truncated one out when it is closed, which costs a small file
     /// more than all the rest (`auto_da_alloc` in ext4's documentation).
     pub(super) fn empty(&self) -> io::Result<()> {
-        if self.disk.metadata()?.len() == 0 { Ok(()) } else { self.disk.truncate(0) }
+        let is_empty = self.disk.metadata()?.len() == 0 && self.disk.allocated_bytes() == 0;
+        if is_empty { Ok(()) } else { self.disk.truncate(0) }
     }
 
     /// Removes the part, its checkpoint, and the directories made by haul that this leaves empty.

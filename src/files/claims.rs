@@ -2,13 +2,23 @@
 //!
 //! Work on the blocking pool may outlive the attempt that began it, so that an attempt has ended for the engine while a
 //! checkpoint of it is still written. The claim lives as long as the last of them.
+//!
+//! Of the parts that are not in use, one on each file system may be kept by a download that waits for more room: several
+//! would wait for what the others hold, and for ever.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The parts of a download root that are in use.
 #[derive(Debug, Default)]
-pub(super) struct Claims(Mutex<HashSet<String>>);
+pub(super) struct Claims(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    claimed: HashSet<String>,
+    /// The part that waits for room on a file system, by the number of its device.
+    waiting: HashMap<u64, String>,
+}
 
 /// The right to use one part; dropping it releases it.
 #[derive(Debug)]
@@ -18,24 +28,56 @@ pub(super) struct Claim {
 }
 
 impl Claims {
-    /// Claims the part of this path; `None`: it is in use.
+    /// Claims the part of this path; `None`: it is in use. If it waited for room it does not any more.
     pub(super) fn claim(self: &Arc<Self>, path: String) -> Option<Claim> {
-        let is_free = self.lock().insert(path.clone());
+        let mut state = self.lock();
+        let is_free = state.claimed.insert(path.clone());
+        if is_free {
+            state.waiting.retain(|_, waiting| *waiting != path);
+        }
         is_free.then(|| Claim { claims: Arc::clone(self), path })
     }
 
     /// Whether the part of this path is in use.
     pub(super) fn has(&self, path: &str) -> bool {
-        self.lock().contains(path)
+        self.lock().claimed.contains(path)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+    /// Whether the part of this path may be kept while its download waits for room on a file system. `is_there` says
+    /// whether another one, which was kept, still exists.
+    pub(super) fn may_wait(&self, device: u64, path: &str, is_there: impl FnOnce(&str) -> bool) -> bool {
+        let mut state = self.lock();
+        let other = state.waiting.get(&device).filter(|other| *other != path);
+        if other.is_some_and(|other| is_there(other)) {
+            return false;
+        }
+        state.waiting.insert(device, path.to_owned());
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.claims.lock().remove(&self.path);
+        self.claims.lock().claimed.remove(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_part_waits_for_room_on_each_file_system() {
+        let claims = Arc::new(Claims::default());
+        assert!(claims.may_wait(1, "a", |_| true) && claims.may_wait(1, "a", |_| true));
+        assert!(!claims.may_wait(1, "b", |other| other == "a"));
+        assert!(claims.may_wait(2, "b", |_| true));
+        assert!(claims.may_wait(1, "c", |_| false), "the other is gone");
+        drop(claims.claim("c".to_owned()));
+        assert!(claims.may_wait(1, "b", |_| true), "the other goes on");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A disk that fails on request, for tests. Each method is called before the operation that it is named for, and an
@@ -15,6 +15,9 @@ pub trait Faults: std::fmt::Debug + Send + Sync {
     /// The file is empty from here on.
     fn empty(&self);
 }
+
+/// What `st_blocks` counts in, whatever the blocks of the file system are.
+const BLOCK_BYTES: u64 = 512;
 
 /// An open part file.
 #[derive(Debug)]
@@ -37,6 +40,21 @@ impl Disk {
 
     pub(super) fn metadata(&self) -> io::Result<Metadata> {
         self.file.metadata()
+    }
+
+    /// How much of the file system the file has taken; 0 where that is not known.
+    pub(super) fn allocated_bytes(&self) -> u64 {
+        self.file.metadata().map_or(0, |metadata| metadata.blocks().saturating_mul(BLOCK_BYTES))
+    }
+
+    /// Gives back what was set aside behind the end of the file. A file system drops that when a file is cut to the length
+    /// that it has.
+    pub(super) fn give_tail_back(&self) -> io::Result<()> {
+        let metadata = self.file.metadata()?;
+        if metadata.blocks().saturating_mul(BLOCK_BYTES) <= metadata.len() {
+            return Ok(());
+        }
+        self.file.set_len(metadata.len())
     }
 
     /// Writes to the page cache.

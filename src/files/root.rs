@@ -105,6 +105,18 @@ impl Root {
         self.claims.claim(path)
     }
 
+    /// Whether the part of `key` in `folder` may be kept while its download waits for room there. `name_of`: what the part
+    /// of a key is called.
+    pub(super) fn may_wait(&self, folder: &Folder, key: &str, name_of: fn(&str) -> String) -> bool {
+        let is_there = |path: &str| {
+            let (above, key) = path.rsplit_once('/').unwrap_or(("", path));
+            // In case of doubt it is there: then bytes come again, and nobody waits for ever.
+            self.find_folder(above)
+                .map_or(true, |folder| folder.is_some_and(|it| it.has(&name_of(key)).unwrap_or(true)))
+        };
+        self.claims.may_wait(folder.device(), &folder.path_of(key), is_there)
+    }
+
     /// The directory of this relative path, if it is there.
     pub fn find_folder(&self, path: &str) -> Result<Option<Folder>, Failure> {
         if path.is_empty() {

@@ -1,15 +1,19 @@
 //! Codings of bodies: gzip, br, zstd and deflate, undone while the body streams.
 //!
-//! How much may come out is for the reader to say: each chunk is small, so whoever counts them stops a bomb in time.
+//! How much may come out is for the reader to say: each chunk is small, so whoever counts them stops a bomb in time. A
+//! body of which nothing comes out, or much of little, gives way to the other tasks of its thread.
 
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use async_compression::tokio::bufread::{BrotliDecoder, DeflateDecoder, ZlibDecoder};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader, ReadBuf};
+use tokio::task::coop;
 use tokio_util::io::StreamReader;
 
 use crate::model::failure::{Failure, FailureReason};
@@ -193,6 +197,7 @@ impl Decoded {
             *self = Decoded::Running(reader);
         }
         let Decoded::Running(reader) = self else { return Ok(None) };
+        coop::consume_budget().await;
         let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
         let count = reader.read_buf(&mut chunk).await.map_err(failure)?;
         Ok((count > 0).then(|| chunk.freeze()))
@@ -209,8 +214,22 @@ fn encoded(first: Bytes, body: Body) -> Reader {
     Box::new(StreamReader::new(Box::pin(first.chain(rest))))
 }
 
+/// What goes into a decoder. Each read counts as work of its task: it may come from memory, and give nothing.
+struct Polite(Reader);
+
+impl AsyncRead for Polite {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let progress = ready!(coop::poll_proceed(cx));
+        let poll = Pin::new(&mut self.0).poll_read(cx, buf);
+        if poll.is_ready() {
+            progress.made_progress();
+        }
+        poll
+    }
+}
+
 async fn stage(coding: Coding, reader: Reader, may_be_label: bool) -> io::Result<Reader> {
-    let mut reader = BufReader::with_capacity(CHUNK_BYTES, reader);
+    let mut reader = BufReader::with_capacity(CHUNK_BYTES, Box::new(Polite(reader)) as Reader);
     if may_be_label && !coding.may_begin_with(reader.fill_buf().await?) {
         return Ok(Box::new(reader));
     }
@@ -404,6 +423,23 @@ mod tests {
         assert_eq!(run("chunked, Chunked").await.as_ref(), Ok(&packed));
         for bad in ["compress, chunked", "chunked, gzip", "x, chunked"] {
             assert_eq!(run(bad).await.unwrap_err().reason, FailureReason::Protocol, "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nothing_comes_out_of_gives_way_to_others() {
+        let members = encode("gzip", b"").await.repeat(2_000);
+        let large = encode("gzip", &vec![0; 8 << 20]).await;
+        for (what, sent, length) in [("members", members, 0), ("zeros", large, 8 << 20)] {
+            let mut turns = 0;
+            let mut run = std::pin::pin!(run("gzip", in_pieces(&sent, 1 << 20)));
+            let end = std::future::poll_fn(|cx| {
+                turns += 1;
+                run.as_mut().poll(cx)
+            });
+            assert_eq!(end.await.unwrap().len(), length, "{what}");
+            // It is polled anew only after it gave way.
+            assert!(turns > 1, "{what} hold their thread");
         }
     }
 

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use http::header;
 
 use crate::model::failure::Failure;
+use crate::model::retry::is_idempotent;
 use crate::model::spec::HttpOptions;
 use crate::net::course::Course;
 use crate::net::redirect::Trail;
@@ -36,11 +37,13 @@ pub async fn exchange(
     session: &mut Session,
 ) -> Result<Response, Failure> {
     let limit = profile.http.max_redirects.unwrap_or(HttpOptions::REDIRECTS_DEFAULT);
+    let is_repeatable = is_idempotent(request.method.as_str());
     let mut course = Course::new(request, profile, session)?;
     session.trace = Trace::default();
     loop {
         session.trace = Trace { url: Some(course.url.clone()), redirects: session.trace.redirects, ..Trace::default() };
-        let response = transport.send(course.request(&session.jar), &course.profile).await?;
+        let sent = transport.send(course.request(&session.jar), &course.profile).await;
+        let response = sent.map_err(|failure| of_hop(failure, session.trace.redirects, is_repeatable))?;
         session.trace.remote = response.remote;
         session.trace.status = response.status.as_u16();
         session.jar.keep(&course.url, &response.headers);
@@ -61,6 +64,17 @@ pub async fn exchange(
         course.turn(hop)?;
         session.trace.redirects += 1;
     }
+}
+
+/// Returns what the failure of a request says of the whole exchange, of which so many were answered before it: an origin
+/// has looked at it then, so it is neither unsent, nor to be made again without counting where that may repeat what was
+/// done.
+fn of_hop(failure: Failure, answered: u32, is_repeatable: bool) -> Failure {
+    if answered == 0 {
+        return failure;
+    }
+    let paused_until = failure.paused_until.filter(|_| is_repeatable);
+    Failure { is_unsent: false, paused_until, ..failure }
 }
 
 /// Reads what is left of a small body, so that its connection can be used again. Gives up where it is not small or not

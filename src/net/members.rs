@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use async_compression::zstd::DParameter;
 use tokio::io::{AsyncBufRead, AsyncRead, BufReader, ReadBuf};
+use tokio::task::coop;
 
 /// The window that a zstd content coding may ask a decoder to hold, as a power of 2: 8 MiB (RFC 9659).
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
@@ -104,6 +105,8 @@ impl AsyncRead for Members {
                     if buf.filled().len() > before {
                         return Poll::Ready(Ok(()));
                     }
+                    // A member may be empty, and so may be all that follow it.
+                    ready!(coop::poll_proceed(cx)).made_progress();
                     let State::Within(decoder) = std::mem::replace(&mut self.state, State::Ended) else { continue };
                     let source = decoder.into_source();
                     self.state = State::Between { source, is_first: false, is_padded: false };

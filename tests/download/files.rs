@@ -312,6 +312,75 @@ async fn a_body_without_end_stops_at_the_reserve_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn what_a_part_has_taken_is_not_asked_for_again() {
+    let place = tempfile::tempdir().unwrap();
+    let mount = place.path().to_owned();
+    let Some(_disk) = SmallDisk::mount(&mount, "8m") else { return };
+    let rig = Rig::at(tempfile::tempdir_in(&mount).unwrap());
+    let object = Object::new(1, 6 << 20);
+    let cut = object.clone();
+    rig.origin.handle("/f", move |request| {
+        let reply = cut.respond(request);
+        if request.nth == 0 { reply.cut_at(1 << 20, Cut::Fin) } else { reply }
+    });
+    let (failure, _) = rig.failed(&rig.spec("/f")).await;
+    assert_eq!(failure.reason, FailureReason::Truncated);
+    assert!(rig.root.has_room("", 6 << 20), "what it does not use is for others meanwhile");
+    // As a process that is killed leaves it.
+    let part = std::fs::File::options().write(true).open(rig.path("job/.haul-0-1.part")).unwrap();
+    rustix::fs::fallocate(&part, rustix::fs::FallocateFlags::KEEP_SIZE, 0, 6 << 20).unwrap();
+    assert!(!rig.root.has_room("", 2 << 20));
+    let (result, _) = rig.done(&rig.spec("/f")).await;
+    assert_eq!((result.resumed_bytes > 0, rig.read("job/f") == object.bytes()), (true, true));
+    drop(part);
+    // The same before a byte of it was claimed.
+    std::fs::remove_file(rig.path("job/f")).unwrap();
+    let part = std::fs::File::create(rig.path("job/.haul-0-1.part")).unwrap();
+    rustix::fs::fallocate(&part, rustix::fs::FallocateFlags::KEEP_SIZE, 0, 6 << 20).unwrap();
+    rig.done(&rig.spec("/f")).await;
+    assert_eq!(rig.read("job/f"), object.bytes());
+}
+
+/// Two bodies of unknown length that fit one by one and not together.
+#[tokio::test]
+async fn downloads_do_not_wait_for_the_room_that_each_other_hold() {
+    let place = tempfile::tempdir().unwrap();
+    let mount = place.path().to_owned();
+    let Some(_disk) = SmallDisk::mount(&mount, "16m") else { return };
+    for has_validators in [false, true] {
+        let (mut one, mut two) =
+            (Rig::at(tempfile::tempdir_in(&mount).unwrap()), Rig::at(tempfile::tempdir_in(&mount).unwrap()));
+        two.root = std::sync::Arc::clone(&one.root);
+        (one.key, two.key) = ("0-1".into(), "0-2".into());
+        let object = Object::new(1, 12 << 20);
+        for rig in [&one, &two] {
+            let served = if has_validators { object.clone() } else { object.clone().no_etag().no_last_modified() };
+            rig.origin.handle("/f", move |request| match request.header("range") {
+                Some(_) => served.respond(request),
+                None => served.respond(request).chunked(60_000).bytes_per_second(20 << 20),
+            });
+        }
+        let spec = |rig: &Rig, name: &str| DownloadSpec { path: name.into(), ..rig.spec("/f") };
+        let (specs, mut came) = ([spec(&one, "f1"), spec(&two, "f2")], 0);
+        let ends = futures_util::future::join(one.attempt(&specs[0]), two.attempt(&specs[1])).await;
+        for (rig, spec, (end, _)) in [(&one, &specs[0], ends.0), (&two, &specs[1], ends.1)] {
+            let is_there = match end {
+                AttemptEnd::Done(_) => true,
+                // As the engine has it: once there is room.
+                AttemptEnd::NoSpace { folder, needed_bytes, .. } if rig.root.has_room(&folder, needed_bytes) => {
+                    matches!(rig.attempt(spec).await.0, AttemptEnd::Done(_))
+                }
+                AttemptEnd::NoSpace { .. } => false,
+                other => panic!("{other:?}"),
+            };
+            came += usize::from(is_there);
+        }
+        assert_eq!(came, 1, "one fits, and the other waits for somebody to make room; validators: {has_validators}");
+        std::fs::remove_dir_all(one.path("")).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn the_server_limits_what_the_task_does_not() {
     let mut rig = Rig::new();
     rig.settings.max_bytes = Some(SIZE - 1);

@@ -6,7 +6,7 @@ use haul::pb::watch_job_response::Event;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::Server;
-use crate::support::spec::{fetch, group, job, once};
+use crate::support::spec::{download, fetch, group, job, millis, once, with_timeouts};
 
 fn kinds(failures: &[pb::FailureCount]) -> Vec<(u32, &str, u32, &[u32])> {
     failures.iter().map(|it| (it.http_status, it.host.as_str(), it.count, it.sample_task_indexes.as_slice())).collect()
@@ -76,4 +76,24 @@ async fn a_job_says_where_and_how_often_it_failed() {
     server.jobs().retry_job(request).await.unwrap();
     let ended = server.ended(&id).await;
     assert_eq!((ended.state(), ended.failures, ended.failure), (pb::JobState::Succeeded, Vec::new(), None));
+}
+
+/// Bytes that are always there use up every turn of the attempt that reads them.
+#[tokio::test]
+async fn a_flood_does_not_outlast_the_time_of_its_attempt() {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/f", listener.local_addr().unwrap());
+    let flood = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let chunks = b"1\r\nx\r\n".repeat(10_000);
+        while stream.write_all(&chunks).is_ok() {}
+    });
+    let server = Server::start().await;
+    let timeouts = pb::Timeouts { attempt: Some(millis(300)), ..Default::default() };
+    let ended = server.run(pb::JobSpec { defaults: Some(with_timeouts(timeouts)), ..job(vec![download(url)]) }).await;
+    assert_eq!(ended.failure.unwrap().reason(), pb::FailureReason::TimeoutAttempt);
+    flood.join().unwrap();
 }

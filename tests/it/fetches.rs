@@ -260,3 +260,29 @@ async fn a_post_that_may_have_arrived_is_not_sent_again() {
     let ended = server.run(job(post(format!("http://{gone}/")))).await;
     assert_eq!(ended.failure.unwrap().attempt, 5);
 }
+
+#[tokio::test]
+async fn a_post_that_was_answered_is_not_sent_again_for_where_it_led() {
+    let (server, origin, paused) = (Server::start().await, Origin::start(), Origin::start_on([127, 0, 0, 3]));
+    let gone = Origin::start().address();
+    let post = |url: String| {
+        let mut task = fetch_as(pb::FetchSpec { url, method: "POST".into(), ..Default::default() });
+        let (initial_backoff, max_backoff) = (Some(millis(10)), Some(millis(50)));
+        let retry = pb::RetryPolicy { initial_backoff, max_backoff, ..Default::default() };
+        task.options = Some(pb::TaskOptions { retry: Some(retry), ..Default::default() });
+        pb::JobSpec { tasks: vec![task], ..Default::default() }
+    };
+    // To where nobody listens.
+    for status in [303, 307] {
+        let path = format!("/{status}");
+        origin.reply(&path, Reply::redirect(status, &format!("http://{gone}/")));
+        let ended = server.run(post(origin.url(&path))).await;
+        assert_eq!((ended.state(), origin.requests(&path).len()), (JobState::Failed, 1), "{status}");
+    }
+    // To a host that asks for time.
+    paused.reply("/", Reply::status(503).header("Retry-After", "3600"));
+    server.run(pb::JobSpec { defaults: Some(once()), ..job(vec![fetch(paused.url("/"))]) }).await;
+    origin.reply("/paused", Reply::redirect(303, &paused.url("/")));
+    let ended = server.run(post(origin.url("/paused"))).await;
+    assert_eq!((ended.state(), origin.requests("/paused").len()), (JobState::Failed, 1));
+}
