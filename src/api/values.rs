@@ -18,6 +18,8 @@ const LABELS_MAX: usize = 64;
 pub(crate) const ID_BYTES_MAX: usize = 128;
 /// The longest time that may be asked for: ten years, far within what timers can hold.
 const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// The most nanoseconds beside the seconds of a duration or a time.
+const NANOS_MAX: i32 = 999_999_999;
 /// The highest rate that may be asked for; a higher one limits nothing.
 const RATE_MAX: f64 = 1e6;
 
@@ -63,19 +65,31 @@ pub(crate) fn only_job_id(text: &str) -> Result<JobId, Status> {
 }
 
 /// Reads a length of time that is not negative.
+///
+/// `Duration::try_from` would carry nanoseconds over into seconds, and so take what no other implementation takes.
 pub(crate) fn duration(value: prost_types::Duration, path: &str, v: &mut Violations) -> Option<Duration> {
-    let nanos_in_range = (-999_999_999..=999_999_999).contains(&value.nanos);
-    match Duration::try_from(value) {
-        Ok(duration) if nanos_in_range && duration <= DURATION_MAX => Some(duration),
-        Ok(_) => {
-            v.add(path, "is longer than ten years");
-            None
-        }
-        Err(_) => {
-            v.add(path, "is negative or malformed; a duration here is 0 or more, as in `1.5s`");
-            None
-        }
+    let prost_types::Duration { seconds, nanos } = value;
+    let differ = seconds > 0 && nanos < 0 || seconds < 0 && nanos > 0;
+    if !(-NANOS_MAX..=NANOS_MAX).contains(&nanos) || differ {
+        v.add(
+            path,
+            format!(
+                "is malformed ({seconds} seconds and {nanos} nanoseconds); `nanos` of a duration is at most {NANOS_MAX} \
+                 and has the sign of `seconds`"
+            ),
+        );
+        return None;
     }
+    if seconds < 0 || nanos < 0 {
+        v.add(path, "is negative; a duration here is 0 or more, as in `1.5s`");
+        return None;
+    }
+    let duration = Duration::new(seconds.unsigned_abs(), nanos.unsigned_abs());
+    if duration > DURATION_MAX {
+        v.add(path, "is longer than ten years");
+        return None;
+    }
+    Some(duration)
 }
 
 /// Reads a length of time that is more than 0.
@@ -90,13 +104,17 @@ pub(crate) fn positive(value: prost_types::Duration, path: &str, v: &mut Violati
 
 /// Reads a point in time.
 pub(crate) fn timestamp(value: prost_types::Timestamp, path: &str, v: &mut Violations) -> Option<Timestamp> {
-    let micros = value.seconds.checked_mul(1_000_000).and_then(|it| it.checked_add(i64::from(value.nanos) / 1000));
-    let time = micros.map(Timestamp).filter(|time| (0..=Timestamp::MAX.0).contains(&time.0));
-    if time.is_none() || !(0..1_000_000_000).contains(&value.nanos) {
-        v.add(path, "is out of range; a time is from 1970 to 9999, as in `2026-01-31T12:00:00Z`");
+    let prost_types::Timestamp { seconds, nanos } = value;
+    if !(0..=NANOS_MAX).contains(&nanos) {
+        v.add(path, format!("is malformed ({nanos} nanoseconds); `nanos` of a time is from 0 to {NANOS_MAX}"));
         return None;
     }
-    time
+    let micros = seconds.checked_mul(1_000_000).and_then(|it| it.checked_add(i64::from(nanos) / 1000));
+    let time = micros.map(Timestamp).filter(|time| time.0 >= 0 && seconds <= Timestamp::MAX.0 / 1_000_000);
+    if time.is_none() {
+        v.add(path, "is out of range; a time is from 1970 to 9999, as in `2026-01-31T12:00:00Z`");
+    }
+    time.map(|time| time.min(Timestamp::MAX))
 }
 
 /// Reads a ceiling on rates.
@@ -113,5 +131,64 @@ pub(crate) fn rate_limit(limit: pb::RateLimit, path: &str, v: &mut Violations) -
 pub(crate) fn rate(rate: f64, path: &str, v: &mut Violations) {
     if !(0.0..=RATE_MAX).contains(&rate) {
         v.add(path, format!("is {rate:e}; a rate is from 0 (no limit) to {RATE_MAX}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn duration_of(seconds: i64, nanos: i32) -> Result<Duration, String> {
+        let mut v = Violations::default();
+        let read = duration(prost_types::Duration { seconds, nanos }, "timeout", &mut v);
+        v.or(read).map(Option::unwrap).map_err(|status| status.message().to_owned())
+    }
+
+    fn timestamp_of(seconds: i64, nanos: i32) -> Result<i64, String> {
+        let mut v = Violations::default();
+        let read = timestamp(prost_types::Timestamp { seconds, nanos }, "start_time", &mut v);
+        v.or(read).map(|time| time.unwrap().0).map_err(|status| status.message().to_owned())
+    }
+
+    #[test]
+    fn a_duration_is_read_as_protobuf_defines_it() {
+        assert_eq!(duration_of(0, 0), Ok(Duration::ZERO));
+        assert_eq!(duration_of(1, 999_999_999), Ok(Duration::new(1, 999_999_999)));
+        assert_eq!(duration_of(315_360_000, 0), Ok(DURATION_MAX));
+        for (seconds, nanos, what) in [
+            (1, -5, "malformed"),
+            (-1, 5, "malformed"),
+            (0, 1_000_000_000, "malformed"),
+            (0, 2_000_000_000, "malformed"),
+            (0, i32::MIN, "malformed"),
+            (i64::MIN, -1_000_000_000, "malformed"),
+            (0, -1, "negative"),
+            (-1, 0, "negative"),
+            (i64::MIN, i32::MIN / 4, "negative"),
+            (315_360_000, 1, "longer than ten years"),
+            (i64::MAX, 999_999_999, "longer than ten years"),
+        ] {
+            let message = duration_of(seconds, nanos).unwrap_err();
+            assert!(message.contains(what), "{seconds} s {nanos} ns: {message}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_read_as_protobuf_defines_it() {
+        assert_eq!(timestamp_of(0, 0), Ok(0));
+        assert_eq!(timestamp_of(1, 999_999_999), Ok(1_999_999));
+        assert_eq!(timestamp_of(253_402_300_799, 0), Ok(Timestamp::MAX.0));
+        assert_eq!(timestamp_of(253_402_300_799, 999_999_999), Ok(Timestamp::MAX.0));
+        for (seconds, nanos, what) in [
+            (0, -1, "malformed"),
+            (0, 1_000_000_000, "malformed"),
+            (-1, 0, "out of range"),
+            (253_402_300_800, 0, "out of range"),
+            (i64::MAX, 999_999_999, "out of range"),
+            (i64::MIN, 0, "out of range"),
+        ] {
+            let message = timestamp_of(seconds, nanos).unwrap_err();
+            assert!(message.contains(what), "{seconds} s {nanos} ns: {message}");
+        }
     }
 }

@@ -3,27 +3,27 @@
 //! Everything that can be wrong with a setting is found here, all of it at once, before anything is opened. This module
 //! must not know what the settings do.
 
+mod directories;
 pub mod keys;
 pub mod network;
 pub mod raw;
 pub mod tls;
 pub(crate) mod values;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::config::directories::directories;
 use crate::config::keys::DataKey;
 use crate::config::network::Network;
 use crate::config::raw::{FileDurability, LogFormat, ServeArgs};
 use crate::config::values::{duration, hosts, networks};
 use crate::model::limits::Limits;
 
-/// Where the database is when nothing is said.
-pub const DATA_DIR_DEFAULT: &str = "haul-data";
-/// Where downloads go when nothing is said.
-pub const DOWNLOAD_DIR_DEFAULT: &str = "downloads";
+pub use crate::config::directories::{DATA_DIR_DEFAULT, DOWNLOAD_DIR_DEFAULT};
+
 /// How long a drain may take when nothing is said.
 pub const SHUTDOWN_GRACE_DEFAULT: Duration = Duration::from_secs(10);
 /// Memory for tasks that wait for their turn, in bytes, when nothing is said.
@@ -45,7 +45,7 @@ pub struct ServeConfig {
     pub network: Network,
     /// Where its database is, as an absolute path.
     pub data_dir: PathBuf,
-    /// Where downloads go, as an absolute path; never around `data_dir`.
+    /// Where downloads go, as an absolute path; neither within `data_dir` nor around it.
     pub download_dir: PathBuf,
     /// What was said about limits.
     pub limits: LimitSettings,
@@ -136,16 +136,7 @@ impl ServeConfig {
                 wrong.push(format!("`{name}` is 0, so nothing would ever run; set it to at least 1"));
             }
         }
-        let data_dir = absolute("data_dir", merged.data_dir.as_deref(), DATA_DIR_DEFAULT, &mut wrong);
-        let download_dir = absolute("download_dir", merged.download_dir.as_deref(), DOWNLOAD_DIR_DEFAULT, &mut wrong);
-        if data_dir.starts_with(&download_dir) {
-            wrong.push(format!(
-                "`download_dir` (`{}`) holds `data_dir` (`{}`), so a download could replace the database; choose \
-                 another",
-                download_dir.display(),
-                data_dir.display()
-            ));
-        }
+        let (data_dir, download_dir) = directories(&merged, &mut wrong);
         let config = ServeConfig {
             network: Network::resolve(&merged, &mut wrong),
             data_dir,
@@ -191,17 +182,10 @@ fn initial_limits(file: &ServeArgs) -> Limits {
     }
 }
 
-fn absolute(name: &str, path: Option<&Path>, default: &str, wrong: &mut Vec<String>) -> PathBuf {
-    let path = path.unwrap_or(Path::new(default));
-    std::path::absolute(path).unwrap_or_else(|error| {
-        wrong.push(format!("`{name}` is `{}`, which is no path ({error}); name a directory", path.display()));
-        // Not the other directory, whichever that is: one mistake, one message.
-        Path::new("/nowhere").join(name)
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn args(file: &str) -> ServeArgs {

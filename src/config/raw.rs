@@ -3,6 +3,8 @@
 //! Texts stay texts here; [`crate::config::ServeConfig`] reads them, wherever they came from, with one message for each
 //! mistake.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::builder::BoolishValueParser;
@@ -274,12 +276,26 @@ impl ServeArgs {
     }
 }
 
+/// No settings are as long; a device never ends.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
 /// Reads a settings file.
 pub fn read_file(path: &Path) -> Result<ServeArgs, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    read.map_err(|error| {
         format!("the settings file `{}` cannot be read ({error}); correct `--config` or its rights", path.display())
     })?;
-    parse_file(&text, path)
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(format!("the settings file `{}` is longer than 1 MiB; correct `--config`", path.display()));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let read = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = String::from_utf8_lossy(read).matches('\n').count() + 1;
+        format!("the settings file `{}` is not UTF-8, in line {line}; save it as UTF-8", path.display())
+    })?;
+    // Editors of other systems begin a file with a byte order mark.
+    parse_file(text.strip_prefix('\u{feff}').unwrap_or(&text), path)
 }
 
 /// Reads the text of the settings file `path`.
@@ -355,5 +371,27 @@ mod tests {
             .map(|text| parse_file(text, Path::new("haul.toml")).unwrap_err())
             .collect();
         insta::assert_snapshot!(messages.join("\n---\n"));
+    }
+    #[test]
+    fn a_file_is_read_as_editors_write_it_and_within_bounds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("haul.toml");
+        let read = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            read_file(&path).map_err(|message| message.replace(&path.display().to_string(), "FILE"))
+        };
+        let expected = ServeArgs { max_per_host: Some(3), ..ServeArgs::default() };
+        assert_eq!(read(b"max_per_host = 3\n"), Ok(expected.clone()));
+        assert_eq!(read(b"\xef\xbb\xbf# settings\r\nmax_per_host = 3\r\n"), Ok(expected));
+        assert_eq!(read(b""), Ok(ServeArgs::default()));
+        let messages = [
+            read(b"# settings\nlisten = '\xe9'\n").unwrap_err(),
+            read(b"\xff\xfel\0i\0").unwrap_err(),
+            read(&vec![b'\n'; 2 << 20]).unwrap_err(),
+            read_file(Path::new("/dev/zero")).unwrap_err(),
+            read_file(Path::new("/")).unwrap_err(),
+            read_file(Path::new("/does/not/exist")).unwrap_err(),
+        ];
+        insta::assert_snapshot!(messages.join("\n"));
     }
 }

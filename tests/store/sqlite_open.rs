@@ -114,6 +114,29 @@ async fn an_empty_file_is_a_first_start() {
     closed_store(dir.path()).await;
 }
 
+/// A pipe is opened only when somebody writes to it, and a start must not wait for that.
+#[tokio::test]
+async fn what_is_no_file_is_refused() {
+    for name in ["haul.db", "haul.db-wal", "haul.key", "haul.lock"] {
+        let dir = tempfile::tempdir().unwrap();
+        closed_store(dir.path()).await;
+        let path = dir.path().join(name);
+        let _ = fs::remove_file(&path);
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        assert!(matches!(refused(dir.path()).await, OpenError::Special { path: found } if found == path), "{name}");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(matches!(refused(dir.path()).await, OpenError::Special { .. }), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_directory_that_cannot_be_written_is_refused() {
     let parent = tempfile::tempdir().unwrap();

@@ -69,6 +69,7 @@ impl SqliteStore {
         let unwritable = |error| OpenError::Unwritable { path: dir.to_owned(), error };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unwritable)?;
         make_private(dir).map_err(unwritable)?;
+        schema::files(dir)?;
         let lock = Arc::new(DirLock::wait_for(dir).await?);
         schema::database(&path).await?;
         create(dir, &path).map_err(unwritable)?;

@@ -23,6 +23,8 @@ pub enum OpenError {
     Unwritable { path: PathBuf, error: io::Error },
     #[error("the database `{}` cannot be read ({error}); give this user the right to", path.display())]
     Unreadable { path: PathBuf, error: io::Error },
+    #[error("`{}` is in the place of a file of the data directory and is none; move it away, or choose another `--data-dir`", path.display())]
+    Special { path: PathBuf },
     #[error(
         "the database `{}` is of a newer haul (schema {found}, this binary knows {known}); run that version, or choose \
          another `--data-dir`",

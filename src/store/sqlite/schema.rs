@@ -2,7 +2,7 @@
 //!
 //! A file that is not ours, not whole, or newer than we are stays as it is, byte for byte: it is opened for reading only.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 use std::sync::LazyLock;
@@ -48,8 +48,22 @@ pub(super) fn library(version: &str) -> Result<(), OpenError> {
     if found >= SQLITE_MIN { Ok(()) } else { Err(OpenError::OldLibrary { found: version.to_owned() }) }
 }
 
+/// The files of a data directory, by name.
+const FILES: [&str; 5] = ["haul.db", "haul.db-wal", "haul.db-shm", "haul.key", "haul.lock"];
+
+/// Refuses a data directory where something else than a file has the name of one: opening a pipe would wait until somebody
+/// writes to it.
+pub(super) fn files(dir: &Path) -> Result<(), OpenError> {
+    let is_special = |path: &Path| fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
+    match FILES.into_iter().map(|name| dir.join(name)).find(|path| is_special(path)) {
+        Some(path) => Err(OpenError::Special { path }),
+        None => Ok(()),
+    }
+}
+
 /// Refuses a database that this binary must not write to. One that is not there, or empty, is fine.
 pub(super) async fn database(path: &Path) -> Result<(), OpenError> {
+    path.parent().map_or(Ok(()), files)?;
     let corrupt = |what: String| OpenError::Corrupt { path: path.to_owned(), what };
     let Some(bytes) = header(path)? else { return Ok(()) };
     let mut conn = open_read_only(path).await.map_err(|error| corrupt(error.to_string()))?;
