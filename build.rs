@@ -4,7 +4,12 @@ use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = ["haul/v1/job_service.proto", "haul/v1/content_service.proto", "haul/v1/admin_service.proto"];
+    let files = [
+        "haul/v1/job_service.proto",
+        "haul/v1/content_service.proto",
+        "haul/v1/admin_service.proto",
+        "haul/v1/access_service.proto",
+    ];
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_source_info(true).include_imports(true).open_files(files)?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::codec::CompressionEncoding::{Gzip, Zstd};
@@ -23,6 +23,8 @@ use tonic_health::server::HealthReporter;
 use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
 
+use crate::api::access::Access;
+use crate::api::access::service::AccessApi;
 use crate::api::admin::{Admin, Shutdown};
 use crate::api::complete::CompleteErrors;
 use crate::api::content::Contents;
@@ -43,10 +45,12 @@ use crate::files::{ContentStore, Root};
 use crate::listen::accept;
 use crate::listen::calls::Answers;
 use crate::listen::tls::{Tls, TlsError};
+use crate::model::access::{AccessChange, AuthMode};
 use crate::model::browser::BrowserRules;
 use crate::model::spec::TaskOptions;
 use crate::net::HttpClient;
 use crate::pb;
+use crate::pb::access_service_server::AccessServiceServer;
 use crate::pb::admin_service_server::AdminServiceServer;
 use crate::pb::content_service_server::ContentServiceServer;
 use crate::pb::job_service_server::JobServiceServer;
@@ -56,6 +60,7 @@ use crate::store::{Store, StoreError};
 use crate::web::{Readiness, Steer, Web};
 
 /// What settings are made of.
+pub use crate::api::access::Policy;
 pub use crate::files::Durability;
 pub use crate::files::names;
 pub use crate::listen::tls::{ClientAuth, TlsSettings};
@@ -111,6 +116,12 @@ pub struct ServerSettings {
     pub request_body_idle: Duration,
     /// Which web pages may call.
     pub browsers: BrowserRules,
+    /// Whom it takes callers for.
+    pub policy: Policy,
+    /// What was given up for other machines, as the contract names it.
+    pub insecure: &'static str,
+    /// The longest that a token may last.
+    pub token_lifetime_max: Duration,
     /// How long a drain may take.
     pub shutdown_grace: Duration,
 }
@@ -130,9 +141,18 @@ pub enum ServeError {
     /// The store failed while the server ran.
     #[error("{0}; the server ends, so that a restart can read what is really there")]
     Store(#[from] StoreError),
+    /// That tokens are needed could not be stored.
+    #[error(transparent)]
+    Engine(#[from] engine::command::EngineError),
     /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Other machines can reach it, and nothing says who calls.
+    #[error(
+        "`listen` is `{0}`, which other machines can reach, and nobody could sign in: make a token first, by `haul token \
+         create NAME --grant operator --offline`, or set `--tls-client-ca`"
+    )]
+    NobodySignsIn(SocketAddr),
     /// The port could not be bound.
     #[error("cannot listen on `{0}`: {1}; choose another `--listen`")]
     Listen(SocketAddr, std::io::Error),
@@ -196,16 +216,18 @@ pub fn task_options(options: pb::TaskOptions) -> Result<TaskOptions, Status> {
 }
 
 /// Serves until `stop` is done, a client calls `Drain`, or the engine fails. Reads the certificates anew when `reload`
-/// changes. Calls `ready` with the address once calls are
-/// accepted.
+/// changes. Calls `ready` with the address once calls are accepted.
 pub async fn serve(
     settings: ServerSettings,
     stop: impl Future<Output = ()>,
     reload: watch::Receiver<()>,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
-    let tls = settings.tls.map(Tls::load).transpose()?.map(Arc::new);
+    let tls = settings.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
     let Built { engine, task, store } = build(&settings.engine).await?;
+    if !may_listen(&settings, &engine) {
+        return Err(ServeError::NobodySignsIn(settings.listen));
+    }
     let cannot_listen = |error| ServeError::Listen(settings.listen, error);
     let listener = TcpListener::bind(settings.listen).await.map_err(cannot_listen)?;
     let address = listener.local_addr().map_err(cannot_listen)?;
@@ -221,14 +243,17 @@ pub async fn serve(
         .add_service(reflected().build_v1alpha()?)
         .add_service(jobs(Jobs::new(engine.clone(), store.clone(), closing.clone())))
         .add_service(contents(Contents::new(engine.clone(), store.clone(), closing.clone())))
-        .add_service(admin(Admin::new(engine.clone(), store, shutdown.clone())));
-    let layered = layered(services, readiness.subscribe(), settings.browsers, settings.request_body_idle);
+        .add_service(people(AccessApi::new(engine.clone(), store.page_tokens(), settings.token_lifetime_max)))
+        .add_service(admin(Admin::new(engine.clone(), store, shutdown.clone(), settings.policy, settings.insecure)));
+    let access = Access::new(engine.clone(), settings.policy, &DESCRIPTORS);
+    let probes = readiness.subscribe();
+    let layered = layered(services, probes, settings.browsers, access.clone(), settings.request_body_idle);
 
-    let mut work = JoinSet::new();
-    work.spawn(async move { task.run().await.map_err(ServeError::from) });
-    let mut calls = JoinSet::new();
-    calls.spawn(accept::serve(listener, layered, tls.clone(), settings.bounds, closing.clone()));
-    let mut following = JoinSet::new();
+    let mut work = JoinSet::from_iter([async move { task.run().await.map_err(ServeError::from) }]);
+    keep_required(settings.policy, &engine).await?;
+    let mut calls =
+        JoinSet::from_iter([accept::serve(listener, layered, tls.clone(), settings.bounds, closing.clone())]);
+    let mut following = JoinSet::from_iter([access.keep_uses(closing.clone())]);
     if let Some(tls) = tls {
         following.spawn(tls.follow(reload, closing.clone()));
     }
@@ -245,11 +270,7 @@ pub async fn serve(
             None
         }
     };
-    match &early {
-        Some(Ok(Err(error))) => tracing::error!("the engine has ended: {error}"),
-        Some(Err(panic)) => tracing::error!("the engine panicked: {panic}"),
-        Some(Ok(Ok(()))) | None => tracing::info!("draining"),
-    }
+    tell_end(early.as_ref());
     report(&reporter, &readiness, Readiness::Draining).await;
     // How the engine ended counts, also when a call outlives the grace.
     let mut ended = early;
@@ -274,6 +295,15 @@ pub async fn serve(
     }
 }
 
+/// Says why the server ends; `None`: it was asked to.
+fn tell_end(engine: Option<&Result<Result<(), ServeError>, JoinError>>) {
+    match engine {
+        Some(Ok(Err(error))) => tracing::error!("the engine has ended: {error}"),
+        Some(Err(panic)) => tracing::error!("the engine panicked: {panic}"),
+        Some(Ok(Ok(()))) | None => tracing::info!("draining"),
+    }
+}
+
 /// Puts around the services what each request passes, from the outside in: the guard before anything runs; what is not
 /// gRPC goes to plain HTTP, which calls the services as gRPC does; then gRPC-Web made plain gRPC, bounds on what has not
 /// arrived, deadlines, and errors with all their details.
@@ -281,21 +311,32 @@ fn layered(
     services: Routes,
     readiness: watch::Receiver<Readiness>,
     browsers: BrowserRules,
+    access: Access,
     request_body_idle: Duration,
 ) -> impl Answers {
+    let judge = access.clone();
     let called = ServiceBuilder::new().layer(Deadlines).layer(CompleteErrors).service(services.prepare());
     let bounds = BodyBounds { bytes_max: MESSAGE_BYTES_MAX as u64, idle_max: request_body_idle };
-    let web = Web::new(readiness, Rest::new(BoxCloneSyncService::new(called.clone()), bounds));
+    let within = ServiceBuilder::new().layer(access.clone()).service(called.clone());
+    let web = Web::new(readiness, Rest::new(BoxCloneSyncService::new(within), bounds));
     let grpc = ServiceBuilder::new()
         .layer(tonic_web::GrpcWebLayer::new())
+        .layer(access)
         .layer(Inbound::new(request_body_idle, MESSAGE_BYTES_MAX as u64, &DESCRIPTORS))
         .service(called);
-    ServiceBuilder::new().layer(BrowserGuard::new(browsers)).service(Steer::new(grpc, web))
+    ServiceBuilder::new()
+        .layer(BrowserGuard::new(browsers, move || judge.is_token_needed()))
+        .service(Steer::new(grpc, web))
 }
 
 /// The services that have a health of their own, and the empty name for the server as a whole.
-const SERVICES: [&str; 4] =
-    ["", JobServiceServer::<Jobs>::NAME, ContentServiceServer::<Contents>::NAME, AdminServiceServer::<Admin>::NAME];
+const SERVICES: [&str; 5] = [
+    "",
+    JobServiceServer::<Jobs>::NAME,
+    ContentServiceServer::<Contents>::NAME,
+    AdminServiceServer::<Admin>::NAME,
+    AccessServiceServer::<AccessApi>::NAME,
+];
 
 /// The name under which health says that the process is alive, while it drains too: a liveness probe must not kill a drain.
 const LIVE: &str = "live";
@@ -357,9 +398,38 @@ fn admin(service: Admin) -> AdminServiceServer<Admin> {
         .send_compressed(Zstd)
 }
 
-/// The descriptors of all services whose clients may stream.
-const DESCRIPTORS: [&[u8]; 3] = [
+fn people(service: AccessApi) -> AccessServiceServer<AccessApi> {
+    AccessServiceServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .accept_compressed(Gzip)
+        .accept_compressed(Zstd)
+        .send_compressed(Gzip)
+        .send_compressed(Zstd)
+}
+
+/// Stores that tokens are needed, where that is asked for: it holds for later starts too.
+async fn keep_required(policy: Policy, engine: &Engine) -> Result<(), ServeError> {
+    if policy.mode == AuthMode::Required {
+        engine.change_access(AccessChange::Require).await?;
+    }
+    Ok(())
+}
+
+/// Returns whether the server may be reached from where it listens: from other machines only where somebody has to say who
+/// they are, and can.
+fn may_listen(settings: &ServerSettings, engine: &Engine) -> bool {
+    let books = engine.books();
+    let book = books.borrow();
+    let policy = settings.policy;
+    let is_near = settings.listen.ip().to_canonical().is_loopback();
+    let has_certificates = settings.tls.as_ref().is_some_and(|tls| tls.client_auth == ClientAuth::Required);
+    is_near || policy.is_open || has_certificates || (policy.is_required(&book) && book.has_users(engine.now()))
+}
+
+/// The descriptors of all services whose clients or servers may stream.
+const DESCRIPTORS: [&[u8]; 4] = [
     pb::FILE_DESCRIPTOR_SET,
+    tonic_health::pb::FILE_DESCRIPTOR_SET,
     tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
     tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
 ];

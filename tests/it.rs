@@ -6,6 +6,7 @@
 mod support;
 
 mod it {
+    mod access;
     mod chaos;
     mod clients;
     mod content;

@@ -9,6 +9,7 @@ use futures_util::stream::{Stream, unfold};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+use crate::api::access::caller::{Caller, Reach};
 use crate::api::complete::complete;
 use crate::api::from_proto;
 use crate::api::status::{Violations, draining};
@@ -18,7 +19,9 @@ use crate::model::ids::JobId;
 use crate::pb;
 
 struct Feeder {
+    /// As the caller calls it.
     engine: Engine,
+    caller: Caller,
     chunks: Streaming<pb::AddTasksRequest>,
     closing: CancellationToken,
     job: Option<JobId>,
@@ -27,11 +30,13 @@ struct Feeder {
 
 /// Returns the answers, one a chunk. The first error ends the stream; what was answered before it is durable.
 pub(crate) fn answers(
-    engine: Engine,
+    engine: &Engine,
+    caller: Caller,
     chunks: Streaming<pb::AddTasksRequest>,
     closing: CancellationToken,
-) -> impl Stream<Item = Result<pb::AddTasksResponse, Status>> + Send {
-    let feeder = Feeder { engine, chunks, closing, job: None, over: false };
+) -> impl Stream<Item = Result<pb::AddTasksResponse, Status>> + Send + use<> {
+    let engine = engine.by(caller.actor.clone());
+    let feeder = Feeder { engine, caller, chunks, closing, job: None, over: false };
     unfold(feeder, |mut feeder| async move {
         if feeder.over {
             return None;
@@ -57,6 +62,9 @@ impl Feeder {
         values::text(&chunk.chunk_id, "chunk_id", ID_BYTES_MAX, &mut v);
         if chunk.tasks.is_empty() {
             v.add("tasks", "is empty; a chunk holds at least one task");
+        }
+        if v.is_empty() {
+            self.caller.reach(&self.engine, job, Reach::Feed).await?;
         }
         // What a task may set depends on what its job sets for it.
         let spec = if v.is_empty() { self.engine.job(job).await?.spec.clone() } else { Arc::default() };

@@ -6,12 +6,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use crate::api::access::Policy;
+use crate::api::access::caller::Caller;
 use crate::api::pages::page_size;
 use crate::api::status::{Violations, shown};
 use crate::api::to_proto;
 use crate::api::values;
 use crate::engine::command::LimitsPatch;
 use crate::engine::handle::Engine;
+use crate::model::access::AuthMode;
 use crate::model::counts::Counts;
 use crate::model::host::Host;
 use crate::model::limits::HostLimits;
@@ -36,13 +39,31 @@ pub struct Admin {
     engine: Engine,
     store: Arc<dyn Store>,
     shutdown: Shutdown,
+    policy: Policy,
+    /// What was given up for other machines, as the contract names it.
+    insecure: &'static str,
     started: Instant,
 }
 
 impl Admin {
     /// Makes the service over an engine and its store.
-    pub fn new(engine: Engine, store: Arc<dyn Store>, shutdown: Shutdown) -> Admin {
-        Admin { engine, store, shutdown, started: Instant::now() }
+    pub fn new(
+        engine: Engine,
+        store: Arc<dyn Store>,
+        shutdown: Shutdown,
+        policy: Policy,
+        insecure: &'static str,
+    ) -> Admin {
+        Admin { engine, store, shutdown, policy, insecure, started: Instant::now() }
+    }
+
+    fn access(&self) -> pb::AccessInfo {
+        let auth = match self.policy.mode {
+            AuthMode::Off => "none",
+            _ if self.policy.is_required(&self.engine.books().borrow()) => "required",
+            _ => "auto",
+        };
+        pb::AccessInfo { auth: auth.to_owned(), insecure: self.insecure.to_owned() }
     }
 }
 
@@ -70,6 +91,7 @@ impl pb::admin_service_server::AdminService for Admin {
             store_backend: self.store.backend().to_owned(),
             limits: Some(to_proto::limits(&self.engine.limits())),
             counts: Some(to_proto::counts(&sum)),
+            access: Some(self.access()),
         }))
     }
 
@@ -84,13 +106,14 @@ impl pb::admin_service_server::AdminService for Admin {
         &self,
         request: Request<pb::UpdateLimitsRequest>,
     ) -> Result<Response<pb::UpdateLimitsResponse>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let mut v = Violations::default();
         let wish = request.limits.unwrap_or_default();
         let paths = request.update_mask.unwrap_or_default().paths;
         let patch = patch(&wish, &paths, &mut v);
         let patch = v.or(patch)?;
-        let limits = self.engine.set_limits(patch).await?;
+        let limits = self.engine.by(caller.actor).set_limits(patch).await?;
         Ok(Response::new(pb::UpdateLimitsResponse { limits: Some(to_proto::limits(&limits)) }))
     }
 

@@ -7,6 +7,7 @@ use futures_util::stream::{BoxStream, StreamExt as _, unfold};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use crate::api::access::caller::{Caller, Reach};
 use crate::api::items;
 use crate::api::lookup;
 use crate::api::status::{Violations, internal, out_of_range, precondition};
@@ -58,11 +59,13 @@ impl pb::content_service_server::ContentService for Contents {
         &self,
         request: Request<pb::ReadContentRequest>,
     ) -> Result<Response<Self::ReadContentStream>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let mut v = Violations::default();
         let job = values::job_id(&request.job_id, &mut v);
         let name = lookup::task_name(request.task, &mut v);
         v.or(())?;
+        caller.reach(&self.engine, job, Reach::Look).await?;
         let task = lookup::task(self.store.as_ref(), &self.engine, job, &name).await?;
         let (pieces, total) = self.pieces(job, &task).await?;
         if request.offset > total {
@@ -100,11 +103,13 @@ impl pb::content_service_server::ContentService for Contents {
         &self,
         request: Request<pb::StreamItemsRequest>,
     ) -> Result<Response<Self::StreamItemsStream>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let mut v = Violations::default();
         let job = values::job_id(&request.job_id, &mut v);
         let name = lookup::task_name(request.task, &mut v);
         v.or(())?;
+        caller.reach(&self.engine, job, Reach::Look).await?;
         let task = lookup::task(self.store.as_ref(), &self.engine, job, &name).await?;
         let (engine, store, closing) = (self.engine.clone(), self.store.clone(), self.closing.clone());
         let stream = items::stream(engine, store, closing, job, &task, request.after_item)?;

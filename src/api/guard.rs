@@ -1,5 +1,5 @@
-//! Keeps out who must not call, before anything runs: web pages of others, by [`BrowserRules`], and clients whose
-//! certificate nobody said whose it is.
+//! Keeps out who must not call, before anything runs: web pages of others, by [`BrowserRules`], and clients that show
+//! nothing but a certificate of which nobody said whose it is.
 //!
 //! This is the outermost layer. A refusal of gRPC is a status as any other; to everything else it is HTTP's 421 or 403.
 
@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 
 use http::header::{
     ACCEPT, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, HOST,
-    HeaderName, ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_TYPE,
+    HOST, HeaderName, ORIGIN, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use serde_json::json;
@@ -37,13 +37,17 @@ const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static(
 const PREFLIGHT_AGE: HeaderValue = HeaderValue::from_static("600");
 
 /// The layer of the browser guard.
-#[derive(Clone, Debug)]
-pub struct BrowserGuard(Arc<BrowserRules>);
+#[derive(Clone)]
+pub struct BrowserGuard {
+    rules: Arc<BrowserRules>,
+    /// Whether a token is needed just now.
+    is_token_needed: Arc<dyn Fn() -> bool + Send + Sync>,
+}
 
 impl BrowserGuard {
-    /// Makes a guard of what the operator allows.
-    pub fn new(rules: BrowserRules) -> BrowserGuard {
-        BrowserGuard(Arc::new(rules))
+    /// Makes a guard of what the operator allows. `is_token_needed` is asked for each request that has a token.
+    pub fn new(rules: BrowserRules, is_token_needed: impl Fn() -> bool + Send + Sync + 'static) -> BrowserGuard {
+        BrowserGuard { rules: Arc::new(rules), is_token_needed: Arc::new(is_token_needed) }
     }
 }
 
@@ -51,15 +55,15 @@ impl<S> Layer<S> for BrowserGuard {
     type Service = Guarded<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Guarded { inner, rules: self.0.clone() }
+        Guarded { inner, guard: self.clone() }
     }
 }
 
 /// The service that [`BrowserGuard`] makes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Guarded<S> {
     inner: S,
-    rules: Arc<BrowserRules>,
+    guard: BrowserGuard,
 }
 
 type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
@@ -80,10 +84,13 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let peer = request.extensions().get::<Arc<Peer>>().cloned();
-        if peer.as_ref().is_some_and(|peer| peer.client == Some(Client::Stranger)) {
+        let has_token = request.headers().contains_key(AUTHORIZATION);
+        if !has_token && peer.as_ref().is_some_and(|peer| peer.client == Some(Client::Stranger)) {
             return Box::pin(std::future::ready(Ok(stranger(&request))));
         }
-        let answered = match self.rules.judge(&asked(&request, peer.as_deref())) {
+        let is_authorized = has_token && (self.guard.is_token_needed)();
+        let asked = Asked { is_authorized, ..asked(&request, peer.as_deref()) };
+        let answered = match self.guard.rules.judge(&asked) {
             Verdict::Passes => return Box::pin(self.inner.call(request)),
             Verdict::PassesTo(origin) => {
                 let origin = HeaderValue::from_str(origin);
@@ -123,6 +130,7 @@ fn asked<'a>(request: &'a Request<Body>, peer: Option<&'a Peer>) -> Asked<'a> {
         authorities,
         origins: texts(headers, &ORIGIN),
         fetch_sites: texts(headers, &HeaderName::from_static("sec-fetch-site")),
+        is_authorized: false,
         has_fetch_metadata: headers.keys().any(|name| name.as_str().starts_with("sec-fetch-")),
         certificate_names: peer.map_or(&[], |peer| &peer.certificate_names),
     }

@@ -8,6 +8,7 @@ use futures_util::stream::{BoxStream, Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::api::access::caller::{Caller, Reach};
 use crate::api::bodies;
 use crate::api::from_proto;
 use crate::api::lookup;
@@ -17,7 +18,7 @@ use crate::api::status::{Violations, exhausted, shown};
 use crate::api::to_proto;
 use crate::api::values::{self, ID_BYTES_MAX, NAME_BYTES_MAX, only_job_id};
 use crate::api::watch::{Wish, watch_job};
-use crate::api::watch_all::watch_jobs;
+use crate::api::watch_all::{WishJobs, watch_jobs};
 use crate::engine::command::JobPatch;
 use crate::engine::handle::Engine;
 use crate::model::ids::JobId;
@@ -51,6 +52,12 @@ impl Jobs {
 
     async fn message(&self, job: &Job) -> pb::Job {
         lookup::explained_job(&self.engine, job).await
+    }
+
+    /// Returns the engine as the caller calls it, where it may do that with the job.
+    async fn reached(&self, caller: Caller, id: JobId, reach: Reach) -> Result<Engine, Status> {
+        caller.reach(&self.engine, id, reach).await?;
+        Ok(self.engine.by(caller.actor))
     }
 
     /// Counts a stream among the watchers until it is dropped.
@@ -90,6 +97,7 @@ impl pb::job_service_server::JobService for Jobs {
         &self,
         request: Request<pb::SubmitJobRequest>,
     ) -> Result<Response<pb::SubmitJobResponse>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let mut v = Violations::default();
         values::text(&request.request_id, "request_id", ID_BYTES_MAX, &mut v);
@@ -105,7 +113,7 @@ impl pb::job_service_server::JobService for Jobs {
             message.directory.clone_from(&job.spec.directory);
             return Ok(Response::new(pb::SubmitJobResponse { job: Some(message) }));
         }
-        let job = self.engine.submit(spec, tasks, &request.request_id).await?;
+        let job = self.engine.by(caller.actor).submit(spec, tasks, &request.request_id).await?;
         Ok(Response::new(pb::SubmitJobResponse { job: Some(lookup::live_job(&job, None)) }))
     }
 
@@ -113,18 +121,23 @@ impl pb::job_service_server::JobService for Jobs {
         &self,
         request: Request<Streaming<pb::AddTasksRequest>>,
     ) -> Result<Response<Self::AddTasksStream>, Status> {
-        let stream = crate::api::add_tasks::answers(self.engine.clone(), request.into_inner(), self.closing.clone());
+        let caller = Caller::of(&request);
+        let stream = crate::api::add_tasks::answers(&self.engine, caller, request.into_inner(), self.closing.clone());
         Ok(Response::new(stream.boxed()))
     }
 
     async fn seal_job(&self, request: Request<pb::SealJobRequest>) -> Result<Response<pb::SealJobResponse>, Status> {
-        let job = self.engine.seal(only_job_id(&request.into_inner().job_id)?).await?;
+        let caller = Caller::of(&request);
+        let id = only_job_id(&request.into_inner().job_id)?;
+        let job = self.reached(caller, id, Reach::Feed).await?.seal(id).await?;
         Ok(Response::new(pb::SealJobResponse { job: Some(self.message(&job).await) }))
     }
 
     async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::GetJobResponse>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
-        let job = self.engine.job(only_job_id(&request.job_id)?).await?;
+        let id = only_job_id(&request.job_id)?;
+        let job = self.reached(caller, id, Reach::Look).await?.job(id).await?;
         let mut message = self.message(&job).await;
         if request.include_spec {
             spec_to_proto::include(self.store.as_ref(), &job, &mut message).await?;
@@ -133,15 +146,18 @@ impl pb::job_service_server::JobService for Jobs {
     }
 
     async fn list_jobs(&self, request: Request<pb::ListJobsRequest>) -> Result<Response<pb::ListJobsResponse>, Status> {
-        pages::list_jobs(&self.engine, self.store.as_ref(), request.into_inner()).await.map(Response::new)
+        let caller = Caller::of(&request);
+        pages::list_jobs(&self.engine, self.store.as_ref(), &caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn get_task(&self, request: Request<pb::GetTaskRequest>) -> Result<Response<pb::GetTaskResponse>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let mut v = Violations::default();
         let job = values::job_id(&request.job_id, &mut v);
         let name = lookup::task_name(request.task, &mut v);
         v.or(())?;
+        caller.reach(&self.engine, job, Reach::Look).await?;
         let task = lookup::task(self.store.as_ref(), &self.engine, job, &name).await?;
         let mut messages = lookup::live_tasks(&self.engine, job, std::slice::from_ref(&task)).await;
         let mut message = messages.pop().unwrap_or_default();
@@ -159,10 +175,12 @@ impl pb::job_service_server::JobService for Jobs {
         &self,
         request: Request<pb::ListTasksRequest>,
     ) -> Result<Response<pb::ListTasksResponse>, Status> {
-        pages::list_tasks(&self.engine, self.store.as_ref(), request.into_inner()).await.map(Response::new)
+        let caller = Caller::of(&request);
+        pages::list_tasks(&self.engine, self.store.as_ref(), &caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn watch_job(&self, request: Request<pb::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let mut v = Violations::default();
         let job = values::job_id(&request.job_id, &mut v);
@@ -174,6 +192,7 @@ impl pb::job_service_server::JobService for Jobs {
             include_body: request.include_body,
             task_starts: request.task_starts,
         })?;
+        caller.reach(&self.engine, job, Reach::Look).await?;
         self.watched(watch_job(self.engine.clone(), self.store.clone(), self.closing.clone(), wish).await?)
     }
 
@@ -181,6 +200,7 @@ impl pb::job_service_server::JobService for Jobs {
         &self,
         request: Request<pb::WatchJobsRequest>,
     ) -> Result<Response<Self::WatchJobsStream>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let mut v = Violations::default();
         values::labels(&request.labels, "labels", &mut v);
@@ -188,16 +208,18 @@ impl pb::job_service_server::JobService for Jobs {
         let interval = interval(request.progress_interval, &mut v);
         v.or(())?;
         let labels = request.labels.into_iter().collect();
-        let (engine, store, closing) = (self.engine.clone(), self.store.clone(), self.closing.clone());
-        self.watched(watch_jobs(engine, store, closing, labels, ended_after, interval))
+        let wish = WishJobs { labels, ended_after, created_by: caller.only_own(), interval };
+        self.watched(watch_jobs(self.engine.clone(), self.store.clone(), self.closing.clone(), wish))
     }
 
     async fn wait_job(&self, request: Request<pb::WaitJobRequest>) -> Result<Response<pb::WaitJobResponse>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let mut v = Violations::default();
         let id = values::job_id(&request.job_id, &mut v);
         let timeout = request.timeout.and_then(|it| values::duration(it, "timeout", &mut v));
         v.or(())?;
+        caller.reach(&self.engine, id, Reach::Look).await?;
         tokio::select! {
             job = self.engine.wait(id, timeout) => {
                 let message = self.message(job?.as_ref()).await;
@@ -211,13 +233,15 @@ impl pb::job_service_server::JobService for Jobs {
         &self,
         request: Request<pb::CancelJobRequest>,
     ) -> Result<Response<pb::CancelJobResponse>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let mut v = Violations::default();
         let id = values::job_id(&request.job_id, &mut v);
         values::text(&request.reason, "reason", REASON_BYTES_MAX, &mut v);
         v.or(())?;
+        let engine = self.reached(caller, id, Reach::Control).await?;
         tokio::select! {
-            job = self.engine.cancel(id, request.reason) => {
+            job = engine.cancel(id, request.reason) => {
                 Ok(Response::new(pb::CancelJobResponse { job: Some(lookup::live_job(job?.as_ref(), None)) }))
             }
             // What was asked is durable, or will be asked again; the job ends after the restart.
@@ -226,7 +250,9 @@ impl pb::job_service_server::JobService for Jobs {
     }
 
     async fn pause_job(&self, request: Request<pb::PauseJobRequest>) -> Result<Response<pb::PauseJobResponse>, Status> {
-        let job = self.engine.pause(only_job_id(&request.into_inner().job_id)?).await?;
+        let caller = Caller::of(&request);
+        let id = only_job_id(&request.into_inner().job_id)?;
+        let job = self.reached(caller, id, Reach::Control).await?.pause(id).await?;
         Ok(Response::new(pb::PauseJobResponse { job: Some(self.message(&job).await) }))
     }
 
@@ -234,11 +260,14 @@ impl pb::job_service_server::JobService for Jobs {
         &self,
         request: Request<pb::ResumeJobRequest>,
     ) -> Result<Response<pb::ResumeJobResponse>, Status> {
-        let job = self.engine.resume(only_job_id(&request.into_inner().job_id)?).await?;
+        let caller = Caller::of(&request);
+        let id = only_job_id(&request.into_inner().job_id)?;
+        let job = self.reached(caller, id, Reach::Control).await?.resume(id).await?;
         Ok(Response::new(pb::ResumeJobResponse { job: Some(self.message(&job).await) }))
     }
 
     async fn retry_job(&self, request: Request<pb::RetryJobRequest>) -> Result<Response<pb::RetryJobResponse>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let mut v = Violations::default();
         let id = values::job_id(&request.job_id, &mut v);
@@ -249,9 +278,10 @@ impl pb::job_service_server::JobService for Jobs {
             v.add("task_indexes", wish);
         }
         v.or(())?;
+        let engine = self.reached(caller, id, Reach::Control).await?;
         indexes.sort_unstable();
         indexes.dedup();
-        let job = self.engine.retry(id, (!indexes.is_empty()).then_some(indexes)).await?;
+        let job = engine.retry(id, (!indexes.is_empty()).then_some(indexes)).await?;
         Ok(Response::new(pb::RetryJobResponse { job: Some(self.message(&job).await) }))
     }
 
@@ -259,12 +289,13 @@ impl pb::job_service_server::JobService for Jobs {
         &self,
         request: Request<pb::UpdateJobRequest>,
     ) -> Result<Response<pb::UpdateJobResponse>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let mut v = Violations::default();
         let id = values::job_id(&request.job_id, &mut v);
         let patch = patch(request, &mut v);
         let patch = v.or(patch)?;
-        let job = self.engine.update(id, patch).await?;
+        let job = self.reached(caller, id, Reach::Control).await?.update(id, patch).await?;
         Ok(Response::new(pb::UpdateJobResponse { job: Some(self.message(&job).await) }))
     }
 
@@ -272,8 +303,10 @@ impl pb::job_service_server::JobService for Jobs {
         &self,
         request: Request<pb::DeleteJobRequest>,
     ) -> Result<Response<pb::DeleteJobResponse>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
-        self.engine.delete(only_job_id(&request.job_id)?, request.delete_files).await?;
+        let id = only_job_id(&request.job_id)?;
+        self.reached(caller, id, Reach::Control).await?.delete(id, request.delete_files).await?;
         Ok(Response::new(pb::DeleteJobResponse {}))
     }
 }

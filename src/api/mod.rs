@@ -2,6 +2,7 @@
 //!
 //! Reads go to the store, changes to the engine. Nothing is decided here.
 
+pub mod access;
 mod add_tasks;
 pub mod admin;
 mod bodies;

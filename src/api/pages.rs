@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 
 use tonic::Status;
 
+use crate::api::access::caller::{Caller, Reach};
 use crate::api::lookup::{listed_job, live_tasks};
 use crate::api::spec_to_proto;
 use crate::api::status::Violations;
 use crate::api::values;
 use crate::engine::handle::Engine;
+use crate::model::access::{LOCAL, LOCAL_NAME, PrincipalNo};
 use crate::model::ids::JobId;
 use crate::model::job::JobState;
 use crate::model::task::TaskState;
@@ -65,6 +67,9 @@ impl Conditions {
                 conditions.add(number, &time.0.to_be_bytes());
             }
         }
+        if let Some(no) = filter.created_by {
+            conditions.add(7, &no.to_be_bytes());
+        }
         conditions
     }
 
@@ -100,6 +105,7 @@ pub(crate) fn fitting<M: prost::Message>(messages: &[M]) -> usize {
 pub(crate) async fn list_jobs(
     engine: &Engine,
     store: &dyn Store,
+    caller: &Caller,
     request: pb::ListJobsRequest,
 ) -> Result<pb::ListJobsResponse, Status> {
     let mut v = Violations::default();
@@ -111,6 +117,7 @@ pub(crate) async fn list_jobs(
         labels: request.labels.into_iter().collect(),
         created_after: request.create_time_after.and_then(|it| values::timestamp(it, "create_time_after", &mut v)),
         created_before: request.create_time_before.and_then(|it| values::timestamp(it, "create_time_before", &mut v)),
+        created_by: created_by(engine, caller, &request.created_by),
         ..JobFilter::default()
     };
     let (tokens, same) = (store.page_tokens(), Conditions::of_jobs(&filter).0);
@@ -135,10 +142,27 @@ pub(crate) async fn list_jobs(
     Ok(pb::ListJobsResponse { jobs: messages, next_page_token })
 }
 
+/// Returns whose jobs are listed: those of `name`, and for who only submits, its own; `None`: all.
+fn created_by(engine: &Engine, caller: &Caller, name: &str) -> Option<PrincipalNo> {
+    let books = engine.books();
+    let book = books.borrow();
+    let named = match name {
+        "" => None,
+        LOCAL_NAME => Some(LOCAL),
+        name => Some(book.principal(name).map_or(PrincipalNo::MAX, |it| it.no)),
+    };
+    match (caller.only_own(), named) {
+        (Some(own), Some(named)) if own != named => Some(PrincipalNo::MAX),
+        (Some(own), _) => Some(own),
+        (None, named) => named,
+    }
+}
+
 /// Answers `ListTasks`.
 pub(crate) async fn list_tasks(
     engine: &Engine,
     store: &dyn Store,
+    caller: &Caller,
     request: pb::ListTasksRequest,
 ) -> Result<pb::ListTasksResponse, Status> {
     let mut v = Violations::default();
@@ -154,6 +178,7 @@ pub(crate) async fn list_tasks(
         }
     }
     v.or(())?;
+    caller.reach(engine, job, Reach::Look).await?;
     engine.job(job).await?;
     let Listed { items: tasks, has_more: mut more } = store.tasks(job, &states, from, size).await?;
     let mut messages = live_tasks(engine, job, &tasks).await;

@@ -13,7 +13,9 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::engine::command::EngineError;
+use crate::model::access::AccessError;
 use crate::model::ids::{JobId, TaskId};
+use crate::model::role::{DEFAULT_TENANT, Role};
 use crate::model::text::is_misleading;
 use crate::pb;
 use crate::store::StoreError;
@@ -79,6 +81,16 @@ impl Fault {
         let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
         let message = cut(message.as_ref().chars(), MESSAGE_BYTES_MAX);
         Fault { code, message, details, failure: None }
+    }
+
+    /// Adds to the `ErrorInfo` what a program may want to know.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Fault {
+        if let Some(info) = self.details.error_info().cloned() {
+            let mut metadata = info.metadata;
+            metadata.insert(name.to_owned(), shown(value));
+            self.details.set_error_info(info.reason, info.domain, metadata);
+        }
+        self
     }
 
     fn retry_info(mut self) -> Fault {
@@ -290,6 +302,7 @@ impl From<EngineError> for Status {
             EngineError::NoTask(job, index) => not_found("task", &format!("{job}/{index}")),
             EngineError::TooManyTasks => precondition("TOO_MANY_TASKS", "job", message),
             EngineError::Draining => draining(),
+            EngineError::Access(error) => error.into(),
             EngineError::StoreFull(_) => unavailable("STORE_FULL", message),
             EngineError::Overloaded => exhausted("OVERLOADED", "memory", &message),
             EngineError::Contradiction(_) => internal(&message),
@@ -299,6 +312,34 @@ impl From<EngineError> for Status {
             }
         }
     }
+}
+
+impl From<AccessError> for Status {
+    fn from(error: AccessError) -> Self {
+        let message = error.to_string();
+        match error {
+            AccessError::NoPrincipal(name) => not_found("principal", &name),
+            AccessError::NoToken(id) => not_found("token", &id),
+            AccessError::Exists(_) => already_exists("PRINCIPAL_EXISTS", &message),
+            AccessError::Escalation(_) => Fault::new(Code::PermissionDenied, "ESCALATION", message).into(),
+            AccessError::MissingRole(role) => missing_role(role, ""),
+            AccessError::LastOperator => precondition("LAST_OPERATOR", "principals", message),
+            AccessError::Stale(_) => Fault::new(Code::Aborted, "STALE_ETAG", message).into(),
+            AccessError::Invalid(field, what) => Violations::one(field, what),
+            AccessError::TooMany(what) => {
+                let fault = Fault::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", message);
+                fault.quota(&format!("server/{what}")).into()
+            }
+        }
+    }
+}
+
+/// Returns `PERMISSION_DENIED` of a caller who has no role for this.
+pub(crate) fn missing_role(role: Role, more: &str) -> Status {
+    let tenant = if role.is_of_server() { "" } else { DEFAULT_TENANT };
+    let place = if tenant.is_empty() { String::new() } else { format!(" at tenant `{tenant}`") };
+    let message = format!("this needs the role `{}`{place}{more}", role.name());
+    Fault::new(Code::PermissionDenied, "MISSING_ROLE", message).with("role", role.name()).with("tenant", tenant).into()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::engine::explanation::{Wait, WaitReason};
 use crate::engine::hub::Active;
+use crate::model::access::LOCAL_NAME;
 use crate::model::counts::Counts;
 use crate::model::failure::{FailureReason, TaskError};
 use crate::model::failures::{FailureCount, Failures};
@@ -48,6 +49,7 @@ pub(crate) fn job(job: &Job, progress: Option<Progress>, waiting: Vec<pb::Waitin
         failures: failures(&job.failures),
         spec: None,
         spec_tasks_omitted: false,
+        created_by: if job.creator.name.is_empty() { LOCAL_NAME.to_owned() } else { job.creator.name.clone() },
     }
 }
 

@@ -13,6 +13,7 @@ use crate::api::lookup::listed_job;
 use crate::api::status::{draining, exhausted};
 use crate::engine::changes::Listener;
 use crate::engine::handle::Engine;
+use crate::model::access::PrincipalNo;
 use crate::model::ids::JobId;
 use crate::model::job::{Job, JobState};
 use crate::model::time::Timestamp;
@@ -33,14 +34,21 @@ enum Phase {
     News,
 }
 
+/// What a watcher of jobs asks for.
+pub(crate) struct WishJobs {
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) ended_after: Option<Timestamp>,
+    /// Only those of this principal.
+    pub(crate) created_by: Option<PrincipalNo>,
+    pub(crate) interval: Duration,
+}
+
 struct Watcher {
     engine: Engine,
     store: Arc<dyn Store>,
     closing: CancellationToken,
     listener: Listener,
-    labels: BTreeMap<String, String>,
-    ended_after: Option<Timestamp>,
-    interval: Duration,
+    wish: WishJobs,
     phase: Phase,
     before: Option<JobId>,
     queue: VecDeque<Arc<Job>>,
@@ -56,9 +64,7 @@ pub(crate) fn watch_jobs(
     engine: Engine,
     store: Arc<dyn Store>,
     closing: CancellationToken,
-    labels: BTreeMap<String, String>,
-    ended_after: Option<Timestamp>,
-    interval: Duration,
+    wish: WishJobs,
 ) -> impl Stream<Item = Result<pb::WatchJobsResponse, Status>> + Send + 'static {
     let watcher = Watcher {
         // Listening begins before the list is read, so that nothing falls between them.
@@ -66,9 +72,7 @@ pub(crate) fn watch_jobs(
         engine,
         store,
         closing,
-        labels,
-        ended_after,
-        interval,
+        wish,
         phase: Phase::Unfinished,
         before: None,
         queue: VecDeque::new(),
@@ -101,7 +105,9 @@ impl Watcher {
             }
             match self.phase {
                 Phase::Unfinished => self.read(UNFINISHED.to_vec(), None).await?,
-                Phase::Ended if self.ended_after.is_some() => self.read(ended_states(), self.ended_after).await?,
+                Phase::Ended if self.wish.ended_after.is_some() => {
+                    self.read(ended_states(), self.wish.ended_after).await?;
+                }
                 Phase::Ended => self.phase = Phase::Synced,
                 Phase::Synced => {
                     self.phase = Phase::News;
@@ -113,8 +119,8 @@ impl Watcher {
     }
 
     async fn read(&mut self, states: Vec<JobState>, ended_after: Option<Timestamp>) -> Result<(), Status> {
-        let filter =
-            JobFilter { states, labels: self.labels.clone(), ended_after, before: self.before, ..JobFilter::default() };
+        let (labels, created_by) = (self.wish.labels.clone(), self.wish.created_by);
+        let filter = JobFilter { states, labels, ended_after, created_by, before: self.before, ..JobFilter::default() };
         let Listed { items: jobs, has_more } = self.store.jobs(&filter, JOBS_MAX).await?;
         self.before = jobs.last().map(|job| job.id);
         if !has_more {
@@ -130,13 +136,13 @@ impl Watcher {
         tokio::select! {
             () = self.closing.cancelled() => return Err(draining()),
             () = self.listener.changed() => {}
-            () = tokio::time::sleep(self.interval) => self.dirty.extend(self.engine.hub().busy_jobs()),
+            () = tokio::time::sleep(self.wish.interval) => self.dirty.extend(self.engine.hub().busy_jobs()),
         }
         tokio::select! {
             () = self.closing.cancelled() => return Err(draining()),
             () = tokio::time::sleep_until(self.next_look) => {}
         }
-        self.next_look = Instant::now() + self.interval;
+        self.next_look = Instant::now() + self.wish.interval;
         self.dirty.extend(self.listener.take().map_err(|_| too_slow())?);
         self.changed.extend(std::mem::take(&mut self.dirty));
         Ok(())
@@ -148,7 +154,11 @@ impl Watcher {
             Some(feed) => Some(feed.job()),
             None => self.store.job(id).await?.map(Arc::new),
         };
-        let fits = |job: &Job| self.labels.iter().all(|(key, value)| job.spec.labels.get(key) == Some(value));
+        let wish = &self.wish;
+        let fits = |job: &Job| {
+            wish.created_by.is_none_or(|no| no == job.creator.no)
+                && wish.labels.iter().all(|(key, value)| job.spec.labels.get(key) == Some(value))
+        };
         Ok(job.filter(|job| fits(job)))
     }
 }

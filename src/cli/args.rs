@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::model::secret::Secret;
+
 /// The command line asks for something that cannot be; the exit code is 2. May have several lines.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -40,6 +42,9 @@ pub(crate) struct Remote {
     /// The key of that certificate, in PEM [env: `HAUL_CERT_KEY`]
     #[arg(long, value_name = "FILE", help_heading = "Server and output")]
     pub(crate) cert_key: Option<PathBuf>,
+    /// A file with the token to send [env: `HAUL_TOKEN_FILE`; `HAUL_TOKEN` is the token itself]
+    #[arg(long, value_name = "FILE", help_heading = "Server and output")]
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 /// A server, and how it and its client prove who they are.
@@ -53,6 +58,17 @@ pub(crate) struct Where {
     pub(crate) cert: Option<PathBuf>,
     /// The key of that certificate.
     pub(crate) cert_key: Option<PathBuf>,
+    /// The token to send.
+    pub(crate) token: Option<TokenSource>,
+}
+
+/// Where a token is. There is no option for the token itself, since lists of processes show those.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TokenSource {
+    /// In this file.
+    File(PathBuf),
+    /// In the environment.
+    Text(Secret),
 }
 
 /// A variable of the environment that says something.
@@ -68,8 +84,12 @@ impl Remote {
         let file = |own: Option<PathBuf>, weaker: &Option<PathBuf>, name| {
             own.or_else(|| weaker.clone()).or_else(|| environment(name).map(PathBuf::from))
         };
+        let stated = self.token_file.or_else(|| weaker.token_file.clone());
+        let text = || environment("HAUL_TOKEN").map(|text| TokenSource::Text(Secret::new(text)));
+        let named = || environment("HAUL_TOKEN_FILE").map(|path| TokenSource::File(path.into()));
         let place = Where {
             server,
+            token: stated.map(TokenSource::File).or_else(text).or_else(named),
             ca: file(self.ca, &weaker.ca, "HAUL_CA"),
             cert: file(self.cert, &weaker.cert, "HAUL_CERT"),
             cert_key: file(self.cert_key, &weaker.cert_key, "HAUL_CERT_KEY"),

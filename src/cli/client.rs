@@ -3,13 +3,18 @@
 use std::path::Path;
 use std::time::Duration;
 
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
-use url::Url;
+use url::{Host, Url};
 
-use crate::cli::args::{Usage, Where};
+use crate::cli::args::{Format, Remote, TokenSource, Usage, Where, With};
+use crate::model::secret::Secret;
 use crate::model::text::plain;
+use crate::pb::access_service_client::AccessServiceClient;
 use crate::pb::admin_service_client::AdminServiceClient;
 use crate::pb::content_service_client::ContentServiceClient;
 use crate::pb::job_service_client::JobServiceClient;
@@ -28,7 +33,24 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from
 #[derive(Clone)]
 pub(crate) struct Client {
     channel: Channel,
+    bearer: Bearer,
     server: String,
+}
+
+/// A connection whose calls have a token, where there is one.
+type Wire = InterceptedService<Channel, Bearer>;
+
+/// Adds the token to each call.
+#[derive(Clone)]
+pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
 }
 
 impl Client {
@@ -47,6 +69,7 @@ impl Client {
         } else if place.cert.is_some() || place.ca.is_some() {
             return Err(invalid(server, "certificates need TLS, and it is not `https://`").into());
         }
+        let bearer = Bearer(bearer(place.token.as_ref(), &url)?);
         let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEPALIVE.0)
@@ -54,19 +77,27 @@ impl Client {
             .tcp_nodelay(true)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES);
-        Ok(Client { channel: endpoint.connect_lazy(), server: server.to_owned() })
+        Ok(Client { channel: endpoint.connect_lazy(), bearer, server: server.to_owned() })
     }
 
-    pub(crate) fn jobs(&self) -> JobServiceClient<Channel> {
-        JobServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    pub(crate) fn jobs(&self) -> JobServiceClient<Wire> {
+        JobServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    pub(crate) fn contents(&self) -> ContentServiceClient<Channel> {
-        ContentServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    pub(crate) fn contents(&self) -> ContentServiceClient<Wire> {
+        ContentServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    pub(crate) fn admin(&self) -> AdminServiceClient<Channel> {
-        AdminServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    pub(crate) fn admin(&self) -> AdminServiceClient<Wire> {
+        AdminServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    pub(crate) fn access(&self) -> AccessServiceClient<Wire> {
+        AccessServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// Says to a person why a call failed. `INVALID_ARGUMENT` is a [`Usage`] error.
@@ -107,6 +138,12 @@ impl Client {
     }
 }
 
+/// The server of a command, how it prints, and its own arguments.
+pub(crate) fn open<A: clap::Args>(top: &Remote, with: With<A>) -> anyhow::Result<(Client, Format, A)> {
+    let (place, format) = with.remote.over(top);
+    Ok((Client::new(&place)?, format, with.args))
+}
+
 /// Returns whether no haul server sent this status: each error of one has details, and those made on this side have none.
 pub(crate) fn is_local(status: &Status) -> bool {
     status.details().is_empty()
@@ -139,6 +176,40 @@ fn innermost(error: &dyn std::error::Error) -> String {
 
 fn invalid(server: &str, why: &str) -> Usage {
     Usage(format!("`{server}` is not the address of a server: {why}; write it like `127.0.0.1:4285`"))
+}
+
+/// The header of the token, which goes to this machine or over TLS and nowhere else.
+fn bearer(source: Option<&TokenSource>, url: &str) -> Result<Option<MetadataValue<Ascii>>, Usage> {
+    let Some(source) = source else { return Ok(None) };
+    let (text, place) = match source {
+        TokenSource::Text(text) => (text.clone(), "HAUL_TOKEN".to_owned()),
+        TokenSource::File(path) => {
+            let read = std::fs::read_to_string(path);
+            let text = read.map_err(|error| Usage(format!("`{}` cannot be read ({error})", path.display())))?;
+            (Secret::new(text), path.display().to_string())
+        }
+    };
+    if url.starts_with("http:") && !is_loopback(url) {
+        return Err(Usage(format!(
+            "a token must not go to `{url}` without TLS, since whoever is on the way could read it; write `https://`, or \
+             leave out --token-file and HAUL_TOKEN"
+        )));
+    }
+    let text = text.expose().trim();
+    let header = MetadataValue::try_from(format!("Bearer {text}")).ok().filter(|_| !text.is_empty());
+    let mut header = header.ok_or_else(|| Usage(format!("what `{place}` has is no token")))?;
+    header.set_sensitive(true);
+    Ok(Some(header))
+}
+
+/// Whether a URL leads to this machine.
+fn is_loopback(url: &str) -> bool {
+    match Url::parse(url).ok().as_ref().and_then(Url::host) {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+        None => false,
+    }
 }
 
 /// How the two sides prove who they are.
@@ -174,6 +245,23 @@ fn address(server: &str) -> Result<String, Usage> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_goes_to_this_machine_or_over_tls() {
+        let token = TokenSource::Text(Secret::new(" haul_x\n"));
+        for good in ["http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1", "https://a.example"] {
+            let header = bearer(Some(&token), good).unwrap().unwrap();
+            assert_eq!(header.to_str().unwrap(), "Bearer haul_x");
+            assert!(!format!("{header:?}").contains("haul_x"));
+        }
+        for bad in ["http://a.example", "http://10.0.0.1:1", "http://localhost.a.example", "http://0.0.0.0:1"] {
+            assert!(bearer(Some(&token), bad).is_err(), "{bad}");
+            assert!(bearer(None, bad).unwrap().is_none());
+        }
+        for odd in ["", " ", "a\nb"] {
+            assert!(bearer(Some(&TokenSource::Text(Secret::new(odd))), "https://a").is_err(), "{odd:?}");
+        }
+    }
 
     #[test]
     fn addresses_with_and_without_scheme() {

@@ -13,8 +13,10 @@ use crate::cli::control::{CancelArgs, DeleteArgs, RetryArgs, UpdateArgs};
 use crate::cli::get::GetArgs;
 use crate::cli::jobs::{ListArgs, ShowArgs, TasksArgs};
 use crate::cli::limits::LimitsArgs;
+use crate::cli::principal::PrincipalCommand;
 use crate::cli::submit::SubmitArgs;
 use crate::cli::term;
+use crate::cli::token::TokenCommand;
 use crate::cli::watch::WaitArgs;
 use crate::config::raw::ServeArgs;
 
@@ -101,6 +103,14 @@ pub(crate) enum Command {
     Info(With<Nothing>),
     /// Shut the server down as SIGTERM does: running tasks stop at a checkpoint
     Drain(With<Nothing>),
+    /// Show who the server takes you for, and what you may do
+    Whoami(With<Nothing>),
+    /// Make, list and revoke tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Make, list, change and delete principals: those who have tokens
+    #[command(subcommand)]
+    Principal(PrincipalCommand),
     /// Copy a data directory, whether or not a server uses it
     #[command(after_help = "Example:\n  haul backup --data-dir /var/lib/haul /backup/haul-2026-11-26")]
     Backup(BackupArgs),
@@ -116,10 +126,11 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Look", &["list", "show", "tasks", "watch", "wait", "cat"]),
     ("Control", &["cancel", "pause", "resume", "retry", "update", "delete"]),
     ("Operate", &["info", "limits", "hosts", "drain", "backup", "check"]),
+    ("Access", &["whoami", "token", "principal"]),
 ];
 
 /// Cells before the description of a command: two of margin, the longest name and a gap.
-const ABOUT_INDENT: usize = 11;
+const ABOUT_INDENT: usize = 12;
 
 /// Returns the command line, with its commands in groups, for a screen of so many columns.
 pub(crate) fn command(columns: usize) -> clap::Command {
@@ -132,7 +143,7 @@ pub(crate) fn command(columns: usize) -> clap::Command {
     for (group, names) in GROUPS {
         let _ = writeln!(groups, "{group}:");
         for name in *names {
-            let line = term::line::Line::from(format!("  {name:<8} {}", about(name)));
+            let line = term::line::Line::from(format!("  {name:<9} {}", about(name)));
             for line in line.folded(columns, ABOUT_INDENT) {
                 let _ = writeln!(groups, "{}", line.rendered(false));
             }

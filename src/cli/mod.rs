@@ -22,12 +22,14 @@ mod limits;
 mod line;
 mod lists;
 mod patience;
+mod principal;
 mod reference;
 mod serve;
 mod sizes;
 mod states;
 mod submit;
 mod term;
+mod token;
 mod urls;
 mod watch;
 
@@ -36,8 +38,8 @@ use std::process::ExitCode;
 use clap::FromArgMatches as _;
 use clap::parser::ValueSource;
 
-use crate::cli::args::{Format, Remote, Usage, With};
-use crate::cli::client::Client;
+use crate::cli::args::{Remote, Usage};
+use crate::cli::client::open;
 use crate::cli::line::{Command, Line};
 use crate::cli::term::screen;
 use crate::model::text::plain_coloured;
@@ -60,6 +62,7 @@ pub fn main() -> ExitCode {
         ("ca", "--ca"),
         ("cert", "--cert"),
         ("cert_key", "--cert-key"),
+        ("token_file", "--token-file"),
     ]
     .into_iter()
     .find(|(name, _)| is_typed(name));
@@ -101,6 +104,8 @@ async fn run(line: Line, remote_flag: Option<&str>) -> anyhow::Result<ExitCode> 
             let (client, format, args) = open(top, with)?;
             watch::wait(&client, format, args).await
         }
+        Command::Token(command) => Box::pin(token::run(top, command)).await,
+        Command::Principal(command) => Box::pin(principal::run(top, command)).await,
         looks => Box::pin(look_or_control(top, looks)).await,
     }
 }
@@ -130,6 +135,7 @@ async fn look_or_control(top: &Remote, command: Command) -> anyhow::Result<ExitC
         Command::Hosts(it) => with!(it, admin::hosts),
         Command::Info(it) => with!(it, admin::info),
         Command::Drain(it) => with!(it, admin::drain),
+        Command::Whoami(it) => with!(it, principal::whoami),
         Command::Serve(_)
         | Command::Get(_)
         | Command::Backup(_)
@@ -137,14 +143,10 @@ async fn look_or_control(top: &Remote, command: Command) -> anyhow::Result<ExitC
         | Command::Submit(_)
         | Command::Add(_)
         | Command::Watch(_)
-        | Command::Wait(_) => Ok(ExitCode::SUCCESS),
+        | Command::Wait(_)
+        | Command::Token(_)
+        | Command::Principal(_) => Ok(ExitCode::SUCCESS),
     }
-}
-
-/// The server of a command, how it prints, and its own arguments.
-fn open<A: clap::Args>(top: &Remote, with: With<A>) -> anyhow::Result<(Client, Format, A)> {
-    let (place, format) = with.remote.over(top);
-    Ok((Client::new(&place)?, format, with.args))
 }
 
 /// Prints help, or what is wrong with the arguments, and ends the process. An argument may be text of others, which a script

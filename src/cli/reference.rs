@@ -18,11 +18,18 @@ pub fn reference() -> String {
     let top = command.render_help();
     let _ = write!(page, "\n```text\n{}\n```\n", trimmed(&top.to_string()));
     for sub in command.get_subcommands_mut() {
-        let name = sub.get_name().to_owned();
-        let help = sub.render_help();
-        let _ = write!(page, "\n## haul {name}\n\n```text\n{}\n```\n", trimmed(&help.to_string()));
+        describe(&mut page, sub, "haul");
     }
     page
+}
+
+/// Adds the help of a command, and of the commands below it.
+fn describe(page: &mut String, command: &mut clap::Command, parent: &str) {
+    let name = format!("{parent} {}", command.get_name());
+    let _ = write!(page, "\n## {name}\n\n```text\n{}\n```\n", trimmed(&command.render_help().to_string()));
+    for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
+        describe(page, sub, &name);
+    }
 }
 
 fn trimmed(help: &str) -> String {

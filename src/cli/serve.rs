@@ -9,13 +9,14 @@ use tokio::sync::watch;
 use crate::cli::args::Usage;
 use crate::config::keys::{DataKey, KeyPlace};
 use crate::config::network::{INBOUND_BYTES_PER_CONNECTION_MAX, Network};
-use crate::config::raw::{FileDurability, LogFormat, ServeArgs, TlsClientAuth};
+use crate::config::raw::{Auth, FileDurability, LogFormat, ServeArgs, TlsClientAuth};
 use crate::config::tls::TlsConfig;
 use crate::config::{Access, ServeConfig};
+use crate::model::access::AuthMode;
 use crate::model::browser::BrowserRules;
 use crate::server::{
-    self, ClientAuth, Durability, EngineSettings, Guard, KeySource, ListenSettings, RootKeys, ServerSettings,
-    TlsSettings, descriptors,
+    self, ClientAuth, Durability, EngineSettings, Guard, KeySource, ListenSettings, Policy, RootKeys, ServeError,
+    ServerSettings, TlsSettings, descriptors,
 };
 use crate::telemetry;
 
@@ -54,7 +55,12 @@ pub(crate) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         // Whoever started the server may have closed the pipe; the server is of use all the same.
         let _ = writeln!(std::io::stdout(), "listening on {address}").and_then(|()| std::io::stdout().flush());
     })
-    .await?;
+    .await
+    .map_err(|error| match error {
+        // The command line asks for something that cannot be.
+        ServeError::NobodySignsIn(_) => Usage(error.to_string()).into(),
+        other => anyhow::Error::from(other),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -91,10 +97,36 @@ fn notes(config: &ServeConfig) -> Vec<String> {
             );
         }
     }
+    let is_near = config.network.listen.ip().to_canonical().is_loopback();
+    if config.network.is_plaintext && !config.network.is_open && !is_near {
+        notes.push(format!(
+            "`--insecure-listen plaintext`: whoever is on the way to `{}` can read tokens and results, unless something in \
+             front of it encrypts",
+            config.network.listen
+        ));
+    }
+    if config.network.auth == Auth::None {
+        notes.push("`--auth none`: whoever reaches the server may do everything, tokens or not".to_owned());
+    }
     if config.file_durability == FileDurability::None {
         notes.push("`--file-durability none`: a power cut can lose files of downloads that succeeded".to_owned());
     }
     notes
+}
+
+/// Whom the server takes callers for, and what it gives up for other machines.
+fn policy(network: &Network) -> (Policy, &'static str) {
+    let mode = match network.auth {
+        Auth::Auto => AuthMode::Auto,
+        Auth::Required => AuthMode::Required,
+        Auth::None => AuthMode::Off,
+    };
+    let insecure = match (network.is_open, network.is_plaintext) {
+        (true, _) => "open",
+        (false, true) => "plaintext",
+        (false, false) => "",
+    };
+    (Policy { mode, is_open: network.is_open }, insecure)
 }
 
 fn tls(config: TlsConfig) -> TlsSettings {
@@ -135,6 +167,7 @@ fn bounds(network: &Network, descriptors: Option<u64>) -> ListenSettings {
 }
 
 fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
+    let (policy, insecure) = policy(&config.network);
     let Access { allow_private_networks, allow_networks, deny_networks, allow_hosts, deny_hosts, allow_ports } =
         config.access;
     ServerSettings {
@@ -167,6 +200,9 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
         bounds: bounds(&config.network, descriptors),
         request_body_idle: config.network.request_body_idle,
         browsers: BrowserRules { hosts: config.network.web_hosts, origins: config.network.cors_origins },
+        policy,
+        insecure,
+        token_lifetime_max: config.network.token_max_lifetime,
         shutdown_grace: config.shutdown_grace,
     }
 }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::config::raw::{InsecureListen, ServeArgs, TlsClientAuth};
+use crate::config::raw::{Auth, InsecureListen, ServeArgs, TlsClientAuth};
 use crate::config::tls::TlsConfig;
-use crate::config::values::{duration, hosts};
+use crate::config::values::{duration, hosts, parse_lifetime};
+use crate::model::access::LIFETIME_MAX_DEFAULT;
 
 /// Where the server listens when nothing is said: 4285 spells HAUL.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:4285";
@@ -33,6 +34,12 @@ pub struct Network {
     pub listen: SocketAddr,
     /// Whether whoever reaches the server may call it, from other machines too.
     pub is_open: bool,
+    /// Whether other machines may connect without TLS.
+    pub is_plaintext: bool,
+    /// Who needs a token.
+    pub auth: Auth,
+    /// The longest that a token may last.
+    pub token_max_lifetime: Duration,
     /// The certificates to show and to take; `None`: nothing is encrypted.
     pub tls: Option<TlsConfig>,
     /// Names under which browsers may reach the server, in lower case, without port.
@@ -61,14 +68,19 @@ impl Network {
         let listen = listen(merged.listen.as_deref(), wrong);
         let is_open = merged.insecure_listen == Some(InsecureListen::Open);
         let tls = TlsConfig::resolve(merged, wrong);
-        let knows_callers = tls.as_ref().is_some_and(|tls| tls.client_auth == TlsClientAuth::Required);
+        let is_plaintext = is_open || merged.insecure_listen == Some(InsecureListen::Plaintext);
+        let auth = merged.auth.unwrap_or_default();
+        let has_certificates = tls.as_ref().is_some_and(|tls| tls.client_auth == TlsClientAuth::Required);
+        // Whether somebody has a token is seen once the database is open.
+        let knows_callers = has_certificates || (auth != Auth::None && (tls.is_some() || is_plaintext));
         if !is_open && !knows_callers && !listen.ip().to_canonical().is_loopback() {
             wrong.push(format!(
                 "`listen` is `{listen}`, which other machines can reach, without authentication and TLS: whoever reaches it \
-                 could submit jobs, read results and delete files; set `--tls-cert`, `--tls-key` and `--tls-client-ca`, \
-                 listen on 127.0.0.1, or allow it with `--insecure-listen open`"
+                 could submit jobs, read results and delete files; set `--tls-cert` and `--tls-key` and make a token with `haul \
+                 token create`, or `--tls-client-ca`; listen on 127.0.0.1, or allow it with `--insecure-listen open`"
             ));
         }
+        let token_max_lifetime = lifetime("token_max_lifetime", merged.token_max_lifetime.as_deref(), wrong);
         let positive = |name: &str, value: Option<u32>, wrong: &mut Vec<String>| {
             if value == Some(0) {
                 wrong.push(format!("`{name}` is 0, so nobody could ever call; set it to at least 1"));
@@ -96,6 +108,9 @@ impl Network {
         Network {
             listen,
             is_open,
+            is_plaintext,
+            auth,
+            token_max_lifetime,
             tls,
             handshake_timeout: time("handshake_timeout", &merged.handshake_timeout, HANDSHAKE_DEFAULT),
             request_body_idle: time("request_body_idle", &merged.request_body_idle, REQUEST_BODY_IDLE_DEFAULT),
@@ -108,6 +123,15 @@ impl Network {
             inbound_buffer_bytes,
         }
     }
+}
+
+/// Reads a time that may be written in days.
+fn lifetime(name: &str, text: Option<&str>, wrong: &mut Vec<String>) -> Duration {
+    let Some(text) = text else { return LIFETIME_MAX_DEFAULT };
+    parse_lifetime(text).filter(|time| !time.is_zero()).unwrap_or_else(|| {
+        wrong.push(format!("`{name}` is `{text}`, which is not a time; write it like `12h` or `90d`"));
+        LIFETIME_MAX_DEFAULT
+    })
 }
 
 fn listen(text: Option<&str>, wrong: &mut Vec<String>) -> SocketAddr {
@@ -164,10 +188,18 @@ mod tests {
             assert!(resolved(&open).unwrap().is_open);
             let file = || Some("/x".into());
             let tls = ServeArgs { tls_cert: file(), tls_key: file(), ..args(far) };
-            assert!(resolved(&tls).is_err(), "encrypted, and for everybody");
+            assert!(resolved(&tls).is_ok(), "whether somebody has a token is seen later");
+            assert!(
+                resolved(&ServeArgs { auth: Some(Auth::None), ..tls.clone() }).is_err(),
+                "encrypted, and for everybody"
+            );
+            let plaintext = ServeArgs { insecure_listen: Some(InsecureListen::Plaintext), ..args(far) };
+            assert!(resolved(&plaintext).is_ok_and(|network| network.is_plaintext && !network.is_open));
+            assert!(resolved(&ServeArgs { auth: Some(Auth::None), ..plaintext }).is_err());
             assert!(resolved(&ServeArgs { tls_client_ca: file(), ..tls.clone() }).is_ok());
             let optional = Some(TlsClientAuth::Optional);
-            assert!(resolved(&ServeArgs { tls_client_ca: file(), tls_client_auth: optional, ..tls }).is_err());
+            let optional = ServeArgs { tls_client_ca: file(), tls_client_auth: optional, ..tls };
+            assert!(resolved(&ServeArgs { auth: Some(Auth::None), ..optional }).is_err());
         }
     }
 

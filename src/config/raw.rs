@@ -36,10 +36,25 @@ pub enum LogFormat {
 /// The heading of the flags that say who may call.
 const NETWORK: &str = "Network";
 
+/// Who must say who they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Auth {
+    /// Everybody, once there is a token; before, nobody on this machine
+    #[default]
+    Auto,
+    /// Everybody
+    Required,
+    /// Nobody; whoever reaches the server may call it
+    None,
+}
+
 /// What a server gives up that can be reached from other machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum InsecureListen {
+    /// Something in front of it encrypts; callers still need a token
+    Plaintext,
     /// Whoever reaches it may call it, and nothing is encrypted
     Open,
 }
@@ -160,6 +175,15 @@ pub struct ServeArgs {
     pub data_key_previous: Option<String>,
 
     /// Let whoever reaches an address beyond this machine call the server, without encryption
+    /// Who needs a token [default: auto]
+    #[arg(long, env = "HAUL_AUTH", value_name = "WHO", help_heading = NETWORK)]
+    pub auth: Option<Auth>,
+
+    /// The longest that a token may last [default: 366d]
+    #[arg(long, env = "HAUL_TOKEN_MAX_LIFETIME", value_name = "TIME", help_heading = NETWORK)]
+    pub token_max_lifetime: Option<String>,
+
+    /// What to give up on addresses that other machines can reach
     #[arg(long, env = "HAUL_INSECURE_LISTEN", value_name = "HOW", help_heading = NETWORK)]
     pub insecure_listen: Option<InsecureListen>,
 
@@ -255,6 +279,8 @@ impl ServeArgs {
             queue_bytes: s.queue_bytes.or(w.queue_bytes),
             data_key: s.data_key.or(w.data_key),
             data_key_previous: s.data_key_previous.or(w.data_key_previous),
+            auth: s.auth.or(w.auth),
+            token_max_lifetime: s.token_max_lifetime.or(w.token_max_lifetime),
             insecure_listen: s.insecure_listen.or(w.insecure_listen),
             tls_cert: s.tls_cert.or(w.tls_cert),
             tls_key: s.tls_key.or(w.tls_key),

@@ -58,6 +58,14 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()
 }
 
+/// Reads a duration as [`parse_duration`] does, or in days (`90d`).
+pub(crate) fn parse_lifetime(text: &str) -> Option<Duration> {
+    match text.trim().strip_suffix('d') {
+        Some(days) => Duration::try_from_secs_f64(days.trim().parse::<f64>().ok()? * 86_400.0).ok(),
+        None => parse_duration(text),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

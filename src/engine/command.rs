@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::engine::explanation::Explanation;
+use crate::model::access::{AccessAnswer, AccessChange, AccessError, Actor};
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
 use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
@@ -59,6 +60,9 @@ pub enum EngineError {
         "job `{0}` was found to contradict the store, so this was not done; the server's log has the cause. Try again"
     )]
     Contradiction(JobId),
+    /// Who may call stays as it is.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The store failed.
     #[error("{0}")]
     Store(String),
@@ -200,6 +204,11 @@ pub(crate) enum Command {
     NewDataKey {
         reply: Reply<u32>,
     },
+    /// Changes who may call.
+    Access {
+        change: AccessChange,
+        reply: Reply<AccessAnswer>,
+    },
     /// A page of a running fetch.
     Page {
         id: TaskId,
@@ -225,6 +234,8 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct Admitted<C> {
     pub(crate) command: C,
+    /// Who asks.
+    pub(crate) by: Arc<Actor>,
     pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
@@ -277,6 +288,7 @@ impl Command {
             Command::Job(_, command) => command.refuse(error),
             Command::SetLimits { reply, .. } => answer(reply, Err(error)),
             Command::NewDataKey { reply } => answer(reply, Err(error)),
+            Command::Access { reply, .. } => answer(reply, Err(error)),
             Command::Page { reply, .. } => {
                 let _ = reply.send(Err(Failure::retryable(FailureReason::Internal, error.to_string())));
             }

@@ -7,6 +7,8 @@ use tokio::sync::oneshot;
 use crate::engine::command::{EngineError, Reply, answer};
 use crate::engine::hub::Notice;
 use crate::engine::queue::task::Cause;
+use crate::model::access::AccessAnswer;
+use crate::model::book::Book;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
 use crate::model::ids::JobId;
@@ -42,6 +44,8 @@ pub(crate) enum Effect {
     LimitsStored(Limits, Reply<Limits>),
     /// The new data key of the batch is in use.
     DataKeyStored(Reply<u32>),
+    /// Who may call is another book from now on.
+    AccessStored(Arc<Book>, AccessAnswer, Reply<AccessAnswer>),
     /// A page is acknowledged to its attempt.
     AckPage(JobId, oneshot::Sender<Result<(), Failure>>),
     /// The job as it was committed, and its events, are published.
@@ -78,7 +82,7 @@ impl Effect {
             | Effect::Purged { job, .. }
             | Effect::PutPartsAway(job)
             | Effect::Forget(job) => Some(*job),
-            Effect::LimitsStored(..) | Effect::DataKeyStored(_) => None,
+            Effect::LimitsStored(..) | Effect::DataKeyStored(_) | Effect::AccessStored(..) => None,
         }
     }
 
@@ -96,6 +100,7 @@ impl Effect {
             }
             Effect::LimitsStored(_, reply) => answer(reply, Err(error)),
             Effect::DataKeyStored(reply) => answer(reply, Err(error)),
+            Effect::AccessStored(.., reply) => answer(reply, Err(error)),
             Effect::AckPage(_, reply) => {
                 let _ = reply.send(Err(Failure::retryable(FailureReason::Internal, error.to_string())));
             }

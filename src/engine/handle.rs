@@ -23,6 +23,8 @@ use crate::engine::runner::Runner;
 use crate::engine::writer::Condition;
 use crate::fetch::json;
 use crate::limits::hosts::HostView;
+use crate::model::access::{AccessAnswer, AccessChange, Actor};
+use crate::model::book::Book;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
 use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
@@ -56,6 +58,9 @@ pub struct Engine {
     runner: Arc<Runner>,
     hub: Arc<Hub>,
     condition: watch::Receiver<Condition>,
+    books: watch::Receiver<Arc<Book>>,
+    /// Who asks.
+    by: Arc<Actor>,
 }
 
 impl From<StoreError> for EngineError {
@@ -70,10 +75,29 @@ impl Engine {
         runner: Arc<Runner>,
         hub: Arc<Hub>,
         condition: watch::Receiver<Condition>,
+        books: watch::Receiver<Arc<Book>>,
     ) -> Engine {
         let [room, waiting] = [ROOM_KIB, WAITING_KIB].map(|kib| Arc::new(Semaphore::new(kib)));
         let deletions = Arc::new(Semaphore::new(DELETIONS_MAX));
-        Engine { commands, room, waiting, deletions, runner, hub, condition }
+        let by = Arc::new(Actor::local());
+        Engine { commands, room, waiting, deletions, runner, hub, condition, books, by }
+    }
+
+    /// Returns this engine as somebody calls it: what it changes is theirs. Without this it is the server's own user who
+    /// calls.
+    #[must_use]
+    pub fn by(&self, actor: Arc<Actor>) -> Engine {
+        Engine { by: actor, ..self.clone() }
+    }
+
+    /// Who may call, as it changes.
+    pub fn books(&self) -> watch::Receiver<Arc<Book>> {
+        self.books.clone()
+    }
+
+    /// Changes who may call. It is in force when this returns.
+    pub async fn change_access(&self, change: AccessChange) -> Result<AccessAnswer, EngineError> {
+        self.ask(0, |reply| Command::Access { change, reply }).await
     }
 
     /// The feeds that watchers follow.
@@ -278,7 +302,8 @@ impl Engine {
     }
 
     async fn send(&self, room: Option<OwnedSemaphorePermit>, command: Command) -> Result<(), EngineError> {
-        self.commands.send(Admitted { command, room }).await.map_err(|_| EngineError::Draining)
+        let by = self.by.clone();
+        self.commands.send(Admitted { command, by, room }).await.map_err(|_| EngineError::Draining)
     }
 }
 
@@ -292,7 +317,8 @@ impl KeepPages for PageCommands {
             let (reply, kept) = oneshot::channel();
             let commands = self.0.upgrade().ok_or_else(lost)?;
             let command = Command::Page { id, fence, page, reply };
-            commands.send(Admitted { command, room: None }).await.map_err(|_| lost())?;
+            let by = Arc::new(Actor::local());
+            commands.send(Admitted { command, by, room: None }).await.map_err(|_| lost())?;
             drop(commands);
             kept.await.map_err(|_| lost())?
         }

@@ -277,11 +277,12 @@ mod tests {
 
     use super::*;
     use crate::engine::command::Control;
+    use crate::model::access::Actor;
     use crate::model::spec::JobSpec;
 
     fn pause() -> Admitted<JobCommand> {
         let command = JobCommand::Control { what: Control::Pause, reply: oneshot::channel().0 };
-        Admitted { command, room: None }
+        Admitted { command, by: Arc::new(Actor::local()), room: None }
     }
 
     /// Rows are visible before the answer to their commit is here. Whoever finds a job in a list at that moment must not

@@ -23,6 +23,7 @@ pub mod handle;
 pub mod hub;
 mod job_files;
 mod jobs;
+pub mod offline;
 mod outbox;
 mod patience;
 mod queue;
@@ -35,7 +36,7 @@ pub mod writer;
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::engine::command::{Admitted, Command};
 use crate::engine::handle::{Engine, PageCommands};
@@ -73,9 +74,10 @@ pub async fn start(
     runner.connect(Box::new(PageCommands(sender.downgrade())));
     let (writer, link) = writer::start(writer, own_thread)?;
     let condition = link.condition.clone();
-    let mut scheduler = Scheduler::new(runner.clone(), hub.clone(), link, bounds, seed, checks);
+    let (books, seen) = watch::channel(Arc::new(runner.store.access().await?));
+    let mut scheduler = Scheduler::new(runner.clone(), hub.clone(), link, books, bounds, seed, checks);
     let recovery = scheduler.recover().await?;
-    let engine = Engine::new(sender, runner.clone(), hub, condition);
+    let engine = Engine::new(sender, runner.clone(), hub, condition, seen);
     Ok((engine, EngineTask { scheduler, commands, writer, runner, recovery }))
 }
 

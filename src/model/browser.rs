@@ -36,6 +36,9 @@ pub struct Asked<'a> {
     pub origins: Vec<&'a str>,
     /// Each `Sec-Fetch-Site`.
     pub fetch_sites: Vec<&'a str>,
+    /// Whether it has `authorization` where that is needed. A page cannot make its visitor's browser add that, so the name
+    /// by which it reached the server does not matter then.
+    pub is_authorized: bool,
     /// Whether it has any `Sec-Fetch-*`, which browsers add and pages cannot.
     pub has_fetch_metadata: bool,
     /// The DNS names of the server's certificate, in lower case; `*.` stands for one label.
@@ -73,7 +76,9 @@ impl BrowserRules {
             return Verdict::Passes;
         }
         let authority = match asked.authorities[..] {
-            [authority] => Authority::parse(authority).filter(|it| self.is_own(it, asked.certificate_names)),
+            [authority] => {
+                Authority::parse(authority).filter(|it| asked.is_authorized || self.is_own(it, asked.certificate_names))
+            }
             _ => None,
         };
         let Some(authority) = authority else { return Verdict::Refused(Foreign::Authority) };
@@ -283,6 +288,14 @@ mod tests {
         assert_eq!(rules().judge(&probe()), Verdict::Passes);
         assert_eq!(rules().judge(&Asked { is_http1: false, ..probe() }), Verdict::Passes);
         assert_eq!(rules().judge(&Asked { has_fetch_metadata: true, ..probe() }), FOREIGN_HOST);
+    }
+
+    #[test]
+    fn what_no_page_can_send_may_use_any_name_and_no_other_origin() {
+        let sent = |origin| Asked { is_authorized: true, ..web("evil.example", origin) };
+        assert_eq!(rules().judge(&sent(None)), Verdict::Passes);
+        assert_eq!(rules().judge(&sent(Some("http://other.example"))), FOREIGN_ORIGIN);
+        assert_eq!(rules().judge(&Asked { authorities: vec![], ..sent(None) }), FOREIGN_HOST);
     }
 
     #[test]

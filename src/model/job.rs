@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::access::PrincipalNo;
 use crate::model::counts::Counts;
 use crate::model::failure::{Failure, FailureReason, TaskError, is_default};
 use crate::model::failures::Failures;
@@ -78,6 +79,15 @@ impl Stop {
     }
 }
 
+/// The principal that submitted a job.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Creator {
+    /// Its number; 0 is `local`.
+    pub no: PrincipalNo,
+    /// Its name; empty for `local`.
+    pub name: String,
+}
+
 /// A job without its tasks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
@@ -125,6 +135,9 @@ pub struct Job {
     /// Whether an attempt at a download ever started, so that part files may be there.
     #[serde(default, skip_serializing_if = "is_default")]
     pub downloads: bool,
+    /// Whose it is.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub creator: Creator,
 }
 
 /// What stays of an ended job of which tasks are retried.
@@ -239,6 +252,7 @@ impl Job {
             settled_failures: 0,
             settled_successes: 0,
             downloads: false,
+            creator: Creator::default(),
         }
     }
 

@@ -4,7 +4,9 @@
 //! It must not know tokio, the generated code, or any other module of ours. What it decides is returned as a value;
 //! the engine makes it durable and then performs it.
 
+pub mod access;
 pub mod bag;
+pub mod book;
 pub mod browser;
 pub mod checksum;
 pub mod counts;
@@ -22,8 +24,10 @@ pub mod path;
 pub mod principal;
 pub mod progress;
 pub mod retry;
+pub mod role;
 pub mod secret;
 pub mod spec;
 pub mod task;
 pub mod text;
 pub mod time;
+pub mod token;

@@ -5,7 +5,9 @@
 
 use http::HeaderMap;
 use percent_encoding::percent_decode_str;
-use prost_reflect::{Cardinality, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value as Field};
+use prost_reflect::{
+    Cardinality, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage as _, Value as Field,
+};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tonic::Status;
@@ -58,18 +60,37 @@ pub(crate) fn message(
         }
     }
     for (name, text) in path {
-        if message.has_field_by_name(name) {
+        if is_set(&message, name) {
             v.add(*name, "stands in the path; leave it out of the body");
         }
         place(&mut document, &input, name, text.clone(), &mut v);
     }
     from_headers(&mut document, &input, headers, &mut v);
     v.or(())?;
-    for (field, value) in json::read_value(input.clone(), Value::Object(document))?.take_fields() {
-        message.set_field(&field, value);
-    }
+    merge(&mut message, json::read_value(input.clone(), Value::Object(document))?);
     name_changes(&mut message, route, body)?;
     Ok(message)
+}
+
+/// Returns whether a field is set; parts of messages stand after a `.`.
+fn is_set(message: &DynamicMessage, name: &str) -> bool {
+    let Some((first, rest)) = name.split_once('.') else { return message.has_field_by_name(name) };
+    let inside = message.get_field_by_name(first);
+    inside.as_ref().and_then(|it| it.as_message()).is_some_and(|inside| is_set(inside, rest))
+}
+
+/// Sets what `other` sets, within messages that both have.
+fn merge(message: &mut DynamicMessage, mut other: DynamicMessage) {
+    for (field, value) in other.take_fields() {
+        match value {
+            Field::Message(inside) if message.has_field(&field) && !is_one_text(&inside.descriptor()) => {
+                if let Field::Message(known) = message.get_field_mut(&field) {
+                    merge(known, inside);
+                }
+            }
+            value => message.set_field(&field, value),
+        }
+    }
 }
 
 /// Splits a query into names and values.
@@ -338,6 +359,19 @@ mod tests {
         );
         let set = limits("/v1/limits?update_mask=max_per_host,bytes_per_second", "{}");
         assert_eq!(set.update_mask.unwrap().paths, ["max_per_host", "bytes_per_second"]);
+    }
+
+    #[test]
+    fn a_variable_of_the_path_may_be_a_part_of_the_body() {
+        let change =
+            |body| bound::<pb::UpdatePrincipalRequest>(&Method::PATCH, "/v1/principals/default%2Fci", &[], body);
+        let set = change(r#"{"title": "t", "disabled": true}"#).unwrap();
+        let principal = set.principal.unwrap();
+        assert_eq!((principal.name.as_str(), principal.title.as_str(), principal.disabled), ("default/ci", "t", true));
+        assert_eq!(set.update_mask.unwrap().paths, ["disabled", "title"]);
+        assert_eq!(change("").unwrap().principal.unwrap().name, "default/ci");
+        let twice = change(r#"{"name": "ops"}"#).unwrap_err();
+        assert!(twice[0].starts_with("principal.name: "), "{twice:?}");
     }
 
     #[test]

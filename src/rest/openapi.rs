@@ -7,7 +7,7 @@ use prost_reflect::{EnumDescriptor, FieldDescriptor, FileDescriptor, Kind, Messa
 use serde_json::{Map, Value, json};
 
 use crate::rest::json;
-use crate::rest::routes::{Body, Route, routes};
+use crate::rest::routes::{self, Body, Route, routes};
 
 /// How deep parts of messages are named in a query.
 const QUERY_DEPTH_MAX: usize = 2;
@@ -116,19 +116,18 @@ impl Writer {
         let input = route.rpc.input();
         let variables: Vec<&str> = route.template.variables().collect();
         let mut all = Vec::new();
+        for (name, field) in variables.iter().filter_map(|name| Some((*name, routes::field(&input, name)?))) {
+            let text = self.comment(&field.parent_message().parent_file(), field.path());
+            let schema = self.value(&field);
+            all.push(json!({"name": name, "in": "path", "required": true, "description": text, "schema": schema}));
+        }
         for field in input.fields() {
             let is_body = match &route.body {
                 Body::All => true,
                 Body::Field(body) => *body == field,
                 Body::None => false,
             };
-            if variables.contains(&field.name()) {
-                let text = self.comment(&field.parent_message().parent_file(), field.path());
-                let schema = self.value(&field);
-                all.push(json!({
-                    "name": field.name(), "in": "path", "required": true, "description": text, "schema": schema,
-                }));
-            } else if !is_body && route.rpc.name() != "ReadContent" {
+            if !variables.contains(&field.name()) && !is_body && route.rpc.name() != "ReadContent" {
                 self.query(&field, field.name(), QUERY_DEPTH_MAX, &mut all);
             }
         }

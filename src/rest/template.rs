@@ -28,7 +28,8 @@ impl Template {
         };
         let segments = path.split('/').map(|segment| match segment.strip_prefix('{') {
             Some(rest) => {
-                rest.strip_suffix('}').filter(|name| is_name(name)).map(|it| Segment::Variable(it.to_owned()))
+                let name = rest.strip_suffix('}').filter(|name| name.split('.').all(is_name));
+                name.map(|it| Segment::Variable(it.to_owned()))
             }
             None => is_name(segment).then(|| Segment::Literal(segment.to_owned())),
         });

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::model::access::AccessRow;
 use crate::model::event::EventHead;
 use crate::model::failure::TaskError;
 use crate::model::host::Host;
@@ -221,6 +222,8 @@ pub struct Batch {
     /// Whether there is to be a new data key, with which everything is sealed from now on. What is there is sealed anew by
     /// [`crate::store::WriteStore::upkeep`].
     pub new_data_key: bool,
+    /// Who may call, in the order in which it was decided.
+    pub access: Vec<AccessRow>,
 }
 
 impl Batch {
@@ -241,6 +244,7 @@ impl Batch {
             && self.purges.is_empty()
             && self.limits.is_none()
             && !self.new_data_key
+            && self.access.is_empty()
     }
 }
 

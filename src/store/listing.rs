@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use url::Url;
 
+use crate::model::access::PrincipalNo;
 use crate::model::event::EventHead;
 use crate::model::failure::TaskError;
 use crate::model::host::Host;
@@ -46,6 +47,8 @@ pub struct JobFilter {
     pub created_before: Option<Timestamp>,
     /// Ended after this time (not at it).
     pub ended_after: Option<Timestamp>,
+    /// Submitted by this principal.
+    pub created_by: Option<PrincipalNo>,
     /// Older than this job (without it): where the last page ended.
     pub before: Option<JobId>,
 }

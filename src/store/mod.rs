@@ -17,6 +17,7 @@ pub mod sqlite;
 
 use futures_util::future::BoxFuture;
 
+use crate::model::book::Book;
 use crate::model::counts::Counts;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
@@ -70,13 +71,15 @@ pub trait Store: Send + Sync + 'static {
     fn backend(&self) -> &'static str;
     /// Returns the limits that were stored last.
     fn limits(&self) -> Answer<'_, Option<Limits>>;
+    /// Returns who may call.
+    fn access(&self) -> Answer<'_, Book>;
 
     /// Returns a job, unless it is deleted.
     fn job(&self, id: JobId) -> Answer<'_, Option<Job>>;
     /// Lists at most `limit` jobs, newest first.
     fn jobs<'a>(&'a self, filter: &'a JobFilter, limit: u32) -> Answer<'a, Listed<Job>>;
-    /// Returns the job that a request id stands for, with the digest of its request. The job may be deleted, as long as
-    /// rows of it are left.
+    /// Returns the job that a request id of the principal `local` stands for, with the digest of its request. The job may
+    /// be deleted, as long as rows of it are left.
     fn request<'a>(&'a self, request_id: &'a str) -> Answer<'a, Option<(JobId, [u8; 32])>>;
 
     /// Returns a task with its log.

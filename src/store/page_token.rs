@@ -33,6 +33,10 @@ pub enum Listing {
     Tasks = 2,
     /// `ListHosts`; its place is a host's name.
     Hosts = 3,
+    /// `ListPrincipals`; its place is a principal's name.
+    Principals = 4,
+    /// `ListTokens`; its place is a token's id.
+    Tokens = 5,
 }
 
 /// Makes and reads the tokens of one server.
@@ -76,6 +80,16 @@ impl PageTokens {
     pub fn read_host(&self, filter: &[u8], token: &str) -> Result<Host, BadToken> {
         let place = self.place(Listing::Hosts, filter, token)?;
         std::str::from_utf8(&place).map(Host::new).map_err(|_| BadToken)
+    }
+
+    /// A token for what comes after the name `last` in a listing by name.
+    pub fn after_name(&self, listing: Listing, filter: &[u8], last: &str) -> String {
+        self.write(listing, filter, last.as_bytes())
+    }
+
+    /// Reads a token of [`PageTokens::after_name`].
+    pub fn read_name(&self, listing: Listing, filter: &[u8], token: &str) -> Result<String, BadToken> {
+        String::from_utf8(self.place(listing, filter, token)?).map_err(|_| BadToken)
     }
 
     fn write(&self, listing: Listing, filter: &[u8], place: &[u8]) -> String {

@@ -177,6 +177,12 @@ async fn the_examples_of_http_work() {
     run("http.md", &server, &origin);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_of_access_work() {
+    let (server, origin) = stage().await;
+    run("access.md", &server, &origin);
+}
+
 /// The pages whose examples other tests run: programs by `tests/it/clients.rs`, and help, which has none.
 const OTHER_PAGES: [&str; 2] = ["clients.md", "cli.md"];
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use haul::model::access::AccessRow;
 use haul::model::event::EventKind;
 use haul::model::ids::JobId;
 use haul::model::job::Job;
@@ -30,8 +31,10 @@ const LOOK_MAX: u32 = 512;
 #[derive(Default)]
 struct Rows {
     jobs: BTreeMap<JobId, JobRows>,
-    requests: Table<String, (JobId, [u8; 32])>,
+    /// By their text and the principal that used them.
+    requests: Table<(String, u64), (JobId, [u8; 32])>,
     limits: Option<Limits>,
+    access: Vec<AccessRow>,
 }
 
 /// The data, and its reading half.
@@ -87,7 +90,7 @@ impl Rows {
                     }
                     for job in changes.gone {
                         self.jobs.remove(&job);
-                        let its: Vec<String> =
+                        let its: Vec<_> =
                             self.requests.iter().filter(|(_, (of, _))| *of == job).map(|(id, _)| id.clone()).collect();
                         for id in &its {
                             self.requests.remove(id);
@@ -97,6 +100,7 @@ impl Rows {
                     if batch.limits.is_some() {
                         self.limits.clone_from(&batch.limits);
                     }
+                    self.access.extend(batch.access.iter().cloned());
                     let in_order = touched.iter().filter_map(|job| Some((*job, refused.remove(job)?)));
                     committed.refused = in_order.collect();
                     committed.data_key = batch.new_data_key.then_some(1);
@@ -216,10 +220,11 @@ impl Rows {
     fn submit(&mut self, new: &Submission, changes: &mut Changes) -> Result<Submitted, Refusal> {
         let id = new.job.id;
         if let Some((request, digest)) = &new.request {
-            if let Some((job, digest)) = self.requests.get(request) {
+            let request = (request.clone(), new.job.creator.no);
+            if let Some((job, digest)) = self.requests.get(&request) {
                 return Ok(Submitted::Known { job: *job, digest: *digest });
             }
-            self.requests.put(request.clone(), (id, *digest));
+            self.requests.put(request, (id, *digest));
         }
         if self.jobs.contains_key(&id) {
             return Err("a job of this id is stored already".to_owned());

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
+use haul::model::book::Book;
 use haul::model::counts::Counts;
 use haul::model::host::Host;
 use haul::model::ids::{JobId, TaskId, TaskIndex};
@@ -88,6 +89,7 @@ impl JobRows {
             && filter.created_after.is_none_or(|time| job.create_time > time)
             && filter.created_before.is_none_or(|time| job.create_time < time)
             && filter.ended_after.is_none_or(|time| job.end_time.is_some_and(|end| end > time))
+            && filter.created_by.is_none_or(|no| job.creator.no == no)
             && filter.before.is_none_or(|before| job.id < before)
     }
 }
@@ -184,6 +186,10 @@ impl Store for MemoryStore {
         now(self.rows().limits.clone())
     }
 
+    fn access(&self) -> Answer<'_, Book> {
+        now(Book::of(self.rows().access.iter().cloned()))
+    }
+
     fn job(&self, id: JobId) -> Answer<'_, Option<Job>> {
         now(self.rows().visible(id).map(JobRows::job))
     }
@@ -196,7 +202,7 @@ impl Store for MemoryStore {
     }
 
     fn request<'a>(&'a self, request_id: &'a str) -> Answer<'a, Option<(JobId, [u8; 32])>> {
-        now(self.rows().requests.get(&request_id.to_owned()).copied())
+        now(self.rows().requests.get(&(request_id.to_owned(), 0)).copied())
     }
 
     fn task(&self, id: TaskId) -> Answer<'_, Option<StoredTask>> {

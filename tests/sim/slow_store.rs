@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use haul::model::book::Book;
 use haul::model::counts::Counts;
 use haul::model::host::Host;
 use haul::model::ids::{JobId, TaskId, TaskIndex};
@@ -180,6 +181,7 @@ impl Store for SlowStore {
 
     reads! { read
         fn limits() -> Option<Limits>;
+        fn access() -> Book;
         fn job(id: JobId) -> Option<Job>;
         fn jobs(filter: &'a JobFilter, limit: u32) -> Listed<Job>;
         fn request(request_id: &'a str) -> Option<(JobId, [u8; 32])>;

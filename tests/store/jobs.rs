@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use haul::model::access::{AccessChange, Actor, LIFETIME_MAX_DEFAULT, NewToken};
+use haul::model::book::Book;
 use haul::model::event::EventKind;
 use haul::model::host::Host;
 use haul::model::ids::JobId;
-use haul::model::job::{Job, JobEvent, JobState, Stop};
+use haul::model::job::{Creator, Job, JobEvent, JobState, Stop};
 use haul::model::limits::{HostLimits, Limits};
 use haul::model::progress::Held;
 use haul::model::spec::JobSpec;
 use haul::model::task::TaskState;
 use haul::model::time::Timestamp;
+use haul::model::token::TokenHash;
 use haul::store::{Added, Addition, Batch, Chunk, JobFilter, Submission, Submitted, TaskRow};
 
 use super::support::*;
@@ -172,6 +175,69 @@ pub async fn a_request_of_a_refused_job_is_free<B: Backend>() {
     let done = rig.refuse(1, Batch { submissions, ..Batch::default() }).await;
     assert_eq!(done.submissions[1], Submitted::Stored);
     assert_eq!(rig.store.request("r").await.unwrap(), Some((job_id(2), [2; 32])));
+}
+
+/// Request ids are each principal's own, and so are lists.
+pub async fn jobs_have_creators<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    let by = |number: u32, no: u64| {
+        let mut new = requested(number, "r", number as u8);
+        new.job.creator = Creator { no, name: if no == 0 { String::new() } else { format!("p{no}") } };
+        new
+    };
+    let submissions = vec![by(1, 0), by(2, 16), by(3, 17), by(4, 16)];
+    let done = rig.commit(Batch { submissions, ..Batch::default() }).await;
+    let known = Submitted::Known { job: job_id(2), digest: [2; 32] };
+    assert_eq!(done.submissions, [Submitted::Stored, Submitted::Stored, Submitted::Stored, known]);
+    assert_eq!(rig.store.request("r").await.unwrap(), Some((job_id(1), [1; 32])));
+    let of = |no| JobFilter { created_by: Some(no), ..JobFilter::default() };
+    for (no, job) in [(0, 1), (16, 2), (17, 3)] {
+        assert_eq!(ids(&rig, of(no), 9).await, [job_id(job)], "{no}");
+        let filter = JobFilter { states: vec![JobState::Pending], ..of(no) };
+        assert_eq!(ids(&rig, filter, 9).await, [job_id(job)], "{no}");
+    }
+    assert!(ids(&rig, of(18), 9).await.is_empty());
+    let job = rig.store.job(job_id(2)).await.unwrap().unwrap();
+    assert_eq!(job.creator, Creator { no: 16, name: "p16".into() });
+}
+
+pub async fn who_may_call_is_kept<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    assert!(!rig.store.access().await.unwrap().is_required);
+    let mut book = Book::default();
+    for change in [
+        AccessChange::CreatePrincipal {
+            name: "ci".into(),
+            title: "a \"title\"".into(),
+            grants: vec!["submit".parse().unwrap()],
+            disabled: false,
+            request_id: "r".into(),
+        },
+        AccessChange::CreateToken(NewToken {
+            id: "t".into(),
+            hash: TokenHash([7; 32]),
+            principal: "ci".into(),
+            title: String::new(),
+            grants: Vec::new(),
+            lifetime: None,
+            lifetime_max: LIFETIME_MAX_DEFAULT,
+            never_expires: false,
+            request_id: String::new(),
+        }),
+        AccessChange::Used(vec![("t".into(), Timestamp(60_000_000), "192.0.2.1".into())]),
+        AccessChange::DeletePrincipal { name: "ci".into(), etag: String::new() },
+    ] {
+        let applied = book.apply(&change, &Actor::local(), Timestamp(5)).unwrap();
+        book = applied.book;
+        rig.commit(Batch { access: applied.rows, ..Batch::default() }).await;
+        rig = rig.restart::<B>(false).await;
+        let kept = rig.store.access().await.unwrap();
+        assert_eq!(kept.is_required, book.is_required);
+        assert_eq!(format!("{kept:?}"), format!("{book:?}"), "{change:?}");
+        let hash = kept.token("t").map(|token| token.hash);
+        assert!(hash.is_none_or(|hash| hash.is(&TokenHash([7; 32]))));
+    }
+    assert!(book.is_required && book.principal("ci").is_none() && book.name_of(16) == "ci");
 }
 
 pub async fn a_chunk_is_stored_once<B: Backend>() {

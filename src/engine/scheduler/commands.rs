@@ -16,11 +16,12 @@ use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::read::Read;
 use crate::engine::timers::Timer;
 use crate::engine::writer::Condition;
+use crate::model::access::{Actor, LOCAL};
 use crate::model::event::EventKind;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
 use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
-use crate::model::job::{Change, Job, JobEvent, WrongState};
+use crate::model::job::{Change, Creator, Job, JobEvent, WrongState};
 use crate::model::limits::Limits;
 use crate::model::spec::JobSpec;
 use crate::model::time::Timestamp;
@@ -28,7 +29,7 @@ use crate::store::{Addition, Chunk, LaneNumber, NewPage, Submission};
 
 impl Scheduler {
     pub(super) fn command(&mut self, admitted: Admitted<Command>) {
-        let Admitted { command, room } = admitted;
+        let Admitted { command, by, room } = admitted;
         if self.draining
             && !matches!(command, Command::Page { .. } | Command::Explain { .. } | Command::WaitingAt { .. })
         {
@@ -43,13 +44,16 @@ impl Scheduler {
             return;
         }
         match command {
-            Command::Submit { spec, request, tasks, reply } => self.submit(*spec, request, tasks, reply),
-            Command::Job(job, command) => self.job_command(job, Admitted { command, room }),
+            Command::Submit { spec, request, tasks, reply } => {
+                self.submit(*spec, request, tasks, &by, reply);
+            }
+            Command::Job(job, command) => self.job_command(job, Admitted { command, by, room }),
             Command::SetLimits { patch, reply } => self.set_limits(&patch, reply),
             Command::NewDataKey { reply } => {
                 self.outbox.batch().new_data_key = true;
                 self.outbox.then(Effect::DataKeyStored(reply));
             }
+            Command::Access { change, reply } => self.change_access(&change, &by, reply),
             Command::Page { id, fence, page, reply } => self.page(id, fence, page, reply),
             Command::Explain { job, tasks, reply } => drop(reply.send(self.explain(job, &tasks))),
             Command::WaitingAt { hosts, reply } => {
@@ -88,12 +92,20 @@ impl Scheduler {
     }
 
     /// The writes of a submission. The job begins to live when they are durable.
-    fn submit(&mut self, spec: JobSpec, request: Option<(String, [u8; 32])>, tasks: Tasks, reply: Reply<Arc<Job>>) {
+    fn submit(
+        &mut self,
+        spec: JobSpec,
+        request: Option<(String, [u8; 32])>,
+        tasks: Tasks,
+        by: &Actor,
+        reply: Reply<Arc<Job>>,
+    ) {
         let now = self.now();
         let Ok(count) = TaskIndex::try_from(tasks.specs.len()) else {
             return answer(reply, Err(EngineError::TooManyTasks));
         };
-        let job = Job::new(self.job_id(now), spec, count, now);
+        let mut job = Job::new(self.job_id(now), spec, count, now);
+        job.creator = creator(by);
         let mut lanes: Vec<Host> = Vec::new();
         let mut numbers: HashMap<Host, LaneNumber> = HashMap::new();
         let mut laned: LanedTasks = Vec::with_capacity(tasks.specs.len());
@@ -237,4 +249,9 @@ impl Scheduler {
         self.outbox.page(page);
         self.outbox.then(Effect::AckPage(id.job, reply));
     }
+}
+
+/// What a job keeps of who submits it.
+fn creator(by: &Actor) -> Creator {
+    if by.principal == LOCAL { Creator::default() } else { Creator { no: by.principal, name: by.name.clone() } }
 }

@@ -5,6 +5,7 @@
 //! writes; while one batch is being committed the next one fills (group commit without a timer). Answers, publications
 //! and stops wait for the commit of what they tell of.
 
+mod access;
 mod commands;
 mod dispatch;
 mod ends;
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -43,6 +44,7 @@ use crate::engine::scheduler::piece::Pieces;
 use crate::engine::scheduler::read::Read;
 use crate::engine::timers::{Timer, Timers};
 use crate::engine::writer::{Condition, Order, WriterLink};
+use crate::model::book::Book;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::limits::Limits;
@@ -78,6 +80,9 @@ pub(crate) struct Scheduler {
     timers: Timers,
     /// The limits as they were decided last; those in force may still be older.
     limits: Limits,
+    /// Who may call, as it was decided last; what is in force may still be older.
+    book: Arc<Book>,
+    books: watch::Sender<Arc<Book>>,
     rng: SmallRng,
 
     draining: bool,
@@ -135,11 +140,13 @@ impl Scheduler {
         runner: Arc<Runner>,
         hub: Arc<Hub>,
         link: WriterLink,
+        books: watch::Sender<Arc<Book>>,
         bounds: Bounds,
         seed: u64,
         checks: bool,
     ) -> Scheduler {
         let limits = Limits::clone(&runner.hosts.limits());
+        let book = books.borrow().clone();
         Scheduler {
             runner,
             hub,
@@ -153,6 +160,8 @@ impl Scheduler {
             purging: HashSet::new(),
             timers: Timers::default(),
             limits,
+            book,
+            books,
             rng: SmallRng::seed_from_u64(seed),
             draining: false,
             looks: Looks { deleted_left: true, ..Looks::default() },

@@ -45,14 +45,14 @@ impl Scheduler {
 
     /// Decides a command over what the store has.
     pub(super) fn visited(&mut self, id: JobId, admitted: Admitted<JobCommand>, found: Result<Box<Found>, StoreError>) {
-        let command = admitted.command;
+        let Admitted { command, by, room } = admitted;
         if self.draining {
             command.refuse(EngineError::Draining);
             return self.next_visitor(id);
         }
         if self.jobs.get(id).is_some() {
             // It came into memory while the store was read.
-            return self.job_command(id, Admitted { command, room: admitted.room });
+            return self.job_command(id, Admitted { command, by, room });
         }
         let found = match found {
             Ok(found) => found,

@@ -10,7 +10,7 @@ use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::Job;
 use crate::store::sqlite::errors::{Fault, guard};
 use crate::store::sqlite::numbers::Numbers;
-use crate::store::sqlite::{additions, events, jobs, pages, pieces, purge, states};
+use crate::store::sqlite::{access, additions, events, jobs, pages, pieces, purge, states};
 use crate::store::{
     Added, Addition, Batch, Claim, Committed, LaneNumber, NewEvent, NewPage, Purged, Retried, Retry, StoreError,
     Submission, Submitted, Sweep, Swept, TaskMove,
@@ -62,6 +62,7 @@ pub(super) async fn apply(
     if let Some(limits) = &batch.limits {
         jobs::set_limits(conn, limits).await?;
     }
+    access::write(conn, &batch.access).await?;
     Ok(committed)
 }
 
@@ -117,8 +118,8 @@ pub(super) async fn apply_apart(
         }
         sqlx::query("RELEASE part").execute(&mut *conn).await.map_err(|error| Fault::from(error).of_all())?;
     }
-    let limits = Batch { limits: batch.limits.clone(), ..Batch::default() };
-    apply(conn, numbers, vault, &limits).await.map_err(Fault::of_all)?;
+    let rest = Batch { limits: batch.limits.clone(), access: batch.access.clone(), ..Batch::default() };
+    apply(conn, numbers, vault, &rest).await.map_err(Fault::of_all)?;
     Ok(answers.in_order_of(batch))
 }
 

@@ -23,11 +23,15 @@ use crate::store::sqlite::tasks::{self, NewTask};
 use crate::store::{LaneNumber, StoreError, Submission, Submitted};
 use crate::vault::Vault;
 
-static JOBS: Insert =
-    Insert::new("jobs (no, id, state, total, downloads, create_time, end_time, expire_time, moving)", 9, "");
+static JOBS: Insert = Insert::new(
+    "jobs (no, id, state, total, downloads, create_time, end_time, expire_time, moving, created_by)",
+    10,
+    "",
+);
 static SPECS: Insert = Insert::new("job_specs (job, spec, sealed)", 3, "");
 static LABELS: Insert = Insert::new("job_labels (key, value, id)", 3, "");
-static REQUESTS: Insert = Insert::new("requests (job, id, digest)", 3, "ON CONFLICT (id) DO NOTHING");
+static REQUESTS: Insert =
+    Insert::new("requests (job, id, principal, digest)", 4, "ON CONFLICT (id, principal) DO NOTHING");
 static LANES: Insert = Insert::new("lanes (id, host, head)", 3, "");
 
 /// Inserts jobs with all that came with them, except those whose request id is known.
@@ -65,19 +69,24 @@ async fn known_requests(
     vault: &Vault,
     new: &[(i64, &Submission)],
 ) -> Result<HashMap<i64, (JobId, [u8; 32])>, Fault> {
-    let requests: Vec<_> =
-        new.iter().filter_map(|(no, new)| new.request.as_ref().map(|(id, digest)| (*no, id, digest))).collect();
+    let requests: Vec<_> = new
+        .iter()
+        .filter_map(|(no, new)| new.request.as_ref().map(|(id, digest)| (*no, id, new.job.creator.no as i64, digest)))
+        .collect();
     let inserted = REQUESTS
-        .run(conn, &requests, |row, (no, id, digest)| row.add(*no)?.add(id.as_str())?.add(keyed_blob(digest)).map(drop))
+        .run(conn, &requests, |row, (no, id, principal, digest)| {
+            row.add(*no)?.add(id.as_str())?.add(*principal)?.add(keyed_blob(digest)).map(drop)
+        })
         .await?;
     if inserted == requests.len() as u64 {
         return Ok(HashMap::new());
     }
     let mut known = HashMap::new();
-    for (no, id, _) in requests {
-        let sql = "SELECT r.job, r.digest, j.id FROM requests r LEFT JOIN jobs j ON j.no = r.job WHERE r.id = ?1";
+    for (no, id, principal, _) in requests {
+        let sql = "SELECT r.job, r.digest, j.id FROM requests r LEFT JOIN jobs j ON j.no = r.job \
+                   WHERE r.id = ?1 AND r.principal = ?2";
         let (first, digest, job): (i64, Vec<u8>, Option<Vec<u8>>) =
-            sqlx::query_as(sql).bind(id.as_str()).fetch_one(&mut *conn).await?;
+            sqlx::query_as(sql).bind(id.as_str()).bind(principal).fetch_one(&mut *conn).await?;
         if first == no {
             continue;
         }
@@ -100,7 +109,7 @@ async fn insert(conn: &mut SqliteConnection, vault: &Vault, new: &[(i64, &Submis
         let downloads = tasks.iter().any(|(_, spec)| matches!(spec.work, Work::Download(_)));
         row.add(*no)?.add(blob(job.id))?.add(job.state as i64)?.add(i64::from(total))?.add(downloads)?;
         row.add(job.create_time.0)?.add(job.end_time.map(|time| time.0))?;
-        row.add(job.expire_time().map(|time| time.0))?.add(rows::moving(job)?).map(drop)
+        row.add(job.expire_time().map(|time| time.0))?.add(rows::moving(job)?)?.add(job.creator.no as i64).map(drop)
     })
     .await?;
     SPECS
@@ -245,7 +254,7 @@ pub(super) async fn job(reader: &Reader, id: JobId) -> Result<Option<Job>, Store
 }
 
 pub(super) async fn request(reader: &Reader, request_id: &str) -> Result<Option<(JobId, [u8; 32])>, StoreError> {
-    let sql = "SELECT j.id, r.digest FROM requests r JOIN jobs j ON j.no = r.job WHERE r.id = ?1";
+    let sql = "SELECT j.id, r.digest FROM requests r JOIN jobs j ON j.no = r.job WHERE r.id = ?1 AND r.principal = 0";
     let found: Option<(Vec<u8>, Vec<u8>)> = reader.first(Ask::new(sql).bind(request_id)).await?;
     found.map(|(id, digest)| Ok((job_id(&id)?, digest_of(&reader.vault, &digest)?))).transpose()
 }

@@ -2,6 +2,7 @@
 
 use sqlx::AssertSqlSafe;
 
+use crate::model::access::LOCAL;
 use crate::model::job::{Job, JobState};
 use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::blob;
@@ -50,6 +51,8 @@ enum Index {
     Label(usize),
     /// The time of the end, for a few jobs that are sorted then.
     End,
+    /// The principal that submitted them.
+    Creator,
     /// The ids themselves.
     Ids,
 }
@@ -97,6 +100,7 @@ async fn choose(reader: &Reader, filter: &JobFilter) -> Result<Index, StoreError
     }
     Ok(match rarest {
         Some((_, place)) => Index::Label(place),
+        None if filter.created_by.is_some_and(|no| no != LOCAL) => Index::Creator,
         None if filter.states.is_empty() => Index::Ids,
         None => Index::States,
     })
@@ -127,6 +131,9 @@ fn found(filter: &JobFilter, index: &Index, values: &mut Values) -> String {
         if let Some(time) = time {
             fits += &format!(" AND {comparison} {}", values.add(Value::Number(time.0)));
         }
+    }
+    if let Some(no) = filter.created_by {
+        fits += &format!(" AND j.created_by = {}", values.add(Value::Number(no as i64)));
     }
     let leading = if let Index::Label(place) = index { Some(*place) } else { None };
     for (_, (key, value)) in filter.labels.iter().enumerate().filter(|(place, _)| Some(*place) != leading) {
@@ -160,6 +167,10 @@ fn found(filter: &JobFilter, index: &Index, values: &mut Values) -> String {
         }
         Index::End => format!(
             "SELECT j.id AS name, j.no AS no FROM jobs j INDEXED BY jobs_ended WHERE j.end_time IS NOT NULL{in_states}{fits}"
+        ),
+        // The index has no jobs of `local`, which are most where nobody else calls.
+        Index::Creator => format!(
+            "SELECT j.id AS name, j.no AS no FROM jobs j INDEXED BY jobs_creator WHERE j.created_by > 0{in_states}{fits}"
         ),
         Index::Ids => format!("SELECT j.id AS name, j.no AS no FROM jobs j WHERE j.id >= x''{fits}"),
     }

@@ -3,6 +3,7 @@
 //! Files are by group of tables. Nothing outside knows the internal numbers of jobs or any SQL. Reads are single
 //! statements, each of which sees one state of the database.
 
+mod access;
 mod additions;
 mod apply;
 mod audit;

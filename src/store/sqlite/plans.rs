@@ -23,8 +23,18 @@ const SORTS: &[(&str, &str)] = &[
 ];
 
 /// Rows that are made on the way, and small or bounded ones.
-const SCANNED: &[&str] =
-    &["json_each", "CONSTANT ROW", "SCAN w", "SCAN f", "SCAN k", "SCAN l", "subquery", "jobs_deleted"];
+const SCANNED: &[&str] = &[
+    "json_each",
+    "CONSTANT ROW",
+    "SCAN w",
+    "SCAN f",
+    "SCAN k",
+    "SCAN l",
+    "subquery",
+    "jobs_deleted",
+    "SCAN principals",
+    "SCAN tokens",
+];
 
 /// Asks every question that the store knows, each filter in every form.
 async fn ask_all(store: &SqliteStore, id: TaskId) {
@@ -38,10 +48,20 @@ async fn ask_all(store: &SqliteStore, id: TaskId) {
             for time in [None, Some(Timestamp(5_000_000))] {
                 for before in [None, Some(job)] {
                     for ended_after in [None, Some(Timestamp(0)), Some(Timestamp(1 << 60))] {
-                        let (states, labels) = (states.clone(), labels.clone());
                         let (created_after, created_before) = (time, time);
-                        let filter = JobFilter { states, labels, created_after, created_before, ended_after, before };
-                        store.jobs(&filter, 9).await.unwrap();
+                        for created_by in [None, Some(0), Some(16)] {
+                            let (states, labels) = (states.clone(), labels.clone());
+                            let filter = JobFilter {
+                                states,
+                                labels,
+                                created_after,
+                                created_before,
+                                ended_after,
+                                created_by,
+                                before,
+                            };
+                            store.jobs(&filter, 9).await.unwrap();
+                        }
                     }
                 }
             }
@@ -59,6 +79,7 @@ async fn ask_all(store: &SqliteStore, id: TaskId) {
         store.download_tasks(job, &states, 3, 9).await.unwrap();
     }
     store.limits().await.unwrap();
+    store.access().await.unwrap();
     store.job(job).await.unwrap();
     store.request("r").await.unwrap();
     store.task(id).await.unwrap();

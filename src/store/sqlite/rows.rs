@@ -11,11 +11,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::model::access::PrincipalNo;
 use crate::model::counts::Counts;
 use crate::model::failure::{TaskError, is_default};
 use crate::model::failures::Failures;
 use crate::model::ids::{JobId, TaskIndex};
-use crate::model::job::{Job, JobState, Stop};
+use crate::model::job::{Creator, Job, JobState, Stop};
 use crate::model::outcome::{Attempt, Outcome};
 use crate::model::progress::Held;
 use crate::model::spec::{JobSpec, TaskSpec};
@@ -30,7 +31,7 @@ macro_rules! job_text {
     () => {
         "'[\"' || hex(j.id) || '\",' || j.state || ',' || j.total || ',' || j.create_time || ',' || \
          coalesce(j.end_time, 'null') || ',' || j.moving || ',' || p.spec || ',' || \
-         coalesce('\"' || nullif(hex(p.sealed), '') || '\"', 'null') || ']'"
+         coalesce('\"' || nullif(hex(p.sealed), '') || '\"', 'null') || ',' || j.created_by || ']'"
     };
 }
 
@@ -274,6 +275,8 @@ struct Moving {
     settled_successes: u32,
     #[serde(skip_serializing_if = "is_default")]
     downloads: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    creator: String,
 }
 
 /// The column `jobs.moving`.
@@ -293,16 +296,27 @@ pub(super) fn moving(job: &Job) -> Result<String, serde_json::Error> {
         settled_failures: job.settled_failures,
         settled_successes: job.settled_successes,
         downloads: job.downloads,
+        creator: job.creator.name.clone(),
     })
 }
 
 /// See [`job_text`].
 #[derive(Deserialize)]
-pub(super) struct JobLine(JobId, State<JobState>, u32, Timestamp, Option<Timestamp>, Moving, JobSpec, Option<Bag>);
+pub(super) struct JobLine(
+    JobId,
+    State<JobState>,
+    u32,
+    Timestamp,
+    Option<Timestamp>,
+    Moving,
+    JobSpec,
+    Option<Bag>,
+    PrincipalNo,
+);
 
 impl JobLine {
     pub(super) fn into_job(self, vault: &Vault) -> Result<Job, StoreError> {
-        let JobLine(id, State(state), total, create_time, end_time, moving, spec, bag) = self;
+        let JobLine(id, State(state), total, create_time, end_time, moving, spec, bag, creator) = self;
         let spec = sealed::whole(vault, Place::Job(id), spec, Bag::bytes(bag.as_ref()))?;
         Ok(Job {
             id,
@@ -324,6 +338,7 @@ impl JobLine {
             settled_failures: moving.settled_failures,
             settled_successes: moving.settled_successes,
             downloads: moving.downloads,
+            creator: Creator { no: creator, name: moving.creator },
         })
     }
 }

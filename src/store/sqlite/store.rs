@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::model::book::Book;
 use crate::model::counts::Counts;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
@@ -12,7 +13,7 @@ use crate::model::time::Timestamp;
 use crate::store::page_token::PageTokens;
 use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::reader::Reader;
-use crate::store::sqlite::{additions, columns, events, jobs, listing, pages, recovery, tasks};
+use crate::store::sqlite::{access, additions, columns, events, jobs, listing, pages, recovery, tasks};
 use crate::store::{
     Answer, Chunk, Content, CutAttempt, DuePage, DueTask, JobFilter, LaneNumber, LanePage, Listed, PageHead, Recovered,
     Store, StoredEvent, StoredTask,
@@ -48,6 +49,10 @@ impl Store for SqliteStore {
 
     fn limits(&self) -> Answer<'_, Option<Limits>> {
         Box::pin(jobs::limits(&self.callers))
+    }
+
+    fn access(&self) -> Answer<'_, Book> {
+        Box::pin(access::book(&self.callers))
     }
 
     fn job(&self, id: JobId) -> Answer<'_, Option<Job>> {

@@ -244,10 +244,11 @@ impl WriteStore for SqliteWriter {
 /// Whether the batch does nothing but remove.
 fn makes_room(batch: &Batch) -> bool {
     let Batch { submissions, additions, pages, moves, claims, lane_heads, retries, sweeps, .. } = batch;
-    let Batch { events, jobs, respecced, limits, new_data_key, .. } = batch;
+    let Batch { events, jobs, respecced, limits, new_data_key, access, .. } = batch;
     let adds = !(submissions.is_empty() && additions.is_empty() && pages.is_empty() && moves.is_empty())
         || !(claims.is_empty() && lane_heads.is_empty() && retries.is_empty() && sweeps.is_empty())
-        || !(events.is_empty() && jobs.is_empty() && respecced.is_empty() && limits.is_none() && !new_data_key);
+        || !(events.is_empty() && jobs.is_empty() && respecced.is_empty() && limits.is_none() && !new_data_key)
+        || !access.is_empty();
     !adds && !batch.is_empty()
 }
 

@@ -1,0 +1,72 @@
+//! Converts principals, tokens and grants between messages and the model.
+
+use crate::api::status::Violations;
+use crate::api::to_proto::timestamp;
+use crate::model::access::{Actor, Principal, Token};
+use crate::model::book::Book;
+use crate::model::role::{Grant, Role};
+use crate::pb;
+
+/// The most grants of one principal or token.
+const GRANTS_MAX: usize = 32;
+
+/// Reads grants, and adds what is wrong with them.
+pub(super) fn read_grants(grants: &[pb::Grant], path: &str, v: &mut Violations) -> Vec<Grant> {
+    if grants.len() > GRANTS_MAX {
+        v.add(path, format!("has {} grants; at most {GRANTS_MAX} are accepted", grants.len()));
+        return Vec::new();
+    }
+    let mut read = Vec::with_capacity(grants.len());
+    for (index, grant) in grants.iter().enumerate() {
+        let Some(role) = Role::from_number(grant.role) else {
+            v.add(format!("{path}[{index}].role"), "is not a role");
+            continue;
+        };
+        let grant = Grant { role, tenant: grant.tenant.clone() };
+        if let Some(why) = grant.objection() {
+            v.add(format!("{path}[{index}].tenant"), why);
+        }
+        read.push(grant);
+    }
+    read
+}
+
+pub(super) fn grants(grants: &[Grant]) -> Vec<pb::Grant> {
+    grants.iter().map(|grant| pb::Grant { role: grant.role as i32, tenant: grant.tenant.clone() }).collect()
+}
+
+/// Converts a principal as `viewer` may see it: of one that belongs elsewhere, its name and its grants where the viewer is
+/// admin.
+pub(super) fn principal(book: &Book, principal: &Principal, viewer: &Actor) -> pb::Principal {
+    if !viewer.manages(principal) && principal.no != viewer.principal {
+        let is_here = |grant: &&Grant| !grant.role.is_of_server() && viewer.may(Role::Admin, &grant.tenant);
+        let here: Vec<Grant> = principal.grants.iter().filter(is_here).cloned().collect();
+        return pb::Principal { name: principal.name.clone(), grants: grants(&here), ..Default::default() };
+    }
+    pb::Principal {
+        name: principal.name.clone(),
+        title: principal.title.clone(),
+        grants: grants(&principal.grants),
+        disabled: principal.disabled,
+        create_time: Some(timestamp(principal.create_time)),
+        update_time: Some(timestamp(principal.update_time)),
+        last_seen_time: book.last_seen(principal.no).map(timestamp),
+        etag: principal.etag(),
+    }
+}
+
+pub(super) fn token(book: &Book, token: &Token) -> pb::Token {
+    pb::Token {
+        token_id: token.id.clone(),
+        principal: book.name_of(token.principal).to_owned(),
+        title: token.title.clone(),
+        grants: grants(&token.grants),
+        create_time: Some(timestamp(token.create_time)),
+        expire_time: token.expire_time.map(timestamp),
+        last_use_time: token.last_use.as_ref().map(|(time, _)| timestamp(*time)),
+        last_use_address: token.last_use.as_ref().map(|(_, address)| address.clone()).unwrap_or_default(),
+        revoke_time: token.revoke_time.map(timestamp),
+        created_by: token.created_by.clone(),
+        created_with: token.created_with.clone(),
+    }
+}

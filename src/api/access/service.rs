@@ -1,0 +1,258 @@
+//! `haul.v1.AccessService`: principals and tokens.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use tonic::{Request, Response, Status};
+
+use crate::api::access::caller::Caller;
+use crate::api::access::messages::{self, read_grants};
+use crate::api::pages::page_size;
+use crate::api::status::{Violations, internal, shown};
+use crate::api::to_proto::timestamp;
+use crate::api::values::{self, ID_BYTES_MAX, NAME_BYTES_MAX};
+use crate::engine::handle::Engine;
+use crate::model::access::{AccessAnswer, AccessChange, NewToken, Principal, Token};
+use crate::model::book::Book;
+use crate::model::role::{DEFAULT_TENANT, Grant};
+use crate::model::token::TokenText;
+use crate::pb;
+use crate::store::page_token::{Listing, PageTokens};
+
+/// Implements [`pb::access_service_server::AccessService`].
+#[derive(Clone)]
+pub struct AccessApi {
+    engine: Engine,
+    tokens: PageTokens,
+    lifetime_max: Duration,
+}
+
+impl AccessApi {
+    /// Makes the service over an engine; `tokens` are of its store. No token may last longer than `lifetime_max`.
+    pub fn new(engine: Engine, tokens: PageTokens, lifetime_max: Duration) -> AccessApi {
+        AccessApi { engine, tokens, lifetime_max }
+    }
+
+    fn book(&self) -> Arc<Book> {
+        self.engine.books().borrow().clone()
+    }
+
+    async fn change(&self, caller: &Caller, change: AccessChange) -> Result<AccessAnswer, Status> {
+        Ok(self.engine.by(caller.actor.clone()).change_access(change).await?)
+    }
+
+    async fn change_principal(&self, caller: &Caller, change: AccessChange) -> Result<pb::Principal, Status> {
+        match self.change(caller, change).await? {
+            AccessAnswer::Principal(principal) => Ok(messages::principal(&self.book(), &principal, &caller.actor)),
+            other => Err(internal(format!("a principal was changed into {other:?}"))),
+        }
+    }
+
+    /// Reads where a listing goes on.
+    fn after(&self, listing: Listing, filter: &[u8], token: &str, v: &mut Violations) -> String {
+        if token.is_empty() {
+            return String::new();
+        }
+        self.tokens.read_name(listing, filter, token).unwrap_or_else(|bad| {
+            v.add("page_token", bad.to_string());
+            String::new()
+        })
+    }
+}
+
+/// A token of chance that only an operating system's generator has.
+fn fresh_token() -> TokenText {
+    let mut chance = rand::rng();
+    TokenText::of(|| chance.random_range(0..62))
+}
+
+#[tonic::async_trait]
+impl pb::access_service_server::AccessService for AccessApi {
+    async fn who_am_i(&self, request: Request<pb::WhoAmIRequest>) -> Result<Response<pb::WhoAmIResponse>, Status> {
+        let caller = Caller::of(&request);
+        Ok(Response::new(pb::WhoAmIResponse {
+            principal: caller.actor.name.clone(),
+            grants: messages::grants(&caller.actor.grants),
+            tenant: DEFAULT_TENANT.to_owned(),
+            token_id: caller.actor.token_id.clone(),
+            expire_time: caller.expire_time.map(timestamp),
+            method: caller.method.name().to_owned(),
+        }))
+    }
+
+    async fn create_principal(
+        &self,
+        request: Request<pb::CreatePrincipalRequest>,
+    ) -> Result<Response<pb::CreatePrincipalResponse>, Status> {
+        let caller = Caller::of(&request);
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        let wish = request.principal.unwrap_or_default();
+        values::text(&request.request_id, "request_id", ID_BYTES_MAX, &mut v);
+        values::text(&wish.title, "principal.title", NAME_BYTES_MAX, &mut v);
+        let grants = read_grants(&wish.grants, "principal.grants", &mut v);
+        v.or(())?;
+        let change = AccessChange::CreatePrincipal {
+            name: wish.name,
+            title: wish.title,
+            grants,
+            disabled: wish.disabled,
+            request_id: request.request_id,
+        };
+        let principal = Some(self.change_principal(&caller, change).await?);
+        Ok(Response::new(pb::CreatePrincipalResponse { principal }))
+    }
+
+    async fn update_principal(
+        &self,
+        request: Request<pb::UpdatePrincipalRequest>,
+    ) -> Result<Response<pb::UpdatePrincipalResponse>, Status> {
+        let caller = Caller::of(&request);
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        let wish = request.principal.unwrap_or_default();
+        let (mut title, mut grants, mut disabled) = (None, None, None);
+        let paths = request.update_mask.unwrap_or_default().paths;
+        if paths.is_empty() {
+            v.add("update_mask", "is empty; name what to change");
+        }
+        for (index, path) in paths.iter().enumerate() {
+            match path.as_str() {
+                "title" => {
+                    values::text(&wish.title, "principal.title", NAME_BYTES_MAX, &mut v);
+                    title = Some(wish.title.clone());
+                }
+                "grants" => grants = Some(read_grants(&wish.grants, "principal.grants", &mut v)),
+                "disabled" => disabled = Some(wish.disabled),
+                _ => v.add(
+                    format!("update_mask.paths[{index}]"),
+                    format!("`{}` is none of title, grants, disabled", shown(path)),
+                ),
+            }
+        }
+        v.or(())?;
+        let change = AccessChange::UpdatePrincipal { name: wish.name, title, grants, disabled, etag: wish.etag };
+        let principal = Some(self.change_principal(&caller, change).await?);
+        Ok(Response::new(pb::UpdatePrincipalResponse { principal }))
+    }
+
+    async fn delete_principal(
+        &self,
+        request: Request<pb::DeletePrincipalRequest>,
+    ) -> Result<Response<pb::DeletePrincipalResponse>, Status> {
+        let caller = Caller::of(&request);
+        let pb::DeletePrincipalRequest { name, etag } = request.into_inner();
+        self.change(&caller, AccessChange::DeletePrincipal { name, etag }).await?;
+        Ok(Response::new(pb::DeletePrincipalResponse {}))
+    }
+
+    async fn list_principals(
+        &self,
+        request: Request<pb::ListPrincipalsRequest>,
+    ) -> Result<Response<pb::ListPrincipalsResponse>, Status> {
+        let caller = Caller::of(&request);
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        let size = page_size(request.page_size, &mut v) as usize;
+        let filter = request.tenant.as_bytes();
+        let after = self.after(Listing::Principals, filter, &request.page_token, &mut v);
+        v.or(())?;
+        let book = self.book();
+        let fits = |principal: &&Arc<Principal>| caller.actor.sees(principal) && is_at(principal, &request.tenant);
+        let mut found: Vec<_> = book.principals_after(&after).filter(fits).take(size + 1).collect();
+        let has_more = found.len() > size;
+        found.truncate(size);
+        let last = found.last().filter(|_| has_more);
+        let next_page_token = last.map(|last| self.tokens.after_name(Listing::Principals, filter, &last.name));
+        let principals = found.iter().map(|it| messages::principal(&book, it, &caller.actor)).collect();
+        let next_page_token = next_page_token.unwrap_or_default();
+        Ok(Response::new(pb::ListPrincipalsResponse { principals, next_page_token }))
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<pb::CreateTokenRequest>,
+    ) -> Result<Response<pb::CreateTokenResponse>, Status> {
+        let caller = Caller::of(&request);
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        values::text(&request.request_id, "request_id", ID_BYTES_MAX, &mut v);
+        values::text(&request.title, "title", NAME_BYTES_MAX, &mut v);
+        let grants = read_grants(&request.grants, "grants", &mut v);
+        let lifetime = request.lifetime.and_then(|it| values::duration(it, "lifetime", &mut v));
+        if request.never_expires && request.lifetime.is_some() {
+            v.add("lifetime", "is set with `never_expires`; leave out one of them");
+        }
+        v.or(())?;
+        let text = fresh_token();
+        let new = NewToken {
+            id: text.id().to_owned(),
+            hash: text.hash(),
+            principal: request.principal,
+            title: request.title,
+            grants,
+            lifetime,
+            lifetime_max: self.lifetime_max,
+            never_expires: request.never_expires,
+            request_id: request.request_id,
+        };
+        match self.change(&caller, AccessChange::CreateToken(new)).await? {
+            AccessAnswer::Token { token, is_new, is_first } => Ok(Response::new(pb::CreateTokenResponse {
+                token: Some(messages::token(&self.book(), &token)),
+                secret: if is_new { text.expose().to_owned() } else { String::new() },
+                authentication_required: is_first,
+            })),
+            other => Err(internal(format!("a token was made into {other:?}"))),
+        }
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<pb::ListTokensRequest>,
+    ) -> Result<Response<pb::ListTokensResponse>, Status> {
+        let caller = Caller::of(&request);
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        let size = page_size(request.page_size, &mut v) as usize;
+        let mut filter = vec![u8::from(request.include_ended)];
+        filter.extend(request.principal.as_bytes());
+        let after = self.after(Listing::Tokens, &filter, &request.page_token, &mut v);
+        v.or(())?;
+        let (book, now) = (self.book(), self.engine.now());
+        let fits = |token: &&Arc<Token>| {
+            let Some(owner) = book.numbered(token.principal) else {
+                // Of a principal that was deleted nothing is left to manage.
+                return false;
+            };
+            let may = owner.no == caller.actor.principal || caller.actor.manages(owner);
+            let is_asked_for = request.principal.is_empty() || owner.name == request.principal;
+            may && is_asked_for && (request.include_ended || token.is_live(now))
+        };
+        let mut found: Vec<_> = book.tokens_after(&after).filter(fits).take(size + 1).collect();
+        let has_more = found.len() > size;
+        found.truncate(size);
+        let last = found.last().filter(|_| has_more);
+        let next_page_token = last.map(|last| self.tokens.after_name(Listing::Tokens, &filter, &last.id));
+        let tokens = found.iter().map(|it| messages::token(&book, it)).collect();
+        Ok(Response::new(pb::ListTokensResponse { tokens, next_page_token: next_page_token.unwrap_or_default() }))
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<pb::RevokeTokenRequest>,
+    ) -> Result<Response<pb::RevokeTokenResponse>, Status> {
+        let caller = Caller::of(&request);
+        let pb::RevokeTokenRequest { token_id, with_descendants } = request.into_inner();
+        match self.change(&caller, AccessChange::RevokeToken { id: token_id, with_descendants }).await? {
+            AccessAnswer::Revoked(revoked) => Ok(Response::new(pb::RevokeTokenResponse { revoked })),
+            other => Err(internal(format!("a token was revoked into {other:?}"))),
+        }
+    }
+}
+
+/// Returns whether a principal belongs to a tenant, or may do something there.
+fn is_at(principal: &Principal, tenant: &str) -> bool {
+    let is_granted = |grant: &Grant| !grant.role.is_of_server() && (grant.tenant == tenant || grant.tenant == "*");
+    tenant.is_empty() || principal.home() == Some(tenant) || principal.grants.iter().any(is_granted)
+}

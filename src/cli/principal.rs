@@ -1,0 +1,218 @@
+//! `haul principal` and `haul whoami`: who may call a server, and what.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use crate::cli::args::{Format, Nothing, Remote, Usage, With};
+use crate::cli::client::{Client, open};
+use crate::cli::jobs::print_fields;
+use crate::cli::json;
+use crate::cli::term::line::Line;
+use crate::cli::term::screen;
+use crate::cli::term::table::{self, Column, Row};
+use crate::cli::term::words;
+use crate::model::role::Grant;
+use crate::pb;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PrincipalCommand {
+    /// Make a principal
+    #[command(after_help = "Example:\n  haul principal create ci --grant submit --grant read")]
+    Create(With<CreateArgs>),
+    /// List principals
+    List(With<Nothing>),
+    /// Change what a principal may do
+    #[command(after_help = "Example:\n  haul principal update ci --grant submit --disabled false")]
+    Update(With<UpdateArgs>),
+    /// Delete a principal, and revoke its tokens; its jobs stay
+    Delete(With<NameArgs>),
+}
+
+/// A principal to make.
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Its name: `ci`, or `default/ci` for one that the admins of that tenant manage
+    name: String,
+    /// What it may do: submit, read, control, admin (each @TENANT, or @* for all), operator, auditor, monitor
+    #[arg(long, value_name = "ROLE[@TENANT]")]
+    grant: Vec<Grant>,
+    /// For people
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    title: String,
+}
+
+/// What to change.
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    /// Its name
+    name: String,
+    /// What it may do, instead of what it may now
+    #[arg(long, value_name = "ROLE[@TENANT]", conflicts_with = "no_grants")]
+    grant: Vec<Grant>,
+    /// It may do nothing
+    #[arg(long)]
+    no_grants: bool,
+    /// Whether its calls are refused
+    #[arg(long, value_name = "BOOL")]
+    disabled: Option<bool>,
+    /// For people
+    #[arg(long, value_name = "TEXT")]
+    title: Option<String>,
+}
+
+/// Who is meant.
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// Its name
+    name: String,
+}
+
+pub(crate) async fn run(top: &Remote, command: PrincipalCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        PrincipalCommand::Create(with) => {
+            let (client, format, args) = open(top, with)?;
+            create(&client, format, args).await
+        }
+        PrincipalCommand::List(with) => {
+            let (client, format, _) = open(top, with)?;
+            list(&client, format).await
+        }
+        PrincipalCommand::Update(with) => {
+            let (client, format, args) = open(top, with)?;
+            update(&client, format, args).await
+        }
+        PrincipalCommand::Delete(with) => {
+            let (client, format, args) = open(top, with)?;
+            delete(&client, format, args).await
+        }
+    }
+}
+
+/// Shows who calls.
+pub(crate) async fn whoami(client: &Client, format: Format, _: Nothing) -> anyhow::Result<ExitCode> {
+    let call = client.access().who_am_i(pb::WhoAmIRequest {}).await;
+    let who = call.map_err(|status| client.explain(&status))?.into_inner();
+    if format == Format::Json {
+        json::print("haul.v1.WhoAmIResponse", &who)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut fields = vec![
+        ("principal", Line::from(who.principal.as_str())),
+        ("may", Line::from(grants_text(&who.grants))),
+        ("tenant", Line::from(who.tenant.as_str())),
+        ("known by", Line::from(who.method.to_lowercase())),
+    ];
+    if !who.token_id.is_empty() {
+        fields.push(("token", Line::from(who.token_id.as_str())));
+        let end = who.expire_time.as_ref();
+        fields.push(("expires", Line::from(end.map_or("never".to_owned(), |_| words::time(end)))));
+    }
+    print_fields(&fields);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn create(client: &Client, format: Format, args: CreateArgs) -> anyhow::Result<ExitCode> {
+    let wish = pb::Principal {
+        name: args.name,
+        title: args.title,
+        grants: args.grant.iter().map(grant).collect(),
+        ..Default::default()
+    };
+    let request = pb::CreatePrincipalRequest { principal: Some(wish), request_id: String::new() };
+    let call = client.access().create_principal(request).await;
+    let made = call.map_err(|status| client.explain(&status))?.into_inner().principal.unwrap_or_default();
+    print_one(format, &made)
+}
+
+async fn update(client: &Client, format: Format, args: UpdateArgs) -> anyhow::Result<ExitCode> {
+    let mut paths = Vec::new();
+    if args.no_grants || !args.grant.is_empty() {
+        paths.push("grants".to_owned());
+    }
+    if args.disabled.is_some() {
+        paths.push("disabled".to_owned());
+    }
+    if args.title.is_some() {
+        paths.push("title".to_owned());
+    }
+    if paths.is_empty() {
+        return Err(Usage("nothing is to be changed; name it by --grant, --disabled or --title".to_owned()).into());
+    }
+    let wish = pb::Principal {
+        name: args.name,
+        title: args.title.unwrap_or_default(),
+        grants: args.grant.iter().map(grant).collect(),
+        disabled: args.disabled.unwrap_or_default(),
+        ..Default::default()
+    };
+    let request =
+        pb::UpdatePrincipalRequest { principal: Some(wish), update_mask: Some(prost_types::FieldMask { paths }) };
+    let call = client.access().update_principal(request).await;
+    let changed = call.map_err(|status| client.explain(&status))?.into_inner().principal.unwrap_or_default();
+    print_one(format, &changed)
+}
+
+async fn delete(client: &Client, format: Format, args: NameArgs) -> anyhow::Result<ExitCode> {
+    let request = pb::DeletePrincipalRequest { name: args.name.clone(), etag: String::new() };
+    let answer =
+        client.access().delete_principal(request).await.map_err(|status| client.explain(&status))?.into_inner();
+    match format {
+        Format::Json => json::print("haul.v1.DeletePrincipalResponse", &answer)?,
+        Format::Text => screen::line(format!("{} is deleted, and its tokens are revoked", args.name)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(client: &Client, format: Format) -> anyhow::Result<ExitCode> {
+    let mut all: Vec<pb::Principal> = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = pb::ListPrincipalsRequest { page_size: 1000, page_token, tenant: String::new() };
+        let call = client.access().list_principals(request).await;
+        let page = call.map_err(|status| client.explain(&status))?.into_inner();
+        all.extend(page.principals);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    if format == Format::Json {
+        json::print_all("haul.v1.Principal", &all)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let columns = [Column::name("PRINCIPAL", 10), Column::text("MAY", 10), Column::optional("LAST SEEN", 1)];
+    let row = |it: &pb::Principal| {
+        let may = if it.disabled { "nothing: it is disabled".to_owned() } else { grants_text(&it.grants) };
+        let cells =
+            vec![Line::from(it.name.as_str()), Line::from(may), Line::from(words::time(it.last_seen_time.as_ref()))];
+        Row { cells, remark: it.title.clone() }
+    };
+    table::print(&columns, &all.iter().map(row).collect::<Vec<_>>());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_one(format: Format, principal: &pb::Principal) -> anyhow::Result<ExitCode> {
+    match format {
+        Format::Json => json::print("haul.v1.Principal", principal)?,
+        Format::Text => {
+            let may = if principal.disabled { "nothing".to_owned() } else { grants_text(&principal.grants) };
+            screen::line(format!("{} may {may}", principal.name));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The message of a grant.
+pub(crate) fn grant(grant: &Grant) -> pb::Grant {
+    pb::Grant { role: grant.role as i32, tenant: grant.tenant.clone() }
+}
+
+/// Grants as people write them.
+pub(crate) fn grants_text(grants: &[pb::Grant]) -> String {
+    let text = |grant: &pb::Grant| {
+        let role = grant.role().as_str_name().trim_start_matches("ROLE_").to_lowercase();
+        if grant.tenant.is_empty() { role } else { format!("{role}@{}", grant.tenant) }
+    };
+    if grants.is_empty() { "nothing".to_owned() } else { grants.iter().map(text).collect::<Vec<_>>().join(" ") }
+}

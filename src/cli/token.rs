@@ -1,0 +1,259 @@
+//! `haul token`: makes, lists and revokes tokens, by a server or in a data directory that no server uses.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use rand::RngExt as _;
+use tonic::Code;
+
+use crate::cli::args::{Format, Remote, Usage, With};
+use crate::cli::client::{Client, open};
+use crate::cli::json;
+use crate::cli::principal::{grant, grants_text};
+use crate::cli::term::line::Line;
+use crate::cli::term::screen;
+use crate::cli::term::table::{self, Column, Row};
+use crate::cli::term::words;
+use crate::config::values::parse_lifetime;
+use crate::engine::offline;
+use crate::model::access::{AccessAnswer, AccessChange, LIFETIME_MAX_DEFAULT, NewToken};
+use crate::model::role::Grant;
+use crate::model::token::TokenText;
+use crate::pb;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token, which is printed once
+    #[command(
+        after_help = "Examples:\n  haul token create ci --grant submit > token\n  haul token create me --grant operator \
+                      --grant control --grant submit --offline --data-dir /var/lib/haul\n\nOnly the token goes to stdout. A \
+                      principal that does not exist is made, with the grants that are given; else they narrow the token."
+    )]
+    Create(With<CreateArgs>),
+    /// List tokens, without their secrets
+    List(With<ListArgs>),
+    /// End a token, and open streams of it
+    #[command(after_help = "Example:\n  haul token revoke 5Qa0xN3fTz")]
+    Revoke(With<RevokeArgs>),
+}
+
+/// A token to make.
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Whose it will be; made where it does not exist
+    principal: String,
+    /// What it may do: submit, read, control, admin (each @TENANT, or @* for all), operator, auditor, monitor
+    #[arg(long, value_name = "ROLE[@TENANT]")]
+    grant: Vec<Grant>,
+    /// How long it lasts (`12h`, `90d`) [default: 90d]
+    #[arg(long, value_name = "TIME", value_parser = lifetime, conflicts_with = "never_expires")]
+    lifetime: Option<Duration>,
+    /// It lasts until it is revoked; for operators alone
+    #[arg(long)]
+    never_expires: bool,
+    /// For people
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    title: String,
+    /// Make it in a data directory that no server uses
+    #[arg(long)]
+    offline: bool,
+    /// That directory
+    #[arg(long, env = "HAUL_DATA_DIR", value_name = "DIR", default_value = "haul-data")]
+    data_dir: PathBuf,
+}
+
+/// Which tokens.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only those of this principal
+    principal: Option<String>,
+    /// Those that expired or were revoked, too
+    #[arg(long)]
+    all: bool,
+}
+
+/// Which token.
+#[derive(Debug, Args)]
+pub(crate) struct RevokeArgs {
+    /// Its id: what stands in the token after `haul_`
+    id: String,
+    /// The tokens that were made with it, too
+    #[arg(long)]
+    with_descendants: bool,
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    parse_lifetime(text).ok_or_else(|| "write it like `12h` or `90d`".to_owned())
+}
+
+pub(crate) async fn run(top: &Remote, command: TokenCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        TokenCommand::Create(With { args, remote }) if args.offline => {
+            if remote.server.is_some() || top.server.is_some() {
+                return Err(Usage("--offline is without a server; leave out --server".to_owned()).into());
+            }
+            create_offline(args).await
+        }
+        TokenCommand::Create(with) => {
+            let (client, format, args) = open(top, with)?;
+            create(&client, format, args).await
+        }
+        TokenCommand::List(with) => {
+            let (client, format, args) = open(top, with)?;
+            list(&client, format, args).await
+        }
+        TokenCommand::Revoke(with) => {
+            let (client, format, args) = open(top, with)?;
+            revoke(&client, format, args).await
+        }
+    }
+}
+
+async fn create(client: &Client, format: Format, args: CreateArgs) -> anyhow::Result<ExitCode> {
+    let grants: Vec<pb::Grant> = args.grant.iter().map(grant).collect();
+    let mut is_new = false;
+    if !grants.is_empty() {
+        let principal = pb::Principal { name: args.principal.clone(), grants: grants.clone(), ..Default::default() };
+        let request = pb::CreatePrincipalRequest { principal: Some(principal), request_id: String::new() };
+        match client.access().create_principal(request).await {
+            Ok(_) => is_new = true,
+            // One that may make tokens and no principals is told by the next call whether it may.
+            Err(status) if matches!(status.code(), Code::AlreadyExists | Code::PermissionDenied) => {}
+            Err(status) => return Err(client.explain(&status)),
+        }
+    }
+    let request = pb::CreateTokenRequest {
+        principal: args.principal,
+        title: args.title,
+        grants: if is_new { Vec::new() } else { grants },
+        lifetime: args.lifetime.and_then(|time| prost_types::Duration::try_from(time).ok()),
+        never_expires: args.never_expires,
+        request_id: String::new(),
+    };
+    let made = client.access().create_token(request).await.map_err(|status| client.explain(&status))?.into_inner();
+    if format == Format::Json {
+        json::print("haul.v1.CreateTokenResponse", &made)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let token = made.token.unwrap_or_default();
+    let end = token.expire_time.as_ref();
+    say(&token.token_id, &token.principal, end.map(|_| words::time(end)), made.authentication_required);
+    screen::document(&made.secret);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn create_offline(args: CreateArgs) -> anyhow::Result<ExitCode> {
+    let mut chance = rand::rng();
+    let text = TokenText::of(|| chance.random_range(0..62));
+    let new = NewToken {
+        id: text.id().to_owned(),
+        hash: text.hash(),
+        principal: args.principal.clone(),
+        title: args.title,
+        grants: args.grant.clone(),
+        lifetime: args.lifetime,
+        lifetime_max: LIFETIME_MAX_DEFAULT,
+        never_expires: args.never_expires,
+        request_id: String::new(),
+    };
+    let plan = |book: &crate::model::book::Book| {
+        if book.principal(&new.principal).is_some() || new.grants.is_empty() {
+            return vec![AccessChange::CreateToken(new)];
+        }
+        let principal = AccessChange::CreatePrincipal {
+            name: new.principal.clone(),
+            title: String::new(),
+            grants: new.grants.clone(),
+            disabled: false,
+            request_id: String::new(),
+        };
+        vec![principal, AccessChange::CreateToken(NewToken { grants: Vec::new(), ..new })]
+    };
+    if let Some(why) = args.grant.iter().find_map(|grant| Some(format!("`{grant}` {}", grant.objection()?))) {
+        return Err(Usage(why).into());
+    }
+    let answer = offline::change_access(&args.data_dir, plan).await?;
+    if let AccessAnswer::Token { token, is_first, .. } = answer {
+        let end = token.expire_time.map(|time| prost_types::Timestamp {
+            seconds: time.0.div_euclid(1_000_000),
+            nanos: time.0.rem_euclid(1_000_000) as i32 * 1_000,
+        });
+        say(&token.id, &args.principal, end.as_ref().map(|_| words::time(end.as_ref())), is_first);
+    }
+    screen::document(text.expose());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says what is no secret, on stderr.
+fn say(id: &str, principal: &str, end: Option<String>, is_first: bool) {
+    let end = end.map_or("it never expires".to_owned(), |end| format!("it expires {end}"));
+    screen::say(format!(
+        "token {id} of {principal}; {end}. It is printed once: keep it in a file that only you can read."
+    ));
+    if is_first {
+        screen::say(
+            "from now on every call to this server needs a token, from this machine too: --token-file or HAUL_TOKEN",
+        );
+    }
+}
+
+async fn list(client: &Client, format: Format, args: ListArgs) -> anyhow::Result<ExitCode> {
+    let mut all: Vec<pb::Token> = Vec::new();
+    let mut request = pb::ListTokensRequest {
+        page_size: 1000,
+        page_token: String::new(),
+        principal: args.principal.unwrap_or_default(),
+        include_ended: args.all,
+    };
+    loop {
+        let call = client.access().list_tokens(request.clone()).await;
+        let page = call.map_err(|status| client.explain(&status))?.into_inner();
+        all.extend(page.tokens);
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    if format == Format::Json {
+        json::print_all("haul.v1.Token", &all)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let columns = [
+        Column::whole("TOKEN"),
+        Column::name("PRINCIPAL", 10),
+        Column::optional("MAY", 2),
+        Column::optional("ENDS", 1),
+        Column::optional("LAST USED", 3),
+    ];
+    let row = |token: &pb::Token| {
+        let may = if token.grants.is_empty() { "all of it".to_owned() } else { grants_text(&token.grants) };
+        let ends = match (&token.revoke_time, &token.expire_time) {
+            (Some(_), _) => "revoked".to_owned(),
+            (None, None) => "never".to_owned(),
+            (None, end) => words::time(end.as_ref()),
+        };
+        let cells = vec![
+            Line::from(token.token_id.as_str()),
+            Line::from(token.principal.as_str()),
+            Line::from(may),
+            Line::from(ends),
+            Line::from(words::time(token.last_use_time.as_ref())),
+        ];
+        Row { cells, remark: token.title.clone() }
+    };
+    table::print(&columns, &all.iter().map(row).collect::<Vec<_>>());
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn revoke(client: &Client, format: Format, args: RevokeArgs) -> anyhow::Result<ExitCode> {
+    let request = pb::RevokeTokenRequest { token_id: args.id, with_descendants: args.with_descendants };
+    let answer = client.access().revoke_token(request).await.map_err(|status| client.explain(&status))?.into_inner();
+    match format {
+        Format::Json => json::print("haul.v1.RevokeTokenResponse", &answer)?,
+        Format::Text if answer.revoked == 0 => screen::line("it had ended already"),
+        Format::Text => screen::line(format!("{} revoked", words::count(answer.revoked.into(), "token"))),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,347 @@
+//! Principals and tokens, and what can be asked for them: plain data. What is decided over it is in [`crate::model::book`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::failure::is_default;
+use crate::model::role::{DEFAULT_TENANT, Grant, Role, everything, holds};
+use crate::model::time::Timestamp;
+use crate::model::token::TokenHash;
+
+/// The number of a principal. It is never given twice.
+pub type PrincipalNo = u64;
+
+/// Whoever is on this machine, while no token is needed; and the server's own user.
+pub const LOCAL: PrincipalNo = 0;
+/// The name of [`LOCAL`].
+pub const LOCAL_NAME: &str = "local";
+/// The name of whoever calls where everybody may.
+pub const ANONYMOUS_NAME: &str = "anonymous";
+/// The most principals, and the most tokens: all of them are in memory.
+pub(crate) const ENTRIES_MAX: usize = 100_000;
+
+/// Who must say who they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AuthMode {
+    /// Nobody on this machine, as long as no token was ever made; then everybody.
+    #[default]
+    Auto,
+    /// Everybody.
+    Required,
+    /// Nobody.
+    Off,
+}
+
+/// How a caller is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // The contract's names.
+pub enum Method {
+    Token,
+    Certificate,
+    Socket,
+    Loopback,
+    None,
+}
+
+impl Method {
+    /// Returns its name in the contract.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Token => "TOKEN",
+            Self::Certificate => "CERTIFICATE",
+            Self::Socket => "SOCKET",
+            Self::Loopback => "LOOPBACK",
+            Self::None => "NONE",
+        }
+    }
+}
+
+/// Somebody who calls.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Principal {
+    /// Its number.
+    pub no: PrincipalNo,
+    /// Its name: `NAME`, or `TENANT/NAME`.
+    pub name: String,
+    /// For people.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub title: String,
+    /// What it may do.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub grants: Vec<Grant>,
+    /// Whether its calls are refused.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub disabled: bool,
+    /// Whether it was deleted. Its number stays taken.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub is_gone: bool,
+    /// When it was made.
+    pub create_time: Timestamp,
+    /// When it was last changed.
+    pub update_time: Timestamp,
+    /// How often it was changed.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub version: u32,
+    /// The request that made it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub request_id: String,
+}
+
+impl Principal {
+    /// Returns the name of this version of it.
+    pub fn etag(&self) -> String {
+        format!("{}-{}", self.no, self.version)
+    }
+
+    /// Returns the tenant whose admins manage it; `None`: it is the server's.
+    pub fn home(&self) -> Option<&str> {
+        self.name.split_once('/').map(|(tenant, _)| tenant)
+    }
+}
+
+/// A token, of which the text is not kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Token {
+    /// Its name.
+    pub id: String,
+    /// Whose it is.
+    pub principal: PrincipalNo,
+    /// Of its whole text; a column of its own.
+    #[serde(skip, default = "no_hash")]
+    pub hash: TokenHash,
+    /// For people.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub title: String,
+    /// What it may do of what its principal may; empty: all of that.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub grants: Vec<Grant>,
+    /// When it was made.
+    pub create_time: Timestamp,
+    /// When it ends; `None`: never.
+    pub expire_time: Option<Timestamp>,
+    /// When it was revoked.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub revoke_time: Option<Timestamp>,
+    /// When it was last used, to the minute, and from where.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub last_use: Option<(Timestamp, String)>,
+    /// The principal that made it.
+    pub created_by: String,
+    /// The token that made it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub created_with: String,
+    /// The request that made it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub request_id: String,
+}
+
+fn no_hash() -> TokenHash {
+    TokenHash([0; 32])
+}
+
+impl Token {
+    /// Returns when it ended or will end; `None`: never.
+    pub fn end(&self) -> Option<Timestamp> {
+        self.revoke_time.into_iter().chain(self.expire_time).min()
+    }
+
+    /// Returns whether it is good at `now`.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        self.end().is_none_or(|end| now < end)
+    }
+}
+
+/// Who changes something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// The number of the principal.
+    pub principal: PrincipalNo,
+    /// Its name.
+    pub name: String,
+    /// The token that it came by; empty: it came otherwise.
+    pub token_id: String,
+    /// Where it called from, without a port.
+    pub address: String,
+    /// What the call may do.
+    pub grants: Vec<Grant>,
+}
+
+impl Actor {
+    /// Returns the server's own user, who may do everything.
+    pub fn local() -> Actor {
+        Actor {
+            principal: LOCAL,
+            name: LOCAL_NAME.to_owned(),
+            token_id: String::new(),
+            address: String::new(),
+            grants: everything(),
+        }
+    }
+
+    /// Returns whether the call may do this, at `tenant` where it is a role of a tenant.
+    pub fn may(&self, role: Role, tenant: &str) -> bool {
+        holds(&self.grants, &Grant::at(role, tenant))
+    }
+
+    pub(crate) fn is_operator(&self) -> bool {
+        self.may(Role::Operator, "")
+    }
+
+    /// Returns whether it manages this principal.
+    pub fn manages(&self, principal: &Principal) -> bool {
+        self.is_operator() || principal.home().is_some_and(|home| self.may(Role::Admin, home))
+    }
+
+    /// Returns whether it may know of this principal.
+    pub fn sees(&self, principal: &Principal) -> bool {
+        let is_at = |grant: &Grant| !grant.role.is_of_server() && self.may(Role::Admin, &grant.tenant);
+        principal.no == self.principal || self.manages(principal) || principal.grants.iter().any(is_at)
+    }
+}
+
+/// Something that is to be changed.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)] // The contract's names.
+pub enum AccessChange {
+    CreatePrincipal {
+        name: String,
+        title: String,
+        grants: Vec<Grant>,
+        disabled: bool,
+        request_id: String,
+    },
+    UpdatePrincipal {
+        name: String,
+        title: Option<String>,
+        grants: Option<Vec<Grant>>,
+        disabled: Option<bool>,
+        etag: String,
+    },
+    DeletePrincipal {
+        name: String,
+        etag: String,
+    },
+    CreateToken(NewToken),
+    RevokeToken {
+        id: String,
+        with_descendants: bool,
+    },
+    /// Every call needs a token from now on, whether or not there is one.
+    Require,
+    /// Tokens were used: when, and from where.
+    Used(Vec<(String, Timestamp, String)>),
+}
+
+/// A token to make.
+#[derive(Clone, Debug)]
+pub struct NewToken {
+    /// Its name.
+    pub id: String,
+    /// Of its whole text.
+    pub hash: TokenHash,
+    /// Whose it will be.
+    pub principal: String,
+    /// For people.
+    pub title: String,
+    /// What it may do of what its principal may; empty: all of that.
+    pub grants: Vec<Grant>,
+    /// How long it lasts; `None`: as long as is usual.
+    pub lifetime: Option<Duration>,
+    /// The longest that it may last.
+    pub lifetime_max: Duration,
+    /// Whether it lasts until it is revoked.
+    pub never_expires: bool,
+    /// The request that makes it.
+    pub request_id: String,
+}
+
+/// Why something is not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AccessError {
+    /// There is no such principal, as far as the caller may know.
+    #[error("there is no principal `{0}`")]
+    NoPrincipal(String),
+    /// There is no such token, as far as the caller may know.
+    #[error("there is no token `{0}`")]
+    NoToken(String),
+    /// There is a principal of that name.
+    #[error("there is a principal `{0}` already; choose another name, or update that one")]
+    Exists(String),
+    /// Who asks may not give that.
+    #[error("{0}")]
+    Escalation(String),
+    /// Who asks has no role for it.
+    #[error("this needs the role `{}`", .0.name())]
+    MissingRole(Role),
+    /// Nobody could sign in as operator any more.
+    #[error("nobody could sign in as operator any more; make another operator with a token first")]
+    LastOperator,
+    /// It has changed since it was read.
+    #[error("principal `{0}` has changed since it was read; read it again and repeat the change")]
+    Stale(String),
+    /// A field is not what it must be.
+    #[error("`{0}` {1}")]
+    Invalid(&'static str, String),
+    /// There are too many.
+    #[error("there are {ENTRIES_MAX} {0} already, the most that the server keeps; delete some")]
+    TooMany(&'static str),
+}
+
+/// What came of a change.
+#[derive(Clone, Debug)]
+pub enum AccessAnswer {
+    /// Nothing to tell.
+    Done,
+    /// The principal as it is now.
+    Principal(Arc<Principal>),
+    /// A token.
+    Token {
+        /// As it is kept.
+        token: Arc<Token>,
+        /// Whether this change made it; else the same request did so before.
+        is_new: bool,
+        /// Whether it is what makes tokens needed.
+        is_first: bool,
+    },
+    /// How many tokens ended.
+    Revoked(u32),
+}
+
+/// A row to store.
+#[derive(Clone, Debug)]
+pub enum AccessRow {
+    /// A principal, new or changed.
+    Principal(Arc<Principal>),
+    /// A token, new or changed.
+    Token(Arc<Token>),
+    /// A token that has ended long ago is forgotten.
+    Forget(String),
+    /// Every call needs a token from now on.
+    Required,
+}
+
+/// The longest that a token may last when nothing is said.
+pub const LIFETIME_MAX_DEFAULT: Duration = Duration::from_secs(366 * 86_400);
+
+/// Returns why this cannot be the name of a principal; `None` where it can.
+pub fn name_objection(name: &str) -> Option<String> {
+    let own = match name.split_once('/') {
+        Some((DEFAULT_TENANT, own)) => own,
+        Some(_) => return Some("belongs to a tenant that does not exist; `default` does".to_owned()),
+        None => name,
+    };
+    if own == LOCAL_NAME || own == ANONYMOUS_NAME {
+        return Some(format!("is `{own}`, which is the server's own name; choose another"));
+    }
+    let is_letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = own.as_bytes();
+    let is_good = (1..=63).contains(&bytes.len())
+        && bytes.iter().all(|byte| is_letter(*byte) || *byte == b'-')
+        && bytes.first().is_some_and(|byte| is_letter(*byte))
+        && bytes.last().is_some_and(|byte| is_letter(*byte));
+    let rule = "must be 1 to 63 of the letters a to z, digits and `-`, with a letter or digit at each end; `default/` may \
+                stand before it";
+    (!is_good).then(|| rule.to_owned())
+}

@@ -1,0 +1,370 @@
+//! The book of who may call, and every decision over a change of it. Pure.
+//!
+//! [`Book::apply`] gives the book as it is after a change and the rows to store, or says why not. Decisions are made against
+//! the newest book, one after the other, so two changes at once cannot together do what neither may.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::access::{
+    AccessAnswer, AccessChange, AccessError, AccessRow, Actor, ENTRIES_MAX, LOCAL, LOCAL_NAME, NewToken, Principal,
+    PrincipalNo, Token, name_objection,
+};
+use crate::model::role::{DEFAULT_TENANT, Grant, Role, common, holds, may_give};
+use crate::model::time::Timestamp;
+
+/// The first number of a principal that somebody made.
+const FIRST: PrincipalNo = 16;
+/// How long a token lasts when nothing is said.
+const LIFETIME_DEFAULT: Duration = Duration::from_secs(90 * 86_400);
+/// How long a token that has ended can be looked at.
+const ENDED_KEPT: Duration = Duration::from_secs(90 * 86_400);
+
+/// All that is known of who may call.
+#[derive(Clone, Debug, Default)]
+pub struct Book {
+    /// Whether a token was ever made, or asked for: it stays so.
+    pub is_required: bool,
+    /// Those that were deleted too.
+    principals: BTreeMap<PrincipalNo, Arc<Principal>>,
+    names: BTreeMap<String, PrincipalNo>,
+    tokens: BTreeMap<String, Arc<Token>>,
+}
+
+/// A change that is decided.
+#[derive(Debug)]
+pub struct Applied {
+    /// The book as it is then.
+    pub book: Book,
+    /// What is to be stored; none: nothing changes.
+    pub rows: Vec<AccessRow>,
+    /// What to answer.
+    pub answer: AccessAnswer,
+}
+
+impl Book {
+    /// Makes the book of what is stored.
+    pub fn of(rows: impl IntoIterator<Item = AccessRow>) -> Book {
+        let mut book = Book::default();
+        for row in rows {
+            book.take(&row);
+        }
+        book
+    }
+
+    /// Returns a principal by its name.
+    pub fn principal(&self, name: &str) -> Option<&Arc<Principal>> {
+        self.principals.get(self.names.get(name)?)
+    }
+
+    /// Returns a principal by its number, unless it was deleted.
+    pub fn numbered(&self, no: PrincipalNo) -> Option<&Arc<Principal>> {
+        self.principals.get(&no).filter(|it| !it.is_gone)
+    }
+
+    /// Returns the principals whose names come after `after`, by name.
+    pub fn principals_after<'a>(&'a self, after: &str) -> impl Iterator<Item = &'a Arc<Principal>> {
+        let range = (std::ops::Bound::Excluded(after.to_owned()), std::ops::Bound::Unbounded);
+        self.names.range(range).filter_map(|(_, no)| self.principals.get(no))
+    }
+
+    /// Returns a token by its id.
+    pub fn token(&self, id: &str) -> Option<&Arc<Token>> {
+        self.tokens.get(id)
+    }
+
+    /// Returns the tokens whose ids come after `after`, by id.
+    pub fn tokens_after<'a>(&'a self, after: &str) -> impl Iterator<Item = &'a Arc<Token>> {
+        let range = (std::ops::Bound::Excluded(after.to_owned()), std::ops::Bound::Unbounded);
+        self.tokens.range(range).map(|(_, token)| token)
+    }
+
+    /// Returns the name of a principal, also of one that was deleted.
+    pub fn name_of(&self, no: PrincipalNo) -> &str {
+        self.principals.get(&no).map_or(LOCAL_NAME, |it| &it.name)
+    }
+
+    /// Returns when tokens of a principal were last used.
+    pub fn last_seen(&self, no: PrincipalNo) -> Option<Timestamp> {
+        let own = self.tokens.values().filter(|token| token.principal == no);
+        own.filter_map(|token| token.last_use.as_ref().map(|(time, _)| *time)).max()
+    }
+
+    /// Returns what a token may do: what its principal may, and its own grants where it has some.
+    pub fn grants_of(&self, token: &Token) -> Vec<Grant> {
+        let Some(principal) = self.numbered(token.principal) else { return Vec::new() };
+        if token.grants.is_empty() { principal.grants.clone() } else { common(&principal.grants, &token.grants) }
+    }
+
+    /// Returns whether anybody can sign in at `now`.
+    pub fn has_users(&self, now: Timestamp) -> bool {
+        self.tokens.values().any(|token| self.signs_in(token, now))
+    }
+
+    fn signs_in(&self, token: &Token, now: Timestamp) -> bool {
+        token.is_live(now) && self.numbered(token.principal).is_some_and(|it| !it.disabled)
+    }
+
+    fn has_operator(&self, now: Timestamp) -> bool {
+        let operator = Grant::at(Role::Operator, "");
+        self.tokens.values().any(|token| self.signs_in(token, now) && holds(&self.grants_of(token), &operator))
+    }
+
+    fn take(&mut self, row: &AccessRow) {
+        match row {
+            AccessRow::Principal(principal) => {
+                if principal.is_gone {
+                    if self.names.get(&principal.name) == Some(&principal.no) {
+                        self.names.remove(&principal.name);
+                    }
+                } else {
+                    self.names.insert(principal.name.clone(), principal.no);
+                }
+                self.principals.insert(principal.no, principal.clone());
+            }
+            AccessRow::Token(token) => drop(self.tokens.insert(token.id.clone(), token.clone())),
+            AccessRow::Forget(id) => drop(self.tokens.remove(id)),
+            AccessRow::Required => self.is_required = true,
+        }
+    }
+
+    fn with(&self, rows: Vec<AccessRow>, answer: AccessAnswer) -> Applied {
+        let mut book = self.clone();
+        for row in &rows {
+            book.take(row);
+        }
+        Applied { book, rows, answer }
+    }
+
+    /// Decides over a change that `by` wants at `now`.
+    pub fn apply(&self, change: &AccessChange, by: &Actor, now: Timestamp) -> Result<Applied, AccessError> {
+        let applied = match change {
+            AccessChange::CreatePrincipal { name, title, grants, disabled, request_id } => {
+                self.create_principal(name, title, grants, *disabled, request_id, by, now)
+            }
+            AccessChange::UpdatePrincipal { name, title, grants, disabled, etag } => {
+                let principal = self.managed(name, etag, by)?;
+                let old = principal.grants.clone();
+                let mut changed = Principal::clone(principal);
+                changed.title = title.clone().unwrap_or(changed.title);
+                changed.grants = grants.clone().unwrap_or(changed.grants);
+                changed.disabled = disabled.unwrap_or(changed.disabled);
+                if changed == **principal {
+                    return Ok(self.with(Vec::new(), AccessAnswer::Principal(principal.clone())));
+                }
+                // What it had already was given by somebody who might.
+                let wider: Vec<Grant> = changed.grants.iter().filter(|it| !holds(&old, it)).cloned().collect();
+                check_gift(by, &wider)?;
+                changed.update_time = now;
+                changed.version += 1;
+                let changed = Arc::new(changed);
+                Ok(self.with(vec![AccessRow::Principal(changed.clone())], AccessAnswer::Principal(changed)))
+            }
+            AccessChange::DeletePrincipal { name, etag } => {
+                let principal = self.managed(name, etag, by)?;
+                let own = |token: &Token| token.principal == principal.no;
+                let mut rows = self.ended(own, now);
+                let gone = Principal { is_gone: true, update_time: now, ..Principal::clone(principal) };
+                rows.push(AccessRow::Principal(Arc::new(gone)));
+                Ok(self.with(rows, AccessAnswer::Done))
+            }
+            AccessChange::CreateToken(new) => self.create_token(new, by, now),
+            AccessChange::RevokeToken { id, with_descendants } => self.revoke(id, *with_descendants, by, now),
+            AccessChange::Require => {
+                let rows = if self.is_required { Vec::new() } else { vec![AccessRow::Required] };
+                Ok(self.with(rows, AccessAnswer::Done))
+            }
+            AccessChange::Used(used) => {
+                let mark = |(id, time, address): &(String, Timestamp, String)| {
+                    let token = self.tokens.get(id)?;
+                    let last_use = Some((*time, address.clone()));
+                    Some(AccessRow::Token(Arc::new(Token { last_use, ..Token::clone(token) })))
+                };
+                Ok(self.with(used.iter().filter_map(mark).collect(), AccessAnswer::Done))
+            }
+        }?;
+        if self.has_operator(now) && !applied.book.has_operator(now) && by.principal != LOCAL {
+            return Err(AccessError::LastOperator);
+        }
+        Ok(applied)
+    }
+
+    #[allow(clippy::too_many_arguments)] // The fields of one request.
+    fn create_principal(
+        &self,
+        name: &str,
+        title: &str,
+        grants: &[Grant],
+        disabled: bool,
+        request_id: &str,
+        by: &Actor,
+        now: Timestamp,
+    ) -> Result<Applied, AccessError> {
+        if let Some(why) = name_objection(name) {
+            return Err(AccessError::Invalid("principal.name", why));
+        }
+        let no = self.principals.last_key_value().map_or(FIRST, |(last, _)| last + 1);
+        let principal = Principal {
+            no,
+            name: name.to_owned(),
+            title: title.to_owned(),
+            grants: grants.to_vec(),
+            disabled,
+            is_gone: false,
+            create_time: now,
+            update_time: now,
+            version: 0,
+            request_id: request_id.to_owned(),
+        };
+        if !by.manages(&principal) {
+            return Err(AccessError::MissingRole(if principal.home().is_some() {
+                Role::Admin
+            } else {
+                Role::Operator
+            }));
+        }
+        if let Some(there) = self.principal(name) {
+            if !request_id.is_empty() && there.request_id == request_id {
+                return Ok(self.with(Vec::new(), AccessAnswer::Principal(there.clone())));
+            }
+            return Err(AccessError::Exists(name.to_owned()));
+        }
+        check_gift(by, grants)?;
+        if self.names.len() >= ENTRIES_MAX {
+            return Err(AccessError::TooMany("principals"));
+        }
+        let principal = Arc::new(principal);
+        Ok(self.with(vec![AccessRow::Principal(principal.clone())], AccessAnswer::Principal(principal)))
+    }
+
+    fn managed(&self, name: &str, etag: &str, by: &Actor) -> Result<&Arc<Principal>, AccessError> {
+        let unknown = || AccessError::NoPrincipal(name.to_owned());
+        let principal = self.principal(name).filter(|it| by.sees(it)).ok_or_else(unknown)?;
+        if !by.manages(principal) {
+            return Err(AccessError::MissingRole(if principal.home().is_some() {
+                Role::Admin
+            } else {
+                Role::Operator
+            }));
+        }
+        if !etag.is_empty() && etag != principal.etag() {
+            return Err(AccessError::Stale(name.to_owned()));
+        }
+        Ok(principal)
+    }
+
+    fn create_token(&self, new: &NewToken, by: &Actor, now: Timestamp) -> Result<Applied, AccessError> {
+        let unknown = || AccessError::NoPrincipal(new.principal.clone());
+        let principal = self.principal(&new.principal).filter(|it| by.sees(it)).ok_or_else(unknown)?;
+        let is_own = principal.no == by.principal;
+        if !is_own && !by.manages(principal) {
+            return Err(AccessError::MissingRole(if principal.home().is_some() {
+                Role::Admin
+            } else {
+                Role::Operator
+            }));
+        }
+        let may_breed = by.is_operator() || by.may(Role::Admin, principal.home().unwrap_or(DEFAULT_TENANT));
+        if !by.token_id.is_empty() && !may_breed {
+            let why = "who came by a token makes no tokens, unless it is admin or operator; ask one of these";
+            return Err(AccessError::Escalation(why.to_owned()));
+        }
+        if let Some(there) = self.repeated(new, by) {
+            return Ok(
+                self.with(Vec::new(), AccessAnswer::Token { token: there.clone(), is_new: false, is_first: false })
+            );
+        }
+        if let Some(wide) = new.grants.iter().find(|it| !holds(&principal.grants, it)) {
+            let why =
+                format!("principal `{}` has no grant `{wide}`, so no token of it can; grant it first", principal.name);
+            return Err(AccessError::Escalation(why));
+        }
+        let held = if new.grants.is_empty() { &principal.grants } else { &new.grants };
+        let gift: Vec<Grant> = held.iter().filter(|it| !(is_own && holds(&by.grants, it))).cloned().collect();
+        check_gift(by, &gift)?;
+        if new.never_expires && !by.is_operator() {
+            return Err(AccessError::MissingRole(Role::Operator));
+        }
+        let lifetime = new.lifetime.unwrap_or(LIFETIME_DEFAULT.min(new.lifetime_max));
+        if lifetime.is_zero() || lifetime > new.lifetime_max {
+            let days = new.lifetime_max.as_secs_f64() / 86_400.0;
+            return Err(AccessError::Invalid("lifetime", format!("must be more than 0 and at most {days} days")));
+        }
+        let mut rows = self.forgotten(now);
+        if self.tokens.len() - rows.len() >= ENTRIES_MAX {
+            return Err(AccessError::TooMany("tokens"));
+        }
+        let token = Arc::new(Token {
+            id: new.id.clone(),
+            principal: principal.no,
+            hash: new.hash,
+            title: new.title.clone(),
+            grants: new.grants.clone(),
+            create_time: now,
+            expire_time: (!new.never_expires).then(|| now.plus(lifetime)),
+            revoke_time: None,
+            last_use: None,
+            created_by: by.name.clone(),
+            created_with: by.token_id.clone(),
+            request_id: new.request_id.clone(),
+        });
+        rows.push(AccessRow::Token(token.clone()));
+        let is_first = !self.is_required;
+        rows.extend(is_first.then_some(AccessRow::Required));
+        Ok(self.with(rows, AccessAnswer::Token { token, is_new: true, is_first }))
+    }
+
+    /// The token that the same request made.
+    fn repeated(&self, new: &NewToken, by: &Actor) -> Option<&Arc<Token>> {
+        let is_same = |token: &&Arc<Token>| token.request_id == new.request_id && token.created_by == by.name;
+        self.tokens.values().filter(|_| !new.request_id.is_empty()).find(is_same)
+    }
+
+    fn revoke(&self, id: &str, with_descendants: bool, by: &Actor, now: Timestamp) -> Result<Applied, AccessError> {
+        let may = |token: &Token| {
+            let owner = self.principals.get(&token.principal);
+            token.principal == by.principal || owner.is_some_and(|it| by.manages(it))
+        };
+        let unknown = || AccessError::NoToken(id.to_owned());
+        let token = self.tokens.get(id).filter(|token| may(token)).ok_or_else(unknown)?;
+        let mut ids = BTreeSet::from([token.id.clone()]);
+        loop {
+            let more = |token: &&Arc<Token>| ids.contains(&token.created_with) && !ids.contains(&token.id);
+            let found: Vec<String> = self.tokens.values().filter(more).map(|token| token.id.clone()).collect();
+            if !with_descendants || found.is_empty() {
+                break;
+            }
+            ids.extend(found);
+        }
+        let rows = self.ended(|token| ids.contains(&token.id), now);
+        let count = rows.len() as u32;
+        Ok(self.with(rows, AccessAnswer::Revoked(count)))
+    }
+
+    /// The rows that end live tokens.
+    fn ended(&self, which: impl Fn(&Token) -> bool, now: Timestamp) -> Vec<AccessRow> {
+        let live = self.tokens.values().filter(|token| token.is_live(now) && which(token));
+        live.map(|token| AccessRow::Token(Arc::new(Token { revoke_time: Some(now), ..Token::clone(token) }))).collect()
+    }
+
+    /// The rows that forget tokens that ended long ago.
+    fn forgotten(&self, now: Timestamp) -> Vec<AccessRow> {
+        let is_old = |token: &&Arc<Token>| token.end().is_some_and(|end| end.plus(ENDED_KEPT) < now);
+        self.tokens.values().filter(is_old).map(|token| AccessRow::Forget(token.id.clone())).collect()
+    }
+}
+
+/// Refuses what `by` may not give.
+fn check_gift(by: &Actor, grants: &[Grant]) -> Result<(), AccessError> {
+    match grants.iter().find(|grant| !may_give(&by.grants, grant)) {
+        Some(grant) => Err(AccessError::Escalation(format!(
+            "`{}` may not give `{grant}`: an admin gives the roles of its tenant, an operator all",
+            by.name
+        ))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+//! Who may change what, as a table.
+
+use super::*;
+use crate::model::access::LIFETIME_MAX_DEFAULT;
+use crate::model::token::TokenHash;
+
+const NOW: Timestamp = Timestamp(1_000_000);
+
+fn grants(text: &str) -> Vec<Grant> {
+    text.split_whitespace().map(|grant| grant.parse().unwrap()).collect()
+}
+
+fn by(book: &Book, name: &str, token_id: &str) -> Actor {
+    let principal = book.principal(name).unwrap();
+    Actor {
+        principal: principal.no,
+        name: name.to_owned(),
+        token_id: token_id.to_owned(),
+        address: String::new(),
+        grants: principal.grants.clone(),
+    }
+}
+
+fn principal(name: &str, have: &str) -> AccessChange {
+    AccessChange::CreatePrincipal {
+        name: name.to_owned(),
+        title: String::new(),
+        grants: grants(have),
+        disabled: false,
+        request_id: String::new(),
+    }
+}
+
+fn token(id: &str, principal: &str, have: &str) -> NewToken {
+    NewToken {
+        id: id.to_owned(),
+        hash: TokenHash([1; 32]),
+        principal: principal.to_owned(),
+        title: String::new(),
+        grants: grants(have),
+        lifetime: None,
+        lifetime_max: LIFETIME_MAX_DEFAULT,
+        never_expires: false,
+        request_id: String::new(),
+    }
+}
+
+fn done(book: &Book, change: &AccessChange, by: &Actor) -> Book {
+    book.apply(change, by, NOW).unwrap().book
+}
+
+fn refused(book: &Book, change: &AccessChange, by: &Actor) -> AccessError {
+    book.apply(change, by, NOW).map(|applied| applied.answer).unwrap_err()
+}
+
+/// An operator, an admin and a submitter of `default`, and a submitter of the server, each with a token of its name.
+fn book() -> Book {
+    let mut book = Book::default();
+    for (name, have) in
+        [("op", "operator"), ("default/boss", "admin"), ("default/ci", "submit"), ("probe", "monitor submit")]
+    {
+        book = done(&book, &principal(name, have), &Actor::local());
+        book = done(&book, &AccessChange::CreateToken(token(name, name, "")), &Actor::local());
+    }
+    book
+}
+
+#[test]
+fn the_first_token_makes_tokens_needed_for_good() {
+    let book = done(&Book::default(), &principal("op", "operator"), &Actor::local());
+    assert!(!book.is_required, "a principal alone is nobody who could call");
+    let applied = book.apply(&AccessChange::CreateToken(token("t", "op", "")), &Actor::local(), NOW).unwrap();
+    assert!(matches!(applied.answer, AccessAnswer::Token { is_first: true, is_new: true, .. }));
+    let revoke = AccessChange::RevokeToken { id: "t".into(), with_descendants: false };
+    let later = done(&applied.book, &revoke, &Actor::local());
+    assert!(later.is_required && !later.has_users(NOW));
+}
+
+#[test]
+fn what_is_stored_is_the_book_again() {
+    let book = book();
+    let rows = book.principals.values().map(|it| AccessRow::Principal(it.clone()));
+    let again = Book::of(rows.chain(book.tokens.values().map(|it| AccessRow::Token(it.clone()))));
+    assert_eq!((again.names, again.principals), (book.names, book.principals));
+}
+
+#[test]
+fn nobody_gives_more_than_they_may() {
+    let book = book();
+    let (op, boss) = (by(&book, "op", "op"), by(&book, "default/boss", "default/boss"));
+    for (actor, change, may) in [
+        (&op, principal("default/new", "submit@* operator"), true),
+        (&boss, principal("default/new", "submit read control admin"), true),
+        (&boss, principal("default/new", "operator"), false),
+        (&boss, principal("default/new", "submit@*"), false),
+        (&boss, AccessChange::CreateToken(token("x", "default/ci", "")), true),
+    ] {
+        let result = book.apply(&change, actor, NOW);
+        assert_eq!(result.is_ok(), may, "{change:?} {:?}", result.map(|it| it.answer));
+        if !may {
+            assert!(matches!(refused(&book, &change, actor), AccessError::Escalation(_)));
+        }
+    }
+    assert_eq!(refused(&book, &principal("new", "submit"), &boss), AccessError::MissingRole(Role::Operator));
+    // Known by its grant at the admin's tenant, and not managed by it.
+    let of_probe = AccessChange::CreateToken(token("x", "probe", ""));
+    assert_eq!(refused(&book, &of_probe, &boss), AccessError::MissingRole(Role::Operator));
+    let of_op = AccessChange::CreateToken(token("x", "op", ""));
+    assert_eq!(refused(&book, &of_op, &boss), AccessError::NoPrincipal("op".into()), "not yours is not there");
+    // The probe of the server was granted more since it was made a member; its admin cannot pass that on.
+    let wide = AccessChange::UpdatePrincipal {
+        name: "default/ci".into(),
+        title: None,
+        grants: Some(grants("submit monitor")),
+        disabled: None,
+        etag: String::new(),
+    };
+    assert!(matches!(refused(&book, &wide, &boss), AccessError::Escalation(_)));
+    let book = done(&book, &wide, &op);
+    let of_ci = |have| AccessChange::CreateToken(token("y", "default/ci", have));
+    assert!(matches!(refused(&book, &of_ci(""), &boss), AccessError::Escalation(_)), "it would hold `monitor`");
+    assert!(book.apply(&of_ci("submit"), &boss, NOW).is_ok());
+}
+
+#[test]
+fn tokens_do_not_breed() {
+    let book = book();
+    let own = AccessChange::CreateToken(token("x", "default/ci", ""));
+    assert!(matches!(refused(&book, &own, &by(&book, "default/ci", "default/ci")), AccessError::Escalation(_)));
+    let otherwise = by(&book, "default/ci", "");
+    assert!(book.apply(&own, &otherwise, NOW).is_ok(), "by certificate");
+    let mut narrow = otherwise;
+    narrow.grants.clear();
+    assert!(matches!(refused(&book, &own, &narrow), AccessError::Escalation(_)), "more than the call held");
+    let wide = AccessChange::CreateToken(token("x", "default/ci", "read"));
+    assert!(matches!(refused(&book, &wide, &Actor::local()), AccessError::Escalation(_)), "more than its principal");
+    let forever = AccessChange::CreateToken(NewToken { never_expires: true, ..token("x", "default/ci", "") });
+    assert_eq!(refused(&book, &forever, &by(&book, "default/boss", "")), AccessError::MissingRole(Role::Operator));
+}
+
+#[test]
+fn descendants_end_with_their_maker_where_that_is_asked_for() {
+    let op = |book: &Book, with: &str| by(book, "op", with);
+    let mut book = book();
+    book = done(&book, &AccessChange::CreateToken(token("b", "op", "")), &op(&book, "op"));
+    book = done(&book, &AccessChange::CreateToken(token("c", "default/ci", "")), &op(&book, "b"));
+    let revoke = |with_descendants| AccessChange::RevokeToken { id: "op".into(), with_descendants };
+    let count = |change| match book.apply(&change, &Actor::local(), NOW).unwrap().answer {
+        AccessAnswer::Revoked(count) => count,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((count(revoke(false)), count(revoke(true))), (1, 3));
+    let after = done(&book, &revoke(true), &Actor::local());
+    assert!(!after.token("c").unwrap().is_live(NOW) && after.token("default/ci").unwrap().is_live(NOW));
+    let other = AccessChange::RevokeToken { id: "op".into(), with_descendants: false };
+    assert_eq!(refused(&book, &other, &by(&book, "default/ci", "")), AccessError::NoToken("op".into()));
+    let own = AccessChange::RevokeToken { id: "default/ci".into(), with_descendants: false };
+    assert!(book.apply(&own, &by(&book, "default/ci", "default/ci"), NOW).is_ok());
+}
+
+#[test]
+fn the_last_operator_stays_unless_the_server_s_user_says_so() {
+    let book = book();
+    let op = by(&book, "op", "op");
+    let change = |grants, disabled| AccessChange::UpdatePrincipal {
+        name: "op".into(),
+        title: None,
+        grants,
+        disabled,
+        etag: String::new(),
+    };
+    for last in [
+        change(Some(Vec::new()), None),
+        change(None, Some(true)),
+        AccessChange::DeletePrincipal { name: "op".into(), etag: String::new() },
+        AccessChange::RevokeToken { id: "op".into(), with_descendants: false },
+    ] {
+        assert_eq!(refused(&book, &last, &op), AccessError::LastOperator, "{last:?}");
+        assert!(book.apply(&last, &Actor::local(), NOW).is_ok(), "{last:?}");
+    }
+}
+
+#[test]
+fn a_principal_made_anew_is_another_one() {
+    let book = book();
+    let delete = |etag: &str| AccessChange::DeletePrincipal { name: "default/ci".into(), etag: etag.to_owned() };
+    let first = book.principal("default/ci").unwrap().clone();
+    assert_eq!(refused(&book, &delete("1-1"), &Actor::local()), AccessError::Stale("default/ci".into()));
+    let book = done(&book, &delete(&first.etag()), &Actor::local());
+    assert!(book.principal("default/ci").is_none() && !book.token("default/ci").unwrap().is_live(NOW));
+    assert_eq!(book.name_of(first.no), "default/ci", "its jobs still say whose they are");
+    let last = book.principals.keys().max().copied().unwrap();
+    let book = done(&book, &principal("default/ci", ""), &Actor::local());
+    let second = book.principal("default/ci").unwrap();
+    assert!(second.no > last && second.no != first.no);
+    assert!(matches!(refused(&book, &principal("default/ci", ""), &Actor::local()), AccessError::Exists(_)));
+}
+
+#[test]
+fn a_repeated_request_makes_nothing_twice() {
+    let book = book();
+    let change = |id| AccessChange::CreateToken(NewToken { request_id: "r".into(), ..token(id, "op", "") });
+    let book = done(&book, &change("first"), &Actor::local());
+    let again = book.apply(&change("second"), &Actor::local(), NOW).unwrap();
+    let AccessAnswer::Token { token, is_new: false, .. } = again.answer else { panic!("{:?}", again.answer) };
+    assert!(token.id == "first" && again.rows.is_empty());
+}
+
+#[test]
+fn lifetimes_have_a_bound_and_ended_tokens_are_forgotten_in_the_end() {
+    let book = book();
+    let change = |lifetime| AccessChange::CreateToken(NewToken { lifetime, ..token("x", "op", "") });
+    for bad in [Duration::ZERO, Duration::from_secs(367 * 86_400)] {
+        assert!(matches!(refused(&book, &change(Some(bad)), &Actor::local()), AccessError::Invalid("lifetime", _)));
+    }
+    let book = done(&book, &change(Some(Duration::from_secs(60))), &Actor::local());
+    let made = book.token("x").unwrap();
+    assert!(made.is_live(NOW) && !made.is_live(NOW.plus(Duration::from_secs(60))));
+    let later = NOW.plus(Duration::from_secs(100 * 86_400));
+    let after = book.apply(&AccessChange::CreateToken(token("z", "op", "")), &Actor::local(), later).unwrap().book;
+    assert!(after.token("x").is_none() && after.token("op").is_some());
+}
+
+#[test]
+fn names_are_plain() {
+    for good in ["a", "ci", "default/ci", "a-1", &"a".repeat(63)] {
+        assert_eq!(name_objection(good), None, "{good}");
+    }
+    for bad in [
+        "",
+        "-a",
+        "a-",
+        "A",
+        "a b",
+        "a_b",
+        "ü",
+        "local",
+        "anonymous",
+        "default/local",
+        "acme/ci",
+        "default/",
+        "a/b/c",
+        &"a".repeat(64),
+    ] {
+        assert!(name_objection(bad).is_some(), "{bad}");
+    }
+}

@@ -1,0 +1,419 @@
+//! Who may call what: every method by every role, the first token, tokens that end, and whose jobs are whose.
+
+use haul::pb;
+use haul::pb::access_service_client::AccessServiceClient;
+use haul::pb::job_service_client::JobServiceClient;
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
+
+use crate::it::wire::{Answer, call, call_web};
+use crate::support::origin::Origin;
+use crate::support::reply::Reply;
+use crate::support::server::{PATIENCE, Server, haul};
+use crate::support::spec::{fetch, job};
+
+const ROLES: [&str; 7] = ["submit", "read", "control", "admin", "operator", "auditor", "monitor"];
+
+/// Makes a token by the command line, with the token of an operator where one is needed already.
+fn token(server: &Server, operator: &str, args: &[&str]) -> String {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), operator).unwrap();
+    let mut all = vec!["--server", &server.address];
+    if !operator.is_empty() {
+        all.extend(["--token-file", file.path().to_str().unwrap()]);
+    }
+    all.extend(["token", "create"]);
+    all.extend(args);
+    let made = haul(&all);
+    assert!(made.status.success(), "{args:?}: {}", String::from_utf8_lossy(&made.stderr));
+    let text = String::from_utf8(made.stdout).unwrap();
+    assert_eq!(text.lines().count(), 1, "the token and nothing else");
+    text.trim().to_owned()
+}
+
+fn operator(server: &Server) -> String {
+    token(server, "", &["op", "--grant", "operator"])
+}
+
+fn id_of(token: &str) -> String {
+    token[5..15].to_owned()
+}
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
+type Sent = InterceptedService<Channel, Box<dyn FnMut(Request<()>) -> Result<Request<()>, Status> + Send + Sync>>;
+
+fn sending(server: &Server, token: &str) -> Sent {
+    let value: MetadataValue<Ascii> = bearer(token).parse().unwrap();
+    InterceptedService::new(
+        server.channel.clone(),
+        Box::new(move |mut request: Request<()>| {
+            request.metadata_mut().insert("authorization", value.clone());
+            Ok(request)
+        }),
+    )
+}
+
+fn jobs(server: &Server, token: &str) -> JobServiceClient<Sent> {
+    JobServiceClient::new(sending(server, token))
+}
+
+fn access(server: &Server, token: &str) -> AccessServiceClient<Sent> {
+    AccessServiceClient::new(sending(server, token))
+}
+
+#[track_caller]
+fn reason(status: &Status) -> (Code, String) {
+    let info = status.get_details_error_info().unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
+    (status.code(), info.reason)
+}
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, expected: &str) {
+    assert_eq!(reason(&answer.unwrap_err()), (code, expected.to_owned()));
+}
+
+/// Every method that is served, as the descriptors have them, with whether it streams answers.
+fn methods() -> Vec<(String, bool)> {
+    let sets: [&[u8]; 4] = [
+        pb::FILE_DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ];
+    let mut methods = Vec::new();
+    for file in sets.into_iter().flat_map(|bytes| FileDescriptorSet::decode(bytes).unwrap().file) {
+        for service in &file.service {
+            let path = format!("{}.{}", file.package(), service.name());
+            let one =
+                |it: &prost_types::MethodDescriptorProto| (format!("{path}/{}", it.name()), it.server_streaming());
+            methods.extend(service.method.iter().map(one));
+        }
+    }
+    methods.sort();
+    methods
+}
+
+/// Whether a call came past the judgement of who makes it, whatever it found behind it.
+fn passed(answer: &Answer) -> bool {
+    let Some(status) = Status::from_header_map(&answer.trailers) else { return true };
+    let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
+    !matches!(status.code(), Code::Unauthenticated) && reason != "MISSING_ROLE"
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_method_is_judged_for_strangers_and_for_each_role() {
+    let server = Server::start().await;
+    let operator = operator(&server);
+    let mut tokens = Vec::new();
+    for role in ROLES {
+        let name = format!("only-{role}");
+        tokens.push((role, token(&server, &operator, &[&name, "--grant", role])));
+    }
+    let wrong = format!("{}{}", &operator[..16], &tokens[0].1[16..]);
+    let mut table = String::new();
+    for (method, streams) in methods() {
+        // Streams that would go on are ended by their deadline.
+        let timeout = ("grpc-timeout", if streams { "200m" } else { "20S" });
+        let is_open = method == "grpc.health.v1.Health/Check";
+        for (headers, expected) in [
+            (vec![timeout], "NO_CREDENTIALS"),
+            (vec![timeout, ("authorization", &*bearer(&wrong))], "BAD_CREDENTIALS"),
+            (vec![timeout, ("authorization", "Basic YTpi")], "BAD_CREDENTIALS"),
+        ] {
+            for answer in [call(&server, &method, b"", &headers).await, call_web(&server, &method, b"", &headers).await]
+            {
+                if is_open {
+                    assert!(passed(&answer), "{method} {headers:?}");
+                } else {
+                    let found = reason(&answer.status());
+                    assert_eq!(found, (Code::Unauthenticated, expected.to_owned()), "{method} {headers:?}");
+                }
+                assert!(answer.head.contains_key("haul-request-id"), "{method}");
+            }
+        }
+        let mut may = Vec::new();
+        for (role, token) in &tokens {
+            if *role == "operator" && method.ends_with("/Drain") {
+                may.push(*role);
+                continue;
+            }
+            let sent = bearer(token);
+            let headers = [timeout, ("authorization", &*sent)];
+            let answer = call(&server, &method, b"", &headers).await;
+            let by_web =
+                if streams { passed(&answer) } else { passed(&call_web(&server, &method, b"", &headers).await) };
+            assert_eq!(passed(&answer), by_web, "{method} {role}");
+            if passed(&answer) {
+                may.push(*role);
+            }
+        }
+        let may = if may.len() == ROLES.len() { "everybody".to_owned() } else { may.join(" ") };
+        table.push_str(&format!("{method}: {may}\n"));
+    }
+    insta::assert_snapshot!(table);
+    let unknown = call(&server, "haul.v1.JobService/Nothing", b"", &[]).await.status();
+    assert_eq!(reason(&unknown), (Code::Unauthenticated, "NO_CREDENTIALS".to_owned()));
+    let sent = bearer(&operator);
+    let known = call(&server, "haul.v1.JobService/Nothing", b"", &[("authorization", &sent)]).await.status();
+    assert_eq!(known.code(), Code::Unimplemented);
+    let drained = call(&server, "haul.v1.AdminService/Drain", b"", &[("authorization", &sent)]).await;
+    assert!(passed(&drained));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_token_ends_what_needed_none_and_a_restart_changes_nothing() {
+    let mut server = Server::start().await;
+    let who = AccessServiceClient::new(server.channel.clone()).who_am_i(pb::WhoAmIRequest {}).await.unwrap();
+    let who = who.into_inner();
+    assert_eq!((who.principal.as_str(), who.method.as_str()), ("local", "LOOPBACK"));
+    let mut watch = server.jobs().watch_jobs(pb::WatchJobsRequest::default()).await.unwrap().into_inner();
+    assert!(watch.message().await.unwrap().is_some());
+    let mut health = tonic_health::pb::health_client::HealthClient::new(server.channel.clone());
+    let request = tonic_health::pb::HealthCheckRequest::default();
+    let mut healths = health.watch(request.clone()).await.unwrap().into_inner();
+    assert!(healths.message().await.unwrap().is_some());
+
+    let operator = operator(&server);
+    let ended = tokio::time::timeout(PATIENCE, watch.message()).await.expect("the stream ends");
+    refused(ended, Code::Unauthenticated, "NO_CREDENTIALS");
+    let ended = tokio::time::timeout(PATIENCE, healths.message()).await.expect("the stream ends");
+    refused(ended, Code::Unauthenticated, "NO_CREDENTIALS");
+    refused(server.jobs().list_jobs(pb::ListJobsRequest::default()).await, Code::Unauthenticated, "NO_CREDENTIALS");
+    assert!(health.check(request).await.is_ok(), "probes have no token");
+    let who = access(&server, &operator).who_am_i(pb::WhoAmIRequest {}).await.unwrap().into_inner();
+    assert_eq!((who.principal.as_str(), who.method.as_str(), who.token_id), ("op", "TOKEN", id_of(&operator)));
+    assert!(who.expire_time.is_some());
+
+    server.kill();
+    server.launch().await;
+    refused(server.jobs().list_jobs(pb::ListJobsRequest::default()).await, Code::Unauthenticated, "NO_CREDENTIALS");
+    let request = pb::RevokeTokenRequest { token_id: id_of(&operator), with_descendants: false };
+    refused(access(&server, &operator).revoke_token(request).await, Code::FailedPrecondition, "LAST_OPERATOR");
+    let second = token(&server, &operator, &["second", "--grant", "operator"]);
+    let request = pb::RevokeTokenRequest { token_id: id_of(&operator), with_descendants: false };
+    assert_eq!(access(&server, &second).revoke_token(request).await.unwrap().into_inner().revoked, 1);
+    let call = access(&server, &operator).who_am_i(pb::WhoAmIRequest {}).await;
+    refused(call, Code::Unauthenticated, "BAD_CREDENTIALS");
+
+    // Without a server its user makes another one.
+    assert!(server.terminate().success());
+    let data = server.data();
+    let data = data.to_str().unwrap();
+    let made = haul(&["token", "create", "third", "--grant", "monitor", "--offline", "--data-dir", data]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    server.launch().await;
+    let third = String::from_utf8(made.stdout).unwrap();
+    assert!(access(&server, third.trim()).who_am_i(pb::WhoAmIRequest {}).await.is_ok());
+    let busy = haul(&["token", "create", "fourth", "--grant", "monitor", "--offline", "--data-dir", data]);
+    assert_eq!(busy.status.code(), Some(1), "a server uses it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_ends_ends_its_streams_and_what_waits() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/hang", Reply::hang());
+    let running = server.submit(job(vec![fetch(origin.url("/hang"))])).await;
+    let operator = operator(&server);
+    let reader = |name: &str| token(&server, &operator, &[name, "--grant", "read"]);
+    let watch = async |token: &str| {
+        let mut stream = jobs(&server, token).watch_jobs(pb::WatchJobsRequest::default()).await.unwrap().into_inner();
+        assert!(stream.message().await.unwrap().is_some());
+        stream
+    };
+    let end_of = async |mut stream: tonic::Streaming<pb::WatchJobsResponse>| {
+        let end = async {
+            loop {
+                match stream.message().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => panic!("it ended well"),
+                    Err(status) => return reason(&status),
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, end).await.expect("the stream ends")
+    };
+    let (revoked, narrowed, disabled) = (reader("revoked"), reader("narrowed"), reader("disabled"));
+    let streams = (watch(&revoked).await, watch(&narrowed).await, watch(&disabled).await);
+    let mut wait = {
+        let mut client = jobs(&server, &revoked);
+        let request = pb::WaitJobRequest { job_id: running.clone(), timeout: None };
+        tokio::task::JoinSet::from_iter([async move { client.wait_job(request).await }])
+    };
+    let mut admin = access(&server, &operator);
+    let request = pb::RevokeTokenRequest { token_id: id_of(&revoked), with_descendants: false };
+    admin.revoke_token(request).await.unwrap();
+    for (name, path) in [("narrowed", "grants"), ("disabled", "disabled")] {
+        let principal = pb::Principal { name: name.to_owned(), disabled: true, ..Default::default() };
+        let update_mask = Some(prost_types::FieldMask { paths: vec![path.to_owned()] });
+        admin.update_principal(pb::UpdatePrincipalRequest { principal: Some(principal), update_mask }).await.unwrap();
+    }
+    let bad = (Code::Unauthenticated, "BAD_CREDENTIALS".to_owned());
+    assert_eq!(end_of(streams.0).await, bad);
+    assert_eq!(end_of(streams.1).await, (Code::PermissionDenied, "MISSING_ROLE".to_owned()));
+    assert_eq!(end_of(streams.2).await, bad);
+    let waited = tokio::time::timeout(PATIENCE, wait.join_next()).await.expect("the wait ends").unwrap().unwrap();
+    assert_eq!(reason(&waited.unwrap_err()), bad);
+    let short = token(&server, &operator, &["short", "--grant", "read", "--lifetime", "3s"]);
+    assert_eq!(end_of(watch(&short).await).await, bad);
+    refused(jobs(&server, &short).list_jobs(pb::ListJobsRequest::default()).await, bad.0, &bad.1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_submits_has_its_own_jobs_and_knows_of_no_other() {
+    let server = Server::start().await;
+    let of_local = server.submit(pb::JobSpec { open: true, ..job(Vec::new()) }).await;
+    let operator = operator(&server);
+    let make = |name: &str, role: &str| token(&server, &operator, &[name, "--grant", role]);
+    let (one, other, reader) = (make("one", "submit"), make("other", "submit"), make("reader", "read"));
+    let submit = async |token: &str| {
+        let job = Some(pb::JobSpec { open: true, ..job(Vec::new()) });
+        let request = pb::SubmitJobRequest { request_id: "same".into(), job, validate_only: false };
+        jobs(&server, token).submit_job(request).await.unwrap().into_inner().job.unwrap()
+    };
+    let (mine, theirs) = (submit(&one).await, submit(&other).await);
+    assert_ne!(mine.job_id, theirs.job_id, "a request id is one's own");
+    assert_eq!(submit(&one).await.job_id, mine.job_id);
+    assert_eq!((mine.created_by.as_str(), theirs.created_by.as_str()), ("one", "other"));
+    let list = async |token: &str, created_by: &str| {
+        let request = pb::ListJobsRequest { created_by: created_by.to_owned(), ..Default::default() };
+        let list = jobs(&server, token).list_jobs(request).await.unwrap().into_inner().jobs;
+        let mut ids: Vec<String> = list.into_iter().map(|job| job.job_id).collect();
+        ids.sort();
+        ids
+    };
+    let sorted = |ids: &[&String]| {
+        let mut ids: Vec<String> = ids.iter().map(|id| (*id).clone()).collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(list(&one, "").await, [&*mine.job_id]);
+    assert!(list(&one, "other").await.is_empty());
+    assert_eq!(list(&reader, "").await, sorted(&[&of_local, &mine.job_id, &theirs.job_id]));
+    assert_eq!(list(&reader, "other").await, [&*theirs.job_id]);
+    assert_eq!(list(&reader, "local").await, [&*of_local]);
+    assert!(list(&reader, "nobody").await.is_empty());
+
+    let mut watch = jobs(&server, &one).watch_jobs(pb::WatchJobsRequest::default()).await.unwrap().into_inner();
+    let mut seen = Vec::new();
+    while let Some(pb::WatchJobsResponse { event: Some(pb::watch_jobs_response::Event::Job(job)) }) =
+        watch.message().await.unwrap()
+    {
+        seen.push(job.job_id);
+    }
+    assert_eq!(seen, [&*mine.job_id]);
+
+    // Another's job answers as one that never was.
+    let never = "01890a5d-ac96-774b-bcce-b302099a8057";
+    for id in [&theirs.job_id, &of_local] {
+        let get = |job_id: &str| pb::GetJobRequest { job_id: job_id.to_owned(), ..Default::default() };
+        let theirs = jobs(&server, &one).get_job(get(id)).await.unwrap_err();
+        let none = jobs(&server, &one).get_job(get(never)).await.unwrap_err();
+        assert_eq!(reason(&theirs), (Code::NotFound, "JOB_NOT_FOUND".to_owned()));
+        assert_eq!(theirs.message().replace(id, ""), none.message().replace(never, ""));
+        let seal = jobs(&server, &one).seal_job(pb::SealJobRequest { job_id: id.clone() }).await;
+        refused(seal, Code::NotFound, "JOB_NOT_FOUND");
+        let cancel = pb::CancelJobRequest { job_id: id.clone(), ..Default::default() };
+        refused(jobs(&server, &one).cancel_job(cancel).await, Code::NotFound, "JOB_NOT_FOUND");
+        let watch = pb::WatchJobRequest { job_id: id.clone(), ..Default::default() };
+        refused(jobs(&server, &one).watch_job(watch).await, Code::NotFound, "JOB_NOT_FOUND");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_roles_reach_the_jobs_of_others_as_far_as_they_go() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("a"));
+    let operator = operator(&server);
+    let make = |name: &str, role: &str| token(&server, &operator, &[name, "--grant", role]);
+    let (one, other) = (make("one", "submit"), make("other", "submit"));
+    let (reader, control) = (make("reader", "read"), make("control", "control"));
+    let submit = async |token: &str| {
+        let job = Some(pb::JobSpec { open: true, ..job(Vec::new()) });
+        let request = pb::SubmitJobRequest { job, ..Default::default() };
+        jobs(&server, token).submit_job(request).await.unwrap().into_inner().job.unwrap()
+    };
+    let (mine, theirs) = (submit(&one).await, submit(&other).await);
+    // Who may look is told what is missing.
+    let cancel = || pb::CancelJobRequest { job_id: theirs.job_id.clone(), ..Default::default() };
+    refused(jobs(&server, &reader).cancel_job(cancel()).await, Code::PermissionDenied, "MISSING_ROLE");
+    assert!(jobs(&server, &control).cancel_job(cancel()).await.is_ok());
+    let chunk = |id: &str| pb::AddTasksRequest {
+        job_id: id.to_owned(),
+        chunk_id: "a".into(),
+        tasks: vec![fetch(origin.url("/a"))],
+    };
+    let add = async |token: &str, id: &str| {
+        let chunks = tokio_stream::iter([chunk(id)]);
+        jobs(&server, token).add_tasks(chunks).await?.into_inner().message().await
+    };
+    refused(add(&other, &mine.job_id).await, Code::NotFound, "JOB_NOT_FOUND");
+    assert!(add(&one, &mine.job_id).await.unwrap().is_some());
+    let sealed = jobs(&server, &one).seal_job(pb::SealJobRequest { job_id: mine.job_id.clone() }).await;
+    assert!(sealed.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_text_of_a_token_is_nowhere_but_where_it_was_asked_for() {
+    let mut server = Server::start().await;
+    let operator = operator(&server);
+    let second = token(&server, &operator, &["second", "--grant", "submit", "--title", "for nobody"]);
+    let sent = bearer(&operator);
+    let damaged = format!("Bearer {}", &operator[..64]);
+    let mut said = String::new();
+    for header in [&*sent, &*damaged] {
+        for method in ["haul.v1.AccessService/ListTokens", "haul.v1.JobService/GetJob", "haul.v1.JobService/None"] {
+            let answer = call(&server, method, b"", &[("authorization", header)]).await;
+            said += &format!("{answer:?}");
+            for (_, message) in &answer.messages {
+                said += &String::from_utf8_lossy(message);
+            }
+        }
+    }
+    let by_url = call(&server, &format!("haul.v1.JobService/ListJobs?token={second}"), b"", &[]).await.status();
+    assert_eq!(reason(&by_url), (Code::Unauthenticated, "NO_CREDENTIALS".to_owned()));
+    said += &format!("{by_url:?}");
+    server.kill();
+    server.launch().await;
+    assert!(server.terminate().success());
+    said += &server.log();
+    for entry in std::fs::read_dir(server.data()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            said += &String::from_utf8_lossy(&std::fs::read(path).unwrap());
+        }
+    }
+    for token in [&operator, &second] {
+        assert!(said.contains(&id_of(token)), "the id is no secret");
+        assert!(!said.contains(&token[16..40]), "its secret is somewhere");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_on_this_machine_does_not_make_the_world_local() {
+    let server = Server::start().await;
+    for header in ["x-forwarded-for", "forwarded", "via", "x-real-ip"] {
+        let status = call(&server, "haul.v1.JobService/ListJobs", b"", &[(header, "192.0.2.1")]).await.status();
+        assert_eq!(reason(&status), (Code::Unauthenticated, "PROXIED_WITHOUT_AUTH".to_owned()));
+    }
+    let operator = operator(&server);
+    let sent = bearer(&operator);
+    let headers = [("authorization", &*sent), ("via", "1.1 a"), ("host", "evil.example")];
+    let answer = call(&server, "haul.v1.AdminService/GetServerInfo", b"", &headers[..2]).await;
+    assert_eq!(answer.status().code(), Code::Ok);
+    let info: pb::GetServerInfoResponse = answer.message(0);
+    assert_eq!(info.access.unwrap().auth, "required");
+    let tenants = [("authorization", &*sent), ("haul-tenant", "acme")];
+    let status = call(&server, "haul.v1.AdminService/GetServerInfo", b"", &tenants).await.status();
+    assert_eq!(reason(&status), (Code::PermissionDenied, "TENANT_NOT_ALLOWED".to_owned()));
+    let twice = [("authorization", &*sent), ("authorization", &*sent)];
+    let status = call(&server, "haul.v1.AdminService/GetServerInfo", b"", &twice).await.status();
+    assert_eq!(reason(&status), (Code::Unauthenticated, "BAD_CREDENTIALS".to_owned()));
+}
