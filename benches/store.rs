@@ -98,7 +98,7 @@ fn cpu() -> Duration {
 fn spec(index: TaskIndex) -> Arc<TaskSpec> {
     let url = format!("http://origin.example:8080/some/path/of/usual/length/{index}?token=0123456789");
     let work = Work::Fetch(FetchSpec { url, ..FetchSpec::default() });
-    Arc::new(TaskSpec { key: String::new(), work, options: TaskOptions::default() })
+    Arc::new(TaskSpec { key: String::new(), work, options: TaskOptions::default().into() })
 }
 
 fn host() -> Host {

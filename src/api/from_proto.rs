@@ -35,7 +35,7 @@ pub(crate) fn job(spec: pb::JobSpec, v: &mut Violations) -> (JobSpec, Vec<TaskSp
         labels: spec.labels.into_iter().collect(),
         open: spec.open,
         group: group(spec.group.unwrap_or_default(), "job.group", v),
-        defaults: defaults(spec.defaults.unwrap_or_default(), "job.defaults", v),
+        defaults: defaults(spec.defaults.unwrap_or_default(), "job.defaults", v).into(),
         timeout: spec.timeout.and_then(|it| values::positive(it, "job.timeout", v)),
         start_time: spec.start_time.and_then(|it| values::timestamp(it, "job.start_time", v)),
         priority: spec.priority,
@@ -92,7 +92,7 @@ fn task(spec: pb::TaskSpec, path: &str, job: &TaskOptions, v: &mut Violations) -
         options::no_range(job, &options, path, v);
     }
     let work = work::work(spec.work, path, v)?;
-    Some(TaskSpec { key: spec.key, work, options })
+    Some(TaskSpec { key: spec.key, work, options: options.into() })
 }
 
 fn group(group: pb::GroupPolicy, path: &str, v: &mut Violations) -> GroupPolicy {

@@ -65,8 +65,10 @@ pub(crate) enum Deferred {
 /// A job that has not ended.
 #[derive(Debug)]
 pub(crate) struct JobRun {
-    pub(crate) job: Job,
-    pub(crate) rates: Arc<JobRates>,
+    /// As it will be when all that was decided is durable. Watchers share it until it changes.
+    pub(crate) job: Arc<Job>,
+    /// Made with the first attempt, since most jobs that wait have no running task.
+    rates: Option<Arc<JobRates>>,
     pub(crate) stage: Stage,
     /// A piece of it is being committed. Only the store knows how many tasks it moves, so nothing else happens to the job
     /// meanwhile: its events are numbered, and its counts known, when the answer is there.
@@ -79,12 +81,39 @@ pub(crate) struct JobRun {
 impl JobRun {
     pub(crate) fn new(job: Job) -> JobRun {
         JobRun {
-            rates: Arc::new(JobRates::new(job.spec.rate_limit)),
-            job,
+            job: Arc::new(job),
+            rates: None,
             stage: Stage::Open,
             in_flight: false,
             deferred: VecDeque::new(),
             adding: 0,
+        }
+    }
+
+    /// The job, to be changed.
+    pub(crate) fn job_mut(&mut self) -> &mut Job {
+        Arc::make_mut(&mut self.job)
+    }
+
+    /// The rates that the attempts of the job share.
+    pub(crate) fn rates(&mut self) -> &Arc<JobRates> {
+        let limit = self.job.spec.rate_limit;
+        self.rates.get_or_insert_with(|| Arc::new(JobRates::new(limit)))
+    }
+
+    /// Whether an attempt of the job may start at `now` by its rates.
+    ///
+    /// # Errors
+    ///
+    /// The time from which on it may.
+    pub(crate) fn rates_allow(&self, now: Timestamp) -> Result<(), Timestamp> {
+        self.rates.as_ref().map_or(Ok(()), |rates| rates.check(now))
+    }
+
+    /// Brings the rates in line with what the job asks for at `now`.
+    pub(crate) fn set_rates(&self, now: Timestamp) {
+        if let Some(rates) = &self.rates {
+            rates.set(self.job.spec.rate_limit, now);
         }
     }
 
@@ -124,7 +153,7 @@ impl JobRun {
     /// Notes what a piece of a sweep found. `false`: the counts contradict the store.
     pub(crate) fn swept(&mut self, state: TaskState, count: u32, next: Option<TaskIndex>) -> bool {
         self.in_flight = false;
-        self.job.swept(state, count);
+        self.job_mut().swept(state, count);
         let Stage::Sweeping(sweeping) = &mut self.stage else { return true };
         let from = match state {
             TaskState::BackingOff => &mut sweeping.from_backing_off,
@@ -157,9 +186,9 @@ impl JobRun {
     /// Counts a task that failed, and keeps the first failure of the job, in the order of the events.
     pub(crate) fn note_failure(&mut self, task: &StoredTask) {
         let Some(error) = task.placed_error().filter(|_| task.row.task.state == TaskState::Failed) else { return };
-        self.job.failures.note(task.index, &error, &task.failed_host());
+        self.job_mut().failures.note(task.index, &error, &task.failed_host());
         if self.job.stop.is_none() && self.job.failure.is_none() {
-            self.job.failure = Some(error);
+            self.job_mut().failure = Some(error);
         }
     }
 }

@@ -161,7 +161,7 @@ mod tests {
     use crate::model::spec::{DownloadSpec, FetchSpec, HeaderSpec};
 
     fn task(work: Work, http: HttpOptions) -> TaskSpec {
-        TaskSpec { key: "k".into(), work, options: TaskOptions { http, ..TaskOptions::default() } }
+        TaskSpec { key: "k".into(), work, options: TaskOptions { http, ..TaskOptions::default() }.into() }
     }
 
     fn full_options() -> HttpOptions {
@@ -197,8 +197,10 @@ mod tests {
             assert_eq!(unpack(&mut left, &bag[..bag.len() - 1]), Err(BadBag));
             assert_eq!(unpack(&mut left, &[]), Err(BadBag));
         }
-        let job =
-            JobSpec { defaults: TaskOptions { http: full_options(), ..TaskOptions::default() }, ..JobSpec::default() };
+        let job = JobSpec {
+            defaults: TaskOptions { http: full_options(), ..TaskOptions::default() }.into(),
+            ..JobSpec::default()
+        };
         let (mut left, bag) = pack(&job).unwrap();
         assert!(!serde_json::to_string(&left).unwrap().contains("SESAME"));
         unpack(&mut left, &bag).unwrap();

@@ -21,7 +21,7 @@ pub type LaneNumber = u32;
 /// A job to store with everything that was submitted with it.
 #[derive(Clone, Debug)]
 pub struct Submission {
-    /// The job as it is at its submission. Its id is a `UUIDv7` of the time at which it was created, to the second.
+    /// The job as it is at its submission. Its id is a `UUIDv7` of the time at which it was created, to the millisecond.
     pub job: Job,
     /// The idempotency key with the digest of the request; `None`: the call is not idempotent.
     pub request: Option<(String, [u8; 32])>,

@@ -101,7 +101,7 @@ fn task(rng: &mut SmallRng, serial: u64, (job, cap): (&str, u32), body: usize) -
     TaskSpec {
         key,
         work: Work::Fetch(FetchSpec { url, pagination, body: vec![b'x'; body], ..FetchSpec::default() }),
-        options,
+        options: options.into(),
     }
 }
 

@@ -22,12 +22,12 @@ fn with_secret() -> TaskOptions {
 
 /// A job with a secret in every table that has any.
 fn secret_job(number: u32) -> Job {
-    let spec = JobSpec { title: format!("job {number}"), defaults: with_secret(), ..JobSpec::default() };
+    let spec = JobSpec { title: format!("job {number}"), defaults: with_secret().into(), ..JobSpec::default() };
     Job { spec: Arc::new(spec), ..job(number, 3) }
 }
 
 fn secret_task() -> Arc<TaskSpec> {
-    Arc::new(TaskSpec { options: with_secret(), ..(*fetch("https://me:SESAME@a.example/")).clone() })
+    Arc::new(TaskSpec { options: with_secret().into(), ..(*fetch("https://me:SESAME@a.example/")).clone() })
 }
 
 fn secret_submission(number: u32) -> Submission {
@@ -63,7 +63,7 @@ async fn expect_whole(store: &SqliteStore) {
     assert_eq!(store.last_page(task_id(1, 1)).await.unwrap().unwrap().next.as_deref(), Some(NEXT));
     let events = store.events(job_id(1), 0, 9).await.unwrap().items;
     let shown = events[0].snapshot.as_ref().unwrap();
-    assert_eq!((shown.spec.title.as_str(), &shown.spec.defaults), ("job 1", &TaskOptions::default()));
+    assert_eq!((shown.spec.title.as_str(), &*shown.spec.defaults), ("job 1", &TaskOptions::default()));
 }
 
 /// Whether a file of the directory has these bytes.

@@ -133,7 +133,7 @@ pub fn job(number: u32, tasks: u32) -> Job {
 
 pub fn fetch(url: &str) -> Arc<TaskSpec> {
     let work = Work::Fetch(FetchSpec { url: url.to_owned(), ..FetchSpec::default() });
-    Arc::new(TaskSpec { key: String::new(), work, options: TaskOptions::default() })
+    Arc::new(TaskSpec { key: String::new(), work, options: TaskOptions::default().into() })
 }
 
 /// The spec of the task with this index, in every job.

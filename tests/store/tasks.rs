@@ -14,7 +14,7 @@ use super::support::*;
 
 fn download(index: TaskIndex) -> Arc<TaskSpec> {
     let work = Work::Download(DownloadSpec { url: format!("https://a.example/{index}"), ..DownloadSpec::default() });
-    Arc::new(TaskSpec { key: String::new(), work, options: TaskOptions::default() })
+    Arc::new(TaskSpec { key: String::new(), work, options: TaskOptions::default().into() })
 }
 
 fn indexes(tasks: &[StoredTask]) -> Vec<TaskIndex> {

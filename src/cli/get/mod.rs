@@ -71,7 +71,7 @@ pub(crate) async fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
     let spec = JobSpec {
         directory: ".".to_owned(),
         group: GroupPolicy { mode: GroupMode::Collect, ..GroupPolicy::default() },
-        defaults: plan.options.clone(),
+        defaults: plan.options.clone().into(),
         ..JobSpec::default()
     };
     let mut report = Report::new(plan.tasks.len(), plan.attempts);

@@ -137,7 +137,7 @@ impl Plan {
                     max_connections: connections,
                     ..DownloadSpec::default()
                 };
-                TaskSpec { key: String::new(), work: Work::Download(download), options }
+                TaskSpec { key: String::new(), work: Work::Download(download), options: options.into() }
             })
             .collect();
         Ok(Plan {

@@ -201,8 +201,11 @@ mod tests {
     }
 
     fn waiting(entry: DueTask, batch: BatchNumber) -> Waiting {
-        let spec =
-            TaskSpec { key: String::new(), work: Work::Fetch(FetchSpec::default()), options: TaskOptions::default() };
+        let spec = TaskSpec {
+            key: String::new(),
+            work: Work::Fetch(FetchSpec::default()),
+            options: TaskOptions::default().into(),
+        };
         let task = Queued { index: entry.id.index, lane: 0, spec: Arc::new(spec), row: None, cursor: None, batch };
         Waiting { task, wait: Wait::Backoff(entry.due) }
     }

@@ -217,7 +217,7 @@ mod tests {
 
     fn spec() -> Arc<TaskSpec> {
         let work = Work::Fetch(FetchSpec { body: vec![7; 1000], ..FetchSpec::default() });
-        Arc::new(TaskSpec { key: String::new(), work, options: TaskOptions::default() })
+        Arc::new(TaskSpec { key: String::new(), work, options: TaskOptions::default().into() })
     }
 
     /// Runs the next task, and gives it back with batch `batch`.
@@ -330,7 +330,7 @@ mod tests {
 
     fn stored(index: TaskIndex) -> StoredTask {
         let work = Work::Fetch(FetchSpec::default());
-        let spec = TaskSpec { key: String::new(), work, options: TaskOptions::default() }.into();
+        let spec = TaskSpec { key: String::new(), work, options: TaskOptions::default().into() }.into();
         StoredTask { index, lane: 0, spec, row: TaskRow::default() }
     }
 

@@ -25,7 +25,7 @@ fn job(number: u128) -> JobId {
 
 fn spec() -> Arc<TaskSpec> {
     let work = Work::Fetch(FetchSpec { body: vec![7; 1000], ..FetchSpec::default() });
-    Arc::new(TaskSpec { key: String::new(), work, options: TaskOptions::default() })
+    Arc::new(TaskSpec { key: String::new(), work, options: TaskOptions::default().into() })
 }
 
 struct World {

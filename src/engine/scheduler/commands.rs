@@ -194,14 +194,14 @@ impl Scheduler {
             Control::Resume => JobEvent::Resumed,
             Control::Cancel(why) => JobEvent::Cancelled(why.clone()),
         };
-        let change = match run.job.apply(event, now) {
+        let change = match run.job_mut().apply(event, now) {
             Ok(change) => change,
             Err(wrong) => return answer(reply, Err(wrong.into())),
         };
         match change {
             Change::Stopping if !matches!(run.stage, Stage::Sweeping(_)) => self.stopping(job),
             // The tasks are being ended already, for the sake of the group: only the cause of the job's end is another one.
-            Change::Stopping | Change::Changed => self.outbox.job_event(&mut run.job, EventKind::JobChanged),
+            Change::Stopping | Change::Changed => self.outbox.job_event(run.job_mut(), EventKind::JobChanged),
             Change::None | Change::Ended => {}
         }
         if matches!(what, Control::Pause) && change == Change::Changed {
@@ -209,7 +209,7 @@ impl Scheduler {
         }
         self.job_may_run(job, now);
         if let Some(run) = self.jobs.get(job) {
-            self.outbox.then(Effect::Reply(reply, Arc::new(run.job.clone())));
+            self.outbox.then(Effect::Reply(reply, run.job.clone()));
         }
         self.settle_if_done(job);
     }
@@ -217,14 +217,14 @@ impl Scheduler {
     fn update(&mut self, job: JobId, patch: &JobPatch, reply: Reply<Arc<Job>>) {
         let now = self.now();
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
-        patch.apply(&mut run.job, now);
-        run.rates.set(run.job.spec.rate_limit, now);
+        patch.apply(run.job_mut(), now);
+        run.set_rates(now);
         // A job that rested by its old rate may start by the new one.
         self.timers.clear(&Timer::JobRested(job));
         self.queue.set_resting(job, false);
         self.queue.set_order(job, run.job.spec.priority, run.job.spec.group.max_concurrency);
-        self.outbox.job_event(&mut run.job, EventKind::JobChanged);
-        let changed = Arc::new(run.job.clone());
+        self.outbox.job_event(run.job_mut(), EventKind::JobChanged);
+        let changed = run.job.clone();
         self.outbox.respecced(changed.clone());
         self.outbox.then(Effect::Reply(reply, changed));
     }

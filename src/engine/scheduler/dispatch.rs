@@ -44,8 +44,8 @@ impl Scheduler {
         let Self { queue, jobs, runner, timers, .. } = self;
         let mut permit = None;
         let (job, task) = queue.pick(|job, host, next| {
-            let Some(run) = jobs.get(job) else { return Admission::Empty };
-            if let Err(until) = run.rates.check(now) {
+            let Some(run) = jobs.get_mut(job) else { return Admission::Empty };
+            if let Err(until) = run.rates_allow(now) {
                 timers.set_earlier(until, Timer::JobRested(job));
                 return Admission::JobBlocked;
             }
@@ -59,7 +59,7 @@ impl Scheduler {
             match start_at(&runner.hosts, host, || mirrors(next)) {
                 Ok(granted) => {
                     let host = granted.host().clone();
-                    run.rates.take(now);
+                    run.rates().take(now);
                     permit = Some(granted);
                     Admission::Go(host)
                 }
@@ -95,7 +95,7 @@ impl Scheduler {
             spec: task.spec.clone(),
             options: Options::of(&run.job.spec.defaults, &task.spec),
             directory: run.job.directory(),
-            rates: run.rates.clone(),
+            rates: run.rates().clone(),
             permit: Mutex::new(Some(permit)),
             stop: stop.clone(),
             meter: meter.clone(),
@@ -114,7 +114,7 @@ impl Scheduler {
             cause,
             cursor: task.cursor,
         };
-        if !run.job.counts.try_move(before, row.task.state, 1) {
+        if !run.job_mut().counts.try_move(before, row.task.state, 1) {
             drop(launch);
             self.queue.unpick(job, lane);
             return self.contradicted(job, &format!("no task was counted as {before:?}, and task {} is", id.index));
@@ -125,8 +125,8 @@ impl Scheduler {
             self.queue.unpick(job, lane);
             return self.contradicted(job, &format!("task {} was to start and is {held:?}", id.index));
         }
-        run.job.held.remove(held);
-        run.job.downloads |= matches!(task.spec.work, Work::Download(_));
+        run.job_mut().held.remove(held);
+        run.job_mut().downloads |= matches!(task.spec.work, Work::Download(_));
         let claim = Claim { id, task: row.task.clone(), attempt_start: now };
         let notice = self.publish_start(job, StoredTask { index: id.index, lane, spec: task.spec, row }, meter);
         self.outbox.started(claim, notice);
@@ -142,11 +142,11 @@ impl Scheduler {
 
     fn job_started(&mut self, job: JobId, now: Timestamp) {
         let Some(run) = self.jobs.get_mut(job) else { return };
-        if run.job.apply(JobEvent::Started, now) == Ok(Change::Changed) {
+        if run.job_mut().apply(JobEvent::Started, now) == Ok(Change::Changed) {
             if let Some(deadline) = run.job.deadline() {
                 self.timers.set(deadline, Timer::JobDeadline(job));
             }
-            self.outbox.job_event(&mut run.job, EventKind::JobChanged);
+            self.outbox.job_event(run.job_mut(), EventKind::JobChanged);
         }
     }
 }

@@ -74,13 +74,13 @@ impl Scheduler {
             Err(wrong) => return self.contradicted(id.job, &format!("task {} was to move: {wrong}", id.index)),
         }
         let state = running.row.task.state;
-        if !run.job.counts.try_move(TaskState::Running, state, 1) {
+        if !run.job_mut().counts.try_move(TaskState::Running, state, 1) {
             return self.contradicted(id.job, &format!("no task was counted as running, and task {} ran", id.index));
         }
-        run.job.ended_bytes += outcome.as_ref().map_or(0, outcome_bytes);
+        run.job_mut().ended_bytes += outcome.as_ref().map_or(0, outcome_bytes);
         running.row.outcome = outcome;
-        run.job.held.add(running.row.held());
-        run.job.update_time = now;
+        run.job_mut().held.add(running.row.held());
+        run.job_mut().update_time = now;
         self.outbox.moved(TaskMove { id, row: running.row.clone() });
         if state.is_ended() {
             self.task_ended(id, running.lane, running.spec, running.row, now);
@@ -127,7 +127,7 @@ impl Scheduler {
         let task = StoredTask { index: id.index, lane, spec, row };
         run.note_failure(&task);
         let error = task.placed_error();
-        self.outbox.task_ended(&mut run.job, task);
+        self.outbox.task_ended(run.job_mut(), task);
         self.judge(id.job, error, now);
     }
 
@@ -143,7 +143,7 @@ impl Scheduler {
             Ok(ended) => row.task = ended,
             Err(wrong) => return self.contradicted(job, &format!("task {} was to time out: {wrong}", id.index)),
         }
-        if !run.job.counts.try_move(before, row.task.state, 1) {
+        if !run.job_mut().counts.try_move(before, row.task.state, 1) {
             return self.contradicted(job, &format!("no task was counted as {before:?}, and task {} was", id.index));
         }
         self.outbox.moved(TaskMove { id, row: row.clone() });
@@ -159,7 +159,7 @@ impl Scheduler {
             Verdict::StopFailed => (Stop::SiblingFailed, error),
             Verdict::StopSucceeded => (Stop::SiblingSucceeded, None),
         };
-        if run.job.apply(JobEvent::Stopped(stop, failure), now) == Ok(Change::Stopping) {
+        if run.job_mut().apply(JobEvent::Stopped(stop, failure), now) == Ok(Change::Stopping) {
             self.stopping(job);
         }
     }
@@ -169,14 +169,14 @@ impl Scheduler {
     pub(super) fn stopping(&mut self, job: JobId) {
         let Some(run) = self.jobs.get_mut(job) else { return };
         self.queue.stop_job(job);
-        run.job.retrying = None;
+        run.job_mut().retrying = None;
         if let Stage::Retrying { reply: Some(reply), .. } =
             std::mem::replace(&mut run.stage, Stage::Sweeping(Sweeping::default()))
         {
-            self.outbox.then(Effect::Reply(reply, Arc::new(run.job.clone())));
+            self.outbox.then(Effect::Reply(reply, run.job.clone()));
         }
         if let Some(stop) = run.job.stop.clone() {
-            self.outbox.job_event(&mut run.job, EventKind::JobChanged);
+            self.outbox.job_event(run.job_mut(), EventKind::JobChanged);
             self.outbox.then(Effect::StopAttempts(job, Cause::Stop(stop)));
         }
         if run.to_sweep().is_some() {
@@ -207,10 +207,10 @@ impl Scheduler {
         let Verdict::Settle { succeeded } = run.job.judge() else {
             return self.contradicted(job, "it was to end and has tasks that have not");
         };
-        match run.job.apply(JobEvent::Settled(succeeded), now) {
+        match run.job_mut().apply(JobEvent::Settled(succeeded), now) {
             Ok(_) => {
                 run.stage = Stage::Ended;
-                self.outbox.job_event(&mut run.job, EventKind::JobEnded);
+                self.outbox.job_event(run.job_mut(), EventKind::JobEnded);
                 self.outbox.then(Effect::Forget(job));
             }
             Err(wrong) => self.contradicted(job, &format!("it was to end: {wrong}")),
@@ -227,7 +227,7 @@ impl Scheduler {
             return self.timers.set(deadline.max(soon), Timer::JobDeadline(job));
         }
         if matches!(run.stage, Stage::Open | Stage::Retrying { .. })
-            && run.job.apply(JobEvent::TimedOut, now) == Ok(Change::Stopping)
+            && run.job_mut().apply(JobEvent::TimedOut, now) == Ok(Change::Stopping)
         {
             self.stopping(job);
         }

@@ -76,7 +76,7 @@ impl Scheduler {
                 wait(WaitReason::JobLimit, None, message)
             }
             Hold::Rate => {
-                let until = run.rates.check(self.now()).err();
+                let until = run.rates_allow(self.now()).err();
                 wait(WaitReason::RateLimit, until, "the job's `requests_per_second` is used up".to_owned())
             }
             Hold::Host | Hold::Turn => self.host_wait(self.queue.host_of(job, lane)?),

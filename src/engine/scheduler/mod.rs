@@ -310,7 +310,7 @@ impl Scheduler {
             let in_pieces = self.add_pieces();
             if !self.outbox.is_empty() {
                 let jobs = &self.jobs;
-                let row = |id| jobs.get(id).map(|run| Arc::new(run.job.clone()));
+                let row = |id| jobs.get(id).map(|run| run.job.clone());
                 let sealed = self.outbox.seal(row, |id| in_pieces.contains(&id));
                 self.in_flight = self.send(sealed, false).await;
             }

@@ -177,7 +177,7 @@ impl Scheduler {
         match added {
             Added::Stored { first } => {
                 let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
-                run.job.counts.added(count);
+                run.job_mut().counts.added(count);
                 self.hub.added(job, count);
                 if run.job.stop.is_none() {
                     self.queue.admit(job, first, tasks.into_iter());
@@ -220,7 +220,7 @@ impl Scheduler {
             return self.contradicted(job, &format!("{} tasks were {state:?}, more than were counted", swept.count));
         }
         let counts_hold = run.swept(state, swept.count, swept.next);
-        let publish = Arc::new(run.job.clone());
+        let publish = run.job.clone();
         if run.to_sweep().is_some() {
             self.add_piece(Piece::Sweep(job));
         }
@@ -239,8 +239,8 @@ impl Scheduler {
         if !run.job.counts.has(TaskState::Failed, failed) || !run.job.counts.has(TaskState::Cancelled, cancelled) {
             return self.contradicted(job, "more tasks were put back than had failed or been cancelled");
         }
-        run.job.put_back(failed, cancelled, next);
-        let published = Arc::new(run.job.clone());
+        run.job_mut().put_back(failed, cancelled, next);
+        let published = run.job.clone();
         self.publish(published.clone(), events);
         let Some(run) = self.jobs.get_mut(job) else { return };
         if let Stage::Retrying { reply, these, first } = &mut run.stage {

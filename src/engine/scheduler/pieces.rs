@@ -60,7 +60,7 @@ impl Scheduler {
         let (Some((state, from)), Some(stop)) = (run.to_sweep(), &run.job.stop) else { return false };
         let error = stop.task_error();
         run.in_flight = true;
-        run.job.update_time = now;
+        run.job_mut().update_time = now;
         let first_sequence = run.job.sequence + 1;
         self.outbox.changed(job);
         let events = self.outbox.take_events(job);

@@ -116,11 +116,11 @@ impl Scheduler {
             Ok(moved) => row.task = moved,
             Err(wrong) => return tracing::error!(task = %id, "an attempt was not recovered: {wrong}"),
         }
-        if !run.job.counts.try_move(TaskState::Running, row.task.state, 1) {
+        if !run.job_mut().counts.try_move(TaskState::Running, row.task.state, 1) {
             tracing::error!(task = %id, "an attempt was cut, and none was counted as running");
             return self.contradicted(id.job, "more attempts were cut than were counted as running");
         }
-        run.job.held.add(row.held());
+        run.job_mut().held.add(row.held());
         self.outbox.moved(TaskMove { id, row: row.clone() });
         if row.task.state.is_ended() {
             self.task_ended(id, lane, spec, row, now);

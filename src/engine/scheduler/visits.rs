@@ -132,7 +132,7 @@ impl Scheduler {
         let mut run = JobRun::new(job);
         let is_whole = indexes.is_none();
         run.stage = Stage::Retrying { reply: Some(reply), these: indexes, first: None };
-        self.outbox.job_event(&mut run.job, EventKind::JobChanged);
+        self.outbox.job_event(run.job_mut(), EventKind::JobChanged);
         let waiting = self.enlist(run, now);
         for (host, head) in lanes {
             // Nothing of it can run until the last piece is durable.

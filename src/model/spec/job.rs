@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::failure::is_default;
 use crate::model::group::GroupPolicy;
 use crate::model::limits::RateLimit;
-use crate::model::spec::options::TaskOptions;
+use crate::model::spec::options::SharedOptions;
 use crate::model::time::Timestamp;
 
 /// A job without its tasks.
@@ -28,7 +28,7 @@ pub struct JobSpec {
     pub group: GroupPolicy,
     /// Options of every task that does not say otherwise.
     #[serde(skip_serializing_if = "is_default")]
-    pub defaults: TaskOptions,
+    pub defaults: SharedOptions,
     /// From the start of the job to its end.
     #[serde(skip_serializing_if = "is_default")]
     pub timeout: Option<Duration>,

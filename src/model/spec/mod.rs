@@ -13,6 +13,6 @@ mod task;
 pub use download::{DownloadSpec, OnConflict};
 pub use fetch::{FetchSpec, PageStyle, Pagination};
 pub use job::JobSpec;
-pub use options::{HeaderSpec, HttpOptions, RetryOptions, TaskOptions, TimeoutOptions};
+pub use options::{HeaderSpec, HttpOptions, RetryOptions, SharedOptions, TaskOptions, TimeoutOptions};
 pub use resolved::{Options, Timeouts};
 pub use task::{TaskSpec, Work};

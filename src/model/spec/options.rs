@@ -1,8 +1,10 @@
 //! Options as somebody set them, on a job or on a task.
 
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::model::failure::is_default;
 use crate::model::secret::Secret;
@@ -20,6 +22,43 @@ pub struct TaskOptions {
     /// What goes with each request.
     #[serde(skip_serializing_if = "is_default")]
     pub http: HttpOptions,
+}
+
+/// Options that mostly nobody set, and then take no memory; copies share what was set.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SharedOptions(Option<Arc<TaskOptions>>);
+
+impl From<TaskOptions> for SharedOptions {
+    fn from(options: TaskOptions) -> Self {
+        SharedOptions((options != TaskOptions::default()).then(|| Arc::new(options)))
+    }
+}
+
+impl Deref for SharedOptions {
+    type Target = TaskOptions;
+
+    fn deref(&self) -> &TaskOptions {
+        static UNSET: LazyLock<TaskOptions> = LazyLock::new(TaskOptions::default);
+        self.0.as_deref().unwrap_or(&UNSET)
+    }
+}
+
+impl DerefMut for SharedOptions {
+    fn deref_mut(&mut self) -> &mut TaskOptions {
+        Arc::make_mut(self.0.get_or_insert_default())
+    }
+}
+
+impl Serialize for SharedOptions {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.deref().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for SharedOptions {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        TaskOptions::deserialize(deserializer).map(SharedOptions::from)
+    }
 }
 
 /// See [`RetryPolicy`].
@@ -128,6 +167,13 @@ impl TaskOptions {
         let basic = http.basic_auth.as_ref().map_or(0, |(user, password)| user.len() + password.expose().len());
         let agent = http.user_agent.as_ref().map_or(0, String::len);
         headers + pem + secrets + basic + agent + 2 * self.retry.retry_statuses.len()
+    }
+}
+
+impl SharedOptions {
+    /// The memory beside the pointer, in bytes, roughly. What copies share is counted with each.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |options| 16 + size_of::<TaskOptions>() + options.memory_bytes())
     }
 }
 

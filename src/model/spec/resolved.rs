@@ -171,7 +171,7 @@ mod tests {
             let (mut job, mut options) = (TaskOptions::default(), TaskOptions::default());
             set(&mut job, &mut options);
             let work = Work::Fetch(FetchSpec { method: method.into(), ..FetchSpec::default() });
-            Options::of(&job, &TaskSpec { key: String::new(), work, options }).retry.may_repeat
+            Options::of(&job, &TaskSpec { key: String::new(), work, options: options.into() }).retry.may_repeat
         };
         assert!(
             ["", "GET", "HEAD", "PUT", "DELETE", "OPTIONS"].into_iter().all(|method| may_repeat(method, &|_, _| {}))

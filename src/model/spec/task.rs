@@ -6,7 +6,7 @@ use crate::model::failure::is_default;
 use crate::model::retry::is_idempotent;
 use crate::model::spec::download::DownloadSpec;
 use crate::model::spec::fetch::{FetchSpec, Pagination};
-use crate::model::spec::options::TaskOptions;
+use crate::model::spec::options::SharedOptions;
 
 /// One task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,7 +18,7 @@ pub struct TaskSpec {
     pub work: Work,
     /// Overrides the job's defaults.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub options: TaskOptions,
+    pub options: SharedOptions,
 }
 
 /// What a task does.
@@ -78,7 +78,7 @@ mod tests {
         let style = PageStyle::Cursor { param: long(), next_pointer: long() };
         let pagination = Some(Pagination { style, items_pointer: long(), max_pages: 0, max_items: 0 });
         let work = Work::Fetch(FetchSpec { pagination, ..FetchSpec::default() });
-        let task = TaskSpec { key: String::new(), work, options: TaskOptions::default() };
+        let task = TaskSpec { key: String::new(), work, options: SharedOptions::default() };
         assert!(task.memory_bytes() >= 300_000, "{}", task.memory_bytes());
     }
 
@@ -87,7 +87,7 @@ mod tests {
         let spec = TaskSpec {
             key: String::new(),
             work: Work::Fetch(FetchSpec { url: "http://a/".into(), ..FetchSpec::default() }),
-            options: TaskOptions::default(),
+            options: SharedOptions::default(),
         };
         let json = serde_json::to_string(&spec).unwrap();
         assert_eq!(json, r#"{"work":{"fetch":{"url":"http://a/"}}}"#);

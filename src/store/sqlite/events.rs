@@ -39,10 +39,10 @@ pub(super) async fn insert(conn: &mut SqliteConnection, numbers: &Numbers, event
 
 /// The job as its event shows it, so without the options of its tasks: these may hold secrets, and no event shows them.
 fn snapshot(job: &Job) -> Result<String, Fault> {
-    if job.spec.defaults == TaskOptions::default() {
+    if *job.spec.defaults == TaskOptions::default() {
         return Ok(serde_json::to_string(job)?);
     }
-    let spec = JobSpec { defaults: TaskOptions::default(), ..JobSpec::clone(&job.spec) };
+    let spec = JobSpec { defaults: TaskOptions::default().into(), ..JobSpec::clone(&job.spec) };
     Ok(serde_json::to_string(&Job { spec: Arc::new(spec), ..job.clone() })?)
 }
 

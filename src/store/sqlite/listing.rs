@@ -11,7 +11,7 @@ use crate::store::sqlite::rows::{self, JobLine, job_text};
 use crate::store::{JobFilter, Listed, StoreError};
 
 /// How far the time in an id may be from the time of creation, in milliseconds.
-const ID_TIME_SLACK_MS: i64 = 1000;
+const ID_TIME_SLACK_MS: i64 = 20;
 
 /// Few enough jobs to sort, for the filters that no index orders.
 const SORTED_MAX: u32 = 1000;

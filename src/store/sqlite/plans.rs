@@ -109,7 +109,7 @@ fn ended_job() -> Submission {
     job.state = JobState::Failed;
     job.end_time = Some(Timestamp(9_000_000));
     let work = Work::Fetch(FetchSpec { url: "https://a.example/".into(), ..FetchSpec::default() });
-    let task = Arc::new(TaskSpec { key: String::new(), work, options: TaskOptions::default() });
+    let task = Arc::new(TaskSpec { key: String::new(), work, options: TaskOptions::default().into() });
     Submission { job, request: None, lanes: vec![Host::new("a.example:443")], tasks: vec![(0, task)] }
 }
 
