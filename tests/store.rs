@@ -59,7 +59,7 @@ macro_rules! all_cases {
             pages: pages_read_back, page_of_item_is_found;
             sweeps: sweep_of_pending, sweep_of_backing_off, sweep_in_pieces, sweep_in_the_batch_of_an_end,
                 shared_errors_are_told_apart, a_sweep_of_what_runs_is_refused;
-            restart: everything_is_there_again, recovery_tells_what_was_cut, ended_jobs_are_not_recovered,
+            restart: everything_is_there_again, recovery_tells_what_was_cut, every_job_is_recovered, ended_jobs_are_not_recovered,
                 a_writer_that_died_lost_nothing, heads_are_kept, recovery_comes_in_parts;
             deletion: deleted_jobs_are_hidden, purge_takes_bounded_steps, purge_of_a_kept_job_is_refused,
                 expired_jobs_are_told, a_purge_leaves_others_alone, deletions_are_answered,

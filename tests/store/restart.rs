@@ -9,7 +9,9 @@ use haul::model::outcome::Attempt;
 use haul::model::spec::JobSpec;
 use haul::model::task::TaskState;
 use haul::model::time::Timestamp;
-use haul::store::{Addition, Batch, Claim, CutAttempt, JobFilter, PAGE_BYTES_MAX, Recovered, StoredTask, TaskRow};
+use haul::store::{
+    Addition, Batch, Claim, CutAttempt, JobFilter, PAGE_BYTES_MAX, Recovered, StoredTask, Submission, TaskRow,
+};
 
 use super::support::*;
 
@@ -63,6 +65,28 @@ pub async fn recovery_tells_what_was_cut<B: Backend>() {
     assert_eq!(rig.store.claims(Some(task_id(1, 0))).await.unwrap(), cuts[1..]);
     assert_eq!(rig.store.claims(Some(task_id(2, 3))).await.unwrap(), []);
     assert_eq!(rig.store.lanes(job_id(2)).await.unwrap(), lanes);
+}
+
+/// However the bytes of its lanes count. A part is cut by them, and the next one begins where it was.
+pub async fn every_job_is_recovered<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    let lanes: Vec<Host> = (0..4000).map(|host| Host::new(&format!("host-{host:016}.example:443"))).collect();
+    for number in 1..=40 {
+        let job = job(number, 1);
+        let submission = Submission { lanes: lanes.clone(), ..submission(&job, 1) };
+        rig.commit(Batch { submissions: vec![submission], ..Batch::default() }).await;
+    }
+    let (mut found, mut after) = (0, None);
+    loop {
+        let part = rig.store.recover(after).await.unwrap();
+        assert!(part.jobs.iter().all(|(_, lanes)| lanes.len() == 4000));
+        found += part.jobs.len();
+        after = part.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, 40);
 }
 
 pub async fn ended_jobs_are_not_recovered<B: Backend>() {

@@ -4,9 +4,12 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use haul::store::WriteStore as _;
+use haul::model::time::Timestamp;
 use haul::store::sqlite::{Durability, OpenError, SqliteStore};
+use haul::store::{Store as _, WriteStore as _};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
+
+use super::support::{job, job_id, with_job};
 
 async fn refused(dir: &Path) -> OpenError {
     match SqliteStore::open(dir, Durability::Full).await {
@@ -151,4 +154,15 @@ async fn a_directory_that_cannot_be_written_is_refused() {
     if fs::write(dir.join("probe"), "").is_err() {
         assert!(matches!(refused(&dir).await, OpenError::Unwritable { .. }));
     }
+}
+
+/// A row that this version cannot read.
+#[tokio::test]
+async fn a_task_that_cannot_be_read_holds_none_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut writer) = SqliteStore::open(dir.path(), Durability::Off).await.unwrap();
+    writer.commit(&with_job(&job(1, 3), 3)).await.unwrap();
+    alter(dir.path(), "UPDATE tasks SET spec = '{\"work\":7}' WHERE id & 4294967295 = 1").await;
+    let page = store.lane_page(job_id(1), 0, 0, 9, Timestamp(1)).await.unwrap();
+    assert_eq!(page.tasks.iter().map(|task| task.index).collect::<Vec<_>>(), [0, 2]);
 }

@@ -120,8 +120,8 @@ pub(super) async fn after(
     });
     let after = i64::try_from(after).unwrap_or(i64::MAX).min(i64::from(u32::MAX));
     let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(after).bind(rows::one_more(limit));
-    let text = reader.text(ask).await?;
-    let lines: Vec<EventLine> = rows::lines(&text, format_args!("event of job `{job}`:"))?;
+    let page = reader.page(ask).await?;
+    let lines: Vec<EventLine> = rows::lines(&page.text, format_args!("event of job `{job}`:"))?;
     let items: Result<Vec<_>, _> = lines.into_iter().map(|line| line.into_event(&reader.vault, job)).collect();
-    Ok(rows::listed(&text, items?, limit))
+    Ok(rows::listed(&page, items?, limit))
 }

@@ -68,10 +68,10 @@ pub(super) async fn jobs(reader: &Reader, filter: &JobFilter, limit: u32) -> Res
          CROSS JOIN job_specs p ON p.job = f.no"
     );
     let rest = "CROSS JOIN jobs j ON j.no = w.id CROSS JOIN job_specs p ON p.job = w.id";
-    let text = reader.text(values.ask(rows::page_of(&places, job_text!(), rest, "").to_string())).await?;
-    let lines = rows::lines::<JobLine>(&text, "job")?.into_iter();
+    let page = reader.page(values.ask(rows::page_of(&places, job_text!(), rest, "").to_string())).await?;
+    let lines = rows::lines::<JobLine>(&page.text, "job")?.into_iter();
     let items: Result<Vec<Job>, _> = lines.map(|line| line.into_job(&reader.vault)).collect();
-    Ok(rows::listed(&text, items?, limit))
+    Ok(rows::listed(&page, items?, limit))
 }
 
 /// Unfinished jobs are few; of labels the rarest leads; of ended jobs it depends on how many have ended since.

@@ -7,6 +7,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Arguments as _, FromRow, SqlSafeStr, SqlStr, Sqlite, SqlitePool, Type};
 
 use crate::store::StoreError;
+use crate::store::sqlite::rows::Page;
 use crate::vault::Vault;
 
 /// A statement that reads, with its parameters.
@@ -84,6 +85,12 @@ impl Reader {
     /// Returns the one text that the answer is.
     pub(super) async fn text(&self, ask: Ask) -> Result<String, StoreError> {
         Ok(self.first::<(String,)>(ask).await?.map(|(text,)| text).unwrap_or_default())
+    }
+
+    /// Returns the page that the answer is.
+    pub(super) async fn page(&self, ask: Ask) -> Result<Page, StoreError> {
+        let (text, is_cut) = self.first::<(String, bool)>(ask).await?.unwrap_or_default();
+        Ok(Page { text, is_cut })
     }
 
     #[cfg(test)]

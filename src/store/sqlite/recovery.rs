@@ -52,9 +52,9 @@ pub(super) async fn recover(reader: &Reader, after: Option<JobId>) -> Result<Rec
         rows::page_of(&places, line, rest, "")
     });
     let after = after.map(blob).unwrap_or_default();
-    let text = reader.text(Ask::new(AssertSqlSafe(PAGE.clone())).bind(after)).await?;
-    let (lines, count) = rows::good_lines::<RecoveredLine>(&text, "unfinished job")?;
-    let is_full = rows::is_full(&text, count, JOBS_MAX);
+    let page = reader.page(Ask::new(AssertSqlSafe(PAGE.clone())).bind(after)).await?;
+    let (lines, count) = rows::good_lines::<RecoveredLine>(&page.text, "unfinished job")?;
+    let is_full = page.is_full(count, JOBS_MAX);
     let open = |RecoveredLine(job, lanes)| Ok((job.into_job(&reader.vault)?, lanes));
     let jobs: Vec<_> = rows::opened(lines.into_iter().map(open));
     let next = jobs.last().filter(|_| is_full).map(|(job, _)| job.id);
@@ -86,8 +86,8 @@ pub(super) async fn claims(reader: &Reader, after: Option<TaskId>) -> Result<Vec
         rows::page_of(&places, line, rest, "")
     });
     let (job, index) = after.map_or((Vec::new(), -1), |id| (blob(id.job), i64::from(id.index)));
-    let text = reader.text(Ask::new(AssertSqlSafe(PAGE.clone())).bind(job).bind(index)).await?;
-    let (lines, _) = rows::good_lines::<ClaimLine>(&text, "cut attempt of job")?;
+    let page = reader.page(Ask::new(AssertSqlSafe(PAGE.clone())).bind(job).bind(index)).await?;
+    let (lines, _) = rows::good_lines::<ClaimLine>(&page.text, "cut attempt of job")?;
     let cut = |ClaimLine(job, attempt_start, task): ClaimLine| {
         let task = task.into_task(&reader.vault, job)?;
         Ok(CutAttempt { id: TaskId { job, index: task.index }, attempt_start, task })
@@ -132,9 +132,9 @@ pub(super) async fn due(reader: &Reader, after: Option<DueTask>, limit: u32) -> 
         None => (i64::MIN, Vec::new(), -1),
     };
     let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(time).bind(job).bind(index).bind(limit);
-    let text = reader.text(ask).await?;
-    let (lines, count) = rows::good_lines::<DueLine>(&text, "waiting task of job")?;
-    let complete = !rows::is_full(&text, count, limit);
+    let page = reader.page(ask).await?;
+    let (lines, count) = rows::good_lines::<DueLine>(&page.text, "waiting task of job")?;
+    let complete = !page.is_full(count, limit);
     let waiting = |DueLine(job, due, task): DueLine| {
         let task = task.into_task(&reader.vault, job)?;
         Ok((DueTask { due, id: TaskId { job, index: task.index } }, task))

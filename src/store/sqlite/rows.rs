@@ -129,21 +129,33 @@ macro_rules! array_of {
 
 pub(super) use {array_of, job_no, job_text, last_attempt, state_or_null, state_text, task_bytes, task_text};
 
-/// The text of a statement that gives a page as one JSON array, followed by the columns `more`. `places` selects `id` and
-/// `bytes` of the rows in their order; `rest` joins to these places `w` what `line` is made of. The page ends before a row
-/// that begins beyond [`PAGE_BYTES_MAX`].
+/// The text of a statement that gives a page as one JSON array and whether it has all the bytes that a page may have,
+/// followed by the columns `more`. `places` selects `id` and `bytes` of the rows in their order; `rest` joins to these
+/// places `w` what `line` is made of. The page ends before a row that begins beyond [`PAGE_BYTES_MAX`].
 pub(super) fn page_of(places: &str, line: &str, rest: &str, more: &str) -> Arc<str> {
     format!(
-        "SELECT '[' || coalesce(group_concat(line, ','), '') || ']'{more} FROM (SELECT {line} AS line FROM \
-         (SELECT id, sum(bytes) OVER (ROWS UNBOUNDED PRECEDING) - bytes AS before FROM ({places})) w {rest} \
-         WHERE w.before < {PAGE_BYTES_MAX})"
+        "SELECT '[' || coalesce(group_concat(line, ','), '') || ']', coalesce(max(upto), 0) >= {PAGE_BYTES_MAX}{more} \
+         FROM (SELECT {line} AS line, w.upto AS upto FROM \
+         (SELECT id, bytes, sum(bytes) OVER (ROWS UNBOUNDED PRECEDING) AS upto FROM ({places})) w {rest} \
+         WHERE w.upto - w.bytes < {PAGE_BYTES_MAX})"
     )
     .into()
 }
 
-/// Whether a page ended because it was full, by rows or by bytes. Its text is no shorter than the bytes of its rows.
-pub(super) fn is_full(text: &str, rows: usize, limit: u32) -> bool {
-    rows > 0 && (rows >= limit as usize || text.len() >= PAGE_BYTES_MAX)
+/// A page as [`page_of`] gives it.
+pub(super) struct Page {
+    /// The rows as one JSON array.
+    pub(super) text: String,
+    /// Whether it ended because of its bytes. The length of the text does not say so: what is counted for a row may be
+    /// more than its text, and less.
+    pub(super) is_cut: bool,
+}
+
+impl Page {
+    /// Whether the page, of which so many rows were read, ended because it was full, by rows or by bytes.
+    pub(super) fn is_full(&self, rows: usize, limit: u32) -> bool {
+        rows > 0 && (rows >= limit as usize || self.is_cut)
+    }
 }
 
 /// How many rows are read to know whether there are more than `limit`.
@@ -151,10 +163,9 @@ pub(super) fn one_more(limit: u32) -> i64 {
     i64::from(limit) + 1
 }
 
-/// A page of at most `limit` of the `items` that were read from `text`, of which [`one_more`] were asked for.
-pub(super) fn listed<T>(text: &str, mut items: Vec<T>, limit: u32) -> Listed<T> {
-    let is_cut = !items.is_empty() && text.len() >= PAGE_BYTES_MAX;
-    let has_more = is_cut || items.len() > limit as usize;
+/// A page of at most `limit` of the `items` that were read from `page`, of which [`one_more`] were asked for.
+pub(super) fn listed<T>(page: &Page, mut items: Vec<T>, limit: u32) -> Listed<T> {
+    let has_more = !items.is_empty() && page.is_cut || items.len() > limit as usize;
     items.truncate(limit as usize);
     Listed { items, has_more }
 }
@@ -419,9 +430,9 @@ pub(super) fn tasks(vault: &Vault, text: &str, job: JobId) -> Result<Vec<StoredT
 /// Reads a page of [`task_text`] of one job.
 pub(super) fn listed_tasks(
     vault: &Vault,
-    text: &str,
+    page: &Page,
     job: JobId,
     limit: u32,
 ) -> Result<Listed<StoredTask>, StoreError> {
-    Ok(listed(text, tasks(vault, text, job)?, limit))
+    Ok(listed(page, tasks(vault, &page.text, job)?, limit))
 }

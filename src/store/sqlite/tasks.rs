@@ -16,7 +16,7 @@ use crate::store::sqlite::insert::Insert;
 use crate::store::sqlite::numbers::key;
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{
-    self, State, array_of, job_no, last_attempt, state_or_null, state_text, task_bytes, task_text,
+    self, Page, State, TaskLine, array_of, job_no, last_attempt, state_or_null, state_text, task_bytes, task_text,
 };
 use crate::store::sqlite::sealed::{self, Place};
 use crate::store::{LaneNumber, LanePage, Listed, StoreError, StoredTask};
@@ -166,8 +166,8 @@ pub(super) async fn list(
         states => by_state(states, false, task_text!(last_attempt!()), task_bytes!("NULL"), ""),
     };
     let ask = Ask::new(AssertSqlSafe(sql)).bind(blob(job)).bind(from).bind(rows::one_more(limit));
-    let text = reader.text(ask).await?;
-    rows::listed_tasks(&reader.vault, &text, job, limit)
+    let page = reader.page(ask).await?;
+    rows::listed_tasks(&reader.vault, &page, job, limit)
 }
 
 /// A job without any download is not looked through.
@@ -188,8 +188,8 @@ pub(super) async fn downloads(
     }
     let sql = by_state(states, true, task_text!("s.log"), task_bytes!("s.log"), FILTER);
     let ask = Ask::new(AssertSqlSafe(sql)).bind(blob(job)).bind(from).bind(rows::one_more(limit));
-    let text = reader.text(ask).await?;
-    rows::listed_tasks(&reader.vault, &text, job, limit)
+    let page = reader.page(ask).await?;
+    rows::listed_tasks(&reader.vault, &page, job, limit)
 }
 
 /// Quick wherever in the lane `from` is: both conditions are ranges of one index.
@@ -232,10 +232,14 @@ pub(super) async fn lane_page(
         rows::page_of(&places, task_text!("s.log"), OF_PLACE, &rest)
     });
     let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(from).bind(lane).bind(limit).bind(now.0);
-    let (text, beyond): (String, Option<u32>) = reader.first(ask).await?.unwrap_or_else(|| ("[]".to_owned(), None));
-    let tasks = rows::tasks(&reader.vault, &text, job)?;
-    let next = if rows::is_full(&text, tasks.len(), limit) {
-        tasks.last().and_then(|last| last.index.checked_add(1))
+    let (text, is_cut, beyond): (String, bool, Option<u32>) =
+        reader.first(ask).await?.unwrap_or_else(|| ("[]".to_owned(), false, None));
+    // One task that cannot be read does not hold those behind it.
+    let (lines, count) = rows::good_lines::<TaskLine>(&text, "waiting task")?;
+    let tasks: Vec<_> = rows::opened(lines.into_iter().map(|line| line.into_task(&reader.vault, job)));
+    let next = if (Page { text, is_cut }).is_full(count, limit) {
+        let last = tasks.last().ok_or_else(|| StoreError::Unreadable(format!("no task of a page of job `{job}`")))?;
+        last.index.checked_add(1)
     } else {
         beyond
     };
