@@ -136,13 +136,26 @@ impl Watcher {
             if let Some(event) = self.next_event().await? {
                 return self.durable(&event).await.map(Some);
             }
-            if self.feed.is_none() {
+            if self.feed.is_none() && !self.follow_anew() {
                 return Ok(None);
             }
             if let Some(message) = self.wait().await? {
                 return Ok(Some(message));
             }
         }
+    }
+
+    /// Follows the feed that the job has now, if it is another one: a job that ends and is retried gets a new one, and
+    /// nothing is published in the old one any more.
+    fn follow_anew(&mut self) -> bool {
+        let Some(feed) = self.engine.hub().feed(self.wish.job) else { return false };
+        if self.feed.as_ref().is_some_and(|own| Arc::ptr_eq(own, &feed)) {
+            return false;
+        }
+        self.version = Some(feed.subscribe());
+        self.notices = self.wish.task_starts.then(|| feed.notices());
+        self.feed = Some(feed);
+        true
     }
 
     async fn next_event(&mut self) -> Result<Option<Arc<StoredEvent>>, Status> {
@@ -198,6 +211,9 @@ impl Watcher {
         if self.engine.hub().feed(self.wish.job).is_none() {
             // The job has left memory, perhaps before this watch could be told so: the store has the rest.
             self.feed = None;
+            return Ok(None);
+        }
+        if self.follow_anew() {
             return Ok(None);
         }
         let heartbeat = self.last_message + HEARTBEAT;

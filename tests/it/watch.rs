@@ -9,7 +9,7 @@ use tonic::Code;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::{PATIENCE, Server, is_durable};
-use crate::support::spec::{fetch, job, millis, quick_retry};
+use crate::support::spec::{fetch, group, job, millis, quick_retry};
 
 fn kind(event: &pb::WatchJobResponse) -> &'static str {
     match event.event.as_ref().unwrap() {
@@ -179,4 +179,44 @@ async fn a_list_of_jobs_stays_true() {
         }
     };
     tokio::time::timeout(PATIENCE, seen_to_end).await.unwrap();
+}
+
+/// Whoever reads slowly is still at the first run of a job when the second one begins.
+#[tokio::test]
+async fn a_slow_watcher_is_told_of_a_retry() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.handle("/a", |request| if request.nth == 0 { Reply::status(404) } else { Reply::hang() });
+    let group = Some(group(pb::GroupMode::Collect, 0));
+    let id = server.submit(pb::JobSpec { open: true, group, ..job(Vec::new()) }).await;
+    let request = pb::WatchJobRequest { job_id: id.clone(), after_sequence: Some(0), ..Default::default() };
+    let mut stream = server.jobs().watch_job(request).await.unwrap().into_inner();
+    assert_eq!(kind(&stream.message().await.unwrap().unwrap()), "snapshot");
+    // More than fits into what is sent ahead.
+    let long = "x".repeat(7000);
+    let mut tasks = vec![fetch(origin.url("/a"))];
+    tasks.extend((0..600).map(|nth| fetch(format!("{}?{nth}={long}", origin.url("/gone")))));
+    let chunk = pb::AddTasksRequest { job_id: id.clone(), chunk_id: "a".into(), tasks };
+    let mut answers = server.jobs().add_tasks(futures_util::stream::iter([chunk])).await.unwrap().into_inner();
+    assert_eq!(answers.message().await.unwrap().unwrap().task_count, 601);
+    server.jobs().seal_job(pb::SealJobRequest { job_id: id.clone() }).await.unwrap();
+    let ended = server.ended(&id).await;
+    assert_eq!((ended.state(), ended.counts.unwrap().failed), (pb::JobState::Failed, 601));
+    let retry = pb::RetryJobRequest { job_id: id.clone(), task_indexes: vec![0] };
+    server.jobs().retry_job(retry).await.unwrap();
+    let mut kinds = Vec::new();
+    let told = async {
+        while kinds.last() != Some(&"job_changed") || !kinds.contains(&"job_ended") {
+            let event = stream.message().await.unwrap().unwrap();
+            kinds.extend(is_durable(&event).then(|| kind(&event)));
+        }
+    };
+    // Before the retried task ends by itself.
+    tokio::time::timeout(PATIENCE, told).await.unwrap();
+    assert_eq!(kinds.iter().filter(|kind| **kind == "task_ended").count(), 601);
+    server.jobs().cancel_job(pb::CancelJobRequest { job_id: id, ..Default::default() }).await.unwrap();
+    while kinds.iter().filter(|kind| **kind == "job_ended").count() < 2 {
+        let event = tokio::time::timeout(PATIENCE, stream.message()).await.unwrap().unwrap().unwrap();
+        kinds.push(kind(&event));
+    }
+    assert!(stream.message().await.unwrap().is_none());
 }
