@@ -288,7 +288,9 @@ impl Feed {
 
 /// The memory of an event, roughly.
 fn bytes_of(event: &StoredEvent) -> usize {
-    512 + event.task.as_ref().map_or(0, |task| task.spec.memory_bytes() + 256 * task.row.log.len())
+    let task = event.task.as_ref().map_or(0, |task| task.spec.memory_bytes() + task.row.memory_bytes());
+    let snapshot = event.snapshot.as_ref().map_or(0, |job| size_of_val(&**job) + job.spec.memory_bytes());
+    size_of_val(event) + task + snapshot
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -143,9 +143,10 @@ impl Outbox {
     }
 
     /// Adds the start of an attempt, which alone is no reason to commit at once.
-    pub(crate) fn started(&mut self, claim: Claim, notice: Effect) {
+    /// `bytes` is the memory of the notice: nothing else counts the task until it waits again.
+    pub(crate) fn started(&mut self, claim: Claim, notice: Effect, bytes: usize) {
         self.dirty.insert(claim.id.job);
-        (self.changes, self.bytes) = (self.changes + 1, self.bytes + ROW_BYTES);
+        (self.changes, self.bytes) = (self.changes + 1, self.bytes + ROW_BYTES + bytes);
         self.batch.claims.push(claim);
         self.effects.push(notice);
     }
@@ -153,7 +154,7 @@ impl Outbox {
     /// Adds the row of a task that stopped running or waiting.
     pub(crate) fn moved(&mut self, change: TaskMove) {
         self.changed(change.id.job);
-        self.count(1, ROW_BYTES + 256 * change.row.log.len());
+        self.count(1, change.row.memory_bytes());
         self.batch.moves.push(change);
     }
 
@@ -161,6 +162,7 @@ impl Outbox {
     pub(crate) fn task_ended(&mut self, job: &mut Job, task: StoredTask) {
         let time = task.row.task.end_time.unwrap_or(job.update_time);
         let head = EventHead { sequence: next_sequence(job), time, kind: EventKind::TaskEnded, task: Some(task.index) };
+        self.bytes += task.spec.memory_bytes() + task.row.memory_bytes();
         self.ended.push((TaskId { job: job.id, index: task.index }, task.lane));
         self.record(job.id, StoredEvent { head, snapshot: None, task: Some(Arc::new(task)) });
     }
@@ -169,6 +171,7 @@ impl Outbox {
     pub(crate) fn job_event(&mut self, job: &mut Job, kind: EventKind) {
         let head = EventHead { sequence: next_sequence(job), time: job.update_time, kind, task: None };
         let snapshot = Some(Arc::new(job.clone()));
+        self.bytes += ROW_BYTES + size_of::<Job>();
         self.record(job.id, StoredEvent { head, snapshot, task: None });
     }
 
@@ -228,10 +231,16 @@ impl Outbox {
 
     /// Takes out everything of a job, because memory and store contradict each other about it. Callers get that as their error.
     pub(crate) fn drop_job(&mut self, job: JobId) {
-        let Batch { pages, moves, claims, sweeps, retries, events, jobs, respecced, lane_heads, .. } = &mut self.batch;
+        let Batch { additions, pages, moves, claims, .. } = &mut self.batch;
+        for addition in additions.iter_mut().filter(|it| it.job == job) {
+            // Its lanes may be some of which the store does not know.
+            *addition =
+                Addition { tasks: Vec::new(), new_lanes: Vec::new(), chunk_id: String::new(), ..addition.clone() };
+        }
         pages.retain(|it| it.id.job != job);
         moves.retain(|it| it.id.job != job);
         claims.retain(|it| it.id.job != job);
+        let Batch { sweeps, retries, events, jobs, respecced, lane_heads, .. } = &mut self.batch;
         events.retain(|it| it.job != job);
         jobs.retain(|it| it.id != job);
         respecced.retain(|it| it.id != job);
@@ -244,12 +253,8 @@ impl Outbox {
         for retry in retries.iter_mut().filter(|it| it.job == job) {
             (retry.which, retry.limit) = (Which::From(0), 0);
         }
-        let by_place = |effect: &Effect| {
-            matches!(
-                effect,
-                Effect::AdmitTasks { .. } | Effect::Deleted { .. } | Effect::Swept { .. } | Effect::PutBack { .. }
-            )
-        };
+        let by_place =
+            |effect: &Effect| matches!(effect, Effect::Deleted { .. } | Effect::Swept { .. } | Effect::PutBack { .. });
         let (dropped, kept) =
             std::mem::take(&mut self.effects).into_iter().partition(|it| it.job() == Some(job) && !by_place(it));
         self.effects = kept;
@@ -292,7 +297,12 @@ fn keep_last(claims: &mut Vec<Claim>, moves: &mut Vec<TaskMove>) {
 }
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::*;
+    use crate::engine::hub::Notice;
+    use crate::model::host::Host;
+    use crate::model::spec::{FetchSpec, JobSpec, TaskOptions, TaskSpec, Work};
     use crate::model::task::{Task, TaskEvent, TaskState};
     use crate::model::time::Timestamp;
     use crate::store::TaskRow;
@@ -319,6 +329,41 @@ mod tests {
         assert!(!outbox.is_roomy());
         let _ = outbox.seal(|_| None, |_| false);
         assert!(outbox.is_roomy());
+    }
+
+    /// Nothing else counts tasks that run or have just ended.
+    #[test]
+    fn starts_and_ends_count_by_what_they_hold() {
+        let spec = |bytes| {
+            let fetch = FetchSpec { body: vec![0; bytes], ..FetchSpec::default() };
+            Arc::new(TaskSpec { key: String::new(), work: Work::Fetch(fetch), options: TaskOptions::default() })
+        };
+        let task = || StoredTask { index: 0, lane: 0, spec: spec(BYTES_MAX / 2), row: TaskRow::default() };
+        let mut outbox = Outbox::new();
+        let claim = Claim { id: id(0), task: Task::default(), attempt_start: Timestamp(1) };
+        let notice = Effect::Notify(id(0).job, Notice::Started(Arc::new(task())));
+        outbox.started(claim, notice, task().spec.memory_bytes());
+        assert!(outbox.is_roomy());
+        let mut job = Job::new(id(0).job, JobSpec::default(), 1, Timestamp(1));
+        outbox.task_ended(&mut job, task());
+        assert!(!outbox.is_roomy());
+    }
+
+    /// A chunk that follows a refused one may be of a lane that was declared with that one.
+    #[test]
+    fn a_job_that_is_dropped_adds_nothing() {
+        let mut outbox = Outbox::new();
+        let (reply, mut answer) = oneshot::channel();
+        let new_lanes = vec![(1, Host::new("a:80"))];
+        let (job, chunk_id) = (id(0).job, "c".to_owned());
+        let nth =
+            outbox.add(Addition { job, chunk_id: chunk_id.clone(), digest: [0; 32], new_lanes, tasks: Vec::new() });
+        outbox.then(Effect::AdmitTasks { nth, job, chunk_id, digest: [0; 32], tasks: Vec::new(), reply });
+        outbox.drop_job(job);
+        assert!(matches!(answer.try_recv(), Ok(Err(EngineError::Contradiction(_)))));
+        let Sealed { batch, effects, .. } = outbox.seal(|_| None, |_| false);
+        assert!(effects.is_empty());
+        assert!(batch.additions.iter().all(|it| it.new_lanes.is_empty() && it.chunk_id.is_empty()));
     }
 
     #[test]

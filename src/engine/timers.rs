@@ -21,6 +21,8 @@ pub(crate) enum Timer {
     JobRested(JobId),
     /// The host's pause is over, or its rate allows a start again.
     HostWake(Host),
+    /// The pause of a host is over whose lanes may be parked at this one, that of a mirror.
+    MirrorWake(Host),
     /// Time to look for jobs to remove.
     Housekeeping,
     /// Time to look whether there is disk space for those who wait for it.

@@ -76,6 +76,9 @@ impl FailureReason {
     ];
 }
 
+/// The most bytes of a message that are kept.
+const MESSAGE_BYTES_MAX: usize = 2 << 10;
+
 /// What an attempt, or a step of it, came to when it did not work. Net, files, fetch and download all fail with this.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{message}")]
@@ -115,8 +118,9 @@ impl Failure {
         Failure { retryable: true, ..Self::fatal(reason, message) }
     }
 
-    /// What is kept of it, as the failure of `attempt` (from 1).
-    pub fn into_error(self, attempt: u32) -> TaskError {
+    /// What is kept of it, as the failure of `attempt` (from 1). Origins have a part in what it says, so it is cut.
+    pub fn into_error(mut self, attempt: u32) -> TaskError {
+        self.message.truncate(self.message.floor_char_boundary(MESSAGE_BYTES_MAX));
         TaskError {
             reason: self.reason,
             message: self.message,
@@ -154,6 +158,11 @@ pub struct TaskError {
 }
 
 impl TaskError {
+    /// The memory that it takes beside its own size, in bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.message.len() + self.url.len()
+    }
+
     /// Returns the error for a place outside its task, so with the task that failed and its URL, which may hold secrets.
     #[must_use]
     pub fn of_task(&self, index: TaskIndex, url: &str) -> TaskError {

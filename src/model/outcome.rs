@@ -179,5 +179,32 @@ pub struct Attempt {
     pub error: Option<TaskError>,
 }
 
+impl Attempt {
+    /// The memory that it takes, in bytes, roughly.
+    pub fn memory_bytes(&self) -> usize {
+        let AttemptReport { url, remote_address, resume, .. } = &self.report;
+        let error = self.error.as_ref().map_or(0, TaskError::memory_bytes);
+        size_of::<Attempt>() + url.len() + remote_address.len() + resume.len() + error
+    }
+}
+
+impl Outcome {
+    /// The memory that it takes, in bytes, roughly.
+    pub fn memory_bytes(&self) -> usize {
+        let texts = match self {
+            Outcome::Fetch(fetch) => {
+                let headers = fetch.headers.iter().map(|(name, value)| 48 + name.len() + value.len());
+                headers.sum::<usize>() + fetch.final_url.len() + fetch.content_type.len()
+            }
+            Outcome::Download(download) => {
+                let DownloadResult { path, final_url, content_type, etag, last_modified, checksums, .. } = download;
+                let texts = [path, final_url, content_type, etag, last_modified];
+                texts.iter().map(|text| text.len()).sum::<usize>() + checksums.len() * 128
+            }
+        };
+        size_of::<Outcome>() + texts
+    }
+}
+
 /// How many attempts the log of a task keeps: the last ones.
 pub const ATTEMPT_LOG_MAX: usize = 20;

@@ -81,6 +81,13 @@ pub struct TaskRow {
 }
 
 impl TaskRow {
+    /// The memory that the row takes, in bytes, roughly.
+    pub fn memory_bytes(&self) -> usize {
+        let log: usize = self.log.iter().map(Attempt::memory_bytes).sum();
+        let error = self.task.error.as_ref().map_or(0, |error| error.message.len());
+        size_of::<TaskRow>() + log + error + self.outcome.as_ref().map_or(0, Outcome::memory_bytes)
+    }
+
     /// Returns what the last attempt left for the next one. A task that succeeded holds nothing: it has a result.
     pub fn held(&self) -> Held {
         let last = self.log.last().filter(|_| self.outcome.is_none()).map(|attempt| &attempt.report);

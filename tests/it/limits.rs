@@ -10,7 +10,7 @@ use crate::support::object::Object;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::{PATIENCE, Server, until};
-use crate::support::spec::{download, fetch, group, job, millis, once};
+use crate::support::spec::{download, download_as, fetch, group, job, millis, once, with_timeouts};
 
 async fn set_limits(server: &Server, limits: pb::Limits, paths: &[&str]) {
     let update_mask = Some(prost_types::FieldMask { paths: paths.iter().map(ToString::to_string).collect() });
@@ -126,10 +126,12 @@ async fn a_host_that_returns_is_not_stormed() {
 /// More tasks back off than are held in memory; their due times outlive the server.
 #[tokio::test]
 async fn a_crowd_of_retries_outlives_a_kill() {
-    const TASKS: u32 = 22_000;
-    const HELD: u32 = 20_000;
+    const TASKS: u32 = 4_000;
+    /// A quarter of the memory for queued tasks is for those that back off: here it is enough for some hundreds.
+    const HELD: u32 = 3_000;
+    let memory = ["--queue-bytes", "2000000"];
     let flags = ["--allow-private-networks", "--max-per-host", "64", "--max-concurrent-tasks", "64"];
-    let (mut server, origin) = (Server::with(&flags).await, Origin::start());
+    let (mut server, origin) = (Server::with(&[&flags[..], &memory].concat()).await, Origin::start());
     let is_up = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let up = is_up.clone();
     origin.handle("/a", move |_| {
@@ -256,4 +258,32 @@ async fn an_origin_that_never_stops_sending_holds_nobody_up() {
     let request = pb::CancelJobRequest { job_id: bad.remove(1), reason: String::new() };
     let cancelled = server.jobs().cancel_job(request).await.unwrap().into_inner().job.unwrap();
     assert_eq!(cancelled.counts.unwrap().cancelled, 4);
+}
+
+/// A mirror that is full is no reason to wait longer than for the host itself.
+#[tokio::test]
+async fn a_host_that_is_back_is_asked_although_its_mirror_is_full() {
+    let (server, origin, mirror) = (Server::start().await, Origin::start(), Origin::start());
+    set_limits(&server, pb::Limits { max_per_host: 1, ..Default::default() }, &["max_per_host"]).await;
+    mirror.reply("/held", Reply::hang());
+    mirror.object("/f", Object::new(1, 1000));
+    origin.object("/f", Object::new(1, 1000));
+    origin.reply("/busy", Reply::status(503).header("retry-after", "2"));
+    // Held for longer than the test waits.
+    let timeouts = pb::Timeouts { response_headers: Some(millis(600_000)), ..Default::default() };
+    let held = pb::TaskSpec { options: Some(with_timeouts(timeouts)), ..fetch(mirror.url("/held")) };
+    server.submit(job(vec![held])).await;
+    until(|| async { mirror.in_flight() == 1 }).await;
+    let once = pb::TaskSpec { options: Some(once()), ..fetch(origin.url("/busy")) };
+    assert_eq!(server.run(job(vec![once])).await.state(), JobState::Failed);
+    let spec = pb::DownloadSpec {
+        url: origin.url("/f"),
+        mirrors: vec![mirror.url("/f")],
+        path: "f".into(),
+        max_connections: 1,
+        ..Default::default()
+    };
+    let ended = server.run(job(vec![download_as(spec)])).await;
+    assert_eq!(ended.state(), JobState::Succeeded, "{ended:?}");
+    assert_eq!((origin.requests("/f").len(), mirror.requests("/f").len()), (1, 0));
 }

@@ -13,6 +13,9 @@ use crate::model::ids::{JobId, TaskId};
 use crate::model::time::Timestamp;
 use crate::store::DueTask;
 
+/// Before all that can be.
+const FIRST: DueTask = DueTask { due: Timestamp(i64::MIN), id: TaskId { job: JobId(Uuid::nil()), index: 0 } };
+
 /// The tasks that back off.
 #[derive(Debug)]
 pub(crate) struct Backoffs {
@@ -53,10 +56,9 @@ impl Admissible {
 impl Backoffs {
     /// Nothing is in memory, where at most `tasks_max` of about `bytes_max` may be, and the store has not been read yet.
     pub(crate) fn new(tasks_max: usize, bytes_max: usize) -> Backoffs {
-        let first = DueTask { due: Timestamp(i64::MIN), id: TaskId { job: JobId(Uuid::nil()), index: 0 } };
         Backoffs {
             tasks: BTreeMap::new(),
-            horizon: Some(first),
+            horizon: Some(FIRST),
             on_their_way: BTreeMap::new(),
             reading: None,
             tasks_max,
@@ -141,6 +143,14 @@ impl Backoffs {
             (reached, misses) => reached.or(misses),
         };
         Admissible { horizon: self.horizon, left: read.left }
+    }
+
+    /// Begins anew to read what the store has, because memory has let go of tasks that it did not leave there.
+    pub(crate) fn reread(&mut self) {
+        self.horizon = Some(FIRST);
+        if let Some(read) = &mut self.reading {
+            read.misses_from = Some(FIRST);
+        }
     }
 
     /// Gives up a read that failed.
@@ -239,6 +249,22 @@ mod tests {
         }
         assert_eq!(left(&mut backoffs, 1), [5], "the latest goes");
         assert_eq!(left(&mut backoffs, 9), [9], "it is beyond what memory holds");
+    }
+
+    /// Memory has let go of a task that the store has: it is found by another read, also while one is under way.
+    #[test]
+    fn what_was_let_go_is_read_again() {
+        let mut backoffs = Backoffs::new(100, 1 << 20);
+        backoffs.begin_read();
+        backoffs.end_read(None, true);
+        assert_eq!(backoffs.begin_read(), None, "all is in memory");
+        backoffs.reread();
+        assert!(backoffs.begin_read().is_some());
+        backoffs.reread();
+        backoffs.end_read(Some(entry(5, 0)), true);
+        assert!(backoffs.begin_read().is_some(), "what the read found may be older");
+        assert!(backoffs.end_read(Some(entry(5, 0)), true).takes(&entry(5, 0)));
+        assert_eq!(backoffs.begin_read(), None);
     }
 
     proptest! {

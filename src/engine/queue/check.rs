@@ -13,6 +13,7 @@ impl Queue {
         let mut bytes = 0;
         let mut deadlines = BTreeMap::new();
         let mut seen = Seen::default();
+        let mut pages = HashSet::new();
         for (job, queue) in &self.jobs {
             let mut count = |task: &Queued| {
                 bytes += task.bytes();
@@ -24,6 +25,9 @@ impl Queue {
                 ensure(queue.may_run || lane.page.is_empty(), || {
                     format!("{job} may not run and has a page in memory")
                 })?;
+                if !lane.page.is_empty() {
+                    pages.insert((*job, number as u32, lane.load));
+                }
                 let mut last: Option<TaskIndex> = None;
                 for task in &lane.page {
                     count(task);
@@ -60,6 +64,8 @@ impl Queue {
                 ensure(there, || format!("{id} is not where it is held: {held:?}"))?;
             }
         }
+        let loaded = self.loaded.iter().map(|(load, (job, lane))| (*job, *lane, *load)).collect::<HashSet<_>>();
+        ensure(loaded == pages, || format!("pages are in memory of {pages:?}, and noted of {loaded:?}"))?;
         self.check_sources()?;
         ensure(bytes == self.bytes, || format!("{bytes} bytes wait, and {} are counted", self.bytes))?;
         ensure(deadlines == self.deadlines, || "the deadlines are not those of the waiting tasks".to_owned())

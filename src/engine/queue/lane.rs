@@ -62,7 +62,7 @@ pub(crate) struct Lane {
     pub(crate) is_next: bool,
     /// The index before which the store takes no task of the lane to be PENDING.
     pub(crate) stored_head: TaskIndex,
-    /// Changes with each load of the page; see `Queue::loaded`.
+    /// The number of the load of the page; see `Queue::loaded`.
     pub(crate) load: u64,
 }
 

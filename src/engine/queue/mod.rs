@@ -72,8 +72,8 @@ pub(crate) struct Queue {
     left_early: Vec<(BatchNumber, TaskId, LaneNumber)>,
     /// The last batch that is durable.
     committed: BatchNumber,
-    /// Lanes with a page in memory by the time of its load, oldest first; an entry whose number is not the lane's is old.
-    loaded: VecDeque<(JobId, LaneNumber, u64)>,
+    /// Lanes with a page in memory, by the number of its load.
+    loaded: BTreeMap<u64, (JobId, LaneNumber)>,
     /// Lanes to be read, in the order in which their turn came: few, so that what is read is run before it has to make room
     /// for what is read after it.
     wanted: VecDeque<(JobId, LaneNumber)>,
@@ -101,7 +101,7 @@ impl Queue {
             stopped: VecDeque::new(),
             left_early: Vec::new(),
             committed: 0,
-            loaded: VecDeque::new(),
+            loaded: BTreeMap::new(),
             wanted: VecDeque::new(),
             run_low: VecDeque::new(),
             reads: 0,
@@ -144,7 +144,7 @@ impl Queue {
                 if lane.page.is_empty() {
                     lane.load = serial + 1;
                     self.serial += 1;
-                    self.loaded.push_back((job, number, lane.load));
+                    self.loaded.insert(lane.load, (job, number));
                 }
                 let task = Queued { index, lane: number, spec, row: None, cursor: None, batch: 0 };
                 self.bytes += task.bytes();
@@ -287,8 +287,17 @@ impl Queue {
             return self.take(TaskId { job, index: task });
         }
         let task = lane.page.pop_front()?;
-        self.sub_waiting(job, &task);
+        self.left_page(job, &task);
         Some(task)
+    }
+
+    /// A task of the page of its lane is there no more.
+    fn left_page(&mut self, job: JobId, task: &Queued) {
+        self.sub_waiting(job, task);
+        let lane = self.jobs.get(&job).and_then(|queue| queue.lanes.get(task.lane as usize));
+        if let Some(lane) = lane.filter(|lane| lane.page.is_empty()) {
+            self.loaded.remove(&lane.load);
+        }
     }
 
     /// Gives back a task that was picked and does not start: its permit was lost, or its time is over.

@@ -64,10 +64,6 @@ impl Queue {
         };
         // Tasks from `to` on were added while the read was under way: they are admitted, or read, by themselves.
         lane.disk_from = lane.disk_from.max(page.next.map_or(to, |next| next.min(to)));
-        if lane.page.is_empty() {
-            lane.load = load;
-            self.loaded.push_back((read.job, read.lane, load));
-        }
         let mut fresh = Vec::with_capacity(page.tasks.len());
         for task in page.tasks {
             if task.index < to && !held.contains_key(&task.index) && !left.contains(&task.index) {
@@ -78,6 +74,10 @@ impl Queue {
             self.add_waiting(read.job, task);
         }
         let lane = self.jobs.get_mut(&read.job)?.lanes.get_mut(read.lane as usize)?;
+        if lane.page.is_empty() && !fresh.is_empty() {
+            lane.load = load;
+            self.loaded.insert(load, (read.job, read.lane));
+        }
         lane.page.extend(fresh);
         let head = lane.head();
         let raised = head > lane.stored_head;
@@ -91,6 +91,11 @@ impl Queue {
     /// Begins a read of tasks that back off, if the store has some that memory has room for.
     pub(crate) fn begin_due_read(&mut self) -> Option<DueTask> {
         self.backoffs.begin_read()
+    }
+
+    /// Reads the tasks that back off anew: a job was taken in again, without those of its own.
+    pub(crate) fn reread_backoffs(&mut self) {
+        self.backoffs.reread();
     }
 
     /// Takes in tasks that back off; `None`: they could not be read.
@@ -159,6 +164,7 @@ impl Queue {
         let page = std::mem::take(&mut lane.page);
         let Some(first) = page.front() else { return };
         lane.disk_from = first.index;
+        self.loaded.remove(&lane.load);
         if matches!(lane.reading, Reading::UnderWay { .. }) {
             // Its result would raise `disk_from` beyond what was dropped.
             lane.reading = Reading::Idle;
@@ -171,28 +177,11 @@ impl Queue {
 
     /// Drops the pages that were loaded longest ago until there is room for one more.
     fn make_room(&mut self, job: JobId, number: LaneNumber) {
-        // That of the lane itself stays, and can be dropped later.
-        let mut own = None;
         while self.bytes + (self.reads + 1) * READ_BYTES > self.bounds.queue_bytes {
-            let Some((old, lane, load)) = self.loaded.pop_front() else { break };
-            let its = self.jobs.get(&old).and_then(|queue| queue.lanes.get(lane as usize));
-            if its.is_none_or(|its| its.load != load) {
-                continue;
-            }
-            if (old, lane) == (job, number) {
-                own = Some((old, lane, load));
-            } else {
-                self.unload(old, lane);
-            }
-        }
-        self.loaded.extend(own);
-        // Entries of lanes that have been loaded again since.
-        if self.loaded.len() > 64 + 2 * self.jobs.len() {
-            let jobs = &self.jobs;
-            self.loaded.retain(|(job, lane, load)| {
-                let lane = jobs.get(job).and_then(|queue| queue.lanes.get(*lane as usize));
-                lane.is_some_and(|lane| lane.load == *load && !lane.page.is_empty())
-            });
+            // That of the lane itself stays, and can be dropped later.
+            let oldest = self.loaded.values().find(|lane| **lane != (job, number)).copied();
+            let Some((job, lane)) = oldest else { return };
+            self.unload(job, lane);
         }
     }
 }

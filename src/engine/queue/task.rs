@@ -40,7 +40,7 @@ impl From<StoredTask> for Queued {
 impl Queued {
     /// The memory that the task takes, roughly.
     pub(crate) fn bytes(&self) -> usize {
-        self.spec.memory_bytes() + if self.row.is_some() { 512 } else { 0 }
+        self.spec.memory_bytes() + self.row.as_ref().map_or(0, |row| row.memory_bytes())
     }
 
     /// When the task's time over all attempts ends, with `default` for a task that sets no limit of its own.

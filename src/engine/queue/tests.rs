@@ -7,10 +7,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::engine::bounds::Bounds;
-use crate::engine::queue::task::{Queued, Running};
+use crate::engine::queue::task::{Queued, Running, Wait};
 use crate::engine::queue::{Admission, Queue};
+use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
+use crate::model::outcome::{Attempt, AttemptReport};
 use crate::model::spec::{FetchSpec, TaskOptions, TaskSpec, Work};
 use crate::model::task::{Task, TaskEvent};
 use crate::model::time::Timestamp;
@@ -146,6 +148,50 @@ fn what_was_read_runs_before_it_makes_room_for_others() {
     let steps = world.steps_until(job(1), 400);
     assert!(steps < 450, "400 tasks took {steps} steps");
     assert!(world.reads < 450, "400 tasks took {} reads", world.reads);
+}
+
+/// Nothing of a job stays when its tasks have run, whether they were read or not.
+#[test]
+fn pages_that_are_empty_are_forgotten() {
+    let mut world = World::new(64 << 20);
+    for number in 0..50 {
+        world.add(job(number), 0, 4, 2);
+        world.steps_until(job(number), 8);
+    }
+    assert_eq!(world.queue.loaded.len(), 0);
+    assert_eq!(world.queue.jobs.len(), 50, "the jobs are there");
+}
+
+#[test]
+fn each_task_that_waits_for_disk_space_is_looked_at() {
+    let mut world = World::new(64 << 20);
+    world.add(job(1), 0, 1, 5);
+    for index in 0..5 {
+        let (id, task) =
+            world.queue.pick(|_, host, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone()))).unwrap();
+        assert_eq!(task.index, index);
+        world.queue.wait(id, task, Wait::Disk { folder: String::new(), bytes: 1, message: String::new() });
+    }
+    let (mut looked_at, mut after) = (Vec::new(), None);
+    for _ in 0..3 {
+        let look = world.queue.waiting_for_disk(after, 2);
+        after = look.last().map(|(id, ..)| *id);
+        looked_at.extend(look.iter().map(|(id, ..)| id.index));
+    }
+    assert_eq!(looked_at, [0, 1, 2, 3, 4, 0]);
+    assert_eq!(world.queue.waiting_for_disk(after, 9).len(), 5);
+}
+
+/// What an origin has said is kept with its task, and counts.
+#[test]
+fn rows_count_by_what_they_hold() {
+    let failure = Failure::retryable(FailureReason::HttpStatus, "x".repeat(1 << 20));
+    let report = AttemptReport { url: "y".repeat(8000), ..AttemptReport::default() };
+    let (start_time, end_time) = (Timestamp(1), Timestamp(2));
+    let attempt = Attempt { number: 1, start_time, end_time, report, error: Some(failure.into_error(1)) };
+    let row = TaskRow { log: vec![attempt; 20], ..TaskRow::default() };
+    let task = Queued { index: 0, lane: 0, spec: spec(), row: Some(Box::new(row)), cursor: None, batch: 0 };
+    assert!((200_000..400_000).contains(&task.bytes()), "{}", task.bytes());
 }
 
 #[test]

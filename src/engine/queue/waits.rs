@@ -117,7 +117,7 @@ impl Queue {
     fn take_from_page(&mut self, id: TaskId, lane: LaneNumber) -> Option<Queued> {
         let lane = self.jobs.get_mut(&id.job)?.lanes.get_mut(lane as usize)?;
         let task = lane.page.remove(lane.in_page(id.index)?)?;
-        self.sub_waiting(id.job, &task);
+        self.left_page(id.job, &task);
         Some(task)
     }
 

@@ -63,7 +63,15 @@ impl Scheduler {
                     permit = Some(granted);
                     Admission::Go(host)
                 }
-                Err((host, blocked)) => blocked_at(timers, host, blocked),
+                Err((at, blocked)) => {
+                    // What is parked at a mirror that is full would not hear that its own host is back.
+                    if at != *host
+                        && let Err(Blocked::Paused(until)) = runner.hosts.check(host)
+                    {
+                        timers.set_earlier(until, Timer::MirrorWake(at.clone()));
+                    }
+                    blocked_at(timers, at, blocked)
+                }
             }
         })?;
         Some((job, task, permit?))
@@ -128,8 +136,9 @@ impl Scheduler {
         run.job_mut().held.remove(held);
         run.job_mut().downloads |= matches!(task.spec.work, Work::Download(_));
         let claim = Claim { id, task: row.task.clone(), attempt_start: now };
+        let bytes = task.spec.memory_bytes() + row.memory_bytes();
         let notice = self.publish_start(job, StoredTask { index: id.index, lane, spec: task.spec, row }, meter);
-        self.outbox.started(claim, notice);
+        self.outbox.started(claim, notice, bytes);
         self.runner.spawn(&mut self.attempts, launch);
         self.job_started(job, now);
     }

@@ -287,6 +287,7 @@ impl Scheduler {
                 Timer::JobStart(job) => self.job_may_run(job, now),
                 Timer::JobRested(job) => self.queue.set_resting(job, false),
                 Timer::HostWake(host) => self.wake_host(&host),
+                Timer::MirrorWake(host) => self.queue.wake_host(&host, usize::MAX),
                 Timer::Housekeeping => self.look_for_removals(),
                 Timer::DiskLook => self.look_for_space(),
                 Timer::Removals => self.removals_rest = false,

@@ -113,6 +113,7 @@ impl Scheduler {
         self.queue.remove_job(id);
         self.hub.publish(std::sync::Arc::new(job.clone()), Vec::new());
         self.take_in(job, lanes, now);
+        self.queue.reread_backoffs();
         for CutAttempt { id, task, .. } in cut {
             // The server stopped it by itself: it does not count, and is no crash.
             let fence = task.row.task.fence;

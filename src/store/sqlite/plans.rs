@@ -155,6 +155,16 @@ async fn no_read_looks_through_a_large_table() {
     assert!(wrong.is_empty(), "{} steps:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// What an attempt asks for does not wait behind callers.
+#[tokio::test]
+async fn attempts_do_not_ask_behind_callers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _writer) = SqliteStore::open(dir.path(), Durability::Off).await.unwrap();
+    store.last_page(TaskId { job: ended_job().job.id, index: 0 }).await.unwrap();
+    assert_eq!(store.callers.asked.lock().unwrap().len(), 0);
+    assert_eq!(store.engine.asked.lock().unwrap().len(), 1);
+}
+
 #[tokio::test]
 async fn the_file_can_return_room() {
     let dir = tempfile::tempdir().unwrap();
