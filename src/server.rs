@@ -83,6 +83,8 @@ pub struct EngineSettings {
     pub limits: LimitSettings,
     /// Which addresses may be dialled.
     pub guard: Guard,
+    /// The proxies of requests whose tasks name none; `None`: they go directly.
+    pub proxies: Option<Arc<EnvironmentProxies>>,
     /// Whether finished downloads are synced.
     pub file_durability: Durability,
     /// The longest pause that an origin may ask for.
@@ -184,7 +186,9 @@ pub async fn build(settings: &EngineSettings) -> Result<Built, ServeError> {
         store: store.clone(),
         limits,
         root: Arc::new(Root::with_reserve(&settings.download_dir, settings.disk_reserve).map_err(directory)?),
-        content: Arc::new(ContentStore::open(&settings.data_dir.join("content")).map_err(directory)?),
+        content: Arc::new(
+            ContentStore::open(&settings.data_dir.join("content"), settings.disk_reserve).map_err(directory)?,
+        ),
         aside: settings.data_dir.join("partials"),
         durability: settings.file_durability,
         retry_after_max: settings.retry_after_max,
@@ -193,15 +197,15 @@ pub async fn build(settings: &EngineSettings) -> Result<Built, ServeError> {
         bounds: Bounds { queue_bytes: settings.queue_bytes, ..Bounds::default() },
         checks: false,
         workers: std::thread::available_parallelism().map_or(1, usize::from).min(8),
-        make: workers(settings.guard.clone()),
+        make: workers(settings.guard.clone(), settings.proxies.clone()),
     };
     let (engine, task) = engine::start(parts, Box::new(writer), rand::random()).await?;
     Ok(Built { engine, task, store })
 }
 
-fn workers(guard: Guard) -> MakeParts {
+fn workers(guard: Guard, proxies: Option<Arc<EnvironmentProxies>>) -> MakeParts {
     // Of all threads, so that none dials where another has a connection to spare.
-    let client = Arc::new(HttpClient::new(guard));
+    let client = Arc::new(HttpClient::new(guard).with_proxies(proxies));
     Arc::new(move || {
         let (client, closing) = (client.clone(), client.clone());
         WorkerParts { transport: client, close: Box::new(move || Box::pin(async move { closing.close().await })) }

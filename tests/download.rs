@@ -10,6 +10,8 @@ mod support;
 mod chaos;
 #[path = "download/files.rs"]
 mod files;
+#[path = "download/http2.rs"]
+mod http2;
 #[path = "download/interleavings.rs"]
 mod interleavings;
 #[path = "download/resume.rs"]

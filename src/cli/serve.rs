@@ -183,6 +183,8 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
                 deny_hosts,
                 allow_ports,
             },
+            // What its process inherited is not for the server to obey.
+            proxies: None,
             file_durability: match config.file_durability {
                 FileDurability::Full => Durability::Full,
                 FileDurability::None => Durability::None,

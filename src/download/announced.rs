@@ -49,7 +49,13 @@ fn dictionary(headers: &HeaderMap, name: &str) -> Vec<Checksum> {
         };
         checksum(algorithm, bytes)
     };
-    members.filter_map(read).collect()
+    let mut found: Vec<Checksum> = Vec::new();
+    for checksum in members.filter_map(read) {
+        // The last member of a key counts (RFC 9651, section 4.2.2).
+        found.retain(|other| other.algorithm != checksum.algorithm);
+        found.push(checksum);
+    }
+    found
 }
 
 fn checksum(algorithm: Algorithm, base64: &str) -> Option<Checksum> {
@@ -87,6 +93,8 @@ mod tests {
         assert_eq!(read(200, &[("content-md5", MD5)]), "md5=16");
         assert_eq!(read(206, &[("content-md5", MD5)]), "");
         assert_eq!(read(200, &[("repr-digest", &repr), ("content-md5", MD5)]), "sha256=32 md5=16", "once");
+        let twice = format!("md5=:{MD5}:, md5=:AAAAAAAAAAAAAAAAAAAAAA==:");
+        assert_eq!(read(200, &[("repr-digest", &twice)]), "md5=16", "the last one");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use http::header::{ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, IF_MODIFIED_SINCE};
 use http::header::{IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use tokio::time::Instant;
 
 use crate::download::announced::announced;
 use crate::download::order::Order;
@@ -27,6 +28,9 @@ use crate::net::{classify, decode, disposition, drain, exchange, range};
 /// How many times its encoded bytes a decoded body may have: a file of more was made to fill the disk.
 const EXPANSION_MAX: u64 = 1_000;
 
+/// Longer values of headers are taken for none.
+const TEXT_BYTES_MAX: usize = 1024;
+
 /// A body of no use that is larger is not read for the sake of its connection.
 const LEAVE_BYTES_MAX: u64 = 16 << 10;
 
@@ -45,6 +49,8 @@ pub(super) struct Stream {
     pub(super) has_length: bool,
     /// It has done so.
     pub(super) goes_on: bool,
+    /// When it was asked for.
+    pub(super) asked: Instant,
     /// Encoded bytes that were read so far, of a body that is decoded.
     encoded: Option<Arc<AtomicU64>>,
 }
@@ -87,6 +93,14 @@ impl Stream {
     }
 }
 
+/// How an answer was carried to its end.
+pub(super) enum Carried {
+    /// It brought what it was to bring, or a good deal of it.
+    Enough,
+    /// It brought little of what it was asked for; the failure of several such in a row.
+    Trickle(Failure),
+}
+
 /// Asks the source of this number. `known`: a file that is there, and need not be sent if it is still the same. `permit`:
 /// one that was waited for already, or none.
 pub(super) async fn send(
@@ -102,12 +116,13 @@ pub(super) async fn send(
     // What is asked for by range is a segment, or the rest of a file: its speed is its own.
     let separate = ask.range.is_some();
     let request = Request { headers: headers(ask, known)?, separate, permit, ..Request::get(url) };
+    let asked = Instant::now();
     let response = tokio::select! {
         biased;
         () = ctx.stop.cancelled() => return Err(Halt::Stopped),
         response = exchange(ctx.transport, request, ctx.profile, session) => response?,
     };
-    Ok(receive(order, source, response)?)
+    Ok(receive(order, source, response, asked)?)
 }
 
 fn headers(ask: &Ask, known: Option<&Record>) -> Result<HeaderMap, Failure> {
@@ -137,10 +152,13 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) -> Result<(), 
     Ok(())
 }
 
-fn receive(order: &Order<'_>, source: usize, response: Response) -> Result<Stream, Failure> {
+fn receive(order: &Order<'_>, source: usize, response: Response, asked: Instant) -> Result<Stream, Failure> {
     let Response { status, headers, url, body, .. } = response;
-    let text =
-        |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let text = |name: HeaderName| {
+        let value = headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        // What is kept of an answer is bounded, and half of a validator is none.
+        if value.len() <= TEXT_BYTES_MAX { value.to_owned() } else { String::new() }
+    };
     let suggested_name = disposition::file_name(&headers).unwrap_or_default();
     let content_type = text(CONTENT_TYPE);
     let codings = if status.is_success() {
@@ -188,7 +206,7 @@ fn receive(order: &Order<'_>, source: usize, response: Response) -> Result<Strea
     };
     let (body, encoded) = if is_encoded { decoded(body, codings) } else { (body, None) };
     let bytes = answer.bytes();
-    Ok(Stream { answer, headers, body, at: bytes.start, end: bytes.end, has_length, goes_on: false, encoded })
+    Ok(Stream { answer, headers, body, at: bytes.start, end: bytes.end, has_length, goes_on: false, asked, encoded })
 }
 
 /// The time as a `Date`; empty where it makes none.

@@ -68,6 +68,11 @@ impl Attempt<'_> {
         self.left = self.by_trust();
         let end = self.try_sources().await;
         match end {
+            // A file that is not wanted is not kept in part either.
+            Err(Halt::Failed(failure)) if !failure.retryable && is_unwanted(&failure) => {
+                self.held.drop_part(Why::ContentChanged).await?;
+                Err(failure.into())
+            }
             Err(Halt::Failed(failure)) if failure.reason == FailureReason::DiskFull && failure.retryable => {
                 Err(self.disk_full(&failure))
             }
@@ -146,6 +151,11 @@ impl Attempt<'_> {
             message: failure.message.clone(),
         }
     }
+}
+
+/// Whether a failure says that the file has another size than it may have.
+fn is_unwanted(failure: &Failure) -> bool {
+    matches!(failure.reason, FailureReason::TooLarge | FailureReason::SizeMismatch)
 }
 
 /// Returns the failure that decides among those of all sources: the first that another attempt may resolve, else the

@@ -99,11 +99,20 @@ impl Board {
         Some((self.add(range.clone()), range))
     }
 
+    /// Whether there is a claim to be raced.
+    pub(super) fn has_race(&self, have: &RangeSet) -> bool {
+        self.total.is_some() && self.slowest(have).is_some()
+    }
+
+    /// Whether a claim has bytes that are still missing.
+    pub(super) fn is_unfinished(&self, id: ClaimId, have: &RangeSet) -> bool {
+        self.claims.iter().any(|claim| claim.id == id && claim.missing(have) > 0)
+    }
+
     /// Claims the missing bytes of the largest claim once more, where nothing can be had otherwise.
     pub(super) fn race(&mut self, have: &RangeSet) -> Option<(ClaimId, Range<u64>)> {
         self.total?;
-        let slow = self.claims.iter().filter(|claim| claim.raced_by.is_none() && claim.missing(have) > 0);
-        let slow = slow.max_by_key(|claim| claim.missing(have))?;
+        let slow = self.slowest(have)?;
         let (rival, range) = (slow.id, have.gaps_in(slow.next..slow.end).next()?);
         let id = self.add(range.clone());
         for (own, other) in [(id, rival), (rival, id)] {
@@ -203,6 +212,11 @@ impl Board {
             raced_by: None,
         });
         id
+    }
+
+    fn slowest(&self, have: &RangeSet) -> Option<&Claim> {
+        let slow = self.claims.iter().filter(|claim| claim.raced_by.is_none() && claim.missing(have) > 0);
+        slow.max_by_key(|claim| claim.missing(have))
     }
 
     fn find(&mut self, id: ClaimId) -> Option<&mut Claim> {
@@ -336,7 +350,7 @@ mod tests {
         table.take(2);
         let (racer, _) = table.board.race(&table.have).unwrap();
         let (other, _) = table.board.race(&table.have).unwrap();
-        assert!(table.board.race(&table.have).is_none(), "both are raced");
+        assert!(table.board.race(&table.have).is_none() && !table.board.has_race(&table.have), "both are raced");
         table.board.release(racer);
         assert!(table.board.race(&table.have).is_some());
         table.board.release(other);

@@ -5,7 +5,7 @@ use futures_util::FutureExt;
 use tokio::task::unconstrained;
 
 use crate::download::Halt;
-use crate::download::ask::Stream;
+use crate::download::ask::{Carried, Stream};
 use crate::download::board::{ClaimId, Reach};
 use crate::download::flow::Flow;
 use crate::download::plan::no_space;
@@ -16,15 +16,26 @@ use crate::model::failure::{Failure, FailureReason};
 /// A body of unknown length asks for room in steps of this.
 pub(super) const ROOM_STEP: u64 = 512 << 10;
 
+/// An answer that holds fewer of the bytes that it was asked for is a trickle.
+const PIECE_BYTES_MIN: u64 = 4 << 10;
+
 impl Flow<'_> {
     /// Carries an answer into the file, and counts itself among the connections meanwhile.
-    pub(super) async fn carry(&self, mut stream: Stream, id: ClaimId, strikes: &mut u32) -> Result<(), Halt> {
+    pub(super) async fn carry(&self, mut stream: Stream, id: ClaimId, strikes: &mut u32) -> Result<Carried, Halt> {
         self.count_live(1);
         let before = stream.at;
+        // A body that does not say how long it is ends where the file does, or one of the two is wrong.
+        stream.end = stream.end.min(self.lock().board.total().unwrap_or(u64::MAX)).max(before);
         let end = self.drain(&mut stream, id).await;
         self.count_live(-1);
-        self.lock().board.release(id);
-        if stream.at > before {
+        let is_unfinished = {
+            let mut state = self.lock();
+            let is_unfinished = self.bound.with_held(|have| state.board.is_unfinished(id, have));
+            state.board.release(id);
+            is_unfinished
+        };
+        let trickle = (end.is_ok() && is_unfinished).then(|| self.trickle(&stream, before)).flatten();
+        if stream.at > before && trickle.is_none() {
             *strikes = 0;
         }
         let is_other = |failure: &Failure| failure.reason == FailureReason::ContentChanged;
@@ -32,7 +43,19 @@ impl Flow<'_> {
             self.mark_unfit(&stream.answer.seen.source);
         }
         self.freed.notify_waiters();
-        end
+        end.map(|()| trickle.map_or(Carried::Enough, Carried::Trickle))
+    }
+
+    /// Whether an answer that held fewer bytes than it was asked for brought so few, or so slowly, that a file of such
+    /// pieces would never come: each has the time that its head may take, so no timeout of a body sees it.
+    fn trickle(&self, stream: &Stream, from: u64) -> Option<Failure> {
+        let came = stream.at - from;
+        let low = self.order.ctx.profile.timeouts.low_speed_bytes_per_second as f64;
+        let is_slow = (came as f64) < stream.asked.elapsed().as_secs_f64() * low;
+        (came < PIECE_BYTES_MIN || is_slow).then(|| {
+            let message = format!("the origin sends {came} bytes where it is asked for more, answer after answer");
+            Failure::retryable(FailureReason::LowSpeed, message)
+        })
     }
 
     fn count_live(&self, change: i32) {
@@ -68,11 +91,11 @@ impl Flow<'_> {
         }
     }
 
-    /// The body has more bytes than its `Content-Range` names: nobody knows which of the two is true.
+    /// The body has more bytes than its `Content-Range` names, or than the file has: nobody knows which of the two is true.
     fn beyond_its_end(&self, stream: &mut Stream) -> Halt {
         self.bound.contradict();
         stream.goes_on = true;
-        let message = format!("the body goes on behind byte {}, where its `Content-Range` ends it", stream.end);
+        let message = format!("the body goes on behind byte {}, where it should end", stream.end);
         Failure::retryable(FailureReason::Protocol, message).into()
     }
 
@@ -83,7 +106,10 @@ impl Flow<'_> {
         let mut rest = chunk;
         while !rest.is_empty() && stream.at < stream.end {
             let Some(reach) = self.reach(id, stream.at, stream.end).await else { break };
-            let most = reach.min(stream.end) - stream.at;
+            let most = reach.min(stream.end).saturating_sub(stream.at);
+            if most == 0 {
+                break;
+            }
             let piece = rest.split_to(rest.len().min(usize::try_from(most).unwrap_or(usize::MAX)));
             let end = stream.at + piece.len() as u64;
             self.check_limit(end)?;

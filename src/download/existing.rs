@@ -3,6 +3,7 @@
 use crate::download::Halt;
 use crate::download::order::Order;
 use crate::download::resume::Answer;
+use crate::files::binding::Binding;
 use crate::files::bound::hash_existing;
 use crate::files::commit::{committed_before, exists, find_candidate};
 use crate::files::digest::Hasher;
@@ -21,12 +22,12 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// What the origin can be asked about. A file that somebody else made has a date that is not the origin's, so its
-    /// answer would say nothing.
-    pub(super) fn record(&self) -> Option<&Record> {
+    /// What the source of this id can be asked about: validators of another one, and the date of a file that somebody
+    /// else made, say nothing of what it has.
+    pub(super) fn record_of(&self, source: &str) -> Option<&Record> {
         match &self.maker {
-            Maker::Download(record) => Some(record),
-            Maker::Other { .. } => None,
+            Maker::Download(record) if record.source == source => Some(record),
+            _ => None,
         }
     }
 
@@ -34,8 +35,17 @@ impl Known {
     /// validators again.
     pub(super) fn is_unchanged(&self, answer: &Answer) -> bool {
         let seen = &answer.seen.version;
+        let is_of_record = |record: &Record| {
+            let own = Binding { source: record.source.clone(), final_url: record.url.clone(), ..Binding::default() };
+            own.is_from_source_of(&answer.seen)
+        };
+        if let Maker::Download(record) = &self.maker
+            && !is_of_record(record)
+        {
+            return false;
+        }
         if answer.status == 304 {
-            return self.record().is_some();
+            return matches!(self.maker, Maker::Download(_));
         }
         if answer.status != 200 || seen.total != Some(self.size) || answer.is_encoded {
             return false;
@@ -162,6 +172,9 @@ async fn verified(
         Maker::Download(record) => record,
         Maker::Other { .. } => Record::default(),
     };
+    // Of this very task, which did not get to say so: unless runs share the keys of their parts.
+    let is_own = !order.ctx.part_is_shared && record.key == order.ctx.part_key;
+    let skipped = skipped && !is_own;
     Ok(Some(DownloadResult {
         path,
         bytes: size,

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::download::ask::{Stream, send};
+use crate::download::ask::{Carried, Stream, send};
 use crate::download::board::{Board, ClaimId};
 use crate::download::order::{Limit, Order};
 use crate::download::plan::Connections;
@@ -126,7 +126,13 @@ impl<'a> Flow<'a> {
             let halt = match opened {
                 Ok(None) => return Ok(()),
                 Ok(Some((stream, id))) => match self.carry(stream, id, &mut strikes).await {
-                    Ok(()) => continue,
+                    Ok(Carried::Enough) => continue,
+                    // Counted as what brought nothing, but for the wait: the next piece may be what it is to be.
+                    Ok(Carried::Trickle(_)) if strikes + 1 < STRIKES_MAX => {
+                        strikes += 1;
+                        continue;
+                    }
+                    Ok(Carried::Trickle(failure)) => return Err(failure.into()),
                     Err(halt) => halt,
                 },
                 Err(halt) => halt,
@@ -159,15 +165,15 @@ impl<'a> Flow<'a> {
 
     /// Opens a connection for bytes that are missing; `None` when none are, or none can be had this way.
     ///
-    /// The permit comes before the range: while it is waited for, others may bring the bytes, and a range that is asked
-    /// for later would come twice.
+    /// A permit counts as a request, so there has to be work for it. It comes before the range: while it is waited for,
+    /// others may bring the bytes, and a range that is asked for later would come twice.
     async fn next(&self, index: u32, strikes: u32) -> Result<Option<Opened>, Halt> {
         let mut may_race = false;
         loop {
             if !self.goes_on() {
                 return Ok(None);
             }
-            if !may_race && !self.has_work() {
+            if !self.has_work(may_race) {
                 may_race = self.wait_for_change().await;
                 continue;
             }
@@ -196,16 +202,16 @@ impl<'a> Flow<'a> {
         }
     }
 
+    /// Whether something is missing that may still come.
     fn goes_on(&self) -> bool {
         let state = self.lock();
-        state.board.total().is_some()
-            && state.has_ranges()
-            && !self.bound.with_held(|have| state.board.is_complete(have))
+        let Some(total) = state.board.total().filter(|_| state.has_ranges()) else { return false };
+        self.bound.with_held(|have| have.gaps(total).next().is_some())
     }
 
-    fn has_work(&self) -> bool {
+    fn has_work(&self, may_race: bool) -> bool {
         let state = self.lock();
-        self.bound.with_held(|have| state.board.has_work(have))
+        self.bound.with_held(|have| state.board.has_work(have) || (may_race && state.board.has_race(have)))
     }
 
     fn take(&self, may_race: bool) -> Option<(ClaimId, std::ops::Range<u64>)> {

@@ -30,7 +30,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::files::folder::join;
-
+use crate::files::part::{Part, PartKey};
 use crate::files::{Durability, Root, names};
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::{AttemptEnd, AttemptReport, Outcome};
@@ -129,6 +129,21 @@ impl DownloadContext<'_> {
 /// The directory, relative to the root, that a download's file and its part lie in.
 pub fn folder(directory: &str, spec: &DownloadSpec) -> Result<String, Failure> {
     Ok(Target::of(directory, spec)?.folder)
+}
+
+/// Removes the part of this key if nothing can ever become of it, since neither a validator nor a digest would prove that
+/// the rest belongs to it: no later run could go on with it.
+pub async fn drop_hopeless(
+    root: &Arc<Root>,
+    folder: &str,
+    key: PartKey<'_>,
+    spec: &DownloadSpec,
+) -> Result<(), Failure> {
+    match Part::find(root, folder, key)? {
+        Some(part) if part.stored().is_some_and(|held| resume::can_go_on(held, !spec.checksums.is_empty())) => Ok(()),
+        Some(part) => part.discard().await,
+        None => Ok(()),
+    }
 }
 
 /// Where a download goes.

@@ -89,7 +89,7 @@ pub(super) async fn probe(order: &Order<'_>, source: usize, held: &mut Held, log
     let mut known = known_file(order, &expected)?;
     let mut ask = first_ask(held.stored(), &order.source_ids[source], order.has_digest());
     loop {
-        let record = known.as_ref().and_then(|known| known.record());
+        let record = known.as_ref().and_then(|known| known.record_of(&order.source_ids[source]));
         let sent = send(order, &mut log.session, source, &ask, record, Permit::default()).await;
         log.note_exchange();
         let stream = sent?;

@@ -181,7 +181,8 @@ fn range(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_digest: bool) ->
         return ask_whole(Some(Why::NoContentRange));
     }
     let bytes = answer.bytes();
-    if bytes.start != range.start || bytes.end > range.end || answer.contradicts_itself() {
+    let is_beyond = held.binding.version.total.is_some_and(|total| bytes.end > total);
+    if bytes.start != range.start || bytes.end > range.end || is_beyond || answer.contradicts_itself() {
         return ask_whole(Some(Why::WrongRange));
     }
     match held.admit(&answer.seen, has_digest) {

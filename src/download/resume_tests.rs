@@ -120,6 +120,21 @@ fn strong_validators() {
         row("the range", strong(), vec![part_of(strong(), 40, 99)], "40-? = join"),
         row("fewer bytes than asked for", strong(), vec![part_of(strong(), 40, 59)], "40-? = join"),
         row(
+            "a range that goes on behind the end",
+            strong(),
+            vec![
+                Answer { length: None, ..part_of(Version { total: None, ..strong() }, 40, 149) },
+                whole_of(new("\"b\"", 150)),
+            ],
+            "40-? whole = begin: the origin sent another range than it was asked for",
+        ),
+        row(
+            "a shorter whole of the same tag, where the size was not known",
+            Version { total: None, ..strong() },
+            vec![whole_of(Version { total: Some(30), ..strong() })],
+            "40-? = begin: content changed",
+        ),
+        row(
             "the size becomes known",
             version("\"a\"", OLD, LATER, None),
             vec![part_of(strong(), 40, 99)],

@@ -21,6 +21,13 @@ use crate::store::{Store, StoreError, StoredTask};
 /// Tasks that are looked at in one go.
 const TASKS_MAX: u32 = 500;
 
+/// The part that a task may have: its directory, its key, and of what it is.
+struct FilePart {
+    folder: String,
+    key: String,
+    spec: DownloadSpec,
+}
+
 /// The files of all jobs.
 pub(crate) struct JobFiles {
     root: Arc<Root>,
@@ -65,16 +72,20 @@ impl JobFiles {
         micros.is_some_and(|micros| i64::try_from(micros).is_ok_and(|micros| micros > since.0))
     }
 
-    /// Puts the part files of an ending job away, so that none is left beside the finished files.
+    /// Puts the part files of an ending job away, so that none is left beside the finished files. Those that are named by
+    /// URL and path stay for the next run, if it could go on with them.
     pub(crate) async fn put_away(&self, job: JobId, directory: &str) {
-        if self.by_url {
-            return;
-        }
         let states = [TaskState::Failed, TaskState::Cancelled];
         let mut from = Some(0);
         while let Some(parts) = self.next_parts(job, directory, &states, &mut from).await {
-            for (folder, key) in parts {
-                if let Err(failure) = self.aside.take(job, folder, key).await {
+            for FilePart { folder, key, spec } in parts {
+                let done = if self.by_url {
+                    let key = PartKey { name: &key, is_shared: true };
+                    download::drop_hopeless(&self.root, &folder, key, &spec).await
+                } else {
+                    self.aside.take(job, folder, key).await
+                };
+                if let Err(failure) = done {
                     tracing::warn!(%job, "a part file is left: {}", failure.message);
                 }
             }
@@ -89,7 +100,7 @@ impl JobFiles {
         let states = [TaskState::Failed, TaskState::Cancelled];
         let mut from = Some(0);
         while let Some(parts) = self.next_parts(job, directory, &states, &mut from).await {
-            for (folder, key) in parts {
+            for FilePart { folder, key, .. } in parts {
                 if let Err(failure) = self.aside.bring_back(job, folder, key).await {
                     tracing::warn!(%job, "a download begins anew: {}", failure.message);
                 }
@@ -97,14 +108,14 @@ impl JobFiles {
         }
     }
 
-    /// Directory and key of the parts that some more tasks may have; `None` after the last.
+    /// The parts that some more tasks may have; `None` after the last.
     async fn next_parts(
         &self,
         job: JobId,
         directory: &str,
         states: &[TaskState],
         from: &mut Option<TaskIndex>,
-    ) -> Option<Vec<(String, String)>> {
+    ) -> Option<Vec<FilePart>> {
         let tasks = match self.store.download_tasks(job, states, (*from)?, TASKS_MAX).await {
             Ok(tasks) => tasks,
             Err(error) => {
@@ -118,7 +129,8 @@ impl JobFiles {
             Work::Download(spec) => {
                 // A path that is refused never had a part either.
                 let folder = download::folder(directory, spec).ok()?;
-                Some((folder, self.key(TaskId { job, index: task.index }, spec)))
+                let key = self.key(TaskId { job, index: task.index }, spec);
+                Some(FilePart { folder, key, spec: spec.clone() })
             }
             Work::Fetch(_) => None,
         };

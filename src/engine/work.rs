@@ -122,6 +122,7 @@ impl PageSink<'_> {
             self.runner.content.write(id, page.number, page.body).await?;
             Content::File { name: page.number.to_string(), bytes }
         } else {
+            self.runner.content.check_room(page.body.len() as u64)?;
             Content::Inline(page.body)
         };
         let lost = || Failure::retryable(FailureReason::Internal, "the server is shutting down");

@@ -20,6 +20,10 @@ use crate::net::{Request, Response, Session, classify, decode, drain, exchange, 
 /// What is asked for where JSON is expected; anything is still taken.
 const ACCEPT_JSON: HeaderValue = HeaderValue::from_static("application/json, */*;q=0.5");
 
+/// What is kept of an answer's head with its task, in bytes: origins may send much more.
+const HEADERS_BYTES_MAX: usize = 64 << 10;
+const CONTENT_TYPE_BYTES_MAX: usize = 1024;
+
 /// Runs one attempt at `spec`, to its end or until it is stopped.
 pub async fn run(ctx: &FetchContext<'_>, spec: &FetchSpec) -> Fetched {
     let before = ctx.meter.received_bytes();
@@ -129,6 +133,13 @@ impl<'a> Attempt<'a> {
     /// A response whose status the task accepts.
     async fn ask(&mut self, url: Url) -> Result<Response, Failure> {
         let (method, headers, body) = (self.method.clone(), self.headers.clone(), self.body.clone());
+        if !body.is_empty() && url.origin() != self.url.origin() {
+            let message = format!(
+                "a page leads to another origin, `{}`, and the body of the request is for the task's own",
+                redacted(&url)
+            );
+            return Err(Failure::fatal(FailureReason::Protocol, message));
+        }
         let request = Request { method, headers, body, ..Request::get(url) };
         let response = exchange(self.ctx.transport, request, self.ctx.profile, &mut self.session).await?;
         let status = response.status.as_u16();
@@ -203,15 +214,23 @@ fn is_set(ctx: &FetchContext<'_>, name: &HeaderName) -> bool {
 
 fn result_of(response: &Response) -> FetchResult {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let headers = response.headers.iter().map(|(name, value)| {
+    let mut bytes = 0;
+    let headers = response.headers.iter().filter_map(|(name, value)| {
         let value = if is_secret_header(name.as_str()) { REDACTED.to_owned() } else { text(value) };
-        (name.as_str().to_owned(), value)
+        let all = bytes + name.as_str().len() + value.len();
+        // What does not fit is left out, and a smaller one behind it may fit.
+        (all <= HEADERS_BYTES_MAX).then(|| {
+            bytes = all;
+            (name.as_str().to_owned(), value)
+        })
     });
+    let headers = headers.collect();
+    let content_type = response.headers.get(CONTENT_TYPE).map(text).unwrap_or_default();
     FetchResult {
         http_status: response.status.as_u16(),
-        headers: headers.collect(),
+        headers,
         final_url: redacted(&response.url),
-        content_type: response.headers.get(CONTENT_TYPE).map(text).unwrap_or_default(),
+        content_type: content_type[..content_type.floor_char_boundary(CONTENT_TYPE_BYTES_MAX)].to_owned(),
         ..FetchResult::default()
     }
 }

@@ -12,6 +12,7 @@ use crate::model::outcome::FetchResult;
 use crate::model::secret::redacted;
 use crate::model::spec::{PageStyle, Pagination};
 use crate::net::link;
+use crate::net::redirect::URL_BYTES_MAX;
 
 /// How many of the latest requests a cursor remembers, so that a circle is seen after a restart too. It is stored with
 /// each page, so it is short; within an attempt [`SEEN_MAX`] are remembered.
@@ -223,6 +224,10 @@ fn resolve(page: &Url, target: &str) -> Result<Url, Failure> {
     let url = page.join(target).map_err(|_| {
         Failure::fatal(FailureReason::Protocol, format!("the page at `{from}` names a next one that is not a URL"))
     })?;
+    if url.as_str().len() > URL_BYTES_MAX {
+        let message = format!("the page at `{from}` names a next one with a URL of more than {URL_BYTES_MAX} bytes");
+        return Err(Failure::fatal(FailureReason::Protocol, message));
+    }
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         let message = format!(
             "the page at `{from}` names a next one with a `{}` URL; haul follows http and https only",

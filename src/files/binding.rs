@@ -107,7 +107,8 @@ impl Stored {
     /// instead, as long as the sizes agree and the source does not itself say that its content changed.
     pub fn admit(&self, seen: &Binding, has_digest: bool) -> Result<Admitted, Why> {
         let held = &self.binding;
-        if held.version.has_other_size_than(&seen.version) || announce_differently(held, seen) {
+        let is_shorter = seen.version.total.is_some_and(|total| total < self.ranges.end());
+        if is_shorter || held.version.has_other_size_than(&seen.version) || announce_differently(held, seen) {
             return Err(Why::ContentChanged);
         }
         let is_same_source = held.is_from_source_of(seen);

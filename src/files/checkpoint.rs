@@ -136,7 +136,12 @@ impl Place {
 /// Whether there is a checkpoint, and what it claims, if it can be believed: bytes that the file does not have make it
 /// void.
 pub(super) fn load(folder: &Folder, key: &str, file: &File) -> (bool, Option<Stored>) {
-    let Ok(Some(meta)) = folder.open(&meta_name(key)) else { return (false, None) };
+    let meta = match folder.open(&meta_name(key)) {
+        Ok(Some(meta)) => meta,
+        Ok(None) => return (false, None),
+        // It cannot be read, and must not outlive the bytes that it may claim.
+        Err(_) => return (true, None),
+    };
     let stored: Option<Stored> = serde_json::from_reader(io::BufReader::new(meta)).ok();
     let length = file.metadata().map_or(0, |metadata| metadata.len());
     let fits = |stored: &Stored| stored.ranges.end() <= length.min(stored.binding.version.total.unwrap_or(u64::MAX));

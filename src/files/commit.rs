@@ -131,7 +131,11 @@ fn give_name(place: &Place, name: &str, taken: &Taken) -> Result<String, Failure
             Err(error) => return Err(failure("rename to", &folder.path_of(&candidate), &error)),
         }
         match taken {
-            Taken::ReplaceOwn(sources) if is_from(folder, &candidate, sources)? => return replace(place, &candidate),
+            Taken::ReplaceOwn(sources) if is_from(folder, &candidate, sources)? => {
+                if replace_own(place, &candidate, sources)? {
+                    return Ok(candidate);
+                }
+            }
             // Those before it were taken the last time.
             Taken::Rename if number == 0 => number = place.root.first_number(&folder.path_of(name)).max(1),
             taken if !taken.may_rename() => return Err(exists(folder, name)),
@@ -148,6 +152,47 @@ fn replace(place: &Place, name: &str) -> Result<String, Failure> {
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => Err(exists(folder, name)),
         Err(error) => Err(failure("rename to", &folder.path_of(name), &error)),
     }
+}
+
+/// Replaces a file that a download made from one of these sources. `false`: it was changed, replaced or removed just now,
+/// and what has the name stays.
+///
+/// Nothing keeps somebody else from putting a file of theirs there between a look and a rename, which would destroy it. So
+/// the two names change their files, and only then it is looked at what came out: a file of theirs is put back.
+fn replace_own(place: &Place, name: &str, sources: &[String]) -> Result<bool, Failure> {
+    let (folder, part) = (&place.folder, part_name(&place.key));
+    let fail = |error: io::Error| failure("rename to", &folder.path_of(name), &error);
+    // For a moment the name of the part leads to the old file, which must not be taken for the new one after a crash.
+    if place.has_meta() {
+        place.remove_meta().and_then(|()| folder.sync()).map_err(fail)?;
+    }
+    match folder.exchange(&part, name) {
+        Ok(true) => {}
+        // What can be done there: the look was a moment ago.
+        Ok(false) => return replace(place, name).map(|_| true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(fail(error)),
+    }
+    if is_from(folder, &part, sources)? {
+        folder.remove(&part).map_err(fail)?;
+        return Ok(true);
+    }
+    folder.exchange(&part, name).map_err(fail)?;
+    if folder.leads_to(&part, place.disk.file()).map_err(fail)? {
+        return Ok(false);
+    }
+    // Replaced once more meanwhile. Whatever it is, it keeps a name that people see.
+    for number in 1..CANDIDATES_MAX {
+        match folder.rename_to_free(&part, &names::candidate(name, number)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => {
+                other.map_err(fail)?;
+                break;
+            }
+        }
+    }
+    let message = format!("`{}` was replaced by others while it was to be replaced", folder.path_of(name));
+    Err(Failure::retryable(FailureReason::Io, message))
 }
 
 /// Whether a download made this file from one of these sources, and nobody has changed it since.
@@ -195,4 +240,33 @@ pub fn find_candidate(
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::Root;
+    use crate::files::part::{Part, PartKey};
+
+    /// What a look has found to be a download's own is somebody else's by the time of the rename.
+    #[test]
+    fn a_file_that_somebody_puts_there_at_the_last_moment_stays() {
+        let at = tempfile::tempdir_in(".").unwrap();
+        let root = Arc::new(Root::open(at.path()).unwrap());
+        let part = Part::create(&root, "", PartKey { name: "k", is_shared: false }).unwrap();
+        let (place, _) = part.into_place();
+        place.disk.write(0, b"new").unwrap();
+        let sources = ["a".to_owned()];
+        assert!(!replace_own(&place, "f", &sources).unwrap(), "there is nothing any more");
+        std::fs::write(at.path().join("f"), "theirs").unwrap();
+        assert!(!replace_own(&place, "f", &sources).unwrap());
+        assert_eq!(std::fs::read(at.path().join("f")).unwrap(), b"theirs");
+        assert_eq!(std::fs::read(at.path().join(part_name("k"))).unwrap(), b"new");
+        let own = std::fs::File::open(at.path().join("f")).unwrap();
+        let record = Record { source: "a".into(), ..Record::default() };
+        record.write(&own, &own.metadata().unwrap());
+        assert!(replace_own(&place, "f", &sources).unwrap());
+        assert_eq!(std::fs::read(at.path().join("f")).unwrap(), b"new");
+        assert!(!at.path().join(part_name("k")).exists());
+    }
 }

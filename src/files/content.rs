@@ -8,12 +8,22 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use crate::files::error::{blocking, failure};
-use crate::model::failure::Failure;
+use crate::files::folder::Room;
+use crate::files::space;
+use crate::model::failure::{Failure, FailureReason};
 use crate::model::ids::{JobId, TaskId};
+
+/// The part of the reserve, as a fraction, that bodies leave to the database: where downloads wait, they still go on.
+const RESERVE_SHARE: u64 = 4;
+/// Of a body that is written as it arrives, room is looked for in steps of this.
+const ROOM_STEP: u64 = 1 << 20;
 
 /// A body that is written as it arrives. Dropped before [`Spooling::finish`], it leaves no file.
 #[derive(Debug)]
 pub struct Spooling {
+    store: ContentStore,
+    /// Bytes until room is looked for again.
+    granted: u64,
     file: File,
     temporary: Option<PathBuf>,
     path: PathBuf,
@@ -22,6 +32,12 @@ pub struct Spooling {
 impl Spooling {
     /// Writes the next bytes to the page cache.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let length = bytes.len() as u64;
+        if length > self.granted {
+            self.store.check_room(length.max(ROOM_STEP))?;
+            self.granted = length.max(ROOM_STEP);
+        }
+        self.granted -= length;
         self.file.write_all(bytes).map_err(|error| fail("write", &self.path, &error))
     }
 
@@ -67,17 +83,38 @@ fn private_file(path: &Path) -> io::Result<File> {
 #[derive(Clone, Debug)]
 pub struct ContentStore {
     place: PathBuf,
+    reserve: Option<u64>,
 }
 
 impl ContentStore {
-    /// Opens the store in this directory, which is created if it is missing.
-    pub fn open(place: &Path) -> Result<ContentStore, Failure> {
+    /// Opens the store in this directory, which is created if it is missing. `reserve`: the bytes that downloads leave free;
+    /// `None`: 1 GiB or 5 % of the file system, whichever is less. Bodies may have all but a quarter of that.
+    pub fn open(place: &Path, reserve: Option<u64>) -> Result<ContentStore, Failure> {
         private_folder().recursive(true).create(place).map_err(|error| fail("make the directory", place, &error))?;
-        Ok(ContentStore { place: place.to_owned() })
+        Ok(ContentStore { place: place.to_owned(), reserve })
+    }
+
+    /// Fails with `DISK_FULL` where so many more bytes would reach into what is left free: the database lies on the same
+    /// file system, and without room nothing can be acknowledged, to nobody.
+    pub fn check_room(&self, bytes: u64) -> Result<(), Failure> {
+        // Where the free space is unknown, everything fits.
+        let Ok(room) = Room::of_path(&self.place) else { return Ok(()) };
+        let reserve = space::reserve_on(self.reserve, room) / RESERVE_SHARE;
+        if bytes.saturating_add(reserve) <= room.free {
+            return Ok(());
+        }
+        let message = format!(
+            "there is no room for {bytes} bytes of the body in `{}`: {} are free, and {reserve} are kept so \
+             (`disk_reserve`)",
+            self.place.display(),
+            room.free
+        );
+        Err(Failure::retryable(FailureReason::DiskFull, message))
     }
 
     /// Stores a page of a task's content, in place of one from an earlier attempt.
     pub async fn write(&self, task: TaskId, page: u32, body: Bytes) -> Result<(), Failure> {
+        self.check_room(body.len() as u64)?;
         let (store, path) = (self.clone(), self.path(task, page));
         blocking(move || store.write_now(&path, task.job, &body).map_err(|error| fail("write", &path, &error))).await
     }
@@ -100,7 +137,7 @@ impl ContentStore {
                 Ok((private_file(&temporary)?, temporary))
             };
             let (file, temporary) = begin().map_err(|error| fail("write", &path, &error))?;
-            Ok(Spooling { file, temporary: Some(temporary), path })
+            Ok(Spooling { store, granted: 0, file, temporary: Some(temporary), path })
         })
         .await
     }
@@ -161,9 +198,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn leaves_the_reserve_free() {
+        let place = tempfile::tempdir().unwrap();
+        let task = TaskId { job: JobId(uuid::Uuid::now_v7()), index: 3 };
+        let store = ContentStore::open(place.path(), Some(u64::MAX / 2)).unwrap();
+        let failure = store.write(task, 0, Bytes::from_static(b"x")).await.unwrap_err();
+        assert_eq!((failure.reason, failure.retryable), (FailureReason::DiskFull, true), "{failure}");
+        let mut spool = store.spool(task, 0).await.unwrap();
+        assert_eq!(spool.write(b"x").unwrap_err().reason, FailureReason::DiskFull);
+        drop(spool);
+        assert_eq!(store.read(task, 0, 0, 9).await.unwrap(), None);
+        let store = ContentStore::open(place.path(), Some(0)).unwrap();
+        store.write(task, 0, Bytes::from_static(b"x")).await.unwrap();
+    }
+
+    #[tokio::test]
     async fn keeps_and_forgets() {
         let place = tempfile::tempdir().unwrap();
-        let store = ContentStore::open(&place.path().join("content")).unwrap();
+        let store = ContentStore::open(&place.path().join("content"), None).unwrap();
         let task = TaskId { job: JobId(uuid::Uuid::now_v7()), index: 3 };
         assert_eq!(store.read(task, 0, 0, 9).await.unwrap(), None);
         store.write(task, 0, Bytes::from_static(b"first")).await.unwrap();

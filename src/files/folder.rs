@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cap_std::fs::Dir;
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, StatVfs};
 
 use crate::files::error::failure;
 use crate::model::failure::Failure;
@@ -31,6 +31,19 @@ pub(super) struct Room {
     pub(super) free: u64,
     /// Bytes that an ordinary user could take if it were empty.
     pub(super) capacity: u64,
+}
+
+impl Room {
+    /// Of the file system of a directory.
+    pub(super) fn of_path(path: &Path) -> io::Result<Room> {
+        Ok(Room::of(&rustix::fs::statvfs(path)?))
+    }
+
+    fn of(stat: &StatVfs) -> Room {
+        let of_root = stat.f_bfree.saturating_sub(stat.f_bavail);
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Room { free: bytes(stat.f_bavail), capacity: bytes(stat.f_blocks.saturating_sub(of_root)) }
+    }
 }
 
 impl Folder {
@@ -104,6 +117,15 @@ impl Folder {
         }
     }
 
+    /// Lets two names change their files at once. `false`: the file system cannot do that.
+    pub(super) fn exchange(&self, one: &str, other: &str) -> io::Result<bool> {
+        use rustix::io::Errno;
+        match rustix::fs::renameat_with(&self.dir, one, &self.dir, other, RenameFlags::EXCHANGE) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
+            other => Ok(other.map(|()| true)?),
+        }
+    }
+
     /// Removes a name; one that is not there is fine.
     pub(super) fn remove(&self, name: &str) -> io::Result<()> {
         match rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()) {
@@ -138,10 +160,7 @@ impl Folder {
 
     /// Looks at the free space of its file system.
     pub(super) fn room(&self) -> io::Result<Room> {
-        let stat = rustix::fs::fstatvfs(&self.dir)?;
-        let of_root = stat.f_bfree.saturating_sub(stat.f_bavail);
-        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-        Ok(Room { free: bytes(stat.f_bavail), capacity: bytes(stat.f_blocks.saturating_sub(of_root)) })
+        Ok(Room::of(&rustix::fs::fstatvfs(&self.dir)?))
     }
 }
 

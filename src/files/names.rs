@@ -39,9 +39,7 @@ pub fn sanitize(suggestion: &str) -> Option<String> {
         .filter(|char| !is_misleading(*char))
         .map(|char| if matches!(char, '<' | '>' | ':' | '"' | '|' | '?' | '*') { '_' } else { char })
         .collect();
-    // A dot or space at an end hides the file, or is dropped by other systems; a leading one could also make `..`. A
-    // leading dash makes an option of the name.
-    let is_edge = |char: char| char.is_whitespace() || char == '.';
+    // A leading dash makes an option of the name.
     let clean = clean.trim_start_matches(|char| is_edge(char) || char == '-').trim_end_matches(is_edge);
     if clean.is_empty() {
         return None;
@@ -78,7 +76,14 @@ fn shorten(name: &str) -> String {
         return name.to_owned();
     }
     let (stem, extension) = split_extension(name);
-    format!("{}{extension}", cut(stem, most - extension.len()))
+    // What the cut has brought to an end is trimmed like any end.
+    let stem = cut(stem, most - extension.len()).trim_end_matches(is_edge);
+    format!("{stem}{extension}")
+}
+
+/// A dot or space at an end hides the file, or is dropped by other systems; a leading one could also make `..`.
+fn is_edge(char: char) -> bool {
+    char.is_whitespace() || char == '.'
 }
 
 /// The extension with its dot, `.tar.gz` and the like whole; empty for none, and for what is too long to be one.
@@ -175,6 +180,15 @@ mod tests {
         ];
         let table: Vec<_> = suggestions.iter().map(|text| format!("{text:?} -> {:?}", sanitize(text))).collect();
         insta::assert_snapshot!(table.join("\n"));
+    }
+
+    #[test]
+    fn what_is_cut_ends_as_a_name_may() {
+        let most = NAME_BYTES_MAX - RENAME_ROOM;
+        for end in [".", " ", ". ."] {
+            let name = sanitize(&format!("{}{end}{}", "a".repeat(most - 1), "b".repeat(50))).unwrap();
+            assert_eq!(name, "a".repeat(most - 1), "{end:?}");
+        }
     }
 
     #[test]

@@ -114,7 +114,12 @@ impl Part {
             return Ok(());
         }
         let (folder, name) = (&self.place.folder, meta_name(&self.place.key));
-        folder.remove(&name).map_err(|error| failure("remove", &folder.path_of(&name), &error))
+        if !folder.has(&name)? {
+            return Ok(());
+        }
+        // Off the device before the first byte of the new part can be on it.
+        let removed = folder.remove(&name).and_then(|()| folder.sync());
+        removed.map_err(|error| failure("remove", &folder.path_of(&name), &error))
     }
 
     /// Removes a checkpoint whose part has got its name: a crash may leave one.

@@ -116,12 +116,17 @@ impl Space {
     }
 
     fn reserve_on(&self, room: Room) -> u64 {
-        self.reserve.unwrap_or(RESERVE_DEFAULT_BYTES.min(room.capacity / RESERVE_DEFAULT_FRACTION))
+        reserve_on(self.reserve, room)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Device>> {
         self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is kept free on a file system where `reserve` was set, or nothing.
+pub(super) fn reserve_on(reserve: Option<u64>, room: Room) -> u64 {
+    reserve.unwrap_or(RESERVE_DEFAULT_BYTES.min(room.capacity / RESERVE_DEFAULT_FRACTION))
 }
 
 impl Reservation {

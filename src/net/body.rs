@@ -181,10 +181,11 @@ impl Pace {
     /// Returns when a wait that began at `entered` has been too long, and what it is then.
     fn deadline(&self, entered: Instant) -> Option<(Instant, Verdict)> {
         let idle = (!self.idle.is_zero()).then_some((self.idle, too_idle as Verdict));
-        // What is already here may be enough for the whole window; then only more waiting decides.
-        let is_behind = (self.bytes as f64) < self.bytes_per_second as f64 * self.window.as_secs_f64();
-        let slow = (self.bytes_per_second > 0 && is_behind)
-            .then(|| (self.window.saturating_sub(self.waited), too_slow as Verdict));
+        // What came at once is enough for the time that it would have taken, and for no more than one window of it: a
+        // body that falls silent after its first bytes is slow too.
+        let earned = self.bytes.checked_div(self.bytes_per_second).map_or(Duration::ZERO, Duration::from_secs);
+        let due = self.window.saturating_add(earned.min(self.window)).saturating_sub(self.waited);
+        let slow = (self.bytes_per_second > 0).then_some((due, too_slow as Verdict));
         let (wait, failure) = idle.into_iter().chain(slow).min_by_key(|(wait, _)| *wait)?;
         Some((entered.checked_add(wait)?, failure))
     }
@@ -234,6 +235,9 @@ mod tests {
         assert_eq!(reason(&late), Some((3, FailureReason::LowSpeed)));
         late.came(Duration::ZERO, 1000).unwrap();
         assert_eq!(reason(&late), Some((5, FailureReason::TimeoutIdle)), "the window has its bytes already");
+        let mut burst = pace(0, 100);
+        burst.came(Duration::ZERO, 1 << 30).unwrap();
+        assert_eq!(reason(&burst), Some((20, FailureReason::LowSpeed)), "and then silence");
     }
 
     #[test]

@@ -7,13 +7,16 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use http::Response as HttpResponse;
 use tokio::time::Instant;
+use url::Url;
 
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::retry::is_idempotent;
+use crate::model::spec::HttpOptions;
 use crate::net::body::HttpBody;
 use crate::net::connection::Connection;
 use crate::net::guard::Guard;
-use crate::net::identity::Identities;
+use crate::net::http2_state::Windows;
+use crate::net::identity::{Identities, Identity};
 use crate::net::incoming::Incoming;
 use crate::net::keep_alive::{IDLE_TIME, IDLE_TIME_UNSAFE};
 use crate::net::lost::Fate;
@@ -21,20 +24,26 @@ use crate::net::message::Form;
 use crate::net::pool::{Choice, Endpoint, Pool, Protocol};
 use crate::net::tasks::Tasks;
 use crate::net::wire::{Link, Wire};
-use crate::net::{Body, Profile, Request, Response, Transport, connect, decode, through, tls};
+use crate::net::{Body, EnvironmentProxies, Profile, Request, Response, Transport, connect, decode, through, tls};
 
 /// How often a request that came to nothing is sent again at once: for a connection that had gone away, and for a peer
 /// that wants another one.
 const RESENDS_MAX: u32 = 2;
+
+/// How long a request waits for the one whose connection it might share. To dial one by one is thrift and no rule: where
+/// one handshake hangs, the others are made meanwhile.
+const TURN_WAIT: Duration = Duration::from_secs(1);
 
 /// A client for any number of runtimes, which share its connections.
 ///
 /// A connection is registered with the runtime that uses it, and goes to another one only while it is unused.
 pub struct HttpClient {
     guard: Guard,
+    proxies: Option<Arc<EnvironmentProxies>>,
     identities: Identities,
     pool: Arc<Pool>,
     tasks: Arc<Tasks>,
+    windows: Arc<Windows>,
     is_swept: AtomicBool,
 }
 
@@ -43,10 +52,30 @@ impl HttpClient {
     pub fn new(guard: Guard) -> HttpClient {
         HttpClient {
             guard,
+            proxies: None,
             identities: Identities::default(),
             pool: Arc::default(),
             tasks: Arc::new(Tasks::new()),
+            windows: Arc::default(),
             is_swept: AtomicBool::new(false),
+        }
+    }
+
+    /// The same, whose requests go through `proxies` where their profile names none.
+    #[must_use]
+    pub fn with_proxies(self, proxies: Option<Arc<EnvironmentProxies>>) -> HttpClient {
+        HttpClient { proxies, ..self }
+    }
+
+    /// Who the connection for a request to `url` is made as.
+    fn identity(&self, profile: &Profile, url: &Url) -> Result<Arc<Identity>, Failure> {
+        let proxies = self.proxies.as_ref().filter(|_| profile.http.proxy_url.is_none());
+        match proxies.and_then(|proxies| proxies.proxy_for(url)) {
+            Some(proxy) => {
+                let http = HttpOptions { proxy_url: Some(proxy), ..profile.http.clone() };
+                self.identities.of(&Profile { http, timeouts: profile.timeouts })
+            }
+            None => self.identities.of(profile),
         }
     }
 
@@ -61,7 +90,7 @@ impl HttpClient {
         if self.tasks.is_closed() {
             return Err(Failure::retryable(FailureReason::Connect, "the client of the network is closed"));
         }
-        let identity = self.identities.of(profile)?;
+        let identity = self.identity(profile, &request.url)?;
         let endpoint = self.pool.endpoint(&request.url, &identity)?;
         let (connection, answer) = self.answer(&endpoint, &request, profile).await?;
         let remote = Some(connection.remote());
@@ -134,8 +163,10 @@ impl HttpClient {
         if !may_be_http2() {
             return self.dial(endpoint, is_separate).await;
         }
-        // Never closed, so that a turn comes.
-        let turn = endpoint.dialling.acquire().await;
+        // Never closed, so that a turn comes; a dial that hangs is not waited for by all others.
+        let Ok(turn) = tokio::time::timeout(TURN_WAIT, endpoint.dialling.acquire()).await else {
+            return self.dial(endpoint, is_separate).await;
+        };
         while may_be_http2() {
             match endpoint.choose(is_separate) {
                 Choice::Use(connection) => return Ok(connection),
@@ -172,7 +203,8 @@ impl HttpClient {
         };
         self.start_sweeper();
         let form = identity.proxy().map_or(Form::Origin, |proxy| proxy.form(target));
-        let connection = Connection::establish(wire, remote, form, &self.tasks, target.name()).await?;
+        let established = Connection::establish(wire, remote, form, &self.tasks, &self.windows, target.name());
+        let connection = established.await?;
         Ok(endpoint.admit(connection, is_separate))
     }
 

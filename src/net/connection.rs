@@ -10,6 +10,7 @@ use http::{HeaderMap, Response};
 use crate::model::failure::Failure;
 use crate::net::http1::Http1;
 use crate::net::http2::Http2;
+use crate::net::http2_state::Windows;
 use crate::net::incoming::Incoming;
 use crate::net::lost::{Fate, Lost};
 use crate::net::message::Form;
@@ -33,10 +34,11 @@ impl Connection {
         remote: SocketAddr,
         form: Form,
         tasks: &Arc<Tasks>,
+        windows: &Arc<Windows>,
         host: &str,
     ) -> Result<Connection, Failure> {
         if wire.is_http2() {
-            return Http2::establish(wire, remote, tasks, host).await.map(Connection::Http2);
+            return Http2::establish(wire, remote, tasks, windows, host).await.map(Connection::Http2);
         }
         Http1::establish(wire, remote, form, tasks, host).await.map(Connection::Http1)
     }

@@ -5,6 +5,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use async_compression::tokio::bufread::{BrotliDecoder, DeflateDecoder, ZlibDecoder};
@@ -45,6 +47,10 @@ const GZIP_ENDINGS: [&str; 16] = [
     ".wmz",
     ".vgz",
 ];
+
+/// Encoded bytes that may come beyond twice what was made of them: no coding of content makes it so much larger, and what
+/// decodes to nothing must end too. Decoders hold back as much as their windows, which have 16 MiB at most.
+const SURPLUS_BYTES_MAX: u64 = 32 << 20;
 
 /// Codings on top of each other; each multiplies what a bomb can do.
 const CODINGS_MAX: usize = 3;
@@ -169,8 +175,30 @@ enum Decoded {
     /// Before the first byte. A body without any is empty, and not a broken one: so are those of answers to HEAD.
     /// The last says whether the codings may be labels.
     Waiting(Option<Body>, Vec<Coding>, bool),
-    Running(Reader),
+    Running(Reader, Arc<Count>),
     Ended,
+}
+
+/// Bytes before and behind the decoder.
+#[derive(Default)]
+struct Count {
+    encoded: AtomicU64,
+    decoded: AtomicU64,
+}
+
+impl Count {
+    /// Takes bytes in, unless they are too many for what came out.
+    fn take(&self, chunk: Bytes) -> io::Result<Bytes> {
+        let length = chunk.len() as u64;
+        let encoded = self.encoded.fetch_add(length, Ordering::Relaxed) + length;
+        let decoded = self.decoded.load(Ordering::Relaxed);
+        if encoded <= decoded.saturating_mul(2).saturating_add(SURPLUS_BYTES_MAX) {
+            return Ok(chunk);
+        }
+        let message =
+            format!("{encoded} encoded bytes make no more than {decoded}; the origin sends padding without end");
+        Err(io::Error::other(Failure::fatal(FailureReason::TooLarge, message)))
+    }
 }
 
 impl BodySource for Decoded {
@@ -190,26 +218,28 @@ impl Decoded {
         if let Decoded::Waiting(body, codings, may_be_label) = self {
             let Some(mut body) = body.take() else { return Ok(None) };
             let Some(first) = body.chunk().await.transpose()? else { return Ok(None) };
-            let mut reader = encoded(first, body);
+            let count = Arc::<Count>::default();
+            let mut reader = encoded(first, body, &count);
             for coding in codings.iter().rev() {
                 reader = stage(*coding, reader, *may_be_label).await.map_err(failure)?;
             }
-            *self = Decoded::Running(reader);
+            *self = Decoded::Running(reader, count);
         }
-        let Decoded::Running(reader) = self else { return Ok(None) };
+        let Decoded::Running(reader, all) = self else { return Ok(None) };
         coop::consume_budget().await;
         let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
         let count = reader.read_buf(&mut chunk).await.map_err(failure)?;
+        all.decoded.fetch_add(count as u64, Ordering::Relaxed);
         Ok((count > 0).then(|| chunk.freeze()))
     }
 }
 
 /// The body as a reader. Its failures travel as I/O errors, and are unwrapped again by [`failure`].
-fn encoded(first: Bytes, body: Body) -> Reader {
-    let first = futures_util::stream::iter([Ok(first)]);
-    let rest = futures_util::stream::unfold(body, |mut body| async move {
-        let chunk = body.chunk().await?;
-        Some((chunk.map_err(io::Error::other), body))
+fn encoded(first: Bytes, body: Body, count: &Arc<Count>) -> Reader {
+    let (first, count) = (futures_util::stream::iter([count.take(first)]), Arc::clone(count));
+    let rest = futures_util::stream::unfold((body, count), |(mut body, count)| async move {
+        let chunk = body.chunk().await?.map_err(io::Error::other).and_then(|chunk| count.take(chunk));
+        Some((chunk, (body, count)))
     });
     Box::new(StreamReader::new(Box::pin(first.chain(rest))))
 }
@@ -441,6 +471,13 @@ mod tests {
             // It is polled anew only after it gave way.
             assert!(turns > 1, "{what} hold their thread");
         }
+    }
+
+    #[tokio::test]
+    async fn padding_ends() {
+        let padded = [&encode("gzip", b"abc").await[..], &vec![0; 33 << 20]].concat();
+        let failure = run("gzip", in_pieces(&padded, 1 << 20)).await.unwrap_err();
+        assert_eq!((failure.reason, failure.retryable), (FailureReason::TooLarge, false), "{failure}");
     }
 
     #[tokio::test]

@@ -18,8 +18,8 @@ use crate::net::{Body, BodySource, Profile, Request, Response, Transport, redire
 /// How much of an unwanted body is read so that its connection can be used again, in bytes, and for how long.
 const DRAIN_BYTES_MAX: usize = 64 << 10;
 const DRAIN_WAIT: Duration = Duration::from_millis(250);
-/// The longest wait for an origin that redirects and asks for time (RFC 9110, section 10.2.3). The task holds its place
-/// while it waits, so what takes longer is for its redirects and attempts to ask again.
+/// The longest wait of an exchange for origins that redirect and ask for time (RFC 9110, section 10.2.3). The task holds
+/// its place while it waits, so what takes longer is for its redirects and attempts to ask again.
 const REDIRECT_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Sends `request` with the headers, credentials and cookies of its task, and follows redirects. Any status that does
@@ -40,6 +40,7 @@ pub async fn exchange(
     let is_repeatable = is_idempotent(request.method.as_str());
     let mut course = Course::new(request, profile, session)?;
     session.trace = Trace::default();
+    let mut patience = REDIRECT_WAIT_MAX;
     loop {
         session.trace = Trace { url: Some(course.url.clone()), redirects: session.trace.redirects, ..Trace::default() };
         let sent = transport.send(course.request(&session.jar), &course.profile).await;
@@ -59,7 +60,9 @@ pub async fn exchange(
             return Ok(Response { body: Body(Box::new(Empty)), headers, ..response });
         };
         if let Some(wait) = retry_after::of_redirect(&headers) {
-            tokio::time::sleep(wait.min(REDIRECT_WAIT_MAX)).await;
+            let wait = wait.min(patience);
+            patience -= wait;
+            tokio::time::sleep(wait).await;
         }
         course.turn(hop)?;
         session.trace.redirects += 1;

@@ -3,10 +3,13 @@
 //! Lines that are not headers are passed over, which must not happen to one that was meant to say where the body ends: a
 //! body that is cut would pass for a whole one. hyper does not tell which lines it has passed over.
 //!
-//! Three things that hyper refuses are put right, since one odd line must not cost the answer, nor its meaning: control
-//! characters and a bare CR become spaces (RFC 9110, section 5.5); an answer of HTTP/1.0 becomes one of HTTP/1.1, because
-//! some are chunked all the same, and its connection is not used again unless it says so; and `Transfer-Encoding:
-//! identity`, with which old servers say that there is none (RFC 2616, section 3.6), becomes a line that is passed over.
+//! What hyper refuses is put right, since one odd line must not cost the answer, nor its meaning: control characters and
+//! a bare CR become spaces (RFC 9110, section 5.5); a status line is read as curl reads it, with spaces more or less and
+//! in either case; an answer of HTTP/1.0 becomes one of HTTP/1.1, because some are chunked all the same, and its
+//! connection is not used again unless it says so; and `Transfer-Encoding: identity`, with which old servers say that
+//! there is none (RFC 2616, section 3.6), becomes a line that is passed over.
+//!
+//! Lines are looked at when they are whole: the beginning of one is held back until its end has come.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,7 +19,7 @@ use crate::net::lock;
 /// The bytes that may come before the body of an answer: its head, and all interim answers and empty lines before it. What
 /// goes on for longer does not end.
 const HEAD_BYTES_MAX: usize = 2 << 20;
-/// What is kept of a line: more than a framing header has.
+/// Longer lines are handed on in pieces: no framing header and no status line that is one has so many bytes.
 const LINE_BYTES_MAX: usize = 256;
 /// How an answer of HTTP/1.0 begins.
 const OLD_VERSION: &[u8] = b"HTTP/1.0";
@@ -35,9 +38,10 @@ pub(super) struct Watch {
 
 #[derive(Default)]
 struct Scan {
-    line: Vec<u8>,
-    /// Lines of this head before the current one.
+    /// Lines of this head so far.
     lines: usize,
+    /// Bytes of the current line that were handed on.
+    handed_on: usize,
     is_interim: bool,
     is_broken: bool,
     is_http10: bool,
@@ -51,16 +55,22 @@ impl Watch {
         self.is_on.store(true, Ordering::Relaxed);
     }
 
-    /// Looks at bytes that have come, and puts them right.
-    pub(super) fn see(&self, bytes: &mut [u8]) {
+    /// Looks at bytes, of which the last `new` have just come, and puts them right. Returns how many at their end are to be
+    /// held back and shown again, with those that follow.
+    pub(super) fn see(&self, bytes: &mut [u8], new: usize) -> usize {
         if !self.is_on.load(Ordering::Relaxed) {
-            return;
+            return 0;
         }
-        if lock(&self.scan).is_over(bytes) {
-            self.is_on.store(false, Ordering::Relaxed);
-            self.bytes.store(0, Ordering::Relaxed);
-        } else {
-            self.bytes.fetch_add(bytes.len(), Ordering::Relaxed);
+        match lock(&self.scan).look(bytes) {
+            Look::Over => {
+                self.is_on.store(false, Ordering::Relaxed);
+                self.bytes.store(0, Ordering::Relaxed);
+                0
+            }
+            Look::GoesOn { held } => {
+                self.bytes.fetch_add(new, Ordering::Relaxed);
+                held
+            }
         }
     }
 
@@ -80,50 +90,98 @@ impl Watch {
     }
 }
 
+/// What is known of a head after some more bytes of it.
+enum Look {
+    Over,
+    /// So many bytes begin a line whose end has not come.
+    GoesOn {
+        held: usize,
+    },
+}
+
 impl Scan {
-    /// Takes bytes in; `true` once the head has ended.
-    fn is_over(&mut self, bytes: &mut [u8]) -> bool {
-        // Where in `bytes` the current line begins, if it does.
-        let mut start = self.line.is_empty().then_some(0);
-        for at in 0..bytes.len() {
-            let byte = bytes[at];
-            if byte != b'\n' {
-                if self.line.len() < LINE_BYTES_MAX {
-                    self.line.push(byte);
-                }
-                let is_bare = byte == b'\r' && bytes.get(at + 1).is_some_and(|next| *next != b'\n');
-                if is_bare || (byte.is_ascii_control() && !matches!(byte, b'\t' | b'\r')) {
-                    bytes[at] = b' ';
-                }
-                continue;
+    fn look(&mut self, bytes: &mut [u8]) -> Look {
+        let mut start = 0;
+        while let Some(length) = bytes[start..].iter().position(|byte| *byte == b'\n') {
+            let line = &mut bytes[start..start + length];
+            start += length + 1;
+            let end = line.len() - usize::from(line.ends_with(b"\r"));
+            let line = &mut line[..end];
+            if std::mem::take(&mut self.handed_on) > 0 {
+                clean(line);
+            } else if self.is_end(line) {
+                return Look::Over;
             }
-            let line = std::mem::take(&mut self.line);
-            let line = line.strip_suffix(b"\r").unwrap_or(&line);
-            let start = start.replace(at + 1);
-            if let (Some(start), Some(colon)) = (start, colon_of_identity(line)) {
-                // Without its colon it is not a header.
-                bytes[start + colon] = b' ';
-            }
-            match (self.lines, line) {
-                // Empty lines before a head are allowed.
-                (0, []) => continue,
-                (0, status) => {
-                    self.is_interim = status.get(9) == Some(&b'1') && !status[9..].starts_with(b"101");
-                    self.is_http10 = status.starts_with(OLD_VERSION);
-                    if let (true, Some(start)) = (self.is_http10, start) {
-                        bytes[start + OLD_VERSION.len() - 1] = b'1';
-                    }
-                }
-                (_, []) if self.is_interim => {
-                    self.lines = 0;
-                    continue;
-                }
-                (_, []) => return true,
-                (_, header) => self.is_broken |= is_broken(header),
-            }
-            self.lines += 1;
         }
+        let rest = &mut bytes[start..];
+        if rest.len() <= LINE_BYTES_MAX && self.handed_on == 0 {
+            return Look::GoesOn { held: rest.len() };
+        }
+        // Whether a CR ends the line shows with the next byte.
+        let held = usize::from(rest.ends_with(b"\r"));
+        let (piece, _) = rest.split_at_mut(rest.len() - held);
+        if self.handed_on > 0 {
+            clean(piece);
+        } else {
+            self.is_end(piece);
+        }
+        self.handed_on += piece.len();
+        Look::GoesOn { held }
+    }
+
+    /// Takes in a line and puts it right; `true`: it is the one behind the head.
+    fn is_end(&mut self, line: &mut [u8]) -> bool {
+        match (self.lines, &*line) {
+            // Empty lines before a head are allowed.
+            (0, []) => return false,
+            (0, _) => {
+                clean(line);
+                correct_status(line);
+                self.is_interim = line.get(9) == Some(&b'1') && !line[9..].starts_with(b"101");
+                self.is_http10 = line.starts_with(OLD_VERSION);
+                if self.is_http10 {
+                    line[OLD_VERSION.len() - 1] = b'1';
+                }
+            }
+            (_, []) if self.is_interim => {
+                self.lines = 0;
+                return false;
+            }
+            (_, []) => return true,
+            (_, header) => {
+                self.is_broken |= is_broken(header);
+                if let Some(colon) = colon_of_identity(header) {
+                    // Without its colon it is not a header.
+                    line[colon] = b' ';
+                }
+                clean(line);
+            }
+        }
+        self.lines += 1;
         false
+    }
+}
+
+/// Makes spaces of control characters.
+fn clean(line: &mut [u8]) {
+    line.iter_mut().filter(|byte| byte.is_ascii_control() && **byte != b'\t').for_each(|byte| *byte = b' ');
+}
+
+/// Puts a status line right that curl takes: `http/1.1`, several spaces before the status, and none behind it. What is
+/// left over becomes spaces of the reason, which means nothing.
+fn correct_status(line: &mut [u8]) {
+    const STATUS_AT: usize = OLD_VERSION.len() + 1;
+    if line.len() <= STATUS_AT || !line[..5].eq_ignore_ascii_case(b"HTTP/") || line[STATUS_AT - 1] != b' ' {
+        return;
+    }
+    line[..4].make_ascii_uppercase();
+    let spaces = line[STATUS_AT..].iter().take_while(|byte| **byte == b' ').count();
+    line.copy_within(STATUS_AT + spaces.., STATUS_AT);
+    let end = line.len() - spaces;
+    line[end..].fill(b' ');
+    let status_end = STATUS_AT + 3;
+    if line.get(status_end).is_some_and(|next| *next != b' ' && !next.is_ascii_digit()) {
+        line[status_end] = b' ';
     }
 }
 
@@ -155,11 +213,55 @@ mod tests {
 
     use super::*;
 
+    /// What is handed on of a head that comes in pieces of this size.
+    fn seen(watch: &Watch, head: &[u8], size: usize) -> Vec<u8> {
+        let (mut all, mut held) = (Vec::new(), Vec::new());
+        watch.begin();
+        for piece in head.chunks(size) {
+            let mut bytes = [&held[..], piece].concat();
+            let kept = bytes.len() - watch.see(&mut bytes, piece.len());
+            held = bytes.split_off(kept);
+            all.extend(bytes);
+        }
+        assert!(held.is_empty(), "a head ends with its last line");
+        all
+    }
+
     fn is_broken(head: &str) -> bool {
         let watch = Watch::default();
-        watch.begin();
-        head.as_bytes().chunks(3).for_each(|chunk| watch.see(&mut chunk.to_vec()));
+        seen(&watch, head.as_bytes(), 3);
         watch.is_broken()
+    }
+
+    #[test]
+    fn what_is_odd_is_put_right_wherever_it_is_cut() {
+        let long = "x".repeat(LINE_BYTES_MAX);
+        for (head, right) in [
+            ("HTTP/1.0 200 OK\r\nX: a\0b\rc\x07\r\n\r\n".to_owned(), "HTTP/1.1 200 OK\r\nX: a b c \r\n\r\n".to_owned()),
+            ("HTTP/1.1 200 OK\nX: a\r\rb\n\n".into(), "HTTP/1.1 200 OK\nX: a  b\n\n".into()),
+            ("HTTP/1.0   200\r\n\r\n".into(), "HTTP/1.1 200  \r\n\r\n".into()),
+            ("http/1.1  404 Not\r\n\r\n".into(), "HTTP/1.1 404 Not \r\n\r\n".into()),
+            ("HTTP/1.1 200OK\r\n\r\n".into(), "HTTP/1.1 200 K\r\n\r\n".into()),
+            ("HTTP/1.1 2000\r\n\r\n".into(), "HTTP/1.1 2000\r\n\r\n".into()),
+            ("ICY 200 OK\r\n\r\n".into(), "ICY 200 OK\r\n\r\n".into()),
+            (
+                "HTTP/1.1  103 Early\r\n\r\nHTTP/1.0  200 OK\r\n\r\n".into(),
+                "HTTP/1.1 103 Early \r\n\r\nHTTP/1.1 200 OK \r\n\r\n".into(),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding : identity\r\n\r\n".into(),
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding   identity\r\n\r\n".into(),
+            ),
+            (
+                format!("HTTP/1.1 200 OK\r\nX: {long}\r{long}\r\n\r\n"),
+                format!("HTTP/1.1 200 OK\r\nX: {long} {long}\r\n\r\n"),
+            ),
+        ] {
+            for size in [1, 2, 3, 7, 50, 1000] {
+                let got = seen(&Watch::default(), head.as_bytes(), size);
+                assert_eq!(String::from_utf8_lossy(&got), right, "{head:?} by {size}");
+            }
+        }
     }
 
     #[test]
@@ -192,21 +294,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(mut head in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn never_panics_and_keeps_every_byte(head in proptest::collection::vec(any::<u8>(), 0..600), size in 1usize..400) {
             let watch = Watch::default();
             watch.begin();
-            watch.see(&mut head);
+            let (mut held, mut handed_on) = (Vec::new(), 0);
+            for piece in head.chunks(size) {
+                let mut bytes = [&held[..], piece].concat();
+                let kept = bytes.len() - watch.see(&mut bytes, piece.len());
+                held = bytes.split_off(kept);
+                handed_on += kept;
+                prop_assert!(held.len() <= LINE_BYTES_MAX);
+            }
+            prop_assert_eq!(handed_on + held.len(), head.len());
         }
 
         #[test]
-        fn what_follows_a_head_stays_as_it_is(body in proptest::collection::vec(any::<u8>(), 0..50)) {
+        fn what_follows_a_head_stays_as_it_is(body in proptest::collection::vec(any::<u8>(), 0..50), size in 1usize..60) {
             let head = b"HTTP/1.0 200 OK\r\nX: a\0b\rc\x07\r\n\r\n";
-            let watch = Watch::default();
-            watch.begin();
-            let mut bytes = [&head[..], &body].concat();
-            watch.see(&mut bytes);
-            prop_assert_eq!(&bytes[..head.len()], b"HTTP/1.1 200 OK\r\nX: a b c \r\n\r\n");
-            prop_assert_eq!(&bytes[head.len()..], &body[..]);
+            let got = seen(&Watch::default(), &[&head[..], &body].concat(), size);
+            prop_assert_eq!(&got[..head.len()], b"HTTP/1.1 200 OK\r\nX: a b c \r\n\r\n");
+            prop_assert_eq!(&got[head.len()..], &body[..]);
         }
     }
 }

@@ -17,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::failure::Failure;
 use crate::net::http2_driver::{Driver, UNKNOWN_STREAMS_MAX, first_window};
-use crate::net::http2_state::{Lease, State};
+use crate::net::http2_state::{Lease, State, Windows};
 use crate::net::lost::{Fate, Lost};
 use crate::net::target::Target;
 use crate::net::tasks::Tasks;
 use crate::net::wire::Wire;
-use crate::net::{Request, classify, lock, message};
+use crate::net::{Request, classify, message};
 
 /// Requests at once on one connection: most peers allow 100 to 256, and more would share one TCP stream thinly.
 const STREAMS_MAX: usize = 100;
@@ -53,9 +53,10 @@ impl Http2 {
         wire: Wire,
         remote: SocketAddr,
         tasks: &Arc<Tasks>,
+        windows: &Arc<Windows>,
         host: &str,
     ) -> Result<Http2, Failure> {
-        let (received, mover, window) = (wire.received(), wire.mover(), first_window(wire.round_trip()));
+        let (received, mover, window) = (wire.received(), wire.mover(), windows.most(first_window(wire.round_trip())));
         let shaken = h2::client::Builder::new()
             .initial_window_size(window)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -67,7 +68,7 @@ impl Http2 {
             .handshake(wire)
             .await;
         let (sender, connection) = shaken.map_err(|error| classify::stream(host, &error, false))?;
-        let state = Arc::new(State::default());
+        let state = Arc::new(State::new(windows, window));
         let driver = Driver::start(connection, Arc::clone(&state), received, window, mover, tasks);
         Ok(Http2 { sender, state, driver, tasks: Arc::clone(tasks), lease: None, remote })
     }
@@ -89,7 +90,7 @@ impl Http2 {
 
     /// Returns whether it is moved by the runtime of the caller.
     pub(super) fn is_here(&self) -> bool {
-        lock(&self.driver).home() == Handle::current().id()
+        self.state.home() == Some(Handle::current().id())
     }
 
     /// Requests on it.
@@ -107,6 +108,11 @@ impl Http2 {
         // A handle of its own waits for nothing, so this asks for errors alone.
         let mut cx = Context::from_waker(Waker::noop());
         matches!(self.sender.clone().poll_ready(&mut cx), Poll::Ready(Err(_)))
+    }
+
+    /// Returns whether there is a window for one more stream on it: what all peers may send ahead is bounded.
+    pub(super) fn has_window(&self) -> bool {
+        self.state.has_window()
     }
 
     /// Returns whether one more request would begin at once. Until the peer has said how many it allows, one is

@@ -20,8 +20,8 @@ use crate::net::lock;
 use crate::net::tasks::Tasks;
 use crate::net::wire::{Mover, Wire};
 
-/// What a peer may send of one body before we read it, at least and at most. A hundred streams of the most fit
-/// into the largest window that a connection can have.
+/// What a peer may send of one body before we read it, at first and at most, as far as the windows of all bodies allow. A
+/// hundred streams of the most fit into the largest window that a connection can have.
 const STREAM_WINDOW_BYTES_MIN: u32 = 2 << 20;
 const STREAM_WINDOW_BYTES_MAX: u32 = 20 << 20;
 /// The speed that the first window is enough for, in bytes per second.
@@ -72,7 +72,9 @@ impl Driver {
     ) -> Arc<Mutex<Driver>> {
         let watch = connection.ping_pong().map(|ping_pong| Watch::new(ping_pong, received, window));
         let (engine, gone) = (Some(Engine { connection, watch }), CancellationToken::new());
-        let driver = Driver { engine, state, mover, home: Handle::current().id(), gone: gone.clone() };
+        let home = Handle::current().id();
+        state.set_home(home);
+        let driver = Driver { engine, state, mover, home, gone: gone.clone() };
         let driver = Arc::new(Mutex::new(driver));
         tasks.spawn(drive(Arc::clone(&driver), gone));
         driver
@@ -86,6 +88,7 @@ impl Driver {
             return;
         }
         driver.home = here;
+        driver.state.set_home(here);
         driver.mover.ask();
         if let Some(Engine { watch: Some(watch), .. }) = &mut driver.engine {
             // A timer belongs to the runtime that it was made in.
@@ -96,11 +99,6 @@ impl Driver {
         std::mem::replace(&mut driver.gone, gone.clone()).cancel();
         drop(driver);
         tasks.spawn(drive(Arc::clone(this), gone));
-    }
-
-    /// Returns the runtime that it was last used on.
-    pub(super) fn home(&self) -> Id {
-        self.home
     }
 
     /// Moves what there is to move. Ready once the connection has ended.
@@ -119,6 +117,7 @@ impl Driver {
         }
         if let Some(watch) = watch
             && let Some(window) = watch.poll_window(cx)
+            && self.state.may_grow(window)
             && connection.set_initial_window_size(window).is_ok()
         {
             watch.window = window;

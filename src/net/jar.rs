@@ -4,8 +4,11 @@ use cookie_store::{CookieStore, RawCookie};
 use http::{HeaderMap, HeaderValue, header};
 use url::{Host, Url};
 
-/// What one task may keep; an origin that sets more is ignored.
+/// What one task may keep, in cookies and in bytes of their names and values; an origin that sets more is ignored.
 const COOKIES_MAX: usize = 300;
+const BYTES_MAX: usize = 64 << 10;
+/// A larger cookie is ignored, as browsers do (RFC 6265bis, section 5.7).
+const COOKIE_BYTES_MAX: usize = 4096;
 
 /// The cookies of one task. An empty jar costs nothing.
 #[derive(Clone, Debug, Default)]
@@ -39,13 +42,22 @@ impl Jar {
         for value in headers.get_all(header::SET_COOKIE) {
             let Ok(cookie) = RawCookie::parse(text_of(value.as_bytes())) else { continue };
             let store = self.0.get_or_insert_with(Box::default);
-            if is_for_everyone(&cookie, url) || store.iter_any().nth(COOKIES_MAX - 1).is_some() {
+            if is_for_everyone(&cookie, url) || !has_room(store, &cookie) {
                 continue;
             }
             // What it refuses is not for this origin to set.
             let _ = store.insert_raw(&cookie, url);
         }
     }
+}
+
+/// Returns whether a cookie may be kept beside those that are. One that takes the place of another may when all are full.
+fn has_room(store: &CookieStore, cookie: &RawCookie<'_>) -> bool {
+    let length = |name: &str, value: &str| bytes_of(name).count() + bytes_of(value).count();
+    let own = length(cookie.name(), cookie.value());
+    let others = || store.iter_any().filter(|other| other.name() != cookie.name());
+    let bytes: usize = others().map(|other| length(other.name(), other.value())).sum();
+    own <= COOKIE_BYTES_MAX && bytes + own <= BYTES_MAX && others().count() < COOKIES_MAX
 }
 
 /// Where bytes beyond ASCII stand while they are text: a range of private use, so that none of them is white space.
@@ -129,7 +141,15 @@ mod tests {
     #[test]
     fn a_flood_of_cookies_is_cut() {
         let many: Vec<String> = (0..1000).map(|n| format!("c{n}=1")).collect();
-        let jar = jar("http://a.example/", &many.iter().map(String::as_str).collect::<Vec<_>>());
-        assert_eq!(jar.0.unwrap().iter_any().count(), COOKIES_MAX);
+        let mut full = jar("http://a.example/", &many.iter().map(String::as_str).collect::<Vec<_>>());
+        let change = [(header::SET_COOKIE, HeaderValue::from_static("c7=2"))].into_iter().collect();
+        full.keep(&Url::parse("http://a.example/").unwrap(), &change);
+        assert_eq!(full.0.as_ref().unwrap().iter_any().count(), COOKIES_MAX);
+        assert!(sent(&full, "http://a.example/").unwrap().contains("c7=2"), "what is there can be changed");
+        let large: Vec<String> = (0..40).map(|n| format!("c{n}={}", "x".repeat(4000))).collect();
+        let jar = jar("http://a.example/", &large.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(sent(&jar, "http://a.example/").unwrap().len() < BYTES_MAX + 1000);
+        let one = format!("c={}", "x".repeat(COOKIE_BYTES_MAX));
+        assert_eq!(sent(&super::tests::jar("http://a.example/", &[&one]), "http://a.example/"), None);
     }
 }

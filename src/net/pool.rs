@@ -160,10 +160,12 @@ impl Endpoint {
     /// than requests at once. One that another runtime uses is shared with it only where there may be no more.
     pub(super) fn choose(&self, is_separate: bool) -> Choice {
         let mut connections = lock(&self.connections);
-        connections.http2.retain(|(http2, _)| !http2.is_closed());
+        // An unused one whose windows would be too much now gives way to one with smaller windows.
+        connections.http2.retain(|(http2, _)| !http2.is_closed() && (http2.load() > 0 || http2.has_window()));
         let (list, most) = (&mut connections.http2, if is_separate { SEPARATE_MAX } else { SHARED_MAX });
         let key = |http2: &Http2| (http2.is_separate(), !http2.is_here(), http2.load());
-        let fits = |http2: &Http2| http2.load() == 0 || (!is_separate && http2.is_here() && http2.has_room());
+        let has_place = |http2: &Http2| http2.load() == 0 || (!is_separate && http2.is_here() && http2.has_room());
+        let fits = |http2: &Http2| http2.has_window() && has_place(http2);
         let best =
             list.iter().enumerate().filter(|(_, (http2, _))| fits(http2)).min_by_key(|(_, (http2, _))| key(http2));
         let is_unsettled = |(http2, _): &&(Http2, Instant)| http2.is_here() && !http2.is_settled();
@@ -172,9 +174,12 @@ impl Endpoint {
             None if !is_separate && let Some((http2, _)) = list.iter().find(is_unsettled) => {
                 return Choice::Settle(http2.settled());
             }
-            None if list.len() < most => return Choice::Dial,
+            // There is always one, or one is made, whose windows are so small that there is room for them.
+            None if list.len() < most || (list.len() == most && !list.iter().any(|(it, _)| it.has_window())) => {
+                return Choice::Dial;
+            }
             None => {
-                let least = list.iter().enumerate().min_by_key(|(_, (http2, _))| http2.load());
+                let least = list.iter().enumerate().min_by_key(|(_, (http2, _))| (!http2.has_window(), http2.load()));
                 let Some((index, _)) = least else { return Choice::Dial };
                 index
             }

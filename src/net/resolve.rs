@@ -9,20 +9,21 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared, WeakShared};
+use futures_util::future::{BoxFuture, Shared};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::net::{classify, lock};
 
-/// Look-ups at once. One that nobody waits for any more cannot be interrupted, so a dead name server must not be able to
-/// take all threads soon: it holds each for some seconds.
-const THREADS_MAX: usize = 32;
+/// Look-ups at once. One that nobody waits for any more cannot be interrupted, so names whose servers are silent must not be
+/// able to take all threads soon: each holds one for half a minute. A thread that waits costs its stack.
+const THREADS_MAX: usize = 256;
 /// How long an answer is used. The system's resolver does not say how long it holds; name servers say a minute or more,
 /// mostly, and those who move a service by its name wait for that.
 const KEPT: Duration = Duration::from_secs(10);
@@ -46,13 +47,43 @@ pub(super) struct Resolver {
     /// `None`: the system has no threads to give.
     threads: Option<Runtime>,
     ask: fn(&str) -> io::Result<Vec<IpAddr>>,
-    names: Mutex<HashMap<Box<str>, Entry>>,
+    names: Arc<Names>,
 }
 
+type Names = Mutex<HashMap<Box<str>, Entry>>;
+
 enum Entry {
-    /// Asked for by somebody who still waits, unless it cannot be upgraded.
-    Asked(WeakShared<BoxFuture<'static, Answer>>),
+    /// Asked for. Once a thread has begun it, it stays until its end, so that a name whose servers are silent holds one
+    /// thread however often it is asked for.
+    Asked(LookUp, Arc<AtomicBool>),
     Known(Arc<[IpAddr]>, Instant),
+}
+
+impl Entry {
+    /// Whether it is of no more use: known for too long.
+    fn is_over(&self) -> bool {
+        matches!(self, Entry::Known(_, since) if since.elapsed() >= KEPT)
+    }
+}
+
+/// Somebody who waits for a look-up. The last one takes it along, if no thread has begun it.
+struct Waiter<'a> {
+    names: &'a Names,
+    name: &'a str,
+    look_up: LookUp,
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        let mut names = lock(self.names);
+        if let Some(Entry::Asked(look_up, has_begun)) = names.get(self.name)
+            && look_up.ptr_eq(&self.look_up)
+            && look_up.strong_count() == Some(2)
+            && !has_begun.load(Ordering::Relaxed)
+        {
+            names.remove(self.name);
+        }
+    }
 }
 
 impl Resolver {
@@ -63,28 +94,17 @@ impl Resolver {
             .thread_name("haul-names")
             .build()
             .ok();
-        Resolver { threads, ask, names: Mutex::default() }
+        Resolver { threads, ask, names: Arc::default() }
     }
 
     /// Returns the addresses of a name in the order of the system, each once; at least one. Dropping the future gives
-    /// the look-up up, unless others wait for it.
+    /// the look-up up, unless others wait for it or a thread is at it.
     pub(super) async fn resolve(&self, name: &str) -> Result<Arc<[IpAddr]>, Arc<str>> {
-        let look_up = match self.known(name) {
+        let waiter = match self.known(name) {
             Ok(addresses) => return Ok(addresses),
-            Err(look_up) => look_up,
+            Err(look_up) => Waiter { names: &self.names, name, look_up },
         };
-        let answer = look_up.await;
-        let mut names = lock(&self.names);
-        match &answer {
-            Ok(addresses) => {
-                names.insert(name.into(), Entry::Known(Arc::clone(addresses), Instant::now()));
-            }
-            // A name that failed is asked for again by whoever comes next.
-            Err(_) => {
-                names.remove(name);
-            }
-        }
-        answer
+        waiter.look_up.clone().await
     }
 
     /// Returns what is known of a name, else the look-up that is under way or begins now.
@@ -92,43 +112,51 @@ impl Resolver {
         let mut names = lock(&self.names);
         match names.get(name) {
             Some(Entry::Known(addresses, since)) if since.elapsed() < KEPT => return Ok(Arc::clone(addresses)),
-            Some(Entry::Asked(look_up)) if let Some(look_up) = look_up.upgrade() => return Err(look_up),
+            Some(Entry::Asked(look_up, _)) => return Err(look_up.clone()),
             _ => {}
         }
         if names.len() >= NAMES_MAX {
-            names.retain(|_, entry| match entry {
-                Entry::Known(_, since) => since.elapsed() < KEPT,
-                Entry::Asked(look_up) => look_up.upgrade().is_some(),
-            });
+            names.retain(|_, entry| !entry.is_over());
         }
-        let look_up = self.look_up(name);
-        if let Some(weak) = look_up.downgrade()
-            && names.len() < NAMES_MAX
-        {
-            names.insert(name.into(), Entry::Asked(weak));
+        let has_begun = Arc::new(AtomicBool::new(false));
+        let look_up = self.look_up(name, Arc::clone(&has_begun));
+        if names.len() < NAMES_MAX {
+            names.insert(name.into(), Entry::Asked(look_up.clone(), has_begun));
         }
         Err(look_up)
     }
 
-    fn look_up(&self, name: &str) -> LookUp {
-        let (ask, owned) = (self.ask, name.to_owned());
+    fn look_up(&self, name: &str, has_begun: Arc<AtomicBool>) -> LookUp {
+        let (ask, owned, names) = (self.ask, name.to_owned(), Arc::clone(&self.names));
         let Some(threads) = &self.threads else {
             return std::future::ready(Err(Arc::from("the system has no threads to give"))).boxed().shared();
         };
-        let thread = AbortOnDropHandle::new(threads.handle().spawn_blocking(move || ask(&owned)));
-        async move {
-            let found = thread.await.map_err(|_| Arc::from("the look-up was given up"))?;
-            let mut addresses = found.map_err(|error| Arc::from(classify::dns_error(&error)))?;
-            let mut seen = HashSet::new();
-            addresses.retain(|address| seen.insert(*address));
-            if addresses.is_empty() {
-                return Err(Arc::from("the name has no address"));
+        let thread = AbortOnDropHandle::new(threads.handle().spawn_blocking(move || {
+            has_begun.store(true, Ordering::Relaxed);
+            let answer = judge(ask(&owned));
+            let mut names = lock(&names);
+            match &answer {
+                Ok(addresses) if names.len() < NAMES_MAX || names.contains_key(owned.as_str()) => {
+                    names.insert(owned.into(), Entry::Known(Arc::clone(addresses), Instant::now()));
+                }
+                // A name that failed is asked for again by whoever comes next.
+                _ => drop(names.remove(owned.as_str())),
             }
-            Ok(addresses.into())
-        }
-        .boxed()
-        .shared()
+            answer
+        }));
+        async move { thread.await.unwrap_or_else(|_| Err(Arc::from("the look-up was given up"))) }.boxed().shared()
     }
+}
+
+/// The addresses in what the system says, each once.
+fn judge(found: io::Result<Vec<IpAddr>>) -> Answer {
+    let mut addresses = found.map_err(|error| Arc::from(classify::dns_error(&error)))?;
+    let mut seen = HashSet::new();
+    addresses.retain(|address| seen.insert(*address));
+    if addresses.is_empty() {
+        return Err(Arc::from("the name has no address"));
+    }
+    Ok(addresses.into())
 }
 
 impl Drop for Resolver {
@@ -142,7 +170,7 @@ impl Drop for Resolver {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use futures_util::future::join_all;
 
@@ -179,14 +207,20 @@ mod tests {
 
     #[tokio::test]
     async fn look_ups_that_are_stuck_hold_up_nobody_but_themselves() {
+        static STUCK: AtomicUsize = AtomicUsize::new(0);
         let resolver = Resolver::new(|name| {
             if name == "stuck" {
+                STUCK.fetch_add(1, Ordering::SeqCst);
                 std::thread::sleep(Duration::from_secs(2));
             }
             Ok(vec![[10, 0, 0, 1].into()])
         });
         let wait = Duration::from_millis(10);
-        assert!(tokio::time::timeout(wait, resolver.resolve("stuck")).await.is_err(), "ends with whoever waits");
+        for _ in 0..3 {
+            assert!(tokio::time::timeout(wait, resolver.resolve("stuck")).await.is_err(), "ends with whoever waits");
+        }
+        let asked = STUCK.load(Ordering::SeqCst);
+        assert!(asked <= 1, "one thread, however often it is asked for: {asked}");
         resolver.resolve("other").await.unwrap();
         // The threads for the disk are others.
         tokio::task::spawn_blocking(|| ()).await.unwrap();

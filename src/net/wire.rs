@@ -28,6 +28,8 @@ pub(super) struct Wire {
     kind: Kind,
     received: Arc<AtomicU64>,
     framing: Arc<Watch>,
+    /// The beginning of a line of a head, until its end has come.
+    held: Vec<u8>,
     round_trip: Duration,
     move_asked: Arc<AtomicBool>,
 }
@@ -60,8 +62,8 @@ impl Wire {
     }
 
     fn new(kind: Kind, round_trip: Duration) -> Wire {
-        let (received, framing, move_asked) = Default::default();
-        Wire { kind, received, framing, round_trip, move_asked }
+        let (received, framing, held, move_asked) = Default::default();
+        Wire { kind, received, framing, held, round_trip, move_asked }
     }
 
     /// What asks it to move to another runtime.
@@ -112,20 +114,43 @@ impl Wire {
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let poll = match self.moved()? {
-            Kind::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Kind::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        };
-        let came = buf.filled().len() - before;
-        if came > 0 {
+        loop {
+            let before = buf.filled().len();
+            let held = self.held.len();
+            if held > 0 && buf.remaining() <= held {
+                // Never of a reader with a buffer of any size: handed on as it came.
+                let count = buf.remaining();
+                buf.put_slice(&self.held[..count]);
+                self.held.drain(..count);
+                return Poll::Ready(Ok(()));
+            }
+            buf.put_slice(&self.held);
+            let poll = match self.moved()? {
+                Kind::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+                Kind::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            };
+            if !matches!(poll, Poll::Ready(Ok(()))) {
+                buf.set_filled(before);
+                return poll;
+            }
+            let came = buf.filled().len() - before - held;
+            self.held.clear();
+            if came == 0 {
+                // The end: what was held back has no more behind it.
+                return Poll::Ready(Ok(()));
+            }
             self.received.fetch_add(came as u64, Ordering::Relaxed);
-            self.framing.see(&mut buf.filled_mut()[before..]);
+            let kept = self.framing.see(&mut buf.filled_mut()[before..], came);
             if self.framing.is_endless() {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the head does not end")));
             }
+            let end = buf.filled().len() - kept;
+            self.held.extend_from_slice(&buf.filled()[end..]);
+            buf.set_filled(end);
+            if end > before {
+                return Poll::Ready(Ok(()));
+            }
         }
-        poll
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use crate::support::disk::SmallDisk;
 use crate::support::object::Object;
 use crate::support::origin::Origin;
-use crate::support::reply::Reply;
+use crate::support::reply::{Cut, Reply};
 use crate::support::server::{haul, until_now};
 
 fn files(dir: &std::path::Path) -> Vec<String> {
@@ -53,8 +53,11 @@ fn proxies_of_the_environment_are_obeyed_as_curl_does() {
         {
             command.env_remove(name);
         }
-        command.envs(variables.iter().copied()).args(["get", &origin.url("/a.bin"), "--retries", "0", "-d"]);
-        command.arg(dir.path()).args(flags).output().unwrap().status.success()
+        command.envs(variables.iter().copied()).args(["get", &origin.url("/a.bin"), "--retries", "0"]);
+        if !flags.contains(&"-d") {
+            command.arg("-d").arg(dir.path());
+        }
+        command.args(flags).output().unwrap().status.success()
     };
     assert!(!get(&[("http_proxy", dead)], &[]));
     assert!(!get(&[("ALL_PROXY", dead)], &[]));
@@ -64,6 +67,13 @@ fn proxies_of_the_environment_are_obeyed_as_curl_does() {
     assert!(get(&[("HTTP_PROXY", dead)], &[]), "a header of CGI scripts");
     assert!(get(&[("http_proxy", dead)], &["--proxy", ""]), "the flag is stronger");
     assert_eq!(files(dir.path()), ["a.bin"]);
+    // A redirect is a request of its own.
+    let (elsewhere, second) = (Origin::start_on([127, 0, 0, 2]), tempfile::tempdir().unwrap());
+    elsewhere.object("/b.bin", Object::new(2, 1_000));
+    origin.reply("/a.bin", Reply::redirect(302, &elsewhere.url("/b.bin")));
+    let there = second.path().to_str().unwrap();
+    assert!(!get(&[("http_proxy", dead), ("NO_PROXY", "127.0.0.1")], &["-d", there]), "only the first goes directly");
+    assert!(get(&[("http_proxy", dead), ("NO_PROXY", "127.0.0.0/8")], &["-d", there]));
 }
 
 #[test]
@@ -117,6 +127,26 @@ fn exit_codes_tell() {
         &["get", "-i", "/nowhere"],
     ] {
         assert_eq!(haul(args).status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn what_no_run_could_go_on_with_is_not_left() {
+    let (origin, dir) = (Origin::start(), tempfile::tempdir().unwrap());
+    let object = Object::new(1, 100_000);
+    let bare = object.clone().no_etag().no_last_modified();
+    origin.handle("/bare", move |request| bare.respond(request).cut_at(50_000, Cut::Fin));
+    origin.handle("/tagged", move |request| object.respond(request).cut_at(50_000, Cut::Fin));
+    for path in ["/bare", "/tagged"] {
+        let dir = dir.path().join(&path[1..]);
+        let run = Command::new(env!("CARGO_BIN_EXE_haul"))
+            .args(["get", &origin.url(path), "--retries", "0", "-d"])
+            .arg(&dir)
+            .output()
+            .unwrap();
+        assert_eq!(run.status.code(), Some(1));
+        let parts = files(&dir).len();
+        assert_eq!(parts, if path == "/bare" { 0 } else { 2 }, "{path}: {:?}", files(&dir));
     }
 }
 

@@ -79,7 +79,8 @@ async fn a_name_that_is_taken_meanwhile_is_not_replaced() {
 
 #[tokio::test]
 async fn skip_keeps_what_is_verifiably_the_same() {
-    let rig = Rig::new();
+    let mut rig = Rig::new();
+    rig.part_is_shared = true;
     rig.origin.object("/f", Object::new(1, SIZE));
     let spec = DownloadSpec { on_conflict: Some(OnConflict::Skip), path: String::new(), ..rig.spec("/f") };
     assert!(!rig.done(&spec).await.0.skipped);
@@ -120,7 +121,8 @@ async fn skip_keeps_what_is_verifiably_the_same() {
 
 #[tokio::test]
 async fn skip_does_not_replace_what_came_from_elsewhere() {
-    let rig = Rig::new();
+    let mut rig = Rig::new();
+    rig.part_is_shared = true;
     for (path, seed) in [("/a", 1), ("/b", 2)] {
         rig.origin.handle(path, move |request| {
             Object::new(seed, SIZE).respond(request).header("Content-Disposition", "attachment; filename=same.bin")
@@ -149,6 +151,28 @@ async fn skip_does_not_replace_what_came_from_elsewhere() {
     rig.origin.object("/same.bin", Object::new(3, SIZE));
     assert!(rig.done(&checked("/same.bin", 1)).await.0.skipped, "it is what is wanted, wherever it came from");
     assert_eq!(rig.done(&checked("/same.bin", 3)).await.0.path, "job/same (2).bin");
+}
+
+/// Validators of two hosts say nothing of each other, and a file of the task's own is not somebody else's.
+#[tokio::test]
+async fn skip_asks_nobody_about_the_validators_of_others() {
+    let mut rig = Rig::new();
+    let (old, new) = (Object::new(1, SIZE).no_etag(), Object::new(2, SIZE).no_etag());
+    rig.origin.reply("/f", Reply::status(404));
+    rig.origin.object("/mirror", old.clone());
+    let mut spec = DownloadSpec { on_conflict: Some(OnConflict::Skip), ..rig.spec("/f") };
+    spec.mirrors = vec![rig.origin.url("/mirror")];
+    rig.done(&spec).await;
+    assert_eq!(rig.read("job/f"), old.bytes());
+    // The same attempt again, as after a crash before its end was known: the file is its own.
+    let (again, _) =
+        rig.done(&DownloadSpec { url: rig.origin.url("/mirror"), mirrors: Vec::new(), ..spec.clone() }).await;
+    assert!(!again.skipped && again.created.is_some(), "{again:?}");
+    rig.key = "0-2".into();
+    rig.origin.object("/f", new.clone().validators_of(&old));
+    let (result, _) = rig.done(&spec).await;
+    assert!(!result.skipped, "{result:?}");
+    assert_eq!(rig.read(&result.path), new.bytes());
 }
 
 #[tokio::test]

@@ -71,6 +71,8 @@ struct End {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Validators {
     Strong,
+    /// The same for all versions, each of which has a path of its own that it redirects to.
+    StrongByPath,
     /// Stays when the content changes.
     Weak,
     Date,
@@ -172,7 +174,12 @@ impl World {
             chunks.push_back((stall, Err(Failure::retryable(FailureReason::Truncated, "scripted"))));
         }
         let wait = Duration::from_millis(if is_calm { 0 } else { dice.below(4) * dice.below(400) });
-        Ok((wait, response(request, status, headers, chunks)))
+        let mut response = response(request, status, headers, chunks);
+        if source.validators == Validators::StrongByPath {
+            let place = format!("{}/{version}", request.url.path());
+            response.url.set_path(&place);
+        }
+        Ok((wait, response))
     }
 }
 
@@ -186,6 +193,7 @@ impl Source {
         }
         match self.validators {
             Validators::Strong => put(&mut headers, "etag", &format!("\"{version}\"")),
+            Validators::StrongByPath => put(&mut headers, "etag", "\"same\""),
             Validators::Weak => put(&mut headers, "etag", "W/\"same\""),
             Validators::Date => put(&mut headers, "last-modified", date_of(version)),
             Validators::YoungDate => put(&mut headers, "last-modified", NOW),
@@ -210,6 +218,7 @@ fn range_of(request: &Request, source: &Source, version: usize) -> Option<(u64, 
     if let Some(condition) = text("if-range") {
         let own = match source.validators {
             Validators::Strong => format!("\"{version}\""),
+            Validators::StrongByPath => "\"same\"".to_owned(),
             Validators::Date => date_of(version).to_owned(),
             _ => String::new(),
         };
@@ -310,7 +319,7 @@ fn world(dice: &mut Dice, has_digest: bool) -> World {
     let last = versions[versions.len() - 1].1.clone();
     let kinds = [
         Validators::Strong,
-        Validators::Strong,
+        Validators::StrongByPath,
         Validators::Weak,
         Validators::Date,
         Validators::YoungDate,

@@ -279,6 +279,38 @@ async fn an_expired_redirect_is_resolved_anew() {
     assert_eq!(report.resume, "continued at 100000");
 }
 
+#[tokio::test]
+async fn a_shorter_whole_under_the_same_tag_is_another_version() {
+    let rig = Rig::new();
+    let object = Object::new(1, SIZE);
+    let short = Object::new(1, 30_000).validators_of(&object).no_ranges();
+    rig.origin.handle("/f", move |request| match request.nth {
+        0 => object.respond(request).chunked(9999).cut_at(CUT, Cut::Fin),
+        _ => short.respond(request),
+    });
+    rig.failed(&rig.spec("/f")).await;
+    let (result, report) = rig.done(&rig.spec("/f")).await;
+    assert_eq!((result.bytes, report.resume.as_str()), (30_000, "restarted: content changed"));
+}
+
+#[tokio::test]
+async fn a_file_in_pieces_of_a_byte_is_no_file() {
+    let rig = Rig::new();
+    let object = Object::new(1, SIZE).etag("\"x\"");
+    rig.origin.handle("/f", move |request| match request.header("range") {
+        None => object.respond(request).cut_at(CUT, Cut::Fin),
+        Some(range) => {
+            let first: u64 = range["bytes=".len()..].split('-').next().unwrap().parse().unwrap();
+            let one = object.slice(first..first + 1);
+            let named = format!("bytes {first}-{first}/{SIZE}");
+            Reply::status(206).header("ETag", "\"x\"").header("Content-Range", &named).body(one)
+        }
+    });
+    rig.failed(&rig.spec("/f")).await;
+    let (failure, _) = rig.failed(&rig.spec("/f")).await;
+    assert_eq!((failure.reason, failure.retryable), (FailureReason::LowSpeed, true), "{failure}");
+}
+
 /// A tag that is made of time and size is the same for two builds of one size.
 #[tokio::test]
 async fn a_redirect_to_another_file_starts_over() {

@@ -12,7 +12,7 @@ use haul::model::outcome::{AttemptEnd, AttemptReport, DownloadResult, Outcome};
 use haul::model::progress::Meter;
 use haul::model::spec::DownloadSpec;
 use haul::model::time::Timestamp;
-use haul::net::{Guard, HttpClient, Profile};
+use haul::net::{Guard, HttpClient, Profile, Transport};
 use tokio_util::sync::CancellationToken;
 
 use super::support::origin::Origin;
@@ -27,6 +27,8 @@ pub struct Rig {
     pub durability: Durability,
     pub key: String,
     pub has_history: bool,
+    /// As runs of `haul get` have it, which share the keys of their parts.
+    pub part_is_shared: bool,
     pub stop: CancellationToken,
     pub meter: Meter,
 }
@@ -56,6 +58,7 @@ impl Rig {
             durability: Durability::Full,
             key: "0-1".into(),
             has_history: true,
+            part_is_shared: false,
             stop: CancellationToken::new(),
             meter: Meter::default(),
         }
@@ -66,14 +69,24 @@ impl Rig {
     }
 
     pub async fn attempt(&self, spec: &DownloadSpec) -> (AttemptEnd, AttemptReport) {
+        self.attempt_through(&self.client, &self.key, spec).await
+    }
+
+    /// An attempt of the task `key` over another transport.
+    pub async fn attempt_through(
+        &self,
+        transport: &dyn Transport,
+        key: &str,
+        spec: &DownloadSpec,
+    ) -> (AttemptEnd, AttemptReport) {
         let now = || Timestamp(1_800_000_000_000_000);
         let ctx = DownloadContext {
-            transport: &self.client,
+            transport,
             profile: &self.profile,
             root: &self.root,
             directory: "job",
-            part_key: &self.key,
-            part_is_shared: false,
+            part_key: key,
+            part_is_shared: self.part_is_shared,
             has_history: self.has_history,
             meter: &self.meter,
             stop: &self.stop,

@@ -251,3 +251,21 @@ async fn a_link_that_cannot_be_read_is_no_end() {
     assert!(matches!(end.end, haul::model::outcome::AttemptEnd::Done(_)), "{:?}", end.end);
     assert_eq!(items(&bench.sink.pages.lock().unwrap()), ["1", "2"]);
 }
+
+#[tokio::test]
+async fn the_body_of_a_listing_is_for_its_own_origin() {
+    let (origin, elsewhere, bench) = (Origin::start(), Origin::start_on([127, 0, 0, 2]), Bench::new());
+    elsewhere.reply("/2", Reply::json(r#"{"items":[2]}"#));
+    origin.reply("/1", Reply::json(format!(r#"{{"items":[1],"next":"{}"}}"#, elsewhere.url("/2"))));
+    let next_url = || PageStyle::NextUrl { next_pointer: "/next".into() };
+    let failure = bench
+        .failure(&FetchSpec {
+            method: "POST".into(),
+            body: br#"{"api_key":"secret"}"#.into(),
+            ..listing(origin.url("/1"), next_url())
+        })
+        .await;
+    assert_eq!((failure.reason, elsewhere.all_requests().len()), (FailureReason::Protocol, 0), "{failure}");
+    let fetched = bench.run(&listing(origin.url("/1"), next_url())).await;
+    assert_eq!(result(&fetched).items, 2, "without a body there is nothing to keep back");
+}

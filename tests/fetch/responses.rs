@@ -45,6 +45,26 @@ async fn a_response_is_kept_with_all_its_parts() {
 }
 
 #[tokio::test]
+async fn what_is_kept_of_a_head_is_bounded() {
+    let (origin, bench) = (Origin::start(), Bench::new());
+    let mut reply = Reply::ok("x").header("Content-Type", &"t".repeat(100_000));
+    for index in 0..20 {
+        reply = reply.header(&format!("X-{index}"), &"v".repeat(10_000));
+    }
+    origin.reply("/", reply.header("X-Last", "kept"));
+    let fetched = bench.run(&spec(origin.url("/"))).await;
+    let kept = result(&fetched);
+    let bytes: usize = kept.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    assert!((50_000..=64 << 10).contains(&bytes), "{bytes}");
+    assert!(kept.headers.iter().any(|(name, _)| name == "x-last"));
+    assert!(kept.content_type.len() <= 1024);
+    let long = format!("/{}", "y".repeat(100_000));
+    origin.reply("/far", Reply::redirect(302, &long));
+    let failure = bench.failure(&spec(origin.url("/far"))).await;
+    assert!(failure.message.len() < 500 && failure.reason == FailureReason::Protocol, "{failure}");
+}
+
+#[tokio::test]
 async fn any_method_goes_out_with_its_body() {
     let (origin, bench) = (Origin::start(), Bench::new());
     origin.handle("/", |request| match request.method.as_str() {

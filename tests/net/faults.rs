@@ -36,6 +36,7 @@ async fn what_is_not_http_is_a_protocol_failure() {
     let protocol = (FailureReason::Protocol, false);
     for raw in [
         "SSH-2.0-OpenSSH_9.2\r\n",
+        "ICY 200 OK\r\n\r\n",
         "HTTP/1.1 abc OK\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: minus\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
@@ -81,12 +82,35 @@ async fn one_odd_line_does_not_cost_the_answer() {
         let end = fetch(&client(), &origin.url(&format!("/{index}")), &profile(|_| {})).await;
         assert_eq!(end.unwrap(), (200, b"abc".to_vec()), "{line}");
     }
+    for status in ["HTTP/1.1  200 OK", "HTTP/1.0   200", "http/1.1 200 OK", "HTTP/1.1 200OK"] {
+        origin.reply("/status", Reply::raw(format!("{status}\r\nContent-Length: 3\r\n\r\nabc")));
+        let end = fetch(&client(), &origin.url("/status"), &profile(|_| {})).await;
+        assert_eq!(end.unwrap(), (200, b"abc".to_vec()), "{status}, as curl reads it");
+    }
     let old = "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
     origin.reply("/old", Reply::raw(old));
     assert_eq!(fetch(&client(), &origin.url("/old"), &profile(|_| {})).await.unwrap().1, b"abc");
     let many = "X-Many: yes\r\n".repeat(1_000);
     origin.reply("/many", Reply::raw(format!("HTTP/1.1 200 OK\r\n{many}Content-Length: 3\r\n\r\nabc")));
     assert_eq!(fetch(&client(), &origin.url("/many"), &profile(|_| {})).await.unwrap().1, b"abc");
+}
+
+/// A head that comes byte by byte is the same head.
+#[tokio::test]
+async fn a_head_may_be_cut_anywhere() {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let peer = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_nodelay(true).unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        for byte in b"HTTP/1.0  200 OK\r\nX: a\rb\r\nTransfer-Encoding: identity\r\nContent-Length: 3\r\n\r\nabc" {
+            stream.write_all(&[*byte]).unwrap();
+        }
+    });
+    assert_eq!(fetch(&client(), &url, &profile(|_| {})).await.unwrap(), (200, b"abc".to_vec()));
+    peer.join().unwrap();
 }
 
 #[tokio::test]

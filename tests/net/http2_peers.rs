@@ -253,6 +253,32 @@ async fn requests_that_ask_for_it_have_connections_of_their_own() {
     assert_eq!(peer.connections(), 4, "they are used again");
 }
 
+/// A dead node behind a balancer takes connections and says nothing.
+#[tokio::test]
+async fn a_handshake_that_hangs_holds_up_no_others() {
+    let peer = Peer::start(1, |_, (_, respond)| send(respond, Bytes::from_static(b"x"))).await;
+    let balancer = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}/", balancer.local_addr().unwrap().port());
+    let mut ways = JoinSet::new();
+    let node = peer.address;
+    ways.spawn(async move {
+        let (dead, _) = balancer.accept().await.unwrap();
+        let mut open = JoinSet::new();
+        loop {
+            let (mut stream, _) = balancer.accept().await.unwrap();
+            open.spawn(async move {
+                let mut node = tokio::net::TcpStream::connect(node).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut node).await;
+            });
+            let _ = &dead;
+        }
+    });
+    let (client, profile) = (client(), peer.profile(|p| p.timeouts.connect = Duration::from_secs(4)));
+    let ends = join_all((0..8).map(|_| fetch(&client, &url, &profile))).await;
+    let failed: Vec<_> = ends.iter().filter_map(|end| end.as_ref().err()).collect();
+    assert_eq!(failed.len(), 1, "the one that met it: {failed:?}");
+}
+
 #[tokio::test]
 async fn frames_are_gathered_before_they_are_handed_on() {
     let body = Bytes::from(vec![7; 4 << 20]);

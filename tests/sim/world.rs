@@ -117,7 +117,7 @@ impl World {
                 ..limits
             },
             root: Arc::new(Root::open(&dir.join("downloads")).unwrap()),
-            content: Arc::new(ContentStore::open(&dir.join("data/content")).unwrap()),
+            content: Arc::new(ContentStore::open(&dir.join("data/content"), None).unwrap()),
             aside: dir.join("data/partials"),
             durability: Durability::None,
             retry_after_max: Duration::from_secs(3600),

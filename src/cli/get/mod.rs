@@ -167,6 +167,7 @@ fn settings(plan: &Plan, scratch: &Path) -> EngineSettings {
         },
         // It is the user's own tool: it may go wherever the user may.
         guard: Guard { allow_private: true, allow_ports: plan.ports.clone(), ..Guard::default() },
+        proxies: plan.proxies.clone(),
         file_durability: Durability::Full,
         retry_after_max: Duration::from_secs(3600),
         disk_reserve: None,

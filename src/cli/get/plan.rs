@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use tonic_types::StatusExt as _;
@@ -92,6 +93,8 @@ pub(crate) struct Plan {
     pub(crate) connections: u32,
     /// Of all files together; 0: no limit.
     pub(crate) bytes_per_second: u64,
+    /// Those of the environment, unless a flag says otherwise.
+    pub(crate) proxies: Option<Arc<EnvironmentProxies>>,
     /// The ports of the URLs, which may be asked though another protocol than HTTP has them.
     pub(crate) ports: Vec<u16>,
 }
@@ -119,16 +122,13 @@ impl Plan {
                 .push(read.map_err(|error| Usage(format!("`--checksum` is `{text}`, which is invalid: {error}")))?);
         }
         let connections = args.connections.unwrap_or(0);
-        let proxies = match &args.proxy {
-            Some(_) => EnvironmentProxies::read(|_| None),
-            None => EnvironmentProxies::read(|name| std::env::var(name).ok()),
-        };
+        // Chosen anew for each request, since a redirect may lead to where another one is for, or none.
+        let from_environment = || EnvironmentProxies::read(|name| std::env::var(name).ok());
+        let proxies = args.proxy.is_none().then(|| Arc::new(from_environment()));
         let ports = entries.iter().filter_map(|entry| entry.url.port()).collect();
         let tasks = downloads(&entries)
             .into_iter()
             .map(|(entry, name)| {
-                let mut options = TaskOptions::default();
-                options.http.proxy_url = proxies.proxy_for(&entry.url);
                 let download = DownloadSpec {
                     url: entry.text.clone(),
                     path: if path.is_empty() { name } else { path.clone() },
@@ -137,7 +137,7 @@ impl Plan {
                     max_connections: connections,
                     ..DownloadSpec::default()
                 };
-                TaskSpec { key: String::new(), work: Work::Download(download), options: options.into() }
+                TaskSpec { key: String::new(), work: Work::Download(download), options: TaskOptions::default().into() }
             })
             .collect();
         Ok(Plan {
@@ -148,6 +148,7 @@ impl Plan {
             jobs: args.jobs,
             connections,
             bytes_per_second: args.limit_rate.unwrap_or(0),
+            proxies,
             ports,
         })
     }
