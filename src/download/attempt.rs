@@ -159,10 +159,12 @@ fn is_unwanted(failure: &Failure) -> bool {
 }
 
 /// Returns the failure that decides among those of all sources: the first that another attempt may resolve, else the
-/// first.
+/// first. That a host is paused decides only where no other source has failed so: such an attempt does not count.
 fn telling(mut failures: Vec<Failure>) -> Failure {
     let mismatch = failures.iter().rposition(|failure| failure.reason == FailureReason::ChecksumMismatch);
-    let at = failures.iter().position(|failure| failure.retryable).or(mismatch).unwrap_or(0);
+    let counts = |failure: &Failure| failure.retryable && failure.paused_until.is_none();
+    let again = failures.iter().position(counts).or_else(|| failures.iter().position(|failure| failure.retryable));
+    let at = again.or(mismatch).unwrap_or(0);
     if failures.is_empty() {
         return Failure::fatal(FailureReason::Internal, "there was no source to download from");
     }

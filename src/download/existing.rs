@@ -14,6 +14,9 @@ use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::DownloadResult;
 use crate::model::spec::OnConflict;
 
+/// Files from this size on take so long to hash that the place of a request is not held meanwhile.
+const LONG_READ_BYTES: u64 = 16 << 20;
+
 /// A file that the origin may say is still the same: what it is called, and what is known of it.
 pub(super) struct Known {
     name: String,
@@ -160,6 +163,10 @@ async fn verified(
     let checksums = if hasher.is_idle() {
         Vec::new()
     } else {
+        // Nothing is asked for meanwhile, and others may.
+        if size >= LONG_READ_BYTES {
+            order.ctx.transport.rest();
+        }
         let hashed = hash_existing(file, path.clone(), hasher, order.ctx.stop).await;
         hashed.map_err(|failure| order.ctx.stopped_or(failure))?
     };

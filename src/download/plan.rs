@@ -93,7 +93,9 @@ async fn set_room_aside(
     missing: u64,
 ) -> Result<Option<Reservation>, Halt> {
     let Some(total) = total.filter(|_| missing > 0) else { return Ok(None) };
-    let needed = missing.saturating_sub(bound.spare_bytes());
+    // Small files are never set room aside for, and a look would cost as much as their bytes.
+    let spare = if total < PREALLOCATE_FROM_BYTES { 0 } else { bound.spare_bytes() };
+    let needed = missing.saturating_sub(spare);
     let reserved = order.ctx.root.reserve(bound.folder(), needed);
     let reservation = reserved.map_err(|error| no_space(order, &error, total, "the file"))?;
     if total < PREALLOCATE_FROM_BYTES {

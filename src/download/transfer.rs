@@ -167,10 +167,32 @@ async fn connect(flow: &Flow<'_>, first: Opened, has_digest: bool) -> Result<(),
     }
 }
 
-/// Returns the failure of several connections that another attempt may resolve.
+/// Returns the failure of several connections that decides: one that another attempt may resolve. That a host is paused
+/// comes last, since such an attempt does not count, and this one has done more than to find that out.
 fn worse(before: Option<Failure>, now: Failure) -> Failure {
+    let rank = |failure: &Failure| (failure.retryable && failure.paused_until.is_none(), failure.retryable);
     match before {
-        Some(before) if before.retryable || !now.retryable => before,
+        Some(before) if rank(&before) >= rank(&now) => before,
         _ => now,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::time::Timestamp;
+
+    #[test]
+    fn what_counts_goes_before_a_pause() {
+        let fatal = || Failure::fatal(FailureReason::Protocol, "fatal");
+        let again = |text: &str| Failure::retryable(FailureReason::Truncated, text);
+        let paused = || Failure { paused_until: Some(Timestamp(1)), ..again("paused") };
+        let of = |failures: Vec<Failure>| {
+            failures.into_iter().fold(None, |before, now| Some(worse(before, now))).unwrap().message
+        };
+        assert_eq!(of(vec![paused(), fatal()]), "paused");
+        assert_eq!(of(vec![fatal(), paused()]), "paused");
+        assert_eq!(of(vec![paused(), again("cut")]), "cut");
+        assert_eq!(of(vec![again("cut"), paused(), again("later")]), "cut");
     }
 }

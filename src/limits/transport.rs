@@ -170,6 +170,10 @@ impl Transport for Limited {
         .boxed()
     }
 
+    fn rest(&self) {
+        drop(self.first.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
     fn is_paused(&self, url: &Url) -> bool {
         Host::of(url).is_some_and(|host| matches!(self.hosts.check(&host), Err(Blocked::Paused(_))))
     }
@@ -202,5 +206,39 @@ impl BodySource for LimitedBody {
             chunk
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::limits::Limits;
+
+    struct Nowhere;
+
+    impl Transport for Nowhere {
+        fn send<'a>(&'a self, _: Request, _: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>> {
+            std::future::pending().boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn who_rests_holds_no_place_of_others() {
+        let clock = Clock::system();
+        let hosts = Hosts::new(Limits { max_per_host: 1, ..Limits::default() }, clock.clone());
+        let host = Host::new("a:80");
+        let limited = Limited {
+            inner: Arc::new(Nowhere),
+            hosts: hosts.clone(),
+            job: Arc::new(JobRates::new(RateLimit::default())),
+            server_bytes: Arc::default(),
+            first: Mutex::new(hosts.try_start(&host).ok()),
+            clock,
+            retry_after_max: Duration::ZERO,
+        };
+        assert!(hosts.try_start(&host).is_err());
+        limited.rest();
+        assert!(hosts.try_start(&host).is_ok());
+        assert!(limited.start(&host).await.is_ok(), "and asks for its own when it goes on");
     }
 }

@@ -27,6 +27,8 @@ pub const ACCEPT_ENCODING: HeaderValue = HeaderValue::from_static("gzip, br, zst
 
 /// The size of decoded chunks.
 const CHUNK_BYTES: usize = 32 << 10;
+/// What a chunk counts as in the turn of its task, which has 128 units: to pack and unpack it costs as much as many reads.
+const CHUNK_UNITS: usize = 8;
 /// What the names of files end with that are gzip by their own format. Formats that only may be are not among them: such
 /// a file may well have been packed for its transport.
 const GZIP_ENDINGS: [&str; 16] = [
@@ -226,7 +228,9 @@ impl Decoded {
             *self = Decoded::Running(reader, count);
         }
         let Decoded::Running(reader, all) = self else { return Ok(None) };
-        coop::consume_budget().await;
+        for _ in 0..CHUNK_UNITS {
+            coop::consume_budget().await;
+        }
         let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
         let count = reader.read_buf(&mut chunk).await.map_err(failure)?;
         all.decoded.fetch_add(count as u64, Ordering::Relaxed);
@@ -249,10 +253,14 @@ struct Polite(Reader);
 
 impl AsyncRead for Polite {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let progress = ready!(coop::poll_proceed(cx));
+        ready!(coop::poll_proceed(cx)).made_progress();
         let poll = Pin::new(&mut self.0).poll_read(cx, buf);
         if poll.is_ready() {
-            progress.made_progress();
+            // What is left of the turn may be less: it ends all the same.
+            for _ in 1..CHUNK_UNITS {
+                let Poll::Ready(progress) = coop::poll_proceed(cx) else { break };
+                progress.made_progress();
+            }
         }
         poll
     }

@@ -129,6 +129,9 @@ pub trait Transport: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(Permit::default())))
     }
 
+    /// Gives back what was set aside for the first request, for a caller that does something else for long before it asks.
+    fn rest(&self) {}
+
     /// Returns whether a request to `url` would have to wait because its host is paused. Whoever has a choice goes
     /// elsewhere.
     fn is_paused(&self, _url: &Url) -> bool {
