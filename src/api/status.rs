@@ -16,7 +16,8 @@ use crate::engine::command::EngineError;
 use crate::model::access::AccessError;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::role::{DEFAULT_TENANT, Role};
-use crate::model::text::is_misleading;
+use crate::model::text::cut;
+pub(crate) use crate::model::text::shown;
 use crate::pb;
 use crate::store::StoreError;
 
@@ -26,8 +27,6 @@ pub const DOMAIN: &str = "haul.v1";
 const VIOLATIONS_MAX: usize = 100;
 /// When a client may try again what the server could not do just now.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// The most bytes of a value that an error repeats.
-const SHOWN_BYTES_MAX: usize = 128;
 /// The most bytes of a message. It stands in the trailers up to three times, one of them percent-encoded.
 const MESSAGE_BYTES_MAX: usize = 512;
 /// The most bytes of a violation's field and of its description.
@@ -35,36 +34,6 @@ const VIOLATION_BYTES_MAX: (usize, usize) = (256, 400);
 /// The most bytes of the trailers that hold an error, names and 32 bytes for each (RFC 9113, 6.5.2) included. The rest of
 /// the 4 KiB is for the headers that a transport adds.
 const WIRE_BYTES_MAX: usize = 3_600;
-
-/// Returns `text` for an error: at most 128 bytes, with characters escaped that cannot be seen.
-pub(crate) fn shown(text: &str) -> String {
-    cut(text.chars().flat_map(escaped), SHOWN_BYTES_MAX)
-}
-
-fn escaped(letter: char) -> impl Iterator<Item = char> {
-    let hidden = is_misleading(letter).then(|| letter.escape_default());
-    let visible = hidden.is_none().then_some(letter);
-    hidden.into_iter().flatten().chain(visible)
-}
-
-/// Returns the first letters of a text, at most `bytes_max` with the ellipsis that stands for the rest.
-fn cut(letters: impl Iterator<Item = char>, bytes_max: usize) -> String {
-    const ELLIPSIS: char = '…';
-    let mut text = String::new();
-    let mut room_for_ellipsis = 0;
-    for letter in letters {
-        if text.len() + letter.len_utf8() > bytes_max {
-            text.truncate(room_for_ellipsis);
-            text.push(ELLIPSIS);
-            return text;
-        }
-        text.push(letter);
-        if text.len() + ELLIPSIS.len_utf8() <= bytes_max {
-            room_for_ellipsis = text.len();
-        }
-    }
-    text
-}
 
 /// An error on its way to a client: what every status of this server is made of.
 pub(crate) struct Fault {
@@ -347,16 +316,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn a_cut_text_is_whole_letters_and_says_that_it_was_cut() {
-        assert_eq!(shown("plain"), "plain");
-        assert_eq!(shown("a\nb"), "a\\nb");
-        let long = shown(&"ü".repeat(100));
-        assert!(long.len() <= SHOWN_BYTES_MAX && long.ends_with('…'), "{long}");
-        assert_eq!(shown(&"x".repeat(128)).len(), 128);
-        assert_eq!(shown(&"x".repeat(129)), format!("{}…", "x".repeat(125)));
-    }
 
     fn of(texts: &[(String, String)]) -> Status {
         let mut violations = Violations::default();

@@ -4,6 +4,7 @@ use url::{Host, Url};
 
 use crate::api::status::{Violations, shown};
 use crate::model::checksum::{Algorithm, Checksum};
+use crate::model::host::is_named;
 use crate::model::method;
 use crate::model::path;
 use crate::model::secret::is_redacted;
@@ -51,6 +52,7 @@ fn url(text: &str, path: &str, v: &mut Violations) {
         Ok(url) if !matches!(url.scheme(), "http" | "https") => {
             v.add(path, format!("has the scheme `{}`; only http and https are accepted", shown(url.scheme())));
         }
+        Ok(_) if !is_named(text) => v.add(path, "does not name a host; write it like `https://example.com/file`"),
         Ok(url) => {
             if let Some(why) = unusable(&url) {
                 v.add(path, why);

@@ -1,5 +1,7 @@
 //! A connection to a server, and what its errors say to a person.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,6 +25,8 @@ use crate::pb::job_service_client::JobServiceClient;
 const WINDOW_BYTES: u32 = 8 << 20;
 /// The largest message that is taken. Servers send at most 4 MiB; this leaves room for those of other versions.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// More than all authorities of a system.
+const PEM_BYTES_MAX: u64 = 16 << 20;
 /// How long a server has to take the connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A server that is silent for the first while a call is open is asked, and given up after the second: it may be gone
@@ -215,7 +219,13 @@ fn is_loopback(url: &str) -> bool {
 /// How the two sides prove who they are.
 fn tls(place: &Where) -> Result<ClientTlsConfig, Usage> {
     let read = |path: &Path| {
-        std::fs::read(path).map_err(|error| Usage(format!("`{}` cannot be read ({error})", path.display())))
+        let mut bytes = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes));
+        match read {
+            Ok(_) if bytes.len() as u64 <= PEM_BYTES_MAX => Ok(bytes),
+            Ok(_) => Err(Usage(format!("`{}` is larger than 16 MiB, so it holds no certificates", path.display()))),
+            Err(error) => Err(Usage(format!("`{}` cannot be read ({error})", path.display()))),
+        }
     };
     let mut config = ClientTlsConfig::new();
     config = match &place.ca {

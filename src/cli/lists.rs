@@ -15,6 +15,10 @@ use crate::cli::urls;
 
 /// The longest line of a list, in bytes. A longer one is no URL, and a file without line ends must not fill the memory.
 const LINE_BYTES_MAX: usize = 64 << 10;
+/// A line that goes on beyond this has no end: a device, or a file of something else.
+const ENDLESS_BYTES: u64 = 64 << 20;
+/// Bad lines after which a list is not read any further.
+const WRONG_MAX: usize = 10_000;
 /// The largest job file, in bytes. A server takes messages of 16 MiB.
 const JOB_BYTES_MAX: u64 = 64 << 20;
 
@@ -63,10 +67,11 @@ pub(crate) fn read_job(path: &Path) -> Result<String, Usage> {
         return Err(Usage(format!("{name} is larger than 64 MiB; submit an open job, and its tasks with `haul add`")));
     }
     let (encoding, mark) = Encoding::of(&bytes);
-    decoded(encoding, &bytes[mark..]).map_err(|at| {
+    let text = decoded(encoding, &bytes[mark..]).map_err(|at| {
         let line = bytes[..at + mark].split(|byte| *byte == b'\n').count();
         Usage(format!("{name}, line {line}: {}; save the file as UTF-8", encoding.complaint()))
-    })
+    })?;
+    if text.trim().is_empty() { Err(Usage(format!("{name} is empty; it holds no job"))) } else { Ok(text) }
 }
 
 /// The entries of a list, or all that is wrong with it.
@@ -79,14 +84,18 @@ pub(crate) fn collected(list: impl Iterator<Item = Result<Entry, ListError>>) ->
             Ok(entry) => entries.push(entry),
             Err(ListError::Line(message) | ListError::End(message)) => wrong.push(message),
         }
+        if wrong.len() >= WRONG_MAX {
+            break;
+        }
     }
     if wrong.is_empty() {
         return Ok(entries);
     }
     let more = wrong.len().saturating_sub(NAMED_MAX);
+    let least = if wrong.len() >= WRONG_MAX { "at least " } else { "" };
     wrong.truncate(NAMED_MAX);
     if more > 0 {
-        wrong.push(format!("and {more} more"));
+        wrong.push(format!("and {least}{more} more"));
     }
     Err(Usage(wrong.join("\n")))
 }
@@ -172,7 +181,8 @@ pub(crate) struct List {
 /// A line as it was read.
 enum Raw {
     Bytes(Vec<u8>),
-    TooLong,
+    TooLong { is_comment: bool },
+    Endless,
 }
 
 impl List {
@@ -198,7 +208,7 @@ impl List {
 
     /// The next line without its end; `None` behind the last.
     fn next_line(&mut self) -> io::Result<Option<Raw>> {
-        let (mut line, mut is_too_long, mut has_any) = (Vec::new(), false, false);
+        let (mut line, mut bytes, mut is_comment) = (Vec::new(), 0_u64, false);
         loop {
             let mut unit = [0; 2];
             let size = self.encoding.unit_bytes();
@@ -212,22 +222,26 @@ impl List {
             if is_second_half {
                 continue;
             }
-            has_any = true;
             if end == u16::from(b'\n') || end == u16::from(b'\r') {
                 self.after_cr = end == u16::from(b'\r');
+                bytes += 1;
                 break;
             }
-            if line.len() < LINE_BYTES_MAX {
+            is_comment |= bytes == 0 && end == u16::from(b'#');
+            bytes += read as u64;
+            if bytes <= LINE_BYTES_MAX as u64 {
                 line.extend_from_slice(&unit[..read]);
-            } else {
-                is_too_long = true;
+            } else if bytes > ENDLESS_BYTES {
+                self.line += 1;
+                return Ok(Some(Raw::Endless));
             }
         }
-        if !has_any {
+        if bytes == 0 {
             return Ok(None);
         }
         self.line += 1;
-        Ok(Some(if is_too_long { Raw::TooLong } else { Raw::Bytes(line) }))
+        let is_whole = bytes <= LINE_BYTES_MAX as u64 + 1;
+        Ok(Some(if is_whole { Raw::Bytes(line) } else { Raw::TooLong { is_comment } }))
     }
 
     /// Reads up to as many bytes as `unit` holds.
@@ -288,9 +302,15 @@ impl Iterator for List {
             let line = match self.next_line() {
                 Ok(None) => return None,
                 Ok(Some(Raw::Bytes(line))) => line,
-                Ok(Some(Raw::TooLong)) => {
+                Ok(Some(Raw::TooLong { is_comment: true })) => continue,
+                Ok(Some(Raw::TooLong { is_comment: false })) => {
                     let message = self.wrong("the line is longer than 64 KiB, so it is not a URL");
                     return Some(Err(ListError::Line(message)));
+                }
+                Ok(Some(Raw::Endless)) => {
+                    self.is_over = true;
+                    let message = self.wrong("the line does not end within 64 MiB, so this is not a list of URLs");
+                    return Some(Err(ListError::End(message)));
                 }
                 Err(error) => {
                     self.is_over = true;
@@ -352,6 +372,30 @@ mod tests {
         assert_eq!(list(joined.as_bytes())[1], Ok((2, "http://a/2".to_owned())));
         assert_eq!(list(b"http://a/x#part\n")[0], Ok((1, "http://a/x#part".to_owned())));
         assert!(list(b"").is_empty() && list(b"\xff\xfe").is_empty() && list(b"h").len() == 1);
+    }
+
+    #[test]
+    fn what_is_no_list_ends() {
+        let endless = List::new("`zero`".to_owned(), Box::new(io::repeat(b'x'))).unwrap();
+        let read: Vec<_> = endless.collect();
+        let [Err(ListError::End(message))] = &read[..] else { panic!("{read:?}") };
+        assert!(message.starts_with("`zero`, line 1: the line does not end"), "{message}");
+        let wrong = List::new("`y`".to_owned(), Box::new(Repeated(b"y\n"))).unwrap();
+        let message = collected(wrong).unwrap_err().to_string();
+        assert!(message.ends_with("\nand at least 9980 more"), "{message}");
+        let comment = [b"# ".to_vec(), vec![b'x'; 1 << 20], b"\nhttp://a/\n".to_vec()].concat();
+        assert_eq!(list(&comment), [Ok((2, "http://a/".to_owned()))]);
+    }
+
+    /// A text again and again, without end.
+    struct Repeated(&'static [u8]);
+
+    impl Read for Repeated {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let size = self.0.len().min(into.len());
+            into[..size].copy_from_slice(&self.0[..size]);
+            Ok(size)
+        }
     }
 
     #[test]

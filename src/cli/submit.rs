@@ -120,5 +120,9 @@ fn entries(args: &SubmitArgs) -> Result<Vec<Entry>, Usage> {
         let what = "nothing to submit; name URLs, a list of them with `-i FILE`, or a job with `-f JOB.json`";
         return Err(Usage(what.to_owned()));
     }
-    lists::collected(args.urls.entries()?)
+    let entries = lists::collected(args.urls.entries()?)?;
+    if entries.is_empty() && !args.open {
+        return Err(Usage("nothing to submit: the list has no URL; write each on a line of its own".to_owned()));
+    }
+    Ok(entries)
 }

@@ -2,38 +2,45 @@
 
 use url::Url;
 
+use crate::model::host::is_named;
 use crate::model::secret;
-use crate::model::text::{is_misleading, plain};
+use crate::model::text::{is_misleading, shown};
 
 /// Reads the URL of a task. The error says what is wrong with it and what may have been meant.
 pub(crate) fn read(text: &str) -> Result<Url, String> {
-    let shown = plain(&secret::redacted_text(text)).into_owned();
+    let typed = shown(&secret::redacted_text(text));
     if let Some(letter) = text.chars().find(|letter| is_misleading(*letter)) {
         let code = u32::from(letter);
         return Err(format!(
-            "`{shown}` has the invisible or control character U+{code:04X}; remove it, or percent-encode it"
+            "`{typed}` has the invisible or control character U+{code:04X}; remove it, or percent-encode it"
         ));
     }
     let is_separate = |rest: &str| ["http://", "https://"].iter().any(|scheme| rest.starts_with(scheme));
     if text.split_whitespace().skip(1).any(is_separate) {
-        return Err(format!("`{shown}` holds more than one URL; write each on a line of its own"));
+        return Err(format!("`{typed}` holds more than one URL; write each on a line of its own"));
     }
     let url = match Url::parse(text) {
-        Ok(url) if url.has_host() && matches!(url.scheme(), "http" | "https") => return Ok(url),
+        Ok(url) if matches!(url.scheme(), "http" | "https") => {
+            return if url.has_host() && is_named(text) {
+                Ok(url)
+            } else {
+                Err(format!("`{typed}` does not name a host; write it like `https://example.com/file`"))
+            };
+        }
         parsed => parsed,
     };
     if let Some(meant) = with_scheme(text) {
-        return Err(format!("`{shown}` is not a URL; did you mean `{meant}`?"));
+        return Err(format!("`{typed}` is not a URL; did you mean `{meant}`?"));
     }
     Err(match url {
         Ok(url) if text.contains("://") => {
-            let scheme = plain(url.scheme()).into_owned();
-            format!("`{shown}` has the scheme `{scheme}`, and only http and https URLs can be fetched")
+            let scheme = shown(url.scheme());
+            format!("`{typed}` has the scheme `{scheme}`, and only http and https URLs can be fetched")
         }
         Err(error) if error != url::ParseError::RelativeUrlWithoutBase => {
-            format!("`{shown}` is not a URL ({error}); write it like `https://example.com/file`")
+            format!("`{typed}` is not a URL ({error}); write it like `https://example.com/file`")
         }
-        _ => format!("`{shown}` is not a URL; write it like `https://example.com/file`"),
+        _ => format!("`{typed}` is not a URL; write it like `https://example.com/file`"),
     })
 }
 
@@ -79,6 +86,8 @@ mod tests {
             ("", "write it like"),
             ("ftp://a/x", "the scheme `ftp`"),
             ("http://", "empty host"),
+            ("http:///x", "does not name a host"),
+            ("https:a", "does not name a host"),
             ("http://a/\u{202e}x", "U+202E"),
             ("http://a/\tb", "U+0009"),
             ("http://a/ http://b/", "more than one URL"),
@@ -87,6 +96,8 @@ mod tests {
             let error = read(text).unwrap_err();
             assert!(error.contains(part), "{text:?}: {error}");
         }
+        let long = read(&"\u{0}".repeat(60_000)).unwrap_err();
+        assert!(long.len() < 300, "{long}");
         for good in ["http://a/ü c.txt", "https://a.example:1/x#y", "HTTP://a/", "http://[::1]/"] {
             assert!(read(good).is_ok(), "{good}");
         }

@@ -262,7 +262,8 @@ fn ended_lines(job: &pb::Job) -> Vec<Line> {
 fn progress_line(progress: &pb::JobProgress) -> Line {
     let bytes = progress.progress.unwrap_or_default();
     let counts = progress.counts.unwrap_or_default();
-    let line = Line::from(format!("{} of {} tasks succeeded", counts.succeeded, counts.total));
+    let line =
+        Line::from(format!("{} of {} succeeded", counts.succeeded, words::count(u64::from(counts.total), "task")));
     let failed = if counts.failed > 0 { format!(", {} failed", counts.failed) } else { String::new() };
     let running = format!(
         ", {} running; {}",

@@ -3,6 +3,8 @@
 //! All files are read together, checked, and only then used, for the handshakes from then on. Files that do not fit
 //! together change nothing, so a half-written set never serves.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,6 +21,9 @@ use crate::model::principal::{Identity, principal_of};
 
 /// How often the files are looked at: where secrets are mounted, what changes is a link, and no event tells of it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The largest file that is read: more than the list of an authority that revoked a million certificates.
+const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// What the server does about certificates of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +154,7 @@ fn stamp(settings: &TlsSettings) -> Stamp {
 fn load(settings: &TlsSettings) -> Result<Loaded, TlsError> {
     let wrong = |path: &Path, why: String| TlsError { path: path.to_owned(), why };
     let chain = certificates(&settings.cert)?;
-    let key = PrivateKeyDer::from_pem_file(&settings.key)
+    let key = PrivateKeyDer::from_pem_slice(&read(&settings.key)?)
         .map_err(|error| wrong(&settings.key, format!("there is no key in it ({error})")))?;
     let names = chain
         .first()
@@ -181,10 +186,19 @@ fn load(settings: &TlsSettings) -> Result<Loaded, TlsError> {
     Ok(Loaded { config: Arc::new(config), names: names.into() })
 }
 
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    match read {
+        Ok(_) if bytes.len() as u64 <= FILE_BYTES_MAX => Ok(bytes),
+        Ok(_) => Err(TlsError { path: path.to_owned(), why: "it is larger than 64 MiB".to_owned() }),
+        Err(error) => Err(TlsError { path: path.to_owned(), why: error.to_string() }),
+    }
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let wrong = |why: String| TlsError { path: path.to_owned(), why };
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match read {
+    match CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<Vec<_>, _>>() {
         Ok(found) if !found.is_empty() => Ok(found),
         Ok(_) => Err(wrong("there is no certificate in it".to_owned())),
         Err(error) => Err(wrong(error.to_string())),
@@ -192,6 +206,6 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 fn revoked(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
-    let read = CertificateRevocationListDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    read.map_err(|error| TlsError { path: path.to_owned(), why: error.to_string() })
+    let lists = CertificateRevocationListDer::pem_slice_iter(&read(path)?).collect::<Result<Vec<_>, _>>();
+    lists.map_err(|error| TlsError { path: path.to_owned(), why: error.to_string() })
 }

@@ -37,6 +37,13 @@ impl Host {
     }
 }
 
+/// Returns whether an http or https URL names a host where it is written: not `http:///x` or `http:x`, of which a browser
+/// makes `http://x`. Such a URL must be rejected (RFC 9110, 4.2.1); it is what remains of one whose host was left empty.
+pub fn is_named(url: &str) -> bool {
+    let behind = url.split_once(':').and_then(|(_, rest)| rest.strip_prefix("//"));
+    behind.is_some_and(|authority| !authority.is_empty() && !authority.starts_with(['/', '\\', '?', '#']))
+}
+
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -46,5 +53,31 @@ impl fmt::Display for Host {
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_named_where_it_is_written() {
+        for url in ["http://a", "HTTPS://a/", "http://[::1]:1/x", "http://user@a?x", "http://a//b"] {
+            assert!(is_named(url), "{url}");
+        }
+        for url in [
+            "http:",
+            "http://",
+            "http:///a",
+            "http:/a",
+            "http:a",
+            r"http:\\a",
+            r"http://\a",
+            "http://?a",
+            "http://#a",
+            "a",
+        ] {
+            assert!(!is_named(url), "{url}");
+        }
     }
 }

@@ -17,6 +17,7 @@ pub mod group;
 pub mod host;
 pub mod ids;
 pub mod job;
+pub mod json;
 pub mod limits;
 pub mod method;
 pub mod outcome;

@@ -8,6 +8,9 @@ use std::borrow::Cow;
 /// Joins or separates letters of many scripts and is invisible: harmless only where it stands between such letters.
 const JOINERS: [char; 2] = ['\u{200c}', '\u{200d}'];
 
+/// The most bytes of a value that an error repeats.
+const SHOWN_BYTES_MAX: usize = 128;
+
 /// Returns whether a character controls a terminal, changes the direction of text, breaks a line, or is invisible.
 ///
 /// These are the Unicode categories Cc, Cf, Zl and Zp and the ignorable characters, without the variation selectors that
@@ -71,6 +74,36 @@ pub fn json_escaped(document: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// Returns `text` for an error: at most 128 bytes, with characters escaped that cannot be seen.
+pub fn shown(text: &str) -> String {
+    cut(text.chars().flat_map(escaped), SHOWN_BYTES_MAX)
+}
+
+fn escaped(letter: char) -> impl Iterator<Item = char> {
+    let hidden = is_misleading(letter).then(|| letter.escape_default());
+    let visible = hidden.is_none().then_some(letter);
+    hidden.into_iter().flatten().chain(visible)
+}
+
+/// Returns the first letters of a text, at most `bytes_max` with the ellipsis that stands for the rest.
+pub fn cut(letters: impl Iterator<Item = char>, bytes_max: usize) -> String {
+    const ELLIPSIS: char = '…';
+    let mut text = String::new();
+    let mut room_for_ellipsis = 0;
+    for letter in letters {
+        if text.len() + letter.len_utf8() > bytes_max {
+            text.truncate(room_for_ellipsis);
+            text.push(ELLIPSIS);
+            return text;
+        }
+        text.push(letter);
+        if text.len() + ELLIPSIS.len_utf8() <= bytes_max {
+            room_for_ellipsis = text.len();
+        }
+    }
+    text
+}
+
 fn replaced(text: &str, keep: impl Fn(char) -> bool) -> Cow<'_, str> {
     if !text.contains(|letter| is_misleading(letter) && !keep(letter)) {
         return Cow::Borrowed(text);
@@ -127,5 +160,15 @@ mod tests {
         let escaped = json_escaped(&value.to_string()).into_owned();
         assert!(!escaped.contains(is_misleading));
         assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped).unwrap(), value);
+    }
+
+    #[test]
+    fn a_cut_text_is_whole_letters_and_says_that_it_was_cut() {
+        assert_eq!(shown("plain"), "plain");
+        assert_eq!(shown("a\nb"), "a\\nb");
+        let long = shown(&"ü".repeat(100));
+        assert!(long.len() <= SHOWN_BYTES_MAX && long.ends_with('…'), "{long}");
+        assert_eq!(shown(&"x".repeat(128)).len(), 128);
+        assert_eq!(shown(&"x".repeat(129)), format!("{}…", "x".repeat(125)));
     }
 }

@@ -31,6 +31,8 @@ pub(crate) fn message(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<DynamicMessage, Status> {
+    // Some editors write a byte order mark, and a reader may ignore it (RFC 8259, 8.1).
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let input = route.rpc.input();
     let mut message = match &route.body {
         Body::All if !body.is_empty() => json::read(input.clone(), body, "")?,
@@ -349,6 +351,7 @@ mod tests {
         let mask = |body| change(body).update_mask.unwrap_or_default().paths;
         assert_eq!(mask(r#"{"title": "t", "rateLimit": null}"#), ["rate_limit", "title"]);
         assert_eq!(mask(r#"{"group": {"maxConcurrency": 3}}"#), ["group.max_concurrency"]);
+        assert_eq!(mask("\u{feff}{\"title\": \"t\"}"), ["title"]);
         assert_eq!(mask(r#"{"title": "t", "priority": 1, "update_mask": "title"}"#), ["title"]);
         assert!(mask("{}").is_empty());
         let limits = |uri, body| bound::<pb::UpdateLimitsRequest>(&Method::PATCH, uri, &[], body).unwrap();

@@ -79,6 +79,15 @@ async fn a_list_of_any_length_is_submitted() {
     assert_eq!(bad.status.code(), Some(2));
     assert!(text(&bad).contains("stdin, line 2: `example.com/x` is not a URL; did you mean `https://example.com/x`?"));
     run(&server, &["cancel", &id]);
+    for (args, input, part) in [
+        (&["submit", "-i", "-"][..], &b"# nothing yet\n"[..], "the list has no URL"),
+        (&["submit", "-f", "-"], b"\r\n", "stdin is empty"),
+        (&["submit", "-f", "-"], b"{\"tasks\": [], \"tasks\": []}", "`tasks`: the key stands there twice"),
+    ] {
+        let empty = run_with(&server, args, input);
+        assert_eq!(empty.status.code(), Some(2), "{}", text(&empty));
+        assert!(text(&empty).contains(part), "{}", text(&empty));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

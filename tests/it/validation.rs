@@ -186,6 +186,9 @@ async fn urls_methods_and_headers_that_cannot_work_are_refused() {
         "http://a/?x=1&sig=REDACTED",
         "ftp://a/",
         "http://a b/",
+        "http:///a/b",
+        "http:/a/b",
+        "http:a",
     ];
     let fields = violations(&server, job(bad.iter().map(|url| download(*url)).collect())).await;
     assert_eq!(fields, (0..bad.len()).map(|at| format!("job.tasks[{at}].download.url")).collect::<Vec<_>>());
