@@ -124,6 +124,16 @@ impl Client {
         }
         let server = &self.server;
         match status.code() {
+            Code::Unavailable if is_refused_connection(status) && cause(status).contains("corrupt message") => {
+                format!("what answers at `{server}` does not speak TLS; name it without `https://` if it has none")
+            }
+            Code::Unavailable if is_refused_connection(status) && cause(status).contains("peer certificate") => {
+                format!(
+                    "the certificate of `{server}` is not trusted ({}); name its authority with --ca, and the server by a name \
+                 of its certificate",
+                    plain(&cause(status))
+                )
+            }
             Code::Unavailable if is_refused_connection(status) => format!(
                 "no server answers at `{server}` ({}); start one with `haul serve`, or name another with --server",
                 plain(&cause(status))
@@ -134,7 +144,8 @@ impl Client {
                  `haul --version` and `haul info`"
             ),
             Code::Unavailable | Code::Internal | Code::Unknown => format!(
-                "what answers at `{server}` does not speak gRPC ({}); check that --server names the port of `haul serve`",
+                "what answers at `{server}` does not speak gRPC ({}); check that --server names the port of `haul serve`, and \
+                 begins with `https://` if that has TLS",
                 plain(&cause(status))
             ),
             _ => message.into_owned(),

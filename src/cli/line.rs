@@ -153,12 +153,7 @@ pub(crate) fn command(columns: usize) -> clap::Command {
     let template =
         format!("{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{groups}Options:\n{{options}}{{after-help}}");
     let more = "`haul COMMAND --help` has the options of a command, and examples.";
-    command
-        .term_width(columns)
-        .help_template(template)
-        .after_help(more)
-        .subcommand_required(true)
-        .disable_help_subcommand(true)
+    command.term_width(columns).help_template(template).after_help(more).subcommand_required(true)
 }
 
 #[cfg(test)]

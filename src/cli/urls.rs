@@ -24,7 +24,11 @@ pub(crate) fn read(text: &str) -> Result<Url, String> {
             return if url.has_host() && is_named(text) {
                 Ok(url)
             } else {
-                Err(format!("`{typed}` does not name a host; write it like `https://example.com/file`"))
+                // What was parsed names one, and is not what was typed.
+                let scheme = shown(url.scheme());
+                Err(format!(
+                    "the URL does not name a host after `{scheme}://`; write it like `https://example.com/file`"
+                ))
             };
         }
         parsed => parsed,

@@ -139,4 +139,7 @@ fn a_port_that_is_no_server_is_named_as_such() {
     let output = haul(&["--server", &origin.address().to_string(), "list"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("does not speak gRPC"), "{}", text(&output));
+    let output = haul(&["--server", &format!("https://{}", origin.address()), "list"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("does not speak TLS"), "{}", text(&output));
 }

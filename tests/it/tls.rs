@@ -17,7 +17,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::support::server::{command, refusal};
+use crate::support::server::{command, haul, refusal};
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -236,4 +236,29 @@ fn certificates_that_do_not_fit_are_refused_at_the_start() {
     assert!(code == 1 && said.contains("server.pem"), "{said}");
     let (code, said) = refusal(secure(dir.path(), &["--tls-client-auth".into(), "required".into()]));
     assert!(code == 2 && said.contains("tls_client_ca"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_says_what_stands_between() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let (own, foreign) = (authority.0.pem(), other.0.pem());
+    let files = [("ca.pem", own.as_str()), ("other.pem", foreign.as_str())];
+    let server = Secure::start(&authority.server(), &files, &[]);
+    let list = |scheme: &str, ca: &[&str]| {
+        let address = format!("{scheme}localhost:{}", server.port);
+        let ca: Vec<String> = ca.iter().map(|name| server.path(name).display().to_string()).collect();
+        let flags = ca.iter().flat_map(|path| ["--ca", path]);
+        let args: Vec<&str> = ["--server", &address, "list"].into_iter().chain(flags).collect();
+        let output = haul(&args);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = list("https://", &["ca.pem"]);
+    assert_eq!(code, Some(0), "{said}");
+    for (scheme, ca, part) in
+        [("https://", "other.pem", "is not trusted"), ("", "", "and begins with `https://` if that has TLS")]
+    {
+        let names: Vec<&str> = [ca].into_iter().filter(|name| !name.is_empty()).collect();
+        let (code, said) = list(scheme, &names);
+        assert!(code == Some(1) && said.contains(part), "{said}");
+    }
 }
