@@ -336,7 +336,7 @@ mod tests {
     fn starts_and_ends_count_by_what_they_hold() {
         let spec = |bytes| {
             let fetch = FetchSpec { body: vec![0; bytes], ..FetchSpec::default() };
-            Arc::new(TaskSpec { key: String::new(), work: Work::Fetch(fetch), options: TaskOptions::default() })
+            Arc::new(TaskSpec { key: String::new(), work: Work::Fetch(fetch), options: TaskOptions::default().into() })
         };
         let task = || StoredTask { index: 0, lane: 0, spec: spec(BYTES_MAX / 2), row: TaskRow::default() };
         let mut outbox = Outbox::new();
