@@ -124,7 +124,7 @@ impl Client {
         }
         let server = &self.server;
         match status.code() {
-            Code::Unavailable if is_refused_connection(status) && cause(status).contains("corrupt message") => {
+            Code::Unavailable if is_refused_connection(status) && is_without_tls(&cause(status)) => {
                 format!("what answers at `{server}` does not speak TLS; name it without `https://` if it has none")
             }
             Code::Unavailable if is_refused_connection(status) && cause(status).contains("peer certificate") => {
@@ -162,6 +162,11 @@ pub(crate) fn open<A: clap::Args>(top: &Remote, with: With<A>) -> anyhow::Result
 /// Returns whether no haul server sent this status: each error of one has details, and those made on this side have none.
 pub(crate) fn is_local(status: &Status) -> bool {
     status.details().is_empty()
+}
+
+/// Whether a handshake failed because the peer does not know TLS: it answered with text, or closed the connection.
+fn is_without_tls(cause: &str) -> bool {
+    cause.contains("corrupt message") || cause.contains("tls handshake eof")
 }
 
 /// Returns whether the connection was never made.
