@@ -8,6 +8,7 @@ use std::time::UNIX_EPOCH;
 use sha2::{Digest as _, Sha256};
 
 use crate::download;
+use crate::engine::patience::patiently;
 use crate::files::aside::Aside;
 use crate::files::part::{Part, PartKey};
 use crate::files::{ContentStore, Root};
@@ -116,7 +117,8 @@ impl JobFiles {
         states: &[TaskState],
         from: &mut Option<TaskIndex>,
     ) -> Option<Vec<FilePart>> {
-        let tasks = match self.store.download_tasks(job, states, (*from)?, TASKS_MAX).await {
+        let first = (*from)?;
+        let tasks = match patiently(|| self.store.download_tasks(job, states, first, TASKS_MAX)).await {
             Ok(tasks) => tasks,
             Err(error) => {
                 tracing::warn!(%job, "part files are not looked for: {error}");
@@ -151,7 +153,8 @@ impl JobFiles {
     pub(crate) async fn delete_created(&self, job: JobId) -> Result<(), StoreError> {
         let mut from = 0;
         loop {
-            let tasks = self.store.download_tasks(job, &[TaskState::Succeeded], from, TASKS_MAX).await?.items;
+            let read = || self.store.download_tasks(job, &[TaskState::Succeeded], from, TASKS_MAX);
+            let tasks = patiently(read).await?.items;
             let Some(last) = tasks.last() else { return Ok(()) };
             from = last.index.saturating_add(1);
             for task in &tasks {

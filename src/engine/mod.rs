@@ -41,6 +41,7 @@ use tokio::sync::{mpsc, watch};
 use crate::engine::command::{Admitted, Command};
 use crate::engine::handle::{Engine, PageCommands};
 use crate::engine::hub::Hub;
+use crate::engine::patience::patiently;
 use crate::engine::runner::Runner;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::writer::Writer;
@@ -74,7 +75,7 @@ pub async fn start(
     runner.connect(Box::new(PageCommands(sender.downgrade())));
     let (writer, link) = writer::start(writer, own_thread)?;
     let condition = link.condition.clone();
-    let (books, seen) = watch::channel(Arc::new(runner.store.access().await?));
+    let (books, seen) = watch::channel(Arc::new(patiently(|| runner.store.access()).await?));
     let mut scheduler = Scheduler::new(runner.clone(), hub.clone(), link, books, bounds, seed, checks);
     let recovery = scheduler.recover().await?;
     let engine = Engine::new(sender, runner.clone(), hub, condition, seen);
