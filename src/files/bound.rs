@@ -64,14 +64,16 @@ impl Bound {
         algorithms: impl IntoIterator<Item = Algorithm>,
     ) -> Result<Bound, Failure> {
         let (place, is_new) = part.into_place();
-        let fail = |place: &Place, error: io::Error| place.fail("start over", &error);
-        if place.has_meta() {
-            let place = Arc::clone(&place);
-            blocking(move || place.forget().map_err(|error| fail(&place, error))).await?;
-        } else if is_new {
+        if is_new && !place.has_meta() {
             place.disk.note_new();
         } else {
-            place.empty().map_err(|error| fail(&place, error))?;
+            // Of a large file that takes its time.
+            let place = Arc::clone(&place);
+            blocking(move || {
+                let dropped = if place.has_meta() { place.forget() } else { place.empty() };
+                dropped.map_err(|error| place.fail("start over", &error))
+            })
+            .await?;
         }
         Ok(Bound::of(place, binding, RangeSet::default(), algorithms))
     }

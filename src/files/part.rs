@@ -25,6 +25,8 @@ use crate::model::failure::{Failure, FailureReason};
 /// that is on its way to the device; and how often it looks.
 const REST_WAIT: Duration = Duration::from_millis(100);
 const REST_LOOK: Duration = Duration::from_millis(5);
+/// Files from this size on are removed on the blocking pool.
+const LARGE_BYTES: u64 = 16 << 20;
 /// How often a part is looked for that is removed or renamed while it is opened.
 const TRIES_MAX: u32 = 10;
 
@@ -186,7 +188,8 @@ impl Part {
     /// Removes the part, its checkpoint, and the directories made by haul that this leaves empty.
     pub async fn discard(self) -> Result<(), Failure> {
         let place = self.place;
-        if !place.has_meta() {
+        // What is small goes at once; to give a large file's blocks back takes time.
+        if !place.has_meta() && place.disk.allocated_bytes() < LARGE_BYTES {
             return place.discard();
         }
         blocking(move || place.discard()).await
