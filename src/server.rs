@@ -60,14 +60,14 @@ use crate::store::{Store, StoreError};
 use crate::web::{Readiness, Steer, Web};
 
 /// What settings are made of.
-pub use crate::api::access::Policy;
+pub use crate::api::access::{CallBounds, Policy};
 pub use crate::files::Durability;
 pub use crate::files::names;
 pub use crate::listen::tls::{ClientAuth, TlsSettings};
 pub use crate::listen::{ListenSettings, descriptors};
 pub use crate::net::{EnvironmentProxies, Guard};
 /// What is done with a data directory beside a server.
-pub use crate::store::sqlite::{KeySource, RootKeys, audit, backup};
+pub use crate::store::sqlite::{KeySource, RootKeys, audit, backup, verify_audit};
 
 /// The largest message that is accepted, in bytes.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -103,6 +103,9 @@ pub struct EngineSettings {
     pub root_keys: RootKeys,
 }
 
+/// How often the head of the audit is logged.
+const HEADS_INTERVAL: Duration = Duration::from_hours(1);
+
 /// What a server needs to know.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
@@ -124,6 +127,8 @@ pub struct ServerSettings {
     pub insecure: &'static str,
     /// The longest that a token may last.
     pub token_lifetime_max: Duration,
+    /// How often somebody may call, and fail.
+    pub call_bounds: CallBounds,
     /// How long a drain may take.
     pub shutdown_grace: Duration,
 }
@@ -242,14 +247,8 @@ pub async fn serve(
     let readiness = watch::Sender::new(Readiness::Ready);
     report(&reporter, &readiness, Readiness::Ready).await;
     reporter.set_service_status(LIVE, tonic_health::ServingStatus::Serving).await;
-    let services = Routes::new(health)
-        .add_service(reflected().build_v1()?)
-        .add_service(reflected().build_v1alpha()?)
-        .add_service(jobs(Jobs::new(engine.clone(), store.clone(), closing.clone())))
-        .add_service(contents(Contents::new(engine.clone(), store.clone(), closing.clone())))
-        .add_service(people(AccessApi::new(engine.clone(), store.page_tokens(), settings.token_lifetime_max)))
-        .add_service(admin(Admin::new(engine.clone(), store, shutdown.clone(), settings.policy, settings.insecure)));
-    let access = Access::new(engine.clone(), settings.policy, &DESCRIPTORS);
+    let services = services(&settings, &engine, &store, &shutdown, &closing)?.add_service(health);
+    let access = Access::new(engine.clone(), settings.policy, settings.call_bounds, &DESCRIPTORS);
     let probes = readiness.subscribe();
     let layered = layered(services, probes, settings.browsers, access.clone(), settings.request_body_idle);
 
@@ -257,7 +256,8 @@ pub async fn serve(
     keep_required(settings.policy, &engine).await?;
     let mut calls =
         JoinSet::from_iter([accept::serve(listener, layered, tls.clone(), settings.bounds, closing.clone())]);
-    let mut following = JoinSet::from_iter([access.keep_uses(closing.clone())]);
+    let mut following = JoinSet::from_iter([access.clone().keep(closing.clone())]);
+    following.spawn(tell_heads(store, closing.clone()));
     if let Some(tls) = tls {
         following.spawn(tls.follow(reload, closing.clone()));
     }
@@ -279,6 +279,7 @@ pub async fn serve(
     // How the engine ended counts, also when a call outlives the grace.
     let mut ended = early;
     let drain = async {
+        access.flush().await;
         engine.drain().await;
         shutdown.begun.cancel();
         if ended.is_none() {
@@ -296,6 +297,42 @@ pub async fn serve(
         Some(Ok(result)) => result,
         Some(Err(panic)) => Err(StoreError::Fatal(format!("the engine panicked: {panic}")).into()),
         None => Ok(()),
+    }
+}
+
+/// The services, but for health.
+fn services(
+    settings: &ServerSettings,
+    engine: &Engine,
+    store: &Arc<dyn Store>,
+    shutdown: &Shutdown,
+    closing: &CancellationToken,
+) -> Result<Routes, ServeError> {
+    let admins = Admin::new(engine.clone(), store.clone(), shutdown.clone(), settings.policy, settings.insecure);
+    Ok(Routes::new(reflected().build_v1()?)
+        .add_service(reflected().build_v1alpha()?)
+        .add_service(jobs(Jobs::new(engine.clone(), store.clone(), closing.clone())))
+        .add_service(contents(Contents::new(engine.clone(), store.clone(), closing.clone())))
+        .add_service(people(AccessApi::new(engine.clone(), store.clone(), settings.token_lifetime_max)))
+        .add_service(admin(admins)))
+}
+
+/// Logs the head of the audit at the start, each hour and at the end, so that a tail that is cut off shows.
+async fn tell_heads(store: Arc<dyn Store>, closing: CancellationToken) {
+    loop {
+        let is_last = closing.is_cancelled();
+        match store.audit_head().await {
+            Ok(Some(head)) => tracing::info!("the head of the audit is {head}"),
+            Ok(None) => {}
+            Err(error) => tracing::warn!("the head of the audit cannot be read: {error}"),
+        }
+        if is_last {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(HEADS_INTERVAL) => {}
+            () = closing.cancelled() => {}
+        }
     }
 }
 

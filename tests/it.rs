@@ -7,6 +7,7 @@ mod support;
 
 mod it {
     mod access;
+    mod audit;
     mod chaos;
     mod clients;
     mod content;

@@ -12,9 +12,10 @@ use crate::api::pages::page_size;
 use crate::api::status::{Violations, shown};
 use crate::api::to_proto;
 use crate::api::values;
-use crate::engine::command::LimitsPatch;
+use crate::engine::command::{EngineError, LimitsPatch};
 use crate::engine::handle::Engine;
 use crate::model::access::AuthMode;
+use crate::model::audit::{AuditRow, SERVER};
 use crate::model::counts::Counts;
 use crate::model::host::Host;
 use crate::model::limits::HostLimits;
@@ -154,7 +155,14 @@ impl pb::admin_service_server::AdminService for Admin {
         Ok(Response::new(pb::ListHostsResponse { hosts: page, next_page_token }))
     }
 
-    async fn drain(&self, _request: Request<pb::DrainRequest>) -> Result<Response<pb::DrainResponse>, Status> {
+    async fn drain(&self, request: Request<pb::DrainRequest>) -> Result<Response<pb::DrainResponse>, Status> {
+        let caller = Caller::of(&request);
+        let row = AuditRow::done(&caller.actor, "AdminService/Drain", SERVER.to_owned(), "", self.engine.now());
+        match self.engine.audit(vec![row]).await {
+            // A second call finds it under way, and a full disk must not keep the server running.
+            Ok(()) | Err(EngineError::Draining | EngineError::StoreFull(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
         self.shutdown.asked.cancel();
         self.shutdown.begun.cancelled().await;
         Ok(Response::new(pb::DrainResponse {}))

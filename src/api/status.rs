@@ -291,7 +291,7 @@ impl From<AccessError> for Status {
             AccessError::NoToken(id) => not_found("token", &id),
             AccessError::Exists(_) => already_exists("PRINCIPAL_EXISTS", &message),
             AccessError::Escalation(_) => Fault::new(Code::PermissionDenied, "ESCALATION", message).into(),
-            AccessError::MissingRole(role) => missing_role(role, ""),
+            AccessError::MissingRole(role) => missing_role(role, "", ""),
             AccessError::LastOperator => precondition("LAST_OPERATOR", "principals", message),
             AccessError::Stale(_) => Fault::new(Code::Aborted, "STALE_ETAG", message).into(),
             AccessError::Invalid(field, what) => Violations::one(field, what),
@@ -304,11 +304,21 @@ impl From<AccessError> for Status {
 }
 
 /// Returns `PERMISSION_DENIED` of a caller who has no role for this.
-pub(crate) fn missing_role(role: Role, more: &str) -> Status {
+pub(crate) fn missing_role(role: Role, method: &str, more: &str) -> Status {
     let tenant = if role.is_of_server() { "" } else { DEFAULT_TENANT };
     let place = if tenant.is_empty() { String::new() } else { format!(" at tenant `{tenant}`") };
     let message = format!("this needs the role `{}`{place}{more}", role.name());
-    Fault::new(Code::PermissionDenied, "MISSING_ROLE", message).with("role", role.name()).with("tenant", tenant).into()
+    let fault = Fault::new(Code::PermissionDenied, "MISSING_ROLE", message);
+    let fault = fault.with("role", role.name()).with("tenant", tenant);
+    if method.is_empty() { fault.into() } else { fault.with("method", method).into() }
+}
+
+/// Returns `RESOURCE_EXHAUSTED` of who asks too often.
+pub(crate) fn rate_limited(what: &str, wait: Duration) -> Status {
+    let message = format!("there were too many {what} in a short time; wait {:.1} s and try again", wait.as_secs_f64());
+    let mut fault = Fault::new(Code::ResourceExhausted, "RATE_LIMITED", message);
+    fault.details.set_retry_info(Some(wait));
+    fault.into()
 }
 
 #[cfg(test)]

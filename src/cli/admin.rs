@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::cli::args::{Format, Nothing};
+use clap::Subcommand;
+
+use crate::cli::args::{Format, Nothing, With};
 use crate::cli::client::Client;
 use crate::cli::jobs::print_fields;
 use crate::cli::json;
@@ -85,5 +87,22 @@ pub(crate) async fn hosts(client: &Client, format: Format, _: Nothing) -> anyhow
         Row { cells, remark: why.clone() }
     };
     table::print(&columns, &hosts.iter().map(row).collect::<Vec<_>>());
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Seal secrets with a new key from now on; what is stored is sealed anew in the background
+    Rotate(With<Nothing>),
+}
+
+/// Makes a new data key.
+pub(crate) async fn rotate_key(client: &Client, format: Format, _: Nothing) -> anyhow::Result<ExitCode> {
+    let call = client.access().rotate_data_key(pb::RotateDataKeyRequest {}).await;
+    let answer = call.map_err(|status| client.explain(&status))?.into_inner();
+    match format {
+        Format::Json => json::print("haul.v1.RotateDataKeyResponse", &answer)?,
+        Format::Text => screen::line(format!("secrets are sealed with key {} from now on", answer.data_key_id)),
+    }
     Ok(ExitCode::SUCCESS)
 }

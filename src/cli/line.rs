@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::cli::add::AddArgs;
+use crate::cli::admin::KeyCommand;
 use crate::cli::args::{JobRef, Nothing, Remote, With};
+use crate::cli::audit::AuditCommand;
 use crate::cli::backup::BackupArgs;
 use crate::cli::check::CheckArgs;
 use crate::cli::content::CatArgs;
@@ -111,6 +113,11 @@ pub(crate) enum Command {
     /// Make, list, change and delete principals: those who have tokens
     #[command(subcommand)]
     Principal(PrincipalCommand),
+    /// Show who changed what and what was refused, or check that this record is whole
+    Audit(AuditCommand),
+    /// Change the key that seals secrets in the database
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Copy a data directory, whether or not a server uses it
     #[command(after_help = "Example:\n  haul backup --data-dir /var/lib/haul /backup/haul-2026-11-26")]
     Backup(BackupArgs),
@@ -126,7 +133,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Look", &["list", "show", "tasks", "watch", "wait", "cat"]),
     ("Control", &["cancel", "pause", "resume", "retry", "update", "delete"]),
     ("Operate", &["info", "limits", "hosts", "drain", "backup", "check"]),
-    ("Access", &["whoami", "token", "principal"]),
+    ("Access", &["whoami", "token", "principal", "audit", "key"]),
 ];
 
 /// Cells before the description of a command: two of margin, the longest name and a gap.

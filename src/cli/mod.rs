@@ -6,6 +6,7 @@
 mod add;
 mod admin;
 mod args;
+mod audit;
 mod backup;
 mod check;
 mod chunks;
@@ -38,6 +39,7 @@ use std::process::ExitCode;
 use clap::FromArgMatches as _;
 use clap::parser::ValueSource;
 
+use crate::cli::admin::KeyCommand;
 use crate::cli::args::{Remote, Usage};
 use crate::cli::client::open;
 use crate::cli::line::{Command, Line};
@@ -106,6 +108,11 @@ async fn run(line: Line, remote_flag: Option<&str>) -> anyhow::Result<ExitCode> 
         }
         Command::Token(command) => Box::pin(token::run(top, command)).await,
         Command::Principal(command) => Box::pin(principal::run(top, command)).await,
+        Command::Audit(command) => Box::pin(audit::run(top, command)).await,
+        Command::Key(KeyCommand::Rotate(with)) => {
+            let (client, format, args) = open(top, with)?;
+            admin::rotate_key(&client, format, args).await
+        }
         looks => Box::pin(look_or_control(top, looks)).await,
     }
 }
@@ -145,7 +152,9 @@ async fn look_or_control(top: &Remote, command: Command) -> anyhow::Result<ExitC
         | Command::Watch(_)
         | Command::Wait(_)
         | Command::Token(_)
-        | Command::Principal(_) => Ok(ExitCode::SUCCESS),
+        | Command::Principal(_)
+        | Command::Audit(_)
+        | Command::Key(_) => Ok(ExitCode::SUCCESS),
     }
 }
 

@@ -15,8 +15,8 @@ use crate::config::{Access, ServeConfig};
 use crate::model::access::AuthMode;
 use crate::model::browser::BrowserRules;
 use crate::server::{
-    self, ClientAuth, Durability, EngineSettings, Guard, KeySource, ListenSettings, Policy, RootKeys, ServeError,
-    ServerSettings, TlsSettings, descriptors,
+    self, CallBounds, ClientAuth, Durability, EngineSettings, Guard, KeySource, ListenSettings, Policy, RootKeys,
+    ServeError, ServerSettings, TlsSettings, descriptors,
 };
 use crate::telemetry;
 
@@ -144,7 +144,8 @@ fn tls(config: TlsConfig) -> TlsSettings {
     }
 }
 
-fn root_keys(key: DataKey) -> RootKeys {
+/// Converts where the key of a database is.
+pub(crate) fn root_keys(key: DataKey) -> RootKeys {
     let source = |place| match place {
         KeyPlace::File(path) => KeySource::File(path),
         KeyPlace::Env(name) => KeySource::Env(name),
@@ -205,6 +206,10 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
         policy,
         insecure,
         token_lifetime_max: config.network.token_max_lifetime,
+        call_bounds: CallBounds {
+            calls_per_second: config.network.calls_per_second,
+            failures_per_minute: config.network.auth_failures_per_minute,
+        },
         shutdown_grace: config.shutdown_grace,
     }
 }

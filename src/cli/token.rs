@@ -12,16 +12,19 @@ use crate::cli::args::{Format, Remote, Usage, With};
 use crate::cli::client::{Client, open};
 use crate::cli::json;
 use crate::cli::principal::{grant, grants_text};
+use crate::cli::serve::root_keys;
 use crate::cli::term::line::Line;
 use crate::cli::term::screen;
 use crate::cli::term::table::{self, Column, Row};
 use crate::cli::term::words;
+use crate::config::keys;
 use crate::config::values::parse_lifetime;
 use crate::engine::offline;
 use crate::model::access::{AccessAnswer, AccessChange, LIFETIME_MAX_DEFAULT, NewToken};
 use crate::model::role::Grant;
 use crate::model::token::TokenText;
 use crate::pb;
+use crate::server::RootKeys;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
@@ -62,6 +65,9 @@ pub(crate) struct CreateArgs {
     /// That directory
     #[arg(long, env = "HAUL_DATA_DIR", value_name = "DIR", default_value = "haul-data")]
     data_dir: PathBuf,
+    /// Where the key of its database is, where it is not in that directory: `file:PATH` or `env:NAME`
+    #[arg(long, env = "HAUL_DATA_KEY", value_name = "KEY")]
+    data_key: Option<String>,
 }
 
 /// Which tokens.
@@ -174,7 +180,9 @@ async fn create_offline(args: CreateArgs) -> anyhow::Result<ExitCode> {
     if let Some(why) = args.grant.iter().find_map(|grant| Some(format!("`{grant}` {}", grant.objection()?))) {
         return Err(Usage(why).into());
     }
-    let answer = offline::change_access(&args.data_dir, plan).await?;
+    let key = keys::data_key(args.data_key.as_deref()).map_err(Usage)?;
+    let roots = key.map_or(RootKeys::Beside, root_keys);
+    let answer = offline::change_access(&args.data_dir, &roots, plan).await?;
     if let AccessAnswer::Token { token, is_first, .. } = answer {
         let end = token.expire_time.map(|time| prost_types::Timestamp {
             seconds: time.0.div_euclid(1_000_000),

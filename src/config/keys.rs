@@ -34,6 +34,16 @@ impl DataKey {
     }
 }
 
+/// Reads where the key of a database is, for commands that open one without a server.
+pub(crate) fn data_key(text: Option<&str>) -> Result<Option<DataKey>, String> {
+    let mut wrong = Vec::new();
+    let now = text.and_then(|text| place("--data-key", text, &mut wrong));
+    match wrong.pop() {
+        Some(wrong) => Err(wrong),
+        None => Ok(now.map(|now| DataKey { now, previous: None })),
+    }
+}
+
 /// The text may be the key itself, so it is not repeated.
 fn place(name: &str, text: &str, wrong: &mut Vec<String>) -> Option<KeyPlace> {
     let found = match text.split_once(':') {

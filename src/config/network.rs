@@ -20,6 +20,10 @@ pub const STREAMS_DEFAULT_MAX: u32 = 1_024;
 pub const INBOUND_BYTES_DEFAULT_MAX: u64 = 256 << 20;
 /// The most bytes of unfinished messages on one connection: twice the largest message. The bound of all cannot be lower.
 pub const INBOUND_BYTES_PER_CONNECTION_MAX: u64 = 32 << 20;
+/// The most calls of one principal in a second when nothing is said.
+pub const CALLS_PER_SECOND_DEFAULT: f64 = 1_000.0;
+/// Wrong credentials from one address in a minute when nothing is said.
+pub const AUTH_FAILURES_PER_MINUTE_DEFAULT: u32 = 20;
 /// How long a connection may be silent at its beginning when nothing is said.
 pub const HANDSHAKE_DEFAULT: Duration = Duration::from_secs(10);
 /// How long a request may wait for its next byte when nothing is said.
@@ -40,6 +44,10 @@ pub struct Network {
     pub auth: Auth,
     /// The longest that a token may last.
     pub token_max_lifetime: Duration,
+    /// Calls of one principal in a second; 0: any number.
+    pub calls_per_second: f64,
+    /// Wrong credentials from one address in a minute; 0: any number.
+    pub auth_failures_per_minute: u32,
     /// The certificates to show and to take; `None`: nothing is encrypted.
     pub tls: Option<TlsConfig>,
     /// Names under which browsers may reach the server, in lower case, without port.
@@ -81,6 +89,12 @@ impl Network {
             ));
         }
         let token_max_lifetime = lifetime("token_max_lifetime", merged.token_max_lifetime.as_deref(), wrong);
+        let calls_per_second = merged.calls_per_second.unwrap_or(CALLS_PER_SECOND_DEFAULT);
+        if !(calls_per_second == 0.0 || (0.001..=1e9).contains(&calls_per_second)) {
+            wrong.push(format!(
+                "`calls_per_second` is {calls_per_second}; set it to 0.001 or more, or to 0 for any number"
+            ));
+        }
         let positive = |name: &str, value: Option<u32>, wrong: &mut Vec<String>| {
             if value == Some(0) {
                 wrong.push(format!("`{name}` is 0, so nobody could ever call; set it to at least 1"));
@@ -111,6 +125,8 @@ impl Network {
             is_plaintext,
             auth,
             token_max_lifetime,
+            calls_per_second,
+            auth_failures_per_minute: merged.auth_failures_per_minute.unwrap_or(AUTH_FAILURES_PER_MINUTE_DEFAULT),
             tls,
             handshake_timeout: time("handshake_timeout", &merged.handshake_timeout, HANDSHAKE_DEFAULT),
             request_body_idle: time("request_body_idle", &merged.request_body_idle, REQUEST_BODY_IDLE_DEFAULT),

@@ -183,6 +183,14 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_TOKEN_MAX_LIFETIME", value_name = "TIME", help_heading = NETWORK)]
     pub token_max_lifetime: Option<String>,
 
+    /// The most calls of one principal in a second, over time; twice as many at once; 0: any number [default: 1000]
+    #[arg(long, env = "HAUL_CALLS_PER_SECOND", value_name = "RATE", help_heading = NETWORK)]
+    pub calls_per_second: Option<f64>,
+
+    /// Wrong credentials from one address in a minute, after which further ones are told to wait; 0: any number [default: 20]
+    #[arg(long, env = "HAUL_AUTH_FAILURES_PER_MINUTE", value_name = "N", help_heading = NETWORK)]
+    pub auth_failures_per_minute: Option<u32>,
+
     /// What to give up on addresses that other machines can reach
     #[arg(long, env = "HAUL_INSECURE_LISTEN", value_name = "HOW", help_heading = NETWORK)]
     pub insecure_listen: Option<InsecureListen>,
@@ -281,6 +289,8 @@ impl ServeArgs {
             data_key_previous: s.data_key_previous.or(w.data_key_previous),
             auth: s.auth.or(w.auth),
             token_max_lifetime: s.token_max_lifetime.or(w.token_max_lifetime),
+            calls_per_second: s.calls_per_second.or(w.calls_per_second),
+            auth_failures_per_minute: s.auth_failures_per_minute.or(w.auth_failures_per_minute),
             insecure_listen: s.insecure_listen.or(w.insecure_listen),
             tls_cert: s.tls_cert.or(w.tls_cert),
             tls_key: s.tls_key.or(w.tls_key),

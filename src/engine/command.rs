@@ -7,6 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::engine::explanation::Explanation;
 use crate::model::access::{AccessAnswer, AccessChange, AccessError, Actor};
+use crate::model::audit::AuditRow;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
 use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
@@ -95,6 +96,18 @@ pub struct JobPatch {
 }
 
 impl JobPatch {
+    /// Returns the names of what it changes.
+    pub(crate) fn changed(&self) -> Vec<String> {
+        let JobPatch { priority, max_concurrency, rate_limit, labels, title } = self;
+        named(&[
+            ("priority", priority.is_some()),
+            ("group.max_concurrency", max_concurrency.is_some()),
+            ("rate_limit", rate_limit.is_some()),
+            ("labels", labels.is_some()),
+            ("title", title.is_some()),
+        ])
+    }
+
     /// The memory that the patch takes, in bytes, roughly.
     pub(crate) fn memory_bytes(&self) -> usize {
         let labels = self.labels.iter().flatten().map(|(key, value)| key.len() + value.len() + 96);
@@ -130,6 +143,19 @@ pub struct LimitsPatch {
 }
 
 impl LimitsPatch {
+    /// Returns the names of what it changes.
+    pub(crate) fn changed(&self) -> Vec<String> {
+        let LimitsPatch { max_concurrent_tasks, max_per_host, requests_per_second_per_host, bytes_per_second, hosts } =
+            self;
+        named(&[
+            ("max_concurrent_tasks", max_concurrent_tasks.is_some()),
+            ("max_per_host", max_per_host.is_some()),
+            ("requests_per_second_per_host", requests_per_second_per_host.is_some()),
+            ("bytes_per_second", bytes_per_second.is_some()),
+            ("hosts", hosts.is_some()),
+        ])
+    }
+
     /// The memory that the patch takes, in bytes, roughly.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.hosts.iter().flatten().map(|limits| size_of::<HostLimits>() + limits.host.len()).sum()
@@ -149,6 +175,10 @@ impl LimitsPatch {
     }
 }
 
+fn named(fields: &[(&str, bool)]) -> Vec<String> {
+    fields.iter().filter(|(_, is_set)| *is_set).map(|(name, _)| (*name).to_owned()).collect()
+}
+
 /// What can be done to a job.
 #[derive(Clone, Debug)]
 pub(crate) enum Control {
@@ -156,6 +186,18 @@ pub(crate) enum Control {
     Pause,
     Resume,
     Cancel(String),
+}
+
+impl Control {
+    /// Returns the method that asks for it.
+    pub(crate) fn method(&self) -> &'static str {
+        match self {
+            Control::Seal => "SealJob",
+            Control::Pause => "PauseJob",
+            Control::Resume => "ResumeJob",
+            Control::Cancel(_) => "CancelJob",
+        }
+    }
 }
 
 /// What is asked of the scheduler about one job. Answers come after the commit.
@@ -208,6 +250,11 @@ pub(crate) enum Command {
     Access {
         change: AccessChange,
         reply: Reply<AccessAnswer>,
+    },
+    /// Stores rows of the audit that belong to no change.
+    Audit {
+        rows: Vec<AuditRow>,
+        reply: Reply<()>,
     },
     /// A page of a running fetch.
     Page {
@@ -289,6 +336,7 @@ impl Command {
             Command::SetLimits { reply, .. } => answer(reply, Err(error)),
             Command::NewDataKey { reply } => answer(reply, Err(error)),
             Command::Access { reply, .. } => answer(reply, Err(error)),
+            Command::Audit { reply, .. } => answer(reply, Err(error)),
             Command::Page { reply, .. } => {
                 let _ = reply.send(Err(Failure::retryable(FailureReason::Internal, error.to_string())));
             }

@@ -46,6 +46,8 @@ pub(crate) enum Effect {
     DataKeyStored(Reply<u32>),
     /// Who may call is another book from now on.
     AccessStored(Arc<Book>, AccessAnswer, Reply<AccessAnswer>),
+    /// Rows of the audit are stored.
+    Audited(Reply<()>),
     /// A page is acknowledged to its attempt.
     AckPage(JobId, oneshot::Sender<Result<(), Failure>>),
     /// The job as it was committed, and its events, are published.
@@ -82,7 +84,7 @@ impl Effect {
             | Effect::Purged { job, .. }
             | Effect::PutPartsAway(job)
             | Effect::Forget(job) => Some(*job),
-            Effect::LimitsStored(..) | Effect::DataKeyStored(_) | Effect::AccessStored(..) => None,
+            Effect::LimitsStored(..) | Effect::DataKeyStored(_) | Effect::AccessStored(..) | Effect::Audited(_) => None,
         }
     }
 
@@ -101,6 +103,7 @@ impl Effect {
             Effect::LimitsStored(_, reply) => answer(reply, Err(error)),
             Effect::DataKeyStored(reply) => answer(reply, Err(error)),
             Effect::AccessStored(.., reply) => answer(reply, Err(error)),
+            Effect::Audited(reply) => answer(reply, Err(error)),
             Effect::AckPage(_, reply) => {
                 let _ = reply.send(Err(Failure::retryable(FailureReason::Internal, error.to_string())));
             }

@@ -24,6 +24,7 @@ use crate::engine::writer::Condition;
 use crate::fetch::json;
 use crate::limits::hosts::HostView;
 use crate::model::access::{AccessAnswer, AccessChange, Actor};
+use crate::model::audit::AuditRow;
 use crate::model::book::Book;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
@@ -45,6 +46,8 @@ const ROOM_KIB: usize = 64 << 10;
 const WAITING_KIB: usize = 64 << 10;
 /// Memory of a command beside what it carries, in bytes.
 const COMMAND_BYTES: usize = 1 << 10;
+/// Memory of a row of the audit, in bytes, roughly.
+const AUDIT_ROW_BYTES: usize = 512;
 /// Deletions that wait for the scheduler or for their job. They have room of their own, since they make some.
 const DELETIONS_MAX: usize = 4096;
 
@@ -98,6 +101,11 @@ impl Engine {
     /// Changes who may call. It is in force when this returns.
     pub async fn change_access(&self, change: AccessChange) -> Result<AccessAnswer, EngineError> {
         self.ask(0, |reply| Command::Access { change, reply }).await
+    }
+
+    /// Stores rows of the audit that belong to no change. They are durable when this returns.
+    pub async fn audit(&self, rows: Vec<AuditRow>) -> Result<(), EngineError> {
+        self.ask(rows.len() * AUDIT_ROW_BYTES, |reply| Command::Audit { rows, reply }).await
     }
 
     /// The feeds that watchers follow.

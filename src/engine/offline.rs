@@ -4,8 +4,9 @@ use std::path::Path;
 
 use crate::clock::Clock;
 use crate::model::access::{AccessAnswer, AccessChange, AccessError, Actor};
+use crate::model::audit::{AuditEntry, AuditRow, Of};
 use crate::model::book::Book;
-use crate::store::sqlite::{Durability, OpenError, SqliteStore};
+use crate::store::sqlite::{Durability, OpenError, RootKeys, SqliteStore};
 use crate::store::{Batch, Store as _, StoreError, WriteStore as _};
 
 /// Why nothing was changed.
@@ -25,14 +26,19 @@ pub enum OfflineError {
 /// Makes the changes that `plan` wants, all or none, in a data directory that no server uses. Returns the last answer.
 pub async fn change_access(
     dir: &Path,
+    roots: &RootKeys,
     plan: impl FnOnce(&Book) -> Vec<AccessChange>,
 ) -> Result<AccessAnswer, OfflineError> {
-    let (store, mut writer) = SqliteStore::open(dir, Durability::Full).await?;
+    let (store, mut writer) = SqliteStore::open_with(dir, Durability::Full, roots).await?;
     let result = async {
         let mut book = store.access().await?;
         let (now, mut batch, mut answer) = (Clock::system().now(), Batch::default(), AccessAnswer::Done);
         for change in plan(&book) {
             let applied = book.apply(&change, &Actor::local(), now)?;
+            if !applied.rows.is_empty() {
+                let row = AuditRow::of_access(&Actor::local(), &change, &applied.answer, now);
+                batch.audit.extend(row.map(|row| AuditEntry { row, of: Of::Always }));
+            }
             batch.access.extend(applied.rows);
             (book, answer) = (applied.book, applied.answer);
         }

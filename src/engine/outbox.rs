@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::engine::command::EngineError;
 use crate::engine::effect::Effect;
 use crate::engine::queue::task::BatchNumber;
+use crate::model::audit::{AuditEntry, Of};
 use crate::model::event::{EventHead, EventKind};
 use crate::model::ids::{Fence, JobId, TaskId};
 use crate::model::job::Job;
@@ -101,6 +102,12 @@ impl Outbox {
         let body = if let Content::Inline(body) = &page.content { body.len() } else { 0 };
         self.count(1, ROW_BYTES + body + page.next.as_ref().map_or(0, String::len));
         self.batch.pages.push(page);
+    }
+
+    /// Adds who did something.
+    pub(crate) fn audit(&mut self, entry: AuditEntry) {
+        self.count(1, ROW_BYTES);
+        self.batch.audit.push(entry);
     }
 
     /// Adds a job whose spec changed. Its event and its answer have the spec too.
@@ -224,7 +231,10 @@ impl Outbox {
         let is_removal = |effect: &Effect| matches!(effect, Effect::Deleted { .. } | Effect::Purged { .. });
         let (removals, rest) = std::mem::take(&mut self.effects).into_iter().partition(is_removal);
         self.effects = rest;
-        let batch = Batch { deletions, purges, ..Batch::default() };
+        let is_of_deletion = |entry: &AuditEntry| matches!(entry.of, Of::Deletion(_));
+        let (audit, others) = std::mem::take(&mut self.batch.audit).into_iter().partition(is_of_deletion);
+        self.batch.audit = others;
+        let batch = Batch { deletions, purges, audit, ..Batch::default() };
         // The number of no batch: nothing waits for it.
         Some(Sealed { number: 0, batch, effects: removals, ended: Vec::new() })
     }
@@ -240,11 +250,12 @@ impl Outbox {
         pages.retain(|it| it.id.job != job);
         moves.retain(|it| it.id.job != job);
         claims.retain(|it| it.id.job != job);
-        let Batch { sweeps, retries, events, jobs, respecced, lane_heads, .. } = &mut self.batch;
+        let Batch { sweeps, retries, events, jobs, respecced, lane_heads, audit, .. } = &mut self.batch;
         events.retain(|it| it.job != job);
         jobs.retain(|it| it.id != job);
         respecced.retain(|it| it.id != job);
         lane_heads.retain(|(of, ..)| *of != job);
+        audit.retain(|it| it.of != Of::Job(job));
         self.dirty.remove(&job);
         self.events.remove(&job);
         self.ended.retain(|(id, _)| id.job != job);

@@ -166,6 +166,8 @@ pub struct Actor {
     pub address: String,
     /// What the call may do.
     pub grants: Vec<Grant>,
+    /// The server's own name of the call; empty: no call, but the program that the engine is in.
+    pub request_id: String,
 }
 
 impl Actor {
@@ -177,6 +179,7 @@ impl Actor {
             token_id: String::new(),
             address: String::new(),
             grants: everything(),
+            request_id: String::new(),
         }
     }
 

@@ -5,6 +5,7 @@
 //! the engine makes it durable and then performs it.
 
 pub mod access;
+pub mod audit;
 pub mod bag;
 pub mod book;
 pub mod browser;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::model::access::AccessRow;
+use crate::model::audit::{AuditEntry, AuditRow, Of};
 use crate::model::event::EventHead;
 use crate::model::failure::TaskError;
 use crate::model::host::Host;
@@ -231,6 +232,8 @@ pub struct Batch {
     pub new_data_key: bool,
     /// Who may call, in the order in which it was decided.
     pub access: Vec<AccessRow>,
+    /// Who did it.
+    pub audit: Vec<AuditEntry>,
 }
 
 impl Batch {
@@ -252,6 +255,28 @@ impl Batch {
             && self.limits.is_none()
             && !self.new_data_key
             && self.access.is_empty()
+            && self.audit.is_empty()
+    }
+
+    /// Returns what of [`Batch::audit`] was done: what changed nothing leaves no trace.
+    pub fn audited<'a>(&'a self, committed: &'a Committed) -> impl Iterator<Item = &'a AuditRow> {
+        let is_in = |job: JobId| !committed.refused.iter().any(|(refused, _)| *refused == job);
+        let was_done = move |entry: &&AuditEntry| match entry.of {
+            Of::Always => true,
+            Of::Job(job) => is_in(job),
+            Of::Submission(nth) => {
+                committed.submissions.get(nth) == Some(&Submitted::Stored)
+                    && self.submissions.get(nth).is_some_and(|new| is_in(new.job.id))
+            }
+            Of::Addition(nth) => {
+                matches!(committed.additions.get(nth), Some(Added::Stored { .. }))
+                    && self.additions.get(nth).is_some_and(|new| is_in(new.job))
+            }
+            Of::Deletion(nth) => {
+                committed.deletions.get(nth) == Some(&true) && self.deletions.get(nth).is_some_and(|job| is_in(*job))
+            }
+        };
+        self.audit.iter().filter(was_done).map(|entry| &entry.row)
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use url::Url;
 
 use crate::model::access::PrincipalNo;
+use crate::model::audit::AuditRecord;
 use crate::model::event::EventHead;
 use crate::model::failure::TaskError;
 use crate::model::host::Host;
@@ -152,4 +153,22 @@ pub struct DuePage {
     pub tasks: Vec<(DueTask, StoredTask)>,
     /// Whether no task follows the last one.
     pub complete: bool,
+}
+
+/// Where a listing of the audit goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditPlace {
+    /// Oldest first, after this number.
+    After(u64),
+    /// Newest first, before this number.
+    Before(u64),
+}
+
+/// A page of the audit.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AuditPage {
+    /// The rows that fit.
+    pub records: Vec<AuditRecord>,
+    /// Where it goes on; `None`: there are no more.
+    pub next: Option<AuditPlace>,
 }

@@ -17,6 +17,7 @@ pub mod sqlite;
 
 use futures_util::future::BoxFuture;
 
+use crate::model::audit::AuditFilter;
 use crate::model::book::Book;
 use crate::model::counts::Counts;
 use crate::model::host::Host;
@@ -33,8 +34,8 @@ pub use crate::store::batch::{
 };
 pub use crate::store::error::StoreError;
 pub use crate::store::listing::{
-    CutAttempt, DuePage, DueTask, JobFilter, LanePage, Listed, PAGE_BYTES_MAX, PageHead, Recovered, StoredEvent,
-    StoredTask,
+    AuditPage, AuditPlace, CutAttempt, DuePage, DueTask, JobFilter, LanePage, Listed, PAGE_BYTES_MAX, PageHead,
+    Recovered, StoredEvent, StoredTask,
 };
 
 /// The answer of a read or a commit, to be awaited.
@@ -73,6 +74,11 @@ pub trait Store: Send + Sync + 'static {
     fn limits(&self) -> Answer<'_, Option<Limits>>;
     /// Returns who may call.
     fn access(&self) -> Answer<'_, Book>;
+    /// Lists rows of the audit that fit, in the order of `place`. Looks at a bounded number of them, so that a page may have
+    /// few while there are more.
+    fn audit<'a>(&'a self, filter: &'a AuditFilter, place: AuditPlace, limit: u32) -> Answer<'a, AuditPage>;
+    /// Returns the number and the digest of the last row of the audit, as `NUMBER:DIGEST`; `None`: there is none.
+    fn audit_head(&self) -> Answer<'_, Option<String>>;
 
     /// Returns a job, unless it is deleted.
     fn job(&self, id: JobId) -> Answer<'_, Option<Job>>;

@@ -37,6 +37,8 @@ pub enum Listing {
     Principals = 4,
     /// `ListTokens`; its place is a token's id.
     Tokens = 5,
+    /// `ListAuditEvents`; its place is an event's number.
+    Audit = 6,
 }
 
 /// Makes and reads the tokens of one server.
@@ -80,6 +82,16 @@ impl PageTokens {
     pub fn read_host(&self, filter: &[u8], token: &str) -> Result<Host, BadToken> {
         let place = self.place(Listing::Hosts, filter, token)?;
         std::str::from_utf8(&place).map(Host::new).map_err(|_| BadToken)
+    }
+
+    /// A token for the events of the audit that come after the number `last`, or before it where the newest come first.
+    pub fn after_number(&self, filter: &[u8], last: u64) -> String {
+        self.write(Listing::Audit, filter, &last.to_be_bytes())
+    }
+
+    /// Reads a token of [`PageTokens::after_number`].
+    pub fn read_number(&self, filter: &[u8], token: &str) -> Result<u64, BadToken> {
+        self.read(Listing::Audit, filter, token).map(u64::from_be_bytes)
     }
 
     /// A token for what comes after the name `last` in a listing by name.

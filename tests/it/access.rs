@@ -20,7 +20,7 @@ use crate::support::spec::{fetch, job};
 const ROLES: [&str; 7] = ["submit", "read", "control", "admin", "operator", "auditor", "monitor"];
 
 /// Makes a token by the command line, with the token of an operator where one is needed already.
-fn token(server: &Server, operator: &str, args: &[&str]) -> String {
+pub(crate) fn token(server: &Server, operator: &str, args: &[&str]) -> String {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), operator).unwrap();
     let mut all = vec!["--server", &server.address];
@@ -36,21 +36,22 @@ fn token(server: &Server, operator: &str, args: &[&str]) -> String {
     text.trim().to_owned()
 }
 
-fn operator(server: &Server) -> String {
+pub(crate) fn operator(server: &Server) -> String {
     token(server, "", &["op", "--grant", "operator"])
 }
 
-fn id_of(token: &str) -> String {
+pub(crate) fn id_of(token: &str) -> String {
     token[5..15].to_owned()
 }
 
-fn bearer(token: &str) -> String {
+pub(crate) fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }
 
-type Sent = InterceptedService<Channel, Box<dyn FnMut(Request<()>) -> Result<Request<()>, Status> + Send + Sync>>;
+pub(crate) type Sent =
+    InterceptedService<Channel, Box<dyn FnMut(Request<()>) -> Result<Request<()>, Status> + Send + Sync>>;
 
-fn sending(server: &Server, token: &str) -> Sent {
+pub(crate) fn sending(server: &Server, token: &str) -> Sent {
     let value: MetadataValue<Ascii> = bearer(token).parse().unwrap();
     InterceptedService::new(
         server.channel.clone(),
@@ -61,11 +62,11 @@ fn sending(server: &Server, token: &str) -> Sent {
     )
 }
 
-fn jobs(server: &Server, token: &str) -> JobServiceClient<Sent> {
+pub(crate) fn jobs(server: &Server, token: &str) -> JobServiceClient<Sent> {
     JobServiceClient::new(sending(server, token))
 }
 
-fn access(server: &Server, token: &str) -> AccessServiceClient<Sent> {
+pub(crate) fn access(server: &Server, token: &str) -> AccessServiceClient<Sent> {
     AccessServiceClient::new(sending(server, token))
 }
 
@@ -76,7 +77,7 @@ fn reason(status: &Status) -> (Code, String) {
 }
 
 #[track_caller]
-fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, expected: &str) {
+pub(crate) fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, expected: &str) {
     assert_eq!(reason(&answer.unwrap_err()), (code, expected.to_owned()));
 }
 
@@ -110,7 +111,7 @@ fn passed(answer: &Answer) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_method_is_judged_for_strangers_and_for_each_role() {
-    let server = Server::start().await;
+    let server = Server::with(&["--auth-failures-per-minute", "0"]).await;
     let operator = operator(&server);
     let mut tokens = Vec::new();
     for role in ROLES {
@@ -166,6 +167,46 @@ async fn every_method_is_judged_for_strangers_and_for_each_role() {
     assert_eq!(known.code(), Code::Unimplemented);
     let drained = call(&server, "haul.v1.AdminService/Drain", b"", &[("authorization", &sent)]).await;
     assert!(passed(&drained));
+}
+
+/// HTTP and JSON call the methods, so that they pass the same rows: without a token nothing is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_is_judged_for_strangers_and_for_each_role() {
+    let server = Server::with(&["--auth-failures-per-minute", "0"]).await;
+    let operator = operator(&server);
+    let reader = token(&server, &operator, &["reader", "--grant", "read"]);
+    let routes: serde_json::Value = serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap();
+    let mut count = 0;
+    for (path, methods) in routes["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let path = path.split('{').enumerate().map(|(at, part)| match part.split_once('}') {
+                Some((_, rest)) if at > 0 => format!("1{rest}"),
+                _ => part.to_owned(),
+            });
+            let path: String = path.collect();
+            let method = method.to_uppercase();
+            let body: &[&str] = if operation["requestBody"].is_object() { &["--json", "{}"] } else { &[] };
+            let args =
+                |more: &[&str]| [&["-X", &method], body, more].concat().iter().map(|it| (*it).to_owned()).collect();
+            let send = |more: &[&str]| {
+                let args: Vec<String> = args(more);
+                crate::it::curl::curl(&server, &args.iter().map(String::as_str).collect::<Vec<_>>(), &path)
+            };
+            let stranger = send(&[]);
+            assert_eq!((stranger.code, stranger.fault().0.as_str()), (401, "NO_CREDENTIALS"), "{method} {path}");
+            let wrong = send(&["-H", "Authorization: Bearer haul_x"]);
+            assert_eq!((wrong.code, wrong.fault().0.as_str()), (401, "BAD_CREDENTIALS"), "{method} {path}");
+            if operation["tags"][0] == "AdminService" && method != "GET" {
+                let denied = send(&["-H", &format!("Authorization: {}", bearer(&reader))]);
+                assert_eq!((denied.code, denied.fault().0.as_str()), (403, "MISSING_ROLE"), "{method} {path}");
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 30, "{count}");
+    assert_eq!(crate::it::curl::curl(&server, &[], "/healthz").code, 200, "probes have no token");
+    let mine = crate::it::curl::curl(&server, &["-H", &format!("Authorization: {}", bearer(&reader))], "/v1/whoami");
+    assert_eq!((mine.code, mine.json()["principal"].as_str().unwrap()), (200, "reader"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -416,4 +457,39 @@ async fn a_proxy_on_this_machine_does_not_make_the_world_local() {
     let twice = [("authorization", &*sent), ("authorization", &*sent)];
     let status = call(&server, "haul.v1.AdminService/GetServerInfo", b"", &twice).await.status();
     assert_eq!(reason(&status), (Code::Unauthenticated, "BAD_CREDENTIALS".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_fails_too_often_is_told_to_wait_and_good_tokens_pass_all_the_same() {
+    let server = Server::with(&["--auth-failures-per-minute", "1"]).await;
+    let operator = operator(&server);
+    let wrong = format!("haul_{}", &operator[5..].chars().rev().collect::<String>());
+    // A minute may end meanwhile, which forgives what was before: three failures are at most two minutes' first ones.
+    let mut reasons = Vec::new();
+    for _ in 0..3 {
+        let status = access(&server, &wrong).who_am_i(pb::WhoAmIRequest {}).await.unwrap_err();
+        if status.code() == Code::ResourceExhausted {
+            assert!(status.get_details_retry_info().unwrap().retry_delay.unwrap() <= std::time::Duration::from_mins(1));
+        }
+        reasons.push(reason(&status).1);
+    }
+    assert_eq!(reasons[0], "BAD_CREDENTIALS");
+    assert!(reasons.contains(&"RATE_LIMITED".to_owned()), "{reasons:?}");
+    assert!(access(&server, &operator).who_am_i(pb::WhoAmIRequest {}).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_calls_too_often_is_told_to_wait_and_nobody_else_is() {
+    let mut server = Server::start().await;
+    let operator = operator(&server);
+    let other = token(&server, &operator, &["other", "--grant", "read"]);
+    assert!(server.terminate().success());
+    server.flags.extend(["--calls-per-second".to_owned(), "0.01".to_owned()]);
+    server.launch().await;
+    let who = async |token: &str| access(&server, token).who_am_i(pb::WhoAmIRequest {}).await;
+    assert!(who(&operator).await.is_ok());
+    let status = who(&operator).await.unwrap_err();
+    assert_eq!(reason(&status), (Code::ResourceExhausted, "RATE_LIMITED".to_owned()));
+    assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
+    assert!(who(&other).await.is_ok());
 }

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use haul::model::access::AccessRow;
+use haul::model::audit::AuditRow;
 use haul::model::event::EventKind;
 use haul::model::ids::JobId;
 use haul::model::job::Job;
@@ -35,6 +36,7 @@ struct Rows {
     requests: Table<(String, u64), (JobId, [u8; 32])>,
     limits: Option<Limits>,
     access: Vec<AccessRow>,
+    audit: Vec<AuditRow>,
 }
 
 /// The data, and its reading half.
@@ -103,6 +105,7 @@ impl Rows {
                     self.access.extend(batch.access.iter().cloned());
                     let in_order = touched.iter().filter_map(|job| Some((*job, refused.remove(job)?)));
                     committed.refused = in_order.collect();
+                    self.audit.extend(batch.audited(&committed).cloned());
                     committed.data_key = batch.new_data_key.then_some(1);
                     return committed;
                 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
+use haul::model::audit::{AuditFilter, AuditRecord, AuditRow};
 use haul::model::book::Book;
 use haul::model::counts::Counts;
 use haul::model::host::Host;
@@ -15,8 +16,8 @@ use haul::model::task::TaskState;
 use haul::model::time::Timestamp;
 use haul::store::page_token::PageTokens;
 use haul::store::{
-    Answer, Chunk, Content, CutAttempt, DuePage, DueTask, JobFilter, LaneNumber, LanePage, Listed, NewPage,
-    PAGE_BYTES_MAX, PageHead, Recovered, Store, StoreError, StoredEvent, StoredTask,
+    Answer, AuditPage, AuditPlace, Chunk, Content, CutAttempt, DuePage, DueTask, JobFilter, LaneNumber, LanePage,
+    Listed, NewPage, PAGE_BYTES_MAX, PageHead, Recovered, Store, StoreError, StoredEvent, StoredTask,
 };
 use haul::vault::{Key, Vault};
 
@@ -188,6 +189,33 @@ impl Store for MemoryStore {
 
     fn access(&self) -> Answer<'_, Book> {
         now(Book::of(self.rows().access.iter().cloned()))
+    }
+
+    fn audit<'a>(&'a self, filter: &'a AuditFilter, place: AuditPlace, limit: u32) -> Answer<'a, AuditPage> {
+        let rows = self.rows();
+        let record = |(at, row): (usize, &AuditRow)| AuditRecord {
+            sequence: at as u64 + 1,
+            row: row.clone(),
+            // Nobody edits it on a disk.
+            chain: Vec::new(),
+        };
+        let all = rows.audit.iter().enumerate().map(record).filter(|it| filter.fits(&it.row));
+        let mut records: Vec<AuditRecord> = match place {
+            AuditPlace::After(last) => all.filter(|it| it.sequence > last).collect(),
+            AuditPlace::Before(last) => all.filter(|it| it.sequence < last).rev().collect(),
+        };
+        let has_more = records.len() > limit as usize;
+        records.truncate(limit as usize);
+        let next = records.last().filter(|_| has_more).map(|last| match place {
+            AuditPlace::After(_) => AuditPlace::After(last.sequence),
+            AuditPlace::Before(_) => AuditPlace::Before(last.sequence),
+        });
+        now(AuditPage { records, next })
+    }
+
+    fn audit_head(&self) -> Answer<'_, Option<String>> {
+        let count = self.rows().audit.len() as u64;
+        now((count > 0).then(|| format!("{count}:")))
     }
 
     fn job(&self, id: JobId) -> Answer<'_, Option<Job>> {

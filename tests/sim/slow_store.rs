@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use haul::model::audit::AuditFilter;
 use haul::model::book::Book;
 use haul::model::counts::Counts;
 use haul::model::host::Host;
@@ -15,8 +16,9 @@ use haul::model::task::TaskState;
 use haul::model::time::Timestamp;
 use haul::store::page_token::PageTokens;
 use haul::store::{
-    Answer, Batch, Chunk, Committed, Content, CutAttempt, DuePage, DueTask, JobFilter, LaneNumber, LanePage, Listed,
-    PAGE_BYTES_MAX, PageHead, Recovered, Store, StoreError, StoredEvent, StoredTask, WriteStore,
+    Answer, AuditPage, AuditPlace, Batch, Chunk, Committed, Content, CutAttempt, DuePage, DueTask, JobFilter,
+    LaneNumber, LanePage, Listed, PAGE_BYTES_MAX, PageHead, Recovered, Store, StoreError, StoredEvent, StoredTask,
+    WriteStore,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -182,6 +184,8 @@ impl Store for SlowStore {
     reads! { read
         fn limits() -> Option<Limits>;
         fn access() -> Book;
+        fn audit(filter: &'a AuditFilter, place: AuditPlace, limit: u32) -> AuditPage;
+        fn audit_head() -> Option<String>;
         fn job(id: JobId) -> Option<Job>;
         fn jobs(filter: &'a JobFilter, limit: u32) -> Listed<Job>;
         fn request(request_id: &'a str) -> Option<(JobId, [u8; 32])>;

@@ -18,7 +18,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Directories and flags of a server, and the process while it runs.
 pub struct Server {
     dir: tempfile::TempDir,
-    flags: Vec<String>,
+    pub flags: Vec<String>,
     child: Option<Child>,
     pub address: String,
     pub channel: Channel,

@@ -11,11 +11,11 @@ use crate::api::status::{missing_role, no_job};
 use crate::engine::handle::Engine;
 use crate::listen::peer::Peer;
 use crate::listen::tls::Client;
-use crate::model::access::{ANONYMOUS_NAME, Actor, AuthMode, LOCAL, Method};
+use crate::model::access::{ANONYMOUS_NAME, Actor, AuthMode, Method};
 use crate::model::book::Book;
 use crate::model::ids::JobId;
 use crate::model::job::Job;
-use crate::model::role::{DEFAULT_TENANT, Role, everything};
+use crate::model::role::{DEFAULT_TENANT, Role};
 use crate::model::time::Timestamp;
 use crate::model::token::TokenText;
 
@@ -52,6 +52,18 @@ pub(crate) enum Unknown {
     Bad(&'static str),
     /// A proxy passes on what is not from this machine.
     Proxied,
+}
+
+impl Unknown {
+    /// Returns what the audit is told beyond what the client is.
+    pub(crate) fn detail(self) -> &'static str {
+        match self {
+            Unknown::Bad("two headers" | "another scheme") => "damaged",
+            Unknown::Bad("certificate of nobody") => "unknown",
+            Unknown::Bad(why) => why,
+            Unknown::Nothing | Unknown::Proxied => "",
+        }
+    }
 }
 
 /// Somebody who calls.
@@ -94,6 +106,7 @@ impl Caller {
             Ok(job) if self.owns(&job) => Ok(()),
             Ok(_) if self.may(Role::Read) => Err(missing_role(
                 role.unwrap_or(Role::Submit),
+                "",
                 if role.is_some() { "" } else { "; only who submitted a job adds to it" },
             )),
             Ok(_) => Err(no_job(id)),
@@ -127,10 +140,12 @@ pub(crate) struct Shown {
     is_loopback: bool,
     is_proxied: bool,
     address: String,
+    request_id: String,
 }
 
 impl Shown {
-    pub(crate) fn by(headers: &HeaderMap, peer: Option<&Peer>) -> Shown {
+    /// Takes from a request what says who sends it. `id` is the server's name of the call.
+    pub(crate) fn by(headers: &HeaderMap, peer: Option<&Peer>, id: &str) -> Shown {
         let address = peer.map(|peer| peer.address.ip().to_canonical());
         Shown {
             authorization: headers.get_all(AUTHORIZATION).iter().map(|value| value.as_bytes().to_vec()).collect(),
@@ -138,7 +153,13 @@ impl Shown {
             is_loopback: address.is_some_and(|it| it.is_loopback()),
             is_proxied: PROXY_HEADERS.iter().any(|name| headers.contains_key(*name)),
             address: address.map(|it| it.to_string()).unwrap_or_default(),
+            request_id: id.to_owned(),
         }
+    }
+
+    /// Returns where it comes from, without a port; empty: from this machine, by a socket.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     /// Judges who calls at `now`. A token goes before a certificate, and either before where the call comes from.
@@ -211,7 +232,7 @@ impl Shown {
 
     /// Whoever is here and may do everything.
     fn actor(&self) -> Actor {
-        Actor { principal: LOCAL, address: self.address.clone(), grants: everything(), ..Actor::local() }
+        Actor { address: self.address.clone(), request_id: self.request_id.clone(), ..Actor::local() }
     }
 
     #[allow(clippy::unused_self)] // Reads as the others do.
@@ -221,8 +242,8 @@ impl Shown {
 }
 
 /// Returns why a caller may not make a call of this need; `None`: it may.
-pub(crate) fn refusal(need: Need, caller: &Caller) -> Option<Status> {
-    table::lacks(need, &caller.actor).map(|role| missing_role(role, ""))
+pub(crate) fn refusal(need: Need, method: &str, caller: &Caller) -> Option<Status> {
+    table::lacks(need, &caller.actor).map(|role| missing_role(role, method, ""))
 }
 
 #[cfg(test)]

@@ -4,8 +4,11 @@
 //! layer ever sees a token. A call that may no longer be made ends while it is open: at once where it streams, and an answer
 //! that is being made has a moment to leave.
 
+mod audit;
+mod bounds;
 pub(crate) mod caller;
 pub(crate) mod messages;
+mod refusals;
 pub mod service;
 pub(crate) mod table;
 mod uses;
@@ -23,20 +26,24 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
+use crate::api::access::bounds::Counted;
 use crate::api::access::caller::{Caller, Shown, Unknown};
+use crate::api::access::refusals::Refusals;
 use crate::api::access::table::Need;
 use crate::api::access::uses::Uses;
-use crate::api::status::{Fault, Violations, shown};
+use crate::api::status::{Fault, Violations, rate_limited, shown};
 use crate::engine::handle::Engine;
 use crate::listen::peer::Peer;
-use crate::model::access::Method;
+use crate::model::access::{LOCAL_NAME, Method};
 use crate::model::book::Book;
 use crate::model::role::DEFAULT_TENANT;
 
+pub use crate::api::access::bounds::CallBounds;
 pub use crate::api::access::caller::Policy;
 
 /// The name of the tenant that a call is about.
@@ -46,6 +53,9 @@ const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("haul-request-id")
 /// How long an answer that is being made has to leave: the caller may itself have ended what it came by.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
+/// How often it is stored which tokens were used and what was refused.
+const KEEP_INTERVAL: Duration = Duration::from_secs(60);
+
 /// The layer that knows who calls.
 #[derive(Clone)]
 pub struct Access {
@@ -53,12 +63,15 @@ pub struct Access {
     policy: Policy,
     /// Paths of methods whose answers go on.
     streaming: Arc<HashSet<String>>,
+    bounds: CallBounds,
+    counted: Arc<Counted>,
+    refusals: Arc<Refusals>,
     uses: Arc<Uses>,
 }
 
 impl Access {
     /// Makes the layer for the services of these descriptors.
-    pub fn new(engine: Engine, policy: Policy, descriptors: &[&[u8]]) -> Access {
+    pub fn new(engine: Engine, policy: Policy, bounds: CallBounds, descriptors: &[&[u8]]) -> Access {
         let mut streaming = HashSet::new();
         let sets = descriptors.iter().filter_map(|bytes| FileDescriptorSet::decode(*bytes).ok());
         for file in sets.flat_map(|set| set.file) {
@@ -68,12 +81,37 @@ impl Access {
                     .extend(methods.map(|method| format!("{}.{}/{}", file.package(), service.name(), method.name())));
             }
         }
-        Access { engine, policy, streaming: Arc::new(streaming), uses: Arc::default() }
+        Access {
+            engine,
+            policy,
+            streaming: Arc::new(streaming),
+            bounds,
+            counted: Arc::default(),
+            refusals: Arc::default(),
+            uses: Arc::default(),
+        }
     }
 
-    /// Stores from time to time which tokens were used, until `closing`.
-    pub async fn keep_uses(self, closing: tokio_util::sync::CancellationToken) {
-        self.uses.keep(&self.engine, closing).await;
+    /// Stores each minute which tokens were used and what was refused, until `closing`.
+    pub async fn keep(self, closing: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(KEEP_INTERVAL) => self.flush().await,
+                () = closing.cancelled() => return,
+            }
+        }
+    }
+
+    /// Stores which tokens were used and what was refused since that was stored last.
+    pub async fn flush(&self) {
+        self.uses.flush(&self.engine).await;
+        let rows = self.refusals.take(self.engine.now());
+        let count = rows.len();
+        if count > 0
+            && let Err(error) = self.engine.audit(rows).await
+        {
+            tracing::warn!(count, "refused calls are not in the audit: {error}");
+        }
     }
 
     /// Returns whether a token is needed just now.
@@ -82,7 +120,7 @@ impl Access {
     }
 
     /// Judges a request by its head.
-    fn judge(&self, request: &Request<Body>) -> Result<(Need, Standing), Status> {
+    fn judge(&self, request: &Request<Body>, id: &str) -> Result<(Need, Standing), Status> {
         let method = request.uri().path().trim_start_matches('/');
         let need = table::need(method);
         if need == Some(Need::Open) {
@@ -91,19 +129,40 @@ impl Access {
         let peer = request.extensions().get::<Arc<Peer>>();
         let mut books = self.engine.books();
         let book = books.borrow_and_update().clone();
-        let shown = Shown::by(request.headers(), peer.map(|peer| &**peer));
+        let shown = Shown::by(request.headers(), peer.map(|peer| &**peer), id);
         let now = self.engine.now();
-        let caller = shown.judge(self.policy, &book, now).map_err(|unknown| unauthenticated(unknown, method))?;
+        let known = need.map(|_| method);
+        let caller = match shown.judge(self.policy, &book, now) {
+            Ok(caller) => caller,
+            Err(unknown) => {
+                let status = unauthenticated(unknown, method);
+                self.refusals.note(None, shown.address(), known, &status, unknown.detail(), now);
+                if matches!(unknown, Unknown::Bad(_)) {
+                    let taken = self.counted.note_failure(self.bounds, shown.address(), now);
+                    taken.map_err(|wait| rate_limited("wrong credentials", wait))?;
+                }
+                return Err(status);
+            }
+        };
         // A method that is not there is for the services to tell, and for strangers none of their business.
         let need = need.unwrap_or(Need::Anybody);
-        tenant(request.headers())?;
-        if let Some(status) = caller::refusal(need, &caller) {
+        if let Err(status) = tenant(request.headers()) {
+            self.refusals.note(Some(&caller.actor), shown.address(), known, &status, "", now);
             return Err(status);
+        }
+        if let Some(status) = caller::refusal(need, method, &caller) {
+            self.refusals.note(Some(&caller.actor), shown.address(), known, &status, "", now);
+            return Err(status);
+        }
+        if caller.actor.name != LOCAL_NAME {
+            let taken = self.counted.take_call(self.bounds, caller.actor.principal, now);
+            taken.map_err(|wait| rate_limited("calls of this principal", wait))?;
         }
         if caller.method == Method::Token {
             self.uses.note(&caller.actor, now);
         }
-        Ok((need, Standing { access: self.clone(), books, shown, caller: Some(caller), need }))
+        let method = known.unwrap_or_default().to_owned();
+        Ok((need, Standing { access: self.clone(), books, shown, caller: Some(caller), need, method }))
     }
 }
 
@@ -156,25 +215,38 @@ struct Standing {
     /// `None`: anybody may make it.
     caller: Option<Caller>,
     need: Need,
+    /// Empty: it is not there.
+    method: String,
 }
 
 impl Standing {
     fn open(access: &Access) -> Standing {
-        let shown = Shown::by(&HeaderMap::new(), None);
-        Standing { access: access.clone(), books: access.engine.books(), shown, caller: None, need: Need::Open }
+        let shown = Shown::by(&HeaderMap::new(), None, "");
+        let (books, method) = (access.engine.books(), String::new());
+        Standing { access: access.clone(), books, shown, caller: None, need: Need::Open, method }
+    }
+
+    /// Counts an answer that refuses what the layer has let through.
+    fn note_refusal(&self, status: &Status) {
+        if let Some(caller) = &self.caller {
+            let (access, method) = (&self.access, Some(self.method.as_str()).filter(|it| !it.is_empty()));
+            let now = access.engine.now();
+            access.refusals.note(Some(&caller.actor), self.shown.address(), method, status, "", now);
+        }
     }
 
     /// Waits until the call may not go on.
-    async fn lost(mut self) -> Status {
+    async fn lost(&self) -> Status {
         let Some(caller) = &self.caller else { return std::future::pending().await };
+        let mut books = self.books.clone();
         let expire_time = caller.expire_time;
         loop {
             let now = self.access.engine.now();
-            let book = self.books.borrow_and_update().clone();
+            let book = books.borrow_and_update().clone();
             match self.shown.judge(self.access.policy, &book, now) {
                 Err(unknown) => return unauthenticated(unknown, ""),
                 Ok(caller) => {
-                    if let Some(status) = caller::refusal(self.need, &caller) {
+                    if let Some(status) = caller::refusal(self.need, &self.method, &caller) {
                         return status;
                     }
                 }
@@ -186,7 +258,7 @@ impl Standing {
                 }
             };
             tokio::select! {
-                changed = self.books.changed() => if changed.is_err() {
+                changed = books.changed() => if changed.is_err() {
                     // The engine has ended, and so will every call.
                     return std::future::pending().await;
                 },
@@ -194,6 +266,10 @@ impl Standing {
             }
         }
     }
+}
+
+async fn lost(standing: Arc<Standing>) -> Status {
+    standing.lost().await
 }
 
 impl<S> Layer<S> for Access {
@@ -228,15 +304,15 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string();
-        let id = HeaderValue::try_from(id);
+        let name = uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string();
+        let id = HeaderValue::try_from(&name);
         let named = move |mut response: Response<Body>| {
             if let Ok(id) = id {
                 response.headers_mut().insert(REQUEST_ID_HEADER, id);
             }
             response
         };
-        let (need, standing) = match self.access.judge(&request) {
+        let (need, standing) = match self.access.judge(&request, &name) {
             Ok(judged) => judged,
             Err(status) => return Box::pin(std::future::ready(Ok(named(status.into_http())))),
         };
@@ -249,8 +325,9 @@ where
         if need == Need::Open {
             return Box::pin(async move { answer.await.map(named) });
         }
+        let standing = Arc::new(standing);
         Box::pin(async move {
-            let mut lost: Lost = Box::pin(standing.lost());
+            let mut lost: Lost = Box::pin(lost(standing.clone()));
             let mut over = None;
             let late = async {
                 let status = lost.as_mut().await;
@@ -263,6 +340,9 @@ where
                 answered = answer => answered?,
                 status = late => return Ok(named(status.into_http())),
             };
+            if let Some(status) = Status::from_header_map(response.headers()) {
+                standing.note_refusal(&status);
+            }
             if !streams {
                 return Ok(named(response));
             }

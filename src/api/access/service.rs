@@ -6,6 +6,7 @@ use std::time::Duration;
 use rand::RngExt as _;
 use tonic::{Request, Response, Status};
 
+use crate::api::access::audit;
 use crate::api::access::caller::Caller;
 use crate::api::access::messages::{self, read_grants};
 use crate::api::pages::page_size;
@@ -18,20 +19,23 @@ use crate::model::book::Book;
 use crate::model::role::{DEFAULT_TENANT, Grant};
 use crate::model::token::TokenText;
 use crate::pb;
+use crate::store::Store;
 use crate::store::page_token::{Listing, PageTokens};
 
 /// Implements [`pb::access_service_server::AccessService`].
 #[derive(Clone)]
 pub struct AccessApi {
     engine: Engine,
+    store: Arc<dyn Store>,
     tokens: PageTokens,
     lifetime_max: Duration,
 }
 
 impl AccessApi {
-    /// Makes the service over an engine; `tokens` are of its store. No token may last longer than `lifetime_max`.
-    pub fn new(engine: Engine, tokens: PageTokens, lifetime_max: Duration) -> AccessApi {
-        AccessApi { engine, tokens, lifetime_max }
+    /// Makes the service over an engine and its store. No token may last longer than `lifetime_max`.
+    pub fn new(engine: Engine, store: Arc<dyn Store>, lifetime_max: Duration) -> AccessApi {
+        let tokens = store.page_tokens();
+        AccessApi { engine, store, tokens, lifetime_max }
     }
 
     fn book(&self) -> Arc<Book> {
@@ -248,6 +252,22 @@ impl pb::access_service_server::AccessService for AccessApi {
             AccessAnswer::Revoked(revoked) => Ok(Response::new(pb::RevokeTokenResponse { revoked })),
             other => Err(internal(format!("a token was revoked into {other:?}"))),
         }
+    }
+
+    async fn list_audit_events(
+        &self,
+        request: Request<pb::ListAuditEventsRequest>,
+    ) -> Result<Response<pb::ListAuditEventsResponse>, Status> {
+        let caller = Caller::of(&request);
+        audit::list(self.store.as_ref(), &caller, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn rotate_data_key(
+        &self,
+        request: Request<pb::RotateDataKeyRequest>,
+    ) -> Result<Response<pb::RotateDataKeyResponse>, Status> {
+        let number = self.engine.by(Caller::of(&request).actor).new_data_key().await?;
+        Ok(Response::new(pb::RotateDataKeyResponse { data_key_id: number.to_string() }))
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) enum Need {
 }
 
 use Need::{Anybody, OneOf, Open};
-use Role::{Admin, Control, Monitor, Operator, Read, Submit};
+use Role::{Admin, Auditor, Control, Monitor, Operator, Read, Submit};
 
 const SUBMIT: Need = OneOf(&[Submit]);
 /// All jobs for who reads, own ones for who submits.
@@ -45,6 +45,8 @@ const METHODS: &[(&str, Need)] = &[
     ("haul.v1.AccessService/CreateToken", Anybody),
     ("haul.v1.AccessService/ListTokens", Anybody),
     ("haul.v1.AccessService/RevokeToken", Anybody),
+    ("haul.v1.AccessService/ListAuditEvents", OneOf(&[Auditor, Admin])),
+    ("haul.v1.AccessService/RotateDataKey", OPERATE),
 
     ("haul.v1.AdminService/GetServerInfo", Anybody),
     ("haul.v1.AdminService/GetLimits", Anybody),

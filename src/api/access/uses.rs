@@ -2,15 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
-
-use tokio_util::sync::CancellationToken;
 
 use crate::engine::handle::Engine;
 use crate::model::access::{AccessChange, Actor};
 use crate::model::time::Timestamp;
 
-const INTERVAL: Duration = Duration::from_secs(60);
 const MINUTE_MICROS: i64 = 60_000_000;
 
 /// What was noted. Of each token it knows the last minute, so it is no larger than there are tokens.
@@ -50,22 +46,14 @@ impl Uses {
             .collect()
     }
 
-    pub(super) async fn keep(&self, engine: &Engine, closing: CancellationToken) {
-        loop {
-            let is_last = tokio::select! {
-                () = tokio::time::sleep(INTERVAL) => false,
-                () = closing.cancelled() => true,
-            };
-            let used = self.take();
-            if !used.is_empty()
-                && let Err(error) = engine.change_access(AccessChange::Used(used)).await
-            {
-                // It is told again with the next use.
-                tracing::debug!("the last use of tokens was not stored: {error}");
-            }
-            if is_last {
-                return;
-            }
+    /// Stores what was noted since the last time.
+    pub(super) async fn flush(&self, engine: &Engine) {
+        let used = self.take();
+        if !used.is_empty()
+            && let Err(error) = engine.change_access(AccessChange::Used(used)).await
+        {
+            // It is told again with the next use.
+            tracing::debug!("the last use of tokens was not stored: {error}");
         }
     }
 }

@@ -6,14 +6,44 @@ use crate::engine::command::{Reply, answer};
 use crate::engine::effect::Effect;
 use crate::engine::scheduler::Scheduler;
 use crate::model::access::{AccessAnswer, AccessChange, Actor};
+use crate::model::audit::{AuditEntry, AuditRow, Of};
 use crate::model::book::{Applied, Book};
+use crate::model::ids::JobId;
+use crate::model::time::Timestamp;
 
 impl Scheduler {
+    /// Notes in the batch what somebody did. What did not come by a call is nobody's act.
+    pub(super) fn note(&mut self, by: &Actor, of: Of, row: impl FnOnce(Timestamp) -> AuditRow) {
+        if !by.request_id.is_empty() {
+            let row = row(self.now());
+            self.outbox.audit(AuditEntry { row, of });
+        }
+    }
+
+    /// Notes what somebody did to a job.
+    pub(super) fn note_job(&mut self, by: &Actor, of: Of, method: &str, job: JobId) {
+        self.note(by, of, |now| AuditRow::of_job(by, method, job, now));
+    }
+
+    /// Stores rows of the audit that belong to no change.
+    pub(super) fn store_audit(&mut self, rows: Vec<AuditRow>, reply: Reply<()>) {
+        for row in rows {
+            self.outbox.audit(AuditEntry { row, of: Of::Always });
+        }
+        self.outbox.then(Effect::Audited(reply));
+    }
+
     pub(super) fn change_access(&mut self, change: &AccessChange, by: &Actor, reply: Reply<AccessAnswer>) {
         let Applied { book, rows, answer: told } = match self.book.apply(change, by, self.now()) {
             Ok(applied) => applied,
             Err(refusal) => return answer(reply, Err(refusal.into())),
         };
+        if !rows.is_empty()
+            && !by.request_id.is_empty()
+            && let Some(row) = AuditRow::of_access(by, change, &told, self.now())
+        {
+            self.outbox.audit(AuditEntry { row, of: Of::Always });
+        }
         // What changes nothing is answered once what it was decided upon is durable.
         self.book = Arc::new(book);
         self.outbox.batch().access.extend(rows);

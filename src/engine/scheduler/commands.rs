@@ -17,6 +17,7 @@ use crate::engine::scheduler::read::Read;
 use crate::engine::timers::Timer;
 use crate::engine::writer::Condition;
 use crate::model::access::{Actor, LOCAL};
+use crate::model::audit::{AuditRow, Of, SERVER};
 use crate::model::event::EventKind;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
@@ -48,12 +49,16 @@ impl Scheduler {
                 self.submit(*spec, request, tasks, &by, reply);
             }
             Command::Job(job, command) => self.job_command(job, Admitted { command, by, room }),
-            Command::SetLimits { patch, reply } => self.set_limits(&patch, reply),
+            Command::SetLimits { patch, reply } => self.set_limits(&patch, &by, reply),
             Command::NewDataKey { reply } => {
                 self.outbox.batch().new_data_key = true;
+                self.note(&by, Of::Always, |now| {
+                    AuditRow::done(&by, "AccessService/RotateDataKey", SERVER.to_owned(), "", now)
+                });
                 self.outbox.then(Effect::DataKeyStored(reply));
             }
             Command::Access { change, reply } => self.change_access(&change, &by, reply),
+            Command::Audit { rows, reply } => self.store_audit(rows, reply),
             Command::Page { id, fence, page, reply } => self.page(id, fence, page, reply),
             Command::Explain { job, tasks, reply } => drop(reply.send(self.explain(job, &tasks))),
             Command::WaitingAt { hosts, reply } => {
@@ -67,7 +72,7 @@ impl Scheduler {
     pub(super) fn job_command(&mut self, job: JobId, admitted: Admitted<JobCommand>) {
         match self.jobs.get_mut(job) {
             Some(run) if run.defers() => run.deferred.push_back(Deferred::Command(admitted)),
-            Some(_) => self.apply(job, admitted.command),
+            Some(_) => self.apply(job, admitted.command, &admitted.by),
             None => {
                 if self.jobs.visit(job, Some(admitted)) {
                     self.next_visitor(job);
@@ -76,17 +81,17 @@ impl Scheduler {
         }
     }
 
-    fn apply(&mut self, job: JobId, command: JobCommand) {
+    fn apply(&mut self, job: JobId, command: JobCommand, by: &Actor) {
         let Some(run) = self.jobs.get_mut(job) else { return command.refuse(EngineError::NoJob(job)) };
         let state = run.job.state;
         let wrong = |event| EngineError::from(WrongState { state, event });
         match command {
             JobCommand::AddTasks { chunk_id, digest, tasks, reply } => {
-                self.add_tasks(job, chunk_id, digest, tasks, reply);
+                self.add_tasks(job, chunk_id, digest, tasks, by, reply);
             }
-            JobCommand::Control { what, reply } => self.control(job, &what, reply),
+            JobCommand::Control { what, reply } => self.control(job, &what, by, reply),
             JobCommand::Retry { reply, .. } => answer(reply, Err(wrong("retried"))),
-            JobCommand::Update { patch, reply } => self.update(job, &patch, reply),
+            JobCommand::Update { patch, reply } => self.update(job, &patch, by, reply),
             JobCommand::Delete { reply, .. } => answer(reply, Err(wrong("deleted"))),
         }
     }
@@ -117,12 +122,14 @@ impl Scheduler {
             laned.push((lane, spec));
         }
         self.jobs.arrives(job.id);
+        let id = job.id;
         let nth = self.outbox.submit(Submission {
             job: job.clone(),
             request: request.clone(),
             lanes: lanes.clone(),
             tasks: laned.clone(),
         });
+        self.note_job(by, Of::Submission(nth), "SubmitJob", id);
         self.outbox.then(Effect::Admit { nth, job: Box::new(job), lanes, tasks: laned, request, reply });
     }
 
@@ -155,7 +162,15 @@ impl Scheduler {
         }
     }
 
-    fn add_tasks(&mut self, job: JobId, chunk_id: String, digest: [u8; 32], tasks: Tasks, reply: Reply<Chunk>) {
+    fn add_tasks(
+        &mut self,
+        job: JobId,
+        chunk_id: String,
+        digest: [u8; 32],
+        tasks: Tasks,
+        by: &Actor,
+        reply: Reply<Chunk>,
+    ) {
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
         if !run.job.open || run.job.stop.is_some() {
             // A chunk that was stored while the job was open is answered again all the same.
@@ -182,10 +197,11 @@ impl Scheduler {
         }
         let nth =
             self.outbox.add(Addition { job, chunk_id: chunk_id.clone(), digest, new_lanes, tasks: laned.clone() });
+        self.note_job(by, Of::Addition(nth), "AddTasks", job);
         self.outbox.then(Effect::AdmitTasks { nth, job, chunk_id, digest, tasks: laned, reply });
     }
 
-    fn control(&mut self, job: JobId, what: &Control, reply: Reply<Arc<Job>>) {
+    fn control(&mut self, job: JobId, what: &Control, by: &Actor, reply: Reply<Arc<Job>>) {
         let now = self.now();
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
         let event = match what {
@@ -204,6 +220,9 @@ impl Scheduler {
             Change::Stopping | Change::Changed => self.outbox.job_event(run.job_mut(), EventKind::JobChanged),
             Change::None | Change::Ended => {}
         }
+        if change != Change::None {
+            self.note_job(by, Of::Job(job), what.method(), job);
+        }
         if matches!(what, Control::Pause) && change == Change::Changed {
             self.outbox.then(Effect::StopAttempts(job, Cause::Pause));
         }
@@ -214,7 +233,7 @@ impl Scheduler {
         self.settle_if_done(job);
     }
 
-    fn update(&mut self, job: JobId, patch: &JobPatch, reply: Reply<Arc<Job>>) {
+    fn update(&mut self, job: JobId, patch: &JobPatch, by: &Actor, reply: Reply<Arc<Job>>) {
         let now = self.now();
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
         patch.apply(run.job_mut(), now);
@@ -226,12 +245,24 @@ impl Scheduler {
         self.outbox.job_event(run.job_mut(), EventKind::JobChanged);
         let changed = run.job.clone();
         self.outbox.respecced(changed.clone());
+        self.note_update(by, job, patch);
         self.outbox.then(Effect::Reply(reply, changed));
     }
 
+    pub(super) fn note_update(&mut self, by: &Actor, job: JobId, patch: &JobPatch) {
+        self.note(by, Of::Job(job), |now| AuditRow {
+            changed: patch.changed(),
+            ..AuditRow::of_job(by, "UpdateJob", job, now)
+        });
+    }
+
     /// Limits are merged here, so that of two patches at once neither is lost.
-    fn set_limits(&mut self, patch: &LimitsPatch, reply: Reply<Limits>) {
+    fn set_limits(&mut self, patch: &LimitsPatch, by: &Actor, reply: Reply<Limits>) {
         self.limits = patch.over(&self.limits);
+        self.note(by, Of::Always, |now| AuditRow {
+            changed: patch.changed(),
+            ..AuditRow::done(by, "AdminService/UpdateLimits", SERVER.to_owned(), "", now)
+        });
         self.outbox.batch().limits = Some(self.limits.clone());
         self.outbox.then(Effect::LimitsStored(self.limits.clone(), reply));
     }

@@ -69,6 +69,7 @@ impl Scheduler {
                 // Without a number there was no batch with it, which cannot be.
                 Effect::DataKeyStored(reply) => answer(reply, data_key.ok_or(EngineError::Draining)),
                 Effect::AccessStored(book, told, reply) => self.access_stored(book, told, reply),
+                Effect::Audited(reply) => answer(reply, Ok(())),
                 Effect::AckPage(job, reply) => {
                     drop(reply.send(Ok(())));
                     self.hub.page_added(job);

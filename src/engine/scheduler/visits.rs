@@ -12,6 +12,8 @@ use crate::engine::runner::Runner;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::piece::Piece;
 use crate::engine::scheduler::read::{Found, Read, Retriable};
+use crate::model::access::Actor;
+use crate::model::audit::Of;
 use crate::model::event::EventKind;
 use crate::model::failure::TaskError;
 use crate::model::failures::Failures;
@@ -83,11 +85,14 @@ impl Scheduler {
             JobCommand::Control { what: Control::Pause, reply } => answer(reply, Err(wrong("paused"))),
             JobCommand::Control { what: Control::Resume, reply } => answer(reply, Err(wrong("resumed"))),
             JobCommand::Control { reply, .. } => answer(reply, Ok(Arc::new(job))),
-            JobCommand::Update { patch, reply } => return self.update_ended(job, &patch, reply),
-            JobCommand::Delete { reply, .. } => return self.delete(id, Some(reply)),
+            JobCommand::Update { patch, reply } => return self.update_ended(job, &patch, &by, reply),
+            JobCommand::Delete { reply, .. } => {
+                let nth = self.delete(id, Some(reply));
+                return self.note_job(&by, Of::Deletion(nth), "DeleteJob", id);
+            }
             JobCommand::Retry { reply, .. } => match retry {
                 Some(Ok(retriable)) if retriable.failed + retriable.cancelled > 0 => {
-                    return self.retry(job, retriable, reply);
+                    return self.retry(job, retriable, &by, reply);
                 }
                 Some(Err(error)) => answer(reply, Err(error)),
                 _ => answer(reply, Ok(Arc::new(job))),
@@ -97,24 +102,26 @@ impl Scheduler {
     }
 
     /// After its end a job publishes nothing more: only what is read of it changes.
-    fn update_ended(&mut self, mut job: Job, patch: &JobPatch, reply: Reply<Arc<Job>>) {
+    fn update_ended(&mut self, mut job: Job, patch: &JobPatch, by: &Actor, reply: Reply<Arc<Job>>) {
         patch.apply(&mut job, self.now());
         let job = Arc::new(job);
         self.outbox.batch().jobs.push(job.clone());
         self.outbox.respecced(job.clone());
+        self.note_update(by, job.id, patch);
         self.outbox.then(Effect::Updated(reply, job));
     }
 
-    /// Marks an ended job deleted. Its rows go piece by piece.
-    pub(super) fn delete(&mut self, job: JobId, reply: Option<Reply<()>>) {
+    /// Marks an ended job deleted. Its rows go piece by piece. Returns its place among the deletions of the batch.
+    pub(super) fn delete(&mut self, job: JobId, reply: Option<Reply<()>>) -> usize {
         let batch = self.outbox.batch();
         let nth = batch.deletions.len();
         batch.deletions.push(job);
         self.outbox.then(Effect::Deleted { nth, job, reply });
+        nth
     }
 
     /// Puts failed and cancelled tasks of an ended job back, and the job among those that run.
-    fn retry(&mut self, mut job: Job, retriable: Retriable, reply: Reply<Arc<Job>>) {
+    fn retry(&mut self, mut job: Job, retriable: Retriable, by: &Actor, reply: Reply<Arc<Job>>) {
         let now = self.now();
         let id = job.id;
         let Retriable { lanes, indexes, failed, failure, kinds, .. } = retriable;
@@ -133,6 +140,7 @@ impl Scheduler {
         let is_whole = indexes.is_none();
         run.stage = Stage::Retrying { reply: Some(reply), these: indexes, first: None };
         self.outbox.job_event(run.job_mut(), EventKind::JobChanged);
+        self.note_job(by, Of::Job(id), "RetryJob", id);
         let waiting = self.enlist(run, now);
         for (host, head) in lanes {
             // Nothing of it can run until the last piece is durable.

@@ -18,6 +18,7 @@ fn by(book: &Book, name: &str, token_id: &str) -> Actor {
         token_id: token_id.to_owned(),
         address: String::new(),
         grants: principal.grants.clone(),
+        request_id: String::new(),
     }
 }
 

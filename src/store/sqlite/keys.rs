@@ -57,6 +57,17 @@ pub enum RootKeys {
     Unkept,
 }
 
+impl RootKeys {
+    /// Returns where the key is.
+    fn source(&self, dir: &Path) -> KeySource {
+        match self {
+            RootKeys::Beside => KeySource::File(dir.join(KEY_FILE)),
+            RootKeys::Kept { now, .. } => now.clone(),
+            RootKeys::Unkept => KeySource::Env(String::new()),
+        }
+    }
+}
+
 /// The keys while the store is open.
 pub(super) struct Keyring {
     root: Key,
@@ -72,11 +83,7 @@ impl Keyring {
         let failed = |error| OpenError::Sqlite { path: dir.join("haul.db"), error };
         let sql = "SELECT id, purpose, wrapped FROM data_keys ORDER BY id";
         let mut rows: Vec<KeyRow> = sqlx::query_as(sql).fetch_all(&mut *conn).await.map_err(failed)?;
-        let source = match roots {
-            RootKeys::Beside => KeySource::File(dir.join(KEY_FILE)),
-            RootKeys::Kept { now, .. } => now.clone(),
-            RootKeys::Unkept => KeySource::Env(String::new()),
-        };
+        let source = roots.source(dir);
         let root = match roots {
             RootKeys::Unkept => Key::random(),
             RootKeys::Beside if rows.is_empty() => make(dir)?,
@@ -109,6 +116,22 @@ impl Keyring {
         wrap_anew(conn, &to_wrap).await.map_err(failed)?;
         let vault = digests.and_then(|digests| Vault::new(seals, &digests)).ok_or_else(wrong)?;
         Ok(Keyring { root, vault: Arc::new(vault) })
+    }
+
+    /// Reads the keys of the data directory `dir`, and changes nothing.
+    pub(super) async fn look(conn: &mut SqliteConnection, dir: &Path, roots: &RootKeys) -> Result<Vault, OpenError> {
+        let failed = |error| OpenError::Sqlite { path: dir.join("haul.db"), error };
+        let sql = "SELECT id, purpose, wrapped FROM data_keys ORDER BY id";
+        let rows: Vec<KeyRow> = sqlx::query_as(sql).fetch_all(&mut *conn).await.map_err(failed)?;
+        let source = roots.source(dir);
+        let root = read(&source).map_err(|why| OpenError::Key { place: source.to_string(), why })?;
+        let wrong = || OpenError::WrongKey { path: dir.join("haul.db"), place: source.to_string() };
+        let (mut seals, mut digests) = (Vec::new(), None);
+        for (number, purpose, wrapped) in rows {
+            let key = root.unwrap_key(&name(number, purpose), &wrapped).ok_or_else(wrong)?;
+            if purpose == SEALS { seals.push((number, key)) } else { digests = Some(key) }
+        }
+        digests.and_then(|digests| Vault::new(seals, &digests)).ok_or_else(wrong)
     }
 
     /// Stores a new data key, which seals once this transaction is durable and [`Vault::turn_to`] was called. Everything that

@@ -34,7 +34,9 @@ mod sealed;
 mod states;
 mod store;
 mod tasks;
+mod trail;
 mod upkeep;
+mod verify;
 mod writer;
 
 pub use crate::store::sqlite::audit::audit;
@@ -43,4 +45,5 @@ pub use crate::store::sqlite::keys::{KeySource, RootKeys};
 pub use crate::store::sqlite::open::Durability;
 pub use crate::store::sqlite::open_error::OpenError;
 pub use crate::store::sqlite::store::SqliteStore;
+pub use crate::store::sqlite::verify::{Verified, verify_audit};
 pub use crate::store::sqlite::writer::SqliteWriter;

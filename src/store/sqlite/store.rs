@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::model::audit::AuditFilter;
 use crate::model::book::Book;
 use crate::model::counts::Counts;
 use crate::model::host::Host;
@@ -13,10 +14,10 @@ use crate::model::time::Timestamp;
 use crate::store::page_token::PageTokens;
 use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::reader::Reader;
-use crate::store::sqlite::{access, additions, columns, events, jobs, listing, pages, recovery, tasks};
+use crate::store::sqlite::{access, additions, columns, events, jobs, listing, pages, recovery, tasks, trail};
 use crate::store::{
-    Answer, Chunk, Content, CutAttempt, DuePage, DueTask, JobFilter, LaneNumber, LanePage, Listed, PageHead, Recovered,
-    Store, StoredEvent, StoredTask,
+    Answer, AuditPage, AuditPlace, Chunk, Content, CutAttempt, DuePage, DueTask, JobFilter, LaneNumber, LanePage,
+    Listed, PageHead, Recovered, Store, StoredEvent, StoredTask,
 };
 
 /// The reading half.
@@ -53,6 +54,14 @@ impl Store for SqliteStore {
 
     fn access(&self) -> Answer<'_, Book> {
         Box::pin(access::book(&self.callers))
+    }
+
+    fn audit<'a>(&'a self, filter: &'a AuditFilter, place: AuditPlace, limit: u32) -> Answer<'a, AuditPage> {
+        Box::pin(trail::list(&self.callers, filter, place, limit))
+    }
+
+    fn audit_head(&self) -> Answer<'_, Option<String>> {
+        Box::pin(trail::head(&self.callers))
     }
 
     fn job(&self, id: JobId) -> Answer<'_, Option<Job>> {

@@ -14,6 +14,7 @@ use crate::store::sqlite::keys::{self, Keyring};
 use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::reserve::Reserve;
+use crate::store::sqlite::trail;
 use crate::store::sqlite::upkeep::{self, Progress};
 use crate::store::{Answer, Batch, Committed, StoreError, WriteStore};
 
@@ -85,6 +86,13 @@ impl SqliteWriter {
             }
             Err(Fault::Store(error)) => Err(error),
             Ok(committed) => Ok(committed),
+        };
+        let result = match result {
+            Ok(committed) if !batch.audit.is_empty() => {
+                let written = trail::write(&mut self.conn, &self.keyring.vault, batch.audited(&committed)).await;
+                written.map_err(Fault::of_all).map(|()| committed)
+            }
+            result => result,
         };
         let mut new_key = None;
         let result = match result {

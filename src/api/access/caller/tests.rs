@@ -49,6 +49,7 @@ fn here() -> Shown {
         is_loopback: true,
         is_proxied: false,
         address: "127.0.0.1".into(),
+        request_id: "r".into(),
     }
 }
 

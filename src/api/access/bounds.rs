@@ -1,0 +1,146 @@
+//! How many calls a principal makes in a second, and how many wrong credentials an address shows in a minute.
+//!
+//! Good credentials are never refused for the failures of their neighbours: only further failures are.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::model::access::PrincipalNo;
+use crate::model::time::Timestamp;
+
+/// Addresses that are remembered. When there are more, all are forgotten: nobody is limited for another's sake.
+const ADDRESSES_MAX: usize = 10_000;
+const SECOND_MICROS: f64 = 1_000_000.0;
+const MINUTE_MICROS: i64 = 60_000_000;
+/// How many seconds' calls may come at once.
+const BURST_SECONDS: f64 = 2.0;
+
+/// The settings.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CallBounds {
+    /// Calls that a principal may make in a second, over time; 0: any number.
+    pub calls_per_second: f64,
+    /// Wrong credentials from one address in a minute after which further ones are told to wait; 0: any number.
+    pub failures_per_minute: u32,
+}
+
+impl Default for CallBounds {
+    fn default() -> Self {
+        CallBounds { calls_per_second: 1_000.0, failures_per_minute: 20 }
+    }
+}
+
+/// What was counted. There are no more principals than are in the book.
+#[derive(Debug, Default)]
+pub(super) struct Counted {
+    calls: Mutex<HashMap<PrincipalNo, Bucket>>,
+    failures: Mutex<HashMap<IpAddr, (i64, u32)>>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    calls: f64,
+    at: Timestamp,
+}
+
+impl Counted {
+    /// Takes a call of a principal; fails with how long to wait where it makes too many.
+    pub(super) fn take_call(&self, bounds: CallBounds, principal: PrincipalNo, now: Timestamp) -> Result<(), Duration> {
+        let rate = bounds.calls_per_second;
+        if rate <= 0.0 {
+            return Ok(());
+        }
+        let burst = (rate * BURST_SECONDS).max(1.0);
+        let mut all = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let bucket = all.entry(principal).or_insert(Bucket { calls: burst, at: now });
+        bucket.calls = (bucket.calls + now.since(bucket.at).as_secs_f64() * rate).min(burst);
+        bucket.at = now;
+        if bucket.calls >= 1.0 {
+            bucket.calls -= 1.0;
+            return Ok(());
+        }
+        Err(Duration::from_micros(((1.0 - bucket.calls) / rate * SECOND_MICROS).ceil() as u64))
+    }
+
+    /// Counts wrong credentials; fails with how long to wait where there were too many.
+    pub(super) fn note_failure(&self, bounds: CallBounds, address: &str, now: Timestamp) -> Result<(), Duration> {
+        let Some(network) = address.parse().ok().map(network).filter(|_| bounds.failures_per_minute > 0) else {
+            return Ok(());
+        };
+        let minute = now.0.div_euclid(MINUTE_MICROS);
+        let mut all = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= ADDRESSES_MAX && !all.contains_key(&network) {
+            all.clear();
+        }
+        let (of, count) = all.entry(network).or_insert((minute, 0));
+        if *of != minute {
+            (*of, *count) = (minute, 0);
+        }
+        *count = count.saturating_add(1);
+        if *count <= bounds.failures_per_minute {
+            return Ok(());
+        }
+        Err(Timestamp((minute + 1) * MINUTE_MICROS).since(now))
+    }
+}
+
+/// One customer of a provider has a /64 of IPv6.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: f64) -> Timestamp {
+        Timestamp((seconds * SECOND_MICROS) as i64)
+    }
+
+    #[test]
+    fn a_principal_has_its_rate_and_a_burst_of_twice_that() {
+        let (counted, bounds) = (Counted::default(), CallBounds { calls_per_second: 2.0, ..CallBounds::default() });
+        let call = |principal, seconds| counted.take_call(bounds, principal, at(seconds));
+        for _ in 0..4 {
+            assert_eq!(call(16, 1.0), Ok(()));
+        }
+        assert_eq!(call(16, 1.0), Err(Duration::from_millis(500)));
+        assert_eq!(call(17, 1.0), Ok(()), "each has its own");
+        assert_eq!(call(16, 1.5), Ok(()));
+        assert!(call(16, 1.5).is_err());
+        assert_eq!(call(16, 0.5), Err(Duration::from_millis(500)), "a clock that goes back gives nothing");
+        let none = CallBounds { calls_per_second: 0.0, ..bounds };
+        assert_eq!(counted.take_call(none, 16, at(0.5)), Ok(()));
+    }
+
+    #[test]
+    fn an_address_that_fails_too_often_waits_until_the_minute_is_over() {
+        let (counted, bounds) = (Counted::default(), CallBounds { failures_per_minute: 2, ..CallBounds::default() });
+        let fail = |address, seconds| counted.note_failure(bounds, address, at(seconds));
+        assert_eq!((fail("192.0.2.1", 70.0), fail("192.0.2.1", 71.0)), (Ok(()), Ok(())));
+        assert_eq!(fail("192.0.2.1", 90.0), Err(Duration::from_secs(30)));
+        assert_eq!(fail("::ffff:192.0.2.1", 90.0), Err(Duration::from_secs(30)));
+        assert_eq!(fail("192.0.2.2", 90.0), Ok(()));
+        assert_eq!(fail("192.0.2.1", 120.0), Ok(()));
+        for address in ["2001:db8::1", "2001:db8::2"] {
+            assert_eq!(fail(address, 70.0), Ok(()));
+        }
+        assert!(fail("2001:db8::3", 70.0).is_err(), "a /64 is one");
+        assert_eq!(fail("", 70.0), Ok(()), "a socket has no address");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let (counted, bounds) = (Counted::default(), CallBounds::default());
+        for number in 0..u32::try_from(ADDRESSES_MAX * 2).unwrap() {
+            let address = std::net::Ipv4Addr::from(number).to_string();
+            counted.note_failure(bounds, &address, at(1.0)).unwrap();
+        }
+        assert!(counted.failures.lock().unwrap().len() <= ADDRESSES_MAX);
+    }
+}

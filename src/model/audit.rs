@@ -1,0 +1,208 @@
+//! The record of who changed what: plain data, and which change has a row.
+//!
+//! A row says who, from where, what and when. It never holds what was sent: no body, no URL, no label, no title.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::access::{AccessAnswer, AccessChange, Actor};
+use crate::model::failure::is_default;
+use crate::model::ids::JobId;
+use crate::model::role::DEFAULT_TENANT;
+use crate::model::time::Timestamp;
+
+/// The subject of what is about the server as a whole.
+pub const SERVER: &str = "server";
+/// The code of what was done.
+pub const OK: &str = "OK";
+
+/// What was done, or refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRow {
+    /// When.
+    #[serde(skip)]
+    pub time: Timestamp,
+    /// By whom; empty: nobody who is known.
+    pub principal: String,
+    /// The token that it came by.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub token_id: String,
+    /// From where, without a port.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub address: String,
+    /// The tenant that it is about; empty: the server.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tenant: String,
+    /// As in `haul.v1.JobService/SubmitJob`.
+    pub method: String,
+    /// What was changed, as in `jobs/ID`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub subject: String,
+    /// [`OK`], or the name of the code with which it was refused.
+    pub code: String,
+    /// Why it was refused.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub reason: String,
+    /// The fields that were named.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub changed: Vec<String>,
+    /// The server's name of the call.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub request_id: String,
+    /// How many calls it stands for.
+    pub count: u32,
+}
+
+impl AuditRow {
+    /// Makes the row of something that `by` did, with a method of `service`.
+    pub fn done(by: &Actor, method: &str, subject: String, tenant: &str, time: Timestamp) -> AuditRow {
+        AuditRow {
+            time,
+            principal: by.name.clone(),
+            token_id: by.token_id.clone(),
+            address: by.address.clone(),
+            tenant: tenant.to_owned(),
+            method: format!("haul.v1.{method}"),
+            subject,
+            code: OK.to_owned(),
+            request_id: by.request_id.clone(),
+            count: 1,
+            ..AuditRow::default()
+        }
+    }
+
+    /// Makes the row of something that `by` did to a job.
+    pub fn of_job(by: &Actor, method: &str, job: JobId, time: Timestamp) -> AuditRow {
+        AuditRow::done(by, &format!("JobService/{method}"), format!("jobs/{job}"), DEFAULT_TENANT, time)
+    }
+
+    /// Makes the row of a change of who may call; `None`: it is no act of anybody, or not of this kind.
+    pub fn of_access(by: &Actor, change: &AccessChange, answer: &AccessAnswer, time: Timestamp) -> Option<AuditRow> {
+        let principal = |name: &str| format!("principals/{name}");
+        let mut changed = Vec::new();
+        let (method, subject) = match (change, answer) {
+            (AccessChange::CreatePrincipal { name, .. }, _) => ("CreatePrincipal", principal(name)),
+            (AccessChange::UpdatePrincipal { name, title, grants, disabled, .. }, _) => {
+                let named =
+                    [("title", title.is_some()), ("grants", grants.is_some()), ("disabled", disabled.is_some())];
+                changed.extend(named.iter().filter(|(_, is_set)| *is_set).map(|(field, _)| (*field).to_owned()));
+                ("UpdatePrincipal", principal(name))
+            }
+            (AccessChange::DeletePrincipal { name, .. }, _) => ("DeletePrincipal", principal(name)),
+            (AccessChange::CreateToken(_), AccessAnswer::Token { token, .. }) => {
+                ("CreateToken", format!("tokens/{}", token.id))
+            }
+            (AccessChange::RevokeToken { id, .. }, _) => ("RevokeToken", format!("tokens/{id}")),
+            _ => return None,
+        };
+        let home = subject.strip_prefix("principals/").and_then(|name| name.split_once('/'));
+        let tenant = home.map_or("", |(tenant, _)| tenant);
+        let row = AuditRow::done(by, &format!("AccessService/{method}"), subject.clone(), tenant, time);
+        Some(AuditRow { changed, ..row })
+    }
+}
+
+/// What a row depends on: where that changes nothing after all, there is no row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// Nothing.
+    Always,
+    /// What the batch changes of this job.
+    Job(JobId),
+    /// The submission at this place in the batch.
+    Submission(usize),
+    /// The chunk at this place in the batch.
+    Addition(usize),
+    /// The deletion at this place in the batch.
+    Deletion(usize),
+}
+
+/// A row to store.
+#[derive(Clone, Debug)]
+pub struct AuditEntry {
+    /// The row.
+    pub row: AuditRow,
+    /// What it depends on.
+    pub of: Of,
+}
+
+/// A row as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditRecord {
+    /// Its number, from 1, without gaps.
+    pub sequence: u64,
+    /// The row.
+    pub row: AuditRow,
+    /// The keyed digest over the one before and this row.
+    pub chain: Vec<u8>,
+}
+
+/// Which rows, and in which order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    /// Only those of this principal.
+    pub principal: String,
+    /// Only those about this tenant.
+    pub tenant: String,
+    /// Only those of this method.
+    pub method: String,
+    /// Only those about this subject.
+    pub subject: String,
+    /// Only those at this time or later.
+    pub start: Option<Timestamp>,
+    /// Only those before this time.
+    pub end: Option<Timestamp>,
+}
+
+impl AuditFilter {
+    /// Returns whether a row is asked for.
+    pub fn fits(&self, row: &AuditRow) -> bool {
+        let is = |wanted: &str, have: &str| wanted.is_empty() || wanted == have;
+        is(&self.principal, &row.principal)
+            && is(&self.tenant, &row.tenant)
+            && is(&self.method, &row.method)
+            && is(&self.subject, &row.subject)
+            && self.start.is_none_or(|start| row.time >= start)
+            && self.end.is_none_or(|end| row.time < end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_names_what_changed_and_holds_nothing_that_was_sent() {
+        let by = Actor { name: "ops".into(), request_id: "r".into(), ..Actor::local() };
+        let change = AccessChange::UpdatePrincipal {
+            name: "default/ci".into(),
+            title: Some("private".into()),
+            grants: Some(Vec::new()),
+            disabled: None,
+            etag: String::new(),
+        };
+        let row = AuditRow::of_access(&by, &change, &AccessAnswer::Done, Timestamp(1)).unwrap();
+        let text = serde_json::to_string(&row).unwrap();
+        assert_eq!(
+            text,
+            r#"{"principal":"ops","tenant":"default","method":"haul.v1.AccessService/UpdatePrincipal","subject":"principals/default/ci","code":"OK","changed":["title","grants"],"request_id":"r","count":1}"#
+        );
+        assert!(AuditRow::of_access(&by, &AccessChange::Require, &AccessAnswer::Done, Timestamp(1)).is_none());
+    }
+
+    #[test]
+    fn each_condition_of_a_filter_counts() {
+        let row =
+            AuditRow { principal: "a".into(), subject: "server".into(), time: Timestamp(5), ..Default::default() };
+        assert!(AuditFilter::default().fits(&row));
+        for filter in [
+            AuditFilter { principal: "b".into(), ..Default::default() },
+            AuditFilter { tenant: "default".into(), ..Default::default() },
+            AuditFilter { method: "m".into(), ..Default::default() },
+            AuditFilter { subject: "jobs/1".into(), ..Default::default() },
+            AuditFilter { start: Some(Timestamp(6)), ..Default::default() },
+            AuditFilter { end: Some(Timestamp(5)), ..Default::default() },
+        ] {
+            assert!(!filter.fits(&row), "{filter:?}");
+        }
+    }
+}

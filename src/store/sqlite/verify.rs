@@ -1,0 +1,88 @@
+//! Follows the chain of the audit, beside a running server or without one, and changes nothing.
+
+use std::path::Path;
+
+use futures_util::TryStreamExt as _;
+use sqlx::{Connection as _, SqliteConnection};
+
+use crate::store::sqlite::keys::{Keyring, RootKeys};
+use crate::store::sqlite::open_error::OpenError;
+use crate::store::sqlite::schema;
+use crate::store::sqlite::trail::{self, Columns, hex, unhex};
+use crate::vault::Vault;
+
+/// Findings that are told.
+const TOLD_MAX: usize = 20;
+
+/// What came of following the chain.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// How many rows there are.
+    pub rows: u64,
+    /// The number and the digest of the last row, as `SEQUENCE:DIGEST`; empty: there is none.
+    pub head: String,
+    /// What is wrong, in sentences.
+    pub wrong: Vec<String>,
+}
+
+/// Verifies the audit of the data directory `dir`. `head` is one that was told earlier, as `SEQUENCE:DIGEST`.
+pub async fn verify_audit(dir: &Path, roots: &RootKeys, head: Option<&str>) -> Result<Verified, OpenError> {
+    let path = dir.join("haul.db");
+    let failed = |error| OpenError::Sqlite { path: path.clone(), error };
+    if !path.exists() {
+        return Err(OpenError::Missing { path });
+    }
+    schema::database(&path).await?;
+    let mut conn = schema::open_read_only(&path).await.map_err(failed)?;
+    sqlx::query("BEGIN").execute(&mut conn).await.map_err(failed)?;
+    let vault = Keyring::look(&mut conn, dir, roots).await?;
+    let verified = follow(&mut conn, &vault, head).await.map_err(failed)?;
+    // It read only; there is nothing to lose.
+    let _ = conn.close().await;
+    Ok(verified)
+}
+
+async fn follow(conn: &mut SqliteConnection, vault: &Vault, head: Option<&str>) -> Result<Verified, sqlx::Error> {
+    let mut verified = Verified::default();
+    let wanted = head.and_then(|head| {
+        let (sequence, digest) = head.split_once(':')?;
+        Some((sequence.parse::<i64>().ok()?, unhex(digest)?))
+    });
+    let (mut sequence, mut before) = (0, vec![0; 32]);
+    if let Some((last, digest, proof)) = trail::start(conn).await? {
+        if proof != trail::start_link(vault, last, &digest) {
+            verified.wrong.push("what is told of rows that were removed was not written by this server".to_owned());
+        }
+        (sequence, before) = (last, digest);
+    }
+    let mut is_wanted_there = wanted.as_ref().is_none_or(|(at, _)| *at <= sequence);
+    let mut rows =
+        sqlx::query_as::<_, Columns>("SELECT seq, time, row, chain FROM audit ORDER BY seq").fetch(&mut *conn);
+    while let Some((at, time, row, chain)) = rows.try_next().await? {
+        let tell = |wrong: &mut Vec<String>, what: String| {
+            if wrong.len() < TOLD_MAX {
+                wrong.push(what);
+            }
+        };
+        if at != sequence + 1 {
+            tell(&mut verified.wrong, format!("rows {} to {} are missing", sequence + 1, at - 1));
+        } else if chain != trail::link(vault, &before, at, time, &row) {
+            tell(&mut verified.wrong, format!("row {at} was changed, or was not written by this server"));
+        }
+        if let Some((wanted_at, digest)) = &wanted
+            && *wanted_at == at
+        {
+            is_wanted_there = true;
+            if *digest != chain {
+                tell(&mut verified.wrong, format!("row {at} is not the one that the given head names"));
+            }
+        }
+        (sequence, before) = (at, chain);
+        verified.rows += 1;
+        verified.head = format!("{at}:{}", hex(&before));
+    }
+    if !is_wanted_there {
+        verified.wrong.push(format!("rows after {sequence} are missing: the given head names a later one"));
+    }
+    Ok(verified)
+}
