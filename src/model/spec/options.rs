@@ -61,7 +61,7 @@ impl<'de> Deserialize<'de> for SharedOptions {
     }
 }
 
-/// See [`RetryPolicy`].
+/// See [`RetryPolicy`](crate::model::retry::RetryPolicy).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)] // Field by field those of RetryPolicy.
@@ -80,7 +80,7 @@ pub struct RetryOptions {
     pub retry_statuses: Vec<u16>,
 }
 
-/// See [`Timeouts`].
+/// See [`Timeouts`](crate::model::spec::Timeouts).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)] // Field by field those of Timeouts.
