@@ -7,7 +7,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +44,7 @@ use crate::engine::writer::Condition;
 use crate::files::{ContentStore, Root};
 use crate::listen::accept;
 use crate::listen::calls::Answers;
+use crate::listen::socket::Socket;
 use crate::listen::tls::{Tls, TlsError};
 use crate::model::access::{AccessChange, AuthMode};
 use crate::model::browser::BrowserRules;
@@ -103,6 +104,8 @@ pub struct EngineSettings {
     pub root_keys: RootKeys,
 }
 
+/// The socket in the data directory by which the server's own user calls.
+const SOCKET: &str = "haul.sock";
 /// How often the head of the audit is logged.
 const HEADS_INTERVAL: Duration = Duration::from_hours(1);
 
@@ -254,8 +257,11 @@ pub async fn serve(
 
     let mut work = JoinSet::from_iter([async move { task.run().await.map_err(ServeError::from) }]);
     keep_required(settings.policy, &engine).await?;
-    let mut calls =
-        JoinSet::from_iter([accept::serve(listener, layered, tls.clone(), settings.bounds, closing.clone())]);
+    let mut calls = JoinSet::new();
+    if let Some(socket) = socket(&settings.engine.data_dir) {
+        calls.spawn(socket.serve(layered.clone(), settings.bounds.clone(), closing.clone()));
+    }
+    calls.spawn(accept::serve(listener, layered, tls.clone(), settings.bounds, closing.clone()));
     let mut following = JoinSet::from_iter([access.clone().keep(closing.clone())]);
     following.spawn(tell_heads(store, closing.clone()));
     if let Some(tls) = tls {
@@ -297,6 +303,21 @@ pub async fn serve(
         Some(Ok(result)) => result,
         Some(Err(panic)) => Err(StoreError::Fatal(format!("the engine panicked: {panic}")).into()),
         None => Ok(()),
+    }
+}
+
+/// Listens at the socket of the data directory, whose lock is held. Where there can be none the server does without.
+fn socket(data_dir: &Path) -> Option<Socket> {
+    let path = data_dir.join(SOCKET);
+    match Socket::bind(&path) {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::warn!(
+                "cannot listen on `{}` ({error}), so the server's own user needs a token too, once there is one",
+                path.display()
+            );
+            None
+        }
     }
 }
 

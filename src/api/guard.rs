@@ -84,6 +84,10 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let peer = request.extensions().get::<Arc<Peer>>().cloned();
+        if peer.as_ref().is_some_and(|peer| peer.address.is_none()) {
+            // No page reaches a socket.
+            return Box::pin(self.inner.call(request));
+        }
         let has_token = request.headers().contains_key(AUTHORIZATION);
         if !has_token && peer.as_ref().is_some_and(|peer| peer.client == Some(Client::Stranger)) {
             return Box::pin(std::future::ready(Ok(stranger(&request))));

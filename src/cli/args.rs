@@ -27,7 +27,7 @@ const SERVER_DEFAULT: &str = "127.0.0.1:4285";
 /// Options of every command that talks to a server.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Remote {
-    /// The server, as HOST:PORT, or https://HOST:PORT [env: `HAUL_SERVER`] [default: 127.0.0.1:4285]
+    /// The server, as HOST:PORT, https://HOST:PORT or unix:PATH [env: `HAUL_SERVER`] [default: 127.0.0.1:4285]
     #[arg(long, value_name = "ADDR", help_heading = "Server and output")]
     pub(crate) server: Option<String>,
     /// Print for people, or the API's JSON, one document a line [default: text]

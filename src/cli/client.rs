@@ -5,10 +5,12 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 use url::{Host, Url};
@@ -27,6 +29,10 @@ const WINDOW_BYTES: u32 = 8 << 20;
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// More than all authorities of a system.
 const PEM_BYTES_MAX: u64 = 16 << 20;
+/// What stands before the path of a socket.
+const SOCKET: &str = "unix:";
+/// The URL of a server on this machine that is reached by a socket: nobody looks at it.
+const HERE: &str = "http://localhost";
 /// How long a server has to take the connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A server that is silent for the first while a call is open is asked, and given up after the second: it may be gone
@@ -61,6 +67,9 @@ impl Client {
     /// Makes a client of the server at `host:port`, or at a URL.
     pub(crate) fn new(place: &Where) -> anyhow::Result<Client> {
         let server = place.server.as_str();
+        if let Some(path) = server.strip_prefix(SOCKET) {
+            return Client::at_socket(path, place);
+        }
         let url = address(server)?;
         let mut endpoint = Endpoint::from_shared(url.clone()).map_err(|error| invalid(server, &error.to_string()))?;
         if url.starts_with("https:") {
@@ -74,14 +83,25 @@ impl Client {
             return Err(invalid(server, "certificates need TLS, and it is not `https://`").into());
         }
         let bearer = Bearer(bearer(place.token.as_ref(), &url)?);
-        let endpoint = endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEPALIVE.0)
-            .keep_alive_timeout(KEEPALIVE.1)
-            .tcp_nodelay(true)
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES);
-        Ok(Client { channel: endpoint.connect_lazy(), bearer, server: server.to_owned() })
+        Ok(Client { channel: tuned(endpoint).connect_lazy(), bearer, server: server.to_owned() })
+    }
+
+    /// Makes a client of the server that listens at a socket.
+    fn at_socket(path: &str, place: &Where) -> anyhow::Result<Client> {
+        if path.is_empty() {
+            return Err(invalid(&place.server, "the path of its socket is missing").into());
+        }
+        if place.cert.is_some() || place.ca.is_some() {
+            return Err(invalid(&place.server, "certificates need TLS, and it is a socket").into());
+        }
+        let bearer = Bearer(bearer(place.token.as_ref(), HERE)?);
+        let path = path.to_owned();
+        let connector = tower::service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        let channel = tuned(Endpoint::from_static(HERE)).connect_with_connector_lazy(connector);
+        Ok(Client { channel, bearer, server: place.server.clone() })
     }
 
     pub(crate) fn jobs(&self) -> JobServiceClient<Wire> {
@@ -120,6 +140,11 @@ impl Client {
         }
         let message = plain(status.message());
         if !is_local(status) {
+            let reason = status.get_details_error_info().map(|info| info.reason);
+            let is_near = address(&self.server).is_ok_and(|url| is_loopback(&url));
+            if is_near && reason.as_deref() == Some("NO_CREDENTIALS") {
+                return format!("{message}; the server's own user needs none by `--server unix:DATA_DIR/haul.sock`");
+            }
             return message.into_owned();
         }
         let server = &self.server;
@@ -151,6 +176,16 @@ impl Client {
             _ => message.into_owned(),
         }
     }
+}
+
+fn tuned(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE.0)
+        .keep_alive_timeout(KEEPALIVE.1)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
 }
 
 /// The server of a command, how it prints, and its own arguments.

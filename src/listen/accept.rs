@@ -1,4 +1,4 @@
-//! The accept loop: the only one, for whatever is served.
+//! The accept loop: the only one of the network, for whatever is served.
 //!
 //! It only accepts: whatever a peer may delay happens in the task of its connection. An error ends neither the loop nor
 //! the server; where descriptors are used up, connections that say nothing are closed.
@@ -20,7 +20,7 @@ use crate::listen::places::Places;
 use crate::listen::tls::Tls;
 
 /// How long to wait after an error that is not that of one connection: it would come again at once.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// How often such errors, and connections for which there is no place, are written to the log.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 

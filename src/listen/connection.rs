@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -63,7 +63,7 @@ impl<S: Answers> Common<S> {
     /// Serves a connection until it ends: TLS first, where there is any.
     pub(super) async fn serve(&self, stream: TcpStream, address: SocketAddr, place: Place) {
         let Some(tls) = &self.tls else {
-            return self.speak(stream, address, None, Arc::default(), place).await;
+            return self.speak(stream, Some(address), None, Arc::default(), place).await;
         };
         let loaded = tls.current();
         let handshake = TlsAcceptor::from(loaded.config.clone()).accept(stream);
@@ -76,17 +76,22 @@ impl<S: Answers> Common<S> {
             Ok(Ok(stream)) => {
                 let client = tls.client(stream.get_ref().1);
                 // On the heap, so that connections without TLS do not reserve the room for it.
-                Box::pin(self.speak(stream, address, Some(client), loaded.names.clone(), place)).await;
+                Box::pin(self.speak(stream, Some(address), Some(client), loaded.names.clone(), place)).await;
             }
             Ok(Err(error)) => tracing::debug!(%address, "a TLS handshake failed: {error}"),
             Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
         }
     }
 
+    /// Serves a connection of the server's own user until it ends.
+    pub(super) async fn serve_owner(&self, stream: UnixStream, place: Place) {
+        self.speak(stream, None, None, Arc::default(), place).await;
+    }
+
     async fn speak<T>(
         &self,
         stream: T,
-        address: SocketAddr,
+        address: Option<SocketAddr>,
         client: Option<Client>,
         certificate_names: Arc<[String]>,
         place: Place,
@@ -107,13 +112,13 @@ impl<S: Answers> Common<S> {
             tokio::select! {
                 ended = connection.as_mut() => {
                     if let Err(error) = ended {
-                        tracing::debug!(%address, "a connection failed: {error}");
+                        tracing::debug!(?address, "a connection failed: {error}");
                     }
                     return;
                 }
                 () = silence.as_mut(), if !is_heard => {
                     if !said.load(Ordering::Relaxed) && !place.has_called() {
-                        tracing::debug!(%address, "a connection said nothing and is closed");
+                        tracing::debug!(?address, "a connection said nothing and is closed");
                         return;
                     }
                     is_heard = true;

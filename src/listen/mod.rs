@@ -13,6 +13,7 @@ pub mod descriptors;
 mod first;
 pub mod peer;
 mod places;
+pub mod socket;
 pub mod tls;
 
 use std::time::Duration;

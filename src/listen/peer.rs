@@ -9,8 +9,8 @@ use crate::listen::tls::Client;
 /// The other end of a connection. Each request has it among its extensions, as an `Arc`.
 #[derive(Debug)]
 pub struct Peer {
-    /// Its address.
-    pub address: SocketAddr,
+    /// Its address; `None`: it is the server's own user, by the socket of the data directory.
+    pub address: Option<SocketAddr>,
     /// Whose it is by its certificate; `None`: the connection is not encrypted up to this process.
     pub client: Option<Client>,
     /// The DNS names of the certificate that it was shown, in lower case.

@@ -1,5 +1,7 @@
 //! Who may call what: every method by every role, the first token, tokens that end, and whose jobs are whose.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use haul::pb;
 use haul::pb::access_service_client::AccessServiceClient;
 use haul::pb::job_service_client::JobServiceClient;
@@ -492,4 +494,53 @@ async fn who_calls_too_often_is_told_to_wait_and_nobody_else_is() {
     assert_eq!(reason(&status), (Code::ResourceExhausted, "RATE_LIMITED".to_owned()));
     assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
     assert!(who(&other).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_servers_own_user_is_never_locked_out() {
+    let mut server = Server::start().await;
+    let operator = operator(&server);
+    let socket = server.data().join("haul.sock");
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    let by_socket = format!("unix:{}", socket.display());
+    let said = |args: &[&str]| {
+        let out = haul(args);
+        (out.status.code(), String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr))
+    };
+    let (code, text) = said(&["--server", &server.address, "list"]);
+    assert!(code == Some(1) && text.contains("unix:DATA_DIR/haul.sock"), "{text}");
+    let (code, text) = said(&["--server", &by_socket, "whoami"]);
+    assert!(code == Some(0) && text.contains("local") && text.contains("socket"), "{text}");
+    // Who has no operator's token any more makes another one.
+    assert_eq!(said(&["--server", &by_socket, "token", "revoke", &id_of(&operator)]).0, Some(0));
+    let (code, text) = said(&["--server", &by_socket, "token", "create", "op", "--grant", "operator"]);
+    assert_eq!(code, Some(0), "{text}");
+    let token = text.lines().find(|line| line.starts_with("haul_")).unwrap();
+    assert!(access(&server, token).who_am_i(pb::WhoAmIRequest {}).await.is_ok());
+    // HTTP goes there too, under any name: no page reaches a socket.
+    let http = std::process::Command::new("curl")
+        .args(["--silent", "--unix-socket", socket.to_str().unwrap(), "http://any.example/v1/whoami"])
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&http.stdout).contains("\"SOCKET\""), "{http:?}");
+    assert!(server.terminate().success());
+    assert!(!socket.exists(), "it is removed at the end");
+    // What a killed server left is no hindrance.
+    server.launch().await;
+    server.kill();
+    assert!(socket.exists());
+    server.launch().await;
+    assert_eq!(said(&["--server", &by_socket, "whoami"]).0, Some(0));
+    for bad in ["unix:", "unix:/nowhere/haul.sock"] {
+        assert_ne!(said(&["--server", bad, "whoami"]).0, Some(0), "{bad}");
+    }
+}
+
+/// A path that no socket can have is a warning, and the server does without.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_that_can_have_no_socket_is_served_all_the_same() {
+    let dir = tempfile::Builder::new().prefix(&"d".repeat(120)).tempdir().unwrap();
+    let server = Server::over(dir, &[]).await;
+    assert!(!server.data().join("haul.sock").exists());
+    assert!(server.log().contains("cannot listen on"), "{}", server.log());
 }

@@ -137,6 +137,8 @@ pub(crate) struct Shown {
     /// Each `authorization`.
     authorization: Vec<Vec<u8>>,
     certificate: Option<Client>,
+    /// Whether it is the server's own user, by the socket of the data directory.
+    is_owner: bool,
     is_loopback: bool,
     is_proxied: bool,
     address: String,
@@ -146,10 +148,11 @@ pub(crate) struct Shown {
 impl Shown {
     /// Takes from a request what says who sends it. `id` is the server's name of the call.
     pub(crate) fn by(headers: &HeaderMap, peer: Option<&Peer>, id: &str) -> Shown {
-        let address = peer.map(|peer| peer.address.ip().to_canonical());
+        let address = peer.and_then(|peer| peer.address).map(|address| address.ip().to_canonical());
         Shown {
             authorization: headers.get_all(AUTHORIZATION).iter().map(|value| value.as_bytes().to_vec()).collect(),
             certificate: peer.and_then(|peer| peer.client.clone()),
+            is_owner: peer.is_some_and(|peer| peer.address.is_none()),
             is_loopback: address.is_some_and(|it| it.is_loopback()),
             is_proxied: PROXY_HEADERS.iter().any(|name| headers.contains_key(*name)),
             address: address.map(|it| it.to_string()).unwrap_or_default(),
@@ -166,6 +169,9 @@ impl Shown {
     pub(crate) fn judge(&self, policy: Policy, book: &Book, now: Timestamp) -> Result<Caller, Unknown> {
         if policy.mode != AuthMode::Off && !self.authorization.is_empty() {
             return self.by_token(book, now);
+        }
+        if self.is_owner {
+            return Ok(self.caller(self.actor(), Method::Socket));
         }
         let is_required = policy.is_required(book);
         match &self.certificate {

@@ -46,6 +46,7 @@ fn here() -> Shown {
     Shown {
         authorization: Vec::new(),
         certificate: None,
+        is_owner: false,
         is_loopback: true,
         is_proxied: false,
         address: "127.0.0.1".into(),
@@ -144,4 +145,16 @@ fn certificates_count_where_no_token_is_sent() {
     assert_eq!(judged(&both, auto, &book), Ok(("ci".to_owned(), Method::Token)));
     let grants = |shown: &Shown| shown.judge(auto, &book, NOW).unwrap().actor.grants.clone();
     assert_eq!(grants(&by(Client::Named("ci".into()))).len(), 1, "no more than its own");
+}
+
+#[test]
+fn the_servers_own_user_comes_by_the_socket_in_every_mode_and_a_token_goes_first() {
+    let owner = Shown { is_owner: true, is_loopback: false, address: String::new(), ..here() };
+    for mode in [AuthMode::Auto, AuthMode::Required, AuthMode::Off] {
+        let caller = owner.judge(policy(mode), &book(), NOW).unwrap();
+        assert_eq!((caller.method, caller.actor.name.as_str()), (Method::Socket, "local"), "{mode:?}");
+        assert!(caller.may(Role::Operator));
+    }
+    let bad = Shown { authorization: vec![b"Bearer x".to_vec()], ..owner };
+    assert!(bad.judge(policy(AuthMode::Required), &book(), NOW).is_err());
 }
