@@ -21,6 +21,7 @@ mod it {
     mod fetches;
     mod groups;
     mod grpcurl;
+    mod held;
     mod jobs;
     mod limits;
     mod model;

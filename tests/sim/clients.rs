@@ -159,6 +159,7 @@ pub(crate) async fn client(name: u64, mut rng: SmallRng, current: Current, known
             5..10 => add(&mut rng, &current, &known, &mut serial, &format!("{name}-{step}"), shape).await,
             10 => limits(&mut rng, &current).await,
             11 => watch(&mut rng, &current, &known).await,
+            12 => meet_expiry(&mut rng, &current, &known).await,
             _ => control(&mut rng, &current, &known).await,
         }
     }
@@ -279,6 +280,24 @@ async fn limits(rng: &mut SmallRng, current: &Current) {
     let patch = LimitsPatch { max_concurrent_tasks: Some(rng.random_range(1..9)), ..LimitsPatch::default() };
     if let Some(Err(error)) = patience(rng, engine.set_limits(patch)).await {
         expected(&error);
+    }
+}
+
+/// Changes a job again and again around its end, so that a change meets its expiry and its removal.
+async fn meet_expiry(rng: &mut SmallRng, current: &Current, known: &Shared) {
+    let Some((place, job, _)) = pick(rng, known) else { return };
+    for _ in 0..rng.random_range(1..30) {
+        let Some(engine) = engine(current) else { return };
+        let patch = JobPatch { title: Some(format!("{}", rng.random::<u32>())), ..JobPatch::default() };
+        match patience(rng, engine.update(job, patch)).await {
+            Some(Err(EngineError::NoJob(_))) => {
+                assert!(known.lock().unwrap().jobs[place].maybe_deleted, "job {job} is gone, and nobody deleted it");
+                return;
+            }
+            Some(Err(error)) => expected(&error),
+            _ => {}
+        }
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..200))).await;
     }
 }
 
