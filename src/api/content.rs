@@ -7,11 +7,10 @@ use futures_util::stream::{BoxStream, StreamExt as _, unfold};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::api::access::caller::{Caller, Reach};
+use crate::api::access::caller::Caller;
 use crate::api::items;
 use crate::api::lookup;
-use crate::api::status::{Violations, internal, out_of_range, precondition};
-use crate::api::values;
+use crate::api::status::{internal, out_of_range, precondition};
 use crate::engine::handle::Engine;
 use crate::engine::handle::Finished;
 use crate::model::ids::{JobId, TaskId};
@@ -61,12 +60,8 @@ impl pb::content_service_server::ContentService for Contents {
     ) -> Result<Response<Self::ReadContentStream>, Status> {
         let caller = Caller::of(&request);
         let request = request.into_inner();
-        let mut v = Violations::default();
-        let job = values::job_id(&request.job_id, &mut v);
-        let name = lookup::task_name(request.task, &mut v);
-        v.or(())?;
-        caller.reach(&self.engine, job, Reach::Look).await?;
-        let task = lookup::task(self.store.as_ref(), &self.engine, job, &name).await?;
+        let (job, task) =
+            lookup::task(self.store.as_ref(), &self.engine, &caller, &request.job_id, request.task).await?;
         let (pieces, total) = self.pieces(job, &task).await?;
         if request.offset > total {
             return Err(out_of_range(
@@ -105,12 +100,8 @@ impl pb::content_service_server::ContentService for Contents {
     ) -> Result<Response<Self::StreamItemsStream>, Status> {
         let caller = Caller::of(&request);
         let request = request.into_inner();
-        let mut v = Violations::default();
-        let job = values::job_id(&request.job_id, &mut v);
-        let name = lookup::task_name(request.task, &mut v);
-        v.or(())?;
-        caller.reach(&self.engine, job, Reach::Look).await?;
-        let task = lookup::task(self.store.as_ref(), &self.engine, job, &name).await?;
+        let (job, task) =
+            lookup::task(self.store.as_ref(), &self.engine, &caller, &request.job_id, request.task).await?;
         let (engine, store, closing) = (self.engine.clone(), self.store.clone(), self.closing.clone());
         let stream = items::stream(engine, store, closing, job, &task, request.after_item)?;
         Ok(Response::new(stream.boxed()))

@@ -153,12 +153,8 @@ impl pb::job_service_server::JobService for Jobs {
     async fn get_task(&self, request: Request<pb::GetTaskRequest>) -> Result<Response<pb::GetTaskResponse>, Status> {
         let caller = Caller::of(&request);
         let request = request.into_inner();
-        let mut v = Violations::default();
-        let job = values::job_id(&request.job_id, &mut v);
-        let name = lookup::task_name(request.task, &mut v);
-        v.or(())?;
-        caller.reach(&self.engine, job, Reach::Look).await?;
-        let task = lookup::task(self.store.as_ref(), &self.engine, job, &name).await?;
+        let (job, task) =
+            lookup::task(self.store.as_ref(), &self.engine, &caller, &request.job_id, request.task).await?;
         let mut messages = lookup::live_tasks(&self.engine, job, std::slice::from_ref(&task)).await;
         let mut message = messages.pop().unwrap_or_default();
         message.attempt_log = task.row.log.iter().map(to_proto::attempt).collect();

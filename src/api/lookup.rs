@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use tonic::Status;
 
+use crate::api::access::caller::{Caller, Reach};
 use crate::api::status::{Violations, not_found};
 use crate::api::to_proto;
+use crate::api::values;
 use crate::engine::handle::Engine;
 use crate::engine::hub::Feed;
 use crate::model::ids::{JobId, TaskId};
@@ -35,28 +37,28 @@ macro_rules! task_names {
 
 task_names!(get_task_request, read_content_request, stream_items_request);
 
-/// Reads the name of a task.
-pub(crate) fn task_name(name: Option<impl Into<TaskName>>, v: &mut Violations) -> TaskName {
-    if let Some(name) = name {
-        return name.into();
-    }
-    v.add("task_index", "or `task_key` must be set");
-    TaskName::Index(0)
-}
-
-/// Returns a task as it is kept.
+/// Returns the task that a request names, as it is kept, and its job, where the caller may look at it.
 pub(crate) async fn task(
     store: &dyn Store,
     engine: &Engine,
-    job: JobId,
-    name: &TaskName,
-) -> Result<StoredTask, Status> {
+    caller: &Caller,
+    job_id: &str,
+    name: Option<impl Into<TaskName>>,
+) -> Result<(JobId, StoredTask), Status> {
+    let mut v = Violations::default();
+    let job = values::job_id(job_id, &mut v);
+    let name = name.map(Into::into);
+    if name.is_none() {
+        v.add("task_index", "or `task_key` must be set");
+    }
+    let name = v.or(name)?.unwrap_or(TaskName::Index(0));
+    caller.reach(engine, job, Reach::Look).await?;
     engine.job(job).await?;
     let (found, text) = match name {
-        TaskName::Index(index) => (store.task(TaskId { job, index: *index }).await?, format!("{job}/{index}")),
-        TaskName::Key(key) => (store.task_by_key(job, key).await?, format!("{job}/{key}")),
+        TaskName::Index(index) => (store.task(TaskId { job, index }).await?, format!("{job}/{index}")),
+        TaskName::Key(key) => (store.task_by_key(job, &key).await?, format!("{job}/{key}")),
     };
-    found.ok_or_else(|| not_found("task", &text))
+    found.map(|task| (job, task)).ok_or_else(|| not_found("task", &text))
 }
 
 /// Returns a job with its live progress, without why its tasks wait.

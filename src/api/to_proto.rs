@@ -308,7 +308,9 @@ pub(crate) fn waiting(wait: &Wait) -> pb::Waiting {
         WaitReason::DiskSpace => P::DiskSpace,
         WaitReason::Draining => P::Draining,
     };
-    pb::Waiting { reason: reason.into(), until: wait.until.map(timestamp), message: wait.message.clone() }
+    // `haul get` shows the same message, and has no server to ask.
+    let hint = if wait.reason == WaitReason::HostPaused { "; see ListHosts" } else { "" };
+    pb::Waiting { reason: reason.into(), until: wait.until.map(timestamp), message: format!("{}{hint}", wait.message) }
 }
 
 /// Converts limits.

@@ -10,6 +10,7 @@ use crate::cli::client::Client;
 use crate::cli::jobs::print_fields;
 use crate::cli::json;
 use crate::cli::limits;
+use crate::cli::pages;
 use crate::cli::term::line::{Hue, Line};
 use crate::cli::term::screen;
 use crate::cli::term::table::{self, Column, Row};
@@ -54,17 +55,11 @@ pub(crate) async fn drain(client: &Client, format: Format, _: Nothing) -> anyhow
 
 /// Lists the hosts that the server talks to.
 pub(crate) async fn hosts(client: &Client, format: Format, _: Nothing) -> anyhow::Result<ExitCode> {
-    let mut hosts: Vec<pb::Host> = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let request = pb::ListHostsRequest { page_size: 1000, page_token };
-        let page = client.admin().list_hosts(request).await.map_err(|status| client.explain(&status))?.into_inner();
-        hosts.extend(page.hosts);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
+    let (hosts, _) = pages::read(client, 0, async |page_size, page_token| {
+        let page = client.admin().list_hosts(pb::ListHostsRequest { page_size, page_token }).await?.into_inner();
+        Ok((page.hosts, page.next_page_token))
+    })
+    .await?;
     if format == Format::Json {
         json::print_all("haul.v1.Host", &hosts)?;
         return Ok(ExitCode::SUCCESS);

@@ -1,11 +1,11 @@
 //! `haul check`: whether a data directory is what it must be.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
+use crate::cli::term::screen;
 use crate::server::audit;
 
 /// What is checked.
@@ -19,9 +19,8 @@ pub(crate) struct CheckArgs {
 /// Prints what is wrong, a line each. Exits with 0 when nothing is.
 pub(crate) async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let found = audit(&args.data_dir).await?;
-    let mut out = std::io::stdout().lock();
     for what in &found {
-        writeln!(out, "{what}")?;
+        screen::line(what.as_str());
     }
     Ok(if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -10,6 +10,7 @@ use crate::cli::client::Client;
 use crate::cli::jobref;
 use crate::cli::json;
 use crate::cli::labels;
+use crate::cli::pages;
 use crate::cli::states::{self, job_state, since, task_state};
 use crate::cli::term::line::{Hue, Line};
 use crate::cli::term::screen;
@@ -48,23 +49,20 @@ pub(crate) struct TasksArgs {
 pub(crate) async fn list(client: &Client, format: Format, args: ListArgs) -> anyhow::Result<ExitCode> {
     let states = args.states.iter().map(|name| states::read_job_state(name)).collect::<Result<_, Usage>>()?;
     let labels = labels::read(&args.labels)?;
-    let mut request = pb::ListJobsRequest { states, labels, ..Default::default() };
-    let mut jobs: Vec<pb::Job> = Vec::new();
-    loop {
-        request.page_size = page_size(args.limit, jobs.len());
-        let call = client.jobs().list_jobs(request.clone()).await;
-        let page = call.map_err(|status| client.explain(&status))?.into_inner();
-        jobs.extend(page.jobs);
-        request.page_token = page.next_page_token;
-        if request.page_token.is_empty() || is_enough(args.limit, jobs.len()) {
-            break;
-        }
-    }
+    let wish = pb::ListJobsRequest { states, labels, ..Default::default() };
+    let (jobs, has_more) = pages::read(client, args.limit, async |page_size, page_token| {
+        let request = pb::ListJobsRequest { page_size, page_token, ..wish.clone() };
+        let page = client.jobs().list_jobs(request).await?.into_inner();
+        Ok((page.jobs, page.next_page_token))
+    })
+    .await?;
     match format {
         Format::Json => json::print_all("haul.v1.Job", &jobs)?,
         Format::Text => print_jobs(&jobs),
     }
-    say_that_there_are_more(&request.page_token, jobs.len());
+    if has_more {
+        say_that_there_are_more(jobs.len());
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -106,21 +104,9 @@ fn print_jobs(jobs: &[pb::Job]) {
     table::print(&columns, &jobs.iter().map(row).collect::<Vec<_>>());
 }
 
-fn is_enough(limit: usize, have: usize) -> bool {
-    limit > 0 && have >= limit
-}
-
-fn page_size(limit: usize, have: usize) -> i32 {
-    const PAGE_MAX: usize = 1000;
-    let wanted = if limit == 0 { PAGE_MAX } else { limit.saturating_sub(have).min(PAGE_MAX) };
-    i32::try_from(wanted).unwrap_or(i32::MAX)
-}
-
 /// A list that was cut must not look like a whole one.
-fn say_that_there_are_more(page_token: &str, shown: usize) {
-    if !page_token.is_empty() {
-        screen::say(format!("haul: there are more than these {shown}; `--limit 0` lists all"));
-    }
+fn say_that_there_are_more(shown: usize) {
+    screen::say(format!("haul: there are more than these {shown}; `--limit 0` lists all"));
 }
 
 /// Which job to show, and what of it.
@@ -225,7 +211,7 @@ pub(crate) async fn tasks(client: &Client, format: Format, args: TasksArgs) -> a
     let mut request = pb::ListTasksRequest { job_id, states, ..Default::default() };
     let (mut rows, mut count) = (Vec::new(), 0);
     loop {
-        request.page_size = page_size(args.limit, count);
+        request.page_size = pages::page_size(args.limit, count);
         let call = client.jobs().list_tasks(request.clone()).await;
         let page = call.map_err(|status| client.explain(&status))?.into_inner();
         count += page.tasks.len();
@@ -235,7 +221,7 @@ pub(crate) async fn tasks(client: &Client, format: Format, args: TasksArgs) -> a
             Format::Text => rows.extend(page.tasks.iter().map(task_row)),
         }
         request.page_token = page.next_page_token;
-        if request.page_token.is_empty() || is_enough(args.limit, count) {
+        if request.page_token.is_empty() || pages::is_enough(args.limit, count) {
             break;
         }
     }
@@ -250,7 +236,9 @@ pub(crate) async fn tasks(client: &Client, format: Format, args: TasksArgs) -> a
         ];
         table::print(&columns, &rows);
     }
-    say_that_there_are_more(&request.page_token, count);
+    if !request.page_token.is_empty() {
+        say_that_there_are_more(count);
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -22,6 +22,7 @@ mod labels;
 mod limits;
 mod line;
 mod lists;
+mod pages;
 mod patience;
 mod principal;
 mod reference;

@@ -8,6 +8,7 @@ use crate::cli::args::{Format, Nothing, Remote, Usage, With};
 use crate::cli::client::{Client, open};
 use crate::cli::jobs::print_fields;
 use crate::cli::json;
+use crate::cli::pages;
 use crate::cli::term::line::Line;
 use crate::cli::term::screen;
 use crate::cli::term::table::{self, Column, Row};
@@ -165,18 +166,12 @@ async fn delete(client: &Client, format: Format, args: NameArgs) -> anyhow::Resu
 }
 
 async fn list(client: &Client, format: Format) -> anyhow::Result<ExitCode> {
-    let mut all: Vec<pb::Principal> = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let request = pb::ListPrincipalsRequest { page_size: 1000, page_token, tenant: String::new() };
-        let call = client.access().list_principals(request).await;
-        let page = call.map_err(|status| client.explain(&status))?.into_inner();
-        all.extend(page.principals);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
+    let (all, _) = pages::read(client, 0, async |page_size, page_token| {
+        let request = pb::ListPrincipalsRequest { page_size, page_token, tenant: String::new() };
+        let page = client.access().list_principals(request).await?.into_inner();
+        Ok((page.principals, page.next_page_token))
+    })
+    .await?;
     if format == Format::Json {
         json::print_all("haul.v1.Principal", &all)?;
         return Ok(ExitCode::SUCCESS);

@@ -11,6 +11,7 @@ use tonic::Code;
 use crate::cli::args::{Format, Remote, Usage, With};
 use crate::cli::client::{Client, open};
 use crate::cli::json;
+use crate::cli::pages;
 use crate::cli::principal::{grant, grants_text};
 use crate::cli::serve::root_keys;
 use crate::cli::term::line::Line;
@@ -208,22 +209,14 @@ fn say(id: &str, principal: &str, end: Option<String>, is_first: bool) {
 }
 
 async fn list(client: &Client, format: Format, args: ListArgs) -> anyhow::Result<ExitCode> {
-    let mut all: Vec<pb::Token> = Vec::new();
-    let mut request = pb::ListTokensRequest {
-        page_size: 1000,
-        page_token: String::new(),
-        principal: args.principal.unwrap_or_default(),
-        include_ended: args.all,
-    };
-    loop {
-        let call = client.access().list_tokens(request.clone()).await;
-        let page = call.map_err(|status| client.explain(&status))?.into_inner();
-        all.extend(page.tokens);
-        request.page_token = page.next_page_token;
-        if request.page_token.is_empty() {
-            break;
-        }
-    }
+    let principal = args.principal.unwrap_or_default();
+    let (all, _) = pages::read(client, 0, async |page_size, page_token| {
+        let principal = principal.clone();
+        let request = pb::ListTokensRequest { page_size, page_token, principal, include_ended: args.all };
+        let page = client.access().list_tokens(request).await?.into_inner();
+        Ok((page.tokens, page.next_page_token))
+    })
+    .await?;
     if format == Format::Json {
         json::print_all("haul.v1.Token", &all)?;
         return Ok(ExitCode::SUCCESS);

@@ -295,7 +295,7 @@ impl Hosts {
         let now = self.clock.now();
         let reason = self.lock().table.get(host).map(|state| state.pause_reason(now)).unwrap_or_default();
         let reason = if reason.is_empty() { reason } else { format!(" ({reason})") };
-        format!("`{host}` is paused until {}{reason}; see ListHosts", time_of_day(until, now))
+        format!("`{host}` is paused until {}{reason}", time_of_day(until, now))
     }
 
     fn permit(self: &Arc<Self>, host: &Host) -> HostPermit {

@@ -110,11 +110,11 @@ async fn a_pause_is_explained() {
         hosts.pause(&host, until, "answered 503 and asked to wait");
         hosts.explain_pause(&host, until)
     };
-    insta::assert_snapshot!(pause(187), @"`a.example:443` is paused until 12:03:07 UTC (answered 503 and asked to wait); see ListHosts");
-    insta::assert_snapshot!(pause(2 * 24 * 3600), @"`a.example:443` is paused until 28 Nov 2026 12:00:00 UTC (answered 503 and asked to wait); see ListHosts");
+    insta::assert_snapshot!(pause(187), @"`a.example:443` is paused until 12:03:07 UTC (answered 503 and asked to wait)");
+    insta::assert_snapshot!(pause(2 * 24 * 3600), @"`a.example:443` is paused until 28 Nov 2026 12:00:00 UTC (answered 503 and asked to wait)");
     let other = Host::new("b.example:80");
     let over = hosts.explain_pause(&other, Timestamp(1_795_694_401 * SECOND));
-    insta::assert_snapshot!(over, @"`b.example:80` is paused until 12:00:01 UTC; see ListHosts");
+    insta::assert_snapshot!(over, @"`b.example:80` is paused until 12:00:01 UTC");
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,6 +134,15 @@ async fn an_answer_ends_what_the_breaker_began_and_no_other_pause() {
     hosts.pause(&host, until, "asked to wait");
     hosts.answered(&host);
     assert_eq!(hosts.check(&host), Err(Blocked::Paused(until)));
+
+    // One that began while the breaker was open, and ends before it would have closed.
+    let until = hosts.now().plus(Duration::from_millis(300));
+    let other = Host::new("b:80");
+    (0..8).for_each(|_| hosts.failed_to_connect(&other, "refused"));
+    hosts.pause(&other, until, "asked to wait");
+    assert!(matches!(hosts.check(&other), Err(Blocked::Paused(end)) if end > until));
+    hosts.answered(&other);
+    assert_eq!(hosts.check(&other), Err(Blocked::Paused(until)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -55,19 +55,41 @@ pub(super) struct HostState {
 // A hundred thousand of them may be remembered.
 const _: () = assert!(size_of::<HostState>() <= 112);
 
-/// Until when no request may start, and why.
-#[derive(Debug)]
+/// Until when no request may start, and why. What an origin asked for outlives the breaker: an answer closes that alone.
+#[derive(Debug, Default)]
 struct Pause {
-    until: Timestamp,
-    cause: Cause,
+    breaker: Option<Open>,
+    /// The origin asked for it: until when, and in which words.
+    asked: Option<(Timestamp, Box<str>)>,
 }
 
+/// A breaker that is open.
 #[derive(Debug)]
-enum Cause {
-    /// The breaker is open after this many connect failures, the last of which is named.
-    Connections(u32, Arc<str>),
-    /// The origin asked for it.
-    Asked(Box<str>),
+struct Open {
+    until: Timestamp,
+    /// Connections that failed in a row.
+    failures: u32,
+    /// Why the last of them did.
+    error: Arc<str>,
+}
+
+impl Pause {
+    fn until(&self) -> Timestamp {
+        let asked = self.asked.as_ref().map(|(until, _)| *until);
+        let breaker = self.breaker.as_ref().map(|open| open.until);
+        asked.max(breaker).unwrap_or_default()
+    }
+
+    /// Why the later of the two ends then.
+    fn reason(&self) -> String {
+        match (&self.breaker, &self.asked) {
+            (Some(open), asked) if asked.as_ref().is_none_or(|(until, _)| *until <= open.until) => {
+                format!("{} connections in a row failed: {}", open.failures, open.error)
+            }
+            (_, Some((_, reason))) => reason.to_string(),
+            (_, None) => String::new(),
+        }
+    }
 }
 
 impl HostState {
@@ -137,8 +159,9 @@ impl HostState {
     /// Pauses the host, for [`PAUSE_MAX`] at most. A shorter pause does not shorten a longer one.
     pub(super) fn pause(&mut self, until: Timestamp, reason: &str, now: Timestamp) {
         let until = until.min(now.plus(PAUSE_MAX));
-        if self.pause.as_ref().is_none_or(|there| there.until < until) {
-            self.pause = Some(Box::new(Pause { until, cause: Cause::Asked(cut(reason).into()) }));
+        let pause = self.pause.get_or_insert_default();
+        if pause.asked.as_ref().is_none_or(|(there, _)| *there < until) {
+            pause.asked = Some((until, cut(reason).into()));
         }
     }
 
@@ -147,7 +170,8 @@ impl HostState {
         self.lapse(now);
         self.connect_failures = 0;
         self.openings = 0;
-        let was_open = self.pause.take_if(|pause| matches!(pause.cause, Cause::Connections(..))).is_some();
+        let was_open = self.pause.as_mut().is_some_and(|pause| pause.breaker.take().is_some());
+        self.pause.take_if(|pause| pause.asked.is_none());
         let was_ramping = self.ramp != NO_RAMP;
         if was_ramping {
             let more = self.ramp.saturating_add(1);
@@ -168,8 +192,8 @@ impl HostState {
         // What was under way when the breaker opened fails within its pause and says nothing new.
         if self.connect_failures >= BREAKER_FAILURES && self.paused_until(now).is_none() {
             let length = BREAKER_PAUSE_MIN.saturating_mul(1 << self.openings.min(16)).min(BREAKER_PAUSE_MAX);
-            let cause = Cause::Connections(self.connect_failures, error);
-            self.pause = Some(Box::new(Pause { until: now.plus(length), cause }));
+            let open = Open { until: now.plus(length), failures: self.connect_failures, error };
+            self.pause.get_or_insert_default().breaker = Some(open);
             self.openings += 1;
             self.ramp = 1;
         }
@@ -197,7 +221,7 @@ impl HostState {
         if self.in_flight > 0 || self.readers > 0 {
             return None;
         }
-        let pause = self.pause.as_ref().map(|pause| pause.until);
+        let pause = self.pause.as_ref().map(|pause| pause.until());
         let failures = self.has_failures().then(|| self.failed_at.plus(FAILURES_LAPSE));
         let ends = [pause, failures, self.turns.rest_at(), Some(self.bytes_allowed_at)];
         ends.into_iter().flatten().max().max(Some(self.rate.rests_at()))
@@ -208,16 +232,13 @@ impl HostState {
     }
 
     pub(super) fn paused_until(&self, now: Timestamp) -> Option<Timestamp> {
-        self.pause.as_ref().map(|pause| pause.until).filter(|until| *until > now)
+        self.pause.as_ref().map(|pause| pause.until()).filter(|until| *until > now)
     }
 
     /// Returns why the host is paused; empty when it is not.
     pub(super) fn pause_reason(&self, now: Timestamp) -> String {
-        match self.pause.as_ref().filter(|pause| pause.until > now).map(|pause| &pause.cause) {
-            Some(Cause::Connections(count, error)) => format!("{count} connections in a row failed: {error}"),
-            Some(Cause::Asked(reason)) => reason.to_string(),
-            None => String::new(),
-        }
+        let pause = self.pause.as_ref().filter(|pause| pause.until() > now);
+        pause.map(|pause| pause.reason()).unwrap_or_default()
     }
 
     fn has_failures(&self) -> bool {

@@ -1,6 +1,6 @@
 //! Open jobs: fed, sealed, changed and waited for from the command line.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Output, Stdio};
 
 use haul::pb;
@@ -139,7 +139,17 @@ fn a_port_that_is_no_server_is_named_as_such() {
     let output = haul(&["--server", &origin.address().to_string(), "list"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("does not speak gRPC"), "{}", text(&output));
-    let output = haul(&["--server", &format!("https://{}", origin.address()), "list"]);
+
+    // The origin would wait for the rest of what it takes for a request.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    let output = haul(&["--server", &format!("https://{address}"), "list"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("does not speak TLS"), "{}", text(&output));
 }
