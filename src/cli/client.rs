@@ -278,7 +278,8 @@ fn tls(place: &Where) -> Result<ClientTlsConfig, Usage> {
             Err(error) => Err(Usage(format!("`{}` cannot be read ({error})", path.display()))),
         }
     };
-    let mut config = ClientTlsConfig::new();
+    // The time to connect does not cover the handshake.
+    let mut config = ClientTlsConfig::new().timeout(CONNECT_TIMEOUT);
     config = match &place.ca {
         Some(path) => config.ca_certificate(Certificate::from_pem(read(path)?)),
         None => config.with_native_roots(),
