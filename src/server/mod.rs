@@ -5,7 +5,9 @@
 //! that was decided is durable. The grace bounds the drain: what does not end in time is cut, which is no worse than a
 //! crash, and a crash loses nothing.
 
-use std::convert::Infallible;
+mod health;
+mod services;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,21 +18,12 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::codec::CompressionEncoding::{Gzip, Zstd};
-use tonic::server::NamedService;
 use tonic::service::Routes;
-use tonic_health::server::HealthReporter;
-use tower::ServiceBuilder;
-use tower::util::BoxCloneSyncService;
 
 use crate::api::access::Access;
 use crate::api::access::service::AccessApi;
 use crate::api::admin::{Admin, Shutdown};
-use crate::api::complete::CompleteErrors;
 use crate::api::content::Contents;
-use crate::api::deadline::Deadlines;
-use crate::api::guard::BrowserGuard;
-use crate::api::inbound::Inbound;
 use crate::api::jobs::Jobs;
 use crate::api::options;
 use crate::api::status::Violations;
@@ -40,10 +33,8 @@ use crate::engine;
 use crate::engine::bounds::Bounds;
 use crate::engine::handle::Engine;
 use crate::engine::workers::{MakeParts, WorkerParts};
-use crate::engine::writer::Condition;
 use crate::files::{ContentStore, Root};
 use crate::listen::accept;
-use crate::listen::calls::Answers;
 use crate::listen::socket::Socket;
 use crate::listen::tls::{Tls, TlsError};
 use crate::model::access::{AccessChange, AuthMode};
@@ -51,14 +42,10 @@ use crate::model::browser::BrowserRules;
 use crate::model::spec::TaskOptions;
 use crate::net::HttpClient;
 use crate::pb;
-use crate::pb::access_service_server::AccessServiceServer;
-use crate::pb::admin_service_server::AdminServiceServer;
-use crate::pb::content_service_server::ContentServiceServer;
-use crate::pb::job_service_server::JobServiceServer;
-use crate::rest::{BodyBounds, Rest};
+use crate::server::services::DESCRIPTORS;
 use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::store::{Store, StoreError};
-use crate::web::{Readiness, Steer, Web};
+use crate::web::Readiness;
 
 /// What settings are made of.
 pub use crate::api::access::{CallBounds, Policy};
@@ -69,9 +56,6 @@ pub use crate::listen::{ListenSettings, descriptors};
 pub use crate::net::{EnvironmentProxies, Guard};
 /// What is done with a data directory beside a server.
 pub use crate::store::sqlite::{KeySource, RootKeys, audit, backup, verify_audit};
-
-/// The largest message that is accepted, in bytes.
-const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// What an engine needs to know.
 #[derive(Clone, Debug)]
@@ -246,14 +230,14 @@ pub async fn serve(
 
     let closing = CancellationToken::new();
     let shutdown = Shutdown::default();
-    let (reporter, health) = tonic_health::server::health_reporter();
+    let (reporter, served_health) = tonic_health::server::health_reporter();
     let readiness = watch::Sender::new(Readiness::Ready);
-    report(&reporter, &readiness, Readiness::Ready).await;
-    reporter.set_service_status(LIVE, tonic_health::ServingStatus::Serving).await;
-    let services = services(&settings, &engine, &store, &shutdown, &closing)?.add_service(health);
+    health::report(&reporter, &readiness, Readiness::Ready).await;
+    health::live(&reporter).await;
+    let routes = routes(&settings, &engine, &store, &shutdown, &closing)?.add_service(served_health);
     let access = Access::new(engine.clone(), settings.policy, settings.call_bounds, &DESCRIPTORS);
     let probes = readiness.subscribe();
-    let layered = layered(services, probes, settings.browsers, access.clone(), settings.request_body_idle);
+    let layered = services::layered(routes, probes, settings.browsers, access.clone(), settings.request_body_idle);
 
     let mut work = JoinSet::from_iter([async move { task.run().await.map_err(ServeError::from) }]);
     keep_required(settings.policy, &engine).await?;
@@ -272,7 +256,7 @@ pub async fn serve(
     let early = tokio::select! {
         () = stop => None,
         () = shutdown.asked.cancelled() => None,
-        never = follow(&reporter, &readiness, engine.condition()) => match never {},
+        never = health::follow(&reporter, &readiness, engine.condition()) => match never {},
         ended = work.join_next() => ended,
         ended = calls.join_next() => {
             // Without its port the server is of no use: it drains what runs.
@@ -281,7 +265,7 @@ pub async fn serve(
         }
     };
     tell_end(early.as_ref());
-    report(&reporter, &readiness, Readiness::Draining).await;
+    health::report(&reporter, &readiness, Readiness::Draining).await;
     // How the engine ended counts, also when a call outlives the grace.
     let mut ended = early;
     let drain = async {
@@ -292,7 +276,7 @@ pub async fn serve(
             ended = work.join_next().await;
         }
         closing.cancel();
-        end_health(reporter).await;
+        health::end(reporter).await;
         calls.join_all().await;
         following.join_all().await;
     };
@@ -322,20 +306,19 @@ fn socket(data_dir: &Path) -> Option<Socket> {
 }
 
 /// The services, but for health.
-fn services(
+fn routes(
     settings: &ServerSettings,
     engine: &Engine,
     store: &Arc<dyn Store>,
     shutdown: &Shutdown,
     closing: &CancellationToken,
 ) -> Result<Routes, ServeError> {
-    let admins = Admin::new(engine.clone(), store.clone(), shutdown.clone(), settings.policy, settings.insecure);
-    Ok(Routes::new(reflected().build_v1()?)
-        .add_service(reflected().build_v1alpha()?)
-        .add_service(jobs(Jobs::new(engine.clone(), store.clone(), closing.clone())))
-        .add_service(contents(Contents::new(engine.clone(), store.clone(), closing.clone())))
-        .add_service(people(AccessApi::new(engine.clone(), store.clone(), settings.token_lifetime_max)))
-        .add_service(admin(admins)))
+    Ok(services::routes(
+        Jobs::new(engine.clone(), store.clone(), closing.clone()),
+        Contents::new(engine.clone(), store.clone(), closing.clone()),
+        AccessApi::new(engine.clone(), store.clone(), settings.token_lifetime_max),
+        Admin::new(engine.clone(), store.clone(), shutdown.clone(), settings.policy, settings.insecure),
+    )?)
 }
 
 /// Logs the head of the audit at the start, each hour and at the end, so that a tail that is cut off shows.
@@ -366,109 +349,6 @@ fn tell_end(engine: Option<&Result<Result<(), ServeError>, JoinError>>) {
     }
 }
 
-/// Puts around the services what each request passes, from the outside in: the guard before anything runs; what is not
-/// gRPC goes to plain HTTP, which calls the services as gRPC does; then gRPC-Web made plain gRPC, bounds on what has not
-/// arrived, deadlines, and errors with all their details.
-fn layered(
-    services: Routes,
-    readiness: watch::Receiver<Readiness>,
-    browsers: BrowserRules,
-    access: Access,
-    request_body_idle: Duration,
-) -> impl Answers {
-    let judge = access.clone();
-    let called = ServiceBuilder::new().layer(Deadlines).layer(CompleteErrors).service(services.prepare());
-    let bounds = BodyBounds { bytes_max: MESSAGE_BYTES_MAX as u64, idle_max: request_body_idle };
-    let within = ServiceBuilder::new().layer(access.clone()).service(called.clone());
-    let web = Web::new(readiness, Rest::new(BoxCloneSyncService::new(within), bounds));
-    let grpc = ServiceBuilder::new()
-        .layer(tonic_web::GrpcWebLayer::new())
-        .layer(access)
-        .layer(Inbound::new(request_body_idle, MESSAGE_BYTES_MAX as u64, &DESCRIPTORS))
-        .service(called);
-    ServiceBuilder::new()
-        .layer(BrowserGuard::new(browsers, move || judge.is_token_needed()))
-        .service(Steer::new(grpc, web))
-}
-
-/// The services that have a health of their own, and the empty name for the server as a whole.
-const SERVICES: [&str; 5] = [
-    "",
-    JobServiceServer::<Jobs>::NAME,
-    ContentServiceServer::<Contents>::NAME,
-    AdminServiceServer::<Admin>::NAME,
-    AccessServiceServer::<AccessApi>::NAME,
-];
-
-/// The name under which health says that the process is alive, while it drains too: a liveness probe must not kill a drain.
-const LIVE: &str = "live";
-
-/// Lets health follow whether anything can be committed.
-async fn follow(
-    reporter: &HealthReporter,
-    readiness: &watch::Sender<Readiness>,
-    mut condition: watch::Receiver<Condition>,
-) -> Infallible {
-    while condition.changed().await.is_ok() {
-        let is_writable = *condition.borrow_and_update() == Condition::Writable;
-        report(reporter, readiness, if is_writable { Readiness::Ready } else { Readiness::Store }).await;
-    }
-    // The writer has ended, and so will the engine.
-    std::future::pending().await
-}
-
-async fn report(reporter: &HealthReporter, readiness: &watch::Sender<Readiness>, now: Readiness) {
-    use tonic_health::ServingStatus::{NotServing, Serving};
-    readiness.send_replace(now);
-    let status = if now == Readiness::Ready { Serving } else { NotServing };
-    for name in SERVICES {
-        reporter.set_service_status(name, status).await;
-    }
-}
-
-/// Ends the streams that follow health, which would otherwise hold their connections open until the grace is over.
-async fn end_health(mut reporter: HealthReporter) {
-    for name in SERVICES.into_iter().chain([LIVE]) {
-        reporter.clear_service_status(name).await;
-    }
-}
-
-fn jobs(service: Jobs) -> JobServiceServer<Jobs> {
-    JobServiceServer::new(service)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .accept_compressed(Gzip)
-        .accept_compressed(Zstd)
-        .send_compressed(Gzip)
-        .send_compressed(Zstd)
-}
-
-fn contents(service: Contents) -> ContentServiceServer<Contents> {
-    ContentServiceServer::new(service)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .accept_compressed(Gzip)
-        .accept_compressed(Zstd)
-        .send_compressed(Gzip)
-        .send_compressed(Zstd)
-}
-
-fn admin(service: Admin) -> AdminServiceServer<Admin> {
-    AdminServiceServer::new(service)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .accept_compressed(Gzip)
-        .accept_compressed(Zstd)
-        .send_compressed(Gzip)
-        .send_compressed(Zstd)
-}
-
-fn people(service: AccessApi) -> AccessServiceServer<AccessApi> {
-    AccessServiceServer::new(service)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .accept_compressed(Gzip)
-        .accept_compressed(Zstd)
-        .send_compressed(Gzip)
-        .send_compressed(Zstd)
-}
-
 /// Stores that tokens are needed, where that is asked for: it holds for later starts too.
 async fn keep_required(policy: Policy, engine: &Engine) -> Result<(), ServeError> {
     if policy.mode == AuthMode::Required {
@@ -486,20 +366,4 @@ fn may_listen(settings: &ServerSettings, engine: &Engine) -> bool {
     let is_near = settings.listen.ip().to_canonical().is_loopback();
     let has_certificates = settings.tls.as_ref().is_some_and(|tls| tls.client_auth == ClientAuth::Required);
     is_near || policy.is_open || has_certificates || (policy.is_required(&book) && book.has_users(engine.now()))
-}
-
-/// The descriptors of all services whose clients or servers may stream.
-const DESCRIPTORS: [&[u8]; 4] = [
-    pb::FILE_DESCRIPTOR_SET,
-    tonic_health::pb::FILE_DESCRIPTOR_SET,
-    tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
-    tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
-];
-
-/// Registers the protos of haul, of health and of error details, so that a client without them reads all of these.
-fn reflected() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }

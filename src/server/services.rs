@@ -1,0 +1,123 @@
+//! The services of the API, and what each request passes on its way to them.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tonic::codec::CompressionEncoding::{Gzip, Zstd};
+use tonic::service::Routes;
+use tower::ServiceBuilder;
+use tower::util::BoxCloneSyncService;
+
+use crate::api::access::Access;
+use crate::api::access::service::AccessApi;
+use crate::api::admin::Admin;
+use crate::api::complete::CompleteErrors;
+use crate::api::content::Contents;
+use crate::api::deadline::Deadlines;
+use crate::api::guard::BrowserGuard;
+use crate::api::inbound::Inbound;
+use crate::api::jobs::Jobs;
+use crate::listen::calls::Answers;
+use crate::model::browser::BrowserRules;
+use crate::pb;
+use crate::pb::access_service_server::AccessServiceServer;
+use crate::pb::admin_service_server::AdminServiceServer;
+use crate::pb::content_service_server::ContentServiceServer;
+use crate::pb::job_service_server::JobServiceServer;
+use crate::rest::{BodyBounds, Rest};
+use crate::web::{Readiness, Steer, Web};
+
+/// The largest message that is accepted, in bytes.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// The descriptors of all services whose clients or servers may stream.
+pub(super) const DESCRIPTORS: [&[u8]; 4] = [
+    pb::FILE_DESCRIPTOR_SET,
+    tonic_health::pb::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+];
+
+/// Serves these, and reflection.
+pub(super) fn routes(
+    jobs_service: Jobs,
+    contents_service: Contents,
+    access_service: AccessApi,
+    admin_service: Admin,
+) -> Result<Routes, tonic_reflection::server::Error> {
+    Ok(Routes::new(reflected().build_v1()?)
+        .add_service(reflected().build_v1alpha()?)
+        .add_service(jobs(jobs_service))
+        .add_service(contents(contents_service))
+        .add_service(people(access_service))
+        .add_service(admin(admin_service)))
+}
+
+/// Puts around the services what each request passes, from the outside in: the guard before anything runs; what is not
+/// gRPC goes to plain HTTP, which calls the services as gRPC does; then gRPC-Web made plain gRPC, bounds on what has not
+/// arrived, deadlines, and errors with all their details.
+pub(super) fn layered(
+    services: Routes,
+    readiness: watch::Receiver<Readiness>,
+    browsers: BrowserRules,
+    access: Access,
+    request_body_idle: Duration,
+) -> impl Answers {
+    let judge = access.clone();
+    let called = ServiceBuilder::new().layer(Deadlines).layer(CompleteErrors).service(services.prepare());
+    let bounds = BodyBounds { bytes_max: MESSAGE_BYTES_MAX as u64, idle_max: request_body_idle };
+    let within = ServiceBuilder::new().layer(access.clone()).service(called.clone());
+    let web = Web::new(readiness, Rest::new(BoxCloneSyncService::new(within), bounds));
+    let grpc = ServiceBuilder::new()
+        .layer(tonic_web::GrpcWebLayer::new())
+        .layer(access)
+        .layer(Inbound::new(request_body_idle, MESSAGE_BYTES_MAX as u64, &DESCRIPTORS))
+        .service(called);
+    ServiceBuilder::new()
+        .layer(BrowserGuard::new(browsers, move || judge.is_token_needed()))
+        .service(Steer::new(grpc, web))
+}
+
+fn jobs(service: Jobs) -> JobServiceServer<Jobs> {
+    JobServiceServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .accept_compressed(Gzip)
+        .accept_compressed(Zstd)
+        .send_compressed(Gzip)
+        .send_compressed(Zstd)
+}
+
+fn contents(service: Contents) -> ContentServiceServer<Contents> {
+    ContentServiceServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .accept_compressed(Gzip)
+        .accept_compressed(Zstd)
+        .send_compressed(Gzip)
+        .send_compressed(Zstd)
+}
+
+fn admin(service: Admin) -> AdminServiceServer<Admin> {
+    AdminServiceServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .accept_compressed(Gzip)
+        .accept_compressed(Zstd)
+        .send_compressed(Gzip)
+        .send_compressed(Zstd)
+}
+
+fn people(service: AccessApi) -> AccessServiceServer<AccessApi> {
+    AccessServiceServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .accept_compressed(Gzip)
+        .accept_compressed(Zstd)
+        .send_compressed(Gzip)
+        .send_compressed(Zstd)
+}
+
+/// Registers the protos of haul, of health and of error details, so that a client without them reads all of these.
+fn reflected() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+}
