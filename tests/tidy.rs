@@ -188,6 +188,23 @@ fn the_disk_and_the_store_have_few_writers() {
     assert_none(&wrong);
 }
 
+/// `SQLite` plans by the value of a bare `LIMIT ?1` and compiles the statement again each time another one is bound, which
+/// costs more than most of these statements do.
+#[test]
+fn no_statement_is_compiled_for_each_limit() {
+    let mut wrong = Vec::new();
+    for file in sources(&["src/store"]) {
+        for (line, content) in numbered(&file.text) {
+            for (_, rest) in content.match_indices("LIMIT ?").map(|(at, found)| content.split_at(at + found.len())) {
+                if !rest.trim_start_matches(|letter: char| letter.is_ascii_digit()).starts_with(" + 0") {
+                    wrong.push(format!("{}:{line}: write `LIMIT ?1 + 0`", file.path));
+                }
+            }
+        }
+    }
+    assert_none(&wrong);
+}
+
 /// Each reason a client can meet has a heading in `docs/ERRORS.md`, and there is no other heading of that kind.
 #[test]
 fn every_reason_is_explained() {

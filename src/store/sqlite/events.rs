@@ -100,7 +100,7 @@ pub(super) async fn after(
             job_no!(),
             " << 32) | ?2) AND e.id <= ((",
             job_no!(),
-            " << 32) | 4294967295) ORDER BY e.id LIMIT ?3"
+            " << 32) | 4294967295) ORDER BY e.id LIMIT ?3 + 0"
         );
         let line = concat!(
             "'[' || (e.id & 4294967295) || ',' || e.kind || ',' || e.time || ',' || coalesce(e.task, 'null') || ',' || \

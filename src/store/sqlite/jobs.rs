@@ -261,13 +261,13 @@ pub(super) async fn request(reader: &Reader, request_id: &str) -> Result<Option<
 
 pub(super) async fn expired(reader: &Reader, now: Timestamp, limit: u32) -> Result<Vec<JobId>, StoreError> {
     let sql = "SELECT id FROM jobs WHERE expire_time IS NOT NULL AND expire_time <= ?1 AND deleted = 0 \
-               ORDER BY expire_time LIMIT ?2";
+               ORDER BY expire_time LIMIT ?2 + 0";
     let ids: Vec<(Vec<u8>,)> = reader.all(Ask::new(sql).bind(now.0).bind(limit)).await?;
     ids.iter().map(|(id,)| job_id(id)).collect()
 }
 
 pub(super) async fn deleted(reader: &Reader, limit: u32) -> Result<Vec<JobId>, StoreError> {
-    let sql = "SELECT id FROM jobs WHERE deleted = 1 ORDER BY no LIMIT ?1";
+    let sql = "SELECT id FROM jobs WHERE deleted = 1 ORDER BY no LIMIT ?1 + 0";
     let ids: Vec<(Vec<u8>,)> = reader.all(Ask::new(sql).bind(limit)).await?;
     ids.iter().map(|(id,)| job_id(id)).collect()
 }

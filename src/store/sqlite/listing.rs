@@ -87,7 +87,7 @@ async fn choose(reader: &Reader, filter: &JobFilter) -> Result<Index, StoreError
     }
     let mut rarest = None;
     for (place, (key, value)) in filter.labels.iter().enumerate() {
-        let sql = "SELECT count(*) FROM (SELECT 1 FROM job_labels WHERE key = ?1 AND value = ?2 LIMIT ?3)";
+        let sql = "SELECT count(*) FROM (SELECT 1 FROM job_labels WHERE key = ?1 AND value = ?2 LIMIT ?3 + 0)";
         // A single label needs no comparison.
         let count = if filter.labels.len() == 1 {
             0
@@ -107,7 +107,7 @@ async fn choose(reader: &Reader, filter: &JobFilter) -> Result<Index, StoreError
 }
 
 async fn ended_after(reader: &Reader, time: Timestamp) -> Result<u32, StoreError> {
-    let sql = "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE end_time > ?1 LIMIT ?2)";
+    let sql = "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE end_time > ?1 LIMIT ?2 + 0)";
     count(reader, Ask::new(sql).bind(time.0).bind(SORTED_MAX)).await
 }
 

@@ -89,7 +89,7 @@ macro_rules! heads_where {
 }
 
 pub(super) async fn heads(reader: &Reader, id: TaskId, from: u32, limit: u32) -> Result<Vec<PageHead>, StoreError> {
-    let sql = heads_where!("AND page >= ?3 ORDER BY page LIMIT ?4");
+    let sql = heads_where!("AND page >= ?3 ORDER BY page LIMIT ?4 + 0");
     let found: Vec<HeadRow> =
         reader.all(Ask::new(sql).bind(blob(id.job)).bind(id.index).bind(from).bind(limit)).await?;
     found.into_iter().map(|row| head(&reader.vault, id, row)).collect()

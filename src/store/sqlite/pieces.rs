@@ -25,12 +25,12 @@ pub(super) const PIECE: &str = "CREATE TEMP TABLE piece (n INTEGER PRIMARY KEY, 
 /// PENDING: nothing happened to it, or it was put back, and no attempt runs.
 const PENDING: &str = "INSERT INTO temp.piece (id) SELECT t.id FROM tasks t LEFT JOIN task_states s ON s.id = t.id \
      LEFT JOIN claims c ON c.id = t.id WHERE t.id BETWEEN ?1 AND ?2 AND c.id IS NULL \
-     AND (s.id IS NULL OR s.state = 1) ORDER BY t.id LIMIT ?3";
+     AND (s.id IS NULL OR s.state = 1) ORDER BY t.id LIMIT ?3 + 0";
 
 /// The ranges of one state in the index, merged. `$more` is a condition over `s`.
 macro_rules! in_states {
     ([$($state:literal),+], $more:literal) => {
-        concat!("INSERT INTO temp.piece (id) ", in_states!(@arms $more, $($state),+), " ORDER BY id LIMIT ?3")
+        concat!("INSERT INTO temp.piece (id) ", in_states!(@arms $more, $($state),+), " ORDER BY id LIMIT ?3 + 0")
     };
     (@arms $more:literal, $state:literal, $($rest:literal),+) => {
         concat!(in_states!(@arms $more, $state), " UNION ALL ", in_states!(@arms $more, $($rest),+))

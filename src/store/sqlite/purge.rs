@@ -10,23 +10,23 @@ use crate::store::{PAGE_BYTES_MAX, Purged};
 
 /// One statement a table: at most `?3` of its rows with a key from `?1` to `?2`.
 const BY_KEY: [&str; 6] = [
-    "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE id BETWEEN ?1 AND ?2 LIMIT ?3)",
-    "DELETE FROM claims WHERE id IN (SELECT id FROM claims WHERE id BETWEEN ?1 AND ?2 LIMIT ?3)",
-    "DELETE FROM task_states WHERE id IN (SELECT id FROM task_states WHERE id BETWEEN ?1 AND ?2 LIMIT ?3)",
-    "DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE id BETWEEN ?1 AND ?2 LIMIT ?3)",
-    "DELETE FROM shared_errors WHERE id IN (SELECT id FROM shared_errors WHERE id BETWEEN ?1 AND ?2 LIMIT ?3)",
-    "DELETE FROM lanes WHERE id IN (SELECT id FROM lanes WHERE id BETWEEN ?1 AND ?2 LIMIT ?3)",
+    "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE id BETWEEN ?1 AND ?2 LIMIT ?3 + 0)",
+    "DELETE FROM claims WHERE id IN (SELECT id FROM claims WHERE id BETWEEN ?1 AND ?2 LIMIT ?3 + 0)",
+    "DELETE FROM task_states WHERE id IN (SELECT id FROM task_states WHERE id BETWEEN ?1 AND ?2 LIMIT ?3 + 0)",
+    "DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE id BETWEEN ?1 AND ?2 LIMIT ?3 + 0)",
+    "DELETE FROM shared_errors WHERE id IN (SELECT id FROM shared_errors WHERE id BETWEEN ?1 AND ?2 LIMIT ?3 + 0)",
+    "DELETE FROM lanes WHERE id IN (SELECT id FROM lanes WHERE id BETWEEN ?1 AND ?2 LIMIT ?3 + 0)",
 ];
 
 /// As [`BY_KEY`], with the job's number as `?1`.
 const BY_JOB: [&str; 2] = [
-    "DELETE FROM task_keys WHERE job = ?1 AND key IN (SELECT key FROM task_keys WHERE job = ?1 LIMIT ?2)",
-    "DELETE FROM chunks WHERE job = ?1 AND id IN (SELECT id FROM chunks WHERE job = ?1 LIMIT ?2)",
+    "DELETE FROM task_keys WHERE job = ?1 AND key IN (SELECT key FROM task_keys WHERE job = ?1 LIMIT ?2 + 0)",
+    "DELETE FROM chunks WHERE job = ?1 AND id IN (SELECT id FROM chunks WHERE job = ?1 LIMIT ?2 + 0)",
 ];
 
 /// As [`BY_KEY`], of the table whose key has two columns.
 const OLD_STATES: &str = "DELETE FROM old_states WHERE (id, upto) IN \
-     (SELECT id, upto FROM old_states WHERE id BETWEEN ?1 AND ?2 LIMIT ?3)";
+     (SELECT id, upto FROM old_states WHERE id BETWEEN ?1 AND ?2 LIMIT ?3 + 0)";
 
 /// The job is last: while any row of it is left, it is found among the deleted ones.
 const LAST: [&str; 3] =
@@ -84,7 +84,7 @@ struct Wanted {
 async fn pages_within(conn: &mut SqliteConnection, no: i64, rows_max: u64) -> Result<Wanted, Fault> {
     let sql = "SELECT count(*), count(*) FILTER (WHERE before < ?4) FROM (SELECT sum(stored) OVER (ROWS UNBOUNDED PRECEDING) \
          - stored AS before FROM (SELECT CASE WHEN body IS NULL THEN 0 ELSE bytes END AS stored FROM pages \
-         WHERE task BETWEEN ?1 AND ?2 ORDER BY task, page LIMIT ?3))";
+         WHERE task BETWEEN ?1 AND ?2 ORDER BY task, page LIMIT ?3 + 0))";
     let (all, rows): (i64, i64) = sqlx::query_as(sql)
         .bind(key(no, 0))
         .bind(key(no, u32::MAX))
@@ -98,10 +98,10 @@ async fn pages_within(conn: &mut SqliteConnection, no: i64, rows_max: u64) -> Re
 /// Pages with their bodies; both statements pick the same rows, by the order of the primary key.
 async fn pages(conn: &mut SqliteConnection, no: i64, rows_max: u64) -> Result<u64, Fault> {
     let bodies = "DELETE FROM bodies WHERE id IN \
-         (SELECT body FROM (SELECT body FROM pages WHERE task BETWEEN ?1 AND ?2 ORDER BY task, page LIMIT ?3) \
+         (SELECT body FROM (SELECT body FROM pages WHERE task BETWEEN ?1 AND ?2 ORDER BY task, page LIMIT ?3 + 0) \
          WHERE body IS NOT NULL)";
     let heads = "DELETE FROM pages WHERE (task, page) IN \
-         (SELECT task, page FROM pages WHERE task BETWEEN ?1 AND ?2 ORDER BY task, page LIMIT ?3)";
+         (SELECT task, page FROM pages WHERE task BETWEEN ?1 AND ?2 ORDER BY task, page LIMIT ?3 + 0)";
     let mut gone = 0;
     for sql in [bodies, heads] {
         let query = sqlx::query(sql).bind(key(no, 0)).bind(key(no, u32::MAX)).bind(rows_max as i64);

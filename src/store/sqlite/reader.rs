@@ -11,6 +11,9 @@ use crate::store::sqlite::rows::Page;
 use crate::vault::Vault;
 
 /// A statement that reads, with its parameters.
+///
+/// A limit is written `LIMIT ?1 + 0`: by the value of a bare parameter `SQLite` would plan, and so compile the statement
+/// again for each.
 pub(super) struct Ask {
     text: SqlStr,
     arguments: SqliteArguments,

@@ -120,7 +120,7 @@ pub(super) async fn due(reader: &Reader, after: Option<DueTask>, limit: u32) -> 
             " AS bytes FROM task_states s INDEXED BY task_states_due CROSS JOIN jobs j ON j.no = s.id >> 32 \
              CROSS JOIN tasks t ON t.id = s.id WHERE s.due IS NOT NULL AND s.due >= ?1 \
              AND (s.due, j.id, s.id & 4294967295) > (?1, ?2, ?3) AND s.state = 3 \
-             AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.id = s.id) ORDER BY s.due, j.id, s.id LIMIT ?4"
+             AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.id = s.id) ORDER BY s.due, j.id, s.id LIMIT ?4 + 0"
         );
         let line = concat!("'[\"' || hex(j.id) || '\",' || s.due || ',' || ", task_text!("s.log"), " || ']'");
         let rest = "CROSS JOIN task_states s ON s.id = w.id CROSS JOIN tasks t ON t.id = w.id \

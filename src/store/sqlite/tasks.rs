@@ -138,7 +138,7 @@ fn places_by_state(states: &[TaskState], started: bool) -> String {
 fn by_state(states: &[TaskState], started: bool, line: &str, bytes: &str, filter: &str) -> Arc<str> {
     let places = format!(
         "SELECT t.id AS id, {bytes} AS bytes FROM ({}) f CROSS JOIN tasks t ON t.id = f.id \
-         LEFT JOIN task_states s ON s.id = f.id {filter} LIMIT ?3",
+         LEFT JOIN task_states s ON s.id = f.id {filter} LIMIT ?3 + 0",
         places_by_state(states, started)
     );
     rows::page_of(&places, line, OF_PLACE, "")
@@ -157,7 +157,7 @@ pub(super) async fn list(
             task_bytes!("NULL"),
             " AS bytes FROM tasks t LEFT JOIN task_states s ON s.id = t.id WHERE ",
             from_index!("t"),
-            " ORDER BY t.id LIMIT ?3"
+            " ORDER BY t.id LIMIT ?3 + 0"
         );
         rows::page_of(places, task_text!(last_attempt!()), OF_PLACE, "")
     });
@@ -221,7 +221,7 @@ pub(super) async fn lane_page(
                 of_lane!(),
                 "{}) k CROSS JOIN tasks t ON t.id = k.id LEFT JOIN task_states s ON s.id = k.id \
                  LEFT JOIN claims c ON c.id = k.id WHERE c.id IS NULL \
-                 AND (s.id IS NULL OR s.state = 1 OR (s.state = 3 AND s.due <= ?5)) LIMIT ?4"
+                 AND (s.id IS NULL OR s.state = 1 OR (s.state = 3 AND s.due <= ?5)) LIMIT ?4 + 0"
             ),
             LANE_LOOK_MAX
         );
@@ -319,7 +319,7 @@ pub(super) async fn download_paths(
         ") = 1 AND s.state = 4 AND (s.fence > 0) = 1 AND ",
         from_index!("s"),
         " AND s.outcome ->> '$.download.path' IS NOT NULL \
-         AND coalesce(s.outcome ->> '$.download.skipped', 0) = 0 ORDER BY s.id LIMIT ?3"
+         AND coalesce(s.outcome ->> '$.download.skipped', 0) = 0 ORDER BY s.id LIMIT ?3 + 0"
     );
     let text = reader.text(Ask::new(sql).bind(blob(job)).bind(from).bind(limit)).await?;
     rows::lines(&text, format_args!("download of job `{job}`:"))

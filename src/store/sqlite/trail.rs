@@ -75,7 +75,7 @@ pub(super) async fn write<'a>(
 
 /// Removes the oldest rows, where they are older than `time` or up to `sequence`.
 async fn prune(conn: &mut SqliteConnection, vault: &Vault, time: i64, sequence: i64) -> Result<(), Fault> {
-    let sql = "SELECT seq, chain FROM (SELECT seq, time, chain FROM audit ORDER BY seq LIMIT ?1) \
+    let sql = "SELECT seq, chain FROM (SELECT seq, time, chain FROM audit ORDER BY seq LIMIT ?1 + 0) \
                WHERE time < ?2 OR seq <= ?3 ORDER BY seq DESC LIMIT 1";
     let found: Option<(i64, Vec<u8>)> =
         sqlx::query_as(sql).bind(PRUNED_AT_ONCE as i64).bind(time).bind(sequence).fetch_optional(&mut *conn).await?;
@@ -109,11 +109,11 @@ pub(super) async fn list(
     while looked < LOOK_MAX {
         let ask = match place {
             AuditPlace::After(sequence) => {
-                let sql = "SELECT seq, time, row, chain FROM audit WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+                let sql = "SELECT seq, time, row, chain FROM audit WHERE seq > ?1 ORDER BY seq LIMIT ?2 + 0";
                 Ask::new(sql).bind(sequence.min(i64::MAX as u64) as i64)
             }
             AuditPlace::Before(sequence) => {
-                let sql = "SELECT seq, time, row, chain FROM audit WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2";
+                let sql = "SELECT seq, time, row, chain FROM audit WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2 + 0";
                 Ask::new(sql).bind(sequence.min(i64::MAX as u64) as i64)
             }
         };

@@ -166,7 +166,7 @@ fn again<T: Bagged + Serialize + DeserializeOwned>(
 
 async fn jobs(conn: &mut SqliteConnection, vault: &Vault, progress: &Progress) -> Result<Last, Fault> {
     let sql = "SELECT p.job, j.id, p.spec, p.sealed FROM job_specs p CROSS JOIN jobs j ON j.no = p.job \
-               WHERE p.job < ?1 ORDER BY p.job DESC LIMIT ?2";
+               WHERE p.job < ?1 ORDER BY p.job DESC LIMIT ?2 + 0";
     let rows = spec_rows(conn, sql, progress.before.0).await?;
     for (no, id, spec, bag) in &rows {
         let place = Place::Job(job_id(id)?);
@@ -180,7 +180,7 @@ async fn jobs(conn: &mut SqliteConnection, vault: &Vault, progress: &Progress) -
 
 async fn tasks(conn: &mut SqliteConnection, vault: &Vault, progress: &Progress) -> Result<Last, Fault> {
     let sql = "SELECT t.id, j.id, t.spec, t.sealed FROM tasks t CROSS JOIN jobs j ON j.no = t.id >> 32 \
-               WHERE t.id < ?1 ORDER BY t.id DESC LIMIT ?2";
+               WHERE t.id < ?1 ORDER BY t.id DESC LIMIT ?2 + 0";
     let rows = spec_rows(conn, sql, progress.before.0).await?;
     for (id, job, spec, bag) in &rows {
         let place = Place::Task(job_id(job)?, *id as TaskIndex);
@@ -197,7 +197,7 @@ type PageRow = (i64, i64, Vec<u8>, Option<String>, Option<Vec<u8>>);
 
 async fn pages(conn: &mut SqliteConnection, vault: &Vault, progress: &Progress) -> Result<Last, Fault> {
     let sql = "SELECT p.task, p.page, j.id, p.next, p.sealed FROM pages p CROSS JOIN jobs j ON j.no = p.task >> 32 \
-               WHERE (p.task, p.page) < (?1, ?2) ORDER BY p.task DESC, p.page DESC LIMIT ?3";
+               WHERE (p.task, p.page) < (?1, ?2) ORDER BY p.task DESC, p.page DESC LIMIT ?3 + 0";
     let page: i64 = progress.before.1.parse().unwrap_or(0);
     let rows: Vec<PageRow> =
         sqlx::query_as(sql).bind(progress.before.0).bind(page).bind(ROWS_MAX).fetch_all(&mut *conn).await?;
@@ -223,7 +223,7 @@ async fn pages(conn: &mut SqliteConnection, vault: &Vault, progress: &Progress) 
 
 /// Events do not show the options of tasks any more.
 async fn events(conn: &mut SqliteConnection, progress: &Progress) -> Result<Last, Fault> {
-    let sql = "SELECT min(id) FROM (SELECT id FROM events WHERE id < ?1 ORDER BY id DESC LIMIT ?2)";
+    let sql = "SELECT min(id) FROM (SELECT id FROM events WHERE id < ?1 ORDER BY id DESC LIMIT ?2 + 0)";
     let first: Option<i64> =
         sqlx::query_scalar(sql).bind(progress.before.0).bind(ROWS_MAX).fetch_one(&mut *conn).await?;
     let Some(first) = first else { return Ok(None) };
@@ -235,7 +235,7 @@ async fn events(conn: &mut SqliteConnection, progress: &Progress) -> Result<Last
 
 /// The digests of an older version could be guessed.
 async fn requests(conn: &mut SqliteConnection, vault: &Vault, progress: &Progress) -> Result<Last, Fault> {
-    let sql = "SELECT job, digest FROM requests WHERE job < ?1 ORDER BY job DESC LIMIT ?2";
+    let sql = "SELECT job, digest FROM requests WHERE job < ?1 ORDER BY job DESC LIMIT ?2 + 0";
     let rows: Vec<(i64, Vec<u8>)> =
         sqlx::query_as(sql).bind(progress.before.0).bind(ROWS_MAX).fetch_all(&mut *conn).await?;
     for (job, digest) in &rows {
@@ -248,7 +248,7 @@ async fn requests(conn: &mut SqliteConnection, vault: &Vault, progress: &Progres
 }
 
 async fn chunks(conn: &mut SqliteConnection, vault: &Vault, progress: &Progress) -> Result<Last, Fault> {
-    let sql = "SELECT job, id, digest FROM chunks WHERE (job, id) < (?1, ?2) ORDER BY job DESC, id DESC LIMIT ?3";
+    let sql = "SELECT job, id, digest FROM chunks WHERE (job, id) < (?1, ?2) ORDER BY job DESC, id DESC LIMIT ?3 + 0";
     let rows: Vec<(i64, String, Vec<u8>)> = sqlx::query_as(sql)
         .bind(progress.before.0)
         .bind(progress.before.1.as_str())
