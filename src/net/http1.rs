@@ -29,7 +29,7 @@ use crate::net::{Permit, Request, classify, keep_alive, message};
 const BUFFER_BYTES_MAX: usize = 512 << 10;
 /// Headers of one answer; real ones have a few dozen. hyper makes room for so many before it reads each head, which for the
 /// 5,000 that curl takes cost more than all else about a small answer. Their bytes are bounded by the read buffer.
-const HEADERS_MAX: usize = 1_000;
+const HEADERS_MAX: usize = 1_200;
 
 /// How long a close takes to reach the peer, about: until then it counts the request that was broken off.
 const CLOSE_TRAVEL: Duration = Duration::from_millis(250);
