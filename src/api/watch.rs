@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{Stream, unfold};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -19,6 +19,7 @@ use crate::api::status::{draining, no_job, out_of_range};
 use crate::api::to_proto;
 use crate::engine::handle::Engine;
 use crate::engine::hub::{Feed, Notice};
+use crate::engine::notices::NoticeListener;
 use crate::model::event::EventKind;
 use crate::model::failures::Failures;
 use crate::model::ids::JobId;
@@ -51,7 +52,7 @@ struct Watcher {
     job: Arc<Job>,
     feed: Option<Arc<Feed>>,
     version: Option<watch::Receiver<u64>>,
-    notices: Option<broadcast::Receiver<Notice>>,
+    notices: Option<NoticeListener>,
     /// The last durable event that was sent.
     sent: u64,
     queue: VecDeque<Arc<StoredEvent>>,
@@ -221,7 +222,7 @@ impl Watcher {
         let notices = &mut self.notices;
         let notice = async {
             match notices {
-                Some(notices) => notices.recv().await,
+                Some(notices) => notices.next().await,
                 None => std::future::pending().await,
             }
         };
@@ -241,16 +242,15 @@ impl Watcher {
         }
     }
 
-    fn notice(&mut self, notice: Result<Notice, broadcast::error::RecvError>) -> Option<pb::WatchJobResponse> {
+    /// A watcher that is too slow misses starts, which are conflated as progress is.
+    fn notice(&mut self, notice: Option<Notice>) -> Option<pb::WatchJobResponse> {
         let id = self.wish.job.to_string();
         match notice {
-            Ok(Notice::Started(task)) => Some(self.wrap(self.sent, Event::TaskStarted(to_proto::task(&id, &task)))),
-            Ok(Notice::BackingOff(task)) => {
+            Some(Notice::Started(task)) => Some(self.wrap(self.sent, Event::TaskStarted(to_proto::task(&id, &task)))),
+            Some(Notice::BackingOff(task)) => {
                 Some(self.wrap(self.sent, Event::TaskBackingOff(to_proto::task(&id, &task))))
             }
-            // A watcher that is too slow misses starts, which are conflated as progress is.
-            Err(broadcast::error::RecvError::Lagged(_)) => None,
-            Err(broadcast::error::RecvError::Closed) => {
+            None => {
                 self.notices = None;
                 None
             }

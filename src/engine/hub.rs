@@ -5,13 +5,14 @@
 //! nothing but its own reads, and replay and live are the same list.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::engine::changes::{Changes, Listener};
+use crate::engine::notices::{NoticeListener, Notices};
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::progress::{Meter, Progress};
@@ -22,8 +23,6 @@ use crate::store::{StoredEvent, StoredTask, TaskRow};
 const RING_MAX: usize = 512;
 /// Memory that they may take, in bytes, roughly.
 const RING_BYTES_MAX: usize = 1 << 20;
-/// Notices that a watcher of starts may be behind before it misses some.
-const NOTICES_MAX: usize = 256;
 /// How often a rate of bytes is measured anew.
 const RATE_WINDOW: Duration = Duration::from_millis(250);
 
@@ -39,14 +38,8 @@ pub struct Hub {
 /// A task as it ended.
 pub type EndedTask = StoredTask;
 
-/// Something about a running task that is not durable.
-#[derive(Clone, Debug)]
-pub enum Notice {
-    /// An attempt started.
-    Started(Arc<StoredTask>),
-    /// A task waits for its next attempt.
-    BackingOff(Arc<StoredTask>),
-}
+/// What watchers of starts are told.
+pub use crate::engine::notices::Notice;
 
 /// A running task.
 #[derive(Clone, Debug)]
@@ -61,21 +54,34 @@ pub struct Active {
     pub since: Instant,
 }
 
-/// What is known of one job that has not ended.
+/// What is known of one job that has not ended. Most jobs wait and nobody watches them, so it is small until something
+/// runs or somebody watches.
 #[derive(Debug)]
 pub struct Feed {
     state: Mutex<State>,
-    version: watch::Sender<u64>,
-    /// Made with the first watcher of starts, since few jobs ever have one.
-    notices: OnceLock<broadcast::Sender<Notice>>,
 }
 
 #[derive(Debug)]
 struct State {
     job: Arc<Job>,
+    watched: Option<Box<Watched>>,
+    active: Option<Box<AllActive>>,
+}
+
+/// What there is for the watchers of a job.
+#[derive(Debug, Default)]
+struct Watched {
+    version: watch::Sender<u64>,
     ring: VecDeque<Arc<StoredEvent>>,
     ring_bytes: usize,
-    active: BTreeMap<TaskIndex, Active>,
+    /// Made with the first watcher of starts.
+    notices: Option<Notices>,
+}
+
+/// The running tasks of a job that has had some.
+#[derive(Debug)]
+struct AllActive {
+    tasks: BTreeMap<TaskIndex, Active>,
     measured: (Instant, u64),
     bytes_per_second: u64,
 }
@@ -105,15 +111,7 @@ impl Hub {
     /// Begins the feed of a job that is durable.
     pub(crate) fn open(&self, job: Arc<Job>) {
         let id = job.id;
-        let state = State {
-            job,
-            ring: VecDeque::new(),
-            ring_bytes: 0,
-            active: BTreeMap::new(),
-            measured: (Instant::now(), 0),
-            bytes_per_second: 0,
-        };
-        let feed = Feed { state: Mutex::new(state), version: watch::Sender::new(0), notices: OnceLock::new() };
+        let feed = Feed { state: Mutex::new(State { job, watched: None, active: None }) };
         lock(&self.feeds).insert(id, Arc::new(feed));
         self.changed(id);
     }
@@ -130,7 +128,7 @@ impl Hub {
     /// Wakes those who follow a job, since a page of one of its listings is durable.
     pub(crate) fn page_added(&self, job: JobId) {
         if let Some(feed) = self.feed(job) {
-            feed.version.send_modify(|version| *version += 1);
+            feed.wake();
         }
     }
 
@@ -150,7 +148,7 @@ impl Hub {
         let feed = lock(&self.feeds).remove(&job);
         // Whoever waits looks again, also where somebody else holds the feed.
         if let Some(feed) = feed {
-            feed.version.send_modify(|version| *version += 1);
+            feed.wake();
         }
     }
 
@@ -176,10 +174,9 @@ impl Hub {
     /// that came before it read a state without the change.
     pub(crate) fn notify(&self, job: JobId, notice: Notice) {
         if let Some(feed) = self.feed(job)
-            && let Some(notices) = feed.notices.get()
+            && let Some(notices) = lock(&feed.state).watched.as_ref().and_then(|watched| watched.notices.as_ref())
         {
-            // Nobody listening is no error.
-            let _ = notices.send(notice);
+            notices.send(notice);
         }
     }
 
@@ -197,12 +194,12 @@ impl Feed {
 
     /// Changes with each publication, and with each page of a listing.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.version.subscribe()
+        lock(&self.state).watched.get_or_insert_default().version.subscribe()
     }
 
     /// Notices of starts and backoffs, which are not durable.
-    pub fn notices(&self) -> broadcast::Receiver<Notice> {
-        self.notices.get_or_init(|| broadcast::Sender::new(NOTICES_MAX)).subscribe()
+    pub fn notices(&self) -> NoticeListener {
+        lock(&self.state).watched.get_or_insert_default().notices.get_or_insert_default().listen()
     }
 
     /// The events after `after`, in order; `None` when memory does not reach back that far.
@@ -211,78 +208,102 @@ impl Feed {
         if state.job.sequence <= after {
             return Some(Vec::new());
         }
-        let first = state.ring.front()?.head.sequence;
+        let ring = &state.watched.as_ref()?.ring;
+        let first = ring.front()?.head.sequence;
         let skip = usize::try_from((after + 1).checked_sub(first)?).unwrap_or(usize::MAX);
-        Some(state.ring.iter().skip(skip).take(limit).cloned().collect())
+        Some(ring.iter().skip(skip).take(limit).cloned().collect())
     }
 
     /// How far the job is, running tasks included.
     pub fn progress(&self) -> Progress {
         let mut state = lock(&self.state);
-        let Progress { done_bytes: mut done, total_bytes: mut total, .. } = state.job.progress();
+        let State { job, active, .. } = &mut *state;
+        let ended = job.progress();
+        let Some(all) = active else { return ended };
+        let Progress { done_bytes: mut done, total_bytes: mut total, .. } = ended;
         let mut received = 0;
-        for active in state.active.values() {
+        for active in all.tasks.values() {
             // Origins say what they like.
             done = done.saturating_add(active.meter.done());
             total = total.saturating_add(active.meter.total().max(active.meter.done()));
             received = active.meter.received_bytes().saturating_add(received);
         }
         let now = Instant::now();
-        let passed = now.saturating_duration_since(state.measured.0);
+        let passed = now.saturating_duration_since(all.measured.0);
         if passed >= RATE_WINDOW {
             // What ended in between moved from `received` to `ended_bytes`; a fall is no rate.
-            let seen = state.job.ended_bytes.saturating_add(received);
-            let fresh = seen.saturating_sub(state.measured.1) as f64 / passed.as_secs_f64();
-            state.bytes_per_second = f64::midpoint(state.bytes_per_second as f64, fresh) as u64;
-            state.measured = (now, seen);
+            let seen = job.ended_bytes.saturating_add(received);
+            let fresh = seen.saturating_sub(all.measured.1) as f64 / passed.as_secs_f64();
+            all.bytes_per_second = f64::midpoint(all.bytes_per_second as f64, fresh) as u64;
+            all.measured = (now, seen);
         }
-        let bytes_per_second = if state.active.is_empty() { 0 } else { state.bytes_per_second };
+        let bytes_per_second = if all.tasks.is_empty() { 0 } else { all.bytes_per_second };
         Progress { done_bytes: done, total_bytes: total, bytes_per_second }
     }
 
     /// At most `limit` of the running tasks.
     pub fn active(&self, limit: usize) -> Vec<(TaskIndex, Active)> {
-        lock(&self.state).active.iter().take(limit).map(|(index, active)| (*index, active.clone())).collect()
+        let state = lock(&self.state);
+        let all = state.active.iter().flat_map(|all| &all.tasks);
+        all.take(limit).map(|(index, active)| (*index, active.clone())).collect()
     }
 
     /// One running task.
     pub fn active_task(&self, index: TaskIndex) -> Option<Active> {
-        lock(&self.state).active.get(&index).cloned()
+        lock(&self.state).active.as_ref()?.tasks.get(&index).cloned()
     }
 
     /// Adds a running task; returns whether it is the first.
     fn started(&self, index: TaskIndex, active: Active) -> bool {
         let mut state = lock(&self.state);
-        state.active.insert(index, active);
-        state.active.len() == 1
+        let ended_bytes = state.job.ended_bytes;
+        let all = state.active.get_or_insert_with(|| {
+            let measured = (Instant::now(), ended_bytes);
+            Box::new(AllActive { tasks: BTreeMap::new(), measured, bytes_per_second: 0 })
+        });
+        all.tasks.insert(index, active);
+        all.tasks.len() == 1
     }
 
     /// Removes a running task; returns whether it was the last.
     fn stopped(&self, index: TaskIndex) -> bool {
         let mut state = lock(&self.state);
-        state.active.remove(&index);
-        state.active.is_empty()
+        let Some(all) = &mut state.active else { return true };
+        all.tasks.remove(&index);
+        all.tasks.is_empty()
     }
 
     fn publish(&self, job: Arc<Job>, events: Vec<Arc<StoredEvent>>) {
         let mut state = lock(&self.state);
-        let continues = events.first().is_none_or(|event| event.head.sequence == state.job.sequence + 1)
-            && events.last().map_or(state.job.sequence, |event| event.head.sequence) == job.sequence;
-        let is_watched = self.version.receiver_count() > 0;
-        if continues && is_watched {
-            state.ring_bytes += events.iter().map(|event| bytes_of(event)).sum::<usize>();
-            state.ring.extend(events);
-            while state.ring.len() > RING_MAX || state.ring_bytes > RING_BYTES_MAX {
-                let Some(oldest) = state.ring.pop_front() else { break };
-                state.ring_bytes = state.ring_bytes.saturating_sub(bytes_of(&oldest));
+        let sequence = job.sequence;
+        let before = std::mem::replace(&mut state.job, job).sequence;
+        let Some(watched) = &mut state.watched else { return };
+        if watched.version.receiver_count() == 0 && !watched.notices.as_ref().is_some_and(Notices::has_listeners) {
+            state.watched = None;
+            return;
+        }
+        let continues = events.first().is_none_or(|event| event.head.sequence == before + 1)
+            && events.last().map_or(before, |event| event.head.sequence) == sequence;
+        if continues {
+            watched.ring_bytes += events.iter().map(|event| bytes_of(event)).sum::<usize>();
+            watched.ring.extend(events);
+            while watched.ring.len() > RING_MAX || watched.ring_bytes > RING_BYTES_MAX {
+                let Some(oldest) = watched.ring.pop_front() else { break };
+                watched.ring_bytes = watched.ring_bytes.saturating_sub(bytes_of(&oldest));
             }
         } else {
-            state.ring = VecDeque::new();
-            state.ring_bytes = 0;
+            watched.ring = VecDeque::new();
+            watched.ring_bytes = 0;
         }
-        state.job = job;
-        drop(state);
-        self.version.send_modify(|version| *version += 1);
+        // Under the lock: whoever subscribes sees the job from before and is woken, or the job as it is now.
+        watched.version.send_modify(|version| *version += 1);
+    }
+
+    /// Wakes whoever watches.
+    fn wake(&self) {
+        if let Some(watched) = &lock(&self.state).watched {
+            watched.version.send_modify(|version| *version += 1);
+        }
     }
 }
 

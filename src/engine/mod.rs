@@ -23,6 +23,7 @@ pub mod handle;
 pub mod hub;
 mod job_files;
 mod jobs;
+pub mod notices;
 pub mod offline;
 mod outbox;
 mod patience;

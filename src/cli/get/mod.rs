@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -22,7 +21,7 @@ use crate::cli::get::plan::Plan;
 use crate::cli::get::report::Report;
 use crate::config::{LimitSettings, QUEUE_BYTES_DEFAULT};
 use crate::engine::handle::Engine;
-use crate::engine::hub::Notice;
+use crate::engine::notices::{Notice, NoticeListener};
 use crate::model::group::{GroupMode, GroupPolicy};
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::limits::Limits;
@@ -143,14 +142,12 @@ async fn why_idle(engine: &Engine, job: JobId, open: Vec<TaskIndex>) -> anyhow::
 }
 
 /// The next news of the job; never ends when there will be none.
-async fn next_notice(notices: &mut Option<broadcast::Receiver<Notice>>) -> Notice {
+async fn next_notice(notices: &mut Option<NoticeListener>) -> Notice {
     loop {
-        let Some(receiver) = notices else { std::future::pending().await };
-        match receiver.recv().await {
-            Ok(notice) => return notice,
-            // Waits that were missed are over or come again.
-            Err(broadcast::error::RecvError::Lagged(_)) => {}
-            Err(broadcast::error::RecvError::Closed) => *notices = None,
+        let Some(listener) = notices else { std::future::pending().await };
+        match listener.next().await {
+            Some(notice) => return notice,
+            None => *notices = None,
         }
     }
 }

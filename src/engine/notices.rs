@@ -1,0 +1,173 @@
+//! What watchers of starts are told that is not durable: one list for all who listen at a job, bounded in bytes, in which
+//! each has only its place. Whoever reads too slowly misses the oldest.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::store::StoredTask;
+
+/// Notices that a listener may be behind before it misses some.
+const NOTICES_MAX: usize = 256;
+/// Memory that they may take, in bytes, roughly. The last one stays, however large it is.
+const BYTES_MAX: usize = 1 << 20;
+
+/// Something about a running task that is not durable.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// An attempt started.
+    Started(Arc<StoredTask>),
+    /// A task waits for its next attempt.
+    BackingOff(Arc<StoredTask>),
+}
+
+impl Notice {
+    fn bytes(&self) -> usize {
+        let (Notice::Started(task) | Notice::BackingOff(task)) = self;
+        size_of::<StoredTask>() + task.spec.memory_bytes() + task.row.memory_bytes()
+    }
+}
+
+/// The notices of one job.
+#[derive(Debug, Default)]
+pub(crate) struct Notices {
+    list: Arc<Mutex<List>>,
+    /// Changes with each notice.
+    last: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct List {
+    notices: VecDeque<Notice>,
+    bytes: usize,
+    /// The number of the first one that is kept.
+    first: u64,
+}
+
+/// Somebody who is told of starts.
+#[derive(Debug)]
+pub struct NoticeListener {
+    list: Arc<Mutex<List>>,
+    last: watch::Receiver<()>,
+    /// The number of the next notice that it is told.
+    place: u64,
+}
+
+impl Notices {
+    /// Tells whoever listens.
+    pub(crate) fn send(&self, notice: Notice) {
+        let mut list = lock(&self.list);
+        if !self.has_listeners() {
+            let next = list.next();
+            *list = List { first: next, ..List::default() };
+            return;
+        }
+        list.bytes += notice.bytes();
+        list.notices.push_back(notice);
+        while list.notices.len() > NOTICES_MAX || list.bytes > BYTES_MAX && list.notices.len() > 1 {
+            let Some(oldest) = list.notices.pop_front() else { break };
+            list.bytes = list.bytes.saturating_sub(oldest.bytes());
+            list.first += 1;
+        }
+        drop(list);
+        self.last.send_replace(());
+    }
+
+    /// Whether anybody listens.
+    pub(crate) fn has_listeners(&self) -> bool {
+        self.last.receiver_count() > 0
+    }
+
+    /// Listens from now on.
+    pub(crate) fn listen(&self) -> NoticeListener {
+        // Under the lock: a notice comes before this listener, or is in the list for it.
+        let list = lock(&self.list);
+        NoticeListener { list: self.list.clone(), last: self.last.subscribe(), place: list.next() }
+    }
+}
+
+impl List {
+    /// The number of the next notice.
+    fn next(&self) -> u64 {
+        self.first + self.notices.len() as u64
+    }
+}
+
+impl NoticeListener {
+    /// Waits for the next notice; `None`: there will be no more. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Notice> {
+        loop {
+            if let Some(notice) = self.take() {
+                return Some(notice);
+            }
+            if self.last.changed().await.is_err() {
+                return self.take();
+            }
+        }
+    }
+
+    fn take(&mut self) -> Option<Notice> {
+        let list = lock(&self.list);
+        self.place = self.place.max(list.first);
+        let notice = list.notices.get((self.place - list.first) as usize)?.clone();
+        self.place += 1;
+        Some(notice)
+    }
+}
+
+fn lock(list: &Mutex<List>) -> MutexGuard<'_, List> {
+    // Each critical section leaves the data whole at every step.
+    list.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::model::spec::{FetchSpec, TaskOptions, TaskSpec, Work};
+    use crate::store::TaskRow;
+
+    fn notice(index: u32, bytes: usize) -> Notice {
+        let work = Work::Fetch(FetchSpec { body: vec![0; bytes], ..FetchSpec::default() });
+        let spec = TaskSpec { key: String::new(), work, options: TaskOptions::default().into() }.into();
+        Notice::Started(Arc::new(StoredTask { index, lane: 0, spec, row: TaskRow::default() }))
+    }
+
+    fn heard(listener: &mut NoticeListener) -> Vec<u32> {
+        std::iter::from_fn(|| listener.next().now_or_never().flatten())
+            .map(|(Notice::Started(task) | Notice::BackingOff(task))| task.index)
+            .collect()
+    }
+
+    #[test]
+    fn each_listener_hears_what_comes_after_it() {
+        let notices = Notices::default();
+        notices.send(notice(0, 0));
+        let mut first = notices.listen();
+        notices.send(notice(1, 0));
+        let mut second = notices.listen();
+        notices.send(notice(2, 0));
+        assert_eq!((heard(&mut first), heard(&mut second)), (vec![1, 2], vec![2]));
+        assert!(heard(&mut first).is_empty());
+        drop(notices);
+        assert!(first.next().now_or_never().unwrap().is_none(), "there will be no more");
+    }
+
+    #[test]
+    fn who_is_slow_costs_a_bounded_number_of_bytes_and_misses_the_oldest() {
+        let notices = Notices::default();
+        let mut listener = notices.listen();
+        (0..1000).for_each(|index| notices.send(notice(index, 0)));
+        assert_eq!(heard(&mut listener), (1000 - NOTICES_MAX as u32..1000).collect::<Vec<_>>());
+        (0..20).for_each(|index| notices.send(notice(index, 300_000)));
+        assert!(lock(&notices.list).bytes <= BYTES_MAX);
+        assert_eq!(heard(&mut listener), [17, 18, 19]);
+        notices.send(notice(7, 9 << 20));
+        assert_eq!(heard(&mut listener), [7], "the last one stays");
+        drop(listener);
+        notices.send(notice(8, 0));
+        assert!(lock(&notices.list).notices.is_empty(), "nobody listens");
+    }
+}
