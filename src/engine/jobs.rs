@@ -79,9 +79,9 @@ pub(crate) struct JobRun {
 }
 
 impl JobRun {
-    pub(crate) fn new(job: Job) -> JobRun {
+    pub(crate) fn new(job: impl Into<Arc<Job>>) -> JobRun {
         JobRun {
-            job: Arc::new(job),
+            job: job.into(),
             rates: None,
             stage: Stage::Open,
             in_flight: false,

@@ -81,7 +81,8 @@ impl Backoffs {
         while self.tasks.len() > self.tasks_max || self.bytes > self.bytes_max && self.tasks.len() > 1 {
             let Some((last, waiting)) = self.tasks.pop_last() else { break };
             self.bytes = self.bytes.saturating_sub(waiting.task.bytes());
-            self.horizon = Some(last);
+            // Nearer already, if memory reads anew what it let go of.
+            self.horizon = Some(self.horizon.map_or(last, |horizon| horizon.min(last)));
             self.leave(last, waiting.task.batch);
             left.push((last, waiting));
         }
@@ -134,10 +135,10 @@ impl Backoffs {
         Some(before(horizon))
     }
 
-    /// Moves the horizon by a read that found tasks up to `last`, all there are if `complete`.
-    pub(crate) fn end_read(&mut self, last: Option<DueTask>, complete: bool) -> Admissible {
+    /// Moves the horizon by a read that found all tasks up to `last`; `None`: all there are.
+    pub(crate) fn end_read(&mut self, last: Option<DueTask>) -> Admissible {
         let read = self.reading.take().unwrap_or_default();
-        let reached = if complete { None } else { last.map(after).or(self.horizon) };
+        let reached = last.map(after);
         self.horizon = match (reached, read.misses_from) {
             (Some(reached), Some(misses)) => Some(reached.min(misses)),
             (reached, misses) => reached.or(misses),
@@ -239,7 +240,7 @@ mod tests {
         let bytes = waiting(entry(0, 0), 0).task.bytes();
         let mut backoffs = Backoffs::new(100, 3 * bytes);
         backoffs.begin_read();
-        backoffs.end_read(None, true);
+        backoffs.end_read(None);
         let left = |backoffs: &mut Backoffs, due| -> Vec<i64> {
             let left = backoffs.add(entry(due, 0), waiting(entry(due, 0), 1));
             left.into_iter().map(|(entry, _)| entry.due.0).collect()
@@ -256,14 +257,14 @@ mod tests {
     fn what_was_let_go_is_read_again() {
         let mut backoffs = Backoffs::new(100, 1 << 20);
         backoffs.begin_read();
-        backoffs.end_read(None, true);
+        backoffs.end_read(None);
         assert_eq!(backoffs.begin_read(), None, "all is in memory");
         backoffs.reread();
         assert!(backoffs.begin_read().is_some());
         backoffs.reread();
-        backoffs.end_read(Some(entry(5, 0)), true);
+        backoffs.end_read(None);
         assert!(backoffs.begin_read().is_some(), "what the read found may be older");
-        assert!(backoffs.end_read(Some(entry(5, 0)), true).takes(&entry(5, 0)));
+        assert!(backoffs.end_read(None).takes(&entry(5, 0)));
         assert_eq!(backoffs.begin_read(), None);
     }
 
@@ -310,7 +311,8 @@ mod tests {
                     }
                     4 => {
                         if let Some(found) = world.read.take() {
-                            let admissible = backoffs.end_read(found.last().copied(), world.complete);
+                            let next = found.last().copied().filter(|_| !world.complete);
+                            let admissible = backoffs.end_read(next);
                             for entry in found {
                                 if admissible.takes(&entry) && backoffs.get(&entry).is_none() {
                                     backoffs.add(entry, waiting(entry, 0));

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::engine::queue::Queue;
+use crate::engine::queue::lane::Lane;
 use crate::engine::queue::task::{Held, Queued};
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::task::TaskState;
+use crate::store::LaneNumber;
 
 impl Queue {
     /// Compares every index with what it is derived from. The error names the first contradiction.
@@ -67,6 +69,10 @@ impl Queue {
         let loaded = self.loaded.iter().map(|(load, (job, lane))| (*job, *lane, *load)).collect::<HashSet<_>>();
         ensure(loaded == pages, || format!("pages are in memory of {pages:?}, and noted of {loaded:?}"))?;
         self.check_sources()?;
+        let queued = |job: JobId, lane: LaneNumber| {
+            self.jobs.get(&job).and_then(|queue| queue.lanes.get(lane as usize)).map_or(0, Lane::queued)
+        };
+        self.rotation.check(queued)?;
         ensure(bytes == self.bytes, || format!("{bytes} bytes wait, and {} are counted", self.bytes))?;
         ensure(deadlines == self.deadlines, || "the deadlines are not those of the waiting tasks".to_owned())
     }

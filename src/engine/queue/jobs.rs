@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::engine::queue::lane::{Lane, Reading};
+use crate::engine::queue::rotation::push_tight;
 use crate::engine::queue::task::Held;
 use crate::engine::queue::{JobQueue, Queue};
 use crate::model::host::Host;
@@ -14,20 +15,20 @@ const FEW_LANES: usize = 8;
 
 impl JobQueue {
     fn lane(&self, host: &Host) -> Option<LaneNumber> {
-        if self.lane_of.is_empty() {
-            return self.lanes.iter().position(|lane| lane.host == *host).map(|number| number as LaneNumber);
+        match &self.lane_of {
+            Some(lane_of) => lane_of.get(host).copied(),
+            None => self.lanes.iter().position(|lane| lane.host == *host).map(|number| number as LaneNumber),
         }
-        self.lane_of.get(host).copied()
     }
 
     fn add_lane(&mut self, host: Host) -> LaneNumber {
         let number = self.lanes.len() as LaneNumber;
-        self.lanes.push(Lane::new(host.clone()));
-        if self.lanes.len() == FEW_LANES + 1 {
-            self.lane_of =
-                self.lanes.iter().enumerate().map(|(number, lane)| (lane.host.clone(), number as LaneNumber)).collect();
+        push_tight(&mut self.lanes, Lane::new(host.clone()));
+        if let Some(lane_of) = &mut self.lane_of {
+            lane_of.insert(host, number);
         } else if self.lanes.len() > FEW_LANES {
-            self.lane_of.insert(host, number);
+            let named = self.lanes.iter().enumerate().map(|(number, lane)| (lane.host.clone(), number as LaneNumber));
+            self.lane_of = Some(Box::new(named.collect()));
         }
         number
     }

@@ -32,17 +32,21 @@ pub(crate) enum Reading {
     /// The lane stands in the queue of lanes to be read.
     Wanted,
     /// A read is under way.
-    UnderWay {
-        /// Its number: the result of another read is dropped.
-        number: u64,
-        /// The index at which it began.
-        from: TaskIndex,
-        /// The first index that may not have been durable when it began.
-        to: TaskIndex,
-        /// Tasks from `from` on that memory has held since it began and holds no more: the read may show them as they
-        /// were before.
-        left: BTreeSet<TaskIndex>,
-    },
+    UnderWay(Box<UnderWay>),
+}
+
+/// A read of a lane that is under way.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct UnderWay {
+    /// Its number: the result of another read is dropped.
+    pub(crate) number: u64,
+    /// The index at which it began.
+    pub(crate) from: TaskIndex,
+    /// The first index that may not have been durable when it began.
+    pub(crate) to: TaskIndex,
+    /// Tasks from `from` on that memory has held since it began and holds no more: the read may show them as they were
+    /// before.
+    pub(crate) left: BTreeSet<TaskIndex>,
 }
 
 /// The tasks of one job for one host.
@@ -126,10 +130,10 @@ impl Lane {
 
     /// Notes that memory no longer holds a task that it held until now.
     pub(crate) fn left(&mut self, index: TaskIndex) {
-        if let Reading::UnderWay { from, left, .. } = &mut self.reading
-            && index >= *from
+        if let Reading::UnderWay(read) = &mut self.reading
+            && index >= read.from
         {
-            left.insert(index);
+            read.left.insert(index);
         }
     }
 }

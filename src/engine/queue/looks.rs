@@ -1,7 +1,6 @@
 //! What others ask about the queue. Nothing here changes where a task is.
 
 use crate::engine::queue::Queue;
-use crate::engine::queue::lane::Lane;
 use crate::engine::queue::rotation::Hold;
 use crate::engine::queue::task::{Held, Running, Wait};
 use crate::model::host::Host;
@@ -68,11 +67,7 @@ impl Queue {
 
     /// How many tasks in memory wait for room at a host.
     pub(crate) fn waiting_at(&self, host: &Host) -> u32 {
-        let count = |(job, lane): (JobId, LaneNumber)| {
-            let lane = self.jobs.get(&job).and_then(|queue| queue.lanes.get(lane as usize));
-            lane.map_or(0, Lane::queued)
-        };
-        self.rotation.parked_at(host).map(count).sum::<usize>() as u32
+        self.rotation.waiting_at(host)
     }
 
     /// `host` may have room for so many more requests.

@@ -43,8 +43,9 @@ const WANTED_MAX: usize = 16;
 #[derive(Debug, Default)]
 struct JobQueue {
     lanes: Vec<Lane>,
-    /// Empty while the job has few lanes.
-    lane_of: HashMap<Host, LaneNumber>,
+    /// `None` while the job has few lanes, as nearly all jobs.
+    #[allow(clippy::box_collection)] // A map takes six times as much where there is none.
+    lane_of: Option<Box<HashMap<Host, LaneNumber>>>,
     held: BTreeMap<TaskIndex, Held>,
     /// Whether its tasks may be kept in memory before their turn.
     may_run: bool,
@@ -263,7 +264,7 @@ impl Queue {
             if admission != Admission::Empty || !lane.has_more_in_store() {
                 return admission;
             }
-            if !matches!(lane.reading, Reading::UnderWay { .. }) {
+            if !matches!(lane.reading, Reading::UnderWay(_)) {
                 if wanted.len() >= WANTED_MAX {
                     return Admission::Later;
                 }
@@ -362,6 +363,7 @@ impl Queue {
     fn refresh(&mut self, job: JobId, number: LaneNumber) {
         let Some(queue) = self.jobs.get_mut(&job) else { return };
         let Some(lane) = queue.lanes.get_mut(number as usize) else { return };
+        self.rotation.set_queued(job, number, lane.queued());
         let (roomy, page) = (self.bytes < self.bounds.queue_bytes / 4 * 3, self.bounds.lane_page as usize);
         let runs_low = !lane.page.is_empty() && lane.page.len() < page / 2;
         if roomy && runs_low && queue.may_run && lane.has_more_in_store() && lane.reading == Reading::Idle {

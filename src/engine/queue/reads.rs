@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::engine::queue::lane::{Head, LaneRead, Reading};
+use crate::engine::queue::lane::{Head, LaneRead, Reading, UnderWay};
 use crate::engine::queue::task::{BatchNumber, Held, Queued};
 use crate::engine::queue::{JobQueue, Queue};
 use crate::model::ids::{JobId, TaskIndex};
@@ -38,7 +38,8 @@ impl Queue {
             return None;
         }
         let from = lane.disk_from;
-        lane.reading = Reading::UnderWay { number: serial, from, to: lane.disk_to, left: BTreeSet::new() };
+        let read = UnderWay { number: serial, from, to: lane.disk_to, left: BTreeSet::new() };
+        lane.reading = Reading::UnderWay(Box::new(read));
         Some(LaneRead { job, lane: number, from, number: serial })
     }
 
@@ -49,11 +50,11 @@ impl Queue {
         let queue = self.jobs.get_mut(&read.job)?;
         let JobQueue { lanes, held, may_run, .. } = queue;
         let lane = lanes.get_mut(read.lane as usize)?;
-        let Reading::UnderWay { number, to, left, .. } = &mut lane.reading else { return None };
-        if *number != read.number {
+        let Reading::UnderWay(under_way) = &mut lane.reading else { return None };
+        if under_way.number != read.number {
             return None;
         }
-        let (to, left) = (*to, std::mem::take(left));
+        let (to, left) = (under_way.to, std::mem::take(&mut under_way.left));
         lane.reading = Reading::Idle;
         // The tasks of a job that may not run stay in the store.
         let Some(page) = page.filter(|_| *may_run) else {
@@ -101,8 +102,7 @@ impl Queue {
     /// Takes in tasks that back off; `None`: they could not be read.
     pub(crate) fn due_read(&mut self, page: Option<DuePage>) {
         let Some(page) = page else { return self.backoffs.fail_read() };
-        let last = page.tasks.last().map(|(entry, _)| *entry);
-        let admissible = self.backoffs.end_read(last, page.complete);
+        let admissible = self.backoffs.end_read(page.next);
         for (entry, task) in page.tasks {
             let Some(queue) = self.jobs.get(&entry.id.job).filter(|queue| !queue.is_stopped) else { continue };
             let in_page = queue.lanes.get(task.lane as usize).and_then(|lane| lane.in_page(task.index)).is_some();
@@ -135,7 +135,7 @@ impl Queue {
         };
         lane.disk_from = lane.disk_from.min(index);
         lane.disk_to = lane.disk_to.max(index + 1);
-        if matches!(lane.reading, Reading::UnderWay { .. }) {
+        if matches!(lane.reading, Reading::UnderWay(_)) {
             // Its result would raise `disk_from` again.
             lane.reading = Reading::Idle;
         }
@@ -165,7 +165,7 @@ impl Queue {
         let Some(first) = page.front() else { return };
         lane.disk_from = first.index;
         self.loaded.remove(&lane.load);
-        if matches!(lane.reading, Reading::UnderWay { .. }) {
+        if matches!(lane.reading, Reading::UnderWay(_)) {
             // Its result would raise `disk_from` beyond what was dropped.
             lane.reading = Reading::Idle;
         }
@@ -283,7 +283,7 @@ mod tests {
         assert!(queue.begin_due_read().is_some());
         queue.stop_job(job);
         let entry = DueTask { due: Timestamp(5), id: TaskId { job, index: 1 } };
-        queue.due_read(Some(DuePage { tasks: vec![(entry, stored(1))], complete: true }));
+        queue.due_read(Some(DuePage { tasks: vec![(entry, stored(1))], next: None }));
         assert!(queue.jobs[&job].held.is_empty());
         queue.check().unwrap();
     }
@@ -306,7 +306,7 @@ mod tests {
         assert!(queue.begin_due_read().is_some());
         let before = || {
             let entry = DueTask { due: Timestamp(5), id: TaskId { job, index } };
-            DuePage { tasks: vec![(entry, stored(index))], complete: true }
+            DuePage { tasks: vec![(entry, stored(index))], next: None }
         };
         queue.due_read(Some(before()));
         queue.wake_due(Timestamp(9), 1);

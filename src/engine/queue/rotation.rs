@@ -6,6 +6,9 @@
 //! the front lane of that job; a lane that the host refuses is parked and costs nothing until the host has room, so each
 //! look at a lane is paid for by a dispatch or by a release: O(1), whatever is queued.
 //!
+//! A lane of which nothing is in memory has its turn when its page was read, before the others. The turn that it missed and
+//! the one that it gets are one: after it, it stands where it would have stood, so that no lane has two for one of another.
+//!
 //! Invariants: a lane with work is ready or parked, never both; a host with room and parked work has woken as many lanes
 //! as it has room for, or none of their jobs may run. Within a priority no job starves; a lower priority waits for as
 //! long as a higher one has work that may run.
@@ -32,6 +35,17 @@ pub(crate) enum Admission {
     HostBlocked(Host),
     /// The job has used up its rate; the caller calls [`Rotation::set_resting`] when it may start again.
     JobBlocked,
+}
+
+/// Elements up to which a list of lanes has no room to spare: most jobs have few lanes, and jobs are many.
+const TIGHT_MAX: usize = 4;
+
+/// Adds to a list that mostly stays short.
+pub(super) fn push_tight<T>(list: &mut Vec<T>, item: T) {
+    if list.len() < TIGHT_MAX {
+        list.reserve_exact(1);
+    }
+    list.push(item);
 }
 
 /// Jobs that keep their turn in one pick before nothing is picked: bounds what a pick costs.
@@ -63,8 +77,10 @@ struct JobEntry {
     ready: VecDeque<LaneNumber>,
     /// The job's place in its ring, an entry there with another number is an old one; 0: it stands in none.
     ticket: u64,
-    /// Rotation that a host woke for its free room, and that have not been picked since.
+    /// Lanes that a host woke for its free room, and that have not been picked since.
     woken: Vec<LaneNumber>,
+    /// Lanes that have left `ready` in their turn.
+    turns: u64,
     /// By lane number.
     lanes: Vec<LaneEntry>,
 }
@@ -77,6 +93,24 @@ struct LaneEntry {
     /// The host of the lane's tasks.
     host: Host,
     place: Place,
+    /// How many of its tasks are in memory.
+    queued: u32,
+    /// Where the turn after the present one is, in turns of the job, if `owed` is not `Owed::No`. While it is parked, the
+    /// ticket of its entry at the host.
+    turn: u64,
+    owed: Owed,
+}
+
+/// Whether a lane missed its turn because it had to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owed {
+    No,
+    /// It is being read.
+    Missed,
+    /// It is ready before its turn.
+    Ready,
+    /// It has had it, and goes on at its old place.
+    Had,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,13 +120,49 @@ enum Place {
     Parked,
 }
 
+impl LaneEntry {
+    /// Notes what became of a turn, after which `next` would be that of the turn after it. Returns whether it was the lane's
+    /// regular one.
+    fn turned(&mut self, admission: &Admission, next: u64) -> bool {
+        if matches!(admission, Admission::Later | Admission::JobBlocked) {
+            return false;
+        }
+        let is_regular = self.owed != Owed::Ready;
+        self.owed = match admission {
+            Admission::Read => Owed::Missed,
+            Admission::Go(_) if !is_regular => Owed::Had,
+            _ => Owed::No,
+        };
+        if *admission == Admission::Read && is_regular {
+            self.turn = next + 1;
+        }
+        is_regular
+    }
+
+    fn is_parked_by(&self, ticket: u64) -> bool {
+        self.place == Place::Parked && self.turn == ticket
+    }
+}
+
 impl JobEntry {
     fn is_runnable(&self) -> bool {
         self.may_run && !self.resting && (self.cap == 0 || self.running < self.cap)
     }
 }
 
-type Parked = BTreeMap<Reverse<i32>, VecDeque<(JobId, LaneNumber)>>;
+/// What waits for room at one host.
+#[derive(Debug, Default)]
+struct Parked {
+    /// By priority of their jobs. An entry whose ticket is not the lane's is an old one.
+    lanes: BTreeMap<Reverse<i32>, VecDeque<(JobId, LaneNumber, u64)>>,
+    /// Old entries, about.
+    old: usize,
+    /// The tasks in memory of all lanes that are parked here.
+    tasks: u64,
+}
+
+/// Old entries that a host has before they are looked for.
+const OLD_MAX: usize = 64;
 
 /// The rotation over all jobs.
 #[derive(Debug, Default)]
@@ -116,6 +186,7 @@ impl Rotation {
             ready: VecDeque::new(),
             ticket: 0,
             woken: Vec::new(),
+            turns: 0,
             lanes: Vec::new(),
         };
         self.jobs.insert(job, entry);
@@ -124,6 +195,13 @@ impl Rotation {
     /// Forgets a job. Rings and hosts forget it when they come to it.
     pub(crate) fn remove_job(&mut self, job: JobId) {
         if let Some(entry) = self.jobs.remove(&job) {
+            for lane in entry.lanes.iter().filter(|lane| lane.place == Place::Parked) {
+                if let Some(parked) = self.parked.get_mut(&lane.at) {
+                    parked.tasks = parked.tasks.saturating_sub(u64::from(lane.queued));
+                    parked.old += 1;
+                }
+                self.forget_old(&lane.at);
+            }
             for lane in &entry.woken {
                 if let Some(lane) = entry.lanes.get(*lane as usize) {
                     self.wake_host(&lane.at, 1);
@@ -132,35 +210,76 @@ impl Rotation {
         }
     }
 
+    /// Removes old entries of a host, once they are more than the others.
+    fn forget_old(&mut self, host: &Host) {
+        let Some(parked) = self.parked.get_mut(host).filter(|parked| parked.old > OLD_MAX) else { return };
+        let all: usize = parked.lanes.values().map(VecDeque::len).sum();
+        if parked.old < all / 2 {
+            return;
+        }
+        let jobs = &self.jobs;
+        for lanes in parked.lanes.values_mut() {
+            lanes.retain(|(job, lane, ticket)| {
+                let lane = jobs.get(job).and_then(|entry| entry.lanes.get(*lane as usize));
+                lane.is_some_and(|lane| lane.is_parked_by(*ticket))
+            });
+        }
+        parked.lanes.retain(|_, lanes| !lanes.is_empty());
+        parked.old = 0;
+        if parked.lanes.is_empty() {
+            self.parked.remove(host);
+        }
+    }
+
     /// Adds the next lane of a job, without work. Lanes are numbered from 0 in the order of these calls.
     pub(crate) fn add_lane(&mut self, job: JobId, host: Host) {
         if let Some(entry) = self.jobs.get_mut(&job) {
-            entry.lanes.push(LaneEntry { at: host.clone(), host, place: Place::Idle });
+            let at = host.clone();
+            push_tight(
+                &mut entry.lanes,
+                LaneEntry { at, host, place: Place::Idle, queued: 0, turn: 0, owed: Owed::No },
+            );
         }
     }
 
     /// Notes that a lane has a task to give, in memory or in the store.
     pub(crate) fn has_work(&mut self, job: JobId, lane: LaneNumber) {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
-        let Some(place) = entry.lanes.get_mut(lane as usize).map(|lane| &mut lane.place) else { return };
-        if *place == Place::Idle {
-            *place = Place::Ready;
+        let Some(it) = entry.lanes.get_mut(lane as usize).filter(|lane| lane.place == Place::Idle) else { return };
+        it.place = Place::Ready;
+        if std::mem::replace(&mut it.owed, Owed::No) == Owed::Had {
+            // Linear in what stands before it, once for each page that is read.
+            let before = it.turn.saturating_sub(entry.turns).min(entry.ready.len() as u64);
+            entry.ready.insert(before as usize, lane);
+        } else {
             entry.ready.push_back(lane);
-            self.enter_ring(job);
         }
+        self.enter_ring(job);
     }
 
     /// As [`Rotation::has_work`], for a lane that was read because its turn had come: it goes next, since its tasks may
     /// have to leave memory again before another turn comes.
     pub(crate) fn has_read(&mut self, job: JobId, lane: LaneNumber) {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
-        let Some(place) = entry.lanes.get_mut(lane as usize).map(|lane| &mut lane.place) else { return };
-        if *place == Place::Idle {
-            *place = Place::Ready;
-            entry.ready.push_front(lane);
-            if entry.is_runnable() {
-                self.go_next(job);
-            }
+        let Some(it) = entry.lanes.get_mut(lane as usize).filter(|lane| lane.place == Place::Idle) else { return };
+        it.place = Place::Ready;
+        if it.owed == Owed::Missed {
+            it.owed = Owed::Ready;
+        }
+        entry.ready.push_front(lane);
+        if entry.is_runnable() {
+            self.go_next(job);
+        }
+    }
+
+    /// Notes how many tasks of a lane are in memory.
+    pub(crate) fn set_queued(&mut self, job: JobId, lane: LaneNumber, queued: usize) {
+        let Some(lane) = self.jobs.get_mut(&job).and_then(|entry| entry.lanes.get_mut(lane as usize)) else { return };
+        let before = std::mem::replace(&mut lane.queued, queued as u32);
+        if lane.place == Place::Parked
+            && let Some(parked) = self.parked.get_mut(&lane.at)
+        {
+            parked.tasks = parked.tasks.saturating_sub(u64::from(before)) + queued as u64;
         }
     }
 
@@ -179,12 +298,20 @@ impl Rotation {
         self.adjust(job, |entry| entry.cap = cap);
     }
 
-    /// Changes the ring that a job stands in.
+    /// Changes the ring that a job stands in, and the place of its lanes among those that wait for room at their hosts.
     pub(crate) fn set_priority(&mut self, job: JobId, priority: i32) {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
         if entry.priority != priority {
             if let Some(ring) = self.rings.get_mut(&Reverse(entry.priority)) {
                 ring.retain(|(other, _)| *other != job);
+            }
+            for (number, lane) in entry.lanes.iter().enumerate().filter(|(_, lane)| lane.place == Place::Parked) {
+                let Some(parked) = self.parked.get_mut(&lane.at) else { continue };
+                if let Some(lanes) = parked.lanes.get_mut(&Reverse(entry.priority)) {
+                    lanes.retain(|(.., ticket)| *ticket != lane.turn);
+                }
+                let place = (job, number as LaneNumber, lane.turn);
+                parked.lanes.entry(Reverse(priority)).or_default().push_back(place);
             }
             entry.priority = priority;
             entry.ticket = 0;
@@ -244,6 +371,7 @@ impl Rotation {
             if admission != Admission::Later {
                 entry.woken.retain(|woken| *woken != number);
             }
+            entry.turns += u64::from(lane.turned(&admission, entry.turns + entry.ready.len() as u64));
             match admission {
                 Admission::Go(host) => {
                     lane.at = host;
@@ -271,7 +399,10 @@ impl Rotation {
                     lane.place = Place::Parked;
                     lane.at = host.clone();
                     let parked = self.parked.entry(host).or_default();
-                    parked.entry(Reverse(entry.priority)).or_default().push_back((job, number));
+                    self.tickets += 1;
+                    lane.turn = self.tickets;
+                    parked.lanes.entry(Reverse(entry.priority)).or_default().push_back((job, number, lane.turn));
+                    parked.tasks += u64::from(lane.queued);
                     self.go_next(job);
                 }
                 Admission::JobBlocked => {
@@ -311,9 +442,37 @@ impl Rotation {
         }
     }
 
-    /// The lanes parked at a host, to count what waits.
-    pub(crate) fn parked_at(&self, host: &Host) -> impl Iterator<Item = (JobId, LaneNumber)> + '_ {
-        self.parked.get(host).into_iter().flat_map(|parked| parked.values().flatten().copied())
+    /// How many tasks in memory are of lanes that are parked at a host.
+    pub(crate) fn waiting_at(&self, host: &Host) -> u32 {
+        self.parked.get(host).map_or(0, |parked| u32::try_from(parked.tasks).unwrap_or(u32::MAX))
+    }
+
+    /// Compares what is counted of parked lanes with `queued`, how many tasks of a lane are in memory. Slow.
+    pub(super) fn check(&self, queued: impl Fn(JobId, LaneNumber) -> usize) -> Result<(), String> {
+        let mut tasks: HashMap<&Host, u64> = HashMap::new();
+        for (job, entry) in &self.jobs {
+            for (number, lane) in entry.lanes.iter().enumerate() {
+                let really = queued(*job, number as LaneNumber);
+                if really != lane.queued as usize {
+                    return Err(format!(
+                        "lane {number} of {job} has {really} tasks in memory, and {} are noted",
+                        lane.queued
+                    ));
+                }
+                let ready = entry.ready.iter().filter(|it| **it as usize == number).count();
+                if ready != usize::from(lane.place == Place::Ready) {
+                    return Err(format!("lane {number} of {job} is {:?}, and {ready} times ready", lane.place));
+                }
+                if lane.place == Place::Parked {
+                    *tasks.entry(&lane.at).or_default() += u64::from(lane.queued);
+                }
+            }
+        }
+        let counted =
+            self.parked.iter().filter(|(_, parked)| parked.tasks > 0).map(|(host, parked)| (host, parked.tasks));
+        tasks.retain(|_, tasks| *tasks > 0);
+        let counted: HashMap<&Host, u64> = counted.collect();
+        if tasks == counted { Ok(()) } else { Err(format!("{tasks:?} wait for hosts, and {counted:?} are counted")) }
     }
 
     fn adjust(&mut self, job: JobId, change: impl FnOnce(&mut JobEntry)) {
@@ -363,8 +522,6 @@ impl Rotation {
     fn wake_one(&mut self, host: &Host) -> bool {
         while let Some((job, number)) = self.unpark(host) {
             let Some(entry) = self.jobs.get_mut(&job) else { continue };
-            let Some(lane) = entry.lanes.get_mut(number as usize) else { continue };
-            lane.place = Place::Ready;
             entry.ready.push_back(number);
             if entry.is_runnable() {
                 entry.woken.push(number);
@@ -377,17 +534,26 @@ impl Rotation {
 
     fn unpark(&mut self, host: &Host) -> Option<(JobId, LaneNumber)> {
         let parked = self.parked.get_mut(host)?;
-        let lane = loop {
-            let Some(mut first) = parked.first_entry() else { break None };
-            if let Some(lane) = first.get_mut().pop_front() {
-                break Some(lane);
-            }
-            first.remove();
+        let name = loop {
+            let Some(mut first) = parked.lanes.first_entry() else { break None };
+            let Some((job, number, ticket)) = first.get_mut().pop_front() else {
+                first.remove();
+                continue;
+            };
+            let lane = self.jobs.get_mut(&job).and_then(|entry| entry.lanes.get_mut(number as usize));
+            // The job may have been forgotten, and taken in again, since the lane was parked.
+            let Some(lane) = lane.filter(|lane| lane.is_parked_by(ticket)) else {
+                parked.old = parked.old.saturating_sub(1);
+                continue;
+            };
+            lane.place = Place::Ready;
+            parked.tasks = parked.tasks.saturating_sub(u64::from(lane.queued));
+            break Some((job, number));
         };
-        if parked.is_empty() {
+        if parked.lanes.is_empty() {
             self.parked.remove(host);
         }
-        lane
+        name
     }
 }
 

@@ -118,6 +118,7 @@ impl Queue {
         let lane = self.jobs.get_mut(&id.job)?.lanes.get_mut(lane as usize)?;
         let task = lane.page.remove(lane.in_page(id.index)?)?;
         self.left_page(id.job, &task);
+        self.refresh(id.job, task.lane);
         Some(task)
     }
 

@@ -131,10 +131,10 @@ impl Scheduler {
     fn admit(&mut self, job: Job, lanes: Vec<Host>, tasks: LanedTasks, reply: Reply<Arc<Job>>) {
         let id = job.id;
         let now = self.now();
-        let shared = Arc::new(job.clone());
-        tracing::debug!(job = %id, tasks = job.counts.total, "job submitted");
+        let shared = Arc::new(job);
+        tracing::debug!(job = %id, tasks = shared.counts.total, "job submitted");
         self.hub.open(shared.clone());
-        let waiting = self.enlist(JobRun::new(job), now);
+        let waiting = self.enlist(JobRun::new(shared.clone()), now);
         for host in lanes {
             self.queue.lane_for(id, &host);
         }

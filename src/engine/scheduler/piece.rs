@@ -52,14 +52,18 @@ impl Pieces {
         let mut round: Vec<Piece> = self.awaited.drain(..awaited).collect();
         let purges = self.purges.len().min(max - awaited);
         round.extend(self.purges.drain(..purges));
-        self.there.retain(|piece| !round.contains(piece));
+        for piece in &round {
+            self.there.remove(piece);
+        }
         round
     }
 
     /// Takes out at most `max` purges, and nothing else.
     pub(crate) fn purges(&mut self, max: usize) -> Vec<Piece> {
         let purges: Vec<Piece> = self.purges.drain(..self.purges.len().min(max)).collect();
-        self.there.retain(|piece| !purges.contains(piece));
+        for piece in &purges {
+            self.there.remove(piece);
+        }
         purges
     }
 

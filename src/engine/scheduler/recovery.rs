@@ -38,7 +38,8 @@ impl Scheduler {
             let piece = patiently(|| store.recover(after)).await?;
             for (job, lanes) in piece.jobs {
                 recovery.jobs += 1;
-                self.hub.open(Arc::new(job.clone()));
+                let job = Arc::new(job);
+                self.hub.open(job.clone());
                 self.take_in(job, lanes, now);
             }
             after = piece.next;
@@ -50,15 +51,17 @@ impl Scheduler {
         loop {
             let now = self.now();
             let piece = patiently(|| store.claims(after)).await?;
-            let Some(last) = piece.last() else { break };
-            after = Some(last.id);
-            for CutAttempt { id, attempt_start, mut task } in piece {
+            for CutAttempt { id, attempt_start, mut task } in piece.attempts {
                 recovery.attempts += 1;
                 if self.has_progressed(id, &task, attempt_start) {
                     task.row.task.crashes = 0;
                 }
                 tracing::info!(task = %id, since_micros = attempt_start.0, "the end of the last process cut an attempt");
                 self.recover_attempt(id, task, TaskEvent::Crashed, now);
+            }
+            after = piece.next;
+            if after.is_none() {
+                break;
             }
         }
         let jobs: Vec<JobId> = self.jobs.iter().map(|(id, _)| *id).collect();
@@ -70,7 +73,7 @@ impl Scheduler {
     }
 
     /// Takes a job into memory as the store has it.
-    pub(super) fn take_in(&mut self, job: Job, lanes: Vec<(Host, TaskIndex)>, now: Timestamp) {
+    pub(super) fn take_in(&mut self, job: Arc<Job>, lanes: Vec<(Host, TaskIndex)>, now: Timestamp) {
         let id = job.id;
         let total = job.counts.total;
         let mut run = JobRun::new(job);

@@ -1,6 +1,8 @@
 //! What happens when memory and store contradict each other about a job: the job is stopped, forgotten and read again. No
 //! other job notices.
 
+use std::sync::Arc;
+
 use crate::engine::command::{EngineError, answer};
 use crate::engine::jobs::{Deferred, JobRun, Stage};
 use crate::engine::patience::patiently;
@@ -53,7 +55,8 @@ impl Scheduler {
         let id = job.id;
         tracing::error!(job = %id, "the store has an unfinished job that memory does not know; it is read again");
         let now = self.now();
-        self.hub.open(std::sync::Arc::new(job.clone()));
+        let job = Arc::new(job);
+        self.hub.open(job.clone());
         let mut run = JobRun::new(job);
         run.stage = Stage::Reloading { after: 0 };
         let waiting = self.enlist(run, now);
@@ -92,9 +95,11 @@ impl Scheduler {
                 let mut after = None;
                 loop {
                     let page = patiently(|| store.claims(after)).await?;
-                    let Some(last) = page.last() else { break };
-                    after = Some(last.id);
-                    cut.extend(page.into_iter().filter(|it| it.id.job == job));
+                    cut.extend(page.attempts.into_iter().filter(|it| it.id.job == job));
+                    after = page.next;
+                    if after.is_none() {
+                        break;
+                    }
                 }
                 Ok(Some(Reloaded { job: found, lanes, cut }))
             };
@@ -111,7 +116,8 @@ impl Scheduler {
         let now = self.now();
         let deferred = self.jobs.remove(id).map(|run| run.deferred).unwrap_or_default();
         self.queue.remove_job(id);
-        self.hub.publish(std::sync::Arc::new(job.clone()), Vec::new());
+        let job = Arc::new(job);
+        self.hub.publish(job.clone(), Vec::new());
         self.take_in(job, lanes, now);
         self.queue.reread_backoffs();
         for CutAttempt { id, task, .. } in cut {

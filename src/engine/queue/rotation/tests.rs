@@ -1,11 +1,11 @@
 //! The rotation over a small world: queues, hosts with room, tasks that run. No clock, no runtime.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::{Admission, Rotation};
+use super::{Admission, OLD_MAX, Rotation};
 use crate::model::host::Host;
 use crate::model::ids::JobId;
 
@@ -146,6 +146,110 @@ fn a_paused_job_passes_its_room_on() {
         world.dispatch();
     }
     assert_eq!(world.left(), 0);
+}
+
+/// A job whose lanes wait at a host already goes before the others there as soon as it is raised.
+#[test]
+fn a_job_that_is_raised_while_it_is_parked_goes_first() {
+    let mut world = World::new(1, 1, 4);
+    world.add(1, 5, 0, &[(0, 50)]);
+    world.add(2, 0, 0, &[(0, 5)]);
+    for _ in 0..3 {
+        world.dispatch();
+        world.end(0);
+    }
+    world.dispatch();
+    assert!(world.order.iter().all(|lane| lane.0 == job(1)));
+    world.lanes.set_priority(job(2), 10);
+    for _ in 0..5 {
+        world.end(0);
+        world.dispatch();
+    }
+    assert_eq!(world.queued[&(job(2), 0)], 0, "{:?}", world.order);
+}
+
+/// A job that is forgotten while its lane waits at a host, and taken in again.
+#[test]
+fn a_lane_that_comes_again_is_there_once() {
+    let mut world = World::new(1, 1, 4);
+    world.add(1, 0, 0, &[(0, 100)]);
+    world.dispatch();
+    for _ in 0..4 {
+        world.lanes.remove_job(job(2));
+        world.add(2, 0, 0, &[(0, 25)]);
+        world.lanes.set_queued(job(2), 0, 25);
+        world.dispatch();
+    }
+    let host = Host::new("h0:80");
+    assert_eq!(world.lanes.waiting_at(&host), 25, "each task is counted once");
+    for _ in 0..60 {
+        world.end(0);
+        world.dispatch();
+    }
+    let second = world.order[1..].iter().filter(|lane| lane.0 == job(2)).count();
+    assert!((29..=31).contains(&second), "{second} of 60 starts were the second job's: {:?}", world.order);
+}
+
+#[test]
+fn jobs_that_come_and_go_leave_nothing_at_a_host_without_room() {
+    let mut world = World::new(1, 0, 4);
+    for number in 0..10_000 {
+        world.add(number, 0, 0, &[(0, 1)]);
+        world.dispatch();
+        world.lanes.remove_job(job(number));
+    }
+    let left: usize = world.lanes.parked.values().flat_map(|parked| parked.lanes.values()).map(VecDeque::len).sum();
+    assert!(left <= 2 * OLD_MAX, "{left}");
+}
+
+/// Lanes of which no task is in memory before it is read: each task by a read of its own that takes a while.
+#[test]
+fn a_lane_that_is_read_has_its_share_and_no_more() {
+    for reads_take in 1..7_usize {
+        let mut lanes = Rotation::default();
+        // Jobs of four and of two lanes; the first lane of each has to be read.
+        for (number, count) in [(1, 4), (2, 2)] {
+            lanes.add_job(job(number), 0, 0, true);
+            for lane in 0..count {
+                lanes.add_lane(job(number), Host::new("h:80"));
+                lanes.has_work(job(number), lane);
+            }
+        }
+        let mut served: HashMap<(JobId, u32), usize> = HashMap::new();
+        let mut read: Vec<((JobId, u32), usize)> = Vec::new();
+        let mut in_memory: Vec<(JobId, u32)> = Vec::new();
+        for turn in 0..6_000 {
+            while let Some(place) = read.iter().position(|(_, at)| *at <= turn) {
+                let (lane, _) = read.remove(place);
+                in_memory.push(lane);
+                lanes.has_read(lane.0, lane.1);
+            }
+            let picked = lanes.pick(|job, number, host| {
+                let lane = (job, number);
+                if number == 0 && !in_memory.contains(&lane) {
+                    read.push((lane, turn + reads_take));
+                    return Admission::Read;
+                }
+                Admission::Go(host.clone())
+            });
+            let Some(lane) = picked else { continue };
+            in_memory.retain(|other| *other != lane);
+            *served.entry(lane).or_default() += 1;
+            lanes.ended(lane.0);
+            lanes.has_work(lane.0, lane.1);
+        }
+        for (number, count) in [(1, 4), (2, 2)] {
+            let of_job: Vec<usize> = (0..count).map(|lane| served[&(job(number), lane)]).collect();
+            let all: usize = of_job.iter().sum();
+            // A job of few lanes may lose a turn to a read.
+            assert!((2_500..=3_500).contains(&all), "job {number} of two has {all} of 6,000; {served:?}");
+            let others = &of_job[1..];
+            let (least, most) = (others.iter().min().unwrap(), others.iter().max().unwrap());
+            assert!(most - least <= 2, "reads take {reads_take}: {of_job:?}");
+            assert!(of_job[0] <= most + 2, "reads take {reads_take}: {of_job:?}");
+            assert!(of_job[0] * 3 >= *most, "reads take {reads_take}: {of_job:?}");
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
