@@ -18,6 +18,7 @@ mod store {
     pub mod sqlite_full;
     pub mod sqlite_open;
     pub mod sqlite_sealed;
+    pub mod sqlite_unreadable;
     pub mod states;
     pub mod support;
     pub mod sweeps;

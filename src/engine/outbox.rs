@@ -206,8 +206,9 @@ impl Outbox {
         let heads: BTreeMap<_, _> = batch.lane_heads.drain(..).map(|(job, lane, head)| ((job, lane), head)).collect();
         // One entry a lane, the latest: of two for one row it would be left to chance which one stays.
         batch.lane_heads = heads.into_iter().map(|((job, lane), head)| (job, lane, head)).collect();
-        let Batch { claims, moves, .. } = &mut batch;
+        let Batch { claims, moves, respecced, .. } = &mut batch;
         keep_last(claims, moves);
+        keep_last_of_each(respecced);
         // Watchers learn of a change before its caller does, so that who was answered finds it everywhere.
         let mut all = Vec::with_capacity(dirty.len() + effects.len());
         for id in dirty {
@@ -306,6 +307,18 @@ fn keep_last(claims: &mut Vec<Claim>, moves: &mut Vec<TaskMove>) {
         moves.reverse();
     }
 }
+
+/// Keeps the last entry of each job.
+fn keep_last_of_each(jobs: &mut Vec<Arc<Job>>) {
+    if jobs.len() < 2 {
+        return;
+    }
+    let mut kept = HashSet::with_capacity(jobs.len());
+    jobs.reverse();
+    jobs.retain(|job| kept.insert(job.id));
+    jobs.reverse();
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::sync::oneshot;
@@ -375,6 +388,20 @@ mod tests {
         let Sealed { batch, effects, .. } = outbox.seal(|_| None, |_| false);
         assert!(effects.is_empty());
         assert!(batch.additions.iter().all(|it| it.new_lanes.is_empty() && it.chunk_id.is_empty()));
+    }
+
+    #[test]
+    fn of_a_job_that_is_updated_twice_the_last_is_stored() {
+        let mut outbox = Outbox::new();
+        let titled = |job: u128, title: &str| {
+            let spec = JobSpec { title: title.into(), ..JobSpec::default() };
+            Arc::new(Job::new(JobId(uuid::Uuid::from_u128(job)), spec, 1, Timestamp(1)))
+        };
+        for (job, title) in [(1, "first"), (2, "other"), (1, "second"), (1, "last")] {
+            outbox.respecced(titled(job, title));
+        }
+        let stored = outbox.seal(|_| None, |_| false).batch.respecced;
+        assert_eq!(stored.iter().map(|job| job.spec.title.as_str()).collect::<Vec<_>>(), ["other", "last"]);
     }
 
     #[test]

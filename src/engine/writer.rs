@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::store::{Batch, Committed, StoreError, WriteStore};
+use crate::store::{Batch, Committed, StoreError, Upkeep, WriteStore};
 
 /// The longest wait between tries of a batch that the store could not take.
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -134,8 +134,9 @@ impl Work {
     /// Does a piece of the store's upkeep.
     async fn keep_up(&mut self) {
         let wait = match self.store.upkeep().await {
-            Ok(true) => UPKEEP_PERIOD,
-            Ok(false) => return self.upkeep = None,
+            Ok(Upkeep::More) => UPKEEP_PERIOD,
+            Ok(Upkeep::Later) => UPKEEP_RETRY,
+            Ok(Upkeep::Done) => return self.upkeep = None,
             Err(error) => {
                 tracing::warn!("the upkeep of the store is tried again: {error}");
                 UPKEEP_RETRY

@@ -128,6 +128,15 @@ pub struct CutAttempt {
     pub task: StoredTask,
 }
 
+/// A part of the attempts that the last process left behind.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CutPage {
+    /// The attempts, without those that cannot be read.
+    pub attempts: Vec<CutAttempt>,
+    /// The task after which the next part begins, also after a part without attempts; `None`: this is the last part.
+    pub next: Option<TaskId>,
+}
+
 /// A part of a lane.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LanePage {
@@ -149,10 +158,10 @@ pub struct DueTask {
 /// A part of all tasks that wait for their next attempt.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DuePage {
-    /// The tasks in order of due time and id.
+    /// The tasks in order of due time and id, without those that cannot be read.
     pub tasks: Vec<(DueTask, StoredTask)>,
-    /// Whether no task follows the last one.
-    pub complete: bool,
+    /// The task after which the next part begins, also after a part without tasks; `None`: this is the last part.
+    pub next: Option<DueTask>,
 }
 
 /// Where a listing of the audit goes on.

@@ -34,12 +34,23 @@ pub use crate::store::batch::{
 };
 pub use crate::store::error::StoreError;
 pub use crate::store::listing::{
-    AuditPage, AuditPlace, CutAttempt, DuePage, DueTask, JobFilter, LanePage, Listed, PAGE_BYTES_MAX, PageHead,
-    Recovered, StoredEvent, StoredTask,
+    AuditPage, AuditPlace, CutAttempt, CutPage, DuePage, DueTask, JobFilter, LanePage, Listed, PAGE_BYTES_MAX,
+    PageHead, Recovered, StoredEvent, StoredTask,
 };
 
 /// The answer of a read or a commit, to be awaited.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+
+/// What is left of a store's upkeep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upkeep {
+    /// Nothing.
+    Done,
+    /// More, to be done soon.
+    More,
+    /// Something is in the way that takes its time: a reader, or a full disk.
+    Later,
+}
 
 /// The writing half. It has one owner, the engine's writer.
 pub trait WriteStore: Send + 'static {
@@ -48,9 +59,9 @@ pub trait WriteStore: Send + 'static {
     /// [`StoreError::Full`] and [`StoreError::Retry`] say that nothing of the batch was applied. After
     /// [`StoreError::Fatal`] the store accepts no more batches.
     fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, Committed>;
-    /// Does a piece of what nobody waits for, and returns whether there is more of it. An error says that it was not done.
-    fn upkeep(&mut self) -> Answer<'_, bool> {
-        Box::pin(std::future::ready(Ok(false)))
+    /// Does a piece of what nobody waits for, and returns what is left of it. An error says that it was not done.
+    fn upkeep(&mut self) -> Answer<'_, Upkeep> {
+        Box::pin(std::future::ready(Ok(Upkeep::Done)))
     }
     /// Closes the files after a last checkpoint of the log.
     fn close(self: Box<Self>) -> BoxFuture<'static, ()>;
@@ -115,16 +126,17 @@ pub trait Store: Send + Sync + 'static {
     /// index, beginning with `from`. A download that was skipped made none.
     fn download_paths(&self, job: JobId, from: TaskIndex, limit: u32) -> Answer<'_, Vec<(TaskIndex, String)>>;
 
-    // The engine's own reads. They have connections of their own and never wait behind the reads above.
+    // The engine's own reads. They never wait behind the reads above; and those up to `due_tasks`, which its tasks need, wait
+    // behind no other either.
 
     /// Returns the last page of a fetch.
     fn last_page(&self, id: TaskId) -> Answer<'_, Option<PageHead>>;
     /// Returns unfinished jobs with their lanes, in order of creation, beginning after the job `after`. A job whose row
     /// does not parse is logged and left out.
     fn recover(&self, after: Option<JobId>) -> Answer<'_, Recovered>;
-    /// Returns attempts that have a claim, beginning after the task `after`; none: there are no more. Tasks follow each
-    /// other in an order of the store's own.
-    fn claims(&self, after: Option<TaskId>) -> Answer<'_, Vec<CutAttempt>>;
+    /// Returns attempts that have a claim, beginning after the task `after`. Tasks follow each other in an order of the
+    /// store's own.
+    fn claims(&self, after: Option<TaskId>) -> Answer<'_, CutPage>;
     /// Returns at most `limit` tasks of a lane that may start, in order of index, beginning with `from`: those that are
     /// PENDING, and those that are `BACKING_OFF` and due at `now` or before. None of them has a claim.
     fn lane_page(

@@ -16,8 +16,8 @@ use haul::model::task::TaskState;
 use haul::model::time::Timestamp;
 use haul::store::page_token::PageTokens;
 use haul::store::{
-    Answer, AuditPage, AuditPlace, Chunk, Content, CutAttempt, DuePage, DueTask, JobFilter, LaneNumber, LanePage,
-    Listed, NewPage, PAGE_BYTES_MAX, PageHead, Recovered, Store, StoreError, StoredEvent, StoredTask,
+    Answer, AuditPage, AuditPlace, Chunk, Content, CutAttempt, CutPage, DuePage, DueTask, JobFilter, LaneNumber,
+    LanePage, Listed, NewPage, PAGE_BYTES_MAX, PageHead, Recovered, Store, StoreError, StoredEvent, StoredTask,
 };
 use haul::vault::{Key, Vault};
 
@@ -123,14 +123,16 @@ impl Rows {
         Listed { items, has_more }
     }
 
-    fn claims(&self, after: Option<TaskId>) -> Vec<CutAttempt> {
+    fn claims(&self, after: Option<TaskId>) -> CutPage {
         let all = self.jobs.iter().flat_map(|(job, rows)| {
             rows.claims.iter().filter_map(|(index, claim)| {
                 let id = TaskId { job: *job, index: *index };
                 Some(CutAttempt { id, attempt_start: claim.attempt_start, task: rows.task(*index)? })
             })
         });
-        all.filter(|cut| after.is_none_or(|after| cut.id > after)).take(CLAIMS_MAX).collect()
+        let attempts: Vec<_> = all.filter(|cut| after.is_none_or(|after| cut.id > after)).take(CLAIMS_MAX).collect();
+        let next = attempts.last().filter(|_| attempts.len() == CLAIMS_MAX).map(|cut| cut.id);
+        CutPage { attempts, next }
     }
 
     fn due_tasks(&self, after: Option<DueTask>, limit: u32) -> DuePage {
@@ -144,9 +146,11 @@ impl Rows {
             }
         }
         due.sort_unstable();
-        let complete = due.len() < limit as usize || due.is_empty();
+        let is_full = due.len() >= limit as usize;
+        due.truncate(limit as usize);
+        let next = due.last().copied().filter(|_| is_full);
         let with_task = |entry: DueTask| Some((entry, self.jobs.get(&entry.id.job)?.task(entry.id.index)?));
-        DuePage { tasks: due.into_iter().take(limit as usize).filter_map(with_task).collect(), complete }
+        DuePage { tasks: due.into_iter().filter_map(with_task).collect(), next }
     }
 
     fn recover(&self, after: Option<JobId>) -> Recovered {
@@ -303,7 +307,7 @@ impl Store for MemoryStore {
         now(self.rows().recover(after))
     }
 
-    fn claims(&self, after: Option<TaskId>) -> Answer<'_, Vec<CutAttempt>> {
+    fn claims(&self, after: Option<TaskId>) -> Answer<'_, CutPage> {
         now(self.rows().claims(after))
     }
 

@@ -16,9 +16,8 @@ use haul::model::task::TaskState;
 use haul::model::time::Timestamp;
 use haul::store::page_token::PageTokens;
 use haul::store::{
-    Answer, AuditPage, AuditPlace, Batch, Chunk, Committed, Content, CutAttempt, DuePage, DueTask, JobFilter,
-    LaneNumber, LanePage, Listed, PAGE_BYTES_MAX, PageHead, Recovered, Store, StoreError, StoredEvent, StoredTask,
-    WriteStore,
+    Answer, AuditPage, AuditPlace, Batch, Chunk, Committed, Content, CutPage, DuePage, DueTask, JobFilter, LaneNumber,
+    LanePage, Listed, PAGE_BYTES_MAX, PageHead, Recovered, Store, StoreError, StoredEvent, StoredTask, WriteStore,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -199,7 +198,7 @@ impl Store for SlowStore {
         fn page_content(id: TaskId, page: u32) -> Option<Content>;
         fn download_paths(job: JobId, from: TaskIndex, limit: u32) -> Vec<(TaskIndex, String)>;
         fn recover(after: Option<JobId>) -> Recovered;
-        fn claims(after: Option<TaskId>) -> Vec<CutAttempt>;
+        fn claims(after: Option<TaskId>) -> CutPage;
         fn visit(job: JobId) -> Option<Job>;
         fn lanes(job: JobId) -> Vec<(Host, TaskIndex)>;
         fn chunk(job: JobId, chunk_id: &'a str) -> Option<Chunk>;

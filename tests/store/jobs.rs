@@ -82,6 +82,19 @@ pub async fn spec_is_updated<B: Backend>() {
     assert_eq!(ids(&rig, JobFilter { labels, ..JobFilter::default() }, 9).await, [job.id]);
     let old = BTreeMap::from([("team".to_owned(), "x".to_owned())]);
     assert_eq!(ids(&rig, JobFilter { labels: old, ..JobFilter::default() }, 9).await, []);
+
+    // Twice in one batch: the last one stays.
+    let named = |env: &str| {
+        let labels = BTreeMap::from([("team".to_owned(), "y".to_owned()), ("env".to_owned(), env.to_owned())]);
+        let spec = Arc::new(JobSpec { labels, ..full_spec() });
+        Arc::new(Job { spec, ..job.clone() })
+    };
+    let respecced = vec![named("one"), named("two")];
+    rig.commit(Batch { jobs: vec![respecced[1].clone()], respecced, ..Batch::default() }).await;
+    for (env, found) in [("one", vec![]), ("two", vec![job.id]), ("prod", vec![])] {
+        let labels = BTreeMap::from([("env".to_owned(), env.to_owned())]);
+        assert_eq!(ids(&rig, JobFilter { labels, ..JobFilter::default() }, 9).await, found, "{env}");
+    }
 }
 
 pub async fn lists_newest_first<B: Backend>() {

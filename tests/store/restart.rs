@@ -61,9 +61,9 @@ pub async fn recovery_tells_what_was_cut<B: Backend>() {
         CutAttempt { id: claim.id, attempt_start: claim.attempt_start, task }
     };
     let cuts = [cut(&claims[0], &[]), cut(&claims[1], &before.log)];
-    assert_eq!(rig.store.claims(None).await.unwrap(), cuts);
-    assert_eq!(rig.store.claims(Some(task_id(1, 0))).await.unwrap(), cuts[1..]);
-    assert_eq!(rig.store.claims(Some(task_id(2, 3))).await.unwrap(), []);
+    assert_eq!(rig.store.claims(None).await.unwrap().attempts, cuts);
+    assert_eq!(rig.store.claims(Some(task_id(1, 0))).await.unwrap().attempts, cuts[1..]);
+    assert_eq!(rig.store.claims(Some(task_id(2, 3))).await.unwrap().attempts, []);
     assert_eq!(rig.store.lanes(job_id(2)).await.unwrap(), lanes);
 }
 

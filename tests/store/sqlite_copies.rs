@@ -122,7 +122,7 @@ async fn a_backup_is_a_data_directory() {
     fs::copy(dir.join("haul.key"), to.join("haul.key")).unwrap();
     let (copy, _writer) = SqliteStore::open(&to, Durability::Full).await.unwrap();
     assert_eq!(copy.jobs(&JobFilter::default(), 9).await.unwrap(), before);
-    assert_eq!(copy.claims(None).await.unwrap().len(), 1);
+    assert_eq!(copy.claims(None).await.unwrap().attempts.len(), 1);
     let (copy, _writer) = SqliteStore::open(&again, Durability::Full).await.unwrap();
     assert!(copy.job(job_id(9)).await.unwrap().is_some());
     let mut left: Vec<_> = fs::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();

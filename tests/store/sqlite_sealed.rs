@@ -8,7 +8,7 @@ use haul::model::job::Job;
 use haul::model::secret::Secret;
 use haul::model::spec::{HttpOptions, JobSpec, TaskOptions, TaskSpec};
 use haul::store::sqlite::{Durability, SqliteStore, SqliteWriter};
-use haul::store::{Batch, Content, NewPage, Store as _, StoreError, Submission, Submitted, WriteStore as _};
+use haul::store::{Batch, Content, NewPage, Store as _, StoreError, Submission, Submitted, Upkeep, WriteStore as _};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
 use super::support::*;
@@ -93,7 +93,7 @@ where
 
 async fn keep_up(writer: &mut SqliteWriter) -> usize {
     let mut pieces = 0;
-    while writer.upkeep().await.unwrap() {
+    while writer.upkeep().await.unwrap() == Upkeep::More {
         pieces += 1;
         assert!(pieces < 100, "it comes to no end");
     }
@@ -153,7 +153,7 @@ async fn another_data_key_seals_everything_anew() {
     expect_whole(&store).await;
     // What comes now is sealed with the new key already.
     commit(&mut writer, Batch { submissions: vec![secret_submission(3)], ..Batch::default() }).await;
-    assert!(writer.upkeep().await.unwrap());
+    assert_eq!(writer.upkeep().await.unwrap(), Upkeep::More);
     // A cut in between loses nothing.
     drop((writer, store));
     let (store, mut writer) = SqliteStore::open(dir.path(), Durability::Full).await.unwrap();
@@ -218,7 +218,7 @@ async fn an_older_database_is_sealed_while_it_serves() {
             assert_eq!(store.task(task_id(number, 1)).await.unwrap().unwrap().spec, secret_task());
         }
         // Killed after each piece.
-        let has_more = writer.upkeep().await.unwrap();
+        let has_more = writer.upkeep().await.unwrap() == Upkeep::More;
         drop((writer, store));
         (store, writer) = SqliteStore::open(dir.path(), Durability::Full).await.unwrap();
         if !has_more {
@@ -232,6 +232,27 @@ async fn an_older_database_is_sealed_while_it_serves() {
     assert!(!is_on_disk(dir.path(), "SESAME"));
     assert!(!is_on_disk(dir.path(), [5; 32]), "a digest that can be guessed");
     assert_eq!(keep_up(&mut writer).await, 0);
+}
+
+/// A backup beside the server, say. Nothing can be committed while the writer waits for it to end.
+#[tokio::test]
+async fn whoever_reads_for_long_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut writer) = SqliteStore::open(dir.path(), Durability::Full).await.unwrap();
+    fill(&mut writer, &store).await;
+    let url = format!("sqlite://{}", dir.path().join("haul.db").display());
+    let mut reader = SqliteConnection::connect(&url).await.unwrap();
+    sqlx::query("BEGIN").execute(&mut reader).await.unwrap();
+    let _: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs").fetch_one(&mut reader).await.unwrap();
+    writer.commit(&Batch { new_data_key: true, ..Batch::default() }).await.unwrap();
+    keep_up(&mut writer).await;
+    let started = std::time::Instant::now();
+    for _ in 0..3 {
+        assert_eq!(writer.upkeep().await.unwrap(), Upkeep::Later);
+    }
+    assert!(started.elapsed() < std::time::Duration::from_secs(2), "{:?}", started.elapsed());
+    sqlx::query("ROLLBACK").execute(&mut reader).await.unwrap();
+    assert_eq!(writer.upkeep().await.unwrap(), Upkeep::Done);
 }
 
 #[tokio::test]

@@ -52,7 +52,7 @@ pub async fn a_move_ends_the_claim<B: Backend>() {
     let moves = vec![TaskMove { id: task_id(1, 1), row: kept.clone() }];
     rig.commit(Batch { moves, ..Batch::default() }).await;
     assert_eq!(row(&rig, task_id(1, 1)).await, kept);
-    assert!(rig.store.claims(None).await.unwrap().is_empty());
+    assert!(rig.store.claims(None).await.unwrap().attempts.is_empty());
 }
 
 pub async fn ended_and_claimed_again_in_one_batch<B: Backend>() {
@@ -66,7 +66,7 @@ pub async fn ended_and_claimed_again_in_one_batch<B: Backend>() {
     let moves = vec![TaskMove { id, row: TaskRow { task: ended, ..TaskRow::default() } }];
     rig.commit(Batch { moves, claims: vec![second.clone()], ..Batch::default() }).await;
     assert_eq!(row(&rig, id).await.task, second.task);
-    assert_eq!(rig.store.claims(None).await.unwrap().len(), 1);
+    assert_eq!(rig.store.claims(None).await.unwrap().attempts.len(), 1);
 }
 
 pub async fn backing_off_and_claimed_again<B: Backend>() {
@@ -79,7 +79,7 @@ pub async fn backing_off_and_claimed_again<B: Backend>() {
     assert_eq!(now.task, claim.task, "the last error included");
     assert_eq!(now.log, before.log);
     assert_eq!(now.task.error, Some(error("later")));
-    assert_eq!(rig.store.due_tasks(None, 9).await.unwrap(), DuePage { tasks: Vec::new(), complete: true });
+    assert_eq!(rig.store.due_tasks(None, 9).await.unwrap(), DuePage::default());
 }
 
 pub async fn two_claims_are_refused<B: Backend>() {
@@ -136,7 +136,8 @@ pub async fn due_tasks_in_order<B: Backend>() {
     let first = rig.store.due_tasks(None, 5).await.unwrap();
     assert_eq!(first.tasks[0].1.index, 2);
     assert_eq!(first.tasks[0].1.row, row(&rig, task_id(2, 2)).await);
-    assert!(!first.complete && rig.store.due_tasks(None, 6).await.unwrap().complete);
+    assert_eq!(first.next, Some(all[4]));
+    assert_eq!(rig.store.due_tasks(None, 6).await.unwrap().next, None);
     for place in 0..all.len() {
         let rest = due_ids(&rig, Some(all[place]), 2).await;
         assert_eq!(rest, all[place + 1..].iter().copied().take(2).collect::<Vec<_>>());

@@ -64,6 +64,10 @@ impl Rig {
         Rig { store, writer: Some(writer), dir }
     }
 
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub async fn try_commit(&mut self, batch: Batch) -> Result<Committed, StoreError> {
         self.writer.as_mut().unwrap().commit(&batch).await
     }

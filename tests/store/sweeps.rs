@@ -67,7 +67,7 @@ pub async fn sweep_of_backing_off<B: Backend>() {
     assert_eq!(done.sweeps, [Swept { count: 1, next: None }]);
     let task = rig.store.task(task_id(1, 2)).await.unwrap().unwrap().row.task;
     assert_eq!((task.state, task.due, task.attempts, task.fence), (TaskState::Cancelled, None, 1, 1));
-    assert_eq!(rig.store.due_tasks(None, 9).await.unwrap(), DuePage { tasks: Vec::new(), complete: true });
+    assert_eq!(rig.store.due_tasks(None, 9).await.unwrap(), DuePage::default());
 }
 
 /// Pieces end at their limit, and a sweep that finds fewer than it may is an answer like any other.

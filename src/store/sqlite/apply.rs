@@ -12,8 +12,8 @@ use crate::store::sqlite::errors::{Fault, guard};
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::{access, additions, events, jobs, pages, pieces, purge, states};
 use crate::store::{
-    Added, Addition, Batch, Claim, Committed, LaneNumber, NewEvent, NewPage, Purged, Retried, Retry, StoreError,
-    Submission, Submitted, Sweep, Swept, TaskMove,
+    Added, Addition, Batch, Claim, Committed, LaneNumber, NewEvent, NewPage, Purged, Retried, Retry, Submission,
+    Submitted, Sweep, Swept, TaskMove,
 };
 use crate::vault::Vault;
 
@@ -100,26 +100,23 @@ pub(super) async fn apply_apart(
     numbers: &mut Numbers,
     vault: &Vault,
     batch: &Batch,
-) -> Result<Committed, StoreError> {
+) -> Result<Committed, Fault> {
     let mut answers = Answers::default();
     for (job, part) in split(batch) {
-        sqlx::query("SAVEPOINT part").execute(&mut *conn).await.map_err(|error| Fault::from(error).of_all())?;
+        sqlx::query("SAVEPOINT part").execute(&mut *conn).await?;
         match apply(conn, numbers, vault, &part).await {
             Ok(committed) => answers.add(job, committed),
             Err(Fault::Refused(why)) => {
-                sqlx::query("ROLLBACK TO part")
-                    .execute(&mut *conn)
-                    .await
-                    .map_err(|error| Fault::from(error).of_all())?;
+                sqlx::query("ROLLBACK TO part").execute(&mut *conn).await?;
                 numbers.forget([job]);
                 answers.refused.push((job, why));
             }
-            Err(Fault::Store(error)) => return Err(error),
+            Err(fault) => return Err(fault),
         }
-        sqlx::query("RELEASE part").execute(&mut *conn).await.map_err(|error| Fault::from(error).of_all())?;
+        sqlx::query("RELEASE part").execute(&mut *conn).await?;
     }
     let rest = Batch { limits: batch.limits.clone(), access: batch.access.clone(), ..Batch::default() };
-    apply(conn, numbers, vault, &rest).await.map_err(Fault::of_all)?;
+    apply(conn, numbers, vault, &rest).await?;
     Ok(answers.in_order_of(batch))
 }
 

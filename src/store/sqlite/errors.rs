@@ -15,6 +15,8 @@ const CONSTRAINT: i64 = 19;
 const NO_DATABASE: i64 = 26;
 /// Extended code: the index of the log could not grow, for want of room.
 const IO_ERROR_SHM_SIZE: i64 = IO_ERROR | (19 << 8);
+/// Extended code: a write failed. `SQLite` tells a full disk apart, but not a quota that is used up.
+const IO_ERROR_WRITE: i64 = IO_ERROR | (3 << 8);
 /// Extended code: a write found no room on some file systems, where others report [`FULL`].
 const IO_ERROR_NO_MEMORY: i64 = IO_ERROR | (12 << 8);
 
@@ -23,6 +25,8 @@ const IO_ERROR_NO_MEMORY: i64 = IO_ERROR | (12 << 8);
 pub(super) enum Fault {
     /// It contradicts what is stored: only the job that it is about is excluded.
     Refused(String),
+    /// A write failed, and it has to be found out whether there was room for it.
+    NotWritten(String),
     /// The store as a whole could not do it.
     Store(StoreError),
 }
@@ -31,7 +35,7 @@ impl Fault {
     /// The error for a statement that is about no job in particular.
     pub(super) fn of_all(self) -> StoreError {
         match self {
-            Fault::Refused(why) => StoreError::Fatal(why),
+            Fault::Refused(why) | Fault::NotWritten(why) => StoreError::Fatal(why),
             Fault::Store(error) => error,
         }
     }
@@ -53,6 +57,7 @@ impl From<sqlx::Error> for Fault {
             (IO_ERROR_NO_MEMORY, _) | (_, BUSY | LOCKED | OUT_OF_MEMORY | SCHEMA) => {
                 Fault::Store(StoreError::Retry(text))
             }
+            (IO_ERROR_WRITE, _) => Fault::NotWritten(text),
             (_, CONSTRAINT | TOO_BIG) => Fault::Refused(text),
             _ => Fault::Store(StoreError::Fatal(text)),
         }

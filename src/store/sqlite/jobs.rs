@@ -181,8 +181,9 @@ pub(super) async fn update_specs(
             .execute(&mut *conn)
             .await?;
         sqlx::query("DELETE FROM job_labels WHERE id = ?1").bind(blob(job.id)).execute(&mut *conn).await?;
+        insert_labels(conn, std::iter::once(&**job)).await?;
     }
-    insert_labels(conn, jobs.iter().map(|job| &**job)).await
+    Ok(())
 }
 
 /// Hides ended jobs. They do not expire any more, so they leave that index too. Returns which were there to be hidden.

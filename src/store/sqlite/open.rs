@@ -19,21 +19,22 @@ use crate::store::sqlite::reader::Reader;
 use crate::store::sqlite::reserve::Reserve;
 use crate::store::sqlite::schema::{self, MIGRATIONS};
 use crate::store::sqlite::store::SqliteStore;
-use crate::store::sqlite::writer::SqliteWriter;
+use crate::store::sqlite::writer::{BUSY_TIMEOUT, SqliteWriter};
 use crate::vault::Vault;
 
 /// Connections that read. Reads are short and the machine's cores are shared with the work itself.
 const READERS_MAX: u32 = 4;
-/// Connections that read for the engine alone.
+/// Connections that read for the tasks that the engine runs, and as many for the changes that it decides.
 const ENGINE_READERS_MAX: u32 = 2;
 /// The engine waits as long as it takes: longer than any machine runs. (An endless wait overflows the clock.)
 const ENGINE_PATIENCE: Duration = Duration::from_secs(u32::MAX as u64);
 /// How long a caller's read waits for a connection.
 const CALLERS_PATIENCE: Duration = Duration::from_secs(10);
-/// How long `SQLite` waits for a lock. Only a foreign process (a backup, a person's shell) ever holds one.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pages of the log after which it is copied back: 32 MiB. The more, the more updates of one page are copied once.
-const CHECKPOINT_PAGES: &str = "8000";
+/// Pages of the log after which it is copied back: 32 MiB. The more, the more updates of one page are copied once. On a
+/// small disk it is less, so that the reserve has room for all of it.
+const CHECKPOINT_PAGES_MAX: u64 = 8000;
+/// Bytes of a page of the database.
+const PAGE_BYTES: u64 = 4096;
 /// What is left of the log's file after a checkpoint, in bytes.
 const LOG_BYTES_MAX: &str = "67108864";
 /// Memory for pages of the writing connection, in KiB (negative: as `SQLite` wants it).
@@ -74,7 +75,12 @@ impl SqliteStore {
         schema::database(&path).await?;
         create(dir, &path).map_err(unwritable)?;
 
-        let mut conn = writer_options(&path, durability).connect().await.map_err(failed)?;
+        // A scratch store is thrown away, and nothing is ever deleted from it.
+        let reserve = (durability == Durability::Full).then(|| Reserve::of(dir));
+        let checkpoint_pages = reserve
+            .as_ref()
+            .map_or(CHECKPOINT_PAGES_MAX, |reserve| (reserve.bytes() / 5 * 4 / PAGE_BYTES).min(CHECKPOINT_PAGES_MAX));
+        let mut conn = writer_options(&path, durability, checkpoint_pages).connect().await.map_err(failed)?;
         MIGRATIONS
             .run_direct(None, &mut conn, false)
             .await
@@ -87,11 +93,10 @@ impl SqliteStore {
         let store = Arc::new(SqliteStore {
             callers: reader(&path, READERS_MAX, CALLERS_PATIENCE, vault),
             engine: reader(&path, ENGINE_READERS_MAX, ENGINE_PATIENCE, vault),
+            visits: reader(&path, ENGINE_READERS_MAX, ENGINE_PATIENCE, vault),
             node_id,
             _lock: lock.clone(),
         });
-        // A scratch store is thrown away, and nothing is ever deleted from it.
-        let reserve = (durability == Durability::Full).then(|| Reserve::of(dir));
         Ok((store, SqliteWriter::new(conn, numbers, keyring, reserve, lock)))
     }
 }
@@ -124,7 +129,7 @@ fn create(dir: &Path, path: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-fn writer_options(path: &Path, durability: Durability) -> SqliteConnectOptions {
+fn writer_options(path: &Path, durability: Durability, checkpoint_pages: u64) -> SqliteConnectOptions {
     let synchronous = match durability {
         Durability::Full => SqliteSynchronous::Full,
         Durability::Off => SqliteSynchronous::Off,
@@ -136,7 +141,7 @@ fn writer_options(path: &Path, durability: Durability) -> SqliteConnectOptions {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(synchronous)
         .busy_timeout(BUSY_TIMEOUT)
-        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+        .pragma("wal_autocheckpoint", checkpoint_pages.to_string())
         .pragma("journal_size_limit", LOG_BYTES_MAX)
         .pragma("cache_size", WRITER_CACHE_KIB)
         .pragma("temp_store", "MEMORY")

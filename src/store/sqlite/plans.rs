@@ -137,8 +137,10 @@ async fn no_read_looks_through_a_large_table() {
 
     let url = format!("sqlite://{}/haul.db", dir.path().display());
     let mut conn = SqliteConnection::connect(&url).await.unwrap();
-    let asked: Vec<String> =
-        [&store.callers, &store.engine].into_iter().flat_map(|reader| reader.asked.lock().unwrap().clone()).collect();
+    let asked: Vec<String> = [&store.callers, &store.engine, &store.visits]
+        .into_iter()
+        .flat_map(|reader| reader.asked.lock().unwrap().clone())
+        .collect();
     assert!(asked.len() > 100, "{} statements", asked.len());
     let mut wrong = Vec::new();
     for text in asked {

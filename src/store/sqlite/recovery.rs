@@ -14,10 +14,10 @@ use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{
     self, JobLine, TaskLine, array_of, job_no, job_text, state_or_null, state_text, task_bytes, task_text,
 };
-use crate::store::{CutAttempt, DuePage, DueTask, Recovered, StoreError};
+use crate::store::{CutAttempt, CutPage, DuePage, DueTask, Recovered, StoreError};
 
-/// Jobs of one part. Small ones reach it before 4 MiB.
-const JOBS_MAX: u32 = 8192;
+/// Jobs of one part. Small ones reach it before 4 MiB, and a part takes several times its text while it is read.
+const JOBS_MAX: u32 = 2048;
 /// Attempts of one part.
 const CLAIMS_MAX: u32 = 4096;
 
@@ -53,22 +53,30 @@ pub(super) async fn recover(reader: &Reader, after: Option<JobId>) -> Result<Rec
     });
     let after = after.map(blob).unwrap_or_default();
     let page = reader.page(Ask::new(AssertSqlSafe(PAGE.clone())).bind(after)).await?;
-    let (lines, count) = rows::good_lines::<RecoveredLine>(&page.text, "unfinished job")?;
-    let is_full = page.is_full(count, JOBS_MAX);
+    let lines = rows::good_lines::<RecoveredLine>(&page.text, "unfinished job");
+    let last = lines.last_head().filter(|_| page.is_full(lines.count, JOBS_MAX));
+    let next = last.map(|[job]: [&str; 1]| job_of(job)).transpose()?;
     let open = |RecoveredLine(job, lanes)| Ok((job.into_job(&reader.vault)?, lanes));
-    let jobs: Vec<_> = rows::opened(lines.into_iter().map(open));
-    let next = jobs.last().filter(|_| is_full).map(|(job, _)| job.id);
-    if is_full && next.is_none() {
-        return Err(StoreError::Unreadable("none of many unfinished jobs can be read".to_owned()));
-    }
+    let jobs = rows::opened(lines.good.into_iter().map(open));
     Ok(Recovered { jobs, next })
+}
+
+/// The id in a line that [`rows::Lines::last_head`] found.
+fn job_of(text: &str) -> Result<JobId, StoreError> {
+    rows::parse(&format!("\"{text}\""), "the id of a job")
+}
+
+/// The task named by a job, a number that goes before its index, and its index; see [`rows::Lines::last_head`].
+fn place_of([job, number, index]: [&str; 3]) -> Result<(TaskId, Timestamp), StoreError> {
+    let index = rows::parse(index, "the index of a task")?;
+    Ok((TaskId { job: job_of(job)?, index }, rows::parse(number, "a time")?))
 }
 
 /// Job, start of the attempt, task.
 #[derive(Deserialize)]
 struct ClaimLine(JobId, Timestamp, TaskLine);
 
-pub(super) async fn claims(reader: &Reader, after: Option<TaskId>) -> Result<Vec<CutAttempt>, StoreError> {
+pub(super) async fn claims(reader: &Reader, after: Option<TaskId>) -> Result<CutPage, StoreError> {
     static PAGE: LazyLock<Arc<str>> = LazyLock::new(|| {
         let places = format!(
             concat!(
@@ -87,12 +95,14 @@ pub(super) async fn claims(reader: &Reader, after: Option<TaskId>) -> Result<Vec
     });
     let (job, index) = after.map_or((Vec::new(), -1), |id| (blob(id.job), i64::from(id.index)));
     let page = reader.page(Ask::new(AssertSqlSafe(PAGE.clone())).bind(job).bind(index)).await?;
-    let (lines, _) = rows::good_lines::<ClaimLine>(&page.text, "cut attempt of job")?;
+    let lines = rows::good_lines::<ClaimLine>(&page.text, "cut attempt of job");
+    let last = lines.last_head().filter(|_| page.is_full(lines.count, CLAIMS_MAX));
+    let next = last.map(place_of).transpose()?.map(|(id, _)| id);
     let cut = |ClaimLine(job, attempt_start, task): ClaimLine| {
         let task = task.into_task(&reader.vault, job)?;
         Ok(CutAttempt { id: TaskId { job, index: task.index }, attempt_start, task })
     };
-    Ok(rows::opened(lines.into_iter().map(cut)))
+    Ok(CutPage { attempts: rows::opened(lines.good.into_iter().map(cut)), next })
 }
 
 pub(super) async fn lanes(reader: &Reader, job: JobId) -> Result<Vec<(Host, TaskIndex)>, StoreError> {
@@ -133,11 +143,12 @@ pub(super) async fn due(reader: &Reader, after: Option<DueTask>, limit: u32) -> 
     };
     let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(time).bind(job).bind(index).bind(limit);
     let page = reader.page(ask).await?;
-    let (lines, count) = rows::good_lines::<DueLine>(&page.text, "waiting task of job")?;
-    let complete = !page.is_full(count, limit);
+    let lines = rows::good_lines::<DueLine>(&page.text, "waiting task of job");
+    let last = lines.last_head().filter(|_| page.is_full(lines.count, limit));
+    let next = last.map(place_of).transpose()?.map(|(id, due)| DueTask { due, id });
     let waiting = |DueLine(job, due, task): DueLine| {
         let task = task.into_task(&reader.vault, job)?;
         Ok((DueTask { due, id: TaskId { job, index: task.index } }, task))
     };
-    Ok(DuePage { tasks: rows::opened(lines.into_iter().map(waiting)), complete })
+    Ok(DuePage { tasks: rows::opened(lines.good.into_iter().map(waiting)), next })
 }

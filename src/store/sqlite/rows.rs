@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use crate::model::access::PrincipalNo;
 use crate::model::counts::Counts;
@@ -123,9 +122,12 @@ macro_rules! task_bytes {
 /// All lines of a query as one JSON array.
 macro_rules! array_of {
     ($($piece:expr),+) => {
-        concat!("SELECT '[' || coalesce(group_concat(line, ','), '') || ']' FROM (", $($piece),+, ")")
+        concat!("SELECT '[' || coalesce(group_concat(line, ',\n'), '') || ']' FROM (", $($piece),+, ")")
     };
 }
+
+/// What stands between the lines of a text. Nothing that we wrote has it, so that a line is found whatever another has.
+const BETWEEN: &str = ",\n";
 
 pub(super) use {array_of, job_no, job_text, last_attempt, state_or_null, state_text, task_bytes, task_text};
 
@@ -134,7 +136,7 @@ pub(super) use {array_of, job_no, job_text, last_attempt, state_or_null, state_t
 /// places `w` what `line` is made of. The page ends before a row that begins beyond [`PAGE_BYTES_MAX`].
 pub(super) fn page_of(places: &str, line: &str, rest: &str, more: &str) -> Arc<str> {
     format!(
-        "SELECT '[' || coalesce(group_concat(line, ','), '') || ']', coalesce(max(upto), 0) >= {PAGE_BYTES_MAX}{more} \
+        "SELECT '[' || coalesce(group_concat(line, '{BETWEEN}'), '') || ']', coalesce(max(upto), 0) >= {PAGE_BYTES_MAX}{more} \
          FROM (SELECT {line} AS line, w.upto AS upto FROM \
          (SELECT id, bytes, sum(bytes) OVER (ROWS UNBOUNDED PRECEDING) AS upto FROM ({places})) w {rest} \
          WHERE w.upto - w.bytes < {PAGE_BYTES_MAX})"
@@ -180,35 +182,59 @@ pub(super) fn lines<L: DeserializeOwned>(text: &str, what: impl Display) -> Resu
     serde_json::from_str(text).map_err(|error| StoreError::Unreadable(format!("{what}{}: {error}", place::<L>(text))))
 }
 
-/// Reads a listing whose lines stand for themselves: one that does not parse is logged and left out. Returns the good ones
-/// and the number of all.
-pub(super) fn good_lines<L: DeserializeOwned>(text: &str, what: &str) -> Result<(Vec<L>, usize), StoreError> {
-    if let Ok(lines) = serde_json::from_str::<Vec<L>>(text) {
-        let count = lines.len();
-        return Ok((lines, count));
-    }
-    let raw = lines_of(text).map_err(|error| StoreError::Unreadable(format!("{what}: {error}")))?;
-    let read = |line: &&RawValue| {
-        serde_json::from_str(line.get())
-            .inspect_err(|error| tracing::error!(%error, "the {what}{} cannot be read and is left out", name(line)))
-            .ok()
-    };
-    Ok((raw.iter().filter_map(read).collect(), raw.len()))
+/// The lines of a listing that stand for themselves.
+pub(super) struct Lines<'t, L> {
+    /// Those that parse.
+    pub(super) good: Vec<L>,
+    /// How many there are in all.
+    pub(super) count: usize,
+    /// The text of the last one, whether it parses or not; empty where there is none.
+    last: &'t str,
 }
 
-fn lines_of(text: &str) -> Result<Vec<&RawValue>, serde_json::Error> {
-    serde_json::from_str(text)
+impl<L> Lines<'_, L> {
+    /// The first `N` values of the last line: names, which `SQLite` has put together from keys, whatever stands behind them.
+    /// `None`: there is no line.
+    pub(super) fn last_head<const N: usize>(&self) -> Option<[&str; N]> {
+        let mut values = self.last.split(',').map(|value| value.trim_matches(['[', ']', '"']));
+        let head: Vec<&str> = values.by_ref().take(N).collect();
+        head.try_into().ok()
+    }
+}
+
+/// Reads a listing whose lines stand for themselves: one that does not parse is logged and left out.
+pub(super) fn good_lines<'t, L: DeserializeOwned>(text: &'t str, what: &str) -> Lines<'t, L> {
+    if let Ok(good) = serde_json::from_str::<Vec<L>>(text) {
+        let inner = text.strip_suffix(']').unwrap_or(text);
+        let last = inner.rsplit(BETWEEN).next().unwrap_or_default();
+        return Lines { count: good.len(), good, last };
+    }
+    let (mut good, mut count, mut last) = (Vec::new(), 0, "");
+    for line in raw_lines(text) {
+        (count, last) = (count + 1, line);
+        match serde_json::from_str(line) {
+            Ok(read) => good.push(read),
+            // The rest of the line may hold secrets.
+            Err(error) => tracing::error!(%error, "the {what}{} cannot be read and is left out", name(line)),
+        }
+    }
+    Lines { good, count, last }
+}
+
+/// The text of each line.
+fn raw_lines(text: &str) -> impl Iterator<Item = &str> {
+    let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    inner.split(BETWEEN).filter(|line| !line.is_empty())
 }
 
 /// Names the first line that does not parse, by what stands first in it. The rest may hold secrets.
 fn place<L: DeserializeOwned>(text: &str) -> String {
-    let lines = lines_of(text).unwrap_or_default();
-    lines.into_iter().find(|line| serde_json::from_str::<L>(line.get()).is_err()).map(name).unwrap_or_default()
+    let bad = raw_lines(text).find(|line| serde_json::from_str::<L>(line).is_err());
+    bad.map(name).unwrap_or_default()
 }
 
-fn name(line: &RawValue) -> String {
-    let first = line.get().trim_start_matches('[').split(',').next().unwrap_or_default();
-    format!(" {first}")
+fn name(line: &str) -> String {
+    format!(" {}", line.trim_start_matches('[').split(',').next().unwrap_or_default())
 }
 
 /// Returns what the lines of a listing stand for. One whose secrets do not open is logged and left out.

@@ -16,16 +16,19 @@ use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::reader::Reader;
 use crate::store::sqlite::{access, additions, columns, events, jobs, listing, pages, recovery, tasks, trail};
 use crate::store::{
-    Answer, AuditPage, AuditPlace, Chunk, Content, CutAttempt, DuePage, DueTask, JobFilter, LaneNumber, LanePage,
-    Listed, PageHead, Recovered, Store, StoredEvent, StoredTask,
+    Answer, AuditPage, AuditPlace, Chunk, Content, CutPage, DuePage, DueTask, JobFilter, LaneNumber, LanePage, Listed,
+    PageHead, Recovered, Store, StoredEvent, StoredTask,
 };
 
 /// The reading half.
 pub struct SqliteStore {
     /// For whoever calls the server.
     pub(super) callers: Reader,
-    /// For the engine, which never waits behind callers.
+    /// For the tasks that the engine runs, which never waits behind anybody who asks for something.
     pub(super) engine: Reader,
+    /// For changes that the engine decides over what the store has, one after the other for each job. They may take long,
+    /// and are waited for by whoever asked for them.
+    pub(super) visits: Reader,
     pub(super) node_id: String,
     /// Held as long as anybody may read.
     pub(super) _lock: Arc<DirLock>,
@@ -122,7 +125,7 @@ impl Store for SqliteStore {
         Box::pin(recovery::recover(&self.engine, after))
     }
 
-    fn claims(&self, after: Option<TaskId>) -> Answer<'_, Vec<CutAttempt>> {
+    fn claims(&self, after: Option<TaskId>) -> Answer<'_, CutPage> {
         Box::pin(recovery::claims(&self.engine, after))
     }
 
@@ -142,23 +145,23 @@ impl Store for SqliteStore {
     }
 
     fn visit(&self, job: JobId) -> Answer<'_, Option<Job>> {
-        Box::pin(jobs::job(&self.engine, job))
+        Box::pin(jobs::job(&self.visits, job))
     }
 
     fn lanes(&self, job: JobId) -> Answer<'_, Vec<(Host, TaskIndex)>> {
-        Box::pin(recovery::lanes(&self.engine, job))
+        Box::pin(recovery::lanes(&self.visits, job))
     }
 
     fn chunk<'a>(&'a self, job: JobId, chunk_id: &'a str) -> Answer<'a, Option<Chunk>> {
-        Box::pin(additions::chunk(&self.engine, job, chunk_id))
+        Box::pin(additions::chunk(&self.visits, job, chunk_id))
     }
 
     fn task_states<'a>(&'a self, job: JobId, indexes: &'a [TaskIndex]) -> Answer<'a, Vec<(TaskIndex, TaskState)>> {
-        Box::pin(tasks::states(&self.engine, job, indexes))
+        Box::pin(tasks::states(&self.visits, job, indexes))
     }
 
     fn recount(&self, job: JobId) -> Answer<'_, Counts> {
-        Box::pin(tasks::recount(&self.engine, job))
+        Box::pin(tasks::recount(&self.visits, job))
     }
 
     fn download_tasks<'a>(
@@ -168,14 +171,14 @@ impl Store for SqliteStore {
         from: TaskIndex,
         limit: u32,
     ) -> Answer<'a, Listed<StoredTask>> {
-        Box::pin(tasks::downloads(&self.engine, job, states, from, limit))
+        Box::pin(tasks::downloads(&self.visits, job, states, from, limit))
     }
 
     fn expired_jobs(&self, now: Timestamp, limit: u32) -> Answer<'_, Vec<JobId>> {
-        Box::pin(jobs::expired(&self.engine, now, limit))
+        Box::pin(jobs::expired(&self.visits, now, limit))
     }
 
     fn deleted_jobs(&self, limit: u32) -> Answer<'_, Vec<JobId>> {
-        Box::pin(jobs::deleted(&self.engine, limit))
+        Box::pin(jobs::deleted(&self.visits, limit))
     }
 }

@@ -234,15 +234,14 @@ pub(super) async fn lane_page(
     let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(from).bind(lane).bind(limit).bind(now.0);
     let (text, is_cut, beyond): (String, bool, Option<u32>) =
         reader.first(ask).await?.unwrap_or_else(|| ("[]".to_owned(), false, None));
-    // One task that cannot be read does not hold those behind it.
-    let (lines, count) = rows::good_lines::<TaskLine>(&text, "waiting task")?;
-    let tasks: Vec<_> = rows::opened(lines.into_iter().map(|line| line.into_task(&reader.vault, job)));
-    let next = if (Page { text, is_cut }).is_full(count, limit) {
-        let last = tasks.last().ok_or_else(|| StoreError::Unreadable(format!("no task of a page of job `{job}`")))?;
-        last.index.checked_add(1)
-    } else {
-        beyond
+    // Tasks that cannot be read do not hold those behind them.
+    let page = Page { text, is_cut };
+    let lines = rows::good_lines::<TaskLine>(&page.text, "waiting task");
+    let next = match lines.last_head().filter(|_| page.is_full(lines.count, limit)) {
+        Some([index]) => rows::parse::<TaskIndex>(index, "the index of a task")?.checked_add(1),
+        None => beyond,
     };
+    let tasks = rows::opened(lines.good.into_iter().map(|line| line.into_task(&reader.vault, job)));
     Ok(LanePage { tasks, next })
 }
 

@@ -44,7 +44,7 @@ enum Stage {
 pub(super) struct Progress {
     /// The data key that everything is sealed with in the end.
     key: KeyNumber,
-    /// Whether rows may be plain.
+    /// Whether rows, or free pages, may be plain.
     pub(super) plain: bool,
     stage: Stage,
     /// The key of the row that was looked at last, from the end.
@@ -94,6 +94,12 @@ pub(super) async fn load(conn: &mut SqliteConnection) -> Result<Option<Progress>
 async fn store(conn: &mut SqliteConnection, progress: &Progress) -> Result<(), sqlx::Error> {
     let text = serde_json::to_string(progress).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
     sqlx::query("REPLACE INTO settings (key, value) VALUES ('sealing', ?1)").bind(text).execute(conn).await.map(drop)
+}
+
+/// Notes that nothing plain is left in the file itself.
+pub(super) async fn rewritten(conn: &mut SqliteConnection, mut progress: Progress) -> Result<(), sqlx::Error> {
+    progress.plain = false;
+    store(conn, &progress).await
 }
 
 /// Notes that nothing is left to do.

@@ -4,9 +4,10 @@
 //! because nobody can say what became of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use sqlx::{Connection, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::store::sqlite::apply::{apply, apply_apart};
 use crate::store::sqlite::errors::Fault;
@@ -16,10 +17,14 @@ use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::reserve::Reserve;
 use crate::store::sqlite::trail;
 use crate::store::sqlite::upkeep::{self, Progress};
-use crate::store::{Answer, Batch, Committed, StoreError, WriteStore};
+use crate::store::{Answer, Batch, Committed, StoreError, Upkeep, WriteStore};
 
-/// Pages that one batch with purges returns to the file system: 8 MiB, more than such a batch frees.
+/// How long `SQLite` waits for a lock. Only a foreign process (a backup, a person's shell) ever holds one.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pages that are returned to the file system at once: 8 MiB, more than a batch of purges frees.
 const VACUUM: &str = "PRAGMA incremental_vacuum(2048)";
+/// The number in [`VACUUM`].
+const VACUUM_PAGES: i64 = 2048;
 /// The largest database that is rewritten when its secrets were plain, in bytes: that takes about a second, in which nothing
 /// is committed. Of a larger one only the free pages are returned.
 const REWRITTEN_BYTES_MAX: i64 = 64 << 20;
@@ -84,25 +89,22 @@ impl SqliteWriter {
                 self.begin().await?;
                 apply_apart(&mut self.conn, &mut self.numbers, &self.keyring.vault, batch).await
             }
-            Err(Fault::Store(error)) => Err(error),
-            Ok(committed) => Ok(committed),
+            result => result,
         };
         let result = match result {
             Ok(committed) if !batch.audit.is_empty() => {
                 let written = trail::write(&mut self.conn, &self.keyring.vault, batch.audited(&committed)).await;
-                written.map_err(Fault::of_all).map(|()| committed)
+                written.map(|()| committed)
             }
             result => result,
         };
         let mut new_key = None;
         let result = match result {
-            Ok(committed) if batch.new_data_key => {
-                self.keyring.add(&mut self.conn).await.map_err(Fault::of_all).map(|added| {
-                    let committed = Committed { data_key: Some(added.0), ..committed };
-                    new_key = Some(added);
-                    committed
-                })
-            }
+            Ok(committed) if batch.new_data_key => self.keyring.add(&mut self.conn).await.map(|added| {
+                let committed = Committed { data_key: Some(added.0), ..committed };
+                new_key = Some(added);
+                committed
+            }),
             result => result,
         };
         match result {
@@ -113,18 +115,31 @@ impl SqliteWriter {
                 }
                 Ok(committed)
             }
-            Err(error) => self.roll_back(batch).await.and(Err(error)),
+            Err(fault) => {
+                let error = self.judge(fault);
+                self.roll_back(batch).await.and(Err(error))
+            }
+        }
+    }
+
+    /// What a fault is that is about no job in particular.
+    fn judge(&self, fault: Fault) -> StoreError {
+        match fault {
+            Fault::NotWritten(why) if self.reserve.as_ref().is_some_and(Reserve::finds_no_room) => {
+                StoreError::Full(why)
+            }
+            fault => fault.of_all(),
         }
     }
 
     /// Seals a piece of what is plain, or sealed with an older key.
-    async fn seal_piece(&mut self) -> Result<bool, StoreError> {
+    async fn seal_piece(&mut self) -> Result<Upkeep, StoreError> {
         if self.broken.is_some() {
-            return Ok(false);
+            return Ok(Upkeep::Done);
         }
-        let Some(mut progress) = upkeep::load(&mut self.conn).await? else { return Ok(false) };
+        let Some(mut progress) = upkeep::load(&mut self.conn).await? else { return Ok(Upkeep::Done) };
         if progress.is_through() {
-            return self.clear_traces(&progress).await;
+            return self.clear_traces(progress).await;
         }
         // Overwrites the pages that long rows leave behind, too.
         sqlx::query("PRAGMA secure_delete = ON").execute(&mut self.conn).await?;
@@ -132,38 +147,60 @@ impl SqliteWriter {
         self.broken = Some("a commit was abandoned half-way".to_owned());
         self.begin().await?;
         match upkeep::piece(&mut self.conn, &self.keyring.vault, &mut progress).await {
-            Ok(()) => self.finish(&nothing).await.map(|()| true),
-            Err(fault) => self.roll_back(&nothing).await.and(Err(fault.of_all())),
+            Ok(()) => self.finish(&nothing).await.map(|()| Upkeep::More),
+            Err(fault) => {
+                let error = self.judge(fault);
+                self.roll_back(&nothing).await.and(Err(error))
+            }
         }
     }
 
-    /// All rows are sealed: what was plain is removed from free pages and from the log. While a reader is in the way, more is
-    /// left to do.
-    async fn clear_traces(&mut self, progress: &Progress) -> Result<bool, StoreError> {
+    /// All rows are sealed: what was plain is removed from free pages and from the log, a piece at a time. While a reader is
+    /// in the way, or there is no room, more is left to do later.
+    async fn clear_traces(&mut self, progress: Progress) -> Result<Upkeep, StoreError> {
         keys::remove_retired(&mut self.conn, self.keyring.vault.current()).await?;
         if progress.plain {
-            let bytes: i64 =
-                sqlx::query_scalar("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
-                    .fetch_one(&mut self.conn)
-                    .await?;
-            let rewrite = if bytes <= REWRITTEN_BYTES_MAX { "VACUUM" } else { "PRAGMA incremental_vacuum" };
-            self.try_to("rewrite its file", rewrite).await;
+            let sql = "SELECT page_count * page_size, freelist_count \
+                       FROM pragma_page_count, pragma_page_size, pragma_freelist_count";
+            let (bytes, free): (i64, i64) = sqlx::query_as(sql).fetch_one(&mut self.conn).await?;
+            let is_small = bytes <= REWRITTEN_BYTES_MAX;
+            if is_small || free > 0 {
+                let rewrite = if is_small { "VACUUM" } else { VACUUM };
+                if let Err(error) = sqlx::query(rewrite).execute(&mut self.conn).await {
+                    tracing::warn!(%error, "the store could not rewrite its file; what was plain may be left in it");
+                    return Ok(Upkeep::Later);
+                }
+            }
+            if is_small || free <= VACUUM_PAGES {
+                // Once: the rest may have to be tried again.
+                upkeep::rewritten(&mut self.conn, progress).await?;
+            }
+            return Ok(Upkeep::More);
         }
-        let (is_busy, _, _): (i64, i64, i64) = sqlx::query_as(CHECKPOINT).fetch_one(&mut self.conn).await?;
-        if is_busy != 0 {
-            return Ok(true);
+        if !self.empty_log_at_once().await? {
+            return Ok(Upkeep::Later);
         }
         upkeep::end(&mut self.conn).await?;
         sqlx::query("PRAGMA secure_delete = FAST").execute(&mut self.conn).await?;
         tracing::info!("all secrets in the database are sealed with its present key");
-        Ok(false)
+        Ok(Upkeep::Done)
+    }
+
+    /// Empties the log if no reader is in the way: nothing can be committed while one is waited for. Returns whether it did.
+    async fn empty_log_at_once(&mut self) -> Result<bool, StoreError> {
+        sqlx::query("PRAGMA busy_timeout = 0").execute(&mut self.conn).await?;
+        let emptied = sqlx::query_as(CHECKPOINT).fetch_one(&mut self.conn).await;
+        let patience = AssertSqlSafe(format!("PRAGMA busy_timeout = {}", BUSY_TIMEOUT.as_millis()));
+        sqlx::query(patience).execute(&mut self.conn).await?;
+        let (is_busy, _, _): (i64, i64, i64) = emptied?;
+        Ok(is_busy == 0)
     }
 
     /// Plain statements, not sqlx's transactions: those lose count when `SQLite` itself rolls back.
     async fn begin(&mut self) -> Result<(), StoreError> {
         let Err(error) = sqlx::query("BEGIN IMMEDIATE").execute(&mut self.conn).await else { return Ok(()) };
         self.broken = None;
-        Err(Fault::from(error).of_all())
+        Err(self.judge(error.into()))
     }
 
     /// COMMIT. When it fails for want of room or of a lock, the transaction is not in the log as `SQLite` reads it, and a
@@ -173,7 +210,7 @@ impl SqliteWriter {
             self.broken = None;
             return Ok(());
         };
-        let error = Fault::from(error).of_all();
+        let error = self.judge(error.into());
         if let StoreError::Fatal(message) = &error {
             self.broken = Some(format!("a commit failed ({message})"));
             return Err(error);
@@ -240,7 +277,7 @@ impl WriteStore for SqliteWriter {
         Box::pin(self.commit_batch(batch))
     }
 
-    fn upkeep(&mut self) -> Answer<'_, bool> {
+    fn upkeep(&mut self) -> Answer<'_, Upkeep> {
         Box::pin(self.seal_piece())
     }
 

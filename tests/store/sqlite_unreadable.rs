@@ -1,0 +1,99 @@
+//! Rows that cannot be read: they are left out, however many stand together, and hold nothing else.
+
+use haul::model::time::Timestamp;
+use haul::store::sqlite::{Durability, SqliteStore};
+use haul::store::{DueTask, Store as _, WriteStore as _};
+use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
+
+use super::support::*;
+
+/// What a damaged spec is: JSON of another kind, and none at all.
+const DAMAGES: [&str; 2] = ["{}", "{\"work\":{\"fetch\":[,"];
+
+async fn damage(rig: &Rig, sql: String) {
+    let url = format!("sqlite://{}", rig.dir().join("haul.db").display());
+    let mut conn = SqliteConnection::connect(&url).await.unwrap();
+    sqlx::query(AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
+    conn.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn tasks_that_cannot_be_read_do_not_hold_those_behind_them() {
+    for spec in DAMAGES {
+        let mut rig = Rig::new::<Sqlite>().await;
+        rig.job_of(1, 12).await;
+        for index in 6..12 {
+            rig.end(task_id(1, index), backing_off(50 + i64::from(index))).await;
+        }
+        damage(&rig, format!("UPDATE tasks SET spec = '{spec}' WHERE id & 4294967295 IN (0, 1, 2, 3, 6, 7, 8, 9)"))
+            .await;
+
+        let (mut from, mut found) = (Some(0), Vec::new());
+        while let Some(next) = from {
+            let page = rig.store.lane_page(job_id(1), 0, next, 2, Timestamp(0)).await.unwrap();
+            found.extend(page.tasks.iter().map(|task| task.index));
+            assert!(page.next.is_none_or(|it| it > next), "it goes on");
+            from = page.next;
+        }
+        assert_eq!(found, [4, 5]);
+
+        let (mut after, mut found) = (None, Vec::new());
+        loop {
+            let page = rig.store.due_tasks(after, 2).await.unwrap();
+            found.extend(page.tasks.iter().map(|(due, _)| *due));
+            if page.next.is_none() {
+                break;
+            }
+            assert!(page.next > after, "it goes on");
+            after = page.next;
+        }
+        let due = |index: u32| DueTask { due: Timestamp(50 + i64::from(index)), id: task_id(1, index) };
+        assert_eq!(found, [due(10), due(11)]);
+    }
+}
+
+/// More than come with one read.
+#[tokio::test]
+async fn jobs_and_attempts_that_cannot_be_read_do_not_hold_those_behind_them() {
+    for spec in DAMAGES {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, mut writer) = SqliteStore::open(dir.path(), Durability::Off).await.unwrap();
+        let last = job(9_999, 1);
+        let mut batch = with_job(&job(1, 5_000), 5_000);
+        batch.claims.extend((0..5_000).map(|index| claim_of(task_id(1, index), &Default::default(), 100)));
+        batch.submissions.extend((2..3_000).map(|number| submission(&job(number, 0), 0)));
+        batch.submissions.push(submission(&last, 1));
+        batch.claims.push(claim_of(task_id(9_999, 0), &Default::default(), 100));
+        assert_eq!(writer.commit(&batch).await.unwrap().refused, []);
+        let url = format!("sqlite://{}", dir.path().join("haul.db").display());
+        let mut conn = SqliteConnection::connect(&url).await.unwrap();
+        for sql in [
+            format!("UPDATE tasks SET spec = '{spec}' WHERE id >> 32 = (SELECT min(no) FROM jobs)"),
+            format!("UPDATE job_specs SET spec = '{spec}' WHERE job < (SELECT max(no) FROM jobs)"),
+        ] {
+            sqlx::query(AssertSqlSafe(sql.replace("{}", "{\"group\":1}"))).execute(&mut conn).await.unwrap();
+        }
+
+        let (mut after, mut found) = (None, Vec::new());
+        loop {
+            let part = store.recover(after).await.unwrap();
+            found.extend(part.jobs.iter().map(|(job, _)| job.id));
+            after = part.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, [last.id]);
+
+        let (mut after, mut found) = (None, Vec::new());
+        loop {
+            let part = store.claims(after).await.unwrap();
+            found.extend(part.attempts.iter().map(|cut| cut.id));
+            after = part.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, [task_id(9_999, 0)]);
+    }
+}
