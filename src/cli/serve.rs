@@ -191,6 +191,8 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
                 FileDurability::None => Durability::None,
             },
             retry_after_max: config.retry_after_max,
+            // The other half is for what follows: their ends are stored, and calls are answered.
+            drain_patience: config.shutdown_grace / 2,
             disk_reserve: config.disk_reserve,
             max_download_bytes: config.max_download_bytes,
             queue_bytes: config.queue_bytes as usize,

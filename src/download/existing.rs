@@ -3,9 +3,10 @@
 use crate::download::Halt;
 use crate::download::order::Order;
 use crate::download::resume::Answer;
+use crate::files::Durability;
 use crate::files::binding::Binding;
 use crate::files::bound::hash_existing;
-use crate::files::commit::{committed_before, exists, find_candidate};
+use crate::files::commit::{committed_before, exists, find_candidate, make_durable};
 use crate::files::digest::Hasher;
 use crate::files::folder::Folder;
 use crate::files::part::Part;
@@ -158,6 +159,10 @@ async fn verified(
         return Ok(None);
     }
     let path = folder.path_of(name);
+    let was_made_by = |key: &str| existing.record().is_some_and(|record| record.key == key);
+    if order.ctx.durability == Durability::Full && was_made_by(order.ctx.part_key) {
+        make_durable(order.ctx.root, folder, &existing).await?;
+    }
     let Existing { file, size, identity, maker } = existing;
     let hasher = Hasher::new(order.algorithms());
     let checksums = if hasher.is_idle() {

@@ -82,7 +82,7 @@ impl Start {
 /// Asks a source, and asks differently for as long as the answer is of no use.
 pub(super) async fn probe(order: &Order<'_>, source: usize, held: &mut Held, log: &mut Log) -> Result<Probe, Halt> {
     // All bytes came in an earlier attempt, which did not get to verify or to name them.
-    if let Some(admitted) = held.stored().and_then(crate::files::binding::Stored::whole) {
+    if let Some(admitted) = held.stored().and_then(|stored| stored.whole(order.has_digest())) {
         return Ok(Probe::Answered(complete(order, source, admitted, log)));
     }
     let expected = order.name_for(source, "");
@@ -90,12 +90,19 @@ pub(super) async fn probe(order: &Order<'_>, source: usize, held: &mut Held, log
     let mut ask = first_ask(held.stored(), &order.source_ids[source], order.has_digest());
     loop {
         let record = known.as_ref().and_then(|known| known.record_of(&order.source_ids[source]));
+        let is_conditional = record.is_some();
         let sent = send(order, &mut log.session, source, &ask, record, Permit::default()).await;
         log.note_exchange();
         let stream = sent?;
         if let Some(known) = known.as_ref().filter(|known| known.is_unchanged(&stream.answer)) {
             stream.leave().await;
             return Ok(Probe::Settled(kept(order, known).await?));
+        }
+        if is_conditional && stream.answer.status == 304 {
+            // Of another place than the one that the file came from: its validators say nothing of what is there.
+            stream.leave().await;
+            known = None;
+            continue;
         }
         let verdict = judge(held.stored(), &ask, &stream.answer, order.has_digest());
         if !matches!(verdict, Verdict::AskAgain(_) | Verdict::Refuse(_) | Verdict::Status) {

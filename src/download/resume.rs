@@ -104,7 +104,7 @@ pub(super) fn first_ask(held: Option<&Stored>, source: &str, has_digest: bool) -
 
 /// Whether what is held could ever become the file: nothing is missing, or the rest can be asked for.
 pub(super) fn can_go_on(held: &Stored, has_digest: bool) -> bool {
-    held.whole().is_some() || first_ask(Some(held), &held.binding.source, has_digest).range.is_some()
+    held.whole(has_digest).is_some() || first_ask(Some(held), &held.binding.source, has_digest).range.is_some()
 }
 
 /// Asks the source of this id for a range of what `binding` says, under the strongest condition that it allows: another source does not

@@ -26,6 +26,8 @@ pub(crate) struct Launch {
     pub(crate) rates: Arc<JobRates>,
     pub(crate) permit: Mutex<Option<HostPermit>>,
     pub(crate) stop: CancellationToken,
+    /// See [`crate::engine::queue::task::Running::rest`].
+    pub(crate) rest: CancellationToken,
     pub(crate) meter: Arc<Meter>,
     pub(crate) attempt_start: Timestamp,
     /// The start of the task's first attempt.

@@ -57,8 +57,10 @@ impl Runner {
             retry_after_max: self.retry_after_max,
         };
         let profile = Arc::new(Profile { http: launch.options.http.clone(), timeouts: launch.options.timeouts });
-        // Its own token below the launch's: a deadline stops this attempt in the same way as everybody else does.
-        let stop = launch.stop.child_token();
+        // What may be sent again is stopped whenever there is a reason to. Its own token below the launch's: a deadline stops
+        // this attempt in the same way as everybody else does.
+        let may_repeat = launch.options.retry.may_repeat;
+        let stop = if may_repeat { &launch.rest } else { &launch.stop }.child_token();
         let work = work::run(self, launch, &limited, &profile, &stop);
         tokio::pin!(work);
         let deadline = self.deadline(launch);

@@ -35,6 +35,8 @@ pub struct EngineParts {
     pub durability: Durability,
     /// The longest pause that an origin may ask for.
     pub retry_after_max: Duration,
+    /// How long a drain waits for requests that must not be sent twice.
+    pub drain_patience: Duration,
     /// Whether partial downloads are found again by URL and path, whatever job they belong to.
     pub parts_by_url: bool,
     /// The most bytes of a download whose task sets no limit of its own; `None`: any number.
@@ -61,6 +63,7 @@ pub(crate) struct Runner {
     pub(crate) durability: Durability,
     pub(crate) retry_after_max: Duration,
     pub(crate) max_download_bytes: Option<u64>,
+    pub(crate) drain_patience: Duration,
     /// The root of all attempts' tokens.
     pub(crate) token: CancellationToken,
     workers: Mutex<Option<Workers>>,
@@ -87,6 +90,7 @@ impl Runner {
             durability: parts.durability,
             retry_after_max: parts.retry_after_max,
             max_download_bytes: parts.max_download_bytes,
+            drain_patience: parts.drain_patience,
             token: CancellationToken::new(),
             workers: Mutex::new(Some(workers)),
             pages: OnceLock::new(),

@@ -29,6 +29,8 @@ pub(crate) enum Timer {
     DiskLook,
     /// Time to try again to remove what there was no room to remove.
     Removals,
+    /// The end of the time that a drain leaves to requests that must not be sent twice.
+    Cut,
 }
 
 /// All that is due.

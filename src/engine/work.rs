@@ -59,6 +59,7 @@ async fn fetch(
         sink: &sink,
         now: &now,
         stop,
+        rest: (!launch.options.retry.may_repeat).then_some(&launch.rest),
         retry_after_max: runner.retry_after_max,
         retry_statuses: &launch.options.retry.retry_statuses,
         resume,

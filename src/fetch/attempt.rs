@@ -15,7 +15,7 @@ use crate::model::outcome::{AttemptEnd, AttemptReport, FetchResult, Outcome};
 use crate::model::progress::Meter;
 use crate::model::secret::{REDACTED, is_secret_header, redacted};
 use crate::model::spec::{FetchSpec, Pagination};
-use crate::net::{Request, Response, Session, classify, decode, drain, exchange, range};
+use crate::net::{Permit, Request, Response, Session, classify, decode, drain, exchange, range};
 
 /// What is asked for where JSON is expected; anything is still taken.
 const ACCEPT_JSON: HeaderValue = HeaderValue::from_static("application/json, */*;q=0.5");
@@ -42,6 +42,9 @@ pub async fn run(ctx: &FetchContext<'_>, spec: &FetchSpec) -> Fetched {
     let report = attempt.report(ctx.meter, before);
     match end {
         Ok(Some((result, body))) => Fetched { end: AttemptEnd::Done(Outcome::Fetch(result)), report, body },
+        Ok(None) if ctx.rest.is_some() && attempt.is_under_way => {
+            Fetched { end: AttemptEnd::Failed(cut()), report, body: None }
+        }
         Ok(None) => Fetched { end: AttemptEnd::Stopped, report, body: None },
         Err(failure) => Fetched { end: AttemptEnd::Failed(failure), report, body: None },
     }
@@ -56,6 +59,8 @@ struct Attempt<'a> {
     /// Shared by the requests for all pages.
     body: Bytes,
     session: Session,
+    /// Whether an origin may have looked at a request whose answer is not kept yet.
+    is_under_way: bool,
 }
 
 impl<'a> Attempt<'a> {
@@ -72,7 +77,7 @@ impl<'a> Attempt<'a> {
         session.wanted_statuses.clone_from(&spec.accept_statuses);
         let headers = own_headers(ctx, spec);
         let body = Bytes::copy_from_slice(&spec.body);
-        Ok(Attempt { ctx, spec, url, method, headers, body, session })
+        Ok(Attempt { ctx, spec, url, method, headers, body, session, is_under_way: false })
     }
 
     async fn go(&mut self) -> Result<(FetchResult, Option<FetchedBody>), Failure> {
@@ -126,6 +131,7 @@ impl<'a> Attempt<'a> {
                 let cursor = pager.cursor.clone();
                 let page = Page { number, first_item, item_count: turn.item_count, body, cursor };
                 self.ctx.sink.page(page).await?;
+                self.is_under_way = false;
             }
         }
     }
@@ -140,7 +146,9 @@ impl<'a> Attempt<'a> {
             );
             return Err(Failure::fatal(FailureReason::Protocol, message));
         }
-        let request = Request { method, headers, body, ..Request::get(url) };
+        let permit = self.permit(&url).await?;
+        self.is_under_way = true;
+        let request = Request { method, headers, body, permit, ..Request::get(url) };
         let response = exchange(self.ctx.transport, request, self.ctx.profile, &mut self.session).await?;
         let status = response.status.as_u16();
         // 202 is a success, and one that is worth asking again for where the task says so.
@@ -157,6 +165,19 @@ impl<'a> Attempt<'a> {
         }
         let now = (self.ctx.now)();
         Err(classify::judge_status(response.status, &response.headers, now, self.ctx.retry_after_max))
+    }
+
+    /// Waits for the right to send, so that a request that must not be sent twice can still be stopped until then.
+    async fn permit(&self, url: &Url) -> Result<Permit, Failure> {
+        let Some(rest) = self.ctx.rest else { return Ok(Permit::default()) };
+        tokio::select! {
+            biased;
+            () = rest.cancelled() => {
+                let stopped = Failure::retryable(FailureReason::Cancelled, "the request was stopped before it was sent");
+                Err(Failure { is_unsent: true, ..stopped })
+            }
+            permit = self.ctx.transport.permit(url) => permit,
+        }
     }
 
     /// Returns whether the body is a part although the whole was asked for, and the task does not accept parts.
@@ -193,6 +214,13 @@ impl<'a> Attempt<'a> {
             ..AttemptReport::default()
         }
     }
+}
+
+/// The failure of a request that must not be sent twice, and whose answer is not waited for any more.
+fn cut() -> Failure {
+    let message = "the server was shut down before the origin had answered, which may have done what it was asked for; \
+                   `RetryJob` asks it again";
+    Failure::fatal(FailureReason::Cancelled, message)
 }
 
 /// Returns what a fetch adds, unless the client has set it.

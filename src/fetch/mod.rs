@@ -43,6 +43,9 @@ pub struct FetchContext<'a> {
     pub now: &'a (dyn Fn() -> Timestamp + Send + Sync),
     /// Ends the attempt as [`AttemptEnd::Stopped`], whatever it is waiting for.
     pub stop: &'a CancellationToken,
+    /// Set where the request must not be sent twice: ends the attempt as long as none is under way. One that is goes on, and
+    /// if `stop` ends it the attempt has failed.
+    pub rest: Option<&'a CancellationToken>,
     /// The longest wait that an origin may ask for.
     pub retry_after_max: Duration,
     /// Statuses that the task wants to be tried again: successes among them fail, unless the task accepts them by name.

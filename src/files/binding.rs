@@ -153,10 +153,12 @@ impl Stored {
         sized.admit(seen, has_digest)
     }
 
-    /// All bytes are held, so that none has to join them; `None`: some are missing.
-    pub fn whole(&self) -> Option<Admitted> {
+    /// All bytes are held, so that none has to join them; `None`: some are missing, or only a digest could vouch for them and
+    /// none will be checked. `has_digest`: the client named one of the whole.
+    pub fn whole(&self, has_digest: bool) -> Option<Admitted> {
         let total = self.binding.version.total?;
-        let is_whole = self.ranges.is_all_of(total);
+        let is_vouched_for = !self.binding.is_pieced || has_digest || !self.binding.announced.is_empty();
+        let is_whole = is_vouched_for && self.ranges.is_all_of(total);
         is_whole.then(|| Admitted { binding: self.binding.clone(), ranges: self.ranges.clone() })
     }
 
@@ -251,6 +253,14 @@ mod tests {
         let stored = held(Binding { is_pieced: true, ..same.clone() });
         assert_eq!(stored.admit(&same, false), Err(Why::Unproven));
         assert!(stored.admit(&same, true).unwrap().binding().is_pieced);
+        let whole = |is_pieced, announced| {
+            let binding = Binding { announced, is_pieced, ..binding("http://a/f", "\"x\"", Some(4)) };
+            [false, true].map(|has_digest| held(binding.clone()).whole(has_digest).is_some())
+        };
+        let announced = Checksum { algorithm: Algorithm::Sha256, digest: vec![1; 32] };
+        assert_eq!(whole(false, Vec::new()), [true, true]);
+        assert_eq!(whole(true, Vec::new()), [false, true], "nor taken for the file when nothing is missing");
+        assert_eq!(whole(true, vec![announced]), [true, true]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::files::checkpoint::{Place, part_name};
 use crate::files::error::{blocking, failure};
 use crate::files::folder::Folder;
 use crate::files::names;
+use crate::files::root::Root;
 use crate::files::source::{Existing, Record};
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::CreatedFile;
@@ -218,6 +219,15 @@ pub fn committed_before(
     taken: &Taken,
 ) -> Result<Option<(String, Existing)>, Failure> {
     find_candidate(folder, name, taken, |existing| existing.record().is_some_and(|record| record.key == key))
+}
+
+/// Forces a file, and its name in `folder`, to the device: an earlier attempt has put it there, and may not have come to that.
+pub async fn make_durable(root: &Arc<Root>, folder: &Folder, existing: &Existing) -> Result<(), Failure> {
+    let fail = |folder: &Folder, error: &io::Error| failure("sync", folder.path(), error);
+    let file = existing.file.try_clone().map_err(|error| fail(folder, &error))?;
+    let (root, folder) = (Arc::clone(root), folder.clone());
+    blocking(move || file.sync_data().and_then(|()| root.sync_folder(&folder)).map_err(|error| fail(&folder, &error)))
+        .await
 }
 
 /// The first file that has the name, or one that a rename would have given it, and that `is_it`.

@@ -1,11 +1,14 @@
 //! Fetched bodies that are too large for the database: one file for each, under the data directory.
 
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::files::error::{blocking, failure};
 use crate::files::folder::Room;
@@ -27,6 +30,47 @@ pub struct Spooling {
     file: File,
     temporary: Option<PathBuf>,
     path: PathBuf,
+    /// Given back last, once nothing can touch the files any more.
+    _claim: Claim,
+}
+
+/// The pages that are written, each by one at a time: work on the blocking pool may outlive the attempt that began it, and
+/// must neither meet that of the next attempt in one file nor put its own in the place of what that has stored.
+#[derive(Debug, Default)]
+struct Claims(Mutex<HashMap<(TaskId, u32), Arc<Semaphore>>>);
+
+/// The right to write one page.
+#[derive(Debug)]
+struct Claim {
+    claims: Arc<Claims>,
+    page: (TaskId, u32),
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Claims {
+    /// Waits until nobody else writes the page.
+    async fn claim(self: &Arc<Self>, task: TaskId, page: u32) -> Claim {
+        let mut claim = Claim { claims: Arc::clone(self), page: (task, page), permit: None };
+        let turns = Arc::clone(self.lock().entry(claim.page).or_insert_with(|| Arc::new(Semaphore::new(1))));
+        // Never closed, so that there is always a permit.
+        claim.permit = turns.acquire_owned().await.ok();
+        claim
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(TaskId, u32), Arc<Semaphore>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut turns = self.claims.lock();
+        self.permit = None;
+        // Whoever waits has a share of it.
+        if turns.get(&self.page).is_some_and(|turns| Arc::strong_count(turns) == 1) {
+            turns.remove(&self.page);
+        }
+    }
 }
 
 impl Spooling {
@@ -84,6 +128,7 @@ fn private_file(path: &Path) -> io::Result<File> {
 pub struct ContentStore {
     place: PathBuf,
     reserve: Option<u64>,
+    claims: Arc<Claims>,
 }
 
 impl ContentStore {
@@ -91,7 +136,7 @@ impl ContentStore {
     /// `None`: 1 GiB or 5 % of the file system, whichever is less. Bodies may have all but a quarter of that.
     pub fn open(place: &Path, reserve: Option<u64>) -> Result<ContentStore, Failure> {
         private_folder().recursive(true).create(place).map_err(|error| fail("make the directory", place, &error))?;
-        Ok(ContentStore { place: place.to_owned(), reserve })
+        Ok(ContentStore { place: place.to_owned(), reserve, claims: Arc::default() })
     }
 
     /// Fails with `DISK_FULL` where so many more bytes would reach into what is left free: the database lies on the same
@@ -115,8 +160,14 @@ impl ContentStore {
     /// Stores a page of a task's content, in place of one from an earlier attempt.
     pub async fn write(&self, task: TaskId, page: u32, body: Bytes) -> Result<(), Failure> {
         self.check_room(body.len() as u64)?;
+        let claim = self.claims.claim(task, page).await;
         let (store, path) = (self.clone(), self.path(task, page));
-        blocking(move || store.write_now(&path, task.job, &body).map_err(|error| fail("write", &path, &error))).await
+        blocking(move || {
+            let written = store.write_now(&path, task.job, &body).map_err(|error| fail("write", &path, &error));
+            drop(claim);
+            written
+        })
+        .await
     }
 
     fn write_now(&self, path: &Path, job: JobId, body: &[u8]) -> io::Result<()> {
@@ -129,6 +180,7 @@ impl ContentStore {
 
     /// Begins a page that is written as it arrives.
     pub async fn spool(&self, task: TaskId, page: u32) -> Result<Spooling, Failure> {
+        let claim = self.claims.claim(task, page).await;
         let (store, path) = (self.clone(), self.path(task, page));
         blocking(move || {
             let begin = || {
@@ -137,7 +189,7 @@ impl ContentStore {
                 Ok((private_file(&temporary)?, temporary))
             };
             let (file, temporary) = begin().map_err(|error| fail("write", &path, &error))?;
-            Ok(Spooling { store, granted: 0, file, temporary: Some(temporary), path })
+            Ok(Spooling { store, granted: 0, file, temporary: Some(temporary), path, _claim: claim })
         })
         .await
     }
@@ -210,6 +262,26 @@ mod tests {
         assert_eq!(store.read(task, 0, 0, 9).await.unwrap(), None);
         let store = ContentStore::open(place.path(), Some(0)).unwrap();
         store.write(task, 0, Bytes::from_static(b"x")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_page_is_written_by_one_at_a_time() {
+        let place = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(place.path(), Some(0)).unwrap();
+        let task = TaskId { job: JobId(uuid::Uuid::now_v7()), index: 3 };
+        let mut late = store.spool(task, 0).await.unwrap();
+        late.write(b"of an attempt that was given up").unwrap();
+        let soon = std::time::Duration::from_millis(50);
+        assert!(tokio::time::timeout(soon, store.spool(task, 0)).await.is_err());
+        assert!(tokio::time::timeout(soon, store.write(task, 0, Bytes::from_static(b"x"))).await.is_err());
+        store.write(task, 1, Bytes::from_static(b"another page")).await.unwrap();
+        let (ended, begun) = tokio::join!(late.finish(), store.spool(task, 0));
+        ended.unwrap();
+        let mut next = begun.unwrap();
+        next.write(b"of the next").unwrap();
+        next.finish().await.unwrap();
+        assert_eq!(store.read(task, 0, 0, 99).await.unwrap().as_deref(), Some(&b"of the next"[..]));
+        assert!(store.claims.lock().is_empty());
     }
 
     #[tokio::test]

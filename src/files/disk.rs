@@ -14,6 +14,10 @@ pub trait Faults: std::fmt::Debug + Send + Sync {
     fn sync(&self) -> io::Result<()>;
     /// The file is empty from here on.
     fn empty(&self);
+    /// The names in the directory of this path are about to be forced to the device.
+    fn sync_names(&self, _folder: &str) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What `st_blocks` counts in, whatever the blocks of the file system are.

@@ -157,7 +157,11 @@ impl Root {
         let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
         for part in ends.map(|end| &path[..end]) {
             match self.dir.create_dir(part) {
-                Ok(()) => self.mark_made(part),
+                Ok(()) => {
+                    // Whatever was known of one of this name that is gone.
+                    lock(&self.durable).remove(part);
+                    self.mark_made(part);
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(failure("make the directory", part, &error)),
             }
@@ -191,14 +195,14 @@ impl Root {
 
     /// Makes the names in a folder durable, and the names of the folder and those above it once.
     pub(super) fn sync_folder(&self, folder: &Folder) -> io::Result<()> {
-        self.syncs.sync(folder.path(), || folder.sync())?;
+        self.syncs.sync(folder.path(), || self.sync_names(folder))?;
         let mut rest = folder.path();
         while !rest.is_empty() && !lock(&self.durable).contains(rest) {
             let above = rest.rsplit_once('/').map_or("", |(above, _)| above);
             if above.is_empty() {
-                self.folder.sync()?;
+                self.sync_names(&self.folder)?;
             } else {
-                self.open_folder(above)?.sync()?;
+                self.sync_names(&self.open_folder(above)?)?;
             }
             let mut durable = lock(&self.durable);
             if durable.len() >= DURABLE_MAX {
@@ -208,6 +212,11 @@ impl Root {
             rest = above;
         }
         Ok(())
+    }
+
+    fn sync_names(&self, folder: &Folder) -> io::Result<()> {
+        self.faults.as_ref().map_or(Ok(()), |faults| faults.sync_names(folder.path()))?;
+        folder.sync()
     }
 
     /// The number to try first for a file whose name is `path`, which is taken.

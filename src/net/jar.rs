@@ -1,10 +1,10 @@
 //! The cookies of one task: kept from answer to answer, sent where they belong (RFC 6265), and never shared.
 
-use cookie_store::{CookieStore, RawCookie};
+use cookie_store::{Cookie, CookieStore, RawCookie, StoreAction};
 use http::{HeaderMap, HeaderValue, header};
 use url::{Host, Url};
 
-/// What one task may keep, in cookies and in bytes of their names and values; an origin that sets more is ignored.
+/// What one task may keep, in cookies and in bytes of their names, values, domains and paths; an origin that sets more is ignored.
 const COOKIES_MAX: usize = 300;
 const BYTES_MAX: usize = 64 << 10;
 /// A larger cookie is ignored, as browsers do (RFC 6265bis, section 5.7).
@@ -12,13 +12,21 @@ const COOKIE_BYTES_MAX: usize = 4096;
 
 /// The cookies of one task. An empty jar costs nothing.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Jar(Option<Box<CookieStore>>);
+pub(super) struct Jar(Option<Box<Kept>>);
+
+/// Cookies, and what they come to.
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    store: CookieStore,
+    count: usize,
+    bytes: usize,
+}
 
 impl Jar {
     /// Returns the `Cookie` header for a request to `url`: what the client itself set, and behind it what was kept.
     pub(super) fn header(&self, url: &Url, own: Option<&HeaderValue>) -> Option<HeaderValue> {
         let mut bytes = Vec::new();
-        for (name, value) in self.0.as_ref()?.get_request_values(url) {
+        for (name, value) in self.0.as_ref()?.store.get_request_values(url) {
             if !bytes.is_empty() {
                 bytes.extend_from_slice(b"; ");
             }
@@ -41,23 +49,68 @@ impl Jar {
     pub(super) fn keep(&mut self, url: &Url, headers: &HeaderMap) {
         for value in headers.get_all(header::SET_COOKIE) {
             let Ok(cookie) = RawCookie::parse(text_of(value.as_bytes())) else { continue };
-            let store = self.0.get_or_insert_with(Box::default);
-            if is_for_everyone(&cookie, url) || !has_room(store, &cookie) {
+            if is_for_everyone(&cookie, url) {
                 continue;
             }
             // What it refuses is not for this origin to set.
-            let _ = store.insert_raw(&cookie, url);
+            let Ok(cookie) = Cookie::try_from_raw_cookie(&bare(&cookie), url) else { continue };
+            self.0.get_or_insert_with(Box::default).keep(cookie, url);
         }
     }
 }
 
-/// Returns whether a cookie may be kept beside those that are. One that takes the place of another may when all are full.
-fn has_room(store: &CookieStore, cookie: &RawCookie<'_>) -> bool {
-    let length = |name: &str, value: &str| bytes_of(name).count() + bytes_of(value).count();
-    let own = length(cookie.name(), cookie.value());
-    let others = || store.iter_any().filter(|other| other.name() != cookie.name());
-    let bytes: usize = others().map(|other| length(other.name(), other.value())).sum();
-    own <= COOKIE_BYTES_MAX && bytes + own <= BYTES_MAX && others().count() < COOKIES_MAX
+impl Kept {
+    /// Keeps a cookie, if there is room beside the others. One that takes the place of another, which has its domain, its
+    /// path and its name, may when all are full.
+    fn keep(&mut self, cookie: Cookie<'static>, url: &Url) {
+        let (domain, path, name) = (String::from(&cookie.domain), String::from(&cookie.path), cookie.name().to_owned());
+        let own = bytes_kept(&cookie);
+        let before = self.store.get_any(&domain, &path, &name).map(bytes_kept);
+        let (count, bytes) = (self.count - usize::from(before.is_some()), self.bytes - before.unwrap_or(0));
+        let is_large = text_bytes(cookie.name()) + text_bytes(cookie.value()) > COOKIE_BYTES_MAX;
+        if is_large || bytes + own > BYTES_MAX || count == COOKIES_MAX {
+            return;
+        }
+        match self.store.insert(cookie, url) {
+            Ok(StoreAction::Inserted | StoreAction::UpdatedExisting) => {
+                (self.count, self.bytes) = (count + 1, bytes + own);
+            }
+            Ok(StoreAction::ExpiredExisting) => {
+                self.store.remove(&domain, &path, &name);
+                (self.count, self.bytes) = (count, bytes);
+            }
+            // As above.
+            Err(_) => {}
+        }
+    }
+}
+
+/// The cookie without the text that it was read from, which would be kept with it, and may be as long as a head.
+fn bare(cookie: &RawCookie<'_>) -> RawCookie<'static> {
+    let mut bare = RawCookie::new(cookie.name().to_owned(), cookie.value().to_owned());
+    if let Some(domain) = cookie.domain() {
+        bare.set_domain(domain.to_owned());
+    }
+    if let Some(path) = cookie.path() {
+        bare.set_path(path.to_owned());
+    }
+    if let Some(expires) = cookie.expires() {
+        bare.set_expires(expires);
+    }
+    bare.set_max_age(cookie.max_age());
+    bare.set_secure(cookie.secure());
+    bare.set_http_only(cookie.http_only());
+    bare
+}
+
+/// What a cookie counts as.
+fn bytes_kept(cookie: &Cookie<'_>) -> usize {
+    let (domain, path) = (String::from(&cookie.domain), String::from(&cookie.path));
+    text_bytes(cookie.name()) + text_bytes(cookie.value()) + domain.len() + path.len()
+}
+
+fn text_bytes(text: &str) -> usize {
+    bytes_of(text).count()
 }
 
 /// Where bytes beyond ASCII stand while they are text: a range of private use, so that none of them is white space.
@@ -144,12 +197,35 @@ mod tests {
         let mut full = jar("http://a.example/", &many.iter().map(String::as_str).collect::<Vec<_>>());
         let change = [(header::SET_COOKIE, HeaderValue::from_static("c7=2"))].into_iter().collect();
         full.keep(&Url::parse("http://a.example/").unwrap(), &change);
-        assert_eq!(full.0.as_ref().unwrap().iter_any().count(), COOKIES_MAX);
+        assert_eq!(full.0.as_ref().unwrap().store.iter_any().count(), COOKIES_MAX);
         assert!(sent(&full, "http://a.example/").unwrap().contains("c7=2"), "what is there can be changed");
         let large: Vec<String> = (0..40).map(|n| format!("c{n}={}", "x".repeat(4000))).collect();
         let jar = jar("http://a.example/", &large.iter().map(String::as_str).collect::<Vec<_>>());
         assert!(sent(&jar, "http://a.example/").unwrap().len() < BYTES_MAX + 1000);
+        // Cookies of one name are others where their paths are.
+        let paths: Vec<String> = (0..1000).map(|n| format!("c=1; Path=/{n}")).collect();
+        let jar = super::tests::jar("http://a.example/", &paths.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(jar.0.as_ref().unwrap().store.iter_any().count(), COOKIES_MAX);
+        let large: Vec<String> = (0..40).map(|n| format!("c={}; Path=/{n}", "x".repeat(4000))).collect();
+        let jar = super::tests::jar("http://a.example/", &large.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(jar.0.as_ref().unwrap().store.iter_any().count(), BYTES_MAX / 4001);
         let one = format!("c={}", "x".repeat(COOKIE_BYTES_MAX));
         assert_eq!(sent(&super::tests::jar("http://a.example/", &[&one]), "http://a.example/"), None);
+    }
+
+    #[test]
+    fn what_is_deleted_makes_room() {
+        let (mut jar, url) = (Jar::default(), Url::parse("http://a.example/").unwrap());
+        let mut set = |text: String| {
+            jar.keep(&url, &[(header::SET_COOKIE, text.parse().unwrap())].into_iter().collect());
+            let kept = jar.0.as_ref().unwrap();
+            (kept.count, kept.bytes, kept.store.iter_any().count())
+        };
+        for n in 0..2 * COOKIES_MAX {
+            assert_eq!(set(format!("c{n}=1; unknown={}", "x".repeat(1000))).0, 1);
+            assert_eq!(set(format!("c{n}=; Max-Age=0")), (0, 0, 0));
+        }
+        assert_eq!(set("d=22; Path=/p".into()), (1, "d22a.example/p".len(), 1));
+        assert_eq!(set("d=333; Path=/p".into()), (1, "d333a.example/p".len(), 1));
     }
 }

@@ -74,6 +74,8 @@ pub struct EngineSettings {
     pub file_durability: Durability,
     /// The longest pause that an origin may ask for.
     pub retry_after_max: Duration,
+    /// How long a drain waits for requests that must not be sent twice.
+    pub drain_patience: Duration,
     /// Bytes that downloads leave free on their file system; `None`: 1 GiB or 5 % of it, whichever is less.
     pub disk_reserve: Option<u64>,
     /// The most bytes of a download whose task sets no limit of its own; `None`: any number.
@@ -184,6 +186,7 @@ pub async fn build(settings: &EngineSettings) -> Result<Built, ServeError> {
         aside: settings.data_dir.join("partials"),
         durability: settings.file_durability,
         retry_after_max: settings.retry_after_max,
+        drain_patience: settings.drain_patience,
         parts_by_url: settings.parts_by_url,
         max_download_bytes: settings.max_download_bytes,
         bounds: Bounds { queue_bytes: settings.queue_bytes, ..Bounds::default() },

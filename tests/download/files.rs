@@ -1,5 +1,9 @@
 //! Names, conflicts, sizes, checksums, and what is left on the disk.
 
+use std::sync::Arc;
+
+use haul::files::Root;
+use haul::files::disk::Faults;
 use haul::model::checksum::Algorithm;
 use haul::model::failure::FailureReason;
 use haul::model::outcome::AttemptEnd;
@@ -173,6 +177,72 @@ async fn skip_asks_nobody_about_the_validators_of_others() {
     let (result, _) = rig.done(&spec).await;
     assert!(!result.skipped, "{result:?}");
     assert_eq!(rig.read(&result.path), new.bytes());
+}
+
+/// The names that were forced to the device, and how many of the first calls fail.
+#[derive(Debug, Default)]
+struct Names(std::sync::Mutex<(Vec<String>, usize)>);
+
+impl Faults for Names {
+    fn write(&self, _at: u64, _length: usize) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn empty(&self) {}
+
+    fn sync_names(&self, folder: &str) -> std::io::Result<()> {
+        let mut seen = self.0.lock().unwrap();
+        seen.0.push(folder.to_owned());
+        let fails = seen.1 > 0;
+        seen.1 = seen.1.saturating_sub(1);
+        if fails { Err(std::io::Error::from_raw_os_error(5)) } else { Ok(()) }
+    }
+}
+
+#[tokio::test]
+async fn a_file_is_done_once_its_name_is_on_the_device() {
+    let names = Arc::new(Names::default());
+    let mut rig = Rig::new();
+    rig.root = Arc::new(Root::open(&rig.path("")).unwrap().with_faults(names.clone()));
+    rig.origin.object("/f", Object::new(1, SIZE));
+    let seen = || std::mem::take(&mut names.0.lock().unwrap().0);
+    names.0.lock().unwrap().1 = 1;
+    assert_eq!(rig.failed(&rig.spec("/f")).await.0.reason, FailureReason::Io);
+    assert_eq!((seen(), rig.listing()), (vec!["job".to_owned()], vec!["job".to_owned(), "job/f".to_owned()]));
+    // The next attempt finds the file, which is not there for sure yet.
+    rig.done(&rig.spec("/f")).await;
+    assert_eq!((seen(), rig.origin.requests("/f").len()), (vec!["job".to_owned(), String::new()], 1));
+    // The directory's own name is on the device, until somebody removes it.
+    rig.key = "0-2".into();
+    rig.done(&DownloadSpec { path: "g".into(), ..rig.spec("/f") }).await;
+    assert_eq!(seen(), ["job"]);
+    std::fs::remove_dir_all(rig.path("job")).unwrap();
+    rig.key = "0-3".into();
+    rig.done(&DownloadSpec { path: "h".into(), ..rig.spec("/f") }).await;
+    assert_eq!(seen(), ["job", ""]);
+}
+
+/// Mirrors of one file have equal validators, and each run may be sent to another one.
+#[tokio::test]
+async fn skip_asks_again_where_another_place_says_that_nothing_changed() {
+    let mut rig = Rig::new();
+    rig.part_is_shared = true;
+    let object = Object::new(1, SIZE);
+    rig.origin.handle("/f", |request| Reply::redirect(302, if request.nth == 0 { "/m1/f" } else { "/m2/f" }));
+    rig.origin.object("/m1/f", object.clone());
+    rig.origin.object("/m2/f", object.clone());
+    let spec = DownloadSpec { on_conflict: Some(OnConflict::Skip), ..rig.spec("/f") };
+    rig.done(&spec).await;
+    let (result, report) = rig.done(&spec).await;
+    assert_eq!((result.skipped, result.path.as_str(), report.http_status), (false, "job/f", 200));
+    let conditions = rig.origin.requests("/m2/f");
+    let conditions: Vec<bool> = conditions.iter().map(|it| it.header("if-none-match").is_some()).collect();
+    assert_eq!(conditions, [true, false]);
+    assert!(rig.done(&spec).await.0.skipped, "it is of that place now");
 }
 
 #[tokio::test]

@@ -324,6 +324,23 @@ async fn a_redirect_to_another_file_starts_over() {
     assert_eq!((result.resumed_bytes, rig.read("job/f")), (0, new.bytes()), "{report:?}");
 }
 
+/// Runs of one URL share their part, and each may name a checksum or not.
+#[tokio::test]
+async fn a_whole_that_only_a_digest_vouched_for_is_not_taken_without_one() {
+    let object = Object::new(1, SIZE);
+    let (rig, spec) = held(&object).await;
+    // As a run with a checksum leaves it that was stopped before it had read its file back.
+    let meta = rig.path("job/.haul-0-1.meta");
+    let mut claim: serde_json::Value = serde_json::from_slice(&std::fs::read(&meta).unwrap()).unwrap();
+    claim["binding"]["is_pieced"] = true.into();
+    claim["ranges"] = serde_json::json!([[0, SIZE]]);
+    std::fs::write(&meta, claim.to_string()).unwrap();
+    let part = [object.slice(0..CUT), Object::new(2, SIZE).slice(CUT..SIZE)].concat();
+    std::fs::write(rig.path("job/.haul-0-1.part"), part).unwrap();
+    let (result, report) = rig.done(&spec).await;
+    assert!(rig.read("job/f") == object.bytes() && result.resumed_bytes == 0, "{report:?}");
+}
+
 #[tokio::test]
 async fn stops_at_a_checkpoint_even_in_a_stall() {
     let object = Object::new(1, SIZE);

@@ -95,6 +95,7 @@ impl Bench {
             sink: &self.sink,
             now: &|| Timestamp(0),
             stop: &self.stop,
+            rest: None,
             retry_after_max: Duration::from_mins(1),
             retry_statuses: &self.retry_statuses,
             resume,

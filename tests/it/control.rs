@@ -9,7 +9,7 @@ use tonic::Code;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::{Server, until};
-use crate::support::spec::{fetch, job, millis};
+use crate::support::spec::{fetch, fetch_as, job, millis};
 
 #[tokio::test]
 async fn a_paused_job_gives_its_attempts_back_and_goes_on() {
@@ -31,6 +31,61 @@ async fn a_paused_job_gives_its_attempts_back_and_goes_on() {
     assert_eq!(server.task(&id, 0).await.attempts, 1);
     let request = pb::PauseJobRequest { job_id: id };
     assert_eq!(server.jobs().pause_job(request).await.unwrap_err().code(), Code::FailedPrecondition);
+}
+
+fn post(url: String) -> pb::TaskSpec {
+    fetch_as(pb::FetchSpec { url, method: "POST".into(), ..Default::default() })
+}
+
+/// Unlike `job`, which says how often to try.
+fn job_of(tasks: Vec<pb::TaskSpec>) -> pb::JobSpec {
+    pb::JobSpec { tasks, ..Default::default() }
+}
+
+/// Nobody knows whether the origin has done what a request asked for whose answer is not waited for.
+#[tokio::test]
+async fn a_request_that_must_not_be_sent_twice_goes_on_through_pauses_and_drains() {
+    let (mut server, origin) =
+        (Server::with(&["--allow-private-networks", "--max-per-host", "1"]).await, Origin::start());
+    for path in ["/paused", "/drained"] {
+        let slow = Reply::ok("done").delay(Duration::from_millis(700));
+        origin.reply(path, slow);
+        let id = server.submit(job_of(vec![post(origin.url(path)), post(origin.url(path))])).await;
+        until(async || origin.requests(path).len() == 1).await;
+        if path == "/paused" {
+            let request = pb::PauseJobRequest { job_id: id.clone() };
+            server.jobs().pause_job(request).await.unwrap();
+            until(async || server.job(&id).await.counts.unwrap().succeeded == 1).await;
+            assert_eq!(origin.requests(path).len(), 1, "what was not sent is not");
+            server.jobs().resume_job(pb::ResumeJobRequest { job_id: id.clone() }).await.unwrap();
+        } else {
+            assert!(server.terminate().success());
+            assert_eq!(origin.requests(path).len(), 1, "what was not sent is not");
+            server.launch().await;
+        }
+        let ended = server.ended(&id).await;
+        assert_eq!((ended.state(), origin.requests(path).len()), (JobState::Succeeded, 2), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_must_not_be_sent_twice_fails_where_its_answer_comes_too_late() {
+    let flags = ["--allow-private-networks", "--shutdown-grace", "2s"];
+    let (mut server, origin) = (Server::with(&flags).await, Origin::start());
+    origin.reply("/hangs", Reply::hang());
+    origin.handle("/fails", |_| Reply::status(503).delay(Duration::from_millis(700)));
+    let late = server.submit(job_of(vec![post(origin.url("/hangs"))])).await;
+    let failed = server.submit(job_of(vec![post(origin.url("/fails"))])).await;
+    let safe = server.submit(job_of(vec![fetch(origin.url("/hangs?safe"))])).await;
+    until(async || origin.in_flight() == 3).await;
+    assert!(server.terminate().success());
+    server.launch().await;
+    let late = server.ended(&late).await;
+    assert_eq!(late.failure.unwrap().reason(), pb::FailureReason::Cancelled);
+    assert_eq!(server.ended(&failed).await.failure.unwrap().http_status, 503);
+    until(async || origin.requests("/hangs").len() == 3).await;
+    assert_eq!(server.job(&safe).await.state(), JobState::Running, "what may be sent again is");
+    assert_eq!(origin.requests("/fails").len(), 1);
 }
 
 fn chunk(job_id: &str, name: &str, origin: &Origin, count: usize) -> pb::AddTasksRequest {

@@ -121,6 +121,7 @@ impl World {
             aside: dir.join("data/partials"),
             durability: Durability::None,
             retry_after_max: Duration::from_secs(3600),
+            drain_patience: Duration::from_secs(5),
             parts_by_url: false,
             max_download_bytes: None,
             bounds: self.shape.bounds,

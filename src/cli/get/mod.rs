@@ -167,6 +167,8 @@ fn settings(plan: &Plan, scratch: &Path) -> EngineSettings {
         proxies: plan.proxies.clone(),
         file_durability: Durability::Full,
         retry_after_max: Duration::from_secs(3600),
+        // It sends no such requests.
+        drain_patience: Duration::ZERO,
         disk_reserve: None,
         max_download_bytes: None,
         queue_bytes: QUEUE_BYTES_DEFAULT as usize,

@@ -224,6 +224,7 @@ mod tests {
             row: TaskRow { task: started, ..TaskRow::default() },
             attempt_start: Timestamp(1),
             stop: CancellationToken::new(),
+            rest: CancellationToken::new(),
             cause: Arc::new(OnceLock::new()),
             cursor: None,
         };

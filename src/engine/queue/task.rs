@@ -98,7 +98,11 @@ pub(crate) struct Running {
     /// The row with the attempt started.
     pub(crate) row: TaskRow,
     pub(crate) attempt_start: Timestamp,
+    /// Stops the attempt at once.
     pub(crate) stop: CancellationToken,
+    /// Below `stop`: stops the attempt as soon as that loses nothing. A request that must not be sent twice goes on to its
+    /// end.
+    pub(crate) rest: CancellationToken,
     /// The first cause wins.
     pub(crate) cause: Arc<OnceLock<Cause>>,
     /// See [`Queued::cursor`].
@@ -108,7 +112,13 @@ pub(crate) struct Running {
 impl Running {
     /// Stops the attempt. Its end comes like any other.
     pub(crate) fn stop(&self, cause: Cause) {
+        let is_wanted_no_more = matches!(cause, Cause::Stop(_));
         let _ = self.cause.set(cause);
+        if is_wanted_no_more { self.stop.cancel() } else { self.rest.cancel() }
+    }
+
+    /// Stops the attempt, which was asked to rest, whatever it has under way.
+    pub(crate) fn cut(&self) {
         self.stop.cancel();
     }
 }

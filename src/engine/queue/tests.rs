@@ -74,6 +74,7 @@ impl World {
             row,
             attempt_start: Timestamp(1),
             stop: CancellationToken::new(),
+            rest: CancellationToken::new(),
             cause: Arc::new(OnceLock::new()),
             cursor: None,
         };

@@ -95,6 +95,7 @@ impl Scheduler {
             }
         }
         let stop = self.runner.token.child_token();
+        let rest = stop.child_token();
         let cause: Arc<OnceLock<Cause>> = Arc::default();
         let meter = Arc::new(Meter::default());
         let launch = Launch {
@@ -106,6 +107,7 @@ impl Scheduler {
             rates: run.rates().clone(),
             permit: Mutex::new(Some(permit)),
             stop: stop.clone(),
+            rest: rest.clone(),
             meter: meter.clone(),
             attempt_start: now,
             first_start: row.task.start_time.unwrap_or(now),
@@ -119,6 +121,7 @@ impl Scheduler {
             row: row.clone(),
             attempt_start: now,
             stop,
+            rest,
             cause,
             cursor: task.cursor,
         };

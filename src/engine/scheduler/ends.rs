@@ -257,6 +257,9 @@ fn meaning(
     match (&ended.end, stop, running.cause.get()) {
         (AttemptEnd::Done(outcome), ..) => (TaskEvent::Succeeded(fence), Some(outcome.clone())),
         (_, Some(stop), _) => (TaskEvent::Cancelled(TaskError { attempt, ..stop.task_error() }), None),
+        (AttemptEnd::Failed(failure), None, Some(_)) if must_count(options, failure) => {
+            (failed(running, options, failure, now, chance), None)
+        }
         (_, None, Some(Cause::Drain | Cause::Pause | Cause::Reload | Cause::Stop(_)))
         | (AttemptEnd::NoSpace { .. } | AttemptEnd::Failed(Failure { paused_until: Some(_), .. }), None, None) => {
             (TaskEvent::GivenBack(fence), None)
@@ -267,6 +270,12 @@ fn meaning(
             (failed(running, options, &failure, now, chance), None)
         }
     }
+}
+
+/// Whether a failure counts although the attempt was asked to stop: an origin may have looked at a request that must not be
+/// sent twice.
+fn must_count(options: &Options, failure: &Failure) -> bool {
+    !options.retry.may_repeat && !failure.is_unsent && failure.paused_until.is_none()
 }
 
 /// What a requeued task waits for.

@@ -38,7 +38,7 @@ use crate::engine::hub::Hub;
 use crate::engine::jobs::JobTable;
 use crate::engine::outbox::{Outbox, Sealed};
 use crate::engine::queue::Queue;
-use crate::engine::queue::task::{BatchNumber, Cause};
+use crate::engine::queue::task::{BatchNumber, Cause, Running};
 use crate::engine::runner::Runner;
 use crate::engine::scheduler::piece::Pieces;
 use crate::engine::scheduler::read::Read;
@@ -291,6 +291,7 @@ impl Scheduler {
                 Timer::Housekeeping => self.look_for_removals(),
                 Timer::DiskLook => self.look_for_space(),
                 Timer::Removals => self.removals_rest = false,
+                Timer::Cut => self.queue.all_running().for_each(Running::cut),
             }
         }
         for (job, task) in self.queue.take_late(now) {
@@ -394,6 +395,7 @@ impl Scheduler {
             for running in self.queue.all_running() {
                 running.stop(Cause::Drain);
             }
+            self.timers.set(self.now().plus(self.runner.drain_patience), Timer::Cut);
         }
     }
 
