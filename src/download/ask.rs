@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::header::{ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, IF_MODIFIED_SINCE};
+use http::header::{
+    ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, IF_MODIFIED_SINCE,
+};
 use http::header::{IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::time::Instant;
@@ -15,6 +18,7 @@ use crate::download::order::Order;
 use crate::download::resume::{Answer, Ask};
 use crate::download::{DownloadContext, Halt};
 use crate::files::binding::Binding;
+use crate::files::names;
 use crate::files::source::Record;
 use crate::files::version::Version;
 use crate::model::failure::{Failure, FailureReason};
@@ -38,7 +42,10 @@ const LEAVE_BYTES_MAX: u64 = 16 << 10;
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) answer: Answer,
-    pub(super) headers: HeaderMap,
+    /// Of an answer that is no success; of others nothing more is read.
+    headers: HeaderMap,
+    /// What `Accept-Ranges` says; `None`: nothing.
+    accepts_ranges: Option<bool>,
     pub(super) body: Body,
     /// Where in the whole the next byte of the body belongs.
     pub(super) at: u64,
@@ -49,8 +56,8 @@ pub(super) struct Stream {
     pub(super) has_length: bool,
     /// It has done so.
     pub(super) goes_on: bool,
-    /// When it was asked for.
-    pub(super) asked: Instant,
+    /// How long the head took to come.
+    pub(super) head_wait: Duration,
     /// Encoded bytes that were read so far, of a body that is decoded.
     encoded: Option<Arc<AtomicU64>>,
 }
@@ -61,8 +68,7 @@ impl Stream {
         if self.answer.status == 206 {
             return Some(true);
         }
-        let text = self.headers.get(ACCEPT_RANGES)?.to_str().ok()?;
-        Some(text.trim().eq_ignore_ascii_case("bytes"))
+        self.accepts_ranges
     }
 
     /// The failure that its status is. The body is read if it is small, so that its connection can be used again.
@@ -122,7 +128,7 @@ pub(super) async fn send(
         () = ctx.stop.cancelled() => return Err(Halt::Stopped),
         response = exchange(ctx.transport, request, ctx.profile, session) => response?,
     };
-    Ok(receive(order, source, response, asked)?)
+    Ok(receive(order, source, response, asked.elapsed())?)
 }
 
 fn headers(ask: &Ask, known: Option<&Record>) -> Result<HeaderMap, Failure> {
@@ -152,17 +158,18 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) -> Result<(), 
     Ok(())
 }
 
-fn receive(order: &Order<'_>, source: usize, response: Response, asked: Instant) -> Result<Stream, Failure> {
+fn receive(order: &Order<'_>, source: usize, response: Response, head_wait: Duration) -> Result<Stream, Failure> {
     let Response { status, headers, url, body, .. } = response;
     let text = |name: HeaderName| {
         let value = headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         // What is kept of an answer is bounded, and half of a validator is none.
         if value.len() <= TEXT_BYTES_MAX { value.to_owned() } else { String::new() }
     };
-    let suggested_name = disposition::file_name(&headers).unwrap_or_default();
+    // As it may be used, so that what is kept of it is bounded too.
+    let suggested_name = disposition::file_name(&headers).and_then(|name| names::sanitize(&name)).unwrap_or_default();
     let content_type = text(CONTENT_TYPE);
-    let codings = if status.is_success() {
-        decode::codings_of_file(&headers, &order.name_for(source, &suggested_name))?
+    let codings = if status.is_success() && headers.contains_key(CONTENT_ENCODING) {
+        decode::codings_of_file(&headers, order.name_for(&suggested_name))?
     } else {
         Vec::new()
     };
@@ -206,7 +213,11 @@ fn receive(order: &Order<'_>, source: usize, response: Response, asked: Instant)
     };
     let (body, encoded) = if is_encoded { decoded(body, codings) } else { (body, None) };
     let bytes = answer.bytes();
-    Ok(Stream { answer, headers, body, at: bytes.start, end: bytes.end, has_length, goes_on: false, asked, encoded })
+    let says_bytes = |value: &HeaderValue| Some(value.to_str().ok()?.trim().eq_ignore_ascii_case("bytes"));
+    let accepts_ranges = headers.get(ACCEPT_RANGES).and_then(says_bytes);
+    let headers = if status.is_success() { HeaderMap::new() } else { headers };
+    let (at, end) = (bytes.start, bytes.end);
+    Ok(Stream { answer, headers, accepts_ranges, body, at, end, has_length, goes_on: false, head_wait, encoded })
 }
 
 /// The time as a `Date`; empty where it makes none.

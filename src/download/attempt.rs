@@ -4,6 +4,7 @@ use crate::download::existing::{drop_part, settled};
 use crate::download::held::Held;
 use crate::download::order::Order;
 use crate::download::probe::{Log, Probe, probe};
+use crate::download::resume::first_ask;
 use crate::download::{DownloadContext, Halt, finish, is_local, plan, transfer};
 use crate::files::binding::Why;
 use crate::files::part::Part;
@@ -23,7 +24,8 @@ pub(super) async fn run(
             let (log, held) = (Log::of(&order), Held::default());
             let mut attempt = Attempt { log, order, held, left: Vec::new(), may_mix: true };
             let end = attempt.run().await;
-            let mut report = attempt.log.report;
+            let url = attempt.log.url(&attempt.order);
+            let mut report = AttemptReport { url, ..attempt.log.report };
             if let Some(stored) = attempt.held.stored() {
                 report.held_bytes = stored.ranges.bytes();
                 report.total_bytes = stored.binding.version.total.unwrap_or(0);
@@ -95,11 +97,15 @@ impl Attempt<'_> {
         let mut failures: Vec<Failure> = Vec::new();
         let mut may_repeat = true;
         while let Some(source) = self.next_source() {
+            let before = self.order.ctx.meter.received_bytes();
             let failure = match self.serve(source).await {
                 Err(Halt::Failed(failure)) if !is_local(&failure) => failure,
                 end => return end,
             };
             let were_wrong = std::mem::take(&mut self.held.were_wrong);
+            if failure.retryable && !were_wrong && self.order.ctx.meter.received_bytes() > before {
+                self.keep_what_is_held();
+            }
             self.may_mix &= !(were_wrong && self.held.was_pieced);
             if were_wrong && may_repeat && (self.order.sources.len() == 1 || self.held.was_pieced) {
                 may_repeat = false;
@@ -108,6 +114,16 @@ impl Attempt<'_> {
             failures.push(failure);
         }
         Err(telling(failures).into())
+    }
+
+    /// A source has brought bytes and may go on with them in the next attempt: those that would have to begin anew, and so
+    /// drop them, are not asked in this one.
+    fn keep_what_is_held(&mut self) {
+        let Some(stored) = self.held.stored() else { return };
+        let order = &self.order;
+        let goes_on =
+            |source: &usize| first_ask(Some(stored), &order.source_ids[*source], order.has_digest()).range.is_some();
+        self.left.retain(goes_on);
     }
 
     /// The first source that is left and whose host is not paused just now; else the first that is left.
@@ -136,7 +152,7 @@ impl Attempt<'_> {
     async fn settle(&mut self, mut result: DownloadResult) -> Result<DownloadResult, Halt> {
         drop_part(&self.order, self.held.take_part()).await?;
         if result.final_url.is_empty() {
-            result.final_url.clone_from(&self.log.report.url);
+            result.final_url = self.log.url(&self.order);
         }
         Ok(result)
     }

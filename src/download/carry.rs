@@ -51,7 +51,8 @@ impl Flow<'_> {
     fn trickle(&self, stream: &Stream, from: u64) -> Option<Failure> {
         let came = stream.at - from;
         let low = self.order.ctx.profile.timeouts.low_speed_bytes_per_second as f64;
-        let is_slow = (came as f64) < stream.asked.elapsed().as_secs_f64() * low;
+        let took = stream.head_wait + stream.body.0.origin_wait();
+        let is_slow = (came as f64) < took.as_secs_f64() * low;
         (came < PIECE_BYTES_MIN || is_slow).then(|| {
             let message = format!("the origin sends {came} bytes where it is asked for more, answer after answer");
             Failure::retryable(FailureReason::LowSpeed, message)

@@ -46,17 +46,17 @@ pub(super) async fn verify(order: &Order<'_>, transferred: Transferred, held: &m
 /// Gives the file its name.
 pub(super) async fn commit(order: &Order<'_>, verified: Verified) -> Result<DownloadResult, Halt> {
     let Verified { bound, name, total, checksums, resumed_bytes, connections } = verified;
-    let binding = bound.binding().clone();
     let committed = bound.commit(&name, total, order.taken(), order.ctx.durability).await?;
     order.ctx.meter.set_done(total);
+    let record = committed.record;
     Ok(DownloadResult {
         path: committed.path,
         bytes: total,
         checksums,
-        final_url: binding.final_url,
-        content_type: binding.content_type,
-        etag: binding.version.etag,
-        last_modified: binding.version.last_modified,
+        final_url: record.url,
+        content_type: record.content_type,
+        etag: record.etag,
+        last_modified: record.last_modified,
         resumed_bytes,
         connections,
         skipped: false,

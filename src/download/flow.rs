@@ -25,6 +25,8 @@ use crate::net::{Permit, Session};
 const STRIKES_MAX: u32 = 3;
 /// The wait before a failed connection is replaced; grows with each strike.
 const REPLACE_WAIT: Duration = Duration::from_millis(200);
+/// A file of no more bytes is small.
+const SMALL_BYTES_MAX: u64 = 64 << 10;
 /// With fewer seconds than this to go, no connection is added.
 const WORTH_GROWING: Duration = Duration::from_secs(2);
 
@@ -100,6 +102,13 @@ impl<'a> Flow<'a> {
     pub(super) fn into_peak(self) -> u32 {
         self.order.ctx.meter.set_connections(0);
         self.state.into_inner().unwrap_or_else(PoisonError::into_inner).peak
+    }
+
+    /// Whether it is so little, and by one connection from the start, that nothing has to go on beside it.
+    pub(super) fn is_small(&self) -> bool {
+        let total = self.lock().board.total();
+        let is_new = self.bound.with_held(crate::files::ranges::RangeSet::is_empty);
+        is_new && self.connections.most == 1 && total.is_some_and(|total| total <= SMALL_BYTES_MAX)
     }
 
     pub(super) fn is_complete(&self) -> bool {

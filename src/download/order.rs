@@ -7,7 +7,7 @@ use crate::download::{DownloadContext, Target};
 use crate::files::commit::Taken;
 use crate::files::names;
 use crate::files::part::PartKey;
-use crate::model::checksum::Algorithm;
+use crate::model::checksum::{Algorithm, hex};
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::secret::{redacted_text, source_name};
 use crate::model::spec::{DownloadSpec, OnConflict};
@@ -21,6 +21,8 @@ pub(super) struct Order<'a> {
     pub(super) sources: Vec<Url>,
     /// What each of them is recognised by in what is kept on the disk. A digest, since their queries may hold secrets.
     pub(super) source_ids: Vec<String>,
+    /// The name that the task's own URL gives where neither the client nor an origin has one: the same whoever serves.
+    url_name: String,
 }
 
 /// The most bytes that a body may have, and the failure of one that has more.
@@ -37,7 +39,11 @@ impl<'a> Order<'a> {
         };
         let sources = std::iter::once(&spec.url).chain(&spec.mirrors).map(parse).collect::<Result<Vec<Url>, _>>()?;
         let source_ids = sources.iter().map(source_id).collect();
-        Ok(Order { ctx, spec, target, sources, source_ids })
+        let url_name = match (&target.name, sources.first()) {
+            (None, Some(url)) => names::from_url(url).unwrap_or_else(|| names::FALLBACK.to_owned()),
+            _ => String::new(),
+        };
+        Ok(Order { ctx, spec, target, sources, source_ids, url_name })
     }
 
     /// Whether the client named a digest of the whole.
@@ -60,13 +66,13 @@ impl<'a> Order<'a> {
         self.ctx.has_history || self.ctx.part_is_shared
     }
 
-    /// The client's name, else the origin's, else the URL's.
-    pub(super) fn name_for(&self, source: usize, suggested: &str) -> String {
-        let derived = || {
-            let of_url = || names::from_url(&self.sources[source]);
-            names::sanitize(suggested).or_else(of_url).unwrap_or_else(|| names::FALLBACK.to_owned())
-        };
-        self.target.name.clone().unwrap_or_else(derived)
+    /// The client's name, else the origin's, else the URL's. What an origin suggests has been made fit for use.
+    pub(super) fn name_for<'s>(&'s self, suggested: &'s str) -> &'s str {
+        match &self.target.name {
+            Some(name) => name,
+            None if suggested.is_empty() => &self.url_name,
+            None => suggested,
+        }
     }
 
     /// What happens to a file that has the name. Only `OVERWRITE` replaces a file that somebody else made.
@@ -116,6 +122,5 @@ impl<'a> Order<'a> {
 }
 
 fn source_id(url: &Url) -> String {
-    let digest = Sha256::digest(source_name(url));
-    digest.iter().take(16).fold(String::new(), |id, byte| id + &format!("{byte:02x}"))
+    hex(&Sha256::digest(source_name(url))[..16])
 }

@@ -73,7 +73,7 @@ async fn bind(order: &Order<'_>, start: Start, held: &mut Held) -> Result<Bound,
     } else {
         Part::at_rest(order.ctx.root, &order.target.folder, order.part_key()).await;
         let part = Part::create(order.ctx.root, &order.target.folder, order.part_key())?;
-        if order.has_history() {
+        if order.has_history() || start.binding().version.total.is_none_or(|total| total >= PREALLOCATE_FROM_BYTES) {
             part.drop_foreign_checkpoint()?;
         }
         part

@@ -2,10 +2,10 @@
 
 use crate::download::Halt;
 use crate::download::ask::{Stream, send};
-use crate::download::existing::{kept, known_file, settled};
+use crate::download::existing::{Known, kept, known_file, settled};
 use crate::download::held::Held;
 use crate::download::order::Order;
-use crate::download::resume::{Verdict, first_ask, judge};
+use crate::download::resume::{Ask, Verdict, first_ask, judge};
 use crate::files::binding::{Admitted, Binding, Why};
 use crate::files::version::Version;
 use crate::model::outcome::{AttemptReport, DownloadResult, ResumeKind};
@@ -21,9 +21,16 @@ pub(super) struct Log {
 impl Log {
     pub(super) fn of(order: &Order<'_>) -> Log {
         // Credentials are for the origin of the URL that the client named, whichever source is asked first.
-        let session = Session::new(order.sources.first().map(url::Url::as_str).unwrap_or_default());
-        let url = order.sources.first().map(redacted).unwrap_or_default();
-        Log { session, report: AttemptReport { url, ..AttemptReport::default() } }
+        let session = order.sources.first().map_or_else(|| Session::new(""), |home| Session::at(home.clone()));
+        Log { session, report: AttemptReport::default() }
+    }
+
+    /// The URL that was asked last; before the first, the task's own.
+    pub(super) fn url(&self, order: &Order<'_>) -> String {
+        match order.sources.first() {
+            Some(home) if self.report.url.is_empty() => redacted(home),
+            _ => self.report.url.clone(),
+        }
     }
 
     /// Notes who was asked last and what came.
@@ -83,21 +90,22 @@ impl Start {
 pub(super) async fn probe(order: &Order<'_>, source: usize, held: &mut Held, log: &mut Log) -> Result<Probe, Halt> {
     // All bytes came in an earlier attempt, which did not get to verify or to name them.
     if let Some(admitted) = held.stored().and_then(|stored| stored.whole(order.has_digest())) {
+        // Nothing is asked for, and to read it back may take long.
+        order.ctx.transport.rest();
         return Ok(Probe::Answered(complete(order, source, admitted, log)));
     }
-    let expected = order.name_for(source, "");
-    let mut known = known_file(order, &expected)?;
+    let expected = order.name_for("");
+    let mut known = known_file(order, expected)?;
     let mut ask = first_ask(held.stored(), &order.source_ids[source], order.has_digest());
     loop {
         let record = known.as_ref().and_then(|known| known.record_of(&order.source_ids[source]));
         let is_conditional = record.is_some();
         let sent = send(order, &mut log.session, source, &ask, record, Permit::default()).await;
         log.note_exchange();
-        let stream = sent?;
-        if let Some(known) = known.as_ref().filter(|known| known.is_unchanged(&stream.answer)) {
-            stream.leave().await;
-            return Ok(Probe::Settled(kept(order, known).await?));
-        }
+        let mut stream = match unless_unchanged(order, known.as_ref(), sent?).await? {
+            Ok(stream) => stream,
+            Err(result) => return Ok(Probe::Settled(result)),
+        };
         if is_conditional && stream.answer.status == 304 {
             // Of another place than the one that the file came from: its validators say nothing of what is there.
             stream.leave().await;
@@ -106,20 +114,20 @@ pub(super) async fn probe(order: &Order<'_>, source: usize, held: &mut Held, log
         }
         let verdict = judge(held.stored(), &ask, &stream.answer, order.has_digest());
         if !matches!(verdict, Verdict::AskAgain(_) | Verdict::Refuse(_) | Verdict::Status) {
-            let name = order.name_for(source, &stream.answer.seen.suggested_name);
+            let name = order.name_for(&stream.answer.seen.suggested_name);
             if order.target.name.is_none()
-                && let Some(result) = settled(order, &name).await?
+                && let Some(result) = settled(order, name).await?
             {
                 return Ok(Probe::Settled(result));
             }
             // The name is another than the one that was expected, and so is the file that may have it.
             if name != expected {
-                known = known_file(order, &name)?;
+                known = known_file(order, name)?;
             }
-            if let Some(known) = known.as_ref().filter(|known| known.is_unchanged(&stream.answer)) {
-                stream.leave().await;
-                return Ok(Probe::Settled(kept(order, known).await?));
-            }
+            stream = match unless_unchanged(order, known.as_ref(), stream).await? {
+                Ok(stream) => stream,
+                Err(result) => return Ok(Probe::Settled(result)),
+            };
         }
         match verdict {
             Verdict::AskAgain(next) => {
@@ -136,13 +144,7 @@ pub(super) async fn probe(order: &Order<'_>, source: usize, held: &mut Held, log
                 return Ok(Probe::Answered(complete(order, source, admitted, log)));
             }
             Verdict::Join(admitted) => {
-                let at = first_missing(&admitted);
-                let (kind, again) = if stream.at < at && ask.range.is_some() {
-                    (ResumeKind::ReceivedAgain, ": the origin ignores ranges, so what is before came again")
-                } else {
-                    (ResumeKind::Continued, "")
-                };
-                log.note_course(at, kind, format!("continued at {at}{again}"));
+                note_join(log, &admitted, &stream, &ask);
                 return Ok(answered(order, source, Start::Held(admitted), stream));
             }
             Verdict::Begin(why) => {
@@ -150,11 +152,33 @@ pub(super) async fn probe(order: &Order<'_>, source: usize, held: &mut Held, log
                 let why = why.or(dropped);
                 let how = why.map(|why| format!("restarted: {why}")).unwrap_or_default();
                 log.note_course(0, why.map(kind_of).unwrap_or_default(), how);
-                let binding = fresh(&stream);
+                let binding = fresh(&mut stream);
                 return Ok(answered(order, source, Start::Fresh(binding), stream));
             }
         }
     }
+}
+
+/// The answer, or the result where it says that the file that is there is still what the origin has.
+async fn unless_unchanged(
+    order: &Order<'_>,
+    known: Option<&Known>,
+    stream: Stream,
+) -> Result<Result<Stream, DownloadResult>, Halt> {
+    let Some(known) = known.filter(|known| known.is_unchanged(&stream.answer)) else { return Ok(Ok(stream)) };
+    stream.leave().await;
+    Ok(Err(kept(order, known).await?))
+}
+
+/// Notes that what is held is gone on with.
+fn note_join(log: &mut Log, admitted: &Admitted, stream: &Stream, ask: &Ask) {
+    let at = first_missing(admitted);
+    let (kind, again) = if stream.at < at && ask.range.is_some() {
+        (ResumeKind::ReceivedAgain, ": the origin ignores ranges, so what is before came again")
+    } else {
+        (ResumeKind::Continued, "")
+    };
+    log.note_course(at, kind, format!("continued at {at}{again}"));
 }
 
 fn kind_of(why: Why) -> ResumeKind {
@@ -168,21 +192,23 @@ fn kind_of(why: Why) -> ResumeKind {
 }
 
 fn answered(order: &Order<'_>, source: usize, start: Start, stream: Stream) -> Probe {
-    let name = order.name_for(source, &stream.answer.seen.suggested_name);
+    let name = order.name_for(&start.binding().suggested_name).to_owned();
     Probe::Answered(Probed { source, name, start, stream: Some(stream) })
 }
 
 fn complete(order: &Order<'_>, source: usize, admitted: Admitted, log: &mut Log) -> Probed {
     let bytes = admitted.ranges().bytes();
     log.note_course(bytes, ResumeKind::Complete, format!("continued at {bytes}: nothing was missing"));
-    let name = order.name_for(source, &admitted.binding().suggested_name);
+    let name = order.name_for(&admitted.binding().suggested_name).to_owned();
     Probed { source, name, start: Start::Held(admitted), stream: None }
 }
 
 /// What a body that is taken from the start belongs to. Offsets in what is decoded mean nothing to the origin, so nothing
 /// of it can be continued.
-fn fresh(stream: &Stream) -> Binding {
-    let seen = stream.answer.seen.clone();
+fn fresh(stream: &mut Stream) -> Binding {
+    // What is left of the answer needs no more than whose it is.
+    let source = stream.answer.seen.source.clone();
+    let seen = std::mem::replace(&mut stream.answer.seen, Binding { source, ..Binding::default() });
     if stream.answer.is_encoded { Binding { version: Version::default(), ..seen } } else { seen }
 }
 

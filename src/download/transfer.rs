@@ -95,6 +95,9 @@ pub(super) async fn transfer(
 
 /// Runs the connections, and what hashes behind them.
 async fn drive(flow: &Flow<'_>, first: Opened, has_digest: bool) -> Result<(), Halt> {
+    if flow.is_small() {
+        return alone(flow, first, has_digest).await;
+    }
     let mut behind = pin!(hash_behind(flow));
     let (end, unread) = tokio::select! {
         biased;
@@ -129,6 +132,27 @@ async fn hash_behind(flow: &Flow<'_>) -> Result<(), Failure> {
     }
 }
 
+/// Runs the one connection of a small file. Its bytes are hashed as they come, and no checkpoint of so few is worth its cost.
+async fn alone(flow: &Flow<'_>, first: Opened, has_digest: bool) -> Result<(), Halt> {
+    let end = tokio::select! {
+        biased;
+        () = flow.order.ctx.stop.cancelled() => return Err(Halt::Stopped),
+        end = flow.worker(0, Some(first)) => end,
+    };
+    match end {
+        Err(Halt::Failed(failure)) if is_local(&failure) || (flow.bound.is_contradicted() && !has_digest) => {
+            Err(failure.into())
+        }
+        Ok(()) | Err(Halt::Failed(_)) if flow.is_complete() => Ok(()),
+        Ok(()) => Err(nobody().into()),
+        Err(halt) => Err(halt),
+    }
+}
+
+fn nobody() -> Failure {
+    Failure::retryable(FailureReason::Truncated, "no connection brought the rest of the file")
+}
+
 /// Runs the connections until all bytes are there, nobody can bring more, or the attempt is stopped.
 async fn connect(flow: &Flow<'_>, first: Opened, has_digest: bool) -> Result<(), Halt> {
     let mut workers = FuturesUnordered::new();
@@ -156,8 +180,6 @@ async fn connect(flow: &Flow<'_>, first: Opened, has_digest: bool) -> Result<(),
             Some(Err(halt)) => return Err(halt),
             Some(Ok(())) => {}
             None => {
-                let nobody =
-                    || Failure::retryable(FailureReason::Truncated, "no connection brought the rest of the file");
                 return Err(failure.unwrap_or_else(nobody).into());
             }
         }

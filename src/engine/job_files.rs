@@ -12,6 +12,7 @@ use crate::engine::patience::patiently;
 use crate::files::aside::Aside;
 use crate::files::part::{Part, PartKey};
 use crate::files::{ContentStore, Root};
+use crate::model::checksum::hex;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::outcome::Outcome;
 use crate::model::spec::{DownloadSpec, Work};
@@ -61,7 +62,7 @@ impl JobFiles {
             return format!("{}-{}", id.job, id.index);
         }
         let digest = Sha256::digest(format!("{}\n{}", spec.url, spec.path));
-        digest.iter().take(12).fold(String::new(), |key, byte| key + &format!("{byte:02x}"))
+        hex(&digest[..12])
     }
 
     /// Whether a download has written a checkpoint after `since`: its attempt has made progress that lasts.

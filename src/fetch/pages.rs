@@ -221,9 +221,11 @@ fn unreadable(page: &Url, error: link::Unreadable) -> Failure {
 /// The next page's URL as a page names it, under the rules of redirects.
 fn resolve(page: &Url, target: &str) -> Result<Url, Failure> {
     let from = redacted(page);
-    let url = page.join(target).map_err(|_| {
+    let mut url = page.join(target).map_err(|_| {
         Failure::fatal(FailureReason::Protocol, format!("the page at `{from}` names a next one that is not a URL"))
     })?;
+    // It is not sent, so that two which differ in nothing else are one request.
+    url.set_fragment(None);
     if url.as_str().len() > URL_BYTES_MAX {
         let message = format!("the page at `{from}` names a next one with a URL of more than {URL_BYTES_MAX} bytes");
         return Err(Failure::fatal(FailureReason::Protocol, message));

@@ -22,7 +22,7 @@ use crate::files::checkpoint::{Place, SaveError, part_name};
 use crate::files::digest::Hasher;
 use crate::files::error::{blocking, failure};
 use crate::files::folder::Folder;
-use crate::files::part::Part;
+use crate::files::part::{LARGE_BYTES, Part};
 use crate::files::ranges::RangeSet;
 use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::failure::{Failure, FailureReason};
@@ -148,8 +148,8 @@ impl Bound {
         &self.place.folder
     }
 
-    pub(super) fn place(&self) -> &Arc<Place> {
-        &self.place
+    pub(super) fn into_parts(self) -> (Arc<Place>, Binding) {
+        (self.place, self.binding)
     }
 
     /// Sets the size, where it became known only at the end.
@@ -307,8 +307,15 @@ impl Bound {
             let _ = self.checkpoint().await;
         }
         let Bound { place, binding, gate } = self;
-        // What was set aside behind the bytes is for others, until the part is gone on with.
-        let _ = place.disk.give_tail_back();
+        // What was set aside behind the bytes is for others, until the part is gone on with. To give much back takes time;
+        // where it cannot be given back, it stays with the part.
+        let tail = place.disk.tail_bytes();
+        if tail >= LARGE_BYTES {
+            let place = Arc::clone(&place);
+            let _ = blocking(move || place.disk.give_tail_back().map_err(|error| place.fail("cut", &error))).await;
+        } else if tail > 0 {
+            let _ = place.disk.give_tail_back();
+        }
         let gate = gate.into_inner().unwrap_or_else(PoisonError::into_inner);
         let ranges = if gate.is_doubtful { gate.saved } else { gate.have };
         let is_empty = ranges.is_empty();

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::OFlags;
 
@@ -18,6 +18,7 @@ use crate::files::error::failure;
 use crate::files::folder::Folder;
 use crate::files::names;
 use crate::files::root::Root;
+use crate::files::unnamed::Naming;
 use crate::model::failure::Failure;
 
 /// A part in its directory. Work on the blocking pool shares it, may outlive the attempt, and keeps the claim until its
@@ -30,6 +31,8 @@ pub(super) struct Place {
     pub(super) disk: Disk,
     /// Given back with the last reference.
     _claim: Claim,
+    /// How the part gets its name; `None`: it has it.
+    naming: Mutex<Option<Naming>>,
     /// Whether a checkpoint may be on the disk, or on its way there.
     meta_exists: AtomicBool,
     /// Counts what makes earlier checkpoints untrue.
@@ -48,13 +51,23 @@ pub(super) enum SaveError {
 }
 
 impl Place {
-    pub(super) fn new(root: Arc<Root>, folder: Folder, key: &str, disk: Disk, claim: Claim, has_meta: bool) -> Place {
+    /// A part that is there. `naming`: how it gets its name, if it has none.
+    pub(super) fn new(
+        root: Arc<Root>,
+        folder: Folder,
+        key: &str,
+        disk: Disk,
+        claim: Claim,
+        has_meta: bool,
+        naming: Option<Naming>,
+    ) -> Place {
         Place {
             root,
             folder,
             key: key.to_owned(),
             disk,
             _claim: claim,
+            naming: Mutex::new(naming),
             meta_exists: AtomicBool::new(has_meta),
             epoch: AtomicU64::new(0),
             saving: Mutex::default(),
@@ -84,7 +97,53 @@ impl Place {
             return Ok(());
         }
         self.disk.sync().map_err(SaveError::Data)?;
-        self.write_claim(stored).map_err(|_| SaveError::Claim)
+        self.take_name().and_then(|()| self.write_claim(stored)).map_err(|_| SaveError::Claim)
+    }
+
+    /// Whether the part has its name.
+    pub(super) fn is_named(&self) -> bool {
+        self.naming().is_none()
+    }
+
+    fn naming(&self) -> MutexGuard<'_, Option<Naming>> {
+        self.naming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the part its name, if it has none. What a crash left under that name, and a checkpoint that would claim bytes
+    /// which are not in this part, are removed before.
+    pub(super) fn take_name(&self) -> io::Result<()> {
+        let mut naming = self.naming();
+        let Some(how) = *naming else { return Ok(()) };
+        let (part, meta) = (part_name(&self.key), meta_name(&self.key));
+        if self.folder.leads_somewhere(&meta)? {
+            self.folder.remove(&meta)?;
+            self.folder.sync()?;
+        }
+        let linked = how.link(self.disk.file(), &self.folder, &part);
+        if linked.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+            self.folder.remove(&part)?;
+            how.link(self.disk.file(), &self.folder, &part)?;
+        } else {
+            linked?;
+        }
+        *naming = None;
+        Ok(())
+    }
+
+    /// Gives the finished part the name of its file, unless that is taken, which is `AlreadyExists`.
+    pub(super) fn take_free_name(&self, name: &str) -> io::Result<()> {
+        match *self.naming() {
+            Some(how) => how.link(self.disk.file(), &self.folder, name),
+            None => self.folder.rename_to_free(&part_name(&self.key), name),
+        }
+    }
+
+    /// Lets no checkpoint be made any more, one on its way included.
+    pub(super) fn end_saves(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        if self.has_meta() {
+            drop(self.saving.lock().unwrap_or_else(PoisonError::into_inner));
+        }
     }
 
     fn write_claim(&self, stored: &Stored) -> io::Result<()> {
@@ -115,10 +174,12 @@ impl Place {
 
     /// Removes the part, its checkpoint, and the directories made by haul that this leaves empty.
     pub(super) fn discard(&self) -> Result<(), Failure> {
-        self.remove_meta()
-            .and_then(|()| self.folder.remove(&part_name(&self.key)))
-            .map_err(|error| self.fail("remove", &error))?;
-        self.root.prune(self.folder.path());
+        let remove = || {
+            self.remove_meta()?;
+            if self.is_named() { self.folder.remove(&part_name(&self.key)) } else { Ok(()) }
+        };
+        remove().map_err(|error| self.fail("remove", &error))?;
+        self.root.prune_around(self.folder.path(), Some(&self.folder.path_of(&self.key)));
         Ok(())
     }
 

@@ -43,6 +43,16 @@ impl Claims {
         self.lock().claimed.contains(path)
     }
 
+    /// Removes a directory by `remove`, unless a part in it, or further down, is in use: its file may have no name yet. Says
+    /// whether it is gone. `own`: the path of a part that is being removed.
+    pub(super) fn remove_unused(&self, folder: &str, own: Option<&str>, remove: impl FnOnce() -> bool) -> bool {
+        let state = self.lock();
+        let is_within = |path: &str| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+        let is_in_use = state.claimed.iter().any(|path| is_within(path) && Some(path.as_str()) != own);
+        // While nobody can begin to use one.
+        !is_in_use && remove()
+    }
+
     /// Whether the part of this path may be kept while its download waits for room on a file system. `is_there` says
     /// whether another one, which was kept, still exists.
     pub(super) fn may_wait(&self, device: u64, path: &str, is_there: impl FnOnce(&str) -> bool) -> bool {
@@ -69,6 +79,17 @@ impl Drop for Claim {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_stays_while_a_part_in_it_is_in_use() {
+        let claims = Arc::new(Claims::default());
+        let (own, other) = (claims.claim("a/b/1".to_owned()).unwrap(), claims.claim("a/bc/2".to_owned()).unwrap());
+        let is_removed = |folder, own| claims.remove_unused(folder, own, || true);
+        assert!(!is_removed("a/b", None) && is_removed("a/b", Some("a/b/1")));
+        assert!(!is_removed("a", Some("a/b/1")) && is_removed("a/c", None));
+        drop((own, other));
+        assert!(is_removed("a", None));
+    }
 
     #[test]
     fn one_part_waits_for_room_on_each_file_system() {

@@ -47,6 +47,8 @@ pub struct Committed {
     pub path: String,
     /// Tells it from a file that takes its name later.
     pub created: CreatedFile,
+    /// What is remembered with it.
+    pub record: Record,
 }
 
 impl Bound {
@@ -58,15 +60,14 @@ impl Bound {
         taken: Taken,
         durability: Durability,
     ) -> Result<Committed, Failure> {
-        let place = Arc::clone(self.place());
-        let binding = self.binding();
+        let (place, binding) = self.into_parts();
         let record = Record {
             key: place.key.clone(),
-            source: binding.source.clone(),
-            url: binding.final_url.clone(),
-            etag: binding.version.etag.clone(),
-            last_modified: binding.version.last_modified.clone(),
-            content_type: binding.content_type.clone(),
+            source: binding.source,
+            url: binding.final_url,
+            etag: binding.version.etag,
+            last_modified: binding.version.last_modified,
+            content_type: binding.content_type,
             ..Record::default()
         };
         let commit = Commit { name: name.to_owned(), size, taken, durability, record };
@@ -87,7 +88,7 @@ struct Commit {
 }
 
 impl Commit {
-    fn run(self, place: &Place) -> Result<Committed, Failure> {
+    fn run(mut self, place: &Place) -> Result<Committed, Failure> {
         let fail = |error: io::Error| place.fail("finish", &error);
         let mut metadata = place.disk.metadata().map_err(fail)?;
         if metadata.len() > self.size {
@@ -104,12 +105,14 @@ impl Commit {
         if self.durability == Durability::Full {
             place.disk.sync().map_err(fail)?;
         }
+        // One that came late would name the part beside its file.
+        place.end_saves();
         let name = give_name(place, &self.name, &self.taken)?;
         if self.durability == Durability::Full {
             place.root.sync_folder(&place.folder).map_err(fail)?;
         }
         place.remove_meta().map_err(fail)?;
-        Ok(Committed { path: place.folder.path_of(&name), created })
+        Ok(Committed { path: place.folder.path_of(&name), created, record: self.record })
     }
 }
 
@@ -121,7 +124,7 @@ fn give_name(place: &Place, name: &str, taken: &Taken) -> Result<String, Failure
     let mut number = 0;
     for _ in 0..CANDIDATES_MAX {
         let candidate = names::candidate(name, number);
-        match folder.rename_to_free(&part_name(&place.key), &candidate) {
+        match place.take_free_name(&candidate) {
             Ok(()) => {
                 if number > 0 {
                     place.root.note_number(folder.path_of(name), number + 1);
@@ -148,7 +151,11 @@ fn give_name(place: &Place, name: &str, taken: &Taken) -> Result<String, Failure
 
 fn replace(place: &Place, name: &str) -> Result<String, Failure> {
     let folder = &place.folder;
-    match folder.rename(&part_name(&place.key), name) {
+    let rename = || place.take_name().and_then(|()| folder.rename(&part_name(&place.key), name));
+    let renamed = if place.is_named() { rename() } else { place.take_free_name(name) };
+    let renamed =
+        renamed.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { rename() } else { Err(error) });
+    match renamed {
         Ok(()) => Ok(name.to_owned()),
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => Err(exists(folder, name)),
         Err(error) => Err(failure("rename to", &folder.path_of(name), &error)),
@@ -163,6 +170,7 @@ fn replace(place: &Place, name: &str) -> Result<String, Failure> {
 fn replace_own(place: &Place, name: &str, sources: &[String]) -> Result<bool, Failure> {
     let (folder, part) = (&place.folder, part_name(&place.key));
     let fail = |error: io::Error| failure("rename to", &folder.path_of(name), &error);
+    place.take_name().map_err(fail)?;
     // For a moment the name of the part leads to the old file, which must not be taken for the new one after a crash.
     if place.has_meta() {
         place.remove_meta().and_then(|()| folder.sync()).map_err(fail)?;
@@ -174,16 +182,18 @@ fn replace_own(place: &Place, name: &str, sources: &[String]) -> Result<bool, Fa
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(fail(error)),
     }
-    if is_from(folder, &part, sources)? {
+    let is_own = is_from(folder, &part, sources);
+    if is_own == Ok(true) {
         folder.remove(&part).map_err(fail)?;
         return Ok(true);
     }
-    folder.exchange(&part, name).map_err(fail)?;
-    if folder.leads_to(&part, place.disk.file()).map_err(fail)? {
-        return Ok(false);
+    // Theirs, or nobody knows whose: it is put back.
+    let is_back = folder.exchange(&part, name).is_ok();
+    if is_back && folder.leads_to(&part, place.disk.file()).map_err(fail)? {
+        return is_own;
     }
-    // Replaced once more meanwhile. Whatever it is, it keeps a name that people see.
-    for number in 1..CANDIDATES_MAX {
+    // Removed or replaced once more meanwhile. Whatever it is, it keeps a name that people see.
+    for number in 0..CANDIDATES_MAX {
         match folder.rename_to_free(&part, &names::candidate(name, number)) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             other => {
@@ -273,7 +283,7 @@ mod tests {
         assert_eq!(std::fs::read(at.path().join("f")).unwrap(), b"theirs");
         assert_eq!(std::fs::read(at.path().join(part_name("k"))).unwrap(), b"new");
         let own = std::fs::File::open(at.path().join("f")).unwrap();
-        let record = Record { source: "a".into(), ..Record::default() };
+        let mut record = Record { source: "a".into(), ..Record::default() };
         record.write(&own, &own.metadata().unwrap());
         assert!(replace_own(&place, "f", &sources).unwrap());
         assert_eq!(std::fs::read(at.path().join("f")).unwrap(), b"new");

@@ -51,14 +51,16 @@ impl Disk {
         self.file.metadata().map_or(0, |metadata| metadata.blocks().saturating_mul(BLOCK_BYTES))
     }
 
+    /// What was set aside behind the end of the file; 0 where that is not known.
+    pub(super) fn tail_bytes(&self) -> u64 {
+        let tail = |metadata: Metadata| metadata.blocks().saturating_mul(BLOCK_BYTES).saturating_sub(metadata.len());
+        self.file.metadata().map_or(0, tail)
+    }
+
     /// Gives back what was set aside behind the end of the file. A file system drops that when a file is cut to the length
     /// that it has.
     pub(super) fn give_tail_back(&self) -> io::Result<()> {
-        let metadata = self.file.metadata()?;
-        if metadata.blocks().saturating_mul(BLOCK_BYTES) <= metadata.len() {
-            return Ok(());
-        }
-        self.file.set_len(metadata.len())
+        self.file.set_len(self.file.metadata()?.len())
     }
 
     /// Writes to the page cache.

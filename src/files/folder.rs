@@ -67,10 +67,14 @@ impl Folder {
 
     /// Whether something has this name, whatever it is.
     pub fn has(&self, name: &str) -> Result<bool, Failure> {
+        self.leads_somewhere(name).map_err(|error| failure("look at", &self.path_of(name), &error))
+    }
+
+    pub(super) fn leads_somewhere(&self, name: &str) -> io::Result<bool> {
         match rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => Ok(true),
             Err(rustix::io::Errno::NOENT) => Ok(false),
-            Err(error) => Err(failure("look at", &self.path_of(name), &error.into())),
+            Err(error) => Err(error.into()),
         }
     }
 

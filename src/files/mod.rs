@@ -26,6 +26,7 @@ pub mod root;
 pub mod source;
 pub mod space;
 mod syncs;
+mod unnamed;
 pub mod version;
 
 pub use content::ContentStore;

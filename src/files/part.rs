@@ -25,8 +25,8 @@ use crate::model::failure::{Failure, FailureReason};
 /// that is on its way to the device; and how often it looks.
 const REST_WAIT: Duration = Duration::from_millis(100);
 const REST_LOOK: Duration = Duration::from_millis(5);
-/// Files from this size on are removed on the blocking pool.
-const LARGE_BYTES: u64 = 16 << 20;
+/// Files from this size on are removed, and cut, on the blocking pool.
+pub(super) const LARGE_BYTES: u64 = 16 << 20;
 /// How often a part is looked for that is removed or renamed while it is opened.
 const TRIES_MAX: u32 = 10;
 
@@ -75,7 +75,8 @@ impl Part {
         folder.open(&meta_name(key.name)).ok()??.metadata().ok()?.modified().ok()
     }
 
-    /// The part of this key; a new one when there is none.
+    /// The part of this key; a new one when there is none. One that is not shared is not looked for, which is for
+    /// [`Part::find`], and a new one has no name before its first checkpoint.
     pub fn create(root: &Arc<Root>, folder: &str, key: PartKey<'_>) -> Result<Part, Failure> {
         check_key(key)?;
         let name = part_name(key.name);
@@ -83,6 +84,20 @@ impl Part {
         for _ in 0..TRIES_MAX {
             let handle = root.make_folder(folder)?;
             let claim = claim(root, &handle, key)?;
+            if !key.is_shared
+                && let Some((file, naming)) = root.unnamed(&handle)
+            {
+                let place = Place::new(
+                    Arc::clone(root),
+                    handle,
+                    key.name,
+                    Disk::new(file, root.faults()),
+                    claim,
+                    false,
+                    Some(naming),
+                );
+                return Ok(Part { place: Arc::new(place), stored: None, is_new: true });
+            }
             match handle.open_with(&name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL) {
                 Ok(file) if !key.is_shared || lock(&handle, key, &file)? => {
                     return Ok(Part::of(root, handle, key, file, claim, (false, None), true));
@@ -168,7 +183,7 @@ impl Part {
         is_new: bool,
     ) -> Part {
         let disk = Disk::new(file, root.faults());
-        let place = Place::new(Arc::clone(root), folder, key.name, disk, claim, has_meta);
+        let place = Place::new(Arc::clone(root), folder, key.name, disk, claim, has_meta, None);
         Part { place: Arc::new(place), stored, is_new }
     }
 

@@ -24,6 +24,8 @@ use crate::files::names;
 use crate::files::source;
 use crate::files::space::{NoSpace, Reservation, Space};
 use crate::files::syncs::Syncs;
+use crate::files::unnamed;
+use crate::files::unnamed::Naming;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::CreatedFile;
 
@@ -52,6 +54,8 @@ pub struct Root {
     /// The number that the next file of a name gets, which is taken without one. A hint: what is wrong costs a try.
     numbers: Mutex<HashMap<String, u32>>,
     claims: Arc<Claims>,
+    /// How a file in it that has no name gets one; `None`: files have names from the start.
+    naming: Option<Naming>,
     syncs: Syncs,
     faults: Option<Arc<dyn Faults>>,
 }
@@ -71,6 +75,7 @@ impl Root {
             let dir = Dir::open_ambient_dir(path, ambient_authority())?;
             let folder = Folder::new(&dir, "")?;
             Ok(Root {
+                naming: Naming::of(&folder),
                 dir,
                 folder,
                 space: Arc::new(Space::new(reserve_bytes)),
@@ -103,6 +108,13 @@ impl Root {
     /// Claims the part of this path; `None`: it is in use.
     pub(super) fn claim(&self, path: String) -> Option<Claim> {
         self.claims.claim(path)
+    }
+
+    /// A new file in this directory that has no name, and how it gets one; `None`: there can be none there.
+    pub(super) fn unnamed(&self, folder: &Folder) -> Option<(File, Naming)> {
+        // Other file systems below the root were not looked at.
+        let naming = self.naming.filter(|_| folder.device() == self.folder.device())?;
+        Some((unnamed::open(folder).ok()?, naming))
     }
 
     /// Whether the part of `key` in `folder` may be kept while its download waits for room there. `name_of`: what the part
@@ -180,8 +192,14 @@ impl Root {
 
     /// Removes a directory and those above it, as long as they are empty and we made them.
     pub fn prune(&self, path: &str) {
+        self.prune_around(path, None);
+    }
+
+    /// As [`Root::prune`], where `own` is the path of a part that was in it and is being removed.
+    pub(super) fn prune_around(&self, path: &str, own: Option<&str>) {
         let mut rest = path;
-        while !rest.is_empty() && self.is_made_by_us(rest) && self.dir.remove_dir(rest).is_ok() {
+        let remove = |path: &str| self.claims.remove_unused(path, own, || self.dir.remove_dir(path).is_ok());
+        while !rest.is_empty() && self.is_made_by_us(rest) && remove(rest) {
             lock(&self.durable).remove(rest);
             self.forget_folder(rest);
             rest = rest.rsplit_once('/').map_or("", |(above, _)| above);

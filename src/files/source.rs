@@ -102,10 +102,10 @@ impl Existing {
 impl Record {
     /// Remembers this with `file`, whose bytes are complete, and says what the file is identified by from then on. A file
     /// system without attributes is not a reason to fail.
-    pub(super) fn write(mut self, file: &File, metadata: &Metadata) -> CreatedFile {
+    pub(super) fn write(&mut self, file: &File, metadata: &Metadata) -> CreatedFile {
         self.size = metadata.len();
         self.modified = nanos(metadata);
-        let json = serde_json::to_vec(&self).unwrap_or_default();
+        let json = serde_json::to_vec(self).unwrap_or_default();
         let kept = (1..=RECORD_BYTES_MAX).contains(&json.len())
             && rustix::fs::fsetxattr(file, ATTRIBUTE, &json, XattrFlags::empty()).is_ok();
         if !kept && let Ok(date) = httpdate::parse_http_date(&self.last_modified) {
@@ -151,7 +151,7 @@ mod tests {
         let place = tempfile::tempdir_in(".").unwrap();
         let path = place.path().join("f");
         std::fs::write(&path, b"abc").unwrap();
-        let record = Record { source: "a".into(), etag: "\"x\"".into(), ..Record::default() };
+        let mut record = Record { source: "a".into(), etag: "\"x\"".into(), ..Record::default() };
         let file = File::open(&path).unwrap();
         let created = record.write(&file, &file.metadata().unwrap());
         let look = || Existing::of(File::open(&path).unwrap()).unwrap();

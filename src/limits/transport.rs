@@ -207,6 +207,10 @@ impl BodySource for LimitedBody {
         }
         .boxed()
     }
+
+    fn origin_wait(&self) -> Duration {
+        self.inner.0.origin_wait()
+    }
 }
 
 #[cfg(test)]

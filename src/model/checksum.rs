@@ -51,6 +51,13 @@ impl Algorithm {
     }
 }
 
+/// Bytes as text of two digits each.
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    digits.map(char::from).collect()
+}
+
 impl FromStr for Algorithm {
     type Err = BadChecksum;
 

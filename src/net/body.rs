@@ -141,6 +141,10 @@ impl BodySource for HttpBody {
             chunk
         })
     }
+
+    fn origin_wait(&self) -> Duration {
+        self.pace.origin_wait
+    }
 }
 
 /// Whether a body comes fast enough. Only time spent waiting for bytes counts, so a reader that slows itself down, by a
@@ -152,13 +156,21 @@ struct Pace {
     /// The time spent waiting, and the bytes that came, in the current window.
     waited: Duration,
     bytes: u64,
+    origin_wait: Duration,
 }
 
 impl Pace {
     fn new(timeouts: &Timeouts) -> Pace {
         let window = timeouts.low_speed_window;
         let bytes_per_second = if window.is_zero() { 0 } else { timeouts.low_speed_bytes_per_second };
-        Pace { idle: timeouts.idle, bytes_per_second, window, waited: Duration::ZERO, bytes: 0 }
+        Pace {
+            idle: timeouts.idle,
+            bytes_per_second,
+            window,
+            waited: Duration::ZERO,
+            bytes: 0,
+            origin_wait: Duration::ZERO,
+        }
     }
 
     /// Counts bytes that came after a wait for them.
@@ -166,6 +178,7 @@ impl Pace {
     /// Fails where too few bytes came in a whole window.
     fn came(&mut self, waited: Duration, bytes: usize) -> Result<(), Failure> {
         self.waited += waited;
+        self.origin_wait += waited;
         self.bytes += bytes as u64;
         if self.bytes_per_second == 0 || self.waited < self.window {
             return Ok(());

@@ -44,7 +44,17 @@ struct Scan {
     handed_on: usize,
     is_interim: bool,
     is_broken: bool,
+    before: Before,
     is_http10: bool,
+}
+
+/// The line before the next, with the folds behind it.
+#[derive(Default, PartialEq, Eq)]
+enum Before {
+    #[default]
+    Other,
+    /// It says that there is no transfer coding, and is passed over.
+    Identity,
 }
 
 impl Watch {
@@ -148,9 +158,18 @@ impl Scan {
                 return false;
             }
             (_, []) => return true,
-            (_, header) => {
-                self.is_broken |= is_broken(header);
-                if let Some(colon) = colon_of_identity(header) {
+            (nth, header) => {
+                let is_fold = header.starts_with(b" ") || header.starts_with(b"\t");
+                // What is added to a line that is passed over would go with it.
+                let adds_coding = self.before == Before::Identity && is_fold && !header.trim_ascii().is_empty();
+                self.is_broken |= adds_coding || is_broken(header, is_fold, nth == 1);
+                let colon = colon_of_identity(header);
+                if colon.is_some() {
+                    self.before = Before::Identity;
+                } else if !is_fold {
+                    self.before = Before::Other;
+                }
+                if let Some(colon) = colon {
                     // Without its colon it is not a header.
                     line[colon] = b' ';
                 }
@@ -192,19 +211,19 @@ fn colon_of_identity(line: &[u8]) -> Option<usize> {
     (is_name && line[colon + 1..].trim_ascii().eq_ignore_ascii_case(b"identity")).then_some(colon)
 }
 
-/// Returns whether a line was meant to be a framing header, and is not one.
-fn is_broken(line: &[u8]) -> bool {
-    if line.starts_with(b" ") || line.starts_with(b"\t") {
+/// Returns whether a line was meant to be a framing header, and is not one. Blanks before it make a fold of it, which is one
+/// of nothing where it is the first line behind the status.
+fn is_broken(line: &[u8], is_fold: bool, is_first: bool) -> bool {
+    if is_fold && !is_first {
         return false;
     }
     let colon = line.iter().position(|byte| *byte == b':');
     let (name, value) = colon.map_or((line, None), |at| (&line[..at], Some(&line[at + 1..])));
-    let letters: String = name.iter().filter(|byte| byte.is_ascii_alphabetic()).map(|byte| char::from(*byte)).collect();
-    let letters = letters.to_ascii_lowercase();
-    let Some((_, right)) = FRAMING.iter().find(|(meant, _)| letters == *meant) else { return false };
+    let letters = || name.iter().filter(|byte| byte.is_ascii_alphabetic()).map(u8::to_ascii_lowercase);
+    let Some((_, right)) = FRAMING.iter().find(|(meant, _)| letters().eq(meant.bytes())) else { return false };
     let is_name = name.trim_ascii_end().eq_ignore_ascii_case(right.as_bytes());
     let is_text = |value: &[u8]| value.iter().all(|byte| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f));
-    !is_name || !value.is_some_and(is_text)
+    is_fold || !is_name || !value.is_some_and(is_text)
 }
 
 #[cfg(test)]
@@ -284,12 +303,20 @@ mod tests {
             "Content-Length: 3\u{0}",
             "Transfer-Encoding\u{b}: chunked",
             "TransferEncoding: chunked",
+            "Transfer-Encoding: identity\r\n , chunked",
+            "Transfer-Encoding: identity\r\n \r\n\t, chunked",
         ] {
             assert!(
                 is_broken(&format!("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\nX: y\r\n{bad}\r\n\r\n")),
                 "{bad}"
             );
         }
+    }
+
+    #[test]
+    fn a_first_line_that_is_a_fold_of_nothing_frames_nothing() {
+        assert!(is_broken("HTTP/1.1 200 OK\r\n Content-Length: 10\r\n\r\n"));
+        assert!(!is_broken("HTTP/1.1 200 OK\r\n X: 10\r\nContent-Length: 10\r\n\r\n"));
     }
 
     proptest! {

@@ -45,6 +45,7 @@ mod wire;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -143,6 +144,11 @@ pub trait Transport: Send + Sync + 'static {
 pub trait BodySource: Send {
     /// The next bytes; `None` after the last. A body that ends before its length fails with `TRUNCATED`.
     fn chunk(&mut self) -> BoxFuture<'_, Option<Result<Bytes, Failure>>>;
+
+    /// How long bytes were waited for at the origin, without what limits of our own made of it, as far as that is known.
+    fn origin_wait(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// A body that is read chunk by chunk.

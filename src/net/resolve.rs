@@ -144,7 +144,15 @@ impl Resolver {
             }
             answer
         }));
-        async move { thread.await.unwrap_or_else(|_| Err(Arc::from("the look-up was given up"))) }.boxed().shared()
+        let (names, name) = (Arc::clone(&self.names), name.to_owned());
+        let answer = async move {
+            thread.await.unwrap_or_else(|_| {
+                // Its thread has not come to that.
+                lock(&names).remove(name.as_str());
+                Err(Arc::from("the look-up was given up"))
+            })
+        };
+        answer.boxed().shared()
     }
 }
 

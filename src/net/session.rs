@@ -23,12 +23,16 @@ impl Session {
     /// Begins the session of a task whose own URL is `url`: the profile's secrets go to the origin of that URL and to
     /// no other, whichever URL is asked first. A text that is not a URL has no such origin.
     pub fn new(url: &str) -> Session {
-        Session {
-            trace: Trace::default(),
-            wanted_statuses: Vec::new(),
-            home: Url::parse(url).ok(),
-            jar: Jar::default(),
-        }
+        Session { home: Url::parse(url).ok(), ..Session::nowhere() }
+    }
+
+    /// As [`Session::new`], of a URL that was parsed already.
+    pub fn at(home: Url) -> Session {
+        Session { home: Some(home), ..Session::nowhere() }
+    }
+
+    fn nowhere() -> Session {
+        Session { trace: Trace::default(), wanted_statuses: Vec::new(), home: None, jar: Jar::default() }
     }
 
     /// The task's own URL, if `url` is of the same origin.

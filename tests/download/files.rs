@@ -1,18 +1,20 @@
 //! Names, conflicts, sizes, checksums, and what is left on the disk.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use haul::files::Root;
 use haul::files::disk::Faults;
+use haul::files::{Durability, Root};
 use haul::model::checksum::Algorithm;
 use haul::model::failure::FailureReason;
 use haul::model::outcome::AttemptEnd;
 use haul::model::spec::{DownloadSpec, OnConflict};
+use tokio_util::sync::CancellationToken;
 
 use super::rig::{Rig, checksum};
 use super::support::disk::SmallDisk;
 use super::support::object::Object;
-use super::support::reply::{Cut, Reply};
+use super::support::reply::{Cut, Pause, Reply};
 
 const SIZE: u64 = 100_000;
 
@@ -302,6 +304,37 @@ async fn nothing_is_left_of_what_never_began() {
     rig.origin.handle("/f", |request| Object::new(1, SIZE).respond(request).cut_at(0, Cut::Reset));
     rig.failed(&rig.spec("/f")).await;
     assert_eq!(rig.listing(), [""; 0]);
+}
+
+/// A file has no name before it is complete, or has a checkpoint: a process that is killed leaves nothing.
+#[tokio::test]
+async fn a_small_file_has_one_name_and_that_when_it_is_complete() {
+    let mut rig = Rig::new();
+    rig.durability = Durability::None;
+    let more = CancellationToken::new();
+    let (object, until) = (Object::new(1, 50_000), more.clone());
+    let served = object.clone();
+    rig.origin.handle("/slow", move |request| served.respond(request).pause_at(20_000, Pause::Until(until.clone())));
+    rig.origin.handle("/cut", |request| Object::new(2, 50_000).respond(request).cut_at(0, Cut::Reset));
+    let (slow, cut) = (rig.spec("/slow"), DownloadSpec { path: "g".into(), ..rig.spec("/cut") });
+    let meanwhile = async {
+        while rig.meter.received_bytes() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(rig.listing(), ["job"]);
+        // Whoever removes an empty directory does not remove it under that file.
+        let end = rig.attempt_through(&rig.client, "0-2", &cut).await.0;
+        assert!(matches!(end, AttemptEnd::Failed(_)), "{end:?}");
+        assert_eq!(rig.listing(), ["job"]);
+        more.cancel();
+    };
+    let (end, ()) = tokio::join!(rig.attempt(&slow), meanwhile);
+    assert!(matches!(end.0, AttemptEnd::Done(_)), "{end:?}");
+    assert_eq!((rig.listing(), rig.read("job/f")), (vec!["job".to_owned(), "job/f".to_owned()], object.bytes()));
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(rig.path("job/f")).unwrap().permissions());
+    std::fs::write(rig.path("job/other"), "").unwrap();
+    let usual = std::fs::metadata(rig.path("job/other")).unwrap().permissions();
+    assert_eq!(mode, std::os::unix::fs::PermissionsExt::mode(&usual));
 }
 
 #[tokio::test]

@@ -225,7 +225,10 @@ async fn a_checkpoint_without_its_part_claims_nothing_of_the_next() {
         _ = rig.attempt(&spec) => panic!("it stalls"),
         () = async { while rig.meter.received_bytes() < CUT { tokio::task::yield_now().await } } => {}
     }
-    assert_eq!(rig.listing(), ["job", "job/.haul-0-1.part"]);
+    assert_eq!(rig.listing(), ["job"], "neither the claim nor the bytes, which nothing has claimed yet");
+    rig.origin.object("/f", object.clone());
+    rig.done(&spec).await;
+    assert_eq!((rig.listing(), rig.read("job/f")), (vec!["job".to_owned(), "job/f".to_owned()], object.bytes()));
 }
 
 #[tokio::test]
@@ -258,6 +261,18 @@ async fn an_error_page_is_not_content() {
     let (_, report) = rig.done(&spec).await;
     assert_eq!(report.resume, "continued at 100000", "what was held is still held");
     assert_eq!(rig.read("job/f"), object.bytes());
+}
+
+#[tokio::test]
+async fn what_is_kept_of_an_answer_is_bounded() {
+    let rig = Rig::new();
+    let name = format!("attachment; filename={}.bin", "x".repeat(200_000));
+    rig.origin.handle("/f", move |request| {
+        let reply = Object::new(1, SIZE).respond(request).cut_at(CUT, Cut::Fin);
+        reply.header("Content-Disposition", &name)
+    });
+    rig.failed(&rig.spec("/f")).await;
+    assert!(std::fs::metadata(rig.path("job/.haul-0-1.meta")).unwrap().len() < 2000);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use haul::download::Settings;
 use haul::model::checksum::Algorithm;
 use haul::model::failure::FailureReason;
+use haul::model::spec::DownloadSpec;
 
 use super::rig::{Rig, checksum};
 use super::support::object::Object;
@@ -230,6 +231,10 @@ async fn a_mirror_goes_on_where_the_first_source_broke_off() {
         if has_digest {
             spec.checksums = vec![checksum(Algorithm::Sha256, &object.bytes())];
         }
+        if !has_digest {
+            // What it brought is kept for it, until it has nothing more to bring.
+            rig.failed(&spec).await;
+        }
         let (result, report) = rig.done(&spec).await;
         assert_eq!(rig.read("job/f"), object.bytes());
         assert!(result.final_url.ends_with("/m"));
@@ -270,6 +275,34 @@ async fn digests_of_what_comes_out_of_order() {
     let (result, _) = rig.done(&spec).await;
     assert_eq!(result.checksums, [Algorithm::Sha256, Algorithm::Blake3].map(|of| checksum(of, &object.bytes())));
     assert_eq!(rig.read("job/f"), object.bytes());
+}
+
+/// Each source cuts its answers short, and without a digest none can go on with what another brought.
+#[tokio::test]
+async fn what_a_source_brought_is_not_dropped_for_another() {
+    const SIZE: u64 = 100_000;
+    let rig = Rig::new();
+    let object = Object::new(1, SIZE);
+    for (path, most) in [("/f", 30_000), ("/m", 1_000)] {
+        let object = object.clone();
+        rig.origin.handle(path, move |request| object.respond(request).cut_at(most, Cut::Fin));
+    }
+    let spec = DownloadSpec { mirrors: vec![rig.origin.url("/m")], ..rig.spec("/f") };
+    for _ in 0..3 {
+        rig.failed(&spec).await;
+    }
+    let (result, _) = rig.done(&spec).await;
+    assert_eq!((result.resumed_bytes, rig.read("job/f")), (90_000, object.bytes()));
+    assert!(rig.origin.requests("/m").is_empty());
+}
+
+#[tokio::test]
+async fn a_derived_name_is_that_of_the_url_whoever_serves() {
+    let rig = Rig::new();
+    rig.origin.reply("/file.iso", Reply::status(503));
+    rig.origin.object("/get/7", Object::new(1, 1000));
+    let spec = DownloadSpec { path: String::new(), mirrors: vec![rig.origin.url("/get/7")], ..rig.spec("/file.iso") };
+    assert_eq!(rig.done(&spec).await.0.path, "job/file.iso");
 }
 
 #[tokio::test]
