@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::hosts::HostPermit;
+use crate::limits::hosts::{AttemptPlace, HostPermit};
 use crate::limits::transport::JobRates;
 use crate::model::failure::Failure;
 use crate::model::ids::{Fence, TaskId};
@@ -25,6 +25,7 @@ pub(crate) struct Launch {
     pub(crate) directory: String,
     pub(crate) rates: Arc<JobRates>,
     pub(crate) permit: Mutex<Option<HostPermit>>,
+    pub(crate) place: Arc<AttemptPlace>,
     pub(crate) stop: CancellationToken,
     /// See [`crate::engine::queue::task::Running::rest`].
     pub(crate) rest: CancellationToken,

@@ -52,6 +52,7 @@ impl Runner {
             hosts: self.hosts.clone(),
             job: launch.rates.clone(),
             server_bytes: self.server_bytes.clone(),
+            place: Some(launch.place.clone()),
             first: Mutex::new(launch.permit.lock().unwrap_or_else(PoisonError::into_inner).take()),
             clock: self.clock.clone(),
             retry_after_max: self.retry_after_max,

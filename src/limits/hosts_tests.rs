@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::limits::Blocked;
-use crate::limits::hosts::{HostPermit, Hosts};
+use crate::limits::hosts::{HostPermit, Hosts, NotNow};
 use crate::model::host::Host;
 use crate::model::limits::{HostLimits, Limits};
 use crate::model::time::Timestamp;
@@ -52,7 +52,7 @@ async fn a_release_wakes_who_waits_inside_an_attempt() {
         tokio::time::sleep(Duration::from_millis(10)).await;
         drop(held);
     };
-    let (started, ()) = tokio::join!(hosts.start(&host), release);
+    let (started, ()) = tokio::join!(hosts.start(&host, None), release);
     assert!(started.is_ok());
     assert!(start.elapsed() < Duration::from_secs(1));
 }
@@ -251,7 +251,7 @@ async fn waiters(hosts: &Arc<Hosts>, host: &Host, count: usize) -> Vec<Waiter> {
         let (hosts, host, polls) = (hosts.clone(), host.clone(), Arc::new(AtomicU32::new(0)));
         let counter = polls.clone();
         let task = tasks.spawn(async move {
-            let mut start = Box::pin(hosts.start(&host));
+            let mut start = Box::pin(hosts.start(&host, None));
             std::future::poll_fn(|context| {
                 counter.fetch_add(1, Ordering::Relaxed);
                 start.as_mut().poll(context)
@@ -357,7 +357,7 @@ async fn order_of(hosts: &Arc<Hosts>, host: &Host, count: usize) -> Vec<usize> {
     join_all((0..count).map(|n| {
         let order = &order;
         async move {
-            let permit = hosts.start(host).await.unwrap();
+            let permit = hosts.start(host, None).await.unwrap();
             order.borrow_mut().push(n);
             tokio::time::sleep(Duration::from_millis(5)).await;
             drop(permit);
@@ -387,8 +387,8 @@ async fn a_place_that_is_given_up_goes_to_the_next() {
     let hosts = hosts(1);
     let host = Host::new("a:80");
     let held = hosts.try_start(&host).unwrap();
-    let mut first = Box::pin(hosts.start(&host));
-    let mut second = Box::pin(hosts.start(&host));
+    let mut first = Box::pin(hosts.start(&host, None));
+    let mut second = Box::pin(hosts.start(&host, None));
     assert!(futures_util::poll!(&mut first).is_pending());
     assert!(futures_util::poll!(&mut second).is_pending());
     // The first is woken for the room, and never looks.
@@ -410,8 +410,8 @@ async fn a_pause_sends_away_all_who_wait() {
         hosts.pause(&host, until, "asked to wait");
     };
     let start = Instant::now();
-    let (ends, ()) = tokio::join!(join_all((0..5).map(|_| hosts.start(&host))), pause);
-    assert!(ends.iter().all(|end| end.as_ref().is_err_and(|at| *at == until)));
+    let (ends, ()) = tokio::join!(join_all((0..5).map(|_| hosts.start(&host, None))), pause);
+    assert!(ends.iter().all(|end| end.as_ref().is_err_and(|why| *why == NotNow::Paused(until))));
     assert!(start.elapsed() < Duration::from_secs(1));
     assert!(hosts.has_no_queues());
 }
@@ -443,7 +443,7 @@ async fn attempts_and_the_scheduler_share_a_host() {
     let attempts = async {
         join_all((0..10).map(|_| async {
             for _ in 0..20 {
-                let permit = hosts.start(&host).await.unwrap();
+                let permit = hosts.start(&host, None).await.unwrap();
                 requests.set(requests.get() + 1);
                 tokio::time::sleep(hold).await;
                 drop(permit);
@@ -527,7 +527,7 @@ async fn run(steps: Vec<(u64, Step)>) {
                 },
                 Step::Request { host, holds, patience } => {
                     let patience = Duration::from_millis(patience);
-                    if let Ok(Ok(permit)) = tokio::time::timeout(patience, hosts.start(&names[host])).await {
+                    if let Ok(Ok(permit)) = tokio::time::timeout(patience, hosts.start(&names[host], None)).await {
                         hold(host, holds, permit).await;
                     }
                 }
@@ -552,7 +552,7 @@ async fn run(steps: Vec<(u64, Step)>) {
     hosts.set_limits(Limits::default());
     tokio::time::sleep(Duration::from_secs(3601)).await;
     for name in &names {
-        let all: Vec<_> = (0..Limits::default().max_per_host).map(|_| hosts.start(name)).collect();
+        let all: Vec<_> = (0..Limits::default().max_per_host).map(|_| hosts.start(name, None)).collect();
         assert!(join_all(all).await.iter().all(Result::is_ok));
     }
 }

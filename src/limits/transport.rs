@@ -11,7 +11,7 @@ use url::Url;
 
 use crate::clock::Clock;
 use crate::limits::Blocked;
-use crate::limits::hosts::{HostPermit, HostReader, Hosts};
+use crate::limits::hosts::{AttemptPlace, HostPermit, HostReader, Hosts, NotNow, Waiting};
 use crate::limits::rate::{ByteRate, Gcra};
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
@@ -58,7 +58,11 @@ impl JobRates {
     }
 
     /// Waits until a request may start, and counts it.
-    async fn start(&self, clock: &Clock) {
+    ///
+    /// # Errors
+    ///
+    /// There is no room to wait; the time at which to ask again.
+    async fn start(&self, clock: &Clock, waiting: &mut Option<Waiting<'_>>) -> Result<(), Timestamp> {
         loop {
             let now = clock.now();
             let until = {
@@ -66,11 +70,14 @@ impl JobRates {
                 match starts.check(now) {
                     Ok(()) => {
                         starts.take(now);
-                        return;
+                        return Ok(());
                     }
                     Err(until) => until,
                 }
             };
+            if let Some(waiting) = waiting {
+                waiting.begin()?;
+            }
             tokio::time::sleep(until.since(now).min(Duration::from_secs(1))).await;
         }
     }
@@ -92,6 +99,8 @@ pub struct Limited {
     pub server_bytes: Arc<ByteRate>,
     /// The permit that the scheduler took for the first request.
     pub first: Mutex<Option<HostPermit>>,
+    /// The attempt's place among those that work; `None`: it needs none.
+    pub place: Option<Arc<AttemptPlace>>,
     /// For dates in `Retry-After`.
     pub clock: Clock,
     /// The longest pause that an origin may ask for.
@@ -108,14 +117,24 @@ impl Limited {
             other => {
                 // Given back before another is asked for, so that two hosts that redirect to each other cannot lock up.
                 drop(other);
-                self.job.start(&self.clock).await;
-                self.hosts.start(host).await.map_err(|until| self.paused(host, until))
+                let mut waiting = self.place.as_ref().map(|place| place.wait());
+                self.job.start(&self.clock, &mut waiting).await.map_err(|until| self.crowded(host, until))?;
+                self.hosts.start(host, waiting).await.map_err(|why| match why {
+                    NotNow::Paused(until) => self.paused(host, until),
+                    NotNow::Crowded(until) => self.crowded(host, until),
+                })
             }
         }
     }
 
     fn paused(&self, host: &Host, until: Timestamp) -> Failure {
         let message = self.hosts.explain_pause(host, until);
+        Failure { paused_until: Some(until), ..Failure::retryable(FailureReason::HttpStatus, message) }
+    }
+
+    fn crowded(&self, host: &Host, until: Timestamp) -> Failure {
+        let wait = until.since(self.clock.now());
+        let message = format!("too many others wait for a request to `{host}`, so it is tried again in {wait:.0?}");
         Failure { paused_until: Some(until), ..Failure::retryable(FailureReason::HttpStatus, message) }
     }
 
@@ -237,6 +256,7 @@ mod tests {
             job: Arc::new(JobRates::new(RateLimit::default())),
             server_bytes: Arc::default(),
             first: Mutex::new(hosts.try_start(&host).ok()),
+            place: None,
             clock,
             retry_after_max: Duration::ZERO,
         };

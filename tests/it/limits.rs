@@ -287,3 +287,47 @@ async fn a_host_that_is_back_is_asked_although_its_mirror_is_full() {
     assert_eq!(ended.state(), JobState::Succeeded, "{ended:?}");
     assert_eq!((origin.requests("/f").len(), mirror.requests("/f").len()), (1, 0));
 }
+
+/// Tasks that were redirected to a full host only wait, and hold no place that others could use.
+#[tokio::test]
+async fn who_waits_for_a_full_host_does_not_stop_the_jobs_of_others() {
+    let flags = ["--allow-private-networks", "--max-concurrent-tasks", "6", "--max-per-host", "2"];
+    let (server, first, full, other) = (Server::with(&flags).await, Origin::start(), Origin::start(), Origin::start());
+    let to = full.url("/slow");
+    first.handle("/moved", move |_| Reply::status(302).header("Location", &to));
+    full.handle("/slow", |_| Reply::hang());
+    other.reply("/a", Reply::ok("a").delay(Duration::from_millis(20)));
+    let id = server.submit(job((0..60).map(|_| fetch(first.url("/moved"))).collect())).await;
+    // As many wait as may work, and those behind them are tried again later.
+    until(async || first.requests("/moved").len() >= 12).await;
+    let started = std::time::Instant::now();
+    let ended = server.run(job((0..40).map(|_| fetch(other.url("/a"))).collect())).await;
+    assert_eq!(ended.state(), JobState::Succeeded);
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    assert!(other.peak() >= 2 && full.peak() == 2, "{} and {} at once", other.peak(), full.peak());
+    let waiting = server.tasks(&id).await.into_iter().filter_map(|task| task.waiting).collect::<Vec<_>>();
+    assert!(waiting.iter().any(|wait| wait.message.contains("too many others wait")), "{waiting:?}");
+
+    full.handle("/slow", |_| Reply::ok("at last"));
+    server.jobs().cancel_job(pb::CancelJobRequest { job_id: id, ..Default::default() }).await.unwrap();
+    let ended = server.run(job((0..20).map(|_| fetch(first.url("/moved"))).collect())).await;
+    assert_eq!(ended.state(), JobState::Succeeded);
+    assert!(full.peak() <= 2);
+}
+
+/// A low rate of one job is no matter of the others.
+#[tokio::test]
+async fn who_waits_for_the_rate_of_its_job_does_not_stop_the_jobs_of_others() {
+    let flags = ["--allow-private-networks", "--max-concurrent-tasks", "3", "--max-per-host", "8"];
+    let (server, origin) = (Server::with(&flags).await, Origin::start());
+    let to = origin.url("/a");
+    origin.handle("/moved", move |_| Reply::status(302).header("Location", &to));
+    origin.reply("/a", Reply::ok("a"));
+    let rate_limit = Some(pb::RateLimit { requests_per_second: 0.01, burst: 3, bytes_per_second: 0 });
+    let tasks = (0..3).map(|_| fetch(origin.url("/moved"))).collect();
+    let id = server.submit(pb::JobSpec { rate_limit, ..job(tasks) }).await;
+    until(async || origin.requests("/moved").len() == 3).await;
+    let ended = server.run(job((0..20).map(|_| fetch(origin.url("/a"))).collect())).await;
+    assert_eq!(ended.state(), JobState::Succeeded);
+    server.jobs().cancel_job(pb::CancelJobRequest { job_id: id, ..Default::default() }).await.unwrap();
+}

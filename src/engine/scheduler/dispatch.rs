@@ -13,7 +13,7 @@ use crate::engine::queue::task::{Cause, Queued, Running};
 use crate::engine::scheduler::Scheduler;
 use crate::engine::timers::Timer;
 use crate::limits::Blocked;
-use crate::limits::hosts::{HostPermit, Hosts};
+use crate::limits::hosts::{AttemptPlace, HostPermit, Hosts};
 use crate::model::event::EventKind;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
@@ -30,13 +30,14 @@ const CLAIMS_MAX: usize = 8192;
 impl Scheduler {
     /// Starts attempts while there are tasks and permits, and while their claims can be stored.
     pub(super) fn dispatch(&mut self) {
-        let max = self.runner.hosts.limits().max_concurrent_tasks as usize;
-        let may_start =
-            |this: &Self| this.queue.running() < max && this.outbox.claims() < CLAIMS_MAX && this.outbox.is_roomy();
+        let may_start = |this: &Self| this.outbox.claims() < CLAIMS_MAX && this.outbox.is_roomy();
         while !self.draining && may_start(self) && !self.is_blocked() {
             let now = self.now();
-            let Some((job, task, permit)) = self.pick(now) else { return };
-            self.start(job, task, permit, now);
+            let Some(mut place) = self.runner.hosts.take_place() else { return };
+            let Some((job, task, mut permit)) = self.pick(now) else { return };
+            place.begin();
+            permit.belongs_to(&place);
+            self.start(job, task, permit, place, now);
         }
     }
 
@@ -77,7 +78,7 @@ impl Scheduler {
         Some((job, task, permit?))
     }
 
-    fn start(&mut self, job: JobId, task: Queued, permit: HostPermit, now: Timestamp) {
+    fn start(&mut self, job: JobId, task: Queued, permit: HostPermit, place: AttemptPlace, now: Timestamp) {
         let id = TaskId { job, index: task.index };
         let lane = task.lane;
         let Some(run) = self.jobs.get_mut(job) else {
@@ -106,6 +107,7 @@ impl Scheduler {
             directory: run.job.directory(),
             rates: run.rates().clone(),
             permit: Mutex::new(Some(permit)),
+            place: Arc::new(place),
             stop: stop.clone(),
             rest: rest.clone(),
             meter: meter.clone(),

@@ -98,7 +98,7 @@ impl Scheduler {
             Err(Blocked::Paused(until)) => {
                 wait(WaitReason::HostPaused, Some(until), self.runner.hosts.explain_pause(host, until))
             }
-            Ok(()) if self.queue.running() >= limits.max_concurrent_tasks as usize => {
+            Ok(()) if !self.runner.hosts.has_place() => {
                 let max = limits.max_concurrent_tasks;
                 wait(WaitReason::ServerLimit, None, format!("{max} tasks run, as many as the server allows"))
             }

@@ -1,0 +1,171 @@
+//! The places of the server: how many attempts work at once. Pure.
+//!
+//! An attempt asks for its first request before it begins, and for further ones (redirects, segments, the next page) while
+//! it runs. One that waits for such a request with nothing in flight gives its place to others, or a host that is full, or
+//! a low rate, would stop the jobs of all others. It takes a place again before it goes on, and then it goes before attempts
+//! that have not begun. As many may wait so as may work; one more is to be given back.
+
+use std::collections::HashMap;
+
+/// The name of an attempt that has a place, or had one.
+pub(super) type AttemptNo = u64;
+
+/// All attempts.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    attempts: HashMap<AttemptNo, Holding>,
+    last: AttemptNo,
+    /// Attempts that have given their place away.
+    idle: usize,
+    /// Attempts that would go on if there was a place.
+    wanting: usize,
+}
+
+/// What an attempt has.
+#[derive(Clone, Copy, Debug, Default)]
+struct Holding {
+    in_flight: u32,
+    /// Requests that it waits for.
+    waiting: u32,
+    is_idle: bool,
+}
+
+/// As many attempts wait without a place as may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Crowded;
+
+impl Places {
+    fn is_free(&self, max: usize) -> bool {
+        self.attempts.len() - self.idle < max
+    }
+
+    /// Whether another attempt may begin where `max` may work.
+    pub(super) fn may_begin(&self, max: usize) -> bool {
+        self.wanting == 0 && self.is_free(max)
+    }
+
+    /// Begins an attempt, which has a place.
+    pub(super) fn begin(&mut self, max: usize) -> Option<AttemptNo> {
+        if !self.may_begin(max) {
+            return None;
+        }
+        self.last += 1;
+        self.attempts.insert(self.last, Holding::default());
+        Some(self.last)
+    }
+
+    /// Ends an attempt.
+    pub(super) fn end(&mut self, attempt: AttemptNo) {
+        if let Some(holding) = self.attempts.remove(&attempt) {
+            self.idle -= usize::from(holding.is_idle);
+        }
+    }
+
+    /// Whether an attempt has a place, or can take one.
+    pub(super) fn may_go_on(&self, attempt: AttemptNo, max: usize) -> bool {
+        self.is_free(max) || self.attempts.get(&attempt).is_none_or(|holding| !holding.is_idle)
+    }
+
+    /// A request of an attempt is in flight from now on.
+    pub(super) fn started(&mut self, attempt: AttemptNo) {
+        let Some(holding) = self.attempts.get_mut(&attempt) else { return };
+        holding.in_flight += 1;
+        self.idle -= usize::from(std::mem::take(&mut holding.is_idle));
+    }
+
+    /// A request of an attempt is in flight no more. Returns whether that frees a place.
+    pub(super) fn released(&mut self, attempt: AttemptNo) -> bool {
+        let Some(holding) = self.attempts.get_mut(&attempt) else { return false };
+        holding.in_flight = holding.in_flight.saturating_sub(1);
+        let gives = holding.in_flight == 0 && holding.waiting > 0 && !holding.is_idle;
+        holding.is_idle |= gives;
+        self.idle += usize::from(gives);
+        gives
+    }
+
+    /// An attempt waits for a request from now on. Returns whether that frees a place.
+    pub(super) fn waits(&mut self, attempt: AttemptNo, max: usize) -> Result<bool, Crowded> {
+        let Some(holding) = self.attempts.get_mut(&attempt) else { return Ok(false) };
+        let gives = holding.in_flight == 0 && !holding.is_idle;
+        if gives && self.idle >= max {
+            return Err(Crowded);
+        }
+        holding.waiting += 1;
+        holding.is_idle |= gives;
+        self.idle += usize::from(gives);
+        Ok(gives)
+    }
+
+    /// An attempt does not wait for that request any more, because it started or was given up.
+    pub(super) fn waits_no_more(&mut self, attempt: AttemptNo) {
+        let Some(holding) = self.attempts.get_mut(&attempt) else { return };
+        holding.waiting = holding.waiting.saturating_sub(1);
+        if holding.waiting == 0 {
+            self.idle -= usize::from(std::mem::take(&mut holding.is_idle));
+        }
+    }
+
+    /// Notes that an attempt would go on if there was a place, or does not say so any more.
+    pub(super) fn wants(&mut self, is_wanted: bool) {
+        self.wanting = if is_wanted { self.wanting + 1 } else { self.wanting.saturating_sub(1) };
+    }
+
+    /// Whether an attempt would go on if there was a place.
+    pub(super) fn are_wanted(&self) -> bool {
+        self.wanting > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_with_nothing_in_flight_has_no_place() {
+        let mut places = Places::default();
+        let (one, two) = (places.begin(2).unwrap(), places.begin(2).unwrap());
+        assert_eq!(places.begin(2), None);
+        places.started(one);
+        places.started(two);
+        assert_eq!(places.waits(one, 2), Ok(false), "it still works");
+        assert!(places.released(one), "and now it only waits");
+        let three = places.begin(2).unwrap();
+        assert!(!places.may_go_on(one, 2));
+        places.wants(true);
+        places.end(three);
+        assert_eq!(places.begin(2), None, "who has begun goes first");
+        assert!(places.may_go_on(one, 2));
+        places.wants(false);
+        places.started(one);
+        places.waits_no_more(one);
+        assert_eq!(places.begin(2), None);
+        places.end(one);
+        places.end(two);
+        assert_eq!((places.attempts.len(), places.idle, places.wanting), (0, 0, 0));
+        assert!(!places.released(two), "its connection was closed later");
+    }
+
+    #[test]
+    fn as_many_wait_as_may_work() {
+        let mut places = Places::default();
+        for _ in 0..3 {
+            let attempt = places.begin(3).unwrap();
+            assert_eq!(places.waits(attempt, 3), Ok(true));
+        }
+        let attempt = places.begin(3).unwrap();
+        assert_eq!(places.waits(attempt, 3), Err(Crowded));
+        places.end(attempt);
+        assert!(places.begin(3).is_some(), "others are not in the way");
+    }
+
+    #[test]
+    fn who_gives_up_waiting_has_its_place_again() {
+        let mut places = Places::default();
+        let attempt = places.begin(1).unwrap();
+        assert_eq!(places.waits(attempt, 1), Ok(true));
+        places.waits_no_more(attempt);
+        assert_eq!(places.begin(1), None);
+        places.end(attempt);
+        assert!(places.begin(1).is_some());
+    }
+}
