@@ -72,11 +72,20 @@ pub(crate) async fn watch_job(
     wish: Wish,
 ) -> Result<impl Stream<Item = Result<pb::WatchJobResponse, Status>> + Send + 'static, Status> {
     // The feed first: if there is none the job has ended, and then the store has all of it.
-    let feed = engine.hub().feed(wish.job);
+    let (feed, ended) = loop {
+        let feed = engine.hub().feed(wish.job);
+        if feed.is_some() {
+            break (feed, None);
+        }
+        // A job that is durable may get its feed only now.
+        if let Some(ended) = engine.quiet_job(wish.job).await? {
+            break (None, Some(ended));
+        }
+    };
     let version = feed.as_ref().map(|feed| feed.subscribe());
-    let job = match &feed {
-        Some(feed) => feed.job(),
-        None => Arc::new(store.job(wish.job).await?.ok_or_else(|| no_job(wish.job))?),
+    let job = match (&feed, ended) {
+        (Some(feed), _) => feed.job(),
+        (None, ended) => ended.ok_or_else(|| no_job(wish.job))?,
     };
     if let Some(after) = wish.after.filter(|after| *after > job.sequence) {
         let last = job.sequence;
@@ -138,7 +147,11 @@ impl Watcher {
                 return self.durable(&event).await.map(Some);
             }
             if self.feed.is_none() && !self.follow_anew() {
-                return Ok(None);
+                // One that is retried gets its feed a moment after that is durable.
+                if self.engine.quiet_job(self.wish.job).await?.is_some() {
+                    return Ok(None);
+                }
+                continue;
             }
             if let Some(message) = self.wait().await? {
                 return Ok(Some(message));

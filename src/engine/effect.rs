@@ -34,6 +34,8 @@ pub(crate) enum Effect {
     },
     /// The n-th addition of the batch: its tasks begin to live, or it was known or refused.
     AdmitTasks { nth: usize, job: JobId, chunk_id: String, digest: [u8; 32], tasks: LanedTasks, reply: Reply<Chunk> },
+    /// Whether a chunk is known is asked of the store, now that all chunks before it are there.
+    ReadChunk { job: JobId, chunk_id: String, digest: [u8; 32], reply: Reply<Chunk> },
     /// A change of a job that has not ended is acknowledged.
     Reply(Reply<Arc<Job>>, Arc<Job>),
     /// A change of an ended job is acknowledged, and the next command for that job is taken.
@@ -75,6 +77,7 @@ impl Effect {
             Effect::Admit { job, .. } => Some(job.id),
             Effect::Reply(_, job) | Effect::Updated(_, job) | Effect::Publish(job, _) => Some(job.id),
             Effect::AdmitTasks { job, .. }
+            | Effect::ReadChunk { job, .. }
             | Effect::Deleted { job, .. }
             | Effect::AckPage(job, _)
             | Effect::Notify(job, _)
@@ -94,7 +97,7 @@ impl Effect {
             Effect::Admit { reply, .. } | Effect::Reply(reply, _) | Effect::Updated(reply, _) => {
                 answer(reply, Err(error));
             }
-            Effect::AdmitTasks { reply, .. } => answer(reply, Err(error)),
+            Effect::AdmitTasks { reply, .. } | Effect::ReadChunk { reply, .. } => answer(reply, Err(error)),
             Effect::Deleted { reply, .. } => {
                 if let Some(reply) = reply {
                     answer(reply, Err(error));

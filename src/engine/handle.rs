@@ -48,6 +48,10 @@ const WAITING_KIB: usize = 64 << 10;
 const COMMAND_BYTES: usize = 1 << 10;
 /// Memory of a row of the audit, in bytes, roughly.
 const AUDIT_ROW_BYTES: usize = 512;
+/// How long a job that is durable may have no feed before the server is taken to be gone.
+const FEED_PATIENCE: Duration = Duration::from_secs(5);
+/// The time between two looks for it.
+const FEED_PAUSE: Duration = Duration::from_millis(10);
 /// Deletions that wait for the scheduler or for their job. They have room of their own, since they make some.
 const DELETIONS_MAX: usize = 4096;
 
@@ -276,8 +280,29 @@ impl Engine {
                 break;
             }
         }
-        let job = self.job(id).await?;
-        if job.state.is_ended() { Ok(job) } else { Err(EngineError::Draining) }
+        match self.quiet_job(id).await? {
+            Some(job) => Ok(job),
+            None => Box::pin(self.ended(id)).await,
+        }
+    }
+
+    /// A job that has ended, of which there is no feed. `None`: there is one by now. A job that is durable gets its feed a
+    /// moment later.
+    pub async fn quiet_job(&self, id: JobId) -> Result<Option<Arc<Job>>, EngineError> {
+        let deadline = tokio::time::Instant::now() + FEED_PATIENCE;
+        loop {
+            let job = self.runner.store.job(id).await?.map(Arc::new).ok_or(EngineError::NoJob(id))?;
+            if job.state.is_ended() {
+                return Ok(Some(job));
+            }
+            if self.hub.feed(id).is_some() {
+                return Ok(None);
+            }
+            if self.commands.is_closed() || tokio::time::Instant::now() >= deadline {
+                return Err(EngineError::Draining);
+            }
+            tokio::time::sleep(FEED_PAUSE).await;
+        }
     }
 
     /// Waits as [`Engine::ended`] does, but at most for `timeout`; then answers the job as it is.

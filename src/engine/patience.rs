@@ -1,6 +1,9 @@
 //! Reads that the work depends on, and how often they are tried.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
+
+use futures_util::FutureExt as _;
 
 use crate::store::{Answer, StoreError};
 
@@ -22,5 +25,32 @@ pub(crate) async fn patiently<'a, T>(read: impl Fn() -> Answer<'a, T>) -> Result
             }
             done => return done,
         }
+    }
+}
+
+/// What a read comes to. One that panics has failed, and harms nothing else.
+pub(crate) async fn caught<T>(read: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let panicked = |_| {
+        let message = "a read panicked; that is a defect of haul, please report it with the server's log";
+        Err(StoreError::Unreadable(message.to_owned()))
+    };
+    AssertUnwindSafe(read).catch_unwind().await.unwrap_or_else(panicked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[allow(clippy::panic)]
+    async fn a_read_that_panics_has_failed() {
+        let read = async {
+            if tokio::task::try_id().is_none() {
+                panic!("it does not parse");
+            }
+            Ok(1)
+        };
+        assert!(matches!(caught(read).await, Err(StoreError::Unreadable(_))));
+        assert!(matches!(caught(async { Ok(7) }).await, Ok(7)));
     }
 }

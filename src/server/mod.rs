@@ -95,6 +95,9 @@ const SOCKET: &str = "haul.sock";
 /// How often the head of the audit is logged.
 const HEADS_INTERVAL: Duration = Duration::from_hours(1);
 
+/// How long a drain waits for what is stored of calls.
+const FLUSH_TIME: Duration = Duration::from_secs(1);
+
 /// What a server needs to know.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
@@ -272,7 +275,10 @@ pub async fn serve(
     // How the engine ended counts, also when a call outlives the grace.
     let mut ended = early;
     let drain = async {
-        access.flush().await;
+        // What nobody waits for must not keep attempts from hearing of the drain.
+        if tokio::time::timeout(FLUSH_TIME, access.flush()).await.is_err() {
+            tracing::warn!("the last uses of tokens were not stored in time");
+        }
         engine.drain().await;
         shutdown.begun.cancel();
         if ended.is_none() {

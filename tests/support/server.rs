@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use haul::pb;
@@ -23,6 +24,8 @@ pub struct Server {
     pub address: String,
     pub channel: Channel,
     log: Arc<Mutex<String>>,
+    /// Reads the log until its process has ended.
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -41,7 +44,7 @@ impl Server {
         let flags = flags.iter().map(ToString::to_string).collect();
         let channel = Channel::from_static("http://127.0.0.1:1").connect_lazy();
         let log = Arc::default();
-        let mut server = Server { dir, flags, child: None, address: String::new(), channel, log };
+        let mut server = Server { dir, flags, child: None, address: String::new(), channel, log, reader: None };
         server.launch().await;
         server
     }
@@ -52,11 +55,11 @@ impl Server {
         let mut child = command(self.dir.path(), &self.flags).spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let log = self.log.clone();
-        std::thread::spawn(move || {
+        self.reader = Some(std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 log.lock().unwrap().push_str(&(line + "\n"));
             }
-        });
+        }));
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on ").map(str::to_owned);
@@ -68,22 +71,29 @@ impl Server {
 
     /// Kills it as a power cut would.
     pub fn kill(&mut self) {
-        let mut child = self.child.take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
+        self.child.as_mut().unwrap().kill().unwrap();
+        self.ended_itself();
     }
 
     /// Asks it to end, and waits until it has.
     pub fn terminate(&mut self) -> ExitStatus {
-        let mut child = self.child.take().unwrap();
-        let done = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-        assert!(done.success());
-        child.wait().unwrap()
+        self.ask_to_end();
+        self.ended_itself()
     }
 
-    /// Waits until it has ended by itself.
+    /// Asks it to end.
+    pub fn ask_to_end(&self) {
+        let done = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().unwrap();
+        assert!(done.success());
+    }
+
+    /// Waits until it has ended by itself, and all that it logged is read.
     pub fn ended_itself(&mut self) -> ExitStatus {
-        self.child.take().unwrap().wait().unwrap()
+        let status = self.child.take().unwrap().wait().unwrap();
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        status
     }
 
     pub async fn restart(&mut self) {

@@ -102,6 +102,14 @@ impl Lane {
             && (self.next().is_some() || self.has_more_in_store() && self.reading == Reading::Idle)
     }
 
+    /// The page is empty. A lane that was to be read ahead is read in its turn instead: what is read ahead waits for all that
+    /// is read in its turn.
+    pub(crate) fn ran_out(&mut self) {
+        if self.reading == Reading::Wanted {
+            self.reading = Reading::Idle;
+        }
+    }
+
     /// Tasks of the lane that wait for their turn in memory.
     pub(crate) fn queued(&self) -> usize {
         self.again.len() + self.page.len()

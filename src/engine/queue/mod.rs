@@ -295,9 +295,10 @@ impl Queue {
     /// A task of the page of its lane is there no more.
     fn left_page(&mut self, job: JobId, task: &Queued) {
         self.sub_waiting(job, task);
-        let lane = self.jobs.get(&job).and_then(|queue| queue.lanes.get(task.lane as usize));
+        let lane = self.jobs.get_mut(&job).and_then(|queue| queue.lanes.get_mut(task.lane as usize));
         if let Some(lane) = lane.filter(|lane| lane.page.is_empty()) {
             self.loaded.remove(&lane.load);
+            lane.ran_out();
         }
     }
 

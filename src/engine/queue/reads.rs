@@ -165,6 +165,7 @@ impl Queue {
         let Some(first) = page.front() else { return };
         lane.disk_from = first.index;
         self.loaded.remove(&lane.load);
+        lane.ran_out();
         if matches!(lane.reading, Reading::UnderWay(_)) {
             // Its result would raise `disk_from` beyond what was dropped.
             lane.reading = Reading::Idle;
@@ -227,6 +228,7 @@ mod tests {
             rest: CancellationToken::new(),
             cause: Arc::new(OnceLock::new()),
             cursor: None,
+            runs_to_its_end: false,
         };
         queue.start(id, running).unwrap();
         queue.attempt_ended(id, 1).unwrap();

@@ -107,6 +107,8 @@ pub(crate) struct Running {
     pub(crate) cause: Arc<OnceLock<Cause>>,
     /// See [`Queued::cursor`].
     pub(crate) cursor: Option<Arc<str>>,
+    /// Its request must not be sent twice, so a pause or a drain waits for its answer.
+    pub(crate) runs_to_its_end: bool,
 }
 
 impl Running {

@@ -77,6 +77,7 @@ impl World {
             rest: CancellationToken::new(),
             cause: Arc::new(OnceLock::new()),
             cursor: None,
+            runs_to_its_end: false,
         };
         let id = TaskId { job: id, index: task.index };
         self.queue.start(id, running).unwrap();

@@ -13,7 +13,6 @@ use crate::engine::effect::{Effect, LanedTasks};
 use crate::engine::jobs::{Deferred, JobRun, Stage};
 use crate::engine::queue::task::Cause;
 use crate::engine::scheduler::Scheduler;
-use crate::engine::scheduler::read::Read;
 use crate::engine::timers::Timer;
 use crate::engine::writer::Condition;
 use crate::model::access::{Actor, LOCAL};
@@ -173,13 +172,8 @@ impl Scheduler {
     ) {
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
         if !run.job.open || run.job.stop.is_some() {
-            // A chunk that was stored while the job was open is answered again all the same.
-            let store = self.runner.store.clone();
-            self.reads.spawn(async move {
-                let known = store.chunk(job, &chunk_id).await;
-                Read::Chunk { job, chunk_id, digest, known, reply }
-            });
-            return;
+            // A chunk that was stored while the job was open, or is on its way, is answered again all the same.
+            return self.outbox.then(Effect::ReadChunk { job, chunk_id, digest, reply });
         }
         let count = tasks.specs.len() as u64;
         if u64::from(run.job.counts.total) + run.adding + count > u64::from(u32::MAX) {

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+
 use crate::engine::command::{EngineError, Reply, answer};
+use crate::engine::patience::caught;
 use crate::engine::scheduler::piece::Piece;
 use crate::engine::scheduler::read::{Read, Removable};
 use crate::engine::scheduler::{DISK_LOOK, Scheduler};
@@ -36,7 +39,7 @@ impl Scheduler {
                 let deleted = if deleted_left { store.deleted_jobs(JOBS_MAX).await? } else { Vec::new() };
                 Ok::<_, StoreError>(Removable { expired, deleted })
             };
-            Read::Removable(read.await)
+            Read::Removable(caught(read).await)
         });
     }
 
@@ -91,7 +94,8 @@ impl Scheduler {
         let (jobs, files) = (std::mem::take(&mut forgetting.jobs), self.runner.files.clone());
         self.reads.spawn(async move {
             for job in &jobs {
-                files.forget(*job).await;
+                // Files that are not removed now are removed after the next start, as long as a row of their job is left.
+                let _ = caught(files.forget(*job).map(Ok)).await;
             }
             Read::Forgotten(jobs)
         });
@@ -104,6 +108,12 @@ impl Scheduler {
             self.add_piece(Piece::Purge(job));
         }
         self.forget_files();
+    }
+
+    /// The store has refused a purge. The job is purged when it is found among the deleted ones again, if it is one.
+    pub(super) fn not_purged(&mut self, job: JobId) {
+        self.purging.remove(&job);
+        tracing::error!(%job, "the store has refused to remove a deleted job; the next start tries again");
     }
 
     /// A piece of a deleted job is gone.

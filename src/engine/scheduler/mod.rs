@@ -392,7 +392,7 @@ impl Scheduler {
                 "draining: running attempts stop at a checkpoint and are requeued"
             );
             self.draining = true;
-            for running in self.queue.all_running() {
+            for running in self.queue.all_running().filter(|running| !running.runs_to_its_end) {
                 running.stop(Cause::Drain);
             }
             self.timers.set(self.now().plus(self.runner.drain_patience), Timer::Cut);

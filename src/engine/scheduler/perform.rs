@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::engine::command::{EngineError, Reply, answer};
 use crate::engine::effect::{Effect, LanedTasks};
 use crate::engine::jobs::{Deferred, JobRun, Stage};
+use crate::engine::patience::{caught, patiently};
 use crate::engine::queue::task::{BatchNumber, Cause};
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::piece::Piece;
@@ -34,8 +35,10 @@ impl Scheduler {
         let refused: BTreeMap<JobId, String> = refused.into_iter().collect();
         for effect in effects {
             if let Some(job) = effect.job().filter(|job| refused.contains_key(job)) {
-                if matches!(effect, Effect::Admit { .. }) {
-                    self.not_admitted(job);
+                match effect {
+                    Effect::Admit { .. } => self.not_admitted(job),
+                    Effect::Purged { .. } => self.not_purged(job),
+                    _ => {}
                 }
                 effect.fail(EngineError::Contradiction(job));
                 continue;
@@ -54,6 +57,7 @@ impl Scheduler {
                     let added = additions.get_mut(nth).map(std::mem::take).unwrap_or_default();
                     self.admit_tasks(job, added, chunk_id, digest, tasks, reply);
                 }
+                Effect::ReadChunk { job, chunk_id, digest, reply } => self.read_chunk(job, chunk_id, digest, reply),
                 Effect::Reply(reply, job) => answer(reply, Ok(job)),
                 Effect::Updated(reply, job) => {
                     let id = job.id;
@@ -157,7 +161,7 @@ impl Scheduler {
         }
         let store = self.runner.store.clone();
         self.reads.spawn(async move {
-            let found = store.visit(job).await;
+            let found = caught(patiently(|| store.visit(job))).await;
             Read::Known { job, found, reply }
         });
     }
@@ -210,7 +214,7 @@ impl Scheduler {
     }
 
     fn stop_attempts(&mut self, job: JobId, cause: &Cause) {
-        for running in self.queue.running_of(job) {
+        for running in self.queue.running_of(job).filter(|running| *cause != Cause::Pause || !running.runs_to_its_end) {
             running.stop(cause.clone());
         }
     }

@@ -1,7 +1,9 @@
 //! What the scheduler reads, and what else it waits for, while it goes on.
 
-use crate::engine::command::{EngineError, answer};
-use crate::engine::patience::patiently;
+use futures_util::FutureExt as _;
+
+use crate::engine::command::{EngineError, Reply, answer};
+use crate::engine::patience::{caught, patiently};
 use crate::engine::queue::LaneRead;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::read::{Read, trusted};
@@ -19,13 +21,13 @@ impl Scheduler {
             let LaneRead { job, lane, from, .. } = read;
             let limit = self.bounds.lane_page;
             self.reads.spawn(async move {
-                let page = patiently(|| store.lane_page(job, lane, from, limit, now)).await;
+                let page = caught(patiently(|| store.lane_page(job, lane, from, limit, now))).await;
                 Read::Lane(read, page)
             });
         }
         if let Some(after) = self.queue.begin_due_read() {
             let (store, limit) = (self.runner.store.clone(), self.bounds.due_page);
-            self.reads.spawn(async move { Read::Due(patiently(|| store.due_tasks(Some(after), limit)).await) });
+            self.reads.spawn(async move { Read::Due(caught(patiently(|| store.due_tasks(Some(after), limit))).await) });
         }
     }
 
@@ -77,8 +79,18 @@ impl Scheduler {
         let Some(directory) = self.jobs.get(job).map(|run| run.job.directory()) else { return };
         let files = self.runner.files.clone();
         self.reads.spawn(async move {
-            files.put_away(job, &directory).await;
+            // Parts that are not put away are found by nobody, and go with the job.
+            let _ = caught(files.put_away(job, &directory).map(Ok)).await;
             Read::PartsAway(job)
+        });
+    }
+
+    /// Looks for a chunk of a job that takes no more, behind all chunks that are on their way to the store.
+    pub(super) fn read_chunk(&mut self, job: JobId, chunk_id: String, digest: [u8; 32], reply: Reply<Chunk>) {
+        let store = self.runner.store.clone();
+        self.reads.spawn(async move {
+            let known = caught(patiently(|| store.chunk(job, &chunk_id))).await;
+            Read::Chunk { job, chunk_id, digest, known, reply }
         });
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::engine::command::{EngineError, answer};
 use crate::engine::jobs::{Deferred, JobRun, Stage};
-use crate::engine::patience::patiently;
+use crate::engine::patience::{caught, patiently};
 use crate::engine::queue::task::Cause;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::read::{Read, Reloaded};
@@ -103,7 +103,7 @@ impl Scheduler {
                 }
                 Ok(Some(Reloaded { job: found, lanes, cut }))
             };
-            Read::Reloaded(job, Box::new(read.await))
+            Read::Reloaded(job, Box::new(caught(read).await))
         });
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::engine::command::{Admitted, Control, EngineError, JobCommand, JobPatch, Reply, answer};
 use crate::engine::effect::Effect;
 use crate::engine::jobs::{JobRun, Stage};
-use crate::engine::patience::patiently;
+use crate::engine::patience::{caught, patiently};
 use crate::engine::runner::Runner;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::piece::Piece;
@@ -38,7 +38,7 @@ impl Scheduler {
             }
             let runner = self.runner.clone();
             self.reads.spawn(async move {
-                let found = find(&runner, job, &admitted.command).await;
+                let found = caught(find(&runner, job, &admitted.command)).await;
                 Read::Visited(job, admitted, found)
             });
             return;
