@@ -93,6 +93,7 @@ impl pb::admin_service_server::AdminService for Admin {
             limits: Some(to_proto::limits(&self.engine.limits())),
             counts: Some(to_proto::counts(&sum)),
             access: Some(self.access()),
+            ..Default::default()
         }))
     }
 
@@ -146,6 +147,7 @@ impl pb::admin_service_server::AdminService for Admin {
                 pause_reason: view.pause_reason,
                 recent_error_time: view.recent_error.as_ref().map(|(time, _)| to_proto::timestamp(*time)),
                 recent_error: view.recent_error.map(|(_, error)| error).unwrap_or_default(),
+                ..Default::default()
             })
             .collect();
         let more = page.len() > size;
@@ -153,6 +155,13 @@ impl pb::admin_service_server::AdminService for Admin {
         let last = page.last().filter(|_| more);
         let next_page_token = last.map(|last| tokens.after_host(&[], &Host::new(&last.host))).unwrap_or_default();
         Ok(Response::new(pb::ListHostsResponse { hosts: page, next_page_token }))
+    }
+
+    async fn resume_host(
+        &self,
+        _request: Request<pb::ResumeHostRequest>,
+    ) -> Result<Response<pb::ResumeHostResponse>, Status> {
+        Err(Status::unimplemented(""))
     }
 
     async fn drain(&self, request: Request<pb::DrainRequest>) -> Result<Response<pb::DrainResponse>, Status> {

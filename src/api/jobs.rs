@@ -92,6 +92,35 @@ impl pb::job_service_server::JobService for Jobs {
     type AddTasksStream = Pin<Box<dyn Stream<Item = Result<pb::AddTasksResponse, Status>> + Send>>;
     type WatchJobStream = BoxStream<'static, Result<pb::WatchJobResponse, Status>>;
     type WatchJobsStream = BoxStream<'static, Result<pb::WatchJobsResponse, Status>>;
+    type ControlJobsStream = BoxStream<'static, Result<pb::ControlJobsResponse, Status>>;
+
+    async fn list_job_events(
+        &self,
+        _request: Request<pb::ListJobEventsRequest>,
+    ) -> Result<Response<pb::ListJobEventsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn cancel_tasks(
+        &self,
+        _request: Request<pb::CancelTasksRequest>,
+    ) -> Result<Response<pb::CancelTasksResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn retry_now(
+        &self,
+        _request: Request<pb::RetryNowRequest>,
+    ) -> Result<Response<pb::RetryNowResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn control_jobs(
+        &self,
+        _request: Request<pb::ControlJobsRequest>,
+    ) -> Result<Response<Self::ControlJobsStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
 
     async fn submit_job(
         &self,

@@ -139,7 +139,7 @@ pub(crate) async fn list_jobs(
     messages.truncate(fitting);
     let last = jobs.get(fitting.wrapping_sub(1)).filter(|_| more);
     let next_page_token = last.map(|job| tokens.after_job(&same, job.id)).unwrap_or_default();
-    Ok(pb::ListJobsResponse { jobs: messages, next_page_token })
+    Ok(pb::ListJobsResponse { jobs: messages, next_page_token, examined: 0 })
 }
 
 /// Returns whose jobs are listed: those of `name`, and for who only submits, its own; `None`: all.
@@ -192,7 +192,7 @@ pub(crate) async fn list_tasks(
     messages.truncate(fitting);
     let last = tasks.get(fitting.wrapping_sub(1)).filter(|_| more);
     let token = last.map(|task| tokens.from_task(&same, task.index + 1));
-    Ok(pb::ListTasksResponse { tasks: messages, next_page_token: token.unwrap_or_default() })
+    Ok(pb::ListTasksResponse { tasks: messages, next_page_token: token.unwrap_or_default(), examined: 0 })
 }
 
 #[cfg(test)]

@@ -111,7 +111,7 @@ impl Watcher {
                 Phase::Ended => self.phase = Phase::Synced,
                 Phase::Synced => {
                     self.phase = Phase::News;
-                    return Ok(pb::WatchJobsResponse { event: Some(Event::Synced(pb::Synced {})) });
+                    return Ok(pb::WatchJobsResponse { event: Some(Event::Synced(pb::Synced { more: 0 })) });
                 }
                 Phase::News => self.news().await?,
             }

@@ -92,7 +92,7 @@ pub(crate) async fn resume(client: &Client, format: Format, args: JobRef) -> any
 /// Runs failed and cancelled tasks of an ended job again.
 pub(crate) async fn retry(client: &Client, format: Format, args: RetryArgs) -> anyhow::Result<ExitCode> {
     let job_id = jobref::resolve(client, &args.job.job).await?;
-    let request = pb::RetryJobRequest { job_id, task_indexes: args.tasks };
+    let request = pb::RetryJobRequest { job_id, task_indexes: args.tasks, filter: None };
     let answer = client.jobs().retry_job(request).await.map(|answer| answer.into_inner().job);
     if let Ok(Some(job)) = &answer
         && is_ended(job.state())

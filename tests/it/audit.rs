@@ -82,7 +82,7 @@ async fn control(client: &mut JobServiceClient<Sent>, job_id: &str) {
         let cancel = pb::CancelJobRequest { job_id: id(), reason: "private".into() };
         client.cancel_job(cancel).await.unwrap();
     }
-    client.retry_job(pb::RetryJobRequest { job_id: id(), task_indexes: Vec::new() }).await.unwrap();
+    client.retry_job(pb::RetryJobRequest { job_id: id(), task_indexes: Vec::new(), filter: None }).await.unwrap();
     // The task fails at an address that is private, and nobody did that.
     client.wait_job(pb::WaitJobRequest { job_id: id(), timeout: None }).await.unwrap();
     client.delete_job(pb::DeleteJobRequest { job_id: id(), delete_files: false }).await.unwrap();

@@ -272,7 +272,8 @@ async fn a_retry_of_named_tasks_is_bounded_and_keeps_the_failure_of_what_still_f
     let tasks = (0..1_010).map(|_| fetch(origin.url("/bad"))).collect();
     let failed = server.run(pb::JobSpec { group: collect, ..job(tasks) }).await;
     assert_eq!(failed.counts.unwrap().failed, 1_010);
-    let request = |count| pb::RetryJobRequest { job_id: failed.job_id.clone(), task_indexes: (0..count).collect() };
+    let request =
+        |count| pb::RetryJobRequest { job_id: failed.job_id.clone(), task_indexes: (0..count).collect(), filter: None };
     let refused = server.jobs().retry_job(request(10_001)).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
     let details = tonic_types::StatusExt::get_details_bad_request(&refused).unwrap();

@@ -186,7 +186,7 @@ async fn a_retry_survives_a_kill() {
         let collect = Some(crate::support::spec::group(pb::GroupMode::Collect, 0));
         let failed = server.run(pb::JobSpec { group: collect, ..job(tasks) }).await;
         assert_eq!(failed.counts.unwrap().failed, 2);
-        let request = pb::RetryJobRequest { job_id: failed.job_id.clone(), task_indexes: Vec::new() };
+        let request = pb::RetryJobRequest { job_id: failed.job_id.clone(), task_indexes: Vec::new(), filter: None };
         if round % 4 >= 2 {
             // The process that retries is not the one that ran it.
             server.restart().await;

@@ -182,7 +182,7 @@ async fn no_part_file_is_left_of_a_job_that_has_ended_and_a_retry_goes_on_from_i
     assert_eq!(cancelled.state(), JobState::Cancelled);
     assert!(server.files().is_empty(), "{:?}", server.files());
 
-    let request = pb::RetryJobRequest { job_id: id.clone(), task_indexes: Vec::new() };
+    let request = pb::RetryJobRequest { job_id: id.clone(), task_indexes: Vec::new(), filter: None };
     let retried = server.jobs().retry_job(request).await.unwrap().into_inner().job.unwrap();
     assert!(retried.failure.is_none());
     assert_eq!(server.ended(&id).await.state(), JobState::Succeeded);

@@ -75,9 +75,9 @@ async fn what_the_state_forbids_says_so_with_its_reason() {
     assert_precondition(server.jobs().resume_job(request).await, "WRONG_STATE");
     let request = pb::DeleteJobRequest { job_id: running.clone(), delete_files: false };
     assert_precondition(server.jobs().delete_job(request).await, "WRONG_STATE");
-    let request = pb::RetryJobRequest { job_id: running.clone(), task_indexes: Vec::new() };
+    let request = pb::RetryJobRequest { job_id: running.clone(), task_indexes: Vec::new(), filter: None };
     assert_precondition(server.jobs().retry_job(request).await, "WRONG_STATE");
-    let request = pb::RetryJobRequest { job_id: ended.clone(), task_indexes: vec![0] };
+    let request = pb::RetryJobRequest { job_id: ended.clone(), task_indexes: vec![0], filter: None };
     assert_precondition(server.jobs().retry_job(request).await, "TASK_NOT_RETRYABLE");
     let chunk = pb::AddTasksRequest { job_id: running.clone(), chunk_id: "a".into(), tasks: vec![fetch("http://a/")] };
     let mut answers = server.jobs().add_tasks(futures_util::stream::iter([chunk])).await.unwrap().into_inner();
@@ -109,7 +109,7 @@ async fn what_is_not_there_or_beyond_the_end_says_so() {
     assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "TASK_NOT_FOUND"));
     let resource = status.get_details_resource_info().unwrap();
     assert!(resource.resource_type == "haul.v1.Task" && resource.resource_name.len() <= 128, "{resource:?}");
-    let request = pb::RetryJobRequest { job_id: id.clone(), task_indexes: vec![7] };
+    let request = pb::RetryJobRequest { job_id: id.clone(), task_indexes: vec![7], filter: None };
     let status = server.jobs().retry_job(request).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "TASK_NOT_FOUND"));
 

@@ -64,7 +64,7 @@ async fn a_job_says_where_and_how_often_it_failed() {
     // What runs again is no failure any more; what stays is.
     other.reply("/broken", Reply::ok("fine"));
     one.reply("/gone", Reply::ok("fine"));
-    let request = pb::RetryJobRequest { job_id: id.clone(), task_indexes: vec![1, 2, 10, 11] };
+    let request = pb::RetryJobRequest { job_id: id.clone(), task_indexes: vec![1, 2, 10, 11], filter: None };
     server.jobs().retry_job(request).await.unwrap();
     let ended = server.ended(&id).await;
     let expected: [(u32, &str, u32, &[u32]); 2] = [(404, &here, 6, &[3, 4, 5]), (404, &there, 1, &[9])];
@@ -72,7 +72,7 @@ async fn a_job_says_where_and_how_often_it_failed() {
     assert_eq!(ended.counts.unwrap().failed, 7);
     assert!(ended.failure.unwrap().task_index.is_some());
     other.reply("/gone", Reply::ok("fine"));
-    let request = pb::RetryJobRequest { job_id: id.clone(), task_indexes: Vec::new() };
+    let request = pb::RetryJobRequest { job_id: id.clone(), task_indexes: Vec::new(), filter: None };
     server.jobs().retry_job(request).await.unwrap();
     let ended = server.ended(&id).await;
     assert_eq!((ended.state(), ended.failures, ended.failure), (pb::JobState::Succeeded, Vec::new(), None));

@@ -79,7 +79,7 @@ async fn changes_of_an_ended_job_that_are_repeated_take_their_turn() {
         update_mask: Some(prost_types::FieldMask { paths: vec!["title".into()] }),
         ..Default::default()
     };
-    let retry = || pb::RetryJobRequest { job_id: job_id.clone(), task_indexes: Vec::new() };
+    let retry = || pb::RetryJobRequest { job_id: job_id.clone(), task_indexes: Vec::new(), filter: None };
     let other = hold(&server).await;
     for title in ["one", "two"] {
         give_up(async { server.jobs().update_job(update(title)).await }).await;

@@ -94,7 +94,7 @@ impl World {
             "resume" => jobs.resume_job(pb::ResumeJobRequest { job_id }).await.map(|it| it.into_inner().job),
             "cancel" => jobs.cancel_job(pb::CancelJobRequest { job_id, reason }).await.map(|it| it.into_inner().job),
             _ => {
-                let request = pb::RetryJobRequest { job_id, task_indexes: Vec::new() };
+                let request = pb::RetryJobRequest { job_id, task_indexes: Vec::new(), filter: None };
                 jobs.retry_job(request).await.map(|it| it.into_inner().job)
             }
         };

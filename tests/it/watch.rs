@@ -153,7 +153,12 @@ async fn a_list_of_jobs_stays_true() {
     let running = server.submit(spec("/hang")).await;
     server.submit(job(vec![fetch(origin.url("/hang"))])).await;
     let watch = async |ended_after| {
-        let request = pb::WatchJobsRequest { labels: labels.clone(), progress_interval: Some(millis(50)), ended_after };
+        let request = pb::WatchJobsRequest {
+            labels: labels.clone(),
+            progress_interval: Some(millis(50)),
+            ended_after,
+            ..Default::default()
+        };
         let mut stream = server.jobs().watch_jobs(request).await.unwrap().into_inner();
         let mut listed = Vec::new();
         loop {
@@ -201,7 +206,7 @@ async fn a_slow_watcher_is_told_of_a_retry() {
     server.jobs().seal_job(pb::SealJobRequest { job_id: id.clone() }).await.unwrap();
     let ended = server.ended(&id).await;
     assert_eq!((ended.state(), ended.counts.unwrap().failed), (pb::JobState::Failed, 601));
-    let retry = pb::RetryJobRequest { job_id: id.clone(), task_indexes: vec![0] };
+    let retry = pb::RetryJobRequest { job_id: id.clone(), task_indexes: vec![0], filter: None };
     server.jobs().retry_job(retry).await.unwrap();
     let mut kinds = Vec::new();
     let told = async {

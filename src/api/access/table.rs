@@ -53,6 +53,7 @@ const METHODS: &[(&str, Need)] = &[
     ("haul.v1.AdminService/UpdateLimits", OPERATE),
     // Not for who may only submit: a host's errors and pauses come from the jobs of others, too.
     ("haul.v1.AdminService/ListHosts", OneOf(&[Read, Monitor])),
+    ("haul.v1.AdminService/ResumeHost", OPERATE),
     ("haul.v1.AdminService/Drain", OPERATE),
 
     ("haul.v1.ContentService/ReadContent", LOOK),
@@ -65,10 +66,14 @@ const METHODS: &[(&str, Need)] = &[
     ("haul.v1.JobService/ListJobs", LOOK),
     ("haul.v1.JobService/GetTask", LOOK),
     ("haul.v1.JobService/ListTasks", LOOK),
+    ("haul.v1.JobService/ListJobEvents", LOOK),
     ("haul.v1.JobService/WatchJob", LOOK),
     ("haul.v1.JobService/WatchJobs", LOOK),
     ("haul.v1.JobService/WaitJob", LOOK),
     ("haul.v1.JobService/CancelJob", CONTROL),
+    ("haul.v1.JobService/CancelTasks", CONTROL),
+    ("haul.v1.JobService/RetryNow", CONTROL),
+    ("haul.v1.JobService/ControlJobs", CONTROL),
     ("haul.v1.JobService/PauseJob", CONTROL),
     ("haul.v1.JobService/ResumeJob", CONTROL),
     ("haul.v1.JobService/RetryJob", CONTROL),
