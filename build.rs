@@ -1,8 +1,15 @@
-//! Compiles `proto/` without `protoc` and keeps the descriptor set that reflection and the JSON of the command line use.
+//! Compiles `proto/` without `protoc` and keeps the descriptor set that reflection and the JSON of the command line use;
+//! lists and compresses the files of the dashboard, which are made by `npm run build` in `web/` and kept in `web/dist/`.
 
-use std::path::PathBuf;
+use std::error::Error;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+use brotli::enc::BrotliEncoderParams;
+use sha2::{Digest as _, Sha256};
+
+fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = [
         "haul/v1/job_service.proto",
@@ -14,7 +21,32 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     compiler.include_source_info(true).include_imports(true).open_files(files)?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     // As bytes of its own: the types of the generator do not know the routes of methods, and would leave them out.
-    std::fs::write(out.join("haul.bin"), compiler.encode_file_descriptor_set())?;
+    fs::write(out.join("haul.bin"), compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure().bytes(".").compile_fds(compiler.file_descriptor_set())?;
+    embed(Path::new("web/dist"), &out)
+}
+
+/// Writes `assets.rs`, the list of the files, beside their compressed bytes.
+fn embed(dist: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed={}", dist.display());
+    let mut files = fs::read_dir(dist)?.map(|it| Ok(it?.path())).collect::<Result<Vec<_>, std::io::Error>>()?;
+    files.sort();
+    let mut list = "pub(super) const EMBEDDED: &[Embedded] = &[\n".to_owned();
+    for file in files {
+        println!("cargo:rerun-if-changed={}", file.display());
+        let name = file.file_name().and_then(|it| it.to_str()).ok_or("a file has a name that is no text")?;
+        let bytes = fs::read(&file)?;
+        let packed = out.join(format!("{name}.br"));
+        let mut target = fs::File::create(&packed)?;
+        brotli::BrotliCompress(&mut bytes.as_slice(), &mut target, &BrotliEncoderParams::default())?;
+        let tag = Sha256::digest(&bytes)[..12].iter().fold(String::new(), |tag, byte| format!("{tag}{byte:02x}"));
+        let plain = file.canonicalize()?;
+        writeln!(
+            list,
+            "    Embedded {{ name: {name:?}, tag: {tag:?}, plain: include_bytes!({plain:?}), brotli: include_bytes!({packed:?}) }},"
+        )?;
+    }
+    list.push_str("];\n");
+    fs::write(out.join("assets.rs"), list)?;
     Ok(())
 }

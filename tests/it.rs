@@ -14,6 +14,7 @@ mod it {
     mod control;
     mod crash;
     mod curl;
+    mod dashboard;
     mod downloads;
     mod errors;
     mod faces;

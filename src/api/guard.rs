@@ -22,6 +22,7 @@ use crate::api::status::{DOMAIN, Fault, shown};
 use crate::listen::peer::Peer;
 use crate::listen::tls::Client;
 use crate::model::browser::{Asked, BrowserRules, Foreign, Verdict};
+use crate::model::pages::is_page;
 
 /// What pages of a listed origin may send, and what they may read.
 const ALLOWED_METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PATCH, DELETE");
@@ -130,6 +131,7 @@ fn asked<'a>(request: &'a Request<Body>, peer: Option<&'a Peer>) -> Asked<'a> {
             .all(|it| matches!(*it, "application/grpc" | "application/grpc+proto"))
             && headers.contains_key(CONTENT_TYPE),
         is_probe: matches!(request.uri().path(), "/healthz" | "/readyz"),
+        is_visit: is_visit(request),
         is_preflight: request.method() == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD),
         authorities,
         origins: texts(headers, &ORIGIN),
@@ -138,6 +140,15 @@ fn asked<'a>(request: &'a Request<Body>, peer: Option<&'a Peer>) -> Asked<'a> {
         has_fetch_metadata: headers.keys().any(|name| name.as_str().starts_with("sec-fetch-")),
         certificate_names: peer.map_or(&[], |peer| &peer.certificate_names),
     }
+}
+
+/// Returns whether a browser goes to a page of the dashboard, rather than a page asking for it.
+fn is_visit(request: &Request<Body>) -> bool {
+    let says = |name, value: &str| texts(request.headers(), &HeaderName::from_static(name)) == [value];
+    matches!(*request.method(), Method::GET | Method::HEAD)
+        && is_page(request.uri().path())
+        && says("sec-fetch-mode", "navigate")
+        && says("sec-fetch-dest", "document")
 }
 
 /// Returns each value of a header; one that is no text equals nothing that is allowed.

@@ -204,6 +204,7 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
         tls: config.network.tls.clone().map(tls),
         bounds: bounds(&config.network, descriptors),
         request_body_idle: config.network.request_body_idle,
+        has_dashboard: config.network.has_dashboard,
         browsers: BrowserRules { hosts: config.network.web_hosts, origins: config.network.cors_origins },
         policy,
         insecure,

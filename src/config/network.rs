@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::config::raw::{Auth, InsecureListen, ServeArgs, TlsClientAuth};
+use crate::config::raw::{Auth, InsecureListen, ServeArgs, Switch, TlsClientAuth};
 use crate::config::tls::TlsConfig;
 use crate::config::values::{duration, hosts, parse_lifetime};
 use crate::model::access::LIFETIME_MAX_DEFAULT;
@@ -50,6 +50,8 @@ pub struct Network {
     pub auth_failures_per_minute: u32,
     /// The certificates to show and to take; `None`: nothing is encrypted.
     pub tls: Option<TlsConfig>,
+    /// Whether there is a dashboard.
+    pub has_dashboard: bool,
     /// Names under which browsers may reach the server, in lower case, without port.
     pub web_hosts: Vec<String>,
     /// Origins whose pages may call the server, as browsers write them.
@@ -131,6 +133,7 @@ impl Network {
             handshake_timeout: time("handshake_timeout", &merged.handshake_timeout, HANDSHAKE_DEFAULT),
             request_body_idle: time("request_body_idle", &merged.request_body_idle, REQUEST_BODY_IDLE_DEFAULT),
             connection_max_age: time("connection_max_age", &merged.connection_max_age, CONNECTION_AGE_DEFAULT),
+            has_dashboard: merged.web != Some(Switch::Off),
             web_hosts: hosts("web_hosts", merged.web_hosts.as_deref(), wrong),
             cors_origins: origins(merged.cors_origins.as_deref(), wrong),
             max_connections,

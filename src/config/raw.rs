@@ -59,6 +59,16 @@ pub enum InsecureListen {
     Open,
 }
 
+/// Whether something is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// It is
+    On,
+    /// It is not
+    Off,
+}
+
 /// What is asked of clients that connect over TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -219,6 +229,10 @@ pub struct ServeArgs {
     #[arg(skip)]
     pub identity: Option<Vec<IdentityArgs>>,
 
+    /// Whether browsers are shown the dashboard [default: on]
+    #[arg(long, env = "HAUL_WEB", value_name = "SWITCH", help_heading = NETWORK)]
+    pub web: Option<Switch>,
+
     /// Names under which browsers may reach the server, beside addresses and `localhost`, separated by commas
     #[arg(long, env = "HAUL_WEB_HOSTS", value_name = "HOST", value_delimiter = ',', help_heading = NETWORK)]
     pub web_hosts: Option<Vec<String>>,
@@ -298,6 +312,7 @@ impl ServeArgs {
             tls_client_crl: s.tls_client_crl.or(w.tls_client_crl),
             tls_client_auth: s.tls_client_auth.or(w.tls_client_auth),
             identity: s.identity.or(w.identity),
+            web: s.web.or(w.web),
             web_hosts: s.web_hosts.or(w.web_hosts),
             cors_origins: s.cors_origins.or(w.cors_origins),
             max_connections: s.max_connections.or(w.max_connections),

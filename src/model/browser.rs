@@ -28,6 +28,9 @@ pub struct Asked<'a> {
     pub is_grpc: bool,
     /// Whether it asks for nothing but whether the server is well, which anybody may know by any name.
     pub is_probe: bool,
+    /// Whether somebody goes to a page of the dashboard, by a link of whatever page. The page holds no data, and what it asks
+    /// for it asks for itself.
+    pub is_visit: bool,
     /// Whether it asks what another request may do (`OPTIONS` with `Access-Control-Request-Method`).
     pub is_preflight: bool,
     /// The authority of its target, else each `Host`.
@@ -99,6 +102,7 @@ impl BrowserRules {
         }
         match asked.fetch_sites[..] {
             [] | ["same-origin" | "none"] => Verdict::Passes,
+            [_] if asked.is_visit && origin.is_none() => Verdict::Passes,
             _ => Verdict::Refused(Foreign::Origin),
         }
     }
@@ -272,6 +276,20 @@ mod tests {
         }
         let listed = Asked { fetch_sites: vec!["cross-site"], ..web("localhost", Some("https://dash.example")) };
         assert_eq!(rules().judge(&listed), Verdict::PassesTo("https://dash.example"));
+    }
+
+    #[test]
+    fn links_of_others_lead_to_pages() {
+        let visit = |host| Asked {
+            fetch_sites: vec!["cross-site"],
+            has_fetch_metadata: true,
+            is_visit: true,
+            ..web(host, None)
+        };
+        assert_eq!(rules().judge(&visit("localhost")), Verdict::Passes);
+        assert_eq!(rules().judge(&visit("evil")), FOREIGN_HOST);
+        assert_eq!(rules().judge(&Asked { origins: vec!["http://evil"], ..visit("localhost") }), FOREIGN_ORIGIN);
+        assert_eq!(rules().judge(&Asked { fetch_sites: vec!["cross-site"; 2], ..visit("localhost") }), FOREIGN_ORIGIN);
     }
 
     #[test]

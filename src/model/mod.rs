@@ -22,6 +22,7 @@ pub mod json;
 pub mod limits;
 pub mod method;
 pub mod outcome;
+pub mod pages;
 pub mod path;
 pub mod principal;
 pub mod progress;

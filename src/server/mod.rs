@@ -113,6 +113,8 @@ pub struct ServerSettings {
     pub request_body_idle: Duration,
     /// Which web pages may call.
     pub browsers: BrowserRules,
+    /// Whether there is a dashboard.
+    pub has_dashboard: bool,
     /// Whom it takes callers for.
     pub policy: Policy,
     /// What was given up for other machines, as the contract names it.
@@ -243,7 +245,8 @@ pub async fn serve(
     let routes = routes(&settings, &engine, &store, &shutdown, &closing)?.add_service(served_health);
     let access = Access::new(engine.clone(), settings.policy, settings.call_bounds, &DESCRIPTORS);
     let probes = readiness.subscribe();
-    let layered = services::layered(routes, probes, settings.browsers, access.clone(), settings.request_body_idle);
+    let (browsers, idle_max) = (settings.browsers, settings.request_body_idle);
+    let layered = services::layered(routes, probes, browsers, settings.has_dashboard, access.clone(), idle_max);
 
     let mut work = JoinSet::from_iter([async move { task.run().await.map_err(ServeError::from) }]);
     keep_required(settings.policy, &engine).await?;

@@ -60,6 +60,7 @@ pub(super) fn layered(
     services: Routes,
     readiness: watch::Receiver<Readiness>,
     browsers: BrowserRules,
+    has_dashboard: bool,
     access: Access,
     request_body_idle: Duration,
 ) -> impl Answers {
@@ -67,7 +68,7 @@ pub(super) fn layered(
     let called = ServiceBuilder::new().layer(Deadlines).layer(CompleteErrors).service(services.prepare());
     let bounds = BodyBounds { bytes_max: MESSAGE_BYTES_MAX as u64, idle_max: request_body_idle };
     let within = ServiceBuilder::new().layer(access.clone()).service(called.clone());
-    let web = Web::new(readiness, Rest::new(BoxCloneSyncService::new(within), bounds));
+    let web = Web::new(readiness, Rest::new(BoxCloneSyncService::new(within), bounds), has_dashboard);
     let grpc = ServiceBuilder::new()
         .layer(tonic_web::GrpcWebLayer::new())
         .layer(access)

@@ -1,7 +1,10 @@
 //! The faces of the server on its one listener: what is gRPC goes to the services, everything else comes here.
 //!
 //! [`Steer`] parts the two by the content type of a request. [`Web`] answers plain HTTP: probes for whoever runs the
-//! server, and the API as JSON. It owns no socket and decides nothing about jobs.
+//! server, the API as JSON, and the dashboard. It owns no socket and decides nothing about jobs.
+
+mod assets;
+mod pages;
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -72,21 +75,29 @@ pub enum Readiness {
 pub struct Web {
     readiness: watch::Receiver<Readiness>,
     rest: Rest,
+    has_dashboard: bool,
 }
 
 impl Web {
-    /// Makes the service; `readiness` is what `/readyz` says, and `rest` answers what is below `/v1/`.
-    pub fn new(readiness: watch::Receiver<Readiness>, rest: Rest) -> Web {
-        Web { readiness, rest }
+    /// Makes the service; `readiness` is what `/readyz` says, `rest` answers what is below `/v1/`, and `has_dashboard` says
+    /// whether there is one.
+    pub fn new(readiness: watch::Receiver<Readiness>, rest: Rest, has_dashboard: bool) -> Web {
+        Web { readiness, rest, has_dashboard }
     }
 
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let is_head = request.method() == Method::HEAD;
         let response = match request.uri().path() {
             path if path.starts_with("/v1/") => self.rest.answer(request).await,
-            _ => self.probe(&request),
+            "/healthz" | "/readyz" => self.probe(&request),
+            path => self.page(&request, path),
         };
         if is_head { without_body(response) } else { response }
+    }
+
+    fn page(&self, request: &Request<Body>, path: &str) -> Response<Body> {
+        let page = self.has_dashboard.then(|| pages::answer(request.method(), path, request.headers())).flatten();
+        page.unwrap_or_else(|| Refusal::no_route(path).into_response())
     }
 
     fn probe(&self, request: &Request<Body>) -> Response<Body> {

@@ -178,6 +178,12 @@ async fn the_examples_of_http_work() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_examples_of_the_dashboard_work() {
+    let (server, origin) = stage().await;
+    run("dashboard.md", &server, &origin);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_examples_of_access_work() {
     let (server, origin) = stage().await;
     run("access.md", &server, &origin);

@@ -1,0 +1,32 @@
+// The services of the server, as every other client has them: gRPC, in the form that browsers can speak.
+import { Code, ConnectError, createClient, type Interceptor } from "@connectrpc/connect";
+import { createGrpcWebTransport } from "@connectrpc/connect-web";
+import { signal } from "@preact/signals";
+import { AdminService } from "../../gen/haul/v1/admin_service_pb";
+import { ContentService } from "../../gen/haul/v1/content_service_pb";
+import { JobService } from "../../gen/haul/v1/job_service_pb";
+
+// The token of whoever signed in. It lives as long as the page: what scripts can read is not kept.
+export const token = signal("");
+
+// Whether a call was refused because it came without a token, or with one that counts no more.
+export const isSignInAsked = signal(false);
+
+const authorize: Interceptor = (next) => async (request) => {
+  if (token.peek()) request.header.set("authorization", `Bearer ${token.peek()}`);
+  try {
+    return await next(request);
+  } catch (error) {
+    if (ConnectError.from(error).code === Code.Unauthenticated) isSignInAsked.value = true;
+    throw error;
+  }
+};
+
+const transport = createGrpcWebTransport({ baseUrl: location.origin, interceptors: [authorize] });
+
+export const jobs = createClient(JobService, transport);
+export const contents = createClient(ContentService, transport);
+export const admin = createClient(AdminService, transport);
+
+// Unary calls end after this time, so that nothing waits for a server that does not answer.
+export const CALL = { timeoutMs: 30_000 };

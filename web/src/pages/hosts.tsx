@@ -1,0 +1,125 @@
+// The hosts that the server talks to: how much, how well, and what holds them back.
+import { timestampDate, timestampMs } from "@bufbuild/protobuf/wkt";
+import { useSignal } from "@preact/signals";
+import { admin, CALL } from "../core/api";
+import type { Host } from "../core/contract";
+import { faultOf } from "../core/errors";
+import { clock, count, plain, plural, rate } from "../core/format";
+import { now } from "../core/frame";
+import { useAsked, useTotals } from "../core/poll";
+import { Ago, Button, Empty, ErrorBox, Heading, Prose, Skeleton } from "../ui/bits";
+import { tell } from "../ui/dialog";
+import { Icon } from "../ui/icons";
+import { HostLimitsDialog } from "./host-limits";
+import { useReady } from "./ready";
+
+const EVERY_MS = 2_000;
+const SHOWN_MAX = 500;
+
+export function HostsPage() {
+  useTotals();
+  const asked = useAsked(() => admin.listHosts({ pageSize: SHOWN_MAX }, CALL), EVERY_MS);
+  const limited = useSignal<Host | null>(null);
+  const page = asked.value.value;
+  useReady(page !== null || asked.fault.value !== null);
+  const hosts = page?.hosts ?? [];
+  const resume = async (host: string) => {
+    try {
+      await admin.resumeHost({ host }, CALL);
+      tell(`${host} is asked again.`);
+    } catch (error) {
+      tell(faultOf(error).message, true);
+    }
+    await asked.again();
+  };
+  return (
+    <>
+      <div class="page-head">
+        <Heading title="Hosts" />
+        {page && <span class="muted">{page.nextPageToken ? `the first ${count(hosts.length)}` : plural(hosts.length, "host")}</span>}
+      </div>
+      {asked.fault.value && <ErrorBox fault={asked.fault.value} again={() => void asked.again()} />}
+      {!page && !asked.fault.value && <Skeleton lines={6} />}
+      {page && hosts.length === 0 && (
+        <Empty hook="hosts-empty" title="No hosts">
+          <p class="muted">Hosts stand here while the server talks to them or has work for them.</p>
+        </Empty>
+      )}
+      {hosts.length > 0 && (
+        <div class="sheet">
+          <table class="table hosts" aria-label="Hosts">
+            <thead>
+              <tr>
+                <th>Host</th>
+                <th>State</th>
+                <th class="num">In flight</th>
+                <th class="num">Waiting</th>
+                <th class="num">Rate</th>
+                <th class="num c-wide">Requests</th>
+                <th class="c-wide">Last error</th>
+                <th>
+                  <span class="unseen">Actions</span>
+                </th>
+              </tr>
+            </thead>
+            <tbody>
+              {hosts.map((it) => (
+                <Row key={it.host} host={it} resume={resume} change={(host) => (limited.value = host)} />
+              ))}
+            </tbody>
+          </table>
+        </div>
+      )}
+      {limited.value && <HostLimitsDialog host={limited.value} onClose={() => ((limited.value = null), void asked.again())} />}
+    </>
+  );
+}
+
+function Row({ host, resume, change }: { host: Host; resume: (host: string) => Promise<void>; change: (host: Host) => void }) {
+  const isPaused = host.pausedUntil !== undefined && timestampMs(host.pausedUntil) > now.value;
+  const most = host.limits?.maxConcurrent ?? 0;
+  return (
+    <tr data-testid="host-row" data-host={host.host} data-state={isPaused ? "paused" : "ok"}>
+      <th scope="row" class="mono wrap">
+        {plain(host.host)}
+      </th>
+      <td class="host-state">
+        <span class={isPaused ? "state s-paused" : "state s-ok"}>
+          <Icon name={isPaused ? "pause" : "check"} />
+          <span>{isPaused ? `paused until ${clock(timestampDate(host.pausedUntil!))}` : "ok"}</span>
+        </span>
+        {isPaused && host.pauseReason && <div class="row-sub"><Prose isFirst text={host.pauseReason} /></div>}
+      </td>
+      <td class="num">
+        {count(host.running)}
+        {most > 0 && <span class="muted"> / {count(most)}</span>}
+      </td>
+      <td class="num">{host.waiting ? count(host.waiting) : <span class="faint">0</span>}</td>
+      <td class="num">{host.bytesPerSecond ? rate(host.bytesPerSecond) : <span class="faint">0</span>}</td>
+      <td class="num c-wide">{host.requestsPerSecond >= 0.05 ? `${host.requestsPerSecond.toFixed(1)}/s` : <span class="faint">0</span>}</td>
+      <td class="c-wide">
+        {host.recentError && (
+          <>
+            <span class="clamp" title={plain(host.recentError)}>
+              <Prose isFirst text={host.recentError} />
+            </span>
+            <div class="row-sub">
+              <Ago time={host.recentErrorTime} />
+              {host.recentFailures > 0 && <span>{plural(host.recentFailures, "failure")} in 5 min</span>}
+            </div>
+          </>
+        )}
+      </td>
+      <td class="row-actions">
+        {isPaused && (
+          <Button hook="host-resume" icon="play" onClick={() => void resume(host.host)}>
+            Resume now
+          </Button>
+        )}
+        <Button hook="host-limits" onClick={() => change(host)}>
+          Limits…
+        </Button>
+      </td>
+    </tr>
+  );
+}

@@ -1,0 +1,162 @@
+// One job: what it is, how far it is, what it waits for, and its tabs.
+import { useEffect, useMemo } from "preact/hooks";
+import { useSignal } from "@preact/signals";
+import { cancelJob, deleteJob, pauseJob, resumeJob, retryJob } from "../core/act";
+import { JobState, type Job } from "../core/contract";
+import { count, plain } from "../core/format";
+import { JobModel } from "../core/jobmodel";
+import { bind } from "../core/keys";
+import { go, path } from "../core/router";
+import { canCancel, canPause, canResume, canRetry, hasEnded, jobState, titleOf } from "../core/words";
+import { Button, Copy, Empty, ErrorBox, Heading, Skeleton } from "../ui/bits";
+import { State } from "../ui/icons";
+import { Activity } from "./job-activity";
+import { Failures } from "./job-failures";
+import { JobLimits } from "./job-limits";
+import { Overview } from "./job-overview";
+import { Spec } from "./job-spec";
+import { Summary } from "./job-summary";
+import { Tasks } from "./job-tasks";
+import { TaskDrawer } from "./task";
+import { useReady } from "./ready";
+
+const TABS = ["overview", "tasks", "failures", "activity", "spec"] as const;
+
+export function JobPage({ id }: { id: string }) {
+  const model = useMemo(() => new JobModel(id), [id]);
+  useEffect(() => {
+    model.start();
+    return () => model.stop();
+  }, [model]);
+  const job = model.job.value;
+  const status = model.status.value;
+  useReady(status !== "loading" || model.fault.value !== null);
+
+  if (status === "missing") {
+    return (
+      <>
+        <Heading title="No such job" />
+        <Empty hook="job-missing" title="There is no job with this id">
+          <p class="mono wrap">{plain(id)}</p>
+          <p class="muted">It may have been deleted, or its retention may have passed.</p>
+          <a class="button" href="/jobs">
+            All jobs
+          </a>
+        </Empty>
+      </>
+    );
+  }
+  if (!job) {
+    return (
+      <>
+        <Heading title="Job" />
+        {model.fault.value ? <ErrorBox fault={model.fault.value} /> : <Skeleton lines={8} />}
+      </>
+    );
+  }
+  return <Known model={model} job={job} isGone={status === "gone"} />;
+}
+
+function Known({ model, job, isGone }: { model: JobModel; job: Job; isGone: boolean }) {
+  const isLimiting = useSignal(false);
+  const [, , , tabWord = "overview", taskWord] = path.value.split("/");
+  const tab = TABS.find((it) => it === tabWord) ?? "overview";
+  const task = tab === "tasks" && /^\d{1,10}$/.test(taskWord ?? "") ? Number(taskWord) : null;
+  const failed = job.counts?.failed ?? 0;
+  const base = `/jobs/${job.jobId}`;
+  const remove = async () => {
+    if (await deleteJob(job)) go("/jobs");
+  };
+
+  useEffect(
+    () =>
+      bind({
+        u: () => go("/jobs"),
+        f: () => go(`${base}/failures`),
+        p: () => {
+          if (canPause(job.state)) void pauseJob(model);
+          else if (canResume(job.state)) void resumeJob(model);
+        },
+        c: () => canCancel(job.state) && void cancelJob(model, job),
+        r: () => canRetry(job) && void retryJob(model),
+      }),
+    [model, job],
+  );
+
+  return (
+    <article data-testid="job" data-job-id={job.jobId} data-state={jobState(job.state)}>
+      {isGone && (
+        <div class="note bad" role="alert" data-testid="job-gone">
+          <p class="note-title">This job was deleted.</p>
+          <a class="button" href="/jobs">
+            All jobs
+          </a>
+        </div>
+      )}
+      <div class="page-head job-head">
+        <div class="job-name">
+          <Heading title={plain(titleOf(job))} hook="job-title" />
+          <State state={jobState(job.state)} hook="job-state" />
+          {job.title && (
+            <span class="job-id mono muted" title={job.jobId}>
+              {job.jobId}
+            </span>
+          )}
+          <Copy text={job.jobId} what="the id" />
+        </div>
+        <div class="actions push">
+          {canResume(job.state) ? (
+            <Button hook="job-resume" icon="play" off={isGone} onClick={() => void resumeJob(model)}>
+              Resume
+            </Button>
+          ) : (
+            !hasEnded(job.state) && (
+              <Button hook="job-pause" icon="pause" off={isGone || !canPause(job.state)} onClick={() => void pauseJob(model)}>
+                Pause
+              </Button>
+            )
+          )}
+          {!hasEnded(job.state) && (
+            <Button hook="job-cancel" icon="stop" off={isGone || !canCancel(job.state)} onClick={() => void cancelJob(model, job)}>
+              {job.state === JobState.CANCELLING ? "Cancelling…" : "Cancel…"}
+            </Button>
+          )}
+          {hasEnded(job.state) && (
+            <Button hook="job-retry" icon="retry" off={isGone || !canRetry(job)} title={canRetry(job) ? undefined : "Nothing failed and nothing was cancelled"} onClick={() => void retryJob(model)}>
+              Retry failed…
+            </Button>
+          )}
+          {!hasEnded(job.state) && (
+            <Button hook="job-limits" icon="gauge" off={isGone} onClick={() => (isLimiting.value = true)}>
+              Limits…
+            </Button>
+          )}
+          <a class="button" data-testid="job-duplicate" href={`/submit?from=${job.jobId}`}>
+            <span>Duplicate</span>
+          </a>
+          {hasEnded(job.state) && (
+            <Button hook="job-delete" kind="danger" icon="trash" off={isGone} onClick={() => void remove()}>
+              Delete…
+            </Button>
+          )}
+        </div>
+      </div>
+      <Summary model={model} job={job} base={base} />
+      <nav class="tabs" aria-label="Of this job">
+        {TABS.map((it) => (
+          <a key={it} href={it === "overview" ? base : `${base}/${it}`} data-testid={`tab-${it}`} data-keep-scroll aria-current={it === tab ? "page" : undefined}>
+            {it[0]!.toUpperCase() + it.slice(1)}
+            {it === "failures" && failed > 0 && <span class="pill bad">{count(failed)}</span>}
+          </a>
+        ))}
+      </nav>
+      {tab === "overview" && <Overview model={model} job={job} />}
+      {tab === "tasks" && <Tasks model={model} job={job} open={task} />}
+      {tab === "failures" && <Failures model={model} job={job} base={base} />}
+      {tab === "activity" && <Activity model={model} />}
+      {tab === "spec" && <Spec model={model} />}
+      {task !== null && <TaskDrawer key={task} model={model} job={job} index={task} base={base} />}
+      {isLimiting.value && <JobLimits model={model} job={job} onClose={() => (isLimiting.value = false)} />}
+    </article>
+  );
+}

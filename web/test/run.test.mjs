@@ -1,0 +1,523 @@
+// What the dashboard does, seen in a real browser against a real server.
+import assert from "node:assert/strict";
+import { createRequire } from "node:module";
+import { after, before, test } from "node:test";
+import { at, openContext, ready, startBrowser } from "./browser.mjs";
+import { startOrigin } from "./origin.mjs";
+import { downloadOf, fetchOf, startServer } from "./server.mjs";
+import { HOSTILE, seed } from "./seed.mjs";
+
+const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
+let origin, server, browser, ids, large;
+
+before(async () => {
+  [origin, server, browser] = await Promise.all([startOrigin(), startServer(["--max-per-host", "100", "--max-concurrent-tasks", "200"]), startBrowser()]);
+  // A million tasks take their time, in which other things are looked at.
+  large = feed(await startServer());
+  large.catch(() => {});
+  ids = await seed(server, origin);
+});
+after(async () => {
+  await browser?.close();
+  origin?.stop();
+  await server?.stop();
+  await large?.then((it) => it.server.stop(), () => {});
+});
+
+async function feed(own) {
+  const id = await own.submit({ title: "a million", open: true });
+  await own.call("POST", `/v1/jobs/${id}:pause`, {});
+  await own.haul(["add", id, "--fetch", "-i", "-"], Array.from({ length: 1_000_000 }, (_, at) => `http://127.0.0.1:9/${at}\n`).join(""));
+  await own.call("POST", `/v1/jobs/${id}:seal`, {});
+  return { server: own, id };
+}
+
+// Runs with a page of its own, and fails on what must never happen in one.
+async function withPage(run, { on = server, ...options } = {}) {
+  const { context, wrong } = await openContext(browser, options);
+  const page = await context.newPage();
+  page.setDefaultTimeout(15_000);
+  try {
+    await run(page, (path) => page.goto(on.base + path).then(() => ready(page)), context);
+    assert.deepEqual(wrong, []);
+  } catch (error) {
+    if (process.env.HAUL_SHOTS) await page.screenshot({ path: `${process.env.HAUL_SHOTS}/failed-${Date.now()}.png` });
+    throw error;
+  } finally {
+    await context.close();
+  }
+}
+
+const text = (page, hook, rest) => at(page, hook, rest).first().innerText();
+const counted = async (page, hook) => Number(await at(page, hook).first().getAttribute("data-count"));
+
+async function until(what, judge, patience = 15_000) {
+  const end = Date.now() + patience;
+  let last;
+  do {
+    last = await judge();
+    if (last) return last;
+    await new Promise((done) => setTimeout(done, 50));
+  } while (Date.now() < end);
+  assert.fail(`never: ${what}`);
+}
+
+async function axe(page, where) {
+  await page.addScriptTag({ path: AXE });
+  const found = await page.evaluate(() => globalThis.axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"] }));
+  const violations = found.violations.map((it) => `${it.id}: ${it.nodes.map((node) => node.target.join(" ")).slice(0, 3).join(" | ")} (${it.nodes[0].any[0]?.message ?? it.help})`);
+  assert.deepEqual(violations, [], where);
+}
+
+test("a first job is submitted by the keyboard alone, watched, and found again", async () => {
+  const own = await startServer();
+  try {
+    await withPage(
+      async (page, open) => {
+        await open("/");
+        assert.equal(await at(page, "page").getAttribute("data-page"), "jobs");
+        await at(page, "jobs-empty").waitFor();
+        assert.match(await text(page, "first-curl"), new RegExp(`curl --json .* ${own.base}/v1/jobs`));
+        await page.keyboard.press("n");
+        await at(page, "submit-urls").focus();
+        await page.keyboard.type(`${origin.url("ok/a")}\n${origin.url("ok/b")}\n`);
+        await at(page, "submit-fetch").focus();
+        await page.keyboard.press("Space");
+        await at(page, "submit-title").focus();
+        await page.keyboard.type("by hand");
+        await at(page, "submit-labels").focus();
+        await page.keyboard.type("team=ml");
+        await at(page, "submit-check").focus();
+        await page.keyboard.press("Enter");
+        await at(page, "submit-ok").waitFor();
+        assert.equal((await own.call("GET", "/v1/jobs")).jobs?.length ?? 0, 0, "a check stores nothing");
+        await at(page, "submit-send").focus();
+        await page.keyboard.press("Enter");
+        await at(page, "job", '[data-state="succeeded"]').waitFor();
+        assert.equal(await text(page, "job-title"), "by hand");
+        assert.equal(await counted(page, "count-succeeded"), 2);
+        await page.keyboard.press("u");
+        await at(page, "job-row", '[data-state="succeeded"]').waitFor();
+        await page.keyboard.press("j");
+        await page.keyboard.press("Enter");
+        await at(page, "job").waitFor();
+      },
+      { on: own },
+    );
+  } finally {
+    await own.stop();
+  }
+});
+
+test("violations stand beside their fields", () =>
+  withPage(async (page, open) => {
+    await open("/submit");
+    await at(page, "submit-urls").fill(`${origin.url("ok")}\n\nftp://example.com/x\n`);
+    await at(page, "submit-title").fill("t".repeat(300));
+    await at(page, "submit-check").click();
+    const bad = at(page, "violation", '[data-field^="job.tasks[1]"]');
+    await bad.waitFor();
+    assert.match(await bad.innerText(), /line 3/);
+    await at(page, "violation", '[data-field="job.title"]').waitFor();
+    await at(page, "submit-json-open").click();
+    await at(page, "submit-json").fill('{"tasks": [{"fetch": {"uri": "x"}}]}');
+    await at(page, "submit-check").click();
+    await at(page, "violation").waitFor();
+    await at(page, "submit-json").fill('{"tasks": []}');
+    await at(page, "submit-send").click();
+    await at(page, "violation").waitFor();
+    assert.equal(await at(page, "page").getAttribute("data-page"), "submit");
+  }));
+
+test("a job that ran is submitted again from what it was", () =>
+  withPage(async (page, open) => {
+    await open(`/jobs/${ids.docs}`);
+    await at(page, "job-duplicate").click();
+    await until("the spec is there", async () => (await at(page, "submit-json").inputValue().catch(() => "")).includes("docs snapshot"));
+    await at(page, "submit-send").click();
+    await at(page, "job").waitFor();
+    assert.notEqual(await at(page, "job").getAttribute("data-job-id"), ids.docs);
+  }));
+
+test("jobs are filtered, and the address says by what", () =>
+  withPage(async (page, open) => {
+    await open("/jobs?state=failed,cancelled");
+    await at(page, "job-row").first().waitFor();
+    const states = await at(page, "job-row").evaluateAll((rows) => rows.map((it) => it.dataset.state));
+    assert.ok(states.length > 0 && states.every((it) => it === "failed" || it === "cancelled"), states.join());
+    await at(page, "jobs-clear").click();
+    await page.keyboard.press("/");
+    await page.keyboard.type("partner");
+    await until("one row is left", async () => (await at(page, "job-row").count()) === 1);
+    assert.match(page.url(), /search=partner/);
+    assert.match(await text(page, "job-row"), /HTTP 403 ×9 at 127\.0\.0\.1/);
+    await at(page, "jobs-search").fill("nothing is called like this");
+    await at(page, "jobs-none").waitFor();
+    await page.goBack().catch(() => {});
+    await open("/jobs?label=team%3Dml");
+    await until("three jobs have the label", async () => (await at(page, "job-row").count()) === 3);
+    await open("/jobs?order=end_time");
+    const ended = await at(page, "job-row").evaluateAll((rows) => rows.map((it) => it.dataset.state));
+    assert.ok(ended.every((it) => ["succeeded", "failed", "cancelled"].includes(it)), ended.join());
+  }));
+
+test("new jobs are counted and the list does not move", () =>
+  withPage(async (page, open) => {
+    await open("/jobs");
+    const first = await at(page, "job-row").first().getAttribute("data-job-id");
+    await until("it is live", async () => (await at(page, "page").getAttribute("data-live")) === "live");
+    const id = await server.submit({ title: "came later", tasks: [fetchOf(origin.url("ok"))] });
+    await at(page, "jobs-new", '[data-count="1"]').waitFor();
+    assert.equal(await at(page, "job-row").first().getAttribute("data-job-id"), first);
+    await at(page, "jobs-new").click();
+    await at(page, "job-row", `[data-job-id="${id}"]`).waitFor();
+  }));
+
+test("a job is paused, resumed, cancelled, retried and deleted", () =>
+  withPage(async (page, open) => {
+    const id = await server.submit({ title: "steered", tasks: [fetchOf(origin.url("hang")), fetchOf(origin.url("hang"))] });
+    await open(`/jobs/${id}`);
+    await at(page, "job", '[data-state="running"]').waitFor();
+    await page.keyboard.press("p");
+    await at(page, "job", '[data-state="paused"]').waitFor();
+    await at(page, "waiting-row", '[data-reason="job_paused"]').waitFor();
+    await at(page, "job-resume").click();
+    await at(page, "job", '[data-state="running"]').waitFor();
+    await page.keyboard.press("c");
+    assert.match(await text(page, "confirm-text"), /2 unfinished tasks/);
+    await page.keyboard.press("Escape");
+    await at(page, "confirm").waitFor({ state: "detached" });
+    await page.keyboard.press("c");
+    await at(page, "confirm-yes").click();
+    await at(page, "job", '[data-state="cancelled"]').waitFor();
+    await page.keyboard.press("r");
+    await at(page, "confirm-yes").click();
+    await at(page, "job", '[data-state="running"]').waitFor();
+    await at(page, "job-cancel").click();
+    await at(page, "confirm-yes").click();
+    await at(page, "job", '[data-state="cancelled"]').waitFor();
+    await at(page, "job-delete").click();
+    await at(page, "confirm-yes").click();
+    await until("the list is shown", async () => (await at(page, "page").getAttribute("data-page")) === "jobs");
+    await open(`/jobs/${id}`);
+    await at(page, "job-missing").waitFor();
+  }));
+
+test("a job that is deleted under an open page says so", () =>
+  withPage(async (page, open) => {
+    const id = await server.submit({ title: "soon gone", tasks: [fetchOf(origin.url("ok"))] });
+    await server.wait(id);
+    await open("/jobs?search=soon+gone");
+    await at(page, "job-row", `[data-job-id="${id}"]`).waitFor();
+    await until("it is live", async () => (await at(page, "page").getAttribute("data-live")) === "live");
+    await page.waitForTimeout(600);
+    await server.call("DELETE", `/v1/jobs/${id}`);
+    await page.locator(".row.gone").waitFor();
+  }));
+
+test("many jobs are paused, resumed and deleted at once, after their number was told", () =>
+  withPage(async (page, open) => {
+    const label = `bulk-${Date.now()}`;
+    for (let at = 0; at < 5; at++) await server.submit({ title: `bulk ${at}`, labels: { bulk: label }, tasks: [fetchOf(origin.url("hang"))] });
+    await open(`/jobs?label=bulk%3D${label}`);
+    await until("five rows", async () => (await at(page, "job-row").count()) === 5);
+    await at(page, "select-all").check();
+    assert.equal(await at(page, "selection").getAttribute("data-count"), "5");
+    await at(page, "bulk-pause").click();
+    assert.match(await text(page, "confirm-text"), /5 jobs/);
+    await at(page, "confirm-yes").click();
+    await until("all are paused", async () => (await at(page, "job-row", '[data-state="paused"]').count()) === 5);
+    await at(page, "bulk-result").waitFor();
+    await at(page, "select-all").check();
+    await at(page, "bulk-cancel").click();
+    await at(page, "confirm-yes").click();
+    await until("all are cancelled", async () => (await at(page, "job-row", '[data-state="cancelled"]').count()) === 5);
+    await at(page, "select-all").check();
+    await at(page, "bulk-delete").click();
+    assert.match(await text(page, "confirm-text"), /5 jobs will be deleted/);
+    await at(page, "confirm-no").click();
+    assert.equal(await at(page, "job-row").count(), 5);
+    await at(page, "bulk-delete").click();
+    await at(page, "confirm-yes").click();
+    await until("all are gone", async () => (await page.locator(".row.gone").count()) === 5);
+  }));
+
+test("failures are counted by reason, shown and retried", () =>
+  withPage(async (page, open) => {
+    await open(`/jobs/${ids.failed}/failures`);
+    const row = at(page, "failure-row", '[data-http-status="403"]');
+    await row.waitFor();
+    assert.equal(await row.getAttribute("data-count"), "9");
+    assert.equal(await row.getAttribute("data-host"), origin.host);
+    await at(row, "failure-show").click();
+    await until("the nine are listed", async () => (await at(page, "task-row").count()) === 9);
+    assert.match(page.url(), /reason=http_status/);
+    await page.goBack();
+    await at(row, "failure-retry").click();
+    assert.match(await text(page, "confirm-text"), /9 failed tasks/);
+    await at(page, "confirm-yes").click();
+    await until("they failed again", async () => (await at(page, "job").getAttribute("data-state")) === "failed" && (await row.getAttribute("data-count").catch(() => "")) === "9");
+    const { task } = await server.call("GET", `/v1/jobs/${ids.failed}/tasks/28`);
+    assert.equal(task.state, "TASK_STATE_FAILED");
+    await open(`/jobs/${ids.docs}/failures`);
+    await at(page, "failures-none").waitFor();
+    await open(`/jobs/${ids.failed}/activity`);
+    await at(page, "event-row", '[data-kind="task_ended"]').first().waitFor();
+    await open(`/jobs/${ids.failed}/spec`);
+    assert.match(await text(page, "spec"), /"title": "partner feed"/);
+  }));
+
+test("a task shows its attempts and its content, whatever that is", () =>
+  withPage(async (page, open) => {
+    const kinds = ["json", "image", "text", "hex", "text"];
+    for (const [index, kind] of kinds.entries()) {
+      await open(`/jobs/${ids.content}/tasks/${index}`);
+      await at(page, "task", '[data-state="succeeded"]').waitFor();
+      await at(page, "attempt-row", '[data-number="1"]').waitFor();
+      await at(page, "task-preview").click();
+      assert.equal(await at(page, "preview").getAttribute("data-kind"), kind, `task ${index}`);
+    }
+    assert.equal(await page.title(), "contents of every kind · haul");
+    await open(`/jobs/${ids.content}/tasks/0`);
+    const [download] = await Promise.all([page.waitForEvent("download"), at(page, "task-download").click()]);
+    assert.equal(await download.failure(), null);
+    await open(`/jobs/${ids.content}/tasks/77`);
+    await at(page, "task-missing").waitFor();
+    await page.keyboard.press("Escape");
+    await at(page, "task-missing").waitFor({ state: "detached" });
+  }));
+
+test("what waits is retried now, and a task is cancelled", () =>
+  withPage(async (page, open) => {
+    await open(`/jobs/${ids.backing}/tasks/0`);
+    await at(page, "task", '[data-state="backing_off"]').waitFor();
+    const before = await at(page, "attempt-row").count();
+    await at(page, "task-retry-now").click();
+    await until("another attempt", async () => (await at(page, "attempt-row").count()) > before);
+    await at(page, "task-cancel").click();
+    await at(page, "confirm-yes").click();
+    await at(page, "task", '[data-state="cancelled"]').waitFor();
+    await until("it is counted", async () => (await counted(page, "count-cancelled")) === 1);
+  }));
+
+test("limits are saved, a paused host is resumed", () =>
+  withPage(async (page, open) => {
+    const late = await server.submit({ title: "told to wait", defaults: { retry: { max_attempts: 3 } }, tasks: [fetchOf(origin.url("retry-after/600").replace("127.0.0.1", "localhost"))] });
+    await open("/hosts");
+    const row = at(page, "host-row", '[data-state="paused"]');
+    await row.waitFor();
+    await at(row, "host-limits").click();
+    await page.locator('[name="max_concurrent"]').fill("3");
+    await page.locator('dialog button[type="submit"]').click();
+    await until("the limit holds", async () => (await server.call("GET", "/v1/limits")).limits.hosts?.[0]?.max_concurrent === 3);
+    await at(row, "host-resume").click();
+    await until("it was asked again", async () => {
+      const { task } = await server.call("GET", `/v1/jobs/${late}/tasks/0`);
+      return task.attempts >= 2;
+    });
+    await server.call("POST", `/v1/jobs/${late}:cancel`, {});
+    await open("/server");
+    assert.match(await text(page, "server-version"), /^\d+\.\d+\.\d+/);
+    await at(page, "disk-free").waitFor();
+    await at(page, "limit-bytes_per_second").fill("900M");
+    await at(page, "limits-save").click();
+    await at(page, "limits-saved").waitFor();
+    assert.equal((await server.call("GET", "/v1/limits")).limits.bytes_per_second, "900000000");
+    await at(page, "limit-max_concurrent_tasks").fill("0");
+    await at(page, "limits-save").click();
+    await at(page, "error", '[data-reason="INVALID_ARGUMENT"]').waitFor();
+  }));
+
+test("hostile text is text", () =>
+  withPage(async (page, open) => {
+    await open("/jobs");
+    await page.waitForFunction(() => document.querySelectorAll('[data-testid="job-row"]').length > 5);
+    const list = await server.call("GET", "/v1/jobs?search=l");
+    assert.ok(list);
+    for (const row of await at(page, "job-row").all()) {
+      const title = await at(row, "job-title").innerText();
+      assert.doesNotMatch(title, /[\u202a-\u202e\u2066-\u2069]/);
+    }
+    const { jobs } = await server.call("GET", "/v1/jobs?page_size=50");
+    for (const job of jobs.filter((it) => HOSTILE.some((text) => text.startsWith(it.title.slice(0, 10)) && it.title))) {
+      await open(`/jobs/${job.job_id}/tasks/0`);
+      await at(page, "task").waitFor();
+      await at(page, "task-preview").click().catch(() => {});
+      await at(page, "preview").waitFor();
+      assert.notEqual(await page.title(), "hacked");
+      assert.equal(await page.locator("main img, main script, main b.evil").count(), 0);
+    }
+  }));
+
+test("every page is accessible, in both themes", async () => {
+  const paths = {
+    jobs: "/jobs", none: "/jobs?search=zzzz", job: `/jobs/${ids.running}`, tasks: `/jobs/${ids.running}/tasks`, failures: `/jobs/${ids.failed}/failures`,
+    activity: `/jobs/${ids.failed}/activity`, spec: `/jobs/${ids.failed}/spec`, task: `/jobs/${ids.failed}/tasks/30`, hosts: "/hosts", server: "/server", submit: "/submit", missing: "/nowhere",
+  };
+  for (const colorScheme of ["light", "dark"]) {
+    await withPage(
+      async (page, open) => {
+        for (const [name, path] of Object.entries(paths)) {
+          await open(path);
+          await page.waitForTimeout(150);
+          await axe(page, `${name}, ${colorScheme}`);
+          assert.equal(await page.locator("h1").count(), 1, name);
+        }
+        await open("/jobs");
+        await at(page, "select-all").check();
+        await page.keyboard.press("?");
+        await at(page, "help").waitFor();
+        await axe(page, `help, ${colorScheme}`);
+        await page.keyboard.press("Escape");
+        await at(page, "bulk-delete").click();
+        await at(page, "confirm").waitFor();
+        await axe(page, `question, ${colorScheme}`);
+        await at(page, "confirm-no").click();
+      },
+      { colorScheme, bypassCSP: true },
+    );
+  }
+});
+
+test("no page scrolls sideways at 320 px, and the theme is kept", () =>
+  withPage(
+    async (page, open) => {
+      for (const path of ["/jobs", `/jobs/${ids.running}`, `/jobs/${ids.running}/tasks`, `/jobs/${ids.failed}/failures`, `/jobs/${ids.failed}/activity`, `/jobs/${ids.content}/tasks/0`, "/hosts", "/server", "/submit", "/nowhere"]) {
+        await open(path);
+        await page.waitForTimeout(100);
+        assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= 320), path);
+      }
+      await open("/jobs");
+      await at(page, "theme").click();
+      await at(page, "theme").click();
+      assert.equal(await page.locator("html").getAttribute("data-theme"), "dark");
+      await open("/hosts");
+      assert.equal(await page.locator("html").getAttribute("data-theme"), "dark");
+      await at(page, "help-open").click();
+      await at(page, "shortcuts-switch").uncheck();
+      await page.keyboard.press("Escape");
+      await page.keyboard.press("n");
+      assert.equal(await at(page, "page").getAttribute("data-page"), "hosts", "a key that is switched off does nothing");
+    },
+    { viewport: { width: 320, height: 700 } },
+  ));
+
+test("updates are paused while one reads", () =>
+  withPage(async (page, open) => {
+    await open(`/jobs/${ids.running}`);
+    await until("it is live", async () => (await at(page, "page").getAttribute("data-live")) === "live");
+    await page.keyboard.press(".");
+    assert.equal(await at(page, "page").getAttribute("data-live"), "paused");
+    const before = await at(page, "job").innerHTML();
+    await page.waitForTimeout(1500);
+    assert.equal(await at(page, "job").innerHTML(), before);
+    await at(page, "live-toggle").click();
+    await until("it goes on", async () => (await at(page, "job").innerHTML()) !== before);
+  }));
+
+test("a page outlives its server", async () => {
+  const own = await startServer();
+  try {
+    const id = await own.submit({ title: "survivor", tasks: [...Array(4)].map((_, at) => downloadOf(origin.url(`slow/200000?bytes=20000000&n=${at}`))) });
+    await withPage(
+      async (page, open) => {
+        await open(`/jobs/${id}`);
+        await at(page, "page", '[data-live="live"]').waitFor();
+        await own.kill();
+        await at(page, "bar", '[data-kind="lost"]').waitFor();
+        assert.equal(await at(page, "page").getAttribute("data-live"), "lost");
+        assert.equal(await text(page, "job-title"), "survivor", "what was there stays");
+        await own.launch();
+        await at(page, "bar-action").click().catch(() => {});
+        await at(page, "page", '[data-live="live"]').waitFor();
+        await at(page, "bar", '[data-kind="lost"]').waitFor({ state: "detached" });
+        await until("it runs again", async () => (await counted(page, "count-running")) > 0);
+        // The way to the end of the server, which has to be typed.
+        await page.keyboard.press("g");
+        await page.keyboard.press("s");
+        await at(page, "drain-open").click();
+        assert.ok(await at(page, "confirm-yes").isDisabled());
+        await at(page, "confirm-type").fill("drain");
+        await at(page, "confirm-yes").click();
+        await at(page, "bar", '[data-kind="draining"]').waitFor();
+        await own.ended();
+      },
+      { on: own },
+    );
+  } finally {
+    await own.stop();
+  }
+});
+
+test("seven tabs all show their jobs", () =>
+  withPage(async (first, open, context) => {
+    const pages = [first, ...(await Promise.all([...Array(6)].map(() => context.newPage())))];
+    for (const page of pages) {
+      await page.goto(`${server.base}/jobs`);
+      await ready(page);
+      await at(page, "page", "[data-live]").waitFor();
+    }
+    const kinds = await Promise.all(pages.map((page) => at(page, "page").getAttribute("data-live")));
+    assert.ok(kinds.filter((it) => it === "live").length <= 3, kinds.join());
+    assert.ok(kinds.includes("polling"), kinds.join());
+    await at(pages[kinds.indexOf("polling")], "bar", '[data-kind="polling"]').waitFor();
+    const id = await server.submit({ title: "seen by all", tasks: [fetchOf(origin.url("ok"))] });
+    for (const page of pages) {
+      await at(page, "jobs-new").click();
+      await at(page, "job-row", `[data-job-id="${id}"]`).waitFor();
+    }
+  }));
+
+test("a million tasks are gone through, and few of them are in the document", async () => {
+  const { server: own, id } = await large;
+    await withPage(
+      async (page, open) => {
+        await open(`/jobs/${id}/tasks`);
+        await at(page, "task-row").first().waitFor();
+        const rows = () => page.locator('[data-testid="tasks-table"] tbody tr').count();
+        await at(page, "tasks-goto").fill("999,999");
+        const began = Date.now();
+        await at(page, "tasks-goto").press("Enter");
+        await at(page, "task-row", '[data-task-index="999999"]').waitFor();
+        console.log(`# task 999,999 after ${Date.now() - began} ms`);
+        assert.match(page.url(), /from=999999/);
+        assert.ok((await rows()) < 200);
+        // The wheel goes row by row, the bar by shares.
+        await page.locator(".viewport").hover();
+        await page.mouse.wheel(0, -3600);
+        await at(page, "task-row", '[data-task-index="999880"]').waitFor();
+        await page.locator(".viewport").evaluate((it) => (it.scrollTop = it.scrollHeight / 2));
+        const middle = await until("the middle is there", async () => {
+          const index = Number(await at(page, "task-row").first().getAttribute("data-task-index").catch(() => NaN));
+          return index > 450_000 && index < 550_000 && index;
+        });
+        await page.waitForTimeout(400);
+        const settled = Number(await at(page, "task-row").first().getAttribute("data-task-index"));
+        assert.ok(Math.abs(settled - middle) < 100, "it stays where it was dropped");
+        await page.locator(".viewport").evaluate((it) => (it.scrollTop = 0));
+        await at(page, "task-row", '[data-task-index="0"]').waitFor();
+        assert.ok((await rows()) < 200);
+        assert.ok((await page.locator("*").count()) < 3000);
+      },
+      { on: own },
+    );
+});
+
+test("a server that needs a token asks for it", async () => {
+  const own = await startServer();
+  try {
+    const token = (await own.haul(["token", "create", "me", "--grant", "operator", "--grant", "submit", "--grant", "control"])).trim();
+    await withPage(
+      async (page) => {
+        await page.goto(`${own.base}/jobs`);
+        await page.locator('input[name="token"]').fill(token);
+        await page.keyboard.press("Enter");
+        await at(page, "jobs-empty").waitFor();
+        await at(page, "page", '[data-live="live"]').waitFor();
+      },
+      { on: own },
+    );
+  } finally {
+    await own.stop();
+  }
+});
