@@ -18,9 +18,15 @@
 //! scripts/bench system synced 20000     WatchJobs over N unfinished jobs: time to `synced`
 //! scripts/bench system lists 1000000    pages of ListJobs and ListTasks over N rows
 //! scripts/bench system calls 120000      SubmitJob, GetJob, ListTasks and an event beside a job of N tasks: p50, p99
+//! scripts/bench system encrypted 1024   one connection over TLS, by HTTP/1.1 and HTTP/2, N MiB, beside curl
+//! scripts/bench system durable 4000     N durable files of 1 KiB, beside the disk's own limit
+//! scripts/bench system grown 1000000    rates, latencies and pages while N tasks pile up that have ended; draws the plot
+//! scripts/bench system machine          how fast the machine is
 //! scripts/bench system p1 20000         N fetches worked, beside BullMQ; p2: N submissions, beside BullMQ; p3: N tasks in
 //!                                       bulk, beside graphile-worker; p4: latency of N jobs, beside BullMQ
 //! ```
+//!
+//! `scripts/bench all` measures everything that docs/PERFORMANCE.md has a row for.
 //!
 //! nginx must be installed; peers (curl, wget2, aria2c, axel) are measured as far as they are. Figures are ratios or CPU
 //! time; wall times of a shared machine are noise.
@@ -44,10 +50,14 @@ use tonic::transport::Channel;
 mod crowds;
 #[path = "system/loaded.rs"]
 mod loaded;
+#[path = "system/machine.rs"]
+mod machine;
 #[path = "system/peers.rs"]
 mod peers;
 #[path = "system/scale.rs"]
 mod scale;
+#[path = "system/size.rs"]
+mod size;
 #[path = "system/transfers.rs"]
 mod transfers;
 
@@ -69,6 +79,10 @@ fn main() {
             "segments" => transfers::segments(count(512)).await,
             "memory" => transfers::memory(count(256)).await,
             "files" => transfers::files(count(10_000)).await,
+            "durable" => transfers::durable_files(count(4_000)).await,
+            "encrypted" => transfers::encrypted(count(1_024)).await,
+            "grown" => size::grown(count(1_000_000)).await,
+            "machine" => machine::speed(),
             "dispatch" => crowds::dispatch(count(1_000_000)).await,
             "beside" => crowds::beside(count(200_000)).await,
             "watchers" => crowds::watchers(count(1_000)).await,
@@ -121,6 +135,21 @@ impl Server {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
         (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+    }
+
+    /// Switches from its threads to others, and page faults, so far.
+    fn switches_and_faults(&self) -> (f64, f64) {
+        let process = format!("/proc/{}", self.child.id());
+        let stat = std::fs::read_to_string(format!("{process}/stat")).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let mut switches = 0.0;
+        for thread in std::fs::read_dir(format!("{process}/task")).unwrap() {
+            // A thread may end meanwhile.
+            let Ok(status) = std::fs::read_to_string(thread.unwrap().path().join("status")) else { continue };
+            let counts = status.lines().filter(|line| line.contains("ctxt_switches"));
+            switches += counts.filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok()).sum::<f64>();
+        }
+        (switches, fields[7].parse().unwrap())
     }
 
     /// The most memory that it had so far, in MiB.

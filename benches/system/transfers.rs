@@ -209,3 +209,96 @@ pub(crate) async fn files(count: usize) {
     }
     println!("{own:.0} files/s, {:.2} x the fastest peer", own / best);
 }
+
+/// Files of 1 KiB that are durable, beside what the disk itself can do: to create, write, sync and rename as many, with one
+/// sync of the directory for 64 of them, by 16 threads.
+pub(crate) async fn durable_files(count: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = Origin::start(dir.path());
+    for nth in 0..count {
+        std::fs::write(dir.path().join(format!("www/f{nth}")), [b'x'; 1024]).unwrap();
+    }
+    let flags = ["--max-per-host", "64", "--max-concurrent-tasks", "64"];
+    let server = Server::start(dir.path(), &flags).await;
+    let (mut own, mut limit): (f64, f64) = (0.0, 0.0);
+    for round in 0..3 {
+        let spec = |nth| pb::DownloadSpec {
+            url: format!("{}/f{nth}", origin.url),
+            path: format!("{round}/f{nth}"),
+            ..Default::default()
+        };
+        let cost = run(&server, job_of((0..count).map(|nth| task(spec(nth))).collect())).await;
+        println!("haul: {:.0} files/s, {:.0} us CPU each", count as f64 / cost.wall, cost.cpu * 1e6 / count as f64);
+        own = own.max(count as f64 / cost.wall);
+        let rate = disk_limit(&dir.path().join(format!("limit{round}")), count);
+        println!("the disk: {rate:.0} files/s");
+        limit = limit.max(rate);
+    }
+    println!("{own:.0} durable files/s, {:.2} of the disk's own limit", own / limit);
+}
+
+/// Files a second that the disk makes durable.
+fn disk_limit(dir: &Path, count: usize) -> f64 {
+    const THREADS: usize = 16;
+    const GROUP: usize = 64;
+    std::fs::create_dir_all(dir).unwrap();
+    settle();
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            scope.spawn(move || {
+                for nth in (thread..count).step_by(THREADS) {
+                    let (part, name) = (dir.join(format!("{nth}.part")), dir.join(format!("{nth}")));
+                    let mut file = File::create(&part).unwrap();
+                    file.write_all(&[b'x'; 1024]).unwrap();
+                    file.sync_data().unwrap();
+                    std::fs::rename(&part, &name).unwrap();
+                    if nth / THREADS % (GROUP / THREADS) == 0 && thread == 0 {
+                        File::open(dir).unwrap().sync_all().unwrap();
+                    }
+                }
+            });
+        }
+    });
+    count as f64 / started.elapsed().as_secs_f64()
+}
+
+/// One connection over TLS, by HTTP/1.1 and by HTTP/2, beside curl.
+pub(crate) async fn encrypted(mib: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("www")).unwrap();
+    big_file(dir.path(), mib);
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let pem = made.cert.pem();
+    std::fs::write(dir.path().join("cert.pem"), &pem).unwrap();
+    std::fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let server = Server::start(dir.path(), &["--file-durability", "none"]).await;
+    let gib = mib as f64 / 1024.0;
+    let mut ratios = Vec::new();
+    for (name, http2, flag) in [("HTTP/1.1", "off", "--http1.1"), ("HTTP/2", "on", "--http2")] {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let more = format!(
+            "listen 127.0.0.1:{port} ssl{}; ssl_certificate {dir}/cert.pem; ssl_certificate_key {dir}/key.pem;",
+            if http2 == "on" { " http2" } else { "" },
+            dir = dir.path().display()
+        );
+        let _origin = Origin::with(dir.path(), &more);
+        let url = format!("https://localhost:{port}/big");
+        let out = dir.path().join("out");
+        let line = format!("curl -s {flag} --cacert {d}/cert.pem -o {o}/f {url}", d = dir.path().display(), o = out.display());
+        let (mut own, mut curl) = (f64::MAX, f64::MAX);
+        for _ in 0..3 {
+            let http = Some(pb::HttpOptions { ca_pem: pem.clone(), ..Default::default() });
+            let spec = pb::DownloadSpec { url: url.clone(), max_connections: 1, ..Default::default() };
+            let task =
+                pb::TaskSpec { options: Some(pb::TaskOptions { http, ..Default::default() }), ..task(spec) };
+            own = own.min(run(&server, job_of(vec![task])).await.cpu / gib);
+            empty(&dir.path().join("downloads"));
+            empty(&out);
+            curl = curl.min(shell(&line).cpu / gib);
+        }
+        println!("{name} over TLS: haul {own:.2} CPU s/GiB, curl {curl:.2}");
+        ratios.push(own / curl);
+    }
+    println!("{:.2} of curl's CPU over TLS, {:.2} by HTTP/2", ratios[0], ratios[1]);
+}
