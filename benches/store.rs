@@ -16,6 +16,7 @@ use haul::model::job::{Job, JobState};
 use haul::model::outcome::{Attempt, AttemptReport, FetchResult, Outcome};
 use haul::model::spec::{FetchSpec, JobSpec, TaskOptions, TaskSpec, Work};
 use haul::model::task::{Task, TaskEvent, TaskState};
+use haul::model::task_filter::TaskChoice;
 use haul::model::time::Timestamp;
 use haul::store::sqlite::{Durability, SqliteStore, SqliteWriter};
 use haul::store::{
@@ -222,7 +223,8 @@ async fn many(store: &SqliteStore, writer: &mut SqliteWriter, job: JobId) {
     while let Some(index) = from {
         let first_sequence = first + u64::from(swept) + 1;
         let (state, error, time) = (TaskState::Pending, error.clone(), Timestamp(5));
-        let sweep = Sweep { job, state, from: index, limit: PIECE, error, time, first_sequence };
+        let sweep =
+            Sweep { job, state, which: TaskChoice::All, from: index, limit: PIECE, error, time, first_sequence };
         let batch = Batch { sweeps: vec![sweep], jobs: vec![Arc::new(row().await)], ..Batch::default() };
         let done = writer.commit(&batch).await.unwrap();
         assert!(done.refused.is_empty(), "{done:?}");
@@ -336,10 +338,10 @@ async fn jobs(store: &SqliteStore, writer: &mut SqliteWriter) {
     loop {
         let page = store.jobs(&filter, 100).await.unwrap();
         count += page.items.len();
-        if !page.has_more {
+        filter.before = page.next;
+        if filter.before.is_none() {
             break;
         }
-        filter.before = page.items.last().map(|job| job.id);
     }
     println!("{count} unfinished jobs among {JOBS}, 100 a page: {:.1?}", start.elapsed());
 }

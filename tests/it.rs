@@ -9,6 +9,7 @@ mod it {
     mod access;
     mod audit;
     mod chaos;
+    mod choices;
     mod clients;
     mod content;
     mod control;
@@ -25,6 +26,8 @@ mod it {
     mod held;
     mod jobs;
     mod limits;
+    mod lookers;
+    mod many;
     mod model;
     mod network;
     mod progress;

@@ -9,8 +9,10 @@ mod disk;
 mod memory;
 
 mod store {
+    pub mod chosen;
     pub mod deletion;
     pub mod events;
+    pub mod found;
     pub mod jobs;
     pub mod pages;
     pub mod restart;
@@ -60,6 +62,10 @@ macro_rules! all_cases {
             pages: pages_read_back, page_of_item_is_found;
             sweeps: sweep_of_pending, sweep_of_backing_off, sweep_in_pieces, sweep_in_the_batch_of_an_end,
                 shared_errors_are_told_apart, a_sweep_of_what_runs_is_refused;
+            found: jobs_are_found_by_a_text, jobs_are_found_by_their_end, jobs_are_found_by_name,
+                tasks_are_found_by_all_conditions, tasks_are_found_by_what_people_see, events_come_from_the_last_on;
+            chosen: tasks_that_are_named_end, tasks_that_fit_end, tasks_are_due_at_once, retry_of_what_fits,
+                a_retry_keeps_what_it_is_about;
             restart: everything_is_there_again, recovery_tells_what_was_cut, every_job_is_recovered, ended_jobs_are_not_recovered,
                 a_writer_that_died_lost_nothing, heads_are_kept, recovery_comes_in_parts;
             deletion: deleted_jobs_are_hidden, purge_takes_bounded_steps, purge_of_a_kept_job_is_refused,

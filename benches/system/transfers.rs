@@ -285,13 +285,13 @@ pub(crate) async fn encrypted(mib: usize) {
         let _origin = Origin::with(dir.path(), &more);
         let url = format!("https://localhost:{port}/big");
         let out = dir.path().join("out");
-        let line = format!("curl -s {flag} --cacert {d}/cert.pem -o {o}/f {url}", d = dir.path().display(), o = out.display());
+        let line =
+            format!("curl -s {flag} --cacert {d}/cert.pem -o {o}/f {url}", d = dir.path().display(), o = out.display());
         let (mut own, mut curl) = (f64::MAX, f64::MAX);
         for _ in 0..3 {
             let http = Some(pb::HttpOptions { ca_pem: pem.clone(), ..Default::default() });
             let spec = pb::DownloadSpec { url: url.clone(), max_connections: 1, ..Default::default() };
-            let task =
-                pb::TaskSpec { options: Some(pb::TaskOptions { http, ..Default::default() }), ..task(spec) };
+            let task = pb::TaskSpec { options: Some(pb::TaskOptions { http, ..Default::default() }), ..task(spec) };
             own = own.min(run(&server, job_of(vec![task])).await.cpu / gib);
             empty(&dir.path().join("downloads"));
             empty(&out);

@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::api::access::Policy;
 use crate::api::access::caller::Caller;
+use crate::api::filters;
 use crate::api::pages::page_size;
 use crate::api::status::{Violations, shown};
 use crate::api::to_proto;
+use crate::api::totals;
 use crate::api::values;
 use crate::engine::command::{EngineError, LimitsPatch};
-use crate::engine::handle::Engine;
+use crate::engine::handle::{Engine, HostView};
 use crate::model::access::AuthMode;
 use crate::model::audit::{AuditRow, SERVER};
 use crate::model::counts::Counts;
@@ -40,31 +43,47 @@ pub struct Admin {
     engine: Engine,
     store: Arc<dyn Store>,
     shutdown: Shutdown,
-    policy: Policy,
-    /// What was given up for other machines, as the contract names it.
-    insecure: &'static str,
+    facts: Facts,
     started: Instant,
+}
+
+/// What the server is, for those who ask.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Whom it takes callers for.
+    pub policy: Policy,
+    /// What was given up for other machines, as the contract names it.
+    pub insecure: &'static str,
+    /// What it has beyond its gRPC services.
+    pub features: &'static [&'static str],
+    /// How much room there is, as it was looked at last.
+    pub sizes: watch::Receiver<Sizes>,
+}
+
+/// How much room there is, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Free where the database is.
+    pub disk_free: u64,
+    /// Free where downloads go.
+    pub download_free: u64,
+    /// Taken by the database with its log.
+    pub store: u64,
 }
 
 impl Admin {
     /// Makes the service over an engine and its store.
-    pub fn new(
-        engine: Engine,
-        store: Arc<dyn Store>,
-        shutdown: Shutdown,
-        policy: Policy,
-        insecure: &'static str,
-    ) -> Admin {
-        Admin { engine, store, shutdown, policy, insecure, started: Instant::now() }
+    pub fn new(engine: Engine, store: Arc<dyn Store>, shutdown: Shutdown, facts: Facts) -> Admin {
+        Admin { engine, store, shutdown, facts, started: Instant::now() }
     }
 
     fn access(&self) -> pb::AccessInfo {
-        let auth = match self.policy.mode {
+        let auth = match self.facts.policy.mode {
             AuthMode::Off => "none",
-            _ if self.policy.is_required(&self.engine.books().borrow()) => "required",
+            _ if self.facts.policy.is_required(&self.engine.books().borrow()) => "required",
             _ => "auto",
         };
-        pb::AccessInfo { auth: auth.to_owned(), insecure: self.insecure.to_owned() }
+        pb::AccessInfo { auth: auth.to_owned(), insecure: self.facts.insecure.to_owned() }
     }
 }
 
@@ -76,15 +95,9 @@ impl pb::admin_service_server::AdminService for Admin {
     ) -> Result<Response<pb::GetServerInfoResponse>, Status> {
         let mut sum = Counts::default();
         for job in self.engine.hub().jobs() {
-            let counts = job.counts;
-            sum.total = sum.total.saturating_add(counts.total);
-            sum.pending = sum.pending.saturating_add(counts.pending);
-            sum.running = sum.running.saturating_add(counts.running);
-            sum.backing_off = sum.backing_off.saturating_add(counts.backing_off);
-            sum.succeeded = sum.succeeded.saturating_add(counts.succeeded);
-            sum.failed = sum.failed.saturating_add(counts.failed);
-            sum.cancelled = sum.cancelled.saturating_add(counts.cancelled);
+            totals::add(&mut sum, &job.counts);
         }
+        let sizes = *self.facts.sizes.borrow();
         Ok(Response::new(pb::GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node_id: self.store.node_id(),
@@ -93,7 +106,11 @@ impl pb::admin_service_server::AdminService for Admin {
             limits: Some(to_proto::limits(&self.engine.limits())),
             counts: Some(to_proto::counts(&sum)),
             access: Some(self.access()),
-            ..Default::default()
+            disk_free_bytes: sizes.disk_free,
+            download_free_bytes: sizes.download_free,
+            store_bytes: sizes.store,
+            features: self.facts.features.iter().map(|&feature| feature.to_owned()).collect(),
+            draining: self.shutdown.begun.is_cancelled(),
         }))
     }
 
@@ -136,20 +153,7 @@ impl pb::admin_service_server::AdminService for Admin {
         }
         v.or(())?;
         let hosts = self.engine.hosts(last.as_ref(), size + 1).await?;
-        let mut page: Vec<pb::Host> = hosts
-            .into_iter()
-            .map(|(view, waiting)| pb::Host {
-                host: view.host.to_string(),
-                running: view.running,
-                waiting,
-                limits: Some(to_proto::host_limits(&view.limits)),
-                paused_until: view.paused_until.map(to_proto::timestamp),
-                pause_reason: view.pause_reason,
-                recent_error_time: view.recent_error.as_ref().map(|(time, _)| to_proto::timestamp(*time)),
-                recent_error: view.recent_error.map(|(_, error)| error).unwrap_or_default(),
-                ..Default::default()
-            })
-            .collect();
+        let mut page: Vec<pb::Host> = hosts.into_iter().map(|(view, waiting)| host(view, waiting)).collect();
         let more = page.len() > size;
         page.truncate(size);
         let last = page.last().filter(|_| more);
@@ -159,9 +163,20 @@ impl pb::admin_service_server::AdminService for Admin {
 
     async fn resume_host(
         &self,
-        _request: Request<pb::ResumeHostRequest>,
+        request: Request<pb::ResumeHostRequest>,
     ) -> Result<Response<pb::ResumeHostResponse>, Status> {
-        Err(Status::unimplemented(""))
+        let caller = Caller::of(&request);
+        let mut v = Violations::default();
+        let name = filters::host(&request.into_inner().host, "host", &mut v);
+        if name.is_empty() {
+            v.add("host", "is empty; give it as `host:port`, as in `example.com:443`");
+        }
+        v.or(())?;
+        let name = Host::new(&name);
+        let engine = self.engine.by(caller.actor);
+        engine.resume_host(name.clone()).await?;
+        let (view, waiting) = engine.host(&name).await?;
+        Ok(Response::new(pb::ResumeHostResponse { host: Some(host(view, waiting)) }))
     }
 
     async fn drain(&self, request: Request<pb::DrainRequest>) -> Result<Response<pb::DrainResponse>, Status> {
@@ -175,6 +190,22 @@ impl pb::admin_service_server::AdminService for Admin {
         self.shutdown.asked.cancel();
         self.shutdown.begun.cancelled().await;
         Ok(Response::new(pb::DrainResponse {}))
+    }
+}
+
+fn host(view: HostView, waiting: u32) -> pb::Host {
+    pb::Host {
+        host: view.host.to_string(),
+        running: view.running,
+        waiting,
+        limits: Some(to_proto::host_limits(&view.limits)),
+        paused_until: view.paused_until.map(to_proto::timestamp),
+        pause_reason: view.pause_reason,
+        recent_error_time: view.recent_error.as_ref().map(|(time, _)| to_proto::timestamp(*time)),
+        recent_error: view.recent_error.map(|(_, error)| error).unwrap_or_default(),
+        bytes_per_second: view.bytes_per_second,
+        requests_per_second: view.requests_per_second,
+        recent_failures: view.recent_failures,
     }
 }
 

@@ -10,19 +10,23 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::access::caller::{Caller, Reach};
 use crate::api::bodies;
+use crate::api::control_jobs::control;
+use crate::api::filters;
 use crate::api::from_proto;
 use crate::api::lookup;
 use crate::api::pages;
 use crate::api::spec_to_proto;
 use crate::api::status::{Violations, exhausted, shown};
 use crate::api::to_proto;
+use crate::api::totals::Totals;
 use crate::api::values::{self, ID_BYTES_MAX, NAME_BYTES_MAX, only_job_id};
 use crate::api::watch::{Wish, watch_job};
 use crate::api::watch_all::{WishJobs, watch_jobs};
-use crate::engine::command::JobPatch;
+use crate::engine::command::{Acted, JobPatch};
 use crate::engine::handle::Engine;
 use crate::model::ids::JobId;
 use crate::model::job::Job;
+use crate::model::task::TaskState;
 use crate::pb;
 use crate::store::Store;
 
@@ -32,8 +36,8 @@ const WATCHERS_MAX: usize = 10_000;
 const INTERVAL_MIN: Duration = Duration::from_millis(50);
 const INTERVAL_DEFAULT: Duration = Duration::from_millis(500);
 const REASON_BYTES_MAX: usize = 1024;
-/// The most tasks that one call names to be retried, since all of them are put back in one commit.
-const RETRIED_MAX: usize = 10_000;
+/// The most jobs that one watch names.
+const WATCHED_MAX: usize = 1_000;
 
 /// Implements [`pb::job_service_server::JobService`].
 #[derive(Clone)]
@@ -42,12 +46,16 @@ pub struct Jobs {
     store: Arc<dyn Store>,
     closing: CancellationToken,
     watchers: Arc<tokio::sync::Semaphore>,
+    totals: Arc<Totals>,
 }
 
 impl Jobs {
-    /// Makes the service over an engine and its store. `closing` ends all streams.
-    pub fn new(engine: Engine, store: Arc<dyn Store>, closing: CancellationToken) -> Jobs {
-        Jobs { engine, store, closing, watchers: Arc::new(tokio::sync::Semaphore::new(WATCHERS_MAX)) }
+    /// Makes the service over an engine and its store. `closing` ends all streams; before that, `draining` is cancelled when
+    /// the server begins to shut down.
+    pub fn new(engine: Engine, store: Arc<dyn Store>, closing: CancellationToken, draining: CancellationToken) -> Jobs {
+        let totals = Arc::new(Totals::new(engine.clone(), draining));
+        let watchers = Arc::new(tokio::sync::Semaphore::new(WATCHERS_MAX));
+        Jobs { engine, store, closing, watchers, totals }
     }
 
     async fn message(&self, job: &Job) -> pb::Job {
@@ -93,34 +101,6 @@ impl pb::job_service_server::JobService for Jobs {
     type WatchJobStream = BoxStream<'static, Result<pb::WatchJobResponse, Status>>;
     type WatchJobsStream = BoxStream<'static, Result<pb::WatchJobsResponse, Status>>;
     type ControlJobsStream = BoxStream<'static, Result<pb::ControlJobsResponse, Status>>;
-
-    async fn list_job_events(
-        &self,
-        _request: Request<pb::ListJobEventsRequest>,
-    ) -> Result<Response<pb::ListJobEventsResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn cancel_tasks(
-        &self,
-        _request: Request<pb::CancelTasksRequest>,
-    ) -> Result<Response<pb::CancelTasksResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn retry_now(
-        &self,
-        _request: Request<pb::RetryNowRequest>,
-    ) -> Result<Response<pb::RetryNowResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn control_jobs(
-        &self,
-        _request: Request<pb::ControlJobsRequest>,
-    ) -> Result<Response<Self::ControlJobsStream>, Status> {
-        Err(Status::unimplemented(""))
-    }
 
     async fn submit_job(
         &self,
@@ -179,6 +159,16 @@ impl pb::job_service_server::JobService for Jobs {
         pages::list_jobs(&self.engine, self.store.as_ref(), &caller, request.into_inner()).await.map(Response::new)
     }
 
+    async fn list_job_events(
+        &self,
+        request: Request<pb::ListJobEventsRequest>,
+    ) -> Result<Response<pb::ListJobEventsResponse>, Status> {
+        let caller = Caller::of(&request);
+        pages::list_job_events(&self.engine, self.store.as_ref(), &caller, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
     async fn get_task(&self, request: Request<pb::GetTaskRequest>) -> Result<Response<pb::GetTaskResponse>, Status> {
         let caller = Caller::of(&request);
         let request = request.into_inner();
@@ -231,9 +221,19 @@ impl pb::job_service_server::JobService for Jobs {
         values::labels(&request.labels, "labels", &mut v);
         let ended_after = request.ended_after.and_then(|it| values::timestamp(it, "ended_after", &mut v));
         let interval = interval(request.progress_interval, &mut v);
+        let job_ids = filters::job_ids(&request.job_ids, "job_ids", WATCHED_MAX, &mut v);
+        let states = filters::job_states(&request.states, "states", &mut v);
         v.or(())?;
-        let labels = request.labels.into_iter().collect();
-        let wish = WishJobs { labels, ended_after, created_by: caller.only_own(), interval };
+        let wish = WishJobs {
+            labels: request.labels.into_iter().collect(),
+            ended_after,
+            created_by: caller.only_own(),
+            interval,
+            job_ids,
+            states,
+            max_jobs: request.max_jobs,
+            totals: request.totals.then(|| self.totals.clone()),
+        };
         self.watched(watch_jobs(self.engine.clone(), self.store.clone(), self.closing.clone(), wish))
     }
 
@@ -296,18 +296,53 @@ impl pb::job_service_server::JobService for Jobs {
         let request = request.into_inner();
         let mut v = Violations::default();
         let id = values::job_id(&request.job_id, &mut v);
-        let mut indexes = request.task_indexes;
-        if indexes.len() > RETRIED_MAX {
-            let count = indexes.len();
-            let wish = format!("holds {count} indexes; at most {RETRIED_MAX} are accepted, none means all that failed");
-            v.add("task_indexes", wish);
-        }
-        v.or(())?;
-        let engine = self.reached(caller, id, Reach::Control).await?;
-        indexes.sort_unstable();
-        indexes.dedup();
-        let job = engine.retry(id, (!indexes.is_empty()).then_some(indexes)).await?;
+        let ended = [TaskState::Failed, TaskState::Cancelled];
+        let which = filters::task_choice(request.task_indexes, request.filter, &ended, &mut v);
+        let which = v.or(which)?;
+        let job = self.reached(caller, id, Reach::Control).await?.retry(id, which).await?;
         Ok(Response::new(pb::RetryJobResponse { job: Some(self.message(&job).await) }))
+    }
+
+    async fn cancel_tasks(
+        &self,
+        request: Request<pb::CancelTasksRequest>,
+    ) -> Result<Response<pb::CancelTasksResponse>, Status> {
+        let caller = Caller::of(&request);
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        let id = values::job_id(&request.job_id, &mut v);
+        values::text(&request.reason, "reason", REASON_BYTES_MAX, &mut v);
+        let unfinished = [TaskState::Pending, TaskState::Running, TaskState::BackingOff];
+        let which = filters::task_choice(request.task_indexes, request.filter, &unfinished, &mut v);
+        let which = v.or(which)?;
+        let engine = self.reached(caller, id, Reach::Control).await?;
+        tokio::select! {
+            acted = engine.cancel_tasks(id, which, request.reason) => {
+                let Acted { job, tasks } = acted?;
+                Ok(Response::new(pb::CancelTasksResponse { job: Some(self.message(&job).await), tasks }))
+            }
+            () = self.closing.cancelled() => Err(crate::api::status::draining()),
+        }
+    }
+
+    async fn retry_now(&self, request: Request<pb::RetryNowRequest>) -> Result<Response<pb::RetryNowResponse>, Status> {
+        let caller = Caller::of(&request);
+        let request = request.into_inner();
+        let mut v = Violations::default();
+        let id = values::job_id(&request.job_id, &mut v);
+        let which = filters::task_choice(request.task_indexes, request.filter, &[TaskState::BackingOff], &mut v);
+        let which = v.or(which)?;
+        let Acted { job, tasks } = self.reached(caller, id, Reach::Control).await?.retry_now(id, which).await?;
+        Ok(Response::new(pb::RetryNowResponse { job: Some(self.message(&job).await), tasks }))
+    }
+
+    async fn control_jobs(
+        &self,
+        request: Request<pb::ControlJobsRequest>,
+    ) -> Result<Response<Self::ControlJobsStream>, Status> {
+        let caller = Caller::of(&request);
+        let (store, closing) = (self.store.as_ref(), self.closing.clone());
+        self.watched(control(&self.engine, store, caller, closing, request.into_inner()).await?)
     }
 
     async fn update_job(

@@ -1,21 +1,22 @@
 //! Answers lists page by page. A page ends by its count or by its bytes, whichever comes first.
 
-use std::collections::BTreeSet;
-
 use tonic::Status;
 
 use crate::api::access::caller::{Caller, Reach};
+use crate::api::events;
+use crate::api::filters;
 use crate::api::lookup::{listed_job, live_tasks};
 use crate::api::spec_to_proto;
 use crate::api::status::Violations;
 use crate::api::values;
 use crate::engine::handle::Engine;
 use crate::model::access::{LOCAL, LOCAL_NAME, PrincipalNo};
+use crate::model::event::EventKind;
 use crate::model::ids::JobId;
-use crate::model::job::JobState;
-use crate::model::task::TaskState;
+use crate::model::task_filter::TaskFilter;
+use crate::model::time::Timestamp;
 use crate::pb;
-use crate::store::{JobFilter, Listed, Store};
+use crate::store::{EventPage, JobFilter, JobOrder, JobPage, JobPlace, Store, TaskPage, TaskQuery};
 
 const PAGE_DEFAULT: u32 = 50;
 const PAGE_MAX: u32 = 1_000;
@@ -32,17 +33,6 @@ pub(crate) fn page_size(asked: i32, v: &mut Violations) -> u32 {
             0
         }
     }
-}
-
-/// Reads the states that a listing is limited to, each once and in the order of the contract.
-fn states<S>(numbers: &[i32], read: fn(i64) -> Option<S>, v: &mut Violations) -> Vec<S> {
-    for (index, number) in numbers.iter().enumerate() {
-        if read(i64::from(*number)).is_none() {
-            v.add(format!("states[{index}]"), format!("{number} is not a state"));
-        }
-    }
-    let numbers: BTreeSet<i32> = numbers.iter().copied().collect();
-    numbers.into_iter().filter_map(|number| read(i64::from(number))).collect()
 }
 
 /// The conditions of a listing as bytes, to which its page tokens are bound.
@@ -63,23 +53,58 @@ impl Conditions {
             conditions.add(3, value.as_bytes());
         }
         for (number, time) in [(4, filter.created_after), (5, filter.created_before)] {
-            if let Some(time) = time {
-                conditions.add(number, &time.0.to_be_bytes());
-            }
+            conditions.add_time(number, time);
         }
         if let Some(no) = filter.created_by {
             conditions.add(7, &no.to_be_bytes());
         }
+        conditions.add_text(8, filter.search.as_str());
+        for (number, time) in [(9, filter.ended_after), (10, filter.ended_before)] {
+            conditions.add_time(number, time);
+        }
+        if filter.order == JobOrder::Ended {
+            conditions.add(11, &[]);
+        }
         conditions
     }
 
-    fn of_tasks(job: JobId, states: &[TaskState]) -> Conditions {
+    fn of_tasks(job: JobId, query: &TaskQuery) -> Conditions {
         let mut conditions = Conditions::default();
         conditions.add(6, job.0.as_bytes());
-        for state in states {
+        let filter = &query.filter;
+        for state in &filter.states {
             conditions.add(1, &[*state as u8]);
         }
+        for reason in &filter.reasons {
+            conditions.add(12, &[*reason as u8]);
+        }
+        for status in &filter.http_statuses {
+            conditions.add(13, &status.to_be_bytes());
+        }
+        conditions.add_text(14, &filter.host);
+        conditions.add_text(8, query.search.as_str());
         conditions
+    }
+
+    fn of_events(job: JobId, kinds: &[EventKind]) -> Conditions {
+        let mut conditions = Conditions::default();
+        conditions.add(6, job.0.as_bytes());
+        for kind in kinds {
+            conditions.add(15, &[*kind as u8]);
+        }
+        conditions
+    }
+
+    fn add_time(&mut self, number: u8, time: Option<Timestamp>) {
+        if let Some(time) = time {
+            self.add(number, &time.0.to_be_bytes());
+        }
+    }
+
+    fn add_text(&mut self, number: u8, text: &str) {
+        if !text.is_empty() {
+            self.add(number, text.as_bytes());
+        }
     }
 
     /// Adds a condition by its number and its value, whose length goes in too.
@@ -110,10 +135,14 @@ pub(crate) async fn list_jobs(
 ) -> Result<pb::ListJobsResponse, Status> {
     let mut v = Violations::default();
     let size = page_size(request.page_size, &mut v);
-    let states = states(&request.states, JobState::from_number, &mut v);
+    let states = filters::job_states(&request.states, "states", &mut v);
     values::labels(&request.labels, "labels", &mut v);
     let mut filter = JobFilter {
         states,
+        ended_after: request.end_time_after.and_then(|it| values::timestamp(it, "end_time_after", &mut v)),
+        ended_before: request.end_time_before.and_then(|it| values::timestamp(it, "end_time_before", &mut v)),
+        search: filters::search(&request.search, "search", &mut v),
+        order: order(request.order, &mut v),
         labels: request.labels.into_iter().collect(),
         created_after: request.create_time_after.and_then(|it| values::timestamp(it, "create_time_after", &mut v)),
         created_before: request.create_time_before.and_then(|it| values::timestamp(it, "create_time_before", &mut v)),
@@ -122,24 +151,47 @@ pub(crate) async fn list_jobs(
     };
     let (tokens, same) = (store.page_tokens(), Conditions::of_jobs(&filter).0);
     if !request.page_token.is_empty() {
-        match tokens.read_job(&same, &request.page_token) {
+        let place = match filter.order {
+            JobOrder::Created => tokens.read_job(&same, &request.page_token).map(|id| JobPlace { id, end: None }),
+            JobOrder::Ended => {
+                let place = tokens.read_end(&same, &request.page_token);
+                place.map(|(end, id)| JobPlace { id, end: Some(end) })
+            }
+        };
+        match place {
             Ok(before) => filter.before = Some(before),
             Err(bad) => v.add("page_token", bad.to_string()),
         }
     }
     v.or(())?;
-    let Listed { items: jobs, has_more: mut more } = store.jobs(&filter, size).await?;
+    let JobPage { items: jobs, examined, mut next } = store.jobs(&filter, size).await?;
     let mut messages: Vec<pb::Job> = Vec::with_capacity(jobs.len());
     for job in &jobs {
         let feed = engine.hub().feed(job.id);
         messages.push(listed_job(job, feed.as_ref()));
     }
     let fitting = fitting(&messages);
-    more |= fitting < messages.len();
-    messages.truncate(fitting);
-    let last = jobs.get(fitting.wrapping_sub(1)).filter(|_| more);
-    let next_page_token = last.map(|job| tokens.after_job(&same, job.id)).unwrap_or_default();
-    Ok(pb::ListJobsResponse { jobs: messages, next_page_token, examined: 0 })
+    if fitting < messages.len() {
+        messages.truncate(fitting);
+        next = jobs.get(fitting.wrapping_sub(1)).map(|job| JobPlace { id: job.id, end: job.end_time });
+    }
+    let token = |place: JobPlace| match (filter.order, place.end) {
+        (JobOrder::Ended, Some(end)) => tokens.after_end(&same, end, place.id),
+        _ => tokens.after_job(&same, place.id),
+    };
+    let next_page_token = next.map(token).unwrap_or_default();
+    Ok(pb::ListJobsResponse { jobs: messages, next_page_token, examined })
+}
+
+fn order(number: i32, v: &mut Violations) -> JobOrder {
+    match pb::JobOrder::try_from(number) {
+        Ok(pb::JobOrder::Unspecified | pb::JobOrder::CreateTime) => JobOrder::Created,
+        Ok(pb::JobOrder::EndTime) => JobOrder::Ended,
+        Err(_) => {
+            v.add("order", format!("{number} is not an order"));
+            JobOrder::Created
+        }
+    }
 }
 
 /// Returns whose jobs are listed: those of `name`, and for who only submits, its own; `None`: all.
@@ -168,19 +220,26 @@ pub(crate) async fn list_tasks(
     let mut v = Violations::default();
     let job = values::job_id(&request.job_id, &mut v);
     let size = page_size(request.page_size, &mut v);
-    let states = states(&request.states, TaskState::from_number, &mut v);
-    let (tokens, same) = (store.page_tokens(), Conditions::of_tasks(job, &states).0);
-    let mut from = 0;
+    let filter = TaskFilter {
+        states: filters::task_states(&request.states, "states", &mut v),
+        reasons: filters::reasons(&request.reasons, "reasons", &mut v),
+        http_statuses: filters::http_statuses(&request.http_statuses, "http_statuses", &mut v),
+        host: filters::host(&request.host, "host", &mut v),
+    };
+    let search = filters::search(&request.search, "search", &mut v);
+    let from = request.first_task_index.unwrap_or(0);
+    let mut query = TaskQuery { filter, search, from, look_max: 0 };
+    let (tokens, same) = (store.page_tokens(), Conditions::of_tasks(job, &query).0);
     if !request.page_token.is_empty() {
         match tokens.read_task(&same, &request.page_token) {
-            Ok(place) => from = place,
+            Ok(place) => query.from = place,
             Err(bad) => v.add("page_token", bad.to_string()),
         }
     }
     v.or(())?;
     caller.reach(engine, job, Reach::Look).await?;
     engine.job(job).await?;
-    let Listed { items: tasks, has_more: mut more } = store.tasks(job, &states, from, size).await?;
+    let TaskPage { items: tasks, examined, mut next } = store.find_tasks(job, &query, size).await?;
     let mut messages = live_tasks(engine, job, &tasks).await;
     if request.include_spec {
         for (task, message) in tasks.iter().zip(&mut messages) {
@@ -188,11 +247,46 @@ pub(crate) async fn list_tasks(
         }
     }
     let fitting = fitting(&messages);
-    more |= fitting < messages.len();
-    messages.truncate(fitting);
-    let last = tasks.get(fitting.wrapping_sub(1)).filter(|_| more);
-    let token = last.map(|task| tokens.from_task(&same, task.index + 1));
-    Ok(pb::ListTasksResponse { tasks: messages, next_page_token: token.unwrap_or_default(), examined: 0 })
+    if fitting < messages.len() {
+        messages.truncate(fitting);
+        next = tasks.get(fitting.wrapping_sub(1)).and_then(|task| task.index.checked_add(1));
+    }
+    let token = next.map(|next| tokens.from_task(&same, next));
+    Ok(pb::ListTasksResponse { tasks: messages, next_page_token: token.unwrap_or_default(), examined })
+}
+
+/// Answers `ListJobEvents`.
+pub(crate) async fn list_job_events(
+    engine: &Engine,
+    store: &dyn Store,
+    caller: &Caller,
+    request: pb::ListJobEventsRequest,
+) -> Result<pb::ListJobEventsResponse, Status> {
+    let mut v = Violations::default();
+    let id = values::job_id(&request.job_id, &mut v);
+    let size = page_size(request.page_size, &mut v);
+    let kinds = filters::event_kinds(&request.kinds, "kinds", &mut v);
+    let (tokens, same) = (store.page_tokens(), Conditions::of_events(id, &kinds).0);
+    let mut before = u64::MAX;
+    if !request.page_token.is_empty() {
+        match tokens.read_event(&same, &request.page_token) {
+            Ok(place) => before = place,
+            Err(bad) => v.add("page_token", bad.to_string()),
+        }
+    }
+    v.or(())?;
+    caller.reach(engine, id, Reach::Look).await?;
+    engine.job(id).await?;
+    let EventPage { items, mut next } = store.events_before(id, before, &kinds, size).await?;
+    let events: Result<Vec<pb::JobEvent>, Status> = items.iter().map(|event| events::listed(id, event)).collect();
+    let mut events = events?;
+    let fitting = fitting(&events);
+    if fitting < events.len() {
+        events.truncate(fitting);
+        next = items.get(fitting.wrapping_sub(1)).map(|event| event.head.sequence);
+    }
+    let next_page_token = next.map(|before| tokens.before_event(&same, before)).unwrap_or_default();
+    Ok(pb::ListJobEventsResponse { events, next_page_token })
 }
 
 #[cfg(test)]
@@ -200,7 +294,8 @@ mod tests {
     use base64::Engine as _;
 
     use super::*;
-    use crate::model::time::Timestamp;
+    use crate::model::job::JobState;
+    use crate::model::task::TaskState;
 
     /// Changing these bytes ends every token that a client holds.
     #[test]
@@ -212,9 +307,11 @@ mod tests {
             created_after: Some(Timestamp(258)),
             ..JobFilter::default()
         };
+        let pending = TaskFilter { states: vec![TaskState::Pending], ..TaskFilter::default() };
+        let pending = TaskQuery { filter: pending, ..TaskQuery::default() };
         let text = |conditions: Conditions| base64::engine::general_purpose::STANDARD.encode(conditions.0);
         insta::assert_snapshot!(text(Conditions::of_jobs(&filter)), @"AQAAAAAAAAABAgEAAAAAAAAAAQYCAAAAAAAAAAFhAwAAAAAAAAAAAgAAAAAAAAABYgMAAAAAAAAAATIEAAAAAAAAAAgAAAAAAAABAg==");
-        insta::assert_snapshot!(text(Conditions::of_tasks(JobId(uuid::Uuid::from_u128(7)), &[TaskState::Pending])), @"BgAAAAAAAAAQAAAAAAAAAAAAAAAAAAAABwEAAAAAAAAAAQE=");
+        insta::assert_snapshot!(text(Conditions::of_tasks(JobId(uuid::Uuid::from_u128(7)), &pending)), @"BgAAAAAAAAAQAAAAAAAAAAAAAAAAAAAABwEAAAAAAAAAAQE=");
         assert!(Conditions::of_jobs(&JobFilter::default()).0.is_empty());
     }
 }

@@ -268,6 +268,7 @@ impl From<EngineError> for Status {
                 violations.into_status()
             }
             EngineError::NotRetryable(index) => precondition("TASK_NOT_RETRYABLE", &index.to_string(), message),
+            EngineError::NoHost(host) => not_found("host", host.as_str()),
             EngineError::NoTask(job, index) => not_found("task", &format!("{job}/{index}")),
             EngineError::TooManyTasks => precondition("TOO_MANY_TASKS", "job", message),
             EngineError::Draining => draining(),

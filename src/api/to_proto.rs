@@ -258,7 +258,8 @@ pub(crate) fn task_error(error: &TaskError) -> pb::TaskError {
     }
 }
 
-fn failure_reason(reason: FailureReason) -> pb::FailureReason {
+/// Converts a class of failure.
+pub(crate) fn failure_reason(reason: FailureReason) -> pb::FailureReason {
     use FailureReason as F;
     use pb::FailureReason as P;
     match reason {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::api::bodies;
+use crate::api::events;
 use crate::api::lookup::live_job;
 use crate::api::status::{draining, no_job, out_of_range};
 use crate::api::to_proto;
@@ -188,29 +189,21 @@ impl Watcher {
 
     async fn durable(&mut self, event: &StoredEvent) -> Result<pb::WatchJobResponse, Status> {
         self.sent = event.head.sequence;
-        let snapshot = |snapshot: &Option<Arc<Job>>| {
-            let job = snapshot.as_ref().ok_or_else(|| crate::api::status::internal("an event has lost its job"))?;
-            let mut job = job.as_ref().clone();
-            job.sequence = event.head.sequence;
-            Ok::<_, Status>(to_proto::job(&job, None, Vec::new()))
-        };
         let message = match event.head.kind {
             EventKind::TaskEnded => {
-                let task =
-                    event.task.as_ref().ok_or_else(|| crate::api::status::internal("an event has lost its task"))?;
-                let mut message = to_proto::task(&self.wish.job.to_string(), task);
-                if self.wish.include_body {
+                let mut message = events::task(self.wish.job, event)?;
+                if let Some(task) = event.task.as_ref().filter(|_| self.wish.include_body) {
                     let store = self.store.as_ref();
                     bodies::include(&self.engine, store, self.wish.job, task, &mut message).await?;
                 }
                 Event::TaskEnded(message)
             }
-            EventKind::JobChanged => Event::JobChanged(snapshot(&event.snapshot)?),
+            EventKind::JobChanged => Event::JobChanged(events::job(event)?),
             EventKind::JobEnded => {
                 // A retried job has an end for each run; only the last one closes the stream.
                 let job = self.engine.job(self.wish.job).await?;
                 self.over = job.state.is_ended() && job.sequence <= event.head.sequence;
-                Event::JobEnded(snapshot(&event.snapshot)?)
+                Event::JobEnded(events::job(event)?)
             }
         };
         Ok(pb::WatchJobResponse {

@@ -1,6 +1,6 @@
 //! `WatchJobs`: a list of jobs, and then every change of it.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tonic::Status;
 
 use crate::api::lookup::listed_job;
 use crate::api::status::{draining, exhausted};
+use crate::api::totals::Totals;
 use crate::engine::changes::Listener;
 use crate::engine::handle::Engine;
 use crate::model::access::PrincipalNo;
@@ -19,18 +20,25 @@ use crate::model::job::{Job, JobState};
 use crate::model::time::Timestamp;
 use crate::pb;
 use crate::pb::watch_jobs_response::Event;
-use crate::store::{JobFilter, Listed, Store};
+use crate::store::{JobFilter, Store};
 
 /// The most jobs that are read at once.
 const JOBS_MAX: u32 = 100;
 /// States of jobs that have not ended, which are always on the list.
 const UNFINISHED: [JobState; 4] = [JobState::Pending, JobState::Running, JobState::Paused, JobState::Cancelling];
 
+/// States of jobs that have ended.
+const ENDED: [JobState; 3] = [JobState::Succeeded, JobState::Failed, JobState::Cancelled];
+/// The most names of jobs that are read at once.
+const NAMES_MAX: u32 = 10_000;
+/// Jobs that were told of and are remembered, to tell when they are gone or leave what is watched: some megabytes.
+const TOLD_MAX: usize = 100_000;
+
 #[derive(Clone, Copy, PartialEq)]
 enum Phase {
-    Unfinished,
-    Ended,
-    Synced,
+    /// The first numbers are due, and it is chosen which jobs are listed.
+    Begin,
+    List,
     News,
 }
 
@@ -41,6 +49,51 @@ pub(crate) struct WishJobs {
     /// Only those of this principal.
     pub(crate) created_by: Option<PrincipalNo>,
     pub(crate) interval: Duration,
+    /// These alone, the newest first; none: all.
+    pub(crate) job_ids: Vec<JobId>,
+    /// Empty: any.
+    pub(crate) states: Vec<JobState>,
+    pub(crate) max_jobs: Option<u32>,
+    /// Where the numbers of the server come from, if they are asked for.
+    pub(crate) totals: Option<Arc<Totals>>,
+}
+
+impl WishJobs {
+    /// Whether a job is of those that may come and go.
+    fn is_of(&self, job: &Job) -> bool {
+        self.created_by.is_none_or(|no| no == job.creator.no)
+            && (self.job_ids.is_empty() || self.job_ids.contains(&job.id))
+    }
+
+    fn has_labels(&self, job: &Job) -> bool {
+        self.labels.iter().all(|(key, value)| job.spec.labels.get(key) == Some(value))
+    }
+
+    fn fits(&self, job: &Job) -> bool {
+        self.has_labels(job) && (self.states.is_empty() || self.states.contains(&job.state))
+    }
+
+    /// The listings that make up the list: each a filter over the store.
+    fn listings(&self) -> Vec<JobFilter> {
+        let of = |possible: &[JobState]| -> Vec<JobState> {
+            possible.iter().copied().filter(|state| self.states.is_empty() || self.states.contains(state)).collect()
+        };
+        let (labels, created_by) = (self.labels.clone(), self.created_by);
+        let listing = |states, ended_after| JobFilter {
+            ids: self.job_ids.clone(),
+            states,
+            labels: labels.clone(),
+            ended_after,
+            created_by,
+            ..JobFilter::default()
+        };
+        if !self.job_ids.is_empty() {
+            return vec![listing(self.states.clone(), None)];
+        }
+        let unfinished = Some(listing(of(&UNFINISHED), None));
+        let ended = self.ended_after.map(|time| listing(of(&ENDED), Some(time)));
+        unfinished.into_iter().chain(ended).filter(|filter| !filter.states.is_empty()).collect()
+    }
 }
 
 struct Watcher {
@@ -48,13 +101,23 @@ struct Watcher {
     store: Arc<dyn Store>,
     closing: CancellationToken,
     listener: Listener,
+    /// For the numbers alone.
+    created: Option<Listener>,
     wish: WishJobs,
     phase: Phase,
-    before: Option<JobId>,
+    /// Listings that are still to be read, the first one now.
+    listings: VecDeque<JobFilter>,
+    /// How many jobs were left out of the list.
+    more: u32,
+    /// Jobs that are older and were not told of are those that were left out.
+    floor: Option<JobId>,
+    told: BTreeSet<JobId>,
     queue: VecDeque<Arc<Job>>,
     dirty: HashSet<JobId>,
     /// Jobs that changed and are sent next, each as it is then: they are not read before there is room for them.
     changed: VecDeque<JobId>,
+    last_totals: Option<pb::ServerTotals>,
+    jobs_created: u64,
     next_look: Instant,
     over: bool,
 }
@@ -69,15 +132,21 @@ pub(crate) fn watch_jobs(
     let watcher = Watcher {
         // Listening begins before the list is read, so that nothing falls between them.
         listener: engine.hub().listen(),
+        created: wish.totals.as_ref().map(|_| engine.hub().listen_created()),
         engine,
         store,
         closing,
+        listings: wish.listings().into(),
         wish,
-        phase: Phase::Unfinished,
-        before: None,
+        phase: Phase::Begin,
+        more: 0,
+        floor: None,
+        told: BTreeSet::new(),
         queue: VecDeque::new(),
         dirty: HashSet::new(),
         changed: VecDeque::new(),
+        last_totals: None,
+        jobs_created: 0,
         next_look: Instant::now(),
         over: false,
     };
@@ -85,57 +154,116 @@ pub(crate) fn watch_jobs(
         if watcher.over {
             return None;
         }
-        let message = watcher.next().await;
+        let message = watcher.next().await.map(|event| pb::WatchJobsResponse { event: Some(event) });
         watcher.over = message.is_err();
         Some((message, watcher))
     })
 }
 
 impl Watcher {
-    async fn next(&mut self) -> Result<pb::WatchJobsResponse, Status> {
+    async fn next(&mut self) -> Result<Event, Status> {
         loop {
             if let Some(job) = self.queue.pop_front() {
-                let feed = self.engine.hub().feed(job.id);
-                let event = Some(Event::Job(listed_job(&job, feed.as_ref())));
-                return Ok(pb::WatchJobsResponse { event });
+                self.tell(job.id);
+                return Ok(self.message(&job));
             }
             if let Some(id) = self.changed.pop_front() {
-                self.queue.extend(self.look(id).await?);
+                if let Some(event) = self.look(id).await? {
+                    return Ok(event);
+                }
                 continue;
             }
             match self.phase {
-                Phase::Unfinished => self.read(UNFINISHED.to_vec(), None).await?,
-                Phase::Ended if self.wish.ended_after.is_some() => {
-                    self.read(ended_states(), self.wish.ended_after).await?;
+                Phase::Begin => {
+                    self.phase = Phase::List;
+                    if let Some(max) = self.wish.max_jobs {
+                        self.choose(max).await?;
+                    }
+                    if let Some(totals) = self.totals().await? {
+                        return Ok(totals);
+                    }
                 }
-                Phase::Ended => self.phase = Phase::Synced,
-                Phase::Synced => {
+                Phase::List if !self.listings.is_empty() => self.read().await?,
+                Phase::List => {
                     self.phase = Phase::News;
-                    return Ok(pb::WatchJobsResponse { event: Some(Event::Synced(pb::Synced { more: 0 })) });
+                    return Ok(Event::Synced(pb::Synced { more: self.more }));
                 }
-                Phase::News => self.news().await?,
+                Phase::News => {
+                    self.news().await?;
+                    if let Some(totals) = self.totals().await? {
+                        return Ok(totals);
+                    }
+                }
             }
         }
     }
 
-    async fn read(&mut self, states: Vec<JobState>, ended_after: Option<Timestamp>) -> Result<(), Status> {
-        let (labels, created_by) = (self.wish.labels.clone(), self.wish.created_by);
-        let filter = JobFilter { states, labels, ended_after, created_by, before: self.before, ..JobFilter::default() };
-        let Listed { items: jobs, has_more } = self.store.jobs(&filter, JOBS_MAX).await?;
-        self.before = jobs.last().map(|job| job.id);
-        if !has_more {
-            self.before = None;
-            self.phase = if self.phase == Phase::Unfinished { Phase::Ended } else { Phase::Synced };
+    fn message(&self, job: &Job) -> Event {
+        let feed = self.engine.hub().feed(job.id);
+        Event::Job(listed_job(job, feed.as_ref()))
+    }
+
+    fn tell(&mut self, id: JobId) {
+        self.told.insert(id);
+        if self.told.len() > TOLD_MAX {
+            self.told.pop_first();
         }
-        self.queue.extend(jobs.into_iter().map(Arc::new));
+    }
+
+    /// Chooses the newest `max` jobs of all listings by their names, and counts the others.
+    async fn choose(&mut self, max: u32) -> Result<(), Status> {
+        let (mut newest, mut count) = (Vec::new(), 0_u64);
+        for mut filter in std::mem::take(&mut self.listings) {
+            let mut kept = 0;
+            loop {
+                let page = self.store.job_ids(&filter, NAMES_MAX).await?;
+                count += page.items.len() as u64;
+                let room = (max as usize).saturating_sub(kept);
+                kept += page.items.len().min(room);
+                newest.extend(page.items.into_iter().take(room));
+                filter.before = page.next;
+                if filter.before.is_none() {
+                    break;
+                }
+            }
+        }
+        newest.sort_unstable();
+        newest.reverse();
+        newest.dedup();
+        newest.truncate(max as usize);
+        self.more = u32::try_from(count.saturating_sub(newest.len() as u64)).unwrap_or(u32::MAX);
+        self.floor = newest.last().copied().filter(|_| self.more > 0);
+        let listing = |ids: &[JobId]| JobFilter { ids: ids.to_vec(), ..JobFilter::default() };
+        self.listings = newest.chunks(JOBS_MAX as usize).map(listing).collect();
+        Ok(())
+    }
+
+    /// Reads the next jobs of the list.
+    async fn read(&mut self) -> Result<(), Status> {
+        let Some(filter) = self.listings.front_mut() else { return Ok(()) };
+        let page = self.store.jobs(filter, JOBS_MAX).await?;
+        filter.before = page.next;
+        if page.next.is_none() {
+            self.listings.pop_front();
+        }
+        self.queue.extend(page.items.into_iter().map(Arc::new));
         Ok(())
     }
 
     /// Waits for changes and gathers them for one interval, so that a busy job is sent once in it.
     async fn news(&mut self) -> Result<(), Status> {
+        // Without any job only the numbers are watched.
+        let follows = self.wish.max_jobs != Some(0);
+        let changed = async {
+            if follows {
+                self.listener.changed().await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
             () = self.closing.cancelled() => return Err(draining()),
-            () = self.listener.changed() => {}
+            () = changed => {}
             () = tokio::time::sleep(self.wish.interval) => self.dirty.extend(self.engine.hub().busy_jobs()),
         }
         tokio::select! {
@@ -143,23 +271,63 @@ impl Watcher {
             () = tokio::time::sleep_until(self.next_look) => {}
         }
         self.next_look = Instant::now() + self.wish.interval;
-        self.dirty.extend(self.listener.take().map_err(|_| too_slow())?);
-        self.changed.extend(std::mem::take(&mut self.dirty));
+        if follows {
+            self.dirty.extend(self.listener.take().map_err(|_| too_slow())?);
+            self.changed.extend(std::mem::take(&mut self.dirty));
+        } else {
+            self.dirty.clear();
+        }
         Ok(())
     }
 
-    /// Returns a job as it is now, if it is one of those that are watched.
-    async fn look(&self, id: JobId) -> Result<Option<Arc<Job>>, Status> {
-        let job = match self.engine.hub().feed(id) {
-            Some(feed) => Some(feed.job()),
-            None => self.store.job(id).await?.map(Arc::new),
+    /// Returns the numbers of the server, if they are watched and differ from what was sent last.
+    async fn totals(&mut self) -> Result<Option<Event>, Status> {
+        let (Some(totals), Some(created)) = (self.wish.totals.clone(), &mut self.created) else { return Ok(None) };
+        let created = created.take().map_err(|_| too_slow())?;
+        if self.wish.labels.is_empty() && self.wish.created_by.is_none() {
+            self.jobs_created += created.len() as u64;
+        } else {
+            for id in created {
+                let job = self.job(id).await?;
+                let counts =
+                    |job: &Job| self.wish.has_labels(job) && self.wish.created_by.is_none_or(|no| no == job.creator.no);
+                self.jobs_created += u64::from(job.is_some_and(|job| counts(&job)));
+            }
+        }
+        let totals = pb::ServerTotals { jobs_created: self.jobs_created, ..totals.now() };
+        if self.last_totals.as_ref() == Some(&totals) {
+            return Ok(None);
+        }
+        self.last_totals = Some(totals.clone());
+        Ok(Some(Event::Totals(totals)))
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Arc<Job>>, Status> {
+        match self.engine.hub().feed(id) {
+            Some(feed) => Ok(Some(feed.job())),
+            None => Ok(self.store.job(id).await?.map(Arc::new)),
+        }
+    }
+
+    /// Returns what is to be told of a job that changed.
+    async fn look(&mut self, id: JobId) -> Result<Option<Event>, Status> {
+        let Some(job) = self.job(id).await? else {
+            return Ok(self.told.remove(&id).then(|| Event::DeletedJobId(id.to_string())));
         };
-        let wish = &self.wish;
-        let fits = |job: &Job| {
-            wish.created_by.is_none_or(|no| no == job.creator.no)
-                && wish.labels.iter().all(|(key, value)| job.spec.labels.get(key) == Some(value))
-        };
-        Ok(job.filter(|job| fits(job)))
+        if !self.wish.is_of(&job) {
+            return Ok(None);
+        }
+        if !self.wish.fits(&job) {
+            // It has left what is watched.
+            return Ok(self.told.remove(&id).then(|| self.message(&job)));
+        }
+        if !self.told.contains(&id) {
+            if self.floor.is_some_and(|floor| id < floor) {
+                return Ok(None);
+            }
+            self.tell(id);
+        }
+        Ok(Some(self.message(&job)))
     }
 }
 
@@ -169,8 +337,4 @@ fn too_slow() -> Status {
         "changed_jobs",
         "more jobs changed than are kept for a watcher that does not read; watch again, and begin with the new list",
     )
-}
-
-fn ended_states() -> Vec<JobState> {
-    vec![JobState::Succeeded, JobState::Failed, JobState::Cancelled]
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::cli::args::{Format, Nothing, With};
 use crate::cli::client::Client;
@@ -36,6 +36,9 @@ pub(crate) async fn info(client: &Client, format: Format, _: Nothing) -> anyhow:
         ("store", Line::from(info.store_backend)),
         ("up for", Line::from(words::duration(uptime))),
         ("tasks", Line::from(tasks)),
+        ("free for data", Line::from(words::size(info.disk_free_bytes))),
+        ("free for downloads", Line::from(words::size(info.download_free_bytes))),
+        ("database", Line::from(words::size(info.store_bytes))),
     ];
     fields.extend(limits.iter().map(|(name, value)| (name.as_str(), value.clone())));
     print_fields(&fields);
@@ -53,8 +56,35 @@ pub(crate) async fn drain(client: &Client, format: Format, _: Nothing) -> anyhow
     Ok(ExitCode::SUCCESS)
 }
 
-/// Lists the hosts that the server talks to.
-pub(crate) async fn hosts(client: &Client, format: Format, _: Nothing) -> anyhow::Result<ExitCode> {
+/// What to do with a host; without any of it, hosts are listed.
+#[derive(Debug, Args)]
+pub(crate) struct HostsArgs {
+    /// `resume` ends the pause of HOST
+    #[arg(value_name = "resume", hide_possible_values = true, requires = "host")]
+    action: Option<HostAction>,
+    /// The host, as `example.com:443`
+    #[arg(value_name = "HOST")]
+    host: Option<String>,
+}
+
+/// What can be done with a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HostAction {
+    /// End its pause
+    Resume,
+}
+
+/// Lists the hosts that the server talks to, or ends the pause of one.
+pub(crate) async fn hosts(client: &Client, format: Format, args: HostsArgs) -> anyhow::Result<ExitCode> {
+    if let (Some(HostAction::Resume), Some(host)) = (args.action, args.host) {
+        let call = client.admin().resume_host(pb::ResumeHostRequest { host }).await;
+        let host = call.map_err(|status| client.explain(&status))?.into_inner().host.unwrap_or_default();
+        match format {
+            Format::Json => json::print("haul.v1.Host", &host)?,
+            Format::Text => print_hosts(&[host]),
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let (hosts, _) = pages::read(client, 0, async |page_size, page_token| {
         let page = client.admin().list_hosts(pb::ListHostsRequest { page_size, page_token }).await?.into_inner();
         Ok((page.hosts, page.next_page_token))
@@ -64,10 +94,17 @@ pub(crate) async fn hosts(client: &Client, format: Format, _: Nothing) -> anyhow
         json::print_all("haul.v1.Host", &hosts)?;
         return Ok(ExitCode::SUCCESS);
     }
+    print_hosts(&hosts);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_hosts(hosts: &[pb::Host]) {
     let columns = [
         Column::name("HOST", 12),
         Column::whole("RUNNING").number(),
         Column::optional("WAITING", 1).number(),
+        Column::optional("SPEED", 3).number(),
+        Column::optional("FAILED", 4).number(),
         Column::optional("PAUSED UNTIL", 2),
     ];
     let row = |host: &pb::Host| {
@@ -77,12 +114,13 @@ pub(crate) async fn hosts(client: &Client, format: Format, _: Nothing) -> anyhow
             Line::from(host.host.as_str()),
             Line::from(format!("{} of {most}", host.running)),
             Line::from(host.waiting.to_string()),
+            Line::from(if host.bytes_per_second > 0 { words::rate(host.bytes_per_second) } else { String::new() }),
+            Line::from(host.recent_failures.to_string()),
             Line::of(Hue::Warn, &words::time(host.paused_until.as_ref())),
         ];
         Row { cells, remark: why.clone() }
     };
     table::print(&columns, &hosts.iter().map(row).collect::<Vec<_>>());
-    Ok(ExitCode::SUCCESS)
 }
 
 #[derive(Debug, Subcommand)]

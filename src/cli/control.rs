@@ -11,8 +11,9 @@ use crate::cli::jobref;
 use crate::cli::jobs::print_job;
 use crate::cli::json;
 use crate::cli::labels;
-use crate::cli::states::is_ended;
+use crate::cli::states::{self, is_ended};
 use crate::cli::term::screen;
+use crate::cli::term::words;
 use crate::pb;
 
 /// Which job to cancel, and why.
@@ -20,7 +21,10 @@ use crate::pb;
 pub(crate) struct CancelArgs {
     #[command(flatten)]
     job: JobRef,
-    /// Why, for people; shown as the job's failure
+    /// Only this task, while the others go on; may be repeated
+    #[arg(long = "task", value_name = "INDEX")]
+    tasks: Vec<u32>,
+    /// Why, for people; shown as the failure of the job or of the tasks
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }
@@ -30,9 +34,31 @@ pub(crate) struct CancelArgs {
 pub(crate) struct RetryArgs {
     #[command(flatten)]
     job: JobRef,
+    #[command(flatten)]
+    which: TaskArgs,
+}
+
+/// Which tasks of a job are meant; without any of it, all.
+#[derive(Debug, Args)]
+pub(crate) struct TaskArgs {
     /// Only this task; may be repeated
-    #[arg(long = "task", value_name = "INDEX")]
+    #[arg(long = "task", value_name = "INDEX", conflicts_with_all = ["reasons", "host"])]
     tasks: Vec<u32>,
+    /// Only tasks that failed in this way, as `http-status`; may be repeated
+    #[arg(long = "reason", value_name = "REASON")]
+    reasons: Vec<String>,
+    /// Only tasks at this host, as `example.com:443`, or `example.com` for each of its ports
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
+}
+
+impl TaskArgs {
+    /// The filter that is said, if one is.
+    fn filter(&self) -> Result<Option<pb::TaskFilter>, Usage> {
+        let reasons = self.reasons.iter().map(|name| states::read_reason(name)).collect::<Result<_, Usage>>()?;
+        let filter = pb::TaskFilter { reasons, host: self.host.clone().unwrap_or_default(), ..Default::default() };
+        Ok((filter != pb::TaskFilter::default()).then_some(filter))
+    }
 }
 
 /// Which job to delete.
@@ -67,10 +93,22 @@ pub(crate) struct UpdateArgs {
     removed_labels: Vec<String>,
 }
 
-/// Stops a job's tasks and ends it.
+/// Stops a job's tasks and ends it, or ends some of its tasks.
 pub(crate) async fn cancel(client: &Client, format: Format, args: CancelArgs) -> anyhow::Result<ExitCode> {
     let job_id = jobref::resolve(client, &args.job.job).await?;
-    let request = pb::CancelJobRequest { job_id, reason: args.reason.unwrap_or_default() };
+    let reason = args.reason.unwrap_or_default();
+    if !args.tasks.is_empty() {
+        let request = pb::CancelTasksRequest { job_id, task_indexes: args.tasks, filter: None, reason };
+        let call = client.jobs().cancel_tasks(request).await;
+        let answer = call.map_err(|status| client.explain(&status))?.into_inner();
+        if format == Format::Json {
+            json::print("haul.v1.CancelTasksResponse", &answer)?;
+        } else {
+            screen::line(format!("cancelled {}", words::count(answer.tasks.into(), "task")));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let request = pb::CancelJobRequest { job_id, reason };
     let answer = client.jobs().cancel_job(request).await.map(|answer| answer.into_inner().job);
     shown(client, format, answer)
 }
@@ -91,15 +129,40 @@ pub(crate) async fn resume(client: &Client, format: Format, args: JobRef) -> any
 
 /// Runs failed and cancelled tasks of an ended job again.
 pub(crate) async fn retry(client: &Client, format: Format, args: RetryArgs) -> anyhow::Result<ExitCode> {
+    let filter = args.which.filter()?;
     let job_id = jobref::resolve(client, &args.job.job).await?;
-    let request = pb::RetryJobRequest { job_id, task_indexes: args.tasks, filter: None };
+    let request = pb::RetryJobRequest { job_id, task_indexes: args.which.tasks, filter };
     let answer = client.jobs().retry_job(request).await.map(|answer| answer.into_inner().job);
     if let Ok(Some(job)) = &answer
         && is_ended(job.state())
     {
-        screen::say("haul: there was nothing to retry: no task of the job failed or was cancelled");
+        screen::say("haul: there was nothing to retry: no such task of the job failed or was cancelled");
     }
     shown(client, format, answer)
+}
+
+/// Which tasks that back off are to be tried now.
+#[derive(Debug, Args)]
+pub(crate) struct RetryNowArgs {
+    #[command(flatten)]
+    job: JobRef,
+    #[command(flatten)]
+    which: TaskArgs,
+}
+
+/// Makes tasks due that wait for their next attempt.
+pub(crate) async fn retry_now(client: &Client, format: Format, args: RetryNowArgs) -> anyhow::Result<ExitCode> {
+    let filter = args.which.filter()?;
+    let job_id = jobref::resolve(client, &args.job.job).await?;
+    let request = pb::RetryNowRequest { job_id, task_indexes: args.which.tasks, filter };
+    let call = client.jobs().retry_now(request).await;
+    let answer = call.map_err(|status| client.explain(&status))?.into_inner();
+    if format == Format::Json {
+        json::print("haul.v1.RetryNowResponse", &answer)?;
+    } else {
+        screen::line(format!("{} due now", words::count(answer.tasks.into(), "task")));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Says that no more tasks will come.

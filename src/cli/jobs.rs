@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::cli::args::{Format, JobRef, Usage};
 use crate::cli::client::Client;
@@ -27,9 +27,24 @@ pub(crate) struct ListArgs {
     /// Only jobs with this label, as KEY=VALUE; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
-    /// List at most N jobs, the newest; 0 lists all
+    /// Only jobs with this text in the title or in the value of a label, or with an id that begins with it
+    #[arg(long, value_name = "TEXT")]
+    search: Option<String>,
+    /// The order: those created last first, or those ended last, which lists ended jobs alone
+    #[arg(long, value_name = "ORDER", value_enum, default_value_t = Order::CreateTime)]
+    order: Order,
+    /// List at most N jobs, the first of that order; 0 lists all
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: usize,
+}
+
+/// The order of a list of jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Order {
+    /// Created last first
+    CreateTime,
+    /// Ended last first
+    EndTime,
 }
 
 /// Which tasks to list.
@@ -40,6 +55,18 @@ pub(crate) struct TasksArgs {
     /// Only tasks in this state, as `failed`; may be repeated
     #[arg(long = "state", value_name = "STATE")]
     states: Vec<String>,
+    /// Begin with the task of this index
+    #[arg(long, value_name = "INDEX", default_value_t = 0)]
+    from: u32,
+    /// Only tasks that failed in this way, as `http-status`; may be repeated
+    #[arg(long = "reason", value_name = "REASON")]
+    reasons: Vec<String>,
+    /// Only tasks at this host, as `example.com:443`, or `example.com` for each of its ports
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
+    /// Only tasks with this text in the key or the URL
+    #[arg(long, value_name = "TEXT")]
+    search: Option<String>,
     /// List at most N tasks; 0 lists all
     #[arg(long, value_name = "N", default_value_t = 1000)]
     limit: usize,
@@ -49,7 +76,12 @@ pub(crate) struct TasksArgs {
 pub(crate) async fn list(client: &Client, format: Format, args: ListArgs) -> anyhow::Result<ExitCode> {
     let states = args.states.iter().map(|name| states::read_job_state(name)).collect::<Result<_, Usage>>()?;
     let labels = labels::read(&args.labels)?;
-    let wish = pb::ListJobsRequest { states, labels, ..Default::default() };
+    let order = match args.order {
+        Order::CreateTime => pb::JobOrder::CreateTime,
+        Order::EndTime => pb::JobOrder::EndTime,
+    };
+    let search = args.search.unwrap_or_default();
+    let wish = pb::ListJobsRequest { states, labels, search, order: order.into(), ..Default::default() };
     let (jobs, has_more) = pages::read(client, args.limit, async |page_size, page_token| {
         let request = pb::ListJobsRequest { page_size, page_token, ..wish.clone() };
         let page = client.jobs().list_jobs(request).await?.into_inner();
@@ -207,8 +239,17 @@ fn speed(progress: &pb::Progress) -> String {
 /// Lists tasks of a job, in order.
 pub(crate) async fn tasks(client: &Client, format: Format, args: TasksArgs) -> anyhow::Result<ExitCode> {
     let states = args.states.iter().map(|name| states::read_task_state(name)).collect::<Result<_, Usage>>()?;
+    let reasons = args.reasons.iter().map(|name| states::read_reason(name)).collect::<Result<_, Usage>>()?;
     let job_id = jobref::resolve(client, &args.job.job).await?;
-    let mut request = pb::ListTasksRequest { job_id, states, ..Default::default() };
+    let mut request = pb::ListTasksRequest {
+        job_id,
+        states,
+        reasons,
+        host: args.host.unwrap_or_default(),
+        search: args.search.unwrap_or_default(),
+        first_task_index: Some(args.from),
+        ..Default::default()
+    };
     let (mut rows, mut count) = (Vec::new(), 0);
     loop {
         request.page_size = pages::page_size(args.limit, count);

@@ -5,16 +5,18 @@ use std::fmt::Write as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::cli::add::AddArgs;
-use crate::cli::admin::KeyCommand;
+use crate::cli::admin::{HostsArgs, KeyCommand};
 use crate::cli::args::{JobRef, Nothing, Remote, With};
 use crate::cli::audit::AuditCommand;
 use crate::cli::backup::BackupArgs;
 use crate::cli::check::CheckArgs;
 use crate::cli::content::CatArgs;
-use crate::cli::control::{CancelArgs, DeleteArgs, RetryArgs, UpdateArgs};
+use crate::cli::control::{CancelArgs, DeleteArgs, RetryArgs, RetryNowArgs, UpdateArgs};
+use crate::cli::events::EventsArgs;
 use crate::cli::get::GetArgs;
 use crate::cli::jobs::{ListArgs, ShowArgs, TasksArgs};
 use crate::cli::limits::LimitsArgs;
+use crate::cli::many::ControlArgs;
 use crate::cli::principal::PrincipalCommand;
 use crate::cli::submit::SubmitArgs;
 use crate::cli::term;
@@ -69,27 +71,43 @@ pub(crate) enum Command {
     Wait(With<WaitArgs>),
     /// List jobs, newest first
     #[command(
-        after_help = "Examples:\n  haul list --state running --label team=red\n  haul list --limit 0 -o json | jq \
-                            .job_id"
+        after_help = "Examples:\n  haul list --state running --label team=red\n  haul list --search mirror --order \
+                            end-time\n  haul list --limit 0 -o json | jq .job_id"
     )]
     List(With<ListArgs>),
     /// Show a job, or what was submitted
     #[command(after_help = "Example:\n  haul show @last --spec > job.json && haul submit -f job.json")]
     Show(With<ShowArgs>),
     /// List the tasks of a job
-    #[command(after_help = "Example:\n  haul tasks @last --state failed")]
+    #[command(
+        after_help = "Examples:\n  haul tasks @last --state failed\n  haul tasks @last --reason http-status --host \
+                            example.com"
+    )]
     Tasks(With<TasksArgs>),
     /// Print the result of a task: a fetched body, a downloaded file, or the items of a listing
     #[command(after_help = "Examples:\n  haul cat @last 0 > page.html\n  haul cat @last listing --items | jq .name")]
     Cat(With<CatArgs>),
-    /// Stop a job's tasks and end it
+    /// List what happened to a job, the last first
+    #[command(after_help = "Example:\n  haul events @last --kind job-changed --kind job-ended")]
+    Events(With<EventsArgs>),
+    /// Stop a job's tasks and end it, or end some of its tasks
+    #[command(after_help = "Examples:\n  haul cancel @last\n  haul cancel @last --task 7 --task 9")]
     Cancel(With<CancelArgs>),
     /// Pause a job: running tasks stop at a checkpoint
     Pause(With<JobRef>),
     /// Resume a paused job
     Resume(With<JobRef>),
     /// Run failed and cancelled tasks of an ended job again
+    #[command(after_help = "Example:\n  haul retry @last --reason http-status --host example.com")]
     Retry(With<RetryArgs>),
+    /// Try tasks again now that wait for their next attempt
+    RetryNow(With<RetryNowArgs>),
+    /// Do one thing to all jobs that match
+    #[command(
+        after_help = "Examples:\n  haul control cancel --label team=red --state running\n  haul control delete --search \
+                            nightly --yes"
+    )]
+    Control(With<ControlArgs>),
     /// Change the title, labels, priority or concurrency of a job
     #[command(after_help = "Example:\n  haul update @last --priority 5 --label team=red")]
     Update(With<UpdateArgs>),
@@ -99,8 +117,9 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  haul limits --max-per-host 4\n  haul limits --host example.com \
                             --requests-per-second 2")]
     Limits(With<LimitsArgs>),
-    /// List the hosts that the server talks to
-    Hosts(With<Nothing>),
+    /// List the hosts that the server talks to, or end the pause of one
+    #[command(after_help = "Examples:\n  haul hosts\n  haul hosts resume example.com:443")]
+    Hosts(With<HostsArgs>),
     /// Show the server's version, limits and load
     Info(With<Nothing>),
     /// Shut the server down as SIGTERM does: running tasks stop at a checkpoint
@@ -130,8 +149,8 @@ pub(crate) enum Command {
 const GROUPS: &[(&str, &[&str])] = &[
     ("Run", &["serve", "get"]),
     ("Submit", &["submit", "add", "seal"]),
-    ("Look", &["list", "show", "tasks", "watch", "wait", "cat"]),
-    ("Control", &["cancel", "pause", "resume", "retry", "update", "delete"]),
+    ("Look", &["list", "show", "tasks", "events", "watch", "wait", "cat"]),
+    ("Control", &["cancel", "pause", "resume", "retry", "retry-now", "update", "delete", "control"]),
     ("Operate", &["info", "limits", "hosts", "drain", "backup", "check"]),
     ("Access", &["whoami", "token", "principal", "audit", "key"]),
 ];

@@ -13,6 +13,7 @@ mod chunks;
 mod client;
 mod content;
 mod control;
+mod events;
 mod feed;
 mod get;
 mod jobref;
@@ -22,6 +23,7 @@ mod labels;
 mod limits;
 mod line;
 mod lists;
+mod many;
 mod pages;
 mod patience;
 mod principal;
@@ -137,6 +139,9 @@ async fn look_or_control(top: &Remote, command: Command) -> anyhow::Result<ExitC
         Command::Pause(it) => with!(it, control::pause),
         Command::Resume(it) => with!(it, control::resume),
         Command::Retry(it) => with!(it, control::retry),
+        Command::RetryNow(it) => with!(it, control::retry_now),
+        Command::Control(it) => with!(it, many::control),
+        Command::Events(it) => with!(it, events::events),
         Command::Update(it) => with!(it, control::update),
         Command::Delete(it) => with!(it, control::delete),
         Command::Limits(it) => with!(it, limits::run),

@@ -11,6 +11,7 @@ use crate::pb;
 const JOB_PREFIX: &str = "JOB_STATE_";
 const TASK_PREFIX: &str = "TASK_STATE_";
 const FAILURE_PREFIX: &str = "FAILURE_REASON_";
+const EVENT_PREFIX: &str = "JOB_EVENT_KIND_";
 
 /// The state of a job.
 pub(crate) fn job_state(job: &pb::Job) -> Line {
@@ -42,20 +43,34 @@ pub(crate) fn is_ended(state: pb::JobState) -> bool {
 /// Reads the state of a job, as `backing off`, `backing-off` or `BACKING_OFF`.
 pub(crate) fn read_job_state(name: &str) -> Result<i32, Usage> {
     let parse = |text: &str| pb::JobState::from_str_name(text).map(i32::from);
-    read(name, JOB_PREFIX, parse, "pending, running, paused, cancelling, succeeded, failed, cancelled")
+    read(name, "state", JOB_PREFIX, parse, "pending, running, paused, cancelling, succeeded, failed, cancelled")
 }
 
 /// Reads the state of a task.
 pub(crate) fn read_task_state(name: &str) -> Result<i32, Usage> {
     let parse = |text: &str| pb::TaskState::from_str_name(text).map(i32::from);
-    read(name, TASK_PREFIX, parse, "pending, running, backing-off, succeeded, failed, cancelled")
+    read(name, "state", TASK_PREFIX, parse, "pending, running, backing-off, succeeded, failed, cancelled")
 }
 
-fn read(name: &str, prefix: &str, parse: impl Fn(&str) -> Option<i32>, known: &str) -> Result<i32, Usage> {
+/// Reads a class of failure, as `http-status`.
+pub(crate) fn read_reason(name: &str) -> Result<i32, Usage> {
+    let parse = |text: &str| pb::FailureReason::from_str_name(text).map(i32::from);
+    let known = "dns, connect, tls, timeout-connect, timeout-idle, http-status, checksum-mismatch, cancelled and the \
+                 others of docs/ERRORS.md";
+    read(name, "reason", FAILURE_PREFIX, parse, known)
+}
+
+/// Reads a kind of event, as `task-ended`.
+pub(crate) fn read_event_kind(name: &str) -> Result<i32, Usage> {
+    let parse = |text: &str| pb::JobEventKind::from_str_name(text).map(i32::from);
+    read(name, "kind", EVENT_PREFIX, parse, "task-ended, job-changed, job-ended")
+}
+
+fn read(name: &str, what: &str, prefix: &str, parse: impl Fn(&str) -> Option<i32>, known: &str) -> Result<i32, Usage> {
     let full = format!("{prefix}{}", name.to_uppercase().replace([' ', '-'], "_"));
     parse(&full)
         .filter(|number| *number > 0)
-        .ok_or_else(|| Usage(format!("unknown state `{name}`; use one of {known}")))
+        .ok_or_else(|| Usage(format!("unknown {what} `{name}`; use one of {known}")))
 }
 
 /// `200 in all: 140 succeeded, 1 failed, 59 cancelled`, without what is none.

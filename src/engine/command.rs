@@ -14,6 +14,7 @@ use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
 use crate::model::job::{self, Job};
 use crate::model::limits::{HostLimits, Limits, RateLimit};
 use crate::model::spec::{JobSpec, TaskSpec};
+use crate::model::task_filter::TaskChoice;
 use crate::model::time::Timestamp;
 use crate::store::{Chunk, LaneNumber, NewPage};
 
@@ -38,6 +39,9 @@ pub enum EngineError {
     /// Tasks of the job have these keys already; by place in the chunk.
     #[error("{} of the keys are taken by other tasks of the job", .0.len())]
     KeysTaken(Vec<(usize, String)>),
+    /// There is no such host.
+    #[error("there is no host `{0}`")]
+    NoHost(Host),
     /// A task cannot be retried.
     #[error("task {0} has not failed and was not cancelled, so it cannot be retried")]
     NotRetryable(TaskIndex),
@@ -200,6 +204,15 @@ impl Control {
     }
 }
 
+/// On how many tasks of a job a call has acted.
+#[derive(Clone, Debug)]
+pub struct Acted {
+    /// The job as it is then.
+    pub job: Arc<Job>,
+    /// How many.
+    pub tasks: u32,
+}
+
 /// What is asked of the scheduler about one job. Answers come after the commit.
 #[derive(Debug)]
 pub(crate) enum JobCommand {
@@ -213,10 +226,21 @@ pub(crate) enum JobCommand {
         what: Control,
         reply: Reply<Arc<Job>>,
     },
-    /// Runs failed and cancelled tasks again; no indexes: all of them.
+    /// Runs failed and cancelled tasks again.
     Retry {
-        indexes: Option<Vec<TaskIndex>>,
+        which: TaskChoice,
         reply: Reply<Arc<Job>>,
+    },
+    /// Ends tasks that wait or run, for this reason.
+    CancelTasks {
+        which: TaskChoice,
+        reason: String,
+        reply: Reply<Acted>,
+    },
+    /// Makes tasks due that back off.
+    RetryNow {
+        which: TaskChoice,
+        reply: Reply<Acted>,
     },
     Update {
         patch: JobPatch,
@@ -250,6 +274,11 @@ pub(crate) enum Command {
     Access {
         change: AccessChange,
         reply: Reply<AccessAnswer>,
+    },
+    /// Ends the pause of a host.
+    ResumeHost {
+        host: Host,
+        reply: Reply<()>,
     },
     /// Stores rows of the audit that belong to no change.
     Audit {
@@ -300,6 +329,7 @@ impl JobCommand {
             JobCommand::Control { reply, .. } | JobCommand::Retry { reply, .. } | JobCommand::Update { reply, .. } => {
                 answer(reply, Err(error));
             }
+            JobCommand::CancelTasks { reply, .. } | JobCommand::RetryNow { reply, .. } => answer(reply, Err(error)),
             JobCommand::Delete { reply, .. } => answer(reply, Err(error)),
         }
     }
@@ -336,7 +366,7 @@ impl Command {
             Command::SetLimits { reply, .. } => answer(reply, Err(error)),
             Command::NewDataKey { reply } => answer(reply, Err(error)),
             Command::Access { reply, .. } => answer(reply, Err(error)),
-            Command::Audit { reply, .. } => answer(reply, Err(error)),
+            Command::Audit { reply, .. } | Command::ResumeHost { reply, .. } => answer(reply, Err(error)),
             Command::Page { reply, .. } => {
                 let _ = reply.send(Err(Failure::retryable(FailureReason::Internal, error.to_string())));
             }

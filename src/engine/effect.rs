@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::engine::command::{EngineError, Reply, answer};
+use crate::engine::command::{Acted, EngineError, Reply, answer};
 use crate::engine::hub::Notice;
 use crate::engine::queue::task::Cause;
 use crate::model::access::AccessAnswer;
@@ -38,6 +38,8 @@ pub(crate) enum Effect {
     ReadChunk { job: JobId, chunk_id: String, digest: [u8; 32], reply: Reply<Chunk> },
     /// A change of a job that has not ended is acknowledged.
     Reply(Reply<Arc<Job>>, Arc<Job>),
+    /// What was asked of tasks is done.
+    Acted(Reply<Acted>, Acted),
     /// A change of an ended job is acknowledged, and the next command for that job is taken.
     Updated(Reply<Arc<Job>>, Arc<Job>),
     /// The n-th deletion of the batch. Without a reply the job had expired.
@@ -60,6 +62,10 @@ pub(crate) enum Effect {
     StopAttempts(JobId, Cause),
     /// The n-th sweep of the batch was a piece of this job's.
     Swept { nth: usize, job: JobId, state: TaskState, events: Vec<Arc<StoredEvent>> },
+    /// The n-th sweep of the batch was a piece of this job's tasks that somebody has cancelled.
+    Withdrawn { nth: usize, job: JobId, state: TaskState, events: Vec<Arc<StoredEvent>> },
+    /// The n-th hastening of the batch was a piece of this job's.
+    Hastened { nth: usize, job: JobId },
     /// The n-th retry of the batch was a piece of this job's.
     PutBack { nth: usize, job: JobId, events: Vec<Arc<StoredEvent>> },
     /// The n-th purge of the batch was a piece of this job's.
@@ -76,6 +82,7 @@ impl Effect {
         match self {
             Effect::Admit { job, .. } => Some(job.id),
             Effect::Reply(_, job) | Effect::Updated(_, job) | Effect::Publish(job, _) => Some(job.id),
+            Effect::Acted(_, acted) => Some(acted.job.id),
             Effect::AdmitTasks { job, .. }
             | Effect::ReadChunk { job, .. }
             | Effect::Deleted { job, .. }
@@ -83,6 +90,8 @@ impl Effect {
             | Effect::Notify(job, _)
             | Effect::StopAttempts(job, _)
             | Effect::Swept { job, .. }
+            | Effect::Withdrawn { job, .. }
+            | Effect::Hastened { job, .. }
             | Effect::PutBack { job, .. }
             | Effect::Purged { job, .. }
             | Effect::PutPartsAway(job)
@@ -98,6 +107,7 @@ impl Effect {
                 answer(reply, Err(error));
             }
             Effect::AdmitTasks { reply, .. } | Effect::ReadChunk { reply, .. } => answer(reply, Err(error)),
+            Effect::Acted(reply, _) => answer(reply, Err(error)),
             Effect::Deleted { reply, .. } => {
                 if let Some(reply) = reply {
                     answer(reply, Err(error));
@@ -114,6 +124,8 @@ impl Effect {
             | Effect::Notify(..)
             | Effect::StopAttempts(..)
             | Effect::Swept { .. }
+            | Effect::Withdrawn { .. }
+            | Effect::Hastened { .. }
             | Effect::PutBack { .. }
             | Effect::Purged { .. }
             | Effect::PutPartsAway(_)

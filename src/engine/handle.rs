@@ -15,14 +15,13 @@ use url::Url;
 
 use crate::engine::attempt::KeepPages;
 use crate::engine::command::{
-    Admitted, Command, Control, EngineError, JobCommand, JobPatch, LimitsPatch, Reply, Tasks,
+    Acted, Admitted, Command, Control, EngineError, JobCommand, JobPatch, LimitsPatch, Reply, Tasks,
 };
 use crate::engine::explanation::Explanation;
 use crate::engine::hub::Hub;
 use crate::engine::runner::Runner;
 use crate::engine::writer::Condition;
 use crate::fetch::json;
-use crate::limits::hosts::HostView;
 use crate::model::access::{AccessAnswer, AccessChange, Actor};
 use crate::model::audit::AuditRow;
 use crate::model::book::Book;
@@ -33,11 +32,14 @@ use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::outcome::DownloadResult;
 use crate::model::spec::{JobSpec, TaskSpec};
+use crate::model::task_filter::TaskChoice;
 use crate::model::time::Timestamp;
 use crate::store::{Chunk, LaneNumber, NewPage, StoreError, StoredEvent};
 
 /// What is read of a finished download.
 pub use crate::files::root::Finished;
+/// What is shown of a host.
+pub use crate::limits::hosts::HostView;
 
 /// Memory of commands that wait for the scheduler or for their job, in KiB. A caller beyond waits before it sends.
 const ROOM_KIB: usize = 64 << 10;
@@ -175,10 +177,21 @@ impl Engine {
         self.ended(job).await
     }
 
-    /// Runs failed and cancelled tasks of an ended job again; `None`: all of them.
-    pub async fn retry(&self, job: JobId, indexes: Option<Vec<TaskIndex>>) -> Result<Arc<Job>, EngineError> {
-        let bytes = indexes.as_ref().map_or(0, |indexes| indexes.len() * 4);
-        self.ask(bytes, |reply| Command::Job(job, JobCommand::Retry { indexes, reply })).await
+    /// Runs failed and cancelled tasks of an ended job again. Of a list each must be one.
+    pub async fn retry(&self, job: JobId, which: TaskChoice) -> Result<Arc<Job>, EngineError> {
+        self.ask(which.memory_bytes(), |reply| Command::Job(job, JobCommand::Retry { which, reply })).await
+    }
+
+    /// Ends tasks of a job that goes on, and returns when they have ended: those that wait, and those that run. What it
+    /// cannot act on is passed over.
+    pub async fn cancel_tasks(&self, job: JobId, which: TaskChoice, reason: String) -> Result<Acted, EngineError> {
+        let bytes = which.memory_bytes() + reason.len();
+        self.ask(bytes, |reply| Command::Job(job, JobCommand::CancelTasks { which, reason, reply })).await
+    }
+
+    /// Makes tasks due that back off. What it cannot act on is passed over.
+    pub async fn retry_now(&self, job: JobId, which: TaskChoice) -> Result<Acted, EngineError> {
+        self.ask(which.memory_bytes(), |reply| Command::Job(job, JobCommand::RetryNow { which, reply })).await
     }
 
     /// Changes a job, at once.
@@ -220,6 +233,20 @@ impl Engine {
         self.send(None, Command::WaitingAt { hosts, reply }).await?;
         let waiting = waiting.await.map_err(|_| EngineError::Draining)?;
         Ok(views.into_iter().zip(waiting).collect())
+    }
+
+    /// One of the hosts that the engine knows.
+    pub async fn host(&self, host: &Host) -> Result<(HostView, u32), EngineError> {
+        let view = self.runner.hosts.view(host).ok_or_else(|| EngineError::NoHost(host.clone()))?;
+        let (reply, waiting) = oneshot::channel();
+        self.send(None, Command::WaitingAt { hosts: vec![host.clone()], reply }).await?;
+        let waiting = waiting.await.map_err(|_| EngineError::Draining)?;
+        Ok((view, waiting.first().copied().unwrap_or(0)))
+    }
+
+    /// Ends the pause of a host, if there is one.
+    pub async fn resume_host(&self, host: Host) -> Result<(), EngineError> {
+        self.ask(host.as_str().len(), |reply| Command::ResumeHost { host, reply }).await
     }
 
     /// Explains why `tasks` of a job do not run, each named by its index and lane; without tasks, why the job does not.

@@ -33,6 +33,7 @@ pub struct Hub {
     /// Jobs that have running tasks.
     busy: Mutex<HashSet<JobId>>,
     changes: Arc<Changes>,
+    created: Arc<Changes>,
 }
 
 /// A task as it ended.
@@ -106,6 +107,16 @@ impl Hub {
     /// Follows all jobs until it is dropped.
     pub fn listen(&self) -> Listener {
         Changes::listen(&self.changes)
+    }
+
+    /// Follows the jobs that are created until it is dropped.
+    pub fn listen_created(&self) -> Listener {
+        Changes::listen(&self.created)
+    }
+
+    /// Tells those who follow what is created that this job was.
+    pub(crate) fn created(&self, job: JobId) {
+        self.created.note(job);
     }
 
     /// Begins the feed of a job that is durable.

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use crate::engine::attempt::Ended;
 use crate::engine::command::{Admitted, JobCommand, Reply};
 use crate::engine::queue::task::BatchNumber;
+use crate::engine::selection::{Hastening, Withdrawal};
 use crate::limits::transport::JobRates;
 use crate::model::group::Verdict;
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::task::TaskState;
+use crate::model::task_filter::TaskChoice;
 use crate::model::time::Timestamp;
 use crate::store::StoredTask;
 
@@ -29,8 +31,8 @@ pub(crate) enum Stage {
     Retrying {
         /// Whoever asked waits for the last piece.
         reply: Option<Reply<Arc<Job>>>,
-        /// The tasks that were asked for; `None`: all.
-        these: Option<Vec<TaskIndex>>,
+        /// The tasks that were asked for.
+        which: TaskChoice,
         /// The lowest index that was put back so far.
         first: Option<TaskIndex>,
     },
@@ -76,6 +78,12 @@ pub(crate) struct JobRun {
     pub(crate) deferred: VecDeque<Deferred>,
     /// Tasks of chunks that are being committed. The job does not end while there are some.
     pub(crate) adding: u64,
+    /// Tasks of it that are being ended while it goes on. No attempt starts until those that wait are.
+    pub(crate) withdrawal: Option<Box<Withdrawal>>,
+    /// What waits until that, or a retry, is over.
+    pub(crate) asked: VecDeque<Admitted<JobCommand>>,
+    /// Tasks of it that are being made due, the first now.
+    pub(crate) hastening: VecDeque<Hastening>,
 }
 
 impl JobRun {
@@ -87,6 +95,9 @@ impl JobRun {
             in_flight: false,
             deferred: VecDeque::new(),
             adding: 0,
+            withdrawal: None,
+            asked: VecDeque::new(),
+            hastening: VecDeque::new(),
         }
     }
 
@@ -121,6 +132,7 @@ impl JobRun {
     pub(crate) fn may_run(&self, now: Timestamp) -> bool {
         self.job.may_run()
             && matches!(self.stage, Stage::Open)
+            && self.withdrawal.as_ref().is_none_or(|it| it.sweeping.is_none())
             && self.job.spec.start_time.is_none_or(|start| start <= now)
     }
 
@@ -131,7 +143,8 @@ impl JobRun {
 
     /// Whether the job ends, and how: every task has ended, and no more can come.
     pub(crate) fn settles(&self) -> Option<bool> {
-        let may = matches!(self.stage, Stage::Open | Stage::Sweeping(_)) && !self.in_flight && self.adding == 0;
+        let is_quiet = !self.in_flight && self.adding == 0 && self.withdrawal.is_none();
+        let may = matches!(self.stage, Stage::Open | Stage::Sweeping(_)) && is_quiet;
         match self.job.judge() {
             Verdict::Settle { succeeded } if may => Some(succeeded),
             _ => None,

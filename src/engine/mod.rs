@@ -30,6 +30,7 @@ mod patience;
 mod queue;
 mod runner;
 mod scheduler;
+mod selection;
 mod timers;
 mod work;
 pub mod workers;

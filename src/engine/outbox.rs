@@ -251,7 +251,7 @@ impl Outbox {
         pages.retain(|it| it.id.job != job);
         moves.retain(|it| it.id.job != job);
         claims.retain(|it| it.id.job != job);
-        let Batch { sweeps, retries, events, jobs, respecced, lane_heads, audit, .. } = &mut self.batch;
+        let Batch { sweeps, hastens, retries, events, jobs, respecced, lane_heads, audit, .. } = &mut self.batch;
         events.retain(|it| it.job != job);
         jobs.retain(|it| it.id != job);
         respecced.retain(|it| it.id != job);
@@ -262,11 +262,20 @@ impl Outbox {
         self.ended.retain(|(id, _)| id.job != job);
         // Items that effects name by their place stay in it. Those that would move tasks move none.
         sweeps.iter_mut().filter(|it| it.job == job).for_each(|it| it.limit = 0);
+        hastens.iter_mut().filter(|it| it.job == job).for_each(|it| it.limit = 0);
         for retry in retries.iter_mut().filter(|it| it.job == job) {
             (retry.which, retry.limit) = (Which::From(0), 0);
         }
-        let by_place =
-            |effect: &Effect| matches!(effect, Effect::Deleted { .. } | Effect::Swept { .. } | Effect::PutBack { .. });
+        let by_place = |effect: &Effect| {
+            matches!(
+                effect,
+                Effect::Deleted { .. }
+                    | Effect::Swept { .. }
+                    | Effect::Withdrawn { .. }
+                    | Effect::Hastened { .. }
+                    | Effect::PutBack { .. }
+            )
+        };
         let (dropped, kept) =
             std::mem::take(&mut self.effects).into_iter().partition(|it| it.job() == Some(job) && !by_place(it));
         self.effects = kept;

@@ -12,6 +12,7 @@ use crate::limits::Blocked;
 use crate::limits::places::{AttemptNo, Places};
 use crate::limits::queue::{Queues, Ticket};
 use crate::limits::rate::ByteRate;
+use crate::limits::recent::{Activity, Recent};
 use crate::limits::state::{HostState, cut};
 use crate::limits::table::{Row, Table};
 use crate::limits::turns::Asker;
@@ -40,6 +41,7 @@ struct Inner {
     table: Table,
     queues: Queues,
     places: Places,
+    recent: Recent,
     freed: Vec<Host>,
 }
 
@@ -61,6 +63,9 @@ pub struct HostView {
     pub paused_until: Option<Timestamp>,
     pub pause_reason: String,
     pub recent_error: Option<(Timestamp, String)>,
+    pub bytes_per_second: u64,
+    pub requests_per_second: f64,
+    pub recent_failures: u32,
 }
 
 /// The right to have one request in flight. Dropping it releases it.
@@ -178,11 +183,13 @@ pub struct HostReader {
     hosts: Arc<Hosts>,
     host: Host,
     rate: Arc<ByteRate>,
+    activity: Arc<Activity>,
 }
 
 impl HostReader {
     /// Takes `bytes` of the host's rate, which all its bodies share, and waits until the rate has allowed them.
     pub async fn take(&self, bytes: u64) {
+        self.activity.received(bytes, self.hosts.clock.now());
         self.rate.take(bytes).await;
     }
 }
@@ -215,6 +222,13 @@ impl Inner {
         self.table.change(host, now, || HostState::new(&rules.of(host)), change)
     }
 
+    /// Starts a request, as [`HostState::start`] does.
+    fn start(&mut self, host: &Host, asker: Asker, now: Timestamp) -> Result<(), Blocked> {
+        self.change(host, now, |state| state.start(asker, now))?;
+        self.recent.requested(host, now);
+        Ok(())
+    }
+
     /// Lets the next attempt in the queue of `host` look for room after another has started. When the host is full the
     /// next release wakes it, and until then it wants room without having asked.
     fn pass_on(&mut self, host: &Host, now: Timestamp) {
@@ -231,6 +245,21 @@ impl Inner {
         self.rules.limits.max_concurrent_tasks as usize
     }
 
+    fn view(&self, row: Row<'_>, now: Timestamp) -> HostView {
+        let rates = self.recent.rates(row.host, now);
+        HostView {
+            host: row.host.clone(),
+            running: row.state.map_or(0, HostState::in_flight),
+            limits: self.rules.of(row.host),
+            paused_until: row.state.and_then(|state| state.paused_until(now)),
+            pause_reason: row.state.map(|state| state.pause_reason(now)).unwrap_or_default(),
+            recent_error: row.error.map(|error| (error.time, error.text.to_string())),
+            bytes_per_second: rates.bytes_per_second,
+            requests_per_second: rates.requests_per_second,
+            recent_failures: rates.failures,
+        }
+    }
+
     fn is_full(&self, host: &Host, now: Timestamp) -> bool {
         self.table.get(host).is_some_and(|state| state.check(now) == Err(Blocked::Full))
     }
@@ -244,6 +273,7 @@ impl Hosts {
             table: Table::default(),
             queues: Queues::default(),
             places: Places::default(),
+            recent: Recent::default(),
             freed: Vec::new(),
         };
         Arc::new(Hosts { inner: Mutex::new(inner), clock, freed: Notify::new() })
@@ -292,7 +322,7 @@ impl Hosts {
     /// Why it may not start now.
     pub fn try_start(self: &Arc<Self>, host: &Host) -> Result<HostPermit, Blocked> {
         let now = self.clock.now();
-        self.lock().change(host, now, |state| state.start(Asker::Scheduler, now))?;
+        self.lock().start(host, Asker::Scheduler, now)?;
         Ok(self.permit(host))
     }
 
@@ -353,7 +383,8 @@ impl Hosts {
         let limits = inner.rules.of(host);
         let begin = |state: &mut HostState| state.reader_begins(limits.bytes_per_second);
         let rate = inner.table.change(host, now, || HostState::new(&limits), begin);
-        HostReader { hosts: self.clone(), host: host.clone(), rate }
+        let activity = inner.recent.of(host, now);
+        HostReader { hosts: self.clone(), host: host.clone(), rate, activity }
     }
 
     /// Pauses `host` for every job, at most for a week. A shorter pause does not shorten a longer one.
@@ -363,6 +394,24 @@ impl Hosts {
         inner.change(host, now, |state| state.pause(until, reason, now));
         // Whoever waits for room must hear that there will be none for long.
         inner.queues.wake(host);
+    }
+
+    /// Ends the pause of `host`, whatever it is for. Returns whether there was one; `None`: the host is not known.
+    pub fn resume(&self, host: &Host) -> Option<bool> {
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        inner.table.row(host)?;
+        let was_paused = inner.table.change_known(host, now, |state| state.resume(now)) == Some(true);
+        if was_paused {
+            self.free(inner, host, now);
+        }
+        Some(was_paused)
+    }
+
+    /// Counts an attempt that failed at `host`.
+    pub fn attempt_failed(&self, host: &Host) {
+        let now = self.clock.now();
+        self.lock().recent.failed(host, now);
     }
 
     /// Notes that `host` answered: any answer closes its breaker.
@@ -405,15 +454,14 @@ impl Hosts {
     pub fn views_after(&self, last: Option<&Host>, limit: usize) -> Vec<HostView> {
         let now = self.clock.now();
         let inner = self.lock();
-        let view = |row: Row<'_>| HostView {
-            host: row.host.clone(),
-            running: row.state.map_or(0, HostState::in_flight),
-            limits: inner.rules.of(row.host),
-            paused_until: row.state.and_then(|state| state.paused_until(now)),
-            pause_reason: row.state.map(|state| state.pause_reason(now)).unwrap_or_default(),
-            recent_error: row.error.map(|error| (error.time, error.text.to_string())),
-        };
-        inner.table.after(last).take(limit).map(view).collect()
+        inner.table.after(last).take(limit).map(|row| inner.view(row, now)).collect()
+    }
+
+    /// Returns one host.
+    pub fn view(&self, host: &Host) -> Option<HostView> {
+        let now = self.clock.now();
+        let inner = self.lock();
+        inner.table.row(host).map(|row| inner.view(row, now))
     }
 
     /// Returns a message for users: that `host` is paused `until` then, as [`Blocked::Paused`] has it, and why.
@@ -496,7 +544,7 @@ impl Place<'_> {
         let started = if inner.queues.is_behind(self.host, self.ticket) {
             Err(Blocked::Full)
         } else if has_place {
-            inner.change(self.host, now, |state| state.start(Asker::Attempt, now))
+            inner.start(self.host, Asker::Attempt, now)
         } else {
             let room = inner.table.get(self.host).map_or(Ok(()), |state| state.check(now));
             wants_place = room.is_ok();

@@ -1,8 +1,9 @@
 //! Permits and rates: what may be asked of the network, by whom, how fast.
 //!
 //! [`hosts::Hosts`] knows every host's requests in flight, rate, pause and breaker, for all jobs together: `state` decides
-//! over one host, `turns` over who is next there, `queue` has those who wait, `table` what is remembered. `places` counts
-//! the attempts that work at once, of which those that only wait are none. [`rate`] has the two kinds of rates (starts of requests, bytes). [`transport::Limited`] puts them around a [`crate::net::Transport`],
+//! over one host, `turns` over who is next there, `queue` has those who wait, `table` what is remembered, `recent` what people
+//! see of it. `places` counts the attempts that work at once, of which those that only wait are none. [`rate`] has the two
+//! kinds of rates (starts of requests, bytes). [`transport::Limited`] puts them around a [`crate::net::Transport`],
 //! so that nothing above can send a request that is not counted. Which task goes next is not decided here: the scheduler
 //! calls [`hosts::Hosts::try_start`], whose error says why a request may not start.
 
@@ -10,6 +11,7 @@ pub mod hosts;
 mod places;
 mod queue;
 pub mod rate;
+mod recent;
 mod state;
 mod table;
 pub mod transport;

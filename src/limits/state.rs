@@ -165,6 +165,17 @@ impl HostState {
         }
     }
 
+    /// Ends the pause. What has opened the breaker still counts: a next failure opens it again. Returns whether there was
+    /// a pause.
+    pub(super) fn resume(&mut self, now: Timestamp) -> bool {
+        let was_paused = self.paused_until(now).is_some();
+        self.pause = None;
+        if was_paused {
+            self.turns.has_room(now);
+        }
+        was_paused
+    }
+
     /// Closes the breaker, since the host has answered. Returns whether more requests may start than before.
     pub(super) fn answered(&mut self, now: Timestamp) -> bool {
         self.lapse(now);

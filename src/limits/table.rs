@@ -160,6 +160,12 @@ impl Table {
         hosts.map(|(host, entry)| Row { host, state: entry.state.as_deref(), error: entry.error.as_deref() })
     }
 
+    /// Returns a host that is remembered.
+    pub(super) fn row(&self, host: &Host) -> Option<Row<'_>> {
+        let (host, entry) = self.hosts.get_key_value(host)?;
+        Some(Row { host, state: entry.state.as_deref(), error: entry.error.as_deref() })
+    }
+
     /// Returns how many hosts have a state.
     pub(super) fn states(&self) -> usize {
         self.hosts.len() - self.files.at_rest.len()

@@ -112,6 +112,10 @@ pub enum Of {
     Submission(usize),
     /// The chunk at this place in the batch.
     Addition(usize),
+    /// The sweep at this place in the batch.
+    Sweep(usize),
+    /// The hastening at this place in the batch.
+    Hasten(usize),
     /// The deletion at this place in the batch.
     Deletion(usize),
 }

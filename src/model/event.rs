@@ -16,9 +16,12 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// From its number in the store.
+    /// All of them, in the order of the contract.
+    pub const ALL: [EventKind; 3] = [Self::TaskEnded, Self::JobChanged, Self::JobEnded];
+
+    /// From its number in the contract and the store.
     pub fn from_number(number: i64) -> Option<EventKind> {
-        [Self::TaskEnded, Self::JobChanged, Self::JobEnded].into_iter().find(|kind| *kind as i64 == number)
+        Self::ALL.into_iter().find(|kind| *kind as i64 == number)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::model::ids::{JobId, TaskIndex};
 use crate::model::progress::{Held, Progress};
 use crate::model::spec::JobSpec;
 use crate::model::task::TaskState;
+use crate::model::task_filter::TaskFilter;
 use crate::model::time::Timestamp;
 
 /// Where a job is in its life.
@@ -126,6 +127,9 @@ pub struct Job {
     /// Set while `RetryJob` is under way: the tasks from this index on are still to be put back.
     #[serde(default, skip_serializing_if = "is_default")]
     pub retrying: Option<TaskIndex>,
+    /// Beside `retrying`: which of the tasks are to be put back; `None`: all that failed or were cancelled.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub retry_filter: Option<Box<TaskFilter>>,
     /// Failed tasks that a retry did not put back. They are not judged again.
     #[serde(default, skip_serializing_if = "is_default")]
     pub settled_failures: u32,
@@ -249,6 +253,7 @@ impl Job {
             end_time: None,
             update_time: now,
             retrying: None,
+            retry_filter: None,
             settled_failures: 0,
             settled_successes: 0,
             downloads: false,
@@ -267,6 +272,7 @@ impl Job {
         self.counts.shift(TaskState::Failed, TaskState::Pending, failed);
         self.counts.shift(TaskState::Cancelled, TaskState::Pending, cancelled);
         self.retrying = next;
+        self.retry_filter.take_if(|_| next.is_none());
     }
 
     /// How far its tasks are that do not run: the results of those that succeeded, and what the others hold.

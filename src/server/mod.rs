@@ -7,6 +7,7 @@
 
 mod health;
 mod services;
+mod sizes;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use tonic::service::Routes;
 
 use crate::api::access::Access;
 use crate::api::access::service::AccessApi;
-use crate::api::admin::{Admin, Shutdown};
+use crate::api::admin::{Admin, Facts, Shutdown};
 use crate::api::content::Contents;
 use crate::api::jobs::Jobs;
 use crate::api::options;
@@ -42,7 +43,7 @@ use crate::model::browser::BrowserRules;
 use crate::model::spec::TaskOptions;
 use crate::net::HttpClient;
 use crate::pb;
-use crate::server::services::DESCRIPTORS;
+use crate::server::services::{DESCRIPTORS, FEATURES};
 use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::store::{Store, StoreError};
 use crate::web::Readiness;
@@ -242,7 +243,11 @@ pub async fn serve(
     let readiness = watch::Sender::new(Readiness::Ready);
     health::report(&reporter, &readiness, Readiness::Ready).await;
     health::live(&reporter).await;
-    let routes = routes(&settings, &engine, &store, &shutdown, &closing)?.add_service(served_health);
+    let room = sizes::Room::new(&settings.engine);
+    let sizes = watch::Sender::new(room.look().await);
+    let facts =
+        Facts { policy: settings.policy, insecure: settings.insecure, features: &FEATURES, sizes: sizes.subscribe() };
+    let routes = routes(&settings, facts, &engine, &store, &shutdown, &closing)?.add_service(served_health);
     let access = Access::new(engine.clone(), settings.policy, settings.call_bounds, &DESCRIPTORS);
     let probes = readiness.subscribe();
     let (browsers, idle_max) = (settings.browsers, settings.request_body_idle);
@@ -257,6 +262,7 @@ pub async fn serve(
     calls.spawn(accept::serve(listener, layered, tls.clone(), settings.bounds, closing.clone()));
     let mut following = JoinSet::from_iter([access.clone().keep(closing.clone())]);
     following.spawn(tell_heads(store, closing.clone()));
+    following.spawn(room.keep(sizes, closing.clone()));
     if let Some(tls) = tls {
         following.spawn(tls.follow(reload, closing.clone()));
     }
@@ -320,16 +326,17 @@ fn socket(data_dir: &Path) -> Option<Socket> {
 /// The services, but for health.
 fn routes(
     settings: &ServerSettings,
+    facts: Facts,
     engine: &Engine,
     store: &Arc<dyn Store>,
     shutdown: &Shutdown,
     closing: &CancellationToken,
 ) -> Result<Routes, ServeError> {
     Ok(services::routes(
-        Jobs::new(engine.clone(), store.clone(), closing.clone()),
+        Jobs::new(engine.clone(), store.clone(), closing.clone(), shutdown.begun.clone()),
         Contents::new(engine.clone(), store.clone(), closing.clone()),
         AccessApi::new(engine.clone(), store.clone(), settings.token_lifetime_max),
-        Admin::new(engine.clone(), store.clone(), shutdown.clone(), settings.policy, settings.insecure),
+        Admin::new(engine.clone(), store.clone(), shutdown.clone(), facts),
     )?)
 }
 

@@ -38,6 +38,9 @@ pub(super) const DESCRIPTORS: [&[u8]; 4] = [
     tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
 ];
 
+/// What there is beyond the gRPC services, as the contract names it.
+pub(super) const FEATURES: [&str; 1] = ["rest"];
+
 /// Serves these, and reflection.
 pub(super) fn routes(
     jobs_service: Jobs,

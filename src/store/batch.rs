@@ -14,6 +14,7 @@ use crate::model::outcome::{Attempt, Outcome};
 use crate::model::progress::Held;
 use crate::model::spec::TaskSpec;
 use crate::model::task::{Task, TaskState};
+use crate::model::task_filter::{TaskChoice, TaskFilter};
 use crate::model::time::Timestamp;
 
 /// The number of a lane within its job, from 0.
@@ -115,6 +116,8 @@ pub struct Sweep {
     pub job: JobId,
     /// The state that they are in: PENDING or `BACKING_OFF`.
     pub state: TaskState,
+    /// Which of them.
+    pub which: TaskChoice,
     /// The lowest index to look at.
     pub from: TaskIndex,
     /// The most tasks to end.
@@ -135,8 +138,23 @@ pub struct Retry {
     pub job: JobId,
     /// Which of its tasks.
     pub which: Which,
-    /// The most tasks to put back with [`Which::From`].
+    /// The most tasks to put back with [`Which::From`] and [`Which::Fitting`].
     pub limit: u32,
+}
+
+/// Makes tasks due that are `BACKING_OFF` and have no claim.
+#[derive(Clone, Debug)]
+pub struct Hasten {
+    /// The job whose tasks become due.
+    pub job: JobId,
+    /// Which of them.
+    pub which: TaskChoice,
+    /// The lowest index to look at.
+    pub from: TaskIndex,
+    /// The most tasks to make due.
+    pub limit: u32,
+    /// When they are due; one that is due earlier stays so.
+    pub due: Timestamp,
 }
 
 /// Selects the tasks of a [`Retry`].
@@ -144,6 +162,8 @@ pub struct Retry {
 pub enum Which {
     /// Every FAILED or CANCELLED task from this index on (included).
     From(TaskIndex),
+    /// Those of them that fit.
+    Fitting(TaskIndex, TaskFilter),
     /// These tasks. All of them must be FAILED or CANCELLED, else the job is refused.
     These(Vec<TaskIndex>),
 }
@@ -213,6 +233,8 @@ pub struct Batch {
     pub retries: Vec<Retry>,
     /// At most one per job. The batch must have the row of the job in `jobs`.
     pub sweeps: Vec<Sweep>,
+    /// They come after `moves` and `claims`.
+    pub hastens: Vec<Hasten>,
     /// Durable events.
     pub events: Vec<NewEvent>,
     /// The moving part of jobs (state, open, stop, counts, failure, sequence, times). At most one entry per job. Counts
@@ -247,6 +269,7 @@ impl Batch {
             && self.lane_heads.is_empty()
             && self.retries.is_empty()
             && self.sweeps.is_empty()
+            && self.hastens.is_empty()
             && self.events.is_empty()
             && self.jobs.is_empty()
             && self.respecced.is_empty()
@@ -272,6 +295,14 @@ impl Batch {
                 matches!(committed.additions.get(nth), Some(Added::Stored { .. }))
                     && self.additions.get(nth).is_some_and(|new| is_in(new.job))
             }
+            Of::Sweep(nth) => {
+                committed.sweeps.get(nth).is_some_and(|swept| swept.count > 0)
+                    && self.sweeps.get(nth).is_some_and(|sweep| is_in(sweep.job))
+            }
+            Of::Hasten(nth) => {
+                committed.hastened.get(nth).is_some_and(|hastened| !hastened.tasks.is_empty())
+                    && self.hastens.get(nth).is_some_and(|hasten| is_in(hasten.job))
+            }
             Of::Deletion(nth) => {
                 committed.deletions.get(nth) == Some(&true) && self.deletions.get(nth).is_some_and(|job| is_in(*job))
             }
@@ -291,6 +322,8 @@ pub struct Committed {
     pub retries: Vec<Retried>,
     /// To [`Batch::sweeps`].
     pub sweeps: Vec<Swept>,
+    /// To [`Batch::hastens`].
+    pub hastened: Vec<Hastened>,
     /// To [`Batch::deletions`]: whether the job was there, had ended and was not deleted yet.
     pub deletions: Vec<bool>,
     /// To [`Batch::purges`].
@@ -351,11 +384,22 @@ pub struct Retried {
 }
 
 /// The answer to a [`Sweep`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     /// How many tasks ended.
     pub count: u32,
+    /// Which ones, unless it was to end all.
+    pub indexes: Vec<TaskIndex>,
     /// Where to go on, also after a piece that found nothing; `None`: no task from there on is in that state.
+    pub next: Option<TaskIndex>,
+}
+
+/// The answer to a [`Hasten`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hastened {
+    /// The tasks that are due now, each with its lane, in order of index.
+    pub tasks: Vec<(TaskIndex, LaneNumber)>,
+    /// Where to go on; `None`: no other task is to be due.
     pub next: Option<TaskIndex>,
 }
 

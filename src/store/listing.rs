@@ -12,7 +12,10 @@ use crate::model::failure::TaskError;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::{Job, JobState};
+use crate::model::search::Search;
+use crate::model::secret;
 use crate::model::spec::TaskSpec;
+use crate::model::task_filter::TaskFilter;
 use crate::model::time::Timestamp;
 use crate::store::batch::{LaneNumber, TaskRow};
 
@@ -35,9 +38,44 @@ impl<T> Default for Listed<T> {
     }
 }
 
-/// Which jobs to list: newest first, as their ids say.
+/// The most rows that one page of a listing looks at, those that do not fit included: some tenths of a second.
+pub const LOOK_MAX: u32 = 100_000;
+
+/// The order of a listing of jobs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum JobOrder {
+    /// Newest first, as their ids say.
+    #[default]
+    Created,
+    /// Ended jobs alone; those that ended last first.
+    Ended,
+}
+
+/// Where a listing of jobs goes on: behind this job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobPlace {
+    /// The job.
+    pub id: JobId,
+    /// When it ended; needed in the order of the ends.
+    pub end: Option<Timestamp>,
+}
+
+/// A part of a listing of jobs, bounded by rows, by [`PAGE_BYTES_MAX`] and by how many rows were looked at.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct JobPage<T> {
+    /// The jobs that fit, in the order of the listing.
+    pub items: Vec<T>,
+    /// How many jobs were looked at.
+    pub examined: u32,
+    /// Where it goes on, also after a page without items; `None`: no more jobs fit.
+    pub next: Option<JobPlace>,
+}
+
+/// Which jobs to list. All conditions hold together.
 #[derive(Clone, Debug, Default)]
 pub struct JobFilter {
+    /// These alone; empty: all. In the order of their creation only.
+    pub ids: Vec<JobId>,
     /// In one of these states; empty: in any.
     pub states: Vec<JobState>,
     /// With all of these labels.
@@ -48,10 +86,56 @@ pub struct JobFilter {
     pub created_before: Option<Timestamp>,
     /// Ended after this time (not at it).
     pub ended_after: Option<Timestamp>,
+    /// Ended before this time (not at it).
+    pub ended_before: Option<Timestamp>,
     /// Submitted by this principal.
     pub created_by: Option<PrincipalNo>,
-    /// Older than this job (without it): where the last page ended.
-    pub before: Option<JobId>,
+    /// With this text in the title or in the value of a label, or with an id that begins with it.
+    pub search: Search,
+    /// The order of the listing.
+    pub order: JobOrder,
+    /// Behind this place: where the last page ended.
+    pub before: Option<JobPlace>,
+    /// The most jobs to look at; 0: [`LOOK_MAX`].
+    pub look_max: u32,
+}
+
+impl JobFilter {
+    /// Returns how many jobs may be looked at.
+    pub fn look_max(&self) -> u32 {
+        if self.look_max == 0 { LOOK_MAX } else { self.look_max }
+    }
+}
+
+/// Which tasks of a job to list. All conditions hold together.
+#[derive(Clone, Debug, Default)]
+pub struct TaskQuery {
+    /// Their states, failures and host.
+    pub filter: TaskFilter,
+    /// With this text in the key, or in the URL as people may see it: what is hidden there is not found.
+    pub search: Search,
+    /// From this index on.
+    pub from: TaskIndex,
+    /// The most tasks to look at; 0: [`LOOK_MAX`].
+    pub look_max: u32,
+}
+
+impl TaskQuery {
+    /// Returns how many tasks may be looked at.
+    pub fn look_max(&self) -> u32 {
+        if self.look_max == 0 { LOOK_MAX } else { self.look_max }
+    }
+}
+
+/// A part of a listing of tasks, bounded by rows, by [`PAGE_BYTES_MAX`] and by how many rows were looked at.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TaskPage {
+    /// The tasks that fit, in order of index.
+    pub items: Vec<StoredTask>,
+    /// How many tasks were looked at.
+    pub examined: u32,
+    /// Where it goes on, also after a page without items; `None`: no more tasks fit.
+    pub next: Option<TaskIndex>,
 }
 
 /// A task as it is kept.
@@ -73,12 +157,27 @@ impl StoredTask {
         self.row.task.error.as_ref().map(|error| error.of_task(self.index, self.spec.work.url()))
     }
 
+    /// Returns whether people see a text in its key or its URL.
+    pub fn shows(&self, search: &Search) -> bool {
+        let url = || secret::redacted_text(self.spec.work.url());
+        search.is_empty() || search.is_in(&self.spec.key) || search.is_in(&url())
+    }
+
+    /// Returns the host of its URL. Empty for none.
+    pub fn own_host(&self) -> String {
+        host_of(self.spec.work.url())
+    }
+
     /// Returns the host of the URL that failed: that of the last attempt, or the task's own. Empty for none.
     pub fn failed_host(&self) -> String {
         let last = self.row.log.last().map(|attempt| attempt.report.url.as_str()).filter(|url| !url.is_empty());
-        let url = Url::parse(last.unwrap_or_else(|| self.spec.work.url())).ok();
-        url.and_then(|url| Host::of(&url)).map(|host| host.to_string()).unwrap_or_default()
+        host_of(last.unwrap_or_else(|| self.spec.work.url()))
     }
+}
+
+fn host_of(url: &str) -> String {
+    let url = Url::parse(url).ok();
+    url.and_then(|url| Host::of(&url)).map(|host| host.to_string()).unwrap_or_default()
 }
 
 /// An event as it is kept.
@@ -90,6 +189,15 @@ pub struct StoredEvent {
     pub snapshot: Option<Arc<Job>>,
     /// The task as it ended, for `TaskEnded`.
     pub task: Option<Arc<StoredTask>>,
+}
+
+/// Durable events of a job, the last first.
+#[derive(Clone, Debug, Default)]
+pub struct EventPage {
+    /// The events that fit.
+    pub items: Vec<StoredEvent>,
+    /// Below which number it goes on; `None`: there are no more.
+    pub next: Option<u64>,
 }
 
 /// A page of a fetch without its bytes.

@@ -20,6 +20,7 @@ use futures_util::future::BoxFuture;
 use crate::model::audit::AuditFilter;
 use crate::model::book::Book;
 use crate::model::counts::Counts;
+use crate::model::event::EventKind;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
@@ -29,13 +30,13 @@ use crate::model::time::Timestamp;
 use crate::store::page_token::PageTokens;
 
 pub use crate::store::batch::{
-    Added, Addition, Batch, Chunk, Claim, Committed, Content, LaneNumber, NewEvent, NewPage, Purged, Retried, Retry,
-    Submission, Submitted, Sweep, Swept, TaskMove, TaskRow, Which,
+    Added, Addition, Batch, Chunk, Claim, Committed, Content, Hasten, Hastened, LaneNumber, NewEvent, NewPage, Purged,
+    Retried, Retry, Submission, Submitted, Sweep, Swept, TaskMove, TaskRow, Which,
 };
 pub use crate::store::error::StoreError;
 pub use crate::store::listing::{
-    AuditPage, AuditPlace, CutAttempt, CutPage, DuePage, DueTask, JobFilter, LanePage, Listed, PAGE_BYTES_MAX,
-    PageHead, Recovered, StoredEvent, StoredTask,
+    AuditPage, AuditPlace, CutAttempt, CutPage, DuePage, DueTask, EventPage, JobFilter, JobOrder, JobPage, JobPlace,
+    LOOK_MAX, LanePage, Listed, PAGE_BYTES_MAX, PageHead, Recovered, StoredEvent, StoredTask, TaskPage, TaskQuery,
 };
 
 /// The answer of a read or a commit, to be awaited.
@@ -93,8 +94,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Returns a job, unless it is deleted.
     fn job(&self, id: JobId) -> Answer<'_, Option<Job>>;
-    /// Lists at most `limit` jobs, newest first.
-    fn jobs<'a>(&'a self, filter: &'a JobFilter, limit: u32) -> Answer<'a, Listed<Job>>;
+    /// Lists at most `limit` jobs.
+    fn jobs<'a>(&'a self, filter: &'a JobFilter, limit: u32) -> Answer<'a, JobPage<Job>>;
+    /// Lists at most `limit` jobs by their names alone.
+    fn job_ids<'a>(&'a self, filter: &'a JobFilter, limit: u32) -> Answer<'a, JobPage<JobId>>;
     /// Returns the job that a request id of the principal `local` stands for, with the digest of its request. The job may
     /// be deleted, as long as rows of it are left.
     fn request<'a>(&'a self, request_id: &'a str) -> Answer<'a, Option<(JobId, [u8; 32])>>;
@@ -113,6 +116,18 @@ pub trait Store: Send + Sync + 'static {
         limit: u32,
     ) -> Answer<'a, Listed<StoredTask>>;
 
+    /// Lists at most `limit` tasks of those that are asked for, with as much of their logs as [`Store::tasks`] has.
+    fn find_tasks<'a>(&'a self, job: JobId, query: &'a TaskQuery, limit: u32) -> Answer<'a, TaskPage>;
+
+    /// Lists at most `limit` durable events of these kinds (none: all) with a sequence number below `before`, the last
+    /// first. Looks at [`LOOK_MAX`] of them at most; `next` is where it goes on.
+    fn events_before<'a>(
+        &'a self,
+        job: JobId,
+        before: u64,
+        kinds: &'a [EventKind],
+        limit: u32,
+    ) -> Answer<'a, EventPage>;
     /// Lists at most `limit` durable events with a sequence number above `after`, in order.
     fn events(&self, job: JobId, after: u64, limit: u32) -> Answer<'_, Listed<StoredEvent>>;
 

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskIndex};
+use crate::model::time::Timestamp;
 use crate::vault::Vault;
 
 /// The layout: version, method, place, tag. Tokens of version 1 had no key.
@@ -39,6 +40,8 @@ pub enum Listing {
     Tokens = 5,
     /// `ListAuditEvents`; its place is an event's number.
     Audit = 6,
+    /// `ListJobEvents`; its place is an event's number.
+    Events = 7,
 }
 
 /// Makes and reads the tokens of one server.
@@ -61,6 +64,30 @@ impl PageTokens {
     /// Reads a token of [`PageTokens::after_job`].
     pub fn read_job(&self, filter: &[u8], token: &str) -> Result<JobId, BadToken> {
         self.read(Listing::Jobs, filter, token).map(|place| JobId(Uuid::from_bytes(place)))
+    }
+
+    /// A token for the jobs that ended before `end`, or then and are older than `last`.
+    pub fn after_end(&self, filter: &[u8], end: Timestamp, last: JobId) -> String {
+        let place = [end.0.to_be_bytes().as_slice(), last.0.as_bytes()].concat();
+        self.write(Listing::Jobs, filter, &place)
+    }
+
+    /// Reads a token of [`PageTokens::after_end`].
+    pub fn read_end(&self, filter: &[u8], token: &str) -> Result<(Timestamp, JobId), BadToken> {
+        let place: [u8; 24] = self.read(Listing::Jobs, filter, token)?;
+        let (end, id) = place.split_first_chunk::<8>().ok_or(BadToken)?;
+        let id = Uuid::from_slice(id).map_err(|_| BadToken)?;
+        Ok((Timestamp(i64::from_be_bytes(*end)), JobId(id)))
+    }
+
+    /// A token for the events with numbers below `last`.
+    pub fn before_event(&self, filter: &[u8], last: u64) -> String {
+        self.write(Listing::Events, filter, &last.to_be_bytes())
+    }
+
+    /// Reads a token of [`PageTokens::before_event`].
+    pub fn read_event(&self, filter: &[u8], token: &str) -> Result<u64, BadToken> {
+        self.read(Listing::Events, filter, token).map(u64::from_be_bytes)
     }
 
     /// A token for the tasks from `next` on.
@@ -174,6 +201,9 @@ mod tests {
             let id = JobId(Uuid::from_u128(id));
             prop_assert_eq!(tokens().read_job(&filter, &tokens().after_job(&filter, id)), Ok(id));
             prop_assert_eq!(tokens().read_task(&filter, &tokens().from_task(&filter, index)), Ok(index));
+            let end = Timestamp(i64::from(index) - 9);
+            prop_assert_eq!(tokens().read_end(&filter, &tokens().after_end(&filter, end, id)), Ok((end, id)));
+            prop_assert_eq!(tokens().read_job(&filter, &tokens().after_end(&filter, end, id)), Err(BadToken));
             let host = Host::new(&format!("h{index}:80"));
             prop_assert_eq!(tokens().read_host(&filter, &tokens().after_host(&filter, &host)), Ok(host));
         }

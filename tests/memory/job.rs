@@ -11,10 +11,11 @@ use haul::model::ids::TaskIndex;
 use haul::model::job::Job;
 use haul::model::spec::TaskSpec;
 use haul::model::task::{Task, TaskEvent, TaskState};
+use haul::model::task_filter::TaskChoice;
 use haul::model::time::Timestamp;
 use haul::store::{
-    Added, Addition, Chunk, Claim, LaneNumber, NewEvent, NewPage, Purged, Retried, Retry, StoredTask, Submission,
-    Sweep, Swept, TaskMove, TaskRow, Which,
+    Added, Addition, Chunk, Claim, Hasten, Hastened, LaneNumber, NewEvent, NewPage, Purged, Retried, Retry, StoredTask,
+    Submission, Sweep, Swept, TaskMove, TaskRow, Which,
 };
 
 use super::table::Table;
@@ -210,6 +211,13 @@ impl JobRows {
                 let all = self.states.range(*from..).filter(|(_, row)| ended_badly(row));
                 all.map(|(index, _)| *index).take(retry.limit as usize).collect()
             }
+            Which::Fitting(from, filter) => {
+                let all = self.states.range(*from..).filter(|(_, row)| ended_badly(row));
+                let fits = |(index, row): &(&TaskIndex, &Arc<TaskRow>)| {
+                    filter.fits(row.task.state, row.task.error.as_ref(), &self.host(**index))
+                };
+                all.filter(fits).map(|(index, _)| *index).take(retry.limit as usize).collect()
+            }
             Which::These(these) => {
                 let mut these = these.clone();
                 these.sort_unstable();
@@ -235,7 +243,7 @@ impl JobRows {
                 self.move_head(lane, *index);
             }
         }
-        let is_full = matches!(retry.which, Which::From(_)) && piece.len() == retry.limit as usize;
+        let is_full = !matches!(retry.which, Which::These(_)) && piece.len() == retry.limit as usize;
         let next = (is_full && last + 1 < self.end()).then_some(last + 1);
         Ok(Retried { failed, cancelled: piece.len() as u32 - failed, first: Some(first), next })
     }
@@ -253,7 +261,7 @@ impl JobRows {
         };
         let in_state = |index: &TaskIndex| {
             let state = self.states.get(index).map_or(TaskState::Pending, |row| row.task.state);
-            state == sweep.state && self.claims.get(index).is_none()
+            state == sweep.state && self.claims.get(index).is_none() && self.is_among(&sweep.which, *index, state)
         };
         let piece: Vec<TaskIndex> = if sweep.state == TaskState::BackingOff {
             let waiting = self.states.range(first..).map(|(index, _)| *index).filter(in_state);
@@ -275,7 +283,37 @@ impl JobRows {
         }
         let count = piece.len() as u32;
         let next = if count < sweep.limit { last } else { piece.last().map_or(0, |last| last + 1) };
-        Ok(Swept { count, next: (next < end).then_some(next) })
+        let indexes = if sweep.which == TaskChoice::All { Vec::new() } else { piece };
+        Ok(Swept { count, indexes, next: (next < end).then_some(next) })
+    }
+
+    pub(crate) fn hasten(&mut self, hasten: &Hasten) -> Result<Hastened, Refusal> {
+        let backs_off = |index: &TaskIndex| {
+            self.state(*index) == TaskState::BackingOff && self.is_among(&hasten.which, *index, TaskState::BackingOff)
+        };
+        let waiting = self.states.range(hasten.from..).map(|(index, _)| *index).filter(backs_off);
+        let piece: Vec<TaskIndex> = waiting.take(hasten.limit as usize).collect();
+        let mut tasks = Vec::new();
+        for index in &piece {
+            let Some(row) = self.states.get(index).cloned() else { continue };
+            let task = Task { due: row.task.due.map(|due| due.min(hasten.due)), ..row.task.clone() };
+            self.states.put(*index, Arc::new(TaskRow { task, ..(*row).clone() }));
+            tasks.push((*index, self.tasks.get(index).map_or(0, |(lane, _)| *lane)));
+        }
+        let is_full = piece.len() == hasten.limit as usize;
+        let next = piece.last().map(|last| last + 1).filter(|next| is_full && *next < self.end());
+        Ok(Hastened { tasks, next })
+    }
+
+    /// The host of a task's URL.
+    fn host(&self, index: TaskIndex) -> String {
+        let lane = self.tasks.get(&index).and_then(|(lane, _)| self.lanes.get(lane));
+        lane.map(|(host, _)| host.to_string()).unwrap_or_default()
+    }
+
+    fn is_among(&self, which: &TaskChoice, index: TaskIndex, state: TaskState) -> bool {
+        let error = self.states.get(&index).and_then(|row| row.task.error.as_ref());
+        which.has(index, state, error, &self.host(index))
     }
 
     pub(crate) fn add_event(&mut self, event: &NewEvent) -> Result<(), Refusal> {

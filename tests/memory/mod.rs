@@ -3,6 +3,7 @@
 //! The conformance suite (`tests/store.rs`) keeps the two together. What is committed outlives the writer, so that a
 //! simulated server can be killed and started again over it; a batch is applied in one go.
 
+mod find;
 mod job;
 mod reads;
 mod table;
@@ -19,7 +20,7 @@ use haul::model::ids::JobId;
 use haul::model::job::Job;
 use haul::model::limits::Limits;
 use haul::store::{
-    Addition, Answer, Batch, Claim, Committed, NewEvent, NewPage, Purged, Retry, Submission, Submitted, Sweep,
+    Addition, Answer, Batch, Claim, Committed, Hasten, NewEvent, NewPage, Purged, Retry, Submission, Submitted, Sweep,
     TaskMove, WriteStore,
 };
 
@@ -179,6 +180,7 @@ impl Rows {
             with_row(sweep.job)?;
             rows.sweep(sweep, LOOK_MAX)
         });
+        done.hastened = each!(&batch.hastens, |it: &Hasten| it.job, JobRows::hasten);
         each!(&batch.events, |it: &NewEvent| it.job, JobRows::add_event);
         each!(&batch.jobs, |it: &Arc<Job>| it.id, |rows: &mut JobRows, job: &Arc<_>| rows.update(job));
         for (retry, found) in batch.retries.iter().zip(&done.retries).filter(|(it, _)| is_in(&it.job)) {
@@ -249,6 +251,7 @@ fn named_jobs(batch: &Batch) -> Vec<JobId> {
         .chain(batch.lane_heads.iter().map(|it| it.0))
         .chain(batch.retries.iter().map(|it| it.job))
         .chain(batch.sweeps.iter().map(|it| it.job))
+        .chain(batch.hastens.iter().map(|it| it.job))
         .chain(batch.events.iter().map(|it| it.job))
         .chain(batch.jobs.iter().map(|it| it.id))
         .chain(batch.respecced.iter().map(|it| it.id))

@@ -6,6 +6,7 @@ use futures_util::FutureExt as _;
 use haul::model::audit::{AuditFilter, AuditRecord, AuditRow};
 use haul::model::book::Book;
 use haul::model::counts::Counts;
+use haul::model::event::EventKind;
 use haul::model::host::Host;
 use haul::model::ids::{JobId, TaskId, TaskIndex};
 use haul::model::job::Job;
@@ -16,8 +17,9 @@ use haul::model::task::TaskState;
 use haul::model::time::Timestamp;
 use haul::store::page_token::PageTokens;
 use haul::store::{
-    Answer, AuditPage, AuditPlace, Chunk, Content, CutAttempt, CutPage, DuePage, DueTask, JobFilter, LaneNumber,
-    LanePage, Listed, NewPage, PAGE_BYTES_MAX, PageHead, Recovered, Store, StoreError, StoredEvent, StoredTask,
+    Answer, AuditPage, AuditPlace, Chunk, Content, CutAttempt, CutPage, DuePage, DueTask, EventPage, JobFilter,
+    JobPage, LaneNumber, LanePage, Listed, NewPage, PAGE_BYTES_MAX, PageHead, Recovered, Store, StoreError,
+    StoredEvent, StoredTask, TaskPage, TaskQuery,
 };
 use haul::vault::{Key, Vault};
 
@@ -46,6 +48,13 @@ fn page<T>(mut items: impl Iterator<Item = T>, limit: u32, bytes_of: impl Fn(&T)
 
 fn task_bytes(task: &StoredTask) -> usize {
     task.spec.memory_bytes()
+}
+
+/// Listings have the last attempt of those without a result.
+fn cut_log(task: &mut StoredTask) {
+    let kept = usize::from(task.row.outcome.is_none());
+    let surplus = task.row.log.len().saturating_sub(kept);
+    task.row.log.drain(..surplus);
 }
 
 fn head_of(page: &NewPage) -> PageHead {
@@ -81,23 +90,11 @@ impl JobRows {
         let next = if is_full { tasks.last().map(|last| last.index + 1) } else { beyond };
         LanePage { tasks, next }
     }
-
-    fn fits(&self, filter: &JobFilter) -> bool {
-        let job = &self.row().job;
-        !self.row().deleted
-            && (filter.states.is_empty() || filter.states.contains(&job.state))
-            && filter.labels.iter().all(|(key, value)| job.spec.labels.get(key) == Some(value))
-            && filter.created_after.is_none_or(|time| job.create_time > time)
-            && filter.created_before.is_none_or(|time| job.create_time < time)
-            && filter.ended_after.is_none_or(|time| job.end_time.is_some_and(|end| end > time))
-            && filter.created_by.is_none_or(|no| job.creator.no == no)
-            && filter.before.is_none_or(|before| job.id < before)
-    }
 }
 
 impl Rows {
     /// The rows of a job that is not deleted.
-    fn visible(&self, job: JobId) -> Option<&JobRows> {
+    pub(super) fn visible(&self, job: JobId) -> Option<&JobRows> {
         self.jobs.get(&job).filter(|rows| !rows.row().deleted)
     }
 
@@ -226,11 +223,32 @@ impl Store for MemoryStore {
         now(self.rows().visible(id).map(JobRows::job))
     }
 
-    fn jobs<'a>(&'a self, filter: &'a JobFilter, limit: u32) -> Answer<'a, Listed<Job>> {
+    fn jobs<'a>(&'a self, filter: &'a JobFilter, limit: u32) -> Answer<'a, JobPage<Job>> {
         let rows = self.rows();
-        let all = rows.jobs.values().rev().filter(|rows| rows.fits(filter)).map(JobRows::job);
-        let (items, has_more) = page(all, limit, |job| job.spec.memory_bytes());
-        now(Listed { items, has_more })
+        let JobPage { items, examined, next } =
+            rows.find_jobs(filter, limit, |rows| rows.row().job.spec.memory_bytes());
+        let items = items.into_iter().filter_map(|id| rows.jobs.get(&id).map(JobRows::job)).collect();
+        now(JobPage { items, examined, next })
+    }
+
+    fn job_ids<'a>(&'a self, filter: &'a JobFilter, limit: u32) -> Answer<'a, JobPage<JobId>> {
+        now(self.rows().find_jobs(filter, limit, |_| 0))
+    }
+
+    fn find_tasks<'a>(&'a self, job: JobId, query: &'a TaskQuery, limit: u32) -> Answer<'a, TaskPage> {
+        let mut found = self.rows().visible(job).map(|rows| rows.find_tasks(query, limit)).unwrap_or_default();
+        found.items.iter_mut().for_each(cut_log);
+        now(found)
+    }
+
+    fn events_before<'a>(
+        &'a self,
+        job: JobId,
+        before: u64,
+        kinds: &'a [EventKind],
+        limit: u32,
+    ) -> Answer<'a, EventPage> {
+        now(self.rows().visible(job).map(|rows| rows.events_before(before, kinds, limit)).unwrap_or_default())
     }
 
     fn request<'a>(&'a self, request_id: &'a str) -> Answer<'a, Option<(JobId, [u8; 32])>> {
@@ -255,11 +273,7 @@ impl Store for MemoryStore {
     ) -> Answer<'a, Listed<StoredTask>> {
         let fits = |task: &StoredTask| states.is_empty() || states.contains(&task.row.task.state);
         let mut listed = self.rows().listed_tasks(job, limit, from, fits);
-        for task in &mut listed.items {
-            let kept = usize::from(task.row.outcome.is_none());
-            let surplus = task.row.log.len().saturating_sub(kept);
-            task.row.log.drain(..surplus);
-        }
+        listed.items.iter_mut().for_each(cut_log);
         now(listed)
     }
 

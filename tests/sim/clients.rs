@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use haul::engine::command::{EngineError, JobPatch, LimitsPatch};
 use haul::engine::handle::Engine;
+use haul::model::failure::FailureReason;
 use haul::model::group::{GroupMode, GroupPolicy};
 use haul::model::ids::JobId;
 use haul::model::job::Job;
@@ -12,6 +13,8 @@ use haul::model::limits::RateLimit;
 use haul::model::spec::{
     FetchSpec, JobSpec, PageStyle, Pagination, RetryOptions, TaskOptions, TaskSpec, TimeoutOptions, Work,
 };
+use haul::model::task::TaskState;
+use haul::model::task_filter::{TaskChoice, TaskFilter};
 use haul::model::time::Timestamp;
 use haul::store::Store;
 use rand::RngExt as _;
@@ -301,11 +304,31 @@ async fn meet_expiry(rng: &mut SmallRng, current: &Current, known: &Shared) {
     }
 }
 
+fn any() -> TaskFilter {
+    TaskFilter::default()
+}
+
+/// Some tasks of a job.
+fn choice(rng: &mut SmallRng) -> TaskChoice {
+    match rng.random_range(0..5) {
+        0 => TaskChoice::All,
+        1 => {
+            let mut indexes: Vec<u32> = (0..rng.random_range(1..4)).map(|_| rng.random_range(0..40)).collect();
+            indexes.sort_unstable();
+            indexes.dedup();
+            TaskChoice::These(indexes)
+        }
+        2 => TaskChoice::Fitting(TaskFilter { states: vec![TaskState::Pending], ..any() }),
+        3 => TaskChoice::Fitting(TaskFilter { states: vec![TaskState::BackingOff, TaskState::Running], ..any() }),
+        _ => TaskChoice::Fitting(TaskFilter { reasons: vec![FailureReason::HttpStatus], ..any() }),
+    }
+}
+
 async fn control(rng: &mut SmallRng, current: &Current, known: &Shared) {
     let Some((place, job, _)) = pick(rng, known) else { return };
     let Some(engine) = engine(current) else { return };
     let unit = |_: Arc<Job>| ();
-    let answer = match rng.random_range(0..9) {
+    let answer = match rng.random_range(0..13) {
         0 => {
             let answer = patience(rng, engine.seal(job)).await;
             if let Some(Ok(_)) = &answer {
@@ -316,10 +339,10 @@ async fn control(rng: &mut SmallRng, current: &Current, known: &Shared) {
         1 => patience(rng, engine.pause(job)).await.map(|it| it.map(unit)),
         2 => patience(rng, engine.resume(job)).await.map(|it| it.map(unit)),
         3 => patience(rng, engine.cancel(job, "why not".to_owned())).await.map(|it| it.map(unit)),
-        4 => patience(rng, engine.retry(job, None)).await.map(|it| it.map(unit)),
+        4 => patience(rng, engine.retry(job, TaskChoice::All)).await.map(|it| it.map(unit)),
         5 => {
             let indexes = vec![rng.random_range(0..3), rng.random_range(0..3)];
-            match patience(rng, engine.retry(job, Some(indexes))).await {
+            match patience(rng, engine.retry(job, TaskChoice::These(indexes))).await {
                 Some(Err(EngineError::NoTask(..))) => None,
                 other => other.map(|it| it.map(unit)),
             }
@@ -328,6 +351,26 @@ async fn control(rng: &mut SmallRng, current: &Current, known: &Shared) {
             let title = Some(format!("{}", rng.random::<u32>()));
             let patch = JobPatch { title, priority: Some(rng.random_range(-1..2)), ..JobPatch::default() };
             patience(rng, engine.update(job, patch)).await.map(|it| it.map(unit))
+        }
+        9 | 10 => {
+            let which = choice(rng);
+            let cancelled = patience(rng, engine.cancel_tasks(job, which.clone(), "not these".to_owned())).await;
+            if let Some(Ok(acted)) = &cancelled {
+                assert!(acted.tasks <= acted.job.counts.cancelled, "{acted:?}");
+                if which == TaskChoice::All && acted.job.stop.is_none() {
+                    // Only what was added since has not ended.
+                    assert!(acted.job.open || acted.job.counts.unfinished() == 0, "{acted:?}");
+                }
+            }
+            cancelled.map(|it| it.map(drop))
+        }
+        11 => {
+            let which = choice(rng);
+            patience(rng, engine.retry_now(job, which)).await.map(|it| it.map(drop))
+        }
+        12 => {
+            let filter = TaskFilter { reasons: vec![FailureReason::HttpStatus, FailureReason::Cancelled], ..any() };
+            patience(rng, engine.retry(job, TaskChoice::Fitting(filter))).await.map(|it| it.map(unit))
         }
         7 => patience(rng, engine.wait(job, Some(Duration::from_millis(500)))).await.map(|it| it.map(unit)),
         _ => {

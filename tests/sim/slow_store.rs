@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use haul::model::audit::AuditFilter;
 use haul::model::book::Book;
 use haul::model::counts::Counts;
+use haul::model::event::EventKind;
 use haul::model::host::Host;
 use haul::model::ids::{JobId, TaskId, TaskIndex};
 use haul::model::job::Job;
@@ -16,8 +17,9 @@ use haul::model::task::TaskState;
 use haul::model::time::Timestamp;
 use haul::store::page_token::PageTokens;
 use haul::store::{
-    Answer, AuditPage, AuditPlace, Batch, Chunk, Committed, Content, CutPage, DuePage, DueTask, JobFilter, LaneNumber,
-    LanePage, Listed, PAGE_BYTES_MAX, PageHead, Recovered, Store, StoreError, StoredEvent, StoredTask, WriteStore,
+    Answer, AuditPage, AuditPlace, Batch, Chunk, Committed, Content, CutAttempt, CutPage, DuePage, DueTask, EventPage,
+    JobFilter, JobPage, LaneNumber, LanePage, Listed, PAGE_BYTES_MAX, PageHead, Recovered, Store, StoreError,
+    StoredEvent, StoredTask, TaskPage, TaskQuery, WriteStore,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -186,11 +188,14 @@ impl Store for SlowStore {
         fn audit(filter: &'a AuditFilter, place: AuditPlace, limit: u32) -> AuditPage;
         fn audit_head() -> Option<String>;
         fn job(id: JobId) -> Option<Job>;
-        fn jobs(filter: &'a JobFilter, limit: u32) -> Listed<Job>;
+        fn jobs(filter: &'a JobFilter, limit: u32) -> JobPage<Job>;
+        fn job_ids(filter: &'a JobFilter, limit: u32) -> JobPage<JobId>;
         fn request(request_id: &'a str) -> Option<(JobId, [u8; 32])>;
         fn task(id: TaskId) -> Option<StoredTask>;
         fn task_by_key(job: JobId, key: &'a str) -> Option<StoredTask>;
         fn tasks(job: JobId, states: &'a [TaskState], from: TaskIndex, limit: u32) -> Listed<StoredTask>;
+        fn find_tasks(job: JobId, query: &'a TaskQuery, limit: u32) -> TaskPage;
+        fn events_before(job: JobId, before: u64, kinds: &'a [EventKind], limit: u32) -> EventPage;
         fn events(job: JobId, after: u64, limit: u32) -> Listed<StoredEvent>;
         fn page_heads(id: TaskId, from: u32, limit: u32) -> Vec<PageHead>;
         fn page_of_item(id: TaskId, item: u64) -> Option<PageHead>;

@@ -313,9 +313,9 @@ impl World {
         let mut all = Vec::new();
         loop {
             let page = self.faults.done(store.jobs(&filter, 100)).await.unwrap();
-            filter.before = page.items.last().map(|job| job.id);
+            filter.before = page.next;
             all.extend(page.items);
-            if !page.has_more {
+            if filter.before.is_none() {
                 return all;
             }
         }

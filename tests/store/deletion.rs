@@ -7,6 +7,7 @@ use std::time::Duration;
 use haul::model::event::EventKind;
 use haul::model::job::{Job, JobState};
 use haul::model::spec::JobSpec;
+use haul::model::task_filter::TaskChoice;
 use haul::model::time::Timestamp;
 use haul::store::{Addition, Batch, Content, JobFilter, NewPage, Purged, Retry, Which};
 
@@ -146,7 +147,16 @@ pub async fn a_purge_takes_old_states_too<B: Backend>() {
     let jobs = || vec![Arc::new(Job { sequence, ..job.clone() })];
     let error = error("stop");
     let (state, time) = (haul::model::task::TaskState::Pending, Timestamp(1));
-    let sweep = haul::store::Sweep { job: job.id, state, from: 0, limit: 9, error, time, first_sequence: 3 };
+    let sweep = haul::store::Sweep {
+        job: job.id,
+        state,
+        which: TaskChoice::All,
+        from: 0,
+        limit: 9,
+        error,
+        time,
+        first_sequence: 3,
+    };
     rig.commit(Batch { sweeps: vec![sweep], jobs: jobs(), ..Batch::default() }).await;
     let retry = Retry { job: job.id, which: Which::From(0), limit: 9 };
     let done = rig.commit(Batch { retries: vec![retry], jobs: jobs(), ..Batch::default() }).await;

@@ -103,7 +103,7 @@ pub async fn lists_newest_first<B: Backend>() {
         rig.commit(submitted(&job(number, 1))).await;
     }
     assert_eq!(ids(&rig, JobFilter::default(), 2).await, [job_id(5), job_id(4)]);
-    let rest = JobFilter { before: Some(job_id(4)), ..JobFilter::default() };
+    let rest = JobFilter { before: Some(haul::store::JobPlace { id: job_id(4), end: None }), ..JobFilter::default() };
     assert_eq!(ids(&rig, rest, 9).await, [job_id(3), job_id(2), job_id(1)]);
     assert_eq!(ids(&rig, JobFilter::default(), 0).await, []);
 }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use haul::model::event::EventKind;
 use haul::model::job::{Job, JobState};
 use haul::model::task::TaskState;
+use haul::model::task_filter::TaskChoice;
 use haul::model::time::Timestamp;
 use haul::store::sqlite::{BackupError, Durability, OpenError, SqliteStore, SqliteWriter, audit, backup};
-use haul::store::{Batch, Content, JobFilter, NewPage, Store as _, TaskMove, TaskRow, WriteStore as _};
+use haul::store::{Batch, Content, JobFilter, JobPlace, NewPage, Store as _, TaskMove, TaskRow, WriteStore as _};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
 use super::support::*;
@@ -48,7 +49,16 @@ async fn filled(dir: &Path) -> (Arc<SqliteStore>, SqliteWriter) {
     )
     .await;
     let (state, error, time) = (TaskState::Pending, error("stop"), Timestamp(3));
-    let sweep = haul::store::Sweep { job: job_id(2), state, from: 0, limit: 9, error, time, first_sequence: 1 };
+    let sweep = haul::store::Sweep {
+        job: job_id(2),
+        state,
+        which: TaskChoice::All,
+        from: 0,
+        limit: 9,
+        error,
+        time,
+        first_sequence: 1,
+    };
     commit(&mut writer, Batch { sweeps: vec![sweep], jobs: vec![Arc::new(job(2, 3))], ..Batch::default() }).await;
     let which = haul::store::Which::These(vec![1]);
     let retry = haul::store::Retry { job: job_id(2), which, limit: 9 };
@@ -105,7 +115,10 @@ async fn a_backup_is_a_data_directory() {
     assert_eq!((copied.content_files, copied.missing, copied.is_without_key), (1, Vec::new(), true));
     // What comes later is not in it.
     commit(&mut writer, with_job(&job(9, 1), 1)).await;
-    let before = store.jobs(&JobFilter { before: Some(job_id(9)), ..JobFilter::default() }, 9).await.unwrap();
+    let before = store
+        .jobs(&JobFilter { before: Some(JobPlace { id: job_id(9), end: None }), ..JobFilter::default() }, 9)
+        .await
+        .unwrap();
     Box::new(writer).close().await;
     drop(store);
     // Without a server too.

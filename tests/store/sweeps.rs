@@ -4,13 +4,23 @@ use std::sync::Arc;
 
 use haul::model::ids::TaskIndex;
 use haul::model::task::{TaskEvent, TaskState};
+use haul::model::task_filter::TaskChoice;
 use haul::model::time::Timestamp;
 use haul::store::{Batch, DuePage, Sweep, Swept, TaskRow};
 
 use super::support::*;
 
 fn sweep(state: TaskState, from: TaskIndex, limit: u32, first_sequence: u64) -> Sweep {
-    Sweep { job: job_id(1), state, from, limit, error: error("swept"), time: Timestamp(300), first_sequence }
+    Sweep {
+        job: job_id(1),
+        state,
+        which: TaskChoice::All,
+        from,
+        limit,
+        error: error("swept"),
+        time: Timestamp(300),
+        first_sequence,
+    }
 }
 
 /// With the row of the job as it is before the sweep.
@@ -43,7 +53,7 @@ pub async fn sweep_of_pending<B: Backend>() {
     let before = rig.store.task(task_id(1, 5)).await.unwrap().unwrap().row;
     let batch = one(&rig, sweep(TaskState::Pending, 0, 9, 10)).await;
     let done = rig.commit(batch).await;
-    assert_eq!(done.sweeps, [Swept { count: 5, next: None }]);
+    assert_eq!(done.sweeps, [Swept { count: 5, indexes: Vec::new(), next: None }]);
     assert_eq!(cancelled(&rig).await, [0, 4, 5, 6, 7]);
     // A row comes to what the machine makes of it.
     let after = rig.store.task(task_id(1, 5)).await.unwrap().unwrap().row;
@@ -64,7 +74,7 @@ pub async fn sweep_of_backing_off<B: Backend>() {
     let mut rig = mixed::<B>().await;
     let batch = one(&rig, sweep(TaskState::BackingOff, 0, 9, 1)).await;
     let done = rig.commit(batch).await;
-    assert_eq!(done.sweeps, [Swept { count: 1, next: None }]);
+    assert_eq!(done.sweeps, [Swept { count: 1, indexes: Vec::new(), next: None }]);
     let task = rig.store.task(task_id(1, 2)).await.unwrap().unwrap().row.task;
     assert_eq!((task.state, task.due, task.attempts, task.fence), (TaskState::Cancelled, None, 1, 1));
     assert_eq!(rig.store.due_tasks(None, 9).await.unwrap(), DuePage::default());
@@ -76,7 +86,7 @@ pub async fn sweep_in_pieces<B: Backend>() {
     let (mut from, mut sequence, mut counts) = (Some(0), 1, Vec::new());
     while let Some(index) = from {
         let batch = one(&rig, sweep(TaskState::Pending, index, 2, sequence)).await;
-        let done = rig.commit(batch).await.sweeps[0];
+        let done = rig.commit(batch).await.sweeps.remove(0);
         counts.push(done.count);
         sequence += u64::from(done.count);
         from = done.next;
@@ -85,7 +95,7 @@ pub async fn sweep_in_pieces<B: Backend>() {
     assert_eq!(cancelled(&rig).await, [0, 4, 5, 6, 7]);
     assert_eq!(rig.store.events(job_id(1), 0, 99).await.unwrap().items.len(), 5);
     let batch = one(&rig, sweep(TaskState::Pending, 0, 9, 6)).await;
-    assert_eq!(rig.commit(batch).await.sweeps, [Swept { count: 0, next: None }]);
+    assert_eq!(rig.commit(batch).await.sweeps, [Swept { count: 0, indexes: Vec::new(), next: None }]);
 }
 
 /// What ends after the sweep was decided and before it is committed is not swept, and is no contradiction.

@@ -4,7 +4,7 @@ use crate::engine::queue::Queue;
 use crate::engine::queue::rotation::Hold;
 use crate::engine::queue::task::{Held, Running, Wait};
 use crate::model::host::Host;
-use crate::model::ids::{JobId, TaskId};
+use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::store::LaneNumber;
 
 impl Queue {
@@ -28,6 +28,18 @@ impl Queue {
         let held = self.jobs.get(&job).map(|queue| &queue.held);
         let running = held.into_iter().flatten().filter(|(_, held)| **held == Held::Running);
         running.filter_map(move |(index, _)| self.running.get(&TaskId { job, index: *index }))
+    }
+
+    /// The indexes and lanes of the running tasks of a job.
+    pub(crate) fn running_places(&self, job: JobId) -> impl Iterator<Item = (TaskIndex, LaneNumber)> {
+        let held = self.jobs.get(&job).map(|queue| &queue.held);
+        let running = held.into_iter().flatten().filter(|(_, held)| **held == Held::Running);
+        running.filter_map(move |(index, _)| Some((*index, self.running.get(&TaskId { job, index: *index })?.lane)))
+    }
+
+    /// The tasks that wait for the end of a host's pause.
+    pub(crate) fn waiting_for_pauses(&self) -> Vec<TaskId> {
+        self.waiting_for_hosts.keys().map(|entry| entry.id).collect()
     }
 
     /// What a task waits for, if it waits for something of its own.

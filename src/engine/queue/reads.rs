@@ -142,6 +142,17 @@ impl Queue {
         self.refresh(job, number);
     }
 
+    /// Drops the results of reads of a job's lanes that are under way: they show tasks as they were before what comes now.
+    pub(crate) fn drop_reads(&mut self, job: JobId) {
+        for number in 0..self.lane_count(job) as LaneNumber {
+            let lane = self.jobs.get_mut(&job).and_then(|queue| queue.lanes.get_mut(number as usize));
+            if let Some(lane) = lane.filter(|lane| matches!(lane.reading, Reading::UnderWay { .. })) {
+                lane.reading = Reading::Idle;
+                self.refresh(job, number);
+            }
+        }
+    }
+
     /// Lets go what waits for its turn in jobs that may not run, now that `batch` is durable.
     pub(super) fn let_stopped_go(&mut self, batch: BatchNumber) {
         for (of, id) in std::mem::take(&mut self.stopped) {
@@ -229,6 +240,7 @@ mod tests {
             cause: Arc::new(OnceLock::new()),
             cursor: None,
             runs_to_its_end: false,
+            withdrawn: None,
         };
         queue.start(id, running).unwrap();
         queue.attempt_ended(id, 1).unwrap();

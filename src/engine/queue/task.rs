@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::model::failure::TaskError;
 use crate::model::ids::{Fence, TaskId, TaskIndex};
 use crate::model::job::Stop;
 use crate::model::spec::TaskSpec;
@@ -87,6 +88,8 @@ pub(crate) enum Cause {
     Stop(Stop),
     /// Memory and store disagree about the job, so memory reads it again.
     Reload,
+    /// Somebody has cancelled the task.
+    Withdrawn,
 }
 
 /// A running attempt.
@@ -109,6 +112,8 @@ pub(crate) struct Running {
     pub(crate) cursor: Option<Arc<str>>,
     /// Its request must not be sent twice, so a pause or a drain waits for its answer.
     pub(crate) runs_to_its_end: bool,
+    /// Somebody has cancelled the task: it ends with this, however its attempt ends, unless that has succeeded.
+    pub(crate) withdrawn: Option<TaskError>,
 }
 
 impl Running {

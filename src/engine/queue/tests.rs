@@ -78,6 +78,7 @@ impl World {
             cause: Arc::new(OnceLock::new()),
             cursor: None,
             runs_to_its_end: false,
+            withdrawn: None,
         };
         let id = TaskId { job: id, index: task.index };
         self.queue.start(id, running).unwrap();

@@ -62,6 +62,31 @@ impl Queue {
         }
     }
 
+    /// Lets a waiting task go that has ended in the store. Reads that are under way may still show it as it was.
+    pub(crate) fn forget(&mut self, id: TaskId) {
+        self.take(id);
+        self.backoffs.left(id);
+    }
+
+    /// Lets a task that backs off go to its lane, which finds it in the store: there it is due, as batch `batch` has it.
+    pub(crate) fn hasten(&mut self, id: TaskId, lane: LaneNumber, batch: BatchNumber) {
+        let Some(queue) = self.jobs.get(&id.job).filter(|queue| !queue.is_stopped) else { return };
+        match queue.held.get(&id.index) {
+            None => {}
+            Some(Held::Backoff(entry)) => {
+                let waits_since = self.backoffs.get(entry).map(|waiting| waiting.task.batch);
+                if waits_since.is_none_or(|since| since > batch) {
+                    // It has been tried since.
+                    return;
+                }
+                self.take(id);
+            }
+            Some(_) => return,
+        }
+        self.backoffs.left(id);
+        self.leave_to_store(id.job, lane, id.index);
+    }
+
     /// When something of this queue is due next.
     pub(crate) fn next_due(&self) -> Option<Timestamp> {
         let host = self.waiting_for_hosts.first_key_value().map(|(entry, _)| entry.due);

@@ -57,6 +57,7 @@ impl Scheduler {
                 self.outbox.then(Effect::DataKeyStored(reply));
             }
             Command::Access { change, reply } => self.change_access(&change, &by, reply),
+            Command::ResumeHost { host, reply } => self.resume_host(host, &by, reply),
             Command::Audit { rows, reply } => self.store_audit(rows, reply),
             Command::Page { id, fence, page, reply } => self.page(id, fence, page, reply),
             Command::Explain { job, tasks, reply } => drop(reply.send(self.explain(job, &tasks))),
@@ -71,7 +72,7 @@ impl Scheduler {
     pub(super) fn job_command(&mut self, job: JobId, admitted: Admitted<JobCommand>) {
         match self.jobs.get_mut(job) {
             Some(run) if run.defers() => run.deferred.push_back(Deferred::Command(admitted)),
-            Some(_) => self.apply(job, admitted.command, &admitted.by),
+            Some(_) => self.apply(job, admitted),
             None => {
                 if self.jobs.visit(job, Some(admitted)) {
                     self.next_visitor(job);
@@ -80,7 +81,12 @@ impl Scheduler {
         }
     }
 
-    fn apply(&mut self, job: JobId, command: JobCommand, by: &Actor) {
+    fn apply(&mut self, job: JobId, admitted: Admitted<JobCommand>) {
+        if matches!(admitted.command, JobCommand::CancelTasks { .. } | JobCommand::RetryNow { .. }) {
+            return self.select(job, admitted);
+        }
+        let Admitted { command, by, .. } = admitted;
+        let by = &by;
         let Some(run) = self.jobs.get_mut(job) else { return command.refuse(EngineError::NoJob(job)) };
         let state = run.job.state;
         let wrong = |event| EngineError::from(WrongState { state, event });
@@ -92,6 +98,9 @@ impl Scheduler {
             JobCommand::Retry { reply, .. } => answer(reply, Err(wrong("retried"))),
             JobCommand::Update { patch, reply } => self.update(job, &patch, by, reply),
             JobCommand::Delete { reply, .. } => answer(reply, Err(wrong("deleted"))),
+            JobCommand::CancelTasks { reply, .. } | JobCommand::RetryNow { reply, .. } => {
+                answer(reply, Err(EngineError::NoJob(job)));
+            }
         }
     }
 

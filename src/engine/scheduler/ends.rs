@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rand::RngExt as _;
+use url::Url;
 
 use crate::engine::attempt::Ended;
 use crate::engine::effect::Effect;
@@ -15,6 +16,7 @@ use crate::engine::timers::Timer;
 use crate::model::event::EventKind;
 use crate::model::failure::{Failure, FailureReason, TaskError};
 use crate::model::group::Verdict;
+use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::job::{Change, JobEvent, Stop};
 use crate::model::outcome::{ATTEMPT_LOG_MAX, Attempt, AttemptEnd, Outcome};
@@ -47,16 +49,26 @@ impl Scheduler {
         let options = Options::of(&run.job.spec.defaults, &running.spec);
         let chance = self.rng.random::<f64>();
         let (event, outcome) = meaning(&running, &options, &ended, run.job.stop.as_ref(), now, chance);
+        if matches!(event, TaskEvent::Failed(..) | TaskEvent::BackedOff(..)) {
+            let url = Url::parse(&ended.report.url).ok().and_then(|url| Host::of(&url));
+            if let Some(host) = url.or_else(|| self.queue.host_of(id.job, running.lane).cloned()) {
+                self.runner.hosts.attempt_failed(&host);
+            }
+        }
         if tracing::enabled!(tracing::Level::DEBUG) {
             let (attempt, status) = (running.row.task.attempts, ended.report.http_status);
             tracing::debug!(task = %id, attempt, status, "attempt ended: {}", description(&event));
         }
+        let withdrawn = running.withdrawn.is_some().then_some(matches!(event, TaskEvent::Cancelled(_)));
         let wait = wait_after(&ended.end, &event);
         note_attempt(&mut running.row, running.attempt_start, &ended, &event, now);
         if outcome.is_some() {
             ended.body.into_iter().for_each(|body| self.outbox.page(body));
         }
         self.moved(id, running, event, outcome, wait, now);
+        if let Some(is_cancelled) = withdrawn {
+            self.withdrew(id, is_cancelled);
+        }
     }
 
     fn moved(
@@ -170,6 +182,7 @@ impl Scheduler {
         let Some(run) = self.jobs.get_mut(job) else { return };
         self.queue.stop_job(job);
         run.job_mut().retrying = None;
+        run.job_mut().retry_filter = None;
         if let Stage::Retrying { reply: Some(reply), .. } =
             std::mem::replace(&mut run.stage, Stage::Sweeping(Sweeping::default()))
         {
@@ -182,6 +195,7 @@ impl Scheduler {
         if run.to_sweep().is_some() {
             self.add_piece(Piece::Sweep(job));
         }
+        self.end_selections(job);
         self.settle_if_done(job);
     }
 
@@ -257,10 +271,13 @@ fn meaning(
     match (&ended.end, stop, running.cause.get()) {
         (AttemptEnd::Done(outcome), ..) => (TaskEvent::Succeeded(fence), Some(outcome.clone())),
         (_, Some(stop), _) => (TaskEvent::Cancelled(TaskError { attempt, ..stop.task_error() }), None),
+        _ if let Some(error) = &running.withdrawn => {
+            (TaskEvent::Cancelled(TaskError { attempt, ..error.clone() }), None)
+        }
         (AttemptEnd::Failed(failure), None, Some(_)) if must_count(options, failure) => {
             (failed(running, options, failure, now, chance), None)
         }
-        (_, None, Some(Cause::Drain | Cause::Pause | Cause::Reload | Cause::Stop(_)))
+        (_, None, Some(Cause::Drain | Cause::Pause | Cause::Reload | Cause::Stop(_) | Cause::Withdrawn))
         | (AttemptEnd::NoSpace { .. } | AttemptEnd::Failed(Failure { paused_until: Some(_), .. }), None, None) => {
             (TaskEvent::GivenBack(fence), None)
         }

@@ -18,6 +18,7 @@ mod read;
 mod reads;
 pub(crate) mod recovery;
 mod reload;
+mod selections;
 mod visits;
 
 use std::collections::HashSet;

@@ -16,6 +16,7 @@ use crate::model::ids::{JobId, TaskId};
 use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::task::TaskState;
+use crate::model::task_filter::TaskChoice;
 use crate::store::{Added, Chunk, Committed, LaneNumber, Retried, StoreError, StoredEvent, Submitted, Swept};
 
 impl Scheduler {
@@ -30,8 +31,17 @@ impl Scheduler {
     ) {
         self.committed = self.committed.max(number);
         self.queue.committed(number, ended);
-        let Committed { mut submissions, mut additions, retries, sweeps, deletions, purges, refused, data_key } =
-            committed;
+        let Committed {
+            mut submissions,
+            mut additions,
+            retries,
+            mut sweeps,
+            mut hastened,
+            deletions,
+            purges,
+            refused,
+            data_key,
+        } = committed;
         let refused: BTreeMap<JobId, String> = refused.into_iter().collect();
         for effect in effects {
             if let Some(job) = effect.job().filter(|job| refused.contains_key(job)) {
@@ -59,6 +69,7 @@ impl Scheduler {
                 }
                 Effect::ReadChunk { job, chunk_id, digest, reply } => self.read_chunk(job, chunk_id, digest, reply),
                 Effect::Reply(reply, job) => answer(reply, Ok(job)),
+                Effect::Acted(reply, acted) => answer(reply, Ok(acted)),
                 Effect::Updated(reply, job) => {
                     let id = job.id;
                     answer(reply, Ok(job));
@@ -82,8 +93,16 @@ impl Scheduler {
                 Effect::Notify(job, notice) => self.hub.notify(job, notice),
                 Effect::StopAttempts(job, cause) => self.stop_attempts(job, &cause),
                 Effect::Swept { nth, job, state, events } => {
-                    let swept = sweeps.get(nth).copied().unwrap_or_default();
-                    self.swept(job, state, swept, events);
+                    let swept = sweeps.get_mut(nth).map(std::mem::take).unwrap_or_default();
+                    self.swept(job, state, &swept, events);
+                }
+                Effect::Withdrawn { nth, job, state, events } => {
+                    let swept = sweeps.get_mut(nth).map(std::mem::take).unwrap_or_default();
+                    self.withdrawn(job, state, &swept, events);
+                }
+                Effect::Hastened { nth, job } => {
+                    let hastened = hastened.get_mut(nth).map(std::mem::take).unwrap_or_default();
+                    self.hastened(job, number, &hastened);
                 }
                 Effect::PutBack { nth, job, events } => {
                     let retried = retries.get(nth).copied().unwrap_or_default();
@@ -138,6 +157,7 @@ impl Scheduler {
         let shared = Arc::new(job);
         tracing::debug!(job = %id, tasks = shared.counts.total, "job submitted");
         self.hub.open(shared.clone());
+        self.hub.created(id);
         let waiting = self.enlist(JobRun::new(shared.clone()), now);
         for host in lanes {
             self.queue.lane_for(id, &host);
@@ -219,7 +239,7 @@ impl Scheduler {
         }
     }
 
-    fn swept(&mut self, job: JobId, state: TaskState, swept: Swept, events: Vec<Arc<StoredEvent>>) {
+    fn swept(&mut self, job: JobId, state: TaskState, swept: &Swept, events: Vec<Arc<StoredEvent>>) {
         let Some(run) = self.jobs.get_mut(job) else { return };
         if !run.job.counts.has(state, swept.count) {
             return self.contradicted(job, &format!("{} tasks were {state:?}, more than were counted", swept.count));
@@ -248,9 +268,9 @@ impl Scheduler {
         let published = run.job.clone();
         self.publish(published.clone(), events);
         let Some(run) = self.jobs.get_mut(job) else { return };
-        if let Stage::Retrying { reply, these, first } = &mut run.stage {
+        if let Stage::Retrying { reply, which, first } = &mut run.stage {
             *first = lowest.into_iter().chain(*first).min();
-            if these.is_none() && next.is_some() {
+            if !matches!(which, TaskChoice::These(_)) && next.is_some() {
                 self.add_piece(Piece::Retry(job));
             } else {
                 let (reply, first) = (reply.take(), *first);
@@ -261,13 +281,14 @@ impl Scheduler {
                 if let Some(reply) = reply {
                     answer(reply, Ok(published));
                 }
+                self.next_selection(job);
             }
         }
         self.go_on_with(job);
     }
 
     /// A piece of the job is durable: what was deferred meanwhile happens now.
-    fn go_on_with(&mut self, job: JobId) {
+    pub(super) fn go_on_with(&mut self, job: JobId) {
         while let Some(run) = self.jobs.get_mut(job)
             && !run.defers()
             && let Some(deferred) = run.deferred.pop_front()

@@ -9,6 +9,10 @@ use crate::model::ids::JobId;
 pub(crate) enum Piece {
     /// Waiting tasks are ended.
     Sweep(JobId),
+    /// Some of the waiting tasks are ended.
+    Withdraw(JobId),
+    /// Some of the tasks that back off are made due.
+    Hasten(JobId),
     /// Failed and cancelled tasks are put back.
     Retry(JobId),
     /// The rows of a deleted job are removed.
@@ -19,7 +23,9 @@ impl Piece {
     /// The job that it works on.
     pub(crate) fn job(self) -> JobId {
         match self {
-            Piece::Sweep(job) | Piece::Retry(job) | Piece::Purge(job) => job,
+            Piece::Sweep(job) | Piece::Withdraw(job) | Piece::Hasten(job) | Piece::Retry(job) | Piece::Purge(job) => {
+                job
+            }
         }
     }
 }
@@ -38,7 +44,9 @@ impl Pieces {
     pub(crate) fn add(&mut self, piece: Piece) {
         if self.there.insert(piece) {
             match piece {
-                Piece::Sweep(_) | Piece::Retry(_) => self.awaited.push_back(piece),
+                Piece::Sweep(_) | Piece::Withdraw(_) | Piece::Hasten(_) | Piece::Retry(_) => {
+                    self.awaited.push_back(piece)
+                }
                 Piece::Purge(_) => self.purges.push_back(piece),
             }
         }

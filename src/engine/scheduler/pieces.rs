@@ -8,6 +8,7 @@ use crate::engine::jobs::Stage;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::piece::Piece;
 use crate::model::ids::JobId;
+use crate::model::task_filter::TaskChoice;
 use crate::store::{Retry, Sweep, Which};
 
 impl Scheduler {
@@ -34,6 +35,8 @@ impl Scheduler {
         for piece in round {
             match piece {
                 Piece::Sweep(job) => jobs.extend(self.sweep(job, share).then_some(job)),
+                Piece::Withdraw(job) => jobs.extend(self.withdraw(job, share).then_some(job)),
+                Piece::Hasten(job) => self.hasten(job, share),
                 Piece::Retry(job) => jobs.extend(self.put_back(job, share).then_some(job)),
                 Piece::Purge(job) => self.purge(job, share),
             }
@@ -66,7 +69,8 @@ impl Scheduler {
         let events = self.outbox.take_events(job);
         let batch = self.outbox.batch();
         let nth = batch.sweeps.len();
-        batch.sweeps.push(Sweep { job, state, from, limit, error, time: now, first_sequence });
+        let which = TaskChoice::All;
+        batch.sweeps.push(Sweep { job, state, which, from, limit, error, time: now, first_sequence });
         self.outbox.then(Effect::Swept { nth, job, state, events });
         true
     }
@@ -77,10 +81,12 @@ impl Scheduler {
             self.add_piece(Piece::Retry(job));
             return false;
         }
-        let Stage::Retrying { these, .. } = &run.stage else { return false };
-        let which = match these {
-            Some(these) => Which::These(these.clone()),
-            None => Which::From(run.job.retrying.unwrap_or(0)),
+        let Stage::Retrying { which, .. } = &run.stage else { return false };
+        let from = run.job.retrying.unwrap_or(0);
+        let which = match which {
+            TaskChoice::These(these) => Which::These(these.clone()),
+            TaskChoice::Fitting(filter) => Which::Fitting(from, filter.clone()),
+            TaskChoice::All => Which::From(from),
         };
         run.in_flight = true;
         self.outbox.changed(job);

@@ -9,6 +9,7 @@ use crate::model::failures::Failures;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
+use crate::model::task_filter::TaskChoice;
 use crate::store::{Chunk, CutAttempt, DuePage, LanePage, StoreError};
 
 /// Something that the scheduler waited for.
@@ -57,7 +58,7 @@ pub(super) struct Found {
 #[derive(Debug)]
 pub(super) struct Retriable {
     pub(super) lanes: Vec<(Host, TaskIndex)>,
-    pub(super) indexes: Option<Vec<TaskIndex>>,
+    pub(super) which: TaskChoice,
     /// How many tasks will be put back.
     pub(super) failed: u32,
     pub(super) cancelled: u32,

@@ -14,6 +14,7 @@ use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::spec::Work;
 use crate::model::task::{TaskEvent, TaskState};
+use crate::model::task_filter::TaskChoice;
 use crate::model::time::Timestamp;
 use crate::store::{CutAttempt, StoreError, StoredTask, TaskMove};
 
@@ -80,7 +81,9 @@ impl Scheduler {
         if run.job.stop.is_some() {
             run.stage = Stage::Sweeping(Sweeping::default());
         } else if run.job.retrying.is_some() {
-            run.stage = Stage::Retrying { reply: None, these: None, first: Some(0) };
+            let filter = run.job.retry_filter.clone();
+            let which = filter.map_or(TaskChoice::All, |filter| TaskChoice::Fitting(*filter));
+            run.stage = Stage::Retrying { reply: None, which, first: Some(0) };
         }
         let piece = match run.stage {
             Stage::Sweeping(_) => Some(Piece::Sweep(id)),

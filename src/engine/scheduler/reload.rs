@@ -36,6 +36,13 @@ impl Scheduler {
         {
             answer(reply, Err(EngineError::Contradiction(job)));
         }
+        if let Some(withdrawal) = run.withdrawal.take() {
+            answer(withdrawal.reply, Err(EngineError::Contradiction(job)));
+        }
+        for hastening in run.hastening.drain(..) {
+            answer(hastening.reply, Err(EngineError::Contradiction(job)));
+        }
+        run.deferred.extend(std::mem::take(&mut run.asked).into_iter().map(Deferred::Command));
         self.reloading.push(job);
         self.queue.stop_job(job);
         for running in self.queue.running_of(job) {

@@ -20,7 +20,8 @@ use crate::model::failures::Failures;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::{Job, JobEvent, Kept, WrongState};
 use crate::model::task::TaskState;
-use crate::store::StoreError;
+use crate::model::task_filter::{TaskChoice, TaskFilter};
+use crate::store::{StoreError, StoredTask, TaskQuery};
 
 /// Failed tasks that are looked at in one go for the first one that a retry leaves as it is.
 const FAILURES_MAX: u32 = 1000;
@@ -85,6 +86,8 @@ impl Scheduler {
             JobCommand::Control { what: Control::Pause, reply } => answer(reply, Err(wrong("paused"))),
             JobCommand::Control { what: Control::Resume, reply } => answer(reply, Err(wrong("resumed"))),
             JobCommand::Control { reply, .. } => answer(reply, Ok(Arc::new(job))),
+            JobCommand::CancelTasks { reply, .. } => answer(reply, Err(wrong("changed by CancelTasks"))),
+            JobCommand::RetryNow { reply, .. } => answer(reply, Err(wrong("changed by RetryNow"))),
             JobCommand::Update { patch, reply } => return self.update_ended(job, &patch, &by, reply),
             JobCommand::Delete { reply, .. } => {
                 let nth = self.delete(id, Some(reply));
@@ -124,7 +127,7 @@ impl Scheduler {
     fn retry(&mut self, mut job: Job, retriable: Retriable, by: &Actor, reply: Reply<Arc<Job>>) {
         let now = self.now();
         let id = job.id;
-        let Retriable { lanes, indexes, failed, failure, kinds, .. } = retriable;
+        let Retriable { lanes, which, failed, failure, kinds, .. } = retriable;
         let kept = Kept {
             failures: job.counts.failed.saturating_sub(failed),
             successes: job.counts.succeeded,
@@ -135,10 +138,13 @@ impl Scheduler {
             answer(reply, Err(wrong.into()));
             return self.next_visitor(id);
         }
-        job.retrying = indexes.is_none().then_some(0);
+        let in_pieces = !matches!(which, TaskChoice::These(_));
+        job.retrying = in_pieces.then_some(0);
+        if let TaskChoice::Fitting(filter) = &which {
+            job.retry_filter = Some(Box::new(filter.clone()));
+        }
         let mut run = JobRun::new(job);
-        let is_whole = indexes.is_none();
-        run.stage = Stage::Retrying { reply: Some(reply), these: indexes, first: None };
+        run.stage = Stage::Retrying { reply: Some(reply), which, first: None };
         self.outbox.job_event(run.job_mut(), EventKind::JobChanged);
         self.note_job(by, Of::Job(id), "RetryJob", id);
         let waiting = self.enlist(run, now);
@@ -146,7 +152,7 @@ impl Scheduler {
             // Nothing of it can run until the last piece is durable.
             self.queue.restore_lane(id, host, head, head);
         }
-        if is_whole {
+        if in_pieces {
             self.add_piece(Piece::Retry(id));
         } else {
             self.named_retries.push(id);
@@ -169,7 +175,7 @@ async fn find(runner: &Runner, id: JobId, command: &JobCommand) -> Result<Box<Fo
                 found.chunk = patiently(|| store.chunk(id, chunk_id)).await?;
             }
             JobCommand::Delete { with_files: true, .. } => runner.files.delete_created(id).await?,
-            JobCommand::Retry { indexes, .. } => found.retry = Some(retriable(runner, &job, indexes.as_deref()).await?),
+            JobCommand::Retry { which, .. } => found.retry = Some(retriable(runner, &job, which).await?),
             _ => {}
         }
     }
@@ -180,39 +186,91 @@ async fn find(runner: &Runner, id: JobId, command: &JobCommand) -> Result<Box<Fo
 async fn retriable(
     runner: &Runner,
     job: &Job,
-    indexes: Option<&[TaskIndex]>,
+    which: &TaskChoice,
 ) -> Result<Result<Retriable, EngineError>, StoreError> {
     let store = &runner.store;
     let id = job.id;
     let (mut failed, mut cancelled) = (job.counts.failed, job.counts.cancelled);
     let mut failure = None;
     let mut kinds = Failures::default();
-    let mut sorted = None;
-    if let Some(indexes) = indexes {
-        let mut indexes = indexes.to_vec();
-        indexes.sort_unstable();
-        indexes.dedup();
-        let states: HashMap<_, _> = patiently(|| store.task_states(id, &indexes)).await?.into_iter().collect();
-        (failed, cancelled) = (0, 0);
-        for index in &indexes {
-            match states.get(index) {
-                Some(TaskState::Failed) => failed += 1,
-                Some(TaskState::Cancelled) => cancelled += 1,
-                Some(_) => return Ok(Err(EngineError::NotRetryable(*index))),
-                None => return Ok(Err(EngineError::NoTask(id, *index))),
+    let mut which = which.clone();
+    match &mut which {
+        TaskChoice::All => {}
+        TaskChoice::These(indexes) => {
+            indexes.sort_unstable();
+            indexes.dedup();
+            let states: HashMap<_, _> = patiently(|| store.task_states(id, indexes)).await?.into_iter().collect();
+            (failed, cancelled) = (0, 0);
+            for index in &*indexes {
+                match states.get(index) {
+                    Some(TaskState::Failed) => failed += 1,
+                    Some(TaskState::Cancelled) => cancelled += 1,
+                    Some(_) => return Ok(Err(EngineError::NotRetryable(*index))),
+                    None => return Ok(Err(EngineError::NoTask(id, *index))),
+                }
+            }
+            if failed < job.counts.failed {
+                failure = failure_that_stays(runner, job, indexes).await?;
+                kinds = staying(runner, job, indexes).await?;
             }
         }
-        if failed < job.counts.failed {
-            failure = failure_that_stays(runner, job, &indexes).await?;
-            kinds = staying(runner, job, &indexes).await?;
+        TaskChoice::Fitting(filter) => {
+            (failed, failure, kinds) = without_fitting(runner, job, filter).await?;
+            cancelled = u32::from(has_cancelled(runner, id, filter).await?);
         }
-        sorted = Some(indexes);
     }
     let lanes = patiently(|| store.lanes(id)).await?;
     if failed + cancelled > 0 {
         runner.files.bring_back(id, &job.directory()).await;
     }
-    Ok(Ok(Retriable { lanes, indexes: sorted, failed, cancelled, failure, kinds }))
+    Ok(Ok(Retriable { lanes, which, failed, cancelled, failure, kinds }))
+}
+
+/// Returns how many failed tasks of a job fit, and of the others the first failure and all of them by kind.
+async fn without_fitting(
+    runner: &Runner,
+    job: &Job,
+    filter: &TaskFilter,
+) -> Result<(u32, Option<TaskError>, Failures), StoreError> {
+    if !filter.has_state(TaskState::Failed) {
+        return Ok((0, job.failure.clone(), job.failures.clone()));
+    }
+    let (mut count, mut kinds) = (0, Failures::default());
+    let mut first: Option<StoredTask> = None;
+    let mut from = Some(0);
+    while let Some(start) = from {
+        let page = patiently(|| runner.store.tasks(job.id, &[TaskState::Failed], start, FAILURES_MAX)).await?;
+        from = page.items.last().filter(|_| page.has_more).and_then(|last| last.index.checked_add(1));
+        for task in page.items {
+            let Some(error) = &task.row.task.error else { continue };
+            if filter.fits(TaskState::Failed, Some(error), &task.own_host()) {
+                count += 1;
+                continue;
+            }
+            kinds.note(task.index, error, &task.failed_host());
+            if first.as_ref().is_none_or(|first| task.row.task.end_time < first.row.task.end_time) {
+                first = Some(task);
+            }
+        }
+    }
+    Ok((count, first.and_then(|task| task.placed_error()), kinds))
+}
+
+/// Returns whether a cancelled task of a job fits.
+async fn has_cancelled(runner: &Runner, job: JobId, filter: &TaskFilter) -> Result<bool, StoreError> {
+    if !filter.has_state(TaskState::Cancelled) {
+        return Ok(false);
+    }
+    let filter = TaskFilter { states: vec![TaskState::Cancelled], ..filter.clone() };
+    let mut query = TaskQuery { filter, ..TaskQuery::default() };
+    loop {
+        let page = patiently(|| runner.store.find_tasks(job, &query, 1)).await?;
+        match page.next {
+            _ if !page.items.is_empty() => return Ok(true),
+            Some(next) => query.from = next,
+            None => return Ok(false),
+        }
+    }
 }
 
 /// Returns the first failure of a job among those of the tasks that are not put back.

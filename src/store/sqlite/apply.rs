@@ -12,8 +12,8 @@ use crate::store::sqlite::errors::{Fault, guard};
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::{access, additions, events, jobs, pages, pieces, purge, states};
 use crate::store::{
-    Added, Addition, Batch, Claim, Committed, LaneNumber, NewEvent, NewPage, Purged, Retried, Retry, Submission,
-    Submitted, Sweep, Swept, TaskMove,
+    Added, Addition, Batch, Claim, Committed, Hasten, Hastened, LaneNumber, NewEvent, NewPage, Purged, Retried, Retry,
+    Submission, Submitted, Sweep, Swept, TaskMove,
 };
 use crate::vault::Vault;
 
@@ -43,6 +43,9 @@ pub(super) async fn apply(
     }
     for sweep in &batch.sweeps {
         committed.sweeps.push(pieces::sweep(conn, numbers, sweep).await?);
+    }
+    for hasten in &batch.hastens {
+        committed.hastened.push(pieces::hasten(conn, numbers, hasten).await?);
     }
     events::insert(conn, numbers, &batch.events).await?;
     if batch.retries.is_empty() && batch.sweeps.is_empty() {
@@ -145,6 +148,7 @@ fn split(batch: &Batch) -> Vec<(JobId, Batch)> {
         lane_heads by |head: &(JobId, LaneNumber, TaskIndex)| head.0;
         retries by |retry: &Retry| retry.job;
         sweeps by |sweep: &Sweep| sweep.job;
+        hastens by |hasten: &Hasten| hasten.job;
         events by |event: &NewEvent| event.job;
         jobs by |job: &Arc<Job>| job.id;
         respecced by |job: &Arc<Job>| job.id;
@@ -161,6 +165,7 @@ struct Answers {
     additions: HashMap<JobId, VecDeque<Added>>,
     retries: HashMap<JobId, VecDeque<Retried>>,
     sweeps: HashMap<JobId, VecDeque<Swept>>,
+    hastened: HashMap<JobId, VecDeque<Hastened>>,
     deletions: HashMap<JobId, VecDeque<bool>>,
     purges: HashMap<JobId, VecDeque<Purged>>,
     refused: Vec<(JobId, String)>,
@@ -172,6 +177,7 @@ impl Answers {
         self.additions.insert(job, part.additions.into());
         self.retries.insert(job, part.retries.into());
         self.sweeps.insert(job, part.sweeps.into());
+        self.hastened.insert(job, part.hastened.into());
         self.deletions.insert(job, part.deletions.into());
         self.purges.insert(job, part.purges.into());
     }
@@ -183,6 +189,7 @@ impl Answers {
             additions: in_order(batch.additions.iter().map(|addition| addition.job), &mut self.additions),
             retries: in_order(batch.retries.iter().map(|retry| retry.job), &mut self.retries),
             sweeps: in_order(batch.sweeps.iter().map(|sweep| sweep.job), &mut self.sweeps),
+            hastened: in_order(batch.hastens.iter().map(|hasten| hasten.job), &mut self.hastened),
             deletions: in_order(batch.deletions.iter().copied(), &mut self.deletions),
             purges: in_order(batch.purges.iter().map(|(job, _)| *job), &mut self.purges),
             refused: self.refused,

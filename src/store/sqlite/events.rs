@@ -20,7 +20,7 @@ use crate::store::sqlite::numbers::{Numbers, key};
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{self, StateLine, job_no, state_or_null, state_text};
 use crate::store::sqlite::sealed::{self, Bag, Place};
-use crate::store::{LaneNumber, Listed, NewEvent, StoreError, StoredEvent, StoredTask};
+use crate::store::{EventPage, LOOK_MAX, LaneNumber, Listed, NewEvent, StoreError, StoredEvent, StoredTask};
 use crate::vault::Vault;
 
 static EVENTS: Insert = Insert::new("events (id, kind, time, task, snapshot)", 5, "");
@@ -84,23 +84,17 @@ impl EventLine {
     }
 }
 
-pub(super) async fn after(
-    reader: &Reader,
-    job: JobId,
-    after: u64,
-    limit: u32,
-) -> Result<Listed<StoredEvent>, StoreError> {
-    static PAGE: LazyLock<Arc<str>> = LazyLock::new(|| {
-        let places = concat!(
-            "SELECT e.id AS id, coalesce(octet_length(e.snapshot), 0) + coalesce(octet_length(t.spec), 0) \
-             + coalesce(2 * octet_length(t.sealed), 0) \
-             + coalesce(octet_length(s.error), 0) + coalesce(octet_length(s.outcome), 0) AS bytes FROM events e \
-             LEFT JOIN tasks t ON t.id = (e.id >> 32 << 32) + e.task LEFT JOIN task_states s ON s.id = t.id \
-             WHERE e.id > ((",
-            job_no!(),
-            " << 32) | ?2) AND e.id <= ((",
-            job_no!(),
-            " << 32) | 4294967295) ORDER BY e.id LIMIT ?3 + 0"
+/// Events of the job `?1` as [`EventLine`]s, those for which `$which` holds, in its order.
+macro_rules! events_page {
+    ($which:expr) => {{
+        let places = format!(
+            concat!(
+                "SELECT e.id AS id, coalesce(octet_length(e.snapshot), 0) + coalesce(octet_length(t.spec), 0) \
+                 + coalesce(2 * octet_length(t.sealed), 0) \
+                 + coalesce(octet_length(s.error), 0) + coalesce(octet_length(s.outcome), 0) AS bytes FROM events e \
+                 LEFT JOIN tasks t ON t.id = (e.id >> 32 << 32) + e.task LEFT JOIN task_states s ON s.id = t.id WHERE {}",
+            ),
+            $which
         );
         let line = concat!(
             "'[' || (e.id & 4294967295) || ',' || e.kind || ',' || e.time || ',' || coalesce(e.task, 'null') || ',' || \
@@ -116,10 +110,68 @@ pub(super) async fn after(
              LEFT JOIN task_states s ON s.id = t.id \
              LEFT JOIN old_states o ON o.id = t.id AND o.upto = (SELECT min(q.upto) FROM old_states q \
              WHERE q.id = t.id AND q.upto >= (e.id & 4294967295))";
-        rows::page_of(places, line, rest, "")
+        rows::page_of(&places, line, rest, "")
+    }};
+}
+
+pub(super) async fn after(
+    reader: &Reader,
+    job: JobId,
+    after: u64,
+    limit: u32,
+) -> Result<Listed<StoredEvent>, StoreError> {
+    static PAGE: LazyLock<Arc<str>> = LazyLock::new(|| {
+        events_page!(concat!(
+            "e.id > ((",
+            job_no!(),
+            " << 32) | ?2) AND e.id <= ((",
+            job_no!(),
+            " << 32) | 4294967295) ORDER BY e.id LIMIT ?3 + 0"
+        ))
     });
     let after = i64::try_from(after).unwrap_or(i64::MAX).min(i64::from(u32::MAX));
     let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(after).bind(rows::one_more(limit));
+    page(reader, job, ask, limit).await
+}
+
+/// Numbers follow each other without gaps, so a bound on them is one on the rows that are looked at.
+pub(super) async fn before(
+    reader: &Reader,
+    job: JobId,
+    before: u64,
+    kinds: &[EventKind],
+    limit: u32,
+) -> Result<EventPage, StoreError> {
+    static PAGE: LazyLock<Arc<str>> = LazyLock::new(|| {
+        events_page!(concat!(
+            "e.id < ((",
+            job_no!(),
+            " << 32) | ?2) AND e.id >= ((",
+            job_no!(),
+            " << 32) | ?4) AND e.kind IN (SELECT value FROM json_each(?5)) ORDER BY e.id DESC LIMIT ?3 + 0"
+        ))
+    });
+    let last = "SELECT coalesce(max(id) & 4294967295, 0) + 1 FROM events WHERE id >= (NO << 32) AND id <= ((NO << 32) | 4294967295)";
+    let last = Ask::new(AssertSqlSafe(last.replace("NO", job_no!()))).bind(blob(job));
+    let end = reader.first::<(i64,)>(last).await?.map_or(0, |(end,)| end);
+    let before = i64::try_from(before).unwrap_or(i64::MAX).min(end);
+    let from = (before - i64::from(LOOK_MAX)).max(0);
+    let kinds: Vec<i64> = if kinds.is_empty() {
+        EventKind::ALL.iter().map(|kind| *kind as i64).collect()
+    } else {
+        kinds.iter().map(|kind| *kind as i64).collect()
+    };
+    let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(before).bind(rows::one_more(limit));
+    let kinds = serde_json::to_string(&kinds).map_err(|error| StoreError::Unreadable(error.to_string()))?;
+    let Listed { items, has_more } = page(reader, job, ask.bind(from).bind(kinds), limit).await?;
+    let next = match items.last() {
+        Some(last) if has_more => Some(last.head.sequence),
+        _ => u64::try_from(from).ok().filter(|from| *from > 1),
+    };
+    Ok(EventPage { items, next })
+}
+
+async fn page(reader: &Reader, job: JobId, ask: Ask, limit: u32) -> Result<Listed<StoredEvent>, StoreError> {
     let page = reader.page(ask).await?;
     let lines: Vec<EventLine> = rows::lines(&page.text, format_args!("event of job `{job}`:"))?;
     let items: Result<Vec<_>, _> = lines.into_iter().map(|line| line.into_event(&reader.vault, job)).collect();

@@ -1,7 +1,7 @@
 //! The store in one `SQLite` database: one connection that writes (see [`SqliteWriter`]), a few that read.
 //!
 //! Files are by group of tables. Nothing outside knows the internal numbers of jobs or any SQL. Reads are single
-//! statements, each of which sees one state of the database.
+//! statements, each of which sees one state of the database; only a page that is looked for among many rows takes several.
 
 mod access;
 mod additions;
@@ -9,6 +9,7 @@ mod apply;
 mod audit;
 mod backup;
 mod columns;
+mod conditions;
 mod contents;
 mod errors;
 mod events;
@@ -17,6 +18,7 @@ mod jobs;
 mod keys;
 mod listing;
 mod lock;
+mod look;
 mod numbers;
 mod open;
 mod open_error;
@@ -34,8 +36,10 @@ mod sealed;
 mod states;
 mod store;
 mod tasks;
+mod tasks_found;
 mod trail;
 mod upkeep;
+mod values;
 mod verify;
 mod writer;
 

@@ -5,50 +5,130 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use sqlx::SqliteConnection;
+use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use crate::model::event::EventKind;
 use crate::model::failure::TaskError;
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::task::TaskState;
+use crate::model::task_filter::{TaskChoice, TaskFilter};
+use crate::store::sqlite::conditions;
 use crate::store::sqlite::errors::{Fault, guard};
 use crate::store::sqlite::events::place;
 use crate::store::sqlite::numbers::{Numbers, key};
-use crate::store::{Retried, Retry, Sweep, Swept, Which};
+use crate::store::sqlite::values::{Value, Values};
+use crate::store::{Hasten, Hastened, Retried, Retry, Sweep, Swept, Which};
 
 /// How many tasks one sweep looks at, those that are in another state included: about 30 ms.
 const SWEEP_LOOK_MAX: i64 = 65_536;
+/// How many tasks of a state one piece looks at, where not all of them fit: as long.
+const FIT_LOOK_MAX: u32 = 16_384;
 
 /// Made once for the connection. `n` counts from 1.
 pub(super) const PIECE: &str = "CREATE TEMP TABLE piece (n INTEGER PRIMARY KEY, id INTEGER NOT NULL)";
 
 /// PENDING: nothing happened to it, or it was put back, and no attempt runs.
-const PENDING: &str = "INSERT INTO temp.piece (id) SELECT t.id FROM tasks t LEFT JOIN task_states s ON s.id = t.id \
-     LEFT JOIN claims c ON c.id = t.id WHERE t.id BETWEEN ?1 AND ?2 AND c.id IS NULL \
-     AND (s.id IS NULL OR s.state = 1) ORDER BY t.id LIMIT ?3 + 0";
+const PENDING: &str = "c.id IS NULL AND (s.id IS NULL OR s.state = 1)";
+const BACKING_OFF: &str = "c.id IS NULL AND s.state = 3";
 
-/// The ranges of one state in the index, merged. `$more` is a condition over `s`.
-macro_rules! in_states {
-    ([$($state:literal),+], $more:literal) => {
-        concat!("INSERT INTO temp.piece (id) ", in_states!(@arms $more, $($state),+), " ORDER BY id LIMIT ?3 + 0")
-    };
-    (@arms $more:literal, $state:literal, $($rest:literal),+) => {
-        concat!(in_states!(@arms $more, $state), " UNION ALL ", in_states!(@arms $more, $($rest),+))
-    };
-    (@arms $more:literal, $state:literal) => {
-        concat!(in_states!(@arm $more, $state, "0"), " UNION ALL ", in_states!(@arm $more, $state, "1"))
-    };
-    (@arm $more:literal, $state:literal, $begun:literal) => {
-        concat!(
-            "SELECT s.id AS id FROM task_states s INDEXED BY task_states_state WHERE s.state = ", $state,
-            " AND (s.fence > 0) = ", $begun, " AND s.id BETWEEN ?1 AND ?2", $more
+/// The ranges of some states in the index from `?1` to `?2`, merged. Those of tasks that run are left out.
+fn ranges(states: &[TaskState]) -> String {
+    let arm = |state: &TaskState, begun: u8| {
+        let unclaimed =
+            if state.is_ended() { "" } else { " AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.id = s.id)" };
+        format!(
+            "SELECT s.id AS id FROM task_states s INDEXED BY task_states_state WHERE s.state = {} \
+             AND (s.fence > 0) = {begun} AND s.id BETWEEN ?1 AND ?2{unclaimed}",
+            *state as i64
         )
     };
+    let arms: Vec<String> = states.iter().flat_map(|state| [arm(state, 0), arm(state, 1)]).collect();
+    arms.join(" UNION ALL ") + " ORDER BY id"
 }
 
-const BACKING_OFF: &str = in_states!(["3"], " AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.id = s.id)");
+/// The tables that make up a task `t`.
+const OF_TASK: &str = "LEFT JOIN task_states s ON s.id = t.id LEFT JOIN claims c ON c.id = t.id";
 
-const ENDED_BADLY: &str = in_states!(["5", "6"], "");
+/// A search for the tasks of a piece: a text with the first and the last key, a limit, and what else it needs.
+struct Find {
+    text: String,
+    values: Values,
+}
+
+impl Find {
+    fn new(indexes: &Range<i64>, no: i64, limit: u32) -> Find {
+        let mut values = Values::default();
+        values.add(Value::Number(key(no, 0) + indexes.start));
+        values.add(Value::Number(key(no, 0) + indexes.end - 1));
+        values.add(Value::Number(limit.into()));
+        Find { text: "INSERT INTO temp.piece (id) ".to_owned(), values }
+    }
+
+    /// Tasks that nothing happened to, and those that were put back.
+    fn pending(mut self, no: i64, which: &TaskChoice) -> Result<Find, Fault> {
+        match which {
+            TaskChoice::These(indexes) => return self.these(no, indexes, PENDING),
+            TaskChoice::All => {}
+            TaskChoice::Fitting(filter) if !filter.host.is_empty() => {
+                let at = conditions::of_host(&filter.host, &no.to_string(), &mut self.values);
+                self.text += &format!(
+                    "SELECT t.id FROM tasks t {OF_TASK} WHERE t.id BETWEEN ?1 AND ?2 AND {PENDING}{at} ORDER BY t.id LIMIT ?3 + 0"
+                );
+                return Ok(self);
+            }
+            TaskChoice::Fitting(_) => {}
+        }
+        self.text += &format!(
+            "SELECT t.id FROM tasks t {OF_TASK} WHERE t.id BETWEEN ?1 AND ?2 AND {PENDING} ORDER BY t.id LIMIT ?3 + 0"
+        );
+        Ok(self)
+    }
+
+    /// Tasks of a list for which `holds` does.
+    fn these(mut self, no: i64, indexes: &[TaskIndex], holds: &str) -> Result<Find, Fault> {
+        let base = self.values.add(Value::Number(key(no, 0)));
+        let indexes = self.values.add(Value::Text(serde_json::to_string(indexes)?));
+        self.text += &format!(
+            "SELECT t.id FROM (SELECT DISTINCT {base} + value AS id FROM json_each({indexes})) w \
+             CROSS JOIN tasks t ON t.id = w.id {OF_TASK} WHERE t.id BETWEEN ?1 AND ?2 AND {holds} ORDER BY t.id LIMIT ?3 + 0"
+        );
+        Ok(self)
+    }
+
+    /// Tasks in some states.
+    fn in_states(mut self, no: i64, states: &[TaskState], filter: Option<&TaskFilter>) -> Find {
+        let ranges = ranges(states);
+        let Some(filter) = filter else {
+            self.text += &format!("{ranges} LIMIT ?3 + 0");
+            return self;
+        };
+        let mut fits = conditions::of_failure(filter);
+        if !filter.host.is_empty() {
+            fits += &conditions::of_host(&filter.host, &no.to_string(), &mut self.values);
+        }
+        self.text += &format!(
+            "SELECT s.id FROM ({ranges}) p CROSS JOIN task_states s ON s.id = p.id CROSS JOIN tasks t ON t.id = p.id \
+             LEFT JOIN claims c ON c.id = p.id WHERE true{fits} LIMIT ?3 + 0"
+        );
+        self
+    }
+}
+
+/// Where a piece ends that looks at a bounded number of tasks in some states: behind the last of them, or at `end`.
+async fn window(
+    conn: &mut SqliteConnection,
+    no: i64,
+    indexes: &Range<i64>,
+    states: &[TaskState],
+) -> Result<i64, Fault> {
+    let text = format!("SELECT count(*), coalesce(max(id), 0) FROM ({} LIMIT {FIT_LOOK_MAX})", ranges(states));
+    let (count, last): (u32, i64) = sqlx::query_as(AssertSqlSafe(text))
+        .bind(key(no, 0) + indexes.start)
+        .bind(key(no, 0) + indexes.end - 1)
+        .fetch_one(conn)
+        .await?;
+    Ok(if count < FIT_LOOK_MAX { indexes.end } else { last - key(no, 0) + 1 })
+}
 
 /// As `Task::apply` with `Cancelled` has it: attempts, fence, first start and log stay.
 const END: &str = "INSERT INTO task_states (id, state, attempts, fence, crashes, end_time, error) \
@@ -58,20 +138,45 @@ const END: &str = "INSERT INTO task_states (id, state, attempts, fence, crashes,
 const TELL: &str = "INSERT INTO events (id, kind, time, task) \
      SELECT ?1 + n - 1, ?2, ?3, id & 4294967295 FROM temp.piece ORDER BY n";
 
+/// Gathers a piece of the tasks that wait. Returns it, and up to which index it was looked for.
+async fn waiting(
+    conn: &mut SqliteConnection,
+    no: i64,
+    state: TaskState,
+    which: &TaskChoice,
+    indexes: Range<i64>,
+    limit: u32,
+) -> Result<(Piece, i64), Fault> {
+    let Range { start, end } = indexes;
+    if !which.has_state(state) || start >= end {
+        return Ok((Piece { count: 0, first: 0, end }, end));
+    }
+    let last = match (state, which) {
+        (_, TaskChoice::These(_)) => end,
+        (TaskState::Pending, _) => (start + SWEEP_LOOK_MAX).min(end),
+        (_, TaskChoice::Fitting(_)) => window(conn, no, &(start..end), &[state]).await?,
+        _ => end,
+    };
+    let find = Find::new(&(start..last), no, limit);
+    let find = match (state, which) {
+        (TaskState::Pending, which) => find.pending(no, which)?,
+        (TaskState::BackingOff, TaskChoice::These(indexes)) => find.these(no, indexes, BACKING_OFF)?,
+        (TaskState::BackingOff, TaskChoice::All) => find.in_states(no, &[state], None),
+        (TaskState::BackingOff, TaskChoice::Fitting(filter)) => find.in_states(no, &[state], Some(filter)),
+        (state, _) => return Err(Fault::Refused(format!("tasks in {state:?} do not wait"))),
+    };
+    Ok((gather(conn, find).await?, last))
+}
+
 /// Ends a piece of the waiting tasks of a job.
 pub(super) async fn sweep(conn: &mut SqliteConnection, numbers: &Numbers, sweep: &Sweep) -> Result<Swept, Fault> {
     let no = numbers.job(sweep.job)?;
     let end = numbers.total(sweep.job)?;
-    let (find, first, last) = match sweep.state {
-        TaskState::Pending => {
-            // Lanes may be many, so their heads are asked for at the beginning only.
-            let first = if sweep.from == 0 { lowest_head(conn, no).await? } else { i64::from(sweep.from) };
-            (PENDING, first, (first + SWEEP_LOOK_MAX).min(end))
-        }
-        TaskState::BackingOff => (BACKING_OFF, i64::from(sweep.from), end),
-        state => return Err(Fault::Refused(format!("tasks in {state:?} cannot be swept"))),
-    };
-    let piece = gather(conn, find, no, first..last, sweep.limit).await?;
+    // Lanes may be many, so their heads are asked for at the beginning only.
+    let is_begin = sweep.state == TaskState::Pending && sweep.from == 0;
+    let first = if is_begin { lowest_head(conn, no).await? } else { i64::from(sweep.from) };
+    let (piece, last) = waiting(conn, no, sweep.state, &sweep.which, first..end, sweep.limit).await?;
+    let mut indexes = Vec::new();
     if piece.count > 0 {
         let last_sequence = sweep.first_sequence + u64::from(piece.count) - 1;
         place(last_sequence)?;
@@ -83,11 +188,34 @@ pub(super) async fn sweep(conn: &mut SqliteConnection, numbers: &Numbers, sweep:
             .bind(sweep.time.0)
             .execute(&mut *conn)
             .await?;
+        if sweep.which != TaskChoice::All {
+            let sql = "SELECT id & 4294967295 FROM temp.piece ORDER BY n";
+            indexes = sqlx::query_scalar(sql).fetch_all(&mut *conn).await?;
+        }
         clear(conn).await?;
     }
     // A piece that is not full has seen all that it was to look at.
     let next = if piece.count < sweep.limit { last } else { piece.end };
-    Ok(Swept { count: piece.count, next: (next < end).then_some(next as TaskIndex) })
+    Ok(Swept { count: piece.count, indexes, next: (next < end).then_some(next as TaskIndex) })
+}
+
+/// Makes a piece of the tasks due that back off.
+pub(super) async fn hasten(conn: &mut SqliteConnection, numbers: &Numbers, hasten: &Hasten) -> Result<Hastened, Fault> {
+    let no = numbers.job(hasten.job)?;
+    let end = numbers.total(hasten.job)?;
+    let indexes = i64::from(hasten.from)..end;
+    let (piece, last) = waiting(conn, no, TaskState::BackingOff, &hasten.which, indexes, hasten.limit).await?;
+    let mut tasks = Vec::new();
+    if piece.count > 0 {
+        let sql = "UPDATE task_states SET due = ?1 WHERE id IN (SELECT id FROM temp.piece) AND due > ?1";
+        sqlx::query(sql).bind(hasten.due.0).execute(&mut *conn).await?;
+        let sql = "SELECT t.id & 4294967295, t.lane & 4294967295 FROM temp.piece p CROSS JOIN tasks t ON t.id = p.id \
+                   ORDER BY p.n";
+        tasks = sqlx::query_as(sql).fetch_all(&mut *conn).await?;
+        clear(conn).await?;
+    }
+    let next = if piece.count < hasten.limit { last } else { piece.end };
+    Ok(Hastened { tasks, next: (next < end).then_some(next as TaskIndex) })
 }
 
 /// No task of the job before this index is PENDING. A job without lanes has no tasks.
@@ -132,14 +260,19 @@ pub(super) async fn retry(
     upto: u32,
 ) -> Result<Retried, Fault> {
     let no = numbers.job(retry.job)?;
-    let piece = match &retry.which {
-        Which::From(index) => {
-            gather(conn, ENDED_BADLY, no, i64::from(*index)..numbers.total(retry.job)?, retry.limit).await?
+    let end = numbers.total(retry.job)?;
+    let (piece, last) = match &retry.which {
+        Which::From(index) => ended_badly(conn, no, i64::from(*index)..end, None, retry.limit).await?,
+        Which::Fitting(index, filter) => {
+            ended_badly(conn, no, i64::from(*index)..end, Some(filter), retry.limit).await?
         }
-        Which::These(indexes) => gather_these(conn, no, retry.job, indexes).await?,
+        Which::These(indexes) => (gather_these(conn, no, retry.job, indexes).await?, end),
     };
+    let is_full = !matches!(retry.which, Which::These(_)) && piece.count == retry.limit;
+    let next = if is_full { piece.end } else { last };
+    let next = (next < end).then_some(next as TaskIndex);
     if piece.count == 0 {
-        return Ok(Retried::default());
+        return Ok(Retried { next: next.filter(|_| retry.limit > 0), ..Retried::default() });
     }
     let sql = "SELECT count(*) FROM temp.piece p CROSS JOIN task_states s ON s.id = p.id WHERE s.state = 5";
     let failed: u32 = sqlx::query_scalar(sql).fetch_one(&mut *conn).await?;
@@ -147,13 +280,27 @@ pub(super) async fn retry(
     sqlx::query(PUT_BACK).execute(&mut *conn).await?;
     sqlx::query(LOWER_HEADS).execute(&mut *conn).await?;
     clear(conn).await?;
-    let is_full = matches!(retry.which, Which::From(_)) && piece.count == retry.limit;
-    Ok(Retried {
-        failed,
-        cancelled: piece.count - failed,
-        first: Some(piece.first as TaskIndex),
-        next: (is_full && piece.end < numbers.total(retry.job)?).then_some(piece.end as TaskIndex),
-    })
+    Ok(Retried { failed, cancelled: piece.count - failed, first: Some(piece.first as TaskIndex), next })
+}
+
+/// Gathers a piece of the tasks that failed or were cancelled. Returns it, and up to which index it was looked for.
+async fn ended_badly(
+    conn: &mut SqliteConnection,
+    no: i64,
+    indexes: Range<i64>,
+    filter: Option<&TaskFilter>,
+    limit: u32,
+) -> Result<(Piece, i64), Fault> {
+    let states: Vec<TaskState> = [TaskState::Failed, TaskState::Cancelled]
+        .into_iter()
+        .filter(|state| filter.is_none_or(|filter| filter.has_state(*state)))
+        .collect();
+    if indexes.is_empty() || states.is_empty() {
+        return Ok((Piece { count: 0, first: 0, end: indexes.end }, indexes.end));
+    }
+    let last = if filter.is_some() { window(conn, no, &indexes, &states).await? } else { indexes.end };
+    let find = Find::new(&(indexes.start..last), no, limit).in_states(no, &states, filter);
+    Ok((gather(conn, find).await?, last))
 }
 
 /// The number of the last event of a job; 0 without events.
@@ -169,22 +316,8 @@ struct Piece {
     end: i64,
 }
 
-async fn gather(
-    conn: &mut SqliteConnection,
-    find: &'static str,
-    no: i64,
-    indexes: Range<i64>,
-    limit: u32,
-) -> Result<Piece, Fault> {
-    if indexes.is_empty() {
-        return Ok(Piece { count: 0, first: 0, end: indexes.end });
-    }
-    sqlx::query(find)
-        .bind(key(no, 0) + indexes.start)
-        .bind(key(no, 0) + indexes.end - 1)
-        .bind(limit)
-        .execute(&mut *conn)
-        .await?;
+async fn gather(conn: &mut SqliteConnection, Find { text, values }: Find) -> Result<Piece, Fault> {
+    values.run(text, conn).await?;
     piece(conn).await
 }
 

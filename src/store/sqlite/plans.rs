@@ -7,19 +7,24 @@ use std::sync::Arc;
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 use uuid::Uuid;
 
+use crate::model::event::EventKind;
+use crate::model::failure::FailureReason;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::job::{Job, JobState};
+use crate::model::search::Search;
 use crate::model::spec::{FetchSpec, JobSpec, TaskOptions, TaskSpec, Work};
 use crate::model::task::TaskState;
+use crate::model::task_filter::TaskFilter;
 use crate::model::time::Timestamp;
 use crate::store::sqlite::{Durability, SqliteStore};
-use crate::store::{Batch, DueTask, JobFilter, Store as _, Submission, WriteStore as _};
+use crate::store::{Batch, DueTask, JobFilter, JobOrder, JobPlace, Store as _, Submission, TaskQuery, WriteStore as _};
 
 /// Statements that sort on purpose, by a piece of their text, with the reason.
 const SORTS: &[(&str, &str)] = &[
     ("ORDER BY s.due, j.id, s.id", "only tasks that are due at the same microsecond are sorted"),
-    ("INDEXED BY jobs_ended", "it is asked for a thousand jobs at most"),
+    ("INDEXED BY jobs_ended", "it is asked for a thousand jobs at most, or in the order of the index"),
+    ("(SELECT DISTINCT unhex(value)", "ten thousand jobs are named at most"),
 ];
 
 /// Rows that are made on the way, and small or bounded ones.
@@ -51,6 +56,7 @@ async fn ask_all(store: &SqliteStore, id: TaskId) {
                         let (created_after, created_before) = (time, time);
                         for created_by in [None, Some(0), Some(16)] {
                             let (states, labels) = (states.clone(), labels.clone());
+                            let before = before.map(|id| JobPlace { id, end: Some(Timestamp(9)) });
                             let filter = JobFilter {
                                 states,
                                 labels,
@@ -59,7 +65,14 @@ async fn ask_all(store: &SqliteStore, id: TaskId) {
                                 ended_after,
                                 created_by,
                                 before,
+                                ..JobFilter::default()
                             };
+                            store.jobs(&filter, 9).await.unwrap();
+                            store.job_ids(&filter, 9).await.unwrap();
+                            let (ended_before, search) = (time, Search::new("ab"));
+                            let order = if time.is_some() { JobOrder::Ended } else { JobOrder::Created };
+                            let ids = if created_by == Some(16) { vec![job] } else { Vec::new() };
+                            let filter = JobFilter { ended_before, search, order, ids, ..filter };
                             store.jobs(&filter, 9).await.unwrap();
                         }
                     }
@@ -76,8 +89,18 @@ async fn ask_all(store: &SqliteStore, id: TaskId) {
     }) {
         let states: Vec<TaskState> = states.collect();
         store.tasks(job, &states, 3, 9).await.unwrap();
+        for host in ["", "a.example", "b.example"] {
+            for reasons in [vec![], vec![FailureReason::Dns]] {
+                let http_statuses = if host.is_empty() { vec![404] } else { vec![] };
+                let filter = TaskFilter { states: states.clone(), reasons, http_statuses, host: host.to_owned() };
+                let query = TaskQuery { filter, search: Search::new("x"), from: 3, look_max: 0 };
+                store.find_tasks(job, &query, 9).await.unwrap();
+            }
+        }
         store.download_tasks(job, &states, 3, 9).await.unwrap();
     }
+    store.find_tasks(job, &TaskQuery::default(), 9).await.unwrap();
+    store.events_before(job, u64::MAX, &[EventKind::JobEnded], 9).await.unwrap();
     store.limits().await.unwrap();
     store.access().await.unwrap();
     store.job(job).await.unwrap();

@@ -20,6 +20,7 @@ use crate::model::outcome::{Attempt, Outcome};
 use crate::model::progress::Held;
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::task::{Task, TaskState};
+use crate::model::task_filter::TaskFilter;
 use crate::model::time::Timestamp;
 use crate::store::sqlite::sealed::{self, Bag, Place};
 use crate::store::{LaneNumber, Listed, PAGE_BYTES_MAX, StoreError, StoredTask, TaskRow};
@@ -307,6 +308,8 @@ struct Moving {
     #[serde(skip_serializing_if = "is_default")]
     retrying: Option<TaskIndex>,
     #[serde(skip_serializing_if = "is_default")]
+    retry_filter: Option<Box<TaskFilter>>,
+    #[serde(skip_serializing_if = "is_default")]
     settled_failures: u32,
     #[serde(skip_serializing_if = "is_default")]
     settled_successes: u32,
@@ -330,6 +333,7 @@ pub(super) fn moving(job: &Job) -> Result<String, serde_json::Error> {
         start_time: job.start_time,
         update_time: job.update_time,
         retrying: job.retrying,
+        retry_filter: job.retry_filter.clone(),
         settled_failures: job.settled_failures,
         settled_successes: job.settled_successes,
         downloads: job.downloads,
@@ -372,6 +376,7 @@ impl JobLine {
             end_time,
             update_time: moving.update_time,
             retrying: moving.retrying,
+            retry_filter: moving.retry_filter,
             settled_failures: moving.settled_failures,
             settled_successes: moving.settled_successes,
             downloads: moving.downloads,

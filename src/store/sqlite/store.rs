@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::model::audit::AuditFilter;
 use crate::model::book::Book;
 use crate::model::counts::Counts;
+use crate::model::event::EventKind;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
@@ -14,10 +15,12 @@ use crate::model::time::Timestamp;
 use crate::store::page_token::PageTokens;
 use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::reader::Reader;
-use crate::store::sqlite::{access, additions, columns, events, jobs, listing, pages, recovery, tasks, trail};
+use crate::store::sqlite::{
+    access, additions, columns, events, jobs, listing, pages, recovery, tasks, tasks_found, trail,
+};
 use crate::store::{
-    Answer, AuditPage, AuditPlace, Chunk, Content, CutPage, DuePage, DueTask, JobFilter, LaneNumber, LanePage, Listed,
-    PageHead, Recovered, Store, StoredEvent, StoredTask,
+    Answer, AuditPage, AuditPlace, Chunk, Content, CutPage, DuePage, DueTask, EventPage, JobFilter,
+    JobPage, LaneNumber, LanePage, Listed, PageHead, Recovered, Store, StoredEvent, StoredTask, TaskPage, TaskQuery,
 };
 
 /// The reading half.
@@ -71,8 +74,12 @@ impl Store for SqliteStore {
         Box::pin(jobs::job(&self.callers, id))
     }
 
-    fn jobs<'a>(&'a self, filter: &'a JobFilter, limit: u32) -> Answer<'a, Listed<Job>> {
+    fn jobs<'a>(&'a self, filter: &'a JobFilter, limit: u32) -> Answer<'a, JobPage<Job>> {
         Box::pin(listing::jobs(&self.callers, filter, limit))
+    }
+
+    fn job_ids<'a>(&'a self, filter: &'a JobFilter, limit: u32) -> Answer<'a, JobPage<JobId>> {
+        Box::pin(listing::ids(&self.callers, filter, limit))
     }
 
     fn request<'a>(&'a self, request_id: &'a str) -> Answer<'a, Option<(JobId, [u8; 32])>> {
@@ -95,6 +102,20 @@ impl Store for SqliteStore {
         limit: u32,
     ) -> Answer<'a, Listed<StoredTask>> {
         Box::pin(tasks::list(&self.callers, job, states, from, limit))
+    }
+
+    fn find_tasks<'a>(&'a self, job: JobId, query: &'a TaskQuery, limit: u32) -> Answer<'a, TaskPage> {
+        Box::pin(tasks_found::find(&self.callers, job, query, limit))
+    }
+
+    fn events_before<'a>(
+        &'a self,
+        job: JobId,
+        before: u64,
+        kinds: &'a [EventKind],
+        limit: u32,
+    ) -> Answer<'a, EventPage> {
+        Box::pin(events::before(&self.callers, job, before, kinds, limit))
     }
 
     fn events(&self, job: JobId, after: u64, limit: u32) -> Answer<'_, Listed<StoredEvent>> {

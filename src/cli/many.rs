@@ -1,0 +1,145 @@
+//! `haul control`: one thing is done to all jobs that match.
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use crate::cli::args::{Format, Usage};
+use crate::cli::client::Client;
+use crate::cli::json;
+use crate::cli::labels;
+use crate::cli::states;
+use crate::cli::term::screen;
+use crate::cli::term::words;
+use crate::pb;
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Action {
+    /// Pause jobs that are pending or running
+    Pause,
+    /// Resume paused jobs
+    Resume,
+    /// Cancel jobs that have not ended
+    Cancel,
+    /// Run the failed and cancelled tasks of failed and cancelled jobs again
+    Retry,
+    /// Delete ended jobs
+    Delete,
+}
+
+impl Action {
+    fn of_contract(self) -> pb::JobAction {
+        match self {
+            Action::Pause => pb::JobAction::Pause,
+            Action::Resume => pb::JobAction::Resume,
+            Action::Cancel => pb::JobAction::Cancel,
+            Action::Retry => pb::JobAction::Retry,
+            Action::Delete => pb::JobAction::Delete,
+        }
+    }
+
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Action::Pause => ("pause", "paused"),
+            Action::Resume => ("resume", "resumed"),
+            Action::Cancel => ("cancel", "cancelled"),
+            Action::Retry => ("retry", "retried"),
+            Action::Delete => ("delete", "deleted"),
+        }
+    }
+}
+
+/// What to do to which jobs.
+#[derive(Debug, Args)]
+pub(crate) struct ControlArgs {
+    /// What to do to all jobs that match
+    action: Action,
+    /// Jobs in this state, as `running`; may be repeated
+    #[arg(long = "state", value_name = "STATE")]
+    states: Vec<String>,
+    /// Jobs with this label, as KEY=VALUE; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<String>,
+    /// Jobs with this text in the title or in the value of a label, or with an id that begins with it
+    #[arg(long, value_name = "TEXT")]
+    search: Option<String>,
+    /// Why, for people; with `cancel`
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Also delete the files that the downloads made; with `delete`
+    #[arg(long)]
+    files: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Counts the jobs, asks, and does it.
+pub(crate) async fn control(client: &Client, format: Format, args: ControlArgs) -> anyhow::Result<ExitCode> {
+    let filter = pb::JobFilter {
+        states: args.states.iter().map(|name| states::read_job_state(name)).collect::<Result<_, Usage>>()?,
+        labels: labels::read(&args.labels)?,
+        search: args.search.clone().unwrap_or_default(),
+        ..Default::default()
+    };
+    if filter == pb::JobFilter::default() {
+        return Err(Usage("say which jobs: `--state`, `--label` or `--search`".to_owned()).into());
+    }
+    let request = pb::ControlJobsRequest {
+        filter: Some(filter),
+        action: args.action.of_contract().into(),
+        reason: args.reason.unwrap_or_default(),
+        delete_files: args.files,
+        validate_only: false,
+    };
+    if !args.yes {
+        let asked = pb::ControlJobsRequest { validate_only: true, ..request.clone() };
+        let matched = run(client, Format::Text, asked).await?.matched;
+        if matched > 0 && !is_confirmed(args.action, matched)? {
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    let last = run(client, format, request).await?;
+    if format == Format::Text {
+        let failed = if last.failed_count > 0 { format!(", {} failed", last.failed_count) } else { String::new() };
+        screen::line(format!("{} {}{failed}", args.action.words().1, words::count(last.done.into(), "job")));
+    }
+    Ok(if last.failed_count == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Follows a call to its end. Returns the last message.
+async fn run(
+    client: &Client,
+    format: Format,
+    request: pb::ControlJobsRequest,
+) -> anyhow::Result<pb::ControlJobsResponse> {
+    let explain = |status: tonic::Status| client.explain(&status);
+    let mut stream = client.jobs().control_jobs(request).await.map_err(explain)?.into_inner();
+    let mut last = pb::ControlJobsResponse::default();
+    while let Some(message) = stream.message().await.map_err(explain)? {
+        match format {
+            Format::Json => json::print("haul.v1.ControlJobsResponse", &message)?,
+            Format::Text => {
+                for failure in &message.failed {
+                    screen::say(format!("haul: {}: {}", failure.job_id, failure.message));
+                }
+            }
+        }
+        last = message;
+    }
+    Ok(last)
+}
+
+/// Asks whoever sits there. A script has to say `--yes`.
+fn is_confirmed(action: Action, matched: u32) -> anyhow::Result<bool> {
+    let what = format!("{} {}", action.words().0, words::count(matched.into(), "job"));
+    if !std::io::stdin().is_terminal() {
+        return Err(Usage(format!("this would {what}; say `--yes` to do it")).into());
+    }
+    screen::say(format!("{what}? [y/N]"));
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
