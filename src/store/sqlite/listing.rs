@@ -110,9 +110,9 @@ fn statement(lead: &str, fits: &str, Lines { line, bytes, joins }: &Lines, step:
     let place = |name: &str, end: &str| format!("'\"' || hex({name}) || '\",' || coalesce({end}, 'null')");
     let (of_line, of_last) = (place("w.name", "w.ended"), place("k.name", "k.ended"));
     format!(
-        "WITH k AS MATERIALIZED (SELECT name, no, ended, row_number() OVER () AS seen FROM ({lead} LIMIT {rows})), \
+        "WITH k AS MATERIALIZED (SELECT name, no, ended, row_number() OVER () AS seen FROM ({lead} LIMIT {rows} + 0)), \
          f AS (SELECT k.no AS id, k.name AS name, k.ended AS ended, k.seen AS seen, {bytes} AS bytes \
-         FROM k CROSS JOIN jobs j ON j.no = k.no CROSS JOIN job_specs p ON p.job = k.no WHERE true{fits} LIMIT {limit}) \
+         FROM k CROSS JOIN jobs j ON j.no = k.no CROSS JOIN job_specs p ON p.job = k.no WHERE true{fits} LIMIT {limit} + 0) \
          SELECT '[' || coalesce(group_concat(line, ','), '') || ']', coalesce(max(upto), 0) >= {PAGE_BYTES_MAX}, \
          (SELECT count(*) FROM k), (SELECT '[' || {of_last} || ']' FROM k WHERE k.seen = (SELECT max(k.seen) FROM k)) \
          FROM (SELECT '[' || w.seen || ',' || {of_line} || ',' || {line} || ']' AS line, w.upto AS upto FROM \

@@ -161,9 +161,9 @@ fn statement(lead: &str, fits: &str, step: Step, values: &mut Values) -> String 
     let (rows, limit) = (values.add(Value::Number(step.rows.into())), values.add(Value::Number(step.limit.into())));
     let (bytes, line) = (task_bytes!("NULL"), task_text!(last_attempt!()));
     format!(
-        "WITH k AS MATERIALIZED (SELECT id, fresh, row_number() OVER () AS seen FROM ({lead} LIMIT {rows})), \
+        "WITH k AS MATERIALIZED (SELECT id, fresh, row_number() OVER () AS seen FROM ({lead} LIMIT {rows} + 0)), \
          f AS (SELECT k.id AS id, k.seen AS seen, {bytes} AS bytes FROM k CROSS JOIN tasks t ON t.id = k.id {OF_TASK} \
-         WHERE true{fits} LIMIT {limit}) \
+         WHERE true{fits} LIMIT {limit} + 0) \
          SELECT '[' || coalesce(group_concat(line, ','), '') || ']', coalesce(max(upto), 0) >= {PAGE_BYTES_MAX}, \
          (SELECT count(*) FROM k), (SELECT max(id) & 4294967295 FROM k) \
          FROM (SELECT '[' || w.seen || ',' || {line} || ']' AS line, w.upto AS upto FROM \
