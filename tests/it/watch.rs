@@ -165,6 +165,7 @@ async fn a_list_of_jobs_stays_true() {
             match stream.message().await.unwrap().unwrap().event.unwrap() {
                 pb::watch_jobs_response::Event::Job(job) => listed.push(job.job_id),
                 pb::watch_jobs_response::Event::Synced(_) => return (listed, stream),
+                other => panic!("{other:?}"),
             }
         }
     };
