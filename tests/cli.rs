@@ -6,6 +6,7 @@
 mod support;
 
 mod cli {
+    mod choosing;
     mod clients;
     mod feeding;
     mod get;

@@ -49,7 +49,10 @@ async fn curl_submits_follows_and_reads_a_job() {
     assert_eq!(by_index, by_key);
     let listed = get(&server, "/v1/jobs?labels[team]=red&states=JOB_STATE_SUCCEEDED&page_size=5").json();
     assert_eq!(listed["jobs"][0]["job_id"], id.as_str());
-    assert_eq!(get(&server, "/v1/jobs?labels[team]=blue").json(), json!({"jobs": [], "next_page_token": ""}));
+    assert_eq!(
+        get(&server, "/v1/jobs?labels[team]=blue").json(),
+        json!({"jobs": [], "next_page_token": "", "examined": 0})
+    );
     let tasks = get(&server, &format!("/v1/jobs/{id}/tasks")).json();
     assert_eq!(tasks["tasks"][0]["task_index"], 0);
     // The same job by gRPC.

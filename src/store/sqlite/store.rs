@@ -15,9 +15,8 @@ use crate::model::time::Timestamp;
 use crate::store::page_token::PageTokens;
 use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::reader::Reader;
-use crate::store::sqlite::{
-    access, additions, columns, events, jobs, listing, pages, recovery, tasks, tasks_found, trail,
-};
+use crate::store::sqlite::tasks_found::find;
+use crate::store::sqlite::{access, additions, columns, events, jobs, listing, pages, recovery, tasks, trail};
 use crate::store::{
     Answer, AuditPage, AuditPlace, Chunk, Content, CutPage, DuePage, DueTask, EventPage, JobFilter,
     JobPage, LaneNumber, LanePage, Listed, PageHead, Recovered, Store, StoredEvent, StoredTask, TaskPage, TaskQuery,
@@ -105,7 +104,7 @@ impl Store for SqliteStore {
     }
 
     fn find_tasks<'a>(&'a self, job: JobId, query: &'a TaskQuery, limit: u32) -> Answer<'a, TaskPage> {
-        Box::pin(tasks_found::find(&self.callers, job, query, limit))
+        Box::pin(find(&self.callers, job, query, limit))
     }
 
     fn events_before<'a>(
