@@ -36,15 +36,13 @@ fn embed(dist: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
         println!("cargo:rerun-if-changed={}", file.display());
         let name = file.file_name().and_then(|it| it.to_str()).ok_or("a file has a name that is no text")?;
         let bytes = fs::read(&file)?;
-        let packed = out.join(format!("{name}.br"));
-        let mut target = fs::File::create(&packed)?;
-        brotli::BrotliCompress(&mut bytes.as_slice(), &mut target, &BrotliEncoderParams::default())?;
+        let mut packed = fs::File::create(out.join(format!("{name}.br")))?;
+        brotli::BrotliCompress(&mut bytes.as_slice(), &mut packed, &BrotliEncoderParams::default())?;
         let tag = Sha256::digest(&bytes)[..12].iter().fold(String::new(), |tag, byte| format!("{tag}{byte:02x}"));
-        let plain = file.canonicalize()?;
-        writeln!(
-            list,
-            "    Embedded {{ name: {name:?}, tag: {tag:?}, plain: include_bytes!({plain:?}), brotli: include_bytes!({packed:?}) }},"
-        )?;
+        let at = |root: &str, file: String| format!("include_bytes!(concat!(env!({root:?}), {file:?}))");
+        let plain = at("CARGO_MANIFEST_DIR", format!("/web/dist/{name}"));
+        let brotli = at("OUT_DIR", format!("/{name}.br"));
+        writeln!(list, "    Embedded {{ name: {name:?}, tag: {tag:?}, plain: {plain}, brotli: {brotli} }},")?;
     }
     list.push_str("];\n");
     fs::write(out.join("assets.rs"), list)?;

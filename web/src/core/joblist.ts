@@ -28,6 +28,7 @@ export class JobList {
   // How many jobs the server looked at, where it stopped before the end.
   readonly examined = signal(0);
   #newest = 0;
+  #asked = 0;
   #created = 0n;
   #changes = new Map<string, Job>();
   #lost = new Set<string>();
@@ -53,10 +54,12 @@ export class JobList {
   // Loads the first page, or the one behind what is there.
   async load(isMore = false): Promise<void> {
     this.isLoading.value = true;
-    const asked = Date.now();
+    // All pages have the same conditions, the time among them.
+    const asked = isMore ? this.#asked : Date.now();
+    this.#asked = asked;
     try {
-      const request = { ...listRequest(this.query), pageSize: PAGE, pageToken: isMore ? this.next.peek() : "" };
-      let page = await service.listJobs(request, CALL);
+      const request = { ...listRequest(this.query, asked), pageSize: PAGE, pageToken: isMore ? this.next.peek() : "" };
+      const page = await service.listJobs(request, CALL);
       if (this.#isEnded) return;
       const rows = isMore ? [...(this.rows.peek() ?? []), ...page.jobs] : page.jobs;
       batch(() => {
@@ -94,6 +97,7 @@ export class JobList {
     const request = { jobIds: ids, maxJobs: ids.length ? undefined : 0, totals: true, labels: {} };
     for await (const { event } of service.watchJobs(request, { signal })) {
       alive();
+      if (this.rows.peek() === null && !this.isLoading.peek()) void this.load();
       if (event.case === "job") {
         told.add(event.value.jobId);
         this.#change(event.value);
@@ -108,6 +112,8 @@ export class JobList {
         this.#created = event.value.jobsCreated;
       }
     }
+    // A watch of a list does not end by itself.
+    if (!signal.aborted) throw new Error("the stream ended");
   }
 
   async #poll(signal: AbortSignal): Promise<void> {
@@ -173,6 +179,8 @@ export class JobList {
       const page = await service.listJobs({ ...listRequest(this.query), ...after, pageSize: NEW_MAX }, CALL);
       const known = new Set(this.#ids());
       const news = page.jobs.filter((it) => !known.has(it.jobId)).length;
+      // Where there is nothing, nothing moves under the pointer.
+      if (news && known.size === 0) return void this.load();
       draw("news", () => (this.news.value = news));
     } catch {
       // It is counted again with the next change.

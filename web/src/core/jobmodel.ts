@@ -4,13 +4,14 @@ import { batch, signal } from "@preact/signals";
 import { Code } from "@connectrpc/connect";
 import { announce } from "./announce";
 import { CALL, jobs as service } from "./api";
-import { JobSchema, JobState, type Job, type JobProgress, type Task, type WatchJobResponse } from "./contract";
+import { JobSchema, JobState, type Job, TaskState, type JobProgress, type Task, type WatchJobResponse } from "./contract";
 import { faultOf, isAborted, type Fault } from "./errors";
 import { draw } from "./frame";
 import { follow, sleep, totals } from "./live";
 import { hasEnded, jobState } from "./words";
 
 const RATES_MAX = 60;
+const ENDED_MAX = 2_000;
 const WAITS_MS = 2_000;
 
 export class JobModel {
@@ -32,7 +33,7 @@ export class JobModel {
   constructor(readonly id: string) {}
 
   start(): void {
-    this.#watch = follow({ stream: (signal, alive) => this.#stream(signal, alive), poll: (signal) => this.#read(signal) });
+    this.#watch = follow({ stream: (signal, alive) => this.#stream(signal, alive), poll: (signal) => this.#poll(signal) });
   }
 
   stop = (): void => this.#watch?.stop();
@@ -48,20 +49,47 @@ export class JobModel {
     if (!job) return;
     const isRestarted = this.job.peek() && hasEnded(this.job.peek()!.state) && !hasEnded(job.state);
     this.#change(job);
+    // The watch over jobs would tell it a little later.
     if (isRestarted) this.#watch?.again();
   }
 
   async #stream(signal: AbortSignal, alive: () => void): Promise<void> {
     try {
-      void this.#readWaits(signal);
-      for await (const message of service.watchJob({ jobId: this.id }, { signal })) {
-        alive();
-        this.#apply(message);
-      }
+      do await this.#follow(signal, alive);
+      while (await this.#runsAgain(signal, alive));
     } catch (error) {
       if (isAborted(error, signal) || faultOf(error).code !== Code.NotFound) throw error;
       this.#miss();
     }
+  }
+
+  async #follow(signal: AbortSignal, alive: () => void): Promise<void> {
+    void this.#readWaits(signal);
+    for await (const message of service.watchJob({ jobId: this.id }, { signal })) {
+      alive();
+      this.#apply(message);
+    }
+  }
+
+  // The watch of a job ends with the job. Whether it is retried or deleted after that is told by the one over jobs.
+  async #runsAgain(signal: AbortSignal, alive: () => void): Promise<boolean> {
+    const left = new AbortController();
+    let isThere = false;
+    try {
+      const request = { jobIds: [this.id] };
+      for await (const { event } of service.watchJobs(request, { signal: AbortSignal.any([signal, left.signal]) })) {
+        alive();
+        if (event.case === "deletedJobId" && event.value === this.id) return this.#miss();
+        if (event.case === "synced" && !isThere) return this.#miss();
+        if (event.case !== "job" || event.value.jobId !== this.id) continue;
+        isThere = true;
+        if (!hasEnded(event.value.state)) return true;
+      }
+    } finally {
+      left.abort();
+    }
+    if (!signal.aborted) throw new Error("the stream ended");
+    return false;
   }
 
   // No message of a watch says why tasks wait.
@@ -73,6 +101,14 @@ export class JobModel {
     }
   }
 
+  async #poll(signal: AbortSignal): Promise<void> {
+    await this.#read(signal);
+    if (this.status.peek() === "missing" || hasEnded(this.job.peek()?.state ?? JobState.PENDING)) return;
+    const request = { jobId: this.id, states: [TaskState.RUNNING], pageSize: 100 };
+    this.#active = (await service.listTasks(request, { ...CALL, signal })).tasks;
+    this.#draw();
+  }
+
   async #read(signal: AbortSignal): Promise<void> {
     try {
       const { job } = await service.getJob({ jobId: this.id }, { ...CALL, signal });
@@ -80,14 +116,15 @@ export class JobModel {
     } catch (error) {
       if (isAborted(error, signal)) throw error;
       const fault = faultOf(error);
-      if (fault.code === Code.NotFound || fault.code === Code.InvalidArgument) return this.#miss();
+      if (fault.code === Code.NotFound || fault.code === Code.InvalidArgument) return void this.#miss();
       if (this.status.peek() === "loading") this.fault.value = fault;
       throw error;
     }
   }
 
-  #miss(): void {
+  #miss(): false {
     draw("job-status", () => (this.status.value = this.job.peek() ? "gone" : "missing"));
+    return false;
   }
 
   #apply({ event, sequence }: WatchJobResponse): void {
@@ -102,13 +139,20 @@ export class JobModel {
         break;
       case "taskEnded":
         this.#ended.set(event.value.taskIndex, event.value);
+        // While drawing is paused the oldest give way; the table asks for what is in sight by itself.
+        if (this.#ended.size > ENDED_MAX) this.#ended.delete(this.#ended.keys().next().value!);
         this.#draw();
         break;
     }
-    if (sequence !== this.sequence.peek()) draw("job-sequence", () => (this.sequence.value = sequence));
+    if (sequence !== this.sequence.peek()) this.#tellSequence(sequence);
+  }
+
+  #tellSequence(sequence: bigint): void {
+    draw("job-sequence", () => (this.sequence.value = sequence));
   }
 
   #change(job: Job): void {
+    if (job.sequence > this.sequence.peek()) this.#tellSequence(job.sequence);
     const before = this.#pending ?? this.job.peek();
     this.#pending = before ? join(before, job) : job;
     if (hasEnded(job.state)) this.#active = [];

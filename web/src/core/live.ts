@@ -9,7 +9,7 @@ import { draw } from "./frame";
 import { takeSlot } from "./slots";
 
 export interface Source {
-  // Follows until the signal aborts it or there is nothing more to come. `alive` is called with each message.
+  // Follows until the signal aborts it or there is nothing more to come; what ends otherwise throws. `alive` is called with each message.
   stream(signal: AbortSignal, alive: () => void): Promise<void>;
   // Asks once for what the stream would bring.
   poll(signal: AbortSignal): Promise<void>;
@@ -31,6 +31,8 @@ export const isUpgraded = signal(false);
 export const totals = signal<{ rate: number; running: number; waiting: number } | null>(null);
 
 let current: AbortController | null = null;
+// Ends when the source before has given back its stream, which the next one takes.
+let before: Promise<void> = Promise.resolve();
 let wake: () => void = () => {};
 
 // Makes this the source of the page, in place of the one before. The function that is returned ends it; `again` starts it
@@ -40,14 +42,16 @@ export function follow(source: Source): { stop: () => void; again: () => void } 
   const own = new AbortController();
   current = own;
   let turn: AbortController | null = null;
+  const last = before;
   const loop = async () => {
+    await last;
     while (!own.signal.aborted) {
       turn = new AbortController();
       const ended = await run(source, AbortSignal.any([own.signal, turn.signal]));
       if (ended && !own.signal.aborted && !turn.signal.aborted) await aborted(AbortSignal.any([own.signal, turn.signal]));
     }
   };
-  void loop();
+  before = loop();
   return { stop: () => own.abort(), again: () => turn?.abort() };
 }
 

@@ -48,6 +48,7 @@ export function useTotals(): void {
           alive();
           if (event.case === "totals") tellTotals(event.value);
         }
+        if (!aborted.aborted) throw new Error("the stream ended");
       },
       async poll(aborted) {
         const ended = new AbortController();

@@ -56,7 +56,10 @@ function Row({ failure, model, job, base }: { failure: FailureCount; model: JobM
   return (
     <tr data-testid="failure-row" data-reason={word} data-http-status={httpStatus} data-host={host} data-count={number}>
       <td class="num strong">{count(number)}</td>
-      <th scope="row">{text}</th>
+      <th scope="row">
+        {text}
+        {host && <div class="row-sub mono narrow">{plain(host)}</div>}
+      </th>
       <td class="c-host mono wrap">{plain(host)}</td>
       <td class="c-example">
         <span class="clamp" title={plain(failure.sampleMessage)}>

@@ -34,7 +34,7 @@ export function Summary({ model, job, base }: { model: JobModel; job: Job; base:
         </span>
         <span class="summary-rate">
           {isOpen && <Sparkline rates={model.rates.value} />}
-          <span class="num">{isOpen ? rate(progress?.bytesPerSecond ?? 0) : ""}</span>
+          {isOpen && <span class="num">{rate(progress?.bytesPerSecond ?? 0)}</span>}
           <span class="muted">
             {bytesText(job)}
             {isOpen && progress?.estimatedRemaining && ` · ${left(progress.estimatedRemaining)} left`}

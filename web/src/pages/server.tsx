@@ -121,8 +121,8 @@ function LimitsForm({ limits }: { limits: Limits }) {
         {fault.value && <ErrorBox fault={fault.value} />}
         <div class="grid-2">
           <NumberField hook="limit-max_concurrent_tasks" name="max_concurrent_tasks" label="Tasks at once" hint="Over all jobs" value={it.maxConcurrentTasks} />
-          <NumberField hook="limit-max_per_host" name="max_per_host" label="Requests at once to one host" hint="Segments included" value={it.maxPerHost} />
-          <NumberField hook="limit-requests_per_second_per_host" name="requests_per_second_per_host" label="Requests per second to one host" hint="0: no limit" value={it.requestsPerSecondPerHost} isFraction />
+          <NumberField hook="limit-max_per_host" name="max_per_host" label="Requests at once, each host" hint="Segments included" value={it.maxPerHost} />
+          <NumberField hook="limit-requests_per_second_per_host" name="requests_per_second_per_host" label="Requests per second, each host" hint="0: no limit" value={it.requestsPerSecondPerHost} isFraction />
           <NumberField hook="limit-bytes_per_second" name="bytes_per_second" label="Bytes per second" hint="0: no limit; 5M is five million" value={Number(it.bytesPerSecond)} />
         </div>
         <div class="form-actions">
