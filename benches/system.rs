@@ -10,6 +10,7 @@
 //! scripts/bench system segments 512     16 connections, each limited by the origin: share of what they allow together
 //! scripts/bench system memory 256       64 downloads of N MiB at once: peak RSS
 //! scripts/bench system files 10000      N files of 1 KiB, 64 at once, beside the peers: files a second
+//! scripts/bench system names 2000        N downloads of one derived name, beside N of distinct ones: the ratio
 //! scripts/bench system dispatch 1000000 the rate with N tasks queued against that with 1,000
 //! scripts/bench system beside 200000    a job of 10 tasks beside one of N; other hosts beside a stalled one
 //! scripts/bench system watchers 1000    N watchers of one busy job, and N of an idle one: CPU, memory
@@ -83,6 +84,7 @@ fn main() {
             "encrypted" => transfers::encrypted(count(1_024)).await,
             "grown" => size::grown(count(1_000_000)).await,
             "machine" => machine::speed(),
+            "names" => transfers::names(count(2_000)).await,
             "dispatch" => crowds::dispatch(count(1_000_000)).await,
             "beside" => crowds::beside(count(200_000)).await,
             "watchers" => crowds::watchers(count(1_000)).await,

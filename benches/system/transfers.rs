@@ -168,6 +168,32 @@ pub(crate) async fn memory(mib: usize) {
     println!("peak {:.0} MiB with 64 downloads of {mib} MiB; {before:.0} MiB before", server.peak_mib());
 }
 
+/// Downloads that all derive the same name, beside as many of distinct names.
+pub(crate) async fn names(count: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = Origin::start(dir.path());
+    for nth in 0..count {
+        std::fs::write(dir.path().join(format!("www/f{nth}")), [b'x'; 100]).unwrap();
+    }
+    let server = Server::start(dir.path(), &["--file-durability", "none", "--max-per-host", "64"]).await;
+    let mut worst: f64 = 0.0;
+    for (policy, name) in [(pb::OnConflict::Rename, "RENAME"), (pb::OnConflict::Skip, "SKIP")] {
+        let job = |is_same: bool| {
+            let url = |nth| if is_same { format!("{}/1k?{nth}", origin.url) } else { format!("{}/f{nth}", origin.url) };
+            let spec = |nth| pb::DownloadSpec { url: url(nth), on_conflict: policy.into(), ..Default::default() };
+            job_of((0..count).map(|nth| task(spec(nth))).collect())
+        };
+        let (mut distinct, mut same) = (f64::MAX, f64::MAX);
+        for _ in 0..3 {
+            distinct = distinct.min(run(&server, job(false)).await.wall);
+            same = same.min(run(&server, job(true)).await.wall);
+        }
+        println!("{name}: {same:.2} s for one name, {distinct:.2} s for distinct ones");
+        worst = worst.max(same / distinct);
+    }
+    println!("{worst:.2} x the time of distinct names");
+}
+
 /// Many small files.
 pub(crate) async fn files(count: usize) {
     let dir = tempfile::tempdir().unwrap();

@@ -193,6 +193,8 @@ fn receive(order: &Order<'_>, source: usize, response: Response, head_wait: Dura
             final_url: redacted(&url),
             suggested_name,
             content_type,
+            http_status: status.as_u16(),
+            connections: 0,
             announced: Vec::new(),
             is_pieced: false,
         },

@@ -55,9 +55,10 @@ impl Attempt<'_> {
     async fn run(&mut self) -> Result<DownloadResult, Halt> {
         let order = &self.order;
         if let Some(name) = &order.target.name
-            && let Some(result) = settled(order, name).await?
+            && let Some(settled) = settled(order, name).await?
         {
-            return self.settle(result).await;
+            self.log.report.http_status = settled.http_status;
+            return self.settle(settled.file).await;
         }
         if order.has_history() {
             Part::at_rest(order.ctx.root, &order.target.folder, order.part_key()).await;

@@ -62,7 +62,7 @@ impl Flow<'_> {
     fn count_live(&self, change: i32) {
         let mut state = self.lock();
         state.live = state.live.saturating_add_signed(change);
-        state.peak = state.peak.max(state.live);
+        self.bound.note_connections(state.live);
         self.order.ctx.meter.set_connections(state.live);
     }
 
@@ -170,20 +170,45 @@ impl Flow<'_> {
         // What was set aside before is on the disk by now.
         state.reservation = None;
         let step = bytes.max(ROOM_STEP);
-        match self.order.ctx.root.reserve(self.bound.folder(), step) {
-            Ok(reservation) => {
-                state.reservation = Some(reservation);
-                state.room_for = held + step;
-                Ok(())
-            }
-            Err(error) => Err(self.out_of_room(held, &error)),
+        let reserved = self.order.ctx.root.reserve(self.bound.folder(), step);
+        if let Ok(reservation) = reserved {
+            state.reservation = Some(reservation);
+            state.room_for = held + step;
+            return Ok(());
         }
+        drop(state);
+        reserved.map(drop).map_err(|error| self.out_of_room(held, &error))
+    }
+
+    /// Gives back the room that it will not take soon; from then on it asks for room as it grows.
+    fn hold_no_more_than_soon(&self) {
+        let (settings, took) = (self.order.ctx.settings, self.took());
+        let mut state = self.lock();
+        let Some(total) = state.board.total().filter(|_| state.room_for == u64::MAX && took >= settings.room_after)
+        else {
+            return;
+        };
+        let held = self.bound.with_held(crate::files::ranges::RangeSet::bytes);
+        let rate = self.received() as f64 / took.as_secs_f64();
+        let soon = (rate * settings.room_time.as_secs_f64()).max(settings.room_bytes_min as f64) as u64;
+        if total.saturating_sub(held) <= soon {
+            return;
+        }
+        state.room_for = held + soon;
+        if let Some(reservation) = &mut state.reservation {
+            reservation.shrink_to(soon);
+        }
+        self.bound.give_room_back();
     }
 
     /// Nobody knows how much is to come. What it has is dropped, and it waits for a good deal more than that, where it could
     /// not be gone on with, where it alone has filled more than half of what the file system could hold at all, and where
     /// another one waits there with what it has.
     fn out_of_room(&self, held: u64, error: &NoSpace) -> Halt {
+        if let Some(total) = self.lock().board.total() {
+            let needed = NoSpace { needed_bytes: total.saturating_sub(held), ..*error };
+            return no_space(self.order, &needed, total, "the rest of the file");
+        }
         let what = format!("the file, of which {held} bytes came and nobody knows how many will,");
         let more = (held / 4).max(2 * ROOM_STEP);
         let is_of_use = can_go_on(&self.bound.stored(), self.order.has_digest());
@@ -218,6 +243,7 @@ impl Flow<'_> {
                 () = unconstrained(tokio::time::sleep(self.order.ctx.settings.checkpoint_interval)) => {}
                 () = self.due.notified() => {}
             }
+            self.hold_no_more_than_soon();
             if self.bound.unsaved_bytes() == 0 {
                 continue;
             }

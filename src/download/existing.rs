@@ -6,7 +6,7 @@ use crate::download::resume::Answer;
 use crate::files::Durability;
 use crate::files::binding::Binding;
 use crate::files::bound::hash_existing;
-use crate::files::commit::{committed_before, exists, find_candidate, make_durable};
+use crate::files::commit::{committed_before, exists, made_before, make_durable};
 use crate::files::digest::Hasher;
 use crate::files::folder::Folder;
 use crate::files::part::Part;
@@ -65,9 +65,16 @@ impl Known {
     }
 }
 
+/// A file that is there, and of which nothing has to come.
+pub(super) struct Settled {
+    pub(super) file: DownloadResult,
+    /// Of the answer that brought it; 0 where this task did not get it.
+    pub(super) http_status: u16,
+}
+
 /// What a file of this name means before anything is transferred: the result, when there is nothing left to do; a
 /// failure, when the name must not be used; `None`: go on.
-pub(super) async fn settled(order: &Order<'_>, name: &str) -> Result<Option<DownloadResult>, Halt> {
+pub(super) async fn settled(order: &Order<'_>, name: &str) -> Result<Option<Settled>, Halt> {
     let policy = order.spec.conflict_policy();
     let needs_look = match policy {
         OnConflict::Fail => true,
@@ -83,7 +90,8 @@ pub(super) async fn settled(order: &Order<'_>, name: &str) -> Result<Option<Down
         return of_right_digest(order, &folder, name).await;
     }
     if order.has_history()
-        && let Some((name, existing)) = committed_before(&folder, name, order.ctx.part_key, &order.taken())?
+        && let Some((name, existing)) =
+            committed_before(order.ctx.root, &folder, name, order.ctx.part_key, &order.taken())?
     {
         return verified(order, &folder, &name, existing, false).await;
     }
@@ -94,14 +102,14 @@ pub(super) async fn settled(order: &Order<'_>, name: &str) -> Result<Option<Down
 }
 
 /// The digest decides, wherever the file came from.
-async fn of_right_digest(order: &Order<'_>, folder: &Folder, name: &str) -> Result<Option<DownloadResult>, Halt> {
+async fn of_right_digest(order: &Order<'_>, folder: &Folder, name: &str) -> Result<Option<Settled>, Halt> {
     if let Some(file) = folder.open(name)? {
         let existing = Existing::of(file).map_err(|error| unreadable(folder, name, &error))?;
         if let Some(result) = verified(order, folder, name, existing, true).await? {
             return Ok(Some(result));
         }
     }
-    match find_candidate(folder, name, &order.taken(), |existing| existing.is_from(&order.source_ids))? {
+    match made_before(order.ctx.root, folder, name, &order.source_ids, &order.taken())? {
         Some((other, existing)) if other != name => verified(order, folder, &other, existing, true).await,
         _ => Ok(None),
     }
@@ -114,7 +122,7 @@ pub(super) fn known_file(order: &Order<'_>, name: &str) -> Result<Option<Known>,
         return Ok(None);
     }
     let Some(folder) = order.ctx.root.find_folder(&order.target.folder)? else { return Ok(None) };
-    let mut found = find_candidate(&folder, name, &order.taken(), |existing| existing.is_from(&order.source_ids))?;
+    let mut found = made_before(order.ctx.root, &folder, name, &order.source_ids, &order.taken())?;
     if found.is_none() {
         let file = folder.open(name)?.map(Existing::of).transpose();
         found = file.map_err(|error| unreadable(&folder, name, &error))?.map(|existing| (name.to_owned(), existing));
@@ -144,7 +152,7 @@ pub(super) async fn kept(order: &Order<'_>, known: &Known) -> Result<DownloadRes
         return Err(changed().into());
     }
     let result = verified(order, &folder, &known.name, existing, true).await?;
-    Ok(result.ok_or_else(changed)?)
+    Ok(result.ok_or_else(changed)?.file)
 }
 
 /// The result that a file is, when its size and digests are right.
@@ -154,7 +162,7 @@ async fn verified(
     name: &str,
     existing: Existing,
     skipped: bool,
-) -> Result<Option<DownloadResult>, Halt> {
+) -> Result<Option<Settled>, Halt> {
     if order.spec.expected_bytes.is_some_and(|bytes| bytes != existing.size) {
         return Ok(None);
     }
@@ -187,7 +195,8 @@ async fn verified(
     // Of this very task, which did not get to say so: unless runs share the keys of their parts.
     let is_own = !order.ctx.part_is_shared && record.key == order.ctx.part_key;
     let skipped = skipped && !is_own;
-    Ok(Some(DownloadResult {
+    let (http_status, connections) = if is_own { (record.http_status, record.connections) } else { (0, 0) };
+    let file = DownloadResult {
         path,
         bytes: size,
         checksums,
@@ -195,10 +204,12 @@ async fn verified(
         content_type: record.content_type,
         etag: record.etag,
         last_modified: record.last_modified,
+        connections,
         skipped,
         created: (!skipped).then_some(identity),
         ..DownloadResult::default()
-    }))
+    };
+    Ok(Some(Settled { file, http_status }))
 }
 
 /// Removes what an earlier attempt left, since a file is there.

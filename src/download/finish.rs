@@ -17,12 +17,11 @@ pub(super) struct Verified {
     total: u64,
     checksums: Vec<Checksum>,
     resumed_bytes: u64,
-    connections: u32,
 }
 
 /// Checks sizes and digests. Bytes of a wrong digest are dropped: nobody can tell which of them are wrong.
 pub(super) async fn verify(order: &Order<'_>, transferred: Transferred, held: &mut Held) -> Result<Verified, Halt> {
-    let Transferred { bound, name, total, resumed_bytes, connections } = transferred;
+    let Transferred { bound, name, total, resumed_bytes } = transferred;
     if let Err(failure) = order.check_size(total) {
         bound.discard().await?;
         return Err(failure.into());
@@ -40,12 +39,12 @@ pub(super) async fn verify(order: &Order<'_>, transferred: Transferred, held: &m
         held.drop_wrong(bound, Why::ChecksumMismatch).await?;
         return Err(failure.into());
     }
-    Ok(Verified { bound, name, total, checksums, resumed_bytes, connections })
+    Ok(Verified { bound, name, total, checksums, resumed_bytes })
 }
 
 /// Gives the file its name.
 pub(super) async fn commit(order: &Order<'_>, verified: Verified) -> Result<DownloadResult, Halt> {
-    let Verified { bound, name, total, checksums, resumed_bytes, connections } = verified;
+    let Verified { bound, name, total, checksums, resumed_bytes } = verified;
     let committed = bound.commit(&name, total, order.taken(), order.ctx.durability).await?;
     order.ctx.meter.set_done(total);
     let record = committed.record;
@@ -58,7 +57,7 @@ pub(super) async fn commit(order: &Order<'_>, verified: Verified) -> Result<Down
         etag: record.etag,
         last_modified: record.last_modified,
         resumed_bytes,
-        connections,
+        connections: record.connections,
         skipped: false,
         created: Some(committed.created),
     })

@@ -58,7 +58,6 @@ pub(super) struct State {
     /// Of a body of unknown length: how many bytes there is room for by now.
     pub(super) room_for: u64,
     pub(super) live: u32,
-    pub(super) peak: u32,
     /// Sources that turned out to have no usable ranges of the version that is downloaded.
     unfit: Vec<bool>,
 }
@@ -92,16 +91,10 @@ impl<'a> Flow<'a> {
             started: Instant::now(),
             received_before: order.ctx.meter.received_bytes(),
             over: CancellationToken::new(),
-            state: Mutex::new(State { board, reservation, room_for, live: 0, peak: 0, unfit }),
+            state: Mutex::new(State { board, reservation, room_for, live: 0, unfit }),
             freed: Notify::new(),
             due: Notify::new(),
         }
-    }
-
-    /// The most connections that there were at once.
-    pub(super) fn into_peak(self) -> u32 {
-        self.order.ctx.meter.set_connections(0);
-        self.state.into_inner().unwrap_or_else(PoisonError::into_inner).peak
     }
 
     /// Whether it is so little, and by one connection from the start, that nothing has to go on beside it.
@@ -166,10 +159,19 @@ impl<'a> Flow<'a> {
         }
         tokio::time::sleep(self.order.ctx.settings.grow_after * index).await;
         let meter = self.order.ctx.meter;
-        let received = meter.received_bytes() - self.received_before;
-        let rate = received as f64 / self.started.elapsed().as_secs_f64().max(0.001);
+        let rate = self.received() as f64 / self.took().as_secs_f64().max(0.001);
         let missing = meter.total().saturating_sub(meter.done());
         missing as f64 > rate * WORTH_GROWING.as_secs_f64()
+    }
+
+    /// Bytes that the connections have brought.
+    pub(super) fn received(&self) -> u64 {
+        self.order.ctx.meter.received_bytes() - self.received_before
+    }
+
+    /// How long they have gone on.
+    pub(super) fn took(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Opens a connection for bytes that are missing; `None` when none are, or none can be had this way.

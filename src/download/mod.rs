@@ -89,6 +89,13 @@ pub struct Settings {
     pub race_after: Duration,
     /// The most bytes of a file whose task sets no limit of its own; `None`: any number.
     pub max_bytes: Option<u64>,
+    /// A download that has gone on for so long holds no more room than it will take soon: an origin may announce any size, and
+    /// send it as slowly as it likes.
+    pub room_after: Duration,
+    /// What soon means: within so long, at the speed that it had so far.
+    pub room_time: Duration,
+    /// And so much room in any case.
+    pub room_bytes_min: u64,
 }
 
 impl Default for Settings {
@@ -102,6 +109,9 @@ impl Default for Settings {
             grow_after: Duration::from_secs(1),
             race_after: Duration::from_millis(500),
             max_bytes: None,
+            room_after: Duration::from_secs(60),
+            room_time: Duration::from_secs(3600),
+            room_bytes_min: 64 << 20,
         }
     }
 }

@@ -14,6 +14,8 @@ use crate::model::failure::{Failure, FailureReason};
 
 /// Below this the file system is not asked to set room aside: it costs more than it saves.
 const PREALLOCATE_FROM_BYTES: u64 = 1 << 20;
+/// The file system sets no more aside. What is only counted can be given back whatever the connections are doing.
+const PREALLOCATE_BYTES_MAX: u64 = 1 << 30;
 
 /// What the transfer works with.
 pub(super) struct Planned {
@@ -71,7 +73,9 @@ async fn bind(order: &Order<'_>, start: Start, held: &mut Held) -> Result<Bound,
     let part = if let Some(part) = held.take_part() {
         part
     } else {
-        Part::at_rest(order.ctx.root, &order.target.folder, order.part_key()).await;
+        if order.has_history() {
+            Part::at_rest(order.ctx.root, &order.target.folder, order.part_key()).await;
+        }
         let part = Part::create(order.ctx.root, &order.target.folder, order.part_key())?;
         if order.has_history() || start.binding().version.total.is_none_or(|total| total >= PREALLOCATE_FROM_BYTES) {
             part.drop_foreign_checkpoint()?;
@@ -97,12 +101,16 @@ async fn set_room_aside(
     let spare = if total < PREALLOCATE_FROM_BYTES { 0 } else { bound.spare_bytes() };
     let needed = missing.saturating_sub(spare);
     let reserved = order.ctx.root.reserve(bound.folder(), needed);
-    let reservation = reserved.map_err(|error| no_space(order, &error, total, "the file"))?;
+    let mut reservation = reserved.map_err(|error| no_space(order, &error, total, "the file"))?;
     if total < PREALLOCATE_FROM_BYTES {
         return Ok(Some(reservation));
     }
-    match bound.preallocate(total).await {
-        Ok(true) => Ok(None),
+    let ahead = total.min(PREALLOCATE_BYTES_MAX);
+    match bound.preallocate(ahead).await {
+        Ok(true) => {
+            reservation.shrink_to(total - ahead);
+            Ok(Some(reservation).filter(|_| total > ahead))
+        }
         Ok(false) => Ok(Some(reservation)),
         Err(failure) if failure.reason == FailureReason::DiskFull => {
             Err(Halt::NoSpace { folder: order.target.folder.clone(), needed_bytes: needed, message: failure.message })

@@ -118,7 +118,7 @@ pub(super) async fn probe(order: &Order<'_>, source: usize, held: &mut Held, log
             if order.target.name.is_none()
                 && let Some(result) = settled(order, name).await?
             {
-                return Ok(Probe::Settled(result));
+                return Ok(Probe::Settled(result.file));
             }
             // The name is another than the one that was expected, and so is the file that may have it.
             if name != expected {
@@ -198,6 +198,9 @@ fn answered(order: &Order<'_>, source: usize, start: Start, stream: Stream) -> P
 
 fn complete(order: &Order<'_>, source: usize, admitted: Admitted, log: &mut Log) -> Probed {
     let bytes = admitted.ranges().bytes();
+    if log.report.http_status == 0 {
+        log.report.http_status = admitted.binding().http_status;
+    }
     log.note_course(bytes, ResumeKind::Complete, format!("continued at {bytes}: nothing was missing"));
     let name = order.name_for(&admitted.binding().suggested_name).to_owned();
     Probed { source, name, start: Start::Held(admitted), stream: None }

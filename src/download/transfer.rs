@@ -34,8 +34,6 @@ pub(super) struct Transferred {
     pub(super) total: u64,
     /// Held from earlier attempts.
     pub(super) resumed_bytes: u64,
-    /// The most connections at once.
-    pub(super) connections: u32,
 }
 
 /// Fetches what is missing. What is held when that fails is checkpointed. `others`: sources that were not tried yet.
@@ -51,7 +49,7 @@ pub(super) async fn transfer(
     let Some(first) = first else {
         held.was_pieced = true;
         let total = board.total().unwrap_or(resumed_bytes);
-        return Ok(Transferred { bound, name, total, resumed_bytes, connections: 0 });
+        return Ok(Transferred { bound, name, total, resumed_bytes });
     };
     let has_digest = order.has_digest() || !bound.binding().announced.is_empty();
     // Bytes of two sources are joined only where a digest of the whole will be checked.
@@ -66,7 +64,8 @@ pub(super) async fn transfer(
         reservation,
     });
     let end = drive(&flow, first, has_digest).await;
-    let connections = flow.into_peak();
+    drop(flow);
+    order.ctx.meter.set_connections(0);
     held.was_pieced = resumed_bytes > 0 || bound.is_pieced();
     match end {
         // Other connections may have brought the rest before this one was heard.
@@ -80,7 +79,7 @@ pub(super) async fn transfer(
             let total = bound.with_held(RangeSet::end);
             bound.set_total(total);
             order.ctx.meter.set_total(total);
-            Ok(Transferred { bound, name, total, resumed_bytes, connections })
+            Ok(Transferred { bound, name, total, resumed_bytes })
         }
         Err(halt) if bound.is_contradicted() => {
             held.drop_wrong(bound, Why::ContentChanged).await?;

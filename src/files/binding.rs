@@ -27,6 +27,12 @@ pub struct Binding {
     /// As sent.
     #[serde(skip_serializing_if = "is_default")]
     pub content_type: String,
+    /// The status of the answer.
+    #[serde(skip_serializing_if = "is_default")]
+    pub http_status: u16,
+    /// The most connections that brought them at once, over all attempts.
+    #[serde(skip_serializing_if = "is_default")]
+    pub connections: u32,
     /// Digests of the whole that the origin announced. They are checked like those that the client names.
     #[serde(skip_serializing_if = "is_default")]
     pub announced: Vec<Checksum>,
@@ -166,6 +172,7 @@ impl Stored {
         let mut binding = self.binding.clone();
         binding.version.total = binding.version.total.or(seen.version.total);
         binding.final_url.clone_from(&seen.final_url);
+        binding.http_status = seen.http_status;
         binding.announced = union(&binding.announced, &seen.announced);
         Admitted { binding, ranges: self.ranges.clone() }
     }
@@ -179,6 +186,8 @@ impl Stored {
             final_url: seen.final_url.clone(),
             suggested_name: held.suggested_name.clone(),
             content_type: held.content_type.clone(),
+            http_status: seen.http_status,
+            connections: held.connections,
             announced: union(&held.announced, &seen.announced),
             is_pieced: true,
         };

@@ -50,6 +50,7 @@ struct Gate {
     hasher: Option<Hasher>,
     /// The digests cover the bytes up to here.
     hashed: u64,
+    connections: u32,
     is_pieced: bool,
     is_contradicted: bool,
     is_doubtful: bool,
@@ -99,6 +100,7 @@ impl Bound {
             unsaved: 0,
             hasher: Some(hasher),
             hashed: 0,
+            connections: binding.connections,
             is_pieced: binding.is_pieced,
             is_contradicted: false,
             is_doubtful: false,
@@ -109,6 +111,12 @@ impl Bound {
     /// Lets bytes of another answer join, as `admitted` allows.
     pub fn join(&self, admitted: &Admitted) {
         self.lock().is_pieced |= admitted.binding().is_pieced;
+    }
+
+    /// So many connections bring its bytes now.
+    pub fn note_connections(&self, count: u32) {
+        let mut gate = self.lock();
+        gate.connections = gate.connections.max(count);
     }
 
     /// Whether only a digest vouches for some of its bytes.
@@ -149,7 +157,8 @@ impl Bound {
     }
 
     pub(super) fn into_parts(self) -> (Arc<Place>, Binding) {
-        (self.place, self.binding)
+        let binding = self.claimed(&self.lock());
+        (self.place, binding)
     }
 
     /// Sets the size, where it became known only at the end.
@@ -257,6 +266,14 @@ impl Bound {
         allocated.saturating_sub(self.with_held(RangeSet::bytes))
     }
 
+    /// Gives back what was set aside behind the last byte. In place, since no byte may be written meanwhile.
+    pub fn give_room_back(&self) {
+        if self.place.disk.tail_bytes() > 0 {
+            // Where it cannot be given back, it stays with the part.
+            let _ = self.place.disk.give_tail_back();
+        }
+    }
+
     /// Bytes that came since the last checkpoint.
     pub fn unsaved_bytes(&self) -> u64 {
         self.lock().unsaved
@@ -306,7 +323,8 @@ impl Bound {
             // The state that it leaves says what it could not claim.
             let _ = self.checkpoint().await;
         }
-        let Bound { place, binding, gate } = self;
+        let binding = self.claimed(&self.lock());
+        let Bound { place, gate, .. } = self;
         // What was set aside behind the bytes is for others, until the part is gone on with. To give much back takes time;
         // where it cannot be given back, it stays with the part.
         let tail = place.disk.tail_bytes();
@@ -319,7 +337,7 @@ impl Bound {
         let gate = gate.into_inner().unwrap_or_else(PoisonError::into_inner);
         let ranges = if gate.is_doubtful { gate.saved } else { gate.have };
         let is_empty = ranges.is_empty();
-        let part = Part::kept(place, Stored { binding: Binding { is_pieced: gate.is_pieced, ..binding }, ranges });
+        let part = Part::kept(place, Stored { binding, ranges });
         if is_empty {
             // The reason why the attempt ends is the one to report, and not that an empty file stays.
             let _ = part.discard().await;
@@ -334,7 +352,7 @@ impl Bound {
     }
 
     fn claimed(&self, gate: &Gate) -> Binding {
-        Binding { is_pieced: gate.is_pieced, ..self.binding.clone() }
+        Binding { is_pieced: gate.is_pieced, connections: gate.connections, ..self.binding.clone() }
     }
 
     /// Reads what lies complete behind the connections into the digests, on the blocking pool. Fewer than `least` bytes

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use crate::files::Durability;
 use crate::files::bound::Bound;
+use crate::files::candidates;
+use crate::files::candidates::{CANDIDATES_MAX, Wanted};
 use crate::files::checkpoint::{Place, part_name};
 use crate::files::error::{blocking, failure};
 use crate::files::folder::Folder;
@@ -18,8 +20,8 @@ use crate::files::source::{Existing, Record};
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::CreatedFile;
 
-/// Names that are tried, from the first that may be free, before a rename gives up.
-const CANDIDATES_MAX: u32 = 10_000;
+/// Names that are tried although they were taken the last time.
+const FEW: u32 = 16;
 
 /// What happens to a file that has the name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +70,8 @@ impl Bound {
             etag: binding.version.etag,
             last_modified: binding.version.last_modified,
             content_type: binding.content_type,
+            http_status: binding.http_status,
+            connections: binding.connections,
             ..Record::default()
         };
         let commit = Commit { name: name.to_owned(), size, taken, durability, record };
@@ -107,7 +111,7 @@ impl Commit {
         }
         // One that came late would name the part beside its file.
         place.end_saves();
-        let name = give_name(place, &self.name, &self.taken)?;
+        let name = give_name(place, &self.name, &self.taken, &self.record)?;
         if self.durability == Durability::Full {
             place.root.sync_folder(&place.folder).map_err(fail)?;
         }
@@ -116,7 +120,7 @@ impl Commit {
     }
 }
 
-fn give_name(place: &Place, name: &str, taken: &Taken) -> Result<String, Failure> {
+fn give_name(place: &Place, name: &str, taken: &Taken, record: &Record) -> Result<String, Failure> {
     let folder = &place.folder;
     if *taken == Taken::Replace {
         return replace(place, name);
@@ -127,24 +131,31 @@ fn give_name(place: &Place, name: &str, taken: &Taken) -> Result<String, Failure
         match place.take_free_name(&candidate) {
             Ok(()) => {
                 if number > 0 {
-                    place.root.note_number(folder.path_of(name), number + 1);
+                    let path = folder.path_of(name);
+                    place.root.candidates().note(&path, number, record);
+                    place.root.note_number(path, number + 1);
                 }
                 return Ok(candidate);
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(failure("rename to", &folder.path_of(&candidate), &error)),
         }
-        match taken {
-            Taken::ReplaceOwn(sources) if is_from(folder, &candidate, sources)? => {
-                if replace_own(place, &candidate, sources)? {
-                    return Ok(candidate);
-                }
-            }
-            // Those before it were taken the last time.
-            Taken::Rename if number == 0 => number = place.root.first_number(&folder.path_of(name)).max(1),
-            taken if !taken.may_rename() => return Err(exists(folder, name)),
-            _ => number += 1,
+        if !taken.may_rename() {
+            return Err(exists(folder, name));
         }
+        if number > 0 {
+            number += 1;
+            continue;
+        }
+        if let Taken::ReplaceOwn(sources) = taken
+            && let Some((own, _)) = made_before(&place.root, folder, name, sources, taken)?
+            && replace_own(place, &own, sources)?
+        {
+            return Ok(own);
+        }
+        // Those before it were taken the last time. A few are tried again, since one may be free by now.
+        let next = place.root.first_number(&folder.path_of(name));
+        number = if next > FEW { next } else { 1 };
     }
     Err(exists(folder, name))
 }
@@ -223,12 +234,24 @@ pub fn exists(folder: &Folder, name: &str) -> Failure {
 
 /// The file that an earlier attempt of the task `key` committed, when a crash kept it from saying so: its name.
 pub fn committed_before(
+    root: &Root,
     folder: &Folder,
     name: &str,
     key: &str,
     taken: &Taken,
 ) -> Result<Option<(String, Existing)>, Failure> {
-    find_candidate(folder, name, taken, |existing| existing.record().is_some_and(|record| record.key == key))
+    candidates::find(root, folder, name, taken.may_rename(), Wanted::Key(key))
+}
+
+/// The file that a download made from one of these sources, of this name, or of one that a rename gave it.
+pub fn made_before(
+    root: &Root,
+    folder: &Folder,
+    name: &str,
+    sources: &[String],
+    taken: &Taken,
+) -> Result<Option<(String, Existing)>, Failure> {
+    candidates::find(root, folder, name, taken.may_rename(), Wanted::Sources(sources))
 }
 
 /// Forces a file, and its name in `folder`, to the device: an earlier attempt has put it there, and may not have come to that.
@@ -238,28 +261,6 @@ pub async fn make_durable(root: &Arc<Root>, folder: &Folder, existing: &Existing
     let (root, folder) = (Arc::clone(root), folder.clone());
     blocking(move || file.sync_data().and_then(|()| root.sync_folder(&folder)).map_err(|error| fail(&folder, &error)))
         .await
-}
-
-/// The first file that has the name, or one that a rename would have given it, and that `is_it`.
-pub fn find_candidate(
-    folder: &Folder,
-    name: &str,
-    taken: &Taken,
-    is_it: impl Fn(&Existing) -> bool,
-) -> Result<Option<(String, Existing)>, Failure> {
-    let last = if taken.may_rename() { CANDIDATES_MAX } else { 1 };
-    for number in 0..last {
-        let candidate = names::candidate(name, number);
-        if !folder.has(&candidate)? {
-            break;
-        }
-        let Some(file) = folder.open(&candidate)? else { continue };
-        let existing = Existing::of(file).map_err(|error| failure("look at", &folder.path_of(&candidate), &error))?;
-        if is_it(&existing) {
-            return Ok(Some((candidate, existing)));
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

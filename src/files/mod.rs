@@ -11,6 +11,7 @@
 pub mod aside;
 pub mod binding;
 pub mod bound;
+pub mod candidates;
 mod checkpoint;
 mod claims;
 pub mod commit;

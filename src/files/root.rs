@@ -16,6 +16,7 @@ use cap_std::fs::Dir;
 use rustix::fs::XattrFlags;
 use tokio::time::Instant;
 
+use crate::files::candidates::Candidates;
 use crate::files::claims::{Claim, Claims};
 use crate::files::disk::Faults;
 use crate::files::error::{blocking, failure};
@@ -53,6 +54,7 @@ pub struct Root {
     open: Mutex<HashMap<String, (Folder, Instant)>>,
     /// The number that the next file of a name gets, which is taken without one. A hint: what is wrong costs a try.
     numbers: Mutex<HashMap<String, u32>>,
+    candidates: Candidates,
     claims: Arc<Claims>,
     /// How a file in it that has no name gets one; `None`: files have names from the start.
     naming: Option<Naming>,
@@ -82,6 +84,7 @@ impl Root {
                 durable: Mutex::default(),
                 open: Mutex::default(),
                 numbers: Mutex::default(),
+                candidates: Candidates::default(),
                 claims: Arc::default(),
                 syncs: Syncs::default(),
                 faults: None,
@@ -242,13 +245,19 @@ impl Root {
         lock(&self.numbers).get(path).copied().unwrap_or(0)
     }
 
+    /// What is remembered of files that were renamed.
+    pub(super) fn candidates(&self) -> &Candidates {
+        &self.candidates
+    }
+
     /// Remembers that all numbers before `next` were taken.
     pub(super) fn note_number(&self, path: String, next: u32) {
         let mut numbers = lock(&self.numbers);
         if numbers.len() >= NUMBERS_MAX {
             numbers.clear();
         }
-        numbers.insert(path, next);
+        let number = numbers.entry(path).or_default();
+        *number = next.max(*number);
     }
 
     /// Sets `bytes` aside on the file system of `folder` for as long as the reservation lives.

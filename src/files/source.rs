@@ -40,6 +40,12 @@ pub struct Record {
     /// As sent.
     #[serde(skip_serializing_if = "is_default")]
     pub content_type: String,
+    /// Of the answer that brought it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub http_status: u16,
+    /// The most connections that brought it at once.
+    #[serde(skip_serializing_if = "is_default")]
+    pub connections: u32,
     /// The size when it was finished.
     pub size: u64,
     /// Nanoseconds since the epoch: the time of its modification when it was finished.

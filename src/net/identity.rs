@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use rustls::ClientConfig;
 
@@ -11,7 +11,7 @@ use crate::model::secret::Secret;
 use crate::model::spec::HttpOptions;
 use crate::net::proxy::Proxy;
 use crate::net::tls::Offer;
-use crate::net::{Profile, lock, tls};
+use crate::net::{Profile, lock, roots, tls};
 
 /// How many are remembered while nobody uses them. Each may hold certificates and TLS sessions.
 const KEPT_MAX: usize = 256;
@@ -21,13 +21,29 @@ pub(super) struct Identity {
     /// Nothing but what makes an identity; the rest is default.
     options: HttpOptions,
     proxy: Option<Proxy>,
-    /// Each made at the first connection that needs it: plain ones need no certificates.
+    /// Each made at the first connection that needs it: plain ones need no certificates. And again once the system trusts
+    /// others.
     tls: Configuration,
     tls_http1: Configuration,
     tls_proxy: Configuration,
 }
 
-type Configuration = OnceLock<Result<Arc<ClientConfig>, Failure>>;
+/// A configuration, with the number of the certificates that it was made with.
+#[derive(Default)]
+struct Configuration(Mutex<Option<(u64, Made)>>);
+
+type Made = Result<Arc<ClientConfig>, Failure>;
+
+impl Configuration {
+    fn get(&self, make: impl FnOnce() -> Made) -> Made {
+        let (_, generation) = roots::SYSTEM.get();
+        let mut made = lock(&self.0);
+        match &*made {
+            Some((of, config)) if *of == generation => config.clone(),
+            _ => made.insert((generation, make())).1.clone(),
+        }
+    }
+}
 
 impl Identity {
     fn new(options: HttpOptions) -> Result<Identity, Failure> {
@@ -46,12 +62,12 @@ impl Identity {
 
     /// TLS with origins.
     pub(super) fn tls(&self) -> Result<Arc<ClientConfig>, Failure> {
-        self.tls.get_or_init(|| tls::config(&self.options, Offer::AnyHttp)).clone()
+        self.tls.get(|| tls::config(&self.options, Offer::AnyHttp))
     }
 
     /// TLS with origins that HTTP/2 is not offered to.
     pub(super) fn tls_http1(&self) -> Result<Arc<ClientConfig>, Failure> {
-        self.tls_http1.get_or_init(|| tls::config(&self.options, Offer::Http1)).clone()
+        self.tls_http1.get(|| tls::config(&self.options, Offer::Http1))
     }
 
     /// TLS with the proxy, which the client certificate is not for.
@@ -61,7 +77,7 @@ impl Identity {
             insecure_skip_verify: self.options.insecure_skip_verify,
             ..HttpOptions::default()
         };
-        self.tls_proxy.get_or_init(|| tls::config(&options(), Offer::Http1)).clone()
+        self.tls_proxy.get(|| tls::config(&options(), Offer::Http1))
     }
 }
 

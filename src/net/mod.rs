@@ -36,6 +36,7 @@ mod reach;
 pub mod redirect;
 mod resolve;
 pub mod retry_after;
+mod roots;
 mod session;
 mod target;
 mod tasks;

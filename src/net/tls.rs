@@ -5,7 +5,7 @@
 
 use std::error::Error as StdError;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -21,27 +21,7 @@ use url::Host;
 
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::spec::HttpOptions;
-
-/// The system's roots, read once: some hundred certificates cost milliseconds.
-static SYSTEM_ROOTS: OnceLock<RootCertStore> = OnceLock::new();
-
-fn system_roots() -> &'static RootCertStore {
-    SYSTEM_ROOTS.get_or_init(|| {
-        let mut roots = RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        // What cannot be read is left out: a server whose root is missing is then reported as of an unknown issuer.
-        for error in &found.errors {
-            tracing::warn!(%error, "cannot read some of the system's certificates of authorities");
-        }
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            tracing::warn!(
-                "this machine has no certificates of authorities; https needs `ca_pem` or a package of them"
-            );
-        }
-        roots
-    })
-}
+use crate::net::roots;
 
 /// Which versions of HTTP are offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +41,7 @@ pub(super) fn config(options: &HttpOptions, offer: Offer) -> Result<Arc<ClientCo
     let builder = if options.insecure_skip_verify == Some(true) {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
     } else {
-        builder.with_root_certificates(roots(options)?)
+        builder.with_root_certificates(trusted(options)?)
     };
     let mut config = match (&options.client_certificate_pem, &options.client_key_pem) {
         (Some(chain), Some(key)) => {
@@ -82,8 +62,8 @@ pub(super) fn config(options: &HttpOptions, offer: Offer) -> Result<Arc<ClientCo
     Ok(Arc::new(config))
 }
 
-fn roots(options: &HttpOptions) -> Result<RootCertStore, Failure> {
-    let mut roots = system_roots().clone();
+fn trusted(options: &HttpOptions) -> Result<RootCertStore, Failure> {
+    let mut roots = RootCertStore::clone(&roots::SYSTEM.get().0);
     if let Some(pem) = &options.ca_pem {
         for certificate in certificates(pem, "ca_pem")? {
             roots
@@ -175,7 +155,7 @@ fn bad_certificate(host: &str, error: &CertificateError) -> String {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             format!("the certificate of `{host}` is for another host name; check the URL")
         }
-        CertificateError::UnknownIssuer if system_roots().is_empty() => format!(
+        CertificateError::UnknownIssuer if roots::SYSTEM.get().0.is_empty() => format!(
             "the certificate of `{host}` cannot be checked: this machine has no certificates of authorities; install them \
              (often a package called `ca-certificates`), or put the one that you trust into `ca_pem`"
         ),

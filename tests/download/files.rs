@@ -9,6 +9,7 @@ use haul::model::checksum::Algorithm;
 use haul::model::failure::FailureReason;
 use haul::model::outcome::AttemptEnd;
 use haul::model::spec::{DownloadSpec, OnConflict};
+use haul::net::Profile;
 use tokio_util::sync::CancellationToken;
 
 use super::rig::{Rig, checksum};
@@ -466,6 +467,44 @@ async fn what_a_part_has_taken_is_not_asked_for_again() {
     rustix::fs::fallocate(&part, rustix::fs::FallocateFlags::KEEP_SIZE, 0, 6 << 20).unwrap();
     rig.done(&rig.spec("/f")).await;
     assert_eq!(rig.read("job/f"), object.bytes());
+}
+
+/// An origin may announce any size, and send it as slowly as it likes.
+#[tokio::test]
+async fn room_that_was_announced_and_is_not_taken_is_for_others() {
+    let place = tempfile::tempdir().unwrap();
+    let mount = place.path().to_owned();
+    let Some(_disk) = SmallDisk::mount(&mount, "32m") else { return };
+    let mut rig = Rig::at(tempfile::tempdir_in(&mount).unwrap());
+    rig.profile = Arc::new(Profile::default());
+    rig.settings.room_after = Duration::from_millis(200);
+    rig.settings.room_time = Duration::from_secs(1);
+    rig.settings.room_bytes_min = 1 << 20;
+    let (object, more) = (Object::new(1, 24 << 20), CancellationToken::new());
+    let (served, until) = (object.clone(), more.clone());
+    rig.origin.handle("/f", move |request| {
+        let slow = served.respond(request).pause_at(1 << 20, Pause::For(Duration::from_secs(1)));
+        slow.pause_at(2 << 20, Pause::Until(until.clone()))
+    });
+    let spec = rig.spec("/f");
+    let others = async {
+        while rig.meter.received_bytes() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(!rig.root.has_room("", 16 << 20), "it is for the file");
+        while !rig.root.has_room("", 16 << 20) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // Somebody takes it, and the file waits for the rest.
+        std::fs::write(mount.join("ballast"), vec![1; 16 << 20]).unwrap();
+        more.cancel();
+    };
+    let ((end, _), ()) = tokio::join!(rig.attempt(&spec), others);
+    let AttemptEnd::NoSpace { needed_bytes, .. } = end else { panic!("{end:?}") };
+    assert!(!rig.root.has_room("", needed_bytes) && rig.meter.done() > 2 << 20, "{needed_bytes}");
+    std::fs::remove_file(mount.join("ballast")).unwrap();
+    let (result, _) = rig.done(&spec).await;
+    assert!(result.resumed_bytes > 2 << 20 && rig.read("job/f") == object.bytes());
 }
 
 /// Two bodies of unknown length that fit one by one and not together.

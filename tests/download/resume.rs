@@ -339,6 +339,24 @@ async fn a_redirect_to_another_file_starts_over() {
     assert_eq!((result.resumed_bytes, rig.read("job/f")), (0, new.bytes()), "{report:?}");
 }
 
+/// A process was killed between a commit and its being recorded, or before the commit.
+#[tokio::test]
+async fn what_a_kill_kept_from_being_told_is_told_by_the_next_attempt() {
+    let object = Object::new(1, SIZE);
+    let (rig, spec) = held(&object).await;
+    let meta = rig.path("job/.haul-0-1.meta");
+    let mut claim: serde_json::Value = serde_json::from_slice(&std::fs::read(&meta).unwrap()).unwrap();
+    claim["ranges"] = serde_json::json!([[0, SIZE]]);
+    std::fs::write(&meta, claim.to_string()).unwrap();
+    std::fs::write(rig.path("job/.haul-0-1.part"), object.bytes()).unwrap();
+    for _ in 0..2 {
+        let (result, report) = rig.done(&spec).await;
+        assert_eq!((result.connections, report.http_status), (1, 200));
+        assert!(rig.read("job/f") == object.bytes() && result.created.is_some());
+    }
+    assert_eq!(rig.origin.requests("/f").len(), 1);
+}
+
 /// Runs of one URL share their part, and each may name a checksum or not.
 #[tokio::test]
 async fn a_whole_that_only_a_digest_vouched_for_is_not_taken_without_one() {

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::common::{class, client, fetch, get, profile, read};
+use crate::support::relay::Relay;
 use crate::support::tls::{Authority, Leaf};
 
 type Ask = (http::Request<h2::RecvStream>, SendResponse<Bytes>);
@@ -63,6 +64,8 @@ impl Peer {
                         return;
                     }
                     let mut builder = h2::server::Builder::new();
+                    // What it may send is for the windows of its client alone.
+                    builder.max_send_buffer_size(64 << 20);
                     let handshake = builder.max_concurrent_streams(streams_max).handshake::<_, Bytes>(stream);
                     let Ok(mut connection) = handshake.await else { return };
                     let mut answers = JoinSet::new();
@@ -115,6 +118,31 @@ async fn bodies_that_nobody_reads_hold_up_no_others() {
     let read = tokio::time::timeout(Duration::from_secs(60), fetch(&client, &url, &profile)).await;
     assert_eq!(read.expect("bodies that are not read hold up no others").unwrap().1.len(), 24 << 20);
     assert_eq!(peer.connections(), 1);
+}
+
+/// What a peer may send ahead is what a path of this length holds at a good speed, as TCP has it for HTTP/1.1.
+#[tokio::test]
+async fn windows_are_as_wide_as_the_path_is_long() {
+    for (round_trip, at_least) in [(Duration::ZERO, 2 << 20), (Duration::from_millis(100), 16 << 20)] {
+        let allowed = Arc::<AtomicUsize>::default();
+        let seen = Arc::clone(&allowed);
+        let peer = Peer::start(100, move |_, (_, mut respond)| {
+            let seen = Arc::clone(&seen);
+            async move {
+                let Ok(mut stream) = respond.send_response(http::Response::new(()), false) else { return };
+                stream.reserve_capacity(1 << 30);
+                let _ = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
+                seen.store(stream.capacity(), Ordering::SeqCst);
+                let _ = stream.send_data(Bytes::from_static(b"x"), true);
+            }
+        })
+        .await;
+        let relay = Relay::start(peer.address, round_trip).await;
+        let url = format!("https://localhost:{}/", relay.address.port());
+        assert_eq!(fetch(&client(), &url, &peer.profile(|_| {})).await.unwrap().1, b"x");
+        let allowed = allowed.load(Ordering::SeqCst);
+        assert!(allowed >= at_least, "{allowed} bytes at {round_trip:?}");
+    }
 }
 
 #[tokio::test]

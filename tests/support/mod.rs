@@ -10,6 +10,7 @@ pub mod faults;
 pub mod object;
 pub mod origin;
 pub mod proxy;
+pub mod relay;
 pub mod reply;
 pub mod server;
 pub mod spec;

@@ -1,0 +1,218 @@
+//! Files that have a name, or one that a rename would have given them: `name`, `name (1)`, `name (2)`, …, and what they are.
+//!
+//! The first few are looked at whenever somebody asks. There may be thousands, of which each download would look at all; so
+//! what the others are is remembered for a while. What is remembered is a hint: a file is opened, and judged anew, before it
+//! is taken for what it was.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::files::error::failure;
+use crate::files::folder::Folder;
+use crate::files::names;
+use crate::files::root::Root;
+use crate::files::source::{Existing, Record};
+use crate::model::failure::Failure;
+
+/// Names that are tried, from the first that may be free, before a rename gives up.
+pub(super) const CANDIDATES_MAX: u32 = 10_000;
+/// Candidates that are looked at each time.
+const NEAR: u32 = 2;
+/// How long is remembered what the others are. Files that somebody else puts there are seen after that.
+const KEPT: Duration = Duration::from_secs(10);
+/// Files that are remembered; beyond, all are forgotten, and looked at again.
+const FILES_MAX: usize = 50_000;
+
+/// Which file is looked for.
+#[derive(Clone, Copy, Debug)]
+pub enum Wanted<'a> {
+    /// One that a download made from one of these sources.
+    Sources(&'a [String]),
+    /// One that the task of this key made.
+    Key(&'a str),
+}
+
+impl Wanted<'_> {
+    fn is(&self, record: &Record) -> bool {
+        match self {
+            Wanted::Sources(sources) => sources.contains(&record.source),
+            Wanted::Key(key) => record.key == *key,
+        }
+    }
+}
+
+/// What is remembered, by the path of the name.
+#[derive(Debug, Default)]
+pub(super) struct Candidates(Mutex<HashMap<String, Seen>>);
+
+/// The candidates of one name, from the [`NEAR`]th on.
+#[derive(Debug, Default)]
+struct Seen {
+    /// When they were looked at; `None`: somebody is about to.
+    since: Option<Instant>,
+    of_source: HashMap<String, u32>,
+    of_key: HashMap<String, u32>,
+}
+
+impl Seen {
+    fn add(&mut self, number: u32, record: &Record) {
+        self.of_source.insert(record.source.clone(), number);
+        self.of_key.insert(record.key.clone(), number);
+    }
+
+    fn number_of(&self, wanted: Wanted<'_>) -> Option<u32> {
+        match wanted {
+            Wanted::Sources(sources) => sources.iter().find_map(|source| self.of_source.get(source)).copied(),
+            Wanted::Key(key) => self.of_key.get(key).copied(),
+        }
+    }
+}
+
+impl Candidates {
+    /// Remembers a file that a download has just made.
+    pub(super) fn note(&self, path: &str, number: u32, record: &Record) {
+        if let Some(seen) = self.lock().get_mut(path).filter(|_| number >= NEAR) {
+            seen.add(number, record);
+        }
+    }
+
+    /// The number that the wanted file has as far as is remembered; `Err`: nothing is.
+    fn number_of(&self, path: &str, wanted: Wanted<'_>) -> Result<Option<u32>, ()> {
+        let all = self.lock();
+        let seen = all.get(path).filter(|seen| seen.since.is_some_and(|since| since.elapsed() < KEPT));
+        seen.map(|seen| seen.number_of(wanted)).ok_or(())
+    }
+
+    /// Begins to remember what is noted from now on.
+    fn begin(&self, path: &str) {
+        let mut all = self.lock();
+        let files: usize = all.values().map(|seen| seen.of_key.len()).sum();
+        if files >= FILES_MAX {
+            all.clear();
+        }
+        all.insert(path.to_owned(), Seen::default());
+    }
+
+    /// Remembers what was found beside what was noted meanwhile.
+    fn end(&self, path: &str, found: &[(u32, Record)]) {
+        let mut all = self.lock();
+        let Some(seen) = all.get_mut(path) else { return };
+        for (number, record) in found {
+            seen.add(*number, record);
+        }
+        seen.since = Some(Instant::now());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Seen>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The first file that has the name, or, where a rename might have, one that it would have given, and that is wanted.
+pub(super) fn find(
+    root: &Root,
+    folder: &Folder,
+    name: &str,
+    may_rename: bool,
+    wanted: Wanted<'_>,
+) -> Result<Option<(String, Existing)>, Failure> {
+    let near = if may_rename { NEAR } else { 1 };
+    for number in 0..near {
+        let Some(existing) = look(folder, &names::candidate(name, number))? else { return Ok(None) };
+        if let Some(found) = existing.filter(|it| it.record().is_some_and(|record| wanted.is(record))) {
+            return Ok(Some((names::candidate(name, number), found)));
+        }
+    }
+    if !may_rename {
+        return Ok(None);
+    }
+    let path = folder.path_of(name);
+    match root.candidates().number_of(&path, wanted) {
+        Ok(None) => return Ok(None),
+        Ok(Some(number)) => {
+            let candidate = names::candidate(name, number);
+            let existing = look(folder, &candidate)?.flatten();
+            if let Some(found) = existing.filter(|it| it.record().is_some_and(|record| wanted.is(record))) {
+                return Ok(Some((candidate, found)));
+            }
+        }
+        Err(()) => {}
+    }
+    scan(root, folder, name, wanted)
+}
+
+/// Looks at all candidates from the [`NEAR`]th on, and remembers them.
+fn scan(root: &Root, folder: &Folder, name: &str, wanted: Wanted<'_>) -> Result<Option<(String, Existing)>, Failure> {
+    let path = folder.path_of(name);
+    root.candidates().begin(&path);
+    let (mut found, mut all) = (None, Vec::new());
+    for number in NEAR..CANDIDATES_MAX {
+        let candidate = names::candidate(name, number);
+        let Some(existing) = look(folder, &candidate)? else { break };
+        let Some(existing) = existing else { continue };
+        let Some(record) = existing.record().cloned() else { continue };
+        if found.is_none() && wanted.is(&record) {
+            found = Some((candidate, existing));
+        }
+        all.push((number, record));
+    }
+    root.candidates().end(&path, &all);
+    Ok(found)
+}
+
+/// The file of this name; the inner `None`: something else has it.
+#[allow(clippy::option_option)]
+fn look(folder: &Folder, name: &str) -> Result<Option<Option<Existing>>, Failure> {
+    if !folder.has(name)? {
+        return Ok(None);
+    }
+    let existing = folder.open(name)?.map(Existing::of).transpose();
+    existing.map(Some).map_err(|error| failure("look at", &folder.path_of(name), &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(place: &std::path::Path, number: u32, source: &str) {
+        let path = place.join(names::candidate("f", number));
+        let file = std::fs::File::create(&path).unwrap();
+        let mut record = Record { source: source.into(), key: format!("k{number}"), ..Record::default() };
+        record.write(&file, &file.metadata().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_remembered_is_a_hint() {
+        let at = tempfile::tempdir_in(".").unwrap();
+        let root = Root::open(at.path()).unwrap();
+        let folder = root.find_folder("").unwrap().unwrap();
+        for number in 0..40 {
+            put(at.path(), number, &format!("s{number}"));
+        }
+        let find = |source: &str| {
+            let found = find(&root, &folder, "f", true, Wanted::Sources(&[source.to_owned()])).unwrap();
+            found.map(|(name, _)| name)
+        };
+        assert_eq!(find("s3").as_deref(), Some("f (3)"));
+        assert_eq!(find("s30").as_deref(), Some("f (30)"));
+        assert_eq!(find("s99"), None);
+        // Of somebody else: seen after a while. Our own: at once.
+        put(at.path(), 40, "s99");
+        assert_eq!(find("s99"), None);
+        root.candidates().note("f", 40, &Record { source: "s99".into(), key: "k40".into(), ..Record::default() });
+        assert_eq!(find("s99").as_deref(), Some("f (40)"));
+        // It is another one by now.
+        put(at.path(), 30, "other");
+        assert_eq!((find("s30"), find("other").as_deref()), (None, Some("f (30)")));
+        put(at.path(), 41, "later");
+        assert_eq!(find("later"), None);
+        tokio::time::advance(KEPT).await;
+        assert_eq!(find("later").as_deref(), Some("f (41)"));
+        let by_key = super::find(&root, &folder, "f", true, Wanted::Key("k25")).unwrap();
+        assert_eq!(by_key.unwrap().0, "f (25)");
+        assert!(super::find(&root, &folder, "f", false, Wanted::Key("k1")).unwrap().is_none());
+    }
+}
