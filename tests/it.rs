@@ -30,6 +30,7 @@ mod it {
     mod many;
     mod model;
     mod network;
+    mod outlives;
     mod progress;
     mod rest;
     mod sealing;

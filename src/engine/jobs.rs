@@ -28,14 +28,7 @@ pub(crate) enum Stage {
     /// Its waiting tasks are being ended, piece by piece.
     Sweeping(Sweeping),
     /// Its failed and cancelled tasks are being put back, piece by piece.
-    Retrying {
-        /// Whoever asked waits for the last piece.
-        reply: Option<Reply<Arc<Job>>>,
-        /// The tasks that were asked for.
-        which: TaskChoice,
-        /// The lowest index that was put back so far.
-        first: Option<TaskIndex>,
-    },
+    Retrying(Box<Retrying>),
     /// Everything has ended; its part files are being put away.
     Settling,
     /// Its end is on its way to the store.
@@ -45,6 +38,17 @@ pub(crate) enum Stage {
         /// The last batch that may have something of the job.
         after: BatchNumber,
     },
+}
+
+/// How far a retry is.
+#[derive(Debug)]
+pub(crate) struct Retrying {
+    /// Whoever asked waits for the last piece.
+    pub(crate) reply: Option<Reply<Arc<Job>>>,
+    /// The tasks that were asked for.
+    pub(crate) which: TaskChoice,
+    /// The lowest index that was put back so far.
+    pub(crate) first: Option<TaskIndex>,
 }
 
 /// How far a sweep is.

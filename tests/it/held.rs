@@ -15,7 +15,7 @@ use crate::support::spec::{fetch, job, once};
 const IMPATIENT: Duration = Duration::from_millis(300);
 
 /// Keeps the server from committing until it is dropped.
-async fn hold(server: &Server) -> SqliteConnection {
+pub(crate) async fn hold(server: &Server) -> SqliteConnection {
     let url = format!("sqlite://{}", server.data().join("haul.db").display());
     let mut other = SqliteConnection::connect(&url).await.unwrap();
     sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();

@@ -5,6 +5,8 @@
 //! [`held`](super::JobQueue) names them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::{Deref, DerefMut};
+use std::sync::LazyLock;
 
 use crate::engine::queue::task::Queued;
 use crate::model::host::Host;
@@ -49,16 +51,38 @@ pub(crate) struct UnderWay {
     pub(crate) left: BTreeSet<TaskIndex>,
 }
 
-/// The tasks of one job for one host.
-#[derive(Debug)]
-pub(crate) struct Lane {
-    pub(crate) host: Host,
+/// The tasks of a lane that memory knows.
+#[derive(Debug, Default)]
+pub(crate) struct LaneTasks {
     /// Tasks that go before the page: requeued, due again or recovered. By the order in which they came.
     pub(crate) again: BTreeMap<u64, Queued>,
     /// Tasks in order of index.
     pub(crate) page: VecDeque<Queued>,
     /// Tasks that are PENDING and wait for a host or for disk space.
     pub(crate) held_back: BTreeSet<TaskIndex>,
+}
+
+impl Deref for Lane {
+    type Target = LaneTasks;
+
+    fn deref(&self) -> &LaneTasks {
+        static NONE: LazyLock<LaneTasks> = LazyLock::new(LaneTasks::default);
+        self.tasks.as_deref().unwrap_or(&NONE)
+    }
+}
+
+impl DerefMut for Lane {
+    fn deref_mut(&mut self) -> &mut LaneTasks {
+        self.tasks.get_or_insert_default()
+    }
+}
+
+/// The tasks of one job for one host.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) host: Host,
+    /// `None` where there are none: lanes are many, and most have all their tasks in the store.
+    tasks: Option<Box<LaneTasks>>,
     pub(crate) disk_from: TaskIndex,
     pub(crate) disk_to: TaskIndex,
     pub(crate) reading: Reading,
@@ -74,9 +98,7 @@ impl Lane {
     pub(crate) fn new(host: Host) -> Lane {
         Lane {
             host,
-            again: BTreeMap::new(),
-            page: VecDeque::new(),
-            held_back: BTreeSet::new(),
+            tasks: None,
             disk_from: 0,
             disk_to: 0,
             reading: Reading::Idle,
@@ -100,6 +122,14 @@ impl Lane {
     pub(crate) fn has_work(&self, held_back: usize) -> bool {
         self.held_back.len() < held_back
             && (self.next().is_some() || self.has_more_in_store() && self.reading == Reading::Idle)
+    }
+
+    /// Gives up the memory of tasks of which there are none.
+    pub(crate) fn shrink(&mut self) {
+        let tasks = &**self;
+        if tasks.again.is_empty() && tasks.page.is_empty() && tasks.held_back.is_empty() {
+            self.tasks = None;
+        }
     }
 
     /// The page is empty. A lane that was to be read ahead is read in its turn instead: what is read ahead waits for all that

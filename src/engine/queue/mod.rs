@@ -364,6 +364,7 @@ impl Queue {
     fn refresh(&mut self, job: JobId, number: LaneNumber) {
         let Some(queue) = self.jobs.get_mut(&job) else { return };
         let Some(lane) = queue.lanes.get_mut(number as usize) else { return };
+        lane.shrink();
         self.rotation.set_queued(job, number, lane.queued());
         let (roomy, page) = (self.bytes < self.bounds.queue_bytes / 4 * 3, self.bounds.lane_page as usize);
         let runs_low = !lane.page.is_empty() && lane.page.len() < page / 2;

@@ -172,6 +172,9 @@ impl Queue {
     /// Drops the page of a lane: the store has its tasks.
     pub(super) fn unload(&mut self, job: JobId, number: LaneNumber) {
         let Some(lane) = self.jobs.get_mut(&job).and_then(|queue| queue.lanes.get_mut(number as usize)) else { return };
+        if lane.page.is_empty() {
+            return;
+        }
         let page = std::mem::take(&mut lane.page);
         let Some(first) = page.front() else { return };
         lane.disk_from = first.index;

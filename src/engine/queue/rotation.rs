@@ -78,7 +78,8 @@ struct JobEntry {
     /// The job's place in its ring, an entry there with another number is an old one; 0: it stands in none.
     ticket: u64,
     /// Lanes that a host woke for its free room, and that have not been picked since.
-    woken: Vec<LaneNumber>,
+    #[allow(clippy::box_collection)] // Few jobs have any, and jobs are many.
+    woken: Option<Box<Vec<LaneNumber>>>,
     /// Lanes that have left `ready` in their turn.
     turns: u64,
     /// By lane number.
@@ -150,6 +151,16 @@ impl JobEntry {
     }
 }
 
+#[allow(clippy::box_collection)] // See `JobEntry::woken`.
+fn forget(woken: &mut Option<Box<Vec<LaneNumber>>>, number: LaneNumber) {
+    if let Some(numbers) = woken {
+        numbers.retain(|other| *other != number);
+        if numbers.is_empty() {
+            *woken = None;
+        }
+    }
+}
+
 /// What waits for room at one host.
 #[derive(Debug, Default)]
 struct Parked {
@@ -185,7 +196,7 @@ impl Rotation {
             cap,
             ready: VecDeque::new(),
             ticket: 0,
-            woken: Vec::new(),
+            woken: None,
             turns: 0,
             lanes: Vec::new(),
         };
@@ -202,7 +213,7 @@ impl Rotation {
                 }
                 self.forget_old(&lane.at);
             }
-            for lane in &entry.woken {
+            for lane in entry.woken.iter().flat_map(|woken| woken.iter()) {
                 if let Some(lane) = entry.lanes.get(*lane as usize) {
                     self.wake_host(&lane.at, 1);
                 }
@@ -369,7 +380,7 @@ impl Rotation {
             let Some(lane) = entry.lanes.get_mut(number as usize) else { continue };
             let admission = admit(job, number, &lane.host);
             if admission != Admission::Later {
-                entry.woken.retain(|woken| *woken != number);
+                forget(&mut entry.woken, number);
             }
             entry.turns += u64::from(lane.turned(&admission, entry.turns + entry.ready.len() as u64));
             match admission {
@@ -509,7 +520,7 @@ impl Rotation {
     /// The job cannot use the room that hosts woke its lanes for: others get it.
     fn pass_on(&mut self, job: JobId) {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
-        for number in std::mem::take(&mut entry.woken) {
+        for number in std::mem::take(&mut entry.woken).into_iter().flat_map(|woken| woken.into_iter()) {
             let host =
                 self.jobs.get(&job).and_then(|entry| entry.lanes.get(number as usize)).map(|lane| lane.at.clone());
             if let Some(host) = host {
@@ -524,7 +535,7 @@ impl Rotation {
             let Some(entry) = self.jobs.get_mut(&job) else { continue };
             entry.ready.push_back(number);
             if entry.is_runnable() {
-                entry.woken.push(number);
+                entry.woken.get_or_insert_default().push(number);
                 self.enter_ring(job);
                 return true;
             }

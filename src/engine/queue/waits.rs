@@ -141,7 +141,8 @@ impl Queue {
 
     fn take_from_page(&mut self, id: TaskId, lane: LaneNumber) -> Option<Queued> {
         let lane = self.jobs.get_mut(&id.job)?.lanes.get_mut(lane as usize)?;
-        let task = lane.page.remove(lane.in_page(id.index)?)?;
+        let place = lane.in_page(id.index)?;
+        let task = lane.page.remove(place)?;
         self.left_page(id.job, &task);
         self.refresh(id.job, task.lane);
         Some(task)

@@ -183,8 +183,8 @@ impl Scheduler {
         self.queue.stop_job(job);
         run.job_mut().retrying = None;
         run.job_mut().retry_filter = None;
-        if let Stage::Retrying { reply: Some(reply), .. } =
-            std::mem::replace(&mut run.stage, Stage::Sweeping(Sweeping::default()))
+        if let Stage::Retrying(retrying) = std::mem::replace(&mut run.stage, Stage::Sweeping(Sweeping::default()))
+            && let Some(reply) = retrying.reply
         {
             self.outbox.then(Effect::Reply(reply, run.job.clone()));
         }
@@ -240,7 +240,7 @@ impl Scheduler {
             let soon = now.plus(std::time::Duration::from_millis(20));
             return self.timers.set(deadline.max(soon), Timer::JobDeadline(job));
         }
-        if matches!(run.stage, Stage::Open | Stage::Retrying { .. })
+        if matches!(run.stage, Stage::Open | Stage::Retrying(_))
             && run.job_mut().apply(JobEvent::TimedOut, now) == Ok(Change::Stopping)
         {
             self.stopping(job);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::engine::command::{EngineError, Reply, answer};
 use crate::engine::effect::{Effect, LanedTasks};
-use crate::engine::jobs::{Deferred, JobRun, Stage};
+use crate::engine::jobs::{Deferred, JobRun, Retrying, Stage};
 use crate::engine::patience::{caught, patiently};
 use crate::engine::queue::task::{BatchNumber, Cause};
 use crate::engine::scheduler::Scheduler;
@@ -268,7 +268,8 @@ impl Scheduler {
         let published = run.job.clone();
         self.publish(published.clone(), events);
         let Some(run) = self.jobs.get_mut(job) else { return };
-        if let Stage::Retrying { reply, which, first } = &mut run.stage {
+        if let Stage::Retrying(retrying) = &mut run.stage {
+            let Retrying { reply, which, first } = &mut **retrying;
             *first = lowest.into_iter().chain(*first).min();
             if !matches!(which, TaskChoice::These(_)) && next.is_some() {
                 self.add_piece(Piece::Retry(job));

@@ -81,9 +81,9 @@ impl Scheduler {
             self.add_piece(Piece::Retry(job));
             return false;
         }
-        let Stage::Retrying { which, .. } = &run.stage else { return false };
+        let Stage::Retrying(retrying) = &run.stage else { return false };
         let from = run.job.retrying.unwrap_or(0);
-        let which = match which {
+        let which = match &retrying.which {
             TaskChoice::These(these) => Which::These(these.clone()),
             TaskChoice::Fitting(filter) => Which::Fitting(from, filter.clone()),
             TaskChoice::All => Which::From(from),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::engine::jobs::{JobRun, Stage, Sweeping};
+use crate::engine::jobs::{JobRun, Retrying, Stage, Sweeping};
 use crate::engine::patience::patiently;
 use crate::engine::queue::task::Queued;
 use crate::engine::scheduler::Scheduler;
@@ -83,11 +83,11 @@ impl Scheduler {
         } else if run.job.retrying.is_some() {
             let filter = run.job.retry_filter.clone();
             let which = filter.map_or(TaskChoice::All, |filter| TaskChoice::Fitting(*filter));
-            run.stage = Stage::Retrying { reply: None, which, first: Some(0) };
+            run.stage = Stage::Retrying(Box::new(Retrying { reply: None, which, first: Some(0) }));
         }
         let piece = match run.stage {
             Stage::Sweeping(_) => Some(Piece::Sweep(id)),
-            Stage::Retrying { .. } => Some(Piece::Retry(id)),
+            Stage::Retrying(_) => Some(Piece::Retry(id)),
             _ => None,
         };
         let is_open = piece.is_none();

@@ -31,8 +31,8 @@ impl Scheduler {
         self.outbox.drop_job(job);
         // What was on its way when the contradiction was found has to be durable before the job is read.
         let after = self.outbox.number() - u64::from(self.outbox.is_empty());
-        if let Stage::Retrying { reply: Some(reply), .. } =
-            std::mem::replace(&mut run.stage, Stage::Reloading { after })
+        if let Stage::Retrying(retrying) = std::mem::replace(&mut run.stage, Stage::Reloading { after })
+            && let Some(reply) = retrying.reply
         {
             answer(reply, Err(EngineError::Contradiction(job)));
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::engine::command::{Admitted, Control, EngineError, JobCommand, JobPatch, Reply, answer};
 use crate::engine::effect::Effect;
-use crate::engine::jobs::{JobRun, Stage};
+use crate::engine::jobs::{JobRun, Retrying, Stage};
 use crate::engine::patience::{caught, patiently};
 use crate::engine::runner::Runner;
 use crate::engine::scheduler::Scheduler;
@@ -144,7 +144,7 @@ impl Scheduler {
             job.retry_filter = Some(Box::new(filter.clone()));
         }
         let mut run = JobRun::new(job);
-        run.stage = Stage::Retrying { reply: Some(reply), which, first: None };
+        run.stage = Stage::Retrying(Box::new(Retrying { reply: Some(reply), which, first: None }));
         self.outbox.job_event(run.job_mut(), EventKind::JobChanged);
         self.note_job(by, Of::Job(id), "RetryJob", id);
         let waiting = self.enlist(run, now);
