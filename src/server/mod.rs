@@ -43,7 +43,7 @@ use crate::model::browser::BrowserRules;
 use crate::model::spec::TaskOptions;
 use crate::net::HttpClient;
 use crate::pb;
-use crate::server::services::{DESCRIPTORS, FEATURES};
+use crate::server::services::DESCRIPTORS;
 use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::store::{Store, StoreError};
 use crate::web::Readiness;
@@ -245,8 +245,8 @@ pub async fn serve(
     health::live(&reporter).await;
     let room = sizes::Room::new(&settings.engine);
     let sizes = watch::Sender::new(room.look().await);
-    let facts =
-        Facts { policy: settings.policy, insecure: settings.insecure, features: &FEATURES, sizes: sizes.subscribe() };
+    let features = services::features(settings.has_dashboard);
+    let facts = Facts { policy: settings.policy, insecure: settings.insecure, features, sizes: sizes.subscribe() };
     let routes = routes(&settings, facts, &engine, &store, &shutdown, &closing)?.add_service(served_health);
     let access = Access::new(engine.clone(), settings.policy, settings.call_bounds, &DESCRIPTORS);
     let probes = readiness.subscribe();

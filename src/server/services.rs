@@ -38,8 +38,10 @@ pub(super) const DESCRIPTORS: [&[u8]; 4] = [
     tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
 ];
 
-/// What there is beyond the gRPC services, as the contract names it.
-pub(super) const FEATURES: [&str; 1] = ["rest"];
+/// Names what this server has beside gRPC.
+pub(super) fn features(has_dashboard: bool) -> &'static [&'static str] {
+    if has_dashboard { &["rest", "web"] } else { &["rest"] }
+}
 
 /// Serves these, and reflection.
 pub(super) fn routes(

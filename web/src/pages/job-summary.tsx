@@ -3,7 +3,6 @@ import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { WaitReason, type Job } from "../core/contract";
 import { retryNow } from "../core/act";
 import { between, bytes, clock, count, left, percent, rate } from "../core/format";
-import { now } from "../core/frame";
 import type { JobModel } from "../core/jobmodel";
 import { hasEnded, say, waitWord } from "../core/words";
 import { Button, Prose } from "../ui/bits";
@@ -16,6 +15,9 @@ export function Summary({ model, job, base }: { model: JobModel; job: Job; base:
   const ended = (counts?.succeeded ?? 0) + (counts?.failed ?? 0) + (counts?.cancelled ?? 0);
   const progress = job.progress;
   const isOpen = !hasEnded(job.state);
+  const rest = isOpen ? left(progress?.estimatedRemaining) : "";
+  const took = isOpen ? "" : between(job.startTime, job.endTime, 0);
+  const amount = [bytesText(job), rest && `${rest} left`, took && `in ${took}`].filter(Boolean).join(isOpen ? " · " : " ");
   const parts: [string, string, number, IconName][] = [
     ["succeeded", "succeeded", counts?.succeeded ?? 0, "check"],
     ["failed", "failed", counts?.failed ?? 0, "cross"],
@@ -35,11 +37,7 @@ export function Summary({ model, job, base }: { model: JobModel; job: Job; base:
         <span class="summary-rate">
           {isOpen && <Sparkline rates={model.rates.value} />}
           {isOpen && <span class="num">{rate(progress?.bytesPerSecond ?? 0)}</span>}
-          <span class="muted">
-            {bytesText(job)}
-            {isOpen && progress?.estimatedRemaining && ` · ${left(progress.estimatedRemaining)} left`}
-            {!isOpen && job.startTime && ` in ${between(job.startTime, job.endTime, now.value)}`}
-          </span>
+          {amount && <span class="muted">{amount}</span>}
         </span>
       </div>
       <Bar thick hook="job-progress" label="Progress of this job" parts={{ all: total, done: counts?.succeeded ?? 0, failed: counts?.failed, cancelled: counts?.cancelled, running: counts?.running }} />

@@ -195,7 +195,7 @@ function Table({ list, rows, selected, isAll, select, setSelected, isByEnd }: Ta
             <th class="c-counts num">Tasks</th>
             <th class="c-failed num">Failed</th>
             <th class="c-rate num">Rate</th>
-            <th class="c-left num">Took</th>
+            <th class="c-left num">Time</th>
             <th class="c-time num">{isByEnd ? "Ended" : "Created"}</th>
           </tr>
         </thead>
