@@ -91,6 +91,25 @@ async fn tasks_end_while_their_job_goes_on() {
     assert_eq!(late.get_details_error_info().unwrap().reason, "WRONG_STATE");
 }
 
+/// A request that must not be sent twice is cut, too; and however many wait for that, each finds nothing left to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_may_wait_for_the_one_that_cancels() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/hang", Reply::hang());
+    let post = pb::FetchSpec { url: origin.url("/hang"), method: "POST".to_owned(), ..Default::default() };
+    let post = pb::TaskSpec { work: Some(pb::task_spec::Work::Fetch(post)), ..Default::default() };
+    let job_id = server.submit(pb::JobSpec { open: true, ..job(vec![post]) }).await;
+    until(async || server.job(&job_id).await.counts.unwrap().running == 1).await;
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..3_000 {
+        let mut jobs = server.jobs();
+        let request = pb::CancelTasksRequest { job_id: job_id.clone(), task_indexes: vec![0], ..Default::default() };
+        calls.spawn(async move { jobs.cancel_tasks(request).await.unwrap().into_inner().tasks });
+    }
+    assert_eq!(calls.join_all().await.iter().sum::<u32>(), 1);
+    assert_eq!(server.task(&job_id, 0).await.state(), pb::TaskState::Cancelled);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_names_no_tasks_properly_is_refused() {
     let server = Server::start().await;

@@ -119,7 +119,7 @@ pub(crate) struct Running {
 impl Running {
     /// Stops the attempt. Its end comes like any other.
     pub(crate) fn stop(&self, cause: Cause) {
-        let is_wanted_no_more = matches!(cause, Cause::Stop(_));
+        let is_wanted_no_more = matches!(cause, Cause::Stop(_) | Cause::Withdrawn);
         let _ = self.cause.set(cause);
         if is_wanted_no_more { self.stop.cancel() } else { self.rest.cancel() }
     }

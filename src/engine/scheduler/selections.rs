@@ -74,6 +74,11 @@ impl Scheduler {
         let running = self.withdraw_running(job, &which, &error);
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
         let sweeping = Withdrawal::first(&which, &run.job.counts);
+        if running.is_empty() && sweeping.is_none() {
+            // Nothing has to be waited for, and however many of these come one after another, each is done when it returns.
+            let acted = Acted { job: run.job.clone(), tasks: 0 };
+            return self.outbox.then(Effect::Acted(reply, acted));
+        }
         // Of a filter the store says which tasks it has found.
         let which = if which == TaskChoice::All { TaskChoice::Fitting(TaskFilter::default()) } else { which };
         let withdrawal = Withdrawal { which, error, by, running, sweeping, count: 0, is_noted: false, reply };
@@ -83,7 +88,6 @@ impl Scheduler {
             self.queue.drop_reads(job);
             self.add_piece(Piece::Withdraw(job));
         }
-        self.end_withdrawal(job);
     }
 
     /// Stops the running attempts of tasks that are cancelled.

@@ -12,7 +12,7 @@ use crate::model::ids::JobId;
 use crate::model::job::{Job, JobState};
 use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::blob;
-use crate::store::sqlite::look::{Look, Step};
+use crate::store::sqlite::look::{Judge, Look, Step};
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{self, JobLine, job_text};
 use crate::store::sqlite::values::{Value, Values};
@@ -89,7 +89,7 @@ async fn look<L: DeserializeOwned>(
     loop {
         let mut values = Values::default();
         let (lead, fits) = (lead(&filter, &index, &mut values), fits(&filter, &index, &mut values));
-        let step = look.step(!fits.is_empty());
+        let step = look.step(if fits.is_empty() { Judge::Nobody } else { Judge::Statement });
         let text = statement(&lead, &fits, lines, step, &mut values);
         let found: Option<(String, bool, u32, Option<String>)> = reader.first(values.ask(text)).await?;
         let (text, is_cut, looked, last) = found.unwrap_or_default();

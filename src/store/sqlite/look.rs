@@ -7,6 +7,20 @@ const FIRST_ROWS: u32 = 1_000;
 /// Rows of a later step: some tens of milliseconds.
 const STEP_ROWS: u32 = 20_000;
 
+/// Rows of a step that are all read, because what they are judged by is not in the database.
+const JUDGED_ROWS: u32 = 1_000;
+
+/// Who says which rows fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judge {
+    /// Nobody: all of them do.
+    Nobody,
+    /// The statement.
+    Statement,
+    /// Whoever reads the rows.
+    Reader,
+}
+
 /// What the next step does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Step {
@@ -33,17 +47,22 @@ impl<T, P: Copy> Look<T, P> {
         Look { items: Vec::new(), last: None, limit, examined: 0, look_max, next: None }
     }
 
-    /// The next step. `may_miss`: rows may not fit.
-    pub(super) fn step(&self, may_miss: bool) -> Step {
+    /// The next step.
+    pub(super) fn step(&self, judge: Judge) -> Step {
         let missing = self.limit.saturating_sub(self.items.len() as u32);
         // One more says whether there are more.
         let limit = missing.saturating_add(1);
-        let rows = match (may_miss, self.examined) {
-            (false, _) => limit,
-            (true, 0) => limit.max(FIRST_ROWS),
-            (true, _) => STEP_ROWS,
+        let left = self.look_max - self.examined;
+        let rows = match (judge, self.examined) {
+            (Judge::Nobody, _) => limit,
+            (Judge::Statement, 0) => limit.max(FIRST_ROWS),
+            (Judge::Statement, _) => STEP_ROWS,
+            (Judge::Reader, _) => {
+                let rows = limit.max(JUDGED_ROWS).min(left);
+                return Step { rows, limit: rows };
+            }
         };
-        Step { rows: rows.min(self.look_max - self.examined), limit }
+        Step { rows: rows.min(left), limit }
     }
 
     /// Takes in what a step has found: rows, each with how many were looked at with it, its place, and the item, if it
@@ -112,15 +131,19 @@ impl<T> Look<T, u32> {
 mod tests {
     use super::*;
 
-    /// Looks for `limit` multiples of `of` among the numbers below `end`, `look_max` of them at most.
-    fn page(of: u32, end: u32, from: u32, limit: u32, look_max: u32) -> (Vec<u32>, u32, Option<u32>) {
+    /// Looks for `limit` multiples of `of` among the numbers below `end`, `look_max` of them at most. All steps together
+    /// touch little more than that.
+    fn page(judge: Judge, of: u32, end: u32, from: u32, limit: u32, look_max: u32) -> (Vec<u32>, u32, Option<u32>) {
         let mut look: Look<u32, u32> = Look::new(limit, look_max);
-        let mut from = from;
+        let (mut from, mut touched) = (from, 0);
         loop {
-            let step = look.step(of > 1);
+            let step = look.step(judge);
             let rows: Vec<u32> = (from..end).take(step.rows as usize).collect();
-            let fitting = (1..).zip(&rows).filter(|(_, row)| **row % of == 0).take(step.limit as usize);
-            let found = fitting.map(|(seen, row)| (seen, *row, Some(*row)));
+            touched += rows.len();
+            assert!(touched <= (look_max + STEP_ROWS) as usize, "{touched} rows were touched");
+            let fits = |row: u32| row % of == 0;
+            let returned = (1..).zip(&rows).filter(|(_, row)| judge == Judge::Reader || fits(**row));
+            let found = returned.take(step.limit as usize).map(|(seen, row)| (seen, *row, fits(*row).then_some(*row)));
             match look.take(step, found, false, rows.len() as u32, rows.last().copied()) {
                 Some(last) => from = last + 1,
                 None => return look.into_parts(),
@@ -130,7 +153,16 @@ mod tests {
 
     #[test]
     fn pages_join_without_a_gap_and_look_no_further_than_they_may() {
-        for of in [1, 3, 5_000, 1_000_000] {
+        let cases = [
+            (Judge::Nobody, 1),
+            (Judge::Statement, 3),
+            (Judge::Statement, 5_000),
+            (Judge::Statement, 1_000_000),
+            (Judge::Reader, 1),
+            (Judge::Reader, 3),
+            (Judge::Reader, 1_000_000),
+        ];
+        for (judge, of) in cases {
             for end in [0, 1, 9, 30, 50_000] {
                 for (limit, look_max) in [(1, 1), (2, 3), (4, 1_000), (7, 100_000)] {
                     if end > 100 && look_max < 1_000 {
@@ -138,7 +170,7 @@ mod tests {
                     }
                     let (mut from, mut all, mut examined) = (0, Vec::new(), 0);
                     loop {
-                        let (items, looked, next) = page(of, end, from, limit, look_max);
+                        let (items, looked, next) = page(judge, of, end, from, limit, look_max);
                         assert!(items.len() <= limit as usize && looked <= look_max);
                         all.extend(items);
                         examined += looked;
@@ -149,7 +181,11 @@ mod tests {
                         assert!(looked > 0, "each page makes progress");
                     }
                     let fitting: Vec<u32> = (0..end).filter(|row| row % of == 0).collect();
-                    assert_eq!((all, examined), (fitting, end), "of {of} below {end}, {limit} a page of {look_max}");
+                    assert_eq!(
+                        (all, examined),
+                        (fitting, end),
+                        "{judge:?}: of {of} below {end}, {limit} a page of {look_max}"
+                    );
                 }
             }
         }

@@ -18,8 +18,8 @@ use crate::store::sqlite::reader::Reader;
 use crate::store::sqlite::tasks_found::find;
 use crate::store::sqlite::{access, additions, columns, events, jobs, listing, pages, recovery, tasks, trail};
 use crate::store::{
-    Answer, AuditPage, AuditPlace, Chunk, Content, CutPage, DuePage, DueTask, EventPage, JobFilter,
-    JobPage, LaneNumber, LanePage, Listed, PageHead, Recovered, Store, StoredEvent, StoredTask, TaskPage, TaskQuery,
+    Answer, AuditPage, AuditPlace, Chunk, Content, CutPage, DuePage, DueTask, EventPage, JobFilter, JobPage,
+    LaneNumber, LanePage, Listed, PageHead, Recovered, Store, StoredEvent, StoredTask, TaskPage, TaskQuery,
 };
 
 /// The reading half.

@@ -9,7 +9,7 @@ use crate::model::ids::JobId;
 use crate::model::task::TaskState;
 use crate::store::sqlite::columns::blob;
 use crate::store::sqlite::conditions;
-use crate::store::sqlite::look::{Look, Step};
+use crate::store::sqlite::look::{Judge, Look, Step};
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{
     self, TaskLine, job_no, last_attempt, state_or_null, state_text, task_bytes, task_text,
@@ -41,7 +41,12 @@ pub(super) async fn find(reader: &Reader, job: JobId, query: &TaskQuery, limit: 
         values.add(Value::Number(from.into()));
         let lead = lead(&index, &mut values);
         let fits = fits(&index, query, &mut values);
-        let step = look.step(!fits.is_empty() || !query.search.is_empty());
+        let judge = match (query.search.is_empty(), fits.is_empty()) {
+            (true, true) => Judge::Nobody,
+            (true, false) => Judge::Statement,
+            (false, _) => Judge::Reader,
+        };
+        let step = look.step(judge);
         let text = statement(&lead, &fits, step, &mut values);
         let found: Option<(String, bool, u32, Option<u32>)> = reader.first(values.ask(text)).await?;
         let (text, is_cut, looked, last) = found.unwrap_or_default();
