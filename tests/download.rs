@@ -18,5 +18,7 @@ mod interleavings;
 mod resume;
 #[path = "download/rig.rs"]
 mod rig;
+#[path = "download/room.rs"]
+mod room;
 #[path = "download/segments.rs"]
 mod segments;

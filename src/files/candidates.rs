@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use crate::files::error::failure;
 use crate::files::folder::Folder;
 use crate::files::names;
-use crate::files::root::Root;
 use crate::files::source::{Existing, Record};
 use crate::model::failure::Failure;
 
@@ -113,7 +112,7 @@ impl Candidates {
 
 /// The first file that has the name, or, where a rename might have, one that it would have given, and that is wanted.
 pub(super) fn find(
-    root: &Root,
+    known: &Candidates,
     folder: &Folder,
     name: &str,
     may_rename: bool,
@@ -130,7 +129,7 @@ pub(super) fn find(
         return Ok(None);
     }
     let path = folder.path_of(name);
-    match root.candidates().number_of(&path, wanted) {
+    match known.number_of(&path, wanted) {
         Ok(None) => return Ok(None),
         Ok(Some(number)) => {
             let candidate = names::candidate(name, number);
@@ -141,13 +140,18 @@ pub(super) fn find(
         }
         Err(()) => {}
     }
-    scan(root, folder, name, wanted)
+    scan(known, folder, name, wanted)
 }
 
 /// Looks at all candidates from the [`NEAR`]th on, and remembers them.
-fn scan(root: &Root, folder: &Folder, name: &str, wanted: Wanted<'_>) -> Result<Option<(String, Existing)>, Failure> {
+fn scan(
+    known: &Candidates,
+    folder: &Folder,
+    name: &str,
+    wanted: Wanted<'_>,
+) -> Result<Option<(String, Existing)>, Failure> {
     let path = folder.path_of(name);
-    root.candidates().begin(&path);
+    known.begin(&path);
     let (mut found, mut all) = (None, Vec::new());
     for number in NEAR..CANDIDATES_MAX {
         let candidate = names::candidate(name, number);
@@ -159,7 +163,7 @@ fn scan(root: &Root, folder: &Folder, name: &str, wanted: Wanted<'_>) -> Result<
         }
         all.push((number, record));
     }
-    root.candidates().end(&path, &all);
+    known.end(&path, &all);
     Ok(found)
 }
 
@@ -176,6 +180,7 @@ fn look(folder: &Folder, name: &str) -> Result<Option<Option<Existing>>, Failure
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::Root;
 
     fn put(place: &std::path::Path, number: u32, source: &str) {
         let path = place.join(names::candidate("f", number));
@@ -193,7 +198,7 @@ mod tests {
             put(at.path(), number, &format!("s{number}"));
         }
         let find = |source: &str| {
-            let found = find(&root, &folder, "f", true, Wanted::Sources(&[source.to_owned()])).unwrap();
+            let found = find(root.candidates(), &folder, "f", true, Wanted::Sources(&[source.to_owned()])).unwrap();
             found.map(|(name, _)| name)
         };
         assert_eq!(find("s3").as_deref(), Some("f (3)"));
@@ -211,8 +216,8 @@ mod tests {
         assert_eq!(find("later"), None);
         tokio::time::advance(KEPT).await;
         assert_eq!(find("later").as_deref(), Some("f (41)"));
-        let by_key = super::find(&root, &folder, "f", true, Wanted::Key("k25")).unwrap();
+        let by_key = super::find(root.candidates(), &folder, "f", true, Wanted::Key("k25")).unwrap();
         assert_eq!(by_key.unwrap().0, "f (25)");
-        assert!(super::find(&root, &folder, "f", false, Wanted::Key("k1")).unwrap().is_none());
+        assert!(super::find(root.candidates(), &folder, "f", false, Wanted::Key("k1")).unwrap().is_none());
     }
 }

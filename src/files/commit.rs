@@ -240,7 +240,7 @@ pub fn committed_before(
     key: &str,
     taken: &Taken,
 ) -> Result<Option<(String, Existing)>, Failure> {
-    candidates::find(root, folder, name, taken.may_rename(), Wanted::Key(key))
+    candidates::find(root.candidates(), folder, name, taken.may_rename(), Wanted::Key(key))
 }
 
 /// The file that a download made from one of these sources, of this name, or of one that a rename gave it.
@@ -251,7 +251,7 @@ pub fn made_before(
     sources: &[String],
     taken: &Taken,
 ) -> Result<Option<(String, Existing)>, Failure> {
-    candidates::find(root, folder, name, taken.may_rename(), Wanted::Sources(sources))
+    candidates::find(root.candidates(), folder, name, taken.may_rename(), Wanted::Sources(sources))
 }
 
 /// Forces a file, and its name in `folder`, to the device: an earlier attempt has put it there, and may not have come to that.
