@@ -22,7 +22,7 @@ pub(crate) mod options;
 mod pages;
 mod spec_to_proto;
 pub mod status;
-mod to_proto;
+pub(crate) mod to_proto;
 mod totals;
 mod values;
 mod watch;

@@ -294,10 +294,23 @@ pub(crate) fn failure_reason(reason: FailureReason) -> pb::FailureReason {
     }
 }
 
-/// Converts the reason for which something waits.
-pub(crate) fn waiting(wait: &Wait) -> pb::Waiting {
+/// The reasons of failures as labels have them, in the order of [`FailureReason::ALL`].
+pub(crate) fn failure_reason_labels() -> Vec<String> {
+    FailureReason::ALL.map(|reason| label(failure_reason(reason).as_str_name(), "FAILURE_REASON_")).into()
+}
+
+/// The reasons to wait as labels have them, in the order of [`WaitReason::ALL`].
+pub(crate) fn wait_reason_labels() -> Vec<String> {
+    WaitReason::ALL.map(|reason| label(wait_reason(reason).as_str_name(), "WAIT_REASON_")).into()
+}
+
+fn label(name: &str, prefix: &str) -> String {
+    name.trim_start_matches(prefix).to_ascii_lowercase()
+}
+
+fn wait_reason(reason: WaitReason) -> pb::WaitReason {
     use pb::WaitReason as P;
-    let reason = match wait.reason {
+    match reason {
         WaitReason::ServerLimit => P::ServerLimit,
         WaitReason::HostLimit => P::HostLimit,
         WaitReason::JobLimit => P::JobLimit,
@@ -308,7 +321,12 @@ pub(crate) fn waiting(wait: &Wait) -> pb::Waiting {
         WaitReason::JobPaused => P::JobPaused,
         WaitReason::DiskSpace => P::DiskSpace,
         WaitReason::Draining => P::Draining,
-    };
+    }
+}
+
+/// Converts the reason for which something waits.
+pub(crate) fn waiting(wait: &Wait) -> pb::Waiting {
+    let reason = wait_reason(wait.reason);
     // `haul get` shows the same message, and has no server to ask.
     let hint = if wait.reason == WaitReason::HostPaused { "; see ListHosts" } else { "" };
     pb::Waiting { reason: reason.into(), until: wait.until.map(timestamp), message: format!("{}{hint}", wait.message) }

@@ -16,6 +16,7 @@ use crate::cli::events::EventsArgs;
 use crate::cli::get::GetArgs;
 use crate::cli::jobs::{ListArgs, ShowArgs, TasksArgs};
 use crate::cli::limits::LimitsArgs;
+use crate::cli::manual::{CompletionsArgs, ManArgs};
 use crate::cli::many::ControlArgs;
 use crate::cli::principal::PrincipalCommand;
 use crate::cli::submit::SubmitArgs;
@@ -126,6 +127,12 @@ pub(crate) enum Command {
     Drain(With<Nothing>),
     /// Show who the server takes you for, and what you may do
     Whoami(With<Nothing>),
+    /// Print completions for a shell
+    #[command(hide = true)]
+    Completions(CompletionsArgs),
+    /// Write the manual, a page for each command, into a directory
+    #[command(hide = true)]
+    Man(ManArgs),
     /// Make, list and revoke tokens
     #[command(subcommand)]
     Token(TokenCommand),

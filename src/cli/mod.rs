@@ -23,6 +23,7 @@ mod labels;
 mod limits;
 mod line;
 mod lists;
+mod manual;
 mod many;
 mod pages;
 mod patience;
@@ -81,7 +82,15 @@ pub fn main() -> ExitCode {
 
 /// Runs a command. `remote_flag` is an option of the clients of a server that stands before the command.
 async fn run(line: Line, remote_flag: Option<&str>) -> anyhow::Result<ExitCode> {
-    let is_local = matches!(line.command, Command::Serve(_) | Command::Get(_) | Command::Backup(_) | Command::Check(_));
+    let is_local = matches!(
+        line.command,
+        Command::Serve(_)
+            | Command::Get(_)
+            | Command::Backup(_)
+            | Command::Check(_)
+            | Command::Completions(_)
+            | Command::Man(_)
+    );
     if let (true, Some(flag)) = (is_local, remote_flag) {
         let local = "`serve`, `get`, `backup` and `check` are not";
         return Err(Usage(format!("`{flag}` is for the clients of a server, which {local}")).into());
@@ -92,6 +101,8 @@ async fn run(line: Line, remote_flag: Option<&str>) -> anyhow::Result<ExitCode> 
         Command::Get(args) => get::run(*args).await,
         Command::Backup(args) => backup::run(&args).await,
         Command::Check(args) => check::run(&args).await,
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
         Command::Submit(with) => {
             let (client, format, args) = open(top, *with)?;
             submit::run(&client, format, args).await
@@ -153,6 +164,8 @@ async fn look_or_control(top: &Remote, command: Command) -> anyhow::Result<ExitC
         | Command::Get(_)
         | Command::Backup(_)
         | Command::Check(_)
+        | Command::Completions(_)
+        | Command::Man(_)
         | Command::Submit(_)
         | Command::Add(_)
         | Command::Watch(_)

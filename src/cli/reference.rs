@@ -17,7 +17,7 @@ pub fn reference() -> String {
     command.build();
     let top = command.render_help();
     let _ = write!(page, "\n```text\n{}\n```\n", trimmed(&top.to_string()));
-    for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
+    for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help" && !sub.is_hide_set()) {
         describe(&mut page, sub, "haul");
     }
     page

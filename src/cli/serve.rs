@@ -201,6 +201,8 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
             root_keys: config.data_key.map_or(RootKeys::Beside, root_keys),
         },
         listen: config.network.listen,
+        metrics_listen: config.network.metrics_listen,
+        metrics_hosts: config.metrics_hosts,
         tls: config.network.tls.clone().map(tls),
         bounds: bounds(&config.network, descriptors),
         request_body_idle: config.network.request_body_idle,

@@ -19,7 +19,7 @@ use crate::config::directories::directories;
 use crate::config::keys::DataKey;
 use crate::config::network::Network;
 use crate::config::raw::{FileDurability, LogFormat, ServeArgs};
-use crate::config::values::{duration, hosts, networks};
+use crate::config::values::{duration, hosts, metrics_hosts, networks};
 use crate::model::limits::Limits;
 
 pub use crate::config::directories::{DATA_DIR_DEFAULT, DOWNLOAD_DIR_DEFAULT};
@@ -43,6 +43,8 @@ pub struct ConfigError(pub Vec<String>);
 pub struct ServeConfig {
     /// Where it listens, and for whom.
     pub network: Network,
+    /// Hosts that have metrics of their own: `name` or `name:port`.
+    pub metrics_hosts: Vec<String>,
     /// Where its database is, as an absolute path.
     pub data_dir: PathBuf,
     /// Where downloads go, as an absolute path; neither within `data_dir` nor around it.
@@ -139,6 +141,7 @@ impl ServeConfig {
         let (data_dir, download_dir) = directories(&merged, &mut wrong);
         let config = ServeConfig {
             network: Network::resolve(&merged, &mut wrong),
+            metrics_hosts: metrics_hosts(merged.metrics_hosts.as_deref(), &mut wrong),
             data_dir,
             download_dir,
             limits,

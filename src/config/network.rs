@@ -36,6 +36,8 @@ pub const CONNECTION_AGE_DEFAULT: Duration = Duration::from_hours(24);
 pub struct Network {
     /// Where it listens; port 0 picks a free one.
     pub listen: SocketAddr,
+    /// Where it serves metrics and probes alone; `None`: where everything is.
+    pub metrics_listen: Option<SocketAddr>,
     /// Whether whoever reaches the server may call it, from other machines too.
     pub is_open: bool,
     /// Whether other machines may connect without TLS.
@@ -75,7 +77,8 @@ pub struct Network {
 impl Network {
     /// Reads the settings, and adds what is wrong with them to `wrong`.
     pub(super) fn resolve(merged: &ServeArgs, wrong: &mut Vec<String>) -> Network {
-        let listen = listen(merged.listen.as_deref(), wrong);
+        let listen = address("listen", merged.listen.as_deref().unwrap_or(LISTEN_DEFAULT), wrong);
+        let metrics_listen = merged.metrics_listen.as_deref().map(|text| address("metrics_listen", text, wrong));
         let is_open = merged.insecure_listen == Some(InsecureListen::Open);
         let tls = TlsConfig::resolve(merged, wrong);
         let is_plaintext = is_open || merged.insecure_listen == Some(InsecureListen::Plaintext);
@@ -83,9 +86,13 @@ impl Network {
         let has_certificates = tls.as_ref().is_some_and(|tls| tls.client_auth == TlsClientAuth::Required);
         // Whether somebody has a token is seen once the database is open.
         let knows_callers = has_certificates || (auth != Auth::None && (tls.is_some() || is_plaintext));
-        if !is_open && !knows_callers && !listen.ip().to_canonical().is_loopback() {
+        let named = [("listen", Some(listen)), ("metrics_listen", metrics_listen)];
+        for (name, address) in named.into_iter().filter_map(|(name, address)| Some((name, address?))) {
+            if is_open || knows_callers || address.ip().to_canonical().is_loopback() {
+                continue;
+            }
             wrong.push(format!(
-                "`listen` is `{listen}`, which other machines can reach, without authentication and TLS: whoever reaches it \
+                "`{name}` is `{address}`, which other machines can reach, without authentication and TLS: whoever reaches it \
                  could submit jobs, read results and delete files; set `--tls-cert` and `--tls-key` and make a token with `haul \
                  token create`, or `--tls-client-ca`; listen on 127.0.0.1, or allow it with `--insecure-listen open`"
             ));
@@ -123,6 +130,7 @@ impl Network {
         };
         Network {
             listen,
+            metrics_listen,
             is_open,
             is_plaintext,
             auth,
@@ -153,13 +161,12 @@ fn lifetime(name: &str, text: Option<&str>, wrong: &mut Vec<String>) -> Duration
     })
 }
 
-fn listen(text: Option<&str>, wrong: &mut Vec<String>) -> SocketAddr {
-    let text = text.unwrap_or(LISTEN_DEFAULT);
+fn address(name: &str, text: &str, wrong: &mut Vec<String>) -> SocketAddr {
     // `localhost` is what people type; no other name is looked up, since it could come to several addresses.
     let dialled = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
     dialled.as_deref().unwrap_or(text).parse().unwrap_or_else(|_| {
         wrong.push(format!(
-            "`listen` is `{text}`, which is not an address with a port; write it like `{LISTEN_DEFAULT}` or `[::]:4285`"
+            "`{name}` is `{text}`, which is not an address with a port; write it like `{LISTEN_DEFAULT}` or `[::]:4285`"
         ));
         SocketAddr::from(([127, 0, 0, 1], 0))
     })
@@ -220,6 +227,16 @@ mod tests {
             let optional = ServeArgs { tls_client_ca: file(), tls_client_auth: optional, ..tls };
             assert!(resolved(&ServeArgs { auth: Some(Auth::None), ..optional }).is_err());
         }
+    }
+
+    #[test]
+    fn metrics_are_served_to_other_machines_only_on_purpose() {
+        let args = |listen: &str| ServeArgs { metrics_listen: Some(listen.to_owned()), ..ServeArgs::default() };
+        assert_eq!(resolved(&args("localhost:9")).unwrap().metrics_listen, Some(SocketAddr::from(([127, 0, 0, 1], 9))));
+        let refusal = resolved(&args("0.0.0.0:9")).unwrap_err();
+        assert!(refusal.contains("`metrics_listen` is `0.0.0.0:9`") && refusal.contains("TLS"), "{refusal}");
+        let open = ServeArgs { insecure_listen: Some(InsecureListen::Open), ..args("0.0.0.0:9") };
+        assert!(resolved(&open).is_ok());
     }
 
     #[test]

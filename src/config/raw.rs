@@ -101,6 +101,14 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_LISTEN", value_name = "ADDR")]
     pub listen: Option<String>,
 
+    /// Another address and port for `/metrics` and the probes; the main one has no `/metrics` then
+    #[arg(long, env = "HAUL_METRICS_LISTEN", value_name = "ADDR")]
+    pub metrics_listen: Option<String>,
+
+    /// Hosts that have metrics of their own, as `name` or `name:port`, at most 100, separated by commas
+    #[arg(long, env = "HAUL_METRICS_HOSTS", value_name = "HOST", value_delimiter = ',')]
+    pub metrics_hosts: Option<Vec<String>>,
+
     /// Directory of the database [default: haul-data]
     #[arg(long, env = "HAUL_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -282,6 +290,8 @@ impl ServeArgs {
         let (s, w) = (self.clone(), weaker.clone());
         ServeArgs {
             listen: s.listen.or(w.listen),
+            metrics_listen: s.metrics_listen.or(w.metrics_listen),
+            metrics_hosts: s.metrics_hosts.or(w.metrics_hosts),
             data_dir: s.data_dir.or(w.data_dir),
             download_dir: s.download_dir.or(w.download_dir),
             max_concurrent_tasks: s.max_concurrent_tasks.or(w.max_concurrent_tasks),

@@ -34,6 +34,36 @@ pub(super) fn hosts(name: &str, texts: Option<&[String]>, wrong: &mut Vec<String
     hosts
 }
 
+/// The most hosts that may have metrics of their own: each is five series more.
+const METRICS_HOSTS_MAX: usize = 100;
+
+/// Reads hosts with or without a port.
+pub(super) fn metrics_hosts(texts: Option<&[String]>, wrong: &mut Vec<String>) -> Vec<String> {
+    let texts = texts.unwrap_or_default();
+    if texts.len() > METRICS_HOSTS_MAX {
+        wrong.push(format!("`metrics_hosts` has {} hosts; at most {METRICS_HOSTS_MAX} are accepted", texts.len()));
+    }
+    let mut hosts: Vec<String> = Vec::new();
+    for text in texts {
+        let (name, port) = match text.rsplit_once(':') {
+            Some((name, port)) if port.parse::<u16>().is_ok_and(|port| port > 0) => (name, Some(port)),
+            _ => (text.as_str(), None),
+        };
+        match url::Host::parse(name) {
+            Ok(host) if !name.is_empty() => {
+                let host = port.map_or_else(|| host.to_string(), |port| format!("{host}:{port}"));
+                if !hosts.contains(&host) {
+                    hosts.push(host);
+                }
+            }
+            _ => wrong.push(format!(
+                "`metrics_hosts` has `{text}`, which is not a host; write it like `example.com` or `example.com:443`"
+            )),
+        }
+    }
+    hosts
+}
+
 /// Reads a time; `default` where nothing is said.
 pub(super) fn duration(name: &str, text: Option<&str>, default: Duration, wrong: &mut Vec<String>) -> Duration {
     let Some(text) = text else { return default };

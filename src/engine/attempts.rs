@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use crate::engine::attempt::{Ended, Launch};
+use crate::engine::figures;
 use crate::engine::runner::Runner;
 use crate::engine::work;
 use crate::limits::transport::Limited;
@@ -56,6 +57,8 @@ impl Runner {
             first: Mutex::new(launch.permit.lock().unwrap_or_else(PoisonError::into_inner).take()),
             clock: self.clock.clone(),
             retry_after_max: self.retry_after_max,
+            metrics: self.metrics.clone(),
+            kind: figures::kind(&launch.spec.work),
         };
         let profile = Arc::new(Profile { http: launch.options.http.clone(), timeouts: launch.options.timeouts });
         // What may be sent again is stopped whenever there is a reason to. Its own token below the launch's: a deadline stops

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::engine::explanation::Explanation;
+use crate::engine::explanation::{Explanation, Waits};
 use crate::model::access::{AccessAnswer, AccessChange, AccessError, Actor};
 use crate::model::audit::AuditRow;
 use crate::model::failure::{Failure, FailureReason};
@@ -285,6 +285,10 @@ pub(crate) enum Command {
         rows: Vec<AuditRow>,
         reply: Reply<()>,
     },
+    /// How many tasks wait for what.
+    Waits {
+        reply: oneshot::Sender<Waits>,
+    },
     /// A page of a running fetch.
     Page {
         id: TaskId,
@@ -354,6 +358,7 @@ impl Command {
                 | Command::Page { .. }
                 | Command::Explain { .. }
                 | Command::WaitingAt { .. }
+                | Command::Waits { .. }
                 | Command::Drain
         )
     }
@@ -371,7 +376,7 @@ impl Command {
                 let _ = reply.send(Err(Failure::retryable(FailureReason::Internal, error.to_string())));
             }
             // Looks are answered with what is known, by whoever has it; nothing is known here.
-            Command::Explain { .. } | Command::WaitingAt { .. } | Command::Drain => {}
+            Command::Explain { .. } | Command::WaitingAt { .. } | Command::Waits { .. } | Command::Drain => {}
         }
     }
 }

@@ -21,6 +21,34 @@ pub enum WaitReason {
     Draining,
 }
 
+impl WaitReason {
+    /// All of them, in the order of the contract.
+    pub const ALL: [WaitReason; 10] = [
+        Self::ServerLimit,
+        Self::HostLimit,
+        Self::JobLimit,
+        Self::RateLimit,
+        Self::HostPaused,
+        Self::BackingOff,
+        Self::StartTime,
+        Self::JobPaused,
+        Self::DiskSpace,
+        Self::Draining,
+    ];
+}
+
+/// How many tasks wait for what, in the order of [`WaitReason::ALL`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waits(pub [u64; WaitReason::ALL.len()]);
+
+impl Waits {
+    /// Adds tasks that wait for one reason.
+    pub(crate) fn add(&mut self, reason: WaitReason, count: u64) {
+        let all = &mut self.0[reason as usize];
+        *all = all.saturating_add(count);
+    }
+}
+
 /// A reason to wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wait {

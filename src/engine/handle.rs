@@ -17,7 +17,8 @@ use crate::engine::attempt::KeepPages;
 use crate::engine::command::{
     Acted, Admitted, Command, Control, EngineError, JobCommand, JobPatch, LimitsPatch, Reply, Tasks,
 };
-use crate::engine::explanation::Explanation;
+use crate::engine::explanation::{Explanation, Waits};
+use crate::engine::figures::NamedHost;
 use crate::engine::hub::Hub;
 use crate::engine::runner::Runner;
 use crate::engine::writer::Condition;
@@ -247,6 +248,38 @@ impl Engine {
     /// Ends the pause of a host, if there is one.
     pub async fn resume_host(&self, host: Host) -> Result<(), EngineError> {
         self.ask(host.as_str().len(), |reply| Command::ResumeHost { host, reply }).await
+    }
+
+    /// How many tasks wait for what. Where there are many jobs, as it was a moment ago.
+    pub async fn waits(&self) -> Result<Waits, EngineError> {
+        let (reply, waits) = oneshot::channel();
+        self.send(None, Command::Waits { reply }).await?;
+        waits.await.map_err(|_| EngineError::Draining)
+    }
+
+    /// How many commands wait for the scheduler.
+    pub fn commands_waiting(&self) -> usize {
+        self.commands.max_capacity() - self.commands.capacity()
+    }
+
+    /// How many hosts have work or a pause: those that are fine, and paused ones.
+    pub fn host_counts(&self) -> [u64; 2] {
+        self.runner.hosts.counts()
+    }
+
+    /// Looks at hosts by their names, with a port or with every port.
+    pub async fn named_hosts(&self, names: impl Iterator<Item = &str>) -> Result<Vec<NamedHost>, EngineError> {
+        let named: Vec<_> = names.map(|name| self.runner.hosts.named(name)).collect();
+        let hosts = named.iter().flatten().map(|(host, ..)| host.clone()).collect();
+        let (reply, waiting) = oneshot::channel();
+        self.send(None, Command::WaitingAt { hosts, reply }).await?;
+        let mut waiting = waiting.await.map_err(|_| EngineError::Draining)?.into_iter();
+        let sum = |hosts: Vec<(Host, u32, bool)>| NamedHost {
+            running: hosts.iter().map(|(_, running, _)| u64::from(*running)).sum(),
+            waiting: waiting.by_ref().take(hosts.len()).map(u64::from).sum(),
+            is_paused: hosts.iter().any(|(.., is_paused)| *is_paused),
+        };
+        Ok(named.into_iter().map(sum).collect())
     }
 
     /// Explains why `tasks` of a job do not run, each named by its index and lane; without tasks, why the job does not.

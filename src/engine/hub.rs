@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::engine::changes::{Changes, Listener};
+use crate::engine::figures::{OpenWork, Totals};
 use crate::engine::notices::{NoticeListener, Notices};
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::Job;
@@ -34,6 +35,7 @@ pub struct Hub {
     busy: Mutex<HashSet<JobId>>,
     changes: Arc<Changes>,
     created: Arc<Changes>,
+    totals: Totals,
 }
 
 /// A task as it ended.
@@ -99,6 +101,11 @@ impl Hub {
         feeds.into_iter().map(|feed| feed.job()).collect()
     }
 
+    /// How many jobs have not ended, and how many tasks they have, as they were committed last.
+    pub fn open_work(&self) -> OpenWork {
+        self.totals.read()
+    }
+
     /// Jobs that have running tasks.
     pub fn busy_jobs(&self) -> Vec<JobId> {
         lock(&self.busy).iter().copied().collect()
@@ -122,8 +129,10 @@ impl Hub {
     /// Begins the feed of a job that is durable.
     pub(crate) fn open(&self, job: Arc<Job>) {
         let id = job.id;
-        let feed = Feed { state: Mutex::new(State { job, watched: None, active: None }) };
-        lock(&self.feeds).insert(id, Arc::new(feed));
+        let feed = Arc::new(Feed { state: Mutex::new(State { job, watched: None, active: None }) });
+        let job = feed.job();
+        let before = lock(&self.feeds).insert(id, feed);
+        self.totals.moved(before.map(|feed| feed.job()).as_deref(), Some(&job));
         self.changed(id);
     }
 
@@ -131,7 +140,7 @@ impl Hub {
     pub(crate) fn publish(&self, job: Arc<Job>, events: Vec<Arc<StoredEvent>>) {
         let id = job.id;
         if let Some(feed) = self.feed(id) {
-            feed.publish(job, events);
+            self.publish_to(&feed, job, events);
         }
         self.changed(id);
     }
@@ -148,9 +157,14 @@ impl Hub {
         if let Some(feed) = self.feed(job) {
             let mut added = Job::clone(&feed.job());
             added.counts.added(count);
-            feed.publish(Arc::new(added), Vec::new());
+            self.publish_to(&feed, Arc::new(added), Vec::new());
         }
         self.changed(job);
+    }
+
+    fn publish_to(&self, feed: &Feed, job: Arc<Job>, events: Vec<Arc<StoredEvent>>) {
+        self.totals.moved(Some(&feed.job()), Some(&job));
+        feed.publish(job, events);
     }
 
     /// Ends the feed of a job whose end was published. Watchers that hold it read to its end.
@@ -159,6 +173,7 @@ impl Hub {
         let feed = lock(&self.feeds).remove(&job);
         // Whoever waits looks again, also where somebody else holds the feed.
         if let Some(feed) = feed {
+            self.totals.moved(Some(&feed.job()), None);
             feed.wake();
         }
     }

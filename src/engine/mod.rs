@@ -19,6 +19,7 @@ pub mod changes;
 pub mod command;
 mod effect;
 pub mod explanation;
+pub mod figures;
 pub mod handle;
 pub mod hub;
 mod job_files;
@@ -75,7 +76,7 @@ pub async fn start(
     let hub = Arc::new(Hub::default());
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     runner.connect(Box::new(PageCommands(sender.downgrade())));
-    let (writer, link) = writer::start(writer, own_thread)?;
+    let (writer, link) = writer::start(writer, own_thread, runner.metrics.clone())?;
     let condition = link.condition.clone();
     let (books, seen) = watch::channel(Arc::new(patiently(|| runner.store.access()).await?));
     let mut scheduler = Scheduler::new(runner.clone(), hub.clone(), link, books, bounds, seed, checks);

@@ -16,6 +16,7 @@ use crate::limits::hosts::Hosts;
 use crate::limits::rate::ByteRate;
 use crate::model::limits::Limits;
 use crate::store::Store;
+use crate::telemetry::metrics::Metrics;
 
 /// What an engine is made of.
 pub struct EngineParts {
@@ -47,6 +48,8 @@ pub struct EngineParts {
     pub workers: usize,
     /// Makes what each thread has.
     pub make: MakeParts,
+    /// Where what happens is counted.
+    pub metrics: Arc<Metrics>,
     /// Whether the scheduler checks its invariants after each step, and panics when one does not hold. Slow; for tests.
     pub checks: bool,
 }
@@ -64,6 +67,7 @@ pub(crate) struct Runner {
     pub(crate) retry_after_max: Duration,
     pub(crate) max_download_bytes: Option<u64>,
     pub(crate) drain_patience: Duration,
+    pub(crate) metrics: Arc<Metrics>,
     /// The root of all attempts' tokens.
     pub(crate) token: CancellationToken,
     workers: Mutex<Option<Workers>>,
@@ -91,6 +95,7 @@ impl Runner {
             retry_after_max: parts.retry_after_max,
             max_download_bytes: parts.max_download_bytes,
             drain_patience: parts.drain_patience,
+            metrics: parts.metrics,
             token: CancellationToken::new(),
             workers: Mutex::new(Some(workers)),
             pages: OnceLock::new(),

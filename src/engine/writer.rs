@@ -1,13 +1,16 @@
 //! The one caller of the store's writing half. It has a thread of its own: a commit is a dozen statements, each of which
 //! is waited for, and must not wait for the scheduler's turn between any two of them.
 
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::engine::figures;
 use crate::store::{Batch, Committed, StoreError, Upkeep, WriteStore};
+use crate::telemetry::metrics::Metrics;
 
 /// The longest wait between tries of a batch that the store could not take.
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -53,11 +56,15 @@ pub(crate) struct WriterLink {
 }
 
 /// Starts a writer, on a thread of its own or on the caller's runtime. It ends when the senders of its link do.
-pub(crate) fn start(store: Box<dyn WriteStore>, own_thread: bool) -> Result<(Writer, WriterLink), StoreError> {
+pub(crate) fn start(
+    store: Box<dyn WriteStore>,
+    own_thread: bool,
+    metrics: Arc<Metrics>,
+) -> Result<(Writer, WriterLink), StoreError> {
     let (orders, received) = mpsc::channel(1);
     let (removals, urgent) = mpsc::channel(1);
     let (condition, seen) = watch::channel(Condition::default());
-    let work = Work { store, urgent, condition, upkeep: Some(Instant::now() + UPKEEP_PERIOD) };
+    let work = Work { store, urgent, condition, metrics, upkeep: Some(Instant::now() + UPKEEP_PERIOD) };
     let link = WriterLink { orders, removals, condition: seen };
     if !own_thread {
         let mut here = tokio::task::JoinSet::new();
@@ -102,6 +109,7 @@ struct Work {
     store: Box<dyn WriteStore>,
     urgent: mpsc::Receiver<Order>,
     condition: watch::Sender<Condition>,
+    metrics: Arc<Metrics>,
     /// When the store is asked for its upkeep; `None`: it has none to do.
     upkeep: Option<Instant>,
 }
@@ -152,7 +160,12 @@ impl Work {
         let mut wait = Duration::from_millis(20);
         let mut tries = 0u32;
         loop {
-            let why = match self.store.commit(&batch).await {
+            let begun = Instant::now();
+            let committed = self.store.commit(&batch).await;
+            if committed.is_ok() {
+                self.metrics.committed(figures::changes(&batch), begun.elapsed());
+            }
+            let why = match committed {
                 Err(StoreError::Retry(why)) if tries < BUSY_TRIES => {
                     tracing::debug!("the store is tried again: {why}");
                     String::new()

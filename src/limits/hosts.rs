@@ -464,6 +464,35 @@ impl Hosts {
         inner.table.row(host).map(|row| inner.view(row, now))
     }
 
+    /// Returns how many hosts have work or a pause: those that are fine, and paused ones.
+    pub fn counts(&self) -> [u64; 2] {
+        let now = self.clock.now();
+        let inner = self.lock();
+        let states = inner.table.after(None).filter_map(|row| row.state);
+        let mut counts = [0; 2];
+        states.for_each(|state| counts[usize::from(state.paused_until(now).is_some())] += 1);
+        counts
+    }
+
+    /// Returns the hosts that `name` stands for, one where it has a port and else those with each port: how many requests
+    /// they have, and whether they are paused.
+    pub fn named(&self, name: &str) -> Vec<(Host, u32, bool)> {
+        let now = self.clock.now();
+        let inner = self.lock();
+        let look = |host: &Host, state: Option<&HostState>| {
+            let (running, until) = state.map_or((0, None), |state| (state.in_flight(), state.paused_until(now)));
+            (host.clone(), running, until.is_some())
+        };
+        let has_port = name.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        if has_port {
+            let host = Host::new(name);
+            return vec![look(&host, inner.table.get(&host))];
+        }
+        let first = Host::new(&format!("{name}:"));
+        let hosts = inner.table.after(Some(&first)).take_while(|row| row.host.as_str().starts_with(first.as_str()));
+        hosts.map(|row| look(row.host, row.state)).collect()
+    }
+
     /// Returns a message for users: that `host` is paused `until` then, as [`Blocked::Paused`] has it, and why.
     pub fn explain_pause(&self, host: &Host, until: Timestamp) -> String {
         let now = self.clock.now();

@@ -20,6 +20,7 @@ use crate::model::secret;
 use crate::model::time::Timestamp;
 use crate::net::classify;
 use crate::net::{Body, BodySource, Permit, Profile, Request, Response, Transport};
+use crate::telemetry::metrics::{Count, Kind, Metrics};
 
 /// The rates of one job, shared by all its attempts.
 #[derive(Debug)]
@@ -105,6 +106,10 @@ pub struct Limited {
     pub clock: Clock,
     /// The longest pause that an origin may ask for.
     pub retry_after_max: Duration,
+    /// Where bytes of bodies are counted.
+    pub metrics: Arc<Metrics>,
+    /// What the attempt is for.
+    pub kind: Kind,
 }
 
 impl Limited {
@@ -182,6 +187,8 @@ impl Transport for Limited {
                 job: self.job.clone(),
                 server_bytes: self.server_bytes.clone(),
                 host: self.hosts.read(&host),
+                received: self.metrics.received.of(self.kind).clone(),
+                received_here: self.metrics.host(host.as_str(), host.name()).map(|own| own.received.clone()),
             };
             response.body = Body(Box::new(source));
             Ok(response)
@@ -210,6 +217,8 @@ struct LimitedBody {
     job: Arc<JobRates>,
     server_bytes: Arc<ByteRate>,
     host: HostReader,
+    received: Arc<Count>,
+    received_here: Option<Arc<Count>>,
 }
 
 impl BodySource for LimitedBody {
@@ -218,6 +227,10 @@ impl BodySource for LimitedBody {
             let chunk = self.inner.chunk().await;
             if let Some(Ok(bytes)) = &chunk {
                 let count = bytes.len() as u64;
+                self.received.add(count);
+                if let Some(here) = &self.received_here {
+                    here.add(count);
+                }
                 self.job.bytes.take(count).await;
                 self.host.take(count).await;
                 self.server_bytes.take(count).await;
@@ -259,6 +272,8 @@ mod tests {
             place: None,
             clock,
             retry_after_max: Duration::ZERO,
+            metrics: Arc::default(),
+            kind: Kind::Fetch,
         };
         assert!(hosts.try_start(&host).is_err());
         limited.rest();

@@ -25,6 +25,7 @@ use crate::net::pool::{Choice, Endpoint, Pool, Protocol};
 use crate::net::tasks::Tasks;
 use crate::net::wire::{Link, Wire};
 use crate::net::{Body, EnvironmentProxies, Profile, Request, Response, Transport, connect, decode, through, tls};
+use crate::telemetry::metrics::{Connect, Level, Metrics};
 
 /// How often a request that came to nothing is sent again at once: for a connection that had gone away, and for a peer
 /// that wants another one.
@@ -45,6 +46,9 @@ pub struct HttpClient {
     tasks: Arc<Tasks>,
     windows: Arc<Windows>,
     is_swept: AtomicBool,
+    metrics: Arc<Metrics>,
+    /// Connections that are open.
+    open: Arc<Level>,
 }
 
 impl HttpClient {
@@ -58,7 +62,21 @@ impl HttpClient {
             tasks: Arc::new(Tasks::new()),
             windows: Arc::default(),
             is_swept: AtomicBool::new(false),
+            metrics: Arc::default(),
+            open: Arc::default(),
         }
+    }
+
+    /// The same, which counts what it does in `metrics`.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Arc<Metrics>) -> HttpClient {
+        HttpClient { metrics, ..self }
+    }
+
+    /// Returns how many connections have a request, and how many have none.
+    pub fn connections(&self) -> [u64; 2] {
+        let (open, unused) = (self.open.value(), (self.pool.unused() + self.windows.unused()) as u64);
+        [open.saturating_sub(unused), unused.min(open)]
     }
 
     /// The same, whose requests go through `proxies` where their profile names none.
@@ -125,7 +143,10 @@ impl HttpClient {
             };
             let wait = profile.timeouts.response_headers;
             let lost = match connection.send(&endpoint.target, request, wait).await {
-                Ok(answer) => return Ok((connection, answer)),
+                Ok(answer) => {
+                    self.metrics.answered(answer.status().as_u16());
+                    return Ok((connection, answer));
+                }
                 Err(lost) => lost,
             };
             if lost.fate == Fate::NeedsHttp1 {
@@ -153,7 +174,12 @@ impl HttpClient {
             let message = format!("no connection to `{host}` within {wait:?} (`timeouts.connect`)");
             Err(Failure::retryable(FailureReason::TimeoutConnect, message))
         });
-        connected.map_err(|failure| Failure { is_unsent: true, ..failure })
+        connected.map_err(|failure| {
+            if let Some(result) = result_of(failure.reason) {
+                self.metrics.connected(result);
+            }
+            Failure { is_unsent: true, ..failure }
+        })
     }
 
     /// Waits for its turn where HTTP/2 may be spoken, since the connection that is being made may do for several.
@@ -201,10 +227,12 @@ impl HttpClient {
         } else {
             Wire::plain(link)
         };
+        let wire = wire.counted(&self.open);
         self.start_sweeper();
         let form = identity.proxy().map_or(Form::Origin, |proxy| proxy.form(target));
         let established = Connection::establish(wire, remote, form, &self.tasks, &self.windows, target.name());
         let connection = established.await?;
+        self.metrics.connected(Connect::Ok);
         Ok(endpoint.admit(connection, is_separate))
     }
 
@@ -219,6 +247,18 @@ impl HttpClient {
 impl Transport for HttpClient {
     fn send<'a>(&'a self, request: Request, profile: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>> {
         Box::pin(self.exchange(request, profile))
+    }
+}
+
+/// What is counted of a connection that did not come about. `None`: nothing was dialled.
+fn result_of(reason: FailureReason) -> Option<Connect> {
+    match reason {
+        FailureReason::ForbiddenAddress => None,
+        FailureReason::Dns => Some(Connect::Dns),
+        FailureReason::Tls => Some(Connect::Tls),
+        FailureReason::Proxy => Some(Connect::Proxy),
+        FailureReason::TimeoutConnect => Some(Connect::Timeout),
+        _ => Some(Connect::Connect),
     }
 }
 

@@ -19,15 +19,22 @@ const WINDOWS_BYTES_MAX: i64 = 256 << 20;
 pub(super) struct Windows {
     /// Below zero for as long as more is in use than there should be.
     left: AtomicI64,
+    /// Connections that no request has.
+    unused: AtomicUsize,
 }
 
 impl Default for Windows {
     fn default() -> Windows {
-        Windows { left: AtomicI64::new(WINDOWS_BYTES_MAX) }
+        Windows { left: AtomicI64::new(WINDOWS_BYTES_MAX), unused: AtomicUsize::new(0) }
     }
 }
 
 impl Windows {
+    /// Returns how many connections no request has.
+    pub(super) fn unused(&self) -> usize {
+        self.unused.load(Ordering::Relaxed)
+    }
+
     /// The largest window of at most `wanted` bytes that one more stream may have now.
     pub(super) fn most(&self, wanted: u32) -> u32 {
         let spare = u32::try_from(self.left.load(Ordering::Relaxed).max(0)).unwrap_or(u32::MAX);
@@ -81,6 +88,7 @@ impl State {
     /// Of a connection whose streams have a window of `window` bytes each.
     pub(super) fn new(windows: &Arc<Windows>, window: u32) -> State {
         let window = window.max(WINDOW_BYTES_MIN);
+        windows.unused.fetch_add(1, Ordering::Relaxed);
         State {
             windows: Arc::clone(windows),
             account: Mutex::new(Account { window, load: 0, taken: 0 }),
@@ -136,8 +144,22 @@ impl State {
 
     fn change_load(&self, change: impl FnOnce(usize) -> usize) {
         let mut account = lock(&self.account);
-        account.load = change(account.load);
+        let before = std::mem::replace(&mut account.load, 0);
+        account.load = change(before);
+        match (before, account.load) {
+            (0, 1..) => self.windows.unused.fetch_sub(1, Ordering::Relaxed),
+            (1.., 0) => self.windows.unused.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
         account.settle(&self.windows);
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if self.load() == 0 {
+            self.windows.unused.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -195,9 +217,12 @@ mod tests {
         assert_eq!(windows.left.load(Ordering::Relaxed), 0);
         drop(streams);
         assert_eq!(windows.left.load(Ordering::Relaxed), WINDOWS_BYTES_MAX, "all is given back");
-        let _one = Lease::new(&small, false);
+        let one = Lease::new(&small, false);
         assert!(small.may_grow(LARGE) && !small.may_grow(WINDOW_BYTES_MIN));
-        let _two = Lease::new(&small, false);
+        let two = Lease::new(&small, false);
         assert_eq!(WINDOWS_BYTES_MAX - windows.left.load(Ordering::Relaxed), 2 * i64::from(LARGE - WINDOW_BYTES_MIN));
+        assert_eq!(windows.unused(), 1, "the one whose window was the rest");
+        drop((one, two, small, rest));
+        assert_eq!(windows.unused(), 0);
     }
 }

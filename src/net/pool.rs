@@ -106,6 +106,11 @@ impl Pool {
         Ok(endpoint)
     }
 
+    /// Returns how many connections of HTTP/1.1 wait for their next request.
+    pub(super) fn unused(&self) -> usize {
+        self.idle.load(Ordering::Relaxed)
+    }
+
     /// Closes what has been idle for too long, and forgets endpoints that nobody uses.
     pub(super) fn sweep(&self) {
         lock(&self.endpoints).retain(|_, list| {

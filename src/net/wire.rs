@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::net::framing::Watch;
+use crate::telemetry::metrics::Level;
 
 /// What leads to an origin, or to the proxy before it.
 pub(super) enum Link {
@@ -32,6 +33,16 @@ pub(super) struct Wire {
     held: Vec<u8>,
     round_trip: Duration,
     move_asked: Arc<AtomicBool>,
+    _open: Option<Open>,
+}
+
+/// Counts a connection for as long as it is there.
+struct Open(Arc<Level>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.down();
+    }
 }
 
 /// Asks a wire to move to the runtime that uses it next.
@@ -63,7 +74,13 @@ impl Wire {
 
     fn new(kind: Kind, round_trip: Duration) -> Wire {
         let (received, framing, held, move_asked) = Default::default();
-        Wire { kind, received, framing, held, round_trip, move_asked }
+        Wire { kind, received, framing, held, round_trip, move_asked, _open: None }
+    }
+
+    /// The same, which is counted in `open` until its end.
+    pub(super) fn counted(self, open: &Arc<Level>) -> Wire {
+        open.up();
+        Wire { _open: Some(Open(Arc::clone(open))), ..self }
     }
 
     /// What asks it to move to another runtime.

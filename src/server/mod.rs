@@ -6,8 +6,10 @@
 //! crash, and a crash loses nothing.
 
 mod health;
+mod metrics;
 mod services;
 mod sizes;
+mod systemd;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::service::Routes;
@@ -43,9 +46,11 @@ use crate::model::browser::BrowserRules;
 use crate::model::spec::TaskOptions;
 use crate::net::HttpClient;
 use crate::pb;
-use crate::server::services::DESCRIPTORS;
+use crate::server::metrics::Figures;
+use crate::server::services::{Around, DESCRIPTORS};
 use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::store::{Store, StoreError};
+use crate::telemetry::metrics::Metrics;
 use crate::web::Readiness;
 
 /// What settings are made of.
@@ -106,6 +111,10 @@ pub struct ServerSettings {
     pub engine: EngineSettings,
     /// Where calls are taken. Port 0 picks a free one.
     pub listen: SocketAddr,
+    /// Where metrics and probes are served alone; `None`: where calls are taken.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Hosts that have metrics of their own.
+    pub metrics_hosts: Vec<String>,
     /// The certificates to show and to take; `None`: nothing is encrypted.
     pub tls: Option<TlsSettings>,
     /// How many may connect, and how long they may be silent.
@@ -151,7 +160,7 @@ pub enum ServeError {
     Tls(#[from] TlsError),
     /// Other machines can reach it, and nothing says who calls.
     #[error(
-        "`listen` is `{0}`, which other machines can reach, and nobody could sign in: make a token first, by `haul token \
+        "an address to listen on is `{0}`, which other machines can reach, and nobody could sign in: make a token first, by `haul token \
          create NAME --grant operator --offline`, or set `--tls-client-ca`"
     )]
     NobodySignsIn(SocketAddr),
@@ -171,16 +180,24 @@ pub struct Built {
     pub task: engine::EngineTask,
     /// The reading half of its store.
     pub store: Arc<dyn Store>,
+    /// What its attempts send with.
+    client: Arc<HttpClient>,
+    /// How long that took.
+    recovery: Duration,
 }
 
-/// Opens the store and makes an engine of it.
-pub async fn build(settings: &EngineSettings) -> Result<Built, ServeError> {
+/// Opens the store and makes an engine of it, which counts what it does in `metrics`.
+pub async fn build(settings: &EngineSettings, metrics: Arc<Metrics>) -> Result<Built, ServeError> {
+    let begun = Instant::now();
     let durability = if settings.scratch { sqlite::Durability::Off } else { sqlite::Durability::Full };
     let (store, writer) =
         SqliteStore::open_with(&settings.data_dir, durability, &settings.root_keys).await.map_err(Box::new)?;
     let store: Arc<dyn Store> = store;
     let limits = settings.limits.over(store.limits().await?);
     let directory = |failure: crate::model::failure::Failure| ServeError::Directory(failure.message);
+    // Of all threads, so that none dials where another has a connection to spare.
+    let client = HttpClient::new(settings.guard.clone()).with_proxies(settings.proxies.clone());
+    let client = Arc::new(client.with_metrics(metrics.clone()));
     let parts = engine::EngineParts {
         clock: Clock::system(),
         store: store.clone(),
@@ -198,15 +215,14 @@ pub async fn build(settings: &EngineSettings) -> Result<Built, ServeError> {
         bounds: Bounds { queue_bytes: settings.queue_bytes, ..Bounds::default() },
         checks: false,
         workers: std::thread::available_parallelism().map_or(1, usize::from).min(8),
-        make: workers(settings.guard.clone(), settings.proxies.clone()),
+        make: workers(client.clone()),
+        metrics,
     };
     let (engine, task) = engine::start(parts, Box::new(writer), rand::random()).await?;
-    Ok(Built { engine, task, store })
+    Ok(Built { engine, task, store, client, recovery: begun.elapsed() })
 }
 
-fn workers(guard: Guard, proxies: Option<Arc<EnvironmentProxies>>) -> MakeParts {
-    // Of all threads, so that none dials where another has a connection to spare.
-    let client = Arc::new(HttpClient::new(guard).with_proxies(proxies));
+fn workers(client: Arc<HttpClient>) -> MakeParts {
     Arc::new(move || {
         let (client, closing) = (client.clone(), client.clone());
         WorkerParts { transport: client, close: Box::new(move || Box::pin(async move { closing.close().await })) }
@@ -229,13 +245,10 @@ pub async fn serve(
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
     let tls = settings.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
-    let Built { engine, task, store } = build(&settings.engine).await?;
-    if !may_listen(&settings, &engine) {
-        return Err(ServeError::NobodySignsIn(settings.listen));
-    }
-    let cannot_listen = |error| ServeError::Listen(settings.listen, error);
-    let listener = TcpListener::bind(settings.listen).await.map_err(cannot_listen)?;
-    let address = listener.local_addr().map_err(cannot_listen)?;
+    let counted = Arc::new(Metrics::new(metrics::words(settings.metrics_hosts.clone(), &DESCRIPTORS)));
+    let Built { engine, task, store, client, recovery } = build(&settings.engine, counted.clone()).await?;
+    let listeners = Listeners::bind(&settings, &engine).await?;
+    let address = listeners.address;
 
     let closing = CancellationToken::new();
     let shutdown = Shutdown::default();
@@ -249,24 +262,29 @@ pub async fn serve(
     let facts = Facts { policy: settings.policy, insecure: settings.insecure, features, sizes: sizes.subscribe() };
     let routes = routes(&settings, facts, &engine, &store, &shutdown, &closing)?.add_service(served_health);
     let access = Access::new(engine.clone(), settings.policy, settings.call_bounds, &DESCRIPTORS);
-    let probes = readiness.subscribe();
-    let (browsers, idle_max) = (settings.browsers, settings.request_body_idle);
-    let layered = services::layered(routes, probes, browsers, settings.has_dashboard, access.clone(), idle_max);
+    let figures =
+        Figures::new(&settings.engine, engine.clone(), client, counted.clone(), readiness.subscribe(), recovery);
+    let around = Around {
+        readiness: readiness.subscribe(),
+        browsers: settings.browsers,
+        access: access.clone(),
+        request_body_idle: settings.request_body_idle,
+        metrics: counted,
+        scrape: figures.clone().scrape(),
+        has_dashboard: settings.has_dashboard,
+    };
 
     let mut work = JoinSet::from_iter([async move { task.run().await.map_err(ServeError::from) }]);
     keep_required(settings.policy, &engine).await?;
-    let mut calls = JoinSet::new();
-    if let Some(socket) = socket(&settings.engine.data_dir) {
-        calls.spawn(socket.serve(layered.clone(), settings.bounds.clone(), closing.clone()));
-    }
-    calls.spawn(accept::serve(listener, layered, tls.clone(), settings.bounds, closing.clone()));
-    let mut following = JoinSet::from_iter([access.clone().keep(closing.clone())]);
-    following.spawn(tell_heads(store, closing.clone()));
+    let mut calls =
+        listeners.serve(&settings.engine.data_dir, routes, &around, tls.as_ref(), &settings.bounds, &closing);
+    let mut following = keep_on(&access, &engine, store, figures, &closing);
     following.spawn(room.keep(sizes, closing.clone()));
     if let Some(tls) = tls {
         following.spawn(tls.follow(reload, closing.clone()));
     }
     ready(address);
+    systemd::ready();
 
     let early = tokio::select! {
         () = stop => None,
@@ -280,6 +298,7 @@ pub async fn serve(
         }
     };
     tell_end(early.as_ref());
+    systemd::stopping(settings.shutdown_grace);
     health::report(&reporter, &readiness, Readiness::Draining).await;
     // How the engine ended counts, also when a call outlives the grace.
     let mut ended = early;
@@ -306,6 +325,82 @@ pub async fn serve(
         Some(Err(panic)) => Err(StoreError::Fatal(format!("the engine panicked: {panic}")).into()),
         None => Ok(()),
     }
+}
+
+/// Does what is done from time to time, until `closing`.
+fn keep_on(
+    access: &Access,
+    engine: &Engine,
+    store: Arc<dyn Store>,
+    figures: Figures,
+    closing: &CancellationToken,
+) -> JoinSet<()> {
+    let mut all = JoinSet::from_iter([access.clone().keep(closing.clone())]);
+    all.spawn(tell_heads(store, closing.clone()));
+    all.spawn(figures.follow_sizes(closing.clone()));
+    all.spawn(systemd::watch(engine.clone(), closing.clone()));
+    all
+}
+
+/// Where calls come in.
+struct Listeners {
+    main: TcpListener,
+    address: SocketAddr,
+    /// For metrics and probes alone.
+    metrics: Option<TcpListener>,
+}
+
+impl Listeners {
+    async fn bind(settings: &ServerSettings, engine: &Engine) -> Result<Listeners, ServeError> {
+        let (main, address) = listen(settings.listen, settings, engine).await?;
+        let metrics = match settings.metrics_listen {
+            Some(at) => {
+                let (listener, address) = listen(at, settings, engine).await?;
+                tracing::info!(%address, "metrics are served");
+                Some(listener)
+            }
+            None => None,
+        };
+        Ok(Listeners { main, address, metrics })
+    }
+
+    /// Takes calls, also by the socket of the data directory, until `closing`.
+    fn serve(
+        self,
+        data_dir: &Path,
+        routes: Routes,
+        around: &Around,
+        tls: Option<&Arc<Tls>>,
+        bounds: &ListenSettings,
+        closing: &CancellationToken,
+    ) -> JoinSet<()> {
+        let mut calls = JoinSet::new();
+        let (tls, bounds, closing) = (|| tls.cloned(), || bounds.clone(), || closing.clone());
+        let layered = services::layered(routes, around, self.metrics.is_none());
+        if let Some(socket) = socket(data_dir) {
+            calls.spawn(socket.serve(layered.clone(), bounds(), closing()));
+        }
+        if let Some(listener) = self.metrics {
+            calls.spawn(accept::serve(listener, services::metrics_alone(around), tls(), bounds(), closing()));
+        }
+        calls.spawn(accept::serve(self.main, layered, tls(), bounds(), closing()));
+        calls
+    }
+}
+
+/// Listens at an address from which the server may be reached.
+async fn listen(
+    at: SocketAddr,
+    settings: &ServerSettings,
+    engine: &Engine,
+) -> Result<(TcpListener, SocketAddr), ServeError> {
+    if !may_listen(at, settings, engine) {
+        return Err(ServeError::NobodySignsIn(at));
+    }
+    let cannot_listen = |error| ServeError::Listen(at, error);
+    let listener = TcpListener::bind(at).await.map_err(cannot_listen)?;
+    let address = listener.local_addr().map_err(cannot_listen)?;
+    Ok((listener, address))
 }
 
 /// Listens at the socket of the data directory, whose lock is held. Where there can be none the server does without.
@@ -376,13 +471,13 @@ async fn keep_required(policy: Policy, engine: &Engine) -> Result<(), ServeError
     Ok(())
 }
 
-/// Returns whether the server may be reached from where it listens: from other machines only where somebody has to say who
+/// Returns whether the server may be reached at an address: from other machines only where somebody has to say who
 /// they are, and can.
-fn may_listen(settings: &ServerSettings, engine: &Engine) -> bool {
+fn may_listen(at: SocketAddr, settings: &ServerSettings, engine: &Engine) -> bool {
     let books = engine.books();
     let book = books.borrow();
     let policy = settings.policy;
-    let is_near = settings.listen.ip().to_canonical().is_loopback();
+    let is_near = at.ip().to_canonical().is_loopback();
     let has_certificates = settings.tls.as_ref().is_some_and(|tls| tls.client_auth == ClientAuth::Required);
     is_near || policy.is_open || has_certificates || (policy.is_required(&book) && book.has_users(engine.now()))
 }

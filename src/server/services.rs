@@ -1,5 +1,6 @@
 //! The services of the API, and what each request passes on its way to them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -24,8 +25,11 @@ use crate::pb::access_service_server::AccessServiceServer;
 use crate::pb::admin_service_server::AdminServiceServer;
 use crate::pb::content_service_server::ContentServiceServer;
 use crate::pb::job_service_server::JobServiceServer;
-use crate::rest::{BodyBounds, Rest};
-use crate::web::{Readiness, Steer, Web};
+use crate::rest::{self, BodyBounds, Rest};
+use crate::telemetry::calls::CountCalls;
+use crate::telemetry::metrics::Metrics;
+use crate::web::metrics::Scrape;
+use crate::web::{self, Readiness, Steer, Web};
 
 /// The largest message that is accepted, in bytes.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -58,30 +62,55 @@ pub(super) fn routes(
         .add_service(admin(admin_service)))
 }
 
+/// What stands around the services, and beside them.
+#[derive(Clone)]
+pub(super) struct Around {
+    pub(super) readiness: watch::Receiver<Readiness>,
+    pub(super) browsers: BrowserRules,
+    pub(super) access: Access,
+    pub(super) request_body_idle: Duration,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) scrape: Scrape,
+    pub(super) has_dashboard: bool,
+}
+
+impl Around {
+    /// What is scraped, for who may.
+    fn page(&self) -> rest::Services {
+        let page = web::metrics::service(self.scrape.clone());
+        BoxCloneSyncService::new(ServiceBuilder::new().layer(self.access.clone()).service(page))
+    }
+
+    fn guard(&self) -> BrowserGuard {
+        let judge = self.access.clone();
+        BrowserGuard::new(self.browsers.clone(), move || judge.is_token_needed())
+    }
+}
+
 /// Puts around the services what each request passes, from the outside in: the guard before anything runs; what is not
-/// gRPC goes to plain HTTP, which calls the services as gRPC does; then gRPC-Web made plain gRPC, bounds on what has not
-/// arrived, deadlines, and errors with all their details.
-pub(super) fn layered(
-    services: Routes,
-    readiness: watch::Receiver<Readiness>,
-    browsers: BrowserRules,
-    has_dashboard: bool,
-    access: Access,
-    request_body_idle: Duration,
-) -> impl Answers {
-    let judge = access.clone();
+/// gRPC goes to plain HTTP, which calls the services as gRPC does; then gRPC-Web made plain gRPC, the count of calls, who
+/// calls, bounds on what has not arrived, deadlines, and errors with all their details.
+pub(super) fn layered(services: Routes, around: &Around, has_metrics: bool) -> impl Answers + use<> {
+    let Around { readiness, access, request_body_idle, metrics, .. } = around.clone();
+    let count = CountCalls::new(metrics, "haul.v1");
     let called = ServiceBuilder::new().layer(Deadlines).layer(CompleteErrors).service(services.prepare());
     let bounds = BodyBounds { bytes_max: MESSAGE_BYTES_MAX as u64, idle_max: request_body_idle };
-    let within = ServiceBuilder::new().layer(access.clone()).service(called.clone());
-    let web = Web::new(readiness, Rest::new(BoxCloneSyncService::new(within), bounds), has_dashboard);
+    let within = ServiceBuilder::new().layer(count.clone()).layer(access.clone()).service(called.clone());
+    let rest = Rest::new(BoxCloneSyncService::new(within), bounds);
+    let web = Web::new(readiness, Some(rest), has_metrics.then(|| around.page()), around.has_dashboard);
     let grpc = ServiceBuilder::new()
         .layer(tonic_web::GrpcWebLayer::new())
+        .layer(count)
         .layer(access)
         .layer(Inbound::new(request_body_idle, MESSAGE_BYTES_MAX as u64, &DESCRIPTORS))
         .service(called);
-    ServiceBuilder::new()
-        .layer(BrowserGuard::new(browsers, move || judge.is_token_needed()))
-        .service(Steer::new(grpc, web))
+    ServiceBuilder::new().layer(around.guard()).service(Steer::new(grpc, web))
+}
+
+/// Metrics and probes alone, for an address of their own.
+pub(super) fn metrics_alone(around: &Around) -> impl Answers + use<> {
+    let web = Web::new(around.readiness.clone(), None, Some(around.page()), false);
+    ServiceBuilder::new().layer(around.guard()).service(web)
 }
 
 fn jobs(service: Jobs) -> JobServiceServer<Jobs> {

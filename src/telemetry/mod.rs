@@ -1,7 +1,10 @@
-//! The log: lines on stderr, as text or as JSON, filtered by `HAUL_LOG`.
+//! What the process says about itself: the log here, and what it counts in [`metrics`].
 //!
-//! A log that cannot be written loses lines and counts them; it never stops, slows or ends what it reports on.
+//! The log is lines on stderr, as text or as JSON, filtered by `HAUL_LOG`. A log that cannot be written loses lines and counts them; it never stops, slows or ends what it reports on.
 
+pub mod calls;
+pub mod metrics;
+pub mod process;
 mod writer;
 
 use std::env::{self, VarError};

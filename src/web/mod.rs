@@ -1,9 +1,10 @@
 //! The faces of the server on its one listener: what is gRPC goes to the services, everything else comes here.
 //!
 //! [`Steer`] parts the two by the content type of a request. [`Web`] answers plain HTTP: probes for whoever runs the
-//! server, the API as JSON, and the dashboard. It owns no socket and decides nothing about jobs.
+//! server, metrics, the API as JSON, and the dashboard. It owns no socket and decides nothing about jobs.
 
 mod assets;
+pub mod metrics;
 mod pages;
 
 use std::convert::Infallible;
@@ -15,11 +16,12 @@ use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use tokio::sync::watch;
+use tonic::Status;
 use tonic::body::Body;
-use tower::Service;
+use tower::{Service, ServiceExt as _};
 
-use crate::rest::Rest;
 use crate::rest::answer::{Refusal, whole};
+use crate::rest::{Rest, Services};
 
 /// Sends `application/grpc*` to one service and the rest to another.
 #[derive(Clone, Debug)]
@@ -74,23 +76,30 @@ pub enum Readiness {
 #[derive(Clone, Debug)]
 pub struct Web {
     readiness: watch::Receiver<Readiness>,
-    rest: Rest,
+    rest: Option<Rest>,
+    metrics: Option<Services>,
     has_dashboard: bool,
 }
 
 impl Web {
-    /// Makes the service; `readiness` is what `/readyz` says, `rest` answers what is below `/v1/`, and `has_dashboard` says
-    /// whether there is one.
-    pub fn new(readiness: watch::Receiver<Readiness>, rest: Rest, has_dashboard: bool) -> Web {
-        Web { readiness, rest, has_dashboard }
+    /// Makes the service; `readiness` is what `/readyz` says, `rest` answers what is below `/v1/`, `metrics` is `/metrics`, and
+    /// `has_dashboard` says whether there is one.
+    pub fn new(
+        readiness: watch::Receiver<Readiness>,
+        rest: Option<Rest>,
+        metrics: Option<Services>,
+        has_dashboard: bool,
+    ) -> Web {
+        Web { readiness, rest, metrics, has_dashboard }
     }
 
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let is_head = request.method() == Method::HEAD;
-        let response = match request.uri().path() {
-            path if path.starts_with("/v1/") => self.rest.answer(request).await,
-            "/healthz" | "/readyz" => self.probe(&request),
-            path => self.page(&request, path),
+        let response = match (request.uri().path(), &self.rest, &self.metrics) {
+            (path, Some(rest), _) if path.starts_with("/v1/") => rest.answer(request).await,
+            ("/metrics", _, Some(metrics)) => scraped(metrics, request).await,
+            ("/healthz" | "/readyz", ..) => self.probe(&request),
+            (path, ..) => self.page(&request, path),
         };
         if is_head { without_body(response) } else { response }
     }
@@ -116,14 +125,34 @@ impl Web {
                 whole(probe.0, "text/plain; charset=utf-8", bytes::Bytes::from_static(probe.1.as_bytes()))
             }
             // What a page of another origin may do is answered before this; here it is what the path takes.
-            Method::OPTIONS => {
-                let mut response = Response::new(Body::empty());
-                *response.status_mut() = StatusCode::NO_CONTENT;
-                response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-                response
-            }
+            Method::OPTIONS => looks_only(),
             _ => Refusal::no_method(request.method().as_str(), path, "GET, HEAD".to_owned()).into_response(),
         }
+    }
+}
+
+/// Says that a path can be looked at and nothing else.
+fn looks_only() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    response
+}
+
+/// Answers a scrape. Who may not is told so as everywhere outside gRPC.
+async fn scraped(metrics: &Services, request: Request<Body>) -> Response<Body> {
+    match *request.method() {
+        Method::GET | Method::HEAD => {}
+        Method::OPTIONS => return looks_only(),
+        _ => return Refusal::no_method(request.method().as_str(), "/metrics", "GET, HEAD".to_owned()).into_response(),
+    }
+    let response = match metrics.clone().oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
+    match Status::from_header_map(response.headers()) {
+        Some(status) => Refusal::from(status).into_response(),
+        None => response,
     }
 }
 

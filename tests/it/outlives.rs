@@ -80,7 +80,7 @@ async fn changes_meet_the_expiry_of_their_job() {
         update_mask: Some(prost_types::FieldMask { paths: vec!["title".into()] }),
         ..Default::default()
     };
-    let retry = pb::RetryJobRequest { job_id: ids[1].clone(), task_indexes: Vec::new() };
+    let retry = pb::RetryJobRequest { job_id: ids[1].clone(), task_indexes: Vec::new(), filter: None };
     let delete = pb::DeleteJobRequest { job_id: ids[2].clone(), ..Default::default() };
     let (mut updating, mut retrying, mut deleting) = (server.jobs(), server.jobs(), server.jobs());
     let release = async {

@@ -17,9 +17,9 @@ use haul::model::task::TaskState;
 use haul::model::time::Timestamp;
 use haul::store::page_token::PageTokens;
 use haul::store::{
-    Answer, AuditPage, AuditPlace, Batch, Chunk, Committed, Content, CutAttempt, CutPage, DuePage, DueTask, EventPage,
-    JobFilter, JobPage, LaneNumber, LanePage, Listed, PAGE_BYTES_MAX, PageHead, Recovered, Store, StoreError,
-    StoredEvent, StoredTask, TaskPage, TaskQuery, WriteStore,
+    Answer, AuditPage, AuditPlace, Batch, Chunk, Committed, Content, CutPage, DuePage, DueTask, EventPage, JobFilter,
+    JobPage, LaneNumber, LanePage, Listed, PAGE_BYTES_MAX, PageHead, Recovered, Store, StoreError, StoredEvent,
+    StoredTask, TaskPage, TaskQuery, WriteStore,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};

@@ -131,6 +131,7 @@ impl World {
                 close: Box::new(|| Box::pin(std::future::ready(()))),
             }),
             checks: true,
+            metrics: Arc::default(),
         };
         let writer = SlowWriter { inner: writer, faults: self.faults.clone() };
         let seed = self.rng.random();

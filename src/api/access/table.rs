@@ -28,6 +28,9 @@ const CONTROL: Need = OneOf(&[Control, Submit]);
 const MANAGE: Need = OneOf(&[Admin, Operator]);
 const OPERATE: Need = OneOf(&[Operator]);
 
+/// The path of what is no method of gRPC and is judged as one: what Prometheus scrapes.
+pub(crate) const METRICS: &str = "metrics";
+
 /// Every method, by the path of its calls without the first `/`.
 #[rustfmt::skip]
 const METHODS: &[(&str, Need)] = &[
@@ -79,6 +82,8 @@ const METHODS: &[(&str, Need)] = &[
     ("haul.v1.JobService/RetryJob", CONTROL),
     ("haul.v1.JobService/UpdateJob", CONTROL),
     ("haul.v1.JobService/DeleteJob", CONTROL),
+
+    (METRICS, OneOf(&[Monitor])),
 ];
 
 /// Returns what a method needs; `None`: it has no row.
@@ -124,6 +129,7 @@ mod tests {
     #[test]
     fn every_method_has_one_row_and_every_row_a_method() {
         let mut served = served();
+        served.push(METRICS.to_owned());
         let mut rows: Vec<String> = METHODS.iter().map(|(name, _)| (*name).to_owned()).collect();
         served.sort();
         rows.sort();

@@ -64,7 +64,7 @@ pub(crate) async fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
     let plan = Plan::of(&args)?;
     let mut signals = Signals::new()?;
     let scratch = Scratch::new()?;
-    let Built { engine, task, .. } = server::build(&settings(&plan, &scratch.0)).await?;
+    let Built { engine, task, .. } = server::build(&settings(&plan, &scratch.0), std::sync::Arc::default()).await?;
     let mut work = JoinSet::new();
     work.spawn(task.run());
     let spec = JobSpec {

@@ -7,6 +7,17 @@ use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::store::LaneNumber;
 
+/// What a lane has.
+#[derive(Debug)]
+pub(crate) struct LaneLook<'a> {
+    pub(crate) number: LaneNumber,
+    pub(crate) host: &'a Host,
+    /// Tasks in memory that wait for their turn, and at most how many more the store has.
+    pub(crate) weight: u64,
+    /// Tasks in memory that wait for something of their own.
+    pub(crate) held_back: u64,
+}
+
 impl Queue {
     /// Running tasks in all.
     pub(crate) fn running(&self) -> usize {
@@ -75,6 +86,27 @@ impl Queue {
         let lanes = self.jobs.get(&job).into_iter().flat_map(|queue| queue.lanes.iter().enumerate());
         let busy = lanes.take(limit).filter(|(_, lane)| lane.next().is_some() || lane.has_more_in_store());
         busy.map(|(number, lane)| (number as LaneNumber, &lane.host, lane.queued().max(1)))
+    }
+
+    /// Looks at the first `limit` lanes of a job.
+    pub(crate) fn lane_looks(&self, job: JobId, limit: usize) -> impl Iterator<Item = LaneLook<'_>> {
+        let lanes = self.jobs.get(&job).into_iter().flat_map(|queue| queue.lanes.iter().enumerate());
+        lanes.take(limit).map(|(number, lane)| LaneLook {
+            number: number as LaneNumber,
+            host: &lane.host,
+            weight: lane.queued() as u64 + u64::from(lane.disk_to.saturating_sub(lane.disk_from)),
+            held_back: lane.held_back.len() as u64,
+        })
+    }
+
+    /// How many tasks in memory wait for disk space.
+    pub(crate) fn held_for_disk(&self) -> u64 {
+        self.waiting_for_disk.len() as u64
+    }
+
+    /// How many tasks in memory wait for the end of the pause of a host, which began when they had started.
+    pub(crate) fn held_for_hosts(&self) -> u64 {
+        self.waiting_for_hosts.len() as u64
     }
 
     /// How many tasks in memory wait for room at a host.

@@ -31,7 +31,10 @@ impl Scheduler {
     pub(super) fn command(&mut self, admitted: Admitted<Command>) {
         let Admitted { command, by, room } = admitted;
         if self.draining
-            && !matches!(command, Command::Page { .. } | Command::Explain { .. } | Command::WaitingAt { .. })
+            && !matches!(
+                command,
+                Command::Page { .. } | Command::Explain { .. } | Command::WaitingAt { .. } | Command::Waits { .. }
+            )
         {
             return command.refuse(EngineError::Draining);
         }
@@ -61,6 +64,7 @@ impl Scheduler {
             Command::Audit { rows, reply } => self.store_audit(rows, reply),
             Command::Page { id, fence, page, reply } => self.page(id, fence, page, reply),
             Command::Explain { job, tasks, reply } => drop(reply.send(self.explain(job, &tasks))),
+            Command::Waits { reply } => self.ask_survey(reply),
             Command::WaitingAt { hosts, reply } => {
                 drop(reply.send(hosts.iter().map(|host| self.queue.waiting_at(host)).collect()));
             }

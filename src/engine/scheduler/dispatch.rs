@@ -7,6 +7,7 @@ use url::Url;
 
 use crate::engine::attempt::Launch;
 use crate::engine::effect::Effect;
+use crate::engine::figures;
 use crate::engine::hub::{Active, Notice};
 use crate::engine::queue::Admission;
 use crate::engine::queue::task::{Cause, Queued, Running};
@@ -87,6 +88,7 @@ impl Scheduler {
         };
         let mut row = task.row.map(|row| *row).unwrap_or_default();
         let (before, held) = (row.task.state, row.held());
+        let ready = figures::ready(&run.job, &row.task);
         match row.task.apply(TaskEvent::Started, now) {
             Ok(started) => row.task = started,
             Err(wrong) => {
@@ -146,6 +148,9 @@ impl Scheduler {
         let bytes = task.spec.memory_bytes() + row.memory_bytes();
         let notice = self.publish_start(job, StoredTask { index: id.index, lane, spec: task.spec, row }, meter);
         self.outbox.started(claim, notice, bytes);
+        if let Some(ready) = ready {
+            self.runner.metrics.task_started(now.since(ready));
+        }
         self.runner.spawn(&mut self.attempts, launch);
         self.job_started(job, now);
     }

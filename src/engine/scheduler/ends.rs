@@ -7,6 +7,7 @@ use url::Url;
 
 use crate::engine::attempt::Ended;
 use crate::engine::effect::Effect;
+use crate::engine::figures;
 use crate::engine::hub::Notice;
 use crate::engine::jobs::{Deferred, Stage, Sweeping};
 use crate::engine::queue::task::{Cause, Queued, Running, Wait};
@@ -60,6 +61,8 @@ impl Scheduler {
             tracing::debug!(task = %id, attempt, status, "attempt ended: {}", description(&event));
         }
         let withdrawn = running.withdrawn.is_some().then_some(matches!(event, TaskEvent::Cancelled(_)));
+        self.runner.metrics.attempt_ended(figures::attempt(&running, &ended, &event, now));
+        figures::note_host(&self.runner.metrics, &running.spec, &event);
         let wait = wait_after(&ended.end, &event);
         note_attempt(&mut running.row, running.attempt_start, &ended, &event, now);
         if outcome.is_some() {
@@ -138,6 +141,7 @@ impl Scheduler {
         self.queue.leaving(id, self.outbox.number());
         let task = StoredTask { index: id.index, lane, spec, row };
         run.note_failure(&task);
+        self.runner.metrics.tasks_ended(figures::kind(&task.spec.work), figures::task_end(task.row.task.state), 1);
         let error = task.placed_error();
         self.outbox.task_ended(run.job_mut(), task);
         self.judge(id.job, error, now);
@@ -224,6 +228,7 @@ impl Scheduler {
         match run.job_mut().apply(JobEvent::Settled(succeeded), now) {
             Ok(_) => {
                 run.stage = Stage::Ended;
+                self.runner.metrics.job_ended(figures::job_end(run.job.state));
                 self.outbox.job_event(run.job_mut(), EventKind::JobEnded);
                 self.outbox.then(Effect::Forget(job));
             }

@@ -19,6 +19,7 @@ mod reads;
 pub(crate) mod recovery;
 mod reload;
 mod selections;
+mod survey;
 mod visits;
 
 use std::collections::HashSet;
@@ -43,6 +44,7 @@ use crate::engine::queue::task::{BatchNumber, Cause, Running};
 use crate::engine::runner::Runner;
 use crate::engine::scheduler::piece::Pieces;
 use crate::engine::scheduler::read::Read;
+use crate::engine::scheduler::survey::Survey;
 use crate::engine::timers::{Timer, Timers};
 use crate::engine::writer::{Condition, Order, WriterLink};
 use crate::model::book::Book;
@@ -88,6 +90,7 @@ pub(crate) struct Scheduler {
 
     draining: bool,
     looks: Looks,
+    survey: Survey,
     /// Whether each step is followed by a check of the invariants.
     checks: bool,
 
@@ -166,6 +169,7 @@ impl Scheduler {
             rng: SmallRng::seed_from_u64(seed),
             draining: false,
             looks: Looks { deleted_left: true, ..Looks::default() },
+            survey: Survey::default(),
             checks,
             attempts: JoinSet::new(),
             reads: JoinSet::new(),
@@ -197,10 +201,12 @@ impl Scheduler {
         let mut taken = Vec::with_capacity(COMMANDS_MAX);
         let mut starts = Starts::default();
         let mut has_callers = true;
+        let mut woken = Instant::now();
         loop {
             self.wake_due();
             self.dispatch();
             self.begin_reads();
+            self.survey_on();
             let linger = starts.linger(&self.outbox).filter(|_| self.pieces.is_empty() && !self.draining);
             if linger.is_none() {
                 self.begin_commits().await;
@@ -217,7 +223,8 @@ impl Scheduler {
             }
             // While nothing can be committed, what adds to the batch is refused, and deletions have to come through.
             let roomy = self.outbox.is_roomy() || self.is_blocked();
-            let wait = self.wait();
+            let wait = if self.survey.is_under_way() { Duration::ZERO } else { self.wait() };
+            self.runner.metrics.looped(woken.elapsed());
             let sleep = sleep(linger.map_or(wait, |linger| linger.min(wait)));
             tokio::select! {
                 biased;
@@ -239,6 +246,7 @@ impl Scheduler {
                 }
                 () = sleep => {}
             }
+            woken = Instant::now();
             // The order above is fixed, so that a simulation can be repeated: whatever else is ready has its turn now.
             while let Some(ended) = self.attempts.try_join_next() {
                 self.joined(ended);

@@ -18,6 +18,7 @@ use crate::model::limits::Limits;
 use crate::model::task::TaskState;
 use crate::model::task_filter::TaskChoice;
 use crate::store::{Added, Chunk, Committed, LaneNumber, Retried, StoreError, StoredEvent, Submitted, Swept};
+use crate::telemetry::metrics::{End, Kind};
 
 impl Scheduler {
     /// Performs what waited for batch `number`. What belongs to a job that the store refused is answered with an error, and
@@ -244,6 +245,9 @@ impl Scheduler {
         if !run.job.counts.has(state, swept.count) {
             return self.contradicted(job, &format!("{} tasks were {state:?}, more than were counted", swept.count));
         }
+        // What never ran is not in memory to be asked what it is: it is what ran of the job.
+        let kind = if run.job.downloads { Kind::Download } else { Kind::Fetch };
+        self.runner.metrics.tasks_ended(kind, End::Cancelled, u64::from(swept.count));
         let counts_hold = run.swept(state, swept.count, swept.next);
         let publish = run.job.clone();
         if run.to_sweep().is_some() {

@@ -1,0 +1,205 @@
+//! Counts calls, those of every face: how they ended, how long they took, and how many are open.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::Instant;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use crate::telemetry::metrics::Metrics;
+
+/// The layer that counts calls of gRPC.
+#[derive(Clone, Debug)]
+pub struct CountCalls {
+    metrics: Arc<Metrics>,
+    /// What stands before the names of the methods that are counted by name.
+    package: &'static str,
+}
+
+impl CountCalls {
+    /// Makes the layer. `package` is what the names of methods begin with, as in `package.Service/Method`.
+    pub fn new(metrics: Arc<Metrics>, package: &'static str) -> CountCalls {
+        CountCalls { metrics, package }
+    }
+}
+
+impl<S> Layer<S> for CountCalls {
+    type Service = Counting<S>;
+
+    fn layer(&self, inner: S) -> Counting<S> {
+        Counting { inner, layer: self.clone() }
+    }
+}
+
+/// The service that [`CountCalls`] makes.
+#[derive(Clone, Debug)]
+pub struct Counting<S> {
+    inner: S,
+    layer: CountCalls,
+}
+
+impl<S> Service<Request<Body>> for Counting<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Answer<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answer<S::Future> {
+        let path = request.uri().path().trim_start_matches('/');
+        let method = path.strip_prefix(self.layer.package).and_then(|rest| rest.strip_prefix('.')).unwrap_or("");
+        let call = Call::begin(self.layer.metrics.clone(), method);
+        Answer { answer: Box::pin(self.inner.call(request)), call: Some(call) }
+    }
+}
+
+/// A call that is open. One that is dropped before its end was given up.
+#[derive(Debug)]
+struct Call {
+    metrics: Arc<Metrics>,
+    /// Its place among the methods.
+    place: usize,
+    since: Instant,
+    code: Code,
+}
+
+impl Call {
+    fn begin(metrics: Arc<Metrics>, method: &str) -> Call {
+        let place = metrics.place(method);
+        metrics.calls_at(place).begins();
+        Call { metrics, place, since: Instant::now(), code: Code::Cancelled }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.metrics.calls_at(self.place).ends(self.code, self.since.elapsed());
+    }
+}
+
+/// The answer to come.
+pub struct Answer<F> {
+    answer: Pin<Box<F>>,
+    call: Option<Call>,
+}
+
+impl<F, E> Future for Answer<F>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    type Output = Result<Response<Body>, E>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let response = std::task::ready!(self.answer.as_mut().poll(cx))?;
+        let Some(mut call) = self.call.take() else { return Poll::Ready(Ok(response)) };
+        // An answer without a message has its status in the head.
+        if let Some(status) = Status::from_header_map(response.headers()) {
+            call.code = status.code();
+            return Poll::Ready(Ok(response));
+        }
+        Poll::Ready(Ok(response.map(|body| Body::new(CountedBody { inner: body, call: Some(call) }))))
+    }
+}
+
+/// The body of an answer; its call is open until the trailers.
+struct CountedBody {
+    inner: Body,
+    call: Option<Call>,
+}
+
+impl HttpBody for CountedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let polled = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let ended = match &polled {
+            Some(Ok(frame)) => frame.trailers_ref().map(code),
+            Some(Err(status)) => Some(status.code()),
+            None => Some(Code::Unknown),
+        };
+        if let Some(code) = ended
+            && let Some(mut call) = self.call.take()
+        {
+            call.code = code;
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+fn code(trailers: &HeaderMap) -> Code {
+    Status::from_header_map(trailers).map_or(Code::Ok, |status| status.code())
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt as _, StreamBody};
+    use tower::{ServiceBuilder, ServiceExt as _, service_fn};
+
+    use super::*;
+    use crate::telemetry::metrics::{Form, Gauges, Words, page};
+
+    async fn call(metrics: &Arc<Metrics>, path: &str, response: Response<Body>, reads: bool) {
+        let mut response = Some(response);
+        let answers = service_fn(move |_: Request<Body>| {
+            let response = response.take().unwrap_or_default();
+            async move { Ok::<_, std::convert::Infallible>(response) }
+        });
+        let service = ServiceBuilder::new().layer(CountCalls::new(metrics.clone(), "haul.v1")).service(answers);
+        let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+        let answered = service.oneshot(request).await.unwrap();
+        if reads {
+            let _ = answered.into_body().collect().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_is_counted_by_how_it_ended() {
+        let methods = vec!["A/B".to_owned()];
+        let metrics = Arc::new(Metrics::new(Words { methods, ..Words::default() }));
+        let trailed = || {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", "5".parse().unwrap());
+            let frames = [Ok::<_, Status>(Frame::data(Bytes::from_static(b"x"))), Ok(Frame::trailers(trailers))];
+            Response::new(Body::new(StreamBody::new(tokio_stream::iter(frames))))
+        };
+        call(&metrics, "/haul.v1.A/B", Status::unavailable("").into_http(), true).await;
+        call(&metrics, "/haul.v1.A/B", trailed(), true).await;
+        call(&metrics, "/haul.v1.A/B", trailed(), false).await;
+        call(&metrics, "/haul.v1.A/C", trailed(), true).await;
+        let cut = StreamBody::new(tokio_stream::iter([Ok::<_, Status>(Frame::data(Bytes::from_static(b"x")))]));
+        call(&metrics, "/grpc.health.v1.Health/Check", Response::new(Body::new(cut)), true).await;
+        let page = page(&metrics, Gauges::default(), Form::Classic);
+        let counted: Vec<&str> = page.lines().filter(|line| line.starts_with("haul_calls_total{")).collect();
+        assert_eq!(
+            counted,
+            [
+                "haul_calls_total{method=\"A/B\",code=\"CANCELLED\"} 1",
+                "haul_calls_total{method=\"A/B\",code=\"NOT_FOUND\"} 1",
+                "haul_calls_total{method=\"A/B\",code=\"UNAVAILABLE\"} 1",
+                "haul_calls_total{method=\"other\",code=\"UNKNOWN\"} 1",
+                "haul_calls_total{method=\"other\",code=\"NOT_FOUND\"} 1",
+            ]
+        );
+        assert!(page.contains("haul_call_duration_seconds_count{method=\"A/B\"} 3"), "{page}");
+    }
+}
