@@ -274,7 +274,7 @@ impl From<EngineError> for Status {
             EngineError::Draining => draining(),
             EngineError::Access(error) => error.into(),
             EngineError::StoreFull(_) => unavailable("STORE_FULL", message),
-            EngineError::Overloaded => exhausted("OVERLOADED", "memory", &message),
+            EngineError::Overloaded | EngineError::TooManyJobs => exhausted("OVERLOADED", "memory", &message),
             EngineError::Contradiction(_) => internal(&message),
             EngineError::Store(_) => {
                 tracing::error!("{message}");

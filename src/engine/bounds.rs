@@ -5,6 +5,8 @@
 pub struct Bounds {
     /// Memory for tasks that wait, in bytes, roughly.
     pub queue_bytes: usize,
+    /// Memory for jobs that have not ended, with their lanes and without their tasks, in bytes, roughly. More are refused.
+    pub jobs_bytes: usize,
     /// Tasks of a lane that one read brings at most. A read ends earlier at 4 MiB; see `Store::lane_page`.
     pub lane_page: u32,
     /// Tasks of a lane that may wait for a host or for disk space before the lane gives no more: those behind them would
@@ -20,10 +22,16 @@ pub struct Bounds {
     pub piece_share: u32,
 }
 
+impl Bounds {
+    /// How many times the memory of the queue is that of the jobs.
+    pub const JOBS: usize = 16;
+}
+
 impl Default for Bounds {
     fn default() -> Self {
         Bounds {
             queue_bytes: 64 << 20,
+            jobs_bytes: Bounds::JOBS * (64 << 20),
             lane_page: 256,
             held_back: 256,
             backoffs: 20_000,

@@ -51,6 +51,9 @@ pub enum EngineError {
     /// The job would have more tasks than can be counted.
     #[error("a job has at most 4,294,967,295 tasks")]
     TooManyTasks,
+    /// Unfinished jobs take all the memory that they may.
+    #[error("unfinished jobs take all the memory that they may; wait until some have ended, or give the server more")]
+    TooManyJobs,
     /// The server is shutting down.
     #[error("the server is shutting down; try again when it is back")]
     Draining,

@@ -20,6 +20,9 @@ use crate::model::task_filter::TaskChoice;
 use crate::model::time::Timestamp;
 use crate::store::StoredTask;
 
+/// The memory of a job that waits, beside its spec and its lanes, in bytes, roughly.
+const JOB_BYTES: usize = 1 << 10;
+
 /// What is being done to a job as a whole.
 #[derive(Debug)]
 pub(crate) enum Stage {
@@ -105,7 +108,12 @@ impl JobRun {
         }
     }
 
-    /// The job, to be changed.
+    /// The memory that it takes while it waits, roughly. What it shares with others is counted with each.
+    fn bytes(&self) -> usize {
+        JOB_BYTES + self.job.spec.memory_bytes()
+    }
+
+    /// The job, to be changed. Its spec is changed by [`JobTable::respec`].
     pub(crate) fn job_mut(&mut self) -> &mut Job {
         Arc::make_mut(&mut self.job)
     }
@@ -223,6 +231,8 @@ pub(crate) struct JobTable {
     visits: HashMap<JobId, Visit>,
     /// Jobs on their way to the store. Readers see them a moment before memory does.
     arriving: HashSet<JobId>,
+    /// The memory of all jobs that have not ended, roughly.
+    bytes: usize,
 }
 
 impl JobTable {
@@ -234,6 +244,20 @@ impl JobTable {
     /// A job that has not ended.
     pub(crate) fn get_mut(&mut self, job: JobId) -> Option<&mut JobRun> {
         self.runs.get_mut(&job)
+    }
+
+    /// The memory of the jobs that have not ended, without their lanes and tasks, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Changes the spec of a job.
+    pub(crate) fn respec(&mut self, job: JobId, change: impl FnOnce(&mut Job)) {
+        if let Some(run) = self.runs.get_mut(&job) {
+            self.bytes -= run.bytes();
+            change(run.job_mut());
+            self.bytes += run.bytes();
+        }
     }
 
     /// Notes that a job is on its way to the store: commands for it wait until it is here.
@@ -250,13 +274,18 @@ impl JobTable {
     pub(crate) fn insert(&mut self, run: JobRun) -> VecDeque<Admitted<JobCommand>> {
         let job = run.job.id;
         self.arriving.remove(&job);
-        self.runs.insert(job, run);
+        self.bytes += run.bytes();
+        if let Some(before) = self.runs.insert(job, run) {
+            self.bytes -= before.bytes();
+        }
         self.visits.remove(&job).map(|visit| visit.waiting).unwrap_or_default()
     }
 
     /// Forgets a job that has ended. Its deferred commands come back, to be taken anew.
     pub(crate) fn remove(&mut self, job: JobId) -> Option<JobRun> {
-        self.runs.remove(&job)
+        let run = self.runs.remove(&job)?;
+        self.bytes -= run.bytes();
+        Some(run)
     }
 
     /// Queues a command for a job that is not here. Returns whether it is the first, to be worked on now.
@@ -297,6 +326,10 @@ impl JobTable {
 
     /// Compares the counts of each job with what runs of it. Slow: simulations call it after each step.
     pub(crate) fn check(&self, running: impl Fn(JobId) -> usize) -> Result<(), String> {
+        let bytes = self.runs.values().map(JobRun::bytes).sum::<usize>();
+        if bytes != self.bytes {
+            return Err(format!("the jobs take {bytes} bytes, and {} are counted", self.bytes));
+        }
         for (id, run) in &self.runs {
             let counts = run.job.counts;
             let sum = u64::from(counts.unfinished())

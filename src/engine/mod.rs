@@ -50,7 +50,7 @@ use crate::engine::scheduler::Scheduler;
 use crate::engine::writer::Writer;
 use crate::store::{StoreError, WriteStore};
 
-pub use crate::engine::runner::EngineParts;
+pub use crate::engine::runner::{Checks, EngineParts};
 pub use crate::engine::scheduler::recovery::Recovery;
 
 /// Commands that may wait for the scheduler before callers do.

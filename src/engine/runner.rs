@@ -50,8 +50,19 @@ pub struct EngineParts {
     pub make: MakeParts,
     /// Where what happens is counted.
     pub metrics: Arc<Metrics>,
-    /// Whether the scheduler checks its invariants after each step, and panics when one does not hold. Slow; for tests.
-    pub checks: bool,
+    /// What the scheduler checks of itself.
+    pub checks: Checks,
+}
+
+/// What a scheduler checks of itself, and ends the process for. Slow; for tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checks {
+    /// Nothing.
+    Off,
+    /// Its invariants after each step.
+    Invariants,
+    /// Its invariants, and that memory and store never contradict each other.
+    All,
 }
 
 /// Runs attempts, and has what they need. Shared by the scheduler and those who call it.

@@ -1,6 +1,6 @@
 //! Attempts that wait for room at a host, first come first served.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -14,7 +14,8 @@ pub(super) type Ticket = u64;
 /// leaves the front wakes the next.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
-    queues: HashMap<Host, BTreeMap<Ticket, Arc<Notify>>>,
+    /// In an order of their own, since all of them may be woken at once and a simulation has to repeat itself.
+    queues: BTreeMap<Host, BTreeMap<Ticket, Arc<Notify>>>,
     next: Ticket,
 }
 

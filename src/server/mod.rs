@@ -212,8 +212,12 @@ pub async fn build(settings: &EngineSettings, metrics: Arc<Metrics>) -> Result<B
         drain_patience: settings.drain_patience,
         parts_by_url: settings.parts_by_url,
         max_download_bytes: settings.max_download_bytes,
-        bounds: Bounds { queue_bytes: settings.queue_bytes, ..Bounds::default() },
-        checks: false,
+        bounds: Bounds {
+            queue_bytes: settings.queue_bytes,
+            jobs_bytes: settings.queue_bytes.saturating_mul(Bounds::JOBS),
+            ..Bounds::default()
+        },
+        checks: engine::Checks::Off,
         workers: std::thread::available_parallelism().map_or(1, usize::from).min(8),
         make: workers(client.clone()),
         metrics,

@@ -214,6 +214,7 @@ fn expected(error: &EngineError) {
             | E::Sealed(_)
             | E::KeysTaken(_)
             | E::NotRetryable(_)
+            | E::Contradiction(_)
     );
     assert!(is_expected, "unexpected: {error:?}");
 }

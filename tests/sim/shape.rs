@@ -22,6 +22,8 @@ pub(crate) struct Shape {
     pub(crate) tasks: u64,
     /// Servers that end by a kill, a failed disk or a drain before the last one.
     pub(crate) lives: u32,
+    /// The store refuses the changes of a job now and then, as if it contradicted memory.
+    pub(crate) contradicts: bool,
     pub(crate) bounds: Bounds,
 }
 
@@ -34,6 +36,7 @@ impl Shape {
         } else {
             let piece_share = small(rng, 6);
             Bounds {
+                jobs_bytes: Bounds::default().jobs_bytes,
                 queue_bytes: if rng.random_ratio(1, 2) { 300_000 } else { 64 << 20 },
                 lane_page: small(rng, 8),
                 held_back: small(rng, 6) as usize,
@@ -45,7 +48,8 @@ impl Shape {
         };
         if seed.is_multiple_of(LONG_BODIES) {
             let bounds = Bounds::default();
-            return Shape { real_store: true, body: 2 << 20, clients: 1, steps: 6, tasks: 4, lives: 2, bounds };
+            let (real_store, body) = (true, 2 << 20);
+            return Shape { real_store, body, clients: 1, steps: 6, tasks: 4, lives: 2, contradicts: false, bounds };
         }
         Shape {
             body: 0,
@@ -54,6 +58,7 @@ impl Shape {
             steps: rng.random_range(3..16),
             tasks: rng.random_range(3..16),
             lives: rng.random_range(0..4),
+            contradicts: seed % 7 == 3,
             bounds,
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use haul::clock::Clock;
 use haul::engine::command::EngineError;
 use haul::engine::workers::WorkerParts;
-use haul::engine::{self, EngineParts};
+use haul::engine::{self, Checks, EngineParts};
 use haul::files::{ContentStore, Durability, Root};
 use haul::model::event::EventKind;
 use haul::model::ids::JobId;
@@ -63,7 +63,7 @@ pub(crate) async fn history(seed: u64) -> u64 {
         dir: tempfile::tempdir_in(place).unwrap(),
         clock: Clock::paced(Timestamp(1_700_000_000_000_000)),
         network: Network::new(seed),
-        faults: Faults::new(rng.random(), shape.real_store),
+        faults: Faults::new(rng.random(), shape.real_store, shape.contradicts),
         current: Current::default(),
         known: Shared::default(),
         memory: MemoryStore::default(),
@@ -130,7 +130,7 @@ impl World {
                 transport: Arc::new(Script(network.clone())),
                 close: Box::new(|| Box::pin(std::future::ready(()))),
             }),
-            checks: true,
+            checks: if self.shape.contradicts { Checks::Invariants } else { Checks::All },
             metrics: Arc::default(),
         };
         let writer = SlowWriter { inner: writer, faults: self.faults.clone() };

@@ -69,6 +69,13 @@ impl Queue {
         let loaded = self.loaded.iter().map(|(load, (job, lane))| (*job, *lane, *load)).collect::<HashSet<_>>();
         ensure(loaded == pages, || format!("pages are in memory of {pages:?}, and noted of {loaded:?}"))?;
         self.check_sources()?;
+        let held_back = self.waiting_for_hosts.values().chain(self.waiting_for_disk.values());
+        let held_back: usize = held_back.map(|waiting| waiting.task.bytes()).sum();
+        ensure(held_back == self.held_back_bytes, || {
+            format!("{held_back} bytes are held back, and {} are counted", self.held_back_bytes)
+        })?;
+        let lanes: usize = self.jobs.values().map(|queue| queue.lanes.len()).sum();
+        ensure(lanes == self.lanes, || format!("there are {lanes} lanes, and {} are counted", self.lanes))?;
         let queued = |job: JobId, lane: LaneNumber| {
             self.jobs.get(&job).and_then(|queue| queue.lanes.get(lane as usize)).map_or(0, Lane::queued)
         };

@@ -52,6 +52,7 @@ impl Queue {
     pub(crate) fn remove_job(&mut self, job: JobId) {
         self.drop_waiting(job);
         if let Some(queue) = self.jobs.remove(&job) {
+            self.lanes -= queue.lanes.len();
             for index in queue.held.into_keys() {
                 self.running.remove(&TaskId { job, index });
             }
@@ -66,6 +67,7 @@ impl Queue {
             return Some((number, false));
         }
         let number = queue.add_lane(host.clone());
+        self.lanes += 1;
         self.rotation.add_lane(job, host.clone());
         Some((number, true))
     }
@@ -77,6 +79,7 @@ impl Queue {
         let number = queue.add_lane(host.clone());
         let lane = &mut queue.lanes[number as usize];
         (lane.stored_head, lane.disk_from, lane.disk_to) = (head, head, total.max(head));
+        self.lanes += 1;
         self.rotation.add_lane(job, host);
         self.refresh(job, number);
     }

@@ -19,6 +19,11 @@ pub(crate) struct LaneLook<'a> {
 }
 
 impl Queue {
+    /// How many lanes there are.
+    pub(crate) fn lanes(&self) -> usize {
+        self.lanes
+    }
+
     /// Running tasks in all.
     pub(crate) fn running(&self) -> usize {
         self.running.len()
@@ -67,7 +72,7 @@ impl Queue {
     /// What holds back a lane whose tasks all wait for the same.
     pub(crate) fn lane_wait(&self, job: JobId, lane: LaneNumber) -> Option<&Wait> {
         let lane = self.jobs.get(&job)?.lanes.get(lane as usize)?;
-        let first = lane.held_back.first().filter(|_| lane.held_back.len() >= self.bounds.held_back)?;
+        let first = lane.held_back.first().filter(|_| lane.held_back.len() >= self.held_back_max())?;
         self.wait_of(TaskId { job, index: *first })
     }
 

@@ -81,6 +81,10 @@ pub(crate) struct Queue {
     /// Lanes of which little is left in memory, to be read when no other is.
     run_low: VecDeque<(JobId, LaneNumber)>,
     reads: usize,
+    /// How many lanes there are.
+    lanes: usize,
+    /// The part of `bytes` that waits for hosts or for disk space.
+    held_back_bytes: usize,
     /// Memory of all tasks that wait. Tasks that wait for something of their own are few and counted, but not dropped.
     bytes: usize,
     bounds: Bounds,
@@ -106,10 +110,17 @@ impl Queue {
             wanted: VecDeque::new(),
             run_low: VecDeque::new(),
             reads: 0,
+            lanes: 0,
+            held_back_bytes: 0,
             bytes: 0,
             bounds,
             serial: 0,
         }
+    }
+
+    /// How many tasks of a lane may be held back now. One that has many large ones waits for those that it has.
+    fn held_back_max(&self) -> usize {
+        if self.held_back_bytes < self.bounds.queue_bytes / 4 { self.bounds.held_back } else { 1 }
     }
 
     fn serial(&mut self) -> u64 {
@@ -220,11 +231,15 @@ impl Queue {
             Held::Backoff(entry) => self.backoffs.remove(&entry)?.task,
             Held::Host(number, entry) => {
                 queue.lanes.get_mut(number as usize)?.held_back.remove(&id.index);
-                self.waiting_for_hosts.remove(&entry)?.task
+                let task = self.waiting_for_hosts.remove(&entry)?.task;
+                self.held_back_bytes = self.held_back_bytes.saturating_sub(task.bytes());
+                task
             }
             Held::Disk(number) => {
                 queue.lanes.get_mut(number as usize)?.held_back.remove(&id.index);
-                self.waiting_for_disk.remove(&id)?.task
+                let task = self.waiting_for_disk.remove(&id)?.task;
+                self.held_back_bytes = self.held_back_bytes.saturating_sub(task.bytes());
+                task
             }
             Held::Running | Held::Leaving(_) => return None,
         };
@@ -254,10 +269,11 @@ impl Queue {
         &mut self,
         mut admit: impl FnMut(JobId, &Host, Option<&Queued>) -> Admission,
     ) -> Option<(JobId, Queued)> {
-        let Self { rotation, jobs, wanted, bounds, .. } = self;
+        let held_back = self.held_back_max();
+        let Self { rotation, jobs, wanted, .. } = self;
         let (job, number) = rotation.pick(|job, number, host| {
             let lane = jobs.get_mut(&job).and_then(|queue| queue.lanes.get_mut(number as usize));
-            let Some(lane) = lane.filter(|lane| lane.held_back.len() < bounds.held_back) else {
+            let Some(lane) = lane.filter(|lane| lane.held_back.len() < held_back) else {
                 return Admission::Empty;
             };
             let admission = admit(job, host, lane.next());
@@ -362,6 +378,7 @@ impl Queue {
 
     /// Tells the rotation that a lane has work, and reads ahead.
     fn refresh(&mut self, job: JobId, number: LaneNumber) {
+        let held_back = self.held_back_max();
         let Some(queue) = self.jobs.get_mut(&job) else { return };
         let Some(lane) = queue.lanes.get_mut(number as usize) else { return };
         lane.shrink();
@@ -372,7 +389,7 @@ impl Queue {
             lane.reading = Reading::Wanted;
             self.run_low.push_back((job, number));
         }
-        if lane.has_work(self.bounds.held_back) {
+        if lane.has_work(held_back) {
             if std::mem::take(&mut lane.is_next) {
                 self.rotation.has_read(job, number);
             } else {

@@ -2,6 +2,7 @@
 //! runtime.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -16,7 +17,7 @@ use crate::model::outcome::{Attempt, AttemptReport};
 use crate::model::spec::{FetchSpec, TaskOptions, TaskSpec, Work};
 use crate::model::task::{Task, TaskEvent};
 use crate::model::time::Timestamp;
-use crate::store::{LaneNumber, LanePage, StoredTask, TaskRow};
+use crate::store::{DuePage, DueTask, LaneNumber, LanePage, StoredTask, TaskRow};
 
 /// Tasks that run at once.
 const PLACES: usize = 8;
@@ -28,6 +29,12 @@ fn job(number: u128) -> JobId {
 fn spec() -> Arc<TaskSpec> {
     let work = Work::Fetch(FetchSpec { body: vec![7; 1000], ..FetchSpec::default() });
     Arc::new(TaskSpec { key: String::new(), work, options: TaskOptions::default().into() })
+}
+
+fn backing_off(due: i64) -> Task {
+    let started = Task::default().apply(TaskEvent::Started, Timestamp(1)).unwrap();
+    let error = Failure::retryable(FailureReason::Connect, "later").into_error(1);
+    started.apply(TaskEvent::BackedOff(started.fence, error, Timestamp(due)), Timestamp(2)).unwrap()
 }
 
 struct World {
@@ -206,4 +213,144 @@ fn a_job_that_cannot_be_read_holds_no_other() {
     let steps = world.steps_until(job(2), 10);
     assert!(steps < 200, "ten tasks took {steps} steps");
     assert_eq!(world.started_of(job(1)), 0);
+}
+
+/// Tasks that back off, many more than memory holds, and their job is cancelled: others back off as before.
+#[test]
+fn waits_of_a_cancelled_job_leave_nothing_behind() {
+    let mut world = World::new(64 << 20);
+    let max = world.queue.bounds.backoffs;
+    assert!(world.queue.begin_due_read().is_some());
+    world.queue.due_read(Some(DuePage::default()));
+    let back_off = |world: &mut World, id: JobId, index: TaskIndex, due: i64| {
+        let row = Some(Box::new(TaskRow { task: backing_off(due), ..TaskRow::default() }));
+        let task = Queued { index, lane: 0, spec: spec(), row, cursor: None, batch: 1 };
+        world.queue.wait(id, task, Wait::Backoff(Timestamp(due)));
+    };
+    world.queue.add_job(job(1), 0, 0, true, None);
+    world.queue.restore_lane(job(1), Host::new("a:80"), 0, 0);
+    (0..max as TaskIndex + 500).for_each(|index| back_off(&mut world, job(1), index, 1_000 + i64::from(index)));
+    world.queue.committed(1, &[]);
+    world.queue.stop_job(job(1));
+    world.queue.check().unwrap();
+    assert_eq!(world.queue.bytes, 0, "nothing of it is in memory");
+
+    world.queue.add_job(job(2), 0, 0, true, None);
+    world.queue.restore_lane(job(2), Host::new("b:80"), 0, 0);
+    back_off(&mut world, job(2), 0, 500);
+    assert_eq!(world.queue.next_due(), Some(Timestamp(500)), "it is in memory, and woken");
+    world.queue.wake_due(Timestamp(500), 1);
+    assert_eq!(world.queue.jobs[&job(2)].lanes[0].queued(), 1);
+    assert!(world.queue.begin_due_read().is_some(), "and the store is read again");
+}
+
+/// The times of tasks that have ended are over with them, however many hosts their job has.
+#[test]
+fn tasks_that_have_ended_leave_no_time_to_look_after() {
+    let mut world = World::new(64 << 20);
+    world.queue.add_job(job(1), 0, 0, true, Some(Duration::from_secs(40)));
+    for host in 0..2_000 {
+        world.queue.lane_for(job(1), &Host::new(&format!("h{host}:80")));
+        let row = Some(Box::new(TaskRow { task: backing_off(9), ..TaskRow::default() }));
+        let task = Queued { index: host, lane: host, spec: spec(), row, cursor: None, batch: 0 };
+        world.queue.put_first(job(1), task, false);
+    }
+    assert_eq!(world.queue.deadlines.len(), 2_000);
+    for _ in 0..2_000 {
+        let (id, task) =
+            world.queue.pick(|_, host, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone()))).unwrap();
+        world.start(id, &task);
+        world.queue.attempt_ended(TaskId { job: id, index: task.index }, 1).unwrap();
+    }
+    assert_eq!(world.queue.deadlines.len(), 0);
+    assert!(world.queue.take_late(Timestamp(i64::MAX)).is_empty());
+}
+
+/// After a restart: a task beyond the page of its lane was due, ran and was given back before the lane has read up to it.
+#[test]
+fn a_task_that_was_given_back_beyond_its_page_comes_once() {
+    let mut world = World::new(64 << 20);
+    let stored = |index: TaskIndex| StoredTask { index, lane: 0, spec: spec(), row: TaskRow::default() };
+    world.queue.add_job(job(1), 0, 0, true, None);
+    world.queue.restore_lane(job(1), Host::new("a:80"), 0, 10);
+    assert!(world.queue.begin_due_read().is_some());
+    let entry = DueTask { due: Timestamp(5), id: TaskId { job: job(1), index: 8 } };
+    let waiting = StoredTask { row: TaskRow { task: backing_off(5), ..TaskRow::default() }, ..stored(8) };
+    world.queue.due_read(Some(DuePage { tasks: vec![(entry, waiting)], next: None }));
+    world.queue.wake_due(Timestamp(6), 0);
+    let pick = |world: &mut World| {
+        world.queue.pick(|_, host, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())))
+    };
+    let (id, task) = pick(&mut world).unwrap();
+    assert_eq!(task.index, 8);
+    world.start(id, &task);
+    let running = world.queue.attempt_ended(TaskId { job: id, index: 8 }, 1).unwrap();
+    let given_back = running.row.task.apply(TaskEvent::GivenBack(1), Timestamp(7)).unwrap();
+    let row = Some(Box::new(TaskRow { task: given_back, ..TaskRow::default() }));
+    // Its host is paused, and the row is durable: the store shows it as PENDING.
+    world.queue.wait(id, Queued { row, batch: 1, ..task }, Wait::Host(Timestamp(100), String::new()));
+    world.queue.committed(1, &[]);
+    world.running.clear();
+    let mut came = Vec::new();
+    for _ in 0..30 {
+        if let Some((id, task)) = pick(&mut world) {
+            came.push(task.index);
+            world.start(id, &task);
+            world.running.clear();
+        }
+        while let Some(read) = world.queue.next_read() {
+            let tasks = (read.from..10).map(stored).collect();
+            world.queue.lane_read(read, Some(LanePage { tasks, next: None }));
+        }
+        world.queue.check().unwrap();
+    }
+    assert_eq!(came, [0, 1, 2, 3, 4, 5, 6, 7, 9], "the one that waits is not among them");
+    world.queue.wake_due(Timestamp(100), 1);
+    assert_eq!(pick(&mut world).map(|(_, task)| task.index), Some(8));
+}
+
+/// A lane that is read ahead while others are read in their turn.
+#[test]
+fn a_lane_that_runs_out_asks_in_its_turn() {
+    let mut world = World::new(64 << 20);
+    world.add(job(1), 0, 0, 0);
+    world.queue.restore_lane(job(1), Host::new("a:80"), 0, 40);
+    world.queue.bounds.lane_page = 4;
+    let stored = |index: TaskIndex| StoredTask { index, lane: 0, spec: spec(), row: TaskRow::default() };
+    let pick = |world: &mut World| {
+        world.queue.pick(|_, host, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())))
+    };
+    assert!(pick(&mut world).is_none());
+    let read = world.queue.next_read().unwrap();
+    world.queue.lane_read(read, Some(LanePage { tasks: (0..4).map(stored).collect(), next: Some(4) }));
+    for index in 0..4 {
+        assert_eq!(pick(&mut world).map(|(_, task)| task.index), Some(index));
+    }
+    assert!(pick(&mut world).is_none());
+    assert_eq!(world.queue.wanted.len(), 1, "it is read in its turn, and not behind all that are");
+}
+
+/// Large tasks that wait for a host, of many lanes.
+#[test]
+fn what_is_held_back_is_bounded_in_bytes() {
+    let mut world = World::new(80_000);
+    world.add(job(1), 0, 4, 100);
+    let mut held_back = 0;
+    while let Some((id, task)) =
+        world.queue.pick(|_, host, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())))
+    {
+        world.queue.rotation.ended(id);
+        world.queue.wait(id, task, Wait::Host(Timestamp(9), String::new()));
+        held_back += 1;
+        world.queue.check().unwrap();
+        for read in std::iter::from_fn(|| world.queue.next_read()).collect::<Vec<_>>() {
+            let page = world.page(read.job, read.lane, read.from);
+            world.queue.lane_read(read, Some(page));
+        }
+    }
+    let one = spec().memory_bytes();
+    assert!(held_back * one < 20_000 + 4 * one && held_back >= 10, "{held_back} of {one} bytes");
+    world.queue.wake_due(Timestamp(9), 0);
+    world.queue.check().unwrap();
+    assert_eq!(world.queue.held_back_bytes, 0);
 }

@@ -55,6 +55,7 @@ impl Queue {
 
     fn hold_back(&mut self, job: JobId, task: &Queued, held: Held) {
         self.add_waiting(job, task);
+        self.held_back_bytes += task.bytes();
         let Some(queue) = self.jobs.get_mut(&job) else { return };
         queue.held.insert(task.index, held);
         if let Some(lane) = queue.lanes.get_mut(task.lane as usize) {

@@ -27,6 +27,9 @@ use crate::model::spec::JobSpec;
 use crate::model::time::Timestamp;
 use crate::store::{Addition, Chunk, LaneNumber, NewPage, Submission};
 
+/// The memory of a lane, in bytes, roughly.
+const LANE_BYTES: usize = 384;
+
 impl Scheduler {
     pub(super) fn command(&mut self, admitted: Admitted<Command>) {
         let Admitted { command, by, room } = admitted;
@@ -121,8 +124,12 @@ impl Scheduler {
         let Ok(count) = TaskIndex::try_from(tasks.specs.len()) else {
             return answer(reply, Err(EngineError::TooManyTasks));
         };
+        if self.is_full_of_jobs(spec.memory_bytes()) {
+            return answer(reply, Err(EngineError::TooManyJobs));
+        }
         let mut job = Job::new(self.job_id(now), spec, count, now);
         job.creator = creator(by);
+        self.share_spec(&mut job);
         let mut lanes: Vec<Host> = Vec::new();
         let mut numbers: HashMap<Host, LaneNumber> = HashMap::new();
         let mut laned: LanedTasks = Vec::with_capacity(tasks.specs.len());
@@ -143,6 +150,11 @@ impl Scheduler {
         });
         self.note_job(by, Of::Submission(nth), "SubmitJob", id);
         self.outbox.then(Effect::Admit { nth, job: Box::new(job), lanes, tasks: laned, request, reply });
+    }
+
+    /// Whether unfinished jobs would take more memory than they may with so many bytes more.
+    fn is_full_of_jobs(&self, bytes: usize) -> bool {
+        self.jobs.bytes() + self.queue.lanes() * LANE_BYTES + bytes > self.bounds.jobs_bytes
     }
 
     /// A new id: a `UUIDv7` of the scheduler's clock and chance, so that ids sort by creation.
@@ -192,6 +204,10 @@ impl Scheduler {
         if u64::from(run.job.counts.total) + run.adding + count > u64::from(u32::MAX) {
             return answer(reply, Err(EngineError::TooManyTasks));
         }
+        if self.is_full_of_jobs(0) {
+            return answer(reply, Err(EngineError::TooManyJobs));
+        }
+        let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
         run.adding += count;
         let mut new_lanes = Vec::new();
         let mut laned: LanedTasks = Vec::with_capacity(tasks.specs.len());
@@ -242,8 +258,8 @@ impl Scheduler {
 
     fn update(&mut self, job: JobId, patch: &JobPatch, by: &Actor, reply: Reply<Arc<Job>>) {
         let now = self.now();
+        self.jobs.respec(job, |job| patch.apply(job, now));
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
-        patch.apply(run.job_mut(), now);
         run.set_rates(now);
         // A job that rested by its old rate may start by the new one.
         self.timers.clear(&Timer::JobRested(job));

@@ -41,7 +41,7 @@ use crate::engine::jobs::JobTable;
 use crate::engine::outbox::{Outbox, Sealed};
 use crate::engine::queue::Queue;
 use crate::engine::queue::task::{BatchNumber, Cause, Running};
-use crate::engine::runner::Runner;
+use crate::engine::runner::{Checks, Runner};
 use crate::engine::scheduler::piece::Pieces;
 use crate::engine::scheduler::read::Read;
 use crate::engine::scheduler::survey::Survey;
@@ -50,7 +50,9 @@ use crate::engine::writer::{Condition, Order, WriterLink};
 use crate::model::book::Book;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
+use crate::model::job::Job;
 use crate::model::limits::Limits;
+use crate::model::spec::JobSpec;
 use crate::model::time::Timestamp;
 use crate::store::{Committed, LaneNumber, StoreError};
 
@@ -81,6 +83,8 @@ pub(crate) struct Scheduler {
     /// Deleted jobs whose rows are being removed.
     purging: HashSet<JobId>,
     timers: Timers,
+    /// The spec of the last job: many jobs are alike, and share it then.
+    last_spec: Arc<JobSpec>,
     /// The limits as they were decided last; those in force may still be older.
     limits: Limits,
     /// Who may call, as it was decided last; what is in force may still be older.
@@ -91,8 +95,7 @@ pub(crate) struct Scheduler {
     draining: bool,
     looks: Looks,
     survey: Survey,
-    /// Whether each step is followed by a check of the invariants.
-    checks: bool,
+    checks: Checks,
 
     attempts: JoinSet<Ended>,
     reads: JoinSet<Read>,
@@ -147,7 +150,7 @@ impl Scheduler {
         books: watch::Sender<Arc<Book>>,
         bounds: Bounds,
         seed: u64,
-        checks: bool,
+        checks: Checks,
     ) -> Scheduler {
         let limits = Limits::clone(&runner.hosts.limits());
         let book = books.borrow().clone();
@@ -163,6 +166,7 @@ impl Scheduler {
             reloading: Vec::new(),
             purging: HashSet::new(),
             timers: Timers::default(),
+            last_spec: Arc::default(),
             limits,
             book,
             books,
@@ -266,6 +270,15 @@ impl Scheduler {
             for host in self.runner.hosts.take_freed() {
                 self.queue.wake_host(&host, 1);
             }
+        }
+    }
+
+    /// Lets a job share its spec with the last one, if they are equal.
+    fn share_spec(&mut self, job: &mut Job) {
+        if *job.spec == *self.last_spec {
+            job.spec = self.last_spec.clone();
+        } else {
+            self.last_spec = job.spec.clone();
         }
     }
 
@@ -420,7 +433,7 @@ impl Scheduler {
     /// Checks the invariants of all owners, in tests that ask for it.
     #[allow(clippy::panic)] // A simulation has to stop where the first contradiction is.
     fn check(&self) {
-        if self.checks
+        if self.checks != Checks::Off
             && let Err(what) =
                 self.queue.check().and_then(|()| self.jobs.check(|job| self.queue.running_of(job).count()))
         {

@@ -37,8 +37,9 @@ impl Scheduler {
         loop {
             let now = self.now();
             let piece = patiently(|| store.recover(after)).await?;
-            for (job, lanes) in piece.jobs {
+            for (mut job, lanes) in piece.jobs {
                 recovery.jobs += 1;
+                self.share_spec(&mut job);
                 let job = Arc::new(job);
                 self.hub.open(job.clone());
                 self.take_in(job, lanes, now);
