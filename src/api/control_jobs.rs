@@ -232,12 +232,12 @@ impl Control {
                     self.next = Instant::now() + INTERVAL;
                     return Ok(self.message());
                 }
-                acted = self.under_way.next() => match acted {
-                    Some((id, result)) => self.acted(id, result)?,
-                    None => {
+                acted = self.under_way.next() => {
+                    let Some((id, result)) = acted else {
                         self.is_over = true;
                         return Ok(self.message());
-                    }
+                    };
+                    self.acted(id, result)?;
                 }
             }
         }

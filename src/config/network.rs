@@ -104,13 +104,12 @@ impl Network {
                 "`calls_per_second` is {calls_per_second}; set it to 0.001 or more, or to 0 for any number"
             ));
         }
-        let positive = |name: &str, value: Option<u32>, wrong: &mut Vec<String>| {
+        let mut positive = |name: &str, value: Option<u32>| {
             if value == Some(0) {
                 wrong.push(format!("`{name}` is 0, so nobody could ever call; set it to at least 1"));
             }
             value
         };
-        let mut positive = |name, value| positive(name, value, wrong);
         let max_connections = positive("max_connections", merged.max_connections);
         let per_address = positive("max_connections_per_address", merged.max_connections_per_address);
         let streams = positive("max_streams_per_connection", merged.max_streams_per_connection);

@@ -142,23 +142,19 @@ impl Recent {
     /// Returns what is counted of a host from now on.
     pub(super) fn of(&mut self, host: &Host, now: Timestamp) -> Arc<Activity> {
         let touched = part(now, TOUCH);
-        match self.hosts.get_mut(host) {
-            Some(entry) => {
-                if entry.touched != touched {
-                    self.order.remove(&(entry.touched, host.clone()));
-                    self.order.insert((touched, host.clone()));
-                    entry.touched = touched;
-                }
-                entry.activity.clone()
-            }
-            None => {
-                let activity = Arc::new(Activity::default());
-                self.hosts.insert(host.clone(), Entry { touched, activity: activity.clone() });
+        if let Some(entry) = self.hosts.get_mut(host) {
+            if entry.touched != touched {
+                self.order.remove(&(entry.touched, host.clone()));
                 self.order.insert((touched, host.clone()));
-                self.tidy(now);
-                activity
+                entry.touched = touched;
             }
+            return entry.activity.clone();
         }
+        let activity = Arc::new(Activity::default());
+        self.hosts.insert(host.clone(), Entry { touched, activity: activity.clone() });
+        self.order.insert((touched, host.clone()));
+        self.tidy(now);
+        activity
     }
 
     /// Counts the start of a request.

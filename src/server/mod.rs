@@ -26,7 +26,7 @@ use tonic::service::Routes;
 
 use crate::api::access::Access;
 use crate::api::access::service::AccessApi;
-use crate::api::admin::{Admin, Facts, Shutdown};
+use crate::api::admin::{Admin, Facts, Shutdown, Sizes};
 use crate::api::content::Contents;
 use crate::api::jobs::Jobs;
 use crate::api::options;
@@ -260,23 +260,13 @@ pub async fn serve(
     let readiness = watch::Sender::new(Readiness::Ready);
     health::report(&reporter, &readiness, Readiness::Ready).await;
     health::live(&reporter).await;
-    let room = sizes::Room::new(&settings.engine);
-    let sizes = watch::Sender::new(room.look().await);
-    let features = services::features(settings.has_dashboard);
-    let facts = Facts { policy: settings.policy, insecure: settings.insecure, features, sizes: sizes.subscribe() };
+    let (room, sizes) = sizes::Room::look_at(&settings.engine).await;
+    let facts = facts(&settings, sizes.subscribe());
     let routes = routes(&settings, facts, &engine, &store, &shutdown, &closing)?.add_service(served_health);
     let access = Access::new(engine.clone(), settings.policy, settings.call_bounds, &DESCRIPTORS);
     let figures =
         Figures::new(&settings.engine, engine.clone(), client, counted.clone(), readiness.subscribe(), recovery);
-    let around = Around {
-        readiness: readiness.subscribe(),
-        browsers: settings.browsers,
-        access: access.clone(),
-        request_body_idle: settings.request_body_idle,
-        metrics: counted,
-        scrape: figures.clone().scrape(),
-        has_dashboard: settings.has_dashboard,
-    };
+    let around = around(&settings, readiness.subscribe(), access.clone(), counted, figures.clone());
 
     let mut work = JoinSet::from_iter([async move { task.run().await.map_err(ServeError::from) }]);
     keep_required(settings.policy, &engine).await?;
@@ -328,6 +318,25 @@ pub async fn serve(
         Some(Ok(result)) => result,
         Some(Err(panic)) => Err(StoreError::Fatal(format!("the engine panicked: {panic}")).into()),
         None => Ok(()),
+    }
+}
+
+/// What stands around the services.
+fn around(
+    settings: &ServerSettings,
+    readiness: watch::Receiver<Readiness>,
+    access: Access,
+    metrics: Arc<Metrics>,
+    figures: Figures,
+) -> Around {
+    Around {
+        readiness,
+        browsers: settings.browsers.clone(),
+        access,
+        request_body_idle: settings.request_body_idle,
+        metrics,
+        scrape: figures.scrape(),
+        has_dashboard: settings.has_dashboard,
     }
 }
 
@@ -419,6 +428,16 @@ fn socket(data_dir: &Path) -> Option<Socket> {
             );
             None
         }
+    }
+}
+
+/// What the server is, for those who ask.
+fn facts(settings: &ServerSettings, sizes: watch::Receiver<Sizes>) -> Facts {
+    Facts {
+        policy: settings.policy,
+        insecure: settings.insecure,
+        features: services::features(settings.has_dashboard),
+        sizes,
     }
 }
 

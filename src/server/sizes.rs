@@ -21,12 +21,15 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub(super) fn new(settings: &EngineSettings) -> Room {
-        Room { data: settings.data_dir.clone(), downloads: settings.download_dir.clone() }
+    /// Looks for the first time.
+    pub(super) async fn look_at(settings: &EngineSettings) -> (Room, watch::Sender<Sizes>) {
+        let room = Room { data: settings.data_dir.clone(), downloads: settings.download_dir.clone() };
+        let sizes = watch::Sender::new(room.look().await);
+        (room, sizes)
     }
 
     /// Looks at it now. What cannot be seen counts as 0.
-    pub(super) async fn look(&self) -> Sizes {
+    async fn look(&self) -> Sizes {
         let Room { data, downloads } = self.clone();
         let look = move || Sizes { disk_free: free(&data), download_free: free(&downloads), store: database(&data) };
         tokio::task::spawn_blocking(look).await.unwrap_or_default()

@@ -167,6 +167,66 @@ async fn a_call_over_many_jobs_reaches_as_far_as_its_caller() {
     assert_eq!(methods, ["ResumeJob", "PauseJob", "SubmitJob"], "what became of each job is audited");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_done_to_some_is_audited_and_what_changed_nothing_is_not() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    let operator = operator(&server);
+    origin.reply("/busy", Reply::status(503).header("retry-after", "3000"));
+    let request = pb::SubmitJobRequest { job: Some(job(vec![fetch(origin.url("/busy"))])), ..Default::default() };
+    let job_id = jobs(&server, &operator).submit_job(request).await.unwrap().into_inner().job.unwrap().job_id;
+    let mut client = jobs(&server, &operator);
+    let get = || pb::GetJobRequest { job_id: job_id.clone(), ..Default::default() };
+    until(async || {
+        let job = jobs(&server, &operator).get_job(get()).await.unwrap().into_inner().job.unwrap();
+        job.counts.unwrap().backing_off == 1
+    })
+    .await;
+    let host = origin.address().to_string();
+    let mut admin = pb::admin_service_client::AdminServiceClient::new(crate::it::access::sending(&server, &operator));
+    for _ in 0..2 {
+        admin.resume_host(pb::ResumeHostRequest { host: host.clone() }).await.unwrap();
+    }
+    let pause = pb::PauseJobRequest { job_id: job_id.clone() };
+    client.pause_job(pause).await.unwrap();
+    let now = |index| pb::RetryNowRequest { job_id: job_id.clone(), task_indexes: vec![index], filter: None };
+    let cancel = |index| pb::CancelTasksRequest {
+        job_id: job_id.clone(),
+        task_indexes: vec![index],
+        reason: "private".into(),
+        ..Default::default()
+    };
+    client.retry_now(now(7)).await.unwrap();
+    client.retry_now(now(0)).await.unwrap();
+    client.cancel_tasks(cancel(7)).await.unwrap();
+    client.cancel_tasks(cancel(0)).await.unwrap();
+    client.wait_job(pb::WaitJobRequest { job_id: job_id.clone(), timeout: None }).await.unwrap();
+    for search in ["no such job", &job_id] {
+        let request = order(pb::JobAction::Delete, search);
+        let mut stream = client.control_jobs(request).await.unwrap().into_inner();
+        while stream.message().await.unwrap().is_some() {}
+    }
+    let auditor = token(&server, &operator, &["look", "--grant", "auditor"]);
+    let all = pb::ListAuditEventsRequest { after_sequence: Some(0), page_size: 1_000, ..Default::default() };
+    let rows = crate::it::access::access(&server, &auditor).list_audit_events(all).await.unwrap().into_inner().events;
+    let new = ["ResumeHost", "PauseJob", "RetryNow", "CancelTasks", "ControlJobs", "DeleteJob"];
+    let told: Vec<(&str, &str)> = rows
+        .iter()
+        .map(|row| (row.method.rsplit('/').next().unwrap(), row.subject.as_str()))
+        .filter(|(method, _)| new.contains(method))
+        .collect();
+    let (the_host, the_job) = (format!("hosts/{host}"), format!("jobs/{job_id}"));
+    let expected = [
+        ("ResumeHost", the_host.as_str()),
+        ("PauseJob", &the_job),
+        ("RetryNow", &the_job),
+        ("CancelTasks", &the_job),
+        ("ControlJobs", "jobs"),
+        ("DeleteJob", &the_job),
+    ];
+    assert_eq!(told, expected);
+    assert!(!format!("{rows:?}").contains("private"));
+}
+
 async fn next(stream: &mut tonic::Streaming<pb::WatchJobsResponse>) -> Event {
     let message = tokio::time::timeout(PATIENCE, stream.message()).await;
     message.expect("nothing is told").unwrap().unwrap().event.unwrap()

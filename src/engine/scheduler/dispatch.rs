@@ -1,6 +1,6 @@
 //! Starting attempts: the task that is next, its permits, its claim.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
 use url::Url;
@@ -10,7 +10,7 @@ use crate::engine::effect::Effect;
 use crate::engine::figures;
 use crate::engine::hub::{Active, Notice};
 use crate::engine::queue::Admission;
-use crate::engine::queue::task::{Cause, Queued, Running};
+use crate::engine::queue::task::{Queued, Running};
 use crate::engine::scheduler::Scheduler;
 use crate::engine::timers::Timer;
 use crate::limits::Blocked;
@@ -80,8 +80,7 @@ impl Scheduler {
     }
 
     fn start(&mut self, job: JobId, task: Queued, permit: HostPermit, place: AttemptPlace, now: Timestamp) {
-        let id = TaskId { job, index: task.index };
-        let lane = task.lane;
+        let (id, lane) = (TaskId { job, index: task.index }, task.lane);
         let Some(run) = self.jobs.get_mut(job) else {
             drop(permit);
             return self.queue.unpick(job, lane);
@@ -99,7 +98,6 @@ impl Scheduler {
         }
         let stop = self.runner.token.child_token();
         let rest = stop.child_token();
-        let cause: Arc<OnceLock<Cause>> = Arc::default();
         let meter = Arc::new(Meter::default());
         let launch = Launch {
             id,
@@ -126,7 +124,7 @@ impl Scheduler {
             attempt_start: now,
             stop,
             rest,
-            cause,
+            cause: Arc::default(),
             cursor: task.cursor,
             runs_to_its_end: matches!(task.spec.work, Work::Fetch(_)) && !launch.options.retry.may_repeat,
             withdrawn: None,

@@ -17,8 +17,19 @@ use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::task::TaskState;
 use crate::model::task_filter::TaskChoice;
-use crate::store::{Added, Chunk, Committed, LaneNumber, Retried, StoreError, StoredEvent, Submitted, Swept};
+use crate::store::{
+    Added, Chunk, Committed, Hastened, LaneNumber, Purged, Retried, StoreError, StoredEvent, Submitted, Swept,
+};
 use crate::telemetry::metrics::{End, Kind};
+
+/// What the store answers to the pieces of a batch.
+struct PieceAnswers {
+    number: BatchNumber,
+    retries: Vec<Retried>,
+    sweeps: Vec<Swept>,
+    hastened: Vec<Hastened>,
+    purges: Vec<Purged>,
+}
 
 impl Scheduler {
     /// Performs what waited for batch `number`. What belongs to a job that the store refused is answered with an error, and
@@ -36,33 +47,24 @@ impl Scheduler {
             mut submissions,
             mut additions,
             retries,
-            mut sweeps,
-            mut hastened,
+            sweeps,
+            hastened,
             deletions,
             purges,
             refused,
             data_key,
         } = committed;
+        let mut pieces = PieceAnswers { number, retries, sweeps, hastened, purges };
         let refused: BTreeMap<JobId, String> = refused.into_iter().collect();
         for effect in effects {
             if let Some(job) = effect.job().filter(|job| refused.contains_key(job)) {
-                match effect {
-                    Effect::Admit { .. } => self.not_admitted(job),
-                    Effect::Purged { .. } => self.not_purged(job),
-                    _ => {}
-                }
-                effect.fail(EngineError::Contradiction(job));
+                self.refused(job, effect);
                 continue;
             }
             match effect {
                 Effect::Admit { nth, job, lanes, tasks, request, reply } => {
-                    match submissions.get_mut(nth).map(std::mem::take) {
-                        Some(Submitted::Known { job: first, digest }) => {
-                            self.not_admitted(job.id);
-                            self.known(first, digest, request, reply);
-                        }
-                        _ => self.admit(*job, lanes, tasks, reply),
-                    }
+                    let submitted = submissions.get_mut(nth).map(std::mem::take).unwrap_or_default();
+                    self.submitted(&submitted, *job, lanes, tasks, request, reply);
                 }
                 Effect::AdmitTasks { nth, job, chunk_id, digest, tasks, reply } => {
                     let added = additions.get_mut(nth).map(std::mem::take).unwrap_or_default();
@@ -93,26 +95,11 @@ impl Scheduler {
                 Effect::Publish(job, events) => self.publish(job, events),
                 Effect::Notify(job, notice) => self.hub.notify(job, notice),
                 Effect::StopAttempts(job, cause) => self.stop_attempts(job, &cause),
-                Effect::Swept { nth, job, state, events } => {
-                    let swept = sweeps.get_mut(nth).map(std::mem::take).unwrap_or_default();
-                    self.swept(job, state, &swept, events);
-                }
-                Effect::Withdrawn { nth, job, state, events } => {
-                    let swept = sweeps.get_mut(nth).map(std::mem::take).unwrap_or_default();
-                    self.withdrawn(job, state, &swept, events);
-                }
-                Effect::Hastened { nth, job } => {
-                    let hastened = hastened.get_mut(nth).map(std::mem::take).unwrap_or_default();
-                    self.hastened(job, number, &hastened);
-                }
-                Effect::PutBack { nth, job, events } => {
-                    let retried = retries.get(nth).copied().unwrap_or_default();
-                    self.have_put_back(job, retried, events);
-                }
-                Effect::Purged { nth, job } => {
-                    let is_gone = purges.get(nth).is_some_and(|purged| purged.is_gone);
-                    self.purged(job, is_gone);
-                }
+                effect @ (Effect::Swept { .. }
+                | Effect::Withdrawn { .. }
+                | Effect::Hastened { .. }
+                | Effect::PutBack { .. }
+                | Effect::Purged { .. }) => self.piece_done(effect, &mut pieces),
                 Effect::PutPartsAway(job) => self.put_parts_away(job),
                 Effect::Forget(job) => self.forget(job),
             }
@@ -121,6 +108,64 @@ impl Scheduler {
             self.contradicted(job, &why);
         }
         self.reload_quiet();
+    }
+
+    /// The store refused what the batch had of a job.
+    fn refused(&mut self, job: JobId, effect: Effect) {
+        match effect {
+            Effect::Admit { .. } => self.not_admitted(job),
+            Effect::Purged { .. } => self.not_purged(job),
+            _ => {}
+        }
+        effect.fail(EngineError::Contradiction(job));
+    }
+
+    /// A job is durable, or its request id was known.
+    fn submitted(
+        &mut self,
+        submitted: &Submitted,
+        job: Job,
+        lanes: Vec<Host>,
+        tasks: LanedTasks,
+        request: Option<(String, [u8; 32])>,
+        reply: Reply<Arc<Job>>,
+    ) {
+        match *submitted {
+            Submitted::Known { job: first, digest } => {
+                self.not_admitted(job.id);
+                self.known(first, digest, request, reply);
+            }
+            Submitted::Stored => self.admit(job, lanes, tasks, reply),
+        }
+    }
+
+    /// Performs what follows a piece of long work.
+    fn piece_done(&mut self, effect: Effect, answers: &mut PieceAnswers) {
+        let PieceAnswers { number, retries, sweeps, hastened, purges } = answers;
+        match effect {
+            Effect::Swept { nth, job, state, events } => {
+                let swept = sweeps.get_mut(nth).map(std::mem::take).unwrap_or_default();
+                self.swept(job, state, &swept, events);
+            }
+            Effect::Withdrawn { nth, job, state, events } => {
+                let swept = sweeps.get_mut(nth).map(std::mem::take).unwrap_or_default();
+                self.withdrawn(job, state, &swept, events);
+            }
+            Effect::Hastened { nth, job } => {
+                let hastened = hastened.get_mut(nth).map(std::mem::take).unwrap_or_default();
+                self.hastened(job, *number, &hastened);
+            }
+            Effect::PutBack { nth, job, events } => {
+                let retried = retries.get(nth).copied().unwrap_or_default();
+                self.have_put_back(job, retried, events);
+            }
+            Effect::Purged { nth, job } => {
+                let is_gone = purges.get(nth).is_some_and(|purged| purged.is_gone);
+                self.purged(job, is_gone);
+            }
+            // Whoever sorts the effects sends no other.
+            other => other.fail(EngineError::Draining),
+        }
     }
 
     /// A removal could not be stored for want of room: it is tried again with the next ones.

@@ -45,7 +45,7 @@ impl Pieces {
         if self.there.insert(piece) {
             match piece {
                 Piece::Sweep(_) | Piece::Withdraw(_) | Piece::Hasten(_) | Piece::Retry(_) => {
-                    self.awaited.push_back(piece)
+                    self.awaited.push_back(piece);
                 }
                 Piece::Purge(_) => self.purges.push_back(piece),
             }

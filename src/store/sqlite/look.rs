@@ -141,7 +141,7 @@ mod tests {
             let rows: Vec<u32> = (from..end).take(step.rows as usize).collect();
             touched += rows.len();
             assert!(touched <= (look_max + STEP_ROWS) as usize, "{touched} rows were touched");
-            let fits = |row: u32| row % of == 0;
+            let fits = |row: u32| row.is_multiple_of(of);
             let returned = (1..).zip(&rows).filter(|(_, row)| judge == Judge::Reader || fits(**row));
             let found = returned.take(step.limit as usize).map(|(seen, row)| (seen, *row, fits(*row).then_some(*row)));
             match look.take(step, found, false, rows.len() as u32, rows.last().copied()) {
@@ -180,7 +180,7 @@ mod tests {
                         }
                         assert!(looked > 0, "each page makes progress");
                     }
-                    let fitting: Vec<u32> = (0..end).filter(|row| row % of == 0).collect();
+                    let fitting: Vec<u32> = (0..end).filter(|row| row.is_multiple_of(of)).collect();
                     assert_eq!(
                         (all, examined),
                         (fitting, end),

@@ -68,7 +68,6 @@ impl Find {
     fn pending(mut self, no: i64, which: &TaskChoice) -> Result<Find, Fault> {
         match which {
             TaskChoice::These(indexes) => return self.these(no, indexes, PENDING),
-            TaskChoice::All => {}
             TaskChoice::Fitting(filter) if !filter.host.is_empty() => {
                 let at = conditions::of_host(&filter.host, &no.to_string(), &mut self.values);
                 self.text += &format!(
@@ -76,7 +75,7 @@ impl Find {
                 );
                 return Ok(self);
             }
-            TaskChoice::Fitting(_) => {}
+            TaskChoice::Fitting(_) | TaskChoice::All => {}
         }
         self.text += &format!(
             "SELECT t.id FROM tasks t {OF_TASK} WHERE t.id BETWEEN ?1 AND ?2 AND {PENDING} ORDER BY t.id LIMIT ?3 + 0"

@@ -41,9 +41,8 @@ const SCANNED: &[&str] = &[
     "SCAN tokens",
 ];
 
-/// Asks every question that the store knows, each filter in every form.
-async fn ask_all(store: &SqliteStore, id: TaskId) {
-    let job = id.job;
+/// Lists jobs by each filter in every form.
+async fn ask_jobs(store: &SqliteStore, job: JobId) {
     let label = |count: usize| -> BTreeMap<String, String> {
         (0..count).map(|number| (number.to_string(), String::new())).collect()
     };
@@ -72,7 +71,7 @@ async fn ask_all(store: &SqliteStore, id: TaskId) {
                             let (ended_before, search) = (time, Search::new("ab"));
                             let order = if time.is_some() { JobOrder::Ended } else { JobOrder::Created };
                             let ids = if created_by == Some(16) { vec![job] } else { Vec::new() };
-                            let filter = JobFilter { ended_before, search, order, ids, ..filter };
+                            let filter = JobFilter { ids, ended_before, search, order, ..filter };
                             store.jobs(&filter, 9).await.unwrap();
                         }
                     }
@@ -80,6 +79,12 @@ async fn ask_all(store: &SqliteStore, id: TaskId) {
             }
         }
     }
+}
+
+/// Asks every question that the store knows, each filter in every form.
+async fn ask_all(store: &SqliteStore, id: TaskId) {
+    let job = id.job;
+    ask_jobs(store, job).await;
     for states in (0..1 << TaskState::ALL.len()).map(|bits| {
         TaskState::ALL
             .into_iter()
