@@ -182,16 +182,30 @@ pub(crate) async fn sweeps(count: usize) {
         assert_eq!(job.counts.unwrap().cancelled as usize, count);
     })
     .await;
-    let retried = beside_submits(&server, "RetryJob", async {
-        let request = pb::RetryJobRequest { job_id: job_id(), ..Default::default() };
-        server.jobs().retry_job(request).await.unwrap();
-        let request = pb::GetJobRequest { job_id: job_id(), ..Default::default() };
-        while server.jobs().get_job(request.clone()).await.unwrap().into_inner().job.unwrap().counts.unwrap().cancelled
-            > 0
-        {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
+    let retried = beside_submits(
+        &server,
+        "RetryJob",
+        Box::pin(async {
+            let request = pb::RetryJobRequest { job_id: job_id(), ..Default::default() };
+            server.jobs().retry_job(request).await.unwrap();
+            let request = pb::GetJobRequest { job_id: job_id(), ..Default::default() };
+            while server
+                .jobs()
+                .get_job(request.clone())
+                .await
+                .unwrap()
+                .into_inner()
+                .job
+                .unwrap()
+                .counts
+                .unwrap()
+                .cancelled
+                > 0
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }),
+    )
     .await;
     let cancel = pb::CancelJobRequest { job_id: job_id(), reason: String::new() };
     server.jobs().cancel_job(cancel).await.unwrap();
