@@ -28,6 +28,42 @@ fn large(number: u32) -> Batch {
     batch
 }
 
+/// The reserve and the log go with the size of the disk.
+#[tokio::test]
+async fn deletions_work_on_a_full_disk_that_is_small() {
+    let place = tempfile::tempdir().unwrap();
+    let Some(_disk) = SmallDisk::mount(place.path(), "40m") else { return };
+    let dir = place.path().join("data");
+    let (store, mut writer) = SqliteStore::open(&dir, Durability::Full).await.unwrap();
+    assert_eq!(fs::metadata(dir.join("haul.reserve")).unwrap().len(), 10 << 20);
+    let mut stored = 0;
+    while writer.commit(&small(stored + 1)).await.is_ok() {
+        stored += 1;
+    }
+    let mut rest = fs::File::create(place.path().join("rest")).unwrap();
+    while std::io::Write::write_all(&mut rest, &[0; 4096]).is_ok() {}
+    assert!(matches!(writer.commit(&small(stored + 1)).await, Err(StoreError::Full(_))));
+    assert!(stored > 20, "{stored} jobs of 400 KiB");
+    for number in 1..=stored {
+        let job = job_id(number);
+        let done = writer.commit(&Batch { deletions: vec![job], ..Batch::default() }).await.unwrap();
+        assert_eq!(done.deletions, [true]);
+        let purge = || Batch { purges: vec![(job, 256)], ..Batch::default() };
+        while !writer.commit(&purge()).await.unwrap().purges[0].is_gone {}
+    }
+    assert!(store.jobs(&JobFilter::default(), 9).await.unwrap().items.is_empty());
+    drop(rest);
+    writer.commit(&small(stored + 1)).await.unwrap();
+}
+
+/// As [`large`], of a tenth of it.
+fn small(number: u32) -> Batch {
+    let mut batch = large(number);
+    batch.pages.truncate(10);
+    batch.events.truncate(10);
+    batch
+}
+
 #[tokio::test]
 async fn deletions_work_on_a_full_disk() {
     let place = tempfile::tempdir().unwrap();

@@ -195,6 +195,25 @@ async fn attempts_do_not_ask_behind_callers() {
     assert_eq!(store.engine.asked.lock().unwrap().len(), 1);
 }
 
+/// Whoever changes jobs that are not in memory, or reads them for long, holds up no task that is to run.
+#[tokio::test]
+async fn lanes_are_not_read_behind_visits_or_callers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut writer) = SqliteStore::open(dir.path(), Durability::Off).await.unwrap();
+    let one = ended_job();
+    let job = one.job.id;
+    writer.commit(&Batch { submissions: vec![one], ..Batch::default() }).await.unwrap();
+    let busy = [store.visits.hold_all().await, store.callers.hold_all().await];
+    store.lane_page(job, 0, 0, 9, Timestamp(1)).await.unwrap();
+    store.due_tasks(None, 9).await.unwrap();
+    drop(busy);
+    let busy = [store.engine.hold_all().await, store.callers.hold_all().await];
+    assert!(store.visit(job).await.unwrap().is_some());
+    drop(busy);
+    let _busy = [store.engine.hold_all().await, store.visits.hold_all().await];
+    assert!(store.job(job).await.unwrap().is_some());
+}
+
 #[tokio::test]
 async fn the_file_can_return_room() {
     let dir = tempfile::tempdir().unwrap();

@@ -96,6 +96,16 @@ impl Reader {
         Ok(Page { text, is_cut })
     }
 
+    /// Takes every connection, as reads that last do.
+    #[cfg(test)]
+    pub(super) async fn hold_all(&self) -> Vec<sqlx::pool::PoolConnection<Sqlite>> {
+        let mut all = Vec::new();
+        for _ in 0..self.pool.options().get_max_connections() {
+            all.push(self.pool.acquire().await.unwrap());
+        }
+        all
+    }
+
     #[cfg(test)]
     fn remember(&self, ask: &Ask) {
         self.asked.lock().unwrap().insert(ask.text.as_str().to_owned());
