@@ -1,7 +1,7 @@
 //! Files that have a name, or one that a rename would have given them: `name`, `name (1)`, `name (2)`, …, and what they are.
 //!
-//! The first few are looked at whenever somebody asks. There may be thousands, of which each download would look at all; so
-//! what the others are is remembered for a while. What is remembered is a hint: a file is opened, and judged anew, before it
+//! The first is looked at whenever somebody asks. There may be thousands of others, of which each download would look at
+//! all; so what they are is remembered for a while. What is remembered is a hint: a file is opened, and judged anew, before it
 //! is taken for what it was.
 
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ use crate::model::failure::Failure;
 /// Names that are tried, from the first that may be free, before a rename gives up.
 pub(super) const CANDIDATES_MAX: u32 = 10_000;
 /// Candidates that are looked at each time.
-const NEAR: u32 = 2;
+const NEAR: u32 = 1;
 /// How long is remembered what the others are. Files that somebody else puts there are seen after that.
 const KEPT: Duration = Duration::from_secs(10);
 /// Files that are remembered; beyond, all are forgotten, and looked at again.
@@ -170,11 +170,9 @@ fn scan(
 /// The file of this name; the inner `None`: something else has it.
 #[allow(clippy::option_option)]
 fn look(folder: &Folder, name: &str) -> Result<Option<Option<Existing>>, Failure> {
-    if !folder.has(name)? {
-        return Ok(None);
-    }
-    let existing = folder.open(name)?.map(Existing::of).transpose();
-    existing.map(Some).map_err(|error| failure("look at", &folder.path_of(name), &error))
+    let Some(file) = folder.open(name)? else { return Ok(folder.has(name)?.then_some(None)) };
+    let existing = Existing::of(file).map_err(|error| failure("look at", &folder.path_of(name), &error))?;
+    Ok(Some(Some(existing)))
 }
 
 #[cfg(test)]
