@@ -31,7 +31,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("engine", &["model", "clock", "telemetry", "store", "net", "files", "limits", "fetch", "download"]),
     ("api", &["model", "pb", "store", "listen", "engine"]),
     ("rest", &["model", "pb", "listen", "api"]),
-    ("web", &["model", "telemetry", "rest"]),
+    ("web", &["model", "telemetry", "listen", "rest"]),
     ("server", &["model", "pb", "telemetry", "clock", "config", "store", "net", "files", "limits", "listen", "fetch", "download", "engine", "api", "rest", "web"]),
     ("cli", &["model", "pb", "clock", "config", "telemetry", "engine", "server"]),
 ];

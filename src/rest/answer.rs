@@ -41,6 +41,19 @@ impl Refusal {
         Refusal::new(StatusCode::NOT_FOUND, Code::NotFound, "ROUTE_NOT_FOUND", &message)
     }
 
+    /// Says that a session takes TLS.
+    pub(crate) fn tls_required() -> Refusal {
+        let message = "a session takes TLS, since cookies without it go to every server of a machine; send the header \
+                       `authorization` with each request";
+        Refusal::new(StatusCode::PRECONDITION_FAILED, Code::FailedPrecondition, "TLS_REQUIRED", message)
+    }
+
+    /// Says that a session is begun with a token.
+    pub(crate) fn no_credentials() -> Refusal {
+        let message = "a session is begun with a token in the header `authorization`";
+        Refusal::new(StatusCode::UNAUTHORIZED, Code::Unauthenticated, "NO_CREDENTIALS", message)
+    }
+
     /// Says which methods a path has.
     pub(crate) fn no_method(method: &str, path: &str, allow: String) -> Refusal {
         let message = format!("`{}` does not take {}, but {allow}", shown(path), shown(method));

@@ -47,7 +47,7 @@ use crate::model::spec::TaskOptions;
 use crate::net::HttpClient;
 use crate::pb;
 use crate::server::metrics::Figures;
-use crate::server::services::{Around, DESCRIPTORS};
+use crate::server::services::{Around, Browsers, DESCRIPTORS};
 use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::Metrics;
@@ -135,6 +135,15 @@ pub struct ServerSettings {
     pub call_bounds: CallBounds,
     /// How long a drain may take.
     pub shutdown_grace: Duration,
+}
+
+/// Takes from the settings what is said about browsers.
+fn browsers(settings: &ServerSettings) -> Browsers {
+    Browsers {
+        rules: settings.browsers.clone(),
+        has_dashboard: settings.has_dashboard,
+        is_behind_tls: settings.insecure == "plaintext",
+    }
 }
 
 /// Why a server did not start, or did not go on.
@@ -331,12 +340,11 @@ fn around(
 ) -> Around {
     Around {
         readiness,
-        browsers: settings.browsers.clone(),
+        browsers: browsers(settings),
         access,
         request_body_idle: settings.request_body_idle,
         metrics,
         scrape: figures.scrape(),
-        has_dashboard: settings.has_dashboard,
     }
 }
 

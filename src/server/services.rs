@@ -29,7 +29,7 @@ use crate::rest::{self, BodyBounds, Rest};
 use crate::telemetry::calls::CountCalls;
 use crate::telemetry::metrics::Metrics;
 use crate::web::metrics::Scrape;
-use crate::web::{self, Readiness, Steer, Web};
+use crate::web::{self, Api, Readiness, Sessions, Steer, Web};
 
 /// The largest message that is accepted, in bytes.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -62,16 +62,26 @@ pub(super) fn routes(
         .add_service(admin(admin_service)))
 }
 
+/// What is said about browsers.
+#[derive(Clone)]
+pub(super) struct Browsers {
+    /// Whose pages may call.
+    pub(super) rules: BrowserRules,
+    /// Whether there are pages of the server's own.
+    pub(super) has_dashboard: bool,
+    /// Whether connections without TLS come from something that encrypts.
+    pub(super) is_behind_tls: bool,
+}
+
 /// What stands around the services, and beside them.
 #[derive(Clone)]
 pub(super) struct Around {
     pub(super) readiness: watch::Receiver<Readiness>,
-    pub(super) browsers: BrowserRules,
+    pub(super) browsers: Browsers,
     pub(super) access: Access,
     pub(super) request_body_idle: Duration,
     pub(super) metrics: Arc<Metrics>,
     pub(super) scrape: Scrape,
-    pub(super) has_dashboard: bool,
 }
 
 impl Around {
@@ -83,28 +93,30 @@ impl Around {
 
     fn guard(&self) -> BrowserGuard {
         let judge = self.access.clone();
-        BrowserGuard::new(self.browsers.clone(), move || judge.is_token_needed())
+        BrowserGuard::new(self.browsers.rules.clone(), move || judge.is_token_needed())
     }
 }
 
-/// Puts around the services what each request passes, from the outside in: the guard before anything runs; what is not
-/// gRPC goes to plain HTTP, which calls the services as gRPC does; then gRPC-Web made plain gRPC, the count of calls, who
+/// Puts around the services what each request passes, from the outside in: the guard before anything runs; the token
+/// that a browser's cookie stands for; what is not gRPC goes to plain HTTP, which calls the services as gRPC does; then gRPC-Web made plain gRPC, the count of calls, who
 /// calls, bounds on what has not arrived, deadlines, and errors with all their details.
 pub(super) fn layered(services: Routes, around: &Around, has_metrics: bool) -> impl Answers + use<> {
-    let Around { readiness, access, request_body_idle, metrics, .. } = around.clone();
+    let Around { readiness, browsers, access, request_body_idle, metrics, .. } = around.clone();
+    let sessions = Sessions::new(browsers.is_behind_tls);
     let count = CountCalls::new(metrics, "haul.v1");
     let called = ServiceBuilder::new().layer(Deadlines).layer(CompleteErrors).service(services.prepare());
     let bounds = BodyBounds { bytes_max: MESSAGE_BYTES_MAX as u64, idle_max: request_body_idle };
     let within = ServiceBuilder::new().layer(count.clone()).layer(access.clone()).service(called.clone());
     let rest = Rest::new(BoxCloneSyncService::new(within), bounds);
-    let web = Web::new(readiness, Some(rest), has_metrics.then(|| around.page()), around.has_dashboard);
+    let api = Api { rest, sessions: sessions.clone() };
+    let web = Web::new(readiness, Some(api), has_metrics.then(|| around.page()), browsers.has_dashboard);
     let grpc = ServiceBuilder::new()
         .layer(tonic_web::GrpcWebLayer::new())
         .layer(count)
         .layer(access)
         .layer(Inbound::new(request_body_idle, MESSAGE_BYTES_MAX as u64, &DESCRIPTORS))
         .service(called);
-    ServiceBuilder::new().layer(around.guard()).service(Steer::new(grpc, web))
+    ServiceBuilder::new().layer(around.guard()).layer(sessions).service(Steer::new(grpc, web))
 }
 
 /// Metrics and probes alone, for an address of their own.

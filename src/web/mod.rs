@@ -6,9 +6,11 @@
 mod assets;
 pub mod metrics;
 mod pages;
+mod session;
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::Either;
@@ -20,8 +22,11 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 
+use crate::listen::peer::Peer;
 use crate::rest::answer::{Refusal, whole};
 use crate::rest::{Rest, Services};
+
+pub use crate::web::session::Sessions;
 
 /// Sends `application/grpc*` to one service and the rest to another.
 #[derive(Clone, Debug)]
@@ -72,31 +77,45 @@ pub enum Readiness {
     Store,
 }
 
+/// The API over plain HTTP.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// Its routes.
+    pub rest: Rest,
+    /// Where browsers exchange their tokens.
+    pub sessions: Sessions,
+}
+
 /// Answers plain HTTP.
 #[derive(Clone, Debug)]
 pub struct Web {
     readiness: watch::Receiver<Readiness>,
-    rest: Option<Rest>,
+    api: Option<Api>,
     metrics: Option<Services>,
     has_dashboard: bool,
 }
 
 impl Web {
-    /// Makes the service; `readiness` is what `/readyz` says, `rest` answers what is below `/v1/`, `metrics` is `/metrics`, and
+    /// Makes the service; `readiness` is what `/readyz` says, `api` answers what is below `/v1/`, `metrics` is `/metrics`, and
     /// `has_dashboard` says whether there is one.
     pub fn new(
         readiness: watch::Receiver<Readiness>,
-        rest: Option<Rest>,
+        api: Option<Api>,
         metrics: Option<Services>,
         has_dashboard: bool,
     ) -> Web {
-        Web { readiness, rest, metrics, has_dashboard }
+        Web { readiness, api, metrics, has_dashboard }
     }
 
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let is_head = request.method() == Method::HEAD;
-        let response = match (request.uri().path(), &self.rest, &self.metrics) {
-            (path, Some(rest), _) if path.starts_with("/v1/") => rest.answer(request).await,
+        let response = match (request.uri().path(), &self.api, &self.metrics) {
+            (session::PATH, Some(api), _) => {
+                let peer = request.extensions().get::<Arc<Peer>>();
+                let is_tls = peer.is_some_and(|peer| peer.client.is_some());
+                api.sessions.answer(&api.rest, request, is_tls).await
+            }
+            (path, Some(api), _) if path.starts_with("/v1/") => api.rest.answer(request).await,
             ("/metrics", _, Some(metrics)) => scraped(metrics, request).await,
             ("/healthz" | "/readyz", ..) => self.probe(&request),
             (path, ..) => self.page(&request, path),

@@ -51,3 +51,41 @@ async fn a_server_without_a_dashboard_has_the_rest() {
     assert_eq!(curl(&server, &[], "/v1/jobs").code, 200);
     assert_eq!(curl(&server, &[], "/readyz").code, 200);
 }
+
+#[tokio::test]
+async fn a_session_takes_tls_and_is_as_good_as_its_token() {
+    let plain = Server::start().await;
+    let begin = ["--request", "POST", "--header", "Authorization: Bearer haul_x"];
+    let refused = curl(&plain, &begin, "/v1/session");
+    assert_eq!((refused.code, refused.fault().0), (412, "TLS_REQUIRED".to_owned()));
+
+    // Behind something that encrypts.
+    let server = Server::with(&["--insecure-listen", "plaintext"]).await;
+    let token = first_token(&server).await;
+    assert_eq!(curl(&server, &begin, "/v1/session").fault().0, "BAD_CREDENTIALS");
+    assert_eq!(curl(&server, &["--request", "POST"], "/v1/session").fault().0, "NO_CREDENTIALS");
+    let begun =
+        curl(&server, &["--request", "POST", "--header", &format!("Authorization: Bearer {token}")], "/v1/session");
+    let cookie = begun.header("set-cookie").unwrap().to_owned();
+    assert!(begun.code == 204 && cookie.ends_with("; Secure; HttpOnly; SameSite=Strict; Path=/"), "{begun:?}");
+    let cookie = format!("Cookie: {}", cookie.split(';').next().unwrap());
+    let own = ["--header", &cookie, "--header", "Sec-Fetch-Site: same-origin"];
+    assert_eq!(curl(&server, &own, "/v1/whoami").json()["principal"], "me");
+    assert_eq!(curl(&server, &own[..2], "/v1/whoami").fault().0, "NO_CREDENTIALS", "the page must be the server's own");
+    let end = ["--request", "DELETE", "--header", &cookie, "--header", "Sec-Fetch-Site: same-origin"];
+    assert_eq!(curl(&server, &end, "/v1/session").code, 204);
+    assert_eq!(curl(&server, &own, "/v1/whoami").fault().0, "NO_CREDENTIALS");
+}
+
+async fn first_token(server: &Server) -> String {
+    let mut people = haul::pb::access_service_client::AccessServiceClient::new(server.channel.clone());
+    let principal = haul::pb::Principal {
+        name: "me".to_owned(),
+        grants: vec![haul::pb::Grant { role: haul::pb::Role::Operator.into(), tenant: String::new() }],
+        ..Default::default()
+    };
+    let request = haul::pb::CreatePrincipalRequest { principal: Some(principal), ..Default::default() };
+    people.create_principal(request).await.unwrap();
+    let request = haul::pb::CreateTokenRequest { principal: "me".to_owned(), ..Default::default() };
+    people.create_token(request).await.unwrap().into_inner().secret
+}

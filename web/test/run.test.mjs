@@ -470,7 +470,7 @@ test("seven tabs all show their jobs", () =>
 test("a million tasks are gone through, and few of them are in the document", async () => {
   const { server: own, id } = await large;
     await withPage(
-      async (page, open) => {
+      async (page, open, context) => {
         await open(`/jobs/${id}/tasks`);
         await at(page, "task-row").first().waitFor();
         const rows = () => page.locator('[data-testid="tasks-table"] tbody tr').count();
@@ -500,6 +500,10 @@ test("a million tasks are gone through, and few of them are in the document", as
         await at(page, "task-row", '[data-task-index="0"]').waitFor();
         assert.ok((await rows()) < 200);
         assert.ok((await page.locator("*").count()) < 3000);
+        const devtools = await context.newCDPSession(page);
+        await devtools.send("HeapProfiler.collectGarbage");
+        const { usedSize } = await devtools.send("Runtime.getHeapUsage");
+        assert.ok(usedSize < 60e6, `${usedSize} bytes`);
       },
       { on: own },
     );

@@ -2,12 +2,15 @@
 import { Code, ConnectError, createClient, type Interceptor } from "@connectrpc/connect";
 import { createGrpcWebTransport } from "@connectrpc/connect-web";
 import { signal } from "@preact/signals";
+import { AccessService } from "../../gen/haul/v1/access_service_pb";
 import { AdminService } from "../../gen/haul/v1/admin_service_pb";
 import { ContentService } from "../../gen/haul/v1/content_service_pb";
 import { JobService } from "../../gen/haul/v1/job_service_pb";
 
-// The token of whoever signed in. It lives as long as the page: what scripts can read is not kept.
+// The token of whoever signed in without TLS. It lives as long as the page: what scripts can read is not kept.
 export const token = signal("");
+// Counts who signed in and out, since then everything is another's.
+export const visits = signal(0);
 
 // Whether a call was refused because it came without a token, or with one that counts no more.
 export const isSignInAsked = signal(false);
@@ -30,3 +33,21 @@ export const admin = createClient(AdminService, transport);
 
 // Unary calls end after this time, so that nothing waits for a server that does not answer.
 export const CALL = { timeoutMs: 30_000 };
+
+// Exchanges a token for a cookie that no script can read, where the server may give one, and else keeps it.
+export async function signIn(text: string): Promise<void> {
+  const answer = await fetch("/v1/session", { method: "POST", headers: { authorization: `Bearer ${text}` } }).catch(() => null);
+  // A browser that reached the server without TLS, past what encrypts, has not taken the cookie.
+  const isKnown = answer?.ok && (await fetch("/v1/whoami")).ok;
+  token.value = isKnown ? "" : text;
+  isSignInAsked.value = false;
+  visits.value++;
+}
+
+export async function signOut(): Promise<void> {
+  await fetch("/v1/session", { method: "DELETE" }).catch(() => null);
+  token.value = "";
+  visits.value++;
+}
+
+export const people = createClient(AccessService, transport);

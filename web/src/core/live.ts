@@ -3,7 +3,7 @@
 import { batch, signal } from "@preact/signals";
 import { Code } from "@connectrpc/connect";
 import type { ServerTotals } from "../../gen/haul/v1/job_service_pb";
-import { admin, CALL, isSignInAsked, token } from "./api";
+import { admin, CALL, isSignInAsked, visits } from "./api";
 import { faultOf, isAborted, type Fault } from "./errors";
 import { draw } from "./frame";
 import { takeSlot } from "./slots";
@@ -175,9 +175,9 @@ async function shown(signal: AbortSignal): Promise<void> {
 }
 
 async function signedIn(signal: AbortSignal): Promise<void> {
-  const before = token.peek();
+  const before = visits.peek();
   await new Promise<void>((done) => {
-    const stop = token.subscribe((it) => {
+    const stop = visits.subscribe((it) => {
       if (it !== before) queueMicrotask(end);
     });
     const end = () => {

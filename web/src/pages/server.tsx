@@ -1,9 +1,9 @@
 // The server: what it is, what it may ask of the network, and the way to its end.
 import { useSignal } from "@preact/signals";
-import { admin, CALL } from "../core/api";
+import { admin, CALL, people, signOut } from "../core/api";
 import type { GetServerInfoResponse, Limits } from "../core/contract";
 import { faultOf, type Fault } from "../core/errors";
-import { bytes, count, durationText } from "../core/format";
+import { bytes, count, durationText, plain } from "../core/format";
 import { isDraining } from "../core/live";
 import { useAsked, useTotals } from "../core/poll";
 import { Button, Copy, ErrorBox, Fact, Heading, Skeleton } from "../ui/bits";
@@ -69,8 +69,24 @@ function Info({ info }: { info: GetServerInfoResponse }) {
         <Fact name="Open tasks">
           {counts && `${count(counts.pending + counts.running + counts.backingOff)}, of which ${count(counts.running)} run and ${count(counts.backingOff)} back off`}
         </Fact>
+        <Visitor />
       </dl>
     </section>
+  );
+}
+
+// Who looks, where the server asks for that.
+function Visitor() {
+  const asked = useAsked(() => people.whoAmI({}, CALL), 60_000);
+  const it = asked.value.value;
+  if (!it || it.method !== "TOKEN") return null;
+  return (
+    <Fact name="You are">
+      {plain(it.principal)}{" "}
+      <button type="button" class="link" onClick={() => void signOut()}>
+        Sign out
+      </button>
+    </Fact>
   );
 }
 

@@ -3,7 +3,7 @@ import { Fragment } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { useSignal } from "@preact/signals";
 import { announced } from "../core/announce";
-import { isSignInAsked, token } from "../core/api";
+import { isSignInAsked, signIn, visits } from "../core/api";
 import { clock, count, rate, short } from "../core/format";
 import { now, pausedAt, togglePause } from "../core/frame";
 import { bind, moveRow } from "../core/keys";
@@ -109,7 +109,7 @@ export function Shell() {
       <Bars />
       <main id="main" ref={main} tabIndex={-1} data-testid="page" data-page={name} data-ready={isReady.value} data-live={kind === "connecting" ? undefined : kind} class={kind === "lost" || kind === "paused" ? "old" : undefined}>
         {/* Who signed in sees every page anew. */}
-        <Fragment key={token.value}>{page}</Fragment>
+        <Fragment key={visits.value}>{page}</Fragment>
       </main>
       <div class="unseen" role="status" aria-live="polite" data-testid="announcer">
         {announced.value}
@@ -192,13 +192,11 @@ function SignIn() {
       <form
         onSubmit={(event) => {
           event.preventDefault();
-          if (!typed.value.trim()) return;
-          isSignInAsked.value = false;
-          token.value = typed.value.trim();
+          if (typed.value.trim()) void signIn(typed.value.trim());
         }}
       >
         <p class="dialog-text">
-          <code>haul token create me --grant operator --grant control --grant submit</code> makes one. It is kept until this page is closed.
+          <code>haul token create me --grant operator --grant control --grant submit</code> makes one.
         </p>
         <label class="field">
           <span>Token</span>

@@ -272,13 +272,15 @@ const TOOLS: Tool[] = ["curl", "grpcurl", "haul"];
 
 function Commands({ draft, json }: { draft: Draft; json: string | null }) {
   const tool = useSignal<Tool>("curl");
+  if (json === null && !draft.urls.trim()) return null;
+  // What one types as a secret is not shown beside it.
+  const shown = { ...draft, headers: draft.headers.map((it) => (it.isSecret ? { ...it, value: "SECRET" } : it)) };
   let text = "";
   try {
-    text = command(tool.value, json === null ? make(draft).job : fromJsonString(JobSpecSchema, json || "{}"), location.origin);
+    text = command(tool.value, json === null ? make(shown).job : fromJsonString(JobSpecSchema, json || "{}"), location.origin);
   } catch {
     return null;
   }
-  if (json === null && !draft.urls.trim()) return null;
   return (
     <section class="panel commands" aria-labelledby="same">
       <div class="panel-head">
