@@ -296,16 +296,16 @@ pub(crate) fn failure_reason(reason: FailureReason) -> pb::FailureReason {
 
 /// The reasons of failures as labels have them, in the order of [`FailureReason::ALL`].
 pub(crate) fn failure_reason_labels() -> Vec<String> {
-    FailureReason::ALL.map(|reason| label(failure_reason(reason).as_str_name(), "FAILURE_REASON_")).into()
+    FailureReason::ALL.map(|reason| label(failure_reason(reason).as_str_name(), "failure_reason_")).into()
 }
 
 /// The reasons to wait as labels have them, in the order of [`WaitReason::ALL`].
 pub(crate) fn wait_reason_labels() -> Vec<String> {
-    WaitReason::ALL.map(|reason| label(wait_reason(reason).as_str_name(), "WAIT_REASON_")).into()
+    WaitReason::ALL.map(|reason| label(wait_reason(reason).as_str_name(), "wait_reason_")).into()
 }
 
 fn label(name: &str, prefix: &str) -> String {
-    name.trim_start_matches(prefix).to_ascii_lowercase()
+    name.to_ascii_lowercase().trim_start_matches(prefix).to_owned()
 }
 
 fn wait_reason(reason: WaitReason) -> pb::WaitReason {

@@ -118,3 +118,17 @@ pub(crate) struct JobRef {
     #[arg(value_name = "JOB")]
     pub(crate) job: String,
 }
+
+/// What `haul completions` takes.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// What `haul man` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Where the pages go; it is there already
+    pub(crate) dir: PathBuf,
+}

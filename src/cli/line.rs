@@ -6,7 +6,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::cli::add::AddArgs;
 use crate::cli::admin::{HostsArgs, KeyCommand};
-use crate::cli::args::{JobRef, Nothing, Remote, With};
+use crate::cli::args::{CompletionsArgs, JobRef, ManArgs, Nothing, Remote, With};
 use crate::cli::audit::AuditCommand;
 use crate::cli::backup::BackupArgs;
 use crate::cli::check::CheckArgs;
@@ -16,7 +16,6 @@ use crate::cli::events::EventsArgs;
 use crate::cli::get::GetArgs;
 use crate::cli::jobs::{ListArgs, ShowArgs, TasksArgs};
 use crate::cli::limits::LimitsArgs;
-use crate::cli::manual::{CompletionsArgs, ManArgs};
 use crate::cli::many::ControlArgs;
 use crate::cli::principal::PrincipalCommand;
 use crate::cli::submit::SubmitArgs;

@@ -1,31 +1,15 @@
 //! `haul completions` and `haul man`: what packages install beside the program, made of the grammar itself.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Args;
-use clap_complete::Shell;
 
+use crate::cli::args::{CompletionsArgs, ManArgs};
 use crate::cli::line;
 
 /// The width of the texts.
 const COLUMNS: usize = 100;
-
-/// What `haul completions` takes.
-#[derive(Debug, Args)]
-pub(crate) struct CompletionsArgs {
-    /// The shell
-    shell: Shell,
-}
-
-/// What `haul man` takes.
-#[derive(Debug, Args)]
-pub(crate) struct ManArgs {
-    /// Where the pages go; it is there already
-    dir: PathBuf,
-}
 
 /// Prints the completions for a shell.
 pub(crate) fn completions(args: &CompletionsArgs) -> anyhow::Result<ExitCode> {

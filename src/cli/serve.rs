@@ -58,7 +58,7 @@ pub(crate) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     .await
     .map_err(|error| match error {
         // The command line asks for something that cannot be.
-        ServeError::NobodySignsIn(_) => Usage(error.to_string()).into(),
+        ServeError::NobodySignsIn(..) => Usage(error.to_string()).into(),
         other => anyhow::Error::from(other),
     })?;
     Ok(ExitCode::SUCCESS)

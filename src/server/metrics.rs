@@ -16,8 +16,8 @@ use crate::engine::explanation::Waits;
 use crate::engine::figures::NamedHost;
 use crate::engine::handle::Engine;
 use crate::net::HttpClient;
-use crate::server::EngineSettings;
-use crate::telemetry::metrics::{Gauges, HostGauges, Metrics, Words, page};
+use crate::telemetry::metrics::page::{Gauges, HostGauges, page};
+use crate::telemetry::metrics::{Metrics, Words};
 use crate::telemetry::process::Process;
 use crate::web::Readiness;
 use crate::web::metrics::Scrape;
@@ -68,7 +68,7 @@ struct Sources {
 
 impl Figures {
     pub(super) fn new(
-        settings: &EngineSettings,
+        [data_dir, download_dir]: [PathBuf; 2],
         engine: Engine,
         client: Arc<HttpClient>,
         metrics: Arc<Metrics>,
@@ -83,8 +83,8 @@ impl Figures {
             readiness,
             recovery,
             start_time_seconds,
-            data_dir: settings.data_dir.clone(),
-            download_dir: settings.download_dir.clone(),
+            data_dir,
+            download_dir,
             content_bytes: AtomicU64::new(UNKNOWN),
             last: Mutex::default(),
         }))

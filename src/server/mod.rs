@@ -169,13 +169,13 @@ pub enum ServeError {
     Tls(#[from] TlsError),
     /// Other machines can reach it, and nothing says who calls.
     #[error(
-        "an address to listen on is `{0}`, which other machines can reach, and nobody could sign in: make a token first, by `haul token \
+        "`{0}` is `{1}`, which other machines can reach, and nobody could sign in: make a token first, by `haul token \
          create NAME --grant operator --offline`, or set `--tls-client-ca`"
     )]
-    NobodySignsIn(SocketAddr),
+    NobodySignsIn(&'static str, SocketAddr),
     /// The port could not be bound.
-    #[error("cannot listen on `{0}`: {1}; choose another `--listen`")]
-    Listen(SocketAddr, std::io::Error),
+    #[error("cannot listen on `{1}`: {2}; choose another `--{0}`")]
+    Listen(&'static str, SocketAddr, std::io::Error),
     /// The descriptors that are built in do not fit together.
     #[error("reflection cannot be served: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -273,8 +273,8 @@ pub async fn serve(
     let facts = facts(&settings, sizes.subscribe());
     let routes = routes(&settings, facts, &engine, &store, &shutdown, &closing)?.add_service(served_health);
     let access = Access::new(engine.clone(), settings.policy, settings.call_bounds, &DESCRIPTORS);
-    let figures =
-        Figures::new(&settings.engine, engine.clone(), client, counted.clone(), readiness.subscribe(), recovery);
+    let directories = [settings.engine.data_dir.clone(), settings.engine.download_dir.clone()];
+    let figures = Figures::new(directories, engine.clone(), client, counted.clone(), readiness.subscribe(), recovery);
     let around = around(&settings, readiness.subscribe(), access.clone(), counted, figures.clone());
 
     let mut work = JoinSet::from_iter([async move { task.run().await.map_err(ServeError::from) }]);
@@ -373,10 +373,10 @@ struct Listeners {
 
 impl Listeners {
     async fn bind(settings: &ServerSettings, engine: &Engine) -> Result<Listeners, ServeError> {
-        let (main, address) = listen(settings.listen, settings, engine).await?;
+        let (main, address) = listen("listen", settings.listen, settings, engine).await?;
         let metrics = match settings.metrics_listen {
             Some(at) => {
-                let (listener, address) = listen(at, settings, engine).await?;
+                let (listener, address) = listen("metrics_listen", at, settings, engine).await?;
                 tracing::info!(%address, "metrics are served");
                 Some(listener)
             }
@@ -411,14 +411,16 @@ impl Listeners {
 
 /// Listens at an address from which the server may be reached.
 async fn listen(
+    setting: &'static str,
     at: SocketAddr,
     settings: &ServerSettings,
     engine: &Engine,
 ) -> Result<(TcpListener, SocketAddr), ServeError> {
     if !may_listen(at, settings, engine) {
-        return Err(ServeError::NobodySignsIn(at));
+        return Err(ServeError::NobodySignsIn(setting, at));
     }
-    let cannot_listen = |error| ServeError::Listen(at, error);
+    let flag = if setting == "listen" { "listen" } else { "metrics-listen" };
+    let cannot_listen = |error| ServeError::Listen(flag, at, error);
     let listener = TcpListener::bind(at).await.map_err(cannot_listen)?;
     let address = listener.local_addr().map_err(cannot_listen)?;
     Ok((listener, address))

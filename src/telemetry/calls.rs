@@ -156,7 +156,8 @@ mod tests {
     use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 
     use super::*;
-    use crate::telemetry::metrics::{Form, Gauges, Words, page};
+    use crate::telemetry::metrics::Words;
+    use crate::telemetry::metrics::page::{Form, Gauges, page};
 
     async fn call(metrics: &Arc<Metrics>, path: &str, response: Response<Body>, reads: bool) {
         let mut response = Some(response);

@@ -1,12 +1,12 @@
 //! What the server counts about itself, and how that is written for Prometheus.
 //!
 //! Whoever does something counts it in [`Metrics`], which is one struct of atomics for the whole process; what can be asked
-//! for is asked for at a scrape ([`Gauges`]). No id, URL or key is ever a label: the number of series depends on the
+//! for is asked for at a scrape ([`page::Gauges`]). No id, URL or key is ever a label: the number of series depends on the
 //! version and on the configured hosts, and not on what is submitted.
 //!
 //! This knows nothing of jobs: the values of labels are handed in by place.
 
-mod page;
+pub mod page;
 mod parts;
 
 use std::sync::Arc;
@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use tonic::Code;
 
-pub use crate::telemetry::metrics::page::{Form, Gauges, HostGauges, page};
 pub use crate::telemetry::metrics::parts::{Count, Counts, Level, Spread};
 
 /// Bounds of durations of attempts, in nanoseconds: 5 ms to 2 h.

@@ -13,7 +13,7 @@ use tonic::body::Body;
 use tower::Service;
 
 use crate::rest::answer::whole;
-use crate::telemetry::metrics::Form;
+use crate::telemetry::metrics::page::Form;
 
 /// Writes the page.
 pub type Scrape = Arc<dyn Fn(Form) -> BoxFuture<'static, String> + Send + Sync>;

@@ -7,6 +7,7 @@
 
 mod access;
 mod commands;
+mod counting;
 mod dispatch;
 mod ends;
 mod explain;
