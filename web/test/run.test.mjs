@@ -467,6 +467,25 @@ test("seven tabs all show their jobs", () =>
     }
   }));
 
+test("a tab that is hidden gives its stream back, and takes it again", () =>
+  withPage(async (page, open) => {
+    const hide = (is) =>
+      page.evaluate((hidden) => {
+        Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+      }, is);
+    const held = () => page.evaluate(async () => (await navigator.locks.query()).held.length);
+    await open("/jobs");
+    await until("it has a stream", async () => (await held()) === 1);
+    await hide(true);
+    await until("it is given back", async () => (await held()) === 0);
+    const id = await server.submit({ title: "while hidden", tasks: [fetchOf(origin.url("ok"))] });
+    await hide(false);
+    await until("it has a stream again", async () => (await held()) === 1);
+    await at(page, "jobs-new").click();
+    await at(page, "job-row", `[data-job-id="${id}"]`).waitFor();
+  }));
+
 test("a million tasks are gone through, and few of them are in the document", async () => {
   const { server: own, id } = await large;
     await withPage(
