@@ -171,13 +171,14 @@ async fn a_call_over_many_jobs_reaches_as_far_as_its_caller() {
 async fn what_was_done_to_some_is_audited_and_what_changed_nothing_is_not() {
     let (server, origin) = (Server::start().await, Origin::start());
     let operator = operator(&server);
+    let worker = token(&server, &operator, &["ci", "--grant", "submit"]);
     origin.reply("/busy", Reply::status(503).header("retry-after", "3000"));
     let request = pb::SubmitJobRequest { job: Some(job(vec![fetch(origin.url("/busy"))])), ..Default::default() };
-    let job_id = jobs(&server, &operator).submit_job(request).await.unwrap().into_inner().job.unwrap().job_id;
-    let mut client = jobs(&server, &operator);
+    let job_id = jobs(&server, &worker).submit_job(request).await.unwrap().into_inner().job.unwrap().job_id;
+    let mut client = jobs(&server, &worker);
     let get = || pb::GetJobRequest { job_id: job_id.clone(), ..Default::default() };
     until(async || {
-        let job = jobs(&server, &operator).get_job(get()).await.unwrap().into_inner().job.unwrap();
+        let job = jobs(&server, &worker).get_job(get()).await.unwrap().into_inner().job.unwrap();
         job.counts.unwrap().backing_off == 1
     })
     .await;
