@@ -279,7 +279,7 @@ fn disk_limit(dir: &Path, count: usize) -> f64 {
                     file.write_all(&[b'x'; 1024]).unwrap();
                     file.sync_data().unwrap();
                     std::fs::rename(&part, &name).unwrap();
-                    if nth / THREADS % (GROUP / THREADS) == 0 && thread == 0 {
+                    if (nth / THREADS).is_multiple_of(GROUP / THREADS) && thread == 0 {
                         File::open(dir).unwrap().sync_all().unwrap();
                     }
                 }

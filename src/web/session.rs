@@ -100,7 +100,8 @@ impl Sessions {
         }
         all.insert(id, Session { authorization, began: now, used: now });
         drop(all);
-        with_cookie(&id.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), "")
+        let text = id.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+        with_cookie(&text, "")
     }
 
     /// Returns the token of the session that a request belongs to, if it is a request of a page of this server.

@@ -300,7 +300,7 @@ async fn who_waits_for_a_full_host_does_not_stop_the_jobs_of_others() {
     let id = server.submit(job((0..60).map(|_| fetch(first.url("/moved"))).collect())).await;
     // As many wait as may work, and those behind them are tried again later.
     until(async || first.requests("/moved").len() >= 12).await;
-    let started = std::time::Instant::now();
+    let started = tokio::time::Instant::now();
     let ended = server.run(job((0..40).map(|_| fetch(other.url("/a"))).collect())).await;
     assert_eq!(ended.state(), JobState::Succeeded);
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());

@@ -246,7 +246,7 @@ async fn whoever_reads_for_long_is_not_waited_for() {
     let _: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs").fetch_one(&mut reader).await.unwrap();
     writer.commit(&Batch { new_data_key: true, ..Batch::default() }).await.unwrap();
     keep_up(&mut writer).await;
-    let started = std::time::Instant::now();
+    let started = tokio::time::Instant::now();
     for _ in 0..3 {
         assert_eq!(writer.upkeep().await.unwrap(), Upkeep::Later);
     }

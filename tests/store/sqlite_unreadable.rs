@@ -1,5 +1,6 @@
 //! Rows that cannot be read: they are left out, however many stand together, and hold nothing else.
 
+use haul::model::task::Task;
 use haul::model::time::Timestamp;
 use haul::store::sqlite::{Durability, SqliteStore};
 use haul::store::{DueTask, Store as _, WriteStore as _};
@@ -60,10 +61,10 @@ async fn jobs_and_attempts_that_cannot_be_read_do_not_hold_those_behind_them() {
         let (store, mut writer) = SqliteStore::open(dir.path(), Durability::Off).await.unwrap();
         let last = job(9_999, 1);
         let mut batch = with_job(&job(1, 5_000), 5_000);
-        batch.claims.extend((0..5_000).map(|index| claim_of(task_id(1, index), &Default::default(), 100)));
+        batch.claims.extend((0..5_000).map(|index| claim_of(task_id(1, index), &Task::default(), 100)));
         batch.submissions.extend((2..3_000).map(|number| submission(&job(number, 0), 0)));
         batch.submissions.push(submission(&last, 1));
-        batch.claims.push(claim_of(task_id(9_999, 0), &Default::default(), 100));
+        batch.claims.push(claim_of(task_id(9_999, 0), &Task::default(), 100));
         assert_eq!(writer.commit(&batch).await.unwrap().refused, []);
         let url = format!("sqlite://{}", dir.path().join("haul.db").display());
         let mut conn = SqliteConnection::connect(&url).await.unwrap();
