@@ -97,7 +97,7 @@ async fn troubled(server: &Server, one: &Origin, other: &Origin) -> String {
         fetch(other.url("/gone")),
         fetch("http://127.0.0.1:9/closed"),
     ];
-    tasks[1].key = "Needle".to_owned();
+    "Needle".clone_into(&mut tasks[1].key);
     let group = Some(group(pb::GroupMode::Collect, 9));
     let id = server.submit(pb::JobSpec { group, defaults: Some(once()), ..job(tasks) }).await;
     server.ended(&id).await;
@@ -181,8 +181,9 @@ async fn events_are_listed_from_the_last_on() {
         assert_eq!((event.sequence, event.time), (told.sequence, told.time));
         match (event.event.clone().unwrap(), told.event.clone().unwrap()) {
             (Listed::TaskEnded(one), Told::TaskEnded(other)) => assert_eq!(one, other),
-            (Listed::JobChanged(one), Told::JobChanged(other)) => assert_eq!(one, other),
-            (Listed::JobEnded(one), Told::JobEnded(other)) => assert_eq!(one, other),
+            (Listed::JobChanged(one), Told::JobChanged(other)) | (Listed::JobEnded(one), Told::JobEnded(other)) => {
+                assert_eq!(one, other);
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -20,12 +20,9 @@ fn spec(title: &str, team: &str) -> pb::JobSpec {
     pb::JobSpec { title: title.to_owned(), labels, open: true, ..job(Vec::new()) }
 }
 
-fn filter(search: &str) -> Option<pb::JobFilter> {
-    Some(pb::JobFilter { search: search.to_owned(), ..Default::default() })
-}
-
 fn order(action: pb::JobAction, search: &str) -> pb::ControlJobsRequest {
-    pb::ControlJobsRequest { filter: filter(search), action: action.into(), ..Default::default() }
+    let filter = Some(pb::JobFilter { search: search.to_owned(), ..Default::default() });
+    pb::ControlJobsRequest { filter, action: action.into(), ..Default::default() }
 }
 
 async fn control(server: &Server, request: pb::ControlJobsRequest) -> Vec<pb::ControlJobsResponse> {

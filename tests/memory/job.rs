@@ -287,7 +287,7 @@ impl JobRows {
         Ok(Swept { count, indexes, next: (next < end).then_some(next) })
     }
 
-    pub(crate) fn hasten(&mut self, hasten: &Hasten) -> Result<Hastened, Refusal> {
+    pub(crate) fn hasten(&mut self, hasten: &Hasten) -> Hastened {
         let backs_off = |index: &TaskIndex| {
             self.state(*index) == TaskState::BackingOff && self.is_among(&hasten.which, *index, TaskState::BackingOff)
         };
@@ -302,7 +302,7 @@ impl JobRows {
         }
         let is_full = piece.len() == hasten.limit as usize;
         let next = piece.last().map(|last| last + 1).filter(|next| is_full && *next < self.end());
-        Ok(Hastened { tasks, next })
+        Hastened { tasks, next }
     }
 
     /// The host of a task's URL.

@@ -180,7 +180,8 @@ impl Rows {
             with_row(sweep.job)?;
             rows.sweep(sweep, LOOK_MAX)
         });
-        done.hastened = each!(&batch.hastens, |it: &Hasten| it.job, JobRows::hasten);
+        done.hastened =
+            each!(&batch.hastens, |it: &Hasten| it.job, |rows: &mut JobRows, it: &Hasten| Ok(rows.hasten(it)));
         each!(&batch.events, |it: &NewEvent| it.job, JobRows::add_event);
         each!(&batch.jobs, |it: &Arc<Job>| it.id, |rows: &mut JobRows, job: &Arc<_>| rows.update(job));
         for (retry, found) in batch.retries.iter().zip(&done.retries).filter(|(it, _)| is_in(&it.job)) {
