@@ -33,6 +33,8 @@ pub struct Hub {
     feeds: Mutex<HashMap<JobId, Arc<Feed>>>,
     /// Jobs that have running tasks.
     busy: Mutex<HashSet<JobId>>,
+    /// Jobs that were watched when that was last looked at, or since.
+    watched: Arc<Mutex<HashSet<JobId>>>,
     changes: Arc<Changes>,
     created: Arc<Changes>,
     totals: Totals,
@@ -62,6 +64,8 @@ pub struct Active {
 #[derive(Debug)]
 pub struct Feed {
     state: Mutex<State>,
+    /// See [`Hub::watched`].
+    watched: Arc<Mutex<HashSet<JobId>>>,
 }
 
 #[derive(Debug)]
@@ -87,6 +91,12 @@ struct AllActive {
     tasks: BTreeMap<TaskIndex, Active>,
     measured: (Instant, u64),
     bytes_per_second: u64,
+}
+
+impl Watched {
+    fn has_watchers(&self) -> bool {
+        self.version.receiver_count() > 0 || self.notices.as_ref().is_some_and(Notices::has_listeners)
+    }
 }
 
 impl Hub {
@@ -129,7 +139,8 @@ impl Hub {
     /// Begins the feed of a job that is durable.
     pub(crate) fn open(&self, job: Arc<Job>) {
         let id = job.id;
-        let feed = Arc::new(Feed { state: Mutex::new(State { job, watched: None, active: None }) });
+        let state = Mutex::new(State { job, watched: None, active: None });
+        let feed = Arc::new(Feed { state, watched: self.watched.clone() });
         let job = feed.job();
         let before = lock(&self.feeds).insert(id, feed);
         self.totals.moved(before.map(|feed| feed.job()).as_deref(), Some(&job));
@@ -178,6 +189,18 @@ impl Hub {
         }
     }
 
+    /// Drops what is kept for the watchers of jobs that nobody watches any more. A job that is published drops it by itself,
+    /// and one that waits is not published.
+    pub(crate) fn forget_unwatched(&self) {
+        let watched: Vec<JobId> = lock(&self.watched).iter().copied().collect();
+        for job in watched {
+            match self.feed(job) {
+                Some(feed) => feed.forget_unwatched(),
+                None => drop(lock(&self.watched).remove(&job)),
+            }
+        }
+    }
+
     /// Notes that an attempt at a task of the job runs.
     pub(crate) fn started(&self, job: JobId, index: TaskIndex, active: Active) {
         if let Some(feed) = self.feed(job)
@@ -220,12 +243,18 @@ impl Feed {
 
     /// Changes with each publication, and with each page of a listing.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
-        lock(&self.state).watched.get_or_insert_default().version.subscribe()
+        let mut state = lock(&self.state);
+        let version = state.watched.get_or_insert_default().version.subscribe();
+        lock(&self.watched).insert(state.job.id);
+        version
     }
 
     /// Notices of starts and backoffs, which are not durable.
     pub fn notices(&self) -> NoticeListener {
-        lock(&self.state).watched.get_or_insert_default().notices.get_or_insert_default().listen()
+        let mut state = lock(&self.state);
+        let listener = state.watched.get_or_insert_default().notices.get_or_insert_default().listen();
+        lock(&self.watched).insert(state.job.id);
+        listener
     }
 
     /// The events after `after`, in order; `None` when memory does not reach back that far.
@@ -304,7 +333,7 @@ impl Feed {
         let sequence = job.sequence;
         let before = std::mem::replace(&mut state.job, job).sequence;
         let Some(watched) = &mut state.watched else { return };
-        if watched.version.receiver_count() == 0 && !watched.notices.as_ref().is_some_and(Notices::has_listeners) {
+        if !watched.has_watchers() {
             state.watched = None;
             return;
         }
@@ -325,6 +354,15 @@ impl Feed {
         watched.version.send_modify(|version| *version += 1);
     }
 
+    /// Drops what is kept for watchers if there are none.
+    fn forget_unwatched(&self) {
+        let mut state = lock(&self.state);
+        if !state.watched.as_ref().is_some_and(|watched| watched.has_watchers()) {
+            state.watched = None;
+            lock(&self.watched).remove(&state.job.id);
+        }
+    }
+
     /// Wakes whoever watches.
     fn wake(&self) {
         if let Some(watched) = &lock(&self.state).watched {
@@ -343,4 +381,49 @@ fn bytes_of(event: &StoredEvent) -> usize {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Each critical section leaves the data whole at every step.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::event::{EventHead, EventKind};
+    use crate::model::spec::JobSpec;
+    use crate::model::time::Timestamp;
+
+    fn event(sequence: u64) -> Arc<StoredEvent> {
+        let head = EventHead { sequence, time: Timestamp(1), kind: EventKind::JobChanged, task: None };
+        Arc::new(StoredEvent { head, snapshot: None, task: None })
+    }
+
+    #[test]
+    fn nothing_is_kept_for_a_job_that_nobody_watches() {
+        let hub = Hub::default();
+        let id = JobId(uuid::Uuid::from_u128(1));
+        let job = |sequence| Arc::new(Job { sequence, ..Job::new(id, JobSpec::default(), 1, Timestamp(1)) });
+        hub.open(job(0));
+        let feed = hub.feed(id).unwrap();
+        hub.publish(job(1), vec![event(1)]);
+        assert!(lock(&feed.state).watched.is_none() && feed.events_after(0, 9).is_none());
+        let mut version = feed.subscribe();
+        hub.publish(job(2), vec![event(2)]);
+        assert!(version.has_changed().unwrap());
+        version.mark_unchanged();
+        assert_eq!(feed.events_after(1, 9).unwrap().len(), 1);
+        hub.forget_unwatched();
+        assert_eq!(feed.events_after(1, 9).unwrap().len(), 1, "somebody watches");
+        drop(version);
+        hub.forget_unwatched();
+        assert!(lock(&feed.state).watched.is_none(), "it is not published any more, and nobody watches");
+        assert!(lock(&hub.watched).is_empty());
+
+        let notices = feed.notices();
+        hub.forget_unwatched();
+        assert!(lock(&feed.state).watched.is_some());
+        drop(notices);
+        let version = feed.subscribe();
+        hub.close(id);
+        assert!(version.has_changed().unwrap(), "whoever waits looks again");
+        hub.forget_unwatched();
+        assert!(lock(&hub.watched).is_empty());
+    }
 }

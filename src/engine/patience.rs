@@ -44,7 +44,7 @@ mod tests {
     #[tokio::test]
     async fn a_read_that_panics_has_failed() {
         let read = async {
-            assert!(tokio::task::try_id().is_some(), "it does not parse");
+            assert!(tokio::task::try_id().is_some(), "it panics, since a test is no task");
             Ok(1)
         };
         assert!(matches!(caught(read).await, Err(StoreError::Unreadable(_))));

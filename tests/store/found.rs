@@ -57,7 +57,7 @@ async fn ended<B: Backend>() -> Rig {
     ] {
         let mut job = job(number, 0);
         let spec = Arc::make_mut(&mut job.spec);
-        spec.title = title.to_owned();
+        title.clone_into(&mut spec.title);
         spec.labels = [("team".to_owned(), team.to_owned())].into();
         rig.commit(with_job(&job, 0)).await;
         if let Some(end) = end {

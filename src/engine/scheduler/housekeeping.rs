@@ -31,6 +31,7 @@ impl Scheduler {
         if self.draining || self.looks.for_removable {
             return;
         }
+        self.hub.forget_unwatched();
         self.looks.for_removable = true;
         let (store, now, deleted_left) = (self.runner.store.clone(), self.now(), self.looks.deleted_left);
         self.reads.spawn(async move {

@@ -110,7 +110,7 @@ impl Scheduler {
         self.reload_quiet();
     }
 
-    /// The store refused what the batch had of a job.
+    /// The store has refused all changes of a job.
     fn refused(&mut self, job: JobId, effect: Effect) {
         match effect {
             Effect::Admit { .. } => self.not_admitted(job),
