@@ -22,6 +22,7 @@ export type Link =
 const POLL_MS = 3_000;
 const HIDDEN_MS = 5_000;
 const WAIT_MS_MAX = 15_000;
+const LOOKS_MAX = 5;
 
 export const link = signal<Link>({ kind: "connecting" });
 export const isDraining = signal(false);
@@ -119,17 +120,21 @@ function lost(fault: Fault, since: Date, wait: number): void {
   });
 }
 
-// A server that came back may be another version than the one that this page belongs to.
+// A server that came back may be another version than the one that this page belongs to. One that has just started may not
+// answer at once.
 async function lookAtServer(): Promise<void> {
-  try {
-    const info = await admin.getServerInfo({}, CALL);
-    batch(() => {
-      isDraining.value = info.draining;
-      if (!version.peek()) version.value = info.version;
-      isUpgraded.value = info.version !== version.peek();
-    });
-  } catch {
-    // The stream tells the same, and says what to do.
+  for (let tries = 0; tries < LOOKS_MAX && link.peek().kind !== "lost"; tries++) {
+    try {
+      const info = await admin.getServerInfo({}, CALL);
+      batch(() => {
+        isDraining.value = info.draining;
+        if (!version.peek()) version.value = info.version;
+        isUpgraded.value = info.version !== version.peek();
+      });
+      return;
+    } catch {
+      await sleep(1_000, new AbortController().signal);
+    }
   }
 }
 
