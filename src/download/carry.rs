@@ -194,24 +194,29 @@ impl Flow<'_> {
         if total.saturating_sub(held) <= soon {
             return;
         }
-        state.room_for = held + soon;
-        if let Some(reservation) = &mut state.reservation {
-            reservation.shrink_to(soon);
-        }
+        state.reservation = None;
         self.bound.give_room_back();
+        // It has just been given up. Where somebody else was quicker, it is asked for as it is needed.
+        state.reservation = self.order.ctx.root.reserve(self.bound.folder(), soon).ok();
+        state.room_for = if state.reservation.is_some() { held + soon } else { held };
     }
 
     /// Nobody knows how much is to come. What it has is dropped, and it waits for a good deal more than that, where it could
     /// not be gone on with, where it alone has filled more than half of what the file system could hold at all, and where
     /// another one waits there with what it has.
     fn out_of_room(&self, held: u64, error: &NoSpace) -> Halt {
+        let is_of_use = can_go_on(&self.bound.stored(), self.order.has_digest());
         if let Some(total) = self.lock().board.total() {
-            let needed = NoSpace { needed_bytes: total.saturating_sub(held), ..*error };
-            return no_space(self.order, &needed, total, "the rest of the file");
+            // One part alone may wait there with what it has: several would wait for each other.
+            let keeps = is_of_use && self.bound.may_wait();
+            if !keeps {
+                self.bound.give_up();
+            }
+            let needed_bytes = if keeps { total.saturating_sub(held) } else { total };
+            return no_space(self.order, &NoSpace { needed_bytes, ..*error }, total, "the rest of the file");
         }
         let what = format!("the file, of which {held} bytes came and nobody knows how many will,");
         let more = (held / 4).max(2 * ROOM_STEP);
-        let is_of_use = can_go_on(&self.bound.stored(), self.order.has_digest());
         if is_of_use && held <= error.most_bytes / 2 && self.bound.may_wait() {
             return no_space(self.order, &NoSpace { needed_bytes: more, ..*error }, 0, &what);
         }

@@ -96,6 +96,14 @@ pub(super) async fn settled(order: &Order<'_>, name: &str) -> Result<Option<Sett
         return verified(order, &folder, &name, existing, false).await;
     }
     if policy == OnConflict::Fail && folder.has(name)? {
+        // Of this very task, whose attempt a kill cut before anything of it was stored.
+        if !order.ctx.part_is_shared
+            && let Some((name, existing)) =
+                committed_before(order.ctx.root, &folder, name, order.ctx.part_key, &order.taken())?
+            && let Some(own) = verified(order, &folder, &name, existing, false).await?
+        {
+            return Ok(Some(own));
+        }
         return Err(exists(&folder, name).into());
     }
     Ok(None)

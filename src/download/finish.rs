@@ -45,7 +45,7 @@ pub(super) async fn verify(order: &Order<'_>, transferred: Transferred, held: &m
 /// Gives the file its name.
 pub(super) async fn commit(order: &Order<'_>, verified: Verified) -> Result<DownloadResult, Halt> {
     let Verified { bound, name, total, checksums, resumed_bytes } = verified;
-    let committed = bound.commit(&name, total, order.taken(), order.ctx.durability).await?;
+    let committed = bound.commit(&name, total, order.taken(), order.ctx.durability, !order.ctx.part_is_shared).await?;
     order.ctx.meter.set_done(total);
     let record = committed.record;
     Ok(DownloadResult {

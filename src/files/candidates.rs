@@ -35,7 +35,8 @@ pub enum Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    fn is(&self, record: &Record) -> bool {
+    /// Whether it is that one.
+    pub(super) fn is(&self, record: &Record) -> bool {
         match self {
             Wanted::Sources(sources) => sources.contains(&record.source),
             Wanted::Key(key) => record.key == *key,
@@ -43,9 +44,17 @@ impl Wanted<'_> {
     }
 }
 
-/// What is remembered, by the path of the name.
+/// What is remembered.
 #[derive(Debug, Default)]
-pub(super) struct Candidates(Mutex<HashMap<String, Seen>>);
+pub(super) struct Candidates(Mutex<All>);
+
+#[derive(Debug, Default)]
+struct All {
+    /// By the path of the name.
+    names: HashMap<String, Seen>,
+    /// What they come to, at most: each file, and each name.
+    count: usize,
+}
 
 /// The candidates of one name, from the [`NEAR`]th on.
 #[derive(Debug, Default)]
@@ -73,39 +82,42 @@ impl Seen {
 impl Candidates {
     /// Remembers a file that a download has just made.
     pub(super) fn note(&self, path: &str, number: u32, record: &Record) {
-        if let Some(seen) = self.lock().get_mut(path).filter(|_| number >= NEAR) {
+        let mut all = self.lock();
+        if let Some(seen) = all.names.get_mut(path).filter(|_| number >= NEAR) {
             seen.add(number, record);
+            all.count += 1;
         }
     }
 
     /// The number that the wanted file has as far as is remembered; `Err`: nothing is.
     fn number_of(&self, path: &str, wanted: Wanted<'_>) -> Result<Option<u32>, ()> {
         let all = self.lock();
-        let seen = all.get(path).filter(|seen| seen.since.is_some_and(|since| since.elapsed() < KEPT));
+        let seen = all.names.get(path).filter(|seen| seen.since.is_some_and(|since| since.elapsed() < KEPT));
         seen.map(|seen| seen.number_of(wanted)).ok_or(())
     }
 
     /// Begins to remember what is noted from now on.
     fn begin(&self, path: &str) {
         let mut all = self.lock();
-        let files: usize = all.values().map(|seen| seen.of_key.len()).sum();
-        if files >= FILES_MAX {
-            all.clear();
+        if all.count >= FILES_MAX {
+            *all = All::default();
         }
-        all.insert(path.to_owned(), Seen::default());
+        all.names.insert(path.to_owned(), Seen::default());
+        all.count += 1;
     }
 
     /// Remembers what was found beside what was noted meanwhile.
     fn end(&self, path: &str, found: &[(u32, Record)]) {
         let mut all = self.lock();
-        let Some(seen) = all.get_mut(path) else { return };
+        let Some(seen) = all.names.get_mut(path) else { return };
         for (number, record) in found {
             seen.add(*number, record);
         }
         seen.since = Some(Instant::now());
+        all.count += found.len();
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Seen>> {
+    fn lock(&self) -> MutexGuard<'_, All> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -15,7 +15,7 @@ use crate::files::binding::Stored;
 use crate::files::claims::Claim;
 use crate::files::disk::Disk;
 use crate::files::error::failure;
-use crate::files::folder::Folder;
+use crate::files::folder::{Folder, single};
 use crate::files::names;
 use crate::files::root::Root;
 use crate::files::unnamed::Naming;
@@ -26,7 +26,10 @@ use crate::model::failure::Failure;
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) root: Arc<Root>,
+    /// Where it was made. See [`Place::home`].
     pub(super) folder: Folder,
+    /// The directory that took the place of `folder`, which somebody has removed.
+    moved: Mutex<Option<Folder>>,
     pub(super) key: String,
     pub(super) disk: Disk,
     /// Given back with the last reference.
@@ -64,6 +67,7 @@ impl Place {
         Place {
             root,
             folder,
+            moved: Mutex::default(),
             key: key.to_owned(),
             disk,
             _claim: claim,
@@ -114,15 +118,15 @@ impl Place {
     pub(super) fn take_name(&self) -> io::Result<()> {
         let mut naming = self.naming();
         let Some(how) = *naming else { return Ok(()) };
-        let (part, meta) = (part_name(&self.key), meta_name(&self.key));
-        if self.folder.leads_somewhere(&meta)? {
-            self.folder.remove(&meta)?;
-            self.folder.sync()?;
+        let (part, meta, folder) = (part_name(&self.key), meta_name(&self.key), self.home());
+        if folder.leads_somewhere(&meta)? {
+            folder.remove(&meta)?;
+            folder.sync()?;
         }
-        let linked = how.link(self.disk.file(), &self.folder, &part);
+        let linked = self.link(how, &part);
         if linked.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
-            self.folder.remove(&part)?;
-            how.link(self.disk.file(), &self.folder, &part)?;
+            folder.remove(&part)?;
+            self.link(how, &part)?;
         } else {
             linked?;
         }
@@ -130,11 +134,33 @@ impl Place {
         Ok(())
     }
 
+    /// The directory that it lies in, or will.
+    pub(super) fn home(&self) -> Folder {
+        let moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        moved.as_ref().unwrap_or(&self.folder).clone()
+    }
+
+    /// Links the file, which has no name, to this one. A directory that somebody has removed, because nothing was to be seen
+    /// in it, is made again.
+    fn link(&self, how: Naming, name: &str) -> io::Result<()> {
+        single(name)?;
+        match how.link(self.disk.file(), &self.home(), name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.root.forget_folder(self.folder.path());
+                let made = self.root.make_folder(self.folder.path());
+                let folder = made.map_err(|failure| io::Error::other(failure.message))?;
+                *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder.clone());
+                how.link(self.disk.file(), &folder, name)
+            }
+            linked => linked,
+        }
+    }
+
     /// Gives the finished part the name of its file, unless that is taken, which is `AlreadyExists`.
     pub(super) fn take_free_name(&self, name: &str) -> io::Result<()> {
         match *self.naming() {
-            Some(how) => how.link(self.disk.file(), &self.folder, name),
-            None => self.folder.rename_to_free(&part_name(&self.key), name),
+            Some(how) => self.link(how, name),
+            None => self.home().rename_to_free(&part_name(&self.key), name),
         }
     }
 
@@ -149,10 +175,11 @@ impl Place {
     fn write_claim(&self, stored: &Stored) -> io::Result<()> {
         let temporary = meta_draft_name(&self.key);
         let json = serde_json::to_vec(stored)?;
-        let file = self.folder.open_with(&temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
-        let written = file.write_all_at(&json, 0).and_then(|()| self.folder.rename(&temporary, &meta_name(&self.key)));
+        let folder = self.home();
+        let file = folder.open_with(&temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
+        let written = file.write_all_at(&json, 0).and_then(|()| folder.rename(&temporary, &meta_name(&self.key)));
         if written.is_err() {
-            let _ = self.folder.remove(&temporary);
+            let _ = folder.remove(&temporary);
         }
         written
     }
@@ -160,7 +187,7 @@ impl Place {
     /// Empties the part. The old claims are off the device before new bytes can be written under them.
     pub(super) fn forget(&self) -> io::Result<()> {
         self.remove_meta()?;
-        self.folder.sync()?;
+        self.home().sync()?;
         self.meta_exists.store(false, Ordering::Release);
         self.empty()
     }
@@ -176,7 +203,7 @@ impl Place {
     pub(super) fn discard(&self) -> Result<(), Failure> {
         let remove = || {
             self.remove_meta()?;
-            if self.is_named() { self.folder.remove(&part_name(&self.key)) } else { Ok(()) }
+            if self.is_named() { self.home().remove(&part_name(&self.key)) } else { Ok(()) }
         };
         remove().map_err(|error| self.fail("remove", &error))?;
         self.root.prune_around(self.folder.path(), Some(&self.folder.path_of(&self.key)));
@@ -190,7 +217,7 @@ impl Place {
             return Ok(());
         }
         let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
-        self.folder.remove(&meta_name(&self.key))
+        self.home().remove(&meta_name(&self.key))
     }
 }
 
@@ -203,7 +230,12 @@ pub(super) fn load(folder: &Folder, key: &str, file: &File) -> (bool, Option<Sto
         // It cannot be read, and must not outlive the bytes that it may claim.
         Err(_) => return (true, None),
     };
-    let stored: Option<Stored> = serde_json::from_reader(io::BufReader::new(meta)).ok();
+    let mut stored: Option<Stored> = serde_json::from_reader(io::BufReader::new(meta)).ok();
+    if let Some(stored) = &mut stored {
+        // Whoever wrote it: a name that an origin suggests never leads out of its directory.
+        let name = &mut stored.binding.suggested_name;
+        *name = names::sanitize(name).unwrap_or_default();
+    }
     let length = file.metadata().map_or(0, |metadata| metadata.len());
     let fits = |stored: &Stored| stored.ranges.end() <= length.min(stored.binding.version.total.unwrap_or(u64::MAX));
     (true, stored.filter(fits))

@@ -20,6 +20,8 @@ use crate::files::source::{Existing, Record};
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::CreatedFile;
 
+/// Attempts at files of no more bytes leave nothing behind, as they make no checkpoints.
+const LEFT_FROM_BYTES: u64 = 64 << 10;
 /// Names that are tried although they were taken the last time.
 const FEW: u32 = 16;
 
@@ -54,13 +56,15 @@ pub struct Committed {
 }
 
 impl Bound {
-    /// Gives the finished part its name. `size` is what it must have.
+    /// Gives the finished part its name. `size` is what it must have. `is_of_task`: its key is of one task for ever, so that a
+    /// file of that key is the task's own.
     pub async fn commit(
         self,
         name: &str,
         size: u64,
         taken: Taken,
         durability: Durability,
+        is_of_task: bool,
     ) -> Result<Committed, Failure> {
         let (place, binding) = self.into_parts();
         let record = Record {
@@ -74,7 +78,7 @@ impl Bound {
             connections: binding.connections,
             ..Record::default()
         };
-        let commit = Commit { name: name.to_owned(), size, taken, durability, record };
+        let commit = Commit { name: name.to_owned(), size, taken, durability, record, is_of_task };
         // What waits for nothing is done in place: a small file costs a few system calls and no change of threads.
         if durability == Durability::None && !place.has_meta() {
             return commit.run(&place);
@@ -89,6 +93,7 @@ struct Commit {
     taken: Taken,
     durability: Durability,
     record: Record,
+    is_of_task: bool,
 }
 
 impl Commit {
@@ -111,16 +116,20 @@ impl Commit {
         }
         // One that came late would name the part beside its file.
         place.end_saves();
-        let name = give_name(place, &self.name, &self.taken, &self.record)?;
+        if !place.is_named() && self.size > LEFT_FROM_BYTES {
+            // Of an attempt that a kill cut, and that the store does not know of.
+            let _ = place.home().remove(&part_name(&place.key));
+        }
+        let name = give_name(place, &self.name, &self.taken, &self.record, self.is_of_task)?;
         if self.durability == Durability::Full {
-            place.root.sync_folder(&place.folder).map_err(fail)?;
+            place.root.sync_folder(&place.home()).map_err(fail)?;
         }
         place.remove_meta().map_err(fail)?;
         Ok(Committed { path: place.folder.path_of(&name), created, record: self.record })
     }
 }
 
-fn give_name(place: &Place, name: &str, taken: &Taken, record: &Record) -> Result<String, Failure> {
+fn give_name(place: &Place, name: &str, taken: &Taken, record: &Record, is_of_task: bool) -> Result<String, Failure> {
     let folder = &place.folder;
     if *taken == Taken::Replace {
         return replace(place, name);
@@ -140,16 +149,25 @@ fn give_name(place: &Place, name: &str, taken: &Taken, record: &Record) -> Resul
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(failure("rename to", &folder.path_of(&candidate), &error)),
         }
-        if !taken.may_rename() {
-            return Err(exists(folder, name));
-        }
         if number > 0 {
             number += 1;
             continue;
         }
+        // Of this very task, whose attempt a kill cut before anything of it was stored.
+        let key = Wanted::Key(&place.key);
+        if is_of_task
+            && let Some((own, _)) =
+                candidates::find(place.root.candidates(), &place.home(), name, taken.may_rename(), key)?
+            && replace_own(place, &own, key)?
+        {
+            return Ok(own);
+        }
+        if !taken.may_rename() {
+            return Err(exists(folder, name));
+        }
         if let Taken::ReplaceOwn(sources) = taken
-            && let Some((own, _)) = made_before(&place.root, folder, name, sources, taken)?
-            && replace_own(place, &own, sources)?
+            && let Some((own, _)) = made_before(&place.root, &place.home(), name, sources, taken)?
+            && replace_own(place, &own, Wanted::Sources(sources))?
         {
             return Ok(own);
         }
@@ -161,14 +179,14 @@ fn give_name(place: &Place, name: &str, taken: &Taken, record: &Record) -> Resul
 }
 
 fn replace(place: &Place, name: &str) -> Result<String, Failure> {
-    let folder = &place.folder;
+    let folder = place.home();
     let rename = || place.take_name().and_then(|()| folder.rename(&part_name(&place.key), name));
     let renamed = if place.is_named() { rename() } else { place.take_free_name(name) };
     let renamed =
         renamed.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { rename() } else { Err(error) });
     match renamed {
         Ok(()) => Ok(name.to_owned()),
-        Err(error) if error.kind() == io::ErrorKind::IsADirectory => Err(exists(folder, name)),
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => Err(exists(&folder, name)),
         Err(error) => Err(failure("rename to", &folder.path_of(name), &error)),
     }
 }
@@ -178,10 +196,10 @@ fn replace(place: &Place, name: &str) -> Result<String, Failure> {
 ///
 /// Nothing keeps somebody else from putting a file of theirs there between a look and a rename, which would destroy it. So
 /// the two names change their files, and only then it is looked at what came out: a file of theirs is put back.
-fn replace_own(place: &Place, name: &str, sources: &[String]) -> Result<bool, Failure> {
-    let (folder, part) = (&place.folder, part_name(&place.key));
+fn replace_own(place: &Place, name: &str, wanted: Wanted<'_>) -> Result<bool, Failure> {
+    place.take_name().map_err(|error| failure("name", &place.folder.path_of(name), &error))?;
+    let (folder, part) = (place.home(), part_name(&place.key));
     let fail = |error: io::Error| failure("rename to", &folder.path_of(name), &error);
-    place.take_name().map_err(fail)?;
     // For a moment the name of the part leads to the old file, which must not be taken for the new one after a crash.
     if place.has_meta() {
         place.remove_meta().and_then(|()| folder.sync()).map_err(fail)?;
@@ -193,7 +211,7 @@ fn replace_own(place: &Place, name: &str, sources: &[String]) -> Result<bool, Fa
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(fail(error)),
     }
-    let is_own = is_from(folder, &part, sources);
+    let is_own = is_it(&folder, &part, wanted);
     if is_own == Ok(true) {
         folder.remove(&part).map_err(fail)?;
         return Ok(true);
@@ -217,11 +235,11 @@ fn replace_own(place: &Place, name: &str, sources: &[String]) -> Result<bool, Fa
     Err(Failure::retryable(FailureReason::Io, message))
 }
 
-/// Whether a download made this file from one of these sources, and nobody has changed it since.
-fn is_from(folder: &Folder, name: &str, sources: &[String]) -> Result<bool, Failure> {
+/// Whether this file is the wanted one, and nobody has changed it since.
+fn is_it(folder: &Folder, name: &str, wanted: Wanted<'_>) -> Result<bool, Failure> {
     let Some(file) = folder.open(name)? else { return Ok(false) };
     let existing = Existing::of(file).map_err(|error| failure("look at", &folder.path_of(name), &error))?;
-    Ok(existing.is_from(sources))
+    Ok(existing.record().is_some_and(|record| wanted.is(record)))
 }
 
 /// The failure of a name that is taken.
@@ -278,15 +296,16 @@ mod tests {
         let (place, _) = part.into_place();
         place.disk.write(0, b"new").unwrap();
         let sources = ["a".to_owned()];
-        assert!(!replace_own(&place, "f", &sources).unwrap(), "there is nothing any more");
+        let wanted = Wanted::Sources(&sources);
+        assert!(!replace_own(&place, "f", wanted).unwrap(), "there is nothing any more");
         std::fs::write(at.path().join("f"), "theirs").unwrap();
-        assert!(!replace_own(&place, "f", &sources).unwrap());
+        assert!(!replace_own(&place, "f", wanted).unwrap());
         assert_eq!(std::fs::read(at.path().join("f")).unwrap(), b"theirs");
         assert_eq!(std::fs::read(at.path().join(part_name("k"))).unwrap(), b"new");
         let own = std::fs::File::open(at.path().join("f")).unwrap();
         let mut record = Record { source: "a".into(), ..Record::default() };
         record.write(&own, &own.metadata().unwrap());
-        assert!(replace_own(&place, "f", &sources).unwrap());
+        assert!(replace_own(&place, "f", wanted).unwrap());
         assert_eq!(std::fs::read(at.path().join("f")).unwrap(), b"new");
         assert!(!at.path().join(part_name("k")).exists());
     }

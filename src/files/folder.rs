@@ -99,17 +99,20 @@ impl Folder {
     }
 
     pub(super) fn open_with(&self, name: &str, flags: OFlags) -> io::Result<File> {
+        single(name)?;
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(File::from(rustix::fs::openat(&self.dir, name, flags, Mode::from_raw_mode(0o666))?))
     }
 
     pub(super) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        single(to)?;
         Ok(rustix::fs::renameat(&self.dir, from, &self.dir, to)?)
     }
 
     /// Renames unless the new name is taken, which is `AlreadyExists`; atomic either way.
     pub(super) fn rename_to_free(&self, from: &str, to: &str) -> io::Result<()> {
         use rustix::io::Errno;
+        single(to)?;
         match rustix::fs::renameat_with(&self.dir, from, &self.dir, to, RenameFlags::NOREPLACE) {
             // File systems without that flag have hard links, or they refuse here too. A crash between the two calls
             // leaves a part with two names, which is noticed when it is opened.
@@ -124,6 +127,7 @@ impl Folder {
     /// Lets two names change their files at once. `false`: the file system cannot do that.
     pub(super) fn exchange(&self, one: &str, other: &str) -> io::Result<bool> {
         use rustix::io::Errno;
+        single(other)?;
         match rustix::fs::renameat_with(&self.dir, one, &self.dir, other, RenameFlags::EXCHANGE) {
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
             other => Ok(other.map(|()| true)?),
@@ -153,6 +157,11 @@ impl Folder {
         Ok(rustix::fs::fsync(&self.dir)?)
     }
 
+    /// Whether it has been removed, so that nothing can get a name in it any more.
+    pub(super) fn is_gone(&self) -> bool {
+        rustix::fs::fstat(&self.dir).is_ok_and(|stat| stat.st_nlink == 0)
+    }
+
     pub(super) fn fd(&self) -> &OwnedFd {
         &self.dir
     }
@@ -165,6 +174,16 @@ impl Folder {
     /// Looks at the free space of its file system.
     pub(super) fn room(&self) -> io::Result<Room> {
         Ok(Room::of(&rustix::fs::fstatvfs(&self.dir)?))
+    }
+}
+
+/// Refuses what is not one name: the system would follow it out of the directory.
+pub(super) fn single(name: &str) -> io::Result<()> {
+    let is_single = !name.is_empty() && name != "." && name != ".." && !name.contains('/');
+    if is_single {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not a name in this directory"))
     }
 }
 

@@ -87,6 +87,11 @@ impl Part {
             if !key.is_shared
                 && let Some((file, naming)) = root.unnamed(&handle)
             {
+                // A file without a name can be made in a directory that was removed just now, and never gets one there.
+                if handle.is_gone() {
+                    root.forget_folder(folder);
+                    continue;
+                }
                 let place = Place::new(
                     Arc::clone(root),
                     handle,

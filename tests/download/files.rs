@@ -336,6 +336,44 @@ async fn a_small_file_has_one_name_and_that_when_it_is_complete() {
     assert_eq!(mode, std::os::unix::fs::PermissionsExt::mode(&usual));
 }
 
+/// Nothing to be seen is in it, so somebody may remove it.
+#[tokio::test]
+async fn a_directory_that_is_removed_meanwhile_is_made_again() {
+    let rig = Rig::new();
+    let more = CancellationToken::new();
+    let (object, until) = (Object::new(1, SIZE), more.clone());
+    let served = object.clone();
+    rig.origin.handle("/f", move |request| served.respond(request).pause_at(20_000, Pause::Until(until.clone())));
+    let meanwhile = async {
+        while rig.meter.received_bytes() == 0 {
+            tokio::task::yield_now().await;
+        }
+        std::fs::remove_dir_all(rig.path("job")).unwrap();
+        more.cancel();
+    };
+    let spec = rig.spec("/f");
+    let (end, ()) = tokio::join!(rig.attempt(&spec), meanwhile);
+    assert!(matches!(end.0, AttemptEnd::Done(_)), "{end:?}");
+    assert_eq!(rig.read("job/f"), object.bytes());
+}
+
+/// A kill may come before the start of an attempt is stored that has finished its file.
+#[tokio::test]
+async fn a_file_of_the_task_itself_is_in_nobodys_way() {
+    let mut rig = Rig::new();
+    rig.has_history = false;
+    rig.origin.object("/f", Object::new(1, SIZE));
+    for spec in [rig.spec("/f"), DownloadSpec { path: String::new(), ..rig.spec("/f") }] {
+        for _ in 0..2 {
+            let (result, _) = rig.done(&spec).await;
+            assert_eq!((result.path.as_str(), result.created.is_some()), ("job/f", true));
+        }
+        assert_eq!(rig.listing(), ["job", "job/f"]);
+    }
+    rig.key = "0-2".into();
+    assert_eq!(rig.failed(&rig.spec("/f")).await.0.reason, FailureReason::FileExists);
+}
+
 #[tokio::test]
 async fn discarding_leaves_nothing() {
     let rig = Rig::new();

@@ -275,6 +275,19 @@ async fn what_is_kept_of_an_answer_is_bounded() {
     assert!(std::fs::metadata(rig.path("job/.haul-0-1.meta")).unwrap().len() < 2000);
 }
 
+/// Whoever wrote a checkpoint, an older version or somebody else, no name in it leads out of the directory.
+#[tokio::test]
+async fn a_name_out_of_a_checkpoint_is_made_fit_for_use() {
+    let object = Object::new(1, SIZE);
+    let (rig, spec) = held(&object).await;
+    let meta = rig.path("job/.haul-0-1.meta");
+    let mut claim: serde_json::Value = serde_json::from_slice(&std::fs::read(&meta).unwrap()).unwrap();
+    claim["binding"]["suggested_name"] = "../../x".into();
+    std::fs::write(&meta, claim.to_string()).unwrap();
+    let (result, _) = rig.done(&DownloadSpec { path: String::new(), ..spec }).await;
+    assert_eq!((result.path.as_str(), result.resumed_bytes), ("job/x", CUT));
+}
+
 #[tokio::test]
 async fn an_expired_redirect_is_resolved_anew() {
     let object = Object::new(1, SIZE);
