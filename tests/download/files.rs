@@ -537,7 +537,7 @@ async fn an_error_that_nobody_heard_is_not_forgotten() {
         }
         faults.is_let_go.store(true, std::sync::atomic::Ordering::SeqCst);
         if is_commit {
-            let end = bound.commit("f", 3, Taken::Refuse, haul::files::Durability::Full).await;
+            let end = bound.commit("f", 3, Taken::Refuse, haul::files::Durability::Full, true).await;
             assert_eq!(end.unwrap_err().reason, FailureReason::Io);
         } else {
             assert!(bound.close().await.is_none(), "no byte of it is believed");
