@@ -22,7 +22,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     // As bytes of its own: the types of the generator do not know the routes of methods, and would leave them out.
     fs::write(out.join("haul.bin"), compiler.encode_file_descriptor_set())?;
-    tonic_prost_build::configure().bytes(".").compile_fds(compiler.file_descriptor_set())?;
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names();
+    let builder = tonic_prost_build::configure().bytes(".").codec_path("crate::codec::BoundedCodec");
+    builder.compile_fds_with_config(compiler.file_descriptor_set(), config)?;
     embed(Path::new("web/dist"), &out)
 }
 

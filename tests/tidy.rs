@@ -17,6 +17,7 @@ mod circles;
 const IMPORTS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("pb", &[]),
+    ("codec", &["pb"]),
     ("telemetry", &["model"]),
     ("clock", &["model"]),
     ("config", &["model"]),
@@ -29,9 +30,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("fetch", &["model", "net"]),
     ("download", &["model", "net", "files"]),
     ("engine", &["model", "clock", "telemetry", "store", "net", "files", "limits", "fetch", "download"]),
-    ("api", &["model", "pb", "store", "listen", "engine"]),
-    ("rest", &["model", "pb", "listen", "api"]),
-    ("web", &["model", "telemetry", "listen", "rest"]),
+    ("api", &["model", "pb", "codec", "store", "listen", "engine"]),
+    ("rest", &["model", "pb", "codec", "listen", "api"]),
+    ("web", &["model", "telemetry", "api", "rest"]),
     ("server", &["model", "pb", "telemetry", "clock", "config", "store", "net", "files", "limits", "listen", "fetch", "download", "engine", "api", "rest", "web"]),
     ("cli", &["model", "pb", "clock", "config", "telemetry", "engine", "server"]),
 ];
@@ -224,8 +225,10 @@ fn every_reason_is_explained() {
     for file in sources(&["src/api", "src/rest"]) {
         let literals = file.text.split('"').skip(1).step_by(2);
         // `env!("CARGO_…")` is cargo's word; the others are a method of HTTP and codes of gRPC.
-        let is_foreign =
-            |it: &str| it.starts_with("CARGO_") || matches!(it, "POST" | "PERMISSION_DENIED" | "UNAUTHENTICATED");
+        let is_foreign = |it: &str| {
+            it.starts_with("CARGO_")
+                || matches!(it, "POST" | "PERMISSION_DENIED" | "RESOURCE_EXHAUSTED" | "UNAUTHENTICATED")
+        };
         reasons.extend(literals.filter(|it| is_reason(it) && !is_foreign(it)).map(str::to_owned));
         let things = file.text.split("not_found(\"").skip(1).filter_map(|rest| rest.split('"').next());
         reasons.extend(things.map(|thing| format!("{}_NOT_FOUND", thing.to_uppercase())));

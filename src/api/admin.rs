@@ -17,10 +17,11 @@ use crate::api::totals;
 use crate::api::values;
 use crate::engine::command::{EngineError, LimitsPatch};
 use crate::engine::handle::{Engine, HostView};
+use crate::listen::tls::Tls;
 use crate::model::access::AuthMode;
 use crate::model::audit::{AuditRow, SERVER};
 use crate::model::counts::Counts;
-use crate::model::host::Host;
+use crate::model::host::{Host, normal};
 use crate::model::limits::HostLimits;
 use crate::pb;
 use crate::store::Store;
@@ -54,6 +55,8 @@ pub struct Facts {
     pub policy: Policy,
     /// What was given up for other machines, as the contract names it.
     pub insecure: &'static str,
+    /// The certificates; `None`: nothing is encrypted.
+    pub tls: Option<Arc<Tls>>,
     /// What it has beyond its gRPC services.
     pub features: &'static [&'static str],
     /// How much room there is, as it was looked at last.
@@ -83,7 +86,14 @@ impl Admin {
             _ if self.facts.policy.is_required(&self.engine.books().borrow()) => "required",
             _ => "auto",
         };
-        pb::AccessInfo { auth: auth.to_owned(), insecure: self.facts.insecure.to_owned() }
+        let tls = self.facts.tls.as_ref().map(|tls| tls.state()).unwrap_or_default();
+        pb::AccessInfo {
+            auth: auth.to_owned(),
+            insecure: self.facts.insecure.to_owned(),
+            tls_not_after: tls.not_after.map(to_proto::timestamp),
+            tls_reload_error: tls.reload_error,
+            tls_reload_time: tls.reload_time.map(to_proto::timestamp),
+        }
     }
 }
 
@@ -231,7 +241,7 @@ fn patch(wish: &pb::Limits, paths: &[String], v: &mut Violations) -> LimitsPatch
             }
             "bytes_per_second" => patch.bytes_per_second = Some(wish.bytes_per_second),
             "hosts" => patch.hosts = Some(hosts(&wish.hosts, v)),
-            _ => v.add(format!("update_mask.paths[{index}]"), format!("unknown field `{path:.64}` of Limits")),
+            _ => v.add(format!("update_mask.paths[{index}]"), format!("unknown field `{}` of Limits", shown(path))),
         }
     }
     patch
@@ -252,15 +262,16 @@ fn hosts(wish: &[pb::HostLimits], v: &mut Violations) -> Vec<HostLimits> {
     let mut hosts = Vec::with_capacity(wish.len());
     for (index, limits) in wish.iter().enumerate() {
         let path = format!("limits.hosts[{index}]");
-        if limits.host.is_empty() || limits.host.contains(['/', '@', ' ']) {
+        let Some(host) = normal(&limits.host) else {
             v.add(format!("{path}.host"), "must be `host` or `host:port`, as in `example.com:443`");
-        }
-        if !names.insert(&limits.host) {
+            continue;
+        };
+        if !names.insert(host.clone()) {
             v.add(format!("{path}.host"), format!("`{}` is listed twice", shown(&limits.host)));
         }
         values::rate(limits.requests_per_second, &format!("{path}.requests_per_second"), v);
         hosts.push(HostLimits {
-            host: limits.host.clone(),
+            host,
             max_concurrent: limits.max_concurrent,
             requests_per_second: limits.requests_per_second,
             burst: limits.burst,

@@ -1,6 +1,7 @@
 //! Bodies of fetches, read whole: into a task's message, or a page of a listing at a time.
 
 use bytes::Bytes;
+use prost::Message as _;
 use tonic::Status;
 
 use crate::api::status::internal;
@@ -14,6 +15,20 @@ use crate::store::{Content, Store, StoredTask};
 /// The most bytes of a body that a task's message holds: with all else of a task it stays within the 4 MiB that clients
 /// accept by default.
 const INLINE_BYTES_MAX: u64 = 2 << 20;
+
+/// The most bytes of a task's message: what clients accept by default, less what surrounds it.
+const TASK_BYTES_MAX: usize = 7 << 19;
+
+/// Leaves the body out of a message that would be too long with it.
+pub(crate) fn omit_where_too_long(message: &mut pb::Task) {
+    if message.encoded_len() > TASK_BYTES_MAX
+        && let Some(pb::task::Result::FetchResult(result)) = &mut message.result
+        && !result.body.is_empty()
+    {
+        result.body = Bytes::new();
+        result.body_omitted = true;
+    }
+}
 
 /// Reads a page.
 pub(crate) async fn whole_page(engine: &Engine, store: &dyn Store, id: TaskId, page: u32) -> Result<Bytes, Status> {
@@ -46,4 +61,24 @@ pub(crate) async fn include(
         result.body = whole_page(engine, store, TaskId { job, index: task.index }, 0).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_would_be_too_long_goes_without_its_body() {
+        let task = |body: usize, url: usize| {
+            let body = Bytes::from(vec![7; body]);
+            let result = pb::task::Result::FetchResult(pb::FetchResult { body, ..Default::default() });
+            let mut task = pb::Task { result: Some(result), url: "x".repeat(url), ..Default::default() };
+            omit_where_too_long(&mut task);
+            let Some(pb::task::Result::FetchResult(result)) = task.result else { panic!() };
+            (result.body.len(), result.body_omitted)
+        };
+        assert_eq!(task(2 << 20, 1 << 20), (2 << 20, false));
+        assert_eq!(task(2 << 20, 2 << 20), (0, true));
+        assert_eq!(task(0, 4 << 20), (0, false));
+    }
 }

@@ -9,7 +9,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use crate::api::status::{Fault, Violations, message_too_large, shown};
+use crate::api::status::{Fault, Violations, message_too_large, shown, unavailable};
 
 /// Parts of the library's messages about a message beyond the limit, before and after it was decompressed.
 const TOO_LARGE: [&str; 2] = ["message length too large", "exceeded while decompressing message"];
@@ -42,12 +42,20 @@ pub(crate) fn complete(status: Status) -> Status {
     }
     let reason = match status.code() {
         Code::Unimplemented => "UNIMPLEMENTED",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
+        // That of a message with too many entries names a field, as a violation does.
+        Code::InvalidArgument => {
+            let named = text.strip_prefix('`').and_then(|text| text.split_once("` "));
+            let (field, what) = named.unwrap_or(("message", text));
+            return Violations::one(field, what);
+        }
         Code::Cancelled => "CANCELLED",
         Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::Unavailable => "UNAVAILABLE",
+        Code::Unavailable => return unavailable("UNAVAILABLE", text),
         // Of health, which knows services by name.
-        Code::NotFound => "SERVICE_NOT_FOUND",
+        Code::NotFound => {
+            let fault = Fault::new(Code::NotFound, "SERVICE_NOT_FOUND", "there is no service of this name");
+            return fault.resource("service", "").into();
+        }
         _ => "INTERNAL",
     };
     Fault::new(status.code(), reason, text).into()

@@ -11,8 +11,10 @@ use crate::api::access::caller::Caller;
 use crate::api::items;
 use crate::api::lookup;
 use crate::api::status::{internal, out_of_range, precondition};
+use crate::api::watchers::Watchers;
 use crate::engine::handle::Engine;
 use crate::engine::handle::Finished;
+use crate::listen::peer::Peer;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::outcome::Outcome;
 use crate::pb;
@@ -29,12 +31,13 @@ pub struct Contents {
     engine: Engine,
     store: Arc<dyn Store>,
     closing: CancellationToken,
+    watchers: Watchers,
 }
 
 impl Contents {
     /// Makes the service over an engine and its store. `closing` ends all streams.
-    pub fn new(engine: Engine, store: Arc<dyn Store>, closing: CancellationToken) -> Contents {
-        Contents { engine, store, closing }
+    pub fn new(engine: Engine, store: Arc<dyn Store>, closing: CancellationToken, watchers: Watchers) -> Contents {
+        Contents { engine, store, closing, watchers }
     }
 }
 
@@ -99,12 +102,13 @@ impl pb::content_service_server::ContentService for Contents {
         request: Request<pb::StreamItemsRequest>,
     ) -> Result<Response<Self::StreamItemsStream>, Status> {
         let caller = Caller::of(&request);
+        let room = request.extensions().get::<Arc<Peer>>().map(|peer| peer.outbound.clone());
         let request = request.into_inner();
         let (job, task) =
             lookup::task(self.store.as_ref(), &self.engine, &caller, &request.job_id, request.task).await?;
         let (engine, store, closing) = (self.engine.clone(), self.store.clone(), self.closing.clone());
-        let stream = items::stream(engine, store, closing, job, &task, request.after_item)?;
-        Ok(Response::new(stream.boxed()))
+        let stream = items::stream(engine, store, closing, room, job, &task, request.after_item)?;
+        self.watchers.watched(stream)
     }
 }
 

@@ -8,12 +8,11 @@ use crate::api::options;
 use crate::api::status::{Violations, shown};
 use crate::api::values::{self, NAME_BYTES_MAX};
 use crate::api::work;
+use crate::codec::TASKS_MAX;
 use crate::model::group::{GroupMode, GroupPolicy};
 use crate::model::spec::{JobSpec, TaskOptions, TaskSpec};
 use crate::pb;
 
-/// The most tasks of one message.
-pub(crate) const TASKS_MAX: usize = 10_000;
 /// The most bytes of one task as it is encoded.
 const TASK_BYTES_MAX: usize = 4 << 20;
 /// The most bytes of a job's defaults as they are encoded: each task of the job is run with them.

@@ -1,7 +1,6 @@
-//! Keeps out who must not call, before anything runs: web pages of others, by [`BrowserRules`], and clients that show
-//! nothing but a certificate of which nobody said whose it is.
+//! Keeps out web pages of others before anything runs, by [`BrowserRules`].
 //!
-//! This is the outermost layer. A refusal of gRPC is a status as any other; to everything else it is HTTP's 421 or 403.
+//! Nothing but the name of the request comes before this layer. A refusal of gRPC is a status as any other; to everything else it is HTTP's 421 or 403.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,18 +8,19 @@ use std::task::{Context, Poll};
 
 use http::header::{
     ACCEPT, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_TYPE,
-    HOST, HeaderName, ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CACHE_CONTROL,
+    CONTENT_TYPE, HOST, HeaderName, ORIGIN, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use serde_json::json;
+use tonic::Code;
 use tonic::body::Body;
-use tonic::{Code, Status};
 use tower::{Layer, Service};
 
+use crate::api::access::sessions::OwnPage;
+use crate::api::request_id::{REQUEST_ID, RequestId};
 use crate::api::status::{DOMAIN, Fault, shown};
-use crate::listen::peer::Peer;
-use crate::listen::tls::Client;
+use crate::listen::peer::{Origin, Peer};
 use crate::model::browser::{Asked, BrowserRules, Foreign, Verdict};
 use crate::model::pages::is_page;
 
@@ -83,20 +83,23 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let peer = request.extensions().get::<Arc<Peer>>().cloned();
-        if peer.as_ref().is_some_and(|peer| peer.address.is_none()) {
+        if peer.as_ref().is_some_and(|peer| !matches!(peer.origin, Origin::Network(_))) {
             // No page reaches a socket.
             return Box::pin(self.inner.call(request));
         }
         let has_token = request.headers().contains_key(AUTHORIZATION);
-        if !has_token && peer.as_ref().is_some_and(|peer| peer.client == Some(Client::Stranger)) {
-            return Box::pin(std::future::ready(Ok(stranger(&request))));
-        }
         let is_authorized = has_token && (self.guard.is_token_needed)();
         let asked = Asked { is_authorized, ..asked(&request, peer.as_deref()) };
+        let is_of_own_page = asked.is_of_own_page();
         let answered = match self.guard.rules.judge(&asked) {
-            Verdict::Passes => return Box::pin(self.inner.call(request)),
+            Verdict::Passes => {
+                if is_of_own_page {
+                    request.extensions_mut().insert(OwnPage);
+                }
+                return Box::pin(self.inner.call(request));
+            }
             Verdict::PassesTo(origin) => {
                 let origin = HeaderValue::from_str(origin);
                 let answer = self.inner.call(request);
@@ -125,7 +128,7 @@ fn asked<'a>(request: &'a Request<Body>, peer: Option<&'a Peer>) -> Asked<'a> {
     };
     Asked {
         is_http1: request.version() < Version::HTTP_2,
-        is_tls: peer.is_some_and(|peer| peer.client.is_some()),
+        is_tls: peer.is_some_and(|peer| peer.is_encrypted),
         is_grpc: texts(headers, &CONTENT_TYPE)[..]
             .iter()
             .all(|it| matches!(*it, "application/grpc" | "application/grpc+proto"))
@@ -196,20 +199,15 @@ fn refusal(foreign: Foreign, request: &Request<Body>) -> Response<Body> {
         }
     };
     tracing::debug!(reason, "a request is refused: {message}");
-    answer(Code::PermissionDenied, code, reason, &message, request)
-}
-
-/// Returns the answer to a client whose certificate nobody said whose it is.
-fn stranger(request: &Request<Body>) -> Response<Body> {
-    let message = "the client's certificate is of no identity that the server knows; use another one";
-    answer(Code::Unauthenticated, StatusCode::UNAUTHORIZED, "BAD_CREDENTIALS", message, request)
+    answer(code, reason, &message, request)
 }
 
 /// Returns an error in the client's own kind of gRPC, else with HTTP's status and a JSON document.
-fn answer(grpc: Code, code: StatusCode, reason: &str, message: &str, request: &Request<Body>) -> Response<Body> {
+fn answer(code: StatusCode, reason: &str, message: &str, request: &Request<Body>) -> Response<Body> {
     let kind = request.headers().get(CONTENT_TYPE).filter(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if let Some(kind) = kind {
-        let mut response = Status::from(Fault::new(grpc, reason, message)).into_http();
+        let id = RequestId::of(request);
+        let mut response = id.on(Fault::new(Code::PermissionDenied, reason, message).into()).into_http();
         response.headers_mut().insert(CONTENT_TYPE, kind.clone());
         return response;
     }
@@ -219,12 +217,15 @@ fn answer(grpc: Code, code: StatusCode, reason: &str, message: &str, request: &R
         return response;
     }
     let info = json!({
-        "@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": DOMAIN, "metadata": {},
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": DOMAIN,
+        "metadata": {REQUEST_ID.as_str(): RequestId::of(request).as_str()},
     });
-    let status = if grpc == Code::Unauthenticated { "UNAUTHENTICATED" } else { "PERMISSION_DENIED" };
-    let error = json!({"code": code.as_u16(), "status": status, "message": message, "details": [info]});
-    *response.body_mut() = Body::new(http_body_util::Full::from(json!({"error": error}).to_string()));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let error = json!({"code": code.as_u16(), "status": "PERMISSION_DENIED", "message": message, "details": [info]});
+    *response.body_mut() = Body::new(http_body_util::Full::from(format!("{}\n", json!({"error": error}))));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 

@@ -1,8 +1,10 @@
 //! `StreamItems`: the items of a listing, in order, while its pages arrive.
 //!
-//! One page is held at a time, so that a listing of any length costs the memory of a page.
+//! One page is held at a time, within what answers to one client may take, so that a listing of any length costs the memory
+//! of a page.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +15,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::api::bodies::whole_page;
+use crate::api::outbound;
 use crate::api::status::{draining, internal, not_found, precondition, task_failed};
 use crate::api::to_proto;
 use crate::engine::handle::Engine;
+use crate::listen::budget::{Hold, Share};
 use crate::model::ids::{JobId, TaskId};
 use crate::model::spec::Work;
 use crate::model::task::TaskState;
@@ -29,29 +33,40 @@ const LOOK: Duration = Duration::from_millis(250);
 /// The most bytes of an item in one message: what is left of the 4 MiB that clients accept by default.
 const PART_BYTES_MAX: usize = (4 << 20) - (1 << 10);
 
-/// An item on its way to the client, in one piece where it fits.
-struct Item {
-    index: u64,
-    page: u32,
-    json: String,
-    /// Bytes of `json` that were sent.
+/// A page whose items are on their way to the client.
+struct Page {
+    number: u32,
+    body: Bytes,
+    /// Where each item is in the body.
+    items: Vec<Range<u32>>,
+    /// The index of the first of them in the listing.
+    first: u64,
+    /// The place of the item to send next, how much of it was sent, and in how many parts.
+    at: usize,
     sent: usize,
     part: u32,
+    _room: Option<Hold>,
 }
 
-impl Item {
-    fn next_part(&mut self) -> pb::StreamItemsResponse {
-        let end = self.json.floor_char_boundary(self.sent.saturating_add(PART_BYTES_MAX));
-        let last_part = end == self.json.len();
-        let json = if self.sent == 0 && last_part {
-            std::mem::take(&mut self.json)
-        } else {
-            self.json[self.sent..end].to_owned()
+impl Page {
+    fn next_part(&mut self) -> Result<Option<pb::StreamItemsResponse>, Status> {
+        let Some(item) = self.items.get(self.at) else { return Ok(None) };
+        let text = self.body.get(item.start as usize..item.end as usize).unwrap_or_default();
+        let text = std::str::from_utf8(text).map_err(|_| internal("an item is not UTF-8"))?;
+        let end = text.floor_char_boundary(self.sent.saturating_add(PART_BYTES_MAX));
+        let message = pb::StreamItemsResponse {
+            item_index: self.first + self.at as u64,
+            page: self.number,
+            json: text[self.sent..end].to_owned(),
+            part: self.part,
+            last_part: end == text.len(),
         };
-        let part = self.part;
-        self.sent = end;
-        self.part += 1;
-        pb::StreamItemsResponse { item_index: self.index, page: self.page, json, part, last_part }
+        if message.last_part {
+            (self.at, self.sent, self.part) = (self.at + 1, 0, 0);
+        } else {
+            (self.sent, self.part) = (end, self.part + 1);
+        }
+        Ok(Some(message))
     }
 }
 
@@ -65,8 +80,10 @@ struct Items {
     next_item: u64,
     next_page: Option<u32>,
     heads: VecDeque<PageHead>,
-    /// The items of the page that is being sent.
-    items: VecDeque<Item>,
+    /// The page that is being sent.
+    page: Option<Page>,
+    /// What pages that wait for the client may take.
+    room: Option<Arc<Share>>,
     over: bool,
 }
 
@@ -75,6 +92,7 @@ pub(crate) fn stream(
     engine: Engine,
     store: Arc<dyn Store>,
     closing: CancellationToken,
+    room: Option<Arc<Share>>,
     job: JobId,
     task: &StoredTask,
     after: Option<u64>,
@@ -91,7 +109,8 @@ pub(crate) fn stream(
         next_item: after.map_or(0, |after| after.saturating_add(1)),
         next_page: None,
         heads: VecDeque::new(),
-        items: VecDeque::new(),
+        page: None,
+        room,
         over: false,
     };
     Ok(unfold(items, |mut items| async move {
@@ -124,13 +143,12 @@ fn no_items(id: TaskId) -> Status {
 impl Items {
     async fn next(&mut self) -> Result<Option<pb::StreamItemsResponse>, Status> {
         loop {
-            if let Some(item) = self.items.front_mut() {
-                let message = item.next_part();
-                if message.last_part {
-                    self.next_item = message.item_index + 1;
-                    self.items.pop_front();
+            if let Some(page) = &mut self.page {
+                if let Some(message) = page.next_part()? {
+                    self.next_item = message.item_index + u64::from(message.last_part);
+                    return Ok(Some(message));
                 }
-                return Ok(Some(message));
+                self.page = None;
             }
             if let Some(head) = self.next_head().await? {
                 self.open(&head).await?;
@@ -158,11 +176,16 @@ impl Items {
     }
 
     async fn open(&mut self, head: &PageHead) -> Result<(), Status> {
+        // Before the page is read, which may be large: a client that reads none of it opens many.
+        let bytes = head.bytes + head.items * size_of::<Range<u32>>() as u64;
+        let room = outbound::hold(self.room.as_ref(), bytes)?;
         let body: Bytes = whole_page(&self.engine, self.store.as_ref(), self.id, head.page).await?;
-        let texts = self.engine.items(&body, &self.pointer).map_err(|failure| internal(failure.message))?;
-        let numbered = (head.first_item..head.first_item + head.items).zip(texts);
-        let wanted = numbered.filter(|(index, _)| *index >= self.next_item);
-        self.items.extend(wanted.map(|(index, json)| Item { index, page: head.page, json, sent: 0, part: 0 }));
+        let mut items = self.engine.items(&body, &self.pointer).map_err(|failure| internal(failure.message))?;
+        // Of the last page of a listing with `max_items` only some are of the listing.
+        items.truncate(usize::try_from(head.items).unwrap_or(usize::MAX));
+        let at = usize::try_from(self.next_item.saturating_sub(head.first_item)).unwrap_or(usize::MAX);
+        let (number, first) = (head.page, head.first_item);
+        self.page = Some(Page { number, body, items, first, at, sent: 0, part: 0, _room: room });
         Ok(())
     }
 

@@ -16,12 +16,13 @@ use crate::api::from_proto;
 use crate::api::lookup;
 use crate::api::pages;
 use crate::api::spec_to_proto;
-use crate::api::status::{Violations, exhausted, shown};
+use crate::api::status::{Violations, shown};
 use crate::api::to_proto;
 use crate::api::totals::Totals;
 use crate::api::values::{self, ID_BYTES_MAX, NAME_BYTES_MAX, only_job_id};
 use crate::api::watch::{Wish, watch_job};
 use crate::api::watch_all::{WishJobs, watch_jobs};
+use crate::api::watchers::Watchers;
 use crate::engine::command::{Acted, JobPatch};
 use crate::engine::handle::Engine;
 use crate::model::ids::JobId;
@@ -30,8 +31,6 @@ use crate::model::task::TaskState;
 use crate::pb;
 use crate::store::Store;
 
-/// The most streams of watchers that one server holds open.
-const WATCHERS_MAX: usize = 10_000;
 /// The shortest interval between progress messages.
 const INTERVAL_MIN: Duration = Duration::from_millis(50);
 const INTERVAL_DEFAULT: Duration = Duration::from_millis(500);
@@ -45,16 +44,21 @@ pub struct Jobs {
     engine: Engine,
     store: Arc<dyn Store>,
     closing: CancellationToken,
-    watchers: Arc<tokio::sync::Semaphore>,
+    watchers: Watchers,
     totals: Arc<Totals>,
 }
 
 impl Jobs {
     /// Makes the service over an engine and its store. `closing` ends all streams; before that, `draining` is cancelled when
     /// the server begins to shut down.
-    pub fn new(engine: Engine, store: Arc<dyn Store>, closing: CancellationToken, draining: CancellationToken) -> Jobs {
+    pub fn new(
+        engine: Engine,
+        store: Arc<dyn Store>,
+        closing: CancellationToken,
+        draining: CancellationToken,
+        watchers: Watchers,
+    ) -> Jobs {
         let totals = Arc::new(Totals::new(engine.clone(), draining));
-        let watchers = Arc::new(tokio::sync::Semaphore::new(WATCHERS_MAX));
         Jobs { engine, store, closing, watchers, totals }
     }
 
@@ -66,27 +70,6 @@ impl Jobs {
     async fn reached(&self, caller: Caller, id: JobId, reach: Reach) -> Result<Engine, Status> {
         caller.reach(&self.engine, id, reach).await?;
         Ok(self.engine.by(caller.actor))
-    }
-
-    /// Counts a stream among the watchers until it is dropped.
-    fn watched<T: Send + 'static>(
-        &self,
-        stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
-    ) -> Result<Response<BoxStream<'static, Result<T, Status>>>, Status> {
-        let place = self.watchers.clone().try_acquire_owned().map_err(|_| {
-            exhausted(
-                "TOO_MANY_WATCHERS",
-                "watchers",
-                format!(
-                    "{WATCHERS_MAX} streams watch already, as many as the server holds open; end some, or poll GetJob"
-                ),
-            )
-        })?;
-        let stream = stream.map(move |message| {
-            let _keep = &place;
-            message
-        });
-        Ok(Response::new(stream.boxed()))
     }
 }
 
@@ -183,6 +166,7 @@ impl pb::job_service_server::JobService for Jobs {
         if request.include_spec {
             message.spec = Some(spec_to_proto::task(&task.spec));
         }
+        bodies::omit_where_too_long(&mut message);
         Ok(Response::new(pb::GetTaskResponse { task: Some(message) }))
     }
 
@@ -208,7 +192,7 @@ impl pb::job_service_server::JobService for Jobs {
             task_starts: request.task_starts,
         })?;
         caller.reach(&self.engine, job, Reach::Look).await?;
-        self.watched(watch_job(self.engine.clone(), self.store.clone(), self.closing.clone(), wish).await?)
+        self.watchers.watched(watch_job(self.engine.clone(), self.store.clone(), self.closing.clone(), wish).await?)
     }
 
     async fn watch_jobs(
@@ -234,7 +218,7 @@ impl pb::job_service_server::JobService for Jobs {
             max_jobs: request.max_jobs,
             totals: request.totals.then(|| self.totals.clone()),
         };
-        self.watched(watch_jobs(self.engine.clone(), self.store.clone(), self.closing.clone(), wish))
+        self.watchers.watched(watch_jobs(self.engine.clone(), self.store.clone(), self.closing.clone(), wish))
     }
 
     async fn wait_job(&self, request: Request<pb::WaitJobRequest>) -> Result<Response<pb::WaitJobResponse>, Status> {
@@ -342,7 +326,7 @@ impl pb::job_service_server::JobService for Jobs {
     ) -> Result<Response<Self::ControlJobsStream>, Status> {
         let caller = Caller::of(&request);
         let (store, closing) = (self.store.as_ref(), self.closing.clone());
-        self.watched(control(&self.engine, store, caller, closing, request.into_inner()).await?)
+        self.watchers.watched(control(&self.engine, store, caller, closing, request.into_inner()).await?)
     }
 
     async fn update_job(

@@ -6,7 +6,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::time::Duration;
 
 use crate::api::status::{Violations, shown};
-use crate::api::values::{duration, positive};
+use crate::api::values::{self, duration, positive};
 use crate::model::secret::{REDACTED, Secret, is_redacted, is_secret_header};
 use crate::model::spec::{HeaderSpec, HttpOptions, RetryOptions, TaskOptions, TimeoutOptions};
 use crate::pb;
@@ -15,6 +15,9 @@ const ATTEMPTS_MAX: u32 = 1_000;
 const BACKOFF_MAX: Duration = Duration::from_secs(86_400);
 const MULTIPLIER_MAX: f64 = 100.0;
 const HEADERS_MAX: usize = 100;
+/// The most bytes of the value of a header, and of all headers of a task.
+const HEADER_BYTES_MAX: usize = 16 << 10;
+const HEADERS_BYTES_MAX: usize = 256 << 10;
 const REDIRECTS_MAX: u32 = 100;
 const PEM_BYTES_MAX: usize = 64 << 10;
 const STATUSES_MAX: usize = 500;
@@ -142,6 +145,12 @@ fn http(http: pb::HttpOptions, path: &str, v: &mut Violations) -> HttpOptions {
     if HeaderValue::from_str(&http.bearer_token).is_err() {
         v.add(format!("{path}.bearer_token"), "holds characters that a header cannot");
     }
+    values::text(&http.bearer_token, &format!("{path}.bearer_token"), HEADER_BYTES_MAX, v);
+    values::text(&http.user_agent, &format!("{path}.user_agent"), HEADER_BYTES_MAX, v);
+    if let Some(basic) = &http.basic_auth {
+        values::text(&basic.username, &format!("{path}.basic_auth.username"), HEADER_BYTES_MAX, v);
+        values::text(&basic.password, &format!("{path}.basic_auth.password"), HEADER_BYTES_MAX, v);
+    }
     if http.bearer_token == REDACTED {
         v.add(format!("{path}.bearer_token"), COPIED);
     }
@@ -173,7 +182,13 @@ fn headers(headers: Vec<pb::Header>, path: &str, v: &mut Violations) -> Vec<Head
         v.add(path, format!("holds {} headers; at most {HEADERS_MAX} are accepted", headers.len()));
         return Vec::new();
     }
+    let bytes: usize = headers.iter().map(|it| it.name.len() + it.value.len()).sum();
+    if bytes > HEADERS_BYTES_MAX {
+        v.add(path, format!("hold {bytes} bytes; at most {HEADERS_BYTES_MAX} are accepted"));
+        return Vec::new();
+    }
     for (index, header) in headers.iter().enumerate() {
+        values::text(&header.value, &format!("{path}[{index}].value"), HEADER_BYTES_MAX, v);
         match HeaderName::from_bytes(header.name.as_bytes()) {
             Ok(name) if OWN_HEADERS.contains(&name.as_str()) || name.as_str().starts_with(CONDITIONAL) => {
                 v.add(format!("{path}[{index}].name"), format!("`{}` is set by haul", shown(&header.name)));

@@ -62,6 +62,12 @@ impl Fault {
         self
     }
 
+    /// Adds what was not found.
+    pub(crate) fn resource(mut self, kind: &str, name: &str) -> Fault {
+        self.details.set_resource_info(kind, name, "", self.message.clone());
+        self
+    }
+
     fn retry_info(mut self) -> Fault {
         self.details.set_retry_info(Some(RETRY_DELAY));
         self
@@ -170,9 +176,8 @@ impl Violations {
 pub fn not_found(kind: &str, name: &str) -> Status {
     let name = shown(name);
     let message = format!("there is no {kind} `{name}`");
-    let mut fault = Fault::new(Code::NotFound, &format!("{}_NOT_FOUND", kind.to_uppercase()), &message);
-    fault.details.set_resource_info(format!("haul.v1.{}", title_case(kind)), name, "", message);
-    fault.into()
+    let fault = Fault::new(Code::NotFound, &format!("{}_NOT_FOUND", kind.to_uppercase()), &message);
+    fault.resource(&format!("haul.v1.{}", title_case(kind)), &name).into()
 }
 
 fn title_case(kind: &str) -> String {
@@ -291,6 +296,8 @@ impl From<AccessError> for Status {
             AccessError::NoPrincipal(name) => not_found("principal", &name),
             AccessError::NoToken(id) => not_found("token", &id),
             AccessError::Exists(_) => already_exists("PRINCIPAL_EXISTS", &message),
+            AccessError::IdentityTaken(_) => already_exists("IDENTITY_TAKEN", &message),
+            AccessError::RequestIdTaken(_) => already_exists("REQUEST_ID_TAKEN", &message),
             AccessError::Escalation(_) => Fault::new(Code::PermissionDenied, "ESCALATION", message).into(),
             AccessError::MissingRole(role) => missing_role(role, "", ""),
             AccessError::LastOperator => precondition("LAST_OPERATOR", "principals", message),
@@ -315,9 +322,9 @@ pub(crate) fn missing_role(role: Role, method: &str, more: &str) -> Status {
 }
 
 /// Returns `RESOURCE_EXHAUSTED` of who asks too often.
-pub(crate) fn rate_limited(what: &str, wait: Duration) -> Status {
+pub(crate) fn rate_limited(what: &str, subject: &str, wait: Duration) -> Status {
     let message = format!("there were too many {what} in a short time; wait {:.1} s and try again", wait.as_secs_f64());
-    let mut fault = Fault::new(Code::ResourceExhausted, "RATE_LIMITED", message);
+    let mut fault = Fault::new(Code::ResourceExhausted, "RATE_LIMITED", message).quota(subject);
     fault.details.set_retry_info(Some(wait));
     fault.into()
 }

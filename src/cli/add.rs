@@ -12,6 +12,7 @@ use crate::cli::feed::{Fed, feed};
 use crate::cli::jobref;
 use crate::cli::json;
 use crate::cli::lists::{Entry, List, ListError};
+use crate::cli::patience::Patience;
 use crate::cli::term::screen;
 use crate::cli::term::words;
 use crate::cli::urls;
@@ -71,28 +72,31 @@ pub(crate) async fn run(client: &Client, format: Format, args: AddArgs) -> anyho
     }
     let entries = args.urls.entries()?;
     let job_id = jobref::resolve(client, &args.job.job).await?;
-    let fed = add(client, format, &job_id, args.urls.kind(), entries).await?;
+    let fed = add(client, format, &job_id, args.urls.kind(), entries, Patience::default(), "").await?;
     if format == Format::Text {
         screen::line(added(&fed));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Adds the tasks of a list. An error says how many of them are durable, and that the rest can follow.
+/// Adds the tasks of a list. An error says how many of them are durable, and that the rest can follow; `then` is what is to
+/// be done after that.
 pub(crate) async fn add(
     client: &Client,
     format: Format,
     job_id: &str,
     kind: Kind,
     entries: impl Iterator<Item = Result<Entry, ListError>> + Send + 'static,
+    patience: Patience,
+    then: &str,
 ) -> anyhow::Result<Fed> {
     let print = |answer: &_| match format {
         Format::Json => json::print("haul.v1.AddTasksResponse", answer),
         Format::Text => Ok(()),
     };
-    feed(client, job_id, kind, entries, print).await.map_err(|cut| {
+    feed(client, job_id, kind, entries, patience, print).await.map_err(|cut| {
         let text = format!(
-            "{}\n{}; when the cause is gone, `haul add {job_id}` with the same list adds the rest",
+            "{}\n{}; when the cause is gone, `haul add {job_id}` with the same list adds the rest{then}",
             cut.error,
             added(&cut.fed)
         );

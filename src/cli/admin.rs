@@ -40,6 +40,22 @@ pub(crate) async fn info(client: &Client, format: Format, _: Nothing) -> anyhow:
         ("free for downloads", Line::from(words::size(info.download_free_bytes))),
         ("database", Line::from(words::size(info.store_bytes))),
     ];
+    let access = info.access.unwrap_or_default();
+    let who = match access.auth.as_str() {
+        "auto" => "nobody on this machine, until there is a token",
+        "none" => "nobody",
+        _ => "everybody",
+    };
+    fields.push(("authenticates", Line::from(who)));
+    if !access.insecure.is_empty() {
+        fields.push(("given up", Line::from(format!("--insecure-listen {}", access.insecure))));
+    }
+    if access.tls_not_after.is_some() {
+        fields.push(("certificate ends", Line::from(words::time(access.tls_not_after.as_ref()))));
+    }
+    if !access.tls_reload_error.is_empty() {
+        fields.push(("certificates not read", Line::from(access.tls_reload_error)));
+    }
     fields.extend(limits.iter().map(|(name, value)| (name.as_str(), value.clone())));
     print_fields(&fields);
     Ok(ExitCode::SUCCESS)

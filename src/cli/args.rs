@@ -62,6 +62,13 @@ pub(crate) struct Where {
     pub(crate) token: Option<TokenSource>,
 }
 
+impl Where {
+    /// Returns whether anything is given that only TLS has a use for.
+    pub(crate) fn has_certificates(&self) -> bool {
+        self.ca.is_some() || self.cert.is_some() || self.cert_key.is_some()
+    }
+}
+
 /// Where a token is. There is no option for the token itself, since lists of processes show those.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TokenSource {

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use crate::cli::args::{Format, Remote, Usage, With};
 use crate::cli::client::{Client, open};
 use crate::cli::json;
+use crate::cli::patience::Patience;
 use crate::cli::serve::root_keys;
 use crate::cli::term::screen;
 use crate::cli::term::words;
@@ -93,19 +94,33 @@ pub(crate) async fn run(top: &Remote, command: AuditCommand) -> anyhow::Result<E
         return Ok(ExitCode::SUCCESS);
     }
     request.after_sequence = Some(newest.last().map_or(0, |event| event.sequence));
+    let mut patience = Patience::of_server_that_answered();
     loop {
+        // What is new may be more than one answer looks at, and none of it what is asked for.
+        let wait = match client.access().list_audit_events(request.clone()).await {
+            Ok(page) => {
+                patience.heard();
+                let page = page.into_inner();
+                show(format, &page.events)?;
+                if page.next_page_token.is_empty() {
+                    if let Some(last) = page.events.last() {
+                        request.after_sequence = Some(last.sequence);
+                        request.page_token = String::new();
+                    }
+                    FOLLOW_INTERVAL
+                } else {
+                    request.page_token = page.next_page_token;
+                    continue;
+                }
+            }
+            Err(status) => patience.wait(&status).ok_or_else(|| client.explain(&status))?,
+        };
         tokio::select! {
             interrupted = tokio::signal::ctrl_c() => {
                 interrupted?;
                 return Ok(ExitCode::SUCCESS);
             }
-            () = tokio::time::sleep(FOLLOW_INTERVAL) => {}
-        }
-        let call = client.access().list_audit_events(request.clone()).await;
-        let page = call.map_err(|status| client.explain(&status))?.into_inner();
-        show(format, &page.events)?;
-        if let Some(last) = page.events.last() {
-            request.after_sequence = Some(last.sequence);
+            () = tokio::time::sleep(wait) => {}
         }
     }
 }

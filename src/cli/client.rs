@@ -79,7 +79,7 @@ impl Client {
                     innermost(&error)
                 ))
             })?;
-        } else if place.cert.is_some() || place.ca.is_some() {
+        } else if place.has_certificates() {
             return Err(invalid(server, "certificates need TLS, and it is not `https://`").into());
         }
         let bearer = Bearer(bearer(place.token.as_ref(), &url)?);
@@ -91,7 +91,7 @@ impl Client {
         if path.is_empty() {
             return Err(invalid(&place.server, "the path of its socket is missing").into());
         }
-        if place.cert.is_some() || place.ca.is_some() {
+        if place.has_certificates() {
             return Err(invalid(&place.server, "certificates need TLS, and it is a socket").into());
         }
         let bearer = Bearer(bearer(place.token.as_ref(), HERE)?);

@@ -42,6 +42,7 @@ pub(crate) async fn feed(
     job_id: &str,
     kind: Kind,
     list: impl Iterator<Item = Result<Entry, ListError>> + Send + 'static,
+    patience: Patience,
     answered: impl FnMut(&pb::AddTasksResponse) -> anyhow::Result<()>,
 ) -> Result<Fed, Cut> {
     let (input, chunks) = mpsc::channel(1);
@@ -56,7 +57,7 @@ pub(crate) async fn feed(
     let mut feed =
         Feed { job_id, kind, chunks, window: VecDeque::new(), is_read: false, fed: Fed::default(), answered };
     let ended = match reader {
-        Ok(_) => feed.run(client).await,
+        Ok(_) => feed.run(client, patience).await,
         Err(error) => Err(anyhow::Error::new(error).context("cannot start the thread that reads the list")),
     };
     match ended {
@@ -78,8 +79,7 @@ struct Feed<'a, F> {
 }
 
 impl<F: FnMut(&pb::AddTasksResponse) -> anyhow::Result<()>> Feed<'_, F> {
-    async fn run(&mut self, client: &Client) -> anyhow::Result<()> {
-        let mut patience = Patience::default();
+    async fn run(&mut self, client: &Client, mut patience: Patience) -> anyhow::Result<()> {
         loop {
             let before = self.fed.tasks;
             let status = match self.connection(client).await? {

@@ -36,9 +36,9 @@ fn written(name: &str, message: &impl Message, skip_defaults: bool) -> anyhow::R
     Ok(String::from_utf8(line)?)
 }
 
-/// Reads a message from JSON. A field that the contract does not have is an error, and so is one that stands there twice.
+/// Reads a message from JSON. A field that the contract does not have is an error, and so is one that is given twice.
 pub(crate) fn read<M: Message + Default>(name: &str, text: &str) -> anyhow::Result<M> {
-    parsed(name, text, Once)?;
+    parsed(name, text, Once::unbounded())?;
     let dynamic = parsed(name, text, descriptor(name)?)?;
     Ok(M::decode(dynamic.encode_to_vec().as_slice())?)
 }
@@ -108,7 +108,7 @@ mod tests {
         assert!(read(r#"{"titel": "t"}"#).unwrap_err().to_string().contains("titel"));
         assert!(read("{} {}").unwrap_err().is::<Usage>());
         for (text, part) in [
-            (r#"{"title": "a", "title": "b"}"#, "`title`: the key stands there twice"),
+            (r#"{"title": "a", "title": "b"}"#, "`title`: the key is given twice"),
             (r#"{"tasks": [{"fetch": {"url": 7}}]}"#, "`tasks[0].fetch.url`: "),
             (r#"{"timeout": "1.5.5s"}"#, "`timeout`: "),
         ] {

@@ -11,6 +11,7 @@ use crate::cli::json;
 use crate::cli::sizes::parse_size;
 use crate::cli::term::line::Line;
 use crate::cli::term::words;
+use crate::model::host::normal;
 use crate::pb;
 
 /// What to change. Without any of it the limits are shown.
@@ -91,7 +92,9 @@ fn changed(args: &LimitsArgs, mut limits: pb::Limits) -> Result<(pb::Limits, Vec
 }
 
 fn change_host(args: &LimitsArgs, name: &str, hosts: &mut Vec<pb::HostLimits>) -> Result<(), Usage> {
-    let place = hosts.iter().position(|host| host.host.eq_ignore_ascii_case(name));
+    let name = &normal(name)
+        .ok_or_else(|| Usage(format!("`{name}` is not a host; write it like `example.com` or `example.com:443`")))?;
+    let place = hosts.iter().position(|host| host.host == *name);
     if args.remove {
         let place = place.ok_or_else(|| Usage(format!("`{name}` has no limits of its own; see `haul limits`")))?;
         hosts.remove(place);

@@ -18,11 +18,11 @@ use crate::cli::jobs::{ListArgs, ShowArgs, TasksArgs};
 use crate::cli::limits::LimitsArgs;
 use crate::cli::many::ControlArgs;
 use crate::cli::principal::PrincipalCommand;
+use crate::cli::serve::ServeCommand;
 use crate::cli::submit::SubmitArgs;
 use crate::cli::term;
 use crate::cli::token::TokenCommand;
 use crate::cli::watch::WaitArgs;
-use crate::config::raw::ServeArgs;
 
 /// Durable fetch and download jobs over gRPC.
 #[derive(Debug, Parser)]
@@ -40,7 +40,7 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  haul serve\n  haul serve --listen 127.0.0.1:0 --data-dir /var/lib/haul \
                             --download-dir /srv/downloads\n\nEach setting is a flag, a variable of the environment and a \
                             key of the file, in that order of strength.")]
-    Serve(Box<ServeArgs>),
+    Serve(Box<ServeCommand>),
     /// Download now, without a server
     #[command(
         after_help = "Examples:\n  haul get https://example.com/file.iso\n  haul get -d images -j 8 -i urls.txt\n  \
@@ -195,7 +195,8 @@ mod tests {
     #[test]
     fn each_command_stands_in_one_group() {
         let command = command(100);
-        let mut named: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+        let mut named: Vec<&str> =
+            command.get_subcommands().filter(|it| !it.is_hide_set()).map(clap::Command::get_name).collect();
         let mut grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
         named.sort_unstable();
         grouped.sort_unstable();

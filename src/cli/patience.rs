@@ -23,6 +23,11 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
+    /// Makes that of a client whose server has answered something else already.
+    pub(crate) fn of_server_that_answered() -> Patience {
+        Patience { heard: Some(Instant::now()), tries: 0 }
+    }
+
     /// Notes that the server answered.
     pub(crate) fn heard(&mut self) {
         self.heard = Some(Instant::now());

@@ -38,6 +38,9 @@ pub(crate) struct CreateArgs {
     /// What it may do: submit, read, control, admin (each @TENANT, or @* for all), operator, auditor, monitor
     #[arg(long, value_name = "ROLE[@TENANT]")]
     grant: Vec<Grant>,
+    /// By what it is known without a token: `uri:URI` or `dns:NAME` of a certificate, `uid:N` or `gid:N` of this machine
+    #[arg(long, value_name = "KIND:VALUE", value_parser = identity)]
+    identity: Vec<pb::Identity>,
     /// For people
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     title: String,
@@ -54,6 +57,12 @@ pub(crate) struct UpdateArgs {
     /// It may do nothing
     #[arg(long)]
     no_grants: bool,
+    /// By what it is known without a token, instead of what it is now: `uri:URI`, `dns:NAME`, `uid:N`, `gid:N`
+    #[arg(long, value_name = "KIND:VALUE", value_parser = identity, conflicts_with = "no_identities")]
+    identity: Vec<pb::Identity>,
+    /// It is known by tokens alone
+    #[arg(long)]
+    no_identities: bool,
     /// Whether its calls are refused
     #[arg(long, value_name = "BOOL")]
     disabled: Option<bool>,
@@ -118,18 +127,22 @@ async fn create(client: &Client, format: Format, args: CreateArgs) -> anyhow::Re
         name: args.name,
         title: args.title,
         grants: args.grant.iter().map(grant).collect(),
+        identities: args.identity,
         ..Default::default()
     };
     let request = pb::CreatePrincipalRequest { principal: Some(wish), request_id: String::new() };
     let call = client.access().create_principal(request).await;
-    let made = call.map_err(|status| client.explain(&status))?.into_inner().principal.unwrap_or_default();
-    print_one(format, &made)
+    let made = call.map_err(|status| client.explain(&status))?.into_inner();
+    print_one(format, &made.principal.unwrap_or_default(), made.authentication_required)
 }
 
 async fn update(client: &Client, format: Format, args: UpdateArgs) -> anyhow::Result<ExitCode> {
     let mut paths = Vec::new();
     if args.no_grants || !args.grant.is_empty() {
         paths.push("grants".to_owned());
+    }
+    if args.no_identities || !args.identity.is_empty() {
+        paths.push("identities".to_owned());
     }
     if args.disabled.is_some() {
         paths.push("disabled".to_owned());
@@ -138,20 +151,21 @@ async fn update(client: &Client, format: Format, args: UpdateArgs) -> anyhow::Re
         paths.push("title".to_owned());
     }
     if paths.is_empty() {
-        return Err(Usage("nothing is to be changed; name it by --grant, --disabled or --title".to_owned()).into());
+        return Err(Usage("nothing to change; give --grant, --identity, --disabled or --title".to_owned()).into());
     }
     let wish = pb::Principal {
         name: args.name,
         title: args.title.unwrap_or_default(),
         grants: args.grant.iter().map(grant).collect(),
+        identities: args.identity,
         disabled: args.disabled.unwrap_or_default(),
         ..Default::default()
     };
     let request =
         pb::UpdatePrincipalRequest { principal: Some(wish), update_mask: Some(prost_types::FieldMask { paths }) };
     let call = client.access().update_principal(request).await;
-    let changed = call.map_err(|status| client.explain(&status))?.into_inner().principal.unwrap_or_default();
-    print_one(format, &changed)
+    let changed = call.map_err(|status| client.explain(&status))?.into_inner();
+    print_one(format, &changed.principal.unwrap_or_default(), changed.authentication_required)
 }
 
 async fn delete(client: &Client, format: Format, args: NameArgs) -> anyhow::Result<ExitCode> {
@@ -187,7 +201,7 @@ async fn list(client: &Client, format: Format) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_one(format: Format, principal: &pb::Principal) -> anyhow::Result<ExitCode> {
+fn print_one(format: Format, principal: &pb::Principal, is_first: bool) -> anyhow::Result<ExitCode> {
     match format {
         Format::Json => json::print("haul.v1.Principal", principal)?,
         Format::Text => {
@@ -195,7 +209,28 @@ fn print_one(format: Format, principal: &pb::Principal) -> anyhow::Result<ExitCo
             screen::line(format!("{} may {may}", principal.name));
         }
     }
+    if is_first {
+        screen::say(REQUIRED);
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is said of the change that makes authentication required.
+pub(crate) const REQUIRED: &str = "from now on every call to this server needs a token or an identity, from this machine too: \
+                                   --token-file or HAUL_TOKEN";
+
+/// Reads `uri:URI`, `dns:NAME`, `uid:N` and `gid:N`.
+fn identity(text: &str) -> Result<pb::Identity, String> {
+    use pb::identity::Kind;
+    let number = |text: &str| text.parse().map_err(|_| format!("`{text}` is not a number"));
+    let kind = match text.split_once(':') {
+        Some(("uri", uri)) => Kind::CertificateUri(uri.to_owned()),
+        Some(("dns", name)) => Kind::CertificateDns(name.to_owned()),
+        Some(("uid", uid)) => Kind::UnixUid(number(uid)?),
+        Some(("gid", gid)) => Kind::UnixGid(number(gid)?),
+        _ => return Err("write it as `uri:URI`, `dns:NAME`, `uid:N` or `gid:N`".to_owned()),
+    };
+    Ok(pb::Identity { kind: Some(kind) })
 }
 
 /// The message of a grant.

@@ -3,26 +3,80 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cli::args::Usage;
+use crate::cli::term::screen;
 use crate::config::keys::{DataKey, KeyPlace};
-use crate::config::network::{INBOUND_BYTES_PER_CONNECTION_MAX, Network};
-use crate::config::raw::{Auth, FileDurability, LogFormat, ServeArgs, TlsClientAuth};
+use crate::config::network::{
+    INBOUND_BYTES_PER_CONNECTION_MAX, Network, OUTBOUND_BYTES_MAX, OUTBOUND_BYTES_PER_CONNECTION_MAX, Place,
+};
+use crate::config::raw::{Auth, Exposed, FileDurability, HealthFor, LogFormat, ServeArgs, Switch, TlsClientAuth};
 use crate::config::tls::TlsConfig;
 use crate::config::{Access, ServeConfig};
 use crate::model::access::AuthMode;
 use crate::model::browser::BrowserRules;
 use crate::server::{
-    self, CallBounds, ClientAuth, Durability, EngineSettings, Guard, KeySource, ListenSettings, Policy, RootKeys,
-    ServeError, ServerSettings, TlsSettings, descriptors,
+    self, CallBounds, ClientAuth, Durability, EngineSettings, Exposure, Guard, KeySource, ListenSettings, Policy,
+    RootKeys, ServeError, ServerSettings, TlsSettings, descriptors,
 };
 use crate::telemetry;
 
+/// The server, or a look at what it would do.
+#[derive(Debug, Args)]
+pub(crate) struct ServeCommand {
+    #[command(flatten)]
+    settings: ServeArgs,
+    /// Say what the server would expose, and start nothing; exit 2 where it would not start
+    #[arg(long)]
+    check: bool,
+}
+
+/// Says what a server of these settings would expose. Starts and changes nothing.
+async fn check(config: ServeConfig) -> anyhow::Result<ExitCode> {
+    let notes = notes(&config);
+    let network = config.network.clone();
+    let settings = settings(config, None);
+    let book = server::check(&settings).await.map_err(|error| Usage(error.to_string()))?;
+    let is_required = settings.policy.mode == AuthMode::Required
+        || (settings.policy.mode == AuthMode::Auto && (book.is_required || !settings.identities.is_empty()));
+    for place in &network.listen {
+        let who = match (place, is_required) {
+            (_, true) => "callers authenticate",
+            (Place::Socket { .. }, false) => "everybody who can open it may do everything, until there is a token",
+            (Place::Address(_), false) if place.is_near() => {
+                "every user of this machine may do everything, until there is a token"
+            }
+            (Place::Address(_), false) => "every client may do everything, until there is a token",
+        };
+        let tls = match place {
+            Place::Socket { .. } => "",
+            Place::Address(_) if network.tls.is_some() => ", with TLS",
+            Place::Address(_) => ", without TLS",
+        };
+        screen::line(format!("{place}{tls}: {who}"));
+    }
+    if let Some(at) = network.metrics_listen {
+        let tls = if network.tls.is_some() { "with" } else { "without" };
+        let who = if is_required { "metrics for callers with the role monitor" } else { "metrics for everybody" };
+        screen::line(format!("{at}, {tls} TLS: {who}, and probes"));
+    }
+    let socket = settings.engine.data_dir.join("haul.sock");
+    screen::line(format!("unix:{}: the server's own user may do everything", socket.display()));
+    for note in notes {
+        screen::line(note);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Runs a server until SIGTERM or SIGINT.
-pub(crate) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
-    let config = ServeConfig::load(args).map_err(|error| Usage(error.to_string()))?;
+pub(crate) async fn run(command: &ServeCommand) -> anyhow::Result<ExitCode> {
+    let config = ServeConfig::load(&command.settings).map_err(|error| Usage(error.to_string()))?;
+    if command.check {
+        return check(config).await;
+    }
     let _log =
         telemetry::start(format(config.log_format), tracing::Level::INFO).map_err(|error| Usage(error.to_string()))?;
     // Without certificates to read anew, SIGHUP ends the server with its terminal, as it does every program.
@@ -45,15 +99,18 @@ pub(crate) async fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let notes = notes(&config);
     let descriptors = descriptors::raise();
     let (data_dir, download_dir) = (config.data_dir.clone(), config.download_dir.clone());
-    server::serve(settings(config, descriptors), stop, reloaded, |address| {
+    server::serve(settings(config, descriptors), stop, reloaded, |addresses| {
         let version = env!("CARGO_PKG_VERSION");
         let (data_dir, download_dir) = (data_dir.display(), download_dir.display());
-        tracing::info!(version, %address, %data_dir, %download_dir, "haul serves");
+        let listening = addresses.join(", ");
+        tracing::info!(version, listening, %data_dir, %download_dir, "haul serves");
         for note in &notes {
             tracing::warn!("{note}");
         }
-        // Whoever started the server may have closed the pipe; the server is of use all the same.
-        let _ = writeln!(std::io::stdout(), "listening on {address}").and_then(|()| std::io::stdout().flush());
+        // Who started the server may have closed the pipe; the server is of use all the same.
+        let mut out = std::io::stdout();
+        let written = addresses.iter().try_for_each(|address| writeln!(out, "listening on {address}"));
+        let _ = written.and_then(|()| out.flush());
     })
     .await
     .map_err(|error| match error {
@@ -84,29 +141,37 @@ fn format(format: LogFormat) -> telemetry::LogFormat {
 /// What an operator must know about settings that are allowed and weaken what haul promises.
 fn notes(config: &ServeConfig) -> Vec<String> {
     let mut notes = Vec::new();
-    if config.network.is_open && !config.network.listen.ip().to_canonical().is_loopback() {
+    let network = &config.network;
+    let far = network.listen.iter().find(|place| !place.is_near());
+    if let Some(far) = far.filter(|_| network.is_open) {
+        let who = match network.auth {
+            // A token is needed where one was made, and then nobody calls without.
+            Auth::Required => "callers need a token",
+            Auth::Auto => {
+                "until there is a token, every client that reaches it can submit jobs, read results and delete files"
+            }
+            Auth::None => "every client that reaches it can submit jobs, read results and delete files",
+        };
         notes.push(format!(
-            "`--insecure-listen open`: whoever reaches `{}` can submit jobs, read results and delete files, and whoever is \
-             on the way can read along",
-            config.network.listen
+            "`--insecure-listen open` at `{far}`: nothing is encrypted, so everybody on the way can read along; {who}"
         ));
         if config.access.allow_private_networks {
             notes.push(
-                "`--allow-private-networks` lets whoever can submit jobs reach this machine and its private networks"
+                "`--allow-private-networks` lets everybody who can submit jobs reach this machine and its private networks"
                     .to_owned(),
             );
         }
     }
-    let is_near = config.network.listen.ip().to_canonical().is_loopback();
-    if config.network.is_plaintext && !config.network.is_open && !is_near {
+    if let Some(far) = far.filter(|_| network.is_plaintext && !network.is_open) {
         notes.push(format!(
-            "`--insecure-listen plaintext`: whoever is on the way to `{}` can read tokens and results, unless something in \
-             front of it encrypts",
-            config.network.listen
+            "`--insecure-listen plaintext`: everybody on the way to `{far}` can read tokens and results, unless something in \
+             front of it encrypts"
         ));
     }
     if config.network.auth == Auth::None {
-        notes.push("`--auth none`: whoever reaches the server may do everything, tokens or not".to_owned());
+        notes.push(
+            "`--auth none`: every client that reaches the server may do everything, with a token or without".to_owned(),
+        );
     }
     if config.file_durability == FileDurability::None {
         notes.push("`--file-durability none`: a power cut can lose files of downloads that succeeded".to_owned());
@@ -140,7 +205,6 @@ fn tls(config: TlsConfig) -> TlsSettings {
             TlsClientAuth::Optional => ClientAuth::Optional,
             TlsClientAuth::Required => ClientAuth::Required,
         },
-        identities: config.identities,
     }
 }
 
@@ -162,6 +226,8 @@ fn bounds(network: &Network, descriptors: Option<u64>) -> ListenSettings {
         streams_max: network.max_streams_per_connection,
         inbound_bytes_max: network.inbound_buffer_bytes,
         inbound_bytes_per_connection_max: INBOUND_BYTES_PER_CONNECTION_MAX,
+        outbound_bytes_max: OUTBOUND_BYTES_MAX,
+        outbound_bytes_per_connection_max: OUTBOUND_BYTES_PER_CONNECTION_MAX,
         handshake_time: network.handshake_timeout,
         age_max: network.connection_max_age,
     }
@@ -200,15 +266,22 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
             scratch: false,
             root_keys: config.data_key.map_or(RootKeys::Beside, root_keys),
         },
-        listen: config.network.listen,
+        listen: config.network.listen.clone(),
         metrics_listen: config.network.metrics_listen,
         metrics_hosts: config.metrics_hosts,
         tls: config.network.tls.clone().map(tls),
+        identities: config.network.identities.clone(),
         bounds: bounds(&config.network, descriptors),
         request_body_idle: config.network.request_body_idle,
-        has_dashboard: config.network.has_dashboard,
+        has_dashboard: config.network.web == Switch::On,
         browsers: BrowserRules { hosts: config.network.web_hosts, origins: config.network.cors_origins },
         policy,
+        exposure: Exposure {
+            is_reflection_open: config.network.reflection == Exposed::Open,
+            is_health_closed: config.network.health == HealthFor::Authenticated,
+            counts_reads: config.network.audit_reads,
+        },
+        has_reflection: config.network.reflection != Exposed::Off,
         insecure,
         token_lifetime_max: config.network.token_max_lifetime,
         call_bounds: CallBounds {

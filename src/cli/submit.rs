@@ -11,6 +11,7 @@ use crate::cli::client::Client;
 use crate::cli::json;
 use crate::cli::labels;
 use crate::cli::lists::{self, Entry};
+use crate::cli::patience::Patience;
 use crate::cli::term::screen;
 use crate::cli::watch;
 use crate::pb;
@@ -105,7 +106,9 @@ pub(crate) async fn run(client: &Client, format: Format, args: SubmitArgs) -> an
     }
     if !rest.is_empty() {
         // The answers of its chunks are no documents of this command: it printed its job.
-        add::add(client, Format::Text, &job.job_id, kind, rest.into_iter().map(Ok)).await?;
+        let then = if stays_open { "" } else { ", and `haul seal` ends the list: until then the job waits for more" };
+        let patience = Patience::of_server_that_answered();
+        add::add(client, Format::Text, &job.job_id, kind, rest.into_iter().map(Ok), patience, then).await?;
         if !stays_open {
             let request = pb::SealJobRequest { job_id: job.job_id.clone() };
             client.jobs().seal_job(request).await.map_err(|status| client.explain(&status))?;

@@ -12,7 +12,7 @@ use crate::cli::args::{Format, Remote, Usage, With};
 use crate::cli::client::{Client, open};
 use crate::cli::json;
 use crate::cli::pages;
-use crate::cli::principal::{grant, grants_text};
+use crate::cli::principal::{REQUIRED, grant, grants_text};
 use crate::cli::serve::root_keys;
 use crate::cli::term::line::Line;
 use crate::cli::term::screen;
@@ -46,7 +46,7 @@ pub(crate) enum TokenCommand {
 /// A token to make.
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
-    /// Whose it will be; made where it does not exist
+    /// The principal that it is for; made where it does not exist
     principal: String,
     /// What it may do: submit, read, control, admin (each @TENANT, or @* for all), operator, auditor, monitor
     #[arg(long, value_name = "ROLE[@TENANT]")]
@@ -120,26 +120,43 @@ pub(crate) async fn run(top: &Remote, command: TokenCommand) -> anyhow::Result<E
 
 async fn create(client: &Client, format: Format, args: CreateArgs) -> anyhow::Result<ExitCode> {
     let grants: Vec<pb::Grant> = args.grant.iter().map(grant).collect();
+    let mut no_principal = None;
     let mut is_new = false;
     if !grants.is_empty() {
         let principal = pb::Principal { name: args.principal.clone(), grants: grants.clone(), ..Default::default() };
         let request = pb::CreatePrincipalRequest { principal: Some(principal), request_id: String::new() };
         match client.access().create_principal(request).await {
             Ok(_) => is_new = true,
-            // One that may make tokens and no principals is told by the next call whether it may.
-            Err(status) if matches!(status.code(), Code::AlreadyExists | Code::PermissionDenied) => {}
+            Err(status) if status.code() == Code::AlreadyExists => {}
+            // One that may make tokens and no principals is told by the next call whether there is the principal.
+            Err(status) if status.code() == Code::PermissionDenied => no_principal = Some(status),
             Err(status) => return Err(client.explain(&status)),
         }
     }
     let request = pb::CreateTokenRequest {
-        principal: args.principal,
+        principal: args.principal.clone(),
         title: args.title,
         grants: if is_new { Vec::new() } else { grants },
         lifetime: args.lifetime.and_then(|time| prost_types::Duration::try_from(time).ok()),
         never_expires: args.never_expires,
         request_id: String::new(),
     };
-    let made = client.access().create_token(request).await.map_err(|status| client.explain(&status))?.into_inner();
+    let made = match client.access().create_token(request).await {
+        Ok(made) => made.into_inner(),
+        Err(status) => {
+            if is_new {
+                screen::say(format!("principal {} was made; its token was not", args.principal));
+            }
+            // Why there is no principal says more than that there is none.
+            let cause = no_principal.filter(|_| status.code() == Code::NotFound).unwrap_or(status);
+            let error = client.explain(&cause);
+            if cause.code() == Code::PermissionDenied && !args.principal.contains('/') {
+                let hint = format!("an admin makes those of its tenant, as `default/{}`", args.principal);
+                return Err(anyhow::anyhow!("{error}; {hint}"));
+            }
+            return Err(error);
+        }
+    };
     if format == Format::Json {
         json::print("haul.v1.CreateTokenResponse", &made)?;
         return Ok(ExitCode::SUCCESS);
@@ -173,6 +190,7 @@ async fn create_offline(args: CreateArgs) -> anyhow::Result<ExitCode> {
             name: new.principal.clone(),
             title: String::new(),
             grants: new.grants.clone(),
+            identities: Vec::new(),
             disabled: false,
             request_id: String::new(),
         };
@@ -202,9 +220,7 @@ fn say(id: &str, principal: &str, end: Option<String>, is_first: bool) {
         "token {id} of {principal}; {end}. It is printed once: keep it in a file that only you can read."
     ));
     if is_first {
-        screen::say(
-            "from now on every call to this server needs a token, from this machine too: --token-file or HAUL_TOKEN",
-        );
+        screen::say(REQUIRED);
     }
 }
 

@@ -138,6 +138,11 @@ impl ServeConfig {
                 wrong.push(format!("`{name}` is 0, so nothing would ever run; set it to at least 1"));
             }
         }
+        if merged.queue_bytes.is_some_and(|bytes| bytes < QUEUE_BYTES_MIN) {
+            wrong.push(format!(
+                "`queue_bytes` is too small for the pages that are read; set it to at least {QUEUE_BYTES_MIN}"
+            ));
+        }
         let (data_dir, download_dir) = directories(&merged, &mut wrong);
         let config = ServeConfig {
             network: Network::resolve(&merged, &mut wrong),
@@ -169,7 +174,7 @@ impl ServeConfig {
             log_format: merged.log_format.unwrap_or_default(),
             disk_reserve: merged.disk_reserve,
             max_download_bytes: merged.max_download_bytes,
-            queue_bytes: merged.queue_bytes.unwrap_or(QUEUE_BYTES_DEFAULT).max(QUEUE_BYTES_MIN),
+            queue_bytes: merged.queue_bytes.unwrap_or(QUEUE_BYTES_DEFAULT),
             data_key: DataKey::resolve(&merged, &mut wrong),
         };
         if wrong.is_empty() { Ok(config) } else { Err(ConfigError(wrong)) }
@@ -198,7 +203,7 @@ mod tests {
     #[test]
     fn defaults_do() {
         let config = ServeConfig::resolve(&ServeArgs::default(), &ServeArgs::default()).unwrap();
-        assert_eq!(config.network.listen.to_string(), network::LISTEN_DEFAULT);
+        assert_eq!(config.network.listen[0].to_string(), network::LISTEN_DEFAULT);
         assert_eq!(config.shutdown_grace, Duration::from_secs(10));
         assert_eq!(config.limits.over(None), Limits::default());
         assert!(config.data_dir.is_absolute() && config.download_dir.is_absolute());
@@ -210,7 +215,7 @@ mod tests {
         let file = args("listen = '127.0.0.1:1'\nmax_per_host = 2\nmax_concurrent_tasks = 3\nshutdown_grace = '1m'");
         let line = args("listen = 'localhost:0'\nmax_per_host = 5");
         let config = ServeConfig::resolve(&line, &file).unwrap();
-        assert_eq!(config.network.listen.to_string(), "127.0.0.1:0");
+        assert_eq!(config.network.listen[0].to_string(), "127.0.0.1:0");
         assert_eq!(config.shutdown_grace, Duration::from_mins(1));
         let limits = |limits: Limits| (limits.max_concurrent_tasks, limits.max_per_host);
         assert_eq!(limits(config.limits.over(None)), (3, 5));

@@ -1,17 +1,22 @@
 //! The settings of the listener: where it listens, who may call, and what a client may hold.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use url::Url;
 
-use crate::config::raw::{Auth, InsecureListen, ServeArgs, Switch, TlsClientAuth};
-use crate::config::tls::TlsConfig;
+use crate::config::raw::{Auth, Exposed, HealthFor, InsecureListen, ServeArgs, Switch};
+use crate::config::tls::{TlsConfig, identities};
 use crate::config::values::{duration, hosts, parse_lifetime};
 use crate::model::access::LIFETIME_MAX_DEFAULT;
+use crate::model::identity::Identities;
 
 /// Where the server listens when nothing is said: 4285 spells HAUL.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:4285";
+/// Who may open a socket when nothing is said: its user.
+const SOCKET_MODE_DEFAULT: u32 = 0o600;
 /// The most connections from one address when nothing is said.
 pub const CONNECTIONS_PER_ADDRESS_DEFAULT_MAX: u32 = 256;
 /// The most calls on one connection when nothing is said.
@@ -20,6 +25,10 @@ pub const STREAMS_DEFAULT_MAX: u32 = 1_024;
 pub const INBOUND_BYTES_DEFAULT_MAX: u64 = 256 << 20;
 /// The most bytes of unfinished messages on one connection: twice the largest message. The bound of all cannot be lower.
 pub const INBOUND_BYTES_PER_CONNECTION_MAX: u64 = 32 << 20;
+/// The most bytes of answers that wait to be read.
+pub const OUTBOUND_BYTES_MAX: u64 = 512 << 20;
+/// The most of them on one connection: room for the largest page of a listing, twice.
+pub const OUTBOUND_BYTES_PER_CONNECTION_MAX: u64 = 128 << 20;
 /// The most calls of one principal in a second when nothing is said.
 pub const CALLS_PER_SECOND_DEFAULT: f64 = 1_000.0;
 /// Wrong credentials from one address in a minute when nothing is said.
@@ -31,18 +40,53 @@ pub const REQUEST_BODY_IDLE_DEFAULT: Duration = Duration::from_secs(15);
 /// The age at which a connection is ended when nothing is said.
 pub const CONNECTION_AGE_DEFAULT: Duration = Duration::from_hours(24);
 
+/// Where the server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At an address; port 0 picks a free one.
+    Address(SocketAddr),
+    /// At a Unix socket.
+    Socket {
+        /// Its file.
+        path: PathBuf,
+        /// The mode of the file.
+        mode: u32,
+        /// Its group; `None`: that of the process.
+        group: Option<u32>,
+    },
+}
+
+impl Place {
+    /// Returns whether only this machine reaches it.
+    pub fn is_near(&self) -> bool {
+        match self {
+            Place::Address(address) => is_near(address),
+            Place::Socket { .. } => true,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Address(address) => write!(f, "{address}"),
+            Place::Socket { path, .. } => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 /// The settings of the listener.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Network {
-    /// Where it listens; port 0 picks a free one.
-    pub listen: SocketAddr,
+    /// Where it listens.
+    pub listen: Vec<Place>,
     /// Where it serves metrics and probes alone; `None`: where everything is.
     pub metrics_listen: Option<SocketAddr>,
-    /// Whether whoever reaches the server may call it, from other machines too.
+    /// Whether every client that reaches the server may call it, from other machines too.
     pub is_open: bool,
     /// Whether other machines may connect without TLS.
     pub is_plaintext: bool,
-    /// Who needs a token.
+    /// Who has to authenticate.
     pub auth: Auth,
     /// The longest that a token may last.
     pub token_max_lifetime: Duration,
@@ -50,10 +94,18 @@ pub struct Network {
     pub calls_per_second: f64,
     /// Wrong credentials from one address in a minute; 0: any number.
     pub auth_failures_per_minute: u32,
-    /// The certificates to show and to take; `None`: nothing is encrypted.
+    /// The certificates to show and to accept; `None`: nothing is encrypted.
     pub tls: Option<TlsConfig>,
+    /// Which principals are known by certificates and users of this machine.
+    pub identities: Identities,
+    /// Who may list the methods of the server.
+    pub reflection: Exposed,
+    /// Who may ask whether the server is well.
+    pub health: HealthFor,
+    /// Whether calls that only read are in the audit.
+    pub audit_reads: bool,
     /// Whether there is a dashboard.
-    pub has_dashboard: bool,
+    pub web: Switch,
     /// Names under which browsers may reach the server, in lower case, without port.
     pub web_hosts: Vec<String>,
     /// Origins whose pages may call the server, as browsers write them.
@@ -77,25 +129,17 @@ pub struct Network {
 impl Network {
     /// Reads the settings, and adds what is wrong with them to `wrong`.
     pub(super) fn resolve(merged: &ServeArgs, wrong: &mut Vec<String>) -> Network {
-        let listen = address("listen", merged.listen.as_deref().unwrap_or(LISTEN_DEFAULT), wrong);
-        let metrics_listen = merged.metrics_listen.as_deref().map(|text| address("metrics_listen", text, wrong));
+        let listen = places(merged, wrong);
+        let metrics_listen = metrics_place(merged, wrong);
         let is_open = merged.insecure_listen == Some(InsecureListen::Open);
         let tls = TlsConfig::resolve(merged, wrong);
+        let identities = identities(merged, wrong);
         let is_plaintext = is_open || merged.insecure_listen == Some(InsecureListen::Plaintext);
         let auth = merged.auth.unwrap_or_default();
-        let has_certificates = tls.as_ref().is_some_and(|tls| tls.client_auth == TlsClientAuth::Required);
-        // Whether somebody has a token is seen once the database is open.
-        let knows_callers = has_certificates || (auth != Auth::None && (tls.is_some() || is_plaintext));
-        let named = [("listen", Some(listen)), ("metrics_listen", metrics_listen)];
-        for (name, address) in named.into_iter().filter_map(|(name, address)| Some((name, address?))) {
-            if is_open || knows_callers || address.ip().to_canonical().is_loopback() {
-                continue;
-            }
-            wrong.push(format!(
-                "`{name}` is `{address}`, which other machines can reach, without authentication and TLS: whoever reaches it \
-                 could submit jobs, read results and delete files; set `--tls-cert` and `--tls-key` and make a token with `haul \
-                 token create`, or `--tls-client-ca`; listen on 127.0.0.1, or allow it with `--insecure-listen open`"
-            ));
+        // Whether somebody can sign in is seen once the database is open.
+        let knows_callers = auth != Auth::None && (tls.is_some() || is_plaintext);
+        if !is_open && !knows_callers {
+            refuse_far(&listen, metrics_listen, wrong);
         }
         let token_max_lifetime = lifetime("token_max_lifetime", merged.token_max_lifetime.as_deref(), wrong);
         let calls_per_second = merged.calls_per_second.unwrap_or(CALLS_PER_SECOND_DEFAULT);
@@ -137,10 +181,14 @@ impl Network {
             calls_per_second,
             auth_failures_per_minute: merged.auth_failures_per_minute.unwrap_or(AUTH_FAILURES_PER_MINUTE_DEFAULT),
             tls,
+            identities,
             handshake_timeout: time("handshake_timeout", &merged.handshake_timeout, HANDSHAKE_DEFAULT),
             request_body_idle: time("request_body_idle", &merged.request_body_idle, REQUEST_BODY_IDLE_DEFAULT),
             connection_max_age: time("connection_max_age", &merged.connection_max_age, CONNECTION_AGE_DEFAULT),
-            has_dashboard: merged.web != Some(Switch::Off),
+            reflection: merged.reflection.unwrap_or_default(),
+            health: merged.health.unwrap_or_default(),
+            audit_reads: merged.audit_reads.unwrap_or(false),
+            web: merged.web.unwrap_or(Switch::On),
             web_hosts: hosts("web_hosts", merged.web_hosts.as_deref(), wrong),
             cors_origins: origins(merged.cors_origins.as_deref(), wrong),
             max_connections,
@@ -160,14 +208,96 @@ fn lifetime(name: &str, text: Option<&str>, wrong: &mut Vec<String>) -> Duration
     })
 }
 
-fn address(name: &str, text: &str, wrong: &mut Vec<String>) -> SocketAddr {
+/// Reads where the server listens.
+fn places(merged: &ServeArgs, wrong: &mut Vec<String>) -> Vec<Place> {
+    let mode = merged
+        .socket_mode
+        .as_deref()
+        .map_or(Some(SOCKET_MODE_DEFAULT), |text| u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777));
+    let mode = mode.unwrap_or_else(|| {
+        wrong.push("`socket_mode` is not a mode of files; write it like `0660`".to_owned());
+        SOCKET_MODE_DEFAULT
+    });
+    let group = merged.socket_group.as_deref().and_then(|name| {
+        let group = group(name);
+        if group.is_none() {
+            wrong.push(format!("`socket_group` is `{name}`, and there is no such group; correct it"));
+        }
+        group
+    });
+    let default = [LISTEN_DEFAULT.to_owned()];
+    let texts = merged.listen.as_deref().unwrap_or(&default);
+    if texts.is_empty() {
+        wrong.push("`listen` is empty, so nobody could ever call; name an address".to_owned());
+    }
+    let mut places = Vec::with_capacity(texts.len());
+    for text in texts {
+        let place = match text.strip_prefix("unix:") {
+            Some("") => None,
+            Some(path) => std::path::absolute(path).ok().map(|path| Place::Socket { path, mode, group }),
+            None => address(text).map(Place::Address),
+        };
+        match place {
+            Some(place) if places.contains(&place) && !matches!(&place, Place::Address(it) if it.port() == 0) => {
+                wrong.push(format!("`listen` has `{text}` twice; leave one out"));
+            }
+            Some(place) => places.push(place),
+            None => wrong.push(not_an_address("listen", text, ", or `unix:/run/haul.sock`")),
+        }
+    }
+    places
+}
+
+/// Reads where metrics are served alone.
+fn metrics_place(merged: &ServeArgs, wrong: &mut Vec<String>) -> Option<SocketAddr> {
+    let text = merged.metrics_listen.as_deref()?;
+    let at = address(text);
+    if at.is_none() {
+        wrong.push(not_an_address("metrics_listen", text, ""));
+    }
+    at
+}
+
+/// Says that other machines reach a place of these, where nobody would have to say who calls.
+fn refuse_far(listen: &[Place], metrics_listen: Option<SocketAddr>, wrong: &mut Vec<String>) {
+    let far = listen.iter().find(|place| !place.is_near()).map(|place| ("listen", place.to_string()));
+    let far_metrics = metrics_listen.filter(|at| !is_near(at)).map(|at| ("metrics_listen", at.to_string()));
+    for (name, far) in far.into_iter().chain(far_metrics) {
+        wrong.push(format!(
+            "`{name}` is `{far}`, which other machines can reach, without authentication and TLS: every client that \
+             reaches it could submit jobs, read results and delete files; set `--tls-cert` and `--tls-key` and make a \
+             token with `haul token create`, listen on 127.0.0.1, or allow it with `--insecure-listen open`"
+        ));
+    }
+}
+
+/// Says what a place is to be written like, and `or` what else.
+fn not_an_address(name: &str, text: &str, or: &str) -> String {
+    format!(
+        "`{name}` is `{text}`, which is not an address with a port; write it like `{LISTEN_DEFAULT}` or `[::]:4285`{or}"
+    )
+}
+
+/// Returns whether only this machine reaches an address.
+fn is_near(address: &SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+fn address(text: &str) -> Option<SocketAddr> {
     // `localhost` is what people type; no other name is looked up, since it could come to several addresses.
     let dialled = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
-    dialled.as_deref().unwrap_or(text).parse().unwrap_or_else(|_| {
-        wrong.push(format!(
-            "`{name}` is `{text}`, which is not an address with a port; write it like `{LISTEN_DEFAULT}` or `[::]:4285`"
-        ));
-        SocketAddr::from(([127, 0, 0, 1], 0))
+    dialled.as_deref().unwrap_or(text).parse().ok()
+}
+
+/// Returns the number of a group of this machine.
+fn group(name: &str) -> Option<u32> {
+    if let Ok(number) = name.parse() {
+        return Some(number);
+    }
+    let groups = std::fs::read_to_string("/etc/group").ok()?;
+    groups.lines().find_map(|line| {
+        let mut parts = line.split(':');
+        (parts.next() == Some(name)).then(|| parts.nth(1)?.parse().ok()).flatten()
     })
 }
 
@@ -193,6 +323,7 @@ fn origins(texts: Option<&[String]>, wrong: &mut Vec<String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::raw::TlsClientAuth;
 
     fn resolved(args: &ServeArgs) -> Result<Network, String> {
         let mut wrong = Vec::new();
@@ -202,9 +333,17 @@ mod tests {
 
     #[test]
     fn other_machines_are_let_in_only_on_purpose() {
-        let args = |listen: &str| ServeArgs { listen: Some(listen.to_owned()), ..ServeArgs::default() };
-        for near in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "localhost:1"] {
+        let args = |listen: &str| ServeArgs { listen: Some(vec![listen.to_owned()]), ..ServeArgs::default() };
+        for near in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "localhost:1", "unix:/x"] {
             assert!(resolved(&args(near)).is_ok(), "{near}");
+        }
+        let several = |listen: &[&str]| listen.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+        let mixed = ServeArgs { listen: Some(several(&["127.0.0.1:1", "0.0.0.0:1"])), ..ServeArgs::default() };
+        assert!(resolved(&mixed).unwrap_err().contains("`0.0.0.0:1`"), "one that others reach is enough");
+        let twice = ServeArgs { listen: Some(several(&["unix:/x", "unix:/x"])), ..ServeArgs::default() };
+        assert!(resolved(&twice).unwrap_err().contains("twice"));
+        for bad in [args("unix:"), ServeArgs { socket_mode: Some("rw".into()), ..args("unix:/x") }] {
+            assert!(resolved(&bad).is_err());
         }
         for far in ["0.0.0.0:1", "[::]:1", "[::ffff:0.0.0.0]:1", "192.0.2.1:1", "10.0.0.1:1", "[fe80::1]:1"] {
             let refusal = resolved(&args(far)).unwrap_err();

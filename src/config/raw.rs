@@ -36,16 +36,16 @@ pub enum LogFormat {
 /// The heading of the flags that say who may call.
 const NETWORK: &str = "Network";
 
-/// Who must say who they are.
+/// Who has to authenticate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Auth {
-    /// Everybody, once there is a token; before, nobody on this machine
+    /// Everybody, once there is a token or an identity; before, nobody on this machine
     #[default]
     Auto,
     /// Everybody
     Required,
-    /// Nobody; whoever reaches the server may call it
+    /// Nobody: every client that reaches the server may call it
     None,
 }
 
@@ -55,7 +55,7 @@ pub enum Auth {
 pub enum InsecureListen {
     /// Something in front of it encrypts; callers still need a token
     Plaintext,
-    /// Whoever reaches it may call it, and nothing is encrypted
+    /// Every client that reaches it may call it, and nothing is encrypted
     Open,
 }
 
@@ -81,25 +81,82 @@ pub enum TlsClientAuth {
     Required,
 }
 
-/// Whose a certificate of a client is: one of its names, and who has it. Only the file has these.
+/// Who may call what a server tells of itself without a token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Exposed {
+    /// Every client
+    Open,
+    /// Callers that are known
+    #[default]
+    Authenticated,
+    /// Nobody
+    Off,
+}
+
+/// Who may ask whether the server is well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthFor {
+    /// Every client
+    #[default]
+    Open,
+    /// Callers that are known
+    Authenticated,
+}
+
+/// By what a principal is known without a token: one identity, and the principal. Only the file has these.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdentityArgs {
-    /// Who calls with it.
+    /// The principal.
     pub principal: String,
     /// A URI among its subject alternative names; a last segment `*` stands for any.
     pub certificate_uri: Option<String>,
     /// A DNS name among its subject alternative names.
     pub certificate_dns: Option<String>,
+    /// A user of this machine that calls by a Unix socket.
+    pub unix_uid: Option<u32>,
+    /// A group of such users.
+    pub unix_gid: Option<u32>,
 }
 
+/// Makes the struct of the settings, and what puts one over another, of one list of fields.
+macro_rules! settings {
+    ($(#[$of_struct:meta])* pub struct $name:ident { $($(#[$of_field:meta])* pub $field:ident: Option<$type:ty>,)* }) => {
+        $(#[$of_struct])*
+        pub struct $name {
+            $($(#[$of_field])* pub $field: Option<$type>,)*
+        }
+
+        impl $name {
+            /// Returns these settings, and those of `weaker` where nothing is set here. A list replaces the weaker list
+            /// whole.
+            #[must_use]
+            pub fn over(&self, weaker: &$name) -> $name {
+                $name { $($field: self.$field.clone().or_else(|| weaker.$field.clone()),)* }
+            }
+        }
+    };
+}
+
+settings! {
 /// The settings of `haul serve`. A flag `--some-name` is `HAUL_SOME_NAME` in the environment and `some_name` in the file.
 #[derive(Clone, Debug, Default, PartialEq, Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServeArgs {
-    /// Address and port to listen on; port 0 picks a free one [default: 127.0.0.1:4285]
-    #[arg(long, env = "HAUL_LISTEN", value_name = "ADDR")]
-    pub listen: Option<String>,
+    /// Addresses with ports to listen on, and Unix sockets as `unix:PATH`, separated by commas; port 0 picks a free one [default: 127.0.0.1:4285]
+    #[arg(long, env = "HAUL_LISTEN", value_name = "ADDR", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_several")]
+    pub listen: Option<Vec<String>>,
+
+    /// Who may open the sockets of `--listen unix:PATH`, as a mode of files [default: 0600]
+    #[arg(long, env = "HAUL_SOCKET_MODE", value_name = "MODE", help_heading = NETWORK)]
+    pub socket_mode: Option<String>,
+
+    /// The group of these sockets, by name or number [default: that of the server]
+    #[arg(long, env = "HAUL_SOCKET_GROUP", value_name = "GROUP", help_heading = NETWORK)]
+    pub socket_group: Option<String>,
 
     /// Another address and port for `/metrics` and the probes; the main one has no `/metrics` then
     #[arg(long, env = "HAUL_METRICS_LISTEN", value_name = "ADDR")]
@@ -192,8 +249,7 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_DATA_KEY_PREVIOUS", value_name = "KEY")]
     pub data_key_previous: Option<String>,
 
-    /// Let whoever reaches an address beyond this machine call the server, without encryption
-    /// Who needs a token [default: auto]
+    /// Who has to authenticate [default: auto]
     #[arg(long, env = "HAUL_AUTH", value_name = "WHO", help_heading = NETWORK)]
     pub auth: Option<Auth>,
 
@@ -205,7 +261,7 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_CALLS_PER_SECOND", value_name = "RATE", help_heading = NETWORK)]
     pub calls_per_second: Option<f64>,
 
-    /// Wrong credentials from one address in a minute, after which further ones are told to wait; 0: any number [default: 20]
+    /// Wrong credentials from one address in a minute, after which further wrong ones have to wait; 0: any number [default: 20]
     #[arg(long, env = "HAUL_AUTH_FAILURES_PER_MINUTE", value_name = "N", help_heading = NETWORK)]
     pub auth_failures_per_minute: Option<u32>,
 
@@ -233,10 +289,30 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_TLS_CLIENT_AUTH", value_name = "HOW", help_heading = NETWORK)]
     pub tls_client_auth: Option<TlsClientAuth>,
 
-    /// Whose certificates may call; none: any of `tls_client_ca`
+    /// Which principals are known by certificates and users of this machine
     #[arg(skip)]
     pub identity: Option<Vec<IdentityArgs>>,
 
+    /// Who may list the methods of the server by reflection [default: authenticated]
+    #[arg(long, env = "HAUL_REFLECTION", value_name = "WHO", help_heading = NETWORK)]
+    pub reflection: Option<Exposed>,
+
+    /// Who may ask `/healthz`, `/readyz` and the health service; probes have no token [default: open]
+    #[arg(long, env = "HAUL_HEALTH", value_name = "WHO", help_heading = NETWORK)]
+    pub health: Option<HealthFor>,
+
+    /// Count calls that only read in the audit, too
+    #[arg(
+        long,
+        env = "HAUL_AUDIT_READS",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
+        help_heading = NETWORK
+    )]
+    pub audit_reads: Option<bool>,
     /// Whether browsers are shown the dashboard [default: on]
     #[arg(long, env = "HAUL_WEB", value_name = "SWITCH", help_heading = NETWORK)]
     pub web: Option<Switch>,
@@ -282,59 +358,33 @@ pub struct ServeArgs {
     #[serde(skip)]
     pub config: Option<PathBuf>,
 }
+}
 
-impl ServeArgs {
-    /// These settings, and those of `weaker` where nothing is set here. A list replaces the weaker list whole.
-    #[must_use]
-    pub fn over(&self, weaker: &ServeArgs) -> ServeArgs {
-        let (s, w) = (self.clone(), weaker.clone());
-        ServeArgs {
-            listen: s.listen.or(w.listen),
-            metrics_listen: s.metrics_listen.or(w.metrics_listen),
-            metrics_hosts: s.metrics_hosts.or(w.metrics_hosts),
-            data_dir: s.data_dir.or(w.data_dir),
-            download_dir: s.download_dir.or(w.download_dir),
-            max_concurrent_tasks: s.max_concurrent_tasks.or(w.max_concurrent_tasks),
-            max_per_host: s.max_per_host.or(w.max_per_host),
-            allow_private_networks: s.allow_private_networks.or(w.allow_private_networks),
-            allow_networks: s.allow_networks.or(w.allow_networks),
-            deny_networks: s.deny_networks.or(w.deny_networks),
-            allow_hosts: s.allow_hosts.or(w.allow_hosts),
-            deny_hosts: s.deny_hosts.or(w.deny_hosts),
-            allow_ports: s.allow_ports.or(w.allow_ports),
-            shutdown_grace: s.shutdown_grace.or(w.shutdown_grace),
-            file_durability: s.file_durability.or(w.file_durability),
-            retry_after_max: s.retry_after_max.or(w.retry_after_max),
-            log_format: s.log_format.or(w.log_format),
-            disk_reserve: s.disk_reserve.or(w.disk_reserve),
-            max_download_bytes: s.max_download_bytes.or(w.max_download_bytes),
-            queue_bytes: s.queue_bytes.or(w.queue_bytes),
-            data_key: s.data_key.or(w.data_key),
-            data_key_previous: s.data_key_previous.or(w.data_key_previous),
-            auth: s.auth.or(w.auth),
-            token_max_lifetime: s.token_max_lifetime.or(w.token_max_lifetime),
-            calls_per_second: s.calls_per_second.or(w.calls_per_second),
-            auth_failures_per_minute: s.auth_failures_per_minute.or(w.auth_failures_per_minute),
-            insecure_listen: s.insecure_listen.or(w.insecure_listen),
-            tls_cert: s.tls_cert.or(w.tls_cert),
-            tls_key: s.tls_key.or(w.tls_key),
-            tls_client_ca: s.tls_client_ca.or(w.tls_client_ca),
-            tls_client_crl: s.tls_client_crl.or(w.tls_client_crl),
-            tls_client_auth: s.tls_client_auth.or(w.tls_client_auth),
-            identity: s.identity.or(w.identity),
-            web: s.web.or(w.web),
-            web_hosts: s.web_hosts.or(w.web_hosts),
-            cors_origins: s.cors_origins.or(w.cors_origins),
-            max_connections: s.max_connections.or(w.max_connections),
-            max_connections_per_address: s.max_connections_per_address.or(w.max_connections_per_address),
-            max_streams_per_connection: s.max_streams_per_connection.or(w.max_streams_per_connection),
-            inbound_buffer_bytes: s.inbound_buffer_bytes.or(w.inbound_buffer_bytes),
-            handshake_timeout: s.handshake_timeout.or(w.handshake_timeout),
-            request_body_idle: s.request_body_idle.or(w.request_body_idle),
-            connection_max_age: s.connection_max_age.or(w.connection_max_age),
-            config: s.config.or(w.config),
+/// Reads one text, or several.
+fn one_or_several<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
+    struct Texts;
+
+    impl<'de> serde::de::Visitor<'de> for Texts {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a text, or a list of texts")
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<Vec<String>, E> {
+            Ok(vec![text.to_owned()])
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut texts: A) -> Result<Vec<String>, A::Error> {
+            let mut read = Vec::new();
+            while let Some(text) = texts.next_element()? {
+                read.push(text);
+            }
+            Ok(read)
         }
     }
+
+    from.deserialize_any(Texts).map(Some)
 }
 
 /// No settings are as long; a device never ends.
@@ -396,7 +446,7 @@ mod tests {
         ])
         .unwrap();
         let expected = ServeArgs {
-            listen: Some("127.0.0.1:0".into()),
+            listen: Some(vec!["127.0.0.1:0".into()]),
             allow_private_networks: Some(true),
             file_durability: Some(FileDurability::None),
             deny_networks: Some(vec!["10.0.0.0/8".into(), "fd00::/8".into()]),

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::raw::{IdentityArgs, ServeArgs, TlsClientAuth};
-use crate::model::principal::{CertificateName, Identity};
+use crate::model::access::name_objection;
+use crate::model::identity::{Identities, Identity};
 
 /// The settings of TLS.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,8 +19,6 @@ pub struct TlsConfig {
     pub client_crl: Option<PathBuf>,
     /// What is asked of clients.
     pub client_auth: TlsClientAuth,
-    /// Whose certificates may call; empty: any of the authorities.
-    pub identities: Vec<Identity>,
 }
 
 impl TlsConfig {
@@ -27,14 +26,12 @@ impl TlsConfig {
     pub(super) fn resolve(merged: &ServeArgs, wrong: &mut Vec<String>) -> Option<TlsConfig> {
         let default = if merged.tls_client_ca.is_some() { TlsClientAuth::Required } else { TlsClientAuth::Off };
         let client_auth = merged.tls_client_auth.unwrap_or(default);
-        let identities = merged.identity.as_deref().unwrap_or_default();
         let needs = [
             ("tls_cert", merged.tls_cert.is_some(), "tls_key", merged.tls_key.is_some()),
             ("tls_key", merged.tls_key.is_some(), "tls_cert", merged.tls_cert.is_some()),
             ("tls_client_ca", merged.tls_client_ca.is_some(), "tls_cert", merged.tls_cert.is_some()),
             ("tls_client_auth", client_auth != TlsClientAuth::Off, "tls_client_ca", merged.tls_client_ca.is_some()),
             ("tls_client_crl", merged.tls_client_crl.is_some(), "tls_client_ca", merged.tls_client_ca.is_some()),
-            ("identity", !identities.is_empty(), "tls_client_ca", merged.tls_client_ca.is_some()),
         ];
         for (name, is_set, needed, is_there) in needs {
             if is_set && !is_there {
@@ -46,7 +43,6 @@ impl TlsConfig {
         }
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         Some(TlsConfig {
-            identities: identities.iter().filter_map(|it| identity(it, wrong)).collect(),
             cert: absolute(merged.tls_cert.as_deref()?),
             key: absolute(merged.tls_key.as_deref()?),
             client_ca: merged.tls_client_ca.as_deref().map(absolute),
@@ -56,21 +52,44 @@ impl TlsConfig {
     }
 }
 
-fn identity(args: &IdentityArgs, wrong: &mut Vec<String>) -> Option<Identity> {
-    let principal = args.principal.clone();
-    let name = match (&args.certificate_uri, &args.certificate_dns) {
-        (Some(uri), None) => CertificateName::Uri(uri.clone()),
-        (None, Some(dns)) => CertificateName::Dns(dns.to_ascii_lowercase()),
-        _ => {
-            wrong.push(format!("`identity` of `{principal}` needs one of `certificate_uri` and `certificate_dns`"));
-            return None;
+/// Reads which principal is known by what, and adds what is wrong with that to `wrong`.
+pub(super) fn identities(merged: &ServeArgs, wrong: &mut Vec<String>) -> Identities {
+    let mut identities = Identities::new();
+    for args in merged.identity.as_deref().unwrap_or_default() {
+        let Some(identity) = identity(args, wrong) else { continue };
+        let is_of_certificate = matches!(identity, Identity::CertificateUri(_) | Identity::CertificateDns(_));
+        if is_of_certificate && merged.tls_client_ca.is_none() {
+            wrong.push("`identity` is set and `tls_client_ca` is not; set both".to_owned());
         }
+        if let Some(other) = identities.insert(identity, args.principal.clone())
+            && other != args.principal
+        {
+            wrong.push(format!("`identity` of `{}` is that of `{other}` too; leave out one of them", args.principal));
+        }
+    }
+    identities
+}
+
+fn identity(args: &IdentityArgs, wrong: &mut Vec<String>) -> Option<Identity> {
+    let principal = &args.principal;
+    let named = [
+        args.certificate_uri.clone().map(Identity::CertificateUri),
+        args.certificate_dns.as_deref().map(|dns| Identity::CertificateDns(dns.to_ascii_lowercase())),
+        args.unix_uid.map(Identity::UnixUid),
+        args.unix_gid.map(Identity::UnixGid),
+    ];
+    let mut named = named.into_iter().flatten();
+    let (Some(identity), None) = (named.next(), named.next()) else {
+        wrong.push(format!(
+            "`identity` of `{principal}` needs one of `certificate_uri`, `certificate_dns`, `unix_uid` and `unix_gid`"
+        ));
+        return None;
     };
-    if let Some(why) = name.objection() {
+    if let Some(why) = name_objection(principal).or_else(|| identity.objection().map(str::to_owned)) {
         wrong.push(format!("`identity` of `{principal}`: its name {why}"));
         return None;
     }
-    Some(Identity { principal, name })
+    Some(identity)
 }
 
 #[cfg(test)]
@@ -99,6 +118,7 @@ mod tests {
         ] {
             wrong.clear();
             TlsConfig::resolve(&bad, &mut wrong);
+            identities(&bad, &mut wrong);
             assert!(!wrong.is_empty(), "{bad:?}");
         }
     }

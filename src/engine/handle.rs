@@ -3,6 +3,7 @@
 //! A call holds nothing that others wait for: the scheduler and the store decide what two calls at once come to, so a
 //! caller that gives up changes nothing but what it hears.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -300,9 +301,13 @@ impl Engine {
         Ok(bytes.unwrap_or_default())
     }
 
-    /// The items of a page, each as it was sent.
-    pub fn items(&self, page: &[u8], pointer: &str) -> Result<Vec<String>, Failure> {
-        Ok(json::items(page, pointer)?.into_iter().map(|item| item.get().to_owned()).collect())
+    /// Where the items of a page are in it. No page has 4 GiB.
+    pub fn items(&self, page: &[u8], pointer: &str) -> Result<Vec<Range<u32>>, Failure> {
+        let place = |item: &str| {
+            let from = (item.as_ptr() as usize).saturating_sub(page.as_ptr() as usize) as u32;
+            from..from + item.len() as u32
+        };
+        Ok(json::items(page, pointer)?.into_iter().map(|item| place(item.get())).collect())
     }
 
     /// Begins the end of the process: no new attempt starts, and tasks that run are requeued.

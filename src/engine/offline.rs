@@ -35,10 +35,8 @@ pub async fn change_access(
         let (now, mut batch, mut answer) = (Clock::system().now(), Batch::default(), AccessAnswer::Done);
         for change in plan(&book) {
             let applied = book.apply(&change, &Actor::local(), now)?;
-            if !applied.rows.is_empty() {
-                let row = AuditRow::of_access(&Actor::local(), &change, &applied.answer, now);
-                batch.audit.extend(row.map(|row| AuditEntry { row, of: Of::Always }));
-            }
+            let rows = AuditRow::of_access(&Actor::local(), &change, &applied.rows, &applied.book, now);
+            batch.audit.extend(rows.into_iter().map(|row| AuditEntry { row, of: Of::Always }));
             batch.access.extend(applied.rows);
             (book, answer) = (applied.book, applied.answer);
         }

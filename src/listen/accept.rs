@@ -1,40 +1,110 @@
-//! The accept loop: the only one of the network, for whatever is served.
+//! The accept loop: the only one, for whatever is listened on and served.
 //!
 //! It only accepts: whatever a peer may delay happens in the task of its connection. An error ends neither the loop nor
 //! the server; where descriptors are used up, connections that say nothing are closed.
 
+use std::fmt;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::listen::ListenSettings;
+use crate::listen::budget::Budget;
 use crate::listen::calls::Answers;
 use crate::listen::connection::Common;
+use crate::listen::peer::Origin;
 use crate::listen::places::Places;
+use crate::listen::socket::Socket;
 use crate::listen::tls::Tls;
 
 /// How long to wait after an error that is not that of one connection: it would come again at once.
-pub(super) const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(100);
 /// How often such errors, and connections for which there is no place, are written to the log.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// An address that stands for this machine, whose users have no bound of their own.
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// Serves what connects, over TLS where there is any, until `closing`, and then until all connections have ended.
+/// What is listened on.
+#[derive(Debug)]
+pub enum Listener {
+    /// An address, over TLS where there is any.
+    Network(TcpListener, Option<Arc<Tls>>),
+    /// A Unix socket.
+    Socket(Socket),
+}
+
+/// A connection that was accepted.
+enum Arrival {
+    Network(TcpStream, SocketAddr),
+    Socket(UnixStream, Origin),
+    /// One that must not be served.
+    Refused,
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Arrival> {
+        match self {
+            Listener::Network(listener, _) => {
+                listener.accept().await.map(|(stream, address)| Arrival::Network(stream, address))
+            }
+            Listener::Socket(socket) => {
+                let accepted = socket.accept().await?;
+                Ok(accepted.map_or(Arrival::Refused, |(stream, origin)| Arrival::Socket(stream, origin)))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listener::Network(listener, _) => match listener.local_addr() {
+                Ok(address) => write!(f, "{address}"),
+                Err(_) => f.write_str("?"),
+            },
+            Listener::Socket(socket) => write!(f, "unix:{}", socket.path().display()),
+        }
+    }
+}
+
+/// The places and the memory that listeners share.
+#[derive(Clone, Debug)]
+pub struct Room {
+    places: Arc<Places>,
+    inbound: Arc<Budget>,
+    outbound: Arc<Budget>,
+}
+
+impl Room {
+    /// Makes the room that these settings allow.
+    pub fn new(settings: &ListenSettings) -> Room {
+        Room {
+            places: Places::new(settings.connections_max, settings.connections_per_address_max),
+            inbound: Arc::new(Budget::new(settings.inbound_bytes_max)),
+            outbound: Arc::new(Budget::new(settings.outbound_bytes_max)),
+        }
+    }
+}
+
+/// Serves what connects until `closing`, and then until all connections have ended.
 pub async fn serve<S: Answers>(
-    listener: TcpListener,
+    listener: Listener,
     service: S,
-    tls: Option<Arc<Tls>>,
+    room: Room,
     settings: ListenSettings,
     closing: CancellationToken,
 ) {
-    let places = Places::new(settings.connections_max, settings.connections_per_address_max);
     let calls = TaskTracker::new();
-    let common = Arc::new(Common::new(service, tls, settings, calls.clone(), closing.clone()));
+    let tls = if let Listener::Network(_, tls) = &listener { tls.clone() } else { None };
+    let common =
+        Arc::new(Common::new(service, tls, [room.inbound, room.outbound], settings, calls.clone(), closing.clone()));
     let mut connections = JoinSet::new();
     let mut complaints = Complaints::default();
     loop {
@@ -43,20 +113,33 @@ pub async fn serve<S: Answers>(
             Some(_) = connections.join_next() => continue,
             () = closing.cancelled() => break,
         };
+        let address = match &accepted {
+            Ok(Arrival::Network(_, address)) => address.ip(),
+            _ => HERE,
+        };
         match accepted {
-            Ok((stream, address)) => match places.take(address.ip()) {
+            Ok(Arrival::Refused) => complaints.note(|| format!("another user's connection to `{listener}` is refused")),
+            Ok(arrival) => match room.places.take(address) {
                 Some(place) => {
-                    // Small messages must not wait for each other; where that cannot be set they do.
-                    let _ = stream.set_nodelay(true);
                     let common = common.clone();
-                    connections.spawn(async move { common.serve(stream, address, place).await });
+                    connections.spawn(async move {
+                        match arrival {
+                            Arrival::Network(stream, address) => {
+                                // Small messages must not wait for each other; where that cannot be set they do.
+                                let _ = stream.set_nodelay(true);
+                                common.serve(stream, address, place).await;
+                            }
+                            Arrival::Socket(stream, origin) => common.serve_socket(stream, origin, place).await,
+                            Arrival::Refused => {}
+                        }
+                    });
                 }
                 None => complaints.note(|| format!("no place for a connection from {address}: all of them have calls")),
             },
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                complaints.note(|| format!("connections cannot be accepted just now: {error}"));
-                places.displace();
+                complaints.note(|| format!("connections cannot be accepted at `{listener}` just now: {error}"));
+                room.places.displace();
                 tokio::time::sleep(PAUSE).await;
             }
         }

@@ -1,14 +1,15 @@
-//! Memory for messages that have not arrived whole: so much for the process, so much for a connection.
+//! Memory for messages that have not arrived whole, and for answers that have not left: so much for the process, so much
+//! for a connection.
 //!
-//! A message is kept until it is whole. Without a bound, one client that begins many large messages and ends none fills
-//! the memory.
+//! A message is kept until it is whole, and an answer until it is written. Without a bound, one client that begins many
+//! large messages and ends none fills the memory, and so does one that asks for many large answers and reads none.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// There is no room for more bytes of unfinished messages.
+/// There is no room for more bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no room for more bytes of unfinished messages")]
+#[error("there is no room for more bytes")]
 pub struct Full;
 
 /// A number of bytes with a bound.
@@ -48,6 +49,11 @@ impl Share {
     /// Makes the budget of a connection: `max` bytes out of `whole`.
     pub fn new(whole: Arc<Budget>, max: u64) -> Share {
         Share { own: Budget::new(max), whole }
+    }
+
+    /// Returns the most bytes of this connection.
+    pub fn max(&self) -> u64 {
+        self.own.max.min(self.whole.max)
     }
 }
 

@@ -18,9 +18,9 @@ use crate::listen::ListenSettings;
 use crate::listen::budget::{Budget, Share};
 use crate::listen::calls::{Answers, Calls};
 use crate::listen::first::First;
-use crate::listen::peer::Peer;
+use crate::listen::peer::{Origin, Peer};
 use crate::listen::places::Place;
-use crate::listen::tls::{Client, Tls};
+use crate::listen::tls::{Certified, Tls};
 
 /// How long the head of an HTTP/1 request may take, and how long a connection of HTTP/1 may wait for another one.
 const HEAD_TIME: Duration = Duration::from_secs(20);
@@ -35,7 +35,8 @@ pub(super) struct Common<S> {
     pub(super) service: S,
     pub(super) settings: ListenSettings,
     pub(super) tls: Option<Arc<Tls>>,
-    pub(super) budget: Arc<Budget>,
+    /// For messages that come, and for answers that go.
+    pub(super) budgets: [Arc<Budget>; 2],
     /// The protocols of HTTP, and the tasks that they start for the calls of a connection.
     pub(super) http: Builder<Calling>,
     pub(super) closing: CancellationToken,
@@ -45,6 +46,7 @@ impl<S: Answers> Common<S> {
     pub(super) fn new(
         service: S,
         tls: Option<Arc<Tls>>,
+        budgets: [Arc<Budget>; 2],
         settings: ListenSettings,
         calls: TaskTracker,
         closing: CancellationToken,
@@ -56,14 +58,14 @@ impl<S: Answers> Common<S> {
             .max_concurrent_streams(settings.streams_max)
             .keep_alive_interval(KEEPALIVE.0)
             .keep_alive_timeout(KEEPALIVE.1);
-        let budget = Arc::new(Budget::new(settings.inbound_bytes_max));
-        Common { service, settings, tls, budget, http, closing }
+        Common { service, settings, tls, budgets, http, closing }
     }
 
     /// Serves a connection until it ends: TLS first, where there is any.
     pub(super) async fn serve(&self, stream: TcpStream, address: SocketAddr, place: Place) {
+        let origin = Origin::Network(address);
         let Some(tls) = &self.tls else {
-            return self.speak(stream, Some(address), None, Arc::default(), place).await;
+            return self.speak(stream, Ends { origin, tls: None }, place).await;
         };
         let loaded = tls.current();
         let handshake = TlsAcceptor::from(loaded.config.clone()).accept(stream);
@@ -74,33 +76,33 @@ impl<S: Answers> Common<S> {
         };
         match accepted {
             Ok(Ok(stream)) => {
-                let client = tls.client(stream.get_ref().1);
+                let client = tls.certified(stream.get_ref().1);
+                let ends = Ends { origin, tls: Some(Ended { names: loaded.names.clone(), client }) };
                 // On the heap, so that connections without TLS do not reserve the room for it.
-                Box::pin(self.speak(stream, Some(address), Some(client), loaded.names.clone(), place)).await;
+                Box::pin(self.speak(stream, ends, place)).await;
             }
             Ok(Err(error)) => tracing::debug!(%address, "a TLS handshake failed: {error}"),
             Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
         }
     }
 
-    /// Serves a connection of the server's own user until it ends.
-    pub(super) async fn serve_owner(&self, stream: UnixStream, place: Place) {
-        self.speak(stream, None, None, Arc::default(), place).await;
+    /// Serves a connection of a Unix socket until it ends.
+    pub(super) async fn serve_socket(&self, stream: UnixStream, origin: Origin, place: Place) {
+        self.speak(stream, Ends { origin, tls: None }, place).await;
     }
 
-    async fn speak<T>(
-        &self,
-        stream: T,
-        address: Option<SocketAddr>,
-        client: Option<Client>,
-        certificate_names: Arc<[String]>,
-        place: Place,
-    ) where
+    async fn speak<T>(&self, stream: T, Ends { origin, tls }: Ends, place: Place)
+    where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let place = Arc::new(place);
-        let share = Arc::new(Share::new(self.budget.clone(), self.settings.inbound_bytes_per_connection_max));
-        let peer = Arc::new(Peer { address, client, certificate_names, share });
+        let [inbound, outbound] = &self.budgets;
+        let share = Arc::new(Share::new(inbound.clone(), self.settings.inbound_bytes_per_connection_max));
+        let outbound = Arc::new(Share::new(outbound.clone(), self.settings.outbound_bytes_per_connection_max));
+        let is_encrypted = tls.is_some();
+        let (certificate_names, client) = tls.map(|tls| (tls.names, tls.client)).unwrap_or_default();
+        let (certificate, mut client) = client.map(|client| (client.shown.clone(), client)).unzip();
+        let peer = Arc::new(Peer { origin, is_encrypted, certificate, certificate_names, share, outbound });
         let calls = Calls { service: self.service.clone(), peer, place: place.clone() };
         let said = Arc::new(AtomicBool::new(false));
         let io = TokioIo::new(First::new(stream, said.clone()));
@@ -112,13 +114,13 @@ impl<S: Answers> Common<S> {
             tokio::select! {
                 ended = connection.as_mut() => {
                     if let Err(error) = ended {
-                        tracing::debug!(?address, "a connection failed: {error}");
+                        tracing::debug!(?origin, "a connection failed: {error}");
                     }
                     return;
                 }
                 () = silence.as_mut(), if !is_heard => {
                     if !said.load(Ordering::Relaxed) && !place.has_called() {
-                        tracing::debug!(?address, "a connection said nothing and is closed");
+                        tracing::debug!(?origin, "a connection said nothing and is closed");
                         return;
                     }
                     is_heard = true;
@@ -131,6 +133,10 @@ impl<S: Answers> Common<S> {
                     }
                     return;
                 }
+                why = lost(&mut client) => {
+                    tracing::info!(?origin, "a connection is closed, since its certificate is not accepted any more: {why}");
+                    return;
+                }
                 () = age.as_mut(), if !is_ending => {
                     is_ending = true;
                     connection.as_mut().graceful_shutdown();
@@ -141,6 +147,27 @@ impl<S: Answers> Common<S> {
                 }
             }
         }
+    }
+}
+
+/// What is known of the two ends of a connection before anything is said on it.
+struct Ends {
+    origin: Origin,
+    tls: Option<Ended>,
+}
+
+/// What a handshake of TLS has shown.
+struct Ended {
+    /// The DNS names of the server's certificate.
+    names: Arc<[String]>,
+    client: Option<Certified>,
+}
+
+/// Waits until the certificate of the client does not count any more; for ever where it has shown none.
+async fn lost(client: &mut Option<Certified>) -> String {
+    match client {
+        Some(client) => client.lost().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Where calls come in: sockets, who may connect, how long a silent peer is waited for.
+//! Where calls come in: sockets, who may connect, how long they may be silent.
 //!
 //! [`accept::serve`] is the only accept loop, for all that is served. It knows connections and nothing of calls: what
 //! answers them is a service that is handed in, and finds the [`peer::Peer`] with each request. No peer can hold more than
@@ -15,6 +15,7 @@ pub mod peer;
 mod places;
 pub mod socket;
 pub mod tls;
+mod validity;
 
 use std::time::Duration;
 
@@ -31,6 +32,10 @@ pub struct ListenSettings {
     pub inbound_bytes_max: u64,
     /// The most of them on one connection.
     pub inbound_bytes_per_connection_max: u64,
+    /// The most bytes of answers that wait for clients to read them.
+    pub outbound_bytes_max: u64,
+    /// The most of them on one connection.
+    pub outbound_bytes_per_connection_max: u64,
     /// How long a connection may take to say anything.
     pub handshake_time: Duration,
     /// The age at which a connection is ended, so that clients spread anew over servers; calls on it finish first.

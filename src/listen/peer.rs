@@ -4,17 +4,37 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::listen::budget::Share;
-use crate::listen::tls::Client;
+use crate::model::identity::Shown;
 
 /// The other end of a connection. Each request has it among its extensions, as an `Arc`.
 #[derive(Debug)]
 pub struct Peer {
-    /// Its address; `None`: it is the server's own user, by the socket of the data directory.
-    pub address: Option<SocketAddr>,
-    /// Whose it is by its certificate; `None`: the connection is not encrypted up to this process.
-    pub client: Option<Client>,
+    /// Where it is.
+    pub origin: Origin,
+    /// Whether the connection is encrypted up to this process.
+    pub is_encrypted: bool,
+    /// The identities of the certificate that it has shown, which an authority of clients vouches for.
+    pub certificate: Option<Shown>,
     /// The DNS names of the certificate that it was shown, in lower case.
     pub certificate_names: Arc<[String]>,
     /// What its unfinished messages may take.
     pub share: Arc<Share>,
+    /// What answers that it has not read may take.
+    pub outbound: Arc<Share>,
+}
+
+/// Where a peer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// At an address.
+    Network(SocketAddr),
+    /// On this machine, at the other end of a Unix socket, as the server's own user or root.
+    Owner,
+    /// On this machine, at the other end of a Unix socket, as another user.
+    User {
+        /// The user.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
 }

@@ -1,80 +1,90 @@
-//! The socket of a data directory, by which the server's own user calls: the way in that needs no token, and stays when there
-//! are some. Whoever else is on the machine cannot open it, and is not served where it can.
+//! Unix sockets: the one of the data directory, by which the server's own user calls, and those that are listened on for
+//! others of this machine.
+//!
+//! The first is the way in that needs no token, and stays when there are some. Nobody else can open it, and is not served
+//! where they can.
 
 use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use tokio::net::{UnixListener, UnixStream};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::listen::ListenSettings;
-use crate::listen::accept::PAUSE;
-use crate::listen::calls::Answers;
-use crate::listen::connection::Common;
-use crate::listen::places::Places;
+use crate::listen::peer::Origin;
 
 /// The user that everything belongs to.
 const ROOT: u32 = 0;
-/// An address that stands for this machine, whose users have no bound of their own.
-const HERE: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+/// Who may open the socket of the data directory.
+const OWNER_ONLY: u32 = 0o600;
+
+/// Who is served at a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Served {
+    /// The server's own user and root.
+    Owner,
+    /// Whoever can open it.
+    Everybody,
+}
 
 /// A socket that is listened on. Its file is removed when this is dropped.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
     path: PathBuf,
+    served: Served,
 }
 
 impl Socket {
-    /// Listens at `path`, whose directory nobody else uses: what an earlier server left there is removed.
-    pub fn bind(path: &Path) -> io::Result<Socket> {
+    /// Listens at `path`, whose directory nobody else uses, for the server's own user. What an earlier server left there is
+    /// removed.
+    pub fn of_owner(path: &Path) -> io::Result<Socket> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
+        Socket::bind(path, OWNER_ONLY, None, Served::Owner)
+    }
+
+    /// Listens at `path` for whoever may open a file of this mode and group. A socket that nobody listens on any more is
+    /// removed first; anything else that is there stays.
+    pub fn of_users(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Socket> {
+        let there = std::fs::symlink_metadata(path);
+        if there.is_ok_and(|there| there.file_type().is_socket()) {
+            match std::os::unix::net::UnixStream::connect(path) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+                _ => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another program listens there")),
+            }
+        }
+        Socket::bind(path, mode, group, Served::Everybody)
+    }
+
+    fn bind(path: &Path, mode: u32, group: Option<u32>, served: Served) -> io::Result<Socket> {
         let listener = UnixListener::bind(path)?;
-        let socket = Socket { listener, path: path.to_owned() };
-        std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        let socket = Socket { listener, path: path.to_owned(), served };
+        if let Some(group) = group {
+            std::os::unix::fs::chown(path, None, Some(group))?;
+        }
+        std::fs::set_permissions(path, Permissions::from_mode(mode))?;
         Ok(socket)
     }
 
-    /// Serves the server's own user and root until `closing`, and then until all connections have ended.
-    pub async fn serve<S: Answers>(self, service: S, settings: ListenSettings, closing: CancellationToken) {
-        let places = Places::new(settings.connections_max, settings.connections_max);
-        let calls = TaskTracker::new();
-        let common = Arc::new(Common::new(service, None, settings, calls.clone(), closing.clone()));
-        let mut connections = JoinSet::new();
-        loop {
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
-                Some(_) = connections.join_next() => continue,
-                () = closing.cancelled() => break,
-            };
-            match accepted {
-                Ok((stream, _)) if is_owner(&stream) => {
-                    if let Some(place) = places.take(HERE) {
-                        let common = common.clone();
-                        connections.spawn(async move { common.serve_owner(stream, place).await });
-                    }
-                }
-                Ok(_) => tracing::warn!("another user's connection to `{}` is refused", self.path.display()),
-                Err(error) => {
-                    tracing::debug!("connections cannot be accepted at `{}` just now: {error}", self.path.display());
-                    places.displace();
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
-        }
-        // No client must connect to a server that does not answer it.
-        drop(self);
-        while connections.join_next().await.is_some() {}
-        calls.close();
-        calls.wait().await;
+    /// Returns the path of its file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Accepts a connection; `None` instead of who must not be served.
+    pub(super) async fn accept(&self) -> io::Result<Option<(UnixStream, Origin)>> {
+        let (stream, _) = self.listener.accept().await?;
+        let peer = stream.peer_cred()?;
+        let is_owner = peer.uid() == rustix::process::geteuid().as_raw() || peer.uid() == ROOT;
+        let origin = match self.served {
+            _ if is_owner => Origin::Owner,
+            Served::Everybody => Origin::User { uid: peer.uid(), gid: peer.gid() },
+            Served::Owner => return Ok(None),
+        };
+        Ok(Some((stream, origin)))
     }
 }
 
@@ -83,10 +93,4 @@ impl Drop for Socket {
         // The next start removes it, where this cannot.
         let _ = std::fs::remove_file(&self.path);
     }
-}
-
-/// Whether the other end is the user that this process runs as, or root: both could read the database anyway.
-fn is_owner(stream: &UnixStream) -> bool {
-    let owner = rustix::process::geteuid().as_raw();
-    stream.peer_cred().is_ok_and(|peer| peer.uid() == owner || peer.uid() == ROOT)
 }

@@ -1,4 +1,4 @@
-//! TLS of the server: its certificate, whose certificates of clients it takes, and how both change while it runs.
+//! TLS of the server: its certificate, the certificates of clients that it accepts, and how both change while it runs.
 //!
 //! All files are read together, checked, and only then used, for the handshakes from then on. Files that do not fit
 //! together change nothing, so a half-written set never serves.
@@ -6,18 +6,21 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use webpki::EndEntityCert;
 
-use crate::model::principal::{Identity, principal_of};
+use crate::listen::validity::not_after;
+use crate::model::identity::Shown;
+use crate::model::time::Timestamp;
 
 /// How often the files are looked at: where secrets are mounted, what changes is a link, and no event tells of it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
@@ -36,7 +39,7 @@ pub enum ClientAuth {
     Required,
 }
 
-/// Where the certificates are, and who has which.
+/// Where the certificates are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TlsSettings {
     /// The certificate of the server with what leads to its authority, in PEM.
@@ -49,8 +52,6 @@ pub struct TlsSettings {
     pub client_crl: Option<PathBuf>,
     /// What is asked of clients.
     pub client_auth: ClientAuth,
-    /// Whose certificates may call; empty: any of the authorities.
-    pub identities: Vec<Identity>,
 }
 
 /// A file of certificates cannot be used.
@@ -67,6 +68,21 @@ pub(super) struct Loaded {
     pub(super) config: Arc<ServerConfig>,
     /// The DNS names of the server's certificate, in lower case.
     pub(super) names: Arc<[String]>,
+    /// When the server's certificate ends.
+    not_after: Option<Timestamp>,
+    /// What judges the certificates of clients.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+/// What an operator should know of the certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsState {
+    /// When the server's certificate ends.
+    pub not_after: Option<Timestamp>,
+    /// When the files were last read, with or without success; `None`: at the start.
+    pub reload_time: Option<Timestamp>,
+    /// Why the files could not be used when they were last read; empty: they are in use.
+    pub reload_error: String,
 }
 
 /// What a file is known by: it is another one when any of this changes.
@@ -77,42 +93,82 @@ type Stamp = Vec<Option<(SystemTime, u64)>>;
 pub struct Tls {
     settings: TlsSettings,
     current: watch::Sender<Arc<Loaded>>,
+    /// When the files were last read, and why they could not be used.
+    reloaded: Mutex<(Option<Timestamp>, String)>,
 }
 
-/// Whose a connection is, by the certificate of the client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Client {
-    /// It has shown none.
-    Unnamed,
-    /// It has shown one that is good, and nothing says whose certificates may call.
-    Vouched,
-    /// The operator says that this principal has it.
-    Named(String),
-    /// It has shown one that is good, and nobody said whose it is.
-    Stranger,
+/// A client that has shown a certificate.
+#[derive(Debug)]
+pub(super) struct Certified {
+    /// What its certificate names.
+    pub(super) shown: Shown,
+    chain: Vec<CertificateDer<'static>>,
+    not_after: Option<Timestamp>,
+    loaded: watch::Receiver<Arc<Loaded>>,
+}
+
+impl Certified {
+    /// Waits until the certificate has ended, was revoked, or is vouched for by nobody. Returns why it does not count.
+    pub(super) async fn lost(&mut self) -> String {
+        let ended = async {
+            match self.not_after {
+                Some(end) => tokio::time::sleep(end.since(now())).await,
+                None => std::future::pending().await,
+            }
+        };
+        let refused = async {
+            loop {
+                if self.loaded.changed().await.is_err() {
+                    // The listener is gone, and ends its connections itself.
+                    return std::future::pending().await;
+                }
+                let verifier = self.loaded.borrow_and_update().verifier.clone();
+                let Some((leaf, others)) = self.chain.split_first() else { continue };
+                let judged = verifier.map(|it| it.verify_client_cert(leaf, others, UnixTime::now()));
+                if let Some(Err(error)) = judged {
+                    return error.to_string();
+                }
+            }
+        };
+        tokio::select! {
+            () = ended => "it has expired".to_owned(),
+            why = refused => why,
+        }
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp(0).plus(Duration::from_secs(UnixTime::now().as_secs()))
 }
 
 impl Tls {
     /// Reads all files. Fails where any of them cannot be read, or does not fit the others.
     pub fn load(settings: TlsSettings) -> Result<Tls, TlsError> {
         let loaded = load(&settings)?;
-        Ok(Tls { settings, current: watch::Sender::new(Arc::new(loaded)) })
+        Ok(Tls { settings, current: watch::Sender::new(Arc::new(loaded)), reloaded: Mutex::default() })
+    }
+
+    /// Returns what an operator should know.
+    pub fn state(&self) -> TlsState {
+        let (reload_time, reload_error) = self.reloaded.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        TlsState { not_after: self.current().not_after, reload_time, reload_error }
     }
 
     pub(super) fn current(&self) -> Arc<Loaded> {
         self.current.borrow().clone()
     }
 
-    /// Returns whose a connection is.
-    pub(super) fn client(&self, connection: &ServerConnection) -> Client {
-        let Some(leaf) = connection.peer_certificates().and_then(<[_]>::first) else { return Client::Unnamed };
-        if self.settings.identities.is_empty() {
-            return Client::Vouched;
-        }
-        let Ok(leaf) = EndEntityCert::try_from(leaf) else { return Client::Stranger };
-        let (uris, dns): (Vec<_>, Vec<_>) = (leaf.valid_uri_names().collect(), leaf.valid_dns_names().collect());
-        principal_of(&self.settings.identities, &uris, &dns)
-            .map_or(Client::Stranger, |principal| Client::Named(principal.to_owned()))
+    /// Returns what the client of a connection has shown; `None`: no certificate.
+    pub(super) fn certified(&self, connection: &ServerConnection) -> Option<Certified> {
+        let chain: Vec<_> = connection.peer_certificates()?.iter().map(|it| it.clone().into_owned()).collect();
+        let leaf = chain.first()?;
+        let shown = match EndEntityCert::try_from(leaf) {
+            Ok(leaf) => Shown::by_certificate(leaf.valid_uri_names(), leaf.valid_dns_names()),
+            // What names nobody is nobody's.
+            Err(_) => Shown::default(),
+        };
+        let not_after = not_after(leaf);
+        Some(Certified { shown, chain, not_after, loaded: self.current.subscribe() })
     }
 
     /// Reads the files anew when one has changed, and when `asked` says so, until `closing`.
@@ -134,14 +190,24 @@ impl Tls {
                 Ok(Some((now, Ok(loaded)))) => {
                     seen = now;
                     self.current.send_replace(Arc::new(loaded));
-                    tracing::info!("the certificates were read anew");
+                    self.note(String::new());
+                    tracing::info!("the certificates were read again");
                 }
                 // A set that is half written is looked at again, whether or not it changes once more.
-                Ok(Some((_, Err(error)))) => tracing::error!("{error}; the certificates stay as they were"),
+                Ok(Some((_, Err(error)))) => {
+                    self.note(error.to_string());
+                    tracing::error!("{error}; the certificates stay as they were");
+                }
                 Ok(None) => {}
                 Err(error) => tracing::error!("the certificates could not be read: {error}"),
             }
         }
+    }
+}
+
+impl Tls {
+    fn note(&self, error: String) {
+        *self.reloaded.lock().unwrap_or_else(PoisonError::into_inner) = (Some(now()), error);
     }
 }
 
@@ -160,7 +226,12 @@ fn load(settings: &TlsSettings) -> Result<Loaded, TlsError> {
         .first()
         .and_then(|leaf| EndEntityCert::try_from(leaf).ok())
         .map_or_else(Vec::new, |leaf| leaf.valid_dns_names().map(str::to_ascii_lowercase).collect());
+    let ends = chain.first().and_then(|leaf| not_after(leaf));
+    if ends.is_some_and(|end| end <= now()) {
+        return Err(wrong(&settings.cert, "it has expired; put a new one in its place".to_owned()));
+    }
     let builder = ServerConfig::builder();
+    let mut judge = None;
     let builder = match (&settings.client_ca, settings.client_auth) {
         (Some(path), ClientAuth::Optional | ClientAuth::Required) => {
             let mut roots = RootCertStore::empty();
@@ -175,7 +246,9 @@ fn load(settings: &TlsSettings) -> Result<Loaded, TlsError> {
             if settings.client_auth == ClientAuth::Optional {
                 verifier = verifier.allow_unauthenticated();
             }
-            builder.with_client_cert_verifier(verifier.build().map_err(|error| wrong(path, error.to_string()))?)
+            let verifier = verifier.build().map_err(|error| wrong(path, error.to_string()))?;
+            judge = Some(verifier.clone());
+            builder.with_client_cert_verifier(verifier)
         }
         _ => builder.with_no_client_auth(),
     };
@@ -183,7 +256,7 @@ fn load(settings: &TlsSettings) -> Result<Loaded, TlsError> {
         wrong(&settings.key, format!("it does not fit the certificate `{}` ({error})", settings.cert.display()))
     })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Loaded { config: Arc::new(config), names: names.into() })
+    Ok(Loaded { config: Arc::new(config), names: names.into(), not_after: ends, verifier: judge })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

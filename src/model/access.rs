@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::model::failure::is_default;
+use crate::model::identity::Identity;
 use crate::model::role::{DEFAULT_TENANT, Grant, Role, everything, holds};
 use crate::model::time::Timestamp;
 use crate::model::token::TokenHash;
@@ -71,6 +73,9 @@ pub struct Principal {
     /// What it may do.
     #[serde(default, skip_serializing_if = "is_default")]
     pub grants: Vec<Grant>,
+    /// By what it is known without a token.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub identities: Vec<Identity>,
     /// Whether its calls are refused.
     #[serde(default, skip_serializing_if = "is_default")]
     pub disabled: bool,
@@ -86,7 +91,7 @@ pub struct Principal {
     pub version: u32,
     /// The request that made it.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub request_id: String,
+    pub request: MadeBy,
 }
 
 impl Principal {
@@ -134,7 +139,36 @@ pub struct Token {
     pub created_with: String,
     /// The request that made it.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub request_id: String,
+    pub request: MadeBy,
+}
+
+/// The request that made something, by which a repetition of it is told from another request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeBy {
+    /// Its name, which is the caller's; empty: it cannot be repeated.
+    pub id: String,
+    /// The number of the caller.
+    pub principal: PrincipalNo,
+    /// The SHA-256 of what was asked for, in hexadecimal digits.
+    pub digest: String,
+}
+
+impl MadeBy {
+    /// Names a request that asks for `what`.
+    pub(crate) fn of(id: &str, by: &Actor, what: &impl Serialize) -> MadeBy {
+        if id.is_empty() {
+            return MadeBy::default();
+        }
+        // Plain data with string keys: it cannot fail to be written.
+        let digest = Sha256::digest(serde_json::to_vec(what).unwrap_or_default());
+        let digest = digest.iter().fold(String::with_capacity(64), |text, byte| text + &format!("{byte:02x}"));
+        MadeBy { id: id.to_owned(), principal: by.principal, digest }
+    }
+
+    /// Returns whether both are requests of one name and one caller.
+    pub(crate) fn repeats(&self, other: &MadeBy) -> bool {
+        !self.id.is_empty() && self.id == other.id && self.principal == other.principal
+    }
 }
 
 fn no_hash() -> TokenHash {
@@ -212,6 +246,7 @@ pub enum AccessChange {
         name: String,
         title: String,
         grants: Vec<Grant>,
+        identities: Vec<Identity>,
         disabled: bool,
         request_id: String,
     },
@@ -219,6 +254,7 @@ pub enum AccessChange {
         name: String,
         title: Option<String>,
         grants: Option<Vec<Grant>>,
+        identities: Option<Vec<Identity>>,
         disabled: Option<bool>,
         etag: String,
     },
@@ -272,6 +308,12 @@ pub enum AccessError {
     /// There is a principal of that name.
     #[error("there is a principal `{0}` already; choose another name, or update that one")]
     Exists(String),
+    /// Another principal is known by that.
+    #[error("principal `{0}` has one of these identities already; remove it there first")]
+    IdentityTaken(String),
+    /// The same request was made before, and asked for something else.
+    #[error("`request_id` `{0}` was used for another request; choose a new one")]
+    RequestIdTaken(String),
     /// Who asks may not give that.
     #[error("{0}")]
     Escalation(String),
@@ -297,8 +339,13 @@ pub enum AccessError {
 pub enum AccessAnswer {
     /// Nothing to tell.
     Done,
-    /// The principal as it is now.
-    Principal(Arc<Principal>),
+    /// A principal.
+    Principal {
+        /// As it is now.
+        principal: Arc<Principal>,
+        /// Whether this change is what makes authentication required.
+        is_first: bool,
+    },
     /// A token.
     Token {
         /// As it is kept.

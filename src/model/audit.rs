@@ -4,7 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::access::{AccessAnswer, AccessChange, Actor};
+use crate::model::access::{AccessChange, AccessRow, Actor};
+use crate::model::book::Book;
 use crate::model::failure::is_default;
 use crate::model::ids::JobId;
 use crate::model::role::DEFAULT_TENANT;
@@ -75,29 +76,44 @@ impl AuditRow {
         AuditRow::done(by, &format!("JobService/{method}"), format!("jobs/{job}"), DEFAULT_TENANT, time)
     }
 
-    /// Makes the row of a change of who may call; `None`: it is no act of anybody, or not of this kind.
-    pub fn of_access(by: &Actor, change: &AccessChange, answer: &AccessAnswer, time: Timestamp) -> Option<AuditRow> {
-        let principal = |name: &str| format!("principals/{name}");
-        let mut changed = Vec::new();
-        let (method, subject) = match (change, answer) {
-            (AccessChange::CreatePrincipal { name, .. }, _) => ("CreatePrincipal", principal(name)),
-            (AccessChange::UpdatePrincipal { name, title, grants, disabled, .. }, _) => {
-                let named =
-                    [("title", title.is_some()), ("grants", grants.is_some()), ("disabled", disabled.is_some())];
-                changed.extend(named.iter().filter(|(_, is_set)| *is_set).map(|(field, _)| (*field).to_owned()));
-                ("UpdatePrincipal", principal(name))
+    /// Makes the rows of a change of who may call, which stores `stored`: one for each thing that it changes. None: it is
+    /// no act of anybody, or changes nothing.
+    pub fn of_access(
+        by: &Actor,
+        change: &AccessChange,
+        stored: &[AccessRow],
+        book: &Book,
+        time: Timestamp,
+    ) -> Vec<AuditRow> {
+        let (method, changed) = match change {
+            AccessChange::CreatePrincipal { .. } => ("CreatePrincipal", Vec::new()),
+            AccessChange::UpdatePrincipal { title, grants, identities, disabled, .. } => {
+                let named = [
+                    ("title", title.is_some()),
+                    ("grants", grants.is_some()),
+                    ("identities", identities.is_some()),
+                    ("disabled", disabled.is_some()),
+                ];
+                let named = named.iter().filter(|(_, is_set)| *is_set).map(|(field, _)| (*field).to_owned());
+                ("UpdatePrincipal", named.collect())
             }
-            (AccessChange::DeletePrincipal { name, .. }, _) => ("DeletePrincipal", principal(name)),
-            (AccessChange::CreateToken(_), AccessAnswer::Token { token, .. }) => {
-                ("CreateToken", format!("tokens/{}", token.id))
-            }
-            (AccessChange::RevokeToken { id, .. }, _) => ("RevokeToken", format!("tokens/{id}")),
-            _ => return None,
+            AccessChange::DeletePrincipal { .. } => ("DeletePrincipal", Vec::new()),
+            AccessChange::CreateToken(_) => ("CreateToken", Vec::new()),
+            AccessChange::RevokeToken { .. } => ("RevokeToken", Vec::new()),
+            AccessChange::Require | AccessChange::Used(_) => return Vec::new(),
         };
-        let home = subject.strip_prefix("principals/").and_then(|name| name.split_once('/'));
-        let tenant = home.map_or("", |(tenant, _)| tenant);
-        let row = AuditRow::done(by, &format!("AccessService/{method}"), subject.clone(), tenant, time);
-        Some(AuditRow { changed, ..row })
+        let subjects = stored.iter().filter_map(|row| match row {
+            AccessRow::Principal(principal) => Some((format!("principals/{}", principal.name), principal.no)),
+            AccessRow::Token(token) => Some((format!("tokens/{}", token.id), token.principal)),
+            // What ended long ago is forgotten by the way.
+            AccessRow::Forget(_) | AccessRow::Required => None,
+        });
+        let row = |(subject, principal)| {
+            let home = book.name_of(principal).split_once('/').map_or("", |(tenant, _)| tenant);
+            let row = AuditRow::done(by, &format!("AccessService/{method}"), subject, home, time);
+            AuditRow { changed: changed.clone(), ..row }
+        };
+        subjects.map(row).collect()
     }
 }
 
@@ -179,18 +195,29 @@ mod tests {
         let by = Actor { name: "ops".into(), request_id: "r".into(), ..Actor::local() };
         let change = AccessChange::UpdatePrincipal {
             name: "default/ci".into(),
-            title: Some("private".into()),
+            title: Some("secret".into()),
             grants: Some(Vec::new()),
+            identities: None,
             disabled: None,
             etag: String::new(),
         };
-        let row = AuditRow::of_access(&by, &change, &AccessAnswer::Done, Timestamp(1)).unwrap();
-        let text = serde_json::to_string(&row).unwrap();
+        let principal = AccessChange::CreatePrincipal {
+            name: "default/ci".into(),
+            title: "private".into(),
+            grants: Vec::new(),
+            identities: Vec::new(),
+            disabled: false,
+            request_id: String::new(),
+        };
+        let made = Book::default().apply(&principal, &Actor::local(), Timestamp(1)).unwrap().book;
+        let applied = made.apply(&change, &Actor::local(), Timestamp(1)).unwrap();
+        let rows = AuditRow::of_access(&by, &change, &applied.rows, &applied.book, Timestamp(1));
+        let text = serde_json::to_string(&rows).unwrap();
         assert_eq!(
             text,
-            r#"{"principal":"ops","tenant":"default","method":"haul.v1.AccessService/UpdatePrincipal","subject":"principals/default/ci","code":"OK","changed":["title","grants"],"request_id":"r","count":1}"#
+            r#"[{"principal":"ops","tenant":"default","method":"haul.v1.AccessService/UpdatePrincipal","subject":"principals/default/ci","code":"OK","changed":["title","grants"],"request_id":"r","count":1}]"#
         );
-        assert!(AuditRow::of_access(&by, &AccessChange::Require, &AccessAnswer::Done, Timestamp(1)).is_none());
+        assert!(AuditRow::of_access(&by, &AccessChange::Require, &[], &made, Timestamp(1)).is_empty());
     }
 
     #[test]

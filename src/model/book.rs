@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::access::{
-    AccessAnswer, AccessChange, AccessError, AccessRow, Actor, ENTRIES_MAX, LOCAL, LOCAL_NAME, NewToken, Principal,
-    PrincipalNo, Token, name_objection,
+    AccessAnswer, AccessChange, AccessError, AccessRow, Actor, ENTRIES_MAX, LOCAL, LOCAL_NAME, MadeBy, NewToken,
+    Principal, PrincipalNo, Token, name_objection,
 };
+use crate::model::identity::Identity;
 use crate::model::role::{DEFAULT_TENANT, Grant, Role, common, holds, may_give};
 use crate::model::time::Timestamp;
 
@@ -24,12 +25,17 @@ const ENDED_KEPT: Duration = Duration::from_secs(90 * 86_400);
 /// All that is known of who may call.
 #[derive(Clone, Debug, Default)]
 pub struct Book {
-    /// Whether a token was ever made, or asked for: it stays so.
+    /// Whether a token or an identity was ever made, or authentication asked for: it stays so.
     pub is_required: bool,
     /// Those that were deleted too.
     principals: BTreeMap<PrincipalNo, Arc<Principal>>,
     names: BTreeMap<String, PrincipalNo>,
+    identities: BTreeMap<Identity, PrincipalNo>,
     tokens: BTreeMap<String, Arc<Token>>,
+    /// The tokens of each principal, by principal and id.
+    owned: BTreeSet<(PrincipalNo, String)>,
+    /// When a token of each principal was last used.
+    seen: BTreeMap<PrincipalNo, Timestamp>,
 }
 
 /// A change that is decided.
@@ -69,6 +75,11 @@ impl Book {
         self.names.range(range).filter_map(|(_, no)| self.principals.get(no))
     }
 
+    /// Returns whose an identity is.
+    pub fn identified(&self, identity: &Identity) -> Option<&Arc<Principal>> {
+        self.numbered(*self.identities.get(identity)?)
+    }
+
     /// Returns a token by its id.
     pub fn token(&self, id: &str) -> Option<&Arc<Token>> {
         self.tokens.get(id)
@@ -80,6 +91,13 @@ impl Book {
         self.tokens.range(range).map(|(_, token)| token)
     }
 
+    /// Returns the tokens of a principal whose ids come after `after`, by id.
+    pub fn tokens_of<'a>(&'a self, no: PrincipalNo, after: &str) -> impl Iterator<Item = &'a Arc<Token>> {
+        let from = std::ops::Bound::Excluded((no, after.to_owned()));
+        let range = self.owned.range((from, std::ops::Bound::Excluded((no + 1, String::new()))));
+        range.filter_map(|(_, id)| self.tokens.get(id))
+    }
+
     /// Returns the name of a principal, also of one that was deleted.
     pub fn name_of(&self, no: PrincipalNo) -> &str {
         self.principals.get(&no).map_or(LOCAL_NAME, |it| &it.name)
@@ -87,8 +105,7 @@ impl Book {
 
     /// Returns when tokens of a principal were last used.
     pub fn last_seen(&self, no: PrincipalNo) -> Option<Timestamp> {
-        let own = self.tokens.values().filter(|token| token.principal == no);
-        own.filter_map(|token| token.last_use.as_ref().map(|(time, _)| *time)).max()
+        self.seen.get(&no).copied()
     }
 
     /// Returns what a token may do: what its principal may, and its own grants where it has some.
@@ -99,7 +116,12 @@ impl Book {
 
     /// Returns whether anybody can sign in at `now`.
     pub fn has_users(&self, now: Timestamp) -> bool {
-        self.tokens.values().any(|token| self.signs_in(token, now))
+        self.tokens.values().any(|token| self.signs_in(token, now)) || self.known().next().is_some()
+    }
+
+    /// Returns the principals that sign in without a token.
+    fn known(&self) -> impl Iterator<Item = &Arc<Principal>> {
+        self.identities.values().filter_map(|no| self.numbered(*no)).filter(|principal| !principal.disabled)
     }
 
     fn signs_in(&self, token: &Token, now: Timestamp) -> bool {
@@ -108,12 +130,21 @@ impl Book {
 
     fn has_operator(&self, now: Timestamp) -> bool {
         let operator = Grant::at(Role::Operator, "");
-        self.tokens.values().any(|token| self.signs_in(token, now) && holds(&self.grants_of(token), &operator))
+        self.known().any(|principal| holds(&principal.grants, &operator))
+            || self.tokens.values().any(|token| self.signs_in(token, now) && holds(&self.grants_of(token), &operator))
     }
 
     fn take(&mut self, row: &AccessRow) {
         match row {
             AccessRow::Principal(principal) => {
+                if let Some(old) = self.principals.get(&principal.no) {
+                    for identity in &old.identities {
+                        self.identities.remove(identity);
+                    }
+                }
+                if !principal.is_gone {
+                    self.identities.extend(principal.identities.iter().map(|it| (it.clone(), principal.no)));
+                }
                 if principal.is_gone {
                     if self.names.get(&principal.name) == Some(&principal.no) {
                         self.names.remove(&principal.name);
@@ -123,8 +154,19 @@ impl Book {
                 }
                 self.principals.insert(principal.no, principal.clone());
             }
-            AccessRow::Token(token) => drop(self.tokens.insert(token.id.clone(), token.clone())),
-            AccessRow::Forget(id) => drop(self.tokens.remove(id)),
+            AccessRow::Token(token) => {
+                if let Some((time, _)) = &token.last_use {
+                    let seen = self.seen.entry(token.principal).or_default();
+                    *seen = (*seen).max(*time);
+                }
+                self.owned.insert((token.principal, token.id.clone()));
+                self.tokens.insert(token.id.clone(), token.clone());
+            }
+            AccessRow::Forget(id) => {
+                if let Some(token) = self.tokens.remove(id) {
+                    self.owned.remove(&(token.principal, token.id.clone()));
+                }
+            }
             AccessRow::Required => self.is_required = true,
         }
     }
@@ -140,26 +182,46 @@ impl Book {
     /// Decides over a change that `by` wants at `now`.
     pub fn apply(&self, change: &AccessChange, by: &Actor, now: Timestamp) -> Result<Applied, AccessError> {
         let applied = match change {
-            AccessChange::CreatePrincipal { name, title, grants, disabled, request_id } => {
-                self.create_principal(name, title, grants, *disabled, request_id, by, now)
+            AccessChange::CreatePrincipal { name, title, grants, identities, disabled, request_id } => {
+                let principal = Principal {
+                    no: self.principals.last_key_value().map_or(FIRST, |(last, _)| last + 1),
+                    name: name.clone(),
+                    title: title.clone(),
+                    grants: grants.clone(),
+                    identities: identities.clone(),
+                    disabled: *disabled,
+                    is_gone: false,
+                    create_time: now,
+                    update_time: now,
+                    version: 0,
+                    request: MadeBy::of(request_id, by, &(name, title, grants, identities, disabled)),
+                };
+                self.create_principal(principal, by)
             }
-            AccessChange::UpdatePrincipal { name, title, grants, disabled, etag } => {
+            AccessChange::UpdatePrincipal { name, title, grants, identities, disabled, etag } => {
                 let principal = self.managed(name, etag, by)?;
-                let old = principal.grants.clone();
                 let mut changed = Principal::clone(principal);
                 changed.title = title.clone().unwrap_or(changed.title);
                 changed.grants = grants.clone().unwrap_or(changed.grants);
+                changed.identities = identities.clone().unwrap_or(changed.identities);
                 changed.disabled = disabled.unwrap_or(changed.disabled);
                 if changed == **principal {
-                    return Ok(self.with(Vec::new(), AccessAnswer::Principal(principal.clone())));
+                    let answer = AccessAnswer::Principal { principal: principal.clone(), is_first: false };
+                    return Ok(self.with(Vec::new(), answer));
                 }
                 // What it had already was given by somebody who might.
-                let wider: Vec<Grant> = changed.grants.iter().filter(|it| !holds(&old, it)).cloned().collect();
+                let wider: Vec<Grant> =
+                    changed.grants.iter().filter(|it| !holds(&principal.grants, it)).cloned().collect();
                 check_gift(by, &wider)?;
+                if changed.identities != principal.identities {
+                    if !by.is_operator() {
+                        return Err(AccessError::MissingRole(Role::Operator));
+                    }
+                    self.check_identities(&changed, by)?;
+                }
                 changed.update_time = now;
                 changed.version += 1;
-                let changed = Arc::new(changed);
-                Ok(self.with(vec![AccessRow::Principal(changed.clone())], AccessAnswer::Principal(changed)))
+                Ok(self.with_principal(changed))
             }
             AccessChange::DeletePrincipal { name, etag } => {
                 let principal = self.managed(name, etag, by)?;
@@ -190,63 +252,59 @@ impl Book {
         Ok(applied)
     }
 
-    #[allow(clippy::too_many_arguments)] // The fields of one request.
-    fn create_principal(
-        &self,
-        name: &str,
-        title: &str,
-        grants: &[Grant],
-        disabled: bool,
-        request_id: &str,
-        by: &Actor,
-        now: Timestamp,
-    ) -> Result<Applied, AccessError> {
-        if let Some(why) = name_objection(name) {
+    fn create_principal(&self, principal: Principal, by: &Actor) -> Result<Applied, AccessError> {
+        if let Some(why) = name_objection(&principal.name) {
             return Err(AccessError::Invalid("principal.name", why));
         }
-        let no = self.principals.last_key_value().map_or(FIRST, |(last, _)| last + 1);
-        let principal = Principal {
-            no,
-            name: name.to_owned(),
-            title: title.to_owned(),
-            grants: grants.to_vec(),
-            disabled,
-            is_gone: false,
-            create_time: now,
-            update_time: now,
-            version: 0,
-            request_id: request_id.to_owned(),
-        };
         if !by.manages(&principal) {
-            return Err(AccessError::MissingRole(if principal.home().is_some() {
-                Role::Admin
-            } else {
-                Role::Operator
-            }));
+            return Err(AccessError::MissingRole(manager_of(&principal)));
         }
-        if let Some(there) = self.principal(name) {
-            if !request_id.is_empty() && there.request_id == request_id {
-                return Ok(self.with(Vec::new(), AccessAnswer::Principal(there.clone())));
+        let same = |it: &&Arc<Principal>| it.request.repeats(&principal.request) && !it.is_gone;
+        if let Some(there) = self.principals.values().find(same) {
+            if there.request != principal.request {
+                return Err(AccessError::RequestIdTaken(principal.request.id));
             }
-            return Err(AccessError::Exists(name.to_owned()));
+            let answer = AccessAnswer::Principal { principal: there.clone(), is_first: false };
+            return Ok(self.with(Vec::new(), answer));
         }
-        check_gift(by, grants)?;
+        if self.names.contains_key(&principal.name) {
+            return Err(AccessError::Exists(principal.name));
+        }
+        check_gift(by, &principal.grants)?;
+        self.check_identities(&principal, by)?;
         if self.names.len() >= ENTRIES_MAX {
             return Err(AccessError::TooMany("principals"));
         }
+        Ok(self.with_principal(principal))
+    }
+
+    /// Refuses identities that `by` may not give, or that another principal has. An admin gives none: it could claim the
+    /// certificates of another tenant.
+    fn check_identities(&self, principal: &Principal, by: &Actor) -> Result<(), AccessError> {
+        if !principal.identities.is_empty() && !by.is_operator() {
+            return Err(AccessError::MissingRole(Role::Operator));
+        }
+        let mut owners = principal.identities.iter().filter_map(|it| self.identities.get(it));
+        match owners.find(|no| **no != principal.no) {
+            Some(no) => Err(AccessError::IdentityTaken(self.name_of(*no).to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    /// Stores a principal. The first that signs in without a token makes authentication required, as the first token does.
+    fn with_principal(&self, principal: Principal) -> Applied {
+        let is_first = !self.is_required && !principal.identities.is_empty();
         let principal = Arc::new(principal);
-        Ok(self.with(vec![AccessRow::Principal(principal.clone())], AccessAnswer::Principal(principal)))
+        let mut rows = vec![AccessRow::Principal(principal.clone())];
+        rows.extend(is_first.then_some(AccessRow::Required));
+        self.with(rows, AccessAnswer::Principal { principal, is_first })
     }
 
     fn managed(&self, name: &str, etag: &str, by: &Actor) -> Result<&Arc<Principal>, AccessError> {
         let unknown = || AccessError::NoPrincipal(name.to_owned());
         let principal = self.principal(name).filter(|it| by.sees(it)).ok_or_else(unknown)?;
         if !by.manages(principal) {
-            return Err(AccessError::MissingRole(if principal.home().is_some() {
-                Role::Admin
-            } else {
-                Role::Operator
-            }));
+            return Err(AccessError::MissingRole(manager_of(principal)));
         }
         if !etag.is_empty() && etag != principal.etag() {
             return Err(AccessError::Stale(name.to_owned()));
@@ -259,21 +317,21 @@ impl Book {
         let principal = self.principal(&new.principal).filter(|it| by.sees(it)).ok_or_else(unknown)?;
         let is_own = principal.no == by.principal;
         if !is_own && !by.manages(principal) {
-            return Err(AccessError::MissingRole(if principal.home().is_some() {
-                Role::Admin
-            } else {
-                Role::Operator
-            }));
+            return Err(AccessError::MissingRole(manager_of(principal)));
         }
         let may_breed = by.is_operator() || by.may(Role::Admin, principal.home().unwrap_or(DEFAULT_TENANT));
         if !by.token_id.is_empty() && !may_breed {
             let why = "who came by a token makes no tokens, unless it is admin or operator; ask one of these";
             return Err(AccessError::Escalation(why.to_owned()));
         }
-        if let Some(there) = self.repeated(new, by) {
-            return Ok(
-                self.with(Vec::new(), AccessAnswer::Token { token: there.clone(), is_new: false, is_first: false })
-            );
+        let request = (principal.no, &new.title, &new.grants, new.lifetime, new.never_expires);
+        let request = MadeBy::of(&new.request_id, by, &request);
+        if let Some(there) = self.tokens.values().find(|token| token.request.repeats(&request)) {
+            if there.request != request {
+                return Err(AccessError::RequestIdTaken(request.id));
+            }
+            let answer = AccessAnswer::Token { token: there.clone(), is_new: false, is_first: false };
+            return Ok(self.with(Vec::new(), answer));
         }
         if let Some(wide) = new.grants.iter().find(|it| !holds(&principal.grants, it)) {
             let why =
@@ -307,18 +365,12 @@ impl Book {
             last_use: None,
             created_by: by.name.clone(),
             created_with: by.token_id.clone(),
-            request_id: new.request_id.clone(),
+            request,
         });
         rows.push(AccessRow::Token(token.clone()));
         let is_first = !self.is_required;
         rows.extend(is_first.then_some(AccessRow::Required));
         Ok(self.with(rows, AccessAnswer::Token { token, is_new: true, is_first }))
-    }
-
-    /// The token that the same request made.
-    fn repeated(&self, new: &NewToken, by: &Actor) -> Option<&Arc<Token>> {
-        let is_same = |token: &&Arc<Token>| token.request_id == new.request_id && token.created_by == by.name;
-        self.tokens.values().filter(|_| !new.request_id.is_empty()).find(is_same)
     }
 
     fn revoke(&self, id: &str, with_descendants: bool, by: &Actor, now: Timestamp) -> Result<Applied, AccessError> {
@@ -353,6 +405,11 @@ impl Book {
         let is_old = |token: &&Arc<Token>| token.end().is_some_and(|end| end.plus(ENDED_KEPT) < now);
         self.tokens.values().filter(is_old).map(|token| AccessRow::Forget(token.id.clone())).collect()
     }
+}
+
+/// Returns the role that manages a principal.
+fn manager_of(principal: &Principal) -> Role {
+    if principal.home().is_some() { Role::Admin } else { Role::Operator }
 }
 
 /// Refuses what `by` may not give.

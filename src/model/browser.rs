@@ -48,7 +48,7 @@ pub struct Asked<'a> {
     pub certificate_names: &'a [String],
 }
 
-/// What becomes of a request.
+/// The decision over a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict<'a> {
     /// It goes on.
@@ -68,6 +68,25 @@ pub enum Foreign {
     Authority,
     /// It comes from a page of another origin.
     Origin,
+}
+
+impl Asked<'_> {
+    /// Returns whether a page of this server sent a request that the rules let pass: a listed origin is another one. gRPC of
+    /// its own content type over HTTP/2 is sent by no page.
+    pub fn is_of_own_page(&self) -> bool {
+        if self.is_grpc && !self.is_http1 {
+            return false;
+        }
+        let authority = match self.authorities[..] {
+            [authority] => Authority::parse(authority),
+            _ => None,
+        };
+        match (&self.fetch_sites[..], &self.origins[..], authority) {
+            (["same-origin"], _, _) => true,
+            ([], [origin], Some(authority)) => is_same(origin, &authority, self.is_tls),
+            _ => false,
+        }
+    }
 }
 
 impl BrowserRules {
@@ -182,6 +201,26 @@ mod tests {
 
     const FOREIGN_HOST: Verdict<'_> = Verdict::Refused(Foreign::Authority);
     const FOREIGN_ORIGIN: Verdict<'_> = Verdict::Refused(Foreign::Origin);
+
+    #[test]
+    fn pages_of_the_server_are_those_that_the_browser_or_their_origin_says() {
+        let own = web("localhost:1", Some("http://localhost:1"));
+        assert!(own.is_of_own_page());
+        assert!(Asked { origins: Vec::new(), fetch_sites: vec!["same-origin"], ..own.clone() }.is_of_own_page());
+        for other in [
+            Asked { origins: Vec::new(), ..own.clone() },
+            Asked { origins: vec!["http://localhost:2"], ..own.clone() },
+            Asked { origins: vec!["https://dash.example"], ..own.clone() },
+            Asked { fetch_sites: vec!["cross-site"], ..own.clone() },
+            Asked { fetch_sites: vec!["same-site"], ..own.clone() },
+            Asked { fetch_sites: vec!["none"], ..own.clone() },
+            Asked { fetch_sites: vec!["same-origin", "same-origin"], ..own.clone() },
+            Asked { is_tls: true, ..own.clone() },
+            Asked { is_grpc: true, is_http1: false, fetch_sites: vec!["same-origin"], ..own.clone() },
+        ] {
+            assert!(!other.is_of_own_page(), "{other:?}");
+        }
+    }
 
     #[test]
     fn a_host_is_an_address_or_an_own_name() {

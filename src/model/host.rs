@@ -37,6 +37,28 @@ impl Host {
     }
 }
 
+/// Returns `host` or `host:port` as URLs have their hosts: lower case, IDNA, no final dot; `None` where it is neither.
+pub fn normal(text: &str) -> Option<String> {
+    // The colons of an address of IPv6 stand in brackets.
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, Some(port)),
+        _ => (text, None),
+    };
+    let port = match port {
+        Some(port) => Some(port.parse::<u16>().ok().filter(|_| port.bytes().all(|byte| byte.is_ascii_digit()))?),
+        None => None,
+    };
+    let host = url::Host::parse(name).ok()?.to_string();
+    let host = host.strip_suffix('.').unwrap_or(&host);
+    if host.is_empty() || host.len() > NAME_BYTES_MAX {
+        return None;
+    }
+    Some(port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+}
+
+/// The most bytes of the name of a host (RFC 1035, 2.3.4).
+const NAME_BYTES_MAX: usize = 253;
+
 /// Returns whether an http or https URL names a host where it is written: not `http:///x` or `http:x`, of which a browser
 /// makes `http://x`. Such a URL must be rejected (RFC 9110, 4.2.1); it is what remains of one whose host was left empty.
 pub fn is_named(url: &str) -> bool {
@@ -59,6 +81,33 @@ impl fmt::Debug for Host {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_are_written_as_urls_have_them() {
+        for (text, expected) in [
+            ("Example.COM", Some("example.com")),
+            ("example.com.:443", Some("example.com:443")),
+            ("b\u{fc}cher.example", Some("xn--bcher-kva.example")),
+            ("[::1]", Some("[::1]")),
+            ("[0:0::1]:80", Some("[::1]:80")),
+            ("0x7f.1:80", Some("127.0.0.1:80")),
+            ("", None),
+            (":80", None),
+            (".", None),
+            ("a:https", None),
+            ("a:+1", None),
+            ("a:70000", None),
+            ("a:", None),
+            (" a", None),
+            ("a/b", None),
+            ("u@a", None),
+            ("[::1", None),
+            ("a\nb", None),
+        ] {
+            assert_eq!(normal(text).as_deref(), expected, "{text:?}");
+        }
+        assert_eq!(normal(&"a.".repeat(200)), None);
+    }
 
     #[test]
     fn a_host_is_named_where_it_is_written() {

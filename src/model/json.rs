@@ -1,6 +1,7 @@
-//! Documents of JSON whose objects have each key once. The parsers that make messages of them take the last of several,
-//! and a person who wrote a key twice would not learn that the first was dropped.
+//! Documents of JSON whose objects have each key once, and that are not too large in memory. The parsers that make messages
+//! of them take the last of several keys, and a person who wrote one twice would not learn that the first was dropped.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt;
 
@@ -8,9 +9,36 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 
 /// Reads any JSON and keeps nothing; fails where an object has a key twice.
 #[derive(Clone, Copy, Debug)]
-pub struct Once;
+pub struct Once<'a> {
+    /// How many more entries there may be; `None`: any number.
+    left: Option<&'a Cell<usize>>,
+}
 
-impl<'de> DeserializeSeed<'de> for Once {
+/// The most entries of one list of a document that others send.
+const LIST_ENTRIES_MAX: usize = 10_000;
+/// The most entries of all its lists and objects.
+const ENTRIES_MAX: usize = 400_000;
+
+/// Reads a document that others send as [`Once`] does; fails too where it has more entries than there should be memory for.
+pub fn check<'de, D: Deserializer<'de>>(document: D) -> Result<(), D::Error> {
+    Once { left: Some(&Cell::new(ENTRIES_MAX)) }.deserialize(document)
+}
+
+impl Once<'_> {
+    /// Reads documents of any size.
+    pub fn unbounded() -> Once<'static> {
+        Once { left: None }
+    }
+
+    fn entry<E: serde::de::Error>(self) -> Result<(), E> {
+        let Some(left) = self.left else { return Ok(()) };
+        let now = left.get().checked_sub(1).ok_or_else(|| E::custom("there are too many entries in the document"))?;
+        left.set(now);
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Once<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -18,7 +46,7 @@ impl<'de> DeserializeSeed<'de> for Once {
     }
 }
 
-impl<'de> Visitor<'de> for Once {
+impl<'de> Visitor<'de> for Once<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -50,7 +78,14 @@ impl<'de> Visitor<'de> for Once {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        while items.next_element_seed(Once)?.is_some() {}
+        let mut count = 0;
+        while items.next_element_seed(self)?.is_some() {
+            self.entry()?;
+            count += 1;
+            if count > LIST_ENTRIES_MAX && self.left.is_some() {
+                return Err(A::Error::custom(format!("the list has more than {LIST_ENTRIES_MAX} entries")));
+            }
+        }
         Ok(())
     }
 
@@ -61,8 +96,9 @@ impl<'de> Visitor<'de> for Once {
                 // As an error of the value, so that the path names the key.
                 return map.next_value_seed(Twice);
             }
+            self.entry()?;
             keys.insert(key);
-            map.next_value_seed(Once)?;
+            map.next_value_seed(self)?;
         }
         Ok(())
     }
@@ -75,6 +111,23 @@ impl<'de> DeserializeSeed<'de> for Twice {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, _: D) -> Result<(), D::Error> {
-        Err(D::Error::custom("the key stands there twice"))
+        Err(D::Error::custom("the key is given twice"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_of_others_have_a_bound_before_they_have_memory() {
+        let bounded = |text: &str| check(&mut serde_json::Deserializer::from_str(text)).map_err(|it| it.to_string());
+        let list = |item: &str, count| format!("[{}]", vec![item; count].join(","));
+        assert_eq!(bounded(&list("{}", LIST_ENTRIES_MAX)), Ok(()));
+        let long = list("{}", LIST_ENTRIES_MAX + 1);
+        assert!(bounded(&long).unwrap_err().contains("more than 10000 entries"));
+        let nested = list(&list("1", 100), ENTRIES_MAX / 100);
+        assert!(bounded(&nested).unwrap_err().contains("too many entries"));
+        assert!(Once::unbounded().deserialize(&mut serde_json::Deserializer::from_str(&long)).is_ok());
     }
 }

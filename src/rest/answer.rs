@@ -1,6 +1,6 @@
 //! Errors as JSON: one document with HTTP's status, the status of gRPC by name, and its details.
 
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
@@ -8,6 +8,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+use crate::api::request_id::RequestId;
 use crate::api::status::{Fault, shown};
 use crate::rest::json;
 
@@ -38,20 +39,8 @@ impl Refusal {
     /// Says that nothing is at a path.
     pub(crate) fn no_route(path: &str) -> Refusal {
         let message = format!("there is nothing at `{}`; /v1/openapi.json lists the paths", shown(path));
-        Refusal::new(StatusCode::NOT_FOUND, Code::NotFound, "ROUTE_NOT_FOUND", &message)
-    }
-
-    /// Says that a session takes TLS.
-    pub(crate) fn tls_required() -> Refusal {
-        let message = "a session takes TLS, since cookies without it go to every server of a machine; send the header \
-                       `authorization` with each request";
-        Refusal::new(StatusCode::PRECONDITION_FAILED, Code::FailedPrecondition, "TLS_REQUIRED", message)
-    }
-
-    /// Says that a session is begun with a token.
-    pub(crate) fn no_credentials() -> Refusal {
-        let message = "a session is begun with a token in the header `authorization`";
-        Refusal::new(StatusCode::UNAUTHORIZED, Code::Unauthenticated, "NO_CREDENTIALS", message)
+        let fault = Fault::new(Code::NotFound, "ROUTE_NOT_FOUND", &message).resource("path", &shown(path));
+        Refusal { code: StatusCode::NOT_FOUND, status: fault.into(), header: None }
     }
 
     /// Says which methods a path has.
@@ -71,10 +60,19 @@ impl Refusal {
         Refusal { code, ..self }
     }
 
+    /// Adds the name of the request that the error answers.
+    #[must_use]
+    pub(crate) fn of(self, id: &RequestId) -> Refusal {
+        Refusal { status: id.on(self.status), ..self }
+    }
+
     /// Writes the error as an answer.
     pub(crate) fn into_response(self) -> Response<Body> {
         let mut response = document(self.code, &self.document());
         let headers = response.headers_mut();
+        if self.code == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge(&self.status)));
+        }
         if let Some(delay) = self.status.get_details_retry_info().and_then(|info| info.retry_delay) {
             let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -96,6 +94,14 @@ impl Refusal {
             "message": self.status.message(),
             "details": details,
         }})
+    }
+}
+
+/// Returns how a client authenticates, which each 401 has to say (RFC 9110, 11.6.1; RFC 6750, 3).
+fn challenge(status: &Status) -> &'static str {
+    match status.get_details_error_info() {
+        Some(info) if info.reason == "BAD_CREDENTIALS" => "Bearer realm=\"haul\", error=\"invalid_token\"",
+        _ => "Bearer realm=\"haul\"",
     }
 }
 

@@ -48,7 +48,7 @@ pub(crate) fn message(
     };
     let mut v = Violations::default();
     let mut document = Map::new();
-    for (name, text) in pairs(query) {
+    for (name, text) in pairs(query, &mut v) {
         let is_taken = path.iter().any(|(variable, _)| *variable == name);
         let is_body = match &route.body {
             Body::All => true,
@@ -56,21 +56,21 @@ pub(crate) fn message(
             Body::None => false,
         };
         if is_taken || is_body {
-            v.add(shown(&name), "is no parameter of the query here");
+            v.add(shown(&name), "unknown query parameter");
         } else {
             place(&mut document, &input, &name, text, &mut v);
         }
     }
     for (name, text) in path {
         if is_set(&message, name) {
-            v.add(*name, "stands in the path; leave it out of the body");
+            v.add(*name, "is given by the path; leave it out of the body");
         }
         place(&mut document, &input, name, text.clone(), &mut v);
     }
     from_headers(&mut document, &input, headers, &mut v);
     v.or(())?;
     merge(&mut message, json::read_value(input.clone(), Value::Object(document))?);
-    name_changes(&mut message, route, body)?;
+    name_changes(&mut message, route, path, body)?;
     Ok(message)
 }
 
@@ -96,13 +96,22 @@ fn merge(message: &mut DynamicMessage, mut other: DynamicMessage) {
 }
 
 /// Splits a query into names and values.
-fn pairs(query: &str) -> Vec<(String, String)> {
-    let decoded = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+fn pairs(query: &str, v: &mut Violations) -> Vec<(String, String)> {
+    let decoded = |text: &str| {
+        let spaced = text.replace('+', " ");
+        percent_decode_str(&spaced).decode_utf8().map(std::borrow::Cow::into_owned).map_err(|_| shown(text))
+    };
     let parts = query.split('&').filter(|part| !part.is_empty());
-    parts
-        .map(|part| part.split_once('=').unwrap_or((part, "")))
-        .map(|(name, value)| (decoded(name), decoded(value)))
-        .collect()
+    let read =
+        |(name, value): (&str, &str)| -> Result<(String, String), String> { Ok((decoded(name)?, decoded(value)?)) };
+    let mut pairs = Vec::new();
+    for part in parts.map(|part| part.split_once('=').unwrap_or((part, ""))) {
+        match read(part) {
+            Ok(pair) => pairs.push(pair),
+            Err(text) => v.add(shown(part.0), format!("`{text}` is not UTF-8")),
+        }
+    }
+    pairs
 }
 
 /// Puts a parameter into the document. `name` is a field by either of its names, parts of messages after a `.`, the key of
@@ -114,7 +123,7 @@ fn place(document: &mut Map<String, Value>, of: &MessageDescriptor, name: &str, 
     };
     let known = of.get_field_by_name(first).or_else(|| of.get_field_by_json_name(first));
     let Some(field) = known else {
-        v.add(shown(name), format!("is no field of {}", of.name()));
+        v.add(shown(name), "unknown query parameter");
         return;
     };
     let key = field.name().to_owned();
@@ -133,7 +142,7 @@ fn place(document: &mut Map<String, Value>, of: &MessageDescriptor, name: &str, 
             if let Value::Object(map) = document.entry(key).or_insert_with(|| Value::Object(Map::new()))
                 && map.insert(entry.to_owned(), Value::from(text)).is_some()
             {
-                v.add(shown(name), "stands there twice");
+                v.add(shown(name), "is given twice");
             }
         } else {
             v.add(shown(name), format!("`{}` has no keys", field.name()));
@@ -150,7 +159,7 @@ fn place(document: &mut Map<String, Value>, of: &MessageDescriptor, name: &str, 
     } else {
         let value = scalar(&field, text, name, v);
         if document.insert(key, value).is_some() {
-            v.add(shown(name), "stands there twice");
+            v.add(shown(name), "is given twice");
         }
     }
 }
@@ -208,7 +217,7 @@ fn from_headers(document: &mut Map<String, Value>, input: &MessageDescriptor, he
         // A text of RFC 8941 stands in quotes.
         let key = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).map_or(key.clone(), str::to_owned);
         if document.insert("request_id".to_owned(), Value::from(key)).is_some() {
-            v.add("request_id", "stands in the query and in `Idempotency-Key`; leave one out");
+            v.add("request_id", "is given by the query and by `Idempotency-Key`; leave one out");
         }
     }
     if let (Some(_), Some(id)) = (input.get_field_by_name("after_sequence"), text(LAST_EVENT_ID)) {
@@ -216,8 +225,16 @@ fn from_headers(document: &mut Map<String, Value>, input: &MessageDescriptor, he
     }
 }
 
-/// Names in the mask of a change what its body names, where it has no mask of its own.
-fn name_changes(message: &mut DynamicMessage, route: &Route, body: &[u8]) -> Result<(), Status> {
+/// Fields by which a change says what it changes, and which it cannot change.
+const OF_THE_CHANGE: [&str; 2] = ["update_mask", "etag"];
+
+/// Names in the mask of a change what its body names, where it has no mask of its own. What the path names is not changed.
+fn name_changes(
+    message: &mut DynamicMessage,
+    route: &Route,
+    path: &[(&str, String)],
+    body: &[u8],
+) -> Result<(), Status> {
     let has_mask = route.rpc.input().get_field_by_name("update_mask").is_some();
     if route.method != http::Method::PATCH || !has_mask || message.has_field_by_name("update_mask") || body.is_empty() {
         return Ok(());
@@ -233,7 +250,9 @@ fn name_changes(message: &mut DynamicMessage, route: &Route, body: &[u8]) -> Res
     let mut paths = Vec::new();
     for (name, value) in named {
         let known = of.get_field_by_name(&name).or_else(|| of.get_field_by_json_name(&name));
-        let Some(field) = known.filter(|field| field.name() != "update_mask") else { continue };
+        let is_of_path =
+            |field: &FieldDescriptor| path.iter().any(|(name, _)| name.rsplit('.').next() == Some(field.name()));
+        let Some(field) = known.filter(|it| !OF_THE_CHANGE.contains(&it.name()) && !is_of_path(it)) else { continue };
         match field.kind() {
             Kind::Message(inside) if CHANGED_IN_PARTS.contains(&field.name()) => {
                 let parts: std::collections::BTreeMap<String, &RawValue> =
@@ -375,6 +394,17 @@ mod tests {
         assert_eq!(change("").unwrap().principal.unwrap().name, "default/ci");
         let twice = change(r#"{"name": "ops"}"#).unwrap_err();
         assert!(twice[0].starts_with("principal.name: "), "{twice:?}");
+        let locked = change(r#"{"title": "t", "etag": "16-0"}"#).unwrap();
+        let etag = locked.principal.unwrap().etag;
+        assert_eq!((etag.as_str(), locked.update_mask.unwrap().paths), ("16-0", vec!["title".to_owned()]));
+    }
+
+    #[test]
+    fn a_query_is_utf_8() {
+        for uri in ["/v1/jobs?page_token=%ff", "/v1/jobs?labels[%ff]=1"] {
+            let wrong = bound::<pb::ListJobsRequest>(&Method::GET, uri, &[], "").unwrap_err();
+            assert!(wrong[0].contains("is not UTF-8"), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The bytes of a result as a file: ranges, conditions, and headers that keep a browser from running them.
 
+use std::time::{Duration, SystemTime};
+
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use http::header::{
@@ -19,7 +21,7 @@ use crate::api::status::internal;
 use crate::pb;
 use crate::rest::answer::Refusal;
 use crate::rest::call::{Caller, Messages, Services};
-use crate::rest::ranges::{self, Wanted};
+use crate::rest::ranges::{self, Version, Wanted};
 
 /// What a parameter of a header may hold as it is (RFC 8187).
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'-').remove(b'_').remove(b'~');
@@ -48,7 +50,7 @@ struct Known {
     content_type: String,
     name: String,
     tag: String,
-    modified: Option<String>,
+    modified: Option<SystemTime>,
     digest: Option<String>,
 }
 
@@ -76,27 +78,28 @@ pub(crate) async fn answer(
     let first = next(&mut messages).await?.ok_or_else(|| internal("a content has no first chunk"))?;
     let total = first.total_bytes;
     let known = known(&task.unwrap_or_default(), &job_id, index, total);
-    let (code, from, length) = match ranges::judge(headers, &known.tag, total) {
-        Wanted::Whole => (StatusCode::OK, 0, total),
-        Wanted::Part(from, length) => (StatusCode::PARTIAL_CONTENT, from, length),
-        Wanted::NotModified => {
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-            describe(response.headers_mut(), &known);
-            return Ok(response);
-        }
-        Wanted::Changed => {
-            let message = format!("the content is not the one that `If-Match` names; it is {}", known.tag);
-            let code = StatusCode::PRECONDITION_FAILED;
-            return Err(Refusal::new(code, Code::FailedPrecondition, "PRECONDITION_FAILED", &message));
-        }
-        Wanted::BeyondEnd => {
-            let message = format!("the range begins beyond the end: there are {total} bytes");
-            let code = StatusCode::RANGE_NOT_SATISFIABLE;
-            let refusal = Refusal::new(code, Code::OutOfRange, "RANGE_NOT_SATISFIABLE", &message);
-            return Err(refusal.with_header(CONTENT_RANGE, format!("bytes */{total}")));
-        }
-    };
+    let (code, from, length) =
+        match ranges::judge(headers, is_head, Version { tag: &known.tag, modified: known.modified, total }) {
+            Wanted::Whole => (StatusCode::OK, 0, total),
+            Wanted::Part(from, length) => (StatusCode::PARTIAL_CONTENT, from, length),
+            Wanted::NotModified => {
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::NOT_MODIFIED;
+                describe(response.headers_mut(), &known);
+                return Ok(response);
+            }
+            Wanted::Changed => {
+                let message = format!("the content is not the one that `If-Match` names; it is {}", known.tag);
+                let code = StatusCode::PRECONDITION_FAILED;
+                return Err(Refusal::new(code, Code::FailedPrecondition, "PRECONDITION_FAILED", &message));
+            }
+            Wanted::BeyondEnd => {
+                let message = format!("the range begins beyond the end: there are {total} bytes");
+                let code = StatusCode::RANGE_NOT_SATISFIABLE;
+                let refusal = Refusal::new(code, Code::OutOfRange, "RANGE_NOT_SATISFIABLE", &message);
+                return Err(refusal.with_header(CONTENT_RANGE, format!("bytes */{total}")));
+            }
+        };
     let body = if is_head || length == 0 {
         Body::empty()
     } else if is_part {
@@ -140,8 +143,8 @@ fn bytes_of(messages: Messages, first: Option<Bytes>) -> Body {
 fn known(task: &pb::Task, job_id: &str, index: u32, total: u64) -> Known {
     use pb::task::Result::{DownloadResult as Download, FetchResult as Fetch};
     let end = task.end_time.unwrap_or_default();
-    let modified = u64::try_from(end.seconds).ok().map(std::time::Duration::from_secs);
-    let modified = modified.and_then(|since| std::time::UNIX_EPOCH.checked_add(since)).map(httpdate::fmt_http_date);
+    let modified = u64::try_from(end.seconds).ok().map(Duration::from_secs);
+    let modified = modified.and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since));
     let tag = format!("\"{:x}.{:x}-{total:x}\"", end.seconds, end.nanos);
     let (content_type, name, digest) = match &task.result {
         Some(Download(download)) => {
@@ -179,8 +182,8 @@ fn repr_digest(checksum: &str) -> Option<String> {
 fn describe(headers: &mut HeaderMap, known: &Known) {
     insert(headers, CONTENT_TYPE, &known.content_type);
     insert(headers, ETAG, &known.tag);
-    if let Some(modified) = &known.modified {
-        insert(headers, LAST_MODIFIED, modified);
+    if let Some(modified) = known.modified {
+        insert(headers, LAST_MODIFIED, &httpdate::fmt_http_date(modified));
     }
     if let Some(digest) = &known.digest {
         insert(headers, HeaderName::from_static("repr-digest"), digest);

@@ -4,13 +4,12 @@ use std::sync::LazyLock;
 
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
-use serde::de::DeserializeSeed as _;
 use serde_json::Value;
 use serde_path_to_error::Path;
 use tonic::Status;
 
 use crate::api::status::{Violations, internal, shown};
-use crate::model::json::Once;
+use crate::model::json;
 use crate::pb;
 
 /// Every message of the contract, and those of error details.
@@ -28,7 +27,7 @@ pub(crate) fn pool() -> &'static DescriptorPool {
 }
 
 /// Reads a message; `place` is the path of the message in the request. A field that the contract does not have is an
-/// error, and so is one that stands there twice.
+/// error, and so is one that is given twice.
 pub(crate) fn read(descriptor: MessageDescriptor, text: &[u8], place: &str) -> Result<DynamicMessage, Status> {
     read_once(text, place)?;
     let mut json = serde_json::Deserializer::from_slice(text);
@@ -49,7 +48,7 @@ fn read_once(text: &[u8], place: &str) -> Result<(), Status> {
     let mut json = serde_json::Deserializer::from_slice(text);
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
-    Once.deserialize(tracked).map_err(|error| unreadable(place, &track.path(), &error))?;
+    json::check(tracked).map_err(|error| unreadable(place, &track.path(), &error))?;
     json.end().map_err(|error| unreadable(place, &serde_path_to_error::Track::new().path(), &error))
 }
 
@@ -70,7 +69,7 @@ fn unreadable(place: &str, path: &Path, error: &serde_json::Error) -> Status {
     let unknown = what.strip_prefix("unrecognized field name '").and_then(|rest| rest.strip_suffix('\''));
     if let Some(unknown) = unknown {
         let dot = if field.is_empty() { "" } else { "." };
-        return Violations::one(&format!("{field}{dot}{}", shown(unknown)), "is no field of the request");
+        return Violations::one(&format!("{field}{dot}{}", shown(unknown)), "unknown field");
     }
     if field.is_empty() {
         "body".clone_into(&mut field);
@@ -137,9 +136,9 @@ mod tests {
     #[test]
     fn what_does_not_read_is_named_by_its_path() {
         for (text, field, sign) in [
-            (r#"{"titel": "x"}"#, "job.titel", "no field"),
+            (r#"{"titel": "x"}"#, "job.titel", "unknown field"),
             (r#"{"tasks": [{"fetch": {}}, {"fetch": {"url": 7}}]}"#, "job.tasks[1].fetch.url", "string"),
-            (r#"{"tasks": [{"fetch": {"uri": "x"}}]}"#, "job.tasks[0].fetch.uri", "no field"),
+            (r#"{"tasks": [{"fetch": {"uri": "x"}}]}"#, "job.tasks[0].fetch.uri", "unknown field"),
             (r#"{"tasks": [{"fetch": {}, "download": {}}]}"#, "job.tasks[0]", "oneof"),
             (r#"{"title": "a", "title": "b"}"#, "job", "twice"),
             (r#"{"labels": {"a": "b", "a": "c"}}"#, "job.labels", "twice"),

@@ -14,6 +14,7 @@ pub(crate) mod json;
 mod openapi;
 mod ranges;
 mod routes;
+mod session;
 mod stream;
 mod template;
 
@@ -25,6 +26,8 @@ use prost::Message as _;
 use prost_reflect::{DynamicMessage, MethodDescriptor};
 use tonic::body::Body;
 
+use crate::api::access::SessionDoor;
+use crate::api::request_id::RequestId;
 use crate::api::status::{Violations, internal};
 use crate::listen::peer::Peer;
 use crate::pb;
@@ -45,20 +48,25 @@ pub struct Rest {
     services: Services,
     routes: Arc<Vec<Route>>,
     bounds: BodyBounds,
+    door: SessionDoor,
 }
 
 impl Rest {
-    /// Makes the face of these services.
-    pub fn new(services: Services, bounds: BodyBounds) -> Rest {
-        Rest { services, routes: Arc::new(routes::routes(json::pool())), bounds }
+    /// Makes the face of these services, with sessions of this door.
+    pub fn new(services: Services, bounds: BodyBounds, door: SessionDoor) -> Rest {
+        Rest { services, routes: Arc::new(routes::routes(json::pool())), bounds, door }
     }
 
     /// Answers a request.
     pub async fn answer(&self, request: Request<Body>) -> Response<Body> {
-        self.answered(request).await.unwrap_or_else(Refusal::into_response)
+        let id = RequestId::of(&request);
+        self.answered(request).await.unwrap_or_else(|refusal| refusal.of(&id).into_response())
     }
 
     async fn answered(&self, request: Request<Body>) -> Result<Response<Body>, Refusal> {
+        if request.uri().path() == session::PATH {
+            return session::answer(&self.door, &request);
+        }
         let (head, body) = request.into_parts();
         if head.uri.path() == DESCRIPTION && matches!(head.method, Method::GET | Method::HEAD) {
             return Ok(whole(StatusCode::OK, "application/json", openapi::DOCUMENT.as_str().into()));

@@ -1,7 +1,9 @@
 //! Which bytes of a content a client wants, by its `Range` and its conditions (RFC 9110). Pure.
 
+use std::time::SystemTime;
+
 use http::HeaderMap;
-use http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::header::{HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE};
 
 /// What a request for a content comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,19 +22,51 @@ pub(crate) enum Wanted {
 
 /// Returns whether a request has a range or a condition, so that its body may be less than the whole.
 pub(crate) fn are_asked(headers: &HeaderMap) -> bool {
-    [RANGE, IF_MATCH, IF_NONE_MATCH].iter().any(|name| headers.contains_key(name))
+    [RANGE, IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE]
+        .iter()
+        .any(|name| headers.contains_key(name))
 }
 
-/// Judges the headers of a request for a content with this tag and length.
-pub(crate) fn judge(headers: &HeaderMap, tag: &str, total: u64) -> Wanted {
-    if headers.contains_key(IF_MATCH) && !names(headers, &IF_MATCH, tag, false) {
+/// What the conditions of a request are judged by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Version<'a> {
+    /// Its strong tag.
+    pub(crate) tag: &'a str,
+    /// When it was made, in whole seconds; `None`: nobody knows.
+    pub(crate) modified: Option<SystemTime>,
+    /// How long it is.
+    pub(crate) total: u64,
+}
+
+/// Judges the headers of a request for a content. A condition by tag goes before one by date (RFC 9110, 13.2.2).
+pub(crate) fn judge(headers: &HeaderMap, is_head: bool, version: Version<'_>) -> Wanted {
+    let Version { tag, modified, total } = version;
+    let date =
+        |name: &HeaderName| headers.get(name)?.to_str().ok().and_then(|text| httpdate::parse_http_date(text).ok());
+    if headers.contains_key(IF_MATCH) {
+        if !names(headers, &IF_MATCH, tag, false) {
+            return Wanted::Changed;
+        }
+    } else if let (Some(since), Some(modified)) = (date(&IF_UNMODIFIED_SINCE), modified)
+        && modified > since
+    {
         return Wanted::Changed;
     }
-    if names(headers, &IF_NONE_MATCH, tag, true) {
+    if headers.contains_key(IF_NONE_MATCH) {
+        if names(headers, &IF_NONE_MATCH, tag, true) {
+            return Wanted::NotModified;
+        }
+    } else if let (Some(since), Some(modified)) = (date(&IF_MODIFIED_SINCE), modified)
+        && modified <= since
+    {
         return Wanted::NotModified;
     }
-    let is_same = headers.get(IF_RANGE).is_none_or(|it| it.as_bytes() == tag.as_bytes());
-    let range = headers.get(RANGE).filter(|_| is_same).and_then(|it| it.to_str().ok());
+    // A result never changes, so its date says as much as its tag.
+    let is_same = headers
+        .get(IF_RANGE)
+        .is_none_or(|it| it.as_bytes() == tag.as_bytes() || (modified.is_some() && date(&IF_RANGE) == modified));
+    // A range is for GET alone (RFC 9110, 14.2).
+    let range = headers.get(RANGE).filter(|_| is_same && !is_head).and_then(|it| it.to_str().ok());
     range.map_or(Wanted::Whole, |range| part(range, total))
 }
 
@@ -98,7 +132,11 @@ mod tests {
 
     #[test]
     fn conditions_come_before_ranges() {
-        let tag = "\"a\"";
+        let [before, made, after] = [946_684_799, 946_684_800, 946_684_801]
+            .map(|seconds| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds));
+        let version = Version { tag: "\"a\"", modified: Some(made), total: 10 };
+        let [before, made, after] = [before, made, after].map(httpdate::fmt_http_date);
+        let (before, made, after) = (before.as_str(), made.as_str(), after.as_str());
         for (headers, wanted) in [
             (&[(IF_NONE_MATCH, "\"a\"")][..], Wanted::NotModified),
             (&[(IF_NONE_MATCH, "\"x\", W/\"a\"")], Wanted::NotModified),
@@ -110,9 +148,19 @@ mod tests {
             (&[(IF_RANGE, "\"a\""), (RANGE, "bytes=0-0")], Wanted::Part(0, 1)),
             (&[(IF_RANGE, "\"b\""), (RANGE, "bytes=0-0")], Wanted::Whole),
             (&[(IF_RANGE, "W/\"a\""), (RANGE, "bytes=0-0")], Wanted::Whole),
+            (&[(IF_RANGE, made), (RANGE, "bytes=0-0")], Wanted::Part(0, 1)),
+            (&[(IF_RANGE, after), (RANGE, "bytes=0-0")], Wanted::Whole),
+            (&[(IF_MODIFIED_SINCE, made)], Wanted::NotModified),
+            (&[(IF_MODIFIED_SINCE, after)], Wanted::NotModified),
+            (&[(IF_MODIFIED_SINCE, before)], Wanted::Whole),
+            (&[(IF_MODIFIED_SINCE, "yesterday")], Wanted::Whole),
+            (&[(IF_NONE_MATCH, "\"b\""), (IF_MODIFIED_SINCE, made)], Wanted::Whole),
+            (&[(IF_UNMODIFIED_SINCE, before)], Wanted::Changed),
+            (&[(IF_UNMODIFIED_SINCE, made), (RANGE, "bytes=0-0")], Wanted::Part(0, 1)),
+            (&[(IF_MATCH, "\"a\""), (IF_UNMODIFIED_SINCE, before)], Wanted::Whole),
         ] {
             let map = headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
-            assert_eq!(judge(&map, tag, 10), wanted, "{headers:?}");
+            assert_eq!(judge(&map, false, version), wanted, "{headers:?}");
         }
     }
 }

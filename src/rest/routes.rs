@@ -99,7 +99,11 @@ pub(crate) fn find<'a>(routes: &'a [Route], method: &Method, path: &str) -> Foun
             others.push(Method::HEAD.as_str());
         }
     }
-    if others.is_empty() { Found::Nothing } else { Found::OtherMethods(others.join(", ")) }
+    if others.is_empty() {
+        return Found::Nothing;
+    }
+    others.push(Method::OPTIONS.as_str());
+    Found::OtherMethods(others.join(", "))
 }
 
 #[cfg(test)]
@@ -130,7 +134,7 @@ mod tests {
         let routes = routes(pool());
         assert!(matches!(find(&routes, &Method::HEAD, "/v1/jobs/a"), Found::Route(..)));
         match find(&routes, &Method::PUT, "/v1/jobs/a") {
-            Found::OtherMethods(methods) => assert_eq!(methods, "GET, HEAD, PATCH, DELETE"),
+            Found::OtherMethods(methods) => assert_eq!(methods, "GET, HEAD, PATCH, DELETE, OPTIONS"),
             other => panic!("{other:?}"),
         }
         assert!(matches!(find(&routes, &Method::GET, "/v1/jobs/a/b"), Found::Nothing));

@@ -6,17 +6,17 @@
 //! crash, and a crash loses nothing.
 
 mod health;
+mod listeners;
 mod metrics;
 mod services;
 mod sizes;
 mod systemd;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -31,21 +31,25 @@ use crate::api::content::Contents;
 use crate::api::jobs::Jobs;
 use crate::api::options;
 use crate::api::status::Violations;
+use crate::api::watchers::Watchers;
 use crate::clock::Clock;
 use crate::config::LimitSettings;
+use crate::config::network::Place;
 use crate::engine;
 use crate::engine::bounds::Bounds;
 use crate::engine::handle::Engine;
 use crate::engine::workers::{MakeParts, WorkerParts};
 use crate::files::{ContentStore, Root};
-use crate::listen::accept;
-use crate::listen::socket::Socket;
 use crate::listen::tls::{Tls, TlsError};
 use crate::model::access::{AccessChange, AuthMode};
+use crate::model::book::Book;
 use crate::model::browser::BrowserRules;
+use crate::model::identity::Identities;
 use crate::model::spec::TaskOptions;
+use crate::model::time::Timestamp;
 use crate::net::HttpClient;
 use crate::pb;
+use crate::server::listeners::Listeners;
 use crate::server::metrics::Figures;
 use crate::server::services::{Around, Browsers, DESCRIPTORS};
 use crate::store::sqlite::{self, OpenError, SqliteStore};
@@ -54,14 +58,14 @@ use crate::telemetry::metrics::Metrics;
 use crate::web::Readiness;
 
 /// What settings are made of.
-pub use crate::api::access::{CallBounds, Policy};
+pub use crate::api::access::{CallBounds, Exposure, Policy};
 pub use crate::files::Durability;
 pub use crate::files::names;
 pub use crate::listen::tls::{ClientAuth, TlsSettings};
 pub use crate::listen::{ListenSettings, descriptors};
 pub use crate::net::{EnvironmentProxies, Guard};
 /// What is done with a data directory beside a server.
-pub use crate::store::sqlite::{KeySource, RootKeys, audit, backup, verify_audit};
+pub use crate::store::sqlite::{KeySource, RootKeys, access_beside, audit, backup, verify_audit};
 
 /// What an engine needs to know.
 #[derive(Clone, Debug)]
@@ -96,8 +100,6 @@ pub struct EngineSettings {
     pub root_keys: RootKeys,
 }
 
-/// The socket in the data directory by which the server's own user calls.
-const SOCKET: &str = "haul.sock";
 /// How often the head of the audit is logged.
 const HEADS_INTERVAL: Duration = Duration::from_hours(1);
 
@@ -109,14 +111,16 @@ const FLUSH_TIME: Duration = Duration::from_secs(1);
 pub struct ServerSettings {
     /// The engine's part.
     pub engine: EngineSettings,
-    /// Where calls are taken. Port 0 picks a free one.
-    pub listen: SocketAddr,
-    /// Where metrics and probes are served alone; `None`: where calls are taken.
+    /// Where calls are accepted.
+    pub listen: Vec<Place>,
+    /// Where metrics and probes are served alone; `None`: where calls are accepted.
     pub metrics_listen: Option<SocketAddr>,
     /// Hosts that have metrics of their own.
     pub metrics_hosts: Vec<String>,
-    /// The certificates to show and to take; `None`: nothing is encrypted.
+    /// The certificates to show and to accept; `None`: nothing is encrypted.
     pub tls: Option<TlsSettings>,
+    /// Which principals are known by certificates and users of this machine.
+    pub identities: Identities,
     /// How many may connect, and how long they may be silent.
     pub bounds: ListenSettings,
     /// How long a request that is not whole may wait for its next byte.
@@ -125,8 +129,12 @@ pub struct ServerSettings {
     pub browsers: BrowserRules,
     /// Whether there is a dashboard.
     pub has_dashboard: bool,
-    /// Whom it takes callers for.
+    /// Who has to authenticate.
     pub policy: Policy,
+    /// Who may ask what the server tells of itself.
+    pub exposure: Exposure,
+    /// Whether the methods of the server can be listed by reflection.
+    pub has_reflection: bool,
     /// What was given up for other machines, as the contract names it.
     pub insecure: &'static str,
     /// The longest that a token may last.
@@ -170,12 +178,12 @@ pub enum ServeError {
     /// Other machines can reach it, and nothing says who calls.
     #[error(
         "`{0}` is `{1}`, which other machines can reach, and nobody could sign in: make a token first, by `haul token \
-         create NAME --grant operator --offline`, or set `--tls-client-ca`"
+         create NAME --grant operator --offline`, or name who has which certificate by `[[identity]]` in the settings file"
     )]
-    NobodySignsIn(&'static str, SocketAddr),
-    /// The port could not be bound.
+    NobodySignsIn(&'static str, String),
+    /// A place could not be listened at.
     #[error("cannot listen on `{1}`: {2}; choose another `--{0}`")]
-    Listen(&'static str, SocketAddr, std::io::Error),
+    Listen(&'static str, String, std::io::Error),
     /// The descriptors that are built in do not fit together.
     #[error("reflection cannot be served: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -250,18 +258,19 @@ pub fn task_options(options: pb::TaskOptions) -> Result<TaskOptions, Status> {
 }
 
 /// Serves until `stop` is done, a client calls `Drain`, or the engine fails. Reads the certificates anew when `reload`
-/// changes. Calls `ready` with the address once calls are accepted.
+/// changes. Calls `ready` with where it listens, in the order of the settings, once calls are accepted.
 pub async fn serve(
     settings: ServerSettings,
     stop: impl Future<Output = ()>,
     reload: watch::Receiver<()>,
-    ready: impl FnOnce(SocketAddr),
+    ready: impl FnOnce(&[String]),
 ) -> Result<(), ServeError> {
     let tls = settings.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
     let counted = Arc::new(Metrics::new(metrics::words(settings.metrics_hosts.clone(), &DESCRIPTORS)));
     let Built { engine, task, store, client, recovery } = build(&settings.engine, counted.clone()).await?;
-    let listeners = Listeners::bind(&settings, &engine).await?;
-    let address = listeners.address;
+    judge_places(&settings, &engine.books().borrow().clone(), engine.now())?;
+    let listeners = listen(&settings, tls.as_ref()).await?;
+    let addresses = listeners.addresses();
 
     let closing = CancellationToken::new();
     let shutdown = Shutdown::default();
@@ -270,23 +279,24 @@ pub async fn serve(
     health::report(&reporter, &readiness, Readiness::Ready).await;
     health::live(&reporter).await;
     let (room, sizes) = sizes::Room::look_at(&settings.engine).await;
-    let facts = facts(&settings, sizes.subscribe());
+    let facts = facts(&settings, tls.as_ref(), sizes.subscribe());
     let routes = routes(&settings, facts, &engine, &store, &shutdown, &closing)?.add_service(served_health);
-    let access = Access::new(engine.clone(), settings.policy, settings.call_bounds, &DESCRIPTORS);
+    let identities = Arc::new(settings.identities.clone());
+    let access =
+        Access::new(engine.clone(), settings.policy, identities, settings.exposure, settings.call_bounds, &DESCRIPTORS);
     let directories = [settings.engine.data_dir.clone(), settings.engine.download_dir.clone()];
     let figures = Figures::new(directories, engine.clone(), client, counted.clone(), readiness.subscribe(), recovery);
     let around = around(&settings, readiness.subscribe(), access.clone(), counted, figures.clone());
 
     let mut work = JoinSet::from_iter([async move { task.run().await.map_err(ServeError::from) }]);
-    keep_required(settings.policy, &engine).await?;
-    let mut calls =
-        listeners.serve(&settings.engine.data_dir, routes, &around, tls.as_ref(), &settings.bounds, &closing);
+    keep_required(&settings, &engine).await?;
+    let mut calls = listeners.serve(&settings.engine.data_dir, routes, &around, &settings.bounds, &closing);
     let mut following = keep_on(&access, &engine, store, figures, &closing);
     following.spawn(room.keep(sizes, closing.clone()));
     if let Some(tls) = tls {
         following.spawn(tls.follow(reload, closing.clone()));
     }
-    ready(address);
+    ready(&addresses);
     systemd::ready();
 
     let early = tokio::select! {
@@ -300,7 +310,7 @@ pub async fn serve(
             None
         }
     };
-    tell_end(early.as_ref());
+    log_end(early.as_ref());
     systemd::stopping(settings.shutdown_grace);
     health::report(&reporter, &readiness, Readiness::Draining).await;
     // How the engine ended counts, also when a call outlives the grace.
@@ -330,6 +340,12 @@ pub async fn serve(
     }
 }
 
+/// Listens at the places of the settings.
+async fn listen(settings: &ServerSettings, tls: Option<&Arc<Tls>>) -> Result<Listeners, ServeError> {
+    let bound = Listeners::bind(&settings.listen, settings.metrics_listen.map(Place::Address), tls).await;
+    bound.map_err(|(flag, place, error)| ServeError::Listen(flag, place, error))
+}
+
 /// What stands around the services.
 fn around(
     settings: &ServerSettings,
@@ -357,95 +373,18 @@ fn keep_on(
     closing: &CancellationToken,
 ) -> JoinSet<()> {
     let mut all = JoinSet::from_iter([access.clone().keep(closing.clone())]);
-    all.spawn(tell_heads(store, closing.clone()));
+    all.spawn(log_audit_heads(store, closing.clone()));
     all.spawn(figures.follow_sizes(closing.clone()));
     all.spawn(systemd::watch(engine.clone(), closing.clone()));
     all
 }
 
-/// Where calls come in.
-struct Listeners {
-    main: TcpListener,
-    address: SocketAddr,
-    /// For metrics and probes alone.
-    metrics: Option<TcpListener>,
-}
-
-impl Listeners {
-    async fn bind(settings: &ServerSettings, engine: &Engine) -> Result<Listeners, ServeError> {
-        let (main, address) = listen("listen", settings.listen, settings, engine).await?;
-        let metrics = match settings.metrics_listen {
-            Some(at) => {
-                let (listener, address) = listen("metrics_listen", at, settings, engine).await?;
-                tracing::info!(%address, "metrics are served");
-                Some(listener)
-            }
-            None => None,
-        };
-        Ok(Listeners { main, address, metrics })
-    }
-
-    /// Takes calls, also by the socket of the data directory, until `closing`.
-    fn serve(
-        self,
-        data_dir: &Path,
-        routes: Routes,
-        around: &Around,
-        tls: Option<&Arc<Tls>>,
-        bounds: &ListenSettings,
-        closing: &CancellationToken,
-    ) -> JoinSet<()> {
-        let mut calls = JoinSet::new();
-        let (tls, bounds, closing) = (|| tls.cloned(), || bounds.clone(), || closing.clone());
-        let layered = services::layered(routes, around, self.metrics.is_none());
-        if let Some(socket) = socket(data_dir) {
-            calls.spawn(socket.serve(layered.clone(), bounds(), closing()));
-        }
-        if let Some(listener) = self.metrics {
-            calls.spawn(accept::serve(listener, services::metrics_alone(around), tls(), bounds(), closing()));
-        }
-        calls.spawn(accept::serve(self.main, layered, tls(), bounds(), closing()));
-        calls
-    }
-}
-
-/// Listens at an address from which the server may be reached.
-async fn listen(
-    setting: &'static str,
-    at: SocketAddr,
-    settings: &ServerSettings,
-    engine: &Engine,
-) -> Result<(TcpListener, SocketAddr), ServeError> {
-    if !may_listen(at, settings, engine) {
-        return Err(ServeError::NobodySignsIn(setting, at));
-    }
-    let flag = if setting == "listen" { "listen" } else { "metrics-listen" };
-    let cannot_listen = |error| ServeError::Listen(flag, at, error);
-    let listener = TcpListener::bind(at).await.map_err(cannot_listen)?;
-    let address = listener.local_addr().map_err(cannot_listen)?;
-    Ok((listener, address))
-}
-
-/// Listens at the socket of the data directory, whose lock is held. Where there can be none the server does without.
-fn socket(data_dir: &Path) -> Option<Socket> {
-    let path = data_dir.join(SOCKET);
-    match Socket::bind(&path) {
-        Ok(socket) => Some(socket),
-        Err(error) => {
-            tracing::warn!(
-                "cannot listen on `{}` ({error}), so the server's own user needs a token too, once there is one",
-                path.display()
-            );
-            None
-        }
-    }
-}
-
 /// What the server is, for those who ask.
-fn facts(settings: &ServerSettings, sizes: watch::Receiver<Sizes>) -> Facts {
+fn facts(settings: &ServerSettings, tls: Option<&Arc<Tls>>, sizes: watch::Receiver<Sizes>) -> Facts {
     Facts {
         policy: settings.policy,
         insecure: settings.insecure,
+        tls: tls.cloned(),
         features: services::features(settings.has_dashboard),
         sizes,
     }
@@ -460,16 +399,18 @@ fn routes(
     shutdown: &Shutdown,
     closing: &CancellationToken,
 ) -> Result<Routes, ServeError> {
+    let watchers = Watchers::default();
     Ok(services::routes(
-        Jobs::new(engine.clone(), store.clone(), closing.clone(), shutdown.begun.clone()),
-        Contents::new(engine.clone(), store.clone(), closing.clone()),
+        settings.has_reflection,
+        Jobs::new(engine.clone(), store.clone(), closing.clone(), shutdown.begun.clone(), watchers.clone()),
+        Contents::new(engine.clone(), store.clone(), closing.clone(), watchers),
         AccessApi::new(engine.clone(), store.clone(), settings.token_lifetime_max),
         Admin::new(engine.clone(), store.clone(), shutdown.clone(), facts),
     )?)
 }
 
 /// Logs the head of the audit at the start, each hour and at the end, so that a tail that is cut off shows.
-async fn tell_heads(store: Arc<dyn Store>, closing: CancellationToken) {
+async fn log_audit_heads(store: Arc<dyn Store>, closing: CancellationToken) {
     loop {
         let is_last = closing.is_cancelled();
         match store.audit_head().await {
@@ -488,7 +429,7 @@ async fn tell_heads(store: Arc<dyn Store>, closing: CancellationToken) {
 }
 
 /// Says why the server ends; `None`: it was asked to.
-fn tell_end(engine: Option<&Result<Result<(), ServeError>, JoinError>>) {
+fn log_end(engine: Option<&Result<Result<(), ServeError>, JoinError>>) {
     match engine {
         Some(Ok(Err(error))) => tracing::error!("the engine has ended: {error}"),
         Some(Err(panic)) => tracing::error!("the engine panicked: {panic}"),
@@ -496,21 +437,46 @@ fn tell_end(engine: Option<&Result<Result<(), ServeError>, JoinError>>) {
     }
 }
 
-/// Stores that tokens are needed, where that is asked for: it holds for later starts too.
-async fn keep_required(policy: Policy, engine: &Engine) -> Result<(), ServeError> {
-    if policy.mode == AuthMode::Required {
+/// Returns whether the settings ask that every caller authenticates, which then holds for later starts too.
+fn asks_for_credentials(settings: &ServerSettings) -> bool {
+    let has_certificates = settings.tls.as_ref().is_some_and(|tls| tls.client_auth == ClientAuth::Required);
+    settings.policy.mode == AuthMode::Required || has_certificates || !settings.identities.is_empty()
+}
+
+/// Stores that every caller authenticates, where that is asked for.
+async fn keep_required(settings: &ServerSettings, engine: &Engine) -> Result<(), ServeError> {
+    if asks_for_credentials(settings) {
         engine.change_access(AccessChange::Require).await?;
     }
     Ok(())
 }
 
-/// Returns whether the server may be reached at an address: from other machines only where somebody has to say who
-/// they are, and can.
-fn may_listen(at: SocketAddr, settings: &ServerSettings, engine: &Engine) -> bool {
-    let books = engine.books();
-    let book = books.borrow();
+/// Checks settings as a start does, without a start: the certificates, and that somebody can sign in where other machines
+/// reach the server. Changes nothing. Returns who could sign in: nobody, where nobody was ever made.
+pub async fn check(settings: &ServerSettings) -> Result<Book, ServeError> {
+    if let Some(tls) = settings.tls.clone() {
+        Tls::load(tls)?;
+    }
+    let book = access_beside(&settings.engine.data_dir).await.map_err(Box::new)?;
+    judge_places(settings, &book, Clock::system().now())?;
+    Ok(book)
+}
+
+/// Fails where a place of the settings may not be reached.
+fn judge_places(settings: &ServerSettings, book: &Book, now: Timestamp) -> Result<(), ServeError> {
+    let metrics = settings.metrics_listen.map(|at| ("metrics_listen", Place::Address(at)));
+    let places = settings.listen.iter().map(|place| ("listen", place.clone())).chain(metrics);
+    match places.into_iter().find(|(_, place)| !may_reach(place, settings, book, now)) {
+        Some((setting, place)) => Err(ServeError::NobodySignsIn(setting, place.to_string())),
+        None => Ok(()),
+    }
+}
+
+/// Returns whether the server may be reached at a place: from other machines only where callers authenticate, and somebody
+/// can.
+fn may_reach(place: &Place, settings: &ServerSettings, book: &Book, now: Timestamp) -> bool {
     let policy = settings.policy;
-    let is_near = at.ip().to_canonical().is_loopback();
-    let has_certificates = settings.tls.as_ref().is_some_and(|tls| tls.client_auth == ClientAuth::Required);
-    is_near || policy.is_open || has_certificates || (policy.is_required(&book) && book.has_users(engine.now()))
+    let is_required = policy.mode != AuthMode::Off && (policy.is_required(book) || asks_for_credentials(settings));
+    let has_users = book.has_users(now) || !settings.identities.is_empty();
+    place.is_near() || policy.is_open || (is_required && has_users)
 }

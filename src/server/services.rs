@@ -9,8 +9,8 @@ use tonic::service::Routes;
 use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
 
-use crate::api::access::Access;
 use crate::api::access::service::AccessApi;
+use crate::api::access::{Access, SessionDoor};
 use crate::api::admin::Admin;
 use crate::api::complete::CompleteErrors;
 use crate::api::content::Contents;
@@ -18,6 +18,8 @@ use crate::api::deadline::Deadlines;
 use crate::api::guard::BrowserGuard;
 use crate::api::inbound::Inbound;
 use crate::api::jobs::Jobs;
+use crate::api::outbound::Outbound;
+use crate::api::request_id::NameRequests;
 use crate::listen::calls::Answers;
 use crate::model::browser::BrowserRules;
 use crate::pb;
@@ -29,7 +31,7 @@ use crate::rest::{self, BodyBounds, Rest};
 use crate::telemetry::calls::CountCalls;
 use crate::telemetry::metrics::Metrics;
 use crate::web::metrics::Scrape;
-use crate::web::{self, Api, Readiness, Sessions, Steer, Web};
+use crate::web::{self, Readiness, Steer, Web};
 
 /// The largest message that is accepted, in bytes.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -47,19 +49,34 @@ pub(super) fn features(has_dashboard: bool) -> &'static [&'static str] {
     if has_dashboard { &["rest", "web"] } else { &["rest"] }
 }
 
-/// Serves these, and reflection.
+/// Gives a service the size of messages and the compression that all have.
+macro_rules! tuned {
+    ($server:ident, $service:expr) => {
+        $server::new($service)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .accept_compressed(Gzip)
+            .accept_compressed(Zstd)
+            .send_compressed(Gzip)
+            .send_compressed(Zstd)
+    };
+}
+
+/// Serves these, and reflection where `has_reflection`.
 pub(super) fn routes(
-    jobs_service: Jobs,
-    contents_service: Contents,
-    access_service: AccessApi,
-    admin_service: Admin,
+    has_reflection: bool,
+    jobs: Jobs,
+    contents: Contents,
+    access: AccessApi,
+    admin: Admin,
 ) -> Result<Routes, tonic_reflection::server::Error> {
-    Ok(Routes::new(reflected().build_v1()?)
-        .add_service(reflected().build_v1alpha()?)
-        .add_service(jobs(jobs_service))
-        .add_service(contents(contents_service))
-        .add_service(people(access_service))
-        .add_service(admin(admin_service)))
+    let mut services = Routes::new(tuned!(JobServiceServer, jobs));
+    if has_reflection {
+        services = services.add_service(reflected().build_v1()?).add_service(reflected().build_v1alpha()?);
+    }
+    Ok(services
+        .add_service(tuned!(ContentServiceServer, contents))
+        .add_service(tuned!(AccessServiceServer, access))
+        .add_service(tuned!(AdminServiceServer, admin)))
 }
 
 /// What is said about browsers.
@@ -91,74 +108,42 @@ impl Around {
         BoxCloneSyncService::new(ServiceBuilder::new().layer(self.access.clone()).service(page))
     }
 
+    /// Where sessions of browsers begin and end.
+    fn door(&self) -> SessionDoor {
+        self.access.door(self.browsers.is_behind_tls)
+    }
+
     fn guard(&self) -> BrowserGuard {
         let judge = self.access.clone();
         BrowserGuard::new(self.browsers.rules.clone(), move || judge.is_token_needed())
     }
 }
 
-/// Puts around the services what each request passes, from the outside in: the guard before anything runs; the token
-/// that a browser's cookie stands for; what is not gRPC goes to plain HTTP, which calls the services as gRPC does; then gRPC-Web made plain gRPC, the count of calls, who
-/// calls, bounds on what has not arrived, deadlines, and errors with all their details.
+/// Puts around the services what each request passes, from the outside in: its name; room for the answer; the guard before
+/// anything runs; what is not gRPC goes to plain HTTP, which calls the services as gRPC does; then gRPC-Web made plain
+/// gRPC, the count of calls, who calls, bounds on what has not arrived, deadlines, and errors with all their details.
 pub(super) fn layered(services: Routes, around: &Around, has_metrics: bool) -> impl Answers + use<> {
     let Around { readiness, browsers, access, request_body_idle, metrics, .. } = around.clone();
-    let sessions = Sessions::new(browsers.is_behind_tls);
     let count = CountCalls::new(metrics, "haul.v1");
     let called = ServiceBuilder::new().layer(Deadlines).layer(CompleteErrors).service(services.prepare());
     let bounds = BodyBounds { bytes_max: MESSAGE_BYTES_MAX as u64, idle_max: request_body_idle };
     let within = ServiceBuilder::new().layer(count.clone()).layer(access.clone()).service(called.clone());
-    let rest = Rest::new(BoxCloneSyncService::new(within), bounds);
-    let api = Api { rest, sessions: sessions.clone() };
-    let web = Web::new(readiness, Some(api), has_metrics.then(|| around.page()), browsers.has_dashboard);
+    let rest = Rest::new(BoxCloneSyncService::new(within), bounds, around.door());
+    let page = has_metrics.then(|| around.page());
+    let web = Web::new(readiness, around.door(), Some(rest), page, browsers.has_dashboard);
     let grpc = ServiceBuilder::new()
         .layer(tonic_web::GrpcWebLayer::new())
         .layer(count)
         .layer(access)
         .layer(Inbound::new(request_body_idle, MESSAGE_BYTES_MAX as u64, &DESCRIPTORS))
         .service(called);
-    ServiceBuilder::new().layer(around.guard()).layer(sessions).service(Steer::new(grpc, web))
+    ServiceBuilder::new().layer(NameRequests).layer(Outbound).layer(around.guard()).service(Steer::new(grpc, web))
 }
 
 /// Metrics and probes alone, for an address of their own.
 pub(super) fn metrics_alone(around: &Around) -> impl Answers + use<> {
-    let web = Web::new(around.readiness.clone(), None, Some(around.page()), false);
-    ServiceBuilder::new().layer(around.guard()).service(web)
-}
-
-fn jobs(service: Jobs) -> JobServiceServer<Jobs> {
-    JobServiceServer::new(service)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .accept_compressed(Gzip)
-        .accept_compressed(Zstd)
-        .send_compressed(Gzip)
-        .send_compressed(Zstd)
-}
-
-fn contents(service: Contents) -> ContentServiceServer<Contents> {
-    ContentServiceServer::new(service)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .accept_compressed(Gzip)
-        .accept_compressed(Zstd)
-        .send_compressed(Gzip)
-        .send_compressed(Zstd)
-}
-
-fn admin(service: Admin) -> AdminServiceServer<Admin> {
-    AdminServiceServer::new(service)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .accept_compressed(Gzip)
-        .accept_compressed(Zstd)
-        .send_compressed(Gzip)
-        .send_compressed(Zstd)
-}
-
-fn people(service: AccessApi) -> AccessServiceServer<AccessApi> {
-    AccessServiceServer::new(service)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .accept_compressed(Gzip)
-        .accept_compressed(Zstd)
-        .send_compressed(Gzip)
-        .send_compressed(Zstd)
+    let web = Web::new(around.readiness.clone(), around.door(), None, Some(around.page()), false);
+    ServiceBuilder::new().layer(NameRequests).layer(Outbound).layer(around.guard()).service(web)
 }
 
 /// Registers the protos of haul, of health and of error details, so that a client without them reads all of these.

@@ -6,11 +6,9 @@
 mod assets;
 pub mod metrics;
 mod pages;
-mod session;
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::Either;
@@ -22,11 +20,10 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 
-use crate::listen::peer::Peer;
+use crate::api::access::SessionDoor;
+use crate::api::request_id::RequestId;
 use crate::rest::answer::{Refusal, whole};
 use crate::rest::{Rest, Services};
-
-pub use crate::web::session::Sessions;
 
 /// Sends `application/grpc*` to one service and the rest to another.
 #[derive(Clone, Debug)]
@@ -77,45 +74,33 @@ pub enum Readiness {
     Store,
 }
 
-/// The API over plain HTTP.
-#[derive(Clone, Debug)]
-pub struct Api {
-    /// Its routes.
-    pub rest: Rest,
-    /// Where browsers exchange their tokens.
-    pub sessions: Sessions,
-}
-
 /// Answers plain HTTP.
 #[derive(Clone, Debug)]
 pub struct Web {
     readiness: watch::Receiver<Readiness>,
-    api: Option<Api>,
+    door: SessionDoor,
+    api: Option<Rest>,
     metrics: Option<Services>,
     has_dashboard: bool,
 }
 
 impl Web {
-    /// Makes the service; `readiness` is what `/readyz` says, `api` answers what is below `/v1/`, `metrics` is `/metrics`, and
-    /// `has_dashboard` says whether there is one.
+    /// Makes the service; `readiness` is what `/readyz` says, `door` judges who asks for it, `api` answers what is below
+    /// `/v1/`, `metrics` is `/metrics`, and `has_dashboard` says whether there is one.
     pub fn new(
         readiness: watch::Receiver<Readiness>,
-        api: Option<Api>,
+        door: SessionDoor,
+        api: Option<Rest>,
         metrics: Option<Services>,
         has_dashboard: bool,
     ) -> Web {
-        Web { readiness, api, metrics, has_dashboard }
+        Web { readiness, door, api, metrics, has_dashboard }
     }
 
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let is_head = request.method() == Method::HEAD;
         let response = match (request.uri().path(), &self.api, &self.metrics) {
-            (session::PATH, Some(api), _) => {
-                let peer = request.extensions().get::<Arc<Peer>>();
-                let is_tls = peer.is_some_and(|peer| peer.client.is_some());
-                api.sessions.answer(&api.rest, request, is_tls).await
-            }
-            (path, Some(api), _) if path.starts_with("/v1/") => api.rest.answer(request).await,
+            (path, Some(api), _) if path.starts_with("/v1/") => api.answer(request).await,
             ("/metrics", _, Some(metrics)) => scraped(metrics, request).await,
             ("/healthz" | "/readyz", ..) => self.probe(&request),
             (path, ..) => self.page(&request, path),
@@ -125,11 +110,14 @@ impl Web {
 
     fn page(&self, request: &Request<Body>, path: &str) -> Response<Body> {
         let page = self.has_dashboard.then(|| pages::answer(request.method(), path, request.headers())).flatten();
-        page.unwrap_or_else(|| Refusal::no_route(path).into_response())
+        page.unwrap_or_else(|| Refusal::no_route(path).of(&RequestId::of(request)).into_response())
     }
 
     fn probe(&self, request: &Request<Body>) -> Response<Body> {
         let path = request.uri().path();
+        if let Err(refused) = self.door.judge_probe(request) {
+            return Refusal::from(refused).of(&RequestId::of(request)).into_response();
+        }
         let probe = match path {
             "/healthz" => (StatusCode::OK, "ok\n"),
             "/readyz" => match *self.readiness.borrow() {
@@ -137,7 +125,7 @@ impl Web {
                 Readiness::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
                 Readiness::Store => (StatusCode::SERVICE_UNAVAILABLE, "store\n"),
             },
-            _ => return Refusal::no_route(path).into_response(),
+            _ => return Refusal::no_route(path).of(&RequestId::of(request)).into_response(),
         };
         match *request.method() {
             Method::GET | Method::HEAD => {
@@ -145,7 +133,7 @@ impl Web {
             }
             // What a page of another origin may do is answered before this; here it is what the path takes.
             Method::OPTIONS => looks_only(),
-            _ => Refusal::no_method(request.method().as_str(), path, "GET, HEAD".to_owned()).into_response(),
+            _ => no_method(request),
         }
     }
 }
@@ -154,8 +142,13 @@ impl Web {
 fn looks_only() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
     response
+}
+
+fn no_method(request: &Request<Body>) -> Response<Body> {
+    let (method, path) = (request.method().as_str(), request.uri().path());
+    Refusal::no_method(method, path, "GET, HEAD, OPTIONS".to_owned()).of(&RequestId::of(request)).into_response()
 }
 
 /// Answers a scrape. Who may not is told so as everywhere outside gRPC.
@@ -163,7 +156,7 @@ async fn scraped(metrics: &Services, request: Request<Body>) -> Response<Body> {
     match *request.method() {
         Method::GET | Method::HEAD => {}
         Method::OPTIONS => return looks_only(),
-        _ => return Refusal::no_method(request.method().as_str(), "/metrics", "GET, HEAD".to_owned()).into_response(),
+        _ => return no_method(&request),
     }
     let response = match metrics.clone().oneshot(request).await {
         Ok(response) => response,

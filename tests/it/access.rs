@@ -13,6 +13,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
+use crate::it::curl;
 use crate::it::wire::{Answer, call, call_web};
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
@@ -544,4 +545,128 @@ async fn a_data_directory_that_can_have_no_socket_is_served_all_the_same() {
     assert!(!server.data().join("haul.sock").exists());
     // The log arrives by a pipe of its own.
     until(|| async { server.log().contains("cannot listen on") }).await;
+}
+
+/// A stream that rests on a role ends with it, also where another role would let a new one begin.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_with_the_role_that_it_came_by() {
+    let server = Server::start().await;
+    let op = operator(&server);
+    let both = token(&server, &op, &["p", "--grant", "read", "--grant", "submit"]);
+    let other = token(&server, &op, &["other", "--grant", "submit"]);
+    let spec = pb::JobSpec { open: true, ..Default::default() };
+    let theirs = jobs(&server, &other)
+        .submit_job(pb::SubmitJobRequest { job: Some(spec), ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner()
+        .job
+        .unwrap()
+        .job_id;
+    let mut all = jobs(&server, &both).watch_jobs(pb::WatchJobsRequest::default()).await.unwrap().into_inner();
+    let wish = pb::WatchJobRequest { job_id: theirs.clone(), ..Default::default() };
+    let mut one = jobs(&server, &both).watch_job(wish).await.unwrap().into_inner();
+    assert!(all.message().await.unwrap().is_some() && one.message().await.unwrap().is_some());
+    let narrower = pb::Principal {
+        name: "p".into(),
+        grants: vec![pb::Grant { role: pb::Role::Submit as i32, tenant: "default".into() }],
+        ..Default::default()
+    };
+    let mask = Some(prost_types::FieldMask { paths: vec!["grants".into()] });
+    let request = pb::UpdatePrincipalRequest { principal: Some(narrower), update_mask: mask };
+    access(&server, &op).update_principal(request).await.unwrap();
+    for stream in ["all", "one"] {
+        let ended = async {
+            loop {
+                let next = match stream {
+                    "all" => all.message().await.map(|it| it.map(|_| ())),
+                    _ => one.message().await.map(|it| it.map(|_| ())),
+                };
+                match next {
+                    Ok(Some(())) => {}
+                    Ok(None) => panic!("{stream} ended without a status"),
+                    Err(status) => return status,
+                }
+            }
+        };
+        let status = tokio::time::timeout(std::time::Duration::from_secs(5), ended).await.expect(stream);
+        assert_eq!(reason(&status), (Code::PermissionDenied, "MISSING_ROLE".to_owned()), "{stream}");
+        assert_eq!(status.get_details_error_info().unwrap().metadata["role"], "read");
+    }
+}
+
+/// What one message holds has a bound before there is memory for it, whatever the number of its bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_of_empty_tasks_takes_no_memory() {
+    let server = Server::start().await;
+    let before = server.peak_memory();
+    for (method, message) in [
+        ("haul.v1.JobService/AddTasks", b"\x1a\x00".repeat(8_000_000)),
+        ("haul.v1.JobService/SubmitJob", {
+            // A job, and the length of what it holds.
+            let job = b"\x1a\x00".repeat(1 << 20);
+            [&b"\x12\x80\x80\x80\x01"[..], &job].concat()
+        }),
+    ] {
+        let status = call(&server, method, &message, &[]).await.status();
+        assert_eq!(reason(&status), (Code::InvalidArgument, "INVALID_ARGUMENT".to_owned()), "{method}");
+        assert!(status.message().contains("10000 tasks"), "{status:?}");
+        let field = status.get_details_bad_request().unwrap().field_violations[0].field.clone();
+        assert!(["job.tasks", "tasks"].contains(&field.as_str()), "{field}");
+    }
+    let body = format!("{{\"tasks\":[{}]}}", vec!["{}"; 3_000_000].join(","));
+    let answer = plain(&server, "POST", "/v1/jobs", &body);
+    assert!(answer.code == 400 && answer.body.contains("more than 10000 entries"), "{answer:?}");
+    let grown = server.peak_memory() - before;
+    assert!(grown < 200 << 20, "{} MiB more than before", grown >> 20);
+}
+
+/// Sends a request of plain HTTP without a token.
+fn plain(server: &Server, method: &str, path: &str, body: &str) -> curl::Answer {
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close\r\n\
+         content-length: {}\r\n\r\n",
+        body.len()
+    );
+    curl::raw(server, (head + body).as_bytes())
+}
+
+/// Clients of Unix sockets are known as users of this machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_for_others_is_listened_on_and_its_user_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("haul.sock");
+    let place = format!("unix:{}", path.display());
+    let server =
+        Server::with(&["--allow-private-networks", "--listen", &place, "--socket-mode", "0660", "--auth", "required"])
+            .await;
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+    // The tests run as the server's own user, who may do everything by any socket.
+    let who = haul(&["--server", &place, "whoami"]);
+    let said = String::from_utf8_lossy(&who.stdout).into_owned();
+    assert!(who.status.success() && said.contains("local") && said.contains("socket"), "{said}");
+    assert!(!haul(&["--server", &server.address, "whoami"]).status.success(), "by the address nobody is known");
+    let second = tempfile::tempdir().unwrap();
+    let mut again = crate::support::server::command(second.path(), &["--listen".to_owned(), place.clone()]);
+    again.env_remove("HAUL_LISTEN");
+    let (code, refusal) = crate::support::server::refusal(again);
+    assert!(code == 1 && refusal.contains("another program listens there"), "{refusal}");
+    drop(server);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_names_its_request_and_errors_name_it_too() {
+    let server = Server::start().await;
+    let op = operator(&server);
+    for path in ["/v1/jobs", "/v1/nothing", "/healthz", "/v1/openapi.json"] {
+        let answer = plain(&server, "GET", path, "");
+        let id = answer.header("haul-request-id").unwrap_or_else(|| panic!("{path}: {answer:?}"));
+        assert_eq!(answer.body.contains(id), answer.code != 200, "{path}: {answer:?}");
+        let challenge = answer.header("www-authenticate");
+        assert_eq!(challenge, (answer.code == 401).then_some("Bearer realm=\"haul\""), "{path}");
+    }
+    let refused =
+        jobs(&server, &op).get_job(pb::GetJobRequest { job_id: "x".into(), ..Default::default() }).await.unwrap_err();
+    let name = refused.metadata().get("haul-request-id").unwrap().to_str().unwrap().to_owned();
+    assert_eq!(refused.get_details_error_info().unwrap().metadata["haul-request-id"], name);
 }

@@ -123,3 +123,84 @@ async fn items_are_lines() {
     let none = curl(&server, &[], &format!("/v1/jobs/{id}/tasks/1/items"));
     assert_eq!((none.code, none.fault().0.as_str()), (400, "NOT_PAGINATED"));
 }
+
+/// Clients that ask for many pages and read none hold no more than their share.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_nobody_reads_have_a_bound() {
+    use bytes::{BufMut as _, Bytes, BytesMut};
+    use http_body_util::{BodyExt as _, Full};
+    use prost::Message as _;
+    const STREAMS: usize = 60;
+
+    let (origin, server) = (Origin::start(), Server::start().await);
+    let item = format!("\"{}\"", "x".repeat(3 << 20));
+    let page = format!("[{}]", vec![item.as_str(); 4].join(","));
+    origin.reply("/list", Reply::json(page));
+    let pagination =
+        pb::Pagination { style: Some(pb::pagination::Style::LinkHeader(pb::LinkHeader {})), ..Default::default() };
+    let list = pb::FetchSpec {
+        url: origin.url("/list"),
+        pagination: Some(pagination),
+        max_response_bytes: Some(64 << 20),
+        ..Default::default()
+    };
+    let id = server.submit(job(vec![fetch_as(list)])).await;
+    server.ended(&id).await;
+    let before = server.peak_memory();
+
+    let stream = tokio::net::TcpStream::connect(&server.address).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (sender, connection) = hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+        .initial_stream_window_size(1)
+        .handshake::<_, Full<Bytes>>(io)
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    let task = Some(pb::stream_items_request::Task::TaskIndex(0));
+    let message = pb::StreamItemsRequest { job_id: id, task, after_item: None }.encode_to_vec();
+    let mut framed = BytesMut::new();
+    framed.put_u8(0);
+    framed.put_u32(message.len() as u32);
+    framed.put_slice(&message);
+    let framed = framed.freeze();
+    let mut answers = Vec::new();
+    for _ in 0..STREAMS {
+        let request = http::Request::post(format!("http://{}/haul.v1.ContentService/StreamItems", server.address))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(Full::new(framed.clone()))
+            .unwrap();
+        let mut sender = sender.clone();
+        answers.push(tokio::spawn(async move { sender.send_request(request).await.unwrap() }));
+    }
+    let mut refused = 0;
+    for answer in answers {
+        let mut body = answer.await.unwrap().into_body();
+        // The first bytes of a page, or the trailers of an answer for which there was no room.
+        let frame = tokio::time::timeout(crate::support::server::PATIENCE, body.frame()).await.unwrap();
+        if let Some(Ok(frame)) = frame
+            && let Ok(trailers) = frame.into_trailers()
+        {
+            let status = tonic::Status::from_header_map(&trailers).unwrap();
+            assert!(status.message().contains("wait for this client"), "{status:?}");
+            refused += 1;
+        }
+    }
+    assert!(refused > STREAMS / 3, "{refused} of {STREAMS} had no room");
+    let grown = server.peak_memory() - before;
+    assert!(grown < 400 << 20, "{} MiB more than before", grown >> 20);
+    connection.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_has_no_range_and_dates_are_conditions() {
+    let (server, _origin, id) = stage().await;
+    let path = format!("/v1/jobs/{id}/tasks/0/content");
+    let head = curl(&server, &["--head", "--range", "0-1"], &path);
+    assert_eq!((head.code, head.header("content-length"), head.header("content-range")), (200, Some("26"), None));
+    let made = head.header("last-modified").unwrap();
+    let since = format!("if-modified-since: {made}");
+    assert_eq!(curl(&server, &["--header", &since], &path).code, 304);
+    let before = "if-unmodified-since: Sat, 01 Jan 2000 00:00:00 GMT";
+    assert_eq!(curl(&server, &["--header", before], &path).code, 412);
+}

@@ -57,7 +57,7 @@ async fn a_session_takes_tls_and_is_as_good_as_its_token() {
     let plain = Server::start().await;
     let begin = ["--request", "POST", "--header", "Authorization: Bearer haul_x"];
     let refused = curl(&plain, &begin, "/v1/session");
-    assert_eq!((refused.code, refused.fault().0), (412, "TLS_REQUIRED".to_owned()));
+    assert_eq!((refused.code, refused.fault().0), (412, "SESSION_NEEDS_TLS".to_owned()));
 
     // Behind something that encrypts.
     let server = Server::with(&["--insecure-listen", "plaintext"]).await;
@@ -67,14 +67,17 @@ async fn a_session_takes_tls_and_is_as_good_as_its_token() {
     let begun =
         curl(&server, &["--request", "POST", "--header", &format!("Authorization: Bearer {token}")], "/v1/session");
     let cookie = begun.header("set-cookie").unwrap().to_owned();
-    assert!(begun.code == 204 && cookie.ends_with("; Secure; HttpOnly; SameSite=Strict; Path=/"), "{begun:?}");
+    assert!(
+        begun.code == 200 && cookie.ends_with("; Path=/; Max-Age=43200; Secure; HttpOnly; SameSite=Strict"),
+        "{begun:?}"
+    );
     let cookie = format!("Cookie: {}", cookie.split(';').next().unwrap());
     let own = ["--header", &cookie, "--header", "Sec-Fetch-Site: same-origin"];
     assert_eq!(curl(&server, &own, "/v1/whoami").json()["principal"], "me");
     assert_eq!(curl(&server, &own[..2], "/v1/whoami").fault().0, "NO_CREDENTIALS", "the page must be the server's own");
     let end = ["--request", "DELETE", "--header", &cookie, "--header", "Sec-Fetch-Site: same-origin"];
-    assert_eq!(curl(&server, &end, "/v1/session").code, 204);
-    assert_eq!(curl(&server, &own, "/v1/whoami").fault().0, "NO_CREDENTIALS");
+    assert_eq!(curl(&server, &end, "/v1/session").code, 200);
+    assert_eq!(curl(&server, &own, "/v1/whoami").fault().0, "BAD_CREDENTIALS", "a session that has ended");
 }
 
 async fn first_token(server: &Server) -> String {

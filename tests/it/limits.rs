@@ -129,7 +129,7 @@ async fn a_crowd_of_retries_outlives_a_kill() {
     const TASKS: u32 = 4_000;
     /// A quarter of the memory for queued tasks is for those that back off: here it is enough for some hundreds.
     const HELD: u32 = 3_000;
-    let memory = ["--queue-bytes", "2000000"];
+    let memory = ["--queue-bytes", "4194304"];
     let flags = ["--allow-private-networks", "--max-per-host", "64", "--max-concurrent-tasks", "64"];
     let (mut server, origin) = (Server::with(&[&flags[..], &memory].concat()).await, Origin::start());
     let is_up = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -330,4 +330,24 @@ async fn who_waits_for_the_rate_of_its_job_does_not_stop_the_jobs_of_others() {
     let ended = server.run(job((0..20).map(|_| fetch(origin.url("/a"))).collect())).await;
     assert_eq!(ended.state(), JobState::Succeeded);
     server.jobs().cancel_job(pb::CancelJobRequest { job_id: id, ..Default::default() }).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_limits_of_a_host_are_those_of_its_urls() {
+    let server = Server::start().await;
+    let of = |host: &str| pb::Limits {
+        hosts: vec![pb::HostLimits { host: host.into(), max_concurrent: 1, ..Default::default() }],
+        ..Default::default()
+    };
+    for (given, kept) in [("Example.COM.:443", "example.com:443"), ("b\u{fc}cher.example", "xn--bcher-kva.example")] {
+        set_limits(&server, of(given), &["hosts"]).await;
+        let limits = server.admin().get_limits(pb::GetLimitsRequest {}).await.unwrap().into_inner().limits.unwrap();
+        assert_eq!(limits.hosts[0].host, kept);
+    }
+    for bad in ["example.com:https", " a", "a\nb", "[::1", &"a.".repeat(200)] {
+        let update_mask = Some(prost_types::FieldMask { paths: vec!["hosts".into()] });
+        let request = pb::UpdateLimitsRequest { limits: Some(of(bad)), update_mask };
+        let refused = server.admin().update_limits(request).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{bad:?}");
+    }
 }

@@ -170,18 +170,18 @@ async fn paths_are_exact() {
         assert_eq!((answer.code, answer.fault().1.as_str()), (400, "job_id"), "{path}: {answer:?}");
     }
     for (method, path, allow) in [
-        ("PUT", "/v1/jobs", "POST, GET, HEAD"),
-        ("DELETE", "/v1/limits", "GET, HEAD, PATCH"),
-        ("GET", "/v1/server:drain", "POST"),
-        ("BREW", "/v1/server", "GET, HEAD"),
-        ("POST", "/healthz", "GET, HEAD"),
+        ("PUT", "/v1/jobs", "POST, GET, HEAD, OPTIONS"),
+        ("DELETE", "/v1/limits", "GET, HEAD, PATCH, OPTIONS"),
+        ("GET", "/v1/server:drain", "POST, OPTIONS"),
+        ("BREW", "/v1/server", "GET, HEAD, OPTIONS"),
+        ("POST", "/healthz", "GET, HEAD, OPTIONS"),
     ] {
         let answer = curl(&server, &["--request", method], path);
         assert_eq!((answer.code, answer.header("allow")), (405, Some(allow)), "{method} {path}");
         assert_eq!(answer.fault().0, "METHOD_NOT_ALLOWED");
     }
     let options = curl(&server, &["--request", "OPTIONS"], "/v1/jobs");
-    assert_eq!((options.code, options.header("allow")), (204, Some("POST, GET, HEAD")));
+    assert_eq!((options.code, options.header("allow")), (204, Some("POST, GET, HEAD, OPTIONS")));
     for args in [&["--head"][..], &["--head", "--http2-prior-knowledge"]] {
         let head = curl(&server, args, "/v1/jobs");
         assert_eq!((head.code, head.body.as_str()), (200, ""));

@@ -77,3 +77,43 @@ fn wrong_usage_is_told_with_exit_code_2() {
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
+
+#[tokio::test]
+async fn a_check_says_what_a_start_would_expose_and_starts_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let check = |flags: &[&str]| {
+        let place = ["serve", "--check", "--data-dir", data.to_str().unwrap()];
+        let output = haul(&[&place[..], flags].concat());
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    let (code, said) = check(&[]);
+    assert!(code == Some(0) && said.contains("every user of this machine may do everything"), "{said}");
+    let (code, said) = check(&["--listen", "0.0.0.0:0"]);
+    assert!(code == Some(2) && said.contains("--tls-cert"), "{said}");
+    let plaintext = ["--listen", "0.0.0.0:0", "--insecure-listen", "plaintext"];
+    let (code, said) = check(&plaintext);
+    assert!(code == Some(2) && said.contains("nobody could sign in"), "{said}");
+    assert!(!data.exists(), "nothing was made");
+    let made =
+        haul(&["token", "create", "op", "--grant", "operator", "--offline", "--data-dir", data.to_str().unwrap()]);
+    assert!(made.status.success());
+    let (code, said) = check(&plaintext);
+    assert!(code == Some(0) && said.contains("callers authenticate") && said.contains("can read tokens"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_reflection_are_told_to_whom_the_operator_says() {
+    let closed = Server::with(&["--health", "authenticated", "--reflection", "off", "--auth", "required"]).await;
+    let code = |path: &str| crate::it::curl::curl(&closed, &[], path).code;
+    assert_eq!((code("/healthz"), code("/readyz")), (401, 401));
+    let method = "grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+    let asked = |server| crate::it::wire::call(server, method, &[], &[]);
+    assert_eq!(asked(&closed).await.status().code(), tonic::Code::Unauthenticated);
+    let open = Server::with(&["--reflection", "open", "--auth", "required"]).await;
+    assert_eq!(crate::it::curl::curl(&open, &[], "/healthz").code, 200);
+    assert_ne!(asked(&open).await.status().code(), tonic::Code::Unauthenticated);
+    let off = Server::with(&["--reflection", "off"]).await;
+    assert_eq!(asked(&off).await.status().code(), tonic::Code::Unimplemented);
+}

@@ -105,14 +105,24 @@ impl Secure {
 
     /// Calls as a client that trusts this authority and has this certificate.
     async fn call(&self, authority: &Authority, client: Option<&(String, String)>) -> Result<(), Status> {
+        let mut admin = AdminServiceClient::new(self.channel(authority, client));
+        admin.get_server_info(pb::GetServerInfoRequest {}).await.map(|_| ())
+    }
+
+    fn channel(&self, authority: &Authority, client: Option<&(String, String)>) -> Channel {
         let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority.0.pem()));
         if let Some((certificate, key)) = client {
             tls = tls.identity(Identity::from_pem(certificate, key));
         }
         let endpoint =
             Channel::from_shared(format!("https://localhost:{}", self.port)).unwrap().tls_config(tls).unwrap();
-        let mut admin = AdminServiceClient::new(endpoint.connect_lazy());
-        admin.get_server_info(pb::GetServerInfoRequest {}).await.map(|_| ())
+        endpoint.connect_lazy()
+    }
+
+    /// Runs the command line as the server's own user.
+    fn owner(&self, args: &[&str]) -> std::process::Output {
+        let socket = format!("unix:{}", self.dir.path().join("data/haul.sock").display());
+        haul(&[&["--server", &socket], args].concat())
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -158,6 +168,13 @@ async fn only_who_has_a_good_certificate_of_the_authority_calls() {
     let flags = ["--tls-client-ca", "DIR/ca.pem", "--tls-client-crl", "DIR/crl.pem", "--config", "DIR/haul.toml"];
     let server = Secure::start(&authority.server(), &files, &flags);
     let good = authority.client("spiffe://example/ci/one", 1);
+    let refused = server.call(&authority, Some(&good)).await.unwrap_err();
+    assert_eq!(
+        refused.get_details_error_info().unwrap().reason,
+        "BAD_CREDENTIALS",
+        "a principal that is not there yet"
+    );
+    assert!(server.owner(&["principal", "create", "ci", "--grant", "submit"]).status.success());
     server.call(&authority, Some(&good)).await.unwrap();
     let expired = authority.issue(|params| {
         params.subject_alt_names = vec![SanType::URI(Ia5String::try_from("spiffe://example/ci/one").unwrap())];
@@ -199,13 +216,77 @@ async fn only_who_has_a_good_certificate_of_the_authority_calls() {
         assert_eq!(cli(fewer).await.unwrap().status.code(), Some(1));
     }
     assert_eq!(cli(&all[..2]).await.unwrap().status.code(), Some(2), "a certificate without its key");
+    assert!(server.owner(&["principal", "delete", "ci"]).status.success());
+    let refused = server.call(&authority, Some(&good)).await.unwrap_err();
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "BAD_CREDENTIALS", "its principal was deleted");
+}
+
+/// Identities that an operator gives count as those of the settings do, and make authentication required for good.
+#[tokio::test]
+async fn a_certificate_is_a_principal_that_an_operator_says() {
+    let authority = Authority::new();
+    let pem = authority.0.pem();
+    let flags = ["--tls-client-ca", "DIR/ca.pem", "--tls-client-auth", "optional"];
+    let server = Secure::start(&authority.server(), &[("ca.pem", &pem)], &flags);
+    let client = authority.client("spiffe://example/ns/ci", 1);
+    server.call(&authority, None).await.unwrap();
+    assert_eq!(server.call(&authority, Some(&client)).await.unwrap_err().code(), Code::Unauthenticated);
+    let identity = ["principal", "create", "ci", "--grant", "submit", "--identity", "uri:spiffe://example/ns/*"];
+    let made = server.owner(&identity);
+    let said = String::from_utf8_lossy(&made.stderr).into_owned();
+    assert!(made.status.success() && said.contains("from now on"), "{said}");
+    server.call(&authority, Some(&client)).await.unwrap();
+    let refused = server.call(&authority, None).await.unwrap_err();
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "NO_CREDENTIALS", "also from this machine");
+    assert!(server.owner(&["principal", "update", "ci", "--no-identities"]).status.success());
+    assert_eq!(server.call(&authority, Some(&client)).await.unwrap_err().code(), Code::Unauthenticated);
+    let info = String::from_utf8(server.owner(&["info"]).stdout).unwrap();
+    assert!(info.contains("everybody") && info.contains("certificate ends"), "{info}");
+}
+
+/// A connection ends when the certificate of its client is revoked, and when it has expired.
+#[tokio::test]
+async fn a_connection_ends_with_the_certificate_that_it_was_made_with() {
+    let authority = Authority::new();
+    let identities = "[[identity]]\nprincipal = 'ci'\ncertificate_uri = 'spiffe://example/ns/*'\n";
+    let (pem, crl) = (authority.0.pem(), authority.revoking(99));
+    let files = [("ca.pem", pem.as_str()), ("crl.pem", crl.as_str()), ("haul.toml", identities)];
+    let flags = ["--tls-client-ca", "DIR/ca.pem", "--tls-client-crl", "DIR/crl.pem", "--config", "DIR/haul.toml"];
+    let server = Secure::start(&authority.server(), &files, &flags);
+    assert!(server.owner(&["principal", "create", "ci", "--grant", "read"]).status.success());
+    let short = authority.issue(|params| {
+        params.subject_alt_names = vec![SanType::URI(Ia5String::try_from("spiffe://example/ns/short").unwrap())];
+        params.insert_extended_key_usage(ExtendedKeyUsagePurpose::ClientAuth);
+        params.not_after = std::time::SystemTime::now().checked_add(std::time::Duration::from_secs(3)).unwrap().into();
+    });
+    let (good, bad) = (authority.client("spiffe://example/ns/good", 1), authority.client("spiffe://example/ns/bad", 7));
+    let mut streams = Vec::new();
+    for client in [&good, &bad, &short] {
+        let mut jobs = haul::pb::job_service_client::JobServiceClient::new(server.channel(&authority, Some(client)));
+        let mut stream = jobs.watch_jobs(pb::WatchJobsRequest::default()).await.unwrap().into_inner();
+        assert!(stream.message().await.unwrap().is_some(), "the list is there");
+        streams.push(stream);
+    }
+    std::fs::write(server.path("crl.pem"), authority.revoking(7)).unwrap();
+    server.reload("were read again");
+    let patience = std::time::Duration::from_secs(10);
+    for stream in &mut streams[1..] {
+        let ended = async { while stream.message().await.is_ok_and(|it| it.is_some()) {} };
+        tokio::time::timeout(patience, ended).await.expect("the stream ends");
+    }
+    server.call(&authority, Some(&good)).await.unwrap();
+    let still = tokio::time::timeout(std::time::Duration::from_millis(300), streams[0].message()).await;
+    assert!(still.is_err(), "the good one goes on: {still:?}");
 }
 
 #[tokio::test]
 async fn certificates_change_together_or_not_at_all() {
     let (old, new, clients) = (Authority::new(), Authority::new(), Authority::new());
-    let ca = old.0.pem();
-    let server = Secure::start(&old.server(), &[("ca.pem", &ca)], &["--tls-client-ca", "DIR/ca.pem"]);
+    let (ca, identities) = (old.0.pem(), "[[identity]]\nprincipal = 'ci'\ncertificate_uri = 'spiffe://a/b'\n");
+    let files = [("ca.pem", ca.as_str()), ("haul.toml", identities)];
+    let flags = ["--tls-client-ca", "DIR/ca.pem", "--config", "DIR/haul.toml"];
+    let server = Secure::start(&old.server(), &files, &flags);
+    assert!(server.owner(&["principal", "create", "ci"]).status.success());
     let (client, later) = (old.client("spiffe://a/b", 1), clients.client("spiffe://a/b", 1));
     server.call(&old, Some(&client)).await.unwrap();
     let pair = new.server();
@@ -217,7 +298,7 @@ async fn certificates_change_together_or_not_at_all() {
     server.call(&old, Some(&client)).await.unwrap();
     put(server.dir.path(), &pair);
     std::fs::write(server.path("ca.pem"), clients.0.pem()).unwrap();
-    server.reload("were read anew");
+    server.reload("were read again");
     server.call(&new, Some(&later)).await.unwrap();
     assert!(server.call(&old, Some(&later)).await.is_err(), "the old certificate is not shown any more");
     assert!(server.call(&new, Some(&client)).await.is_err(), "the old authority vouches for nobody any more");
@@ -231,6 +312,12 @@ fn certificates_that_do_not_fit_are_refused_at_the_start() {
     put(dir.path(), &(certificate.clone(), key));
     let (code, said) = refusal(secure(dir.path(), &[]));
     assert!(code == 1 && said.contains("server.key") && said.contains("does not fit"), "{said}");
+    let expired = authority.issue(|params| {
+        (params.not_before, params.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(2002, 1, 1));
+    });
+    put(dir.path(), &expired);
+    let (code, said) = refusal(secure(dir.path(), &[]));
+    assert!(code == 1 && said.contains("server.pem") && said.contains("has expired"), "{said}");
     put(dir.path(), &(String::new(), String::new()));
     let (code, said) = refusal(secure(dir.path(), &[]));
     assert!(code == 1 && said.contains("server.pem"), "{said}");
@@ -261,4 +348,67 @@ async fn the_command_line_says_what_stands_between() {
         let (code, said) = list(scheme, &names);
         assert!(code == Some(1) && said.contains(part), "{said}");
     }
+}
+
+/// A page of the server has a cookie in place of its token, which counts for nobody else and ends with the token.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_the_server_has_a_session() {
+    let authority = Authority::new();
+    let ca = authority.0.pem();
+    let server = Secure::start(&authority.server(), &[("ca.pem", ca.as_str())], &[]);
+    let made = server.owner(&["token", "create", "ci", "--grant", "submit"]);
+    let token = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+    let curl = |method: &str, path: &str, headers: &[String]| {
+        let mut command = Command::new("curl");
+        command.args(["-si", "--cacert"]).arg(server.path("ca.pem")).args(["-X", method]);
+        for header in headers {
+            command.args(["-H", header]);
+        }
+        let output = command.arg(format!("https://localhost:{}{path}", server.port)).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let code = text.split(' ').nth(1).and_then(|code| code.parse::<u16>().ok()).unwrap_or_else(|| panic!("{text}"));
+        (code, text)
+    };
+    let own = || "sec-fetch-site: same-origin".to_owned();
+    let authorization = format!("authorization: Bearer {token}");
+    assert_eq!(curl("POST", "/v1/session", &[own()]).0, 401);
+    let (code, begun) = curl("POST", "/v1/session", &[own(), authorization.clone()]);
+    assert_eq!(code, 200, "{begun}");
+    let line = begun.lines().find(|line| line.to_lowercase().starts_with("set-cookie: __host-haul=")).unwrap();
+    for part in ["Secure", "HttpOnly", "SameSite=Strict", "Path=/"] {
+        assert!(line.contains(part), "{line}");
+    }
+    assert!(!begun.contains(&token), "the token is nowhere in the answer");
+    let cookie = format!("cookie: {}", line["set-cookie: ".len()..].split(';').next().unwrap());
+    assert_eq!(curl("GET", "/v1/jobs", &[own(), cookie.clone()]).0, 200);
+    assert!(curl("GET", "/v1/whoami", &[own(), cookie.clone()]).1.contains("\"ci\""));
+    let origin = format!("origin: https://localhost:{}", server.port);
+    assert_eq!(curl("GET", "/v1/jobs", &[origin, cookie.clone()]).0, 200);
+    assert_eq!(curl("GET", "/v1/jobs", &[cookie.clone()]).0, 401, "not of a page of the server");
+    for foreign in ["sec-fetch-site: cross-site", "sec-fetch-site: same-site", "origin: https://evil.example"] {
+        assert_eq!(curl("GET", "/v1/jobs", &[foreign.to_owned(), cookie.clone()]).0, 403, "{foreign}");
+    }
+    assert_eq!(curl("POST", "/v1/session", &[own(), cookie.clone()]).0, 401, "a session makes no sessions");
+    let (code, ended) = curl("DELETE", "/v1/session", &[own(), cookie.clone()]);
+    assert!(code == 200 && ended.contains("Max-Age=0"), "{ended}");
+    assert_eq!(curl("GET", "/v1/jobs", &[own(), cookie]).0, 401);
+    let again = curl("POST", "/v1/session", &[own(), authorization]).1;
+    let line = again.lines().find(|line| line.to_lowercase().starts_with("set-cookie: __host-haul=")).unwrap();
+    let cookie = format!("cookie: {}", line["set-cookie: ".len()..].split(';').next().unwrap());
+    assert_eq!(curl("GET", "/v1/jobs", &[own(), cookie.clone()]).0, 200);
+    assert!(server.owner(&["token", "revoke", token.split('_').nth(1).unwrap()]).status.success());
+    assert_eq!(curl("GET", "/v1/jobs", &[own(), cookie]).0, 401, "it is gone with its token");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_needs_tls() {
+    let server = crate::support::server::Server::start().await;
+    let made = haul(&["--server", &server.address, "token", "create", "ci", "--grant", "submit"]);
+    let token = String::from_utf8(made.stdout).unwrap();
+    let url = format!("http://{}/v1/session", server.address);
+    let authorization = format!("authorization: Bearer {}", token.trim());
+    let output = Command::new("curl").args(["-si", "-X", "POST", "-H", &authorization, &url]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains(" 412 ") && text.contains("SESSION_NEEDS_TLS"), "{text}");
+    assert!(!text.to_lowercase().contains("set-cookie"), "{text}");
 }

@@ -305,7 +305,20 @@ async fn tasks_defaults_and_ids_have_their_sizes() {
     let defaults = Some(pb::TaskOptions { http: Some(big(1 << 20)), ..Default::default() });
     let spec = pb::JobSpec { defaults, ..job(vec![fetch("http://a/")]) };
     assert_eq!(violations(&server, spec).await, ["job.defaults"]);
-    accepts(&server, job(vec![with_http(fetch("http://a/"), big(1 << 20))])).await;
+    let many = pb::HttpOptions { headers: vec![header("X-Big", &"x".repeat(16 << 10)); 15], ..Default::default() };
+    accepts(&server, job(vec![with_http(fetch("http://a/"), many)])).await;
+    for (http, field) in [
+        (big((16 << 10) + 1), "headers[0].value"),
+        (
+            pb::HttpOptions { headers: vec![header("X-Big", &"x".repeat(16 << 10)); 17], ..Default::default() },
+            "headers",
+        ),
+        (pb::HttpOptions { user_agent: "x".repeat((16 << 10) + 1), ..Default::default() }, "user_agent"),
+        (pb::HttpOptions { bearer_token: "x".repeat((16 << 10) + 1), ..Default::default() }, "bearer_token"),
+    ] {
+        let spec = job(vec![with_http(fetch("http://a/"), http)]);
+        assert_eq!(violations(&server, spec).await, [format!("job.tasks[0].options.http.{field}")]);
+    }
 
     let job = Some(job(vec![fetch("http://a/")]));
     let request = pb::SubmitJobRequest { request_id: "x".repeat(129), job, validate_only: true };

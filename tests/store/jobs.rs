@@ -223,6 +223,7 @@ pub async fn who_may_call_is_kept<B: Backend>() {
             name: "ci".into(),
             title: "a \"title\"".into(),
             grants: vec!["submit".parse().unwrap()],
+            identities: Vec::new(),
             disabled: false,
             request_id: "r".into(),
         },

@@ -81,6 +81,13 @@ impl Server {
         self.ended_itself()
     }
 
+    /// The most memory that it has had, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+    }
+
     /// Asks it to end.
     pub fn ask_to_end(&self) {
         let done = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().unwrap();

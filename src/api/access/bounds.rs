@@ -10,7 +10,8 @@ use std::time::Duration;
 use crate::model::access::PrincipalNo;
 use crate::model::time::Timestamp;
 
-/// Addresses that are remembered. When there are more, all are forgotten: nobody is limited for another's sake.
+/// Addresses that are remembered. When there are more, those that have not failed in this minute are forgotten, and then
+/// those that failed the least.
 const ADDRESSES_MAX: usize = 10_000;
 const SECOND_MICROS: f64 = 1_000_000.0;
 const MINUTE_MICROS: i64 = 60_000_000;
@@ -72,7 +73,14 @@ impl Counted {
         let minute = now.0.div_euclid(MINUTE_MICROS);
         let mut all = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= ADDRESSES_MAX && !all.contains_key(&network) {
-            all.clear();
+            all.retain(|_, (of, _)| *of == minute);
+            if all.len() >= ADDRESSES_MAX {
+                all.retain(|_, (_, count)| *count > bounds.failures_per_minute);
+            }
+            if all.len() >= ADDRESSES_MAX {
+                // So many that fail so often are one flood, whose addresses do not come back.
+                return Ok(());
+            }
         }
         let (of, count) = all.entry(network).or_insert((minute, 0));
         if *of != minute {

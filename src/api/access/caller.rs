@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
+use crate::api::access::sessions::{self, OwnPage, Sessions};
 use crate::api::access::table::{self, Need};
-use crate::api::status::{missing_role, no_job};
+use crate::api::status::{Fault, missing_role, no_job};
 use crate::engine::handle::Engine;
-use crate::listen::peer::Peer;
-use crate::listen::tls::Client;
-use crate::model::access::{ANONYMOUS_NAME, Actor, AuthMode, Method};
+use crate::listen::peer::{Origin, Peer};
+use crate::model::access::{ANONYMOUS_NAME, Actor, AuthMode, Method, Token};
 use crate::model::book::Book;
+use crate::model::identity::{self, Identities};
 use crate::model::ids::JobId;
 use crate::model::job::Job;
 use crate::model::role::{DEFAULT_TENANT, Role};
@@ -20,13 +21,15 @@ use crate::model::time::Timestamp;
 use crate::model::token::TokenText;
 
 /// Headers by which a proxy says for whom it asks.
-const PROXY_HEADERS: [&str; 7] =
-    ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-server", "x-real-ip"];
+const PROXY_HEADERS: [&str; 3] = ["forwarded", "via", "x-real-ip"];
 
-/// Whom the server takes a caller for without a token.
+/// The prefix of the headers that proxies invented for this before there was a standard one.
+const PROXY_PREFIX: &str = "x-forwarded-";
+
+/// Who has to authenticate.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Policy {
-    /// Who must say who they are.
+    /// Who has to authenticate.
     pub mode: AuthMode,
     /// Whether other machines may call without a token, as long as none was ever made.
     pub is_open: bool,
@@ -43,6 +46,55 @@ impl Policy {
     }
 }
 
+/// What calls are judged by, beside what they show.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules<'a> {
+    pub(crate) policy: Policy,
+    /// The identities of the settings.
+    pub(crate) identities: &'a Identities,
+    pub(crate) book: &'a Book,
+    pub(crate) sessions: &'a Sessions,
+}
+
+/// Why a call is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Denied {
+    /// Nobody is known to call.
+    Unknown(Unknown),
+    /// The caller lacks this role.
+    Lacks(Role),
+}
+
+impl Denied {
+    /// Returns what the caller is told.
+    pub(crate) fn status(self, method: &str) -> Status {
+        match self {
+            Denied::Unknown(unknown) => unknown.status(method),
+            Denied::Lacks(role) => missing_role(role, method, ""),
+        }
+    }
+}
+
+/// Decides over a call at `now`: who makes it, and whether they may, by the row of its method.
+///
+/// `before` is the caller as the same call was allowed before: a role that it may have relied on and has not any more ends
+/// it, also where another would allow a new call.
+pub(crate) fn decide(
+    shown: &Shown,
+    rules: Rules<'_>,
+    need: Need,
+    before: Option<&Caller>,
+    now: Timestamp,
+) -> Result<Caller, Denied> {
+    let caller = shown.judge(rules, now).map_err(Denied::Unknown)?;
+    let lacking = table::lacks(need, &caller.actor);
+    let lost = before.and_then(|before| table::lost(need, &before.actor, &caller.actor));
+    match lacking.or(lost) {
+        Some(role) => Err(Denied::Lacks(role)),
+        None => Ok(caller),
+    }
+}
+
 /// Why nobody is known to call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unknown {
@@ -55,11 +107,35 @@ pub(crate) enum Unknown {
 }
 
 impl Unknown {
-    /// Returns what the audit is told beyond what the client is.
+    /// Returns what the client is told.
+    pub(crate) fn status(self, method: &str) -> Status {
+        let (reason, message) = match self {
+            Unknown::Nothing => (
+                "NO_CREDENTIALS",
+                "this server needs a token; send it as `authorization: Bearer TOKEN` (the command line: --token-file or \
+                 HAUL_TOKEN), and get one with `haul token create`",
+            ),
+            Unknown::Bad(why) => {
+                tracing::debug!(method, why, "credentials are refused");
+                (
+                    "BAD_CREDENTIALS",
+                    "invalid credentials: the token or certificate is unknown, damaged, expired or revoked; get a new one",
+                )
+            }
+            Unknown::Proxied => (
+                "PROXIED_WITHOUT_AUTH",
+                "a proxy passes this call on, so it may come from anywhere; make a token with `haul token create`, and have \
+                 callers send it",
+            ),
+        };
+        Fault::new(Code::Unauthenticated, reason, message).into()
+    }
+
+    /// Returns what the audit says beyond that.
     pub(crate) fn detail(self) -> &'static str {
         match self {
             Unknown::Bad("two headers" | "another scheme") => "damaged",
-            Unknown::Bad("certificate of nobody") => "unknown",
+            Unknown::Bad("no identity") => "unknown",
             Unknown::Bad(why) => why,
             Unknown::Nothing | Unknown::Proxied => "",
         }
@@ -136,10 +212,15 @@ pub(crate) enum Reach {
 pub(crate) struct Shown {
     /// Each `authorization`.
     authorization: Vec<Vec<u8>>,
-    certificate: Option<Client>,
-    /// Whether it is the server's own user, by the socket of the data directory.
+    /// The session of a page of this server.
+    session: Option<sessions::Key>,
+    certificate: Option<identity::Shown>,
+    /// The user of this machine at the other end of a socket.
+    user: Option<identity::Shown>,
+    /// Whether it is the server's own user, by a socket.
     is_owner: bool,
-    is_loopback: bool,
+    /// Whether it is on this machine.
+    is_near: bool,
     is_proxied: bool,
     address: String,
     request_id: String,
@@ -147,17 +228,34 @@ pub(crate) struct Shown {
 
 impl Shown {
     /// Takes from a request what says who sends it. `id` is the server's name of the call.
-    pub(crate) fn by(headers: &HeaderMap, peer: Option<&Peer>, id: &str) -> Shown {
-        let address = peer.and_then(|peer| peer.address).map(|address| address.ip().to_canonical());
+    pub(crate) fn by(headers: &HeaderMap, extensions: &http::Extensions, id: &str) -> Shown {
+        let peer = extensions.get::<Arc<Peer>>();
+        let origin = peer.map(|peer| peer.origin);
+        let address = match origin {
+            Some(Origin::Network(address)) => Some(address.ip().to_canonical()),
+            _ => None,
+        };
+        let user = match origin {
+            Some(Origin::User { uid, gid }) => Some(identity::Shown::by_socket(uid, gid)),
+            _ => None,
+        };
+        let is_of_proxy = |name: &str| PROXY_HEADERS.contains(&name) || name.starts_with(PROXY_PREFIX);
         Shown {
             authorization: headers.get_all(AUTHORIZATION).iter().map(|value| value.as_bytes().to_vec()).collect(),
-            certificate: peer.and_then(|peer| peer.client.clone()),
-            is_owner: peer.is_some_and(|peer| peer.address.is_none()),
-            is_loopback: address.is_some_and(|it| it.is_loopback()),
-            is_proxied: PROXY_HEADERS.iter().any(|name| headers.contains_key(*name)),
+            session: extensions.get::<OwnPage>().and_then(|_| sessions::shown(headers)),
+            certificate: peer.and_then(|peer| peer.certificate.clone()),
+            is_owner: origin == Some(Origin::Owner),
+            is_near: user.is_some() || address.is_some_and(|it| it.is_loopback()),
+            user,
+            is_proxied: headers.keys().any(|name| is_of_proxy(name.as_str())),
             address: address.map(|it| it.to_string()).unwrap_or_default(),
             request_id: id.to_owned(),
         }
+    }
+
+    /// Returns the session of a page.
+    pub(crate) fn session(&self) -> Option<&sessions::Key> {
+        self.session.as_ref()
     }
 
     /// Returns where it comes from, without a port; empty: from this machine, by a socket.
@@ -166,38 +264,32 @@ impl Shown {
     }
 
     /// Judges who calls at `now`. A token goes before a certificate, and either before where the call comes from.
-    pub(crate) fn judge(&self, policy: Policy, book: &Book, now: Timestamp) -> Result<Caller, Unknown> {
+    pub(crate) fn judge(&self, rules: Rules<'_>, now: Timestamp) -> Result<Caller, Unknown> {
+        let Rules { policy, book, .. } = rules;
         if policy.mode != AuthMode::Off && !self.authorization.is_empty() {
             return self.by_token(book, now);
+        }
+        if let Some(session) = self.session.filter(|_| policy.mode != AuthMode::Off) {
+            let token_id = rules.sessions.token_of(&session, now).ok_or(Unknown::Bad("expired"))?;
+            let token = book.token(&token_id).ok_or(Unknown::Bad("unknown"))?;
+            return self.of_token(token, book, now);
         }
         if self.is_owner {
             return Ok(self.caller(self.actor(), Method::Socket));
         }
-        let is_required = policy.is_required(book);
-        match &self.certificate {
-            Some(Client::Stranger) => return Err(Unknown::Bad("certificate of nobody")),
-            Some(Client::Named(name)) => match book.principal(name) {
-                Some(principal) if principal.disabled => return Err(Unknown::Bad("disabled")),
-                Some(principal) => {
-                    let actor = Actor {
-                        principal: principal.no,
-                        name: principal.name.clone(),
-                        grants: principal.grants.clone(),
-                        ..self.actor()
-                    };
-                    return Ok(self.caller(actor, Method::Certificate));
-                }
-                None if is_required => return Err(Unknown::Bad("certificate of nobody")),
-                None => return Ok(self.caller(Actor { name: name.clone(), ..self.actor() }, Method::Certificate)),
-            },
-            // As long as there are no principals, a certificate of the authority is enough.
-            Some(Client::Vouched) if !is_required => return Ok(self.caller(self.actor(), Method::Certificate)),
-            Some(Client::Vouched | Client::Unnamed) | None => {}
+        if let Some(certificate) = &self.certificate {
+            // One that nobody is known by is refused, wherever it comes from: it was shown to be known by.
+            return self.by_identity(certificate, rules, Method::Certificate)?.ok_or(Unknown::Bad("no identity"));
         }
-        if is_required {
+        if let Some(user) = &self.user
+            && let Some(caller) = self.by_identity(user, rules, Method::Socket)?
+        {
+            return Ok(caller);
+        }
+        if policy.is_required(book) {
             return Err(Unknown::Nothing);
         }
-        match self.is_loopback {
+        match self.is_near {
             true if policy.mode == AuthMode::Auto && self.is_proxied => Err(Unknown::Proxied),
             true => Ok(self.caller(self.actor(), Method::Loopback)),
             false if policy.is_open || policy.mode == AuthMode::Off => {
@@ -205,6 +297,31 @@ impl Shown {
             }
             false => Err(Unknown::Nothing),
         }
+    }
+
+    /// Judges by identities; `None`: nobody is known by them. A name in the settings of a principal that there is not is
+    /// that of nobody.
+    fn by_identity(
+        &self,
+        shown: &identity::Shown,
+        Rules { identities, book, .. }: Rules<'_>,
+        method: Method,
+    ) -> Result<Option<Caller>, Unknown> {
+        let owners = |identity: &identity::Identity| {
+            let own = book.identified(identity).map(|principal| principal.name.as_str());
+            [identities.get(identity).map(String::as_str), own].into_iter().flatten().collect::<Vec<_>>()
+        };
+        let Some(principal) = shown.owner(owners).and_then(|name| book.principal(name)) else { return Ok(None) };
+        if principal.disabled {
+            return Err(Unknown::Bad("disabled"));
+        }
+        let actor = Actor {
+            principal: principal.no,
+            name: principal.name.clone(),
+            grants: principal.grants.clone(),
+            ..self.actor()
+        };
+        Ok(Some(self.caller(actor, method)))
     }
 
     fn by_token(&self, book: &Book, now: Timestamp) -> Result<Caller, Unknown> {
@@ -219,6 +336,11 @@ impl Shown {
         if !token.hash.is(&text.hash()) {
             return Err(Unknown::Bad("unknown"));
         }
+        self.of_token(token, book, now)
+    }
+
+    /// Judges somebody who has shown this token, or what stands for it.
+    fn of_token(&self, token: &Token, book: &Book, now: Timestamp) -> Result<Caller, Unknown> {
         if !token.is_live(now) {
             return Err(Unknown::Bad(if token.revoke_time.is_some() { "revoked" } else { "expired" }));
         }
@@ -236,7 +358,7 @@ impl Shown {
         Ok(Caller { actor: Arc::new(actor), method: Method::Token, expire_time: token.expire_time })
     }
 
-    /// Whoever is here and may do everything.
+    /// Somebody who is here and may do everything.
     fn actor(&self) -> Actor {
         Actor { address: self.address.clone(), request_id: self.request_id.clone(), ..Actor::local() }
     }
@@ -245,11 +367,6 @@ impl Shown {
     fn caller(&self, actor: Actor, method: Method) -> Caller {
         Caller { actor: Arc::new(actor), method, expire_time: None }
     }
-}
-
-/// Returns why a caller may not make a call of this need; `None`: it may.
-pub(crate) fn refusal(need: Need, method: &str, caller: &Caller) -> Option<Status> {
-    table::lacks(need, &caller.actor).map(|role| missing_role(role, method, ""))
 }
 
 #[cfg(test)]

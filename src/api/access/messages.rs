@@ -2,13 +2,19 @@
 
 use crate::api::status::Violations;
 use crate::api::to_proto::timestamp;
+use crate::api::values;
 use crate::model::access::{Actor, Principal, Token};
 use crate::model::book::Book;
+use crate::model::identity::Identity;
 use crate::model::role::{Grant, Role};
 use crate::pb;
+use crate::pb::identity::Kind;
 
 /// The most grants of one principal or token.
 const GRANTS_MAX: usize = 32;
+/// The most identities of one principal, and the most bytes of one.
+const IDENTITIES_MAX: usize = 32;
+const IDENTITY_BYTES_MAX: usize = 2_048;
 
 /// Reads grants, and adds what is wrong with them.
 pub(super) fn read_grants(grants: &[pb::Grant], path: &str, v: &mut Violations) -> Vec<Grant> {
@@ -31,6 +37,47 @@ pub(super) fn read_grants(grants: &[pb::Grant], path: &str, v: &mut Violations) 
     read
 }
 
+/// Reads identities, and adds what is wrong with them.
+pub(super) fn read_identities(identities: &[pb::Identity], path: &str, v: &mut Violations) -> Vec<Identity> {
+    if identities.len() > IDENTITIES_MAX {
+        v.add(path, format!("has {} identities; at most {IDENTITIES_MAX} are accepted", identities.len()));
+        return Vec::new();
+    }
+    let mut read = Vec::with_capacity(identities.len());
+    for (index, identity) in identities.iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        let identity = match identity.kind.clone() {
+            Some(Kind::CertificateUri(uri)) => Identity::CertificateUri(uri),
+            Some(Kind::CertificateDns(name)) => Identity::CertificateDns(name.to_ascii_lowercase()),
+            Some(Kind::UnixUid(uid)) => Identity::UnixUid(uid),
+            Some(Kind::UnixGid(gid)) => Identity::UnixGid(gid),
+            None => {
+                v.add(path, "is empty; set `certificate_uri`, `certificate_dns`, `unix_uid` or `unix_gid`");
+                continue;
+            }
+        };
+        if let Identity::CertificateUri(text) | Identity::CertificateDns(text) = &identity {
+            values::text(text, &path, IDENTITY_BYTES_MAX, v);
+        }
+        match identity.objection() {
+            Some(why) => v.add(path, why),
+            None if read.contains(&identity) => v.add(path, "is given twice"),
+            None => read.push(identity),
+        }
+    }
+    read
+}
+
+fn identity(identity: &Identity) -> pb::Identity {
+    let kind = match identity {
+        Identity::CertificateUri(uri) => Kind::CertificateUri(uri.clone()),
+        Identity::CertificateDns(name) => Kind::CertificateDns(name.clone()),
+        Identity::UnixUid(uid) => Kind::UnixUid(*uid),
+        Identity::UnixGid(gid) => Kind::UnixGid(*gid),
+    };
+    pb::Identity { kind: Some(kind) }
+}
+
 pub(super) fn grants(grants: &[Grant]) -> Vec<pb::Grant> {
     grants.iter().map(|grant| pb::Grant { role: grant.role as i32, tenant: grant.tenant.clone() }).collect()
 }
@@ -47,6 +94,7 @@ pub(super) fn principal(book: &Book, principal: &Principal, viewer: &Actor) -> p
         name: principal.name.clone(),
         title: principal.title.clone(),
         grants: grants(&principal.grants),
+        identities: principal.identities.iter().map(identity).collect(),
         disabled: principal.disabled,
         create_time: Some(timestamp(principal.create_time)),
         update_time: Some(timestamp(principal.update_time)),

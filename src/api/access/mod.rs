@@ -10,10 +10,12 @@ pub(crate) mod caller;
 pub(crate) mod messages;
 mod refusals;
 pub mod service;
+pub(crate) mod sessions;
 pub(crate) mod table;
 mod uses;
 
 use std::collections::HashSet;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,7 +23,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderName};
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
@@ -32,26 +34,32 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use crate::api::access::bounds::Counted;
-use crate::api::access::caller::{Caller, Shown, Unknown};
-use crate::api::access::refusals::Refusals;
+use crate::api::access::caller::{Caller, Denied, Rules, Shown, Unknown, decide};
+use crate::api::access::refusals::{Refusal, Refusals};
+use crate::api::access::sessions::Sessions;
 use crate::api::access::table::Need;
 use crate::api::access::uses::Uses;
-use crate::api::status::{Fault, Violations, rate_limited, shown};
+use crate::api::request_id::RequestId;
+use crate::api::status::{Fault, Violations, precondition, rate_limited, shown};
+use crate::api::to_proto::timestamp;
 use crate::engine::handle::Engine;
 use crate::listen::peer::Peer;
 use crate::model::access::{LOCAL_NAME, Method};
 use crate::model::book::Book;
+use crate::model::identity::Identities;
 use crate::model::role::DEFAULT_TENANT;
 
 pub use crate::api::access::bounds::CallBounds;
 pub use crate::api::access::caller::Policy;
+pub use crate::api::access::table::Exposure;
 
 /// The name of the tenant that a call is about.
 const TENANT_HEADER: HeaderName = HeaderName::from_static("haul-tenant");
-/// The server's own name of a call, for logs and questions.
-const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("haul-request-id");
 /// How long an answer that is being made has to leave: the caller may itself have ended what it came by.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
+
+/// How often an open stream of a session looks whether that has ended, and says that it is used.
+const SESSION_LOOK: Duration = Duration::from_secs(60);
 
 /// How often it is stored which tokens were used and what was refused.
 const KEEP_INTERVAL: Duration = Duration::from_secs(60);
@@ -61,17 +69,27 @@ const KEEP_INTERVAL: Duration = Duration::from_secs(60);
 pub struct Access {
     engine: Engine,
     policy: Policy,
+    identities: Arc<Identities>,
+    exposure: Exposure,
     /// Paths of methods whose answers go on.
     streaming: Arc<HashSet<String>>,
     bounds: CallBounds,
     counted: Arc<Counted>,
     refusals: Arc<Refusals>,
     uses: Arc<Uses>,
+    sessions: Arc<Sessions>,
 }
 
 impl Access {
-    /// Makes the layer for the services of these descriptors.
-    pub fn new(engine: Engine, policy: Policy, bounds: CallBounds, descriptors: &[&[u8]]) -> Access {
+    /// Makes the layer for the services of these descriptors. `identities` are those of the settings.
+    pub fn new(
+        engine: Engine,
+        policy: Policy,
+        identities: Arc<Identities>,
+        exposure: Exposure,
+        bounds: CallBounds,
+        descriptors: &[&[u8]],
+    ) -> Access {
         let mut streaming = HashSet::new();
         let sets = descriptors.iter().filter_map(|bytes| FileDescriptorSet::decode(*bytes).ok());
         for file in sets.flat_map(|set| set.file) {
@@ -84,11 +102,14 @@ impl Access {
         Access {
             engine,
             policy,
+            identities,
+            exposure,
             streaming: Arc::new(streaming),
             bounds,
             counted: Arc::default(),
             refusals: Arc::default(),
             uses: Arc::default(),
+            sessions: Arc::default(),
         }
     }
 
@@ -119,52 +140,149 @@ impl Access {
         self.policy.is_required(&self.engine.books().borrow())
     }
 
+    /// Returns the door by which sessions begin and end; `has_tls`: whether every client comes over TLS, though it may end
+    /// in front of this process.
+    pub fn door(&self, has_tls: bool) -> SessionDoor {
+        SessionDoor { access: self.clone(), has_tls }
+    }
+
+    /// Judges a request that asks by plain HTTP whether the server is well.
+    pub(crate) fn judge_probe(&self, request: &Request<Body>) -> Result<(), Status> {
+        self.judge_as(request, PROBE_METHOD, RequestId::of(request).as_str()).map(|_| ())
+    }
+
+    fn rules<'a>(&'a self, book: &'a Book) -> Rules<'a> {
+        Rules { policy: self.policy, identities: &self.identities, book, sessions: &self.sessions }
+    }
+
     /// Judges a request by its head.
     fn judge(&self, request: &Request<Body>, id: &str) -> Result<(Need, Standing), Status> {
-        let method = request.uri().path().trim_start_matches('/');
-        let need = table::need(method);
+        self.judge_as(request, request.uri().path().trim_start_matches('/'), id)
+    }
+
+    /// Judges a request by its head, as a call of `method`.
+    fn judge_as(&self, request: &Request<Body>, method: &str, id: &str) -> Result<(Need, Standing), Status> {
+        let need = table::need(method, self.exposure);
         if need == Some(Need::Open) {
             return Ok((Need::Open, Standing::open(self)));
         }
-        let peer = request.extensions().get::<Arc<Peer>>();
         let mut books = self.engine.books();
         let book = books.borrow_and_update().clone();
-        let shown = Shown::by(request.headers(), peer.map(|peer| &**peer), id);
+        let shown = Shown::by(request.headers(), request.extensions(), id);
         let now = self.engine.now();
         let known = need.map(|_| method);
-        let caller = match shown.judge(self.policy, &book, now) {
-            Ok(caller) => caller,
-            Err(unknown) => {
-                let status = unauthenticated(unknown, method);
-                self.refusals.note(None, shown.address(), known, &status, unknown.detail(), now);
-                if matches!(unknown, Unknown::Bad(_)) {
-                    let taken = self.counted.note_failure(self.bounds, shown.address(), now);
-                    taken.map_err(|wait| rate_limited("wrong credentials", wait))?;
-                }
-                return Err(status);
-            }
-        };
         // A method that is not there is for the services to tell, and for strangers none of their business.
         let need = need.unwrap_or(Need::Anybody);
-        if let Err(status) = tenant(request.headers()) {
-            self.refusals.note(Some(&caller.actor), shown.address(), known, &status, "", now);
-            return Err(status);
-        }
-        if let Some(status) = caller::refusal(need, method, &caller) {
-            self.refusals.note(Some(&caller.actor), shown.address(), known, &status, "", now);
-            return Err(status);
-        }
+        let rules = self.rules(&book);
+        let refuse = |who: Option<&Caller>, status: Status, detail: &str| {
+            let who = who.map(|caller| &*caller.actor);
+            let tenant = who.map_or("", |_| table::tenant(need));
+            self.refusals.note(Refusal { who, address: shown.address(), tenant, method: known, detail }, &status, now);
+            status
+        };
+        let caller = match decide(&shown, rules, need, None, now) {
+            Ok(caller) => caller,
+            Err(Denied::Unknown(unknown)) => {
+                let too_many = matches!(unknown, Unknown::Bad(_))
+                    .then(|| self.counted.note_failure(self.bounds, shown.address(), now).err())
+                    .flatten();
+                return Err(match too_many {
+                    Some(wait) => {
+                        let subject = format!("addresses/{}", shown.address());
+                        refuse(None, rate_limited("wrong credentials", &subject, wait), "")
+                    }
+                    None => refuse(None, unknown.status(method), unknown.detail()),
+                });
+            }
+            Err(denied @ Denied::Lacks(_)) => {
+                let who = shown.judge(rules, now).ok();
+                return Err(refuse(who.as_ref(), denied.status(method), ""));
+            }
+        };
+        tenant(request.headers()).map_err(|status| refuse(Some(&caller), status, ""))?;
         if caller.actor.name != LOCAL_NAME {
             let taken = self.counted.take_call(self.bounds, caller.actor.principal, now);
-            taken.map_err(|wait| rate_limited("calls of this principal", wait))?;
+            let subject = format!("principals/{}", caller.actor.name);
+            taken.map_err(|wait| refuse(Some(&caller), rate_limited("calls of this principal", &subject, wait), ""))?;
         }
         if caller.method == Method::Token {
             self.uses.note(&caller.actor, now);
+        }
+        if let Some(session) = shown.session() {
+            self.sessions.note(session, now);
+        }
+        if self.exposure.counts_reads && table::reads(method) {
+            let (address, tenant) = (shown.address(), table::tenant(need));
+            self.refusals
+                .note_read(Refusal { who: Some(&caller.actor), address, tenant, method: known, detail: "" }, now);
         }
         let method = known.unwrap_or_default().to_owned();
         Ok((need, Standing { access: self.clone(), books, shown, caller: Some(caller), need, method }))
     }
 }
+
+/// Where sessions of browsers begin and end.
+#[derive(Clone)]
+pub struct SessionDoor {
+    access: Access,
+    has_tls: bool,
+}
+
+impl fmt::Debug for SessionDoor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionDoor").finish_non_exhaustive()
+    }
+}
+
+/// A session that has begun.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) principal: String,
+    /// When it ends at the latest, as JSON has times.
+    pub(crate) expire_time: String,
+    pub(crate) cookie: String,
+}
+
+impl SessionDoor {
+    /// Begins a session with the token that a request shows. Cookies do not keep ports apart, so without TLS every server on
+    /// the same machine would get it.
+    pub(crate) fn begin(&self, request: &Request<Body>) -> Result<Begun, Status> {
+        let access = &self.access;
+        let is_encrypted = request.extensions().get::<Arc<Peer>>().is_some_and(|peer| peer.is_encrypted);
+        if !is_encrypted && !self.has_tls {
+            let message =
+                "sessions need TLS; keep the token in the page's memory, and send it as `authorization` with each call";
+            return Err(precondition("SESSION_NEEDS_TLS", "session", message));
+        }
+        let id = RequestId::of(request);
+        let (_, standing) = access.judge_as(request, SESSION_METHOD, id.as_str())?;
+        let caller =
+            standing.caller.filter(|caller| caller.method == Method::Token && !caller.actor.token_id.is_empty());
+        let caller = caller.filter(|_| request.headers().contains_key(AUTHORIZATION));
+        let caller = caller.ok_or_else(|| Unknown::Nothing.status(SESSION_METHOD))?;
+        let now = access.engine.now();
+        let cookie = access.sessions.begin(&caller.actor.token_id, caller.expire_time, now);
+        let end = caller.expire_time.into_iter().chain([now.plus(sessions::AGE_MAX)]).min().unwrap_or(now);
+        Ok(Begun { principal: caller.actor.name.clone(), expire_time: timestamp(end).to_string(), cookie })
+    }
+
+    /// Refuses a request that asks by plain HTTP whether the server is well, where the operator wants callers to be known.
+    pub(crate) fn judge_probe(&self, request: &Request<Body>) -> Result<(), Status> {
+        self.access.judge_probe(request)
+    }
+
+    /// Ends the session that a page of this server shows. Returns the cookie that takes its place.
+    pub(crate) fn end(&self, request: &Request<Body>) -> String {
+        let shown = request.extensions().get::<sessions::OwnPage>().and_then(|_| sessions::shown(request.headers()));
+        self.access.sessions.end(shown)
+    }
+}
+
+/// The method that probes of plain HTTP stand for.
+const PROBE_METHOD: &str = "grpc.health.v1.Health/Check";
+
+/// What a session is begun as: who has a token may ask who it is, and so have it in a cookie.
+const SESSION_METHOD: &str = "haul.v1.AccessService/WhoAmI";
 
 /// Reads the tenant of a call: there is one.
 fn tenant(headers: &HeaderMap) -> Result<(), Status> {
@@ -182,31 +300,6 @@ fn tenant(headers: &HeaderMap) -> Result<(), Status> {
     }
 }
 
-/// Returns the answer to somebody who is nobody.
-fn unauthenticated(unknown: Unknown, method: &str) -> Status {
-    let (reason, message) = match unknown {
-        Unknown::Nothing => (
-            "NO_CREDENTIALS",
-            "this server needs a token; send it as `authorization: Bearer TOKEN` (the command line: --token-file or \
-             HAUL_TOKEN), and get one with `haul token create`",
-        ),
-        Unknown::Bad(why) => {
-            tracing::debug!(method, why, "credentials are refused");
-            (
-                "BAD_CREDENTIALS",
-                "what the call shows is no good: its token or certificate is damaged, unknown, expired or revoked; get \
-                 another one",
-            )
-        }
-        Unknown::Proxied => (
-            "PROXIED_WITHOUT_AUTH",
-            "a proxy passes this call on, so it may come from anywhere; make a token with `haul token create`, and have \
-             callers send it",
-        ),
-    };
-    Fault::new(Code::Unauthenticated, reason, message).into()
-}
-
 /// Whether a call that is open may go on.
 struct Standing {
     access: Access,
@@ -221,7 +314,7 @@ struct Standing {
 
 impl Standing {
     fn open(access: &Access) -> Standing {
-        let shown = Shown::by(&HeaderMap::new(), None, "");
+        let shown = Shown::by(&HeaderMap::new(), &http::Extensions::new(), "");
         let (books, method) = (access.engine.books(), String::new());
         Standing { access: access.clone(), books, shown, caller: None, need: Need::Open, method }
     }
@@ -231,7 +324,9 @@ impl Standing {
         if let Some(caller) = &self.caller {
             let (access, method) = (&self.access, Some(self.method.as_str()).filter(|it| !it.is_empty()));
             let now = access.engine.now();
-            access.refusals.note(Some(&caller.actor), self.shown.address(), method, status, "", now);
+            let (address, tenant) = (self.shown.address(), table::tenant(self.need));
+            let refusal = Refusal { who: Some(&caller.actor), address, tenant, method, detail: "" };
+            access.refusals.note(refusal, status, now);
         }
     }
 
@@ -239,17 +334,18 @@ impl Standing {
     async fn lost(&self) -> Status {
         let Some(caller) = &self.caller else { return std::future::pending().await };
         let mut books = self.books.clone();
+        let mut sessions = self.access.sessions.ended();
         let expire_time = caller.expire_time;
         loop {
             let now = self.access.engine.now();
             let book = books.borrow_and_update().clone();
-            match self.shown.judge(self.access.policy, &book, now) {
-                Err(unknown) => return unauthenticated(unknown, ""),
-                Ok(caller) => {
-                    if let Some(status) = caller::refusal(self.need, &self.method, &caller) {
-                        return status;
-                    }
-                }
+            let rules = self.access.rules(&book);
+            // A page that listens is one that is used.
+            if let Some(session) = self.shown.session() {
+                self.access.sessions.note(session, now);
+            }
+            if let Err(denied) = decide(&self.shown, rules, self.need, Some(caller), now) {
+                return denied.status(&self.method);
             }
             let expired = async {
                 match expire_time {
@@ -262,6 +358,8 @@ impl Standing {
                     // The engine has ended, and so will every call.
                     return std::future::pending().await;
                 },
+                Ok(()) = sessions.changed(), if self.shown.session().is_some() => {}
+                () = tokio::time::sleep(SESSION_LOOK), if self.shown.session().is_some() => {}
                 () = expired => {}
             }
         }
@@ -304,17 +402,10 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let name = uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string();
-        let id = HeaderValue::try_from(&name);
-        let named = move |mut response: Response<Body>| {
-            if let Ok(id) = id {
-                response.headers_mut().insert(REQUEST_ID_HEADER, id);
-            }
-            response
-        };
-        let (need, standing) = match self.access.judge(&request, &name) {
+        let id = RequestId::of(&request);
+        let (need, standing) = match self.access.judge(&request, id.as_str()) {
             Ok(judged) => judged,
-            Err(status) => return Box::pin(std::future::ready(Ok(named(status.into_http())))),
+            Err(status) => return Box::pin(std::future::ready(Ok(id.on(status).into_http()))),
         };
         let streams = self.access.streaming.contains(request.uri().path().trim_start_matches('/'));
         request.headers_mut().remove(AUTHORIZATION);
@@ -322,9 +413,6 @@ where
             request.extensions_mut().insert(caller.clone());
         }
         let answer = self.inner.call(request);
-        if need == Need::Open {
-            return Box::pin(async move { answer.await.map(named) });
-        }
         let standing = Arc::new(standing);
         Box::pin(async move {
             let mut lost: Lost = Box::pin(lost(standing.clone()));
@@ -335,18 +423,19 @@ where
                 tokio::time::sleep(ANSWER_TIME).await;
                 status
             };
-            let response = tokio::select! {
+            let mut response = tokio::select! {
                 biased;
                 answered = answer => answered?,
-                status = late => return Ok(named(status.into_http())),
+                status = late => return Ok(id.on(status).into_http()),
             };
             if let Some(status) = Status::from_header_map(response.headers()) {
                 standing.note_refusal(&status);
+                id.on_headers(response.headers_mut());
             }
-            if !streams {
-                return Ok(named(response));
+            if !streams || need == Need::Open {
+                return Ok(response);
             }
-            Ok(named(response.map(|body| Body::new(StandingBody { inner: Some(body), over, lost }))))
+            Ok(response.map(|body| Body::new(StandingBody { inner: Some(body), over, lost, id })))
         })
     }
 }
@@ -360,6 +449,7 @@ struct StandingBody {
     /// What `lost` has said, which must not be asked again.
     over: Option<Status>,
     lost: Lost,
+    id: RequestId,
 }
 
 impl HttpBody for StandingBody {
@@ -378,10 +468,17 @@ impl HttpBody for StandingBody {
         if let Poll::Ready(status) = over {
             self.inner = None;
             let mut trailers = HeaderMap::new();
-            return Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
+            let added = self.id.on(status).add_header(&mut trailers);
+            return Poll::Ready(Some(added.map(|()| Frame::trailers(trailers))));
         }
-        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
-        Pin::new(inner).poll_frame(cx)
+        let this = &mut *self;
+        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+        Pin::new(inner).poll_frame(cx).map_ok(|mut frame| {
+            if let Some(trailers) = frame.trailers_mut() {
+                this.id.on_headers(trailers);
+            }
+            frame
+        })
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,25 +1,38 @@
-//! Calls that were refused, counted until they are written to the audit.
+//! Calls that were refused, and calls that only read where these are wanted, counted until they are written to the audit.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::model::access::Actor;
-use crate::model::audit::AuditRow;
-use crate::model::role::DEFAULT_TENANT;
+use crate::model::audit::{AuditRow, OK};
 use crate::model::time::Timestamp;
 
 /// Rows of one minute. What is beyond has one row for all of it.
 const ROWS_MAX: usize = 1_000;
 
-/// Who was refused what.
+/// A call that was refused.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refusal<'a> {
+    pub(super) who: Option<&'a Actor>,
+    pub(super) address: &'a str,
+    /// The tenant that it is about; empty: the server.
+    pub(super) tenant: &'a str,
+    /// `None`: it is not there.
+    pub(super) method: Option<&'a str>,
+    /// What the client is not told.
+    pub(super) detail: &'a str,
+}
+
+/// What is counted together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Refused {
     principal: String,
     token_id: String,
     address: String,
+    tenant: String,
     method: String,
     code: &'static str,
     reason: String,
@@ -32,30 +45,35 @@ pub(super) struct Refusals(Mutex<Minute>);
 #[derive(Debug, Default)]
 struct Minute {
     rows: HashMap<Refused, (Timestamp, u32)>,
-    rest: u32,
+    /// How many of each code have no row of their own.
+    rest: BTreeMap<&'static str, u32>,
 }
 
 impl Refusals {
-    /// Counts a call that was refused for want of credentials or rights. `detail` is what the client is not told.
-    pub(super) fn note(
-        &self,
-        who: Option<&Actor>,
-        address: &str,
-        method: Option<&str>,
-        status: &Status,
-        detail: &str,
-        now: Timestamp,
-    ) {
+    /// Counts a call that was refused for want of credentials or rights, or since there were too many.
+    pub(super) fn note(&self, refusal: Refusal<'_>, status: &Status, now: Timestamp) {
+        let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
         let code = match status.code() {
             Code::Unauthenticated => "UNAUTHENTICATED",
             Code::PermissionDenied => "PERMISSION_DENIED",
+            Code::ResourceExhausted if reason == "RATE_LIMITED" => "RESOURCE_EXHAUSTED",
             _ => return,
         };
-        let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
+        self.count(refusal, code, reason, now);
+    }
+
+    /// Counts a call that only reads.
+    pub(super) fn note_read(&self, call: Refusal<'_>, now: Timestamp) {
+        self.count(call, OK, String::new(), now);
+    }
+
+    fn count(&self, call: Refusal<'_>, code: &'static str, reason: String, now: Timestamp) {
+        let Refusal { who, address, tenant, method, detail } = call;
         let refused = Refused {
             principal: who.map(|actor| actor.name.clone()).unwrap_or_default(),
             token_id: who.map(|actor| actor.token_id.clone()).unwrap_or_default(),
             address: address.to_owned(),
+            tenant: tenant.to_owned(),
             // The name of a method that is not there is whatever a stranger writes.
             method: method.unwrap_or("?").to_owned(),
             code,
@@ -63,7 +81,8 @@ impl Refusals {
         };
         let mut minute = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if minute.rows.len() >= ROWS_MAX && !minute.rows.contains_key(&refused) {
-            minute.rest = minute.rest.saturating_add(1);
+            let rest = minute.rest.entry(code).or_default();
+            *rest = rest.saturating_add(1);
             return;
         }
         let (_, count) = minute.rows.entry(refused).or_insert((now, 0));
@@ -80,7 +99,7 @@ impl Refusals {
                 principal: refused.principal,
                 token_id: refused.token_id,
                 address: refused.address,
-                tenant: DEFAULT_TENANT.to_owned(),
+                tenant: refused.tenant,
                 method: refused.method,
                 code: refused.code.to_owned(),
                 reason: refused.reason,
@@ -91,10 +110,10 @@ impl Refusals {
         rows.sort_by(|one, other| {
             (one.time, &one.method, &one.reason).cmp(&(other.time, &other.method, &other.reason))
         });
-        if rest > 0 {
-            let (method, code) = ("?".to_owned(), "PERMISSION_DENIED".to_owned());
-            rows.push(AuditRow { time: now, method, code, count: rest, ..AuditRow::default() });
-        }
+        rows.extend(rest.into_iter().map(|(code, count)| {
+            let (method, code) = ("?".to_owned(), code.to_owned());
+            AuditRow { time: now, method, code, count, ..AuditRow::default() }
+        }));
         rows
     }
 }
@@ -102,24 +121,34 @@ impl Refusals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::status::Fault;
+    use crate::api::status::{Fault, rate_limited};
+
+    fn by<'a>(address: &'a str, method: Option<&'a str>, detail: &'a str) -> Refusal<'a> {
+        Refusal { who: None, address, tenant: "", method, detail }
+    }
 
     #[test]
     fn the_same_refusal_is_one_row_and_there_are_not_too_many() {
         let refusals = Refusals::default();
         let status: Status = Fault::new(Code::Unauthenticated, "BAD_CREDENTIALS", "no").into();
+        let limited = rate_limited("calls", "principals/a", std::time::Duration::ZERO);
         for _ in 0..3 {
-            refusals.note(None, "192.0.2.1", Some("haul.v1.JobService/ListJobs"), &status, "expired", Timestamp(5));
+            let refusal = by("192.0.2.1", Some("haul.v1.JobService/ListJobs"), "expired");
+            refusals.note(refusal, &status, Timestamp(5));
         }
         for number in 0..ROWS_MAX + 7 {
-            refusals.note(None, &number.to_string(), None, &status, "", Timestamp(6));
+            let address = number.to_string();
+            refusals.note(by(&address, None, ""), &status, Timestamp(6));
         }
-        refusals.note(None, "", None, &Status::internal(""), "", Timestamp(7));
+        refusals.note(by("", None, ""), &limited, Timestamp(7));
+        refusals.note(by("", None, ""), &Status::internal(""), Timestamp(7));
+        refusals.note(by("", None, ""), &Status::resource_exhausted(""), Timestamp(7));
         let rows = refusals.take(Timestamp(9));
-        assert_eq!(rows.len(), ROWS_MAX + 1);
+        assert_eq!(rows.len(), ROWS_MAX + 2);
         assert_eq!((rows[0].reason.as_str(), rows[0].count), ("BAD_CREDENTIALS/expired", 3));
         assert_eq!((rows[1].method.as_str(), rows[1].count), ("?", 1));
-        assert_eq!(rows[ROWS_MAX].count, 8);
+        let rest = rows[ROWS_MAX..].iter().map(|row| (row.code.as_str(), row.count)).collect::<Vec<_>>();
+        assert_eq!(rest, [("RESOURCE_EXHAUSTED", 1), ("UNAUTHENTICATED", 8)]);
         assert!(refusals.take(Timestamp(9)).is_empty());
     }
 }

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 
 use crate::api::access::audit;
 use crate::api::access::caller::Caller;
-use crate::api::access::messages::{self, read_grants};
+use crate::api::access::messages::{self, read_grants, read_identities};
 use crate::api::pages::page_size;
 use crate::api::status::{Violations, internal, shown};
 use crate::api::to_proto::timestamp;
@@ -16,7 +16,7 @@ use crate::api::values::{self, ID_BYTES_MAX, NAME_BYTES_MAX};
 use crate::engine::handle::Engine;
 use crate::model::access::{AccessAnswer, AccessChange, NewToken, Principal, Token};
 use crate::model::book::Book;
-use crate::model::role::{DEFAULT_TENANT, Grant};
+use crate::model::role::{DEFAULT_TENANT, Grant, Role};
 use crate::model::token::TokenText;
 use crate::pb;
 use crate::store::Store;
@@ -46,9 +46,12 @@ impl AccessApi {
         Ok(self.engine.by(caller.actor.clone()).change_access(change).await?)
     }
 
-    async fn change_principal(&self, caller: &Caller, change: AccessChange) -> Result<pb::Principal, Status> {
+    /// Changes a principal. Returns it, and whether this change makes authentication required.
+    async fn change_principal(&self, caller: &Caller, change: AccessChange) -> Result<(pb::Principal, bool), Status> {
         match self.change(caller, change).await? {
-            AccessAnswer::Principal(principal) => Ok(messages::principal(&self.book(), &principal, &caller.actor)),
+            AccessAnswer::Principal { principal, is_first } => {
+                Ok((messages::principal(&self.book(), &principal, &caller.actor), is_first))
+            }
             other => Err(internal(format!("a principal was changed into {other:?}"))),
         }
     }
@@ -96,16 +99,18 @@ impl pb::access_service_server::AccessService for AccessApi {
         values::text(&request.request_id, "request_id", ID_BYTES_MAX, &mut v);
         values::text(&wish.title, "principal.title", NAME_BYTES_MAX, &mut v);
         let grants = read_grants(&wish.grants, "principal.grants", &mut v);
+        let identities = read_identities(&wish.identities, "principal.identities", &mut v);
         v.or(())?;
         let change = AccessChange::CreatePrincipal {
             name: wish.name,
             title: wish.title,
             grants,
+            identities,
             disabled: wish.disabled,
             request_id: request.request_id,
         };
-        let principal = Some(self.change_principal(&caller, change).await?);
-        Ok(Response::new(pb::CreatePrincipalResponse { principal }))
+        let (principal, authentication_required) = self.change_principal(&caller, change).await?;
+        Ok(Response::new(pb::CreatePrincipalResponse { principal: Some(principal), authentication_required }))
     }
 
     async fn update_principal(
@@ -116,7 +121,7 @@ impl pb::access_service_server::AccessService for AccessApi {
         let request = request.into_inner();
         let mut v = Violations::default();
         let wish = request.principal.unwrap_or_default();
-        let (mut title, mut grants, mut disabled) = (None, None, None);
+        let (mut title, mut grants, mut identities, mut disabled) = (None, None, None, None);
         let paths = request.update_mask.unwrap_or_default().paths;
         if paths.is_empty() {
             v.add("update_mask", "is empty; name what to change");
@@ -128,17 +133,21 @@ impl pb::access_service_server::AccessService for AccessApi {
                     title = Some(wish.title.clone());
                 }
                 "grants" => grants = Some(read_grants(&wish.grants, "principal.grants", &mut v)),
+                "identities" => {
+                    identities = Some(read_identities(&wish.identities, "principal.identities", &mut v));
+                }
                 "disabled" => disabled = Some(wish.disabled),
                 _ => v.add(
                     format!("update_mask.paths[{index}]"),
-                    format!("`{}` is none of title, grants, disabled", shown(path)),
+                    format!("`{}` is none of title, grants, identities, disabled", shown(path)),
                 ),
             }
         }
         v.or(())?;
-        let change = AccessChange::UpdatePrincipal { name: wish.name, title, grants, disabled, etag: wish.etag };
-        let principal = Some(self.change_principal(&caller, change).await?);
-        Ok(Response::new(pb::UpdatePrincipalResponse { principal }))
+        let change =
+            AccessChange::UpdatePrincipal { name: wish.name, title, grants, identities, disabled, etag: wish.etag };
+        let (principal, authentication_required) = self.change_principal(&caller, change).await?;
+        Ok(Response::new(pb::UpdatePrincipalResponse { principal: Some(principal), authentication_required }))
     }
 
     async fn delete_principal(
@@ -233,7 +242,14 @@ impl pb::access_service_server::AccessService for AccessApi {
             let is_asked_for = request.principal.is_empty() || owner.name == request.principal;
             may && is_asked_for && (request.include_ended || token.is_live(now))
         };
-        let mut found: Vec<_> = book.tokens_after(&after).filter(fits).take(size + 1).collect();
+        // Who manages nobody has own tokens alone, which are few.
+        let manages = caller.actor.is_operator() || caller.may(Role::Admin);
+        let all: Box<dyn Iterator<Item = &Arc<Token>>> = match book.principal(&request.principal) {
+            _ if !manages => Box::new(book.tokens_of(caller.actor.principal, &after)),
+            Some(owner) => Box::new(book.tokens_of(owner.no, &after)),
+            None => Box::new(book.tokens_after(&after)),
+        };
+        let mut found: Vec<_> = all.filter(fits).take(size + 1).collect();
         let has_more = found.len() > size;
         found.truncate(size);
         let last = found.last().filter(|_| has_more);

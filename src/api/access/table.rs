@@ -9,9 +9,9 @@ use crate::model::role::{DEFAULT_TENANT, Role};
 /// What a call needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// Nothing: whoever connects may call it.
+    /// Nothing: every client may call it.
     Open,
-    /// To be somebody.
+    /// To be a principal.
     Anybody,
     /// One of these roles; those of tenants at the tenant of the call.
     OneOf(&'static [Role]),
@@ -86,9 +86,50 @@ const METHODS: &[(&str, Need)] = &[
     (METRICS, OneOf(&[Monitor])),
 ];
 
+/// What the operator says of the methods by which a server tells of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exposure {
+    /// Whether every client may list methods.
+    pub is_reflection_open: bool,
+    /// Whether callers have to be known to ask for health.
+    pub is_health_closed: bool,
+    /// Whether calls that only read are in the audit.
+    pub counts_reads: bool,
+}
+
 /// Returns what a method needs; `None`: it has no row.
-pub(crate) fn need(method: &str) -> Option<Need> {
-    METHODS.iter().find(|(name, _)| *name == method).map(|(_, need)| *need)
+pub(crate) fn need(method: &str, exposure: Exposure) -> Option<Need> {
+    let (_, need) = METHODS.iter().find(|(name, _)| *name == method)?;
+    Some(match need {
+        Open if exposure.is_health_closed => Anybody,
+        Anybody if exposure.is_reflection_open && method.starts_with(REFLECTION) => Open,
+        need => *need,
+    })
+}
+
+/// The beginning of the paths of reflection.
+const REFLECTION: &str = "grpc.reflection.";
+
+/// Returns whether a method of the contract only reads.
+pub(crate) fn reads(method: &str) -> bool {
+    let name = method.rsplit('/').next().unwrap_or_default();
+    let begins = ["Get", "List", "Watch", "Wait", "Read", "Stream", "WhoAmI"].iter().any(|verb| name.starts_with(verb));
+    begins && method.starts_with("haul.v1.")
+}
+
+/// Returns a role of a row that a caller had and has not any more: what a call has answered so far may rest on it.
+pub(crate) fn lost(need: Need, before: &Actor, now: &Actor) -> Option<Role> {
+    let OneOf(roles) = need else { return None };
+    let may = |actor: &Actor, role: Role| actor.may(role, DEFAULT_TENANT);
+    roles.iter().copied().find(|role| may(before, *role) && !may(now, *role))
+}
+
+/// Returns the tenant that calls of a row are about; empty: the server.
+pub(crate) fn tenant(need: Need) -> &'static str {
+    match need {
+        OneOf(roles) if roles.iter().all(|role| !role.is_of_server()) => DEFAULT_TENANT,
+        _ => "",
+    }
 }
 
 /// Returns the role that the caller lacks; `None`: the call may go on.
@@ -134,6 +175,51 @@ mod tests {
         served.sort();
         rows.sort();
         assert_eq!(rows, served);
+    }
+
+    #[test]
+    fn a_call_ends_with_each_role_that_it_may_rest_on() {
+        let actor = |grants: &str| Actor {
+            grants: grants.split_whitespace().map(|grant| grant.parse().unwrap()).collect(),
+            ..Actor::local()
+        };
+        for (need, before, now, expected) in [
+            (LOOK, "read submit", "submit", Some(Read)),
+            (LOOK, "control", "read submit", None),
+            (LOOK, "control submit", "submit", Some(Read)),
+            (LOOK, "submit", "submit read", None),
+            (LOOK, "read submit", "read", Some(Submit)),
+            (CONTROL, "control submit", "read submit", Some(Control)),
+            (Anybody, "operator", "", None),
+            (Open, "operator", "", None),
+        ] {
+            assert_eq!(lost(need, &actor(before), &actor(now)), expected, "{before} -> {now}");
+        }
+    }
+
+    #[test]
+    fn health_and_reflection_are_as_the_operator_says() {
+        let (check, list) = (METHODS[0].0, METHODS[2].0);
+        let of = |exposure| (need(check, exposure), need(list, exposure));
+        assert_eq!(of(Exposure::default()), (Some(Open), Some(Anybody)));
+        let open = Exposure { is_reflection_open: true, ..Exposure::default() };
+        assert_eq!(of(open), (Some(Open), Some(Open)));
+        assert_eq!(need("haul.v1.AccessService/WhoAmI", open), Some(Anybody));
+        let closed = Exposure { is_health_closed: true, ..Exposure::default() };
+        assert_eq!(of(closed), (Some(Anybody), Some(Anybody)));
+        assert_eq!(need("haul.v1.JobService/NoSuch", open), None);
+    }
+
+    #[test]
+    fn what_reads_is_known_by_its_name() {
+        for reading in
+            ["haul.v1.JobService/GetJob", "haul.v1.JobService/WatchJobs", "haul.v1.ContentService/ReadContent"]
+        {
+            assert!(reads(reading), "{reading}");
+        }
+        for other in ["haul.v1.JobService/SubmitJob", "haul.v1.AdminService/Drain", "grpc.health.v1.Health/Watch"] {
+            assert!(!reads(other), "{other}");
+        }
     }
 
     #[test]

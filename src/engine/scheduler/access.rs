@@ -38,11 +38,10 @@ impl Scheduler {
             Ok(applied) => applied,
             Err(refusal) => return answer(reply, Err(refusal.into())),
         };
-        if !rows.is_empty()
-            && !by.request_id.is_empty()
-            && let Some(row) = AuditRow::of_access(by, change, &told, self.now())
-        {
-            self.outbox.audit(AuditEntry { row, of: Of::Always });
+        if !by.request_id.is_empty() {
+            for row in AuditRow::of_access(by, change, &rows, &book, self.now()) {
+                self.outbox.audit(AuditEntry { row, of: Of::Always });
+            }
         }
         // What changes nothing is answered once what it was decided upon is durable.
         self.book = Arc::new(book);

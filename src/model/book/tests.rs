@@ -27,6 +27,7 @@ fn principal(name: &str, have: &str) -> AccessChange {
         name: name.to_owned(),
         title: String::new(),
         grants: grants(have),
+        identities: Vec::new(),
         disabled: false,
         request_id: String::new(),
     }
@@ -113,6 +114,7 @@ fn nobody_gives_more_than_they_may() {
         name: "default/ci".into(),
         title: None,
         grants: Some(grants("submit monitor")),
+        identities: None,
         disabled: None,
         etag: String::new(),
     };
@@ -167,6 +169,7 @@ fn the_last_operator_stays_unless_the_server_s_user_says_so() {
         name: "op".into(),
         title: None,
         grants,
+        identities: None,
         disabled,
         etag: String::new(),
     };
@@ -205,6 +208,81 @@ fn a_repeated_request_makes_nothing_twice() {
     let again = book.apply(&change("second"), &Actor::local(), NOW).unwrap();
     let AccessAnswer::Token { token, is_new: false, .. } = again.answer else { panic!("{:?}", again.answer) };
     assert!(token.id == "first" && again.rows.is_empty());
+}
+
+#[test]
+fn a_request_id_stands_for_what_it_asked_for_and_for_who_asked() {
+    let book = book();
+    let (op, boss) = (by(&book, "op", "op"), by(&book, "default/boss", "default/boss"));
+    let asked = |id: &str, principal: &str, have: &str| {
+        AccessChange::CreateToken(NewToken { request_id: "r".into(), ..token(id, principal, have) })
+    };
+    let book = done(&book, &asked("first", "default/ci", ""), &op);
+    let taken = AccessError::RequestIdTaken("r".into());
+    assert_eq!(refused(&book, &asked("x", "default/boss", ""), &op), taken, "another principal");
+    assert_eq!(refused(&book, &asked("x", "default/ci", "submit"), &op), taken, "other grants");
+    let other = book.apply(&asked("second", "default/ci", ""), &boss, NOW).unwrap();
+    assert!(matches!(other.answer, AccessAnswer::Token { is_new: true, .. }), "another caller");
+    let make = |name: &str, title: &str| AccessChange::CreatePrincipal {
+        name: name.into(),
+        title: title.into(),
+        grants: Vec::new(),
+        identities: Vec::new(),
+        disabled: false,
+        request_id: "r".into(),
+    };
+    let book = done(&book, &make("new", ""), &op);
+    assert!(book.apply(&make("new", ""), &op, NOW).unwrap().rows.is_empty());
+    assert_eq!(refused(&book, &make("new", "title"), &op), taken);
+    assert_eq!(refused(&book, &make("newer", ""), &op), taken);
+    // Who is made again under the name of who asked has asked for nothing.
+    let delete = AccessChange::DeletePrincipal { name: "default/boss".into(), etag: String::new() };
+    let book = done(&done(&book, &asked("second", "default/ci", ""), &boss), &delete, &op);
+    let book = done(&book, &principal("default/boss", "admin"), &op);
+    let again = Actor { token_id: String::new(), ..by(&book, "default/boss", "") };
+    assert!(matches!(
+        book.apply(&asked("third", "default/ci", ""), &again, NOW).unwrap().answer,
+        AccessAnswer::Token { is_new: true, .. }
+    ));
+}
+
+#[test]
+fn an_identity_is_of_one_principal_and_only_operators_give_it() {
+    let book = book();
+    let op = by(&book, "op", "op");
+    let uid = |uid| vec![Identity::UnixUid(uid)];
+    let give = |name: &str, identities: Vec<Identity>| AccessChange::UpdatePrincipal {
+        name: name.into(),
+        title: None,
+        grants: None,
+        identities: Some(identities),
+        disabled: None,
+        etag: String::new(),
+    };
+    let boss = by(&book, "default/boss", "default/boss");
+    assert_eq!(
+        refused(&book, &give("default/ci", uid(7)), &boss),
+        AccessError::MissingRole(Role::Operator),
+        "an admin could claim the users of another tenant"
+    );
+    let book = done(&book, &give("default/ci", uid(7)), &op);
+    assert_eq!(book.identified(&Identity::UnixUid(7)).unwrap().name, "default/ci");
+    assert_eq!(refused(&book, &give("probe", uid(7)), &op), AccessError::IdentityTaken("default/ci".into()));
+    assert_eq!(refused(&book, &give("default/ci", Vec::new()), &boss), AccessError::MissingRole(Role::Operator));
+    let moved = done(&done(&book, &give("default/ci", uid(8)), &op), &give("probe", uid(7)), &op);
+    assert_eq!(moved.identified(&Identity::UnixUid(7)).unwrap().name, "probe");
+    let delete = AccessChange::DeletePrincipal { name: "default/ci".into(), etag: String::new() };
+    let gone = done(&book, &delete, &op);
+    assert!(gone.identified(&Identity::UnixUid(7)).is_none());
+    let rows = moved.principals.values().map(|it| AccessRow::Principal(it.clone()));
+    assert_eq!(Book::of(rows).identities, moved.identities);
+    // The first identity makes authentication required, as the first token does.
+    let first = done(&Book::default(), &principal("op", "operator"), &Actor::local());
+    let applied = first.apply(&give("op", uid(1)), &Actor::local(), NOW).unwrap();
+    assert!(matches!(applied.answer, AccessAnswer::Principal { is_first: true, .. }));
+    assert!(applied.book.is_required && applied.book.has_users(NOW));
+    let last = give("op", Vec::new());
+    assert_eq!(refused(&applied.book, &last, &by(&applied.book, "op", "")), AccessError::LastOperator);
 }
 
 #[test]

@@ -1,16 +1,19 @@
 //! Principals and tokens. All of them are in memory, so they are read once, at the start.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use sqlx::SqliteConnection;
+use sqlx::{Connection as _, SqliteConnection};
 
 use crate::model::access::{AccessRow, Principal, Token};
 use crate::model::book::Book;
 use crate::model::token::TokenHash;
 use crate::store::StoreError;
 use crate::store::sqlite::errors::Fault;
+use crate::store::sqlite::open_error::OpenError;
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows;
+use crate::store::sqlite::schema;
 
 pub(super) async fn write(conn: &mut SqliteConnection, changes: &[AccessRow]) -> Result<(), Fault> {
     for change in changes {
@@ -28,6 +31,40 @@ pub(super) async fn write(conn: &mut SqliteConnection, changes: &[AccessRow]) ->
         statement.execute(&mut *conn).await?;
     }
     Ok(())
+}
+
+/// Reads who may call in the data directory `dir`, beside a running server or without one, and changes nothing. There is
+/// nobody where there is no database, or one of a version that knew nobody.
+pub async fn access_beside(dir: &Path) -> Result<Book, OpenError> {
+    let path = dir.join("haul.db");
+    if !path.exists() {
+        return Ok(Book::default());
+    }
+    let failed = |error| OpenError::Sqlite { path: path.clone(), error };
+    schema::database(&path).await?;
+    let mut conn = schema::open_read_only(&path).await.map_err(failed)?;
+    let known = "SELECT count(*) FROM sqlite_schema WHERE name IN ('principals', 'tokens', 'settings')";
+    let known: i64 = sqlx::query_scalar(known).fetch_one(&mut conn).await.map_err(failed)?;
+    let mut all = Vec::new();
+    if known == 3 {
+        let principals: Vec<String> =
+            sqlx::query_scalar("SELECT row FROM principals").fetch_all(&mut conn).await.map_err(failed)?;
+        let tokens: Vec<String> =
+            sqlx::query_scalar("SELECT row FROM tokens").fetch_all(&mut conn).await.map_err(failed)?;
+        let auth: Option<String> = sqlx::query_scalar("SELECT value FROM settings WHERE key = 'auth'")
+            .fetch_optional(&mut conn)
+            .await
+            .map_err(failed)?;
+        // Only whether somebody can sign in is asked: a row that does not parse is that of nobody.
+        let parsed = principals.iter().filter_map(|row| serde_json::from_str::<Principal>(row).ok());
+        all.extend(parsed.map(|principal| AccessRow::Principal(Arc::new(principal))));
+        let parsed = tokens.iter().filter_map(|row| serde_json::from_str::<Token>(row).ok());
+        all.extend(parsed.map(|token| AccessRow::Token(Arc::new(token))));
+        all.extend(auth.map(|_| AccessRow::Required));
+    }
+    // It read only; there is nothing to lose.
+    let _ = conn.close().await;
+    Ok(Book::of(all))
 }
 
 /// Reads who may call. A row that does not parse is an error: to leave out a revocation would let somebody in.

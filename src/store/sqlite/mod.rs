@@ -43,6 +43,7 @@ mod values;
 mod verify;
 mod writer;
 
+pub use crate::store::sqlite::access::access_beside;
 pub use crate::store::sqlite::audit::audit;
 pub use crate::store::sqlite::backup::{BackedUp, BackupError, backup};
 pub use crate::store::sqlite::keys::{KeySource, RootKeys};

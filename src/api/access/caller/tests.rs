@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::access::{AccessChange, AccessRow, LIFETIME_MAX_DEFAULT, NewToken};
+use crate::model::identity::Identity;
 
 const NOW: Timestamp = Timestamp(1_000_000_000);
 
@@ -21,6 +22,7 @@ fn book() -> Book {
             name: name.into(),
             title: String::new(),
             grants: vec!["operator".parse().unwrap()],
+            identities: Vec::new(),
             disabled,
             request_id: String::new(),
         };
@@ -45,9 +47,11 @@ fn book() -> Book {
 fn here() -> Shown {
     Shown {
         authorization: Vec::new(),
+        session: None,
         certificate: None,
+        user: None,
         is_owner: false,
-        is_loopback: true,
+        is_near: true,
         is_proxied: false,
         address: "127.0.0.1".into(),
         request_id: "r".into(),
@@ -63,7 +67,17 @@ fn policy(mode: AuthMode) -> Policy {
 }
 
 fn judged(shown: &Shown, policy: Policy, book: &Book) -> Result<(String, Method), Unknown> {
-    shown.judge(policy, book, NOW).map(|caller| (caller.actor.name.clone(), caller.method))
+    with_settings(shown, policy, book, &Identities::new())
+}
+
+fn with_settings(
+    shown: &Shown,
+    policy: Policy,
+    book: &Book,
+    identities: &Identities,
+) -> Result<(String, Method), Unknown> {
+    let caller = shown.judge(Rules { policy, identities, book, sessions: &Sessions::default() }, NOW);
+    caller.map(|caller| (caller.actor.name.clone(), caller.method))
 }
 
 #[test]
@@ -71,7 +85,7 @@ fn this_machine_needs_no_token_until_there_is_one() {
     let none = Book::default();
     let required = Book::of([AccessRow::Required]);
     let local = || Ok(("local".to_owned(), Method::Loopback));
-    let far = Shown { is_loopback: false, ..here() };
+    let far = Shown { is_near: false, ..here() };
     let proxied = Shown { is_proxied: true, ..here() };
     for (mode, book, near, distant, forwarded) in [
         (AuthMode::Auto, &none, local(), Err(Unknown::Nothing), Err(Unknown::Proxied)),
@@ -116,10 +130,11 @@ fn a_token_is_judged_wherever_it_comes_from() {
         assert!(judged(&with(&sent), auto, &Book::default()).is_err());
         assert_eq!(judged(&with(&sent), policy(AuthMode::Off), &book), Ok(("local".to_owned(), Method::Loopback)));
     }
-    let far = Shown { is_loopback: false, ..with(&[&format!("Bearer {good}")]) };
+    let far = Shown { is_near: false, ..with(&[&format!("Bearer {good}")]) };
     assert!(judged(&far, auto, &book).is_ok());
     let later = NOW.plus(std::time::Duration::from_secs(91 * 86_400));
-    assert_eq!(far.judge(auto, &book, later).unwrap_err(), Unknown::Bad("expired"));
+    let rules = Rules { policy: auto, identities: &Identities::new(), book: &book, sessions: &Sessions::default() };
+    assert_eq!(far.judge(rules, later).unwrap_err(), Unknown::Bad("expired"));
     let revoke = AccessChange::RevokeToken { id: text(0).id().to_owned(), with_descendants: false };
     let revoked = book.apply(&revoke, &Actor::local(), NOW).unwrap().book;
     assert_eq!(judged(&far, auto, &revoked), Err(Unknown::Bad("revoked")));
@@ -128,33 +143,97 @@ fn a_token_is_judged_wherever_it_comes_from() {
 #[test]
 fn certificates_count_where_no_token_is_sent() {
     let (none, book) = (Book::default(), book());
-    let by = |client| Shown { certificate: Some(client), is_loopback: false, ..here() };
+    let of = |name: &str| identity::Shown::by_certificate([], [name]);
+    let by = |name| Shown { certificate: Some(of(name)), is_near: false, ..here() };
     let auto = policy(AuthMode::Auto);
-    let certificate = |name: &str| Ok((name.to_owned(), Method::Certificate));
-    assert_eq!(judged(&by(Client::Vouched), auto, &none), certificate("local"));
-    assert_eq!(judged(&by(Client::Vouched), auto, &book), Err(Unknown::Nothing), "there are principals now");
-    assert_eq!(judged(&by(Client::Named("host".into())), auto, &none), certificate("host"));
-    assert_eq!(judged(&by(Client::Named("host".into())), auto, &book), Err(Unknown::Bad("certificate of nobody")));
-    assert_eq!(judged(&by(Client::Named("ci".into())), auto, &book), certificate("ci"));
-    assert_eq!(judged(&by(Client::Named("off".into())), auto, &book), Err(Unknown::Bad("disabled")));
+    let settings: Identities =
+        ["host", "ci", "off"].iter().map(|it| (Identity::CertificateDns((*it).into()), (*it).to_owned())).collect();
+    let judged_by = |name, policy, book: &Book| with_settings(&by(name), policy, book, &settings);
+    let nobody = || Err(Unknown::Bad("no identity"));
+    assert_eq!(judged_by("ci", auto, &book), Ok(("ci".to_owned(), Method::Certificate)));
+    assert_eq!(judged_by("off", auto, &book), Err(Unknown::Bad("disabled")));
     for mode in [AuthMode::Auto, AuthMode::Required, AuthMode::Off] {
-        assert_eq!(judged(&by(Client::Stranger), policy(mode), &none), Err(Unknown::Bad("certificate of nobody")));
+        for book in [&none, &book] {
+            assert_eq!(judged_by("host", policy(mode), book), nobody(), "a principal that there is not");
+            assert_eq!(judged_by("stranger", policy(mode), book), nobody());
+        }
     }
+    let near = Shown { is_near: true, ..by("stranger") };
+    assert_eq!(judged(&near, auto, &none), nobody(), "not even where others call without anything");
+    let delete = AccessChange::DeletePrincipal { name: "ci".into(), etag: String::new() };
+    let deleted = book.apply(&delete, &Actor::local(), NOW).unwrap().book;
+    assert_eq!(judged_by("ci", auto, &deleted), nobody(), "a principal that was deleted");
     let token = format!("Bearer {}", text(0).expose());
-    let both = Shown { certificate: Some(Client::Stranger), ..with(&[&token]) };
+    let both = Shown { certificate: Some(of("stranger")), ..with(&[&token]) };
     assert_eq!(judged(&both, auto, &book), Ok(("ci".to_owned(), Method::Token)));
-    let grants = |shown: &Shown| shown.judge(auto, &book, NOW).unwrap().actor.grants.clone();
-    assert_eq!(grants(&by(Client::Named("ci".into()))).len(), 1, "no more than its own");
+}
+
+#[test]
+fn identities_of_the_book_count_as_those_of_the_settings() {
+    let change = |identities: Vec<Identity>| AccessChange::UpdatePrincipal {
+        name: "ci".into(),
+        title: None,
+        grants: None,
+        identities: Some(identities),
+        disabled: None,
+        etag: String::new(),
+    };
+    let own = vec![Identity::UnixUid(7), Identity::CertificateDns("ci.example".into())];
+    let book = book().apply(&change(own), &Actor::local(), NOW).unwrap().book;
+    let user = |uid| Shown { user: Some(identity::Shown::by_socket(uid, 1)), ..here() };
+    let auto = policy(AuthMode::Auto);
+    assert_eq!(judged(&user(7), auto, &book), Ok(("ci".to_owned(), Method::Socket)));
+    assert_eq!(judged(&user(8), auto, &book), Err(Unknown::Nothing));
+    assert_eq!(judged(&user(8), auto, &Book::default()), Ok(("local".to_owned(), Method::Loopback)));
+    let certificate = identity::Shown::by_certificate([], ["ci.example"]);
+    let by = Shown { certificate: Some(certificate), is_near: false, ..here() };
+    assert_eq!(judged(&by, auto, &book), Ok(("ci".to_owned(), Method::Certificate)));
+    let other = Identities::from([(Identity::CertificateDns("ci.example".into()), "off".to_owned())]);
+    assert_eq!(with_settings(&by, auto, &book, &other), Err(Unknown::Bad("no identity")), "two principals are nobody");
+    let none = book.apply(&change(Vec::new()), &Actor::local(), NOW).unwrap().book;
+    assert_eq!(judged(&user(7), auto, &none), Err(Unknown::Nothing));
 }
 
 #[test]
 fn the_servers_own_user_comes_by_the_socket_in_every_mode_and_a_token_goes_first() {
-    let owner = Shown { is_owner: true, is_loopback: false, address: String::new(), ..here() };
+    let owner = Shown { is_owner: true, is_near: false, address: String::new(), ..here() };
+    let (book, identities) = (book(), Identities::new());
     for mode in [AuthMode::Auto, AuthMode::Required, AuthMode::Off] {
-        let caller = owner.judge(policy(mode), &book(), NOW).unwrap();
+        let sessions = Sessions::default();
+        let rules = Rules { policy: policy(mode), identities: &identities, book: &book, sessions: &sessions };
+        let caller = owner.judge(rules, NOW).unwrap();
         assert_eq!((caller.method, caller.actor.name.as_str()), (Method::Socket, "local"), "{mode:?}");
         assert!(caller.may(Role::Operator));
     }
     let bad = Shown { authorization: vec![b"Bearer x".to_vec()], ..owner };
-    assert!(bad.judge(policy(AuthMode::Required), &book(), NOW).is_err());
+    assert!(judged(&bad, policy(AuthMode::Required), &book).is_err());
+}
+
+#[test]
+fn an_open_call_ends_with_a_role_that_it_began_with() {
+    let book = book();
+    let token = format!("Bearer {}", text(0).expose());
+    let shown = with(&[&token]);
+    let grant = |grants: &[&str]| {
+        let change = AccessChange::UpdatePrincipal {
+            name: "ci".into(),
+            title: None,
+            grants: Some(grants.iter().map(|it| it.parse().unwrap()).collect()),
+            identities: None,
+            disabled: None,
+            etag: String::new(),
+        };
+        book.apply(&change, &Actor::local(), NOW).unwrap().book
+    };
+    let look = Need::OneOf(&[Role::Read, Role::Submit]);
+    let identities = Identities::new();
+    let decided = |book: &Book, before: Option<&Caller>| {
+        let (policy, sessions) = (policy(AuthMode::Auto), Sessions::default());
+        decide(&shown, Rules { policy, identities: &identities, book, sessions: &sessions }, look, before, NOW)
+    };
+    let first = decided(&grant(&["read", "submit"]), None).unwrap();
+    assert!(decided(&grant(&["submit"]), None).is_ok(), "a new call sees its own jobs");
+    assert_eq!(decided(&grant(&["submit"]), Some(&first)).unwrap_err(), Denied::Lacks(Role::Read));
+    assert_eq!(decided(&grant(&[]), Some(&first)).unwrap_err(), Denied::Lacks(Role::Read));
+    assert!(decided(&grant(&["control", "submit"]), Some(&first)).is_ok());
 }

@@ -1,0 +1,179 @@
+//! Bounds what a client can make the server keep of answers that it does not read: bytes, for a connection and in all.
+//!
+//! A frame of an answer is kept from when it is made until it has been written to the connection, and a client that opens
+//! many streams and no window lets none be written. So each frame holds room for as long as its bytes are kept, and an
+//! answer that finds no room ends.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use crate::api::request_id::RequestId;
+use crate::api::status::exhausted;
+use crate::listen::budget::{Hold, Share};
+use crate::listen::peer::Peer;
+
+/// Frames of fewer bytes hold nothing: what the protocols keep for a stream is more.
+const SMALL: usize = 1 << 10;
+
+/// Returns the error of an answer for which there is no room.
+pub(crate) fn no_room() -> Status {
+    let message = "too many bytes of answers wait for this client to read them; read them, or ask for fewer at once";
+    exhausted("OUTBOUND_BUFFER", "outbound_buffer", message)
+}
+
+/// Takes room for bytes of an answer that are kept; `None`: the request came by no connection, which has no bound.
+pub(crate) fn hold(share: Option<&Arc<Share>>, bytes: u64) -> Result<Option<Hold>, Status> {
+    let Some(share) = share else { return Ok(None) };
+    // What is larger than any room is sent alone.
+    let bytes = bytes.min(share.max());
+    let mut hold = Hold::new(share.clone());
+    hold.set(bytes, bytes).map_err(|_| no_room())?;
+    Ok(Some(hold))
+}
+
+/// The layer that bounds answers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outbound;
+
+impl<S> Layer<S> for Outbound {
+    type Service = Bounded<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Bounded(inner)
+    }
+}
+
+/// The service that [`Outbound`] makes.
+#[derive(Clone, Debug)]
+pub struct Bounded<S>(S);
+
+impl<S> Service<Request<Body>> for Bounded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let share = request.extensions().get::<Arc<Peer>>().map(|peer| peer.outbound.clone());
+        let id = RequestId::of(&request);
+        let answer = self.0.call(request);
+        Box::pin(async move {
+            let response = answer.await?;
+            let Some(share) = share else { return Ok(response) };
+            let kind = response.headers().get(CONTENT_TYPE);
+            let is_grpc = kind.is_some_and(|kind| kind.as_bytes() == b"application/grpc");
+            Ok(response.map(|body| {
+                if body.is_end_stream() {
+                    return body;
+                }
+                Body::new(BoundedBody { inner: Some(body), share, id, is_grpc })
+            }))
+        })
+    }
+}
+
+/// Bytes with the room that they take.
+struct Held {
+    bytes: Bytes,
+    _room: Hold,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The body of an answer, within the bounds of its client.
+struct BoundedBody {
+    /// `None` once there was no room.
+    inner: Option<Body>,
+    share: Arc<Share>,
+    id: RequestId,
+    is_grpc: bool,
+}
+
+impl BoundedBody {
+    /// Ends the answer: with a status where its kind has trailers, else before its end.
+    fn end(&mut self, status: Status) -> Result<Frame<Bytes>, Status> {
+        self.inner = None;
+        let status = self.id.on(status);
+        if !self.is_grpc {
+            return Err(status);
+        }
+        let mut trailers = HeaderMap::new();
+        status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))
+    }
+}
+
+impl HttpBody for BoundedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+        let frame = match std::task::ready!(Pin::new(inner).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            other => return Poll::Ready(other),
+        };
+        if frame.data_ref().is_none_or(|data| data.len() < SMALL) {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        let Ok(bytes) = frame.into_data() else { return Poll::Ready(None) };
+        Poll::Ready(Some(match hold(Some(&this.share), bytes.len() as u64) {
+            Ok(Some(room)) => Ok(Frame::data(Bytes::from_owner(Held { bytes, _room: room }))),
+            Ok(None) => Ok(Frame::data(bytes)),
+            Err(status) => this.end(status),
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt as _, Full};
+
+    use super::*;
+    use crate::listen::budget::Budget;
+
+    #[tokio::test]
+    async fn bytes_hold_room_until_they_are_written_and_without_room_the_answer_ends() {
+        let share = Arc::new(Share::new(Arc::new(Budget::new(5_000)), 5_000));
+        let body = |is_grpc| {
+            let inner = Some(Body::new(Full::new(Bytes::from(vec![7; 3_000]))));
+            BoundedBody { inner, share: share.clone(), id: RequestId::among(&http::Extensions::new()), is_grpc }
+        };
+        let kept = body(true).frame().await.unwrap().unwrap().into_data().unwrap();
+        let trailers = body(true).frame().await.unwrap().unwrap().into_trailers().unwrap();
+        assert_eq!(Status::from_header_map(&trailers).unwrap().code(), tonic::Code::ResourceExhausted);
+        assert!(body(false).frame().await.unwrap().is_err());
+        drop(kept);
+        assert!(body(true).frame().await.unwrap().unwrap().into_data().is_ok());
+        assert!(hold(Some(&share), 1 << 30).unwrap().is_some(), "what is larger than any room goes alone");
+    }
+}
