@@ -43,6 +43,30 @@ async fn a_host_has_no_more_requests_than_it_may() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn hosts_are_counted_and_found_by_their_names() {
+    let hosts = hosts(2);
+    let names = ["a.example:80", "a.example:443", "a.example-x:80", "a.example.org:80", "[::1]:80"];
+    let permits: Vec<_> = names.map(|name| hosts.try_start(&Host::new(name)).unwrap()).into();
+    hosts.pause(&Host::new("a.example:443"), START.plus(Duration::from_secs(60)), "it asked for it");
+    assert_eq!(hosts.counts(), [4, 1]);
+    let found = |name: &str| -> Vec<(String, u32, bool)> {
+        hosts.named(name).into_iter().map(|(host, running, is_paused)| (host.to_string(), running, is_paused)).collect()
+    };
+    let both = [("a.example:443".to_owned(), 1, true), ("a.example:80".to_owned(), 1, false)];
+    assert_eq!(found("a.example"), both, "with each port, and no other name");
+    assert_eq!(found("a.example:443"), both[..1]);
+    assert_eq!(found("[::1]"), [("[::1]:80".to_owned(), 1, false)]);
+    assert_eq!(found("b.example:80"), [("b.example:80".to_owned(), 0, false)], "one that is at rest");
+    assert_eq!(found("b.example"), []);
+    drop(permits);
+    tokio::time::advance(Duration::from_secs(61)).await;
+    assert_eq!(
+        hosts.named("a.example:443").first().map(|(_, running, is_paused)| (*running, *is_paused)),
+        Some((0, false))
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_release_wakes_who_waits_inside_an_attempt() {
     let hosts = hosts(1);
     let host = Host::new("a:80");
