@@ -181,7 +181,7 @@ impl Items {
         let room = outbound::hold(self.room.as_ref(), bytes)?;
         let body: Bytes = whole_page(&self.engine, self.store.as_ref(), self.id, head.page).await?;
         let mut items = self.engine.items(&body, &self.pointer).map_err(|failure| internal(failure.message))?;
-        // Of the last page of a listing with `max_items` only some are of the listing.
+        // A listing may end within a page.
         items.truncate(usize::try_from(head.items).unwrap_or(usize::MAX));
         let at = usize::try_from(self.next_item.saturating_sub(head.first_item)).unwrap_or(usize::MAX);
         let (number, first) = (head.page, head.first_item);

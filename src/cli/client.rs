@@ -252,7 +252,7 @@ fn bearer(source: Option<&TokenSource>, url: &str) -> Result<Option<MetadataValu
     }
     let text = text.expose().trim();
     let header = MetadataValue::try_from(format!("Bearer {text}")).ok().filter(|_| !text.is_empty());
-    let mut header = header.ok_or_else(|| Usage(format!("what `{place}` has is no token")))?;
+    let mut header = header.ok_or_else(|| Usage(format!("`{place}` does not hold a token")))?;
     header.set_sensitive(true);
     Ok(Some(header))
 }

@@ -31,7 +31,7 @@ fn absolute(name: &str, path: &Path, wrong: &mut Vec<String>) -> Option<PathBuf>
     std::path::absolute(path)
         .inspect_err(|error| {
             let path = path.display();
-            wrong.push(format!("`{name}` is `{path}`, which is no path ({error}); name a directory"));
+            wrong.push(format!("`{name}` is `{path}`, which is not a valid path ({error}); name a directory"));
         })
         .ok()
 }

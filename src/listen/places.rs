@@ -62,7 +62,7 @@ impl Places {
         let displaced = CancellationToken::new();
         let connection = Connection { calls: 0, quiet: None, network, displaced: displaced.clone() };
         state.connections.insert(number, connection);
-        state.quieten(number, false);
+        state.mark_idle(number, false);
         Some(Place { places: self.clone(), number, displaced, has_called: AtomicBool::new(false) })
     }
 
@@ -90,7 +90,7 @@ impl State {
         true
     }
 
-    fn quieten(&mut self, number: u64, has_called: bool) {
+    fn mark_idle(&mut self, number: u64, has_called: bool) {
         let key = (has_called, self.turn());
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.quiet = Some(key);
@@ -175,7 +175,7 @@ impl Drop for OpenCall {
         let Some(connection) = state.connections.get_mut(&self.0.number) else { return };
         connection.calls -= 1;
         if connection.calls == 0 {
-            state.quieten(self.0.number, true);
+            state.mark_idle(self.0.number, true);
         }
     }
 }

@@ -15,19 +15,19 @@ use crate::model::token::TokenHash;
 /// The number of a principal. It is never given twice.
 pub type PrincipalNo = u64;
 
-/// Whoever is on this machine, while no token is needed; and the server's own user.
+/// Every caller on this machine, while none has to authenticate; and the server's own user.
 pub const LOCAL: PrincipalNo = 0;
 /// The name of [`LOCAL`].
 pub const LOCAL_NAME: &str = "local";
-/// The name of whoever calls where everybody may.
+/// The name of every caller where all may call.
 pub const ANONYMOUS_NAME: &str = "anonymous";
 /// The most principals, and the most tokens: all of them are in memory.
 pub(crate) const ENTRIES_MAX: usize = 100_000;
 
-/// Who must say who they are.
+/// Who has to authenticate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AuthMode {
-    /// Nobody on this machine, as long as no token was ever made; then everybody.
+    /// Nobody on this machine, as long as no token and no identity was ever made; then everybody.
     #[default]
     Auto,
     /// Everybody.
@@ -280,7 +280,7 @@ pub struct NewToken {
     pub id: String,
     /// Of its whole text.
     pub hash: TokenHash,
-    /// Whose it will be.
+    /// The principal that it is for.
     pub principal: String,
     /// For people.
     pub title: String,
@@ -352,7 +352,7 @@ pub enum AccessAnswer {
         token: Arc<Token>,
         /// Whether this change made it; else the same request did so before.
         is_new: bool,
-        /// Whether it is what makes tokens needed.
+        /// Whether it is what makes authentication required.
         is_first: bool,
     },
     /// How many tokens ended.

@@ -189,6 +189,8 @@ impl AuditFilter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::access::{LIFETIME_MAX_DEFAULT, NewToken};
+    use crate::model::token::TokenHash;
 
     #[test]
     fn a_row_names_what_changed_and_holds_nothing_that_was_sent() {
@@ -218,6 +220,48 @@ mod tests {
             r#"[{"principal":"ops","tenant":"default","method":"haul.v1.AccessService/UpdatePrincipal","subject":"principals/default/ci","code":"OK","changed":["title","grants"],"request_id":"r","count":1}]"#
         );
         assert!(AuditRow::of_access(&by, &AccessChange::Require, &[], &made, Timestamp(1)).is_empty());
+    }
+
+    #[test]
+    fn each_token_that_ends_has_a_row_at_the_tenant_of_its_owner() {
+        let local = Actor::local();
+        let principal = AccessChange::CreatePrincipal {
+            name: "default/ci".into(),
+            title: String::new(),
+            grants: Vec::new(),
+            identities: Vec::new(),
+            disabled: false,
+            request_id: String::new(),
+        };
+        let token = |id: &str| {
+            AccessChange::CreateToken(NewToken {
+                id: id.into(),
+                hash: TokenHash([1; 32]),
+                principal: "default/ci".into(),
+                title: String::new(),
+                grants: Vec::new(),
+                lifetime: None,
+                lifetime_max: LIFETIME_MAX_DEFAULT,
+                never_expires: false,
+                request_id: String::new(),
+            })
+        };
+        let child = Actor { token_id: "one".into(), ..Actor::local() };
+        let mut book = Book::default();
+        for (change, by) in [(principal, &local), (token("one"), &local), (token("two"), &child)] {
+            book = book.apply(&change, by, Timestamp(1)).unwrap().book;
+        }
+        let revoke = AccessChange::RevokeToken { id: "one".into(), with_descendants: true };
+        let delete = AccessChange::DeletePrincipal { name: "default/ci".into(), etag: String::new() };
+        for (change, subjects) in [
+            (revoke, vec!["tokens/one", "tokens/two"]),
+            (delete, vec!["tokens/one", "tokens/two", "principals/default/ci"]),
+        ] {
+            let applied = book.apply(&change, &local, Timestamp(2)).unwrap();
+            let rows = AuditRow::of_access(&local, &change, &applied.rows, &applied.book, Timestamp(2));
+            assert_eq!(rows.iter().map(|row| row.subject.as_str()).collect::<Vec<_>>(), subjects);
+            assert!(rows.iter().all(|row| row.tenant == "default"), "an admin of it sees them: {rows:?}");
+        }
     }
 
     #[test]

@@ -102,10 +102,10 @@ impl fmt::Display for Grant {
     }
 }
 
-/// What is written is no grant.
+/// A text is not a grant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no grant; write ROLE or ROLE@TENANT, with a role of submit, read, control, admin, operator, auditor, monitor"
+    "invalid grant `{0}`; write ROLE or ROLE@TENANT, with a role of submit, read, control, admin, operator, auditor, monitor"
 )]
 pub struct NoGrant(String);
 

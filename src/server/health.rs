@@ -34,7 +34,7 @@ pub(super) async fn live(reporter: &HealthReporter) {
     reporter.set_service_status(LIVE, tonic_health::ServingStatus::Serving).await;
 }
 
-/// Lets health follow whether anything can be committed.
+/// Updates health whenever the store becomes writable, and whenever it stops being so.
 pub(super) async fn follow(
     reporter: &HealthReporter,
     readiness: &watch::Sender<Readiness>,

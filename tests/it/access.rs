@@ -670,3 +670,20 @@ async fn every_answer_names_its_request_and_errors_name_it_too() {
     let name = refused.metadata().get("haul-request-id").unwrap().to_str().unwrap().to_owned();
     assert_eq!(refused.get_details_error_info().unwrap().metadata["haul-request-id"], name);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_learns_which_names_its_principals_have() {
+    let server = Server::start().await;
+    let op = operator(&server);
+    let boss = token(&server, &op, &["default/boss", "--grant", "admin"]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &boss).unwrap();
+    let create = |name: &str| {
+        let place = ["--server", &server.address, "--token-file", file.path().to_str().unwrap()];
+        haul(&[&place[..], &["token", "create", name, "--grant", "submit"]].concat())
+    };
+    let refused = create("ci");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("`operator`") && said.contains("default/ci"), "{said}");
+    assert!(create("default/ci").status.success());
+}

@@ -134,7 +134,7 @@ async fn answers_that_nobody_reads_have_a_bound() {
 
     let (origin, server) = (Origin::start(), Server::start().await);
     let item = format!("\"{}\"", "x".repeat(3 << 20));
-    let page = format!("[{}]", vec![item.as_str(); 4].join(","));
+    let page = format!("[{}]", [item.as_str(); 4].join(","));
     origin.reply("/list", Reply::json(page));
     let pagination =
         pb::Pagination { style: Some(pb::pagination::Style::LinkHeader(pb::LinkHeader {})), ..Default::default() };
@@ -155,7 +155,8 @@ async fn answers_that_nobody_reads_have_a_bound() {
         .handshake::<_, Full<Bytes>>(io)
         .await
         .unwrap();
-    let connection = tokio::spawn(connection);
+    // Both end with the test.
+    let mut connections = tokio::task::JoinSet::from_iter([async move { drop(connection.await) }]);
     let task = Some(pb::stream_items_request::Task::TaskIndex(0));
     let message = pb::StreamItemsRequest { job_id: id, task, after_item: None }.encode_to_vec();
     let mut framed = BytesMut::new();
@@ -163,7 +164,7 @@ async fn answers_that_nobody_reads_have_a_bound() {
     framed.put_u32(message.len() as u32);
     framed.put_slice(&message);
     let framed = framed.freeze();
-    let mut answers = Vec::new();
+    let mut answers = tokio::task::JoinSet::new();
     for _ in 0..STREAMS {
         let request = http::Request::post(format!("http://{}/haul.v1.ContentService/StreamItems", server.address))
             .header("content-type", "application/grpc")
@@ -171,11 +172,11 @@ async fn answers_that_nobody_reads_have_a_bound() {
             .body(Full::new(framed.clone()))
             .unwrap();
         let mut sender = sender.clone();
-        answers.push(tokio::spawn(async move { sender.send_request(request).await.unwrap() }));
+        answers.spawn(async move { sender.send_request(request).await.unwrap() });
     }
     let mut refused = 0;
-    for answer in answers {
-        let mut body = answer.await.unwrap().into_body();
+    for answer in answers.join_all().await {
+        let mut body = answer.into_body();
         // The first bytes of a page, or the trailers of an answer for which there was no room.
         let frame = tokio::time::timeout(crate::support::server::PATIENCE, body.frame()).await.unwrap();
         if let Some(Ok(frame)) = frame
@@ -189,7 +190,7 @@ async fn answers_that_nobody_reads_have_a_bound() {
     assert!(refused > STREAMS / 3, "{refused} of {STREAMS} had no room");
     let grown = server.peak_memory() - before;
     assert!(grown < 400 << 20, "{} MiB more than before", grown >> 20);
-    connection.abort();
+    connections.abort_all();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -257,7 +257,8 @@ async fn a_connection_ends_with_the_certificate_that_it_was_made_with() {
     let short = authority.issue(|params| {
         params.subject_alt_names = vec![SanType::URI(Ia5String::try_from("spiffe://example/ns/short").unwrap())];
         params.insert_extended_key_usage(ExtendedKeyUsagePurpose::ClientAuth);
-        params.not_after = std::time::SystemTime::now().checked_add(std::time::Duration::from_secs(3)).unwrap().into();
+        let end = std::time::Duration::from_secs(rustls_pki_types::UnixTime::now().as_secs() + 3);
+        params.not_after = std::time::SystemTime::UNIX_EPOCH.checked_add(end).unwrap().into();
     });
     let (good, bad) = (authority.client("spiffe://example/ns/good", 1), authority.client("spiffe://example/ns/bad", 7));
     let mut streams = Vec::new();
@@ -384,7 +385,7 @@ async fn a_page_of_the_server_has_a_session() {
     assert!(curl("GET", "/v1/whoami", &[own(), cookie.clone()]).1.contains("\"ci\""));
     let origin = format!("origin: https://localhost:{}", server.port);
     assert_eq!(curl("GET", "/v1/jobs", &[origin, cookie.clone()]).0, 200);
-    assert_eq!(curl("GET", "/v1/jobs", &[cookie.clone()]).0, 401, "not of a page of the server");
+    assert_eq!(curl("GET", "/v1/jobs", std::slice::from_ref(&cookie)).0, 401, "not of a page of the server");
     for foreign in ["sec-fetch-site: cross-site", "sec-fetch-site: same-site", "origin: https://evil.example"] {
         assert_eq!(curl("GET", "/v1/jobs", &[foreign.to_owned(), cookie.clone()]).0, 403, "{foreign}");
     }

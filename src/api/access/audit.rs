@@ -13,7 +13,7 @@ use crate::model::role::{DEFAULT_TENANT, Role};
 use crate::pb;
 use crate::store::{AuditPlace, Store};
 
-/// Answers `ListAuditEvents`. Who is no auditor sees what is about its tenant.
+/// Answers `ListAuditEvents`. Callers without the role of an auditor see only the events of their tenant.
 pub(super) async fn list(
     store: &dyn Store,
     caller: &Caller,
