@@ -157,12 +157,12 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Submit", &["submit", "add", "seal"]),
     ("Look", &["list", "show", "tasks", "events", "watch", "wait", "cat"]),
     ("Control", &["cancel", "pause", "resume", "retry", "retry-now", "update", "delete", "control"]),
-    ("Operate", &["info", "limits", "hosts", "drain", "backup", "check", "completions", "man"]),
+    ("Operate", &["info", "limits", "hosts", "drain", "backup", "check"]),
     ("Access", &["whoami", "token", "principal", "audit", "key"]),
 ];
 
 /// Cells before the description of a command: two of margin, the longest name and a gap.
-const ABOUT_INDENT: usize = 14;
+const ABOUT_INDENT: usize = 12;
 
 /// Returns the command line, with its commands in groups, for a screen of so many columns.
 pub(crate) fn command(columns: usize) -> clap::Command {
@@ -175,7 +175,7 @@ pub(crate) fn command(columns: usize) -> clap::Command {
     for (group, names) in GROUPS {
         let _ = writeln!(groups, "{group}:");
         for name in *names {
-            let line = term::line::Line::from(format!("  {name:<11} {}", about(name)));
+            let line = term::line::Line::from(format!("  {name:<9} {}", about(name)));
             for line in line.folded(columns, ABOUT_INDENT) {
                 let _ = writeln!(groups, "{}", line.rendered(false));
             }
