@@ -105,10 +105,10 @@ async fn changes_meet_the_expiry_of_their_job() {
 async fn what_is_large_is_read_in_pieces() {
     let (mut server, origin) = (Server::start().await, Origin::start());
     origin.reply("/a", Reply::ok("a"));
-    let header = pb::Header { name: "x-a".into(), value: "v".repeat(1_000_000), ..Default::default() };
-    let http = Some(pb::HttpOptions { headers: vec![header], ..Default::default() });
+    let header = |nth| pb::Header { name: format!("x-{nth}"), value: "v".repeat(16_000), ..Default::default() };
+    let http = Some(pb::HttpOptions { headers: (0..16).map(header).collect(), ..Default::default() });
     let defaults = Some(pb::TaskOptions { http, ..once() });
-    for _ in 0..12 {
+    for _ in 0..48 {
         let spec = pb::JobSpec { defaults: defaults.clone(), start_time: NEVER, ..job(vec![fetch(origin.url("/a"))]) };
         server.submit(spec).await;
     }
