@@ -44,6 +44,9 @@ async fn deletions_work_on_a_full_disk_that_is_small() {
     while std::io::Write::write_all(&mut rest, &[0; 4096]).is_ok() {}
     assert!(matches!(writer.commit(&small(stored + 1)).await, Err(StoreError::Full(_))));
     assert!(stored > 20, "{stored} jobs of 400 KiB");
+    // A server that ends here can be started again, with all that was stored.
+    drop((store, writer));
+    let (store, mut writer) = SqliteStore::open(&dir, Durability::Full).await.unwrap();
     for number in 1..=stored {
         let job = job_id(number);
         let done = writer.commit(&Batch { deletions: vec![job], ..Batch::default() }).await.unwrap();

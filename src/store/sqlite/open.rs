@@ -76,15 +76,20 @@ impl SqliteStore {
         create(dir, &path).map_err(unwritable)?;
 
         // A scratch store is thrown away, and nothing is ever deleted from it.
-        let reserve = (durability == Durability::Full).then(|| Reserve::of(dir));
+        let mut reserve = (durability == Durability::Full).then(|| Reserve::of(dir));
         let checkpoint_pages = reserve
             .as_ref()
             .map_or(CHECKPOINT_PAGES_MAX, |reserve| (reserve.bytes() / 5 * 4 / PAGE_BYTES).min(CHECKPOINT_PAGES_MAX));
-        let mut conn = writer_options(&path, durability, checkpoint_pages).connect().await.map_err(failed)?;
-        MIGRATIONS
-            .run_direct(None, &mut conn, false)
-            .await
-            .map_err(|error| OpenError::Migrate { path: path.clone(), error })?;
+        let options = writer_options(&path, durability, checkpoint_pages);
+        let mut conn = match connect(&path, &options).await {
+            // What was committed last is still in the log, and to read that takes some room.
+            Err(error) if let Some(reserve) = reserve.as_mut().filter(|it| it.is_held() && it.finds_no_room()) => {
+                tracing::warn!(%error, "the disk is full: the store is opened in its reserve");
+                reserve.give_up();
+                connect(&path, &options).await?
+            }
+            connected => connected?,
+        };
         let keyring = Keyring::load(&mut conn, dir, roots).await?;
         let vault = &keyring.vault;
         let node_id = node_id(&mut conn).await.map_err(failed)?;
@@ -99,6 +104,15 @@ impl SqliteStore {
         });
         Ok((store, SqliteWriter::new(conn, numbers, keyring, reserve, lock)))
     }
+}
+
+/// Opens the connection that writes, and brings the schema up to date.
+async fn connect(path: &Path, options: &SqliteConnectOptions) -> Result<SqliteConnection, OpenError> {
+    let failed = |error| OpenError::Sqlite { path: path.to_owned(), error };
+    let mut conn = options.connect().await.map_err(failed)?;
+    let migrated = MIGRATIONS.run_direct(None, &mut conn, false).await;
+    migrated.map_err(|error| OpenError::Migrate { path: path.to_owned(), error })?;
+    Ok(conn)
 }
 
 /// Takes a directory that somebody else may have made away from all but its user. Fails where it is another user's.
