@@ -89,8 +89,8 @@ pub(crate) struct JobRun {
     pub(crate) withdrawal: Option<Box<Withdrawal>>,
     /// What waits until that, or a retry, is over.
     pub(crate) asked: VecDeque<Admitted<JobCommand>>,
-    /// Tasks of it that are being made due, the first now.
-    pub(crate) hastening: VecDeque<Hastening>,
+    /// Tasks of it that are being made due.
+    pub(crate) hastening: Option<Box<Hastening>>,
 }
 
 impl JobRun {
@@ -104,7 +104,7 @@ impl JobRun {
             adding: 0,
             withdrawal: None,
             asked: VecDeque::new(),
-            hastening: VecDeque::new(),
+            hastening: None,
         }
     }
 
@@ -151,6 +151,17 @@ impl JobRun {
     /// Whether what happens to the job has to wait.
     pub(crate) fn defers(&self) -> bool {
         self.in_flight || matches!(self.stage, Stage::Reloading { .. } | Stage::Settling | Stage::Ended)
+    }
+
+    /// Whether some of its tasks are being cancelled or tried again at once: one call after another, since those that wait
+    /// are counted by their bytes and those at work are not.
+    pub(crate) fn is_selecting(&self) -> bool {
+        self.withdrawal.is_some() || self.hastening.is_some()
+    }
+
+    /// Whether no page of its tasks counts any more.
+    pub(crate) fn refuses_pages(&self) -> bool {
+        self.job.stop.is_some() || matches!(self.stage, Stage::Reloading { .. } | Stage::Settling | Stage::Ended)
     }
 
     /// Whether the job ends, and how: every task has ended, and no more can come.

@@ -56,6 +56,37 @@ async fn a_page_whose_attempt_ends_before_it_is_stored_is_stored_once() {
     is_sound(&server, pid);
 }
 
+/// A listing whose requests must not be sent twice is paused between two of them, and so it is when the server ends; each
+/// page is asked for once.
+#[tokio::test]
+async fn a_listing_by_post_stops_between_its_pages() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    origin.handle("/list", |request| match request.param("page").unwrap().parse::<u32>().unwrap() {
+        page @ 0..12 => Reply::json(format!("[{page}]")).delay(Duration::from_millis(100)),
+        _ => Reply::json("[]"),
+    });
+    let style = pb::pagination::Style::PageNumber(pb::PageNumber { param: "page".into(), ..Default::default() });
+    let pagination = Some(pb::Pagination { style: Some(style), ..Default::default() });
+    let spec = pb::FetchSpec { url: origin.url("/list"), method: "POST".into(), pagination, ..Default::default() };
+    let id = server.submit(job(vec![fetch_as(spec)])).await;
+    until(async || origin.requests("/list").len() >= 3).await;
+    server.jobs().pause_job(pb::PauseJobRequest { job_id: id.clone() }).await.unwrap();
+    until(async || server.task(&id, 0).await.state() == TaskState::Pending).await;
+    let asked = origin.requests("/list").len();
+    assert!(asked < 10, "{asked} pages were asked for although the job is paused");
+    server.jobs().resume_job(pb::ResumeJobRequest { job_id: id.clone() }).await.unwrap();
+    until(async || origin.requests("/list").len() > asked + 2).await;
+    server.terminate();
+    server.launch().await;
+    assert_eq!(server.ended(&id).await.state(), JobState::Succeeded);
+    let mut pages: Vec<String> =
+        origin.requests("/list").iter().map(|request| request.param("page").unwrap()).collect();
+    let all = pages.len();
+    pages.sort_unstable();
+    pages.dedup();
+    assert_eq!((pages.len(), all), (13, 13), "{pages:?}");
+}
+
 /// The mark of an expired job is on its way to the disk when somebody wants to change the job.
 #[tokio::test]
 async fn changes_meet_the_expiry_of_their_job() {

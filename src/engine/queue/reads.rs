@@ -242,7 +242,6 @@ mod tests {
             rest: CancellationToken::new(),
             cause: Arc::new(OnceLock::new()),
             cursor: None,
-            runs_to_its_end: false,
             withdrawn: None,
         };
         queue.start(id, running).unwrap();

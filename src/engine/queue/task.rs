@@ -110,8 +110,6 @@ pub(crate) struct Running {
     pub(crate) cause: Arc<OnceLock<Cause>>,
     /// See [`Queued::cursor`].
     pub(crate) cursor: Option<Arc<str>>,
-    /// Its request must not be sent twice, so a pause or a drain waits for its answer.
-    pub(crate) runs_to_its_end: bool,
     /// Somebody has cancelled the task: it ends with this, however its attempt ends, unless that has succeeded.
     pub(crate) withdrawn: Option<TaskError>,
 }

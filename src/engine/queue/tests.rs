@@ -84,7 +84,6 @@ impl World {
             rest: CancellationToken::new(),
             cause: Arc::new(OnceLock::new()),
             cursor: None,
-            runs_to_its_end: false,
             withdrawn: None,
         };
         let id = TaskId { job: id, index: task.index };

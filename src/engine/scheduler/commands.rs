@@ -292,7 +292,8 @@ impl Scheduler {
 
     fn page(&mut self, id: TaskId, fence: Fence, page: NewPage, reply: oneshot::Sender<Result<(), Failure>>) {
         let current = self.queue.running_task_mut(id).filter(|running| running.fence == fence);
-        let stopped = self.jobs.get(id.job).is_none_or(JobRun::defers);
+        // While a piece of the job is at the store, pages go on: they change no counts.
+        let stopped = self.jobs.get(id.job).is_none_or(JobRun::refuses_pages);
         let Some(running) = current.filter(|_| !stopped) else {
             let failure = Failure::retryable(FailureReason::Internal, "the attempt is not the task's current one");
             return drop(reply.send(Err(failure)));

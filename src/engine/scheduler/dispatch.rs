@@ -126,7 +126,6 @@ impl Scheduler {
             rest,
             cause: Arc::default(),
             cursor: task.cursor,
-            runs_to_its_end: matches!(task.spec.work, Work::Fetch(_)) && !launch.options.retry.may_repeat,
             withdrawn: None,
         };
         if !run.job_mut().counts.try_move(before, row.task.state, 1) {

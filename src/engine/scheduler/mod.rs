@@ -415,7 +415,7 @@ impl Scheduler {
                 "draining: running attempts stop at a checkpoint and are requeued"
             );
             self.draining = true;
-            for running in self.queue.all_running().filter(|running| !running.runs_to_its_end) {
+            for running in self.queue.all_running() {
                 running.stop(Cause::Drain);
             }
             self.timers.set(self.now().plus(self.runner.drain_patience), Timer::Cut);

@@ -280,7 +280,7 @@ impl Scheduler {
     }
 
     fn stop_attempts(&mut self, job: JobId, cause: &Cause) {
-        for running in self.queue.running_of(job).filter(|running| *cause != Cause::Pause || !running.runs_to_its_end) {
+        for running in self.queue.running_of(job) {
             running.stop(cause.clone());
         }
     }

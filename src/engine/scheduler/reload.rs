@@ -40,7 +40,7 @@ impl Scheduler {
         if let Some(withdrawal) = run.withdrawal.take() {
             answer(withdrawal.reply, Err(EngineError::Contradiction(job)));
         }
-        for hastening in run.hastening.drain(..) {
+        if let Some(hastening) = run.hastening.take() {
             answer(hastening.reply, Err(EngineError::Contradiction(job)));
         }
         run.deferred.extend(std::mem::take(&mut run.asked).into_iter().map(Deferred::Command));

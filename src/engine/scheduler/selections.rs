@@ -28,7 +28,7 @@ impl Scheduler {
     pub(super) fn select(&mut self, job: JobId, admitted: Admitted<JobCommand>) {
         let Some(run) = self.jobs.get_mut(job) else { return admitted.command.refuse(EngineError::NoJob(job)) };
         let is_stopped = run.job.stop.is_some();
-        if !is_stopped && (run.withdrawal.is_some() || !matches!(run.stage, Stage::Open)) {
+        if !is_stopped && (run.is_selecting() || !matches!(run.stage, Stage::Open)) {
             return run.asked.push_back(admitted);
         }
         let Admitted { command, by, .. } = admitted;
@@ -47,7 +47,7 @@ impl Scheduler {
     /// Takes the next command that waited, once nothing is at work that it has to wait for.
     pub(super) fn next_selection(&mut self, job: JobId) {
         while let Some(run) = self.jobs.get_mut(job)
-            && run.withdrawal.is_none()
+            && !run.is_selecting()
             && (run.job.stop.is_some() || matches!(run.stage, Stage::Open))
             && let Some(admitted) = run.asked.pop_front()
         {
@@ -60,7 +60,7 @@ impl Scheduler {
         let Some(run) = self.jobs.get_mut(job) else { return };
         let row = run.job.clone();
         let withdrawal = run.withdrawal.take().map(|it| (it.reply, it.count));
-        let hastened = run.hastening.drain(..).map(|it| (it.reply, it.count));
+        let hastened = run.hastening.take().map(|it| (it.reply, it.count));
         for (reply, tasks) in withdrawal.into_iter().chain(hastened).collect::<Vec<_>>() {
             self.outbox.then(Effect::Acted(reply, Acted { job: row.clone(), tasks }));
         }
@@ -190,17 +190,15 @@ impl Scheduler {
             let acted = Acted { job: run.job.clone(), tasks: 0 };
             return self.outbox.then(Effect::Acted(reply, acted));
         }
-        run.hastening.push_back(Hastening { which, by, from: 0, count: 0, is_noted: false, reply });
-        if run.hastening.len() == 1 {
-            self.add_piece(Piece::Hasten(job));
-        }
+        run.hastening = Some(Box::new(Hastening { which, by, from: 0, count: 0, is_noted: false, reply }));
+        self.add_piece(Piece::Hasten(job));
     }
 
     /// Adds a piece of the tasks that are to be due to the batch.
     pub(super) fn hasten(&mut self, job: JobId, limit: u32) {
         let due = self.now();
         let Some(run) = self.jobs.get_mut(job) else { return };
-        let Some(hastening) = run.hastening.front() else { return };
+        let Some(hastening) = &run.hastening else { return };
         let (which, from) = (hastening.which.clone(), hastening.from);
         let unnoted = (!hastening.is_noted).then(|| hastening.by.clone());
         let batch = self.outbox.batch();
@@ -219,16 +217,15 @@ impl Scheduler {
         }
         let Some(run) = self.jobs.get_mut(job) else { return };
         let row: Arc<Job> = run.job.clone();
-        let Some(hastening) = run.hastening.front_mut() else { return };
+        let Some(hastening) = run.hastening.as_mut() else { return };
         hastening.count += hastened.tasks.len() as u32;
         hastening.is_noted |= !hastened.tasks.is_empty();
         if let Some(next) = hastened.next {
             hastening.from = next;
-        } else if let Some(done) = run.hastening.pop_front() {
-            answer(done.reply, Ok(Acted { job: row, tasks: done.count }));
-        }
-        if !run.hastening.is_empty() {
             self.add_piece(Piece::Hasten(job));
+        } else if let Some(done) = run.hastening.take() {
+            answer(done.reply, Ok(Acted { job: row, tasks: done.count }));
+            self.next_selection(job);
         }
     }
 
