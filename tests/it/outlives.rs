@@ -58,7 +58,7 @@ async fn a_page_whose_attempt_ends_before_it_is_stored_is_stored_once() {
 
 /// A listing whose requests must not be sent twice is paused between two of them, and so it is when the server ends; each
 /// page is asked for once.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_listing_by_post_stops_between_its_pages() {
     let (mut server, origin) = (Server::start().await, Origin::start());
     origin.handle("/list", |request| match request.param("page").unwrap().parse::<u32>().unwrap() {
@@ -68,7 +68,7 @@ async fn a_listing_by_post_stops_between_its_pages() {
     let style = pb::pagination::Style::PageNumber(pb::PageNumber { param: "page".into(), ..Default::default() });
     let pagination = Some(pb::Pagination { style: Some(style), ..Default::default() });
     let spec = pb::FetchSpec { url: origin.url("/list"), method: "POST".into(), pagination, ..Default::default() };
-    let id = server.submit(job(vec![fetch_as(spec)])).await;
+    let id = server.submit(pb::JobSpec { defaults: None, ..job(vec![fetch_as(spec)]) }).await;
     until(async || origin.requests("/list").len() >= 3).await;
     server.jobs().pause_job(pb::PauseJobRequest { job_id: id.clone() }).await.unwrap();
     until(async || server.task(&id, 0).await.state() == TaskState::Pending).await;
