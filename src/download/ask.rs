@@ -42,7 +42,7 @@ const LEAVE_BYTES_MAX: u64 = 16 << 10;
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) answer: Answer,
-    /// Of an answer that is no success; of others nothing more is read.
+    /// What a failure is judged by; a success may be one to be asked for again.
     headers: HeaderMap,
     /// What `Accept-Ranges` says; `None`: nothing.
     accepts_ranges: Option<bool>,
@@ -217,7 +217,6 @@ fn receive(order: &Order<'_>, source: usize, response: Response, head_wait: Dura
     let bytes = answer.bytes();
     let says_bytes = |value: &HeaderValue| Some(value.to_str().ok()?.trim().eq_ignore_ascii_case("bytes"));
     let accepts_ranges = headers.get(ACCEPT_RANGES).and_then(says_bytes);
-    let headers = if status.is_success() { HeaderMap::new() } else { headers };
     let (at, end) = (bytes.start, bytes.end);
     Ok(Stream { answer, headers, accepts_ranges, body, at, end, has_length, goes_on: false, head_wait, encoded })
 }

@@ -291,3 +291,18 @@ async fn there_are_never_more_connections_than_requests_at_once() {
     assert_eq!(origin.all_requests().len(), 400);
     assert!(origin.connections() <= 3, "{} connections", origin.connections());
 }
+
+/// A success that is to be asked for again says when.
+#[tokio::test]
+async fn a_file_that_is_being_made_is_asked_for_when_its_origin_says() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/f", Reply::status(202).header("Retry-After", "600"));
+    let retry = pb::RetryPolicy { retry_statuses: vec![202], ..quick_retry(5) };
+    let options = Some(pb::TaskOptions { retry: Some(retry), ..Default::default() });
+    let task = pb::TaskSpec { options, ..download(origin.url("/f")) };
+    let id = server.submit(job(vec![task])).await;
+    until(async || server.task(&id, 0).await.state() == TaskState::BackingOff).await;
+    let task = server.task(&id, 0).await;
+    let (due, ended) = (task.next_attempt_time.unwrap(), task.attempt_log.last().unwrap().end_time.unwrap());
+    assert!((590..=610).contains(&(due.seconds - ended.seconds)), "{due:?} after {ended:?}");
+}
