@@ -321,7 +321,8 @@ async fn who_waits_for_the_rate_of_its_job_does_not_stop_the_jobs_of_others() {
     let flags = ["--allow-private-networks", "--max-concurrent-tasks", "3", "--max-per-host", "8"];
     let (server, origin) = (Server::with(&flags).await, Origin::start());
     let to = origin.url("/a");
-    origin.handle("/moved", move |_| Reply::status(302).header("Location", &to));
+    // Late enough that all three have begun: each redirect takes of the rate, too.
+    origin.handle("/moved", move |_| Reply::status(302).header("Location", &to).delay(Duration::from_secs(1)));
     origin.reply("/a", Reply::ok("a"));
     let rate_limit = Some(pb::RateLimit { requests_per_second: 0.01, burst: 3, bytes_per_second: 0 });
     let tasks = (0..3).map(|_| fetch(origin.url("/moved"))).collect();
