@@ -190,7 +190,11 @@ test("a job is paused, resumed, cancelled, retried and deleted", () =>
     await page.keyboard.press("c");
     await at(page, "confirm-yes").click();
     await at(page, "job", '[data-state="cancelled"]').waitFor();
-    await page.keyboard.press("r");
+    // The key does nothing before the page knows that there is something to run again.
+    await until("it asks whether to run them again", async () => {
+      await page.keyboard.press("r");
+      return at(page, "confirm-yes").isVisible();
+    });
     await at(page, "confirm-yes").click();
     await at(page, "job", '[data-state="running"]').waitFor();
     await at(page, "job-cancel").click();
