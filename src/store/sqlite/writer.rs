@@ -13,6 +13,7 @@ use crate::store::sqlite::apply::{apply, apply_apart};
 use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::keys::{self, Keyring};
 use crate::store::sqlite::lock::DirLock;
+use crate::store::sqlite::log::LogCopier;
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::reserve::Reserve;
 use crate::store::sqlite::trail;
@@ -35,6 +36,7 @@ pub struct SqliteWriter {
     conn: SqliteConnection,
     numbers: Numbers,
     keyring: Keyring,
+    log: LogCopier,
     /// None for a scratch store.
     reserve: Option<Reserve>,
     /// Why it cannot be known what is stored, once that is so.
@@ -48,10 +50,11 @@ impl SqliteWriter {
         conn: SqliteConnection,
         numbers: Numbers,
         keyring: Keyring,
+        log: LogCopier,
         reserve: Option<Reserve>,
         lock: Arc<DirLock>,
     ) -> Self {
-        SqliteWriter { conn, numbers, keyring, reserve, broken: None, lock }
+        SqliteWriter { conn, numbers, keyring, log, reserve, broken: None, lock }
     }
 
     async fn commit_batch(&mut self, batch: &Batch) -> Result<Committed, StoreError> {
@@ -186,8 +189,18 @@ impl SqliteWriter {
         Ok(Upkeep::Done)
     }
 
+    /// Copies the log where it has become long. When that fails, the next commits do it.
+    async fn look_at_log(&mut self) {
+        if self.broken.is_none()
+            && let Err(error) = self.log.look(&mut self.conn).await
+        {
+            tracing::warn!(%error, "the log of the store could not be copied between commits");
+        }
+    }
+
     /// Empties the log if no reader is in the way: nothing can be committed while one is waited for. Returns whether it did.
     async fn empty_log_at_once(&mut self) -> Result<bool, StoreError> {
+        self.log.finish().await;
         sqlx::query("PRAGMA busy_timeout = 0").execute(&mut self.conn).await?;
         let emptied = sqlx::query_as(CHECKPOINT).fetch_one(&mut self.conn).await;
         let patience = AssertSqlSafe(format!("PRAGMA busy_timeout = {}", BUSY_TIMEOUT.as_millis()));
@@ -240,17 +253,22 @@ impl SqliteWriter {
             tracing::warn!("the disk is full: deletions use the reserve of the store");
             reserve.give_up();
         }
-        self.try_to("empty the log", CHECKPOINT).await;
+        self.empty_log().await;
     }
 
     /// Takes the reserve back as soon as there is room, before somebody else does.
     async fn take_room_back(&mut self) {
         if self.reserve.as_ref().is_some_and(|reserve| !reserve.is_held()) {
-            self.try_to("empty the log", CHECKPOINT).await;
+            self.empty_log().await;
             if let Some(reserve) = &mut self.reserve {
                 reserve.restore();
             }
         }
+    }
+
+    async fn empty_log(&mut self) {
+        self.log.finish().await;
+        self.try_to("empty the log", CHECKPOINT).await;
     }
 
     /// What only saves room: when it fails, the next purge tries again.
@@ -261,6 +279,7 @@ impl SqliteWriter {
     }
 
     async fn close_files(mut self) {
+        self.log.close().await;
         // Both only save the next start some work: what was committed is in the log.
         if let Err(error) = sqlx::query(CHECKPOINT).execute(&mut self.conn).await {
             tracing::warn!(%error, "the last checkpoint of the store failed");
@@ -275,6 +294,10 @@ impl SqliteWriter {
 impl WriteStore for SqliteWriter {
     fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, Committed> {
         Box::pin(self.commit_batch(batch))
+    }
+
+    fn between_commits(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(self.look_at_log())
     }
 
     fn upkeep(&mut self) -> Answer<'_, Upkeep> {
@@ -338,6 +361,26 @@ mod tests {
         assert!(matches!(writer.commit(&hosts(1)).await, Err(StoreError::Retry(_))));
         sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
         writer.commit(&hosts(1)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_log_is_copied_beside_the_commits_and_begins_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_store, mut writer) = SqliteStore::open(dir.path(), Durability::Full).await.unwrap();
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join("haul.db"));
+        writer.log = LogCopier::new(options, 4);
+        let mut longest = 0;
+        loop {
+            writer.commit(&hosts(20)).await.unwrap();
+            writer.between_commits().await;
+            let length = "PRAGMA wal_checkpoint(NOOP)";
+            let (_, length, _): (i64, i64, i64) = sqlx::query_as(length).fetch_one(&mut writer.conn).await.unwrap();
+            if length < longest {
+                break;
+            }
+            longest = length;
+        }
+        Box::new(writer).close().await;
     }
 
     #[tokio::test]
