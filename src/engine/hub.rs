@@ -25,6 +25,8 @@ use crate::store::{StoredEvent, StoredTask, TaskRow};
 const RING_MAX: usize = 512;
 /// Memory that they may take, in bytes, roughly.
 const RING_BYTES_MAX: usize = 1 << 20;
+/// What is sent of an event, without the spec of a job.
+const WRITTEN_BYTES: usize = 512;
 /// How often a rate of bytes is measured anew.
 const RATE_WINDOW: Duration = Duration::from_millis(250);
 
@@ -393,11 +395,11 @@ impl Feed {
     }
 }
 
-/// The memory of an event, roughly, and as much again for what is sent of it.
+/// The memory of an event, roughly, with what is sent of it.
 fn bytes_of(event: &StoredEvent) -> usize {
     let task = event.task.as_ref().map_or(0, |task| task.spec.memory_bytes() + task.row.memory_bytes());
-    let snapshot = event.snapshot.as_ref().map_or(0, |job| size_of_val(&**job) + job.spec.memory_bytes());
-    2 * (size_of_val(event) + task + snapshot)
+    let snapshot = event.snapshot.as_ref().map_or(0, |job| size_of_val(&**job) + 2 * job.spec.memory_bytes());
+    size_of::<Published>() + size_of_val(event) + WRITTEN_BYTES + task + snapshot
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
