@@ -11,6 +11,7 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::store::sqlite::apply::{apply, apply_apart};
 use crate::store::sqlite::errors::Fault;
+use crate::store::sqlite::insert::run;
 use crate::store::sqlite::keys::{self, Keyring};
 use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::log::LogCopier;
@@ -39,6 +40,8 @@ pub struct SqliteWriter {
     log: LogCopier,
     /// None for a scratch store.
     reserve: Option<Reserve>,
+    /// The last row of the audit, once it is known.
+    last_audited: Option<trail::Last>,
     /// Why it cannot be known what is stored, once that is so.
     broken: Option<String>,
     /// Held until the connection is closed.
@@ -54,7 +57,7 @@ impl SqliteWriter {
         reserve: Option<Reserve>,
         lock: Arc<DirLock>,
     ) -> Self {
-        SqliteWriter { conn, numbers, keyring, log, reserve, broken: None, lock }
+        SqliteWriter { conn, numbers, keyring, log, reserve, last_audited: None, broken: None, lock }
     }
 
     async fn commit_batch(&mut self, batch: &Batch) -> Result<Committed, StoreError> {
@@ -94,10 +97,17 @@ impl SqliteWriter {
             }
             result => result,
         };
+        let mut last_audited = None;
         let result = match result {
             Ok(committed) if !batch.audit.is_empty() => {
-                let written = trail::write(&mut self.conn, &self.keyring.vault, batch.audited(&committed)).await;
-                written.map(|()| committed)
+                // Read again after whatever goes wrong from here on.
+                let last = self.last_audited.take();
+                let rows = batch.audited(&committed);
+                let written = trail::write(&mut self.conn, &self.keyring.vault, last, rows).await;
+                written.map(|last| {
+                    last_audited = last;
+                    committed
+                })
             }
             result => result,
         };
@@ -113,6 +123,9 @@ impl SqliteWriter {
         match result {
             Ok(committed) => {
                 self.finish(batch).await?;
+                if last_audited.is_some() {
+                    self.last_audited = last_audited;
+                }
                 if let Some((number, key)) = new_key {
                     self.keyring.vault.turn_to(number, key);
                 }
@@ -211,7 +224,7 @@ impl SqliteWriter {
 
     /// Plain statements, not sqlx's transactions: those lose count when `SQLite` itself rolls back.
     async fn begin(&mut self) -> Result<(), StoreError> {
-        let Err(error) = sqlx::query("BEGIN IMMEDIATE").execute(&mut self.conn).await else { return Ok(()) };
+        let Err(error) = run(&mut self.conn, sqlx::query("BEGIN IMMEDIATE")).await else { return Ok(()) };
         self.broken = None;
         Err(self.judge(error.into()))
     }
@@ -219,7 +232,7 @@ impl SqliteWriter {
     /// COMMIT. When it fails for want of room or of a lock, the transaction is not in the log as `SQLite` reads it, and a
     /// rollback settles that. When it fails otherwise (a sync that failed, say) its last frame may be on disk.
     async fn finish(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        let Err(error) = sqlx::query("COMMIT").execute(&mut self.conn).await else {
+        let Err(error) = run(&mut self.conn, sqlx::query("COMMIT")).await else {
             self.broken = None;
             return Ok(());
         };
