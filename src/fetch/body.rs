@@ -138,7 +138,9 @@ mod tests {
     use crate::fetch::{Page, Spool};
 
     /// A buffer of which a chunk is one byte.
-    struct Buffer(Arc<()>);
+    struct Buffer {
+        _held: Arc<()>,
+    }
 
     impl AsRef<[u8]> for Buffer {
         fn as_ref(&self) -> &[u8] {
@@ -157,7 +159,7 @@ mod tests {
         fn chunk(&mut self) -> BoxFuture<'_, Option<Result<Bytes, Failure>>> {
             let more = self.left > 0;
             self.left = self.left.saturating_sub(1);
-            let chunk = more.then(|| Ok(Bytes::from_owner(Buffer(Arc::clone(&self.buffers)))));
+            let chunk = more.then(|| Ok(Bytes::from_owner(Buffer { _held: Arc::clone(&self.buffers) })));
             self.most.fetch_max(Arc::strong_count(&self.buffers), std::sync::atomic::Ordering::SeqCst);
             Box::pin(std::future::ready(chunk))
         }

@@ -80,8 +80,7 @@ pub(super) fn answer(host: &str, error: &hyper::Error, began: bool) -> Failure {
         return large_head(host);
     }
     if error.is_parse() {
-        let message = format!("`{host}` answered with something that is not HTTP ({error})");
-        return Failure::fatal(FailureReason::Protocol, message);
+        return unreadable_head(host, &error.to_string());
     }
     if error.is_user() {
         return Failure::fatal(FailureReason::Protocol, format!("the request to `{host}` cannot be sent ({error})"));
@@ -95,6 +94,20 @@ pub(super) fn answer(host: &str, error: &hyper::Error, began: bool) -> Failure {
         FailureReason::Connect,
         format!("the connection to `{host}` ended before an answer came ({cause})"),
     )
+}
+
+/// Returns the failure of an answer whose head cannot be read. `why`: hyper's words for it, which name the part that is wrong.
+fn unreadable_head(host: &str, why: &str) -> Failure {
+    let names = |part: &str| why.contains(part);
+    if names("content-length") || names("transfer-encoding") {
+        return broken_framing(host);
+    }
+    let message = if names("version") {
+        format!("`{host}` answered with something that is not HTTP ({why})")
+    } else {
+        format!("the head of the answer of `{host}` cannot be read ({why})")
+    };
+    Failure::fatal(FailureReason::Protocol, message)
 }
 
 /// Returns the failure of an answer whose head, or what comes before it, is too large.
@@ -273,6 +286,15 @@ mod tests {
         };
         assert_eq!([403, 429, 503].map(wait), [Some(Duration::from_secs(30)); 3]);
         assert_eq!([404, 500].map(wait), [None; 2]);
+    }
+
+    #[test]
+    fn a_head_that_cannot_be_read_is_told_by_the_part_that_is_wrong() {
+        let message = |why| unreadable_head("h", why).message;
+        assert!(message("invalid content-length parsed").contains("broken `Content-Length`"));
+        assert!(message("unexpected transfer-encoding parsed").contains("`Transfer-Encoding`"));
+        assert!(message("invalid HTTP version parsed").contains("not HTTP"));
+        assert!(message("invalid HTTP status-code parsed").starts_with("the head of the answer"));
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl Rig {
             retry_after_max: Duration::from_secs(3600),
             now: &now,
         };
-        tokio::time::timeout(Duration::from_secs(30), run(&ctx, spec)).await.expect("the attempt hangs")
+        tokio::time::timeout(Duration::from_secs(120), run(&ctx, spec)).await.expect("the attempt hangs")
     }
 
     /// One attempt that must succeed.

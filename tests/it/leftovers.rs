@@ -6,6 +6,7 @@ use std::time::Duration;
 use haul::pb;
 use haul::pb::JobState;
 
+use sqlx::Connection as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::it::held::hold;
