@@ -14,6 +14,7 @@ use crate::model::progress::{Held, Progress};
 use crate::model::spec::JobSpec;
 use crate::model::task::TaskState;
 use crate::model::task_filter::TaskFilter;
+use crate::model::tenant::Owner;
 use crate::model::time::Timestamp;
 
 /// Where a job is in its life.
@@ -142,6 +143,9 @@ pub struct Job {
     /// Whose it is.
     #[serde(default, skip_serializing_if = "is_default")]
     pub creator: Creator,
+    /// The tenant that it is of.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tenant: Owner,
 }
 
 /// What stays of an ended job of which tasks are retried.
@@ -258,6 +262,7 @@ impl Job {
             settled_successes: 0,
             downloads: false,
             creator: Creator::default(),
+            tenant: Owner::default(),
         }
     }
 

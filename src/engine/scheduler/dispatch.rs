@@ -105,6 +105,7 @@ impl Scheduler {
             spec: task.spec.clone(),
             options: Options::of(&run.job.spec.defaults, &task.spec),
             directory: run.job.directory(),
+            tenant: run.job.tenant.clone(),
             rates: run.rates().clone(),
             permit: Mutex::new(Some(permit)),
             place: Arc::new(place),
