@@ -36,6 +36,7 @@ mod it {
     mod sealing;
     mod specs;
     mod startup;
+    mod tenants;
     mod tls;
     mod validation;
     mod watch;

@@ -297,9 +297,7 @@ impl From<AccessError> for Status {
             AccessError::NoPrincipal(name) => not_found("principal", &name),
             AccessError::NoTenant(name) => not_found("tenant", &name),
             AccessError::TenantExists(_) => already_exists("TENANT_EXISTS", &message),
-            AccessError::TenantNotEmpty(name) => {
-                precondition("TENANT_NOT_EMPTY", &format!("tenants/{name}"), message)
-            }
+            AccessError::TenantNotEmpty(name) => precondition("TENANT_NOT_EMPTY", &format!("tenants/{name}"), message),
             AccessError::NoToken(id) => not_found("token", &id),
             AccessError::Exists(_) => already_exists("PRINCIPAL_EXISTS", &message),
             AccessError::IdentityTaken(_) => already_exists("IDENTITY_TAKEN", &message),

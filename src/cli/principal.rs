@@ -116,7 +116,10 @@ pub(crate) async fn whoami(client: &Client, format: Format, _: Nothing) -> anyho
     let mut fields = vec![
         ("principal", Line::from(who.principal.as_str())),
         ("may", Line::from(grants_text(&who.grants))),
-        ("tenant", Line::from(if who.tenant.is_empty() { "none: name one with --tenant" } else { who.tenant.as_str() })),
+        (
+            "tenant",
+            Line::from(if who.tenant.is_empty() { "none: name one with --tenant" } else { who.tenant.as_str() }),
+        ),
         ("known by", Line::from(who.method.to_lowercase())),
     ];
     if !who.token_id.is_empty() {

@@ -87,7 +87,8 @@ fn move_within(place: &Path, gone: &str) -> std::io::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         entries => entries?.collect::<Result<Vec<_>, _>>()?,
     };
-    let left: Vec<_> = entries.iter().filter(|it| !it.file_name().to_string_lossy().starts_with(".haul-gone-")).collect();
+    let left: Vec<_> =
+        entries.iter().filter(|it| !it.file_name().to_string_lossy().starts_with(".haul-gone-")).collect();
     if left.is_empty() {
         return Ok(());
     }

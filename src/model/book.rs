@@ -209,15 +209,7 @@ impl Book {
     /// Decides over a change that `by` wants at `now`.
     pub fn apply(&self, change: &AccessChange, by: &Actor, now: Timestamp) -> Result<Applied, AccessError> {
         let applied = match change {
-            AccessChange::CreatePrincipal {
-                name,
-                title,
-                grants,
-                identities,
-                disabled,
-                default_tenant,
-                request_id,
-            } => {
+            AccessChange::CreatePrincipal { name, title, grants, identities, disabled, default_tenant, request_id } => {
                 let principal = Principal {
                     no: self.principals.last_key_value().map_or(FIRST, |(last, _)| last + 1),
                     name: name.clone(),

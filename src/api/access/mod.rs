@@ -30,8 +30,8 @@ use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::body::Body;
 use tonic::Status;
+use tonic::body::Body;
 use tower::{Layer, Service};
 
 use crate::api::access::bounds::Counted;

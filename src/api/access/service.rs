@@ -155,8 +155,7 @@ impl pb::access_service_server::AccessService for AccessApi {
         }
         v.or(())?;
         let (name, etag) = (wish.name, wish.etag);
-        let change =
-            AccessChange::UpdatePrincipal { name, title, grants, identities, disabled, default_tenant, etag };
+        let change = AccessChange::UpdatePrincipal { name, title, grants, identities, disabled, default_tenant, etag };
         let (principal, authentication_required) = self.change_principal(&caller, change).await?;
         Ok(Response::new(pb::UpdatePrincipalResponse { principal: Some(principal), authentication_required }))
     }

@@ -54,8 +54,8 @@ use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::job::Job;
 use crate::model::limits::Limits;
-use crate::model::tenant::TenantNo;
 use crate::model::spec::JobSpec;
+use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 use crate::store::{Committed, LaneNumber, StoreError};
 

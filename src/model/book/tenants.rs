@@ -72,6 +72,11 @@ impl Book {
         self.tenants.len() == 1
     }
 
+    /// Returns whether there are several for whom work may be done.
+    pub fn has_parties(&self) -> bool {
+        !self.has_one_tenant() || !self.principals.is_empty()
+    }
+
     /// Returns the last tenant of each name of which there is no tenant any more.
     pub fn gone_tenants(&self) -> impl Iterator<Item = Owner> {
         let last: BTreeMap<&Arc<str>, TenantNo> = self.tenants.values().map(|it| (&it.name, it.no)).collect();
@@ -165,9 +170,8 @@ impl Book {
             return Err(AccessError::Invalid("name", "is `default`, which always exists".to_owned()));
         }
         let is_own = |principal: &Principal| principal.home() == Some(name);
-        let stays = |grants: &[Grant]| -> Vec<Grant> {
-            grants.iter().filter(|grant| grant.tenant != name).cloned().collect()
-        };
+        let stays =
+            |grants: &[Grant]| -> Vec<Grant> { grants.iter().filter(|grant| grant.tenant != name).cloned().collect() };
         let mut rows = Vec::new();
         for token in self.tokens.values().filter(|token| token.is_live(now)) {
             let is_orphaned = self.numbered(token.principal).is_some_and(|it| is_own(it));
