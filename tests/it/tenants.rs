@@ -79,7 +79,7 @@ fn open_job(label: &str) -> pb::JobSpec {
 
 fn to(origin: &Origin, url: &str, path: &str) -> pb::JobSpec {
     let spec = pb::DownloadSpec { url: origin.url(url), path: path.to_owned(), ..Default::default() };
-    job(vec![download_as(spec)])
+    pb::JobSpec { directory: "d".into(), ..job(vec![download_as(spec)]) }
 }
 
 async fn list(server: &Server, tenant: &str, request: pb::ListJobsRequest) -> BTreeSet<String> {
@@ -321,7 +321,7 @@ async fn no_path_of_one_tenant_leads_to_files_of_another() {
     let theirs = run("b", to(&origin, "/b", "x")).await;
     assert_eq!(theirs.state(), pb::JobState::Succeeded);
     let file = |path: &str| std::fs::read_to_string(server.downloads().join(path)).unwrap_or_default();
-    assert_eq!(file(".haul-tenants/b/x"), "of b");
+    assert_eq!(file(".haul-tenants/b/d/x"), "of b");
     for path in [".haul-tenants/b/x", ".HAUL-tenants/b/x", ".Haul-Tenants/b/x", "y/.haul-tenants/b/x", "../b/x"] {
         for tenant in ["default", "a"] {
             let request = pb::SubmitJobRequest { job: Some(to(&origin, "/a", path)), ..Default::default() };
@@ -337,11 +337,11 @@ async fn no_path_of_one_tenant_leads_to_files_of_another() {
     let skipping = || {
         let on_conflict = pb::OnConflict::Skip.into();
         let spec = pb::DownloadSpec { url: origin.url("/a"), path: "x".into(), on_conflict, ..Default::default() };
-        job(vec![download_as(spec)])
+        pb::JobSpec { directory: "d".into(), ..job(vec![download_as(spec)]) }
     };
     let mine = run("a", skipping()).await;
     assert_eq!(mine.state(), pb::JobState::Succeeded);
-    assert_eq!((file(".haul-tenants/a/x").as_str(), file(".haul-tenants/b/x").as_str()), ("of a", "of b"));
+    assert_eq!((file(".haul-tenants/a/d/x").as_str(), file(".haul-tenants/b/d/x").as_str()), ("of a", "of b"));
     let mut contents = ContentServiceClient::new(about(&server, "b", ""));
     let task = Some(pb::read_content_request::Task::TaskIndex(0));
     let request = pb::ReadContentRequest { job_id: theirs.job_id.clone(), task, ..Default::default() };
@@ -353,8 +353,8 @@ async fn no_path_of_one_tenant_leads_to_files_of_another() {
     assert_eq!(read, b"of b");
     let remove = pb::DeleteJobRequest { job_id: mine.job_id, delete_files: true };
     jobs(&server, "a").delete_job(remove).await.unwrap();
-    until(|| async { file(".haul-tenants/a/x").is_empty() }).await;
-    assert_eq!(file(".haul-tenants/b/x"), "of b");
+    until(|| async { file(".haul-tenants/a/d/x").is_empty() }).await;
+    assert_eq!(file(".haul-tenants/b/d/x"), "of b");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -372,7 +372,7 @@ async fn a_tenant_goes_when_no_job_is_left_and_a_new_one_of_its_name_inherits_no
     delete(&server, "a").await.unwrap();
     let request = pb::SubmitJobRequest { job: Some(open_job("red")), ..Default::default() };
     refused(jobs(&server, "a").submit_job(request).await, Code::PermissionDenied, "TENANT_NOT_ALLOWED");
-    let aside = server.downloads().join(".haul-tenants/.gone-16/x");
+    let aside = server.downloads().join(".haul-tenants/.gone-16/d/x");
     assert_eq!(std::fs::read_to_string(aside).unwrap(), "old", "the files are put aside");
     make(&server, &["a"]).await;
     server.restart().await;
@@ -511,6 +511,6 @@ async fn the_settings_name_where_files_of_a_tenant_go() {
     let server = Server::over(dir, &flags).await;
     let id = submit(&server, "acme", to(&origin, "/a", "x"), "").await.job_id;
     assert_eq!(ended(&server, "acme", &id).await.state(), pb::JobState::Succeeded);
-    assert_eq!(std::fs::read_to_string(place.join("x")).unwrap(), "a");
+    assert_eq!(std::fs::read_to_string(place.join("d/x")).unwrap(), "a");
     assert!(server.files().is_empty(), "{:?}", server.files());
 }
