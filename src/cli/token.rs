@@ -151,7 +151,8 @@ async fn create(client: &Client, format: Format, args: CreateArgs) -> anyhow::Re
             let cause = no_principal.filter(|_| status.code() == Code::NotFound).unwrap_or(status);
             let error = client.explain(&cause);
             if cause.code() == Code::PermissionDenied && !args.principal.contains('/') {
-                let hint = format!("an admin makes those of its tenant, as `TENANT/{}`", args.principal);
+                let hint =
+                    format!("an admin makes those of its tenant, as `default/{}` is one of `default`", args.principal);
                 return Err(anyhow::anyhow!("{error}; {hint}"));
             }
             return Err(error);
