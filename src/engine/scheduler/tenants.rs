@@ -93,6 +93,9 @@ impl Scheduler {
     pub(super) async fn put_tenants_aside(&self) {
         let roots = self.runner.roots.clone();
         let gone: Vec<Owner> = self.book.gone_tenants().collect();
+        if gone.is_empty() {
+            return;
+        }
         let look = move || {
             for tenant in gone {
                 if let Err(failure) = roots.put_aside(&tenant) {
