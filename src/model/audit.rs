@@ -8,7 +8,6 @@ use crate::model::access::{AccessChange, AccessRow, Actor};
 use crate::model::book::Book;
 use crate::model::failure::is_default;
 use crate::model::ids::JobId;
-use crate::model::role::DEFAULT_TENANT;
 use crate::model::time::Timestamp;
 
 /// The subject of what is about the server as a whole.
@@ -73,7 +72,7 @@ impl AuditRow {
 
     /// Makes the row of something that `by` did to a job.
     pub fn of_job(by: &Actor, method: &str, job: JobId, time: Timestamp) -> AuditRow {
-        AuditRow::done(by, &format!("JobService/{method}"), format!("jobs/{job}"), DEFAULT_TENANT, time)
+        AuditRow::done(by, &format!("JobService/{method}"), format!("jobs/{job}"), by.scope.name(), time)
     }
 
     /// Makes the rows of a change of who may call, which stores `stored`: one for each thing that it changes. None: it is
@@ -87,29 +86,36 @@ impl AuditRow {
     ) -> Vec<AuditRow> {
         let (method, changed) = match change {
             AccessChange::CreatePrincipal { .. } => ("CreatePrincipal", Vec::new()),
-            AccessChange::UpdatePrincipal { title, grants, identities, disabled, .. } => {
+            AccessChange::UpdatePrincipal { title, grants, identities, disabled, default_tenant, .. } => {
                 let named = [
                     ("title", title.is_some()),
                     ("grants", grants.is_some()),
                     ("identities", identities.is_some()),
                     ("disabled", disabled.is_some()),
+                    ("default_tenant", default_tenant.is_some()),
                 ];
                 let named = named.iter().filter(|(_, is_set)| *is_set).map(|(field, _)| (*field).to_owned());
                 ("UpdatePrincipal", named.collect())
             }
             AccessChange::DeletePrincipal { .. } => ("DeletePrincipal", Vec::new()),
+            AccessChange::CreateTenant { .. } => ("CreateTenant", Vec::new()),
+            AccessChange::UpdateTenant { title, .. } => {
+                ("UpdateTenant", title.iter().map(|_| "title".to_owned()).collect())
+            }
+            AccessChange::DeleteTenant { .. } => ("DeleteTenant", Vec::new()),
             AccessChange::CreateToken(_) => ("CreateToken", Vec::new()),
             AccessChange::RevokeToken { .. } => ("RevokeToken", Vec::new()),
             AccessChange::Require | AccessChange::Used(_) => return Vec::new(),
         };
+        let home_of = |no| book.name_of(no).split_once('/').map_or("", |(tenant, _)| tenant);
         let subjects = stored.iter().filter_map(|row| match row {
-            AccessRow::Principal(principal) => Some((format!("principals/{}", principal.name), principal.no)),
-            AccessRow::Token(token) => Some((format!("tokens/{}", token.id), token.principal)),
+            AccessRow::Principal(principal) => Some((format!("principals/{}", principal.name), home_of(principal.no))),
+            AccessRow::Token(token) => Some((format!("tokens/{}", token.id), home_of(token.principal))),
+            AccessRow::Tenant(tenant) => Some((format!("tenants/{}", tenant.name), &*tenant.name)),
             // What ended long ago is forgotten by the way.
             AccessRow::Forget(_) | AccessRow::Required => None,
         });
-        let row = |(subject, principal)| {
-            let home = book.name_of(principal).split_once('/').map_or("", |(tenant, _)| tenant);
+        let row = |(subject, home)| {
             let row = AuditRow::done(by, &format!("AccessService/{method}"), subject, home, time);
             AuditRow { changed: changed.clone(), ..row }
         };
@@ -171,6 +177,8 @@ pub struct AuditFilter {
     pub start: Option<Timestamp>,
     /// Only those before this time.
     pub end: Option<Timestamp>,
+    /// Only those about a tenant.
+    pub without_server: bool,
 }
 
 impl AuditFilter {
@@ -183,6 +191,7 @@ impl AuditFilter {
             && is(&self.subject, &row.subject)
             && self.start.is_none_or(|start| row.time >= start)
             && self.end.is_none_or(|end| row.time < end)
+            && !(self.without_server && row.tenant.is_empty())
     }
 }
 
@@ -201,6 +210,7 @@ mod tests {
             grants: Some(Vec::new()),
             identities: None,
             disabled: None,
+            default_tenant: None,
             etag: String::new(),
         };
         let principal = AccessChange::CreatePrincipal {
@@ -209,6 +219,7 @@ mod tests {
             grants: Vec::new(),
             identities: Vec::new(),
             disabled: false,
+            default_tenant: String::new(),
             request_id: String::new(),
         };
         let made = Book::default().apply(&principal, &Actor::local(), Timestamp(1)).unwrap().book;
@@ -231,6 +242,7 @@ mod tests {
             grants: Vec::new(),
             identities: Vec::new(),
             disabled: false,
+            default_tenant: String::new(),
             request_id: String::new(),
         };
         let token = |id: &str| {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 use uuid::Uuid;
 
+use crate::model::access::PrincipalNo;
 use crate::model::event::EventKind;
 use crate::model::failure::FailureReason;
 use crate::model::host::Host;
@@ -16,6 +17,7 @@ use crate::model::search::Search;
 use crate::model::spec::{FetchSpec, JobSpec, TaskOptions, TaskSpec, Work};
 use crate::model::task::TaskState;
 use crate::model::task_filter::TaskFilter;
+use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 use crate::store::sqlite::{Durability, SqliteStore};
 use crate::store::{Batch, DueTask, JobFilter, JobOrder, JobPlace, Store as _, Submission, TaskQuery, WriteStore as _};
@@ -39,7 +41,12 @@ const SCANNED: &[&str] = &[
     "jobs_deleted",
     "SCAN principals",
     "SCAN tokens",
+    "SCAN tenants",
 ];
+
+/// Of which principal and which tenant.
+const WHOSE: [(Option<PrincipalNo>, Option<TenantNo>); 6] =
+    [(None, None), (None, Some(1)), (None, Some(16)), (Some(0), Some(1)), (Some(16), Some(1)), (Some(16), Some(16))];
 
 /// Lists jobs by each filter in every form.
 async fn ask_jobs(store: &SqliteStore, job: JobId) {
@@ -53,7 +60,7 @@ async fn ask_jobs(store: &SqliteStore, job: JobId) {
                 for before in [None, Some(job)] {
                     for ended_after in [None, Some(Timestamp(0)), Some(Timestamp(1 << 60))] {
                         let (created_after, created_before) = (time, time);
-                        for created_by in [None, Some(0), Some(16)] {
+                        for (created_by, tenant) in WHOSE {
                             let (states, labels) = (states.clone(), labels.clone());
                             let before = before.map(|id| JobPlace { id, end: Some(Timestamp(9)) });
                             let filter = JobFilter {
@@ -63,6 +70,7 @@ async fn ask_jobs(store: &SqliteStore, job: JobId) {
                                 created_before,
                                 ended_after,
                                 created_by,
+                                tenant,
                                 before,
                                 ..JobFilter::default()
                             };
