@@ -221,6 +221,11 @@ pub(crate) fn silent(time: Duration) -> Status {
     Fault::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", message).into()
 }
 
+pub(crate) fn slow(time: Duration) -> Status {
+    let message = format!("the request was not whole after {} s; send it in smaller parts", time.as_secs_f64());
+    Fault::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", message).into()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

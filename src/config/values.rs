@@ -61,6 +61,15 @@ pub(super) fn metrics_hosts(texts: Option<&[String]>, wrong: &mut Vec<String>) -
             )),
         }
     }
+    for host in &hosts {
+        let name = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map(|(name, _)| name);
+        if let Some(name) = name.filter(|name| hosts.iter().any(|it| it == name)) {
+            wrong.push(format!(
+                "`metrics_hosts` has `{host}` and `{name}`, which is the host with all of its ports; a request is counted for \
+                 one of them, so leave one out"
+            ));
+        }
+    }
     hosts
 }
 

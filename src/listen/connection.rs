@@ -21,6 +21,7 @@ use crate::listen::first::First;
 use crate::listen::peer::{Origin, Peer};
 use crate::listen::places::Place;
 use crate::listen::tls::{Certified, Tls};
+use crate::listen::unread::Unread;
 
 /// How long the head of an HTTP/1 request may take, and how long a connection of HTTP/1 may wait for another one.
 const HEAD_TIME: Duration = Duration::from_secs(20);
@@ -103,12 +104,14 @@ impl<S: Answers> Common<S> {
         let (certificate_names, client) = tls.map(|tls| (tls.names, tls.client)).unwrap_or_default();
         let (certificate, mut client) = client.map(|client| (client.shown.clone(), client)).unzip();
         let peer = Arc::new(Peer { origin, is_encrypted, certificate, certificate_names, share, outbound });
-        let calls = Calls { service: self.service.clone(), peer, place: place.clone() };
+        let unread = Unread::new();
+        let calls = Calls { service: self.service.clone(), peer, place: place.clone(), unread: unread.clone() };
         let said = Arc::new(AtomicBool::new(false));
         let io = TokioIo::new(First::new(stream, said.clone()));
         let mut connection = pin!(self.http.serve_connection(io, calls));
         let mut silence = pin!(tokio::time::sleep(self.settings.handshake_time));
         let mut age = pin!(tokio::time::sleep(jittered(self.settings.age_max)));
+        let mut stuck = pin!(unread.stuck(self.settings.answer_idle_max));
         let (mut is_heard, mut is_ending) = (false, false);
         loop {
             tokio::select! {
@@ -131,6 +134,10 @@ impl<S: Answers> Common<S> {
                         connection.as_mut().graceful_shutdown();
                         let _ = tokio::time::timeout(FAREWELL, connection.as_mut()).await;
                     }
+                    return;
+                }
+                () = stuck.as_mut() => {
+                    tracing::debug!(?origin, "a connection is closed, since its client reads no answer");
                     return;
                 }
                 why = lost(&mut client) => {

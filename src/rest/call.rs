@@ -66,18 +66,14 @@ impl Caller {
         Caller { headers, extensions: head.extensions.clone() }
     }
 
-    /// Makes a call. Fails where it ends without a message.
+    /// Makes a call with a body of framed messages. Fails where it ends without a message.
     pub(crate) async fn call(
         &self,
         services: &Services,
         rpc: &MethodDescriptor,
-        message: &[u8],
+        message: Body,
     ) -> Result<Messages, Status> {
-        let mut framed = BytesMut::with_capacity(HEAD_BYTES + message.len());
-        framed.put_u8(0);
-        framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-        framed.put_slice(message);
-        let mut request = Request::new(Body::new(Full::new(framed.freeze())));
+        let mut request = Request::new(message);
         *request.method_mut() = Method::POST;
         *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = self.headers.clone();
@@ -94,6 +90,20 @@ impl Caller {
             _ => Ok(Messages { body, buffer: BytesMut::new() }),
         }
     }
+}
+
+/// Returns the body of a call with one message.
+pub(crate) fn one(message: &[u8]) -> Body {
+    Body::new(Full::new(framed(message)))
+}
+
+/// Writes a message as gRPC sends it.
+pub(crate) fn framed(message: &[u8]) -> Bytes {
+    let mut framed = BytesMut::with_capacity(HEAD_BYTES + message.len());
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    framed.put_slice(message);
+    framed.freeze()
 }
 
 /// The messages of an answer.

@@ -74,6 +74,8 @@ impl Listeners {
         }
         if let Some(listener) = self.metrics {
             let alone = services::metrics_alone(around);
+            // Nor do they keep out who looks whether the server is well.
+            let room = Room::new(bounds);
             calls.spawn(accept::serve(listener, alone, room, bounds.clone(), closing.clone()));
         }
         calls

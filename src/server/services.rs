@@ -46,7 +46,7 @@ pub(super) const DESCRIPTORS: [&[u8]; 4] = [
 
 /// Names what this server has beside gRPC.
 pub(super) fn features(has_dashboard: bool) -> &'static [&'static str] {
-    if has_dashboard { &["rest", "web"] } else { &["rest"] }
+    if has_dashboard { &["rest", "metrics", "web"] } else { &["rest", "metrics"] }
 }
 
 /// Gives a service the size of messages and the compression that all have.

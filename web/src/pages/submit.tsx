@@ -4,7 +4,7 @@ import { useEffect } from "preact/hooks";
 import { useSignal } from "@preact/signals";
 import { CALL, jobs } from "../core/api";
 import { GroupMode, JobSpecSchema, type Job, type JobSpec } from "../core/contract";
-import { command, EMPTY, make, TASKS_MAX, type Draft, type Tool } from "../core/draft";
+import { command, EMPTY, FieldError, make, TASKS_MAX, type Draft, type Tool } from "../core/draft";
 import { faultOf, type Fault } from "../core/errors";
 import { count, plain, plural } from "../core/format";
 import { useTotals } from "../core/poll";
@@ -56,7 +56,8 @@ export function SubmitPage() {
       return make(draft.value);
     } catch (error) {
       const text = error instanceof Error ? error.message : String(error);
-      violations.value = [{ field: json.value !== null ? "job" : "job.tasks", description: text.replace(/^cannot decode message haul\.v1\.\w+ from JSON: ?/, "not a spec: ") }];
+      const field = error instanceof FieldError ? error.field : json.value !== null ? "job" : "job.tasks";
+      violations.value = [{ field, description: text.replace(/^cannot decode message haul\.v1\.\w+ from JSON: ?/, "not a spec: ") }];
       return null;
     }
   };
