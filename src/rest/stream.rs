@@ -63,6 +63,8 @@ struct Rest {
     /// A message that was awaited before the answer began.
     first: Option<Bytes>,
     form: Form,
+    /// The sequence after which the client goes on.
+    after: Option<u64>,
     of: MessageDescriptor,
     preface: &'static str,
     is_over: bool,
@@ -93,7 +95,7 @@ pub(crate) async fn answer(
         Form::Lines => ("application/x-ndjson", ""),
         Form::Events => ("text/event-stream", RECONNECT),
     };
-    let rest = Rest { messages, first, form, of, preface, is_over };
+    let rest = Rest { messages, first, form, after, of, preface, is_over };
     let frames = unfold(rest, |mut rest| async move {
         let bytes = rest.next().await?;
         Some((Ok::<_, Infallible>(Frame::data(bytes)), rest))
@@ -142,11 +144,11 @@ impl Rest {
     }
 
     fn message(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), Status> {
-        let Form::Events(after) = self.form else {
+        if self.form == Form::Lines {
             out.extend(json::write(self.of.clone(), message)?);
             out.push(b'\n');
             return Ok(());
-        };
+        }
         let message = json::decode(self.of.clone(), message)?;
         let kind = kind(&message);
         let sequence = sequence(&message);
@@ -155,7 +157,7 @@ impl Rest {
             return Ok(());
         }
         // The snapshot of a replay is ahead of what follows it: a cut there would lose events.
-        let has_id = kind.as_deref().is_some_and(|it| DURABLE.contains(&it) || (it == "snapshot" && after.is_none()));
+        let has_id = kind.as_deref().is_some_and(|it| DURABLE.contains(&it) || (it == "snapshot" && self.after.is_none()));
         if let Some(sequence) = sequence.filter(|_| has_id) {
             out.extend(format!("id: {sequence}\n").into_bytes());
         }

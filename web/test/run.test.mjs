@@ -543,6 +543,75 @@ test("a million tasks are gone through, and few of them are in the document", as
     );
 });
 
+test("an action on many jobs that is cut says how far it came, and another one can follow", () =>
+  withPage(async (page, open) => {
+    const id = await server.submit({ title: "cut in the middle", tasks: [fetchOf(origin.url("hang"))] });
+    let calls = 0;
+    // The first call counts; the second one acts.
+    await page.route("**/haul.v1.JobService/ControlJobs", (route) => (++calls === 2 ? route.abort() : route.continue()));
+    await open("/jobs?search=cut+in+the+middle");
+    const row = at(page, "job-row", `[data-job-id="${id}"]`);
+    await row.locator('[data-testid="job-select"]').click();
+    await at(page, "bulk-cancel").click();
+    await at(page, "confirm-yes").click();
+    await until("it says that it was cut", async () => /^Cut after 0 of/.test(await text(page, "bulk-result").catch(() => "")));
+    await row.locator('[data-testid="job-select"]').click();
+    await at(page, "bulk-cancel").click();
+    await at(page, "confirm-yes").click();
+    await at(page, "job-row", `[data-job-id="${id}"][data-state="cancelled"]`).waitFor();
+  }));
+
+test("numbers that do not fit are told beside their fields", () =>
+  withPage(async (page, open) => {
+    await open("/submit");
+    await at(page, "submit-urls").fill(origin.url("ok"));
+    await page.getByLabel("Tasks at once").fill("99999999999");
+    await at(page, "submit-check").click();
+    await at(page, "violation", '[data-field="job.group.max_concurrency"]').waitFor();
+    await open("/server");
+    await at(page, "limit-max_concurrent_tasks").fill("99999999999");
+    await at(page, "limits-save").click();
+    assert.match(await text(page, "error"), /max concurrent tasks is 99999999999; write a whole number/i);
+  }));
+
+test("a label of any text leads to the jobs that have it", () =>
+  withPage(async (page, open) => {
+    const id = await server.submit({ title: "labelled", labels: { note: "a,b=c" }, tasks: [fetchOf(origin.url("ok"))] });
+    await open(`/jobs/${id}`);
+    await page.locator("a.label", { hasText: "note" }).click();
+    await until("the job alone is listed", async () => (await at(page, "job-row").count()) === 1);
+    assert.equal(await at(page, "job-row").getAttribute("data-job-id"), id);
+  }));
+
+test("a wrong token is told, and downloads keep their names without a cookie", async () => {
+  const own = await startServer();
+  try {
+    const token = (await own.haul(["token", "create", "me", "--grant", "operator", "--grant", "submit", "--grant", "read"])).trim();
+    const answer = await fetch(`${own.base}/v1/jobs`, {
+      method: "POST",
+      headers: { "content-type": "application/json", authorization: `Bearer ${token}` },
+      body: JSON.stringify({ tasks: [downloadOf(origin.url("ok/file%20%C3%BC.bin"))] }),
+    });
+    const id = (await answer.json()).job.job_id;
+    await withPage(
+      async (page) => {
+        await page.goto(`${own.base}/jobs/${id}/tasks/0`);
+        await at(page, "sign-in-token").fill("haul_0000000000_nonsense");
+        await at(page, "sign-in").click();
+        await until("it is told", async () => /invalid credentials/.test(await text(page, "sign-in-wrong")));
+        await at(page, "sign-in-token").fill(token);
+        await at(page, "sign-in").click();
+        await at(page, "task", '[data-state="succeeded"]').waitFor();
+        const [download] = await Promise.all([page.waitForEvent("download"), at(page, "task-download").click()]);
+        assert.equal(download.suggestedFilename(), "file ü.bin");
+      },
+      { on: own },
+    );
+  } finally {
+    await own.stop();
+  }
+});
+
 test("a server that needs a token asks for it", async () => {
   const own = await startServer();
   try {

@@ -258,6 +258,11 @@ impl Shown {
         }
     }
 
+    /// Returns whether it is on this machine, and no proxy stands between.
+    pub(crate) fn is_here(&self) -> bool {
+        self.is_near && !self.is_proxied
+    }
+
     /// Returns the session of a page.
     pub(crate) fn session(&self) -> Option<&sessions::Key> {
         self.session.as_ref()

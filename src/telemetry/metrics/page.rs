@@ -8,7 +8,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::telemetry::metrics::parts::{Counts, Spread};
+use crate::telemetry::metrics::parts::{Count, Counts, Spread};
 use crate::telemetry::metrics::{CODES, Metrics, OfKind};
 use crate::telemetry::process::Process;
 
@@ -197,7 +197,7 @@ impl Scrape {
         for own in all() {
             // Each code of each method would be a thousand series. Those that alerts and rates begin with are there from the
             // start, so that the first call, and the first error of the server's own, are an increase.
-            let is_shown = |(code, count): &(&&str, &Counter)| count.value() > 0 || ["OK", "INTERNAL"].contains(*code);
+            let is_shown = |(code, count): &(&&str, &Count)| count.value() > 0 || ["OK", "INTERNAL"].contains(*code);
             for (code, count) in CODES.iter().zip(&own.by_code).filter(is_shown) {
                 let labels = [("method", own.name.as_str()), ("code", *code)];
                 calls.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count.value(), None)?;
