@@ -401,4 +401,16 @@ mod tests {
             assert!(read(bad).unwrap_err().contains("cors_origins"), "{bad}");
         }
     }
+
+    #[test]
+    fn what_is_said_of_sockets_needs_one() {
+        let with = |listen: &str| ServeArgs {
+            listen: Some(vec![listen.to_owned()]),
+            socket_mode: Some("0660".to_owned()),
+            ..ServeArgs::default()
+        };
+        assert!(resolved(&with("unix:/run/haul.sock")).is_ok());
+        let wrong = resolved(&with("127.0.0.1:0")).unwrap_err();
+        assert!(format!("{wrong:?}").contains("`socket_mode` is set"), "{wrong:?}");
+    }
 }

@@ -118,4 +118,17 @@ mod tests {
             assert_eq!(millis(text), None, "{text}");
         }
     }
+
+    #[test]
+    fn a_host_has_series_of_its_own_by_one_name() {
+        let wrong = |texts: &[&str]| {
+            let texts: Vec<String> = texts.iter().map(ToString::to_string).collect();
+            let mut wrong = Vec::new();
+            metrics_hosts(Some(&texts), &mut wrong);
+            wrong.join("\n")
+        };
+        assert_eq!(wrong(&["a.example:443", "a.example:80", "b.example"]), "");
+        let said = wrong(&["a.example", "b.example", "a.example:443"]);
+        assert!(said.contains("`a.example:443` and `a.example`"), "{said}");
+    }
 }

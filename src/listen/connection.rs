@@ -28,7 +28,7 @@ const HEAD_TIME: Duration = Duration::from_secs(20);
 /// The silence after which the peer of an HTTP/2 connection is pinged, and the time without an answer after which the
 /// connection is closed.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
-/// How long the peer of an idle connection that lost its place has to take the news.
+/// How long the peer of an idle connection that lost its place, or of one that ends with the server, has to take the news.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What the connections of a listener share.
@@ -112,7 +112,7 @@ impl<S: Answers> Common<S> {
         let mut silence = pin!(tokio::time::sleep(self.settings.handshake_time));
         let mut age = pin!(tokio::time::sleep(jittered(self.settings.age_max)));
         let mut stuck = pin!(unread.stuck(self.settings.answer_idle_max));
-        let (mut is_heard, mut is_ending) = (false, false);
+        let (mut is_heard, mut is_ending, mut is_closing) = (false, false, false);
         loop {
             tokio::select! {
                 ended = connection.as_mut() => {
@@ -148,9 +148,11 @@ impl<S: Answers> Common<S> {
                     is_ending = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                () = self.closing.cancelled(), if !is_ending => {
-                    is_ending = true;
+                () = self.closing.cancelled(), if !is_closing => {
+                    (is_ending, is_closing) = (true, true);
                     connection.as_mut().graceful_shutdown();
+                    // Whoever reads is told how its calls end, and whoever does not cannot hold up the end of the server.
+                    stuck.set(unread.stuck(FAREWELL));
                 }
             }
         }

@@ -87,7 +87,7 @@ impl Caller {
         let (head, body) = response.into_parts();
         match Status::from_header_map(&head.headers) {
             Some(status) if status.code() != Code::Ok => Err(status),
-            _ => Ok(Messages { body, buffer: BytesMut::new() }),
+            _ => Ok(Messages { body, buffer: BytesMut::new(), explain: None }),
         }
     }
 }
@@ -110,11 +110,28 @@ pub(crate) fn framed(message: &[u8]) -> Bytes {
 pub(crate) struct Messages {
     body: Body,
     buffer: BytesMut,
+    /// What is made of the error that ends them.
+    explain: Option<Explain>,
 }
 
+type Explain = Box<dyn Fn(Status) -> Status + Send>;
+
 impl Messages {
+    /// Makes something else of the error that may end these messages.
+    pub(crate) fn explained(self, explain: impl Fn(Status) -> Status + Send + 'static) -> Messages {
+        Messages { explain: Some(Box::new(explain)), ..self }
+    }
+
     /// Returns the next message; `None` after the last. Nothing is lost where the future is dropped.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        let next = self.read().await;
+        next.map_err(|status| match &self.explain {
+            Some(explain) => explain(status),
+            None => status,
+        })
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
             if let Some(message) = take(&mut self.buffer)? {
                 return Ok(Some(message));

@@ -12,6 +12,7 @@ mod bind;
 mod body;
 mod call;
 mod content;
+mod import;
 pub(crate) mod json;
 mod openapi;
 mod ranges;
@@ -68,6 +69,9 @@ impl Rest {
     async fn answered(&self, request: Request<Body>) -> Result<Response<Body>, Refusal> {
         if request.uri().path() == session::PATH {
             return session::answer(&self.door, &request);
+        }
+        if let Some(job_id) = import::job_of(request.uri().path()) {
+            return import::answer(self, job_id, request).await;
         }
         let (head, body) = request.into_parts();
         if head.uri.path() == DESCRIPTION && matches!(head.method, Method::GET | Method::HEAD) {

@@ -1,6 +1,10 @@
 // What the dashboard does, seen in a real browser against a real server.
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { at, openContext, ready, startBrowser } from "./browser.mjs";
 import { startOrigin } from "./origin.mjs";
@@ -574,6 +578,26 @@ test("numbers that do not fit are told beside their fields", () =>
     assert.match(await text(page, "error"), /max concurrent tasks is 99999999999; write a whole number/i);
   }));
 
+test("lists of other programs are submitted, and what is wrong in them is told", () =>
+  withPage(async (page, open) => {
+    await open("/submit");
+    await at(page, "submit-urls").fill(`${origin.url("ok/a")}\n  out=one.bin\n${origin.url("ok/b")}\n  bt-seed=1\n`);
+    await at(page, "submit-title").fill("from aria2");
+    await at(page, "submit-send").click();
+    assert.match(await text(page, "violation", '[data-field="job.tasks"]'), /line 4: the option .?bt-seed/);
+    await at(page, "submit-urls").fill(`${origin.url("ok/a")}\n  out=one.bin\n${origin.url("ok/b")}\n`);
+    await at(page, "submit-send").click();
+    await at(page, "job", '[data-state="succeeded"]').waitFor();
+    assert.equal(await counted(page, "count-succeeded"), 2);
+    await open("/submit");
+    await at(page, "submit-file").setInputFiles({
+      name: "x.meta4", mimeType: "application/metalink4+xml",
+      buffer: Buffer.from(`<metalink><file name="two.bin"><url>${origin.url("ok/c")}</url></file></metalink>`),
+    });
+    await at(page, "submit-send").click();
+    await at(page, "job", '[data-state="succeeded"]').waitFor();
+  }));
+
 test("a label of any text leads to the jobs that have it", () =>
   withPage(async (page, open) => {
     const id = await server.submit({ title: "labelled", labels: { note: "a,b=c" }, tasks: [fetchOf(origin.url("ok"))] });
@@ -609,6 +633,38 @@ test("a wrong token is told, and downloads keep their names without a cookie", a
     );
   } finally {
     await own.stop();
+  }
+});
+
+test("over TLS who signs in has a cookie that no script can read, and stays signed in", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "haul-tls-"));
+  const [cert, key] = ["cert.pem", "key.pem"].map((name) => join(folder, name));
+  execFileSync("openssl", ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-out", cert, "-keyout", key], { stdio: "ignore" });
+  const own = await startServer(["--tls-cert", cert, "--tls-key", key]);
+  try {
+    const token = (await own.haul(["token", "create", "me", "--grant", "operator", "--grant", "read"])).trim();
+    await withPage(
+      async (page, _, context) => {
+        await page.goto(`${own.base}/jobs`);
+        await at(page, "sign-in-token").fill(token);
+        await at(page, "sign-in").click();
+        await at(page, "jobs-empty").waitFor();
+        const [cookie, ...others] = await context.cookies();
+        assert.deepEqual(others, []);
+        assert.deepEqual([cookie.name, cookie.secure, cookie.httpOnly, cookie.sameSite, cookie.path], ["__Host-haul", true, true, "Strict", "/"]);
+        assert.equal(await page.evaluate(() => document.cookie), "");
+        const stored = await page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }]));
+        assert.ok(!stored.includes(token), "and the token is kept nowhere");
+        await page.reload();
+        await at(page, "jobs-empty").waitFor();
+        await at(page, "page", '[data-live="live"]').waitFor();
+        assert.equal(await at(page, "sign-in-token").count(), 0);
+      },
+      { on: own, ignoreHTTPSErrors: true },
+    );
+  } finally {
+    await own.stop();
+    rmSync(folder, { recursive: true, force: true });
   }
 });
 
