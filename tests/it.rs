@@ -24,6 +24,7 @@ mod it {
     mod groups;
     mod grpcurl;
     mod held;
+    mod imports;
     mod jobs;
     mod leftovers;
     mod limits;

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use crate::api::access::caller::Caller;
 use crate::api::items;
 use crate::api::lookup;
-use crate::api::status::{internal, out_of_range, precondition};
+use crate::api::status::{draining, internal, out_of_range, precondition};
 use crate::api::watchers::Watchers;
 use crate::engine::handle::Engine;
 use crate::engine::handle::Finished;
@@ -84,11 +84,17 @@ impl pb::content_service_server::ContentService for Contents {
             is_first: true,
             held: None,
         };
+        let closing = self.closing.clone();
         Ok(Response::new(
-            unfold(Some(reader), |reader| async move {
-                let mut reader = reader?;
-                match reader.next().await {
-                    Ok(Some(chunk)) => Some((Ok(chunk), Some(reader))),
+            unfold(Some((reader, closing)), |reader| async move {
+                let (mut reader, closing) = reader?;
+                let next = tokio::select! {
+                    biased;
+                    () = closing.cancelled() => Err(draining()),
+                    next = reader.next() => next,
+                };
+                match next {
+                    Ok(Some(chunk)) => Some((Ok(chunk), Some((reader, closing)))),
                     Ok(None) => None,
                     Err(status) => Some((Err(status), None)),
                 }

@@ -26,6 +26,9 @@ use crate::middleware::Middleware;
 /// The bytes before a message: whether it is compressed, and its length.
 const HEAD_BYTES: u64 = 5;
 
+/// How many times the longest silence a whole message may take: a client that sends a byte now and then is not silent.
+pub(crate) const WHOLE_TIMES: u32 = 20;
+
 /// Where a body stands between its messages.
 #[derive(Debug, Default)]
 struct Meter {
@@ -105,7 +108,7 @@ impl Middleware for Inbound {
         let silence = Silence { time: idle_max, sleep: None, is_running: false };
         let (meter, hold) = (Meter::default(), Hold::new(share));
         *request.body_mut() =
-            Body::new(BoundedBody { inner, meter, hold, silence, waits_for_client, message_bytes_max });
+            Body::new(BoundedBody { inner, meter, hold, silence, began: None, waits_for_client, message_bytes_max });
         Ok(())
     }
 
@@ -149,6 +152,8 @@ struct BoundedBody {
     meter: Meter,
     hold: Hold,
     silence: Silence,
+    /// When the message that is under way began.
+    began: Option<Instant>,
     waits_for_client: bool,
     message_bytes_max: u64,
 }
@@ -171,7 +176,19 @@ impl HttpBody for BoundedBody {
             Poll::Ready(Some(Ok(frame))) => {
                 this.silence.broken();
                 if let Some(bytes) = frame.data_ref() {
+                    let was_whole = this.meter.come == 0;
                     this.meter.take(bytes);
+                    let now = Instant::now();
+                    match this.began.filter(|_| !was_whole) {
+                        _ if this.meter.come == 0 => this.began = None,
+                        None => this.began = Some(now),
+                        Some(began) => {
+                            let whole_max = this.silence.time.saturating_mul(WHOLE_TIMES);
+                            if now.duration_since(began) > whole_max {
+                                return this.end(slow(whole_max));
+                            }
+                        }
+                    }
                     let announced = this.meter.announced(this.message_bytes_max);
                     if this.hold.set(announced, this.meter.come).is_err() {
                         return this.end(no_room());
@@ -205,6 +222,11 @@ pub(crate) fn no_room() -> Status {
 pub(crate) fn silent(time: Duration) -> Status {
     let message =
         format!("nothing came of the request for {} s, and it is not whole; send it again", time.as_secs_f64());
+    Fault::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", message).into()
+}
+
+pub(crate) fn slow(time: Duration) -> Status {
+    let message = format!("the request was not whole after {} s; send it in smaller parts", time.as_secs_f64());
     Fault::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", message).into()
 }
 

@@ -59,12 +59,12 @@ impl Middleware for Outbound {
         let response = answer.await?;
         let Some(share) = share else { return Ok(response) };
         let kind = response.headers().get(CONTENT_TYPE);
-        let is_grpc = kind.is_some_and(|kind| kind.as_bytes() == b"application/grpc");
+        let form = Form::of(kind.map_or(&[], |kind| kind.as_bytes()));
         Ok(response.map(|body| {
             if body.is_end_stream() {
                 return body;
             }
-            Body::new(BoundedBody { inner: Some(body), share, id, is_grpc })
+            Body::new(BoundedBody { inner: Some(body), share, id, form })
         }))
     }
 }
@@ -87,7 +87,46 @@ struct BoundedBody {
     inner: Option<Body>,
     share: Arc<Share>,
     id: RequestId,
-    is_grpc: bool,
+    form: Form,
+}
+
+/// How an answer can say that it ends before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// In trailers.
+    Grpc,
+    /// In a frame of its own, which browsers can read.
+    GrpcWeb,
+    /// In such a frame as base64.
+    GrpcWebText,
+    /// Not at all.
+    Plain,
+}
+
+impl Form {
+    fn of(kind: &[u8]) -> Form {
+        match kind {
+            b"application/grpc" => Form::Grpc,
+            _ if kind.starts_with(b"application/grpc-web-text") => Form::GrpcWebText,
+            _ if kind.starts_with(b"application/grpc-web") => Form::GrpcWeb,
+            _ => Form::Plain,
+        }
+    }
+}
+
+/// Writes trailers as gRPC-Web has them: a frame that says so in its first bit, with a header a line.
+fn trailers_frame(trailers: &HeaderMap) -> Bytes {
+    let mut lines = Vec::new();
+    for (name, value) in trailers {
+        lines.extend_from_slice(name.as_str().as_bytes());
+        lines.push(b':');
+        lines.extend_from_slice(value.as_bytes());
+        lines.extend_from_slice(b"\r\n");
+    }
+    let mut frame = vec![0x80];
+    frame.extend(u32::try_from(lines.len()).unwrap_or(u32::MAX).to_be_bytes());
+    frame.extend(lines);
+    frame.into()
 }
 
 impl BoundedBody {
@@ -95,11 +134,19 @@ impl BoundedBody {
     fn end(&mut self, status: Status) -> Result<Frame<Bytes>, Status> {
         self.inner = None;
         let status = self.id.on(status);
-        if !self.is_grpc {
+        if self.form == Form::Plain {
             return Err(status);
         }
         let mut trailers = HeaderMap::new();
-        status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))
+        status.add_header(&mut trailers)?;
+        Ok(match self.form {
+            Form::GrpcWeb => Frame::data(trailers_frame(&trailers)),
+            Form::GrpcWebText => {
+                use base64::Engine as _;
+                Frame::data(base64::engine::general_purpose::STANDARD.encode(trailers_frame(&trailers)).into())
+            }
+            Form::Grpc | Form::Plain => Frame::trailers(trailers),
+        })
     }
 }
 
@@ -144,16 +191,20 @@ mod tests {
     #[tokio::test]
     async fn bytes_hold_room_until_they_are_written_and_without_room_the_answer_ends() {
         let share = Arc::new(Share::new(Arc::new(Budget::new(5_000)), 5_000));
-        let body = |is_grpc| {
+        let body = |form| {
             let inner = Some(Body::new(Full::new(Bytes::from(vec![7; 3_000]))));
-            BoundedBody { inner, share: share.clone(), id: RequestId::among(&http::Extensions::new()), is_grpc }
+            BoundedBody { inner, share: share.clone(), id: RequestId::among(&http::Extensions::new()), form }
         };
-        let kept = body(true).frame().await.unwrap().unwrap().into_data().unwrap();
-        let trailers = body(true).frame().await.unwrap().unwrap().into_trailers().unwrap();
+        let kept = body(Form::Grpc).frame().await.unwrap().unwrap().into_data().unwrap();
+        let trailers = body(Form::Grpc).frame().await.unwrap().unwrap().into_trailers().unwrap();
         assert_eq!(Status::from_header_map(&trailers).unwrap().code(), tonic::Code::ResourceExhausted);
-        assert!(body(false).frame().await.unwrap().is_err());
+        let frame = body(Form::of(b"application/grpc-web+proto")).frame().await.unwrap().unwrap().into_data().unwrap();
+        let lines = String::from_utf8_lossy(&frame[5..]);
+        assert!(frame[0] == 0x80 && lines.contains("grpc-status:8\r\n") && lines.contains("grpc-status-details-bin:"));
+        assert_eq!(u32::from_be_bytes([frame[1], frame[2], frame[3], frame[4]]) as usize, frame.len() - 5);
+        assert!(body(Form::Plain).frame().await.unwrap().is_err());
         drop(kept);
-        assert!(body(true).frame().await.unwrap().unwrap().into_data().is_ok());
+        assert!(body(Form::Grpc).frame().await.unwrap().unwrap().into_data().is_ok());
         assert!(hold(Some(&share), 1 << 30).unwrap().is_some(), "what is larger than any room goes alone");
     }
 }

@@ -68,6 +68,14 @@ impl Fault {
         self
     }
 
+    /// Adds violations, each a field and what is wrong with it.
+    pub(crate) fn violations(mut self, violations: impl IntoIterator<Item = (String, String)>) -> Fault {
+        for (field, description) in violations {
+            self.details.add_bad_request_violation(field, description);
+        }
+        self
+    }
+
     fn retry_info(mut self) -> Fault {
         self.details.set_retry_info(Some(RETRY_DELAY));
         self

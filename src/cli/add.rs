@@ -6,16 +6,17 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::cli::args::{Format, JobRef, Usage};
-use crate::cli::chunks::Kind;
 use crate::cli::client::Client;
 use crate::cli::feed::{Fed, feed};
+use crate::cli::imported;
 use crate::cli::jobref;
 use crate::cli::json;
-use crate::cli::lists::{Entry, List, ListError};
+use crate::cli::lists::{Entry, ListError};
 use crate::cli::patience::Patience;
 use crate::cli::term::screen;
 use crate::cli::term::words;
 use crate::cli::urls;
+use crate::imports::Kind;
 
 /// URLs of tasks, and what the tasks do.
 #[derive(Debug, Args)]
@@ -23,9 +24,12 @@ pub(crate) struct Urls {
     /// What to get; one task each
     #[arg(value_name = "URL")]
     pub(crate) urls: Vec<String>,
-    /// A list of URLs, one a line, `#` begins a comment; `-` reads stdin
+    /// A list: URLs, one a line, `#` begins a comment; or as --format says; `-` reads stdin
     #[arg(short, long, value_name = "FILE")]
     pub(crate) input: Option<PathBuf>,
+    /// How the list is written: URLs, TaskSpecs as JSON, an input file of aria2, or Metalink
+    #[arg(long, value_name = "FORMAT", default_value = "auto", requires = "input")]
+    pub(crate) format: imported::Format,
     /// Keep the responses instead of downloading files
     #[arg(long, conflicts_with = "download")]
     pub(crate) fetch: bool,
@@ -42,7 +46,8 @@ impl Urls {
 
     /// The URLs of the command line, then those of the list.
     pub(crate) fn entries(&self) -> Result<impl Iterator<Item = Result<Entry, ListError>> + Send + 'static, Usage> {
-        let list = self.input.as_deref().map(List::open).transpose()?;
+        let open = |path: &PathBuf| imported::open(path, self.format);
+        let list = self.input.as_ref().map(open).transpose()?;
         Ok(self.typed()?.into_iter().map(Ok).chain(list.into_iter().flatten()))
     }
 
@@ -50,7 +55,7 @@ impl Urls {
     fn typed(&self) -> Result<Vec<Entry>, Usage> {
         let read = |text: &String| {
             let url = urls::read(text).map_err(Usage)?;
-            Ok(Entry { line: 0, text: text.clone(), url })
+            Ok(Entry { line: 0, text: text.clone(), url, task: None })
         };
         self.urls.iter().map(read).collect()
     }

@@ -89,6 +89,18 @@ fn environment(name: &str) -> Option<String> {
 }
 
 impl Remote {
+    /// Returns an option about a server that is given, for commands that ask none.
+    pub(crate) fn of_server(&self) -> Option<&'static str> {
+        let given = [
+            ("--server", self.server.is_some()),
+            ("--ca", self.ca.is_some()),
+            ("--cert", self.cert.is_some()),
+            ("--cert-key", self.cert_key.is_some()),
+            ("--token-file", self.token_file.is_some()),
+        ];
+        given.into_iter().find(|(_, is_given)| *is_given).map(|(name, _)| name)
+    }
+
     /// The server and the format that are meant: these, else those of `weaker`, else the environment's and the defaults.
     pub(crate) fn over(self, weaker: &Remote) -> (Where, Format) {
         let stated = self.server.or_else(|| weaker.server.clone());

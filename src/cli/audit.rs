@@ -54,7 +54,7 @@ pub(crate) struct ListArgs {
     /// Only those about this: `jobs/ID`, `tokens/ID`, `principals/NAME`, `tenants/NAME`, `server`
     #[arg(long, value_name = "SUBJECT", default_value = "", hide_default_value = true)]
     subject: String,
-    /// The most to show, the newest
+    /// The most to show, the newest; 0: all
     #[arg(short = 'n', long, value_name = "N", default_value_t = 50, conflicts_with = "follow")]
     limit: usize,
     /// Show what comes, too, until Ctrl-C
@@ -78,6 +78,12 @@ pub(crate) struct VerifyArgs {
 
 pub(crate) async fn run(top: &Remote, command: AuditCommand) -> anyhow::Result<ExitCode> {
     if let Some(Verify::Verify(args)) = command.verify {
+        let of_server = |remote: &Remote| remote.of_server().or(remote.output.map(|_| "--output"));
+        if let Some(flag) = of_server(&command.list.remote).or_else(|| of_server(top)) {
+            let message =
+                format!("`audit verify` reads the database of this machine and asks no server; leave out {flag}");
+            return Err(Usage(message).into());
+        }
         return verify(args).await;
     }
     let (client, format, args) = open(top, command.list)?;
@@ -87,7 +93,12 @@ pub(crate) async fn run(top: &Remote, command: AuditCommand) -> anyhow::Result<E
         subject: args.subject.clone(),
         ..Default::default()
     };
-    let mut newest = newest(&client, &request, if args.follow { FOLLOW_BEFORE } else { args.limit }).await?;
+    let limit = match args.limit {
+        _ if args.follow => FOLLOW_BEFORE,
+        0 => usize::MAX,
+        limit => limit,
+    };
+    let mut newest = newest(&client, &request, limit).await?;
     newest.reverse();
     show(format, &newest)?;
     if !args.follow {

@@ -1,43 +1,13 @@
 //! A list of any length, cut into the chunks that `AddTasks` takes.
 //!
-//! The id of a chunk is a digest of all that the list has from its beginning to the end of the chunk. So the same list,
-//! sent again after a cut, has the same ids, and the server stores each of its chunks once. A digest of the chunk alone
-//! would drop a chunk that the list really has twice.
-
-use sha2::{Digest as _, Sha256};
+//! Their ids are those of [`ChunkIds`], so a list that was cut can be sent again.
 
 use crate::cli::lists::{Entry, ListError};
-use crate::pb;
-
-/// The most tasks of a chunk, which the server commits at once.
-const CHUNK_TASKS: usize = 1000;
-/// The most bytes of its URLs, so that a list of long ones stays below what a message may hold.
-const CHUNK_BYTES: usize = 1 << 20;
-
-/// What the tasks of a list do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// A response is kept.
-    Fetch,
-    /// A file is downloaded.
-    #[default]
-    Download,
-}
-
-impl Kind {
-    /// A task of this kind.
-    pub(crate) fn task(self, url: &str) -> pb::TaskSpec {
-        let url = url.to_owned();
-        let work = match self {
-            Kind::Fetch => pb::task_spec::Work::Fetch(pb::FetchSpec { url, ..Default::default() }),
-            Kind::Download => pb::task_spec::Work::Download(pb::DownloadSpec { url, ..Default::default() }),
-        };
-        pb::TaskSpec { work: Some(work), ..Default::default() }
-    }
-}
+use crate::imports::{CHUNK_BYTES, CHUNK_TASKS, ChunkIds, Kind};
+use crate::model::import::Format;
 
 /// A chunk of a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Chunk {
     /// Makes its storing idempotent.
     pub(crate) id: String,
@@ -48,17 +18,14 @@ pub(crate) struct Chunk {
 /// The chunks of a list, in order.
 pub(crate) struct Chunks<L> {
     list: L,
-    digest: Sha256,
+    ids: ChunkIds,
     is_over: bool,
 }
 
 impl<L: Iterator<Item = Result<Entry, ListError>>> Chunks<L> {
     pub(crate) fn new(kind: Kind, list: L) -> Chunks<L> {
-        let label: &[u8] = match kind {
-            Kind::Fetch => b"fetch\n",
-            Kind::Download => b"download\n",
-        };
-        Chunks { list, digest: Sha256::new_with_prefix(label), is_over: false }
+        // An entry that says more than its URL is named by all that it says, so the format of the list adds nothing.
+        Chunks { list, ids: ChunkIds::new(kind, Format::Urls), is_over: false }
     }
 }
 
@@ -73,7 +40,7 @@ impl<L: Iterator<Item = Result<Entry, ListError>>> Iterator for Chunks<L> {
             match self.list.next() {
                 None => self.is_over = true,
                 Some(Ok(entry)) => {
-                    bytes += entry.text.len();
+                    bytes += entry.bytes().len();
                     entries.push(entry);
                 }
                 Some(Err(ListError::Line(message))) => wrong.push(message),
@@ -90,13 +57,11 @@ impl<L: Iterator<Item = Result<Entry, ListError>>> Iterator for Chunks<L> {
         if entries.is_empty() {
             return None;
         }
-        for Entry { text, .. } in &entries {
-            self.digest.update(text.as_bytes());
-            self.digest.update(b"\n");
+        for entry in &entries {
+            self.ids.take(&entry.bytes());
+            self.ids.take(b"\n");
         }
-        let digest: [u8; 32] = self.digest.clone().finalize().into();
-        // Half of the digest is enough to tell chunks apart.
-        let id = format!("{:032x}", u128::from_be_bytes(std::array::from_fn(|at| digest[at])));
+        let id = self.ids.id();
         Some(Ok(Chunk { id, entries }))
     }
 }
@@ -107,7 +72,7 @@ mod tests {
     use crate::cli::urls;
 
     fn entries(count: usize, line: impl Fn(usize) -> String) -> Vec<Result<Entry, ListError>> {
-        let entry = |nth: usize| Entry { line: nth as u64 + 1, url: urls::read(&line(nth)).unwrap(), text: line(nth) };
+        let entry = |nth: usize| Entry { line: nth as u64 + 1, url: urls::read(&line(nth)).unwrap(), text: line(nth), task: None };
         (0..count).map(|nth| Ok(entry(nth))).collect()
     }
 

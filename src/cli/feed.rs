@@ -8,11 +8,12 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::cli::args::Usage;
-use crate::cli::chunks::{Chunk, Chunks, Kind};
+use crate::cli::chunks::{Chunk, Chunks};
 use crate::cli::client::Client;
 use crate::cli::lists::{Entry, ListError};
 use crate::cli::patience::Patience;
 use crate::cli::term::screen;
+use crate::imports::Kind;
 use crate::model::text::plain;
 use crate::pb;
 
@@ -157,7 +158,7 @@ impl<F: FnMut(&pb::AddTasksResponse) -> anyhow::Result<()>> Feed<'_, F> {
         pb::AddTasksRequest {
             job_id: self.job_id.to_owned(),
             chunk_id: chunk.id.clone(),
-            tasks: chunk.entries.iter().map(|entry| self.kind.task(&entry.text)).collect(),
+            tasks: chunk.entries.iter().map(|entry| entry.task(self.kind)).collect(),
         }
     }
 

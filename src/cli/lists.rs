@@ -4,14 +4,18 @@
 //! UTF-8 with or without a byte order mark, UTF-16 (what PowerShell's `>` writes), lines that end in LF, CRLF or CR. What
 //! cannot be read names its line.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read};
 use std::path::Path;
 
+use prost::Message as _;
 use url::Url;
 
 use crate::cli::args::Usage;
 use crate::cli::urls;
+use crate::imports::Kind;
+use crate::pb;
 
 /// The longest line of a list, in bytes. A longer one is no URL, and a file without line ends must not fill the memory.
 const LINE_BYTES_MAX: usize = 64 << 10;
@@ -23,7 +27,7 @@ const WRONG_MAX: usize = 10_000;
 const JOB_BYTES_MAX: u64 = 64 << 20;
 
 /// A URL of a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Entry {
     /// The line that it stands on, from 1.
     pub(crate) line: u64,
@@ -31,6 +35,23 @@ pub(crate) struct Entry {
     pub(crate) text: String,
     /// The same, parsed.
     pub(crate) url: Url,
+    /// The task, where the list says more of it than its URL.
+    pub(crate) task: Option<Box<pb::TaskSpec>>,
+}
+
+impl Entry {
+    /// What tells the entry from others.
+    pub(crate) fn bytes(&self) -> Cow<'_, [u8]> {
+        match &self.task {
+            Some(task) => Cow::Owned(task.encode_to_vec()),
+            None => Cow::Borrowed(self.text.as_bytes()),
+        }
+    }
+
+    /// The task, which is of this kind unless the list says more.
+    pub(crate) fn task(&self, kind: Kind) -> pb::TaskSpec {
+        self.task.as_ref().map_or_else(|| kind.task(&self.text), |task| (**task).clone())
+    }
 }
 
 /// Why a list cannot be read, or not all of it.
@@ -191,7 +212,7 @@ impl List {
         List::new(name.clone(), reader).map_err(|error| Usage(format!("cannot read {name}: {error}")))
     }
 
-    fn new(name: String, reader: Box<dyn Read + Send>) -> io::Result<List> {
+    pub(crate) fn new(name: String, reader: Box<dyn Read + Send>) -> io::Result<List> {
         let mut reader = BufReader::new(reader);
         let mut head = Vec::new();
         reader.by_ref().take(4).read_to_end(&mut head)?;
@@ -279,7 +300,7 @@ impl List {
         if text.is_empty() || text.starts_with('#') {
             return Ok(None);
         }
-        Ok(Some(Entry { line: self.line, text: text.to_owned(), url: urls::read(text)? }))
+        Ok(Some(Entry { line: self.line, text: text.to_owned(), url: urls::read(text)?, task: None }))
     }
 }
 

@@ -16,6 +16,7 @@ mod control;
 mod events;
 mod feed;
 mod get;
+mod imported;
 mod jobref;
 mod jobs;
 mod json;

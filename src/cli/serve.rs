@@ -45,18 +45,17 @@ async fn check(config: ServeConfig) -> anyhow::Result<ExitCode> {
     for place in &network.listen {
         let who = match (place, is_required) {
             (_, true) => "callers authenticate",
-            (Place::Socket { .. }, false) => "everybody who can open it may do everything, until there is a token",
-            (Place::Address(_), false) if place.is_near() => {
-                "every user of this machine may do everything, until there is a token"
-            }
-            (Place::Address(_), false) => "every client may do everything, until there is a token",
+            (Place::Socket { .. }, false) => "everybody who can open it may do everything",
+            (Place::Address(_), false) if place.is_near() => "every user of this machine may do everything",
+            (Place::Address(_), false) => "every client may do everything",
         };
+        let ends = if is_required || settings.policy.mode == AuthMode::Off { "" } else { ", until there is a token" };
         let tls = match place {
             Place::Socket { .. } => "",
             Place::Address(_) if network.tls.is_some() => ", with TLS",
             Place::Address(_) => ", without TLS",
         };
-        screen::line(format!("{place}{tls}: {who}"));
+        screen::line(format!("{place}{tls}: {who}{ends}"));
     }
     if let Some(at) = network.metrics_listen {
         let tls = if network.tls.is_some() { "with" } else { "without" };
@@ -143,6 +142,13 @@ fn notes(config: &ServeConfig) -> Vec<String> {
     let mut notes = Vec::new();
     let network = &config.network;
     let far = network.listen.iter().find(|place| !place.is_near());
+    let far_metrics = network.metrics_listen.map(Place::Address).filter(|place| !place.is_near());
+    if let Some(at) = far_metrics.filter(|_| network.is_open && network.auth != Auth::Required) {
+        let ends = if network.auth == Auth::Auto { "until there is a token, " } else { "" };
+        notes.push(format!(
+            "`--insecure-listen open` at `{at}`: {ends}every client that reaches it can read the metrics"
+        ));
+    }
     if let Some(far) = far.filter(|_| network.is_open) {
         let who = match network.auth {
             // A token is needed where one was made, and then nobody calls without.
@@ -229,6 +235,7 @@ fn bounds(network: &Network, descriptors: Option<u64>) -> ListenSettings {
         outbound_bytes_max: OUTBOUND_BYTES_MAX,
         outbound_bytes_per_connection_max: OUTBOUND_BYTES_PER_CONNECTION_MAX,
         handshake_time: network.handshake_timeout,
+        answer_idle_max: network.answer_idle,
         age_max: network.connection_max_age,
     }
 }

@@ -81,11 +81,11 @@ pub(crate) async fn run(client: &Client, format: Format, args: SubmitArgs) -> an
         job = json::read("haul.v1.JobSpec", &lists::read_job(path)?)?;
     } else {
         let entries = entries(&args)?;
-        let bytes: usize = entries.iter().map(|entry| entry.text.len()).sum();
+        let bytes: usize = entries.iter().map(|entry| entry.bytes().len()).sum();
         if entries.len() > SUBMIT_TASKS_MAX || bytes > SUBMIT_BYTES_MAX {
             rest = entries;
         } else {
-            job.tasks = entries.iter().map(|entry| kind.task(&entry.text)).collect();
+            job.tasks = entries.iter().map(|entry| entry.task(kind)).collect();
         }
     }
     job.labels.extend(labels::read(&args.labels)?);

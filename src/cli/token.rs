@@ -23,6 +23,7 @@ use crate::config::values::parse_lifetime;
 use crate::engine::offline;
 use crate::model::access::{AccessAnswer, AccessChange, LIFETIME_MAX_DEFAULT, NewToken};
 use crate::model::role::Grant;
+use crate::model::time::Timestamp;
 use crate::model::token::TokenText;
 use crate::pb;
 use crate::server::RootKeys;
@@ -98,10 +99,10 @@ fn lifetime(text: &str) -> Result<Duration, String> {
 pub(crate) async fn run(top: &Remote, command: TokenCommand) -> anyhow::Result<ExitCode> {
     match command {
         TokenCommand::Create(With { args, remote }) if args.offline => {
-            if remote.server.is_some() || top.server.is_some() {
-                return Err(Usage("--offline is without a server; leave out --server".to_owned()).into());
+            if let Some(flag) = remote.of_server().or_else(|| top.of_server()) {
+                return Err(Usage(format!("--offline is without a server; leave out {flag}")).into());
             }
-            create_offline(args).await
+            create_offline(args, remote.output.or(top.output).unwrap_or_default()).await
         }
         TokenCommand::Create(with) => {
             let (client, format, args) = open(top, with)?;
@@ -169,7 +170,7 @@ async fn create(client: &Client, format: Format, args: CreateArgs) -> anyhow::Re
     Ok(ExitCode::SUCCESS)
 }
 
-async fn create_offline(args: CreateArgs) -> anyhow::Result<ExitCode> {
+async fn create_offline(args: CreateArgs, format: Format) -> anyhow::Result<ExitCode> {
     let mut chance = rand::rng();
     let text = TokenText::of(|| chance.random_range(0..62));
     let new = NewToken {
@@ -205,14 +206,31 @@ async fn create_offline(args: CreateArgs) -> anyhow::Result<ExitCode> {
     let roots = key.map_or(RootKeys::Beside, root_keys);
     let answer = offline::change_access(&args.data_dir, &roots, plan).await?;
     if let AccessAnswer::Token { token, is_first, .. } = answer {
-        let end = token.expire_time.map(|time| prost_types::Timestamp {
-            seconds: time.0.div_euclid(1_000_000),
-            nanos: time.0.rem_euclid(1_000_000) as i32 * 1_000,
-        });
+        let end = token.expire_time.map(stamp);
+        if format == Format::Json {
+            let made = pb::Token {
+                token_id: token.id.clone(),
+                principal: args.principal,
+                title: token.title.clone(),
+                grants: token.grants.iter().map(grant).collect(),
+                create_time: Some(stamp(token.create_time)),
+                expire_time: end,
+                created_by: token.created_by.clone(),
+                ..Default::default()
+            };
+            let secret = text.expose().to_owned();
+            let made = pb::CreateTokenResponse { token: Some(made), secret, authentication_required: is_first };
+            json::print("haul.v1.CreateTokenResponse", &made)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         say(&token.id, &args.principal, end.as_ref().map(|_| words::time(end.as_ref())), is_first);
     }
     screen::document(text.expose());
     Ok(ExitCode::SUCCESS)
+}
+
+fn stamp(time: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: time.0.div_euclid(1_000_000), nanos: time.0.rem_euclid(1_000_000) as i32 * 1_000 }
 }
 
 /// Says what is no secret, on stderr.

@@ -37,6 +37,8 @@ pub const AUTH_FAILURES_PER_MINUTE_DEFAULT: u32 = 20;
 pub const HANDSHAKE_DEFAULT: Duration = Duration::from_secs(10);
 /// How long a request may wait for its next byte when nothing is said.
 pub const REQUEST_BODY_IDLE_DEFAULT: Duration = Duration::from_secs(15);
+/// How long answers may wait for a client that reads none of them when nothing is said: a person may look at a part of one.
+pub const ANSWER_IDLE_DEFAULT: Duration = Duration::from_mins(10);
 /// The age at which a connection is ended when nothing is said.
 pub const CONNECTION_AGE_DEFAULT: Duration = Duration::from_hours(24);
 
@@ -122,6 +124,8 @@ pub struct Network {
     pub handshake_timeout: Duration,
     /// How long a request may wait for its next byte.
     pub request_body_idle: Duration,
+    /// How long answers may wait for a client that reads none of them.
+    pub answer_idle: Duration,
     /// The age at which a connection is ended.
     pub connection_max_age: Duration,
 }
@@ -184,6 +188,7 @@ impl Network {
             identities,
             handshake_timeout: time("handshake_timeout", &merged.handshake_timeout, HANDSHAKE_DEFAULT),
             request_body_idle: time("request_body_idle", &merged.request_body_idle, REQUEST_BODY_IDLE_DEFAULT),
+            answer_idle: time("answer_idle", &merged.answer_idle, ANSWER_IDLE_DEFAULT),
             connection_max_age: time("connection_max_age", &merged.connection_max_age, CONNECTION_AGE_DEFAULT),
             reflection: merged.reflection.unwrap_or_default(),
             health: merged.health.unwrap_or_default(),
@@ -244,6 +249,12 @@ fn places(merged: &ServeArgs, wrong: &mut Vec<String>) -> Vec<Place> {
             Some(place) => places.push(place),
             None => wrong.push(not_an_address("listen", text, ", or `unix:/run/haul.sock`")),
         }
+    }
+    let of_sockets = [("socket_mode", merged.socket_mode.is_some()), ("socket_group", merged.socket_group.is_some())];
+    if !texts.iter().any(|text| text.starts_with("unix:")) {
+        let given = of_sockets.into_iter().filter(|(_, is_given)| *is_given);
+        wrong
+            .extend(given.map(|(name, _)| format!("`{name}` is set, and `listen` has no `unix:` place; leave it out")));
     }
     places
 }
@@ -389,5 +400,17 @@ mod tests {
         {
             assert!(read(bad).unwrap_err().contains("cors_origins"), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_is_said_of_sockets_needs_one() {
+        let with = |listen: &str| ServeArgs {
+            listen: Some(vec![listen.to_owned()]),
+            socket_mode: Some("0660".to_owned()),
+            ..ServeArgs::default()
+        };
+        assert!(resolved(&with("unix:/run/haul.sock")).is_ok());
+        let wrong = resolved(&with("127.0.0.1:0")).unwrap_err();
+        assert!(format!("{wrong:?}").contains("`socket_mode` is set"), "{wrong:?}");
     }
 }

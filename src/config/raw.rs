@@ -362,6 +362,10 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_REQUEST_BODY_IDLE", value_name = "TIME", help_heading = NETWORK)]
     pub request_body_idle: Option<String>,
 
+    /// How long answers may wait for a client that reads none of them, before its connection is closed [default: 10m]
+    #[arg(long, env = "HAUL_ANSWER_IDLE", value_name = "TIME", help_heading = NETWORK)]
+    pub answer_idle: Option<String>,
+
     /// The age at which a connection is ended, calls on it first [default: 24h]
     #[arg(long, env = "HAUL_CONNECTION_MAX_AGE", value_name = "TIME", help_heading = NETWORK)]
     pub connection_max_age: Option<String>,

@@ -61,6 +61,15 @@ pub(super) fn metrics_hosts(texts: Option<&[String]>, wrong: &mut Vec<String>) -
             )),
         }
     }
+    for host in &hosts {
+        let name = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map(|(name, _)| name);
+        if let Some(name) = name.filter(|name| hosts.iter().any(|it| it == name)) {
+            wrong.push(format!(
+                "`metrics_hosts` has `{host}` and `{name}`, which is the host with all of its ports; a request is counted for \
+                 one of them, so leave one out"
+            ));
+        }
+    }
     hosts
 }
 
@@ -108,5 +117,18 @@ mod tests {
         for text in ["", "s", "1d", "-1s", "1.2.3s", "9999999999999999999999h"] {
             assert_eq!(millis(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_host_has_series_of_its_own_by_one_name() {
+        let wrong = |texts: &[&str]| {
+            let texts: Vec<String> = texts.iter().map(ToString::to_string).collect();
+            let mut wrong = Vec::new();
+            metrics_hosts(Some(&texts), &mut wrong);
+            wrong.join("\n")
+        };
+        assert_eq!(wrong(&["a.example:443", "a.example:80", "b.example"]), "");
+        let said = wrong(&["a.example", "b.example", "a.example:443"]);
+        assert!(said.contains("`a.example:443` and `a.example`"), "{said}");
     }
 }

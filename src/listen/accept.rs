@@ -49,6 +49,14 @@ enum Arrival {
 }
 
 impl Listener {
+    /// Returns whether nobody but users of this machine can reach it.
+    pub fn is_near(&self) -> bool {
+        match self {
+            Listener::Network(listener, _) => listener.local_addr().is_ok_and(|it| it.ip().to_canonical().is_loopback()),
+            Listener::Socket(_) => true,
+        }
+    }
+
     async fn accept(&self) -> io::Result<Arrival> {
         match self {
             Listener::Network(listener, _) => {

@@ -1,8 +1,9 @@
-//! The requests of one connection on their way to the service, and the count of those that are open.
+//! The requests of one connection on their way to the service, the count of those that are open, and whether the client
+//! reads what it asked for.
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use tower::{Service, ServiceExt as _};
 
 use crate::listen::peer::Peer;
 use crate::listen::places::{OpenCall, Place};
+use crate::listen::unread::{Answering, Unread};
 
 /// What answers requests: a stack of layers over the services.
 pub trait Answers:
@@ -37,6 +39,20 @@ pub(super) struct Calls<S> {
     pub(super) service: S,
     pub(super) peer: Arc<Peer>,
     pub(super) place: Arc<Place>,
+    pub(super) unread: Arc<Unread>,
+}
+
+/// The call of a request, among its extensions, for whoever learns who makes it.
+#[derive(Clone, Debug)]
+pub(crate) struct CallPlace(Weak<OpenCall>);
+
+impl CallPlace {
+    /// Notes that it is known who calls, so that the call keeps its connection's place.
+    pub(crate) fn keep(&self) {
+        if let Some(call) = self.0.upgrade() {
+            call.keep();
+        }
+    }
 }
 
 impl<S: Answers> hyper::service::Service<Request<Incoming>> for Calls<S> {
@@ -45,17 +61,25 @@ impl<S: Answers> hyper::service::Service<Request<Incoming>> for Calls<S> {
     type Future = Answer<S>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let open = self.place.call();
+        let open = Arc::new(self.place.call());
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(self.peer.clone());
-        Answer { answer: Box::pin(self.service.clone().oneshot(request)), open: Some(open) }
+        request.extensions_mut().insert(CallPlace(Arc::downgrade(&open)));
+        let call = Call { open, unread: self.unread.clone() };
+        Answer { answer: Box::pin(self.service.clone().oneshot(request)), call: Some(call) }
     }
+}
+
+/// A call that is open, on a connection.
+struct Call {
+    open: Arc<OpenCall>,
+    unread: Arc<Unread>,
 }
 
 /// The answer to come.
 pub(super) struct Answer<S: Answers> {
     answer: Pin<Box<Oneshot<S, Request<Body>>>>,
-    open: Option<OpenCall>,
+    call: Option<Call>,
 }
 
 impl<S: Answers> Future for Answer<S> {
@@ -63,15 +87,21 @@ impl<S: Answers> Future for Answer<S> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let answered = std::task::ready!(self.answer.as_mut().poll(cx));
-        let open = self.open.take();
-        Poll::Ready(answered.map(|response| response.map(|body| CountedBody { body, _open: open })))
+        let call = self.call.take();
+        Poll::Ready(answered.map(|response| {
+            response.map(|body| {
+                let (open, answering) = call.map(|it| (it.open, it.unread.answering())).unzip();
+                CountedBody { body, answering, _open: open }
+            })
+        }))
     }
 }
 
 /// The body of an answer; its call is open until this is dropped.
 pub(super) struct CountedBody {
     body: Body,
-    _open: Option<OpenCall>,
+    answering: Option<Answering>,
+    _open: Option<Arc<OpenCall>>,
 }
 
 impl HttpBody for CountedBody {
@@ -79,7 +109,12 @@ impl HttpBody for CountedBody {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Some(answering) = &mut self.answering {
+            // Asked for more, the connection has room; what it was given waits for the client until it asks again.
+            answering.set_waits(polled.is_ready());
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

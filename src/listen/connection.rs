@@ -21,13 +21,14 @@ use crate::listen::first::First;
 use crate::listen::peer::{Origin, Peer};
 use crate::listen::places::Place;
 use crate::listen::tls::{Certified, Tls};
+use crate::listen::unread::Unread;
 
 /// How long the head of an HTTP/1 request may take, and how long a connection of HTTP/1 may wait for another one.
 const HEAD_TIME: Duration = Duration::from_secs(20);
 /// The silence after which the peer of an HTTP/2 connection is pinged, and the time without an answer after which the
 /// connection is closed.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
-/// How long the peer of an idle connection that lost its place has to take the news.
+/// How long the peer of an idle connection that lost its place, or of one that ends with the server, has to take the news.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What the connections of a listener share.
@@ -103,13 +104,15 @@ impl<S: Answers> Common<S> {
         let (certificate_names, client) = tls.map(|tls| (tls.names, tls.client)).unwrap_or_default();
         let (certificate, mut client) = client.map(|client| (client.shown.clone(), client)).unzip();
         let peer = Arc::new(Peer { origin, is_encrypted, certificate, certificate_names, share, outbound });
-        let calls = Calls { service: self.service.clone(), peer, place: place.clone() };
+        let unread = Unread::new();
+        let calls = Calls { service: self.service.clone(), peer, place: place.clone(), unread: unread.clone() };
         let said = Arc::new(AtomicBool::new(false));
         let io = TokioIo::new(First::new(stream, said.clone()));
         let mut connection = pin!(self.http.serve_connection(io, calls));
         let mut silence = pin!(tokio::time::sleep(self.settings.handshake_time));
         let mut age = pin!(tokio::time::sleep(jittered(self.settings.age_max)));
-        let (mut is_heard, mut is_ending) = (false, false);
+        let mut stuck = pin!(unread.stuck(self.settings.answer_idle_max));
+        let (mut is_heard, mut is_ending, mut is_closing) = (false, false, false);
         loop {
             tokio::select! {
                 ended = connection.as_mut() => {
@@ -133,6 +136,10 @@ impl<S: Answers> Common<S> {
                     }
                     return;
                 }
+                () = stuck.as_mut() => {
+                    tracing::debug!(?origin, "a connection is closed, since its client reads no answer");
+                    return;
+                }
                 why = lost(&mut client) => {
                     tracing::info!(?origin, "a connection is closed, since its certificate is not accepted any more: {why}");
                     return;
@@ -141,9 +148,11 @@ impl<S: Answers> Common<S> {
                     is_ending = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                () = self.closing.cancelled(), if !is_ending => {
-                    is_ending = true;
+                () = self.closing.cancelled(), if !is_closing => {
+                    (is_ending, is_closing) = (true, true);
                     connection.as_mut().graceful_shutdown();
+                    // Whoever reads is told how its calls end, and whoever does not cannot hold up the end of the server.
+                    stuck.set(unread.stuck(FAREWELL));
                 }
             }
         }

@@ -15,6 +15,7 @@ pub mod peer;
 mod places;
 pub mod socket;
 pub mod tls;
+mod unread;
 mod validity;
 
 use std::time::Duration;
@@ -38,6 +39,8 @@ pub struct ListenSettings {
     pub outbound_bytes_per_connection_max: u64,
     /// How long a connection may take to say anything.
     pub handshake_time: Duration,
+    /// How long answers may wait for a client that reads none of them, before its connection is closed.
+    pub answer_idle_max: Duration,
     /// The age at which a connection is ended, so that clients spread anew over servers; calls on it finish first.
     pub age_max: Duration,
 }

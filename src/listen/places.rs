@@ -1,8 +1,9 @@
 //! Who may stay connected: so many connections in all, so many from one address.
 //!
-//! Where all places are taken, a new connection takes that of one without an open call: first of one that never called,
-//! the oldest of them, then of the one that has been idle the longest. So connections that say nothing never keep out a
-//! client that has something to say.
+//! Where all places are taken, a new connection takes that of one without an open call of a known caller: first of one
+//! on which nobody known ever called, the oldest of them, then of the one that has been idle the longest. So neither
+//! connections that say nothing nor strangers who do not read what they are told keep out a client that has something to
+//! say.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -25,17 +26,18 @@ struct State {
     turns: u64,
     connections: HashMap<u64, Connection>,
     by_network: HashMap<IpAddr, usize>,
-    /// Connections without an open call, in the order in which they lose their places.
+    /// Connections without an open call of a known caller, in the order in which they lose their places.
     quiet: BTreeMap<Quiet, u64>,
 }
 
-/// Whether a connection has ever called, and since when it is quiet.
+/// Whether a known caller has ever called on a connection, and since when it is quiet.
 type Quiet = (bool, u64);
 
 #[derive(Debug)]
 struct Connection {
+    /// Open calls of known callers.
     calls: u32,
-    /// Its key among the quiet ones while it has no open call.
+    /// Its key among the quiet ones while it has no such call.
     quiet: Option<Quiet>,
     network: Option<IpAddr>,
     displaced: CancellationToken,
@@ -148,14 +150,7 @@ impl Place {
     /// Notes that a call begins, which lasts until what this returns is dropped.
     pub(super) fn call(self: &Arc<Self>) -> OpenCall {
         self.has_called.store(true, Ordering::Relaxed);
-        let mut state = self.places.lock();
-        if let Some(connection) = state.connections.get_mut(&self.number) {
-            connection.calls += 1;
-            if let Some(key) = connection.quiet.take() {
-                state.quiet.remove(&key);
-            }
-        }
-        OpenCall(self.clone())
+        OpenCall { place: self.clone(), is_known: AtomicBool::new(false) }
     }
 }
 
@@ -167,15 +162,37 @@ impl Drop for Place {
 
 /// A call that is open.
 #[derive(Debug)]
-pub(super) struct OpenCall(Arc<Place>);
+pub(super) struct OpenCall {
+    place: Arc<Place>,
+    is_known: AtomicBool,
+}
+
+impl OpenCall {
+    /// Notes that it is known who calls: the connection keeps its place for as long as the call is open.
+    pub(super) fn keep(&self) {
+        if self.is_known.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let mut state = self.place.places.lock();
+        if let Some(connection) = state.connections.get_mut(&self.place.number) {
+            connection.calls += 1;
+            if let Some(key) = connection.quiet.take() {
+                state.quiet.remove(&key);
+            }
+        }
+    }
+}
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        let mut state = self.0.places.lock();
-        let Some(connection) = state.connections.get_mut(&self.0.number) else { return };
+        if !*self.is_known.get_mut() {
+            return;
+        }
+        let mut state = self.place.places.lock();
+        let Some(connection) = state.connections.get_mut(&self.place.number) else { return };
         connection.calls -= 1;
         if connection.calls == 0 {
-            state.mark_idle(self.0.number, true);
+            state.mark_idle(self.place.number, true);
         }
     }
 }
@@ -186,6 +203,12 @@ mod tests {
 
     const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
+    fn known(place: &Arc<Place>) -> OpenCall {
+        let call = place.call();
+        call.keep();
+        call
+    }
+
     fn is_displaced(place: &Place) -> bool {
         place.displaced.is_cancelled()
     }
@@ -195,18 +218,18 @@ mod tests {
         let places = Places::new(3, 2);
         let take = || places.take(LOOPBACK).map(Arc::new);
         let (silent, idle, busy) = (take().unwrap(), take().unwrap(), take().unwrap());
-        drop(idle.call());
-        let call = busy.call();
+        drop(known(&idle));
+        let call = known(&busy);
         let fourth = take().unwrap();
         assert!(is_displaced(&silent) && !is_displaced(&idle));
         let fifth = take().unwrap();
         assert!(is_displaced(&fourth), "it never called, though it is younger than the idle one");
-        let calls = (fifth.call(), fifth.call());
+        let calls = (known(&fifth), known(&fifth));
         let sixth = take().unwrap();
         assert!(is_displaced(&idle));
         drop(calls.0);
         drop(silent);
-        let last_call = sixth.call();
+        let last_call = known(&sixth);
         assert!(take().is_none(), "all are busy");
         drop(calls.1);
         let seventh = take().unwrap();
@@ -216,6 +239,25 @@ mod tests {
         drop((idle, busy, fourth, fifth, sixth, last_call));
         let state = places.lock();
         assert!(state.connections.is_empty() && state.quiet.is_empty() && state.by_network.is_empty());
+    }
+
+    #[test]
+    fn a_stranger_whose_calls_are_open_gives_way_before_a_known_caller_who_is_idle() {
+        let places = Places::new(2, 2);
+        let take = || places.take(LOOPBACK).map(Arc::new);
+        let (idle, stranger) = (take().unwrap(), take().unwrap());
+        drop(known(&idle));
+        let calls = (stranger.call(), stranger.call());
+        let third = take().unwrap();
+        assert!(is_displaced(&stranger) && !is_displaced(&idle));
+        let busy = known(&third);
+        busy.keep();
+        drop((calls, stranger));
+        let fourth = take().unwrap();
+        assert!(is_displaced(&idle) && !is_displaced(&third));
+        drop(busy);
+        assert!(places.displace() && is_displaced(&fourth), "nobody known ever called on it");
+        assert!(places.displace() && is_displaced(&third) && !places.displace());
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub(super) struct Loaded {
     pub(super) names: Arc<[String]>,
     /// When the server's certificate ends.
     not_after: Option<Timestamp>,
+    /// What the files were known by before they were read: what changes later, however soon, is seen.
+    stamp: Stamp,
     /// What judges the certificates of clients.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
@@ -173,7 +175,6 @@ impl Tls {
 
     /// Reads the files anew when one has changed, and when `asked` says so, until `closing`.
     pub async fn follow(self: Arc<Self>, mut asked: watch::Receiver<()>, closing: CancellationToken) {
-        let mut seen = stamp(&self.settings);
         loop {
             let is_asked = tokio::select! {
                 () = tokio::time::sleep(LOOK_INTERVAL) => false,
@@ -181,20 +182,18 @@ impl Tls {
                 () = closing.cancelled() => return,
             };
             let this = self.clone();
-            let known = seen.clone();
             let read = tokio::task::spawn_blocking(move || {
-                let now = stamp(&this.settings);
-                (is_asked || now != known).then(|| (now, load(&this.settings)))
+                let is_changed = stamp(&this.settings) != this.current().stamp;
+                (is_asked || is_changed).then(|| load(&this.settings))
             });
             match read.await {
-                Ok(Some((now, Ok(loaded)))) => {
-                    seen = now;
+                Ok(Some(Ok(loaded))) => {
                     self.current.send_replace(Arc::new(loaded));
                     self.note(String::new());
                     tracing::info!("the certificates were read again");
                 }
                 // A set that is half written is looked at again, whether or not it changes once more.
-                Ok(Some((_, Err(error)))) => {
+                Ok(Some(Err(error))) => {
                     self.note(error.to_string());
                     tracing::error!("{error}; the certificates stay as they were");
                 }
@@ -218,6 +217,7 @@ fn stamp(settings: &TlsSettings) -> Stamp {
 }
 
 fn load(settings: &TlsSettings) -> Result<Loaded, TlsError> {
+    let stamp = stamp(settings);
     let wrong = |path: &Path, why: String| TlsError { path: path.to_owned(), why };
     let chain = certificates(&settings.cert)?;
     let key = PrivateKeyDer::from_pem_slice(&read(&settings.key)?)
@@ -256,7 +256,7 @@ fn load(settings: &TlsSettings) -> Result<Loaded, TlsError> {
         wrong(&settings.key, format!("it does not fit the certificate `{}` ({error})", settings.cert.display()))
     })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Loaded { config: Arc::new(config), names: names.into(), not_after: ends, verifier: judge })
+    Ok(Loaded { config: Arc::new(config), names: names.into(), not_after: ends, stamp, verifier: judge })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

@@ -18,6 +18,7 @@ pub mod group;
 pub mod host;
 pub mod identity;
 pub mod ids;
+pub mod import;
 pub mod job;
 pub mod json;
 pub mod limits;

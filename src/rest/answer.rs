@@ -50,6 +50,11 @@ impl Refusal {
         refusal.with_header(ALLOW, allow)
     }
 
+    /// Returns the error as gRPC has it.
+    pub(crate) fn status(&self) -> &Status {
+        &self.status
+    }
+
     /// Adds a header to the answer.
     pub(crate) fn with_header(self, name: HeaderName, value: String) -> Refusal {
         Refusal { header: Some((name, value)), ..self }

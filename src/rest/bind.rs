@@ -67,6 +67,9 @@ pub(crate) fn message(
         }
         place(&mut document, &input, name, text.clone(), &mut v);
     }
+    if is_set(&message, "request_id") && headers.contains_key(IDEMPOTENCY_KEY) {
+        v.add("request_id", "is given by the body and by `Idempotency-Key`; leave one out");
+    }
     from_headers(&mut document, &input, headers, &mut v);
     v.or(())?;
     merge(&mut message, json::read_value(input.clone(), Value::Object(document))?);
@@ -351,6 +354,8 @@ mod tests {
         let key = [("idempotency-key", "k")];
         let twice = bound::<pb::SubmitJobRequest>(&Method::POST, "/v1/jobs?request_id=x", &key, "{}").unwrap_err();
         assert!(twice[0].starts_with("request_id: "), "{twice:?}");
+        let twice = bound::<pb::CreateTokenRequest>(&Method::POST, "/v1/tokens", &key, r#"{"request_id": "x"}"#);
+        assert!(twice.unwrap_err()[0].starts_with("request_id: "));
         let query = bound::<pb::SubmitJobRequest>(&Method::POST, "/v1/jobs?job.title=x", &[], "{}").unwrap_err();
         assert!(query[0].starts_with("job.title: "), "{query:?}");
         let cancel: pb::CancelJobRequest =

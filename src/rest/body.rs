@@ -8,10 +8,11 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
+use tokio::time::Instant;
 use tonic::Code;
 use tonic::body::Body;
 
-use crate::api::inbound::{no_room, silent};
+use crate::api::inbound::{no_room, silent, slow};
 use crate::api::status::{message_too_large, shown};
 use crate::listen::budget::Hold;
 use crate::listen::peer::Peer;
@@ -24,6 +25,15 @@ pub struct BodyBounds {
     pub bytes_max: u64,
     /// How long the next byte may take.
     pub idle_max: Duration,
+    /// How long the whole body may take.
+    pub whole_max: Duration,
+}
+
+/// A body that is whole, and the room that it takes among what clients have sent.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    pub(crate) bytes: Bytes,
+    _room: Option<Hold>,
 }
 
 /// Reads a body of JSON whole. None is empty.
@@ -32,9 +42,9 @@ pub(crate) async fn read(
     mut body: Body,
     peer: Option<&Arc<Peer>>,
     bounds: BodyBounds,
-) -> Result<Bytes, Refusal> {
+) -> Result<Sent, Refusal> {
     if body.is_end_stream() {
-        return Ok(Bytes::new());
+        return Ok(Sent::default());
     }
     let announced = body.size_hint().lower();
     if announced > bounds.bytes_max {
@@ -43,13 +53,15 @@ pub(crate) async fn read(
     is_json(headers)?;
     let mut hold = peer.map(|peer| Hold::new(peer.share.clone()));
     let mut whole = BytesMut::new();
+    let end = Instant::now() + bounds.whole_max;
     loop {
-        let Ok(next) = tokio::time::timeout(bounds.idle_max, body.frame()).await else {
-            let status = silent(bounds.idle_max);
+        let idle = Instant::now() + bounds.idle_max;
+        let Ok(next) = tokio::time::timeout_at(idle.min(end), body.frame()).await else {
+            let status = if end < idle { slow(bounds.whole_max) } else { silent(bounds.idle_max) };
             return Err(Refusal::from(status).with_code(StatusCode::REQUEST_TIMEOUT));
         };
         match next {
-            None => return Ok(whole.freeze()),
+            None => return Ok(Sent { bytes: whole.freeze(), _room: hold }),
             Some(Err(error)) => {
                 let message = format!("the body ended before it was whole: {}", shown(error.message()));
                 return Err(Refusal::new(StatusCode::BAD_REQUEST, Code::Cancelled, "CANCELLED", &message));

@@ -66,18 +66,14 @@ impl Caller {
         Caller { headers, extensions: head.extensions.clone() }
     }
 
-    /// Makes a call. Fails where it ends without a message.
+    /// Makes a call with a body of framed messages. Fails where it ends without a message.
     pub(crate) async fn call(
         &self,
         services: &Services,
         rpc: &MethodDescriptor,
-        message: &[u8],
+        message: Body,
     ) -> Result<Messages, Status> {
-        let mut framed = BytesMut::with_capacity(HEAD_BYTES + message.len());
-        framed.put_u8(0);
-        framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-        framed.put_slice(message);
-        let mut request = Request::new(Body::new(Full::new(framed.freeze())));
+        let mut request = Request::new(message);
         *request.method_mut() = Method::POST;
         *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = self.headers.clone();
@@ -91,20 +87,51 @@ impl Caller {
         let (head, body) = response.into_parts();
         match Status::from_header_map(&head.headers) {
             Some(status) if status.code() != Code::Ok => Err(status),
-            _ => Ok(Messages { body, buffer: BytesMut::new() }),
+            _ => Ok(Messages { body, buffer: BytesMut::new(), explain: None }),
         }
     }
+}
+
+/// Returns the body of a call with one message.
+pub(crate) fn one(message: &[u8]) -> Body {
+    Body::new(Full::new(framed(message)))
+}
+
+/// Writes a message as gRPC sends it.
+pub(crate) fn framed(message: &[u8]) -> Bytes {
+    let mut framed = BytesMut::with_capacity(HEAD_BYTES + message.len());
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    framed.put_slice(message);
+    framed.freeze()
 }
 
 /// The messages of an answer.
 pub(crate) struct Messages {
     body: Body,
     buffer: BytesMut,
+    /// What is made of the error that ends them.
+    explain: Option<Explain>,
 }
 
+type Explain = Box<dyn Fn(Status) -> Status + Send>;
+
 impl Messages {
+    /// Makes something else of the error that may end these messages.
+    pub(crate) fn explained(self, explain: impl Fn(Status) -> Status + Send + 'static) -> Messages {
+        Messages { explain: Some(Box::new(explain)), ..self }
+    }
+
     /// Returns the next message; `None` after the last. Nothing is lost where the future is dropped.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        let next = self.read().await;
+        next.map_err(|status| match &self.explain {
+            Some(explain) => explain(status),
+            None => status,
+        })
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
             if let Some(message) = take(&mut self.buffer)? {
                 return Ok(Some(message));

@@ -20,7 +20,7 @@ use tonic::{Code, Status};
 use crate::api::status::internal;
 use crate::pb;
 use crate::rest::answer::Refusal;
-use crate::rest::call::{Caller, Messages, Services};
+use crate::rest::call::{Caller, Messages, Services, one};
 use crate::rest::ranges::{self, Version, Wanted};
 
 /// What a parameter of a header may hold as it is (RFC 8187).
@@ -69,12 +69,12 @@ pub(crate) async fn answer(
     };
     let task = Some(pb::get_task_request::Task::TaskIndex(index));
     let asked = pb::GetTaskRequest { job_id: job_id.clone(), task, ..Default::default() };
-    let answered = caller.call(services, get_task, &asked.encode_to_vec()).await?.only().await?;
+    let answered = caller.call(services, get_task, one(&asked.encode_to_vec())).await?.only().await?;
     let task = pb::GetTaskResponse::decode(answered).map_err(|_| internal("a task cannot be read"))?.task;
     let is_part = is_head || ranges::are_asked(headers);
     // The first byte tells how many there are.
     let wish = pb::ReadContentRequest { offset: 0, length: u64::from(is_part), ..wish };
-    let mut messages = caller.call(services, read_content, &wish.encode_to_vec()).await?;
+    let mut messages = caller.call(services, read_content, one(&wish.encode_to_vec())).await?;
     let first = next(&mut messages).await?.ok_or_else(|| internal("a content has no first chunk"))?;
     let total = first.total_bytes;
     let known = known(&task.unwrap_or_default(), &job_id, index, total);
@@ -104,7 +104,7 @@ pub(crate) async fn answer(
         Body::empty()
     } else if is_part {
         let wish = pb::ReadContentRequest { offset: from, length, ..wish };
-        bytes_of(caller.call(services, read_content, &wish.encode_to_vec()).await?, None)
+        bytes_of(caller.call(services, read_content, one(&wish.encode_to_vec())).await?, None)
     } else {
         bytes_of(messages, Some(first.data))
     };

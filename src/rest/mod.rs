@@ -2,14 +2,17 @@
 //!
 //! Nothing here knows a method: a request becomes a message by the descriptors, is called as a client over gRPC calls it,
 //! and its answer is written by the descriptors again. So each check, limit and right is passed once, and a new method
-//! costs an annotation. Only contents, whose answers are bytes, are written by hand.
+//! costs an annotation. The body is read where a client over gRPC would have sent its message ([`ask`]): once it is known
+//! who calls. Only contents, whose answers are bytes, are written by hand.
 
 mod accept;
 pub(crate) mod answer;
+mod ask;
 mod bind;
 mod body;
 mod call;
 mod content;
+mod import;
 pub(crate) mod json;
 mod openapi;
 mod ranges;
@@ -29,9 +32,9 @@ use tonic::body::Body;
 use crate::api::access::SessionDoor;
 use crate::api::request_id::RequestId;
 use crate::api::status::{Violations, internal};
-use crate::listen::peer::Peer;
 use crate::pb;
 use crate::rest::answer::{Refusal, whole};
+use crate::rest::ask::Asked;
 use crate::rest::call::Caller;
 use crate::rest::routes::{Found, Route};
 use crate::rest::stream::Form;
@@ -67,6 +70,9 @@ impl Rest {
         if request.uri().path() == session::PATH {
             return session::answer(&self.door, &request);
         }
+        if let Some(job_id) = import::job_of(request.uri().path()) {
+            return import::answer(self, job_id, request).await;
+        }
         let (head, body) = request.into_parts();
         if head.uri.path() == DESCRIPTION && matches!(head.method, Method::GET | Method::HEAD) {
             return Ok(whole(StatusCode::OK, "application/json", openapi::DOCUMENT.as_str().into()));
@@ -79,21 +85,23 @@ impl Rest {
             }
             Found::Nothing => return Err(Refusal::no_route(head.uri.path())),
         };
-        let mut sent = bytes::Bytes::new();
-        if route.body != routes::Body::None {
-            let peer = head.extensions.get::<Arc<Peer>>();
-            sent = body::read(&head.headers, body, peer, self.bounds).await?;
-        }
-        let message = bind::message(route, &path, head.uri.query().unwrap_or_default(), &head.headers, &sent)?;
-        drop(sent);
         let caller = Caller::new(&head);
         if route.rpc.name() == "ReadContent" {
+            let message = bind::message(route, &path, head.uri.query().unwrap_or_default(), &head.headers, b"")?;
             return self.content(&caller, &route.rpc, &message, &head.headers, head.method == Method::HEAD).await;
         }
-        let form = form(route, &message, &head.headers)?;
-        let messages = caller.call(&self.services, &route.rpc, &message.encode_to_vec()).await?;
+        let form = Form::of(&route.rpc, &head.headers)?;
+        let path = path.into_iter().map(|(name, text)| (name.to_owned(), text)).collect();
+        let asked = Asked { route: route.clone(), path, head, body, bounds: self.bounds };
+        let (message, outcome) = ask::lazily(asked);
+        let answered = caller.call(&self.services, &route.rpc, message).await;
+        let outcome = outcome.take();
+        if let Some(refusal) = outcome.refusal {
+            return Err(refusal);
+        }
+        let messages = answered?;
         if let Some(form) = form {
-            return stream::answer(messages, route.rpc.output(), form).await;
+            return stream::answer(messages, route.rpc.output(), form, outcome.after_sequence).await;
         }
         let mut line = json::write(route.rpc.output(), &messages.only().await?)?;
         line.push(b'\n');
@@ -119,20 +127,6 @@ impl Rest {
         let get_task = get_task.ok_or_else(|| internal("the contract has no GetTask"))?;
         content::answer(caller, &self.services, [&get_task.rpc, rpc], wish, headers, is_head).await
     }
-}
-
-/// Returns how a stream is written; `None` where the answer is one message.
-fn form(route: &Route, message: &DynamicMessage, headers: &HeaderMap) -> Result<Option<Form>, Refusal> {
-    if !route.rpc.is_server_streaming() {
-        accept::takes(headers, &["application/json"])?;
-        return Ok(None);
-    }
-    if !accept::wants_events(headers) {
-        accept::takes(headers, &["application/x-ndjson", "application/json"])?;
-        return Ok(Some(Form::Lines));
-    }
-    let after = message.get_field_by_name("after_sequence").filter(|_| message.has_field_by_name("after_sequence"));
-    Ok(Some(Form::Events(after.and_then(|it| it.as_u64()))))
 }
 
 fn methods_of(methods: &str) -> Response<Body> {

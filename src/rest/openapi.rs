@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use prost_reflect::{EnumDescriptor, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value, json};
 
+use crate::rest::import;
 use crate::rest::json;
 use crate::rest::routes::{self, Body, Route, routes};
 
@@ -39,6 +40,7 @@ impl Writer {
                 path.insert(route.method.as_str().to_ascii_lowercase(), operation);
             }
         }
+        paths.insert(import::PATH.to_owned(), json!({"post": self.import()}));
         self.schemas.insert("Error".to_owned(), error_schema());
         json!({
             "openapi": "3.1.0",
@@ -79,6 +81,39 @@ impl Writer {
         operation["requestBody"] =
             json!({"required": is_required, "content": {"application/json": {"schema": schema}}});
         operation
+    }
+
+    /// Describes the one route that is no method of its own: lists of other programs, which become messages of `AddTasks`.
+    fn import(&mut self) -> Value {
+        let answer = json::pool().get_message_by_name("haul.v1.AddTasksResponse");
+        let answer = answer.map_or(Value::Null, |message| self.reference(&message));
+        let list = json!({"schema": {"type": "string"}});
+        let kinds = json!({"type": "string", "enum": ["download", "fetch"], "default": "download"});
+        json!({
+            "operationId": "ImportTasks",
+            "summary": "Adds the tasks of a list to an open job.",
+            "description": "The list is read as it comes: URLs, a TaskSpec as JSON a line, an input file of aria2, or a \
+                Metalink document. Each thousand tasks have a line in the answer once they are durable. A line that cannot be \
+                read ends both, with its number as `line` in the metadata of the error; the same list can be sent again, \
+                and what is there already is not added twice.",
+            "parameters": [
+                {"name": "job_id", "in": "path", "required": true, "schema": {"type": "string"}},
+                {"name": "kind", "in": "query", "required": false, "schema": kinds,
+                    "description": "What the tasks of URLs do."},
+            ],
+            "requestBody": {"required": true, "content": {
+                "text/uri-list": list.clone(),
+                "application/x-ndjson": list.clone(),
+                "text/x-aria2-input": list.clone(),
+                "application/metalink4+xml": list,
+            }},
+            "responses": {
+                "200": {"description": "A line for each chunk; a last line of the form of Error ends a list that broke.",
+                    "content": {"application/x-ndjson": {"schema": answer}}},
+                "default": {"description": "The error.",
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}},
+            },
+        })
     }
 
     fn responses(&mut self, route: &Route) -> Value {

@@ -9,14 +9,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::stream::unfold;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use prost_reflect::{DynamicMessage, MessageDescriptor, Value};
+use prost_reflect::{DynamicMessage, MessageDescriptor, MethodDescriptor, Value};
 use tonic::Status;
 use tonic::body::Body;
 use tonic_types::StatusExt as _;
 
+use crate::rest::accept;
 use crate::rest::answer::{Refusal, harden};
 use crate::rest::call::Messages;
 use crate::rest::json;
@@ -33,12 +34,27 @@ const DURABLE: [&str; 3] = ["task_ended", "job_changed", "job_ended"];
 const RECONNECT: &str = "retry: 1000\n";
 
 /// How the messages of a stream are written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     /// A document a line.
     Lines,
-    /// Events, after this sequence where the client has said one.
-    Events(Option<u64>),
+    /// Events, as browsers read them.
+    Events,
+}
+
+impl Form {
+    /// Returns how the answer of a method is written for these headers; `None` where it is one message.
+    pub(crate) fn of(rpc: &MethodDescriptor, headers: &HeaderMap) -> Result<Option<Form>, Refusal> {
+        if !rpc.is_server_streaming() {
+            accept::takes(headers, &["application/json"])?;
+            return Ok(None);
+        }
+        if accept::wants_events(headers) {
+            return Ok(Some(Form::Events));
+        }
+        accept::takes(headers, &["application/x-ndjson", "application/json"])?;
+        Ok(Some(Form::Lines))
+    }
 }
 
 /// What is left of a stream.
@@ -47,16 +63,19 @@ struct Rest {
     /// A message that was awaited before the answer began.
     first: Option<Bytes>,
     form: Form,
+    /// The sequence after which the client goes on.
+    after: Option<u64>,
     of: MessageDescriptor,
     preface: &'static str,
     is_over: bool,
 }
 
-/// Returns the answer that a stream of messages becomes.
+/// Returns the answer that a stream of messages becomes; `after`: the sequence after which the client goes on.
 pub(crate) async fn answer(
     mut messages: Messages,
     of: MessageDescriptor,
     form: Form,
+    after: Option<u64>,
 ) -> Result<Response<Body>, Refusal> {
     let (first, is_over) = match tokio::time::timeout(FIRST, messages.next()).await {
         Ok(Ok(Some(first))) => (Some(first), false),
@@ -64,8 +83,8 @@ pub(crate) async fn answer(
         Ok(Err(status)) => return Err(status.into()),
         Err(_) => (None, false),
     };
-    if let (Form::Events(Some(after)), Some(first)) = (&form, &first)
-        && nothing_is_left(&of, first, *after)
+    if let (Form::Events, Some(after), Some(first)) = (form, after, &first)
+        && nothing_is_left(&of, first, after)
     {
         // It ends the reconnecting of a browser.
         let mut response = Response::new(Body::empty());
@@ -74,9 +93,9 @@ pub(crate) async fn answer(
     }
     let (kind, preface) = match form {
         Form::Lines => ("application/x-ndjson", ""),
-        Form::Events(_) => ("text/event-stream", RECONNECT),
+        Form::Events => ("text/event-stream", RECONNECT),
     };
-    let rest = Rest { messages, first, form, of, preface, is_over };
+    let rest = Rest { messages, first, form, after, of, preface, is_over };
     let frames = unfold(rest, |mut rest| async move {
         let bytes = rest.next().await?;
         Some((Ok::<_, Infallible>(Frame::data(bytes)), rest))
@@ -100,7 +119,7 @@ impl Rest {
                     let next = self.messages.next().await;
                     self.write(next, &mut out);
                 }
-                Form::Events(_) => match tokio::time::timeout(SILENCE, self.messages.next()).await {
+                Form::Events => match tokio::time::timeout(SILENCE, self.messages.next()).await {
                     Ok(next) => self.write(next, &mut out),
                     Err(_) => out.extend_from_slice(b": heartbeat\n\n"),
                 },
@@ -125,11 +144,11 @@ impl Rest {
     }
 
     fn message(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), Status> {
-        let Form::Events(after) = self.form else {
+        if self.form == Form::Lines {
             out.extend(json::write(self.of.clone(), message)?);
             out.push(b'\n');
             return Ok(());
-        };
+        }
         let message = json::decode(self.of.clone(), message)?;
         let kind = kind(&message);
         let sequence = sequence(&message);
@@ -138,7 +157,7 @@ impl Rest {
             return Ok(());
         }
         // The snapshot of a replay is ahead of what follows it: a cut there would lose events.
-        let has_id = kind.as_deref().is_some_and(|it| DURABLE.contains(&it) || (it == "snapshot" && after.is_none()));
+        let has_id = kind.as_deref().is_some_and(|it| DURABLE.contains(&it) || (it == "snapshot" && self.after.is_none()));
         if let Some(sequence) = sequence.filter(|_| has_id) {
             out.extend(format!("id: {sequence}\n").into_bytes());
         }
@@ -157,7 +176,7 @@ impl Rest {
         let document = Refusal::from(status).document();
         let text = match self.form {
             Form::Lines => format!("{document}\n"),
-            Form::Events(_) => {
+            Form::Events => {
                 let retry = delay.map(|delay| format!("retry: {}\n", delay.as_millis())).unwrap_or_default();
                 format!("{retry}event: stream_error\ndata: {document}\n\n")
             }

@@ -73,7 +73,9 @@ impl Listeners {
             calls.spawn(accept::serve(listener, layered.clone(), room, bounds.clone(), closing.clone()));
         }
         if let Some(listener) = self.metrics {
-            let alone = services::metrics_alone(around);
+            let alone = services::metrics_alone(around, listener.is_near());
+            // Nor do they keep out who looks whether the server is well.
+            let room = Room::new(bounds);
             calls.spawn(accept::serve(listener, alone, room, bounds.clone(), closing.clone()));
         }
         calls

@@ -16,7 +16,7 @@ use crate::api::complete::CompleteErrors;
 use crate::api::content::Contents;
 use crate::api::deadline::Deadlines;
 use crate::api::guard::BrowserGuard;
-use crate::api::inbound::Inbound;
+use crate::api::inbound::{Inbound, WHOLE_TIMES};
 use crate::api::jobs::Jobs;
 use crate::api::outbound::Outbound;
 use crate::api::request_id::NameRequests;
@@ -47,7 +47,7 @@ pub(super) const DESCRIPTORS: [&[u8]; 4] = [
 
 /// Names what this server has beside gRPC.
 pub(super) fn features(has_dashboard: bool) -> &'static [&'static str] {
-    if has_dashboard { &["rest", "web"] } else { &["rest"] }
+    if has_dashboard { &["rest", "metrics", "web"] } else { &["rest", "metrics"] }
 }
 
 /// Gives a service the size of messages and the compression that all have.
@@ -103,6 +103,11 @@ pub(super) struct Around {
 }
 
 impl Around {
+    /// What is scraped, for everybody.
+    fn open_page(&self) -> rest::Services {
+        BoxCloneSyncService::new(web::metrics::service(self.scrape.clone()))
+    }
+
     /// What is scraped, for who may.
     fn page(&self) -> rest::Services {
         let page = web::metrics::service(self.scrape.clone());
@@ -128,7 +133,8 @@ pub(super) fn layered(services: Routes, around: &Around, has_metrics: bool) -> i
     let count = CountCalls::new(metrics, "haul.v1");
     let called =
         ServiceBuilder::new().layer(Through(Deadlines)).layer(Through(CompleteErrors)).service(services.prepare());
-    let bounds = BodyBounds { bytes_max: MESSAGE_BYTES_MAX as u64, idle_max: request_body_idle };
+    let whole_max = request_body_idle.saturating_mul(WHOLE_TIMES);
+    let bounds = BodyBounds { bytes_max: MESSAGE_BYTES_MAX as u64, idle_max: request_body_idle, whole_max };
     let within =
         ServiceBuilder::new().layer(Through(count.clone())).layer(Through(access.clone())).service(called.clone());
     let rest = Rest::new(BoxCloneSyncService::new(within), bounds, around.door());
@@ -147,9 +153,10 @@ pub(super) fn layered(services: Routes, around: &Around, has_metrics: bool) -> i
         .service(Steer::new(grpc, web))
 }
 
-/// Metrics and probes alone, for an address of their own.
-pub(super) fn metrics_alone(around: &Around) -> impl Answers + use<> {
+/// Metrics and probes alone, for an address of their own. Where that is on this machine (`is_near`) its users need no token.
+pub(super) fn metrics_alone(around: &Around, is_near: bool) -> impl Answers + use<> {
     let web = Web::new(around.readiness.clone(), around.door(), None, Some(around.page()), false);
+    let web = if is_near { web.with_metrics_here(around.open_page()) } else { web };
     ServiceBuilder::new()
         .layer(Through(NameRequests))
         .layer(Through(Outbound))

@@ -81,6 +81,8 @@ pub struct Web {
     door: SessionDoor,
     api: Option<Rest>,
     metrics: Option<Services>,
+    /// The metrics for callers on this machine, who need no token for them and for probes; `None`: they do.
+    metrics_here: Option<Services>,
     has_dashboard: bool,
 }
 
@@ -94,14 +96,25 @@ impl Web {
         metrics: Option<Services>,
         has_dashboard: bool,
     ) -> Web {
-        Web { readiness, door, api, metrics, has_dashboard }
+        Web { readiness, door, api, metrics, metrics_here: None, has_dashboard }
+    }
+
+    /// Serves these metrics, and probes, to callers on this machine without asking who they are.
+    #[must_use]
+    pub fn with_metrics_here(self, metrics: Services) -> Web {
+        Web { metrics_here: Some(metrics), ..self }
+    }
+
+    /// Returns the metrics for a caller on this machine that need no token.
+    fn here(&self, request: &Request<Body>) -> Option<&Services> {
+        self.metrics_here.as_ref().filter(|_| self.door.is_here(request))
     }
 
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let is_head = request.method() == Method::HEAD;
         let response = match (request.uri().path(), &self.api, &self.metrics) {
             (path, Some(api), _) if path.starts_with("/v1/") => api.answer(request).await,
-            ("/metrics", _, Some(metrics)) => scraped(metrics, request).await,
+            ("/metrics", _, Some(metrics)) => scraped(self.here(&request).unwrap_or(metrics), request).await,
             ("/healthz" | "/readyz", ..) => self.probe(&request),
             (path, ..) => self.page(&request, path),
         };
@@ -115,7 +128,9 @@ impl Web {
 
     fn probe(&self, request: &Request<Body>) -> Response<Body> {
         let path = request.uri().path();
-        if let Err(refused) = self.door.judge_probe(request) {
+        if self.here(request).is_none()
+            && let Err(refused) = self.door.judge_probe(request)
+        {
             return Refusal::from(refused).of(&RequestId::of(request)).into_response();
         }
         let probe = match path {

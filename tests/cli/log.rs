@@ -65,7 +65,7 @@ fn an_operator_is_warned() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_haul"))
         .args(["serve", "--listen", "0.0.0.0:0", "--insecure-listen", "open"])
-        .args(["--allow-private-networks", "--file-durability", "none"])
+        .args(["--allow-private-networks", "--file-durability", "none", "--metrics-listen", "0.0.0.0:0"])
         .env("HAUL_DATA_DIR", dir.path().join("data"))
         .env("HAUL_DOWNLOAD_DIR", dir.path().join("downloads"))
         .stdout(Stdio::piped())
@@ -77,7 +77,9 @@ fn an_operator_is_warned() {
     assert!(terminate(&mut child).success());
     let log = std::io::read_to_string(stderr).unwrap();
     let warned = log.lines().filter(|line| line.contains("WARN")).collect::<Vec<_>>().join("\n");
-    for part in ["--insecure-listen open", "--allow-private-networks", "--file-durability none"] {
+    for part in
+        ["--insecure-listen open", "--allow-private-networks", "--file-durability none", "can read the metrics"]
+    {
         assert!(warned.contains(part), "{part}: {log}");
     }
 }

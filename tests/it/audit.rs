@@ -206,6 +206,35 @@ async fn refused_calls_are_counted_and_outlive_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_was_answered_has_a_row_and_one_that_saw_nothing_has_none() {
+    let mut server = Server::with(&["--audit-reads"]).await;
+    let operator = operator(&server);
+    let auditor = auditor(&server, &operator);
+    let reader = token(&server, &operator, &["own", "--grant", "submit"]);
+    let owner = token(&server, &operator, &["other", "--grant", "submit"]);
+    let submit = pb::SubmitJobRequest { job: Some(pb::JobSpec { open: true, ..job(Vec::new()) }), ..Default::default() };
+    let id = jobs(&server, &owner).submit_job(submit).await.unwrap().into_inner().job.unwrap().job_id;
+    let look = pb::GetJobRequest { job_id: id, ..Default::default() };
+    refused(jobs(&server, &reader).get_job(look.clone()).await, Code::NotFound, "JOB_NOT_FOUND");
+    jobs(&server, &owner).get_job(look).await.unwrap();
+    jobs(&server, &reader).list_jobs(pb::ListJobsRequest::default()).await.unwrap();
+    assert!(server.terminate().success());
+    server.launch().await;
+    let all = events(&server, &auditor, oldest_first()).await;
+    let read = |who: &str, method: &str| {
+        all.iter().any(|event| event.principal == who && event.method.ends_with(method) && event.code == "OK")
+    };
+    assert!(read("other", "GetJob") && read("own", "ListJobs") && !read("own", "GetJob"), "{all:?}");
+    let ignored = haul(&["--server", &server.address, "audit", "verify", "--data-dir", "nowhere"]);
+    assert_eq!(ignored.status.code(), Some(2), "no server is asked");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &auditor).unwrap();
+    let listed =
+        haul(&["--server", &server.address, "--token-file", file.path().to_str().unwrap(), "audit", "-n", "0"]);
+    assert!(String::from_utf8_lossy(&listed.stdout).lines().count() >= all.len(), "0 is all");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_is_changed_added_or_missing_is_found() {
     let mut server = Server::start().await;
     let operator = operator(&server);

@@ -205,3 +205,30 @@ async fn a_head_has_no_range_and_dates_are_conditions() {
     let before = "if-unmodified-since: Sat, 01 Jan 2000 00:00:00 GMT";
     assert_eq!(curl(&server, &["--header", before], &path).code, 412);
 }
+
+/// Whoever reads slowly is told that the server ends, and does not hold it up; nor does who holds a stream of reflection.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_contents_and_of_reflection_end_with_the_server() {
+    let mut server = Server::start().await;
+    let origin = Origin::start();
+    origin.reply("/", Reply::ok(vec![7; 48 << 20]));
+    let spec = pb::DownloadSpec { url: origin.url("/"), ..Default::default() };
+    let id = server.run(job(vec![download_as(spec)])).await.job_id;
+    let request = pb::ReadContentRequest {
+        job_id: id,
+        task: Some(pb::read_content_request::Task::TaskIndex(0)),
+        ..Default::default()
+    };
+    let mut read = server.contents().read_content(request).await.unwrap().into_inner();
+    read.message().await.unwrap().unwrap();
+    let held = futures_util::stream::pending();
+    let mut reflection =
+        tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient::new(server.channel.clone())
+            .server_reflection_info(held)
+            .await
+            .unwrap()
+            .into_inner();
+    tokio::task::block_in_place(|| assert!(server.terminate().success()));
+    assert!(!server.log().contains("grace"), "nothing holds it: {}", server.log());
+    assert_eq!(reflection.message().await.unwrap_err().code(), tonic::Code::Unavailable);
+}

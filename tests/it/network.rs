@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
+use crate::it::access::{bearer, operator};
 use crate::it::wire::call_web;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
@@ -277,6 +278,100 @@ async fn connections_without_calls_give_way_to_new_ones() {
         silent.push(TcpStream::connect(&server.address).await.unwrap());
     }
     watched.message().await.unwrap().unwrap();
+}
+
+/// A connection of somebody who asks whether the server is well and opens no window for the answer, of which only the head
+/// comes. The task is the connection, and ends with it.
+async fn unread(server: &Server) -> (h2::client::SendRequest<bytes::Bytes>, tokio::task::JoinSet<()>) {
+    let stream = TcpStream::connect(&server.address).await.unwrap();
+    let (sender, connection) =
+        h2::client::Builder::new().initial_window_size(0).handshake::<_, bytes::Bytes>(stream).await.unwrap();
+    let mut driver = tokio::task::JoinSet::new();
+    driver.spawn(async move {
+        let _ = connection.await;
+    });
+    let request = http::Request::get(format!("http://{}/healthz", server.address)).body(()).unwrap();
+    let mut ready = sender.ready().await.unwrap();
+    let (response, _) = ready.send_request(request, true).unwrap();
+    let response = tokio::time::timeout(PATIENCE, response).await.unwrap().unwrap();
+    assert_eq!(response.status(), 200);
+    // A stream that is dropped is reset, and so read enough.
+    driver.spawn(async move {
+        let _body = response.into_body();
+        std::future::pending().await
+    });
+    (ready, driver)
+}
+
+#[tokio::test]
+async fn strangers_who_read_nothing_keep_nobody_out() {
+    let server = Server::with(&["--max-connections", "8"]).await;
+    let token = operator(&server);
+    let mut strangers = Vec::new();
+    for _ in 0..20 {
+        strangers.push(unread(&server).await);
+    }
+    let channel = tonic::transport::Channel::from_shared(format!("http://{}", server.address)).unwrap();
+    let mut request = tonic::Request::new(pb::ListJobsRequest::default());
+    request.metadata_mut().insert("authorization", bearer(&token).parse().unwrap());
+    JobServiceClient::new(channel.connect().await.unwrap()).list_jobs(request).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_reads_no_answer_loses_its_connection() {
+    let server = Server::with(&["--answer-idle", "1s"]).await;
+    let (_sender, mut connection) = unread(&server).await;
+    tokio::time::timeout(PATIENCE, connection.join_next()).await.expect("the server closes the connection");
+    // A stream whose server has nothing to say waits for nobody.
+    let id = server.submit(pb::JobSpec { open: true, ..job(Vec::new()) }).await;
+    let watch = pb::WatchJobRequest { job_id: id, ..Default::default() };
+    let mut watched = server.jobs().watch_job(watch).await.unwrap().into_inner();
+    watched.message().await.unwrap().unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    watched.message().await.unwrap().expect("a heartbeat, and no end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_body_is_read_before_it_is_known_who_calls() {
+    let server = Server::start().await;
+    operator(&server);
+    for (kind, length) in [("application/json", 16 << 20), ("application/json", 1 << 40), ("text/plain", 7)] {
+        let head = format!(
+            "POST /v1/jobs HTTP/1.1\r\nhost: {}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n{{",
+            server.address
+        );
+        let answer = raw(&server, head.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 401") && answer.contains("NO_CREDENTIALS"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_trickles_in_ends() {
+    let server = Server::with(&["--request-body-idle", "300ms"]).await;
+    for kind in ["application/json", "application/grpc-web+proto"] {
+        let mut stream = TcpStream::connect(&server.address).await.unwrap();
+        let path = if kind == "application/json" { "v1/jobs" } else { SUBMIT };
+        let head = format!(
+            "POST /{path} HTTP/1.1\r\nhost: {}\r\ncontent-type: {kind}\r\nconnection: close\r\ncontent-length: \
+             100000\r\n\r\n",
+            server.address
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // The head of a message of gRPC, or what begins a text of JSON; it never falls silent.
+        let first: &[u8] = if kind == "application/json" { b"\"" } else { &[0, 0, 1, 0, 0] };
+        stream.write_all(first).await.unwrap();
+        let (mut reader, mut writer) = stream.into_split();
+        let mut sending = tokio::task::JoinSet::new();
+        sending.spawn(async move {
+            while writer.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        });
+        let mut answer = [0; 4_096];
+        let length = tokio::time::timeout(PATIENCE, reader.read(&mut answer)).await.expect("it ends").unwrap();
+        let answer = String::from_utf8_lossy(&answer[..length]);
+        assert!(answer.contains("was not whole") || answer.contains("grpc-status: 4"), "{answer}");
+    }
 }
 
 #[test]

@@ -413,3 +413,33 @@ async fn a_session_needs_tls() {
     assert!(text.contains(" 412 ") && text.contains("SESSION_NEEDS_TLS"), "{text}");
     assert!(!text.to_lowercase().contains("set-cookie"), "{text}");
 }
+
+/// A start takes as long as recovery does, and a certificate may be renewed meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_changes_between_its_reading_and_the_first_look_is_seen() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    put(dir.path(), &authority.server());
+    let settings = haul::listen::tls::TlsSettings {
+        cert: dir.path().join("server.pem"),
+        key: dir.path().join("server.key"),
+        client_ca: None,
+        client_crl: None,
+        client_auth: haul::listen::tls::ClientAuth::Off,
+    };
+    let tls = Arc::new(haul::listen::tls::Tls::load(settings).unwrap());
+    let (certificate, key) = authority.server();
+    put(dir.path(), &(certificate + "\n", key));
+    let (_asked, asked) = tokio::sync::watch::channel(());
+    let closing = tokio_util::sync::CancellationToken::new();
+    let mut following = tokio::task::JoinSet::new();
+    following.spawn(tls.clone().follow(asked, closing));
+    for _ in 0..10 {
+        tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+        if tls.state().reload_time.is_some() {
+            return;
+        }
+    }
+    panic!("the new certificate was never read");
+}

@@ -1,6 +1,10 @@
 // What the dashboard does, seen in a real browser against a real server.
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { at, openContext, ready, startBrowser } from "./browser.mjs";
 import { startOrigin } from "./origin.mjs";
@@ -541,6 +545,127 @@ test("a million tasks are gone through, and few of them are in the document", as
       },
       { on: own },
     );
+});
+
+test("an action on many jobs that is cut says how far it came, and another one can follow", () =>
+  withPage(async (page, open) => {
+    const id = await server.submit({ title: "cut in the middle", tasks: [fetchOf(origin.url("hang"))] });
+    let calls = 0;
+    // The first call counts; the second one acts.
+    await page.route("**/haul.v1.JobService/ControlJobs", (route) => (++calls === 2 ? route.abort() : route.continue()));
+    await open("/jobs?search=cut+in+the+middle");
+    const row = at(page, "job-row", `[data-job-id="${id}"]`);
+    await row.locator('[data-testid="job-select"]').click();
+    await at(page, "bulk-cancel").click();
+    await at(page, "confirm-yes").click();
+    await until("it says that it was cut", async () => /^Cut after 0 of/.test(await text(page, "bulk-result").catch(() => "")));
+    await row.locator('[data-testid="job-select"]').click();
+    await at(page, "bulk-cancel").click();
+    await at(page, "confirm-yes").click();
+    await at(page, "job-row", `[data-job-id="${id}"][data-state="cancelled"]`).waitFor();
+  }));
+
+test("numbers that do not fit are told beside their fields", () =>
+  withPage(async (page, open) => {
+    await open("/submit");
+    await at(page, "submit-urls").fill(origin.url("ok"));
+    await page.getByLabel("Tasks at once").fill("99999999999");
+    await at(page, "submit-check").click();
+    await at(page, "violation", '[data-field="job.group.max_concurrency"]').waitFor();
+    await open("/server");
+    await at(page, "limit-max_concurrent_tasks").fill("99999999999");
+    await at(page, "limits-save").click();
+    assert.match(await text(page, "error"), /max concurrent tasks is 99999999999; write a whole number/i);
+  }));
+
+test("lists of other programs are submitted, and what is wrong in them is told", () =>
+  withPage(async (page, open) => {
+    await open("/submit");
+    await at(page, "submit-urls").fill(`${origin.url("ok/a")}\n  out=one.bin\n${origin.url("ok/b")}\n  bt-seed=1\n`);
+    await at(page, "submit-title").fill("from aria2");
+    await at(page, "submit-send").click();
+    assert.match(await text(page, "violation", '[data-field="job.tasks"]'), /line 4: the option .?bt-seed/);
+    await at(page, "submit-urls").fill(`${origin.url("ok/a")}\n  out=one.bin\n${origin.url("ok/b")}\n`);
+    await at(page, "submit-send").click();
+    await at(page, "job", '[data-state="succeeded"]').waitFor();
+    assert.equal(await counted(page, "count-succeeded"), 2);
+    await open("/submit");
+    await at(page, "submit-file").setInputFiles({
+      name: "x.meta4", mimeType: "application/metalink4+xml",
+      buffer: Buffer.from(`<metalink><file name="two.bin"><url>${origin.url("ok/c")}</url></file></metalink>`),
+    });
+    await at(page, "submit-send").click();
+    await at(page, "job", '[data-state="succeeded"]').waitFor();
+  }));
+
+test("a label of any text leads to the jobs that have it", () =>
+  withPage(async (page, open) => {
+    const id = await server.submit({ title: "labelled", labels: { note: "a,b=c" }, tasks: [fetchOf(origin.url("ok"))] });
+    await open(`/jobs/${id}`);
+    await page.locator("a.label", { hasText: "note" }).click();
+    await until("the job alone is listed", async () => (await at(page, "job-row").count()) === 1);
+    assert.equal(await at(page, "job-row").getAttribute("data-job-id"), id);
+  }));
+
+test("a wrong token is told, and downloads keep their names without a cookie", async () => {
+  const own = await startServer();
+  try {
+    const token = (await own.haul(["token", "create", "me", "--grant", "operator", "--grant", "submit", "--grant", "read"])).trim();
+    const answer = await fetch(`${own.base}/v1/jobs`, {
+      method: "POST",
+      headers: { "content-type": "application/json", authorization: `Bearer ${token}` },
+      body: JSON.stringify({ tasks: [downloadOf(origin.url("ok/file%20%C3%BC.bin"))] }),
+    });
+    const id = (await answer.json()).job.job_id;
+    await withPage(
+      async (page) => {
+        await page.goto(`${own.base}/jobs/${id}/tasks/0`);
+        await at(page, "sign-in-token").fill("haul_0000000000_nonsense");
+        await at(page, "sign-in").click();
+        await until("it is told", async () => /invalid credentials/.test(await text(page, "sign-in-wrong")));
+        await at(page, "sign-in-token").fill(token);
+        await at(page, "sign-in").click();
+        await at(page, "task", '[data-state="succeeded"]').waitFor();
+        const [download] = await Promise.all([page.waitForEvent("download"), at(page, "task-download").click()]);
+        assert.equal(download.suggestedFilename(), "file ü.bin");
+      },
+      { on: own },
+    );
+  } finally {
+    await own.stop();
+  }
+});
+
+test("over TLS who signs in has a cookie that no script can read, and stays signed in", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "haul-tls-"));
+  const [cert, key] = ["cert.pem", "key.pem"].map((name) => join(folder, name));
+  execFileSync("openssl", ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-out", cert, "-keyout", key], { stdio: "ignore" });
+  const own = await startServer(["--tls-cert", cert, "--tls-key", key]);
+  try {
+    const token = (await own.haul(["token", "create", "me", "--grant", "operator", "--grant", "read"])).trim();
+    await withPage(
+      async (page, _, context) => {
+        await page.goto(`${own.base}/jobs`);
+        await at(page, "sign-in-token").fill(token);
+        await at(page, "sign-in").click();
+        await at(page, "jobs-empty").waitFor();
+        const [cookie, ...others] = await context.cookies();
+        assert.deepEqual(others, []);
+        assert.deepEqual([cookie.name, cookie.secure, cookie.httpOnly, cookie.sameSite, cookie.path], ["__Host-haul", true, true, "Strict", "/"]);
+        assert.equal(await page.evaluate(() => document.cookie), "");
+        const stored = await page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }]));
+        assert.ok(!stored.includes(token), "and the token is kept nowhere");
+        await page.reload();
+        await at(page, "jobs-empty").waitFor();
+        await at(page, "page", '[data-live="live"]').waitFor();
+        assert.equal(await at(page, "sign-in-token").count(), 0);
+      },
+      { on: own, ignoreHTTPSErrors: true },
+    );
+  } finally {
+    await own.stop();
+    rmSync(folder, { recursive: true, force: true });
+  }
 });
 
 test("a server that needs a token asks for it", async () => {

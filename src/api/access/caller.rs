@@ -155,6 +155,9 @@ pub(crate) enum Unknown {
     Nothing,
     /// What it shows is no good, for this reason. Clients are not told which.
     Bad(&'static str),
+    /// What it shows is a session that has ended. Sessions cannot be guessed, and each page that is open after a restart
+    /// shows one, so that is no wrong credential.
+    Session,
     /// A proxy passes on what is not from this machine.
     Proxied,
 }
@@ -175,6 +178,7 @@ impl Unknown {
                     "invalid credentials: the token or certificate is unknown, damaged, expired or revoked; get a new one",
                 )
             }
+            Unknown::Session => ("BAD_CREDENTIALS", "the session has ended; sign in again"),
             Unknown::Proxied => (
                 "PROXIED_WITHOUT_AUTH",
                 "a proxy passes this call on, so it may come from anywhere; make a token with `haul token create`, and have \
@@ -190,6 +194,7 @@ impl Unknown {
             Unknown::Bad("two headers" | "another scheme") => "damaged",
             Unknown::Bad("no identity") => "unknown",
             Unknown::Bad(why) => why,
+            Unknown::Session => "session",
             Unknown::Nothing | Unknown::Proxied => "",
         }
     }
@@ -343,6 +348,11 @@ impl Shown {
         }
     }
 
+    /// Returns whether it is on this machine, and no proxy stands between.
+    pub(crate) fn is_here(&self) -> bool {
+        self.is_near && !self.is_proxied
+    }
+
     /// Returns the session of a page.
     pub(crate) fn session(&self) -> Option<&sessions::Key> {
         self.session.as_ref()
@@ -360,7 +370,7 @@ impl Shown {
             return self.by_token(book, now);
         }
         if let Some(session) = self.session.filter(|_| policy.mode != AuthMode::Off) {
-            let token_id = rules.sessions.token_of(&session, now).ok_or(Unknown::Bad("expired"))?;
+            let token_id = rules.sessions.token_of(&session, now).ok_or(Unknown::Session)?;
             let token = book.token(&token_id).ok_or(Unknown::Bad("unknown"))?;
             return self.of_token(token, book, now);
         }

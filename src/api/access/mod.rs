@@ -39,9 +39,10 @@ use crate::api::access::sessions::Sessions;
 use crate::api::access::table::Need;
 use crate::api::access::uses::Uses;
 use crate::api::request_id::RequestId;
-use crate::api::status::{precondition, rate_limited};
+use crate::api::status::{draining, precondition, rate_limited};
 use crate::api::to_proto::timestamp;
 use crate::engine::handle::Engine;
+use crate::listen::calls::CallPlace;
 use crate::listen::peer::Peer;
 use crate::middleware::{Middleware, until};
 use crate::model::access::{LOCAL_NAME, Method};
@@ -62,6 +63,9 @@ const SESSION_LOOK: Duration = Duration::from_secs(60);
 /// How often it is stored which tokens were used and what was refused.
 const KEEP_INTERVAL: Duration = Duration::from_secs(60);
 
+/// The package of the services that end their streams when the server ends.
+const OWN_SERVICES: &str = "haul.v1.";
+
 /// Knows who calls.
 #[derive(Clone)]
 pub struct Access {
@@ -76,10 +80,12 @@ pub struct Access {
     refusals: Arc<Refusals>,
     uses: Arc<Uses>,
     sessions: Arc<Sessions>,
+    closing: CancellationToken,
 }
 
 impl Access {
-    /// Makes the layer for the services of these descriptors. `identities` are those of the settings.
+    /// Makes the layer for the services of these descriptors. `identities` are those of the settings; `closing` ends streams
+    /// of services that do not end them by themselves.
     pub fn new(
         engine: Engine,
         policy: Policy,
@@ -87,6 +93,7 @@ impl Access {
         exposure: Exposure,
         bounds: CallBounds,
         descriptors: &[&[u8]],
+        closing: CancellationToken,
     ) -> Access {
         let mut streaming = HashSet::new();
         let sets = descriptors.iter().filter_map(|bytes| FileDescriptorSet::decode(*bytes).ok());
@@ -108,6 +115,7 @@ impl Access {
             refusals: Arc::default(),
             uses: Arc::default(),
             sessions: Arc::default(),
+            closing,
         }
     }
 
@@ -213,11 +221,6 @@ impl Access {
         if let Some(session) = shown.session() {
             self.sessions.note(session, now);
         }
-        if self.exposure.counts_reads && table::reads(method) {
-            let (address, tenant) = (shown.address(), table::tenant(need, &caller.actor));
-            self.refusals
-                .note_read(Refusal { who: Some(&caller.actor), address, tenant, method: known, detail: "" }, now);
-        }
         let method = known.unwrap_or_default().to_owned();
         Ok((need, Standing { access: self.clone(), books, shown, caller: Some(caller), need, method }))
     }
@@ -268,6 +271,11 @@ impl SessionDoor {
         Ok(Begun { principal: caller.actor.name.clone(), expire_time: timestamp(end).to_string(), cookie })
     }
 
+    /// Returns whether a request comes from this machine, and no proxy passes it on.
+    pub(crate) fn is_here(&self, request: &Request<Body>) -> bool {
+        Shown::by(request.headers(), request.extensions(), "").is_here()
+    }
+
     /// Refuses a request that asks by plain HTTP whether the server is well, where the operator wants callers to be known.
     pub(crate) fn judge_probe(&self, request: &Request<Body>) -> Result<(), Status> {
         self.access.judge_probe(request)
@@ -305,14 +313,18 @@ impl Standing {
         Standing { access: access.clone(), books, shown, caller: None, need: Need::Open, method }
     }
 
-    /// Counts an answer that refuses what the layer has let through.
-    fn note_refusal(&self, status: &Status) {
-        if let Some(caller) = &self.caller {
-            let (access, method) = (&self.access, Some(self.method.as_str()).filter(|it| !it.is_empty()));
-            let now = access.engine.now();
-            let (address, tenant) = (self.shown.address(), table::tenant(self.need, &caller.actor));
-            let refusal = Refusal { who: Some(&caller.actor), address, tenant, method, detail: "" };
-            access.refusals.note(refusal, status, now);
+    /// Counts a call that was answered: one that the services refused though the layer has let it through, or one that only
+    /// reads, where these are wanted.
+    fn note_answer(&self, status: Option<&Status>) {
+        let Some(caller) = &self.caller else { return };
+        let (access, method) = (&self.access, Some(self.method.as_str()).filter(|it| !it.is_empty()));
+        let now = access.engine.now();
+        let (address, tenant) = (self.shown.address(), table::tenant(self.need, &caller.actor));
+        let call = Refusal { who: Some(&caller.actor), address, tenant, method, detail: "" };
+        match status.filter(|status| status.code() != Code::Ok) {
+            Some(status) => access.refusals.note(call, status, now),
+            None if access.exposure.counts_reads && table::reads(&self.method) => access.refusals.note_read(call, now),
+            None => {}
         }
     }
 
@@ -352,8 +364,18 @@ impl Standing {
     }
 }
 
-async fn lost(standing: Arc<Standing>) -> Status {
-    standing.lost().await
+/// Waits until a call may not go on, or until the server ends where its services do not see to that.
+async fn lost(standing: Arc<Standing>, closing: Option<CancellationToken>) -> Status {
+    let closed = async {
+        match closing {
+            Some(closing) => closing.cancelled().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        status = standing.lost() => status,
+        () = closed => draining(),
+    }
 }
 
 impl Middleware for Access {
@@ -363,19 +385,26 @@ impl Middleware for Access {
         let id = RequestId::of(request);
         let judged = self.judge(request, id.as_str());
         let (need, standing) = judged.map_err(|status| Box::new(id.on(status).into_http()))?;
-        let streams = self.streaming.contains(request.uri().path().trim_start_matches('/'));
+        let path = request.uri().path().trim_start_matches('/');
+        let streams = self.streaming.contains(path);
+        // The services of the contract end their streams themselves, once they have told what is left to tell.
+        let closing = (streams && !path.starts_with(OWN_SERVICES)).then(|| self.closing.clone());
+        let ends = streams && (need != Need::Open || closing.is_some());
         request.headers_mut().remove(AUTHORIZATION);
         if let Some(caller) = &standing.caller {
             request.extensions_mut().insert(caller.clone());
+            if let Some(place) = request.extensions().get::<CallPlace>() {
+                place.keep();
+            }
         }
-        Ok(Passed { id, standing: Arc::new(standing), ends: streams && need != Need::Open })
+        Ok(Passed { id, standing: Arc::new(standing), ends, closing })
     }
 
     async fn after<E: Send>(
-        Passed { id, standing, ends }: Passed,
+        Passed { id, standing, ends, closing }: Passed,
         answer: impl Future<Output = Result<Response<Body>, E>> + Send,
     ) -> Result<Response<Body>, E> {
-        let mut lost: Lost = Box::pin(lost(standing.clone()));
+        let mut lost: Lost = Box::pin(lost(standing.clone(), closing));
         let mut over = None;
         let late = async {
             let status = lost.as_mut().await;
@@ -388,8 +417,9 @@ impl Middleware for Access {
             answered = answer => answered?,
             status = late => return Ok(id.on(status).into_http()),
         };
-        if let Some(status) = Status::from_header_map(response.headers()) {
-            standing.note_refusal(&status);
+        let status = Status::from_header_map(response.headers());
+        standing.note_answer(status.as_ref());
+        if status.is_some() {
             id.on_headers(response.headers_mut());
         }
         if !ends {
@@ -418,6 +448,8 @@ pub struct Passed {
     standing: Arc<Standing>,
     /// Whether its answer goes on, and so ends when the call may no longer be made.
     ends: bool,
+    /// What ends it beside that.
+    closing: Option<CancellationToken>,
 }
 
 type Lost = Pin<Box<dyn Future<Output = Status> + Send>>;

@@ -10,7 +10,8 @@ use crate::model::access::Actor;
 use crate::model::audit::{AuditRow, OK};
 use crate::model::time::Timestamp;
 
-/// Rows of one minute. What is beyond has one row for all of it.
+/// Rows of one minute, for refusals and for reads each: who reads much takes no row from what was refused. What is beyond has
+/// one row for all of it.
 const ROWS_MAX: usize = 1_000;
 
 /// A call that was refused.
@@ -44,7 +45,8 @@ pub(super) struct Refusals(Mutex<Minute>);
 
 #[derive(Debug, Default)]
 struct Minute {
-    rows: HashMap<Refused, (Timestamp, u32)>,
+    /// Refusals, and reads.
+    rows: [HashMap<Refused, (Timestamp, u32)>; 2],
     /// How many of each code have no row of their own.
     rest: BTreeMap<&'static str, u32>,
 }
@@ -80,12 +82,13 @@ impl Refusals {
             reason: if detail.is_empty() { reason } else { format!("{reason}/{detail}") },
         };
         let mut minute = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if minute.rows.len() >= ROWS_MAX && !minute.rows.contains_key(&refused) {
+        let kind = usize::from(code == OK);
+        if minute.rows[kind].len() >= ROWS_MAX && !minute.rows[kind].contains_key(&refused) {
             let rest = minute.rest.entry(code).or_default();
             *rest = rest.saturating_add(1);
             return;
         }
-        let (_, count) = minute.rows.entry(refused).or_insert((now, 0));
+        let (_, count) = minute.rows[kind].entry(refused).or_insert((now, 0));
         *count = count.saturating_add(1);
     }
 
@@ -94,6 +97,7 @@ impl Refusals {
         let Minute { rows, rest } = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         let mut rows: Vec<AuditRow> = rows
             .into_iter()
+            .flatten()
             .map(|(refused, (time, count))| AuditRow {
                 time,
                 principal: refused.principal,

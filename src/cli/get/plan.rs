@@ -158,7 +158,7 @@ impl Plan {
 fn entries(args: &GetArgs) -> Result<Vec<Entry>, Usage> {
     let typed = args.urls.iter().map(|text| {
         let url = urls::read(text).map_err(lists::ListError::Line)?;
-        Ok(Entry { line: 0, text: text.clone(), url })
+        Ok(Entry { line: 0, text: text.clone(), url, task: None })
     });
     let list = args.input.as_deref().map(List::open).transpose()?;
     let entries = lists::collected(typed.chain(list.into_iter().flatten()))?;

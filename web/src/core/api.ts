@@ -34,14 +34,30 @@ export const admin = createClient(AdminService, transport);
 // Unary calls end after this time, so that nothing waits for a server that does not answer.
 export const CALL = { timeoutMs: 30_000 };
 
-// Exchanges a token for a cookie that no script can read, where the server may give one, and else keeps it.
-export async function signIn(text: string): Promise<void> {
-  const answer = await fetch("/v1/session", { method: "POST", headers: { authorization: `Bearer ${text}` } }).catch(() => null);
-  // A browser that reached the server without TLS, past what encrypts, has not taken the cookie.
-  const isKnown = answer?.ok && (await fetch("/v1/whoami")).ok;
-  token.value = isKnown ? "" : text;
+// Exchanges a token for a cookie that no script can read, where the server may give one, and else keeps it. Returns what is
+// wrong; empty: nothing, and whoever it was is signed in.
+export async function signIn(text: string): Promise<string> {
+  const headers = { authorization: `Bearer ${text}` };
+  try {
+    const answer = await fetch("/v1/session", { method: "POST", headers });
+    // 412: this server gives no cookie, since nothing encrypts. Whether the token is one is another question then.
+    const judged = answer.status === 412 ? await fetch("/v1/whoami", { headers }) : answer;
+    if (!judged.ok) return await messageOf(judged);
+    // A browser that reached the server without TLS, past what encrypts, has not taken the cookie.
+    const isKnown = answer.ok && (await fetch("/v1/whoami")).ok;
+    token.value = isKnown ? "" : text;
+  } catch {
+    // A token with other letters than ASCII cannot even be sent.
+    return /[^\x21-\x7e]/.test(text) ? "This is not a token: it has letters that no token has." : "The server cannot be reached.";
+  }
   isSignInAsked.value = false;
   visits.value++;
+  return "";
+}
+
+async function messageOf(answer: Response): Promise<string> {
+  const document = await answer.json().catch(() => null);
+  return document?.error?.message ?? `The server answered ${answer.status}.`;
 }
 
 export async function signOut(): Promise<void> {

@@ -68,11 +68,18 @@ async function count(action: JobAction, filter: JobFilter): Promise<number> {
 async function run(action: JobAction, filter: JobFilter, deleteFiles: boolean, words: Words): Promise<void> {
   const failed: BulkResult["failed"] = [];
   let last = { matched: 0, done: 0, failedCount: 0 };
-  for await (const message of jobs.controlJobs({ action, filter, deleteFiles })) {
-    last = message;
-    failed.push(...message.failed);
-    bulk.value = { text: `${message.done} of ${plural(message.matched, "job")} ${words.done}…`, isDone: false, failed };
+  const rest = () => (last.failedCount ? `, ${last.failedCount} could not be` : "");
+  try {
+    for await (const message of jobs.controlJobs({ action, filter, deleteFiles })) {
+      last = message;
+      failed.push(...message.failed);
+      bulk.value = { text: `${message.done} of ${plural(message.matched, "job")} ${words.done}…`, isDone: false, failed };
+    }
+  } catch (error) {
+    // The server stops with the call that it cannot answer any more. What was done stays done.
+    const text = `Cut after ${last.done} of ${plural(last.matched, "job")} ${words.done}${rest()}: ${faultOf(error).message}`;
+    bulk.value = { text, isDone: true, failed };
+    return;
   }
-  const rest = last.failedCount ? `, ${last.failedCount} could not be` : "";
-  bulk.value = { text: `${plural(last.done, "job")} ${words.done}${rest}.`, isDone: true, failed };
+  bulk.value = { text: `${plural(last.done, "job")} ${words.done}${rest()}.`, isDone: true, failed };
 }

@@ -39,7 +39,7 @@ export function make(draft: Draft): Made {
     lines.push(line);
   });
   const headers = draft.headers.filter((it) => it.name.trim());
-  const attempts = Number(draft.maxAttempts) || 0;
+  const attempts = whole("job.defaults.retry", draft.maxAttempts);
   const defaults = {
     ...(attempts ? { retry: { maxAttempts: attempts } } : {}),
     ...(headers.length ? { http: { headers: headers.map((it) => ({ name: it.name.trim(), value: it.value, sensitive: it.isSecret })) } } : {}),
@@ -48,11 +48,24 @@ export function make(draft: Draft): Made {
     title: draft.title,
     labels: readLabels(draft.labels),
     tasks,
-    group: { mode: draft.mode, maxConcurrency: Number(draft.maxConcurrency) || 0 },
+    group: { mode: draft.mode, maxConcurrency: whole("job.group.max_concurrency", draft.maxConcurrency) },
     directory: draft.directory,
     ...(Object.keys(defaults).length ? { defaults } : {}),
   });
   return { job, lines };
+}
+
+// What the page finds wrong with a field, before the server is asked.
+export class FieldError extends Error {
+  constructor(readonly field: string, message: string) {
+    super(message);
+  }
+}
+
+function whole(field: string, text: string): number {
+  const value = Number(text);
+  if (/^\d*$/.test(text.trim()) && value <= 4_294_967_295) return value;
+  throw new FieldError(field, "write a whole number up to 4,294,967,295");
 }
 
 const task = (url: string, isFetch: boolean): TaskSpec =>

@@ -17,7 +17,8 @@ export function faultOf(error: unknown): Fault {
   const info = it.findDetails(ErrorInfoSchema)[0];
   const retry = it.findDetails(RetryInfoSchema)[0]?.retryDelay;
   return {
-    code: it.code,
+    // What the page itself refuses is an argument that is wrong.
+    code: isOfPage(it) && it.code === Code.Unknown ? Code.InvalidArgument : it.code,
     reason: info?.reason ?? "",
     message: isUnreachable(it, info?.reason) ? "The server cannot be reached." : it.rawMessage,
     violations: it.findDetails(BadRequestSchema).flatMap((detail) => detail.fieldViolations),
@@ -25,10 +26,13 @@ export function faultOf(error: unknown): Fault {
   };
 }
 
-// A failure without a reason of the server never came from it.
+// A failure without a reason of the server never came from it: the network failed, which browsers say by a TypeError, or the
+// page could not even write the message.
 function isUnreachable(error: ConnectError, reason: string | undefined): boolean {
-  return !reason && (error.code === Code.Unknown || error.code === Code.Unavailable || error.code === Code.Internal);
+  return !reason && !isOfPage(error) && (error.code === Code.Unknown || error.code === Code.Unavailable || error.code === Code.Internal);
 }
+
+const isOfPage = (error: ConnectError): boolean => error.cause instanceof Error && !(error.cause instanceof TypeError);
 
 export const isAborted = (error: unknown, signal?: AbortSignal): boolean =>
   signal?.aborted === true || ConnectError.from(error).code === Code.Canceled;
@@ -45,6 +49,6 @@ export function advice(fault: Fault): string {
     case Code.DeadlineExceeded:
       return "The server took too long to answer; try again.";
     default:
-      return fault.reason ? "" : "Check that it runs and that this page comes from its address.";
+      return fault.reason || fault.code === Code.InvalidArgument ? "" : "Check that it runs and that this page comes from its address.";
   }
 }

@@ -1,7 +1,7 @@
 // What has no watch of its own is asked for again and again while the page is shown.
 import { useSignal, type Signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { jobs } from "./api";
+import { isSignInAsked, jobs } from "./api";
 import { faultOf, type Fault } from "./errors";
 import { draw } from "./frame";
 import { follow, tellTotals } from "./live";
@@ -32,7 +32,8 @@ export function useAsked<T>(ask: () => Promise<T>, everyMs: number): Asked<T> {
   const name = useSignal(numbers++).peek();
   useEffect(() => {
     void again();
-    const timer = setInterval(() => !document.hidden && void again(), everyMs);
+    // Who is asked to sign in is asked once.
+    const timer = setInterval(() => !document.hidden && !isSignInAsked.peek() && void again(), everyMs);
     return () => clearInterval(timer);
   }, []);
   return { value, fault, again };

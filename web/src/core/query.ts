@@ -18,7 +18,7 @@ export function readQuery(query: URLSearchParams): JobsQuery {
   return {
     search: query.get("search") ?? "",
     states: words(query.get("state")).filter((it) => jobStateOf(it)),
-    labels: readLabels(query.get("label") ?? ""),
+    labels: Object.fromEntries(query.getAll("label").filter((it) => it.includes("=")).map(pair)),
     since: sinceMs(query.get("since") ?? "") ? query.get("since")! : "",
     isByEnd: query.get("order") === "end_time",
   };
@@ -26,10 +26,22 @@ export function readQuery(query: URLSearchParams): JobsQuery {
 
 export const words = (text: string | null): string[] => (text ?? "").split(",").filter(Boolean);
 
+const pair = (text: string): [string, string] => [text.slice(0, text.indexOf("=")), text.slice(text.indexOf("=") + 1)];
+
+// Labels as one types them. What stands behind a comma and is no label of its own belongs to the value before it.
 export function readLabels(text: string): Record<string, string> {
-  const pairs = text.split(",").map((it) => it.trim()).filter((it) => it.includes("="));
-  return Object.fromEntries(pairs.map((it) => [it.slice(0, it.indexOf("=")).trim(), it.slice(it.indexOf("=") + 1).trim()]));
+  const pairs: [string, string][] = [];
+  for (const part of text.split(",")) {
+    const last = pairs.at(-1);
+    if (part.includes("=")) pairs.push(pair(part));
+    else if (last) last[1] += `,${part}`;
+  }
+  return Object.fromEntries(pairs.map(([name, value]) => [name.trim(), value.trim()]));
 }
+
+// As the address has them: a parameter each, so that their values may be any text.
+export const labelParameters = (labels: Record<string, string>): string[] =>
+  Object.entries(labels).map(([name, value]) => `${name}=${value}`);
 
 export const writeLabels = (labels: Record<string, string>): string =>
   Object.entries(labels).map(([name, value]) => `${name}=${value}`).join(",");

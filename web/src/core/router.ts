@@ -20,12 +20,12 @@ export function go(to: string, options: { replace?: boolean; keepScroll?: boolea
   if (isOtherPage && !options.keepScroll) scrollTo(0, 0);
 }
 
-// Changes some of what the query says; an empty value takes the name out.
-export function setQuery(changes: Record<string, string>, options: { path?: string; replace?: boolean } = {}): void {
+// Changes some of what the query says; an empty value takes the name out, and a list has a parameter for each of its values.
+export function setQuery(changes: Record<string, string | string[]>, options: { path?: string; replace?: boolean } = {}): void {
   const query = new URLSearchParams(location.search);
   for (const [name, value] of Object.entries(changes)) {
-    if (value) query.set(name, value);
-    else query.delete(name);
+    query.delete(name);
+    for (const one of [value].flat()) if (one) query.append(name, one);
   }
   go(href(options.path ?? location.pathname, query), { replace: options.replace ?? true, keepScroll: true });
 }

@@ -7,7 +7,7 @@ import { faultOf, type Fault } from "../core/errors";
 import { useAsked } from "../core/poll";
 import { ErrorBox, Skeleton } from "../ui/bits";
 import { Dialog } from "../ui/dialog";
-import { NumberField, readNumber } from "../ui/fields";
+import { NumberField, readBytes, readNumber, readWhole } from "../ui/fields";
 
 export function HostLimitsDialog({ host, onClose }: { host: Host; onClose: () => void }) {
   const fault = useSignal<Fault | null>(null);
@@ -16,16 +16,16 @@ export function HostLimitsDialog({ host, onClose }: { host: Host; onClose: () =>
   // What the host has itself; `host.limits` is what holds, the server's among it.
   const own = limits?.hosts.find((it) => it.host === host.host);
   const save = async (form: FormData) => {
-    const changed = create(HostLimitsSchema, {
-      host: host.host,
-      maxConcurrent: readNumber(form, "max_concurrent"),
-      requestsPerSecond: readNumber(form, "requests_per_second"),
-      bytesPerSecond: BigInt(readNumber(form, "bytes_per_second")),
-      burst: own?.burst ?? 0,
-    });
-    const isNone = !changed.maxConcurrent && !changed.requestsPerSecond && !changed.bytesPerSecond && !changed.burst;
-    const others = limits!.hosts.filter((it) => it.host !== host.host);
     try {
+      const changed = create(HostLimitsSchema, {
+        host: host.host,
+        maxConcurrent: readWhole(form, "max_concurrent"),
+        requestsPerSecond: readNumber(form, "requests_per_second"),
+        bytesPerSecond: readBytes(form, "bytes_per_second"),
+        burst: own?.burst ?? 0,
+      });
+      const isNone = !changed.maxConcurrent && !changed.requestsPerSecond && !changed.bytesPerSecond && !changed.burst;
+      const others = limits!.hosts.filter((it) => it.host !== host.host);
       await admin.updateLimits({ limits: { hosts: isNone ? others : [...others, changed] }, updateMask: { paths: ["hosts"] } }, CALL);
       onClose();
     } catch (error) {

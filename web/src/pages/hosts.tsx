@@ -53,8 +53,8 @@ export function HostsPage() {
                 <th>Host</th>
                 <th>State</th>
                 <th class="num">In flight</th>
-                <th class="num">Waiting</th>
-                <th class="num">Rate</th>
+                <th class="num c-mid">Waiting</th>
+                <th class="num c-mid">Rate</th>
                 <th class="num c-wide">Requests</th>
                 <th class="c-wide">Last error</th>
                 <th>
@@ -94,8 +94,8 @@ function Row({ host, resume, change }: { host: Host; resume: (host: string) => P
         {count(host.running)}
         {most > 0 && <span class="muted"> / {count(most)}</span>}
       </td>
-      <td class="num">{host.waiting ? count(host.waiting) : <span class="faint">0</span>}</td>
-      <td class="num">{host.bytesPerSecond ? rate(host.bytesPerSecond) : <span class="faint">0</span>}</td>
+      <td class="num c-mid">{host.waiting ? count(host.waiting) : <span class="faint">0</span>}</td>
+      <td class="num c-mid">{host.bytesPerSecond ? rate(host.bytesPerSecond) : <span class="faint">0</span>}</td>
       <td class="num c-wide">{host.requestsPerSecond >= 0.05 ? `${host.requestsPerSecond.toFixed(1)}/s` : <span class="faint">0</span>}</td>
       <td class="c-wide">
         {host.recentError && (

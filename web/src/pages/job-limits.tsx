@@ -6,7 +6,7 @@ import { faultOf, type Fault } from "../core/errors";
 import type { JobModel } from "../core/jobmodel";
 import { ErrorBox } from "../ui/bits";
 import { Dialog } from "../ui/dialog";
-import { NumberField, readNumber } from "../ui/fields";
+import { NumberField, readBytes, readNumber, readWhole } from "../ui/fields";
 
 export function JobLimits({ model, job, onClose }: { model: JobModel; job: Job; onClose: () => void }) {
   const fault = useSignal<Fault | null>(null);
@@ -17,11 +17,11 @@ export function JobLimits({ model, job, onClose }: { model: JobModel; job: Job; 
       const answer = await jobs.updateJob(
         {
           jobId: job.jobId,
-          priority: readNumber(form, "priority"),
-          group: { maxConcurrency: readNumber(form, "max_concurrency") },
+          priority: readWhole(form, "priority", 2_147_483_647),
+          group: { maxConcurrency: readWhole(form, "max_concurrency") },
           rateLimit: {
             requestsPerSecond: readNumber(form, "requests_per_second"),
-            bytesPerSecond: BigInt(readNumber(form, "bytes_per_second")),
+            bytesPerSecond: readBytes(form, "bytes_per_second"),
             burst: job.rateLimit?.burst ?? 0,
           },
           updateMask: { paths: ["priority", "group.max_concurrency", "rate_limit"] },

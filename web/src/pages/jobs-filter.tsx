@@ -1,5 +1,5 @@
 // The conditions of the list. Each stands in the address.
-import { writeLabels, type JobsQuery, readLabels, isFiltered } from "../core/query";
+import { writeLabels, type JobsQuery, isFiltered, labelParameters, readLabels } from "../core/query";
 import { setQuery } from "../core/router";
 import { JOB_STATES, jobState, say } from "../core/words";
 import { Button } from "../ui/bits";
@@ -22,7 +22,7 @@ export function JobsFilter({ query }: { query: JobsQuery }) {
         placeholder="Label, as team=ml"
         defaultValue={writeLabels(query.labels)}
         key={writeLabels(query.labels)}
-        onChange={(event) => setQuery({ label: writeLabels(readLabels(event.currentTarget.value)) })}
+        onChange={(event) => setQuery({ label: labelParameters(readLabels(event.currentTarget.value)) })}
       />
       <select data-testid="jobs-since" aria-label="Since" value={query.since} onChange={(event) => setQuery({ since: event.currentTarget.value })}>
         {SINCE.map(([value, label]) => (

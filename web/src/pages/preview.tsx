@@ -78,6 +78,16 @@ async function read(jobId: string, index: number, length: number, signal: AbortS
   return { bytes: new Uint8Array(await new Blob(parts).arrayBuffer()), total };
 }
 
+// The name that a header gives a file, as RFC 8187 writes it.
+function nameIn(disposition: string): string | undefined {
+  const coded = /filename\*=UTF-8''([^;]+)/i.exec(disposition)?.[1];
+  try {
+    return coded && decodeURIComponent(coded);
+  } catch {
+    return undefined;
+  }
+}
+
 // Without a token the browser downloads by itself. A link cannot carry one, so then the page fetches it.
 export function Download({ jobId, index }: { jobId: string; index: number }) {
   const url = `/v1/jobs/${jobId}/tasks/${index}/content`;
@@ -95,7 +105,7 @@ export function Download({ jobId, index }: { jobId: string; index: number }) {
     try {
       const response = await fetch(url, { headers: { authorization: `Bearer ${token.value}` } });
       if (!response.ok) throw new Error(`the server answered ${response.status}`);
-      const name = /filename="([^"]*)"/.exec(response.headers.get("content-disposition") ?? "")?.[1];
+      const name = nameIn(response.headers.get("content-disposition") ?? "");
       const blob = URL.createObjectURL(await response.blob());
       const link = document.createElement("a");
       link.href = blob;

@@ -8,7 +8,7 @@ import { isDraining } from "../core/live";
 import { useAsked, useTotals } from "../core/poll";
 import { Button, Copy, ErrorBox, Fact, Heading, Skeleton } from "../ui/bits";
 import { ask, tell } from "../ui/dialog";
-import { NumberField, readNumber } from "../ui/fields";
+import { NumberField, readBytes, readNumber, readWhole } from "../ui/fields";
 import { useReady } from "./ready";
 
 const EVERY_MS = 5_000;
@@ -102,10 +102,10 @@ function LimitsForm({ limits }: { limits: Limits }) {
       const answer = await admin.updateLimits(
         {
           limits: {
-            maxConcurrentTasks: readNumber(form, "max_concurrent_tasks"),
-            maxPerHost: readNumber(form, "max_per_host"),
+            maxConcurrentTasks: readWhole(form, "max_concurrent_tasks"),
+            maxPerHost: readWhole(form, "max_per_host"),
             requestsPerSecondPerHost: readNumber(form, "requests_per_second_per_host"),
-            bytesPerSecond: BigInt(readNumber(form, "bytes_per_second")),
+            bytesPerSecond: readBytes(form, "bytes_per_second"),
           },
           updateMask: { paths: ["max_concurrent_tasks", "max_per_host", "requests_per_second_per_host", "bytes_per_second"] },
         },

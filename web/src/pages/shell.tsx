@@ -187,23 +187,34 @@ function Bars() {
 
 function SignIn() {
   const typed = useSignal("");
+  const wrong = useSignal("");
+  const isBusy = useSignal(false);
+  const enter = async () => {
+    if (!typed.value.trim() || isBusy.value) return;
+    isBusy.value = true;
+    wrong.value = await signIn(typed.value.trim());
+    isBusy.value = false;
+  };
   return (
     <Dialog title="This server needs a token" onClose={() => (isSignInAsked.value = false)}>
       <form
         onSubmit={(event) => {
           event.preventDefault();
-          if (typed.value.trim()) void signIn(typed.value.trim());
+          void enter();
         }}
       >
         <p class="dialog-text">
           <code>haul token create me --grant operator --grant control --grant submit</code> makes one.
         </p>
-        <label class="field">
+        <label class={wrong.value ? "field wrong" : "field"}>
           <span>Token</span>
-          <input type="password" name="token" data-first autocomplete="current-password" value={typed.value} onInput={(event) => (typed.value = event.currentTarget.value)} />
+          <input type="password" name="token" data-testid="sign-in-token" data-first autocomplete="current-password" aria-describedby="sign-in-wrong" value={typed.value} onInput={(event) => (typed.value = event.currentTarget.value)} />
         </label>
+        <p id="sign-in-wrong" class="bad-text" role="alert" data-testid="sign-in-wrong">
+          {wrong.value}
+        </p>
         <div class="dialog-actions">
-          <button type="submit" class="button primary">
+          <button type="submit" class="button primary" data-testid="sign-in" disabled={isBusy.value}>
             Sign in
           </button>
         </div>

@@ -4,8 +4,9 @@ import { useEffect } from "preact/hooks";
 import { useSignal } from "@preact/signals";
 import { CALL, jobs } from "../core/api";
 import { GroupMode, JobSpecSchema, type Job, type JobSpec } from "../core/contract";
-import { command, EMPTY, make, TASKS_MAX, type Draft, type Tool } from "../core/draft";
+import { command, EMPTY, FieldError, make, TASKS_MAX, type Draft, type Tool } from "../core/draft";
 import { faultOf, type Fault } from "../core/errors";
+import { importList, kindOf, LIST_WORDS, type ListKind } from "../core/lists";
 import { count, plain, plural } from "../core/format";
 import { useTotals } from "../core/poll";
 import { go, place } from "../core/router";
@@ -56,7 +57,8 @@ export function SubmitPage() {
       return make(draft.value);
     } catch (error) {
       const text = error instanceof Error ? error.message : String(error);
-      violations.value = [{ field: json.value !== null ? "job" : "job.tasks", description: text.replace(/^cannot decode message haul\.v1\.\w+ from JSON: ?/, "not a spec: ") }];
+      const field = error instanceof FieldError ? error.field : json.value !== null ? "job" : "job.tasks";
+      violations.value = [{ field, description: text.replace(/^cannot decode message haul\.v1\.\w+ from JSON: ?/, "not a spec: ") }];
       return null;
     }
   };
@@ -64,9 +66,12 @@ export function SubmitPage() {
     fault.value = null;
     violations.value = [];
     isGood.value = null;
+    const kind = json.value === null ? kindOf(draft.value.urls) : "urls";
+    if (kind === "aria2" || kind === "metalink") return sendList(kind, validateOnly);
     const it = made();
     if (!it) return;
     if (it.job.tasks.length > TASKS_MAX) {
+      if (json.value === null) return sendList(kind, validateOnly);
       violations.value = [{ field: "job.tasks", description: `at most ${count(TASKS_MAX)} at once; haul submit -i FILE takes any number` }];
       return;
     }
@@ -87,6 +92,30 @@ export function SubmitPage() {
     }
     isBusy.value = false;
   };
+  // What no single message holds, or what only the server reads, goes into an open job. A job whose list does not read is
+  // cancelled: none of it is asked for again.
+  const sendList = async (kind: ListKind, validateOnly: boolean) => {
+    const { job } = make({ ...draft.value, urls: "" });
+    isBusy.value = true;
+    let id = "";
+    try {
+      const answer = await jobs.submitJob({ job: { ...job, open: true }, validateOnly }, CALL);
+      if (validateOnly) {
+        isGood.value = answer.job ?? null;
+      } else {
+        id = answer.job!.jobId;
+        await importList(id, draft.value.urls, kind, draft.value.isFetch);
+        await jobs.sealJob({ jobId: id }, CALL);
+        tell("Submitted.");
+        go(`/jobs/${id}`);
+      }
+    } catch (error) {
+      const found = faultOf(error);
+      violations.value = found.violations.length ? found.violations : [{ field: "job.tasks", description: found.message }];
+      if (id) await jobs.cancelJob({ jobId: id, reason: "its list could not be read" }, CALL).catch(() => null);
+    }
+    isBusy.value = false;
+  };
   const drop = async (files: FileList | null | undefined) => {
     isOver.value = false;
     const file = files?.[0];
@@ -104,6 +133,7 @@ export function SubmitPage() {
   const of = (...starts: string[]) => shown.filter((it) => starts.some((start) => it.field.startsWith(start)));
   const own = ["job.tasks", "job.title", "job.labels", "job.group", "job.defaults.http.headers", "job.defaults.retry", "job.directory"];
   const rest = shown.filter((it) => !own.some((start) => it.field.startsWith(start)));
+  const kind = kindOf(draft.value.urls);
   const lines = draft.value.urls.split("\n").filter((it) => it.trim() && !it.trim().startsWith("#")).length;
 
   return (
@@ -148,13 +178,13 @@ export function SubmitPage() {
                   void drop(event.dataTransfer?.files);
                 }}
               >
-                <Field label="URLs, one a line" violations={of("job.tasks")} hint={lines ? plural(lines, "task") : "A line may also be a TaskSpec as JSON. Drop a file here, or choose one."}>
+                <Field label="URLs, one a line" violations={of("job.tasks")} hint={!lines ? "Or TaskSpecs as JSON, an input file of aria2, a Metalink document. Drop a file here, or choose one." : kind === "urls" || kind === "json" ? plural(lines, "task") : LIST_WORDS[kind]}>
                   {(id) => <textarea data-testid="submit-urls" class="mono" spellcheck={false} rows={9} aria-describedby={id} placeholder="https://example.com/file.iso" value={draft.value.urls} onInput={(event) => set({ urls: event.currentTarget.value })} />}
                 </Field>
                 <label class="button file">
                   <Icon name="plus" />
                   <span>Choose a file…</span>
-                  <input type="file" data-testid="submit-file" accept=".txt,.jsonl,.ndjson,.json,text/plain,application/json" onChange={(event) => void drop(event.currentTarget.files)} />
+                  <input type="file" data-testid="submit-file" accept=".txt,.jsonl,.ndjson,.json,.aria2,.meta4,.metalink,text/plain,application/json" onChange={(event) => void drop(event.currentTarget.files)} />
                 </label>
               </div>
               <fieldset class="radios">
@@ -233,7 +263,7 @@ export function SubmitPage() {
           )}
           {isGood.value && (
             <p class="good-text" role="status" data-testid="submit-ok">
-              <Icon name="check" /> The server would take this job with {plural(isGood.value.counts?.total ?? 0, "task")}.
+              <Icon name="check" /> The server would take this job{isGood.value.counts?.total ? ` with ${plural(isGood.value.counts.total, "task")}` : "; its list is read when it is submitted"}.
             </p>
           )}
           <div class="form-actions">

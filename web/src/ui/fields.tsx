@@ -19,7 +19,7 @@ const SIZES: Record<string, number> = { k: 1e3, m: 1e6, g: 1e9 };
 // Takes 5M for five million, as the command line does.
 export function NumberField({ name, label, hint, value, hook, isFirst, isFraction, isSigned }: NumberProps) {
   const id = useId();
-  const digits = isFraction ? "[0-9]+(\\.[0-9]+)?" : isSigned ? "-?[0-9]+" : "[0-9]+(\\.[0-9]+)?[kKmMgG]?";
+  const digits = isFraction ? "[0-9]+(\\.[0-9]+)?" : isSigned ? "-?[0-9]+" : "[0-9]+|[0-9]+(\\.[0-9]+)?[kKmMgG]";
   return (
     <label class="field">
       <span>{label}</span>
@@ -36,6 +36,17 @@ export function readNumber(form: FormData, name: string): number {
   const unit = SIZES[text.slice(-1)];
   return unit ? Math.round(Number(text.slice(0, -1)) * unit) : Number(text) || 0;
 }
+
+const U32_MAX = 4_294_967_295;
+
+// Reads a number as the contract has most of them. What does not fit is told under the field's own name.
+export function readWhole(form: FormData, name: string, max = U32_MAX): number {
+  const value = readNumber(form, name);
+  if (Number.isInteger(value) && Math.abs(value) <= max) return value;
+  throw new Error(`${name.replaceAll("_", " ")} is ${String(form.get(name))}; write a whole number up to ${max.toLocaleString("en")}`);
+}
+
+export const readBytes = (form: FormData, name: string): bigint => BigInt(readWhole(form, name, Number.MAX_SAFE_INTEGER));
 
 interface FieldProps {
   label: string;

@@ -1,0 +1,96 @@
+//! What a request asks: its message, made when the services ask for it.
+//!
+//! A client over gRPC is judged by the head of its call, and its message is read after that. A body of JSON is read at the
+//! same moment, so a stranger makes the server neither keep nor parse anything: the body of the call within the process is a
+//! future that nobody awaits before it is known who calls.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::stream::once;
+use http::request::Parts;
+use http_body::Frame;
+use http_body_util::StreamBody;
+use prost::Message as _;
+use prost_reflect::ReflectMessage as _;
+use tonic::body::Body;
+
+use crate::listen::peer::Peer;
+use crate::rest::answer::Refusal;
+use crate::rest::bind;
+use crate::rest::body::{self, BodyBounds};
+use crate::rest::call::framed;
+use crate::rest::routes::{self, Route};
+
+/// A request of which nothing but the head was read.
+pub(crate) struct Asked {
+    pub(crate) route: Route,
+    /// The variables of its path.
+    pub(crate) path: Vec<(String, String)>,
+    pub(crate) head: Parts,
+    pub(crate) body: Body,
+    pub(crate) bounds: BodyBounds,
+}
+
+/// What came of the message, for whoever made the call.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// Why there is none. It says more than the status of the call, which is gRPC's.
+    pub(crate) refusal: Option<Refusal>,
+    /// The sequence after which the client goes on.
+    pub(crate) after_sequence: Option<u64>,
+}
+
+/// Where the outcome will be.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outcomes(Arc<Mutex<Outcome>>);
+
+impl Outcomes {
+    /// Takes what is known by now.
+    pub(crate) fn take(&self) -> Outcome {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, outcome: Outcome) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = outcome;
+    }
+}
+
+/// Returns the body of the call, which is made of the request when it is asked for.
+pub(crate) fn lazily(asked: Asked) -> (Body, Outcomes) {
+    let outcomes = Outcomes::default();
+    let out = outcomes.clone();
+    let message = once(async move {
+        match asked.message().await {
+            Ok((message, after_sequence)) => {
+                out.set(Outcome { refusal: None, after_sequence });
+                Ok(Frame::data(message))
+            }
+            Err(refusal) => {
+                let status = refusal.status().clone();
+                out.set(Outcome { refusal: Some(refusal), after_sequence: None });
+                Err(status)
+            }
+        }
+    });
+    (Body::new(StreamBody::new(message)), outcomes)
+}
+
+impl Asked {
+    /// Reads the body and returns the message as gRPC sends it, with the sequence after which the client goes on. The room
+    /// of the body is held until the message stands.
+    async fn message(self) -> Result<(bytes::Bytes, Option<u64>), Refusal> {
+        let Asked { route, path, head, body, bounds } = self;
+        let mut sent = body::Sent::default();
+        if route.body != routes::Body::None {
+            let peer = head.extensions.get::<Arc<Peer>>();
+            sent = body::read(&head.headers, body, peer, bounds).await?;
+        }
+        let path: Vec<(&str, String)> = path.iter().map(|(name, text)| (name.as_str(), text.clone())).collect();
+        let query = head.uri.query().unwrap_or_default();
+        let message = bind::message(&route, &path, query, &head.headers, &sent.bytes)?;
+        let is_after = message.descriptor().get_field_by_name("after_sequence").is_some();
+        let after = is_after && message.has_field_by_name("after_sequence");
+        let after = after.then(|| message.get_field_by_name("after_sequence")).flatten();
+        Ok((framed(&message.encode_to_vec()), after.and_then(|it| it.as_u64())))
+    }
+}

@@ -1,0 +1,314 @@
+//! `POST /v1/jobs/{job_id}/tasks:import`: a list of any length becomes chunks of `AddTasks`, as it comes.
+//!
+//! A chunk is sent when the one before it is durable, so a slow store slows the client down, and memory holds one chunk and
+//! one line. Each chunk that is durable has a line in the answer; the first line that cannot be read ends both.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::unfold;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use prost::Message as _;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::api::inbound::{no_room, silent};
+use crate::api::status::{Fault, Violations, internal, shown};
+use crate::imports::{CHUNK_BYTES, CHUNK_TASKS, ChunkIds, Kind, download};
+use crate::listen::budget::Hold;
+use crate::listen::peer::Peer;
+use crate::model::import::{Entry, Format, Item, LINE_BYTES_MAX, Lines, Wrong, metalink};
+use crate::pb;
+use crate::rest::Rest;
+use crate::rest::answer::Refusal;
+use crate::rest::body::BodyBounds;
+use crate::rest::call::{Caller, framed};
+use crate::rest::json;
+use crate::rest::stream::{self, Form};
+use crate::rest::template::Template;
+
+/// Where lists go.
+pub(super) const PATH: &str = "/v1/jobs/{job_id}/tasks:import";
+
+/// The types of lists, for messages.
+const TYPES: &str = "text/uri-list, application/x-ndjson (a TaskSpec a line), text/x-aria2-input or \
+                     application/metalink4+xml";
+
+/// Returns the job that a path imports into; `None`: it is another path.
+pub(super) fn job_of(path: &str) -> Option<String> {
+    Template::parse(PATH)?.matches(path)?.pop().map(|(_, value)| value)
+}
+
+/// Answers a request to import a list into a job.
+pub(super) async fn answer(rest: &Rest, job_id: String, request: Request<Body>) -> Result<Response<Body>, Refusal> {
+    let (head, body) = request.into_parts();
+    match head.method {
+        Method::POST => {}
+        Method::OPTIONS => return Ok(super::methods_of("POST, OPTIONS")),
+        ref other => return Err(Refusal::no_method(other.as_str(), head.uri.path(), "POST, OPTIONS".to_owned())),
+    }
+    let kind = kind(head.uri.query().unwrap_or_default())?;
+    let format = format(&head.headers)?;
+    let service = json::pool().get_service_by_name("haul.v1.JobService");
+    let rpc = service.and_then(|it| it.methods().find(|method| method.name() == "AddTasks"));
+    let rpc = rpc.ok_or_else(|| internal("the contract has no AddTasks"))?;
+    Form::of(&rpc, &head.headers)?;
+    let caller = Caller::new(&head);
+    let lines = Sent::default();
+    let list = List::new(job_id, kind, format, &head, body, rest.bounds, lines.clone());
+    let chunks = unfold(Some(list), |list| async move {
+        let mut list = list?;
+        match list.next().await {
+            Ok(Some(chunk)) => Some((Ok(Frame::data(framed(&chunk.encode_to_vec()))), Some(list))),
+            Ok(None) => None,
+            Err(status) => Some((Err(status), None)),
+        }
+    });
+    let messages = caller.call(&rest.services, &rpc, Body::new(StreamBody::new(chunks))).await?;
+    stream::answer(messages.explained(move |status| lines.explain(status)), rpc.output(), Form::Lines, None).await
+}
+
+fn kind(query: &str) -> Result<Kind, Status> {
+    match query {
+        "" | "kind=download" => Ok(Kind::Download),
+        "kind=fetch" => Ok(Kind::Fetch),
+        _ => Err(Violations::one("kind", "is the only parameter, and `download` or `fetch`")),
+    }
+}
+
+fn format(headers: &HeaderMap) -> Result<Format, Refusal> {
+    let refused = |message: String| {
+        let code = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        Refusal::new(code, Code::InvalidArgument, "UNSUPPORTED_MEDIA_TYPE", &message)
+    };
+    if headers.get(CONTENT_ENCODING).is_some_and(|it| !it.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(refused("the list is sent encoded; send it as it is".to_owned()));
+    }
+    let kind = headers.get(CONTENT_TYPE).map(|kind| String::from_utf8_lossy(kind.as_bytes())).unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    Format::of_type(&essence).ok_or_else(|| {
+        let said = if essence.is_empty() { "does not say what it is".to_owned() } else { format!("is `{}`", shown(&essence)) };
+        refused(format!("the list {said}; send it as {TYPES}"))
+    })
+}
+
+/// The lines of the chunk that was sent last, which is the one that a refusal is about.
+#[derive(Clone, Debug, Default)]
+struct Sent(Arc<Mutex<Vec<u64>>>);
+
+impl Sent {
+    fn set(&self, lines: Vec<u64>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = lines;
+    }
+
+    /// Names lines of the list where a refusal names tasks of a chunk.
+    fn explain(&self, status: Status) -> Status {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let line = |field: &str| {
+            let place = field.strip_prefix("tasks[")?.split(']').next()?.parse::<usize>().ok()?;
+            lines.get(place).copied()
+        };
+        let violations = status.get_details_bad_request().map(|request| request.field_violations).unwrap_or_default();
+        let Some(first) = violations.first().and_then(|it| line(&it.field)) else { return status };
+        let message = format!("line {first}: {}", status.message());
+        let fault = Fault::new(Code::InvalidArgument, "INVALID_ARGUMENT", message).with("line", &first.to_string());
+        let named = violations.into_iter().map(|it| match line(&it.field) {
+            Some(line) => (it.field, format!("{}, in line {line}", it.description)),
+            None => (it.field, it.description),
+        });
+        fault.violations(named).into()
+    }
+}
+
+/// A list on its way in.
+struct List {
+    job_id: String,
+    kind: Kind,
+    format: Format,
+    body: Body,
+    bounds: BodyBounds,
+    /// What has come of the line that is not whole.
+    buffer: BytesMut,
+    hold: Option<Hold>,
+    lines: Lines,
+    ids: ChunkIds,
+    is_over: bool,
+    /// Tasks of the chunk that is not full, with their lines, and the bytes of their text.
+    tasks: Vec<pb::TaskSpec>,
+    places: Vec<u64>,
+    bytes: usize,
+    /// Files of a document, which is read whole.
+    files: std::vec::IntoIter<Entry>,
+    sent: Sent,
+}
+
+impl List {
+    fn new(
+        job_id: String,
+        kind: Kind,
+        format: Format,
+        head: &Parts,
+        body: Body,
+        bounds: BodyBounds,
+        sent: Sent,
+    ) -> List {
+        let hold = head.extensions.get::<Arc<Peer>>().map(|peer| Hold::new(peer.share.clone()));
+        List {
+            job_id,
+            kind,
+            format,
+            body,
+            bounds,
+            buffer: BytesMut::new(),
+            hold,
+            lines: Lines::new(format),
+            ids: ChunkIds::new(kind, format),
+            is_over: false,
+            tasks: Vec::new(),
+            places: Vec::new(),
+            bytes: 0,
+            files: Vec::new().into_iter(),
+            sent,
+        }
+    }
+
+    /// Returns the next chunk; `None` after the last.
+    async fn next(&mut self) -> Result<Option<pb::AddTasksRequest>, Status> {
+        loop {
+            while !self.is_full() {
+                if let Some(entry) = self.files.next() {
+                    self.add(entry)?;
+                } else if !self.take_line()? {
+                    break;
+                }
+            }
+            if self.is_full() || (self.is_over && self.buffer.is_empty() && !self.tasks.is_empty()) {
+                return Ok(Some(self.chunk()));
+            }
+            if self.is_over {
+                return Ok(None);
+            }
+            self.read().await?;
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.tasks.len() >= CHUNK_TASKS || self.bytes >= CHUNK_BYTES
+    }
+
+    fn chunk(&mut self) -> pb::AddTasksRequest {
+        self.bytes = 0;
+        self.sent.set(std::mem::take(&mut self.places));
+        let tasks = std::mem::take(&mut self.tasks);
+        pb::AddTasksRequest { job_id: self.job_id.clone(), chunk_id: self.ids.id(), tasks }
+    }
+
+    /// Reads more of the body, within its bounds.
+    async fn read(&mut self) -> Result<(), Status> {
+        let idle_max = self.bounds.idle_max;
+        let next = tokio::time::timeout(idle_max, self.body.frame()).await.map_err(|_| silent(idle_max))?;
+        match next {
+            None => self.end()?,
+            Some(Err(error)) => {
+                let message = format!("the list ended before it was whole: {}", shown(error.message()));
+                return Err(Fault::new(Code::Cancelled, "CANCELLED", message).into());
+            }
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    self.buffer.extend_from_slice(&data);
+                }
+            }
+        }
+        let length = self.buffer.len() as u64;
+        match &mut self.hold {
+            Some(hold) => hold.set(length, length).map_err(|_| no_room()),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the next line that is whole out of the buffer. Returns whether there was one.
+    fn take_line(&mut self) -> Result<bool, Status> {
+        if self.format == Format::Metalink {
+            return if self.buffer.len() > metalink::DOCUMENT_BYTES_MAX { Err(self.too_long("16 MiB")) } else { Ok(false) };
+        }
+        let Some(at) = self.buffer.iter().position(|byte| *byte == b'\n') else {
+            return if self.buffer.len() > LINE_BYTES_MAX { Err(self.too_long("4 MiB")) } else { Ok(false) };
+        };
+        let line = self.buffer.split_to(at + 1).freeze();
+        self.line(&line)?;
+        Ok(true)
+    }
+
+    fn too_long(&self, max: &str) -> Status {
+        let what = if self.format == Format::Metalink { "the document" } else { "a line" };
+        let line = (self.places.last().copied().unwrap_or(0) + 1).to_string();
+        let fault = Fault::new(Code::InvalidArgument, "INVALID_ARGUMENT", format!("{what} is longer than {max}"));
+        fault.with("line", &line).into()
+    }
+
+    /// Takes the end of the list: its last line, its last entry, or all of a document.
+    fn end(&mut self) -> Result<(), Status> {
+        self.is_over = true;
+        let rest = self.buffer.split().freeze();
+        if self.format == Format::Metalink {
+            self.ids.take(&rest);
+            let text = std::str::from_utf8(&rest).map_err(|_| wrong(&Wrong { line: 1, why: NOT_UTF8.to_owned() }))?;
+            self.files = metalink::files(text).map_err(|it| wrong(&it))?.into_iter();
+            return Ok(());
+        }
+        if !rest.is_empty() {
+            self.line(&rest)?;
+        }
+        match self.lines.end() {
+            Some(entry) => self.add(entry),
+            None => Ok(()),
+        }
+    }
+
+    fn line(&mut self, bytes: &Bytes) -> Result<(), Status> {
+        self.ids.take(bytes);
+        self.bytes += bytes.len();
+        let entry = match std::str::from_utf8(bytes) {
+            Ok(text) => self.lines.next(text).map_err(|it| wrong(&it))?,
+            // The line is counted all the same, so that the message names it.
+            Err(_) => {
+                let line = self.lines.line() + 1;
+                return Err(wrong(&Wrong { line, why: NOT_UTF8.to_owned() }));
+            }
+        };
+        entry.map_or(Ok(()), |entry| self.add(entry))
+    }
+
+    fn add(&mut self, (line, item): Entry) -> Result<(), Status> {
+        let task = match item {
+            Item::Url(url) => self.kind.task(&url),
+            Item::File(file) => download(*file),
+            Item::Json(text) => {
+                let of = json::pool().get_message_by_name("haul.v1.TaskSpec");
+                let of = of.ok_or_else(|| internal("the contract has no TaskSpec"))?;
+                let read = json::read(of, text.as_bytes(), "").map_err(|status| in_line(line, &status))?;
+                let task = pb::TaskSpec::decode(read.encode_to_vec().as_slice());
+                task.map_err(|_| internal("a task cannot be read"))?
+            }
+        };
+        self.tasks.push(task);
+        self.places.push(line);
+        Ok(())
+    }
+}
+
+const NOT_UTF8: &str = "this is not UTF-8; save the list as UTF-8, or percent-encode its URLs";
+
+fn wrong(wrong: &Wrong) -> Status {
+    let fault = Fault::new(Code::InvalidArgument, "INVALID_ARGUMENT", wrong.to_string());
+    fault.with("line", &wrong.line.to_string()).into()
+}
+
+fn in_line(line: u64, status: &Status) -> Status {
+    wrong(&Wrong { line, why: status.message().to_owned() })
+}
