@@ -26,7 +26,8 @@ use crate::net::{Request, classify, message};
 
 /// Requests at once on one connection: most peers allow 100 to 256, and more would share one TCP stream thinly.
 const STREAMS_MAX: usize = 100;
-/// The window of a connection: the largest there is, and more than [`STREAMS_MAX`] streams can fill.
+/// The window of a connection: the largest there is. It is more than its streams can fill, since the windows of all streams
+/// together are bounded (see [`Windows`]) and each has little beyond that.
 const CONNECTION_WINDOW_BYTES: u32 = i32::MAX as u32;
 /// The largest frames that are asked for. Peers send 16 KiB otherwise, and each frame costs.
 const FRAME_BYTES_MAX: u32 = 256 << 10;

@@ -20,10 +20,13 @@ use crate::net::lock;
 use crate::net::tasks::Tasks;
 use crate::net::wire::{Mover, Wire};
 
-/// What a peer may send of one body before we read it, at first and at most, as far as the windows of all bodies allow. A
-/// hundred streams of the most fit into the largest window that a connection can have.
-const STREAM_WINDOW_BYTES_MIN: u32 = 2 << 20;
-const STREAM_WINDOW_BYTES_MAX: u32 = 20 << 20;
+/// What a peer may send of one body before we read it, to begin with, at least and at most, as far as the windows of all
+/// bodies allow.
+const FIRST_WINDOW_BYTES_MIN: u32 = 2 << 20;
+const FIRST_WINDOW_BYTES_MAX: u32 = 20 << 20;
+/// The most that a window grows to. The peer hears that there is room again when half of its window was read, so that a body is
+/// held up by nothing while half of the window is what its path holds: of one that is 100 ms long, 240 MiB/s.
+const STREAM_WINDOW_BYTES_MAX: u32 = 48 << 20;
 /// The speed that the first window is enough for, in bytes per second.
 const FIRST_SPEED: f64 = 200e6;
 /// How many streams are taken to be allowed until the peer has said how many. No peer says this.
@@ -41,7 +44,7 @@ const MEASURE_INTERVAL_MAX: Duration = Duration::from_secs(10);
 /// The window of each stream to begin with: what is on its way at a good speed, for a path of this length.
 pub(super) fn first_window(round_trip: Duration) -> u32 {
     let wanted = (round_trip.as_secs_f64() * FIRST_SPEED) as u32;
-    wanted.clamp(STREAM_WINDOW_BYTES_MIN, STREAM_WINDOW_BYTES_MAX)
+    wanted.clamp(FIRST_WINDOW_BYTES_MIN, FIRST_WINDOW_BYTES_MAX)
 }
 
 /// What moves a connection: a task of the runtime that it was last used on, and of another one once it has gone there.

@@ -163,6 +163,10 @@ fn bad_certificate(host: &str, error: &CertificateError) -> String {
             "the certificate of `{host}` is from an authority that this machine does not know; if you trust it, put its \
              certificate into `ca_pem`"
         ),
+        CertificateError::Other(why) if format!("{why:?}").contains("CaUsedAsEndEntity") => format!(
+            "`{host}` shows the certificate of an authority as its own, which no server may have; its operator has to make one \
+             for a server (`CA:FALSE`), or it may be trusted by `insecure_skip_verify`"
+        ),
         CertificateError::Revoked => format!("the certificate of `{host}` has been revoked"),
         other => format!("the certificate of `{host}` is not valid ({other})"),
     }
@@ -241,6 +245,13 @@ impl ServerCertVerifier for AcceptAny {
 mod tests {
     use super::*;
     use crate::model::secret::Secret;
+
+    #[test]
+    fn an_authority_that_shows_itself_is_told_apart() {
+        let why = rustls::OtherError(Arc::new(io::Error::other("CaUsedAsEndEntity")));
+        let message = bad_certificate("h", &CertificateError::Other(why));
+        assert!(message.contains("the certificate of an authority as its own"), "{message}");
+    }
 
     #[test]
     fn bad_options_say_which() {
