@@ -29,7 +29,7 @@ use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Status};
 use tonic::body::Body;
 
 use crate::api::access::bounds::Counted;
