@@ -21,6 +21,7 @@ mod it {
     mod faces;
     mod failures;
     mod fetches;
+    mod full_disk;
     mod groups;
     mod grpcurl;
     mod held;
@@ -34,6 +35,7 @@ mod it {
     mod progress;
     mod rest;
     mod sealing;
+    mod slow_watchers;
     mod specs;
     mod startup;
     mod tls;

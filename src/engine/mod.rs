@@ -33,6 +33,7 @@ mod runner;
 mod scheduler;
 mod selection;
 mod timers;
+pub mod version;
 mod work;
 pub mod workers;
 pub mod writer;

@@ -8,6 +8,7 @@
 //! calls [`hosts::Hosts::try_start`], whose error says why a request may not start.
 
 pub mod hosts;
+pub mod permits;
 mod places;
 mod queue;
 pub mod rate;

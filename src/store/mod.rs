@@ -60,6 +60,15 @@ pub trait WriteStore: Send + 'static {
     /// [`StoreError::Full`] and [`StoreError::Retry`] say that nothing of the batch was applied. After
     /// [`StoreError::Fatal`] the store accepts no more batches.
     fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, Committed>;
+    /// Whether so little room is left that work is to end and to be removed, and nothing is to be added: small batches and
+    /// removals go on for a while.
+    fn is_short(&self) -> bool {
+        false
+    }
+    /// Looks whether there is more room by now, after [`WriteStore::is_short`].
+    fn regain(&mut self) -> Answer<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
     /// Does a piece of what nobody waits for, and returns what is left of it. An error says that it was not done.
     fn upkeep(&mut self) -> Answer<'_, Upkeep> {
         Box::pin(std::future::ready(Ok(Upkeep::Done)))
