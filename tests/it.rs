@@ -21,6 +21,7 @@ mod it {
     mod faces;
     mod failures;
     mod fetches;
+    mod full_disk;
     mod groups;
     mod grpcurl;
     mod held;
@@ -37,6 +38,7 @@ mod it {
     mod rest;
     mod sealing;
     mod segments;
+    mod slow_watchers;
     mod specs;
     mod startup;
     mod tenants;

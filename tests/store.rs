@@ -65,7 +65,7 @@ macro_rules! all_cases {
                 shared_errors_are_told_apart, a_sweep_of_what_runs_is_refused;
             found: jobs_are_found_by_a_text, jobs_are_found_by_their_end, jobs_are_found_by_name,
                 tasks_are_found_by_all_conditions, tasks_are_found_by_what_people_see, events_come_from_the_last_on;
-            chosen: tasks_that_are_named_end, tasks_that_fit_end, tasks_are_due_at_once, retry_of_what_fits,
+            chosen: tasks_that_are_named_end, tasks_that_fit_end, nothing_beyond_the_last_one_is_touched, tasks_are_due_at_once, retry_of_what_fits,
                 a_retry_keeps_what_it_is_about;
             restart: everything_is_there_again, recovery_tells_what_was_cut, every_job_is_recovered, ended_jobs_are_not_recovered,
                 a_writer_that_died_lost_nothing, heads_are_kept, recovery_comes_in_parts;

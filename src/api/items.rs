@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{Stream, unfold};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -19,6 +18,7 @@ use crate::api::outbound;
 use crate::api::status::{draining, internal, not_found, precondition, task_failed};
 use crate::api::to_proto;
 use crate::engine::handle::Engine;
+use crate::engine::version::Follower;
 use crate::listen::budget::{Hold, Share};
 use crate::model::ids::{JobId, TaskId};
 use crate::model::spec::Work;
@@ -124,7 +124,7 @@ pub(crate) fn stream(
 }
 
 /// Waits for a change of the job, which may also be its end.
-async fn changed(news: Option<watch::Receiver<u64>>) {
+async fn changed(news: Option<Follower>) {
     match news {
         // An error means that the job has left memory.
         Some(mut news) => drop(news.changed().await),

@@ -77,20 +77,29 @@ pub(crate) fn listed_job(job: &Job, feed: Option<&Arc<Feed>>) -> pb::Job {
 pub(crate) async fn explained_job(engine: &Engine, job: &Job) -> pb::Job {
     let feed = engine.hub().feed(job.id);
     let mut message = live_job(job, feed.as_ref());
-    let waiting = job.counts.pending + job.counts.backing_off;
-    if waiting == 0 || feed.is_none() {
-        return message;
+    if feed.is_some() {
+        message.waiting = waits(engine, job).await;
     }
-    let Ok(explanation) = engine.explain(job.id, Vec::new()).await else { return message };
+    message
+}
+
+/// Returns why the tasks of a job that has not ended wait, one entry a reason.
+pub(crate) async fn waits(engine: &Engine, job: &Job) -> Vec<pb::WaitingTasks> {
+    let mut waits = Vec::new();
+    let waiting = job.counts.pending + job.counts.backing_off;
+    if waiting == 0 {
+        return waits;
+    }
+    let Ok(explanation) = engine.explain(job.id, Vec::new()).await else { return waits };
     if let Some(wait) = &explanation.job {
-        message.waiting.push(pb::WaitingTasks { waiting: Some(to_proto::waiting(wait)), tasks: waiting });
-        return message;
+        waits.push(pb::WaitingTasks { waiting: Some(to_proto::waiting(wait)), tasks: waiting });
+        return waits;
     }
     // The tasks of a lane that are in memory are taken as typical of those that are not.
     let seen: u32 = explanation.lanes.iter().map(|(_, count)| count).sum();
     for (wait, count) in &explanation.lanes {
         let tasks = (u64::from(*count) * u64::from(job.counts.pending) / u64::from(seen.max(1))) as u32;
-        message.waiting.push(pb::WaitingTasks { waiting: Some(to_proto::waiting(wait)), tasks: tasks.max(1) });
+        waits.push(pb::WaitingTasks { waiting: Some(to_proto::waiting(wait)), tasks: tasks.max(1) });
     }
     if job.counts.backing_off > 0 {
         let waiting = pb::Waiting {
@@ -98,9 +107,9 @@ pub(crate) async fn explained_job(engine: &Engine, job: &Job) -> pb::Job {
             until: None,
             message: "their next attempts are not due yet".to_owned(),
         };
-        message.waiting.push(pb::WaitingTasks { waiting: Some(waiting), tasks: job.counts.backing_off });
+        waits.push(pb::WaitingTasks { waiting: Some(waiting), tasks: job.counts.backing_off });
     }
-    message
+    waits
 }
 
 /// Returns tasks with the live progress of those that run and the reasons for which the others wait.

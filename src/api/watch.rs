@@ -1,7 +1,8 @@
 //! `WatchJob`: durable events once and in order, the rest conflated.
 //!
 //! A stream is a generator without a task of its own: each message is made when the client's window has room for it, from
-//! memory or, when the watcher is further behind, from the store. So a slow watcher costs the memory of one message.
+//! memory or, when the watcher is further behind, from the store. So a slow watcher costs the memory of one message, and of
+//! the few that it is to be sent next.
 //!
 //! What a busy job costs is its events times its watchers. So an event is written once for all of them, and where many watch,
 //! each is told of several events at a time: one packet and one wake-up for all of them.
@@ -11,20 +12,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{Stream, unfold};
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::api::bodies;
 use crate::api::events;
-use crate::api::lookup::live_job;
+use crate::api::lookup::{live_job, waits};
 use crate::api::status::{draining, no_job, out_of_range};
 use crate::api::to_proto;
 use crate::codec::Encoded;
 use crate::engine::handle::Engine;
-use crate::engine::hub::{Feed, Notice, Published};
+use crate::engine::hub::{Feed, Notice, Published, bytes_of};
 use crate::engine::notices::NoticeListener;
+use crate::engine::version::Follower;
 use crate::model::event::EventKind;
 use crate::model::failures::Failures;
 use crate::model::ids::JobId;
@@ -37,6 +38,10 @@ use crate::store::Store;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// The most events that are read at once.
 const EVENTS_MAX: u32 = 256;
+/// The memory of events that wait for the client, in bytes, roughly; the first one waits however large it is.
+const QUEUE_BYTES_MAX: usize = 32 << 10;
+/// The least time between two looks for why tasks wait.
+const WAITS_PERIOD: Duration = Duration::from_secs(1);
 /// The most running tasks in a progress message.
 const ACTIVE_MAX: usize = 100;
 
@@ -64,15 +69,20 @@ struct Watcher {
     wish: Wish,
     job: Arc<Job>,
     feed: Option<Arc<Feed>>,
-    version: Option<watch::Receiver<u64>>,
+    version: Option<Follower>,
     notices: Option<NoticeListener>,
     /// The last durable event that was sent.
     sent: u64,
     queue: VecDeque<Arc<Published>>,
     last_look: Instant,
+    /// How many events are read next: about as many as may wait.
+    page: u32,
     snapshot_due: bool,
     next_progress: Instant,
     last_progress: Option<pb::JobProgress>,
+    /// Why tasks wait, as it was looked up last, and when that may be done again.
+    waiting: Vec<pb::WaitingTasks>,
+    next_waits: Instant,
     last_failures: Failures,
     last_message: Instant,
     over: bool,
@@ -113,9 +123,12 @@ pub(crate) async fn watch_job(
         sent: wish.after.unwrap_or(job.sequence),
         queue: VecDeque::new(),
         last_look: Instant::now(),
+        page: EVENTS_MAX,
         snapshot_due: true,
         next_progress: Instant::now() + wish.interval,
         last_progress: None,
+        waiting: Vec::new(),
+        next_waits: Instant::now(),
         last_failures: job.failures.clone(),
         last_message: Instant::now(),
         over: false,
@@ -191,13 +204,22 @@ impl Watcher {
         if let Some(event) = self.queue.pop_front() {
             return Ok(Some(event));
         }
-        let from_memory = self.feed.as_ref().and_then(|feed| feed.events_after(self.sent, EVENTS_MAX as usize));
-        if let Some(events) = from_memory {
-            self.queue.extend(events);
+        let from_memory = self.feed.as_ref().and_then(|feed| feed.events_after(self.sent, self.page as usize));
+        let events = if let Some(events) = from_memory {
+            events
         } else {
-            let events = self.store.events(self.wish.job, self.sent, EVENTS_MAX).await?;
-            self.queue.extend(events.items.into_iter().map(|event| Published::new(Arc::new(event))));
-        }
+            let events = self.store.events(self.wish.job, self.sent, self.page).await?;
+            events.items.into_iter().map(|event| Published::new(Arc::new(event))).collect()
+        };
+        let all = events.len();
+        let mut bytes = 0;
+        // What does not fit is read again when it is its turn.
+        self.queue.extend(events.into_iter().take_while(|event| {
+            let is_first = bytes == 0;
+            bytes += bytes_of(&event.event);
+            is_first || bytes <= QUEUE_BYTES_MAX
+        }));
+        self.page = if self.queue.len() < all { self.queue.len() as u32 } else { (2 * self.page).min(EVENTS_MAX) };
         Ok(self.queue.pop_front())
     }
 
@@ -261,7 +283,7 @@ impl Watcher {
                 Ok(None)
             }
             notice = notice => Ok(self.notice(notice)),
-            () = tokio::time::sleep_until(self.next_progress) => Ok(self.progress()),
+            () = tokio::time::sleep_until(self.next_progress) => Ok(self.progress().await),
             () = tokio::time::sleep_until(heartbeat) => Ok(Some(self.wrap(self.sent, Event::Heartbeat(pb::Heartbeat {})))),
         }
     }
@@ -292,9 +314,18 @@ impl Watcher {
     }
 
     /// Returns the newest progress if it differs from what was sent last.
-    fn progress(&mut self) -> Option<Encoded> {
+    async fn progress(&mut self) -> Option<Encoded> {
         self.next_progress = Instant::now() + self.wish.interval;
-        let feed = self.feed.as_ref()?;
+        let feed = self.feed.clone()?;
+        if self.next_waits <= Instant::now() {
+            self.next_waits = Instant::now() + WAITS_PERIOD;
+            self.waiting = waits(&self.engine, &feed.job()).await;
+            // That of a rate moves on with each request, and says nothing new.
+            let moves = |wait: &pb::Waiting| wait.reason() == pb::WaitReason::RateLimit;
+            self.waiting.iter_mut().filter_map(|tasks| tasks.waiting.as_mut()).filter(|it| moves(it)).for_each(|it| {
+                it.until = None;
+            });
+        }
         let id = self.wish.job.to_string();
         let active =
             feed.active(ACTIVE_MAX).iter().map(|(index, active)| to_proto::active(&id, *index, active)).collect();
@@ -303,6 +334,7 @@ impl Watcher {
             counts: Some(to_proto::counts(&job.counts)),
             progress: Some(to_proto::progress_message(&feed.progress())),
             active,
+            waiting: self.waiting.clone(),
             failures: Vec::new(),
         };
         if self.last_progress.as_ref() == Some(&progress) && self.last_failures == job.failures {

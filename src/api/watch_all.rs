@@ -34,6 +34,8 @@ const ENDED: [JobState; 3] = [JobState::Succeeded, JobState::Failed, JobState::C
 const NAMES_MAX: u32 = 10_000;
 /// Jobs that were told of and are remembered, to tell when they are gone or leave what is watched: some megabytes.
 const TOLD_MAX: usize = 100_000;
+/// The memory of listed jobs that wait for the client, in bytes, roughly; the first one waits however large it is.
+const QUEUE_BYTES_MAX: usize = 256 << 10;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Phase {
@@ -120,6 +122,9 @@ struct Watcher {
     /// Jobs that are older and were not told of are those that were left out.
     floor: Option<JobId>,
     told: BTreeSet<JobId>,
+    /// Whether the first listing is read, and the oldest job of it that was.
+    is_first: bool,
+    passed: Option<JobId>,
     queue: VecDeque<Arc<Job>>,
     dirty: HashSet<JobId>,
     /// Jobs that changed and are sent next, each as it is then: they are not read before there is room for them.
@@ -150,6 +155,8 @@ pub(crate) fn watch_jobs(
         more: 0,
         floor: None,
         told: BTreeSet::new(),
+        is_first: true,
+        passed: None,
         queue: VecDeque::new(),
         dirty: HashSet::new(),
         changed: VecDeque::new(),
@@ -220,6 +227,8 @@ impl Watcher {
 
     /// Chooses the newest `max` jobs of all listings by their names, and counts the others.
     async fn choose(&mut self, max: u32) -> Result<(), Status> {
+        // What is newer than these is not read, so all that changes from here on counts.
+        self.is_first = false;
         let (mut newest, mut count) = (Vec::new(), 0_u64);
         for mut filter in std::mem::take(&mut self.listings) {
             let mut kept = 0;
@@ -247,16 +256,40 @@ impl Watcher {
         Ok(())
     }
 
-    /// Reads the next jobs of the list.
+    /// Reads the next jobs of the list. Those that do not fit are read again when it is their turn.
     async fn read(&mut self) -> Result<(), Status> {
+        self.hear()?;
         let Some(filter) = self.listings.front_mut() else { return Ok(()) };
         let page = self.store.jobs(filter, JOBS_MAX).await?;
         filter.before = page.next;
         if page.next.is_none() {
             self.listings.pop_front();
+            self.is_first = false;
         }
-        self.queue.extend(page.items.into_iter().map(Arc::new));
+        self.passed = page.items.last().map(|job| job.id).or(self.passed);
+        let mut bytes = 0;
+        for job in page.items {
+            bytes += size_of::<Job>() + job.spec.memory_bytes();
+            if bytes <= QUEUE_BYTES_MAX || self.queue.is_empty() {
+                self.queue.push_back(Arc::new(job));
+            } else {
+                self.changed.push_back(job.id);
+            }
+        }
         Ok(())
+    }
+
+    /// Keeps what changed while the list is read, so that a long list does not outlast what is kept for those who look late.
+    /// What the list has not come to yet is listed as it is then.
+    fn hear(&mut self) -> Result<(), Status> {
+        let changed = self.listener.take().map_err(|_| too_slow())?;
+        if self.wish.max_jobs == Some(0) {
+            return Ok(());
+        }
+        let (first, passed, told) = (self.is_first, self.passed, &self.told);
+        let is_behind = |id: &JobId| told.contains(id) || !first || passed.is_some_and(|passed| *id >= passed);
+        self.dirty.extend(changed.into_iter().filter(is_behind));
+        if self.dirty.len() > TOLD_MAX { Err(too_slow()) } else { Ok(()) }
     }
 
     /// Waits for changes and gathers them for one interval, so that a busy job is sent once in it.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::hosts::{AttemptPlace, HostPermit};
+use crate::limits::permits::{AttemptPlace, HostPermit};
 use crate::limits::transport::JobRates;
 use crate::model::failure::Failure;
 use crate::model::ids::{Fence, TaskId};

@@ -241,12 +241,16 @@ pub(crate) enum JobCommand {
     /// Ends tasks that wait or run, for this reason.
     CancelTasks {
         which: TaskChoice,
+        /// The lowest index that was not there when the call came, once it has come to its job.
+        to: Option<TaskIndex>,
         reason: String,
         reply: Reply<Acted>,
     },
     /// Makes tasks due that back off.
     RetryNow {
         which: TaskChoice,
+        /// As in [`JobCommand::CancelTasks`].
+        to: Option<TaskIndex>,
         reply: Reply<Acted>,
     },
     Update {
@@ -334,6 +338,13 @@ impl JobCommand {
         matches!(self, JobCommand::AddTasks { reply, .. } if reply.is_closed())
     }
 
+    /// Limits what it acts on to tasks below `total`, those that its job has when the command comes to it.
+    pub(crate) fn fix(&mut self, total: TaskIndex) {
+        if let JobCommand::CancelTasks { to, .. } | JobCommand::RetryNow { to, .. } = self {
+            to.get_or_insert(total);
+        }
+    }
+
     /// Answers that it is not done.
     pub(crate) fn refuse(self, error: EngineError) {
         match self {
@@ -368,6 +379,19 @@ impl Command {
                 | Command::WaitingAt { .. }
                 | Command::Waits { .. }
                 | Command::Drain
+        )
+    }
+
+    /// Whether it only ends or holds what there is, which is possible as long as there is some room.
+    pub(crate) fn ends_work(&self) -> bool {
+        matches!(
+            self,
+            Command::Job(_, JobCommand::CancelTasks { .. })
+                | Command::Job(
+                    _,
+                    JobCommand::Control { what: Control::Cancel(_) | Control::Pause | Control::Seal, .. }
+                )
+                | Command::Audit { .. }
         )
     }
 

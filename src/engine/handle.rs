@@ -189,12 +189,12 @@ impl Engine {
     /// cannot act on is passed over.
     pub async fn cancel_tasks(&self, job: JobId, which: TaskChoice, reason: String) -> Result<Acted, EngineError> {
         let bytes = which.memory_bytes() + reason.len();
-        self.ask(bytes, |reply| Command::Job(job, JobCommand::CancelTasks { which, reason, reply })).await
+        self.ask(bytes, |reply| Command::Job(job, JobCommand::CancelTasks { which, to: None, reason, reply })).await
     }
 
     /// Makes tasks due that back off. What it cannot act on is passed over.
     pub async fn retry_now(&self, job: JobId, which: TaskChoice) -> Result<Acted, EngineError> {
-        self.ask(which.memory_bytes(), |reply| Command::Job(job, JobCommand::RetryNow { which, reply })).await
+        self.ask(which.memory_bytes(), |reply| Command::Job(job, JobCommand::RetryNow { which, to: None, reply })).await
     }
 
     /// Changes a job, at once.

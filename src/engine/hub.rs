@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::engine::changes::{Changes, Listener};
 use crate::engine::figures::{OpenWork, Totals};
 use crate::engine::notices::{NoticeListener, Notices};
+use crate::engine::version::{Follower, Version};
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::progress::{Meter, Progress};
@@ -97,7 +97,7 @@ struct State {
 /// What there is for the watchers of a job.
 #[derive(Debug, Default)]
 struct Watched {
-    version: watch::Sender<u64>,
+    version: Version,
     ring: VecDeque<Arc<Published>>,
     ring_bytes: usize,
     /// Made with the first watcher of starts.
@@ -114,7 +114,7 @@ struct AllActive {
 
 impl Watched {
     fn has_watchers(&self) -> bool {
-        self.version.receiver_count() > 0 || self.notices.as_ref().is_some_and(Notices::has_listeners)
+        self.version.followers() > 0 || self.notices.as_ref().is_some_and(Notices::has_listeners)
     }
 }
 
@@ -261,16 +261,16 @@ impl Feed {
     }
 
     /// Changes with each publication, and with each page of a listing.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
+    pub fn subscribe(&self) -> Follower {
         let mut state = lock(&self.state);
-        let version = state.watched.get_or_insert_default().version.subscribe();
+        let version = state.watched.get_or_insert_default().version.follow();
         lock(&self.watched).insert(state.job.id);
         version
     }
 
     /// How many follow the job.
     pub fn watchers(&self) -> usize {
-        lock(&self.state).watched.as_ref().map_or(0, |watched| watched.version.receiver_count())
+        lock(&self.state).watched.as_ref().map_or(0, |watched| watched.version.followers())
     }
 
     /// Notices of starts and backoffs, which are not durable.
@@ -375,7 +375,7 @@ impl Feed {
             watched.ring_bytes = 0;
         }
         // Under the lock: whoever subscribes sees the job from before and is woken, or the job as it is now.
-        watched.version.send_modify(|version| *version += 1);
+        watched.version.grow();
     }
 
     /// Drops what is kept for watchers if there are none.
@@ -390,13 +390,13 @@ impl Feed {
     /// Wakes whoever watches.
     fn wake(&self) {
         if let Some(watched) = &lock(&self.state).watched {
-            watched.version.send_modify(|version| *version += 1);
+            watched.version.grow();
         }
     }
 }
 
 /// The memory of an event, roughly, with what is sent of it.
-fn bytes_of(event: &StoredEvent) -> usize {
+pub(crate) fn bytes_of(event: &StoredEvent) -> usize {
     let task = event.task.as_ref().map_or(0, |task| task.spec.memory_bytes() + task.row.memory_bytes());
     let snapshot = event.snapshot.as_ref().map_or(0, |job| size_of_val(&**job) + 2 * job.spec.memory_bytes());
     size_of::<Published>() + size_of_val(event) + WRITTEN_BYTES + task + snapshot
@@ -409,6 +409,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::model::event::{EventHead, EventKind};
     use crate::model::spec::JobSpec;
@@ -430,8 +432,7 @@ mod tests {
         assert!(lock(&feed.state).watched.is_none() && feed.events_after(0, 9).is_none());
         let mut version = feed.subscribe();
         hub.publish(job(2), vec![event(2)]);
-        assert!(version.has_changed().unwrap());
-        version.mark_unchanged();
+        assert_eq!(version.changed().now_or_never(), Some(Ok(())));
         assert_eq!(feed.events_after(1, 9).unwrap().len(), 1);
         hub.forget_unwatched();
         assert_eq!(feed.events_after(1, 9).unwrap().len(), 1, "somebody watches");
@@ -444,9 +445,9 @@ mod tests {
         hub.forget_unwatched();
         assert!(lock(&feed.state).watched.is_some());
         drop(notices);
-        let version = feed.subscribe();
+        let mut version = feed.subscribe();
         hub.close(id);
-        assert!(version.has_changed().unwrap(), "whoever waits looks again");
+        assert_eq!(version.changed().now_or_never(), Some(Ok(())), "whoever waits looks again");
         hub.forget_unwatched();
         assert!(lock(&hub.watched).is_empty());
     }

@@ -4,7 +4,7 @@
 //! A job that has not ended is a [`JobRun`]; commands for any other job are a [`Visit`], which works on one of them at a
 //! time: it reads what the store has, decides, and takes the next one when that is durable.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::engine::attempt::Ended;
@@ -13,7 +13,7 @@ use crate::engine::queue::task::BatchNumber;
 use crate::engine::selection::{Hastening, Withdrawal};
 use crate::limits::transport::JobRates;
 use crate::model::group::Verdict;
-use crate::model::ids::{JobId, TaskIndex};
+use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::task::TaskState;
 use crate::model::task_filter::TaskChoice;
@@ -207,16 +207,13 @@ impl JobRun {
         true
     }
 
-    /// Takes out the ends of attempts that were deferred.
-    pub(crate) fn take_deferred_attempts(&mut self) -> Vec<Ended> {
-        let (attempts, rest) = self.deferred.drain(..).partition(|it| matches!(it, Deferred::Attempt(_)));
-        self.deferred = rest;
-        let attempts: VecDeque<Deferred> = attempts;
-        let ended = attempts.into_iter().filter_map(|it| match it {
-            Deferred::Attempt(ended) => Some(*ended),
+    /// The attempts of which the ends were deferred.
+    pub(crate) fn deferred_attempts(&self) -> Vec<(TaskId, Fence)> {
+        let attempts = self.deferred.iter().filter_map(|it| match it {
+            Deferred::Attempt(ended) => Some((ended.id, ended.fence)),
             Deferred::Command(_) => None,
         });
-        ended.collect()
+        attempts.collect()
     }
 
     /// Counts a task that failed, and keeps the first failure of the job, in the order of the events.
@@ -239,7 +236,7 @@ pub(crate) struct Visit {
 #[derive(Debug, Default)]
 pub(crate) struct JobTable {
     runs: HashMap<JobId, JobRun>,
-    visits: HashMap<JobId, Visit>,
+    visits: BTreeMap<JobId, Visit>,
     /// Jobs on their way to the store. Readers see them a moment before memory does.
     arriving: HashSet<JobId>,
     /// The memory of all jobs that have not ended, roughly.
@@ -322,8 +319,14 @@ impl JobTable {
 
     /// Takes back everything that waits for visits, to be refused.
     pub(crate) fn take_waiting(&mut self) -> Vec<JobCommand> {
-        let visits = self.visits.drain().flat_map(|(_, visit)| visit.waiting);
-        let deferred = self.runs.values_mut().flat_map(|run| run.deferred.drain(..)).filter_map(|it| match it {
+        let visits = std::mem::take(&mut self.visits).into_values().flat_map(|visit| visit.waiting);
+        // In an order that a simulation can repeat.
+        let runs: BTreeMap<_, _> = self.runs.iter_mut().collect();
+        let deferred = runs.into_values().flat_map(|run| {
+            let asked = run.asked.drain(..).map(Deferred::Command);
+            run.deferred.drain(..).chain(asked)
+        });
+        let deferred = deferred.filter_map(|it| match it {
             Deferred::Command(command) => Some(command),
             Deferred::Attempt(_) => None,
         });

@@ -34,6 +34,7 @@ mod runner;
 mod scheduler;
 mod selection;
 mod timers;
+pub mod version;
 mod work;
 pub mod workers;
 pub mod writer;

@@ -4,8 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
-
+use crate::engine::version::{Follower, Version};
 use crate::store::StoredTask;
 
 /// Notices that a listener may be behind before it misses some.
@@ -34,7 +33,7 @@ impl Notice {
 pub(crate) struct Notices {
     list: Arc<Mutex<List>>,
     /// Changes with each notice.
-    last: watch::Sender<()>,
+    last: Version,
 }
 
 #[derive(Debug, Default)]
@@ -49,7 +48,7 @@ struct List {
 #[derive(Debug)]
 pub struct NoticeListener {
     list: Arc<Mutex<List>>,
-    last: watch::Receiver<()>,
+    last: Follower,
     /// The number of the next notice that it is told.
     place: u64,
 }
@@ -71,19 +70,19 @@ impl Notices {
             list.first += 1;
         }
         drop(list);
-        self.last.send_replace(());
+        self.last.grow();
     }
 
     /// Whether anybody listens.
     pub(crate) fn has_listeners(&self) -> bool {
-        self.last.receiver_count() > 0
+        self.last.followers() > 0
     }
 
     /// Listens from now on.
     pub(crate) fn listen(&self) -> NoticeListener {
         // Under the lock: a notice comes before this listener, or is in the list for it.
         let list = lock(&self.list);
-        NoticeListener { list: self.list.clone(), last: self.last.subscribe(), place: list.next() }
+        NoticeListener { list: self.list.clone(), last: self.last.follow(), place: list.next() }
     }
 }
 

@@ -11,10 +11,20 @@ use crate::model::ids::TaskIndex;
 use crate::model::task::TaskState;
 use crate::model::task_filter::TaskChoice;
 
+/// The tasks that a call acts on: those that fit and were there when it came.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub(crate) which: TaskChoice,
+    /// The lowest index that was not there.
+    pub(crate) to: TaskIndex,
+}
+
 /// Tasks are being ended because somebody asked for that.
 #[derive(Debug)]
 pub(crate) struct Withdrawal {
     pub(crate) which: TaskChoice,
+    /// The lowest index that was not there when the call came.
+    pub(crate) to: TaskIndex,
     /// What they end with.
     pub(crate) error: TaskError,
     pub(crate) by: Arc<Actor>,
@@ -58,6 +68,8 @@ impl Withdrawal {
 #[derive(Debug)]
 pub(crate) struct Hastening {
     pub(crate) which: TaskChoice,
+    /// The lowest index that was not there when the call came.
+    pub(crate) to: TaskIndex,
     pub(crate) by: Arc<Actor>,
     /// Where to go on.
     pub(crate) from: TaskIndex,

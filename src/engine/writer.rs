@@ -24,6 +24,11 @@ const UPKEEP_PATIENCE: Duration = Duration::from_secs(1);
 /// The time until upkeep that failed is tried again.
 const UPKEEP_RETRY: Duration = Duration::from_secs(5);
 
+/// The time between two looks for more room.
+const REGAIN_PERIOD: Duration = Duration::from_secs(1);
+/// What is said while room is short.
+const SHORT: &str = "the disk is full; jobs can be cancelled and deleted";
+
 /// A batch and where its result goes.
 pub(crate) struct Order {
     pub(crate) batch: Batch,
@@ -36,6 +41,8 @@ pub enum Condition {
     /// Commits go through.
     #[default]
     Writable,
+    /// Room is short, as this says: work ends and is removed, and nothing is added.
+    Short(String),
     /// Nothing can be committed, for this reason. It is tried again until it works.
     Blocked(String),
 }
@@ -64,7 +71,7 @@ pub(crate) fn start(
     let (orders, received) = mpsc::channel(1);
     let (removals, urgent) = mpsc::channel(1);
     let (condition, seen) = watch::channel(Condition::default());
-    let work = Work { store, urgent, condition, metrics, upkeep: Some(Instant::now() + UPKEEP_PERIOD) };
+    let work = Work { store, urgent, condition, metrics, upkeep: Some(Instant::now() + UPKEEP_PERIOD), regain: None };
     let link = WriterLink { orders, removals, condition: seen };
     if !own_thread {
         let mut here = tokio::task::JoinSet::new();
@@ -112,6 +119,8 @@ struct Work {
     metrics: Arc<Metrics>,
     /// When the store is asked for its upkeep; `None`: it has none to do.
     upkeep: Option<Instant>,
+    /// When the store looks for more room; `None`: it is not short of any.
+    regain: Option<Instant>,
 }
 
 impl Work {
@@ -129,6 +138,13 @@ impl Work {
                     self.keep_up().await;
                     continue;
                 }
+                () = at(self.regain) => {
+                    if let Err(error) = self.store.regain().await {
+                        tracing::debug!("the store has not found more room: {error}");
+                    }
+                    self.note_room();
+                    continue;
+                }
             };
             let Some(order) = order else { break };
             if order.batch.new_data_key {
@@ -137,6 +153,13 @@ impl Work {
             self.commit(order).await;
         }
         self.store.close().await;
+    }
+
+    /// Notes whether there is room for more, after a commit.
+    fn note_room(&mut self) {
+        let is_short = self.store.is_short();
+        self.regain = is_short.then(|| Instant::now() + REGAIN_PERIOD);
+        self.set(if is_short { Condition::Short(SHORT.to_owned()) } else { Condition::Writable });
     }
 
     /// Does a piece of the store's upkeep.
@@ -172,7 +195,7 @@ impl Work {
                 }
                 Err(StoreError::Full(why) | StoreError::Retry(why)) => why,
                 done => {
-                    self.set(Condition::Writable);
+                    self.note_room();
                     let _ = result.send(done);
                     self.store.between_commits().await;
                     return;
@@ -187,6 +210,8 @@ impl Work {
                 () = result.closed() => return,
                 Some(Order { batch, result }) = self.urgent.recv() => {
                     let _ = result.send(self.store.commit(&batch).await);
+                    // It may have made room for the other one.
+                    wait = Duration::from_millis(20);
                 }
                 () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY_MAX),
             }
@@ -198,6 +223,7 @@ impl Work {
             let changes = std::mem::discriminant(now) != std::mem::discriminant(&condition);
             match &condition {
                 Condition::Blocked(why) if changes => tracing::error!("nothing can be committed until it works: {why}"),
+                Condition::Short(why) if changes => tracing::error!("nothing is added any more: {why}"),
                 Condition::Writable if changes => tracing::info!("changes are committed again"),
                 _ => {}
             }

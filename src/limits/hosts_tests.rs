@@ -12,7 +12,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::limits::Blocked;
-use crate::limits::hosts::{HostPermit, Hosts, NotNow};
+use crate::limits::hosts::Hosts;
+use crate::limits::permits::{HostPermit, NotNow};
 use crate::model::host::Host;
 use crate::model::limits::{HostLimits, Limits};
 use crate::model::tenant::Party;

@@ -9,6 +9,7 @@
 
 pub mod hosts;
 mod parties;
+pub mod permits;
 mod places;
 mod queue;
 pub mod rate;

@@ -157,6 +157,7 @@ impl ByteRate {
                 return;
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(wait + WAIT_EXTRA) => {}
                 () = changed => {}
             }

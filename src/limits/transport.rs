@@ -11,7 +11,8 @@ use url::Url;
 
 use crate::clock::Clock;
 use crate::limits::Blocked;
-use crate::limits::hosts::{AttemptPlace, HostPermit, HostReader, Hosts, NotNow, Waiting};
+use crate::limits::hosts::Hosts;
+use crate::limits::permits::{AttemptPlace, HostPermit, HostReader, NotNow, Waiting};
 use crate::limits::rate::{ByteRate, Gcra};
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
@@ -139,7 +140,8 @@ impl Limited {
 
     fn paused(&self, host: &Host, until: Timestamp) -> Failure {
         let message = self.hosts.explain_pause(host, until);
-        Failure { paused_until: Some(until), ..Failure::retryable(FailureReason::HttpStatus, message) }
+        let paused_host = Some(host.clone());
+        Failure { paused_until: Some(until), paused_host, ..Failure::retryable(FailureReason::HttpStatus, message) }
     }
 
     fn crowded(&self, host: &Host, until: Timestamp) -> Failure {

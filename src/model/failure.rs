@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::host::Host;
 use crate::model::ids::TaskIndex;
 use crate::model::secret::redacted_text;
 use crate::model::time::Timestamp;
@@ -95,6 +96,8 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
     /// Set where nothing was sent because the host is paused until then: the attempt does not count, and the task waits.
     pub paused_until: Option<Timestamp>,
+    /// The host that is paused; `None` where it is something else that takes as long.
+    pub paused_host: Option<Host>,
     /// Whether no origin has looked at the request, so that sending it again repeats nothing, whatever its method.
     pub is_unsent: bool,
 }
@@ -109,6 +112,7 @@ impl Failure {
             retryable: false,
             retry_after: None,
             paused_until: None,
+            paused_host: None,
             is_unsent: false,
         }
     }

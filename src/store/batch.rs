@@ -120,6 +120,8 @@ pub struct Sweep {
     pub which: TaskChoice,
     /// The lowest index to look at.
     pub from: TaskIndex,
+    /// The lowest index not to look at any more; `None`: all from `from` on.
+    pub to: Option<TaskIndex>,
     /// The most tasks to end.
     pub limit: u32,
     /// Why they end.
@@ -151,6 +153,8 @@ pub struct Hasten {
     pub which: TaskChoice,
     /// The lowest index to look at.
     pub from: TaskIndex,
+    /// The lowest index not to look at any more.
+    pub to: TaskIndex,
     /// The most tasks to make due.
     pub limit: u32,
     /// When they are due; one that is due earlier stays so.

@@ -64,6 +64,15 @@ pub trait WriteStore: Send + 'static {
     fn between_commits(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
+    /// Whether so little room is left that work is to end and to be removed, and nothing is to be added: small batches and
+    /// removals go on for a while.
+    fn is_short(&self) -> bool {
+        false
+    }
+    /// Looks whether there is more room by now, after [`WriteStore::is_short`].
+    fn regain(&mut self) -> Answer<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
     /// Does a piece of what nobody waits for, and returns what is left of it. An error says that it was not done.
     fn upkeep(&mut self) -> Answer<'_, Upkeep> {
         Box::pin(std::future::ready(Ok(Upkeep::Done)))

@@ -249,7 +249,7 @@ impl JobRows {
     }
 
     pub(crate) fn sweep(&mut self, sweep: &Sweep, look_max: TaskIndex) -> Result<Swept, Refusal> {
-        let end = self.end();
+        let end = sweep.to.map_or(self.end(), |to| to.min(self.end()));
         let (first, last) = match sweep.state {
             TaskState::Pending => {
                 let head = self.lanes.iter().map(|(_, (_, head))| *head).min().unwrap_or(0);
@@ -264,7 +264,7 @@ impl JobRows {
             state == sweep.state && self.claims.get(index).is_none() && self.is_among(&sweep.which, *index, state)
         };
         let piece: Vec<TaskIndex> = if sweep.state == TaskState::BackingOff {
-            let waiting = self.states.range(first..).map(|(index, _)| *index).filter(in_state);
+            let waiting = self.states.range(first..end.max(first)).map(|(index, _)| *index).filter(in_state);
             waiting.take(sweep.limit as usize).collect()
         } else {
             (first..last).filter(in_state).take(sweep.limit as usize).collect()
@@ -291,7 +291,8 @@ impl JobRows {
         let backs_off = |index: &TaskIndex| {
             self.state(*index) == TaskState::BackingOff && self.is_among(&hasten.which, *index, TaskState::BackingOff)
         };
-        let waiting = self.states.range(hasten.from..).map(|(index, _)| *index).filter(backs_off);
+        let end = hasten.to.min(self.end());
+        let waiting = self.states.range(hasten.from..end.max(hasten.from)).map(|(index, _)| *index).filter(backs_off);
         let piece: Vec<TaskIndex> = waiting.take(hasten.limit as usize).collect();
         let mut tasks = Vec::new();
         for index in &piece {
@@ -301,7 +302,7 @@ impl JobRows {
             tasks.push((*index, self.tasks.get(index).map_or(0, |(lane, _)| *lane)));
         }
         let is_full = piece.len() == hasten.limit as usize;
-        let next = piece.last().map(|last| last + 1).filter(|next| is_full && *next < self.end());
+        let next = piece.last().map(|last| last + 1).filter(|next| is_full && *next < end);
         Hastened { tasks, next }
     }
 

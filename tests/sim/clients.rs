@@ -7,6 +7,7 @@ use haul::engine::command::{EngineError, JobPatch, LimitsPatch};
 use haul::engine::handle::Engine;
 use haul::model::failure::FailureReason;
 use haul::model::group::{GroupMode, GroupPolicy};
+use haul::model::host::Host;
 use haul::model::ids::JobId;
 use haul::model::job::Job;
 use haul::model::limits::RateLimit;
@@ -16,7 +17,7 @@ use haul::model::spec::{
 use haul::model::task::TaskState;
 use haul::model::task_filter::{TaskChoice, TaskFilter};
 use haul::model::time::Timestamp;
-use haul::store::Store;
+use haul::store::{JobFilter, Store};
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 
@@ -27,6 +28,8 @@ use crate::slow_store::Faults;
 #[derive(Default)]
 pub(crate) struct Known {
     pub(crate) jobs: Vec<KnownJob>,
+    /// Tasks that were added after somebody had asked to cancel those of the job, for this reason.
+    pub(crate) spared: Vec<(JobId, std::ops::Range<u32>, String)>,
 }
 
 pub(crate) struct KnownJob {
@@ -134,6 +137,7 @@ fn spec(rng: &mut SmallRng, now: Timestamp) -> JobSpec {
         timeout: rng.random_ratio(1, 8).then(|| Duration::from_secs(rng.random_range(1..60))),
         retention: rng.random_ratio(1, 3).then(|| Duration::from_millis(rng.random_range(0..6_000))),
         priority: rng.random_range(-1..2),
+        labels: [("kind".to_owned(), KINDS[rng.random_range(0..KINDS.len())].to_owned())].into(),
         start_time: rng.random_ratio(1, 8).then(|| now.plus(Duration::from_millis(rng.random_range(0..3_000)))),
         rate_limit: RateLimit {
             requests_per_second: if rng.random_ratio(1, 8) { rng.random_range(2.0..20.0) } else { 0.0 },
@@ -157,12 +161,17 @@ pub(crate) async fn client(name: u64, mut rng: SmallRng, current: Current, known
     let mut serial = name * 1_000_000;
     for step in 0..shape.steps {
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..400))).await;
-        match rng.random_range(0..20) {
+        match rng.random_range(0..22) {
             0..5 => submit(&mut rng, &current, &known, &mut serial, &format!("{name}-{step}"), shape).await,
             5..10 => add(&mut rng, &current, &known, &mut serial, &format!("{name}-{step}"), shape).await,
             10 => limits(&mut rng, &current).await,
             11 => watch(&mut rng, &current, &known).await,
             12 => meet_expiry(&mut rng, &current, &known).await,
+            13 => control_jobs(&mut rng, &current, &known).await,
+            14 => resume_host(&mut rng, &current).await,
+            15 | 16 => {
+                cancel_beside_adding(&mut rng, &current, &known, &mut serial, &format!("{name}-{step}"), shape).await;
+            }
             _ => control(&mut rng, &current, &known).await,
         }
     }
@@ -305,6 +314,105 @@ async fn meet_expiry(rng: &mut SmallRng, current: &Current, known: &Shared) {
     }
 }
 
+/// Values of a label of jobs.
+const KINDS: [&str; 3] = ["a", "b", "c"];
+
+/// Does one thing to all jobs of a kind at once, as `ControlJobs` does.
+async fn control_jobs(rng: &mut SmallRng, current: &Current, known: &Shared) {
+    let Some(Server { engine, store, faults }) = server(current) else { return };
+    let kind = KINDS[rng.random_range(0..KINDS.len())];
+    let filter = JobFilter { labels: [("kind".to_owned(), kind.to_owned())].into(), ..JobFilter::default() };
+    let names = faults.done(store.job_ids(&filter, 1_000)).await.unwrap().items;
+    drop(store);
+    let action = rng.random_range(0..5);
+    if action == 4 {
+        known
+            .lock()
+            .unwrap()
+            .jobs
+            .iter_mut()
+            .filter(|it| names.contains(&it.id))
+            .for_each(|it| it.maybe_deleted = true);
+    }
+    let unit = |_: Arc<Job>| ();
+    let acts = names.into_iter().map(|id| {
+        let engine = engine.clone();
+        async move {
+            let acted = match action {
+                0 => engine.pause(id).await.map(unit),
+                1 => engine.resume(id).await.map(unit),
+                2 => engine.begin_cancel(id, "all of them".to_owned()).await.map(unit),
+                3 => engine.retry(id, TaskChoice::All).await.map(unit),
+                _ => engine.delete(id, false).await,
+            };
+            (id, acted)
+        }
+    });
+    let all = futures_util::future::join_all(acts);
+    let patience = Duration::from_millis(rng.random_range(0..2_000));
+    for (id, acted) in tokio::time::timeout(patience, all).await.unwrap_or_default() {
+        let mut known = known.lock().unwrap();
+        let known = known.jobs.iter_mut().find(|it| it.id == id);
+        match (acted, known) {
+            (Ok(()), Some(known)) if action == 4 => known.deleted = true,
+            (Err(EngineError::NoJob(_)), Some(known)) => assert!(known.maybe_deleted, "job {id} is gone"),
+            (Ok(()) | Err(EngineError::NoJob(_)), _) => {}
+            (Err(error), _) => expected(&error),
+        }
+    }
+}
+
+async fn resume_host(rng: &mut SmallRng, current: &Current) {
+    let Some(engine) = engine(current) else { return };
+    let host = Host::new(&format!("10.0.0.{}:80", rng.random_range(1..4)));
+    match patience(rng, engine.resume_host(host)).await {
+        Some(Err(EngineError::NoHost(_))) | None | Some(Ok(())) => {}
+        Some(Err(error)) => expected(&error),
+    }
+}
+
+/// Cancels tasks of a job, and adds some a moment later, which are none of those that were meant.
+async fn cancel_beside_adding(
+    rng: &mut SmallRng,
+    current: &Current,
+    known: &Shared,
+    serial: &mut u64,
+    chunk: &str,
+    shape: Shape,
+) {
+    let Some((place, job, _)) = pick(rng, known) else { return };
+    let Some(engine) = engine(current) else { return };
+    let count = rng.random_range(1..=shape.tasks);
+    let (name, cap) = {
+        let known = known.lock().unwrap();
+        (known.jobs[place].request.clone(), known.jobs[place].cap)
+    };
+    let tasks = tasks(rng, serial, count, (&name, cap), shape.body);
+    let (which, reason) = (choice(rng), format!("not those before {chunk}"));
+    let delay = Duration::from_millis(rng.random_range(1..30));
+    let cancel = tokio::time::timeout(Duration::from_secs(2), engine.cancel_tasks(job, which, reason.clone()));
+    let add = tokio::time::timeout(Duration::from_secs(3), async {
+        tokio::time::sleep(delay).await;
+        engine.add_tasks(job, chunk, tasks).await
+    });
+    let (cancelled, added) = tokio::join!(cancel, add);
+    let gone = |error: &EngineError| matches!(error, EngineError::NoJob(_));
+    for error in [cancelled.ok().and_then(Result::err), added.as_ref().ok().and_then(|it| it.as_ref().err().cloned())] {
+        match error {
+            Some(error) if gone(&error) => assert!(known.lock().unwrap().jobs[place].maybe_deleted, "{job} is gone"),
+            Some(error) => expected(&error),
+            None => {}
+        }
+    }
+    if let Ok(Ok(stored)) = added {
+        let mut known = known.lock().unwrap();
+        known.spared.push((job, stored.first..stored.first + stored.count, reason));
+        let known = &mut known.jobs[place];
+        known.chunks.push((chunk.to_owned(), stored.first, stored.count));
+        known.tasks = known.tasks.max(stored.first + stored.count);
+    }
+}
+
 fn any() -> TaskFilter {
     TaskFilter::default()
 }
@@ -355,12 +463,17 @@ async fn control(rng: &mut SmallRng, current: &Current, known: &Shared) {
         }
         9 | 10 => {
             let which = choice(rng);
+            let before = match server(current) {
+                Some(server) => server.stored(job).await.map_or(0, |job| job.counts.total),
+                None => 0,
+            };
             let cancelled = patience(rng, engine.cancel_tasks(job, which.clone(), "not these".to_owned())).await;
             if let Some(Ok(acted)) = &cancelled {
                 assert!(acted.tasks <= acted.job.counts.cancelled, "{acted:?}");
                 if which == TaskChoice::All && acted.job.stop.is_none() {
                     // Only what was added since has not ended.
-                    assert!(acted.job.open || acted.job.counts.unfinished() == 0, "{acted:?}");
+                    let counts = acted.job.counts;
+                    assert!(counts.total > before || counts.unfinished() == 0, "{acted:?}");
                 }
             }
             cancelled.map(|it| it.map(drop))

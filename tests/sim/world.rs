@@ -12,7 +12,7 @@ use haul::engine::workers::WorkerParts;
 use haul::engine::{self, Checks, EngineParts};
 use haul::files::{ContentStore, Durability, Root, Roots};
 use haul::model::event::EventKind;
-use haul::model::ids::JobId;
+use haul::model::ids::{JobId, TaskId};
 use haul::model::job::{Job, JobState};
 use haul::model::limits::Limits;
 use haul::model::task::TaskState;
@@ -264,6 +264,14 @@ impl World {
         self.check_acknowledged(store).await;
         for job in self.jobs(store).await {
             self.judge_job(store, &job).await;
+        }
+        let spared = std::mem::take(&mut self.known.lock().unwrap().spared);
+        for (job, tasks, reason) in spared {
+            for index in tasks {
+                let task = self.faults.done(store.task(TaskId { job, index })).await.unwrap();
+                let error = task.and_then(|task| task.row.task.error).map_or(String::new(), |error| error.message);
+                assert!(error != reason, "task {job}/{index} was added after its like had been cancelled");
+            }
         }
     }
 

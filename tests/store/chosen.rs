@@ -36,7 +36,7 @@ async fn sweep(rig: &mut Rig, state: TaskState, which: TaskChoice, from: TaskInd
     let first_sequence = row.sequence + 1;
     row.counts = rig.store.recount(job_id(1)).await.unwrap();
     let (error, time) = (error("not these"), Timestamp(300));
-    let sweep = Sweep { job: job_id(1), state, which, from, limit, error, time, first_sequence };
+    let sweep = Sweep { job: job_id(1), state, which, from, to: None, limit, error, time, first_sequence };
     let batch = Batch { sweeps: vec![sweep], jobs: vec![Arc::new(row)], ..Batch::default() };
     rig.commit(batch).await.sweeps.remove(0)
 }
@@ -74,6 +74,40 @@ pub async fn tasks_that_fit_end<B: Backend>() {
     assert_eq!(swept.indexes, [0, 3, 6]);
 }
 
+/// Tasks that were added since are none of those that were meant.
+pub async fn nothing_beyond_the_last_one_is_touched<B: Backend>() {
+    let mut rig = waiting::<B>().await;
+    let to = |which, state, from, to| Sweep {
+        job: job_id(1),
+        state,
+        which,
+        from,
+        to: Some(to),
+        limit: 9,
+        error: error("not these"),
+        time: Timestamp(300),
+        first_sequence: 1,
+    };
+    let mut row = rig.store.visit(job_id(1)).await.unwrap().unwrap();
+    for (sweep, expected) in [
+        (to(TaskChoice::All, TaskState::Pending, 0, 0), 0),
+        (to(TaskChoice::Fitting(TaskFilter::default()), TaskState::Pending, 0, 6), 2),
+        (to(TaskChoice::Fitting(TaskFilter::default()), TaskState::BackingOff, 4, 7), 1),
+        (to(TaskChoice::These(vec![2, 7]), TaskState::BackingOff, 0, 7), 1),
+    ] {
+        row.counts = rig.store.recount(job_id(1)).await.unwrap();
+        let sweep = Sweep { first_sequence: row.sequence + 1, ..sweep };
+        let batch = Batch { sweeps: vec![sweep], jobs: vec![Arc::new(row.clone())], ..Batch::default() };
+        let swept = rig.commit(batch).await.sweeps.remove(0);
+        assert_eq!((swept.count, swept.next), (expected, None));
+        row.sequence += u64::from(expected);
+    }
+    assert_eq!(states(&rig).await, "CBCCCRPB");
+    let hasten = Hasten { job: job_id(1), which: TaskChoice::All, from: 0, to: 7, limit: 9, due: Timestamp(400) };
+    let done = rig.commit(Batch { hastens: vec![hasten], ..Batch::default() }).await.hastened.remove(0);
+    assert_eq!(done, Hastened { tasks: vec![(1, 0)], next: None });
+}
+
 async fn states(rig: &Rig) -> String {
     let letter = |state| match state {
         TaskState::Pending => 'P',
@@ -90,7 +124,7 @@ async fn states(rig: &Rig) -> String {
 pub async fn tasks_are_due_at_once<B: Backend>() {
     let mut rig = waiting::<B>().await;
     let hasten = |which, from, limit| {
-        let hasten = Hasten { job: job_id(1), which, from, limit, due: Timestamp(400) };
+        let hasten = Hasten { job: job_id(1), which, from, to: u32::MAX, limit, due: Timestamp(400) };
         Batch { hastens: vec![hasten], ..Batch::default() }
     };
     let fitting = || TaskChoice::Fitting(by_status(503));
@@ -103,7 +137,7 @@ pub async fn tasks_are_due_at_once<B: Backend>() {
     assert_eq!(due(&rig).await, [(1, 400), (4, 400), (2, 900), (7, 900)]);
     let done = rig.commit(hasten(TaskChoice::These(vec![0, 2, 5, 77]), 0, 9)).await.hastened.remove(0);
     assert_eq!(done, Hastened { tasks: vec![(2, 0)], next: None }, "what does not back off is passed over");
-    let later = Hasten { job: job_id(1), which: TaskChoice::All, from: 0, limit: 9, due: Timestamp(500) };
+    let later = Hasten { job: job_id(1), which: TaskChoice::All, from: 0, to: u32::MAX, limit: 9, due: Timestamp(500) };
     let done = rig.commit(Batch { hastens: vec![later], ..Batch::default() }).await.hastened.remove(0);
     assert_eq!(done.tasks.len(), 4);
     assert_eq!(due(&rig).await, [(1, 400), (2, 400), (4, 400), (7, 500)], "none is due later than before");

@@ -152,6 +152,7 @@ pub async fn a_purge_takes_old_states_too<B: Backend>() {
         state,
         which: TaskChoice::All,
         from: 0,
+        to: None,
         limit: 9,
         error,
         time,

@@ -54,6 +54,7 @@ async fn filled(dir: &Path) -> (Arc<SqliteStore>, SqliteWriter) {
         state,
         which: TaskChoice::All,
         from: 0,
+        to: None,
         limit: 9,
         error,
         time,

@@ -59,6 +59,46 @@ async fn deletions_work_on_a_full_disk_that_is_small() {
     writer.commit(&small(stored + 1)).await.unwrap();
 }
 
+/// A clean close leaves no index of the log behind, and even to look into the database takes the room for one.
+#[tokio::test]
+async fn a_store_that_was_closed_is_opened_on_a_full_disk() {
+    let place = tempfile::tempdir().unwrap();
+    let Some(_disk) = SmallDisk::mount(place.path(), "40m") else { return };
+    let dir = place.path().join("data");
+    let (store, mut writer) = SqliteStore::open(&dir, Durability::Full).await.unwrap();
+    for number in 1..=3 {
+        writer.commit(&small(number)).await.unwrap();
+    }
+    drop(store);
+    Box::new(writer).close().await;
+    let fill = |name: &str| {
+        let mut rest = fs::File::create(place.path().join(name)).unwrap();
+        while std::io::Write::write_all(&mut rest, &[0; 4096]).is_ok() {}
+    };
+    fill("rest");
+    let (store, mut writer) = SqliteStore::open(&dir, Durability::Full).await.unwrap();
+    assert!(writer.is_short());
+    // The room is kept for deletions, however much is added and however often it is started.
+    let mut added = 3;
+    while writer.commit(&small(added + 1)).await.is_ok() {
+        added += 1;
+        assert!(added < 30, "the reserve is used up");
+    }
+    drop((store, writer));
+    let (store, mut writer) = SqliteStore::open(&dir, Durability::Full).await.unwrap();
+    for number in 1..=added {
+        let done = writer.commit(&Batch { deletions: vec![job_id(number)], ..Batch::default() }).await.unwrap();
+        assert_eq!(done.deletions, [true]);
+        let purge = || Batch { purges: vec![(job_id(number), 256)], ..Batch::default() };
+        while !writer.commit(&purge()).await.unwrap().purges[0].is_gone {}
+    }
+    assert!(store.jobs(&JobFilter::default(), 9).await.unwrap().items.is_empty());
+    fs::remove_file(place.path().join("rest")).unwrap();
+    writer.regain().await.unwrap();
+    assert!(!writer.is_short());
+    writer.commit(&small(added + 1)).await.unwrap();
+}
+
 /// As [`large`], of a tenth of it.
 fn small(number: u32) -> Batch {
     let mut batch = large(number);

@@ -16,6 +16,7 @@ fn sweep(state: TaskState, from: TaskIndex, limit: u32, first_sequence: u64) -> 
         state,
         which: TaskChoice::All,
         from,
+        to: None,
         limit,
         error: error("swept"),
         time: Timestamp(300),

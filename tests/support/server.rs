@@ -230,8 +230,13 @@ pub fn haul(args: &[&str]) -> std::process::Output {
     Command::new(env!("CARGO_BIN_EXE_haul")).args(args).env("HAUL_LOG", "warn").output().unwrap()
 }
 
+/// The binary under test: the one that was built with the test, or `HAUL_BIN`.
+pub fn binary() -> PathBuf {
+    std::env::var_os("HAUL_BIN").map_or_else(|| env!("CARGO_BIN_EXE_haul").into(), PathBuf::from)
+}
+
 pub fn command(dir: &Path, flags: &[String]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_haul"));
+    let mut command = Command::new(binary());
     command
         .args(["serve", "--listen", "127.0.0.1:0"])
         .arg("--data-dir")

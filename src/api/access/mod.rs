@@ -29,8 +29,8 @@ use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
 use tonic::body::Body;
+use tonic::{Code, Status};
 
 use crate::api::access::bounds::Counted;
 use crate::api::access::caller::{Caller, Denied, Rules, Shown, Unknown, decide};

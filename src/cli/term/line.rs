@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+use unicode_width::UnicodeWidthStr as _;
 
 use crate::model::text;
 
@@ -129,8 +129,8 @@ impl Line {
 
     /// The line in lines of at most `width` cells. All but the first begin with `indent` spaces.
     pub(crate) fn folded(&self, width: usize, indent: usize) -> Vec<Line> {
-        // Wide characters take two cells.
-        let indent = if width < indent + 2 { 0 } else { indent };
+        // The widest character takes three cells.
+        let indent = if width < indent + 3 { 0 } else { indent };
         let breaks = breaks(&self.text(), width, width - indent);
         let line = |(at, range): (usize, &Range<usize>)| {
             let front = Line::from(" ".repeat(if at > 0 { indent } else { 0 }));
@@ -215,23 +215,16 @@ fn breaks(text: &str, first: usize, width: usize) -> Vec<Range<usize>> {
     }
 }
 
-/// The first characters that fit into `width` cells.
+/// The first characters that fit into `width` cells. They are measured together: some take another width beside others than
+/// alone.
 fn head(text: &str, width: usize) -> &str {
-    let mut used = 0;
-    let end = text.char_indices().find(|(_, letter)| {
-        used += letter.width().unwrap_or(0);
-        used > width
-    });
+    let end = text.char_indices().find(|(at, letter)| text[..at + letter.len_utf8()].width() > width);
     end.map_or(text, |(at, _)| &text[..at])
 }
 
 /// The last characters that fit into `width` cells.
 fn tail(text: &str, width: usize) -> &str {
-    let mut used = 0;
-    let end = text.char_indices().rev().find(|(_, letter)| {
-        used += letter.width().unwrap_or(0);
-        used > width
-    });
+    let end = text.char_indices().rev().find(|(at, _)| text[*at..].width() > width);
     end.map_or(text, |(at, letter)| &text[at + letter.len_utf8()..])
 }
 
@@ -279,6 +272,16 @@ mod tests {
         assert_eq!(line.rendered(true), "\x1b[32mdone\x1b[0m \u{fffd}[2J");
         assert_eq!(line.rendered(false), "done \u{fffd}[2J");
         assert_eq!(Line::from("a").padded(4).rendered(false), "a");
+    }
+
+    /// U+17D8 has no width alone, and three cells in a text.
+    #[test]
+    fn characters_are_measured_in_their_text() {
+        let text = "a\u{17d8}b";
+        assert_eq!(text.width(), 5);
+        assert_eq!(Line::from(text).cut(3).text(), "a…");
+        assert_eq!(cut_middle(text, 3), "a…b");
+        assert!(Line::from(text).folded(4, 2).iter().all(|line| line.width() <= 4));
     }
 
     proptest! {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use crate::engine::queue::Queue;
 use crate::engine::queue::lane::Lane;
-use crate::engine::queue::task::{Held, Queued};
+use crate::engine::queue::task::{Held, HeldBack, Kept, LEFT_BYTES, Queued};
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::task::TaskState;
 use crate::store::LaneNumber;
@@ -14,6 +14,7 @@ impl Queue {
     pub(crate) fn check(&self) -> Result<(), String> {
         let mut bytes = 0;
         let mut deadlines = BTreeMap::new();
+        let (mut left, mut left_count) = (BTreeMap::new(), 0);
         let mut seen = Seen::default();
         let mut pages = HashSet::new();
         for (job, queue) in &self.jobs {
@@ -58,8 +59,18 @@ impl Queue {
                         queue.lanes.get(*lane as usize).is_some_and(|lane| lane.again.contains_key(place))
                     }
                     Held::Backoff(entry) => self.backoffs.get(entry).inspect(|it| count(&it.task)).is_some(),
-                    Held::Host(_, entry) => self.waiting_for_hosts.get(entry).inspect(|it| count(&it.task)).is_some(),
-                    Held::Disk(_) => self.waiting_for_disk.get(&id).inspect(|it| count(&it.task)).is_some(),
+                    Held::Host(..) | Held::Disk(_) => match self.held_back(id, *held) {
+                        Some(HeldBack { kept: Kept::Whole(task), .. }) => {
+                            count(task);
+                            true
+                        }
+                        Some(HeldBack { kept: Kept::Left { lane, deadline }, .. }) => {
+                            left.extend(deadline.map(|when| ((when, id), *lane)));
+                            left_count += 1;
+                            true
+                        }
+                        None => false,
+                    },
                     Held::Running => self.running.contains_key(&id),
                     Held::Leaving(_) => true,
                 };
@@ -68,9 +79,11 @@ impl Queue {
         }
         let loaded = self.loaded.iter().map(|(load, (job, lane))| (*job, *lane, *load)).collect::<HashSet<_>>();
         ensure(loaded == pages, || format!("pages are in memory of {pages:?}, and noted of {loaded:?}"))?;
+        deadlines.extend(left);
+        bytes += left_count * LEFT_BYTES;
         self.check_sources()?;
         let held_back = self.waiting_for_hosts.values().chain(self.waiting_for_disk.values());
-        let held_back: usize = held_back.map(|waiting| waiting.task.bytes()).sum();
+        let held_back: usize = held_back.map(HeldBack::bytes).sum();
         ensure(held_back == self.held_back_bytes, || {
             format!("{held_back} bytes are held back, and {} are counted", self.held_back_bytes)
         })?;
@@ -81,7 +94,13 @@ impl Queue {
         };
         self.rotation.check(queued)?;
         ensure(bytes == self.bytes, || format!("{bytes} bytes wait, and {} are counted", self.bytes))?;
-        ensure(deadlines == self.deadlines, || "the deadlines are not those of the waiting tasks".to_owned())
+        let mut noted = self.deadlines.clone();
+        noted.extend(self.overdue.iter().map(|((job, when, index), lane)| {
+            let id = TaskId { job: *job, index: *index };
+            ((*when, id), *lane)
+        }));
+        let is_once = noted.len() == self.deadlines.len() + self.overdue.len();
+        ensure(is_once && deadlines == noted, || "the deadlines are not those of the waiting tasks".to_owned())
     }
 
     fn check_sources(&self) -> Result<(), String> {

@@ -124,6 +124,11 @@ impl Lane {
             && (self.next().is_some() || self.has_more_in_store() && self.reading == Reading::Idle)
     }
 
+    /// Whether the lane gives no task because `now` of its tasks may be held back, fewer than the `most` of other times.
+    pub(crate) fn is_barred(&self, now: usize, most: usize) -> bool {
+        (now..most).contains(&self.held_back.len())
+    }
+
     /// Gives up the memory of tasks of which there are none.
     pub(crate) fn shrink(&mut self) {
         let tasks = &**self;

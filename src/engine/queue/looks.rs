@@ -2,7 +2,7 @@
 
 use crate::engine::queue::Queue;
 use crate::engine::queue::rotation::Hold;
-use crate::engine::queue::task::{Held, Running, Wait};
+use crate::engine::queue::task::{Held, HeldBack, Running, Wait};
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::tenant::Parties;
@@ -54,20 +54,19 @@ impl Queue {
         running.filter_map(move |(index, _)| Some((*index, self.running.get(&TaskId { job, index: *index })?.lane)))
     }
 
-    /// The tasks that wait for the end of a host's pause.
-    pub(crate) fn waiting_for_pauses(&self) -> Vec<TaskId> {
-        self.waiting_for_hosts.keys().map(|entry| entry.id).collect()
+    /// The tasks that wait for the end of the pause of `host`.
+    pub(crate) fn waiting_for_pause(&self, host: &Host) -> Vec<TaskId> {
+        let is_of =
+            |waiting: &HeldBack| matches!(&waiting.wait, Wait::Host { host: Some(paused), .. } if paused == host);
+        self.waiting_for_hosts.iter().filter(|(_, waiting)| is_of(waiting)).map(|(entry, _)| entry.id).collect()
     }
 
     /// What a task waits for, if it waits for something of its own.
     pub(crate) fn wait_of(&self, id: TaskId) -> Option<&Wait> {
-        let waiting = match self.jobs.get(&id.job)?.held.get(&id.index)? {
-            Held::Backoff(entry) => self.backoffs.get(entry),
-            Held::Host(_, entry) => self.waiting_for_hosts.get(entry),
-            Held::Disk(_) => self.waiting_for_disk.get(&id),
-            _ => None,
-        };
-        waiting.map(|waiting| &waiting.wait)
+        match *self.jobs.get(&id.job)?.held.get(&id.index)? {
+            Held::Backoff(entry) => self.backoffs.get(&entry).map(|waiting| &waiting.wait),
+            held => self.held_back(id, held).map(|held_back| &held_back.wait),
+        }
     }
 
     /// What holds back a lane whose tasks all wait for the same.

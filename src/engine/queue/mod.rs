@@ -10,16 +10,18 @@
 
 mod backoff;
 mod check;
+mod held_back;
 mod jobs;
 mod lane;
 mod looks;
+mod parking;
 mod reads;
 mod rotation;
 pub(crate) mod task;
 mod waiting;
 mod waits;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +32,7 @@ use crate::engine::bounds::Bounds;
 use crate::engine::queue::backoff::Backoffs;
 use crate::engine::queue::lane::{Lane, Reading};
 use crate::engine::queue::rotation::Rotation;
-use crate::engine::queue::task::{BatchNumber, Held, Queued, Running, Waiting};
+use crate::engine::queue::task::{BatchNumber, Held, HeldBack, Queued, Running};
 use crate::model::host::Host;
 use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
 use crate::model::spec::TaskSpec;
@@ -61,12 +63,19 @@ struct JobQueue {
 pub(crate) struct Queue {
     rotation: Rotation,
     jobs: HashMap<JobId, JobQueue>,
-    running: HashMap<TaskId, Running>,
+    running: BTreeMap<TaskId, Running>,
     backoffs: Backoffs,
-    waiting_for_hosts: BTreeMap<DueTask, Waiting>,
-    waiting_for_disk: BTreeMap<TaskId, Waiting>,
+    waiting_for_hosts: BTreeMap<DueTask, HeldBack>,
+    waiting_for_disk: BTreeMap<TaskId, HeldBack>,
+    /// Those of which all is in memory, in the order in which they came, each with the batch that has its row. Some wait
+    /// no more.
+    whole: VecDeque<(BatchNumber, TaskId)>,
+    /// Lanes that give no more because many tasks are held back in all.
+    barred: BTreeSet<(JobId, LaneNumber)>,
     /// The ends of the times of waiting tasks that have begun, each with the lane of the task.
     deadlines: BTreeMap<(Timestamp, TaskId), LaneNumber>,
+    /// Those that are over, of tasks of jobs to which nothing may happen at the moment, by job.
+    overdue: BTreeMap<(JobId, Timestamp, TaskIndex), LaneNumber>,
     /// Tasks that go before the others of their lane, of jobs that may not run, by the batch that has their rows: memory
     /// lets them go once that is durable.
     stopped: VecDeque<(BatchNumber, TaskId)>,
@@ -99,11 +108,14 @@ impl Queue {
         Queue {
             rotation: Rotation::default(),
             jobs: HashMap::new(),
-            running: HashMap::new(),
+            running: BTreeMap::new(),
             backoffs: Backoffs::new(bounds.backoffs, bounds.queue_bytes / 4),
             waiting_for_hosts: BTreeMap::new(),
             waiting_for_disk: BTreeMap::new(),
+            whole: VecDeque::new(),
+            barred: BTreeSet::new(),
             deadlines: BTreeMap::new(),
+            overdue: BTreeMap::new(),
             stopped: VecDeque::new(),
             left_early: Vec::new(),
             committed: 0,
@@ -117,11 +129,6 @@ impl Queue {
             bounds,
             serial: 0,
         }
-    }
-
-    /// How many tasks of a lane may be held back now. One that has many large ones waits for those that it has.
-    fn held_back_max(&self) -> usize {
-        if self.held_back_bytes < self.bounds.queue_bytes / 4 { self.bounds.held_back } else { 1 }
     }
 
     fn serial(&mut self) -> u64 {
@@ -212,7 +219,13 @@ impl Queue {
     fn sub_waiting(&mut self, job: JobId, task: &Queued) {
         self.bytes = self.bytes.saturating_sub(task.bytes());
         if let Some(deadline) = self.deadline(job, task) {
-            self.deadlines.remove(&(deadline, TaskId { job, index: task.index }));
+            self.remove_deadline(TaskId { job, index: task.index }, deadline);
+        }
+    }
+
+    fn remove_deadline(&mut self, id: TaskId, deadline: Timestamp) {
+        if self.deadlines.remove(&(deadline, id)).is_none() {
+            self.overdue.remove(&(id.job, deadline, id.index));
         }
     }
 
@@ -223,25 +236,15 @@ impl Queue {
 
     // Tasks out.
 
-    /// Takes a waiting task out of wherever it is.
+    /// Takes a waiting task out of wherever it is. `None`: it does not wait, or memory has nothing of it but the wait.
     fn take(&mut self, id: TaskId) -> Option<Queued> {
         let queue = self.jobs.get_mut(&id.job)?;
         let held = *queue.held.get(&id.index)?;
         let task = match held {
             Held::Again(number, place) => queue.lanes.get_mut(number as usize)?.again.remove(&place)?,
             Held::Backoff(entry) => self.backoffs.remove(&entry)?.task,
-            Held::Host(number, entry) => {
-                queue.lanes.get_mut(number as usize)?.held_back.remove(&id.index);
-                let task = self.waiting_for_hosts.remove(&entry)?.task;
-                self.held_back_bytes = self.held_back_bytes.saturating_sub(task.bytes());
-                task
-            }
-            Held::Disk(number) => {
-                queue.lanes.get_mut(number as usize)?.held_back.remove(&id.index);
-                let task = self.waiting_for_disk.remove(&id)?.task;
-                self.held_back_bytes = self.held_back_bytes.saturating_sub(task.bytes());
-                task
-            }
+            Held::Host(number, entry) => return self.take_held_back(id, number, Some(&entry)),
+            Held::Disk(number) => return self.take_held_back(id, number, None),
             Held::Running | Held::Leaving(_) => return None,
         };
         self.let_go(id, &task);
@@ -271,12 +274,16 @@ impl Queue {
         mut admit: impl FnMut(JobId, &Host, Option<&Queued>) -> Admission,
     ) -> Option<(JobId, Queued)> {
         let held_back = self.held_back_max();
-        let Self { rotation, jobs, wanted, .. } = self;
+        let Self { rotation, jobs, wanted, barred, bounds, .. } = self;
         let (job, number) = rotation.pick(|job, number, host| {
             let lane = jobs.get_mut(&job).and_then(|queue| queue.lanes.get_mut(number as usize));
-            let Some(lane) = lane.filter(|lane| lane.held_back.len() < held_back) else {
+            let Some(lane) = lane else { return Admission::Empty };
+            if lane.held_back.len() >= held_back {
+                if lane.is_barred(held_back, bounds.held_back) {
+                    barred.insert((job, number));
+                }
                 return Admission::Empty;
-            };
+            }
             let admission = admit(job, host, lane.next());
             if admission != Admission::Empty || !lane.has_more_in_store() {
                 return admission;
@@ -360,6 +367,7 @@ impl Queue {
         self.committed = self.committed.max(batch);
         self.backoffs.committed(batch);
         self.let_stopped_go(batch);
+        self.leave_held_back(batch);
         let durable = self.left_early.extract_if(.., |(of, ..)| *of <= batch).collect::<Vec<_>>();
         for (of, id, lane) in durable {
             self.left_with(of, id, lane);
@@ -390,7 +398,9 @@ impl Queue {
             lane.reading = Reading::Wanted;
             self.run_low.push_back((job, number));
         }
-        if lane.has_work(held_back) {
+        if lane.is_barred(held_back, self.bounds.held_back) {
+            self.barred.insert((job, number));
+        } else if lane.has_work(held_back) {
             if std::mem::take(&mut lane.is_next) {
                 self.rotation.has_read(job, number);
             } else {

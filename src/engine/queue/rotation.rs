@@ -16,7 +16,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use crate::engine::queue::waiting::Waiting;
+use crate::engine::queue::parking::Parking;
 use crate::model::host::Host;
 use crate::model::ids::JobId;
 use crate::model::tenant::{Parties, Party};
@@ -165,27 +165,13 @@ fn forget(woken: &mut Option<Box<Vec<LaneNumber>>>, number: LaneNumber) {
     }
 }
 
-/// What waits for room at one host.
-#[derive(Debug, Default)]
-struct Parked {
-    /// By priority of their jobs. An entry whose ticket is not the lane's is an old one.
-    lanes: BTreeMap<Reverse<i32>, VecDeque<(JobId, LaneNumber, u64)>>,
-    /// Old entries, about.
-    old: usize,
-    /// The tasks in memory of all lanes that are parked here.
-    tasks: Waiting,
-}
-
-/// Old entries that a host has before they are looked for.
-const OLD_MAX: usize = 64;
-
 /// The rotation over all jobs.
 #[derive(Debug, Default)]
 pub(crate) struct Rotation {
     jobs: HashMap<JobId, JobEntry>,
     rings: BTreeMap<Reverse<i32>, VecDeque<(JobId, u64)>>,
-    parked: HashMap<Host, Parked>,
-    /// The last ticket that was given out.
+    parking: Parking,
+    /// The last ticket of a ring that was given out.
     tickets: u64,
 }
 
@@ -211,39 +197,16 @@ impl Rotation {
     /// Forgets a job. Rings and hosts forget it when they come to it.
     pub(crate) fn remove_job(&mut self, job: JobId) {
         if let Some(entry) = self.jobs.remove(&job) {
+            let jobs = &self.jobs;
             for lane in entry.lanes.iter().filter(|lane| lane.place == Place::Parked) {
-                if let Some(parked) = self.parked.get_mut(&lane.at) {
-                    parked.tasks.remove(entry.party, lane.queued.into());
-                    parked.old += 1;
-                }
-                self.forget_old(&lane.at);
+                let is_there = |job, lane, ticket| is_parked(jobs, job, lane, ticket);
+                self.parking.forget(&lane.at, entry.party, lane.queued, is_there);
             }
             for lane in entry.woken.iter().flat_map(|woken| woken.iter()) {
                 if let Some(lane) = entry.lanes.get(*lane as usize) {
                     self.wake_host(&lane.at, 1);
                 }
             }
-        }
-    }
-
-    /// Removes old entries of a host, once they are more than the others.
-    fn forget_old(&mut self, host: &Host) {
-        let Some(parked) = self.parked.get_mut(host).filter(|parked| parked.old > OLD_MAX) else { return };
-        let all: usize = parked.lanes.values().map(VecDeque::len).sum();
-        if parked.old < all / 2 {
-            return;
-        }
-        let jobs = &self.jobs;
-        for lanes in parked.lanes.values_mut() {
-            lanes.retain(|(job, lane, ticket)| {
-                let lane = jobs.get(job).and_then(|entry| entry.lanes.get(*lane as usize));
-                lane.is_some_and(|lane| lane.is_parked_by(*ticket))
-            });
-        }
-        parked.lanes.retain(|_, lanes| !lanes.is_empty());
-        parked.old = 0;
-        if parked.lanes.is_empty() {
-            self.parked.remove(host);
         }
     }
 
@@ -300,11 +263,8 @@ impl Rotation {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
         let Some(lane) = entry.lanes.get_mut(lane as usize) else { return };
         let before = std::mem::replace(&mut lane.queued, queued as u32);
-        if lane.place == Place::Parked
-            && let Some(parked) = self.parked.get_mut(&lane.at)
-        {
-            parked.tasks.remove(entry.party, before.into());
-            parked.tasks.add(entry.party, queued as u64);
+        if lane.place == Place::Parked {
+            self.parking.set_queued(&lane.at, entry.party, before, queued as u32);
         }
     }
 
@@ -331,12 +291,8 @@ impl Rotation {
                 ring.retain(|(other, _)| *other != job);
             }
             for (number, lane) in entry.lanes.iter().enumerate().filter(|(_, lane)| lane.place == Place::Parked) {
-                let Some(parked) = self.parked.get_mut(&lane.at) else { continue };
-                if let Some(lanes) = parked.lanes.get_mut(&Reverse(entry.priority)) {
-                    lanes.retain(|(.., ticket)| *ticket != lane.turn);
-                }
                 let place = (job, number as LaneNumber, lane.turn);
-                parked.lanes.entry(Reverse(priority)).or_default().push_back(place);
+                self.parking.set_priority(&lane.at, (entry.priority, priority), place);
             }
             entry.priority = priority;
             entry.ticket = 0;
@@ -423,11 +379,7 @@ impl Rotation {
                 Admission::HostBlocked(host) => {
                     lane.place = Place::Parked;
                     lane.at = host.clone();
-                    let parked = self.parked.entry(host).or_default();
-                    self.tickets += 1;
-                    lane.turn = self.tickets;
-                    parked.lanes.entry(Reverse(entry.priority)).or_default().push_back((job, number, lane.turn));
-                    parked.tasks.add(entry.party, lane.queued.into());
+                    lane.turn = self.parking.park(host, entry.priority, (job, number), entry.party, lane.queued);
                     self.go_next(job);
                 }
                 Admission::JobBlocked => {
@@ -469,7 +421,7 @@ impl Rotation {
 
     /// How many tasks of some parties in memory are of lanes that are parked at a host.
     pub(crate) fn waiting_at(&self, host: &Host, whose: Parties) -> u32 {
-        self.parked.get(host).map_or(0, |parked| u32::try_from(parked.tasks.of(whose)).unwrap_or(u32::MAX))
+        u32::try_from(self.parking.tasks(host, whose)).unwrap_or(u32::MAX)
     }
 
     /// Compares what is counted of parked lanes with `queued`, how many tasks of a lane are in memory. Slow.
@@ -493,13 +445,8 @@ impl Rotation {
                 }
             }
         }
-        let counted = self
-            .parked
-            .iter()
-            .map(|(host, parked)| (host, parked.tasks.of(Parties::default())))
-            .filter(|(_, tasks)| *tasks > 0);
         tasks.retain(|_, tasks| *tasks > 0);
-        let counted: HashMap<&Host, u64> = counted.collect();
+        let counted = self.parking.all_tasks();
         if tasks == counted { Ok(()) } else { Err(format!("{tasks:?} wait for hosts, and {counted:?} are counted")) }
     }
 
@@ -561,29 +508,21 @@ impl Rotation {
     }
 
     fn unpark(&mut self, host: &Host) -> Option<(JobId, LaneNumber)> {
-        let parked = self.parked.get_mut(host)?;
-        let name = loop {
-            let Some(mut first) = parked.lanes.first_entry() else { break None };
-            let Some((job, number, ticket)) = first.get_mut().pop_front() else {
-                first.remove();
-                continue;
-            };
-            let entry = self.jobs.get_mut(&job);
-            let lane = entry.and_then(|entry| Some((entry.party, entry.lanes.get_mut(number as usize)?)));
-            // The job may have been forgotten, and taken in again, since the lane was parked.
-            let Some((party, lane)) = lane.filter(|(_, lane)| lane.is_parked_by(ticket)) else {
-                parked.old = parked.old.saturating_sub(1);
-                continue;
-            };
-            lane.place = Place::Ready;
-            parked.tasks.remove(party, lane.queued.into());
-            break Some((job, number));
-        };
-        if parked.lanes.is_empty() {
-            self.parked.remove(host);
-        }
-        name
+        let jobs = &self.jobs;
+        // The job may have been forgotten, and taken in again, since the lane was parked.
+        let (job, number) = self.parking.next(host, |job, lane, ticket| is_parked(jobs, job, lane, ticket))?;
+        let entry = self.jobs.get_mut(&job)?;
+        let lane = entry.lanes.get_mut(number as usize)?;
+        lane.place = Place::Ready;
+        self.parking.set_queued(host, entry.party, lane.queued, 0);
+        Some((job, number))
     }
+}
+
+/// Whether the entry of a host with this ticket is that of the lane.
+fn is_parked(jobs: &HashMap<JobId, JobEntry>, job: JobId, lane: LaneNumber, ticket: u64) -> bool {
+    let lane = jobs.get(&job).and_then(|entry| entry.lanes.get(lane as usize));
+    lane.is_some_and(|lane| lane.is_parked_by(ticket))
 }
 
 #[cfg(test)]

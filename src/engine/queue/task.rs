@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::model::failure::TaskError;
+use crate::model::host::Host;
 use crate::model::ids::{Fence, TaskId, TaskIndex};
 use crate::model::job::Stop;
 use crate::model::spec::TaskSpec;
@@ -56,9 +57,15 @@ impl Queued {
 pub(crate) enum Wait {
     /// The backoff of its retry policy; the task is `BACKING_OFF`.
     Backoff(Timestamp),
-    /// The end of the pause of a host that an attempt came to by a redirect or a mirror, with a text for people; the task
-    /// is PENDING.
-    Host(Timestamp, String),
+    /// The end of the pause of a host that an attempt came to by a redirect or a mirror; the task is PENDING.
+    Host {
+        /// When it ends.
+        until: Timestamp,
+        /// The host that is paused; `None` where it is something else that takes as long.
+        host: Option<Host>,
+        /// A text for people.
+        message: String,
+    },
     /// Free disk space; the task is PENDING.
     Disk {
         /// The directory, relative to the download root, on whose file system it is needed.
@@ -75,6 +82,36 @@ pub(crate) enum Wait {
 pub(crate) struct Waiting {
     pub(crate) task: Queued,
     pub(crate) wait: Wait,
+}
+
+/// The memory of a task of which only the wait is kept, with its entries in all indexes, in bytes, roughly.
+pub(crate) const LEFT_BYTES: usize = 384;
+
+/// A task that is held back.
+#[derive(Clone, Debug)]
+pub(crate) struct HeldBack {
+    pub(crate) kept: Kept,
+    pub(crate) wait: Wait,
+}
+
+/// What memory has of such a task.
+#[derive(Clone, Debug)]
+pub(crate) enum Kept {
+    Whole(Queued),
+    /// The rest is in the store.
+    Left {
+        lane: LaneNumber,
+        deadline: Option<Timestamp>,
+    },
+}
+
+impl HeldBack {
+    pub(crate) fn bytes(&self) -> usize {
+        match &self.kept {
+            Kept::Whole(task) => task.bytes(),
+            Kept::Left { .. } => LEFT_BYTES,
+        }
+    }
 }
 
 /// The cause for which an attempt is stopped.

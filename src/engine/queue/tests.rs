@@ -262,7 +262,55 @@ fn tasks_that_have_ended_leave_no_time_to_look_after() {
         world.queue.attempt_ended(TaskId { job: id, index: task.index }, 1).unwrap();
     }
     assert_eq!(world.queue.deadlines.len(), 0);
-    assert!(world.queue.take_late(Timestamp(i64::MAX)).is_empty());
+    assert!(world.queue.take_late(Timestamp(i64::MAX), |_| false).is_empty());
+}
+
+fn paused(until: i64, host: &str) -> Wait {
+    Wait::Host { until: Timestamp(until), host: Some(Host::new(host)), message: String::new() }
+}
+
+/// While a piece of a job is at the store only that knows which of its tasks have ended.
+#[test]
+fn the_time_of_a_task_is_looked_at_when_something_may_happen_to_its_job() {
+    let mut world = World::new(64 << 20);
+    world.queue.add_job(job(1), 0, 0, true, Some(Duration::from_micros(10)));
+    world.queue.lane_for(job(1), &Host::new("a:80"));
+    for index in 0..3 {
+        let task = Task { start_time: Some(Timestamp(5)), ..Task::default() };
+        let row = Some(Box::new(TaskRow { task, ..TaskRow::default() }));
+        let task = Queued { index, lane: 0, spec: spec(), row, cursor: None, batch: 0 };
+        world.queue.wait(job(1), task, paused(900, "b:80"));
+    }
+    assert_eq!(world.queue.next_due(), Some(Timestamp(15)));
+    assert!(world.queue.take_late(Timestamp(20), |_| true).is_empty());
+    assert_eq!(world.queue.next_due(), Some(Timestamp(900)), "it is not looked at again and again");
+    world.queue.check().unwrap();
+    world.queue.forget(TaskId { job: job(1), index: 1 });
+    world.queue.wake(vec![TaskId { job: job(1), index: 2 }], 0);
+    world.queue.check().unwrap();
+    world.queue.look_at_overdue(job(1));
+    world.queue.check().unwrap();
+    let late = world.queue.take_late(Timestamp(20), |_| false);
+    assert_eq!(late.iter().map(|(_, task)| task.index).collect::<Vec<_>>(), [0, 2]);
+    world.queue.check().unwrap();
+    assert_eq!(world.queue.waiting_for_pause(&Host::new("b:80")), []);
+}
+
+/// Whoever ends one pause says nothing about the others.
+#[test]
+fn what_waits_for_a_host_is_known_by_it() {
+    let mut world = World::new(64 << 20);
+    world.queue.add_job(job(1), 0, 0, true, None);
+    world.queue.lane_for(job(1), &Host::new("a:80"));
+    for (index, host) in [(0, "b:80"), (1, "c:80"), (2, "b:80")] {
+        let task = Queued { index, lane: 0, spec: spec(), row: None, cursor: None, batch: 0 };
+        world.queue.wait(job(1), task, paused(900, host));
+    }
+    let crowded = Wait::Host { until: Timestamp(900), host: None, message: String::new() };
+    let task = Queued { index: 3, lane: 0, spec: spec(), row: None, cursor: None, batch: 0 };
+    world.queue.wait(job(1), task, crowded);
+    let of = |host: &str| world.queue.waiting_for_pause(&Host::new(host)).iter().map(|id| id.index).collect::<Vec<_>>();
+    assert_eq!((of("b:80"), of("c:80"), of("a:80")), (vec![0, 2], vec![1], vec![]));
 }
 
 /// After a restart: a task beyond the page of its lane was due, ran and was given back before the lane has read up to it.
@@ -287,7 +335,7 @@ fn a_task_that_was_given_back_beyond_its_page_comes_once() {
     let given_back = running.row.task.apply(TaskEvent::GivenBack(1), Timestamp(7)).unwrap();
     let row = Some(Box::new(TaskRow { task: given_back, ..TaskRow::default() }));
     // Its host is paused, and the row is durable: the store shows it as PENDING.
-    world.queue.wait(id, Queued { row, batch: 1, ..task }, Wait::Host(Timestamp(100), String::new()));
+    world.queue.wait(id, Queued { row, batch: 1, ..task }, paused(100, "b:80"));
     world.queue.committed(1, &[]);
     world.running.clear();
     let mut came = Vec::new();
@@ -329,27 +377,51 @@ fn a_lane_that_runs_out_asks_in_its_turn() {
     assert_eq!(world.queue.wanted.len(), 1, "it is read in its turn, and not behind all that are");
 }
 
-/// Large tasks that wait for a host, of many lanes.
+/// Large tasks that wait for a host, of many lanes: beyond a quarter of the memory only their waits are kept, and they come
+/// again, each once, when those are over.
 #[test]
 fn what_is_held_back_is_bounded_in_bytes() {
     let mut world = World::new(80_000);
     world.add(job(1), 0, 4, 100);
-    let mut held_back = 0;
-    while let Some((id, task)) =
-        world.queue.pick(|_, host, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())))
-    {
-        world.queue.rotation.ended(id);
-        world.queue.wait(id, task, Wait::Host(Timestamp(9), String::new()));
-        held_back += 1;
-        world.queue.check().unwrap();
-        for read in std::iter::from_fn(|| world.queue.next_read()).collect::<Vec<_>>() {
-            let page = world.page(read.job, read.lane, read.from);
-            world.queue.lane_read(read, Some(page));
+    let mut batch = 0;
+    let mut next = |world: &mut World, until: i64| -> Option<TaskIndex> {
+        for _ in 0..200 {
+            if let Some((id, task)) =
+                world.queue.pick(|_, host, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())))
+            {
+                world.queue.rotation.ended(id);
+                let index = task.index;
+                batch += 1;
+                if until == 0 {
+                    world.started.push(TaskId { job: id, index });
+                } else {
+                    world.queue.wait(id, Queued { batch, ..task }, paused(until, "b:80"));
+                }
+                world.queue.check().unwrap();
+                world.queue.committed(batch, &[]);
+                world.queue.check().unwrap();
+                return Some(index);
+            }
+            for read in std::iter::from_fn(|| world.queue.next_read()).collect::<Vec<_>>() {
+                let page = world.page(read.job, read.lane, read.from);
+                world.queue.lane_read(read, Some(page));
+            }
         }
+        None
+    };
+    let mut held_back = Vec::new();
+    while let Some(index) = next(&mut world, 9) {
+        held_back.push(index);
+        let one = spec().memory_bytes() + 1_000;
+        assert!(world.queue.held_back_bytes < 20_000 + one, "{} bytes", world.queue.held_back_bytes);
     }
-    let one = spec().memory_bytes();
-    assert!(held_back * one < 20_000 + 4 * one && held_back >= 10, "{held_back} of {one} bytes");
-    world.queue.wake_due(Timestamp(9), 0);
+    assert!(held_back.len() > 40, "only {} are held back", held_back.len());
+    world.queue.wake_due(Timestamp(9), 1 << 20);
     world.queue.check().unwrap();
     assert_eq!(world.queue.held_back_bytes, 0);
+    let mut came: Vec<_> = std::iter::from_fn(|| next(&mut world, 0)).collect();
+    came.sort_unstable();
+    let is_each_once = came.windows(2).all(|two| two[0] < two[1]);
+    assert!(is_each_once && held_back.iter().all(|index| came.contains(index)), "{came:?}");
+    assert!(world.queue.barred.is_empty());
 }

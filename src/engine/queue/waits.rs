@@ -5,31 +5,23 @@ use std::ops::Bound;
 
 use crate::engine::queue::Queue;
 use crate::engine::queue::lane::Head;
-use crate::engine::queue::task::{BatchNumber, Held, Queued, Wait, Waiting, due_task};
-use crate::model::ids::{JobId, TaskId};
+use crate::engine::queue::task::{BatchNumber, Held, HeldBack, Queued, Wait, Waiting, due_task};
+use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::time::Timestamp;
 use crate::store::{DueTask, LaneNumber};
 
 impl Queue {
     /// Lets a task wait for something of its own. Returns the lane's head as [`Queue::put_first`] does.
     pub(crate) fn wait(&mut self, job: JobId, task: Queued, wait: Wait) -> Option<Head> {
-        let id = TaskId { job, index: task.index };
-        let number = task.lane;
         match wait {
             Wait::Backoff(due) => {
+                let id = TaskId { job, index: task.index };
                 self.back_off(due_task(due, id), task);
                 None
             }
-            Wait::Host(due, _) => {
+            Wait::Host { .. } | Wait::Disk { .. } => {
                 let head = self.lower_head(job, &task);
-                self.hold_back(job, &task, Held::Host(number, due_task(due, id)));
-                self.waiting_for_hosts.insert(due_task(due, id), Waiting { task, wait });
-                head
-            }
-            Wait::Disk { .. } => {
-                let head = self.lower_head(job, &task);
-                self.hold_back(job, &task, Held::Disk(number));
-                self.waiting_for_disk.insert(id, Waiting { task, wait });
+                self.hold_back(job, task, wait);
                 head
             }
         }
@@ -50,16 +42,6 @@ impl Queue {
                 self.leaving(entry.id, batch);
                 self.left_early.push((batch, entry.id, waiting.task.lane));
             }
-        }
-    }
-
-    fn hold_back(&mut self, job: JobId, task: &Queued, held: Held) {
-        self.add_waiting(job, task);
-        self.held_back_bytes += task.bytes();
-        let Some(queue) = self.jobs.get_mut(&job) else { return };
-        queue.held.insert(task.index, held);
-        if let Some(lane) = queue.lanes.get_mut(task.lane as usize) {
-            lane.held_back.insert(task.index);
         }
     }
 
@@ -105,6 +87,9 @@ impl Queue {
             if entry.due > now {
                 break;
             }
+            if self.return_left(entry.id) {
+                continue;
+            }
             let Some(task) = self.take(entry.id) else { break };
             self.woken(entry.id.job, task, committed);
         }
@@ -123,12 +108,22 @@ impl Queue {
         self.leave_to_store(job, task.lane, task.index);
     }
 
-    /// Takes out the tasks whose time over all attempts is over at `now`. The caller ends them.
-    pub(crate) fn take_late(&mut self, now: Timestamp) -> Vec<(JobId, Queued)> {
+    /// Takes out the tasks whose time over all attempts is over at `now`. The caller ends them. Those of a job that
+    /// `defers` stay until [`Queue::look_at_overdue`].
+    pub(crate) fn take_late(&mut self, now: Timestamp, defers: impl Fn(JobId) -> bool) -> Vec<(JobId, Queued)> {
         let mut late = Vec::new();
         while let Some(((when, id), lane)) = self.deadlines.first_key_value().map(|(key, lane)| (*key, *lane)) {
             if when > now {
                 break;
+            }
+            if defers(id.job) {
+                self.deadlines.pop_first();
+                self.overdue.insert((id.job, when, id.index), lane);
+                continue;
+            }
+            if self.return_left(id) {
+                // Its lane finds it in the store, with a time that is over.
+                continue;
             }
             let task = self.take(id).or_else(|| self.take_from_page(id, lane));
             match task {
@@ -138,6 +133,14 @@ impl Queue {
             }
         }
         late
+    }
+
+    /// Lets [`Queue::take_late`] look again at the tasks of a job that it passed over.
+    pub(crate) fn look_at_overdue(&mut self, job: JobId) {
+        let all = (job, Timestamp(i64::MIN), 0)..=(job, Timestamp(i64::MAX), TaskIndex::MAX);
+        for ((job, when, index), lane) in self.overdue.extract_if(all, |_, _| true) {
+            self.deadlines.insert((when, TaskId { job, index }), lane);
+        }
     }
 
     fn take_from_page(&mut self, id: TaskId, lane: LaneNumber) -> Option<Queued> {
@@ -152,7 +155,7 @@ impl Queue {
     /// `limit` tasks that wait for disk space, each with where it needs how many bytes: those behind `after`, and then from
     /// the first one on, so that who looks again and again looks at each.
     pub(crate) fn waiting_for_disk(&self, after: Option<TaskId>, limit: usize) -> Vec<(TaskId, String, u64)> {
-        let need = |(id, waiting): (&TaskId, &Waiting)| match &waiting.wait {
+        let need = |(id, waiting): (&TaskId, &HeldBack)| match &waiting.wait {
             Wait::Disk { folder, bytes, .. } => Some((*id, folder.clone(), *bytes)),
             _ => None,
         };
@@ -164,7 +167,9 @@ impl Queue {
     /// Puts waiting tasks before the others of their lanes.
     pub(crate) fn wake(&mut self, tasks: Vec<TaskId>, committed: BatchNumber) {
         for id in tasks {
-            if let Some(task) = self.take(id) {
+            if !self.return_left(id)
+                && let Some(task) = self.take(id)
+            {
                 self.woken(id.job, task, committed);
             }
         }

@@ -42,10 +42,12 @@ impl Scheduler {
         {
             return command.refuse(EngineError::Draining);
         }
-        if command.needs_room()
-            && let Condition::Blocked(why) = self.condition()
-        {
-            return command.refuse(EngineError::StoreFull(why));
+        match self.condition() {
+            Condition::Blocked(why) if command.needs_room() => return command.refuse(EngineError::StoreFull(why)),
+            Condition::Short(why) if command.needs_room() && !command.ends_work() => {
+                return command.refuse(EngineError::StoreFull(why));
+            }
+            _ => {}
         }
         if command.is_abandoned() {
             return;
@@ -77,7 +79,10 @@ impl Scheduler {
     }
 
     /// Takes a command for one job: at once, when a piece of the job is committed, or by a visit.
-    pub(super) fn job_command(&mut self, job: JobId, admitted: Admitted<JobCommand>) {
+    pub(super) fn job_command(&mut self, job: JobId, mut admitted: Admitted<JobCommand>) {
+        if let Some(run) = self.jobs.get(job) {
+            admitted.command.fix(run.job.counts.total);
+        }
         match self.jobs.get_mut(job) {
             Some(run) if run.defers() => run.deferred.push_back(Deferred::Command(admitted)),
             Some(_) => self.apply(job, admitted),
@@ -125,7 +130,7 @@ impl Scheduler {
         let Ok(count) = TaskIndex::try_from(tasks.specs.len()) else {
             return answer(reply, Err(EngineError::TooManyTasks));
         };
-        if self.is_full_of_jobs(spec.memory_bytes()) {
+        if self.is_full_of_jobs(spec.memory_bytes(), 0) {
             return answer(reply, Err(EngineError::TooManyJobs));
         }
         let mut job = Job::new(self.job_id(now), spec, count, now);
@@ -159,9 +164,9 @@ impl Scheduler {
         self.outbox.then(Effect::Admit { nth, job: Box::new(job), lanes, tasks: laned, request, reply });
     }
 
-    /// Whether unfinished jobs would take more memory than they may with so many bytes more.
-    fn is_full_of_jobs(&self, bytes: usize) -> bool {
-        self.jobs.bytes() + self.queue.lanes() * LANE_BYTES + bytes > self.bounds.jobs_bytes
+    /// Whether unfinished jobs would take more memory than they may with a spec of so many bytes and so many lanes more.
+    pub(super) fn is_full_of_jobs(&self, bytes: usize, lanes: usize) -> bool {
+        self.jobs.bytes() + (self.queue.lanes() + lanes) * LANE_BYTES + bytes > self.bounds.jobs_bytes
     }
 
     /// A new id: a `UUIDv7` of the scheduler's clock and chance, so that ids sort by creation.
@@ -212,7 +217,7 @@ impl Scheduler {
         if u64::from(run.job.counts.total) + run.adding + count > u64::from(u32::MAX) {
             return answer(reply, Err(EngineError::TooManyTasks));
         }
-        if self.is_full_of_jobs(0) {
+        if self.is_full_of_jobs(0, 0) {
             return answer(reply, Err(EngineError::TooManyJobs));
         }
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };

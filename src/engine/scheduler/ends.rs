@@ -36,7 +36,10 @@ impl Scheduler {
             return tracing::warn!(task = %id, "the end of attempt {} of a job that is gone is dropped", ended.fence);
         };
         if matches!(run.stage, Stage::Reloading { .. }) {
-            self.queue.attempt_ended(id, ended.fence);
+            // It is taken in once the job has been read again.
+            let fence = ended.fence;
+            run.deferred.push_back(Deferred::Attempt(Box::new(ended)));
+            self.queue.attempt_ended(id, fence);
             self.hub.stopped(id.job, id.index);
             return self.reload_quiet();
         }
@@ -306,9 +309,10 @@ fn wait_after(end: &AttemptEnd, event: &TaskEvent) -> Option<Wait> {
         (TaskEvent::GivenBack(_), AttemptEnd::NoSpace { folder, needed_bytes, message }) => {
             Some(Wait::Disk { folder: folder.clone(), bytes: *needed_bytes, message: message.clone() })
         }
-        (TaskEvent::GivenBack(_), AttemptEnd::Failed(Failure { paused_until: Some(until), message, .. })) => {
-            Some(Wait::Host(*until, message.clone()))
-        }
+        (
+            TaskEvent::GivenBack(_),
+            AttemptEnd::Failed(Failure { paused_until: Some(until), paused_host: host, message, .. }),
+        ) => Some(Wait::Host { until: *until, host: host.clone(), message: message.clone() }),
         _ => None,
     }
 }

@@ -114,8 +114,8 @@ fn task_wait(wait: &task::Wait) -> Wait {
             until: Some(*due),
             message: "its next attempt is not due yet".to_owned(),
         },
-        task::Wait::Host(due, message) => {
-            Wait { reason: WaitReason::HostPaused, until: Some(*due), message: message.clone() }
+        task::Wait::Host { until, message, .. } => {
+            Wait { reason: WaitReason::HostPaused, until: Some(*until), message: message.clone() }
         }
         task::Wait::Disk { message, .. } => {
             Wait { reason: WaitReason::DiskSpace, until: None, message: message.clone() }

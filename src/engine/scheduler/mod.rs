@@ -39,7 +39,7 @@ use crate::engine::bounds::Bounds;
 use crate::engine::command::{Admitted, Command, EngineError};
 use crate::engine::effect::Effect;
 use crate::engine::hub::Hub;
-use crate::engine::jobs::JobTable;
+use crate::engine::jobs::{JobRun, JobTable};
 use crate::engine::outbox::{Outbox, Sealed};
 use crate::engine::queue::Queue;
 use crate::engine::queue::task::{BatchNumber, Cause, Running};
@@ -234,9 +234,12 @@ impl Scheduler {
                 return Ok(());
             }
             if self.draining
+                && self.attempts.is_empty()
                 && let Condition::Blocked(why) = self.condition()
             {
-                return Err(StoreError::Full(format!("the last changes were not stored: {why}")));
+                // Nothing of it was acknowledged.
+                tracing::warn!("the last changes were not stored: {why}; what had ended runs again after the restart");
+                return Ok(());
             }
             // While nothing can be committed, what adds to the batch is refused, and deletions have to come through.
             let roomy = self.outbox.is_roomy() || self.is_blocked();
@@ -329,7 +332,8 @@ impl Scheduler {
                 Timer::Cut => self.queue.all_running().for_each(Running::cut),
             }
         }
-        for (job, task) in self.queue.take_late(now) {
+        let jobs = &self.jobs;
+        for (job, task) in self.queue.take_late(now, |job| jobs.get(job).is_some_and(JobRun::defers)) {
             self.end_late(job, task, now);
         }
         self.queue.wake_due(now, self.committed);
@@ -343,6 +347,15 @@ impl Scheduler {
 
     /// Begins a commit where none is under way and there is something to commit.
     async fn begin_commits(&mut self) {
+        // What makes room does not wait in one batch with what needs some.
+        if self.removals.is_none() && self.is_blocked() {
+            if !self.removals_rest {
+                self.add_purges();
+            }
+            if let Some(sealed) = self.outbox.seal_removals() {
+                self.removals = self.send(sealed, true).await;
+            }
+        }
         if self.in_flight.is_none() {
             let in_pieces = self.add_pieces();
             if !self.outbox.is_empty() {
@@ -350,13 +363,6 @@ impl Scheduler {
                 let row = |id| jobs.get(id).map(|run| run.job.clone());
                 let sealed = self.outbox.seal(row, |id| in_pieces.contains(&id));
                 self.in_flight = self.send(sealed, false).await;
-            }
-        } else if self.removals.is_none() && self.is_blocked() {
-            if !self.removals_rest {
-                self.add_purges();
-            }
-            if let Some(sealed) = self.outbox.seal_removals() {
-                self.removals = self.send(sealed, true).await;
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::engine::command::{EngineError, Reply, answer};
+use crate::engine::command::{Acted, EngineError, Reply, answer};
 use crate::engine::effect::{Effect, LanedTasks};
 use crate::engine::jobs::{Deferred, JobRun, Retrying, Stage};
 use crate::engine::patience::{caught, patiently};
@@ -351,6 +351,9 @@ impl Scheduler {
                 Deferred::Attempt(ended) => self.attempt_ended(*ended),
             }
         }
+        if self.jobs.get(job).is_some_and(|run| !run.defers()) {
+            self.queue.look_at_overdue(job);
+        }
         self.settle_if_done(job);
     }
 
@@ -377,7 +380,13 @@ impl Scheduler {
         self.timers.clear(&crate::engine::timers::Timer::JobDeadline(job));
         self.timers.clear(&crate::engine::timers::Timer::JobStart(job));
         self.timers.clear(&crate::engine::timers::Timer::JobRested(job));
-        let deferred = self.jobs.remove(job).map(|run| run.deferred).unwrap_or_default();
+        let Some(run) = self.jobs.remove(job) else { return self.hub.close(job) };
+        let JobRun { job: last, mut deferred, asked, withdrawal, hastening, .. } = run;
+        deferred.extend(asked.into_iter().map(Deferred::Command));
+        let done = withdrawal.map(|it| (it.reply, it.count)).into_iter();
+        for (reply, tasks) in done.chain(hastening.map(|it| (it.reply, it.count))) {
+            answer(reply, Ok(Acted { job: last.clone(), tasks }));
+        }
         self.hub.close(job);
         for deferred in deferred {
             if let Deferred::Command(admitted) = deferred {

@@ -70,7 +70,7 @@ impl Scheduler {
         let batch = self.outbox.batch();
         let nth = batch.sweeps.len();
         let which = TaskChoice::All;
-        batch.sweeps.push(Sweep { job, state, which, from, limit, error, time: now, first_sequence });
+        batch.sweeps.push(Sweep { job, state, which, from, to: None, limit, error, time: now, first_sequence });
         self.outbox.then(Effect::Swept { nth, job, state, events });
         true
     }

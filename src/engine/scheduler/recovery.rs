@@ -1,6 +1,7 @@
 //! Taking in what the store has: at the start, and after a contradiction. Its size goes with unfinished jobs and running
 //! tasks, not with queued ones.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::engine::jobs::{JobRun, Retrying, Stage, Sweeping};
@@ -68,7 +69,7 @@ impl Scheduler {
                 break;
             }
         }
-        let jobs: Vec<JobId> = self.jobs.iter().map(|(id, _)| *id).collect();
+        let jobs: BTreeSet<JobId> = self.jobs.iter().map(|(id, _)| *id).collect();
         for job in jobs {
             self.settle_if_done(job);
         }

@@ -1,19 +1,24 @@
 //! What happens when memory and store contradict each other about a job: the job is stopped, forgotten and read again. No
 //! other job notices.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::attempt::Ended;
 use crate::engine::command::{EngineError, answer};
 use crate::engine::jobs::{Deferred, JobRun, Stage};
 use crate::engine::patience::{caught, patiently};
-use crate::engine::queue::task::Cause;
+use crate::engine::queue::task::{Cause, Running};
 use crate::engine::runner::Checks;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::read::{Read, Reloaded};
-use crate::model::ids::{JobId, TaskId};
+use crate::model::ids::JobId;
 use crate::model::job::Job;
 use crate::model::task::TaskEvent;
-use crate::store::CutAttempt;
+use crate::model::time::Timestamp;
+use crate::store::{CutAttempt, StoredTask};
 
 impl Scheduler {
     /// Notes a contradiction about a job, and begins to read the job again.
@@ -49,11 +54,11 @@ impl Scheduler {
         for running in self.queue.running_of(job) {
             running.stop(Cause::Reload);
         }
-        // Ends that were deferred are not taken in: the store shows their attempts as running, and their tasks are requeued.
-        let deferred = self.jobs.get_mut(job).map(JobRun::take_deferred_attempts).unwrap_or_default();
-        for ended in deferred {
-            self.queue.attempt_ended(ended.id, ended.fence);
-            self.hub.stopped(job, ended.id.index);
+        // Ends that were deferred are taken in once the job has been read again.
+        let deferred = self.jobs.get(job).map(JobRun::deferred_attempts).unwrap_or_default();
+        for (id, fence) in deferred {
+            self.queue.attempt_ended(id, fence);
+            self.hub.stopped(job, id.index);
         }
         self.reload_quiet();
     }
@@ -115,6 +120,29 @@ impl Scheduler {
         });
     }
 
+    /// Takes in the end of an attempt that came while its job was being read again. What has been sent is not sent again for
+    /// that.
+    fn take_end(&mut self, task: StoredTask, attempt_start: Timestamp, ended: Ended) {
+        let StoredTask { lane, spec, row, .. } = task;
+        let running = Running {
+            fence: ended.fence,
+            lane,
+            spec,
+            row,
+            attempt_start,
+            stop: CancellationToken::new(),
+            rest: CancellationToken::new(),
+            cause: Arc::new(OnceLock::from(Cause::Reload)),
+            cursor: None,
+            withdrawn: None,
+        };
+        let id = ended.id;
+        if let Err(held) = self.queue.start(id, running) {
+            return self.contradicted(id.job, &format!("task {} has run and is {held:?}", id.index));
+        }
+        self.attempt_ended(ended);
+    }
+
     /// Takes a job in again as the store has it.
     pub(super) fn reloaded(&mut self, id: JobId, found: Option<Reloaded>) {
         if self.jobs.get(id).is_none_or(|run| !matches!(run.stage, Stage::Reloading { .. })) {
@@ -128,15 +156,24 @@ impl Scheduler {
         self.hub.publish(job.clone(), Vec::new());
         self.take_in(job, lanes, now);
         self.queue.reread_backoffs();
-        for CutAttempt { id, task, .. } in cut {
-            // The server stopped it by itself: it does not count, and is no crash.
-            let fence = task.row.task.fence;
-            self.recover_attempt(TaskId { job: id.job, index: id.index }, task, TaskEvent::GivenBack(fence), now);
-        }
+        let mut ends = HashMap::new();
+        let mut commands = Vec::new();
         for deferred in deferred {
-            if let Deferred::Command(admitted) = deferred {
-                self.job_command(id, admitted);
+            match deferred {
+                Deferred::Command(admitted) => commands.push(admitted),
+                Deferred::Attempt(ended) => drop(ends.insert((ended.id, ended.fence), *ended)),
             }
+        }
+        for CutAttempt { id, attempt_start, task } in cut {
+            let fence = task.row.task.fence;
+            match ends.remove(&(id, fence)) {
+                Some(ended) => self.take_end(task, attempt_start, ended),
+                // The server stopped it by itself: it does not count, and is no crash.
+                None => self.recover_attempt(id, task, TaskEvent::GivenBack(fence), now),
+            }
+        }
+        for admitted in commands {
+            self.job_command(id, admitted);
         }
         self.settle_if_done(id);
     }

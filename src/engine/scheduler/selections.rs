@@ -12,7 +12,7 @@ use crate::engine::jobs::Stage;
 use crate::engine::queue::task::{BatchNumber, Cause};
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::piece::Piece;
-use crate::engine::selection::{Hastening, Withdrawal};
+use crate::engine::selection::{Chosen, Hastening, Withdrawal};
 use crate::model::access::Actor;
 use crate::model::audit::{AuditRow, Of};
 use crate::model::failure::{Failure, FailureReason, TaskError};
@@ -38,8 +38,14 @@ impl Scheduler {
                 let acted = Acted { job: run.job.clone(), tasks: 0 };
                 self.outbox.then(Effect::Acted(reply, acted));
             }
-            JobCommand::CancelTasks { which, reason, reply } => self.cancel_tasks(job, which, reason, by, reply),
-            JobCommand::RetryNow { which, reply } => self.retry_now(job, which, by, reply),
+            JobCommand::CancelTasks { which, to, reason, reply } => {
+                let to = to.unwrap_or(run.job.counts.total);
+                self.cancel_tasks(job, Chosen { which, to }, reason, by, reply);
+            }
+            JobCommand::RetryNow { which, to, reply } => {
+                let to = to.unwrap_or(run.job.counts.total);
+                self.retry_now(job, Chosen { which, to }, by, reply);
+            }
             other => other.refuse(EngineError::NoJob(job)),
         }
     }
@@ -67,11 +73,12 @@ impl Scheduler {
         self.next_selection(job);
     }
 
-    fn cancel_tasks(&mut self, job: JobId, which: TaskChoice, reason: String, by: Arc<Actor>, reply: Reply<Acted>) {
+    fn cancel_tasks(&mut self, job: JobId, chosen: Chosen, reason: String, by: Arc<Actor>, reply: Reply<Acted>) {
         let now = self.now();
+        let Chosen { which, to } = chosen;
         let message = if reason.is_empty() { "the task was cancelled".to_owned() } else { reason };
         let error = Failure::fatal(FailureReason::Cancelled, message).into_error(0);
-        let running = self.withdraw_running(job, &which, &error);
+        let running = self.withdraw_running(job, &which, to, &error);
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
         let sweeping = Withdrawal::first(&which, &run.job.counts);
         if running.is_empty() && sweeping.is_none() {
@@ -81,7 +88,7 @@ impl Scheduler {
         }
         // Of a filter the store says which tasks it has found.
         let which = if which == TaskChoice::All { TaskChoice::Fitting(TaskFilter::default()) } else { which };
-        let withdrawal = Withdrawal { which, error, by, running, sweeping, count: 0, is_noted: false, reply };
+        let withdrawal = Withdrawal { which, to, error, by, running, sweeping, count: 0, is_noted: false, reply };
         run.withdrawal = Some(Box::new(withdrawal));
         if sweeping.is_some() {
             self.job_may_run(job, now);
@@ -91,9 +98,16 @@ impl Scheduler {
     }
 
     /// Stops the running attempts of tasks that are cancelled.
-    fn withdraw_running(&mut self, job: JobId, which: &TaskChoice, error: &TaskError) -> BTreeSet<TaskIndex> {
+    fn withdraw_running(
+        &mut self,
+        job: JobId,
+        which: &TaskChoice,
+        to: TaskIndex,
+        error: &TaskError,
+    ) -> BTreeSet<TaskIndex> {
         let host = |lane| self.queue.host_of(job, lane).map(Host::as_str).unwrap_or_default();
-        let is_meant = |(index, lane): &(TaskIndex, u32)| which.has(*index, TaskState::Running, None, host(*lane));
+        let is_meant =
+            |(index, lane): &(TaskIndex, u32)| *index < to && which.has(*index, TaskState::Running, None, host(*lane));
         let running: BTreeSet<TaskIndex> =
             self.queue.running_places(job).filter(is_meant).map(|(index, _)| index).collect();
         for index in &running {
@@ -128,7 +142,7 @@ impl Scheduler {
         }
         let Some(withdrawal) = &run.withdrawal else { return false };
         let Some((state, from)) = withdrawal.sweeping else { return false };
-        let (which, error) = (withdrawal.which.clone(), withdrawal.error.clone());
+        let (which, to, error) = (withdrawal.which.clone(), withdrawal.to, withdrawal.error.clone());
         let unnoted = (!withdrawal.is_noted).then(|| withdrawal.by.clone());
         run.in_flight = true;
         run.job_mut().update_time = now;
@@ -137,7 +151,7 @@ impl Scheduler {
         let events = self.outbox.take_events(job);
         let batch = self.outbox.batch();
         let nth = batch.sweeps.len();
-        batch.sweeps.push(Sweep { job, state, which, from, limit, error, time: now, first_sequence });
+        batch.sweeps.push(Sweep { job, state, which, from, to: Some(to), limit, error, time: now, first_sequence });
         if let Some(by) = unnoted {
             self.note_job(&by, Of::Sweep(nth), "CancelTasks", job);
         }
@@ -184,13 +198,14 @@ impl Scheduler {
         self.settle_if_done(job);
     }
 
-    fn retry_now(&mut self, job: JobId, which: TaskChoice, by: Arc<Actor>, reply: Reply<Acted>) {
+    fn retry_now(&mut self, job: JobId, chosen: Chosen, by: Arc<Actor>, reply: Reply<Acted>) {
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
+        let Chosen { which, to } = chosen;
         if !which.has_state(TaskState::BackingOff) || run.job.counts.backing_off == 0 {
             let acted = Acted { job: run.job.clone(), tasks: 0 };
             return self.outbox.then(Effect::Acted(reply, acted));
         }
-        run.hastening = Some(Box::new(Hastening { which, by, from: 0, count: 0, is_noted: false, reply }));
+        run.hastening = Some(Box::new(Hastening { which, to, by, from: 0, count: 0, is_noted: false, reply }));
         self.add_piece(Piece::Hasten(job));
     }
 
@@ -199,11 +214,11 @@ impl Scheduler {
         let due = self.now();
         let Some(run) = self.jobs.get_mut(job) else { return };
         let Some(hastening) = &run.hastening else { return };
-        let (which, from) = (hastening.which.clone(), hastening.from);
+        let (which, from, to) = (hastening.which.clone(), hastening.from, hastening.to);
         let unnoted = (!hastening.is_noted).then(|| hastening.by.clone());
         let batch = self.outbox.batch();
         let nth = batch.hastens.len();
-        batch.hastens.push(Hasten { job, which, from, limit, due });
+        batch.hastens.push(Hasten { job, which, from, to, limit, due });
         if let Some(by) = unnoted {
             self.note_job(&by, Of::Hasten(nth), "RetryNow", job);
         }
@@ -229,7 +244,7 @@ impl Scheduler {
         }
     }
 
-    /// Ends the pause of a host. Tasks that have waited for the end of a pause look again.
+    /// Ends the pause of a host. Tasks that have waited for the end of this pause look again.
     pub(super) fn resume_host(&mut self, host: Host, by: &Actor, reply: Reply<()>) {
         match self.runner.hosts.resume(&host) {
             None => answer(reply, Err(EngineError::NoHost(host))),
@@ -239,7 +254,7 @@ impl Scheduler {
                     AuditRow::done(by, "AdminService/ResumeHost", format!("hosts/{host}"), "", now)
                 });
                 self.wake_host(&host);
-                let waiting = self.queue.waiting_for_pauses();
+                let waiting = self.queue.waiting_for_pause(&host);
                 self.queue.wake(waiting, self.committed);
                 self.outbox.then(Effect::Audited(reply));
             }

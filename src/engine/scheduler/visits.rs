@@ -94,6 +94,12 @@ impl Scheduler {
                 return self.note_job(&by, Of::Deletion(nth), "DeleteJob", id);
             }
             JobCommand::Retry { reply, .. } => match retry {
+                Some(Ok(retriable))
+                    if retriable.failed + retriable.cancelled > 0
+                        && self.is_full_of_jobs(job.spec.memory_bytes(), retriable.lanes.len()) =>
+                {
+                    answer(reply, Err(EngineError::TooManyJobs));
+                }
                 Some(Ok(retriable)) if retriable.failed + retriable.cancelled > 0 => {
                     return self.retry(job, retriable, &by, reply);
                 }

@@ -46,6 +46,13 @@ fn code(error: &sqlx::Error) -> Option<i64> {
     error.as_database_error()?.code()?.parse().ok()
 }
 
+/// Whether `SQLite` may have failed for want of room. A read needs some, too: the index of the log is a file.
+pub(super) fn is_want_of_room(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| {
+        matches!(code, IO_ERROR_SHM_SIZE | IO_ERROR_WRITE | IO_ERROR_NO_MEMORY) || code & 0xff == FULL
+    })
+}
+
 /// A statement that fails before COMMIT changes nothing, since the transaction is rolled back. What may help is room,
 /// waiting, leaving out what contradicts, or nothing.
 impl From<sqlx::Error> for Fault {

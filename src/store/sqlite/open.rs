@@ -31,9 +31,9 @@ const ENGINE_READERS_MAX: u32 = 2;
 const ENGINE_PATIENCE: Duration = Duration::from_secs(u32::MAX as u64);
 /// How long a caller's read waits for a connection.
 const CALLERS_PATIENCE: Duration = Duration::from_secs(10);
-/// Pages of the log after which a commit copies it back: 32 MiB. From half of them on it is copied beside the commits (see
-/// [`LogCopier`]). The more, the more updates of one page are copied once. On a small disk it is less, so that the reserve
-/// has room for all of it.
+/// Pages of the log after which a commit copies it back: 24 MiB beside a whole reserve. From half of them on it is copied beside
+/// the commits (see [`LogCopier`]). The more, the more updates of one page are copied once. On a small disk it is less, so that
+/// the reserve has room for all of it.
 const CHECKPOINT_PAGES_MAX: u64 = 8000;
 /// Bytes of a page of the database.
 const PAGE_BYTES: u64 = 4096;
@@ -74,23 +74,25 @@ impl SqliteStore {
         make_private(dir).map_err(unwritable)?;
         schema::files(dir)?;
         let lock = Arc::new(DirLock::wait_for(dir).await?);
-        schema::database(&path).await?;
-        create(dir, &path).map_err(unwritable)?;
-
         // A scratch store is thrown away, and nothing is ever deleted from it.
         let mut reserve = (durability == Durability::Full).then(|| Reserve::of(dir));
+        // What was committed last is still in the log, and to read that, and even to look, takes some room.
+        while let Err(error) = schema::database(&path).await {
+            if !open_in(&mut reserve, &error) {
+                return Err(error);
+            }
+        }
+        create(dir, &path).map_err(unwritable)?;
+
         let checkpoint_pages = reserve
             .as_ref()
-            .map_or(CHECKPOINT_PAGES_MAX, |reserve| (reserve.bytes() / 5 * 4 / PAGE_BYTES).min(CHECKPOINT_PAGES_MAX));
+            .map_or(CHECKPOINT_PAGES_MAX, |reserve| (reserve.bytes() / 5 * 3 / PAGE_BYTES).min(CHECKPOINT_PAGES_MAX));
         let options = writer_options(&path, durability, checkpoint_pages);
-        let mut conn = match connect(&path, &options).await {
-            // What was committed last is still in the log, and to read that takes some room.
-            Err(error) if let Some(reserve) = reserve.as_mut().filter(|it| it.is_held() && it.finds_no_room()) => {
-                tracing::warn!(%error, "the disk is full: the store is opened in its reserve");
-                reserve.give_up();
-                connect(&path, &options).await?
+        let mut conn = loop {
+            match connect(&path, &options).await {
+                Err(error) if open_in(&mut reserve, &error) => {}
+                connected => break connected?,
             }
-            connected => connected?,
         };
         let keyring = Keyring::load(&mut conn, dir, roots).await?;
         let vault = &keyring.vault;
@@ -107,6 +109,18 @@ impl SqliteStore {
         let log = LogCopier::new(options, checkpoint_pages / 2);
         Ok((store, SqliteWriter::new(conn, numbers, keyring, log, reserve, lock)))
     }
+}
+
+/// Takes room from the reserve where the disk is full; returns whether that may help.
+fn open_in(reserve: &mut Option<Reserve>, error: &OpenError) -> bool {
+    let Some(reserve) = reserve.as_mut().filter(|it| it.is_held() && it.finds_no_room()) else { return false };
+    tracing::warn!(%error, "the disk is full: the store is opened in its reserve");
+    if reserve.is_short() {
+        reserve.give_up();
+    } else {
+        reserve.lend();
+    }
+    true
 }
 
 /// Opens the connection that writes, and brings the schema up to date.

@@ -170,7 +170,8 @@ async fn waiting(
 /// Ends a piece of the waiting tasks of a job.
 pub(super) async fn sweep(conn: &mut SqliteConnection, numbers: &Numbers, sweep: &Sweep) -> Result<Swept, Fault> {
     let no = numbers.job(sweep.job)?;
-    let end = numbers.total(sweep.job)?;
+    let total = numbers.total(sweep.job)?;
+    let end = sweep.to.map_or(total, |to| total.min(to.into()));
     // Lanes may be many, so their heads are asked for at the beginning only.
     let is_begin = sweep.state == TaskState::Pending && sweep.from == 0;
     let first = if is_begin { lowest_head(conn, no).await? } else { i64::from(sweep.from) };
@@ -201,7 +202,7 @@ pub(super) async fn sweep(conn: &mut SqliteConnection, numbers: &Numbers, sweep:
 /// Makes a piece of the tasks due that back off.
 pub(super) async fn hasten(conn: &mut SqliteConnection, numbers: &Numbers, hasten: &Hasten) -> Result<Hastened, Fault> {
     let no = numbers.job(hasten.job)?;
-    let end = numbers.total(hasten.job)?;
+    let end = numbers.total(hasten.job)?.min(hasten.to.into());
     let indexes = i64::from(hasten.from)..end;
     let (piece, last) = waiting(conn, no, TaskState::BackingOff, &hasten.which, indexes, hasten.limit).await?;
     let mut tasks = Vec::new();
@@ -226,8 +227,10 @@ async fn lowest_head(conn: &mut SqliteConnection, no: i64) -> Result<i64, Fault>
 /// The place of an error among those that tasks of the job share.
 async fn share(conn: &mut SqliteConnection, no: i64, error: &TaskError) -> Result<i64, Fault> {
     let text = serde_json::to_string(error)?;
-    // A job has few: one for each stop.
-    let sql = "SELECT max(id) FILTER (WHERE error = ?3), max(id) FROM shared_errors WHERE id BETWEEN ?1 AND ?2";
+    // The pieces of one call follow each other. Calls may be many, and each may have its own reason, so only the last few
+    // are looked at.
+    let sql = "SELECT max(id) FILTER (WHERE error = ?3), max(id) FROM \
+               (SELECT id, error FROM shared_errors WHERE id BETWEEN ?1 AND ?2 ORDER BY id DESC LIMIT 8)";
     let (same, last): (Option<i64>, Option<i64>) =
         sqlx::query_as(sql).bind(key(no, 0)).bind(key(no, u32::MAX)).bind(text.as_str()).fetch_one(&mut *conn).await?;
     let id = same.or(last.map(|last| last + 1)).unwrap_or(key(no, 0));

@@ -1,7 +1,7 @@
 //! Room on the disk that is kept for deleting: a full disk must not keep anybody from making room.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,8 @@ use rustix::fs::{FallocateFlags, fallocate, statvfs};
 const RESERVE_BYTES_MAX: u64 = 40 << 20;
 /// The share of a small disk that is reserved.
 const SHARE: u64 = 4;
+/// The part of the reserve that is lent, one in so many.
+const LENT_SHARE: u64 = 5;
 /// The room that must be left beside the reserve.
 const ROOM_BYTES_MIN: u64 = 1 << 20;
 
@@ -23,11 +25,15 @@ fn is_want_of_room(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// A file that holds room, or held it until there was none.
+/// A file that holds room, or held it until there was none. A part of it is lent to small batches of all kinds, so that
+/// work can be ended on a full disk; the rest is for deletions alone, and nobody else can take it meanwhile.
 pub(super) struct Reserve {
     path: PathBuf,
     bytes: u64,
-    is_held: bool,
+    /// How much of it is held now.
+    held: u64,
+    /// Whether it was ever held. On a disk that never had so much room nothing is kept back.
+    was_held: bool,
 }
 
 impl Reserve {
@@ -35,7 +41,10 @@ impl Reserve {
     pub(super) fn of(dir: &Path) -> Reserve {
         let bytes = statvfs(dir).map_or(RESERVE_BYTES_MAX, |disk| disk.f_blocks.saturating_mul(disk.f_frsize) / SHARE);
         let bytes = bytes.min(RESERVE_BYTES_MAX) >> 16 << 16;
-        let mut reserve = Reserve { path: dir.join("haul.reserve"), bytes, is_held: false };
+        let path = dir.join("haul.reserve");
+        let there = fs::metadata(&path).ok();
+        let held = there.as_ref().map_or(0, |file| file.len().min(bytes));
+        let mut reserve = Reserve { path, bytes, held, was_held: there.is_some() };
         reserve.restore();
         reserve
     }
@@ -45,9 +54,24 @@ impl Reserve {
         self.bytes
     }
 
-    /// Whether the room is held.
+    /// Whether any room is held.
     pub(super) fn is_held(&self) -> bool {
-        self.is_held
+        self.held > 0
+    }
+
+    /// Whether some of the room was needed and has not come back.
+    pub(super) fn is_short(&self) -> bool {
+        self.was_held && self.held < self.bytes
+    }
+
+    /// The part that is lent.
+    pub(super) fn lent(&self) -> u64 {
+        self.bytes / LENT_SHARE
+    }
+
+    /// Whether what deletions need is held, if ever it was.
+    pub(super) fn is_fit_for_deletions(&self) -> bool {
+        !self.is_short() || self.held >= self.bytes - self.lent()
     }
 
     /// Whether a file in the directory cannot be written for want of room, of the disk or of a quota.
@@ -64,45 +88,68 @@ impl Reserve {
         written.is_err_and(|error| is_want_of_room(&error))
     }
 
-    /// Gives the room to whoever needs it next.
+    /// Lends a part of the room, if that was not done before.
+    pub(super) fn lend(&mut self) {
+        if self.held == self.bytes {
+            self.shrink(self.bytes - self.lent());
+        }
+    }
+
+    /// Gives all the room to whoever needs it next. The empty file stays, so that the next start knows of it.
     pub(super) fn give_up(&mut self) {
-        self.is_held = false;
-        if let Err(error) = fs::remove_file(&self.path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
+        self.shrink(0);
+    }
+
+    fn shrink(&mut self, bytes: u64) {
+        if self.held <= bytes {
+            return;
+        }
+        self.held = bytes;
+        if let Err(error) = OpenOptions::new().write(true).open(&self.path).and_then(|file| file.set_len(bytes)) {
             tracing::warn!(%error, path = %self.path.display(), "the reserve of the store cannot be given up");
         }
     }
 
-    /// Takes the room again, if there is enough of it.
+    /// Takes the room again, if there is enough of it: all, or else what deletions need.
     pub(super) fn restore(&mut self) {
-        match self.take() {
-            Ok(is_held) => self.is_held = is_held,
-            Err(error) => {
-                self.give_up();
-                tracing::warn!(%error, path = %self.path.display(), "no room is reserved for deletions");
+        for bytes in [self.bytes, self.bytes - self.lent()] {
+            if self.held >= bytes {
+                return;
+            }
+            match self.take(bytes) {
+                Ok(true) => {
+                    (self.held, self.was_held) = (bytes, true);
+                    return;
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    // Whatever was written of it is in somebody's way.
+                    let held = std::mem::replace(&mut self.held, bytes);
+                    self.shrink(held);
+                    tracing::warn!(%error, path = %self.path.display(), "no room is reserved for deletions");
+                    return;
+                }
             }
         }
     }
 
-    fn take(&self) -> io::Result<bool> {
-        if fs::metadata(&self.path).is_ok_and(|file| file.len() == self.bytes) {
-            return Ok(true);
-        }
-        let dir = statvfs(self.path.parent().unwrap_or(Path::new(".")))?;
-        if dir.f_bavail.saturating_mul(dir.f_frsize) < self.bytes + ROOM_BYTES_MIN {
+    fn take(&self, bytes: u64) -> io::Result<bool> {
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        let disk = statvfs(dir)?;
+        if disk.f_bavail.saturating_mul(disk.f_frsize) < bytes - self.held + ROOM_BYTES_MIN {
             return Ok(false);
         }
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.path)?;
-        if fallocate(&file, FallocateFlags::empty(), 0, self.bytes).is_err() {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
+        if fallocate(&file, FallocateFlags::empty(), 0, bytes).is_err() {
             // The file system cannot promise room; bytes that are written have it.
+            file.seek(io::SeekFrom::Start(self.held))?;
             let zeros = vec![0; 1 << 16];
-            for _ in 0..self.bytes / zeros.len() as u64 {
+            for _ in 0..(bytes - self.held).div_ceil(zeros.len() as u64) {
                 file.write_all(&zeros)?;
             }
         }
         file.sync_all()?;
-        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
+        File::open(dir)?.sync_all()?;
         Ok(true)
     }
 }
@@ -111,13 +158,33 @@ impl Reserve {
 mod tests {
     use super::*;
 
+    /// The room for deletions stays where nobody else can take it.
+    #[test]
+    fn a_part_of_the_room_is_lent_and_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = 10 << 16;
+        let new = || Reserve { path: dir.path().join("haul.reserve"), bytes, held: 0, was_held: false };
+        let mut reserve = new();
+        let length = || fs::metadata(dir.path().join("haul.reserve")).unwrap().len();
+        assert!(!reserve.is_short() && reserve.is_fit_for_deletions(), "there never was any");
+        reserve.restore();
+        assert_eq!((length(), reserve.is_short()), (bytes, false));
+        reserve.lend();
+        assert_eq!((length(), reserve.is_short(), reserve.is_fit_for_deletions()), (8 << 16, true, true));
+        reserve.give_up();
+        assert_eq!((length(), reserve.is_short(), reserve.is_fit_for_deletions()), (0, true, false));
+        reserve.lend();
+        reserve.restore();
+        assert_eq!((length(), reserve.is_short()), (bytes, false));
+    }
+
     #[test]
     fn a_quota_is_no_room_and_a_broken_disk_is_no_want_of_it() {
         let error = |errno: rustix::io::Errno| is_want_of_room(&io::Error::from(errno));
         assert!(error(rustix::io::Errno::NOSPC) && error(rustix::io::Errno::DQUOT));
         assert!(!error(rustix::io::Errno::IO) && !error(rustix::io::Errno::ROFS));
         let dir = tempfile::tempdir().unwrap();
-        let reserve = Reserve { path: dir.path().join("haul.reserve"), bytes: 0, is_held: false };
+        let reserve = Reserve { path: dir.path().join("haul.reserve"), bytes: 0, held: 0, was_held: false };
         assert!(!reserve.finds_no_room());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left of the look");
     }

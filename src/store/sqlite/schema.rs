@@ -12,6 +12,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, SqlSafeStr as _, SqliteConnection};
 
+use crate::store::sqlite::errors::is_want_of_room;
 use crate::store::sqlite::open_error::OpenError;
 
 /// Forward only, by number. The macro that embeds a whole directory is not used: it needs `sqlx`, with `SQLite` and the
@@ -69,13 +70,17 @@ pub(super) async fn database(path: &Path) -> Result<(), OpenError> {
     path.parent().map_or(Ok(()), files)?;
     let corrupt = |what: String| OpenError::Corrupt { path: path.to_owned(), what };
     let Some(bytes) = header(path)? else { return Ok(()) };
-    let mut conn = open_read_only(path).await.map_err(|error| corrupt(error.to_string()))?;
+    let failed = |error: sqlx::Error| match is_want_of_room(&error) {
+        true => OpenError::Sqlite { path: path.to_owned(), error },
+        false => corrupt(error.to_string()),
+    };
+    let mut conn = open_read_only(path).await.map_err(failed)?;
     let result = inspect(&mut conn, path, bytes).await;
     // It read only; there is nothing to lose.
     let _ = conn.close().await;
     result.map_err(|error| match error {
         Refusal::Open(error) => error,
-        Refusal::Sql(error) => corrupt(error.to_string()),
+        Refusal::Sql(error) => failed(error),
     })
 }
 

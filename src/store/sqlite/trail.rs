@@ -73,7 +73,9 @@ pub(super) async fn write<'a>(
     })
     .await?;
     if first as u64 / PRUNED_EVERY != sequence as u64 / PRUNED_EVERY {
-        prune(conn, vault, now - KEPT_MICROS, sequence - ROWS_MAX as i64).await?;
+        // More than are added, however many those are.
+        let limit = PRUNED_AT_ONCE.max(2 * linked.len() as u64);
+        prune(conn, vault, now - KEPT_MICROS, sequence - ROWS_MAX as i64, limit as i64).await?;
     }
     Ok(Some((sequence, before)))
 }
@@ -87,11 +89,11 @@ async fn read_last(conn: &mut SqliteConnection) -> Result<Last, Fault> {
 }
 
 /// Removes the oldest rows, where they are older than `time` or up to `sequence`.
-async fn prune(conn: &mut SqliteConnection, vault: &Vault, time: i64, sequence: i64) -> Result<(), Fault> {
+async fn prune(conn: &mut SqliteConnection, vault: &Vault, time: i64, sequence: i64, limit: i64) -> Result<(), Fault> {
     let sql = "SELECT seq, chain FROM (SELECT seq, time, chain FROM audit ORDER BY seq LIMIT ?1 + 0) \
                WHERE time < ?2 OR seq <= ?3 ORDER BY seq DESC LIMIT 1";
     let found: Option<(i64, Vec<u8>)> =
-        sqlx::query_as(sql).bind(PRUNED_AT_ONCE as i64).bind(time).bind(sequence).fetch_optional(&mut *conn).await?;
+        sqlx::query_as(sql).bind(limit).bind(time).bind(sequence).fetch_optional(&mut *conn).await?;
     let Some((last, chain)) = found else { return Ok(()) };
     sqlx::query("DELETE FROM audit WHERE seq <= ?1").bind(last).execute(&mut *conn).await?;
     let text = format!("{last}:{}:{}", hex(&chain), hex(&start_link(vault, last, &chain)));

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
+use crate::model::spec::TaskSpec;
 use crate::store::sqlite::apply::{apply, apply_apart};
 use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::insert::run;
@@ -19,7 +20,7 @@ use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::reserve::Reserve;
 use crate::store::sqlite::trail;
 use crate::store::sqlite::upkeep::{self, Progress};
-use crate::store::{Answer, Batch, Committed, StoreError, Upkeep, WriteStore};
+use crate::store::{Answer, Batch, Committed, Content, StoreError, Upkeep, WriteStore};
 
 /// How long `SQLite` waits for a lock. Only a foreign process (a backup, a person's shell) ever holds one.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,6 +31,8 @@ const VACUUM_PAGES: i64 = 2048;
 /// The largest database that is rewritten when its secrets were plain, in bytes: that takes about a second, in which nothing
 /// is committed. Of a larger one only the free pages are returned.
 const REWRITTEN_BYTES_MAX: i64 = 64 << 20;
+/// What a row takes on the disk beside what it holds, in bytes, roughly.
+const ROW_BYTES: usize = 256;
 const CHECKPOINT: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 
 /// The one connection that writes. There is one a data directory, which its lock makes sure of.
@@ -68,9 +71,16 @@ impl SqliteWriter {
             return Ok(Committed::default());
         }
         self.numbers.trim();
+        if let Some(reserve) = self.reserve.as_mut().filter(|reserve| reserve.is_short()) {
+            reserve.restore();
+        }
+        if let Some(reserve) = self.reserve.as_ref().filter(|reserve| reserve.is_short())
+            && !(makes_room(batch) || is_small(batch, reserve) && reserve.is_fit_for_deletions())
+        {
+            return Err(StoreError::Full("the room that is left is kept for deletions".to_owned()));
+        }
         let mut result = self.transact(batch).await;
-        if matches!(result, Err(StoreError::Full(_))) && makes_room(batch) {
-            self.give_room().await;
+        if matches!(result, Err(StoreError::Full(_))) && self.give_room(batch).await {
             result = self.transact(batch).await;
         }
         if result.is_ok() && !batch.purges.is_empty() {
@@ -260,18 +270,27 @@ impl SqliteWriter {
         }
     }
 
-    /// Gives up the reserve, and lets the log begin anew in the room that it has.
-    async fn give_room(&mut self) {
-        if let Some(reserve) = &mut self.reserve {
-            tracing::warn!("the disk is full: deletions use the reserve of the store");
+    /// Gives the batch room of the reserve, and lets the log begin anew in the room that it has. Returns whether it did.
+    async fn give_room(&mut self, batch: &Batch) -> bool {
+        let Some(reserve) = &mut self.reserve else { return false };
+        let (was_short, removes) = (reserve.is_short(), makes_room(batch));
+        if removes {
             reserve.give_up();
+        } else if is_small(batch, reserve) && !was_short {
+            reserve.lend();
+        } else {
+            return false;
+        }
+        if !was_short {
+            tracing::warn!("the disk is full: what ends or removes work uses the reserve of the store");
         }
         self.empty_log().await;
+        true
     }
 
     /// Takes the reserve back as soon as there is room, before somebody else does.
     async fn take_room_back(&mut self) {
-        if self.reserve.as_ref().is_some_and(|reserve| !reserve.is_held()) {
+        if self.reserve.as_ref().is_some_and(Reserve::is_short) {
             self.empty_log().await;
             if let Some(reserve) = &mut self.reserve {
                 reserve.restore();
@@ -313,6 +332,17 @@ impl WriteStore for SqliteWriter {
         Box::pin(self.look_at_log())
     }
 
+    fn is_short(&self) -> bool {
+        self.reserve.as_ref().is_some_and(Reserve::is_short)
+    }
+
+    fn regain(&mut self) -> Answer<'_, ()> {
+        Box::pin(async {
+            self.take_room_back().await;
+            Ok(())
+        })
+    }
+
     fn upkeep(&mut self) -> Answer<'_, Upkeep> {
         Box::pin(self.seal_piece())
     }
@@ -320,6 +350,31 @@ impl WriteStore for SqliteWriter {
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(self.close_files())
     }
+}
+
+/// Whether the batch needs a small part of the reserve at most.
+fn is_small(batch: &Batch, reserve: &Reserve) -> bool {
+    bytes(batch) as u64 <= reserve.lent() / 2
+}
+
+/// How much a batch adds, in bytes, roughly.
+fn bytes(batch: &Batch) -> usize {
+    let Batch { submissions, additions, pages, moves, claims, retries, sweeps, events, respecced, .. } = batch;
+    let tasks = |tasks: &[(u32, Arc<TaskSpec>)]| -> usize {
+        tasks.iter().map(|(_, spec)| ROW_BYTES + spec.memory_bytes()).sum()
+    };
+    let pages = pages.iter().map(|page| match &page.content {
+        Content::Inline(body) => ROW_BYTES + body.len(),
+        Content::File { .. } => ROW_BYTES,
+    });
+    let swept = sweeps.iter().map(|it| it.limit).chain(retries.iter().map(|it| it.limit));
+    submissions.iter().map(|it| it.job.spec.memory_bytes() + tasks(&it.tasks)).sum::<usize>()
+        + additions.iter().map(|it| tasks(&it.tasks)).sum::<usize>()
+        + pages.sum::<usize>()
+        + moves.iter().map(|it| ROW_BYTES + it.row.memory_bytes()).sum::<usize>()
+        + respecced.iter().map(|job| job.spec.memory_bytes()).sum::<usize>()
+        + swept.map(|rows| rows as usize * ROW_BYTES).sum::<usize>()
+        + (claims.len() + events.len() + submissions.len() + batch.jobs.len() + batch.audit.len()) * ROW_BYTES
 }
 
 /// Whether the batch does nothing but remove.

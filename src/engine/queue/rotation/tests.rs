@@ -1,11 +1,12 @@
 //! The rotation over a small world: queues, hosts with room, tasks that run. No clock, no runtime.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::{Admission, OLD_MAX, Rotation};
+use super::{Admission, Rotation};
+use crate::engine::queue::parking::OLD_MAX;
 use crate::model::host::Host;
 use crate::model::ids::JobId;
 use crate::model::tenant::Parties;
@@ -199,7 +200,7 @@ fn jobs_that_come_and_go_leave_nothing_at_a_host_without_room() {
         world.dispatch();
         world.lanes.remove_job(job(number));
     }
-    let left: usize = world.lanes.parked.values().flat_map(|parked| parked.lanes.values()).map(VecDeque::len).sum();
+    let left: usize = world.lanes.parking.entries();
     assert!(left <= 2 * OLD_MAX, "{left}");
 }
 

@@ -1,0 +1,320 @@
+//! What is held of a host, each given back when it is dropped: the right to have a request in flight, the place of an
+//! attempt among those that work, a body that is being read. And the wait for a further request, first come, first served.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::limits::Blocked;
+use crate::limits::hosts::{Hosts, Inner};
+use crate::limits::places::AttemptNo;
+use crate::limits::queue::Ticket;
+use crate::limits::rate::ByteRate;
+use crate::limits::recent::{Activity, UnderWay};
+use crate::limits::state::HostState;
+use crate::limits::turns::Asker;
+use crate::model::host::Host;
+use crate::model::tenant::Party;
+use crate::model::time::Timestamp;
+
+/// The longest pause that an attempt which has begun waits for, with all that it holds.
+const PAUSE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long an attempt is given back for which there is not even room to wait.
+const CROWDED: Duration = Duration::from_secs(10);
+
+/// The right to have one request in flight. Dropping it releases it.
+#[derive(Debug)]
+pub struct HostPermit {
+    hosts: Arc<Hosts>,
+    host: Host,
+    attempt: Option<AttemptNo>,
+    under_way: Option<UnderWay>,
+}
+
+impl HostPermit {
+    /// Says for whom the request is made.
+    pub fn is_for(&mut self, party: Party) {
+        self.under_way = self.hosts.per_party.begin(party, &self.host, self.hosts.clock.now());
+    }
+
+    /// Says which attempt the request is of.
+    pub fn belongs_to(&mut self, place: &AttemptPlace) {
+        self.attempt = Some(place.attempt);
+        self.hosts.lock().places.started(place.attempt);
+    }
+
+    /// Returns the host that a request may be sent to.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+}
+
+impl Drop for HostPermit {
+    fn drop(&mut self) {
+        self.hosts.release(&self.host, self.attempt);
+    }
+}
+
+/// The place of an attempt among those that work at once. Dropping it says that the attempt has ended.
+#[derive(Debug)]
+pub struct AttemptPlace {
+    hosts: Arc<Hosts>,
+    attempt: AttemptNo,
+    has_begun: bool,
+}
+
+impl AttemptPlace {
+    /// Notes that the attempt begins. A place that was taken for none is given back without a word.
+    pub fn begin(&mut self) {
+        self.has_begun = true;
+    }
+
+    /// Something that the attempt may have to wait for.
+    pub(super) fn wait(&self) -> Waiting<'_> {
+        Waiting { place: self, is_waiting: false }
+    }
+}
+
+impl Drop for AttemptPlace {
+    fn drop(&mut self) {
+        let mut inner = self.hosts.lock();
+        inner.places.end(self.attempt);
+        if inner.places.are_wanted() {
+            inner.queues.wake_all();
+        }
+        drop(inner);
+        // The scheduler itself took the other kind, and needs not be told.
+        if self.has_begun {
+            self.hosts.freed.notify_one();
+        }
+    }
+}
+
+/// An attempt that may have to wait for a request. Dropping it says that it does not any more.
+#[derive(Debug)]
+pub(super) struct Waiting<'a> {
+    place: &'a AttemptPlace,
+    is_waiting: bool,
+}
+
+impl Waiting<'_> {
+    /// Notes that it waits: with nothing in flight it gives its place away.
+    ///
+    /// # Errors
+    ///
+    /// So many wait already that it is to be given back, and tried again at this time.
+    pub(super) fn begin(&mut self) -> Result<(), Timestamp> {
+        if self.is_waiting {
+            return Ok(());
+        }
+        let hosts = &self.place.hosts;
+        let now = hosts.clock.now();
+        let mut inner = hosts.lock();
+        let max = inner.places_max();
+        let frees = inner.places.waits(self.place.attempt, max).map_err(|_| now.plus(CROWDED))?;
+        self.is_waiting = true;
+        if frees {
+            hosts.place_is_free(inner);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.is_waiting {
+            self.place.hosts.lock().places.waits_no_more(self.place.attempt);
+        }
+    }
+}
+
+/// Why an attempt does not get another request for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotNow {
+    /// The host is paused until then.
+    Paused(Timestamp),
+    /// As many attempts as may wait for room wait already.
+    Crowded(Timestamp),
+}
+
+/// A body of a host that is being read. Dropping it says that it is not read any more.
+#[derive(Debug)]
+pub struct HostReader {
+    hosts: Arc<Hosts>,
+    host: Host,
+    rate: Arc<ByteRate>,
+    activity: Arc<Activity>,
+    /// What is counted for whom it is read.
+    own: Option<Arc<Activity>>,
+}
+
+impl HostReader {
+    /// Takes `bytes` of the host's rate, which all its bodies share, and waits until the rate has allowed them.
+    pub async fn take(&self, bytes: u64) {
+        let now = self.hosts.clock.now();
+        self.activity.received(bytes, now);
+        if let Some(own) = &self.own {
+            own.received(bytes, now);
+        }
+        self.rate.take(bytes).await;
+    }
+}
+
+impl Drop for HostReader {
+    fn drop(&mut self) {
+        let now = self.hosts.clock.now();
+        self.hosts.lock().table.change_known(&self.host, now, |state| state.reader_ends(now));
+    }
+}
+
+impl Hosts {
+    /// Starts the first request of an attempt to `host`. While attempts wait for more requests to it, they and the callers
+    /// of this take turns.
+    ///
+    /// # Errors
+    ///
+    /// Why it may not start now.
+    pub fn try_start(self: &Arc<Self>, host: &Host) -> Result<HostPermit, Blocked> {
+        let now = self.clock.now();
+        self.lock().start(host, Asker::Scheduler, now)?;
+        Ok(self.permit(host))
+    }
+
+    /// Takes a place for an attempt, if as many as may do not work already.
+    pub fn take_place(self: &Arc<Self>) -> Option<AttemptPlace> {
+        let mut inner = self.lock();
+        let max = inner.places_max();
+        let attempt = inner.places.begin(max)?;
+        Some(AttemptPlace { hosts: self.clone(), attempt, has_begun: false })
+    }
+
+    /// Waits until another request of an attempt to `host` may start, and starts it; first come, first served.
+    ///
+    /// # Errors
+    ///
+    /// The end of a pause that lasts for more than a second, which is not waited for; or that there is no room to wait.
+    pub(super) async fn start(
+        self: &Arc<Self>,
+        host: &Host,
+        mut waiting: Option<Waiting<'_>>,
+    ) -> Result<HostPermit, NotNow> {
+        let attempt = waiting.as_ref().map(|waiting| waiting.place.attempt);
+        let woken = Arc::new(Notify::new());
+        let mut place = Place { hosts: self, host, woken, ticket: None, attempt, wants_place: false };
+        loop {
+            let now = self.clock.now();
+            let until = match place.try_start(now) {
+                Ok(permit) => return Ok(permit),
+                Err(Blocked::Paused(until)) if until.since(now) > PAUSE_PATIENCE => return Err(NotNow::Paused(until)),
+                Err(why) => why.until(),
+            };
+            if let Some(waiting) = &mut waiting {
+                waiting.begin().map_err(NotNow::Crowded)?;
+            }
+            let rested = async {
+                match until {
+                    Some(until) => tokio::time::sleep(until.since(now)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = place.woken.notified() => {}
+                () = rested => {}
+            }
+        }
+    }
+
+    /// Begins to read a body of `host` for somebody.
+    pub fn read(self: &Arc<Self>, host: &Host, party: Party) -> HostReader {
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        let limits = inner.rules.of(host);
+        let begin = |state: &mut HostState| state.reader_begins(limits.bytes_per_second);
+        let rate = inner.table.change(host, now, || HostState::new(&limits), begin);
+        let activity = inner.recent.of(host, now);
+        drop(inner);
+        let own = self.per_party.of(party, host, now);
+        HostReader { hosts: self.clone(), host: host.clone(), rate, activity, own }
+    }
+
+    fn permit(self: &Arc<Self>, host: &Host) -> HostPermit {
+        HostPermit { hosts: self.clone(), host: host.clone(), attempt: None, under_way: None }
+    }
+}
+
+/// An attempt that wants a request, and its place in the queue once it had to wait. Dropping it leaves the queue.
+struct Place<'a> {
+    hosts: &'a Arc<Hosts>,
+    host: &'a Host,
+    woken: Arc<Notify>,
+    ticket: Option<Ticket>,
+    attempt: Option<AttemptNo>,
+    /// There was room at the host, and no place for the attempt.
+    wants_place: bool,
+}
+
+impl Place<'_> {
+    fn try_start(&mut self, now: Timestamp) -> Result<HostPermit, Blocked> {
+        let hosts = self.hosts;
+        let mut inner = hosts.lock();
+        let max = inner.places_max();
+        let has_place = self.attempt.is_none_or(|attempt| inner.places.may_go_on(attempt, max));
+        let mut wants_place = false;
+        let started = if inner.queues.is_behind(self.host, self.ticket) {
+            Err(Blocked::Full)
+        } else if has_place {
+            inner.start(self.host, Asker::Attempt, now)
+        } else {
+            let room = inner.table.get(self.host).map_or(Ok(()), |state| state.check(now));
+            wants_place = room.is_ok();
+            room.and(Err(Blocked::Full))
+        };
+        self.want_place(&mut inner, wants_place);
+        match started {
+            Ok(()) => {
+                if let Some(attempt) = self.attempt {
+                    inner.places.started(attempt);
+                }
+                if let Some(ticket) = self.ticket.take() {
+                    inner.queues.leave(self.host, ticket);
+                    inner.pass_on(self.host, now);
+                }
+                drop(inner);
+                Ok(HostPermit { hosts: hosts.clone(), host: self.host.clone(), attempt: self.attempt, under_way: None })
+            }
+            Err(why) => {
+                if self.ticket.is_none() {
+                    self.ticket = Some(inner.queues.join(self.host, self.woken.clone()));
+                }
+                Err(why)
+            }
+        }
+    }
+
+    fn want_place(&mut self, inner: &mut Inner, wants: bool) {
+        if self.wants_place != wants {
+            self.wants_place = wants;
+            inner.places.wants(wants);
+            if !wants {
+                // The scheduler had to stand back.
+                self.hosts.freed.notify_one();
+            }
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket else { return };
+        let hosts = self.hosts;
+        let mut inner = hosts.lock();
+        self.want_place(&mut inner, false);
+        // It may have been woken and not have looked.
+        if inner.queues.leave(self.host, ticket) {
+            inner.queues.wake(self.host);
+        }
+    }
+}

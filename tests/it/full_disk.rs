@@ -1,0 +1,73 @@
+//! A data directory on a disk that is full: nothing is added, and what there is can be ended and removed.
+
+use std::fs;
+use std::io::Write as _;
+use std::time::Duration;
+
+use haul::pb;
+use haul::pb::JobState;
+use tonic::Code;
+
+use crate::support::disk::SmallDisk;
+use crate::support::origin::Origin;
+use crate::support::reply::Reply;
+use crate::support::server::{Server, until};
+use crate::support::spec::{fetch, job};
+
+/// Takes all the room that there is.
+fn fill(path: &std::path::Path) {
+    let mut rest = fs::File::create(path).unwrap();
+    while rest.write_all(&[0; 4096]).is_ok() {}
+    rest.sync_all().unwrap();
+}
+
+#[tokio::test]
+async fn jobs_are_cancelled_and_deleted_on_a_full_disk_and_the_server_ends_as_it_should() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in(place.path()).unwrap();
+    let Some(_disk) = SmallDisk::mount(dir.path(), "48m") else { return };
+    let root = dir.path().to_owned();
+    let (mut server, origin) = (Server::over(dir, &["--allow-private-networks"]).await, Origin::start());
+    origin.reply("/stall", Reply::hang());
+    origin.reply("/a", Reply::ok("a"));
+    let tasks = || (0..50).map(|_| fetch(origin.url("/stall"))).collect();
+    let (first, second) = (server.submit(job(tasks())).await, server.submit(job(tasks())).await);
+    let ended = server.run(job(vec![fetch(origin.url("/a"))])).await;
+    until(async || !origin.requests("/stall").is_empty()).await;
+    fill(&root.join("rest"));
+    // The next change finds that out.
+    let mut submitted = 0;
+    let full = loop {
+        let request = pb::SubmitJobRequest { job: Some(job(vec![fetch(origin.url("/a"))])), ..Default::default() };
+        match tokio::time::timeout(Duration::from_secs(30), server.jobs().submit_job(request)).await {
+            Ok(Ok(_)) => submitted += 1,
+            Ok(Err(status)) => break status,
+            Err(_) => panic!("a job is neither stored nor refused"),
+        }
+        assert!(submitted < 20_000, "the disk is not full");
+    };
+    assert!(matches!(full.code(), Code::ResourceExhausted | Code::Unavailable), "{full:?}");
+
+    let cancel = pb::CancelJobRequest { job_id: first.clone(), ..Default::default() };
+    let cancelled = server.jobs().cancel_job(cancel).await.unwrap().into_inner().job.unwrap();
+    assert_eq!(cancelled.state(), JobState::Cancelled);
+    for job_id in [first, ended.job_id] {
+        server.jobs().delete_job(pb::DeleteJobRequest { job_id, ..Default::default() }).await.unwrap();
+    }
+    assert!(server.terminate().success(), "{}", server.log());
+
+    // It starts again on the full disk, with what was acknowledged.
+    server.launch().await;
+    assert_eq!(server.job(&second).await.counts.unwrap().total, 50);
+    let cancel = pb::CancelJobRequest { job_id: second.clone(), ..Default::default() };
+    server.jobs().cancel_job(cancel).await.unwrap();
+    server.jobs().delete_job(pb::DeleteJobRequest { job_id: second, ..Default::default() }).await.unwrap();
+    fs::remove_file(root.join("rest")).unwrap();
+    // There is room again.
+    until(async || {
+        let request = pb::SubmitJobRequest { job: Some(job(vec![fetch(origin.url("/a"))])), ..Default::default() };
+        server.jobs().submit_job(request).await.is_ok()
+    })
+    .await;
+    assert!(server.terminate().success(), "{}", server.log());
+}

@@ -1,0 +1,127 @@
+//! What chance meets too seldom: one history each, written down.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use haul::clock::Clock;
+use haul::engine::bounds::Bounds;
+use haul::engine::workers::WorkerParts;
+use haul::engine::{self, Checks, EngineParts};
+use haul::files::{ContentStore, Durability, Root, Roots};
+use haul::model::failure::{Failure, FailureReason};
+use haul::model::group::{GroupMode, GroupPolicy};
+use haul::model::ids::TaskId;
+use haul::model::limits::Limits;
+use haul::model::spec::{FetchSpec, JobSpec, TaskOptions, TaskSpec, TimeoutOptions, Work};
+use haul::model::task_filter::{TaskChoice, TaskFilter};
+use haul::model::time::Timestamp;
+use haul::net::{Body, BodySource, Profile, Request, Response, Transport};
+use haul::store::{Answer, Batch, Committed, Store as _, WriteStore};
+use http::{HeaderMap, StatusCode, header};
+
+use crate::memory::{MemoryStore, MemoryWriter};
+
+/// Every host asks to be left alone for an hour, but for what has moved to one of them.
+struct LeftAlone;
+
+struct Nothing(#[allow(dead_code)] Request);
+
+impl BodySource for Nothing {
+    fn chunk(&mut self) -> BoxFuture<'_, Option<Result<Bytes, Failure>>> {
+        std::future::ready(None).boxed()
+    }
+}
+
+impl Transport for LeftAlone {
+    fn send<'a>(&'a self, request: Request, _: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>> {
+        let mut headers = HeaderMap::new();
+        let status = if request.url.path() == "/moved" {
+            headers.insert(header::LOCATION, header::HeaderValue::from_static("http://10.0.0.9/there"));
+            StatusCode::FOUND
+        } else {
+            headers.insert(header::RETRY_AFTER, 3600.into());
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        let url = request.url.clone();
+        let response = Response { status, headers, url, remote: None, body: Body(Box::new(Nothing(request))) };
+        std::future::ready(Ok(response)).boxed()
+    }
+}
+
+/// A store of which each commit takes a while.
+struct Slow(MemoryWriter);
+
+impl WriteStore for Slow {
+    fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, Committed> {
+        async move {
+            tokio::time::sleep(Duration::from_millis(40)).await;
+            self.0.commit(batch).await
+        }
+        .boxed()
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        std::future::ready(()).boxed()
+    }
+}
+
+fn fetch(url: &str, limit: Option<Duration>) -> TaskSpec {
+    let timeouts = TimeoutOptions { task: limit, ..TimeoutOptions::default() };
+    let options = TaskOptions { timeouts, ..TaskOptions::default() };
+    let work = Work::Fetch(FetchSpec { url: url.to_owned(), ..FetchSpec::default() });
+    TaskSpec { key: String::new(), work, options: options.into() }
+}
+
+fn parts(dir: &std::path::Path, memory: &MemoryStore) -> EngineParts {
+    EngineParts {
+        clock: Clock::paced(Timestamp(1_700_000_000_000_000)),
+        store: Arc::new(memory.clone()),
+        limits: Limits::default(),
+        roots: Roots::new(Root::open(&dir.join("downloads")).unwrap(), dir.join("downloads"), BTreeMap::new()),
+        content: Arc::new(ContentStore::open(&dir.join("content"), None).unwrap()),
+        aside: dir.join("partials"),
+        durability: Durability::None,
+        retry_after_max: Duration::from_secs(3600),
+        drain_patience: Duration::from_secs(5),
+        parts_by_url: false,
+        max_download_bytes: None,
+        bounds: Bounds { piece_rows: 8, piece_share: 8, ..Bounds::default() },
+        workers: 0,
+        make: Arc::new(|| WorkerParts {
+            transport: Arc::new(LeftAlone),
+            close: Box::new(|| Box::pin(std::future::ready(()))),
+        }),
+        checks: Checks::All,
+        metrics: Arc::default(),
+    }
+}
+
+/// The number of the next event is known when the piece that is at the store has been answered.
+pub(crate) async fn a_time_is_over_while_others_are_cancelled() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = MemoryStore::default();
+    let (engine, task) = engine::start(parts(dir.path(), &memory), Box::new(Slow(memory.writer())), 1).await.unwrap();
+    let mut work = tokio::task::JoinSet::new();
+    work.spawn(task.run());
+    let group = || GroupPolicy { mode: GroupMode::Collect, ..GroupPolicy::default() };
+    let spec = || JobSpec { group: group(), ..JobSpec::default() };
+    engine.submit(spec(), vec![fetch("http://10.0.0.9/", None)], "").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let moved = (0..5).map(|_| fetch("http://10.0.0.1/moved", Some(Duration::from_secs(3))));
+    let others = (0..400).map(|number| fetch(&format!("http://10.0.0.2/{number}"), None));
+    let job = engine.submit(spec(), moved.chain(others).collect(), "").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let filter = TaskFilter { host: "10.0.0.2".to_owned(), ..TaskFilter::default() };
+    let acted = engine.cancel_tasks(job.id, TaskChoice::Fitting(filter), "not these".to_owned()).await.unwrap();
+    assert_eq!(acted.tasks, 400);
+    let ended = tokio::time::timeout(Duration::from_secs(60), engine.ended(job.id)).await.unwrap().unwrap();
+    assert_eq!((ended.counts.failed, ended.counts.cancelled), (5, 400));
+    assert_eq!(ended.sequence, memory.job(job.id).await.unwrap().unwrap().sequence);
+    let late = memory.task(TaskId { job: job.id, index: 0 }).await.unwrap().unwrap();
+    assert_eq!(late.row.task.error.unwrap().reason, FailureReason::TimeoutTask);
+    assert!(work.try_join_next().is_none(), "the engine ended by itself");
+}
