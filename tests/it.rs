@@ -38,6 +38,7 @@ mod it {
     mod specs;
     mod startup;
     mod tls;
+    mod tokens;
     mod validation;
     mod watch;
     mod wire;

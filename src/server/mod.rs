@@ -282,8 +282,15 @@ pub async fn serve(
     let facts = facts(&settings, tls.as_ref(), sizes.subscribe());
     let routes = routes(&settings, facts, &engine, &store, &shutdown, &closing)?.add_service(served_health);
     let identities = Arc::new(settings.identities.clone());
-    let access =
-        Access::new(engine.clone(), settings.policy, identities, settings.exposure, settings.call_bounds, &DESCRIPTORS, closing.clone());
+    let access = Access::new(
+        engine.clone(),
+        settings.policy,
+        identities,
+        settings.exposure,
+        settings.call_bounds,
+        &DESCRIPTORS,
+        closing.clone(),
+    );
     let directories = [settings.engine.data_dir.clone(), settings.engine.download_dir.clone()];
     let figures = Figures::new(directories, engine.clone(), client, counted.clone(), readiness.subscribe(), recovery);
     let around = around(&settings, readiness.subscribe(), access.clone(), counted, figures.clone());
