@@ -26,6 +26,7 @@ mod it {
     mod held;
     mod imports;
     mod jobs;
+    mod leftovers;
     mod limits;
     mod lookers;
     mod many;
@@ -35,6 +36,7 @@ mod it {
     mod progress;
     mod rest;
     mod sealing;
+    mod segments;
     mod specs;
     mod startup;
     mod tls;
