@@ -1,7 +1,7 @@
 //! Files that have a name, or one that a rename would have given them: `name`, `name (1)`, `name (2)`, …, and what they are.
 //!
-//! The first is looked at whenever somebody asks. There may be thousands of others, of which each download would look at
-//! all; so what they are is remembered for a while. What is remembered is a hint: a file is opened, and judged anew, before it
+//! The first is looked at whenever somebody asks, and opened where it is not the one that it was. There may be thousands of
+//! others, of which each download would look at all; so what they are is remembered for a while. What is remembered is a hint: a file is opened, and judged anew, before it
 //! is taken for what it was.
 
 use std::collections::HashMap;
@@ -11,14 +11,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::files::error::failure;
-use crate::files::folder::Folder;
+use crate::files::folder::{Folder, Mark};
 use crate::files::names;
 use crate::files::source::{Existing, Record};
 use crate::model::failure::Failure;
 
 /// Names that are tried, from the first that may be free, before a rename gives up.
 pub(super) const CANDIDATES_MAX: u32 = 10_000;
-/// Candidates that are looked at each time.
+/// The first candidate that is not looked at each time.
 const NEAR: u32 = 1;
 /// How long is remembered what the others are. Files that somebody else puts there are seen after that.
 const KEPT: Duration = Duration::from_secs(10);
@@ -63,6 +63,8 @@ struct Seen {
     since: Option<Instant>,
     of_source: HashMap<String, u32>,
     of_key: HashMap<String, u32>,
+    /// What has the name itself, and by what that is recognised.
+    first: Option<(Mark, Option<Record>)>,
 }
 
 impl Seen {
@@ -86,6 +88,20 @@ impl Candidates {
         if let Some(seen) = all.names.get_mut(path).filter(|_| number >= NEAR) {
             seen.add(number, record);
             all.count += 1;
+        }
+    }
+
+    /// Whether what has the name is still what it was, and not the wanted file.
+    fn is_other(&self, path: &str, mark: Mark, wanted: Wanted<'_>) -> bool {
+        let all = self.lock();
+        let first = all.names.get(path).and_then(|seen| seen.first.as_ref());
+        first.is_some_and(|(own, record)| *own == mark && !record.as_ref().is_some_and(|record| wanted.is(record)))
+    }
+
+    /// Remembers what has the name, if anything is remembered of it.
+    fn note_first(&self, path: &str, mark: Mark, existing: &Existing) {
+        if let Some(seen) = self.lock().names.get_mut(path) {
+            seen.first = Some((mark, existing.record().cloned()));
         }
     }
 
@@ -130,17 +146,20 @@ pub(super) fn find(
     may_rename: bool,
     wanted: Wanted<'_>,
 ) -> Result<Option<(String, Existing)>, Failure> {
-    let near = if may_rename { NEAR } else { 1 };
-    for number in 0..near {
-        let Some(existing) = look(folder, &names::candidate(name, number))? else { return Ok(None) };
+    let path = folder.path_of(name);
+    let mark = folder.mark(name)?;
+    if !mark.is_some_and(|mark| known.is_other(&path, mark, wanted)) {
+        let Some(existing) = look(folder, name)? else { return Ok(None) };
+        if let (Some(mark), Some(existing)) = (mark, &existing) {
+            known.note_first(&path, mark, existing);
+        }
         if let Some(found) = existing.filter(|it| it.record().is_some_and(|record| wanted.is(record))) {
-            return Ok(Some((names::candidate(name, number), found)));
+            return Ok(Some((name.to_owned(), found)));
         }
     }
     if !may_rename {
         return Ok(None);
     }
-    let path = folder.path_of(name);
     match known.number_of(&path, wanted) {
         Ok(None) => return Ok(None),
         Ok(Some(number)) => {
@@ -226,6 +245,14 @@ mod tests {
         assert_eq!(find("later"), None);
         tokio::time::advance(KEPT).await;
         assert_eq!(find("later").as_deref(), Some("f (41)"));
+        // What has the name itself is looked at each time.
+        assert_eq!(find("s0").as_deref(), Some("f"));
+        std::fs::remove_file(at.path().join("f")).unwrap();
+        std::fs::write(at.path().join("f"), "theirs").unwrap();
+        assert_eq!(find("s0"), None);
+        std::fs::remove_file(at.path().join("f")).unwrap();
+        put(at.path(), 0, "new");
+        assert_eq!(find("new").as_deref(), Some("f"));
         let by_key = super::find(root.candidates(), &folder, "f", true, Wanted::Key("k25")).unwrap();
         assert_eq!(by_key.unwrap().0, "f (25)");
         assert!(super::find(root.candidates(), &folder, "f", false, Wanted::Key("k1")).unwrap().is_none());

@@ -24,6 +24,15 @@ pub struct Folder {
     device: u64,
 }
 
+/// What tells a file from another one, and from itself once it was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    inode: u64,
+    size: i64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
 /// A file system as it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Room {
@@ -81,6 +90,20 @@ impl Folder {
             Ok(_) => Ok(true),
             Err(rustix::io::Errno::NOENT) => Ok(false),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What tells that which has this name from what has it later; `None`: nothing has it.
+    pub(super) fn mark(&self, name: &str) -> Result<Option<Mark>, Failure> {
+        match rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(Mark {
+                inode: stat.st_ino,
+                size: stat.st_size,
+                modified: (stat.st_mtime, stat.st_mtime_nsec as i64),
+                changed: (stat.st_ctime, stat.st_ctime_nsec as i64),
+            })),
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(error) => Err(failure("look at", &self.path_of(name), &error.into())),
         }
     }
 
