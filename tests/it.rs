@@ -14,6 +14,7 @@ mod it {
     mod content;
     mod control;
     mod crash;
+    mod credentials;
     mod curl;
     mod dashboard;
     mod downloads;

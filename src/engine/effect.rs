@@ -48,6 +48,8 @@ pub(crate) enum Effect {
     LimitsStored(Limits, Reply<Limits>),
     /// The new data key of the batch is in use.
     DataKeyStored(Reply<u32>),
+    /// What was used is in another book from now on.
+    BookStored(Arc<Book>),
     /// Who may call is another book from now on.
     AccessStored(Arc<Book>, AccessAnswer, Reply<AccessAnswer>),
     /// Rows of the audit are stored.
@@ -96,7 +98,11 @@ impl Effect {
             | Effect::Purged { job, .. }
             | Effect::PutPartsAway(job)
             | Effect::Forget(job) => Some(*job),
-            Effect::LimitsStored(..) | Effect::DataKeyStored(_) | Effect::AccessStored(..) | Effect::Audited(_) => None,
+            Effect::LimitsStored(..)
+            | Effect::DataKeyStored(_)
+            | Effect::BookStored(_)
+            | Effect::AccessStored(..)
+            | Effect::Audited(_) => None,
         }
     }
 
@@ -120,7 +126,8 @@ impl Effect {
             Effect::AckPage(_, reply) => {
                 let _ = reply.send(Err(Failure::retryable(FailureReason::Internal, error.to_string())));
             }
-            Effect::Publish(..)
+            Effect::BookStored(_)
+            | Effect::Publish(..)
             | Effect::Notify(..)
             | Effect::StopAttempts(..)
             | Effect::Swept { .. }

@@ -4,19 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
+use crate::model::credential::put::PutCredential;
+use crate::model::credential::{Credential, TenantNo};
 use crate::model::failure::is_default;
 use crate::model::identity::Identity;
+use crate::model::ids::JobId;
 use crate::model::role::{DEFAULT_TENANT, Grant, Role, everything, holds};
 use crate::model::time::Timestamp;
 use crate::model::token::TokenHash;
 
-/// The number of a principal. It is never given twice.
-pub type PrincipalNo = u64;
+pub use crate::model::made_by::{LOCAL, MadeBy, PrincipalNo};
 
-/// Every caller on this machine, while none has to authenticate; and the server's own user.
-pub const LOCAL: PrincipalNo = 0;
 /// The name of [`LOCAL`].
 pub const LOCAL_NAME: &str = "local";
 /// The name of every caller where all may call.
@@ -142,35 +141,6 @@ pub struct Token {
     pub request: MadeBy,
 }
 
-/// The request that made something, by which a repetition of it is told from another request.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MadeBy {
-    /// Its name, which is the caller's; empty: it cannot be repeated.
-    pub id: String,
-    /// The number of the caller.
-    pub principal: PrincipalNo,
-    /// The SHA-256 of what was asked for, in hexadecimal digits.
-    pub digest: String,
-}
-
-impl MadeBy {
-    /// Names a request that asks for `what`.
-    pub(crate) fn of(id: &str, by: &Actor, what: &impl Serialize) -> MadeBy {
-        if id.is_empty() {
-            return MadeBy::default();
-        }
-        // Plain data with string keys: it cannot fail to be written.
-        let digest = Sha256::digest(serde_json::to_vec(what).unwrap_or_default());
-        let digest = digest.iter().fold(String::with_capacity(64), |text, byte| text + &format!("{byte:02x}"));
-        MadeBy { id: id.to_owned(), principal: by.principal, digest }
-    }
-
-    /// Returns whether both are requests of one name and one caller.
-    pub(crate) fn repeats(&self, other: &MadeBy) -> bool {
-        !self.id.is_empty() && self.id == other.id && self.principal == other.principal
-    }
-}
-
 fn no_hash() -> TokenHash {
     TokenHash([0; 32])
 }
@@ -267,10 +237,20 @@ pub enum AccessChange {
         id: String,
         with_descendants: bool,
     },
+    PutCredential(Box<PutCredential>),
+    DeleteCredential {
+        tenant: TenantNo,
+        name: String,
+        etag: String,
+        /// Whether it goes though jobs that have not ended name it.
+        force: bool,
+    },
     /// Every call needs a token from now on, whether or not there is one.
     Require,
     /// Tokens were used: when, and from where.
     Used(Vec<(String, Timestamp, String)>),
+    /// Credentials were used, and when.
+    UsedCredentials(Vec<(TenantNo, String, Timestamp)>),
 }
 
 /// A token to make.
@@ -332,6 +312,23 @@ pub enum AccessError {
     /// There are too many.
     #[error("there are {ENTRIES_MAX} {0} already, the most that the server keeps; delete some")]
     TooMany(&'static str),
+    /// There is no such credential.
+    #[error("there is no credential `{0}`")]
+    NoCredential(String),
+    /// It has changed since it was read.
+    #[error("credential `{0}` has changed since it was read; read it again and repeat the change")]
+    StaleCredential(String),
+    /// A binding gets wider only together with a value.
+    #[error("`{0}` would let the credential go further than it does; set `value` again, and name it in `update_mask`")]
+    ValueRequired(&'static str),
+    /// Jobs name it that have not ended.
+    #[error(
+        "job {1} has not ended and names the credential `{0}`; wait for it, or set `force`: its next attempt fails then"
+    )]
+    CredentialInUse(String, JobId),
+    /// There are too many.
+    #[error("there are {0} credentials already, the most that the server keeps; delete some")]
+    TooManyCredentials(usize),
 }
 
 /// What came of a change.
@@ -357,6 +354,8 @@ pub enum AccessAnswer {
     },
     /// How many tokens ended.
     Revoked(u32),
+    /// A credential.
+    Credential(Arc<Credential>),
 }
 
 /// A row to store.
@@ -370,6 +369,10 @@ pub enum AccessRow {
     Forget(String),
     /// Every call needs a token from now on.
     Required,
+    /// A credential, new or changed.
+    Credential(Arc<Credential>),
+    /// A credential is gone.
+    NoCredential(TenantNo, String),
 }
 
 /// The longest that a token may last when nothing is said.

@@ -13,6 +13,8 @@ use crate::model::time::Timestamp;
 
 /// The subject of what is about the server as a whole.
 pub const SERVER: &str = "server";
+/// What stands for a method where a job uses a credential.
+pub const USE: &str = "credential-use";
 /// The code of what was done.
 pub const OK: &str = "OK";
 
@@ -76,6 +78,21 @@ impl AuditRow {
         AuditRow::done(by, &format!("JobService/{method}"), format!("jobs/{job}"), DEFAULT_TENANT, time)
     }
 
+    /// Makes the row of a job that uses a credential for the first time: no call, but an act of whoever made the job.
+    pub fn of_use(creator: &str, credential: &str, job: JobId, time: Timestamp) -> AuditRow {
+        AuditRow {
+            time,
+            principal: creator.to_owned(),
+            tenant: DEFAULT_TENANT.to_owned(),
+            method: USE.to_owned(),
+            subject: credential_subject(credential),
+            code: OK.to_owned(),
+            changed: vec![format!("jobs/{job}")],
+            count: 1,
+            ..AuditRow::default()
+        }
+    }
+
     /// Makes the rows of a change of who may call, which stores `stored`: one for each thing that it changes. None: it is
     /// no act of anybody, or changes nothing.
     pub fn of_access(
@@ -100,21 +117,29 @@ impl AuditRow {
             AccessChange::DeletePrincipal { .. } => ("DeletePrincipal", Vec::new()),
             AccessChange::CreateToken(_) => ("CreateToken", Vec::new()),
             AccessChange::RevokeToken { .. } => ("RevokeToken", Vec::new()),
-            AccessChange::Require | AccessChange::Used(_) => return Vec::new(),
+            AccessChange::PutCredential(put) => ("PutCredential", put.named()),
+            AccessChange::DeleteCredential { .. } => ("DeleteCredential", Vec::new()),
+            AccessChange::Require | AccessChange::Used(_) | AccessChange::UsedCredentials(_) => return Vec::new(),
         };
+        let home = |no| book.name_of(no).split_once('/').map_or("", |(tenant, _)| tenant);
         let subjects = stored.iter().filter_map(|row| match row {
-            AccessRow::Principal(principal) => Some((format!("principals/{}", principal.name), principal.no)),
-            AccessRow::Token(token) => Some((format!("tokens/{}", token.id), token.principal)),
+            AccessRow::Principal(principal) => Some((format!("principals/{}", principal.name), home(principal.no))),
+            AccessRow::Token(token) => Some((format!("tokens/{}", token.id), home(token.principal))),
+            AccessRow::Credential(credential) => Some((credential_subject(&credential.name), DEFAULT_TENANT)),
+            AccessRow::NoCredential(_, name) => Some((credential_subject(name), DEFAULT_TENANT)),
             // What ended long ago is forgotten by the way.
             AccessRow::Forget(_) | AccessRow::Required => None,
         });
-        let row = |(subject, principal)| {
-            let home = book.name_of(principal).split_once('/').map_or("", |(tenant, _)| tenant);
+        let row = |(subject, home)| {
             let row = AuditRow::done(by, &format!("AccessService/{method}"), subject, home, time);
             AuditRow { changed: changed.clone(), ..row }
         };
         subjects.map(row).collect()
     }
+}
+
+fn credential_subject(name: &str) -> String {
+    format!("credentials/{DEFAULT_TENANT}/{name}")
 }
 
 /// What a row depends on: where that changes nothing after all, there is no row.

@@ -3,6 +3,8 @@
 //! [`Book::apply`] gives the book as it is after a change and the rows to store, or says why not. Decisions are made against
 //! the newest book, one after the other, so two changes at once cannot together do what neither may.
 
+mod credentials;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +13,7 @@ use crate::model::access::{
     AccessAnswer, AccessChange, AccessError, AccessRow, Actor, ENTRIES_MAX, LOCAL, LOCAL_NAME, MadeBy, NewToken,
     Principal, PrincipalNo, Token, name_objection,
 };
+use crate::model::credential::Credentials;
 use crate::model::identity::Identity;
 use crate::model::role::{DEFAULT_TENANT, Grant, Role, common, holds, may_give};
 use crate::model::time::Timestamp;
@@ -36,6 +39,8 @@ pub struct Book {
     owned: BTreeSet<(PrincipalNo, String)>,
     /// When a token of each principal was last used.
     seen: BTreeMap<PrincipalNo, Timestamp>,
+    /// What the server sends to origins for those who may use it.
+    pub credentials: Credentials,
 }
 
 /// A change that is decided.
@@ -168,6 +173,8 @@ impl Book {
                 }
             }
             AccessRow::Required => self.is_required = true,
+            AccessRow::Credential(credential) => self.credentials.put(credential.clone()),
+            AccessRow::NoCredential(tenant, name) => self.credentials.remove(*tenant, name),
         }
     }
 
@@ -194,7 +201,7 @@ impl Book {
                     create_time: now,
                     update_time: now,
                     version: 0,
-                    request: MadeBy::of(request_id, by, &(name, title, grants, identities, disabled)),
+                    request: MadeBy::of(request_id, by.principal, &(name, title, grants, identities, disabled)),
                 };
                 self.create_principal(principal, by)
             }
@@ -233,6 +240,11 @@ impl Book {
             }
             AccessChange::CreateToken(new) => self.create_token(new, by, now),
             AccessChange::RevokeToken { id, with_descendants } => self.revoke(id, *with_descendants, by, now),
+            AccessChange::PutCredential(put) => self.put_credential(put, by, now),
+            AccessChange::DeleteCredential { tenant, name, etag, .. } => {
+                self.delete_credential(*tenant, name, etag, by)
+            }
+            AccessChange::UsedCredentials(used) => Ok(self.use_credentials(used)),
             AccessChange::Require => {
                 let rows = if self.is_required { Vec::new() } else { vec![AccessRow::Required] };
                 Ok(self.with(rows, AccessAnswer::Done))
@@ -325,7 +337,7 @@ impl Book {
             return Err(AccessError::Escalation(why.to_owned()));
         }
         let request = (principal.no, &new.title, &new.grants, new.lifetime, new.never_expires);
-        let request = MadeBy::of(&new.request_id, by, &request);
+        let request = MadeBy::of(&new.request_id, by.principal, &request);
         if let Some(there) = self.tokens.values().find(|token| token.request.repeats(&request)) {
             if there.request != request {
                 return Err(AccessError::RequestIdTaken(request.id));

@@ -7,6 +7,7 @@
 mod audit;
 mod bounds;
 pub(crate) mod caller;
+mod credentials;
 pub(crate) mod messages;
 mod refusals;
 pub mod service;
@@ -33,14 +34,14 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use crate::api::access::bounds::Counted;
+use crate::api::access::bounds::{Counted, OpenCall};
 use crate::api::access::caller::{Caller, Denied, Rules, Shown, Unknown, decide};
 use crate::api::access::refusals::{Refusal, Refusals};
 use crate::api::access::sessions::Sessions;
 use crate::api::access::table::Need;
 use crate::api::access::uses::Uses;
 use crate::api::request_id::RequestId;
-use crate::api::status::{Fault, Violations, precondition, rate_limited, shown};
+use crate::api::status::{Fault, Violations, precondition, rate_limited, shown, too_many_streams};
 use crate::api::to_proto::timestamp;
 use crate::engine::handle::Engine;
 use crate::listen::peer::Peer;
@@ -49,6 +50,7 @@ use crate::model::book::Book;
 use crate::model::identity::Identities;
 use crate::model::role::DEFAULT_TENANT;
 
+pub(crate) use crate::api::access::audit::event as audit_event;
 pub use crate::api::access::bounds::CallBounds;
 pub use crate::api::access::caller::Policy;
 pub use crate::api::access::table::Exposure;
@@ -205,6 +207,13 @@ impl Access {
             let subject = format!("principals/{}", caller.actor.name);
             taken.map_err(|wait| refuse(Some(&caller), rate_limited("calls of this principal", &subject, wait), ""))?;
         }
+        let mut open = None;
+        if caller.actor.name != LOCAL_NAME {
+            open = self.counted.open_call(self.bounds, caller.actor.principal);
+            if open.is_none() {
+                return Err(refuse(Some(&caller), too_many_streams(&caller.actor.name, self.bounds.open_max), ""));
+            }
+        }
         if caller.method == Method::Token {
             self.uses.note(&caller.actor, now);
         }
@@ -217,7 +226,7 @@ impl Access {
                 .note_read(Refusal { who: Some(&caller.actor), address, tenant, method: known, detail: "" }, now);
         }
         let method = known.unwrap_or_default().to_owned();
-        Ok((need, Standing { access: self.clone(), books, shown, caller: Some(caller), need, method }))
+        Ok((need, Standing { access: self.clone(), books, shown, caller: Some(caller), need, method, _open: open }))
     }
 }
 
@@ -310,13 +319,15 @@ struct Standing {
     need: Need,
     /// Empty: it is not there.
     method: String,
+    /// Its place among the calls that the caller has open.
+    _open: Option<OpenCall>,
 }
 
 impl Standing {
     fn open(access: &Access) -> Standing {
         let shown = Shown::by(&HeaderMap::new(), &http::Extensions::new(), "");
         let (books, method) = (access.engine.books(), String::new());
-        Standing { access: access.clone(), books, shown, caller: None, need: Need::Open, method }
+        Standing { access: access.clone(), books, shown, caller: None, need: Need::Open, method, _open: None }
     }
 
     /// Counts an answer that refuses what the layer has let through.

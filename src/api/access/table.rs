@@ -48,6 +48,10 @@ const METHODS: &[(&str, Need)] = &[
     ("haul.v1.AccessService/CreateToken", Anybody),
     ("haul.v1.AccessService/ListTokens", Anybody),
     ("haul.v1.AccessService/RevokeToken", Anybody),
+    ("haul.v1.AccessService/PutCredential", OneOf(&[Admin])),
+    ("haul.v1.AccessService/GetCredential", OneOf(&[Admin])),
+    ("haul.v1.AccessService/ListCredentials", OneOf(&[Admin])),
+    ("haul.v1.AccessService/DeleteCredential", OneOf(&[Admin])),
     ("haul.v1.AccessService/ListAuditEvents", OneOf(&[Auditor, Admin])),
     ("haul.v1.AccessService/RotateDataKey", OPERATE),
 

@@ -38,6 +38,9 @@ impl Scheduler {
             Ok(applied) => applied,
             Err(refusal) => return answer(reply, Err(refusal.into())),
         };
+        if let Some(refusal) = self.names_credential(change) {
+            return answer(reply, Err(refusal.into()));
+        }
         if !by.request_id.is_empty() {
             for row in AuditRow::of_access(by, change, &rows, &book, self.now()) {
                 self.outbox.audit(AuditEntry { row, of: Of::Always });
