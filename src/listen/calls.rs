@@ -15,7 +15,7 @@ use tower::util::Oneshot;
 use tower::{Service, ServiceExt as _};
 
 use crate::listen::peer::Peer;
-use crate::listen::places::{OpenCall, Place};
+use crate::listen::places::{KnownCaller, OpenCall, Place};
 
 /// What answers requests: a stack of layers over the services.
 pub trait Answers:
@@ -48,6 +48,7 @@ impl<S: Answers> hyper::service::Service<Request<Incoming>> for Calls<S> {
         let open = self.place.call();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(self.peer.clone());
+        request.extensions_mut().insert(KnownCaller(Arc::downgrade(&open)));
         Answer { answer: Box::pin(self.service.clone().oneshot(request)), open: Some(open) }
     }
 }
@@ -55,7 +56,7 @@ impl<S: Answers> hyper::service::Service<Request<Incoming>> for Calls<S> {
 /// The answer to come.
 pub(super) struct Answer<S: Answers> {
     answer: Pin<Box<Oneshot<S, Request<Body>>>>,
-    open: Option<OpenCall>,
+    open: Option<Arc<OpenCall>>,
 }
 
 impl<S: Answers> Future for Answer<S> {
@@ -71,7 +72,7 @@ impl<S: Answers> Future for Answer<S> {
 /// The body of an answer; its call is open until this is dropped.
 pub(super) struct CountedBody {
     body: Body,
-    _open: Option<OpenCall>,
+    _open: Option<Arc<OpenCall>>,
 }
 
 impl HttpBody for CountedBody {

@@ -1,13 +1,13 @@
 //! Who may stay connected: so many connections in all, so many from one address.
 //!
-//! Where all places are taken, a new connection takes that of one without an open call: first of one that never called,
-//! the oldest of them, then of the one that has been idle the longest. So connections that say nothing never keep out a
-//! client that has something to say.
+//! Where all places are taken, a new connection takes that of one without an open call of somebody who is known: first of one
+//! that never called, the oldest of them, then of the one that has been idle the longest. So neither connections that say
+//! nothing nor strangers who do not take their answers keep out a client that has something to say.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +25,7 @@ struct State {
     turns: u64,
     connections: HashMap<u64, Connection>,
     by_network: HashMap<IpAddr, usize>,
-    /// Connections without an open call, in the order in which they lose their places.
+    /// Connections without an open call of somebody who is known, in the order in which they lose their places.
     quiet: BTreeMap<Quiet, u64>,
 }
 
@@ -34,8 +34,9 @@ type Quiet = (bool, u64);
 
 #[derive(Debug)]
 struct Connection {
+    /// Open calls of those who are known.
     calls: u32,
-    /// Its key among the quiet ones while it has no open call.
+    /// Its key among the quiet ones while it has no such call.
     quiet: Option<Quiet>,
     network: Option<IpAddr>,
     displaced: CancellationToken,
@@ -145,17 +146,19 @@ impl Place {
         self.has_called.load(Ordering::Relaxed)
     }
 
-    /// Notes that a call begins, which lasts until what this returns is dropped.
-    pub(super) fn call(self: &Arc<Self>) -> OpenCall {
-        self.has_called.store(true, Ordering::Relaxed);
+    /// Notes that a call begins, which lasts until what this returns is dropped. It keeps the place from then on that
+    /// [`KnownCaller::vouch`] says who makes it.
+    pub(super) fn call(self: &Arc<Self>) -> Arc<OpenCall> {
+        let had_called = self.has_called.swap(true, Ordering::Relaxed);
         let mut state = self.places.lock();
-        if let Some(connection) = state.connections.get_mut(&self.number) {
-            connection.calls += 1;
-            if let Some(key) = connection.quiet.take() {
-                state.quiet.remove(&key);
-            }
+        if let Some(connection) = state.connections.get_mut(&self.number)
+            && let Some(key) = connection.quiet.filter(|_| !had_called)
+        {
+            connection.quiet = None;
+            state.quiet.remove(&key);
+            state.mark_idle(self.number, true);
         }
-        OpenCall(self.clone())
+        Arc::new(OpenCall { place: self.clone(), is_known: AtomicBool::new(false) })
     }
 }
 
@@ -167,15 +170,49 @@ impl Drop for Place {
 
 /// A call that is open.
 #[derive(Debug)]
-pub(super) struct OpenCall(Arc<Place>);
+pub(super) struct OpenCall {
+    place: Arc<Place>,
+    is_known: AtomicBool,
+}
+
+impl OpenCall {
+    fn vouch(&self) {
+        if self.is_known.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let mut state = self.place.places.lock();
+        if let Some(connection) = state.connections.get_mut(&self.place.number) {
+            connection.calls += 1;
+            if let Some(key) = connection.quiet.take() {
+                state.quiet.remove(&key);
+            }
+        }
+    }
+}
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        let mut state = self.0.places.lock();
-        let Some(connection) = state.connections.get_mut(&self.0.number) else { return };
+        if !self.is_known.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut state = self.place.places.lock();
+        let Some(connection) = state.connections.get_mut(&self.place.number) else { return };
         connection.calls -= 1;
         if connection.calls == 0 {
-            state.mark_idle(self.0.number, true);
+            state.mark_idle(self.place.number, true);
+        }
+    }
+}
+
+/// Goes with each request of a connection: whoever knows the caller says so, and its call keeps the place.
+#[derive(Clone, Debug)]
+pub struct KnownCaller(pub(super) Weak<OpenCall>);
+
+impl KnownCaller {
+    /// Says that the call is of somebody who is known.
+    pub fn vouch(&self) {
+        if let Some(call) = self.0.upgrade() {
+            call.vouch();
         }
     }
 }
@@ -195,18 +232,23 @@ mod tests {
         let places = Places::new(3, 2);
         let take = || places.take(LOOPBACK).map(Arc::new);
         let (silent, idle, busy) = (take().unwrap(), take().unwrap(), take().unwrap());
-        drop(idle.call());
-        let call = busy.call();
+        let known = |place: &Arc<Place>| {
+            let call = place.call();
+            call.vouch();
+            call
+        };
+        drop(known(&idle));
+        let call = known(&busy);
         let fourth = take().unwrap();
         assert!(is_displaced(&silent) && !is_displaced(&idle));
         let fifth = take().unwrap();
         assert!(is_displaced(&fourth), "it never called, though it is younger than the idle one");
-        let calls = (fifth.call(), fifth.call());
+        let calls = (known(&fifth), known(&fifth));
         let sixth = take().unwrap();
         assert!(is_displaced(&idle));
         drop(calls.0);
         drop(silent);
-        let last_call = sixth.call();
+        let last_call = known(&sixth);
         assert!(take().is_none(), "all are busy");
         drop(calls.1);
         let seventh = take().unwrap();
@@ -216,6 +258,23 @@ mod tests {
         drop((idle, busy, fourth, fifth, sixth, last_call));
         let state = places.lock();
         assert!(state.connections.is_empty() && state.quiet.is_empty() && state.by_network.is_empty());
+    }
+
+    #[test]
+    fn the_call_of_a_stranger_keeps_no_place() {
+        let places = Places::new(2, 2);
+        let take = || places.take(LOOPBACK).map(Arc::new);
+        let (stranger, friend) = (take().unwrap(), take().unwrap());
+        let (hanging, call) = (stranger.call(), friend.call());
+        call.vouch();
+        call.vouch();
+        let third = take().unwrap();
+        assert!(is_displaced(&stranger) && !is_displaced(&friend));
+        drop((hanging, stranger));
+        drop(call);
+        let fourth = take().unwrap();
+        assert!(is_displaced(&third) && !is_displaced(&friend), "who has called goes after who never did");
+        drop((friend, fourth));
     }
 
     #[test]

@@ -92,6 +92,8 @@ type Stamp = Vec<Option<(SystemTime, u64)>>;
 #[derive(Debug)]
 pub struct Tls {
     settings: TlsSettings,
+    /// The files as they were before they were read for the first time.
+    first: Stamp,
     current: watch::Sender<Arc<Loaded>>,
     /// When the files were last read, and why they could not be used.
     reloaded: Mutex<(Option<Timestamp>, String)>,
@@ -144,8 +146,10 @@ fn now() -> Timestamp {
 impl Tls {
     /// Reads all files. Fails where any of them cannot be read, or does not fit the others.
     pub fn load(settings: TlsSettings) -> Result<Tls, TlsError> {
+        // First, so that what changes while they are read is read again.
+        let first = stamp(&settings);
         let loaded = load(&settings)?;
-        Ok(Tls { settings, current: watch::Sender::new(Arc::new(loaded)), reloaded: Mutex::default() })
+        Ok(Tls { settings, first, current: watch::Sender::new(Arc::new(loaded)), reloaded: Mutex::default() })
     }
 
     /// Returns what an operator should know.
@@ -173,7 +177,7 @@ impl Tls {
 
     /// Reads the files anew when one has changed, and when `asked` says so, until `closing`.
     pub async fn follow(self: Arc<Self>, mut asked: watch::Receiver<()>, closing: CancellationToken) {
-        let mut seen = stamp(&self.settings);
+        let mut seen = self.first.clone();
         loop {
             let is_asked = tokio::select! {
                 () = tokio::time::sleep(LOOK_INTERVAL) => false,

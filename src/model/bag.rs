@@ -87,7 +87,7 @@ pub fn unpack<T: Bagged>(left: &mut T, bag: &[u8]) -> Result<(), BadBag> {
 /// Puts [`REDACTED`] in the place of every secret. Returns whether there was one. Bodies and headers that are not marked stay.
 pub fn erase<T: Bagged>(spec: &mut T) -> bool {
     let mut is_erased = false;
-    for http in spec.http() {
+    if let Some(http) = spec.http() {
         let HttpOptions { headers, basic_auth, bearer_token, proxy_url, client_key_pem, .. } = http;
         let is_secret = |header: &&mut HeaderSpec| header.sensitive || is_secret_header(&header.name);
         let headers = headers.iter_mut().filter(is_secret).map(|header| &mut header.value);

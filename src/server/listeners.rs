@@ -74,7 +74,8 @@ impl Listeners {
         }
         if let Some(listener) = self.metrics {
             let alone = services::metrics_alone(around);
-            calls.spawn(accept::serve(listener, alone, room, bounds.clone(), closing.clone()));
+            // Probes have room of their own, too: whoever fills the other must not have a healthy server ended.
+            calls.spawn(accept::serve(listener, alone, Room::new(bounds), bounds.clone(), closing.clone()));
         }
         calls
     }

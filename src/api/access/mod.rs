@@ -42,6 +42,7 @@ use crate::api::request_id::RequestId;
 use crate::api::status::{Fault, Violations, precondition, rate_limited, shown, too_many_streams};
 use crate::api::to_proto::timestamp;
 use crate::engine::handle::Engine;
+use crate::listen::KnownCaller;
 use crate::listen::peer::Peer;
 use crate::middleware::{Middleware, until};
 use crate::model::access::{LOCAL_NAME, Method};
@@ -184,7 +185,8 @@ impl Access {
         let caller = match decide(&shown, rules, need, None, now) {
             Ok(caller) => caller,
             Err(Denied::Unknown(unknown)) => {
-                let too_many = matches!(unknown, Unknown::Bad(_))
+                // A session is gone with the process that began it, and cannot be guessed: its cookie is no attempt.
+                let too_many = (matches!(unknown, Unknown::Bad(_)) && shown.session().is_none())
                     .then(|| self.counted.note_failure(self.bounds, shown.address(), now).err())
                     .flatten();
                 return Err(match too_many {
@@ -219,13 +221,12 @@ impl Access {
         if let Some(session) = shown.session() {
             self.sessions.note(session, now);
         }
-        if self.exposure.counts_reads && table::reads(method) {
-            let (address, tenant) = (shown.address(), table::tenant(need));
-            self.refusals
-                .note_read(Refusal { who: Some(&caller.actor), address, tenant, method: known, detail: "" }, now);
-        }
+        let is_read = self.exposure.counts_reads && table::reads(method);
         let method = known.unwrap_or_default().to_owned();
-        Ok((need, Standing { access: self.clone(), books, shown, caller: Some(caller), need, method, _open: open }))
+        Ok((
+            need,
+            Standing { access: self.clone(), books, shown, caller: Some(caller), need, method, is_read, _open: open },
+        ))
     }
 }
 
@@ -318,6 +319,8 @@ struct Standing {
     need: Need,
     /// Empty: it is not there.
     method: String,
+    /// Whether it is in the audit when it is answered.
+    is_read: bool,
     /// Its place among the calls that the caller has open.
     _open: Option<OpenCall>,
 }
@@ -326,7 +329,16 @@ impl Standing {
     fn open(access: &Access) -> Standing {
         let shown = Shown::by(&HeaderMap::new(), &http::Extensions::new(), "");
         let (books, method) = (access.engine.books(), String::new());
-        Standing { access: access.clone(), books, shown, caller: None, need: Need::Open, method, _open: None }
+        Standing {
+            access: access.clone(),
+            books,
+            shown,
+            caller: None,
+            need: Need::Open,
+            method,
+            is_read: false,
+            _open: None,
+        }
     }
 
     /// Counts an answer that refuses what the layer has let through.
@@ -337,6 +349,16 @@ impl Standing {
             let (address, tenant) = (self.shown.address(), table::tenant(self.need));
             let refusal = Refusal { who: Some(&caller.actor), address, tenant, method, detail: "" };
             access.refusals.note(refusal, status, now);
+        }
+    }
+
+    /// Counts a read that is answered, where reads are counted.
+    fn note_read(&self) {
+        if let Some(caller) = self.caller.as_ref().filter(|_| self.is_read) {
+            let (address, tenant) = (self.shown.address(), table::tenant(self.need));
+            let method = Some(self.method.as_str());
+            let call = Refusal { who: Some(&caller.actor), address, tenant, method, detail: "" };
+            self.access.refusals.note_read(call, self.access.engine.now());
         }
     }
 
@@ -390,6 +412,9 @@ impl Middleware for Access {
         let streams = self.streaming.contains(request.uri().path().trim_start_matches('/'));
         request.headers_mut().remove(AUTHORIZATION);
         if let Some(caller) = &standing.caller {
+            if let Some(call) = request.extensions().get::<KnownCaller>() {
+                call.vouch();
+            }
             request.extensions_mut().insert(caller.clone());
         }
         Ok(Passed { id, standing: Arc::new(standing), ends: streams && need != Need::Open })
@@ -412,7 +437,11 @@ impl Middleware for Access {
             answered = answer => answered?,
             status = late => return Ok(id.on(status).into_http()),
         };
-        if let Some(status) = Status::from_header_map(response.headers()) {
+        let status = Status::from_header_map(response.headers());
+        if status.as_ref().is_none_or(|status| status.code() == Code::Ok) {
+            standing.note_read();
+        }
+        if let Some(status) = status {
             standing.note_refusal(&status);
             id.on_headers(response.headers_mut());
         }
