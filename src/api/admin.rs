@@ -23,6 +23,7 @@ use crate::model::audit::{AuditRow, SERVER};
 use crate::model::counts::Counts;
 use crate::model::host::{Host, normal};
 use crate::model::limits::HostLimits;
+use crate::model::role::{Role, has_role_at};
 use crate::pb;
 use crate::store::Store;
 
@@ -101,11 +102,15 @@ impl Admin {
 impl pb::admin_service_server::AdminService for Admin {
     async fn get_server_info(
         &self,
-        _request: Request<pb::GetServerInfoRequest>,
+        request: Request<pb::GetServerInfoRequest>,
     ) -> Result<Response<pb::GetServerInfoResponse>, Status> {
+        let caller = Caller::of(&request);
+        let counts_all = caller.may(Role::Monitor);
         let mut sum = Counts::default();
         for job in self.engine.hub().jobs() {
-            totals::add(&mut sum, &job.counts);
+            if counts_all || has_role_at(&caller.actor.grants, &job.tenant.name) {
+                totals::add(&mut sum, &job.counts);
+            }
         }
         let sizes = *self.facts.sizes.borrow();
         Ok(Response::new(pb::GetServerInfoResponse {

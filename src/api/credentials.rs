@@ -9,7 +9,7 @@ use crate::api::status::{Violations, shown};
 use crate::engine::handle::Engine;
 use crate::model::access::Actor;
 use crate::model::book::Book;
-use crate::model::credential::{Credential, DEFAULT_NO, NAMED_MAX, Value};
+use crate::model::credential::{Credential, NAMED_MAX, Value};
 use crate::model::spec::{HttpOptions, Options, TaskOptions, TaskSpec, Work};
 use crate::model::time::Timestamp;
 
@@ -63,7 +63,8 @@ impl Judge<'_> {
     fn check(&self, http: &HttpOptions, path: &str, work: Option<&Work>, v: &mut Violations) {
         let Some(name) = &http.credential else { return };
         let field = format!("{path}.credential");
-        let Some(credential) = self.book.credentials.usable(DEFAULT_NO, name, self.by.principal) else {
+        let usable = |tenant| self.book.credentials.usable(tenant, name, self.by.principal);
+        let Some(credential) = self.by.scope.no().and_then(usable) else {
             return v
                 .add(field, format!("is `{}`, and there is no such credential that the caller may use", shown(name)));
         };

@@ -108,6 +108,8 @@ impl pb::job_service_server::JobService for Jobs {
         if request.validate_only {
             let job = Job::new(JobId(uuid::Uuid::nil()), spec, tasks.len() as u32, self.engine.now());
             let mut message = to_proto::job(&job, None, Vec::new());
+            message.tenant = caller.actor.scope.name().to_owned();
+            message.created_by.clone_from(&caller.actor.name);
             message.job_id.clear();
             message.directory.clone_from(&job.spec.directory);
             return Ok(Response::new(pb::SubmitJobResponse { job: Some(message) }));
@@ -219,6 +221,7 @@ impl pb::job_service_server::JobService for Jobs {
         let wish = WishJobs {
             labels: request.labels.into_iter().collect(),
             ended_after,
+            tenant: caller.only_of(),
             created_by: caller.only_own(),
             interval,
             job_ids,

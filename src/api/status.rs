@@ -15,7 +15,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::engine::command::EngineError;
 use crate::model::access::AccessError;
 use crate::model::ids::{JobId, TaskId};
-use crate::model::role::{DEFAULT_TENANT, Role};
+use crate::model::role::Role;
 use crate::model::text::cut;
 pub(crate) use crate::model::text::shown;
 use crate::pb;
@@ -279,6 +279,7 @@ impl From<EngineError> for Status {
             EngineError::TooManyTasks => precondition("TOO_MANY_TASKS", "job", message),
             EngineError::Draining => draining(),
             EngineError::Access(error) => error.into(),
+            EngineError::NoTenant => tenant_required("must name one tenant: a job is of one"),
             EngineError::StoreFull(_) => unavailable("STORE_FULL", message),
             EngineError::Overloaded | EngineError::TooManyJobs => exhausted("OVERLOADED", "memory", &message),
             EngineError::Contradiction(_) => internal(&message),
@@ -295,12 +296,15 @@ impl From<AccessError> for Status {
         let message = error.to_string();
         match error {
             AccessError::NoPrincipal(name) => not_found("principal", &name),
+            AccessError::NoTenant(name) => not_found("tenant", &name),
+            AccessError::TenantExists(_) => already_exists("TENANT_EXISTS", &message),
+            AccessError::TenantNotEmpty(name) => precondition("TENANT_NOT_EMPTY", &format!("tenants/{name}"), message),
             AccessError::NoToken(id) => not_found("token", &id),
             AccessError::Exists(_) => already_exists("PRINCIPAL_EXISTS", &message),
             AccessError::IdentityTaken(_) => already_exists("IDENTITY_TAKEN", &message),
             AccessError::RequestIdTaken(_) => already_exists("REQUEST_ID_TAKEN", &message),
             AccessError::Escalation(_) => Fault::new(Code::PermissionDenied, "ESCALATION", message).into(),
-            AccessError::MissingRole(role) => missing_role(role, "", ""),
+            AccessError::MissingRole(role, tenant) => missing_role(role, &tenant, "", ""),
             AccessError::LastOperator => precondition("LAST_OPERATOR", "principals", message),
             AccessError::Stale(_) => Fault::new(Code::Aborted, "STALE_ETAG", message).into(),
             AccessError::Invalid(field, what) => Violations::one(field, what),
@@ -320,13 +324,20 @@ impl From<AccessError> for Status {
 }
 
 /// Returns `PERMISSION_DENIED` of a caller who has no role for this.
-pub(crate) fn missing_role(role: Role, method: &str, more: &str) -> Status {
-    let tenant = if role.is_of_server() { "" } else { DEFAULT_TENANT };
+pub(crate) fn missing_role(role: Role, tenant: &str, method: &str, more: &str) -> Status {
+    let tenant = if role.is_of_server() { "" } else { tenant };
     let place = if tenant.is_empty() { String::new() } else { format!(" at tenant `{tenant}`") };
     let message = format!("this needs the role `{}`{place}{more}", role.name());
     let fault = Fault::new(Code::PermissionDenied, "MISSING_ROLE", message);
     let fault = fault.with("role", role.name()).with("tenant", tenant);
     if method.is_empty() { fault.into() } else { fault.with("method", method).into() }
+}
+
+/// Returns the error of a call that does not say which tenant it is about.
+pub(crate) fn tenant_required(what: &str) -> Status {
+    let mut fault = Fault::new(Code::InvalidArgument, "TENANT_REQUIRED", format!("`haul-tenant` {what}"));
+    fault.details.add_bad_request_violation("haul-tenant", what);
+    fault.into()
 }
 
 /// Returns `RESOURCE_EXHAUSTED` of who asks too often.

@@ -49,6 +49,7 @@ pub(crate) fn job(job: &Job, progress: Option<Progress>, waiting: Vec<pb::Waitin
         failures: failures(&job.failures),
         spec: None,
         spec_tasks_omitted: false,
+        tenant: job.tenant.name.to_string(),
         created_by: if job.creator.name.is_empty() { LOCAL_NAME.to_owned() } else { job.creator.name.clone() },
     }
 }

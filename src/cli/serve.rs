@@ -251,6 +251,7 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
         engine: EngineSettings {
             data_dir: config.data_dir,
             download_dir: config.download_dir,
+            tenant_dirs: config.tenant_dirs,
             limits: config.limits,
             guard: Guard {
                 allow_private: allow_private_networks,

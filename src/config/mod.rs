@@ -10,12 +10,13 @@ pub mod raw;
 pub mod tls;
 pub(crate) mod values;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv6Net};
 
-use crate::config::directories::directories;
+use crate::config::directories::{directories, tenant_directories};
 use crate::config::keys::DataKey;
 use crate::config::network::{Network, Place};
 use crate::config::raw::{FileDurability, LogFormat, ServeArgs};
@@ -54,6 +55,8 @@ pub struct ServeConfig {
     pub data_dir: PathBuf,
     /// Where downloads go, as an absolute path; neither within `data_dir` nor around it.
     pub download_dir: PathBuf,
+    /// Where downloads of some tenants go, as absolute paths; none within another of these directories.
+    pub tenant_dirs: BTreeMap<String, PathBuf>,
     /// What was said about limits.
     pub limits: LimitSettings,
     /// What the server may connect to.
@@ -183,11 +186,13 @@ impl ServeConfig {
         let (data_dir, download_dir) = directories(&merged, &mut wrong);
         let network = Network::resolve(&merged, &mut wrong);
         let is_local = network.listen.iter().all(Place::is_near);
+        let tenant_dirs = tenant_directories(&merged, &data_dir, &download_dir, &mut wrong);
         let config = ServeConfig {
             network,
             metrics_hosts: metrics_hosts(merged.metrics_hosts.as_deref(), &mut wrong),
             data_dir,
             download_dir,
+            tenant_dirs,
             limits,
             access: Access {
                 allow_private_networks: merged.allow_private_networks.unwrap_or(false),

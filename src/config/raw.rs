@@ -3,6 +3,7 @@
 //! Texts stay texts here; [`crate::config::ServeConfig`] reads them, wherever they came from, with one message for each
 //! mistake.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -119,6 +120,14 @@ pub struct IdentityArgs {
     pub unix_uid: Option<u32>,
     /// A group of such users.
     pub unix_gid: Option<u32>,
+}
+
+/// What the file says of a tenant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantArgs {
+    /// Where its downloads go; in `.haul-tenants/NAME` of the download directory when nothing is said.
+    pub download_dir: PathBuf,
 }
 
 /// Makes the struct of the settings, and what puts one over another, of one list of fields.
@@ -332,6 +341,10 @@ pub struct ServeArgs {
     /// Which principals are known by certificates and users of this machine
     #[arg(skip)]
     pub identity: Option<Vec<IdentityArgs>>,
+
+    /// Tenants, by their names; one that does not exist is made at the start
+    #[arg(skip)]
+    pub tenants: Option<BTreeMap<String, TenantArgs>>,
 
     /// Who may list the methods of the server by reflection [default: authenticated]
     #[arg(long, env = "HAUL_REFLECTION", value_name = "WHO", help_heading = NETWORK)]

@@ -76,6 +76,9 @@ pub enum EngineError {
     /// Who may call stays as it is.
     #[error(transparent)]
     Access(#[from] AccessError),
+    /// A job is of one tenant, and the call is about none or all.
+    #[error("a job is of one tenant; name it")]
+    NoTenant,
     /// The store failed.
     #[error("{0}")]
     Store(String),

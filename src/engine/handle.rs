@@ -290,9 +290,10 @@ impl Engine {
         explanation.await.map_err(|_| EngineError::Draining)
     }
 
-    /// Opens the file of a finished download for reading. `None`: it is not there, or it is another one by now.
-    pub async fn open_download(&self, download: &DownloadResult) -> Result<Option<Finished>, Failure> {
-        self.runner.root.open_finished(&download.path, download.bytes, download.created).await
+    /// Opens the file of a finished download of a job for reading. `None`: it is not there, or it is another one by now.
+    pub async fn open_download(&self, job: &Job, download: &DownloadResult) -> Result<Option<Finished>, Failure> {
+        let root = self.runner.roots.of(&job.tenant)?;
+        root.open_finished(&download.path, download.bytes, download.created).await
     }
 
     /// Reads bytes of a body that is too long for the database.

@@ -189,7 +189,7 @@ impl Bound {
     /// Whether what is held may be kept while its download waits for room. One download on each file system may: several
     /// would wait for the room that the others hold.
     pub fn may_wait(&self) -> bool {
-        self.place.root.may_wait(&self.place.folder, &self.place.key, part_name)
+        self.place.root.may_wait(&self.place.folder, &part_name(&self.place.key))
     }
 
     /// Keeps nothing of what is held when the part is closed.

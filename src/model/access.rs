@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::credential::Credential;
 use crate::model::credential::put::PutCredential;
-use crate::model::credential::{Credential, TenantNo};
 use crate::model::failure::is_default;
 use crate::model::identity::Identity;
 use crate::model::ids::JobId;
-use crate::model::role::{DEFAULT_TENANT, Grant, Role, everything, holds};
+use crate::model::role::{Grant, Role, everything, holds, may_name};
+use crate::model::tenant::{self, Scope, Tenant, TenantNo};
 use crate::model::time::Timestamp;
 use crate::model::token::TokenHash;
 
@@ -78,6 +79,9 @@ pub struct Principal {
     /// Whether its calls are refused.
     #[serde(default, skip_serializing_if = "is_default")]
     pub disabled: bool,
+    /// The tenant that its calls are about when they name none; empty: it has none.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub default_tenant: String,
     /// Whether it was deleted. Its number stays taken.
     #[serde(default, skip_serializing_if = "is_default")]
     pub is_gone: bool,
@@ -172,10 +176,12 @@ pub struct Actor {
     pub grants: Vec<Grant>,
     /// The server's own name of the call; empty: no call, but the program that the engine is in.
     pub request_id: String,
+    /// What the call is about.
+    pub scope: Scope,
 }
 
 impl Actor {
-    /// Returns the server's own user, who may do everything.
+    /// Returns the server's own user, who may do everything, about the tenant that always exists.
     pub fn local() -> Actor {
         Actor {
             principal: LOCAL,
@@ -184,12 +190,23 @@ impl Actor {
             address: String::new(),
             grants: everything(),
             request_id: String::new(),
+            scope: Scope::default_one(),
         }
     }
 
     /// Returns whether the call may do this, at `tenant` where it is a role of a tenant.
     pub fn may(&self, role: Role, tenant: &str) -> bool {
         holds(&self.grants, &Grant::at(role, tenant))
+    }
+
+    /// Returns whether the call may do this where it is about.
+    pub fn may_here(&self, role: Role) -> bool {
+        self.may(role, self.scope.name())
+    }
+
+    /// Returns whether the call may name this tenant.
+    pub fn may_name(&self, tenant: &str) -> bool {
+        may_name(&self.grants, tenant)
     }
 
     pub(crate) fn is_operator(&self) -> bool {
@@ -218,6 +235,7 @@ pub enum AccessChange {
         grants: Vec<Grant>,
         identities: Vec<Identity>,
         disabled: bool,
+        default_tenant: String,
         request_id: String,
     },
     UpdatePrincipal {
@@ -226,9 +244,24 @@ pub enum AccessChange {
         grants: Option<Vec<Grant>>,
         identities: Option<Vec<Identity>>,
         disabled: Option<bool>,
+        default_tenant: Option<String>,
         etag: String,
     },
     DeletePrincipal {
+        name: String,
+        etag: String,
+    },
+    CreateTenant {
+        name: String,
+        title: String,
+        request_id: String,
+    },
+    UpdateTenant {
+        name: String,
+        title: Option<String>,
+        etag: String,
+    },
+    DeleteTenant {
         name: String,
         etag: String,
     },
@@ -282,6 +315,15 @@ pub enum AccessError {
     /// There is no such principal, as far as the caller may know.
     #[error("there is no principal `{0}`")]
     NoPrincipal(String),
+    /// There is no such tenant, as far as the caller may know.
+    #[error("there is no tenant `{0}`")]
+    NoTenant(String),
+    /// There is a tenant of that name.
+    #[error("there is a tenant `{0}` already; choose another name, or update that one")]
+    TenantExists(String),
+    /// Jobs of the tenant are left.
+    #[error("tenant `{0}` still has jobs; delete them first")]
+    TenantNotEmpty(String),
     /// There is no such token, as far as the caller may know.
     #[error("there is no token `{0}`")]
     NoToken(String),
@@ -299,12 +341,12 @@ pub enum AccessError {
     Escalation(String),
     /// Who asks has no role for it.
     #[error("this needs the role `{}`", .0.name())]
-    MissingRole(Role),
+    MissingRole(Role, String),
     /// Nobody could sign in as operator any more.
     #[error("nobody could sign in as operator any more; make another operator with a token first")]
     LastOperator,
     /// It has changed since it was read.
-    #[error("principal `{0}` has changed since it was read; read it again and repeat the change")]
+    #[error("`{0}` has changed since it was read; read it again and repeat the change")]
     Stale(String),
     /// A field is not what it must be.
     #[error("`{0}` {1}")]
@@ -343,6 +385,8 @@ pub enum AccessAnswer {
         /// Whether this change is what makes authentication required.
         is_first: bool,
     },
+    /// A tenant, as it is now.
+    Tenant(Arc<Tenant>),
     /// A token.
     Token {
         /// As it is kept.
@@ -363,6 +407,8 @@ pub enum AccessAnswer {
 pub enum AccessRow {
     /// A principal, new or changed.
     Principal(Arc<Principal>),
+    /// A tenant, new or changed.
+    Tenant(Arc<Tenant>),
     /// A token, new or changed.
     Token(Arc<Token>),
     /// A token that has ended long ago is forgotten.
@@ -378,23 +424,14 @@ pub enum AccessRow {
 /// The longest that a token may last when nothing is said.
 pub const LIFETIME_MAX_DEFAULT: Duration = Duration::from_secs(366 * 86_400);
 
-/// Returns why this cannot be the name of a principal; `None` where it can.
+/// Returns why this cannot be the name of a principal; `None` where it can. Whether there is its tenant is not looked at.
 pub fn name_objection(name: &str) -> Option<String> {
-    let own = match name.split_once('/') {
-        Some((DEFAULT_TENANT, own)) => own,
-        Some(_) => return Some("belongs to a tenant that does not exist; `default` does".to_owned()),
-        None => name,
-    };
+    let (home, own) = name.split_once('/').map_or((None, name), |(home, own)| (Some(home), own));
     if own == LOCAL_NAME || own == ANONYMOUS_NAME {
         return Some(format!("is `{own}`, which is the server's own name; choose another"));
     }
-    let is_letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let bytes = own.as_bytes();
-    let is_good = (1..=63).contains(&bytes.len())
-        && bytes.iter().all(|byte| is_letter(*byte) || *byte == b'-')
-        && bytes.first().is_some_and(|byte| is_letter(*byte))
-        && bytes.last().is_some_and(|byte| is_letter(*byte));
-    let rule = "must be 1 to 63 of the letters a to z, digits and `-`, with a letter or digit at each end; `default/` may \
-                stand before it";
+    let is_good = home.into_iter().chain([own]).all(|part| tenant::name_objection(part).is_none());
+    let rule = "must be 1 to 63 of the letters a to z, digits and `-`, with a letter or digit at each end; the name of a \
+                tenant and `/` may stand before it";
     (!is_good).then(|| rule.to_owned())
 }

@@ -8,7 +8,6 @@ use crate::model::access::{AccessChange, AccessRow, Actor};
 use crate::model::book::Book;
 use crate::model::failure::is_default;
 use crate::model::ids::JobId;
-use crate::model::role::DEFAULT_TENANT;
 use crate::model::time::Timestamp;
 
 /// The subject of what is about the server as a whole.
@@ -75,17 +74,17 @@ impl AuditRow {
 
     /// Makes the row of something that `by` did to a job.
     pub fn of_job(by: &Actor, method: &str, job: JobId, time: Timestamp) -> AuditRow {
-        AuditRow::done(by, &format!("JobService/{method}"), format!("jobs/{job}"), DEFAULT_TENANT, time)
+        AuditRow::done(by, &format!("JobService/{method}"), format!("jobs/{job}"), by.scope.name(), time)
     }
 
     /// Makes the row of a job that uses a credential for the first time: no call, but an act of whoever made the job.
-    pub fn of_use(creator: &str, credential: &str, job: JobId, time: Timestamp) -> AuditRow {
+    pub fn of_use(creator: &str, tenant: &str, credential: &str, job: JobId, time: Timestamp) -> AuditRow {
         AuditRow {
             time,
             principal: creator.to_owned(),
-            tenant: DEFAULT_TENANT.to_owned(),
+            tenant: tenant.to_owned(),
             method: USE.to_owned(),
-            subject: credential_subject(credential),
+            subject: credential_subject(tenant, credential),
             code: OK.to_owned(),
             changed: vec![format!("jobs/{job}")],
             count: 1,
@@ -104,29 +103,42 @@ impl AuditRow {
     ) -> Vec<AuditRow> {
         let (method, changed) = match change {
             AccessChange::CreatePrincipal { .. } => ("CreatePrincipal", Vec::new()),
-            AccessChange::UpdatePrincipal { title, grants, identities, disabled, .. } => {
+            AccessChange::UpdatePrincipal { title, grants, identities, disabled, default_tenant, .. } => {
                 let named = [
                     ("title", title.is_some()),
                     ("grants", grants.is_some()),
                     ("identities", identities.is_some()),
                     ("disabled", disabled.is_some()),
+                    ("default_tenant", default_tenant.is_some()),
                 ];
                 let named = named.iter().filter(|(_, is_set)| *is_set).map(|(field, _)| (*field).to_owned());
                 ("UpdatePrincipal", named.collect())
             }
             AccessChange::DeletePrincipal { .. } => ("DeletePrincipal", Vec::new()),
+            AccessChange::CreateTenant { .. } => ("CreateTenant", Vec::new()),
+            AccessChange::UpdateTenant { title, .. } => {
+                ("UpdateTenant", title.iter().map(|_| "title".to_owned()).collect())
+            }
+            AccessChange::DeleteTenant { .. } => ("DeleteTenant", Vec::new()),
             AccessChange::CreateToken(_) => ("CreateToken", Vec::new()),
             AccessChange::RevokeToken { .. } => ("RevokeToken", Vec::new()),
             AccessChange::PutCredential(put) => ("PutCredential", put.named()),
             AccessChange::DeleteCredential { .. } => ("DeleteCredential", Vec::new()),
             AccessChange::Require | AccessChange::Used(_) | AccessChange::UsedCredentials(_) => return Vec::new(),
         };
-        let home = |no| book.name_of(no).split_once('/').map_or("", |(tenant, _)| tenant);
+        let home_of = |no| book.name_of(no).split_once('/').map_or("", |(tenant, _)| tenant);
         let subjects = stored.iter().filter_map(|row| match row {
-            AccessRow::Principal(principal) => Some((format!("principals/{}", principal.name), home(principal.no))),
-            AccessRow::Token(token) => Some((format!("tokens/{}", token.id), home(token.principal))),
-            AccessRow::Credential(credential) => Some((credential_subject(&credential.name), DEFAULT_TENANT)),
-            AccessRow::NoCredential(_, name) => Some((credential_subject(name), DEFAULT_TENANT)),
+            AccessRow::Principal(principal) => Some((format!("principals/{}", principal.name), home_of(principal.no))),
+            AccessRow::Token(token) => Some((format!("tokens/{}", token.id), home_of(token.principal))),
+            AccessRow::Tenant(tenant) => Some((format!("tenants/{}", tenant.name), &*tenant.name)),
+            AccessRow::Credential(credential) => {
+                let tenant = book.tenant_name_of(credential.tenant);
+                Some((credential_subject(tenant, &credential.name), tenant))
+            }
+            AccessRow::NoCredential(tenant, name) => {
+                let tenant = book.tenant_name_of(*tenant);
+                Some((credential_subject(tenant, name), tenant))
+            }
             // What ended long ago is forgotten by the way.
             AccessRow::Forget(_) | AccessRow::Required => None,
         });
@@ -138,8 +150,8 @@ impl AuditRow {
     }
 }
 
-fn credential_subject(name: &str) -> String {
-    format!("credentials/{DEFAULT_TENANT}/{name}")
+fn credential_subject(tenant: &str, name: &str) -> String {
+    format!("credentials/{tenant}/{name}")
 }
 
 /// What a row depends on: where that changes nothing after all, there is no row.
@@ -196,6 +208,8 @@ pub struct AuditFilter {
     pub start: Option<Timestamp>,
     /// Only those before this time.
     pub end: Option<Timestamp>,
+    /// Only those about a tenant.
+    pub without_server: bool,
 }
 
 impl AuditFilter {
@@ -208,6 +222,7 @@ impl AuditFilter {
             && is(&self.subject, &row.subject)
             && self.start.is_none_or(|start| row.time >= start)
             && self.end.is_none_or(|end| row.time < end)
+            && !(self.without_server && row.tenant.is_empty())
     }
 }
 

@@ -15,6 +15,7 @@ use crate::model::progress::{Held, Progress};
 use crate::model::spec::JobSpec;
 use crate::model::task::TaskState;
 use crate::model::task_filter::TaskFilter;
+use crate::model::tenant::Owner;
 use crate::model::time::Timestamp;
 
 /// Where a job is in its life.
@@ -149,6 +150,9 @@ pub struct Job {
     /// The credentials that its tasks name.
     #[serde(default, skip_serializing_if = "is_default")]
     pub credentials: BTreeSet<String>,
+    /// The tenant that it is of.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tenant: Owner,
 }
 
 /// What stays of an ended job of which tasks are retried.
@@ -267,6 +271,7 @@ impl Job {
             creator: Creator::default(),
             secrets_gone: false,
             credentials: BTreeSet::new(),
+            tenant: Owner::default(),
         }
     }
 

@@ -35,6 +35,7 @@ pub mod secret;
 pub mod spec;
 pub mod task;
 pub mod task_filter;
+pub mod tenant;
 pub mod text;
 pub mod time;
 pub mod token;

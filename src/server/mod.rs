@@ -13,6 +13,7 @@ mod services;
 mod sizes;
 mod systemd;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,7 +41,7 @@ use crate::engine;
 use crate::engine::bounds::Bounds;
 use crate::engine::handle::Engine;
 use crate::engine::workers::{MakeParts, WorkerParts};
-use crate::files::{ContentStore, Root};
+use crate::files::{ContentStore, Root, Roots};
 use crate::listen::tls::{Tls, TlsError};
 use crate::model::access::{AccessChange, AuthMode};
 use crate::model::book::Book;
@@ -79,6 +80,8 @@ pub struct EngineSettings {
     pub data_dir: PathBuf,
     /// Where downloads go.
     pub download_dir: PathBuf,
+    /// Where those of some tenants go, by their names.
+    pub tenant_dirs: BTreeMap<String, PathBuf>,
     /// What is said about limits; what is not said is as it was stored.
     pub limits: LimitSettings,
     /// Which addresses may be dialled.
@@ -234,7 +237,11 @@ pub async fn build(settings: &EngineSettings, metrics: Arc<Metrics>) -> Result<B
         clock: Clock::system(),
         store: store.clone(),
         limits,
-        root: Arc::new(Root::with_reserve(&settings.download_dir, settings.disk_reserve).map_err(directory)?),
+        roots: Roots::new(
+            Root::with_reserve(&settings.download_dir, settings.disk_reserve).map_err(directory)?,
+            settings.download_dir.clone(),
+            settings.tenant_dirs.clone(),
+        ),
         content: Arc::new(
             ContentStore::open(&settings.data_dir.join("content"), settings.disk_reserve).map_err(directory)?,
         ),
@@ -305,6 +312,7 @@ pub async fn serve(
 
     let mut work = JoinSet::from_iter([async move { task.run().await.map_err(ServeError::from) }]);
     keep_required(&settings, &engine).await?;
+    make_tenants(&settings, &engine).await?;
     let mut calls = listeners.serve(&settings.engine.data_dir, routes, &around, &settings.bounds, &closing);
     let mut following = keep_on(&settings, &access, &engine, store, figures, &closing);
     following.spawn(room.keep(sizes, closing.clone()));
@@ -473,6 +481,17 @@ fn asks_for_credentials(settings: &ServerSettings) -> bool {
 async fn keep_required(settings: &ServerSettings, engine: &Engine) -> Result<(), ServeError> {
     if asks_for_credentials(settings) {
         engine.change_access(AccessChange::Require).await?;
+    }
+    Ok(())
+}
+
+/// Makes the tenants that the settings name and that do not exist.
+async fn make_tenants(settings: &ServerSettings, engine: &Engine) -> Result<(), ServeError> {
+    for name in settings.engine.tenant_dirs.keys() {
+        if engine.books().borrow().tenant(name).is_none() {
+            let (name, title, request_id) = (name.clone(), String::new(), String::new());
+            engine.change_access(AccessChange::CreateTenant { name, title, request_id }).await?;
+        }
     }
     Ok(())
 }

@@ -36,6 +36,8 @@ pub enum Listing {
     Hosts = 3,
     /// `ListPrincipals`; its place is a principal's name.
     Principals = 4,
+    /// `ListTenants`; its place is a tenant's name.
+    Tenants = 8,
     /// `ListTokens`; its place is a token's id.
     Tokens = 5,
     /// `ListAuditEvents`; its place is an event's number.
@@ -43,7 +45,7 @@ pub enum Listing {
     /// `ListJobEvents`; its place is an event's number.
     Events = 7,
     /// `ListCredentials`; its place is a credential's name.
-    Credentials = 8,
+    Credentials = 9,
 }
 
 /// Makes and reads the tokens of one server.

@@ -34,7 +34,7 @@ const LOOK_MAX: u32 = 512;
 struct Rows {
     jobs: BTreeMap<JobId, JobRows>,
     /// By their text and the principal that used them.
-    requests: Table<(String, u64), (JobId, [u8; 32])>,
+    requests: Table<(String, u64, u32), (JobId, [u8; 32])>,
     limits: Option<Limits>,
     access: Vec<AccessRow>,
     audit: Vec<AuditRow>,

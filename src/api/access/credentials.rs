@@ -17,8 +17,9 @@ use crate::model::book::Book;
 use crate::model::credential::binding::method_objection;
 use crate::model::credential::echo::SECRET_BYTES_MIN;
 use crate::model::credential::put::PutCredential;
-use crate::model::credential::{Credential, DEFAULT_NO, Value};
+use crate::model::credential::{Credential, Value};
 use crate::model::secret::{REDACTED, Secret};
+use crate::model::tenant::TenantNo;
 use crate::pb;
 use crate::pb::credential_value::Kind;
 use crate::store::page_token::{Listing, PageTokens};
@@ -39,7 +40,7 @@ pub(super) async fn put(
     request: pb::PutCredentialRequest,
 ) -> Result<pb::PutCredentialResponse, Status> {
     let mut v = Violations::default();
-    let put = read(request, &mut v);
+    let put = read(request, here(caller)?, &mut v);
     let put = v.or(put)?;
     match engine.by(caller.actor.clone()).change_access(AccessChange::PutCredential(Box::new(put))).await? {
         AccessAnswer::Credential(credential) => {
@@ -51,21 +52,23 @@ pub(super) async fn put(
 }
 
 /// Answers GetCredential.
-pub(super) fn get(engine: &Engine, name: &str) -> Result<pb::GetCredentialResponse, Status> {
+pub(super) fn get(engine: &Engine, caller: &Caller, name: &str) -> Result<pb::GetCredentialResponse, Status> {
     let book = engine.books().borrow().clone();
-    let credential = book.credentials.get(DEFAULT_NO, name).ok_or_else(|| not_found("credential", name))?;
+    let credential = book.credentials.get(here(caller)?, name).ok_or_else(|| not_found("credential", name))?;
     Ok(pb::GetCredentialResponse { credential: Some(message(&book, credential)) })
 }
 
 /// Answers ListCredentials.
 pub(super) fn list(
     engine: &Engine,
+    caller: &Caller,
     tokens: &PageTokens,
     request: &pb::ListCredentialsRequest,
 ) -> Result<pb::ListCredentialsResponse, Status> {
     let mut v = Violations::default();
     let size = page_size(request.page_size, &mut v) as usize;
-    let filter = DEFAULT_NO.to_be_bytes();
+    let tenant = here(caller)?;
+    let filter = tenant.to_be_bytes();
     let mut after = String::new();
     if !request.page_token.is_empty() {
         match tokens.read_name(Listing::Credentials, &filter, &request.page_token) {
@@ -75,7 +78,7 @@ pub(super) fn list(
     }
     v.or(())?;
     let book = engine.books().borrow().clone();
-    let mut found: Vec<_> = book.credentials.after(DEFAULT_NO, &after).take(size + 1).collect();
+    let mut found: Vec<_> = book.credentials.after(tenant, &after).take(size + 1).collect();
     let has_more = found.len() > size;
     found.truncate(size);
     let last = found.last().filter(|_| has_more);
@@ -91,9 +94,14 @@ pub(super) async fn delete(
     request: pb::DeleteCredentialRequest,
 ) -> Result<pb::DeleteCredentialResponse, Status> {
     let pb::DeleteCredentialRequest { name, etag, force } = request;
-    let change = AccessChange::DeleteCredential { tenant: DEFAULT_NO, name, etag, force };
+    let change = AccessChange::DeleteCredential { tenant: here(caller)?, name, etag, force };
     engine.by(caller.actor.clone()).change_access(change).await?;
     Ok(pb::DeleteCredentialResponse {})
+}
+
+/// Returns the tenant of a call; the layer lets none on that has none.
+fn here(caller: &Caller) -> Result<TenantNo, Status> {
+    caller.actor.scope.no().ok_or_else(|| internal("a call about a credential is about no tenant"))
 }
 
 /// Converts a credential, without what it sends.
@@ -120,7 +128,7 @@ fn message(book: &Book, credential: &Credential) -> pb::Credential {
 }
 
 /// Reads what is to be set, and adds what is wrong with it.
-fn read(request: pb::PutCredentialRequest, v: &mut Violations) -> PutCredential {
+fn read(request: pb::PutCredentialRequest, tenant: TenantNo, v: &mut Violations) -> PutCredential {
     let pb::PutCredentialRequest { credential, value, ca_pem, update_mask, request_id } = request;
     let wish = credential.unwrap_or_default();
     values::text(&request_id, "request_id", ID_BYTES_MAX, v);
@@ -135,8 +143,7 @@ fn read(request: pb::PutCredentialRequest, v: &mut Violations) -> PutCredential 
         }
     }
     let sets = |field: &str| is_whole || paths.iter().any(|path| path == field);
-    let mut put =
-        PutCredential { tenant: DEFAULT_NO, is_whole, etag: wish.etag, request_id, ..PutCredential::default() };
+    let mut put = PutCredential { tenant, is_whole, etag: wish.etag, request_id, ..PutCredential::default() };
     put.name = shown(&wish.name);
     if sets("hosts") {
         put.hosts = Some(parsed(&wish.hosts, "credential.hosts", HOSTS_MAX, v));

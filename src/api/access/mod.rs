@@ -13,6 +13,7 @@ mod refusals;
 pub mod service;
 pub(crate) mod sessions;
 pub(crate) mod table;
+mod tenants;
 mod uses;
 
 use std::collections::HashSet;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, HeaderName};
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt as _;
 use prost::Message as _;
@@ -39,7 +40,7 @@ use crate::api::access::sessions::Sessions;
 use crate::api::access::table::Need;
 use crate::api::access::uses::Uses;
 use crate::api::request_id::RequestId;
-use crate::api::status::{Fault, Violations, precondition, rate_limited, shown, too_many_streams};
+use crate::api::status::{precondition, rate_limited, too_many_streams};
 use crate::api::to_proto::timestamp;
 use crate::engine::handle::Engine;
 use crate::listen::KnownCaller;
@@ -48,15 +49,12 @@ use crate::middleware::{Middleware, until};
 use crate::model::access::{LOCAL_NAME, Method};
 use crate::model::book::Book;
 use crate::model::identity::Identities;
-use crate::model::role::DEFAULT_TENANT;
 
 pub(crate) use crate::api::access::audit::event as audit_event;
 pub use crate::api::access::bounds::CallBounds;
 pub use crate::api::access::caller::Policy;
 pub use crate::api::access::table::Exposure;
 
-/// The name of the tenant that a call is about.
-const TENANT_HEADER: HeaderName = HeaderName::from_static("haul-tenant");
 /// How long an answer that is being made has to leave: the caller may itself have ended what it came by.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
@@ -178,11 +176,11 @@ impl Access {
         let rules = self.rules(&book);
         let refuse = |who: Option<&Caller>, status: Status, detail: &str| {
             let who = who.map(|caller| &*caller.actor);
-            let tenant = who.map_or("", |_| table::tenant(need));
+            let tenant = who.map_or("", |actor| table::tenant(need, actor));
             self.refusals.note(Refusal { who, address: shown.address(), tenant, method: known, detail }, &status, now);
             status
         };
-        let caller = match decide(&shown, rules, need, None, now) {
+        let caller = match decide(&shown, rules, (method, need), None, now) {
             Ok(caller) => caller,
             Err(Denied::Unknown(unknown)) => {
                 // A session is gone with the process that began it, and cannot be guessed: its cookie is no attempt.
@@ -197,12 +195,14 @@ impl Access {
                     None => refuse(None, unknown.status(method), unknown.detail()),
                 });
             }
-            Err(denied @ Denied::Lacks(_)) => {
-                let who = shown.judge(rules, now).ok();
+            Err(denied) => {
+                let mut who = shown.judge(rules, now).ok();
+                if let (Some(who), Denied::Lacks(_, scope)) = (&mut who, &denied) {
+                    Arc::make_mut(&mut who.actor).scope = scope.clone();
+                }
                 return Err(refuse(who.as_ref(), denied.status(method), ""));
             }
         };
-        tenant(request.headers()).map_err(|status| refuse(Some(&caller), status, ""))?;
         if caller.actor.name != LOCAL_NAME {
             let taken = self.counted.take_call(self.bounds, caller.actor.principal, now);
             let subject = format!("principals/{}", caller.actor.name);
@@ -293,22 +293,6 @@ const PROBE_METHOD: &str = "grpc.health.v1.Health/Check";
 /// What a session is begun as: who has a token may ask who it is, and so have it in a cookie.
 const SESSION_METHOD: &str = "haul.v1.AccessService/WhoAmI";
 
-/// Reads the tenant of a call: there is one.
-fn tenant(headers: &HeaderMap) -> Result<(), Status> {
-    let mut named = headers.get_all(TENANT_HEADER).iter();
-    match (named.next(), named.next()) {
-        (None, _) => Ok(()),
-        (Some(name), None) if name.as_bytes() == DEFAULT_TENANT.as_bytes() => Ok(()),
-        (Some(name), None) => {
-            let name = String::from_utf8_lossy(name.as_bytes()).into_owned();
-            let message =
-                format!("tenant `{}` does not exist, or is not the caller's; `default` exists", self::shown(&name));
-            Err(Fault::new(Code::PermissionDenied, "TENANT_NOT_ALLOWED", message).into())
-        }
-        (Some(_), Some(_)) => Err(Violations::one("haul-tenant", "is there twice; a call is about one tenant")),
-    }
-}
-
 /// Whether a call that is open may go on.
 struct Standing {
     access: Access,
@@ -346,7 +330,7 @@ impl Standing {
         if let Some(caller) = &self.caller {
             let (access, method) = (&self.access, Some(self.method.as_str()).filter(|it| !it.is_empty()));
             let now = access.engine.now();
-            let (address, tenant) = (self.shown.address(), table::tenant(self.need));
+            let (address, tenant) = (self.shown.address(), table::tenant(self.need, &caller.actor));
             let refusal = Refusal { who: Some(&caller.actor), address, tenant, method, detail: "" };
             access.refusals.note(refusal, status, now);
         }
@@ -355,7 +339,7 @@ impl Standing {
     /// Counts a read that is answered, where reads are counted.
     fn note_read(&self) {
         if let Some(caller) = self.caller.as_ref().filter(|_| self.is_read) {
-            let (address, tenant) = (self.shown.address(), table::tenant(self.need));
+            let (address, tenant) = (self.shown.address(), table::tenant(self.need, &caller.actor));
             let method = Some(self.method.as_str());
             let call = Refusal { who: Some(&caller.actor), address, tenant, method, detail: "" };
             self.access.refusals.note_read(call, self.access.engine.now());
@@ -376,7 +360,7 @@ impl Standing {
             if let Some(session) = self.shown.session() {
                 self.access.sessions.note(session, now);
             }
-            if let Err(denied) = decide(&self.shown, rules, self.need, Some(caller), now) {
+            if let Err(denied) = decide(&self.shown, rules, (&self.method, self.need), Some(caller), now) {
                 return denied.status(&self.method);
             }
             let expired = async {

@@ -6,6 +6,7 @@
 mod plan;
 mod report;
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -157,6 +158,7 @@ fn settings(plan: &Plan, scratch: &Path) -> EngineSettings {
     EngineSettings {
         data_dir: scratch.to_owned(),
         download_dir: plan.directory.clone(),
+        tenant_dirs: BTreeMap::new(),
         limits: LimitSettings {
             max_concurrent_tasks: Some(plan.jobs),
             max_per_host: Some(plan.jobs.max(plan.connections).max(defaults.max_per_host)),

@@ -15,7 +15,7 @@ use crate::engine::queue::task::Cause;
 use crate::engine::scheduler::{Scheduler, credentials};
 use crate::engine::timers::Timer;
 use crate::engine::writer::Condition;
-use crate::model::access::{Actor, LOCAL};
+use crate::model::access::{AccessError, Actor, LOCAL};
 use crate::model::audit::{AuditRow, Of, SERVER};
 use crate::model::event::EventKind;
 use crate::model::failure::{Failure, FailureReason};
@@ -24,6 +24,7 @@ use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
 use crate::model::job::{Change, Creator, Job, JobEvent, WrongState};
 use crate::model::limits::Limits;
 use crate::model::spec::JobSpec;
+use crate::model::tenant::Scope;
 use crate::model::time::Timestamp;
 use crate::store::{Addition, Chunk, LaneNumber, NewPage, Submission};
 
@@ -62,7 +63,7 @@ impl Scheduler {
                 });
                 self.outbox.then(Effect::DataKeyStored(reply));
             }
-            Command::Access { change, reply } => self.change_access(&change, &by, reply),
+            Command::Access { change, reply } => self.change_access(change, by, reply),
             Command::ResumeHost { host, reply } => self.resume_host(host, &by, reply),
             Command::Audit { rows, reply } => self.store_audit(rows, reply),
             Command::Page { id, fence, page, reply } => self.page(id, fence, page, reply),
@@ -130,6 +131,12 @@ impl Scheduler {
         let mut job = Job::new(self.job_id(now), spec, count, now);
         job.creator = creator(by);
         job.credentials = credentials::named(&job.spec, &tasks);
+        job.tenant = match &by.scope {
+            Scope::One(owner) if self.takes_jobs_of(owner.no) => owner.clone(),
+            Scope::One(owner) => return answer(reply, Err(AccessError::NoTenant(owner.name.to_string()).into())),
+            // The layer lets no such call on.
+            Scope::Nowhere | Scope::Every => return answer(reply, Err(EngineError::NoTenant)),
+        };
         self.share_spec(&mut job);
         let mut lanes: Vec<Host> = Vec::new();
         let mut numbers: HashMap<Host, LaneNumber> = HashMap::new();

@@ -11,10 +11,11 @@ use crate::engine::scheduler::Scheduler;
 use crate::model::access::{AccessChange, AccessError, Actor, LOCAL_NAME};
 use crate::model::audit::{AuditEntry, AuditRow, Of};
 use crate::model::book::{Applied, Book};
-use crate::model::credential::{DEFAULT_NO, TenantNo};
 use crate::model::failure::Failure;
 use crate::model::ids::JobId;
+use crate::model::job::Job;
 use crate::model::spec::{JobSpec, TaskSpec};
+use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 
 /// How often it is stored that a credential is in use.
@@ -31,18 +32,18 @@ impl Scheduler {
     ) -> Option<Result<Arc<InUse>, Failure>> {
         let name = name?;
         let run = self.jobs.get_mut(job)?;
-        let creator = &run.job.creator;
-        let credential = match self.book.credential_for(DEFAULT_NO, name, creator.no, &task.work, now) {
+        let (creator, tenant) = (&run.job.creator, run.job.tenant.clone());
+        let credential = match self.book.credential_for(tenant.no, name, creator.no, &task.work, now) {
             Ok(credential) => credential,
             Err(failure) => return Some(Err(failure)),
         };
         if run.credentials_used.insert(name.to_owned()) {
             let creator = if creator.name.is_empty() { LOCAL_NAME } else { &creator.name };
-            let row = AuditRow::of_use(creator, name, job, now);
+            let row = AuditRow::of_use(creator, &tenant.name, name, job, now);
             self.outbox.audit(AuditEntry { row, of: Of::Always });
         }
         if credential.last_use.is_none_or(|last| last.plus(USE_KEPT) <= now) {
-            self.note_use(DEFAULT_NO, name, now);
+            self.note_use(tenant.no, name, now);
         }
         Some(Ok(Arc::new(InUse::new(credential))))
     }
@@ -60,8 +61,9 @@ impl Scheduler {
 
     /// Returns the first job that has not ended and names a credential.
     pub(super) fn names_credential(&self, change: &AccessChange) -> Option<AccessError> {
-        let AccessChange::DeleteCredential { name, force: false, .. } = change else { return None };
-        let (job, _) = self.jobs.iter().find(|(_, run)| run.job.credentials.contains(name))?;
+        let AccessChange::DeleteCredential { tenant, name, force: false, .. } = change else { return None };
+        let names = |job: &Job| job.tenant.no == *tenant && job.credentials.contains(name);
+        let (job, _) = self.jobs.iter().find(|(_, run)| names(&run.job))?;
         Some(AccessError::CredentialInUse(name.clone(), *job))
     }
 

@@ -111,6 +111,7 @@ impl Scheduler {
             spec: task.spec.clone(),
             options,
             directory: run.job.directory(),
+            tenant: run.job.tenant.clone(),
             rates: run.rates().clone(),
             permit: Mutex::new(Some(permit)),
             place: Arc::new(place),

@@ -177,7 +177,7 @@ async fn find(runner: &Runner, id: JobId, command: &JobCommand) -> Result<Box<Fo
             JobCommand::AddTasks { chunk_id, .. } => {
                 found.chunk = patiently(|| store.chunk(id, chunk_id)).await?;
             }
-            JobCommand::Delete { with_files: true, .. } => runner.files.delete_created(id).await?,
+            JobCommand::Delete { with_files: true, .. } => runner.files.delete_created(&job).await?,
             JobCommand::Retry { which, .. } => found.retry = Some(retriable(runner, &job, which).await?),
             _ => {}
         }
@@ -224,7 +224,7 @@ async fn retriable(
     }
     let lanes = patiently(|| store.lanes(id)).await?;
     if failed + cancelled > 0 {
-        runner.files.bring_back(id, &job.directory()).await;
+        runner.files.bring_back(job).await;
     }
     Ok(Ok(Retriable { lanes, which, failed, cancelled, failure, kinds }))
 }

@@ -12,11 +12,12 @@ use crate::model::access::{AccessAnswer, AccessError, AccessRow, Actor, LOCAL_NA
 use crate::model::book::{Applied, Book};
 use crate::model::credential::binding::Binding;
 use crate::model::credential::put::PutCredential;
-use crate::model::credential::{Credential, TenantNo, Value, name_objection};
+use crate::model::credential::{Credential, Value, name_objection};
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::made_by::{LOCAL, MadeBy, PrincipalNo};
-use crate::model::role::{DEFAULT_TENANT, Grant, Role, holds};
+use crate::model::role::{Grant, Role, holds};
 use crate::model::spec::Work;
+use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 
 /// The most credentials: all of them are in memory, with values of some KiB.
@@ -130,7 +131,7 @@ impl Book {
     ) -> Result<Arc<Credential>, Failure> {
         let fail = |why: String| Err(Failure::fatal(FailureReason::Credential, why));
         let submits = |principal: &Arc<Principal>| {
-            !principal.disabled && holds(&principal.grants, &Grant::at(Role::Submit, DEFAULT_TENANT))
+            !principal.disabled && holds(&principal.grants, &Grant::at(Role::Submit, self.tenant_name_of(tenant)))
         };
         if creator != LOCAL && !self.numbered(creator).is_some_and(submits) {
             return fail(format!(
@@ -205,15 +206,18 @@ fn check_etag(there: &Credential, etag: &str) -> Result<(), AccessError> {
 
 /// Refuses whoever is no admin: an operator runs the server, and has no business with what its tenants send.
 fn manages(by: &Actor) -> Result<(), AccessError> {
-    if by.may(Role::Admin, DEFAULT_TENANT) { Ok(()) } else { Err(AccessError::MissingRole(Role::Admin)) }
+    if by.may_here(Role::Admin) {
+        return Ok(());
+    }
+    Err(AccessError::MissingRole(Role::Admin, by.scope.name().to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::access::AccessChange;
-    use crate::model::credential::DEFAULT_NO;
     use crate::model::secret::Secret;
+    use crate::model::tenant::DEFAULT_NO;
 
     fn whole() -> PutCredential {
         PutCredential {
@@ -298,7 +302,7 @@ mod tests {
         let operator = Actor { grants: vec!["operator".parse().unwrap()], ..Actor::local() };
         let change = AccessChange::PutCredential(Box::new(whole()));
         let refused = Book::default().apply(&change, &operator, Timestamp(1)).unwrap_err();
-        assert_eq!(refused, AccessError::MissingRole(Role::Admin));
+        assert_eq!(refused, AccessError::MissingRole(Role::Admin, "default".into()));
         let users = |name: &str| PutCredential { users: Some(vec![name.to_owned()]), ..whole() };
         assert!(matches!(
             apply(&Book::default(), &users("ci")).unwrap_err(),

@@ -17,12 +17,9 @@ use crate::model::credential::binding::Binding;
 use crate::model::failure::is_default;
 use crate::model::made_by::{MadeBy, PrincipalNo};
 use crate::model::secret::Secret;
+use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 
-/// The number of a tenant.
-pub type TenantNo = u32;
-/// The tenant `default`.
-pub const DEFAULT_NO: TenantNo = 1;
 /// The most credentials that one job may name: they are kept with the job.
 pub const NAMED_MAX: usize = 64;
 

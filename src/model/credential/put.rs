@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
+use crate::model::credential::Value;
 use crate::model::credential::binding::{HostPattern, PathPrefix};
-use crate::model::credential::{TenantNo, Value};
+use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 
 /// A credential to be made or changed. What is `None` stays as it is.

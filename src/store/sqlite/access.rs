@@ -7,6 +7,7 @@ use sqlx::{Connection as _, SqliteConnection};
 
 use crate::model::access::{AccessRow, Principal, Token};
 use crate::model::book::Book;
+use crate::model::tenant::Tenant;
 use crate::model::token::TokenHash;
 use crate::store::StoreError;
 use crate::store::sqlite::credentials;
@@ -23,6 +24,9 @@ pub(super) async fn write(conn: &mut SqliteConnection, vault: &Vault, changes: &
             AccessRow::Principal(principal) => sqlx::query("REPLACE INTO principals (no, row) VALUES (?1, ?2)")
                 .bind(principal.no as i64)
                 .bind(serde_json::to_string(principal)?),
+            AccessRow::Tenant(tenant) => sqlx::query("REPLACE INTO tenants (no, row) VALUES (?1, ?2)")
+                .bind(i64::from(tenant.no))
+                .bind(serde_json::to_string(tenant)?),
             AccessRow::Token(token) => sqlx::query("REPLACE INTO tokens (id, hash, row) VALUES (?1, ?2, ?3)")
                 .bind(token.id.clone())
                 .bind(token.hash.0.to_vec())
@@ -81,6 +85,10 @@ pub async fn access_beside(dir: &Path) -> Result<Book, OpenError> {
 pub(super) async fn book(reader: &Reader) -> Result<Book, StoreError> {
     let mut all = Vec::new();
     // One statement a table; the writer has not begun, so they see one state.
+    let tenants: Vec<(String,)> = reader.all(Ask::new("SELECT row FROM tenants")).await?;
+    for (row,) in tenants {
+        all.push(AccessRow::Tenant(Arc::new(rows::parse::<Tenant>(&row, "tenant")?)));
+    }
     let principals: Vec<(String,)> = reader.all(Ask::new("SELECT row FROM principals")).await?;
     for (row,) in principals {
         all.push(AccessRow::Principal(Arc::new(rows::parse::<Principal>(&row, "principal")?)));

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use sqlx::SqliteConnection;
 
 use crate::model::access::AccessRow;
-use crate::model::credential::{Credential, TenantNo};
+use crate::model::credential::Credential;
+use crate::model::tenant::TenantNo;
 use crate::store::StoreError;
 use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::reader::{Ask, Reader};

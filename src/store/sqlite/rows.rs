@@ -22,6 +22,7 @@ use crate::model::progress::Held;
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::task::{Task, TaskState};
 use crate::model::task_filter::TaskFilter;
+use crate::model::tenant::{DEFAULT_NO, DEFAULT_TENANT, Owner, TenantNo};
 use crate::model::time::Timestamp;
 use crate::store::sqlite::sealed::{self, Bag, Place};
 use crate::store::{LaneNumber, Listed, PAGE_BYTES_MAX, StoreError, StoredTask, TaskRow};
@@ -32,7 +33,7 @@ macro_rules! job_text {
     () => {
         "'[\"' || hex(j.id) || '\",' || j.state || ',' || j.total || ',' || j.create_time || ',' || \
          coalesce(j.end_time, 'null') || ',' || j.moving || ',' || p.spec || ',' || \
-         coalesce('\"' || nullif(hex(p.sealed), '') || '\"', 'null') || ',' || j.created_by || ']'"
+         coalesce('\"' || nullif(hex(p.sealed), '') || '\"', 'null') || ',' || j.created_by || ',' || j.tenant || ']'"
     };
 }
 
@@ -322,6 +323,12 @@ struct Moving {
     secrets_gone: bool,
     #[serde(skip_serializing_if = "is_default")]
     credentials: BTreeSet<String>,
+    #[serde(skip_serializing_if = "is_default_tenant")]
+    tenant: Arc<str>,
+}
+
+fn is_default_tenant(name: &Arc<str>) -> bool {
+    **name == *DEFAULT_TENANT
 }
 
 /// The column `jobs.moving`.
@@ -345,6 +352,7 @@ pub(super) fn moving(job: &Job) -> Result<String, serde_json::Error> {
         creator: job.creator.name.clone(),
         secrets_gone: job.secrets_gone,
         credentials: job.credentials.clone(),
+        tenant: job.tenant.name.clone(),
     })
 }
 
@@ -360,11 +368,12 @@ pub(super) struct JobLine(
     JobSpec,
     Option<Bag>,
     PrincipalNo,
+    TenantNo,
 );
 
 impl JobLine {
     pub(super) fn into_job(self, vault: &Vault) -> Result<Job, StoreError> {
-        let JobLine(id, State(state), total, create_time, end_time, moving, spec, bag, creator) = self;
+        let JobLine(id, State(state), total, create_time, end_time, moving, spec, bag, creator, tenant) = self;
         let spec = sealed::whole(vault, Place::Job(id), spec, Bag::bytes(bag.as_ref()))?;
         Ok(Job {
             id,
@@ -390,6 +399,7 @@ impl JobLine {
             creator: Creator { no: creator, name: moving.creator },
             secrets_gone: moving.secrets_gone,
             credentials: moving.credentials,
+            tenant: if tenant == DEFAULT_NO { Owner::default() } else { Owner { no: tenant, name: moving.tenant } },
         })
     }
 }
