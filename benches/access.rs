@@ -50,6 +50,7 @@ async fn measure(calls: u32) -> [f64; 2] {
         grants: vec!["submit".parse().unwrap(), "read".parse().unwrap()],
         identities: Vec::new(),
         disabled: false,
+        default_tenant: String::new(),
         request_id: String::new(),
     };
     engine.change_access(create("ci")).await.unwrap();

@@ -25,6 +25,7 @@ mod it {
     mod groups;
     mod grpcurl;
     mod held;
+    mod hostile;
     mod jobs;
     mod limits;
     mod lookers;
