@@ -38,6 +38,7 @@ mod it {
     mod sealing;
     mod specs;
     mod startup;
+    mod tenants;
     mod tls;
     mod validation;
     mod watch;

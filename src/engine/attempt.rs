@@ -14,7 +14,7 @@ use crate::model::ids::{Fence, TaskId};
 use crate::model::outcome::{AttemptEnd, AttemptReport};
 use crate::model::progress::Meter;
 use crate::model::spec::{Options, TaskSpec};
-use crate::model::tenant::Owner;
+use crate::model::tenant::{Owner, Party};
 use crate::model::time::Timestamp;
 use crate::net::CredentialSource as _;
 use crate::store::NewPage;
@@ -29,6 +29,8 @@ pub(crate) struct Launch {
     pub(crate) directory: String,
     /// The tenant that the task is of.
     pub(crate) tenant: Owner,
+    /// For whom it is made.
+    pub(crate) party: Party,
     pub(crate) rates: Arc<JobRates>,
     pub(crate) permit: Mutex<Option<HostPermit>>,
     pub(crate) place: Arc<AttemptPlace>,

@@ -61,6 +61,7 @@ impl Runner {
             inner: transport,
             hosts: self.hosts.clone(),
             job: launch.rates.clone(),
+            party: launch.party,
             server_bytes: self.server_bytes.clone(),
             place: Some(launch.place.clone()),
             first: Mutex::new(launch.permit.lock().unwrap_or_else(PoisonError::into_inner).take()),
@@ -69,7 +70,11 @@ impl Runner {
             metrics: self.metrics.clone(),
             kind: figures::kind(&launch.spec.work),
         };
-        let profile = Arc::new(Profile { http: launch.options.http.clone(), timeouts: launch.options.timeouts });
+        let profile = Arc::new(Profile {
+            http: launch.options.http.clone(),
+            timeouts: launch.options.timeouts,
+            tenant: launch.tenant.no,
+        });
         // What may be sent again is stopped whenever there is a reason to. Its own token below the launch's: a deadline stops
         // this attempt in the same way as everybody else does.
         let may_repeat = launch.options.retry.may_repeat;

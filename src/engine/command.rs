@@ -15,6 +15,7 @@ use crate::model::job::{self, Job};
 use crate::model::limits::{HostLimits, Limits, RateLimit};
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::task_filter::TaskChoice;
+use crate::model::tenant::Parties;
 use crate::model::time::Timestamp;
 use crate::store::{Chunk, LaneNumber, NewPage};
 
@@ -316,6 +317,7 @@ pub(crate) enum Command {
     /// How many tasks wait at each of these hosts.
     WaitingAt {
         hosts: Vec<Host>,
+        whose: Parties,
         reply: oneshot::Sender<Vec<u32>>,
     },
     Drain,

@@ -241,6 +241,7 @@ mod tests {
             grants: Some(Vec::new()),
             identities: None,
             disabled: None,
+            default_tenant: None,
             etag: String::new(),
         };
         let principal = AccessChange::CreatePrincipal {
@@ -249,6 +250,7 @@ mod tests {
             grants: Vec::new(),
             identities: Vec::new(),
             disabled: false,
+            default_tenant: String::new(),
             request_id: String::new(),
         };
         let made = Book::default().apply(&principal, &Actor::local(), Timestamp(1)).unwrap().book;
@@ -271,6 +273,7 @@ mod tests {
             grants: Vec::new(),
             identities: Vec::new(),
             disabled: false,
+            default_tenant: String::new(),
             request_id: String::new(),
         };
         let token = |id: &str| {

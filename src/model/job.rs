@@ -15,7 +15,7 @@ use crate::model::progress::{Held, Progress};
 use crate::model::spec::JobSpec;
 use crate::model::task::TaskState;
 use crate::model::task_filter::TaskFilter;
-use crate::model::tenant::Owner;
+use crate::model::tenant::{Owner, Party};
 use crate::model::time::Timestamp;
 
 /// Where a job is in its life.
@@ -243,6 +243,11 @@ pub enum Change {
 }
 
 impl Job {
+    /// For whom it is done.
+    pub fn party(&self) -> Party {
+        Party { tenant: self.tenant.no, principal: self.creator.no }
+    }
+
     /// A job as it is when it is submitted.
     pub fn new(id: JobId, spec: JobSpec, task_count: u32, now: Timestamp) -> Job {
         let mut counts = Counts::default();

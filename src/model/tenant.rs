@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use serde::{Deserialize, Serialize};
 
 use crate::model::failure::is_default;
-use crate::model::made_by::MadeBy;
+use crate::model::made_by::{MadeBy, PrincipalNo};
 use crate::model::time::Timestamp;
 
 /// The tenant that always exists.
@@ -93,6 +93,38 @@ impl Default for Owner {
     fn default() -> Self {
         static NAME: LazyLock<Arc<str>> = LazyLock::new(|| DEFAULT_TENANT.into());
         Owner { no: DEFAULT_NO, name: NAME.clone() }
+    }
+}
+
+/// For whom something is done: for which tenant, and which principal there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Party {
+    /// The tenant.
+    pub tenant: TenantNo,
+    /// The principal.
+    pub principal: PrincipalNo,
+}
+
+impl Default for Party {
+    /// The server's own user, for the tenant that always exists.
+    fn default() -> Self {
+        Party { tenant: DEFAULT_NO, principal: 0 }
+    }
+}
+
+/// Which parties are meant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parties {
+    /// Those of this tenant; `None`: of all.
+    pub tenant: Option<TenantNo>,
+    /// Only this principal; `None`: all.
+    pub principal: Option<PrincipalNo>,
+}
+
+impl Parties {
+    /// Returns whether a party is one of them.
+    pub fn has(&self, party: Party) -> bool {
+        self.tenant.is_none_or(|no| no == party.tenant) && self.principal.is_none_or(|no| no == party.principal)
     }
 }
 

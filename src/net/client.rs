@@ -107,7 +107,7 @@ impl HttpClient {
         match proxies.and_then(|proxies| proxies.proxy_for(url)) {
             Some(proxy) => {
                 let http = HttpOptions { proxy_url: Some(proxy), ..profile.http.clone() };
-                self.identities.of(&Profile { http, timeouts: profile.timeouts })
+                self.identities.of(&Profile { http, ..Profile::clone(profile) })
             }
             None => self.identities.of(profile),
         }

@@ -74,7 +74,7 @@ pub(crate) fn access(server: &Server, token: &str) -> AccessServiceClient<Sent> 
 }
 
 #[track_caller]
-fn reason(status: &Status) -> (Code, String) {
+pub(crate) fn reason(status: &Status) -> (Code, String) {
     let info = status.get_details_error_info().unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
     (status.code(), info.reason)
 }

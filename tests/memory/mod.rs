@@ -33,7 +33,7 @@ const LOOK_MAX: u32 = 512;
 #[derive(Default)]
 struct Rows {
     jobs: BTreeMap<JobId, JobRows>,
-    /// By their text and the principal that used them.
+    /// By their text, the principal that used them, and the tenant.
     requests: Table<(String, u64, u32), (JobId, [u8; 32])>,
     limits: Option<Limits>,
     access: Vec<AccessRow>,
@@ -230,7 +230,7 @@ impl Rows {
     fn submit(&mut self, new: &Submission, changes: &mut Changes) -> Result<Submitted, Refusal> {
         let id = new.job.id;
         if let Some((request, digest)) = &new.request {
-            let request = (request.clone(), new.job.creator.no);
+            let request = (request.clone(), new.job.creator.no, new.job.tenant.no);
             if let Some((job, digest)) = self.requests.get(&request) {
                 return Ok(Submitted::Known { job: *job, digest: *digest });
             }

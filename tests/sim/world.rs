@@ -214,7 +214,7 @@ impl World {
         let requests = self.network.requests();
         tokio::time::sleep(QUIET).await;
         assert_eq!(requests, self.network.requests(), "ended jobs are not quiet");
-        let hosts = engine.hosts(None, usize::MAX).await.unwrap();
+        let hosts = engine.hosts(None, None, usize::MAX).await.unwrap();
         assert!(hosts.iter().all(|(host, waiting)| host.running == 0 && *waiting == 0), "permits are lost: {hosts:?}");
         engine.drain().await;
         drop(engine);

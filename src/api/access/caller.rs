@@ -128,7 +128,7 @@ pub(crate) fn decide(
 ) -> Result<Caller, Denied> {
     let mut caller = shown.judge(rules, now).map_err(Denied::Unknown)?;
     let scope = match before {
-        Some(before) => still(&before.actor.scope, rules.book, &caller.actor),
+        Some(before) => still(&before.actor.scope, rules.book),
         None => shown.scope(rules.book, &caller.actor, method, need),
     };
     Arc::make_mut(&mut caller.actor).scope = scope.map_err(Denied::NoTenant)?;
@@ -140,12 +140,10 @@ pub(crate) fn decide(
     }
 }
 
-/// Returns what an open call is about, if it may go on with it: a call stays with the tenant that it began with.
-fn still(scope: &Scope, book: &Book, actor: &Actor) -> Result<Scope, NoTenant> {
+/// Returns what an open call is about: a call stays with the tenant that it began with, as long as there is that.
+fn still(scope: &Scope, book: &Book) -> Result<Scope, NoTenant> {
     match scope {
-        Scope::One(owner) if book.tenant_numbered(owner.no).is_none() || !actor.may_name(&owner.name) => {
-            Err(NoTenant::Other(owner.name.to_string()))
-        }
+        Scope::One(owner) if book.tenant_numbered(owner.no).is_none() => Err(NoTenant::Other(owner.name.to_string())),
         scope => Ok(scope.clone()),
     }
 }

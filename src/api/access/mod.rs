@@ -49,6 +49,7 @@ use crate::middleware::{Middleware, until};
 use crate::model::access::{LOCAL_NAME, Method};
 use crate::model::book::Book;
 use crate::model::identity::Identities;
+use crate::model::tenant::Scope;
 
 pub(crate) use crate::api::access::audit::event as audit_event;
 pub use crate::api::access::bounds::CallBounds;
@@ -197,8 +198,10 @@ impl Access {
             }
             Err(denied) => {
                 let mut who = shown.judge(rules, now).ok();
-                if let (Some(who), Denied::Lacks(_, scope)) = (&mut who, &denied) {
-                    Arc::make_mut(&mut who.actor).scope = scope.clone();
+                if let Some(who) = &mut who {
+                    // What is about no tenant that the caller may name is in no tenant's record.
+                    let scope = if let Denied::Lacks(_, scope) = &denied { scope.clone() } else { Scope::Nowhere };
+                    Arc::make_mut(&mut who.actor).scope = scope;
                 }
                 return Err(refuse(who.as_ref(), denied.status(method), ""));
             }

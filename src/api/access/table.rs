@@ -63,8 +63,8 @@ const METHODS: &[(&str, Need)] = &[
     ("haul.v1.AdminService/GetServerInfo", Anybody),
     ("haul.v1.AdminService/GetLimits", Anybody),
     ("haul.v1.AdminService/UpdateLimits", OPERATE),
-    // Not for who may only submit: a host's errors and pauses come from the jobs of others, too.
-    ("haul.v1.AdminService/ListHosts", OneOf(&[Read, Monitor])),
+    // Who may only submit sees the hosts of its own jobs, and what is done for these.
+    ("haul.v1.AdminService/ListHosts", OneOf(&[Read, Submit, Monitor])),
     ("haul.v1.AdminService/ResumeHost", OPERATE),
     ("haul.v1.AdminService/Drain", OPERATE),
 

@@ -68,9 +68,15 @@ impl Scheduler {
         Ok(told)
     }
 
+    /// Lets everybody have a book that is durable.
+    pub(super) fn publish_book(&mut self, book: Arc<Book>) {
+        self.runner.hosts.tell_parties_apart(book.has_parties());
+        self.books.send_replace(book);
+    }
+
     /// Puts a book into force that is durable.
     pub(super) fn access_stored(&mut self, book: Arc<Book>, told: AccessAnswer, reply: Reply<AccessAnswer>) {
-        self.books.send_replace(book);
+        self.publish_book(book);
         answer(reply, Ok(told));
     }
 }

@@ -69,8 +69,8 @@ impl Scheduler {
             Command::Page { id, fence, page, reply } => self.page(id, fence, page, reply),
             Command::Explain { job, tasks, reply } => drop(reply.send(self.explain(job, &tasks))),
             Command::Waits { reply } => self.ask_survey(reply),
-            Command::WaitingAt { hosts, reply } => {
-                drop(reply.send(hosts.iter().map(|host| self.queue.waiting_at(host)).collect()));
+            Command::WaitingAt { hosts, whose, reply } => {
+                drop(reply.send(hosts.iter().map(|host| self.queue.waiting_at(host, whose)).collect()));
             }
             Command::Drain => self.drain(),
         }
@@ -177,6 +177,7 @@ impl Scheduler {
         let spec = &run.job.spec;
         let may_run = run.may_run(now);
         self.queue.add_job(id, spec.priority, spec.group.max_concurrency, may_run, spec.defaults.timeouts.task);
+        self.queue.set_party(id, run.job.party());
         if let Some(start) = spec.start_time.filter(|start| *start > now) {
             self.timers.set(start, Timer::JobStart(id));
         }

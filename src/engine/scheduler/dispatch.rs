@@ -38,6 +38,7 @@ impl Scheduler {
             let Some((job, task, mut permit)) = self.pick(now) else { return };
             place.begin();
             permit.belongs_to(&place);
+            permit.is_for(self.jobs.get(job).map(|run| run.job.party()).unwrap_or_default());
             self.start(job, task, permit, place, now);
         }
     }
@@ -112,6 +113,7 @@ impl Scheduler {
             options,
             directory: run.job.directory(),
             tenant: run.job.tenant.clone(),
+            party: run.job.party(),
             rates: run.rates().clone(),
             permit: Mutex::new(Some(permit)),
             place: Arc::new(place),

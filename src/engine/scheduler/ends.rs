@@ -53,7 +53,7 @@ impl Scheduler {
         if matches!(event, TaskEvent::Failed(..) | TaskEvent::BackedOff(..)) {
             let url = Url::parse(&ended.report.url).ok().and_then(|url| Host::of(&url));
             if let Some(host) = url.or_else(|| self.queue.host_of(id.job, running.lane).cloned()) {
-                self.runner.hosts.attempt_failed(&host);
+                self.runner.hosts.attempt_failed(&host, run.job.party());
             }
         }
         if tracing::enabled!(tracing::Level::DEBUG) {

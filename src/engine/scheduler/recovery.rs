@@ -33,6 +33,7 @@ impl Scheduler {
     pub(crate) async fn recover(&mut self) -> Result<Recovery, StoreError> {
         let store = self.runner.store.clone();
         let mut recovery = Recovery::default();
+        self.runner.hosts.tell_parties_apart(self.book.has_parties());
         self.put_tenants_aside().await;
         let mut after = None;
         loop {

@@ -72,7 +72,7 @@ impl Scheduler {
 
     /// A tenant is gone from the store.
     pub(super) fn tenant_deleted(&mut self, book: Arc<Book>, deletion: Box<TenantDeletion>) {
-        self.books.send_replace(book);
+        self.publish_book(book);
         let roots = self.runner.roots.clone();
         self.reads.spawn(async move {
             let tenant = deletion.tenant.clone();

@@ -72,6 +72,11 @@ impl Book {
         self.tenants.len() == 1
     }
 
+    /// Returns whether there are several for whom work may be done.
+    pub fn has_parties(&self) -> bool {
+        !self.has_one_tenant() || !self.principals.is_empty()
+    }
+
     /// Returns the last tenant of each name of which there is no tenant any more.
     pub fn gone_tenants(&self) -> impl Iterator<Item = Owner> {
         let last: BTreeMap<&Arc<str>, TenantNo> = self.tenants.values().map(|it| (&it.name, it.no)).collect();
