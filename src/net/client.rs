@@ -101,7 +101,7 @@ impl HttpClient {
     fn identity(&self, profile: &Profile, url: &Url) -> Result<Arc<Identity>, Failure> {
         if let Some((proxy, _)) = &self.egress {
             let http = HttpOptions { proxy_url: Some(proxy.clone()), ..profile.http.clone() };
-            return self.identities.of(&Profile { http, timeouts: profile.timeouts });
+            return self.identities.of(&Profile { http, ..profile.clone() });
         }
         let proxies = self.proxies.as_ref().filter(|_| profile.http.proxy_url.is_none());
         match proxies.and_then(|proxies| proxies.proxy_for(url)) {
