@@ -17,6 +17,7 @@ use haul::model::outcome::{Attempt, AttemptReport, FetchResult, Outcome};
 use haul::model::spec::{FetchSpec, JobSpec, TaskOptions, TaskSpec, Work};
 use haul::model::task::{Task, TaskEvent, TaskState};
 use haul::model::task_filter::TaskChoice;
+use haul::model::tenant::DEFAULT_NO;
 use haul::model::time::Timestamp;
 use haul::store::sqlite::{Durability, SqliteStore, SqliteWriter};
 use haul::store::{
@@ -330,6 +331,8 @@ async fn jobs(store: &SqliteStore, writer: &mut SqliteWriter) {
         ("ended after an early time", JobFilter { ended_after: at(1), ..JobFilter::default() }),
     ];
     for (what, filter) in filters {
+        // As the server asks: of one tenant.
+        let filter = JobFilter { tenant: Some(DEFAULT_NO), ..filter };
         let start = Instant::now();
         let page = store.jobs(&filter, 101).await.unwrap();
         println!("{} jobs, {what}: {:.1?}", page.items.len(), start.elapsed());

@@ -35,13 +35,20 @@ impl Kind {
 /// Makes a task of a file of a list.
 pub fn download(file: File) -> pb::TaskSpec {
     let File { url, mirrors, path, checksums, bytes, max_connections, headers, user_agent, login, proxy_url } = file;
-    let download =
-        pb::DownloadSpec { url, mirrors, path, checksums, expected_bytes: bytes, max_connections, ..Default::default() };
+    let download = pb::DownloadSpec {
+        url,
+        mirrors,
+        path,
+        checksums,
+        expected_bytes: bytes,
+        max_connections,
+        ..Default::default()
+    };
     let headers = headers.into_iter().map(|(name, value)| pb::Header { name, value, ..Default::default() }).collect();
     let basic_auth = login.map(|(username, password)| pb::BasicAuth { username, password });
     let http = pb::HttpOptions { headers, basic_auth, user_agent, proxy_url, ..Default::default() };
-    let options = (http != pb::HttpOptions::default())
-        .then(|| pb::TaskOptions { http: Some(http), ..Default::default() });
+    let options =
+        (http != pb::HttpOptions::default()).then(|| pb::TaskOptions { http: Some(http), ..Default::default() });
     pb::TaskSpec { work: Some(pb::task_spec::Work::Download(download)), options, ..Default::default() }
 }
 

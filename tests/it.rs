@@ -14,6 +14,7 @@ mod it {
     mod content;
     mod control;
     mod crash;
+    mod credentials;
     mod curl;
     mod dashboard;
     mod downloads;
@@ -24,6 +25,7 @@ mod it {
     mod groups;
     mod grpcurl;
     mod held;
+    mod hostile;
     mod imports;
     mod jobs;
     mod limits;
@@ -37,6 +39,7 @@ mod it {
     mod sealing;
     mod specs;
     mod startup;
+    mod tenants;
     mod tls;
     mod validation;
     mod watch;

@@ -23,6 +23,8 @@ use crate::model::audit::{AuditRow, SERVER};
 use crate::model::counts::Counts;
 use crate::model::host::{Host, normal};
 use crate::model::limits::HostLimits;
+use crate::model::role::{Role, has_role_at};
+use crate::model::tenant::Parties;
 use crate::pb;
 use crate::store::Store;
 
@@ -80,6 +82,14 @@ impl Admin {
         Admin { engine, store, shutdown, facts, started: Instant::now() }
     }
 
+    /// Returns the parties whose hosts alone the caller may see; `None`: all, with what everybody does there.
+    fn own(&self, caller: &Caller) -> Option<Parties> {
+        let own = Parties { tenant: caller.only_of(), principal: caller.only_own() };
+        let is_alone = self.engine.books().borrow().has_one_tenant() && own.principal.is_none();
+        let sees_all = caller.may(Role::Monitor) || is_alone || own == Parties::default();
+        (!sees_all).then_some(own)
+    }
+
     fn access(&self) -> pb::AccessInfo {
         let auth = match self.facts.policy.mode {
             AuthMode::Off => "none",
@@ -101,11 +111,15 @@ impl Admin {
 impl pb::admin_service_server::AdminService for Admin {
     async fn get_server_info(
         &self,
-        _request: Request<pb::GetServerInfoRequest>,
+        request: Request<pb::GetServerInfoRequest>,
     ) -> Result<Response<pb::GetServerInfoResponse>, Status> {
+        let caller = Caller::of(&request);
+        let counts_all = caller.may(Role::Monitor);
         let mut sum = Counts::default();
         for job in self.engine.hub().jobs() {
-            totals::add(&mut sum, &job.counts);
+            if counts_all || has_role_at(&caller.actor.grants, &job.tenant.name) {
+                totals::add(&mut sum, &job.counts);
+            }
         }
         let sizes = *self.facts.sizes.borrow();
         Ok(Response::new(pb::GetServerInfoResponse {
@@ -150,24 +164,27 @@ impl pb::admin_service_server::AdminService for Admin {
         &self,
         request: Request<pb::ListHostsRequest>,
     ) -> Result<Response<pb::ListHostsResponse>, Status> {
+        let caller = Caller::of(&request);
+        let own = self.own(&caller);
         let request = request.into_inner();
         let mut v = Violations::default();
         let size = page_size(request.page_size, &mut v) as usize;
         let tokens = self.store.page_tokens();
         let mut last = None;
         if !request.page_token.is_empty() {
-            match tokens.read_host(&[], &request.page_token) {
+            match tokens.read_host(&whose(own), &request.page_token) {
                 Ok(host) => last = Some(host),
                 Err(bad) => v.add("page_token", bad.to_string()),
             }
         }
         v.or(())?;
-        let hosts = self.engine.hosts(last.as_ref(), size + 1).await?;
+        let hosts = self.engine.hosts(own, last.as_ref(), size + 1).await?;
         let mut page: Vec<pb::Host> = hosts.into_iter().map(|(view, waiting)| host(view, waiting)).collect();
         let more = page.len() > size;
         page.truncate(size);
         let last = page.last().filter(|_| more);
-        let next_page_token = last.map(|last| tokens.after_host(&[], &Host::new(&last.host))).unwrap_or_default();
+        let next_page_token =
+            last.map(|last| tokens.after_host(&whose(own), &Host::new(&last.host))).unwrap_or_default();
         Ok(Response::new(pb::ListHostsResponse { hosts: page, next_page_token }))
     }
 
@@ -201,6 +218,13 @@ impl pb::admin_service_server::AdminService for Admin {
         self.shutdown.begun.cancelled().await;
         Ok(Response::new(pb::DrainResponse {}))
     }
+}
+
+/// The parties of a listing of hosts, to which its page tokens are bound.
+fn whose(own: Option<Parties>) -> Vec<u8> {
+    let Some(Parties { tenant, principal }) = own else { return Vec::new() };
+    let numbers = [tenant.map_or(0, u64::from), principal.map_or(u64::MAX, |no| no)];
+    numbers.iter().flat_map(|number| number.to_be_bytes()).collect()
 }
 
 fn host(view: HostView, waiting: u32) -> pb::Host {

@@ -122,7 +122,9 @@ impl Contents {
     async fn pieces(&self, job: JobId, task: &StoredTask) -> Result<(Vec<Piece>, u64), Status> {
         match &task.row.outcome {
             Some(Outcome::Download(download)) => {
-                let opened = self.engine.open_download(download).await.map_err(|failure| internal(failure.message))?;
+                let whole = self.engine.job(job).await?;
+                let opened = self.engine.open_download(&whole, download).await;
+                let opened = opened.map_err(|failure| internal(failure.message))?;
                 let file = opened.ok_or_else(|| gone(TaskId { job, index: task.index }))?;
                 Ok((vec![Piece::File(file)], download.bytes))
             }

@@ -19,7 +19,6 @@ use crate::engine::handle::Engine;
 use crate::model::audit::AuditRow;
 use crate::model::ids::JobId;
 use crate::model::job::JobState;
-use crate::model::role::DEFAULT_TENANT;
 use crate::model::task_filter::TaskChoice;
 use crate::pb;
 use crate::store::{JobFilter, Store};
@@ -159,7 +158,7 @@ pub(crate) async fn control(
     v.or(())?;
     let mut left = VecDeque::new();
     if let Some(wish) = wish {
-        let mut wish = JobFilter { created_by: caller.only_own(), ..wish };
+        let mut wish = JobFilter { tenant: caller.only_of(), created_by: caller.only_own(), ..wish };
         loop {
             let page = store.job_ids(&wish, NAMES_MAX).await?;
             left.extend(page.items);
@@ -205,7 +204,7 @@ pub(crate) async fn control(
 /// Notes in the audit who does this to jobs; what becomes of each job has a row of its own.
 async fn note(engine: &Engine, caller: &Caller, action: &Action) -> Result<(), Status> {
     let (method, subject) = ("JobService/ControlJobs", "jobs".to_owned());
-    let row = AuditRow::done(&caller.actor, method, subject, DEFAULT_TENANT, engine.now());
+    let row = AuditRow::done(&caller.actor, method, subject, caller.actor.scope.name(), engine.now());
     let row = AuditRow { changed: vec![action.name().to_owned()], ..row };
     match engine.audit(vec![row]).await {
         // What makes room must be possible on a full disk.

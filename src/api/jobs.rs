@@ -10,7 +10,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::access::caller::{Caller, Reach};
 use crate::api::bodies;
+use crate::api::client_options::ClientOptions;
 use crate::api::control_jobs::control;
+use crate::api::credentials;
 use crate::api::filters;
 use crate::api::from_proto;
 use crate::api::lookup;
@@ -46,6 +48,7 @@ pub struct Jobs {
     closing: CancellationToken,
     watchers: Watchers,
     totals: Arc<Totals>,
+    allowed: ClientOptions,
 }
 
 impl Jobs {
@@ -57,9 +60,10 @@ impl Jobs {
         closing: CancellationToken,
         draining: CancellationToken,
         watchers: Watchers,
+        allowed: ClientOptions,
     ) -> Jobs {
         let totals = Arc::new(Totals::new(engine.clone(), draining));
-        Jobs { engine, store, closing, watchers, totals }
+        Jobs { engine, store, closing, watchers, totals, allowed }
     }
 
     async fn message(&self, job: &Job) -> pb::Job {
@@ -97,10 +101,15 @@ impl pb::job_service_server::JobService for Jobs {
             v.add("job", "must be set");
         }
         let (spec, tasks) = from_proto::job(request.job.unwrap_or_default(), &mut v);
+        let named = (tasks.as_slice(), "job.tasks");
+        self.allowed.check(&spec.defaults, Some("job.defaults"), named, &mut v);
+        credentials::check(&self.engine, &caller.actor, &spec.defaults, Some("job.defaults"), named, &mut v);
         let (spec, tasks) = v.or((spec, tasks))?;
         if request.validate_only {
             let job = Job::new(JobId(uuid::Uuid::nil()), spec, tasks.len() as u32, self.engine.now());
             let mut message = to_proto::job(&job, None, Vec::new());
+            message.tenant = caller.actor.scope.name().to_owned();
+            message.created_by.clone_from(&caller.actor.name);
             message.job_id.clear();
             message.directory.clone_from(&job.spec.directory);
             return Ok(Response::new(pb::SubmitJobResponse { job: Some(message) }));
@@ -114,7 +123,8 @@ impl pb::job_service_server::JobService for Jobs {
         request: Request<Streaming<pb::AddTasksRequest>>,
     ) -> Result<Response<Self::AddTasksStream>, Status> {
         let caller = Caller::of(&request);
-        let stream = crate::api::add_tasks::answers(&self.engine, caller, request.into_inner(), self.closing.clone());
+        let (chunks, closing) = (request.into_inner(), self.closing.clone());
+        let stream = crate::api::add_tasks::answers(&self.engine, caller, chunks, closing, self.allowed);
         Ok(Response::new(stream.boxed()))
     }
 
@@ -211,6 +221,7 @@ impl pb::job_service_server::JobService for Jobs {
         let wish = WishJobs {
             labels: request.labels.into_iter().collect(),
             ended_after,
+            tenant: caller.only_of(),
             created_by: caller.only_own(),
             interval,
             job_ids,

@@ -14,6 +14,7 @@ use crate::model::access::{LOCAL, LOCAL_NAME, PrincipalNo};
 use crate::model::event::EventKind;
 use crate::model::ids::JobId;
 use crate::model::task_filter::TaskFilter;
+use crate::model::tenant::DEFAULT_NO;
 use crate::model::time::Timestamp;
 use crate::pb;
 use crate::store::{EventPage, JobFilter, JobOrder, JobPage, JobPlace, Store, TaskPage, TaskQuery};
@@ -64,6 +65,10 @@ impl Conditions {
         }
         if filter.order == JobOrder::Ended {
             conditions.add(11, &[]);
+        }
+        // That of one tenant is none of another's, and was there before there were tenants.
+        if filter.tenant != Some(DEFAULT_NO) {
+            conditions.add(16, &filter.tenant.unwrap_or(0).to_be_bytes());
         }
         conditions
     }
@@ -146,6 +151,7 @@ pub(crate) async fn list_jobs(
         labels: request.labels.into_iter().collect(),
         created_after: request.create_time_after.and_then(|it| values::timestamp(it, "create_time_after", &mut v)),
         created_before: request.create_time_before.and_then(|it| values::timestamp(it, "create_time_before", &mut v)),
+        tenant: caller.only_of(),
         created_by: created_by(engine, caller, &request.created_by),
         ..JobFilter::default()
     };
@@ -305,6 +311,7 @@ mod tests {
             states: vec![JobState::Running, JobState::Failed],
             labels,
             created_after: Some(Timestamp(258)),
+            tenant: Some(DEFAULT_NO),
             ..JobFilter::default()
         };
         let pending = TaskFilter { states: vec![TaskState::Pending], ..TaskFilter::default() };
@@ -312,6 +319,7 @@ mod tests {
         let text = |conditions: Conditions| base64::engine::general_purpose::STANDARD.encode(conditions.0);
         insta::assert_snapshot!(text(Conditions::of_jobs(&filter)), @"AQAAAAAAAAABAgEAAAAAAAAAAQYCAAAAAAAAAAFhAwAAAAAAAAAAAgAAAAAAAAABYgMAAAAAAAAAATIEAAAAAAAAAAgAAAAAAAABAg==");
         insta::assert_snapshot!(text(Conditions::of_tasks(JobId(uuid::Uuid::from_u128(7)), &pending)), @"BgAAAAAAAAAQAAAAAAAAAAAAAAAAAAAABwEAAAAAAAAAAQE=");
-        assert!(Conditions::of_jobs(&JobFilter::default()).0.is_empty());
+        let plain = JobFilter { tenant: Some(DEFAULT_NO), ..JobFilter::default() };
+        assert!(Conditions::of_jobs(&plain).0.is_empty());
     }
 }

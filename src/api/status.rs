@@ -15,7 +15,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::engine::command::EngineError;
 use crate::model::access::AccessError;
 use crate::model::ids::{JobId, TaskId};
-use crate::model::role::{DEFAULT_TENANT, Role};
+use crate::model::role::Role;
 use crate::model::text::cut;
 pub(crate) use crate::model::text::shown;
 use crate::pb;
@@ -281,11 +281,13 @@ impl From<EngineError> for Status {
                 violations.into_status()
             }
             EngineError::NotRetryable(index) => precondition("TASK_NOT_RETRYABLE", &index.to_string(), message),
+            EngineError::SecretsExpired(job) => precondition("SECRETS_EXPIRED", &job.to_string(), message),
             EngineError::NoHost(host) => not_found("host", host.as_str()),
             EngineError::NoTask(job, index) => not_found("task", &format!("{job}/{index}")),
             EngineError::TooManyTasks => precondition("TOO_MANY_TASKS", "job", message),
             EngineError::Draining => draining(),
             EngineError::Access(error) => error.into(),
+            EngineError::NoTenant => tenant_required("must name one tenant: a job is of one"),
             EngineError::StoreFull(_) => unavailable("STORE_FULL", message),
             EngineError::Overloaded | EngineError::TooManyJobs => exhausted("OVERLOADED", "memory", &message),
             EngineError::Contradiction(_) => internal(&message),
@@ -302,15 +304,25 @@ impl From<AccessError> for Status {
         let message = error.to_string();
         match error {
             AccessError::NoPrincipal(name) => not_found("principal", &name),
+            AccessError::NoTenant(name) => not_found("tenant", &name),
+            AccessError::TenantExists(_) => already_exists("TENANT_EXISTS", &message),
+            AccessError::TenantNotEmpty(name) => precondition("TENANT_NOT_EMPTY", &format!("tenants/{name}"), message),
             AccessError::NoToken(id) => not_found("token", &id),
             AccessError::Exists(_) => already_exists("PRINCIPAL_EXISTS", &message),
             AccessError::IdentityTaken(_) => already_exists("IDENTITY_TAKEN", &message),
             AccessError::RequestIdTaken(_) => already_exists("REQUEST_ID_TAKEN", &message),
             AccessError::Escalation(_) => Fault::new(Code::PermissionDenied, "ESCALATION", message).into(),
-            AccessError::MissingRole(role) => missing_role(role, "", ""),
+            AccessError::MissingRole(role, tenant) => missing_role(role, &tenant, "", ""),
             AccessError::LastOperator => precondition("LAST_OPERATOR", "principals", message),
             AccessError::Stale(_) => Fault::new(Code::Aborted, "STALE_ETAG", message).into(),
             AccessError::Invalid(field, what) => Violations::one(field, what),
+            AccessError::NoCredential(name) => not_found("credential", &name),
+            AccessError::StaleCredential(_) => Fault::new(Code::Aborted, "STALE_ETAG", message).into(),
+            AccessError::ValueRequired(field) => precondition("VALUE_REQUIRED", field, message),
+            AccessError::CredentialInUse(name, _) => precondition("CREDENTIAL_IN_USE", &name, message),
+            AccessError::TooManyCredentials(_) => {
+                Fault::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", message).quota("server/credentials").into()
+            }
             AccessError::TooMany(what) => {
                 let fault = Fault::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", message);
                 fault.quota(&format!("server/{what}")).into()
@@ -320,13 +332,20 @@ impl From<AccessError> for Status {
 }
 
 /// Returns `PERMISSION_DENIED` of a caller who has no role for this.
-pub(crate) fn missing_role(role: Role, method: &str, more: &str) -> Status {
-    let tenant = if role.is_of_server() { "" } else { DEFAULT_TENANT };
+pub(crate) fn missing_role(role: Role, tenant: &str, method: &str, more: &str) -> Status {
+    let tenant = if role.is_of_server() { "" } else { tenant };
     let place = if tenant.is_empty() { String::new() } else { format!(" at tenant `{tenant}`") };
     let message = format!("this needs the role `{}`{place}{more}", role.name());
     let fault = Fault::new(Code::PermissionDenied, "MISSING_ROLE", message);
     let fault = fault.with("role", role.name()).with("tenant", tenant);
     if method.is_empty() { fault.into() } else { fault.with("method", method).into() }
+}
+
+/// Returns the error of a call that does not say which tenant it is about.
+pub(crate) fn tenant_required(what: &str) -> Status {
+    let mut fault = Fault::new(Code::InvalidArgument, "TENANT_REQUIRED", format!("`haul-tenant` {what}"));
+    fault.details.add_bad_request_violation("haul-tenant", what);
+    fault.into()
 }
 
 /// Returns `RESOURCE_EXHAUSTED` of who asks too often.
@@ -335,6 +354,13 @@ pub(crate) fn rate_limited(what: &str, subject: &str, wait: Duration) -> Status 
     let mut fault = Fault::new(Code::ResourceExhausted, "RATE_LIMITED", message).quota(subject);
     fault.details.set_retry_info(Some(wait));
     fault.into()
+}
+
+/// Returns `RESOURCE_EXHAUSTED` of who has too many calls open.
+pub(crate) fn too_many_streams(principal: &str, most: usize) -> Status {
+    let message =
+        format!("`{principal}` has {most} calls open, the most that one principal may; end some of them first");
+    exhausted("TOO_MANY_STREAMS", &format!("principals/{principal}"), message)
 }
 
 #[cfg(test)]

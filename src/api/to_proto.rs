@@ -49,6 +49,7 @@ pub(crate) fn job(job: &Job, progress: Option<Progress>, waiting: Vec<pb::Waitin
         failures: failures(&job.failures),
         spec: None,
         spec_tasks_omitted: false,
+        tenant: job.tenant.name.to_string(),
         created_by: if job.creator.name.is_empty() { LOCAL_NAME.to_owned() } else { job.creator.name.clone() },
     }
 }
@@ -291,6 +292,8 @@ pub(crate) fn failure_reason(reason: FailureReason) -> pb::FailureReason {
         F::SiblingFailed => P::SiblingFailed,
         F::Cancelled => P::Cancelled,
         F::Internal => P::Internal,
+        F::Credential => P::Credential,
+        F::SecretEchoed => P::SecretEchoed,
     }
 }
 

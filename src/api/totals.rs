@@ -1,6 +1,6 @@
 //! What the server has to do, in numbers: summed up once for all who watch them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,29 +10,36 @@ use tokio_util::sync::CancellationToken;
 use crate::api::to_proto;
 use crate::engine::handle::Engine;
 use crate::model::counts::Counts;
+use crate::model::job::Job;
+use crate::model::tenant::TenantNo;
 use crate::pb;
 
 /// How old a sum may be: it looks at every job that has not ended.
 const AGE_MAX: Duration = Duration::from_millis(250);
+
+/// How long a sum is kept that nobody asks for.
+const KEPT: Duration = Duration::from_secs(60);
 
 /// The numbers, as they were summed up last.
 pub(crate) struct Totals {
     engine: Engine,
     /// Cancelled once the server shuts down.
     draining: CancellationToken,
-    last: Mutex<Option<(Instant, Arc<pb::ServerTotals>)>>,
+    /// Of each tenant whose numbers are watched; `None`: of all together.
+    last: Mutex<HashMap<Option<TenantNo>, (Instant, Arc<pb::ServerTotals>)>>,
 }
 
 impl Totals {
     pub(crate) fn new(engine: Engine, draining: CancellationToken) -> Totals {
-        Totals { engine, draining, last: Mutex::new(None) }
+        Totals { engine, draining, last: Mutex::default() }
     }
 
-    /// Returns the numbers of now, nearly; without `jobs_created`, which each watch has of its own.
-    pub(crate) fn now(&self) -> pb::ServerTotals {
+    /// Returns the numbers of a tenant, or of all, of now, nearly; without `jobs_created`, which each watch has of its own.
+    pub(crate) fn now(&self, tenant: Option<TenantNo>) -> pb::ServerTotals {
         let now = Instant::now();
         let mut last = self.lock();
-        if let Some((since, known)) = last.as_mut() {
+        last.retain(|_, (since, _)| now.saturating_duration_since(*since) < KEPT);
+        if let Some((since, known)) = last.get_mut(&tenant) {
             if now.saturating_duration_since(*since) < AGE_MAX {
                 return pb::ServerTotals { draining: self.draining.is_cancelled(), ..(**known).clone() };
             }
@@ -40,19 +47,21 @@ impl Totals {
             *since = now;
         }
         drop(last);
-        let sum = Arc::new(self.sum());
-        *self.lock() = Some((now, sum.clone()));
+        let sum = Arc::new(self.sum(tenant));
+        self.lock().insert(tenant, (now, sum.clone()));
         (*sum).clone()
     }
 
-    fn sum(&self) -> pb::ServerTotals {
+    fn sum(&self, tenant: Option<TenantNo>) -> pb::ServerTotals {
         let hub = self.engine.hub();
+        let is_of = |job: &Job| tenant.is_none_or(|no| no == job.tenant.no);
         let (mut states, mut tasks) = (BTreeMap::<i32, u32>::new(), Counts::default());
-        for job in hub.jobs().iter().filter(|job| !job.state.is_ended()) {
+        for job in hub.jobs().iter().filter(|job| !job.state.is_ended() && is_of(job)) {
             *states.entry(job.state as i32).or_default() += 1;
             add(&mut tasks, &job.counts);
         }
-        let rate = |job| hub.feed(job).map_or(0, |feed| feed.progress().bytes_per_second);
+        let feed = |job| hub.feed(job).filter(|feed| is_of(&feed.job()));
+        let rate = |job| feed(job).map_or(0, |feed| feed.progress().bytes_per_second);
         pb::ServerTotals {
             jobs: states.into_iter().map(|(state, count)| pb::JobStateCount { state, count }).collect(),
             tasks: Some(to_proto::counts(&tasks)),
@@ -62,8 +71,8 @@ impl Totals {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<(Instant, Arc<pb::ServerTotals>)>> {
-        // It is replaced whole.
+    fn lock(&self) -> MutexGuard<'_, HashMap<Option<TenantNo>, (Instant, Arc<pb::ServerTotals>)>> {
+        // An entry is replaced whole.
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

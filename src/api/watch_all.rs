@@ -17,6 +17,7 @@ use crate::engine::handle::Engine;
 use crate::model::access::PrincipalNo;
 use crate::model::ids::JobId;
 use crate::model::job::{Job, JobState};
+use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 use crate::pb;
 use crate::pb::watch_jobs_response::Event;
@@ -46,6 +47,8 @@ enum Phase {
 pub(crate) struct WishJobs {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) ended_after: Option<Timestamp>,
+    /// Only those of this tenant.
+    pub(crate) tenant: Option<TenantNo>,
     /// Only those of this principal.
     pub(crate) created_by: Option<PrincipalNo>,
     pub(crate) interval: Duration,
@@ -61,8 +64,12 @@ pub(crate) struct WishJobs {
 impl WishJobs {
     /// Whether a job is of those that may come and go.
     fn is_of(&self, job: &Job) -> bool {
-        self.created_by.is_none_or(|no| no == job.creator.no)
-            && (self.job_ids.is_empty() || self.job_ids.contains(&job.id))
+        self.is_whose(job) && (self.job_ids.is_empty() || self.job_ids.contains(&job.id))
+    }
+
+    /// Whether a job is of whom is asked for. Looked at before anything else of it.
+    fn is_whose(&self, job: &Job) -> bool {
+        self.tenant.is_none_or(|no| no == job.tenant.no) && self.created_by.is_none_or(|no| no == job.creator.no)
     }
 
     fn has_labels(&self, job: &Job) -> bool {
@@ -78,12 +85,13 @@ impl WishJobs {
         let of = |possible: &[JobState]| -> Vec<JobState> {
             possible.iter().copied().filter(|state| self.states.is_empty() || self.states.contains(state)).collect()
         };
-        let (labels, created_by) = (self.labels.clone(), self.created_by);
+        let (labels, tenant, created_by) = (self.labels.clone(), self.tenant, self.created_by);
         let listing = |states, ended_after| JobFilter {
             ids: self.job_ids.clone(),
             states,
             labels: labels.clone(),
             ended_after,
+            tenant,
             created_by,
             ..JobFilter::default()
         };
@@ -233,7 +241,8 @@ impl Watcher {
         newest.truncate(max as usize);
         self.more = u32::try_from(count.saturating_sub(newest.len() as u64)).unwrap_or(u32::MAX);
         self.floor = newest.last().copied().filter(|_| self.more > 0);
-        let listing = |ids: &[JobId]| JobFilter { ids: ids.to_vec(), ..JobFilter::default() };
+        let tenant = self.wish.tenant;
+        let listing = |ids: &[JobId]| JobFilter { ids: ids.to_vec(), tenant, ..JobFilter::default() };
         self.listings = newest.chunks(JOBS_MAX as usize).map(listing).collect();
         Ok(())
     }
@@ -284,17 +293,17 @@ impl Watcher {
     async fn totals(&mut self) -> Result<Option<Event>, Status> {
         let (Some(totals), Some(created)) = (self.wish.totals.clone(), &mut self.created) else { return Ok(None) };
         let created = created.take().map_err(|_| too_slow())?;
-        if self.wish.labels.is_empty() && self.wish.created_by.is_none() {
+        let is_of_all = self.engine.books().borrow().has_one_tenant() || self.wish.tenant.is_none();
+        if is_of_all && self.wish.labels.is_empty() && self.wish.created_by.is_none() {
             self.jobs_created += created.len() as u64;
         } else {
             for id in created {
                 let job = self.job(id).await?;
-                let counts =
-                    |job: &Job| self.wish.has_labels(job) && self.wish.created_by.is_none_or(|no| no == job.creator.no);
+                let counts = |job: &Job| self.wish.is_whose(job) && self.wish.has_labels(job);
                 self.jobs_created += u64::from(job.is_some_and(|job| counts(&job)));
             }
         }
-        let totals = pb::ServerTotals { jobs_created: self.jobs_created, ..totals.now() };
+        let totals = pb::ServerTotals { jobs_created: self.jobs_created, ..totals.now(self.wish.tenant) };
         if self.last_totals.as_ref() == Some(&totals) {
             return Ok(None);
         }

@@ -45,6 +45,9 @@ pub(crate) struct Remote {
     /// A file with the token to send [env: `HAUL_TOKEN_FILE`; `HAUL_TOKEN` is the token itself]
     #[arg(long, value_name = "FILE", help_heading = "Server and output")]
     pub(crate) token_file: Option<PathBuf>,
+    /// The tenant whose jobs these are; `*` for all, to list and watch [env: `HAUL_TENANT`] [default: the caller's]
+    #[arg(long, value_name = "NAME", help_heading = "Server and output")]
+    pub(crate) tenant: Option<String>,
 }
 
 /// A server, and how it and its client prove who they are.
@@ -60,6 +63,8 @@ pub(crate) struct Where {
     pub(crate) cert_key: Option<PathBuf>,
     /// The token to send.
     pub(crate) token: Option<TokenSource>,
+    /// The tenant to name.
+    pub(crate) tenant: Option<String>,
 }
 
 impl Where {
@@ -112,6 +117,7 @@ impl Remote {
             ca: file(self.ca, &weaker.ca, "HAUL_CA"),
             cert: file(self.cert, &weaker.cert, "HAUL_CERT"),
             cert_key: file(self.cert_key, &weaker.cert_key, "HAUL_CERT_KEY"),
+            tenant: self.tenant.or_else(|| weaker.tenant.clone()).or_else(|| environment("HAUL_TENANT")),
         };
         (place, self.output.or(weaker.output).unwrap_or_default())
     }

@@ -51,7 +51,7 @@ pub(crate) struct ListArgs {
     /// Only those of this principal
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     principal: String,
-    /// Only those about this: `jobs/ID`, `tokens/ID`, `principals/NAME`, `server`
+    /// Only those about this: `jobs/ID`, `tokens/ID`, `principals/NAME`, `tenants/NAME`, `server`
     #[arg(long, value_name = "SUBJECT", default_value = "", hide_default_value = true)]
     subject: String,
     /// The most to show, the newest; 0: all

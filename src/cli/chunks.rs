@@ -72,7 +72,12 @@ mod tests {
     use crate::cli::urls;
 
     fn entries(count: usize, line: impl Fn(usize) -> String) -> Vec<Result<Entry, ListError>> {
-        let entry = |nth: usize| Entry { line: nth as u64 + 1, url: urls::read(&line(nth)).unwrap(), text: line(nth), task: None };
+        let entry = |nth: usize| Entry {
+            line: nth as u64 + 1,
+            url: urls::read(&line(nth)).unwrap(),
+            text: line(nth),
+            task: None,
+        };
         (0..count).map(|nth| Ok(entry(nth))).collect()
     }
 

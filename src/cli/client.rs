@@ -43,21 +43,36 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from
 #[derive(Clone)]
 pub(crate) struct Client {
     channel: Channel,
-    bearer: Bearer,
+    heads: Heads,
     server: String,
 }
 
-/// A connection whose calls have a token, where there is one.
-type Wire = InterceptedService<Channel, Bearer>;
+/// A connection whose calls have a token and name a tenant, where there are such.
+type Wire = InterceptedService<Channel, Heads>;
 
-/// Adds the token to each call.
+/// Adds the token and the tenant to each call.
 #[derive(Clone)]
-pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
+pub(crate) struct Heads {
+    token: Option<MetadataValue<Ascii>>,
+    tenant: Option<MetadataValue<Ascii>>,
+}
 
-impl Interceptor for Bearer {
+impl Heads {
+    fn new(place: &Where, url: &str) -> Result<Heads, Usage> {
+        let tenant = place.tenant.as_deref().map(|name| {
+            let value = MetadataValue::try_from(name).ok().filter(|_| !name.is_empty());
+            value.ok_or_else(|| Usage(format!("`{name}` is not the name of a tenant; correct --tenant or HAUL_TENANT")))
+        });
+        Ok(Heads { token: bearer(place.token.as_ref(), url)?, tenant: tenant.transpose()? })
+    }
+}
+
+impl Interceptor for Heads {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(token) = &self.0 {
-            request.metadata_mut().insert("authorization", token.clone());
+        for (name, value) in [("authorization", &self.token), ("haul-tenant", &self.tenant)] {
+            if let Some(value) = value {
+                request.metadata_mut().insert(name, value.clone());
+            }
         }
         Ok(request)
     }
@@ -82,8 +97,8 @@ impl Client {
         } else if place.has_certificates() {
             return Err(invalid(server, "certificates need TLS, and it is not `https://`").into());
         }
-        let bearer = Bearer(bearer(place.token.as_ref(), &url)?);
-        Ok(Client { channel: tuned(endpoint).connect_lazy(), bearer, server: server.to_owned() })
+        let heads = Heads::new(place, &url)?;
+        Ok(Client { channel: tuned(endpoint).connect_lazy(), heads, server: server.to_owned() })
     }
 
     /// Makes a client of the server that listens at a socket.
@@ -94,33 +109,33 @@ impl Client {
         if place.has_certificates() {
             return Err(invalid(&place.server, "certificates need TLS, and it is a socket").into());
         }
-        let bearer = Bearer(bearer(place.token.as_ref(), HERE)?);
+        let heads = Heads::new(place, HERE)?;
         let path = path.to_owned();
         let connector = tower::service_fn(move |_: Uri| {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
         });
         let channel = tuned(Endpoint::from_static(HERE)).connect_with_connector_lazy(connector);
-        Ok(Client { channel, bearer, server: place.server.clone() })
+        Ok(Client { channel, heads, server: place.server.clone() })
     }
 
     pub(crate) fn jobs(&self) -> JobServiceClient<Wire> {
-        JobServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+        JobServiceClient::with_interceptor(self.channel.clone(), self.heads.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     pub(crate) fn contents(&self) -> ContentServiceClient<Wire> {
-        ContentServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+        ContentServiceClient::with_interceptor(self.channel.clone(), self.heads.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     pub(crate) fn admin(&self) -> AdminServiceClient<Wire> {
-        AdminServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+        AdminServiceClient::with_interceptor(self.channel.clone(), self.heads.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     pub(crate) fn access(&self) -> AccessServiceClient<Wire> {
-        AccessServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+        AccessServiceClient::with_interceptor(self.channel.clone(), self.heads.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 

@@ -65,14 +65,18 @@ pub(crate) fn open(path: &Path, format: Format) -> Result<Entries, Usage> {
             let read = whole.by_ref().take(metalink::DOCUMENT_BYTES_MAX as u64 + 1).read_to_string(&mut document);
             read.map_err(|error| Usage(format!("cannot read {name}: {error}")))?;
             if document.len() > metalink::DOCUMENT_BYTES_MAX {
-                return Err(Usage(format!("{name} is larger than 16 MiB, the most that is read of a Metalink document")));
+                return Err(Usage(format!(
+                    "{name} is larger than 16 MiB, the most that is read of a Metalink document"
+                )));
             }
             let files = metalink::files(&document).map_err(|wrong| Usage(format!("{name}, {wrong}")))?;
             Ok(Box::new(files.into_iter().map(move |(line, item)| {
                 entry(line, item).map_err(|why| ListError::Line(format!("{name}, line {line}: {why}")))
             })))
         }
-        format => Ok(Box::new(ByLine { name, reader: BufReader::new(whole), lines: Lines::new(format), is_over: false })),
+        format => {
+            Ok(Box::new(ByLine { name, reader: BufReader::new(whole), lines: Lines::new(format), is_over: false }))
+        }
     }
 }
 
@@ -121,7 +125,9 @@ impl Iterator for ByLine {
                 Ok(None) => {}
                 Ok(Some((line, item))) => {
                     let name = &self.name;
-                    return Some(entry(line, item).map_err(|why| ListError::Line(format!("{name}, line {line}: {why}"))));
+                    return Some(
+                        entry(line, item).map_err(|why| ListError::Line(format!("{name}, line {line}: {why}"))),
+                    );
                 }
                 Err(wrong) => return Some(Err(ListError::Line(format!("{}, {wrong}", self.name)))),
             }

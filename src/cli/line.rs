@@ -12,6 +12,7 @@ use crate::cli::backup::BackupArgs;
 use crate::cli::check::CheckArgs;
 use crate::cli::content::CatArgs;
 use crate::cli::control::{CancelArgs, DeleteArgs, RetryArgs, RetryNowArgs, UpdateArgs};
+use crate::cli::credential::CredentialCommand;
 use crate::cli::events::EventsArgs;
 use crate::cli::get::GetArgs;
 use crate::cli::jobs::{ListArgs, ShowArgs, TasksArgs};
@@ -20,6 +21,7 @@ use crate::cli::many::ControlArgs;
 use crate::cli::principal::PrincipalCommand;
 use crate::cli::serve::ServeCommand;
 use crate::cli::submit::SubmitArgs;
+use crate::cli::tenant::TenantCommand;
 use crate::cli::term;
 use crate::cli::token::TokenCommand;
 use crate::cli::watch::WaitArgs;
@@ -138,6 +140,12 @@ pub(crate) enum Command {
     /// Make, list, change and delete principals: those who have tokens
     #[command(subcommand)]
     Principal(PrincipalCommand),
+    /// Make, list, change and delete credentials: secrets that the server sends to origins
+    #[command(subcommand)]
+    Credential(CredentialCommand),
+    /// Make, list, change and delete tenants: those whose jobs and files are kept apart
+    #[command(subcommand)]
+    Tenant(TenantCommand),
     /// Show who changed what and what was refused, or check that this record is whole
     Audit(AuditCommand),
     /// Change the key that seals secrets in the database
@@ -158,7 +166,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Look", &["list", "show", "tasks", "events", "watch", "wait", "cat"]),
     ("Control", &["cancel", "pause", "resume", "retry", "retry-now", "update", "delete", "control"]),
     ("Operate", &["info", "limits", "hosts", "drain", "backup", "check"]),
-    ("Access", &["whoami", "token", "principal", "audit", "key"]),
+    ("Access", &["whoami", "token", "principal", "tenant", "audit", "key"]),
 ];
 
 /// Cells before the description of a command: two of margin, the longest name and a gap.

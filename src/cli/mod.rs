@@ -13,6 +13,7 @@ mod chunks;
 mod client;
 mod content;
 mod control;
+mod credential;
 mod events;
 mod feed;
 mod get;
@@ -34,6 +35,7 @@ mod serve;
 mod sizes;
 mod states;
 mod submit;
+mod tenant;
 mod term;
 mod token;
 mod urls;
@@ -70,6 +72,7 @@ pub fn main() -> ExitCode {
         ("cert", "--cert"),
         ("cert_key", "--cert-key"),
         ("token_file", "--token-file"),
+        ("tenant", "--tenant"),
     ]
     .into_iter()
     .find(|(name, _)| is_typed(name));
@@ -123,6 +126,8 @@ async fn run(line: Line, remote_flag: Option<&str>) -> anyhow::Result<ExitCode> 
         }
         Command::Token(command) => Box::pin(token::run(top, command)).await,
         Command::Principal(command) => Box::pin(principal::run(top, command)).await,
+        Command::Credential(command) => Box::pin(credential::run(top, command)).await,
+        Command::Tenant(command) => Box::pin(tenant::run(top, command)).await,
         Command::Audit(command) => Box::pin(audit::run(top, command)).await,
         Command::Key(KeyCommand::Rotate(with)) => {
             let (client, format, args) = open(top, with)?;
@@ -173,6 +178,8 @@ async fn look_or_control(top: &Remote, command: Command) -> anyhow::Result<ExitC
         | Command::Wait(_)
         | Command::Token(_)
         | Command::Principal(_)
+        | Command::Credential(_)
+        | Command::Tenant(_)
         | Command::Audit(_)
         | Command::Key(_) => Ok(ExitCode::SUCCESS),
     }

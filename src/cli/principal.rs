@@ -33,7 +33,7 @@ pub(crate) enum PrincipalCommand {
 /// A principal to make.
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
-    /// Its name: `ci`, or `default/ci` for one that the admins of that tenant manage
+    /// Its name: `ci`, or `acme/ci` for one that the admins of tenant `acme` manage
     name: String,
     /// What it may do: submit, read, control, admin (each @TENANT, or @* for all), operator, auditor, monitor
     #[arg(long, value_name = "ROLE[@TENANT]")]
@@ -41,6 +41,9 @@ pub(crate) struct CreateArgs {
     /// By what it is known without a token: `uri:URI` or `dns:NAME` of a certificate, `uid:N` or `gid:N` of this machine
     #[arg(long, value_name = "KIND:VALUE", value_parser = identity)]
     identity: Vec<pb::Identity>,
+    /// The tenant that its calls are about when they name none
+    #[arg(long, value_name = "TENANT", default_value = "", hide_default_value = true)]
+    default_tenant: String,
     /// For people
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     title: String,
@@ -66,6 +69,9 @@ pub(crate) struct UpdateArgs {
     /// Whether its calls are refused
     #[arg(long, value_name = "BOOL")]
     disabled: Option<bool>,
+    /// The tenant that its calls are about when they name none; empty: it has none
+    #[arg(long, value_name = "TENANT")]
+    default_tenant: Option<String>,
     /// For people
     #[arg(long, value_name = "TEXT")]
     title: Option<String>,
@@ -110,7 +116,10 @@ pub(crate) async fn whoami(client: &Client, format: Format, _: Nothing) -> anyho
     let mut fields = vec![
         ("principal", Line::from(who.principal.as_str())),
         ("may", Line::from(grants_text(&who.grants))),
-        ("tenant", Line::from(who.tenant.as_str())),
+        (
+            "tenant",
+            Line::from(if who.tenant.is_empty() { "none: name one with --tenant" } else { who.tenant.as_str() }),
+        ),
         ("known by", Line::from(who.method.to_lowercase())),
     ];
     if !who.token_id.is_empty() {
@@ -128,6 +137,7 @@ async fn create(client: &Client, format: Format, args: CreateArgs) -> anyhow::Re
         title: args.title,
         grants: args.grant.iter().map(grant).collect(),
         identities: args.identity,
+        default_tenant: args.default_tenant,
         ..Default::default()
     };
     let request = pb::CreatePrincipalRequest { principal: Some(wish), request_id: String::new() };
@@ -147,11 +157,15 @@ async fn update(client: &Client, format: Format, args: UpdateArgs) -> anyhow::Re
     if args.disabled.is_some() {
         paths.push("disabled".to_owned());
     }
+    if args.default_tenant.is_some() {
+        paths.push("default_tenant".to_owned());
+    }
     if args.title.is_some() {
         paths.push("title".to_owned());
     }
     if paths.is_empty() {
-        return Err(Usage("nothing to change; give --grant, --identity, --disabled or --title".to_owned()).into());
+        let options = "--grant, --identity, --disabled, --default-tenant or --title";
+        return Err(Usage(format!("nothing to change; give {options}")).into());
     }
     let wish = pb::Principal {
         name: args.name,
@@ -159,6 +173,7 @@ async fn update(client: &Client, format: Format, args: UpdateArgs) -> anyhow::Re
         grants: args.grant.iter().map(grant).collect(),
         identities: args.identity,
         disabled: args.disabled.unwrap_or_default(),
+        default_tenant: args.default_tenant.unwrap_or_default(),
         ..Default::default()
     };
     let request =

@@ -152,7 +152,7 @@ async fn create(client: &Client, format: Format, args: CreateArgs) -> anyhow::Re
             let cause = no_principal.filter(|_| status.code() == Code::NotFound).unwrap_or(status);
             let error = client.explain(&cause);
             if cause.code() == Code::PermissionDenied && !args.principal.contains('/') {
-                let hint = format!("an admin makes those of its tenant, as `default/{}`", args.principal);
+                let hint = format!("an admin makes those of its tenant, as `TENANT/{}`", args.principal);
                 return Err(anyhow::anyhow!("{error}; {hint}"));
             }
             return Err(error);
@@ -193,6 +193,7 @@ async fn create_offline(args: CreateArgs, format: Format) -> anyhow::Result<Exit
             grants: new.grants.clone(),
             identities: Vec::new(),
             disabled: false,
+            default_tenant: String::new(),
             request_id: String::new(),
         };
         vec![principal, AccessChange::CreateToken(NewToken { grants: Vec::new(), ..new })]

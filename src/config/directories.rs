@@ -1,8 +1,10 @@
 //! Where the database is and where downloads go: two directories, neither of them within the other.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use crate::config::raw::ServeArgs;
+use crate::model::tenant::{DEFAULT_TENANT, name_objection};
 
 /// Where the database is when nothing is said.
 pub const DATA_DIR_DEFAULT: &str = "haul-data";
@@ -25,6 +27,42 @@ pub(super) fn directories(args: &ServeArgs, wrong: &mut Vec<String>) -> (PathBuf
         ));
     }
     (data.unwrap_or_default(), download.unwrap_or_default())
+}
+
+/// The directories of tenants, as absolute paths: none of them is, holds or is within another one, or those of the server.
+pub(super) fn tenant_directories(
+    args: &ServeArgs,
+    data: &Path,
+    download: &Path,
+    wrong: &mut Vec<String>,
+) -> BTreeMap<String, PathBuf> {
+    let mut taken = vec![("data_dir".to_owned(), resolved(data)), ("download_dir".to_owned(), resolved(download))];
+    let mut found = BTreeMap::new();
+    for (name, tenant) in args.tenants.iter().flatten() {
+        if name == DEFAULT_TENANT {
+            wrong.push("`tenants.default` is the tenant of `download_dir`; set that".to_owned());
+            continue;
+        }
+        if let Some(rule) = name_objection(name) {
+            wrong.push(format!("`tenants.{name}` is not the name of a tenant: it {rule}"));
+            continue;
+        }
+        let setting = format!("tenants.{name}.download_dir");
+        let Some(path) = absolute(&setting, &tenant.download_dir, wrong) else { continue };
+        let real = resolved(&path);
+        for (other, there) in &taken {
+            if real.starts_with(there) || there.starts_with(&real) {
+                wrong.push(format!(
+                    "`{setting}` (`{}`) and `{other}` lie in each other, so one could reach what is of the other; choose \
+                     directories beside each other",
+                    path.display()
+                ));
+            }
+        }
+        taken.push((setting, real));
+        found.insert(name.clone(), path);
+    }
+    found
 }
 
 fn absolute(name: &str, path: &Path, wrong: &mut Vec<String>) -> Option<PathBuf> {
@@ -110,6 +148,33 @@ mod tests {
         for (data, download) in [("data", "data2"), ("data", "data/../downloads"), ("data", "jump/../../downloads")] {
             assert_eq!(refused(&at(data), &at(download)), None, "{data} and {download}");
         }
+    }
+
+    #[test]
+    fn directories_of_tenants_lie_beside_each_other() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |path: &str| place.path().join(path);
+        let refused = |tenants: &[(&str, &str)]| {
+            let dir = |path: &str| crate::config::raw::TenantArgs { download_dir: at(path) };
+            let tenants = tenants.iter().map(|(name, path)| ((*name).to_owned(), dir(path))).collect();
+            let args = ServeArgs { tenants: Some(tenants), ..ServeArgs::default() };
+            let mut wrong = Vec::new();
+            tenant_directories(&args, &at("data"), &at("down"), &mut wrong);
+            wrong.join("; ")
+        };
+        assert_eq!(refused(&[("a", "a"), ("b", "b")]), "");
+        for bad in [
+            &[("a", "down")][..],
+            &[("a", "down/a")],
+            &[("a", "data/a")],
+            &[("a", "")],
+            &[("a", "x"), ("b", "x")],
+            &[("a", "x"), ("b", "x/y")],
+            &[("a", "x/../down/y")],
+        ] {
+            assert!(refused(bad).contains("lie in each other"), "{bad:?}");
+        }
+        assert!(refused(&[("default", "d")]).contains("download_dir") && refused(&[("A", "d")]).contains("letters"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::model::job::{self, Job};
 use crate::model::limits::{HostLimits, Limits, RateLimit};
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::task_filter::TaskChoice;
+use crate::model::tenant::Parties;
 use crate::model::time::Timestamp;
 use crate::store::{Chunk, LaneNumber, NewPage};
 
@@ -45,6 +46,11 @@ pub enum EngineError {
     /// A task cannot be retried.
     #[error("task {0} has not failed and was not cancelled, so it cannot be retried")]
     NotRetryable(TaskIndex),
+    /// Secrets of the job were erased.
+    #[error(
+        "the secrets of job `{0}` were erased some time after its end; submit it anew, or use a credential that the server keeps"
+    )]
+    SecretsExpired(JobId),
     /// There is no such task.
     #[error("job `{0}` has no task {1}")]
     NoTask(JobId, TaskIndex),
@@ -71,6 +77,9 @@ pub enum EngineError {
     /// Who may call stays as it is.
     #[error(transparent)]
     Access(#[from] AccessError),
+    /// A job is of one tenant, and the call is about none or all.
+    #[error("a job is of one tenant; name it")]
+    NoTenant,
     /// The store failed.
     #[error("{0}")]
     Store(String),
@@ -308,6 +317,7 @@ pub(crate) enum Command {
     /// How many tasks wait at each of these hosts.
     WaitingAt {
         hosts: Vec<Host>,
+        whose: Parties,
         reply: oneshot::Sender<Vec<u32>>,
     },
     Drain,

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use crate::engine::command::{Acted, EngineError, Reply, answer};
 use crate::engine::hub::Notice;
 use crate::engine::queue::task::Cause;
-use crate::model::access::AccessAnswer;
+use crate::model::access::{AccessAnswer, AccessChange, Actor};
 use crate::model::book::Book;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
@@ -16,10 +16,19 @@ use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::spec::TaskSpec;
 use crate::model::task::TaskState;
+use crate::model::tenant::Owner;
 use crate::store::{Chunk, LaneNumber, StoredEvent};
 
 /// Tasks with the lanes that they go to.
 pub(crate) type LanedTasks = Vec<(LaneNumber, Arc<TaskSpec>)>;
+
+/// A tenant that is to be deleted.
+pub(crate) struct TenantDeletion {
+    pub(crate) tenant: Owner,
+    pub(crate) change: AccessChange,
+    pub(crate) by: Arc<Actor>,
+    pub(crate) reply: Reply<AccessAnswer>,
+}
 
 /// Something that is done once a batch is durable.
 pub(crate) enum Effect {
@@ -48,8 +57,14 @@ pub(crate) enum Effect {
     LimitsStored(Limits, Reply<Limits>),
     /// The new data key of the batch is in use.
     DataKeyStored(Reply<u32>),
+    /// What was used is in another book from now on.
+    BookStored(Arc<Book>),
     /// Who may call is another book from now on.
     AccessStored(Arc<Book>, AccessAnswer, Reply<AccessAnswer>),
+    /// All jobs of a tenant that is to be deleted are in the store.
+    LookForJobs(Box<TenantDeletion>),
+    /// A tenant is gone from the book.
+    TenantDeleted(Arc<Book>, Box<TenantDeletion>),
     /// Rows of the audit are stored.
     Audited(Reply<()>),
     /// A page is acknowledged to its attempt.
@@ -96,7 +111,13 @@ impl Effect {
             | Effect::Purged { job, .. }
             | Effect::PutPartsAway(job)
             | Effect::Forget(job) => Some(*job),
-            Effect::LimitsStored(..) | Effect::DataKeyStored(_) | Effect::AccessStored(..) | Effect::Audited(_) => None,
+            Effect::LimitsStored(..)
+            | Effect::DataKeyStored(_)
+            | Effect::BookStored(_)
+            | Effect::AccessStored(..)
+            | Effect::LookForJobs(_)
+            | Effect::TenantDeleted(..)
+            | Effect::Audited(_) => None,
         }
     }
 
@@ -116,11 +137,13 @@ impl Effect {
             Effect::LimitsStored(_, reply) => answer(reply, Err(error)),
             Effect::DataKeyStored(reply) => answer(reply, Err(error)),
             Effect::AccessStored(.., reply) => answer(reply, Err(error)),
+            Effect::LookForJobs(deletion) | Effect::TenantDeleted(_, deletion) => answer(deletion.reply, Err(error)),
             Effect::Audited(reply) => answer(reply, Err(error)),
             Effect::AckPage(_, reply) => {
                 let _ = reply.send(Err(Failure::retryable(FailureReason::Internal, error.to_string())));
             }
-            Effect::Publish(..)
+            Effect::BookStored(_)
+            | Effect::Publish(..)
             | Effect::Notify(..)
             | Effect::StopAttempts(..)
             | Effect::Swept { .. }

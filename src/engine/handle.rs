@@ -35,6 +35,7 @@ use crate::model::limits::Limits;
 use crate::model::outcome::DownloadResult;
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::task_filter::TaskChoice;
+use crate::model::tenant::Parties;
 use crate::model::time::Timestamp;
 use crate::store::{Chunk, LaneNumber, NewPage, StoreError, StoredEvent};
 
@@ -228,11 +229,21 @@ impl Engine {
     }
 
     /// At most `limit` of the hosts that the engine knows, by name, after `after`; each with how many tasks wait there.
-    pub async fn hosts(&self, after: Option<&Host>, limit: usize) -> Result<Vec<(HostView, u32)>, EngineError> {
-        let views = self.runner.hosts.views_after(after, limit);
+    /// With `own` only those that are asked for these parties, with what is done for them.
+    pub async fn hosts(
+        &self,
+        own: Option<Parties>,
+        after: Option<&Host>,
+        limit: usize,
+    ) -> Result<Vec<(HostView, u32)>, EngineError> {
+        let views = match own {
+            Some(whose) => self.runner.hosts.own_views_after(whose, after, limit),
+            None => self.runner.hosts.views_after(after, limit),
+        };
+        let whose = own.unwrap_or_default();
         let hosts = views.iter().map(|view| view.host.clone()).collect();
         let (reply, waiting) = oneshot::channel();
-        self.send(None, Command::WaitingAt { hosts, reply }).await?;
+        self.send(None, Command::WaitingAt { hosts, whose, reply }).await?;
         let waiting = waiting.await.map_err(|_| EngineError::Draining)?;
         Ok(views.into_iter().zip(waiting).collect())
     }
@@ -241,7 +252,7 @@ impl Engine {
     pub async fn host(&self, host: &Host) -> Result<(HostView, u32), EngineError> {
         let view = self.runner.hosts.view(host).ok_or_else(|| EngineError::NoHost(host.clone()))?;
         let (reply, waiting) = oneshot::channel();
-        self.send(None, Command::WaitingAt { hosts: vec![host.clone()], reply }).await?;
+        self.send(None, Command::WaitingAt { hosts: vec![host.clone()], whose: Parties::default(), reply }).await?;
         let waiting = waiting.await.map_err(|_| EngineError::Draining)?;
         Ok((view, waiting.first().copied().unwrap_or(0)))
     }
@@ -273,7 +284,7 @@ impl Engine {
         let named: Vec<_> = names.map(|name| self.runner.hosts.named(name)).collect();
         let hosts = named.iter().flatten().map(|(host, ..)| host.clone()).collect();
         let (reply, waiting) = oneshot::channel();
-        self.send(None, Command::WaitingAt { hosts, reply }).await?;
+        self.send(None, Command::WaitingAt { hosts, whose: Parties::default(), reply }).await?;
         let mut waiting = waiting.await.map_err(|_| EngineError::Draining)?.into_iter();
         let sum = |hosts: Vec<(Host, u32, bool)>| NamedHost {
             running: hosts.iter().map(|(_, running, _)| u64::from(*running)).sum(),
@@ -290,9 +301,10 @@ impl Engine {
         explanation.await.map_err(|_| EngineError::Draining)
     }
 
-    /// Opens the file of a finished download for reading. `None`: it is not there, or it is another one by now.
-    pub async fn open_download(&self, download: &DownloadResult) -> Result<Option<Finished>, Failure> {
-        self.runner.root.open_finished(&download.path, download.bytes, download.created).await
+    /// Opens the file of a finished download of a job for reading. `None`: it is not there, or it is another one by now.
+    pub async fn open_download(&self, job: &Job, download: &DownloadResult) -> Result<Option<Finished>, Failure> {
+        let root = self.runner.roots.of(&job.tenant)?;
+        root.open_finished(&download.path, download.bytes, download.created).await
     }
 
     /// Reads bytes of a body that is too long for the database.

@@ -11,9 +11,10 @@ use crate::download;
 use crate::engine::patience::patiently;
 use crate::files::aside::Aside;
 use crate::files::part::{Part, PartKey};
-use crate::files::{ContentStore, Root};
+use crate::files::{ContentStore, Root, Roots};
 use crate::model::checksum::hex;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
+use crate::model::job::Job;
 use crate::model::outcome::Outcome;
 use crate::model::spec::{DownloadSpec, Work};
 use crate::model::task::TaskState;
@@ -32,7 +33,7 @@ struct FilePart {
 
 /// The files of all jobs.
 pub(crate) struct JobFiles {
-    root: Arc<Root>,
+    roots: Arc<Roots>,
     content: Arc<ContentStore>,
     aside: Aside,
     store: Arc<dyn Store>,
@@ -42,13 +43,13 @@ pub(crate) struct JobFiles {
 
 impl JobFiles {
     pub(crate) fn new(
-        root: Arc<Root>,
+        roots: Arc<Roots>,
         content: Arc<ContentStore>,
         aside: PathBuf,
         store: Arc<dyn Store>,
         by_url: bool,
     ) -> JobFiles {
-        JobFiles { aside: Aside::new(root.clone(), aside), root, content, store, by_url }
+        JobFiles { aside: Aside::new(aside), roots, content, store, by_url }
     }
 
     /// Whether parts are named by URL and path, so that another process may use the same.
@@ -66,26 +67,29 @@ impl JobFiles {
     }
 
     /// Whether a download has written a checkpoint after `since`: its attempt has made progress that lasts.
-    pub(crate) fn has_progressed(&self, id: TaskId, directory: &str, spec: &DownloadSpec, since: Timestamp) -> bool {
-        let Ok(folder) = download::folder(directory, spec) else { return false };
-        let key = self.key(id, spec);
-        let written = Part::checkpoint_time(&self.root, &folder, PartKey { name: &key, is_shared: self.by_url });
+    pub(crate) fn has_progressed(&self, job: &Job, index: TaskIndex, spec: &DownloadSpec, since: Timestamp) -> bool {
+        let Ok(folder) = download::folder(&job.directory(), spec) else { return false };
+        let Ok(root) = self.roots.of(&job.tenant) else { return false };
+        let key = self.key(TaskId { job: job.id, index }, spec);
+        let written = Part::checkpoint_time(&root, &folder, PartKey { name: &key, is_shared: self.by_url });
         let micros = written.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map(|since| since.as_micros());
         micros.is_some_and(|micros| i64::try_from(micros).is_ok_and(|micros| micros > since.0))
     }
 
     /// Puts the part files of an ending job away, so that none is left beside the finished files. Those that are named by
     /// URL and path stay for the next run, if it could go on with them.
-    pub(crate) async fn put_away(&self, job: JobId, directory: &str) {
+    pub(crate) async fn put_away(&self, job: &Job) {
+        let Some(root) = self.root_of(job) else { return };
+        let (job, directory) = (job.id, &job.directory());
         let states = [TaskState::Failed, TaskState::Cancelled];
         let mut from = Some(0);
         while let Some(parts) = self.next_parts(job, directory, &states, &mut from).await {
             for FilePart { folder, key, spec } in parts {
                 let done = if self.by_url {
                     let key = PartKey { name: &key, is_shared: true };
-                    download::drop_hopeless(&self.root, &folder, key, &spec).await
+                    download::drop_hopeless(&root, &folder, key, &spec).await
                 } else {
-                    self.aside.take(job, folder, key).await
+                    self.aside.take(&root, job, folder, key).await
                 };
                 if let Err(failure) = done {
                     tracing::warn!(%job, "a part file is left: {}", failure.message);
@@ -95,19 +99,26 @@ impl JobFiles {
     }
 
     /// Brings them back for a retry.
-    pub(crate) async fn bring_back(&self, job: JobId, directory: &str) {
-        if !self.aside.has(job) {
+    pub(crate) async fn bring_back(&self, job: &Job) {
+        if !self.aside.has(job.id) {
             return;
         }
+        let Some(root) = self.root_of(job) else { return };
+        let (job, directory) = (job.id, &job.directory());
         let states = [TaskState::Failed, TaskState::Cancelled];
         let mut from = Some(0);
         while let Some(parts) = self.next_parts(job, directory, &states, &mut from).await {
             for FilePart { folder, key, .. } in parts {
-                if let Err(failure) = self.aside.bring_back(job, folder, key).await {
+                if let Err(failure) = self.aside.bring_back(&root, job, folder, key).await {
                     tracing::warn!(%job, "a download begins anew: {}", failure.message);
                 }
             }
         }
+    }
+
+    fn root_of(&self, job: &Job) -> Option<Arc<Root>> {
+        let root = self.roots.of(&job.tenant);
+        root.inspect_err(|failure| tracing::warn!(job = %job.id, "files are left: {}", failure.message)).ok()
     }
 
     /// The parts that some more tasks may have; `None` after the last.
@@ -151,7 +162,9 @@ impl JobFiles {
 
     /// Deletes the finished downloads that a job created and that are still the files that it created. What it found
     /// there, and what somebody else has put there since, is not its own.
-    pub(crate) async fn delete_created(&self, job: JobId) -> Result<(), StoreError> {
+    pub(crate) async fn delete_created(&self, job: &Job) -> Result<(), StoreError> {
+        let Some(root) = self.root_of(job) else { return Ok(()) };
+        let job = job.id;
         let mut from = 0;
         loop {
             let read = || self.store.download_tasks(job, &[TaskState::Succeeded], from, TASKS_MAX);
@@ -161,7 +174,7 @@ impl JobFiles {
             for task in &tasks {
                 let Some(Outcome::Download(download)) = &task.row.outcome else { continue };
                 let Some(created) = download.created else { continue };
-                if let Err(failure) = self.root.remove_created(&download.path, download.bytes, created).await {
+                if let Err(failure) = root.remove_created(&download.path, download.bytes, created).await {
                     tracing::warn!(%job, "a file is left: {}", failure.message);
                 }
             }

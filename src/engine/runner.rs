@@ -11,7 +11,7 @@ use crate::engine::attempt::KeepPages;
 use crate::engine::bounds::Bounds;
 use crate::engine::job_files::JobFiles;
 use crate::engine::workers::{MakeParts, Worker, Workers};
-use crate::files::{ContentStore, Durability, Root};
+use crate::files::{ContentStore, Durability, Roots};
 use crate::limits::hosts::Hosts;
 use crate::limits::rate::ByteRate;
 use crate::model::limits::Limits;
@@ -26,8 +26,8 @@ pub struct EngineParts {
     pub store: Arc<dyn Store>,
     /// The limits in force at the start.
     pub limits: Limits,
-    /// Where downloads go.
-    pub root: Arc<Root>,
+    /// Where downloads go, of each tenant.
+    pub roots: Roots,
     /// Where long bodies go.
     pub content: Arc<ContentStore>,
     /// Where partial downloads of ended jobs are kept for a retry; on the download root's file system, or they are lost.
@@ -71,7 +71,7 @@ pub(crate) struct Runner {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) hosts: Arc<Hosts>,
     pub(crate) server_bytes: Arc<ByteRate>,
-    pub(crate) root: Arc<Root>,
+    pub(crate) roots: Arc<Roots>,
     pub(crate) content: Arc<ContentStore>,
     pub(crate) files: Arc<JobFiles>,
     pub(crate) durability: Durability,
@@ -88,11 +88,12 @@ pub(crate) struct Runner {
 impl Runner {
     pub(crate) async fn start(parts: EngineParts) -> std::io::Result<Runner> {
         let workers = Workers::start(parts.workers, &parts.make).await?;
+        let roots = Arc::new(parts.roots);
         Ok(Runner {
             hosts: Hosts::new(parts.limits.clone(), parts.clock.clone()),
             server_bytes: Arc::new(ByteRate::new(parts.limits.bytes_per_second)),
             files: Arc::new(JobFiles::new(
-                parts.root.clone(),
+                roots.clone(),
                 parts.content.clone(),
                 parts.aside,
                 parts.store.clone(),
@@ -100,7 +101,7 @@ impl Runner {
             )),
             clock: parts.clock,
             store: parts.store,
-            root: parts.root,
+            roots,
             content: parts.content,
             durability: parts.durability,
             retry_after_max: parts.retry_after_max,

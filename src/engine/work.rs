@@ -55,6 +55,7 @@ async fn fetch(
     let context = FetchContext {
         transport,
         profile,
+        echo: launch.echo(),
         meter: &launch.meter,
         sink: &sink,
         now: &now,
@@ -163,6 +164,10 @@ async fn download(
     profile: &Arc<Profile>,
     stop: &CancellationToken,
 ) -> (AttemptEnd, AttemptReport) {
+    let root = match runner.roots.of(&launch.tenant) {
+        Ok(root) => root,
+        Err(failure) => return (AttemptEnd::Failed(failure), AttemptReport::default()),
+    };
     let part_key = runner.files.key(launch.id, spec);
     let settings = Settings { max_bytes: runner.max_download_bytes, ..Settings::default() };
     let clock = runner.clock.clone();
@@ -170,7 +175,8 @@ async fn download(
     let context = DownloadContext {
         transport,
         profile,
-        root: &runner.root,
+        echo: launch.echo(),
+        root: &root,
         directory: &launch.directory,
         part_key: &part_key,
         part_is_shared: runner.files.by_url(),

@@ -17,19 +17,18 @@ use crate::model::ids::JobId;
 /// keeps nothing, since files are moved here by a rename: partial downloads of ended jobs are then removed.
 #[derive(Clone, Debug)]
 pub struct Aside {
-    root: Arc<Root>,
     place: PathBuf,
 }
 
 impl Aside {
-    /// Creates a store for the parts of `root` in the directory `place`, which is created with its first part.
-    pub fn new(root: Arc<Root>, place: PathBuf) -> Aside {
-        Aside { root, place }
+    /// Creates a store for parts in the directory `place`, which is created with the first.
+    pub fn new(place: PathBuf) -> Aside {
+        Aside { place }
     }
 
-    /// Moves the part of `key` out of the directory `folder`, and removes the directory if it is empty and haul's own.
-    pub async fn take(&self, job: JobId, folder: String, key: String) -> Result<(), Failure> {
-        let (root, place) = (self.root.clone(), self.place.join(job.to_string()));
+    /// Moves the part of `key` out of the directory `folder` of `root`, and removes the directory if it is empty and haul's own.
+    pub async fn take(&self, root: &Arc<Root>, job: JobId, folder: String, key: String) -> Result<(), Failure> {
+        let (root, place) = (root.clone(), self.place.join(job.to_string()));
         blocking(move || {
             let Some(handle) = root.find_folder(&folder)? else { return Ok(()) };
             for name in [part_name(&key), meta_name(&key)] {
@@ -51,9 +50,9 @@ impl Aside {
         .await
     }
 
-    /// Moves the part of `key` back. Where none is kept, its download starts over.
-    pub async fn bring_back(&self, job: JobId, folder: String, key: String) -> Result<(), Failure> {
-        let (root, place) = (self.root.clone(), self.place.join(job.to_string()));
+    /// Moves the part of `key` back to `root`. Where none is kept, its download starts over.
+    pub async fn bring_back(&self, root: &Arc<Root>, job: JobId, folder: String, key: String) -> Result<(), Failure> {
+        let (root, place) = (root.clone(), self.place.join(job.to_string()));
         blocking(move || {
             for name in [part_name(&key), meta_name(&key)] {
                 if !place.join(&name).exists() {

@@ -25,6 +25,7 @@ use crate::files::folder::Folder;
 use crate::files::part::{LARGE_BYTES, Part};
 use crate::files::ranges::RangeSet;
 use crate::model::checksum::{Algorithm, Checksum};
+use crate::model::credential::echo::{EchoScan, echoed};
 use crate::model::failure::{Failure, FailureReason};
 
 /// Read back in blocks that fit the second-level cache.
@@ -108,6 +109,14 @@ impl Bound {
         Bound { place, binding, gate: Mutex::new(gate) }
     }
 
+    /// Looks for a secret in the bytes, in the order in which they are in the file, whichever answers brought them.
+    /// [`Bound::digests`] fails where it is there.
+    pub fn look_for(&self, scan: EchoScan) {
+        if let Some(hasher) = &mut self.lock().hasher {
+            hasher.look_for(scan);
+        }
+    }
+
     /// Lets bytes of another answer join, as `admitted` allows.
     pub fn join(&self, admitted: &Admitted) {
         self.lock().is_pieced |= admitted.binding().is_pieced;
@@ -180,7 +189,7 @@ impl Bound {
     /// Whether what is held may be kept while its download waits for room. One download on each file system may: several
     /// would wait for the room that the others hold.
     pub fn may_wait(&self) -> bool {
-        self.place.root.may_wait(&self.place.folder, &self.place.key, part_name)
+        self.place.root.may_wait(&self.place.folder, &part_name(&self.place.key))
     }
 
     /// Keeps nothing of what is held when the part is closed.
@@ -393,13 +402,13 @@ impl Bound {
             return Err(Failure::retryable(FailureReason::Internal, "the digests were lost"));
         };
         if hasher.is_idle() || from == total {
-            return Ok(hasher.finish());
+            return finished(hasher);
         }
         let (place, stop) = (Arc::clone(&self.place), stop.clone());
         blocking(move || {
             hash_file(place.disk.file(), &mut hasher, from, total, &stop)
                 .map_err(|error| place.fail("read", &error))?;
-            Ok(hasher.finish())
+            finished(hasher)
         })
         .await
     }
@@ -407,6 +416,11 @@ impl Bound {
     fn lock(&self) -> MutexGuard<'_, Gate> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The digests of a stream without the secret that was looked for.
+fn finished(hasher: Hasher) -> Result<Vec<Checksum>, Failure> {
+    if hasher.has_secret() { Err(echoed()) } else { Ok(hasher.finish()) }
 }
 
 impl Gate {

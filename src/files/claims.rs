@@ -9,15 +9,36 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::files::folder::Folder;
+
 /// The parts of a download root that are in use.
 #[derive(Debug, Default)]
-pub(super) struct Claims(Mutex<State>);
+pub(super) struct Claims {
+    claimed: Mutex<HashSet<String>>,
+    /// Those of all roots, since several may lie on one file system.
+    waiters: Arc<Waiters>,
+}
 
+/// The parts that wait for room, one on each file system, by the number of its device.
 #[derive(Debug, Default)]
-struct State {
-    claimed: HashSet<String>,
-    /// The part that waits for room on a file system, by the number of its device.
-    waiting: HashMap<u64, String>,
+pub(super) struct Waiters(Mutex<HashMap<u64, Waiter>>);
+
+/// A part that waits for room.
+#[derive(Debug)]
+struct Waiter {
+    folder: Folder,
+    part_name: String,
+}
+
+impl Waiter {
+    fn is(&self, folder: &Folder, part_name: &str) -> bool {
+        self.part_name == part_name && self.folder.is_same(folder)
+    }
+
+    /// Whether it is still there. In case of doubt it is: then bytes come again, and nobody waits for ever.
+    fn is_there(&self) -> bool {
+        self.folder.has(&self.part_name).unwrap_or(true)
+    }
 }
 
 /// The right to use one part; dropping it releases it.
@@ -28,51 +49,62 @@ pub(super) struct Claim {
 }
 
 impl Claims {
-    /// Claims the part of this path; `None`: it is in use. If it waited for room it does not any more.
+    /// Makes those of another root, beside which the parts of this one wait for room.
+    pub(super) fn beside(&self) -> Claims {
+        Claims { claimed: Mutex::default(), waiters: Arc::clone(&self.waiters) }
+    }
+
+    /// Claims the part of this path; `None`: it is in use.
     pub(super) fn claim(self: &Arc<Self>, path: String) -> Option<Claim> {
-        let mut state = self.lock();
-        let is_free = state.claimed.insert(path.clone());
-        if is_free {
-            state.waiting.retain(|_, waiting| *waiting != path);
-        }
+        let is_free = self.lock().insert(path.clone());
         is_free.then(|| Claim { claims: Arc::clone(self), path })
+    }
+
+    /// Notes that a part does not wait for room any more, if it did.
+    pub(super) fn goes_on(&self, folder: &Folder, part_name: &str) {
+        self.waiters.lock().retain(|_, waiting| !waiting.is(folder, part_name));
     }
 
     /// Whether the part of this path is in use.
     pub(super) fn has(&self, path: &str) -> bool {
-        self.lock().claimed.contains(path)
+        self.lock().contains(path)
     }
 
     /// Removes a directory by `remove`, unless a part in it, or further down, is in use: its file may have no name yet. Says
     /// whether it is gone. `own`: the path of a part that is being removed.
     pub(super) fn remove_unused(&self, folder: &str, own: Option<&str>, remove: impl FnOnce() -> bool) -> bool {
-        let state = self.lock();
+        let claimed = self.lock();
         let is_within = |path: &str| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
-        let is_in_use = state.claimed.iter().any(|path| is_within(path) && Some(path.as_str()) != own);
+        let is_in_use = claimed.iter().any(|path| is_within(path) && Some(path.as_str()) != own);
         // While nobody can begin to use one.
         !is_in_use && remove()
     }
 
-    /// Whether the part of this path may be kept while its download waits for room on a file system. `is_there` says
-    /// whether another one, which was kept, still exists.
-    pub(super) fn may_wait(&self, device: u64, path: &str, is_there: impl FnOnce(&str) -> bool) -> bool {
-        let mut state = self.lock();
-        let other = state.waiting.get(&device).filter(|other| *other != path);
-        if other.is_some_and(|other| is_there(other)) {
+    /// Whether a part may be kept while its download waits for room on the file system of its folder.
+    pub(super) fn may_wait(&self, folder: &Folder, part_name: &str) -> bool {
+        let mut waiting = self.waiters.lock();
+        let other = waiting.get(&folder.device()).filter(|other| !other.is(folder, part_name));
+        if other.is_some_and(Waiter::is_there) {
             return false;
         }
-        state.waiting.insert(device, path.to_owned());
+        waiting.insert(folder.device(), Waiter { folder: folder.clone(), part_name: part_name.to_owned() });
         true
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiters {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Waiter>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.claims.lock().claimed.remove(&self.path);
+        self.claims.lock().remove(&self.path);
     }
 }
 
@@ -92,13 +124,22 @@ mod tests {
     }
 
     #[test]
-    fn one_part_waits_for_room_on_each_file_system() {
+    fn one_part_waits_for_room_on_a_file_system_also_of_two_roots() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            let dir = cap_std::fs::Dir::open_ambient_dir(&path, cap_std::ambient_authority()).unwrap();
+            Folder::new(&dir, "").unwrap()
+        };
+        let (here, there) = (folder("here"), folder("there"));
         let claims = Arc::new(Claims::default());
-        assert!(claims.may_wait(1, "a", |_| true) && claims.may_wait(1, "a", |_| true));
-        assert!(!claims.may_wait(1, "b", |other| other == "a"));
-        assert!(claims.may_wait(2, "b", |_| true));
-        assert!(claims.may_wait(1, "c", |_| false), "the other is gone");
-        drop(claims.claim("c".to_owned()));
-        assert!(claims.may_wait(1, "b", |_| true), "the other goes on");
+        let beside = Arc::new(claims.beside());
+        std::fs::write(dir.path().join("here/a"), "").unwrap();
+        assert!(claims.may_wait(&here, "a") && claims.may_wait(&here, "a"));
+        assert!(!claims.may_wait(&here, "b") && !beside.may_wait(&there, "a"));
+        claims.goes_on(&here, "a");
+        assert!(beside.may_wait(&there, "a"), "the other goes on");
+        assert!(claims.may_wait(&here, "a"), "the other is gone: there is no such file");
     }
 }

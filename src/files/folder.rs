@@ -55,6 +55,12 @@ impl Folder {
         Ok(Folder { dir: Arc::new(dir), path: path.into(), device })
     }
 
+    /// Whether both are handles of one directory.
+    pub(super) fn is_same(&self, other: &Folder) -> bool {
+        let node = |folder: &Folder| rustix::fs::fstat(&folder.dir).map(|stat| (stat.st_dev, stat.st_ino)).ok();
+        Arc::ptr_eq(&self.dir, &other.dir) || node(self).is_some_and(|own| Some(own) == node(other))
+    }
+
     /// Its path relative to the root; empty: the root itself.
     pub fn path(&self) -> &str {
         &self.path

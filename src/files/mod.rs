@@ -24,6 +24,7 @@ pub mod names;
 pub mod part;
 pub mod ranges;
 pub mod root;
+pub mod roots;
 pub mod source;
 pub mod space;
 mod syncs;
@@ -32,6 +33,7 @@ pub mod version;
 
 pub use content::ContentStore;
 pub use root::Root;
+pub use roots::Roots;
 
 /// How far a finished file is forced to the device before it is said to be there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

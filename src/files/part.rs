@@ -217,7 +217,9 @@ impl Part {
 }
 
 fn claim(root: &Root, folder: &Folder, key: PartKey<'_>) -> Result<Claim, Failure> {
-    root.claim(folder.path_of(key.name)).ok_or_else(|| in_use(folder.path(), key))
+    let claim = root.claim(folder.path_of(key.name)).ok_or_else(|| in_use(folder.path(), key))?;
+    root.goes_on(folder, &part_name(key.name));
+    Ok(claim)
 }
 
 /// Locks the part against other processes. `false`: the name leads to another file by now, because the process that had

@@ -93,6 +93,13 @@ impl Root {
         open().map_err(|error| failure("open the download directory", &shown, &error))
     }
 
+    /// Opens another root, and makes it when it is missing. What both set aside on one file system counts together.
+    pub fn beside(&self, path: &Path) -> Result<Root, Failure> {
+        let other = Root::open(path)?;
+        let (space, claims) = (Arc::clone(&self.space), Arc::new(self.claims.beside()));
+        Ok(Root { space, claims, faults: self.faults.clone(), ..other })
+    }
+
     /// Lets the disk fail as `faults` says.
     #[must_use]
     pub fn with_faults(self, faults: Arc<dyn Faults>) -> Root {
@@ -120,16 +127,14 @@ impl Root {
         Some((unnamed::open(folder).ok()?, naming))
     }
 
-    /// Whether the part of `key` in `folder` may be kept while its download waits for room there. `name_of`: what the part
-    /// of a key is called.
-    pub(super) fn may_wait(&self, folder: &Folder, key: &str, name_of: fn(&str) -> String) -> bool {
-        let is_there = |path: &str| {
-            let (above, key) = path.rsplit_once('/').unwrap_or(("", path));
-            // In case of doubt it is there: then bytes come again, and nobody waits for ever.
-            self.find_folder(above)
-                .map_or(true, |folder| folder.is_some_and(|it| it.has(&name_of(key)).unwrap_or(true)))
-        };
-        self.claims.may_wait(folder.device(), &folder.path_of(key), is_there)
+    /// Whether a part in `folder` may be kept while its download waits for room there.
+    pub(super) fn may_wait(&self, folder: &Folder, part_name: &str) -> bool {
+        self.claims.may_wait(folder, part_name)
+    }
+
+    /// Notes that a part does not wait for room any more.
+    pub(super) fn goes_on(&self, folder: &Folder, part_name: &str) {
+        self.claims.goes_on(folder, part_name);
     }
 
     /// The directory of this relative path, if it is there.

@@ -2,6 +2,7 @@
 //! `limits::state`, and what is remembered those of `limits::table`; here they get the time, a lock, and wake-ups.
 
 use std::collections::HashMap;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -9,15 +10,17 @@ use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::limits::Blocked;
+use crate::limits::parties::{OwnView, PerParty};
 use crate::limits::places::{AttemptNo, Places};
 use crate::limits::queue::{Queues, Ticket};
 use crate::limits::rate::ByteRate;
-use crate::limits::recent::{Activity, Recent};
+use crate::limits::recent::{Activity, Recent, UnderWay};
 use crate::limits::state::{HostState, cut};
 use crate::limits::table::{Row, Table};
 use crate::limits::turns::Asker;
 use crate::model::host::Host;
 use crate::model::limits::{HostLimits, Limits};
+use crate::model::tenant::{Parties, Party};
 use crate::model::time::Timestamp;
 
 /// The longest pause that an attempt which has begun waits for, with all that it holds.
@@ -30,6 +33,7 @@ const CROWDED: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Hosts {
     inner: Mutex<Inner>,
+    per_party: PerParty,
     clock: Clock,
     /// Woken when a host may have room again; see [`Hosts::take_freed`].
     freed: Notify,
@@ -41,7 +45,7 @@ struct Inner {
     table: Table,
     queues: Queues,
     places: Places,
-    recent: Recent,
+    recent: Recent<Host>,
     freed: Vec<Host>,
 }
 
@@ -74,9 +78,15 @@ pub struct HostPermit {
     hosts: Arc<Hosts>,
     host: Host,
     attempt: Option<AttemptNo>,
+    under_way: Option<UnderWay>,
 }
 
 impl HostPermit {
+    /// Says for whom the request is made.
+    pub fn is_for(&mut self, party: Party) {
+        self.under_way = self.hosts.per_party.begin(party, &self.host, self.hosts.clock.now());
+    }
+
     /// Says which attempt the request is of.
     pub fn belongs_to(&mut self, place: &AttemptPlace) {
         self.attempt = Some(place.attempt);
@@ -184,12 +194,18 @@ pub struct HostReader {
     host: Host,
     rate: Arc<ByteRate>,
     activity: Arc<Activity>,
+    /// What is counted for whom it is read.
+    own: Option<Arc<Activity>>,
 }
 
 impl HostReader {
     /// Takes `bytes` of the host's rate, which all its bodies share, and waits until the rate has allowed them.
     pub async fn take(&self, bytes: u64) {
-        self.activity.received(bytes, self.hosts.clock.now());
+        let now = self.hosts.clock.now();
+        self.activity.received(bytes, now);
+        if let Some(own) = &self.own {
+            own.received(bytes, now);
+        }
         self.rate.take(bytes).await;
     }
 }
@@ -276,7 +292,7 @@ impl Hosts {
             recent: Recent::default(),
             freed: Vec::new(),
         };
-        Arc::new(Hosts { inner: Mutex::new(inner), clock, freed: Notify::new() })
+        Arc::new(Hosts { inner: Mutex::new(inner), per_party: PerParty::default(), clock, freed: Notify::new() })
     }
 
     /// Returns the limits in force.
@@ -376,15 +392,17 @@ impl Hosts {
         }
     }
 
-    /// Begins to read a body of `host`.
-    pub fn read(self: &Arc<Self>, host: &Host) -> HostReader {
+    /// Begins to read a body of `host` for somebody.
+    pub fn read(self: &Arc<Self>, host: &Host, party: Party) -> HostReader {
         let now = self.clock.now();
         let mut inner = self.lock();
         let limits = inner.rules.of(host);
         let begin = |state: &mut HostState| state.reader_begins(limits.bytes_per_second);
         let rate = inner.table.change(host, now, || HostState::new(&limits), begin);
         let activity = inner.recent.of(host, now);
-        HostReader { hosts: self.clone(), host: host.clone(), rate, activity }
+        drop(inner);
+        let own = self.per_party.of(party, host, now);
+        HostReader { hosts: self.clone(), host: host.clone(), rate, activity, own }
     }
 
     /// Pauses `host` for every job, at most for a week. A shorter pause does not shorten a longer one.
@@ -408,10 +426,41 @@ impl Hosts {
         Some(was_paused)
     }
 
-    /// Counts an attempt that failed at `host`.
-    pub fn attempt_failed(&self, host: &Host) {
+    /// Counts an attempt of somebody that failed at `host`.
+    pub fn attempt_failed(&self, host: &Host, party: Party) {
         let now = self.clock.now();
         self.lock().recent.failed(host, now);
+        if let Some(own) = self.per_party.of(party, host, now) {
+            own.failed(now);
+        }
+    }
+
+    /// Says whether what is done for different parties is counted apart.
+    pub fn tell_parties_apart(&self, is_on: bool) {
+        self.per_party.set_on(is_on);
+    }
+
+    /// Keeps an error of `host` for who asked it.
+    pub fn note_own_error(&self, host: &Host, party: Party, error: &str) {
+        self.per_party.note_error(party, host, error, self.clock.now());
+    }
+
+    /// Returns at most `limit` hosts that are asked for these parties, in the order of their names, from the first one after
+    /// `last`. The numbers and errors are theirs alone.
+    pub fn own_views_after(&self, whose: Parties, last: Option<&Host>, limit: usize) -> Vec<HostView> {
+        let now = self.clock.now();
+        let own = self.per_party.views(whose, now);
+        let inner = self.lock();
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let view = |(host, own): (&Host, &OwnView)| HostView {
+            running: own.running,
+            recent_error: own.error.as_ref().map(|(time, error)| (*time, error.to_string())),
+            bytes_per_second: own.rates.bytes_per_second,
+            requests_per_second: own.rates.requests_per_second,
+            recent_failures: own.rates.failures,
+            ..inner.view(Row { host, state: inner.table.get(host), error: None }, now)
+        };
+        own.range::<Host, _>((from, Bound::Unbounded)).take(limit).map(view).collect()
     }
 
     /// Notes that `host` answered: any answer closes its breaker.
@@ -502,7 +551,7 @@ impl Hosts {
     }
 
     fn permit(self: &Arc<Self>, host: &Host) -> HostPermit {
-        HostPermit { hosts: self.clone(), host: host.clone(), attempt: None }
+        HostPermit { hosts: self.clone(), host: host.clone(), attempt: None, under_way: None }
     }
 
     fn release(&self, host: &Host, attempt: Option<AttemptNo>) {
@@ -590,7 +639,7 @@ impl Place<'_> {
                     inner.pass_on(self.host, now);
                 }
                 drop(inner);
-                Ok(HostPermit { hosts: hosts.clone(), host: self.host.clone(), attempt: self.attempt })
+                Ok(HostPermit { hosts: hosts.clone(), host: self.host.clone(), attempt: self.attempt, under_way: None })
             }
             Err(why) => {
                 if self.ticket.is_none() {

@@ -15,6 +15,7 @@ use crate::limits::Blocked;
 use crate::limits::hosts::{HostPermit, Hosts, NotNow};
 use crate::model::host::Host;
 use crate::model::limits::{HostLimits, Limits};
+use crate::model::tenant::Party;
 use crate::model::time::Timestamp;
 
 const SECOND: i64 = 1_000_000;
@@ -256,7 +257,7 @@ async fn many_hosts_have_limits_of_their_own() {
 async fn a_new_byte_rate_reaches_bodies_that_are_read() {
     let hosts = hosts(1);
     let host = Host::new("a:80");
-    let reader = hosts.read(&host);
+    let reader = hosts.read(&host, Party::default());
     reader.take(1_000_000_000).await;
     let start = Instant::now();
     let own = HostLimits { host: "a".into(), bytes_per_second: 1_000, ..HostLimits::default() };

@@ -8,6 +8,7 @@
 //! calls [`hosts::Hosts::try_start`], whose error says why a request may not start.
 
 pub mod hosts;
+mod parties;
 mod places;
 mod queue;
 pub mod rate;

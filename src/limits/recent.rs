@@ -2,10 +2,11 @@
 //! brings the time.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::model::host::Host;
 use crate::model::time::Timestamp;
 
 /// Rates are means over this time, of parts of [`PART`].
@@ -78,6 +79,8 @@ fn part(now: Timestamp, length: Duration) -> i64 {
 #[derive(Debug, Default)]
 pub(super) struct Activity {
     counts: Mutex<Counts>,
+    /// Requests under way, where they are counted for somebody apart.
+    under_way: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -85,9 +88,43 @@ struct Counts {
     bytes: Window<PARTS>,
     requests: Window<PARTS>,
     failures: Window<FAILURE_PARTS>,
+    /// The last error, where it is kept for somebody apart.
+    error: Option<(Timestamp, Arc<str>)>,
+}
+
+/// A request that is counted as being under way.
+#[derive(Debug)]
+pub(super) struct UnderWay(Arc<Activity>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Activity {
+    /// Counts a request, which is under way until what is returned is dropped.
+    pub(super) fn begin(self: Arc<Self>, now: Timestamp) -> UnderWay {
+        self.requested(now);
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        UnderWay(self)
+    }
+
+    /// Returns how many requests are under way.
+    pub(super) fn under_way(&self) -> u32 {
+        self.under_way.load(Ordering::Relaxed)
+    }
+
+    /// Keeps an error.
+    pub(super) fn note_error(&self, error: Arc<str>, now: Timestamp) {
+        self.lock().error = Some((now, error));
+    }
+
+    /// Returns the last error.
+    pub(super) fn error(&self) -> Option<(Timestamp, Arc<str>)> {
+        self.lock().error.clone()
+    }
+
     /// Counts bytes of a body.
     pub(super) fn received(&self, bytes: u64, now: Timestamp) {
         self.lock().bytes.add(part(now, PART), bytes);
@@ -97,11 +134,11 @@ impl Activity {
         self.lock().requests.add(part(now, PART), 1);
     }
 
-    fn failed(&self, now: Timestamp) {
+    pub(super) fn failed(&self, now: Timestamp) {
         self.lock().failures.add(part(now, FAILURE_PART), 1);
     }
 
-    fn rates(&self, now: Timestamp) -> Rates {
+    pub(super) fn rates(&self, now: Timestamp) -> Rates {
         let mut counts = self.lock();
         let (short, long) = (part(now, PART), part(now, FAILURE_PART));
         Rates {
@@ -117,12 +154,12 @@ impl Activity {
     }
 }
 
-/// The hosts of which something is known.
+/// The hosts of which something is known; with those for whom that was, where it is kept of each apart.
 #[derive(Debug)]
-pub(super) struct Recent {
-    hosts: HashMap<Host, Entry>,
+pub(super) struct Recent<K> {
+    hosts: HashMap<K, Entry>,
     /// By when something was counted last.
-    order: BTreeSet<(i64, Host)>,
+    order: BTreeSet<(i64, K)>,
     hosts_max: usize,
 }
 
@@ -132,15 +169,15 @@ struct Entry {
     activity: Arc<Activity>,
 }
 
-impl Default for Recent {
+impl<K> Default for Recent<K> {
     fn default() -> Self {
         Recent { hosts: HashMap::new(), order: BTreeSet::new(), hosts_max: HOSTS_MAX }
     }
 }
 
-impl Recent {
+impl<K: Clone + Eq + Hash + Ord> Recent<K> {
     /// Returns what is counted of a host from now on.
-    pub(super) fn of(&mut self, host: &Host, now: Timestamp) -> Arc<Activity> {
+    pub(super) fn of(&mut self, host: &K, now: Timestamp) -> Arc<Activity> {
         let touched = part(now, TOUCH);
         if let Some(entry) = self.hosts.get_mut(host) {
             if entry.touched != touched {
@@ -158,18 +195,23 @@ impl Recent {
     }
 
     /// Counts the start of a request.
-    pub(super) fn requested(&mut self, host: &Host, now: Timestamp) {
+    pub(super) fn requested(&mut self, host: &K, now: Timestamp) {
         self.of(host, now).requested(now);
     }
 
     /// Counts an attempt that failed.
-    pub(super) fn failed(&mut self, host: &Host, now: Timestamp) {
+    pub(super) fn failed(&mut self, host: &K, now: Timestamp) {
         self.of(host, now).failed(now);
     }
 
     /// Returns what is shown of a host.
-    pub(super) fn rates(&self, host: &Host, now: Timestamp) -> Rates {
+    pub(super) fn rates(&self, host: &K, now: Timestamp) -> Rates {
         self.hosts.get(host).map(|entry| entry.activity.rates(now)).unwrap_or_default()
+    }
+
+    /// Returns all that is known.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &Arc<Activity>)> {
+        self.hosts.iter().map(|(host, entry)| (host, &entry.activity))
     }
 
     /// Forgets hosts that were silent for long, and the most silent ones of too many.
@@ -189,6 +231,7 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::host::Host;
 
     fn at(seconds: f64) -> Timestamp {
         Timestamp(1_700_000_000_000_000 + (seconds * 1e6) as i64)
@@ -196,7 +239,7 @@ mod tests {
 
     #[test]
     fn rates_are_means_over_five_seconds_and_end_with_them() {
-        let mut recent = Recent::default();
+        let mut recent = Recent::<Host>::default();
         let host = Host::new("a:80");
         for step in 0..100 {
             let now = at(f64::from(step) / 10.0);
@@ -213,7 +256,7 @@ mod tests {
 
     #[test]
     fn failures_are_recent_for_five_minutes() {
-        let mut recent = Recent::default();
+        let mut recent = Recent::<Host>::default();
         let host = Host::new("a:80");
         for seconds in [0.0, 100.0, 250.0] {
             recent.failed(&host, at(seconds));

@@ -17,6 +17,7 @@ use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
 use crate::model::limits::RateLimit;
 use crate::model::secret;
+use crate::model::tenant::Party;
 use crate::model::time::Timestamp;
 use crate::net::classify;
 use crate::net::{Body, BodySource, Permit, Profile, Request, Response, Transport};
@@ -96,6 +97,8 @@ pub struct Limited {
     pub hosts: Arc<Hosts>,
     /// The rates of the job.
     pub job: Arc<JobRates>,
+    /// For whom the attempt is made.
+    pub party: Party,
     /// Bytes of the whole server.
     pub server_bytes: Arc<ByteRate>,
     /// The permit that the scheduler took for the first request.
@@ -124,10 +127,12 @@ impl Limited {
                 drop(other);
                 let mut waiting = self.place.as_ref().map(|place| place.wait());
                 self.job.start(&self.clock, &mut waiting).await.map_err(|until| self.crowded(host, until))?;
-                self.hosts.start(host, waiting).await.map_err(|why| match why {
+                let mut permit = self.hosts.start(host, waiting).await.map_err(|why| match why {
                     NotNow::Paused(until) => self.paused(host, until),
                     NotNow::Crowded(until) => self.crowded(host, until),
-                })
+                })?;
+                permit.is_for(self.party);
+                Ok(permit)
             }
         }
     }
@@ -153,17 +158,25 @@ impl Limited {
                 let failure =
                     classify::judge_status(response.status, &response.headers, self.clock.now(), self.retry_after_max);
                 self.hosts.note_error(host, &failure.message);
+                self.hosts.note_own_error(host, self.party, &failure.message);
                 if let Some(wait) = failure.retry_after {
                     let reason = format!("answered {} and asked to wait {} s", response.status, wait.as_secs());
                     self.hosts.pause(host, self.clock.now().plus(wait), &reason);
                 }
             }
-            Err(failure) => match failure.reason {
-                FailureReason::Dns | FailureReason::Connect | FailureReason::TimeoutConnect => {
-                    self.hosts.failed_to_connect(host, &failure.message);
-                }
-                _ => self.hosts.note_error(host, &failure.message),
-            },
+            Err(failure) => {
+                self.hosts.note_own_error(host, self.party, &failure.message);
+                self.note_failure(host, failure);
+            }
+        }
+    }
+
+    fn note_failure(&self, host: &Host, failure: &Failure) {
+        match failure.reason {
+            FailureReason::Dns | FailureReason::Connect | FailureReason::TimeoutConnect => {
+                self.hosts.failed_to_connect(host, &failure.message);
+            }
+            _ => self.hosts.note_error(host, &failure.message),
         }
     }
 }
@@ -186,7 +199,7 @@ impl Transport for Limited {
                 inner: response.body,
                 job: self.job.clone(),
                 server_bytes: self.server_bytes.clone(),
-                host: self.hosts.read(&host),
+                host: self.hosts.read(&host, self.party),
                 received: self.metrics.received.of(self.kind).clone(),
                 received_here: self.metrics.host(host.as_str(), host.name()).map(|own| own.received.clone()),
             };
@@ -267,6 +280,7 @@ mod tests {
             inner: Arc::new(Nowhere),
             hosts: hosts.clone(),
             job: Arc::new(JobRates::new(RateLimit::default())),
+            party: Party::default(),
             server_bytes: Arc::default(),
             first: Mutex::new(hosts.try_start(&host).ok()),
             place: None,

@@ -52,7 +52,9 @@ impl Listener {
     /// Returns whether nobody but users of this machine can reach it.
     pub fn is_near(&self) -> bool {
         match self {
-            Listener::Network(listener, _) => listener.local_addr().is_ok_and(|it| it.ip().to_canonical().is_loopback()),
+            Listener::Network(listener, _) => {
+                listener.local_addr().is_ok_and(|it| it.ip().to_canonical().is_loopback())
+            }
             Listener::Socket(_) => true,
         }
     }

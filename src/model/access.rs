@@ -4,19 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
+use crate::model::credential::Credential;
+use crate::model::credential::put::PutCredential;
 use crate::model::failure::is_default;
 use crate::model::identity::Identity;
-use crate::model::role::{DEFAULT_TENANT, Grant, Role, everything, holds};
+use crate::model::ids::JobId;
+use crate::model::role::{Grant, Role, everything, holds, may_name};
+use crate::model::tenant::{self, Scope, Tenant, TenantNo};
 use crate::model::time::Timestamp;
 use crate::model::token::TokenHash;
 
-/// The number of a principal. It is never given twice.
-pub type PrincipalNo = u64;
+pub use crate::model::made_by::{LOCAL, MadeBy, PrincipalNo};
 
-/// Every caller on this machine, while none has to authenticate; and the server's own user.
-pub const LOCAL: PrincipalNo = 0;
 /// The name of [`LOCAL`].
 pub const LOCAL_NAME: &str = "local";
 /// The name of every caller where all may call.
@@ -79,6 +79,9 @@ pub struct Principal {
     /// Whether its calls are refused.
     #[serde(default, skip_serializing_if = "is_default")]
     pub disabled: bool,
+    /// The tenant that its calls are about when they name none; empty: it has none.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub default_tenant: String,
     /// Whether it was deleted. Its number stays taken.
     #[serde(default, skip_serializing_if = "is_default")]
     pub is_gone: bool,
@@ -142,35 +145,6 @@ pub struct Token {
     pub request: MadeBy,
 }
 
-/// The request that made something, by which a repetition of it is told from another request.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MadeBy {
-    /// Its name, which is the caller's; empty: it cannot be repeated.
-    pub id: String,
-    /// The number of the caller.
-    pub principal: PrincipalNo,
-    /// The SHA-256 of what was asked for, in hexadecimal digits.
-    pub digest: String,
-}
-
-impl MadeBy {
-    /// Names a request that asks for `what`.
-    pub(crate) fn of(id: &str, by: &Actor, what: &impl Serialize) -> MadeBy {
-        if id.is_empty() {
-            return MadeBy::default();
-        }
-        // Plain data with string keys: it cannot fail to be written.
-        let digest = Sha256::digest(serde_json::to_vec(what).unwrap_or_default());
-        let digest = digest.iter().fold(String::with_capacity(64), |text, byte| text + &format!("{byte:02x}"));
-        MadeBy { id: id.to_owned(), principal: by.principal, digest }
-    }
-
-    /// Returns whether both are requests of one name and one caller.
-    pub(crate) fn repeats(&self, other: &MadeBy) -> bool {
-        !self.id.is_empty() && self.id == other.id && self.principal == other.principal
-    }
-}
-
 fn no_hash() -> TokenHash {
     TokenHash([0; 32])
 }
@@ -202,10 +176,12 @@ pub struct Actor {
     pub grants: Vec<Grant>,
     /// The server's own name of the call; empty: no call, but the program that the engine is in.
     pub request_id: String,
+    /// What the call is about.
+    pub scope: Scope,
 }
 
 impl Actor {
-    /// Returns the server's own user, who may do everything.
+    /// Returns the server's own user, who may do everything, about the tenant that always exists.
     pub fn local() -> Actor {
         Actor {
             principal: LOCAL,
@@ -214,12 +190,23 @@ impl Actor {
             address: String::new(),
             grants: everything(),
             request_id: String::new(),
+            scope: Scope::default_one(),
         }
     }
 
     /// Returns whether the call may do this, at `tenant` where it is a role of a tenant.
     pub fn may(&self, role: Role, tenant: &str) -> bool {
         holds(&self.grants, &Grant::at(role, tenant))
+    }
+
+    /// Returns whether the call may do this where it is about.
+    pub fn may_here(&self, role: Role) -> bool {
+        self.may(role, self.scope.name())
+    }
+
+    /// Returns whether the call may name this tenant.
+    pub fn may_name(&self, tenant: &str) -> bool {
+        may_name(&self.grants, tenant)
     }
 
     pub(crate) fn is_operator(&self) -> bool {
@@ -248,6 +235,7 @@ pub enum AccessChange {
         grants: Vec<Grant>,
         identities: Vec<Identity>,
         disabled: bool,
+        default_tenant: String,
         request_id: String,
     },
     UpdatePrincipal {
@@ -256,9 +244,24 @@ pub enum AccessChange {
         grants: Option<Vec<Grant>>,
         identities: Option<Vec<Identity>>,
         disabled: Option<bool>,
+        default_tenant: Option<String>,
         etag: String,
     },
     DeletePrincipal {
+        name: String,
+        etag: String,
+    },
+    CreateTenant {
+        name: String,
+        title: String,
+        request_id: String,
+    },
+    UpdateTenant {
+        name: String,
+        title: Option<String>,
+        etag: String,
+    },
+    DeleteTenant {
         name: String,
         etag: String,
     },
@@ -267,10 +270,20 @@ pub enum AccessChange {
         id: String,
         with_descendants: bool,
     },
+    PutCredential(Box<PutCredential>),
+    DeleteCredential {
+        tenant: TenantNo,
+        name: String,
+        etag: String,
+        /// Whether it goes though jobs that have not ended name it.
+        force: bool,
+    },
     /// Every call needs a token from now on, whether or not there is one.
     Require,
     /// Tokens were used: when, and from where.
     Used(Vec<(String, Timestamp, String)>),
+    /// Credentials were used, and when.
+    UsedCredentials(Vec<(TenantNo, String, Timestamp)>),
 }
 
 /// A token to make.
@@ -302,6 +315,15 @@ pub enum AccessError {
     /// There is no such principal, as far as the caller may know.
     #[error("there is no principal `{0}`")]
     NoPrincipal(String),
+    /// There is no such tenant, as far as the caller may know.
+    #[error("there is no tenant `{0}`")]
+    NoTenant(String),
+    /// There is a tenant of that name.
+    #[error("there is a tenant `{0}` already; choose another name, or update that one")]
+    TenantExists(String),
+    /// Jobs of the tenant are left.
+    #[error("tenant `{0}` still has jobs; delete them first")]
+    TenantNotEmpty(String),
     /// There is no such token, as far as the caller may know.
     #[error("there is no token `{0}`")]
     NoToken(String),
@@ -319,12 +341,12 @@ pub enum AccessError {
     Escalation(String),
     /// Who asks has no role for it.
     #[error("this needs the role `{}`", .0.name())]
-    MissingRole(Role),
+    MissingRole(Role, String),
     /// Nobody could sign in as operator any more.
     #[error("nobody could sign in as operator any more; make another operator with a token first")]
     LastOperator,
     /// It has changed since it was read.
-    #[error("principal `{0}` has changed since it was read; read it again and repeat the change")]
+    #[error("`{0}` has changed since it was read; read it again and repeat the change")]
     Stale(String),
     /// A field is not what it must be.
     #[error("`{0}` {1}")]
@@ -332,6 +354,23 @@ pub enum AccessError {
     /// There are too many.
     #[error("there are {ENTRIES_MAX} {0} already, the most that the server keeps; delete some")]
     TooMany(&'static str),
+    /// There is no such credential.
+    #[error("there is no credential `{0}`")]
+    NoCredential(String),
+    /// It has changed since it was read.
+    #[error("credential `{0}` has changed since it was read; read it again and repeat the change")]
+    StaleCredential(String),
+    /// A binding gets wider only together with a value.
+    #[error("`{0}` would let the credential go further than it does; set `value` again, and name it in `update_mask`")]
+    ValueRequired(&'static str),
+    /// Jobs name it that have not ended.
+    #[error(
+        "job {1} has not ended and names the credential `{0}`; wait for it, or set `force`: its next attempt fails then"
+    )]
+    CredentialInUse(String, JobId),
+    /// There are too many.
+    #[error("there are {0} credentials already, the most that the server keeps; delete some")]
+    TooManyCredentials(usize),
 }
 
 /// What came of a change.
@@ -346,6 +385,8 @@ pub enum AccessAnswer {
         /// Whether this change is what makes authentication required.
         is_first: bool,
     },
+    /// A tenant, as it is now.
+    Tenant(Arc<Tenant>),
     /// A token.
     Token {
         /// As it is kept.
@@ -357,6 +398,8 @@ pub enum AccessAnswer {
     },
     /// How many tokens ended.
     Revoked(u32),
+    /// A credential.
+    Credential(Arc<Credential>),
 }
 
 /// A row to store.
@@ -364,34 +407,31 @@ pub enum AccessAnswer {
 pub enum AccessRow {
     /// A principal, new or changed.
     Principal(Arc<Principal>),
+    /// A tenant, new or changed.
+    Tenant(Arc<Tenant>),
     /// A token, new or changed.
     Token(Arc<Token>),
     /// A token that has ended long ago is forgotten.
     Forget(String),
     /// Every call needs a token from now on.
     Required,
+    /// A credential, new or changed.
+    Credential(Arc<Credential>),
+    /// A credential is gone.
+    NoCredential(TenantNo, String),
 }
 
 /// The longest that a token may last when nothing is said.
 pub const LIFETIME_MAX_DEFAULT: Duration = Duration::from_secs(366 * 86_400);
 
-/// Returns why this cannot be the name of a principal; `None` where it can.
+/// Returns why this cannot be the name of a principal; `None` where it can. Whether there is its tenant is not looked at.
 pub fn name_objection(name: &str) -> Option<String> {
-    let own = match name.split_once('/') {
-        Some((DEFAULT_TENANT, own)) => own,
-        Some(_) => return Some("belongs to a tenant that does not exist; `default` does".to_owned()),
-        None => name,
-    };
+    let (home, own) = name.split_once('/').map_or((None, name), |(home, own)| (Some(home), own));
     if own == LOCAL_NAME || own == ANONYMOUS_NAME {
         return Some(format!("is `{own}`, which is the server's own name; choose another"));
     }
-    let is_letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let bytes = own.as_bytes();
-    let is_good = (1..=63).contains(&bytes.len())
-        && bytes.iter().all(|byte| is_letter(*byte) || *byte == b'-')
-        && bytes.first().is_some_and(|byte| is_letter(*byte))
-        && bytes.last().is_some_and(|byte| is_letter(*byte));
-    let rule = "must be 1 to 63 of the letters a to z, digits and `-`, with a letter or digit at each end; `default/` may \
-                stand before it";
+    let is_good = home.into_iter().chain([own]).all(|part| tenant::name_objection(part).is_none());
+    let rule = "must be 1 to 63 of the letters a to z, digits and `-`, with a letter or digit at each end; the name of a \
+                tenant and `/` may stand before it";
     (!is_good).then(|| rule.to_owned())
 }

@@ -8,11 +8,12 @@ use crate::model::access::{AccessChange, AccessRow, Actor};
 use crate::model::book::Book;
 use crate::model::failure::is_default;
 use crate::model::ids::JobId;
-use crate::model::role::DEFAULT_TENANT;
 use crate::model::time::Timestamp;
 
 /// The subject of what is about the server as a whole.
 pub const SERVER: &str = "server";
+/// What stands for a method where a job uses a credential.
+pub const USE: &str = "credential-use";
 /// The code of what was done.
 pub const OK: &str = "OK";
 
@@ -73,7 +74,22 @@ impl AuditRow {
 
     /// Makes the row of something that `by` did to a job.
     pub fn of_job(by: &Actor, method: &str, job: JobId, time: Timestamp) -> AuditRow {
-        AuditRow::done(by, &format!("JobService/{method}"), format!("jobs/{job}"), DEFAULT_TENANT, time)
+        AuditRow::done(by, &format!("JobService/{method}"), format!("jobs/{job}"), by.scope.name(), time)
+    }
+
+    /// Makes the row of a job that uses a credential for the first time: no call, but an act of whoever made the job.
+    pub fn of_use(creator: &str, tenant: &str, credential: &str, job: JobId, time: Timestamp) -> AuditRow {
+        AuditRow {
+            time,
+            principal: creator.to_owned(),
+            tenant: tenant.to_owned(),
+            method: USE.to_owned(),
+            subject: credential_subject(tenant, credential),
+            code: OK.to_owned(),
+            changed: vec![format!("jobs/{job}")],
+            count: 1,
+            ..AuditRow::default()
+        }
     }
 
     /// Makes the rows of a change of who may call, which stores `stored`: one for each thing that it changes. None: it is
@@ -87,34 +103,55 @@ impl AuditRow {
     ) -> Vec<AuditRow> {
         let (method, changed) = match change {
             AccessChange::CreatePrincipal { .. } => ("CreatePrincipal", Vec::new()),
-            AccessChange::UpdatePrincipal { title, grants, identities, disabled, .. } => {
+            AccessChange::UpdatePrincipal { title, grants, identities, disabled, default_tenant, .. } => {
                 let named = [
                     ("title", title.is_some()),
                     ("grants", grants.is_some()),
                     ("identities", identities.is_some()),
                     ("disabled", disabled.is_some()),
+                    ("default_tenant", default_tenant.is_some()),
                 ];
                 let named = named.iter().filter(|(_, is_set)| *is_set).map(|(field, _)| (*field).to_owned());
                 ("UpdatePrincipal", named.collect())
             }
             AccessChange::DeletePrincipal { .. } => ("DeletePrincipal", Vec::new()),
+            AccessChange::CreateTenant { .. } => ("CreateTenant", Vec::new()),
+            AccessChange::UpdateTenant { title, .. } => {
+                ("UpdateTenant", title.iter().map(|_| "title".to_owned()).collect())
+            }
+            AccessChange::DeleteTenant { .. } => ("DeleteTenant", Vec::new()),
             AccessChange::CreateToken(_) => ("CreateToken", Vec::new()),
             AccessChange::RevokeToken { .. } => ("RevokeToken", Vec::new()),
-            AccessChange::Require | AccessChange::Used(_) => return Vec::new(),
+            AccessChange::PutCredential(put) => ("PutCredential", put.named()),
+            AccessChange::DeleteCredential { .. } => ("DeleteCredential", Vec::new()),
+            AccessChange::Require | AccessChange::Used(_) | AccessChange::UsedCredentials(_) => return Vec::new(),
         };
+        let home_of = |no| book.name_of(no).split_once('/').map_or("", |(tenant, _)| tenant);
         let subjects = stored.iter().filter_map(|row| match row {
-            AccessRow::Principal(principal) => Some((format!("principals/{}", principal.name), principal.no)),
-            AccessRow::Token(token) => Some((format!("tokens/{}", token.id), token.principal)),
+            AccessRow::Principal(principal) => Some((format!("principals/{}", principal.name), home_of(principal.no))),
+            AccessRow::Token(token) => Some((format!("tokens/{}", token.id), home_of(token.principal))),
+            AccessRow::Tenant(tenant) => Some((format!("tenants/{}", tenant.name), &*tenant.name)),
+            AccessRow::Credential(credential) => {
+                let tenant = book.tenant_name_of(credential.tenant);
+                Some((credential_subject(tenant, &credential.name), tenant))
+            }
+            AccessRow::NoCredential(tenant, name) => {
+                let tenant = book.tenant_name_of(*tenant);
+                Some((credential_subject(tenant, name), tenant))
+            }
             // What ended long ago is forgotten by the way.
             AccessRow::Forget(_) | AccessRow::Required => None,
         });
-        let row = |(subject, principal)| {
-            let home = book.name_of(principal).split_once('/').map_or("", |(tenant, _)| tenant);
+        let row = |(subject, home)| {
             let row = AuditRow::done(by, &format!("AccessService/{method}"), subject, home, time);
             AuditRow { changed: changed.clone(), ..row }
         };
         subjects.map(row).collect()
     }
+}
+
+fn credential_subject(tenant: &str, name: &str) -> String {
+    format!("credentials/{tenant}/{name}")
 }
 
 /// What a row depends on: where that changes nothing after all, there is no row.
@@ -171,6 +208,8 @@ pub struct AuditFilter {
     pub start: Option<Timestamp>,
     /// Only those before this time.
     pub end: Option<Timestamp>,
+    /// Only those about a tenant.
+    pub without_server: bool,
 }
 
 impl AuditFilter {
@@ -183,6 +222,7 @@ impl AuditFilter {
             && is(&self.subject, &row.subject)
             && self.start.is_none_or(|start| row.time >= start)
             && self.end.is_none_or(|end| row.time < end)
+            && !(self.without_server && row.tenant.is_empty())
     }
 }
 
@@ -201,6 +241,7 @@ mod tests {
             grants: Some(Vec::new()),
             identities: None,
             disabled: None,
+            default_tenant: None,
             etag: String::new(),
         };
         let principal = AccessChange::CreatePrincipal {
@@ -209,6 +250,7 @@ mod tests {
             grants: Vec::new(),
             identities: Vec::new(),
             disabled: false,
+            default_tenant: String::new(),
             request_id: String::new(),
         };
         let made = Book::default().apply(&principal, &Actor::local(), Timestamp(1)).unwrap().book;
@@ -231,6 +273,7 @@ mod tests {
             grants: Vec::new(),
             identities: Vec::new(),
             disabled: false,
+            default_tenant: String::new(),
             request_id: String::new(),
         };
         let token = |id: &str| {

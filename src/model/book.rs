@@ -8,12 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::access::{
-    AccessAnswer, AccessChange, AccessError, AccessRow, Actor, ENTRIES_MAX, LOCAL, LOCAL_NAME, MadeBy, NewToken,
-    Principal, PrincipalNo, Token, name_objection,
+    AccessAnswer, AccessChange, AccessError, AccessRow, Actor, ENTRIES_MAX, LOCAL, LOCAL_NAME, NewToken, Principal,
+    PrincipalNo, Token, name_objection,
 };
+use crate::model::credential::Credentials;
 use crate::model::identity::Identity;
-use crate::model::role::{DEFAULT_TENANT, Grant, Role, common, holds, may_give};
+use crate::model::made_by::MadeBy;
+use crate::model::role::{Grant, Role, common, has_role_at, holds, may_give};
+use crate::model::tenant::{DEFAULT_TENANT, Tenant, TenantNo};
 use crate::model::time::Timestamp;
+
+mod credentials;
+mod tenants;
 
 /// The first number of a principal that somebody made.
 const FIRST: PrincipalNo = 16;
@@ -23,7 +29,7 @@ const LIFETIME_DEFAULT: Duration = Duration::from_secs(90 * 86_400);
 const ENDED_KEPT: Duration = Duration::from_secs(90 * 86_400);
 
 /// All that is known of who may call.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Book {
     /// Whether a token or an identity was ever made, or authentication asked for: it stays so.
     pub is_required: bool,
@@ -36,6 +42,31 @@ pub struct Book {
     owned: BTreeSet<(PrincipalNo, String)>,
     /// When a token of each principal was last used.
     seen: BTreeMap<PrincipalNo, Timestamp>,
+    /// What the server sends to origins for those who may use it.
+    pub credentials: Credentials,
+    /// Those that were deleted too.
+    tenants: BTreeMap<TenantNo, Arc<Tenant>>,
+    tenant_names: BTreeMap<Arc<str>, TenantNo>,
+}
+
+impl Default for Book {
+    /// Nobody may call, and there is the tenant that always exists.
+    fn default() -> Self {
+        let mut book = Book {
+            is_required: false,
+            principals: BTreeMap::new(),
+            names: BTreeMap::new(),
+            identities: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            owned: BTreeSet::new(),
+            seen: BTreeMap::new(),
+            credentials: Credentials::default(),
+            tenants: BTreeMap::new(),
+            tenant_names: BTreeMap::new(),
+        };
+        book.take(&AccessRow::Tenant(Arc::new(Tenant::default_one())));
+        book
+    }
 }
 
 /// A change that is decided.
@@ -154,6 +185,7 @@ impl Book {
                 }
                 self.principals.insert(principal.no, principal.clone());
             }
+            AccessRow::Tenant(tenant) => self.take_tenant(tenant),
             AccessRow::Token(token) => {
                 if let Some((time, _)) = &token.last_use {
                     let seen = self.seen.entry(token.principal).or_default();
@@ -168,6 +200,8 @@ impl Book {
                 }
             }
             AccessRow::Required => self.is_required = true,
+            AccessRow::Credential(credential) => self.credentials.put(credential.clone()),
+            AccessRow::NoCredential(tenant, name) => self.credentials.remove(*tenant, name),
         }
     }
 
@@ -182,7 +216,7 @@ impl Book {
     /// Decides over a change that `by` wants at `now`.
     pub fn apply(&self, change: &AccessChange, by: &Actor, now: Timestamp) -> Result<Applied, AccessError> {
         let applied = match change {
-            AccessChange::CreatePrincipal { name, title, grants, identities, disabled, request_id } => {
+            AccessChange::CreatePrincipal { name, title, grants, identities, disabled, default_tenant, request_id } => {
                 let principal = Principal {
                     no: self.principals.last_key_value().map_or(FIRST, |(last, _)| last + 1),
                     name: name.clone(),
@@ -190,21 +224,27 @@ impl Book {
                     grants: grants.clone(),
                     identities: identities.clone(),
                     disabled: *disabled,
+                    default_tenant: default_tenant.clone(),
                     is_gone: false,
                     create_time: now,
                     update_time: now,
                     version: 0,
-                    request: MadeBy::of(request_id, by, &(name, title, grants, identities, disabled)),
+                    request: MadeBy::of(
+                        request_id,
+                        by.principal,
+                        &(name, title, grants, identities, disabled, default_tenant),
+                    ),
                 };
                 self.create_principal(principal, by)
             }
-            AccessChange::UpdatePrincipal { name, title, grants, identities, disabled, etag } => {
+            AccessChange::UpdatePrincipal { name, title, grants, identities, disabled, default_tenant, etag } => {
                 let principal = self.managed(name, etag, by)?;
                 let mut changed = Principal::clone(principal);
                 changed.title = title.clone().unwrap_or(changed.title);
                 changed.grants = grants.clone().unwrap_or(changed.grants);
                 changed.identities = identities.clone().unwrap_or(changed.identities);
                 changed.disabled = disabled.unwrap_or(changed.disabled);
+                changed.default_tenant = default_tenant.clone().unwrap_or(changed.default_tenant);
                 if changed == **principal {
                     let answer = AccessAnswer::Principal { principal: principal.clone(), is_first: false };
                     return Ok(self.with(Vec::new(), answer));
@@ -213,9 +253,11 @@ impl Book {
                 let wider: Vec<Grant> =
                     changed.grants.iter().filter(|it| !holds(&principal.grants, it)).cloned().collect();
                 check_gift(by, &wider)?;
+                self.check_tenants(&wider, "principal.grants")?;
+                check_default(&changed)?;
                 if changed.identities != principal.identities {
                     if !by.is_operator() {
-                        return Err(AccessError::MissingRole(Role::Operator));
+                        return Err(AccessError::MissingRole(Role::Operator, String::new()));
                     }
                     self.check_identities(&changed, by)?;
                 }
@@ -231,8 +273,18 @@ impl Book {
                 rows.push(AccessRow::Principal(Arc::new(gone)));
                 Ok(self.with(rows, AccessAnswer::Done))
             }
+            AccessChange::CreateTenant { name, title, request_id } => {
+                self.create_tenant(name, title, request_id, by, now)
+            }
+            AccessChange::UpdateTenant { name, title, etag } => self.update_tenant(name, title.as_deref(), etag, by),
+            AccessChange::DeleteTenant { name, etag } => self.delete_tenant(name, etag, by, now),
             AccessChange::CreateToken(new) => self.create_token(new, by, now),
             AccessChange::RevokeToken { id, with_descendants } => self.revoke(id, *with_descendants, by, now),
+            AccessChange::PutCredential(put) => self.put_credential(put, by, now),
+            AccessChange::DeleteCredential { tenant, name, etag, .. } => {
+                self.delete_credential(*tenant, name, etag, by)
+            }
+            AccessChange::UsedCredentials(used) => Ok(self.use_credentials(used)),
             AccessChange::Require => {
                 let rows = if self.is_required { Vec::new() } else { vec![AccessRow::Required] };
                 Ok(self.with(rows, AccessAnswer::Done))
@@ -257,7 +309,7 @@ impl Book {
             return Err(AccessError::Invalid("principal.name", why));
         }
         if !by.manages(&principal) {
-            return Err(AccessError::MissingRole(manager_of(&principal)));
+            return Err(manager_of(&principal));
         }
         let same = |it: &&Arc<Principal>| it.request.repeats(&principal.request) && !it.is_gone;
         if let Some(there) = self.principals.values().find(same) {
@@ -270,7 +322,13 @@ impl Book {
         if self.names.contains_key(&principal.name) {
             return Err(AccessError::Exists(principal.name));
         }
+        if principal.home().is_some_and(|home| self.tenant(home).is_none()) {
+            let what = "belongs to a tenant that does not exist; create it first".to_owned();
+            return Err(AccessError::Invalid("principal.name", what));
+        }
         check_gift(by, &principal.grants)?;
+        self.check_tenants(&principal.grants, "principal.grants")?;
+        check_default(&principal)?;
         self.check_identities(&principal, by)?;
         if self.names.len() >= ENTRIES_MAX {
             return Err(AccessError::TooMany("principals"));
@@ -282,7 +340,7 @@ impl Book {
     /// certificates of another tenant.
     fn check_identities(&self, principal: &Principal, by: &Actor) -> Result<(), AccessError> {
         if !principal.identities.is_empty() && !by.is_operator() {
-            return Err(AccessError::MissingRole(Role::Operator));
+            return Err(AccessError::MissingRole(Role::Operator, String::new()));
         }
         let mut owners = principal.identities.iter().filter_map(|it| self.identities.get(it));
         match owners.find(|no| **no != principal.no) {
@@ -304,10 +362,10 @@ impl Book {
         let unknown = || AccessError::NoPrincipal(name.to_owned());
         let principal = self.principal(name).filter(|it| by.sees(it)).ok_or_else(unknown)?;
         if !by.manages(principal) {
-            return Err(AccessError::MissingRole(manager_of(principal)));
+            return Err(manager_of(principal));
         }
         if !etag.is_empty() && etag != principal.etag() {
-            return Err(AccessError::Stale(name.to_owned()));
+            return Err(AccessError::Stale(format!("principals/{name}")));
         }
         Ok(principal)
     }
@@ -317,7 +375,7 @@ impl Book {
         let principal = self.principal(&new.principal).filter(|it| by.sees(it)).ok_or_else(unknown)?;
         let is_own = principal.no == by.principal;
         if !is_own && !by.manages(principal) {
-            return Err(AccessError::MissingRole(manager_of(principal)));
+            return Err(manager_of(principal));
         }
         let may_breed = by.is_operator() || by.may(Role::Admin, principal.home().unwrap_or(DEFAULT_TENANT));
         if !by.token_id.is_empty() && !may_breed {
@@ -325,7 +383,7 @@ impl Book {
             return Err(AccessError::Escalation(why.to_owned()));
         }
         let request = (principal.no, &new.title, &new.grants, new.lifetime, new.never_expires);
-        let request = MadeBy::of(&new.request_id, by, &request);
+        let request = MadeBy::of(&new.request_id, by.principal, &request);
         if let Some(there) = self.tokens.values().find(|token| token.request.repeats(&request)) {
             if there.request != request {
                 return Err(AccessError::RequestIdTaken(request.id));
@@ -342,7 +400,7 @@ impl Book {
         let gift: Vec<Grant> = held.iter().filter(|it| !(is_own && holds(&by.grants, it))).cloned().collect();
         check_gift(by, &gift)?;
         if new.never_expires && !by.is_operator() {
-            return Err(AccessError::MissingRole(Role::Operator));
+            return Err(AccessError::MissingRole(Role::Operator, String::new()));
         }
         let lifetime = new.lifetime.unwrap_or(LIFETIME_DEFAULT.min(new.lifetime_max));
         if lifetime.is_zero() || lifetime > new.lifetime_max {
@@ -407,9 +465,20 @@ impl Book {
     }
 }
 
-/// Returns the role that manages a principal.
-fn manager_of(principal: &Principal) -> Role {
-    if principal.home().is_some() { Role::Admin } else { Role::Operator }
+/// Returns the refusal of who does not manage a principal.
+fn manager_of(principal: &Principal) -> AccessError {
+    let role = if principal.home().is_some() { Role::Admin } else { Role::Operator };
+    AccessError::MissingRole(role, principal.home().unwrap_or_default().to_owned())
+}
+
+/// Refuses a tenant to fall back on at which the principal has no role.
+fn check_default(principal: &Principal) -> Result<(), AccessError> {
+    let name = &principal.default_tenant;
+    if name.is_empty() || has_role_at(&principal.grants, name) {
+        return Ok(());
+    }
+    let what = "is a tenant at which the principal has no role; grant it one there, or leave this empty".to_owned();
+    Err(AccessError::Invalid("principal.default_tenant", what))
 }
 
 /// Refuses what `by` may not give.

@@ -40,11 +40,13 @@ pub enum FailureReason {
     SiblingFailed,
     Cancelled,
     Internal,
+    Credential,
+    SecretEchoed,
 }
 
 impl FailureReason {
     /// All of them, in the order of the contract.
-    pub const ALL: [FailureReason; 28] = [
+    pub const ALL: [FailureReason; 30] = [
         Self::Dns,
         Self::Connect,
         Self::Tls,
@@ -73,6 +75,8 @@ impl FailureReason {
         Self::SiblingFailed,
         Self::Cancelled,
         Self::Internal,
+        Self::Credential,
+        Self::SecretEchoed,
     ];
 }
 

@@ -1,5 +1,6 @@
 //! The machine of a job.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use crate::model::progress::{Held, Progress};
 use crate::model::spec::JobSpec;
 use crate::model::task::TaskState;
 use crate::model::task_filter::TaskFilter;
+use crate::model::tenant::{Owner, Party};
 use crate::model::time::Timestamp;
 
 /// Where a job is in its life.
@@ -142,6 +144,15 @@ pub struct Job {
     /// Whose it is.
     #[serde(default, skip_serializing_if = "is_default")]
     pub creator: Creator,
+    /// Whether secrets of it were erased: it cannot be tried again.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub secrets_gone: bool,
+    /// The credentials that its tasks name.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub credentials: BTreeSet<String>,
+    /// The tenant that it is of.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tenant: Owner,
 }
 
 /// What stays of an ended job of which tasks are retried.
@@ -232,6 +243,11 @@ pub enum Change {
 }
 
 impl Job {
+    /// For whom it is done.
+    pub fn party(&self) -> Party {
+        Party { tenant: self.tenant.no, principal: self.creator.no }
+    }
+
     /// A job as it is when it is submitted.
     pub fn new(id: JobId, spec: JobSpec, task_count: u32, now: Timestamp) -> Job {
         let mut counts = Counts::default();
@@ -258,6 +274,9 @@ impl Job {
             settled_successes: 0,
             downloads: false,
             creator: Creator::default(),
+            secrets_gone: false,
+            credentials: BTreeSet::new(),
+            tenant: Owner::default(),
         }
     }
 

@@ -28,10 +28,16 @@ pub fn objection(path: &str) -> Option<&'static str> {
         "." | ".." => Some("has a part that is `.` or `..`"),
         _ if name.len() > NAME_BYTES_MAX => Some("has a part of more than 255 bytes"),
         _ if name.chars().any(is_misleading) => Some("has a control, format or line separator character"),
-        _ if name.starts_with(OWN_PREFIX) => Some("has a part that begins with `.haul-`, which is for part files"),
+        _ if is_own(name) => Some("has a part that begins with `.haul-`, which is for files of the server's own"),
         _ if is_device(name) => Some("has a part that is a reserved device name"),
         _ => None,
     })
+}
+
+/// Returns whether a name begins as those of the server's own files do, in any case of letters: there are file systems for
+/// which these are one name.
+pub fn is_own(name: &str) -> bool {
+    name.get(..OWN_PREFIX.len()).is_some_and(|head| head.eq_ignore_ascii_case(OWN_PREFIX))
 }
 
 /// Returns whether a name is that of a device on Windows.
@@ -66,6 +72,8 @@ mod tests {
             ("sub/NUL.txt", "device"),
             ("lpt1 .x", "device"),
             (".haul-x.part", ".haul-"),
+            (".HAUL-tenants/b", ".haul-"),
+            ("a/.Haul-x", ".haul-"),
             (&long_part, "255"),
             (&long_path, "2,049"),
         ] {

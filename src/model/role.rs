@@ -7,10 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The tenant that always exists.
-pub const DEFAULT_TENANT: &str = "default";
-/// All tenants, also those to come.
-pub const EVERY_TENANT: &str = "*";
+use crate::model::tenant::{self, DEFAULT_TENANT, EVERY_TENANT};
 
 /// What somebody may do; see the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -85,8 +82,8 @@ impl Grant {
             }
             "" => None,
             _ if self.role.is_of_server() => Some(format!("is `{name}` at a tenant, and that is a role of the server")),
-            DEFAULT_TENANT | EVERY_TENANT => None,
-            _ => Some("is at a tenant that does not exist; `default` does".to_owned()),
+            EVERY_TENANT => None,
+            name => tenant::name_objection(name).map(|rule| format!("is not the name of a tenant: it {rule}")),
         }
     }
 
@@ -124,6 +121,22 @@ impl FromStr for Grant {
 /// Returns whether these grants hold that one.
 pub fn holds(grants: &[Grant], wanted: &Grant) -> bool {
     grants.iter().any(|grant| grant.covers(wanted))
+}
+
+/// Returns whether somebody with these grants may name a tenant: who has a role at it, or one of the server as a whole.
+pub fn may_name(grants: &[Grant], tenant: &str) -> bool {
+    grants.iter().any(|grant| grant.role.is_of_server()) || has_role_at(grants, tenant)
+}
+
+/// Returns whether these grants have a role of tenants at this one.
+pub fn has_role_at(grants: &[Grant], tenant: &str) -> bool {
+    let is_at = |grant: &Grant| grant.tenant == tenant || grant.tenant == EVERY_TENANT;
+    grants.iter().any(|grant| !grant.role.is_of_server() && is_at(grant))
+}
+
+/// Returns the tenants, other than all of them, at which these grants have a role.
+pub fn named_tenants(grants: &[Grant]) -> impl Iterator<Item = &str> {
+    grants.iter().map(|grant| grant.tenant.as_str()).filter(|tenant| !tenant.is_empty() && *tenant != EVERY_TENANT)
 }
 
 /// Returns what both lists hold.
@@ -224,7 +237,7 @@ mod tests {
         for bad in ["", "root", "Submit", "@default", "submit,read"] {
             assert!(bad.parse::<Grant>().is_err(), "{bad}");
         }
-        for bad in ["operator@default", "operator@*", "submit@", "submit@other"] {
+        for bad in ["operator@default", "operator@*", "submit@", "submit@Other", "submit@-", "submit@a/b"] {
             assert!(bad.parse::<Grant>().unwrap().objection().is_some(), "{bad}");
         }
         assert!(everything().iter().all(|grant| grant.objection().is_none()));

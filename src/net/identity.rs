@@ -1,4 +1,5 @@
-//! Who connections are made as: proxy and TLS options. Connections are shared by those of one identity only.
+//! Who connections are made as: proxy, TLS options and the tenant. Connections are shared by those of one identity only: there
+//! are ways to authenticate that belong to a connection.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -9,6 +10,7 @@ use rustls::ClientConfig;
 use crate::model::failure::Failure;
 use crate::model::secret::Secret;
 use crate::model::spec::HttpOptions;
+use crate::model::tenant::{DEFAULT_NO, TenantNo};
 use crate::net::proxy::Proxy;
 use crate::net::tls::Offer;
 use crate::net::{Profile, lock, roots, tls};
@@ -20,6 +22,7 @@ const KEPT_MAX: usize = 256;
 pub(super) struct Identity {
     /// Nothing but what makes an identity; the rest is default.
     options: HttpOptions,
+    tenant: TenantNo,
     proxy: Option<Proxy>,
     /// Each made at the first connection that needs it: plain ones need no certificates. And again once the system trusts
     /// others.
@@ -46,14 +49,14 @@ impl Configuration {
 }
 
 impl Identity {
-    fn new(options: HttpOptions) -> Result<Identity, Failure> {
+    fn new(options: HttpOptions, tenant: TenantNo) -> Result<Identity, Failure> {
         let proxy = options.proxy_url.as_ref().map(Proxy::parse).transpose()?;
-        Ok(Identity { proxy, ..Identity::direct(options) })
+        Ok(Identity { proxy, ..Identity::direct(options, tenant) })
     }
 
-    fn direct(options: HttpOptions) -> Identity {
+    fn direct(options: HttpOptions, tenant: TenantNo) -> Identity {
         let (tls, tls_http1, tls_proxy) = Default::default();
-        Identity { options, proxy: None, tls, tls_http1, tls_proxy }
+        Identity { options, tenant, proxy: None, tls, tls_http1, tls_proxy }
     }
 
     pub(super) fn proxy(&self) -> Option<&Proxy> {
@@ -83,7 +86,7 @@ impl Identity {
 
 /// All identities of a client.
 pub(super) struct Identities {
-    /// That of tasks without any such option, which are nearly all.
+    /// That of tasks of the tenant that always exists without any such option, which are nearly all.
     plain: Arc<Identity>,
     /// By the hash of what makes them, so that looking one up copies no certificates.
     known: Mutex<HashMap<u64, Vec<Arc<Identity>>>>,
@@ -92,7 +95,7 @@ pub(super) struct Identities {
 
 impl Default for Identities {
     fn default() -> Self {
-        let plain = Arc::new(Identity::direct(HttpOptions::default()));
+        let plain = Arc::new(Identity::direct(HttpOptions::default(), DEFAULT_NO));
         Identities { plain, known: Mutex::default(), hasher: RandomState::new() }
     }
 }
@@ -105,16 +108,18 @@ struct Essence<'a> {
     client_certificate_pem: Option<&'a str>,
     client_key_pem: Option<&'a Secret>,
     skips_verify: bool,
+    tenant: TenantNo,
 }
 
 impl Essence<'_> {
-    fn of(http: &HttpOptions) -> Essence<'_> {
+    fn of(http: &HttpOptions, tenant: TenantNo) -> Essence<'_> {
         Essence {
             proxy_url: http.proxy_url.as_ref(),
             ca_pem: http.ca_pem.as_deref(),
             client_certificate_pem: http.client_certificate_pem.as_deref(),
             client_key_pem: http.client_key_pem.as_ref(),
             skips_verify: http.insecure_skip_verify == Some(true),
+            tenant,
         }
     }
 }
@@ -122,17 +127,17 @@ impl Essence<'_> {
 impl Identities {
     /// The identity of a profile.
     pub(super) fn of(&self, profile: &Profile) -> Result<Arc<Identity>, Failure> {
-        let essence = Essence::of(&profile.http);
-        if essence == Essence::of(&self.plain.options) {
+        let essence = Essence::of(&profile.http, profile.tenant);
+        if essence == Essence::of(&self.plain.options, self.plain.tenant) {
             return Ok(Arc::clone(&self.plain));
         }
         let hash = self.hasher.hash_one(&essence);
         let mut known = lock(&self.known);
-        let same = |own: &&Arc<Identity>| Essence::of(&own.options) == essence;
+        let same = |own: &&Arc<Identity>| Essence::of(&own.options, own.tenant) == essence;
         if let Some(identity) = known.get(&hash).and_then(|list| list.iter().find(same)) {
             return Ok(Arc::clone(identity));
         }
-        let identity = Arc::new(Identity::new(options(&profile.http))?);
+        let identity = Arc::new(Identity::new(options(&profile.http), profile.tenant)?);
         if known.len() >= KEPT_MAX {
             known.retain(|_, list| {
                 list.retain(|identity| Arc::strong_count(identity) > 1);
@@ -179,6 +184,9 @@ mod tests {
         let skipping = of(&profile(&|http| http.insecure_skip_verify = Some(true)));
         assert!(Arc::ptr_eq(&plain, &plain_too) && Arc::ptr_eq(&proxied, &proxied_too));
         assert!(!Arc::ptr_eq(&plain, &proxied) && !Arc::ptr_eq(&plain, &skipping));
+        let foreign = of(&Arc::new(Profile { tenant: 16, ..Profile::default() }));
+        let foreign_too = of(&Arc::new(Profile { tenant: 16, ..Profile::default() }));
+        assert!(!Arc::ptr_eq(&plain, &foreign) && Arc::ptr_eq(&foreign, &foreign_too), "a tenant has its own");
         assert!(identities.of(&profile(&|http| http.proxy_url = Some(Secret::new("x")))).is_err());
     }
 }

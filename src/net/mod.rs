@@ -9,6 +9,7 @@ mod client;
 mod connect;
 mod connection;
 mod course;
+mod credential;
 pub mod decode;
 pub mod disposition;
 mod environment;
@@ -55,9 +56,11 @@ use url::Url;
 
 use crate::model::failure::Failure;
 use crate::model::spec::{HttpOptions, Timeouts};
+use crate::model::tenant::{DEFAULT_NO, TenantNo};
 
 pub use client::HttpClient;
 pub use course::DEFAULT_USER_AGENT;
+pub use credential::{Attached, CredentialSource, Credentialed, watched};
 pub use environment::EnvironmentProxies;
 pub use exchange::{drain, exchange};
 pub use guard::Guard;
@@ -65,12 +68,20 @@ pub use permit::Permit;
 pub use session::{Session, Trace};
 
 /// What a task's requests have in common.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
     /// Headers, credentials, proxy, TLS identity.
     pub http: HttpOptions,
     /// How long each part may take.
     pub timeouts: Timeouts,
+    /// For whom; connections are of one tenant.
+    pub tenant: TenantNo,
+}
+
+impl Default for Profile {
+    fn default() -> Self {
+        Profile { http: HttpOptions::default(), timeouts: Timeouts::default(), tenant: DEFAULT_NO }
+    }
 }
 
 /// One request to one address.

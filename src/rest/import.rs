@@ -92,7 +92,8 @@ fn format(headers: &HeaderMap) -> Result<Format, Refusal> {
     let kind = headers.get(CONTENT_TYPE).map(|kind| String::from_utf8_lossy(kind.as_bytes())).unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     Format::of_type(&essence).ok_or_else(|| {
-        let said = if essence.is_empty() { "does not say what it is".to_owned() } else { format!("is `{}`", shown(&essence)) };
+        let said =
+            if essence.is_empty() { "does not say what it is".to_owned() } else { format!("is `{}`", shown(&essence)) };
         refused(format!("the list {said}; send it as {TYPES}"))
     })
 }
@@ -234,7 +235,11 @@ impl List {
     /// Takes the next line that is whole out of the buffer. Returns whether there was one.
     fn take_line(&mut self) -> Result<bool, Status> {
         if self.format == Format::Metalink {
-            return if self.buffer.len() > metalink::DOCUMENT_BYTES_MAX { Err(self.too_long("16 MiB")) } else { Ok(false) };
+            return if self.buffer.len() > metalink::DOCUMENT_BYTES_MAX {
+                Err(self.too_long("16 MiB"))
+            } else {
+                Ok(false)
+            };
         }
         let Some(at) = self.buffer.iter().position(|byte| *byte == b'\n') else {
             return if self.buffer.len() > LINE_BYTES_MAX { Err(self.too_long("4 MiB")) } else { Ok(false) };

@@ -157,7 +157,8 @@ impl Rest {
             return Ok(());
         }
         // The snapshot of a replay is ahead of what follows it: a cut there would lose events.
-        let has_id = kind.as_deref().is_some_and(|it| DURABLE.contains(&it) || (it == "snapshot" && self.after.is_none()));
+        let has_id =
+            kind.as_deref().is_some_and(|it| DURABLE.contains(&it) || (it == "snapshot" && self.after.is_none()));
         if let Some(sequence) = sequence.filter(|_| has_id) {
             out.extend(format!("id: {sequence}\n").into_bytes());
         }

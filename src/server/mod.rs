@@ -5,6 +5,7 @@
 //! that was decided is durable. The grace bounds the drain: what does not end in time is cut, which is no worse than a
 //! crash, and a crash loses nothing.
 
+mod audit_log;
 mod health;
 mod listeners;
 mod metrics;
@@ -12,6 +13,7 @@ mod services;
 mod sizes;
 mod systemd;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,12 +41,13 @@ use crate::engine;
 use crate::engine::bounds::Bounds;
 use crate::engine::handle::Engine;
 use crate::engine::workers::{MakeParts, WorkerParts};
-use crate::files::{ContentStore, Root};
+use crate::files::{ContentStore, Root, Roots};
 use crate::listen::tls::{Tls, TlsError};
 use crate::model::access::{AccessChange, AuthMode};
 use crate::model::book::Book;
 use crate::model::browser::BrowserRules;
 use crate::model::identity::Identities;
+use crate::model::secret::Secret;
 use crate::model::spec::TaskOptions;
 use crate::model::time::Timestamp;
 use crate::net::HttpClient;
@@ -59,11 +62,14 @@ use crate::web::Readiness;
 
 /// What settings are made of.
 pub use crate::api::access::{CallBounds, Exposure, Policy};
+pub use crate::api::client_options::ClientOptions;
 pub use crate::files::Durability;
 pub use crate::files::names;
 pub use crate::listen::tls::{ClientAuth, TlsSettings};
 pub use crate::listen::{ListenSettings, descriptors};
 pub use crate::net::{EnvironmentProxies, Guard};
+pub use crate::server::audit_log::AuditSink;
+pub use crate::store::Retention;
 /// What is done with a data directory beside a server.
 pub use crate::store::sqlite::{KeySource, RootKeys, access_beside, audit, backup, verify_audit};
 
@@ -74,6 +80,8 @@ pub struct EngineSettings {
     pub data_dir: PathBuf,
     /// Where downloads go.
     pub download_dir: PathBuf,
+    /// Where those of some tenants go, by their names.
+    pub tenant_dirs: BTreeMap<String, PathBuf>,
     /// What is said about limits; what is not said is as it was stored.
     pub limits: LimitSettings,
     /// Which addresses may be dialled.
@@ -98,6 +106,10 @@ pub struct EngineSettings {
     pub scratch: bool,
     /// Where the key of the secrets in the database is.
     pub root_keys: RootKeys,
+    /// How long it keeps what is not for ever.
+    pub retention: Retention,
+    /// The proxy that all requests of tasks go through.
+    pub egress_proxy: Option<Secret>,
 }
 
 /// How often the head of the audit is logged.
@@ -143,6 +155,10 @@ pub struct ServerSettings {
     pub call_bounds: CallBounds,
     /// How long a drain may take.
     pub shutdown_grace: Duration,
+    /// Where the audit is written beside the database.
+    pub audit_log: Option<AuditSink>,
+    /// What tasks may say about how they are sent.
+    pub client_options: ClientOptions,
 }
 
 /// Takes from the settings what is said about browsers.
@@ -207,19 +223,25 @@ pub struct Built {
 pub async fn build(settings: &EngineSettings, metrics: Arc<Metrics>) -> Result<Built, ServeError> {
     let begun = Instant::now();
     let durability = if settings.scratch { sqlite::Durability::Off } else { sqlite::Durability::Full };
-    let (store, writer) =
+    let (store, mut writer) =
         SqliteStore::open_with(&settings.data_dir, durability, &settings.root_keys).await.map_err(Box::new)?;
+    writer.retain(settings.retention);
     let store: Arc<dyn Store> = store;
     let limits = settings.limits.over(store.limits().await?);
     let directory = |failure: crate::model::failure::Failure| ServeError::Directory(failure.message);
     // Of all threads, so that none dials where another has a connection to spare.
     let client = HttpClient::new(settings.guard.clone()).with_proxies(settings.proxies.clone());
+    let client = client.with_egress(settings.egress_proxy.clone());
     let client = Arc::new(client.with_metrics(metrics.clone()));
     let parts = engine::EngineParts {
         clock: Clock::system(),
         store: store.clone(),
         limits,
-        root: Arc::new(Root::with_reserve(&settings.download_dir, settings.disk_reserve).map_err(directory)?),
+        roots: Roots::new(
+            Root::with_reserve(&settings.download_dir, settings.disk_reserve).map_err(directory)?,
+            settings.download_dir.clone(),
+            settings.tenant_dirs.clone(),
+        ),
         content: Arc::new(
             ContentStore::open(&settings.data_dir.join("content"), settings.disk_reserve).map_err(directory)?,
         ),
@@ -282,16 +304,24 @@ pub async fn serve(
     let facts = facts(&settings, tls.as_ref(), sizes.subscribe());
     let routes = routes(&settings, facts, &engine, &store, &shutdown, &closing)?.add_service(served_health);
     let identities = Arc::new(settings.identities.clone());
-    let access =
-        Access::new(engine.clone(), settings.policy, identities, settings.exposure, settings.call_bounds, &DESCRIPTORS, closing.clone());
+    let access = Access::new(
+        engine.clone(),
+        settings.policy,
+        identities,
+        settings.exposure,
+        settings.call_bounds,
+        &DESCRIPTORS,
+        closing.clone(),
+    );
     let directories = [settings.engine.data_dir.clone(), settings.engine.download_dir.clone()];
     let figures = Figures::new(directories, engine.clone(), client, counted.clone(), readiness.subscribe(), recovery);
     let around = around(&settings, readiness.subscribe(), access.clone(), counted, figures.clone());
 
     let mut work = JoinSet::from_iter([async move { task.run().await.map_err(ServeError::from) }]);
     keep_required(&settings, &engine).await?;
+    make_tenants(&settings, &engine).await?;
     let mut calls = listeners.serve(&settings.engine.data_dir, routes, &around, &settings.bounds, &closing);
-    let mut following = keep_on(&access, &engine, store, figures, &closing);
+    let mut following = keep_on(&settings, &access, &engine, store, figures, &closing);
     following.spawn(room.keep(sizes, closing.clone()));
     if let Some(tls) = tls {
         following.spawn(tls.follow(reload, closing.clone()));
@@ -366,6 +396,7 @@ fn around(
 
 /// Does what is done from time to time, until `closing`.
 fn keep_on(
+    settings: &ServerSettings,
     access: &Access,
     engine: &Engine,
     store: Arc<dyn Store>,
@@ -373,7 +404,10 @@ fn keep_on(
     closing: &CancellationToken,
 ) -> JoinSet<()> {
     let mut all = JoinSet::from_iter([access.clone().keep(closing.clone())]);
-    all.spawn(log_audit_heads(store, closing.clone()));
+    all.spawn(log_audit_heads(store.clone(), closing.clone()));
+    if let Some(sink) = settings.audit_log.clone() {
+        all.spawn(audit_log::follow(store, sink, closing.clone()));
+    }
     all.spawn(figures.follow_sizes(closing.clone()));
     all.spawn(systemd::watch(engine.clone(), closing.clone()));
     all
@@ -402,7 +436,14 @@ fn routes(
     let watchers = Watchers::default();
     Ok(services::routes(
         settings.has_reflection,
-        Jobs::new(engine.clone(), store.clone(), closing.clone(), shutdown.begun.clone(), watchers.clone()),
+        Jobs::new(
+            engine.clone(),
+            store.clone(),
+            closing.clone(),
+            shutdown.begun.clone(),
+            watchers.clone(),
+            settings.client_options,
+        ),
         Contents::new(engine.clone(), store.clone(), closing.clone(), watchers),
         AccessApi::new(engine.clone(), store.clone(), settings.token_lifetime_max),
         Admin::new(engine.clone(), store.clone(), shutdown.clone(), facts),
@@ -447,6 +488,17 @@ fn asks_for_credentials(settings: &ServerSettings) -> bool {
 async fn keep_required(settings: &ServerSettings, engine: &Engine) -> Result<(), ServeError> {
     if asks_for_credentials(settings) {
         engine.change_access(AccessChange::Require).await?;
+    }
+    Ok(())
+}
+
+/// Makes the tenants that the settings name and that do not exist.
+async fn make_tenants(settings: &ServerSettings, engine: &Engine) -> Result<(), ServeError> {
+    for name in settings.engine.tenant_dirs.keys() {
+        if engine.books().borrow().tenant(name).is_none() {
+            let (name, title, request_id) = (name.clone(), String::new(), String::new());
+            engine.change_access(AccessChange::CreateTenant { name, title, request_id }).await?;
+        }
     }
     Ok(())
 }

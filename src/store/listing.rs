@@ -16,6 +16,7 @@ use crate::model::search::Search;
 use crate::model::secret;
 use crate::model::spec::TaskSpec;
 use crate::model::task_filter::TaskFilter;
+use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 use crate::store::batch::{LaneNumber, TaskRow};
 
@@ -88,6 +89,8 @@ pub struct JobFilter {
     pub ended_after: Option<Timestamp>,
     /// Ended before this time (not at it).
     pub ended_before: Option<Timestamp>,
+    /// Of this tenant; `None`: of all.
+    pub tenant: Option<TenantNo>,
     /// Submitted by this principal.
     pub created_by: Option<PrincipalNo>,
     /// With this text in the title or in the value of a label, or with an id that begins with it.

@@ -36,12 +36,16 @@ pub enum Listing {
     Hosts = 3,
     /// `ListPrincipals`; its place is a principal's name.
     Principals = 4,
+    /// `ListTenants`; its place is a tenant's name.
+    Tenants = 8,
     /// `ListTokens`; its place is a token's id.
     Tokens = 5,
     /// `ListAuditEvents`; its place is an event's number.
     Audit = 6,
     /// `ListJobEvents`; its place is an event's number.
     Events = 7,
+    /// `ListCredentials`; its place is a credential's name.
+    Credentials = 9,
 }
 
 /// Makes and reads the tokens of one server.

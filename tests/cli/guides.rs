@@ -67,7 +67,7 @@ fn run(page: &str, server: &Server, origin: &Origin) {
                 }
             }
             // Programs and settings of other systems.
-            "python" | "ini" => output = None,
+            "python" | "ini" | "toml" => output = None,
             other => panic!("{page}: blocks of `{other}` are not run; run them, or write them in another form"),
         }
     }

@@ -77,8 +77,7 @@ fn an_operator_is_warned() {
     assert!(terminate(&mut child).success());
     let log = std::io::read_to_string(stderr).unwrap();
     let warned = log.lines().filter(|line| line.contains("WARN")).collect::<Vec<_>>().join("\n");
-    for part in
-        ["--insecure-listen open", "--allow-private-networks", "--file-durability none", "can read the metrics"]
+    for part in ["--insecure-listen open", "--allow-private-networks", "--file-durability none", "can read the metrics"]
     {
         assert!(warned.contains(part), "{part}: {log}");
     }

@@ -74,7 +74,7 @@ pub(crate) fn access(server: &Server, token: &str) -> AccessServiceClient<Sent> 
 }
 
 #[track_caller]
-fn reason(status: &Status) -> (Code, String) {
+pub(crate) fn reason(status: &Status) -> (Code, String) {
     let info = status.get_details_error_info().unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
     (status.code(), info.reason)
 }
@@ -694,7 +694,11 @@ async fn dead_sessions_do_not_use_up_the_failures_of_an_address() {
     let server = Server::with(&["--auth-failures-per-minute", "3"]).await;
     operator(&server);
     let origin = format!("http://{}", server.address);
-    let page = [("cookie", "__Host-haul=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"), ("origin", &origin), ("sec-fetch-site", "same-origin")];
+    let page = [
+        ("cookie", "__Host-haul=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
+        ("origin", &origin),
+        ("sec-fetch-site", "same-origin"),
+    ];
     for _ in 0..20 {
         let status = call_web(&server, "haul.v1.AccessService/WhoAmI", b"", &page).await.status();
         assert_eq!(reason(&status), (Code::Unauthenticated, "BAD_CREDENTIALS".to_owned()), "{status:?}");

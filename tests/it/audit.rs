@@ -212,7 +212,8 @@ async fn a_read_that_was_answered_has_a_row_and_one_that_saw_nothing_has_none() 
     let auditor = auditor(&server, &operator);
     let reader = token(&server, &operator, &["own", "--grant", "submit"]);
     let owner = token(&server, &operator, &["other", "--grant", "submit"]);
-    let submit = pb::SubmitJobRequest { job: Some(pb::JobSpec { open: true, ..job(Vec::new()) }), ..Default::default() };
+    let submit =
+        pb::SubmitJobRequest { job: Some(pb::JobSpec { open: true, ..job(Vec::new()) }), ..Default::default() };
     let id = jobs(&server, &owner).submit_job(submit).await.unwrap().into_inner().job.unwrap().job_id;
     let look = pb::GetJobRequest { job_id: id, ..Default::default() };
     refused(jobs(&server, &reader).get_job(look.clone()).await, Code::NotFound, "JOB_NOT_FOUND");

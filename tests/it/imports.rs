@@ -9,7 +9,8 @@ use crate::it::curl::{Answer, curl};
 use crate::support::server::{Server, haul};
 use crate::support::spec::job;
 
-const ARIA2: &str = "# queue\nhttp://a.example/1\thttp://b.example/1\n  out=one.iso\n  dir=isos\n\nhttp://a.example/2\n";
+const ARIA2: &str =
+    "# queue\nhttp://a.example/1\thttp://b.example/1\n  out=one.iso\n  dir=isos\n\nhttp://a.example/2\n";
 const METALINK: &str = "<?xml version=\"1.0\"?>\n<metalink xmlns=\"urn:ietf:params:xml:ns:metalink\"><file \
                         name=\"x.iso\"><size>7</size><url>http://a.example/x</url></file></metalink>";
 
@@ -75,7 +76,11 @@ async fn a_line_that_does_not_read_is_named_and_what_was_before_is_durable() {
     for (kind, list, line) in [
         ("text/uri-list", format!("{good}http://a/ http://b/\n"), "1001"),
         ("text/uri-list", format!("{good}ftp://a.example/\n"), "1001"),
-        ("application/x-ndjson", "{\"fetch\": {\"url\": \"http://a.example/\"}}\n{\"fetch\": {\"uri\": 1}}\n".to_owned(), "2"),
+        (
+            "application/x-ndjson",
+            "{\"fetch\": {\"url\": \"http://a.example/\"}}\n{\"fetch\": {\"uri\": 1}}\n".to_owned(),
+            "2",
+        ),
         ("text/x-aria2-input", "http://a.example/\n  bt-seed=1\n".to_owned(), "2"),
         ("application/metalink+xml", "<metalink>\n<file name='x'></file></metalink>".to_owned(), "2"),
     ] {

@@ -78,7 +78,8 @@ impl Rows {
         limit: u32,
         bytes_of: impl Fn(&JobRows) -> usize,
     ) -> JobPage<JobId> {
-        let visible = self.jobs.values().filter(|rows| !rows.row().deleted);
+        let is_of = |rows: &&JobRows| filter.tenant.is_none_or(|no| rows.row().job.tenant.no == no);
+        let visible = self.jobs.values().filter(|rows| !rows.row().deleted).filter(is_of);
         let mut all: Vec<&JobRows> = match filter.order {
             JobOrder::Created => visible.collect(),
             JobOrder::Ended => visible.filter(|rows| rows.row().job.end_time.is_some()).collect(),

@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use haul::model::access::AccessRow;
 use haul::model::audit::AuditRow;
 use haul::model::event::EventKind;
-use haul::model::ids::JobId;
+use haul::model::ids::{JobId, TaskId};
 use haul::model::job::Job;
 use haul::model::limits::Limits;
 use haul::store::{
@@ -33,8 +33,8 @@ const LOOK_MAX: u32 = 512;
 #[derive(Default)]
 struct Rows {
     jobs: BTreeMap<JobId, JobRows>,
-    /// By their text and the principal that used them.
-    requests: Table<(String, u64), (JobId, [u8; 32])>,
+    /// By their text, the principal that used them, and the tenant.
+    requests: Table<(String, u64, u32), (JobId, [u8; 32])>,
     limits: Option<Limits>,
     access: Vec<AccessRow>,
     audit: Vec<AuditRow>,
@@ -157,6 +157,10 @@ impl Rows {
         }
         done.additions = each!(&batch.additions, |it: &Addition| it.job, JobRows::add);
         each!(&batch.pages, |it: &NewPage| it.id.job, JobRows::add_page);
+        each!(&batch.dropped_pages, |it: &TaskId| it.job, |rows: &mut JobRows, it: &TaskId| {
+            rows.drop_pages(it.index);
+            Ok(())
+        });
         each!(&batch.moves, |it: &TaskMove| it.id.job, JobRows::move_task);
         each!(&batch.claims, |it: &Claim| it.id.job, JobRows::claim);
         each!(
@@ -226,7 +230,7 @@ impl Rows {
     fn submit(&mut self, new: &Submission, changes: &mut Changes) -> Result<Submitted, Refusal> {
         let id = new.job.id;
         if let Some((request, digest)) = &new.request {
-            let request = (request.clone(), new.job.creator.no);
+            let request = (request.clone(), new.job.creator.no, new.job.tenant.no);
             if let Some((job, digest)) = self.requests.get(&request) {
                 return Ok(Submitted::Known { job: *job, digest: *digest });
             }

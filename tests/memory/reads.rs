@@ -252,7 +252,7 @@ impl Store for MemoryStore {
     }
 
     fn request<'a>(&'a self, request_id: &'a str) -> Answer<'a, Option<(JobId, [u8; 32])>> {
-        now(self.rows().requests.get(&(request_id.to_owned(), 0)).copied())
+        now(self.rows().requests.get(&(request_id.to_owned(), 0, 1)).copied())
     }
 
     fn task(&self, id: TaskId) -> Answer<'_, Option<StoredTask>> {

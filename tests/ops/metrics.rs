@@ -201,7 +201,11 @@ async fn it_may_have_an_address_of_its_own() {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     assert_eq!(get(&server.address, "/v1/jobs", &[]).0, 401);
     assert_eq!(get(address, "/metrics", &[]).0, 200, "users of this machine need no token for them");
-    assert_eq!(get(address, "/metrics", &["X-Forwarded-For: 192.0.2.1"]).0, 401, "and who comes through a proxy is not one");
+    assert_eq!(
+        get(address, "/metrics", &["X-Forwarded-For: 192.0.2.1"]).0,
+        401,
+        "and who comes through a proxy is not one"
+    );
 }
 
 /// Counters begin anew and gauges are right in the first scrape.

@@ -10,7 +10,7 @@ use haul::clock::Clock;
 use haul::engine::command::EngineError;
 use haul::engine::workers::WorkerParts;
 use haul::engine::{self, Checks, EngineParts};
-use haul::files::{ContentStore, Durability, Root};
+use haul::files::{ContentStore, Durability, Root, Roots};
 use haul::model::event::EventKind;
 use haul::model::ids::JobId;
 use haul::model::job::{Job, JobState};
@@ -116,7 +116,7 @@ impl World {
                 max_concurrent_tasks: limits.max_concurrent_tasks.min(IN_ALL),
                 ..limits
             },
-            root: Arc::new(Root::open(&dir.join("downloads")).unwrap()),
+            roots: Roots::new(Root::open(&dir.join("downloads")).unwrap(), dir.join("downloads"), BTreeMap::new()),
             content: Arc::new(ContentStore::open(&dir.join("data/content"), None).unwrap()),
             aside: dir.join("data/partials"),
             durability: Durability::None,
@@ -214,7 +214,7 @@ impl World {
         let requests = self.network.requests();
         tokio::time::sleep(QUIET).await;
         assert_eq!(requests, self.network.requests(), "ended jobs are not quiet");
-        let hosts = engine.hosts(None, usize::MAX).await.unwrap();
+        let hosts = engine.hosts(None, None, usize::MAX).await.unwrap();
         assert!(hosts.iter().all(|(host, waiting)| host.running == 0 && *waiting == 0), "permits are lost: {hosts:?}");
         engine.drain().await;
         drop(engine);

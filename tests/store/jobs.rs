@@ -14,6 +14,7 @@ use haul::model::limits::{HostLimits, Limits};
 use haul::model::progress::Held;
 use haul::model::spec::JobSpec;
 use haul::model::task::TaskState;
+use haul::model::tenant::Owner;
 use haul::model::time::Timestamp;
 use haul::model::token::TokenHash;
 use haul::store::{Added, Addition, Batch, Chunk, JobFilter, Submission, Submitted, TaskRow};
@@ -214,6 +215,47 @@ pub async fn jobs_have_creators<B: Backend>() {
     assert_eq!(job.creator, Creator { no: 16, name: "p16".into() });
 }
 
+pub async fn tenants_have_their_own_jobs_labels_and_requests<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    let of = |number: u32, no: u32| {
+        let mut new = requested(number, "r", number as u8);
+        if no > 1 {
+            new.job.tenant = Owner { no, name: format!("t{no}").into() };
+        }
+        let labels = [("team".to_owned(), "red".to_owned())].into();
+        new.job.spec = Arc::new(JobSpec { labels, ..JobSpec::clone(&new.job.spec) });
+        new
+    };
+    let submissions = vec![of(1, 1), of(2, 16), of(3, 17), of(4, 16), of(5, 1)];
+    let done = rig.commit(Batch { submissions, ..Batch::default() }).await;
+    let known = |number| Submitted::Known { job: job_id(number), digest: [number as u8; 32] };
+    assert_eq!(done.submissions, [Submitted::Stored, Submitted::Stored, Submitted::Stored, known(2), known(1)]);
+    for _ in 0..2 {
+        let red = || [("team".to_owned(), "red".to_owned())].into();
+        for (tenant, expected) in [(Some(1), vec![1]), (Some(16), vec![2]), (Some(17), vec![3]), (Some(18), vec![])] {
+            let expected: Vec<JobId> = expected.into_iter().map(job_id).collect();
+            let all = JobFilter { tenant, ..JobFilter::default() };
+            let page = rig.store.job_ids(&all, 9).await.unwrap();
+            assert_eq!((page.items, page.examined as usize), (expected.clone(), expected.len()), "{tenant:?}");
+            for filter in [
+                JobFilter { labels: red(), ..all.clone() },
+                JobFilter { states: vec![JobState::Pending], ..all.clone() },
+                JobFilter { states: vec![JobState::Pending, JobState::Failed], ..all.clone() },
+                JobFilter { ids: (1..=5).map(job_id).collect(), ..all.clone() },
+                JobFilter { created_by: Some(0), ..all.clone() },
+            ] {
+                assert_eq!(ids(&rig, filter.clone(), 9).await, expected, "{filter:?}");
+            }
+        }
+        let all = JobFilter { labels: red(), ..JobFilter::default() };
+        assert_eq!(ids(&rig, all, 9).await, [job_id(3), job_id(2), job_id(1)]);
+        let job = rig.store.job(job_id(2)).await.unwrap().unwrap();
+        assert_eq!(job.tenant, Owner { no: 16, name: "t16".into() });
+        assert_eq!(rig.store.job(job_id(1)).await.unwrap().unwrap().tenant, Owner::default());
+        rig = rig.restart::<B>(false).await;
+    }
+}
+
 pub async fn who_may_call_is_kept<B: Backend>() {
     let mut rig = Rig::new::<B>().await;
     assert!(!rig.store.access().await.unwrap().is_required);
@@ -225,6 +267,7 @@ pub async fn who_may_call_is_kept<B: Backend>() {
             grants: vec!["submit".parse().unwrap()],
             identities: Vec::new(),
             disabled: false,
+            default_tenant: String::new(),
             request_id: "r".into(),
         },
         AccessChange::CreateToken(NewToken {
@@ -240,6 +283,8 @@ pub async fn who_may_call_is_kept<B: Backend>() {
         }),
         AccessChange::Used(vec![("t".into(), Timestamp(60_000_000), "192.0.2.1".into())]),
         AccessChange::DeletePrincipal { name: "ci".into(), etag: String::new() },
+        AccessChange::CreateTenant { name: "a".into(), title: "\"A\"".into(), request_id: "r".into() },
+        AccessChange::DeleteTenant { name: "a".into(), etag: String::new() },
     ] {
         let applied = book.apply(&change, &Actor::local(), Timestamp(5)).unwrap();
         book = applied.book;

@@ -1,15 +1,20 @@
 //! What the data directory of `SQLite` is refused for, each time without a change to the database.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::sync::Arc;
 
+use haul::model::job::Job;
+use haul::model::spec::JobSpec;
+use haul::model::tenant::Owner;
 use haul::model::time::Timestamp;
 use haul::store::sqlite::{Durability, OpenError, SqliteStore};
-use haul::store::{Store as _, WriteStore as _};
+use haul::store::{Batch, JobFilter, Store as _, Submission, Submitted, WriteStore as _};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
-use super::support::{job, job_id, with_job};
+use super::support::{job, job_id, submission, with_job};
 
 async fn refused(dir: &Path) -> OpenError {
     match SqliteStore::open(dir, Durability::Full).await {
@@ -74,6 +79,51 @@ async fn a_newer_schema_is_refused() {
     )
     .await;
     insta::assert_snapshot!(refused_untouched(dir.path()).await);
+}
+
+/// What a version without tenants would have left.
+const WITHOUT_TENANTS: &str = "\
+    DROP INDEX jobs_tenant; ALTER TABLE jobs DROP COLUMN tenant; DROP TABLE tenants; \
+    CREATE TABLE old_labels (key TEXT NOT NULL, value TEXT NOT NULL, id BLOB NOT NULL, \
+    PRIMARY KEY (key, value, id)) WITHOUT ROWID; \
+    INSERT INTO old_labels SELECT key, value, id FROM job_labels; \
+    DROP TABLE job_labels; ALTER TABLE old_labels RENAME TO job_labels; \
+    CREATE INDEX job_labels_id ON job_labels (id); \
+    CREATE TABLE old_requests (job INTEGER PRIMARY KEY, id TEXT NOT NULL, principal INTEGER NOT NULL DEFAULT 0, \
+    digest BLOB NOT NULL, UNIQUE (id, principal)); \
+    INSERT INTO old_requests SELECT job, id, principal, digest FROM requests; \
+    DROP TABLE requests; ALTER TABLE old_requests RENAME TO requests; \
+    DELETE FROM _sqlx_migrations WHERE version >= 5";
+
+#[tokio::test]
+async fn what_there_was_before_tenants_is_of_the_one_that_always_exists() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut writer) = SqliteStore::open(dir.path(), Durability::Full).await.unwrap();
+    let labels = || [("team".to_owned(), "red".to_owned())].into();
+    let spec = Arc::new(JobSpec { labels: labels(), ..JobSpec::default() });
+    let request = Some(("r".to_owned(), store.keyed([5; 32])));
+    let first = Submission { request, ..submission(&Job { spec, ..job(1, 1) }, 1) };
+    let batch = Batch { submissions: vec![first.clone(), submission(&job(2, 1), 1)], ..Batch::default() };
+    writer.commit(&batch).await.unwrap();
+    Box::new(writer).close().await;
+    drop(store);
+    alter(dir.path(), WITHOUT_TENANTS).await;
+
+    let (store, mut writer) = SqliteStore::open(dir.path(), Durability::Full).await.unwrap();
+    assert_eq!(store.job(job_id(1)).await.unwrap().unwrap().tenant, Owner::default());
+    let of = |tenant, labels| JobFilter { tenant: Some(tenant), labels, ..JobFilter::default() };
+    let ids = async |filter: JobFilter| store.job_ids(&filter, 9).await.unwrap().items;
+    assert_eq!(ids(of(1, labels())).await, [job_id(1)]);
+    assert_eq!(ids(of(1, BTreeMap::new())).await, [job_id(2), job_id(1)]);
+    assert!(ids(of(16, BTreeMap::new())).await.is_empty());
+    // A request that is repeated is known still, and another tenant may use its name.
+    let mut theirs = Submission { request: first.request.clone(), ..submission(&job(4, 1), 1) };
+    theirs.job.tenant = Owner { no: 16, name: "a".into() };
+    let again = Submission { request: first.request.clone(), ..submission(&job(3, 1), 1) };
+    let batch = Batch { submissions: vec![again, theirs], ..Batch::default() };
+    let known = Submitted::Known { job: job_id(1), digest: store.keyed([5; 32]) };
+    assert_eq!(writer.commit(&batch).await.unwrap().submissions, [known, Submitted::Stored]);
+    assert!(store.access().await.unwrap().has_one_tenant());
 }
 
 #[tokio::test]

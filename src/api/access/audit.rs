@@ -9,11 +9,12 @@ use crate::api::status::{Violations, missing_role};
 use crate::api::to_proto::timestamp;
 use crate::api::values;
 use crate::model::audit::{AuditFilter, AuditRecord};
-use crate::model::role::{DEFAULT_TENANT, Role};
+use crate::model::role::Role;
+use crate::model::tenant::Scope;
 use crate::pb;
 use crate::store::{AuditPlace, Store};
 
-/// Answers `ListAuditEvents`. Callers without the role of an auditor see only the events of their tenant.
+/// Answers `ListAuditEvents`. Callers without the role of an auditor see only the events of the tenant that they call about.
 pub(super) async fn list(
     store: &dyn Store,
     caller: &Caller,
@@ -39,13 +40,17 @@ pub(super) async fn list(
         subject: request.subject,
         start: request.start_time.and_then(|it| values::timestamp(it, "start_time", &mut v)),
         end: request.end_time.and_then(|it| values::timestamp(it, "end_time", &mut v)),
+        without_server: !caller.may(Role::Auditor),
     };
     v.or(())?;
     if !caller.may(Role::Auditor) {
-        if !filter.tenant.is_empty() && filter.tenant != DEFAULT_TENANT {
-            return Err(missing_role(Role::Auditor, "", ""));
+        let scope = &caller.actor.scope;
+        if *scope != Scope::Every {
+            if !filter.tenant.is_empty() && filter.tenant != scope.name() {
+                return Err(missing_role(Role::Auditor, "", "", ""));
+            }
+            scope.name().clone_into(&mut filter.tenant);
         }
-        DEFAULT_TENANT.clone_into(&mut filter.tenant);
     }
     let page = store.audit(&filter, place, size).await?;
     let next = page.next.map(|next| match next {
@@ -55,7 +60,8 @@ pub(super) async fn list(
     Ok(pb::ListAuditEventsResponse { events, next_page_token: next.unwrap_or_default() })
 }
 
-fn event(AuditRecord { sequence, row, chain }: AuditRecord) -> pb::AuditEvent {
+/// Converts an event.
+pub(crate) fn event(AuditRecord { sequence, row, chain }: AuditRecord) -> pb::AuditEvent {
     pb::AuditEvent {
         sequence,
         time: Some(timestamp(row.time)),

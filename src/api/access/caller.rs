@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, HeaderName};
 use tonic::{Code, Request, Status};
 
 use crate::api::access::sessions::{self, OwnPage, Sessions};
 use crate::api::access::table::{self, Need};
-use crate::api::status::{Fault, missing_role, no_job};
+use crate::api::status::{Fault, Violations, missing_role, no_job, shown, tenant_required};
 use crate::engine::handle::Engine;
 use crate::listen::peer::{Origin, Peer};
 use crate::model::access::{ANONYMOUS_NAME, Actor, AuthMode, Method, Token};
@@ -16,9 +16,13 @@ use crate::model::book::Book;
 use crate::model::identity::{self, Identities};
 use crate::model::ids::JobId;
 use crate::model::job::Job;
-use crate::model::role::{DEFAULT_TENANT, Role};
+use crate::model::role::Role;
+use crate::model::tenant::{NoScope, Scope, TenantNo};
 use crate::model::time::Timestamp;
 use crate::model::token::TokenText;
+
+/// The name of the tenant that a call is about.
+const TENANT_HEADER: HeaderName = HeaderName::from_static("haul-tenant");
 
 /// Headers by which a proxy says for whom it asks.
 const PROXY_HEADERS: [&str; 3] = ["forwarded", "via", "x-real-ip"];
@@ -57,12 +61,47 @@ pub(crate) struct Rules<'a> {
 }
 
 /// Why a call is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Denied {
     /// Nobody is known to call.
     Unknown(Unknown),
-    /// The caller lacks this role.
-    Lacks(Role),
+    /// The caller lacks this role where the call is about.
+    Lacks(Role, Scope),
+    /// It is not known what the call is about.
+    NoTenant(NoTenant),
+}
+
+/// Why it is not known which tenant a call is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NoTenant {
+    /// It names two.
+    Two,
+    /// It names none, and the caller has roles at several.
+    None,
+    /// It names one that is not there, or at which the caller has no role.
+    Other(String),
+    /// It names all, and the method is about one.
+    All,
+}
+
+impl NoTenant {
+    fn status(&self) -> Status {
+        match self {
+            NoTenant::Two => Violations::one("haul-tenant", "is there twice; a call is about one tenant"),
+            NoTenant::None => tenant_required(
+                "names no tenant, and the caller has roles at several; send one of them (the command line: --tenant)",
+            ),
+            NoTenant::All => {
+                let over_all = "ListJobs, WatchJobs, ListHosts and ListAuditEvents";
+                tenant_required(&format!("is `*`, and only {over_all} are about all tenants; name one"))
+            }
+            NoTenant::Other(name) => {
+                let message =
+                    format!("tenant `{}` does not exist, or the caller has no role at it; name another", shown(name));
+                Fault::new(Code::PermissionDenied, "TENANT_NOT_ALLOWED", message).into()
+            }
+        }
+    }
 }
 
 impl Denied {
@@ -70,28 +109,42 @@ impl Denied {
     pub(crate) fn status(self, method: &str) -> Status {
         match self {
             Denied::Unknown(unknown) => unknown.status(method),
-            Denied::Lacks(role) => missing_role(role, method, ""),
+            Denied::Lacks(role, scope) => missing_role(role, scope.name(), method, ""),
+            Denied::NoTenant(why) => why.status(),
         }
     }
 }
 
-/// Decides over a call at `now`: who makes it, and whether they may, by the row of its method.
+/// Decides over a call of `method` at `now`: who makes it, what it is about, and whether they may, by the row of the method.
 ///
 /// `before` is the caller as the same call was allowed before: a role that it may have relied on and has not any more ends
 /// it, also where another would allow a new call.
 pub(crate) fn decide(
     shown: &Shown,
     rules: Rules<'_>,
-    need: Need,
+    (method, need): (&str, Need),
     before: Option<&Caller>,
     now: Timestamp,
 ) -> Result<Caller, Denied> {
-    let caller = shown.judge(rules, now).map_err(Denied::Unknown)?;
+    let mut caller = shown.judge(rules, now).map_err(Denied::Unknown)?;
+    let scope = match before {
+        Some(before) => still(&before.actor.scope, rules.book),
+        None => shown.scope(rules.book, &caller.actor, method, need),
+    };
+    Arc::make_mut(&mut caller.actor).scope = scope.map_err(Denied::NoTenant)?;
     let lacking = table::lacks(need, &caller.actor);
     let lost = before.and_then(|before| table::lost(need, &before.actor, &caller.actor));
     match lacking.or(lost) {
-        Some(role) => Err(Denied::Lacks(role)),
+        Some(role) => Err(Denied::Lacks(role, caller.actor.scope.clone())),
         None => Ok(caller),
+    }
+}
+
+/// Returns what an open call is about: a call stays with the tenant that it began with, as long as there is that.
+fn still(scope: &Scope, book: &Book) -> Result<Scope, NoTenant> {
+    match scope {
+        Scope::One(owner) if book.tenant_numbered(owner.no).is_none() => Err(NoTenant::Other(owner.name.to_string())),
+        scope => Ok(scope.clone()),
     }
 }
 
@@ -166,7 +219,7 @@ impl Caller {
     }
 
     pub(crate) fn may(&self, role: Role) -> bool {
-        self.actor.may(role, DEFAULT_TENANT)
+        self.actor.may_here(role)
     }
 
     fn owns(&self, job: &Job) -> bool {
@@ -180,18 +233,32 @@ impl Caller {
             Reach::Control => Some(Role::Control),
             Reach::Feed => None,
         };
-        if role.is_some_and(|role| self.may(role)) {
+        let has_role = role.is_some_and(|role| self.may(role));
+        // A job of a tenant that is made after this look has a name that nobody knows yet.
+        if has_role && engine.books().borrow().has_one_tenant() {
             return Ok(());
         }
         match engine.job(id).await {
-            Ok(job) if self.owns(&job) => Ok(()),
+            Ok(job) if !self.actor.scope.holds(job.tenant.no) => Err(no_job(id)),
+            Ok(job) if has_role || self.owns(&job) => Ok(()),
             Ok(_) if self.may(Role::Read) => Err(missing_role(
                 role.unwrap_or(Role::Submit),
+                self.actor.scope.name(),
                 "",
                 if role.is_some() { "" } else { "; only who submitted a job adds to it" },
             )),
             Ok(_) => Err(no_job(id)),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Returns whose jobs the call is about: of which tenant, `None`: of all.
+    pub(crate) fn only_of(&self) -> Option<TenantNo> {
+        match &self.actor.scope {
+            Scope::One(owner) => Some(owner.no),
+            Scope::Every => None,
+            // No tenant has this number; the layer lets no such call on.
+            Scope::Nowhere => Some(0),
         }
     }
 
@@ -229,6 +296,8 @@ pub(crate) struct Shown {
     is_proxied: bool,
     address: String,
     request_id: String,
+    /// The first two of the tenants that it names.
+    tenants: Vec<Vec<u8>>,
 }
 
 impl Shown {
@@ -255,6 +324,27 @@ impl Shown {
             is_proxied: headers.keys().any(|name| is_of_proxy(name.as_str())),
             address: address.map(|it| it.to_string()).unwrap_or_default(),
             request_id: id.to_owned(),
+            tenants: headers.get_all(TENANT_HEADER).iter().take(2).map(|value| value.as_bytes().to_vec()).collect(),
+        }
+    }
+
+    /// Returns what a call of `actor` is about.
+    fn scope(&self, book: &Book, actor: &Actor, method: &str, need: Need) -> Result<Scope, NoTenant> {
+        let wanted = match self.tenants.as_slice() {
+            [] => None,
+            [name] => Some(String::from_utf8_lossy(name)),
+            _ => return Err(NoTenant::Two),
+        };
+        let own = book.numbered(actor.principal).map_or("", |principal| &principal.default_tenant);
+        match book.scope(&actor.grants, own, wanted.as_deref()) {
+            Ok(Scope::Every) if !table::may_be_over_all(method) => Err(NoTenant::All),
+            Ok(scope) => Ok(scope),
+            Err(NoScope::NotAllowed(name)) => Err(NoTenant::Other(name)),
+            // What roles of the server are for is about no tenant.
+            Err(NoScope::Required) if !table::is_of_tenant(need) || table::may_on_server(need, actor) => {
+                Ok(Scope::Nowhere)
+            }
+            Err(NoScope::Required) => Err(NoTenant::None),
         }
     }
 

@@ -7,6 +7,8 @@ use crate::model::access::{Actor, Principal, Token};
 use crate::model::book::Book;
 use crate::model::identity::Identity;
 use crate::model::role::{Grant, Role};
+use crate::model::tenant::Tenant;
+use crate::model::time::Timestamp;
 use crate::pb;
 use crate::pb::identity::Kind;
 
@@ -99,7 +101,18 @@ pub(super) fn principal(book: &Book, principal: &Principal, viewer: &Actor) -> p
         create_time: Some(timestamp(principal.create_time)),
         update_time: Some(timestamp(principal.update_time)),
         last_seen_time: book.last_seen(principal.no).map(timestamp),
+        default_tenant: principal.default_tenant.clone(),
         etag: principal.etag(),
+    }
+}
+
+pub(super) fn tenant(tenant: &Tenant) -> pb::Tenant {
+    pb::Tenant {
+        name: tenant.name.to_string(),
+        title: tenant.title.clone(),
+        // The one that always exists was never made.
+        create_time: (tenant.create_time > Timestamp(0)).then(|| timestamp(tenant.create_time)),
+        etag: tenant.etag(),
     }
 }
 

@@ -7,11 +7,13 @@
 mod audit;
 mod bounds;
 pub(crate) mod caller;
+mod credentials;
 pub(crate) mod messages;
 mod refusals;
 pub mod service;
 pub(crate) mod sessions;
 pub(crate) mod table;
+mod tenants;
 mod uses;
 
 use std::collections::HashSet;
@@ -21,7 +23,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, HeaderName};
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt as _;
 use prost::Message as _;
@@ -31,30 +33,29 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-use crate::api::access::bounds::Counted;
+use crate::api::access::bounds::{Counted, OpenCall};
 use crate::api::access::caller::{Caller, Denied, Rules, Shown, Unknown, decide};
 use crate::api::access::refusals::{Refusal, Refusals};
 use crate::api::access::sessions::Sessions;
 use crate::api::access::table::Need;
 use crate::api::access::uses::Uses;
 use crate::api::request_id::RequestId;
-use crate::api::status::{Fault, Violations, draining, precondition, rate_limited, shown};
+use crate::api::status::{draining, precondition, rate_limited, too_many_streams};
 use crate::api::to_proto::timestamp;
 use crate::engine::handle::Engine;
-use crate::listen::calls::CallPlace;
+use crate::listen::KnownCaller;
 use crate::listen::peer::Peer;
 use crate::middleware::{Middleware, until};
 use crate::model::access::{LOCAL_NAME, Method};
 use crate::model::book::Book;
 use crate::model::identity::Identities;
-use crate::model::role::DEFAULT_TENANT;
+use crate::model::tenant::Scope;
 
+pub(crate) use crate::api::access::audit::event as audit_event;
 pub use crate::api::access::bounds::CallBounds;
 pub use crate::api::access::caller::Policy;
 pub use crate::api::access::table::Exposure;
 
-/// The name of the tenant that a call is about.
-const TENANT_HEADER: HeaderName = HeaderName::from_static("haul-tenant");
 /// How long an answer that is being made has to leave: the caller may itself have ended what it came by.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
@@ -183,14 +184,15 @@ impl Access {
         let rules = self.rules(&book);
         let refuse = |who: Option<&Caller>, status: Status, detail: &str| {
             let who = who.map(|caller| &*caller.actor);
-            let tenant = who.map_or("", |_| table::tenant(need));
+            let tenant = who.map_or("", |actor| table::tenant(need, actor));
             self.refusals.note(Refusal { who, address: shown.address(), tenant, method: known, detail }, &status, now);
             status
         };
-        let caller = match decide(&shown, rules, need, None, now) {
+        let caller = match decide(&shown, rules, (method, need), None, now) {
             Ok(caller) => caller,
             Err(Denied::Unknown(unknown)) => {
-                let too_many = matches!(unknown, Unknown::Bad(_))
+                // A session is gone with the process that began it, and cannot be guessed: its cookie is no attempt.
+                let too_many = (matches!(unknown, Unknown::Bad(_)) && shown.session().is_none())
                     .then(|| self.counted.note_failure(self.bounds, shown.address(), now).err())
                     .flatten();
                 return Err(match too_many {
@@ -201,16 +203,27 @@ impl Access {
                     None => refuse(None, unknown.status(method), unknown.detail()),
                 });
             }
-            Err(denied @ Denied::Lacks(_)) => {
-                let who = shown.judge(rules, now).ok();
+            Err(denied) => {
+                let mut who = shown.judge(rules, now).ok();
+                if let Some(who) = &mut who {
+                    // What is about no tenant that the caller may name is in no tenant's record.
+                    let scope = if let Denied::Lacks(_, scope) = &denied { scope.clone() } else { Scope::Nowhere };
+                    Arc::make_mut(&mut who.actor).scope = scope;
+                }
                 return Err(refuse(who.as_ref(), denied.status(method), ""));
             }
         };
-        tenant(request.headers()).map_err(|status| refuse(Some(&caller), status, ""))?;
         if caller.actor.name != LOCAL_NAME {
             let taken = self.counted.take_call(self.bounds, caller.actor.principal, now);
             let subject = format!("principals/{}", caller.actor.name);
             taken.map_err(|wait| refuse(Some(&caller), rate_limited("calls of this principal", &subject, wait), ""))?;
+        }
+        let mut open = None;
+        if caller.actor.name != LOCAL_NAME {
+            open = self.counted.open_call(self.bounds, caller.actor.principal);
+            if open.is_none() {
+                return Err(refuse(Some(&caller), too_many_streams(&caller.actor.name, self.bounds.open_max), ""));
+            }
         }
         if caller.method == Method::Token {
             self.uses.note(&caller.actor, now);
@@ -218,8 +231,12 @@ impl Access {
         if let Some(session) = shown.session() {
             self.sessions.note(session, now);
         }
+        let is_read = self.exposure.counts_reads && table::reads(method);
         let method = known.unwrap_or_default().to_owned();
-        Ok((need, Standing { access: self.clone(), books, shown, caller: Some(caller), need, method }))
+        Ok((
+            need,
+            Standing { access: self.clone(), books, shown, caller: Some(caller), need, method, is_read, _open: open },
+        ))
     }
 }
 
@@ -291,22 +308,6 @@ const PROBE_METHOD: &str = "grpc.health.v1.Health/Check";
 /// What a session is begun as: who has a token may ask who it is, and so have it in a cookie.
 const SESSION_METHOD: &str = "haul.v1.AccessService/WhoAmI";
 
-/// Reads the tenant of a call: there is one.
-fn tenant(headers: &HeaderMap) -> Result<(), Status> {
-    let mut named = headers.get_all(TENANT_HEADER).iter();
-    match (named.next(), named.next()) {
-        (None, _) => Ok(()),
-        (Some(name), None) if name.as_bytes() == DEFAULT_TENANT.as_bytes() => Ok(()),
-        (Some(name), None) => {
-            let name = String::from_utf8_lossy(name.as_bytes()).into_owned();
-            let message =
-                format!("tenant `{}` does not exist, or is not the caller's; `default` exists", self::shown(&name));
-            Err(Fault::new(Code::PermissionDenied, "TENANT_NOT_ALLOWED", message).into())
-        }
-        (Some(_), Some(_)) => Err(Violations::one("haul-tenant", "is there twice; a call is about one tenant")),
-    }
-}
-
 /// Whether a call that is open may go on.
 struct Standing {
     access: Access,
@@ -317,27 +318,46 @@ struct Standing {
     need: Need,
     /// Empty: it is not there.
     method: String,
+    /// Whether it is in the audit when it is answered.
+    is_read: bool,
+    /// Its place among the calls that the caller has open.
+    _open: Option<OpenCall>,
 }
 
 impl Standing {
     fn open(access: &Access) -> Standing {
         let shown = Shown::by(&HeaderMap::new(), &http::Extensions::new(), "");
         let (books, method) = (access.engine.books(), String::new());
-        Standing { access: access.clone(), books, shown, caller: None, need: Need::Open, method }
+        Standing {
+            access: access.clone(),
+            books,
+            shown,
+            caller: None,
+            need: Need::Open,
+            method,
+            is_read: false,
+            _open: None,
+        }
     }
 
-    /// Counts a call that was answered: one that the services refused though the layer has let it through, or one that only
-    /// reads, where these are wanted.
-    fn note_answer(&self, status: Option<&Status>) {
-        let Some(caller) = &self.caller else { return };
-        let (access, method) = (&self.access, Some(self.method.as_str()).filter(|it| !it.is_empty()));
-        let now = access.engine.now();
-        let (address, tenant) = (self.shown.address(), table::tenant(self.need));
-        let call = Refusal { who: Some(&caller.actor), address, tenant, method, detail: "" };
-        match status.filter(|status| status.code() != Code::Ok) {
-            Some(status) => access.refusals.note(call, status, now),
-            None if access.exposure.counts_reads && table::reads(&self.method) => access.refusals.note_read(call, now),
-            None => {}
+    /// Counts an answer that refuses what the layer has let through.
+    fn note_refusal(&self, status: &Status) {
+        if let Some(caller) = &self.caller {
+            let (access, method) = (&self.access, Some(self.method.as_str()).filter(|it| !it.is_empty()));
+            let now = access.engine.now();
+            let (address, tenant) = (self.shown.address(), table::tenant(self.need, &caller.actor));
+            let refusal = Refusal { who: Some(&caller.actor), address, tenant, method, detail: "" };
+            access.refusals.note(refusal, status, now);
+        }
+    }
+
+    /// Counts a read that is answered, where reads are counted.
+    fn note_read(&self) {
+        if let Some(caller) = self.caller.as_ref().filter(|_| self.is_read) {
+            let (address, tenant) = (self.shown.address(), table::tenant(self.need, &caller.actor));
+            let method = Some(self.method.as_str());
+            let call = Refusal { who: Some(&caller.actor), address, tenant, method, detail: "" };
+            self.access.refusals.note_read(call, self.access.engine.now());
         }
     }
 
@@ -355,7 +375,7 @@ impl Standing {
             if let Some(session) = self.shown.session() {
                 self.access.sessions.note(session, now);
             }
-            if let Err(denied) = decide(&self.shown, rules, self.need, Some(caller), now) {
+            if let Err(denied) = decide(&self.shown, rules, (&self.method, self.need), Some(caller), now) {
                 return denied.status(&self.method);
             }
             let expired = async {
@@ -405,10 +425,10 @@ impl Middleware for Access {
         let ends = streams && (need != Need::Open || closing.is_some());
         request.headers_mut().remove(AUTHORIZATION);
         if let Some(caller) = &standing.caller {
-            request.extensions_mut().insert(caller.clone());
-            if let Some(place) = request.extensions().get::<CallPlace>() {
-                place.keep();
+            if let Some(call) = request.extensions().get::<KnownCaller>() {
+                call.vouch();
             }
+            request.extensions_mut().insert(caller.clone());
         }
         Ok(Passed { id, standing: Arc::new(standing), ends, closing })
     }
@@ -431,8 +451,11 @@ impl Middleware for Access {
             status = late => return Ok(id.on(status).into_http()),
         };
         let status = Status::from_header_map(response.headers());
-        standing.note_answer(status.as_ref());
-        if status.is_some() {
+        if status.as_ref().is_none_or(|status| status.code() == Code::Ok) {
+            standing.note_read();
+        }
+        if let Some(status) = status {
+            standing.note_refusal(&status);
             id.on_headers(response.headers_mut());
         }
         if !ends {

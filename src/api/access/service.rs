@@ -1,4 +1,4 @@
-//! `haul.v1.AccessService`: principals and tokens.
+//! `haul.v1.AccessService`: principals, tokens and tenants.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,9 +6,9 @@ use std::time::Duration;
 use rand::RngExt as _;
 use tonic::{Request, Response, Status};
 
-use crate::api::access::audit;
 use crate::api::access::caller::Caller;
 use crate::api::access::messages::{self, read_grants, read_identities};
+use crate::api::access::{audit, credentials, tenants};
 use crate::api::pages::page_size;
 use crate::api::status::{Violations, internal, shown};
 use crate::api::to_proto::timestamp;
@@ -16,7 +16,7 @@ use crate::api::values::{self, ID_BYTES_MAX, NAME_BYTES_MAX};
 use crate::engine::handle::Engine;
 use crate::model::access::{AccessAnswer, AccessChange, NewToken, Principal, Token};
 use crate::model::book::Book;
-use crate::model::role::{DEFAULT_TENANT, Grant, Role};
+use crate::model::role::{Grant, Role};
 use crate::model::token::TokenText;
 use crate::pb;
 use crate::store::Store;
@@ -56,6 +56,13 @@ impl AccessApi {
         }
     }
 
+    async fn change_tenant(&self, caller: &Caller, change: AccessChange) -> Result<pb::Tenant, Status> {
+        match self.change(caller, change).await? {
+            AccessAnswer::Tenant(tenant) => Ok(messages::tenant(&tenant)),
+            other => Err(internal(format!("a tenant was changed into {other:?}"))),
+        }
+    }
+
     /// Reads where a listing goes on.
     fn after(&self, listing: Listing, filter: &[u8], token: &str, v: &mut Violations) -> String {
         if token.is_empty() {
@@ -81,7 +88,7 @@ impl pb::access_service_server::AccessService for AccessApi {
         Ok(Response::new(pb::WhoAmIResponse {
             principal: caller.actor.name.clone(),
             grants: messages::grants(&caller.actor.grants),
-            tenant: DEFAULT_TENANT.to_owned(),
+            tenant: caller.actor.scope.name().to_owned(),
             token_id: caller.actor.token_id.clone(),
             expire_time: caller.expire_time.map(timestamp),
             method: caller.method.name().to_owned(),
@@ -107,6 +114,7 @@ impl pb::access_service_server::AccessService for AccessApi {
             grants,
             identities,
             disabled: wish.disabled,
+            default_tenant: wish.default_tenant,
             request_id: request.request_id,
         };
         let (principal, authentication_required) = self.change_principal(&caller, change).await?;
@@ -121,7 +129,7 @@ impl pb::access_service_server::AccessService for AccessApi {
         let request = request.into_inner();
         let mut v = Violations::default();
         let wish = request.principal.unwrap_or_default();
-        let (mut title, mut grants, mut identities, mut disabled) = (None, None, None, None);
+        let (mut title, mut grants, mut identities, mut disabled, mut default_tenant) = (None, None, None, None, None);
         let paths = request.update_mask.unwrap_or_default().paths;
         if paths.is_empty() {
             v.add("update_mask", "is empty; name what to change");
@@ -137,15 +145,16 @@ impl pb::access_service_server::AccessService for AccessApi {
                     identities = Some(read_identities(&wish.identities, "principal.identities", &mut v));
                 }
                 "disabled" => disabled = Some(wish.disabled),
+                "default_tenant" => default_tenant = Some(wish.default_tenant.clone()),
                 _ => v.add(
                     format!("update_mask.paths[{index}]"),
-                    format!("`{}` is none of title, grants, identities, disabled", shown(path)),
+                    format!("`{}` is none of title, grants, identities, disabled, default_tenant", shown(path)),
                 ),
             }
         }
         v.or(())?;
-        let change =
-            AccessChange::UpdatePrincipal { name: wish.name, title, grants, identities, disabled, etag: wish.etag };
+        let (name, etag) = (wish.name, wish.etag);
+        let change = AccessChange::UpdatePrincipal { name, title, grants, identities, disabled, default_tenant, etag };
         let (principal, authentication_required) = self.change_principal(&caller, change).await?;
         Ok(Response::new(pb::UpdatePrincipalResponse { principal: Some(principal), authentication_required }))
     }
@@ -268,6 +277,84 @@ impl pb::access_service_server::AccessService for AccessApi {
             AccessAnswer::Revoked(revoked) => Ok(Response::new(pb::RevokeTokenResponse { revoked })),
             other => Err(internal(format!("a token was revoked into {other:?}"))),
         }
+    }
+
+    async fn put_credential(
+        &self,
+        request: Request<pb::PutCredentialRequest>,
+    ) -> Result<Response<pb::PutCredentialResponse>, Status> {
+        let caller = Caller::of(&request);
+        credentials::put(&self.engine, &caller, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_credential(
+        &self,
+        request: Request<pb::GetCredentialRequest>,
+    ) -> Result<Response<pb::GetCredentialResponse>, Status> {
+        let caller = Caller::of(&request);
+        credentials::get(&self.engine, &caller, &request.into_inner().name).map(Response::new)
+    }
+
+    async fn list_credentials(
+        &self,
+        request: Request<pb::ListCredentialsRequest>,
+    ) -> Result<Response<pb::ListCredentialsResponse>, Status> {
+        let caller = Caller::of(&request);
+        credentials::list(&self.engine, &caller, &self.tokens, &request.into_inner()).map(Response::new)
+    }
+
+    async fn delete_credential(
+        &self,
+        request: Request<pb::DeleteCredentialRequest>,
+    ) -> Result<Response<pb::DeleteCredentialResponse>, Status> {
+        let caller = Caller::of(&request);
+        credentials::delete(&self.engine, &caller, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn create_tenant(
+        &self,
+        request: Request<pb::CreateTenantRequest>,
+    ) -> Result<Response<pb::CreateTenantResponse>, Status> {
+        let caller = Caller::of(&request);
+        let change = tenants::creation(request.into_inner())?;
+        let tenant = Some(self.change_tenant(&caller, change).await?);
+        Ok(Response::new(pb::CreateTenantResponse { tenant }))
+    }
+
+    async fn get_tenant(
+        &self,
+        request: Request<pb::GetTenantRequest>,
+    ) -> Result<Response<pb::GetTenantResponse>, Status> {
+        let caller = Caller::of(&request);
+        let tenant = Some(tenants::get(&self.book(), &caller, &request.into_inner().name)?);
+        Ok(Response::new(pb::GetTenantResponse { tenant }))
+    }
+
+    async fn update_tenant(
+        &self,
+        request: Request<pb::UpdateTenantRequest>,
+    ) -> Result<Response<pb::UpdateTenantResponse>, Status> {
+        let caller = Caller::of(&request);
+        let change = tenants::update(request.into_inner())?;
+        let tenant = Some(self.change_tenant(&caller, change).await?);
+        Ok(Response::new(pb::UpdateTenantResponse { tenant }))
+    }
+
+    async fn delete_tenant(
+        &self,
+        request: Request<pb::DeleteTenantRequest>,
+    ) -> Result<Response<pb::DeleteTenantResponse>, Status> {
+        let caller = Caller::of(&request);
+        let pb::DeleteTenantRequest { name, etag } = request.into_inner();
+        self.change(&caller, AccessChange::DeleteTenant { name, etag }).await?;
+        Ok(Response::new(pb::DeleteTenantResponse {}))
+    }
+
+    async fn list_tenants(
+        &self,
+        request: Request<pb::ListTenantsRequest>,
+    ) -> Result<Response<pb::ListTenantsResponse>, Status> {
+        tenants::list(&self.book(), &self.tokens, &request.into_inner()).map(Response::new)
     }
 
     async fn list_audit_events(

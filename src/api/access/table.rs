@@ -4,7 +4,7 @@
 //! a job is the caller's own is for the handlers, by [`crate::api::access::caller::Caller::reach`].
 
 use crate::model::access::Actor;
-use crate::model::role::{DEFAULT_TENANT, Role};
+use crate::model::role::Role;
 
 /// What a call needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,14 +48,23 @@ const METHODS: &[(&str, Need)] = &[
     ("haul.v1.AccessService/CreateToken", Anybody),
     ("haul.v1.AccessService/ListTokens", Anybody),
     ("haul.v1.AccessService/RevokeToken", Anybody),
+    ("haul.v1.AccessService/PutCredential", OneOf(&[Admin])),
+    ("haul.v1.AccessService/GetCredential", OneOf(&[Admin])),
+    ("haul.v1.AccessService/ListCredentials", OneOf(&[Admin])),
+    ("haul.v1.AccessService/DeleteCredential", OneOf(&[Admin])),
+    ("haul.v1.AccessService/CreateTenant", OPERATE),
+    ("haul.v1.AccessService/GetTenant", MANAGE),
+    ("haul.v1.AccessService/UpdateTenant", OPERATE),
+    ("haul.v1.AccessService/DeleteTenant", OPERATE),
+    ("haul.v1.AccessService/ListTenants", OPERATE),
     ("haul.v1.AccessService/ListAuditEvents", OneOf(&[Auditor, Admin])),
     ("haul.v1.AccessService/RotateDataKey", OPERATE),
 
     ("haul.v1.AdminService/GetServerInfo", Anybody),
     ("haul.v1.AdminService/GetLimits", Anybody),
     ("haul.v1.AdminService/UpdateLimits", OPERATE),
-    // Not for who may only submit: a host's errors and pauses come from the jobs of others, too.
-    ("haul.v1.AdminService/ListHosts", OneOf(&[Read, Monitor])),
+    // Who may only submit sees the hosts of its own jobs, and what is done for these.
+    ("haul.v1.AdminService/ListHosts", OneOf(&[Read, Submit, Monitor])),
     ("haul.v1.AdminService/ResumeHost", OPERATE),
     ("haul.v1.AdminService/Drain", OPERATE),
 
@@ -120,14 +129,36 @@ pub(crate) fn reads(method: &str) -> bool {
 /// Returns a role of a row that a caller had and has not any more: what a call has answered so far may rest on it.
 pub(crate) fn lost(need: Need, before: &Actor, now: &Actor) -> Option<Role> {
     let OneOf(roles) = need else { return None };
-    let may = |actor: &Actor, role: Role| actor.may(role, DEFAULT_TENANT);
-    roles.iter().copied().find(|role| may(before, *role) && !may(now, *role))
+    roles.iter().copied().find(|role| before.may_here(*role) && !now.may_here(*role))
 }
 
-/// Returns the tenant that calls of a row are about; empty: the server.
-pub(crate) fn tenant(need: Need) -> &'static str {
+/// The methods that can be about all tenants at once.
+const OVER_ALL: [&str; 4] = [
+    "haul.v1.JobService/ListJobs",
+    "haul.v1.JobService/WatchJobs",
+    "haul.v1.AdminService/ListHosts",
+    "haul.v1.AccessService/ListAuditEvents",
+];
+
+/// Returns whether a method can be about all tenants at once.
+pub(crate) fn may_be_over_all(method: &str) -> bool {
+    OVER_ALL.contains(&method)
+}
+
+/// Returns whether a row names a role of tenants, so that calls of it are about one.
+pub(crate) fn is_of_tenant(need: Need) -> bool {
+    matches!(need, OneOf(roles) if roles.iter().any(|role| !role.is_of_server()))
+}
+
+/// Returns whether a caller may call by a role of the server.
+pub(crate) fn may_on_server(need: Need, actor: &Actor) -> bool {
+    matches!(need, OneOf(roles) if roles.iter().any(|role| role.is_of_server() && actor.may_here(*role)))
+}
+
+/// Returns the tenant that a call of a row is about; empty: the server.
+pub(crate) fn tenant(need: Need, actor: &Actor) -> &str {
     match need {
-        OneOf(roles) if roles.iter().all(|role| !role.is_of_server()) => DEFAULT_TENANT,
+        OneOf(roles) if roles.iter().all(|role| !role.is_of_server()) => actor.scope.name(),
         _ => "",
     }
 }
@@ -136,7 +167,7 @@ pub(crate) fn tenant(need: Need) -> &'static str {
 pub(crate) fn lacks(need: Need, actor: &Actor) -> Option<Role> {
     match need {
         Open | Anybody => None,
-        OneOf(roles) if roles.iter().any(|role| actor.may(*role, DEFAULT_TENANT)) => None,
+        OneOf(roles) if roles.iter().any(|role| actor.may_here(*role)) => None,
         OneOf(roles) => roles.first().copied(),
     }
 }

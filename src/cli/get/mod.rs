@@ -6,6 +6,7 @@
 mod plan;
 mod report;
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,7 +27,7 @@ use crate::model::group::{GroupMode, GroupPolicy};
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::limits::Limits;
 use crate::model::spec::JobSpec;
-use crate::server::{self, Built, Durability, EngineSettings, Guard, RootKeys};
+use crate::server::{self, Built, Durability, EngineSettings, Guard, Retention, RootKeys};
 use crate::telemetry;
 
 pub(crate) use plan::GetArgs;
@@ -157,6 +158,7 @@ fn settings(plan: &Plan, scratch: &Path) -> EngineSettings {
     EngineSettings {
         data_dir: scratch.to_owned(),
         download_dir: plan.directory.clone(),
+        tenant_dirs: BTreeMap::new(),
         limits: LimitSettings {
             max_concurrent_tasks: Some(plan.jobs),
             max_per_host: Some(plan.jobs.max(plan.connections).max(defaults.max_per_host)),
@@ -175,6 +177,8 @@ fn settings(plan: &Plan, scratch: &Path) -> EngineSettings {
         parts_by_url: true,
         scratch: true,
         root_keys: RootKeys::Unkept,
+        retention: Retention::default(),
+        egress_proxy: None,
     }
 }
 

@@ -8,6 +8,7 @@ use crate::engine::queue::task::Held;
 use crate::engine::queue::{JobQueue, Queue};
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
+use crate::model::tenant::Party;
 use crate::store::LaneNumber;
 
 /// Lanes of a job up to which a host is looked for one by one, which is smaller and as quick.
@@ -46,6 +47,11 @@ impl Queue {
     ) {
         self.rotation.add_job(job, priority, cap, may_run);
         self.jobs.insert(job, JobQueue { may_run, task_timeout, ..JobQueue::default() });
+    }
+
+    /// Says for whom a job is done.
+    pub(crate) fn set_party(&mut self, job: JobId, party: Party) {
+        self.rotation.set_party(job, party);
     }
 
     /// Forgets a job and every task of it that is in memory.

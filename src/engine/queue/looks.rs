@@ -5,6 +5,7 @@ use crate::engine::queue::rotation::Hold;
 use crate::engine::queue::task::{Held, Running, Wait};
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
+use crate::model::tenant::Parties;
 use crate::store::LaneNumber;
 
 /// What a lane has.
@@ -114,9 +115,9 @@ impl Queue {
         self.waiting_for_hosts.len() as u64
     }
 
-    /// How many tasks in memory wait for room at a host.
-    pub(crate) fn waiting_at(&self, host: &Host) -> u32 {
-        self.rotation.waiting_at(host)
+    /// How many tasks of some parties in memory wait for room at a host.
+    pub(crate) fn waiting_at(&self, host: &Host, whose: Parties) -> u32 {
+        self.rotation.waiting_at(host, whose)
     }
 
     /// `host` may have room for so many more requests.

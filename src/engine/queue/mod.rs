@@ -16,6 +16,7 @@ mod looks;
 mod reads;
 mod rotation;
 pub(crate) mod task;
+mod waiting;
 mod waits;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};

@@ -16,8 +16,10 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use crate::engine::queue::waiting::Waiting;
 use crate::model::host::Host;
 use crate::model::ids::JobId;
+use crate::model::tenant::{Parties, Party};
 use crate::store::LaneNumber;
 
 /// The caller's answer to a candidate.
@@ -69,6 +71,8 @@ pub(crate) enum Hold {
 #[derive(Debug)]
 struct JobEntry {
     priority: i32,
+    /// For whom it is done.
+    party: Party,
     may_run: bool,
     resting: bool,
     running: u32,
@@ -169,7 +173,7 @@ struct Parked {
     /// Old entries, about.
     old: usize,
     /// The tasks in memory of all lanes that are parked here.
-    tasks: u64,
+    tasks: Waiting,
 }
 
 /// Old entries that a host has before they are looked for.
@@ -190,6 +194,7 @@ impl Rotation {
     pub(crate) fn add_job(&mut self, job: JobId, priority: i32, cap: u32, may_run: bool) {
         let entry = JobEntry {
             priority,
+            party: Party::default(),
             may_run,
             resting: false,
             running: 0,
@@ -208,7 +213,7 @@ impl Rotation {
         if let Some(entry) = self.jobs.remove(&job) {
             for lane in entry.lanes.iter().filter(|lane| lane.place == Place::Parked) {
                 if let Some(parked) = self.parked.get_mut(&lane.at) {
-                    parked.tasks = parked.tasks.saturating_sub(u64::from(lane.queued));
+                    parked.tasks.remove(entry.party, lane.queued.into());
                     parked.old += 1;
                 }
                 self.forget_old(&lane.at);
@@ -239,6 +244,13 @@ impl Rotation {
         parked.old = 0;
         if parked.lanes.is_empty() {
             self.parked.remove(host);
+        }
+    }
+
+    /// Says for whom a job is done. It has no work yet.
+    pub(crate) fn set_party(&mut self, job: JobId, party: Party) {
+        if let Some(entry) = self.jobs.get_mut(&job) {
+            entry.party = party;
         }
     }
 
@@ -285,12 +297,14 @@ impl Rotation {
 
     /// Notes how many tasks of a lane are in memory.
     pub(crate) fn set_queued(&mut self, job: JobId, lane: LaneNumber, queued: usize) {
-        let Some(lane) = self.jobs.get_mut(&job).and_then(|entry| entry.lanes.get_mut(lane as usize)) else { return };
+        let Some(entry) = self.jobs.get_mut(&job) else { return };
+        let Some(lane) = entry.lanes.get_mut(lane as usize) else { return };
         let before = std::mem::replace(&mut lane.queued, queued as u32);
         if lane.place == Place::Parked
             && let Some(parked) = self.parked.get_mut(&lane.at)
         {
-            parked.tasks = parked.tasks.saturating_sub(u64::from(before)) + queued as u64;
+            parked.tasks.remove(entry.party, before.into());
+            parked.tasks.add(entry.party, queued as u64);
         }
     }
 
@@ -413,7 +427,7 @@ impl Rotation {
                     self.tickets += 1;
                     lane.turn = self.tickets;
                     parked.lanes.entry(Reverse(entry.priority)).or_default().push_back((job, number, lane.turn));
-                    parked.tasks += u64::from(lane.queued);
+                    parked.tasks.add(entry.party, lane.queued.into());
                     self.go_next(job);
                 }
                 Admission::JobBlocked => {
@@ -453,9 +467,9 @@ impl Rotation {
         }
     }
 
-    /// How many tasks in memory are of lanes that are parked at a host.
-    pub(crate) fn waiting_at(&self, host: &Host) -> u32 {
-        self.parked.get(host).map_or(0, |parked| u32::try_from(parked.tasks).unwrap_or(u32::MAX))
+    /// How many tasks of some parties in memory are of lanes that are parked at a host.
+    pub(crate) fn waiting_at(&self, host: &Host, whose: Parties) -> u32 {
+        self.parked.get(host).map_or(0, |parked| u32::try_from(parked.tasks.of(whose)).unwrap_or(u32::MAX))
     }
 
     /// Compares what is counted of parked lanes with `queued`, how many tasks of a lane are in memory. Slow.
@@ -479,8 +493,11 @@ impl Rotation {
                 }
             }
         }
-        let counted =
-            self.parked.iter().filter(|(_, parked)| parked.tasks > 0).map(|(host, parked)| (host, parked.tasks));
+        let counted = self
+            .parked
+            .iter()
+            .map(|(host, parked)| (host, parked.tasks.of(Parties::default())))
+            .filter(|(_, tasks)| *tasks > 0);
         tasks.retain(|_, tasks| *tasks > 0);
         let counted: HashMap<&Host, u64> = counted.collect();
         if tasks == counted { Ok(()) } else { Err(format!("{tasks:?} wait for hosts, and {counted:?} are counted")) }
@@ -551,14 +568,15 @@ impl Rotation {
                 first.remove();
                 continue;
             };
-            let lane = self.jobs.get_mut(&job).and_then(|entry| entry.lanes.get_mut(number as usize));
+            let entry = self.jobs.get_mut(&job);
+            let lane = entry.and_then(|entry| Some((entry.party, entry.lanes.get_mut(number as usize)?)));
             // The job may have been forgotten, and taken in again, since the lane was parked.
-            let Some(lane) = lane.filter(|lane| lane.is_parked_by(ticket)) else {
+            let Some((party, lane)) = lane.filter(|(_, lane)| lane.is_parked_by(ticket)) else {
                 parked.old = parked.old.saturating_sub(1);
                 continue;
             };
             lane.place = Place::Ready;
-            parked.tasks = parked.tasks.saturating_sub(u64::from(lane.queued));
+            parked.tasks.remove(party, lane.queued.into());
             break Some((job, number));
         };
         if parked.lanes.is_empty() {

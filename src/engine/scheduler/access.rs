@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::engine::command::{Reply, answer};
 use crate::engine::effect::Effect;
 use crate::engine::scheduler::Scheduler;
-use crate::model::access::{AccessAnswer, AccessChange, Actor};
+use crate::model::access::{AccessAnswer, AccessChange, AccessError, Actor};
 use crate::model::audit::{AuditEntry, AuditRow, Of};
 use crate::model::book::{Applied, Book};
 use crate::model::ids::JobId;
@@ -33,11 +33,30 @@ impl Scheduler {
         self.outbox.then(Effect::Audited(reply));
     }
 
-    pub(super) fn change_access(&mut self, change: &AccessChange, by: &Actor, reply: Reply<AccessAnswer>) {
-        let Applied { book, rows, answer: told } = match self.book.apply(change, by, self.now()) {
-            Ok(applied) => applied,
-            Err(refusal) => return answer(reply, Err(refusal.into())),
-        };
+    pub(super) fn change_access(&mut self, change: AccessChange, by: Arc<Actor>, reply: Reply<AccessAnswer>) {
+        match &change {
+            AccessChange::DeleteTenant { name, .. } => {
+                let name = name.clone();
+                return self.delete_tenant(&name, change, by, reply);
+            }
+            // Its files are still where those of a new one would be.
+            AccessChange::CreateTenant { name, .. } if self.is_closing(name) => {
+                return answer(reply, Err(AccessError::TenantExists(name.clone()).into()));
+            }
+            _ => {}
+        }
+        match self.decide(&change, &by) {
+            Ok(told) => self.outbox.then(Effect::AccessStored(self.book.clone(), told, reply)),
+            Err(refusal) => answer(reply, Err(refusal.into())),
+        }
+    }
+
+    /// Decides over a change of who may call, and puts it into the batch.
+    pub(super) fn decide(&mut self, change: &AccessChange, by: &Actor) -> Result<AccessAnswer, AccessError> {
+        let Applied { book, rows, answer: told } = self.book.apply(change, by, self.now())?;
+        if let Some(refusal) = self.names_credential(change) {
+            return Err(refusal);
+        }
         if !by.request_id.is_empty() {
             for row in AuditRow::of_access(by, change, &rows, &book, self.now()) {
                 self.outbox.audit(AuditEntry { row, of: Of::Always });
@@ -46,12 +65,18 @@ impl Scheduler {
         // What changes nothing is answered once what it was decided upon is durable.
         self.book = Arc::new(book);
         self.outbox.batch().access.extend(rows);
-        self.outbox.then(Effect::AccessStored(self.book.clone(), told, reply));
+        Ok(told)
+    }
+
+    /// Lets everybody have a book that is durable.
+    pub(super) fn publish_book(&mut self, book: Arc<Book>) {
+        self.runner.hosts.tell_parties_apart(book.has_parties());
+        self.books.send_replace(book);
     }
 
     /// Puts a book into force that is durable.
     pub(super) fn access_stored(&mut self, book: Arc<Book>, told: AccessAnswer, reply: Reply<AccessAnswer>) {
-        self.books.send_replace(book);
+        self.publish_book(book);
         answer(reply, Ok(told));
     }
 }

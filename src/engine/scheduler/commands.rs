@@ -12,10 +12,10 @@ use crate::engine::command::{
 use crate::engine::effect::{Effect, LanedTasks};
 use crate::engine::jobs::{Deferred, JobRun, Stage};
 use crate::engine::queue::task::Cause;
-use crate::engine::scheduler::Scheduler;
+use crate::engine::scheduler::{Scheduler, credentials};
 use crate::engine::timers::Timer;
 use crate::engine::writer::Condition;
-use crate::model::access::{Actor, LOCAL};
+use crate::model::access::{AccessError, Actor, LOCAL};
 use crate::model::audit::{AuditRow, Of, SERVER};
 use crate::model::event::EventKind;
 use crate::model::failure::{Failure, FailureReason};
@@ -24,6 +24,7 @@ use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
 use crate::model::job::{Change, Creator, Job, JobEvent, WrongState};
 use crate::model::limits::Limits;
 use crate::model::spec::JobSpec;
+use crate::model::tenant::Scope;
 use crate::model::time::Timestamp;
 use crate::store::{Addition, Chunk, LaneNumber, NewPage, Submission};
 
@@ -62,14 +63,14 @@ impl Scheduler {
                 });
                 self.outbox.then(Effect::DataKeyStored(reply));
             }
-            Command::Access { change, reply } => self.change_access(&change, &by, reply),
+            Command::Access { change, reply } => self.change_access(change, by, reply),
             Command::ResumeHost { host, reply } => self.resume_host(host, &by, reply),
             Command::Audit { rows, reply } => self.store_audit(rows, reply),
             Command::Page { id, fence, page, reply } => self.page(id, fence, page, reply),
             Command::Explain { job, tasks, reply } => drop(reply.send(self.explain(job, &tasks))),
             Command::Waits { reply } => self.ask_survey(reply),
-            Command::WaitingAt { hosts, reply } => {
-                drop(reply.send(hosts.iter().map(|host| self.queue.waiting_at(host)).collect()));
+            Command::WaitingAt { hosts, whose, reply } => {
+                drop(reply.send(hosts.iter().map(|host| self.queue.waiting_at(host, whose)).collect()));
             }
             Command::Drain => self.drain(),
         }
@@ -129,6 +130,13 @@ impl Scheduler {
         }
         let mut job = Job::new(self.job_id(now), spec, count, now);
         job.creator = creator(by);
+        job.credentials = credentials::named(&job.spec, &tasks);
+        job.tenant = match &by.scope {
+            Scope::One(owner) if self.takes_jobs_of(owner.no) => owner.clone(),
+            Scope::One(owner) => return answer(reply, Err(AccessError::NoTenant(owner.name.to_string()).into())),
+            // The layer lets no such call on.
+            Scope::Nowhere | Scope::Every => return answer(reply, Err(EngineError::NoTenant)),
+        };
         self.share_spec(&mut job);
         let mut lanes: Vec<Host> = Vec::new();
         let mut numbers: HashMap<Host, LaneNumber> = HashMap::new();
@@ -169,6 +177,7 @@ impl Scheduler {
         let spec = &run.job.spec;
         let may_run = run.may_run(now);
         self.queue.add_job(id, spec.priority, spec.group.max_concurrency, may_run, spec.defaults.timeouts.task);
+        self.queue.set_party(id, run.job.party());
         if let Some(start) = spec.start_time.filter(|start| *start > now) {
             self.timers.set(start, Timer::JobStart(id));
         }
@@ -209,6 +218,11 @@ impl Scheduler {
         }
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
         run.adding += count;
+        let named = credentials::named(&run.job.spec, &tasks);
+        if !named.is_subset(&run.job.credentials) {
+            run.job_mut().credentials.extend(named);
+            self.outbox.changed(job);
+        }
         let mut new_lanes = Vec::new();
         let mut laned: LanedTasks = Vec::with_capacity(tasks.specs.len());
         for (spec, host) in tasks.specs.into_iter().zip(&tasks.hosts) {

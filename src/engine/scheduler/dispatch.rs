@@ -38,6 +38,7 @@ impl Scheduler {
             let Some((job, task, mut permit)) = self.pick(now) else { return };
             place.begin();
             permit.belongs_to(&place);
+            permit.is_for(self.jobs.get(job).map(|run| run.job.party()).unwrap_or_default());
             self.start(job, task, permit, place, now);
         }
     }
@@ -96,6 +97,12 @@ impl Scheduler {
                 return self.contradicted(job, &format!("task {} was to start: {wrong}", id.index));
             }
         }
+        let options = Options::of(&run.job.spec.defaults, &task.spec);
+        let credential = self.credential(job, options.http.credential.as_deref(), &task.spec, now);
+        let Some(run) = self.jobs.get_mut(job) else {
+            drop(permit);
+            return self.queue.unpick(job, lane);
+        };
         let stop = self.runner.token.child_token();
         let rest = stop.child_token();
         let meter = Arc::new(Meter::default());
@@ -103,8 +110,10 @@ impl Scheduler {
             id,
             fence: row.task.fence,
             spec: task.spec.clone(),
-            options: Options::of(&run.job.spec.defaults, &task.spec),
+            options,
             directory: run.job.directory(),
+            tenant: run.job.tenant.clone(),
+            party: run.job.party(),
             rates: run.rates().clone(),
             permit: Mutex::new(Some(permit)),
             place: Arc::new(place),
@@ -115,6 +124,7 @@ impl Scheduler {
             first_start: row.task.start_time.unwrap_or(now),
             has_history: row.task.fence > 1,
             cursor: task.cursor.clone(),
+            credential,
         };
         let running = Running {
             fence: row.task.fence,

@@ -53,7 +53,7 @@ impl Scheduler {
         if matches!(event, TaskEvent::Failed(..) | TaskEvent::BackedOff(..)) {
             let url = Url::parse(&ended.report.url).ok().and_then(|url| Host::of(&url));
             if let Some(host) = url.or_else(|| self.queue.host_of(id.job, running.lane).cloned()) {
-                self.runner.hosts.attempt_failed(&host);
+                self.runner.hosts.attempt_failed(&host, run.job.party());
             }
         }
         if tracing::enabled!(tracing::Level::DEBUG) {
@@ -65,6 +65,10 @@ impl Scheduler {
         figures::note_host(&self.runner.metrics, &running.spec, &event);
         let wait = wait_after(&ended.end, &event);
         note_attempt(&mut running.row, running.attempt_start, &ended, &event, now);
+        if matches!(&event, TaskEvent::Failed(_, error) if error.reason == FailureReason::SecretEchoed) {
+            // What came before it may be the other half of what was echoed.
+            self.outbox.batch().dropped_pages.push(id);
+        }
         if outcome.is_some() {
             ended.body.into_iter().for_each(|body| self.outbox.page(body));
         }

@@ -12,6 +12,7 @@ use crate::engine::scheduler::read::{Read, Removable};
 use crate::engine::scheduler::{DISK_LOOK, Scheduler};
 use crate::engine::timers::Timer;
 use crate::model::ids::{JobId, TaskId};
+use crate::model::tenant::{Owner, TenantNo};
 use crate::store::StoreError;
 
 /// How often expired jobs are looked for.
@@ -134,20 +135,27 @@ impl Scheduler {
         }
         let waiting = self.queue.waiting_for_disk(self.looks.space_after, WAITING_MAX);
         self.looks.space_after = waiting.last().map(|(id, ..)| *id);
+        let tenant = |(id, folder, bytes): (TaskId, String, u64)| {
+            let tenant = self.jobs.get(id.job).map(|run| run.job.tenant.clone()).unwrap_or_default();
+            (id, tenant, folder, bytes)
+        };
+        let waiting: Vec<_> = waiting.into_iter().map(tenant).collect();
         if waiting.is_empty() {
             return;
         }
         self.looks.for_space = true;
-        let root = self.runner.root.clone();
+        let roots = self.runner.roots.clone();
         self.reads.spawn(async move {
             let look = move || {
                 // What fits together goes on together; the rest would only find the disk full again.
-                let mut taken: HashMap<String, u64> = HashMap::new();
-                let fits = |(id, folder, bytes): (TaskId, String, u64)| {
-                    let sum = taken.get(&folder).copied().unwrap_or_default().saturating_add(bytes);
-                    let fits = root.has_room(&folder, sum);
+                let mut taken: HashMap<(TenantNo, String), u64> = HashMap::new();
+                let fits = |(id, tenant, folder, bytes): (TaskId, Owner, String, u64)| {
+                    let place = (tenant.no, folder);
+                    let sum = taken.get(&place).copied().unwrap_or_default().saturating_add(bytes);
+                    // What is wrong with the root is for the attempt to say.
+                    let fits = roots.of(&tenant).map_or(true, |root| root.has_room(&place.1, sum));
                     if fits {
-                        taken.insert(folder, sum);
+                        taken.insert(place, sum);
                     }
                     fits.then_some(id)
                 };

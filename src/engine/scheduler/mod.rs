@@ -8,6 +8,7 @@
 mod access;
 mod commands;
 mod counting;
+mod credentials;
 mod dispatch;
 mod ends;
 mod explain;
@@ -21,9 +22,10 @@ pub(crate) mod recovery;
 mod reload;
 mod selections;
 mod survey;
+mod tenants;
 mod visits;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +56,7 @@ use crate::model::ids::{JobId, TaskId};
 use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::spec::JobSpec;
+use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 use crate::store::{Committed, LaneNumber, StoreError};
 
@@ -91,6 +94,8 @@ pub(crate) struct Scheduler {
     /// Who may call, as it was decided last; what is in force may still be older.
     book: Arc<Book>,
     books: watch::Sender<Arc<Book>>,
+    /// Tenants that are being deleted, with their names.
+    closing_tenants: HashMap<TenantNo, Arc<str>>,
     rng: SmallRng,
 
     draining: bool,
@@ -171,6 +176,7 @@ impl Scheduler {
             limits,
             book,
             books,
+            closing_tenants: HashMap::new(),
             rng: SmallRng::seed_from_u64(seed),
             draining: false,
             looks: Looks { deleted_left: true, ..Looks::default() },

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::engine::command::{Admitted, EngineError, JobCommand, Reply};
+use crate::engine::effect::TenantDeletion;
 use crate::engine::queue::LaneRead;
 use crate::model::failure::TaskError;
 use crate::model::failures::Failures;
@@ -32,6 +33,10 @@ pub(super) enum Read {
         found: Result<Option<Job>, StoreError>,
         reply: Reply<Arc<Job>>,
     },
+    /// Whether a tenant that is to be deleted has jobs.
+    JobsOf(Box<TenantDeletion>, Result<bool, StoreError>),
+    /// The files of a tenant are put aside.
+    TenantGone(Box<TenantDeletion>),
     /// The part files of a job are out of the way.
     PartsAway(JobId),
     /// Jobs that can be removed.

@@ -56,6 +56,8 @@ impl Scheduler {
                 Ok(None) => answer(reply, Err(EngineError::NoJob(job))),
                 Err(error) => answer(reply, Err(EngineError::Store(error.to_string()))),
             },
+            Read::JobsOf(deletion, has_jobs) => self.looked_for_jobs(deletion, has_jobs),
+            Read::TenantGone(deletion) => self.tenant_gone(*deletion),
             Read::PartsAway(job) => self.settled(job),
             Read::Removable(jobs) => match trusted(jobs)? {
                 Some(jobs) => self.remove_jobs(jobs),
@@ -76,11 +78,11 @@ impl Scheduler {
 
     /// Puts the part files of an ending job where nobody sees them, for a retry.
     pub(super) fn put_parts_away(&mut self, job: JobId) {
-        let Some(directory) = self.jobs.get(job).map(|run| run.job.directory()) else { return };
+        let Some(ending) = self.jobs.get(job).map(|run| run.job.clone()) else { return };
         let files = self.runner.files.clone();
         self.reads.spawn(async move {
             // Parts that are not put away are found by nobody, and go with the job.
-            let _ = caught(files.put_away(job, &directory).map(Ok)).await;
+            let _ = caught(files.put_away(&ending).map(Ok)).await;
             Read::PartsAway(job)
         });
     }

@@ -33,6 +33,8 @@ impl Scheduler {
     pub(crate) async fn recover(&mut self) -> Result<Recovery, StoreError> {
         let store = self.runner.store.clone();
         let mut recovery = Recovery::default();
+        self.runner.hosts.tell_parties_apart(self.book.has_parties());
+        self.put_tenants_aside().await;
         let mut after = None;
         loop {
             let now = self.now();
@@ -108,9 +110,8 @@ impl Scheduler {
     /// Whether a download that crashes are held against has gone on in its last attempt.
     fn has_progressed(&self, id: TaskId, task: &StoredTask, since: Timestamp) -> bool {
         let Work::Download(spec) = &task.spec.work else { return false };
-        let directory = self.jobs.get(id.job).map(|run| run.job.directory());
-        task.row.task.crashes > 0
-            && directory.is_some_and(|directory| self.runner.files.has_progressed(id, &directory, spec, since))
+        let job = self.jobs.get(id.job).map(|run| &run.job);
+        task.row.task.crashes > 0 && job.is_some_and(|job| self.runner.files.has_progressed(job, id.index, spec, since))
     }
 
     /// Takes in an attempt that was cut, by `event`.

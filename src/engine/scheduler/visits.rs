@@ -94,6 +94,9 @@ impl Scheduler {
                 return self.note_job(&by, Of::Deletion(nth), "DeleteJob", id);
             }
             JobCommand::Retry { reply, .. } => match retry {
+                Some(Ok(retriable)) if job.secrets_gone && retriable.failed + retriable.cancelled > 0 => {
+                    answer(reply, Err(EngineError::SecretsExpired(id)));
+                }
                 Some(Ok(retriable)) if retriable.failed + retriable.cancelled > 0 => {
                     return self.retry(job, retriable, &by, reply);
                 }
@@ -174,7 +177,7 @@ async fn find(runner: &Runner, id: JobId, command: &JobCommand) -> Result<Box<Fo
             JobCommand::AddTasks { chunk_id, .. } => {
                 found.chunk = patiently(|| store.chunk(id, chunk_id)).await?;
             }
-            JobCommand::Delete { with_files: true, .. } => runner.files.delete_created(id).await?,
+            JobCommand::Delete { with_files: true, .. } => runner.files.delete_created(&job).await?,
             JobCommand::Retry { which, .. } => found.retry = Some(retriable(runner, &job, which).await?),
             _ => {}
         }
@@ -221,7 +224,7 @@ async fn retriable(
     }
     let lanes = patiently(|| store.lanes(id)).await?;
     if failed + cancelled > 0 {
-        runner.files.bring_back(id, &job.directory()).await;
+        runner.files.bring_back(job).await;
     }
     Ok(Ok(Retriable { lanes, which, failed, cancelled, failure, kinds }))
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::access::LIFETIME_MAX_DEFAULT;
+use crate::model::tenant::{NoScope, Scope};
 use crate::model::token::TokenHash;
 
 const NOW: Timestamp = Timestamp(1_000_000);
@@ -19,6 +20,7 @@ fn by(book: &Book, name: &str, token_id: &str) -> Actor {
         address: String::new(),
         grants: principal.grants.clone(),
         request_id: String::new(),
+        scope: Scope::default_one(),
     }
 }
 
@@ -29,6 +31,7 @@ fn principal(name: &str, have: &str) -> AccessChange {
         grants: grants(have),
         identities: Vec::new(),
         disabled: false,
+        default_tenant: String::new(),
         request_id: String::new(),
     }
 }
@@ -103,10 +106,13 @@ fn nobody_gives_more_than_they_may() {
             assert!(matches!(refused(&book, &change, actor), AccessError::Escalation(_)));
         }
     }
-    assert_eq!(refused(&book, &principal("new", "submit"), &boss), AccessError::MissingRole(Role::Operator));
+    assert_eq!(
+        refused(&book, &principal("new", "submit"), &boss),
+        AccessError::MissingRole(Role::Operator, String::new())
+    );
     // Known by its grant at the admin's tenant, and not managed by it.
     let of_probe = AccessChange::CreateToken(token("x", "probe", ""));
-    assert_eq!(refused(&book, &of_probe, &boss), AccessError::MissingRole(Role::Operator));
+    assert_eq!(refused(&book, &of_probe, &boss), AccessError::MissingRole(Role::Operator, String::new()));
     let of_op = AccessChange::CreateToken(token("x", "op", ""));
     assert_eq!(refused(&book, &of_op, &boss), AccessError::NoPrincipal("op".into()), "not yours is not there");
     // The probe of the server was granted more since it was made a member; its admin cannot pass that on.
@@ -116,6 +122,7 @@ fn nobody_gives_more_than_they_may() {
         grants: Some(grants("submit monitor")),
         identities: None,
         disabled: None,
+        default_tenant: None,
         etag: String::new(),
     };
     assert!(matches!(refused(&book, &wide, &boss), AccessError::Escalation(_)));
@@ -138,7 +145,10 @@ fn tokens_do_not_breed() {
     let wide = AccessChange::CreateToken(token("x", "default/ci", "read"));
     assert!(matches!(refused(&book, &wide, &Actor::local()), AccessError::Escalation(_)), "more than its principal");
     let forever = AccessChange::CreateToken(NewToken { never_expires: true, ..token("x", "default/ci", "") });
-    assert_eq!(refused(&book, &forever, &by(&book, "default/boss", "")), AccessError::MissingRole(Role::Operator));
+    assert_eq!(
+        refused(&book, &forever, &by(&book, "default/boss", "")),
+        AccessError::MissingRole(Role::Operator, String::new())
+    );
 }
 
 #[test]
@@ -171,6 +181,7 @@ fn the_last_operator_stays_unless_the_server_s_user_says_so() {
         grants,
         identities: None,
         disabled,
+        default_tenant: None,
         etag: String::new(),
     };
     for last in [
@@ -229,6 +240,7 @@ fn a_request_id_stands_for_what_it_asked_for_and_for_who_asked() {
         grants: Vec::new(),
         identities: Vec::new(),
         disabled: false,
+        default_tenant: String::new(),
         request_id: "r".into(),
     };
     let book = done(&book, &make("new", ""), &op);
@@ -257,18 +269,22 @@ fn an_identity_is_of_one_principal_and_only_operators_give_it() {
         grants: None,
         identities: Some(identities),
         disabled: None,
+        default_tenant: None,
         etag: String::new(),
     };
     let boss = by(&book, "default/boss", "default/boss");
     assert_eq!(
         refused(&book, &give("default/ci", uid(7)), &boss),
-        AccessError::MissingRole(Role::Operator),
+        AccessError::MissingRole(Role::Operator, String::new()),
         "an admin could claim the users of another tenant"
     );
     let book = done(&book, &give("default/ci", uid(7)), &op);
     assert_eq!(book.identified(&Identity::UnixUid(7)).unwrap().name, "default/ci");
     assert_eq!(refused(&book, &give("probe", uid(7)), &op), AccessError::IdentityTaken("default/ci".into()));
-    assert_eq!(refused(&book, &give("default/ci", Vec::new()), &boss), AccessError::MissingRole(Role::Operator));
+    assert_eq!(
+        refused(&book, &give("default/ci", Vec::new()), &boss),
+        AccessError::MissingRole(Role::Operator, String::new())
+    );
     let moved = done(&done(&book, &give("default/ci", uid(8)), &op), &give("probe", uid(7)), &op);
     assert_eq!(moved.identified(&Identity::UnixUid(7)).unwrap().name, "probe");
     let delete = AccessChange::DeletePrincipal { name: "default/ci".into(), etag: String::new() };
@@ -302,7 +318,7 @@ fn lifetimes_have_a_bound_and_ended_tokens_are_forgotten_in_the_end() {
 
 #[test]
 fn names_are_plain() {
-    for good in ["a", "ci", "default/ci", "a-1", &"a".repeat(63)] {
+    for good in ["a", "ci", "default/ci", "acme/ci", "a-1", &"a".repeat(63)] {
         assert_eq!(name_objection(good), None, "{good}");
     }
     for bad in [
@@ -316,11 +332,137 @@ fn names_are_plain() {
         "local",
         "anonymous",
         "default/local",
-        "acme/ci",
         "default/",
         "a/b/c",
         &"a".repeat(64),
     ] {
         assert!(name_objection(bad).is_some(), "{bad}");
+    }
+}
+
+fn tenant(name: &str) -> AccessChange {
+    AccessChange::CreateTenant { name: name.to_owned(), title: String::new(), request_id: String::new() }
+}
+
+fn deletion(name: &str) -> AccessChange {
+    AccessChange::DeleteTenant { name: name.to_owned(), etag: String::new() }
+}
+
+/// A book with the tenants `a` and `b`.
+fn with_tenants() -> Book {
+    let book = done(&book(), &tenant("a"), &Actor::local());
+    done(&book, &tenant("b"), &Actor::local())
+}
+
+#[test]
+fn a_call_is_about_the_tenant_that_it_names_or_the_only_one_that_its_caller_has() {
+    let book = with_tenants();
+    let about = |have: &str, default: &str, wanted: Option<&str>| {
+        book.scope(&grants(have), default, wanted).map(|scope| scope.name().to_owned())
+    };
+    let no = |name: &str| Err(NoScope::NotAllowed(name.to_owned()));
+    for (have, default, wanted, expected) in [
+        ("submit@a", "", None, Ok("a")),
+        ("submit@a read@a", "", None, Ok("a")),
+        ("submit@a read@b", "", None, Err(NoScope::Required)),
+        ("submit@a read@b", "b", None, Ok("b")),
+        ("submit@a read@b", "", Some("b"), Ok("b")),
+        ("submit@a read@default", "", None, Ok("default")),
+        ("submit@*", "", None, Ok("default")),
+        ("submit@* read@a", "", None, Ok("default")),
+        ("submit@*", "a", None, Ok("a")),
+        ("submit@*", "", Some("b"), Ok("b")),
+        ("operator", "", None, Ok("default")),
+        ("operator", "", Some("a"), Ok("a")),
+        ("", "", None, Ok("default")),
+        ("submit@a", "b", None, Ok("a")),
+        ("submit@a", "", Some("*"), Ok("*")),
+    ] {
+        assert_eq!(about(have, default, wanted), expected.map(str::to_owned), "{have} {default} {wanted:?}");
+    }
+    for other in ["b", "default", "c", "", "A", "a ", "../a"] {
+        assert_eq!(about("submit@a", "", Some(other)), no(other), "there or not, it is one answer");
+    }
+    assert_eq!(about("submit@*", "", Some("c")), no("c"));
+}
+
+#[test]
+fn a_tenant_takes_everything_with_it_that_names_it_and_its_number_stays_taken() {
+    let mut book = with_tenants();
+    let first = book.tenant("a").unwrap().no;
+    for (name, have) in [("a/ci", "submit@a"), ("both", "submit@a submit@b"), ("only", "read@a")] {
+        book = done(&book, &principal(name, have), &Actor::local());
+    }
+    for (id, name, have) in [
+        ("own", "a/ci", ""),
+        ("wide", "both", ""),
+        ("narrow", "both", "submit@a"),
+        ("two", "both", "submit@a submit@b"),
+        ("none", "only", ""),
+    ] {
+        book = done(&book, &AccessChange::CreateToken(token(id, name, have)), &Actor::local());
+    }
+    book = done(&book, &deletion("a"), &Actor::local());
+    assert!(book.tenant("a").is_none() && book.principal("a/ci").is_none());
+    assert_eq!(book.principal("both").unwrap().grants, grants("submit@b"));
+    let of = |id: &str| book.token(id).filter(|token| token.is_live(NOW)).map(|token| book.grants_of(token));
+    assert_eq!(of("own"), None);
+    assert_eq!(of("narrow"), None, "without grants of its own it would have all those of its principal");
+    assert_eq!((of("wide"), of("two")), (Some(grants("submit@b")), Some(grants("submit@b"))));
+    assert_eq!(of("none"), Some(Vec::new()));
+    assert_eq!(book.gone_tenants().map(|it| it.no).collect::<Vec<_>>(), [first]);
+    book = done(&book, &tenant("a"), &Actor::local());
+    assert!(book.tenant("a").unwrap().no > first && book.gone_tenants().next().is_none());
+    assert!(book.principal("both").unwrap().grants == grants("submit@b"), "a new tenant inherits nothing");
+}
+
+#[test]
+fn tenants_are_the_operators_affair() {
+    let book = with_tenants();
+    let boss = by(&book, "default/boss", "");
+    let needs_operator = AccessError::MissingRole(Role::Operator, String::new());
+    let update = AccessChange::UpdateTenant { name: "a".into(), title: Some("A".into()), etag: String::new() };
+    for change in [tenant("c"), deletion("a"), update.clone()] {
+        assert_eq!(refused(&book, &change, &boss), needs_operator);
+    }
+    assert_eq!(refused(&book, &tenant("a"), &Actor::local()), AccessError::TenantExists("a".into()));
+    assert_eq!(refused(&book, &deletion("c"), &Actor::local()), AccessError::NoTenant("c".into()));
+    assert!(matches!(refused(&book, &deletion("default"), &Actor::local()), AccessError::Invalid("name", _)));
+    assert!(matches!(refused(&book, &tenant("A"), &Actor::local()), AccessError::Invalid("tenant.name", _)));
+    let stale = AccessChange::DeleteTenant { name: "a".into(), etag: book.tenant("a").unwrap().etag() };
+    let changed = done(&book, &update, &Actor::local());
+    assert_eq!(changed.tenant("a").unwrap().title, "A");
+    assert_eq!(refused(&changed, &stale, &Actor::local()), AccessError::Stale("tenants/a".into()));
+}
+
+#[test]
+fn grants_and_homes_are_of_tenants_that_exist() {
+    let book = with_tenants();
+    let op = Actor::local();
+    assert!(matches!(refused(&book, &principal("x", "read@c"), &op), AccessError::Invalid("principal.grants", _)));
+    assert!(matches!(refused(&book, &principal("c/x", ""), &op), AccessError::Invalid("principal.name", _)));
+    let made = done(&book, &principal("a/x", "read@a admin@a"), &op);
+    let admin = by(&made, "a/x", "");
+    let own = done(&made, &principal("a/y", "submit@a"), &admin);
+    assert!(own.principal("a/y").is_some());
+    for (name, have) in [("b/y", ""), ("c/y", ""), ("y", "")] {
+        let refusal = refused(&made, &principal(name, have), &admin);
+        assert!(matches!(refusal, AccessError::MissingRole(..)), "{name}: {refusal:?}");
+    }
+    for have in ["submit@b", "submit@c", "submit@*"] {
+        assert!(matches!(refused(&made, &principal("a/y", have), &admin), AccessError::Escalation(_)), "{have}");
+    }
+    let default = |name: &str| AccessChange::UpdatePrincipal {
+        name: "a/x".into(),
+        title: None,
+        grants: None,
+        identities: None,
+        disabled: None,
+        default_tenant: Some(name.into()),
+        etag: String::new(),
+    };
+    assert_eq!(done(&made, &default("a"), &op).principal("a/x").unwrap().default_tenant, "a");
+    for other in ["b", "c"] {
+        assert!(matches!(refused(&made, &default(other), &op), AccessError::Invalid("principal.default_tenant", _)));
     }
 }

@@ -25,7 +25,8 @@ const OF_ARIA2: [&str; 14] = [
 /// Returns the name and the value of an option.
 pub(crate) fn option(line: &str) -> Option<(&str, &str)> {
     let (name, value) = line.split_once('=')?;
-    let is_name = !name.is_empty() && name.bytes().all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'-');
+    let is_name =
+        !name.is_empty() && name.bytes().all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'-');
     is_name.then(|| (name, value.trim()))
 }
 
@@ -58,10 +59,15 @@ impl Entries {
         }
         let wrong = |why: String| Wrong { line, why };
         let Some(open) = &mut self.open else {
-            return Err(wrong("an option stands before the first URL; write the URL first, without a space".to_owned()));
+            return Err(wrong(
+                "an option stands before the first URL; write the URL first, without a space".to_owned(),
+            ));
         };
         let Some((name, value)) = option(text.trim()) else {
-            return Err(wrong(format!("`{}` is not an option; write NAME=VALUE, or take the space away", shown(text.trim()))));
+            return Err(wrong(format!(
+                "`{}` is not an option; write NAME=VALUE, or take the space away",
+                shown(text.trim())
+            )));
         };
         open.set(name, value).map_err(wrong)?;
         Ok(None)
@@ -88,12 +94,16 @@ impl Open {
             "checksum" => {
                 let read = value.split_once('=').and_then(|(kind, hex)| checksum(kind, hex));
                 let checksum = read.ok_or_else(|| {
-                    format!("`checksum` is `{}`; write it like sha-256=HEX, with sha-1, sha-256, sha-512 or md5", shown(value))
+                    format!(
+                        "`checksum` is `{}`; write it like sha-256=HEX, with sha-1, sha-256, sha-512 or md5",
+                        shown(value)
+                    )
                 })?;
                 file.checksums.push(checksum);
             }
             "header" => {
-                let header = value.split_once(':').ok_or_else(|| "`header` has no `:`; write it like NAME: VALUE".to_owned())?;
+                let header =
+                    value.split_once(':').ok_or_else(|| "`header` has no `:`; write it like NAME: VALUE".to_owned())?;
                 file.headers.push((header.0.trim().to_owned(), header.1.trim().to_owned()));
             }
             "referer" => file.headers.push(("Referer".to_owned(), value.to_owned())),
@@ -102,7 +112,9 @@ impl Open {
             "http-passwd" => value.clone_into(&mut self.password),
             "all-proxy" | "http-proxy" | "https-proxy" => value.clone_into(&mut file.proxy_url),
             "split" | "max-connection-per-server" => {
-                let count = value.parse::<u32>().map_err(|_| format!("`{name}` is `{}`, which is not a number", shown(value)))?;
+                let count = value
+                    .parse::<u32>()
+                    .map_err(|_| format!("`{name}` is `{}`, which is not a number", shown(value)))?;
                 file.max_connections = file.max_connections.max(count);
             }
             _ if OF_ARIA2.contains(&name) => {}

@@ -24,14 +24,14 @@ use crate::store::{LaneNumber, StoreError, Submission, Submitted};
 use crate::vault::Vault;
 
 static JOBS: Insert = Insert::new(
-    "jobs (no, id, state, total, downloads, create_time, end_time, expire_time, moving, created_by)",
-    10,
+    "jobs (no, id, state, total, downloads, create_time, end_time, expire_time, moving, created_by, tenant)",
+    11,
     "",
 );
 static SPECS: Insert = Insert::new("job_specs (job, spec, sealed)", 3, "");
-static LABELS: Insert = Insert::new("job_labels (key, value, id)", 3, "");
+static LABELS: Insert = Insert::new("job_labels (tenant, key, value, id)", 4, "");
 static REQUESTS: Insert =
-    Insert::new("requests (job, id, principal, digest)", 4, "ON CONFLICT (id, principal) DO NOTHING");
+    Insert::new("requests (job, id, principal, tenant, digest)", 5, "ON CONFLICT (id, principal, tenant) DO NOTHING");
 static LANES: Insert = Insert::new("lanes (id, host, head)", 3, "");
 
 /// Inserts jobs with all that came with them, except those whose request id is known.
@@ -71,22 +71,25 @@ async fn known_requests(
 ) -> Result<HashMap<i64, (JobId, [u8; 32])>, Fault> {
     let requests: Vec<_> = new
         .iter()
-        .filter_map(|(no, new)| new.request.as_ref().map(|(id, digest)| (*no, id, new.job.creator.no as i64, digest)))
+        .filter_map(|(no, new)| {
+            let whose = (new.job.creator.no as i64, i64::from(new.job.tenant.no));
+            new.request.as_ref().map(|(id, digest)| (*no, id, whose, digest))
+        })
         .collect();
     let inserted = REQUESTS
-        .run(conn, &requests, |row, (no, id, principal, digest)| {
-            row.add(*no)?.add(id.as_str())?.add(*principal)?.add(keyed_blob(digest)).map(drop)
+        .run(conn, &requests, |row, (no, id, (principal, tenant), digest)| {
+            row.add(*no)?.add(id.as_str())?.add(*principal)?.add(*tenant)?.add(keyed_blob(digest)).map(drop)
         })
         .await?;
     if inserted == requests.len() as u64 {
         return Ok(HashMap::new());
     }
     let mut known = HashMap::new();
-    for (no, id, principal, _) in requests {
+    for (no, id, (principal, tenant), _) in requests {
         let sql = "SELECT r.job, r.digest, j.id FROM requests r LEFT JOIN jobs j ON j.no = r.job \
-                   WHERE r.id = ?1 AND r.principal = ?2";
+                   WHERE r.id = ?1 AND r.principal = ?2 AND r.tenant = ?3";
         let (first, digest, job): (i64, Vec<u8>, Option<Vec<u8>>) =
-            sqlx::query_as(sql).bind(id.as_str()).bind(principal).fetch_one(&mut *conn).await?;
+            sqlx::query_as(sql).bind(id.as_str()).bind(principal).bind(tenant).fetch_one(&mut *conn).await?;
         if first == no {
             continue;
         }
@@ -109,7 +112,8 @@ async fn insert(conn: &mut SqliteConnection, vault: &Vault, new: &[(i64, &Submis
         let downloads = tasks.iter().any(|(_, spec)| matches!(spec.work, Work::Download(_)));
         row.add(*no)?.add(blob(job.id))?.add(job.state as i64)?.add(i64::from(total))?.add(downloads)?;
         row.add(job.create_time.0)?.add(job.end_time.map(|time| time.0))?;
-        row.add(job.expire_time().map(|time| time.0))?.add(rows::moving(job)?)?.add(job.creator.no as i64).map(drop)
+        row.add(job.expire_time().map(|time| time.0))?.add(rows::moving(job)?)?.add(job.creator.no as i64)?;
+        row.add(i64::from(job.tenant.no)).map(drop)
     })
     .await?;
     SPECS
@@ -135,10 +139,10 @@ async fn insert(conn: &mut SqliteConnection, vault: &Vault, new: &[(i64, &Submis
 }
 
 async fn insert_labels<'a>(conn: &mut SqliteConnection, jobs: impl Iterator<Item = &'a Job>) -> Result<(), Fault> {
-    let labels: Vec<_> = jobs.flat_map(|job| job.spec.labels.iter().map(move |label| (job.id, label))).collect();
+    let labels: Vec<_> = jobs.flat_map(|job| job.spec.labels.iter().map(move |label| (job, label))).collect();
     LABELS
-        .run(conn, &labels, |row, (id, (key, value))| {
-            row.add(key.as_str())?.add(value.as_str())?.add(blob(*id)).map(drop)
+        .run(conn, &labels, |row, (job, (key, value))| {
+            row.add(i64::from(job.tenant.no))?.add(key.as_str())?.add(value.as_str())?.add(blob(job.id)).map(drop)
         })
         .await?;
     Ok(())
@@ -255,7 +259,7 @@ pub(super) async fn job(reader: &Reader, id: JobId) -> Result<Option<Job>, Store
 }
 
 pub(super) async fn request(reader: &Reader, request_id: &str) -> Result<Option<(JobId, [u8; 32])>, StoreError> {
-    let sql = "SELECT j.id, r.digest FROM requests r JOIN jobs j ON j.no = r.job WHERE r.id = ?1 AND r.principal = 0";
+    let sql = "SELECT j.id, r.digest FROM requests r JOIN jobs j ON j.no = r.job WHERE r.id = ?1 AND r.principal = 0 AND r.tenant = 1";
     let found: Option<(Vec<u8>, Vec<u8>)> = reader.first(Ask::new(sql).bind(request_id)).await?;
     found.map(|(id, digest)| Ok((job_id(&id)?, digest_of(&reader.vault, &digest)?))).transpose()
 }

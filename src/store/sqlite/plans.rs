@@ -39,6 +39,7 @@ const SCANNED: &[&str] = &[
     "jobs_deleted",
     "SCAN principals",
     "SCAN tokens",
+    "SCAN tenants",
 ];
 
 /// Lists jobs by each filter in every form.

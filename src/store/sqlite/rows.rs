@@ -4,6 +4,7 @@
 //! fraction. The texts are put together by plain concatenation, since every piece is a number or JSON that we wrote. They
 //! are bounded: a page ends after [`crate::store::PAGE_BYTES_MAX`].
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use crate::model::progress::Held;
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::task::{Task, TaskState};
 use crate::model::task_filter::TaskFilter;
+use crate::model::tenant::{DEFAULT_NO, DEFAULT_TENANT, Owner, TenantNo};
 use crate::model::time::Timestamp;
 use crate::store::sqlite::sealed::{self, Bag, Place};
 use crate::store::{LaneNumber, Listed, PAGE_BYTES_MAX, StoreError, StoredTask, TaskRow};
@@ -31,7 +33,7 @@ macro_rules! job_text {
     () => {
         "'[\"' || hex(j.id) || '\",' || j.state || ',' || j.total || ',' || j.create_time || ',' || \
          coalesce(j.end_time, 'null') || ',' || j.moving || ',' || p.spec || ',' || \
-         coalesce('\"' || nullif(hex(p.sealed), '') || '\"', 'null') || ',' || j.created_by || ']'"
+         coalesce('\"' || nullif(hex(p.sealed), '') || '\"', 'null') || ',' || j.created_by || ',' || j.tenant || ']'"
     };
 }
 
@@ -317,6 +319,16 @@ struct Moving {
     downloads: bool,
     #[serde(skip_serializing_if = "is_default")]
     creator: String,
+    #[serde(skip_serializing_if = "is_default")]
+    secrets_gone: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    credentials: BTreeSet<String>,
+    #[serde(skip_serializing_if = "is_default_tenant")]
+    tenant: Arc<str>,
+}
+
+fn is_default_tenant(name: &Arc<str>) -> bool {
+    **name == *DEFAULT_TENANT
 }
 
 /// The column `jobs.moving`.
@@ -338,6 +350,9 @@ pub(super) fn moving(job: &Job) -> Result<String, serde_json::Error> {
         settled_successes: job.settled_successes,
         downloads: job.downloads,
         creator: job.creator.name.clone(),
+        secrets_gone: job.secrets_gone,
+        credentials: job.credentials.clone(),
+        tenant: job.tenant.name.clone(),
     })
 }
 
@@ -353,11 +368,12 @@ pub(super) struct JobLine(
     JobSpec,
     Option<Bag>,
     PrincipalNo,
+    TenantNo,
 );
 
 impl JobLine {
     pub(super) fn into_job(self, vault: &Vault) -> Result<Job, StoreError> {
-        let JobLine(id, State(state), total, create_time, end_time, moving, spec, bag, creator) = self;
+        let JobLine(id, State(state), total, create_time, end_time, moving, spec, bag, creator, tenant) = self;
         let spec = sealed::whole(vault, Place::Job(id), spec, Bag::bytes(bag.as_ref()))?;
         Ok(Job {
             id,
@@ -381,6 +397,9 @@ impl JobLine {
             settled_successes: moving.settled_successes,
             downloads: moving.downloads,
             creator: Creator { no: creator, name: moving.creator },
+            secrets_gone: moving.secrets_gone,
+            credentials: moving.credentials,
+            tenant: if tenant == DEFAULT_NO { Owner::default() } else { Owner { no: tenant, name: moving.tenant } },
         })
     }
 }

@@ -11,13 +11,14 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::store::sqlite::apply::{apply, apply_apart};
 use crate::store::sqlite::errors::Fault;
+use crate::store::sqlite::expiry;
 use crate::store::sqlite::keys::{self, Keyring};
 use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::reserve::Reserve;
 use crate::store::sqlite::trail;
 use crate::store::sqlite::upkeep::{self, Progress};
-use crate::store::{Answer, Batch, Committed, StoreError, Upkeep, WriteStore};
+use crate::store::{Answer, Batch, Committed, Retention, StoreError, Upkeep, WriteStore};
 
 /// How long `SQLite` waits for a lock. Only a foreign process (a backup, a person's shell) ever holds one.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,6 +38,7 @@ pub struct SqliteWriter {
     keyring: Keyring,
     /// None for a scratch store.
     reserve: Option<Reserve>,
+    retention: Retention,
     /// Why it cannot be known what is stored, once that is so.
     broken: Option<String>,
     /// Held until the connection is closed.
@@ -51,7 +53,31 @@ impl SqliteWriter {
         reserve: Option<Reserve>,
         lock: Arc<DirLock>,
     ) -> Self {
-        SqliteWriter { conn, numbers, keyring, reserve, broken: None, lock }
+        SqliteWriter { conn, numbers, keyring, reserve, retention: Retention::default(), broken: None, lock }
+    }
+
+    /// Keeps what is not for ever as long as this says.
+    pub fn retain(&mut self, retention: Retention) {
+        self.retention = retention;
+    }
+
+    /// Erases a piece of the secrets that have been kept long enough.
+    async fn erase_piece(&mut self) -> Result<Upkeep, StoreError> {
+        let Some(kept) = self.retention.secrets else { return Ok(Upkeep::Done) };
+        let kept = i64::try_from(kept.as_micros()).unwrap_or(i64::MAX);
+        let nothing = Batch::default();
+        self.broken = Some("a commit was abandoned half-way".to_owned());
+        self.begin().await?;
+        match expiry::piece(&mut self.conn, &self.keyring.vault, kept).await {
+            Ok(is_more) => {
+                self.finish(&nothing).await?;
+                Ok(if is_more { Upkeep::More } else { Upkeep::Rest })
+            }
+            Err(fault) => {
+                let error = self.judge(fault);
+                self.roll_back(&nothing).await.and(Err(error))
+            }
+        }
     }
 
     async fn commit_batch(&mut self, batch: &Batch) -> Result<Committed, StoreError> {
@@ -93,7 +119,8 @@ impl SqliteWriter {
         };
         let result = match result {
             Ok(committed) if !batch.audit.is_empty() => {
-                let written = trail::write(&mut self.conn, &self.keyring.vault, batch.audited(&committed)).await;
+                let rows = batch.audited(&committed);
+                let written = trail::write(&mut self.conn, &self.keyring.vault, rows, self.retention.audit).await;
                 written.map(|()| committed)
             }
             result => result,
@@ -137,7 +164,7 @@ impl SqliteWriter {
         if self.broken.is_some() {
             return Ok(Upkeep::Done);
         }
-        let Some(mut progress) = upkeep::load(&mut self.conn).await? else { return Ok(Upkeep::Done) };
+        let Some(mut progress) = upkeep::load(&mut self.conn).await? else { return self.erase_piece().await };
         if progress.is_through() {
             return self.clear_traces(progress).await;
         }

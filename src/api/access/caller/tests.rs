@@ -24,6 +24,7 @@ fn book() -> Book {
             grants: vec!["operator".parse().unwrap()],
             identities: Vec::new(),
             disabled,
+            default_tenant: String::new(),
             request_id: String::new(),
         };
         let token = AccessChange::CreateToken(NewToken {
@@ -55,6 +56,7 @@ fn here() -> Shown {
         is_proxied: false,
         address: "127.0.0.1".into(),
         request_id: "r".into(),
+        tenants: Vec::new(),
     }
 }
 
@@ -176,6 +178,7 @@ fn identities_of_the_book_count_as_those_of_the_settings() {
         grants: None,
         identities: Some(identities),
         disabled: None,
+        default_tenant: None,
         etag: String::new(),
     };
     let own = vec![Identity::UnixUid(7), Identity::CertificateDns("ci.example".into())];
@@ -221,6 +224,7 @@ fn an_open_call_ends_with_a_role_that_it_began_with() {
             grants: Some(grants.iter().map(|it| it.parse().unwrap()).collect()),
             identities: None,
             disabled: None,
+            default_tenant: None,
             etag: String::new(),
         };
         book.apply(&change, &Actor::local(), NOW).unwrap().book
@@ -229,11 +233,61 @@ fn an_open_call_ends_with_a_role_that_it_began_with() {
     let identities = Identities::new();
     let decided = |book: &Book, before: Option<&Caller>| {
         let (policy, sessions) = (policy(AuthMode::Auto), Sessions::default());
-        decide(&shown, Rules { policy, identities: &identities, book, sessions: &sessions }, look, before, NOW)
+        decide(&shown, Rules { policy, identities: &identities, book, sessions: &sessions }, ("m", look), before, NOW)
     };
     let first = decided(&grant(&["read", "submit"]), None).unwrap();
     assert!(decided(&grant(&["submit"]), None).is_ok(), "a new call sees its own jobs");
-    assert_eq!(decided(&grant(&["submit"]), Some(&first)).unwrap_err(), Denied::Lacks(Role::Read));
-    assert_eq!(decided(&grant(&[]), Some(&first)).unwrap_err(), Denied::Lacks(Role::Read));
+    let lacks = Denied::Lacks(Role::Read, Scope::default_one());
+    assert_eq!(decided(&grant(&["submit"]), Some(&first)).unwrap_err(), lacks);
+    assert_eq!(decided(&grant(&[]), Some(&first)).unwrap_err(), lacks);
     assert!(decided(&grant(&["control", "submit"]), Some(&first)).is_ok());
+}
+
+#[test]
+fn a_call_names_one_tenant_at_which_its_caller_has_a_role() {
+    let mut book = book();
+    let grants = |have: &[&str]| have.iter().map(|it| it.parse().unwrap()).collect::<Vec<_>>();
+    for name in ["a", "b"] {
+        let change = AccessChange::CreateTenant { name: name.into(), title: String::new(), request_id: String::new() };
+        book = book.apply(&change, &Actor::local(), NOW).unwrap().book;
+    }
+    let token = format!("Bearer {}", text(0).expose());
+    let decided = |have: &[&str], named: &[&str], method: &str, need: Need, before: Option<&Caller>| {
+        let change = AccessChange::UpdatePrincipal {
+            name: "ci".into(),
+            title: None,
+            grants: Some(grants(have)),
+            identities: None,
+            disabled: None,
+            default_tenant: None,
+            etag: String::new(),
+        };
+        let book = book.apply(&change, &Actor::local(), NOW).unwrap().book;
+        let tenants = named.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let shown = Shown { tenants, ..with(&[&token]) };
+        let (policy, sessions, identities) = (policy(AuthMode::Auto), Sessions::default(), Identities::new());
+        let rules = Rules { policy, identities: &identities, book: &book, sessions: &sessions };
+        decide(&shown, rules, (method, need), before, NOW).map(|caller| Caller::clone(&caller))
+    };
+    let list = "haul.v1.JobService/ListJobs";
+    let read = Need::OneOf(&[Role::Read, Role::Submit]);
+    let scope = |have: &[&str], named: &[&str], method: &str, need: Need| {
+        decided(have, named, method, need, None).map(|caller| caller.actor.scope.name().to_owned())
+    };
+    let other = |name: &str| Err(Denied::NoTenant(NoTenant::Other(name.into())));
+    let ok = |name: &str| Ok(name.to_owned());
+    assert_eq!(scope(&["read@a"], &[], list, read), ok("a"));
+    assert_eq!(scope(&["read@a"], &["b"], list, read), other("b"));
+    assert_eq!(scope(&["read@a"], &["nobody"], list, read), other("nobody"));
+    assert_eq!(scope(&["read@a"], &["a", "a"], list, read), Err(Denied::NoTenant(NoTenant::Two)));
+    assert_eq!(scope(&["read@a", "read@b"], &[], list, read), Err(Denied::NoTenant(NoTenant::None)));
+    assert_eq!(scope(&["read@a", "read@b"], &[], "haul.v1.AccessService/WhoAmI", Need::Anybody), ok(""));
+    assert_eq!(scope(&["operator", "read@a", "read@b"], &[], "m", Need::OneOf(&[Role::Operator])), ok(""));
+    assert_eq!(scope(&["read@*"], &["*"], list, read), ok("*"));
+    assert_eq!(scope(&["read@*"], &["*"], "haul.v1.JobService/GetJob", read), Err(Denied::NoTenant(NoTenant::All)));
+    assert_eq!(scope(&["read@a"], &["*"], list, read), Err(Denied::Lacks(Role::Read, Scope::Every)));
+    assert_eq!(scope(&["operator"], &["a"], list, read).unwrap_err().status("m").code(), Code::PermissionDenied);
+    let open = decided(&["read@a"], &[], list, read, None).unwrap();
+    let still = decided(&["read@a", "read@b"], &[], list, read, Some(&open)).unwrap();
+    assert_eq!(still.actor.scope.name(), "a", "a call stays with its tenant, whatever a new one would be about");
 }

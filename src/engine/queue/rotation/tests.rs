@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{Admission, OLD_MAX, Rotation};
 use crate::model::host::Host;
 use crate::model::ids::JobId;
+use crate::model::tenant::Parties;
 
 fn job(number: u128) -> JobId {
     JobId(Uuid::from_u128(number))
@@ -181,7 +182,7 @@ fn a_lane_that_comes_again_is_there_once() {
         world.dispatch();
     }
     let host = Host::new("h0:80");
-    assert_eq!(world.lanes.waiting_at(&host), 25, "each task is counted once");
+    assert_eq!(world.lanes.waiting_at(&host, Parties::default()), 25, "each task is counted once");
     for _ in 0..60 {
         world.end(0);
         world.dispatch();
