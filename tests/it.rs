@@ -41,6 +41,7 @@ mod it {
     mod startup;
     mod tenants;
     mod tls;
+    mod tokens;
     mod validation;
     mod watch;
     mod wire;
