@@ -50,7 +50,7 @@ fn collect(tasks: Vec<pb::TaskSpec>) -> pb::JobSpec {
 }
 
 fn violations(status: &Status) -> Vec<(String, String)> {
-    let found = status.get_details_bad_request().unwrap_or_default().field_violations;
+    let found = status.get_details_bad_request().map(|it| it.field_violations).unwrap_or_default();
     found.into_iter().map(|it| (it.field, it.description)).collect()
 }
 

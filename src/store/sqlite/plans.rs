@@ -40,6 +40,7 @@ const SCANNED: &[&str] = &[
     "SCAN principals",
     "SCAN tokens",
     "SCAN tenants",
+    "SCAN credentials",
 ];
 
 /// Lists jobs by each filter in every form.
