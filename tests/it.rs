@@ -14,6 +14,7 @@ mod it {
     mod content;
     mod control;
     mod crash;
+    mod credentials;
     mod curl;
     mod dashboard;
     mod downloads;
@@ -25,6 +26,7 @@ mod it {
     mod groups;
     mod grpcurl;
     mod held;
+    mod hostile;
     mod imports;
     mod jobs;
     mod leftovers;

@@ -319,7 +319,7 @@ async fn what_was_acknowledged_ends_whatever_happens_meanwhile() {
     while Instant::now() < end {
         let life = Duration::from_millis(2_000 + dice.below(seconds.min(60) * 200));
         tokio::time::sleep(life.min(end.saturating_duration_since(Instant::now()))).await;
-        while let Some(done) = callers.try_join_next() {
+        if let Some(done) = callers.try_join_next() {
             done.unwrap();
             panic!("a caller ended early; log:\n{}", server.log());
         }

@@ -10,7 +10,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::api::access::caller::{Caller, Reach};
+use crate::api::client_options::ClientOptions;
 use crate::api::complete::complete;
+use crate::api::credentials;
 use crate::api::from_proto;
 use crate::api::status::{Violations, draining};
 use crate::api::values::{self, ID_BYTES_MAX};
@@ -24,6 +26,7 @@ struct Feeder {
     caller: Caller,
     chunks: Streaming<pb::AddTasksRequest>,
     closing: CancellationToken,
+    allowed: ClientOptions,
     job: Option<JobId>,
     over: bool,
 }
@@ -34,9 +37,10 @@ pub(crate) fn answers(
     caller: Caller,
     chunks: Streaming<pb::AddTasksRequest>,
     closing: CancellationToken,
+    allowed: ClientOptions,
 ) -> impl Stream<Item = Result<pb::AddTasksResponse, Status>> + Send + use<> {
     let engine = engine.by(caller.actor.clone());
-    let feeder = Feeder { engine, caller, chunks, closing, job: None, over: false };
+    let feeder = Feeder { engine, caller, chunks, closing, allowed, job: None, over: false };
     unfold(feeder, |mut feeder| async move {
         if feeder.over {
             return None;
@@ -69,6 +73,8 @@ impl Feeder {
         // What a task may set depends on what its job sets for it.
         let spec = if v.is_empty() { self.engine.job(job).await?.spec.clone() } else { Arc::default() };
         let tasks = from_proto::tasks(chunk.tasks, "tasks", &spec.defaults, &mut v);
+        self.allowed.check(&spec.defaults, None, (&tasks, "tasks"), &mut v);
+        credentials::check(&self.engine, &self.caller.actor, &spec.defaults, None, (&tasks, "tasks"), &mut v);
         let tasks = v.or(tasks)?;
         let stored = self.engine.add_tasks(job, &chunk.chunk_id, tasks).await?;
         Ok(Some(pb::AddTasksResponse {

@@ -10,7 +10,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::access::caller::{Caller, Reach};
 use crate::api::bodies;
+use crate::api::client_options::ClientOptions;
 use crate::api::control_jobs::control;
+use crate::api::credentials;
 use crate::api::filters;
 use crate::api::from_proto;
 use crate::api::lookup;
@@ -47,6 +49,7 @@ pub struct Jobs {
     closing: CancellationToken,
     watchers: Watchers,
     totals: Arc<Totals>,
+    allowed: ClientOptions,
 }
 
 impl Jobs {
@@ -58,9 +61,10 @@ impl Jobs {
         closing: CancellationToken,
         draining: CancellationToken,
         watchers: Watchers,
+        allowed: ClientOptions,
     ) -> Jobs {
         let totals = Arc::new(Totals::new(engine.clone(), draining));
-        Jobs { engine, store, closing, watchers, totals }
+        Jobs { engine, store, closing, watchers, totals, allowed }
     }
 
     async fn message(&self, job: &Job) -> pb::Job {
@@ -98,6 +102,9 @@ impl pb::job_service_server::JobService for Jobs {
             v.add("job", "must be set");
         }
         let (spec, tasks) = from_proto::job(request.job.unwrap_or_default(), &mut v);
+        let named = (tasks.as_slice(), "job.tasks");
+        self.allowed.check(&spec.defaults, Some("job.defaults"), named, &mut v);
+        credentials::check(&self.engine, &caller.actor, &spec.defaults, Some("job.defaults"), named, &mut v);
         let (spec, tasks) = v.or((spec, tasks))?;
         if request.validate_only {
             let job = Job::new(JobId(uuid::Uuid::nil()), spec, tasks.len() as u32, self.engine.now());
@@ -117,7 +124,8 @@ impl pb::job_service_server::JobService for Jobs {
         request: Request<Streaming<pb::AddTasksRequest>>,
     ) -> Result<Response<Self::AddTasksStream>, Status> {
         let caller = Caller::of(&request);
-        let stream = crate::api::add_tasks::answers(&self.engine, caller, request.into_inner(), self.closing.clone());
+        let (chunks, closing) = (request.into_inner(), self.closing.clone());
+        let stream = crate::api::add_tasks::answers(&self.engine, caller, chunks, closing, self.allowed);
         Ok(Response::new(stream.boxed()))
     }
 

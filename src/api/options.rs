@@ -170,7 +170,13 @@ fn http(http: pb::HttpOptions, path: &str, v: &mut Violations) -> HttpOptions {
         client_certificate_pem: filled(http.client_certificate_pem),
         client_key_pem: filled(http.client_key_pem).map(Secret::new),
         insecure_skip_verify: http.insecure_skip_verify,
+        credential: filled(http.credential),
     }
+}
+
+/// Returns whether haul sets this header itself.
+pub(crate) fn is_own_header(name: &str) -> bool {
+    OWN_HEADERS.contains(&name) || name.starts_with(CONDITIONAL)
 }
 
 fn filled(text: String) -> Option<String> {
@@ -190,7 +196,7 @@ fn headers(headers: Vec<pb::Header>, path: &str, v: &mut Violations) -> Vec<Head
     for (index, header) in headers.iter().enumerate() {
         values::text(&header.value, &format!("{path}[{index}].value"), HEADER_BYTES_MAX, v);
         match HeaderName::from_bytes(header.name.as_bytes()) {
-            Ok(name) if OWN_HEADERS.contains(&name.as_str()) || name.as_str().starts_with(CONDITIONAL) => {
+            Ok(name) if is_own_header(name.as_str()) => {
                 v.add(format!("{path}[{index}].name"), format!("`{}` is set by haul", shown(&header.name)));
             }
             Ok(_) => {}

@@ -281,6 +281,7 @@ impl From<EngineError> for Status {
                 violations.into_status()
             }
             EngineError::NotRetryable(index) => precondition("TASK_NOT_RETRYABLE", &index.to_string(), message),
+            EngineError::SecretsExpired(job) => precondition("SECRETS_EXPIRED", &job.to_string(), message),
             EngineError::NoHost(host) => not_found("host", host.as_str()),
             EngineError::NoTask(job, index) => not_found("task", &format!("{job}/{index}")),
             EngineError::TooManyTasks => precondition("TOO_MANY_TASKS", "job", message),
@@ -315,6 +316,13 @@ impl From<AccessError> for Status {
             AccessError::LastOperator => precondition("LAST_OPERATOR", "principals", message),
             AccessError::Stale(_) => Fault::new(Code::Aborted, "STALE_ETAG", message).into(),
             AccessError::Invalid(field, what) => Violations::one(field, what),
+            AccessError::NoCredential(name) => not_found("credential", &name),
+            AccessError::StaleCredential(_) => Fault::new(Code::Aborted, "STALE_ETAG", message).into(),
+            AccessError::ValueRequired(field) => precondition("VALUE_REQUIRED", field, message),
+            AccessError::CredentialInUse(name, _) => precondition("CREDENTIAL_IN_USE", &name, message),
+            AccessError::TooManyCredentials(_) => {
+                Fault::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", message).quota("server/credentials").into()
+            }
             AccessError::TooMany(what) => {
                 let fault = Fault::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", message);
                 fault.quota(&format!("server/{what}")).into()
@@ -346,6 +354,13 @@ pub(crate) fn rate_limited(what: &str, subject: &str, wait: Duration) -> Status 
     let mut fault = Fault::new(Code::ResourceExhausted, "RATE_LIMITED", message).quota(subject);
     fault.details.set_retry_info(Some(wait));
     fault.into()
+}
+
+/// Returns `RESOURCE_EXHAUSTED` of who has too many calls open.
+pub(crate) fn too_many_streams(principal: &str, most: usize) -> Status {
+    let message =
+        format!("`{principal}` has {most} calls open, the most that one principal may; end some of them first");
+    exhausted("TOO_MANY_STREAMS", &format!("principals/{principal}"), message)
 }
 
 #[cfg(test)]

@@ -292,6 +292,8 @@ pub(crate) fn failure_reason(reason: FailureReason) -> pb::FailureReason {
         F::SiblingFailed => P::SiblingFailed,
         F::Cancelled => P::Cancelled,
         F::Internal => P::Internal,
+        F::Credential => P::Credential,
+        F::SecretEchoed => P::SecretEchoed,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::cli::backup::BackupArgs;
 use crate::cli::check::CheckArgs;
 use crate::cli::content::CatArgs;
 use crate::cli::control::{CancelArgs, DeleteArgs, RetryArgs, RetryNowArgs, UpdateArgs};
+use crate::cli::credential::CredentialCommand;
 use crate::cli::events::EventsArgs;
 use crate::cli::get::GetArgs;
 use crate::cli::jobs::{ListArgs, ShowArgs, TasksArgs};
@@ -139,6 +140,9 @@ pub(crate) enum Command {
     /// Make, list, change and delete principals: those who have tokens
     #[command(subcommand)]
     Principal(PrincipalCommand),
+    /// Make, list, change and delete credentials: secrets that the server sends to origins
+    #[command(subcommand)]
+    Credential(CredentialCommand),
     /// Make, list, change and delete tenants: those whose jobs and files are kept apart
     #[command(subcommand)]
     Tenant(TenantCommand),

@@ -13,6 +13,7 @@ mod chunks;
 mod client;
 mod content;
 mod control;
+mod credential;
 mod events;
 mod feed;
 mod get;
@@ -125,6 +126,7 @@ async fn run(line: Line, remote_flag: Option<&str>) -> anyhow::Result<ExitCode> 
         }
         Command::Token(command) => Box::pin(token::run(top, command)).await,
         Command::Principal(command) => Box::pin(principal::run(top, command)).await,
+        Command::Credential(command) => Box::pin(credential::run(top, command)).await,
         Command::Tenant(command) => Box::pin(tenant::run(top, command)).await,
         Command::Audit(command) => Box::pin(audit::run(top, command)).await,
         Command::Key(KeyCommand::Rotate(with)) => {
@@ -176,6 +178,7 @@ async fn look_or_control(top: &Remote, command: Command) -> anyhow::Result<ExitC
         | Command::Wait(_)
         | Command::Token(_)
         | Command::Principal(_)
+        | Command::Credential(_)
         | Command::Tenant(_)
         | Command::Audit(_)
         | Command::Key(_) => Ok(ExitCode::SUCCESS),

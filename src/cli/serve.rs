@@ -15,12 +15,13 @@ use crate::config::network::{
 };
 use crate::config::raw::{Auth, Exposed, FileDurability, HealthFor, LogFormat, ServeArgs, Switch, TlsClientAuth};
 use crate::config::tls::TlsConfig;
-use crate::config::{Access, ServeConfig};
+use crate::config::{Access, AuditLog, ServeConfig};
 use crate::model::access::AuthMode;
 use crate::model::browser::BrowserRules;
+use crate::model::secret::redact_parameters;
 use crate::server::{
-    self, CallBounds, ClientAuth, Durability, EngineSettings, Exposure, Guard, KeySource, ListenSettings, Policy,
-    RootKeys, ServeError, ServerSettings, TlsSettings, descriptors,
+    self, AuditSink, CallBounds, ClientAuth, ClientOptions, Durability, EngineSettings, Exposure, Guard, KeySource,
+    ListenSettings, Policy, Retention, RootKeys, ServeError, ServerSettings, TlsSettings, descriptors,
 };
 use crate::telemetry;
 
@@ -96,6 +97,7 @@ pub(crate) async fn run(command: &ServeCommand) -> anyhow::Result<ExitCode> {
         }
     };
     let notes = notes(&config);
+    redact_parameters(&config.redact_query_params);
     let descriptors = descriptors::raise();
     let (data_dir, download_dir) = (config.data_dir.clone(), config.download_dir.clone());
     server::serve(settings(config, descriptors), stop, reloaded, |addresses| {
@@ -242,8 +244,16 @@ fn bounds(network: &Network, descriptors: Option<u64>) -> ListenSettings {
 
 fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
     let (policy, insecure) = policy(&config.network);
-    let Access { allow_private_networks, allow_networks, deny_networks, allow_hosts, deny_hosts, allow_ports } =
-        config.access;
+    let Access {
+        allow_private_networks,
+        allow_networks,
+        deny_networks,
+        allow_hosts,
+        deny_hosts,
+        allow_ports,
+        nat64_prefixes,
+        egress_proxy,
+    } = config.access;
     ServerSettings {
         engine: EngineSettings {
             data_dir: config.data_dir,
@@ -257,6 +267,7 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
                 allow_hosts,
                 deny_hosts,
                 allow_ports,
+                nat64_prefixes,
             },
             // What its process inherited is not for the server to obey.
             proxies: None,
@@ -273,6 +284,8 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
             parts_by_url: false,
             scratch: false,
             root_keys: config.data_key.map_or(RootKeys::Beside, root_keys),
+            egress_proxy,
+            retention: Retention { secrets: config.secret_retention, audit: config.audit_retention },
         },
         listen: config.network.listen.clone(),
         metrics_listen: config.network.metrics_listen,
@@ -294,8 +307,17 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
         token_lifetime_max: config.network.token_max_lifetime,
         call_bounds: CallBounds {
             calls_per_second: config.network.calls_per_second,
+            open_max: config.network.max_streams_per_connection as usize,
             failures_per_minute: config.network.auth_failures_per_minute,
         },
         shutdown_grace: config.shutdown_grace,
+        client_options: ClientOptions {
+            proxy: config.client_options.proxy,
+            skip_verify: config.client_options.skip_verify,
+        },
+        audit_log: config.audit_log.map(|place| match place {
+            AuditLog::Stderr => AuditSink::Stderr,
+            AuditLog::File(path) => AuditSink::File(path),
+        }),
     }
 }

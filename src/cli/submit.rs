@@ -44,6 +44,9 @@ pub(crate) struct SubmitArgs {
     /// Where downloads go, relative to the server's download directory
     #[arg(long, value_name = "DIR")]
     directory: Option<String>,
+    /// A credential of the server that goes with the requests that it is bound to
+    #[arg(long, value_name = "NAME")]
+    credential: Option<String>,
     /// What a failed task does to the others [default: as in the file, else fail-fast]
     #[arg(long, value_name = "MODE")]
     mode: Option<Mode>,
@@ -91,6 +94,9 @@ pub(crate) async fn run(client: &Client, format: Format, args: SubmitArgs) -> an
     job.labels.extend(labels::read(&args.labels)?);
     job.title = args.title.unwrap_or(job.title);
     job.directory = args.directory.unwrap_or(job.directory);
+    if let Some(name) = args.credential {
+        job.defaults.get_or_insert_default().http.get_or_insert_default().credential = name;
+    }
     let stays_open = args.open || job.open;
     job.open = stays_open || !rest.is_empty();
     if let Some(mode) = args.mode {

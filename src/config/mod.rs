@@ -14,14 +14,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use crate::config::directories::{directories, tenant_directories};
 use crate::config::keys::DataKey;
-use crate::config::network::Network;
+use crate::config::network::{Network, Place};
 use crate::config::raw::{FileDurability, LogFormat, ServeArgs};
-use crate::config::values::{duration, hosts, metrics_hosts, networks};
+use crate::config::values::{duration, egress_proxy, hosts, lifetime, metrics_hosts, nat64_prefixes, networks};
 use crate::model::limits::Limits;
+use crate::model::secret::Secret;
 
 pub use crate::config::directories::{DATA_DIR_DEFAULT, DOWNLOAD_DIR_DEFAULT};
 
@@ -31,6 +32,10 @@ pub const SHUTDOWN_GRACE_DEFAULT: Duration = Duration::from_secs(10);
 pub const QUEUE_BYTES_DEFAULT: u64 = 64 << 20;
 /// The least that may be said: room for the pages that are being read.
 const QUEUE_BYTES_MIN: u64 = 4 << 20;
+/// How long the secrets of a job are kept after its end when nothing is said.
+pub const SECRET_RETENTION_DEFAULT: Duration = Duration::from_hours(24);
+/// How long rows of the audit are kept when nothing is said.
+pub const AUDIT_RETENTION_DEFAULT: Duration = Duration::from_hours(365 * 24);
 /// The longest `Retry-After` that is obeyed when nothing is said.
 pub const RETRY_AFTER_DEFAULT_MAX: Duration = Duration::from_hours(1);
 
@@ -56,6 +61,10 @@ pub struct ServeConfig {
     pub limits: LimitSettings,
     /// What the server may connect to.
     pub access: Access,
+    /// What tasks may say about how they are sent.
+    pub client_options: ClientOptions,
+    /// Parameters of queries whose values are secret, beside those that always are.
+    pub redact_query_params: Vec<String>,
     /// How long a drain may take.
     pub shutdown_grace: Duration,
     /// Whether a finished download survives a power cut.
@@ -72,6 +81,21 @@ pub struct ServeConfig {
     pub queue_bytes: u64,
     /// Where the key of the secrets in the database is; `None`: in the data directory.
     pub data_key: Option<DataKey>,
+    /// How long the secrets of a job are kept after its end; `None`: as long as the job.
+    pub secret_retention: Option<Duration>,
+    /// How long rows of the audit are kept.
+    pub audit_retention: Duration,
+    /// Where the audit is written beside the database.
+    pub audit_log: Option<AuditLog>,
+}
+
+/// Where the audit is written beside the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuditLog {
+    /// To stderr.
+    Stderr,
+    /// To the end of this file, as an absolute path.
+    File(PathBuf),
 }
 
 /// What the server may connect to. Deny goes before allow, allow before the rule on private networks.
@@ -89,6 +113,19 @@ pub struct Access {
     pub deny_hosts: Vec<String>,
     /// Ports that may be dialled though another protocol than HTTP has them.
     pub allow_ports: Vec<u16>,
+    /// Prefixes by which the network translates to IPv4.
+    pub nat64_prefixes: Vec<Ipv6Net>,
+    /// The proxy that all requests of tasks go through.
+    pub egress_proxy: Option<Secret>,
+}
+
+/// What tasks may say about how they are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientOptions {
+    /// Whether they may name a proxy.
+    pub proxy: bool,
+    /// Whether they may accept any certificate.
+    pub skip_verify: bool,
 }
 
 /// What the settings say about limits. `UpdateLimits` changes what is stored, and that stays over a restart; the command
@@ -147,9 +184,11 @@ impl ServeConfig {
             ));
         }
         let (data_dir, download_dir) = directories(&merged, &mut wrong);
+        let network = Network::resolve(&merged, &mut wrong);
+        let is_local = network.listen.iter().all(Place::is_near);
         let tenant_dirs = tenant_directories(&merged, &data_dir, &download_dir, &mut wrong);
         let config = ServeConfig {
-            network: Network::resolve(&merged, &mut wrong),
+            network,
             metrics_hosts: metrics_hosts(merged.metrics_hosts.as_deref(), &mut wrong),
             data_dir,
             download_dir,
@@ -162,7 +201,14 @@ impl ServeConfig {
                 allow_hosts: hosts("allow_hosts", merged.allow_hosts.as_deref(), &mut wrong),
                 deny_hosts: hosts("deny_hosts", merged.deny_hosts.as_deref(), &mut wrong),
                 allow_ports: merged.allow_ports.clone().unwrap_or_default(),
+                nat64_prefixes: nat64_prefixes(merged.nat64_prefixes.as_deref(), &mut wrong),
+                egress_proxy: merged.egress_proxy.as_deref().and_then(|text| egress_proxy(text, &mut wrong)),
             },
+            client_options: ClientOptions {
+                proxy: merged.allow_client_proxy.unwrap_or(is_local) && merged.egress_proxy.is_none(),
+                skip_verify: merged.allow_insecure_skip_verify.unwrap_or(is_local),
+            },
+            redact_query_params: merged.redact_query_params.clone().unwrap_or_default(),
             shutdown_grace: duration(
                 "shutdown_grace",
                 merged.shutdown_grace.as_deref(),
@@ -181,9 +227,31 @@ impl ServeConfig {
             max_download_bytes: merged.max_download_bytes,
             queue_bytes: merged.queue_bytes.unwrap_or(QUEUE_BYTES_DEFAULT),
             data_key: DataKey::resolve(&merged, &mut wrong),
+            secret_retention: match merged.secret_retention.as_deref() {
+                Some("never") => None,
+                text => Some(lifetime("secret_retention", text, SECRET_RETENTION_DEFAULT, &mut wrong)),
+            },
+            audit_retention: lifetime(
+                "audit_retention",
+                merged.audit_retention.as_deref(),
+                AUDIT_RETENTION_DEFAULT,
+                &mut wrong,
+            ),
+            audit_log: merged.audit_log.as_deref().and_then(|text| audit_log(text, &mut wrong)),
         };
         if wrong.is_empty() { Ok(config) } else { Err(ConfigError(wrong)) }
     }
+}
+
+fn audit_log(text: &str, wrong: &mut Vec<String>) -> Option<AuditLog> {
+    if text == "stderr" {
+        return Some(AuditLog::Stderr);
+    }
+    let path = std::path::absolute(text).ok().map(AuditLog::File);
+    if path.is_none() {
+        wrong.push("`audit_log` is empty; name a file, or `stderr`".to_owned());
+    }
+    path
 }
 
 fn initial_limits(file: &ServeArgs) -> Limits {

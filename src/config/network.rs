@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::config::raw::{Auth, Exposed, HealthFor, InsecureListen, ServeArgs, Switch};
 use crate::config::tls::{TlsConfig, identities};
-use crate::config::values::{duration, hosts, parse_lifetime};
+use crate::config::values::{duration, hosts, lifetime};
 use crate::model::access::LIFETIME_MAX_DEFAULT;
 use crate::model::identity::Identities;
 
@@ -145,7 +145,8 @@ impl Network {
         if !is_open && !knows_callers {
             refuse_far(&listen, metrics_listen, wrong);
         }
-        let token_max_lifetime = lifetime("token_max_lifetime", merged.token_max_lifetime.as_deref(), wrong);
+        let token_max_lifetime =
+            lifetime("token_max_lifetime", merged.token_max_lifetime.as_deref(), LIFETIME_MAX_DEFAULT, wrong);
         let calls_per_second = merged.calls_per_second.unwrap_or(CALLS_PER_SECOND_DEFAULT);
         if !(calls_per_second == 0.0 || (0.001..=1e9).contains(&calls_per_second)) {
             wrong.push(format!(
@@ -202,15 +203,6 @@ impl Network {
             inbound_buffer_bytes,
         }
     }
-}
-
-/// Reads a time that may be written in days.
-fn lifetime(name: &str, text: Option<&str>, wrong: &mut Vec<String>) -> Duration {
-    let Some(text) = text else { return LIFETIME_MAX_DEFAULT };
-    parse_lifetime(text).filter(|time| !time.is_zero()).unwrap_or_else(|| {
-        wrong.push(format!("`{name}` is `{text}`, which is not a time; write it like `12h` or `90d`"));
-        LIFETIME_MAX_DEFAULT
-    })
 }
 
 /// Reads where the server listens.

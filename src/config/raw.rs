@@ -223,6 +223,42 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_ALLOW_PORTS", value_name = "PORT", value_delimiter = ',')]
     pub allow_ports: Option<Vec<u16>>,
 
+    /// Prefixes by which the network translates IPv6 to IPv4, beside 64:ff9b::/96, separated by commas
+    #[arg(long, env = "HAUL_NAT64_PREFIXES", value_name = "NET", value_delimiter = ',')]
+    pub nat64_prefixes: Option<Vec<String>>,
+
+    /// The proxy that all requests of tasks go through, as `http://`, `https://`, `socks5://` or `socks5h://`; tasks name no other then
+    #[arg(long, env = "HAUL_EGRESS_PROXY", value_name = "URL", hide_env_values = true)]
+    pub egress_proxy: Option<String>,
+
+    /// Whether tasks may name a proxy (`http.proxy_url`) [default: true where only this machine reaches the server]
+    #[arg(
+        long,
+        env = "HAUL_ALLOW_CLIENT_PROXY",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new()
+    )]
+    pub allow_client_proxy: Option<bool>,
+
+    /// Whether tasks may accept any certificate (`http.insecure_skip_verify`) [default: true where only this machine reaches the server]
+    #[arg(
+        long,
+        env = "HAUL_ALLOW_INSECURE_SKIP_VERIFY",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new()
+    )]
+    pub allow_insecure_skip_verify: Option<bool>,
+
+    /// Parameters of queries whose values are secret, beside `token`, `key`, `sig` and others, separated by commas
+    #[arg(long, env = "HAUL_REDACT_QUERY_PARAMS", value_name = "NAME", value_delimiter = ',')]
+    pub redact_query_params: Option<Vec<String>>,
+
     /// How long running tasks have to stop on SIGTERM or SIGINT [default: 10s]
     #[arg(long, env = "HAUL_SHUTDOWN_GRACE", value_name = "TIME")]
     pub shutdown_grace: Option<String>,
@@ -257,6 +293,10 @@ pub struct ServeArgs {
     /// Where the key is that `--data-key` replaces, for one start
     #[arg(long, env = "HAUL_DATA_KEY_PREVIOUS", value_name = "KEY")]
     pub data_key_previous: Option<String>,
+
+    /// How long the secrets of a job are kept after its end, for `RetryJob`; `never`: as long as the job [default: 24h]
+    #[arg(long, env = "HAUL_SECRET_RETENTION", value_name = "TIME")]
+    pub secret_retention: Option<String>,
 
     /// Who has to authenticate [default: auto]
     #[arg(long, env = "HAUL_AUTH", value_name = "WHO", help_heading = NETWORK)]
@@ -326,6 +366,15 @@ pub struct ServeArgs {
         help_heading = NETWORK
     )]
     pub audit_reads: Option<bool>,
+
+    /// How long rows of the audit are kept, of which there are about 1 GiB at most [default: 365d]
+    #[arg(long, env = "HAUL_AUDIT_RETENTION", value_name = "TIME", help_heading = NETWORK)]
+    pub audit_retention: Option<String>,
+
+    /// Where the audit is written beside the database, a JSON document a line: a file, or `stderr`
+    #[arg(long, env = "HAUL_AUDIT_LOG", value_name = "FILE", help_heading = NETWORK)]
+    pub audit_log: Option<String>,
+
     /// Whether browsers are shown the dashboard [default: on]
     #[arg(long, env = "HAUL_WEB", value_name = "SWITCH", help_heading = NETWORK)]
     pub web: Option<Switch>,
@@ -346,7 +395,7 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N", help_heading = NETWORK)]
     pub max_connections_per_address: Option<u32>,
 
-    /// Calls at once on one connection [default: 1024]
+    /// Calls at once on one connection, and of one principal over all of them [default: 1024]
     #[arg(long, env = "HAUL_MAX_STREAMS_PER_CONNECTION", value_name = "N", help_heading = NETWORK)]
     pub max_streams_per_connection: Option<u32>,
 

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
+
+use crate::model::secret::Secret;
 
 /// Reads networks; an address is the network of itself.
 pub(super) fn networks(name: &str, texts: Option<&[String]>, wrong: &mut Vec<String>) -> Vec<IpNet> {
@@ -73,11 +75,47 @@ pub(super) fn metrics_hosts(texts: Option<&[String]>, wrong: &mut Vec<String>) -
     hosts
 }
 
+/// Reads prefixes of RFC 6052.
+pub(super) fn nat64_prefixes(texts: Option<&[String]>, wrong: &mut Vec<String>) -> Vec<Ipv6Net> {
+    let mut prefixes = Vec::new();
+    for text in texts.unwrap_or_default() {
+        match text.parse::<Ipv6Net>() {
+            Ok(prefix) if matches!(prefix.prefix_len(), 32 | 40 | 48 | 56 | 64 | 96) => prefixes.push(prefix),
+            _ => wrong.push(format!(
+                "`nat64_prefixes` has `{text}`, which is no IPv6 prefix of 32, 40, 48, 56, 64 or 96 bits (RFC 6052)"
+            )),
+        }
+    }
+    prefixes
+}
+
+/// Reads the URL of a proxy, which may hold a password and so is not repeated.
+pub(super) fn egress_proxy(text: &str, wrong: &mut Vec<String>) -> Option<Secret> {
+    let fits = |url: &url::Url| {
+        ["http", "https", "socks5", "socks5h"].contains(&url.scheme())
+            && url.host_str().is_some_and(|it| !it.is_empty())
+    };
+    if url::Url::parse(text).is_ok_and(|url| fits(&url)) {
+        return Some(Secret::new(text));
+    }
+    wrong.push("`egress_proxy` must be an absolute URL of scheme http, https, socks5 or socks5h".to_owned());
+    None
+}
+
 /// Reads a time; `default` where nothing is said.
 pub(super) fn duration(name: &str, text: Option<&str>, default: Duration, wrong: &mut Vec<String>) -> Duration {
     let Some(text) = text else { return default };
     parse_duration(text).unwrap_or_else(|| {
         wrong.push(format!("`{name}` is `{text}`, which is not a time; write it like `500ms`, `10s`, `5m` or `1h`"));
+        default
+    })
+}
+
+/// Reads a time of hours or days that is more than none; `default` where nothing is said.
+pub(super) fn lifetime(name: &str, text: Option<&str>, default: Duration, wrong: &mut Vec<String>) -> Duration {
+    let Some(text) = text else { return default };
+    parse_lifetime(text).filter(|time| !time.is_zero()).unwrap_or_else(|| {
+        wrong.push(format!("`{name}` is `{text}`, which is not a time; write it like `12h` or `90d`"));
         default
     })
 }

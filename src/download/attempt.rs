@@ -176,9 +176,10 @@ impl Attempt<'_> {
     }
 }
 
-/// Whether a failure says that the file has another size than it may have.
+/// Whether a failure says that the file has another size than it may have, or what must not be in it.
 fn is_unwanted(failure: &Failure) -> bool {
-    matches!(failure.reason, FailureReason::TooLarge | FailureReason::SizeMismatch)
+    use FailureReason as R;
+    matches!(failure.reason, R::TooLarge | R::SizeMismatch | R::SecretEchoed)
 }
 
 /// Returns the failure that decides among those of all sources: the first that another attempt may resolve, else the

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::files::folder::join;
 use crate::files::part::{Part, PartKey};
 use crate::files::{Durability, Root, names};
+use crate::model::credential::echo::Echo;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::{AttemptEnd, AttemptReport, Outcome};
 use crate::model::progress::Meter;
@@ -46,6 +47,8 @@ pub struct DownloadContext<'a> {
     pub transport: &'a dyn Transport,
     /// What the requests have in common.
     pub profile: &'a Arc<Profile>,
+    /// What must not be in the file.
+    pub echo: Option<&'a Arc<Echo>>,
     /// Where files go.
     pub root: &'a Arc<Root>,
     /// The job's directory, relative to the root.
@@ -204,8 +207,8 @@ impl From<Failure> for Halt {
     }
 }
 
-/// Returns whether a failure concerns the local disk or names, so that another source would not help.
+/// Returns whether a failure concerns the local disk or names, so that another source would not help, or must end it all.
 fn is_local(failure: &Failure) -> bool {
     use FailureReason as R;
-    matches!(failure.reason, R::Io | R::DiskFull | R::ForbiddenPath | R::FileExists | R::Internal)
+    matches!(failure.reason, R::Io | R::DiskFull | R::ForbiddenPath | R::FileExists | R::Internal | R::SecretEchoed)
 }

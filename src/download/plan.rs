@@ -1,5 +1,7 @@
 //! The second step: room on the disk, a part file of the right version, and how many connections.
 
+use std::sync::Arc;
+
 use crate::download::Halt;
 use crate::download::ask::Stream;
 use crate::download::board::{Board, ClaimId};
@@ -10,6 +12,7 @@ use crate::files::bound::Bound;
 use crate::files::part::Part;
 use crate::files::space::{NoSpace, Reservation};
 use crate::files::version::Version;
+use crate::model::credential::echo::EchoScan;
 use crate::model::failure::{Failure, FailureReason};
 
 /// Below this the file system is not asked to set room aside: it costs more than it saves.
@@ -82,10 +85,15 @@ async fn bind(order: &Order<'_>, start: Start, held: &mut Held) -> Result<Bound,
         }
         part
     };
-    match start {
-        Start::Fresh(binding) => Bound::restart(part, binding, order.algorithms()).await,
-        Start::Held(admitted) => Ok(Bound::resume(part, admitted, order.algorithms())),
+    let bound = match start {
+        Start::Fresh(binding) => Bound::restart(part, binding, order.algorithms()).await?,
+        Start::Held(admitted) => Bound::resume(part, admitted, order.algorithms()),
+    };
+    // What two answers bring in halves is whole in the file.
+    if let Some(echo) = order.ctx.echo {
+        bound.look_for(EchoScan::new(Arc::clone(echo)));
     }
+    Ok(bound)
 }
 
 /// Room for all that is missing and that the part does not have already. Where the file system sets it aside itself, no

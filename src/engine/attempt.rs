@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex};
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use crate::engine::credentials::InUse;
 use crate::limits::permits::{AttemptPlace, HostPermit};
 use crate::limits::transport::JobRates;
+use crate::model::credential::echo::Echo;
 use crate::model::failure::Failure;
 use crate::model::ids::{Fence, TaskId};
 use crate::model::outcome::{AttemptEnd, AttemptReport};
@@ -14,6 +16,7 @@ use crate::model::progress::Meter;
 use crate::model::spec::{Options, TaskSpec};
 use crate::model::tenant::{Owner, Party};
 use crate::model::time::Timestamp;
+use crate::net::CredentialSource as _;
 use crate::store::NewPage;
 
 /// An attempt to be made.
@@ -44,6 +47,15 @@ pub(crate) struct Launch {
     pub(crate) has_history: bool,
     /// Where a listing goes on, if memory knows; else the store has it.
     pub(crate) cursor: Option<Arc<str>>,
+    /// The credential that it names, or why it may not use that.
+    pub(crate) credential: Option<Result<Arc<InUse>, Failure>>,
+}
+
+impl Launch {
+    /// What must not come back.
+    pub(crate) fn echo(&self) -> Option<&Arc<Echo>> {
+        self.credential.as_ref()?.as_ref().ok()?.echo()
+    }
 }
 
 /// An attempt that has ended.

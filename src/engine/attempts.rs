@@ -12,10 +12,11 @@ use crate::engine::figures;
 use crate::engine::runner::Runner;
 use crate::engine::work;
 use crate::limits::transport::Limited;
+use crate::model::credential::echo::echoed;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
 use crate::model::outcome::{AttemptEnd, AttemptReport};
-use crate::net::{Profile, Transport};
+use crate::net::{Credentialed, Profile, Transport};
 
 impl Runner {
     /// Starts an attempt on the next transfer thread. Its end comes out of `attempts`.
@@ -48,6 +49,14 @@ impl Runner {
     }
 
     async fn attempt(&self, launch: &Launch, transport: Arc<dyn Transport>) -> Ended {
+        let transport = match &launch.credential {
+            None => transport,
+            Some(Ok(in_use)) => Arc::new(Credentialed { inner: transport, source: in_use.clone() }),
+            Some(Err(failure)) => {
+                let (report, end) = (AttemptReport::default(), AttemptEnd::Failed(failure.clone()));
+                return Ended { id: launch.id, fence: launch.fence, end, report, body: None };
+            }
+        };
         let limited = Limited {
             inner: transport,
             hosts: self.hosts.clone(),
@@ -83,6 +92,13 @@ impl Runner {
         };
         if let Some(failure) = late.filter(|_| !matches!(ended.end, AttemptEnd::Done(_))) {
             ended.end = AttemptEnd::Failed(failure);
+        }
+        // Whatever an origin said is searched where it came in; this is for what was made of it.
+        if let (AttemptEnd::Failed(failure), Some(echo)) = (&mut ended.end, launch.echo())
+            && (echo.is_in(failure.message.as_bytes()) || echo.is_in(ended.report.url.as_bytes()))
+        {
+            *failure = echoed();
+            ended.report.url.clear();
         }
         ended
     }

@@ -46,6 +46,11 @@ pub enum EngineError {
     /// A task cannot be retried.
     #[error("task {0} has not failed and was not cancelled, so it cannot be retried")]
     NotRetryable(TaskIndex),
+    /// Secrets of the job were erased.
+    #[error(
+        "the secrets of job `{0}` were erased some time after its end; submit it anew, or use a credential that the server keeps"
+    )]
+    SecretsExpired(JobId),
     /// There is no such task.
     #[error("job `{0}` has no task {1}")]
     NoTask(JobId, TaskIndex),

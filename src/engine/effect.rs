@@ -58,6 +58,8 @@ pub(crate) enum Effect {
     LimitsStored(Limits, Reply<Limits>),
     /// The new data key of the batch is in use.
     DataKeyStored(Reply<u32>),
+    /// What was used is in another book from now on.
+    BookStored(Arc<Book>),
     /// Who may call is another book from now on.
     AccessStored(Arc<Book>, AccessAnswer, Reply<AccessAnswer>),
     /// All jobs of a tenant that is to be deleted are in the store.
@@ -115,6 +117,7 @@ impl Effect {
             | Effect::Forget(job) => Some(*job),
             Effect::LimitsStored(..)
             | Effect::DataKeyStored(_)
+            | Effect::BookStored(_)
             | Effect::AccessStored(..)
             | Effect::LookForJobs(_)
             | Effect::TenantDeleted(..)
@@ -143,7 +146,8 @@ impl Effect {
             Effect::AckPage(_, reply) => {
                 let _ = reply.send(Err(Failure::retryable(FailureReason::Internal, error.to_string())));
             }
-            Effect::Publish(..)
+            Effect::BookStored(_)
+            | Effect::Publish(..)
             | Effect::Notify(..)
             | Effect::Claimed(..)
             | Effect::StopAttempts(..)

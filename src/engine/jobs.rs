@@ -4,7 +4,7 @@
 //! A job that has not ended is a [`JobRun`]; commands for any other job are a [`Visit`], which works on one of them at a
 //! time: it reads what the store has, decides, and takes the next one when that is durable.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::engine::attempt::Ended;
@@ -91,6 +91,8 @@ pub(crate) struct JobRun {
     pub(crate) asked: VecDeque<Admitted<JobCommand>>,
     /// Tasks of it that are being made due.
     pub(crate) hastening: Option<Box<Hastening>>,
+    /// The credentials that attempts of it have used since the start of the server.
+    pub(crate) credentials_used: BTreeSet<String>,
 }
 
 impl JobRun {
@@ -105,6 +107,7 @@ impl JobRun {
             withdrawal: None,
             asked: VecDeque::new(),
             hastening: None,
+            credentials_used: BTreeSet::new(),
         }
     }
 

@@ -18,6 +18,7 @@ mod attempts;
 pub mod bounds;
 pub mod changes;
 pub mod command;
+mod credentials;
 mod effect;
 pub mod explanation;
 pub mod figures;

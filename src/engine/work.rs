@@ -55,6 +55,7 @@ async fn fetch(
     let context = FetchContext {
         transport,
         profile,
+        echo: launch.echo(),
         meter: &launch.meter,
         sink: &sink,
         now: &now,
@@ -174,6 +175,7 @@ async fn download(
     let context = DownloadContext {
         transport,
         profile,
+        echo: launch.echo(),
         root: &root,
         directory: &launch.directory,
         part_key: &part_key,

@@ -23,6 +23,8 @@ const UPKEEP_PERIOD: Duration = Duration::from_millis(100);
 const UPKEEP_PATIENCE: Duration = Duration::from_secs(1);
 /// The time until upkeep that failed is tried again.
 const UPKEEP_RETRY: Duration = Duration::from_secs(5);
+/// How long a store rests that has nothing to do for now.
+const UPKEEP_REST: Duration = Duration::from_secs(30);
 
 /// The time between two looks for more room.
 const REGAIN_PERIOD: Duration = Duration::from_secs(1);
@@ -148,7 +150,7 @@ impl Work {
             };
             let Some(order) = order else { break };
             if order.batch.new_data_key {
-                self.upkeep.get_or_insert_with(|| Instant::now() + UPKEEP_PERIOD);
+                self.upkeep = Some(Instant::now() + UPKEEP_PERIOD);
             }
             self.commit(order).await;
         }
@@ -167,6 +169,7 @@ impl Work {
         let wait = match self.store.upkeep().await {
             Ok(Upkeep::More) => UPKEEP_PERIOD,
             Ok(Upkeep::Later) => UPKEEP_RETRY,
+            Ok(Upkeep::Rest) => UPKEEP_REST,
             Ok(Upkeep::Done) => return self.upkeep = None,
             Err(error) => {
                 tracing::warn!("the upkeep of the store is tried again: {error}");

@@ -192,7 +192,11 @@ impl<'a> Attempt<'a> {
         let Response { body, status, headers, .. } = response;
         // Without a body, the head speaks of another answer.
         let status = if self.method == Method::HEAD { StatusCode::NO_CONTENT } else { status };
-        Content::new(body, status, &headers, announced, self.spec.response_bytes_max(), self.ctx.meter)
+        let content = Content::new(body, status, &headers, announced, self.spec.response_bytes_max(), self.ctx.meter)?;
+        Ok(match self.ctx.echo {
+            Some(echo) => content.watched(echo),
+            None => content,
+        })
     }
 
     /// Returns how much body the origin says that there is, on its way. Without one, the header speaks of another

@@ -7,13 +7,16 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, StatusCode};
 
 use crate::fetch::{FetchedBody, INLINE_BYTES_MAX, Sink};
+use crate::model::credential::echo::Echo;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::progress::Meter;
-use crate::net::{Body, BodySource, decode, range};
+use crate::net::{Body, BodySource, decode, range, watched};
 
 /// The body of a response as the fetch sees it: decoded, with at most `bytes_max` of it.
 pub(super) struct Content {
     body: Body,
+    /// Whether codings are undone.
+    is_encoded: bool,
     bytes_max: u64,
     bytes: u64,
     /// How many bytes its head says that there are, where its framing does not.
@@ -37,7 +40,14 @@ impl Content {
         let is_told = announced.is_some() || !codings.is_empty();
         let bytes_due = if is_told { None } else { range::whole_length(status, headers) };
         let counted = Body(Box::new(Counted { body, meter: Arc::clone(meter) }));
-        Ok(Content { body: decode::undo(counted, codings), bytes_max, bytes: 0, bytes_due })
+        let is_encoded = !codings.is_empty();
+        Ok(Content { body: decode::undo(counted, codings), is_encoded, bytes_max, bytes: 0, bytes_due })
+    }
+
+    /// The same, which ends at the secret.
+    pub(super) fn watched(self, echo: &Arc<Echo>) -> Content {
+        // What is not encoded the transport has looked at.
+        if self.is_encoded { Content { body: watched(self.body, echo), ..self } } else { self }
     }
 
     async fn chunk(&mut self) -> Option<Result<Bytes, Failure>> {

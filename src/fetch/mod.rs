@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use crate::model::credential::echo::Echo;
 use crate::model::failure::Failure;
 use crate::model::outcome::{AttemptEnd, AttemptReport};
 use crate::model::progress::Meter;
@@ -35,6 +36,8 @@ pub struct FetchContext<'a> {
     pub transport: &'a dyn Transport,
     /// What they have in common.
     pub profile: &'a Arc<Profile>,
+    /// What must not be in the content. The transport looks for it in bodies as they come, and this is for decoded ones.
+    pub echo: Option<&'a Arc<Echo>>,
     /// Told of every byte that comes in.
     pub meter: &'a Arc<Meter>,
     /// Where the content goes.

@@ -25,6 +25,7 @@ use crate::files::folder::Folder;
 use crate::files::part::{LARGE_BYTES, Part};
 use crate::files::ranges::RangeSet;
 use crate::model::checksum::{Algorithm, Checksum};
+use crate::model::credential::echo::{EchoScan, echoed};
 use crate::model::failure::{Failure, FailureReason};
 
 /// Read back in blocks that fit the second-level cache.
@@ -106,6 +107,14 @@ impl Bound {
             is_doubtful: false,
         };
         Bound { place, binding, gate: Mutex::new(gate) }
+    }
+
+    /// Looks for a secret in the bytes, in the order in which they are in the file, whichever answers brought them.
+    /// [`Bound::digests`] fails where it is there.
+    pub fn look_for(&self, scan: EchoScan) {
+        if let Some(hasher) = &mut self.lock().hasher {
+            hasher.look_for(scan);
+        }
     }
 
     /// Lets bytes of another answer join, as `admitted` allows.
@@ -398,13 +407,13 @@ impl Bound {
             return Err(Failure::retryable(FailureReason::Internal, "the digests were lost"));
         };
         if hasher.is_idle() || from == total {
-            return Ok(hasher.finish());
+            return finished(hasher);
         }
         let (place, stop) = (Arc::clone(&self.place), stop.clone());
         blocking(move || {
             hash_file(place.disk.file(), &mut hasher, from, total, &stop)
                 .map_err(|error| place.fail("read", &error))?;
-            Ok(hasher.finish())
+            finished(hasher)
         })
         .await
     }
@@ -412,6 +421,11 @@ impl Bound {
     fn lock(&self) -> MutexGuard<'_, Gate> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The digests of a stream without the secret that was looked for.
+fn finished(hasher: Hasher) -> Result<Vec<Checksum>, Failure> {
+    if hasher.has_secret() { Err(echoed()) } else { Ok(hasher.finish()) }
 }
 
 impl Gate {

@@ -1,12 +1,17 @@
-//! Digests of every algorithm of the contract, computed together over one stream of bytes.
+//! Digests of every algorithm of the contract, computed together over one stream of bytes, and a look for a secret in it.
 
 use sha2::Digest as _;
 
 use crate::model::checksum::{Algorithm, Checksum};
+use crate::model::credential::echo::EchoScan;
 
 /// Computes any number of digests over one stream of bytes.
 #[derive(Default)]
-pub struct Hasher(Vec<State>);
+pub struct Hasher {
+    states: Vec<State>,
+    scan: Option<EchoScan>,
+    has_secret: bool,
+}
 
 enum State {
     Sha256(sha2::Sha256),
@@ -20,7 +25,7 @@ enum State {
 
 impl std::fmt::Debug for Hasher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Hasher of {}", self.0.len())
+        write!(f, "Hasher of {}", self.states.len())
     }
 }
 
@@ -30,24 +35,35 @@ impl Hasher {
         let mut wanted: Vec<Algorithm> = algorithms.into_iter().collect();
         wanted.sort_unstable();
         wanted.dedup();
-        Hasher(wanted.into_iter().map(State::new).collect())
+        Hasher { states: wanted.into_iter().map(State::new).collect(), scan: None, has_secret: false }
     }
 
-    /// Returns whether there is no digest to compute.
+    /// Looks for a secret, too.
+    pub fn look_for(&mut self, scan: EchoScan) {
+        self.scan = Some(scan);
+    }
+
+    /// Returns whether the secret was found so far.
+    pub fn has_secret(&self) -> bool {
+        self.has_secret
+    }
+
+    /// Returns whether there is no digest to compute, and nothing to look for.
     pub fn is_idle(&self) -> bool {
-        self.0.is_empty()
+        self.states.is_empty() && self.scan.is_none()
     }
 
     /// Adds the next bytes of the stream.
     pub fn update(&mut self, bytes: &[u8]) {
-        for state in &mut self.0 {
+        for state in &mut self.states {
             state.update(bytes);
         }
+        self.has_secret |= self.scan.as_mut().is_some_and(|scan| scan.finds(bytes));
     }
 
     /// Returns the digests, in the order of the algorithms in the contract.
     pub fn finish(self) -> Vec<Checksum> {
-        self.0.into_iter().map(State::finish).collect()
+        self.states.into_iter().map(State::finish).collect()
     }
 }
 

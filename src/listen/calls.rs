@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use tower::util::Oneshot;
 use tower::{Service, ServiceExt as _};
 
 use crate::listen::peer::Peer;
-use crate::listen::places::{OpenCall, Place};
+use crate::listen::places::{KnownCaller, OpenCall, Place};
 use crate::listen::unread::{Answering, Unread};
 
 /// What answers requests: a stack of layers over the services.
@@ -42,19 +42,6 @@ pub(super) struct Calls<S> {
     pub(super) unread: Arc<Unread>,
 }
 
-/// The call of a request, among its extensions, for whoever learns who makes it.
-#[derive(Clone, Debug)]
-pub(crate) struct CallPlace(Weak<OpenCall>);
-
-impl CallPlace {
-    /// Notes that it is known who calls, so that the call keeps its connection's place.
-    pub(crate) fn keep(&self) {
-        if let Some(call) = self.0.upgrade() {
-            call.keep();
-        }
-    }
-}
-
 impl<S: Answers> hyper::service::Service<Request<Incoming>> for Calls<S> {
     type Response = Response<CountedBody>;
     type Error = Infallible;
@@ -64,7 +51,7 @@ impl<S: Answers> hyper::service::Service<Request<Incoming>> for Calls<S> {
         let open = Arc::new(self.place.call());
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(self.peer.clone());
-        request.extensions_mut().insert(CallPlace(Arc::downgrade(&open)));
+        request.extensions_mut().insert(KnownCaller(Arc::downgrade(&open)));
         let call = Call { open, unread: self.unread.clone() };
         Answer { answer: Box::pin(self.service.clone().oneshot(request)), call: Some(call) }
     }

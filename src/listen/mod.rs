@@ -20,6 +20,8 @@ mod validity;
 
 use std::time::Duration;
 
+pub use crate::listen::places::KnownCaller;
+
 /// The bounds of a listener.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListenSettings {

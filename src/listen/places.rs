@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio_util::sync::CancellationToken;
 
@@ -169,7 +169,7 @@ pub(super) struct OpenCall {
 
 impl OpenCall {
     /// Notes that it is known who calls: the connection keeps its place for as long as the call is open.
-    pub(super) fn keep(&self) {
+    fn vouch(&self) {
         if self.is_known.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -197,6 +197,19 @@ impl Drop for OpenCall {
     }
 }
 
+/// Goes with each request of a connection: whoever knows the caller says so, and its call keeps the place.
+#[derive(Clone, Debug)]
+pub struct KnownCaller(pub(super) Weak<OpenCall>);
+
+impl KnownCaller {
+    /// Says that the call is of somebody who is known.
+    pub fn vouch(&self) {
+        if let Some(call) = self.0.upgrade() {
+            call.vouch();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,7 +218,7 @@ mod tests {
 
     fn known(place: &Arc<Place>) -> OpenCall {
         let call = place.call();
-        call.keep();
+        call.vouch();
         call
     }
 
@@ -251,7 +264,7 @@ mod tests {
         let third = take().unwrap();
         assert!(is_displaced(&stranger) && !is_displaced(&idle));
         let busy = known(&third);
-        busy.keep();
+        busy.vouch();
         drop((calls, stranger));
         let fourth = take().unwrap();
         assert!(is_displaced(&idle) && !is_displaced(&third));

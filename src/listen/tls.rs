@@ -70,8 +70,6 @@ pub(super) struct Loaded {
     pub(super) names: Arc<[String]>,
     /// When the server's certificate ends.
     not_after: Option<Timestamp>,
-    /// What the files were known by before they were read: what changes later, however soon, is seen.
-    stamp: Stamp,
     /// What judges the certificates of clients.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
@@ -94,6 +92,8 @@ type Stamp = Vec<Option<(SystemTime, u64)>>;
 #[derive(Debug)]
 pub struct Tls {
     settings: TlsSettings,
+    /// The files as they were before they were read for the first time.
+    first: Stamp,
     current: watch::Sender<Arc<Loaded>>,
     /// When the files were last read, and why they could not be used.
     reloaded: Mutex<(Option<Timestamp>, String)>,
@@ -146,8 +146,10 @@ fn now() -> Timestamp {
 impl Tls {
     /// Reads all files. Fails where any of them cannot be read, or does not fit the others.
     pub fn load(settings: TlsSettings) -> Result<Tls, TlsError> {
+        // First, so that what changes while they are read is read again.
+        let first = stamp(&settings);
         let loaded = load(&settings)?;
-        Ok(Tls { settings, current: watch::Sender::new(Arc::new(loaded)), reloaded: Mutex::default() })
+        Ok(Tls { settings, first, current: watch::Sender::new(Arc::new(loaded)), reloaded: Mutex::default() })
     }
 
     /// Returns what an operator should know.
@@ -175,6 +177,7 @@ impl Tls {
 
     /// Reads the files anew when one has changed, and when `asked` says so, until `closing`.
     pub async fn follow(self: Arc<Self>, mut asked: watch::Receiver<()>, closing: CancellationToken) {
+        let mut seen = self.first.clone();
         loop {
             let is_asked = tokio::select! {
                 () = tokio::time::sleep(LOOK_INTERVAL) => false,
@@ -182,18 +185,20 @@ impl Tls {
                 () = closing.cancelled() => return,
             };
             let this = self.clone();
+            let known = seen.clone();
             let read = tokio::task::spawn_blocking(move || {
-                let is_changed = stamp(&this.settings) != this.current().stamp;
-                (is_asked || is_changed).then(|| load(&this.settings))
+                let now = stamp(&this.settings);
+                (is_asked || now != known).then(|| (now, load(&this.settings)))
             });
             match read.await {
-                Ok(Some(Ok(loaded))) => {
+                Ok(Some((now, Ok(loaded)))) => {
+                    seen = now;
                     self.current.send_replace(Arc::new(loaded));
                     self.note(String::new());
                     tracing::info!("the certificates were read again");
                 }
                 // A set that is half written is looked at again, whether or not it changes once more.
-                Ok(Some(Err(error))) => {
+                Ok(Some((_, Err(error)))) => {
                     self.note(error.to_string());
                     tracing::error!("{error}; the certificates stay as they were");
                 }
@@ -217,7 +222,6 @@ fn stamp(settings: &TlsSettings) -> Stamp {
 }
 
 fn load(settings: &TlsSettings) -> Result<Loaded, TlsError> {
-    let stamp = stamp(settings);
     let wrong = |path: &Path, why: String| TlsError { path: path.to_owned(), why };
     let chain = certificates(&settings.cert)?;
     let key = PrivateKeyDer::from_pem_slice(&read(&settings.key)?)
@@ -256,7 +260,7 @@ fn load(settings: &TlsSettings) -> Result<Loaded, TlsError> {
         wrong(&settings.key, format!("it does not fit the certificate `{}` ({error})", settings.cert.display()))
     })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Loaded { config: Arc::new(config), names: names.into(), not_after: ends, stamp, verifier: judge })
+    Ok(Loaded { config: Arc::new(config), names: names.into(), not_after: ends, verifier: judge })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

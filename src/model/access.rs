@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::credential::Credential;
+use crate::model::credential::put::PutCredential;
 use crate::model::failure::is_default;
 use crate::model::identity::Identity;
-use crate::model::made_by::MadeBy;
+use crate::model::ids::JobId;
 use crate::model::role::{Grant, Role, everything, holds, may_name};
-use crate::model::tenant::{self, Scope, Tenant};
+use crate::model::tenant::{self, Scope, Tenant, TenantNo};
 use crate::model::time::Timestamp;
 use crate::model::token::TokenHash;
 
-pub use crate::model::made_by::PrincipalNo;
+pub use crate::model::made_by::{LOCAL, MadeBy, PrincipalNo};
 
-/// Every caller on this machine, while none has to authenticate; and the server's own user.
-pub const LOCAL: PrincipalNo = 0;
 /// The name of [`LOCAL`].
 pub const LOCAL_NAME: &str = "local";
 /// The name of every caller where all may call.
@@ -270,10 +270,20 @@ pub enum AccessChange {
         id: String,
         with_descendants: bool,
     },
+    PutCredential(Box<PutCredential>),
+    DeleteCredential {
+        tenant: TenantNo,
+        name: String,
+        etag: String,
+        /// Whether it goes though jobs that have not ended name it.
+        force: bool,
+    },
     /// Every call needs a token from now on, whether or not there is one.
     Require,
     /// Tokens were used: when, and from where.
     Used(Vec<(String, Timestamp, String)>),
+    /// Credentials were used, and when.
+    UsedCredentials(Vec<(TenantNo, String, Timestamp)>),
 }
 
 /// A token to make.
@@ -344,6 +354,23 @@ pub enum AccessError {
     /// There are too many.
     #[error("there are {ENTRIES_MAX} {0} already, the most that the server keeps; delete some")]
     TooMany(&'static str),
+    /// There is no such credential.
+    #[error("there is no credential `{0}`")]
+    NoCredential(String),
+    /// It has changed since it was read.
+    #[error("credential `{0}` has changed since it was read; read it again and repeat the change")]
+    StaleCredential(String),
+    /// A binding gets wider only together with a value.
+    #[error("`{0}` would let the credential go further than it does; set `value` again, and name it in `update_mask`")]
+    ValueRequired(&'static str),
+    /// Jobs name it that have not ended.
+    #[error(
+        "job {1} has not ended and names the credential `{0}`; wait for it, or set `force`: its next attempt fails then"
+    )]
+    CredentialInUse(String, JobId),
+    /// There are too many.
+    #[error("there are {0} credentials already, the most that the server keeps; delete some")]
+    TooManyCredentials(usize),
 }
 
 /// What came of a change.
@@ -371,6 +398,8 @@ pub enum AccessAnswer {
     },
     /// How many tokens ended.
     Revoked(u32),
+    /// A credential.
+    Credential(Arc<Credential>),
 }
 
 /// A row to store.
@@ -386,6 +415,10 @@ pub enum AccessRow {
     Forget(String),
     /// Every call needs a token from now on.
     Required,
+    /// A credential, new or changed.
+    Credential(Arc<Credential>),
+    /// A credential is gone.
+    NoCredential(TenantNo, String),
 }
 
 /// The longest that a token may last when nothing is said.

@@ -12,6 +12,8 @@ use crate::model::time::Timestamp;
 
 /// The subject of what is about the server as a whole.
 pub const SERVER: &str = "server";
+/// What stands for a method where a job uses a credential.
+pub const USE: &str = "credential-use";
 /// The code of what was done.
 pub const OK: &str = "OK";
 
@@ -75,6 +77,21 @@ impl AuditRow {
         AuditRow::done(by, &format!("JobService/{method}"), format!("jobs/{job}"), by.scope.name(), time)
     }
 
+    /// Makes the row of a job that uses a credential for the first time: no call, but an act of whoever made the job.
+    pub fn of_use(creator: &str, tenant: &str, credential: &str, job: JobId, time: Timestamp) -> AuditRow {
+        AuditRow {
+            time,
+            principal: creator.to_owned(),
+            tenant: tenant.to_owned(),
+            method: USE.to_owned(),
+            subject: credential_subject(tenant, credential),
+            code: OK.to_owned(),
+            changed: vec![format!("jobs/{job}")],
+            count: 1,
+            ..AuditRow::default()
+        }
+    }
+
     /// Makes the rows of a change of who may call, which stores `stored`: one for each thing that it changes. None: it is
     /// no act of anybody, or changes nothing.
     pub fn of_access(
@@ -105,13 +122,23 @@ impl AuditRow {
             AccessChange::DeleteTenant { .. } => ("DeleteTenant", Vec::new()),
             AccessChange::CreateToken(_) => ("CreateToken", Vec::new()),
             AccessChange::RevokeToken { .. } => ("RevokeToken", Vec::new()),
-            AccessChange::Require | AccessChange::Used(_) => return Vec::new(),
+            AccessChange::PutCredential(put) => ("PutCredential", put.named()),
+            AccessChange::DeleteCredential { .. } => ("DeleteCredential", Vec::new()),
+            AccessChange::Require | AccessChange::Used(_) | AccessChange::UsedCredentials(_) => return Vec::new(),
         };
         let home_of = |no| book.name_of(no).split_once('/').map_or("", |(tenant, _)| tenant);
         let subjects = stored.iter().filter_map(|row| match row {
             AccessRow::Principal(principal) => Some((format!("principals/{}", principal.name), home_of(principal.no))),
             AccessRow::Token(token) => Some((format!("tokens/{}", token.id), home_of(token.principal))),
             AccessRow::Tenant(tenant) => Some((format!("tenants/{}", tenant.name), &*tenant.name)),
+            AccessRow::Credential(credential) => {
+                let tenant = book.tenant_name_of(credential.tenant);
+                Some((credential_subject(tenant, &credential.name), tenant))
+            }
+            AccessRow::NoCredential(tenant, name) => {
+                let tenant = book.tenant_name_of(*tenant);
+                Some((credential_subject(tenant, name), tenant))
+            }
             // What ended long ago is forgotten by the way.
             AccessRow::Forget(_) | AccessRow::Required => None,
         });
@@ -121,6 +148,10 @@ impl AuditRow {
         };
         subjects.map(row).collect()
     }
+}
+
+fn credential_subject(tenant: &str, name: &str) -> String {
+    format!("credentials/{tenant}/{name}")
 }
 
 /// What a row depends on: where that changes nothing after all, there is no row.

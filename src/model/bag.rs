@@ -4,8 +4,8 @@
 //! length. Secret are the values of all headers (who did not mark `X-Api-Key` must not pay for it), passwords, tokens, keys,
 //! proxies, bodies of requests, and URLs with a user part or a secret in their query.
 
-use crate::model::secret::{Secret, holds_secret};
-use crate::model::spec::{HttpOptions, JobSpec, TaskOptions, TaskSpec, Work};
+use crate::model::secret::{REDACTED, Secret, holds_secret, is_secret_header, redacted_text};
+use crate::model::spec::{HeaderSpec, HttpOptions, JobSpec, TaskOptions, TaskSpec, Work};
 
 /// What stands in the place of a secret, before its number.
 const MARK: &str = "$s";
@@ -33,6 +33,8 @@ pub trait Bagged: Clone {
     fn has_secrets(&self) -> bool;
     /// Shows every place, in any order.
     fn slots(&mut self, visit: &mut dyn FnMut(Slot<'_>));
+    /// Returns what goes with its requests, if that has secrets.
+    fn http(&mut self) -> Option<&mut HttpOptions>;
 }
 
 /// Returns what is left of `whole` without its secrets, and the bag; `None` where there are none.
@@ -82,6 +84,33 @@ pub fn unpack<T: Bagged>(left: &mut T, bag: &[u8]) -> Result<(), BadBag> {
     if is_good && count == secrets.len() { Ok(()) } else { Err(BadBag) }
 }
 
+/// Puts [`REDACTED`] in the place of every secret. Returns whether there was one. Bodies and headers that are not marked stay.
+pub fn erase<T: Bagged>(spec: &mut T) -> bool {
+    let mut is_erased = false;
+    if let Some(http) = spec.http() {
+        let HttpOptions { headers, basic_auth, bearer_token, proxy_url, client_key_pem, .. } = http;
+        let is_secret = |header: &&mut HeaderSpec| header.sensitive || is_secret_header(&header.name);
+        let headers = headers.iter_mut().filter(is_secret).map(|header| &mut header.value);
+        let password = basic_auth.as_mut().map(|(_, password)| password);
+        let proxy = proxy_url.as_mut().filter(|proxy| holds_secret(proxy.expose()));
+        let others = [password, bearer_token.as_mut(), proxy, client_key_pem.as_mut()];
+        for secret in headers.chain(others.into_iter().flatten()).filter(|secret| secret.expose() != REDACTED) {
+            *secret = Secret::new(REDACTED);
+            is_erased = true;
+        }
+    }
+    spec.slots(&mut |slot| {
+        if let Slot::Url(url) = slot
+            && holds_secret(url)
+        {
+            let seen = redacted_text(url);
+            is_erased |= seen != *url;
+            *url = seen;
+        }
+    });
+    is_erased
+}
+
 fn add(bag: &mut Vec<u8>, secret: &[u8]) {
     bag.extend_from_slice(&(secret.len() as u32).to_be_bytes());
     bag.extend_from_slice(secret);
@@ -127,6 +156,10 @@ impl Bagged for JobSpec {
     fn slots(&mut self, visit: &mut dyn FnMut(Slot<'_>)) {
         http_slots(&mut self.defaults, visit);
     }
+
+    fn http(&mut self) -> Option<&mut HttpOptions> {
+        http_has_secrets(&self.defaults.http).then(|| &mut self.defaults.http)
+    }
 }
 
 impl Bagged for TaskSpec {
@@ -152,6 +185,10 @@ impl Bagged for TaskSpec {
             }
         }
         http_slots(&mut self.options, visit);
+    }
+
+    fn http(&mut self) -> Option<&mut HttpOptions> {
+        http_has_secrets(&self.options.http).then(|| &mut self.options.http)
     }
 }
 

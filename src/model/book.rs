@@ -11,12 +11,14 @@ use crate::model::access::{
     AccessAnswer, AccessChange, AccessError, AccessRow, Actor, ENTRIES_MAX, LOCAL, LOCAL_NAME, NewToken, Principal,
     PrincipalNo, Token, name_objection,
 };
+use crate::model::credential::Credentials;
 use crate::model::identity::Identity;
 use crate::model::made_by::MadeBy;
 use crate::model::role::{Grant, Role, common, has_role_at, holds, may_give};
 use crate::model::tenant::{DEFAULT_TENANT, Tenant, TenantNo};
 use crate::model::time::Timestamp;
 
+mod credentials;
 mod tenants;
 
 /// The first number of a principal that somebody made.
@@ -40,6 +42,8 @@ pub struct Book {
     owned: BTreeSet<(PrincipalNo, String)>,
     /// When a token of each principal was last used.
     seen: BTreeMap<PrincipalNo, Timestamp>,
+    /// What the server sends to origins for those who may use it.
+    pub credentials: Credentials,
     /// Those that were deleted too.
     tenants: BTreeMap<TenantNo, Arc<Tenant>>,
     tenant_names: BTreeMap<Arc<str>, TenantNo>,
@@ -56,6 +60,7 @@ impl Default for Book {
             tokens: BTreeMap::new(),
             owned: BTreeSet::new(),
             seen: BTreeMap::new(),
+            credentials: Credentials::default(),
             tenants: BTreeMap::new(),
             tenant_names: BTreeMap::new(),
         };
@@ -195,6 +200,8 @@ impl Book {
                 }
             }
             AccessRow::Required => self.is_required = true,
+            AccessRow::Credential(credential) => self.credentials.put(credential.clone()),
+            AccessRow::NoCredential(tenant, name) => self.credentials.remove(*tenant, name),
         }
     }
 
@@ -273,6 +280,11 @@ impl Book {
             AccessChange::DeleteTenant { name, etag } => self.delete_tenant(name, etag, by, now),
             AccessChange::CreateToken(new) => self.create_token(new, by, now),
             AccessChange::RevokeToken { id, with_descendants } => self.revoke(id, *with_descendants, by, now),
+            AccessChange::PutCredential(put) => self.put_credential(put, by, now),
+            AccessChange::DeleteCredential { tenant, name, etag, .. } => {
+                self.delete_credential(*tenant, name, etag, by)
+            }
+            AccessChange::UsedCredentials(used) => Ok(self.use_credentials(used)),
             AccessChange::Require => {
                 let rows = if self.is_required { Vec::new() } else { vec![AccessRow::Required] };
                 Ok(self.with(rows, AccessAnswer::Done))

@@ -41,11 +41,13 @@ pub enum FailureReason {
     SiblingFailed,
     Cancelled,
     Internal,
+    Credential,
+    SecretEchoed,
 }
 
 impl FailureReason {
     /// All of them, in the order of the contract.
-    pub const ALL: [FailureReason; 28] = [
+    pub const ALL: [FailureReason; 30] = [
         Self::Dns,
         Self::Connect,
         Self::Tls,
@@ -74,6 +76,8 @@ impl FailureReason {
         Self::SiblingFailed,
         Self::Cancelled,
         Self::Internal,
+        Self::Credential,
+        Self::SecretEchoed,
     ];
 }
 

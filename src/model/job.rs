@@ -1,5 +1,6 @@
 //! The machine of a job.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -143,6 +144,12 @@ pub struct Job {
     /// Whose it is.
     #[serde(default, skip_serializing_if = "is_default")]
     pub creator: Creator,
+    /// Whether secrets of it were erased: it cannot be tried again.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub secrets_gone: bool,
+    /// The credentials that its tasks name.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub credentials: BTreeSet<String>,
     /// The tenant that it is of.
     #[serde(default, skip_serializing_if = "is_default")]
     pub tenant: Owner,
@@ -267,6 +274,8 @@ impl Job {
             settled_successes: 0,
             downloads: false,
             creator: Creator::default(),
+            secrets_gone: false,
+            credentials: BTreeSet::new(),
             tenant: Owner::default(),
         }
     }

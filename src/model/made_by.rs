@@ -1,4 +1,4 @@
-//! Which request made something, so that a repetition of it is known.
+//! The request that made something, by which a repetition of it is told from another request.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -6,7 +6,10 @@ use sha2::{Digest as _, Sha256};
 /// The number of a principal. It is never given twice.
 pub type PrincipalNo = u64;
 
-/// The request that made something, by which a repetition of it is told from another request.
+/// Every caller on this machine, while none has to authenticate; and the server's own user.
+pub const LOCAL: PrincipalNo = 0;
+
+/// The request that made something.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MadeBy {
     /// Its name, which is the caller's; empty: it cannot be repeated.
@@ -18,7 +21,7 @@ pub struct MadeBy {
 }
 
 impl MadeBy {
-    /// Names a request that asks for `what`.
+    /// Names a request of `principal` that asks for `what`.
     pub(crate) fn of(id: &str, principal: PrincipalNo, what: &impl Serialize) -> MadeBy {
         if id.is_empty() {
             return MadeBy::default();

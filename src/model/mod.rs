@@ -11,6 +11,7 @@ pub mod book;
 pub mod browser;
 pub mod checksum;
 pub mod counts;
+pub mod credential;
 pub mod event;
 pub mod failure;
 pub mod failures;

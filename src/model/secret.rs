@@ -1,6 +1,7 @@
 //! Text that must not be seen.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -58,6 +59,14 @@ const SECRET_PARAMETERS: [&str; 15] = [
     "x-goog-signature",
 ];
 
+/// Further names, which the operator adds when the process begins.
+static FURTHER_PARAMETERS: OnceLock<Vec<String>> = OnceLock::new();
+
+/// Takes the values of these query parameters for secret, too. Only the first call in a process counts.
+pub fn redact_parameters(names: &[String]) {
+    let _ = FURTHER_PARAMETERS.set(names.iter().map(|name| name.to_ascii_lowercase()).collect());
+}
+
 /// Returns a URL as people may see it: its user part, and query values whose name says that they are secret, read
 /// `REDACTED`. The rest stays byte for byte.
 pub fn redacted(url: &Url) -> String {
@@ -89,7 +98,9 @@ fn without_user(url: &Url) -> Url {
 fn is_secret_pair(pair: &str) -> bool {
     let name = pair.split('=').next().unwrap_or_default();
     let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().to_ascii_lowercase();
-    SECRET_PARAMETERS.contains(&name.as_str()) || name.ends_with("_token")
+    SECRET_PARAMETERS.contains(&name.as_str())
+        || name.ends_with("_token")
+        || FURTHER_PARAMETERS.get().is_some_and(|further| further.contains(&name))
 }
 
 fn redacted_pair(pair: &str) -> String {

@@ -101,7 +101,7 @@ pub(super) fn judge_unresolved(guard: &Guard, host: &Host<String>, port: u16) ->
     match host {
         Host::Ipv4(ip) => judge_literal(guard, IpAddr::V4(*ip)),
         Host::Ipv6(ip) => judge_literal(guard, IpAddr::V6(*ip)),
-        Host::Domain(name) => guard.judge_name(name).map_err(|refusal| forbidden(name, false, refusal)),
+        Host::Domain(name) => guard.judge_proxied_name(name).map_err(|refusal| forbidden(name, false, refusal)),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use crate::net::ports;
 
@@ -23,6 +23,8 @@ pub struct Guard {
     pub allow_hosts: Vec<String>,
     /// Names that are never asked for; stronger than every allowance. Patterns as above.
     pub deny_hosts: Vec<String>,
+    /// Prefixes by which the network translates to IPv4 (RFC 6052), beside the well-known one.
+    pub nat64_prefixes: Vec<Ipv6Net>,
     /// Exceptions: ports that are dialled though another protocol than HTTP is spoken there.
     pub allow_ports: Vec<u16>,
 }
@@ -57,6 +59,8 @@ pub enum Refusal {
     Denied,
     #[error("a port of another protocol than HTTP")]
     Port,
+    #[error("a name of the proxy's own network")]
+    InnerName,
 }
 
 impl Refusal {
@@ -75,7 +79,8 @@ impl Guard {
     /// Judges an address that `name` resolved to.
     pub fn judge_as(&self, name: Option<&str>, ip: IpAddr) -> Result<(), Refusal> {
         let within = |networks: &[IpNet], ip: IpAddr| networks.iter().any(|network| network.contains(&ip));
-        let inner = embedded(ip);
+        let translated = self.translated(ip).map(|inner| [Some(inner), None]);
+        let inner = translated.unwrap_or_else(|| embedded(ip));
         let mut every = std::iter::once(ip).chain(inner.into_iter().flatten());
         if every.any(|ip| within(&self.deny_networks, ip)) {
             return Err(Refusal::Denied);
@@ -99,6 +104,36 @@ impl Guard {
     /// Judges a host name before it is resolved.
     pub fn judge_name(&self, name: &str) -> Result<(), Refusal> {
         if matches(&self.deny_hosts, name) { Err(Refusal::Denied) } else { Ok(()) }
+    }
+
+    /// Judges a host name that a proxy is going to resolve: names that lead to the proxy itself, or into its network, are
+    /// refused, since nobody here sees the address.
+    pub fn judge_proxied_name(&self, name: &str) -> Result<(), Refusal> {
+        self.judge_name(name)?;
+        let own = name.trim_end_matches('.').to_ascii_lowercase();
+        let is_inner = own == "localhost"
+            || [".localhost", ".internal", ".local"].iter().any(|end| own.ends_with(end))
+            || own.starts_with("metadata")
+            || !own.contains('.');
+        if is_inner && !self.allow_private && !matches(&self.allow_hosts, name) {
+            return Err(Refusal::InnerName);
+        }
+        Ok(())
+    }
+
+    /// The IPv4 address that the network's own translation makes of an address (RFC 6052, 2.2).
+    fn translated(&self, ip: IpAddr) -> Option<IpAddr> {
+        let IpAddr::V6(v6) = ip else { return None };
+        let prefix = self.nat64_prefixes.iter().find(|prefix| prefix.contains(&v6))?;
+        let octets = v6.octets();
+        // Bits 64 to 71 are not part of the address.
+        let first = usize::from(prefix.prefix_len()) / 8;
+        let mut places = (first..16).filter(|place| *place != 8 || first == 12);
+        let mut v4 = [0; 4];
+        for octet in &mut v4 {
+            *octet = octets[places.next()?];
+        }
+        Some(IpAddr::V4(v4.into()))
     }
 
     /// Judges a port.
@@ -206,6 +241,46 @@ mod tests {
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn what_a_network_translates_is_judged_as_what_it_is() {
+        let prefixes = [
+            "2001:db8::/32",
+            "2001:db9:100::/40",
+            "2001:dba:122::/48",
+            "2001:dbb:122:300::/56",
+            "2001:dbc:122:344::/64",
+            "2001:dbd:122:344::/96",
+        ];
+        let guard = Guard { nat64_prefixes: prefixes.map(|it| it.parse().unwrap()).to_vec(), ..Guard::default() };
+        // The examples of RFC 6052, 2.4, each with a prefix of its own, for 192.0.2.33 and 8.8.8.8.
+        for (documentation, public) in [
+            ("2001:db8:c000:221::", "2001:db8:808:808::"),
+            ("2001:db9:1c0:2:21::", "2001:db9:108:808:8::"),
+            ("2001:dba:122:c000:2:2100::", "2001:dba:122:808:8:800::"),
+            ("2001:dbb:122:3c0:0:221::", "2001:dbb:122:308:8:808::"),
+            ("2001:dbc:122:344:c0:2:2100::", "2001:dbc:122:344:8:808:800::"),
+            ("2001:dbd:122:344::192.0.2.33", "2001:dbd:122:344::8.8.8.8"),
+        ] {
+            assert_eq!(guard.judge(ip(documentation)), Err(Refusal::Documentation), "{documentation}");
+            assert_eq!(guard.judge(ip(public)), Ok(()), "{public}");
+        }
+        assert_eq!(guard.judge(ip("2001:dbd:122:344::127.0.0.1")), Err(Refusal::Loopback));
+    }
+
+    #[test]
+    fn names_of_the_proxys_own_network_are_not_asked_for() {
+        let guard = Guard { allow_hosts: vec!["files.internal".into()], ..Guard::default() };
+        for name in
+            ["localhost", "LOCALHOST.", "a.localhost", "metadata.google.internal", "x.local", "metadata", "intranet"]
+        {
+            assert_eq!(guard.judge_proxied_name(name), Err(Refusal::InnerName), "{name}");
+            assert_eq!(Guard { allow_private: true, ..guard.clone() }.judge_proxied_name(name), Ok(()), "{name}");
+        }
+        for name in ["files.internal", "example.com", "localhost.example.com", "xn--local.example"] {
+            assert_eq!(guard.judge_proxied_name(name), Ok(()), "{name}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod client;
 mod connect;
 mod connection;
 mod course;
+mod credential;
 pub mod decode;
 pub mod disposition;
 mod environment;
@@ -59,6 +60,7 @@ use crate::model::tenant::{DEFAULT_NO, TenantNo};
 
 pub use client::HttpClient;
 pub use course::DEFAULT_USER_AGENT;
+pub use credential::{Attached, CredentialSource, Credentialed, watched};
 pub use environment::EnvironmentProxies;
 pub use exchange::{drain, exchange};
 pub use guard::Guard;

@@ -26,18 +26,18 @@ use crate::net::target::Target;
 use crate::net::wire::Link;
 use crate::net::{connect, tls};
 
-/// A way to `target` through `proxy`, and the address of the proxy.
+/// A way to `target` through `proxy`, and the address of the proxy. The guards are those of the target and of the proxy.
 pub(super) async fn connect(
     proxy: &Proxy,
-    guard: &Guard,
+    (guard, of_proxy): (&Guard, &Guard),
     identity: &Identity,
     target: &Target,
 ) -> Result<(Link, SocketAddr), Failure> {
     if proxy.kind == Kind::Socks5 {
-        return by_address(proxy, guard, target).await;
+        return by_address(proxy, (guard, of_proxy), target).await;
     }
     connect::judge_unresolved(guard, &target.host, target.port)?;
-    let (link, remote) = dial(proxy, guard, identity).await?;
+    let (link, remote) = dial(proxy, of_proxy, identity).await?;
     let link = match proxy.kind {
         Kind::Http | Kind::Https if !target.https => return Ok((link, remote)),
         Kind::Http | Kind::Https => tunnel(proxy, link, target).await,
@@ -58,11 +58,15 @@ pub(super) async fn connect(
 }
 
 /// Asks a SOCKS proxy for one address of the target after another, until it reaches one.
-async fn by_address(proxy: &Proxy, guard: &Guard, target: &Target) -> Result<(Link, SocketAddr), Failure> {
+async fn by_address(
+    proxy: &Proxy,
+    (guard, of_proxy): (&Guard, &Guard),
+    target: &Target,
+) -> Result<(Link, SocketAddr), Failure> {
     let addresses = connect::resolve(guard, &target.host, target.port).await?;
     in_turn(addresses, |address| async move {
         let dialled =
-            connect::dial(guard, &proxy.host, proxy.port).await.map_err(|failure| unreached(proxy, failure))?;
+            connect::dial(of_proxy, &proxy.host, proxy.port).await.map_err(|failure| unreached(proxy, failure))?;
         let link = socks(proxy, Link::Tcp(dialled.stream), TargetAddr::Ip(address)).await;
         Ok(link.map(|link| (link, dialled.remote)))
     })

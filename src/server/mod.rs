@@ -5,6 +5,7 @@
 //! that was decided is durable. The grace bounds the drain: what does not end in time is cut, which is no worse than a
 //! crash, and a crash loses nothing.
 
+mod audit_log;
 mod health;
 mod listeners;
 mod metrics;
@@ -46,6 +47,7 @@ use crate::model::access::{AccessChange, AuthMode};
 use crate::model::book::Book;
 use crate::model::browser::BrowserRules;
 use crate::model::identity::Identities;
+use crate::model::secret::Secret;
 use crate::model::spec::TaskOptions;
 use crate::model::time::Timestamp;
 use crate::net::HttpClient;
@@ -60,11 +62,14 @@ use crate::web::Readiness;
 
 /// What settings are made of.
 pub use crate::api::access::{CallBounds, Exposure, Policy};
+pub use crate::api::client_options::ClientOptions;
 pub use crate::files::Durability;
 pub use crate::files::names;
 pub use crate::listen::tls::{ClientAuth, TlsSettings};
 pub use crate::listen::{ListenSettings, descriptors};
 pub use crate::net::{EnvironmentProxies, Guard};
+pub use crate::server::audit_log::AuditSink;
+pub use crate::store::Retention;
 /// What is done with a data directory beside a server.
 pub use crate::store::sqlite::{KeySource, RootKeys, access_beside, audit, backup, verify_audit};
 
@@ -101,6 +106,10 @@ pub struct EngineSettings {
     pub scratch: bool,
     /// Where the key of the secrets in the database is.
     pub root_keys: RootKeys,
+    /// How long it keeps what is not for ever.
+    pub retention: Retention,
+    /// The proxy that all requests of tasks go through.
+    pub egress_proxy: Option<Secret>,
 }
 
 /// How often the head of the audit is logged.
@@ -146,6 +155,10 @@ pub struct ServerSettings {
     pub call_bounds: CallBounds,
     /// How long a drain may take.
     pub shutdown_grace: Duration,
+    /// Where the audit is written beside the database.
+    pub audit_log: Option<AuditSink>,
+    /// What tasks may say about how they are sent.
+    pub client_options: ClientOptions,
 }
 
 /// Takes from the settings what is said about browsers.
@@ -210,13 +223,15 @@ pub struct Built {
 pub async fn build(settings: &EngineSettings, metrics: Arc<Metrics>) -> Result<Built, ServeError> {
     let begun = Instant::now();
     let durability = if settings.scratch { sqlite::Durability::Off } else { sqlite::Durability::Full };
-    let (store, writer) =
+    let (store, mut writer) =
         SqliteStore::open_with(&settings.data_dir, durability, &settings.root_keys).await.map_err(Box::new)?;
+    writer.retain(settings.retention);
     let store: Arc<dyn Store> = store;
     let limits = settings.limits.over(store.limits().await?);
     let directory = |failure: crate::model::failure::Failure| ServeError::Directory(failure.message);
     // Of all threads, so that none dials where another has a connection to spare.
     let client = HttpClient::new(settings.guard.clone()).with_proxies(settings.proxies.clone());
+    let client = client.with_egress(settings.egress_proxy.clone());
     let client = Arc::new(client.with_metrics(metrics.clone()));
     let parts = engine::EngineParts {
         clock: Clock::system(),
@@ -306,7 +321,7 @@ pub async fn serve(
     keep_required(&settings, &engine).await?;
     make_tenants(&settings, &engine).await?;
     let mut calls = listeners.serve(&settings.engine.data_dir, routes, &around, &settings.bounds, &closing);
-    let mut following = keep_on(&access, &engine, store, figures, &closing);
+    let mut following = keep_on(&settings, &access, &engine, store, figures, &closing);
     following.spawn(room.keep(sizes, closing.clone()));
     if let Some(tls) = tls {
         following.spawn(tls.follow(reload, closing.clone()));
@@ -381,6 +396,7 @@ fn around(
 
 /// Does what is done from time to time, until `closing`.
 fn keep_on(
+    settings: &ServerSettings,
     access: &Access,
     engine: &Engine,
     store: Arc<dyn Store>,
@@ -388,7 +404,10 @@ fn keep_on(
     closing: &CancellationToken,
 ) -> JoinSet<()> {
     let mut all = JoinSet::from_iter([access.clone().keep(closing.clone())]);
-    all.spawn(log_audit_heads(store, closing.clone()));
+    all.spawn(log_audit_heads(store.clone(), closing.clone()));
+    if let Some(sink) = settings.audit_log.clone() {
+        all.spawn(audit_log::follow(store, sink, closing.clone()));
+    }
     all.spawn(figures.follow_sizes(closing.clone()));
     all.spawn(systemd::watch(engine.clone(), closing.clone()));
     all
@@ -417,7 +436,14 @@ fn routes(
     let watchers = Watchers::default();
     Ok(services::routes(
         settings.has_reflection,
-        Jobs::new(engine.clone(), store.clone(), closing.clone(), shutdown.begun.clone(), watchers.clone()),
+        Jobs::new(
+            engine.clone(),
+            store.clone(),
+            closing.clone(),
+            shutdown.begun.clone(),
+            watchers.clone(),
+            settings.client_options,
+        ),
         Contents::new(engine.clone(), store.clone(), closing.clone(), watchers),
         AccessApi::new(engine.clone(), store.clone(), settings.token_lifetime_max),
         Admin::new(engine.clone(), store.clone(), shutdown.clone(), facts),

@@ -225,6 +225,8 @@ pub struct Batch {
     pub additions: Vec<Addition>,
     /// Pages of fetches. A page is stored once. One of a listing starts the count of crashes of its task anew.
     pub pages: Vec<NewPage>,
+    /// Tasks of which no page is kept, those of this batch included.
+    pub dropped_pages: Vec<TaskId>,
     /// Tasks that stop running or waiting. At most one entry per task.
     pub moves: Vec<TaskMove>,
     /// Attempts that have begun and do not end in this batch. They come after `moves`: one attempt of a task may end and
@@ -268,6 +270,7 @@ impl Batch {
         self.submissions.is_empty()
             && self.additions.is_empty()
             && self.pages.is_empty()
+            && self.dropped_pages.is_empty()
             && self.moves.is_empty()
             && self.claims.is_empty()
             && self.lane_heads.is_empty()

@@ -15,6 +15,8 @@ mod listing;
 pub mod page_token;
 pub mod sqlite;
 
+use std::time::Duration;
+
 use futures_util::future::BoxFuture;
 
 use crate::model::audit::AuditFilter;
@@ -42,6 +44,21 @@ pub use crate::store::listing::{
 /// The answer of a read or a commit, to be awaited.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
+/// How long a store keeps what is not for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Secrets of jobs that have ended; `None`: as long as the job.
+    pub secrets: Option<Duration>,
+    /// Rows of the audit.
+    pub audit: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Retention { secrets: None, audit: Duration::from_secs(365 * 86_400) }
+    }
+}
+
 /// What is left of a store's upkeep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Upkeep {
@@ -49,6 +66,8 @@ pub enum Upkeep {
     Done,
     /// More, to be done soon.
     More,
+    /// Nothing now. With time there is something again.
+    Rest,
     /// Something is in the way that takes its time: a reader, or a full disk.
     Later,
 }

@@ -44,6 +44,8 @@ pub enum Listing {
     Audit = 6,
     /// `ListJobEvents`; its place is an event's number.
     Events = 7,
+    /// `ListCredentials`; its place is a credential's name.
+    Credentials = 9,
 }
 
 /// Makes and reads the tokens of one server.

@@ -160,11 +160,15 @@ mod tests {
         assert_eq!(
             counted,
             [
+                "haul_calls_total{method=\"A/B\",code=\"OK\"} 0",
                 "haul_calls_total{method=\"A/B\",code=\"CANCELLED\"} 1",
                 "haul_calls_total{method=\"A/B\",code=\"NOT_FOUND\"} 1",
+                "haul_calls_total{method=\"A/B\",code=\"INTERNAL\"} 0",
                 "haul_calls_total{method=\"A/B\",code=\"UNAVAILABLE\"} 1",
+                "haul_calls_total{method=\"other\",code=\"OK\"} 0",
                 "haul_calls_total{method=\"other\",code=\"UNKNOWN\"} 1",
                 "haul_calls_total{method=\"other\",code=\"NOT_FOUND\"} 1",
+                "haul_calls_total{method=\"other\",code=\"INTERNAL\"} 0",
             ]
         );
         assert!(page.contains("haul_call_duration_seconds_count{method=\"A/B\"} 3"), "{page}");

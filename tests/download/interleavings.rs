@@ -424,6 +424,7 @@ async fn attempt_once(world: &World, root: &Arc<Root>, spec: &DownloadSpec, sett
     let ctx = DownloadContext {
         transport: world,
         profile: &profile,
+        echo: None,
         root,
         directory: "job",
         part_key: "k",

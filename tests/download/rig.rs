@@ -85,6 +85,7 @@ impl Rig {
         let ctx = DownloadContext {
             transport,
             profile: &self.profile,
+            echo: None,
             root: &self.root,
             directory: "job",
             part_key: key,

@@ -91,6 +91,7 @@ impl Bench {
         let ctx = FetchContext {
             transport: &self.client,
             profile: &self.profile,
+            echo: None,
             meter: &self.meter,
             sink: &self.sink,
             now: &|| Timestamp(0),

@@ -177,6 +177,13 @@ impl JobRows {
         self.pages.put_new((page.id.index, page.page), page.clone())
     }
 
+    pub(crate) fn drop_pages(&mut self, index: TaskIndex) {
+        let its: Vec<_> = self.pages.iter().map(|(key, _)| *key).filter(|key| key.0 == index).collect();
+        for key in &its {
+            self.pages.remove(key);
+        }
+    }
+
     pub(crate) fn move_task(&mut self, change: &TaskMove) -> Result<(), Refusal> {
         let index = change.id.index;
         self.ensure_task(index)?;

@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use haul::model::access::AccessRow;
 use haul::model::audit::AuditRow;
 use haul::model::event::EventKind;
-use haul::model::ids::JobId;
+use haul::model::ids::{JobId, TaskId};
 use haul::model::job::Job;
 use haul::model::limits::Limits;
 use haul::store::{
@@ -157,6 +157,10 @@ impl Rows {
         }
         done.additions = each!(&batch.additions, |it: &Addition| it.job, JobRows::add);
         each!(&batch.pages, |it: &NewPage| it.id.job, JobRows::add_page);
+        each!(&batch.dropped_pages, |it: &TaskId| it.job, |rows: &mut JobRows, it: &TaskId| {
+            rows.drop_pages(it.index);
+            Ok(())
+        });
         each!(&batch.moves, |it: &TaskMove| it.id.job, JobRows::move_task);
         each!(&batch.claims, |it: &Claim| it.id.job, JobRows::claim);
         each!(

@@ -60,7 +60,8 @@ pub(super) async fn list(
     Ok(pb::ListAuditEventsResponse { events, next_page_token: next.unwrap_or_default() })
 }
 
-fn event(AuditRecord { sequence, row, chain }: AuditRecord) -> pb::AuditEvent {
+/// Converts an event.
+pub(crate) fn event(AuditRecord { sequence, row, chain }: AuditRecord) -> pb::AuditEvent {
     pb::AuditEvent {
         sequence,
         time: Some(timestamp(row.time)),

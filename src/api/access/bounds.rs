@@ -1,10 +1,11 @@
-//! How many calls a principal makes in a second, and how many wrong credentials an address shows in a minute.
+//! How many calls a principal makes in a second and has open at once, and how many wrong credentials an address shows in a
+//! minute.
 //!
 //! Good credentials are never refused for the failures of their neighbours: only further failures are.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::model::access::PrincipalNo;
@@ -23,13 +24,15 @@ const BURST_SECONDS: f64 = 2.0;
 pub struct CallBounds {
     /// Calls that a principal may make in a second, over time; 0: any number.
     pub calls_per_second: f64,
+    /// Calls that a principal may have open at once, over all its connections.
+    pub open_max: usize,
     /// Wrong credentials from one address in a minute after which further ones are told to wait; 0: any number.
     pub failures_per_minute: u32,
 }
 
 impl Default for CallBounds {
     fn default() -> Self {
-        CallBounds { calls_per_second: 1_000.0, failures_per_minute: 20 }
+        CallBounds { calls_per_second: 1_000.0, open_max: 1_024, failures_per_minute: 20 }
     }
 }
 
@@ -37,6 +40,7 @@ impl Default for CallBounds {
 #[derive(Debug, Default)]
 pub(super) struct Counted {
     calls: Mutex<HashMap<PrincipalNo, Bucket>>,
+    open: Mutex<HashMap<PrincipalNo, usize>>,
     failures: Mutex<HashMap<IpAddr, (i64, u32)>>,
 }
 
@@ -46,7 +50,37 @@ struct Bucket {
     at: Timestamp,
 }
 
+/// A call that is open.
+#[derive(Debug)]
+pub(super) struct OpenCall {
+    counted: Arc<Counted>,
+    principal: PrincipalNo,
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        let mut open = self.counted.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.principal) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.principal);
+            }
+        }
+    }
+}
+
 impl Counted {
+    /// Opens a call of a principal; `None` where it has as many open as it may.
+    pub(super) fn open_call(self: &Arc<Self>, bounds: CallBounds, principal: PrincipalNo) -> Option<OpenCall> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(principal).or_default();
+        if *count >= bounds.open_max {
+            return None;
+        }
+        *count += 1;
+        Some(OpenCall { counted: self.clone(), principal })
+    }
+
     /// Takes a call of a principal; fails with how long to wait where it makes too many.
     pub(super) fn take_call(&self, bounds: CallBounds, principal: PrincipalNo, now: Timestamp) -> Result<(), Duration> {
         let rate = bounds.calls_per_second;
@@ -124,6 +158,20 @@ mod tests {
         assert_eq!(call(16, 0.5), Err(Duration::from_millis(500)), "a clock that goes back gives nothing");
         let none = CallBounds { calls_per_second: 0.0, ..bounds };
         assert_eq!(counted.take_call(none, 16, at(0.5)), Ok(()));
+    }
+
+    #[test]
+    fn a_principal_has_so_many_calls_open_and_gets_their_places_back() {
+        let (counted, bounds) = (Arc::new(Counted::default()), CallBounds { open_max: 2, ..CallBounds::default() });
+        let open = |principal| counted.open_call(bounds, principal);
+        let (first, second) = (open(16), open(16));
+        assert!(first.is_some() && second.is_some() && open(16).is_none());
+        assert!(open(17).is_some(), "each has its own");
+        drop(first);
+        let third = open(16);
+        assert!(third.is_some() && open(16).is_none());
+        drop((second, third));
+        assert!(counted.open.lock().unwrap().is_empty());
     }
 
     #[test]

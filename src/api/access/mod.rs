@@ -7,6 +7,7 @@
 mod audit;
 mod bounds;
 pub(crate) mod caller;
+mod credentials;
 pub(crate) mod messages;
 mod refusals;
 pub mod service;
@@ -32,17 +33,17 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-use crate::api::access::bounds::Counted;
+use crate::api::access::bounds::{Counted, OpenCall};
 use crate::api::access::caller::{Caller, Denied, Rules, Shown, Unknown, decide};
 use crate::api::access::refusals::{Refusal, Refusals};
 use crate::api::access::sessions::Sessions;
 use crate::api::access::table::Need;
 use crate::api::access::uses::Uses;
 use crate::api::request_id::RequestId;
-use crate::api::status::{draining, precondition, rate_limited};
+use crate::api::status::{draining, precondition, rate_limited, too_many_streams};
 use crate::api::to_proto::timestamp;
 use crate::engine::handle::Engine;
-use crate::listen::calls::CallPlace;
+use crate::listen::KnownCaller;
 use crate::listen::peer::Peer;
 use crate::middleware::{Middleware, until};
 use crate::model::access::{LOCAL_NAME, Method};
@@ -50,6 +51,7 @@ use crate::model::book::Book;
 use crate::model::identity::Identities;
 use crate::model::tenant::Scope;
 
+pub(crate) use crate::api::access::audit::event as audit_event;
 pub use crate::api::access::bounds::CallBounds;
 pub use crate::api::access::caller::Policy;
 pub use crate::api::access::table::Exposure;
@@ -189,7 +191,8 @@ impl Access {
         let caller = match decide(&shown, rules, (method, need), None, now) {
             Ok(caller) => caller,
             Err(Denied::Unknown(unknown)) => {
-                let too_many = matches!(unknown, Unknown::Bad(_))
+                // A session is gone with the process that began it, and cannot be guessed: its cookie is no attempt.
+                let too_many = (matches!(unknown, Unknown::Bad(_)) && shown.session().is_none())
                     .then(|| self.counted.note_failure(self.bounds, shown.address(), now).err())
                     .flatten();
                 return Err(match too_many {
@@ -215,14 +218,25 @@ impl Access {
             let subject = format!("principals/{}", caller.actor.name);
             taken.map_err(|wait| refuse(Some(&caller), rate_limited("calls of this principal", &subject, wait), ""))?;
         }
+        let mut open = None;
+        if caller.actor.name != LOCAL_NAME {
+            open = self.counted.open_call(self.bounds, caller.actor.principal);
+            if open.is_none() {
+                return Err(refuse(Some(&caller), too_many_streams(&caller.actor.name, self.bounds.open_max), ""));
+            }
+        }
         if caller.method == Method::Token {
             self.uses.note(&caller.actor, now);
         }
         if let Some(session) = shown.session() {
             self.sessions.note(session, now);
         }
+        let is_read = self.exposure.counts_reads && table::reads(method);
         let method = known.unwrap_or_default().to_owned();
-        Ok((need, Standing { access: self.clone(), books, shown, caller: Some(caller), need, method }))
+        Ok((
+            need,
+            Standing { access: self.clone(), books, shown, caller: Some(caller), need, method, is_read, _open: open },
+        ))
     }
 }
 
@@ -304,27 +318,46 @@ struct Standing {
     need: Need,
     /// Empty: it is not there.
     method: String,
+    /// Whether it is in the audit when it is answered.
+    is_read: bool,
+    /// Its place among the calls that the caller has open.
+    _open: Option<OpenCall>,
 }
 
 impl Standing {
     fn open(access: &Access) -> Standing {
         let shown = Shown::by(&HeaderMap::new(), &http::Extensions::new(), "");
         let (books, method) = (access.engine.books(), String::new());
-        Standing { access: access.clone(), books, shown, caller: None, need: Need::Open, method }
+        Standing {
+            access: access.clone(),
+            books,
+            shown,
+            caller: None,
+            need: Need::Open,
+            method,
+            is_read: false,
+            _open: None,
+        }
     }
 
-    /// Counts a call that was answered: one that the services refused though the layer has let it through, or one that only
-    /// reads, where these are wanted.
-    fn note_answer(&self, status: Option<&Status>) {
-        let Some(caller) = &self.caller else { return };
-        let (access, method) = (&self.access, Some(self.method.as_str()).filter(|it| !it.is_empty()));
-        let now = access.engine.now();
-        let (address, tenant) = (self.shown.address(), table::tenant(self.need, &caller.actor));
-        let call = Refusal { who: Some(&caller.actor), address, tenant, method, detail: "" };
-        match status.filter(|status| status.code() != Code::Ok) {
-            Some(status) => access.refusals.note(call, status, now),
-            None if access.exposure.counts_reads && table::reads(&self.method) => access.refusals.note_read(call, now),
-            None => {}
+    /// Counts an answer that refuses what the layer has let through.
+    fn note_refusal(&self, status: &Status) {
+        if let Some(caller) = &self.caller {
+            let (access, method) = (&self.access, Some(self.method.as_str()).filter(|it| !it.is_empty()));
+            let now = access.engine.now();
+            let (address, tenant) = (self.shown.address(), table::tenant(self.need, &caller.actor));
+            let refusal = Refusal { who: Some(&caller.actor), address, tenant, method, detail: "" };
+            access.refusals.note(refusal, status, now);
+        }
+    }
+
+    /// Counts a read that is answered, where reads are counted.
+    fn note_read(&self) {
+        if let Some(caller) = self.caller.as_ref().filter(|_| self.is_read) {
+            let (address, tenant) = (self.shown.address(), table::tenant(self.need, &caller.actor));
+            let method = Some(self.method.as_str());
+            let call = Refusal { who: Some(&caller.actor), address, tenant, method, detail: "" };
+            self.access.refusals.note_read(call, self.access.engine.now());
         }
     }
 
@@ -392,10 +425,10 @@ impl Middleware for Access {
         let ends = streams && (need != Need::Open || closing.is_some());
         request.headers_mut().remove(AUTHORIZATION);
         if let Some(caller) = &standing.caller {
-            request.extensions_mut().insert(caller.clone());
-            if let Some(place) = request.extensions().get::<CallPlace>() {
-                place.keep();
+            if let Some(call) = request.extensions().get::<KnownCaller>() {
+                call.vouch();
             }
+            request.extensions_mut().insert(caller.clone());
         }
         Ok(Passed { id, standing: Arc::new(standing), ends, closing })
     }
@@ -418,8 +451,11 @@ impl Middleware for Access {
             status = late => return Ok(id.on(status).into_http()),
         };
         let status = Status::from_header_map(response.headers());
-        standing.note_answer(status.as_ref());
-        if status.is_some() {
+        if status.as_ref().is_none_or(|status| status.code() == Code::Ok) {
+            standing.note_read();
+        }
+        if let Some(status) = status {
+            standing.note_refusal(&status);
             id.on_headers(response.headers_mut());
         }
         if !ends {

@@ -10,8 +10,7 @@ use crate::model::access::Actor;
 use crate::model::audit::{AuditRow, OK};
 use crate::model::time::Timestamp;
 
-/// Rows of one minute, for refusals and for reads each: who reads much takes no row from what was refused. What is beyond has
-/// one row for all of it.
+/// Rows of one minute, of refusals and of reads each. What is beyond has one row for all of it.
 const ROWS_MAX: usize = 1_000;
 
 /// A call that was refused.
@@ -45,8 +44,9 @@ pub(super) struct Refusals(Mutex<Minute>);
 
 #[derive(Debug, Default)]
 struct Minute {
-    /// Refusals, and reads.
-    rows: [HashMap<Refused, (Timestamp, u32)>; 2],
+    rows: HashMap<Refused, (Timestamp, u32)>,
+    /// How many of the rows are of reads: who reads a lot pushes no refusal out.
+    reads: usize,
     /// How many of each code have no row of their own.
     rest: BTreeMap<&'static str, u32>,
 }
@@ -58,7 +58,7 @@ impl Refusals {
         let code = match status.code() {
             Code::Unauthenticated => "UNAUTHENTICATED",
             Code::PermissionDenied => "PERMISSION_DENIED",
-            Code::ResourceExhausted if reason == "RATE_LIMITED" => "RESOURCE_EXHAUSTED",
+            Code::ResourceExhausted if reason == "RATE_LIMITED" || reason == "TOO_MANY_STREAMS" => "RESOURCE_EXHAUSTED",
             _ => return,
         };
         self.count(refusal, code, reason, now);
@@ -82,22 +82,24 @@ impl Refusals {
             reason: if detail.is_empty() { reason } else { format!("{reason}/{detail}") },
         };
         let mut minute = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let kind = usize::from(code == OK);
-        if minute.rows[kind].len() >= ROWS_MAX && !minute.rows[kind].contains_key(&refused) {
+        let is_read = code == OK;
+        let taken = if is_read { minute.reads } else { minute.rows.len() - minute.reads };
+        let is_new = !minute.rows.contains_key(&refused);
+        if taken >= ROWS_MAX && is_new {
             let rest = minute.rest.entry(code).or_default();
             *rest = rest.saturating_add(1);
             return;
         }
-        let (_, count) = minute.rows[kind].entry(refused).or_insert((now, 0));
+        minute.reads += usize::from(is_read && is_new);
+        let (_, count) = minute.rows.entry(refused).or_insert((now, 0));
         *count = count.saturating_add(1);
     }
 
     /// Takes the rows, the first refused first.
     pub(super) fn take(&self, now: Timestamp) -> Vec<AuditRow> {
-        let Minute { rows, rest } = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let Minute { rows, rest, .. } = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         let mut rows: Vec<AuditRow> = rows
             .into_iter()
-            .flatten()
             .map(|(refused, (time, count))| AuditRow {
                 time,
                 principal: refused.principal,

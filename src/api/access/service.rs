@@ -6,10 +6,9 @@ use std::time::Duration;
 use rand::RngExt as _;
 use tonic::{Request, Response, Status};
 
-use crate::api::access::audit;
 use crate::api::access::caller::Caller;
 use crate::api::access::messages::{self, read_grants, read_identities};
-use crate::api::access::tenants;
+use crate::api::access::{audit, credentials, tenants};
 use crate::api::pages::page_size;
 use crate::api::status::{Violations, internal, shown};
 use crate::api::to_proto::timestamp;
@@ -278,6 +277,38 @@ impl pb::access_service_server::AccessService for AccessApi {
             AccessAnswer::Revoked(revoked) => Ok(Response::new(pb::RevokeTokenResponse { revoked })),
             other => Err(internal(format!("a token was revoked into {other:?}"))),
         }
+    }
+
+    async fn put_credential(
+        &self,
+        request: Request<pb::PutCredentialRequest>,
+    ) -> Result<Response<pb::PutCredentialResponse>, Status> {
+        let caller = Caller::of(&request);
+        credentials::put(&self.engine, &caller, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_credential(
+        &self,
+        request: Request<pb::GetCredentialRequest>,
+    ) -> Result<Response<pb::GetCredentialResponse>, Status> {
+        let caller = Caller::of(&request);
+        credentials::get(&self.engine, &caller, &request.into_inner().name).map(Response::new)
+    }
+
+    async fn list_credentials(
+        &self,
+        request: Request<pb::ListCredentialsRequest>,
+    ) -> Result<Response<pb::ListCredentialsResponse>, Status> {
+        let caller = Caller::of(&request);
+        credentials::list(&self.engine, &caller, &self.tokens, &request.into_inner()).map(Response::new)
+    }
+
+    async fn delete_credential(
+        &self,
+        request: Request<pb::DeleteCredentialRequest>,
+    ) -> Result<Response<pb::DeleteCredentialResponse>, Status> {
+        let caller = Caller::of(&request);
+        credentials::delete(&self.engine, &caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn create_tenant(

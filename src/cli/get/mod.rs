@@ -27,7 +27,7 @@ use crate::model::group::{GroupMode, GroupPolicy};
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::limits::Limits;
 use crate::model::spec::JobSpec;
-use crate::server::{self, Built, Durability, EngineSettings, Guard, RootKeys};
+use crate::server::{self, Built, Durability, EngineSettings, Guard, Retention, RootKeys};
 use crate::telemetry;
 
 pub(crate) use plan::GetArgs;
@@ -180,6 +180,8 @@ fn settings(plan: &Plan, scratch: &Path) -> EngineSettings {
         parts_by_url: true,
         scratch: true,
         root_keys: RootKeys::Unkept,
+        retention: Retention::default(),
+        egress_proxy: None,
     }
 }
 

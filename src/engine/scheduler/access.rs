@@ -54,6 +54,9 @@ impl Scheduler {
     /// Decides over a change of who may call, and puts it into the batch.
     pub(super) fn decide(&mut self, change: &AccessChange, by: &Actor) -> Result<AccessAnswer, AccessError> {
         let Applied { book, rows, answer: told } = self.book.apply(change, by, self.now())?;
+        if let Some(refusal) = self.names_credential(change) {
+            return Err(refusal);
+        }
         if !by.request_id.is_empty() {
             for row in AuditRow::of_access(by, change, &rows, &book, self.now()) {
                 self.outbox.audit(AuditEntry { row, of: Of::Always });

@@ -12,7 +12,7 @@ use crate::engine::command::{
 use crate::engine::effect::{Effect, LanedTasks};
 use crate::engine::jobs::{Deferred, JobRun, Stage};
 use crate::engine::queue::task::Cause;
-use crate::engine::scheduler::Scheduler;
+use crate::engine::scheduler::{Scheduler, credentials};
 use crate::engine::timers::Timer;
 use crate::engine::writer::Condition;
 use crate::model::access::{AccessError, Actor, LOCAL};
@@ -135,6 +135,7 @@ impl Scheduler {
         }
         let mut job = Job::new(self.job_id(now), spec, count, now);
         job.creator = creator(by);
+        job.credentials = credentials::named(&job.spec, &tasks);
         job.tenant = match &by.scope {
             Scope::One(owner) if self.takes_jobs_of(owner.no) => owner.clone(),
             Scope::One(owner) => return answer(reply, Err(AccessError::NoTenant(owner.name.to_string()).into())),
@@ -222,6 +223,11 @@ impl Scheduler {
         }
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
         run.adding += count;
+        let named = credentials::named(&run.job.spec, &tasks);
+        if !named.is_subset(&run.job.credentials) {
+            run.job_mut().credentials.extend(named);
+            self.outbox.changed(job);
+        }
         let mut new_lanes = Vec::new();
         let mut laned: LanedTasks = Vec::with_capacity(tasks.specs.len());
         for (spec, host) in tasks.specs.into_iter().zip(&tasks.hosts) {

@@ -99,6 +99,12 @@ impl Scheduler {
                 return self.contradicted(job, &format!("task {} was to start: {wrong}", id.index));
             }
         }
+        let options = Options::of(&run.job.spec.defaults, &task.spec);
+        let credential = self.credential(job, options.http.credential.as_deref(), &task.spec, now);
+        let Some(run) = self.jobs.get_mut(job) else {
+            drop(permit);
+            return self.queue.unpick(job, lane);
+        };
         let stop = self.runner.token.child_token();
         let rest = stop.child_token();
         let meter = Arc::new(Meter::default());
@@ -107,7 +113,7 @@ impl Scheduler {
             id,
             fence: row.task.fence,
             spec: task.spec.clone(),
-            options: Options::of(&run.job.spec.defaults, &task.spec),
+            options,
             directory: run.job.directory(),
             tenant: run.job.tenant.clone(),
             party: run.job.party(),
@@ -122,6 +128,7 @@ impl Scheduler {
             stored: stored.clone(),
             has_history: row.task.fence > 1,
             cursor: task.cursor.clone(),
+            credential,
         };
         let running = Running {
             fence: row.task.fence,

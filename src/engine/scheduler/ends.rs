@@ -68,6 +68,10 @@ impl Scheduler {
         figures::note_host(&self.runner.metrics, &running.spec, &event);
         let wait = wait_after(&ended.end, &event);
         note_attempt(&mut running.row, running.attempt_start, &ended, &event, now);
+        if matches!(&event, TaskEvent::Failed(_, error) if error.reason == FailureReason::SecretEchoed) {
+            // What came before it may be the other half of what was echoed.
+            self.outbox.batch().dropped_pages.push(id);
+        }
         if outcome.is_some() {
             ended.body.into_iter().for_each(|body| self.outbox.page(body));
         }

@@ -8,6 +8,7 @@
 mod access;
 mod commands;
 mod counting;
+mod credentials;
 mod dispatch;
 mod ends;
 mod explain;

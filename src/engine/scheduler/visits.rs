@@ -94,6 +94,9 @@ impl Scheduler {
                 return self.note_job(&by, Of::Deletion(nth), "DeleteJob", id);
             }
             JobCommand::Retry { reply, .. } => match retry {
+                Some(Ok(retriable)) if job.secrets_gone && retriable.failed + retriable.cancelled > 0 => {
+                    answer(reply, Err(EngineError::SecretsExpired(id)));
+                }
                 Some(Ok(retriable))
                     if retriable.failed + retriable.cancelled > 0
                         && self.is_full_of_jobs(job.spec.memory_bytes(), retriable.lanes.len()) =>

@@ -201,6 +201,8 @@ impl Book {
             changed.update_time = now;
             rows.push(AccessRow::Principal(Arc::new(changed)));
         }
+        let credentials = self.credentials.after(tenant.no, "");
+        rows.extend(credentials.map(|it| AccessRow::NoCredential(tenant.no, it.name.clone())));
         rows.push(AccessRow::Tenant(Arc::new(Tenant { is_gone: true, ..Tenant::clone(tenant) })));
         Ok(self.with(rows, AccessAnswer::Done))
     }

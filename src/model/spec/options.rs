@@ -135,6 +135,9 @@ pub struct HttpOptions {
     /// Accepts any certificate.
     #[serde(skip_serializing_if = "is_default")]
     pub insecure_skip_verify: Option<bool>,
+    /// The name of a credential of the tenant, which the server adds where it is bound to.
+    #[serde(skip_serializing_if = "is_default")]
+    pub credential: Option<String>,
 }
 
 impl HttpOptions {
@@ -165,7 +168,7 @@ impl TaskOptions {
         let secrets = [http.client_key_pem.as_ref(), http.bearer_token.as_ref(), http.proxy_url.as_ref()];
         let secrets: usize = secrets.into_iter().flatten().map(|secret| secret.expose().len()).sum();
         let basic = http.basic_auth.as_ref().map_or(0, |(user, password)| user.len() + password.expose().len());
-        let agent = http.user_agent.as_ref().map_or(0, String::len);
+        let agent = http.user_agent.as_ref().map_or(0, String::len) + http.credential.as_ref().map_or(0, String::len);
         headers + pem + secrets + basic + agent + 2 * self.retry.retry_statuses.len()
     }
 }

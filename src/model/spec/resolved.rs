@@ -102,7 +102,7 @@ fn timeouts(j: &TimeoutOptions, t: &TimeoutOptions) -> Timeouts {
 fn http(j: &HttpOptions, t: &HttpOptions) -> HttpOptions {
     // One way of authorising replaces another: a task with a token does not also send the job's password.
     let own_auth = t.basic_auth.is_some() || t.bearer_token.is_some();
-    let auth = if own_auth { t } else { j };
+    let auth = if own_auth || t.credential.is_some() { t } else { j };
     let identity = if t.client_certificate_pem.is_some() { t } else { j };
     HttpOptions {
         headers: list(&t.headers, &j.headers),
@@ -115,6 +115,8 @@ fn http(j: &HttpOptions, t: &HttpOptions) -> HttpOptions {
         client_certificate_pem: identity.client_certificate_pem.clone(),
         client_key_pem: identity.client_key_pem.clone(),
         insecure_skip_verify: t.insecure_skip_verify.or(j.insecure_skip_verify),
+        // A task that authorises itself in another way does not use the job's credential.
+        credential: if own_auth { t.credential.clone() } else { t.credential.clone().or_else(|| j.credential.clone()) },
     }
 }
 

@@ -58,6 +58,14 @@ impl Work {
         }
     }
 
+    /// The method of its request.
+    pub fn method(&self) -> &str {
+        match self {
+            Work::Fetch(fetch) if !fetch.method.is_empty() => &fetch.method,
+            Work::Fetch(_) | Work::Download(_) => "GET",
+        }
+    }
+
     /// The URL that the client gave, with its secrets.
     pub fn url(&self) -> &str {
         match self {

@@ -10,13 +10,15 @@ use crate::model::book::Book;
 use crate::model::tenant::Tenant;
 use crate::model::token::TokenHash;
 use crate::store::StoreError;
+use crate::store::sqlite::credentials;
 use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::open_error::OpenError;
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows;
 use crate::store::sqlite::schema;
+use crate::vault::Vault;
 
-pub(super) async fn write(conn: &mut SqliteConnection, changes: &[AccessRow]) -> Result<(), Fault> {
+pub(super) async fn write(conn: &mut SqliteConnection, vault: &Vault, changes: &[AccessRow]) -> Result<(), Fault> {
     for change in changes {
         let statement = match change {
             AccessRow::Principal(principal) => sqlx::query("REPLACE INTO principals (no, row) VALUES (?1, ?2)")
@@ -31,6 +33,14 @@ pub(super) async fn write(conn: &mut SqliteConnection, changes: &[AccessRow]) ->
                 .bind(serde_json::to_string(token)?),
             AccessRow::Forget(id) => sqlx::query("DELETE FROM tokens WHERE id = ?1").bind(id.clone()),
             AccessRow::Required => sqlx::query("REPLACE INTO settings (key, value) VALUES ('auth', 'required')"),
+            AccessRow::Credential(credential) => {
+                credentials::put(conn, vault, credential).await?;
+                continue;
+            }
+            AccessRow::NoCredential(tenant, name) => {
+                credentials::remove(conn, *tenant, name).await?;
+                continue;
+            }
         };
         statement.execute(&mut *conn).await?;
     }
@@ -92,5 +102,6 @@ pub(super) async fn book(reader: &Reader) -> Result<Book, StoreError> {
     }
     let auth: Option<(String,)> = reader.first(Ask::new("SELECT value FROM settings WHERE key = 'auth'")).await?;
     all.extend(auth.map(|_| AccessRow::Required));
+    all.extend(credentials::all(reader).await?);
     Ok(Book::of(all))
 }

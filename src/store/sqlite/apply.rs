@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sqlx::SqliteConnection;
 
 use crate::model::event::EventKind;
-use crate::model::ids::{JobId, TaskIndex};
+use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::store::sqlite::errors::{Fault, guard};
 use crate::store::sqlite::numbers::Numbers;
@@ -33,6 +33,7 @@ pub(super) async fn apply(
         committed.additions.push(additions::add(conn, numbers, vault, addition).await?);
     }
     pages::insert(conn, numbers, vault, &batch.pages).await?;
+    pages::drop_all(conn, numbers, &batch.dropped_pages).await?;
     states::apply(conn, numbers, &batch.moves).await?;
     states::claim(conn, numbers, &batch.claims).await?;
     pages::note_progress(conn, numbers, &batch.pages).await?;
@@ -65,7 +66,7 @@ pub(super) async fn apply(
     if let Some(limits) = &batch.limits {
         jobs::set_limits(conn, limits).await?;
     }
-    access::write(conn, &batch.access).await?;
+    access::write(conn, vault, &batch.access).await?;
     Ok(committed)
 }
 
@@ -143,6 +144,7 @@ fn split(batch: &Batch) -> Vec<(JobId, Batch)> {
         submissions by |new: &Submission| new.job.id;
         additions by |addition: &Addition| addition.job;
         pages by |page: &NewPage| page.id.job;
+        dropped_pages by |id: &TaskId| id.job;
         moves by |change: &TaskMove| change.id.job;
         claims by |claim: &Claim| claim.id.job;
         lane_heads by |head: &(JobId, LaneNumber, TaskIndex)| head.0;

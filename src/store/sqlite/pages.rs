@@ -50,6 +50,18 @@ pub(super) async fn insert(
     inserts.finish().await
 }
 
+/// Removes all pages of tasks.
+pub(super) async fn drop_all(conn: &mut SqliteConnection, numbers: &Numbers, tasks: &[TaskId]) -> Result<(), Fault> {
+    for id in tasks {
+        let task = numbers.task(*id)?;
+        let bodies = "DELETE FROM bodies WHERE id IN (SELECT body FROM pages WHERE task = ?1 AND body IS NOT NULL)";
+        for sql in [bodies, "DELETE FROM pages WHERE task = ?1"] {
+            sqlx::query(sql).bind(task).execute(&mut *conn).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Whoever has stored a page of a listing has made progress: crashes of the server before are not held against it.
 pub(super) async fn note_progress(
     conn: &mut SqliteConnection,

@@ -42,6 +42,7 @@ const SCANNED: &[&str] = &[
     "SCAN principals",
     "SCAN tokens",
     "SCAN tenants",
+    "SCAN credentials",
 ];
 
 /// Of which principal and which tenant.

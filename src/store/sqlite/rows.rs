@@ -4,6 +4,7 @@
 //! fraction. The texts are put together by plain concatenation, since every piece is a number or JSON that we wrote. They
 //! are bounded: a page ends after [`crate::store::PAGE_BYTES_MAX`].
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::sync::Arc;
 
@@ -318,6 +319,10 @@ struct Moving {
     downloads: bool,
     #[serde(skip_serializing_if = "is_default")]
     creator: String,
+    #[serde(skip_serializing_if = "is_default")]
+    secrets_gone: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    credentials: BTreeSet<String>,
     #[serde(skip_serializing_if = "is_default_tenant")]
     tenant: Arc<str>,
 }
@@ -345,6 +350,8 @@ pub(super) fn moving(job: &Job) -> Result<String, serde_json::Error> {
         settled_successes: job.settled_successes,
         downloads: job.downloads,
         creator: job.creator.name.clone(),
+        secrets_gone: job.secrets_gone,
+        credentials: job.credentials.clone(),
         tenant: job.tenant.name.clone(),
     })
 }
@@ -390,6 +397,8 @@ impl JobLine {
             settled_successes: moving.settled_successes,
             downloads: moving.downloads,
             creator: Creator { no: creator, name: moving.creator },
+            secrets_gone: moving.secrets_gone,
+            credentials: moving.credentials,
             tenant: if tenant == DEFAULT_NO { Owner::default() } else { Owner { no: tenant, name: moving.tenant } },
         })
     }

@@ -24,6 +24,7 @@ pub(super) static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
         (3, "access", include_str!("../../../migrations/sqlite/0003_access.sql")),
         (4, "audit", include_str!("../../../migrations/sqlite/0004_audit.sql")),
         (5, "tenants", include_str!("../../../migrations/sqlite/0005_tenants.sql")),
+        (6, "credentials", include_str!("../../../migrations/sqlite/0006_credentials.sql")),
     ];
     let migration = |(number, name, text): (i64, &'static str, &'static str)| {
         Migration::new(number, name.into(), MigrationType::Simple, text.into_sql_str(), false)

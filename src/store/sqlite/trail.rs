@@ -3,6 +3,8 @@
 //! The digest of a row is keyed and goes over the one before, so whoever edits the file without the key breaks the chain. What
 //! old rows leave when they are removed is the digest before the first that stays, keyed too.
 
+use std::time::Duration;
+
 use sqlx::SqliteConnection;
 
 use crate::model::audit::{AuditFilter, AuditRecord, AuditRow};
@@ -14,8 +16,6 @@ use crate::store::sqlite::rows;
 use crate::store::{AuditPage, AuditPlace, StoreError};
 use crate::vault::Vault;
 
-/// What a row is kept for: 365 days.
-const KEPT_MICROS: i64 = 365 * 86_400_000_000;
 /// The most rows: about 1 GiB.
 const ROWS_MAX: u64 = 3_000_000;
 /// How often old rows are looked for, in rows, and how many go at once.
@@ -51,6 +51,7 @@ pub(super) async fn write<'a>(
     vault: &Vault,
     last: Option<Last>,
     new: impl Iterator<Item = &'a AuditRow> + Send,
+    kept: Duration,
 ) -> Result<Option<Last>, Fault> {
     let mut new = new.peekable();
     if new.peek().is_none() {
@@ -75,7 +76,8 @@ pub(super) async fn write<'a>(
     if first as u64 / PRUNED_EVERY != sequence as u64 / PRUNED_EVERY {
         // More than are added, however many those are.
         let limit = PRUNED_AT_ONCE.max(2 * linked.len() as u64);
-        prune(conn, vault, now - KEPT_MICROS, sequence - ROWS_MAX as i64, limit as i64).await?;
+        let kept = i64::try_from(kept.as_micros()).unwrap_or(i64::MAX);
+        prune(conn, vault, now.saturating_sub(kept), sequence - ROWS_MAX as i64, limit as i64).await?;
     }
     Ok(Some((sequence, before)))
 }

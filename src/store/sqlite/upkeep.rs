@@ -14,6 +14,7 @@ use crate::model::ids::TaskIndex;
 use crate::model::secret::holds_secret;
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::store::sqlite::columns::{job_id, keyed, keyed_blob};
+use crate::store::sqlite::credentials;
 use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::rows::parse;
 use crate::store::sqlite::sealed::{self, Columns, Place};
@@ -29,6 +30,7 @@ const BYTES_MAX: usize = 4 << 20;
 #[serde(rename_all = "snake_case")]
 enum Stage {
     Jobs,
+    Credentials,
     Tasks,
     Pages,
     /// The last three have plain rows only.
@@ -60,7 +62,8 @@ impl Progress {
     /// Goes on in the next table.
     fn turn(&mut self) {
         let next = match self.stage {
-            Stage::Jobs => Stage::Tasks,
+            Stage::Jobs => Stage::Credentials,
+            Stage::Credentials => Stage::Tasks,
             Stage::Tasks => Stage::Pages,
             Stage::Pages if self.plain => Stage::Events,
             Stage::Events => Stage::Requests,
@@ -111,6 +114,10 @@ pub(super) async fn end(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> 
 pub(super) async fn piece(conn: &mut SqliteConnection, vault: &Vault, progress: &mut Progress) -> Result<(), Fault> {
     let last = match progress.stage {
         Stage::Jobs => jobs(conn, vault, progress).await?,
+        Stage::Credentials => {
+            credentials::seal_anew(conn, vault).await?;
+            None
+        }
         Stage::Tasks => tasks(conn, vault, progress).await?,
         Stage::Pages => pages(conn, vault, progress).await?,
         Stage::Events => events(conn, progress).await?,

@@ -12,6 +12,7 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 use crate::model::spec::TaskSpec;
 use crate::store::sqlite::apply::{apply, apply_apart};
 use crate::store::sqlite::errors::Fault;
+use crate::store::sqlite::expiry;
 use crate::store::sqlite::insert::run;
 use crate::store::sqlite::keys::{self, Keyring};
 use crate::store::sqlite::lock::DirLock;
@@ -20,7 +21,7 @@ use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::reserve::Reserve;
 use crate::store::sqlite::trail;
 use crate::store::sqlite::upkeep::{self, Progress};
-use crate::store::{Answer, Batch, Committed, Content, StoreError, Upkeep, WriteStore};
+use crate::store::{Answer, Batch, Committed, Content, Retention, StoreError, Upkeep, WriteStore};
 
 /// How long `SQLite` waits for a lock. Only a foreign process (a backup, a person's shell) ever holds one.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,6 +46,7 @@ pub struct SqliteWriter {
     reserve: Option<Reserve>,
     /// The last row of the audit, once it is known.
     last_audited: Option<trail::Last>,
+    retention: Retention,
     /// Why it cannot be known what is stored, once that is so.
     broken: Option<String>,
     /// Held until the connection is closed.
@@ -60,7 +62,41 @@ impl SqliteWriter {
         reserve: Option<Reserve>,
         lock: Arc<DirLock>,
     ) -> Self {
-        SqliteWriter { conn, numbers, keyring, log, reserve, last_audited: None, broken: None, lock }
+        SqliteWriter {
+            conn,
+            numbers,
+            keyring,
+            log,
+            reserve,
+            last_audited: None,
+            retention: Retention::default(),
+            broken: None,
+            lock,
+        }
+    }
+
+    /// Keeps what is not for ever as long as this says.
+    pub fn retain(&mut self, retention: Retention) {
+        self.retention = retention;
+    }
+
+    /// Erases a piece of the secrets that have been kept long enough.
+    async fn erase_piece(&mut self) -> Result<Upkeep, StoreError> {
+        let Some(kept) = self.retention.secrets else { return Ok(Upkeep::Done) };
+        let kept = i64::try_from(kept.as_micros()).unwrap_or(i64::MAX);
+        let nothing = Batch::default();
+        self.broken = Some("a commit was abandoned half-way".to_owned());
+        self.begin().await?;
+        match expiry::piece(&mut self.conn, &self.keyring.vault, kept).await {
+            Ok(is_more) => {
+                self.finish(&nothing).await?;
+                Ok(if is_more { Upkeep::More } else { Upkeep::Rest })
+            }
+            Err(fault) => {
+                let error = self.judge(fault);
+                self.roll_back(&nothing).await.and(Err(error))
+            }
+        }
     }
 
     async fn commit_batch(&mut self, batch: &Batch) -> Result<Committed, StoreError> {
@@ -113,7 +149,7 @@ impl SqliteWriter {
                 // Read again after whatever goes wrong from here on.
                 let last = self.last_audited.take();
                 let rows = batch.audited(&committed);
-                let written = trail::write(&mut self.conn, &self.keyring.vault, last, rows).await;
+                let written = trail::write(&mut self.conn, &self.keyring.vault, last, rows, self.retention.audit).await;
                 written.map(|last| {
                     last_audited = last;
                     committed
@@ -163,7 +199,7 @@ impl SqliteWriter {
         if self.broken.is_some() {
             return Ok(Upkeep::Done);
         }
-        let Some(mut progress) = upkeep::load(&mut self.conn).await? else { return Ok(Upkeep::Done) };
+        let Some(mut progress) = upkeep::load(&mut self.conn).await? else { return self.erase_piece().await };
         if progress.is_through() {
             return self.clear_traces(progress).await;
         }

@@ -42,6 +42,8 @@ const REASONS: Partial<Record<FailureReason, string>> = {
   [FailureReason.SIBLING_FAILED]: "Stopped by a sibling",
   [FailureReason.CANCELLED]: "Cancelled",
   [FailureReason.INTERNAL]: "Internal error",
+  [FailureReason.CREDENTIAL]: "Credential",
+  [FailureReason.SECRET_ECHOED]: "Secret echoed",
 };
 
 export const reasonText = (reason: FailureReason, status = 0): string =>

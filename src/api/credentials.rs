@@ -1,0 +1,116 @@
+//! Tasks that name a credential, judged when they are submitted: whether it is theirs to use, where they use it, and what
+//! they must leave to it.
+
+use std::sync::Arc;
+
+use url::Url;
+
+use crate::api::status::{Violations, shown};
+use crate::engine::handle::Engine;
+use crate::model::access::Actor;
+use crate::model::book::Book;
+use crate::model::credential::{Credential, NAMED_MAX, Value};
+use crate::model::spec::{HttpOptions, Options, TaskOptions, TaskSpec, Work};
+use crate::model::time::Timestamp;
+
+/// Headers that would take the credential somewhere else, or its place.
+const RESERVED: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
+
+/// Judges the credentials that tasks name, and adds what is wrong. `defaults` is the path of the job's defaults, where they
+/// come with the tasks.
+pub(crate) fn check(
+    engine: &Engine,
+    by: &Actor,
+    job: &TaskOptions,
+    defaults: Option<&str>,
+    (tasks, path): (&[TaskSpec], &str),
+    v: &mut Violations,
+) {
+    let is_named = |options: &TaskOptions| options.http.credential.is_some();
+    if !is_named(job) && !tasks.iter().any(|task| is_named(&task.options)) {
+        return;
+    }
+    let book = engine.books().borrow().clone();
+    let judge = Judge { book: &book, by, now: engine.now() };
+    if let (Some(path), true) = (defaults, is_named(job)) {
+        judge.check(&job.http, &format!("{path}.http"), None, v);
+    }
+    let mut names: Vec<&str> = Vec::new();
+    for (index, task) in tasks.iter().enumerate() {
+        let http = Options::resolve(job, &task.options).http;
+        let path = format!("{path}[{index}].options.http");
+        judge.check(&http, &path, Some(&task.work), v);
+        if let Some(name) = task.options.http.credential.as_deref().filter(|name| !names.contains(name)) {
+            names.push(name);
+            if names.len() == NAMED_MAX + 1 {
+                v.add(
+                    format!("{path}.credential"),
+                    format!("is one too many: the tasks of a job name at most {NAMED_MAX}"),
+                );
+            }
+        }
+    }
+}
+
+struct Judge<'a> {
+    book: &'a Arc<Book>,
+    by: &'a Actor,
+    now: Timestamp,
+}
+
+impl Judge<'_> {
+    /// Judges the options that a task runs with, or of the defaults of a job.
+    fn check(&self, http: &HttpOptions, path: &str, work: Option<&Work>, v: &mut Violations) {
+        let Some(name) = &http.credential else { return };
+        let field = format!("{path}.credential");
+        let usable = |tenant| self.book.credentials.usable(tenant, name, self.by.principal);
+        let Some(credential) = self.by.scope.no().and_then(usable) else {
+            return v
+                .add(field, format!("is `{}`, and there is no such credential that the caller may use", shown(name)));
+        };
+        if credential.is_expired(self.now) {
+            v.add(&field, format!("is `{name}`, which has expired; an admin of the tenant has to set it again"));
+        }
+        if let Some(work) = work {
+            check_work(credential, work, &field, v);
+        }
+        for (name, is_set) in [
+            ("basic_auth", http.basic_auth.is_some()),
+            ("bearer_token", http.bearer_token.is_some()),
+            ("proxy_url", http.proxy_url.is_some()),
+            ("ca_pem", http.ca_pem.is_some()),
+            ("client_certificate_pem", http.client_certificate_pem.is_some()),
+            ("insecure_skip_verify", http.insecure_skip_verify == Some(true)),
+        ] {
+            if is_set {
+                v.add(format!("{path}.{name}"), "cannot be combined with `credential`");
+            }
+        }
+        let own = credential.value.as_ref().and_then(Value::header);
+        for (index, header) in http.headers.iter().enumerate() {
+            let name = header.name.to_ascii_lowercase();
+            if RESERVED.contains(&name.as_str()) || own == Some(name.as_str()) {
+                v.add(
+                    format!("{path}.headers[{index}].name"),
+                    format!("`{}` cannot be set beside `credential`", shown(&name)),
+                );
+            }
+        }
+    }
+}
+
+fn check_work(credential: &Credential, work: &Work, field: &str, v: &mut Violations) {
+    let Ok(url) = Url::parse(work.url()) else { return };
+    let name = &credential.name;
+    if !credential.binding.fits(work.method(), &url) {
+        v.add(field, format!("is `{name}`, which is not bound to the URL and method of the task"));
+    }
+    if let Some(Value::Query { name: parameter, .. }) = &credential.value
+        && url.query_pairs().any(|(own, _)| own == parameter.as_str())
+    {
+        v.add(
+            field,
+            format!("is `{name}`, which sets a parameter of the query that the URL has too; leave it out there"),
+        );
+    }
+}

@@ -1,0 +1,80 @@
+//! Credentials that attempts use: judged when an attempt starts, for whoever made its job.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::command::Tasks;
+use crate::engine::credentials::InUse;
+use crate::engine::effect::Effect;
+use crate::engine::scheduler::Scheduler;
+use crate::model::access::{AccessChange, AccessError, Actor, LOCAL_NAME};
+use crate::model::audit::{AuditEntry, AuditRow, Of};
+use crate::model::book::{Applied, Book};
+use crate::model::failure::Failure;
+use crate::model::ids::JobId;
+use crate::model::job::Job;
+use crate::model::spec::{JobSpec, TaskSpec};
+use crate::model::tenant::TenantNo;
+use crate::model::time::Timestamp;
+
+/// How often it is stored that a credential is in use.
+const USE_KEPT: Duration = Duration::from_secs(60);
+
+impl Scheduler {
+    /// Returns the credential that an attempt at a task uses, or why it may not; `None`: the task names none.
+    pub(super) fn credential(
+        &mut self,
+        job: JobId,
+        name: Option<&str>,
+        task: &TaskSpec,
+        now: Timestamp,
+    ) -> Option<Result<Arc<InUse>, Failure>> {
+        let name = name?;
+        let run = self.jobs.get_mut(job)?;
+        let (creator, tenant) = (&run.job.creator, run.job.tenant.clone());
+        let credential = match self.book.credential_for(tenant.no, name, creator.no, &task.work, now) {
+            Ok(credential) => credential,
+            Err(failure) => return Some(Err(failure)),
+        };
+        if run.credentials_used.insert(name.to_owned()) {
+            let creator = if creator.name.is_empty() { LOCAL_NAME } else { &creator.name };
+            let row = AuditRow::of_use(creator, &tenant.name, name, job, now);
+            self.outbox.audit(AuditEntry { row, of: Of::Always });
+        }
+        if credential.last_use.is_none_or(|last| last.plus(USE_KEPT) <= now) {
+            self.note_use(tenant.no, name, now);
+        }
+        Some(Ok(Arc::new(InUse::new(credential))))
+    }
+
+    /// Stores when a credential was used.
+    fn note_use(&mut self, tenant: TenantNo, name: &str, now: Timestamp) {
+        let used = AccessChange::UsedCredentials(vec![(tenant, name.to_owned(), now)]);
+        // Nobody asked, so nobody is answered.
+        if let Ok(Applied { book, rows, .. }) = self.book.apply(&used, &Actor::local(), now) {
+            self.book = Arc::new(book);
+            self.outbox.batch().access.extend(rows);
+            self.outbox.then(Effect::BookStored(self.book.clone()));
+        }
+    }
+
+    /// Returns the first job that has not ended and names a credential.
+    pub(super) fn names_credential(&self, change: &AccessChange) -> Option<AccessError> {
+        let AccessChange::DeleteCredential { tenant, name, force: false, .. } = change else { return None };
+        let names = |job: &Job| job.tenant.no == *tenant && job.credentials.contains(name);
+        let (job, _) = self.jobs.iter().find(|(_, run)| names(&run.job))?;
+        Some(AccessError::CredentialInUse(name.clone(), *job))
+    }
+
+    /// Puts a book into force that no answer waits for.
+    pub(super) fn book_stored(&self, book: Arc<Book>) {
+        self.books.send_replace(book);
+    }
+}
+
+/// The credentials that tasks of a job name.
+pub(super) fn named(job: &JobSpec, tasks: &Tasks) -> BTreeSet<String> {
+    let of_tasks = tasks.specs.iter().filter_map(|task| task.options.http.credential.clone());
+    of_tasks.chain(job.defaults.http.credential.clone()).collect()
+}

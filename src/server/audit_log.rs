@@ -1,0 +1,95 @@
+//! The audit as lines of JSON beside the database, for what collects logs: each event as `haul audit -o json` prints it.
+//!
+//! Best effort: the lines follow the rows, and a line that cannot be written is logged and left out. The record that counts is
+//! in the database. The file is opened anew for each write, so that it may be moved away at any time.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::access::audit_event;
+use crate::model::audit::AuditFilter;
+use crate::rest::json;
+use crate::store::{AuditPlace, Store, StoreError};
+
+/// How often rows are looked for.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Rows that are written at once.
+const ROWS_MAX: u32 = 500;
+
+/// Where the lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuditSink {
+    /// To stderr.
+    Stderr,
+    /// To the end of this file.
+    File(PathBuf),
+}
+
+/// Writes the rows that follow those of the start, until `closing`; those that are there then are written too.
+pub(super) async fn follow(store: Arc<dyn Store>, sink: AuditSink, closing: CancellationToken) {
+    // What was there before was written by the process before.
+    let mut last = match store.audit_head().await {
+        Ok(head) => head.and_then(|head| head.split(':').next()?.parse().ok()).unwrap_or(0),
+        Err(error) => return tracing::error!("the audit is not written to its log: {error}"),
+    };
+    loop {
+        let is_last = closing.is_cancelled();
+        match lines(store.as_ref(), last).await {
+            Ok((end, lines)) if end > last => {
+                let (sink, count) = (sink.clone(), end - last);
+                last = end;
+                match tokio::task::spawn_blocking(move || write(&sink, &lines)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::warn!(count, "events of the audit are not in its log: {error}"),
+                    Err(error) => tracing::warn!(count, "events of the audit are not in its log: {error}"),
+                }
+                // There may be more.
+                continue;
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!("the audit cannot be read for its log: {error}"),
+        }
+        if is_last {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            () = closing.cancelled() => {}
+        }
+    }
+}
+
+/// The lines of the rows behind `last`, and the number of the last of them.
+async fn lines(store: &dyn Store, last: u64) -> Result<(u64, Vec<u8>), StoreError> {
+    let page = store.audit(&AuditFilter::default(), AuditPlace::After(last), ROWS_MAX).await?;
+    let (mut end, mut lines) = (last, Vec::new());
+    for record in page.records {
+        end = record.sequence;
+        let Some(descriptor) = json::pool().get_message_by_name("haul.v1.AuditEvent") else { continue };
+        let line = json::write(descriptor, &audit_event(record).encode_to_vec());
+        if let Ok(line) = line {
+            lines.extend(line);
+            lines.push(b'\n');
+        }
+    }
+    Ok((end, lines))
+}
+
+fn write(sink: &AuditSink, lines: &[u8]) -> io::Result<()> {
+    match sink {
+        AuditSink::Stderr => io::stderr().lock().write_all(lines),
+        AuditSink::File(path) => append(path, lines),
+    }
+}
+
+/// Readable by the server's user alone, when it is made here.
+fn append(path: &Path, lines: &[u8]) -> io::Result<()> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)?.write_all(lines)
+}
