@@ -224,8 +224,17 @@ async fn many(store: &SqliteStore, writer: &mut SqliteWriter, job: JobId) {
     while let Some(index) = from {
         let first_sequence = first + u64::from(swept) + 1;
         let (state, error, time) = (TaskState::Pending, error.clone(), Timestamp(5));
-        let sweep =
-            Sweep { job, state, which: TaskChoice::All, from: index, limit: PIECE, error, time, first_sequence };
+        let sweep = Sweep {
+            job,
+            state,
+            which: TaskChoice::All,
+            from: index,
+            to: None,
+            limit: PIECE,
+            error,
+            time,
+            first_sequence,
+        };
         let batch = Batch { sweeps: vec![sweep], jobs: vec![Arc::new(row().await)], ..Batch::default() };
         let done = writer.commit(&batch).await.unwrap();
         assert!(done.refused.is_empty(), "{done:?}");

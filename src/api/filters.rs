@@ -167,6 +167,6 @@ mod tests {
             assert_eq!(reason(number), Some(expected));
             assert_eq!(to_proto::failure_reason(expected) as i32, number, "{expected:?}");
         }
-        assert_eq!((reason(0), reason(-1), reason(29)), (None, None, None));
+        assert_eq!((reason(0), reason(-1), reason(31)), (None, None, None));
     }
 }

@@ -109,7 +109,7 @@ impl pb::job_service_server::JobService for Jobs {
         if request.validate_only {
             let job = Job::new(JobId(uuid::Uuid::nil()), spec, tasks.len() as u32, self.engine.now());
             let mut message = to_proto::job(&job, None, Vec::new());
-            message.tenant = caller.actor.scope.name().to_owned();
+            caller.actor.scope.name().clone_into(&mut message.tenant);
             message.created_by.clone_from(&caller.actor.name);
             message.job_id.clear();
             message.directory.clone_from(&job.spec.directory);

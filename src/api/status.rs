@@ -314,10 +314,11 @@ impl From<AccessError> for Status {
             AccessError::Escalation(_) => Fault::new(Code::PermissionDenied, "ESCALATION", message).into(),
             AccessError::MissingRole(role, tenant) => missing_role(role, &tenant, "", ""),
             AccessError::LastOperator => precondition("LAST_OPERATOR", "principals", message),
-            AccessError::Stale(_) => Fault::new(Code::Aborted, "STALE_ETAG", message).into(),
+            AccessError::Stale(_) | AccessError::StaleCredential(_) => {
+                Fault::new(Code::Aborted, "STALE_ETAG", message).into()
+            }
             AccessError::Invalid(field, what) => Violations::one(field, what),
             AccessError::NoCredential(name) => not_found("credential", &name),
-            AccessError::StaleCredential(_) => Fault::new(Code::Aborted, "STALE_ETAG", message).into(),
             AccessError::ValueRequired(field) => precondition("VALUE_REQUIRED", field, message),
             AccessError::CredentialInUse(name, _) => precondition("CREDENTIAL_IN_USE", &name, message),
             AccessError::TooManyCredentials(_) => {

@@ -20,13 +20,15 @@ const AGE_MAX: Duration = Duration::from_millis(250);
 /// How long a sum is kept that nobody asks for.
 const KEPT: Duration = Duration::from_secs(60);
 
+/// Sums, and when they were made: of each tenant whose numbers are watched; `None`: of all together.
+type Sums = HashMap<Option<TenantNo>, (Instant, Arc<pb::ServerTotals>)>;
+
 /// The numbers, as they were summed up last.
 pub(crate) struct Totals {
     engine: Engine,
     /// Cancelled once the server shuts down.
     draining: CancellationToken,
-    /// Of each tenant whose numbers are watched; `None`: of all together.
-    last: Mutex<HashMap<Option<TenantNo>, (Instant, Arc<pb::ServerTotals>)>>,
+    last: Mutex<Sums>,
 }
 
 impl Totals {
@@ -71,7 +73,7 @@ impl Totals {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Option<TenantNo>, (Instant, Arc<pb::ServerTotals>)>> {
+    fn lock(&self) -> MutexGuard<'_, Sums> {
         // An entry is replaced whole.
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -166,7 +166,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Look", &["list", "show", "tasks", "events", "watch", "wait", "cat"]),
     ("Control", &["cancel", "pause", "resume", "retry", "retry-now", "update", "delete", "control"]),
     ("Operate", &["info", "limits", "hosts", "drain", "backup", "check"]),
-    ("Access", &["whoami", "token", "principal", "tenant", "audit", "key"]),
+    ("Access", &["whoami", "token", "principal", "tenant", "credential", "audit", "key"]),
 ];
 
 /// Cells before the description of a command: two of margin, the longest name and a gap.

@@ -242,8 +242,25 @@ fn bounds(network: &Network, descriptors: Option<u64>) -> ListenSettings {
     }
 }
 
+fn exposure(network: &Network) -> Exposure {
+    Exposure {
+        is_reflection_open: network.reflection == Exposed::Open,
+        is_health_closed: network.health == HealthFor::Authenticated,
+        counts_reads: network.audit_reads,
+    }
+}
+
+fn call_bounds(network: &Network) -> CallBounds {
+    CallBounds {
+        calls_per_second: network.calls_per_second,
+        open_max: network.max_streams_per_connection as usize,
+        failures_per_minute: network.auth_failures_per_minute,
+    }
+}
+
 fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
     let (policy, insecure) = policy(&config.network);
+    let (exposure, call_bounds) = (exposure(&config.network), call_bounds(&config.network));
     let Access {
         allow_private_networks,
         allow_networks,
@@ -297,19 +314,11 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
         has_dashboard: config.network.web == Switch::On,
         browsers: BrowserRules { hosts: config.network.web_hosts, origins: config.network.cors_origins },
         policy,
-        exposure: Exposure {
-            is_reflection_open: config.network.reflection == Exposed::Open,
-            is_health_closed: config.network.health == HealthFor::Authenticated,
-            counts_reads: config.network.audit_reads,
-        },
+        exposure,
         has_reflection: config.network.reflection != Exposed::Off,
         insecure,
         token_lifetime_max: config.network.token_max_lifetime,
-        call_bounds: CallBounds {
-            calls_per_second: config.network.calls_per_second,
-            open_max: config.network.max_streams_per_connection as usize,
-            failures_per_minute: config.network.auth_failures_per_minute,
-        },
+        call_bounds,
         shutdown_grace: config.shutdown_grace,
         client_options: ClientOptions {
             proxy: config.client_options.proxy,

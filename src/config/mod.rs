@@ -194,16 +194,7 @@ impl ServeConfig {
             download_dir,
             tenant_dirs,
             limits,
-            access: Access {
-                allow_private_networks: merged.allow_private_networks.unwrap_or(false),
-                allow_networks: networks("allow_networks", merged.allow_networks.as_deref(), &mut wrong),
-                deny_networks: networks("deny_networks", merged.deny_networks.as_deref(), &mut wrong),
-                allow_hosts: hosts("allow_hosts", merged.allow_hosts.as_deref(), &mut wrong),
-                deny_hosts: hosts("deny_hosts", merged.deny_hosts.as_deref(), &mut wrong),
-                allow_ports: merged.allow_ports.clone().unwrap_or_default(),
-                nat64_prefixes: nat64_prefixes(merged.nat64_prefixes.as_deref(), &mut wrong),
-                egress_proxy: merged.egress_proxy.as_deref().and_then(|text| egress_proxy(text, &mut wrong)),
-            },
+            access: access(&merged, &mut wrong),
             client_options: ClientOptions {
                 proxy: merged.allow_client_proxy.unwrap_or(is_local) && merged.egress_proxy.is_none(),
                 skip_verify: merged.allow_insecure_skip_verify.unwrap_or(is_local),
@@ -240,6 +231,20 @@ impl ServeConfig {
             audit_log: merged.audit_log.as_deref().and_then(|text| audit_log(text, &mut wrong)),
         };
         if wrong.is_empty() { Ok(config) } else { Err(ConfigError(wrong)) }
+    }
+}
+
+/// Reads what tasks may reach.
+fn access(merged: &ServeArgs, wrong: &mut Vec<String>) -> Access {
+    Access {
+        allow_private_networks: merged.allow_private_networks.unwrap_or(false),
+        allow_networks: networks("allow_networks", merged.allow_networks.as_deref(), wrong),
+        deny_networks: networks("deny_networks", merged.deny_networks.as_deref(), wrong),
+        allow_hosts: hosts("allow_hosts", merged.allow_hosts.as_deref(), wrong),
+        deny_hosts: hosts("deny_hosts", merged.deny_hosts.as_deref(), wrong),
+        allow_ports: merged.allow_ports.clone().unwrap_or_default(),
+        nat64_prefixes: nat64_prefixes(merged.nat64_prefixes.as_deref(), wrong),
+        egress_proxy: merged.egress_proxy.as_deref().and_then(|text| egress_proxy(text, wrong)),
     }
 }
 

@@ -223,7 +223,7 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_ALLOW_PORTS", value_name = "PORT", value_delimiter = ',')]
     pub allow_ports: Option<Vec<u16>>,
 
-    /// Prefixes by which the network translates IPv6 to IPv4, beside 64:ff9b::/96, separated by commas
+    /// Prefixes by which the network translates IPv6 to IPv4, beside `64:ff9b::/96`, separated by commas
     #[arg(long, env = "HAUL_NAT64_PREFIXES", value_name = "NET", value_delimiter = ',')]
     pub nat64_prefixes: Option<Vec<String>>,
 

@@ -391,12 +391,11 @@ impl Command {
     pub(crate) fn ends_work(&self) -> bool {
         matches!(
             self,
-            Command::Job(_, JobCommand::CancelTasks { .. })
-                | Command::Job(
-                    _,
-                    JobCommand::Control { what: Control::Cancel(_) | Control::Pause | Control::Seal, .. }
-                )
-                | Command::Audit { .. }
+            Command::Job(
+                _,
+                JobCommand::CancelTasks { .. }
+                    | JobCommand::Control { what: Control::Cancel(_) | Control::Pause | Control::Seal, .. }
+            ) | Command::Audit { .. }
         )
     }
 

@@ -245,25 +245,7 @@ impl Book {
                 changed.identities = identities.clone().unwrap_or(changed.identities);
                 changed.disabled = disabled.unwrap_or(changed.disabled);
                 changed.default_tenant = default_tenant.clone().unwrap_or(changed.default_tenant);
-                if changed == **principal {
-                    let answer = AccessAnswer::Principal { principal: principal.clone(), is_first: false };
-                    return Ok(self.with(Vec::new(), answer));
-                }
-                // What it had already was given by somebody who might.
-                let wider: Vec<Grant> =
-                    changed.grants.iter().filter(|it| !holds(&principal.grants, it)).cloned().collect();
-                check_gift(by, &wider)?;
-                self.check_tenants(&wider, "principal.grants")?;
-                check_default(&changed)?;
-                if changed.identities != principal.identities {
-                    if !by.is_operator() {
-                        return Err(AccessError::MissingRole(Role::Operator, String::new()));
-                    }
-                    self.check_identities(&changed, by)?;
-                }
-                changed.update_time = now;
-                changed.version += 1;
-                Ok(self.with_principal(changed))
+                self.update_principal(principal, changed, by, now)
             }
             AccessChange::DeletePrincipal { name, etag } => {
                 let principal = self.managed(name, etag, by)?;
@@ -302,6 +284,33 @@ impl Book {
             return Err(AccessError::LastOperator);
         }
         Ok(applied)
+    }
+
+    fn update_principal(
+        &self,
+        principal: &Arc<Principal>,
+        mut changed: Principal,
+        by: &Actor,
+        now: Timestamp,
+    ) -> Result<Applied, AccessError> {
+        if changed == **principal {
+            let answer = AccessAnswer::Principal { principal: principal.clone(), is_first: false };
+            return Ok(self.with(Vec::new(), answer));
+        }
+        // What it had already was given by somebody who might.
+        let wider: Vec<Grant> = changed.grants.iter().filter(|it| !holds(&principal.grants, it)).cloned().collect();
+        check_gift(by, &wider)?;
+        self.check_tenants(&wider, "principal.grants")?;
+        check_default(&changed)?;
+        if changed.identities != principal.identities {
+            if !by.is_operator() {
+                return Err(AccessError::MissingRole(Role::Operator, String::new()));
+            }
+            self.check_identities(&changed, by)?;
+        }
+        changed.update_time = now;
+        changed.version += 1;
+        Ok(self.with_principal(changed))
     }
 
     fn create_principal(&self, principal: Principal, by: &Actor) -> Result<Applied, AccessError> {

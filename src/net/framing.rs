@@ -61,6 +61,7 @@ pub(super) struct Watch {
 }
 
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools)] // Each is a fact of its own about the lines that went by.
 struct Scan {
     /// Lines of this head so far.
     lines: usize,
@@ -260,7 +261,7 @@ fn colon_of_surplus(line: &[u8]) -> Option<usize> {
     let begins =
         |with: &&str| line[..colon].get(..with.len()).is_some_and(|own| own.eq_ignore_ascii_case(with.as_bytes()));
     let is_read = match READ.iter().find(|name| begins(name)) {
-        Some(&"x-") => READ_OF_X.iter().any(|name| begins(&name)),
+        Some(&"x-") => READ_OF_X.iter().any(begins),
         found => found.is_some(),
     };
     (!is_read).then_some(colon)

@@ -278,14 +278,12 @@ impl List {
     fn line(&mut self, bytes: &Bytes) -> Result<(), Status> {
         self.ids.take(bytes);
         self.bytes += bytes.len();
-        let entry = match std::str::from_utf8(bytes) {
-            Ok(text) => self.lines.next(text).map_err(|it| wrong(&it))?,
+        let Ok(text) = std::str::from_utf8(bytes) else {
             // The line is counted all the same, so that the message names it.
-            Err(_) => {
-                let line = self.lines.line() + 1;
-                return Err(wrong(&Wrong { line, why: NOT_UTF8.to_owned() }));
-            }
+            let line = self.lines.line() + 1;
+            return Err(wrong(&Wrong { line, why: NOT_UTF8.to_owned() }));
         };
+        let entry = self.lines.next(text).map_err(|it| wrong(&it))?;
         entry.map_or(Ok(()), |entry| self.add(entry))
     }
 

@@ -303,16 +303,7 @@ pub async fn serve(
     let (room, sizes) = sizes::Room::look_at(&settings.engine).await;
     let facts = facts(&settings, tls.as_ref(), sizes.subscribe());
     let routes = routes(&settings, facts, &engine, &store, &shutdown, &closing)?.add_service(served_health);
-    let identities = Arc::new(settings.identities.clone());
-    let access = Access::new(
-        engine.clone(),
-        settings.policy,
-        identities,
-        settings.exposure,
-        settings.call_bounds,
-        &DESCRIPTORS,
-        closing.clone(),
-    );
+    let access = judge(&settings, &engine, &closing);
     let directories = [settings.engine.data_dir.clone(), settings.engine.download_dir.clone()];
     let figures = Figures::new(directories, engine.clone(), client, counted.clone(), readiness.subscribe(), recovery);
     let around = around(&settings, readiness.subscribe(), access.clone(), counted, figures.clone());
@@ -368,6 +359,19 @@ pub async fn serve(
         Some(Err(panic)) => Err(StoreError::Fatal(format!("the engine panicked: {panic}")).into()),
         None => Ok(()),
     }
+}
+
+/// Makes the layer that knows who calls.
+fn judge(settings: &ServerSettings, engine: &Engine, closing: &CancellationToken) -> Access {
+    Access::new(
+        engine.clone(),
+        settings.policy,
+        Arc::new(settings.identities.clone()),
+        settings.exposure,
+        settings.call_bounds,
+        &DESCRIPTORS,
+        closing.clone(),
+    )
 }
 
 /// Listens at the places of the settings.

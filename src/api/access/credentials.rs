@@ -33,7 +33,7 @@ const VALUE_BYTES_MAX: usize = 16 << 10;
 const PEM_BYTES_MAX: usize = 64 << 10;
 const FIELDS: &str = "hosts, path_prefixes, methods, allow_http, users, skip_echo_scan, expire_time, value, ca_pem";
 
-/// Answers PutCredential.
+/// Answers `PutCredential`.
 pub(super) async fn put(
     engine: &Engine,
     caller: &Caller,
@@ -51,14 +51,14 @@ pub(super) async fn put(
     }
 }
 
-/// Answers GetCredential.
+/// Answers `GetCredential`.
 pub(super) fn get(engine: &Engine, caller: &Caller, name: &str) -> Result<pb::GetCredentialResponse, Status> {
     let book = engine.books().borrow().clone();
     let credential = book.credentials.get(here(caller)?, name).ok_or_else(|| not_found("credential", name))?;
     Ok(pb::GetCredentialResponse { credential: Some(message(&book, credential)) })
 }
 
-/// Answers ListCredentials.
+/// Answers `ListCredentials`.
 pub(super) fn list(
     engine: &Engine,
     caller: &Caller,
@@ -87,7 +87,7 @@ pub(super) fn list(
     Ok(pb::ListCredentialsResponse { credentials, next_page_token: next_page_token.unwrap_or_default() })
 }
 
-/// Answers DeleteCredential.
+/// Answers `DeleteCredential`.
 pub(super) async fn delete(
     engine: &Engine,
     caller: &Caller,
@@ -174,7 +174,7 @@ fn read(request: pb::PutCredentialRequest, tenant: TenantNo, v: &mut Violations)
         v.add("ca_pem", "is set and not named in `update_mask`");
     }
     match value.and_then(|value| value.kind) {
-        Some(kind) if sets("value") => put.value = read_value(kind, v),
+        Some(kind) if sets("value") => put.value = Some(read_value(kind, v)),
         Some(_) => v.add("value", "is set and not named in `update_mask`"),
         None if sets("value") && !is_whole => v.add("value", "is named in `update_mask` and not set"),
         None => {}
@@ -215,8 +215,8 @@ fn methods(methods: Vec<String>, v: &mut Violations) -> Vec<String> {
     methods
 }
 
-fn read_value(kind: Kind, v: &mut Violations) -> Option<Value> {
-    Some(match kind {
+fn read_value(kind: Kind, v: &mut Violations) -> Value {
+    match kind {
         Kind::BearerToken(token) => Value::Bearer(secret(token, "value.bearer_token", v)),
         Kind::BasicAuth(pb::BasicAuth { username, password }) => {
             values::text(&username, "value.basic_auth.username", VALUE_BYTES_MAX, v);
@@ -251,7 +251,7 @@ fn read_value(kind: Kind, v: &mut Violations) -> Option<Value> {
             }
             Value::Query { name, value: secret(value, "value.query_parameter.value", v) }
         }
-    })
+    }
 }
 
 /// Reads a secret that can be sent in a header.

@@ -286,7 +286,7 @@ impl SessionDoor {
     }
 
     /// Returns whether a request comes from this machine, and no proxy passes it on.
-    pub(crate) fn is_here(&self, request: &Request<Body>) -> bool {
+    pub(crate) fn is_here(request: &Request<Body>) -> bool {
         Shown::by(request.headers(), request.extensions(), "").is_here()
     }
 

@@ -11,6 +11,7 @@ use crate::store::LaneNumber;
 
 impl Queue {
     /// Compares every index with what it is derived from. The error names the first contradiction.
+    #[allow(clippy::too_many_lines)] // A list of what holds, over one walk through all jobs.
     pub(crate) fn check(&self) -> Result<(), String> {
         let mut bytes = 0;
         let mut deadlines = BTreeMap::new();

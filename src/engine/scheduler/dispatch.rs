@@ -82,6 +82,7 @@ impl Scheduler {
         Some((job, task, permit?))
     }
 
+    #[allow(clippy::too_many_lines)] // One step after another, each with what the one before it made.
     fn start(&mut self, job: JobId, task: Queued, permit: HostPermit, place: AttemptPlace, now: Timestamp) {
         let (id, lane) = (TaskId { job, index: task.index }, task.lane);
         let Some(run) = self.jobs.get_mut(job) else {

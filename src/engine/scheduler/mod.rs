@@ -234,12 +234,7 @@ impl Scheduler {
             if self.has_drained() {
                 return Ok(());
             }
-            if self.draining
-                && self.attempts.is_empty()
-                && let Condition::Blocked(why) = self.condition()
-            {
-                // Nothing of it was acknowledged.
-                tracing::warn!("the last changes were not stored: {why}; what had ended runs again after the restart");
+            if self.has_drained_in_vain() {
                 return Ok(());
             }
             // While nothing can be committed, what adds to the batch is refused, and deletions have to come through.
@@ -269,12 +264,7 @@ impl Scheduler {
             }
             woken = Instant::now();
             // The order above is fixed, so that a simulation can be repeated: whatever else is ready has its turn now.
-            while let Some(ended) = self.attempts.try_join_next() {
-                self.joined(ended);
-            }
-            while let Some(read) = self.reads.try_join_next() {
-                self.read_done(read)?;
-            }
+            self.take_what_is_done()?;
             while roomy
                 && taken.len() < COMMANDS_MAX
                 && let Ok(command) = commands.try_recv()
@@ -288,6 +278,30 @@ impl Scheduler {
                 self.queue.wake_host(&host, 1);
             }
         }
+    }
+
+    /// Whether a drain waits for nothing but a commit that cannot be made.
+    fn has_drained_in_vain(&self) -> bool {
+        if self.draining
+            && self.attempts.is_empty()
+            && let Condition::Blocked(why) = self.condition()
+        {
+            // Nothing of it was acknowledged.
+            tracing::warn!("the last changes were not stored: {why}; what had ended runs again after the restart");
+            return true;
+        }
+        false
+    }
+
+    /// Takes all attempts and reads that have ended by now.
+    fn take_what_is_done(&mut self) -> Result<(), StoreError> {
+        while let Some(ended) = self.attempts.try_join_next() {
+            self.joined(ended);
+        }
+        while let Some(read) = self.reads.try_join_next() {
+            self.read_done(read)?;
+        }
+        Ok(())
     }
 
     /// Lets a job share its spec with the last one, if they are equal.

@@ -115,7 +115,7 @@ pub fn method_objection(text: &str) -> Option<String> {
     if text.is_empty() || text.len() > 32 || !text.bytes().all(is_token) {
         return Some("is not a method (RFC 9110, 9.1)".to_owned());
     }
-    method::objection(text).map(|why| why.to_string())
+    method::objection(text).map(|why| (*why).to_owned())
 }
 
 /// A host that a credential may go to, with the subdomains of a name where it begins with `*.`.

@@ -43,7 +43,7 @@ pub fn files(document: &str) -> Result<Vec<Entry>, Wrong> {
     let mut state = State::default();
     loop {
         let at = usize::try_from(reader.buffer_position()).unwrap_or(usize::MAX).min(document.len());
-        let line = || 1 + document.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() as u64;
+        let line = || document.as_bytes()[..at].split(|byte| *byte == b'\n').count() as u64;
         let wrong = |why: String| Wrong { line: line(), why };
         match reader.read_event().map_err(|error| wrong(format!("this is not XML ({error})")))? {
             Event::Start(start) => {

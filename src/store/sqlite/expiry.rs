@@ -88,6 +88,9 @@ async fn job(conn: &mut SqliteConnection, vault: &Vault, no: i64) -> Result<(), 
     Ok(())
 }
 
+/// A task's key, its job, its spec and the bag of it, if there is one.
+type TaskRow = (i64, Vec<u8>, String, Option<Vec<u8>>);
+
 /// Erases what stands in tasks of a job behind the key `after`. Returns at how many it looked, and the key to go on behind.
 async fn tasks(
     conn: &mut SqliteConnection,
@@ -98,7 +101,7 @@ async fn tasks(
 ) -> Result<(i64, Option<i64>), Fault> {
     let sql = "SELECT t.id, j.id, CASE WHEN t.sealed IS NULL THEN '' ELSE t.spec END, t.sealed FROM tasks t \
                CROSS JOIN jobs j ON j.no = t.id >> 32 WHERE t.id > ?1 AND t.id <= ?2 ORDER BY t.id LIMIT ?3 + 0";
-    let rows: Vec<(i64, Vec<u8>, String, Option<Vec<u8>>)> = sqlx::query_as(sql)
+    let rows: Vec<TaskRow> = sqlx::query_as(sql)
         .bind(after)
         .bind((no << 32) | i64::from(u32::MAX))
         .bind(limit)

@@ -242,20 +242,23 @@ fn lead(filter: &JobFilter, index: &Index, values: &mut Values) -> String {
                  CROSS JOIN jobs j ON j.id = w.id WHERE true{range}"
             )
         }
-        Index::Ended => {
-            let mut range = range + &ended(filter, values);
-            if let Some(JobPlace { id, end }) = filter.before {
-                let end = values.add(Value::Number(end.unwrap_or(Timestamp::MAX).0));
-                let id = values.add(Value::Bytes(blob(id)));
-                range += &format!(" AND j.end_time <= {end} AND (j.end_time < {end} OR j.id < {id})");
-            }
-            return format!(
-                "SELECT j.id AS name, j.no AS no, j.end_time AS ended FROM jobs j INDEXED BY jobs_ended \
-                 WHERE j.end_time IS NOT NULL{range} ORDER BY j.end_time DESC, j.id DESC"
-            );
-        }
+        Index::Ended => return lead_by_end(filter, range, values),
     };
     found + " ORDER BY name DESC"
+}
+
+/// That of the jobs that ended last.
+fn lead_by_end(filter: &JobFilter, range: String, values: &mut Values) -> String {
+    let mut range = range + &ended(filter, values);
+    if let Some(JobPlace { id, end }) = filter.before {
+        let end = values.add(Value::Number(end.unwrap_or(Timestamp::MAX).0));
+        let id = values.add(Value::Bytes(blob(id)));
+        range += &format!(" AND j.end_time <= {end} AND (j.end_time < {end} OR j.id < {id})");
+    }
+    format!(
+        "SELECT j.id AS name, j.no AS no, j.end_time AS ended FROM jobs j INDEXED BY jobs_ended \
+         WHERE j.end_time IS NOT NULL{range} ORDER BY j.end_time DESC, j.id DESC"
+    )
 }
 
 /// The conditions on the time of the end.

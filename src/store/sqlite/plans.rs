@@ -70,8 +70,8 @@ async fn ask_jobs(store: &SqliteStore, job: JobId) {
                                 created_after,
                                 created_before,
                                 ended_after,
-                                created_by,
                                 tenant,
+                                created_by,
                                 before,
                                 ..JobFilter::default()
                             };

@@ -71,9 +71,12 @@ pub(super) async fn database(path: &Path) -> Result<(), OpenError> {
     path.parent().map_or(Ok(()), files)?;
     let corrupt = |what: String| OpenError::Corrupt { path: path.to_owned(), what };
     let Some(bytes) = header(path)? else { return Ok(()) };
-    let failed = |error: sqlx::Error| match is_want_of_room(&error) {
-        true => OpenError::Sqlite { path: path.to_owned(), error },
-        false => corrupt(error.to_string()),
+    let failed = |error: sqlx::Error| {
+        if is_want_of_room(&error) {
+            OpenError::Sqlite { path: path.to_owned(), error }
+        } else {
+            corrupt(error.to_string())
+        }
     };
     let mut conn = open_read_only(path).await.map_err(failed)?;
     let result = inspect(&mut conn, path, bytes).await;
