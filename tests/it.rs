@@ -1,6 +1,7 @@
 //! Black box: a real server process, a real origin, gRPC between.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::unchecked_time_subtraction)] // A test ends at the first surprise.
+#![allow(clippy::print_stderr)] // What is not tested is said.
 
 #[path = "support/mod.rs"]
 mod support;

@@ -19,15 +19,20 @@ use tonic_types::StatusExt as _;
 
 use crate::support::server::{command, haul, refusal};
 
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Authority {
+    pub(crate) fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name.push(DnType::CommonName, "An authority");
         Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// Its own certificate.
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
     }
 
     /// A certificate and its key, in PEM.
@@ -38,7 +43,7 @@ impl Authority {
         (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
     }
 
-    fn server(&self) -> (String, String) {
+    pub(crate) fn server(&self) -> (String, String) {
         self.issue(|params| {
             params.subject_alt_names = vec![SanType::DnsName(Ia5String::try_from("localhost").unwrap())];
             params.insert_extended_key_usage(ExtendedKeyUsagePurpose::ServerAuth);
@@ -73,15 +78,15 @@ impl Authority {
 }
 
 /// A server that speaks TLS, and its files.
-struct Secure {
+pub(crate) struct Secure {
     dir: tempfile::TempDir,
     child: Child,
-    port: u16,
+    pub(crate) port: u16,
     log: Arc<Mutex<String>>,
 }
 
 impl Secure {
-    fn start(pair: &(String, String), files: &[(&str, &str)], flags: &[&str]) -> Secure {
+    pub(crate) fn start(pair: &(String, String), files: &[(&str, &str)], flags: &[&str]) -> Secure {
         let dir = tempfile::tempdir().unwrap();
         put(dir.path(), pair);
         for (name, text) in files {
@@ -120,12 +125,12 @@ impl Secure {
     }
 
     /// Runs the command line as the server's own user.
-    fn owner(&self, args: &[&str]) -> std::process::Output {
+    pub(crate) fn owner(&self, args: &[&str]) -> std::process::Output {
         let socket = format!("unix:{}", self.dir.path().join("data/haul.sock").display());
         haul(&[&["--server", &socket], args].concat())
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 

@@ -14,4 +14,5 @@ pub mod relay;
 pub mod reply;
 pub mod server;
 pub mod spec;
+pub mod switch;
 pub mod tls;
