@@ -1,7 +1,6 @@
 //! Black box: a real server process, a real origin, gRPC between.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::unchecked_time_subtraction)] // A test ends at the first surprise.
-#![allow(clippy::print_stderr)] // What is not tested is said.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -11,7 +10,6 @@ mod it {
     mod audit;
     mod chaos;
     mod choices;
-    mod clients;
     mod content;
     mod control;
     mod crash;

@@ -1,6 +1,6 @@
 // What the TypeScript client does while its server is killed.
 //
-// Run by tests/it/clients.rs as `tour.mjs ADDRESS ORIGIN COUNT`. It says where it is on stdout; `kill` asks for the server to
+// Run by tests/clients.rs as `tour.mjs ADDRESS ORIGIN COUNT`. It says where it is on stdout; `kill` asks for the server to
 // be killed and started again, and it goes on at once.
 
 import assert from 'node:assert';

@@ -1,6 +1,6 @@
 """What the Python client does while its server is killed, by threads and by asyncio.
 
-Run by tests/it/clients.rs as `tour.py sync|async ADDRESS ORIGIN COUNT`. It says where it is on stdout; `kill` asks for the
+Run by tests/clients.rs as `tour.py sync|async ADDRESS ORIGIN COUNT`. It says where it is on stdout; `kill` asks for the
 server to be killed and started again, and it goes on at once.
 """
 

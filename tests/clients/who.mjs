@@ -1,4 +1,4 @@
-// Says who calls, with and without a token, over TLS. Run by tests/it/clients as `who.mjs ADDRESS CA TOKEN`.
+// Says who calls, with and without a token, over TLS. Run by tests/clients.rs as `who.mjs ADDRESS CA TOKEN`.
 
 import assert from 'node:assert';
 import { readFileSync } from 'node:fs';

@@ -1,4 +1,4 @@
-"""Says who calls, with and without a token, over TLS. Run by tests/it/clients as `who.py ADDRESS CA TOKEN`."""
+"""Says who calls, with and without a token, over TLS. Run by tests/clients.rs as `who.py ADDRESS CA TOKEN`."""
 
 import sys
 

@@ -44,7 +44,7 @@ class Client:
         options: Sequence[tuple[str, int | str]] = (),
     ) -> None:
         place = settings.place(address, token=token, tenant=tenant, ca=ca, cert=cert, key=key)
-        arguments = settings.options(options)
+        arguments = [*place.options, *options]
         calls: list[grpc.aio.ClientInterceptor] = [
             _Unary(place.metadata, timeout),
             _Answers(place.metadata),

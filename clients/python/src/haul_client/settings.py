@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import random
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -39,6 +38,7 @@ class Place:
     target: str
     credentials: grpc.ChannelCredentials | None
     metadata: tuple[tuple[str, str], ...]
+    options: tuple[tuple[str, int | str], ...]
 
 
 def place(
@@ -71,7 +71,10 @@ def place(
         metadata.append(("authorization", f"Bearer {token.strip()}"))
     if tenant is not None:
         metadata.append(("haul-tenant", tenant))
-    return Place(target, _credentials(ca, cert, key) if is_secure else None, tuple(metadata))
+    # gRPC names a socket by its path, which is no name of a host.
+    named = (("grpc.default_authority", "localhost"),) if address.startswith("unix:") else ()
+    credentials = _credentials(ca, cert, key) if is_secure else None
+    return Place(target, credentials, tuple(metadata), (*OPTIONS, *named))
 
 
 def _credentials(ca: str | Path | None, cert: str | Path | None, key: str | Path | None) -> grpc.ChannelCredentials:
@@ -131,7 +134,3 @@ class Retries:
         self._tries += 1
         # Clients that lost one server at once come back one after the other.
         return max(error.retry_delay or 0.0, backoff) * random.uniform(0.75, 1.25)
-
-
-def options(extra: Sequence[tuple[str, int | str]]) -> list[tuple[str, int | str]]:
-    return [*OPTIONS, *extra]

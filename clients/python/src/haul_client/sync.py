@@ -52,7 +52,7 @@ class Client:
         options: Sequence[tuple[str, int | str]] = (),
     ) -> None:
         place = settings.place(address, token=token, tenant=tenant, ca=ca, cert=cert, key=key)
-        arguments = settings.options(options)
+        arguments = [*place.options, *options]
         if place.credentials is None:
             channel = grpc.insecure_channel(place.target, options=arguments)
         else:

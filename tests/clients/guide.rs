@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::it::clients::{go, output, python, root, tool, typed_node};
+use crate::clients::programs::{go, output, python, root, tool, typed_node};
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::Server;
@@ -12,7 +12,8 @@ use crate::support::spec::{fetch, job};
 /// The programs of a language in a guide.
 fn programs(page: &str, language: &str) -> Vec<String> {
     let guide = std::fs::read_to_string(root().join("docs/guide").join(page)).unwrap();
-    let starts = guide.match_indices(&format!("```{language}\n")).map(|(at, fence)| at + fence.len());
+    let fence = format!("```{language}\n");
+    let starts = guide.match_indices(&fence).map(|(at, fence)| at + fence.len());
     let programs: Vec<String> =
         starts.map(|start| guide[start..].split("\n```").next().unwrap().to_owned() + "\n").collect();
     assert!(!programs.is_empty(), "no {language} in {page}");

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::it::clients::{go, node, output, python, root, source, tool};
+use crate::clients::programs::{go, node, output, python, root, source, tool};
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::Server;

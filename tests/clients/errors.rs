@@ -1,7 +1,7 @@
 //! Errors as plain clients see them, with the settings that those have by themselves.
 
-use crate::it::clients::guide::generated_python;
-use crate::it::clients::{output, root, source, tool};
+use crate::clients::guide::generated_python;
+use crate::clients::programs::{output, root, source, tool};
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::Server;

@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use crate::it::clients::{go, node, output, python, source};
-use crate::it::tls::{Authority, Secure};
+use crate::clients::programs::{go, node, output, python, source};
+use crate::support::secure::{Authority, Secure};
 
 /// Runs a program of `tests/clients` that says who it is to a server that wants tokens.
 fn says_who_it_is(mut program: Command) {

@@ -1,20 +1,14 @@
-//! Clients in other languages: those of `clients/`, as their guide uses them and while their server is killed, and errors as
-//! plain generated clients see them with the settings that they have by themselves.
-
-mod cuts;
-mod errors;
-mod guide;
-mod secure;
+//! How programs in other languages are built and run. What is missing for a language is said, and its tests do nothing.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// What `scripts/tools` installs; `None` where it has said that it cannot, so that the client is not tested.
-fn tool(name: &str) -> Option<PathBuf> {
+pub(crate) fn tool(name: &str) -> Option<PathBuf> {
     let path = root().join(".tools").join(name);
     if path.is_dir() {
         return Some(path);
@@ -25,7 +19,7 @@ fn tool(name: &str) -> Option<PathBuf> {
     None
 }
 
-fn output(command: &mut Command) -> String {
+pub(crate) fn output(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?}\n{out}\n{err}");
@@ -33,12 +27,12 @@ fn output(command: &mut Command) -> String {
 }
 
 /// The text of a program in `tests/clients`.
-fn source(name: &str) -> String {
+pub(crate) fn source(name: &str) -> String {
     std::fs::read_to_string(root().join("tests/clients").join(name)).unwrap()
 }
 
 /// Makes a command that runs a Python program with the client in `clients/python`.
-fn python(dir: &Path, program: &str) -> Option<Command> {
+pub(crate) fn python(dir: &Path, program: &str) -> Option<Command> {
     let installed = tool("python")?;
     let path = dir.join("client.py");
     std::fs::write(&path, program).unwrap();
@@ -66,7 +60,7 @@ fn typescript(dir: &Path) -> Option<PathBuf> {
 }
 
 /// Makes a command that runs a program for Node.js with the client in `clients/typescript`.
-fn node(dir: &Path, program: &str) -> Option<Command> {
+pub(crate) fn node(dir: &Path, program: &str) -> Option<Command> {
     typescript(dir)?;
     std::fs::write(dir.join("client.mjs"), program).unwrap();
     let mut node = Command::new("node");
@@ -75,7 +69,7 @@ fn node(dir: &Path, program: &str) -> Option<Command> {
 }
 
 /// Checks the types of a program in TypeScript and makes a command that runs it.
-fn typed_node(dir: &Path, program: &str) -> Option<Command> {
+pub(crate) fn typed_node(dir: &Path, program: &str) -> Option<Command> {
     let client = typescript(dir)?;
     std::fs::write(dir.join("client.mts"), program).unwrap();
     let mut tsc = Command::new("node");
@@ -87,7 +81,7 @@ fn typed_node(dir: &Path, program: &str) -> Option<Command> {
 }
 
 /// Builds a Go program with the client in `clients/go` and Debian's libraries, and makes a command that runs it.
-fn go(dir: &Path, program: &str) -> Option<Command> {
+pub(crate) fn go(dir: &Path, program: &str) -> Option<Command> {
     let installed = tool("go")?;
     std::fs::create_dir_all(dir.join("gopath/src/haul")).unwrap();
     std::os::unix::fs::symlink(root().join("clients/go"), dir.join("gopath/src/haul/client")).unwrap();
