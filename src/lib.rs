@@ -1,13 +1,14 @@
 //! haul: durable fetch and download jobs over gRPC.
 //!
 //! The modules in reading order. Words: [`model`] is the vocabulary and every decision over it, [`pb`] the generated
-//! contract, whose messages [`codec`] reads. Ports: [`clock`], [`store`], [`net`], [`files`], [`limits`] and [`listen`] are the outside world, each behind a small
+//! contract, whose messages [`codec`] reads; [`middleware`] is how anything stands around a call. Ports: [`clock`], [`store`], [`net`], [`files`], [`limits`] and [`listen`] are the outside world, each behind a small
 //! type. Work: [`fetch`] and [`download`] are one attempt each, [`engine`] owns all that runs. Faces: [`api`] speaks
 //! gRPC, [`rest`] HTTP and JSON, [`web`] joins them on one listener, [`server`] is the life of the process, [`cli`] the command line, [`config`] its settings, [`telemetry`] its log.
 //!
 //! `docs/ARCHITECTURE.md` has the map, the invariants and three walkthroughs; `tests/tidy.rs` holds who may import whom.
 
 pub mod codec;
+pub mod middleware;
 pub mod model;
 pub mod pb;
 

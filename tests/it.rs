@@ -24,6 +24,7 @@ mod it {
     mod grpcurl;
     mod held;
     mod jobs;
+    mod leftovers;
     mod limits;
     mod lookers;
     mod many;
@@ -33,6 +34,7 @@ mod it {
     mod progress;
     mod rest;
     mod sealing;
+    mod segments;
     mod specs;
     mod startup;
     mod tls;

@@ -18,7 +18,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("pb", &[]),
     ("codec", &["pb"]),
-    ("telemetry", &["model"]),
+    ("middleware", &[]),
+    ("telemetry", &["model", "middleware"]),
     ("clock", &["model"]),
     ("config", &["model"]),
     ("vault", &[]),
@@ -30,10 +31,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("fetch", &["model", "net"]),
     ("download", &["model", "net", "files"]),
     ("engine", &["model", "clock", "telemetry", "store", "net", "files", "limits", "fetch", "download"]),
-    ("api", &["model", "pb", "codec", "store", "listen", "engine"]),
+    ("api", &["model", "pb", "codec", "middleware", "store", "listen", "engine"]),
     ("rest", &["model", "pb", "codec", "listen", "api"]),
     ("web", &["model", "telemetry", "api", "rest"]),
-    ("server", &["model", "pb", "telemetry", "clock", "config", "store", "net", "files", "limits", "listen", "fetch", "download", "engine", "api", "rest", "web"]),
+    ("server", &["model", "pb", "middleware", "telemetry", "clock", "config", "store", "net", "files", "limits", "listen", "fetch", "download", "engine", "api", "rest", "web"]),
     ("cli", &["model", "pb", "clock", "config", "telemetry", "engine", "server"]),
 ];
 

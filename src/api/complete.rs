@@ -1,15 +1,12 @@
 //! Completes errors that come from the gRPC library: it refuses some calls (unknown methods, malformed
 //! or over-long messages) before a service sees them, and its errors have none of the details that the contract promises.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
-use http::{Request, Response};
+use http::{Request, Response, Uri};
 use tonic::body::Body;
 use tonic::{Code, Status};
-use tower::{Layer, Service};
 
 use crate::api::status::{Fault, Violations, message_too_large, shown, unavailable};
+use crate::middleware::Middleware;
 
 /// Parts of the library's messages about a message beyond the limit, before and after it was decompressed.
 const TOO_LARGE: [&str; 2] = ["message length too large", "exceeded while decompressing message"];
@@ -75,49 +72,27 @@ fn no_method(path: &str) -> Status {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CompleteErrors;
 
-impl<S> Layer<S> for CompleteErrors {
-    type Service = Completing<S>;
+impl Middleware for CompleteErrors {
+    type Kept = Uri;
 
-    fn layer(&self, inner: S) -> Self::Service {
-        Completing(inner)
-    }
-}
-
-/// The service that [`CompleteErrors`] makes.
-#[derive(Clone, Debug)]
-pub struct Completing<S>(S);
-
-type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
-
-impl<S> Service<Request<Body>> for Completing<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: 'static,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = Answer<S::Error>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
+    fn before(&self, request: &mut Request<Body>) -> Result<Uri, Box<Response<Body>>> {
+        Ok(request.uri().clone())
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let uri = request.uri().clone();
-        let answer = self.0.call(request);
-        Box::pin(async move {
-            let mut response = answer.await?;
-            if !response.headers().contains_key("grpc-status-details-bin")
-                && let Some(status) = Status::from_header_map(response.headers())
-                && status.code() != Code::Ok
-            {
-                let is_silent = status.code() == Code::Unimplemented && status.message().is_empty();
-                let whole = if is_silent { no_method(uri.path()) } else { complete(status) };
-                // Fails only for metadata that cannot be a header, and that of `Fault` can.
-                let _ = whole.add_header(response.headers_mut());
-            }
-            Ok(response)
-        })
+    async fn after<E: Send>(
+        uri: Uri,
+        answer: impl Future<Output = Result<Response<Body>, E>> + Send,
+    ) -> Result<Response<Body>, E> {
+        let mut response = answer.await?;
+        if !response.headers().contains_key("grpc-status-details-bin")
+            && let Some(status) = Status::from_header_map(response.headers())
+            && status.code() != Code::Ok
+        {
+            let is_silent = status.code() == Code::Unimplemented && status.message().is_empty();
+            let whole = if is_silent { no_method(uri.path()) } else { complete(status) };
+            // Fails only for metadata that cannot be a header, and that of `Fault` can.
+            let _ = whole.add_header(response.headers_mut());
+        }
+        Ok(response)
     }
 }

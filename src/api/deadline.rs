@@ -3,19 +3,17 @@
 //! The gRPC library leaves deadlines to its own transport, whose timer ends a call with CANCELLED, without details, and
 //! does not end streams. The server has a transport of its own, so this layer alone decides.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 use tonic::body::Body;
 use tonic::{Code, Status};
-use tower::{Layer, Service};
 
 use crate::api::status::{Fault, Violations, shown};
+use crate::middleware::{Middleware, until};
 
 const TIMEOUT_HEADER: &str = "grpc-timeout";
 /// How much earlier than its deadline a call ends: a part of its time, and the most of it.
@@ -63,58 +61,35 @@ fn margin(limit: Duration) -> Duration {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Deadlines;
 
-impl<S> Layer<S> for Deadlines {
-    type Service = Limiting<S>;
+impl Middleware for Deadlines {
+    type Kept = Option<Limit>;
 
-    fn layer(&self, inner: S) -> Self::Service {
-        Limiting(inner)
-    }
-}
-
-/// The service that [`Deadlines`] makes.
-#[derive(Clone, Debug)]
-pub struct Limiting<S>(S);
-
-type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
-
-impl<S> Service<Request<Body>> for Limiting<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = Answer<S::Error>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn before(&self, request: &mut Request<Body>) -> Result<Option<Limit>, Box<Response<Body>>> {
         let now = Instant::now();
-        let limit = match allowed(request.headers()) {
-            Ok(limit) => limit.and_then(|limit| now.checked_add(limit.saturating_sub(margin(limit)))).map(Limit::new),
-            Err(status) => return Box::pin(std::future::ready(Ok(status.into_http()))),
-        };
-        let answer = self.0.call(request);
-        let Some(mut limit) = limit else { return Box::pin(answer) };
-        Box::pin(async move {
-            let mut answer = Box::pin(answer);
-            let answered = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
-                Poll::Ready(answered) => Poll::Ready(Some(answered)),
-                Poll::Pending => limit.poll_passed(cx).map(|()| None),
-            });
-            match answered.await {
-                Some(response) => Ok(response?.map(|body| Body::new(LimitedBody { inner: Some(body), limit }))),
-                None => Ok(passed().into_http()),
-            }
-        })
+        let limit = allowed(request.headers()).map_err(|status| Box::new(status.into_http()))?;
+        Ok(limit.and_then(|limit| now.checked_add(limit.saturating_sub(margin(limit)))).map(Limit::new))
+    }
+
+    async fn after<E: Send>(
+        limit: Option<Limit>,
+        answer: impl Future<Output = Result<Response<Body>, E>> + Send,
+    ) -> Result<Response<Body>, E> {
+        let Some(mut limit) = limit else { return answer.await };
+        let mut answer = pin!(answer);
+        let answered = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
+            Poll::Ready(answered) => Poll::Ready(Some(answered)),
+            Poll::Pending => limit.poll_passed(cx).map(|()| None),
+        });
+        match answered.await {
+            Some(response) => Ok(response?.map(|body| until(body, move |cx| limit.poll_passed(cx).map(|()| passed())))),
+            None => Ok(passed().into_http()),
+        }
     }
 }
 
 /// A point in time that can be waited for.
-struct Limit {
+#[derive(Debug)]
+pub struct Limit {
     at: Instant,
     sleep: Pin<Box<Sleep>>,
 }
@@ -130,40 +105,6 @@ impl Limit {
             return Poll::Ready(());
         }
         self.sleep.as_mut().poll(cx)
-    }
-}
-
-/// The body of a response, until its deadline.
-struct LimitedBody {
-    /// `None` once the deadline has ended the call, so that what feeds the body ends too.
-    inner: Option<Body>,
-    limit: Limit,
-}
-
-impl HttpBody for LimitedBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.inner.is_none() {
-            return Poll::Ready(None);
-        }
-        // The deadline first: a stream that always has a message ends too.
-        if self.limit.poll_passed(cx).is_ready() {
-            self.inner = None;
-            let mut trailers = HeaderMap::new();
-            return Poll::Ready(Some(passed().add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
-        }
-        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
-        Pin::new(inner).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
     }
 }
 

@@ -2,9 +2,7 @@
 //!
 //! Nothing but the name of the request comes before this layer. A refusal of gRPC is a status as any other; to everything else it is HTTP's 421 or 403.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use http::header::{
     ACCEPT, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -15,12 +13,12 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use serde_json::json;
 use tonic::Code;
 use tonic::body::Body;
-use tower::{Layer, Service};
 
 use crate::api::access::sessions::OwnPage;
 use crate::api::request_id::{REQUEST_ID, RequestId};
 use crate::api::status::{DOMAIN, Fault, shown};
 use crate::listen::peer::{Origin, Peer};
+use crate::middleware::Middleware;
 use crate::model::browser::{Asked, BrowserRules, Foreign, Verdict};
 use crate::model::pages::is_page;
 
@@ -37,7 +35,7 @@ const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static(
 /// How long a browser may remember what a preflight said, in seconds.
 const PREFLIGHT_AGE: HeaderValue = HeaderValue::from_static("600");
 
-/// The layer of the browser guard.
+/// Judges what browsers send.
 #[derive(Clone)]
 pub struct BrowserGuard {
     rules: Arc<BrowserRules>,
@@ -52,70 +50,43 @@ impl BrowserGuard {
     }
 }
 
-impl<S> Layer<S> for BrowserGuard {
-    type Service = Guarded<S>;
+impl Middleware for BrowserGuard {
+    /// The origin of a page that may read the answer, where the page is not the server's own.
+    type Kept = Option<HeaderValue>;
 
-    fn layer(&self, inner: S) -> Self::Service {
-        Guarded { inner, guard: self.clone() }
-    }
-}
-
-/// The service that [`BrowserGuard`] makes.
-#[derive(Clone)]
-pub struct Guarded<S> {
-    inner: S,
-    guard: BrowserGuard,
-}
-
-type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
-
-impl<S> Service<Request<Body>> for Guarded<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = Answer<S::Error>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+    fn before(&self, request: &mut Request<Body>) -> Result<Option<HeaderValue>, Box<Response<Body>>> {
         let peer = request.extensions().get::<Arc<Peer>>().cloned();
         if peer.as_ref().is_some_and(|peer| !matches!(peer.origin, Origin::Network(_))) {
             // No page reaches a socket.
-            return Box::pin(self.inner.call(request));
+            return Ok(None);
         }
         let has_token = request.headers().contains_key(AUTHORIZATION);
-        let is_authorized = has_token && (self.guard.is_token_needed)();
-        let asked = Asked { is_authorized, ..asked(&request, peer.as_deref()) };
+        let is_authorized = has_token && (self.is_token_needed)();
+        let asked = Asked { is_authorized, ..asked(request, peer.as_deref()) };
         let is_of_own_page = asked.is_of_own_page();
-        let answered = match self.guard.rules.judge(&asked) {
+        match self.rules.judge(&asked) {
             Verdict::Passes => {
                 if is_of_own_page {
                     request.extensions_mut().insert(OwnPage);
                 }
-                return Box::pin(self.inner.call(request));
+                Ok(None)
             }
-            Verdict::PassesTo(origin) => {
-                let origin = HeaderValue::from_str(origin);
-                let answer = self.inner.call(request);
-                return Box::pin(async move {
-                    let mut response = answer.await?;
-                    if let Ok(origin) = origin {
-                        grant(response.headers_mut(), origin);
-                        response.headers_mut().insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED_HEADERS);
-                    }
-                    Ok(response)
-                });
-            }
-            Verdict::Preflight(origin) => preflight(origin),
-            Verdict::Refused(foreign) => refusal(foreign, &request),
-        };
-        Box::pin(std::future::ready(Ok(answered)))
+            Verdict::PassesTo(origin) => Ok(HeaderValue::from_str(origin).ok()),
+            Verdict::Preflight(origin) => Err(Box::new(preflight(origin))),
+            Verdict::Refused(foreign) => Err(Box::new(refusal(foreign, request))),
+        }
+    }
+
+    async fn after<E: Send>(
+        origin: Option<HeaderValue>,
+        answer: impl Future<Output = Result<Response<Body>, E>> + Send,
+    ) -> Result<Response<Body>, E> {
+        let mut response = answer.await?;
+        if let Some(origin) = origin {
+            grant(response.headers_mut(), origin);
+            response.headers_mut().insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED_HEADERS);
+        }
+        Ok(response)
     }
 }
 

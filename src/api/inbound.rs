@@ -10,18 +10,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tokio::time::{Instant, Sleep};
 use tonic::body::Body;
 use tonic::{Code, Status};
-use tower::{Layer, Service};
 
 use crate::api::status::{Fault, exhausted};
 use crate::listen::budget::Hold;
 use crate::listen::peer::Peer;
+use crate::middleware::Middleware;
 
 /// The bytes before a message: whether it is compressed, and its length.
 const HEAD_BYTES: u64 = 5;
@@ -67,7 +67,7 @@ impl Meter {
     }
 }
 
-/// The layer that bounds requests.
+/// Bounds requests.
 #[derive(Clone, Debug)]
 pub struct Inbound {
     /// How long a request may wait for the next byte of its client.
@@ -93,40 +93,27 @@ impl Inbound {
     }
 }
 
-impl<S> Layer<S> for Inbound {
-    type Service = Bounded<S>;
+impl Middleware for Inbound {
+    type Kept = ();
 
-    fn layer(&self, inner: S) -> Self::Service {
-        Bounded { inner, bounds: self.clone() }
-    }
-}
-
-/// The service that [`Inbound`] makes.
-#[derive(Clone, Debug)]
-pub struct Bounded<S> {
-    inner: S,
-    bounds: Inbound,
-}
-
-impl<S: Service<Request<Body>>> Service<Request<Body>> for Bounded<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn before(&self, request: &mut Request<Body>) -> Result<(), Box<Response<Body>>> {
         let share = request.extensions().get::<Arc<Peer>>().map(|peer| peer.share.clone());
-        let Some(share) = share.filter(|_| !request.body().is_end_stream()) else { return self.inner.call(request) };
-        let waits_for_client = self.bounds.streaming.contains(request.uri().path());
-        let (idle_max, message_bytes_max) = (self.bounds.idle_max, self.bounds.message_bytes_max);
-        self.inner.call(request.map(|inner| {
-            let silence = Silence { time: idle_max, sleep: None, is_running: false };
-            let (inner, meter, hold) = (Some(inner), Meter::default(), Hold::new(share));
-            Body::new(BoundedBody { inner, meter, hold, silence, waits_for_client, message_bytes_max })
-        }))
+        let Some(share) = share.filter(|_| !request.body().is_end_stream()) else { return Ok(()) };
+        let waits_for_client = self.streaming.contains(request.uri().path());
+        let (idle_max, message_bytes_max) = (self.idle_max, self.message_bytes_max);
+        let inner = Some(std::mem::take(request.body_mut()));
+        let silence = Silence { time: idle_max, sleep: None, is_running: false };
+        let (meter, hold) = (Meter::default(), Hold::new(share));
+        *request.body_mut() =
+            Body::new(BoundedBody { inner, meter, hold, silence, waits_for_client, message_bytes_max });
+        Ok(())
+    }
+
+    async fn after<E: Send>(
+        (): (),
+        answer: impl Future<Output = Result<Response<Body>, E>> + Send,
+    ) -> Result<Response<Body>, E> {
+        answer.await
     }
 }
 

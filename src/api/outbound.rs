@@ -14,12 +14,12 @@ use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
-use tower::{Layer, Service};
 
 use crate::api::request_id::RequestId;
 use crate::api::status::exhausted;
 use crate::listen::budget::{Hold, Share};
 use crate::listen::peer::Peer;
+use crate::middleware::Middleware;
 
 /// Frames of fewer bytes hold nothing: what the protocols keep for a stream is more.
 const SMALL: usize = 1 << 10;
@@ -40,52 +40,32 @@ pub(crate) fn hold(share: Option<&Arc<Share>>, bytes: u64) -> Result<Option<Hold
     Ok(Some(hold))
 }
 
-/// The layer that bounds answers.
+/// Bounds answers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outbound;
 
-impl<S> Layer<S> for Outbound {
-    type Service = Bounded<S>;
+impl Middleware for Outbound {
+    type Kept = (Option<Arc<Share>>, RequestId);
 
-    fn layer(&self, inner: S) -> Self::Service {
-        Bounded(inner)
-    }
-}
-
-/// The service that [`Outbound`] makes.
-#[derive(Clone, Debug)]
-pub struct Bounded<S>(S);
-
-impl<S> Service<Request<Body>> for Bounded<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: 'static,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn before(&self, request: &mut Request<Body>) -> Result<Self::Kept, Box<Response<Body>>> {
         let share = request.extensions().get::<Arc<Peer>>().map(|peer| peer.outbound.clone());
-        let id = RequestId::of(&request);
-        let answer = self.0.call(request);
-        Box::pin(async move {
-            let response = answer.await?;
-            let Some(share) = share else { return Ok(response) };
-            let kind = response.headers().get(CONTENT_TYPE);
-            let is_grpc = kind.is_some_and(|kind| kind.as_bytes() == b"application/grpc");
-            Ok(response.map(|body| {
-                if body.is_end_stream() {
-                    return body;
-                }
-                Body::new(BoundedBody { inner: Some(body), share, id, is_grpc })
-            }))
-        })
+        Ok((share, RequestId::of(request)))
+    }
+
+    async fn after<E: Send>(
+        (share, id): Self::Kept,
+        answer: impl Future<Output = Result<Response<Body>, E>> + Send,
+    ) -> Result<Response<Body>, E> {
+        let response = answer.await?;
+        let Some(share) = share else { return Ok(response) };
+        let kind = response.headers().get(CONTENT_TYPE);
+        let is_grpc = kind.is_some_and(|kind| kind.as_bytes() == b"application/grpc");
+        Ok(response.map(|body| {
+            if body.is_end_stream() {
+                return body;
+            }
+            Body::new(BoundedBody { inner: Some(body), share, id, is_grpc })
+        }))
     }
 }
 

@@ -1,8 +1,6 @@
 //! The server's own name of each request, by which an answer, the log and the audit are found again.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use http::header::HeaderName;
 use http::{HeaderValue, Request, Response};
@@ -10,7 +8,8 @@ use prost::Message as _;
 use tonic::Status;
 use tonic::body::Body;
 use tonic_types::pb;
-use tower::{Layer, Service};
+
+use crate::middleware::Middleware;
 
 /// The header of each answer, and the key in the metadata of each `ErrorInfo`.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("haul-request-id");
@@ -19,7 +18,7 @@ const ERROR_INFO: &str = "type.googleapis.com/google.rpc.ErrorInfo";
 
 /// The name of a request. Each has one among its extensions.
 #[derive(Clone, Debug)]
-pub(crate) struct RequestId(Arc<str>);
+pub struct RequestId(Arc<str>);
 
 impl RequestId {
     /// Returns the name of a request.
@@ -63,47 +62,28 @@ impl RequestId {
     }
 }
 
-/// The layer that names requests. It is the outermost, so that every answer has a name.
+/// Names requests. It is the outermost, so that every answer has a name.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NameRequests;
 
-impl<S> Layer<S> for NameRequests {
-    type Service = Naming<S>;
+impl Middleware for NameRequests {
+    type Kept = RequestId;
 
-    fn layer(&self, inner: S) -> Self::Service {
-        Naming(inner)
-    }
-}
-
-/// The service that [`NameRequests`] makes.
-#[derive(Clone, Debug)]
-pub struct Naming<S>(S);
-
-impl<S> Service<Request<Body>> for Naming<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: 'static,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+    fn before(&self, request: &mut Request<Body>) -> Result<RequestId, Box<Response<Body>>> {
         let id = RequestId::fresh();
         request.extensions_mut().insert(id.clone());
-        let answer = self.0.call(request);
-        Box::pin(async move {
-            let mut response = answer.await?;
-            if let Ok(id) = HeaderValue::from_str(id.as_str()) {
-                response.headers_mut().insert(REQUEST_ID, id);
-            }
-            Ok(response)
-        })
+        Ok(id)
+    }
+
+    async fn after<E: Send>(
+        id: RequestId,
+        answer: impl Future<Output = Result<Response<Body>, E>> + Send,
+    ) -> Result<Response<Body>, E> {
+        let mut response = answer.await?;
+        if let Ok(id) = HeaderValue::from_str(id.as_str()) {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
+        Ok(response)
     }
 }
 

@@ -21,6 +21,7 @@ use crate::api::jobs::Jobs;
 use crate::api::outbound::Outbound;
 use crate::api::request_id::NameRequests;
 use crate::listen::calls::Answers;
+use crate::middleware::Through;
 use crate::model::browser::BrowserRules;
 use crate::pb;
 use crate::pb::access_service_server::AccessServiceServer;
@@ -105,7 +106,7 @@ impl Around {
     /// What is scraped, for who may.
     fn page(&self) -> rest::Services {
         let page = web::metrics::service(self.scrape.clone());
-        BoxCloneSyncService::new(ServiceBuilder::new().layer(self.access.clone()).service(page))
+        BoxCloneSyncService::new(ServiceBuilder::new().layer(Through(self.access.clone())).service(page))
     }
 
     /// Where sessions of browsers begin and end.
@@ -125,25 +126,35 @@ impl Around {
 pub(super) fn layered(services: Routes, around: &Around, has_metrics: bool) -> impl Answers + use<> {
     let Around { readiness, browsers, access, request_body_idle, metrics, .. } = around.clone();
     let count = CountCalls::new(metrics, "haul.v1");
-    let called = ServiceBuilder::new().layer(Deadlines).layer(CompleteErrors).service(services.prepare());
+    let called =
+        ServiceBuilder::new().layer(Through(Deadlines)).layer(Through(CompleteErrors)).service(services.prepare());
     let bounds = BodyBounds { bytes_max: MESSAGE_BYTES_MAX as u64, idle_max: request_body_idle };
-    let within = ServiceBuilder::new().layer(count.clone()).layer(access.clone()).service(called.clone());
+    let within =
+        ServiceBuilder::new().layer(Through(count.clone())).layer(Through(access.clone())).service(called.clone());
     let rest = Rest::new(BoxCloneSyncService::new(within), bounds, around.door());
     let page = has_metrics.then(|| around.page());
     let web = Web::new(readiness, around.door(), Some(rest), page, browsers.has_dashboard);
     let grpc = ServiceBuilder::new()
         .layer(tonic_web::GrpcWebLayer::new())
-        .layer(count)
-        .layer(access)
-        .layer(Inbound::new(request_body_idle, MESSAGE_BYTES_MAX as u64, &DESCRIPTORS))
+        .layer(Through(count))
+        .layer(Through(access))
+        .layer(Through(Inbound::new(request_body_idle, MESSAGE_BYTES_MAX as u64, &DESCRIPTORS)))
         .service(called);
-    ServiceBuilder::new().layer(NameRequests).layer(Outbound).layer(around.guard()).service(Steer::new(grpc, web))
+    ServiceBuilder::new()
+        .layer(Through(NameRequests))
+        .layer(Through(Outbound))
+        .layer(Through(around.guard()))
+        .service(Steer::new(grpc, web))
 }
 
 /// Metrics and probes alone, for an address of their own.
 pub(super) fn metrics_alone(around: &Around) -> impl Answers + use<> {
     let web = Web::new(around.readiness.clone(), around.door(), None, Some(around.page()), false);
-    ServiceBuilder::new().layer(NameRequests).layer(Outbound).layer(around.guard()).service(web)
+    ServiceBuilder::new()
+        .layer(Through(NameRequests))
+        .layer(Through(Outbound))
+        .layer(Through(around.guard()))
+        .service(web)
 }
 
 /// Registers the protos of haul, of health and of error details, so that a client without them reads all of these.

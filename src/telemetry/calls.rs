@@ -10,11 +10,11 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
-use tower::{Layer, Service};
 
+use crate::middleware::Middleware;
 use crate::telemetry::metrics::Metrics;
 
-/// The layer that counts calls of gRPC.
+/// Counts calls of gRPC.
 #[derive(Clone, Debug)]
 pub struct CountCalls {
     metrics: Arc<Metrics>,
@@ -29,44 +29,32 @@ impl CountCalls {
     }
 }
 
-impl<S> Layer<S> for CountCalls {
-    type Service = Counting<S>;
+impl Middleware for CountCalls {
+    type Kept = Call;
 
-    fn layer(&self, inner: S) -> Counting<S> {
-        Counting { inner, layer: self.clone() }
-    }
-}
-
-/// The service that [`CountCalls`] makes.
-#[derive(Clone, Debug)]
-pub struct Counting<S> {
-    inner: S,
-    layer: CountCalls,
-}
-
-impl<S> Service<Request<Body>> for Counting<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>>,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = Answer<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Answer<S::Future> {
+    fn before(&self, request: &mut Request<Body>) -> Result<Call, Box<Response<Body>>> {
         let path = request.uri().path().trim_start_matches('/');
-        let method = path.strip_prefix(self.layer.package).and_then(|rest| rest.strip_prefix('.')).unwrap_or("");
-        let call = Call::begin(self.layer.metrics.clone(), method);
-        Answer { answer: Box::pin(self.inner.call(request)), call: Some(call) }
+        let method = path.strip_prefix(self.package).and_then(|rest| rest.strip_prefix('.')).unwrap_or("");
+        Ok(Call::begin(self.metrics.clone(), method))
+    }
+
+    async fn after<E: Send>(
+        mut call: Call,
+        answer: impl Future<Output = Result<Response<Body>, E>> + Send,
+    ) -> Result<Response<Body>, E> {
+        let response = answer.await?;
+        // An answer without a message has its status in the head.
+        if let Some(status) = Status::from_header_map(response.headers()) {
+            call.code = status.code();
+            return Ok(response);
+        }
+        Ok(response.map(|body| Body::new(CountedBody { inner: body, call: Some(call) })))
     }
 }
 
 /// A call that is open. One that is dropped before its end was given up.
 #[derive(Debug)]
-struct Call {
+pub struct Call {
     metrics: Arc<Metrics>,
     /// Its place among the methods.
     place: usize,
@@ -85,30 +73,6 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.metrics.calls_at(self.place).ends(self.code, self.since.elapsed());
-    }
-}
-
-/// The answer to come.
-pub struct Answer<F> {
-    answer: Pin<Box<F>>,
-    call: Option<Call>,
-}
-
-impl<F, E> Future for Answer<F>
-where
-    F: Future<Output = Result<Response<Body>, E>>,
-{
-    type Output = Result<Response<Body>, E>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = std::task::ready!(self.answer.as_mut().poll(cx))?;
-        let Some(mut call) = self.call.take() else { return Poll::Ready(Ok(response)) };
-        // An answer without a message has its status in the head.
-        if let Some(status) = Status::from_header_map(response.headers()) {
-            call.code = status.code();
-            return Poll::Ready(Ok(response));
-        }
-        Poll::Ready(Ok(response.map(|body| Body::new(CountedBody { inner: body, call: Some(call) }))))
     }
 }
 
@@ -156,6 +120,7 @@ mod tests {
     use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 
     use super::*;
+    use crate::middleware::Through;
     use crate::telemetry::metrics::Words;
     use crate::telemetry::metrics::page::{Form, Gauges, page};
 
@@ -165,7 +130,8 @@ mod tests {
             let response = response.take().unwrap_or_default();
             async move { Ok::<_, std::convert::Infallible>(response) }
         });
-        let service = ServiceBuilder::new().layer(CountCalls::new(metrics.clone(), "haul.v1")).service(answers);
+        let service =
+            ServiceBuilder::new().layer(Through(CountCalls::new(metrics.clone(), "haul.v1"))).service(answers);
         let request = Request::builder().uri(path).body(Body::empty()).unwrap();
         let answered = service.oneshot(request).await.unwrap();
         if reads {

@@ -18,20 +18,18 @@ use std::collections::HashSet;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderName};
 use http::{HeaderMap, Request, Response};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::{Code, Status};
-use tower::{Layer, Service};
 
 use crate::api::access::bounds::Counted;
 use crate::api::access::caller::{Caller, Denied, Rules, Shown, Unknown, decide};
@@ -44,6 +42,7 @@ use crate::api::status::{Fault, Violations, precondition, rate_limited, shown};
 use crate::api::to_proto::timestamp;
 use crate::engine::handle::Engine;
 use crate::listen::peer::Peer;
+use crate::middleware::{Middleware, until};
 use crate::model::access::{LOCAL_NAME, Method};
 use crate::model::book::Book;
 use crate::model::identity::Identities;
@@ -64,7 +63,7 @@ const SESSION_LOOK: Duration = Duration::from_secs(60);
 /// How often it is stored which tokens were used and what was refused.
 const KEEP_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The layer that knows who calls.
+/// Knows who calls.
 #[derive(Clone)]
 pub struct Access {
     engine: Engine,
@@ -370,122 +369,68 @@ async fn lost(standing: Arc<Standing>) -> Status {
     standing.lost().await
 }
 
-impl<S> Layer<S> for Access {
-    type Service = Guarded<S>;
+impl Middleware for Access {
+    type Kept = Passed;
 
-    fn layer(&self, inner: S) -> Self::Service {
-        Guarded { inner, access: self.clone() }
-    }
-}
-
-/// The service that [`Access`] makes.
-#[derive(Clone)]
-pub struct Guarded<S> {
-    inner: S,
-    access: Access,
-}
-
-type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
-
-impl<S> Service<Request<Body>> for Guarded<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = Answer<S::Error>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let id = RequestId::of(&request);
-        let (need, standing) = match self.access.judge(&request, id.as_str()) {
-            Ok(judged) => judged,
-            Err(status) => return Box::pin(std::future::ready(Ok(id.on(status).into_http()))),
-        };
-        let streams = self.access.streaming.contains(request.uri().path().trim_start_matches('/'));
+    fn before(&self, request: &mut Request<Body>) -> Result<Passed, Box<Response<Body>>> {
+        let id = RequestId::of(request);
+        let judged = self.judge(request, id.as_str());
+        let (need, standing) = judged.map_err(|status| Box::new(id.on(status).into_http()))?;
+        let streams = self.streaming.contains(request.uri().path().trim_start_matches('/'));
         request.headers_mut().remove(AUTHORIZATION);
         if let Some(caller) = &standing.caller {
             request.extensions_mut().insert(caller.clone());
         }
-        let answer = self.inner.call(request);
-        let standing = Arc::new(standing);
-        Box::pin(async move {
-            let mut lost: Lost = Box::pin(lost(standing.clone()));
-            let mut over = None;
-            let late = async {
-                let status = lost.as_mut().await;
-                over = Some(status.clone());
-                tokio::time::sleep(ANSWER_TIME).await;
-                status
-            };
-            let mut response = tokio::select! {
-                biased;
-                answered = answer => answered?,
-                status = late => return Ok(id.on(status).into_http()),
-            };
-            if let Some(status) = Status::from_header_map(response.headers()) {
-                standing.note_refusal(&status);
-                id.on_headers(response.headers_mut());
-            }
-            if !streams || need == Need::Open {
-                return Ok(response);
-            }
-            Ok(response.map(|body| Body::new(StandingBody { inner: Some(body), over, lost, id })))
-        })
+        Ok(Passed { id, standing: Arc::new(standing), ends: streams && need != Need::Open })
     }
+
+    async fn after<E: Send>(
+        Passed { id, standing, ends }: Passed,
+        answer: impl Future<Output = Result<Response<Body>, E>> + Send,
+    ) -> Result<Response<Body>, E> {
+        let mut lost: Lost = Box::pin(lost(standing.clone()));
+        let mut over = None;
+        let late = async {
+            let status = lost.as_mut().await;
+            over = Some(status.clone());
+            tokio::time::sleep(ANSWER_TIME).await;
+            status
+        };
+        let mut response = tokio::select! {
+            biased;
+            answered = answer => answered?,
+            status = late => return Ok(id.on(status).into_http()),
+        };
+        if let Some(status) = Status::from_header_map(response.headers()) {
+            standing.note_refusal(&status);
+            id.on_headers(response.headers_mut());
+        }
+        if !ends {
+            return Ok(response);
+        }
+        Ok(response.map(|body| {
+            let names = id.clone();
+            let body = body.map_frame(move |mut frame| {
+                if let Some(trailers) = frame.trailers_mut() {
+                    names.on_headers(trailers);
+                }
+                frame
+            });
+            until(Body::new(body), move |cx| match over.take() {
+                // What was waited for has said so already, and must not be asked again.
+                Some(status) => Poll::Ready(id.on(status)),
+                None => lost.as_mut().poll(cx).map(|status| id.on(status)),
+            })
+        }))
+    }
+}
+
+/// A call that may be made.
+pub struct Passed {
+    id: RequestId,
+    standing: Arc<Standing>,
+    /// Whether its answer goes on, and so ends when the call may no longer be made.
+    ends: bool,
 }
 
 type Lost = Pin<Box<dyn Future<Output = Status> + Send>>;
-
-/// The body of an answer, for as long as its call may go on.
-struct StandingBody {
-    /// `None` once the call has ended, so that what feeds the body ends too.
-    inner: Option<Body>,
-    /// What `lost` has said, which must not be asked again.
-    over: Option<Status>,
-    lost: Lost,
-    id: RequestId,
-}
-
-impl HttpBody for StandingBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.inner.is_none() {
-            return Poll::Ready(None);
-        }
-        // First: a stream that always has a message ends too.
-        let over = match self.over.take() {
-            Some(status) => Poll::Ready(status),
-            None => self.lost.as_mut().poll(cx),
-        };
-        if let Poll::Ready(status) = over {
-            self.inner = None;
-            let mut trailers = HeaderMap::new();
-            let added = self.id.on(status).add_header(&mut trailers);
-            return Poll::Ready(Some(added.map(|()| Frame::trailers(trailers))));
-        }
-        let this = &mut *self;
-        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-        Pin::new(inner).poll_frame(cx).map_ok(|mut frame| {
-            if let Some(trailers) = frame.trailers_mut() {
-                this.id.on_headers(trailers);
-            }
-            frame
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
-    }
-}
