@@ -10,7 +10,6 @@ mod it {
     mod audit;
     mod chaos;
     mod choices;
-    mod clients;
     mod content;
     mod control;
     mod crash;

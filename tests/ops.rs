@@ -8,6 +8,7 @@ mod support;
 
 mod ops {
     mod alerts;
+    mod deployments;
     mod metrics;
     mod packages;
     mod tools;

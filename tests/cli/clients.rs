@@ -1,9 +1,7 @@
 //! The clients of a server.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
 
 use haul::pb;
 
@@ -11,6 +9,7 @@ use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::{Server, haul};
 use crate::support::spec::{fetch, fetch_as, job};
+use crate::support::switch::Switch;
 
 fn run(server: &Server, args: &[&str]) -> Output {
     let mut all = vec!["--server", &server.address];
@@ -204,12 +203,12 @@ async fn shows_the_server_and_ends_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_survives_its_server() {
     let (mut server, origin) = (Server::start().await, Origin::start());
-    let relay = Relay::to(&server.address);
+    let switch = Switch::to(&server.address);
     origin.reply("/quick", Reply::ok("quick"));
     origin.handle("/slow", |request| if request.nth == 0 { Reply::hang() } else { Reply::ok("slow") });
     let id = server.submit(job(vec![fetch(origin.url("/quick")), fetch(origin.url("/slow"))])).await;
     let mut child = Command::new(env!("CARGO_BIN_EXE_haul"))
-        .args(["--server", &relay.address, "watch", &id])
+        .args(["--server", &switch.address, "watch", &id])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -220,7 +219,7 @@ async fn a_watch_survives_its_server() {
         seen.push(lines.next().expect("the watch has not ended"));
     }
     server.restart().await;
-    relay.turn_to(&server.address);
+    switch.turn_to(&server.address);
     seen.extend(lines);
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{seen:?} {}", text(&output));
@@ -263,41 +262,4 @@ async fn ends_quietly_when_nobody_reads() {
         .output()
         .unwrap();
     assert_eq!(full.status.code(), Some(1), "a full disk is no success");
-}
-
-/// A port that stays while the server behind it changes.
-struct Relay {
-    address: String,
-    server: Arc<Mutex<String>>,
-}
-
-impl Relay {
-    fn to(server: &str) -> Relay {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let server = Arc::new(Mutex::new(server.to_owned()));
-        let target = server.clone();
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let address = target.lock().unwrap().clone();
-                // Dropping the client says that nobody is there.
-                let Ok(server) = TcpStream::connect(address) else { continue };
-                carry(&client, &server);
-                carry(&server, &client);
-            }
-        });
-        Relay { address, server }
-    }
-
-    fn turn_to(&self, server: &str) {
-        server.clone_into(&mut self.server.lock().unwrap());
-    }
-}
-
-fn carry(from: &TcpStream, to: &TcpStream) {
-    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-    std::thread::spawn(move || {
-        let _ = std::io::copy(&mut from, &mut to);
-        let _ = to.shutdown(std::net::Shutdown::Both);
-    });
 }

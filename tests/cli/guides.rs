@@ -189,7 +189,7 @@ async fn the_examples_of_access_work() {
     run("access.md", &server, &origin);
 }
 
-/// The pages whose examples other tests run: programs by `tests/it/clients.rs`, and help, which has none.
+/// The pages whose examples other tests run: programs by `tests/clients.rs`, and help, which has none.
 const OTHER_PAGES: [&str; 2] = ["clients.md", "cli.md"];
 
 #[test]

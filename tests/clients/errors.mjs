@@ -1,7 +1,7 @@
 // Errors as the default Node.js client sees them, and as a browser does: each call 200 times, and each time the right
 // code with its details.
 //
-// Run by tests/it/clients.rs as `errors.mjs ADDRESS JOB PROTOS`: JOB is a job that does not end.
+// Run by tests/clients.rs as `errors.mjs ADDRESS JOB PROTOS`: JOB is a job that does not end.
 
 import assert from 'node:assert';
 import grpc from '@grpc/grpc-js';

@@ -1,6 +1,6 @@
 """Errors as the default Python client sees them: each call 200 times, and each time the right code with its details.
 
-Run by tests/it/clients.rs as `errors.py ADDRESS JOB`: JOB is a job that does not end.
+Run by tests/clients.rs as `errors.py ADDRESS JOB`: JOB is a job that does not end.
 """
 
 import collections

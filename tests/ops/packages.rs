@@ -35,6 +35,10 @@ fn the_unit_is_hardened() {
     assert!(exposure.status.success(), "more than 1.5 is exposed: {}", said(&exposure));
     let verified = said(&check(&["verify", "--man=no"]));
     let wrong: Vec<&str> = verified.lines().filter(|line| line.starts_with("haul.service:")).collect();
+    let unit = read(UNIT);
+    // Another user reaches a socket in no other place of the sandbox, and is known there by the drop-in alone.
+    assert!(unit.contains("RuntimeDirectory=haul\n") && unit.contains("PrivateUsers=yes\n"), "{unit}");
+    assert!(read("deploy/systemd/socket-identities.conf").contains("[Service]\nPrivateUsers=no\n"));
     // The program is where a package puts it.
     assert!(wrong.iter().all(|line| line.contains("/usr/bin/haul is not executable")), "{verified}");
 }
@@ -134,6 +138,7 @@ fn the_debian_package_has_everything_and_starts_nothing() {
         "usr/share/man/man1/haul-serve.1.gz",
         "usr/share/doc/haul/copyright",
         "usr/share/doc/haul/haul.rules.yml",
+        "usr/share/doc/haul/socket-identities.conf",
     ] {
         assert!(tree.join(file).exists(), "{file} is missing");
     }
@@ -145,6 +150,11 @@ fn the_debian_package_has_everything_and_starts_nothing() {
     let version = format!("Version: {}\n", env!("CARGO_PKG_VERSION"));
     assert!(control.contains("Package: haul\n") && control.contains(&version), "{control}");
     assert!(control.contains("Depends: libc6 (>= "), "{control}");
+    let depends = control.lines().find(|line| line.starts_with("Depends: ")).unwrap();
+    let postinst = std::fs::read_to_string(tree.join("DEBIAN/postinst")).unwrap();
+    for (program, package) in [("systemd-sysusers", "systemd-standalone-sysusers"), ("adduser ", "adduser")] {
+        assert!(postinst.contains(program) && depends.contains(package), "{depends}");
+    }
     assert_eq!(std::fs::read_to_string(tree.join("DEBIAN/conffiles")).unwrap(), "/etc/haul/haul.toml\n");
     for name in ["postinst", "prerm", "postrm"] {
         ran(Command::new("sh").arg("-n").arg(tree.join("DEBIAN").join(name)));
@@ -235,7 +245,7 @@ fn the_list_of_parts_has_every_crate_that_is_built_in() {
 
 #[test]
 fn scripts_are_shell_that_can_be_read() {
-    for name in ["deb", "static", "tools", "test"] {
+    for name in ["deb", "static", "stubs", "tools", "test", "test-web"] {
         let done = Command::new("bash").arg("-n").arg(root().join("scripts").join(name)).output().unwrap();
         assert!(done.status.success(), "{name}: {}", said(&done));
     }

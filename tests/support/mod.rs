@@ -12,6 +12,8 @@ pub mod origin;
 pub mod proxy;
 pub mod relay;
 pub mod reply;
+pub mod secure;
 pub mod server;
 pub mod spec;
+pub mod switch;
 pub mod tls;
