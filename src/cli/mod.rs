@@ -35,6 +35,7 @@ mod states;
 mod submit;
 mod term;
 mod token;
+mod top;
 mod urls;
 mod watch;
 
@@ -157,6 +158,7 @@ async fn look_or_control(top: &Remote, command: Command) -> anyhow::Result<ExitC
         Command::Delete(it) => with!(it, control::delete),
         Command::Limits(it) => with!(it, limits::run),
         Command::Hosts(it) => with!(it, admin::hosts),
+        Command::Top(it) => with!(it, top::run),
         Command::Info(it) => with!(it, admin::info),
         Command::Drain(it) => with!(it, admin::drain),
         Command::Whoami(it) => with!(it, principal::whoami),
