@@ -11,4 +11,5 @@ mod ops {
     mod metrics;
     mod packages;
     mod tools;
+    mod traces;
 }

@@ -170,6 +170,7 @@ fn http(http: pb::HttpOptions, path: &str, v: &mut Violations) -> HttpOptions {
         client_certificate_pem: filled(http.client_certificate_pem),
         client_key_pem: filled(http.client_key_pem).map(Secret::new),
         insecure_skip_verify: http.insecure_skip_verify,
+        propagate_trace: http.propagate_trace,
     }
 }
 

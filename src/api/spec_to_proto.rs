@@ -170,6 +170,7 @@ fn http(options: &HttpOptions) -> pb::HttpOptions {
         client_certificate_pem: options.client_certificate_pem.clone().unwrap_or_default(),
         client_key_pem: hidden(&options.client_key_pem),
         insecure_skip_verify: options.insecure_skip_verify,
+        propagate_trace: options.propagate_trace,
     }
 }
 

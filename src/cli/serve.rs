@@ -288,6 +288,7 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
             calls_per_second: config.network.calls_per_second,
             failures_per_minute: config.network.auth_failures_per_minute,
         },
+        trace_ratio: config.trace_ratio,
         shutdown_grace: config.shutdown_grace,
     }
 }

@@ -16,6 +16,7 @@ use crate::model::limits::{HostLimits, Limits, RateLimit};
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::task_filter::TaskChoice;
 use crate::model::time::Timestamp;
+use crate::model::trace::TraceParent;
 use crate::store::{Chunk, LaneNumber, NewPage};
 
 /// The reason why the engine did not do what was asked.
@@ -262,6 +263,7 @@ pub(crate) enum Command {
         spec: Box<JobSpec>,
         request: Option<(String, [u8; 32])>,
         tasks: Tasks,
+        caller: Option<TraceParent>,
         reply: Reply<Arc<Job>>,
     },
     Job(JobId, JobCommand),

@@ -32,6 +32,7 @@ mod queue;
 mod runner;
 mod scheduler;
 mod selection;
+mod spans;
 mod timers;
 mod work;
 pub mod workers;

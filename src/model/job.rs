@@ -15,6 +15,7 @@ use crate::model::spec::JobSpec;
 use crate::model::task::TaskState;
 use crate::model::task_filter::TaskFilter;
 use crate::model::time::Timestamp;
+use crate::model::trace::TraceParent;
 
 /// Where a job is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -142,6 +143,9 @@ pub struct Job {
     /// Whose it is.
     #[serde(default, skip_serializing_if = "is_default")]
     pub creator: Creator,
+    /// Where in a trace its caller stood.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub caller: Option<TraceParent>,
 }
 
 /// What stays of an ended job of which tasks are retried.
@@ -258,6 +262,7 @@ impl Job {
             settled_successes: 0,
             downloads: false,
             creator: Creator::default(),
+            caller: None,
         }
     }
 

@@ -36,3 +36,4 @@ pub mod task_filter;
 pub mod text;
 pub mod time;
 pub mod token;
+pub mod trace;

@@ -12,6 +12,7 @@ use crate::engine::hub::{Active, Notice};
 use crate::engine::queue::Admission;
 use crate::engine::queue::task::{Queued, Running};
 use crate::engine::scheduler::Scheduler;
+use crate::engine::spans;
 use crate::engine::timers::Timer;
 use crate::limits::Blocked;
 use crate::limits::hosts::{AttemptPlace, HostPermit, Hosts};
@@ -20,7 +21,7 @@ use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::job::{Change, JobEvent};
 use crate::model::progress::Meter;
-use crate::model::spec::{Options, Work};
+use crate::model::spec::Work;
 use crate::model::task::TaskEvent;
 use crate::model::time::Timestamp;
 use crate::store::{Claim, StoredTask};
@@ -103,7 +104,7 @@ impl Scheduler {
             id,
             fence: row.task.fence,
             spec: task.spec.clone(),
-            options: Options::of(&run.job.spec.defaults, &task.spec),
+            options: spans::options(&run.job, &task.spec, id, row.task.fence, self.runner.traces.is_some()),
             directory: run.job.directory(),
             rates: run.rates().clone(),
             permit: Mutex::new(Some(permit)),

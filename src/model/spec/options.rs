@@ -135,6 +135,9 @@ pub struct HttpOptions {
     /// Accepts any certificate.
     #[serde(skip_serializing_if = "is_default")]
     pub insecure_skip_verify: Option<bool>,
+    /// Tells origins the trace that a request belongs to.
+    #[serde(skip_serializing_if = "is_default")]
+    pub propagate_trace: Option<bool>,
 }
 
 impl HttpOptions {

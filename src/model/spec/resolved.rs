@@ -115,6 +115,7 @@ fn http(j: &HttpOptions, t: &HttpOptions) -> HttpOptions {
         client_certificate_pem: identity.client_certificate_pem.clone(),
         client_key_pem: identity.client_key_pem.clone(),
         insecure_skip_verify: t.insecure_skip_verify.or(j.insecure_skip_verify),
+        propagate_trace: t.propagate_trace.or(j.propagate_trace),
     }
 }
 

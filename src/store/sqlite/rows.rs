@@ -22,6 +22,7 @@ use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::task::{Task, TaskState};
 use crate::model::task_filter::TaskFilter;
 use crate::model::time::Timestamp;
+use crate::model::trace::TraceParent;
 use crate::store::sqlite::sealed::{self, Bag, Place};
 use crate::store::{LaneNumber, Listed, PAGE_BYTES_MAX, StoreError, StoredTask, TaskRow};
 use crate::vault::Vault;
@@ -317,6 +318,8 @@ struct Moving {
     downloads: bool,
     #[serde(skip_serializing_if = "is_default")]
     creator: String,
+    #[serde(skip_serializing_if = "is_default")]
+    caller: Option<TraceParent>,
 }
 
 /// The column `jobs.moving`.
@@ -338,6 +341,7 @@ pub(super) fn moving(job: &Job) -> Result<String, serde_json::Error> {
         settled_successes: job.settled_successes,
         downloads: job.downloads,
         creator: job.creator.name.clone(),
+        caller: job.caller,
     })
 }
 
@@ -381,6 +385,7 @@ impl JobLine {
             settled_successes: moving.settled_successes,
             downloads: moving.downloads,
             creator: Creator { no: creator, name: moving.creator },
+            caller: moving.caller,
         })
     }
 }
