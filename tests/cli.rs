@@ -15,4 +15,5 @@ mod cli {
     mod reference;
     mod screens;
     mod terminal;
+    mod top;
 }

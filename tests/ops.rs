@@ -12,4 +12,5 @@ mod ops {
     mod metrics;
     mod packages;
     mod tools;
+    mod traces;
 }

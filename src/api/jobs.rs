@@ -31,6 +31,7 @@ use crate::engine::handle::Engine;
 use crate::model::ids::JobId;
 use crate::model::job::Job;
 use crate::model::task::TaskState;
+use crate::model::trace::{TRACEPARENT, TraceParent};
 use crate::pb;
 use crate::store::Store;
 
@@ -95,6 +96,8 @@ impl pb::job_service_server::JobService for Jobs {
         request: Request<pb::SubmitJobRequest>,
     ) -> Result<Response<pb::SubmitJobResponse>, Status> {
         let caller = Caller::of(&request);
+        let place = request.metadata().get(TRACEPARENT).and_then(|value| value.to_str().ok());
+        let place = place.and_then(TraceParent::parse);
         let request = request.into_inner();
         let mut v = Violations::default();
         values::text(&request.request_id, "request_id", ID_BYTES_MAX, &mut v);
@@ -115,7 +118,7 @@ impl pb::job_service_server::JobService for Jobs {
             message.directory.clone_from(&job.spec.directory);
             return Ok(Response::new(pb::SubmitJobResponse { job: Some(message) }));
         }
-        let job = self.engine.by(caller.actor).submit(spec, tasks, &request.request_id).await?;
+        let job = self.engine.by(caller.actor).submit(spec, tasks, &request.request_id, place).await?;
         Ok(Response::new(pb::SubmitJobResponse { job: Some(lookup::live_job(&job, None)) }))
     }
 

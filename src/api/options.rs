@@ -171,6 +171,7 @@ fn http(http: pb::HttpOptions, path: &str, v: &mut Violations) -> HttpOptions {
         client_key_pem: filled(http.client_key_pem).map(Secret::new),
         insecure_skip_verify: http.insecure_skip_verify,
         credential: filled(http.credential),
+        propagate_trace: http.propagate_trace,
     }
 }
 

@@ -171,6 +171,7 @@ fn http(options: &HttpOptions) -> pb::HttpOptions {
         client_key_pem: hidden(&options.client_key_pem),
         insecure_skip_verify: options.insecure_skip_verify,
         credential: options.credential.clone().unwrap_or_default(),
+        propagate_trace: options.propagate_trace,
     }
 }
 

@@ -24,6 +24,7 @@ use crate::cli::submit::SubmitArgs;
 use crate::cli::tenant::TenantCommand;
 use crate::cli::term;
 use crate::cli::token::TokenCommand;
+use crate::cli::top::TopArgs;
 use crate::cli::watch::WaitArgs;
 
 /// Durable fetch and download jobs over gRPC.
@@ -68,6 +69,9 @@ pub(crate) enum Command {
     /// Follow a job to its end; exit 0 when it succeeded, 1 when not
     #[command(after_help = "Examples:\n  haul watch @last\n  haul watch 7c21f09b -o json")]
     Watch(With<JobRef>),
+    /// Show jobs, a job and hosts on the whole screen, as they change
+    #[command(after_help = "Examples:\n  haul top\n  haul top @last\n  haul top --once\n\n`?` lists the keys.")]
+    Top(With<TopArgs>),
     /// Wait for the end of a job; exit 0 when it succeeded, 1 when not, 124 when the time passed
     #[command(after_help = "Example:\n  haul wait @last --timeout 10m && publish")]
     Wait(With<WaitArgs>),
@@ -163,7 +167,7 @@ pub(crate) enum Command {
 const GROUPS: &[(&str, &[&str])] = &[
     ("Run", &["serve", "get"]),
     ("Submit", &["submit", "add", "seal"]),
-    ("Look", &["list", "show", "tasks", "events", "watch", "wait", "cat"]),
+    ("Look", &["top", "list", "show", "tasks", "events", "watch", "wait", "cat"]),
     ("Control", &["cancel", "pause", "resume", "retry", "retry-now", "update", "delete", "control"]),
     ("Operate", &["info", "limits", "hosts", "drain", "backup", "check"]),
     ("Access", &["whoami", "token", "principal", "tenant", "credential", "audit", "key"]),

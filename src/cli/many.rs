@@ -30,7 +30,8 @@ pub(crate) enum Action {
 }
 
 impl Action {
-    fn of_contract(self) -> pb::JobAction {
+    /// The action as the contract names it.
+    pub(crate) fn of_contract(self) -> pb::JobAction {
         match self {
             Action::Pause => pb::JobAction::Pause,
             Action::Resume => pb::JobAction::Resume,
@@ -40,7 +41,8 @@ impl Action {
         }
     }
 
-    fn words(self) -> (&'static str, &'static str) {
+    /// What it does, and what it has done.
+    pub(crate) fn words(self) -> (&'static str, &'static str) {
         match self {
             Action::Pause => ("pause", "paused"),
             Action::Resume => ("resume", "resumed"),
@@ -109,24 +111,35 @@ pub(crate) async fn control(client: &Client, format: Format, args: ControlArgs) 
     Ok(if last.failed_count == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Follows a call to its end. Returns the last message.
+/// Prints what a call says until its end. Returns the last message.
 async fn run(
     client: &Client,
     format: Format,
     request: pb::ControlJobsRequest,
 ) -> anyhow::Result<pb::ControlJobsResponse> {
+    let print = |message: &pb::ControlJobsResponse| match format {
+        Format::Json => json::print("haul.v1.ControlJobsResponse", message),
+        Format::Text => {
+            for failure in &message.failed {
+                screen::say(format!("haul: {}: {}", failure.job_id, failure.message));
+            }
+            Ok(())
+        }
+    };
+    follow(client, request, print).await
+}
+
+/// Follows a call to its end. Returns the last message.
+pub(crate) async fn follow(
+    client: &Client,
+    request: pb::ControlJobsRequest,
+    mut say: impl FnMut(&pb::ControlJobsResponse) -> anyhow::Result<()>,
+) -> anyhow::Result<pb::ControlJobsResponse> {
     let explain = |status: tonic::Status| client.explain(&status);
     let mut stream = client.jobs().control_jobs(request).await.map_err(explain)?.into_inner();
     let mut last = pb::ControlJobsResponse::default();
     while let Some(message) = stream.message().await.map_err(explain)? {
-        match format {
-            Format::Json => json::print("haul.v1.ControlJobsResponse", &message)?,
-            Format::Text => {
-                for failure in &message.failed {
-                    screen::say(format!("haul: {}: {}", failure.job_id, failure.message));
-                }
-            }
-        }
+        say(&message)?;
         last = message;
     }
     Ok(last)

@@ -38,6 +38,7 @@ mod submit;
 mod tenant;
 mod term;
 mod token;
+mod top;
 mod urls;
 mod watch;
 
@@ -163,6 +164,7 @@ async fn look_or_control(top: &Remote, command: Command) -> anyhow::Result<ExitC
         Command::Delete(it) => with!(it, control::delete),
         Command::Limits(it) => with!(it, limits::run),
         Command::Hosts(it) => with!(it, admin::hosts),
+        Command::Top(it) => with!(it, top::run),
         Command::Info(it) => with!(it, admin::info),
         Command::Drain(it) => with!(it, admin::drain),
         Command::Whoami(it) => with!(it, principal::whoami),

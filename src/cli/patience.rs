@@ -10,7 +10,7 @@ use crate::cli::client::is_local;
 /// The first wait before a server that went away is tried again; each one after it is twice as long.
 const BACKOFF: Duration = Duration::from_millis(250);
 /// The longest such wait.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// How long a server may be away.
 const AWAY_MAX: Duration = Duration::from_mins(5);
 
@@ -41,12 +41,7 @@ impl Patience {
 
     /// How long to wait before another try after `status`; `None`: another try cannot help.
     pub(crate) fn wait(&mut self, status: &Status) -> Option<Duration> {
-        let may_help = match status.code() {
-            Code::Unavailable => true,
-            Code::Unknown | Code::Internal | Code::Cancelled => is_local(status),
-            _ => false,
-        };
-        if !may_help || self.heard.is_none_or(|heard| heard.elapsed() > AWAY_MAX) {
+        if !may_help(status) || self.heard.is_none_or(|heard| heard.elapsed() > AWAY_MAX) {
             return None;
         }
         let wait = BACKOFF.saturating_mul(1 << self.tries.min(10)).min(BACKOFF_MAX);
@@ -57,6 +52,15 @@ impl Patience {
     /// Whether the last wait was the first since the server was heard.
     pub(crate) fn is_first(&self) -> bool {
         self.tries == 1
+    }
+}
+
+/// Returns whether the server went away, so that another try may find it again.
+pub(crate) fn may_help(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable => true,
+        Code::Unknown | Code::Internal | Code::Cancelled => is_local(status),
+        _ => false,
     }
 }
 

@@ -319,6 +319,7 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
         insecure,
         token_lifetime_max: config.network.token_max_lifetime,
         call_bounds,
+        trace_ratio: config.trace_ratio,
         shutdown_grace: config.shutdown_grace,
         client_options: ClientOptions {
             proxy: config.client_options.proxy,

@@ -90,8 +90,14 @@ pub(crate) fn counts(counts: &pb::TaskCounts) -> String {
 
 /// Why a task failed, or why it does not run, and when it goes on; empty when there is nothing to say.
 pub(crate) fn why(task: &pb::Task) -> String {
+    why_at(task, now())
+}
+
+/// As [`why`], at a time.
+pub(crate) fn why_at(task: &pb::Task, now: SystemTime) -> String {
     let error = task.error.as_ref().or(task.last_error.as_ref()).map(|error| error.message.clone());
     let waiting = task.waiting.as_ref().map(|waiting| waiting.message.clone());
+    let until = |time: &prost_types::Timestamp| until_from(time, now);
     let again = task.next_attempt_time.as_ref().map(|time| format!("next attempt in {}", words::duration(until(time))));
     let parts = match (error, again) {
         (Some(error), again) => [Some(error), again],
@@ -137,15 +143,21 @@ fn failure_count(kind: &pb::FailureCount) -> String {
 
 /// How long ago a time was; zero when it is to come.
 pub(crate) fn since(time: &prost_types::Timestamp) -> Duration {
-    now().duration_since(SystemTime::try_from(*time).unwrap_or(SystemTime::UNIX_EPOCH)).unwrap_or_default()
+    since_from(time, now())
 }
 
-/// How long until a time; zero when it has passed.
-pub(crate) fn until(time: &prost_types::Timestamp) -> Duration {
-    SystemTime::try_from(*time).ok().and_then(|time| time.duration_since(now()).ok()).unwrap_or_default()
+/// As [`since`], at a time.
+pub(crate) fn since_from(time: &prost_types::Timestamp, now: SystemTime) -> Duration {
+    now.duration_since(SystemTime::try_from(*time).unwrap_or(SystemTime::UNIX_EPOCH)).unwrap_or_default()
 }
 
-fn now() -> SystemTime {
+/// How long it is from `now` until a time; zero when it has passed.
+pub(crate) fn until_from(time: &prost_types::Timestamp, now: SystemTime) -> Duration {
+    SystemTime::try_from(*time).ok().and_then(|time| time.duration_since(now).ok()).unwrap_or_default()
+}
+
+/// The time.
+pub(crate) fn now() -> SystemTime {
     let micros = u64::try_from(Clock::system().now().0).unwrap_or_default();
     SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
 }

@@ -30,6 +30,8 @@ pub use crate::config::directories::{DATA_DIR_DEFAULT, DOWNLOAD_DIR_DEFAULT};
 pub const SHUTDOWN_GRACE_DEFAULT: Duration = Duration::from_secs(10);
 /// Memory for tasks that wait for their turn, in bytes, when nothing is said.
 pub const QUEUE_BYTES_DEFAULT: u64 = 64 << 20;
+/// The share of the attempts of a large job that are traced when nothing is said.
+const TRACE_RATIO_DEFAULT: f64 = 0.01;
 /// The least that may be said: room for the pages that are being read.
 const QUEUE_BYTES_MIN: u64 = 4 << 20;
 /// How long the secrets of a job are kept after its end when nothing is said.
@@ -73,6 +75,8 @@ pub struct ServeConfig {
     pub retry_after_max: Duration,
     /// How the log is written.
     pub log_format: LogFormat,
+    /// Of how many attempts of a large job that did not fail a collector of traces is told, from 0 to 1.
+    pub trace_ratio: f64,
     /// Bytes that downloads leave free on their file system; `None`: 1 GiB or 5 % of it, whichever is less.
     pub disk_reserve: Option<u64>,
     /// The most bytes of a download whose task sets no limit of its own; `None`: any number.
@@ -183,6 +187,9 @@ impl ServeConfig {
                 "`queue_bytes` is too small for the pages that are read; set it to at least {QUEUE_BYTES_MIN}"
             ));
         }
+        if merged.trace_ratio.is_some_and(|ratio| !(0.0..=1.0).contains(&ratio)) {
+            wrong.push("`trace_ratio` is no share; set it to a number from 0 to 1".to_owned());
+        }
         let (data_dir, download_dir) = directories(&merged, &mut wrong);
         let network = Network::resolve(&merged, &mut wrong);
         let is_local = network.listen.iter().all(Place::is_near);
@@ -214,6 +221,7 @@ impl ServeConfig {
                 &mut wrong,
             ),
             log_format: merged.log_format.unwrap_or_default(),
+            trace_ratio: merged.trace_ratio.unwrap_or(TRACE_RATIO_DEFAULT),
             disk_reserve: merged.disk_reserve,
             max_download_bytes: merged.max_download_bytes,
             queue_bytes: merged.queue_bytes.unwrap_or(QUEUE_BYTES_DEFAULT),

@@ -275,6 +275,10 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
 
+    /// The share of attempts of jobs of over 1,000 tasks that are traced though they did not fail, from 0 to 1; traces go where `OTEL_EXPORTER_OTLP_ENDPOINT` says [default: 0.01]
+    #[arg(long, env = "HAUL_TRACE_RATIO", value_name = "RATIO")]
+    pub trace_ratio: Option<f64>,
+
     /// Bytes that downloads leave free on their file system [default: 1 GiB or 5 % of it, whichever is less]
     #[arg(long, env = "HAUL_DISK_RESERVE", value_name = "BYTES")]
     pub disk_reserve: Option<u64>,

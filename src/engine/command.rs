@@ -17,6 +17,7 @@ use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::task_filter::TaskChoice;
 use crate::model::tenant::Parties;
 use crate::model::time::Timestamp;
+use crate::model::trace::TraceParent;
 use crate::store::{Chunk, LaneNumber, NewPage};
 
 /// The reason why the engine did not do what was asked.
@@ -275,6 +276,7 @@ pub(crate) enum Command {
         spec: Box<JobSpec>,
         request: Option<(String, [u8; 32])>,
         tasks: Tasks,
+        caller: Option<TraceParent>,
         reply: Reply<Arc<Job>>,
     },
     Job(JobId, JobCommand),

@@ -120,7 +120,7 @@ pub(crate) fn attempt(running: &Running, ended: &Ended, event: &TaskEvent, now: 
     }
 }
 
-fn place(reason: FailureReason) -> usize {
+pub(crate) fn place(reason: FailureReason) -> usize {
     FailureReason::ALL.iter().position(|other| *other == reason).unwrap_or(usize::MAX)
 }
 

@@ -37,6 +37,7 @@ use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::task_filter::TaskChoice;
 use crate::model::tenant::Parties;
 use crate::model::time::Timestamp;
+use crate::model::trace::TraceParent;
 use crate::store::{Chunk, LaneNumber, NewPage, StoreError, StoredEvent};
 
 /// What is read of a finished download.
@@ -134,11 +135,18 @@ impl Engine {
 
     /// Stores a job with its tasks. With the same `request_id` and the same job it answers the first one again, also when
     /// both come at once.
-    pub async fn submit(&self, spec: JobSpec, tasks: Vec<TaskSpec>, request_id: &str) -> Result<Arc<Job>, EngineError> {
+    /// It belongs where its caller stands in a trace; who only repeats a request changes nothing of that.
+    pub async fn submit(
+        &self,
+        spec: JobSpec,
+        tasks: Vec<TaskSpec>,
+        request_id: &str,
+        caller: Option<TraceParent>,
+    ) -> Result<Arc<Job>, EngineError> {
         let request = (!request_id.is_empty()).then(|| (request_id.to_owned(), self.digest(&(&spec, &tasks))));
         let bytes = spec.memory_bytes() + bytes_of(&tasks);
         let tasks = with_hosts(tasks);
-        self.ask(bytes, |reply| Command::Submit { spec: Box::new(spec), request, tasks, reply }).await
+        self.ask(bytes, |reply| Command::Submit { spec: Box::new(spec), request, tasks, caller, reply }).await
     }
 
     /// Adds a chunk of tasks to an open job. The same chunk again is answered again.

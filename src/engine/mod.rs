@@ -34,6 +34,7 @@ mod queue;
 mod runner;
 mod scheduler;
 mod selection;
+mod spans;
 mod timers;
 pub mod version;
 mod work;

@@ -17,6 +17,7 @@ use crate::limits::rate::ByteRate;
 use crate::model::limits::Limits;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::Traces;
 
 /// What an engine is made of.
 pub struct EngineParts {
@@ -50,6 +51,8 @@ pub struct EngineParts {
     pub make: MakeParts,
     /// Where what happens is counted.
     pub metrics: Arc<Metrics>,
+    /// Who is told of attempts and jobs that ended, if anybody is.
+    pub traces: Option<Arc<Traces>>,
     /// What the scheduler checks of itself.
     pub checks: Checks,
 }
@@ -79,6 +82,7 @@ pub(crate) struct Runner {
     pub(crate) max_download_bytes: Option<u64>,
     pub(crate) drain_patience: Duration,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) traces: Option<Arc<Traces>>,
     /// The root of all attempts' tokens.
     pub(crate) token: CancellationToken,
     workers: Mutex<Option<Workers>>,
@@ -108,6 +112,7 @@ impl Runner {
             max_download_bytes: parts.max_download_bytes,
             drain_patience: parts.drain_patience,
             metrics: parts.metrics,
+            traces: parts.traces,
             token: CancellationToken::new(),
             workers: Mutex::new(Some(workers)),
             pages: OnceLock::new(),

@@ -17,6 +17,7 @@ use crate::model::task::TaskState;
 use crate::model::task_filter::TaskFilter;
 use crate::model::tenant::{Owner, Party};
 use crate::model::time::Timestamp;
+use crate::model::trace::TraceParent;
 
 /// Where a job is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -153,6 +154,9 @@ pub struct Job {
     /// The tenant that it is of.
     #[serde(default, skip_serializing_if = "is_default")]
     pub tenant: Owner,
+    /// Where in a trace its caller stood.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub caller: Option<TraceParent>,
 }
 
 /// What stays of an ended job of which tasks are retried.
@@ -277,6 +281,7 @@ impl Job {
             secrets_gone: false,
             credentials: BTreeSet::new(),
             tenant: Owner::default(),
+            caller: None,
         }
     }
 

@@ -40,3 +40,4 @@ pub mod tenant;
 pub mod text;
 pub mod time;
 pub mod token;
+pub mod trace;

@@ -57,7 +57,9 @@ use crate::server::metrics::Figures;
 use crate::server::services::{Around, Browsers, DESCRIPTORS};
 use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::store::{Store, StoreError};
+use crate::telemetry::calls::CallTracer;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::{self, Sender, Traces, TracesError};
 use crate::web::Readiness;
 
 /// What settings are made of.
@@ -153,6 +155,8 @@ pub struct ServerSettings {
     pub token_lifetime_max: Duration,
     /// How often somebody may call, and fail.
     pub call_bounds: CallBounds,
+    /// Of how many attempts of a large job that did not fail a collector of traces is told, from 0 to 1.
+    pub trace_ratio: f64,
     /// How long a drain may take.
     pub shutdown_grace: Duration,
     /// Where the audit is written beside the database.
@@ -197,6 +201,9 @@ pub enum ServeError {
          create NAME --grant operator --offline`, or name who has which certificate by `[[identity]]` in the settings file"
     )]
     NobodySignsIn(&'static str, String),
+    /// Traces cannot be sent.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     /// A place could not be listened at.
     #[error("cannot listen on `{1}`: {2}; choose another `--{0}`")]
     Listen(&'static str, String, std::io::Error),
@@ -219,8 +226,12 @@ pub struct Built {
     recovery: Duration,
 }
 
-/// Opens the store and makes an engine of it, which counts what it does in `metrics`.
-pub async fn build(settings: &EngineSettings, metrics: Arc<Metrics>) -> Result<Built, ServeError> {
+/// Opens the store and makes an engine of it, which counts what it does in `metrics` and tells `traces` of it.
+pub async fn build(
+    settings: &EngineSettings,
+    metrics: Arc<Metrics>,
+    traces: Option<Arc<Traces>>,
+) -> Result<Built, ServeError> {
     let begun = Instant::now();
     let durability = if settings.scratch { sqlite::Durability::Off } else { sqlite::Durability::Full };
     let (store, mut writer) =
@@ -260,6 +271,7 @@ pub async fn build(settings: &EngineSettings, metrics: Arc<Metrics>) -> Result<B
         workers: std::thread::available_parallelism().map_or(1, usize::from).min(8),
         make: workers(client.clone()),
         metrics,
+        traces,
     };
     let (engine, task) = engine::start(parts, Box::new(writer), rand::random()).await?;
     Ok(Built { engine, task, store, client, recovery: begun.elapsed() })
@@ -289,7 +301,9 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let tls = settings.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
     let counted = Arc::new(Metrics::new(metrics::words(settings.metrics_hosts.clone(), &DESCRIPTORS)));
-    let Built { engine, task, store, client, recovery } = build(&settings.engine, counted.clone()).await?;
+    let (traces, sender) = Traces::start(settings.trace_ratio, counted.clone())?.unzip();
+    let Built { engine, task, store, client, recovery } =
+        build(&settings.engine, counted.clone(), traces.clone()).await?;
     judge_places(&settings, &engine.books().borrow().clone(), engine.now())?;
     let listeners = listen(&settings, tls.as_ref()).await?;
     let addresses = listeners.addresses();
@@ -306,7 +320,8 @@ pub async fn serve(
     let access = judge(&settings, &engine, &closing);
     let directories = [settings.engine.data_dir.clone(), settings.engine.download_dir.clone()];
     let figures = Figures::new(directories, engine.clone(), client, counted.clone(), readiness.subscribe(), recovery);
-    let around = around(&settings, readiness.subscribe(), access.clone(), counted, figures.clone());
+    let mut around = around(&settings, readiness.subscribe(), access.clone(), counted, figures.clone());
+    around.tracer = traces.map(|traces| tracer(traces, &engine));
 
     let mut work = JoinSet::from_iter([async move { task.run().await.map_err(ServeError::from) }]);
     keep_required(&settings, &engine).await?;
@@ -314,6 +329,7 @@ pub async fn serve(
     let mut calls = listeners.serve(&settings.engine.data_dir, routes, &around, &settings.bounds, &closing);
     let mut following = keep_on(&settings, &access, &engine, store, figures, &closing);
     following.spawn(room.keep(sizes, closing.clone()));
+    let telling = Telling::start(sender);
     if let Some(tls) = tls {
         following.spawn(tls.follow(reload, closing.clone()));
     }
@@ -337,10 +353,7 @@ pub async fn serve(
     // How the engine ended counts, also when a call outlives the grace.
     let mut ended = early;
     let drain = async {
-        // What nobody waits for must not keep attempts from hearing of the drain.
-        if tokio::time::timeout(FLUSH_TIME, access.flush()).await.is_err() {
-            tracing::warn!("the last uses of tokens were not stored in time");
-        }
+        flush_uses(&access).await;
         engine.drain().await;
         shutdown.begun.cancel();
         if ended.is_none() {
@@ -350,6 +363,7 @@ pub async fn serve(
         health::end(reporter).await;
         calls.join_all().await;
         following.join_all().await;
+        telling.end().await;
     };
     if tokio::time::timeout(settings.shutdown_grace, drain).await.is_err() {
         tracing::warn!("the drain took longer than its grace; what was left is cut and runs again after a restart");
@@ -394,7 +408,41 @@ fn around(
         access,
         request_body_idle: settings.request_body_idle,
         metrics,
+        tracer: None,
         scrape: figures.scrape(),
+    }
+}
+
+/// What tells a collector of calls.
+fn tracer(traces: Arc<Traces>, engine: &Engine) -> CallTracer {
+    let engine = engine.clone();
+    CallTracer { traces, now: Arc::new(move || engine.now()) }
+}
+
+/// The sender of spans, where there is a collector.
+struct Telling {
+    closing: CancellationToken,
+    sending: JoinSet<()>,
+}
+
+impl Telling {
+    fn start(sender: Option<Sender>) -> Telling {
+        let closing = CancellationToken::new();
+        let sending = sender.into_iter().map(|sender| sender.run(closing.clone())).collect();
+        Telling { closing, sending }
+    }
+
+    /// Ends it when the last calls have been told of.
+    async fn end(self) {
+        self.closing.cancel();
+        self.sending.join_all().await;
+    }
+}
+
+/// Stores the last uses of tokens. What nobody waits for must not keep attempts from hearing of the drain.
+async fn flush_uses(access: &Access) {
+    if tokio::time::timeout(FLUSH_TIME, access.flush()).await.is_err() {
+        tracing::warn!("the last uses of tokens were not stored in time");
     }
 }
 
@@ -507,12 +555,13 @@ async fn make_tenants(settings: &ServerSettings, engine: &Engine) -> Result<(), 
     Ok(())
 }
 
-/// Checks settings as a start does, without a start: the certificates, and that somebody can sign in where other machines
+/// Checks settings as a start does, without a start: the certificates, where traces go, and that somebody can sign in where other machines
 /// reach the server. Changes nothing. Returns who could sign in: nobody, where nobody was ever made.
 pub async fn check(settings: &ServerSettings) -> Result<Book, ServeError> {
     if let Some(tls) = settings.tls.clone() {
         Tls::load(tls)?;
     }
+    traces::check()?;
     let book = access_beside(&settings.engine.data_dir).await.map_err(Box::new)?;
     judge_places(settings, &book, Clock::system().now())?;
     Ok(book)

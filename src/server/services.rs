@@ -29,7 +29,7 @@ use crate::pb::admin_service_server::AdminServiceServer;
 use crate::pb::content_service_server::ContentServiceServer;
 use crate::pb::job_service_server::JobServiceServer;
 use crate::rest::{self, BodyBounds, Rest};
-use crate::telemetry::calls::CountCalls;
+use crate::telemetry::calls::{CallTracer, CountCalls};
 use crate::telemetry::metrics::Metrics;
 use crate::web::metrics::Scrape;
 use crate::web::{self, Readiness, Steer, Web};
@@ -99,6 +99,7 @@ pub(super) struct Around {
     pub(super) access: Access,
     pub(super) request_body_idle: Duration,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) tracer: Option<CallTracer>,
     pub(super) scrape: Scrape,
 }
 
@@ -129,8 +130,8 @@ impl Around {
 /// anything runs; what is not gRPC goes to plain HTTP, which calls the services as gRPC does; then gRPC-Web made plain
 /// gRPC, the count of calls, who calls, bounds on what has not arrived, deadlines, and errors with all their details.
 pub(super) fn layered(services: Routes, around: &Around, has_metrics: bool) -> impl Answers + use<> {
-    let Around { readiness, browsers, access, request_body_idle, metrics, .. } = around.clone();
-    let count = CountCalls::new(metrics, "haul.v1");
+    let Around { readiness, browsers, access, request_body_idle, metrics, tracer, .. } = around.clone();
+    let count = CountCalls::new(metrics, "haul.v1").traced(tracer);
     let called =
         ServiceBuilder::new().layer(Through(Deadlines)).layer(Through(CompleteErrors)).service(services.prepare());
     let whole_max = request_body_idle.saturating_mul(WHOLE_TIMES);

@@ -1,4 +1,5 @@
-//! Counts calls, those of every face: how they ended, how long they took, and how many are open.
+//! Counts calls, those of every face: how they ended, how long they took, and how many are open. Where there is a collector
+//! of traces, it is told of each.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +13,10 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 
 use crate::middleware::Middleware;
+use crate::model::time::Timestamp;
+use crate::model::trace::{TRACEPARENT, TraceParent};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::{CallSpan, Traces};
 
 /// Counts calls of gRPC.
 #[derive(Clone, Debug)]
@@ -20,12 +24,34 @@ pub struct CountCalls {
     metrics: Arc<Metrics>,
     /// What stands before the names of the methods that are counted by name.
     package: &'static str,
+    tracer: Option<CallTracer>,
+}
+
+/// Tells a collector of calls.
+#[derive(Clone)]
+pub struct CallTracer {
+    /// Who is told.
+    pub traces: Arc<Traces>,
+    /// The time.
+    pub now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+}
+
+impl std::fmt::Debug for CallTracer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CallTracer")
+    }
 }
 
 impl CountCalls {
     /// Makes the layer. `package` is what the names of methods begin with, as in `package.Service/Method`.
     pub fn new(metrics: Arc<Metrics>, package: &'static str) -> CountCalls {
-        CountCalls { metrics, package }
+        CountCalls { metrics, package, tracer: None }
+    }
+
+    /// Tells of calls, too.
+    #[must_use]
+    pub fn traced(self, tracer: Option<CallTracer>) -> CountCalls {
+        CountCalls { tracer, ..self }
     }
 }
 
@@ -35,7 +61,9 @@ impl Middleware for CountCalls {
     fn before(&self, request: &mut Request<Body>) -> Result<Call, Box<Response<Body>>> {
         let path = request.uri().path().trim_start_matches('/');
         let method = path.strip_prefix(self.package).and_then(|rest| rest.strip_prefix('.')).unwrap_or("");
-        Ok(Call::begin(self.metrics.clone(), method))
+        let mut call = Call::begin(self.metrics.clone(), method);
+        call.open = self.tracer.clone().map(|tracer| OpenSpan::begin(tracer, request.headers()));
+        Ok(call)
     }
 
     async fn after<E: Send>(
@@ -60,19 +88,48 @@ pub struct Call {
     place: usize,
     since: Instant,
     code: Code,
+    open: Option<OpenSpan>,
+}
+
+/// The span of a call that is open.
+#[derive(Debug)]
+struct OpenSpan {
+    tracer: CallTracer,
+    place: TraceParent,
+    parent: Option<u64>,
+    start: Timestamp,
+}
+
+impl OpenSpan {
+    /// Begins below where the caller stands, or a trace of its own.
+    fn begin(tracer: CallTracer, headers: &HeaderMap) -> OpenSpan {
+        let caller = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).and_then(TraceParent::parse);
+        let (own, span) = (rand::random::<u128>().max(1), rand::random::<u64>().max(1));
+        let place = match caller {
+            Some(caller) => TraceParent { span, ..caller },
+            None => TraceParent { trace: own, span, is_sampled: true },
+        };
+        let start = (tracer.now)();
+        OpenSpan { tracer, place, parent: caller.map(|caller| caller.span), start }
+    }
 }
 
 impl Call {
     fn begin(metrics: Arc<Metrics>, method: &str) -> Call {
         let place = metrics.place(method);
         metrics.calls_at(place).begins();
-        Call { metrics, place, since: Instant::now(), code: Code::Cancelled }
+        Call { metrics, place, since: Instant::now(), code: Code::Cancelled, open: None }
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
         self.metrics.calls_at(self.place).ends(self.code, self.since.elapsed());
+        // Calls of health and reflection have no name of their own, and would be most of what is told.
+        if let Some((open, method)) = self.open.take().zip(self.metrics.method(self.place)) {
+            let OpenSpan { tracer, place, parent, start } = open;
+            tracer.traces.call(CallSpan { place, parent, method, code: self.code, start, end: (tracer.now)() });
+        }
     }
 }
 

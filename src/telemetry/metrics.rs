@@ -51,7 +51,7 @@ const MS: u64 = 1_000 * US;
 const S: u64 = 1_000 * MS;
 
 /// The codes of calls, by number.
-const CODES: [&str; 17] = [
+pub(in crate::telemetry) const CODES: [&str; 17] = [
     "OK",
     "CANCELLED",
     "UNKNOWN",
@@ -215,6 +215,7 @@ pub struct Metrics {
     loop_lags: Spread,
     calls: Box<[Calls]>,
     other_calls: Calls,
+    spans: Counts,
     hosts: Box<[HostCounts]>,
 }
 
@@ -247,9 +248,37 @@ impl Metrics {
             loop_lags: Spread::of_times(SHORT_TIMES),
             calls: words.methods.iter().cloned().map(Calls::new).collect(),
             other_calls: Calls::new("other".to_owned()),
+            spans: Counts::new(["sent", "lost"]),
             hosts: words.hosts.iter().map(host).collect(),
             words,
         }
+    }
+
+    /// Names the method at a place; `None` for those that have none of their own.
+    pub fn method(&self, place: usize) -> Option<&str> {
+        self.calls.get(place).map(|calls| calls.name.as_str())
+    }
+
+    /// Returns how many spans were sent and lost.
+    #[cfg(test)]
+    pub(crate) fn spans(&self) -> [u64; 2] {
+        let mut counts = self.spans.iter().map(|(_, count)| count);
+        [counts.next(), counts.next()].map(Option::unwrap_or_default)
+    }
+
+    /// Names a reason of a failure, by its place among the labels.
+    pub fn failure_reason(&self, place: usize) -> Option<&str> {
+        self.words.failure_reasons.get(place).map(String::as_str)
+    }
+
+    /// Counts spans that the collector took.
+    pub fn spans_sent(&self, count: u64) {
+        self.spans.add_many(0, count);
+    }
+
+    /// Counts spans that nobody took.
+    pub fn spans_lost(&self, count: u64) {
+        self.spans.add_many(1, count);
     }
 
     /// Counts a job that has ended.

@@ -1,10 +1,11 @@
-//! What the process says about itself: the log here, and what it counts in [`metrics`].
+//! What the process says about itself: the log here, what it counts in [`metrics`], and [`traces`] of what it does.
 //!
 //! The log is lines on stderr, as text or as JSON, filtered by `HAUL_LOG`. A log that cannot be written loses lines and counts them; it never stops, slows or ends what it reports on.
 
 pub mod calls;
 pub mod metrics;
 pub mod process;
+pub mod traces;
 mod writer;
 
 use std::env::{self, VarError};

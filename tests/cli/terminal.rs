@@ -1,7 +1,7 @@
 //! A terminal of a given size with the command in it: what a person would see on its screen.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::num::NonZeroU16;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -26,6 +26,8 @@ struct State {
 /// A command that runs in a terminal.
 pub(crate) struct Terminal {
     child: Child,
+    /// The side of the terminal on which a person sits.
+    person: File,
     state: Arc<(Mutex<State>, Condvar)>,
     reader: JoinHandle<()>,
 }
@@ -41,8 +43,17 @@ pub(crate) struct Ended {
 }
 
 impl Terminal {
-    /// Starts `haul` with these arguments in a terminal of `columns` by `rows`.
+    /// Starts `haul` with these arguments in a terminal of `columns` by `rows`, which has no keyboard.
     pub(crate) fn start(columns: u16, rows: u16, variables: &[(&str, &str)], args: &[&str]) -> Terminal {
+        Terminal::spawn((columns, rows), false, variables, args)
+    }
+
+    /// As [`Terminal::start`], with a keyboard.
+    pub(crate) fn with_keys(columns: u16, rows: u16, variables: &[(&str, &str)], args: &[&str]) -> Terminal {
+        Terminal::spawn((columns, rows), true, variables, args)
+    }
+
+    fn spawn((columns, rows): (u16, u16), has_keys: bool, variables: &[(&str, &str)], args: &[&str]) -> Terminal {
         let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&controller).unwrap();
         unlockpt(&controller).unwrap();
@@ -55,7 +66,8 @@ impl Terminal {
         };
         let mut command = Command::new(env!("CARGO_BIN_EXE_haul"));
         command.args(args).env("TERM", "xterm-256color").env_remove("NO_COLOR").envs(variables.iter().copied());
-        let child = command.stdin(Stdio::null()).stdout(end()).stderr(end()).spawn().unwrap();
+        let keys = if has_keys { end() } else { Stdio::null() };
+        let child = command.stdin(keys).stdout(end()).stderr(end()).spawn().unwrap();
         // The ends that the command holds are the only ones now, so that its exit is the end of what is read.
         drop(command);
         let [rows, columns] = [rows, columns].map(|cells| NonZeroU16::new(cells).unwrap());
@@ -64,8 +76,9 @@ impl Terminal {
             Mutex::new(State { parser, written: Vec::new(), parsed: 0, wrapped: Vec::new() }),
             Condvar::new(),
         ));
+        let person = File::from(controller);
         let reader = std::thread::spawn({
-            let (state, mut output) = (state.clone(), File::from(controller));
+            let (state, mut output) = (state.clone(), person.try_clone().unwrap());
             move || {
                 let mut bytes = [0; 4096];
                 // Linux says EIO when the last other end is closed.
@@ -75,7 +88,7 @@ impl Terminal {
                 }
             }
         });
-        Terminal { child, state, reader }
+        Terminal { child, person, state, reader }
     }
 
     /// Runs `haul` with these arguments to its end.
@@ -96,8 +109,28 @@ impl Terminal {
 
     /// Types Ctrl-C.
     pub(crate) fn interrupt(&self) {
-        let done = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().unwrap();
+        self.signal("-INT");
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: &str) {
+        let done = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
         assert!(done.success());
+    }
+
+    /// Presses keys.
+    pub(crate) fn press(&self, keys: &str) {
+        (&self.person).write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Changes the size.
+    pub(crate) fn resize(&self, columns: u16, rows: u16) {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let [rows, columns] = [rows, columns].map(|cells| NonZeroU16::new(cells).unwrap());
+        self.state.0.lock().unwrap().parser.screen_mut().set_size(rows, columns);
+        tcsetwinsize(&self.person, size).unwrap();
+        // It is not the terminal of its session, so the kernel says nothing.
+        self.signal("-WINCH");
     }
 
     /// Waits for the end of the command.

@@ -187,7 +187,7 @@ async fn submit(rng: &mut SmallRng, current: &Current, known: &Shared, serial: &
     let mut first: Option<JobId> = None;
     for _ in 0..rng.random_range(1..4) {
         let Some(engine) = engine(current) else { return };
-        match patience(rng, engine.submit(spec.clone(), tasks.clone(), request)).await {
+        match patience(rng, engine.submit(spec.clone(), tasks.clone(), request, None)).await {
             Some(Ok(job)) => {
                 assert!(first.is_none_or(|it| it == job.id), "request {request} made two jobs");
                 if first.is_none() {

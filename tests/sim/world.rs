@@ -132,6 +132,7 @@ impl World {
             }),
             checks: if self.shape.contradicts { Checks::Invariants } else { Checks::All },
             metrics: Arc::default(),
+            traces: None,
         };
         let writer = SlowWriter { inner: writer, faults: self.faults.clone() };
         let seed = self.rng.random();

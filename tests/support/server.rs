@@ -20,6 +20,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Server {
     dir: tempfile::TempDir,
     pub flags: Vec<String>,
+    /// What its environment says, beside what that of the tests does.
+    pub variables: Vec<(&'static str, String)>,
     child: Option<Child>,
     pub address: String,
     pub channel: Channel,
@@ -41,10 +43,16 @@ impl Server {
 
     /// A server over a directory that is there: `data` and `downloads` below it.
     pub async fn over(dir: tempfile::TempDir, flags: &[&str]) -> Server {
+        Server::within(dir, flags, Vec::new()).await
+    }
+
+    /// As [`Server::over`], with these variables in its environment.
+    pub async fn within(dir: tempfile::TempDir, flags: &[&str], variables: Vec<(&'static str, String)>) -> Server {
         let flags = flags.iter().map(ToString::to_string).collect();
         let channel = Channel::from_static("http://127.0.0.1:1").connect_lazy();
         let log = Arc::default();
-        let mut server = Server { dir, flags, child: None, address: String::new(), channel, log, reader: None };
+        let mut server =
+            Server { dir, flags, variables, child: None, address: String::new(), channel, log, reader: None };
         server.launch().await;
         server
     }
@@ -52,7 +60,7 @@ impl Server {
     /// Starts the process over what the last one left.
     pub async fn launch(&mut self) {
         assert!(self.child.is_none(), "it runs already");
-        let mut child = command(self.dir.path(), &self.flags).spawn().unwrap();
+        let mut child = command(self.dir.path(), &self.flags).envs(self.variables.iter().cloned()).spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let log = self.log.clone();
         self.reader = Some(std::thread::spawn(move || {

@@ -68,7 +68,8 @@ pub(crate) async fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
     let plan = Plan::of(&args)?;
     let mut signals = Signals::new()?;
     let scratch = Scratch::new()?;
-    let Built { engine, task, .. } = server::build(&settings(&plan, &scratch.0), std::sync::Arc::default()).await?;
+    let Built { engine, task, .. } =
+        server::build(&settings(&plan, &scratch.0), std::sync::Arc::default(), None).await?;
     let mut work = JoinSet::new();
     work.spawn(task.run());
     let spec = JobSpec {
@@ -79,7 +80,7 @@ pub(crate) async fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
     };
     let mut report = Report::new(plan.tasks.len(), plan.attempts);
     let total = plan.tasks.len();
-    let job = engine.submit(spec, plan.tasks, "").await?.id;
+    let job = engine.submit(spec, plan.tasks, "", None).await?.id;
     let interruption = follow(&engine, job, &mut report, &mut signals).await?;
     let failed = engine.job(job).await?.counts.succeeded as usize != total;
     engine.drain().await;

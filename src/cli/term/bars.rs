@@ -80,11 +80,12 @@ fn figures(transfer: &Transfer, columns: usize) -> Line {
 }
 
 /// How much of it is there, in whole percent: 100 only when all of it is.
-fn percent(done: u64, total: u64) -> u64 {
+pub(crate) fn percent(done: u64, total: u64) -> u64 {
     (u128::from(done.min(total)) * 100 / u128::from(total.max(1))) as u64
 }
 
-fn bar(done: u64, total: u64, cells: usize) -> Line {
+/// A bar of so many cells, full where it is done.
+pub(crate) fn bar(done: u64, total: u64, cells: usize) -> Line {
     if total == 0 {
         return Line::of(Hue::Faint, &"░".repeat(cells));
     }

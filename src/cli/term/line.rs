@@ -102,6 +102,11 @@ impl Line {
         self.0.is_empty()
     }
 
+    /// The pieces, each with its colour.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = (Hue, &str)> {
+        self.0.iter().map(|(hue, text)| (*hue, text.as_str()))
+    }
+
     /// The text without colours.
     pub(crate) fn text(&self) -> String {
         self.0.iter().map(|(_, text)| text.as_str()).collect()

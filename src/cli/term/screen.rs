@@ -79,6 +79,16 @@ pub(crate) fn draw(rendered: &str) {
     let _ = io::stderr().lock().write_all(rendered.as_bytes());
 }
 
+/// Returns whether stdout shows colours.
+pub(crate) fn has_stdout_colours() -> bool {
+    has_colours(&io::stdout())
+}
+
+/// Returns whether a page can be drawn and keys can be read: stdin and stdout are one terminal that can move its cursor.
+pub(crate) fn is_interactive() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal() && !is_dumb()
+}
+
 /// Returns whether stderr shows colours.
 pub(crate) fn has_stderr_colours() -> bool {
     has_colours(&io::stderr())

@@ -101,13 +101,20 @@ pub(crate) struct Row {
     pub(crate) remark: String,
 }
 
+impl Row {
+    /// A row without a remark.
+    pub(crate) fn of(cells: Vec<Line>) -> Row {
+        Row { cells, remark: String::new() }
+    }
+}
+
 /// Prints rows under their headings.
 pub(crate) fn print(columns: &[Column], rows: &[Row]) {
     screen::lines(&layout(columns, rows, screen::stdout_size()));
 }
 
 /// The lines of a table, on a screen of `size` or without one.
-fn layout(columns: &[Column], rows: &[Row], size: Option<Size>) -> Vec<Line> {
+pub(crate) fn layout(columns: &[Column], rows: &[Row], size: Option<Size>) -> Vec<Line> {
     let Some(size) = size else { return whole(columns, rows) };
     let wanted = |at: usize, column: &Column| {
         let widths = rows.iter().filter_map(|row| row.cells.get(at)).map(Line::width);

@@ -26,6 +26,7 @@ use crate::model::limits::Limits;
 use crate::model::spec::JobSpec;
 use crate::model::tenant::Scope;
 use crate::model::time::Timestamp;
+use crate::model::trace::TraceParent;
 use crate::store::{Addition, Chunk, LaneNumber, NewPage, Submission};
 
 /// The memory of a lane, in bytes, roughly.
@@ -53,8 +54,8 @@ impl Scheduler {
             return;
         }
         match command {
-            Command::Submit { spec, request, tasks, reply } => {
-                self.submit(*spec, request, tasks, &by, reply);
+            Command::Submit { spec, request, tasks, caller, reply } => {
+                self.submit((*spec, caller), request, tasks, &by, reply);
             }
             Command::Job(job, command) => self.job_command(job, Admitted { command, by, room }),
             Command::SetLimits { patch, reply } => self.set_limits(&patch, &by, reply),
@@ -120,7 +121,7 @@ impl Scheduler {
     /// The writes of a submission. The job begins to live when they are durable.
     fn submit(
         &mut self,
-        spec: JobSpec,
+        (spec, caller): (JobSpec, Option<TraceParent>),
         request: Option<(String, [u8; 32])>,
         tasks: Tasks,
         by: &Actor,
@@ -142,6 +143,7 @@ impl Scheduler {
             // The layer lets no such call on.
             Scope::Nowhere | Scope::Every => return answer(reply, Err(EngineError::NoTenant)),
         };
+        job.caller = caller;
         self.share_spec(&mut job);
         let mut lanes: Vec<Host> = Vec::new();
         let mut numbers: HashMap<Host, LaneNumber> = HashMap::new();

@@ -13,6 +13,7 @@ use crate::engine::hub::{Active, Notice};
 use crate::engine::queue::Admission;
 use crate::engine::queue::task::{Queued, Running};
 use crate::engine::scheduler::Scheduler;
+use crate::engine::spans;
 use crate::engine::timers::Timer;
 use crate::limits::Blocked;
 use crate::limits::hosts::Hosts;
@@ -22,7 +23,7 @@ use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::job::{Change, JobEvent};
 use crate::model::progress::Meter;
-use crate::model::spec::{Options, Work};
+use crate::model::spec::Work;
 use crate::model::task::TaskEvent;
 use crate::model::time::Timestamp;
 use crate::store::{Claim, StoredTask};
@@ -100,7 +101,7 @@ impl Scheduler {
                 return self.contradicted(job, &format!("task {} was to start: {wrong}", id.index));
             }
         }
-        let options = Options::of(&run.job.spec.defaults, &task.spec);
+        let options = spans::options(&run.job, &task.spec, id, row.task.fence, self.runner.traces.is_some());
         let credential = self.credential(job, options.http.credential.as_deref(), &task.spec, now);
         let Some(run) = self.jobs.get_mut(job) else {
             drop(permit);

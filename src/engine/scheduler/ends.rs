@@ -13,6 +13,7 @@ use crate::engine::jobs::{Deferred, Stage, Sweeping};
 use crate::engine::queue::task::{Cause, Queued, Running, Wait};
 use crate::engine::scheduler::piece::Piece;
 use crate::engine::scheduler::{DISK_LOOK, Scheduler};
+use crate::engine::spans;
 use crate::engine::timers::Timer;
 use crate::model::event::EventKind;
 use crate::model::failure::{Failure, FailureReason, TaskError};
@@ -64,9 +65,14 @@ impl Scheduler {
             tracing::debug!(task = %id, attempt, status, "attempt ended: {}", description(&event));
         }
         let withdrawn = running.withdrawn.is_some().then_some(matches!(event, TaskEvent::Cancelled(_)));
-        self.runner.metrics.attempt_ended(figures::attempt(&running, &ended, &event, now));
+        let seen = figures::attempt(&running, &ended, &event, now);
+        self.runner.metrics.attempt_ended(seen);
         figures::note_host(&self.runner.metrics, &running.spec, &event);
         let wait = wait_after(&ended.end, &event);
+        // One that only found that it has to wait is not told, as it is not noted.
+        if let Some(traces) = self.runner.traces.as_ref().filter(|_| wait.is_none()) {
+            spans::attempt(traces, &run.job, &running, &ended, (&event, seen), now);
+        }
         note_attempt(&mut running.row, running.attempt_start, &ended, &event, now);
         if matches!(&event, TaskEvent::Failed(_, error) if error.reason == FailureReason::SecretEchoed) {
             // What came before it may be the other half of what was echoed.
@@ -236,6 +242,9 @@ impl Scheduler {
             Ok(_) => {
                 run.stage = Stage::Ended;
                 self.runner.metrics.job_ended(figures::job_end(run.job.state));
+                if let Some(traces) = &self.runner.traces {
+                    spans::job(traces, &run.job);
+                }
                 self.outbox.job_event(run.job_mut(), EventKind::JobEnded);
                 self.outbox.then(Effect::Forget(job));
             }

@@ -138,6 +138,9 @@ pub struct HttpOptions {
     /// The name of a credential of the tenant, which the server adds where it is bound to.
     #[serde(skip_serializing_if = "is_default")]
     pub credential: Option<String>,
+    /// Tells origins the trace that a request belongs to.
+    #[serde(skip_serializing_if = "is_default")]
+    pub propagate_trace: Option<bool>,
 }
 
 impl HttpOptions {

@@ -117,6 +117,7 @@ fn http(j: &HttpOptions, t: &HttpOptions) -> HttpOptions {
         insecure_skip_verify: t.insecure_skip_verify.or(j.insecure_skip_verify),
         // A task that authorises itself in another way does not use the job's credential.
         credential: if own_auth { t.credential.clone() } else { t.credential.clone().or_else(|| j.credential.clone()) },
+        propagate_trace: t.propagate_trace.or(j.propagate_trace),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::model::task::{Task, TaskState};
 use crate::model::task_filter::TaskFilter;
 use crate::model::tenant::{DEFAULT_NO, DEFAULT_TENANT, Owner, TenantNo};
 use crate::model::time::Timestamp;
+use crate::model::trace::TraceParent;
 use crate::store::sqlite::sealed::{self, Bag, Place};
 use crate::store::{LaneNumber, Listed, PAGE_BYTES_MAX, StoreError, StoredTask, TaskRow};
 use crate::vault::Vault;
@@ -325,6 +326,8 @@ struct Moving {
     credentials: BTreeSet<String>,
     #[serde(skip_serializing_if = "is_default_tenant")]
     tenant: Arc<str>,
+    #[serde(skip_serializing_if = "is_default")]
+    caller: Option<TraceParent>,
 }
 
 fn is_default_tenant(name: &Arc<str>) -> bool {
@@ -353,6 +356,7 @@ pub(super) fn moving(job: &Job) -> Result<String, serde_json::Error> {
         secrets_gone: job.secrets_gone,
         credentials: job.credentials.clone(),
         tenant: job.tenant.name.clone(),
+        caller: job.caller,
     })
 }
 
@@ -400,6 +404,7 @@ impl JobLine {
             secrets_gone: moving.secrets_gone,
             credentials: moving.credentials,
             tenant: if tenant == DEFAULT_NO { Owner::default() } else { Owner { no: tenant, name: moving.tenant } },
+            caller: moving.caller,
         })
     }
 }

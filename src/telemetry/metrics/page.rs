@@ -204,7 +204,9 @@ impl Scrape {
             }
         }
         let times = all().filter(|own| own.times.read().1 > 0).map(|own| (own.name.as_str(), &own.times));
-        w.spreads("haul_call_duration", "How long calls took, streams to their end.", SECONDS, "method", times)
+        w.spreads("haul_call_duration", "How long calls took, streams to their end.", SECONDS, "method", times)?;
+        let spans = "Spans for a collector of traces: those that it took, and those that were lost.";
+        w.counters("haul_trace_spans", spans, None, "outcome", metrics.spans.iter())
     }
 
     fn own_hosts(&self, w: &mut Writer<'_>) -> fmt::Result {

@@ -1,0 +1,474 @@
+//! What `haul top` knows and where its user is. Pure: keys and answers of the server come in, wishes and orders go out.
+
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+use crate::cli::many::Action;
+use crate::cli::states::is_ended;
+use crate::cli::term::words;
+use crate::cli::top::keys::Key;
+use crate::pb;
+
+/// Tasks that are read around the one that is chosen. Above the rows of any screen, so that a key seldom waits for an answer.
+pub(super) const TASKS_READ: u32 = 600;
+/// The most bytes of a text that is searched for; the server takes no more.
+const SEARCH_BYTES_MAX: usize = 128;
+
+/// Where its user is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Place {
+    #[default]
+    Jobs,
+    /// The job of this id.
+    Job(String),
+    Hosts,
+}
+
+/// Which jobs are listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum JobView {
+    #[default]
+    All,
+    Open,
+    Failed,
+}
+
+/// What is listed of a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) enum TaskView {
+    /// Every task, in order.
+    #[default]
+    All,
+    /// Tasks that run or back off.
+    Active,
+    /// Kinds of failures.
+    Failures,
+    /// The tasks that failed in the way of this place among the kinds.
+    OfKind(usize),
+}
+
+/// What is to be read of the server.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Wish {
+    Jobs { view: JobView, search: String },
+    Job { id: String, tasks: Option<pb::ListTasksRequest> },
+    Hosts,
+}
+
+/// What was read.
+#[derive(Clone, Debug)]
+pub(super) enum Told {
+    Jobs {
+        jobs: Vec<pb::Job>,
+        has_more: bool,
+    },
+    Job {
+        job: Box<pb::Job>,
+        tasks: Vec<pb::Task>,
+    },
+    Hosts(Vec<pb::Host>),
+    /// How much the whole server does; `None`: it did not say.
+    Totals(Option<pb::ServerTotals>),
+    /// The server answered, and refused.
+    Refused(String),
+    /// The server did not answer.
+    Lost(String),
+    /// What an order came to.
+    Done(String),
+}
+
+/// What the user wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    Quit,
+    Control(Action, Vec<String>),
+    ResumeHost(String),
+}
+
+/// What stands in front of the list and takes the keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Prompt {
+    Search,
+    /// An order that needs a yes.
+    Confirm(Action, Vec<String>),
+    Help,
+    /// `g` was typed: the next key says where to.
+    Go,
+}
+
+/// All of it.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    pub(super) place: Place,
+    pub(super) job_view: JobView,
+    pub(super) task_view: TaskView,
+    /// What is searched for, of jobs and of tasks.
+    pub(super) search: String,
+    pub(super) prompt: Option<Prompt>,
+    pub(super) jobs: Vec<pb::Job>,
+    pub(super) has_more: bool,
+    pub(super) job: pb::Job,
+    pub(super) tasks: Vec<pb::Task>,
+    pub(super) hosts: Vec<pb::Host>,
+    pub(super) totals: pb::ServerTotals,
+    /// Jobs that are selected, by id.
+    pub(super) selected: BTreeSet<String>,
+    /// The row that is chosen: its job, its task or kind, its host.
+    job_id: String,
+    row: usize,
+    host: String,
+    /// Whether the page shows what the server said of it.
+    is_loaded: bool,
+    /// Since when nothing is heard, and why.
+    pub(super) lost: Option<(SystemTime, String)>,
+    /// Why the server does not say what the page shows.
+    pub(super) refused: Option<String>,
+    /// What the last order came to.
+    pub(super) note: String,
+    pub(super) is_paused: bool,
+    /// The time that ages are counted to.
+    pub(super) now: SystemTime,
+}
+
+impl State {
+    pub(super) fn new(job: Option<String>, now: SystemTime) -> State {
+        let place = job.map_or(Place::Jobs, Place::Job);
+        State {
+            place,
+            job_view: JobView::default(),
+            task_view: TaskView::default(),
+            search: String::new(),
+            prompt: None,
+            jobs: Vec::new(),
+            has_more: false,
+            job: pb::Job::default(),
+            tasks: Vec::new(),
+            hosts: Vec::new(),
+            totals: pb::ServerTotals::default(),
+            selected: BTreeSet::new(),
+            job_id: String::new(),
+            row: 0,
+            host: String::new(),
+            is_loaded: false,
+            lost: None,
+            refused: None,
+            note: String::new(),
+            is_paused: false,
+            now,
+        }
+    }
+
+    /// What is to be read now.
+    pub(super) fn wish(&self) -> Wish {
+        match &self.place {
+            Place::Jobs => Wish::Jobs { view: self.job_view, search: self.search.clone() },
+            Place::Hosts => Wish::Hosts,
+            Place::Job(id) => Wish::Job { id: id.clone(), tasks: self.tasks_wished(id) },
+        }
+    }
+
+    fn tasks_wished(&self, id: &str) -> Option<pb::ListTasksRequest> {
+        let list = pb::ListTasksRequest {
+            job_id: id.to_owned(),
+            page_size: TASKS_READ as i32,
+            search: self.search.clone(),
+            ..Default::default()
+        };
+        match self.task_view {
+            TaskView::Failures => None,
+            TaskView::All if self.search.is_empty() => {
+                // In steps, so that not every key asks for other tasks.
+                let half = TASKS_READ / 2;
+                let first = (self.row as u32 / half).saturating_sub(1).saturating_mul(half);
+                Some(pb::ListTasksRequest { first_task_index: Some(first), ..list })
+            }
+            TaskView::All => Some(list),
+            TaskView::Active => {
+                let states = vec![pb::TaskState::Running.into(), pb::TaskState::BackingOff.into()];
+                Some(pb::ListTasksRequest { states, ..list })
+            }
+            TaskView::OfKind(nth) => {
+                let kind = self.job.failures.get(nth).cloned().unwrap_or_default();
+                let named = |number: u32| (number > 0).then_some(number).into_iter().collect();
+                let reasons = if kind.reason > 0 { vec![kind.reason] } else { Vec::new() };
+                Some(pb::ListTasksRequest {
+                    states: vec![pb::TaskState::Failed.into()],
+                    reasons,
+                    http_statuses: named(kind.http_status),
+                    host: kind.host,
+                    ..list
+                })
+            }
+        }
+    }
+
+    /// Takes in what was read. What belongs to a page that was left is dropped.
+    pub(super) fn take(&mut self, told: Told, now: SystemTime) {
+        match told {
+            Told::Lost(why) => {
+                self.lost = Some(match self.lost.take() {
+                    Some((since, _)) => (since, why),
+                    None => (now, why),
+                });
+            }
+            Told::Done(note) => self.note = note,
+            told if self.is_paused => drop(told),
+            Told::Refused(why) => (self.refused, self.lost) = (Some(why), None),
+            Told::Totals(totals) => (self.totals, self.lost) = (totals.unwrap_or_default(), None),
+            Told::Jobs { jobs, has_more } if self.place == Place::Jobs => {
+                self.heard();
+                (self.jobs, self.has_more) = (jobs, has_more);
+                self.selected.retain(|id| self.jobs.iter().any(|job| job.job_id == *id));
+            }
+            Told::Job { job, tasks } if self.place == Place::Job(job.job_id.clone()) => {
+                self.heard();
+                (self.job, self.tasks) = (*job, tasks);
+            }
+            Told::Hosts(hosts) if self.place == Place::Hosts => {
+                self.heard();
+                self.hosts = hosts;
+            }
+            Told::Jobs { .. } | Told::Job { .. } | Told::Hosts(_) => {}
+        }
+        self.now = now;
+    }
+
+    fn heard(&mut self) {
+        (self.refused, self.lost, self.is_loaded) = (None, None, true);
+    }
+
+    /// Returns whether the page shows what the server said of it.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.is_loaded
+    }
+
+    /// How many rows the list has.
+    pub(super) fn len(&self) -> usize {
+        match (&self.place, self.task_view) {
+            (Place::Jobs, _) => self.jobs.len(),
+            (Place::Hosts, _) => self.hosts.len(),
+            (Place::Job(_), TaskView::All) if self.search.is_empty() => {
+                self.job.counts.unwrap_or_default().total as usize
+            }
+            (Place::Job(_), TaskView::Failures) => self.job.failures.len(),
+            (Place::Job(_), _) => self.tasks.len(),
+        }
+    }
+
+    /// The row that is chosen: it stays with what it showed while the list changes.
+    pub(super) fn row(&self) -> usize {
+        let found = match &self.place {
+            Place::Jobs => self.jobs.iter().position(|job| job.job_id == self.job_id),
+            Place::Hosts => self.hosts.iter().position(|host| host.host == self.host),
+            Place::Job(_) => None,
+        };
+        found.unwrap_or(self.row).min(self.len().saturating_sub(1))
+    }
+
+    fn choose(&mut self, row: usize) {
+        self.row = row.min(self.len().saturating_sub(1));
+        self.job_id = self.jobs.get(self.row).map(|job| job.job_id.clone()).unwrap_or_default();
+        self.host = self.hosts.get(self.row).map(|host| host.host.clone()).unwrap_or_default();
+    }
+
+    /// Takes a key. `rows` is how many rows a screen moves.
+    pub(super) fn press(&mut self, key: Key, rows: usize) -> Option<Order> {
+        if key == Key::Interrupt {
+            return Some(Order::Quit);
+        }
+        self.note.clear();
+        match self.prompt.take() {
+            Some(Prompt::Search) => {
+                self.type_search(key);
+                return None;
+            }
+            Some(Prompt::Confirm(action, ids)) => {
+                return matches!(key, Key::Char('y' | 'Y')).then_some(Order::Control(action, ids));
+            }
+            Some(Prompt::Go) => {
+                match key {
+                    Key::Char('j') => self.go(Place::Jobs),
+                    Key::Char('h') => self.go(Place::Hosts),
+                    _ => {}
+                }
+                return None;
+            }
+            Some(Prompt::Help) => return None,
+            None => {}
+        }
+        self.command(key, rows)
+    }
+
+    fn command(&mut self, key: Key, rows: usize) -> Option<Order> {
+        let row = self.row();
+        let moved = |by: i64| usize::try_from((row as i64).saturating_add(by)).unwrap_or(0);
+        match key {
+            Key::Char('q') => return Some(Order::Quit),
+            Key::Char('j') => self.choose(moved(1)),
+            Key::Char('k') => self.choose(moved(-1)),
+            Key::Rows(by) => self.choose(moved(by)),
+            Key::Screens(by) => self.choose(moved(by.saturating_mul(rows as i64))),
+            Key::Home => self.choose(0),
+            Key::End => self.choose(usize::MAX),
+            Key::Char('g') => self.prompt = Some(Prompt::Go),
+            Key::Char('u') => self.go(Place::Jobs),
+            Key::Char('/') if self.place != Place::Hosts => self.prompt = Some(Prompt::Search),
+            Key::Char('?') => self.prompt = Some(Prompt::Help),
+            Key::Char('.') => self.is_paused = !self.is_paused,
+            Key::Char('x') => self.select(row),
+            Key::Char('f') => self.failures(),
+            Key::Char('p') => return self.pause_or_resume(),
+            Key::Char('c') => self.cancel(),
+            Key::Char('r') => return self.order(Action::Retry),
+            Key::Tab => self.next_view(),
+            Key::Enter => self.open(row),
+            Key::Escape => self.close(),
+            _ => {}
+        }
+        None
+    }
+
+    fn type_search(&mut self, key: Key) {
+        match key {
+            Key::Escape => self.search.clear(),
+            Key::Enter => return,
+            Key::Backspace => drop(self.search.pop()),
+            Key::Char(letter) if self.search.len() + letter.len_utf8() <= SEARCH_BYTES_MAX => self.search.push(letter),
+            _ => {}
+        }
+        self.row = 0;
+        self.prompt = (key != Key::Escape).then_some(Prompt::Search);
+    }
+
+    /// Goes to a page, from its beginning; back in the list of jobs, to the job that one came from.
+    fn go(&mut self, place: Place) {
+        if place == self.place {
+            return;
+        }
+        if let Place::Job(id) = &self.place {
+            self.job_id.clone_from(id);
+        }
+        (self.place, self.task_view, self.row) = (place, TaskView::All, 0);
+        (self.is_loaded, self.refused) = (self.place == Place::Jobs && !self.jobs.is_empty(), None);
+        (self.job, self.tasks) = Default::default();
+        self.search.clear();
+    }
+
+    fn open(&mut self, row: usize) {
+        match (&self.place, self.task_view) {
+            (Place::Jobs, _) => {
+                if let Some(job) = self.jobs.get(row) {
+                    self.go(Place::Job(job.job_id.clone()));
+                }
+            }
+            (Place::Job(_), TaskView::Failures) if row < self.job.failures.len() => self.view(TaskView::OfKind(row)),
+            _ => {}
+        }
+    }
+
+    fn close(&mut self) {
+        if !self.search.is_empty() || !self.selected.is_empty() {
+            self.search.clear();
+            self.selected.clear();
+        } else if matches!(self.task_view, TaskView::OfKind(_)) {
+            self.view(TaskView::Failures);
+        } else {
+            self.go(Place::Jobs);
+        }
+    }
+
+    fn view(&mut self, view: TaskView) {
+        (self.task_view, self.row) = (view, 0);
+        self.tasks.clear();
+    }
+
+    fn next_view(&mut self) {
+        match (&self.place, self.task_view) {
+            (Place::Jobs, _) => {
+                self.job_view = match self.job_view {
+                    JobView::All => JobView::Open,
+                    JobView::Open => JobView::Failed,
+                    JobView::Failed => JobView::All,
+                };
+            }
+            (Place::Job(_), TaskView::All) => self.view(TaskView::Active),
+            (Place::Job(_), TaskView::Active) => self.view(TaskView::Failures),
+            (Place::Job(_), _) => self.view(TaskView::All),
+            (Place::Hosts, _) => {}
+        }
+    }
+
+    fn failures(&mut self) {
+        if self.place == Place::Jobs {
+            self.open(self.row());
+        }
+        if matches!(self.place, Place::Job(_)) {
+            self.view(TaskView::Failures);
+        }
+    }
+
+    fn select(&mut self, row: usize) {
+        if let (Place::Jobs, Some(job)) = (&self.place, self.jobs.get(row))
+            && !self.selected.remove(&job.job_id)
+        {
+            self.selected.insert(job.job_id.clone());
+        }
+    }
+
+    /// The jobs that are meant: those that are selected, else the one that is chosen or open.
+    fn meant(&self) -> Vec<&pb::Job> {
+        match &self.place {
+            Place::Jobs if self.selected.is_empty() => self.jobs.get(self.row()).into_iter().collect(),
+            Place::Jobs => self.jobs.iter().filter(|job| self.selected.contains(&job.job_id)).collect(),
+            Place::Job(_) if self.is_loaded => vec![&self.job],
+            Place::Job(_) | Place::Hosts => Vec::new(),
+        }
+    }
+
+    fn pause_or_resume(&mut self) -> Option<Order> {
+        if self.place == Place::Hosts {
+            let host = self.hosts.get(self.row())?;
+            if host.paused_until.is_none() {
+                self.note = "this host is not paused".to_owned();
+                return None;
+            }
+            return Some(Order::ResumeHost(host.host.clone()));
+        }
+        let runs = |job: &&pb::Job| matches!(job.state(), pb::JobState::Pending | pb::JobState::Running);
+        let action = if self.meant().iter().any(runs) { Action::Pause } else { Action::Resume };
+        self.order(action)
+    }
+
+    fn cancel(&mut self) {
+        if let Some(Order::Control(action, ids)) = self.order(Action::Cancel) {
+            self.prompt = Some(Prompt::Confirm(action, ids));
+        }
+    }
+
+    /// An order to those of the jobs that can follow it.
+    fn order(&mut self, action: Action) -> Option<Order> {
+        let can = |state: pb::JobState| match action {
+            Action::Pause => matches!(state, pb::JobState::Pending | pb::JobState::Running),
+            Action::Resume => state == pb::JobState::Paused,
+            Action::Cancel => !is_ended(state) && state != pb::JobState::Cancelling,
+            Action::Retry => matches!(state, pb::JobState::Failed | pb::JobState::Cancelled),
+            Action::Delete => is_ended(state),
+        };
+        let meant = self.meant();
+        let ids: Vec<String> = meant.iter().filter(|job| can(job.state())).map(|job| job.job_id.clone()).collect();
+        if ids.is_empty() {
+            let done = action.words().1;
+            self.note = match meant[..] {
+                [] => String::new(),
+                [job] => format!("this job is {}: it cannot be {done}", state_of(job)),
+                _ => format!("none of these jobs can be {done}"),
+            };
+            return None;
+        }
+        Some(Order::Control(action, ids))
+    }
+}
+
+fn state_of(job: &pb::Job) -> String {
+    words::state(job.state().as_str_name(), "JOB_STATE_")
+}
