@@ -17,7 +17,7 @@ async fn watchers_that_never_read_take_little_memory_and_no_connection() {
         fetch_as(pb::FetchSpec {
             url: origin.url("/a"),
             method: "POST".into(),
-            body: vec![b'x'; 60_000],
+            body: vec![b'x'; 60_000].into(),
             ..Default::default()
         })
     };
