@@ -103,8 +103,7 @@ fn parts(dir: &std::path::Path, memory: &MemoryStore) -> EngineParts {
 pub(crate) async fn a_time_is_over_while_others_are_cancelled() {
     let dir = tempfile::tempdir().unwrap();
     let memory = MemoryStore::default();
-    let (engine, task) =
-        engine::start(parts(dir.path(), &memory), Box::new(Slow(memory.writer())), 1).await.unwrap();
+    let (engine, task) = engine::start(parts(dir.path(), &memory), Box::new(Slow(memory.writer())), 1).await.unwrap();
     let mut work = tokio::task::JoinSet::new();
     work.spawn(task.run());
     let group = || GroupPolicy { mode: GroupMode::Collect, ..GroupPolicy::default() };
