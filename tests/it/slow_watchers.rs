@@ -33,10 +33,11 @@ async fn watchers_that_never_read_take_little_memory_and_no_connection() {
             open.push(client.watch_job(request).await.unwrap().into_inner());
         }
     }
+    let mut client = server.jobs();
     for _ in 0..50 {
         let request = pb::GetJobRequest { job_id: ended.job_id.clone(), ..Default::default() };
-        let answer = tokio::time::timeout(PATIENCE, server.jobs().get_job(request)).await;
-        assert_eq!(answer.unwrap().unwrap().into_inner().job.unwrap().sequence, ended.sequence);
+        let job = tokio::time::timeout(PATIENCE, client.get_job(request)).await.unwrap().unwrap();
+        assert_eq!(job.into_inner().job.unwrap().sequence, ended.sequence);
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     let grown = server.peak_mib() - before;
