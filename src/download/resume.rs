@@ -17,6 +17,8 @@ pub(super) struct Ask {
     pub range: Option<Range<u64>>,
     /// The validator under which a range is wanted, and else the whole; empty: none.
     pub if_range: String,
+    /// The size that a 416 told, which is to be confirmed: the last byte of that many is asked for.
+    pub confirms: Option<u64>,
     /// What an answer before this one did wrong, after which nothing of the held bytes is trusted to this origin.
     pub distrust: Option<Why>,
 }
@@ -117,7 +119,7 @@ pub(super) fn ask_for(binding: &Binding, source: &str, range: Range<u64>, has_di
     let may_join = will_be_proved || (will_be_checked && binding.version.total.is_some());
     // A range up to the end is asked for without an end, so that the answer also tells when there is more than expected.
     let end = if Some(range.end) == binding.version.total { u64::MAX } else { range.end };
-    may_join.then_some(Ask { range: Some(range.start..end), if_range, distrust: None })
+    may_join.then_some(Ask { range: Some(range.start..end), if_range, ..Ask::default() })
 }
 
 /// Judges what `answer` to `ask` is good for, with `held` from before. `has_digest`: the client named a digest of the
@@ -180,6 +182,9 @@ fn range(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_digest: bool) ->
     if !matches!(answer.content_range, Some(ContentRange::Bytes { .. })) {
         return ask_whole(Some(Why::NoContentRange));
     }
+    if let Some(total) = ask.confirms {
+        return confirmed(held, ask, answer, total, has_digest);
+    }
     let bytes = answer.bytes();
     let is_beyond = held.binding.version.total.is_some_and(|total| bytes.end > total);
     if bytes.start != range.start || bytes.end > range.end || is_beyond || answer.contradicts_itself() {
@@ -191,8 +196,29 @@ fn range(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_digest: bool) ->
     }
 }
 
+/// A 416 may say that nothing is missing. Where nothing else has told the size, it could be that of the range and not of the
+/// file, as some origins write it: the last byte is asked for, which there is or is not.
 fn unsatisfied(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_digest: bool) -> Verdict {
     if let (Some(held), Some(ContentRange::Unsatisfied { total })) = (held, answer.content_range)
+        && let Ok(admitted) = held.admit_as_whole(total, &answer.seen, !ask.if_range.is_empty(), has_digest)
+    {
+        let is_told_twice = ask.confirms == Some(total) || held.binding.version.total.is_some() || has_digest;
+        return if is_told_twice {
+            Verdict::Complete(admitted)
+        } else {
+            let range = Some(total.saturating_sub(1)..u64::MAX);
+            Verdict::AskAgain(Ask { range, confirms: Some(total), ..ask.clone() })
+        };
+    }
+    ask_whole(Some(Why::Unsatisfiable))
+}
+
+/// The answer that holds the last byte of so many, and no more, says that nothing is missing.
+fn confirmed(held: &Stored, ask: &Ask, answer: &Answer, total: u64, has_digest: bool) -> Verdict {
+    let is_last =
+        answer.content_range == Some(ContentRange::Bytes { first: total - 1, last: total - 1, total: Some(total) });
+    if is_last
+        && !answer.contradicts_itself()
         && let Ok(admitted) = held.admit_as_whole(total, &answer.seen, !ask.if_range.is_empty(), has_digest)
     {
         return Verdict::Complete(admitted);

@@ -398,12 +398,43 @@ fn nothing_is_missing() {
     let other = || version("\"b\"", OTHER, LATER, Some(40));
     let missing = "40-? whole = begin: the origin does not have the missing range";
     check(vec![
-        row("all is held", unknown(), vec![unsatisfied(Some(40), unknown())], "40-? = complete of 40"),
+        row(
+            "all is held",
+            unknown(),
+            vec![unsatisfied(Some(40), unknown()), part_of(version("\"a\"", OLD, LATER, Some(40)), 39, 39)],
+            "40-? 39-? = complete of 40",
+        ),
+        row(
+            "all is held, says one that has no ranges at all",
+            unknown(),
+            vec![unsatisfied(Some(40), bare()), unsatisfied(Some(40), bare())],
+            "40-? 39-? = complete of 40",
+        ),
+        row(
+            "the end of the range is told for that of the file",
+            unknown(),
+            vec![
+                unsatisfied(Some(40), bare()),
+                part_of(version("\"a\"", OLD, LATER, Some(100)), 39, 99),
+                whole_of(version("\"a\"", OLD, LATER, Some(100))),
+            ],
+            "40-? 39-? whole = begin: the origin does not have the missing range",
+        ),
+        row(
+            "whatever is asked for ends where it begins",
+            unknown(),
+            vec![
+                unsatisfied(Some(40), bare()),
+                unsatisfied(Some(39), bare()),
+                whole_of(version("\"a\"", OLD, LATER, Some(100))),
+            ],
+            "40-? 39-? whole = begin: the origin does not have the missing range",
+        ),
         row(
             "all is held, says one without validators",
             unknown(),
-            vec![unsatisfied(Some(40), bare())],
-            "40-? = complete of 40",
+            vec![unsatisfied(Some(40), bare()), part_of(version("\"a\"", OLD, LATER, Some(40)), 39, 39)],
+            "40-? 39-? = complete of 40",
         ),
         row(
             "all is held of another version",

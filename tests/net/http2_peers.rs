@@ -162,7 +162,8 @@ async fn a_peer_that_allows_one_stream_gets_several_connections_and_is_waited_fo
     for end in ends {
         assert_eq!(end.unwrap().1, b"late");
     }
-    assert!((2..=8).contains(&peer.connections()), "{}", peer.connections());
+    // One beyond the eight may be made whose windows are so small that there is room for them.
+    assert!((2..=10).contains(&peer.connections()), "{}", peer.connections());
 }
 
 #[tokio::test]
