@@ -300,7 +300,7 @@ async fn it_is_found_anew_at_each_attempt() {
     server.jobs().retry_job(retry.clone()).await.unwrap();
     assert_eq!(server.ended(&ended.job_id).await.state(), JobState::Succeeded, "it needs no other submission");
 
-    let failed = server.run(collect(vec![using("api", fetch(origin.url("/missing")))])).await;
+    let failed = server.run(job(vec![using("api", fetch(origin.url("/missing")))])).await;
     client.delete_credential(pb::DeleteCredentialRequest { name: "api".into(), ..Default::default() }).await.unwrap();
     let retry = pb::RetryJobRequest { job_id: failed.job_id.clone(), ..Default::default() };
     server.jobs().retry_job(retry).await.unwrap();
