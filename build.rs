@@ -22,11 +22,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     // As bytes of its own: the types of the generator do not know the routes of methods, and would leave them out.
     fs::write(out.join("haul.bin"), compiler.encode_file_descriptor_set())?;
+    generate(&compiler, &out)?;
+    embed(Path::new("web/dist"), &out)
+}
+
+/// Generates messages and clients, and apart from them the servers: these answer a watch with messages that were encoded
+/// before, once for all watchers, where a client reads them as what they are.
+fn generate(compiler: &protox::Compiler, out: &Path) -> Result<(), Box<dyn Error>> {
+    let builder = || tonic_prost_build::configure().bytes(".").codec_path("crate::codec::BoundedCodec");
     let mut config = tonic_prost_build::Config::new();
     config.enable_type_names();
-    let builder = tonic_prost_build::configure().bytes(".").codec_path("crate::codec::BoundedCodec");
-    builder.compile_fds_with_config(compiler.file_descriptor_set(), config)?;
-    embed(Path::new("web/dist"), &out)
+    builder().build_server(false).compile_fds_with_config(compiler.file_descriptor_set(), config)?;
+    let servers = out.join("servers");
+    fs::create_dir_all(&servers)?;
+    let mut config = tonic_prost_build::Config::new();
+    config.extern_path(".haul.v1", "crate::pb");
+    config.extern_path(".haul.v1.WatchJobResponse", "crate::codec::Encoded");
+    builder().build_client(false).out_dir(servers).compile_fds_with_config(compiler.file_descriptor_set(), config)?;
+    Ok(())
 }
 
 /// Writes `assets.rs`, the list of the files, beside their compressed bytes.

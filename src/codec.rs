@@ -2,14 +2,16 @@
 //!
 //! An empty entry of a list is two bytes of a message and hundreds of bytes of memory, so the entries of a request are
 //! counted before there is memory for them.
+//!
+//! What many clients are sent is written once, as [`Encoded`].
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::LazyLock;
 
-use bytes::Buf as _;
+use bytes::{Buf, BufMut, Bytes};
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
-use prost::{Message, Name};
+use prost::{DecodeError, Message, Name};
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
@@ -98,6 +100,52 @@ fn count(of: &MessageDescriptor, mut bytes: &[u8], counted: &mut Count) -> Resul
         }
     }
     Ok(())
+}
+
+/// A message that was encoded before, so that it is encoded once however many it is sent to.
+#[derive(Debug, Clone, Default)]
+pub struct Encoded(Bytes);
+
+impl Encoded {
+    /// Encodes a message.
+    pub fn of(message: &impl Message) -> Encoded {
+        Encoded(message.encode_to_vec().into())
+    }
+
+    /// The message that was encoded to these bytes.
+    pub fn as_it_was(bytes: Bytes) -> Encoded {
+        Encoded(bytes)
+    }
+
+    /// The bytes of the message.
+    pub fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+impl Message for Encoded {
+    fn encode_raw(&self, buffer: &mut impl BufMut) {
+        buffer.put_slice(&self.0);
+    }
+
+    /// Nothing is read as such a message: its fields are left out.
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buffer: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        skip_field(wire_type, tag, buffer, context)
+    }
+
+    fn encoded_len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
 }
 
 /// Reads and writes messages.

@@ -25,6 +25,7 @@ mod it {
     mod grpcurl;
     mod held;
     mod jobs;
+    mod leftovers;
     mod limits;
     mod lookers;
     mod many;
@@ -34,6 +35,7 @@ mod it {
     mod progress;
     mod rest;
     mod sealing;
+    mod segments;
     mod specs;
     mod startup;
     mod tenants;

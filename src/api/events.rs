@@ -4,9 +4,11 @@ use tonic::Status;
 
 use crate::api::status::internal;
 use crate::api::to_proto;
+use crate::codec::Encoded;
 use crate::model::event::EventKind;
 use crate::model::ids::JobId;
 use crate::pb;
+use crate::pb::watch_job_response;
 use crate::store::StoredEvent;
 
 /// Converts the job that an event shows.
@@ -21,6 +23,12 @@ pub(crate) fn job(event: &StoredEvent) -> Result<pb::Job, Status> {
 pub(crate) fn task(job: JobId, event: &StoredEvent) -> Result<pb::Task, Status> {
     let task = event.task.as_ref().ok_or_else(|| internal("an event has lost its task"))?;
     Ok(to_proto::task(&job.to_string(), task))
+}
+
+/// Writes the message of a watch that tells of an event.
+pub(crate) fn watched(event: &StoredEvent, what: watch_job_response::Event) -> Encoded {
+    let time = Some(to_proto::timestamp(event.head.time));
+    Encoded::of(&pb::WatchJobResponse { sequence: event.head.sequence, time, event: Some(what) })
 }
 
 /// Converts an event of a list.

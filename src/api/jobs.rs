@@ -23,6 +23,7 @@ use crate::api::values::{self, ID_BYTES_MAX, NAME_BYTES_MAX, only_job_id};
 use crate::api::watch::{Wish, watch_job};
 use crate::api::watch_all::{WishJobs, watch_jobs};
 use crate::api::watchers::Watchers;
+use crate::codec::Encoded;
 use crate::engine::command::{Acted, JobPatch};
 use crate::engine::handle::Engine;
 use crate::model::ids::JobId;
@@ -81,7 +82,7 @@ fn interval(value: Option<prost_types::Duration>, v: &mut Violations) -> Duratio
 #[tonic::async_trait]
 impl pb::job_service_server::JobService for Jobs {
     type AddTasksStream = Pin<Box<dyn Stream<Item = Result<pb::AddTasksResponse, Status>> + Send>>;
-    type WatchJobStream = BoxStream<'static, Result<pb::WatchJobResponse, Status>>;
+    type WatchJobStream = BoxStream<'static, Result<Encoded, Status>>;
     type WatchJobsStream = BoxStream<'static, Result<pb::WatchJobsResponse, Status>>;
     type ControlJobsStream = BoxStream<'static, Result<pb::ControlJobsResponse, Status>>;
 

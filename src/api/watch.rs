@@ -2,6 +2,9 @@
 //!
 //! A stream is a generator without a task of its own: each message is made when the client's window has room for it, from
 //! memory or, when the watcher is further behind, from the store. So a slow watcher costs the memory of one message.
+//!
+//! What a busy job costs is its events times its watchers. So an event is written once for all of them, and where many watch,
+//! each is told of several events at a time: one packet and one wake-up for all of them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,8 +21,9 @@ use crate::api::events;
 use crate::api::lookup::live_job;
 use crate::api::status::{draining, no_job, out_of_range};
 use crate::api::to_proto;
+use crate::codec::Encoded;
 use crate::engine::handle::Engine;
-use crate::engine::hub::{Feed, Notice};
+use crate::engine::hub::{Feed, Notice, Published};
 use crate::engine::notices::NoticeListener;
 use crate::model::event::EventKind;
 use crate::model::failures::Failures;
@@ -27,7 +31,7 @@ use crate::model::ids::JobId;
 use crate::model::job::Job;
 use crate::pb;
 use crate::pb::watch_job_response::Event;
-use crate::store::{Store, StoredEvent};
+use crate::store::Store;
 
 /// The longest time without a message; then a heartbeat is sent.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -35,6 +39,14 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 const EVENTS_MAX: u32 = 256;
 /// The most running tasks in a progress message.
 const ACTIVE_MAX: usize = 100;
+
+/// The least time between two looks of a watcher at what is published, for each watcher of the job: ten thousand looks a
+/// second at one job, however many watch it.
+const LOOK_EACH: Duration = Duration::from_micros(100);
+/// The longest such time.
+const LOOK_MAX: Duration = Duration::from_millis(100);
+/// Below this the timer would cost more than the looks.
+const LOOK_MIN: Duration = Duration::from_millis(2);
 
 /// What a watcher asks for.
 pub(crate) struct Wish {
@@ -56,7 +68,8 @@ struct Watcher {
     notices: Option<NoticeListener>,
     /// The last durable event that was sent.
     sent: u64,
-    queue: VecDeque<Arc<StoredEvent>>,
+    queue: VecDeque<Arc<Published>>,
+    last_look: Instant,
     snapshot_due: bool,
     next_progress: Instant,
     last_progress: Option<pb::JobProgress>,
@@ -71,7 +84,7 @@ pub(crate) async fn watch_job(
     store: Arc<dyn Store>,
     closing: CancellationToken,
     wish: Wish,
-) -> Result<impl Stream<Item = Result<pb::WatchJobResponse, Status>> + Send + 'static, Status> {
+) -> Result<impl Stream<Item = Result<Encoded, Status>> + Send + 'static, Status> {
     // The feed first: if there is none the job has ended, and then the store has all of it.
     let (feed, ended) = loop {
         let feed = engine.hub().feed(wish.job);
@@ -99,6 +112,7 @@ pub(crate) async fn watch_job(
         notices: feed.as_ref().filter(|_| wish.task_starts).map(|feed| feed.notices()),
         sent: wish.after.unwrap_or(job.sequence),
         queue: VecDeque::new(),
+        last_look: Instant::now(),
         snapshot_due: true,
         next_progress: Instant::now() + wish.interval,
         last_progress: None,
@@ -120,7 +134,7 @@ pub(crate) async fn watch_job(
 }
 
 impl Watcher {
-    async fn next(&mut self) -> Option<Result<pb::WatchJobResponse, Status>> {
+    async fn next(&mut self) -> Option<Result<Encoded, Status>> {
         if self.over {
             return None;
         }
@@ -136,7 +150,7 @@ impl Watcher {
         }
     }
 
-    async fn message(&mut self) -> Result<Option<pb::WatchJobResponse>, Status> {
+    async fn message(&mut self) -> Result<Option<Encoded>, Status> {
         if std::mem::take(&mut self.snapshot_due) {
             let snapshot = live_job(&self.job, self.feed.as_ref());
             // A watcher that did not ask for earlier events gets nothing after the end.
@@ -173,7 +187,7 @@ impl Watcher {
         true
     }
 
-    async fn next_event(&mut self) -> Result<Option<Arc<StoredEvent>>, Status> {
+    async fn next_event(&mut self) -> Result<Option<Arc<Published>>, Status> {
         if let Some(event) = self.queue.pop_front() {
             return Ok(Some(event));
         }
@@ -182,39 +196,42 @@ impl Watcher {
             self.queue.extend(events);
         } else {
             let events = self.store.events(self.wish.job, self.sent, EVENTS_MAX).await?;
-            self.queue.extend(events.items.into_iter().map(Arc::new));
+            self.queue.extend(events.items.into_iter().map(|event| Published::new(Arc::new(event))));
         }
         Ok(self.queue.pop_front())
     }
 
-    async fn durable(&mut self, event: &StoredEvent) -> Result<pb::WatchJobResponse, Status> {
+    async fn durable(&mut self, published: &Published) -> Result<Encoded, Status> {
+        let event = &*published.event;
         self.sent = event.head.sequence;
-        let message = match event.head.kind {
-            EventKind::TaskEnded => {
-                let mut message = events::task(self.wish.job, event)?;
-                if let Some(task) = event.task.as_ref().filter(|_| self.wish.include_body) {
-                    let store = self.store.as_ref();
-                    bodies::include(&self.engine, store, self.wish.job, task, &mut message).await?;
-                }
-                Event::TaskEnded(message)
-            }
-            EventKind::JobChanged => Event::JobChanged(events::job(event)?),
-            EventKind::JobEnded => {
-                // A retried job has an end for each run; only the last one closes the stream.
-                let job = self.engine.job(self.wish.job).await?;
-                self.over = job.state.is_ended() && job.sequence <= event.head.sequence;
-                Event::JobEnded(events::job(event)?)
-            }
-        };
-        Ok(pb::WatchJobResponse {
-            sequence: event.head.sequence,
-            time: Some(to_proto::timestamp(event.head.time)),
-            event: Some(message),
-        })
+        if event.head.kind == EventKind::JobEnded {
+            // A retried job has an end for each run; only the last one closes the stream.
+            let job = self.engine.job(self.wish.job).await?;
+            self.over = job.state.is_ended() && job.sequence <= event.head.sequence;
+        }
+        if let Some(task) = event.task.as_ref().filter(|_| self.wish.include_body) {
+            let mut message = events::task(self.wish.job, event)?;
+            let store = self.store.as_ref();
+            bodies::include(&self.engine, store, self.wish.job, task, &mut message).await?;
+            return Ok(events::watched(event, Event::TaskEnded(message)));
+        }
+        if let Some(bytes) = published.written.get() {
+            return Ok(Encoded::as_it_was(bytes.clone()));
+        }
+        let message = events::watched(
+            event,
+            match event.head.kind {
+                EventKind::TaskEnded => Event::TaskEnded(events::task(self.wish.job, event)?),
+                EventKind::JobChanged => Event::JobChanged(events::job(event)?),
+                EventKind::JobEnded => Event::JobEnded(events::job(event)?),
+            },
+        );
+        let _ = published.written.set(message.bytes().clone());
+        Ok(message)
     }
 
     /// Waits for the next message: a notice, progress, or a heartbeat. `None`: durable events may have come.
-    async fn wait(&mut self) -> Result<Option<pb::WatchJobResponse>, Status> {
+    async fn wait(&mut self) -> Result<Option<Encoded>, Status> {
         if self.engine.hub().feed(self.wish.job).is_none() {
             // The job has left memory, perhaps before this watch could be told so: the store has the rest.
             self.feed = None;
@@ -240,6 +257,7 @@ impl Watcher {
                     // The job has left memory: the store has the rest.
                     self.feed = None;
                 }
+                self.gather().await;
                 Ok(None)
             }
             notice = notice => Ok(self.notice(notice)),
@@ -248,8 +266,18 @@ impl Watcher {
         }
     }
 
+    /// Waits for what else is published, if there was a look a moment ago and many watch.
+    async fn gather(&mut self) {
+        let watchers = self.feed.as_ref().map_or(0, |feed| feed.watchers());
+        let apart = LOOK_EACH.saturating_mul(u32::try_from(watchers).unwrap_or(u32::MAX)).min(LOOK_MAX);
+        if apart >= LOOK_MIN {
+            tokio::time::sleep_until(self.last_look + apart).await;
+        }
+        self.last_look = Instant::now();
+    }
+
     /// A watcher that is too slow misses starts, which are conflated as progress is.
-    fn notice(&mut self, notice: Option<Notice>) -> Option<pb::WatchJobResponse> {
+    fn notice(&mut self, notice: Option<Notice>) -> Option<Encoded> {
         let id = self.wish.job.to_string();
         match notice {
             Some(Notice::Started(task)) => Some(self.wrap(self.sent, Event::TaskStarted(to_proto::task(&id, &task)))),
@@ -264,7 +292,7 @@ impl Watcher {
     }
 
     /// Returns the newest progress if it differs from what was sent last.
-    fn progress(&mut self) -> Option<pb::WatchJobResponse> {
+    fn progress(&mut self) -> Option<Encoded> {
         self.next_progress = Instant::now() + self.wish.interval;
         let feed = self.feed.as_ref()?;
         let id = self.wish.job.to_string();
@@ -288,7 +316,8 @@ impl Watcher {
         Some(self.wrap(self.sent, Event::Progress(progress)))
     }
 
-    fn wrap(&self, sequence: u64, event: Event) -> pb::WatchJobResponse {
-        pb::WatchJobResponse { sequence, time: Some(to_proto::timestamp(self.engine.now())), event: Some(event) }
+    fn wrap(&self, sequence: u64, event: Event) -> Encoded {
+        let time = Some(to_proto::timestamp(self.engine.now()));
+        Encoded::of(&pb::WatchJobResponse { sequence, time, event: Some(event) })
     }
 }

@@ -1,14 +1,8 @@
 //! Requests for the bytes of a resource, and what their answers say.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use http::header::{
-    ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, IF_MODIFIED_SINCE,
-};
+use http::header::{ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_TYPE, DATE, ETAG, IF_MODIFIED_SINCE};
 use http::header::{IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::time::Instant;
@@ -24,13 +18,9 @@ use crate::files::version::Version;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::secret::redacted;
 use crate::model::time::Timestamp;
-use crate::net::decode::Coding;
 use crate::net::range::ContentRange;
-use crate::net::{Body, BodySource, Permit, Request, Response, Session};
+use crate::net::{Body, Permit, Request, Response, Session};
 use crate::net::{classify, decode, disposition, drain, exchange, range};
-
-/// How many times its encoded bytes a decoded body may have: a file of more was made to fill the disk.
-const EXPANSION_MAX: u64 = 1_000;
 
 /// Longer values of headers are taken for none.
 const TEXT_BYTES_MAX: usize = 1024;
@@ -58,8 +48,6 @@ pub(super) struct Stream {
     pub(super) goes_on: bool,
     /// How long the head took to come.
     pub(super) head_wait: Duration,
-    /// Encoded bytes that were read so far, of a body that is decoded.
-    encoded: Option<Arc<AtomicU64>>,
 }
 
 impl Stream {
@@ -85,17 +73,6 @@ impl Stream {
         if self.answer.length.is_some_and(|length| length <= LEAVE_BYTES_MAX) {
             drain(self.body).await;
         }
-    }
-
-    /// Refuses a body that was made to fill the disk.
-    pub(super) fn check_expansion(&self) -> Result<(), Failure> {
-        let Some(encoded) = &self.encoded else { return Ok(()) };
-        let encoded = encoded.load(Ordering::Relaxed);
-        if self.at <= encoded.saturating_mul(EXPANSION_MAX) {
-            return Ok(());
-        }
-        let message = format!("{encoded} encoded bytes became more than {EXPANSION_MAX} times as many when decoded");
-        Err(Failure::fatal(FailureReason::TooLarge, message))
     }
 }
 
@@ -175,11 +152,8 @@ fn receive(order: &Order<'_>, source: usize, response: Response, head_wait: Dura
     };
     let is_encoded = !codings.is_empty();
     let content_range = range::content_range(&headers);
-    let length = if is_encoded || headers.contains_key(TRANSFER_ENCODING) {
-        None
-    } else {
-        text(CONTENT_LENGTH).parse::<u64>().ok()
-    };
+    let length =
+        if is_encoded || headers.contains_key(TRANSFER_ENCODING) { None } else { range::content_length(&headers) };
     let has_length = length.is_some();
     let length = length.or(if is_encoded { None } else { range::whole_length(status, &headers) });
     let mut answer = Answer {
@@ -213,41 +187,16 @@ fn receive(order: &Order<'_>, source: usize, response: Response, head_wait: Dura
         (200 | 203, _) => length,
         _ => None,
     };
-    let (body, encoded) = if is_encoded { decoded(body, codings) } else { (body, None) };
+    let body = decode::undo_unasked(body, codings);
     let bytes = answer.bytes();
     let says_bytes = |value: &HeaderValue| Some(value.to_str().ok()?.trim().eq_ignore_ascii_case("bytes"));
     let accepts_ranges = headers.get(ACCEPT_RANGES).and_then(says_bytes);
     let (at, end) = (bytes.start, bytes.end);
-    Ok(Stream { answer, headers, accepts_ranges, body, at, end, has_length, goes_on: false, head_wait, encoded })
+    Ok(Stream { answer, headers, accepts_ranges, body, at, end, has_length, goes_on: false, head_wait })
 }
 
 /// The time as a `Date`; empty where it makes none.
 fn http_date(now: Timestamp) -> String {
     let since_epoch = std::time::Duration::from_micros(u64::try_from(now.0).unwrap_or_default());
     std::time::UNIX_EPOCH.checked_add(since_epoch).map(httpdate::fmt_http_date).unwrap_or_default()
-}
-
-/// A body whose content coding is undone, with a count of its encoded bytes.
-fn decoded(body: Body, codings: Vec<Coding>) -> (Body, Option<Arc<AtomicU64>>) {
-    let count = Arc::new(AtomicU64::new(0));
-    let counted = Body(Box::new(Counted { body, count: Arc::clone(&count) }));
-    (decode::undo_unasked(counted, codings), Some(count))
-}
-
-/// Counts the bytes of a body before they are decoded.
-struct Counted {
-    body: Body,
-    count: Arc<AtomicU64>,
-}
-
-impl BodySource for Counted {
-    fn chunk(&mut self) -> BoxFuture<'_, Option<Result<Bytes, Failure>>> {
-        Box::pin(async move {
-            let chunk = self.body.chunk().await;
-            if let Some(Ok(bytes)) = &chunk {
-                self.count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            }
-            chunk
-        })
-    }
 }

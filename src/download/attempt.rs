@@ -77,7 +77,7 @@ impl Attempt<'_> {
                 Err(failure.into())
             }
             Err(Halt::Failed(failure)) if failure.reason == FailureReason::DiskFull && failure.retryable => {
-                Err(self.disk_full(&failure))
+                Err(self.disk_full(failure))
             }
             end => end,
         }
@@ -158,15 +158,21 @@ impl Attempt<'_> {
         Ok(result)
     }
 
-    /// The disk was full in the middle: the task waits for room and goes on with what is held.
-    fn disk_full(&self, failure: &Failure) -> Halt {
+    /// The disk was full in the middle: the task waits for room and goes on with what is held. Where the file system says
+    /// that it has the room, and refused all the same, nobody could tell when the wait is over: that is a failure, which
+    /// counts.
+    fn disk_full(&self, failure: Failure) -> Halt {
         let meter = self.order.ctx.meter;
-        let missing = meter.total().saturating_sub(meter.done());
-        Halt::NoSpace {
-            folder: self.order.target.folder.clone(),
-            needed_bytes: missing.max(transfer::ROOM_STEP),
-            message: failure.message.clone(),
+        let folder = self.order.target.folder.clone();
+        let needed_bytes = meter.total().saturating_sub(meter.done()).max(transfer::ROOM_STEP);
+        if self.order.ctx.root.has_room(&folder, needed_bytes) {
+            let message = format!(
+                "{}; its file system has room, so a quota or its number of files may be used up",
+                failure.message
+            );
+            return Failure { message, ..failure }.into();
         }
+        Halt::NoSpace { folder, needed_bytes, message: failure.message }
     }
 }
 

@@ -117,7 +117,6 @@ impl Flow<'_> {
             self.make_room(piece.len() as u64)?;
             self.bound.put(stream.at, &piece).await?;
             stream.at = end;
-            stream.check_expansion()?;
             self.lock().board.moved(id, end);
         }
         if stream.at == stream.end && !rest.is_empty() {
@@ -249,7 +248,7 @@ impl Flow<'_> {
                 () = self.due.notified() => {}
             }
             self.hold_no_more_than_soon();
-            if self.bound.unsaved_bytes() == 0 {
+            if self.bound.unsaved_bytes() == 0 || !self.order.ctx.is_known() {
                 continue;
             }
             if let Err(failure) = self.bound.checkpoint().await {

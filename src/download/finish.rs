@@ -29,7 +29,7 @@ pub(super) async fn verify(order: &Order<'_>, transferred: Transferred, held: &m
     let checksums = match bound.digests(total, order.ctx.stop).await {
         Ok(checksums) => checksums,
         Err(failure) => {
-            held.set_part(bound.close().await);
+            held.keep(order.ctx, bound).await;
             return Err(order.ctx.stopped_or(failure));
         }
     };

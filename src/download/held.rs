@@ -1,9 +1,15 @@
 //! What earlier attempts and sources left, while no step has it.
 
+use std::time::Duration;
+
+use crate::download::DownloadContext;
 use crate::files::binding::{Stored, Why};
 use crate::files::bound::Bound;
 use crate::files::part::Part;
 use crate::model::failure::Failure;
+
+/// How long the end of an attempt waits for the store to know of its beginning.
+const STORED_WAIT: Duration = Duration::from_secs(1);
 
 /// What is held between two sources, and what became of what was.
 #[derive(Default)]
@@ -24,6 +30,18 @@ impl Held {
 
     pub(super) fn take_part(&mut self) -> Option<Part> {
         self.part.take()
+    }
+
+    /// Stops adding to a part and keeps what it holds, unless nobody would find it after a kill: the store does not know of the
+    /// attempt yet, which it does within milliseconds while its disk has room and its lock is free.
+    pub(super) async fn keep(&mut self, ctx: &DownloadContext<'_>, bound: Bound) {
+        let will_be_found = ctx.is_known()
+            || bound.is_named()
+            || tokio::time::timeout(STORED_WAIT, ctx.stored.cancelled()).await.is_ok();
+        if !will_be_found {
+            bound.give_up();
+        }
+        self.part = bound.close().await;
     }
 
     /// What the part claims; `None` when there is none, or it holds nothing.

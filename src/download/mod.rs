@@ -60,6 +60,8 @@ pub struct DownloadContext<'a> {
     pub meter: &'a Meter,
     /// Stops it, at a checkpoint.
     pub stop: &'a CancellationToken,
+    /// Cancelled once the store knows of the attempt. Nothing of it gets a name before: after a kill nobody would find it.
+    pub stored: &'a CancellationToken,
     /// How far the finished file is forced to the device.
     pub durability: Durability,
     /// Sizes and times.
@@ -130,6 +132,11 @@ pub async fn run(ctx: &DownloadContext<'_>, spec: &DownloadSpec) -> (AttemptEnd,
 }
 
 impl DownloadContext<'_> {
+    /// Whether what is kept of the attempt will be found. Parts that are named by their URL always are.
+    fn is_known(&self) -> bool {
+        self.part_is_shared || self.stored.is_cancelled()
+    }
+
     /// What it means that work failed which ends early when the attempt is stopped.
     fn stopped_or(&self, failure: Failure) -> Halt {
         if self.stop.is_cancelled() { Halt::Stopped } else { failure.into() }

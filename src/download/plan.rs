@@ -52,7 +52,7 @@ pub(super) async fn plan(order: &Order<'_>, probed: Probed, held: &mut Held) -> 
     let reservation = match set_room_aside(order, &bound, total, missing).await {
         Ok(reservation) => reservation,
         Err(halt) => {
-            held.set_part(bound.close().await);
+            held.keep(order.ctx, bound).await;
             return Err(halt);
         }
     };
@@ -112,9 +112,6 @@ async fn set_room_aside(
             Ok(Some(reservation).filter(|_| total > ahead))
         }
         Ok(false) => Ok(Some(reservation)),
-        Err(failure) if failure.reason == FailureReason::DiskFull => {
-            Err(Halt::NoSpace { folder: order.target.folder.clone(), needed_bytes: needed, message: failure.message })
-        }
         Err(failure) => Err(failure.into()),
     }
 }

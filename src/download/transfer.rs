@@ -86,7 +86,7 @@ pub(super) async fn transfer(
             Err(halt)
         }
         Err(halt) => {
-            held.set_part(bound.close().await);
+            held.keep(order.ctx, bound).await;
             Err(halt)
         }
     }

@@ -38,6 +38,8 @@ pub(crate) struct Launch {
     pub(crate) attempt_start: Timestamp,
     /// The start of the task's first attempt.
     pub(crate) first_start: Timestamp,
+    /// Cancelled once the store knows of the attempt.
+    pub(crate) stored: CancellationToken,
     /// Whether there were attempts before, so that something of them may be kept.
     pub(crate) has_history: bool,
     /// Where a listing goes on, if memory knows; else the store has it.

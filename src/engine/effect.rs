@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use crate::engine::command::{Acted, EngineError, Reply, answer};
 use crate::engine::hub::Notice;
@@ -71,6 +72,8 @@ pub(crate) enum Effect {
     Publish(Arc<Job>, Vec<Arc<StoredEvent>>),
     /// A notice is published to those who watch starts.
     Notify(JobId, Notice),
+    /// The claim of an attempt is stored: what it leaves will be found.
+    Claimed(JobId, CancellationToken),
     /// The running attempts of the job are stopped.
     StopAttempts(JobId, Cause),
     /// The n-th sweep of the batch was a piece of this job's.
@@ -101,6 +104,7 @@ impl Effect {
             | Effect::Deleted { job, .. }
             | Effect::AckPage(job, _)
             | Effect::Notify(job, _)
+            | Effect::Claimed(job, _)
             | Effect::StopAttempts(job, _)
             | Effect::Swept { job, .. }
             | Effect::Withdrawn { job, .. }
@@ -141,6 +145,7 @@ impl Effect {
             }
             Effect::Publish(..)
             | Effect::Notify(..)
+            | Effect::Claimed(..)
             | Effect::StopAttempts(..)
             | Effect::Swept { .. }
             | Effect::Withdrawn { .. }

@@ -339,7 +339,7 @@ impl Engine {
     /// Durable events after `after`, from memory or from the store.
     pub async fn events(&self, id: JobId, after: u64, limit: u32) -> Result<Vec<Arc<StoredEvent>>, EngineError> {
         if let Some(events) = self.hub.feed(id).and_then(|feed| feed.events_after(after, limit as usize)) {
-            return Ok(events);
+            return Ok(events.iter().map(|published| published.event.clone()).collect());
         }
         Ok(self.runner.store.events(id, after, limit).await?.items.into_iter().map(Arc::new).collect())
     }

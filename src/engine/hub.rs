@@ -5,9 +5,10 @@
 //! nothing but its own reads, and replay and live are the same list.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -24,6 +25,8 @@ use crate::store::{StoredEvent, StoredTask, TaskRow};
 const RING_MAX: usize = 512;
 /// Memory that they may take, in bytes, roughly.
 const RING_BYTES_MAX: usize = 1 << 20;
+/// What is sent of an event, without the spec of a job.
+const WRITTEN_BYTES: usize = 512;
 /// How often a rate of bytes is measured anew.
 const RATE_WINDOW: Duration = Duration::from_millis(250);
 
@@ -38,6 +41,22 @@ pub struct Hub {
     changes: Arc<Changes>,
     created: Arc<Changes>,
     totals: Totals,
+}
+
+/// A durable event on its way to the watchers of its job.
+#[derive(Debug)]
+pub struct Published {
+    /// The event.
+    pub event: Arc<StoredEvent>,
+    /// The event as it is sent, once somebody has written it for all of them.
+    pub written: OnceLock<Bytes>,
+}
+
+impl Published {
+    /// An event that nobody has written yet.
+    pub fn new(event: Arc<StoredEvent>) -> Arc<Published> {
+        Arc::new(Published { event, written: OnceLock::new() })
+    }
 }
 
 /// A task as it ended.
@@ -79,7 +98,7 @@ struct State {
 #[derive(Debug, Default)]
 struct Watched {
     version: watch::Sender<u64>,
-    ring: VecDeque<Arc<StoredEvent>>,
+    ring: VecDeque<Arc<Published>>,
     ring_bytes: usize,
     /// Made with the first watcher of starts.
     notices: Option<Notices>,
@@ -249,6 +268,11 @@ impl Feed {
         version
     }
 
+    /// How many follow the job.
+    pub fn watchers(&self) -> usize {
+        lock(&self.state).watched.as_ref().map_or(0, |watched| watched.version.receiver_count())
+    }
+
     /// Notices of starts and backoffs, which are not durable.
     pub fn notices(&self) -> NoticeListener {
         let mut state = lock(&self.state);
@@ -258,13 +282,13 @@ impl Feed {
     }
 
     /// The events after `after`, in order; `None` when memory does not reach back that far.
-    pub fn events_after(&self, after: u64, limit: usize) -> Option<Vec<Arc<StoredEvent>>> {
+    pub fn events_after(&self, after: u64, limit: usize) -> Option<Vec<Arc<Published>>> {
         let state = lock(&self.state);
         if state.job.sequence <= after {
             return Some(Vec::new());
         }
         let ring = &state.watched.as_ref()?.ring;
-        let first = ring.front()?.head.sequence;
+        let first = ring.front()?.event.head.sequence;
         let skip = usize::try_from((after + 1).checked_sub(first)?).unwrap_or(usize::MAX);
         Some(ring.iter().skip(skip).take(limit).cloned().collect())
     }
@@ -341,10 +365,10 @@ impl Feed {
             && events.last().map_or(before, |event| event.head.sequence) == sequence;
         if continues {
             watched.ring_bytes += events.iter().map(|event| bytes_of(event)).sum::<usize>();
-            watched.ring.extend(events);
+            watched.ring.extend(events.into_iter().map(Published::new));
             while watched.ring.len() > RING_MAX || watched.ring_bytes > RING_BYTES_MAX {
                 let Some(oldest) = watched.ring.pop_front() else { break };
-                watched.ring_bytes = watched.ring_bytes.saturating_sub(bytes_of(&oldest));
+                watched.ring_bytes = watched.ring_bytes.saturating_sub(bytes_of(&oldest.event));
             }
         } else {
             watched.ring = VecDeque::new();
@@ -371,11 +395,11 @@ impl Feed {
     }
 }
 
-/// The memory of an event, roughly.
+/// The memory of an event, roughly, with what is sent of it.
 fn bytes_of(event: &StoredEvent) -> usize {
     let task = event.task.as_ref().map_or(0, |task| task.spec.memory_bytes() + task.row.memory_bytes());
-    let snapshot = event.snapshot.as_ref().map_or(0, |job| size_of_val(&**job) + job.spec.memory_bytes());
-    size_of_val(event) + task + snapshot
+    let snapshot = event.snapshot.as_ref().map_or(0, |job| size_of_val(&**job) + 2 * job.spec.memory_bytes());
+    size_of::<Published>() + size_of_val(event) + WRITTEN_BYTES + task + snapshot
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -8,6 +8,7 @@
 //! |---|---|---|---|
 //! | scheduler | [`EngineTask::run`], in it | drain | ends the process |
 //! | writer | [`EngineTask::run`] | the scheduler's end | ends the process |
+//! | copy of the log | the store's writer, in its `JoinSet` | its end, before the store closes | logged; the next commit copies |
 //! | transfer threads | `Workers::start` | `Workers::shutdown`, after the scheduler | logged |
 //! | attempts | `Runner::spawn`, on a transfer thread | their token, with a cause | a failed attempt |
 //! | reads of the scheduler | `scheduler`, in its `JoinSet` | their end; dropped at the drain | tried again, or fails its call |

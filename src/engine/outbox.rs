@@ -38,7 +38,7 @@ pub(crate) struct Outbox {
     events: HashMap<JobId, Vec<Arc<StoredEvent>>>,
     /// Tasks whose end is in the batch.
     ended: Vec<(TaskId, LaneNumber)>,
-    /// How often something was added, to notice whether only starts were.
+    /// How often something was added that is to be committed at once.
     additions: usize,
 }
 
@@ -76,7 +76,6 @@ impl Outbox {
     }
 
     fn count(&mut self, changes: usize, bytes: usize) {
-        self.additions += 1;
         self.changes += changes;
         self.bytes += bytes;
     }
@@ -84,6 +83,7 @@ impl Outbox {
     /// Adds a submission. Returns its place among those of the batch.
     pub(crate) fn submit(&mut self, submission: Submission) -> usize {
         let tasks: usize = submission.tasks.iter().map(|(_, spec)| spec.memory_bytes()).sum();
+        self.additions += 1;
         self.count(submission.tasks.len() + 1, submission.job.spec.memory_bytes() + tasks);
         self.batch.submissions.push(submission);
         self.batch.submissions.len() - 1
@@ -92,12 +92,13 @@ impl Outbox {
     /// Adds a chunk of tasks. Returns its place among those of the batch.
     pub(crate) fn add(&mut self, addition: Addition) -> usize {
         let tasks: usize = addition.tasks.iter().map(|(_, spec)| spec.memory_bytes()).sum();
+        self.additions += 1;
         self.count(addition.tasks.len() + 1, ROW_BYTES + tasks);
         self.batch.additions.push(addition);
         self.batch.additions.len() - 1
     }
 
-    /// Adds a page of a fetch.
+    /// Adds a page of a fetch. Whoever waits for it has an effect of its own.
     pub(crate) fn page(&mut self, page: NewPage) {
         let body = if let Content::Inline(body) = &page.content { body.len() } else { 0 };
         self.count(1, ROW_BYTES + body + page.next.as_ref().map_or(0, String::len));
@@ -106,12 +107,14 @@ impl Outbox {
 
     /// Adds who did something.
     pub(crate) fn audit(&mut self, entry: AuditEntry) {
+        self.additions += 1;
         self.count(1, ROW_BYTES);
         self.batch.audit.push(entry);
     }
 
     /// Adds a job whose spec changed. Its event and its answer have the spec too.
     pub(crate) fn respecced(&mut self, job: Arc<Job>) {
+        self.additions += 1;
         self.count(1, 2 * job.spec.memory_bytes());
         self.batch.respecced.push(job);
     }
@@ -121,9 +124,14 @@ impl Outbox {
         self.batch.claims.len()
     }
 
-    /// Grows with everything that is added, but for the starts of attempts.
-    pub(crate) fn additions(&self) -> usize {
-        self.additions
+    /// Whether the batch has starts of attempts and ends of tasks alone, which nobody waits for.
+    pub(crate) fn is_patient(&self) -> bool {
+        self.additions == 0
+    }
+
+    /// Whether attempts have ended.
+    pub(crate) fn has_moves(&self) -> bool {
+        !self.batch.moves.is_empty()
     }
 
     /// Whether there is nothing to commit and nothing to do.
@@ -158,14 +166,14 @@ impl Outbox {
         self.effects.push(notice);
     }
 
-    /// Adds the row of a task that stopped running or waiting.
+    /// Adds the row of a task that stopped running or waiting, which alone is no reason to commit at once.
     pub(crate) fn moved(&mut self, change: TaskMove) {
-        self.changed(change.id.job);
+        self.dirty.insert(change.id.job);
         self.count(1, change.row.memory_bytes());
         self.batch.moves.push(change);
     }
 
-    /// Adds the end of a task as the next event of its job.
+    /// Adds the end of a task as the next event of its job, which alone is no reason to commit at once.
     pub(crate) fn task_ended(&mut self, job: &mut Job, task: StoredTask) {
         let time = task.row.task.end_time.unwrap_or(job.update_time);
         let head = EventHead { sequence: next_sequence(job), time, kind: EventKind::TaskEnded, task: Some(task.index) };
@@ -178,12 +186,13 @@ impl Outbox {
     pub(crate) fn job_event(&mut self, job: &mut Job, kind: EventKind) {
         let head = EventHead { sequence: next_sequence(job), time: job.update_time, kind, task: None };
         let snapshot = Some(Arc::new(job.clone()));
+        self.additions += 1;
         self.bytes += ROW_BYTES + size_of::<Job>();
         self.record(job.id, StoredEvent { head, snapshot, task: None });
     }
 
     fn record(&mut self, job: JobId, event: StoredEvent) {
-        self.changed(job);
+        self.dirty.insert(job);
         self.batch.events.push(NewEvent { job, head: event.head, snapshot: event.snapshot.clone() });
         self.events.entry(job).or_default().push(Arc::new(event));
     }

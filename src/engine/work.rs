@@ -181,6 +181,7 @@ async fn download(
         has_history: launch.has_history,
         meter: &launch.meter,
         stop,
+        stored: &launch.stored,
         durability: runner.durability,
         settings: &settings,
         retry_after_max: runner.retry_after_max,

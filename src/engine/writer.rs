@@ -72,7 +72,7 @@ pub(crate) fn start(
         return Ok((Writer::Here(here), link));
     }
     let failed = |error: std::io::Error| StoreError::Fatal(format!("cannot start the writer's thread: {error}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
     let thread = std::thread::Builder::new().name("writer".to_owned());
     let thread = thread.spawn(move || runtime.block_on(work.run(received))).map_err(failed)?;
     Ok((Writer::Thread(thread), link))
@@ -174,6 +174,7 @@ impl Work {
                 done => {
                     self.set(Condition::Writable);
                     let _ = result.send(done);
+                    self.store.between_commits().await;
                     return;
                 }
             };

@@ -1,7 +1,7 @@
 //! The course of one attempt.
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RANGE};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, RANGE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use url::Url;
 
@@ -13,7 +13,7 @@ use crate::fetch::{FetchContext, Fetched, FetchedBody, Page};
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::{AttemptEnd, AttemptReport, FetchResult, Outcome};
 use crate::model::progress::Meter;
-use crate::model::secret::{REDACTED, is_secret_header, redacted};
+use crate::model::secret::{REDACTED, is_secret_header, redacted, redacted_within};
 use crate::model::spec::{FetchSpec, Pagination};
 use crate::net::{Permit, Request, Response, Session, classify, decode, drain, exchange, range};
 
@@ -183,7 +183,7 @@ impl<'a> Attempt<'a> {
     /// Returns whether the body is a part although the whole was asked for, and the task does not accept parts.
     fn is_part_of_what_was_asked(&self, response: &Response) -> bool {
         let is_accepted = response.status == StatusCode::PARTIAL_CONTENT && !self.spec.accept_statuses.is_empty();
-        let is_for_whole = self.method == Method::GET && !is_set(self.ctx, &RANGE);
+        let is_for_whole = self.method != Method::HEAD && !is_set(self.ctx, &RANGE);
         is_for_whole && !is_accepted && range::is_part(response.status, &response.headers)
     }
 
@@ -201,7 +201,11 @@ impl<'a> Attempt<'a> {
         if self.method == Method::HEAD || matches!(response.status.as_u16(), 204 | 304) {
             return None;
         }
-        response.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+        if response.headers.contains_key(TRANSFER_ENCODING) {
+            // Which tells where the body ends, whatever else does (RFC 9112, section 6.3).
+            return None;
+        }
+        range::content_length(&response.headers)
     }
 
     fn report(&self, meter: &Meter, before: u64) -> AttemptReport {
@@ -244,7 +248,11 @@ fn result_of(response: &Response) -> FetchResult {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let mut bytes = 0;
     let headers = response.headers.iter().filter_map(|(name, value)| {
-        let value = if is_secret_header(name.as_str()) { REDACTED.to_owned() } else { text(value) };
+        let value = match name.as_str() {
+            name if is_secret_header(name) => REDACTED.to_owned(),
+            "link" | "location" | "content-location" | "refresh" => redacted_within(&text(value)),
+            _ => text(value),
+        };
         let all = bytes + name.as_str().len() + value.len();
         // What does not fit is left out, and a smaller one behind it may fit.
         (all <= HEADERS_BYTES_MAX).then(|| {

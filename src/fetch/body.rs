@@ -70,18 +70,22 @@ impl Content {
     /// In memory while it is small, and through the sink's spool when it is not.
     pub(super) async fn kept(mut self, sink: &dyn Sink) -> Result<FetchedBody, Failure> {
         let Some(first) = self.chunk().await.transpose()? else { return Ok(FetchedBody::Inline(Bytes::new())) };
-        let mut held = vec![first];
+        // Copied together: a chunk of one byte may hold a whole buffer, and there may be a chunk for each byte.
+        let mut more = BytesMut::new();
         while self.bytes <= INLINE_BYTES_MAX as u64 {
             match self.chunk().await.transpose()? {
-                Some(chunk) => held.push(chunk),
-                None if held.len() == 1 => return Ok(FetchedBody::Inline(held.remove(0))),
-                None => return Ok(FetchedBody::Inline(held.concat().into())),
+                Some(chunk) if more.is_empty() => {
+                    more.reserve(first.len() + chunk.len());
+                    more.extend_from_slice(&first);
+                    more.extend_from_slice(&chunk);
+                }
+                Some(chunk) => more.extend_from_slice(&chunk),
+                None if more.is_empty() => return Ok(FetchedBody::Inline(first)),
+                None => return Ok(FetchedBody::Inline(more.freeze())),
             }
         }
         let mut spool = sink.spool().await?;
-        for chunk in held {
-            spool.write(chunk).await?;
-        }
+        spool.write(if more.is_empty() { first } else { more.freeze() }).await?;
         while let Some(chunk) = self.chunk().await {
             spool.write(chunk?).await?;
         }
@@ -125,5 +129,62 @@ impl BodySource for Counted {
             }
             chunk
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fetch::{Page, Spool};
+
+    /// A buffer of which a chunk is one byte.
+    struct Buffer {
+        _held: Arc<()>,
+    }
+
+    impl AsRef<[u8]> for Buffer {
+        fn as_ref(&self) -> &[u8] {
+            b"x"
+        }
+    }
+
+    /// So many chunks of a byte each, and the most buffers that were there at once.
+    struct Bytewise {
+        left: u32,
+        buffers: Arc<()>,
+        most: Arc<std::sync::atomic::AtomicUsize>,
+    }
+
+    impl BodySource for Bytewise {
+        fn chunk(&mut self) -> BoxFuture<'_, Option<Result<Bytes, Failure>>> {
+            let more = self.left > 0;
+            self.left = self.left.saturating_sub(1);
+            let chunk = more.then(|| Ok(Bytes::from_owner(Buffer { _held: Arc::clone(&self.buffers) })));
+            self.most.fetch_max(Arc::strong_count(&self.buffers), std::sync::atomic::Ordering::SeqCst);
+            Box::pin(std::future::ready(chunk))
+        }
+    }
+
+    struct Nowhere;
+
+    impl Sink for Nowhere {
+        fn spool(&self) -> BoxFuture<'_, Result<Box<dyn Spool>, Failure>> {
+            Box::pin(std::future::ready(Err(Failure::fatal(FailureReason::Io, "no spool"))))
+        }
+
+        fn page(&self, _: Page) -> BoxFuture<'_, Result<(), Failure>> {
+            Box::pin(std::future::ready(Ok(())))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_comes_byte_by_byte_does_not_keep_a_buffer_for_each() {
+        let (buffers, most) = (Arc::default(), Arc::<std::sync::atomic::AtomicUsize>::default());
+        let body = Body(Box::new(Bytewise { left: 5_000, buffers, most: Arc::clone(&most) }));
+        let meter = Arc::default();
+        let content = Content::new(body, StatusCode::OK, &HeaderMap::new(), None, 1 << 20, &meter).unwrap();
+        let kept = content.kept(&Nowhere).await.unwrap();
+        assert!(matches!(kept, FetchedBody::Inline(bytes) if bytes.len() == 5_000));
+        assert!(most.load(std::sync::atomic::Ordering::SeqCst) < 10);
     }
 }

@@ -203,7 +203,9 @@ impl<'a> Pager<'a> {
         Ok(match (&self.pagination.style, &self.cursor.next) {
             (PageStyle::LinkHeader, _) => url(link::next(page.headers).map_err(|error| unreadable(page.url, error))?)?,
             (PageStyle::NextUrl { .. }, _) => url(named)?,
-            (PageStyle::Cursor { .. }, _) => named.map(Next::Cursor),
+            (PageStyle::Cursor { .. }, _) => {
+                named.map(|cursor| bounded(page.url, cursor)).transpose()?.map(Next::Cursor)
+            }
             (PageStyle::PageNumber { .. }, Next::Number(number)) => number.checked_add(1).map(Next::Number),
             (PageStyle::Offset { .. }, Next::Offset(offset)) => offset.checked_add(count).map(Next::Offset),
             // A cursor of another style does not fit this listing.
@@ -216,6 +218,15 @@ impl<'a> Pager<'a> {
 fn unreadable(page: &Url, error: link::Unreadable) -> Failure {
     let message = format!("the page at `{}` does not say whether it is the last: {error}", redacted(page));
     Failure::fatal(FailureReason::Protocol, message)
+}
+
+/// Refuses a cursor that makes a URL of more bytes than one may have.
+fn bounded(page: &Url, cursor: String) -> Result<String, Failure> {
+    if cursor.len() <= URL_BYTES_MAX {
+        return Ok(cursor);
+    }
+    let message = format!("the page at `{}` names a cursor of more than {URL_BYTES_MAX} bytes", redacted(page));
+    Err(Failure::fatal(FailureReason::Protocol, message))
 }
 
 /// The next page's URL as a page names it, under the rules of redirects.

@@ -145,6 +145,11 @@ impl Bound {
         look(&self.lock().have)
     }
 
+    /// Whether its part has its name already, so that it outlives a kill.
+    pub fn is_named(&self) -> bool {
+        self.place.is_named()
+    }
+
     /// What a further answer is compared with.
     pub fn stored(&self) -> Stored {
         let gate = self.lock();

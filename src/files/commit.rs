@@ -11,7 +11,7 @@ use crate::files::Durability;
 use crate::files::bound::Bound;
 use crate::files::candidates;
 use crate::files::candidates::{CANDIDATES_MAX, Wanted};
-use crate::files::checkpoint::{Place, part_name};
+use crate::files::checkpoint::{Place, meta_draft_name, meta_name, part_name};
 use crate::files::error::{blocking, failure};
 use crate::files::folder::Folder;
 use crate::files::names;
@@ -118,7 +118,9 @@ impl Commit {
         place.end_saves();
         if !place.is_named() && self.size > LEFT_FROM_BYTES {
             // Of an attempt that a kill cut, and that the store does not know of.
-            let _ = place.home().remove(&part_name(&place.key));
+            for left in [part_name(&place.key), meta_name(&place.key), meta_draft_name(&place.key)] {
+                let _ = place.home().remove(&left);
+            }
         }
         let name = give_name(place, &self.name, &self.taken, &self.record, self.is_of_task)?;
         if self.durability == Durability::Full {

@@ -120,14 +120,34 @@ impl Folder {
         use rustix::io::Errno;
         single(to)?;
         match rustix::fs::renameat_with(&self.dir, from, &self.dir, to, RenameFlags::NOREPLACE) {
-            // File systems without that flag have hard links, or they refuse here too. A crash between the two calls
-            // leaves a part with two names, which is noticed when it is opened.
+            // A crash between the two calls leaves a part with two names, which is noticed when it is opened.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                rustix::fs::linkat(&self.dir, from, &self.dir, to, AtFlags::empty())?;
-                Ok(rustix::fs::unlinkat(&self.dir, from, AtFlags::empty())?)
+                match rustix::fs::linkat(&self.dir, from, &self.dir, to, AtFlags::empty()) {
+                    // File systems over a network, or of another system, have no hard links either.
+                    Err(Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP | Errno::MLINK) => {
+                        self.rename_over_placeholder(from, to)
+                    }
+                    linked => Ok(linked.and_then(|()| rustix::fs::unlinkat(&self.dir, from, AtFlags::empty()))?),
+                }
             }
             other => Ok(other?),
         }
+    }
+
+    /// As [`Folder::rename_to_free`], for file systems that have nothing for it: the name is taken by an empty file first,
+    /// which only this call can have made. Between the look at it and the rename somebody may still put another there: that
+    /// is as much as such a file system can do.
+    fn rename_over_placeholder(&self, from: &str, to: &str) -> io::Result<()> {
+        let placeholder = self.open_with(to, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
+        if !self.leads_to(to, &placeholder)? {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.rename(from, to).inspect_err(|_| {
+            // Where it cannot be looked at any more, it stays.
+            if self.leads_to(to, &placeholder).is_ok_and(|is_own| is_own) {
+                let _ = self.remove(to);
+            }
+        })
     }
 
     /// Lets two names change their files at once. `false`: the file system cannot do that.
@@ -208,4 +228,25 @@ fn is_no_file(error: &io::Error) -> bool {
     [Errno::NOENT, Errno::LOOP, Errno::NXIO, Errno::ISDIR]
         .iter()
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_placeholder_takes_the_name_only_where_it_is_free() {
+        let at = tempfile::tempdir().unwrap();
+        let dir = Dir::open_ambient_dir(at.path(), cap_std::ambient_authority()).unwrap();
+        let folder = Folder::new(&dir, "").unwrap();
+        let read = |name: &str| std::fs::read_to_string(at.path().join(name)).ok();
+        std::fs::write(at.path().join("part"), "whole").unwrap();
+        std::fs::write(at.path().join("theirs"), "theirs").unwrap();
+        let refused = folder.rename_over_placeholder("part", "theirs").unwrap_err();
+        assert_eq!((refused.kind(), read("theirs").as_deref()), (io::ErrorKind::AlreadyExists, Some("theirs")));
+        assert!(folder.rename_over_placeholder("nothing", "free").is_err());
+        assert_eq!(read("free"), None, "the placeholder goes with what it was for");
+        folder.rename_over_placeholder("part", "free").unwrap();
+        assert_eq!((read("free").as_deref(), read("part")), (Some("whole"), None));
+    }
 }

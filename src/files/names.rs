@@ -51,7 +51,10 @@ pub fn sanitize(suggestion: &str) -> Option<String> {
 /// The name that a URL suggests: its last path segment, percent-decoded.
 pub fn from_url(url: &url::Url) -> Option<String> {
     let last = url.path_segments()?.rev().find(|segment| !segment.is_empty())?;
-    sanitize(&percent_encoding::percent_decode_str(last).decode_utf8_lossy())
+    let bytes = std::borrow::Cow::from(percent_encoding::percent_decode_str(last));
+    // What is not UTF-8 is Latin-1, as in headers: two names that differ must not become one.
+    let latin1 = || bytes.iter().map(|byte| char::from(*byte)).collect();
+    sanitize(&std::str::from_utf8(&bytes).map_or_else(|_| latin1(), str::to_owned))
 }
 
 /// The `nth` name to try: `name.ext`, `name (1).ext`, `name (2).ext`, ….
@@ -112,6 +115,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn bytes_that_are_no_utf8_stay_apart() {
+        let name = |text: &str| from_url(&url::Url::parse(text).unwrap()).unwrap();
+        assert_eq!([name("http://h/caf%E9.txt"), name("http://h/caf%E8.txt")], ["caf\u{e9}.txt", "caf\u{e8}.txt"]);
+        assert_eq!(name("http://h/caf%C3%A9.txt"), "caf\u{e9}.txt");
+    }
 
     #[test]
     fn what_clients_may_not_ask_for() {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, OFlags};
+use rustix::io::Errno;
 
 use crate::files::binding::Stored;
 use crate::files::checkpoint::{Place, load, meta_draft_name, meta_name, part_name};
@@ -225,11 +226,20 @@ fn claim(root: &Root, folder: &Folder, key: PartKey<'_>) -> Result<Claim, Failur
 /// Locks the part against other processes. `false`: the name leads to another file by now, because the process that had
 /// the lock has finished this one or removed it.
 fn lock(folder: &Folder, key: PartKey<'_>, file: &File) -> Result<bool, Failure> {
-    if rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return Err(in_use(folder.path(), key));
-    }
     let name = part_name(key.name);
-    folder.leads_to(&name, file).map_err(|error| failure("look at", &folder.path_of(&name), &error))
+    let fail = |action: &str, error: io::Error| failure(action, &folder.path_of(&name), &error);
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => return Err(in_use(folder.path(), key)),
+        Err(error) if !has_no_locks(error) => return Err(fail("lock", error.into())),
+        _ => {}
+    }
+    folder.leads_to(&name, file).map_err(|error| fail("look at", error))
+}
+
+/// Whether a file system has no locks: some over a network are mounted so. The claim within this process is all there is
+/// then.
+fn has_no_locks(error: Errno) -> bool {
+    matches!(error, Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK | Errno::INVAL)
 }
 
 fn in_use(folder: &str, key: PartKey<'_>) -> Failure {

@@ -106,6 +106,12 @@ impl Root {
         Root { faults: Some(faults), ..self }
     }
 
+    /// Gives each part its name from the start, as where the file system has no files without one.
+    #[must_use]
+    pub fn with_named_parts(self) -> Root {
+        Root { naming: None, ..self }
+    }
+
     pub(super) fn faults(&self) -> Option<Arc<dyn Faults>> {
         self.faults.clone()
     }

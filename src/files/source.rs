@@ -111,9 +111,7 @@ impl Record {
     pub(super) fn write(&mut self, file: &File, metadata: &Metadata) -> CreatedFile {
         self.size = metadata.len();
         self.modified = nanos(metadata);
-        let json = serde_json::to_vec(self).unwrap_or_default();
-        let kept = (1..=RECORD_BYTES_MAX).contains(&json.len())
-            && rustix::fs::fsetxattr(file, ATTRIBUTE, &json, XattrFlags::empty()).is_ok();
+        let kept = self.shorter().iter().any(|record| record.keep(file));
         if !kept && let Ok(date) = httpdate::parse_http_date(&self.last_modified) {
             let seconds = date.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             let time = Timespec { tv_sec: seconds as i64, tv_nsec: 0 };
@@ -121,6 +119,20 @@ impl Record {
             return file.metadata().map_or_else(|_| identity(metadata), |now| identity(&now));
         }
         identity(metadata)
+    }
+
+    /// This record, and shorter ones that do where it has no room: it may be too long, or the file have other attributes. What
+    /// a file is recognised by comes last, so that a repeated download does not take its own file for somebody else's.
+    fn shorter(&self) -> [Record; 3] {
+        let own = Record { content_type: String::new(), ..self.clone() };
+        let place = own.url.split(['?', '#']).next().unwrap_or_default().to_owned();
+        [self.clone(), Record { url: place, ..own.clone() }, Record { url: String::new(), ..own }]
+    }
+
+    fn keep(&self, file: &File) -> bool {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        (1..=RECORD_BYTES_MAX).contains(&json.len())
+            && rustix::fs::fsetxattr(file, ATTRIBUTE, &json, XattrFlags::empty()).is_ok()
     }
 }
 
@@ -164,6 +176,12 @@ mod tests {
         let seen = look();
         assert_eq!((seen.record().unwrap().etag.as_str(), seen.size, seen.identity), ("\"x\"", 3, created));
         assert!(seen.is_from(&["a".to_owned()]) && !seen.is_from(&["b".to_owned()]));
+        for url in [format!("http://h/f?{}", "q".repeat(5_000)), format!("http://h/{}", "f".repeat(5_000))] {
+            record.url = url;
+            record.write(&file, &file.metadata().unwrap());
+            assert!(look().is_from(&["a".to_owned()]), "it is known by what fits");
+            assert!(record.url.starts_with(&look().record().unwrap().url));
+        }
         std::fs::write(&path, b"abd").unwrap();
         let changed = look();
         assert!(matches!(changed.maker, Maker::Other { .. }) && changed.identity != created);

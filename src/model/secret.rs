@@ -125,6 +125,35 @@ pub fn redacted_text(text: &str) -> String {
     }
 }
 
+/// As [`redacted`], for text with URLs in it, relative ones among them, as some headers have.
+pub fn redacted_within(text: &str) -> String {
+    const ENDS: [char; 8] = ['&', '#', '>', '<', '"', ';', ',', ' '];
+    let mut seen = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(['?', '&']) {
+        let (before, pair) = rest.split_at(at + 1);
+        let pair = &pair[..pair.find(ENDS).unwrap_or(pair.len())];
+        seen += before;
+        seen += &redacted_pair(pair);
+        rest = &rest[before.len() + pair.len()..];
+    }
+    seen += rest;
+    without_users(&seen)
+}
+
+/// Hides what stands before an `@` in the authorities of URLs.
+fn without_users(text: &str) -> String {
+    let mut parts = text.split("//");
+    let mut seen = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let authority = &part[..part.find(['/', '?', '#', '>', '"', ' ']).unwrap_or(part.len())];
+        let host = authority.rfind('@');
+        seen += "//";
+        seen += &host.map_or_else(|| part.to_owned(), |at| format!("{REDACTED}{}", &part[at..]));
+    }
+    seen
+}
+
 /// Returns whether a header is secret by its name alone.
 pub fn is_secret_header(name: &str) -> bool {
     ["authorization", "cookie", "proxy-authorization", "set-cookie"]

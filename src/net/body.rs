@@ -15,11 +15,18 @@ use crate::model::spec::Timeouts;
 use crate::net::connection::Connection;
 use crate::net::incoming::Incoming;
 use crate::net::pool::Endpoint;
-use crate::net::{BodySource, Permit};
+use crate::net::{BodySource, Permit, classify};
+
+/// What the framing of a body may cost over HTTP/1.1: so much, and beyond that so many bytes for each of its content. Chunks
+/// of one byte cost six, and what was received and not asked for yet counts too.
+const FRAMING_BYTES_MAX: u64 = 4 << 20;
+const FRAMING_BYTES_EACH: u64 = 16;
 
 /// A body that is still on its way.
 pub(super) struct HttpBody {
     incoming: Incoming,
+    /// Bytes of it that were handed on.
+    handed_on: u64,
     /// `None` once the body has ended: the connection is back in the pool, or closed.
     connection: Option<Connection>,
     /// Of a request over HTTP/2; a connection of HTTP/1.1 has its own.
@@ -41,7 +48,8 @@ impl HttpBody {
     ) -> HttpBody {
         let permit = if matches!(connection, Connection::Http2(_)) { permit } else { Permit::default() };
         let pace = Pace::new(timeouts);
-        let mut body = HttpBody { incoming, connection: Some(connection), permit, endpoint, pace, timer: None };
+        let mut body =
+            HttpBody { incoming, handed_on: 0, connection: Some(connection), permit, endpoint, pace, timer: None };
         body.release_at_end();
         body
     }
@@ -103,14 +111,22 @@ impl HttpBody {
     /// The next bytes, for which a connection of HTTP/1.1 is moved where none are here yet.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
         let host = self.endpoint.target.name();
-        let poll = self.incoming.poll_data(host, cx);
-        match &mut self.connection {
-            Some(Connection::Http1(http1)) if poll.is_pending() => {
-                http1.drive(cx);
-                self.incoming.poll_data(host, cx)
+        let mut poll = self.incoming.poll_data(host, cx);
+        if let Some(Connection::Http1(http1)) = &mut self.connection
+            && poll.is_pending()
+        {
+            http1.drive(cx);
+            poll = self.incoming.poll_data(host, cx);
+            let bytes_max = self.handed_on.saturating_mul(FRAMING_BYTES_EACH).saturating_add(FRAMING_BYTES_MAX);
+            if poll.is_pending() && http1.body_bytes() > bytes_max {
+                // Nothing but the sizes of chunks, and what may stand beside them, without end.
+                return Poll::Ready(Some(Err(classify::endless_framing(host))));
             }
-            _ => poll,
         }
+        if let Poll::Ready(Some(Ok(data))) = &poll {
+            self.handed_on += data.len() as u64;
+        }
+        poll
     }
 
     fn poll_timer(&mut self, entered: Instant, cx: &mut Context<'_>) -> Poll<Failure> {
@@ -120,10 +136,11 @@ impl HttpBody {
             timer.as_mut().reset(deadline);
         }
         loop {
-            ready!(timer.as_mut().poll(cx));
+            // Looked at first: a timer does not fire in a turn that reading has used up.
             if Instant::now() >= deadline {
                 return Poll::Ready(failure(&self.pace));
             }
+            ready!(timer.as_mut().poll(cx));
             timer.as_mut().reset(deadline);
         }
     }

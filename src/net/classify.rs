@@ -80,8 +80,7 @@ pub(super) fn answer(host: &str, error: &hyper::Error, began: bool) -> Failure {
         return large_head(host);
     }
     if error.is_parse() {
-        let message = format!("`{host}` answered with something that is not HTTP ({error})");
-        return Failure::fatal(FailureReason::Protocol, message);
+        return unreadable_head(host, &error.to_string());
     }
     if error.is_user() {
         return Failure::fatal(FailureReason::Protocol, format!("the request to `{host}` cannot be sent ({error})"));
@@ -97,6 +96,20 @@ pub(super) fn answer(host: &str, error: &hyper::Error, began: bool) -> Failure {
     )
 }
 
+/// Returns the failure of an answer whose head cannot be read. `why`: hyper's words for it, which name the part that is wrong.
+fn unreadable_head(host: &str, why: &str) -> Failure {
+    let names = |part: &str| why.contains(part);
+    if names("content-length") || names("transfer-encoding") {
+        return broken_framing(host);
+    }
+    let message = if names("version") {
+        format!("`{host}` answered with something that is not HTTP ({why})")
+    } else {
+        format!("the head of the answer of `{host}` cannot be read ({why})")
+    };
+    Failure::fatal(FailureReason::Protocol, message)
+}
+
 /// Returns the failure of an answer whose head, or what comes before it, is too large.
 pub(super) fn large_head(host: &str) -> Failure {
     Failure::fatal(FailureReason::Protocol, format!("the head of the answer of `{host}` is too large"))
@@ -108,15 +121,28 @@ pub(super) fn broken_framing(host: &str) -> Failure {
     Failure::fatal(FailureReason::Protocol, message)
 }
 
+/// Returns the failure of a body whose chunks are framed by far more bytes than they have.
+pub(super) fn endless_framing(host: &str) -> Failure {
+    let message = format!("the chunks of the body from `{host}` are framed by bytes without end");
+    Failure::fatal(FailureReason::Protocol, message)
+}
+
 /// Returns the failure of a request over HTTP/2 that was not answered; `is_heard` says whether its peer ended it, or
 /// went away.
 pub(super) fn stream(host: &str, error: &h2::Error, is_heard: bool) -> Failure {
     if let Some(error) = tls::inner(error) {
         return tls::explain(host, error);
     }
+    if is_of_stream(error) && error.reason() == Some(h2::Reason::REFUSED_STREAM) {
+        return large_head(host);
+    }
+    if is_of_stream(error) {
+        // Its head is not one of HTTP/2, or it ended where it says that bytes follow.
+        let message = format!("the answer of `{host}` contradicts itself or is malformed ({})", cause(error));
+        return Failure::retryable(FailureReason::Protocol, message);
+    }
     if error.is_library() {
-        let message = format!("`{host}` answered with something that is not HTTP/2 ({error})");
-        return Failure::fatal(FailureReason::Protocol, message);
+        return broken_connection(host, error);
     }
     let cause = cause(error);
     if is_heard {
@@ -129,11 +155,41 @@ pub(super) fn stream(host: &str, error: &h2::Error, is_heard: bool) -> Failure {
     )
 }
 
-/// Returns the failure of a body over HTTP/2 that ended early.
-pub(super) fn stream_body(host: &str, error: &h2::Error) -> Failure {
-    if error.is_library() {
-        let message = format!("the body from `{host}` is not framed as HTTP/2 frames it ({error})");
+/// Returns whether an answer is not as it should be, and the connection that it came by is sound.
+fn is_of_stream(error: &h2::Error) -> bool {
+    error.is_library() && error.is_reset()
+}
+
+/// Returns the failure of all that shared a connection whose peer broke the rules: any of them may be innocent.
+fn broken_connection(host: &str, error: &h2::Error) -> Failure {
+    let message =
+        format!("the connection to `{host}` was closed, as its other end broke the rules of HTTP/2 ({})", cause(error));
+    Failure::retryable(FailureReason::Truncated, message)
+}
+
+/// Returns the failure of a body over HTTP/2 that ended early. `due`: the bytes that came, and those that its
+/// `Content-Length` says that there are.
+pub(super) fn stream_body(host: &str, error: &h2::Error, due: Option<(u64, u64)>) -> Failure {
+    match due.filter(|_| is_of_stream(error)) {
+        Some((came, length)) if came < length => {
+            let message = format!(
+                "the body from `{host}` ended after {came} bytes or goes on behind {length}, which are \
+                                   those of its `Content-Length`"
+            );
+            return Failure::retryable(FailureReason::Truncated, message);
+        }
+        Some((_, length)) => {
+            let message = format!("the body from `{host}` goes on behind the {length} bytes of its `Content-Length`");
+            return Failure::retryable(FailureReason::Protocol, message);
+        }
+        None => {}
+    }
+    if is_of_stream(error) {
+        let message = format!("the body from `{host}` is not framed as HTTP/2 frames it ({})", cause(error));
         return Failure::fatal(FailureReason::Protocol, message);
+    }
+    if error.is_library() {
+        return broken_connection(host, error);
     }
     let message = format!("the body from `{host}` ended before its end ({})", cause(error));
     Failure::retryable(FailureReason::Truncated, message)
@@ -230,6 +286,15 @@ mod tests {
         };
         assert_eq!([403, 429, 503].map(wait), [Some(Duration::from_secs(30)); 3]);
         assert_eq!([404, 500].map(wait), [None; 2]);
+    }
+
+    #[test]
+    fn a_head_that_cannot_be_read_is_told_by_the_part_that_is_wrong() {
+        let message = |why| unreadable_head("h", why).message;
+        assert!(message("invalid content-length parsed").contains("broken `Content-Length`"));
+        assert!(message("unexpected transfer-encoding parsed").contains("`Transfer-Encoding`"));
+        assert!(message("invalid HTTP version parsed").contains("not HTTP"));
+        assert!(message("invalid HTTP status-code parsed").starts_with("the head of the answer"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use http::Response as HttpResponse;
+use http::{Response as HttpResponse, StatusCode, header};
 use tokio::time::Instant;
 use url::Url;
 
@@ -31,9 +31,9 @@ use crate::telemetry::metrics::{Connect, Level, Metrics};
 /// that wants another one.
 const RESENDS_MAX: u32 = 2;
 
-/// How long a request waits for the one whose connection it might share. To dial one by one is thrift and no rule: where
-/// one handshake hangs, the others are made meanwhile.
-const TURN_WAIT: Duration = Duration::from_secs(1);
+/// How long a request waits for the one whose connection it might share, as a part of the time that connecting may take. To
+/// dial one by one is thrift and no rule: where one handshake hangs, the others are made meanwhile.
+const TURN_WAIT_PART: u32 = 8;
 
 /// A client for any number of runtimes, which share its connections.
 ///
@@ -143,6 +143,11 @@ impl HttpClient {
             };
             let wait = profile.timeouts.response_headers;
             let lost = match connection.send(&endpoint.target, request, wait).await {
+                // Said to the connection when it had been idle for too long, and not to a request that nobody has looked at.
+                Ok(answer) if !is_fresh && resends < RESENDS_MAX && ends_idle(&answer) => {
+                    resends += 1;
+                    continue;
+                }
                 Ok(answer) => {
                     self.metrics.answered(answer.status().as_u16());
                     return Ok((connection, answer));
@@ -168,7 +173,7 @@ impl HttpClient {
         is_separate: bool,
         wait: Duration,
     ) -> Result<Connection, Failure> {
-        let connecting = Box::pin(self.choose(endpoint, is_separate));
+        let connecting = Box::pin(self.choose(endpoint, is_separate, wait / TURN_WAIT_PART));
         let connected = tokio::time::timeout(wait, connecting).await.unwrap_or_else(|_| {
             let host = endpoint.target.name();
             let message = format!("no connection to `{host}` within {wait:?} (`timeouts.connect`)");
@@ -183,14 +188,19 @@ impl HttpClient {
     }
 
     /// Waits for its turn where HTTP/2 may be spoken, since the connection that is being made may do for several.
-    async fn choose(&self, endpoint: &Arc<Endpoint>, is_separate: bool) -> Result<Connection, Failure> {
+    async fn choose(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        is_separate: bool,
+        turn_wait: Duration,
+    ) -> Result<Connection, Failure> {
         let may_be_http2 =
             || endpoint.target.https && !matches!(endpoint.protocol(), Protocol::Http1 | Protocol::Http1Only);
         if !may_be_http2() {
             return self.dial(endpoint, is_separate).await;
         }
         // Never closed, so that a turn comes; a dial that hangs is not waited for by all others.
-        let Ok(turn) = tokio::time::timeout(TURN_WAIT, endpoint.dialling.acquire()).await else {
+        let Ok(turn) = tokio::time::timeout(turn_wait, endpoint.dialling.acquire()).await else {
             return self.dial(endpoint, is_separate).await;
         };
         while may_be_http2() {
@@ -248,6 +258,12 @@ impl Transport for HttpClient {
     fn send<'a>(&'a self, request: Request, profile: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>> {
         Box::pin(self.exchange(request, profile))
     }
+}
+
+/// Whether an answer says that its connection is closed because no request came.
+fn ends_idle<T>(answer: &HttpResponse<T>) -> bool {
+    let closes = answer.headers().get(header::CONNECTION).and_then(|value| value.to_str().ok());
+    answer.status() == StatusCode::REQUEST_TIMEOUT && closes.is_some_and(|value| value.eq_ignore_ascii_case("close"))
 }
 
 /// What is counted of a connection that did not come about. `None`: nothing was dialled.

@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, Response};
+use http::Response;
 
 use crate::model::failure::Failure;
 use crate::net::http1::Http1;
@@ -17,7 +16,7 @@ use crate::net::message::Form;
 use crate::net::target::Target;
 use crate::net::tasks::Tasks;
 use crate::net::wire::Wire;
-use crate::net::{Request, classify};
+use crate::net::{Request, classify, range};
 
 /// A connection as one request has it.
 pub(super) enum Connection {
@@ -65,17 +64,12 @@ impl Connection {
             }
             Connection::Http2(http2) => {
                 let (head, stream) = http2.send(target, request, wait).await?.into_parts();
-                let length = lengths(&head.headers).next().flatten();
-                if lengths(&head.headers).any(|other| other != length) {
+                let length = range::content_length(&head.headers);
+                if range::has_broken_length(&head.headers) {
                     return Err(Lost { failure: classify::broken_framing(target.name()), fate: Fate::Over });
                 }
                 Ok(Response::from_parts(head, Incoming::http2(stream, length)))
             }
         }
     }
-}
-
-/// What each `Content-Length` says; `None` where it is no number.
-fn lengths(headers: &HeaderMap) -> impl Iterator<Item = Option<u64>> {
-    headers.get_all(CONTENT_LENGTH).iter().map(|length| length.to_str().ok()?.parse().ok())
 }

@@ -65,6 +65,10 @@ impl Course {
     }
 
     /// Follows a redirect.
+    ///
+    /// A 307 or 308 takes the body along, to another origin too, as RFC 9110 says and curl does: storage sends uploads to the
+    /// region of their bucket so. The origin that was named is the one that says it; a page of a listing, which its content
+    /// leads to, is another matter.
     pub(super) fn turn(&mut self, hop: Hop) -> Result<(), Failure> {
         if !hop.keeps_body {
             self.body = Bytes::new();

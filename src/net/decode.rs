@@ -54,6 +54,13 @@ const GZIP_ENDINGS: [&str; 16] = [
 /// decodes to nothing must end too. Decoders hold back as much as their windows, which have 16 MiB at most.
 const SURPLUS_BYTES_MAX: u64 = 32 << 20;
 
+/// How many times its encoded bytes a decoded body may have where nobody asked for the coding: one of more was made to fill
+/// the disk. What was asked for is bounded by whoever reads it.
+const EXPANSION_MAX: u64 = 1_000;
+
+/// What is undone of the beginning of some content, to see whether that can be done.
+const HEAD_DECODED_MAX: u64 = 256 << 10;
+
 /// Codings on top of each other; each multiplies what a bomb can do.
 const CODINGS_MAX: usize = 3;
 
@@ -95,6 +102,19 @@ impl Coding {
         }
     }
 
+    /// Returns whether what comes first of some content can be undone, as far as it goes: codings without a mark to know them by
+    /// stumble soon over what is not theirs.
+    async fn can_be_of(self, head: &[u8]) -> bool {
+        let mut out = tokio::io::sink();
+        let undone = match self {
+            Coding::Gzip | Coding::Zstd => return true,
+            Coding::Brotli => tokio::io::copy(&mut BrotliDecoder::new(head).take(HEAD_DECODED_MAX), &mut out).await,
+            Coding::Deflate if is_zlib(head) => return true,
+            Coding::Deflate => tokio::io::copy(&mut DeflateDecoder::new(head).take(HEAD_DECODED_MAX), &mut out).await,
+        };
+        undone.map_or_else(|error| failure(error).reason == FailureReason::Truncated, |_| true)
+    }
+
     /// Returns whether a file of this name, or of this media type, is one of this coding, and meant to be kept in it.
     fn is_of_file(self, name: &str, content_type: &str) -> bool {
         let name = name.to_ascii_lowercase();
@@ -131,17 +151,28 @@ pub fn codings_of_file(headers: &HeaderMap, name: &str) -> Result<Vec<Coding>, F
 
 /// The body without these codings; unchanged when there are none.
 pub fn undo(body: Body, codings: Vec<Coding>) -> Body {
-    undo_as(body, codings, false)
+    undo_as(body, codings, Origin::Asked)
 }
 
 /// As [`undo`], for a body that was asked for without any coding: one that does not begin as its coding does was never
 /// packed, and the coding is a label that it was stored with.
 pub fn undo_unasked(body: Body, codings: Vec<Coding>) -> Body {
-    undo_as(body, codings, true)
+    undo_as(body, codings, Origin::Label)
 }
 
-fn undo_as(body: Body, codings: Vec<Coding>, may_be_label: bool) -> Body {
-    if codings.is_empty() { body } else { Body(Box::new(Decoded::Waiting(Some(body), codings, may_be_label))) }
+fn undo_as(body: Body, codings: Vec<Coding>, origin: Origin) -> Body {
+    if codings.is_empty() { body } else { Body(Box::new(Decoded::Waiting(Some(body), codings, origin))) }
+}
+
+/// Why a body has a coding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// It was asked for.
+    Asked,
+    /// It was not, and may be no more than a word about what was stored.
+    Label,
+    /// It was not, and the body was packed for its way alone.
+    Transfer,
 }
 
 /// The body without what `Transfer-Encoding` names beside chunks, which are undone already (RFC 9112, section 7). What
@@ -154,7 +185,7 @@ pub(super) fn undo_transfer(body: Body, headers: &HeaderMap) -> Result<Body, Fai
     let known =
         |name: &String| Coding::named(name).ok_or_else(|| fail(&format!("`{name}` is not one that haul undoes")));
     let codings = inner.iter().filter(|name| *name != "identity").map(known).collect::<Result<Vec<_>, _>>()?;
-    Ok(undo(body, bounded(codings)?))
+    Ok(undo_as(body, bounded(codings)?, Origin::Transfer))
 }
 
 /// The tokens of a list, in lower case. What is not text has no tokens.
@@ -175,9 +206,8 @@ fn bounded(codings: Vec<Coding>) -> Result<Vec<Coding>, Failure> {
 
 enum Decoded {
     /// Before the first byte. A body without any is empty, and not a broken one: so are those of answers to HEAD.
-    /// The last says whether the codings may be labels.
-    Waiting(Option<Body>, Vec<Coding>, bool),
-    Running(Reader, Arc<Count>),
+    Waiting(Option<Body>, Vec<Coding>, Origin),
+    Running(Reader, Arc<Count>, Origin),
     Ended,
 }
 
@@ -201,6 +231,17 @@ impl Count {
             format!("{encoded} encoded bytes make no more than {decoded}; the origin sends padding without end");
         Err(io::Error::other(Failure::fatal(FailureReason::TooLarge, message)))
     }
+
+    /// Counts bytes that came out, unless they are too many for what was taken in.
+    fn give(&self, count: usize, origin: Origin) -> Result<(), Failure> {
+        let decoded = self.decoded.fetch_add(count as u64, Ordering::Relaxed) + count as u64;
+        let encoded = self.encoded.load(Ordering::Relaxed);
+        if origin == Origin::Asked || decoded <= encoded.saturating_mul(EXPANSION_MAX) {
+            return Ok(());
+        }
+        let message = format!("{encoded} encoded bytes became more than {EXPANSION_MAX} times as many when decoded");
+        Err(Failure::fatal(FailureReason::TooLarge, message))
+    }
 }
 
 impl BodySource for Decoded {
@@ -217,23 +258,24 @@ impl BodySource for Decoded {
 
 impl Decoded {
     async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        if let Decoded::Waiting(body, codings, may_be_label) = self {
+        if let Decoded::Waiting(body, codings, origin) = self {
+            let origin = *origin;
             let Some(mut body) = body.take() else { return Ok(None) };
             let Some(first) = body.chunk().await.transpose()? else { return Ok(None) };
             let count = Arc::<Count>::default();
             let mut reader = encoded(first, body, &count);
             for coding in codings.iter().rev() {
-                reader = stage(*coding, reader, *may_be_label).await.map_err(failure)?;
+                reader = stage(*coding, reader, origin == Origin::Label).await.map_err(failure)?;
             }
-            *self = Decoded::Running(reader, count);
+            *self = Decoded::Running(reader, count, origin);
         }
-        let Decoded::Running(reader, all) = self else { return Ok(None) };
+        let Decoded::Running(reader, all, origin) = self else { return Ok(None) };
         for _ in 0..CHUNK_UNITS {
             coop::consume_budget().await;
         }
         let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
         let count = reader.read_buf(&mut chunk).await.map_err(failure)?;
-        all.decoded.fetch_add(count as u64, Ordering::Relaxed);
+        all.give(count, *origin)?;
         Ok((count > 0).then(|| chunk.freeze()))
     }
 }
@@ -268,8 +310,11 @@ impl AsyncRead for Polite {
 
 async fn stage(coding: Coding, reader: Reader, may_be_label: bool) -> io::Result<Reader> {
     let mut reader = BufReader::with_capacity(CHUNK_BYTES, Box::new(Polite(reader)) as Reader);
-    if may_be_label && !coding.may_begin_with(reader.fill_buf().await?) {
-        return Ok(Box::new(reader));
+    if may_be_label {
+        let head = reader.fill_buf().await?;
+        if !coding.may_begin_with(head) || !coding.can_be_of(head).await {
+            return Ok(Box::new(reader));
+        }
     }
     Ok(match coding {
         Coding::Gzip => Box::new(Members::gzip(reader)),
@@ -387,6 +432,8 @@ mod tests {
     #[tokio::test]
     async fn what_was_never_packed_is_kept_where_no_coding_was_asked_for() {
         let (gzip, zstd) = (encode("gzip", b"abc").await, encode("zstd", b"abc").await);
+        let (brotli, deflate, zlib) =
+            (encode("br", b"abc").await, encode("raw", b"abc").await, encode("deflate", b"abc").await);
         let skipped = [&[0x5a, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 7], &zstd[..]].concat();
         for (codings, sent, plain) in [
             (vec![Coding::Gzip], &b"plain"[..], &b"plain"[..]),
@@ -394,8 +441,15 @@ mod tests {
             (vec![Coding::Gzip, Coding::Gzip], &gzip, b"abc"),
             (vec![Coding::Zstd], &zstd, b"abc"),
             (vec![Coding::Zstd], &skipped, b"abc"),
+            (vec![Coding::Brotli], b"plain text that nobody has packed", b"plain text that nobody has packed"),
+            (vec![Coding::Deflate], b"plain text that nobody has packed", b"plain text that nobody has packed"),
+            (vec![Coding::Brotli], &brotli, b"abc"),
+            (vec![Coding::Deflate], &deflate, b"abc"),
+            (vec![Coding::Deflate], &zlib, b"abc"),
         ] {
-            for size in [1, 1000] {
+            // A byte alone does not tell for codings that have no mark.
+            let has_mark = codings.iter().all(|coding| matches!(coding, Coding::Gzip | Coding::Zstd));
+            for size in if has_mark { vec![1, 1000] } else { vec![20, 1000] } {
                 let mut body = undo_unasked(Body(Box::new(Chunks(in_pieces(sent, size).into()))), codings.clone());
                 let mut all = Vec::new();
                 while let Some(chunk) = body.chunk().await {

@@ -5,9 +5,10 @@
 //!
 //! What hyper refuses is put right, since one odd line must not cost the answer, nor its meaning: control characters and
 //! a bare CR become spaces (RFC 9110, section 5.5); a status line is read as curl reads it, with spaces more or less and
-//! in either case; an answer of HTTP/1.0 becomes one of HTTP/1.1, because some are chunked all the same, and its
+//! in either case; of a head of thousands of lines those that nobody reads are passed over; an answer of HTTP/1.0 becomes
+//! one of HTTP/1.1, because some are chunked all the same, and its
 //! connection is not used again unless it says so; and `Transfer-Encoding: identity`, with which old servers say that
-//! there is none (RFC 2616, section 3.6), becomes a line that is passed over.
+//! there is none (RFC 2616, section 3.6), or one without a value, becomes a line that is passed over.
 //!
 //! Lines are looked at when they are whole: the beginning of one is held back until its end has come.
 
@@ -21,6 +22,29 @@ use crate::net::lock;
 const HEAD_BYTES_MAX: usize = 2 << 20;
 /// Longer lines are handed on in pieces: no framing header and no status line that is one has so many bytes.
 const LINE_BYTES_MAX: usize = 256;
+/// Lines beyond this are passed over unless haul reads headers of their name: there is room for few more.
+const LINES_KEPT_MAX: usize = 1_000;
+/// What the names begin with of headers that haul reads.
+const READ: [&str; 16] = [
+    "accept-ranges",
+    "connection",
+    "content-",
+    "date",
+    "etag",
+    "keep-alive",
+    "last-modified",
+    "link",
+    "location",
+    "ratelimit",
+    "repr-digest",
+    "retry-after",
+    "set-cookie",
+    "transfer-encoding",
+    "www-authenticate",
+    "x-",
+];
+/// Of those that begin with `x-`, which are the most by far.
+const READ_OF_X: [&str; 3] = ["x-amz-checksum-", "x-ms-retry-after-ms", "x-ratelimit-"];
 /// How an answer of HTTP/1.0 begins.
 const OLD_VERSION: &[u8] = b"HTTP/1.0";
 /// The headers that frame a body, without what is not a letter.
@@ -43,6 +67,8 @@ struct Scan {
     /// Bytes of the current line that were handed on.
     handed_on: usize,
     is_interim: bool,
+    /// Whether the line behind the current one goes on with it.
+    is_next_a_fold: bool,
     is_broken: bool,
     before: Before,
     is_http10: bool,
@@ -113,6 +139,13 @@ impl Scan {
     fn look(&mut self, bytes: &mut [u8]) -> Look {
         let mut start = 0;
         while let Some(length) = bytes[start..].iter().position(|byte| *byte == b'\n') {
+            let next = bytes.get(start + length + 1).copied();
+            if next.is_none() && length < LINE_BYTES_MAX && self.handed_on == 0 && self.names_no_coding(&bytes[start..])
+            {
+                // What it says depends on whether the next line goes on with it.
+                return Look::GoesOn { held: bytes.len() - start };
+            }
+            self.is_next_a_fold = matches!(next, Some(b' ' | b'\t'));
             let line = &mut bytes[start..start + length];
             start += length + 1;
             let end = line.len() - usize::from(line.ends_with(b"\r"));
@@ -139,6 +172,11 @@ impl Scan {
         Look::GoesOn { held }
     }
 
+    /// Whether a line names no transfer coding at all.
+    fn names_no_coding(&self, line: &[u8]) -> bool {
+        self.lines > 0 && coding_of(line).is_some_and(|(_, coding)| coding.is_empty())
+    }
+
     /// Takes in a line and puts it right; `true`: it is the one behind the head.
     fn is_end(&mut self, line: &mut [u8]) -> bool {
         match (self.lines, &*line) {
@@ -149,8 +187,9 @@ impl Scan {
                 correct_status(line);
                 self.is_interim = line.get(9) == Some(&b'1') && !line[9..].starts_with(b"101");
                 self.is_http10 = line.starts_with(OLD_VERSION);
-                if self.is_http10 {
-                    line[OLD_VERSION.len() - 1] = b'1';
+                // Later versions of HTTP/1 are as this one (RFC 9110, section 2.5).
+                if line.starts_with(b"HTTP/1.") && line.get(7).is_some_and(u8::is_ascii_digit) {
+                    line[7] = b'1';
                 }
             }
             (_, []) if self.is_interim => {
@@ -163,13 +202,17 @@ impl Scan {
                 // What is added to a line that is passed over would go with it.
                 let adds_coding = self.before == Before::Identity && is_fold && !header.trim_ascii().is_empty();
                 self.is_broken |= adds_coding || is_broken(header, is_fold, nth == 1);
-                let colon = colon_of_identity(header);
-                if colon.is_some() {
+                let colon = colon_of_identity(header, self.is_next_a_fold);
+                let surplus = (nth > LINES_KEPT_MAX && !is_fold).then(|| colon_of_surplus(header)).flatten();
+                if let Some(colon) = surplus {
+                    line[colon] = b' ';
+                    self.before = Before::Other;
+                } else if colon.is_some() {
                     self.before = Before::Identity;
                 } else if !is_fold {
                     self.before = Before::Other;
                 }
-                if let Some(colon) = colon {
+                if let Some(colon) = colon.filter(|_| surplus.is_none()) {
                     // Without its colon it is not a header.
                     line[colon] = b' ';
                 }
@@ -204,11 +247,30 @@ fn correct_status(line: &mut [u8]) {
     }
 }
 
-/// Returns where the colon is of a line that says that the body has no transfer coding.
-fn colon_of_identity(line: &[u8]) -> Option<usize> {
+/// Returns where the colon is of a line that says that the body has no transfer coding, or says nothing of it.
+fn colon_of_identity(line: &[u8], is_next_a_fold: bool) -> Option<usize> {
+    let (colon, coding) = coding_of(line)?;
+    let is_none = coding.eq_ignore_ascii_case(b"identity") || (coding.is_empty() && !is_next_a_fold);
+    is_none.then_some(colon)
+}
+
+/// Returns where the colon is of a header that haul does not read.
+fn colon_of_surplus(line: &[u8]) -> Option<usize> {
+    let colon = line.iter().position(|byte| *byte == b':')?;
+    let begins =
+        |with: &&str| line[..colon].get(..with.len()).is_some_and(|own| own.eq_ignore_ascii_case(with.as_bytes()));
+    let is_read = match READ.iter().find(|name| begins(name)) {
+        Some(&"x-") => READ_OF_X.iter().any(|name| begins(&name)),
+        found => found.is_some(),
+    };
+    (!is_read).then_some(colon)
+}
+
+/// Returns where the colon of a `Transfer-Encoding` is, and its value.
+fn coding_of(line: &[u8]) -> Option<(usize, &[u8])> {
     let colon = line.iter().position(|byte| *byte == b':')?;
     let is_name = line[..colon].trim_ascii_end().eq_ignore_ascii_case(b"transfer-encoding");
-    (is_name && line[colon + 1..].trim_ascii().eq_ignore_ascii_case(b"identity")).then_some(colon)
+    is_name.then(|| (colon, line[colon + 1..].trim_ascii()))
 }
 
 /// Returns whether a line was meant to be a framing header, and is not one. Blanks before it make a fold of it, which is one
@@ -259,6 +321,7 @@ mod tests {
             ("HTTP/1.0 200 OK\r\nX: a\0b\rc\x07\r\n\r\n".to_owned(), "HTTP/1.1 200 OK\r\nX: a b c \r\n\r\n".to_owned()),
             ("HTTP/1.1 200 OK\nX: a\r\rb\n\n".into(), "HTTP/1.1 200 OK\nX: a  b\n\n".into()),
             ("HTTP/1.0   200\r\n\r\n".into(), "HTTP/1.1 200  \r\n\r\n".into()),
+            ("HTTP/1.2 200 OK\r\n\r\n".into(), "HTTP/1.1 200 OK\r\n\r\n".into()),
             ("http/1.1  404 Not\r\n\r\n".into(), "HTTP/1.1 404 Not \r\n\r\n".into()),
             ("HTTP/1.1 200OK\r\n\r\n".into(), "HTTP/1.1 200 K\r\n\r\n".into()),
             ("HTTP/1.1 2000\r\n\r\n".into(), "HTTP/1.1 2000\r\n\r\n".into()),
@@ -270,6 +333,14 @@ mod tests {
             (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding : identity\r\n\r\n".into(),
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding   identity\r\n\r\n".into(),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: \r\nX: 1\r\n\r\n".into(),
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding  \r\nX: 1\r\n\r\n".into(),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding:\r\n chunked\r\n\r\n".into(),
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding:\r\n chunked\r\n\r\n".into(),
             ),
             (
                 format!("HTTP/1.1 200 OK\r\nX: {long}\r{long}\r\n\r\n"),

@@ -43,6 +43,9 @@ pub(super) struct Http1 {
     /// `None` once the connection has ended.
     driver: Option<Box<http1::Connection<TokioIo<Wire>, Full<Bytes>>>>,
     received: Arc<AtomicU64>,
+    sent: Arc<AtomicU64>,
+    /// How much had been received when the last head was whole.
+    received_before: u64,
     framing: Arc<Watch>,
     mover: Mover,
     /// The runtime that its socket is registered with.
@@ -68,7 +71,7 @@ impl Http1 {
         tasks: &Arc<Tasks>,
         host: &str,
     ) -> Result<Http1, Failure> {
-        let (received, framing, mover) = (wire.received(), wire.framing(), wire.mover());
+        let (received, sent, framing, mover) = (wire.received(), wire.sent(), wire.framing(), wire.mover());
         let shaken = http1::Builder::new()
             .max_buf_size(BUFFER_BYTES_MAX)
             .max_headers(HEADERS_MAX)
@@ -82,6 +85,8 @@ impl Http1 {
             sender,
             driver: Some(Box::new(driver)),
             received,
+            sent,
+            received_before: 0,
             framing,
             mover,
             home: Handle::current().id(),
@@ -123,12 +128,17 @@ impl Http1 {
         }
     }
 
+    /// Returns how many bytes came behind the last head, at least.
+    pub(super) fn body_bytes(&self) -> u64 {
+        self.received.load(Ordering::Relaxed) - self.received_before
+    }
+
     /// Takes the permit of the request out, whose response has been read to its end.
     pub(super) fn free(&mut self) -> Permit {
         std::mem::take(&mut self.permit)
     }
 
-    /// Sends a request and waits, at most for `wait`, for the head of its answer.
+    /// Sends a request and waits, at most for `wait` without a byte of it going out, for the head of its answer.
     pub(super) async fn send(
         &mut self,
         target: &Target,
@@ -140,11 +150,11 @@ impl Http1 {
         self.permit = request.permit.clone();
         self.framing.begin();
         let before = self.received.load(Ordering::Relaxed);
-        let host = target.name();
+        let (host, has_body) = (target.name(), !request.body.is_empty());
         let answer = {
             let mut asked = std::pin::pin!(self.sender.try_send_request(message));
             let driver = &mut self.driver;
-            let answer = std::future::poll_fn(|cx| {
+            let mut answer = std::future::poll_fn(|cx| {
                 // Moved first: the answer comes by it, and so does the news that it has ended.
                 if let Some(connection) = driver
                     && Pin::new(&mut **connection).poll(cx).is_ready()
@@ -153,7 +163,14 @@ impl Http1 {
                 }
                 asked.as_mut().poll(cx)
             });
-            tokio::time::timeout(wait, answer).await
+            loop {
+                let sent = self.sent.load(Ordering::Relaxed);
+                let answer = tokio::time::timeout(wait, &mut answer).await;
+                // A large body takes its time on its way.
+                if answer.is_ok() || self.sent.load(Ordering::Relaxed) == sent || !has_body {
+                    break answer;
+                }
+            }
         };
         let Ok(answer) = answer else {
             return Err(Lost { failure: classify::no_answer(host, wait), fate: Fate::Over });
@@ -176,6 +193,7 @@ impl Http1 {
             return Err(Lost { failure: classify::broken_framing(host), fate: Fate::Over });
         }
         self.form.judge(&answer).map_err(|failure| Lost { failure, fate: Fate::Over })?;
+        self.received_before = self.received.load(Ordering::Relaxed);
         self.idle_max = keep_alive::idle_max(answer.headers(), self.framing.is_http10());
         Ok(answer)
     }

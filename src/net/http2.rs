@@ -183,7 +183,8 @@ fn lost(host: &str, error: &h2::Error) -> Lost {
         Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => Fate::Unsent,
         // A GOAWAY reaches the streams that its sender has not looked at, and no others.
         _ if error.is_go_away() && error.is_remote() => Fate::Unsent,
-        _ if error.is_io() => Fate::Unanswered,
+        // The connection's own end, for what another request on it brought.
+        _ if error.is_io() || (error.is_go_away() && error.is_library()) => Fate::Unanswered,
         _ => Fate::Over,
     };
     Lost { failure: classify::stream(host, error, fate != Fate::Unanswered), fate }

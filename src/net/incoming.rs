@@ -13,6 +13,10 @@ use crate::net::classify;
 /// HTTP/2 frames are gathered up to this before they are handed on: each would be a write of its own otherwise.
 const GATHER_BYTES: usize = 256 << 10;
 
+/// Where two frames have so many bytes, room is made for many more at once. What comes in less must not cost a whole buffer for
+/// each byte.
+const LARGE_BYTES: usize = 16 << 10;
+
 /// A body on its way.
 pub(super) enum Incoming {
     /// Over HTTP/1.1, where hyper watches its framing.
@@ -24,8 +28,10 @@ pub(super) enum Incoming {
 /// A body over HTTP/2.
 pub(super) struct Stream {
     stream: RecvStream,
-    /// What `Content-Length` says is still to come.
-    left: Option<u64>,
+    /// What `Content-Length` says that there is.
+    length: Option<u64>,
+    /// Bytes that came.
+    came: u64,
     end: End,
 }
 
@@ -40,7 +46,7 @@ enum End {
 impl Incoming {
     /// The body of an HTTP/2 answer. `length`: what its head says of it.
     pub(super) fn http2(stream: RecvStream, length: Option<u64>) -> Incoming {
-        Incoming::Http2(Stream { stream, left: length, end: End::Open })
+        Incoming::Http2(Stream { stream, length, came: 0, end: End::Open })
     }
 
     /// Returns whether all of it has been handed out.
@@ -67,7 +73,10 @@ impl Incoming {
             },
             Incoming::Http2(body) => match ready!(body.poll_gathered(cx)) {
                 Some(Ok(data)) => Poll::Ready(Some(Ok(data))),
-                Some(Err(error)) => Poll::Ready(Some(Err(classify::stream_body(host, &error)))),
+                Some(Err(error)) => {
+                    let due = body.length.map(|length| (body.came, length));
+                    Poll::Ready(Some(Err(classify::stream_body(host, &error, due))))
+                }
                 None => Poll::Ready(None),
             },
         }
@@ -85,19 +94,17 @@ impl Stream {
             Some(Ok(data)) => data,
             other => return Poll::Ready(other),
         };
-        let mut more: Option<BytesMut> = None;
-        let mut gathered = first.len();
-        while gathered < GATHER_BYTES {
+        let mut more = BytesMut::new();
+        while first.len().max(more.len()) < GATHER_BYTES {
             let Poll::Ready(next) = self.poll_frame(cx) else { break };
             match next {
                 Some(Ok(data)) => {
-                    let all = more.get_or_insert_with(|| {
-                        let mut all = BytesMut::with_capacity(GATHER_BYTES);
-                        all.extend_from_slice(&first);
-                        all
-                    });
-                    all.extend_from_slice(&data);
-                    gathered += data.len();
+                    if more.is_empty() {
+                        let both = first.len() + data.len();
+                        more.reserve(if both >= LARGE_BYTES { GATHER_BYTES } else { both });
+                        more.extend_from_slice(&first);
+                    }
+                    more.extend_from_slice(&data);
                 }
                 Some(Err(error)) => {
                     self.end = End::Broken(error);
@@ -109,11 +116,11 @@ impl Stream {
                 }
             }
         }
-        Poll::Ready(Some(Ok(more.map_or(first, BytesMut::freeze))))
+        Poll::Ready(Some(Ok(if more.is_empty() { first } else { more.freeze() })))
     }
 
     /// One frame that is not empty. A stream ends where its peer ends it, or where its length is reached; one that is
-    /// reset before either is not whole, whatever the reason given.
+    /// reset before either is not whole, whatever the reason given, nor is one that goes on behind its length.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
         loop {
             match ready!(self.stream.poll_data(cx)) {
@@ -121,10 +128,10 @@ impl Stream {
                 Some(Ok(data)) => {
                     // Fails only for more than was received.
                     let _ = self.stream.flow_control().release_capacity(data.len());
-                    self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+                    self.came += data.len() as u64;
                     return Poll::Ready(Some(Ok(data)));
                 }
-                Some(Err(_)) if self.left == Some(0) => return Poll::Ready(None),
+                Some(Err(error)) if self.length == Some(self.came) && !error.is_library() => return Poll::Ready(None),
                 other => return Poll::Ready(other),
             }
         }

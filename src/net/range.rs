@@ -29,16 +29,24 @@ pub fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
 
 /// Returns whether an answer says that its body is a part of something and not the whole.
 ///
-/// A part that is sent as 200 is a part all the same, unless its length says otherwise. Ranges of other units than bytes
-/// number the items of a listing, each page of which is whole.
+/// A part that is sent as 200 is a part all the same, unless its length says otherwise. One that is sent as 206 need not say
+/// which part it is: it may have several, or a range that makes no sense. Ranges of other units than bytes number the items
+/// of a listing, each page of which is whole.
 pub fn is_part(status: StatusCode, headers: &HeaderMap) -> bool {
-    let Some(ContentRange::Bytes { first, last, .. }) = content_range(headers) else { return false };
+    let Some(ContentRange::Bytes { first, last, .. }) = content_range(headers) else {
+        return status == StatusCode::PARTIAL_CONTENT && !has_range_of_items(headers);
+    };
     if whole_length(status, headers).is_some() {
         return false;
     }
-    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let has_its_length = length.is_none_or(|length| length == last - first + 1);
+    let has_its_length = content_length(headers).is_none_or(|length| length == last - first + 1);
     status == StatusCode::PARTIAL_CONTENT || (status == StatusCode::OK && has_its_length)
+}
+
+/// Returns whether the range is of another unit than bytes. Some leave the name of theirs away.
+fn has_range_of_items(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+    value.is_some_and(|value| !value.trim().get(..5).is_some_and(|unit| unit.eq_ignore_ascii_case("bytes")))
 }
 
 /// Returns how many bytes an answer has whose `Content-Range` says that it holds all there are. A body that does not say
@@ -51,6 +59,22 @@ pub fn whole_length(status: StatusCode, headers: &HeaderMap) -> Option<u64> {
         _ => false,
     };
     is_whole.then_some(last + 1)
+}
+
+/// Returns how many bytes the body of an answer has, as its head says. A length that is told several times is one if all are
+/// the same (RFC 9110, section 8.6).
+pub fn content_length(headers: &HeaderMap) -> Option<u64> {
+    content_lengths(headers).reduce(|one, other| one.filter(|_| one == other)).flatten()
+}
+
+/// Returns whether an answer tells several lengths that differ, or one that is no number.
+pub(super) fn has_broken_length(headers: &HeaderMap) -> bool {
+    headers.contains_key(CONTENT_LENGTH) && content_length(headers).is_none()
+}
+
+fn content_lengths(headers: &HeaderMap) -> impl Iterator<Item = Option<u64>> {
+    let values = headers.get_all(CONTENT_LENGTH).iter();
+    values.flat_map(|value| value.to_str().unwrap_or("?").split(',')).map(|length| number(length.trim()))
 }
 
 /// Reads the value of the header.
@@ -93,6 +117,23 @@ mod tests {
         }
         for endless in ["bytes 0-18446744073709551616/*", "bytes 0-18446744073709551615/*"] {
             assert_eq!(parse(endless), None);
+        }
+    }
+
+    #[test]
+    fn a_length_may_be_told_twice() {
+        let told = |lines: &[&'static str]| {
+            let pairs = lines.iter().map(|line| (CONTENT_LENGTH, http::HeaderValue::from_static(line)));
+            let headers = pairs.fold(HeaderMap::new(), |mut all, (name, value)| {
+                all.append(name, value);
+                all
+            });
+            (content_length(&headers), has_broken_length(&headers))
+        };
+        assert_eq!(told(&[]), (None, false));
+        assert_eq!([told(&["10"]), told(&["10, 10"]), told(&["10", "10"])], [(Some(10), false); 3]);
+        for bad in [&["10, 11"][..], &["10", "11"], &["10", "11", "10"], &["-1"], &["+1"], &["1", "x"], &[""]] {
+            assert_eq!(told(bad), (None, true), "{bad:?}");
         }
     }
 

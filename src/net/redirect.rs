@@ -42,7 +42,10 @@ pub struct Trail<'a> {
 /// time, because it has set a cookie or finished what it is asked for. What never ends is ended by the limit.
 pub fn decide(status: StatusCode, location: Option<&[u8]>, trail: &Trail<'_>) -> Result<Option<Hop>, Failure> {
     let location = location.map(<[u8]>::trim_ascii).filter(|location| !location.is_empty());
-    let (true, Some(location)) = (matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308), location) else {
+    // Among several choices the one that the origin prefers, as curl takes it.
+    let is_choice = status == StatusCode::MULTIPLE_CHOICES && matches!(*trail.method, Method::GET | Method::HEAD);
+    let redirects = is_choice || matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308);
+    let (true, Some(location)) = (redirects, location) else {
         return Ok(None);
     };
     let from = redacted(trail.from);
@@ -170,6 +173,8 @@ mod tests {
         let same = follow(302, &Method::GET, "http://a/x", "/x").unwrap().unwrap();
         assert_eq!(same.url.as_str(), "http://a/x");
         assert_eq!(follow(302, &Method::GET, "http://a/x", " ").unwrap(), None);
+        assert!(follow(300, &Method::GET, "http://a/x", "/y").unwrap().is_some(), "what the origin prefers");
+        assert_eq!(follow(300, &Method::POST, "http://a/x", "/y").unwrap(), None);
         let long = "\u{e9}".repeat(URL_BYTES_MAX / 6);
         let failure = follow(302, &Method::GET, "https://a/x", format!("http://a/{long}")).unwrap_err();
         assert_eq!(failure.reason, FailureReason::Protocol);

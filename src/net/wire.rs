@@ -28,6 +28,7 @@ pub(super) enum Link {
 pub(super) struct Wire {
     kind: Kind,
     received: Arc<AtomicU64>,
+    sent: Arc<AtomicU64>,
     framing: Arc<Watch>,
     /// The beginning of a line of a head, until its end has come.
     held: Vec<u8>,
@@ -73,8 +74,8 @@ impl Wire {
     }
 
     fn new(kind: Kind, round_trip: Duration) -> Wire {
-        let (received, framing, held, move_asked) = Default::default();
-        Wire { kind, received, framing, held, round_trip, move_asked, _open: None }
+        let (received, sent, framing, held, move_asked) = Default::default();
+        Wire { kind, received, sent, framing, held, round_trip, move_asked, _open: None }
     }
 
     /// The same, which is counted in `open` until its end.
@@ -126,6 +127,18 @@ impl Wire {
     /// Counts bytes of the peer, above TLS: whether any of an answer came decides whether its request may be sent again.
     pub(super) fn received(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.received)
+    }
+
+    /// Counts bytes that went out.
+    pub(super) fn sent(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.sent)
+    }
+
+    fn count_sent(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(count)) = &written {
+            self.sent.fetch_add(*count as u64, Ordering::Relaxed);
+        }
+        written
     }
 }
 
@@ -200,7 +213,8 @@ impl Link {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream()?.poll_write(cx, buf)
+        let written = self.stream()?.poll_write(cx, buf);
+        self.count_sent(written)
     }
 
     fn poll_write_vectored(
@@ -208,7 +222,8 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream()?.poll_write_vectored(cx, bufs)
+        let written = self.stream()?.poll_write_vectored(cx, bufs);
+        self.count_sent(written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -60,6 +60,10 @@ pub trait WriteStore: Send + 'static {
     /// [`StoreError::Full`] and [`StoreError::Retry`] say that nothing of the batch was applied. After
     /// [`StoreError::Fatal`] the store accepts no more batches.
     fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, Committed>;
+    /// Does what is to be done between two commits. To be called after each, once it is answered.
+    fn between_commits(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
     /// Does a piece of what nobody waits for, and returns what is left of it. An error says that it was not done.
     fn upkeep(&mut self) -> Answer<'_, Upkeep> {
         Box::pin(std::future::ready(Ok(Upkeep::Done)))

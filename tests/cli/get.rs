@@ -106,6 +106,33 @@ fn an_interrupted_run_goes_on() {
     assert_eq!(files(dir.path()), ["f"]);
 }
 
+/// The end of a terminal is the usual end of a long download.
+#[test]
+fn a_run_ends_with_its_terminal_unless_it_is_to_outlive_it() {
+    let origin = Origin::start();
+    let object = Object::new(3, 2_000_000);
+    let served = object.clone();
+    origin.handle("/f", move |request| served.respond(request).bytes_per_second(1_000_000));
+    for (through, code) in [(&["env"][..], 129), (&["nohup"], 0)] {
+        let (to, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let before = origin.body_bytes();
+        let child = Command::new(through[0])
+            .args([env!("CARGO_BIN_EXE_haul"), "get", "-d", to.path().to_str().unwrap(), &origin.url("/f")])
+            .env("TMPDIR", scratch.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        until_now(|| origin.body_bytes() >= before + 500_000);
+        assert!(Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(to.path().join("f").exists(), code == 0);
+        assert_eq!(files(scratch.path()), [""; 0], "nothing is left of it elsewhere");
+    }
+}
+
 #[test]
 fn exit_codes_tell() {
     let origin = Origin::start();

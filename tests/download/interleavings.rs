@@ -363,7 +363,8 @@ async fn play(seed: u64) -> End {
         dice: Mutex::new(Dice::new(dice.next())),
         fails: AtomicUsize::new(if dice.one_in(3) { 10 + dice.below(40) as usize } else { 0 }),
     });
-    let root = Arc::new(Root::open(place.path()).unwrap().with_faults(disk.clone()));
+    let root = Root::open(place.path()).unwrap().with_faults(disk.clone());
+    let root = Arc::new(if dice.one_in(3) { root.with_named_parts() } else { root });
     let wanted = world.sources[0].versions.last().unwrap().1.clone();
     let url = |nth: usize| format!("http://h{nth}/{nth}");
     let spec = DownloadSpec {
@@ -418,6 +419,8 @@ async fn play(seed: u64) -> End {
 async fn attempt_once(world: &World, root: &Arc<Root>, spec: &DownloadSpec, settings: &Settings) -> AttemptEnd {
     let now = || Timestamp(1_800_000_000_000_000);
     let (profile, meter, stop) = (Arc::new(Profile::default()), Meter::default(), CancellationToken::new());
+    let stored = CancellationToken::new();
+    stored.cancel();
     let ctx = DownloadContext {
         transport: world,
         profile: &profile,
@@ -428,6 +431,7 @@ async fn attempt_once(world: &World, root: &Arc<Root>, spec: &DownloadSpec, sett
         has_history: true,
         meter: &meter,
         stop: &stop,
+        stored: &stored,
         durability: Durability::None,
         settings,
         retry_after_max: Duration::from_secs(1),

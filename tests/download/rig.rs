@@ -80,6 +80,8 @@ impl Rig {
         spec: &DownloadSpec,
     ) -> (AttemptEnd, AttemptReport) {
         let now = || Timestamp(1_800_000_000_000_000);
+        let stored = CancellationToken::new();
+        stored.cancel();
         let ctx = DownloadContext {
             transport,
             profile: &self.profile,
@@ -90,12 +92,13 @@ impl Rig {
             has_history: self.has_history,
             meter: &self.meter,
             stop: &self.stop,
+            stored: &stored,
             durability: self.durability,
             settings: &self.settings,
             retry_after_max: Duration::from_secs(3600),
             now: &now,
         };
-        tokio::time::timeout(Duration::from_secs(30), run(&ctx, spec)).await.expect("the attempt hangs")
+        tokio::time::timeout(Duration::from_secs(120), run(&ctx, spec)).await.expect("the attempt hangs")
     }
 
     /// One attempt that must succeed.

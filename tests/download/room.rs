@@ -56,6 +56,24 @@ async fn a_full_disk_is_waited_for() {
     assert_eq!(rig.read("job/f"), object.bytes());
 }
 
+/// Nobody could tell when it is over, and the origin would be asked again and again.
+#[tokio::test]
+async fn a_disk_that_refuses_although_it_has_room_is_a_failure_and_not_waited_for() {
+    let place = tempfile::tempdir().unwrap();
+    let mount = place.path().to_owned();
+    let Some(_disk) = SmallDisk::mount(&mount, "8m,nr_inodes=6") else { return };
+    let rig = Rig::at(tempfile::tempdir_in(&mount).unwrap());
+    std::fs::create_dir_all(rig.path("job")).unwrap();
+    let mut names = 0..;
+    while std::fs::write(mount.join(format!("file {}", names.next().unwrap())), b"").is_ok() {}
+    for (path, size) in [("/small", 1000), ("/large", 2 << 20)] {
+        rig.origin.object(path, Object::new(1, size));
+        let (failure, _) = rig.failed(&rig.spec(path)).await;
+        assert_eq!((failure.reason, failure.retryable), (FailureReason::DiskFull, true), "{failure}");
+        assert!(failure.message.contains("number of files"), "{failure}");
+    }
+}
+
 #[tokio::test]
 async fn a_body_without_end_stops_at_the_reserve_and_leaves_nothing() {
     let place = tempfile::tempdir().unwrap();

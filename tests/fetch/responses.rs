@@ -101,6 +101,25 @@ async fn statuses_are_accepted_as_the_task_says() {
 }
 
 #[tokio::test]
+async fn chunks_say_how_long_a_body_is_whatever_its_head_says() {
+    let (origin, bench) = (Origin::start(), Bench::new());
+    let chunks = "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    origin.reply("/", Reply::raw(format!("HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n{chunks}")));
+    assert_eq!(result(&bench.run(&spec(origin.url("/"))).await).body_bytes, 3);
+}
+
+#[tokio::test]
+async fn no_header_brings_a_secret_of_the_url_back() {
+    let (origin, bench) = (Origin::start(), Bench::new());
+    let next = "<https://me:pw1@h/list?a=1&access_token=pw2&page=2>; rel=\"next\", </x?private_token=pw3>; rel=last";
+    let reply = Reply::ok("[]").header("Link", next).header("Content-Location", "/list?x-amz-signature=pw4&b=2#c");
+    origin.reply("/", reply.header("Refresh", "5; url=/list?access_token=pw5"));
+    let fetched = bench.run(&spec(origin.url("/"))).await;
+    let text = format!("{:?}", result(&fetched).headers);
+    assert!(!text.contains("pw") && text.contains("page=2") && text.contains("b=2#c"), "{text}");
+}
+
+#[tokio::test]
 async fn a_part_is_not_taken_for_the_whole() {
     let (origin, mut bench) = (Origin::start(), Bench::new());
     let part = |status: u16, range: &str| Reply::status(status).body("01234").header("Content-Range", range);
@@ -109,19 +128,26 @@ async fn a_part_is_not_taken_for_the_whole() {
     origin.reply("/slice", part(200, "bytes 5-9/10"));
     origin.reply("/whole", part(206, "bytes 0-4/5"));
     origin.reply("/items", part(206, "items 0-4/10"));
+    origin.reply("/unit-less", part(206, "0-4/10"));
     origin.reply("/label", part(200, "bytes 0-99/100"));
     origin.reply("/chunks", part(200, "bytes 5-9/10").chunked(2));
     origin.reply("/more", part(206, "bytes 0-3/4").chunked(2));
-    for path in ["/part", "/unsized", "/slice", "/chunks", "/more"] {
+    origin.reply("/unnamed", Reply::status(206).body("01234"));
+    origin.reply("/nonsense", part(206, "bytes 9-0/10"));
+    origin
+        .reply("/several", Reply::status(206).body("01234").header("Content-Type", "multipart/byteranges; boundary=b"));
+    for path in ["/part", "/unsized", "/slice", "/chunks", "/more", "/unnamed", "/nonsense", "/several"] {
         assert_eq!(bench.reason(&spec(origin.url(path))).await, (FailureReason::Protocol, true), "{path}");
     }
+    let posted = FetchSpec { method: "POST".into(), ..spec(origin.url("/part")) };
+    assert_eq!(bench.reason(&posted).await, (FailureReason::Protocol, true));
     for (path, reply) in
         [("/cut-200", part(200, "bytes 0-99/100").chunked(2)), ("/cut-206", part(206, "bytes 0-99/100").until_close())]
     {
         origin.reply(path, reply);
         assert_eq!(bench.reason(&spec(origin.url(path))).await, (FailureReason::Truncated, true), "{path}");
     }
-    for path in ["/whole", "/items", "/label"] {
+    for path in ["/whole", "/items", "/unit-less", "/label"] {
         assert_eq!(result(&bench.run(&spec(origin.url(path))).await).body_bytes, 5, "{path}");
     }
     let accepting = FetchSpec { accept_statuses: vec![(206, 206)], ..spec(origin.url("/part")) };

@@ -73,6 +73,7 @@ async fn one_odd_line_does_not_cost_the_answer() {
         "X-Owner: with a bare CR \r within",
         "X-Owner: with a BEL \u{7} within",
         "Transfer-Encoding: identity",
+        "Transfer-Encoding:",
     ]
     .into_iter()
     .enumerate()
@@ -90,9 +91,14 @@ async fn one_odd_line_does_not_cost_the_answer() {
     let old = "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
     origin.reply("/old", Reply::raw(old));
     assert_eq!(fetch(&client(), &origin.url("/old"), &profile(|_| {})).await.unwrap().1, b"abc");
-    let many = "X-Many: yes\r\n".repeat(1_000);
-    origin.reply("/many", Reply::raw(format!("HTTP/1.1 200 OK\r\n{many}Content-Length: 3\r\n\r\nabc")));
-    assert_eq!(fetch(&client(), &origin.url("/many"), &profile(|_| {})).await.unwrap().1, b"abc");
+    for (count, name) in [(1_000, "X-Many"), (5_000, "X-Many"), (5_000, "Many")] {
+        let many = format!("{name}: yes\r\n").repeat(count);
+        let head = format!("HTTP/1.1 200 OK\r\n{many}ETag: \"behind them\"\r\nContent-Length: 3\r\n\r\nabc");
+        origin.reply("/many", Reply::raw(head));
+        let response = follow(&client(), &origin.url("/many"), &profile(|_| {})).await.unwrap();
+        assert_eq!(response.headers["etag"], "\"behind them\"");
+        assert_eq!(read(response.body).await.unwrap(), b"abc");
+    }
 }
 
 /// A head that comes byte by byte is the same head.
@@ -111,6 +117,39 @@ async fn a_head_may_be_cut_anywhere() {
     });
     assert_eq!(fetch(&client(), &url, &profile(|_| {})).await.unwrap(), (200, b"abc".to_vec()));
     peer.join().unwrap();
+}
+
+/// What frames a body is bounded: a peer that sends nothing else must not be listened to for ever.
+#[tokio::test]
+async fn chunks_that_are_nothing_but_framing_end() {
+    let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n";
+    let origin = Origin::start();
+    origin.reply("/zeros", Reply::raw([&head[..], &vec![b'0'; 24 << 20]].concat()));
+    let patient = profile(|profile| profile.timeouts.idle = Duration::from_secs(600));
+    let failure = fetch(&client(), &origin.url("/zeros"), &patient).await.unwrap_err();
+    assert_eq!(class(&failure), (FailureReason::Protocol, false), "{failure}");
+    let small = b"1\r\nx\r\n".repeat(300_000);
+    origin.reply("/small", Reply::raw([&head[..], &small, b"0\r\n\r\n"].concat()));
+    let padded = b"0000000000000000000000000000001\r\nx\r\n".repeat(1_000);
+    origin.reply("/padded", Reply::raw([&head[..], &padded, b"0\r\n\r\n"].concat()));
+    for (path, length) in [("/small", 300_001), ("/padded", 1_001)] {
+        let end = fetch(&client(), &origin.url(path), &profile(|_| {})).await;
+        assert_eq!(end.unwrap().1.len(), length, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_transfer_coding_is_bounded_though_nobody_asked_for_it() {
+    use tokio::io::AsyncReadExt;
+    let mut packed = Vec::new();
+    let zeros = vec![0; 32 << 20];
+    async_compression::tokio::bufread::BrotliEncoder::new(&zeros[..]).read_to_end(&mut packed).await.unwrap();
+    let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: br, chunked\r\n\r\n".to_vec();
+    let chunk = format!("{:x}\r\n", packed.len()).into_bytes();
+    let origin = Origin::start();
+    origin.reply("/", Reply::raw([head, chunk, packed, b"\r\n0\r\n\r\n".to_vec()].concat()));
+    let failure = fetch(&client(), &origin.url("/"), &profile(|_| {})).await.unwrap_err();
+    assert_eq!(class(&failure), (FailureReason::TooLarge, false), "{failure}");
 }
 
 #[tokio::test]
@@ -149,6 +188,61 @@ async fn a_connection_is_used_for_as_long_as_its_peer_keeps_it() {
         fetch(&client, &origin.url("/"), &profile(|_| {})).await.unwrap();
     }
     assert_eq!(origin.connections(), 2, "a second is no time to ask again within");
+}
+
+/// A server that answers the first request of each connection, and says 408 instead of an answer to the second: its own
+/// time for it was over, and our request crossed with that.
+#[tokio::test]
+async fn a_timeout_of_an_idle_connection_is_not_the_answer_to_a_request() {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let peer = std::thread::spawn(move || {
+        let late = "HTTP/1.1 408 Request Time-out\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+        for answers in [["HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"; 2], [late; 2]] {
+            let (mut stream, _) = listener.accept().unwrap();
+            for answer in [answers[0], late] {
+                if stream.read(&mut [0; 4096]).unwrap_or(0) > 0 {
+                    stream.write_all(answer.as_bytes()).unwrap();
+                }
+            }
+        }
+    });
+    let (client, profile) = (client(), profile(|_| {}));
+    assert_eq!(fetch(&client, &url, &profile).await.unwrap().0, 200);
+    let mut post = get(&url);
+    post.method = http::Method::POST;
+    post.body = "once".into();
+    // The 408 of a connection of its own is the answer.
+    assert_eq!(client.send(post, &profile).await.unwrap().status, 408);
+    drop(client);
+    peer.join().unwrap();
+}
+
+/// The answer's time begins when the request is out.
+#[tokio::test]
+async fn a_large_request_may_take_longer_than_its_answer() {
+    use std::io::{Read as _, Write as _};
+    const BYTES: usize = 48 << 20;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let peer = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut all, mut piece) = (0, vec![0; 1 << 20]);
+        while all < BYTES {
+            let count = stream.read(&mut piece).unwrap();
+            assert!(count > 0, "given up after {all} bytes");
+            all += count;
+            std::thread::sleep(Duration::from_millis((count as u64 * 60) >> 20));
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx").unwrap();
+    });
+    let patient = profile(|profile| profile.timeouts.response_headers = Duration::from_millis(1500));
+    let mut post = get(&url);
+    post.method = http::Method::POST;
+    post.body = vec![7; BYTES].into();
+    assert_eq!(client().send(post, &patient).await.unwrap().status, 200);
+    peer.join().unwrap();
 }
 
 #[tokio::test]

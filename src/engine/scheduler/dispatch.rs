@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::engine::attempt::Launch;
@@ -100,6 +101,7 @@ impl Scheduler {
         let stop = self.runner.token.child_token();
         let rest = stop.child_token();
         let meter = Arc::new(Meter::default());
+        let stored = CancellationToken::new();
         let launch = Launch {
             id,
             fence: row.task.fence,
@@ -116,6 +118,7 @@ impl Scheduler {
             meter: meter.clone(),
             attempt_start: now,
             first_start: row.task.start_time.unwrap_or(now),
+            stored: stored.clone(),
             has_history: row.task.fence > 1,
             cursor: task.cursor.clone(),
         };
@@ -143,11 +146,15 @@ impl Scheduler {
             return self.contradicted(job, &format!("task {} was to start and is {held:?}", id.index));
         }
         run.job_mut().held.remove(held);
-        run.job_mut().downloads |= matches!(task.spec.work, Work::Download(_));
+        let is_download = matches!(task.spec.work, Work::Download(_));
+        run.job_mut().downloads |= is_download;
         let claim = Claim { id, task: row.task.clone(), attempt_start: now };
         let bytes = task.spec.memory_bytes() + row.memory_bytes();
         let notice = self.publish_start(job, StoredTask { index: id.index, lane, spec: task.spec, row }, meter);
         self.outbox.started(claim, notice, bytes);
+        if is_download {
+            self.outbox.then(Effect::Claimed(job, stored));
+        }
         if let Some(ready) = ready {
             self.runner.metrics.task_started(now.since(ready));
         }

@@ -63,6 +63,10 @@ use crate::store::{Committed, LaneNumber, StoreError};
 const COMMANDS_MAX: usize = 256;
 /// The longest that the start of an attempt waits to be committed together with others.
 const START_LINGER: Duration = Duration::from_millis(4);
+/// The longest that the end of a task waits so while many attempts run.
+const END_LINGER: Duration = Duration::from_millis(2);
+/// From so many running attempts on there are many.
+const CROWD: usize = 16;
 /// How often the free disk space is looked at while a download waits for some.
 const DISK_LOOK: Duration = Duration::from_secs(1);
 /// How long purges wait after there was no room even for them.
@@ -209,7 +213,7 @@ impl Scheduler {
 
     async fn go_on(&mut self, commands: &mut mpsc::Receiver<Admitted<Command>>) -> Result<(), StoreError> {
         let mut taken = Vec::with_capacity(COMMANDS_MAX);
-        let mut starts = Starts::default();
+        let mut lingering = Linger::default();
         let mut has_callers = true;
         let mut woken = Instant::now();
         loop {
@@ -217,10 +221,13 @@ impl Scheduler {
             self.dispatch();
             self.begin_reads();
             self.survey_on();
-            let linger = starts.linger(&self.outbox).filter(|_| self.pieces.is_empty() && !self.draining);
+            let running = self.attempts.len();
+            let linger = lingering.left(&self.outbox, running).filter(|_| self.pieces.is_empty() && !self.draining);
             if linger.is_none() {
                 self.begin_commits().await;
-                starts = Starts::default();
+                if self.outbox.is_empty() {
+                    lingering = Linger::default();
+                }
             }
             self.check();
             if self.has_drained() {
@@ -448,21 +455,28 @@ impl Scheduler {
     }
 }
 
-/// Starts alone are no reason to commit at once: nobody waits for them, and an attempt that ends within moments takes its
-/// start with it. Any other change ends the wait.
+/// Starts of attempts and ends of tasks alone are no reason to commit at once: nobody waits for a start, and an attempt that
+/// ends within moments takes its start with it. Where many attempts run, so many end within moments that a commit for each
+/// handful would cost more than what they did; where few run, somebody may wait for each end. Any other change, and so the
+/// end of a job, ends the wait.
 #[derive(Debug, Default)]
-struct Starts {
+struct Linger {
     since: Option<Instant>,
 }
 
-impl Starts {
-    /// How long the starts may still wait; `None`: there are none, or they may not.
-    fn linger(&mut self, outbox: &Outbox) -> Option<Duration> {
-        if outbox.claims() == 0 || outbox.additions() > 0 {
+impl Linger {
+    /// How long the batch may still wait, while so many attempts run; `None`: it is empty, or may not.
+    fn left(&mut self, outbox: &Outbox, running: usize) -> Option<Duration> {
+        let longest = match (outbox.claims() > 0, outbox.has_moves()) {
+            (_, true) if running >= CROWD => END_LINGER,
+            (true, false) => START_LINGER,
+            _ => return None,
+        };
+        if !outbox.is_patient() {
             return None;
         }
         let since = *self.since.get_or_insert_with(Instant::now);
-        START_LINGER.checked_sub(since.elapsed()).filter(|left| !left.is_zero())
+        longest.checked_sub(since.elapsed()).filter(|left| !left.is_zero())
     }
 }
 

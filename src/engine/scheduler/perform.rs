@@ -96,6 +96,7 @@ impl Scheduler {
                 }
                 Effect::Publish(job, events) => self.publish(job, events),
                 Effect::Notify(job, notice) => self.hub.notify(job, notice),
+                Effect::Claimed(_, stored) => stored.cancel(),
                 Effect::StopAttempts(job, cause) => self.stop_attempts(job, &cause),
                 effect @ (Effect::Swept { .. }
                 | Effect::Withdrawn { .. }

@@ -200,7 +200,7 @@ fn a_principal_made_anew_is_another_one() {
     let book = book();
     let delete = |etag: &str| AccessChange::DeletePrincipal { name: "default/ci".into(), etag: etag.to_owned() };
     let first = book.principal("default/ci").unwrap().clone();
-    assert_eq!(refused(&book, &delete("1-1"), &Actor::local()), AccessError::Stale("default/ci".into()));
+    assert_eq!(refused(&book, &delete("1-1"), &Actor::local()), AccessError::Stale("principals/default/ci".into()));
     let book = done(&book, &delete(&first.etag()), &Actor::local());
     assert!(book.principal("default/ci").is_none() && !book.token("default/ci").unwrap().is_live(NOW));
     assert_eq!(book.name_of(first.no), "default/ci", "its jobs still say whose they are");

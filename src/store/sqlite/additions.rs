@@ -8,6 +8,7 @@ use crate::model::ids::{JobId, TaskIndex};
 use crate::model::spec::Work;
 use crate::store::sqlite::columns::{blob, digest_of, keyed_blob};
 use crate::store::sqlite::errors::{Fault, guard};
+use crate::store::sqlite::insert::Together;
 use crate::store::sqlite::jobs;
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::reader::{Ask, Reader};
@@ -46,7 +47,9 @@ pub(super) async fn add(
         .zip(&addition.tasks)
         .map(|(index, (lane, spec))| NewTask { no, job, index, lane: *lane, spec })
         .collect();
-    tasks::insert(conn, vault, &new).await?;
+    let mut inserts = Together::new(conn);
+    tasks::insert(&mut inserts, vault, &new).await?;
+    inserts.finish().await?;
     if !addition.chunk_id.is_empty() {
         sqlx::query("INSERT INTO chunks (job, id, first, count, digest) VALUES (?1, ?2, ?3, ?4, ?5)")
             .bind(no)

@@ -2,14 +2,19 @@
 //!
 //! An awaited statement costs tens of microseconds and a row a few, so a table's rows of a batch go in together. The
 //! texts have fixed numbers of rows, that each is prepared once and cached. The last statement is filled up with rows of
-//! unbound parameters, which are NULL and which its condition leaves out: 63 rows are one statement, not nine.
+//! NULL, which its condition leaves out: 63 rows are one statement, not nine.
+//!
+//! What costs is not the statement but the way to the thread of the connection and back. So inserts into several tables go
+//! there as one text where they have about as many rows ([`Together`]), and of each statement its result is waited for, not
+//! the end of the channel that it comes by ([`run`]).
 
 use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
 
+use futures_util::TryStreamExt as _;
 use sqlx::encode::Encode;
 use sqlx::sqlite::SqliteArguments;
-use sqlx::{Arguments, AssertSqlSafe, Sqlite, SqliteConnection, Type};
+use sqlx::{Arguments, AssertSqlSafe, Either, Execute, Executor as _, Sqlite, SqliteConnection, Type};
 
 use crate::store::sqlite::errors::Fault;
 
@@ -40,20 +45,30 @@ impl Insert {
         let mut changed = 0;
         for chunk in items.chunks(SIZES[SIZES.len() - 1]) {
             let mut values = Values(SqliteArguments::default());
-            values.0.reserve(chunk.len() * self.columns, 0);
-            for item in chunk {
-                bind(&mut values, item)?;
-            }
-            debug_assert_eq!(values.0.len(), chunk.len() * self.columns, "{}", self.head);
-            let text = AssertSqlSafe(self.text(chunk.len()));
-            changed += sqlx::query_with(text, values.0).execute(&mut *conn).await?.rows_affected();
+            self.bind(&mut values, chunk, &bind)?;
+            let text = AssertSqlSafe(self.text(size_of_text(chunk.len())));
+            changed += run(conn, sqlx::query_with(text, values.0)).await?;
         }
         Ok(changed)
     }
 
-    /// The smallest text that holds so many rows.
-    fn text(&self, rows: usize) -> Arc<str> {
-        let place = SIZES.iter().position(|size| *size >= rows).unwrap_or(SIZES.len() - 1);
+    fn bind<T>(
+        &self,
+        values: &mut Values,
+        items: &[T],
+        bind: &impl Fn(&mut Values, &T) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let before = values.0.len();
+        values.0.reserve(items.len() * self.columns, 0);
+        for item in items {
+            bind(values, item)?;
+        }
+        debug_assert_eq!(values.0.len() - before, items.len() * self.columns, "{}", self.head);
+        Ok(())
+    }
+
+    /// The text for one of the [`SIZES`].
+    fn text(&self, place: usize) -> Arc<str> {
         self.texts[place].get_or_init(|| self.build(SIZES[place]).into()).clone()
     }
 
@@ -68,6 +83,98 @@ impl Insert {
             self.head, self.tail
         );
         text
+    }
+}
+
+/// The place of the smallest of [`SIZES`] that holds so many rows.
+fn size_of_text(rows: usize) -> usize {
+    SIZES.iter().position(|size| *size >= rows).unwrap_or(SIZES.len() - 1)
+}
+
+/// Runs a statement that returns no rows. Returns how many rows it changed.
+///
+/// `Query::execute` waits for the end of the channel that the result comes by, too, which wakes the writer once more.
+pub(super) async fn run<'q>(
+    conn: &mut SqliteConnection,
+    query: impl Execute<'q, Sqlite> + 'q,
+) -> Result<u64, sqlx::Error> {
+    results(conn, query, 1).await
+}
+
+/// Runs a text of so many statements and waits for the result of the last. Returns how many rows all of them changed.
+async fn results<'q>(
+    conn: &mut SqliteConnection,
+    query: impl Execute<'q, Sqlite> + 'q,
+    statements: usize,
+) -> Result<u64, sqlx::Error> {
+    let mut steps = conn.fetch_many(query);
+    let (mut done, mut changed) = (0, 0);
+    while done < statements
+        && let Some(step) = steps.try_next().await?
+    {
+        if let Either::Left(result) = step {
+            changed += result.rows_affected();
+            done += 1;
+        }
+    }
+    Ok(changed)
+}
+
+/// Inserts into several tables, one after the other, which go to the connection together as far as they have texts of the
+/// same size: a batch has about as many jobs as specs, lanes and tasks, or as many pages as bodies. So there are few texts.
+pub(super) struct Together<'c> {
+    conn: &'c mut SqliteConnection,
+    size: usize,
+    text: String,
+    values: Values,
+    statements: usize,
+}
+
+impl<'c> Together<'c> {
+    /// The largest number of rows of an insert that goes with others. More cost more than their way.
+    const ROWS_MAX: usize = 64;
+
+    pub(super) fn new(conn: &'c mut SqliteConnection) -> Self {
+        Together { conn, size: 0, text: String::new(), values: Values(SqliteArguments::default()), statements: 0 }
+    }
+
+    /// Inserts a row for each item, now or with the next ones.
+    pub(super) async fn add<T: Sync>(
+        &mut self,
+        insert: &Insert,
+        items: &[T],
+        bind: impl Fn(&mut Values, &T) -> Result<(), Fault> + Send,
+    ) -> Result<(), Fault> {
+        if items.is_empty() {
+            return Ok(());
+        }
+        let size = size_of_text(items.len());
+        if size != self.size || items.len() > Self::ROWS_MAX {
+            self.finish().await?;
+        }
+        if items.len() > Self::ROWS_MAX {
+            return insert.run(self.conn, items, bind).await.map(drop);
+        }
+        self.size = size;
+        self.text += &insert.text(size);
+        self.text.push(';');
+        insert.bind(&mut self.values, items, &bind)?;
+        for _ in items.len() * insert.columns..SIZES[size] * insert.columns {
+            self.values.add(None::<i64>)?;
+        }
+        self.statements += 1;
+        Ok(())
+    }
+
+    /// Inserts what is left.
+    pub(super) async fn finish(&mut self) -> Result<(), Fault> {
+        let statements = std::mem::take(&mut self.statements);
+        if statements > 0 {
+            let values = std::mem::replace(&mut self.values, Values(SqliteArguments::default()));
+            let text = AssertSqlSafe(std::mem::take(&mut self.text));
+            results(self.conn, sqlx::query_with(text, values.0), statements).await?;
+        }
+        Ok(())
     }
 }
 
@@ -90,10 +197,10 @@ mod tests {
     fn texts_come_in_few_sizes() {
         let insert = Insert::new("t (a, b)", 2, "ON CONFLICT DO NOTHING");
         assert_eq!(
-            &*insert.text(1),
+            &*insert.text(size_of_text(1)),
             "INSERT INTO t (a, b) SELECT * FROM (VALUES (?,?)) WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING"
         );
-        assert_eq!(insert.text(2).matches("(?,?)").count(), 4);
-        assert_eq!(insert.text(256).matches("(?,?)").count(), 256);
+        assert_eq!(insert.text(size_of_text(2)).matches("(?,?)").count(), 4);
+        assert_eq!(insert.text(size_of_text(256)).matches("(?,?)").count(), 256);
     }
 }

@@ -14,7 +14,7 @@ use crate::model::spec::Work;
 use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::{blob, digest_of, job_id, keyed_blob};
 use crate::store::sqlite::errors::{Fault, guard};
-use crate::store::sqlite::insert::Insert;
+use crate::store::sqlite::insert::{Insert, Together, run};
 use crate::store::sqlite::numbers::{Numbers, key};
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{self, job_text};
@@ -107,27 +107,29 @@ async fn known_requests(
 }
 
 async fn insert(conn: &mut SqliteConnection, vault: &Vault, new: &[(i64, &Submission)]) -> Result<(), Fault> {
-    JOBS.run(conn, new, |row, (no, Submission { job, tasks, .. })| {
-        let total = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
-        let downloads = tasks.iter().any(|(_, spec)| matches!(spec.work, Work::Download(_)));
-        row.add(*no)?.add(blob(job.id))?.add(job.state as i64)?.add(i64::from(total))?.add(downloads)?;
-        row.add(job.create_time.0)?.add(job.end_time.map(|time| time.0))?;
-        row.add(job.expire_time().map(|time| time.0))?.add(rows::moving(job)?)?.add(job.creator.no as i64)?;
-        row.add(i64::from(job.tenant.no)).map(drop)
-    })
-    .await?;
-    SPECS
-        .run(conn, new, |row, (no, new)| {
+    let mut inserts = Together::new(conn);
+    inserts
+        .add(&JOBS, new, |row, (no, Submission { job, tasks, .. })| {
+            let total = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
+            let downloads = tasks.iter().any(|(_, spec)| matches!(spec.work, Work::Download(_)));
+            row.add(*no)?.add(blob(job.id))?.add(job.state as i64)?.add(i64::from(total))?.add(downloads)?;
+            row.add(job.create_time.0)?.add(job.end_time.map(|time| time.0))?;
+            row.add(job.expire_time().map(|time| time.0))?.add(rows::moving(job)?)?;
+            row.add(job.creator.no as i64)?.add(i64::from(job.tenant.no)).map(drop)
+        })
+        .await?;
+    inserts
+        .add(&SPECS, new, |row, (no, new)| {
             let (spec, bag) = sealed::row(vault, Place::Job(new.job.id), &*new.job.spec)?;
             row.add(*no)?.add(spec)?.add(bag).map(drop)
         })
         .await?;
-    insert_labels(conn, new.iter().map(|(_, new)| &new.job)).await?;
+    insert_labels(&mut inserts, new.iter().map(|(_, new)| &new.job)).await?;
     let lanes: Vec<_> = new
         .iter()
         .flat_map(|(no, new)| (0..).zip(&new.lanes).map(move |(lane, host)| (key(*no, lane), host)))
         .collect();
-    LANES.run(conn, &lanes, |row, (id, host)| row.add(*id)?.add(host.as_str())?.add(0_i64).map(drop)).await?;
+    inserts.add(&LANES, &lanes, |row, (id, host)| row.add(*id)?.add(host.as_str())?.add(0_i64).map(drop)).await?;
     let tasks: Vec<NewTask<'_>> = new
         .iter()
         .flat_map(|(no, new)| {
@@ -135,17 +137,17 @@ async fn insert(conn: &mut SqliteConnection, vault: &Vault, new: &[(i64, &Submis
             (0..).zip(&new.tasks).map(move |(index, (lane, spec))| NewTask { no, job, index, lane: *lane, spec })
         })
         .collect();
-    tasks::insert(conn, vault, &tasks).await
+    tasks::insert(&mut inserts, vault, &tasks).await?;
+    inserts.finish().await
 }
 
-async fn insert_labels<'a>(conn: &mut SqliteConnection, jobs: impl Iterator<Item = &'a Job>) -> Result<(), Fault> {
+async fn insert_labels<'a>(inserts: &mut Together<'_>, jobs: impl Iterator<Item = &'a Job>) -> Result<(), Fault> {
     let labels: Vec<_> = jobs.flat_map(|job| job.spec.labels.iter().map(move |label| (job, label))).collect();
-    LABELS
-        .run(conn, &labels, |row, (job, (key, value))| {
+    inserts
+        .add(&LABELS, &labels, |row, (job, (key, value))| {
             row.add(i64::from(job.tenant.no))?.add(key.as_str())?.add(value.as_str())?.add(blob(job.id)).map(drop)
         })
-        .await?;
-    Ok(())
+        .await
 }
 
 /// What of a job an update writes.
@@ -163,8 +165,8 @@ pub(super) async fn update(conn: &mut SqliteConnection, numbers: &Numbers, jobs:
     }
     let sql = "UPDATE jobs SET state = value ->> 1, end_time = value ->> 2, expire_time = value ->> 3, moving = value ->> 4 \
                FROM json_each(?1) WHERE no = value ->> 0 AND deleted = 0";
-    let done = sqlx::query(sql).bind(serde_json::to_string(&updates)?).execute(conn).await?;
-    guard(done.rows_affected() == jobs.len() as u64, || {
+    let changed = run(conn, sqlx::query(sql).bind(serde_json::to_string(&updates)?)).await?;
+    guard(changed == jobs.len() as u64, || {
         let names: Vec<String> = jobs.iter().map(|job| job.id.to_string()).collect();
         format!("one of these jobs is deleted, or is in the batch twice: {}", names.join(", "))
     })
@@ -185,7 +187,9 @@ pub(super) async fn update_specs(
             .execute(&mut *conn)
             .await?;
         sqlx::query("DELETE FROM job_labels WHERE id = ?1").bind(blob(job.id)).execute(&mut *conn).await?;
-        insert_labels(conn, std::iter::once(&**job)).await?;
+        let mut inserts = Together::new(conn);
+        insert_labels(&mut inserts, std::iter::once(&**job)).await?;
+        inserts.finish().await?;
     }
     Ok(())
 }
@@ -227,10 +231,8 @@ pub(super) async fn move_heads(
     for (job, lane, head) in heads {
         keyed.push((numbers.lane(*job, *lane)?, *head));
     }
-    sqlx::query("UPDATE lanes SET head = value ->> 1 FROM json_each(?1) WHERE lanes.id = value ->> 0")
-        .bind(serde_json::to_string(&keyed)?)
-        .execute(conn)
-        .await?;
+    let sql = "UPDATE lanes SET head = value ->> 1 FROM json_each(?1) WHERE lanes.id = value ->> 0";
+    run(conn, sqlx::query(sql).bind(serde_json::to_string(&keyed)?)).await?;
     Ok(())
 }
 

@@ -18,6 +18,7 @@ mod jobs;
 mod keys;
 mod listing;
 mod lock;
+mod log;
 mod look;
 mod numbers;
 mod open;

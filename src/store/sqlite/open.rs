@@ -12,6 +12,7 @@ use sqlx::{ConnectOptions as _, SqliteConnection};
 
 use crate::store::sqlite::keys::{Keyring, RootKeys};
 use crate::store::sqlite::lock::DirLock;
+use crate::store::sqlite::log::LogCopier;
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::open_error::OpenError;
 use crate::store::sqlite::pieces::PIECE;
@@ -30,8 +31,9 @@ const ENGINE_READERS_MAX: u32 = 2;
 const ENGINE_PATIENCE: Duration = Duration::from_secs(u32::MAX as u64);
 /// How long a caller's read waits for a connection.
 const CALLERS_PATIENCE: Duration = Duration::from_secs(10);
-/// Pages of the log after which it is copied back: 32 MiB. The more, the more updates of one page are copied once. On a
-/// small disk it is less, so that the reserve has room for all of it.
+/// Pages of the log after which a commit copies it back: 32 MiB. From half of them on it is copied beside the commits (see
+/// [`LogCopier`]). The more, the more updates of one page are copied once. On a small disk it is less, so that the reserve
+/// has room for all of it.
 const CHECKPOINT_PAGES_MAX: u64 = 8000;
 /// Bytes of a page of the database.
 const PAGE_BYTES: u64 = 4096;
@@ -102,7 +104,8 @@ impl SqliteStore {
             node_id,
             _lock: lock.clone(),
         });
-        Ok((store, SqliteWriter::new(conn, numbers, keyring, reserve, lock)))
+        let log = LogCopier::new(options, checkpoint_pages / 2);
+        Ok((store, SqliteWriter::new(conn, numbers, keyring, log, reserve, lock)))
     }
 }
 

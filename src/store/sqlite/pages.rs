@@ -5,7 +5,7 @@ use sqlx::SqliteConnection;
 use crate::model::ids::TaskId;
 use crate::store::sqlite::columns::blob;
 use crate::store::sqlite::errors::Fault;
-use crate::store::sqlite::insert::Insert;
+use crate::store::sqlite::insert::{Insert, Together, run};
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::job_no;
@@ -36,9 +36,10 @@ pub(super) async fn insert(
         };
         heads.push((page, bytes, file, body));
     }
-    BODIES.run(conn, &bodies, |row, (id, data)| row.add(*id)?.add(data.to_vec()).map(drop)).await?;
-    PAGES
-        .run(conn, &heads, |row, (page, bytes, file, body)| {
+    let mut inserts = Together::new(conn);
+    inserts.add(&BODIES, &bodies, |row, (id, data)| row.add(*id)?.add(data.to_vec()).map(drop)).await?;
+    inserts
+        .add(&PAGES, &heads, |row, (page, bytes, file, body)| {
             row.add(numbers.task(page.id)?)?.add(i64::from(page.page))?.add(page.first_item as i64)?;
             let place = Place::Page(page.id.job, page.id.index, page.page);
             let (next, bag) = sealed::next(vault, place, page.next.as_deref())?;
@@ -46,7 +47,7 @@ pub(super) async fn insert(
             row.add(*body).map(drop)
         })
         .await?;
-    Ok(())
+    inserts.finish().await
 }
 
 /// Whoever has stored a page of a listing has made progress: crashes of the server before are not held against it.
@@ -60,10 +61,8 @@ pub(super) async fn note_progress(
     if tasks.is_empty() {
         return Ok(());
     }
-    sqlx::query("UPDATE claims SET crashes = 0 WHERE id IN (SELECT value FROM json_each(?1)) AND crashes > 0")
-        .bind(serde_json::to_string(&tasks)?)
-        .execute(conn)
-        .await?;
+    let sql = "UPDATE claims SET crashes = 0 WHERE id IN (SELECT value FROM json_each(?1)) AND crashes > 0";
+    run(conn, sqlx::query(sql).bind(serde_json::to_string(&tasks)?)).await?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use sqlx::SqliteConnection;
 use crate::model::outcome::Attempt;
 use crate::model::task::TaskState;
 use crate::store::sqlite::errors::{Fault, guard};
-use crate::store::sqlite::insert::Insert;
+use crate::store::sqlite::insert::{Insert, run};
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::{Claim, TaskMove};
 
@@ -42,10 +42,8 @@ pub(super) async fn apply(conn: &mut SqliteConnection, numbers: &Numbers, moves:
         return Ok(());
     }
     let ids: Vec<i64> = moves.iter().map(|change| numbers.task(change.id)).collect::<Result<_, _>>()?;
-    sqlx::query("DELETE FROM claims WHERE id IN (SELECT value FROM json_each(?1))")
-        .bind(serde_json::to_string(&ids)?)
-        .execute(&mut *conn)
-        .await?;
+    let sql = "DELETE FROM claims WHERE id IN (SELECT value FROM json_each(?1))";
+    run(conn, sqlx::query(sql).bind(serde_json::to_string(&ids)?)).await?;
     let changed = STATES
         .run(conn, moves, |row, change| {
             let task = &change.row.task;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use serde::Deserialize;
-use sqlx::{AssertSqlSafe, SqliteConnection};
+use sqlx::AssertSqlSafe;
 
 use crate::model::counts::Counts;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
@@ -12,7 +12,7 @@ use crate::model::task::TaskState;
 use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::blob;
 use crate::store::sqlite::errors::Fault;
-use crate::store::sqlite::insert::Insert;
+use crate::store::sqlite::insert::{Insert, Together};
 use crate::store::sqlite::numbers::key;
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{
@@ -38,19 +38,19 @@ pub(super) struct NewTask<'a> {
     pub(super) spec: &'a TaskSpec,
 }
 
-pub(super) async fn insert(conn: &mut SqliteConnection, vault: &Vault, tasks: &[NewTask<'_>]) -> Result<(), Fault> {
-    TASKS
-        .run(conn, tasks, |row, NewTask { no, job, index, lane, spec }| {
+pub(super) async fn insert(inserts: &mut Together<'_>, vault: &Vault, tasks: &[NewTask<'_>]) -> Result<(), Fault> {
+    inserts
+        .add(&TASKS, tasks, |row, NewTask { no, job, index, lane, spec }| {
             let (spec, bag) = sealed::row(vault, Place::Task(*job, *index), *spec)?;
             row.add(key(*no, *index))?.add(key(*no, *lane))?.add(spec)?.add(bag).map(drop)
         })
         .await?;
     let keyed: Vec<&NewTask<'_>> = tasks.iter().filter(|task| !task.spec.key.is_empty()).collect();
-    KEYS.run(conn, &keyed, |row, task| {
-        row.add(task.no)?.add(task.spec.key.as_str())?.add(key(task.no, task.index)).map(drop)
-    })
-    .await?;
-    Ok(())
+    inserts
+        .add(&KEYS, &keyed, |row, task| {
+            row.add(task.no)?.add(task.spec.key.as_str())?.add(key(task.no, task.index)).map(drop)
+        })
+        .await
 }
 
 /// The tables that make up a task, joined to its place `w`.

@@ -42,35 +42,48 @@ pub(super) fn start_link(vault: &Vault, sequence: i64, before: &[u8]) -> [u8; 32
     vault.keyed("audit start", &[&sequence.to_be_bytes(), before])
 }
 
-/// Adds rows.
+/// The last row of the chain: its number and its digest.
+pub(super) type Last = (i64, Vec<u8>);
+
+/// Adds rows behind `last`, which is read where it is not known. Returns the last one then.
 pub(super) async fn write<'a>(
     conn: &mut SqliteConnection,
     vault: &Vault,
+    last: Option<Last>,
     new: impl Iterator<Item = &'a AuditRow> + Send,
-) -> Result<(), Fault> {
-    let last: Option<(i64, Vec<u8>)> =
-        sqlx::query_as("SELECT seq, chain FROM audit ORDER BY seq DESC LIMIT 1").fetch_optional(&mut *conn).await?;
+) -> Result<Option<Last>, Fault> {
+    let mut new = new.peekable();
+    if new.peek().is_none() {
+        return Ok(last);
+    }
     let (first, mut before) = match last {
-        Some((sequence, chain)) => (sequence, chain),
-        None => start(conn).await?.map_or((0, BEFORE_ALL.to_vec()), |(sequence, before, _)| (sequence, before)),
+        Some(last) => last,
+        None => read_last(conn).await?,
     };
-    let (mut linked, mut sequence) = (Vec::new(), first);
+    let (mut linked, mut sequence, mut now) = (Vec::new(), first, 0);
     for row in new {
         sequence += 1;
+        now = row.time.0;
         let text = serde_json::to_string(row)?;
-        before = link(vault, &before, sequence, row.time.0, &text).to_vec();
-        linked.push((sequence, row.time.0, text, before.clone()));
+        before = link(vault, &before, sequence, now, &text).to_vec();
+        linked.push((sequence, now, text, before.clone()));
     }
     ROWS.run(conn, &linked, |values, (sequence, time, text, chain)| {
         values.add(*sequence)?.add(*time)?.add(text.as_str())?.add(chain.clone()).map(drop)
     })
     .await?;
-    match linked.last() {
-        Some((_, now, ..)) if first as u64 / PRUNED_EVERY != sequence as u64 / PRUNED_EVERY => {
-            prune(conn, vault, *now - KEPT_MICROS, sequence - ROWS_MAX as i64).await
-        }
-        _ => Ok(()),
+    if first as u64 / PRUNED_EVERY != sequence as u64 / PRUNED_EVERY {
+        prune(conn, vault, now - KEPT_MICROS, sequence - ROWS_MAX as i64).await?;
     }
+    Ok(Some((sequence, before)))
+}
+
+async fn read_last(conn: &mut SqliteConnection) -> Result<Last, Fault> {
+    let sql = "SELECT seq, chain FROM audit ORDER BY seq DESC LIMIT 1";
+    Ok(match sqlx::query_as(sql).fetch_optional(&mut *conn).await? {
+        Some(last) => last,
+        None => start(conn).await?.map_or((0, BEFORE_ALL.to_vec()), |(sequence, before, _)| (sequence, before)),
+    })
 }
 
 /// Removes the oldest rows, where they are older than `time` or up to `sequence`.

@@ -11,8 +11,10 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::store::sqlite::apply::{apply, apply_apart};
 use crate::store::sqlite::errors::Fault;
+use crate::store::sqlite::insert::run;
 use crate::store::sqlite::keys::{self, Keyring};
 use crate::store::sqlite::lock::DirLock;
+use crate::store::sqlite::log::LogCopier;
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::reserve::Reserve;
 use crate::store::sqlite::trail;
@@ -35,8 +37,11 @@ pub struct SqliteWriter {
     conn: SqliteConnection,
     numbers: Numbers,
     keyring: Keyring,
+    log: LogCopier,
     /// None for a scratch store.
     reserve: Option<Reserve>,
+    /// The last row of the audit, once it is known.
+    last_audited: Option<trail::Last>,
     /// Why it cannot be known what is stored, once that is so.
     broken: Option<String>,
     /// Held until the connection is closed.
@@ -48,10 +53,11 @@ impl SqliteWriter {
         conn: SqliteConnection,
         numbers: Numbers,
         keyring: Keyring,
+        log: LogCopier,
         reserve: Option<Reserve>,
         lock: Arc<DirLock>,
     ) -> Self {
-        SqliteWriter { conn, numbers, keyring, reserve, broken: None, lock }
+        SqliteWriter { conn, numbers, keyring, log, reserve, last_audited: None, broken: None, lock }
     }
 
     async fn commit_batch(&mut self, batch: &Batch) -> Result<Committed, StoreError> {
@@ -91,10 +97,17 @@ impl SqliteWriter {
             }
             result => result,
         };
+        let mut last_audited = None;
         let result = match result {
             Ok(committed) if !batch.audit.is_empty() => {
-                let written = trail::write(&mut self.conn, &self.keyring.vault, batch.audited(&committed)).await;
-                written.map(|()| committed)
+                // Read again after whatever goes wrong from here on.
+                let last = self.last_audited.take();
+                let rows = batch.audited(&committed);
+                let written = trail::write(&mut self.conn, &self.keyring.vault, last, rows).await;
+                written.map(|last| {
+                    last_audited = last;
+                    committed
+                })
             }
             result => result,
         };
@@ -110,6 +123,9 @@ impl SqliteWriter {
         match result {
             Ok(committed) => {
                 self.finish(batch).await?;
+                if last_audited.is_some() {
+                    self.last_audited = last_audited;
+                }
                 if let Some((number, key)) = new_key {
                     self.keyring.vault.turn_to(number, key);
                 }
@@ -186,8 +202,18 @@ impl SqliteWriter {
         Ok(Upkeep::Done)
     }
 
+    /// Copies the log where it has become long. When that fails, the next commits do it.
+    async fn look_at_log(&mut self) {
+        if self.broken.is_none()
+            && let Err(error) = self.log.look(&mut self.conn).await
+        {
+            tracing::warn!(%error, "the log of the store could not be copied between commits");
+        }
+    }
+
     /// Empties the log if no reader is in the way: nothing can be committed while one is waited for. Returns whether it did.
     async fn empty_log_at_once(&mut self) -> Result<bool, StoreError> {
+        self.log.finish().await;
         sqlx::query("PRAGMA busy_timeout = 0").execute(&mut self.conn).await?;
         let emptied = sqlx::query_as(CHECKPOINT).fetch_one(&mut self.conn).await;
         let patience = AssertSqlSafe(format!("PRAGMA busy_timeout = {}", BUSY_TIMEOUT.as_millis()));
@@ -198,7 +224,7 @@ impl SqliteWriter {
 
     /// Plain statements, not sqlx's transactions: those lose count when `SQLite` itself rolls back.
     async fn begin(&mut self) -> Result<(), StoreError> {
-        let Err(error) = sqlx::query("BEGIN IMMEDIATE").execute(&mut self.conn).await else { return Ok(()) };
+        let Err(error) = run(&mut self.conn, sqlx::query("BEGIN IMMEDIATE")).await else { return Ok(()) };
         self.broken = None;
         Err(self.judge(error.into()))
     }
@@ -206,7 +232,7 @@ impl SqliteWriter {
     /// COMMIT. When it fails for want of room or of a lock, the transaction is not in the log as `SQLite` reads it, and a
     /// rollback settles that. When it fails otherwise (a sync that failed, say) its last frame may be on disk.
     async fn finish(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        let Err(error) = sqlx::query("COMMIT").execute(&mut self.conn).await else {
+        let Err(error) = run(&mut self.conn, sqlx::query("COMMIT")).await else {
             self.broken = None;
             return Ok(());
         };
@@ -240,17 +266,22 @@ impl SqliteWriter {
             tracing::warn!("the disk is full: deletions use the reserve of the store");
             reserve.give_up();
         }
-        self.try_to("empty the log", CHECKPOINT).await;
+        self.empty_log().await;
     }
 
     /// Takes the reserve back as soon as there is room, before somebody else does.
     async fn take_room_back(&mut self) {
         if self.reserve.as_ref().is_some_and(|reserve| !reserve.is_held()) {
-            self.try_to("empty the log", CHECKPOINT).await;
+            self.empty_log().await;
             if let Some(reserve) = &mut self.reserve {
                 reserve.restore();
             }
         }
+    }
+
+    async fn empty_log(&mut self) {
+        self.log.finish().await;
+        self.try_to("empty the log", CHECKPOINT).await;
     }
 
     /// What only saves room: when it fails, the next purge tries again.
@@ -261,6 +292,7 @@ impl SqliteWriter {
     }
 
     async fn close_files(mut self) {
+        self.log.close().await;
         // Both only save the next start some work: what was committed is in the log.
         if let Err(error) = sqlx::query(CHECKPOINT).execute(&mut self.conn).await {
             tracing::warn!(%error, "the last checkpoint of the store failed");
@@ -275,6 +307,10 @@ impl SqliteWriter {
 impl WriteStore for SqliteWriter {
     fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, Committed> {
         Box::pin(self.commit_batch(batch))
+    }
+
+    fn between_commits(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(self.look_at_log())
     }
 
     fn upkeep(&mut self) -> Answer<'_, Upkeep> {
@@ -338,6 +374,27 @@ mod tests {
         assert!(matches!(writer.commit(&hosts(1)).await, Err(StoreError::Retry(_))));
         sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
         writer.commit(&hosts(1)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_log_is_copied_beside_the_commits_and_begins_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_store, mut writer) = SqliteStore::open(dir.path(), Durability::Full).await.unwrap();
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join("haul.db"));
+        writer.log = LogCopier::new(options, 4);
+        let mut longest = 0;
+        // What is the same as before is not written again.
+        for count in (20..40).cycle() {
+            writer.commit(&hosts(count)).await.unwrap();
+            writer.between_commits().await;
+            let length = "PRAGMA wal_checkpoint(NOOP)";
+            let (_, length, _): (i64, i64, i64) = sqlx::query_as(length).fetch_one(&mut writer.conn).await.unwrap();
+            if length < longest {
+                break;
+            }
+            longest = length;
+        }
+        Box::new(writer).close().await;
     }
 
     #[tokio::test]

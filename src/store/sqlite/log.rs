@@ -1,0 +1,95 @@
+//! Copies the log back into the database beside the commits.
+//!
+//! To copy it is to write thousands of pages and to sync the database, tens of milliseconds on a good disk. On the
+//! connection that writes, every commit would wait for that. So a connection of its own copies most of the log, and the one
+//! that writes only what was committed meanwhile, after which the log begins anew.
+//!
+//! The automatic copy of the connection that writes remains, for a log that grows faster than it is copied: that one has a
+//! bound which the reserve counts on.
+
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// How often the length of the log is looked at while there are commits.
+const LOOK_PERIOD: Duration = Duration::from_millis(100);
+/// Returns the length of the log and how much of it is copied, and does nothing.
+const LENGTH: &str = "PRAGMA wal_checkpoint(NOOP)";
+/// Copies what can be copied without waiting for anybody.
+const COPY: &str = "PRAGMA wal_checkpoint(PASSIVE)";
+
+/// Whether another connection is in the way, pages in the log, pages of it that are copied.
+type Copied = (i64, i64, i64);
+
+/// Copies the log of one database.
+pub(super) struct LogCopier {
+    options: SqliteConnectOptions,
+    /// Pages of the log from which on it is copied.
+    pages: i64,
+    /// Made when it is needed first.
+    conn: Option<SqliteConnection>,
+    /// The copy that is under way, at most one. It gives the connection back if that is still good.
+    under_way: JoinSet<Option<SqliteConnection>>,
+    next_look: Instant,
+}
+
+impl LogCopier {
+    /// Copies the log from so many pages on, over a connection with these options.
+    pub(super) fn new(options: SqliteConnectOptions, pages: u64) -> LogCopier {
+        let pages = i64::try_from(pages).unwrap_or(i64::MAX);
+        LogCopier { options, pages, conn: None, under_way: JoinSet::new(), next_look: Instant::now() }
+    }
+
+    /// To be called between commits with the connection that writes. Begins a copy where the log has become long, and
+    /// finishes one that is through.
+    pub(super) async fn look(&mut self, writer: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        if let Some(through) = self.under_way.try_join_next() {
+            self.conn = through.ok().flatten();
+            let _: Copied = sqlx::query_as(COPY).fetch_one(writer).await?;
+            return Ok(());
+        }
+        let now = Instant::now();
+        if !self.under_way.is_empty() || now < self.next_look {
+            return Ok(());
+        }
+        self.next_look = now + LOOK_PERIOD;
+        let (_, length, copied): Copied = sqlx::query_as(LENGTH).fetch_one(writer).await?;
+        if length - copied < self.pages {
+            return Ok(());
+        }
+        let mut conn = match self.conn.take() {
+            Some(conn) => conn,
+            None => self.options.connect().await?,
+        };
+        self.under_way.spawn(async move {
+            match sqlx::query_as::<_, Copied>(COPY).fetch_one(&mut conn).await {
+                Ok(_) => Some(conn),
+                Err(error) => {
+                    tracing::warn!(%error, "the log of the store could not be copied beside the commits");
+                    None
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Waits for the copy that is under way: while there is one, nobody else can copy.
+    pub(super) async fn finish(&mut self) {
+        while let Some(through) = self.under_way.join_next().await {
+            self.conn = through.ok().flatten();
+        }
+    }
+
+    /// Ends the connection.
+    pub(super) async fn close(mut self) {
+        self.finish().await;
+        if let Some(conn) = self.conn
+            && let Err(error) = conn.close().await
+        {
+            tracing::warn!(%error, "a connection of the store did not close as it should");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What a job leaves in the download root when it ends: finished files, and nothing else, also where the server was killed
+//! under it.
+
+use std::time::Duration;
+
+use haul::pb;
+use haul::pb::JobState;
+
+use sqlx::Connection as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::it::held::hold;
+use crate::support::object::Object;
+use crate::support::origin::Origin;
+use crate::support::reply::{Pause, Reply};
+use crate::support::server::{Server, until};
+use crate::support::spec::{download, download_as, group, job};
+
+/// A server with a job of two downloads that never end, once both have written a checkpoint.
+async fn under_way(origin: &Origin) -> (Server, String) {
+    for path in ["/a", "/b"] {
+        let object = Object::new(1, 4 << 20);
+        origin.handle(path, move |request| object.respond(request).stall_at(1 << 20));
+    }
+    let server = Server::start().await;
+    let given = pb::DownloadSpec { url: origin.url("/b"), path: "deep/er/b".into(), ..Default::default() };
+    let id = server.submit(job(vec![download(origin.url("/a")), download_as(given)])).await;
+    until(async || server.files().iter().filter(|name| name.ends_with(".meta")).count() == 2).await;
+    (server, id)
+}
+
+async fn cancel(server: &Server, id: &str) {
+    let request = pb::CancelJobRequest { job_id: id.to_owned(), ..Default::default() };
+    server.jobs().cancel_job(request).await.unwrap();
+}
+
+fn is_clean(server: &Server) {
+    assert_eq!(server.files(), Vec::<String>::new());
+    let left: Vec<_> = std::fs::read_dir(server.downloads()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_job_that_is_cancelled_after_a_kill_leaves_nothing() {
+    let origin = Origin::start();
+    let (mut server, id) = under_way(&origin).await;
+    server.restart().await;
+    cancel(&server, &id).await;
+    assert_eq!(server.ended(&id).await.state(), JobState::Cancelled);
+    is_clean(&server);
+}
+
+/// Attempts that were cut, and whose tasks never run again.
+#[tokio::test]
+async fn a_job_that_was_paused_when_it_was_killed_leaves_nothing() {
+    let origin = Origin::start();
+    let (mut server, id) = under_way(&origin).await;
+    let request = pb::PauseJobRequest { job_id: id.clone() };
+    server.jobs().pause_job(request).await.unwrap();
+    server.restart().await;
+    cancel(&server, &id).await;
+    assert_eq!(server.ended(&id).await.state(), JobState::Cancelled);
+    is_clean(&server);
+}
+
+#[tokio::test]
+async fn a_kill_while_a_job_is_being_cancelled_leaves_nothing() {
+    for wait in [0, 2, 10, 40] {
+        let origin = Origin::start();
+        let (mut server, id) = under_way(&origin).await;
+        let mut jobs = server.jobs();
+        let request = pb::CancelJobRequest { job_id: id.clone(), ..Default::default() };
+        let cancelling = tokio::spawn(async move { jobs.cancel_job(request).await.is_ok() });
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        server.restart().await;
+        let _ = cancelling.await;
+        cancel(&server, &id).await;
+        assert_eq!(server.ended(&id).await.state(), JobState::Cancelled);
+        is_clean(&server);
+    }
+}
+
+/// While nothing can be committed, a kill leaves no part of an attempt that the store does not know of.
+#[tokio::test]
+async fn a_kill_before_an_attempt_is_stored_leaves_nothing_of_it() {
+    let (mut server, origin, go_on) = (Server::start().await, Origin::start(), CancellationToken::new());
+    let (object, until_then) = (Object::new(1, 4 << 20), go_on.clone());
+    origin.handle("/a", move |_| Reply::ok("first").after(Pause::Until(until_then.clone())));
+    origin.handle("/b", move |request| object.respond(request).stall_at(1 << 20));
+    let spec = pb::JobSpec {
+        group: Some(pb::GroupPolicy { max_concurrency: 1, ..Default::default() }),
+        ..job(vec![download(origin.url("/a")), download(origin.url("/b"))])
+    };
+    let id = server.submit(spec).await;
+    until(async || origin.requests("/a").len() == 1).await;
+    // The first attempt is stored by then.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let other = hold(&server).await;
+    go_on.cancel();
+    until(async || origin.requests("/b").len() == 1).await;
+    // A checkpoint is made each second.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    server.kill();
+    other.close().await.unwrap();
+    server.launch().await;
+    cancel(&server, &id).await;
+    server.ended(&id).await;
+    assert!(server.files().iter().all(|name| !name.contains(".haul-")), "{:?}", server.files());
+}
+
+/// The group stops tasks whose attempts a kill has cut.
+#[tokio::test]
+async fn a_job_that_its_group_stops_after_a_kill_leaves_nothing() {
+    let origin = Origin::start();
+    let (mut server, _) = under_way(&origin).await;
+    let object = Object::new(2, 4 << 20);
+    origin.handle("/c", move |request| object.respond(request).stall_at(1 << 20));
+    let spec = pb::JobSpec {
+        open: true,
+        group: Some(group(pb::GroupMode::FailFast, 0)),
+        directory: "group".into(),
+        ..job(vec![download(origin.url("/c"))])
+    };
+    let id = server.submit(spec).await;
+    until(async || server.files().iter().any(|name| name.starts_with("group/") && name.ends_with(".meta"))).await;
+    server.restart().await;
+    let wrong =
+        pb::AddTasksRequest { job_id: id.clone(), chunk_id: "1".into(), tasks: vec![download(origin.url("/missing"))] };
+    let mut answers = server.jobs().add_tasks(futures_util::stream::iter([wrong])).await.unwrap().into_inner();
+    answers.message().await.unwrap().unwrap();
+    server.jobs().seal_job(pb::SealJobRequest { job_id: id.clone() }).await.unwrap();
+    assert_eq!(server.ended(&id).await.state(), JobState::Failed);
+    assert!(!server.files().iter().any(|name| name.starts_with("group/")), "{:?}", server.files());
+}
