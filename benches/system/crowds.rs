@@ -209,7 +209,7 @@ impl Codec for Unread {
     type Decoder = Unread;
 
     fn encoder(&mut self) -> Self::Encoder {
-        tonic_prost::ProstEncoder::new(Default::default())
+        tonic_prost::ProstEncoder::new(tonic::codec::BufferSettings::default())
     }
 
     fn decoder(&mut self) -> Unread {

@@ -65,7 +65,9 @@ impl TraceParent {
 /// The first bytes of a hash over the parts, which all have a length of their own; never 0, which is no id.
 fn digest(parts: &[&[u8]]) -> u64 {
     let mut hash = Sha256::new();
-    parts.iter().for_each(|part| hash.update(part));
+    for part in parts {
+        hash.update(part);
+    }
     let first: [u8; 8] = hash.finalize().first_chunk().copied().unwrap_or([1; 8]);
     u64::from_be_bytes(first).max(1)
 }

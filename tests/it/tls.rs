@@ -280,7 +280,7 @@ async fn a_certificate_that_changes_between_its_reading_and_the_first_look_is_se
         client_crl: None,
         client_auth: haul::listen::tls::ClientAuth::Off,
     };
-    let tls = Arc::new(haul::listen::tls::Tls::load(settings).unwrap());
+    let tls = std::sync::Arc::new(haul::listen::tls::Tls::load(settings).unwrap());
     let (certificate, key) = authority.server();
     put(dir.path(), &(certificate + "\n", key));
     let (_asked, asked) = tokio::sync::watch::channel(());

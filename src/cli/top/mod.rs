@@ -64,7 +64,9 @@ pub(crate) async fn run(client: &Client, format: Format, args: TopArgs) -> anyho
     let mut state = State::new(job, states::now());
     // A server that is not there is said as other commands say it, before the screen is taken.
     let first = feed::read(client, &state.wish()).await.map_err(|status| client.explain(&status))?;
-    first.into_iter().for_each(|told| state.take(told, states::now()));
+    for told in first {
+        state.take(told, states::now());
+    }
     if args.once {
         let sheet = draw::sheet(&state, screen::stdout_size().unwrap_or(PRINTED));
         let end = sheet.lines.len().saturating_sub(1);

@@ -429,7 +429,7 @@ impl State {
         if self.place == Place::Hosts {
             let host = self.hosts.get(self.row())?;
             if host.paused_until.is_none() {
-                self.note = "this host is not paused".to_owned();
+                "this host is not paused".clone_into(&mut self.note);
                 return None;
             }
             return Some(Order::ResumeHost(host.host.clone()));
