@@ -12,7 +12,7 @@ use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use crate::cli::terminal::{Ended, Terminal};
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::server::{Server, haul, until};
+use crate::support::server::{Server, haul, until, until_now};
 use crate::support::spec::{fetch, group, job};
 
 /// What another client may send to mislead whoever looks.
@@ -127,7 +127,7 @@ async fn a_terminal_that_is_gone_ends_it() {
     };
     let mut command = Command::new(env!("CARGO_BIN_EXE_haul"));
     command.args(["--server", &server.address, "top"]).env("TERM", "xterm");
-    let mut child = command.stdin(end()).stdout(end()).stderr(Stdio::null()).spawn().unwrap();
+    let child = command.stdin(end()).stdout(end()).stderr(Stdio::null()).spawn().unwrap();
     drop(command);
     let mut screen = File::from(controller);
     let (mut seen, mut bytes) = (Vec::new(), [0; 4096]);
@@ -138,7 +138,8 @@ async fn a_terminal_that_is_gone_ends_it() {
     let raw = tcgetattr(&screen).unwrap();
     assert!(!raw.local_modes.contains(LocalModes::ECHO), "keys are not echoed");
     drop(screen);
-    until(async || child.try_wait().unwrap().is_some()).await;
+    let child = std::sync::Mutex::new(child);
+    until_now(|| child.lock().unwrap().try_wait().unwrap().is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]
