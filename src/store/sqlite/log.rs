@@ -16,6 +16,8 @@ use tokio::time::Instant;
 
 /// How often the length of the log is looked at while there are commits.
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
+/// How long the log is left to the commits after a copy has failed, for want of room perhaps.
+const FAILED_REST: Duration = Duration::from_secs(10);
 /// Returns the length of the log and how much of it is copied, and does nothing.
 const LENGTH: &str = "PRAGMA wal_checkpoint(NOOP)";
 /// Copies what can be copied without waiting for anybody.
@@ -37,7 +39,7 @@ pub(super) struct LogCopier {
 }
 
 impl LogCopier {
-    /// Copies the log from so many pages on, over a connection with these options.
+    /// Copies the log from so many pages on, half of its bound, over a connection with these options.
     pub(super) fn new(options: SqliteConnectOptions, pages: u64) -> LogCopier {
         let pages = i64::try_from(pages).unwrap_or(i64::MAX);
         LogCopier { options, pages, conn: None, under_way: JoinSet::new(), next_look: Instant::now() }
@@ -47,16 +49,23 @@ impl LogCopier {
     /// finishes one that is through.
     pub(super) async fn look(&mut self, writer: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         if let Some(through) = self.under_way.try_join_next() {
-            self.conn = through.ok().flatten();
-            let _: Copied = sqlx::query_as(COPY).fetch_one(writer).await?;
-            return Ok(());
+            return self.copy_rest(through.ok().flatten(), writer).await;
         }
         let now = Instant::now();
-        if !self.under_way.is_empty() || now < self.next_look {
+        if now < self.next_look {
             return Ok(());
         }
         self.next_look = now + LOOK_PERIOD;
-        let (_, length, copied): Copied = sqlx::query_as(LENGTH).fetch_one(writer).await?;
+        let (_, length, copied): Copied = sqlx::query_as(LENGTH).fetch_one(&mut *writer).await?;
+        if !self.under_way.is_empty() {
+            // No commit can copy the log beside this copy, so the log would outgrow its bound: commits wait for it.
+            if length >= 2 * self.pages
+                && let Some(through) = self.under_way.join_next().await
+            {
+                return self.copy_rest(through.ok().flatten(), writer).await;
+            }
+            return Ok(());
+        }
         if length - copied < self.pages {
             return Ok(());
         }
@@ -73,6 +82,21 @@ impl LogCopier {
                 }
             }
         });
+        Ok(())
+    }
+
+    /// Copies what was committed during a copy that is through; `None`: it has failed.
+    async fn copy_rest(
+        &mut self,
+        conn: Option<SqliteConnection>,
+        writer: &mut SqliteConnection,
+    ) -> Result<(), sqlx::Error> {
+        if conn.is_none() {
+            self.next_look = Instant::now() + FAILED_REST;
+            return Ok(());
+        }
+        self.conn = conn;
+        let _: Copied = sqlx::query_as(COPY).fetch_one(writer).await?;
         Ok(())
     }
 
