@@ -6,6 +6,7 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)] // A program for people at a terminal, where a panic says enough.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use haul::net::Guard;
 use haul::server::{self, EngineSettings, Retention, RootKeys};
 use http::{Request, Response};
 use rand::RngExt as _;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::{Layer as _, Service, ServiceExt as _};
 
@@ -40,7 +42,7 @@ fn main() {
 
 async fn measure(calls: u32) -> [f64; 2] {
     let dir = tempfile::tempdir().unwrap();
-    let built = server::build(&settings(dir.path()), Arc::default()).await.unwrap();
+    let built = server::build(&settings(dir.path()), Arc::default(), None).await.unwrap();
     let engine = built.engine.clone();
     let mut work = tokio::task::JoinSet::new();
     work.spawn(built.task.run());
@@ -81,6 +83,7 @@ async fn measure(calls: u32) -> [f64; 2] {
         Exposure::default(),
         bounds,
         &[haul::pb::FILE_DESCRIPTOR_SET],
+        CancellationToken::new(),
     );
     let answer = tower::service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::empty())) });
     let layered = Through(access).layer(answer);
@@ -115,6 +118,7 @@ fn cpu() -> Duration {
 
 fn settings(dir: &std::path::Path) -> EngineSettings {
     EngineSettings {
+        tenant_dirs: BTreeMap::new(),
         data_dir: dir.join("data"),
         download_dir: dir.join("downloads"),
         limits: LimitSettings { max_concurrent_tasks: None, max_per_host: None, initial: Limits::default() },

@@ -202,10 +202,7 @@ impl ServeConfig {
             tenant_dirs,
             limits,
             access: access(&merged, &mut wrong),
-            client_options: ClientOptions {
-                proxy: merged.allow_client_proxy.unwrap_or(is_local) && merged.egress_proxy.is_none(),
-                skip_verify: merged.allow_insecure_skip_verify.unwrap_or(is_local),
-            },
+            client_options: client_options(&merged, is_local),
             redact_query_params: merged.redact_query_params.clone().unwrap_or_default(),
             shutdown_grace: duration(
                 "shutdown_grace",
@@ -239,6 +236,14 @@ impl ServeConfig {
             audit_log: merged.audit_log.as_deref().and_then(|text| audit_log(text, &mut wrong)),
         };
         if wrong.is_empty() { Ok(config) } else { Err(ConfigError(wrong)) }
+    }
+}
+
+/// Reads what tasks may say about how they are sent.
+fn client_options(merged: &ServeArgs, is_local: bool) -> ClientOptions {
+    ClientOptions {
+        proxy: merged.allow_client_proxy.unwrap_or(is_local) && merged.egress_proxy.is_none(),
+        skip_verify: merged.allow_insecure_skip_verify.unwrap_or(is_local),
     }
 }
 

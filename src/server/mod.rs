@@ -324,8 +324,7 @@ pub async fn serve(
     around.tracer = traces.map(|traces| tracer(traces, &engine));
 
     let mut work = JoinSet::from_iter([async move { task.run().await.map_err(ServeError::from) }]);
-    keep_required(&settings, &engine).await?;
-    make_tenants(&settings, &engine).await?;
+    prepare_access(&settings, &engine).await?;
     let mut calls = listeners.serve(&settings.engine.data_dir, routes, &around, &settings.bounds, &closing);
     let mut following = keep_on(&settings, &access, &engine, store, figures, &closing);
     following.spawn(room.keep(sizes, closing.clone()));
@@ -542,6 +541,12 @@ async fn keep_required(settings: &ServerSettings, engine: &Engine) -> Result<(),
         engine.change_access(AccessChange::Require).await?;
     }
     Ok(())
+}
+
+/// Does what the settings ask for of principals and tenants, before anybody calls.
+async fn prepare_access(settings: &ServerSettings, engine: &Engine) -> Result<(), ServeError> {
+    keep_required(settings, engine).await?;
+    make_tenants(settings, engine).await
 }
 
 /// Makes the tenants that the settings name and that do not exist.

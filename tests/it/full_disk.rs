@@ -42,7 +42,7 @@ async fn jobs_are_cancelled_and_deleted_on_a_full_disk_and_the_server_ends_as_it
         match tokio::time::timeout(Duration::from_secs(30), server.jobs().submit_job(request)).await {
             Ok(Ok(_)) => submitted += 1,
             Ok(Err(status)) => break status,
-            Err(_) => panic!("a job is neither stored nor refused"),
+            Err(late) => panic!("a job is neither stored nor refused: {late}"),
         }
         assert!(submitted < 20_000, "the disk is not full");
     };

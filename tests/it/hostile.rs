@@ -5,6 +5,7 @@ use haul::pb;
 use haul::pb::access_service_client::AccessServiceClient;
 use haul::pb::credential_value::Kind;
 use haul::pb::{FailureReason, JobState};
+use tokio::task::JoinSet;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
@@ -57,18 +58,16 @@ async fn what_a_kill_cuts_is_done_and_audited_or_neither() {
             let mut client = server.jobs();
             let request_id = format!("{round}-{number}");
             let spec = pb::JobSpec { open: true, ..job(Vec::new()) };
-            tokio::spawn(async move {
+            async move {
                 let request = pb::SubmitJobRequest { request_id, job: Some(spec), ..Default::default() };
                 client.submit_job(request).await.ok().and_then(|it| it.into_inner().job).map(|it| it.job_id)
-            })
+            }
         });
-        let mut calls: Vec<_> = calls.collect();
+        let mut calls: JoinSet<Option<String>> = calls.collect();
         // Some are answered, and some are on their way.
-        acknowledged.extend(calls.remove(0).await.unwrap());
+        acknowledged.extend(calls.join_next().await.unwrap().unwrap());
         server.kill();
-        for call in calls {
-            acknowledged.extend(call.await.unwrap());
-        }
+        acknowledged.extend(calls.join_all().await.into_iter().flatten());
         server.launch().await;
     }
     let mut stored: Vec<String> = Vec::new();

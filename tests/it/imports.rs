@@ -46,7 +46,7 @@ fn download(task: &pb::Task) -> pb::DownloadSpec {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_format_becomes_tasks_and_the_same_list_twice_is_one() {
     let server = Server::start().await;
-    let urls: String = (0..2_500).map(|at| format!("http://a.example/{at}\r\n")).collect();
+    let urls = (0..2_500).map(|at| format!("http://a.example/{at}\r\n")).collect::<Vec<_>>().concat();
     let id = open(&server).await;
     for _ in 0..2 {
         let answer = import(&server, &id, "text/uri-list", format!("\u{feff}# list\n{urls}").as_bytes());
@@ -72,7 +72,7 @@ async fn each_format_becomes_tasks_and_the_same_list_twice_is_one() {
 async fn a_line_that_does_not_read_is_named_and_what_was_before_is_durable() {
     let server = Server::start().await;
     let id = open(&server).await;
-    let good: String = (0..1_000).map(|at| format!("http://a.example/{at}\n")).collect();
+    let good = (0..1_000).map(|at| format!("http://a.example/{at}\n")).collect::<Vec<_>>().concat();
     for (kind, list, line) in [
         ("text/uri-list", format!("{good}http://a/ http://b/\n"), "1001"),
         ("text/uri-list", format!("{good}ftp://a.example/\n"), "1001"),

@@ -7,6 +7,7 @@ use haul::pb;
 use haul::pb::JobState;
 
 use sqlx::Connection as _;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::it::held::hold;
@@ -25,8 +26,13 @@ async fn under_way(origin: &Origin) -> (Server, String) {
     let server = Server::start().await;
     let given = pb::DownloadSpec { url: origin.url("/b"), path: "deep/er/b".into(), ..Default::default() };
     let id = server.submit(job(vec![download(origin.url("/a")), download_as(given)])).await;
-    until(async || server.files().iter().filter(|name| name.ends_with(".meta")).count() == 2).await;
+    until(async || server.files().iter().filter(|name| is_meta(name)).count() == 2).await;
     (server, id)
+}
+
+/// Whether a file says what a part file is of.
+fn is_meta(name: &str) -> bool {
+    name.strip_suffix(".meta").is_some()
 }
 
 async fn cancel(server: &Server, id: &str) {
@@ -70,10 +76,10 @@ async fn a_kill_while_a_job_is_being_cancelled_leaves_nothing() {
         let (mut server, id) = under_way(&origin).await;
         let mut jobs = server.jobs();
         let request = pb::CancelJobRequest { job_id: id.clone(), ..Default::default() };
-        let cancelling = tokio::spawn(async move { jobs.cancel_job(request).await.is_ok() });
+        let cancelling = JoinSet::from_iter([async move { jobs.cancel_job(request).await.is_ok() }]);
         tokio::time::sleep(Duration::from_millis(wait)).await;
         server.restart().await;
-        let _ = cancelling.await;
+        cancelling.join_all().await;
         cancel(&server, &id).await;
         assert_eq!(server.ended(&id).await.state(), JobState::Cancelled);
         is_clean(&server);
@@ -122,7 +128,7 @@ async fn a_job_that_its_group_stops_after_a_kill_leaves_nothing() {
         ..job(vec![download(origin.url("/c"))])
     };
     let id = server.submit(spec).await;
-    until(async || server.files().iter().any(|name| name.starts_with("group/") && name.ends_with(".meta"))).await;
+    until(async || server.files().iter().any(|name| name.starts_with("group/") && is_meta(name))).await;
     server.restart().await;
     let wrong =
         pb::AddTasksRequest { job_id: id.clone(), chunk_id: "1".into(), tasks: vec![download(origin.url("/missing"))] };

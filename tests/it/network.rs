@@ -298,7 +298,7 @@ async fn unread(server: &Server) -> (h2::client::SendRequest<bytes::Bytes>, toki
     // A stream that is dropped is reset, and so read enough.
     driver.spawn(async move {
         let _body = response.into_body();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     });
     (ready, driver)
 }

@@ -366,7 +366,7 @@ async fn resume_host(rng: &mut SmallRng, current: &Current) {
     let Some(engine) = engine(current) else { return };
     let host = Host::new(&format!("10.0.0.{}:80", rng.random_range(1..4)));
     match patience(rng, engine.resume_host(host)).await {
-        Some(Err(EngineError::NoHost(_))) | None | Some(Ok(())) => {}
+        Some(Err(EngineError::NoHost(_)) | Ok(())) | None => {}
         Some(Err(error)) => expected(&error),
     }
 }
@@ -433,6 +433,30 @@ fn choice(rng: &mut SmallRng) -> TaskChoice {
     }
 }
 
+/// Cancels some tasks, and sees that what was there when it was asked for has ended.
+async fn cancel_some(
+    rng: &mut SmallRng,
+    current: &Current,
+    engine: &Engine,
+    job: JobId,
+) -> Option<Result<(), EngineError>> {
+    let which = choice(rng);
+    let before = match server(current) {
+        Some(server) => server.stored(job).await.map_or(0, |job| job.counts.total),
+        None => 0,
+    };
+    let cancelled = patience(rng, engine.cancel_tasks(job, which.clone(), "not these".to_owned())).await;
+    if let Some(Ok(acted)) = &cancelled {
+        assert!(acted.tasks <= acted.job.counts.cancelled, "{acted:?}");
+        if which == TaskChoice::All && acted.job.stop.is_none() {
+            // Only what was added since has not ended.
+            let counts = acted.job.counts;
+            assert!(counts.total > before || counts.unfinished() == 0, "{acted:?}");
+        }
+    }
+    cancelled.map(|it| it.map(drop))
+}
+
 async fn control(rng: &mut SmallRng, current: &Current, known: &Shared) {
     let Some((place, job, _)) = pick(rng, known) else { return };
     let Some(engine) = engine(current) else { return };
@@ -461,23 +485,7 @@ async fn control(rng: &mut SmallRng, current: &Current, known: &Shared) {
             let patch = JobPatch { title, priority: Some(rng.random_range(-1..2)), ..JobPatch::default() };
             patience(rng, engine.update(job, patch)).await.map(|it| it.map(unit))
         }
-        9 | 10 => {
-            let which = choice(rng);
-            let before = match server(current) {
-                Some(server) => server.stored(job).await.map_or(0, |job| job.counts.total),
-                None => 0,
-            };
-            let cancelled = patience(rng, engine.cancel_tasks(job, which.clone(), "not these".to_owned())).await;
-            if let Some(Ok(acted)) = &cancelled {
-                assert!(acted.tasks <= acted.job.counts.cancelled, "{acted:?}");
-                if which == TaskChoice::All && acted.job.stop.is_none() {
-                    // Only what was added since has not ended.
-                    let counts = acted.job.counts;
-                    assert!(counts.total > before || counts.unfinished() == 0, "{acted:?}");
-                }
-            }
-            cancelled.map(|it| it.map(drop))
-        }
+        9 | 10 => cancel_some(rng, current, &engine, job).await,
         11 => {
             let which = choice(rng);
             patience(rng, engine.retry_now(job, which)).await.map(|it| it.map(drop))

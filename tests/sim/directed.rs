@@ -78,6 +78,7 @@ fn fetch(url: &str, limit: Option<Duration>) -> TaskSpec {
 
 fn parts(dir: &std::path::Path, memory: &MemoryStore) -> EngineParts {
     EngineParts {
+        traces: None,
         clock: Clock::paced(Timestamp(1_700_000_000_000_000)),
         store: Arc::new(memory.clone()),
         limits: Limits::default(),
@@ -109,11 +110,11 @@ pub(crate) async fn a_time_is_over_while_others_are_cancelled() {
     work.spawn(task.run());
     let group = || GroupPolicy { mode: GroupMode::Collect, ..GroupPolicy::default() };
     let spec = || JobSpec { group: group(), ..JobSpec::default() };
-    engine.submit(spec(), vec![fetch("http://10.0.0.9/", None)], "").await.unwrap();
+    engine.submit(spec(), vec![fetch("http://10.0.0.9/", None)], "", None).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     let moved = (0..5).map(|_| fetch("http://10.0.0.1/moved", Some(Duration::from_secs(3))));
     let others = (0..400).map(|number| fetch(&format!("http://10.0.0.2/{number}"), None));
-    let job = engine.submit(spec(), moved.chain(others).collect(), "").await.unwrap();
+    let job = engine.submit(spec(), moved.chain(others).collect(), "", None).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     let filter = TaskFilter { host: "10.0.0.2".to_owned(), ..TaskFilter::default() };
     let acted = engine.cancel_tasks(job.id, TaskChoice::Fitting(filter), "not these".to_owned()).await.unwrap();

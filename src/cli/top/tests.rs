@@ -19,6 +19,7 @@ fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_764_158_400)
 }
 
+#[allow(clippy::unnecessary_wraps)] // As the fields of messages are.
 fn ago(seconds: i64) -> Option<prost_types::Timestamp> {
     Some(prost_types::Timestamp { seconds: 1_764_158_400 - seconds, nanos: 0 })
 }
@@ -161,7 +162,7 @@ fn each_page_is_seen() {
     let mut lost = at_jobs();
     lost.take(Told::Lost("no server answers".to_owned()), now());
     lost.take(Told::Lost("no server answers".to_owned()), now() + Duration::from_secs(4));
-    let pages = [
+    let pages = vec![
         ("jobs", at_jobs(), 110, 9),
         ("jobs, narrow", at_jobs(), 40, 9),
         ("a job", at_job(), 110, 12),
@@ -182,7 +183,10 @@ fn each_page_is_seen() {
             6,
         ),
     ];
-    let shown = pages.map(|(name, state, columns, rows)| format!("{name}\n{}", seen(&state, columns, rows)));
+    let shown: Vec<String> = pages
+        .into_iter()
+        .map(|(name, state, columns, rows)| format!("{name}\n{}", seen(&state, columns, rows)))
+        .collect();
     insta::assert_snapshot!(shown.join("\n"));
 }
 
