@@ -21,6 +21,8 @@ type JobServiceClient interface {
 	//
 	// Idempotent with a `request_id`: the same id with the same job returns the first job again, with another job it is
 	// ALREADY_EXISTS (REQUEST_ID_TAKEN). Without one each call makes a job.
+	//
+	// A `traceparent` (W3C Trace Context) among the call's metadata is kept with the job: its spans stand below the caller's.
 	SubmitJob(ctx context.Context, in *SubmitJobRequest, opts ...grpc.CallOption) (*SubmitJobResponse, error)
 	// Feeds an open job with chunks of tasks. Each answer means that its chunk is durable, and answers come in order.
 	//
@@ -374,6 +376,8 @@ type JobServiceServer interface {
 	//
 	// Idempotent with a `request_id`: the same id with the same job returns the first job again, with another job it is
 	// ALREADY_EXISTS (REQUEST_ID_TAKEN). Without one each call makes a job.
+	//
+	// A `traceparent` (W3C Trace Context) among the call's metadata is kept with the job: its spans stand below the caller's.
 	SubmitJob(context.Context, *SubmitJobRequest) (*SubmitJobResponse, error)
 	// Feeds an open job with chunks of tasks. Each answer means that its chunk is durable, and answers come in order.
 	//

@@ -299,7 +299,7 @@ mod tests {
             (Kind::BearerToken("0123456".into()), Some("value.bearer_token")),
             (Kind::BearerToken("01234567\n".into()), Some("value.bearer_token")),
             (Kind::BearerToken(" 01234567".into()), Some("value.bearer_token")),
-            (Kind::BearerToken("REDACTED".into()), Some("value.bearer_token")),
+            (Kind::BearerToken(REDACTED.into()), Some("value.bearer_token")),
             (basic("0123456789"), None),
             (basic("short"), Some("value.basic_auth.password")),
             (header("X-Api-Key"), None),

@@ -33,8 +33,13 @@ class AccessServiceStub:
     certificate of a client, or as a user of this machine. Until the first token or identity exists, every caller on the same
     machine may do everything; from then on every caller has to authenticate, also after the last of them is gone.
 
-    Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE),
-    INVALID_ARGUMENT (with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
+    Work is of a tenant: each has its own jobs, files and limits, and knows nothing of the others. A call is about the
+    tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal, else about the
+    only one at which that has a role, else about `default`. ListJobs, WatchJobs, ListHosts and ListAuditEvents take `*`,
+    which means all, from who has the role at `*`.
+
+    Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE,
+    TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
     the caller may not see answers NOT_FOUND, as what does not exist does.
     """
 
@@ -84,6 +89,51 @@ class AccessServiceStub:
                 request_serializer=haul_dot_v1_dot_access__service__pb2.RevokeTokenRequest.SerializeToString,
                 response_deserializer=haul_dot_v1_dot_access__service__pb2.RevokeTokenResponse.FromString,
                 _registered_method=True)
+        self.CreateTenant = channel.unary_unary(
+                '/haul.v1.AccessService/CreateTenant',
+                request_serializer=haul_dot_v1_dot_access__service__pb2.CreateTenantRequest.SerializeToString,
+                response_deserializer=haul_dot_v1_dot_access__service__pb2.CreateTenantResponse.FromString,
+                _registered_method=True)
+        self.GetTenant = channel.unary_unary(
+                '/haul.v1.AccessService/GetTenant',
+                request_serializer=haul_dot_v1_dot_access__service__pb2.GetTenantRequest.SerializeToString,
+                response_deserializer=haul_dot_v1_dot_access__service__pb2.GetTenantResponse.FromString,
+                _registered_method=True)
+        self.UpdateTenant = channel.unary_unary(
+                '/haul.v1.AccessService/UpdateTenant',
+                request_serializer=haul_dot_v1_dot_access__service__pb2.UpdateTenantRequest.SerializeToString,
+                response_deserializer=haul_dot_v1_dot_access__service__pb2.UpdateTenantResponse.FromString,
+                _registered_method=True)
+        self.DeleteTenant = channel.unary_unary(
+                '/haul.v1.AccessService/DeleteTenant',
+                request_serializer=haul_dot_v1_dot_access__service__pb2.DeleteTenantRequest.SerializeToString,
+                response_deserializer=haul_dot_v1_dot_access__service__pb2.DeleteTenantResponse.FromString,
+                _registered_method=True)
+        self.ListTenants = channel.unary_unary(
+                '/haul.v1.AccessService/ListTenants',
+                request_serializer=haul_dot_v1_dot_access__service__pb2.ListTenantsRequest.SerializeToString,
+                response_deserializer=haul_dot_v1_dot_access__service__pb2.ListTenantsResponse.FromString,
+                _registered_method=True)
+        self.PutCredential = channel.unary_unary(
+                '/haul.v1.AccessService/PutCredential',
+                request_serializer=haul_dot_v1_dot_access__service__pb2.PutCredentialRequest.SerializeToString,
+                response_deserializer=haul_dot_v1_dot_access__service__pb2.PutCredentialResponse.FromString,
+                _registered_method=True)
+        self.GetCredential = channel.unary_unary(
+                '/haul.v1.AccessService/GetCredential',
+                request_serializer=haul_dot_v1_dot_access__service__pb2.GetCredentialRequest.SerializeToString,
+                response_deserializer=haul_dot_v1_dot_access__service__pb2.GetCredentialResponse.FromString,
+                _registered_method=True)
+        self.ListCredentials = channel.unary_unary(
+                '/haul.v1.AccessService/ListCredentials',
+                request_serializer=haul_dot_v1_dot_access__service__pb2.ListCredentialsRequest.SerializeToString,
+                response_deserializer=haul_dot_v1_dot_access__service__pb2.ListCredentialsResponse.FromString,
+                _registered_method=True)
+        self.DeleteCredential = channel.unary_unary(
+                '/haul.v1.AccessService/DeleteCredential',
+                request_serializer=haul_dot_v1_dot_access__service__pb2.DeleteCredentialRequest.SerializeToString,
+                response_deserializer=haul_dot_v1_dot_access__service__pb2.DeleteCredentialResponse.FromString,
+                _registered_method=True)
         self.ListAuditEvents = channel.unary_unary(
                 '/haul.v1.AccessService/ListAuditEvents',
                 request_serializer=haul_dot_v1_dot_access__service__pb2.ListAuditEventsRequest.SerializeToString,
@@ -104,8 +154,13 @@ class AccessServiceServicer:
     certificate of a client, or as a user of this machine. Until the first token or identity exists, every caller on the same
     machine may do everything; from then on every caller has to authenticate, also after the last of them is gone.
 
-    Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE),
-    INVALID_ARGUMENT (with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
+    Work is of a tenant: each has its own jobs, files and limits, and knows nothing of the others. A call is about the
+    tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal, else about the
+    only one at which that has a role, else about `default`. ListJobs, WatchJobs, ListHosts and ListAuditEvents take `*`,
+    which means all, from who has the role at `*`.
+
+    Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE,
+    TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
     the caller may not see answers NOT_FOUND, as what does not exist does.
     """
 
@@ -172,6 +227,76 @@ class AccessServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateTenant(self, request, context):
+        """Makes a tenant. ALREADY_EXISTS (TENANT_EXISTS) where there is one of that name, (REQUEST_ID_TAKEN) for a `request_id`
+        that asked for something else. Only operators may. Idempotent with a `request_id`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTenant(self, request, context):
+        """Reads a tenant. Operators may, and its admins. NOT_FOUND (TENANT_NOT_FOUND). Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateTenant(self, request, context):
+        """Changes a tenant, at once. ABORTED (STALE_ETAG) where it has changed since. Only operators may. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTenant(self, request, context):
+        """Deletes a tenant of which no jobs are left, with its principals, their tokens, and the grants of others at it. Its
+        files are put aside, so that a new tenant of that name has none of them. FAILED_PRECONDITION (TENANT_NOT_EMPTY,
+        LAST_OPERATOR), ABORTED (STALE_ETAG). Only operators may.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTenants(self, request, context):
+        """Lists tenants by name. Only operators may. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutCredential(self, request, context):
+        """Makes a credential, or changes one: a secret that the server sends to the hosts that it is bound to, for tasks that name
+        it in `http.credential`. Nobody reads it again. Without an `update_mask` everything is set, and what is not there is
+        made. FAILED_PRECONDITION (VALUE_REQUIRED) where the credential would go further than it does and `value` is not set
+        with it; ABORTED (STALE_ETAG); ALREADY_EXISTS (REQUEST_ID_TAKEN). Idempotent with a `request_id`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCredential(self, request, context):
+        """Shows a credential, without its value. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCredentials(self, request, context):
+        """Lists credentials by name, without their values. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCredential(self, request, context):
+        """Deletes a credential: attempts that begin later fail with FAILURE_REASON_CREDENTIAL. FAILED_PRECONDITION
+        (CREDENTIAL_IN_USE) while jobs that have not ended name it, unless `force`; ABORTED (STALE_ETAG).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAuditEvents(self, request, context):
         """Lists what was changed and by whom, and what was refused. What was done has its row in the transaction of the change.
         Auditors see all, admins what is about their tenant. Idempotent.
@@ -230,6 +355,51 @@ def add_AccessServiceServicer_to_server(servicer, server):
                     request_deserializer=haul_dot_v1_dot_access__service__pb2.RevokeTokenRequest.FromString,
                     response_serializer=haul_dot_v1_dot_access__service__pb2.RevokeTokenResponse.SerializeToString,
             ),
+            'CreateTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateTenant,
+                    request_deserializer=haul_dot_v1_dot_access__service__pb2.CreateTenantRequest.FromString,
+                    response_serializer=haul_dot_v1_dot_access__service__pb2.CreateTenantResponse.SerializeToString,
+            ),
+            'GetTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTenant,
+                    request_deserializer=haul_dot_v1_dot_access__service__pb2.GetTenantRequest.FromString,
+                    response_serializer=haul_dot_v1_dot_access__service__pb2.GetTenantResponse.SerializeToString,
+            ),
+            'UpdateTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTenant,
+                    request_deserializer=haul_dot_v1_dot_access__service__pb2.UpdateTenantRequest.FromString,
+                    response_serializer=haul_dot_v1_dot_access__service__pb2.UpdateTenantResponse.SerializeToString,
+            ),
+            'DeleteTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTenant,
+                    request_deserializer=haul_dot_v1_dot_access__service__pb2.DeleteTenantRequest.FromString,
+                    response_serializer=haul_dot_v1_dot_access__service__pb2.DeleteTenantResponse.SerializeToString,
+            ),
+            'ListTenants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTenants,
+                    request_deserializer=haul_dot_v1_dot_access__service__pb2.ListTenantsRequest.FromString,
+                    response_serializer=haul_dot_v1_dot_access__service__pb2.ListTenantsResponse.SerializeToString,
+            ),
+            'PutCredential': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutCredential,
+                    request_deserializer=haul_dot_v1_dot_access__service__pb2.PutCredentialRequest.FromString,
+                    response_serializer=haul_dot_v1_dot_access__service__pb2.PutCredentialResponse.SerializeToString,
+            ),
+            'GetCredential': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCredential,
+                    request_deserializer=haul_dot_v1_dot_access__service__pb2.GetCredentialRequest.FromString,
+                    response_serializer=haul_dot_v1_dot_access__service__pb2.GetCredentialResponse.SerializeToString,
+            ),
+            'ListCredentials': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCredentials,
+                    request_deserializer=haul_dot_v1_dot_access__service__pb2.ListCredentialsRequest.FromString,
+                    response_serializer=haul_dot_v1_dot_access__service__pb2.ListCredentialsResponse.SerializeToString,
+            ),
+            'DeleteCredential': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCredential,
+                    request_deserializer=haul_dot_v1_dot_access__service__pb2.DeleteCredentialRequest.FromString,
+                    response_serializer=haul_dot_v1_dot_access__service__pb2.DeleteCredentialResponse.SerializeToString,
+            ),
             'ListAuditEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAuditEvents,
                     request_deserializer=haul_dot_v1_dot_access__service__pb2.ListAuditEventsRequest.FromString,
@@ -256,8 +426,13 @@ class AccessService:
     certificate of a client, or as a user of this machine. Until the first token or identity exists, every caller on the same
     machine may do everything; from then on every caller has to authenticate, also after the last of them is gone.
 
-    Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE),
-    INVALID_ARGUMENT (with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
+    Work is of a tenant: each has its own jobs, files and limits, and knows nothing of the others. A call is about the
+    tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal, else about the
+    only one at which that has a role, else about `default`. ListJobs, WatchJobs, ListHosts and ListAuditEvents take `*`,
+    which means all, from who has the role at `*`.
+
+    Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE,
+    TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
     the caller may not see answers NOT_FOUND, as what does not exist does.
     """
 
@@ -467,6 +642,249 @@ class AccessService:
             '/haul.v1.AccessService/RevokeToken',
             haul_dot_v1_dot_access__service__pb2.RevokeTokenRequest.SerializeToString,
             haul_dot_v1_dot_access__service__pb2.RevokeTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/haul.v1.AccessService/CreateTenant',
+            haul_dot_v1_dot_access__service__pb2.CreateTenantRequest.SerializeToString,
+            haul_dot_v1_dot_access__service__pb2.CreateTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/haul.v1.AccessService/GetTenant',
+            haul_dot_v1_dot_access__service__pb2.GetTenantRequest.SerializeToString,
+            haul_dot_v1_dot_access__service__pb2.GetTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/haul.v1.AccessService/UpdateTenant',
+            haul_dot_v1_dot_access__service__pb2.UpdateTenantRequest.SerializeToString,
+            haul_dot_v1_dot_access__service__pb2.UpdateTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/haul.v1.AccessService/DeleteTenant',
+            haul_dot_v1_dot_access__service__pb2.DeleteTenantRequest.SerializeToString,
+            haul_dot_v1_dot_access__service__pb2.DeleteTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTenants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/haul.v1.AccessService/ListTenants',
+            haul_dot_v1_dot_access__service__pb2.ListTenantsRequest.SerializeToString,
+            haul_dot_v1_dot_access__service__pb2.ListTenantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutCredential(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/haul.v1.AccessService/PutCredential',
+            haul_dot_v1_dot_access__service__pb2.PutCredentialRequest.SerializeToString,
+            haul_dot_v1_dot_access__service__pb2.PutCredentialResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCredential(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/haul.v1.AccessService/GetCredential',
+            haul_dot_v1_dot_access__service__pb2.GetCredentialRequest.SerializeToString,
+            haul_dot_v1_dot_access__service__pb2.GetCredentialResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCredentials(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/haul.v1.AccessService/ListCredentials',
+            haul_dot_v1_dot_access__service__pb2.ListCredentialsRequest.SerializeToString,
+            haul_dot_v1_dot_access__service__pb2.ListCredentialsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCredential(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/haul.v1.AccessService/DeleteCredential',
+            haul_dot_v1_dot_access__service__pb2.DeleteCredentialRequest.SerializeToString,
+            haul_dot_v1_dot_access__service__pb2.DeleteCredentialResponse.FromString,
             options,
             channel_credentials,
             insecure,

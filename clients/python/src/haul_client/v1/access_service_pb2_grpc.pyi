@@ -34,8 +34,13 @@ class AccessServiceStub:
     certificate of a client, or as a user of this machine. Until the first token or identity exists, every caller on the same
     machine may do everything; from then on every caller has to authenticate, also after the last of them is gone.
 
-    Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE),
-    INVALID_ARGUMENT (with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
+    Work is of a tenant: each has its own jobs, files and limits, and knows nothing of the others. A call is about the
+    tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal, else about the
+    only one at which that has a role, else about `default`. ListJobs, WatchJobs, ListHosts and ListAuditEvents take `*`,
+    which means all, from who has the role at `*`.
+
+    Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE,
+    TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
     the caller may not see answers NOT_FOUND, as what does not exist does.
     """
 
@@ -71,6 +76,35 @@ class AccessServiceStub:
     """Ends a token, at once, and open streams of it within 5 s. One that has ended stays as it is. FAILED_PRECONDITION
     (LAST_OPERATOR). Idempotent.
     """
+    CreateTenant: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.CreateTenantRequest, _access_service_pb2.CreateTenantResponse]
+    """Makes a tenant. ALREADY_EXISTS (TENANT_EXISTS) where there is one of that name, (REQUEST_ID_TAKEN) for a `request_id`
+    that asked for something else. Only operators may. Idempotent with a `request_id`.
+    """
+    GetTenant: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.GetTenantRequest, _access_service_pb2.GetTenantResponse]
+    """Reads a tenant. Operators may, and its admins. NOT_FOUND (TENANT_NOT_FOUND). Idempotent."""
+    UpdateTenant: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.UpdateTenantRequest, _access_service_pb2.UpdateTenantResponse]
+    """Changes a tenant, at once. ABORTED (STALE_ETAG) where it has changed since. Only operators may. Idempotent."""
+    DeleteTenant: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.DeleteTenantRequest, _access_service_pb2.DeleteTenantResponse]
+    """Deletes a tenant of which no jobs are left, with its principals, their tokens, and the grants of others at it. Its
+    files are put aside, so that a new tenant of that name has none of them. FAILED_PRECONDITION (TENANT_NOT_EMPTY,
+    LAST_OPERATOR), ABORTED (STALE_ETAG). Only operators may.
+    """
+    ListTenants: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListTenantsRequest, _access_service_pb2.ListTenantsResponse]
+    """Lists tenants by name. Only operators may. Idempotent."""
+    PutCredential: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.PutCredentialRequest, _access_service_pb2.PutCredentialResponse]
+    """Makes a credential, or changes one: a secret that the server sends to the hosts that it is bound to, for tasks that name
+    it in `http.credential`. Nobody reads it again. Without an `update_mask` everything is set, and what is not there is
+    made. FAILED_PRECONDITION (VALUE_REQUIRED) where the credential would go further than it does and `value` is not set
+    with it; ABORTED (STALE_ETAG); ALREADY_EXISTS (REQUEST_ID_TAKEN). Idempotent with a `request_id`.
+    """
+    GetCredential: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.GetCredentialRequest, _access_service_pb2.GetCredentialResponse]
+    """Shows a credential, without its value. Idempotent."""
+    ListCredentials: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListCredentialsRequest, _access_service_pb2.ListCredentialsResponse]
+    """Lists credentials by name, without their values. Idempotent."""
+    DeleteCredential: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.DeleteCredentialRequest, _access_service_pb2.DeleteCredentialResponse]
+    """Deletes a credential: attempts that begin later fail with FAILURE_REASON_CREDENTIAL. FAILED_PRECONDITION
+    (CREDENTIAL_IN_USE) while jobs that have not ended name it, unless `force`; ABORTED (STALE_ETAG).
+    """
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListAuditEventsRequest, _access_service_pb2.ListAuditEventsResponse]
     """Lists what was changed and by whom, and what was refused. What was done has its row in the transaction of the change.
     Auditors see all, admins what is about their tenant. Idempotent.
@@ -87,8 +121,13 @@ class AccessServiceAsyncStub(AccessServiceStub):
     certificate of a client, or as a user of this machine. Until the first token or identity exists, every caller on the same
     machine may do everything; from then on every caller has to authenticate, also after the last of them is gone.
 
-    Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE),
-    INVALID_ARGUMENT (with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
+    Work is of a tenant: each has its own jobs, files and limits, and knows nothing of the others. A call is about the
+    tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal, else about the
+    only one at which that has a role, else about `default`. ListJobs, WatchJobs, ListHosts and ListAuditEvents take `*`,
+    which means all, from who has the role at `*`.
+
+    Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE,
+    TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
     the caller may not see answers NOT_FOUND, as what does not exist does.
     """
 
@@ -121,6 +160,35 @@ class AccessServiceAsyncStub(AccessServiceStub):
     """Ends a token, at once, and open streams of it within 5 s. One that has ended stays as it is. FAILED_PRECONDITION
     (LAST_OPERATOR). Idempotent.
     """
+    CreateTenant: _aio.UnaryUnaryMultiCallable[_access_service_pb2.CreateTenantRequest, _access_service_pb2.CreateTenantResponse]  # type: ignore[assignment]
+    """Makes a tenant. ALREADY_EXISTS (TENANT_EXISTS) where there is one of that name, (REQUEST_ID_TAKEN) for a `request_id`
+    that asked for something else. Only operators may. Idempotent with a `request_id`.
+    """
+    GetTenant: _aio.UnaryUnaryMultiCallable[_access_service_pb2.GetTenantRequest, _access_service_pb2.GetTenantResponse]  # type: ignore[assignment]
+    """Reads a tenant. Operators may, and its admins. NOT_FOUND (TENANT_NOT_FOUND). Idempotent."""
+    UpdateTenant: _aio.UnaryUnaryMultiCallable[_access_service_pb2.UpdateTenantRequest, _access_service_pb2.UpdateTenantResponse]  # type: ignore[assignment]
+    """Changes a tenant, at once. ABORTED (STALE_ETAG) where it has changed since. Only operators may. Idempotent."""
+    DeleteTenant: _aio.UnaryUnaryMultiCallable[_access_service_pb2.DeleteTenantRequest, _access_service_pb2.DeleteTenantResponse]  # type: ignore[assignment]
+    """Deletes a tenant of which no jobs are left, with its principals, their tokens, and the grants of others at it. Its
+    files are put aside, so that a new tenant of that name has none of them. FAILED_PRECONDITION (TENANT_NOT_EMPTY,
+    LAST_OPERATOR), ABORTED (STALE_ETAG). Only operators may.
+    """
+    ListTenants: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListTenantsRequest, _access_service_pb2.ListTenantsResponse]  # type: ignore[assignment]
+    """Lists tenants by name. Only operators may. Idempotent."""
+    PutCredential: _aio.UnaryUnaryMultiCallable[_access_service_pb2.PutCredentialRequest, _access_service_pb2.PutCredentialResponse]  # type: ignore[assignment]
+    """Makes a credential, or changes one: a secret that the server sends to the hosts that it is bound to, for tasks that name
+    it in `http.credential`. Nobody reads it again. Without an `update_mask` everything is set, and what is not there is
+    made. FAILED_PRECONDITION (VALUE_REQUIRED) where the credential would go further than it does and `value` is not set
+    with it; ABORTED (STALE_ETAG); ALREADY_EXISTS (REQUEST_ID_TAKEN). Idempotent with a `request_id`.
+    """
+    GetCredential: _aio.UnaryUnaryMultiCallable[_access_service_pb2.GetCredentialRequest, _access_service_pb2.GetCredentialResponse]  # type: ignore[assignment]
+    """Shows a credential, without its value. Idempotent."""
+    ListCredentials: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListCredentialsRequest, _access_service_pb2.ListCredentialsResponse]  # type: ignore[assignment]
+    """Lists credentials by name, without their values. Idempotent."""
+    DeleteCredential: _aio.UnaryUnaryMultiCallable[_access_service_pb2.DeleteCredentialRequest, _access_service_pb2.DeleteCredentialResponse]  # type: ignore[assignment]
+    """Deletes a credential: attempts that begin later fail with FAILURE_REASON_CREDENTIAL. FAILED_PRECONDITION
+    (CREDENTIAL_IN_USE) while jobs that have not ended name it, unless `force`; ABORTED (STALE_ETAG).
+    """
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListAuditEventsRequest, _access_service_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
     """Lists what was changed and by whom, and what was refused. What was done has its row in the transaction of the change.
     Auditors see all, admins what is about their tenant. Idempotent.
@@ -136,8 +204,13 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
     certificate of a client, or as a user of this machine. Until the first token or identity exists, every caller on the same
     machine may do everything; from then on every caller has to authenticate, also after the last of them is gone.
 
-    Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE),
-    INVALID_ARGUMENT (with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
+    Work is of a tenant: each has its own jobs, files and limits, and knows nothing of the others. A call is about the
+    tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal, else about the
+    only one at which that has a role, else about `default`. ListJobs, WatchJobs, ListHosts and ListAuditEvents take `*`,
+    which means all, from who has the role at `*`.
+
+    Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE,
+    TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
     the caller may not see answers NOT_FOUND, as what does not exist does.
     """
 
@@ -215,6 +288,89 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_access_service_pb2.RevokeTokenResponse, _abc.Awaitable[_access_service_pb2.RevokeTokenResponse]]:
         """Ends a token, at once, and open streams of it within 5 s. One that has ended stays as it is. FAILED_PRECONDITION
         (LAST_OPERATOR). Idempotent.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateTenant(
+        self,
+        request: _access_service_pb2.CreateTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.CreateTenantResponse, _abc.Awaitable[_access_service_pb2.CreateTenantResponse]]:
+        """Makes a tenant. ALREADY_EXISTS (TENANT_EXISTS) where there is one of that name, (REQUEST_ID_TAKEN) for a `request_id`
+        that asked for something else. Only operators may. Idempotent with a `request_id`.
+        """
+
+    @_abc_1.abstractmethod
+    def GetTenant(
+        self,
+        request: _access_service_pb2.GetTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.GetTenantResponse, _abc.Awaitable[_access_service_pb2.GetTenantResponse]]:
+        """Reads a tenant. Operators may, and its admins. NOT_FOUND (TENANT_NOT_FOUND). Idempotent."""
+
+    @_abc_1.abstractmethod
+    def UpdateTenant(
+        self,
+        request: _access_service_pb2.UpdateTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.UpdateTenantResponse, _abc.Awaitable[_access_service_pb2.UpdateTenantResponse]]:
+        """Changes a tenant, at once. ABORTED (STALE_ETAG) where it has changed since. Only operators may. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def DeleteTenant(
+        self,
+        request: _access_service_pb2.DeleteTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.DeleteTenantResponse, _abc.Awaitable[_access_service_pb2.DeleteTenantResponse]]:
+        """Deletes a tenant of which no jobs are left, with its principals, their tokens, and the grants of others at it. Its
+        files are put aside, so that a new tenant of that name has none of them. FAILED_PRECONDITION (TENANT_NOT_EMPTY,
+        LAST_OPERATOR), ABORTED (STALE_ETAG). Only operators may.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTenants(
+        self,
+        request: _access_service_pb2.ListTenantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.ListTenantsResponse, _abc.Awaitable[_access_service_pb2.ListTenantsResponse]]:
+        """Lists tenants by name. Only operators may. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def PutCredential(
+        self,
+        request: _access_service_pb2.PutCredentialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.PutCredentialResponse, _abc.Awaitable[_access_service_pb2.PutCredentialResponse]]:
+        """Makes a credential, or changes one: a secret that the server sends to the hosts that it is bound to, for tasks that name
+        it in `http.credential`. Nobody reads it again. Without an `update_mask` everything is set, and what is not there is
+        made. FAILED_PRECONDITION (VALUE_REQUIRED) where the credential would go further than it does and `value` is not set
+        with it; ABORTED (STALE_ETAG); ALREADY_EXISTS (REQUEST_ID_TAKEN). Idempotent with a `request_id`.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCredential(
+        self,
+        request: _access_service_pb2.GetCredentialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.GetCredentialResponse, _abc.Awaitable[_access_service_pb2.GetCredentialResponse]]:
+        """Shows a credential, without its value. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def ListCredentials(
+        self,
+        request: _access_service_pb2.ListCredentialsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.ListCredentialsResponse, _abc.Awaitable[_access_service_pb2.ListCredentialsResponse]]:
+        """Lists credentials by name, without their values. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def DeleteCredential(
+        self,
+        request: _access_service_pb2.DeleteCredentialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.DeleteCredentialResponse, _abc.Awaitable[_access_service_pb2.DeleteCredentialResponse]]:
+        """Deletes a credential: attempts that begin later fail with FAILURE_REASON_CREDENTIAL. FAILED_PRECONDITION
+        (CREDENTIAL_IN_USE) while jobs that have not ended name it, unless `force`; ABORTED (STALE_ETAG).
         """
 
     @_abc_1.abstractmethod

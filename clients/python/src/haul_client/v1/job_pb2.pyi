@@ -314,6 +314,7 @@ class Job(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     SPEC_TASKS_OMITTED_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The id, a UUIDv7 that the server gives. Empty in the answer to `validate_only`."""
     title: _builtins.str
@@ -332,6 +333,8 @@ class Job(_message.Message):
     """Whether `spec` leaves out the tasks because there are too many; read them with ListTasks and `include_spec`."""
     created_by: _builtins.str
     """The principal that submitted it; `local` where no token was needed."""
+    tenant: _builtins.str
+    """The tenant that it is of."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The labels, as submitted or updated."""
@@ -422,10 +425,11 @@ class Job(_message.Message):
         spec: Global___JobSpec | None = ...,
         spec_tasks_omitted: _builtins.bool = ...,
         created_by: _builtins.str = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "group", b"group", "progress", b"progress", "rate_limit", b"rate_limit", "spec", b"spec", "start_time", b"start_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "create_time", b"create_time", "created_by", b"created_by", "directory", b"directory", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "failures", b"failures", "group", b"group", "job_id", b"job_id", "labels", b"labels", "open", b"open", "priority", b"priority", "progress", b"progress", "rate_limit", b"rate_limit", "sequence", b"sequence", "spec", b"spec", "spec_tasks_omitted", b"spec_tasks_omitted", "start_time", b"start_time", "state", b"state", "title", b"title", "update_time", b"update_time", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "create_time", b"create_time", "created_by", b"created_by", "directory", b"directory", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "failures", b"failures", "group", b"group", "job_id", b"job_id", "labels", b"labels", "open", b"open", "priority", b"priority", "progress", b"progress", "rate_limit", b"rate_limit", "sequence", b"sequence", "spec", b"spec", "spec_tasks_omitted", b"spec_tasks_omitted", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "title", b"title", "update_time", b"update_time", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -797,6 +797,7 @@ class JobProgress(_message.Message):
     COUNTS_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     ACTIVE_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def counts(self) -> _job_pb2.TaskCounts:
@@ -811,6 +812,10 @@ class JobProgress(_message.Message):
         """The running tasks with the lowest indexes, at most 100."""
 
     @_builtins.property
+    def waiting(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.WaitingTasks]:
+        """Why its pending tasks do not run now, one entry a reason; see `Job.waiting`. Looked up once a second at most."""
+
+    @_builtins.property
     def failures(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.FailureCount]:
         """The tasks that are FAILED, counted by kind, when that changed since the last message; see `Job.failures`."""
 
@@ -820,11 +825,12 @@ class JobProgress(_message.Message):
         counts: _job_pb2.TaskCounts | None = ...,
         progress: _task_pb2.Progress | None = ...,
         active: _abc.Iterable[_task_pb2.Task] | None = ...,
+        waiting: _abc.Iterable[_job_pb2.WaitingTasks] | None = ...,
         failures: _abc.Iterable[_job_pb2.FailureCount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "counts", b"counts", "failures", b"failures", "progress", b"progress"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "counts", b"counts", "failures", b"failures", "progress", b"progress", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -951,7 +957,7 @@ class WatchJobsResponse(_message.Message):
 
     @_builtins.property
     def totals(self) -> Global___ServerTotals:
-        """What the server has to do, whatever the conditions of the watch: once before `synced`, then when it has changed, at
+        """What the server has to do for the tenant, whatever the other conditions of the watch: once before `synced`, then when it has changed, at
         most once each `progress_interval`. Only with `totals`.
         """
 
@@ -997,7 +1003,7 @@ Global___Synced: _TypeAlias = Synced  # noqa: Y015
 
 @_typing.final
 class ServerTotals(_message.Message):
-    """What the server has to do."""
+    """What the server has to do for the tenant of the call, or for all of them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -158,6 +158,8 @@ class JobServiceServicer:
 
         Idempotent with a `request_id`: the same id with the same job returns the first job again, with another job it is
         ALREADY_EXISTS (REQUEST_ID_TAKEN). Without one each call makes a job.
+
+        A `traceparent` (W3C Trace Context) among the call's metadata is kept with the job: its spans stand below the caller's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,6 +45,8 @@ class JobServiceStub:
 
     Idempotent with a `request_id`: the same id with the same job returns the first job again, with another job it is
     ALREADY_EXISTS (REQUEST_ID_TAKEN). Without one each call makes a job.
+
+    A `traceparent` (W3C Trace Context) among the call's metadata is kept with the job: its spans stand below the caller's.
     """
     AddTasks: _grpc.StreamStreamMultiCallable[_job_service_pb2.AddTasksRequest, _job_service_pb2.AddTasksResponse]
     """Feeds an open job with chunks of tasks. Each answer means that its chunk is durable, and answers come in order.
@@ -137,6 +139,8 @@ class JobServiceAsyncStub(JobServiceStub):
 
     Idempotent with a `request_id`: the same id with the same job returns the first job again, with another job it is
     ALREADY_EXISTS (REQUEST_ID_TAKEN). Without one each call makes a job.
+
+    A `traceparent` (W3C Trace Context) among the call's metadata is kept with the job: its spans stand below the caller's.
     """
     AddTasks: _aio.StreamStreamMultiCallable[_job_service_pb2.AddTasksRequest, _job_service_pb2.AddTasksResponse]  # type: ignore[assignment]
     """Feeds an open job with chunks of tasks. Each answer means that its chunk is durable, and answers come in order.
@@ -232,6 +236,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Idempotent with a `request_id`: the same id with the same job returns the first job again, with another job it is
         ALREADY_EXISTS (REQUEST_ID_TAKEN). Without one each call makes a job.
+
+        A `traceparent` (W3C Trace Context) among the call's metadata is kept with the job: its spans stand below the caller's.
         """
 
     @_abc_1.abstractmethod

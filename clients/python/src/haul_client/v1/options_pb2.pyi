@@ -225,6 +225,8 @@ class HttpOptions(_message.Message):
     CLIENT_CERTIFICATE_PEM_FIELD_NUMBER: _builtins.int
     CLIENT_KEY_PEM_FIELD_NUMBER: _builtins.int
     INSECURE_SKIP_VERIFY_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
+    PROPAGATE_TRACE_FIELD_NUMBER: _builtins.int
     bearer_token: _builtins.str
     """Sent as `Authorization: Bearer`. Reads REDACTED in answers. Cannot be combined with `basic_auth`."""
     max_redirects: _builtins.int
@@ -243,6 +245,17 @@ class HttpOptions(_message.Message):
     """The client's private key, in PEM. Reads REDACTED in answers. Goes together with `client_certificate_pem`."""
     insecure_skip_verify: _builtins.bool
     """Accepts any certificate. For tests only. Default false."""
+    credential: _builtins.str
+    """The name of a credential of the tenant (see PutCredential), which the server adds to the requests that it is bound to,
+    redirects and mirrors judged anew. The task's own URL and method must be among them. Cannot be combined with
+    `basic_auth`, `bearer_token`, `proxy_url`, `ca_pem`, `client_certificate_pem`, `insecure_skip_verify`, the headers
+    Authorization, Proxy-Authorization and Cookie, and what the credential itself sets.
+    """
+    propagate_trace: _builtins.bool
+    """Sends a `traceparent` (W3C Trace Context) with each request to the origin of the task's own URL, so that its spans stand
+    below those of haul. It tells the origin that requests belong together, and to whose trace. A `traceparent` among
+    `headers` is sent as it is instead. Default false.
+    """
     @_builtins.property
     def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Header]:
         """Headers of each request, at most 100. `Host`, `Expect`, `Trailer`, `HTTP2-Settings`, `If-*`, the headers that frame
@@ -266,19 +279,25 @@ class HttpOptions(_message.Message):
         client_certificate_pem: _builtins.str = ...,
         client_key_pem: _builtins.str = ...,
         insecure_skip_verify: _builtins.bool | None = ...,
+        credential: _builtins.str = ...,
+        propagate_trace: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_insecure_skip_verify", b"_insecure_skip_verify", "_max_redirects", b"_max_redirects", "basic_auth", b"basic_auth", "insecure_skip_verify", b"insecure_skip_verify", "max_redirects", b"max_redirects"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_insecure_skip_verify", b"_insecure_skip_verify", "_max_redirects", b"_max_redirects", "_propagate_trace", b"_propagate_trace", "basic_auth", b"basic_auth", "insecure_skip_verify", b"insecure_skip_verify", "max_redirects", b"max_redirects", "propagate_trace", b"propagate_trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_insecure_skip_verify", b"_insecure_skip_verify", "_max_redirects", b"_max_redirects", "basic_auth", b"basic_auth", "bearer_token", b"bearer_token", "ca_pem", b"ca_pem", "client_certificate_pem", b"client_certificate_pem", "client_key_pem", b"client_key_pem", "headers", b"headers", "insecure_skip_verify", b"insecure_skip_verify", "max_redirects", b"max_redirects", "proxy_url", b"proxy_url", "user_agent", b"user_agent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_insecure_skip_verify", b"_insecure_skip_verify", "_max_redirects", b"_max_redirects", "_propagate_trace", b"_propagate_trace", "basic_auth", b"basic_auth", "bearer_token", b"bearer_token", "ca_pem", b"ca_pem", "client_certificate_pem", b"client_certificate_pem", "client_key_pem", b"client_key_pem", "credential", b"credential", "headers", b"headers", "insecure_skip_verify", b"insecure_skip_verify", "max_redirects", b"max_redirects", "propagate_trace", b"propagate_trace", "proxy_url", b"proxy_url", "user_agent", b"user_agent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__insecure_skip_verify: _TypeAlias = _typing.Literal["insecure_skip_verify"]  # noqa: Y015
     _WhichOneofArgType__insecure_skip_verify: _TypeAlias = _typing.Literal["_insecure_skip_verify", b"_insecure_skip_verify"]  # noqa: Y015
     _WhichOneofReturnType__max_redirects: _TypeAlias = _typing.Literal["max_redirects"]  # noqa: Y015
     _WhichOneofArgType__max_redirects: _TypeAlias = _typing.Literal["_max_redirects", b"_max_redirects"]  # noqa: Y015
+    _WhichOneofReturnType__propagate_trace: _TypeAlias = _typing.Literal["propagate_trace"]  # noqa: Y015
+    _WhichOneofArgType__propagate_trace: _TypeAlias = _typing.Literal["_propagate_trace", b"_propagate_trace"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__insecure_skip_verify) -> _WhichOneofReturnType__insecure_skip_verify | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_redirects) -> _WhichOneofReturnType__max_redirects | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__propagate_trace) -> _WhichOneofReturnType__propagate_trace | None: ...
 
 Global___HttpOptions: _TypeAlias = HttpOptions  # noqa: Y015
 

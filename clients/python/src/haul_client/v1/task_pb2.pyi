@@ -294,6 +294,12 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     """CancelJob, or another task succeeded first. Not tried again."""
     FAILURE_REASON_INTERNAL: _FailureReason.ValueType  # 28
     """A defect of haul, or a task under which the server died three times in a row. Not tried again."""
+    FAILURE_REASON_CREDENTIAL: _FailureReason.ValueType  # 29
+    """The credential that the task names is gone, has expired, is not for whoever made the job, or is not bound to the task's
+    URL. Not tried again.
+    """
+    FAILURE_REASON_SECRET_ECHOED: _FailureReason.ValueType  # 30
+    """The origin sent the secret of the credential back: nothing of its answer is kept. Not tried again."""
 
 class FailureReason(_FailureReason, metaclass=_FailureReasonEnumTypeWrapper):
     """The classes of failure. docs/ERRORS.md says more of each. Unless it is said otherwise a failure is tried again while
@@ -362,6 +368,12 @@ FAILURE_REASON_CANCELLED: FailureReason.ValueType  # 27
 """CancelJob, or another task succeeded first. Not tried again."""
 FAILURE_REASON_INTERNAL: FailureReason.ValueType  # 28
 """A defect of haul, or a task under which the server died three times in a row. Not tried again."""
+FAILURE_REASON_CREDENTIAL: FailureReason.ValueType  # 29
+"""The credential that the task names is gone, has expired, is not for whoever made the job, or is not bound to the task's
+URL. Not tried again.
+"""
+FAILURE_REASON_SECRET_ECHOED: FailureReason.ValueType  # 30
+"""The origin sent the secret of the credential back: nothing of its answer is kept. Not tried again."""
 Global___FailureReason: _TypeAlias = FailureReason  # noqa: Y015
 
 @_typing.final

@@ -7,13 +7,15 @@ import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf
 import { file_google_api_annotations } from "../../google/api/annotations_pb.js";
 import type { Duration, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { BasicAuth, Header } from "./options_pb.js";
+import { file_haul_v1_options } from "./options_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file haul/v1/access_service.proto.
  */
 export const file_haul_v1_access_service: GenFile = /*@__PURE__*/
-  fileDesc("ChxoYXVsL3YxL2FjY2Vzc19zZXJ2aWNlLnByb3RvEgdoYXVsLnYxInAKCElkZW50aXR5EhkKD2NlcnRpZmljYXRlX3VyaRgBIAEoCUgAEhkKD2NlcnRpZmljYXRlX2RucxgCIAEoCUgAEhIKCHVuaXhfdWlkGAQgASgNSAASEgoIdW5peF9naWQYBSABKA1IAEIGCgRraW5kIjQKBUdyYW50EhsKBHJvbGUYASABKA4yDS5oYXVsLnYxLlJvbGUSDgoGdGVuYW50GAIgASgJIqUCCglQcmluY2lwYWwSDAoEbmFtZRgBIAEoCRINCgV0aXRsZRgCIAEoCRIeCgZncmFudHMYAyADKAsyDi5oYXVsLnYxLkdyYW50EiUKCmlkZW50aXRpZXMYBCADKAsyES5oYXVsLnYxLklkZW50aXR5EhAKCGRpc2FibGVkGAUgASgIEi8KC2NyZWF0ZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zZWVuX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBGV0YWcYCiABKAki5QIKBVRva2VuEhAKCHRva2VuX2lkGAEgASgJEhEKCXByaW5jaXBhbBgCIAEoCRINCgV0aXRsZRgDIAEoCRIeCgZncmFudHMYBCADKAsyDi5oYXVsLnYxLkdyYW50Ei8KC2NyZWF0ZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtleHBpcmVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMQoNbGFzdF91c2VfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoQbGFzdF91c2VfYWRkcmVzcxgIIAEoCRIvCgtyZXZva2VfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKY3JlYXRlZF9ieRgKIAEoCRIUCgxjcmVhdGVkX3dpdGgYCyABKAkirgEKCkFjY2Vzc0luZm8SDAoEYXV0aBgBIAEoCRIQCghpbnNlY3VyZRgCIAEoCRIxCg10bHNfbm90X2FmdGVyGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChB0bHNfcmVsb2FkX2Vycm9yGAQgASgJEjMKD3Rsc19yZWxvYWRfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiDwoNV2hvQW1JUmVxdWVzdCKmAQoOV2hvQW1JUmVzcG9uc2USEQoJcHJpbmNpcGFsGAEgASgJEh4KBmdyYW50cxgCIAMoCzIOLmhhdWwudjEuR3JhbnQSDgoGdGVuYW50GAMgASgJEhAKCHRva2VuX2lkGAQgASgJEi8KC2V4cGlyZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZtZXRob2QYBiABKAkiUwoWQ3JlYXRlUHJpbmNpcGFsUmVxdWVzdBIlCglwcmluY2lwYWwYASABKAsyEi5oYXVsLnYxLlByaW5jaXBhbBISCgpyZXF1ZXN0X2lkGAIgASgJImEKF0NyZWF0ZVByaW5jaXBhbFJlc3BvbnNlEiUKCXByaW5jaXBhbBgBIAEoCzISLmhhdWwudjEuUHJpbmNpcGFsEh8KF2F1dGhlbnRpY2F0aW9uX3JlcXVpcmVkGAIgASgIInAKFlVwZGF0ZVByaW5jaXBhbFJlcXVlc3QSJQoJcHJpbmNpcGFsGAEgASgLMhIuaGF1bC52MS5QcmluY2lwYWwSLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrImEKF1VwZGF0ZVByaW5jaXBhbFJlc3BvbnNlEiUKCXByaW5jaXBhbBgBIAEoCzISLmhhdWwudjEuUHJpbmNpcGFsEh8KF2F1dGhlbnRpY2F0aW9uX3JlcXVpcmVkGAIgASgIIjQKFkRlbGV0ZVByaW5jaXBhbFJlcXVlc3QSDAoEbmFtZRgBIAEoCRIMCgRldGFnGAIgASgJIhkKF0RlbGV0ZVByaW5jaXBhbFJlc3BvbnNlIk4KFUxpc3RQcmluY2lwYWxzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIOCgZ0ZW5hbnQYAyABKAkiWQoWTGlzdFByaW5jaXBhbHNSZXNwb25zZRImCgpwcmluY2lwYWxzGAEgAygLMhIuaGF1bC52MS5QcmluY2lwYWwSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIq4BChJDcmVhdGVUb2tlblJlcXVlc3QSEQoJcHJpbmNpcGFsGAEgASgJEg0KBXRpdGxlGAIgASgJEh4KBmdyYW50cxgDIAMoCzIOLmhhdWwudjEuR3JhbnQSKwoIbGlmZXRpbWUYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SFQoNbmV2ZXJfZXhwaXJlcxgFIAEoCBISCgpyZXF1ZXN0X2lkGAYgASgJImUKE0NyZWF0ZVRva2VuUmVzcG9uc2USHQoFdG9rZW4YASABKAsyDi5oYXVsLnYxLlRva2VuEg4KBnNlY3JldBgCIAEoCRIfChdhdXRoZW50aWNhdGlvbl9yZXF1aXJlZBgDIAEoCCJkChFMaXN0VG9rZW5zUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIRCglwcmluY2lwYWwYAyABKAkSFQoNaW5jbHVkZV9lbmRlZBgEIAEoCCJNChJMaXN0VG9rZW5zUmVzcG9uc2USHgoGdG9rZW5zGAEgAygLMg4uaGF1bC52MS5Ub2tlbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiQAoSUmV2b2tlVG9rZW5SZXF1ZXN0EhAKCHRva2VuX2lkGAEgASgJEhgKEHdpdGhfZGVzY2VuZGFudHMYAiABKAgiJgoTUmV2b2tlVG9rZW5SZXNwb25zZRIPCgdyZXZva2VkGAEgASgNIpACCgpBdWRpdEV2ZW50EhAKCHNlcXVlbmNlGAEgASgEEigKBHRpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXByaW5jaXBhbBgDIAEoCRIQCgh0b2tlbl9pZBgEIAEoCRIPCgdhZGRyZXNzGAUgASgJEg4KBnRlbmFudBgGIAEoCRIOCgZtZXRob2QYByABKAkSDwoHc3ViamVjdBgIIAEoCRIMCgRjb2RlGAkgASgJEg4KBnJlYXNvbhgKIAEoCRIPCgdjaGFuZ2VkGAsgAygJEhIKCnJlcXVlc3RfaWQYDCABKAkSDQoFY291bnQYDSABKA0SDQoFY2hhaW4YDiABKAwikQIKFkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkSGwoOYWZ0ZXJfc2VxdWVuY2UYAyABKARIAIgBARIRCglwcmluY2lwYWwYBCABKAkSDgoGdGVuYW50GAUgASgJEg4KBm1ldGhvZBgGIAEoCRIPCgdzdWJqZWN0GAcgASgJEi4KCnN0YXJ0X3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIRCg9fYWZ0ZXJfc2VxdWVuY2UiVwoXTGlzdEF1ZGl0RXZlbnRzUmVzcG9uc2USIwoGZXZlbnRzGAEgAygLMhMuaGF1bC52MS5BdWRpdEV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIWChRSb3RhdGVEYXRhS2V5UmVxdWVzdCIsChVSb3RhdGVEYXRhS2V5UmVzcG9uc2USEwoLZGF0YV9rZXlfaWQYASABKAkqlQEKBFJvbGUSFAoQUk9MRV9VTlNQRUNJRklFRBAAEg8KC1JPTEVfU1VCTUlUEAESDQoJUk9MRV9SRUFEEAISEAoMUk9MRV9DT05UUk9MEAMSDgoKUk9MRV9BRE1JThAEEhEKDVJPTEVfT1BFUkFUT1IQBRIQCgxST0xFX0FVRElUT1IQBhIQCgxST0xFX01PTklUT1IQBzLPCAoNQWNjZXNzU2VydmljZRJNCgZXaG9BbUkSFi5oYXVsLnYxLldob0FtSVJlcXVlc3QaFy5oYXVsLnYxLldob0FtSVJlc3BvbnNlIhKC0+STAgwSCi92MS93aG9hbWkSdwoPQ3JlYXRlUHJpbmNpcGFsEh8uaGF1bC52MS5DcmVhdGVQcmluY2lwYWxSZXF1ZXN0GiAuaGF1bC52MS5DcmVhdGVQcmluY2lwYWxSZXNwb25zZSIhgtPkkwIbOglwcmluY2lwYWwiDi92MS9wcmluY2lwYWxzEogBCg9VcGRhdGVQcmluY2lwYWwSHy5oYXVsLnYxLlVwZGF0ZVByaW5jaXBhbFJlcXVlc3QaIC5oYXVsLnYxLlVwZGF0ZVByaW5jaXBhbFJlc3BvbnNlIjKC0+STAiw6CXByaW5jaXBhbDIfL3YxL3ByaW5jaXBhbHMve3ByaW5jaXBhbC5uYW1lfRJzCg9EZWxldGVQcmluY2lwYWwSHy5oYXVsLnYxLkRlbGV0ZVByaW5jaXBhbFJlcXVlc3QaIC5oYXVsLnYxLkRlbGV0ZVByaW5jaXBhbFJlc3BvbnNlIh2C0+STAhcqFS92MS9wcmluY2lwYWxzL3tuYW1lfRJpCg5MaXN0UHJpbmNpcGFscxIeLmhhdWwudjEuTGlzdFByaW5jaXBhbHNSZXF1ZXN0Gh8uaGF1bC52MS5MaXN0UHJpbmNpcGFsc1Jlc3BvbnNlIhaC0+STAhASDi92MS9wcmluY2lwYWxzEl8KC0NyZWF0ZVRva2VuEhsuaGF1bC52MS5DcmVhdGVUb2tlblJlcXVlc3QaHC5oYXVsLnYxLkNyZWF0ZVRva2VuUmVzcG9uc2UiFYLT5JMCDzoBKiIKL3YxL3Rva2VucxJZCgpMaXN0VG9rZW5zEhouaGF1bC52MS5MaXN0VG9rZW5zUmVxdWVzdBobLmhhdWwudjEuTGlzdFRva2Vuc1Jlc3BvbnNlIhKC0+STAgwSCi92MS90b2tlbnMScQoLUmV2b2tlVG9rZW4SGy5oYXVsLnYxLlJldm9rZVRva2VuUmVxdWVzdBocLmhhdWwudjEuUmV2b2tlVG9rZW5SZXNwb25zZSIngtPkkwIhOgEqIhwvdjEvdG9rZW5zL3t0b2tlbl9pZH06cmV2b2tlEmcKD0xpc3RBdWRpdEV2ZW50cxIfLmhhdWwudjEuTGlzdEF1ZGl0RXZlbnRzUmVxdWVzdBogLmhhdWwudjEuTGlzdEF1ZGl0RXZlbnRzUmVzcG9uc2UiEYLT5JMCCxIJL3YxL2F1ZGl0EnMKDVJvdGF0ZURhdGFLZXkSHS5oYXVsLnYxLlJvdGF0ZURhdGFLZXlSZXF1ZXN0Gh4uaGF1bC52MS5Sb3RhdGVEYXRhS2V5UmVzcG9uc2UiI4LT5JMCHToBKiIYL3YxL3NlcnZlcjpyb3RhdGVEYXRhS2V5Qi8KB2hhdWwudjFCEkFjY2Vzc1NlcnZpY2VQcm90b1ABWg5oYXVsL3YxO2hhdWx2MWIGcHJvdG8z", [file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp]);
+  fileDesc("ChxoYXVsL3YxL2FjY2Vzc19zZXJ2aWNlLnByb3RvEgdoYXVsLnYxInAKCElkZW50aXR5EhkKD2NlcnRpZmljYXRlX3VyaRgBIAEoCUgAEhkKD2NlcnRpZmljYXRlX2RucxgCIAEoCUgAEhIKCHVuaXhfdWlkGAQgASgNSAASEgoIdW5peF9naWQYBSABKA1IAEIGCgRraW5kIjQKBUdyYW50EhsKBHJvbGUYASABKA4yDS5oYXVsLnYxLlJvbGUSDgoGdGVuYW50GAIgASgJIr0CCglQcmluY2lwYWwSDAoEbmFtZRgBIAEoCRINCgV0aXRsZRgCIAEoCRIeCgZncmFudHMYAyADKAsyDi5oYXVsLnYxLkdyYW50EiUKCmlkZW50aXRpZXMYBCADKAsyES5oYXVsLnYxLklkZW50aXR5EhAKCGRpc2FibGVkGAUgASgIEhYKDmRlZmF1bHRfdGVuYW50GAYgASgJEi8KC2NyZWF0ZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zZWVuX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBGV0YWcYCiABKAkiZAoGVGVuYW50EgwKBG5hbWUYASABKAkSDQoFdGl0bGUYAiABKAkSLwoLY3JlYXRlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBGV0YWcYCCABKAki5QIKBVRva2VuEhAKCHRva2VuX2lkGAEgASgJEhEKCXByaW5jaXBhbBgCIAEoCRINCgV0aXRsZRgDIAEoCRIeCgZncmFudHMYBCADKAsyDi5oYXVsLnYxLkdyYW50Ei8KC2NyZWF0ZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtleHBpcmVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMQoNbGFzdF91c2VfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoQbGFzdF91c2VfYWRkcmVzcxgIIAEoCRIvCgtyZXZva2VfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKY3JlYXRlZF9ieRgKIAEoCRIUCgxjcmVhdGVkX3dpdGgYCyABKAki/wIKCkNyZWRlbnRpYWwSDAoEbmFtZRgBIAEoCRINCgVob3N0cxgCIAMoCRIVCg1wYXRoX3ByZWZpeGVzGAMgAygJEg8KB21ldGhvZHMYBCADKAkSEgoKYWxsb3dfaHR0cBgFIAEoCBINCgV1c2VycxgGIAMoCRIWCg5za2lwX2VjaG9fc2NhbhgHIAEoCBIMCgRraW5kGAggASgJEg8KB3ZlcnNpb24YCSABKA0SLwoLY3JlYXRlX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtleHBpcmVfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMQoNbGFzdF91c2VfdGltZRgNIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEZXRhZxgOIAEoCSLsAQoPQ3JlZGVudGlhbFZhbHVlEhYKDGJlYXJlcl90b2tlbhgBIAEoCUgAEigKCmJhc2ljX2F1dGgYAiABKAsyEi5oYXVsLnYxLkJhc2ljQXV0aEgAEiEKBmhlYWRlchgDIAEoCzIPLmhhdWwudjEuSGVhZGVySAASOAoSY2xpZW50X2NlcnRpZmljYXRlGAQgASgLMhouaGF1bC52MS5DbGllbnRDZXJ0aWZpY2F0ZUgAEjIKD3F1ZXJ5X3BhcmFtZXRlchgFIAEoCzIXLmhhdWwudjEuUXVlcnlQYXJhbWV0ZXJIAEIGCgRraW5kIj0KEUNsaWVudENlcnRpZmljYXRlEhcKD2NlcnRpZmljYXRlX3BlbRgBIAEoCRIPCgdrZXlfcGVtGAIgASgJIi0KDlF1ZXJ5UGFyYW1ldGVyEgwKBG5hbWUYASABKAkSDQoFdmFsdWUYAiABKAkirgEKCkFjY2Vzc0luZm8SDAoEYXV0aBgBIAEoCRIQCghpbnNlY3VyZRgCIAEoCRIxCg10bHNfbm90X2FmdGVyGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChB0bHNfcmVsb2FkX2Vycm9yGAQgASgJEjMKD3Rsc19yZWxvYWRfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiDwoNV2hvQW1JUmVxdWVzdCKmAQoOV2hvQW1JUmVzcG9uc2USEQoJcHJpbmNpcGFsGAEgASgJEh4KBmdyYW50cxgCIAMoCzIOLmhhdWwudjEuR3JhbnQSDgoGdGVuYW50GAMgASgJEhAKCHRva2VuX2lkGAQgASgJEi8KC2V4cGlyZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZtZXRob2QYBiABKAkiUwoWQ3JlYXRlUHJpbmNpcGFsUmVxdWVzdBIlCglwcmluY2lwYWwYASABKAsyEi5oYXVsLnYxLlByaW5jaXBhbBISCgpyZXF1ZXN0X2lkGAIgASgJImEKF0NyZWF0ZVByaW5jaXBhbFJlc3BvbnNlEiUKCXByaW5jaXBhbBgBIAEoCzISLmhhdWwudjEuUHJpbmNpcGFsEh8KF2F1dGhlbnRpY2F0aW9uX3JlcXVpcmVkGAIgASgIInAKFlVwZGF0ZVByaW5jaXBhbFJlcXVlc3QSJQoJcHJpbmNpcGFsGAEgASgLMhIuaGF1bC52MS5QcmluY2lwYWwSLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrImEKF1VwZGF0ZVByaW5jaXBhbFJlc3BvbnNlEiUKCXByaW5jaXBhbBgBIAEoCzISLmhhdWwudjEuUHJpbmNpcGFsEh8KF2F1dGhlbnRpY2F0aW9uX3JlcXVpcmVkGAIgASgIIjQKFkRlbGV0ZVByaW5jaXBhbFJlcXVlc3QSDAoEbmFtZRgBIAEoCRIMCgRldGFnGAIgASgJIhkKF0RlbGV0ZVByaW5jaXBhbFJlc3BvbnNlIk4KFUxpc3RQcmluY2lwYWxzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIOCgZ0ZW5hbnQYAyABKAkiWQoWTGlzdFByaW5jaXBhbHNSZXNwb25zZRImCgpwcmluY2lwYWxzGAEgAygLMhIuaGF1bC52MS5QcmluY2lwYWwSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIq4BChJDcmVhdGVUb2tlblJlcXVlc3QSEQoJcHJpbmNpcGFsGAEgASgJEg0KBXRpdGxlGAIgASgJEh4KBmdyYW50cxgDIAMoCzIOLmhhdWwudjEuR3JhbnQSKwoIbGlmZXRpbWUYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SFQoNbmV2ZXJfZXhwaXJlcxgFIAEoCBISCgpyZXF1ZXN0X2lkGAYgASgJImUKE0NyZWF0ZVRva2VuUmVzcG9uc2USHQoFdG9rZW4YASABKAsyDi5oYXVsLnYxLlRva2VuEg4KBnNlY3JldBgCIAEoCRIfChdhdXRoZW50aWNhdGlvbl9yZXF1aXJlZBgDIAEoCCJkChFMaXN0VG9rZW5zUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIRCglwcmluY2lwYWwYAyABKAkSFQoNaW5jbHVkZV9lbmRlZBgEIAEoCCJNChJMaXN0VG9rZW5zUmVzcG9uc2USHgoGdG9rZW5zGAEgAygLMg4uaGF1bC52MS5Ub2tlbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiQAoSUmV2b2tlVG9rZW5SZXF1ZXN0EhAKCHRva2VuX2lkGAEgASgJEhgKEHdpdGhfZGVzY2VuZGFudHMYAiABKAgiJgoTUmV2b2tlVG9rZW5SZXNwb25zZRIPCgdyZXZva2VkGAEgASgNIpACCgpBdWRpdEV2ZW50EhAKCHNlcXVlbmNlGAEgASgEEigKBHRpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXByaW5jaXBhbBgDIAEoCRIQCgh0b2tlbl9pZBgEIAEoCRIPCgdhZGRyZXNzGAUgASgJEg4KBnRlbmFudBgGIAEoCRIOCgZtZXRob2QYByABKAkSDwoHc3ViamVjdBgIIAEoCRIMCgRjb2RlGAkgASgJEg4KBnJlYXNvbhgKIAEoCRIPCgdjaGFuZ2VkGAsgAygJEhIKCnJlcXVlc3RfaWQYDCABKAkSDQoFY291bnQYDSABKA0SDQoFY2hhaW4YDiABKAwiSgoTQ3JlYXRlVGVuYW50UmVxdWVzdBIfCgZ0ZW5hbnQYASABKAsyDy5oYXVsLnYxLlRlbmFudBISCgpyZXF1ZXN0X2lkGAIgASgJIjcKFENyZWF0ZVRlbmFudFJlc3BvbnNlEh8KBnRlbmFudBgBIAEoCzIPLmhhdWwudjEuVGVuYW50IiAKEEdldFRlbmFudFJlcXVlc3QSDAoEbmFtZRgBIAEoCSI0ChFHZXRUZW5hbnRSZXNwb25zZRIfCgZ0ZW5hbnQYASABKAsyDy5oYXVsLnYxLlRlbmFudCJnChNVcGRhdGVUZW5hbnRSZXF1ZXN0Eh8KBnRlbmFudBgBIAEoCzIPLmhhdWwudjEuVGVuYW50Ei8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzayI3ChRVcGRhdGVUZW5hbnRSZXNwb25zZRIfCgZ0ZW5hbnQYASABKAsyDy5oYXVsLnYxLlRlbmFudCIxChNEZWxldGVUZW5hbnRSZXF1ZXN0EgwKBG5hbWUYASABKAkSDAoEZXRhZxgCIAEoCSIWChREZWxldGVUZW5hbnRSZXNwb25zZSI7ChJMaXN0VGVuYW50c1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiUAoTTGlzdFRlbmFudHNSZXNwb25zZRIgCgd0ZW5hbnRzGAEgAygLMg8uaGF1bC52MS5UZW5hbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIr0BChRQdXRDcmVkZW50aWFsUmVxdWVzdBInCgpjcmVkZW50aWFsGAEgASgLMhMuaGF1bC52MS5DcmVkZW50aWFsEicKBXZhbHVlGAIgASgLMhguaGF1bC52MS5DcmVkZW50aWFsVmFsdWUSDgoGY2FfcGVtGAMgASgJEi8KC3VwZGF0ZV9tYXNrGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxISCgpyZXF1ZXN0X2lkGAUgASgJIkAKFVB1dENyZWRlbnRpYWxSZXNwb25zZRInCgpjcmVkZW50aWFsGAEgASgLMhMuaGF1bC52MS5DcmVkZW50aWFsIiQKFEdldENyZWRlbnRpYWxSZXF1ZXN0EgwKBG5hbWUYASABKAkiQAoVR2V0Q3JlZGVudGlhbFJlc3BvbnNlEicKCmNyZWRlbnRpYWwYASABKAsyEy5oYXVsLnYxLkNyZWRlbnRpYWwiPwoWTGlzdENyZWRlbnRpYWxzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJcChdMaXN0Q3JlZGVudGlhbHNSZXNwb25zZRIoCgtjcmVkZW50aWFscxgBIAMoCzITLmhhdWwudjEuQ3JlZGVudGlhbBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiRAoXRGVsZXRlQ3JlZGVudGlhbFJlcXVlc3QSDAoEbmFtZRgBIAEoCRIMCgRldGFnGAIgASgJEg0KBWZvcmNlGAMgASgIIhoKGERlbGV0ZUNyZWRlbnRpYWxSZXNwb25zZSKRAgoWTGlzdEF1ZGl0RXZlbnRzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIbCg5hZnRlcl9zZXF1ZW5jZRgDIAEoBEgAiAEBEhEKCXByaW5jaXBhbBgEIAEoCRIOCgZ0ZW5hbnQYBSABKAkSDgoGbWV0aG9kGAYgASgJEg8KB3N1YmplY3QYByABKAkSLgoKc3RhcnRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQhEKD19hZnRlcl9zZXF1ZW5jZSJXChdMaXN0QXVkaXRFdmVudHNSZXNwb25zZRIjCgZldmVudHMYASADKAsyEy5oYXVsLnYxLkF1ZGl0RXZlbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIhYKFFJvdGF0ZURhdGFLZXlSZXF1ZXN0IiwKFVJvdGF0ZURhdGFLZXlSZXNwb25zZRITCgtkYXRhX2tleV9pZBgBIAEoCSqVAQoEUm9sZRIUChBST0xFX1VOU1BFQ0lGSUVEEAASDwoLUk9MRV9TVUJNSVQQARINCglST0xFX1JFQUQQAhIQCgxST0xFX0NPTlRST0wQAxIOCgpST0xFX0FETUlOEAQSEQoNUk9MRV9PUEVSQVRPUhAFEhAKDFJPTEVfQVVESVRPUhAGEhAKDFJPTEVfTU9OSVRPUhAHMq8QCg1BY2Nlc3NTZXJ2aWNlEk0KBldob0FtSRIWLmhhdWwudjEuV2hvQW1JUmVxdWVzdBoXLmhhdWwudjEuV2hvQW1JUmVzcG9uc2UiEoLT5JMCDBIKL3YxL3dob2FtaRJ3Cg9DcmVhdGVQcmluY2lwYWwSHy5oYXVsLnYxLkNyZWF0ZVByaW5jaXBhbFJlcXVlc3QaIC5oYXVsLnYxLkNyZWF0ZVByaW5jaXBhbFJlc3BvbnNlIiGC0+STAhs6CXByaW5jaXBhbCIOL3YxL3ByaW5jaXBhbHMSiAEKD1VwZGF0ZVByaW5jaXBhbBIfLmhhdWwudjEuVXBkYXRlUHJpbmNpcGFsUmVxdWVzdBogLmhhdWwudjEuVXBkYXRlUHJpbmNpcGFsUmVzcG9uc2UiMoLT5JMCLDoJcHJpbmNpcGFsMh8vdjEvcHJpbmNpcGFscy97cHJpbmNpcGFsLm5hbWV9EnMKD0RlbGV0ZVByaW5jaXBhbBIfLmhhdWwudjEuRGVsZXRlUHJpbmNpcGFsUmVxdWVzdBogLmhhdWwudjEuRGVsZXRlUHJpbmNpcGFsUmVzcG9uc2UiHYLT5JMCFyoVL3YxL3ByaW5jaXBhbHMve25hbWV9EmkKDkxpc3RQcmluY2lwYWxzEh4uaGF1bC52MS5MaXN0UHJpbmNpcGFsc1JlcXVlc3QaHy5oYXVsLnYxLkxpc3RQcmluY2lwYWxzUmVzcG9uc2UiFoLT5JMCEBIOL3YxL3ByaW5jaXBhbHMSXwoLQ3JlYXRlVG9rZW4SGy5oYXVsLnYxLkNyZWF0ZVRva2VuUmVxdWVzdBocLmhhdWwudjEuQ3JlYXRlVG9rZW5SZXNwb25zZSIVgtPkkwIPOgEqIgovdjEvdG9rZW5zElkKCkxpc3RUb2tlbnMSGi5oYXVsLnYxLkxpc3RUb2tlbnNSZXF1ZXN0GhsuaGF1bC52MS5MaXN0VG9rZW5zUmVzcG9uc2UiEoLT5JMCDBIKL3YxL3Rva2VucxJxCgtSZXZva2VUb2tlbhIbLmhhdWwudjEuUmV2b2tlVG9rZW5SZXF1ZXN0GhwuaGF1bC52MS5SZXZva2VUb2tlblJlc3BvbnNlIieC0+STAiE6ASoiHC92MS90b2tlbnMve3Rva2VuX2lkfTpyZXZva2USaAoMQ3JlYXRlVGVuYW50EhwuaGF1bC52MS5DcmVhdGVUZW5hbnRSZXF1ZXN0Gh0uaGF1bC52MS5DcmVhdGVUZW5hbnRSZXNwb25zZSIbgtPkkwIVOgZ0ZW5hbnQiCy92MS90ZW5hbnRzEl4KCUdldFRlbmFudBIZLmhhdWwudjEuR2V0VGVuYW50UmVxdWVzdBoaLmhhdWwudjEuR2V0VGVuYW50UmVzcG9uc2UiGoLT5JMCFBISL3YxL3RlbmFudHMve25hbWV9EnYKDFVwZGF0ZVRlbmFudBIcLmhhdWwudjEuVXBkYXRlVGVuYW50UmVxdWVzdBodLmhhdWwudjEuVXBkYXRlVGVuYW50UmVzcG9uc2UiKYLT5JMCIzoGdGVuYW50MhkvdjEvdGVuYW50cy97dGVuYW50Lm5hbWV9EmcKDERlbGV0ZVRlbmFudBIcLmhhdWwudjEuRGVsZXRlVGVuYW50UmVxdWVzdBodLmhhdWwudjEuRGVsZXRlVGVuYW50UmVzcG9uc2UiGoLT5JMCFCoSL3YxL3RlbmFudHMve25hbWV9El0KC0xpc3RUZW5hbnRzEhsuaGF1bC52MS5MaXN0VGVuYW50c1JlcXVlc3QaHC5oYXVsLnYxLkxpc3RUZW5hbnRzUmVzcG9uc2UiE4LT5JMCDRILL3YxL3RlbmFudHMSfAoNUHV0Q3JlZGVudGlhbBIdLmhhdWwudjEuUHV0Q3JlZGVudGlhbFJlcXVlc3QaHi5oYXVsLnYxLlB1dENyZWRlbnRpYWxSZXNwb25zZSIsgtPkkwImOgEqGiEvdjEvY3JlZGVudGlhbHMve2NyZWRlbnRpYWwubmFtZX0SbgoNR2V0Q3JlZGVudGlhbBIdLmhhdWwudjEuR2V0Q3JlZGVudGlhbFJlcXVlc3QaHi5oYXVsLnYxLkdldENyZWRlbnRpYWxSZXNwb25zZSIegtPkkwIYEhYvdjEvY3JlZGVudGlhbHMve25hbWV9Em0KD0xpc3RDcmVkZW50aWFscxIfLmhhdWwudjEuTGlzdENyZWRlbnRpYWxzUmVxdWVzdBogLmhhdWwudjEuTGlzdENyZWRlbnRpYWxzUmVzcG9uc2UiF4LT5JMCERIPL3YxL2NyZWRlbnRpYWxzEncKEERlbGV0ZUNyZWRlbnRpYWwSIC5oYXVsLnYxLkRlbGV0ZUNyZWRlbnRpYWxSZXF1ZXN0GiEuaGF1bC52MS5EZWxldGVDcmVkZW50aWFsUmVzcG9uc2UiHoLT5JMCGCoWL3YxL2NyZWRlbnRpYWxzL3tuYW1lfRJnCg9MaXN0QXVkaXRFdmVudHMSHy5oYXVsLnYxLkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QaIC5oYXVsLnYxLkxpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlIhGC0+STAgsSCS92MS9hdWRpdBJzCg1Sb3RhdGVEYXRhS2V5Eh0uaGF1bC52MS5Sb3RhdGVEYXRhS2V5UmVxdWVzdBoeLmhhdWwudjEuUm90YXRlRGF0YUtleVJlc3BvbnNlIiOC0+STAh06ASoiGC92MS9zZXJ2ZXI6cm90YXRlRGF0YUtleUIvCgdoYXVsLnYxQhJBY2Nlc3NTZXJ2aWNlUHJvdG9QAVoOaGF1bC92MTtoYXVsdjFiBnByb3RvMw", [file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_haul_v1_options]);
 
 /**
  * By what a principal is known without a token. Each belongs to one principal.
@@ -83,7 +85,7 @@ export type Grant = Message<"haul.v1.Grant"> & {
   role: Role;
 
   /**
-   * The tenant: `default`, or `*` for all. Empty for OPERATOR, AUDITOR and MONITOR, and only for them.
+   * The tenant, or `*` for all, also those to come. Empty for OPERATOR, AUDITOR and MONITOR, and only for them.
    *
    * @generated from field: string tenant = 2;
    */
@@ -104,7 +106,7 @@ export const GrantSchema: GenMessage<Grant> = /*@__PURE__*/
  */
 export type Principal = Message<"haul.v1.Principal"> & {
   /**
-   * Its name: `ci`, or `default/ci` for one that the admins of that tenant manage. Letters a to z, digits and `-`; at
+   * Its name: `ci`, or `acme/ci` for one that the admins of tenant `acme` manage. Letters a to z, digits and `-`; at
    * most 63 on each side.
    *
    * @generated from field: string name = 1;
@@ -138,6 +140,13 @@ export type Principal = Message<"haul.v1.Principal"> & {
    * @generated from field: bool disabled = 5;
    */
   disabled: boolean;
+
+  /**
+   * The tenant that its calls are about when they name none. One at which it has a role; empty: see the service.
+   *
+   * @generated from field: string default_tenant = 6;
+   */
+  defaultTenant: string;
 
   /**
    * When it was made.
@@ -174,6 +183,48 @@ export type Principal = Message<"haul.v1.Principal"> & {
  */
 export const PrincipalSchema: GenMessage<Principal> = /*@__PURE__*/
   messageDesc(file_haul_v1_access_service, 2);
+
+/**
+ * Somebody for whom the server works.
+ *
+ * @generated from message haul.v1.Tenant
+ */
+export type Tenant = Message<"haul.v1.Tenant"> & {
+  /**
+   * Its name: letters a to z, digits and `-`; at most 63, with a letter or digit at each end. `default` always exists.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * For people; at most 256 bytes.
+   *
+   * @generated from field: string title = 2;
+   */
+  title: string;
+
+  /**
+   * When it was made; unset for `default`.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 7;
+   */
+  createTime?: Timestamp | undefined;
+
+  /**
+   * Names this version of it.
+   *
+   * @generated from field: string etag = 8;
+   */
+  etag: string;
+};
+
+/**
+ * Describes the message haul.v1.Tenant.
+ * Use `create(TenantSchema)` to create a new message.
+ */
+export const TenantSchema: GenMessage<Tenant> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 3);
 
 /**
  * A token, without its secret.
@@ -264,7 +315,240 @@ export type Token = Message<"haul.v1.Token"> & {
  * Use `create(TokenSchema)` to create a new message.
  */
 export const TokenSchema: GenMessage<Token> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 3);
+  messageDesc(file_haul_v1_access_service, 4);
+
+/**
+ * A secret that the server sends to origins, without the secret.
+ *
+ * A request goes with it whose host, path and method are named here, compared with the URL as it is sent. Hosts with a dot at
+ * their end, URLs with a user part, and paths with `//`, `\`, `;`, `%2f`, `%5c` or `%2e` never match.
+ *
+ * @generated from message haul.v1.Credential
+ */
+export type Credential = Message<"haul.v1.Credential"> & {
+  /**
+   * Its name: letters a to z, digits and `-`; at most 63.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Where it may go, at least one and at most 32: `api.example.com`, `api.example.com:8443`, or `*.example.com` for what has
+   * one label or more before it. Without a port: that of the scheme.
+   *
+   * @generated from field: repeated string hosts = 2;
+   */
+  hosts: string[];
+
+  /**
+   * Below which paths, in whole segments; at most 32. None: all.
+   *
+   * @generated from field: repeated string path_prefixes = 3;
+   */
+  pathPrefixes: string[];
+
+  /**
+   * With which methods, at most 16. None: GET and HEAD.
+   *
+   * @generated from field: repeated string methods = 4;
+   */
+  methods: string[];
+
+  /**
+   * Whether it may also go over http, where everybody on the way reads it.
+   *
+   * @generated from field: bool allow_http = 5;
+   */
+  allowHttp: boolean;
+
+  /**
+   * The principals whose jobs may use it, at most 100. None: every submitter of the tenant.
+   *
+   * @generated from field: repeated string users = 6;
+   */
+  users: string[];
+
+  /**
+   * Whether answers are kept that hold the secret. Else they fail with FAILURE_REASON_SECRET_ECHOED.
+   *
+   * @generated from field: bool skip_echo_scan = 7;
+   */
+  skipEchoScan: boolean;
+
+  /**
+   * What kind of secret it is: BEARER, BASIC, HEADER, CERTIFICATE or QUERY. Empty: the key of its value is lost, set it anew.
+   *
+   * @generated from field: string kind = 8;
+   */
+  kind: string;
+
+  /**
+   * How often it was set.
+   *
+   * @generated from field: uint32 version = 9;
+   */
+  version: number;
+
+  /**
+   * When it was made.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 10;
+   */
+  createTime?: Timestamp | undefined;
+
+  /**
+   * When it was last changed.
+   *
+   * @generated from field: google.protobuf.Timestamp update_time = 11;
+   */
+  updateTime?: Timestamp | undefined;
+
+  /**
+   * When it ends; unset: never.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 12;
+   */
+  expireTime?: Timestamp | undefined;
+
+  /**
+   * When an attempt last used it, to the minute.
+   *
+   * @generated from field: google.protobuf.Timestamp last_use_time = 13;
+   */
+  lastUseTime?: Timestamp | undefined;
+
+  /**
+   * Names this version of it.
+   *
+   * @generated from field: string etag = 14;
+   */
+  etag: string;
+};
+
+/**
+ * Describes the message haul.v1.Credential.
+ * Use `create(CredentialSchema)` to create a new message.
+ */
+export const CredentialSchema: GenMessage<Credential> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 5);
+
+/**
+ * What a credential sends. Secrets have at least 8 bytes.
+ *
+ * @generated from message haul.v1.CredentialValue
+ */
+export type CredentialValue = Message<"haul.v1.CredentialValue"> & {
+  /**
+   * One of these.
+   *
+   * @generated from oneof haul.v1.CredentialValue.kind
+   */
+  kind: {
+    /**
+     * Sent as `Authorization: Bearer`.
+     *
+     * @generated from field: string bearer_token = 1;
+     */
+    value: string;
+    case: "bearerToken";
+  } | {
+    /**
+     * Sent as `Authorization: Basic`.
+     *
+     * @generated from field: haul.v1.BasicAuth basic_auth = 2;
+     */
+    value: BasicAuth;
+    case: "basicAuth";
+  } | {
+    /**
+     * Sent as this header.
+     *
+     * @generated from field: haul.v1.Header header = 3;
+     */
+    value: Header;
+    case: "header";
+  } | {
+    /**
+     * Shown to servers that ask for a client's certificate.
+     *
+     * @generated from field: haul.v1.ClientCertificate client_certificate = 4;
+     */
+    value: ClientCertificate;
+    case: "clientCertificate";
+  } | {
+    /**
+     * Added to the query of the URL.
+     *
+     * @generated from field: haul.v1.QueryParameter query_parameter = 5;
+     */
+    value: QueryParameter;
+    case: "queryParameter";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message haul.v1.CredentialValue.
+ * Use `create(CredentialValueSchema)` to create a new message.
+ */
+export const CredentialValueSchema: GenMessage<CredentialValue> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 6);
+
+/**
+ * A client's certificate and its key.
+ *
+ * @generated from message haul.v1.ClientCertificate
+ */
+export type ClientCertificate = Message<"haul.v1.ClientCertificate"> & {
+  /**
+   * The chain, in PEM, at most 64 KiB.
+   *
+   * @generated from field: string certificate_pem = 1;
+   */
+  certificatePem: string;
+
+  /**
+   * The private key, in PEM, at most 64 KiB.
+   *
+   * @generated from field: string key_pem = 2;
+   */
+  keyPem: string;
+};
+
+/**
+ * Describes the message haul.v1.ClientCertificate.
+ * Use `create(ClientCertificateSchema)` to create a new message.
+ */
+export const ClientCertificateSchema: GenMessage<ClientCertificate> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 7);
+
+/**
+ * A parameter of a query.
+ *
+ * @generated from message haul.v1.QueryParameter
+ */
+export type QueryParameter = Message<"haul.v1.QueryParameter"> & {
+  /**
+   * Its name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Its value.
+   *
+   * @generated from field: string value = 2;
+   */
+  value: string;
+};
+
+/**
+ * Describes the message haul.v1.QueryParameter.
+ * Use `create(QueryParameterSchema)` to create a new message.
+ */
+export const QueryParameterSchema: GenMessage<QueryParameter> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 8);
 
 /**
  * Who may call, in the answer of GetServerInfo.
@@ -314,7 +598,7 @@ export type AccessInfo = Message<"haul.v1.AccessInfo"> & {
  * Use `create(AccessInfoSchema)` to create a new message.
  */
 export const AccessInfoSchema: GenMessage<AccessInfo> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 4);
+  messageDesc(file_haul_v1_access_service, 9);
 
 /**
  * The request of WhoAmI.
@@ -329,7 +613,7 @@ export type WhoAmIRequest = Message<"haul.v1.WhoAmIRequest"> & {
  * Use `create(WhoAmIRequestSchema)` to create a new message.
  */
 export const WhoAmIRequestSchema: GenMessage<WhoAmIRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 5);
+  messageDesc(file_haul_v1_access_service, 10);
 
 /**
  * The response of WhoAmI.
@@ -352,7 +636,7 @@ export type WhoAmIResponse = Message<"haul.v1.WhoAmIResponse"> & {
   grants: Grant[];
 
   /**
-   * The tenant of the call.
+   * The tenant that the call is about; empty: it names none, and the caller has roles at several.
    *
    * @generated from field: string tenant = 3;
    */
@@ -385,7 +669,7 @@ export type WhoAmIResponse = Message<"haul.v1.WhoAmIResponse"> & {
  * Use `create(WhoAmIResponseSchema)` to create a new message.
  */
 export const WhoAmIResponseSchema: GenMessage<WhoAmIResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 6);
+  messageDesc(file_haul_v1_access_service, 11);
 
 /**
  * The request of CreatePrincipal.
@@ -394,7 +678,7 @@ export const WhoAmIResponseSchema: GenMessage<WhoAmIResponse> = /*@__PURE__*/
  */
 export type CreatePrincipalRequest = Message<"haul.v1.CreatePrincipalRequest"> & {
   /**
-   * Its name, title, grants, identities and whether it is disabled.
+   * Its name, title, grants, identities, default tenant and whether it is disabled.
    *
    * @generated from field: haul.v1.Principal principal = 1;
    */
@@ -413,7 +697,7 @@ export type CreatePrincipalRequest = Message<"haul.v1.CreatePrincipalRequest"> &
  * Use `create(CreatePrincipalRequestSchema)` to create a new message.
  */
 export const CreatePrincipalRequestSchema: GenMessage<CreatePrincipalRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 7);
+  messageDesc(file_haul_v1_access_service, 12);
 
 /**
  * The response of CreatePrincipal.
@@ -441,7 +725,7 @@ export type CreatePrincipalResponse = Message<"haul.v1.CreatePrincipalResponse">
  * Use `create(CreatePrincipalResponseSchema)` to create a new message.
  */
 export const CreatePrincipalResponseSchema: GenMessage<CreatePrincipalResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 8);
+  messageDesc(file_haul_v1_access_service, 13);
 
 /**
  * The request of UpdatePrincipal.
@@ -457,7 +741,7 @@ export type UpdatePrincipalRequest = Message<"haul.v1.UpdatePrincipalRequest"> &
   principal?: Principal | undefined;
 
   /**
-   * What to change: `title`, `grants`, `identities`, `disabled`.
+   * What to change: `title`, `grants`, `identities`, `disabled`, `default_tenant`.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2;
    */
@@ -469,7 +753,7 @@ export type UpdatePrincipalRequest = Message<"haul.v1.UpdatePrincipalRequest"> &
  * Use `create(UpdatePrincipalRequestSchema)` to create a new message.
  */
 export const UpdatePrincipalRequestSchema: GenMessage<UpdatePrincipalRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 9);
+  messageDesc(file_haul_v1_access_service, 14);
 
 /**
  * The response of UpdatePrincipal.
@@ -497,7 +781,7 @@ export type UpdatePrincipalResponse = Message<"haul.v1.UpdatePrincipalResponse">
  * Use `create(UpdatePrincipalResponseSchema)` to create a new message.
  */
 export const UpdatePrincipalResponseSchema: GenMessage<UpdatePrincipalResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 10);
+  messageDesc(file_haul_v1_access_service, 15);
 
 /**
  * The request of DeletePrincipal.
@@ -525,7 +809,7 @@ export type DeletePrincipalRequest = Message<"haul.v1.DeletePrincipalRequest"> &
  * Use `create(DeletePrincipalRequestSchema)` to create a new message.
  */
 export const DeletePrincipalRequestSchema: GenMessage<DeletePrincipalRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 11);
+  messageDesc(file_haul_v1_access_service, 16);
 
 /**
  * The response of DeletePrincipal.
@@ -540,7 +824,7 @@ export type DeletePrincipalResponse = Message<"haul.v1.DeletePrincipalResponse">
  * Use `create(DeletePrincipalResponseSchema)` to create a new message.
  */
 export const DeletePrincipalResponseSchema: GenMessage<DeletePrincipalResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 12);
+  messageDesc(file_haul_v1_access_service, 17);
 
 /**
  * The request of ListPrincipals.
@@ -575,7 +859,7 @@ export type ListPrincipalsRequest = Message<"haul.v1.ListPrincipalsRequest"> & {
  * Use `create(ListPrincipalsRequestSchema)` to create a new message.
  */
 export const ListPrincipalsRequestSchema: GenMessage<ListPrincipalsRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 13);
+  messageDesc(file_haul_v1_access_service, 18);
 
 /**
  * The response of ListPrincipals.
@@ -603,7 +887,7 @@ export type ListPrincipalsResponse = Message<"haul.v1.ListPrincipalsResponse"> &
  * Use `create(ListPrincipalsResponseSchema)` to create a new message.
  */
 export const ListPrincipalsResponseSchema: GenMessage<ListPrincipalsResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 14);
+  messageDesc(file_haul_v1_access_service, 19);
 
 /**
  * The request of CreateToken.
@@ -659,7 +943,7 @@ export type CreateTokenRequest = Message<"haul.v1.CreateTokenRequest"> & {
  * Use `create(CreateTokenRequestSchema)` to create a new message.
  */
 export const CreateTokenRequestSchema: GenMessage<CreateTokenRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 15);
+  messageDesc(file_haul_v1_access_service, 20);
 
 /**
  * The response of CreateToken.
@@ -694,7 +978,7 @@ export type CreateTokenResponse = Message<"haul.v1.CreateTokenResponse"> & {
  * Use `create(CreateTokenResponseSchema)` to create a new message.
  */
 export const CreateTokenResponseSchema: GenMessage<CreateTokenResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 16);
+  messageDesc(file_haul_v1_access_service, 21);
 
 /**
  * The request of ListTokens.
@@ -736,7 +1020,7 @@ export type ListTokensRequest = Message<"haul.v1.ListTokensRequest"> & {
  * Use `create(ListTokensRequestSchema)` to create a new message.
  */
 export const ListTokensRequestSchema: GenMessage<ListTokensRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 17);
+  messageDesc(file_haul_v1_access_service, 22);
 
 /**
  * The response of ListTokens.
@@ -764,7 +1048,7 @@ export type ListTokensResponse = Message<"haul.v1.ListTokensResponse"> & {
  * Use `create(ListTokensResponseSchema)` to create a new message.
  */
 export const ListTokensResponseSchema: GenMessage<ListTokensResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 18);
+  messageDesc(file_haul_v1_access_service, 23);
 
 /**
  * The request of RevokeToken.
@@ -792,7 +1076,7 @@ export type RevokeTokenRequest = Message<"haul.v1.RevokeTokenRequest"> & {
  * Use `create(RevokeTokenRequestSchema)` to create a new message.
  */
 export const RevokeTokenRequestSchema: GenMessage<RevokeTokenRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 19);
+  messageDesc(file_haul_v1_access_service, 24);
 
 /**
  * The response of RevokeToken.
@@ -813,7 +1097,7 @@ export type RevokeTokenResponse = Message<"haul.v1.RevokeTokenResponse"> & {
  * Use `create(RevokeTokenResponseSchema)` to create a new message.
  */
 export const RevokeTokenResponseSchema: GenMessage<RevokeTokenResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 20);
+  messageDesc(file_haul_v1_access_service, 25);
 
 /**
  * Something that was done or refused. It never holds what was sent: no body, no URL, no label, no title.
@@ -864,14 +1148,16 @@ export type AuditEvent = Message<"haul.v1.AuditEvent"> & {
   tenant: string;
 
   /**
-   * As in `haul.v1.JobService/SubmitJob`; `?`: one that is not there, or several.
+   * As in `haul.v1.JobService/SubmitJob`; `?`: one that is not there, or several; `credential-use`: no call, but the first
+   * attempt of a job with a credential since the start of the server.
    *
    * @generated from field: string method = 7;
    */
   method: string;
 
   /**
-   * What was changed: `jobs/ID`, `tokens/ID`, `principals/NAME` or `server`.
+   * What was changed: `jobs/ID`, `tokens/ID`, `principals/NAME`, `tenants/NAME`, `credentials/TENANT/NAME` or
+   * `server`.
    *
    * @generated from field: string subject = 8;
    */
@@ -893,7 +1179,7 @@ export type AuditEvent = Message<"haul.v1.AuditEvent"> & {
   reason: string;
 
   /**
-   * The fields that were to change.
+   * The fields that were to change; of a `credential-use` the job, as `jobs/ID`.
    *
    * @generated from field: repeated string changed = 11;
    */
@@ -926,7 +1212,465 @@ export type AuditEvent = Message<"haul.v1.AuditEvent"> & {
  * Use `create(AuditEventSchema)` to create a new message.
  */
 export const AuditEventSchema: GenMessage<AuditEvent> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 21);
+  messageDesc(file_haul_v1_access_service, 26);
+
+/**
+ * The request of CreateTenant.
+ *
+ * @generated from message haul.v1.CreateTenantRequest
+ */
+export type CreateTenantRequest = Message<"haul.v1.CreateTenantRequest"> & {
+  /**
+   * Its name and title.
+   *
+   * @generated from field: haul.v1.Tenant tenant = 1;
+   */
+  tenant?: Tenant | undefined;
+
+  /**
+   * Makes a repetition of this request answer the same; at most 128 bytes.
+   *
+   * @generated from field: string request_id = 2;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message haul.v1.CreateTenantRequest.
+ * Use `create(CreateTenantRequestSchema)` to create a new message.
+ */
+export const CreateTenantRequestSchema: GenMessage<CreateTenantRequest> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 27);
+
+/**
+ * The response of CreateTenant.
+ *
+ * @generated from message haul.v1.CreateTenantResponse
+ */
+export type CreateTenantResponse = Message<"haul.v1.CreateTenantResponse"> & {
+  /**
+   * The tenant as it was made.
+   *
+   * @generated from field: haul.v1.Tenant tenant = 1;
+   */
+  tenant?: Tenant | undefined;
+};
+
+/**
+ * Describes the message haul.v1.CreateTenantResponse.
+ * Use `create(CreateTenantResponseSchema)` to create a new message.
+ */
+export const CreateTenantResponseSchema: GenMessage<CreateTenantResponse> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 28);
+
+/**
+ * The request of GetTenant.
+ *
+ * @generated from message haul.v1.GetTenantRequest
+ */
+export type GetTenantRequest = Message<"haul.v1.GetTenantRequest"> & {
+  /**
+   * Its name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message haul.v1.GetTenantRequest.
+ * Use `create(GetTenantRequestSchema)` to create a new message.
+ */
+export const GetTenantRequestSchema: GenMessage<GetTenantRequest> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 29);
+
+/**
+ * The response of GetTenant.
+ *
+ * @generated from message haul.v1.GetTenantResponse
+ */
+export type GetTenantResponse = Message<"haul.v1.GetTenantResponse"> & {
+  /**
+   * The tenant.
+   *
+   * @generated from field: haul.v1.Tenant tenant = 1;
+   */
+  tenant?: Tenant | undefined;
+};
+
+/**
+ * Describes the message haul.v1.GetTenantResponse.
+ * Use `create(GetTenantResponseSchema)` to create a new message.
+ */
+export const GetTenantResponseSchema: GenMessage<GetTenantResponse> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 30);
+
+/**
+ * The request of UpdateTenant.
+ *
+ * @generated from message haul.v1.UpdateTenantRequest
+ */
+export type UpdateTenantRequest = Message<"haul.v1.UpdateTenantRequest"> & {
+  /**
+   * Its name, what is to change, and the etag of the version to change; empty: any.
+   *
+   * @generated from field: haul.v1.Tenant tenant = 1;
+   */
+  tenant?: Tenant | undefined;
+
+  /**
+   * What to change: `title`.
+   *
+   * @generated from field: google.protobuf.FieldMask update_mask = 2;
+   */
+  updateMask?: FieldMask | undefined;
+};
+
+/**
+ * Describes the message haul.v1.UpdateTenantRequest.
+ * Use `create(UpdateTenantRequestSchema)` to create a new message.
+ */
+export const UpdateTenantRequestSchema: GenMessage<UpdateTenantRequest> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 31);
+
+/**
+ * The response of UpdateTenant.
+ *
+ * @generated from message haul.v1.UpdateTenantResponse
+ */
+export type UpdateTenantResponse = Message<"haul.v1.UpdateTenantResponse"> & {
+  /**
+   * The tenant as it is now.
+   *
+   * @generated from field: haul.v1.Tenant tenant = 1;
+   */
+  tenant?: Tenant | undefined;
+};
+
+/**
+ * Describes the message haul.v1.UpdateTenantResponse.
+ * Use `create(UpdateTenantResponseSchema)` to create a new message.
+ */
+export const UpdateTenantResponseSchema: GenMessage<UpdateTenantResponse> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 32);
+
+/**
+ * The request of DeleteTenant.
+ *
+ * @generated from message haul.v1.DeleteTenantRequest
+ */
+export type DeleteTenantRequest = Message<"haul.v1.DeleteTenantRequest"> & {
+  /**
+   * Its name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * The etag of the version to delete; empty: any.
+   *
+   * @generated from field: string etag = 2;
+   */
+  etag: string;
+};
+
+/**
+ * Describes the message haul.v1.DeleteTenantRequest.
+ * Use `create(DeleteTenantRequestSchema)` to create a new message.
+ */
+export const DeleteTenantRequestSchema: GenMessage<DeleteTenantRequest> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 33);
+
+/**
+ * The response of DeleteTenant.
+ *
+ * @generated from message haul.v1.DeleteTenantResponse
+ */
+export type DeleteTenantResponse = Message<"haul.v1.DeleteTenantResponse"> & {
+};
+
+/**
+ * Describes the message haul.v1.DeleteTenantResponse.
+ * Use `create(DeleteTenantResponseSchema)` to create a new message.
+ */
+export const DeleteTenantResponseSchema: GenMessage<DeleteTenantResponse> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 34);
+
+/**
+ * The request of ListTenants.
+ *
+ * @generated from message haul.v1.ListTenantsRequest
+ */
+export type ListTenantsRequest = Message<"haul.v1.ListTenantsRequest"> & {
+  /**
+   * The most to answer. 0 means 50; at most 1,000.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * Where the last page ended: its `next_page_token`.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message haul.v1.ListTenantsRequest.
+ * Use `create(ListTenantsRequestSchema)` to create a new message.
+ */
+export const ListTenantsRequestSchema: GenMessage<ListTenantsRequest> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 35);
+
+/**
+ * The response of ListTenants.
+ *
+ * @generated from message haul.v1.ListTenantsResponse
+ */
+export type ListTenantsResponse = Message<"haul.v1.ListTenantsResponse"> & {
+  /**
+   * The tenants, by name.
+   *
+   * @generated from field: repeated haul.v1.Tenant tenants = 1;
+   */
+  tenants: Tenant[];
+
+  /**
+   * Where the next page begins; empty: there is none.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message haul.v1.ListTenantsResponse.
+ * Use `create(ListTenantsResponseSchema)` to create a new message.
+ */
+export const ListTenantsResponseSchema: GenMessage<ListTenantsResponse> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 36);
+
+/**
+ * The request of PutCredential.
+ *
+ * @generated from message haul.v1.PutCredentialRequest
+ */
+export type PutCredentialRequest = Message<"haul.v1.PutCredentialRequest"> & {
+  /**
+   * Its name, to what it is bound, when it ends, and the etag of the version to change; empty: any.
+   *
+   * @generated from field: haul.v1.Credential credential = 1;
+   */
+  credential?: Credential | undefined;
+
+  /**
+   * What it sends.
+   *
+   * @generated from field: haul.v1.CredentialValue value = 2;
+   */
+  value?: CredentialValue | undefined;
+
+  /**
+   * Authorities that are trusted beside the system's where it is sent, in PEM; at most 64 KiB.
+   *
+   * @generated from field: string ca_pem = 3;
+   */
+  caPem: string;
+
+  /**
+   * What to change: `hosts`, `path_prefixes`, `methods`, `allow_http`, `users`, `skip_echo_scan`, `expire_time`, `value`,
+   * `ca_pem`. Unset: everything.
+   *
+   * @generated from field: google.protobuf.FieldMask update_mask = 4;
+   */
+  updateMask?: FieldMask | undefined;
+
+  /**
+   * Makes a repetition of this request answer the same; at most 128 bytes.
+   *
+   * @generated from field: string request_id = 5;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message haul.v1.PutCredentialRequest.
+ * Use `create(PutCredentialRequestSchema)` to create a new message.
+ */
+export const PutCredentialRequestSchema: GenMessage<PutCredentialRequest> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 37);
+
+/**
+ * The response of PutCredential.
+ *
+ * @generated from message haul.v1.PutCredentialResponse
+ */
+export type PutCredentialResponse = Message<"haul.v1.PutCredentialResponse"> & {
+  /**
+   * The credential as it is now.
+   *
+   * @generated from field: haul.v1.Credential credential = 1;
+   */
+  credential?: Credential | undefined;
+};
+
+/**
+ * Describes the message haul.v1.PutCredentialResponse.
+ * Use `create(PutCredentialResponseSchema)` to create a new message.
+ */
+export const PutCredentialResponseSchema: GenMessage<PutCredentialResponse> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 38);
+
+/**
+ * The request of GetCredential.
+ *
+ * @generated from message haul.v1.GetCredentialRequest
+ */
+export type GetCredentialRequest = Message<"haul.v1.GetCredentialRequest"> & {
+  /**
+   * Its name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message haul.v1.GetCredentialRequest.
+ * Use `create(GetCredentialRequestSchema)` to create a new message.
+ */
+export const GetCredentialRequestSchema: GenMessage<GetCredentialRequest> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 39);
+
+/**
+ * The response of GetCredential.
+ *
+ * @generated from message haul.v1.GetCredentialResponse
+ */
+export type GetCredentialResponse = Message<"haul.v1.GetCredentialResponse"> & {
+  /**
+   * The credential.
+   *
+   * @generated from field: haul.v1.Credential credential = 1;
+   */
+  credential?: Credential | undefined;
+};
+
+/**
+ * Describes the message haul.v1.GetCredentialResponse.
+ * Use `create(GetCredentialResponseSchema)` to create a new message.
+ */
+export const GetCredentialResponseSchema: GenMessage<GetCredentialResponse> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 40);
+
+/**
+ * The request of ListCredentials.
+ *
+ * @generated from message haul.v1.ListCredentialsRequest
+ */
+export type ListCredentialsRequest = Message<"haul.v1.ListCredentialsRequest"> & {
+  /**
+   * The most to answer. 0 means 50; at most 1,000.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * Where the last page ended: its `next_page_token`.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message haul.v1.ListCredentialsRequest.
+ * Use `create(ListCredentialsRequestSchema)` to create a new message.
+ */
+export const ListCredentialsRequestSchema: GenMessage<ListCredentialsRequest> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 41);
+
+/**
+ * The response of ListCredentials.
+ *
+ * @generated from message haul.v1.ListCredentialsResponse
+ */
+export type ListCredentialsResponse = Message<"haul.v1.ListCredentialsResponse"> & {
+  /**
+   * The credentials, by name.
+   *
+   * @generated from field: repeated haul.v1.Credential credentials = 1;
+   */
+  credentials: Credential[];
+
+  /**
+   * Where the next page begins; empty: there is none.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message haul.v1.ListCredentialsResponse.
+ * Use `create(ListCredentialsResponseSchema)` to create a new message.
+ */
+export const ListCredentialsResponseSchema: GenMessage<ListCredentialsResponse> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 42);
+
+/**
+ * The request of DeleteCredential.
+ *
+ * @generated from message haul.v1.DeleteCredentialRequest
+ */
+export type DeleteCredentialRequest = Message<"haul.v1.DeleteCredentialRequest"> & {
+  /**
+   * Its name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * The etag of the version to delete; empty: any.
+   *
+   * @generated from field: string etag = 2;
+   */
+  etag: string;
+
+  /**
+   * Whether it goes though jobs that have not ended name it.
+   *
+   * @generated from field: bool force = 3;
+   */
+  force: boolean;
+};
+
+/**
+ * Describes the message haul.v1.DeleteCredentialRequest.
+ * Use `create(DeleteCredentialRequestSchema)` to create a new message.
+ */
+export const DeleteCredentialRequestSchema: GenMessage<DeleteCredentialRequest> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 43);
+
+/**
+ * The response of DeleteCredential.
+ *
+ * @generated from message haul.v1.DeleteCredentialResponse
+ */
+export type DeleteCredentialResponse = Message<"haul.v1.DeleteCredentialResponse"> & {
+};
+
+/**
+ * Describes the message haul.v1.DeleteCredentialResponse.
+ * Use `create(DeleteCredentialResponseSchema)` to create a new message.
+ */
+export const DeleteCredentialResponseSchema: GenMessage<DeleteCredentialResponse> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 44);
 
 /**
  * The request of ListAuditEvents.
@@ -1003,7 +1747,7 @@ export type ListAuditEventsRequest = Message<"haul.v1.ListAuditEventsRequest"> &
  * Use `create(ListAuditEventsRequestSchema)` to create a new message.
  */
 export const ListAuditEventsRequestSchema: GenMessage<ListAuditEventsRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 22);
+  messageDesc(file_haul_v1_access_service, 45);
 
 /**
  * The response of ListAuditEvents.
@@ -1031,7 +1775,7 @@ export type ListAuditEventsResponse = Message<"haul.v1.ListAuditEventsResponse">
  * Use `create(ListAuditEventsResponseSchema)` to create a new message.
  */
 export const ListAuditEventsResponseSchema: GenMessage<ListAuditEventsResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 23);
+  messageDesc(file_haul_v1_access_service, 46);
 
 /**
  * The request of RotateDataKey.
@@ -1046,7 +1790,7 @@ export type RotateDataKeyRequest = Message<"haul.v1.RotateDataKeyRequest"> & {
  * Use `create(RotateDataKeyRequestSchema)` to create a new message.
  */
 export const RotateDataKeyRequestSchema: GenMessage<RotateDataKeyRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 24);
+  messageDesc(file_haul_v1_access_service, 47);
 
 /**
  * The response of RotateDataKey.
@@ -1067,7 +1811,7 @@ export type RotateDataKeyResponse = Message<"haul.v1.RotateDataKeyResponse"> & {
  * Use `create(RotateDataKeyResponseSchema)` to create a new message.
  */
 export const RotateDataKeyResponseSchema: GenMessage<RotateDataKeyResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 25);
+  messageDesc(file_haul_v1_access_service, 48);
 
 /**
  * What a principal may do. `docs/guide/access.md` has the methods of each.
@@ -1104,7 +1848,7 @@ export enum Role {
   CONTROL = 3,
 
   /**
-   * Principals and tokens of the tenant; not its jobs.
+   * Principals, tokens and credentials of the tenant; not its jobs.
    *
    * @generated from enum value: ROLE_ADMIN = 4;
    */
@@ -1146,8 +1890,13 @@ export const RoleSchema: GenEnum<Role> = /*@__PURE__*/
  * certificate of a client, or as a user of this machine. Until the first token or identity exists, every caller on the same
  * machine may do everything; from then on every caller has to authenticate, also after the last of them is gone.
  *
- * Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE),
- * INVALID_ARGUMENT (with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
+ * Work is of a tenant: each has its own jobs, files and limits, and knows nothing of the others. A call is about the
+ * tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal, else about the
+ * only one at which that has a role, else about `default`. ListJobs, WatchJobs, ListHosts and ListAuditEvents take `*`,
+ * which means all, from who has the role at `*`.
+ *
+ * Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE,
+ * TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
  * the caller may not see answers NOT_FOUND, as what does not exist does.
  *
  * @generated from service haul.v1.AccessService
@@ -1239,6 +1988,103 @@ export const AccessService: GenService<{
     methodKind: "unary";
     input: typeof RevokeTokenRequestSchema;
     output: typeof RevokeTokenResponseSchema;
+  },
+  /**
+   * Makes a tenant. ALREADY_EXISTS (TENANT_EXISTS) where there is one of that name, (REQUEST_ID_TAKEN) for a `request_id`
+   * that asked for something else. Only operators may. Idempotent with a `request_id`.
+   *
+   * @generated from rpc haul.v1.AccessService.CreateTenant
+   */
+  createTenant: {
+    methodKind: "unary";
+    input: typeof CreateTenantRequestSchema;
+    output: typeof CreateTenantResponseSchema;
+  },
+  /**
+   * Reads a tenant. Operators may, and its admins. NOT_FOUND (TENANT_NOT_FOUND). Idempotent.
+   *
+   * @generated from rpc haul.v1.AccessService.GetTenant
+   */
+  getTenant: {
+    methodKind: "unary";
+    input: typeof GetTenantRequestSchema;
+    output: typeof GetTenantResponseSchema;
+  },
+  /**
+   * Changes a tenant, at once. ABORTED (STALE_ETAG) where it has changed since. Only operators may. Idempotent.
+   *
+   * @generated from rpc haul.v1.AccessService.UpdateTenant
+   */
+  updateTenant: {
+    methodKind: "unary";
+    input: typeof UpdateTenantRequestSchema;
+    output: typeof UpdateTenantResponseSchema;
+  },
+  /**
+   * Deletes a tenant of which no jobs are left, with its principals, their tokens, and the grants of others at it. Its
+   * files are put aside, so that a new tenant of that name has none of them. FAILED_PRECONDITION (TENANT_NOT_EMPTY,
+   * LAST_OPERATOR), ABORTED (STALE_ETAG). Only operators may.
+   *
+   * @generated from rpc haul.v1.AccessService.DeleteTenant
+   */
+  deleteTenant: {
+    methodKind: "unary";
+    input: typeof DeleteTenantRequestSchema;
+    output: typeof DeleteTenantResponseSchema;
+  },
+  /**
+   * Lists tenants by name. Only operators may. Idempotent.
+   *
+   * @generated from rpc haul.v1.AccessService.ListTenants
+   */
+  listTenants: {
+    methodKind: "unary";
+    input: typeof ListTenantsRequestSchema;
+    output: typeof ListTenantsResponseSchema;
+  },
+  /**
+   * Makes a credential, or changes one: a secret that the server sends to the hosts that it is bound to, for tasks that name
+   * it in `http.credential`. Nobody reads it again. Without an `update_mask` everything is set, and what is not there is
+   * made. FAILED_PRECONDITION (VALUE_REQUIRED) where the credential would go further than it does and `value` is not set
+   * with it; ABORTED (STALE_ETAG); ALREADY_EXISTS (REQUEST_ID_TAKEN). Idempotent with a `request_id`.
+   *
+   * @generated from rpc haul.v1.AccessService.PutCredential
+   */
+  putCredential: {
+    methodKind: "unary";
+    input: typeof PutCredentialRequestSchema;
+    output: typeof PutCredentialResponseSchema;
+  },
+  /**
+   * Shows a credential, without its value. Idempotent.
+   *
+   * @generated from rpc haul.v1.AccessService.GetCredential
+   */
+  getCredential: {
+    methodKind: "unary";
+    input: typeof GetCredentialRequestSchema;
+    output: typeof GetCredentialResponseSchema;
+  },
+  /**
+   * Lists credentials by name, without their values. Idempotent.
+   *
+   * @generated from rpc haul.v1.AccessService.ListCredentials
+   */
+  listCredentials: {
+    methodKind: "unary";
+    input: typeof ListCredentialsRequestSchema;
+    output: typeof ListCredentialsResponseSchema;
+  },
+  /**
+   * Deletes a credential: attempts that begin later fail with FAILURE_REASON_CREDENTIAL. FAILED_PRECONDITION
+   * (CREDENTIAL_IN_USE) while jobs that have not ended name it, unless `force`; ABORTED (STALE_ETAG).
+   *
+   * @generated from rpc haul.v1.AccessService.DeleteCredential
+   */
+  deleteCredential: {
+    methodKind: "unary";
+    input: typeof DeleteCredentialRequestSchema;
+    output: typeof DeleteCredentialResponseSchema;
   },
   /**
    * Lists what was changed and by whom, and what was refused. What was done has its row in the transaction of the change.

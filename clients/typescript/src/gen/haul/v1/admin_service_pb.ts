@@ -76,7 +76,7 @@ export type GetServerInfoResponse = Message<"haul.v1.GetServerInfoResponse"> & {
   limits?: Limits | undefined;
 
   /**
-   * The tasks of all jobs that have not ended.
+   * The tasks of all jobs that have not ended, of the tenants at which the caller has a role; of all for ROLE_MONITOR.
    *
    * @generated from field: haul.v1.TaskCounts counts = 6;
    */
