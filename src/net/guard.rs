@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_the_proxys_own_network_are_not_asked_for() {
+    fn names_of_the_own_network_of_a_proxy_are_not_asked_for() {
         let guard = Guard { allow_hosts: vec!["files.internal".into()], ..Guard::default() };
         for name in
             ["localhost", "LOCALHOST.", "a.localhost", "metadata.google.internal", "x.local", "metadata", "intranet"]

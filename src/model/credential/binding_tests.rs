@@ -30,7 +30,7 @@ fn it_goes_where_it_is_bound_to_and_nowhere_else() {
         (&exact, "HEAD", "https://API.Example.COM/x?q=1#f", true),
         (&exact, "GET", "https://api.example.com:443/", true),
         (&exact, "GET", "https://api.example.com", true),
-        // Look-alikes.
+        // Hosts that look alike.
         (&exact, "GET", "https://api.example.com.evil/", false),
         (&exact, "GET", "https://evil-api.example.com/", false),
         (&exact, "GET", "https://xapi.example.com/", false),
