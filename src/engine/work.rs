@@ -90,7 +90,14 @@ async fn cursor(runner: &Runner, launch: &Launch, spec: &FetchSpec) -> Result<Op
     } else {
         let read = patiently(|| runner.store.last_page(launch.id)).await;
         stored = read.map_err(|error| failed(error.to_string()))?;
-        stored.as_ref().and_then(|page| page.next.as_deref())
+        let next = stored.as_ref().map(|page| page.next.as_deref());
+        if next == Some(None) {
+            // Each page of a listing says where it goes on, until the secrets of an ended job are erased. To begin anew would
+            // contradict the pages that are kept.
+            let why = "where the listing goes on was erased with the secrets of the job; submit it again";
+            return Err(Failure { is_unsent: true, ..Failure::fatal(FailureReason::Credential, why) });
+        }
+        next.flatten()
     };
     text.map(|text| serde_json::from_str(text).map_err(|error| failed(error.to_string()))).transpose()
 }

@@ -369,8 +369,8 @@ pub enum AccessError {
     )]
     CredentialInUse(String, JobId),
     /// There are too many.
-    #[error("there are {0} credentials already, the most that the server keeps; delete some")]
-    TooManyCredentials(usize),
+    #[error("{0}; delete some")]
+    TooManyCredentials(&'static str),
 }
 
 /// What came of a change.

@@ -12,6 +12,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
+use memchr::memchr;
 use prost::Message as _;
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -22,7 +23,7 @@ use crate::api::status::{Fault, Violations, internal, shown};
 use crate::imports::{CHUNK_BYTES, CHUNK_TASKS, ChunkIds, Kind, download};
 use crate::listen::budget::Hold;
 use crate::listen::peer::Peer;
-use crate::model::import::{Entry, Format, Item, LINE_BYTES_MAX, Lines, Wrong, metalink};
+use crate::model::import::{Entry, File, Format, Item, LINE_BYTES_MAX, Lines, Wrong, metalink};
 use crate::pb;
 use crate::rest::Rest;
 use crate::rest::answer::Refusal;
@@ -135,6 +136,8 @@ struct List {
     bounds: BodyBounds,
     /// What has come of the line that is not whole.
     buffer: BytesMut,
+    /// How many bytes of it are known to have no end of a line.
+    searched: usize,
     hold: Option<Hold>,
     lines: Lines,
     ids: ChunkIds,
@@ -145,6 +148,8 @@ struct List {
     bytes: usize,
     /// Files of a document, which is read whole.
     files: std::vec::IntoIter<Entry>,
+    /// The memory that they need, about.
+    files_bytes: usize,
     sent: Sent,
 }
 
@@ -166,6 +171,7 @@ impl List {
             body,
             bounds,
             buffer: BytesMut::new(),
+            searched: 0,
             hold,
             lines: Lines::new(format),
             ids: ChunkIds::new(kind, format),
@@ -174,6 +180,7 @@ impl List {
             places: Vec::new(),
             bytes: 0,
             files: Vec::new().into_iter(),
+            files_bytes: 0,
             sent,
         }
     }
@@ -183,6 +190,7 @@ impl List {
         loop {
             while !self.is_full() {
                 if let Some(entry) = self.files.next() {
+                    self.bytes += text_bytes(&entry.1);
                     self.add(entry)?;
                 } else if !self.take_line()? {
                     break;
@@ -206,7 +214,12 @@ impl List {
         self.bytes = 0;
         self.sent.set(std::mem::take(&mut self.places));
         let tasks = std::mem::take(&mut self.tasks);
-        pb::AddTasksRequest { job_id: self.job_id.clone(), chunk_id: self.ids.id(), tasks }
+        let chunk_id = self.ids.id();
+        if self.format == Format::Metalink {
+            // All of the document is in the digest from the first chunk on, so the number of chunks tells them apart.
+            self.ids.take(b"chunk\n");
+        }
+        pb::AddTasksRequest { job_id: self.job_id.clone(), chunk_id, tasks }
     }
 
     /// Reads more of the body, within its bounds.
@@ -214,7 +227,7 @@ impl List {
         let idle_max = self.bounds.idle_max;
         let next = tokio::time::timeout(idle_max, self.body.frame()).await.map_err(|_| silent(idle_max))?;
         match next {
-            None => self.end()?,
+            None => self.end().await?,
             Some(Err(error)) => {
                 let message = format!("the list ended before it was whole: {}", shown(error.message()));
                 return Err(Fault::new(Code::Cancelled, "CANCELLED", message).into());
@@ -225,7 +238,7 @@ impl List {
                 }
             }
         }
-        let length = self.buffer.len() as u64;
+        let length = (self.buffer.len() + self.files_bytes) as u64;
         match &mut self.hold {
             Some(hold) => hold.set(length, length).map_err(|_| no_room()),
             None => Ok(()),
@@ -241,9 +254,12 @@ impl List {
                 Ok(false)
             };
         }
-        let Some(at) = self.buffer.iter().position(|byte| *byte == b'\n') else {
+        // A line may come byte by byte, so what was searched is not searched again.
+        let Some(at) = memchr(b'\n', &self.buffer[self.searched..]).map(|at| self.searched + at) else {
+            self.searched = self.buffer.len();
             return if self.buffer.len() > LINE_BYTES_MAX { Err(self.too_long("4 MiB")) } else { Ok(false) };
         };
+        self.searched = 0;
         let line = self.buffer.split_to(at + 1).freeze();
         self.line(&line)?;
         Ok(true)
@@ -257,13 +273,17 @@ impl List {
     }
 
     /// Takes the end of the list: its last line, its last entry, or all of a document.
-    fn end(&mut self) -> Result<(), Status> {
+    async fn end(&mut self) -> Result<(), Status> {
         self.is_over = true;
         let rest = self.buffer.split().freeze();
         if self.format == Format::Metalink {
             self.ids.take(&rest);
-            let text = std::str::from_utf8(&rest).map_err(|_| wrong(&Wrong { line: 1, why: NOT_UTF8.to_owned() }))?;
-            self.files = metalink::files(text).map_err(|it| wrong(&it))?.into_iter();
+            // Up to a second of work, which would hold up all that shares a thread with it.
+            let length = rest.len();
+            let files = tokio::task::spawn_blocking(move || document(&rest)).await;
+            let files = files.map_err(|_| internal("the document could not be read"))?.map_err(|it| wrong(&it))?;
+            self.files_bytes = length + files.len() * (size_of::<Entry>() + size_of::<File>());
+            self.files = files.into_iter();
             return Ok(());
         }
         if !rest.is_empty() {
@@ -302,6 +322,23 @@ impl List {
         self.tasks.push(task);
         self.places.push(line);
         Ok(())
+    }
+}
+
+/// Reads a whole document.
+fn document(bytes: &[u8]) -> Result<Vec<Entry>, Wrong> {
+    let text = std::str::from_utf8(bytes).map_err(|_| Wrong { line: 1, why: NOT_UTF8.to_owned() })?;
+    metalink::files(text)
+}
+
+/// The bytes of a file's text.
+fn text_bytes(item: &Item) -> usize {
+    match item {
+        Item::Url(text) | Item::Json(text) => text.len(),
+        Item::File(file) => {
+            let lists = file.mirrors.iter().chain(&file.checksums).map(String::len).sum::<usize>();
+            file.url.len() + file.path.len() + lists
+        }
     }
 }
 

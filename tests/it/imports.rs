@@ -66,6 +66,13 @@ async fn each_format_becomes_tasks_and_the_same_list_twice_is_one() {
     let id = open(&server).await;
     assert_eq!(import(&server, &id, "application/metalink4+xml", METALINK.as_bytes()).lines()[0]["task_count"], 1);
     assert_eq!(download(&tasks(&server, &id).await[0]).expected_bytes, Some(7));
+    let id = open(&server).await;
+    let long = format!("<metalink>{}</metalink>", "<file><url>http://a.example/x</url></file>".repeat(2_500));
+    for _ in 0..2 {
+        let answer = import(&server, &id, "application/metalink4+xml", long.as_bytes());
+        assert_eq!((answer.code, answer.lines().len()), (200, 3), "{answer:?}");
+    }
+    assert_eq!(server.job(&id).await.counts.unwrap().total, 2_500, "equal chunks are not the same chunk");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -362,7 +362,8 @@ impl pb::access_service_server::AccessService for AccessApi {
         request: Request<pb::ListAuditEventsRequest>,
     ) -> Result<Response<pb::ListAuditEventsResponse>, Status> {
         let caller = Caller::of(&request);
-        audit::list(self.store.as_ref(), &caller, request.into_inner()).await.map(Response::new)
+        let book = self.engine.books().borrow().clone();
+        audit::list(self.store.as_ref(), &book, &caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn rotate_data_key(

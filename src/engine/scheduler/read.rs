@@ -36,7 +36,7 @@ pub(super) enum Read {
     /// Whether a tenant that is to be deleted has jobs.
     JobsOf(Box<TenantDeletion>, Result<bool, StoreError>),
     /// The files of a tenant are put aside.
-    TenantGone(Box<TenantDeletion>),
+    TenantGone(Box<TenantDeletion>, bool),
     /// The part files of a job are out of the way.
     PartsAway(JobId),
     /// Jobs that can be removed.

@@ -57,7 +57,7 @@ impl Scheduler {
                 Err(error) => answer(reply, Err(EngineError::Store(error.to_string()))),
             },
             Read::JobsOf(deletion, has_jobs) => self.looked_for_jobs(deletion, has_jobs),
-            Read::TenantGone(deletion) => self.tenant_gone(*deletion),
+            Read::TenantGone(deletion, is_aside) => self.tenant_gone(*deletion, is_aside),
             Read::PartsAway(job) => self.settled(job),
             Read::Removable(jobs) => match trusted(jobs)? {
                 Some(jobs) => self.remove_jobs(jobs),

@@ -12,6 +12,7 @@ use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::read::Read;
 use crate::model::access::{AccessAnswer, AccessChange, AccessError, Actor};
 use crate::model::book::Book;
+use crate::model::failure::Failure;
 use crate::model::tenant::{Owner, TenantNo};
 use crate::store::{JobFilter, StoreError};
 
@@ -77,33 +78,44 @@ impl Scheduler {
         self.reads.spawn(async move {
             let tenant = deletion.tenant.clone();
             let aside = tokio::task::spawn_blocking(move || roots.put_aside(&tenant)).await;
-            if let Ok(Err(failure)) = aside {
-                tracing::error!(tenant = &*deletion.tenant.name, "files are left: {}", failure.message);
+            if let Ok(Err(failure)) = &aside {
+                tell_left(&deletion.tenant, failure);
             }
-            Read::TenantGone(deletion)
+            Read::TenantGone(deletion, matches!(aside, Ok(Ok(()))))
         });
     }
 
-    pub(super) fn tenant_gone(&mut self, deletion: TenantDeletion) {
-        self.closing_tenants.remove(&deletion.tenant.no);
+    /// The files of a tenant are put aside. Where they are not, a new tenant of its name would have them, so the name stays
+    /// taken until a start can put them aside.
+    pub(super) fn tenant_gone(&mut self, deletion: TenantDeletion, is_aside: bool) {
+        if is_aside {
+            self.closing_tenants.remove(&deletion.tenant.no);
+        }
         answer(deletion.reply, Ok(AccessAnswer::Done));
     }
 
     /// Puts aside what a tenant left whose deletion was cut short behind its commit.
-    pub(super) async fn put_tenants_aside(&self) {
+    pub(super) async fn put_tenants_aside(&mut self) {
         let roots = self.runner.roots.clone();
         let gone: Vec<Owner> = self.book.gone_tenants().collect();
         if gone.is_empty() {
             return;
         }
         let look = move || {
-            for tenant in gone {
-                if let Err(failure) = roots.put_aside(&tenant) {
-                    tracing::error!(tenant = &*tenant.name, "files are left: {}", failure.message);
-                }
-            }
+            let is_left =
+                |tenant: &Owner| roots.put_aside(tenant).inspect_err(|failure| tell_left(tenant, failure)).is_err();
+            gone.into_iter().filter(is_left).collect::<Vec<_>>()
         };
         // It cannot be cancelled, and does not panic.
-        let _ = tokio::task::spawn_blocking(look).await;
+        let left = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+        self.closing_tenants.extend(left.into_iter().map(|tenant| (tenant.no, tenant.name)));
     }
+}
+
+fn tell_left(tenant: &Owner, failure: &Failure) {
+    tracing::error!(
+        tenant = &*tenant.name,
+        "the files of the deleted tenant are left, and its name stays taken; move them away and restart the server: {}",
+        failure.message
+    );
 }

@@ -22,6 +22,9 @@ use crate::model::time::Timestamp;
 
 /// The most credentials: all of them are in memory, with values of some KiB.
 const CREDENTIALS_MAX: usize = 10_000;
+/// The most of one tenant, which must leave some to the others, and the most bytes of their values.
+const TENANT_CREDENTIALS_MAX: usize = 1_000;
+const TENANT_BYTES_MAX: usize = 16 << 20;
 
 impl Book {
     /// Decides over a credential that `by` sets at `now`.
@@ -51,7 +54,7 @@ impl Book {
                 return Err(AccessError::StaleCredential(put.name.clone()));
             }
             if self.credentials.count() >= CREDENTIALS_MAX {
-                return Err(AccessError::TooManyCredentials(CREDENTIALS_MAX));
+                return Err(AccessError::TooManyCredentials("the server keeps at most 10,000 credentials"));
             }
             let credential = Credential {
                 binding: binding_of(put, &Binding::default(), self, by)?,
@@ -64,7 +67,7 @@ impl Book {
                 request,
                 ..Credential::lost(put.tenant, &put.name)
             };
-            return Ok(self.with_credential(credential));
+            return self.with_room(credential);
         };
         check_etag(old, &put.etag)?;
         let binding = binding_of(put, &old.binding, self, by)?;
@@ -93,7 +96,7 @@ impl Book {
             last_use: old.last_use,
             request,
         };
-        Ok(self.with_credential(credential))
+        self.with_room(credential)
     }
 
     /// Decides over a credential that `by` deletes.
@@ -154,6 +157,18 @@ impl Book {
             return fail(format!("the credential `{name}` is not bound to the URL and method of the task"));
         }
         Ok(credential.clone())
+    }
+
+    /// Puts a credential in where its tenant has room for it.
+    fn with_room(&self, credential: Credential) -> Result<Applied, AccessError> {
+        let (count, bytes) = self.credentials.of_tenant(credential.tenant, &credential.name);
+        if count >= TENANT_CREDENTIALS_MAX {
+            return Err(AccessError::TooManyCredentials("the server keeps at most 1,000 credentials of a tenant"));
+        }
+        if bytes + credential.bytes() > TENANT_BYTES_MAX {
+            return Err(AccessError::TooManyCredentials("the server keeps at most 16 MiB of credentials of a tenant"));
+        }
+        Ok(self.with_credential(credential))
     }
 
     fn with_credential(&self, credential: Credential) -> Applied {
@@ -295,6 +310,22 @@ mod tests {
         let gone = book.apply(&delete(""), &Actor::local(), Timestamp(9)).unwrap().book;
         assert!(gone.credentials.get(DEFAULT_NO, "api").is_none());
         assert!(gone.apply(&delete(""), &Actor::local(), Timestamp(9)).is_err());
+    }
+
+    #[test]
+    fn a_tenant_leaves_room_to_the_others() {
+        let large = PutCredential { ca_pem: Some("a".repeat(1 << 20)), ..whole() };
+        let mut book = Book::default();
+        let mut fitting = 0;
+        let refusal = loop {
+            match apply(&book, &PutCredential { name: format!("c{fitting}"), ..large.clone() }) {
+                Ok(next) => (book, fitting) = (next, fitting + 1),
+                Err(refusal) => break refusal,
+            }
+        };
+        assert!(fitting == 15 && matches!(refusal, AccessError::TooManyCredentials(_)), "{fitting} {refusal}");
+        assert!(apply(&book, &PutCredential { name: "c0".into(), ..large.clone() }).is_ok(), "one is replaced");
+        assert!(apply(&book, &PutCredential { tenant: DEFAULT_NO + 1, ..large }).is_ok());
     }
 
     #[test]

@@ -57,6 +57,11 @@ pub struct Credential {
 }
 
 impl Credential {
+    /// Returns how many bytes it holds that somebody sent.
+    pub(crate) fn bytes(&self) -> usize {
+        self.ca_pem.len() + self.value.as_ref().map_or(0, Value::bytes)
+    }
+
     /// Returns a credential of which only the name is known: the key of the rest is lost.
     pub fn lost(tenant: TenantNo, name: &str) -> Credential {
         Credential {
@@ -123,6 +128,16 @@ pub enum Value {
 }
 
 impl Value {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Bearer(token) => token.expose().len(),
+            Self::Basic { user: name, password: value }
+            | Self::Header { name, value }
+            | Self::Certificate { certificate: name, key: value }
+            | Self::Query { name, value } => name.len() + value.expose().len(),
+        }
+    }
+
     /// Returns its name in the contract.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -176,6 +191,12 @@ impl Credentials {
     /// Returns how many there are.
     pub(crate) fn count(&self) -> usize {
         self.0.len()
+    }
+
+    /// Returns how many a tenant has, and how many bytes they hold that somebody sent, without the one of this name.
+    pub(crate) fn of_tenant(&self, tenant: TenantNo, without: &str) -> (usize, usize) {
+        let others = self.after(tenant, "").filter(|it| it.name != without);
+        others.fold((0, 0), |(count, bytes), it| (count + 1, bytes + it.bytes()))
     }
 
     pub(crate) fn put(&mut self, credential: Arc<Credential>) {

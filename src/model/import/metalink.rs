@@ -39,18 +39,22 @@ struct State {
 
 /// Returns the files of a document with the lines that they begin on.
 pub fn files(document: &str) -> Result<Vec<Entry>, Wrong> {
-    let mut reader = Reader::from_str(document.trim_start_matches('\u{feff}'));
+    let document = document.trim_start_matches('\u{feff}');
+    let mut reader = Reader::from_str(document);
     let mut state = State::default();
+    let (mut counted, mut line) = (0, 1);
     loop {
         let at = usize::try_from(reader.buffer_position()).unwrap_or(usize::MAX).min(document.len());
-        let line = || document.as_bytes()[..at].split(|byte| *byte == b'\n').count() as u64;
-        let wrong = |why: String| Wrong { line: line(), why };
+        // Only what is new is counted: a document has an event for every few bytes.
+        line += memchr::memchr_iter(b'\n', &document.as_bytes()[counted..at]).count() as u64;
+        counted = at;
+        let wrong = |why: String| Wrong { line, why };
         match reader.read_event().map_err(|error| wrong(format!("this is not XML ({error})")))? {
             Event::Start(start) => {
-                state.begin(&start, &line).map_err(wrong)?;
+                state.begin(&start, line).map_err(wrong)?;
             }
             Event::Empty(start) => {
-                state.begin(&start, &line).map_err(wrong)?;
+                state.begin(&start, line).map_err(wrong)?;
                 state.end().map_err(wrong)?;
             }
             Event::End(_) => state.end().map_err(wrong)?,
@@ -79,7 +83,7 @@ fn attribute(start: &BytesStart<'_>, name: &str) -> Result<Option<String>, Strin
 }
 
 impl State {
-    fn begin(&mut self, start: &BytesStart<'_>, line: &dyn Fn() -> u64) -> Result<(), String> {
+    fn begin(&mut self, start: &BytesStart<'_>, line: u64) -> Result<(), String> {
         let name = start.local_name().as_ref().to_owned();
         if self.path.is_empty() && name != "metalink" {
             return Err(format!("the document is a `{}`, and no `metalink`", shown(&name)));
@@ -91,7 +95,7 @@ impl State {
         match name.as_str() {
             "file" => {
                 let path = attribute(start, "name")?.unwrap_or_default();
-                self.file = Some(Open { line: line(), file: File { path, ..File::default() }, urls: Vec::new() });
+                self.file = Some(Open { line, file: File { path, ..File::default() }, urls: Vec::new() });
             }
             "hash" => self.kind = attribute(start, "type")?.unwrap_or_default(),
             "url" => {
@@ -162,6 +166,14 @@ mod tests {
                      type='sha256'>ab</hash></verification><resources><url type='http' preference='10'>http://b/?x=1&#38;y=2</url>\n\
                      <url preference='100'>https://a/</url></resources></file></files></metalink>";
         assert_eq!(files(three), Ok(vec![(1, Item::File(Box::new(file)))]));
+    }
+
+    #[test]
+    fn each_file_of_a_long_document_has_its_line() {
+        let document =
+            format!("\u{feff}<metalink>\n{}</metalink>", "<file><url>http://a</url></file>\n".repeat(100_000));
+        let lines = files(&document).unwrap().into_iter().map(|(line, _)| line);
+        assert!(lines.eq(2..100_002));
     }
 
     #[test]

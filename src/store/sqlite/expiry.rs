@@ -4,6 +4,7 @@
 //! the job. How far it came is in `settings`, in the transaction of what it did: jobs are gone through by their ends, and one
 //! that is tried again ends anew behind that place.
 
+use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 
@@ -18,6 +19,8 @@ use crate::vault::Vault;
 
 /// Jobs and tasks that one piece looks at: some milliseconds.
 const ROWS_MAX: i64 = 500;
+/// Bytes of specs and bags after which a piece ends.
+const BYTES_MAX: usize = 4 << 20;
 
 /// How far it came.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +41,11 @@ pub(super) async fn piece(conn: &mut SqliteConnection, vault: &Vault, kept: i64)
     let mut left = ROWS_MAX;
     while left > 0 {
         if let Some(after) = progress.task {
+            if !is_at_its_end(conn, &progress).await? {
+                progress.task = None;
+                left -= 1;
+                continue;
+            }
             let (looked, last) = tasks(conn, vault, progress.no, after, left).await?;
             left -= looked.max(1);
             progress.task = last;
@@ -70,7 +78,7 @@ async fn load(conn: &mut SqliteConnection) -> Result<Progress, Fault> {
     Ok(text.map(|text| serde_json::from_str(&text)).transpose()?.unwrap_or_default())
 }
 
-/// Erases what stands in the job itself, and where its listings go on.
+/// Erases what stands in the job itself.
 async fn job(conn: &mut SqliteConnection, vault: &Vault, no: i64) -> Result<(), Fault> {
     let sql = "SELECT j.id, p.spec, p.sealed FROM job_specs p JOIN jobs j ON j.no = p.job WHERE p.job = ?1 \
                AND p.sealed IS NOT NULL";
@@ -82,16 +90,21 @@ async fn job(conn: &mut SqliteConnection, vault: &Vault, no: i64) -> Result<(), 
         sqlx::query(sql).bind(no).bind(spec).bind(bag).execute(&mut *conn).await?;
         say(conn, no).await?;
     }
-    // A listing of an ended job goes on by a retry alone.
-    let sql = "UPDATE pages SET next = NULL, sealed = NULL WHERE task BETWEEN ?1 AND ?2 AND sealed IS NOT NULL";
-    sqlx::query(sql).bind(no << 32).bind((no << 32) | i64::from(u32::MAX)).execute(conn).await?;
     Ok(())
+}
+
+/// Returns whether a job still stands at the end that it was found by. One that is tried again meanwhile needs its secrets,
+/// and is found again by its next end.
+async fn is_at_its_end(conn: &mut SqliteConnection, progress: &Progress) -> Result<bool, Fault> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM jobs WHERE no = ?1 AND end_time = ?2 AND deleted = 0)";
+    Ok(sqlx::query_scalar(sql).bind(progress.no).bind(progress.end).fetch_one(conn).await?)
 }
 
 /// A task's key, its job, its spec and the bag of it, if there is one.
 type TaskRow = (i64, Vec<u8>, String, Option<Vec<u8>>);
 
-/// Erases what stands in tasks of a job behind the key `after`. Returns at how many it looked, and the key to go on behind.
+/// Erases what stands in tasks of a job behind the key `after`, and where their listings go on. Returns at how many it
+/// looked, and the key to go on behind. A bag may hold a body, so a piece is bounded in bytes, too.
 async fn tasks(
     conn: &mut SqliteConnection,
     vault: &Vault,
@@ -101,17 +114,27 @@ async fn tasks(
 ) -> Result<(i64, Option<i64>), Fault> {
     let sql = "SELECT t.id, j.id, CASE WHEN t.sealed IS NULL THEN '' ELSE t.spec END, t.sealed FROM tasks t \
                CROSS JOIN jobs j ON j.no = t.id >> 32 WHERE t.id > ?1 AND t.id <= ?2 ORDER BY t.id LIMIT ?3 + 0";
-    let rows: Vec<TaskRow> = sqlx::query_as(sql)
-        .bind(after)
-        .bind((no << 32) | i64::from(u32::MAX))
-        .bind(limit)
-        .fetch_all(&mut *conn)
-        .await?;
+    let end = (no << 32) | i64::from(u32::MAX);
+    let mut found = sqlx::query_as::<_, TaskRow>(sql).bind(after).bind(end).bind(limit).fetch(&mut *conn);
+    let (mut rows, mut looked, mut bytes, mut last) = (Vec::new(), 0, 0, after);
+    while let Some(row) = found.try_next().await? {
+        looked += 1;
+        last = row.0;
+        bytes += row.2.len() + row.3.as_ref().map_or(0, Vec::len);
+        if row.3.is_some() {
+            rows.push(row);
+        }
+        if bytes >= BYTES_MAX {
+            looked = limit;
+            break;
+        }
+    }
+    drop(found);
     let mut is_erased = false;
-    for (id, job, spec, bag) in &rows {
+    for (id, job, spec, bag) in rows {
         let Some(bag) = bag else { continue };
-        let place = Place::Task(job_id(job)?, *id as TaskIndex);
-        if let Some((spec, bag)) = without_secrets::<TaskSpec>(vault, place, spec, bag)? {
+        let place = Place::Task(job_id(&job)?, id as TaskIndex);
+        if let Some((spec, bag)) = without_secrets::<TaskSpec>(vault, place, &spec, &bag)? {
             let sql = "UPDATE tasks SET spec = ?2, sealed = ?3 WHERE id = ?1";
             sqlx::query(sql).bind(id).bind(spec).bind(bag).execute(&mut *conn).await?;
             is_erased = true;
@@ -120,8 +143,11 @@ async fn tasks(
     if is_erased {
         say(conn, no).await?;
     }
-    let looked = rows.len() as i64;
-    Ok((looked, rows.last().filter(|_| looked == limit).map(|row| row.0)))
+    // A listing of an ended job goes on by a retry alone, and one whose place is gone then fails.
+    let is_more = looked >= limit;
+    let sql = "UPDATE pages SET next = NULL, sealed = NULL WHERE task > ?1 AND task <= ?2 AND sealed IS NOT NULL";
+    sqlx::query(sql).bind(after).bind(if is_more { last } else { end }).execute(conn).await?;
+    Ok((looked, is_more.then_some(last)))
 }
 
 /// Notes with the job that its secrets are gone.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use sqlx::SqliteConnection;
 
+use crate::model::bag::erase;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::Job;
@@ -163,12 +164,19 @@ pub(super) async fn update(conn: &mut SqliteConnection, numbers: &Numbers, jobs:
         let no = numbers.job(job.id)?;
         updates.push(JobUpdate(no, job.state as i64, job.end_time, job.expire_time(), rows::moving(job)?));
     }
-    let sql = "UPDATE jobs SET state = value ->> 1, end_time = value ->> 2, expire_time = value ->> 3, moving = value ->> 4 \
-               FROM json_each(?1) WHERE no = value ->> 0 AND deleted = 0";
+    // Secrets may have been erased since the job was read: that stays noted, and no retry begins without them.
+    let sql = "UPDATE jobs SET state = value ->> 1, end_time = value ->> 2, expire_time = value ->> 3, \
+               moving = CASE WHEN end_time IS NOT NULL AND moving ->> '$.secrets_gone' \
+               THEN json_set(value ->> 4, '$.secrets_gone', json('true')) ELSE value ->> 4 END \
+               FROM json_each(?1) WHERE no = value ->> 0 AND deleted = 0 AND (end_time IS NULL \
+               OR value ->> 2 IS NOT NULL OR NOT coalesce(moving ->> '$.secrets_gone', 0))";
     let changed = run(conn, sqlx::query(sql).bind(serde_json::to_string(&updates)?)).await?;
     guard(changed == jobs.len() as u64, || {
         let names: Vec<String> = jobs.iter().map(|job| job.id.to_string()).collect();
-        format!("one of these jobs is deleted, or is in the batch twice: {}", names.join(", "))
+        format!(
+            "one of these jobs is deleted, is tried again without its secrets, or is in the batch twice: {}",
+            names.join(", ")
+        )
     })
 }
 
@@ -179,9 +187,16 @@ pub(super) async fn update_specs(
     jobs: &[Arc<Job>],
 ) -> Result<(), Fault> {
     for job in jobs {
-        let (spec, bag) = sealed::row(vault, Place::Job(job.id), &*job.spec)?;
+        let no = numbers.job(job.id)?;
+        let mut spec = job.spec.clone();
+        let sql = "SELECT EXISTS (SELECT 1 FROM jobs WHERE no = ?1 AND moving ->> '$.secrets_gone')";
+        if sqlx::query_scalar(sql).bind(no).fetch_one(&mut *conn).await? {
+            // They were erased since the job was read.
+            erase(Arc::make_mut(&mut spec));
+        }
+        let (spec, bag) = sealed::row(vault, Place::Job(job.id), &*spec)?;
         sqlx::query("UPDATE job_specs SET spec = ?2, sealed = ?3 WHERE job = ?1")
-            .bind(numbers.job(job.id)?)
+            .bind(no)
             .bind(spec)
             .bind(bag)
             .execute(&mut *conn)

@@ -145,7 +145,7 @@ async fn spec_rows(conn: &mut SqliteConnection, sql: &'static str, before: i64) 
     while bytes < BYTES_MAX
         && let Some(row) = rows.try_next().await?
     {
-        bytes += row.2.len();
+        bytes += row.2.len() + row.3.as_ref().map_or(0, Vec::len);
         found.push(row);
     }
     Ok(found)
