@@ -66,12 +66,13 @@ impl Follower {
     ///
     /// It will not grow any more.
     pub async fn changed(&mut self) -> Result<(), Over> {
-        let shared = self.shared.clone();
+        let Follower { shared, seen } = self;
         loop {
             let mut woken = std::pin::pin!(shared.woken.notified());
             // From here on no wake-up is missed.
             woken.as_mut().enable();
-            if self.look() {
+            let number = shared.number.load(Ordering::Acquire);
+            if std::mem::replace(seen, number) != number {
                 return Ok(());
             }
             if shared.is_over.load(Ordering::Acquire) {
@@ -79,12 +80,6 @@ impl Follower {
             }
             woken.await;
         }
-    }
-
-    /// Returns whether the number is another one than this has seen, which it has then.
-    fn look(&mut self) -> bool {
-        let number = self.shared.number.load(Ordering::Acquire);
-        std::mem::replace(&mut self.seen, number) != number
     }
 }
 

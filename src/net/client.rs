@@ -160,7 +160,13 @@ impl HttpClient {
             let wait = profile.timeouts.response_headers;
             let lost = match connection.send(&endpoint.target, request, wait).await {
                 // Said to the connection when it had been idle for too long, and not to a request that nobody has looked at.
-                Ok(answer) if !is_fresh && resends < RESENDS_MAX && ends_idle(&answer) => {
+                // But an origin says the same of a request that it took, so what must not be repeated is not.
+                Ok(answer)
+                    if !is_fresh
+                        && resends < RESENDS_MAX
+                        && is_idempotent(request.method.as_str())
+                        && ends_idle(&answer) =>
+                {
                     resends += 1;
                     continue;
                 }

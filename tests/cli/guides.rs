@@ -172,6 +172,12 @@ async fn the_examples_of_secrets_work() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_examples_of_credentials_work() {
+    let (server, origin) = stage().await;
+    run("credentials.md", &server, &origin);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_examples_of_http_work() {
     let (server, origin) = stage().await;
     run("http.md", &server, &origin);

@@ -188,7 +188,14 @@ async fn every_route_is_judged_for_strangers_and_for_each_role() {
             });
             let path: String = path.collect();
             let method = method.to_uppercase();
-            let body: &[&str] = if operation["requestBody"].is_object() { &["--json", "{}"] } else { &[] };
+            let content = &operation["requestBody"]["content"];
+            let body: &[&str] = if content["application/json"].is_object() {
+                &["--json", "{}"]
+            } else if content.is_object() {
+                &["-H", "Content-Type: text/uri-list", "--data", "http://a.example/"]
+            } else {
+                &[]
+            };
             let args =
                 |more: &[&str]| [&["-X", &method], body, more].concat().iter().map(|it| (*it).to_owned()).collect();
             let send = |more: &[&str]| {

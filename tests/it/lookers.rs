@@ -213,7 +213,7 @@ async fn hosts_and_the_server_show_what_they_do() {
     assert!((9_000..=10_100).contains(&hosts[0].bytes_per_second), "{hosts:?}");
     let info = server.admin().get_server_info(pb::GetServerInfoRequest {}).await.unwrap().into_inner();
     assert!(info.disk_free_bytes > 0 && info.download_free_bytes > 0 && info.store_bytes > 4096, "{info:?}");
-    assert_eq!((info.features, info.draining), (vec!["rest".to_owned(), "web".to_owned()], false));
+    assert_eq!((info.features.join(" "), info.draining), ("rest metrics web".to_owned(), false));
 
     // The end of a pause.
     origin.reply("/busy", Reply::status(503).header("retry-after", "3000"));

@@ -267,34 +267,6 @@ fn the_first_token_is_picked_from_all_that_is_said() {
 }
 
 #[test]
-fn prometheus_asks_for_the_name_that_the_certificate_has() {
-    let name = "haul.NAMESPACE.svc";
-    assert!(read("deploy/kubernetes/haul.yaml").contains(&format!("for the name {name}")));
-    assert!(read("deploy/kubernetes/podmonitor.yaml").contains(&format!("serverName: {name}\n")));
-}
-
-/// What the server lets itself take of memory fits into what it is given, with room for the program.
-#[test]
-fn packages_give_the_memory_that_the_server_takes() {
-    use haul::config::network::{INBOUND_BYTES_DEFAULT_MAX, OUTBOUND_BYTES_MAX};
-    const PROGRAM: u64 = 256 << 20;
-    let after = |path: &str, key: &str| {
-        let text = read(path);
-        let rest = text.split(key).nth(1).map(str::to_owned);
-        rest.map(|rest| rest.chars().skip_while(|it| !it.is_ascii_digit()).take_while(char::is_ascii_digit).collect())
-            .map(|digits: String| digits.parse::<u64>().unwrap())
-    };
-    let buffers = INBOUND_BYTES_DEFAULT_MAX + OUTBOUND_BYTES_MAX;
-    for (path, limit, unit) in
-        [("deploy/kubernetes/haul.yaml", "limits: {memory:", 1 << 20), (UNIT, "\nMemoryMax=", 1 << 20)]
-    {
-        let queue = after(path, "HAUL_QUEUE_BYTES, value:").unwrap_or(haul::config::QUEUE_BYTES_DEFAULT);
-        let given = after(path, limit).unwrap() * unit;
-        assert!(17 * queue + buffers + PROGRAM <= given, "{path}: {queue} of {given}");
-    }
-}
-
-#[test]
 fn nothing_of_the_tour_or_of_keys_comes_into_an_image() {
     let ignored = read(".containerignore");
     for name in [".git", "target", "haul-data", "job.json", "**/*.key"] {

@@ -65,8 +65,8 @@ const SESSION_LOOK: Duration = Duration::from_secs(60);
 /// How often it is stored which tokens were used and what was refused.
 const KEEP_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The package of the services that end their streams when the server ends.
-const OWN_SERVICES: &str = "haul.v1.";
+/// The packages of the services that end their streams themselves when the server ends.
+const ENDING_THEMSELVES: [&str; 2] = ["haul.v1.", "grpc.health.v1."];
 
 /// Knows who calls.
 #[derive(Clone)]
@@ -420,8 +420,9 @@ impl Middleware for Access {
         let (need, standing) = judged.map_err(|status| Box::new(id.on(status).into_http()))?;
         let path = request.uri().path().trim_start_matches('/');
         let streams = self.streaming.contains(path);
-        // The services of the contract end their streams themselves, once they have told what is left to tell.
-        let closing = (streams && !path.starts_with(OWN_SERVICES)).then(|| self.closing.clone());
+        // These say first what is left to say.
+        let ends_itself = ENDING_THEMSELVES.iter().any(|package| path.starts_with(package));
+        let closing = (streams && !ends_itself).then(|| self.closing.clone());
         let ends = streams && (need != Need::Open || closing.is_some());
         request.headers_mut().remove(AUTHORIZATION);
         if let Some(caller) = &standing.caller {

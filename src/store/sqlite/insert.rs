@@ -117,7 +117,8 @@ async fn results<'q>(
             done += 1;
         }
     }
-    Ok(changed)
+    // The thread of the connection has died: what it was doing may be done or not.
+    if done < statements { Err(sqlx::Error::WorkerCrashed) } else { Ok(changed) }
 }
 
 /// Inserts into several tables, one after the other, which go to the connection together as far as they have texts of the
