@@ -42,7 +42,7 @@ async fn a_person_looks_and_acts() {
     server.run(pb::JobSpec { title: HOSTILE.into(), ..job(vec![fetch(origin.url("/good"))]) }).await;
     let terminal = top(&server, (100, 24), &[]);
     let screen = terminal.until(|screen| screen.contents().contains("mirror"));
-    assert!(screen.contents().contains("?evil?txt"), "{}", screen.contents());
+    assert!(screen.contents().contains("?]0;owned??[2Jevil?txt"), "{}", screen.contents());
     assert!(screen.contents().contains("running 1"), "{}", screen.contents());
     // The newest is chosen; the row below is the other.
     terminal.press("j\r");
