@@ -276,6 +276,7 @@ impl List {
     async fn end(&mut self) -> Result<(), Status> {
         self.is_over = true;
         let rest = self.buffer.split().freeze();
+        self.searched = 0;
         if self.format == Format::Metalink {
             self.ids.take(&rest);
             // Up to a second of work, which would hold up all that shares a thread with it.
