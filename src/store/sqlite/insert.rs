@@ -117,7 +117,8 @@ async fn results<'q>(
             done += 1;
         }
     }
-    Ok(changed)
+    // The thread of the connection has ended, and nobody knows what it did.
+    if done < statements { Err(sqlx::Error::WorkerCrashed) } else { Ok(changed) }
 }
 
 /// Inserts into several tables, one after the other, which go to the connection together as far as they have texts of the
