@@ -39,6 +39,8 @@ use crate::store::Store;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// The most events that are read at once.
 const EVENTS_MAX: u32 = 256;
+/// How many are read first. Of long ones few fit, and what does not fit was read for nothing.
+const EVENTS_FIRST: u32 = 8;
 /// The memory of events that wait for the client, in bytes, roughly; the first one waits however large it is.
 const QUEUE_BYTES_MAX: usize = 32 << 10;
 /// The least time between two looks for why tasks wait.
@@ -124,7 +126,7 @@ pub(crate) async fn watch_job(
         sent: wish.after.unwrap_or(job.sequence),
         queue: VecDeque::new(),
         last_look: Instant::now(),
-        page: EVENTS_MAX,
+        page: EVENTS_FIRST,
         snapshot_due: true,
         next_progress: Instant::now() + wish.interval,
         last_progress: None,
@@ -222,7 +224,11 @@ impl Watcher {
             bytes += bytes_of(&event.event);
             is_first || bytes <= QUEUE_BYTES_MAX
         }));
-        self.page = if self.queue.len() < all { self.queue.len() as u32 } else { (2 * self.page).min(EVENTS_MAX) };
+        self.page = match self.queue.len() {
+            kept if kept < all => kept as u32,
+            _ if 2 * bytes <= QUEUE_BYTES_MAX => (2 * self.page).min(EVENTS_MAX),
+            _ => self.page,
+        };
         Ok(self.queue.pop_front())
     }
 
