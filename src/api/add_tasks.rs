@@ -13,6 +13,7 @@ use crate::api::access::caller::{Caller, Reach};
 use crate::api::client_options::ClientOptions;
 use crate::api::complete::complete;
 use crate::api::credentials;
+use crate::api::flush::flush;
 use crate::api::from_proto;
 use crate::api::status::{Violations, draining};
 use crate::api::values::{self, ID_BYTES_MAX};
@@ -58,6 +59,7 @@ impl Feeder {
             () = self.closing.cancelled() => return Err(draining()),
         };
         let Some(chunk) = chunk else { return Ok(None) };
+        flush().await;
         let mut v = Violations::default();
         let job = self.job(&chunk.job_id, &mut v);
         if chunk.chunk_id.is_empty() {

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::api::access::caller::Caller;
+use crate::api::flush::flush;
 use crate::api::items;
 use crate::api::lookup;
 use crate::api::status::{draining, internal, out_of_range, precondition};
@@ -182,6 +183,7 @@ impl Reader {
     }
 
     async fn read(&mut self, wanted: usize) -> Result<Bytes, Status> {
+        flush().await;
         let mut start = 0;
         for piece in &self.pieces {
             match piece {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::api::bodies::whole_page;
+use crate::api::flush::flush;
 use crate::api::outbound;
 use crate::api::status::{draining, internal, not_found, precondition, task_failed};
 use crate::api::to_proto;
@@ -150,6 +151,7 @@ impl Items {
                 }
                 self.page = None;
             }
+            flush().await;
             if let Some(head) = self.next_head().await? {
                 self.open(&head).await?;
                 continue;

@@ -14,6 +14,7 @@ mod credentials;
 pub mod deadline;
 mod events;
 mod filters;
+mod flush;
 mod from_proto;
 pub mod guard;
 pub mod inbound;

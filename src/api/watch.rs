@@ -18,6 +18,7 @@ use tonic::Status;
 
 use crate::api::bodies;
 use crate::api::events;
+use crate::api::flush::flush;
 use crate::api::lookup::{live_job, waits};
 use crate::api::status::{draining, no_job, out_of_range};
 use crate::api::to_proto;
@@ -38,6 +39,8 @@ use crate::store::Store;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// The most events that are read at once.
 const EVENTS_MAX: u32 = 256;
+/// How many are read first. Of long ones few fit, and what does not fit was read for nothing.
+const EVENTS_FIRST: u32 = 8;
 /// The memory of events that wait for the client, in bytes, roughly; the first one waits however large it is.
 const QUEUE_BYTES_MAX: usize = 32 << 10;
 /// The least time between two looks for why tasks wait.
@@ -123,7 +126,7 @@ pub(crate) async fn watch_job(
         sent: wish.after.unwrap_or(job.sequence),
         queue: VecDeque::new(),
         last_look: Instant::now(),
-        page: EVENTS_MAX,
+        page: EVENTS_FIRST,
         snapshot_due: true,
         next_progress: Instant::now() + wish.interval,
         last_progress: None,
@@ -175,6 +178,7 @@ impl Watcher {
                 return self.durable(&event).await.map(Some);
             }
             if self.feed.is_none() && !self.follow_anew() {
+                flush().await;
                 // One that is retried gets its feed a moment after that is durable.
                 if self.engine.quiet_job(self.wish.job).await?.is_some() {
                     return Ok(None);
@@ -208,6 +212,7 @@ impl Watcher {
         let events = if let Some(events) = from_memory {
             events
         } else {
+            flush().await;
             let events = self.store.events(self.wish.job, self.sent, self.page).await?;
             events.items.into_iter().map(|event| Published::new(Arc::new(event))).collect()
         };
@@ -219,7 +224,11 @@ impl Watcher {
             bytes += bytes_of(&event.event);
             is_first || bytes <= QUEUE_BYTES_MAX
         }));
-        self.page = if self.queue.len() < all { self.queue.len() as u32 } else { (2 * self.page).min(EVENTS_MAX) };
+        self.page = match self.queue.len() {
+            kept if kept < all => kept as u32,
+            _ if 2 * bytes <= QUEUE_BYTES_MAX => (2 * self.page).min(EVENTS_MAX),
+            _ => self.page,
+        };
         Ok(self.queue.pop_front())
     }
 
@@ -228,12 +237,14 @@ impl Watcher {
         self.sent = event.head.sequence;
         if event.head.kind == EventKind::JobEnded {
             // A retried job has an end for each run; only the last one closes the stream.
+            flush().await;
             let job = self.engine.job(self.wish.job).await?;
             self.over = job.state.is_ended() && job.sequence <= event.head.sequence;
         }
         if let Some(task) = event.task.as_ref().filter(|_| self.wish.include_body) {
             let mut message = events::task(self.wish.job, event)?;
             let store = self.store.as_ref();
+            flush().await;
             bodies::include(&self.engine, store, self.wish.job, task, &mut message).await?;
             return Ok(events::watched(event, Event::TaskEnded(message)));
         }
@@ -319,6 +330,7 @@ impl Watcher {
         let feed = self.feed.clone()?;
         if self.next_waits <= Instant::now() {
             self.next_waits = Instant::now() + WAITS_PERIOD;
+            flush().await;
             self.waiting = waits(&self.engine, &feed.job()).await;
             // That of a rate moves on with each request, and says nothing new.
             let moves = |wait: &pb::Waiting| wait.reason() == pb::WaitReason::RateLimit;

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::api::flush::flush;
 use crate::api::lookup::listed_job;
 use crate::api::status::{draining, exhausted};
 use crate::api::totals::Totals;
@@ -227,6 +228,7 @@ impl Watcher {
 
     /// Chooses the newest `max` jobs of all listings by their names, and counts the others.
     async fn choose(&mut self, max: u32) -> Result<(), Status> {
+        flush().await;
         // What is newer than these is not read, so all that changes from here on counts.
         self.is_first = false;
         let (mut newest, mut count) = (Vec::new(), 0_u64);
@@ -258,6 +260,7 @@ impl Watcher {
 
     /// Reads the next jobs of the list. Those that do not fit are read again when it is their turn.
     async fn read(&mut self) -> Result<(), Status> {
+        flush().await;
         self.hear()?;
         let Some(filter) = self.listings.front_mut() else { return Ok(()) };
         let page = self.store.jobs(filter, JOBS_MAX).await?;
@@ -347,7 +350,10 @@ impl Watcher {
     async fn job(&self, id: JobId) -> Result<Option<Arc<Job>>, Status> {
         match self.engine.hub().feed(id) {
             Some(feed) => Ok(Some(feed.job())),
-            None => Ok(self.store.job(id).await?.map(Arc::new)),
+            None => {
+                flush().await;
+                Ok(self.store.job(id).await?.map(Arc::new))
+            }
         }
     }
 

@@ -148,7 +148,8 @@ impl HttpClient {
         request: &Request,
         profile: &Profile,
     ) -> Result<(Connection, HttpResponse<Incoming>), Failure> {
-        let idle_max = if is_idempotent(request.method.as_str()) { IDLE_TIME } else { IDLE_TIME_UNSAFE };
+        let is_repeatable = is_idempotent(request.method.as_str());
+        let idle_max = if is_repeatable { IDLE_TIME } else { IDLE_TIME_UNSAFE };
         let mut pooled = endpoint.checkout(request.separate, idle_max);
         let mut resends = 0;
         loop {
@@ -159,14 +160,9 @@ impl HttpClient {
             };
             let wait = profile.timeouts.response_headers;
             let lost = match connection.send(&endpoint.target, request, wait).await {
-                // Said to the connection when it had been idle for too long, and not to a request that nobody has looked at.
-                // But an origin says the same of a request that it took, so what must not be repeated is not.
-                Ok(answer)
-                    if !is_fresh
-                        && resends < RESENDS_MAX
-                        && is_idempotent(request.method.as_str())
-                        && ends_idle(&answer) =>
-                {
+                // Said to the connection when it had been idle for too long, and not to a request that nobody has looked at; or
+                // else to one that was begun, which only some may repeat.
+                Ok(answer) if is_repeatable && !is_fresh && resends < RESENDS_MAX && ends_idle(&answer) => {
                     resends += 1;
                     continue;
                 }

@@ -131,6 +131,11 @@ impl Messages {
         })
     }
 
+    /// Returns the next message if it has arrived already.
+    pub(crate) fn at_hand(&mut self) -> Option<Result<Bytes, Status>> {
+        take(&mut self.buffer).transpose()
+    }
+
     async fn read(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
             if let Some(message) = take(&mut self.buffer)? {

@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use futures_util::stream::unfold;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Frame;
@@ -107,7 +106,8 @@ pub(crate) async fn answer(
 }
 
 impl Rest {
-    /// Returns the next bytes: those of all messages that are there, up to a bound.
+    /// Returns the next bytes: those of all messages that are there, up to a bound. No more is asked for meanwhile: what
+    /// is returned may wait for the client, and the stream must not hold anything then.
     async fn next(&mut self) -> Option<Bytes> {
         let mut out = std::mem::take(&mut self.preface).as_bytes().to_vec();
         if let Some(first) = self.first.take() {
@@ -126,8 +126,8 @@ impl Rest {
             }
         }
         while !self.is_over && out.len() < BATCH_BYTES {
-            let Some(next) = self.messages.next().now_or_never() else { break };
-            self.write(next, &mut out);
+            let Some(next) = self.messages.at_hand() else { break };
+            self.write(next.map(Some), &mut out);
         }
         (!out.is_empty()).then(|| out.into())
     }

@@ -54,6 +54,41 @@ async fn watchers_that_never_read_take_little_memory_and_no_connection() {
     assert_eq!(told, 60);
 }
 
+/// A stream whose client has no room for its first messages does not wait for the store meanwhile, whose few connections
+/// it would keep from everybody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_nobody_reads_keep_nothing_from_others() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("a"));
+    let ended = server.run(job((0..5).map(|_| fetch(origin.url("/a"))).collect())).await;
+    let channel = Channel::from_shared(format!("http://{}", server.address)).unwrap();
+    let channel = channel.initial_stream_window_size(1).connect().await.unwrap();
+    let mut client = pb::job_service_client::JobServiceClient::new(channel.clone());
+    let (mut of_one, mut of_all) = (Vec::new(), Vec::new());
+    for _ in 0..5 {
+        let (job_id, after_sequence) = (ended.job_id.clone(), Some(0));
+        let request = pb::WatchJobRequest { job_id, after_sequence, include_body: true, ..Default::default() };
+        of_one.push(client.watch_job(request).await.unwrap().into_inner());
+        let request = pb::WatchJobsRequest { ended_after: ended.create_time, totals: true, ..Default::default() };
+        of_all.push(client.watch_jobs(request).await.unwrap().into_inner());
+    }
+    let mut other = server.jobs();
+    for _ in 0..20 {
+        let request = pb::GetJobRequest { job_id: ended.job_id.clone(), ..Default::default() };
+        let job = tokio::time::timeout(PATIENCE, other.get_job(request)).await.unwrap().unwrap();
+        assert_eq!(job.into_inner().job.unwrap().sequence, ended.sequence);
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    // All of them go on where somebody reads after all.
+    for mut stream in of_one {
+        let mut told = 0;
+        while let Some(message) = tokio::time::timeout(PATIENCE, stream.message()).await.unwrap().unwrap() {
+            told += u32::from(matches!(message.event, Some(Event::TaskEnded(_))));
+        }
+        assert_eq!(told, 5);
+    }
+}
+
 /// Why tasks wait is told with the progress, by reason.
 #[tokio::test]
 async fn progress_says_why_tasks_wait() {

@@ -59,7 +59,7 @@ impl LogCopier {
         let (_, length, copied): Copied = sqlx::query_as(LENGTH).fetch_one(&mut *writer).await?;
         if !self.under_way.is_empty() {
             // No commit can copy the log beside this copy, so the log would outgrow its bound: commits wait for it.
-            if length >= 2 * self.pages
+            if length >= self.bound()
                 && let Some(through) = self.under_way.join_next().await
             {
                 return self.copy_rest(through.ok().flatten(), writer).await;
@@ -98,6 +98,11 @@ impl LogCopier {
         self.conn = conn;
         let _: Copied = sqlx::query_as(COPY).fetch_one(writer).await?;
         Ok(())
+    }
+
+    /// The pages of the log after which a commit copies it.
+    pub(super) fn bound(&self) -> i64 {
+        2 * self.pages
     }
 
     /// Waits for the copy that is under way: while there is one, nobody else can copy.

@@ -88,6 +88,12 @@ impl Reserve {
         written.is_err_and(|error| is_want_of_room(&error))
     }
 
+    /// Whether the disk has room for so many bytes more beside the part that is lent.
+    pub(super) fn has_room_for(&self, bytes: u64) -> bool {
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        statvfs(dir).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= bytes + self.lent())
+    }
+
     /// Lends a part of the room, if that was not done before.
     pub(super) fn lend(&mut self) {
         if self.held == self.bytes {

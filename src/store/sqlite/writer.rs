@@ -42,6 +42,8 @@ pub struct SqliteWriter {
     numbers: Numbers,
     keyring: Keyring,
     log: LogCopier,
+    /// Whether the commits do not copy the log, since the store is short of room.
+    leaves_log: bool,
     /// None for a scratch store.
     reserve: Option<Reserve>,
     /// The last row of the audit, once it is known.
@@ -67,6 +69,7 @@ impl SqliteWriter {
             numbers,
             keyring,
             log,
+            leaves_log: false,
             reserve,
             last_audited: None,
             retention: Retention::default(),
@@ -115,6 +118,7 @@ impl SqliteWriter {
         {
             return Err(StoreError::Full("the room that is left is kept for deletions".to_owned()));
         }
+        self.choose_copying().await;
         let mut result = self.transact(batch).await;
         if matches!(result, Err(StoreError::Full(_))) && self.give_room(batch).await {
             result = self.transact(batch).await;
@@ -251,6 +255,7 @@ impl SqliteWriter {
     /// Copies the log where it has become long. When that fails, the next commits do it.
     async fn look_at_log(&mut self) {
         if self.broken.is_none()
+            && !self.is_short()
             && let Err(error) = self.log.look(&mut self.conn).await
         {
             tracing::warn!(%error, "the log of the store could not be copied between commits");
@@ -306,7 +311,8 @@ impl SqliteWriter {
         }
     }
 
-    /// Gives the batch room of the reserve, and lets the log begin anew in the room that it has. Returns whether it did.
+    /// Gives the batch room of the reserve: a part of it to one that is small, which the log then grows into, or all of it
+    /// to one that only removes, and then lets the log begin anew. Returns whether it did.
     async fn give_room(&mut self, batch: &Batch) -> bool {
         let Some(reserve) = &mut self.reserve else { return false };
         let (was_short, removes) = (reserve.is_short(), makes_room(batch));
@@ -320,8 +326,37 @@ impl SqliteWriter {
         if !was_short {
             tracing::warn!("the disk is full: what ends or removes work uses the reserve of the store");
         }
-        self.empty_log().await;
+        self.choose_copying().await;
+        if removes {
+            self.empty_log().await;
+        }
         true
+    }
+
+    /// While the store is short of room its commits do not copy the log: new pages would make the database longer, by more
+    /// than the part that is lent, and nothing would be left of that for what ends work.
+    async fn choose_copying(&mut self) {
+        let leaves = self.is_short();
+        if leaves == self.leaves_log {
+            return;
+        }
+        let pages = if leaves { 0 } else { self.log.bound() };
+        let pragma = AssertSqlSafe(format!("PRAGMA wal_autocheckpoint = {pages}"));
+        match sqlx::query(pragma).execute(&mut self.conn).await {
+            Ok(_) => self.leaves_log = leaves,
+            Err(error) => tracing::warn!(%error, "the store could not change who copies its log"),
+        }
+    }
+
+    /// Whether the log can be copied without the room that small batches need.
+    async fn has_room_to_copy(&mut self) -> bool {
+        let sql = "SELECT page_count * page_size, file FROM pragma_page_count, pragma_page_size, pragma_database_list \
+                   WHERE name = 'main'";
+        let told: Result<(i64, String), _> = sqlx::query_as(sql).fetch_one(&mut self.conn).await;
+        let Ok((bytes, file)) = told else { return false };
+        let Ok(file) = std::fs::metadata(&file) else { return false };
+        let growth = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_sub(file.len());
+        growth == 0 || self.reserve.as_ref().is_none_or(|reserve| reserve.has_room_for(growth))
     }
 
     /// Takes the reserve back as soon as there is room, before somebody else does.
@@ -374,7 +409,12 @@ impl WriteStore for SqliteWriter {
 
     fn regain(&mut self) -> Answer<'_, ()> {
         Box::pin(async {
-            self.take_room_back().await;
+            if let Some(reserve) = &mut self.reserve {
+                reserve.restore();
+            }
+            if self.is_short() && self.has_room_to_copy().await && self.empty_log_at_once().await? {
+                self.reserve.iter_mut().for_each(Reserve::restore);
+            }
             Ok(())
         })
     }
@@ -485,6 +525,23 @@ mod tests {
             }
             longest = length;
         }
+        Box::new(writer).close().await;
+    }
+
+    #[tokio::test]
+    async fn the_log_is_left_alone_while_room_is_short() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_store, mut writer) = SqliteStore::open(dir.path(), Durability::Full).await.unwrap();
+        let bound = writer.log.bound();
+        assert!(bound > 0 && writer.has_room_to_copy().await);
+        writer.reserve.as_mut().unwrap().lend();
+        writer.choose_copying().await;
+        let pragma = "PRAGMA wal_autocheckpoint";
+        assert_eq!(sqlx::query_scalar::<_, i64>(pragma).fetch_one(&mut writer.conn).await.unwrap(), 0);
+        // The next commit finds that there is room again.
+        writer.commit(&hosts(1)).await.unwrap();
+        assert!(!writer.is_short());
+        assert_eq!(sqlx::query_scalar::<_, i64>(pragma).fetch_one(&mut writer.conn).await.unwrap(), bound);
         Box::new(writer).close().await;
     }
 
