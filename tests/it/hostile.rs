@@ -135,6 +135,45 @@ async fn secrets_of_ended_jobs_have_their_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_listing_whose_place_was_erased_fails_once() {
+    let mut server = Server::with(&["--allow-private-networks", "--secret-retention", "1ms"]).await;
+    let origin = Origin::start();
+    let next = origin.url("/list?page_token=SESAME");
+    origin.handle("/list", move |request| match request.param("page_token") {
+        None => Reply::json(format!("{{\"items\": [1], \"next\": \"{next}\"}}")),
+        Some(_) => Reply::status(404),
+    });
+    let style = pb::pagination::Style::NextUrl(pb::NextUrl { next_pointer: "/next".into() });
+    let pagination = pb::Pagination { style: Some(style), items_pointer: "/items".into(), ..Default::default() };
+    let spec = pb::FetchSpec { url: origin.url("/list"), pagination: Some(pagination), ..Default::default() };
+    let task =
+        pb::TaskSpec { work: Some(pb::task_spec::Work::Fetch(spec)), options: Some(once()), ..Default::default() };
+    let id = server.run(job(vec![task])).await.job_id;
+    let marker = pb::TaskSpec { options: Some(once()), ..fetch(origin.url("/none?token=SESAME")) };
+    origin.reply("/none", Reply::status(404));
+    let marker = server.run(job(vec![marker])).await.job_id;
+    server.restart().await;
+    let retry = async |id: &str| {
+        let answer = server.jobs().retry_job(pb::RetryJobRequest { job_id: id.to_owned(), ..Default::default() }).await;
+        answer.map(|_| ())
+    };
+    // The marker ended later, so the listing was looked at before it.
+    until(async || {
+        let answer = retry(&marker).await;
+        if answer.is_ok() {
+            server.ended(&marker).await;
+        }
+        answer.is_err()
+    })
+    .await;
+    retry(&id).await.unwrap();
+    let failure = server.ended(&id).await.failure.unwrap();
+    assert_eq!(failure.reason(), FailureReason::Credential, "{failure:?}");
+    let firsts = origin.requests("/list").iter().filter(|it| it.param("page_token").is_none()).count();
+    assert_eq!(firsts, 1, "its first page is kept, and not asked for again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_principal_has_so_many_calls_open_over_all_its_connections() {
     let server = Server::with(&["--max-streams-per-connection", "2"]).await;
     let operator = operator(&server);

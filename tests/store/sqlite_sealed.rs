@@ -4,11 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use haul::model::event::EventKind;
-use haul::model::job::Job;
+use haul::model::job::{Job, JobState};
 use haul::model::secret::Secret;
 use haul::model::spec::{HttpOptions, JobSpec, TaskOptions, TaskSpec};
+use haul::model::time::Timestamp;
 use haul::store::sqlite::{Durability, SqliteStore, SqliteWriter};
-use haul::store::{Batch, Content, NewPage, Store as _, StoreError, Submission, Submitted, Upkeep, WriteStore as _};
+use haul::store::{
+    Batch, Content, NewPage, Retention, Store as _, StoreError, Submission, Submitted, Upkeep, WriteStore as _,
+};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
 use super::support::*;
@@ -232,6 +235,26 @@ async fn an_older_database_is_sealed_while_it_serves() {
     assert!(!is_on_disk(dir.path(), "SESAME"));
     assert!(!is_on_disk(dir.path(), [5; 32]), "a digest that can be guessed");
     assert_eq!(keep_up(&mut writer).await, 0);
+}
+
+#[tokio::test]
+async fn whoever_read_a_job_before_its_secrets_went_changes_nothing_of_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut writer) = SqliteStore::open(dir.path(), Durability::Full).await.unwrap();
+    fill(&mut writer, &store).await;
+    let before = Job { state: JobState::Failed, end_time: Some(Timestamp(1)), ..secret_job(1) };
+    commit(&mut writer, Batch { jobs: vec![Arc::new(before.clone())], ..Batch::default() }).await;
+    writer.retain(Retention { secrets: Some(std::time::Duration::ZERO), ..Retention::default() });
+    keep_up(&mut writer).await;
+    assert!(store.job(job_id(1)).await.unwrap().unwrap().secrets_gone);
+    let retried = Job { state: JobState::Running, end_time: None, ..before.clone() };
+    let refused = writer.commit(&Batch { jobs: vec![Arc::new(retried)], ..Batch::default() }).await.unwrap().refused;
+    assert_eq!(refused.len(), 1, "it would run without its secrets");
+    let before = Arc::new(before);
+    commit(&mut writer, Batch { jobs: vec![before.clone()], respecced: vec![before], ..Batch::default() }).await;
+    let row = store.job(job_id(1)).await.unwrap().unwrap();
+    assert!(row.secrets_gone);
+    assert_eq!(row.spec.defaults.http.bearer_token, Some(Secret::new("REDACTED")));
 }
 
 /// A backup beside the server, say. Nothing can be committed while the writer waits for it to end.
