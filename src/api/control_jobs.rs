@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use futures_util::stream::{FuturesUnordered, Stream, StreamExt as _, unfold};
+use futures_util::stream::{Stream, unfold};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -12,7 +12,7 @@ use tonic_types::StatusExt as _;
 
 use crate::api::access::caller::{Caller, Reach};
 use crate::api::filters;
-use crate::api::status::{Violations, draining, shown};
+use crate::api::status::{Violations, draining, internal, shown};
 use crate::api::values;
 use crate::engine::command::EngineError;
 use crate::engine::handle::Engine;
@@ -132,7 +132,9 @@ struct Control {
     closing: CancellationToken,
     action: Action,
     left: VecDeque<JobId>,
-    under_way: FuturesUnordered<futures_util::future::BoxFuture<'static, (JobId, Result<(), Status>)>>,
+    /// Tasks of their own, which end with the call: a call that is not polled, since its client does not read, would hold
+    /// what they wait for.
+    under_way: JoinSet<(JobId, Result<(), Status>)>,
     matched: u32,
     done: u32,
     failed: u32,
@@ -181,7 +183,7 @@ pub(crate) async fn control(
         closing,
         action,
         left,
-        under_way: FuturesUnordered::new(),
+        under_way: JoinSet::new(),
         matched,
         done: 0,
         failed: 0,
@@ -223,7 +225,7 @@ impl Control {
             while self.under_way.len() < AT_ONCE
                 && let Some(id) = self.left.pop_front()
             {
-                self.under_way.push(act(self.engine.clone(), self.caller.clone(), self.action.clone(), id).boxed());
+                self.under_way.spawn(act(self.engine.clone(), self.caller.clone(), self.action.clone(), id));
             }
             tokio::select! {
                 () = self.closing.cancelled() => return Err(draining()),
@@ -231,11 +233,12 @@ impl Control {
                     self.next = Instant::now() + INTERVAL;
                     return Ok(self.message());
                 }
-                acted = self.under_way.next() => {
-                    let Some((id, result)) = acted else {
+                acted = self.under_way.join_next() => {
+                    let Some(acted) = acted else {
                         self.is_over = true;
                         return Ok(self.message());
                     };
+                    let (id, result) = acted.map_err(|error| internal(error.to_string()))?;
                     self.acted(id, result)?;
                 }
             }

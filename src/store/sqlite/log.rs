@@ -59,7 +59,7 @@ impl LogCopier {
         let (_, length, copied): Copied = sqlx::query_as(LENGTH).fetch_one(&mut *writer).await?;
         if !self.under_way.is_empty() {
             // No commit can copy the log beside this copy, so the log would outgrow its bound: commits wait for it.
-            if length >= self.bound()
+            if length - copied >= self.bound()
                 && let Some(through) = self.under_way.join_next().await
             {
                 return self.copy_rest(through.ok().flatten(), writer).await;
@@ -92,12 +92,17 @@ impl LogCopier {
         writer: &mut SqliteConnection,
     ) -> Result<(), sqlx::Error> {
         if conn.is_none() {
-            self.next_look = Instant::now() + FAILED_REST;
+            self.rest();
             return Ok(());
         }
         self.conn = conn;
         let _: Copied = sqlx::query_as(COPY).fetch_one(writer).await?;
         Ok(())
+    }
+
+    /// Leaves the log to the commits for a while.
+    pub(super) fn rest(&mut self) {
+        self.next_look = Instant::now() + FAILED_REST;
     }
 
     /// The pages of the log after which a commit copies it.

@@ -258,6 +258,7 @@ impl SqliteWriter {
             && !self.is_short()
             && let Err(error) = self.log.look(&mut self.conn).await
         {
+            self.log.rest();
             tracing::warn!(%error, "the log of the store could not be copied between commits");
         }
     }
