@@ -17,6 +17,7 @@ use crate::engine::timers::Timer;
 use crate::engine::writer::Condition;
 use crate::model::access::{AccessError, Actor, LOCAL};
 use crate::model::audit::{AuditRow, Of, SERVER};
+use crate::model::credential::NAMED_MAX;
 use crate::model::event::EventKind;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
@@ -224,8 +225,13 @@ impl Scheduler {
             return answer(reply, Err(EngineError::TooManyJobs));
         }
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
-        run.adding += count;
         let named = credentials::named(&run.job.spec, &tasks);
+        if named.union(&run.job.credentials).count() > NAMED_MAX + 1 {
+            // They are written with each change of the job. One more is that of its defaults.
+            let why = format!("name too many credentials: all tasks of a job name at most {NAMED_MAX}");
+            return answer(reply, Err(AccessError::Invalid("tasks", why).into()));
+        }
+        run.adding += count;
         if !named.is_subset(&run.job.credentials) {
             run.job_mut().credentials.extend(named);
             self.outbox.changed(job);
