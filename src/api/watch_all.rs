@@ -348,13 +348,11 @@ impl Watcher {
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Arc<Job>>, Status> {
-        match self.engine.hub().feed(id) {
-            Some(feed) => Ok(Some(feed.job())),
-            None => {
-                flush().await;
-                Ok(self.store.job(id).await?.map(Arc::new))
-            }
+        if let Some(feed) = self.engine.hub().feed(id) {
+            return Ok(Some(feed.job()));
         }
+        flush().await;
+        Ok(self.store.job(id).await?.map(Arc::new))
     }
 
     /// Returns what is to be told of a job that changed.
