@@ -11,6 +11,7 @@ use crate::support::spec::{fetch, fetch_as, job, millis};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn watchers_that_never_read_take_little_memory_and_no_connection() {
+    const TASKS: usize = 20;
     let (server, origin) = (Server::start().await, Origin::start());
     origin.reply("/a", Reply::ok("a"));
     let large = |_| {
@@ -21,7 +22,7 @@ async fn watchers_that_never_read_take_little_memory_and_no_connection() {
             ..Default::default()
         })
     };
-    let ended = server.run(job((0..60).map(large).collect())).await;
+    let ended = server.run(job((0..TASKS).map(large).collect())).await;
     let before = server.peak_mib();
     let mut open = Vec::new();
     for _ in 0..10 {
@@ -51,7 +52,7 @@ async fn watchers_that_never_read_take_little_memory_and_no_connection() {
             told += 1;
         }
     }
-    assert_eq!(told, 60);
+    assert_eq!(told, TASKS);
 }
 
 /// A stream whose client has no room for its first messages does not wait for the store meanwhile, whose few connections

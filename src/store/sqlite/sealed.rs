@@ -94,6 +94,18 @@ pub(super) fn whole_next(
     String::from_utf8(plain).map(Some).map_err(|error| wrong(error.to_string()))
 }
 
+/// What each byte is worth as a hexadecimal digit; 255: it is none.
+const DIGITS: [u8; 256] = {
+    let mut digits = [255; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[b"0123456789ABCDEF"[value] as usize] = value as u8;
+        digits[b"0123456789abcdef"[value] as usize] = value as u8;
+        value += 1;
+    }
+    digits
+};
+
 /// A bag as it travels within JSON: in hexadecimal digits, as `SQLite` writes them.
 #[derive(Debug)]
 pub(super) struct Bag(pub(super) Vec<u8>);
@@ -101,10 +113,16 @@ pub(super) struct Bag(pub(super) Vec<u8>);
 impl<'de> Deserialize<'de> for Bag {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-        let pair = |pair: &[u8]| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?);
-        let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(pair).collect();
-        bytes.map(Bag).ok_or_else(|| serde::de::Error::custom("a bag is not in hexadecimal digits"))
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        // Whether any was none shows at the end: bags are long, as bodies are.
+        let (mut bytes, mut all) = (Vec::with_capacity(pairs.len()), 0);
+        for [high, low] in pairs {
+            let (high, low) = (DIGITS[*high as usize], DIGITS[*low as usize]);
+            all |= high | low;
+            bytes.push(high << 4 | low & 0xf);
+        }
+        let is_good = rest.is_empty() && all < 16;
+        is_good.then_some(Bag(bytes)).ok_or_else(|| serde::de::Error::custom("a bag is not in hexadecimal digits"))
     }
 }
 
