@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::engine::explanation::{Explanation, Waits};
+use crate::engine::writer::Condition;
 use crate::model::access::{AccessAnswer, AccessChange, AccessError, Actor};
 use crate::model::audit::AuditRow;
 use crate::model::failure::{Failure, FailureReason};
@@ -357,6 +358,23 @@ impl JobCommand {
         matches!(self, JobCommand::CancelTasks { to: None, .. } | JobCommand::RetryNow { to: None, .. })
     }
 
+    fn needs_room(&self) -> bool {
+        !matches!(self, JobCommand::Delete { .. })
+    }
+
+    fn ends_work(&self) -> bool {
+        matches!(
+            self,
+            JobCommand::CancelTasks { .. }
+                | JobCommand::Control { what: Control::Cancel(_) | Control::Pause | Control::Seal, .. }
+        )
+    }
+
+    /// Why it cannot be done as the store is now.
+    pub(crate) fn not_now(&self, store: Condition) -> Option<EngineError> {
+        not_now(store, self.needs_room(), self.ends_work())
+    }
+
     /// Answers that it is not done.
     pub(crate) fn refuse(self, error: EngineError) {
         match self {
@@ -382,28 +400,30 @@ impl Command {
 
     /// Whether it adds to what is stored, so that it cannot be done while the store is full. The page of a running fetch
     /// waits with its attempt, of which there are few.
-    pub(crate) fn needs_room(&self) -> bool {
-        !matches!(
-            self,
-            Command::Job(_, JobCommand::Delete { .. })
-                | Command::Page { .. }
-                | Command::Explain { .. }
-                | Command::WaitingAt { .. }
-                | Command::Waits { .. }
-                | Command::Drain
-        )
+    fn needs_room(&self) -> bool {
+        match self {
+            Command::Job(_, command) => command.needs_room(),
+            Command::Page { .. }
+            | Command::Explain { .. }
+            | Command::WaitingAt { .. }
+            | Command::Waits { .. }
+            | Command::Drain => false,
+            _ => true,
+        }
     }
 
     /// Whether it only ends or holds what there is, which is possible as long as there is some room.
-    pub(crate) fn ends_work(&self) -> bool {
-        matches!(
-            self,
-            Command::Job(
-                _,
-                JobCommand::CancelTasks { .. }
-                    | JobCommand::Control { what: Control::Cancel(_) | Control::Pause | Control::Seal, .. }
-            ) | Command::Audit { .. }
-        )
+    fn ends_work(&self) -> bool {
+        match self {
+            Command::Job(_, command) => command.ends_work(),
+            Command::Audit { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Why it cannot be done as the store is now.
+    pub(crate) fn not_now(&self, store: Condition) -> Option<EngineError> {
+        not_now(store, self.needs_room(), self.ends_work())
     }
 
     /// Answers that it is not done.
@@ -421,6 +441,15 @@ impl Command {
             // Looks are answered with what is known, by whoever has it; nothing is known here.
             Command::Explain { .. } | Command::WaitingAt { .. } | Command::Waits { .. } | Command::Drain => {}
         }
+    }
+}
+
+/// Why what needs room, or ends work, cannot be done as the store is now.
+fn not_now(store: Condition, needs_room: bool, ends_work: bool) -> Option<EngineError> {
+    match store {
+        Condition::Blocked(why) if needs_room => Some(EngineError::StoreFull(why)),
+        Condition::Short(why) if needs_room && !ends_work => Some(EngineError::StoreFull(why)),
+        _ => None,
     }
 }
 

@@ -132,6 +132,10 @@ impl Work {
             if self.upkeep.is_some_and(|time| time + UPKEEP_PATIENCE <= Instant::now()) {
                 self.keep_up().await;
             }
+            // However many batches there are: without it, the log grows until nothing is left of the room.
+            if self.regain.is_some_and(|time| time <= Instant::now()) {
+                self.look_for_room().await;
+            }
             let order = tokio::select! {
                 biased;
                 order = orders.recv() => order,
@@ -140,13 +144,7 @@ impl Work {
                     self.keep_up().await;
                     continue;
                 }
-                () = at(self.regain) => {
-                    if let Err(error) = self.store.regain().await {
-                        tracing::debug!("the store has not found more room: {error}");
-                    }
-                    self.note_room();
-                    continue;
-                }
+                () = at(self.regain) => continue,
             };
             let Some(order) = order else { break };
             if order.batch.new_data_key {
@@ -157,10 +155,20 @@ impl Work {
         self.store.close().await;
     }
 
-    /// Notes whether there is room for more, after a commit.
+    /// Lets the store look for more room.
+    async fn look_for_room(&mut self) {
+        if let Err(error) = self.store.regain().await {
+            tracing::debug!("the store has not found more room: {error}");
+        }
+        self.regain = None;
+        self.note_room();
+    }
+
+    /// Notes whether there is room for more, after a commit or a look.
     fn note_room(&mut self) {
         let is_short = self.store.is_short();
-        self.regain = is_short.then(|| Instant::now() + REGAIN_PERIOD);
+        let next = self.regain.unwrap_or_else(|| Instant::now() + REGAIN_PERIOD);
+        self.regain = is_short.then_some(next);
         self.set(if is_short { Condition::Short(SHORT.to_owned()) } else { Condition::Writable });
     }
 
@@ -179,19 +187,26 @@ impl Work {
         self.upkeep = Some(Instant::now() + wait);
     }
 
-    /// Commits a batch. What the store certainly did not take is tried again until it does: nothing is acknowledged
-    /// meanwhile, and removals, which make room, go first. A batch whose caller is gone is given up.
+    /// Commits a batch. Where there is no room for it, it goes without the tasks that it adds, so that one large submission
+    /// keeps nobody from ending work. What the store certainly did not take then is tried again until it does: nothing is
+    /// acknowledged meanwhile, and removals, which make room, go first. A batch whose caller is gone is given up.
     async fn commit(&mut self, order: Order) {
-        let Order { batch, mut result } = order;
+        let Order { mut batch, mut result } = order;
         let mut wait = Duration::from_millis(20);
         let mut tries = 0u32;
+        let mut left_out = None;
         loop {
             let begun = Instant::now();
-            let committed = self.store.commit(&batch).await;
-            if committed.is_ok() {
+            let mut committed = self.store.commit(&batch).await;
+            if let Ok(committed) = &mut committed {
                 self.metrics.committed(figures::changes(&batch), begun.elapsed());
+                committed.left_out = left_out.take();
             }
             let why = match committed {
+                Err(StoreError::Full(why)) if left_out.is_none() && batch.leave_out_tasks() => {
+                    left_out = Some(why);
+                    continue;
+                }
                 Err(StoreError::Retry(why)) if tries < BUSY_TRIES => {
                     tracing::debug!("the store is tried again: {why}");
                     String::new()
@@ -217,6 +232,12 @@ impl Work {
                     wait = Duration::from_millis(20);
                 }
                 () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY_MAX),
+            }
+            // A log of which the copy takes no room is the room that a full disk may still have.
+            if self.store.is_short()
+                && let Err(error) = self.store.regain().await
+            {
+                tracing::debug!("the store has not found more room: {error}");
             }
         }
     }

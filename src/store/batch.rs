@@ -288,6 +288,22 @@ impl Batch {
             && self.audit.is_empty()
     }
 
+    /// Takes out the tasks that it adds, with the jobs that are new, for a store that has no room for them. Returns whether
+    /// there were any. New lanes stay: memory has given their numbers to others.
+    pub fn leave_out_tasks(&mut self) -> bool {
+        let adds = !self.submissions.is_empty() || self.additions.iter().any(|addition| !addition.tasks.is_empty());
+        if adds {
+            self.submissions.clear();
+            for addition in &mut self.additions {
+                // Without its id it is not remembered: it may come again.
+                (addition.tasks, addition.chunk_id) = (Vec::new(), String::new());
+            }
+            self.additions.retain(|addition| !addition.new_lanes.is_empty());
+            self.audit.retain(|entry| !matches!(entry.of, Of::Submission(_) | Of::Addition(_)));
+        }
+        adds
+    }
+
     /// Returns what of [`Batch::audit`] was done: what changed nothing leaves no trace.
     pub fn audited<'a>(&'a self, committed: &'a Committed) -> impl Iterator<Item = &'a AuditRow> {
         let is_in = |job: JobId| !committed.refused.iter().any(|(refused, _)| *refused == job);
@@ -339,6 +355,9 @@ pub struct Committed {
     pub data_key: Option<u32>,
     /// Jobs whose items contradict what is stored, and why. Nothing of them was stored by this batch.
     pub refused: Vec<(JobId, String)>,
+    /// Why the batch was committed without the tasks that it was to add: see [`Batch::leave_out_tasks`]. Whoever has left
+    /// them out says so, and no store does; [`Committed::submissions`] and [`Committed::additions`] have no meaning then.
+    pub left_out: Option<String>,
 }
 
 /// The answer to a [`Submission`].

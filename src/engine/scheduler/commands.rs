@@ -14,7 +14,6 @@ use crate::engine::jobs::{Deferred, JobRun, Stage};
 use crate::engine::queue::task::Cause;
 use crate::engine::scheduler::{Scheduler, credentials};
 use crate::engine::timers::Timer;
-use crate::engine::writer::Condition;
 use crate::model::access::{AccessError, Actor, LOCAL};
 use crate::model::audit::{AuditRow, Of, SERVER};
 use crate::model::credential::NAMED_MAX;
@@ -44,12 +43,8 @@ impl Scheduler {
         {
             return command.refuse(EngineError::Draining);
         }
-        match self.condition() {
-            Condition::Blocked(why) if command.needs_room() => return command.refuse(EngineError::StoreFull(why)),
-            Condition::Short(why) if command.needs_room() && !command.ends_work() => {
-                return command.refuse(EngineError::StoreFull(why));
-            }
-            _ => {}
+        if let Some(error) = command.not_now(self.condition()) {
+            return command.refuse(error);
         }
         if command.is_abandoned() {
             return;

@@ -53,6 +53,7 @@ impl Scheduler {
             purges,
             refused,
             data_key,
+            left_out,
         } = committed;
         let mut pieces = PieceAnswers { number, retries, sweeps, hastened, purges };
         let refused: BTreeMap<JobId, String> = refused.into_iter().collect();
@@ -62,6 +63,9 @@ impl Scheduler {
                 continue;
             }
             match effect {
+                effect @ (Effect::Admit { .. } | Effect::AdmitTasks { .. }) if left_out.is_some() => {
+                    self.left_out(effect, left_out.as_deref().unwrap_or_default());
+                }
                 Effect::Admit { nth, job, lanes, tasks, request, reply } => {
                     let submitted = submissions.get_mut(nth).map(std::mem::take).unwrap_or_default();
                     self.submitted(&submitted, *job, lanes, tasks, request, reply);
@@ -123,6 +127,23 @@ impl Scheduler {
             _ => {}
         }
         effect.fail(EngineError::Contradiction(job));
+    }
+
+    /// There was no room for the tasks that a batch was to add.
+    fn left_out(&mut self, effect: Effect, why: &str) {
+        let (is_new, job, count) = match &effect {
+            Effect::Admit { job, .. } => (true, job.id, 0),
+            Effect::AdmitTasks { job, tasks, .. } => (false, *job, tasks.len() as u64),
+            _ => return,
+        };
+        effect.fail(EngineError::StoreFull(why.to_owned()));
+        if is_new {
+            return self.not_admitted(job);
+        }
+        if let Some(run) = self.jobs.get_mut(job) {
+            run.adding = run.adding.saturating_sub(count);
+        }
+        self.settle_if_done(job);
     }
 
     /// A job is durable, or its request id was known.

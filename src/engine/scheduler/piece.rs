@@ -28,6 +28,14 @@ impl Piece {
             }
         }
     }
+
+    /// Whether it ends or removes work.
+    fn ends_work(self) -> bool {
+        match self {
+            Piece::Sweep(_) | Piece::Withdraw(_) | Piece::Purge(_) => true,
+            Piece::Hasten(_) | Piece::Retry(_) => false,
+        }
+    }
 }
 
 /// Work that is to go on, each piece once. Somebody waits for sweeps and retries, and nobody for a purge: so a purge goes
@@ -52,13 +60,19 @@ impl Pieces {
         }
     }
 
-    /// Takes out a round of at most `max` pieces: those that are awaited first, in the order in which they came, then
-    /// purges. Where there are more than fit, the last place is a purge's.
-    pub(crate) fn round(&mut self, max: usize) -> Vec<Piece> {
+    /// Takes out a round of at most `max` pieces, of `all` or of those alone that end or remove work: those that are awaited
+    /// first, in the order in which they came, then purges. Where there are more than fit, the last place is a purge's.
+    pub(crate) fn round(&mut self, max: usize, all: bool) -> Vec<Piece> {
         let kept = usize::from(max > 1 && !self.purges.is_empty());
-        let awaited = self.awaited.len().min(max - kept);
-        let mut round: Vec<Piece> = self.awaited.drain(..awaited).collect();
-        let purges = self.purges.len().min(max - awaited);
+        let (mut round, mut rest) = (Vec::new(), VecDeque::new());
+        while round.len() < max - kept
+            && let Some(piece) = self.awaited.pop_front()
+        {
+            if all || piece.ends_work() { round.push(piece) } else { rest.push_back(piece) }
+        }
+        rest.append(&mut self.awaited);
+        self.awaited = rest;
+        let purges = self.purges.len().min(max - round.len());
         round.extend(self.purges.drain(..purges));
         for piece in &round {
             self.there.remove(piece);
@@ -95,9 +109,9 @@ mod tests {
         for number in [1, 2, 1] {
             pieces.add(Piece::Purge(job(number)));
         }
-        assert_eq!(pieces.round(1), [Piece::Purge(job(1))]);
+        assert_eq!(pieces.round(1, true), [Piece::Purge(job(1))]);
         pieces.add(Piece::Purge(job(1)));
-        assert_eq!(pieces.round(9), [Piece::Purge(job(2)), Piece::Purge(job(1))]);
+        assert_eq!(pieces.round(9, true), [Piece::Purge(job(2)), Piece::Purge(job(1))]);
         assert!(pieces.is_empty());
     }
 
@@ -107,8 +121,26 @@ mod tests {
         (0..50_000).for_each(|number| pieces.add(Piece::Purge(job(number))));
         pieces.add(Piece::Sweep(job(7)));
         pieces.add(Piece::Retry(job(8)));
-        let round = pieces.round(4);
+        let round = pieces.round(4, true);
         assert_eq!(round, [Piece::Sweep(job(7)), Piece::Retry(job(8)), Piece::Purge(job(0)), Piece::Purge(job(1))]);
+    }
+
+    #[test]
+    fn on_a_full_disk_what_adds_waits_in_its_place() {
+        let mut pieces = Pieces::default();
+        let all = [
+            Piece::Retry(job(1)),
+            Piece::Sweep(job(2)),
+            Piece::Hasten(job(3)),
+            Piece::Withdraw(job(4)),
+            Piece::Purge(job(5)),
+            Piece::Sweep(job(6)),
+        ];
+        all.into_iter().for_each(|piece| pieces.add(piece));
+        assert_eq!(pieces.round(3, false), [Piece::Sweep(job(2)), Piece::Withdraw(job(4)), Piece::Purge(job(5))]);
+        assert_eq!(pieces.round(9, false), [Piece::Sweep(job(6))]);
+        assert!(pieces.round(9, false).is_empty() && !pieces.is_empty());
+        assert_eq!(pieces.round(9, true), [Piece::Retry(job(1)), Piece::Hasten(job(3))]);
     }
 
     #[test]
@@ -116,9 +148,9 @@ mod tests {
         let mut pieces = Pieces::default();
         pieces.add(Piece::Purge(job(100)));
         (0..20).for_each(|number| pieces.add(Piece::Sweep(job(number))));
-        let round = pieces.round(16);
+        let round = pieces.round(16, true);
         assert_eq!((round.len(), round[15]), (16, Piece::Purge(job(100))));
-        assert_eq!(pieces.round(16).len(), 5);
+        assert_eq!(pieces.round(16, true).len(), 5);
         assert_eq!(pieces.purges(9), []);
     }
 }

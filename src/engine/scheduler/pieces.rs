@@ -7,6 +7,7 @@ use crate::engine::effect::Effect;
 use crate::engine::jobs::Stage;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::piece::Piece;
+use crate::engine::writer::Condition;
 use crate::model::ids::JobId;
 use crate::model::task_filter::TaskChoice;
 use crate::store::{Retry, Sweep, Which};
@@ -30,7 +31,9 @@ impl Scheduler {
             return jobs;
         }
         let Bounds { piece_rows, piece_share, .. } = self.bounds;
-        let round = self.pieces.round((piece_rows / piece_share.max(1)).max(1) as usize);
+        // What is left of a full disk is for what ends and removes work.
+        let all = self.condition() == Condition::Writable;
+        let round = self.pieces.round((piece_rows / piece_share.max(1)).max(1) as usize, all);
         let share = piece_rows / round.len().max(1) as u32;
         for piece in round {
             match piece {

@@ -57,6 +57,11 @@ impl Scheduler {
             // It came into memory while the store was read.
             return self.job_command(id, Admitted { command, by, room });
         }
+        if let Some(error) = command.not_now(self.condition()) {
+            // Room became short while the store was read.
+            command.refuse(error);
+            return self.next_visitor(id);
+        }
         let found = match found {
             Ok(found) => found,
             Err(error) => {

@@ -196,6 +196,7 @@ impl Answers {
             purges: in_order(batch.purges.iter().map(|(job, _)| *job), &mut self.purges),
             refused: self.refused,
             data_key: None,
+            left_out: None,
         }
     }
 }

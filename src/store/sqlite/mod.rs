@@ -33,6 +33,7 @@ mod purge;
 mod reader;
 mod recovery;
 mod reserve;
+mod room;
 mod rows;
 mod schema;
 mod sealed;

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
+use crate::store::sqlite::room::Left;
+
 /// Room for all that the log may hold, which has to be copied into the database before the log can begin anew, and for
 /// a batch of deletions and purges.
 const RESERVE_BYTES_MAX: u64 = 40 << 20;
@@ -69,9 +71,14 @@ impl Reserve {
         self.bytes / LENT_SHARE
     }
 
-    /// Whether what deletions need is held, if ever it was.
-    pub(super) fn is_fit_for_deletions(&self) -> bool {
-        !self.is_short() || self.held >= self.bytes - self.lent()
+    /// What is left of it.
+    pub(super) fn left(&self) -> Left {
+        match self.held {
+            _ if !self.was_held => Left::NoReserve,
+            held if held >= self.bytes => Left::All,
+            held if held >= self.bytes - self.lent() => Left::Deletions,
+            _ => Left::Less,
+        }
     }
 
     /// Whether a file in the directory cannot be written for want of room, of the disk or of a quota.
@@ -172,16 +179,16 @@ mod tests {
         let new = || Reserve { path: dir.path().join("haul.reserve"), bytes, held: 0, was_held: false };
         let mut reserve = new();
         let length = || fs::metadata(dir.path().join("haul.reserve")).unwrap().len();
-        assert!(!reserve.is_short() && reserve.is_fit_for_deletions(), "there never was any");
+        assert_eq!((reserve.is_short(), reserve.left()), (false, Left::NoReserve));
         reserve.restore();
-        assert_eq!((length(), reserve.is_short()), (bytes, false));
+        assert_eq!((length(), reserve.is_short(), reserve.left()), (bytes, false, Left::All));
         reserve.lend();
-        assert_eq!((length(), reserve.is_short(), reserve.is_fit_for_deletions()), (8 << 16, true, true));
+        assert_eq!((length(), reserve.is_short(), reserve.left()), (8 << 16, true, Left::Deletions));
         reserve.give_up();
-        assert_eq!((length(), reserve.is_short(), reserve.is_fit_for_deletions()), (0, true, false));
+        assert_eq!((length(), reserve.is_short(), reserve.left()), (0, true, Left::Less));
         reserve.lend();
         reserve.restore();
-        assert_eq!((length(), reserve.is_short()), (bytes, false));
+        assert_eq!((length(), reserve.is_short(), reserve.left()), (bytes, false, Left::All));
     }
 
     #[test]

@@ -9,7 +9,6 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
-use crate::model::spec::TaskSpec;
 use crate::store::sqlite::apply::{apply, apply_apart};
 use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::expiry;
@@ -19,9 +18,10 @@ use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::log::LogCopier;
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::reserve::Reserve;
+use crate::store::sqlite::room::{Left, More, Need, room};
 use crate::store::sqlite::trail;
 use crate::store::sqlite::upkeep::{self, Progress};
-use crate::store::{Answer, Batch, Committed, Content, Retention, StoreError, Upkeep, WriteStore};
+use crate::store::{Answer, Batch, Committed, Retention, StoreError, Upkeep, WriteStore};
 
 /// How long `SQLite` waits for a lock. Only a foreign process (a backup, a person's shell) ever holds one.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,8 +32,6 @@ const VACUUM_PAGES: i64 = 2048;
 /// The largest database that is rewritten when its secrets were plain, in bytes: that takes about a second, in which nothing
 /// is committed. Of a larger one only the free pages are returned.
 const REWRITTEN_BYTES_MAX: i64 = 64 << 20;
-/// What a row takes on the disk beside what it holds, in bytes, roughly.
-const ROW_BYTES: usize = 256;
 const CHECKPOINT: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 
 /// The one connection that writes. There is one a data directory, which its lock makes sure of.
@@ -113,20 +111,26 @@ impl SqliteWriter {
         if let Some(reserve) = self.reserve.as_mut().filter(|reserve| reserve.is_short()) {
             reserve.restore();
         }
-        if let Some(reserve) = self.reserve.as_ref().filter(|reserve| reserve.is_short())
-            && !(makes_room(batch) || is_small(batch, reserve) && reserve.is_fit_for_deletions())
-        {
+        let (need, more) = match &self.reserve {
+            None => (Need::Much, Some(More::Nothing)),
+            Some(reserve) => {
+                let need = Need::of(batch, reserve.lent());
+                (need, room(need, reserve.left()))
+            }
+        };
+        let Some(more) = more else {
             return Err(StoreError::Full("the room that is left is kept for deletions".to_owned()));
-        }
+        };
         self.choose_copying().await;
         let mut result = self.transact(batch).await;
-        if matches!(result, Err(StoreError::Full(_))) && self.give_room(batch).await {
+        if matches!(result, Err(StoreError::Full(_))) && more != More::Nothing {
+            self.give_room(more).await;
             result = self.transact(batch).await;
         }
         if result.is_ok() && !batch.purges.is_empty() {
             self.try_to("return free pages", VACUUM).await;
         }
-        if result.is_ok() && makes_room(batch) {
+        if result.is_ok() && need == Need::Removes {
             self.take_room_back().await;
         }
         result
@@ -202,6 +206,10 @@ impl SqliteWriter {
     async fn seal_piece(&mut self) -> Result<Upkeep, StoreError> {
         if self.broken.is_some() {
             return Ok(Upkeep::Done);
+        }
+        if self.is_short() {
+            // The room that is lent is for what ends work.
+            return Ok(Upkeep::Later);
         }
         let Some(mut progress) = upkeep::load(&mut self.conn).await? else { return self.erase_piece().await };
         if progress.is_through() {
@@ -312,26 +320,22 @@ impl SqliteWriter {
         }
     }
 
-    /// Gives the batch room of the reserve: a part of it to one that is small, which the log then grows into, or all of it
-    /// to one that only removes, and then lets the log begin anew. Returns whether it did.
-    async fn give_room(&mut self, batch: &Batch) -> bool {
-        let Some(reserve) = &mut self.reserve else { return false };
-        let (was_short, removes) = (reserve.is_short(), makes_room(batch));
-        if removes {
-            reserve.give_up();
-        } else if is_small(batch, reserve) && !was_short {
-            reserve.lend();
-        } else {
-            return false;
-        }
-        if !was_short {
+    /// Gives a batch room of the reserve: a part, which the log then grows into, or all of it, and then lets the log begin
+    /// anew.
+    async fn give_room(&mut self, more: More) {
+        let Some(reserve) = &mut self.reserve else { return };
+        if !reserve.is_short() {
             tracing::warn!("the disk is full: what ends or removes work uses the reserve of the store");
         }
+        match more {
+            More::Nothing => return,
+            More::Part => reserve.lend(),
+            More::All => reserve.give_up(),
+        }
         self.choose_copying().await;
-        if removes {
+        if more == More::All {
             self.empty_log().await;
         }
-        true
     }
 
     /// While the store is short of room its commits do not copy the log: new pages would make the database longer, by more
@@ -360,14 +364,19 @@ impl SqliteWriter {
         growth == 0 || self.reserve.as_ref().is_none_or(|reserve| reserve.has_room_for(growth))
     }
 
-    /// Takes the reserve back as soon as there is room, before somebody else does.
+    /// Takes the reserve back as soon as there is room, before somebody else does. While a part of it is lent, a copy of the
+    /// log that takes room would take that part, and nothing could be cancelled any more.
     async fn take_room_back(&mut self) {
-        if self.reserve.as_ref().is_some_and(Reserve::is_short) {
+        let Some(left) = self.reserve.as_ref().map(Reserve::left) else { return };
+        let copies = match left {
+            Left::All | Left::NoReserve => return,
+            Left::Deletions => self.has_room_to_copy().await,
+            Left::Less => true,
+        };
+        if copies {
             self.empty_log().await;
-            if let Some(reserve) = &mut self.reserve {
-                reserve.restore();
-            }
         }
+        self.reserve.iter_mut().for_each(Reserve::restore);
     }
 
     async fn empty_log(&mut self) {
@@ -427,42 +436,6 @@ impl WriteStore for SqliteWriter {
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(self.close_files())
     }
-}
-
-/// Whether the batch needs a small part of the reserve at most.
-fn is_small(batch: &Batch, reserve: &Reserve) -> bool {
-    bytes(batch) as u64 <= reserve.lent() / 2
-}
-
-/// How much a batch adds, in bytes, roughly.
-fn bytes(batch: &Batch) -> usize {
-    let Batch { submissions, additions, pages, moves, claims, retries, sweeps, events, respecced, .. } = batch;
-    let tasks = |tasks: &[(u32, Arc<TaskSpec>)]| -> usize {
-        tasks.iter().map(|(_, spec)| ROW_BYTES + spec.memory_bytes()).sum()
-    };
-    let pages = pages.iter().map(|page| match &page.content {
-        Content::Inline(body) => ROW_BYTES + body.len(),
-        Content::File { .. } => ROW_BYTES,
-    });
-    let swept = sweeps.iter().map(|it| it.limit).chain(retries.iter().map(|it| it.limit));
-    submissions.iter().map(|it| it.job.spec.memory_bytes() + tasks(&it.tasks)).sum::<usize>()
-        + additions.iter().map(|it| tasks(&it.tasks)).sum::<usize>()
-        + pages.sum::<usize>()
-        + moves.iter().map(|it| ROW_BYTES + it.row.memory_bytes()).sum::<usize>()
-        + respecced.iter().map(|job| job.spec.memory_bytes()).sum::<usize>()
-        + swept.map(|rows| rows as usize * ROW_BYTES).sum::<usize>()
-        + (claims.len() + events.len() + submissions.len() + batch.jobs.len() + batch.audit.len()) * ROW_BYTES
-}
-
-/// Whether the batch does nothing but remove.
-fn makes_room(batch: &Batch) -> bool {
-    let Batch { submissions, additions, pages, moves, claims, lane_heads, retries, sweeps, .. } = batch;
-    let Batch { events, jobs, respecced, limits, new_data_key, access, .. } = batch;
-    let adds = !(submissions.is_empty() && additions.is_empty() && pages.is_empty() && moves.is_empty())
-        || !(claims.is_empty() && lane_heads.is_empty() && retries.is_empty() && sweeps.is_empty())
-        || !(events.is_empty() && jobs.is_empty() && respecced.is_empty() && limits.is_none() && !new_data_key)
-        || !access.is_empty();
-    !adds && !batch.is_empty()
 }
 
 #[cfg(test)]

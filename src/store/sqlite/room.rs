@@ -1,0 +1,217 @@
+//! Which batches may use which room on a full disk: one decision over what a batch does and what is left of the reserve.
+//!
+//! Deletions make room, so everything is theirs. Whatever else is small, the end of a job above all, has a part of the
+//! reserve, once. What is large waits until there is room beside the reserve, and so does everything but deletions while
+//! less is held than they need.
+
+use std::sync::Arc;
+
+use crate::model::audit::Of;
+use crate::model::spec::TaskSpec;
+use crate::store::{Batch, Content, Which};
+
+/// What a row takes on the disk beside what it holds, in bytes, roughly.
+const ROW_BYTES: usize = 256;
+
+/// What a batch does to the room on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// It removes, and does nothing else.
+    Removes,
+    /// It needs a small part of what is lent at most.
+    Little,
+    /// It needs more.
+    Much,
+}
+
+/// What is left of the reserve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// All of it.
+    All,
+    /// What deletions need: a part is lent.
+    Deletions,
+    /// Less than that.
+    Less,
+    /// There never was any.
+    NoReserve,
+}
+
+/// What more room a batch is given that does not find enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum More {
+    /// None.
+    Nothing,
+    /// The part of the reserve that is lent.
+    Part,
+    /// All of the reserve, and what a copy of the log makes of it.
+    All,
+}
+
+/// Decides whether a batch is tried at all, and what more it is given if the disk is full; `None`: what is left is for others.
+pub(super) fn room(need: Need, left: Left) -> Option<More> {
+    match (need, left) {
+        (Need::Removes, _) => Some(More::All),
+        (Need::Little, Left::All) => Some(More::Part),
+        (Need::Little, Left::Deletions | Left::NoReserve) | (Need::Much, Left::All | Left::NoReserve) => {
+            Some(More::Nothing)
+        }
+        (Need::Little, Left::Less) | (Need::Much, Left::Deletions | Left::Less) => None,
+    }
+}
+
+impl Need {
+    /// What a batch needs where so many bytes are lent.
+    pub(super) fn of(batch: &Batch, lent: u64) -> Need {
+        if only_removes(batch) {
+            Need::Removes
+        } else if bytes(batch) as u64 <= lent / 2 {
+            Need::Little
+        } else {
+            Need::Much
+        }
+    }
+}
+
+/// Whether the batch has deletions and purges, and beside them nothing but who did that.
+fn only_removes(batch: &Batch) -> bool {
+    // All fields are named, so that whoever adds one has to say what it does.
+    let Batch {
+        submissions,
+        additions,
+        pages,
+        dropped_pages,
+        moves,
+        claims,
+        lane_heads,
+        retries,
+        sweeps,
+        hastens,
+        events,
+        jobs,
+        respecced,
+        deletions,
+        purges,
+        limits,
+        new_data_key,
+        access,
+        audit,
+    } = batch;
+    let does_more = !(submissions.is_empty() && additions.is_empty() && pages.is_empty() && dropped_pages.is_empty())
+        || !(moves.is_empty() && claims.is_empty() && lane_heads.is_empty() && retries.is_empty())
+        || !(sweeps.is_empty() && hastens.is_empty() && events.is_empty() && jobs.is_empty() && respecced.is_empty())
+        || !(limits.is_none() && !new_data_key && access.is_empty())
+        || !audit.iter().all(|entry| matches!(entry.of, Of::Deletion(_)));
+    !does_more && !(deletions.is_empty() && purges.is_empty())
+}
+
+/// How much a batch adds, in bytes, roughly.
+fn bytes(batch: &Batch) -> usize {
+    let Batch { submissions, additions, pages, moves, claims, retries, sweeps, hastens, events, respecced, .. } = batch;
+    let tasks = |tasks: &[(u32, Arc<TaskSpec>)]| -> usize {
+        tasks.iter().map(|(_, spec)| ROW_BYTES + spec.memory_bytes()).sum()
+    };
+    let pages = pages.iter().map(|page| match &page.content {
+        Content::Inline(body) => ROW_BYTES + body.len(),
+        Content::File { .. } => ROW_BYTES,
+    });
+    let put_back = retries.iter().map(|it| match &it.which {
+        Which::These(indexes) => indexes.len(),
+        Which::From(_) | Which::Fitting(..) => it.limit as usize,
+    });
+    let limits = sweeps.iter().map(|it| it.limit).chain(hastens.iter().map(|it| it.limit));
+    let rows = put_back.chain(limits.map(|limit| limit as usize)).fold(0, usize::saturating_add);
+    submissions.iter().map(|it| it.job.spec.memory_bytes() + tasks(&it.tasks)).sum::<usize>()
+        + additions.iter().map(|it| tasks(&it.tasks)).sum::<usize>()
+        + pages.sum::<usize>()
+        + moves.iter().map(|it| ROW_BYTES + it.row.memory_bytes()).sum::<usize>()
+        + respecced.iter().map(|job| job.spec.memory_bytes()).sum::<usize>()
+        + rows.saturating_mul(ROW_BYTES)
+        + (claims.len() + events.len() + submissions.len() + batch.jobs.len() + batch.audit.len()) * ROW_BYTES
+        + (batch.access.len() + batch.lane_heads.len()) * ROW_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::audit::{AuditEntry, AuditRow};
+    use crate::model::ids::{JobId, TaskId};
+    use crate::model::task_filter::TaskChoice;
+    use crate::model::time::Timestamp;
+    use crate::store::{Hasten, NewPage, Retry};
+
+    #[test]
+    fn who_may_use_which_room() {
+        use Left::{All, Deletions, Less, NoReserve};
+        use Need::{Little, Much, Removes};
+        let table = [
+            //         all of it is there    a part is lent        less is left        there never was any
+            (Removes, [Some(More::All), Some(More::All), Some(More::All), Some(More::All)]),
+            (Little, [Some(More::Part), Some(More::Nothing), None, Some(More::Nothing)]),
+            (Much, [Some(More::Nothing), None, None, Some(More::Nothing)]),
+        ];
+        for (need, rooms) in table {
+            let decided = [All, Deletions, Less, NoReserve].map(|left| room(need, left));
+            assert_eq!(decided, rooms, "{need:?}");
+        }
+    }
+
+    const LENT: u64 = 8 << 20;
+    const JOB: JobId = JobId(uuid::Uuid::nil());
+
+    fn need(fill: impl FnOnce(&mut Batch)) -> Need {
+        let mut batch = Batch::default();
+        fill(&mut batch);
+        Need::of(&batch, LENT)
+    }
+
+    fn audit(of: Of) -> AuditEntry {
+        AuditEntry { row: AuditRow::default(), of }
+    }
+
+    fn retry(which: Which, limit: u32) -> Retry {
+        Retry { job: JOB, which, limit }
+    }
+
+    fn hasten(limit: u32) -> Hasten {
+        Hasten { job: JOB, which: TaskChoice::All, from: 0, to: 9, limit, due: Timestamp(1) }
+    }
+
+    #[test]
+    fn what_removes_has_deletions_and_purges_alone() {
+        assert_eq!(need(|it| it.deletions.push(JOB)), Need::Removes);
+        assert_eq!(need(|it| it.purges.push((JOB, u32::MAX))), Need::Removes);
+        let deletes = |of| {
+            need(|it| {
+                it.deletions.push(JOB);
+                it.audit.push(audit(of));
+            })
+        };
+        assert_eq!(deletes(Of::Deletion(0)), Need::Removes);
+        assert_eq!(deletes(Of::Always), Need::Little, "a row of something else");
+        // None of these removes anything.
+        assert_eq!(need(|_| {}), Need::Little);
+        assert_eq!(need(|it| it.audit.push(audit(Of::Always))), Need::Little);
+        assert_eq!(need(|it| it.audit.push(audit(Of::Deletion(0)))), Need::Little);
+        assert_eq!(need(|it| it.hastens.push(hasten(1))), Need::Little);
+        assert_eq!(need(|it| it.dropped_pages.push(TaskId { job: JOB, index: 0 })), Need::Little);
+        assert_eq!(need(|it| it.new_data_key = true), Need::Little);
+    }
+
+    #[test]
+    fn what_is_large_is_told_by_what_it_writes() {
+        assert_eq!(need(|it| it.retries.push(retry(Which::These(vec![1, 2, 3]), u32::MAX))), Need::Little);
+        assert_eq!(need(|it| it.retries.push(retry(Which::These((0..20_000).collect()), u32::MAX))), Need::Much);
+        assert_eq!(need(|it| it.retries.push(retry(Which::From(0), 4096))), Need::Little);
+        assert_eq!(need(|it| it.retries.push(retry(Which::From(0), u32::MAX))), Need::Much);
+        assert_eq!(need(|it| it.hastens.push(hasten(20_000))), Need::Much);
+        let page = |bytes: usize| {
+            let content = Content::Inline(vec![0; bytes].into());
+            let id = TaskId { job: JOB, index: 0 };
+            need(|it| it.pages.push(NewPage { id, page: 0, first_item: 0, items: 0, content, next: None }))
+        };
+        assert_eq!((page(3 << 20), page(5 << 20)), (Need::Little, Need::Much));
+        let rows = |count| need(|it| it.audit.extend(std::iter::repeat_with(|| audit(Of::Always)).take(count)));
+        assert_eq!((rows(2_000), rows(20_000)), (Need::Little, Need::Much));
+    }
+}
