@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-use crate::store::sqlite::room::Left;
+use crate::store::sqlite::needs::Left;
 
 /// Room for all that the log may hold, which has to be copied into the database before the log can begin anew, and for
 /// a batch of deletions and purges.
