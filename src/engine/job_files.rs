@@ -98,14 +98,25 @@ impl JobFiles {
         }
     }
 
-    /// Brings them back for a retry.
+    /// Returns the unfinished or ended jobs of which there are part files that were put away.
+    pub(crate) async fn set_aside(&self) -> Vec<JobId> {
+        match self.aside.jobs().await {
+            Ok(jobs) => jobs,
+            Err(failure) => {
+                tracing::warn!("part files are not looked for: {}", failure.message);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Brings them back, for tasks that were put back: a job that has ended leaves nothing beside the finished files.
     pub(crate) async fn bring_back(&self, job: &Job) {
         if !self.aside.has(job.id) {
             return;
         }
         let Some(root) = self.root_of(job) else { return };
         let (job, directory) = (job.id, &job.directory());
-        let states = [TaskState::Failed, TaskState::Cancelled];
+        let states = [TaskState::Pending];
         let mut from = Some(0);
         while let Some(parts) = self.next_parts(job, directory, &states, &mut from).await {
             for FilePart { folder, key, .. } in parts {

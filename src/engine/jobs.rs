@@ -52,6 +52,8 @@ pub(crate) struct Retrying {
     pub(crate) which: TaskChoice,
     /// The lowest index that was put back so far.
     pub(crate) first: Option<TaskIndex>,
+    /// All of them are put back, and their part files are on their way.
+    pub(crate) returns: bool,
 }
 
 /// How far a sweep is.

@@ -50,11 +50,18 @@ impl Aside {
         .await
     }
 
-    /// Moves the part of `key` back to `root`. Where none is kept, its download starts over.
+    /// Moves the part of `key` back to `root`, unless there is another one by now. Where none is kept, its download starts
+    /// over.
     pub async fn bring_back(&self, root: &Arc<Root>, job: JobId, folder: String, key: String) -> Result<(), Failure> {
         let (root, place) = (root.clone(), self.place.join(job.to_string()));
         blocking(move || {
-            for name in [part_name(&key), meta_name(&key)] {
+            let part = part_name(&key);
+            let is_kept = place.join(&part).exists();
+            if is_kept && root.find_folder(&folder)?.map_or(Ok(false), |handle| handle.has(&part))? {
+                return Ok(());
+            }
+            // A move that was cut half-way has left what says of what the part is.
+            for name in [part, meta_name(&key)] {
                 if !place.join(&name).exists() {
                     continue;
                 }
@@ -71,6 +78,24 @@ impl Aside {
     /// Returns whether any part of a job is kept.
     pub fn has(&self, job: JobId) -> bool {
         self.place.join(job.to_string()).exists()
+    }
+
+    /// Returns the jobs of which any part is kept.
+    pub async fn jobs(&self) -> Result<Vec<JobId>, Failure> {
+        let place = self.place.clone();
+        blocking(move || {
+            let fail = |error: io::Error| failure("look into", &place.display().to_string(), &error);
+            let entries = match std::fs::read_dir(&place) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                entries => entries.map_err(fail)?,
+            };
+            let mut jobs = Vec::new();
+            for entry in entries {
+                jobs.extend(entry.map_err(fail)?.file_name().to_str().and_then(|name| name.parse::<JobId>().ok()));
+            }
+            Ok(jobs)
+        })
+        .await
     }
 
     /// Removes every part that is kept of a job.

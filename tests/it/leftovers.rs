@@ -9,6 +9,7 @@ use haul::pb::JobState;
 use sqlx::Connection as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic_types::StatusExt as _;
 
 use crate::it::held::hold;
 use crate::support::object::Object;
@@ -66,6 +67,40 @@ async fn a_job_that_was_paused_when_it_was_killed_leaves_nothing() {
     server.restart().await;
     cancel(&server, &id).await;
     assert_eq!(server.ended(&id).await.state(), JobState::Cancelled);
+    is_clean(&server);
+}
+
+/// The part of an ended job is back in its place only once it is decided that the job goes on.
+#[tokio::test]
+async fn a_retry_that_is_refused_leaves_nothing() {
+    let origin = Origin::start();
+    origin.handle("/a", move |request| Object::new(1, 4 << 20).respond(request).stall_at(1 << 20));
+    let mut server = Server::with(&["--allow-private-networks", "--secret-retention", "1ms"]).await;
+    let header = pb::Header { name: "x-secret".into(), value: "SESAME".into(), sensitive: true };
+    let http = pb::HttpOptions { headers: vec![header], ..Default::default() };
+    let mut task = download(origin.url("/a"));
+    task.options = Some(pb::TaskOptions { http: Some(http), ..Default::default() });
+    let id = server.submit(job(vec![task])).await;
+    until(async || server.files().iter().any(|name| is_meta(name))).await;
+    cancel(&server, &id).await;
+    assert_eq!(server.ended(&id).await.state(), JobState::Cancelled);
+    is_clean(&server);
+    assert!(server.data().join("partials").join(&id).is_dir());
+    // Secrets are erased some time after a start.
+    server.restart().await;
+    until(async || {
+        let request = pb::RetryJobRequest { job_id: id.clone(), ..Default::default() };
+        let Err(status) = server.jobs().retry_job(request).await else {
+            cancel(&server, &id).await;
+            server.ended(&id).await;
+            return false;
+        };
+        status.get_details_error_info().is_some_and(|it| it.reason == "SECRETS_EXPIRED")
+    })
+    .await;
+    is_clean(&server);
+    server.jobs().delete_job(pb::DeleteJobRequest { job_id: id.clone(), ..Default::default() }).await.unwrap();
+    until(async || !server.data().join("partials").join(&id).exists()).await;
     is_clean(&server);
 }
 

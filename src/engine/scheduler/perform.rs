@@ -332,7 +332,6 @@ impl Scheduler {
     }
 
     fn have_put_back(&mut self, job: JobId, retried: Retried, events: Vec<Arc<StoredEvent>>) {
-        let now = self.now();
         let Some(run) = self.jobs.get_mut(job) else { return };
         run.in_flight = false;
         let Retried { failed, cancelled, first: lowest, next } = retried;
@@ -341,26 +340,16 @@ impl Scheduler {
         }
         run.job_mut().put_back(failed, cancelled, next);
         let published = run.job.clone();
-        self.publish(published.clone(), events);
+        self.publish(published, events);
         let Some(run) = self.jobs.get_mut(job) else { return };
-        if let Stage::Retrying(retrying) = &mut run.stage {
-            let Retrying { reply, which, first } = &mut **retrying;
-            *first = lowest.into_iter().chain(*first).min();
-            if !matches!(which, TaskChoice::These(_)) && next.is_some() {
-                self.add_piece(Piece::Retry(job));
-            } else {
-                let (reply, first) = (reply.take(), *first);
-                let total = run.job.counts.total;
-                run.stage = Stage::Open;
-                self.queue.reread(job, first.unwrap_or(total), total);
-                self.job_may_run(job, now);
-                if let Some(reply) = reply {
-                    answer(reply, Ok(published));
-                }
-                self.next_selection(job);
-            }
+        let Stage::Retrying(retrying) = &mut run.stage else { return self.go_on_with(job) };
+        let Retrying { which, first, .. } = &mut **retrying;
+        *first = lowest.into_iter().chain(*first).min();
+        if !matches!(which, TaskChoice::These(_)) && next.is_some() {
+            self.add_piece(Piece::Retry(job));
+            return self.go_on_with(job);
         }
-        self.go_on_with(job);
+        self.bring_parts_back(job);
     }
 
     /// A piece of the job is durable: what was deferred meanwhile happens now.

@@ -2,11 +2,16 @@
 
 use std::collections::HashSet;
 
+use futures_util::FutureExt as _;
+
 use crate::engine::bounds::Bounds;
+use crate::engine::command::answer;
 use crate::engine::effect::Effect;
 use crate::engine::jobs::Stage;
+use crate::engine::patience::caught;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::piece::Piece;
+use crate::engine::scheduler::read::Read;
 use crate::engine::writer::Condition;
 use crate::model::ids::JobId;
 use crate::model::task_filter::TaskChoice;
@@ -99,6 +104,45 @@ impl Scheduler {
         batch.retries.push(Retry { job, which, limit });
         self.outbox.then(Effect::PutBack { nth, job, events });
         true
+    }
+
+    /// All tasks of a retry are put back, which is durable. Before they run, their part files come back: nothing else happens
+    /// to the job until they are there.
+    pub(super) fn bring_parts_back(&mut self, job: JobId) {
+        let Some(run) = self.jobs.get_mut(job) else { return };
+        let Stage::Retrying(retrying) = &mut run.stage else { return };
+        retrying.returns = true;
+        if !run.job.downloads {
+            return self.retried(job);
+        }
+        run.in_flight = true;
+        let (files, row) = (self.runner.files.clone(), run.job.clone());
+        self.reads.spawn(async move {
+            // A download whose part does not come back begins anew.
+            let _ = caught(files.bring_back(&row).map(Ok)).await;
+            Read::PartsBack(job)
+        });
+    }
+
+    /// The tasks of a retry may run.
+    pub(super) fn retried(&mut self, job: JobId) {
+        let now = self.now();
+        let Some(run) = self.jobs.get_mut(job) else { return };
+        // A job that was read again meanwhile runs already.
+        if !matches!(&run.stage, Stage::Retrying(retrying) if retrying.returns) {
+            return;
+        }
+        run.in_flight = false;
+        if let Stage::Retrying(retrying) = std::mem::replace(&mut run.stage, Stage::Open) {
+            let (total, row) = (run.job.counts.total, run.job.clone());
+            self.queue.reread(job, retrying.first.unwrap_or(total), total);
+            self.job_may_run(job, now);
+            if let Some(reply) = retrying.reply {
+                answer(reply, Ok(row));
+            }
+            self.next_selection(job);
+        }
+        self.go_on_with(job);
     }
 
     fn purge(&mut self, job: JobId, limit: u32) {

@@ -39,6 +39,8 @@ pub(super) enum Read {
     TenantGone(Box<TenantDeletion>, bool),
     /// The part files of a job are out of the way.
     PartsAway(JobId),
+    /// The part files of a job that is retried are where they were.
+    PartsBack(JobId),
     /// Jobs that can be removed.
     Removable(Result<Removable, StoreError>),
     /// Deleted jobs whose files are gone.

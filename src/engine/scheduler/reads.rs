@@ -59,6 +59,7 @@ impl Scheduler {
             Read::JobsOf(deletion, has_jobs) => self.looked_for_jobs(deletion, has_jobs),
             Read::TenantGone(deletion, is_aside) => self.tenant_gone(*deletion, is_aside),
             Read::PartsAway(job) => self.settled(job),
+            Read::PartsBack(job) => self.retried(job),
             Read::Removable(jobs) => match trusted(jobs)? {
                 Some(jobs) => self.remove_jobs(jobs),
                 None => self.not_looked(),

@@ -73,8 +73,19 @@ impl Scheduler {
         for job in jobs {
             self.settle_if_done(job);
         }
+        self.recover_parts().await;
         self.timers.set(self.now(), Timer::Housekeeping);
         Ok(recovery)
+    }
+
+    /// Brings back the part files of jobs whose retry was stored, where the last process ended before it had done that.
+    async fn recover_parts(&self) {
+        for job in self.runner.files.set_aside().await {
+            let Some(run) = self.jobs.get(job) else { continue };
+            if matches!(run.stage, Stage::Open) {
+                self.runner.files.bring_back(&run.job).await;
+            }
+        }
     }
 
     /// Takes a job into memory as the store has it.
@@ -87,7 +98,7 @@ impl Scheduler {
         } else if run.job.retrying.is_some() {
             let filter = run.job.retry_filter.clone();
             let which = filter.map_or(TaskChoice::All, |filter| TaskChoice::Fitting(*filter));
-            run.stage = Stage::Retrying(Box::new(Retrying { reply: None, which, first: Some(0) }));
+            run.stage = Stage::Retrying(Box::new(Retrying { reply: None, which, first: Some(0), returns: false }));
         }
         let piece = match run.stage {
             Stage::Sweeping(_) => Some(Piece::Sweep(id)),

@@ -158,7 +158,7 @@ impl Scheduler {
             job.retry_filter = Some(Box::new(filter.clone()));
         }
         let mut run = JobRun::new(job);
-        run.stage = Stage::Retrying(Box::new(Retrying { reply: Some(reply), which, first: None }));
+        run.stage = Stage::Retrying(Box::new(Retrying { reply: Some(reply), which, first: None, returns: false }));
         self.outbox.job_event(run.job_mut(), EventKind::JobChanged);
         self.note_job(by, Of::Job(id), "RetryJob", id);
         let waiting = self.enlist(run, now);
@@ -234,9 +234,6 @@ async fn retriable(
         }
     }
     let lanes = patiently(|| store.lanes(id)).await?;
-    if failed + cancelled > 0 {
-        runner.files.bring_back(job).await;
-    }
     Ok(Ok(Retriable { lanes, which, failed, cancelled, failure, kinds }))
 }
 
