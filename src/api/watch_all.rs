@@ -309,7 +309,7 @@ impl Watcher {
         tokio::select! {
             () = self.closing.cancelled() => return Err(draining()),
             () = changed => {}
-            () = tokio::time::sleep(self.wish.interval) => self.dirty.extend(self.engine.hub().busy_jobs()),
+            () = tokio::time::sleep(self.wish.interval) => {}
         }
         tokio::select! {
             () = self.closing.cancelled() => return Err(draining()),
@@ -317,6 +317,8 @@ impl Watcher {
         }
         self.next_look = Instant::now() + self.wish.interval;
         if follows {
+            // However many others change: one that only progresses is shown in each interval.
+            self.dirty.extend(self.engine.hub().busy_jobs());
             self.dirty.extend(self.listener.take().map_err(|_| too_slow())?);
             self.changed.extend(std::mem::take(&mut self.dirty));
         } else {
