@@ -226,6 +226,8 @@ impl Watcher {
         }));
         self.page = match self.queue.len() {
             kept if kept < all => kept as u32,
+            // A look that found nothing says nothing of how long events are.
+            _ if all == 0 => self.page,
             _ if 2 * bytes <= QUEUE_BYTES_MAX => (2 * self.page).min(EVENTS_MAX),
             _ => self.page,
         };
