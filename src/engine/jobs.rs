@@ -19,6 +19,7 @@ use crate::model::task::TaskState;
 use crate::model::task_filter::TaskChoice;
 use crate::model::time::Timestamp;
 use crate::store::StoredTask;
+use crate::telemetry::metrics::Kind;
 
 /// The memory of a job that waits, beside its spec and its lanes, in bytes, roughly.
 const JOB_BYTES: usize = 1 << 10;
@@ -151,6 +152,11 @@ impl JobRun {
             && matches!(self.stage, Stage::Open)
             && self.withdrawal.as_ref().is_none_or(|it| it.sweeping.is_none())
             && self.job.spec.start_time.is_none_or(|start| start <= now)
+    }
+
+    /// What tasks are counted as that end before they have run: those are not in memory to be asked what they are.
+    pub(crate) fn kind(&self) -> Kind {
+        if self.job.downloads { Kind::Download } else { Kind::Fetch }
     }
 
     /// Whether what happens to the job has to wait.

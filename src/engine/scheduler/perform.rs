@@ -20,7 +20,7 @@ use crate::model::task_filter::TaskChoice;
 use crate::store::{
     Added, Chunk, Committed, Hastened, LaneNumber, Purged, Retried, StoreError, StoredEvent, Submitted, Swept,
 };
-use crate::telemetry::metrics::{End, Kind};
+use crate::telemetry::metrics::End;
 
 /// What the store answers to the pieces of a batch.
 struct PieceAnswers {
@@ -316,9 +316,7 @@ impl Scheduler {
         if !run.job.counts.has(state, swept.count) {
             return self.contradicted(job, &format!("{} tasks were {state:?}, more than were counted", swept.count));
         }
-        // What never ran is not in memory to be asked what it is: it is what ran of the job.
-        let kind = if run.job.downloads { Kind::Download } else { Kind::Fetch };
-        self.runner.metrics.tasks_ended(kind, End::Cancelled, u64::from(swept.count));
+        self.runner.metrics.tasks_ended(run.kind(), End::Cancelled, u64::from(swept.count));
         let counts_hold = run.swept(state, swept.count, swept.next);
         let publish = run.job.clone();
         if run.to_sweep().is_some() {

@@ -22,6 +22,7 @@ use crate::model::job::Job;
 use crate::model::task::TaskState;
 use crate::model::task_filter::{TaskChoice, TaskFilter};
 use crate::store::{Hasten, Hastened, StoredEvent, Sweep, Swept};
+use crate::telemetry::metrics::End;
 
 impl Scheduler {
     /// Takes a command about some tasks of a job that memory has. One that comes while another is at work waits for it.
@@ -167,6 +168,7 @@ impl Scheduler {
             return self.contradicted(job, &format!("{} tasks were {state:?}, more than were counted", swept.count));
         }
         run.in_flight = false;
+        self.runner.metrics.tasks_ended(run.kind(), End::Cancelled, u64::from(swept.count));
         run.job_mut().swept(state, swept.count);
         let published = run.job.clone();
         let mut goes_on = false;
