@@ -4,12 +4,12 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt as _;
-use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use crate::engine::attempt::{Ended, Launch};
 use crate::engine::figures;
 use crate::engine::runner::Runner;
+use crate::engine::running::Attempts;
 use crate::engine::work;
 use crate::limits::transport::Limited;
 use crate::model::credential::echo::echoed;
@@ -20,7 +20,7 @@ use crate::net::{Credentialed, Profile, Transport};
 
 impl Runner {
     /// Starts an attempt on the next transfer thread. Its end comes out of `attempts`.
-    pub(crate) fn spawn(self: &Arc<Self>, attempts: &mut JoinSet<Ended>, launch: Launch) {
+    pub(crate) fn spawn(self: &Arc<Self>, attempts: &mut Attempts, launch: Launch) {
         let worker = self.worker();
         // Without workers the engine has ended, and nothing is launched any more.
         let Some(worker) = worker else { return };
@@ -34,7 +34,8 @@ impl Runner {
             attempt = launch.fence,
             host = host.as_ref().map_or("", Host::as_str),
         );
-        attempts.spawn_on(async move { runner.run(launch, worker.transport).instrument(span).await }, &runtime);
+        let of = (launch.id, launch.fence);
+        attempts.spawn(of, async move { runner.run(launch, worker.transport).instrument(span).await }, &runtime);
     }
 
     /// Runs an attempt to its end. A panic in it is a failed attempt and harms no other.

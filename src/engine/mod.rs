@@ -32,6 +32,7 @@ mod outbox;
 mod patience;
 mod queue;
 mod runner;
+mod running;
 mod scheduler;
 mod selection;
 mod spans;

@@ -2,7 +2,7 @@
 //! its file stay on one core. (Measured: a multi-threaded runtime costs 35 to 90 % more CPU per byte.)
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use futures_util::future::BoxFuture;
@@ -40,6 +40,20 @@ pub type MakeParts = Arc<dyn Fn() -> WorkerParts + Send + Sync>;
 pub(crate) struct Worker {
     pub(crate) runtime: Handle,
     pub(crate) transport: Arc<dyn Transport>,
+    /// Whether its thread has ended. Whatever is given to its runtime then is lost.
+    has_ended: Arc<AtomicBool>,
+}
+
+/// Says that a thread has ended, however it does.
+struct Ending(Arc<AtomicBool>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        if std::thread::panicking() {
+            tracing::error!("a transfer thread has ended; its attempts are lost, and the others take its part");
+        }
+    }
 }
 
 /// All workers.
@@ -58,7 +72,8 @@ impl Workers {
         let stop = CancellationToken::new();
         if count == 0 {
             let parts = make();
-            let worker = Worker { runtime: Handle::current(), transport: parts.transport };
+            let worker =
+                Worker { runtime: Handle::current(), transport: parts.transport, has_ended: Arc::default() };
             return Ok(Workers {
                 workers: vec![worker],
                 next: AtomicUsize::new(0),
@@ -80,9 +95,11 @@ impl Workers {
                 if let Err(error) = rustix::process::nice(TRANSFER_NICENESS) {
                     tracing::debug!("transfer threads keep the priority of the process: {error}");
                 }
+                let has_ended = Arc::<AtomicBool>::default();
+                let _ending = Ending(has_ended.clone());
                 runtime.block_on(async move {
                     let parts = make();
-                    let _ = ready.send(Worker { runtime: Handle::current(), transport: parts.transport });
+                    let _ = ready.send(Worker { runtime: Handle::current(), transport: parts.transport, has_ended });
                     stop.cancelled().await;
                     (parts.close)().await;
                 });
@@ -93,10 +110,12 @@ impl Workers {
         Ok(Workers { workers, next: AtomicUsize::new(0), stop, threads, close: None })
     }
 
-    /// The next one in turn.
+    /// The next one in turn of those that are there.
     pub(crate) fn next(&self) -> Worker {
-        let number = self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len();
-        self.workers[number].clone()
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let nth = |step: usize| &self.workers[first.wrapping_add(step) % self.workers.len()];
+        let is_there = |step: &usize| !nth(*step).has_ended.load(Ordering::Relaxed);
+        nth((0..self.workers.len()).find(is_there).unwrap_or(0)).clone()
     }
 
     /// Ends the threads and waits for them. Attempts must have ended.

@@ -35,7 +35,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::engine::attempt::Ended;
 use crate::engine::bounds::Bounds;
 use crate::engine::command::{Admitted, Command, EngineError};
 use crate::engine::effect::Effect;
@@ -45,6 +44,7 @@ use crate::engine::outbox::{Outbox, Sealed};
 use crate::engine::queue::Queue;
 use crate::engine::queue::task::{BatchNumber, Cause, Running};
 use crate::engine::runner::{Checks, Runner};
+use crate::engine::running::Attempts;
 use crate::engine::scheduler::piece::Pieces;
 use crate::engine::scheduler::read::Read;
 use crate::engine::scheduler::survey::Survey;
@@ -103,11 +103,13 @@ pub(crate) struct Scheduler {
     rng: SmallRng,
 
     draining: bool,
+    /// Whether a drain has waited as long as it waits for attempts.
+    is_cut: bool,
     looks: Looks,
     survey: Survey,
     checks: Checks,
 
-    attempts: JoinSet<Ended>,
+    attempts: Attempts,
     reads: JoinSet<Read>,
     link: WriterLink,
     in_flight: Option<InFlight>,
@@ -183,10 +185,11 @@ impl Scheduler {
             closing_tenants: HashMap::new(),
             rng: SmallRng::seed_from_u64(seed),
             draining: false,
+            is_cut: false,
             looks: Looks { deleted_left: true, ..Looks::default() },
             survey: Survey::default(),
             checks,
-            attempts: JoinSet::new(),
+            attempts: Attempts::default(),
             reads: JoinSet::new(),
             link,
             in_flight: None,
@@ -246,7 +249,7 @@ impl Scheduler {
                 biased;
                 result = answer_of(&mut self.in_flight) => self.commit_done(result)?,
                 result = answer_of(&mut self.removals) => self.removals_done(result)?,
-                Some(ended) = self.attempts.join_next() => self.joined(ended),
+                Some(ended) = self.attempts.next() => self.attempt_ended(ended),
                 Some(read) = self.reads.join_next() => self.read_done(read)?,
                 count = commands.recv_many(&mut taken, COMMANDS_MAX), if roomy && has_callers => {
                     if count == 0 {
@@ -280,9 +283,11 @@ impl Scheduler {
         }
     }
 
-    /// Whether a drain waits for nothing but a commit that cannot be made.
+    /// Whether a drain has waited long enough for nothing but a commit that cannot be made. Until then whoever holds the store
+    /// may let go of it: what has ended and is not stored runs again, and may be what must not.
     fn has_drained_in_vain(&self) -> bool {
         if self.draining
+            && self.is_cut
             && self.attempts.is_empty()
             && let Condition::Blocked(why) = self.condition()
         {
@@ -295,8 +300,8 @@ impl Scheduler {
 
     /// Takes all attempts and reads that have ended by now.
     fn take_what_is_done(&mut self) -> Result<(), StoreError> {
-        while let Some(ended) = self.attempts.try_join_next() {
-            self.joined(ended);
+        while let Some(ended) = self.attempts.try_next() {
+            self.attempt_ended(ended);
         }
         while let Some(read) = self.reads.try_join_next() {
             self.read_done(read)?;
@@ -344,7 +349,10 @@ impl Scheduler {
                 Timer::Housekeeping => self.look_for_removals(),
                 Timer::DiskLook => self.look_for_space(),
                 Timer::Removals => self.removals_rest = false,
-                Timer::Cut => self.queue.all_running().for_each(Running::cut),
+                Timer::Cut => {
+                    self.is_cut = true;
+                    self.queue.all_running().for_each(Running::cut);
+                }
             }
         }
         let jobs = &self.jobs;
@@ -430,14 +438,6 @@ impl Scheduler {
             }
         }
         Ok(())
-    }
-
-    fn joined(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
-        match ended {
-            Ok(ended) => self.attempt_ended(ended),
-            // Attempts catch their panics and are not aborted while the loop runs.
-            Err(error) => tracing::error!("an attempt was lost: {error}"),
-        }
     }
 
     /// Starts no attempt any more; those that run stop at a checkpoint, and their tasks are requeued.
