@@ -57,6 +57,15 @@ impl Claims {
         claim
     }
 
+    /// Waits until nobody writes a page of the job any more.
+    async fn wait_for(self: &Arc<Self>, job: JobId) {
+        loop {
+            let written = self.lock().keys().find(|(task, _)| task.job == job).copied();
+            let Some((task, page)) = written else { return };
+            drop(self.claim(task, page).await);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<(TaskId, u32), Arc<Semaphore>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -222,8 +231,10 @@ impl ContentStore {
         .await
     }
 
-    /// Removes everything that is stored for a job. A job without content is not an error.
+    /// Removes everything that is stored for a job, once what is still being written of it is. A job without content is not
+    /// an error.
     pub async fn remove(&self, job: JobId) -> Result<(), Failure> {
+        self.claims.wait_for(job).await;
         let folder = self.folder(job);
         blocking(move || match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fail("remove", &folder, &error)),
@@ -281,6 +292,25 @@ mod tests {
         next.write(b"of the next").unwrap();
         next.finish().await.unwrap();
         assert_eq!(store.read(task, 0, 0, 99).await.unwrap().as_deref(), Some(&b"of the next"[..]));
+        assert!(store.claims.lock().is_empty());
+    }
+
+    /// What an attempt has left on the blocking pool makes the folder of its job, whenever its turn comes.
+    #[tokio::test]
+    async fn what_is_still_written_of_a_job_is_removed_with_it() {
+        let place = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(place.path(), Some(0)).unwrap();
+        let task = TaskId { job: JobId(uuid::Uuid::now_v7()), index: 3 };
+        let other = TaskId { job: JobId(uuid::Uuid::now_v7()), index: 3 };
+        let (late, of_another) = (store.spool(task, 0).await.unwrap(), store.spool(other, 0).await.unwrap());
+        let soon = std::time::Duration::from_millis(50);
+        assert!(tokio::time::timeout(soon, store.remove(task.job)).await.is_err());
+        let (ended, removed) = tokio::join!(late.finish(), store.remove(task.job));
+        ended.unwrap();
+        removed.unwrap();
+        assert!(!store.folder(task.job).exists());
+        assert!(store.folder(other.job).exists());
+        drop(of_another);
         assert!(store.claims.lock().is_empty());
     }
 

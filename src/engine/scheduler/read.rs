@@ -55,6 +55,8 @@ pub(super) enum Read {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) job: Option<Job>,
+    /// Its row cannot be read, and it is to be deleted.
+    pub(super) is_unreadable: bool,
     /// For `AddTasks`.
     pub(super) chunk: Option<Chunk>,
     /// For `RetryJob` of an ended job.

@@ -69,7 +69,14 @@ impl Scheduler {
                 return self.next_visitor(id);
             }
         };
-        let Found { job, chunk, retry } = *found;
+        let Found { job, is_unreadable, chunk, retry } = *found;
+        let command = match command {
+            JobCommand::Delete { reply, .. } if is_unreadable => {
+                let nth = self.delete(id, Some(reply));
+                return self.note_job(&by, Of::Deletion(nth), "DeleteJob", id);
+            }
+            command => command,
+        };
         let Some(job) = job else {
             command.refuse(EngineError::NoJob(id));
             return self.next_visitor(id);
@@ -180,6 +187,13 @@ impl Scheduler {
 /// Reads what a command needs, and does with files what has to be done before it.
 async fn find(runner: &Runner, id: JobId, command: &JobCommand) -> Result<Box<Found>, StoreError> {
     let store = &runner.store;
+    if matches!(command, JobCommand::Delete { .. })
+        && let Err(StoreError::Unreadable(why)) = store.visit(id).await
+    {
+        // Whether it has ended the store knows without the rest. Finished files of it are left.
+        tracing::warn!(job = %id, "a job that cannot be read is to be deleted: {why}");
+        return Ok(Box::new(Found { is_unreadable: true, ..Found::default() }));
+    }
     let job = patiently(|| store.visit(id)).await?;
     let Some(job) = job.filter(|job| job.id == id) else { return Ok(Box::default()) };
     let mut found = Box::<Found>::default();

@@ -18,7 +18,7 @@ use crate::store::sqlite::errors::{Fault, guard};
 use crate::store::sqlite::insert::Insert;
 use crate::store::sqlite::numbers::{Numbers, key};
 use crate::store::sqlite::reader::{Ask, Reader};
-use crate::store::sqlite::rows::{self, StateLine, job_no, state_or_null, state_text};
+use crate::store::sqlite::rows::{self, Page, Readable, StateLine, job_no, state_or_null, state_text};
 use crate::store::sqlite::sealed::{self, Bag, Place};
 use crate::store::{EventPage, LOOK_MAX, LaneNumber, Listed, NewEvent, StoreError, StoredEvent, StoredTask};
 use crate::vault::Vault;
@@ -129,9 +129,14 @@ pub(super) async fn after(
             " << 32) | 4294967295) ORDER BY e.id LIMIT ?3 + 0"
         ))
     });
-    let after = i64::try_from(after).unwrap_or(i64::MAX).min(i64::from(u32::MAX));
-    let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(after).bind(rows::one_more(limit));
-    page(reader, job, ask, limit).await
+    let mut after = i64::try_from(after).unwrap_or(i64::MAX).min(i64::from(u32::MAX));
+    loop {
+        let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(after).bind(rows::one_more(limit));
+        match page(reader, job, &reader.page(ask).await?, limit) {
+            Readable::Page(page) => return Ok(page),
+            Readable::GoOn(last) => after = last.into(),
+        }
+    }
 }
 
 /// Numbers follow each other without gaps, so a bound on them is one on the rows that are looked at.
@@ -154,16 +159,22 @@ pub(super) async fn before(
     let last = "SELECT coalesce(max(id) & 4294967295, 0) + 1 FROM events WHERE id >= (NO << 32) AND id <= ((NO << 32) | 4294967295)";
     let last = Ask::new(AssertSqlSafe(last.replace("NO", job_no!()))).bind(blob(job));
     let end = reader.first::<(i64,)>(last).await?.map_or(0, |(end,)| end);
-    let before = i64::try_from(before).unwrap_or(i64::MAX).min(end);
+    let mut before = i64::try_from(before).unwrap_or(i64::MAX).min(end);
     let from = (before - i64::from(LOOK_MAX)).max(0);
     let kinds: Vec<i64> = if kinds.is_empty() {
         EventKind::ALL.iter().map(|kind| *kind as i64).collect()
     } else {
         kinds.iter().map(|kind| *kind as i64).collect()
     };
-    let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(before).bind(rows::one_more(limit));
     let kinds = serde_json::to_string(&kinds).map_err(|error| StoreError::Unreadable(error.to_string()))?;
-    let Listed { items, has_more } = page(reader, job, ask.bind(from).bind(kinds), limit).await?;
+    let Listed { items, has_more } = loop {
+        let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(before).bind(rows::one_more(limit));
+        let read = reader.page(ask.bind(from).bind(kinds.as_str())).await?;
+        match page(reader, job, &read, limit) {
+            Readable::Page(page) => break page,
+            Readable::GoOn(last) => before = last.into(),
+        }
+    };
     let next = match items.last() {
         Some(last) if has_more => Some(last.head.sequence),
         _ => u64::try_from(from).ok().filter(|from| *from > 1),
@@ -171,9 +182,7 @@ pub(super) async fn before(
     Ok(EventPage { items, next })
 }
 
-async fn page(reader: &Reader, job: JobId, ask: Ask, limit: u32) -> Result<Listed<StoredEvent>, StoreError> {
-    let page = reader.page(ask).await?;
-    let lines: Vec<EventLine> = rows::lines(&page.text, format_args!("event of job `{job}`:"))?;
-    let items: Result<Vec<_>, _> = lines.into_iter().map(|line| line.into_event(&reader.vault, job)).collect();
-    Ok(rows::listed(&page, items?, limit))
+fn page(reader: &Reader, job: JobId, page: &Page, limit: u32) -> Readable<StoredEvent> {
+    let open = |line: EventLine| line.into_event(&reader.vault, job);
+    rows::readable(page, &format!("event of job `{job}`:"), limit, open)
 }

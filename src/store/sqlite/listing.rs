@@ -15,7 +15,7 @@ use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::blob;
 use crate::store::sqlite::look::{Judge, Look, Step};
 use crate::store::sqlite::reader::{Ask, Reader};
-use crate::store::sqlite::rows::{self, JobLine, job_text};
+use crate::store::sqlite::rows::{self, BETWEEN, JobLine, job_text};
 use crate::store::sqlite::values::{Value, Values};
 use crate::store::{JobFilter, JobOrder, JobPage, JobPlace, PAGE_BYTES_MAX, StoreError};
 
@@ -64,8 +64,8 @@ const NAMES: Lines = Lines { line: "'\"' || hex(j.id) || '\"'", bytes: "40", joi
 
 pub(super) async fn jobs(reader: &Reader, filter: &JobFilter, limit: u32) -> Result<JobPage<Job>, StoreError> {
     let JobPage { items, examined, next } = look::<JobLine>(reader, filter, &WHOLE, limit).await?;
-    let items: Result<Vec<Job>, _> = items.into_iter().map(|line| line.into_job(&reader.vault)).collect();
-    Ok(JobPage { items: items?, examined, next })
+    let items = rows::opened(items.into_iter().map(|line| line.into_job(&reader.vault)));
+    Ok(JobPage { items, examined, next })
 }
 
 pub(super) async fn ids(reader: &Reader, filter: &JobFilter, limit: u32) -> Result<JobPage<JobId>, StoreError> {
@@ -96,11 +96,17 @@ async fn look<L: DeserializeOwned>(
         let text = statement(&lead, &fits, lines, step, &mut values);
         let found: Option<(String, bool, u32, Option<String>)> = reader.first(values.ask(text)).await?;
         let (text, is_cut, looked, last) = found.unwrap_or_default();
-        let found: Vec<Line<L>> = rows::lines(&text, "job")?;
+        let found = rows::each_line::<Line<L>, 3>(&text, "job, found as number");
         let last = last.map(|text| rows::parse::<Last>(&text, "place of a job")).transpose()?;
         let last = last.map(|Last(id, end)| JobPlace { id: JobId(id), end });
-        let place = |line: Line<L>| (line.0, JobPlace { id: JobId(line.1), end: line.2 }, Some(line.3));
-        match look.take(step, found.into_iter().map(place), is_cut, looked, last) {
+        let place = |line: Result<Line<L>, [&str; 3]>| match line {
+            Ok(Line(seen, id, end, job)) => Some((seen, JobPlace { id: JobId(id), end }, Some(job))),
+            Err([seen, id, end]) => {
+                let place = JobPlace { id: JobId(Uuid::parse_str(id).ok()?), end: end.parse().ok().map(Timestamp) };
+                Some((seen.parse().ok()?, place, None))
+            }
+        };
+        match look.take(step, found.into_iter().filter_map(place), is_cut, looked, last) {
             Some(place) => filter.before = Some(place),
             None => return Ok(look.into_page()),
         }
@@ -116,7 +122,7 @@ fn statement(lead: &str, fits: &str, Lines { line, bytes, joins }: &Lines, step:
         "WITH k AS MATERIALIZED (SELECT name, no, ended, row_number() OVER () AS seen FROM ({lead} LIMIT {rows} + 0)), \
          f AS (SELECT k.no AS id, k.name AS name, k.ended AS ended, k.seen AS seen, {bytes} AS bytes \
          FROM k CROSS JOIN jobs j ON j.no = k.no CROSS JOIN job_specs p ON p.job = k.no WHERE true{fits} LIMIT {limit} + 0) \
-         SELECT '[' || coalesce(group_concat(line, ','), '') || ']', coalesce(max(upto), 0) >= {PAGE_BYTES_MAX}, \
+         SELECT '[' || coalesce(group_concat(line, '{BETWEEN}'), '') || ']', coalesce(max(upto), 0) >= {PAGE_BYTES_MAX}, \
          (SELECT count(*) FROM k), (SELECT '[' || {of_last} || ']' FROM k WHERE k.seen = (SELECT max(k.seen) FROM k)) \
          FROM (SELECT '[' || w.seen || ',' || {of_line} || ',' || {line} || ']' AS line, w.upto AS upto FROM \
          (SELECT id, name, ended, seen, bytes, sum(bytes) OVER (ROWS UNBOUNDED PRECEDING) AS upto FROM f) w \

@@ -131,7 +131,7 @@ macro_rules! array_of {
 }
 
 /// What stands between the lines of a text. Nothing that we wrote has it, so that a line is found whatever another has.
-const BETWEEN: &str = ",\n";
+pub(super) const BETWEEN: &str = ",\n";
 
 pub(super) use {array_of, job_no, job_text, last_attempt, state_or_null, state_text, task_bytes, task_text};
 
@@ -169,11 +169,32 @@ pub(super) fn one_more(limit: u32) -> i64 {
     i64::from(limit) + 1
 }
 
-/// A page of at most `limit` of the `items` that were read from `page`, of which [`one_more`] were asked for.
-pub(super) fn listed<T>(page: &Page, mut items: Vec<T>, limit: u32) -> Listed<T> {
-    let has_more = !items.is_empty() && page.is_cut || items.len() > limit as usize;
-    items.truncate(limit as usize);
-    Listed { items, has_more }
+/// What a page has for a caller.
+pub(super) enum Readable<T> {
+    Page(Listed<T>),
+    /// None of its rows can be read, and there are more: the first value of the last row.
+    GoOn(u32),
+}
+
+/// A page of at most `limit` of what `open` makes of the lines of `page`, of which [`one_more`] were asked for. A row that
+/// cannot be read is logged and left out, so that it holds nothing that is behind it.
+pub(super) fn readable<L: DeserializeOwned, T>(
+    page: &Page,
+    what: &str,
+    limit: u32,
+    open: impl Fn(L) -> Result<T, StoreError>,
+) -> Readable<T> {
+    let lines = good_lines::<L>(&page.text, what);
+    let has_more = lines.count > 0 && page.is_cut || lines.count > limit as usize;
+    let last = lines.last_head::<1>().and_then(|[first]| first.parse().ok());
+    let mut items = opened(lines.good.into_iter().map(open));
+    match last {
+        Some(last) if items.is_empty() && has_more => Readable::GoOn(last),
+        _ => {
+            items.truncate(limit as usize);
+            Readable::Page(Listed { items, has_more })
+        }
+    }
 }
 
 /// Reads one JSON value that we wrote; `what` names the row.
@@ -200,10 +221,33 @@ impl<L> Lines<'_, L> {
     /// The first `N` values of the last line: names, which `SQLite` has put together from keys, whatever stands behind them.
     /// `None`: there is no line.
     pub(super) fn last_head<const N: usize>(&self) -> Option<[&str; N]> {
-        let mut values = self.last.split(',').map(|value| value.trim_matches(['[', ']', '"']));
-        let head: Vec<&str> = values.by_ref().take(N).collect();
-        head.try_into().ok()
+        head(self.last)
     }
+}
+
+fn head<const N: usize>(line: &str) -> Option<[&str; N]> {
+    let mut values = line.split(',').map(|value| value.trim_matches(['[', ']', '"']));
+    let head: Vec<&str> = values.by_ref().take(N).collect();
+    head.try_into().ok()
+}
+
+/// Reads a listing line by line. One that does not parse is logged, and its first `N` values are returned, as by
+/// [`Lines::last_head`].
+pub(super) fn each_line<'t, L: DeserializeOwned, const N: usize>(
+    text: &'t str,
+    what: &str,
+) -> Vec<Result<L, [&'t str; N]>> {
+    if let Ok(good) = serde_json::from_str::<Vec<L>>(text) {
+        return good.into_iter().map(Ok).collect();
+    }
+    let read = |line: &'t str| match serde_json::from_str(line) {
+        Ok(read) => Some(Ok(read)),
+        Err(error) => {
+            tracing::error!(%error, "the {what}{} cannot be read and is left out", name(line));
+            head(line).map(Err)
+        }
+    };
+    raw_lines(text).filter_map(read).collect()
 }
 
 /// Reads a listing whose lines stand for themselves: one that does not parse is logged and left out.
@@ -462,6 +506,10 @@ type ClaimLine = (u32, u32, u32, Option<Timestamp>);
 pub(super) struct TaskLine(TaskIndex, LaneNumber, TaskSpec, Option<Bag>, Option<ClaimLine>, Option<StateLine>);
 
 impl TaskLine {
+    pub(super) fn index(&self) -> TaskIndex {
+        self.0
+    }
+
     pub(super) fn into_task(self, vault: &Vault, job: JobId) -> Result<StoredTask, StoreError> {
         let TaskLine(index, lane, spec, bag, claim, state) = self;
         let spec = Arc::new(sealed::whole(vault, Place::Task(job, index), spec, Bag::bytes(bag.as_ref()))?);
@@ -476,18 +524,7 @@ impl TaskLine {
     }
 }
 
-/// Reads an array of [`task_text`] of one job.
-pub(super) fn tasks(vault: &Vault, text: &str, job: JobId) -> Result<Vec<StoredTask>, StoreError> {
-    let lines = lines::<TaskLine>(text, format_args!("task of job `{job}`:"))?;
-    lines.into_iter().map(|line| line.into_task(vault, job)).collect()
-}
-
 /// Reads a page of [`task_text`] of one job.
-pub(super) fn listed_tasks(
-    vault: &Vault,
-    page: &Page,
-    job: JobId,
-    limit: u32,
-) -> Result<Listed<StoredTask>, StoreError> {
-    Ok(listed(page, tasks(vault, &page.text, job)?, limit))
+pub(super) fn listed_tasks(vault: &Vault, page: &Page, job: JobId, limit: u32) -> Readable<StoredTask> {
+    readable(page, &format!("task of job `{job}`:"), limit, |line: TaskLine| line.into_task(vault, job))
 }

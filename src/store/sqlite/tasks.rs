@@ -16,7 +16,7 @@ use crate::store::sqlite::insert::{Insert, Together};
 use crate::store::sqlite::numbers::key;
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{
-    self, Page, State, TaskLine, array_of, job_no, last_attempt, state_or_null, state_text, task_bytes, task_text,
+    self, Page, Readable, State, TaskLine, array_of, job_no, last_attempt, state_or_null, state_text, task_bytes, task_text,
 };
 use crate::store::sqlite::sealed::{self, Place};
 use crate::store::{LaneNumber, LanePage, Listed, StoreError, StoredTask};
@@ -144,6 +144,24 @@ fn by_state(states: &[TaskState], started: bool, line: &str, bytes: &str, filter
     rows::page_of(&places, line, OF_PLACE, "")
 }
 
+/// Reads the page of `sql` that begins with `from`.
+async fn listed(
+    reader: &Reader,
+    sql: &Arc<str>,
+    job: JobId,
+    mut from: TaskIndex,
+    limit: u32,
+) -> Result<Listed<StoredTask>, StoreError> {
+    loop {
+        let ask = Ask::new(AssertSqlSafe(sql.clone())).bind(blob(job)).bind(from).bind(rows::one_more(limit));
+        let page = reader.page(ask).await?;
+        from = match rows::listed_tasks(&reader.vault, &page, job, limit) {
+            Readable::Page(page) => return Ok(page),
+            Readable::GoOn(last) => last.saturating_add(1),
+        };
+    }
+}
+
 pub(super) async fn list(
     reader: &Reader,
     job: JobId,
@@ -165,9 +183,7 @@ pub(super) async fn list(
         [] => ALL.clone(),
         states => by_state(states, false, task_text!(last_attempt!()), task_bytes!("NULL"), ""),
     };
-    let ask = Ask::new(AssertSqlSafe(sql)).bind(blob(job)).bind(from).bind(rows::one_more(limit));
-    let page = reader.page(ask).await?;
-    rows::listed_tasks(&reader.vault, &page, job, limit)
+    listed(reader, &sql, job, from, limit).await
 }
 
 /// A job without any download is not looked through.
@@ -187,9 +203,7 @@ pub(super) async fn downloads(
         return Ok(Listed::default());
     }
     let sql = by_state(states, true, task_text!("s.log"), task_bytes!("s.log"), FILTER);
-    let ask = Ask::new(AssertSqlSafe(sql)).bind(blob(job)).bind(from).bind(rows::one_more(limit));
-    let page = reader.page(ask).await?;
-    rows::listed_tasks(&reader.vault, &page, job, limit)
+    listed(reader, &sql, job, from, limit).await
 }
 
 /// Quick wherever in the lane `from` is: both conditions are ranges of one index.

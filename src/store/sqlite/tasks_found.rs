@@ -12,7 +12,7 @@ use crate::store::sqlite::conditions;
 use crate::store::sqlite::look::{Judge, Look, Step};
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{
-    self, TaskLine, job_no, last_attempt, state_or_null, state_text, task_bytes, task_text,
+    self, BETWEEN, TaskLine, job_no, last_attempt, state_or_null, state_text, task_bytes, task_text,
 };
 use crate::store::sqlite::values::{Value, Values};
 use crate::store::{PAGE_BYTES_MAX, StoreError, TaskPage, TaskQuery};
@@ -50,11 +50,20 @@ pub(super) async fn find(reader: &Reader, job: JobId, query: &TaskQuery, limit: 
         let text = statement(&lead, &fits, step, &mut values);
         let found: Option<(String, bool, u32, Option<u32>)> = reader.first(values.ask(text)).await?;
         let (text, is_cut, looked, last) = found.unwrap_or_default();
-        let lines: Vec<Line> = rows::lines(&text, format_args!("task of job `{job}`:"))?;
-        let mut found = Vec::with_capacity(lines.len());
-        for Line(seen, line) in lines {
-            let task = line.into_task(&reader.vault, job)?;
-            found.push((seen, task.index, task.shows(&query.search).then_some(task)));
+        let mut found = Vec::new();
+        for line in rows::each_line::<Line, 2>(&text, &format!("task of job `{job}`, found as number")) {
+            match line {
+                Ok(Line(seen, line)) => {
+                    let index = line.index();
+                    let task = rows::opened(std::iter::once(line.into_task(&reader.vault, job))).pop();
+                    found.push((seen, index, task.filter(|task| task.shows(&query.search))));
+                }
+                Err([seen, index]) => {
+                    if let (Ok(seen), Ok(index)) = (seen.parse(), index.parse()) {
+                        found.push((seen, index, None));
+                    }
+                }
+            }
         }
         let last = look.take(step, found.into_iter(), is_cut, looked, last);
         match last.and_then(|last| last.checked_add(1)) {
@@ -169,7 +178,7 @@ fn statement(lead: &str, fits: &str, step: Step, values: &mut Values) -> String 
         "WITH k AS MATERIALIZED (SELECT id, fresh, row_number() OVER () AS seen FROM ({lead} LIMIT {rows} + 0)), \
          f AS (SELECT k.id AS id, k.seen AS seen, {bytes} AS bytes FROM k CROSS JOIN tasks t ON t.id = k.id {OF_TASK} \
          WHERE true{fits} LIMIT {limit} + 0) \
-         SELECT '[' || coalesce(group_concat(line, ','), '') || ']', coalesce(max(upto), 0) >= {PAGE_BYTES_MAX}, \
+         SELECT '[' || coalesce(group_concat(line, '{BETWEEN}'), '') || ']', coalesce(max(upto), 0) >= {PAGE_BYTES_MAX}, \
          (SELECT count(*) FROM k), (SELECT max(id) & 4294967295 FROM k) \
          FROM (SELECT '[' || w.seen || ',' || {line} || ']' AS line, w.upto AS upto FROM \
          (SELECT id, seen, bytes, sum(bytes) OVER (ROWS UNBOUNDED PRECEDING) AS upto FROM f) w \
