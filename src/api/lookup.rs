@@ -1,6 +1,7 @@
 //! Finds the job or the task that a request names, and adds what is known of it while it runs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::Status;
 
@@ -15,6 +16,9 @@ use crate::model::job::Job;
 use crate::model::task::TaskState;
 use crate::pb;
 use crate::store::{Store, StoredTask};
+
+/// How old the reasons may be for which tasks of a job wait, where somebody asks for the job.
+const WAITS_AGE: Duration = Duration::from_millis(100);
 
 /// How a request names a task.
 pub(crate) enum TaskName {
@@ -78,19 +82,20 @@ pub(crate) async fn explained_job(engine: &Engine, job: &Job) -> pb::Job {
     let feed = engine.hub().feed(job.id);
     let mut message = live_job(job, feed.as_ref());
     if feed.is_some() {
-        message.waiting = waits(engine, job).await;
+        message.waiting = waits(engine, job, WAITS_AGE).await;
     }
     message
 }
 
-/// Returns why the tasks of a job that has not ended wait, one entry a reason.
-pub(crate) async fn waits(engine: &Engine, job: &Job) -> Vec<pb::WaitingTasks> {
+/// Returns why the tasks of a job that has not ended wait, one entry a reason,
+/// as that was found at most `age` ago.
+pub(crate) async fn waits(engine: &Engine, job: &Job, age: Duration) -> Vec<pb::WaitingTasks> {
     let mut waits = Vec::new();
     let waiting = job.counts.pending + job.counts.backing_off;
     if waiting == 0 {
         return waits;
     }
-    let Ok(explanation) = engine.explain(job.id, Vec::new()).await else { return waits };
+    let Ok(explanation) = engine.explain_job(job, age).await else { return waits };
     if let Some(wait) = &explanation.job {
         waits.push(pb::WaitingTasks { waiting: Some(to_proto::waiting(wait)), tasks: waiting });
         return waits;

@@ -333,7 +333,7 @@ impl Watcher {
         if self.next_waits <= Instant::now() {
             self.next_waits = Instant::now() + WAITS_PERIOD;
             flush().await;
-            self.waiting = waits(&self.engine, &feed.job()).await;
+            self.waiting = waits(&self.engine, &feed.job(), WAITS_PERIOD).await;
             // That of a rate moves on with each request, and says nothing new.
             let moves = |wait: &pb::Waiting| wait.reason() == pb::WaitReason::RateLimit;
             self.waiting.iter_mut().filter_map(|tasks| tasks.waiting.as_mut()).filter(|it| moves(it)).for_each(|it| {

@@ -18,6 +18,7 @@ use crate::engine::attempt::KeepPages;
 use crate::engine::command::{
     Acted, Admitted, Command, Control, EngineError, JobCommand, JobPatch, LimitsPatch, Reply, Tasks,
 };
+use crate::engine::explained::Explained;
 use crate::engine::explanation::{Explanation, Waits};
 use crate::engine::figures::NamedHost;
 use crate::engine::hub::Hub;
@@ -72,6 +73,7 @@ pub struct Engine {
     hub: Arc<Hub>,
     condition: watch::Receiver<Condition>,
     books: watch::Receiver<Arc<Book>>,
+    explained: Arc<Explained>,
     /// Who asks.
     by: Arc<Actor>,
 }
@@ -93,7 +95,7 @@ impl Engine {
         let [room, waiting] = [ROOM_KIB, WAITING_KIB].map(|kib| Arc::new(Semaphore::new(kib)));
         let deletions = Arc::new(Semaphore::new(DELETIONS_MAX));
         let by = Arc::new(Actor::local());
-        Engine { commands, room, waiting, deletions, runner, hub, condition, books, by }
+        Engine { commands, room, waiting, deletions, runner, hub, condition, books, explained: Arc::default(), by }
     }
 
     /// Returns this engine as somebody calls it: what it changes is theirs. Without this it is the server's own user who
@@ -307,6 +309,11 @@ impl Engine {
         let (reply, explanation) = oneshot::channel();
         self.send(None, Command::Explain { job, tasks, reply }).await?;
         explanation.await.map_err(|_| EngineError::Draining)
+    }
+
+    /// Explains why a job does not run, as that was found at most `age` ago.
+    pub async fn explain_job(&self, job: &Job, age: Duration) -> Result<Arc<Explanation>, EngineError> {
+        self.explained.of((job.id, job.state), age, self.explain(job.id, Vec::new())).await
     }
 
     /// Opens the file of a finished download of a job for reading. `None`: it is not there, or it is another one by now.

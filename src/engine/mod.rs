@@ -20,6 +20,7 @@ pub mod changes;
 pub mod command;
 mod credentials;
 mod effect;
+mod explained;
 pub mod explanation;
 pub mod figures;
 pub mod handle;

@@ -37,13 +37,14 @@ impl Scheduler {
         explanation
     }
 
+    /// The text of a reason is made once, however many lanes have it.
     fn lane_waits(&self, job: JobId) -> Vec<(Wait, u32)> {
         let mut waits: Vec<(Wait, u32)> = Vec::new();
         for (number, _, count) in self.queue.busy_lanes(job, LANES_MAX) {
-            let Some(wait) = self.lane_wait(job, number) else { continue };
-            match waits.iter_mut().find(|(other, _)| other.reason == wait.reason) {
+            let Some(why) = self.why(job, number) else { continue };
+            match waits.iter_mut().find(|(other, _)| other.reason == why.reason()) {
                 Some((_, total)) => *total += count as u32,
-                None => waits.push((wait, count as u32)),
+                None => waits.push((self.told(job, why), count as u32)),
             }
         }
         waits
@@ -63,62 +64,94 @@ impl Scheduler {
     }
 
     fn lane_wait(&self, job: JobId, lane: LaneNumber) -> Option<Wait> {
-        let run = self.jobs.get(job)?;
+        self.why(job, lane).map(|why| self.told(job, why))
+    }
+
+    fn why(&self, job: JobId, lane: LaneNumber) -> Option<Why<'_>> {
         if let Some(wait) = self.queue.lane_wait(job, lane) {
-            return Some(task_wait(wait));
+            return Some(Why::Task(wait));
         }
-        let wait = |reason, until, message| Some(Wait { reason, until, message });
         match self.queue.hold(job, lane) {
             Hold::Job => None,
-            Hold::Cap => {
-                let cap = run.job.spec.group.max_concurrency;
-                let message = format!("{cap} tasks of the job run, as many as its `max_concurrency` allows");
-                wait(WaitReason::JobLimit, None, message)
+            Hold::Cap => Some(Why::Cap),
+            Hold::Rate => Some(Why::JobRate),
+            Hold::Host | Hold::Turn => {
+                let host = self.queue.host_of(job, lane)?;
+                match self.runner.hosts.check(host) {
+                    Err(blocked) => Some(Why::Host(host, blocked)),
+                    Ok(()) if !self.runner.hosts.has_place() => Some(Why::Server),
+                    Ok(()) => None,
+                }
             }
-            Hold::Rate => {
-                let until = run.rates_allow(self.now()).err();
-                wait(WaitReason::RateLimit, until, "the job's `requests_per_second` is used up".to_owned())
-            }
-            Hold::Host | Hold::Turn => self.host_wait(self.queue.host_of(job, lane)?),
         }
     }
 
-    fn host_wait(&self, host: &Host) -> Option<Wait> {
-        let limits = self.runner.hosts.limits();
-        let wait = |reason, until, message| Some(Wait { reason, until, message });
-        match self.runner.hosts.check(host) {
-            Err(Blocked::Full) => {
-                let max = self.runner.hosts.max_concurrent(host);
-                let message = format!("`{host}` has as many requests as it may have (at most {max})");
-                wait(WaitReason::HostLimit, None, message)
+    fn told(&self, job: JobId, why: Why<'_>) -> Wait {
+        let reason = why.reason();
+        let hosts = &self.runner.hosts;
+        let run = self.jobs.get(job);
+        let (until, message) = match why {
+            Why::Task(wait) => return task_wait(wait),
+            Why::Cap => {
+                let cap = run.map_or(0, |run| run.job.spec.group.max_concurrency);
+                (None, format!("{cap} tasks of the job run, as many as its `max_concurrency` allows"))
             }
-            Err(Blocked::Rate(until)) => {
-                wait(WaitReason::RateLimit, Some(until), format!("the rate of requests to `{host}` is used up"))
+            Why::JobRate => {
+                let until = run.and_then(|run| run.rates_allow(self.now()).err());
+                (until, "the job's `requests_per_second` is used up".to_owned())
             }
-            Err(Blocked::Paused(until)) => {
-                wait(WaitReason::HostPaused, Some(until), self.runner.hosts.explain_pause(host, until))
+            Why::Host(host, Blocked::Full) => {
+                let max = hosts.max_concurrent(host);
+                (None, format!("`{host}` has as many requests as it may have (at most {max})"))
             }
-            Ok(()) if !self.runner.hosts.has_place() => {
-                let max = limits.max_concurrent_tasks;
-                wait(WaitReason::ServerLimit, None, format!("{max} tasks run, as many as the server allows"))
+            Why::Host(host, Blocked::Rate(until)) => {
+                (Some(until), format!("the rate of requests to `{host}` is used up"))
             }
-            Ok(()) => None,
+            Why::Host(host, Blocked::Paused(until)) => (Some(until), hosts.explain_pause(host, until)),
+            Why::Server => {
+                let max = hosts.limits().max_concurrent_tasks;
+                (None, format!("{max} tasks run, as many as the server allows"))
+            }
+        };
+        Wait { reason, until, message }
+    }
+}
+
+/// What a lane waits for.
+enum Why<'a> {
+    Task(&'a task::Wait),
+    Cap,
+    JobRate,
+    Host(&'a Host, Blocked),
+    Server,
+}
+
+impl Why<'_> {
+    fn reason(&self) -> WaitReason {
+        match self {
+            Why::Task(wait) => task_reason(wait),
+            Why::Cap => WaitReason::JobLimit,
+            Why::JobRate | Why::Host(_, Blocked::Rate(_)) => WaitReason::RateLimit,
+            Why::Host(_, Blocked::Full) => WaitReason::HostLimit,
+            Why::Host(_, Blocked::Paused(_)) => WaitReason::HostPaused,
+            Why::Server => WaitReason::ServerLimit,
         }
     }
 }
 
-fn task_wait(wait: &task::Wait) -> Wait {
+fn task_reason(wait: &task::Wait) -> WaitReason {
     match wait {
-        task::Wait::Backoff(due) => Wait {
-            reason: WaitReason::BackingOff,
-            until: Some(*due),
-            message: "its next attempt is not due yet".to_owned(),
-        },
-        task::Wait::Host { until, message, .. } => {
-            Wait { reason: WaitReason::HostPaused, until: Some(*until), message: message.clone() }
-        }
-        task::Wait::Disk { message, .. } => {
-            Wait { reason: WaitReason::DiskSpace, until: None, message: message.clone() }
-        }
+        task::Wait::Backoff(_) => WaitReason::BackingOff,
+        task::Wait::Host { .. } => WaitReason::HostPaused,
+        task::Wait::Disk { .. } => WaitReason::DiskSpace,
     }
+}
+
+fn task_wait(wait: &task::Wait) -> Wait {
+    let (until, message) = match wait {
+        task::Wait::Backoff(due) => (Some(*due), "its next attempt is not due yet".to_owned()),
+        task::Wait::Host { until, message, .. } => (Some(*until), message.clone()),
+        task::Wait::Disk { message, .. } => (None, message.clone()),
+    };
+    Wait { reason: task_reason(wait), until, message }
 }
