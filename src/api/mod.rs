@@ -28,6 +28,7 @@ pub mod request_id;
 mod spec_to_proto;
 pub mod status;
 pub(crate) mod to_proto;
+mod told;
 mod totals;
 mod values;
 mod watch;

@@ -1,6 +1,6 @@
 //! `WatchJobs`: a list of jobs, and then every change of it.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tonic::Status;
 use crate::api::flush::flush;
 use crate::api::lookup::listed_job;
 use crate::api::status::{draining, exhausted};
+use crate::api::told::{TOLD_MAX, Told};
 use crate::api::totals::Totals;
 use crate::engine::changes::Listener;
 use crate::engine::handle::Engine;
@@ -33,8 +34,6 @@ const UNFINISHED: [JobState; 4] = [JobState::Pending, JobState::Running, JobStat
 const ENDED: [JobState; 3] = [JobState::Succeeded, JobState::Failed, JobState::Cancelled];
 /// The most names of jobs that are read at once.
 const NAMES_MAX: u32 = 10_000;
-/// Jobs that were told of and are remembered, to tell when they are gone or leave what is watched: some megabytes.
-const TOLD_MAX: usize = 100_000;
 /// The memory of listed jobs that wait for the client, in bytes, roughly; the first one waits however large it is.
 const QUEUE_BYTES_MAX: usize = 256 << 10;
 
@@ -122,7 +121,7 @@ struct Watcher {
     more: u32,
     /// Jobs that are older and were not told of are those that were left out.
     floor: Option<JobId>,
-    told: BTreeSet<JobId>,
+    told: Told,
     /// Whether the first listing is read, and the oldest job of it that was.
     is_first: bool,
     passed: Option<JobId>,
@@ -155,7 +154,7 @@ pub(crate) fn watch_jobs(
         phase: Phase::Begin,
         more: 0,
         floor: None,
-        told: BTreeSet::new(),
+        told: Told::default(),
         is_first: true,
         passed: None,
         queue: VecDeque::new(),
@@ -180,7 +179,7 @@ impl Watcher {
     async fn next(&mut self) -> Result<Event, Status> {
         loop {
             if let Some(job) = self.queue.pop_front() {
-                self.tell(job.id);
+                self.told.add(job.id);
                 return Ok(self.message(&job));
             }
             if let Some(id) = self.changed.pop_front() {
@@ -217,13 +216,6 @@ impl Watcher {
     fn message(&self, job: &Job) -> Event {
         let feed = self.engine.hub().feed(job.id);
         Event::Job(listed_job(job, feed.as_ref()))
-    }
-
-    fn tell(&mut self, id: JobId) {
-        self.told.insert(id);
-        if self.told.len() > TOLD_MAX {
-            self.told.pop_first();
-        }
     }
 
     /// Chooses the newest `max` jobs of all listings by their names, and counts the others.
@@ -290,7 +282,7 @@ impl Watcher {
             return Ok(());
         }
         let (first, passed, told) = (self.is_first, self.passed, &self.told);
-        let is_behind = |id: &JobId| told.contains(id) || !first || passed.is_some_and(|passed| *id >= passed);
+        let is_behind = |id: &JobId| told.contains(*id) || !first || passed.is_some_and(|passed| *id >= passed);
         self.dirty.extend(changed.into_iter().filter(is_behind));
         if self.dirty.len() > TOLD_MAX { Err(too_slow()) } else { Ok(()) }
     }
@@ -360,20 +352,20 @@ impl Watcher {
     /// Returns what is to be told of a job that changed.
     async fn look(&mut self, id: JobId) -> Result<Option<Event>, Status> {
         let Some(job) = self.job(id).await? else {
-            return Ok(self.told.remove(&id).then(|| Event::DeletedJobId(id.to_string())));
+            return Ok(self.told.remove(id).then(|| Event::DeletedJobId(id.to_string())));
         };
         if !self.wish.is_of(&job) {
             return Ok(None);
         }
         if !self.wish.fits(&job) {
             // It has left what is watched.
-            return Ok(self.told.remove(&id).then(|| self.message(&job)));
+            return Ok(self.told.remove(id).then(|| self.message(&job)));
         }
-        if !self.told.contains(&id) {
+        if !self.told.contains(id) {
             if self.floor.is_some_and(|floor| id < floor) {
                 return Ok(None);
             }
-            self.tell(id);
+            self.told.add(id);
         }
         Ok(Some(self.message(&job)))
     }

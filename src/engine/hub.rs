@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::engine::changes::{Changes, Listener};
 use crate::engine::figures::{OpenWork, Totals};
 use crate::engine::notices::{NoticeListener, Notices};
+use crate::engine::rings::Rings;
 use crate::engine::version::{Follower, Version};
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::Job;
@@ -41,6 +42,7 @@ pub struct Hub {
     changes: Arc<Changes>,
     created: Arc<Changes>,
     totals: Totals,
+    rings: Mutex<Rings>,
 }
 
 /// A durable event on its way to the watchers of its job.
@@ -194,13 +196,23 @@ impl Hub {
 
     fn publish_to(&self, feed: &Feed, job: Arc<Job>, events: Vec<Arc<StoredEvent>>) {
         self.totals.moved(Some(&feed.job()), Some(&job));
-        feed.publish(job, events);
+        let id = job.id;
+        self.keeps(id, feed.publish(job, events));
+    }
+
+    /// Notes how much is kept for the watchers of a job. Others keep less, where it is too much for all.
+    fn keeps(&self, job: JobId, bytes: usize) {
+        let gone = lock(&self.rings).note(job, bytes);
+        for feed in gone.into_iter().filter_map(|job| self.feed(job)) {
+            feed.forget_events();
+        }
     }
 
     /// Ends the feed of a job whose end was published. Watchers that hold it read to its end.
     pub(crate) fn close(&self, job: JobId) {
         lock(&self.busy).remove(&job);
         let feed = lock(&self.feeds).remove(&job);
+        self.keeps(job, 0);
         // Whoever waits looks again, also where somebody else holds the feed.
         if let Some(feed) = feed {
             self.totals.moved(Some(&feed.job()), None);
@@ -214,7 +226,8 @@ impl Hub {
         let watched: Vec<JobId> = lock(&self.watched).iter().copied().collect();
         for job in watched {
             match self.feed(job) {
-                Some(feed) => feed.forget_unwatched(),
+                Some(feed) if feed.forget_unwatched() => self.keeps(job, 0),
+                Some(_) => {}
                 None => drop(lock(&self.watched).remove(&job)),
             }
         }
@@ -352,14 +365,15 @@ impl Feed {
         all.tasks.is_empty()
     }
 
-    fn publish(&self, job: Arc<Job>, events: Vec<Arc<StoredEvent>>) {
+    /// Returns how much is kept for its watchers now.
+    fn publish(&self, job: Arc<Job>, events: Vec<Arc<StoredEvent>>) -> usize {
         let mut state = lock(&self.state);
         let sequence = job.sequence;
         let before = std::mem::replace(&mut state.job, job).sequence;
-        let Some(watched) = &mut state.watched else { return };
+        let Some(watched) = &mut state.watched else { return 0 };
         if !watched.has_watchers() {
             state.watched = None;
-            return;
+            return 0;
         }
         let continues = events.first().is_none_or(|event| event.head.sequence == before + 1)
             && events.last().map_or(before, |event| event.head.sequence) == sequence;
@@ -376,15 +390,25 @@ impl Feed {
         }
         // Under the lock: whoever subscribes sees the job from before and is woken, or the job as it is now.
         watched.version.grow();
+        watched.ring_bytes
     }
 
-    /// Drops what is kept for watchers if there are none.
-    fn forget_unwatched(&self) {
+    /// Drops the events that are kept: watchers read them from the store.
+    fn forget_events(&self) {
+        if let Some(watched) = &mut lock(&self.state).watched {
+            (watched.ring, watched.ring_bytes) = (VecDeque::new(), 0);
+        }
+    }
+
+    /// Drops what is kept for watchers if there are none. Returns whether there are none.
+    fn forget_unwatched(&self) -> bool {
         let mut state = lock(&self.state);
-        if !state.watched.as_ref().is_some_and(|watched| watched.has_watchers()) {
+        let is_unwatched = !state.watched.as_ref().is_some_and(|watched| watched.has_watchers());
+        if is_unwatched {
             state.watched = None;
             lock(&self.watched).remove(&state.job.id);
         }
+        is_unwatched
     }
 
     /// Wakes whoever watches.

@@ -32,6 +32,7 @@ pub mod offline;
 mod outbox;
 mod patience;
 mod queue;
+mod rings;
 mod runner;
 mod running;
 mod scheduler;
