@@ -44,7 +44,7 @@ impl Scheduler {
             return command.refuse(EngineError::Draining);
         }
         if let Some(error) = command.not_now(self.condition()) {
-            return command.refuse(error);
+            return self.refuse_unless_known(command, &by, error);
         }
         if command.is_abandoned() {
             return;
@@ -72,6 +72,17 @@ impl Scheduler {
                 drop(reply.send(hosts.iter().map(|host| self.queue.waiting_at(host, whose)).collect()));
             }
             Command::Drain => self.drain(),
+        }
+    }
+
+    /// Refuses a command for want of room. A repetition needs none: it is answered with what was stored.
+    fn refuse_unless_known(&mut self, command: Command, by: &Actor, error: EngineError) {
+        match command {
+            Command::Submit { request: Some(request), reply, .. } => self.read_request(request, by, error, reply),
+            Command::Job(job, JobCommand::AddTasks { chunk_id, digest, reply, .. }) if !chunk_id.is_empty() => {
+                self.read_chunk(job, (chunk_id, digest), error, reply);
+            }
+            command => command.refuse(error),
         }
     }
 
@@ -138,7 +149,10 @@ impl Scheduler {
             return answer(reply, Err(EngineError::TooManyTasks));
         };
         if self.is_full_of_jobs(spec.memory_bytes(), 0) {
-            return answer(reply, Err(EngineError::TooManyJobs));
+            return match request {
+                Some(request) => self.read_request(request, by, EngineError::TooManyJobs, reply),
+                None => answer(reply, Err(EngineError::TooManyJobs)),
+            };
         }
         let mut job = Job::new(self.job_id(now), spec, count, now);
         job.creator = creator(by);
@@ -223,11 +237,14 @@ impl Scheduler {
             return self.outbox.then(Effect::ReadChunk { job, chunk_id, digest, reply });
         }
         let count = tasks.specs.len() as u64;
-        if u64::from(run.job.counts.total) + run.adding + count > u64::from(u32::MAX) {
-            return answer(reply, Err(EngineError::TooManyTasks));
-        }
-        if self.is_full_of_jobs(0, 0) {
-            return answer(reply, Err(EngineError::TooManyJobs));
+        let has_too_many = u64::from(run.job.counts.total) + run.adding + count > u64::from(u32::MAX);
+        let full = match (has_too_many, self.is_full_of_jobs(0, 0)) {
+            (true, _) => Some(EngineError::TooManyTasks),
+            (_, true) => Some(EngineError::TooManyJobs),
+            _ => None,
+        };
+        if let Some(error) = full {
+            return self.read_chunk(job, (chunk_id, digest), error, reply);
         }
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
         let named = credentials::named(&run.job.spec, &tasks);

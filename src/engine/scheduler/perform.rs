@@ -74,7 +74,9 @@ impl Scheduler {
                     let added = additions.get_mut(nth).map(std::mem::take).unwrap_or_default();
                     self.admit_tasks(job, added, chunk_id, digest, tasks, reply);
                 }
-                Effect::ReadChunk { job, chunk_id, digest, reply } => self.read_chunk(job, chunk_id, digest, reply),
+                Effect::ReadChunk { job, chunk_id, digest, reply } => {
+                    self.read_chunk(job, (chunk_id, digest), EngineError::Sealed(job), reply);
+                }
                 Effect::Select(job, admitted) => self.fixed_command(job, *admitted),
                 Effect::Reply(reply, job) => answer(reply, Ok(job)),
                 Effect::Acted(reply, acted) => answer(reply, Ok(acted)),
@@ -243,7 +245,7 @@ impl Scheduler {
     }
 
     /// The request id of a submission was used before: the first job is the answer, if it is the same.
-    fn known(&mut self, job: JobId, digest: [u8; 32], request: Option<(String, [u8; 32])>, reply: Reply<Arc<Job>>) {
+    pub(super) fn known(&mut self, job: JobId, digest: [u8; 32], request: Option<(String, [u8; 32])>, reply: Reply<Arc<Job>>) {
         let Some((request_id, asked)) = request else { return answer(reply, Err(EngineError::Contradiction(job))) };
         if digest != asked {
             return answer(reply, Err(EngineError::RequestIdTaken(request_id)));

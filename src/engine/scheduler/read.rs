@@ -19,13 +19,22 @@ pub(super) enum Read {
     Due(Result<DuePage, StoreError>),
     /// What the store has of a job that somebody wants to change.
     Visited(JobId, Admitted<JobCommand>, Result<Box<Found>, StoreError>),
-    /// What is known of a chunk for a job that takes no more.
+    /// What is known of a chunk for a job that takes it no more.
     Chunk {
-        job: JobId,
         chunk_id: String,
         digest: [u8; 32],
         known: Result<Option<Chunk>, StoreError>,
+        /// The answer if it is not known.
+        otherwise: EngineError,
         reply: Reply<Chunk>,
+    },
+    /// What is known of a request id for a job for which there is no room.
+    Request {
+        request: (String, [u8; 32]),
+        known: Result<Option<(JobId, [u8; 32])>, StoreError>,
+        /// The answer if it is not known.
+        otherwise: EngineError,
+        reply: Reply<Arc<Job>>,
     },
     /// The job that a request id stands for.
     Known {

@@ -1,5 +1,7 @@
 //! What the scheduler reads, and what else it waits for, while it goes on.
 
+use std::sync::Arc;
+
 use futures_util::FutureExt as _;
 
 use crate::engine::command::{EngineError, Reply, answer};
@@ -7,7 +9,10 @@ use crate::engine::patience::{caught, patiently};
 use crate::engine::queue::LaneRead;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::read::{Read, trusted};
+use crate::model::access::Actor;
 use crate::model::ids::JobId;
+use crate::model::job::Job;
+use crate::model::tenant::{Owner, Scope};
 use crate::store::{Chunk, StoreError};
 
 impl Scheduler {
@@ -48,9 +53,14 @@ impl Scheduler {
                 }
                 self.visited(job, admitted, found);
             }
-            Read::Chunk { job, chunk_id, digest, known, reply } => {
-                answer(reply, known_chunk(job, chunk_id, digest, known));
+            Read::Chunk { chunk_id, digest, known, otherwise, reply } => {
+                answer(reply, known_chunk(chunk_id, digest, known, otherwise));
             }
+            Read::Request { request, known, otherwise, reply } => match known {
+                Ok(Some((job, digest))) => self.known(job, digest, Some(request), reply),
+                Ok(None) => answer(reply, Err(otherwise)),
+                Err(error) => answer(reply, Err(EngineError::Store(error.to_string()))),
+            },
             Read::Known { job, found, reply } => match found {
                 Ok(Some(job)) => answer(reply, Ok(job.into())),
                 Ok(None) => answer(reply, Err(EngineError::NoJob(job))),
@@ -88,26 +98,48 @@ impl Scheduler {
         });
     }
 
-    /// Looks for a chunk of a job that takes no more, behind all chunks that are on their way to the store.
-    pub(super) fn read_chunk(&mut self, job: JobId, chunk_id: String, digest: [u8; 32], reply: Reply<Chunk>) {
+    /// Looks for a chunk that is not taken any more: it may have been before.
+    pub(super) fn read_chunk(
+        &mut self,
+        job: JobId,
+        (chunk_id, digest): (String, [u8; 32]),
+        otherwise: EngineError,
+        reply: Reply<Chunk>,
+    ) {
         let store = self.runner.store.clone();
         self.reads.spawn(async move {
             let known = caught(patiently(|| store.chunk(job, &chunk_id))).await;
-            Read::Chunk { job, chunk_id, digest, known, reply }
+            Read::Chunk { chunk_id, digest, known, otherwise, reply }
+        });
+    }
+
+    /// Looks for a request that is not taken now: it may have been before.
+    pub(super) fn read_request(
+        &mut self,
+        request: (String, [u8; 32]),
+        by: &Actor,
+        otherwise: EngineError,
+        reply: Reply<Arc<Job>>,
+    ) {
+        let Scope::One(Owner { no: tenant, .. }) = by.scope else { return answer(reply, Err(otherwise)) };
+        let (store, principal) = (self.runner.store.clone(), by.principal);
+        self.reads.spawn(async move {
+            let known = caught(patiently(|| store.request_of(principal, tenant, &request.0))).await;
+            Read::Request { request, known, otherwise, reply }
         });
     }
 }
 
 fn known_chunk(
-    job: JobId,
     chunk_id: String,
     digest: [u8; 32],
     known: Result<Option<Chunk>, StoreError>,
+    otherwise: EngineError,
 ) -> Result<Chunk, EngineError> {
     match known {
         Ok(Some(chunk)) if chunk.digest == digest => Ok(chunk),
         Ok(Some(_)) => Err(EngineError::ChunkIdTaken(chunk_id)),
-        Ok(None) => Err(EngineError::Sealed(job)),
+        Ok(None) => Err(otherwise),
         Err(error) => Err(EngineError::Store(error.to_string())),
     }
 }
