@@ -45,6 +45,7 @@ mod it {
     mod tenants;
     mod tls;
     mod tokens;
+    mod unended;
     mod validation;
     mod watch;
     mod wire;

@@ -185,7 +185,9 @@ impl HalfSent {
     }
 }
 
-async fn h2_connection(server: &Server) -> (h2::client::SendRequest<bytes::Bytes>, tokio::task::JoinSet<()>) {
+pub(crate) async fn h2_connection(
+    server: &Server,
+) -> (h2::client::SendRequest<bytes::Bytes>, tokio::task::JoinSet<()>) {
     let stream = TcpStream::connect(&server.address).await.unwrap();
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();
     let mut driver = tokio::task::JoinSet::new();
