@@ -153,7 +153,7 @@ impl pb::admin_service_server::AdminService for Admin {
         let request = request.into_inner();
         let mut v = Violations::default();
         let wish = request.limits.unwrap_or_default();
-        let paths = request.update_mask.unwrap_or_default().paths;
+        let paths = values::mask(request.update_mask, &mut v);
         let patch = patch(&wish, &paths, &mut v);
         let patch = v.or(patch)?;
         let limits = self.engine.by(caller.actor).set_limits(patch).await?;
@@ -244,12 +244,9 @@ fn host(view: HostView, waiting: u32) -> pb::Host {
 }
 
 /// Reads what is to change. A limit that the mask does not name stays as it is.
-fn patch(wish: &pb::Limits, paths: &[String], v: &mut Violations) -> LimitsPatch {
+fn patch(wish: &pb::Limits, paths: &[(usize, String)], v: &mut Violations) -> LimitsPatch {
     let mut patch = LimitsPatch::default();
-    if paths.is_empty() {
-        v.add("update_mask", "is empty; name what to change");
-    }
-    for (index, path) in paths.iter().enumerate() {
+    for (index, path) in paths {
         match path.as_str() {
             "max_concurrent_tasks" => {
                 at_least_one(wish.max_concurrent_tasks, "limits.max_concurrent_tasks", v);

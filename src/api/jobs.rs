@@ -372,18 +372,14 @@ impl pb::job_service_server::JobService for Jobs {
 
 fn patch(request: pb::UpdateJobRequest, v: &mut Violations) -> JobPatch {
     let mut patch = JobPatch::default();
-    let paths = request.update_mask.unwrap_or_default().paths;
-    if paths.is_empty() {
-        v.add("update_mask", "is empty; name what to change");
-    }
-    for (index, path) in paths.iter().enumerate() {
+    for (index, path) in values::mask(request.update_mask, v) {
         match path.as_str() {
             "priority" => patch.priority = Some(request.priority),
             "group.max_concurrency" => {
                 patch.max_concurrency = Some(request.group.unwrap_or_default().max_concurrency);
             }
             "rate_limit" => {
-                patch.rate_limit = Some(values::rate_limit(request.rate_limit.unwrap_or_default(), path, v));
+                patch.rate_limit = Some(values::rate_limit(request.rate_limit.unwrap_or_default(), &path, v));
             }
             "labels" => {
                 values::labels(&request.labels, "labels", v);
@@ -395,7 +391,7 @@ fn patch(request: pb::UpdateJobRequest, v: &mut Violations) -> JobPatch {
             }
             _ => v.add(
                 format!("update_mask.paths[{index}]"),
-                format!("`{}` is none of priority, group.max_concurrency, rate_limit, labels, title", shown(path)),
+                format!("`{}` is none of priority, group.max_concurrency, rate_limit, labels, title", shown(&path)),
             ),
         }
     }

@@ -130,11 +130,7 @@ impl pb::access_service_server::AccessService for AccessApi {
         let mut v = Violations::default();
         let wish = request.principal.unwrap_or_default();
         let (mut title, mut grants, mut identities, mut disabled, mut default_tenant) = (None, None, None, None, None);
-        let paths = request.update_mask.unwrap_or_default().paths;
-        if paths.is_empty() {
-            v.add("update_mask", "is empty; name what to change");
-        }
-        for (index, path) in paths.iter().enumerate() {
+        for (index, path) in values::mask(request.update_mask, &mut v) {
             match path.as_str() {
                 "title" => {
                     values::text(&wish.title, "principal.title", NAME_BYTES_MAX, &mut v);
@@ -148,7 +144,7 @@ impl pb::access_service_server::AccessService for AccessApi {
                 "default_tenant" => default_tenant = Some(wish.default_tenant.clone()),
                 _ => v.add(
                     format!("update_mask.paths[{index}]"),
-                    format!("`{}` is none of title, grants, identities, disabled, default_tenant", shown(path)),
+                    format!("`{}` is none of title, grants, identities, disabled, default_tenant", shown(&path)),
                 ),
             }
         }
