@@ -26,6 +26,7 @@ mod it {
     mod grpcurl;
     mod held;
     mod hostile;
+    mod import_bounds;
     mod imports;
     mod jobs;
     mod leftovers;
