@@ -37,6 +37,7 @@ mod it {
     mod network;
     mod outlives;
     mod progress;
+    mod read_pages;
     mod rest;
     mod sealing;
     mod segments;
