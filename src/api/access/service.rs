@@ -16,7 +16,7 @@ use crate::api::values::{self, ID_BYTES_MAX, NAME_BYTES_MAX};
 use crate::engine::handle::Engine;
 use crate::model::access::{AccessAnswer, AccessChange, NewToken, Principal, Token};
 use crate::model::book::Book;
-use crate::model::role::{Grant, Role};
+use crate::model::role::Role;
 use crate::model::token::TokenText;
 use crate::pb;
 use crate::store::Store;
@@ -177,7 +177,9 @@ impl pb::access_service_server::AccessService for AccessApi {
         let after = self.after(Listing::Principals, filter, &request.page_token, &mut v);
         v.or(())?;
         let book = self.book();
-        let fits = |principal: &&Arc<Principal>| caller.actor.sees(principal) && is_at(principal, &request.tenant);
+        let fits = |principal: &&Arc<Principal>| {
+            caller.actor.sees(principal) && messages::is_seen_at(principal, &request.tenant, &caller.actor)
+        };
         let mut found: Vec<_> = book.principals_after(&after).filter(fits).take(size + 1).collect();
         let has_more = found.len() > size;
         found.truncate(size);
@@ -369,10 +371,4 @@ impl pb::access_service_server::AccessService for AccessApi {
         let number = self.engine.by(Caller::of(&request).actor).new_data_key().await?;
         Ok(Response::new(pb::RotateDataKeyResponse { data_key_id: number.to_string() }))
     }
-}
-
-/// Returns whether a principal belongs to a tenant, or may do something there.
-fn is_at(principal: &Principal, tenant: &str) -> bool {
-    let is_granted = |grant: &Grant| !grant.role.is_of_server() && (grant.tenant == tenant || grant.tenant == "*");
-    tenant.is_empty() || principal.home() == Some(tenant) || principal.grants.iter().any(is_granted)
 }
