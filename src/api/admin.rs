@@ -10,17 +10,17 @@ use tonic::{Request, Response, Status};
 use crate::api::access::Policy;
 use crate::api::access::caller::Caller;
 use crate::api::filters;
+use crate::api::jobs::Jobs;
 use crate::api::pages::page_size;
 use crate::api::status::{Violations, shown};
 use crate::api::to_proto;
-use crate::api::totals;
+use crate::api::totals::Totals;
 use crate::api::values;
 use crate::engine::command::{EngineError, LimitsPatch};
 use crate::engine::handle::{Engine, HostView};
 use crate::listen::tls::Tls;
 use crate::model::access::AuthMode;
 use crate::model::audit::{AuditRow, SERVER};
-use crate::model::counts::Counts;
 use crate::model::host::{Host, normal};
 use crate::model::limits::HostLimits;
 use crate::model::role::{Role, has_role_at};
@@ -47,6 +47,7 @@ pub struct Admin {
     store: Arc<dyn Store>,
     shutdown: Shutdown,
     facts: Facts,
+    totals: Arc<Totals>,
     started: Instant,
 }
 
@@ -77,9 +78,9 @@ pub struct Sizes {
 }
 
 impl Admin {
-    /// Makes the service over an engine and its store.
-    pub fn new(engine: Engine, store: Arc<dyn Store>, shutdown: Shutdown, facts: Facts) -> Admin {
-        Admin { engine, store, shutdown, facts, started: Instant::now() }
+    /// Makes the service over an engine and its store. What the jobs have to do it says as their service does.
+    pub fn new(engine: Engine, store: Arc<dyn Store>, shutdown: Shutdown, facts: Facts, jobs: &Jobs) -> Admin {
+        Admin { engine, store, shutdown, facts, totals: jobs.totals(), started: Instant::now() }
     }
 
     /// Returns the parties whose hosts alone the caller may see; `None`: all, with what everybody does there.
@@ -114,13 +115,11 @@ impl pb::admin_service_server::AdminService for Admin {
         request: Request<pb::GetServerInfoRequest>,
     ) -> Result<Response<pb::GetServerInfoResponse>, Status> {
         let caller = Caller::of(&request);
-        let counts_all = caller.may(Role::Monitor);
-        let mut sum = Counts::default();
-        for job in self.engine.hub().jobs() {
-            if counts_all || has_role_at(&caller.actor.grants, &job.tenant.name) {
-                totals::add(&mut sum, &job.counts);
-            }
-        }
+        let sum = if caller.may(Role::Monitor) {
+            self.totals.tasks()
+        } else {
+            self.totals.tasks_of(|tenant| has_role_at(&caller.actor.grants, tenant))
+        };
         let sizes = *self.facts.sizes.borrow();
         Ok(Response::new(pb::GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),

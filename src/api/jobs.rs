@@ -68,6 +68,11 @@ impl Jobs {
         Jobs { engine, store, closing, watchers, totals, allowed }
     }
 
+    /// The numbers of all jobs, which other services show too.
+    pub(crate) fn totals(&self) -> Arc<Totals> {
+        self.totals.clone()
+    }
+
     async fn message(&self, job: &Job) -> pb::Job {
         lookup::explained_job(&self.engine, job).await
     }
