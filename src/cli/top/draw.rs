@@ -233,10 +233,7 @@ fn job_lines(state: &State, size: Size) -> Vec<Line> {
         TaskView::All => "tasks".to_owned(),
         TaskView::Active => "tasks that run or back off".to_owned(),
         TaskView::Failures => "failures by kind; Enter lists the tasks".to_owned(),
-        TaskView::OfKind(nth) => {
-            let kind = job.failures.get(nth).map(|kind| kind.sample_message.as_str()).unwrap_or_default();
-            format!("tasks that failed: {kind}")
-        }
+        TaskView::OfKind => format!("tasks that failed: {}", state.kind.sample_message),
     };
     let search = if state.search.is_empty() { String::new() } else { format!(", with `{}`", state.search) };
     lines.push(Line::of(Hue::Strong, &view).with(Hue::Plain, &search));

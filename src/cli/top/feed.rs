@@ -83,9 +83,10 @@ pub(super) async fn read(client: &Client, wish: &Wish) -> Result<Vec<Told>, Stat
             Told::Hosts(client.admin().list_hosts(request).await?.into_inner().hosts)
         }
     };
-    // Who may see a job may not see how much the others do: then that is left out.
+    // Who may see a job may not see how much the others do, and there may be too many watchers: then that is left out.
+    let is_refused = |status: &Status| matches!(status.code(), Code::PermissionDenied | Code::ResourceExhausted);
     let totals = match totals(client).await {
-        Err(status) if status.code() != Code::PermissionDenied => return Err(status),
+        Err(status) if !is_refused(&status) => return Err(status),
         totals => totals.unwrap_or_default(),
     };
     Ok(vec![Told::Totals(totals), page])

@@ -43,8 +43,8 @@ pub(super) enum TaskView {
     Active,
     /// Kinds of failures.
     Failures,
-    /// The tasks that failed in the way of this place among the kinds.
-    OfKind(usize),
+    /// The tasks that failed in the way that was chosen.
+    OfKind,
 }
 
 /// What is to be read of the server.
@@ -109,6 +109,8 @@ pub(super) struct State {
     pub(super) has_more: bool,
     pub(super) job: pb::Job,
     pub(super) tasks: Vec<pb::Task>,
+    /// The kind of failure that was chosen, as it was then: kinds change their places as they grow.
+    pub(super) kind: pb::FailureCount,
     pub(super) hosts: Vec<pb::Host>,
     pub(super) totals: pb::ServerTotals,
     /// Jobs that are selected, by id.
@@ -143,6 +145,7 @@ impl State {
             has_more: false,
             job: pb::Job::default(),
             tasks: Vec::new(),
+            kind: pb::FailureCount::default(),
             hosts: Vec::new(),
             totals: pb::ServerTotals::default(),
             selected: BTreeSet::new(),
@@ -187,15 +190,15 @@ impl State {
                 let states = vec![pb::TaskState::Running.into(), pb::TaskState::BackingOff.into()];
                 Some(pb::ListTasksRequest { states, ..list })
             }
-            TaskView::OfKind(nth) => {
-                let kind = self.job.failures.get(nth).cloned().unwrap_or_default();
+            TaskView::OfKind => {
+                let kind = &self.kind;
                 let named = |number: u32| (number > 0).then_some(number).into_iter().collect();
                 let reasons = if kind.reason > 0 { vec![kind.reason] } else { Vec::new() };
                 Some(pb::ListTasksRequest {
                     states: vec![pb::TaskState::Failed.into()],
                     reasons,
                     http_statuses: named(kind.http_status),
-                    host: kind.host,
+                    host: kind.host.clone(),
                     ..list
                 })
             }
@@ -212,7 +215,8 @@ impl State {
                 });
             }
             Told::Done(note) => self.note = note,
-            told if self.is_paused => drop(told),
+            // What was told is not shown, but that the server answers is.
+            _ if self.is_paused => self.lost = None,
             Told::Refused(why) => (self.refused, self.lost) = (Some(why), None),
             Told::Totals(totals) => (self.totals, self.lost) = (totals.unwrap_or_default(), None),
             Told::Jobs { jobs, has_more } if self.place == Place::Jobs => {
@@ -361,7 +365,12 @@ impl State {
                     self.go(Place::Job(job.job_id.clone()));
                 }
             }
-            (Place::Job(_), TaskView::Failures) if row < self.job.failures.len() => self.view(TaskView::OfKind(row)),
+            (Place::Job(_), TaskView::Failures) => {
+                if let Some(kind) = self.job.failures.get(row) {
+                    self.kind = kind.clone();
+                    self.view(TaskView::OfKind);
+                }
+            }
             _ => {}
         }
     }
@@ -370,7 +379,7 @@ impl State {
         if !self.search.is_empty() || !self.selected.is_empty() {
             self.search.clear();
             self.selected.clear();
-        } else if matches!(self.task_view, TaskView::OfKind(_)) {
+        } else if self.task_view == TaskView::OfKind {
             self.view(TaskView::Failures);
         } else {
             self.go(Place::Jobs);

@@ -302,6 +302,22 @@ fn what_belongs_elsewhere_changes_nothing() {
     state.take(Told::Lost("gone".to_owned()), now());
     assert_eq!(state.job.title, "nightly mirror");
     assert!(seen(&state, 80, 10).contains("no connection for 0 s"));
+    state.take(Told::Totals(None), now());
+    assert!(!seen(&state, 80, 10).contains("no connection"), "it is there again, as is said at once");
+}
+
+#[test]
+fn a_kind_of_failure_stays_chosen_when_another_outgrows_it() {
+    let kind = |host: &str, count| pb::FailureCount { host: host.to_owned(), count, ..Default::default() };
+    let mut state = at_job();
+    state.job.failures = vec![kind("a:80", 2), kind("b:80", 1)];
+    state.press(Key::Char('f'), 10);
+    state.press(Key::Enter, 10);
+    state.job.failures.reverse();
+    match state.wish() {
+        Wish::Job { tasks: Some(list), .. } => assert_eq!(list.host, "a:80"),
+        other => panic!("{other:?}"),
+    }
 }
 
 proptest! {
