@@ -13,6 +13,7 @@ mod it {
     mod content;
     mod control;
     mod crash;
+    mod creators;
     mod credentials;
     mod curl;
     mod dashboard;
