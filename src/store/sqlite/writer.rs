@@ -9,48 +9,41 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
-use crate::model::spec::TaskSpec;
 use crate::store::sqlite::apply::{apply, apply_apart};
+use crate::store::sqlite::batch_size::{is_small, makes_room};
 use crate::store::sqlite::errors::Fault;
-use crate::store::sqlite::expiry;
 use crate::store::sqlite::insert::run;
-use crate::store::sqlite::keys::{self, Keyring};
+use crate::store::sqlite::keys::Keyring;
 use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::log::LogCopier;
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::reserve::Reserve;
 use crate::store::sqlite::trail;
-use crate::store::sqlite::upkeep::{self, Progress};
-use crate::store::{Answer, Batch, Committed, Content, Retention, StoreError, Upkeep, WriteStore};
+use crate::store::{Answer, Batch, Committed, Retention, StoreError, Upkeep, WriteStore};
 
 /// How long `SQLite` waits for a lock. Only a foreign process (a backup, a person's shell) ever holds one.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pages that are returned to the file system at once: 8 MiB, more than a batch of purges frees.
-const VACUUM: &str = "PRAGMA incremental_vacuum(2048)";
+pub(super) const VACUUM: &str = "PRAGMA incremental_vacuum(2048)";
 /// The number in [`VACUUM`].
-const VACUUM_PAGES: i64 = 2048;
-/// The largest database that is rewritten when its secrets were plain, in bytes: that takes about a second, in which nothing
-/// is committed. Of a larger one only the free pages are returned.
-const REWRITTEN_BYTES_MAX: i64 = 64 << 20;
-/// What a row takes on the disk beside what it holds, in bytes, roughly.
-const ROW_BYTES: usize = 256;
+pub(super) const VACUUM_PAGES: i64 = 2048;
 const CHECKPOINT: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 
 /// The one connection that writes. There is one a data directory, which its lock makes sure of.
 pub struct SqliteWriter {
-    conn: SqliteConnection,
+    pub(super) conn: SqliteConnection,
     numbers: Numbers,
-    keyring: Keyring,
-    log: LogCopier,
+    pub(super) keyring: Keyring,
+    pub(super) log: LogCopier,
     /// Whether the commits do not copy the log, since the store is short of room.
-    leaves_log: bool,
+    pub(super) leaves_log: bool,
     /// None for a scratch store.
-    reserve: Option<Reserve>,
+    pub(super) reserve: Option<Reserve>,
     /// The last row of the audit, once it is known.
     last_audited: Option<trail::Last>,
-    retention: Retention,
+    pub(super) retention: Retention,
     /// Why it cannot be known what is stored, once that is so.
-    broken: Option<String>,
+    pub(super) broken: Option<String>,
     /// Held until the connection is closed.
     lock: Arc<DirLock>,
 }
@@ -81,25 +74,6 @@ impl SqliteWriter {
     /// Keeps what is not for ever as long as this says.
     pub fn retain(&mut self, retention: Retention) {
         self.retention = retention;
-    }
-
-    /// Erases a piece of the secrets that have been kept long enough.
-    async fn erase_piece(&mut self) -> Result<Upkeep, StoreError> {
-        let Some(kept) = self.retention.secrets else { return Ok(Upkeep::Done) };
-        let kept = i64::try_from(kept.as_micros()).unwrap_or(i64::MAX);
-        let nothing = Batch::default();
-        self.broken = Some("a commit was abandoned half-way".to_owned());
-        self.begin().await?;
-        match expiry::piece(&mut self.conn, &self.keyring.vault, kept).await {
-            Ok(is_more) => {
-                self.finish(&nothing).await?;
-                Ok(if is_more { Upkeep::More } else { Upkeep::Rest })
-            }
-            Err(fault) => {
-                let error = self.judge(fault);
-                self.roll_back(&nothing).await.and(Err(error))
-            }
-        }
     }
 
     async fn commit_batch(&mut self, batch: &Batch) -> Result<Committed, StoreError> {
@@ -189,67 +163,13 @@ impl SqliteWriter {
     }
 
     /// What a fault is that is about no job in particular.
-    fn judge(&self, fault: Fault) -> StoreError {
+    pub(super) fn judge(&self, fault: Fault) -> StoreError {
         match fault {
             Fault::NotWritten(why) if self.reserve.as_ref().is_some_and(Reserve::finds_no_room) => {
                 StoreError::Full(why)
             }
             fault => fault.of_all(),
         }
-    }
-
-    /// Seals a piece of what is plain, or sealed with an older key.
-    async fn seal_piece(&mut self) -> Result<Upkeep, StoreError> {
-        if self.broken.is_some() {
-            return Ok(Upkeep::Done);
-        }
-        let Some(mut progress) = upkeep::load(&mut self.conn).await? else { return self.erase_piece().await };
-        if progress.is_through() {
-            return self.clear_traces(progress).await;
-        }
-        // Overwrites the pages that long rows leave behind, too.
-        sqlx::query("PRAGMA secure_delete = ON").execute(&mut self.conn).await?;
-        let nothing = Batch::default();
-        self.broken = Some("a commit was abandoned half-way".to_owned());
-        self.begin().await?;
-        match upkeep::piece(&mut self.conn, &self.keyring.vault, &mut progress).await {
-            Ok(()) => self.finish(&nothing).await.map(|()| Upkeep::More),
-            Err(fault) => {
-                let error = self.judge(fault);
-                self.roll_back(&nothing).await.and(Err(error))
-            }
-        }
-    }
-
-    /// All rows are sealed: what was plain is removed from free pages and from the log, a piece at a time. While a reader is
-    /// in the way, or there is no room, more is left to do later.
-    async fn clear_traces(&mut self, progress: Progress) -> Result<Upkeep, StoreError> {
-        keys::remove_retired(&mut self.conn, self.keyring.vault.current()).await?;
-        if progress.plain {
-            let sql = "SELECT page_count * page_size, freelist_count \
-                       FROM pragma_page_count, pragma_page_size, pragma_freelist_count";
-            let (bytes, free): (i64, i64) = sqlx::query_as(sql).fetch_one(&mut self.conn).await?;
-            let is_small = bytes <= REWRITTEN_BYTES_MAX;
-            if is_small || free > 0 {
-                let rewrite = if is_small { "VACUUM" } else { VACUUM };
-                if let Err(error) = sqlx::query(rewrite).execute(&mut self.conn).await {
-                    tracing::warn!(%error, "the store could not rewrite its file; what was plain may be left in it");
-                    return Ok(Upkeep::Later);
-                }
-            }
-            if is_small || free <= VACUUM_PAGES {
-                // Once: the rest may have to be tried again.
-                upkeep::rewritten(&mut self.conn, progress).await?;
-            }
-            return Ok(Upkeep::More);
-        }
-        if !self.empty_log_at_once().await? {
-            return Ok(Upkeep::Later);
-        }
-        upkeep::end(&mut self.conn).await?;
-        sqlx::query("PRAGMA secure_delete = FAST").execute(&mut self.conn).await?;
-        tracing::info!("all secrets in the database are sealed with its present key");
-        Ok(Upkeep::Done)
     }
 
     /// Copies the log where it has become long. When that fails, the next commits do it.
@@ -264,7 +184,7 @@ impl SqliteWriter {
     }
 
     /// Empties the log if no reader is in the way: nothing can be committed while one is waited for. Returns whether it did.
-    async fn empty_log_at_once(&mut self) -> Result<bool, StoreError> {
+    pub(super) async fn empty_log_at_once(&mut self) -> Result<bool, StoreError> {
         self.log.finish().await;
         sqlx::query("PRAGMA busy_timeout = 0").execute(&mut self.conn).await?;
         let emptied = sqlx::query_as(CHECKPOINT).fetch_one(&mut self.conn).await;
@@ -275,7 +195,7 @@ impl SqliteWriter {
     }
 
     /// Plain statements, not sqlx's transactions: those lose count when `SQLite` itself rolls back.
-    async fn begin(&mut self) -> Result<(), StoreError> {
+    pub(super) async fn begin(&mut self) -> Result<(), StoreError> {
         let Err(error) = run(&mut self.conn, sqlx::query("BEGIN IMMEDIATE")).await else { return Ok(()) };
         self.broken = None;
         Err(self.judge(error.into()))
@@ -283,7 +203,7 @@ impl SqliteWriter {
 
     /// COMMIT. When it fails for want of room or of a lock, the transaction is not in the log as `SQLite` reads it, and a
     /// rollback settles that. When it fails otherwise (a sync that failed, say) its last frame may be on disk.
-    async fn finish(&mut self, batch: &Batch) -> Result<(), StoreError> {
+    pub(super) async fn finish(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let Err(error) = run(&mut self.conn, sqlx::query("COMMIT")).await else {
             self.broken = None;
             return Ok(());
@@ -297,7 +217,7 @@ impl SqliteWriter {
     }
 
     /// `SQLite` may have rolled back by itself; then there is nothing to roll back, which is as good.
-    async fn roll_back(&mut self, batch: &Batch) -> Result<(), StoreError> {
+    pub(super) async fn roll_back(&mut self, batch: &Batch) -> Result<(), StoreError> {
         self.numbers.forget(batch.submissions.iter().map(|new| new.job.id));
         self.numbers.forget(batch.additions.iter().map(|addition| addition.job));
         match sqlx::query("ROLLBACK").execute(&mut self.conn).await {
@@ -312,65 +232,7 @@ impl SqliteWriter {
         }
     }
 
-    /// Gives the batch room of the reserve: a part of it to one that is small, which the log then grows into, or all of it
-    /// to one that only removes, and then lets the log begin anew. Returns whether it did.
-    async fn give_room(&mut self, batch: &Batch) -> bool {
-        let Some(reserve) = &mut self.reserve else { return false };
-        let (was_short, removes) = (reserve.is_short(), makes_room(batch));
-        if removes {
-            reserve.give_up();
-        } else if is_small(batch, reserve) && !was_short {
-            reserve.lend();
-        } else {
-            return false;
-        }
-        if !was_short {
-            tracing::warn!("the disk is full: what ends or removes work uses the reserve of the store");
-        }
-        self.choose_copying().await;
-        if removes {
-            self.empty_log().await;
-        }
-        true
-    }
-
-    /// While the store is short of room its commits do not copy the log: new pages would make the database longer, by more
-    /// than the part that is lent, and nothing would be left of that for what ends work.
-    async fn choose_copying(&mut self) {
-        let leaves = self.is_short();
-        if leaves == self.leaves_log {
-            return;
-        }
-        let pages = if leaves { 0 } else { self.log.bound() };
-        let pragma = AssertSqlSafe(format!("PRAGMA wal_autocheckpoint = {pages}"));
-        match sqlx::query(pragma).execute(&mut self.conn).await {
-            Ok(_) => self.leaves_log = leaves,
-            Err(error) => tracing::warn!(%error, "the store could not change who copies its log"),
-        }
-    }
-
-    /// Whether the log can be copied without the room that small batches need.
-    async fn has_room_to_copy(&mut self) -> bool {
-        let sql = "SELECT page_count * page_size, file FROM pragma_page_count, pragma_page_size, pragma_database_list \
-                   WHERE name = 'main'";
-        let told: Result<(i64, String), _> = sqlx::query_as(sql).fetch_one(&mut self.conn).await;
-        let Ok((bytes, file)) = told else { return false };
-        let Ok(file) = std::fs::metadata(&file) else { return false };
-        let growth = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_sub(file.len());
-        growth == 0 || self.reserve.as_ref().is_none_or(|reserve| reserve.has_room_for(growth))
-    }
-
-    /// Takes the reserve back as soon as there is room, before somebody else does.
-    async fn take_room_back(&mut self) {
-        if self.reserve.as_ref().is_some_and(Reserve::is_short) {
-            self.empty_log().await;
-            if let Some(reserve) = &mut self.reserve {
-                reserve.restore();
-            }
-        }
-    }
-
-    async fn empty_log(&mut self) {
+    pub(super) async fn empty_log(&mut self) {
         self.log.finish().await;
         self.try_to("empty the log", CHECKPOINT).await;
     }
@@ -427,42 +289,6 @@ impl WriteStore for SqliteWriter {
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(self.close_files())
     }
-}
-
-/// Whether the batch needs a small part of the reserve at most.
-fn is_small(batch: &Batch, reserve: &Reserve) -> bool {
-    bytes(batch) as u64 <= reserve.lent() / 2
-}
-
-/// How much a batch adds, in bytes, roughly.
-fn bytes(batch: &Batch) -> usize {
-    let Batch { submissions, additions, pages, moves, claims, retries, sweeps, events, respecced, .. } = batch;
-    let tasks = |tasks: &[(u32, Arc<TaskSpec>)]| -> usize {
-        tasks.iter().map(|(_, spec)| ROW_BYTES + spec.memory_bytes()).sum()
-    };
-    let pages = pages.iter().map(|page| match &page.content {
-        Content::Inline(body) => ROW_BYTES + body.len(),
-        Content::File { .. } => ROW_BYTES,
-    });
-    let swept = sweeps.iter().map(|it| it.limit).chain(retries.iter().map(|it| it.limit));
-    submissions.iter().map(|it| it.job.spec.memory_bytes() + tasks(&it.tasks)).sum::<usize>()
-        + additions.iter().map(|it| tasks(&it.tasks)).sum::<usize>()
-        + pages.sum::<usize>()
-        + moves.iter().map(|it| ROW_BYTES + it.row.memory_bytes()).sum::<usize>()
-        + respecced.iter().map(|job| job.spec.memory_bytes()).sum::<usize>()
-        + swept.map(|rows| rows as usize * ROW_BYTES).sum::<usize>()
-        + (claims.len() + events.len() + submissions.len() + batch.jobs.len() + batch.audit.len()) * ROW_BYTES
-}
-
-/// Whether the batch does nothing but remove.
-fn makes_room(batch: &Batch) -> bool {
-    let Batch { submissions, additions, pages, moves, claims, lane_heads, retries, sweeps, .. } = batch;
-    let Batch { events, jobs, respecced, limits, new_data_key, access, .. } = batch;
-    let adds = !(submissions.is_empty() && additions.is_empty() && pages.is_empty() && moves.is_empty())
-        || !(claims.is_empty() && lane_heads.is_empty() && retries.is_empty() && sweeps.is_empty())
-        || !(events.is_empty() && jobs.is_empty() && respecced.is_empty() && limits.is_none() && !new_data_key)
-        || !access.is_empty();
-    !adds && !batch.is_empty()
 }
 
 #[cfg(test)]
