@@ -56,7 +56,7 @@ use std::time::{Duration, Instant};
 /// For how long fresh seeds are tried.
 const SECONDS: u64 = 30;
 /// Seeds that every run tries: over the real store, over the one in memory, and some that found a defect.
-const OLD_SEEDS: [u64; 7] = [0, 64, 1536, 1, 2, 995_169_127, 1_953_096_588];
+const OLD_SEEDS: [u64; 8] = [0, 64, 1536, 1, 2, 995_169_127, 1_953_096_588, 1_477_751_243];
 
 /// Runs one history, on a thread of its own so that a panic names its seed. Returns the digest of what happened.
 fn run(seed: u64) -> u64 {

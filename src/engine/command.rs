@@ -352,6 +352,11 @@ impl JobCommand {
         }
     }
 
+    /// Whether it acts on tasks of its job, and nobody has said yet which ones there were when it came.
+    pub(crate) fn has_to_be_fixed(&self) -> bool {
+        matches!(self, JobCommand::CancelTasks { to: None, .. } | JobCommand::RetryNow { to: None, .. })
+    }
+
     /// Answers that it is not done.
     pub(crate) fn refuse(self, error: EngineError) {
         match self {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::command::{Acted, EngineError, Reply, answer};
+use crate::engine::command::{Acted, Admitted, EngineError, JobCommand, Reply, answer};
 use crate::engine::hub::Notice;
 use crate::engine::queue::task::Cause;
 use crate::model::access::{AccessAnswer, AccessChange, Actor};
@@ -46,6 +46,8 @@ pub(crate) enum Effect {
     AdmitTasks { nth: usize, job: JobId, chunk_id: String, digest: [u8; 32], tasks: LanedTasks, reply: Reply<Chunk> },
     /// Whether a chunk is known is asked of the store, now that all chunks before it are there.
     ReadChunk { job: JobId, chunk_id: String, digest: [u8; 32], reply: Reply<Chunk> },
+    /// A command about tasks is taken, now that all chunks before it are there.
+    Select(JobId, Box<Admitted<JobCommand>>),
     /// A change of a job that has not ended is acknowledged.
     Reply(Reply<Arc<Job>>, Arc<Job>),
     /// What was asked of tasks is done.
@@ -103,6 +105,7 @@ impl Effect {
             Effect::Acted(_, acted) => Some(acted.job.id),
             Effect::AdmitTasks { job, .. }
             | Effect::ReadChunk { job, .. }
+            | Effect::Select(job, _)
             | Effect::Deleted { job, .. }
             | Effect::AckPage(job, _)
             | Effect::Notify(job, _)
@@ -132,6 +135,7 @@ impl Effect {
                 answer(reply, Err(error));
             }
             Effect::AdmitTasks { reply, .. } | Effect::ReadChunk { reply, .. } => answer(reply, Err(error)),
+            Effect::Select(_, admitted) => admitted.command.refuse(error),
             Effect::Acted(reply, _) => answer(reply, Err(error)),
             Effect::Deleted { reply, .. } => {
                 if let Some(reply) = reply {

@@ -181,6 +181,11 @@ impl JobRun {
         self.activity().is_some_and(|it| it.withdrawal.is_some() || it.hastening.is_some())
     }
 
+    /// Whether chunks of tasks are being committed.
+    pub(crate) fn is_adding(&self) -> bool {
+        self.activity().is_some_and(|it| it.adding > 0)
+    }
+
     /// The tasks of it that are being ended while it goes on.
     pub(crate) fn withdrawal(&self) -> Option<&Withdrawal> {
         self.activity()?.withdrawal.as_deref()
@@ -193,8 +198,7 @@ impl JobRun {
 
     /// Whether the job ends, and how: every task has ended, and no more can come.
     pub(crate) fn settles(&self) -> Option<bool> {
-        let is_adding = self.activity().is_some_and(|it| it.adding > 0);
-        let is_quiet = !self.in_flight && !is_adding && self.withdrawal().is_none();
+        let is_quiet = !self.in_flight && !self.is_adding() && self.withdrawal().is_none();
         let may = matches!(self.stage, Stage::Open | Stage::Sweeping(_)) && is_quiet;
         match self.job.judge() {
             Verdict::Settle { succeeded } if may => Some(succeeded),

@@ -81,7 +81,17 @@ impl Scheduler {
     }
 
     /// Takes a command for one job: at once, when a piece of the job is committed, or by a visit.
-    pub(super) fn job_command(&mut self, job: JobId, mut admitted: Admitted<JobCommand>) {
+    pub(super) fn job_command(&mut self, job: JobId, admitted: Admitted<JobCommand>) {
+        // Readers see tasks as soon as they are durable, which is before they are counted here. What is asked of the tasks of
+        // the job is asked of those, too.
+        if admitted.command.has_to_be_fixed() && self.jobs.get(job).is_some_and(JobRun::is_adding) {
+            return self.outbox.then(Effect::Select(job, Box::new(admitted)));
+        }
+        self.fixed_command(job, admitted);
+    }
+
+    /// Takes a command for one job that acts on no task that comes later.
+    pub(super) fn fixed_command(&mut self, job: JobId, mut admitted: Admitted<JobCommand>) {
         if let Some(run) = self.jobs.get(job) {
             admitted.command.fix(run.job.counts.total);
         }

@@ -71,6 +71,7 @@ impl Scheduler {
                     self.admit_tasks(job, added, chunk_id, digest, tasks, reply);
                 }
                 Effect::ReadChunk { job, chunk_id, digest, reply } => self.read_chunk(job, chunk_id, digest, reply),
+                Effect::Select(job, admitted) => self.fixed_command(job, *admitted),
                 Effect::Reply(reply, job) => answer(reply, Ok(job)),
                 Effect::Acted(reply, acted) => answer(reply, Ok(acted)),
                 Effect::Updated(reply, job) => {
