@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::engine::command::{Acted, EngineError, Reply, answer};
 use crate::engine::effect::{Effect, LanedTasks};
-use crate::engine::jobs::{Deferred, JobRun, Retrying, Stage};
+use crate::engine::jobs::{Activity, Deferred, JobRun, Retrying, Stage};
 use crate::engine::patience::{caught, patiently};
 use crate::engine::queue::task::{BatchNumber, Cause};
 use crate::engine::scheduler::Scheduler;
@@ -135,7 +135,7 @@ impl Scheduler {
     fn left_out(&mut self, effect: Effect, why: &str) {
         let (is_new, job, count) = match &effect {
             Effect::Admit { job, .. } => (true, job.id, 0),
-            Effect::AdmitTasks { job, tasks, .. } => (false, *job, tasks.len() as u64),
+            Effect::AdmitTasks { job, tasks, .. } => (false, *job, tasks.len() as u32),
             _ => return,
         };
         effect.fail(EngineError::StoreFull(why.to_owned()));
@@ -143,7 +143,7 @@ impl Scheduler {
             return self.not_admitted(job);
         }
         if let Some(run) = self.jobs.get_mut(job) {
-            run.adding = run.adding.saturating_sub(count);
+            run.no_longer_adds(count);
         }
         self.settle_if_done(job);
     }
@@ -245,7 +245,13 @@ impl Scheduler {
     }
 
     /// The request id of a submission was used before: the first job is the answer, if it is the same.
-    pub(super) fn known(&mut self, job: JobId, digest: [u8; 32], request: Option<(String, [u8; 32])>, reply: Reply<Arc<Job>>) {
+    pub(super) fn known(
+        &mut self,
+        job: JobId,
+        digest: [u8; 32],
+        request: Option<(String, [u8; 32])>,
+        reply: Reply<Arc<Job>>,
+    ) {
         let Some((request_id, asked)) = request else { return answer(reply, Err(EngineError::Contradiction(job))) };
         if digest != asked {
             return answer(reply, Err(EngineError::RequestIdTaken(request_id)));
@@ -271,7 +277,7 @@ impl Scheduler {
     ) {
         let count = tasks.len() as u32;
         if let Some(run) = self.jobs.get_mut(job) {
-            run.adding = run.adding.saturating_sub(u64::from(count));
+            run.no_longer_adds(count);
         }
         match added {
             Added::Stored { first } => {
@@ -356,7 +362,7 @@ impl Scheduler {
     pub(super) fn go_on_with(&mut self, job: JobId) {
         while let Some(run) = self.jobs.get_mut(job)
             && !run.defers()
-            && let Some(deferred) = run.deferred.pop_front()
+            && let Some(deferred) = run.ongoing().and_then(|it| it.deferred.pop_front())
         {
             match deferred {
                 Deferred::Command(admitted) => self.job_command(job, admitted),
@@ -392,8 +398,9 @@ impl Scheduler {
         self.timers.clear(&crate::engine::timers::Timer::JobDeadline(job));
         self.timers.clear(&crate::engine::timers::Timer::JobStart(job));
         self.timers.clear(&crate::engine::timers::Timer::JobRested(job));
-        let Some(run) = self.jobs.remove(job) else { return self.hub.close(job) };
-        let JobRun { job: last, mut deferred, asked, withdrawal, hastening, .. } = run;
+        let Some(mut run) = self.jobs.remove(job) else { return self.hub.close(job) };
+        let Activity { mut deferred, asked, withdrawal, hastening, .. } = run.take_activity();
+        let last = run.job;
         deferred.extend(asked.into_iter().map(Deferred::Command));
         let done = withdrawal.map(|it| (it.reply, it.count)).into_iter();
         for (reply, tasks) in done.chain(hastening.map(|it| (it.reply, it.count))) {
