@@ -72,8 +72,7 @@ impl Workers {
         let stop = CancellationToken::new();
         if count == 0 {
             let parts = make();
-            let worker =
-                Worker { runtime: Handle::current(), transport: parts.transport, has_ended: Arc::default() };
+            let worker = Worker { runtime: Handle::current(), transport: parts.transport, has_ended: Arc::default() };
             return Ok(Workers {
                 workers: vec![worker],
                 next: AtomicUsize::new(0),

@@ -245,7 +245,13 @@ impl Scheduler {
     }
 
     /// The request id of a submission was used before: the first job is the answer, if it is the same.
-    pub(super) fn known(&mut self, job: JobId, digest: [u8; 32], request: Option<(String, [u8; 32])>, reply: Reply<Arc<Job>>) {
+    pub(super) fn known(
+        &mut self,
+        job: JobId,
+        digest: [u8; 32],
+        request: Option<(String, [u8; 32])>,
+        reply: Reply<Arc<Job>>,
+    ) {
         let Some((request_id, asked)) = request else { return answer(reply, Err(EngineError::Contradiction(job))) };
         if digest != asked {
             return answer(reply, Err(EngineError::RequestIdTaken(request_id)));

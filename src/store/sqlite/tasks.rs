@@ -16,7 +16,8 @@ use crate::store::sqlite::insert::{Insert, Together};
 use crate::store::sqlite::numbers::key;
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{
-    self, Page, Readable, State, TaskLine, array_of, job_no, last_attempt, state_or_null, state_text, task_bytes, task_text,
+    self, Page, Readable, State, TaskLine, array_of, job_no, last_attempt, state_or_null, state_text, task_bytes,
+    task_text,
 };
 use crate::store::sqlite::sealed::{self, Place};
 use crate::store::{LaneNumber, LanePage, Listed, StoreError, StoredTask};
