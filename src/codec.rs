@@ -58,8 +58,8 @@ struct Count {
 }
 
 impl Count {
-    fn add(&mut self, field: &FieldDescriptor, is_task: bool) -> Result<(), TooMany> {
-        self.entries += 1;
+    fn add(&mut self, field: &FieldDescriptor, entries: usize, is_task: bool) -> Result<(), TooMany> {
+        self.entries = self.entries.saturating_add(entries);
         self.tasks += usize::from(is_task);
         let what = if self.tasks > TASKS_MAX {
             format!("holds more than {TASKS_MAX} tasks, the most of one call; send more through AddTasks")
@@ -79,6 +79,9 @@ fn count(of: &MessageDescriptor, mut bytes: &[u8], counted: &mut Count) -> Resul
     while bytes.has_remaining() {
         let Ok((number, wire)) = decode_key(&mut bytes) else { return Ok(()) };
         if wire != WireType::LengthDelimited {
+            if let Some(field) = of.get_field(number).filter(FieldDescriptor::is_list) {
+                counted.add(&field, 1, false)?;
+            }
             if skip_field(wire, number, &mut bytes, DecodeContext::default()).is_err() {
                 return Ok(());
             }
@@ -93,13 +96,25 @@ fn count(of: &MessageDescriptor, mut bytes: &[u8], counted: &mut Count) -> Resul
             _ => None,
         };
         if field.is_list() || field.is_map() {
-            counted.add(&field, inside.as_ref().is_some_and(|inside| inside.full_name() == TASK))?;
+            let is_task = inside.as_ref().is_some_and(|inside| inside.full_name() == TASK);
+            counted.add(&field, entries_of(&field, content), is_task)?;
         }
         if let Some(inside) = inside {
             count(&inside, content, counted).map_err(|many| many.within(field.name()))?;
         }
     }
     Ok(())
+}
+
+/// Returns how many entries of a list these bytes are: numbers are packed, and stand many in one.
+fn entries_of(field: &FieldDescriptor, content: &[u8]) -> usize {
+    match field.kind() {
+        Kind::Message(_) | Kind::String | Kind::Bytes => 1,
+        Kind::Double | Kind::Fixed64 | Kind::Sfixed64 => content.len() / 8,
+        Kind::Float | Kind::Fixed32 | Kind::Sfixed32 => content.len() / 4,
+        // The last byte of each has its highest bit clear.
+        _ => content.iter().filter(|byte| byte.is_ascii()).count(),
+    }
 }
 
 /// A message that was encoded before, so that it is encoded once however many it is sent to.
@@ -239,6 +254,20 @@ mod tests {
         let hosts = pb::Limits { hosts: vec![pb::HostLimits::default(); ENTRIES_MAX + 1], ..Default::default() };
         let limits = pb::UpdateLimitsRequest { limits: Some(hosts), ..Default::default() }.encode_to_vec();
         assert_eq!(counted("haul.v1.UpdateLimitsRequest", &limits), Err("limits.hosts".to_owned()));
+    }
+
+    #[test]
+    fn numbers_are_counted_however_they_are_packed() {
+        let request = pb::ListJobsRequest { states: vec![300; 10], ..Default::default() };
+        assert_eq!(counted("haul.v1.ListJobsRequest", &request.encode_to_vec()), Ok((0, 10)));
+        let field = REQUESTS["haul.v1.ListJobsRequest"].get_field_by_name("states").unwrap().number();
+        let mut apart = Vec::new();
+        for _ in 0..=ENTRIES_MAX {
+            prost::encoding::int32::encode(field, &1, &mut apart);
+        }
+        assert_eq!(counted("haul.v1.ListJobsRequest", &apart), Err("states".to_owned()));
+        let packed = pb::ListJobsRequest { states: vec![1; ENTRIES_MAX + 1], ..Default::default() };
+        assert_eq!(counted("haul.v1.ListJobsRequest", &packed.encode_to_vec()), Err("states".to_owned()));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use sha2::{Digest as _, Sha256};
 
 use crate::model::import::{File, Format};
+use crate::model::spec::OnConflict;
 use crate::pb;
 
 /// The most tasks of a chunk, which the server commits at once.
@@ -34,22 +35,41 @@ impl Kind {
 
 /// Makes a task of a file of a list.
 pub fn download(file: File) -> pb::TaskSpec {
-    let File { url, mirrors, path, checksums, bytes, max_connections, headers, user_agent, login, proxy_url } = file;
+    let retry = retry(&file);
+    let on_conflict = file.on_conflict.map_or(pb::OnConflict::Unspecified, |wish| match wish {
+        OnConflict::Fail => pb::OnConflict::Fail,
+        OnConflict::Rename => pb::OnConflict::Rename,
+        OnConflict::Overwrite => pb::OnConflict::Overwrite,
+        OnConflict::Skip => pb::OnConflict::Skip,
+    });
     let download = pb::DownloadSpec {
-        url,
-        mirrors,
-        path,
-        checksums,
-        expected_bytes: bytes,
-        max_connections,
+        url: file.url,
+        mirrors: file.mirrors,
+        path: file.path,
+        on_conflict: on_conflict.into(),
+        checksums: file.checksums,
+        expected_bytes: file.bytes,
+        max_connections: file.max_connections,
         ..Default::default()
     };
-    let headers = headers.into_iter().map(|(name, value)| pb::Header { name, value, ..Default::default() }).collect();
-    let basic_auth = login.map(|(username, password)| pb::BasicAuth { username, password });
-    let http = pb::HttpOptions { headers, basic_auth, user_agent, proxy_url, ..Default::default() };
-    let options =
-        (http != pb::HttpOptions::default()).then(|| pb::TaskOptions { http: Some(http), ..Default::default() });
+    let header = |(name, value)| pb::Header { name, value, ..Default::default() };
+    let http = pb::HttpOptions {
+        headers: file.headers.into_iter().map(header).collect(),
+        basic_auth: file.login.map(|(username, password)| pb::BasicAuth { username, password }),
+        user_agent: file.user_agent,
+        proxy_url: file.proxy_url,
+        ..Default::default()
+    };
+    let http = (http != pb::HttpOptions::default()).then_some(http);
+    let options = (http.is_some() || retry.is_some()).then(|| pb::TaskOptions { http, retry, ..Default::default() });
     pb::TaskSpec { work: Some(pb::task_spec::Work::Download(download)), options, ..Default::default() }
+}
+
+fn retry(file: &File) -> Option<pb::RetryPolicy> {
+    let seconds = i64::from(file.retry_wait);
+    let initial_backoff = (seconds > 0).then_some(prost_types::Duration { seconds, nanos: 0 });
+    let policy = pb::RetryPolicy { max_attempts: file.max_attempts, initial_backoff, ..Default::default() };
+    (policy != pb::RetryPolicy::default()).then_some(policy)
 }
 
 /// Names the chunks of a list: by a digest of all that it has from its beginning to the end of the chunk. So the same list,

@@ -1,6 +1,7 @@
 //! The command line, as a person and as a script use it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test ends at the first surprise.
+#![allow(clippy::print_stderr)] // What is not tested is said.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -12,6 +13,7 @@ mod cli {
     mod get;
     mod guides;
     mod log;
+    mod readme;
     mod reference;
     mod screens;
     mod terminal;

@@ -13,6 +13,7 @@ mod it {
     mod content;
     mod control;
     mod crash;
+    mod creators;
     mod credentials;
     mod curl;
     mod dashboard;
@@ -26,6 +27,7 @@ mod it {
     mod grpcurl;
     mod held;
     mod hostile;
+    mod import_bounds;
     mod imports;
     mod jobs;
     mod leftovers;
@@ -36,6 +38,7 @@ mod it {
     mod network;
     mod outlives;
     mod progress;
+    mod read_pages;
     mod rest;
     mod sealing;
     mod segments;
@@ -45,6 +48,7 @@ mod it {
     mod tenants;
     mod tls;
     mod tokens;
+    mod unended;
     mod validation;
     mod watch;
     mod wire;

@@ -11,6 +11,7 @@ mod ops {
     mod deployments;
     mod metrics;
     mod packages;
+    mod scraping;
     mod tools;
     mod traces;
 }

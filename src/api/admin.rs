@@ -10,17 +10,17 @@ use tonic::{Request, Response, Status};
 use crate::api::access::Policy;
 use crate::api::access::caller::Caller;
 use crate::api::filters;
+use crate::api::jobs::Jobs;
 use crate::api::pages::page_size;
 use crate::api::status::{Violations, shown};
 use crate::api::to_proto;
-use crate::api::totals;
+use crate::api::totals::Totals;
 use crate::api::values;
 use crate::engine::command::{EngineError, LimitsPatch};
 use crate::engine::handle::{Engine, HostView};
 use crate::listen::tls::Tls;
 use crate::model::access::AuthMode;
 use crate::model::audit::{AuditRow, SERVER};
-use crate::model::counts::Counts;
 use crate::model::host::{Host, normal};
 use crate::model::limits::HostLimits;
 use crate::model::role::{Role, has_role_at};
@@ -47,6 +47,7 @@ pub struct Admin {
     store: Arc<dyn Store>,
     shutdown: Shutdown,
     facts: Facts,
+    totals: Arc<Totals>,
     started: Instant,
 }
 
@@ -77,9 +78,9 @@ pub struct Sizes {
 }
 
 impl Admin {
-    /// Makes the service over an engine and its store.
-    pub fn new(engine: Engine, store: Arc<dyn Store>, shutdown: Shutdown, facts: Facts) -> Admin {
-        Admin { engine, store, shutdown, facts, started: Instant::now() }
+    /// Makes the service over an engine and its store. What the jobs have to do it says as their service does.
+    pub fn new(engine: Engine, store: Arc<dyn Store>, shutdown: Shutdown, facts: Facts, jobs: &Jobs) -> Admin {
+        Admin { engine, store, shutdown, facts, totals: jobs.totals(), started: Instant::now() }
     }
 
     /// Returns the parties whose hosts alone the caller may see; `None`: all, with what everybody does there.
@@ -114,13 +115,11 @@ impl pb::admin_service_server::AdminService for Admin {
         request: Request<pb::GetServerInfoRequest>,
     ) -> Result<Response<pb::GetServerInfoResponse>, Status> {
         let caller = Caller::of(&request);
-        let counts_all = caller.may(Role::Monitor);
-        let mut sum = Counts::default();
-        for job in self.engine.hub().jobs() {
-            if counts_all || has_role_at(&caller.actor.grants, &job.tenant.name) {
-                totals::add(&mut sum, &job.counts);
-            }
-        }
+        let sum = if caller.may(Role::Monitor) {
+            self.totals.tasks()
+        } else {
+            self.totals.tasks_of(|tenant| has_role_at(&caller.actor.grants, tenant))
+        };
         let sizes = *self.facts.sizes.borrow();
         Ok(Response::new(pb::GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -153,7 +152,7 @@ impl pb::admin_service_server::AdminService for Admin {
         let request = request.into_inner();
         let mut v = Violations::default();
         let wish = request.limits.unwrap_or_default();
-        let paths = request.update_mask.unwrap_or_default().paths;
+        let paths = values::mask(request.update_mask, &mut v);
         let patch = patch(&wish, &paths, &mut v);
         let patch = v.or(patch)?;
         let limits = self.engine.by(caller.actor).set_limits(patch).await?;
@@ -244,12 +243,9 @@ fn host(view: HostView, waiting: u32) -> pb::Host {
 }
 
 /// Reads what is to change. A limit that the mask does not name stays as it is.
-fn patch(wish: &pb::Limits, paths: &[String], v: &mut Violations) -> LimitsPatch {
+fn patch(wish: &pb::Limits, paths: &[(usize, String)], v: &mut Violations) -> LimitsPatch {
     let mut patch = LimitsPatch::default();
-    if paths.is_empty() {
-        v.add("update_mask", "is empty; name what to change");
-    }
-    for (index, path) in paths.iter().enumerate() {
+    for (index, path) in paths {
         match path.as_str() {
             "max_concurrent_tasks" => {
                 at_least_one(wish.max_concurrent_tasks, "limits.max_concurrent_tasks", v);

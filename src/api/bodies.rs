@@ -30,15 +30,29 @@ pub(crate) fn omit_where_too_long(message: &mut pb::Task) {
     }
 }
 
+/// What is wrong where a page has no content, and its job is there.
+pub(crate) const PAGE_LOST: &str = "a page has lost its content";
+
+/// Returns the error of content that is not there any more: that of the job, if that was deleted meanwhile.
+pub(crate) async fn lost(engine: &Engine, id: TaskId, what: &str) -> Status {
+    match engine.job(id.job).await {
+        Ok(_) => internal(what),
+        Err(error) => error.into(),
+    }
+}
+
 /// Reads a page.
 pub(crate) async fn whole_page(engine: &Engine, store: &dyn Store, id: TaskId, page: u32) -> Result<Bytes, Status> {
     match store.page_content(id, page).await? {
         Some(Content::Inline(body)) => Ok(body),
         Some(Content::File { bytes, .. }) => {
             let wanted = usize::try_from(bytes).unwrap_or(usize::MAX);
-            engine.read_content(id, page, 0, wanted).await.map_err(|failure| internal(failure.message))
+            match engine.read_content(id, page, 0, wanted).await {
+                Ok(body) => Ok(body),
+                Err(failure) => Err(lost(engine, id, &failure.message).await),
+            }
         }
-        None => Err(internal("a page has lost its content")),
+        None => Err(lost(engine, id, PAGE_LOST).await),
     }
 }
 

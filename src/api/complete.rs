@@ -12,7 +12,9 @@ use crate::middleware::Middleware;
 const TOO_LARGE: [&str; 2] = ["message length too large", "exceeded while decompressing message"];
 /// Beginnings of the library's messages about a request that it cannot read. Their code is INTERNAL, but the cause is the
 /// client's.
-const UNREADABLE: [&str; 5] = [
+const UNREADABLE: [&str; 6] = [
+    // Of gRPC-Web: what is no base64, or a body that breaks off.
+    "tonic-web: ",
     "failed to decode Protobuf message",
     "Error decompressing",
     "protocol error: received message",

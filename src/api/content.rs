@@ -1,5 +1,6 @@
 //! `haul.v1.ContentService`: the results of tasks, as bytes and as items.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::api::access::caller::Caller;
+use crate::api::bodies::{PAGE_LOST, lost};
 use crate::api::flush::flush;
 use crate::api::items;
 use crate::api::lookup;
@@ -23,7 +25,7 @@ use crate::store::{Content, Store, StoredTask};
 
 /// The most bytes of one chunk.
 const CHUNK_BYTES: usize = 256 << 10;
-/// The most pages of a listing whose heads are read at once to find a place in it.
+/// The most pages of a listing whose heads are held at once to find a place in it.
 const HEADS_MAX: u32 = 500;
 
 /// Implements [`pb::content_service_server::ContentService`].
@@ -42,15 +44,43 @@ impl Contents {
     }
 }
 
-/// One source of bytes, in the order in which they are read.
-#[derive(Debug)]
-enum Piece {
-    Page {
-        page: u32,
-        bytes: u64,
-    },
+/// Where the bytes of a task are.
+enum Source {
     /// One handle for the whole call: what takes the name meanwhile is another file.
     File(Finished),
+    Pages(Pages),
+}
+
+/// The pages of a fetch, of which a few heads are held: a listing may have any number.
+#[derive(Default)]
+struct Pages {
+    /// The numbers and the bytes of pages, in their order.
+    heads: VecDeque<(u32, u64)>,
+    /// Where the first of them begins in the whole.
+    start: u64,
+    /// The page behind the last of them.
+    next: u32,
+    /// The page that was read last, with its number.
+    held: Option<(u32, Content)>,
+}
+
+impl Pages {
+    /// Returns the page that holds a byte, and the place of the byte in it. No later call asks for a byte before it.
+    async fn of_byte(&mut self, store: &dyn Store, id: TaskId, at: u64) -> Result<Option<(u32, u64)>, Status> {
+        loop {
+            while let Some((page, bytes)) = self.heads.front() {
+                if at < self.start.saturating_add(*bytes) {
+                    return Ok(Some((*page, at - self.start)));
+                }
+                self.start = self.start.saturating_add(*bytes);
+                self.heads.pop_front();
+            }
+            let heads = store.page_heads(id, self.next, HEADS_MAX).await?;
+            let Some(last) = heads.last() else { return Ok(None) };
+            self.next = last.page.saturating_add(1);
+            self.heads.extend(heads.iter().map(|head| (head.page, head.bytes)));
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -66,7 +96,7 @@ impl pb::content_service_server::ContentService for Contents {
         let request = request.into_inner();
         let (job, task) =
             lookup::task(self.store.as_ref(), &self.engine, &caller, &request.job_id, request.task).await?;
-        let (pieces, total) = self.pieces(job, &task).await?;
+        let (source, total) = self.source(job, &task).await?;
         if request.offset > total {
             return Err(out_of_range(
                 "OFFSET_BEYOND_END",
@@ -78,12 +108,11 @@ impl pb::content_service_server::ContentService for Contents {
             engine: self.engine.clone(),
             store: self.store.clone(),
             id: TaskId { job, index: task.index },
-            pieces,
+            source,
             at: request.offset,
             to,
             total,
             is_first: true,
-            held: None,
         };
         let closing = self.closing.clone();
         Ok(Response::new(
@@ -120,29 +149,16 @@ impl pb::content_service_server::ContentService for Contents {
 }
 
 impl Contents {
-    async fn pieces(&self, job: JobId, task: &StoredTask) -> Result<(Vec<Piece>, u64), Status> {
+    async fn source(&self, job: JobId, task: &StoredTask) -> Result<(Source, u64), Status> {
         match &task.row.outcome {
             Some(Outcome::Download(download)) => {
                 let whole = self.engine.job(job).await?;
                 let opened = self.engine.open_download(&whole, download).await;
                 let opened = opened.map_err(|failure| internal(failure.message))?;
                 let file = opened.ok_or_else(|| gone(TaskId { job, index: task.index }))?;
-                Ok((vec![Piece::File(file)], download.bytes))
+                Ok((Source::File(file), download.bytes))
             }
-            Some(Outcome::Fetch(_)) => {
-                let id = TaskId { job, index: task.index };
-                let mut pieces = Vec::new();
-                let mut total = 0;
-                loop {
-                    let heads = self.store.page_heads(id, pieces.len() as u32, HEADS_MAX).await?;
-                    total += heads.iter().map(|head| head.bytes).sum::<u64>();
-                    let is_last = heads.len() < HEADS_MAX as usize;
-                    pieces.extend(heads.iter().map(|head| Piece::Page { page: head.page, bytes: head.bytes }));
-                    if is_last {
-                        return Ok((pieces, total));
-                    }
-                }
-            }
+            Some(Outcome::Fetch(fetch)) => Ok((Source::Pages(Pages::default()), fetch.body_bytes)),
             None => Err(precondition(
                 "NO_CONTENT",
                 &format!("{job}/{}", task.index),
@@ -156,13 +172,11 @@ struct Reader {
     engine: Engine,
     store: Arc<dyn Store>,
     id: TaskId,
-    pieces: Vec<Piece>,
+    source: Source,
     at: u64,
     to: u64,
     total: u64,
     is_first: bool,
-    /// The page that was read last, with its number.
-    held: Option<(u32, Content)>,
 }
 
 impl Reader {
@@ -174,9 +188,6 @@ impl Reader {
         self.is_first = false;
         let wanted = usize::try_from(self.to - self.at).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
         let data = if wanted == 0 { Bytes::new() } else { self.read(wanted).await? };
-        if data.is_empty() && wanted > 0 {
-            return Err(gone(self.id));
-        }
         let offset = self.at;
         self.at += data.len() as u64;
         Ok(Some(pb::ReadContentResponse { offset, data, total_bytes: self.total }))
@@ -184,33 +195,34 @@ impl Reader {
 
     async fn read(&mut self, wanted: usize) -> Result<Bytes, Status> {
         flush().await;
-        let mut start = 0;
-        for piece in &self.pieces {
-            match piece {
-                Piece::File(file) => return read_file(file, self.at, wanted).await,
-                Piece::Page { page, bytes } if self.at < start + bytes => {
-                    let (page, inner) = (*page, self.at - start);
-                    return self.read_page(page, inner, wanted).await;
-                }
-                Piece::Page { bytes, .. } => start += bytes,
+        let pages = match &mut self.source {
+            Source::File(file) => {
+                let data = read_file(file, self.at, wanted).await?;
+                return if data.is_empty() { Err(gone(self.id)) } else { Ok(data) };
             }
+            Source::Pages(pages) => pages,
+        };
+        let (store, id) = (self.store.as_ref(), self.id);
+        let Some((page, offset)) = pages.of_byte(store, id, self.at).await? else {
+            return Err(lost(&self.engine, id, "a page is lost").await);
+        };
+        if pages.held.as_ref().is_none_or(|(held, _)| *held != page) {
+            let content = store.page_content(id, page).await?;
+            let Some(content) = content else { return Err(lost(&self.engine, id, PAGE_LOST).await) };
+            pages.held = Some((page, content));
         }
-        Ok(Bytes::new())
-    }
-
-    async fn read_page(&mut self, page: u32, offset: u64, wanted: usize) -> Result<Bytes, Status> {
-        if self.held.as_ref().is_none_or(|(held, _)| *held != page) {
-            let content = self.store.page_content(self.id, page).await?;
-            self.held = Some((page, content.ok_or_else(|| internal("a page has lost its content"))?));
-        }
-        match &self.held {
+        let data = match &pages.held {
             Some((_, Content::Inline(body))) => {
                 let from = usize::try_from(offset).unwrap_or(usize::MAX).min(body.len());
-                Ok(body.slice(from..body.len().min(from + wanted)))
+                body.slice(from..body.len().min(from.saturating_add(wanted)))
             }
-            Some((_, Content::File { .. })) => read_content(&self.engine, self.id, page, offset, wanted).await,
-            None => Ok(Bytes::new()),
-        }
+            Some((_, Content::File { .. })) => match self.engine.read_content(id, page, offset, wanted).await {
+                Ok(data) => data,
+                Err(failure) => return Err(lost(&self.engine, id, &failure.message).await),
+            },
+            None => Bytes::new(),
+        };
+        if data.is_empty() { Err(lost(&self.engine, id, PAGE_LOST).await) } else { Ok(data) }
     }
 }
 
@@ -221,8 +233,4 @@ async fn read_file(file: &Finished, offset: u64, wanted: usize) -> Result<Bytes,
 fn gone(id: TaskId) -> Status {
     let message = "the file of the download is not the one that it left: somebody changed, replaced or removed it";
     precondition("CONTENT_GONE", &id.to_string(), message)
-}
-
-async fn read_content(engine: &Engine, id: TaskId, page: u32, offset: u64, wanted: usize) -> Result<Bytes, Status> {
-    engine.read_content(id, page, offset, wanted).await.map_err(|failure| internal(failure.message))
 }

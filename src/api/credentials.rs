@@ -1,6 +1,7 @@
 //! Tasks that name a credential, judged when they are submitted: whether it is theirs to use, where they use it, and what
 //! they must leave to it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use url::Url;
@@ -10,7 +11,7 @@ use crate::engine::handle::Engine;
 use crate::model::access::Actor;
 use crate::model::book::Book;
 use crate::model::credential::{Credential, NAMED_MAX, Value};
-use crate::model::spec::{HttpOptions, Options, TaskOptions, TaskSpec, Work};
+use crate::model::spec::{HttpParts, TaskOptions, TaskSpec, Work};
 use crate::model::time::Timestamp;
 
 /// Headers that would take the credential somewhere else, or its place.
@@ -33,21 +34,21 @@ pub(crate) fn check(
     let book = engine.books().borrow().clone();
     let judge = Judge { book: &book, by, now: engine.now() };
     if let (Some(path), true) = (defaults, is_named(job)) {
-        judge.check(&job.http, &format!("{path}.http"), None, v);
+        judge.check(HttpParts::of(&job.http, &job.http), &format!("{path}.http"), None, v);
     }
-    let mut names: Vec<&str> = Vec::new();
+    let mut names: HashSet<&str> = HashSet::new();
     for (index, task) in tasks.iter().enumerate() {
-        let http = Options::resolve(job, &task.options).http;
+        // Nothing of the job is copied: that may be a hundred headers, for each of ten thousand tasks.
+        let parts = HttpParts::of(&job.http, &task.options.http);
+        if parts.credential.is_none() {
+            continue;
+        }
         let path = format!("{path}[{index}].options.http");
-        judge.check(&http, &path, Some(&task.work), v);
-        if let Some(name) = task.options.http.credential.as_deref().filter(|name| !names.contains(name)) {
-            names.push(name);
-            if names.len() == NAMED_MAX + 1 {
-                v.add(
-                    format!("{path}.credential"),
-                    format!("is one too many: the tasks of a job name at most {NAMED_MAX}"),
-                );
-            }
+        judge.check(parts, &path, Some(&task.work), v);
+        let own = task.options.http.credential.as_deref();
+        if own.is_some_and(|name| names.insert(name)) && names.len() > NAMED_MAX {
+            let why = format!("is one too many: the tasks of a job name at most {NAMED_MAX}");
+            return v.add(format!("{path}.credential"), why);
         }
     }
 }
@@ -60,8 +61,8 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     /// Judges the options that a task runs with, or of the defaults of a job.
-    fn check(&self, http: &HttpOptions, path: &str, work: Option<&Work>, v: &mut Violations) {
-        let Some(name) = &http.credential else { return };
+    fn check(&self, http: HttpParts<'_>, path: &str, work: Option<&Work>, v: &mut Violations) {
+        let Some(name) = http.credential else { return };
         let field = format!("{path}.credential");
         let usable = |tenant| self.book.credentials.usable(tenant, name, self.by.principal);
         let Some(credential) = self.by.scope.no().and_then(usable) else {
@@ -75,11 +76,11 @@ impl Judge<'_> {
             check_work(credential, work, &field, v);
         }
         for (name, is_set) in [
-            ("basic_auth", http.basic_auth.is_some()),
-            ("bearer_token", http.bearer_token.is_some()),
+            ("basic_auth", http.auth.basic_auth.is_some()),
+            ("bearer_token", http.auth.bearer_token.is_some()),
             ("proxy_url", http.proxy_url.is_some()),
             ("ca_pem", http.ca_pem.is_some()),
-            ("client_certificate_pem", http.client_certificate_pem.is_some()),
+            ("client_certificate_pem", http.identity.client_certificate_pem.is_some()),
             ("insecure_skip_verify", http.insecure_skip_verify == Some(true)),
         ] {
             if is_set {
@@ -88,11 +89,11 @@ impl Judge<'_> {
         }
         let own = credential.value.as_ref().and_then(Value::header);
         for (index, header) in http.headers.iter().enumerate() {
-            let name = header.name.to_ascii_lowercase();
-            if RESERVED.contains(&name.as_str()) || own == Some(name.as_str()) {
+            let is_name = |other: &str| header.name.eq_ignore_ascii_case(other);
+            if RESERVED.iter().any(|it| is_name(it)) || own.is_some_and(is_name) {
                 v.add(
                     format!("{path}.headers[{index}].name"),
-                    format!("`{}` cannot be set beside `credential`", shown(&name)),
+                    format!("`{}` cannot be set beside `credential`", shown(&header.name.to_ascii_lowercase())),
                 );
             }
         }

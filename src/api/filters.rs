@@ -41,36 +41,34 @@ pub(crate) fn job_ids(texts: &[String], path: &str, most: usize, v: &mut Violati
     ids.into_iter().rev().collect()
 }
 
-/// Reads states, each once and in the order of the contract.
-fn states<S>(numbers: &[i32], path: &str, read: fn(i64) -> Option<S>, v: &mut Violations) -> Vec<S> {
+/// Reads numbers, each once and in the order of the contract. `what` is what each stands for.
+fn numbered<T>(numbers: &[i32], path: &str, what: &str, read: impl Fn(i32) -> Option<T>, v: &mut Violations) -> Vec<T> {
+    if numbers.len() > LIST_MAX {
+        v.add(path, format!("holds {} entries; at most {LIST_MAX} are accepted", numbers.len()));
+        return Vec::new();
+    }
     for (index, number) in numbers.iter().enumerate() {
-        if read(i64::from(*number)).is_none() {
-            v.add(format!("{path}[{index}]"), format!("{number} is not a state"));
+        if read(*number).is_none() {
+            v.add(format!("{path}[{index}]"), format!("{number} is not a {what}"));
         }
     }
     let numbers: BTreeSet<i32> = numbers.iter().copied().collect();
-    numbers.into_iter().filter_map(|number| read(i64::from(number))).collect()
+    numbers.into_iter().filter_map(read).collect()
 }
 
 /// Reads states of jobs.
 pub(crate) fn job_states(numbers: &[i32], path: &str, v: &mut Violations) -> Vec<JobState> {
-    states(numbers, path, JobState::from_number, v)
+    numbered(numbers, path, "state", |it| JobState::from_number(i64::from(it)), v)
 }
 
 /// Reads states of tasks.
 pub(crate) fn task_states(numbers: &[i32], path: &str, v: &mut Violations) -> Vec<TaskState> {
-    states(numbers, path, TaskState::from_number, v)
+    numbered(numbers, path, "state", |it| TaskState::from_number(i64::from(it)), v)
 }
 
 /// Reads kinds of durable events.
 pub(crate) fn event_kinds(numbers: &[i32], path: &str, v: &mut Violations) -> Vec<EventKind> {
-    for (index, number) in numbers.iter().enumerate() {
-        if EventKind::from_number(i64::from(*number)).is_none() {
-            v.add(format!("{path}[{index}]"), format!("{number} is not a kind of event"));
-        }
-    }
-    let numbers: BTreeSet<i32> = numbers.iter().copied().collect();
-    numbers.into_iter().filter_map(|number| EventKind::from_number(i64::from(number))).collect()
+    numbered(numbers, path, "kind of event", |it| EventKind::from_number(i64::from(it)), v)
 }
 
 /// Reads a text that is looked for.
@@ -81,13 +79,7 @@ pub(crate) fn search(text: &str, path: &str, v: &mut Violations) -> Search {
 
 /// Reads classes of failure, each once and in the order of the contract.
 pub(crate) fn reasons(numbers: &[i32], path: &str, v: &mut Violations) -> Vec<FailureReason> {
-    for (index, number) in numbers.iter().enumerate() {
-        if reason(*number).is_none() {
-            v.add(format!("{path}[{index}]"), format!("{number} is not a class of failure"));
-        }
-    }
-    let numbers: BTreeSet<i32> = numbers.iter().copied().collect();
-    numbers.into_iter().filter_map(reason).collect()
+    numbered(numbers, path, "class of failure", reason, v)
 }
 
 /// The classes have their numbers by their order, from 1.

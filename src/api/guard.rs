@@ -23,7 +23,7 @@ use crate::model::browser::{Asked, BrowserRules, Foreign, Verdict};
 use crate::model::pages::is_page;
 
 /// What pages of a listed origin may send, and what they may read.
-const ALLOWED_METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PATCH, DELETE");
+pub(crate) const ALLOWED_METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE");
 const ALLOWED_HEADERS: HeaderValue = HeaderValue::from_static(
     "authorization, content-type, grpc-timeout, haul-tenant, idempotency-key, if-match, if-none-match, if-range, \
      last-event-id, range, x-grpc-web, x-user-agent",

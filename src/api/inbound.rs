@@ -1,7 +1,8 @@
 //! Bounds what a client can make the server keep of requests that are not whole: bytes of messages, and time.
 //!
-//! The gRPC library keeps the bytes of a message until all of it has come, whatever time that takes. This layer reads the
-//! five bytes before each message, holds room for what has come of it, and ends a request whose client has fallen silent.
+//! The gRPC library keeps the bytes of a message until all of it has come, and the message until its request has ended,
+//! whatever time that takes. This layer keeps what has come instead and holds room for it ([`Framing`]), gives on the one
+//! message of a call when its request has ended, and ends a request whose client has fallen silent.
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -11,78 +12,35 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::{Body as HttpBody, Frame};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tokio::time::{Instant, Sleep};
 use tonic::body::Body;
 use tonic::{Code, Status};
 
+use crate::api::framing::{Framing, Packing};
 use crate::api::status::{Fault, exhausted};
 use crate::listen::budget::Hold;
 use crate::listen::peer::Peer;
 use crate::middleware::Middleware;
 
-/// The bytes before a message: whether it is compressed, and its length.
-const HEAD_BYTES: u64 = 5;
-
 /// How many times the longest silence a whole message may take: a client that sends a byte now and then is not silent.
 pub(crate) const WHOLE_TIMES: u32 = 20;
-
-/// Where a body stands between its messages.
-#[derive(Debug, Default)]
-struct Meter {
-    /// Bytes that have come of the message that is under way, with its head.
-    come: u64,
-    /// The length that the head says, of which so much is read.
-    length: u64,
-}
-
-impl Meter {
-    /// Takes the next bytes of a body.
-    fn take(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            if self.come < HEAD_BYTES {
-                // The first byte of a head says whether the message is compressed.
-                if self.come > 0 {
-                    self.length = self.length << 8 | u64::from(bytes[0]);
-                }
-                self.come += 1;
-                bytes = &bytes[1..];
-            } else {
-                let missing = HEAD_BYTES + self.length - self.come;
-                let now = missing.min(bytes.len() as u64);
-                self.come += now;
-                bytes = &bytes[now as usize..];
-            }
-            if self.come >= HEAD_BYTES && self.come == HEAD_BYTES + self.length {
-                *self = Meter::default();
-            }
-        }
-    }
-
-    /// Returns the bytes that the message under way will have, as far as its head is known.
-    ///
-    /// One that is longer than any may be announces nothing: the gRPC library refuses it by its head.
-    fn announced(&self, message_bytes_max: u64) -> u64 {
-        let is_known = self.come >= HEAD_BYTES && self.length <= message_bytes_max;
-        if is_known { HEAD_BYTES + self.length } else { self.come }
-    }
-}
 
 /// Bounds requests.
 #[derive(Clone, Debug)]
 pub struct Inbound {
     /// How long a request may wait for the next byte of its client.
     idle_max: Duration,
-    message_bytes_max: u64,
+    message_bytes_max: usize,
     /// Paths of methods whose clients may be silent between two messages.
     streaming: Arc<HashSet<String>>,
 }
 
 impl Inbound {
     /// Makes the layer for the services of these descriptors, which take messages of so many bytes.
-    pub fn new(idle_max: Duration, message_bytes_max: u64, descriptors: &[&[u8]]) -> Inbound {
+    pub fn new(idle_max: Duration, message_bytes_max: usize, descriptors: &[&[u8]]) -> Inbound {
         let sets = descriptors.iter().filter_map(|bytes| FileDescriptorSet::decode(*bytes).ok());
         let mut streaming = HashSet::new();
         for file in sets.flat_map(|set| set.file) {
@@ -102,13 +60,23 @@ impl Middleware for Inbound {
     fn before(&self, request: &mut Request<Body>) -> Result<(), Box<Response<Body>>> {
         let share = request.extensions().get::<Arc<Peer>>().map(|peer| peer.share.clone());
         let Some(share) = share.filter(|_| !request.body().is_end_stream()) else { return Ok(()) };
-        let waits_for_client = self.streaming.contains(request.uri().path());
-        let (idle_max, message_bytes_max) = (self.idle_max, self.message_bytes_max);
+        let is_streaming = self.streaming.contains(request.uri().path());
+        let packing = Packing::take(request.headers_mut());
+        let framing = Framing::new(is_streaming, packing, self.message_bytes_max);
         let inner = Some(std::mem::take(request.body_mut()));
-        let silence = Silence { time: idle_max, sleep: None, is_running: false };
-        let (meter, hold) = (Meter::default(), Hold::new(share));
-        *request.body_mut() =
-            Body::new(BoundedBody { inner, meter, hold, silence, began: None, waits_for_client, message_bytes_max });
+        let silence = Silence { time: self.idle_max, sleep: None, is_running: false };
+        let began = (!is_streaming).then(Instant::now);
+        let hold = Hold::new(share);
+        *request.body_mut() = Body::new(BoundedBody {
+            inner,
+            framing,
+            trailers: None,
+            hold,
+            silence,
+            began,
+            under_way: None,
+            is_streaming,
+        });
         Ok(())
     }
 
@@ -147,20 +115,52 @@ impl Silence {
 
 /// The body of a request, within its bounds.
 struct BoundedBody {
-    /// `None` once it broke its bounds.
+    /// `None` once it has ended or broke its bounds.
     inner: Option<Body>,
-    meter: Meter,
+    framing: Framing,
+    /// What ends the request, until its message was given on.
+    trailers: Option<Frame<Bytes>>,
     hold: Hold,
     silence: Silence,
-    /// When the message that is under way began.
+    /// When what is under way began: a message of a stream, and any other request.
     began: Option<Instant>,
-    waits_for_client: bool,
-    message_bytes_max: u64,
+    /// Which message of a stream that is.
+    under_way: Option<u64>,
+    is_streaming: bool,
 }
 
 impl BoundedBody {
+    /// Returns the next bytes to give on, of what has come so far.
+    fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        let mut next = self.framing.next()?;
+        if next.is_none() && self.inner.is_none() {
+            next = self.framing.last()?;
+        }
+        let (announced, come) = self.framing.held();
+        self.hold.set(announced, come).map_err(|_| no_room())?;
+        Ok(next)
+    }
+
+    /// Takes what has come.
+    fn take(&mut self, frame: Frame<Bytes>) -> Result<(), Status> {
+        match frame.into_data() {
+            Ok(bytes) if bytes.is_empty() => {}
+            Ok(bytes) => {
+                self.silence.broken();
+                self.framing.take(bytes);
+            }
+            Err(trailers) => (self.trailers, self.inner) = (Some(trailers), None),
+        }
+        let whole_max = self.silence.time.saturating_mul(WHOLE_TIMES);
+        match self.began {
+            Some(began) if began.elapsed() > whole_max => Err(slow(whole_max)),
+            _ => Ok(()),
+        }
+    }
+
     fn end(&mut self, status: Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        self.inner = None;
+        (self.inner, self.trailers) = (None, None);
+        self.framing = Framing::new(false, None, 0);
         Poll::Ready(Some(Err(status)))
     }
 }
@@ -171,51 +171,46 @@ impl HttpBody for BoundedBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-        match Pin::new(inner).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                this.silence.broken();
-                if let Some(bytes) = frame.data_ref() {
-                    let was_whole = this.meter.come == 0;
-                    this.meter.take(bytes);
-                    let now = Instant::now();
-                    match this.began.filter(|_| !was_whole) {
-                        _ if this.meter.come == 0 => this.began = None,
-                        None => this.began = Some(now),
-                        Some(began) => {
-                            let whole_max = this.silence.time.saturating_mul(WHOLE_TIMES);
-                            if now.duration_since(began) > whole_max {
-                                return this.end(slow(whole_max));
-                            }
-                        }
-                    }
-                    let announced = this.meter.announced(this.message_bytes_max);
-                    if this.hold.set(announced, this.meter.come).is_err() {
-                        return this.end(no_room());
+        loop {
+            match this.next() {
+                Ok(Some(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Ok(None) => {}
+                Err(status) => return this.end(status),
+            }
+            if this.is_streaming {
+                let under_way = this.framing.under_way();
+                if this.under_way != under_way {
+                    (this.under_way, this.began) = (under_way, under_way.map(|_| Instant::now()));
+                }
+            }
+            let Some(inner) = &mut this.inner else { return Poll::Ready(this.trailers.take().map(Ok)) };
+            match Pin::new(inner).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Err(status) = this.take(frame) {
+                        return this.end(status);
                     }
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Err(status))) => return this.end(status),
+                Poll::Ready(None) => this.inner = None,
+                Poll::Pending if this.began.is_some() => {
+                    std::task::ready!(this.silence.poll_over(cx));
+                    let status = silent(this.silence.time);
+                    return this.end(status);
+                }
+                Poll::Pending => return Poll::Pending,
             }
-            Poll::Pending if !this.waits_for_client || this.meter.come > 0 => {
-                std::task::ready!(this.silence.poll_over(cx));
-                let status = silent(this.silence.time);
-                this.end(status)
-            }
-            other => other,
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
+        let has_more = self.inner.as_ref().is_some_and(|inner| !inner.is_end_stream());
+        !has_more && self.trailers.is_none() && self.framing.is_empty()
     }
 }
 
 pub(crate) fn no_room() -> Status {
-    let message = "too many bytes of unfinished messages are waiting for the rest of them; send fewer messages at once";
+    let message =
+        "too many bytes of messages are held whose requests have not ended; send fewer and smaller ones at once";
     exhausted("INBOUND_BUFFER", "inbound_buffer_bytes", message)
 }
 
@@ -232,44 +227,7 @@ pub(crate) fn slow(time: Duration) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    proptest! {
-        #[test]
-        fn however_it_is_cut_only_the_unfinished_message_waits(
-            lengths in prop::collection::vec(0_usize..600, 0..6),
-            cuts in prop::collection::vec(1_usize..200, 1..20),
-            missing in 0_usize..300,
-        ) {
-            let (mut body, mut ends) = (Vec::new(), vec![0]);
-            for length in lengths {
-                body.push(0);
-                body.extend((length as u32).to_be_bytes());
-                body.extend(vec![7; length]);
-                ends.push(body.len());
-            }
-            body.truncate(body.len().saturating_sub(missing));
-            let (mut meter, mut at) = (Meter::default(), 0);
-            for cut in cuts.iter().cycle() {
-                if at == body.len() { break; }
-                let next = (at + cut).min(body.len());
-                meter.take(&body[at..next]);
-                at = next;
-                let last = ends.iter().rfind(|end| **end <= at).copied().unwrap_or(0);
-                prop_assert_eq!(meter.come as usize, at - last);
-            }
-        }
-    }
-
-    #[test]
-    fn the_longest_length_does_not_overflow() {
-        let mut meter = Meter::default();
-        meter.take(&[0, 255, 255, 255, 255, 1, 2]);
-        assert_eq!((meter.come, meter.announced(1 << 24)), (7, 7));
-        assert_eq!(meter.announced(u64::from(u32::MAX)), 5 + u64::from(u32::MAX));
-    }
 
     #[test]
     fn methods_whose_client_streams_are_known_by_their_path() {

@@ -15,6 +15,7 @@ pub mod deadline;
 mod events;
 mod filters;
 mod flush;
+mod framing;
 mod from_proto;
 pub mod guard;
 pub mod inbound;

@@ -10,7 +10,7 @@ use crate::api::spec_to_proto;
 use crate::api::status::Violations;
 use crate::api::values;
 use crate::engine::handle::Engine;
-use crate::model::access::{LOCAL, LOCAL_NAME, PrincipalNo};
+use crate::model::access::{ANONYMOUS_NAME, LOCAL, LOCAL_NAME, PrincipalNo};
 use crate::model::event::EventKind;
 use crate::model::ids::JobId;
 use crate::model::task_filter::TaskFilter;
@@ -206,8 +206,9 @@ fn created_by(engine: &Engine, caller: &Caller, name: &str) -> Option<PrincipalN
     let book = books.borrow();
     let named = match name {
         "" => None,
-        LOCAL_NAME => Some(LOCAL),
-        name => Some(book.principal(name).map_or(PrincipalNo::MAX, |it| it.no)),
+        LOCAL_NAME | ANONYMOUS_NAME => Some(LOCAL),
+        // Jobs outlive the principals that submitted them. No principal has the last number.
+        name => Some(book.number_of(name).unwrap_or(PrincipalNo::MAX)),
     };
     match (caller.only_own(), named) {
         (Some(own), Some(named)) if own != named => Some(PrincipalNo::MAX),

@@ -131,6 +131,13 @@ impl Violations {
         }
     }
 
+    /// Adds what was noted elsewhere.
+    pub(crate) fn append(&mut self, other: Violations) {
+        let room = VIOLATIONS_MAX.saturating_sub(self.listed.len()).min(other.listed.len());
+        self.more += other.more + other.listed.len() - room;
+        self.listed.extend(other.listed.into_iter().take(room));
+    }
+
     /// Returns whether nothing is wrong so far.
     pub fn is_empty(&self) -> bool {
         self.listed.is_empty()
@@ -387,6 +394,64 @@ mod tests {
         assert!(last.description.contains(&format!("and {} more", 150 - listed.len())), "{last:?}");
         let few = of(&many[..3]).get_details_bad_request().unwrap().field_violations;
         assert_eq!((few.len(), few[2].description.as_str()), (3, "is empty"));
+    }
+
+    /// The code, the reason, and the kinds of details beside `ErrorInfo`.
+    fn shape(status: &Status) -> (Code, String, &'static str) {
+        let details = status.get_error_details();
+        assert!(!status.message().is_empty(), "{status:?}");
+        let kinds = (
+            details.resource_info().is_some(),
+            details.precondition_failure().is_some(),
+            details.quota_failure().is_some(),
+            details.retry_info().is_some(),
+        );
+        let kinds = match kinds {
+            (false, false, false, false) => "",
+            (true, false, false, false) => "resource",
+            (false, true, false, false) => "precondition",
+            (false, false, true, false) => "quota",
+            (false, false, true, true) => "quota, retry",
+            (false, false, false, true) => "retry",
+            _ => "more than one of them",
+        };
+        (status.code(), details.error_info().unwrap().reason.clone(), kinds)
+    }
+
+    #[test]
+    fn every_error_has_the_details_that_its_code_calls_for() {
+        let (job, text) = (JobId(uuid::Uuid::nil()), || "x".to_owned());
+        let (access, engine) = (Status::from as fn(AccessError) -> Status, Status::from as fn(EngineError) -> Status);
+        for (status, code, reason, kinds) in [
+            (engine(EngineError::NoJob(job)), Code::NotFound, "JOB_NOT_FOUND", "resource"),
+            (engine(EngineError::NoTask(job, 7)), Code::NotFound, "TASK_NOT_FOUND", "resource"),
+            (engine(EngineError::Sealed(job)), Code::FailedPrecondition, "JOB_SEALED", "precondition"),
+            (engine(EngineError::TooManyTasks), Code::FailedPrecondition, "TOO_MANY_TASKS", "precondition"),
+            (engine(EngineError::SecretsExpired(job)), Code::FailedPrecondition, "SECRETS_EXPIRED", "precondition"),
+            (engine(EngineError::Draining), Code::Unavailable, "SERVER_DRAINING", "retry"),
+            (engine(EngineError::StoreFull(text())), Code::Unavailable, "STORE_FULL", "retry"),
+            (engine(EngineError::Overloaded), Code::ResourceExhausted, "OVERLOADED", "quota, retry"),
+            (engine(EngineError::TooManyJobs), Code::ResourceExhausted, "OVERLOADED", "quota, retry"),
+            (engine(EngineError::Contradiction(job)), Code::Internal, "INTERNAL", ""),
+            (StoreError::Retry(text()).into(), Code::Unavailable, "STORE_BUSY", "retry"),
+            (StoreError::Full(text()).into(), Code::Unavailable, "STORE_BUSY", "retry"),
+            (StoreError::Unreadable(text()).into(), Code::Internal, "INTERNAL", ""),
+            (access(AccessError::NoPrincipal(text())), Code::NotFound, "PRINCIPAL_NOT_FOUND", "resource"),
+            (access(AccessError::NoToken(text())), Code::NotFound, "TOKEN_NOT_FOUND", "resource"),
+            (access(AccessError::NoTenant(text())), Code::NotFound, "TENANT_NOT_FOUND", "resource"),
+            (access(AccessError::NoCredential(text())), Code::NotFound, "CREDENTIAL_NOT_FOUND", "resource"),
+            (access(AccessError::TenantExists(text())), Code::AlreadyExists, "TENANT_EXISTS", ""),
+            (access(AccessError::Exists(text())), Code::AlreadyExists, "PRINCIPAL_EXISTS", ""),
+            (access(AccessError::IdentityTaken(text())), Code::AlreadyExists, "IDENTITY_TAKEN", ""),
+            (access(AccessError::LastOperator), Code::FailedPrecondition, "LAST_OPERATOR", "precondition"),
+            (access(AccessError::Stale(text())), Code::Aborted, "STALE_ETAG", ""),
+            (access(AccessError::TooMany("tokens")), Code::ResourceExhausted, "QUOTA_EXCEEDED", "quota"),
+            (too_many_streams("x", 2), Code::ResourceExhausted, "TOO_MANY_STREAMS", "quota, retry"),
+            (message_too_large("x"), Code::ResourceExhausted, "MESSAGE_TOO_LARGE", "quota"),
+            (out_of_range("SEQUENCE_AHEAD", "x"), Code::OutOfRange, "SEQUENCE_AHEAD", ""),
+        ] {
+            assert_eq!(shape(&status), (code, reason.to_owned(), kinds));
+        }
     }
 
     proptest! {

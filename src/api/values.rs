@@ -1,6 +1,6 @@
 //! Single values of requests, checked: texts, ids, labels, times, rates.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tonic::Status;
@@ -22,6 +22,24 @@ const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 const NANOS_MAX: i32 = 999_999_999;
 /// The highest rate that may be asked for; a higher one limits nothing.
 const RATE_MAX: f64 = 1e6;
+
+/// The most paths of a mask: more than any message has fields.
+const MASK_MAX: usize = 100;
+
+/// Reads what an update is about: each path once, with its place in the mask. The work for a field is done once, however
+/// often it is named.
+pub(crate) fn mask(mask: Option<prost_types::FieldMask>, v: &mut Violations) -> Vec<(usize, String)> {
+    let paths = mask.unwrap_or_default().paths;
+    if paths.is_empty() {
+        v.add("update_mask", "is empty; name what to change");
+    }
+    if paths.len() > MASK_MAX {
+        v.add("update_mask", format!("names {} paths; at most {MASK_MAX} are accepted", paths.len()));
+        return Vec::new();
+    }
+    let mut seen = HashSet::new();
+    paths.into_iter().enumerate().filter(|(_, path)| seen.insert(path.clone())).collect()
+}
 
 /// Checks the length of a text.
 pub(crate) fn text(text: &str, path: &str, bytes_max: usize, v: &mut Violations) {

@@ -39,8 +39,10 @@ const QUEUE_BYTES_MAX: usize = 256 << 10;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Phase {
-    /// The first numbers are due, and it is chosen which jobs are listed.
+    /// The first numbers are due.
     Begin,
+    /// It is chosen which jobs are listed.
+    Choose,
     List,
     News,
 }
@@ -190,12 +192,16 @@ impl Watcher {
             }
             match self.phase {
                 Phase::Begin => {
+                    // The numbers are known at once, and some want nothing else; the names of all jobs are read from the store.
+                    self.phase = Phase::Choose;
+                    if let Some(totals) = self.totals().await? {
+                        return Ok(totals);
+                    }
+                }
+                Phase::Choose => {
                     self.phase = Phase::List;
                     if let Some(max) = self.wish.max_jobs {
                         self.choose(max).await?;
-                    }
-                    if let Some(totals) = self.totals().await? {
-                        return Ok(totals);
                     }
                 }
                 Phase::List if !self.listings.is_empty() => self.read().await?,

@@ -7,10 +7,10 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::cli::args::{Format, Nothing, With};
 use crate::cli::client::Client;
-use crate::cli::jobs::print_fields;
 use crate::cli::json;
 use crate::cli::limits;
 use crate::cli::pages;
+use crate::cli::term::fields::print_fields;
 use crate::cli::term::line::{Hue, Line};
 use crate::cli::term::screen;
 use crate::cli::term::table::{self, Column, Row};

@@ -8,10 +8,10 @@ use clap::{Args, Subcommand};
 
 use crate::cli::args::{Format, Nothing, Remote, Usage, With};
 use crate::cli::client::{Client, open};
-use crate::cli::jobs::print_fields;
 use crate::cli::json;
 use crate::cli::lists;
 use crate::cli::pages;
+use crate::cli::term::fields::print_fields;
 use crate::cli::term::line::Line;
 use crate::cli::term::screen;
 use crate::cli::term::table::{self, Column, Row};

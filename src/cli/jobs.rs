@@ -12,11 +12,14 @@ use crate::cli::json;
 use crate::cli::labels;
 use crate::cli::pages;
 use crate::cli::states::{self, job_state, since, task_state};
+use crate::cli::task;
+use crate::cli::term::fields::print_fields;
 use crate::cli::term::line::{Hue, Line};
 use crate::cli::term::screen;
 use crate::cli::term::table::{self, Column, Row};
 use crate::cli::term::words;
 use crate::pb;
+use crate::pb::get_task_request::Task as TaskName;
 
 /// Which jobs to list.
 #[derive(Debug, Args)]
@@ -30,6 +33,9 @@ pub(crate) struct ListArgs {
     /// Only jobs with this text in the title or in the value of a label, or with an id that begins with it
     #[arg(long, value_name = "TEXT")]
     search: Option<String>,
+    /// Only jobs that this principal submitted; `local` is whoever needed no token
+    #[arg(long, value_name = "NAME")]
+    created_by: Option<String>,
     /// The order: those created last first, or those ended last, which lists ended jobs alone
     #[arg(long, value_name = "ORDER", value_enum, default_value_t = Order::CreateTime)]
     order: Order,
@@ -80,8 +86,9 @@ pub(crate) async fn list(client: &Client, format: Format, args: ListArgs) -> any
         Order::CreateTime => pb::JobOrder::CreateTime,
         Order::EndTime => pb::JobOrder::EndTime,
     };
-    let search = args.search.unwrap_or_default();
-    let wish = pb::ListJobsRequest { states, labels, search, order: order.into(), ..Default::default() };
+    let (search, created_by) = (args.search.unwrap_or_default(), args.created_by.unwrap_or_default());
+    let order = order.into();
+    let wish = pb::ListJobsRequest { states, labels, search, created_by, order, ..Default::default() };
     let (jobs, has_more) = pages::read(client, args.limit, async |page_size, page_token| {
         let request = pb::ListJobsRequest { page_size, page_token, ..wish.clone() };
         let page = client.jobs().list_jobs(request).await?.into_inner();
@@ -141,19 +148,29 @@ fn say_that_there_are_more(shown: usize) {
     screen::say(format!("haul: there are more than these {shown}; `--limit 0` lists all"));
 }
 
-/// Which job to show, and what of it.
+/// What to show of a job.
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
     #[command(flatten)]
     job: JobRef,
+    /// Show this task of it with its attempts: its index, or its key
+    task: Option<String>,
+    /// TASK is a key, although it reads as a number
+    #[arg(long, requires = "task")]
+    key: bool,
     /// Print what was submitted, as JSON that `haul submit -f` takes; secrets read REDACTED
     #[arg(long)]
     spec: bool,
 }
 
-/// Shows a job, or what was submitted.
+/// Shows a job, a task of it, or what was submitted.
 pub(crate) async fn show(client: &Client, format: Format, args: ShowArgs) -> anyhow::Result<ExitCode> {
     let job_id = jobref::resolve(client, &args.job.job).await?;
+    if let Some(name) = args.task {
+        let index = name.parse::<u32>().ok().filter(|_| !args.key);
+        let name = index.map_or(TaskName::TaskKey(name), TaskName::TaskIndex);
+        return task::show(client, format, job_id, name, args.spec).await;
+    }
     let request = pb::GetJobRequest { job_id, include_spec: args.spec };
     let answer = client.jobs().get_job(request).await.map_err(|status| client.explain(&status))?.into_inner();
     let job = answer.job.unwrap_or_default();
@@ -209,22 +226,6 @@ fn fields(job: &pb::Job) -> Vec<(&'static str, Line)> {
         fields.push(("waiting", Line::of(Hue::Warn, &format!("{tasks}: {why}"))));
     }
     fields
-}
-
-/// Prints names and values in two columns, a value that is wider than the screen on several lines.
-pub(crate) fn print_fields(fields: &[(&str, Line)]) {
-    let shown: Vec<&(&str, Line)> = fields.iter().filter(|(_, value)| !value.is_empty()).collect();
-    let width = shown.iter().map(|(name, _)| name.len() + 2).max().unwrap_or_default();
-    let room = screen::stdout_size().map_or(usize::MAX, |size| size.columns.saturating_sub(width).max(10));
-    let mut lines = Vec::new();
-    for (name, value) in shown {
-        let name = Line::of(Hue::Faint, name).padded(width);
-        for (at, part) in value.folded(room, 0).into_iter().enumerate() {
-            let front = if at == 0 { name.clone() } else { Line::default().padded(width) };
-            lines.push(front.and(part));
-        }
-    }
-    screen::lines(&lines);
 }
 
 fn speed(progress: &pb::Progress) -> String {

@@ -69,7 +69,7 @@ pub(crate) enum Command {
     /// Follow a job to its end; exit 0 when it succeeded, 1 when not
     #[command(after_help = "Examples:\n  haul watch @last\n  haul watch 7c21f09b -o json")]
     Watch(With<JobRef>),
-    /// Show jobs, a job and hosts on the whole screen, as they change
+    /// Show jobs, a job, a task and hosts on the whole screen, as they change
     #[command(after_help = "Examples:\n  haul top\n  haul top @last\n  haul top --once\n\n`?` lists the keys.")]
     Top(With<TopArgs>),
     /// Wait for the end of a job; exit 0 when it succeeded, 1 when not, 124 when the time passed
@@ -81,7 +81,7 @@ pub(crate) enum Command {
                             end-time\n  haul list --limit 0 -o json | jq .job_id"
     )]
     List(With<ListArgs>),
-    /// Show a job, or what was submitted
+    /// Show a job, or one task of it with its attempts, or what was submitted
     #[command(after_help = "Example:\n  haul show @last --spec > job.json && haul submit -f job.json")]
     Show(With<ShowArgs>),
     /// List the tasks of a job

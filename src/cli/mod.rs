@@ -35,6 +35,7 @@ mod serve;
 mod sizes;
 mod states;
 mod submit;
+mod task;
 mod tenant;
 mod term;
 mod token;

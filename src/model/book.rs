@@ -100,6 +100,12 @@ impl Book {
         self.principals.get(&no).filter(|it| !it.is_gone)
     }
 
+    /// Returns the number of the principal that has this name or, where none has it any more, of the last that had it.
+    pub fn number_of(&self, name: &str) -> Option<PrincipalNo> {
+        let gone = || self.principals.values().rev().find(|it| it.name == name).map(|it| it.no);
+        self.names.get(name).copied().or_else(gone)
+    }
+
     /// Returns the principals whose names come after `after`, by name.
     pub fn principals_after<'a>(&'a self, after: &str) -> impl Iterator<Item = &'a Arc<Principal>> {
         let range = (std::ops::Bound::Excluded(after.to_owned()), std::ops::Bound::Unbounded);

@@ -1,7 +1,7 @@
 //! `POST /v1/jobs/{job_id}/tasks:import`: a list of any length becomes chunks of `AddTasks`, as it comes.
 //!
 //! A chunk is sent when the one before it is durable, so a slow store slows the client down, and memory holds one chunk and
-//! one line. Each chunk that is durable has a line in the answer; the first line that cannot be read ends both.
+//! one line, all of which is counted among what clients have sent. Each chunk that is durable has a line in the answer; the first line that cannot be read ends both.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,16 +14,18 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use memchr::memchr;
 use prost::Message as _;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::api::inbound::{no_room, silent};
+use crate::api::inbound::{no_room, silent, slow};
 use crate::api::status::{Fault, Violations, internal, shown};
 use crate::imports::{CHUNK_BYTES, CHUNK_TASKS, ChunkIds, Kind, download};
 use crate::listen::budget::Hold;
 use crate::listen::peer::Peer;
-use crate::model::import::{Entry, File, Format, Item, LINE_BYTES_MAX, Lines, Wrong, metalink};
+use crate::model::import::{Entry, Format, Item, LINE_BYTES_MAX, Lines, Wrong, metalink};
 use crate::pb;
 use crate::rest::Rest;
 use crate::rest::answer::Refusal;
@@ -39,6 +41,9 @@ pub(super) const PATH: &str = "/v1/jobs/{job_id}/tasks:import";
 /// The types of lists, for messages.
 const TYPES: &str = "text/uri-list, application/x-ndjson (a TaskSpec a line), text/x-aria2-input or \
                      application/metalink4+xml";
+
+/// Documents that are read at once: until it has been read nobody knows how large one becomes.
+static DOCUMENTS: Semaphore = Semaphore::const_new(2);
 
 /// Returns the job that a path imports into; `None`: it is another path.
 pub(super) fn job_of(path: &str) -> Option<String> {
@@ -138,14 +143,17 @@ struct List {
     buffer: BytesMut,
     /// How many bytes of it are known to have no end of a line.
     searched: usize,
+    /// When what is in it began to come.
+    began: Option<Instant>,
     hold: Option<Hold>,
     lines: Lines,
     ids: ChunkIds,
     is_over: bool,
-    /// Tasks of the chunk that is not full, with their lines, and the bytes of their text.
+    /// Tasks of the chunk that is not full, with their lines, the bytes of their text, and the memory that they take, about.
     tasks: Vec<pb::TaskSpec>,
     places: Vec<u64>,
     bytes: usize,
+    tasks_bytes: usize,
     /// Files of a document, which is read whole.
     files: std::vec::IntoIter<Entry>,
     /// The memory that they need, about.
@@ -172,6 +180,7 @@ impl List {
             bounds,
             buffer: BytesMut::new(),
             searched: 0,
+            began: None,
             hold,
             lines: Lines::new(format),
             ids: ChunkIds::new(kind, format),
@@ -179,6 +188,7 @@ impl List {
             tasks: Vec::new(),
             places: Vec::new(),
             bytes: 0,
+            tasks_bytes: 0,
             files: Vec::new().into_iter(),
             files_bytes: 0,
             sent,
@@ -187,10 +197,15 @@ impl List {
 
     /// Returns the next chunk; `None` after the last.
     async fn next(&mut self) -> Result<Option<pb::AddTasksRequest>, Status> {
+        // The chunk before is durable by now.
+        self.tasks_bytes = 0;
+        self.count()?;
+        // The time that it took is not the client's.
+        self.began = self.began.map(|_| Instant::now());
         loop {
             while !self.is_full() {
                 if let Some(entry) = self.files.next() {
-                    self.bytes += text_bytes(&entry.1);
+                    self.files_bytes = self.files_bytes.saturating_sub(entry.1.memory());
                     self.add(entry)?;
                 } else if !self.take_line()? {
                     break;
@@ -210,6 +225,15 @@ impl List {
         self.tasks.len() >= CHUNK_TASKS || self.bytes >= CHUNK_BYTES
     }
 
+    /// Holds the room that everything here takes.
+    fn count(&mut self) -> Result<(), Status> {
+        let held = self.buffer.len() + self.lines.open_bytes() + self.tasks_bytes + self.files_bytes;
+        match &mut self.hold {
+            Some(hold) => hold.set(held as u64, held as u64).map_err(|_| no_room()),
+            None => Ok(()),
+        }
+    }
+
     fn chunk(&mut self) -> pb::AddTasksRequest {
         self.bytes = 0;
         self.sent.set(std::mem::take(&mut self.places));
@@ -224,25 +248,27 @@ impl List {
 
     /// Reads more of the body, within its bounds.
     async fn read(&mut self) -> Result<(), Status> {
-        let idle_max = self.bounds.idle_max;
-        let next = tokio::time::timeout(idle_max, self.body.frame()).await.map_err(|_| silent(idle_max))?;
+        let BodyBounds { idle_max, whole_max, .. } = self.bounds;
+        let idle = Instant::now() + idle_max;
+        let end = self.began.map_or(idle, |began| began + whole_max);
+        let Ok(next) = tokio::time::timeout_at(idle.min(end), self.body.frame()).await else {
+            return Err(if end < idle { slow(whole_max) } else { silent(idle_max) });
+        };
         match next {
             None => self.end().await?,
             Some(Err(error)) => {
-                let message = format!("the list ended before it was whole: {}", shown(error.message()));
-                return Err(Fault::new(Code::Cancelled, "CANCELLED", message).into());
+                // For the gRPC library CANCELLED would be the end of a list that is whole.
+                let why = format!("the list ended before it was whole: {}", shown(error.message()));
+                return Err(wrong(&Wrong { line: self.lines.line() + 1, why }));
             }
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
                     self.buffer.extend_from_slice(&data);
+                    self.began = self.began.or_else(|| (!data.is_empty()).then(Instant::now));
                 }
             }
         }
-        let length = (self.buffer.len() + self.files_bytes) as u64;
-        match &mut self.hold {
-            Some(hold) => hold.set(length, length).map_err(|_| no_room()),
-            None => Ok(()),
-        }
+        self.count()
     }
 
     /// Takes the next line that is whole out of the buffer. Returns whether there was one.
@@ -261,15 +287,14 @@ impl List {
         };
         self.searched = 0;
         let line = self.buffer.split_to(at + 1).freeze();
+        self.began = (!self.buffer.is_empty()).then(Instant::now);
         self.line(&line)?;
         Ok(true)
     }
 
     fn too_long(&self, max: &str) -> Status {
         let what = if self.format == Format::Metalink { "the document" } else { "a line" };
-        let line = (self.places.last().copied().unwrap_or(0) + 1).to_string();
-        let fault = Fault::new(Code::InvalidArgument, "INVALID_ARGUMENT", format!("{what} is longer than {max}"));
-        fault.with("line", &line).into()
+        wrong(&Wrong { line: self.lines.line() + 1, why: format!("{what} is longer than {max}") })
     }
 
     /// Takes the end of the list: its last line, its last entry, or all of a document.
@@ -280,11 +305,12 @@ impl List {
         if self.format == Format::Metalink {
             self.ids.take(&rest);
             // Up to a second of work, which would hold up all that shares a thread with it.
-            let length = rest.len();
+            let _turn = DOCUMENTS.acquire().await.map_err(|_| internal("no document is read any more"))?;
             let files = tokio::task::spawn_blocking(move || document(&rest)).await;
             let files = files.map_err(|_| internal("the document could not be read"))?.map_err(|it| wrong(&it))?;
-            self.files_bytes = length + files.len() * (size_of::<Entry>() + size_of::<File>());
+            self.files_bytes = files.iter().map(|(_, item)| item.memory()).sum();
             self.files = files.into_iter();
+            self.count()?;
             return Ok(());
         }
         if !rest.is_empty() {
@@ -298,7 +324,6 @@ impl List {
 
     fn line(&mut self, bytes: &Bytes) -> Result<(), Status> {
         self.ids.take(bytes);
-        self.bytes += bytes.len();
         let Ok(text) = std::str::from_utf8(bytes) else {
             // The line is counted all the same, so that the message names it.
             let line = self.lines.line() + 1;
@@ -309,6 +334,8 @@ impl List {
     }
 
     fn add(&mut self, (line, item): Entry) -> Result<(), Status> {
+        self.bytes += item.text_bytes();
+        self.tasks_bytes += size_of::<pb::TaskSpec>() + item.memory();
         let task = match item {
             Item::Url(url) => self.kind.task(&url),
             Item::File(file) => download(*file),
@@ -322,7 +349,7 @@ impl List {
         };
         self.tasks.push(task);
         self.places.push(line);
-        Ok(())
+        self.count()
     }
 }
 
@@ -330,17 +357,6 @@ impl List {
 fn document(bytes: &[u8]) -> Result<Vec<Entry>, Wrong> {
     let text = std::str::from_utf8(bytes).map_err(|_| Wrong { line: 1, why: NOT_UTF8.to_owned() })?;
     metalink::files(text)
-}
-
-/// The bytes of a file's text.
-fn text_bytes(item: &Item) -> usize {
-    match item {
-        Item::Url(text) | Item::Json(text) => text.len(),
-        Item::File(file) => {
-            let lists = file.mirrors.iter().chain(&file.checksums).map(String::len).sum::<usize>();
-            file.url.len() + file.path.len() + lists
-        }
-    }
 }
 
 const NOT_UTF8: &str = "this is not UTF-8; save the list as UTF-8, or percent-encode its URLs";

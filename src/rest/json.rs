@@ -74,7 +74,16 @@ fn unreadable(place: &str, path: &Path, error: &serde_json::Error) -> Status {
     if field.is_empty() {
         "body".clone_into(&mut field);
     }
-    Violations::one(&shown(&field), format!("cannot be read: {}", shown(what)))
+    Violations::one(&shown(&field), format!("cannot be read: {}", shown(&without_value(what))))
+}
+
+/// Leaves out what was given instead of what is expected: it may be a secret that stands in the wrong place.
+fn without_value(what: &str) -> String {
+    let Some((given, expected)) = what.strip_prefix("invalid ").and_then(|rest| rest.rsplit_once(", expected ")) else {
+        return what.to_owned();
+    };
+    let kind = given.split(['`', '"']).next().unwrap_or_default().trim_end();
+    format!("invalid {kind}, expected {expected}")
 }
 
 /// Writes a message as one line: the names of the proto, and every field that has no presence.
@@ -159,6 +168,20 @@ mod tests {
             .map_err(|status| (0, status.message().to_owned()))
             .unwrap_err();
         assert!(said.contains("UTF-8") || said.contains("unicode"), "{said}");
+    }
+
+    #[test]
+    fn what_stands_in_the_wrong_place_is_not_repeated() {
+        for http in [
+            r#"{"basic_auth": "user:SESAME, expected x"}"#,
+            r#"{"bearer_token": 5353414}"#,
+            r#"{"headers": "SESAME \" x"}"#,
+            r#"{"insecure_skip_verify": "SESAME"}"#,
+        ] {
+            let (field, said) = read_job(&format!(r#"{{"defaults": {{"http": {http}}}}}"#)).unwrap_err();
+            assert!(!said.contains("SESAME") && !said.contains("5353414"), "{field}: {said}");
+            assert!(field.starts_with("job.defaults.http.") && said.contains("expected"), "{field}: {said}");
+        }
     }
 
     #[test]

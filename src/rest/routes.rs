@@ -121,7 +121,10 @@ mod tests {
                 assert_eq!(has_route, !method.is_client_streaming(), "{}", method.full_name());
             }
         }
+        let of_pages = crate::api::guard::ALLOWED_METHODS;
+        let of_pages: Vec<&str> = of_pages.to_str().unwrap().split(", ").collect();
         for (at, route) in routes.iter().enumerate() {
+            assert!(of_pages.contains(&route.method.as_str()), "a page of a listed origin may {}", route.method);
             assert!(!routes[..at].iter().any(|it| it.path == route.path && it.method == route.method));
             for name in route.template.variables() {
                 assert!(field(&route.rpc.input(), name).is_some(), "{} {name}", route.path);

@@ -485,20 +485,18 @@ fn routes(
     closing: &CancellationToken,
 ) -> Result<Routes, ServeError> {
     let watchers = Watchers::default();
-    Ok(services::routes(
-        settings.has_reflection,
-        Jobs::new(
-            engine.clone(),
-            store.clone(),
-            closing.clone(),
-            shutdown.begun.clone(),
-            watchers.clone(),
-            settings.client_options,
-        ),
-        Contents::new(engine.clone(), store.clone(), closing.clone(), watchers),
-        AccessApi::new(engine.clone(), store.clone(), settings.token_lifetime_max),
-        Admin::new(engine.clone(), store.clone(), shutdown.clone(), facts),
-    )?)
+    let jobs = Jobs::new(
+        engine.clone(),
+        store.clone(),
+        closing.clone(),
+        shutdown.begun.clone(),
+        watchers.clone(),
+        settings.client_options,
+    );
+    let admin = Admin::new(engine.clone(), store.clone(), shutdown.clone(), facts, &jobs);
+    let contents = Contents::new(engine.clone(), store.clone(), closing.clone(), watchers);
+    let access = AccessApi::new(engine.clone(), store.clone(), settings.token_lifetime_max);
+    Ok(services::routes(settings.has_reflection, jobs, contents, access, admin)?)
 }
 
 /// Logs the head of the audit at the start, each hour and at the end, so that a tail that is cut off shows.

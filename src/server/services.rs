@@ -145,7 +145,7 @@ pub(super) fn layered(services: Routes, around: &Around, has_metrics: bool) -> i
         .layer(tonic_web::GrpcWebLayer::new())
         .layer(Through(count))
         .layer(Through(access))
-        .layer(Through(Inbound::new(request_body_idle, MESSAGE_BYTES_MAX as u64, &DESCRIPTORS)))
+        .layer(Through(Inbound::new(request_body_idle, MESSAGE_BYTES_MAX, &DESCRIPTORS)))
         .service(called);
     ServiceBuilder::new()
         .layer(Through(NameRequests))

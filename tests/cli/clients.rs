@@ -8,7 +8,7 @@ use haul::pb;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::{Server, haul};
-use crate::support::spec::{fetch, fetch_as, job};
+use crate::support::spec::{fetch, fetch_as, job, quick_retry};
 use crate::support::switch::Switch;
 
 fn run(server: &Server, args: &[&str]) -> Output {
@@ -104,6 +104,24 @@ async fn what_was_submitted_can_be_submitted_again() {
         assert!(shown.contains("REDACTED") && !shown.contains("t0ken"), "{shown}");
     }
     assert!(!text(&run(&server, &["show", &id])).contains("bearer"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_shown_with_its_attempts() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.handle("/flaky", |request| if request.nth == 0 { Reply::status(503) } else { Reply::ok("alpha") });
+    let task = pb::TaskSpec { key: "7".into(), ..fetch(origin.url("/flaky")) };
+    let retry = pb::TaskOptions { retry: Some(quick_retry(3)), ..Default::default() };
+    let id = server.run(pb::JobSpec { defaults: Some(retry), ..job(vec![task]) }).await.job_id;
+    let shown = text(&run(&server, &["show", &id, "0"]));
+    for part in ["succeeded", "/flaky", "key", "TRY", "503", "200", "ok", "5 B"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    assert!(text(&run(&server, &["show", &id, "7", "--key"])).contains("/flaky"));
+    assert_eq!(run(&server, &["show", &id, "7"]).status.code(), Some(1), "there is no task 7");
+    let json = json(&run(&server, &["show", &id, "0", "-o", "json"]));
+    assert_eq!(json[0]["attempt_log"].as_array().unwrap().len(), 2);
+    assert!(text(&run(&server, &["show", &id, "0", "--spec"])).contains("\"fetch\""));
 }
 
 #[tokio::test(flavor = "multi_thread")]

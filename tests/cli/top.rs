@@ -47,6 +47,14 @@ async fn a_person_looks_and_acts() {
     // The newest is chosen; the row below is the other.
     terminal.press("j\r");
     terminal.until(|screen| screen.contents().contains("tasks") && screen.contents().contains("/hang"));
+    // A task with its attempt, and back.
+    terminal.press("\r");
+    terminal.until(|screen| {
+        let shown = screen.contents();
+        shown.contains("task 0  failed") && shown.contains("RESULT") && shown.contains("404 Not Found")
+    });
+    terminal.press("u");
+    terminal.until(|screen| screen.contents().contains("/hang"));
     terminal.press("f");
     terminal.until(|screen| screen.contents().contains("404 Not Found"));
     terminal.press("p");

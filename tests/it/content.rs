@@ -206,6 +206,42 @@ async fn a_head_has_no_range_and_dates_are_conditions() {
     assert_eq!(curl(&server, &["--header", before], &path).code, 412);
 }
 
+/// A file that takes the place of a download while it is read has no part in what the reader gets.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_is_of_one_file_whatever_takes_its_name_meanwhile() {
+    const BYTES: usize = 48 << 20;
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/", Reply::ok(vec![7; BYTES]));
+    let spec = pb::DownloadSpec { url: origin.url("/"), path: "file".into(), ..Default::default() };
+    let id = server.run(job(vec![download_as(spec)])).await.job_id;
+    let request = pb::ReadContentRequest {
+        job_id: id.clone(),
+        task: Some(pb::read_content_request::Task::TaskIndex(0)),
+        ..Default::default()
+    };
+    // More than what the connection holds is left in the server when the first chunk is here.
+    let mut read = server.contents().read_content(request.clone()).await.unwrap().into_inner();
+    let first = read.message().await.unwrap().unwrap();
+    assert!(first.data.len() < BYTES && first.total_bytes == BYTES as u64);
+    let [file] = server.files().try_into().unwrap();
+    let path = server.downloads().join(file);
+    std::fs::write(path.with_extension("new"), vec![8; BYTES]).unwrap();
+    std::fs::rename(path.with_extension("new"), &path).unwrap();
+    let mut got = first.data.len();
+    while let Some(chunk) = read.message().await.unwrap() {
+        assert_eq!(chunk.offset, got as u64);
+        assert!(chunk.data.iter().all(|byte| *byte == 7), "bytes of the other file at {got}");
+        got += chunk.data.len();
+    }
+    assert_eq!(got, BYTES);
+    // A call that begins now is about a file that is not the job's.
+    let status = match server.contents().read_content(request).await {
+        Ok(stream) => stream.into_inner().message().await.unwrap_err(),
+        Err(status) => status,
+    };
+    assert_eq!(status.code(), tonic::Code::FailedPrecondition);
+}
+
 /// Whoever reads slowly is told that the server ends, and does not hold it up; nor does who holds a stream of reflection.
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_of_contents_and_of_reflection_end_with_the_server() {

@@ -226,7 +226,7 @@ fn hostile() -> [(&'static str, Vec<u8>); 7] {
     let submit = pb::SubmitJobRequest { request_id: long.clone(), job: Some(spec), validate_only: false };
     let task = Some(pb::get_task_request::Task::TaskKey(long.clone()));
     let list = pb::ListJobsRequest { page_token: long.clone(), states: vec![99; 1_000], ..Default::default() };
-    let update_mask = Some(prost_types::FieldMask { paths: vec![long.clone(); 100] });
+    let update_mask = Some(prost_types::FieldMask { paths: (0..100).map(|at| format!("{at}{long}")).collect() });
     let update =
         pb::UpdateJobRequest { job_id: job_id.clone(), update_mask: update_mask.clone(), ..Default::default() };
     let limits = pb::UpdateLimitsRequest { limits: None, update_mask };
@@ -239,6 +239,48 @@ fn hostile() -> [(&'static str, Vec<u8>); 7] {
         ("AdminService/UpdateLimits", limits.encode_to_vec()),
         ("JobService/CancelJob", pb::CancelJobRequest { job_id: long.clone(), reason: long }.encode_to_vec()),
     ]
+}
+
+/// What a client sent is its own mistake, and no failure of the server that somebody is woken for.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_base64_is_the_clients_fault() {
+    let server = Server::start().await;
+    for body in ["!!!!!!!!", "AAAAAAA"] {
+        let args = ["--header", "content-type: application/grpc-web-text", "--data-binary", body];
+        let answer = crate::it::curl::curl(&server, &args, "/haul.v1.JobService/ListJobs");
+        assert_eq!(answer.header("grpc-status"), Some("3"), "{body}: {answer:?}");
+    }
+}
+
+/// Lists and masks that would take seconds to look at are refused by their length.
+#[tokio::test]
+async fn lists_and_masks_of_any_length_are_refused_at_once() {
+    let server = Server::start().await;
+    let job_id = server.submit(pb::JobSpec { open: true, ..job(Vec::new()) }).await;
+    let violation = |status: tonic::Status| status.get_details_bad_request().unwrap().field_violations.remove(0);
+    for states in [vec![1; 1_001], vec![127; 150_000], vec![1; 300_000]] {
+        let request = pb::ListJobsRequest { states: states.clone(), ..Default::default() };
+        let refused = violation(server.jobs().list_jobs(request).await.unwrap_err());
+        assert_eq!(refused.field, "states", "{refused:?}");
+        let request = pb::ListTasksRequest { job_id: job_id.clone(), reasons: states.clone(), ..Default::default() };
+        assert_eq!(violation(server.jobs().list_tasks(request).await.unwrap_err()).field, "reasons");
+        let request = pb::ListJobEventsRequest { job_id: job_id.clone(), kinds: states, ..Default::default() };
+        assert_eq!(violation(server.jobs().list_job_events(request).await.unwrap_err()).field, "kinds");
+    }
+    let mask = |count: usize| Some(prost_types::FieldMask { paths: vec!["title".to_owned(); count] });
+    let request = |count| pb::UpdateJobRequest {
+        job_id: job_id.clone(),
+        title: "x".repeat(1_000),
+        update_mask: mask(count),
+        ..Default::default()
+    };
+    let refused = violation(server.jobs().update_job(request(101)).await.unwrap_err());
+    assert_eq!(refused.field, "update_mask", "{refused:?}");
+    let twice = server.jobs().update_job(request(100)).await.unwrap_err();
+    let violations = twice.get_details_bad_request().unwrap().field_violations;
+    assert_eq!(violations.len(), 1, "a field is looked at once: {violations:?}");
+    let limits = pb::UpdateLimitsRequest { limits: None, update_mask: mask(101) };
+    assert_eq!(violation(server.admin().update_limits(limits).await.unwrap_err()).field, "update_mask");
 }
 
 #[tokio::test]

@@ -104,7 +104,8 @@ async fn pages_of_listed_origins_may_call() {
     };
     let granted = raw(&server, ask("https://dash.example").as_bytes()).await;
     assert!(
-        granted.starts_with("HTTP/1.1 204") && granted.contains("access-control-allow-methods: GET, HEAD, POST"),
+        granted.starts_with("HTTP/1.1 204")
+            && granted.contains("access-control-allow-methods: GET, HEAD, POST, PUT, PATCH, DELETE"),
         "{granted}"
     );
     assert!(granted.contains("x-grpc-web") && granted.contains("vary: Origin"), "{granted}");
@@ -185,7 +186,9 @@ impl HalfSent {
     }
 }
 
-async fn h2_connection(server: &Server) -> (h2::client::SendRequest<bytes::Bytes>, tokio::task::JoinSet<()>) {
+pub(crate) async fn h2_connection(
+    server: &Server,
+) -> (h2::client::SendRequest<bytes::Bytes>, tokio::task::JoinSet<()>) {
     let stream = TcpStream::connect(&server.address).await.unwrap();
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();
     let mut driver = tokio::task::JoinSet::new();

@@ -514,3 +514,21 @@ async fn the_settings_name_where_files_of_a_tenant_go() {
     assert_eq!(std::fs::read_to_string(place.join("d/x")).unwrap(), "a");
     assert!(server.files().is_empty(), "{:?}", server.files());
 }
+
+/// What an admin is not shown of a principal cannot be asked for tenant by tenant.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_finds_no_more_than_is_shown() {
+    let server = Server::start().await;
+    make(&server, &["a", "b"]).await;
+    let op = token(&server, "", &["op", "--grant", "operator"]);
+    let admin = token(&server, &op, &["a/boss", "--grant", "admin@a"]);
+    token(&server, &op, &["bot", "--grant", "read@a", "--grant", "submit@b"]);
+    let mut found = Vec::new();
+    for (who, tenant) in [(&admin, "a"), (&admin, "b"), (&admin, "c"), (&op, "b")] {
+        let mut client = AccessServiceClient::new(about(&server, if who == &op { "default" } else { "a" }, who));
+        let request = pb::ListPrincipalsRequest { tenant: tenant.to_owned(), ..Default::default() };
+        let listed = client.list_principals(request).await.unwrap().into_inner().principals;
+        found.push(listed.iter().any(|it| it.name == "bot"));
+    }
+    assert_eq!(found, [true, false, false, true]);
+}

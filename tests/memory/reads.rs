@@ -253,10 +253,9 @@ impl Store for MemoryStore {
         now(self.rows().visible(job).map(|rows| rows.events_before(before, kinds, limit)).unwrap_or_default())
     }
 
-    fn request_of<'a>(
+    fn request<'a>(
         &'a self,
-        principal: PrincipalNo,
-        tenant: TenantNo,
+        (principal, tenant): (PrincipalNo, TenantNo),
         request_id: &'a str,
     ) -> Answer<'a, Option<(JobId, [u8; 32])>> {
         now(self.rows().requests.get(&(request_id.to_owned(), principal, tenant)).copied())

@@ -245,7 +245,7 @@ fn the_list_of_parts_has_every_crate_that_is_built_in() {
 
 #[test]
 fn scripts_are_shell_that_can_be_read() {
-    for name in ["deb", "static", "stubs", "tools", "test", "test-web"] {
+    for name in ["deb", "static", "stubs", "tools", "test", "test-deb", "test-web"] {
         let done = Command::new("bash").arg("-n").arg(root().join("scripts").join(name)).output().unwrap();
         assert!(done.status.success(), "{name}: {}", said(&done));
     }

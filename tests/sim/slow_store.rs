@@ -218,7 +218,7 @@ impl Store for SlowStore {
         fn job(id: JobId) -> Option<Job>;
         fn jobs(filter: &'a JobFilter, limit: u32) -> JobPage<Job>;
         fn job_ids(filter: &'a JobFilter, limit: u32) -> JobPage<JobId>;
-        fn request_of(principal: PrincipalNo, tenant: TenantNo, request_id: &'a str) -> Option<(JobId, [u8; 32])>;
+        fn request(by: (PrincipalNo, TenantNo), request_id: &'a str) -> Option<(JobId, [u8; 32])>;
         fn task(id: TaskId) -> Option<StoredTask>;
         fn task_by_key(job: JobId, key: &'a str) -> Option<StoredTask>;
         fn tasks(job: JobId, states: &'a [TaskState], from: TaskIndex, limit: u32) -> Listed<StoredTask>;

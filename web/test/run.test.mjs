@@ -1,10 +1,11 @@
 // What the dashboard does, seen in a real browser against a real server.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { brotliCompressSync } from "node:zlib";
 import { after, before, test } from "node:test";
 import { at, openContext, ready, startBrowser } from "./browser.mjs";
 import { startOrigin } from "./origin.mjs";
@@ -72,6 +73,13 @@ async function axe(page, where) {
   const violations = found.violations.map((it) => `${it.id}: ${it.nodes.map((node) => node.target.join(" ")).slice(0, 3).join(" | ")} (${it.nodes[0].any[0]?.message ?? it.help})`);
   assert.deepEqual(violations, [], where);
 }
+
+test("the files of the dashboard take at most 120 kB", () => {
+  const dist = new URL("../dist/", import.meta.url);
+  const sizes = readdirSync(dist).map((name) => brotliCompressSync(readFileSync(new URL(name, dist))).length);
+  const sum = sizes.reduce((one, other) => one + other, 0);
+  assert.ok(sum > 10_000 && sum <= 120_000, `${sum} bytes`);
+});
 
 test("a first job is submitted by the keyboard alone, watched, and found again", async () => {
   const own = await startServer();

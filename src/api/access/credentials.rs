@@ -133,16 +133,13 @@ fn read(request: pb::PutCredentialRequest, tenant: TenantNo, v: &mut Violations)
     let wish = credential.unwrap_or_default();
     values::text(&request_id, "request_id", ID_BYTES_MAX, v);
     let is_whole = update_mask.is_none();
-    let paths = update_mask.unwrap_or_default().paths;
-    if !is_whole && paths.is_empty() {
-        v.add("update_mask", "is empty; name what to change, or leave it unset to set everything");
-    }
-    for (index, path) in paths.iter().enumerate() {
+    let paths = if is_whole { Vec::new() } else { values::mask(update_mask, v) };
+    for (index, path) in &paths {
         if !FIELDS.split(", ").any(|field| field == path) {
             v.add(format!("update_mask.paths[{index}]"), format!("`{}` is none of {FIELDS}", shown(path)));
         }
     }
-    let sets = |field: &str| is_whole || paths.iter().any(|path| path == field);
+    let sets = |field: &str| is_whole || paths.iter().any(|(_, path)| path == field);
     let mut put = PutCredential { tenant, is_whole, etag: wish.etag, request_id, ..PutCredential::default() };
     put.name = shown(&wish.name);
     if sets("hosts") {

@@ -7,7 +7,7 @@ use crate::model::access::{Actor, Principal, Token};
 use crate::model::book::Book;
 use crate::model::identity::Identity;
 use crate::model::role::{Grant, Role};
-use crate::model::tenant::Tenant;
+use crate::model::tenant::{EVERY_TENANT, Tenant};
 use crate::model::time::Timestamp;
 use crate::pb;
 use crate::pb::identity::Kind;
@@ -86,10 +86,27 @@ pub(super) fn grants(grants: &[Grant]) -> Vec<pb::Grant> {
 
 /// Converts a principal as `viewer` may see it: of one that belongs elsewhere, its name and its grants where the viewer is
 /// admin.
+/// Returns whether the viewer is shown all of a principal: where it comes from, and where else it may do something.
+fn is_open(principal: &Principal, viewer: &Actor) -> bool {
+    viewer.manages(principal) || principal.no == viewer.principal
+}
+
+/// Returns whether the viewer is shown this grant of a principal.
+fn shows(principal: &Principal, grant: &Grant, viewer: &Actor) -> bool {
+    is_open(principal, viewer) || !grant.role.is_of_server() && viewer.may(Role::Admin, &grant.tenant)
+}
+
+/// Returns whether the viewer is shown that a principal belongs to a tenant, or may do something there. What is left out of
+/// its message cannot be asked for.
+pub(super) fn is_seen_at(principal: &Principal, tenant: &str, viewer: &Actor) -> bool {
+    let is_at = |grant: &Grant| !grant.role.is_of_server() && (grant.tenant == tenant || grant.tenant == EVERY_TENANT);
+    let is_granted = |grant: &Grant| is_at(grant) && shows(principal, grant, viewer);
+    tenant.is_empty() || principal.home() == Some(tenant) || principal.grants.iter().any(is_granted)
+}
+
 pub(super) fn principal(book: &Book, principal: &Principal, viewer: &Actor) -> pb::Principal {
-    if !viewer.manages(principal) && principal.no != viewer.principal {
-        let is_here = |grant: &&Grant| !grant.role.is_of_server() && viewer.may(Role::Admin, &grant.tenant);
-        let here: Vec<Grant> = principal.grants.iter().filter(is_here).cloned().collect();
+    if !is_open(principal, viewer) {
+        let here: Vec<Grant> = principal.grants.iter().filter(|it| shows(principal, it, viewer)).cloned().collect();
         return pb::Principal { name: principal.name.clone(), grants: grants(&here), ..Default::default() };
     }
     pb::Principal {

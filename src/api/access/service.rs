@@ -16,7 +16,7 @@ use crate::api::values::{self, ID_BYTES_MAX, NAME_BYTES_MAX};
 use crate::engine::handle::Engine;
 use crate::model::access::{AccessAnswer, AccessChange, NewToken, Principal, Token};
 use crate::model::book::Book;
-use crate::model::role::{Grant, Role};
+use crate::model::role::Role;
 use crate::model::token::TokenText;
 use crate::pb;
 use crate::store::Store;
@@ -130,11 +130,7 @@ impl pb::access_service_server::AccessService for AccessApi {
         let mut v = Violations::default();
         let wish = request.principal.unwrap_or_default();
         let (mut title, mut grants, mut identities, mut disabled, mut default_tenant) = (None, None, None, None, None);
-        let paths = request.update_mask.unwrap_or_default().paths;
-        if paths.is_empty() {
-            v.add("update_mask", "is empty; name what to change");
-        }
-        for (index, path) in paths.iter().enumerate() {
+        for (index, path) in values::mask(request.update_mask, &mut v) {
             match path.as_str() {
                 "title" => {
                     values::text(&wish.title, "principal.title", NAME_BYTES_MAX, &mut v);
@@ -148,7 +144,7 @@ impl pb::access_service_server::AccessService for AccessApi {
                 "default_tenant" => default_tenant = Some(wish.default_tenant.clone()),
                 _ => v.add(
                     format!("update_mask.paths[{index}]"),
-                    format!("`{}` is none of title, grants, identities, disabled, default_tenant", shown(path)),
+                    format!("`{}` is none of title, grants, identities, disabled, default_tenant", shown(&path)),
                 ),
             }
         }
@@ -181,7 +177,9 @@ impl pb::access_service_server::AccessService for AccessApi {
         let after = self.after(Listing::Principals, filter, &request.page_token, &mut v);
         v.or(())?;
         let book = self.book();
-        let fits = |principal: &&Arc<Principal>| caller.actor.sees(principal) && is_at(principal, &request.tenant);
+        let fits = |principal: &&Arc<Principal>| {
+            caller.actor.sees(principal) && messages::is_seen_at(principal, &request.tenant, &caller.actor)
+        };
         let mut found: Vec<_> = book.principals_after(&after).filter(fits).take(size + 1).collect();
         let has_more = found.len() > size;
         found.truncate(size);
@@ -373,10 +371,4 @@ impl pb::access_service_server::AccessService for AccessApi {
         let number = self.engine.by(Caller::of(&request).actor).new_data_key().await?;
         Ok(Response::new(pb::RotateDataKeyResponse { data_key_id: number.to_string() }))
     }
-}
-
-/// Returns whether a principal belongs to a tenant, or may do something there.
-fn is_at(principal: &Principal, tenant: &str) -> bool {
-    let is_granted = |grant: &Grant| !grant.role.is_of_server() && (grant.tenant == tenant || grant.tenant == "*");
-    tenant.is_empty() || principal.home() == Some(tenant) || principal.grants.iter().any(is_granted)
 }

@@ -30,17 +30,13 @@ pub(super) fn update(request: pb::UpdateTenantRequest) -> Result<AccessChange, S
     let wish = request.tenant.unwrap_or_default();
     let mut v = Violations::default();
     let mut title = None;
-    let paths = request.update_mask.unwrap_or_default().paths;
-    if paths.is_empty() {
-        v.add("update_mask", "is empty; name what to change");
-    }
-    for (index, path) in paths.iter().enumerate() {
+    for (index, path) in values::mask(request.update_mask, &mut v) {
         match path.as_str() {
             "title" => {
                 values::text(&wish.title, "tenant.title", NAME_BYTES_MAX, &mut v);
                 title = Some(wish.title.clone());
             }
-            _ => v.add(format!("update_mask.paths[{index}]"), format!("`{}` is not title", shown(path))),
+            _ => v.add(format!("update_mask.paths[{index}]"), format!("`{}` is not title", shown(&path))),
         }
     }
     v.or(AccessChange::UpdateTenant { name: wish.name, title, etag: wish.etag })

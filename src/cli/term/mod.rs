@@ -4,6 +4,7 @@
 //! harmless; a whole page goes through [`page`]. No other part of the command line writes to stdout or stderr.
 
 pub(crate) mod bars;
+pub(crate) mod fields;
 pub(crate) mod line;
 pub(crate) mod live;
 pub(crate) mod page;

@@ -11,7 +11,9 @@ use crate::cli::term::screen::Size;
 use crate::cli::term::table::{self, Column, Row};
 use crate::cli::term::words;
 use crate::cli::top::keys::HELP;
-use crate::cli::top::state::{JobView, Place, Prompt, State, TaskView};
+use crate::cli::top::listing::{Listing, left, speed};
+use crate::cli::top::state::{JobView, Order, Place, Prompt, State, TaskView};
+use crate::cli::top::task;
 use crate::pb;
 
 /// Cells of the bar of a job in the list.
@@ -35,7 +37,8 @@ pub(super) fn sheet(state: &State, size: Size) -> Sheet {
     let (about, list) = match &state.place {
         Place::Jobs => (jobs_line(state), jobs(state)),
         Place::Job(_) => (job_lines(state, size), tasks(state)),
-        Place::Hosts => (Vec::new(), hosts(state)),
+        Place::Task(..) => (task::lines(state, size), task::attempts(state)),
+        Place::Hosts => (hosts_line(state), hosts(state)),
     };
     lines.extend(about);
     // The heading of the list and the foot of the page have a line each.
@@ -57,14 +60,6 @@ pub(super) fn sheet(state: &State, size: Size) -> Sheet {
 /// How many rows the list of a screen of this size shows.
 pub(super) fn list_rows(size: Size) -> usize {
     size.rows.saturating_sub(4).max(1)
-}
-
-/// A list: its columns and rows, the place of its first row among all, and what is said where there is none.
-struct Listing {
-    columns: Vec<Column>,
-    rows: Vec<Row>,
-    first: usize,
-    empty: String,
 }
 
 /// The rows that are shown of `count` where there is room for `room`: the chosen one is among them.
@@ -121,17 +116,21 @@ fn bar(state: &State) -> Option<Line> {
 fn foot(state: &State) -> Line {
     match &state.prompt {
         Some(Prompt::Search) => Line::of(Hue::Strong, &format!("search: {}_", state.search)),
-        Some(Prompt::Confirm(action, ids)) => {
+        Some(Prompt::Confirm(Order::Control(action, ids))) => {
             let (verb, count) = (action.words().0, words::count(ids.len() as u64, "job"));
             Line::of(Hue::Warn, &format!("{verb} {count}? y for yes, any other key for no"))
         }
+        Some(Prompt::Confirm(_)) => Line::of(Hue::Warn, "cancel this task? y for yes, any other key for no"),
         Some(Prompt::Help) => Line::of(Hue::Faint, "any key goes back"),
         Some(Prompt::Go) => Line::of(Hue::Strong, "go to: j jobs, h hosts"),
         None if !state.note.is_empty() => Line::of(Hue::Warn, &state.note),
         None => {
             let keys = match &state.place {
                 Place::Jobs => "Enter open  / search  Tab view  x select  p pause  c cancel  r retry  ? help  q quit",
-                Place::Job(_) => "u back  Tab view  f failures  / search  p pause  c cancel  r retry  ? help  q quit",
+                Place::Job(_) => {
+                    "u back  Enter open  Tab view  f failures  / search  p pause  c cancel  r retry  ? help  q quit"
+                }
+                Place::Task(..) => "u back  c cancel  r retry  p pause the job  ? help  q quit",
                 Place::Hosts => "u back  p end a pause  ? help  q quit",
             };
             Line::of(Hue::Faint, keys)
@@ -146,8 +145,7 @@ fn jobs_line(state: &State) -> Vec<Line> {
         JobView::Open => "jobs that have not ended",
         JobView::Failed => "failed jobs",
     };
-    let more = if state.has_more { ", more than these" } else { "" };
-    let mut line = Line::of(Hue::Strong, view).with(Hue::Plain, &format!(", newest first{more}"));
+    let mut line = Line::of(Hue::Strong, view).with(Hue::Plain, &format!(", newest first{}", more(state)));
     if !state.search.is_empty() {
         line = line.with(Hue::Plain, &format!(", with `{}`", state.search));
     }
@@ -155,6 +153,11 @@ fn jobs_line(state: &State) -> Vec<Line> {
         line = line.with(Hue::Warn, &format!(", {} selected", state.selected.len()));
     }
     vec![line]
+}
+
+/// Whether the list goes on behind what has been read of it.
+fn more(state: &State) -> &'static str {
+    if state.has_more { ", more than these" } else { "" }
 }
 
 fn jobs(state: &State) -> Listing {
@@ -199,15 +202,6 @@ fn ended(counts: &pb::TaskCounts) -> u64 {
     u64::from(counts.succeeded) + u64::from(counts.failed) + u64::from(counts.cancelled)
 }
 
-fn speed(progress: &pb::Progress) -> String {
-    if progress.bytes_per_second > 0 { words::rate(progress.bytes_per_second) } else { String::new() }
-}
-
-fn left(progress: &pb::Progress) -> String {
-    let left = progress.estimated_remaining.and_then(|left| std::time::Duration::try_from(left).ok());
-    left.map(words::clock).unwrap_or_default()
-}
-
 /// What is known of a job as a whole: its state, how far it is, what failed, and why tasks of it wait.
 fn job_lines(state: &State, size: Size) -> Vec<Line> {
     let job = &state.job;
@@ -233,13 +227,10 @@ fn job_lines(state: &State, size: Size) -> Vec<Line> {
         TaskView::All => "tasks".to_owned(),
         TaskView::Active => "tasks that run or back off".to_owned(),
         TaskView::Failures => "failures by kind; Enter lists the tasks".to_owned(),
-        TaskView::OfKind(nth) => {
-            let kind = job.failures.get(nth).map(|kind| kind.sample_message.as_str()).unwrap_or_default();
-            format!("tasks that failed: {kind}")
-        }
+        TaskView::OfKind => format!("tasks that failed: {}", state.kind.sample_message),
     };
     let search = if state.search.is_empty() { String::new() } else { format!(", with `{}`", state.search) };
-    lines.push(Line::of(Hue::Strong, &view).with(Hue::Plain, &search));
+    lines.push(Line::of(Hue::Strong, &view).with(Hue::Plain, &format!("{search}{}", more(state))));
     lines
 }
 
@@ -309,6 +300,11 @@ fn failures(state: &State) -> Listing {
     };
     let rows = state.job.failures.iter().map(row).collect();
     Listing { columns, rows, first: 0, empty: "no task of this job is failed".to_owned() }
+}
+
+fn hosts_line(state: &State) -> Vec<Line> {
+    let first = Line::from(format!("the first {}", words::count(state.hosts.len() as u64, "host")));
+    if state.has_more { vec![first.with(Hue::Plain, more(state))] } else { Vec::new() }
 }
 
 fn hosts(state: &State) -> Listing {

@@ -1,11 +1,14 @@
-//! `haul top`: jobs, a job and hosts on the whole screen, as they change.
+//! `haul top`: jobs, a job, a task and hosts on the whole screen, as they change.
 //!
-//! `keys`, `state` and `draw` are pure; `feed` asks the server; here is the loop that joins them with the terminal.
+//! `keys`, `state`, `orders` and `draw` are pure; `feed` asks the server; here is the loop that joins them with the terminal.
 
 mod draw;
 mod feed;
 mod keys;
+mod listing;
+mod orders;
 mod state;
+mod task;
 #[cfg(test)]
 mod tests;
 
@@ -27,13 +30,13 @@ use crate::cli::term::page::{self, Page};
 use crate::cli::term::screen::{self, Size};
 use crate::cli::term::words;
 use crate::cli::top::keys::Key;
-use crate::cli::top::state::{Order, State, Told};
+use crate::cli::top::state::{Answer, Order, State, TaskAction};
 use crate::pb;
 
 /// The least time between two frames.
 const FRAME: Duration = Duration::from_millis(250);
 /// Answers that wait for the screen.
-const TOLD_MAX: usize = 8;
+const ANSWERS_MAX: usize = 8;
 /// The page that is printed where there is no screen to fit.
 const PRINTED: Size = Size { columns: 120, rows: 40 };
 
@@ -64,8 +67,8 @@ pub(crate) async fn run(client: &Client, format: Format, args: TopArgs) -> anyho
     let mut state = State::new(job, states::now());
     // A server that is not there is said as other commands say it, before the screen is taken.
     let first = feed::read(client, &state.wish()).await.map_err(|status| client.explain(&status))?;
-    for told in first {
-        state.take(told, states::now());
+    for answer in first {
+        state.take(answer, states::now());
     }
     if args.once {
         let sheet = draw::sheet(&state, screen::stdout_size().unwrap_or(PRINTED));
@@ -106,9 +109,9 @@ struct Top<'a> {
     size: Size,
     ends: Ends,
     wishes: watch::Sender<state::Wish>,
-    told: mpsc::Receiver<Told>,
-    /// What becomes of orders is told there, too.
-    tell: mpsc::Sender<Told>,
+    answers: mpsc::Receiver<Answer>,
+    /// Where the results of orders go, too.
+    answering: mpsc::Sender<Answer>,
     /// The reader, and the orders that are under way. They end with this.
     tasks: JoinSet<()>,
 }
@@ -117,11 +120,11 @@ impl<'a> Top<'a> {
     fn new(client: &'a Client, state: State) -> anyhow::Result<Top<'a>> {
         let ends = Ends::listen()?;
         let (wishes, wished) = watch::channel(state.wish());
-        let (tell, told) = mpsc::channel(TOLD_MAX);
+        let (answering, answers) = mpsc::channel(ANSWERS_MAX);
         let mut tasks = JoinSet::new();
-        tasks.spawn(feed::follow(client.clone(), wished, tell.clone()));
+        tasks.spawn(feed::follow(client.clone(), wished, answering.clone()));
         let page = Page::open()?;
-        Ok(Top { client, state, page, size: PRINTED, ends, wishes, told, tell, tasks })
+        Ok(Top { client, state, page, size: PRINTED, ends, wishes, answers, answering, tasks })
     }
 
     async fn run(mut self) -> anyhow::Result<ExitCode> {
@@ -147,12 +150,12 @@ impl<'a> Top<'a> {
                     })?;
                     (due, drawn) = (None, Instant::now());
                 }
-                Some(told) = self.told.recv() => {
-                    if matches!(told, Told::Done(_)) {
+                Some(answer) = self.answers.recv() => {
+                    if matches!(answer, Answer::Done(_)) {
                         // What was done is to be seen at once.
                         self.wishes.send_modify(|_| {});
                     }
-                    self.state.take(told, states::now());
+                    self.state.take(answer, states::now());
                     due.get_or_insert(drawn + FRAME);
                 }
                 piece = typed.recv() => {
@@ -182,21 +185,31 @@ impl<'a> Top<'a> {
         match self.state.press(key, rows) {
             Some(Order::Quit) => return true,
             Some(Order::Control(action, job_ids)) => {
-                let (client, tell) = (self.client.clone(), self.tell.clone());
+                let (client, answering) = (self.client.clone(), self.answering.clone());
                 self.tasks.spawn(async move {
                     let note = control(&client, action, job_ids).await.unwrap_or_else(|error| format!("{error:#}"));
-                    let _ = tell.send(Told::Done(note)).await;
+                    let _ = answering.send(Answer::Done(note)).await;
+                });
+            }
+            Some(Order::Task(action, job_id, index)) => {
+                let (client, answering) = (self.client.clone(), self.answering.clone());
+                self.tasks.spawn(async move {
+                    let note = match act(&client, action, job_id, index).await {
+                        Ok(done) => done.to_owned(),
+                        Err(status) => client.explain(&status).to_string(),
+                    };
+                    let _ = answering.send(Answer::Done(note)).await;
                 });
             }
             Some(Order::ResumeHost(host)) => {
-                let (client, tell) = (self.client.clone(), self.tell.clone());
+                let (client, answering) = (self.client.clone(), self.answering.clone());
                 self.tasks.spawn(async move {
                     let done = client.admin().resume_host(pb::ResumeHostRequest { host: host.clone() }).await;
                     let note = match done {
                         Ok(_) => format!("the pause of {host} has ended"),
                         Err(status) => client.explain(&status).to_string(),
                     };
-                    let _ = tell.send(Told::Done(note)).await;
+                    let _ = answering.send(Answer::Done(note)).await;
                 });
             }
             None => {}
@@ -205,6 +218,28 @@ impl<'a> Top<'a> {
         while self.tasks.try_join_next().is_some() {}
         false
     }
+}
+
+/// Does something to a task. Returns what was done.
+async fn act(client: &Client, action: TaskAction, job_id: String, index: u32) -> Result<&'static str, tonic::Status> {
+    let task_indexes = vec![index];
+    Ok(match action {
+        TaskAction::Cancel => {
+            let request = pb::CancelTasksRequest { job_id, task_indexes, ..Default::default() };
+            client.jobs().cancel_tasks(request).await?;
+            "the task is cancelled"
+        }
+        TaskAction::Retry => {
+            let request = pb::RetryJobRequest { job_id, task_indexes, filter: None };
+            client.jobs().retry_job(request).await?;
+            "the task runs again"
+        }
+        TaskAction::RetryNow => {
+            let request = pb::RetryNowRequest { job_id, task_indexes, filter: None };
+            client.jobs().retry_now(request).await?;
+            "the backoff of the task has ended"
+        }
+    })
 }
 
 /// Does something to jobs. Returns what it came to.

@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use crate::cli::many::Action;
-use crate::cli::states::is_ended;
-use crate::cli::term::words;
 use crate::cli::top::keys::Key;
 use crate::pb;
 
 /// Tasks that are read around the one that is chosen. Above the rows of any screen, so that a key seldom waits for an answer.
 pub(super) const TASKS_READ: u32 = 600;
+/// Rows of a list that are read at once.
+pub(super) const ROWS_STEP: usize = 200;
+/// The most rows that are read of a list: whoever looks for more searches.
+const ROWS_MAX: usize = 10_000;
 /// The most bytes of a text that is searched for; the server takes no more.
 const SEARCH_BYTES_MAX: usize = 128;
 
@@ -21,6 +23,8 @@ pub(super) enum Place {
     Jobs,
     /// The job of this id.
     Job(String),
+    /// A task of the job of this id.
+    Task(String, u32),
     Hosts,
 }
 
@@ -43,21 +47,38 @@ pub(super) enum TaskView {
     Active,
     /// Kinds of failures.
     Failures,
-    /// The tasks that failed in the way of this place among the kinds.
-    OfKind(usize),
+    /// The tasks that failed in the way that was chosen.
+    OfKind,
 }
 
 /// What is to be read of the server.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Wish {
-    Jobs { view: JobView, search: String },
-    Job { id: String, tasks: Option<pb::ListTasksRequest> },
-    Hosts,
+    /// The first `rows` jobs.
+    Jobs {
+        view: JobView,
+        search: String,
+        rows: usize,
+    },
+    /// A job, and the first `rows` of these tasks.
+    Job {
+        id: String,
+        tasks: Option<pb::ListTasksRequest>,
+        rows: usize,
+    },
+    Task {
+        id: String,
+        index: u32,
+    },
+    /// The first `rows` hosts.
+    Hosts {
+        rows: usize,
+    },
 }
 
-/// What was read.
+/// What the server answered.
 #[derive(Clone, Debug)]
-pub(super) enum Told {
+pub(super) enum Answer {
     Jobs {
         jobs: Vec<pb::Job>,
         has_more: bool,
@@ -65,8 +86,17 @@ pub(super) enum Told {
     Job {
         job: Box<pb::Job>,
         tasks: Vec<pb::Task>,
+        has_more: bool,
     },
-    Hosts(Vec<pb::Host>),
+    /// A task and its job.
+    Task {
+        job: Box<pb::Job>,
+        task: Box<pb::Task>,
+    },
+    Hosts {
+        hosts: Vec<pb::Host>,
+        has_more: bool,
+    },
     /// How much the whole server does; `None`: it did not say.
     Totals(Option<pb::ServerTotals>),
     /// The server answered, and refused.
@@ -82,7 +112,19 @@ pub(super) enum Told {
 pub(super) enum Order {
     Quit,
     Control(Action, Vec<String>),
+    /// Does something to a task of a job.
+    Task(TaskAction, String, u32),
     ResumeHost(String),
+}
+
+/// What can be done to a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TaskAction {
+    Cancel,
+    /// Runs it again after the job has ended.
+    Retry,
+    /// Ends its backoff.
+    RetryNow,
 }
 
 /// What stands in front of the list and takes the keys.
@@ -90,7 +132,7 @@ pub(super) enum Order {
 pub(super) enum Prompt {
     Search,
     /// An order that needs a yes.
-    Confirm(Action, Vec<String>),
+    Confirm(Order),
     Help,
     /// `g` was typed: the next key says where to.
     Go,
@@ -109,6 +151,10 @@ pub(super) struct State {
     pub(super) has_more: bool,
     pub(super) job: pb::Job,
     pub(super) tasks: Vec<pb::Task>,
+    /// The kind of failure that was chosen, as it was then: kinds change their places as they grow.
+    pub(super) kind: pb::FailureCount,
+    /// The task of [`Place::Task`].
+    pub(super) task: pb::Task,
     pub(super) hosts: Vec<pb::Host>,
     pub(super) totals: pb::ServerTotals,
     /// Jobs that are selected, by id.
@@ -117,6 +163,8 @@ pub(super) struct State {
     job_id: String,
     row: usize,
     host: String,
+    /// The attempt that is chosen of [`Place::Task`], whose list keeps its row.
+    attempt: usize,
     /// Whether the page shows what the server said of it.
     is_loaded: bool,
     /// Since when nothing is heard, and why.
@@ -143,12 +191,15 @@ impl State {
             has_more: false,
             job: pb::Job::default(),
             tasks: Vec::new(),
+            kind: pb::FailureCount::default(),
+            task: pb::Task::default(),
             hosts: Vec::new(),
             totals: pb::ServerTotals::default(),
             selected: BTreeSet::new(),
             job_id: String::new(),
             row: 0,
             host: String::new(),
+            attempt: 0,
             is_loaded: false,
             lost: None,
             refused: None,
@@ -161,10 +212,17 @@ impl State {
     /// What is to be read now.
     pub(super) fn wish(&self) -> Wish {
         match &self.place {
-            Place::Jobs => Wish::Jobs { view: self.job_view, search: self.search.clone() },
-            Place::Hosts => Wish::Hosts,
-            Place::Job(id) => Wish::Job { id: id.clone(), tasks: self.tasks_wished(id) },
+            Place::Jobs => Wish::Jobs { view: self.job_view, search: self.search.clone(), rows: self.rows_wished() },
+            Place::Hosts => Wish::Hosts { rows: self.rows_wished() },
+            Place::Job(id) => Wish::Job { id: id.clone(), tasks: self.tasks_wished(id), rows: self.rows_wished() },
+            Place::Task(id, index) => Wish::Task { id: id.clone(), index: *index },
         }
+    }
+
+    /// How many rows of a list are to be read: a step beyond the one with the chosen row, so that whoever goes down the list
+    /// seldom waits.
+    fn rows_wished(&self) -> usize {
+        (self.row() / ROWS_STEP + 2).saturating_mul(ROWS_STEP).min(ROWS_MAX)
     }
 
     fn tasks_wished(&self, id: &str) -> Option<pb::ListTasksRequest> {
@@ -187,15 +245,15 @@ impl State {
                 let states = vec![pb::TaskState::Running.into(), pb::TaskState::BackingOff.into()];
                 Some(pb::ListTasksRequest { states, ..list })
             }
-            TaskView::OfKind(nth) => {
-                let kind = self.job.failures.get(nth).cloned().unwrap_or_default();
+            TaskView::OfKind => {
+                let kind = &self.kind;
                 let named = |number: u32| (number > 0).then_some(number).into_iter().collect();
                 let reasons = if kind.reason > 0 { vec![kind.reason] } else { Vec::new() };
                 Some(pb::ListTasksRequest {
                     states: vec![pb::TaskState::Failed.into()],
                     reasons,
                     http_statuses: named(kind.http_status),
-                    host: kind.host,
+                    host: kind.host.clone(),
                     ..list
                 })
             }
@@ -203,32 +261,37 @@ impl State {
     }
 
     /// Takes in what was read. What belongs to a page that was left is dropped.
-    pub(super) fn take(&mut self, told: Told, now: SystemTime) {
-        match told {
-            Told::Lost(why) => {
+    pub(super) fn take(&mut self, answer: Answer, now: SystemTime) {
+        match answer {
+            Answer::Lost(why) => {
                 self.lost = Some(match self.lost.take() {
                     Some((since, _)) => (since, why),
                     None => (now, why),
                 });
             }
-            Told::Done(note) => self.note = note,
-            told if self.is_paused => drop(told),
-            Told::Refused(why) => (self.refused, self.lost) = (Some(why), None),
-            Told::Totals(totals) => (self.totals, self.lost) = (totals.unwrap_or_default(), None),
-            Told::Jobs { jobs, has_more } if self.place == Place::Jobs => {
+            Answer::Done(note) => self.note = note,
+            // What was answered is not shown, but that the server answers is.
+            _ if self.is_paused => self.lost = None,
+            Answer::Refused(why) => (self.refused, self.lost) = (Some(why), None),
+            Answer::Totals(totals) => (self.totals, self.lost) = (totals.unwrap_or_default(), None),
+            Answer::Jobs { jobs, has_more } if self.place == Place::Jobs => {
                 self.heard();
                 (self.jobs, self.has_more) = (jobs, has_more);
                 self.selected.retain(|id| self.jobs.iter().any(|job| job.job_id == *id));
             }
-            Told::Job { job, tasks } if self.place == Place::Job(job.job_id.clone()) => {
+            Answer::Job { job, tasks, has_more } if self.place == Place::Job(job.job_id.clone()) => {
                 self.heard();
-                (self.job, self.tasks) = (*job, tasks);
+                (self.job, self.tasks, self.has_more) = (*job, tasks, has_more);
             }
-            Told::Hosts(hosts) if self.place == Place::Hosts => {
+            Answer::Task { job, task } if self.place == Place::Task(job.job_id.clone(), task.task_index) => {
                 self.heard();
-                self.hosts = hosts;
+                (self.job, self.task) = (*job, *task);
             }
-            Told::Jobs { .. } | Told::Job { .. } | Told::Hosts(_) => {}
+            Answer::Hosts { hosts, has_more } if self.place == Place::Hosts => {
+                self.heard();
+                (self.hosts, self.has_more) = (hosts, has_more);
+            }
+            Answer::Jobs { .. } | Answer::Job { .. } | Answer::Task { .. } | Answer::Hosts { .. } => {}
         }
         self.now = now;
     }
@@ -247,6 +310,7 @@ impl State {
         match (&self.place, self.task_view) {
             (Place::Jobs, _) => self.jobs.len(),
             (Place::Hosts, _) => self.hosts.len(),
+            (Place::Task(..), _) => self.task.attempt_log.len(),
             (Place::Job(_), TaskView::All) if self.search.is_empty() => {
                 self.job.counts.unwrap_or_default().total as usize
             }
@@ -260,12 +324,17 @@ impl State {
         let found = match &self.place {
             Place::Jobs => self.jobs.iter().position(|job| job.job_id == self.job_id),
             Place::Hosts => self.hosts.iter().position(|host| host.host == self.host),
+            Place::Task(..) => Some(self.attempt),
             Place::Job(_) => None,
         };
         found.unwrap_or(self.row).min(self.len().saturating_sub(1))
     }
 
     fn choose(&mut self, row: usize) {
+        if matches!(self.place, Place::Task(..)) {
+            self.attempt = row.min(self.len().saturating_sub(1));
+            return;
+        }
         self.row = row.min(self.len().saturating_sub(1));
         self.job_id = self.jobs.get(self.row).map(|job| job.job_id.clone()).unwrap_or_default();
         self.host = self.hosts.get(self.row).map(|host| host.host.clone()).unwrap_or_default();
@@ -282,9 +351,7 @@ impl State {
                 self.type_search(key);
                 return None;
             }
-            Some(Prompt::Confirm(action, ids)) => {
-                return matches!(key, Key::Char('y' | 'Y')).then_some(Order::Control(action, ids));
-            }
+            Some(Prompt::Confirm(order)) => return matches!(key, Key::Char('y' | 'Y')).then_some(order),
             Some(Prompt::Go) => {
                 match key {
                     Key::Char('j') => self.go(Place::Jobs),
@@ -311,15 +378,15 @@ impl State {
             Key::Home => self.choose(0),
             Key::End => self.choose(usize::MAX),
             Key::Char('g') => self.prompt = Some(Prompt::Go),
-            Key::Char('u') => self.go(Place::Jobs),
-            Key::Char('/') if self.place != Place::Hosts => self.prompt = Some(Prompt::Search),
+            Key::Char('u') => self.up(),
+            Key::Char('/') if matches!(self.place, Place::Jobs | Place::Job(_)) => self.prompt = Some(Prompt::Search),
             Key::Char('?') => self.prompt = Some(Prompt::Help),
             Key::Char('.') => self.is_paused = !self.is_paused,
             Key::Char('x') => self.select(row),
             Key::Char('f') => self.failures(),
             Key::Char('p') => return self.pause_or_resume(),
             Key::Char('c') => self.cancel(),
-            Key::Char('r') => return self.order(Action::Retry),
+            Key::Char('r') => return self.retry(),
             Key::Tab => self.next_view(),
             Key::Enter => self.open(row),
             Key::Escape => self.close(),
@@ -345,13 +412,24 @@ impl State {
         if place == self.place {
             return;
         }
-        if let Place::Job(id) = &self.place {
+        if let Place::Job(id) | Place::Task(id, _) = &self.place {
             self.job_id.clone_from(id);
         }
         (self.place, self.task_view, self.row) = (place, TaskView::All, 0);
         (self.is_loaded, self.refused) = (self.place == Place::Jobs && !self.jobs.is_empty(), None);
         (self.job, self.tasks) = Default::default();
         self.search.clear();
+    }
+
+    /// Goes to the list that the page was opened from. That of the tasks is as it was left.
+    fn up(&mut self) {
+        match &self.place {
+            Place::Task(id, _) => {
+                self.place = Place::Job(id.clone());
+                self.refused = None;
+            }
+            _ => self.go(Place::Jobs),
+        }
     }
 
     fn open(&mut self, row: usize) {
@@ -361,16 +439,37 @@ impl State {
                     self.go(Place::Job(job.job_id.clone()));
                 }
             }
-            (Place::Job(_), TaskView::Failures) if row < self.job.failures.len() => self.view(TaskView::OfKind(row)),
+            (Place::Job(_), TaskView::Failures) => {
+                if let Some(kind) = self.job.failures.get(row) {
+                    self.kind = kind.clone();
+                    self.view(TaskView::OfKind);
+                }
+            }
+            (Place::Job(id), view) if view != TaskView::Failures => {
+                if let Some(task) = self.task_at(row) {
+                    let (place, task) = (Place::Task(id.clone(), task.task_index), task.clone());
+                    (self.place, self.task, self.attempt, self.refused) = (place, task, 0, None);
+                }
+            }
             _ => {}
         }
     }
 
+    /// The task in a row of the list, where it has been read.
+    fn task_at(&self, row: usize) -> Option<&pb::Task> {
+        if self.task_view == TaskView::All && self.search.is_empty() {
+            return self.tasks.iter().find(|task| task.task_index as usize == row);
+        }
+        self.tasks.get(row)
+    }
+
     fn close(&mut self) {
-        if !self.search.is_empty() || !self.selected.is_empty() {
+        if matches!(self.place, Place::Task(..)) {
+            self.up();
+        } else if !self.search.is_empty() || !self.selected.is_empty() {
             self.search.clear();
             self.selected.clear();
-        } else if matches!(self.task_view, TaskView::OfKind(_)) {
+        } else if self.task_view == TaskView::OfKind {
             self.view(TaskView::Failures);
         } else {
             self.go(Place::Jobs);
@@ -394,7 +493,7 @@ impl State {
             (Place::Job(_), TaskView::All) => self.view(TaskView::Active),
             (Place::Job(_), TaskView::Active) => self.view(TaskView::Failures),
             (Place::Job(_), _) => self.view(TaskView::All),
-            (Place::Hosts, _) => {}
+            (Place::Hosts | Place::Task(..), _) => {}
         }
     }
 
@@ -414,61 +513,4 @@ impl State {
             self.selected.insert(job.job_id.clone());
         }
     }
-
-    /// The jobs that are meant: those that are selected, else the one that is chosen or open.
-    fn meant(&self) -> Vec<&pb::Job> {
-        match &self.place {
-            Place::Jobs if self.selected.is_empty() => self.jobs.get(self.row()).into_iter().collect(),
-            Place::Jobs => self.jobs.iter().filter(|job| self.selected.contains(&job.job_id)).collect(),
-            Place::Job(_) if self.is_loaded => vec![&self.job],
-            Place::Job(_) | Place::Hosts => Vec::new(),
-        }
-    }
-
-    fn pause_or_resume(&mut self) -> Option<Order> {
-        if self.place == Place::Hosts {
-            let host = self.hosts.get(self.row())?;
-            if host.paused_until.is_none() {
-                "this host is not paused".clone_into(&mut self.note);
-                return None;
-            }
-            return Some(Order::ResumeHost(host.host.clone()));
-        }
-        let runs = |job: &&pb::Job| matches!(job.state(), pb::JobState::Pending | pb::JobState::Running);
-        let action = if self.meant().iter().any(runs) { Action::Pause } else { Action::Resume };
-        self.order(action)
-    }
-
-    fn cancel(&mut self) {
-        if let Some(Order::Control(action, ids)) = self.order(Action::Cancel) {
-            self.prompt = Some(Prompt::Confirm(action, ids));
-        }
-    }
-
-    /// An order to those of the jobs that can follow it.
-    fn order(&mut self, action: Action) -> Option<Order> {
-        let can = |state: pb::JobState| match action {
-            Action::Pause => matches!(state, pb::JobState::Pending | pb::JobState::Running),
-            Action::Resume => state == pb::JobState::Paused,
-            Action::Cancel => !is_ended(state) && state != pb::JobState::Cancelling,
-            Action::Retry => matches!(state, pb::JobState::Failed | pb::JobState::Cancelled),
-            Action::Delete => is_ended(state),
-        };
-        let meant = self.meant();
-        let ids: Vec<String> = meant.iter().filter(|job| can(job.state())).map(|job| job.job_id.clone()).collect();
-        if ids.is_empty() {
-            let done = action.words().1;
-            self.note = match meant[..] {
-                [] => String::new(),
-                [job] => format!("this job is {}: it cannot be {done}", state_of(job)),
-                _ => format!("none of these jobs can be {done}"),
-            };
-            return None;
-        }
-        Some(Order::Control(action, ids))
-    }
-}
-
-fn state_of(job: &pb::Job) -> String {
-    words::state(job.state().as_str_name(), "JOB_STATE_")
 }

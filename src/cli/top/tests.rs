@@ -9,7 +9,7 @@ use crate::cli::term::page::tests::screen;
 use crate::cli::term::screen::Size;
 use crate::cli::top::draw::sheet;
 use crate::cli::top::keys::Key;
-use crate::cli::top::state::{Order, Place, Prompt, State, TaskView, Told, Wish};
+use crate::cli::top::state::{Answer, Order, Place, Prompt, ROWS_STEP, State, TaskAction, TaskView, Wish};
 use crate::pb;
 
 /// What an origin or another client may send to mislead whoever looks.
@@ -59,15 +59,15 @@ fn jobs() -> Vec<pb::Job> {
     ]
 }
 
-fn totals() -> Told {
+fn totals() -> Answer {
     let tasks = pb::TaskCounts { running: 64, pending: 1_000_000, backing_off: 12, ..Default::default() };
-    Told::Totals(Some(pb::ServerTotals { tasks: Some(tasks), bytes_per_second: 412 << 20, ..Default::default() }))
+    Answer::Totals(Some(pb::ServerTotals { tasks: Some(tasks), bytes_per_second: 412 << 20, ..Default::default() }))
 }
 
 fn at_jobs() -> State {
     let mut state = State::new(None, now());
     state.take(totals(), now());
-    state.take(Told::Jobs { jobs: jobs(), has_more: true }, now());
+    state.take(Answer::Jobs { jobs: jobs(), has_more: true }, now());
     state
 }
 
@@ -120,7 +120,34 @@ fn at_job() -> State {
         ..job(3, pb::JobState::Running, "nightly mirror")
     };
     let tasks = vec![running, waiting, task(2, pb::TaskState::Pending)];
-    state.take(Told::Job { job: Box::new(job), tasks }, now());
+    state.take(Answer::Job { job: Box::new(job), tasks, has_more: false }, now());
+    state
+}
+
+/// The page of task 1, which backs off.
+fn at_task() -> State {
+    let mut state = at_job();
+    state.press(Key::Char('j'), 10);
+    assert_eq!(state.press(Key::Enter, 10), None);
+    let attempt = |number: u32, error: &str| pb::Attempt {
+        number,
+        start_time: ago(60 - i64::from(number) * 10),
+        end_time: ago(53 - i64::from(number) * 10),
+        remote_address: format!("203.0.113.{number}:443"),
+        http_status: 206,
+        bytes: u64::from(number) << 28,
+        error: (!error.is_empty()).then(|| pb::TaskError { message: error.to_owned(), ..Default::default() }),
+        resume: if number == 2 { "continued at 268435456".to_owned() } else { String::new() },
+        ..Default::default()
+    };
+    let task = pb::Task {
+        start_time: ago(60),
+        key: "image".to_owned(),
+        attempt_log: vec![attempt(1, "reset by peer"), attempt(2, HOSTILE), attempt(3, "")],
+        progress: Some(pb::Progress { bytes_done: 3 << 28, bytes_total: 1 << 30, ..Default::default() }),
+        ..state.tasks[1].clone()
+    };
+    state.take(Answer::Task { job: Box::new(state.job.clone()), task: Box::new(task) }, now());
     state
 }
 
@@ -140,7 +167,7 @@ fn at_hosts() -> State {
         ..Default::default()
     };
     let hosts = vec![host("cdn.example:443", None), host("cdn2.example:443", ago(-90))];
-    state.take(Told::Hosts(hosts), now());
+    state.take(Answer::Hosts { hosts, has_more: false }, now());
     state
 }
 
@@ -160,14 +187,16 @@ fn each_page_is_seen() {
     asked.press(Key::Char('x'), 10);
     asked.press(Key::Char('c'), 10);
     let mut lost = at_jobs();
-    lost.take(Told::Lost("no server answers".to_owned()), now());
-    lost.take(Told::Lost("no server answers".to_owned()), now() + Duration::from_secs(4));
+    lost.take(Answer::Lost("no server answers".to_owned()), now());
+    lost.take(Answer::Lost("no server answers".to_owned()), now() + Duration::from_secs(4));
     let pages = vec![
         ("jobs", at_jobs(), 110, 9),
         ("jobs, narrow", at_jobs(), 40, 9),
         ("a job", at_job(), 110, 12),
         ("a job, narrow", at_job(), 40, 12),
         ("failures", failures, 110, 12),
+        ("a task", at_task(), 110, 14),
+        ("a task, narrow", at_task(), 40, 14),
         ("hosts", at_hosts(), 110, 7),
         ("no server", lost, 80, 8),
         ("a question", asked, 80, 8),
@@ -176,7 +205,7 @@ fn each_page_is_seen() {
             "nothing yet",
             {
                 let mut state = State::new(None, now());
-                state.take(Told::Jobs { jobs: vec![], has_more: false }, now());
+                state.take(Answer::Jobs { jobs: vec![], has_more: false }, now());
                 state
             },
             80,
@@ -196,7 +225,7 @@ fn the_row_stays_with_its_job() {
     state.press(Key::Char('j'), 10);
     assert_eq!(state.row(), 1);
     let more = [vec![job(4, pb::JobState::Pending, "new")], jobs()].concat();
-    state.take(Told::Jobs { jobs: more, has_more: false }, now());
+    state.take(Answer::Jobs { jobs: more, has_more: false }, now());
     assert_eq!(state.row(), 2, "it is the same job");
     state.press(Key::Rows(-9), 10);
     assert_eq!(state.row(), 0);
@@ -221,7 +250,7 @@ fn jobs_are_acted_on() {
     for key in ['x', 'j', 'x', 'j', 'x', 'c'] {
         state.press(Key::Char(key), 10);
     }
-    assert_eq!(state.prompt, Some(Prompt::Confirm(Action::Cancel, vec![id(0), id(1)])));
+    assert_eq!(state.prompt, Some(Prompt::Confirm(Order::Control(Action::Cancel, vec![id(0), id(1)]))));
     state.press(Key::Escape, 10);
     assert_eq!(state.press(Key::Char('r'), 10), Some(Order::Control(Action::Retry, vec![id(2)])));
     state.press(Key::Escape, 10);
@@ -267,6 +296,61 @@ fn a_million_tasks_are_read_around_the_chosen_one() {
 }
 
 #[test]
+fn a_task_is_opened_acted_on_and_left() {
+    let mut state = at_task();
+    let id = jobs()[0].job_id.clone();
+    assert_eq!(state.wish(), Wish::Task { id: id.clone(), index: 1 });
+    // What comes of another task is not shown.
+    let other = pb::Task { task_index: 7, key: "other".to_owned(), ..Default::default() };
+    state.take(Answer::Task { job: Box::new(state.job.clone()), task: Box::new(other) }, now());
+    assert_eq!(state.task.key, "image");
+    assert_eq!((state.len(), state.row()), (3, 0));
+    state.press(Key::End, 10);
+    assert_eq!(state.row(), 2, "an attempt is chosen");
+    let order = |action| Some(Order::Task(action, id.clone(), 1));
+    assert_eq!(state.press(Key::Char('r'), 10), order(TaskAction::RetryNow));
+    assert_eq!(state.press(Key::Char('c'), 10), None);
+    assert_eq!(state.press(Key::Char('y'), 10), order(TaskAction::Cancel));
+    assert_eq!(state.press(Key::Char('p'), 10), Some(Order::Control(Action::Pause, vec![id.clone()])));
+    let ended = |state: &State, task: pb::TaskState| pb::Task { state: task.into(), ..state.task.clone() };
+    let failed = ended(&state, pb::TaskState::Failed);
+    state.take(Answer::Task { job: Box::new(state.job.clone()), task: Box::new(failed.clone()) }, now());
+    assert_eq!(state.press(Key::Char('c'), 10), None);
+    assert_eq!((state.prompt.clone(), state.note.as_str()), (None, "this task is failed: it cannot be cancelled"));
+    assert_eq!(state.press(Key::Char('r'), 10), None);
+    assert_eq!(state.note, "it can be retried when the job has ended");
+    let over = job(3, pb::JobState::Failed, "nightly mirror");
+    state.take(Answer::Task { job: Box::new(over.clone()), task: Box::new(failed) }, now());
+    assert_eq!(state.press(Key::Char('r'), 10), order(TaskAction::Retry));
+    // The list is as it was left.
+    state.press(Key::Char('u'), 10);
+    assert_eq!((state.place.clone(), state.row()), (Place::Job(id), 1));
+    state.press(Key::Char('u'), 10);
+    assert_eq!((state.place.clone(), state.row()), (Place::Jobs, 0));
+}
+
+#[test]
+fn whoever_goes_down_a_list_reads_more_of_it() {
+    let mut state = at_jobs();
+    let rows = |state: &State| match state.wish() {
+        Wish::Jobs { rows, .. } => rows,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(rows(&state), 2 * ROWS_STEP);
+    let many = |count: usize| (0..count).map(|nth| job(nth as u32, pb::JobState::Running, "one of many")).collect();
+    for step in 3..6 {
+        let answer = Answer::Jobs { jobs: many(rows(&state)), has_more: true };
+        state.take(answer, now());
+        state.press(Key::End, 10);
+        assert_eq!(rows(&state), step * ROWS_STEP);
+    }
+    assert!(seen(&state, 80, 10).contains("more than these"));
+    state.take(Answer::Jobs { jobs: many(20_000), has_more: true }, now());
+    state.press(Key::End, 10);
+    assert_eq!(rows(&state), 10_000, "a list is not read without end");
+}
+
+#[test]
 fn searching_takes_the_keys() {
     let mut state = at_jobs();
     for letter in "/quj".chars() {
@@ -275,7 +359,7 @@ fn searching_takes_the_keys() {
     assert_eq!(state.search, "quj");
     state.press(Key::Backspace, 10);
     state.press(Key::Enter, 10);
-    let wish = Wish::Jobs { view: state.job_view, search: "qu".to_owned() };
+    let wish = Wish::Jobs { view: state.job_view, search: "qu".to_owned(), rows: 2 * ROWS_STEP };
     assert_eq!(state.wish(), wish);
     for _ in 0..300 {
         state.press(Key::Char('/'), 10);
@@ -291,23 +375,43 @@ fn searching_takes_the_keys() {
 #[test]
 fn what_belongs_elsewhere_changes_nothing() {
     let mut state = at_job();
-    state.take(Told::Jobs { jobs: Vec::new(), has_more: false }, now());
-    let other = Told::Job { job: Box::new(job(9, pb::JobState::Failed, "other")), tasks: Vec::new() };
+    state.take(Answer::Jobs { jobs: Vec::new(), has_more: false }, now());
+    let other =
+        Answer::Job { job: Box::new(job(9, pb::JobState::Failed, "other")), tasks: Vec::new(), has_more: false };
     state.take(other, now());
-    state.take(Told::Hosts(Vec::new()), now());
+    state.take(Answer::Hosts { hosts: Vec::new(), has_more: false }, now());
     assert_eq!((state.jobs.len(), state.job.title.as_str()), (3, "nightly mirror"));
     // Paused updates change nothing either, but that the server is gone is said.
     state.press(Key::Char('.'), 10);
-    state.take(Told::Job { job: Box::new(job(3, pb::JobState::Failed, "new")), tasks: Vec::new() }, now());
-    state.take(Told::Lost("gone".to_owned()), now());
+    state.take(
+        Answer::Job { job: Box::new(job(3, pb::JobState::Failed, "new")), tasks: Vec::new(), has_more: false },
+        now(),
+    );
+    state.take(Answer::Lost("gone".to_owned()), now());
     assert_eq!(state.job.title, "nightly mirror");
     assert!(seen(&state, 80, 10).contains("no connection for 0 s"));
+    state.take(Answer::Totals(None), now());
+    assert!(!seen(&state, 80, 10).contains("no connection"), "it is there again, as is said at once");
+}
+
+#[test]
+fn a_kind_of_failure_stays_chosen_when_another_outgrows_it() {
+    let kind = |host: &str, count| pb::FailureCount { host: host.to_owned(), count, ..Default::default() };
+    let mut state = at_job();
+    state.job.failures = vec![kind("a:80", 2), kind("b:80", 1)];
+    state.press(Key::Char('f'), 10);
+    state.press(Key::Enter, 10);
+    state.job.failures.reverse();
+    match state.wish() {
+        Wish::Job { tasks: Some(list), .. } => assert_eq!(list.host, "a:80"),
+        other => panic!("{other:?}"),
+    }
 }
 
 proptest! {
     #[test]
-    fn every_screen_is_large_enough(columns in 1usize..130, rows in 1usize..40, keys in prop::collection::vec(0usize..16, 0..12), which in 0usize..3) {
-        let mut state = [at_jobs, at_job, at_hosts][which]();
+    fn every_screen_is_large_enough(columns in 1usize..130, rows in 1usize..40, keys in prop::collection::vec(0usize..16, 0..12), which in 0usize..4) {
+        let mut state = [at_jobs, at_job, at_task, at_hosts][which]();
         let all = ['j', 'k', 'x', 'p', 'c', 'r', 'f', '.', '/', '?', 'u', 'g', 'h', 'y', 'q', 'z'];
         for key in keys {
             state.press(Key::Char(all[key]), rows);

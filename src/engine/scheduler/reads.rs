@@ -124,7 +124,7 @@ impl Scheduler {
         let Scope::One(Owner { no: tenant, .. }) = by.scope else { return answer(reply, Err(otherwise)) };
         let (store, principal) = (self.runner.store.clone(), by.principal);
         self.reads.spawn(async move {
-            let known = caught(patiently(|| store.request_of(principal, tenant, &request.0))).await;
+            let known = caught(patiently(|| store.request((principal, tenant), &request.0))).await;
             Read::Request { request, known, otherwise, reply }
         });
     }

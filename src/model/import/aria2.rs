@@ -1,26 +1,25 @@
 //! Input files of aria2 (`aria2c --input-file`): the URLs of a file on one line with TABs between them, and options on the
 //! indented lines after it.
 
-use crate::model::import::{Entry, File, Item, Wrong, checksum};
+use crate::model::import::{Entry, File, Item, LINE_BYTES_MAX, SLOT_BYTES, URLS_MAX, Wrong, checksum};
+use crate::model::spec::OnConflict;
 use crate::model::text::shown;
 
 /// Options that say how aria2 itself works. They ask for nothing that haul could do or leave undone.
-const OF_ARIA2: [&str; 14] = [
+const OF_ARIA2: [&str; 9] = [
     "gid",
     "continue",
-    "auto-file-renaming",
-    "allow-overwrite",
     "always-resume",
     "conditional-get",
     "file-allocation",
-    "max-tries",
-    "retry-wait",
     "min-split-size",
     "piece-length",
     "remote-time",
     "check-integrity",
-    "pause",
 ];
+
+/// The most attempts that a task may have; aria2 calls any number 0.
+const ATTEMPTS_MAX: u32 = 1_000;
 
 /// Returns the name and the value of an option.
 pub(crate) fn option(line: &str) -> Option<(&str, &str)> {
@@ -43,6 +42,20 @@ struct Open {
     directory: String,
     user: String,
     password: String,
+    /// Whether a file that is there is replaced, and whether another name is taken beside it, where that is said.
+    overwrites: Option<bool>,
+    renames: Option<bool>,
+    proxies: Proxies,
+    /// The memory that all of it takes, about.
+    bytes: usize,
+}
+
+/// The proxies that are said: for each scheme, and for both.
+#[derive(Debug, Default)]
+struct Proxies {
+    all: Option<String>,
+    http: Option<String>,
+    https: Option<String>,
 }
 
 impl Entries {
@@ -52,9 +65,16 @@ impl Entries {
             return Ok(None);
         }
         if !text.starts_with([' ', '\t']) {
-            let mut urls = text.split('\t').map(str::trim).filter(|url| !url.is_empty()).map(str::to_owned);
-            let file = File { url: urls.next().unwrap_or_default(), mirrors: urls.collect(), ..File::default() };
-            let before = self.open.replace(Open { line, file, ..Open::default() });
+            let mut urls = text.split('\t').map(str::trim).filter(|url| !url.is_empty());
+            let url = urls.next().unwrap_or_default().to_owned();
+            let mirrors: Vec<String> = urls.by_ref().take(URLS_MAX - 1).map(str::to_owned).collect();
+            if urls.next().is_some() {
+                let why = format!("there are more than {URLS_MAX} URLs of one file here; leave some out");
+                return Err(Wrong { line, why });
+            }
+            let bytes = size_of::<File>() + text.len() + mirrors.len() * SLOT_BYTES;
+            let file = File { url, mirrors, ..File::default() };
+            let before = self.open.replace(Open { line, file, bytes, ..Open::default() });
             return Ok(before.map(Open::whole));
         }
         let wrong = |why: String| Wrong { line, why };
@@ -64,13 +84,20 @@ impl Entries {
             ));
         };
         let Some((name, value)) = option(text.trim()) else {
-            return Err(wrong(format!(
-                "`{}` is not an option; write NAME=VALUE, or take the space away",
-                shown(text.trim())
-            )));
+            // What stands here may be a password, so it is not repeated.
+            return Err(wrong("this is not an option; write NAME=VALUE, or take the space away".to_owned()));
         };
+        open.bytes += text.len() + SLOT_BYTES;
+        if open.bytes > LINE_BYTES_MAX {
+            return Err(wrong("the options of one file are longer than 4 MiB".to_owned()));
+        }
         open.set(name, value).map_err(wrong)?;
         Ok(None)
+    }
+
+    /// Returns the memory of the entry that is not whole, about.
+    pub(crate) fn open_bytes(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.bytes)
     }
 
     /// Returns the last entry.
@@ -110,13 +137,23 @@ impl Open {
             "user-agent" => value.clone_into(&mut file.user_agent),
             "http-user" => value.clone_into(&mut self.user),
             "http-passwd" => value.clone_into(&mut self.password),
-            "all-proxy" | "http-proxy" | "https-proxy" => value.clone_into(&mut file.proxy_url),
+            "all-proxy" => self.proxies.all = Some(value.to_owned()),
+            "http-proxy" => self.proxies.http = Some(value.to_owned()),
+            "https-proxy" => self.proxies.https = Some(value.to_owned()),
             "split" | "max-connection-per-server" => {
-                let count = value
-                    .parse::<u32>()
-                    .map_err(|_| format!("`{name}` is `{}`, which is not a number", shown(value)))?;
-                file.max_connections = file.max_connections.max(count);
+                file.max_connections = file.max_connections.max(number(name, value)?);
             }
+            "allow-overwrite" => self.overwrites = Some(switch(name, value)?),
+            "auto-file-renaming" => self.renames = Some(switch(name, value)?),
+            "max-tries" => {
+                let most = number(name, value)?;
+                file.max_attempts = Some(if most == 0 { ATTEMPTS_MAX } else { most.min(ATTEMPTS_MAX) });
+            }
+            "retry-wait" => file.retry_wait = number(name, value)?,
+            "pause" if switch(name, value)? => {
+                return Err("`pause` has no equivalent for one file; take it out, or pause the job".to_owned());
+            }
+            "pause" => {}
             _ if OF_ARIA2.contains(&name) => {}
             _ => return Err(format!("the option `{}` has no equivalent here; take it out", shown(name))),
         }
@@ -124,7 +161,7 @@ impl Open {
     }
 
     fn whole(self) -> Entry {
-        let Open { line, mut file, directory, user, password } = self;
+        let Open { line, mut file, directory, user, password, overwrites, renames, proxies, bytes: _ } = self;
         if !directory.is_empty() && !file.path.is_empty() {
             file.path = format!("{directory}/{}", file.path);
         } else if !directory.is_empty() {
@@ -135,8 +172,25 @@ impl Open {
         if !user.is_empty() || !password.is_empty() {
             file.login = Some((user, password));
         }
+        file.on_conflict = match (overwrites, renames) {
+            (Some(true), _) => Some(OnConflict::Overwrite),
+            (_, Some(true)) => Some(OnConflict::Rename),
+            (_, Some(false)) => Some(OnConflict::Fail),
+            (_, None) => None,
+        };
+        let is_https = file.url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
+        let of_scheme = if is_https { proxies.https } else { proxies.http };
+        file.proxy_url = of_scheme.or(proxies.all).unwrap_or_default();
         (line, Item::File(Box::new(file)))
     }
+}
+
+fn number(name: &str, value: &str) -> Result<u32, String> {
+    value.parse().map_err(|_| format!("`{name}` is `{}`, which is not a number", shown(value)))
+}
+
+fn switch(name: &str, value: &str) -> Result<bool, String> {
+    value.parse().map_err(|_| format!("`{name}` is `{}`; write true or false", shown(value)))
 }
 
 #[cfg(test)]
@@ -165,15 +219,66 @@ mod tests {
     }
 
     #[test]
+    fn options_mean_what_they_mean_to_aria2() {
+        let read = |url: &str, options: &[&str]| {
+            let mut lines = Lines::new(Format::Aria2);
+            lines.next(url).unwrap();
+            options.iter().for_each(|option| assert_eq!(lines.next(&format!(" {option}")), Ok(None)));
+            match lines.end() {
+                Some((1, Item::File(file))) => *file,
+                other => panic!("{other:?}"),
+            }
+        };
+        let conflict = |options: &[&str]| read("http://a/", options).on_conflict;
+        assert_eq!(conflict(&["allow-overwrite=true", "auto-file-renaming=true"]), Some(OnConflict::Overwrite));
+        assert_eq!(conflict(&["allow-overwrite=false"]), None);
+        assert_eq!(conflict(&["auto-file-renaming=true"]), Some(OnConflict::Rename));
+        assert_eq!(conflict(&["auto-file-renaming=false"]), Some(OnConflict::Fail));
+        let retried = read("http://a/", &["max-tries=1", "retry-wait=7", "pause=false"]);
+        assert_eq!((retried.max_attempts, retried.retry_wait), (Some(1), 7));
+        assert_eq!(read("http://a/", &["max-tries=0"]).max_attempts, Some(1_000));
+        let both = ["http-proxy=", "https-proxy=http://p"];
+        assert_eq!(
+            (read("http://a/", &both).proxy_url.as_str(), read("HTTPS://a/", &both).proxy_url.as_str()),
+            ("", "http://p")
+        );
+        let reversed = ["https-proxy=http://p", "http-proxy="];
+        assert_eq!(read("https://a/", &reversed).proxy_url, "http://p");
+        assert_eq!(read("https://a/", &["http-proxy=http://p", "all-proxy=http://q"]).proxy_url, "http://q");
+    }
+
+    #[test]
+    fn an_entry_has_its_bounds() {
+        let mut lines = Lines::new(Format::Aria2);
+        let wrong = lines.next(&"http://a/\t".repeat(URLS_MAX + 1)).unwrap_err();
+        assert!(wrong.line == 1 && wrong.why.contains("more than 17 URLs"), "{wrong}");
+        assert_eq!(lines.next(&"http://a/\t".repeat(URLS_MAX)), Ok(None));
+        assert!(lines.open_bytes() > URLS_MAX * 60);
+        let header = format!(" header=X: {}", "y".repeat(1 << 20));
+        let read: Vec<_> = (0..5).map(|_| lines.next(&header)).collect();
+        assert!(read[..3].iter().all(Result::is_ok) && read[4].is_err());
+    }
+
+    #[test]
     fn what_cannot_be_done_is_named() {
         let wrong = |option: &str| {
             let mut lines = Lines::new(Format::Aria2);
             lines.next("http://a/").unwrap();
             lines.next(option).unwrap_err()
         };
-        for option in ["  dir=/etc", "  bt-seed=1", "  checksum=crc=1", "  header=x", "  split=x", "  http://b/"] {
+        for option in [
+            "  dir=/etc",
+            "  bt-seed=1",
+            "  checksum=crc=1",
+            "  header=x",
+            "  split=x",
+            "  http://b/",
+            " pause=true",
+            " max-tries=x",
+        ] {
             assert_eq!(wrong(option).line, 2, "{option}");
         }
+        assert!(!wrong("  http-passwd: SESAME").to_string().contains("SESAME"));
         assert_eq!(Lines::new(Format::Aria2).next("  out=x").unwrap_err().line, 1);
     }
 }

@@ -6,7 +6,7 @@
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::{Reader, XmlVersion, escape};
 
-use crate::model::import::{Entry, File, Item, Wrong, checksum};
+use crate::model::import::{Entry, File, Item, URLS_MAX, Wrong, checksum};
 use crate::model::text::shown;
 
 /// The largest document, in bytes.
@@ -21,7 +21,21 @@ type Ranked = (u32, String);
 struct Open {
     line: u64,
     file: File,
+    /// The best of its URLs, in their order.
     urls: Vec<Ranked>,
+    /// A kind of hash that it has and that haul does not check.
+    unchecked: Option<String>,
+}
+
+impl Open {
+    /// Takes a URL, where it is among the best; one that came before goes before its equals.
+    fn url(&mut self, rank: u32, url: &str) {
+        let at = self.urls.partition_point(|(known, _)| *known <= rank);
+        if at < URLS_MAX {
+            self.urls.insert(at, (rank, url.to_owned()));
+            self.urls.truncate(URLS_MAX);
+        }
+    }
 }
 
 /// What a document was read to.
@@ -76,6 +90,11 @@ pub fn files(document: &str) -> Result<Vec<Entry>, Wrong> {
     }
 }
 
+fn is_http(url: &str) -> bool {
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+    scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
+}
+
 fn attribute(start: &BytesStart<'_>, name: &str) -> Result<Option<String>, String> {
     let found = start.try_get_attribute(name).map_err(|error| error.to_string())?;
     let value = found.map(|it| it.normalized_value(XmlVersion::Implicit1_0).map(std::borrow::Cow::into_owned));
@@ -93,9 +112,12 @@ impl State {
         }
         self.text.clear();
         match name.as_str() {
+            "file" if self.file.is_some() => {
+                return Err("a `file` stands within another; write them one after the other".to_owned());
+            }
             "file" => {
                 let path = attribute(start, "name")?.unwrap_or_default();
-                self.file = Some(Open { line, file: File { path, ..File::default() }, urls: Vec::new() });
+                self.file = Some(Open { line, file: File { path, ..File::default() }, ..Open::default() });
             }
             "hash" => self.kind = attribute(start, "type")?.unwrap_or_default(),
             "url" => {
@@ -114,21 +136,29 @@ impl State {
         let Some(name) = self.path.pop() else { return Ok(()) };
         let text = std::mem::take(&mut self.text);
         let text = text.trim();
-        let parent = self.path.last().map_or("", String::as_str);
+        let mut above = self.path.iter().rev().map(String::as_str);
+        let (parent, second) = (above.next().unwrap_or(""), above.next().unwrap_or(""));
         let Some(open) = &mut self.file else { return Ok(()) };
-        match (name.as_str(), parent) {
-            ("size", "file") => {
+        match (name.as_str(), parent, second) {
+            ("size", "file", _) => {
                 let size = text.parse().map_err(|_| format!("the size `{}` is not a number of bytes", shown(text)))?;
                 open.file.bytes = Some(size);
             }
-            // Hashes of pieces stand in `pieces`.
-            ("hash", "file" | "verification") => open.file.checksums.extend(checksum(&self.kind, text)),
-            ("url", "file" | "resources") if text.starts_with("http://") || text.starts_with("https://") => {
-                open.urls.push((self.rank, text.to_owned()));
-            }
-            ("file", _) => {
-                let Open { line, mut file, mut urls } = self.file.take().unwrap_or_default();
-                urls.sort_by_key(|(rank, _)| *rank);
+            // Hashes of pieces stand in `pieces`, and those of other versions of the file in `alternates`.
+            ("hash", "file", _) | ("hash", "verification", "file") => match checksum(&self.kind, text) {
+                Some(sum) => open.file.checksums.push(sum),
+                None => open.unchecked = Some(std::mem::take(&mut self.kind)),
+            },
+            ("url", "file", _) | ("url", "resources", "file") if is_http(text) => open.url(self.rank, text),
+            ("file", ..) => {
+                let Open { line, mut file, urls, unchecked } = self.file.take().unwrap_or_default();
+                if let (Some(kind), true) = (unchecked, file.checksums.is_empty()) {
+                    return Err(format!(
+                        "the file `{}` has hashes of kinds alone that are not checked here (`{}`); add a sha-256",
+                        shown(&file.path),
+                        shown(&kind)
+                    ));
+                }
                 let mut urls = urls.into_iter().map(|(_, url)| url);
                 let Some(url) = urls.next() else {
                     return Err(format!("the file `{}` has no http or https URL", shown(&file.path)));
@@ -166,6 +196,40 @@ mod tests {
                      type='sha256'>ab</hash></verification><resources><url type='http' preference='10'>http://b/?x=1&#38;y=2</url>\n\
                      <url preference='100'>https://a/</url></resources></file></files></metalink>";
         assert_eq!(files(three), Ok(vec![(1, Item::File(Box::new(file)))]));
+    }
+
+    fn only(document: &str) -> Result<File, Wrong> {
+        files(document).map(|mut files| match files.pop() {
+            Some((_, Item::File(file))) if files.is_empty() => *file,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn of_many_mirrors_the_best_are_taken() {
+        let urls: String = (0..60).map(|at| format!("<url preference='{}'>HTTP://a/{at}</url>", 40 + at)).collect();
+        let file = only(&format!("<metalink><file name='x'><resources>{urls}</resources></file></metalink>")).unwrap();
+        let expected: Vec<String> = (43..59).rev().map(|at| format!("HTTP://a/{at}")).collect();
+        assert_eq!((file.url.as_str(), file.mirrors), ("HTTP://a/59", expected));
+    }
+
+    #[test]
+    fn hashes_are_those_of_the_file_itself() {
+        let file = only(
+            "<metalink xmlns:mm0='m'><files><file name='x'><mm0:alternates><mm0:alternate><size>9</size><verification>\
+             <hash type='sha256'>cd</hash></verification></mm0:alternate></mm0:alternates><size>7</size><verification>\
+             <hash type='sha256'>ab</hash><hash type='sha3-256'>ef</hash></verification><resources><url>http://a/</url>\
+             </resources></file></files></metalink>",
+        );
+        let file = file.unwrap();
+        assert_eq!((file.bytes, file.checksums), (Some(7), vec!["sha256:ab".to_owned()]));
+        for (document, sign) in [
+            ("<file name='x'><hash type='sha-384'>ab</hash><url>http://a/</url></file>", "sha-384"),
+            ("<file name='x'><url>http://a/</url><file name='y'><url>http://b/</url></file></file>", "within"),
+        ] {
+            let wrong = only(&format!("<metalink>{document}</metalink>")).unwrap_err();
+            assert!(wrong.why.contains(sign), "{wrong}");
+        }
     }
 
     #[test]

@@ -6,10 +6,16 @@
 pub mod aria2;
 pub mod metalink;
 
-use crate::model::text::shown;
+use crate::model::spec::OnConflict;
 
 /// The longest line, in bytes.
 pub const LINE_BYTES_MAX: usize = 4 << 20;
+
+/// The most URLs of a file: one, and as many mirrors as a download may have.
+pub const URLS_MAX: usize = 17;
+
+/// The memory of an entry of a list beside its text, about: the largest of them, and its block.
+const SLOT_BYTES: usize = 64;
 
 /// How a list is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +94,46 @@ pub struct File {
     pub login: Option<(String, String)>,
     /// The proxy to go through.
     pub proxy_url: String,
+    /// What is done where its file is there; `None`: as usual.
+    pub on_conflict: Option<OnConflict>,
+    /// The most attempts; `None`: as usual.
+    pub max_attempts: Option<u32>,
+    /// The seconds before the second attempt; 0: as usual.
+    pub retry_wait: u32,
+}
+
+impl File {
+    /// Returns the bytes of all its text.
+    fn text_bytes(&self) -> usize {
+        let lists = self.mirrors.iter().chain(&self.checksums).map(String::len).sum::<usize>();
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        let login = self.login.as_ref().map_or(0, |(user, password)| user.len() + password.len());
+        let own = self.url.len() + self.path.len() + self.user_agent.len() + self.proxy_url.len();
+        own + lists + headers + login
+    }
+}
+
+impl Item {
+    /// Returns the bytes of its text.
+    pub fn text_bytes(&self) -> usize {
+        match self {
+            Item::Url(text) | Item::Json(text) => text.len(),
+            Item::File(file) => file.text_bytes(),
+        }
+    }
+
+    /// Returns the memory that it takes, about, and at least that of the task that is made of it beside the task's own fields.
+    pub fn memory(&self) -> usize {
+        let slots = match self {
+            Item::Url(_) => 0,
+            // Each entry of a list or an object but its first follows a comma.
+            Item::Json(text) => memchr::memchr_iter(b',', text.as_bytes()).count(),
+            Item::File(file) => {
+                file.mirrors.len() + file.checksums.len() + file.headers.len() + size_of::<File>() / SLOT_BYTES
+            }
+        };
+        size_of::<Entry>() + self.text_bytes() + slots * SLOT_BYTES
+    }
 }
 
 /// A line that cannot be read, and why.
@@ -132,7 +178,8 @@ impl Lines {
             Format::Urls | Format::Metalink => {
                 let text = before_comment(text).trim();
                 if text.split_whitespace().nth(1).is_some_and(|next| next.contains("://")) {
-                    let why = format!("`{}` holds more than one URL; write each on a line of its own", shown(text));
+                    // What stands here may hold a password, so it is not repeated.
+                    let why = "there is more than one URL here; write each on a line of its own".to_owned();
                     return Err(Wrong { line, why });
                 }
                 Ok((!text.is_empty()).then(|| (line, Item::Url(text.to_owned()))))
@@ -143,6 +190,11 @@ impl Lines {
     /// Returns how many lines were read.
     pub fn line(&self) -> u64 {
         self.line
+    }
+
+    /// Returns the memory of the entry that is not whole, about.
+    pub fn open_bytes(&self) -> usize {
+        self.aria2.open_bytes()
     }
 
     /// Returns the entry that the end of the list ends.
@@ -190,7 +242,8 @@ mod tests {
         assert_eq!(urls.next("\u{feff}http://a/1 # one\r"), Ok(Some((1, Item::Url("http://a/1".into())))));
         assert_eq!(urls.next("# http://a/2"), Ok(None));
         assert_eq!(urls.next("http://a/x#y"), Ok(Some((3, Item::Url("http://a/x#y".into())))));
-        assert_eq!(urls.next("http://a/ http://b/").unwrap_err().line, 4);
+        let wrong = urls.next("http://u:SESAME@a/ http://b/").unwrap_err();
+        assert!(wrong.line == 4 && !wrong.to_string().contains("SESAME"), "{wrong}");
         assert_eq!(urls.end(), None);
         let mut specs = Lines::new(Format::Json);
         assert_eq!(specs.next(" {\"key\": \"#\"} "), Ok(Some((1, Item::Json("{\"key\": \"#\"}".into())))));

@@ -14,5 +14,5 @@ pub use download::{DownloadSpec, OnConflict};
 pub use fetch::{FetchSpec, PageStyle, Pagination};
 pub use job::JobSpec;
 pub use options::{HeaderSpec, HttpOptions, RetryOptions, SharedOptions, TaskOptions, TimeoutOptions};
-pub use resolved::{Options, Timeouts};
+pub use resolved::{HttpParts, Options, Timeouts};
 pub use task::{TaskSpec, Work};

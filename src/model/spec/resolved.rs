@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::model::retry::RetryPolicy;
-use crate::model::spec::options::{HttpOptions, TaskOptions, TimeoutOptions};
+use crate::model::secret::Secret;
+use crate::model::spec::options::{HeaderSpec, HttpOptions, TaskOptions, TimeoutOptions};
 use crate::model::spec::task::TaskSpec;
 
 /// How long each part of a task may take.
@@ -100,24 +101,58 @@ fn timeouts(j: &TimeoutOptions, t: &TimeoutOptions) -> Timeouts {
 }
 
 fn http(j: &HttpOptions, t: &HttpOptions) -> HttpOptions {
-    // One way of authorising replaces another: a task with a token does not also send the job's password.
-    let own_auth = t.basic_auth.is_some() || t.bearer_token.is_some();
-    let auth = if own_auth || t.credential.is_some() { t } else { j };
-    let identity = if t.client_certificate_pem.is_some() { t } else { j };
+    let parts = HttpParts::of(j, t);
     HttpOptions {
-        headers: list(&t.headers, &j.headers),
-        basic_auth: auth.basic_auth.clone(),
-        bearer_token: auth.bearer_token.clone(),
+        headers: parts.headers.to_vec(),
+        basic_auth: parts.auth.basic_auth.clone(),
+        bearer_token: parts.auth.bearer_token.clone(),
         max_redirects: t.max_redirects.or(j.max_redirects),
-        proxy_url: t.proxy_url.clone().or_else(|| j.proxy_url.clone()),
+        proxy_url: parts.proxy_url.cloned(),
         user_agent: t.user_agent.clone().or_else(|| j.user_agent.clone()),
-        ca_pem: t.ca_pem.clone().or_else(|| j.ca_pem.clone()),
-        client_certificate_pem: identity.client_certificate_pem.clone(),
-        client_key_pem: identity.client_key_pem.clone(),
-        insecure_skip_verify: t.insecure_skip_verify.or(j.insecure_skip_verify),
-        // A task that authorises itself in another way does not use the job's credential.
-        credential: if own_auth { t.credential.clone() } else { t.credential.clone().or_else(|| j.credential.clone()) },
+        ca_pem: parts.ca_pem.map(str::to_owned),
+        client_certificate_pem: parts.identity.client_certificate_pem.clone(),
+        client_key_pem: parts.identity.client_key_pem.clone(),
+        insecure_skip_verify: parts.insecure_skip_verify,
+        credential: parts.credential.map(str::to_owned),
         propagate_trace: t.propagate_trace.or(j.propagate_trace),
+    }
+}
+
+/// Whose parts a task runs with, those of its job or its own, without a copy of them.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpParts<'a> {
+    /// The headers.
+    pub headers: &'a [HeaderSpec],
+    /// Whose `basic_auth` and `bearer_token`.
+    pub auth: &'a HttpOptions,
+    /// Whose certificate with its key.
+    pub identity: &'a HttpOptions,
+    /// The proxy.
+    pub proxy_url: Option<&'a Secret>,
+    /// What is trusted beside the system's roots.
+    pub ca_pem: Option<&'a str>,
+    /// Whether any certificate is accepted.
+    pub insecure_skip_verify: Option<bool>,
+    /// The name of the credential.
+    pub credential: Option<&'a str>,
+}
+
+impl<'a> HttpParts<'a> {
+    /// Returns the parts that a task with the options `t` of a job with the options `j` runs with.
+    pub fn of(j: &'a HttpOptions, t: &'a HttpOptions) -> HttpParts<'a> {
+        // One way of authorising replaces another: a task with a token does not also send the job's password.
+        let own_auth = t.basic_auth.is_some() || t.bearer_token.is_some();
+        // A task that authorises itself in another way does not use the job's credential.
+        let of_job = j.credential.as_deref().filter(|_| !own_auth);
+        HttpParts {
+            headers: if t.headers.is_empty() { &j.headers } else { &t.headers },
+            auth: if own_auth || t.credential.is_some() { t } else { j },
+            identity: if t.client_certificate_pem.is_some() { t } else { j },
+            proxy_url: t.proxy_url.as_ref().or(j.proxy_url.as_ref()),
+            ca_pem: t.ca_pem.as_deref().or(j.ca_pem.as_deref()),
+            insecure_skip_verify: t.insecure_skip_verify.or(j.insecure_skip_verify),
+            credential: t.credential.as_deref().or(of_job),
+        }
     }
 }
 
@@ -128,9 +163,7 @@ fn list<T: Clone>(task: &[T], job: &[T]) -> Vec<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::secret::Secret;
     use crate::model::spec::fetch::FetchSpec;
-    use crate::model::spec::options::HeaderSpec;
     use crate::model::spec::task::Work;
 
     fn header(name: &str) -> HeaderSpec {

@@ -282,7 +282,8 @@ pub(super) async fn request(
     (principal, tenant): (PrincipalNo, TenantNo),
     request_id: &str,
 ) -> Result<Option<(JobId, [u8; 32])>, StoreError> {
-    let sql = "SELECT j.id, r.digest FROM requests r JOIN jobs j ON j.no = r.job WHERE r.id = ?1 AND r.principal = ?2 AND r.tenant = ?3";
+    let sql = "SELECT j.id, r.digest FROM requests r JOIN jobs j ON j.no = r.job \
+               WHERE r.id = ?1 AND r.principal = ?2 AND r.tenant = ?3";
     let ask = Ask::new(sql).bind(request_id).bind(principal as i64).bind(tenant);
     let found: Option<(Vec<u8>, Vec<u8>)> = reader.first(ask).await?;
     found.map(|(id, digest)| Ok((job_id(&id)?, digest_of(&reader.vault, &digest)?))).transpose()

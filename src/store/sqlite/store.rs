@@ -83,13 +83,12 @@ impl Store for SqliteStore {
         Box::pin(listing::ids(&self.callers, filter, limit))
     }
 
-    fn request_of<'a>(
+    fn request<'a>(
         &'a self,
-        principal: PrincipalNo,
-        tenant: TenantNo,
+        by: (PrincipalNo, TenantNo),
         request_id: &'a str,
     ) -> Answer<'a, Option<(JobId, [u8; 32])>> {
-        Box::pin(jobs::request(&self.callers, (principal, tenant), request_id))
+        Box::pin(jobs::request(&self.callers, by, request_id))
     }
 
     fn task(&self, id: TaskId) -> Answer<'_, Option<StoredTask>> {

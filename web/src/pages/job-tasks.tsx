@@ -12,7 +12,7 @@ import { FAILURE_REASONS, hasEnded, reasonText, reasonWord, say, TASK_STATES, ta
 import { Button, Empty, ErrorBox, Skeleton } from "../ui/bits";
 import { Choices, Search } from "../ui/menu";
 import { Virtual, type Mover } from "../ui/virtual";
-import { TASK_COLUMNS, TASK_ROW_HEIGHT, TaskHead, TaskRow } from "./task-row";
+import { TASK_ROW_HEIGHT, TaskHead, TaskRow } from "./task-row";
 
 const REFRESH_MS = 2_000;
 const ACT_MAX = 10_000;
@@ -93,7 +93,6 @@ export function Tasks({ model, job, open }: { model: JobModel; job: Job; open: n
             hook="tasks-table"
             count={number}
             rowHeight={TASK_ROW_HEIGHT}
-            columns={TASK_COLUMNS + 1}
             start={Math.min(start, Math.max(0, number - 1))}
             head={<TaskHead select />}
             mover={(it) => (mover.current = it)}

@@ -1,5 +1,5 @@
 // One job: what it is, how far it is, what it waits for, and its tabs.
-import { useEffect, useMemo } from "preact/hooks";
+import { useEffect, useMemo, useRef } from "preact/hooks";
 import { useSignal } from "@preact/signals";
 import { cancelJob, deleteJob, pauseJob, resumeJob, retryJob } from "../core/act";
 import { JobState, type Job } from "../core/contract";
@@ -83,6 +83,13 @@ function Known({ model, job, isGone }: { model: JobModel; job: Job; isGone: bool
     [model, job],
   );
 
+  const tabs = useRef<HTMLElement>(null);
+  // On a narrow screen not all tabs are in sight.
+  useEffect(() => {
+    const chosen = tabs.current?.querySelector<HTMLElement>("[aria-current]");
+    if (tabs.current && chosen) tabs.current.scrollLeft = chosen.offsetLeft - (tabs.current.clientWidth - chosen.offsetWidth) / 2;
+  }, [tab]);
+
   return (
     <article data-testid="job" data-job-id={job.jobId} data-state={jobState(job.state)}>
       {isGone && (
@@ -142,7 +149,7 @@ function Known({ model, job, isGone }: { model: JobModel; job: Job; isGone: bool
         </div>
       </div>
       <Summary model={model} job={job} base={base} />
-      <nav class="tabs" aria-label="Of this job">
+      <nav class="tabs" aria-label="Views of this job" ref={tabs}>
         {TABS.map((it) => (
           <a key={it} href={it === "overview" ? base : `${base}/${it}`} data-testid={`tab-${it}`} data-keep-scroll aria-current={it === tab ? "page" : undefined}>
             {it[0]!.toUpperCase() + it.slice(1)}

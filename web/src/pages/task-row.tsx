@@ -8,7 +8,6 @@ import { Bar } from "../ui/progress";
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { span } from "../core/format";
 
-export const TASK_COLUMNS = 6;
 export const TASK_ROW_HEIGHT = 36;
 
 export function TaskHead({ select }: { select?: boolean }) {

@@ -21,7 +21,6 @@ interface VirtualProps {
   hook: string;
   count: number;
   rowHeight: number;
-  columns: number;
   head: ComponentChildren;
   row: (at: number) => ComponentChildren;
   onRange: (first: number, last: number) => void;
@@ -30,7 +29,7 @@ interface VirtualProps {
   start?: number;
 }
 
-export function Virtual({ label, hook, count, rowHeight, columns, head, row, onRange, mover, start = 0 }: VirtualProps) {
+export function Virtual({ label, hook, count, rowHeight, head, row, onRange, mover, start = 0 }: VirtualProps) {
   const box = useRef<HTMLDivElement>(null);
   const top = useSignal(start);
   const at = useSignal(0);
@@ -114,15 +113,16 @@ export function Virtual({ label, hook, count, rowHeight, columns, head, row, onR
       <table class="table virtual" data-testid={hook} aria-rowcount={count + 1} aria-label={label}>
         {head}
         <tbody>
+          {/* One cell each: a span over columns that a narrow page hides would keep their room. */}
           {before > 0 && (
             <tr class="space" aria-hidden="true">
-              <td colSpan={columns} style={{ height: `${before}px` }} />
+              <td style={{ height: `${before}px` }} />
             </tr>
           )}
           {rows}
           {after > 0 && (
             <tr class="space" aria-hidden="true">
-              <td colSpan={columns} style={{ height: `${after}px` }} />
+              <td style={{ height: `${after}px` }} />
             </tr>
           )}
         </tbody>
