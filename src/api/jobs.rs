@@ -14,6 +14,7 @@ use crate::api::client_options::ClientOptions;
 use crate::api::control_jobs::control;
 use crate::api::credentials;
 use crate::api::filters;
+use crate::api::frames;
 use crate::api::from_proto;
 use crate::api::lookup;
 use crate::api::pages;
@@ -212,6 +213,7 @@ impl pb::job_service_server::JobService for Jobs {
 
     async fn watch_job(&self, request: Request<pb::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
         let caller = Caller::of(&request);
+        let in_frames = !frames::wants_compression(request.metadata());
         let request = request.into_inner();
         let mut v = Violations::default();
         let job = values::job_id(&request.job_id, &mut v);
@@ -222,9 +224,14 @@ impl pb::job_service_server::JobService for Jobs {
             interval,
             include_body: request.include_body,
             task_starts: request.task_starts,
+            in_frames,
         })?;
         caller.reach(&self.engine, job, Reach::Look).await?;
-        self.watchers.watched(watch_job(self.engine.clone(), self.store.clone(), self.closing.clone(), wish).await?)
+        let told = watch_job(self.engine.clone(), self.store.clone(), self.closing.clone(), wish).await?;
+        if in_frames {
+            return Ok(frames::answer(self.watchers.watched(told)?.into_inner()));
+        }
+        self.watchers.watched(told.map(|message| message.map(Encoded::as_it_was)))
     }
 
     async fn watch_jobs(

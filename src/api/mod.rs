@@ -15,6 +15,7 @@ pub mod deadline;
 mod events;
 mod filters;
 mod flush;
+pub mod frames;
 mod framing;
 mod from_proto;
 pub mod guard;

@@ -25,7 +25,7 @@ pub(crate) fn job(job: &Job, progress: Option<Progress>, waiting: Vec<pb::Waitin
     let progress = progress.unwrap_or_else(|| job.progress());
     let start = job.start_time.or(job.spec.start_time);
     // While the job runs, a failure is that of a task and may not become that of the job.
-    let failure = job.failure.as_ref().filter(|_| job.stop.is_some() || job.state.is_ended());
+    let failure = job.failure.as_deref().filter(|_| job.stop.is_some() || job.state.is_ended());
     pb::Job {
         job_id: job.id.to_string(),
         title: job.spec.title.clone(),

@@ -5,12 +5,14 @@
 //! the few that it is to be sent next.
 //!
 //! What a busy job costs is its events times its watchers. So an event is written once for all of them, and where many watch,
-//! each is told of several events at a time: one packet and one wake-up for all of them.
+//! each is told of several events at a time: one packet and one wake-up for all of them. Several events are framed and put
+//! together once, too, and all watchers that are equally far are sent the same bytes (`api::frames`).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::{Stream, unfold};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,12 +21,13 @@ use tonic::Status;
 use crate::api::bodies;
 use crate::api::events;
 use crate::api::flush::flush;
+use crate::api::frames::{framed_len, put_framed};
 use crate::api::lookup::{live_job, waits};
 use crate::api::status::{draining, no_job, out_of_range};
 use crate::api::to_proto;
 use crate::codec::Encoded;
 use crate::engine::handle::Engine;
-use crate::engine::hub::{Feed, Notice, Published, bytes_of};
+use crate::engine::hub::{Batch, Feed, Notice, Published, bytes_of};
 use crate::engine::notices::NoticeListener;
 use crate::engine::version::Follower;
 use crate::model::event::EventKind;
@@ -43,6 +46,10 @@ const EVENTS_MAX: u32 = 256;
 const EVENTS_FIRST: u32 = 8;
 /// The memory of events that wait for the client, in bytes, roughly; the first one waits however large it is.
 const QUEUE_BYTES_MAX: usize = 32 << 10;
+/// The most events that are put together.
+const BATCH_MAX: usize = 512;
+/// The most bytes of events that are put together. A watcher that does not read keeps so many.
+const BATCH_BYTES_MAX: usize = 64 << 10;
 /// The least time between two looks for why tasks wait.
 const WAITS_PERIOD: Duration = Duration::from_secs(1);
 /// The most running tasks in a progress message.
@@ -63,6 +70,15 @@ pub(crate) struct Wish {
     pub(crate) interval: Duration,
     pub(crate) include_body: bool,
     pub(crate) task_starts: bool,
+    /// Whether messages are framed here.
+    pub(crate) in_frames: bool,
+}
+
+/// What is sent in one piece.
+enum Told {
+    One(Encoded),
+    /// Several messages, framed.
+    Several(Bytes),
 }
 
 struct Watcher {
@@ -91,13 +107,13 @@ struct Watcher {
     over: bool,
 }
 
-/// Returns the messages of one watch.
+/// Returns the messages of one watch: each as it is encoded, or one or several as they are framed, as `wish` says.
 pub(crate) async fn watch_job(
     engine: Engine,
     store: Arc<dyn Store>,
     closing: CancellationToken,
     wish: Wish,
-) -> Result<impl Stream<Item = Result<Encoded, Status>> + Send + 'static, Status> {
+) -> Result<impl Stream<Item = Result<Bytes, Status>> + Send + 'static, Status> {
     // The feed first: if there is none the job has ended, and then the store has all of it.
     let (feed, ended) = loop {
         let feed = engine.hub().feed(wish.job);
@@ -150,7 +166,7 @@ pub(crate) async fn watch_job(
 }
 
 impl Watcher {
-    async fn next(&mut self) -> Option<Result<Encoded, Status>> {
+    async fn next(&mut self) -> Option<Result<Bytes, Status>> {
         if self.over {
             return None;
         }
@@ -158,7 +174,13 @@ impl Watcher {
         self.last_message = Instant::now();
         match message {
             Ok(None) => None,
-            Ok(Some(message)) => Some(Ok(message)),
+            Ok(Some(Told::Several(frames))) => Some(Ok(frames)),
+            Ok(Some(Told::One(message))) if self.wish.in_frames => {
+                let mut frame = BytesMut::with_capacity(framed_len(message.bytes()));
+                put_framed(message.bytes(), &mut frame);
+                Some(Ok(frame.freeze()))
+            }
+            Ok(Some(Told::One(message))) => Some(Ok(message.bytes().clone())),
             Err(status) => {
                 self.over = true;
                 Some(Err(status))
@@ -166,16 +188,19 @@ impl Watcher {
         }
     }
 
-    async fn message(&mut self) -> Result<Option<Encoded>, Status> {
+    async fn message(&mut self) -> Result<Option<Told>, Status> {
         if std::mem::take(&mut self.snapshot_due) {
             let snapshot = live_job(&self.job, self.feed.as_ref());
             // A watcher that did not ask for earlier events gets nothing after the end.
             self.over = self.job.state.is_ended() && self.sent >= self.job.sequence;
-            return Ok(Some(self.wrap(self.job.sequence, Event::Snapshot(snapshot))));
+            return Ok(Some(Told::One(self.wrap(self.job.sequence, Event::Snapshot(snapshot)))));
         }
         loop {
+            if let Some(frames) = self.batch() {
+                return Ok(Some(Told::Several(frames)));
+            }
             if let Some(event) = self.next_event().await? {
-                return self.durable(&event).await.map(Some);
+                return self.durable(&event).await.map(|message| Some(Told::One(message)));
             }
             if self.feed.is_none() && !self.follow_anew() {
                 flush().await;
@@ -186,7 +211,7 @@ impl Watcher {
                 continue;
             }
             if let Some(message) = self.wait().await? {
-                return Ok(Some(message));
+                return Ok(Some(Told::One(message)));
             }
         }
     }
@@ -202,6 +227,40 @@ impl Watcher {
         self.notices = self.wish.task_starts.then(|| feed.notices());
         self.feed = Some(feed);
         true
+    }
+
+    /// Returns the next events, framed and put together for all watchers who are as far as this one. `None`: there are fewer
+    /// than two, or this watcher is told something else than the others.
+    fn batch(&mut self) -> Option<Bytes> {
+        if !self.wish.in_frames || self.wish.include_body || !self.queue.is_empty() {
+            return None;
+        }
+        let feed = self.feed.as_ref()?;
+        if let Some(batch) = feed.batch_after(self.sent) {
+            self.sent = batch.upto;
+            return Some(batch.bytes);
+        }
+        let events = feed.events_after(self.sent, BATCH_MAX)?;
+        let (mut frames, mut upto) = (BytesMut::new(), self.sent);
+        for published in &events {
+            // What follows the end of a job is looked up for each watcher.
+            if published.event.head.kind == EventKind::JobEnded {
+                break;
+            }
+            let message = self.written(published).ok()?;
+            if upto > self.sent && frames.len() + framed_len(&message) > BATCH_BYTES_MAX {
+                break;
+            }
+            put_framed(&message, &mut frames);
+            upto = published.event.head.sequence;
+        }
+        if upto < self.sent + 2 {
+            return None;
+        }
+        let batch = Batch { after: self.sent, upto, bytes: frames.freeze() };
+        self.sent = upto;
+        feed.keep_batch(batch.clone());
+        Some(batch.bytes)
     }
 
     async fn next_event(&mut self) -> Result<Option<Arc<Published>>, Status> {
@@ -250,9 +309,15 @@ impl Watcher {
             bodies::include(&self.engine, store, self.wish.job, task, &mut message).await?;
             return Ok(events::watched(event, Event::TaskEnded(message)));
         }
+        self.written(published).map(Encoded::as_it_was)
+    }
+
+    /// Returns the message of an event that all watchers are told, written by whoever is told it first.
+    fn written(&self, published: &Published) -> Result<Bytes, Status> {
         if let Some(bytes) = published.written.get() {
-            return Ok(Encoded::as_it_was(bytes.clone()));
+            return Ok(bytes.clone());
         }
+        let event = &*published.event;
         let message = events::watched(
             event,
             match event.head.kind {
@@ -262,7 +327,7 @@ impl Watcher {
             },
         );
         let _ = published.written.set(message.bytes().clone());
-        Ok(message)
+        Ok(message.bytes().clone())
     }
 
     /// Waits for the next message: a notice, progress, or a heartbeat. `None`: durable events may have come.

@@ -28,6 +28,8 @@ const RING_MAX: usize = 512;
 const RING_BYTES_MAX: usize = 1 << 20;
 /// What is sent of an event, without the spec of a job.
 const WRITTEN_BYTES: usize = 512;
+/// Places of the table of feeds below which it is not made smaller.
+const TABLE_MIN: usize = 1024;
 /// How often a rate of bytes is measured anew.
 const RATE_WINDOW: Duration = Duration::from_millis(250);
 
@@ -59,6 +61,17 @@ impl Published {
     pub fn new(event: Arc<StoredEvent>) -> Arc<Published> {
         Arc::new(Published { event, written: OnceLock::new() })
     }
+}
+
+/// Durable events of a job that follow one another, as they are sent, put together for all watchers who are as far.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The number of the event before the first one.
+    pub after: u64,
+    /// The number of the last one.
+    pub upto: u64,
+    /// What is sent.
+    pub bytes: Bytes,
 }
 
 /// A task as it ended.
@@ -102,6 +115,8 @@ struct Watched {
     version: Version,
     ring: VecDeque<Arc<Published>>,
     ring_bytes: usize,
+    /// What was put together last. Most watchers of a job look at about the same time.
+    batch: Option<Batch>,
     /// Made with the first watcher of starts.
     notices: Option<Notices>,
 }
@@ -211,7 +226,16 @@ impl Hub {
     /// Ends the feed of a job whose end was published. Watchers that hold it read to its end.
     pub(crate) fn close(&self, job: JobId) {
         lock(&self.busy).remove(&job);
-        let feed = lock(&self.feeds).remove(&job);
+        let feed = {
+            let mut feeds = lock(&self.feeds);
+            let feed = feeds.remove(&job);
+            // A table keeps the memory that it once needed.
+            if feeds.capacity() > TABLE_MIN && feeds.len() < feeds.capacity() / 8 {
+                let twice = 2 * feeds.len();
+                feeds.shrink_to(twice);
+            }
+            feed
+        };
         self.keeps(job, 0);
         // Whoever waits looks again, also where somebody else holds the feed.
         if let Some(feed) = feed {
@@ -306,6 +330,19 @@ impl Feed {
         Some(ring.iter().skip(skip).take(limit).cloned().collect())
     }
 
+    /// What was put together last, if it follows event `after`.
+    pub fn batch_after(&self, after: u64) -> Option<Batch> {
+        let state = lock(&self.state);
+        state.watched.as_ref()?.batch.clone().filter(|batch| batch.after == after)
+    }
+
+    /// Keeps what was put together, for the other watchers.
+    pub fn keep_batch(&self, batch: Batch) {
+        if let Some(watched) = &mut lock(&self.state).watched {
+            watched.batch = Some(batch);
+        }
+    }
+
     /// How far the job is, running tasks included.
     pub fn progress(&self) -> Progress {
         let mut state = lock(&self.state);
@@ -387,6 +424,7 @@ impl Feed {
         } else {
             watched.ring = VecDeque::new();
             watched.ring_bytes = 0;
+            watched.batch = None;
         }
         // Under the lock: whoever subscribes sees the job from before and is woken, or the job as it is now.
         watched.version.grow();
@@ -396,7 +434,7 @@ impl Feed {
     /// Drops the events that are kept: watchers read them from the store.
     fn forget_events(&self) {
         if let Some(watched) = &mut lock(&self.state).watched {
-            (watched.ring, watched.ring_bytes) = (VecDeque::new(), 0);
+            (watched.ring, watched.ring_bytes, watched.batch) = (VecDeque::new(), 0, None);
         }
     }
 

@@ -24,6 +24,9 @@ use crate::telemetry::metrics::Kind;
 /// The memory of a job that waits, beside its spec and its lanes, in bytes, roughly.
 const JOB_BYTES: usize = 1 << 10;
 
+/// Places of the table of jobs below which it is not made smaller.
+const TABLE_MIN: usize = 1024;
+
 /// What is being done to a job as a whole.
 #[derive(Debug)]
 pub(crate) enum Stage {
@@ -79,12 +82,19 @@ pub(crate) enum Deferred {
 pub(crate) struct JobRun {
     /// As it will be when all that was decided is durable. Watchers share it until it changes.
     pub(crate) job: Arc<Job>,
-    /// Made with the first attempt, since most jobs that wait have no running task.
-    rates: Option<Arc<JobRates>>,
     pub(crate) stage: Stage,
     /// A piece of it is being committed. Only the store knows how many tasks it moves, so nothing else happens to the job
     /// meanwhile: its events are numbered, and its counts known, when the answer is there.
     pub(crate) in_flight: bool,
+    /// `None` where there is nothing of it: jobs that wait are many.
+    activity: Option<Box<Activity>>,
+}
+
+/// What goes on with a job, and what waits for that.
+#[derive(Debug, Default)]
+pub(crate) struct Activity {
+    /// Made with the first attempt.
+    rates: Option<Arc<JobRates>>,
     pub(crate) deferred: VecDeque<Deferred>,
     /// Tasks of chunks that are being committed. The job does not end while there are some.
     pub(crate) adding: u64,
@@ -100,18 +110,27 @@ pub(crate) struct JobRun {
 
 impl JobRun {
     pub(crate) fn new(job: impl Into<Arc<Job>>) -> JobRun {
-        JobRun {
-            job: job.into(),
-            rates: None,
-            stage: Stage::Open,
-            in_flight: false,
-            deferred: VecDeque::new(),
-            adding: 0,
-            withdrawal: None,
-            asked: VecDeque::new(),
-            hastening: None,
-            credentials_used: BTreeSet::new(),
-        }
+        JobRun { job: job.into(), stage: Stage::Open, in_flight: false, activity: None }
+    }
+
+    /// What goes on with it, if anything does.
+    pub(crate) fn activity(&self) -> Option<&Activity> {
+        self.activity.as_deref()
+    }
+
+    /// What goes on with it, to be changed.
+    pub(crate) fn activity_mut(&mut self) -> &mut Activity {
+        self.activity.get_or_insert_default()
+    }
+
+    /// What goes on with it, to be taken from: `None` where there is nothing.
+    pub(crate) fn ongoing(&mut self) -> Option<&mut Activity> {
+        self.activity.as_deref_mut()
+    }
+
+    /// Takes out all that goes on with it.
+    pub(crate) fn take_activity(&mut self) -> Activity {
+        self.activity.take().map(|activity| *activity).unwrap_or_default()
     }
 
     /// The memory that it takes while it waits, roughly. What it shares with others is counted with each.
@@ -127,7 +146,7 @@ impl JobRun {
     /// The rates that the attempts of the job share.
     pub(crate) fn rates(&mut self) -> &Arc<JobRates> {
         let limit = self.job.spec.rate_limit;
-        self.rates.get_or_insert_with(|| Arc::new(JobRates::new(limit)))
+        self.activity_mut().rates.get_or_insert_with(|| Arc::new(JobRates::new(limit)))
     }
 
     /// Whether an attempt of the job may start at `now` by its rates.
@@ -136,12 +155,12 @@ impl JobRun {
     ///
     /// The time from which on it may.
     pub(crate) fn rates_allow(&self, now: Timestamp) -> Result<(), Timestamp> {
-        self.rates.as_ref().map_or(Ok(()), |rates| rates.check(now))
+        self.activity().and_then(|it| it.rates.as_ref()).map_or(Ok(()), |rates| rates.check(now))
     }
 
     /// Brings the rates in line with what the job asks for at `now`.
     pub(crate) fn set_rates(&self, now: Timestamp) {
-        if let Some(rates) = &self.rates {
+        if let Some(rates) = self.activity().and_then(|it| it.rates.as_ref()) {
             rates.set(self.job.spec.rate_limit, now);
         }
     }
@@ -150,7 +169,7 @@ impl JobRun {
     pub(crate) fn may_run(&self, now: Timestamp) -> bool {
         self.job.may_run()
             && matches!(self.stage, Stage::Open)
-            && self.withdrawal.as_ref().is_none_or(|it| it.sweeping.is_none())
+            && self.withdrawal().is_none_or(|it| it.sweeping.is_none())
             && self.job.spec.start_time.is_none_or(|start| start <= now)
     }
 
@@ -167,7 +186,17 @@ impl JobRun {
     /// Whether some of its tasks are being cancelled or tried again at once: one call after another, since those that wait
     /// are counted by their bytes and those at work are not.
     pub(crate) fn is_selecting(&self) -> bool {
-        self.withdrawal.is_some() || self.hastening.is_some()
+        self.activity().is_some_and(|it| it.withdrawal.is_some() || it.hastening.is_some())
+    }
+
+    /// Whether chunks of tasks are being committed.
+    pub(crate) fn is_adding(&self) -> bool {
+        self.activity().is_some_and(|it| it.adding > 0)
+    }
+
+    /// The tasks of it that are being ended while it goes on.
+    pub(crate) fn withdrawal(&self) -> Option<&Withdrawal> {
+        self.activity()?.withdrawal.as_deref()
     }
 
     /// Whether no page of its tasks counts any more.
@@ -177,7 +206,7 @@ impl JobRun {
 
     /// Whether the job ends, and how: every task has ended, and no more can come.
     pub(crate) fn settles(&self) -> Option<bool> {
-        let is_quiet = !self.in_flight && self.adding == 0 && self.withdrawal.is_none();
+        let is_quiet = !self.in_flight && !self.is_adding() && self.withdrawal().is_none();
         let may = matches!(self.stage, Stage::Open | Stage::Sweeping(_)) && is_quiet;
         match self.job.judge() {
             Verdict::Settle { succeeded } if may => Some(succeeded),
@@ -220,7 +249,8 @@ impl JobRun {
 
     /// The attempts of which the ends were deferred.
     pub(crate) fn deferred_attempts(&self) -> Vec<(TaskId, Fence)> {
-        let attempts = self.deferred.iter().filter_map(|it| match it {
+        let deferred = self.activity().into_iter().flat_map(|it| &it.deferred);
+        let attempts = deferred.filter_map(|it| match it {
             Deferred::Attempt(ended) => Some((ended.id, ended.fence)),
             Deferred::Command(_) => None,
         });
@@ -232,7 +262,7 @@ impl JobRun {
         let Some(error) = task.placed_error().filter(|_| task.row.task.state == TaskState::Failed) else { return };
         self.job_mut().failures.note(task.index, &error, &task.failed_host());
         if self.job.stop.is_none() && self.job.failure.is_none() {
-            self.job_mut().failure = Some(error);
+            self.job_mut().failure = Some(Box::new(error));
         }
     }
 }
@@ -304,6 +334,10 @@ impl JobTable {
     pub(crate) fn remove(&mut self, job: JobId) -> Option<JobRun> {
         let run = self.runs.remove(&job)?;
         self.bytes -= run.bytes();
+        // A table keeps the memory that it once needed.
+        if self.runs.capacity() > TABLE_MIN && self.runs.len() < self.runs.capacity() / 8 {
+            self.runs.shrink_to(2 * self.runs.len());
+        }
         Some(run)
     }
 
@@ -333,9 +367,9 @@ impl JobTable {
         let visits = std::mem::take(&mut self.visits).into_values().flat_map(|visit| visit.waiting);
         // In an order that a simulation can repeat.
         let runs: BTreeMap<_, _> = self.runs.iter_mut().collect();
-        let deferred = runs.into_values().flat_map(|run| {
-            let asked = run.asked.drain(..).map(Deferred::Command);
-            run.deferred.drain(..).chain(asked)
+        let deferred = runs.into_values().filter_map(JobRun::ongoing).flat_map(|activity| {
+            let asked = activity.asked.drain(..).map(Deferred::Command);
+            activity.deferred.drain(..).chain(asked)
         });
         let deferred = deferred.filter_map(|it| match it {
             Deferred::Command(command) => Some(command),
@@ -383,6 +417,20 @@ mod tests {
     use crate::engine::command::Control;
     use crate::model::access::Actor;
     use crate::model::spec::JobSpec;
+
+    /// Memory that a hundred thousand jobs needed is given back when they are gone.
+    #[test]
+    fn a_table_of_jobs_that_have_ended_is_small_again() {
+        let mut table = JobTable::default();
+        let id = |number: u128| JobId(Uuid::from_u128(number));
+        for number in 0..10_000 {
+            table.insert(JobRun::new(Job::new(id(number), JobSpec::default(), 1, Timestamp(1))));
+        }
+        for number in 1..10_000 {
+            table.remove(id(number));
+        }
+        assert!(table.runs.capacity() < 2 * TABLE_MIN && table.get(id(0)).is_some());
+    }
 
     fn pause() -> Admitted<JobCommand> {
         let command = JobCommand::Control { what: Control::Pause, reply: oneshot::channel().0 };

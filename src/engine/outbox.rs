@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::engine::command::EngineError;
 use crate::engine::effect::Effect;
 use crate::engine::queue::task::BatchNumber;
@@ -158,12 +160,15 @@ impl Outbox {
     }
 
     /// Adds the start of an attempt, which alone is no reason to commit at once.
-    /// `bytes` is the memory of the notice: nothing else counts the task until it waits again.
-    pub(crate) fn started(&mut self, claim: Claim, notice: Effect, bytes: usize) {
-        self.dirty.insert(claim.id.job);
+    /// `bytes` is the memory of the notice: nothing else counts the task until it waits again. `stored` is told when the claim is
+    /// stored: an attempt asks for that only when it has failed and wants to keep what it has.
+    pub(crate) fn started(&mut self, claim: Claim, notice: Effect, bytes: usize, stored: Option<CancellationToken>) {
+        let job = claim.id.job;
+        self.dirty.insert(job);
         (self.changes, self.bytes) = (self.changes + 1, self.bytes + ROW_BYTES + bytes);
         self.batch.claims.push(claim);
         self.effects.push(notice);
+        self.effects.extend(stored.map(|stored| Effect::Claimed(job, stored)));
     }
 
     /// Adds the row of a task that stopped running or waiting, which alone is no reason to commit at once.
@@ -384,8 +389,10 @@ mod tests {
         let mut outbox = Outbox::new();
         let claim = Claim { id: id(0), task: Task::default(), attempt_start: Timestamp(1) };
         let notice = Effect::Notify(id(0).job, Notice::Started(Arc::new(task())));
-        outbox.started(claim, notice, task().spec.memory_bytes());
+        let stored = CancellationToken::new();
+        outbox.started(claim, notice, task().spec.memory_bytes(), Some(stored));
         assert!(outbox.is_roomy());
+        assert!(outbox.is_patient(), "nobody waits for a start, of a download neither");
         let mut job = Job::new(id(0).job, JobSpec::default(), 1, Timestamp(1));
         outbox.task_ended(&mut job, task());
         assert!(!outbox.is_roomy());

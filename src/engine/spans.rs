@@ -23,7 +23,7 @@ pub(crate) fn attempt(
     (event, seen): (&TaskEvent, AttemptSeen),
     now: Timestamp,
 ) {
-    let place = TraceParent::of_job(job.id, job.caller, true);
+    let place = TraceParent::of_job(job.id, job.caller.as_deref().copied(), true);
     // Nothing is made of what nobody records.
     if !place.is_sampled {
         return;
@@ -57,12 +57,12 @@ pub(crate) fn attempt(
 pub(crate) fn job(traces: &Traces, job: &Job) {
     let counts = &job.counts;
     traces.job(JobSpan {
-        place: TraceParent::of_job(job.id, job.caller, true),
-        parent: job.caller.map(|caller| caller.span),
+        place: TraceParent::of_job(job.id, job.caller.as_deref().copied(), true),
+        parent: job.caller.as_ref().map(|caller| caller.span),
         id: job.id,
         end_state: figures::job_end(job.state),
         tasks: [counts.succeeded, counts.failed, counts.cancelled],
-        failure: job.failure.as_ref().map(failure),
+        failure: job.failure.as_deref().map(failure),
         start: job.create_time,
         end: job.end_time.unwrap_or(job.update_time),
     });
@@ -88,7 +88,7 @@ fn propagate(options: &mut Options, job: &Job, task: TaskId, fence: Fence, is_re
     if headers.iter().any(|header| header.name.eq_ignore_ascii_case(TRACEPARENT)) {
         return;
     }
-    let place = TraceParent::of_job(job.id, job.caller, is_recorded).of_attempt(task, fence);
+    let place = TraceParent::of_job(job.id, job.caller.as_deref().copied(), is_recorded).of_attempt(task, fence);
     let value = Secret::new(place.to_string());
     headers.push(HeaderSpec { name: TRACEPARENT.to_owned(), value, sensitive: false });
 }
@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(sent(&job, Some(true), Some("own")), ["own"]);
         let span = TraceParent::of_job(id, None, false).of_attempt(task, 3).span;
         assert_eq!(sent(&job, Some(true), None), [format!("00-{:032x}-{span:016x}-00", 7)]);
-        job.caller = Some(TraceParent { trace: 9, span: 1, is_sampled: true });
+        job.caller = Some(Box::new(TraceParent { trace: 9, span: 1, is_sampled: true }));
         assert_eq!(sent(&job, Some(true), None), [format!("00-{:032x}-{span:016x}-01", 9)]);
     }
 }

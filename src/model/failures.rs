@@ -1,6 +1,6 @@
 //! What went wrong in a job, counted by kind: a table that stays small however many of its tasks fail.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -38,9 +38,17 @@ pub struct FailureCount {
 }
 
 /// The tasks of a job that are FAILED, counted by kind. Cheap to clone, since a job is cloned with each commit.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Failures(Arc<Vec<FailureCount>>);
+
+impl Default for Failures {
+    /// None, which all jobs share that have none.
+    fn default() -> Self {
+        static NONE: LazyLock<Arc<Vec<FailureCount>>> = LazyLock::new(Arc::default);
+        Failures(NONE.clone())
+    }
+}
 
 impl Failures {
     /// Counts a task that failed.

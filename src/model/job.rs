@@ -113,7 +113,7 @@ pub struct Job {
     #[serde(default, skip_serializing_if = "is_default")]
     pub held: Held,
     /// What ended it, when it did not succeed; kept from the first failure that counts.
-    pub failure: Option<TaskError>,
+    pub failure: Option<Box<TaskError>>,
     /// Its tasks that are FAILED, by kind.
     #[serde(default, skip_serializing_if = "Failures::is_empty")]
     pub failures: Failures,
@@ -156,7 +156,7 @@ pub struct Job {
     pub tenant: Owner,
     /// Where in a trace its caller stood.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub caller: Option<TraceParent>,
+    pub caller: Option<Box<TraceParent>>,
 }
 
 /// What stays of an ended job of which tasks are retried.
@@ -369,23 +369,23 @@ impl Job {
             (S::Pending | S::Running | S::Paused, JobEvent::Cancelled(why)) => {
                 let stop = Stop::Cancelled(why);
                 self.state = S::Cancelling;
-                self.failure = Some(stop.task_error());
+                self.failure = Some(Box::new(stop.task_error()));
                 self.stop = Some(stop);
                 Change::Stopping
             }
             (S::Pending | S::Running | S::Paused, JobEvent::TimedOut) if self.stop.is_none() => {
-                self.failure = Some(TaskError {
+                self.failure = Some(Box::new(TaskError {
                     message: "the job's `timeout` passed before its tasks had ended; allow more time or ask for less"
                         .into(),
                     ..Stop::TimedOut.task_error()
-                });
+                }));
                 self.stop = Some(Stop::TimedOut);
                 Change::Stopping
             }
             (S::Pending | S::Running | S::Paused, JobEvent::Stopped(stop, failure)) if self.stop.is_none() => {
                 if stop == Stop::SiblingFailed {
                     // The first failure is the job's, in every group mode.
-                    self.failure = self.failure.take().or(failure);
+                    self.failure = self.failure.take().or(failure.map(Box::new));
                 }
                 self.stop = Some(stop);
                 Change::Stopping
@@ -429,7 +429,7 @@ impl Job {
         // The timeout runs from the new start.
         self.start_time = None;
         self.end_time = None;
-        self.failure = kept.failure;
+        self.failure = kept.failure.map(Box::new);
         self.failures = kept.kinds;
         self.settled_failures = kept.failures;
         self.settled_successes = kept.successes;

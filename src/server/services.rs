@@ -15,6 +15,7 @@ use crate::api::admin::Admin;
 use crate::api::complete::CompleteErrors;
 use crate::api::content::Contents;
 use crate::api::deadline::Deadlines;
+use crate::api::frames::SendFrames;
 use crate::api::guard::BrowserGuard;
 use crate::api::inbound::{Inbound, WHOLE_TIMES};
 use crate::api::jobs::Jobs;
@@ -128,12 +129,14 @@ impl Around {
 
 /// Puts around the services what each request passes, from the outside in: its name; room for the answer; the guard before
 /// anything runs; what is not gRPC goes to plain HTTP, which calls the services as gRPC does; then gRPC-Web made plain
-/// gRPC, the count of calls, who calls, bounds on what has not arrived, deadlines, and errors with all their details.
+/// gRPC, the count of calls, who calls, bounds on what has not arrived, deadlines, errors with all their details, and messages
+/// that were framed for many.
 pub(super) fn layered(services: Routes, around: &Around, has_metrics: bool) -> impl Answers + use<> {
     let Around { readiness, browsers, access, request_body_idle, metrics, tracer, .. } = around.clone();
     let count = CountCalls::new(metrics, "haul.v1").traced(tracer);
     let called =
-        ServiceBuilder::new().layer(Through(Deadlines)).layer(Through(CompleteErrors)).service(services.prepare());
+        ServiceBuilder::new().layer(Through(Deadlines)).layer(Through(CompleteErrors)).layer(Through(SendFrames));
+    let called = called.service(services.prepare());
     let whole_max = request_body_idle.saturating_mul(WHOLE_TIMES);
     let bounds = BodyBounds { bytes_max: MESSAGE_BYTES_MAX as u64, idle_max: request_body_idle, whole_max };
     let within =

@@ -190,7 +190,7 @@ pub struct StoredEvent {
     pub head: EventHead,
     /// The job as it was, for the kinds of events that show it.
     pub snapshot: Option<Arc<Job>>,
-    /// The task as it ended, for `TaskEnded`.
+    /// The task as it ended, for `TaskEnded`. Its spec need not have its headers, its secrets and its body, which no event tells.
     pub task: Option<Arc<StoredTask>>,
 }
 

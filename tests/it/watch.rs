@@ -226,3 +226,50 @@ async fn a_slow_watcher_is_told_of_a_retry() {
     }
     assert!(stream.message().await.unwrap().is_none());
 }
+
+/// Where many watch, events are put together for all of them. Each watcher is told each event once and in order, whether it
+/// wants compression, bodies or nothing of that, and one that comes late as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_watchers_are_told_each_event_once_and_in_order() {
+    const TASKS: u64 = 300;
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("a"));
+    let spec = pb::JobSpec { open: true, ..Default::default() };
+    let id = server.submit(spec).await;
+    let watch = |body: bool| pb::WatchJobRequest {
+        job_id: id.clone(),
+        after_sequence: Some(0),
+        include_body: body,
+        ..Default::default()
+    };
+    let mut watchers = Vec::new();
+    for nth in 0..40 {
+        let client = match nth % 4 {
+            0 => server.jobs().accept_compressed(tonic::codec::CompressionEncoding::Gzip),
+            _ => server.jobs(),
+        };
+        let mut stream = client.clone().watch_job(watch(nth % 4 == 1)).await.unwrap().into_inner();
+        watchers.push(tokio::spawn(async move {
+            let mut told = Vec::new();
+            while let Some(event) = tokio::time::timeout(PATIENCE, stream.message()).await.unwrap().unwrap() {
+                if let Some(Event::TaskEnded(task)) = &event.event {
+                    let Some(pb::task::Result::FetchResult(fetched)) = &task.result else { panic!("{task:?}") };
+                    assert_eq!(fetched.body.is_empty(), nth % 4 != 1);
+                }
+                told.extend(is_durable(&event).then_some(event.sequence));
+            }
+            told
+        }));
+    }
+    let tasks = (0..TASKS).map(|_| fetch(origin.url("/a"))).collect();
+    let chunk = pb::AddTasksRequest { job_id: id.clone(), chunk_id: "a".into(), tasks };
+    server.jobs().add_tasks(tokio_stream::iter([chunk])).await.unwrap().into_inner().message().await.unwrap();
+    server.jobs().seal_job(pb::SealJobRequest { job_id: id.clone() }).await.unwrap();
+    let last = server.ended(&id).await.sequence;
+    assert!(last > TASKS);
+    for watcher in watchers {
+        assert_eq!(watcher.await.unwrap(), (1..=last).collect::<Vec<_>>());
+    }
+    let late: Vec<u64> = server.events(&id, 7).await.iter().map(|event| event.sequence).collect();
+    assert_eq!(late, (8..=last).collect::<Vec<_>>());
+}

@@ -56,7 +56,7 @@ pub async fn moving_part_is_updated<B: Backend>() {
     let other = rig.job_of(2, 2).await;
     job.apply(JobEvent::Started, Timestamp(10)).unwrap();
     job.stop = Some(Stop::Cancelled("why not".into()));
-    job.failure = Some(error("it"));
+    job.failure = Some(Box::new(error("it")));
     job.sequence = 7;
     job.ended_bytes = 1 << 40;
     job.held = Held { bytes: 1 << 39, total_bytes: 1 << 41 };

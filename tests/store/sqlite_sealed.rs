@@ -6,11 +6,13 @@ use std::sync::Arc;
 use haul::model::event::EventKind;
 use haul::model::job::{Job, JobState};
 use haul::model::secret::Secret;
-use haul::model::spec::{HttpOptions, JobSpec, TaskOptions, TaskSpec};
+use haul::model::spec::{FetchSpec, HttpOptions, JobSpec, TaskOptions, TaskSpec, Work};
+use haul::model::task::{Task, TaskEvent};
 use haul::model::time::Timestamp;
 use haul::store::sqlite::{Durability, SqliteStore, SqliteWriter};
 use haul::store::{
-    Batch, Content, NewPage, Retention, Store as _, StoreError, Submission, Submitted, Upkeep, WriteStore as _,
+    Batch, Content, NewPage, Retention, Store as _, StoreError, Submission, Submitted, TaskMove, TaskRow, Upkeep,
+    WriteStore as _,
 };
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
@@ -143,6 +145,30 @@ async fn a_bag_that_is_moved_does_not_open() {
     assert!(store.task(task_id(2, 0)).await.unwrap().is_some(), "the others are fine");
     // Who recovers goes on without what does not open.
     assert_eq!(store.recover(None).await.unwrap().jobs.len(), 1);
+}
+
+/// What no event tells is not opened for it, however many there are and however long it is.
+#[tokio::test]
+async fn an_event_is_told_without_what_it_does_not_tell() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut writer) = SqliteStore::open(dir.path(), Durability::Off).await.unwrap();
+    let mut new = secret_submission(1);
+    let long = FetchSpec { url: "https://a.example/".into(), body: vec![b'x'; 100_000], ..FetchSpec::default() };
+    new.tasks[0].1 = Arc::new(TaskSpec { work: Work::Fetch(long), ..(*fetch("https://a.example/")).clone() });
+    commit(&mut writer, Batch { submissions: vec![new], ..Batch::default() }).await;
+    let (row, ids) = (Task::default(), [task_id(1, 0), task_id(1, 1)]);
+    let row =
+        TaskRow { task: row.apply(TaskEvent::Cancelled(error("no")), Timestamp(5)).unwrap(), ..TaskRow::default() };
+    let moves = ids.map(|id| TaskMove { id, row: row.clone() }).into();
+    let events = vec![ended_event(ids[0], 1), ended_event(ids[1], 2)];
+    commit(&mut writer, Batch { moves, events, ..Batch::default() }).await;
+    sql(dir.path(), "UPDATE tasks SET sealed = x'00' WHERE id = 1 << 32").await;
+    let told = store.events(job_id(1), 0, 9).await.unwrap().items;
+    let urls: Vec<&str> = told.iter().map(|event| event.task.as_ref().unwrap().spec.work.url()).collect();
+    assert_eq!(urls, ["https://a.example/", "https://me:SESAME@a.example/"]);
+    let before = store.events_before(job_id(1), 9, &[], 9).await.unwrap().items;
+    assert_eq!(before.len(), 2);
+    assert!(matches!(store.tasks(job_id(1), &[], 0, 9).await, Err(StoreError::Unreadable(_))));
 }
 
 #[tokio::test]

@@ -90,7 +90,7 @@ impl Scheduler {
     pub(super) fn job_command(&mut self, job: JobId, admitted: Admitted<JobCommand>) {
         // Readers see tasks as soon as they are durable, which is before they are counted here. What is asked of the tasks of
         // the job is asked of those, too.
-        if admitted.command.has_to_be_fixed() && self.jobs.get(job).is_some_and(|run| run.adding > 0) {
+        if admitted.command.has_to_be_fixed() && self.jobs.get(job).is_some_and(JobRun::is_adding) {
             return self.outbox.then(Effect::Select(job, Box::new(admitted)));
         }
         self.fixed_command(job, admitted);
@@ -102,7 +102,7 @@ impl Scheduler {
             admitted.command.fix(run.job.counts.total);
         }
         match self.jobs.get_mut(job) {
-            Some(run) if run.defers() => run.deferred.push_back(Deferred::Command(admitted)),
+            Some(run) if run.defers() => run.activity_mut().deferred.push_back(Deferred::Command(admitted)),
             Some(_) => self.apply(job, admitted),
             None => {
                 if self.jobs.visit(job, Some(admitted)) {
@@ -163,14 +163,14 @@ impl Scheduler {
             // The layer lets no such call on.
             Scope::Nowhere | Scope::Every => return answer(reply, Err(EngineError::NoTenant)),
         };
-        job.caller = caller;
-        self.share_spec(&mut job);
+        job.caller = caller.map(Box::new);
+        self.shared.spec(&mut job);
         let mut lanes: Vec<Host> = Vec::new();
         let mut numbers: HashMap<Host, LaneNumber> = HashMap::new();
         let mut laned: LanedTasks = Vec::with_capacity(tasks.specs.len());
         for (spec, host) in tasks.specs.into_iter().zip(tasks.hosts) {
             let lane = *numbers.entry(host).or_insert_with_key(|host| {
-                lanes.push(host.clone());
+                lanes.push(self.shared.host(host.clone()));
                 lanes.len() as LaneNumber - 1
             });
             laned.push((lane, spec));
@@ -237,7 +237,8 @@ impl Scheduler {
             return self.outbox.then(Effect::ReadChunk { job, chunk_id, digest, reply });
         }
         let count = tasks.specs.len() as u64;
-        let has_too_many = u64::from(run.job.counts.total) + run.adding + count > u64::from(u32::MAX);
+        let has_too_many =
+            u64::from(run.job.counts.total) + run.activity().map_or(0, |it| it.adding) + count > u64::from(u32::MAX);
         let full = match (has_too_many, self.is_full_of_jobs(0, 0)) {
             (true, _) => Some(EngineError::TooManyTasks),
             (_, true) => Some(EngineError::TooManyJobs),
@@ -253,7 +254,7 @@ impl Scheduler {
             let why = format!("name too many credentials: all tasks of a job name at most {NAMED_MAX}");
             return answer(reply, Err(AccessError::Invalid("tasks", why).into()));
         }
-        run.adding += count;
+        run.activity_mut().adding += count;
         if !named.is_subset(&run.job.credentials) {
             run.job_mut().credentials.extend(named);
             self.outbox.changed(job);

@@ -32,12 +32,13 @@ impl Scheduler {
     ) -> Option<Result<Arc<InUse>, Failure>> {
         let name = name?;
         let run = self.jobs.get_mut(job)?;
-        let (creator, tenant) = (&run.job.creator, run.job.tenant.clone());
+        let row = run.job.clone();
+        let (creator, tenant) = (&row.creator, &row.tenant);
         let credential = match self.book.credential_for(tenant.no, name, creator.no, &task.work, now) {
             Ok(credential) => credential,
             Err(failure) => return Some(Err(failure)),
         };
-        if run.credentials_used.insert(name.to_owned()) {
+        if run.activity_mut().credentials_used.insert(name.to_owned()) {
             let creator = if creator.name.is_empty() { LOCAL_NAME } else { &creator.name };
             let row = AuditRow::of_use(creator, &tenant.name, name, job, now);
             self.outbox.audit(AuditEntry { row, of: Of::Always });

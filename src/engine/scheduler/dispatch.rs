@@ -161,10 +161,8 @@ impl Scheduler {
         let claim = Claim { id, task: row.task.clone(), attempt_start: now };
         let bytes = task.spec.memory_bytes() + row.memory_bytes();
         let notice = self.publish_start(job, StoredTask { index: id.index, lane, spec: task.spec, row }, meter);
-        self.outbox.started(claim, notice, bytes);
-        if is_download {
-            self.outbox.then(Effect::Claimed(job, stored));
-        }
+        // What a download leaves is found by its claim.
+        self.outbox.started(claim, notice, bytes, is_download.then_some(stored));
         if let Some(ready) = ready {
             self.runner.metrics.task_started(now.since(ready));
         }

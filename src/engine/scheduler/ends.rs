@@ -39,13 +39,13 @@ impl Scheduler {
         if matches!(run.stage, Stage::Reloading { .. }) {
             // It is taken in once the job has been read again.
             let fence = ended.fence;
-            run.deferred.push_back(Deferred::Attempt(Box::new(ended)));
+            run.activity_mut().deferred.push_back(Deferred::Attempt(Box::new(ended)));
             self.queue.attempt_ended(id, fence);
             self.hub.stopped(id.job, id.index);
             return self.reload_quiet();
         }
         if run.defers() {
-            return run.deferred.push_back(Deferred::Attempt(Box::new(ended)));
+            return run.activity_mut().deferred.push_back(Deferred::Attempt(Box::new(ended)));
         }
         let Some(mut running) = self.queue.attempt_ended(id, ended.fence) else {
             return tracing::warn!(task = %id, "a late end of attempt {} is dropped", ended.fence);

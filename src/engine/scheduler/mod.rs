@@ -7,12 +7,15 @@
 
 mod access;
 mod commands;
+mod commits;
 mod counting;
 mod credentials;
 mod dispatch;
 mod ends;
 mod explain;
 mod housekeeping;
+mod in_flight;
+mod linger;
 mod perform;
 mod piece;
 mod pieces;
@@ -21,6 +24,7 @@ mod reads;
 pub(crate) mod recovery;
 mod reload;
 mod selections;
+mod shared;
 mod survey;
 mod tenants;
 mod visits;
@@ -31,48 +35,39 @@ use std::time::Duration;
 
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::engine::bounds::Bounds;
 use crate::engine::command::{Admitted, Command, EngineError};
-use crate::engine::effect::Effect;
 use crate::engine::hub::Hub;
 use crate::engine::jobs::{JobRun, JobTable};
-use crate::engine::outbox::{Outbox, Sealed};
+use crate::engine::outbox::Outbox;
 use crate::engine::queue::Queue;
 use crate::engine::queue::task::{BatchNumber, Cause, Running};
 use crate::engine::runner::{Checks, Runner};
 use crate::engine::running::Attempts;
+use crate::engine::scheduler::in_flight::{InFlight, answer_of, lost};
+use crate::engine::scheduler::linger::Linger;
 use crate::engine::scheduler::piece::Pieces;
 use crate::engine::scheduler::read::Read;
+use crate::engine::scheduler::shared::Shared;
 use crate::engine::scheduler::survey::Survey;
 use crate::engine::timers::{Timer, Timers};
-use crate::engine::writer::{Condition, Order, WriterLink};
+use crate::engine::writer::{Condition, WriterLink};
 use crate::model::book::Book;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
-use crate::model::job::Job;
 use crate::model::limits::Limits;
-use crate::model::spec::JobSpec;
 use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
-use crate::store::{Committed, LaneNumber, StoreError};
+use crate::store::StoreError;
 
 /// Commands that are taken in one go.
 const COMMANDS_MAX: usize = 256;
-/// The longest that the start of an attempt waits to be committed together with others.
-const START_LINGER: Duration = Duration::from_millis(4);
-/// The longest that the end of a task waits so while many attempts run.
-const END_LINGER: Duration = Duration::from_millis(2);
-/// From so many running attempts on there are many.
-const CROWD: usize = 16;
 /// How often the free disk space is looked at while a download waits for some.
 const DISK_LOOK: Duration = Duration::from_secs(1);
-/// How long purges wait after there was no room even for them.
-const REMOVALS_REST: Duration = Duration::from_secs(1);
-
 /// All running state.
 pub(crate) struct Scheduler {
     runner: Arc<Runner>,
@@ -91,8 +86,7 @@ pub(crate) struct Scheduler {
     /// Deleted jobs whose rows are being removed.
     purging: HashSet<JobId>,
     timers: Timers,
-    /// The spec of the last job: many jobs are alike, and share it then.
-    last_spec: Arc<JobSpec>,
+    shared: Shared,
     /// The limits as they were decided last; those in force may still be older.
     limits: Limits,
     /// Who may call, as it was decided last; what is in force may still be older.
@@ -144,15 +138,6 @@ struct Forgetting {
     is_under_way: bool,
 }
 
-/// A batch on its way to the store, and what follows it.
-struct InFlight {
-    result: oneshot::Receiver<Result<Committed, StoreError>>,
-    number: BatchNumber,
-    effects: Vec<Effect>,
-    ended: Vec<(TaskId, LaneNumber)>,
-    since: Instant,
-}
-
 impl Scheduler {
     /// A scheduler that knows no job yet.
     pub(crate) fn new(
@@ -178,7 +163,7 @@ impl Scheduler {
             reloading: Vec::new(),
             purging: HashSet::new(),
             timers: Timers::default(),
-            last_spec: Arc::default(),
+            shared: Shared::default(),
             limits,
             book,
             books,
@@ -309,15 +294,6 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Lets a job share its spec with the last one, if they are equal.
-    fn share_spec(&mut self, job: &mut Job) {
-        if *job.spec == *self.last_spec {
-            job.spec = self.last_spec.clone();
-        } else {
-            self.last_spec = job.spec.clone();
-        }
-    }
-
     fn now(&self) -> Timestamp {
         self.runner.clock.now()
     }
@@ -368,78 +344,6 @@ impl Scheduler {
         self.queue.wake_host(host, room as usize);
     }
 
-    /// Begins a commit where none is under way and there is something to commit.
-    async fn begin_commits(&mut self) {
-        // What makes room does not wait in one batch with what needs some.
-        if self.removals.is_none() && self.is_blocked() {
-            if !self.removals_rest {
-                self.add_purges();
-            }
-            if let Some(sealed) = self.outbox.seal_removals() {
-                self.removals = self.send(sealed, true).await;
-            }
-        }
-        if self.in_flight.is_none() {
-            let in_pieces = self.add_pieces();
-            if !self.outbox.is_empty() {
-                let jobs = &self.jobs;
-                let row = |id| jobs.get(id).map(|run| run.job.clone());
-                let sealed = self.outbox.seal(row, |id| in_pieces.contains(&id));
-                self.in_flight = self.send(sealed, false).await;
-            }
-        }
-    }
-
-    async fn send(&mut self, sealed: Sealed, is_removal: bool) -> Option<InFlight> {
-        let Sealed { number, batch, effects, ended } = sealed;
-        if batch.is_empty() {
-            self.perform(number, effects, &ended, Committed::default());
-            return None;
-        }
-        let (result, answer) = oneshot::channel();
-        let to = if is_removal { &self.link.removals } else { &self.link.orders };
-        // The writer takes one order of each kind at a time and is given one at a time, so this does not wait. If the writer
-        // is gone, the answer says so.
-        let _ = to.send(Order { batch, result }).await;
-        Some(InFlight { result: answer, number, effects, ended, since: Instant::now() })
-    }
-
-    fn commit_done(&mut self, result: Result<Committed, StoreError>) -> Result<(), StoreError> {
-        let Some(InFlight { number, effects, ended, since, .. }) = self.in_flight.take() else { return Ok(()) };
-        match result {
-            Ok(committed) => {
-                tracing::trace!(batch = number, micros = since.elapsed().as_micros(), "committed");
-                self.perform(number, effects, &ended, committed);
-                Ok(())
-            }
-            Err(error) => {
-                let answer = EngineError::Store(error.to_string());
-                for effect in effects {
-                    effect.fail(answer.clone());
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn removals_done(&mut self, result: Result<Committed, StoreError>) -> Result<(), StoreError> {
-        let Some(InFlight { number, effects, ended, .. }) = self.removals.take() else { return Ok(()) };
-        match result {
-            Ok(committed) => self.perform(number, effects, &ended, committed),
-            Err(StoreError::Fatal(why)) => return Err(StoreError::Fatal(why)),
-            // There was no room even for this: it is tried again with the next ones.
-            Err(error) => {
-                tracing::warn!("deletions were not stored: {error}");
-                self.removals_rest = true;
-                self.timers.set(self.now().plus(REMOVALS_REST), Timer::Removals);
-                for effect in effects {
-                    self.retry_removal(effect, &error);
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Starts no attempt any more; those that run stop at a checkpoint, and their tasks are requeued.
     fn drain(&mut self) {
         if !self.draining {
@@ -474,40 +378,4 @@ impl Scheduler {
             panic!("an invariant does not hold: {what}");
         }
     }
-}
-
-/// Starts of attempts and ends of tasks alone are no reason to commit at once: nobody waits for a start, and an attempt that
-/// ends within moments takes its start with it. Where many attempts run, so many end within moments that a commit for each
-/// handful would cost more than what they did; where few run, somebody may wait for each end. Any other change, and so the
-/// end of a job, ends the wait.
-#[derive(Debug, Default)]
-struct Linger {
-    since: Option<Instant>,
-}
-
-impl Linger {
-    /// How long the batch may still wait, while so many attempts run; `None`: it is empty, or may not.
-    fn left(&mut self, outbox: &Outbox, running: usize) -> Option<Duration> {
-        let longest = match (outbox.claims() > 0, outbox.has_moves()) {
-            (_, true) if running >= CROWD => END_LINGER,
-            (true, false) => START_LINGER,
-            _ => return None,
-        };
-        if !outbox.is_patient() {
-            return None;
-        }
-        let since = *self.since.get_or_insert_with(Instant::now);
-        longest.checked_sub(since.elapsed()).filter(|left| !left.is_zero())
-    }
-}
-
-async fn answer_of(in_flight: &mut Option<InFlight>) -> Result<Committed, StoreError> {
-    match in_flight {
-        Some(in_flight) => (&mut in_flight.result).await.unwrap_or_else(|_| Err(lost())),
-        None => std::future::pending().await,
-    }
-}
-
-fn lost() -> StoreError {
-    StoreError::Fatal("the writer ended without an answer".to_owned())
 }

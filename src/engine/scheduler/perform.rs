@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::engine::command::{Acted, EngineError, Reply, answer};
 use crate::engine::effect::{Effect, LanedTasks};
-use crate::engine::jobs::{Deferred, JobRun, Retrying, Stage};
+use crate::engine::jobs::{Activity, Deferred, JobRun, Retrying, Stage};
 use crate::engine::patience::{caught, patiently};
 use crate::engine::queue::task::{BatchNumber, Cause};
 use crate::engine::scheduler::Scheduler;
@@ -143,7 +143,8 @@ impl Scheduler {
             return self.not_admitted(job);
         }
         if let Some(run) = self.jobs.get_mut(job) {
-            run.adding = run.adding.saturating_sub(count);
+            let activity = run.activity_mut();
+            activity.adding = activity.adding.saturating_sub(count);
         }
         self.settle_if_done(job);
     }
@@ -277,7 +278,8 @@ impl Scheduler {
     ) {
         let count = tasks.len() as u32;
         if let Some(run) = self.jobs.get_mut(job) {
-            run.adding = run.adding.saturating_sub(u64::from(count));
+            let activity = run.activity_mut();
+            activity.adding = activity.adding.saturating_sub(u64::from(count));
         }
         match added {
             Added::Stored { first } => {
@@ -362,7 +364,7 @@ impl Scheduler {
     pub(super) fn go_on_with(&mut self, job: JobId) {
         while let Some(run) = self.jobs.get_mut(job)
             && !run.defers()
-            && let Some(deferred) = run.deferred.pop_front()
+            && let Some(deferred) = run.ongoing().and_then(|it| it.deferred.pop_front())
         {
             match deferred {
                 Deferred::Command(admitted) => self.job_command(job, admitted),
@@ -398,8 +400,9 @@ impl Scheduler {
         self.timers.clear(&crate::engine::timers::Timer::JobDeadline(job));
         self.timers.clear(&crate::engine::timers::Timer::JobStart(job));
         self.timers.clear(&crate::engine::timers::Timer::JobRested(job));
-        let Some(run) = self.jobs.remove(job) else { return self.hub.close(job) };
-        let JobRun { job: last, mut deferred, asked, withdrawal, hastening, .. } = run;
+        let Some(mut run) = self.jobs.remove(job) else { return self.hub.close(job) };
+        let Activity { mut deferred, asked, withdrawal, hastening, .. } = run.take_activity();
+        let last = run.job;
         deferred.extend(asked.into_iter().map(Deferred::Command));
         let done = withdrawal.map(|it| (it.reply, it.count)).into_iter();
         for (reply, tasks) in done.chain(hastening.map(|it| (it.reply, it.count))) {

@@ -4,8 +4,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
+
 use crate::engine::jobs::{JobRun, Retrying, Stage, Sweeping};
-use crate::engine::patience::patiently;
+use crate::engine::patience::{caught, patiently};
 use crate::engine::queue::task::Queued;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::piece::Piece;
@@ -36,20 +38,26 @@ impl Scheduler {
         let mut recovery = Recovery::default();
         self.runner.hosts.tell_parties_apart(self.book.has_parties());
         self.put_tenants_aside().await;
-        let mut after = None;
-        loop {
+        let read = |after| {
+            let store = store.clone();
+            async move { caught(patiently(|| store.recover(after))).await }
+        };
+        // While one piece is taken in, the next one is read.
+        let mut reads = JoinSet::new();
+        reads.spawn(read(None));
+        while let Some(piece) = reads.join_next().await {
+            let piece =
+                piece.map_err(|error| StoreError::Fatal(format!("a read of the store was lost: {error}")))??;
+            if piece.next.is_some() {
+                reads.spawn(read(piece.next));
+            }
             let now = self.now();
-            let piece = patiently(|| store.recover(after)).await?;
             for (mut job, lanes) in piece.jobs {
                 recovery.jobs += 1;
-                self.share_spec(&mut job);
+                self.shared.spec(&mut job);
                 let job = Arc::new(job);
                 self.hub.open(job.clone());
                 self.take_in(job, lanes, now);
-            }
-            after = piece.next;
-            if after.is_none() {
-                break;
             }
         }
         let mut after = None;
@@ -109,6 +117,7 @@ impl Scheduler {
         // Nobody can have asked for a job that is only being taken in.
         self.enlist(run, now);
         for (host, head) in lanes {
+            let host = self.shared.host(host);
             self.queue.restore_lane(id, host, head, if is_open { total } else { head });
         }
         if matches!(piece, Some(Piece::Sweep(_))) {

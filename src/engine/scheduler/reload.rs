@@ -42,13 +42,15 @@ impl Scheduler {
         {
             answer(reply, Err(EngineError::Contradiction(job)));
         }
-        if let Some(withdrawal) = run.withdrawal.take() {
-            answer(withdrawal.reply, Err(EngineError::Contradiction(job)));
+        if let Some(activity) = run.ongoing() {
+            if let Some(withdrawal) = activity.withdrawal.take() {
+                answer(withdrawal.reply, Err(EngineError::Contradiction(job)));
+            }
+            if let Some(hastening) = activity.hastening.take() {
+                answer(hastening.reply, Err(EngineError::Contradiction(job)));
+            }
+            activity.deferred.extend(activity.asked.drain(..).map(Deferred::Command));
         }
-        if let Some(hastening) = run.hastening.take() {
-            answer(hastening.reply, Err(EngineError::Contradiction(job)));
-        }
-        run.deferred.extend(std::mem::take(&mut run.asked).into_iter().map(Deferred::Command));
         self.reloading.push(job);
         self.queue.stop_job(job);
         for running in self.queue.running_of(job) {
@@ -150,7 +152,7 @@ impl Scheduler {
         }
         let Some(Reloaded { job, lanes, cut }) = found else { return self.drop_job(id) };
         let now = self.now();
-        let deferred = self.jobs.remove(id).map(|run| run.deferred).unwrap_or_default();
+        let deferred = self.jobs.remove(id).map(|mut run| run.take_activity().deferred).unwrap_or_default();
         self.queue.remove_job(id);
         let job = Arc::new(job);
         self.hub.publish(job.clone(), Vec::new());

@@ -30,7 +30,7 @@ impl Scheduler {
         let Some(run) = self.jobs.get_mut(job) else { return admitted.command.refuse(EngineError::NoJob(job)) };
         let is_stopped = run.job.stop.is_some();
         if !is_stopped && (run.is_selecting() || !matches!(run.stage, Stage::Open)) {
-            return run.asked.push_back(admitted);
+            return run.activity_mut().asked.push_back(admitted);
         }
         let Admitted { command, by, .. } = admitted;
         match command {
@@ -56,7 +56,7 @@ impl Scheduler {
         while let Some(run) = self.jobs.get_mut(job)
             && !run.is_selecting()
             && (run.job.stop.is_some() || matches!(run.stage, Stage::Open))
-            && let Some(admitted) = run.asked.pop_front()
+            && let Some(admitted) = run.ongoing().and_then(|it| it.asked.pop_front())
         {
             self.job_command(job, admitted);
         }
@@ -66,9 +66,10 @@ impl Scheduler {
     pub(super) fn end_selections(&mut self, job: JobId) {
         let Some(run) = self.jobs.get_mut(job) else { return };
         let row = run.job.clone();
-        let withdrawal = run.withdrawal.take().map(|it| (it.reply, it.count));
-        let hastened = run.hastening.take().map(|it| (it.reply, it.count));
-        for (reply, tasks) in withdrawal.into_iter().chain(hastened).collect::<Vec<_>>() {
+        let ongoing = run.ongoing();
+        let (withdrawal, hastening) = ongoing.map(|it| (it.withdrawal.take(), it.hastening.take())).unwrap_or_default();
+        let withdrawn = withdrawal.map(|it| (it.reply, it.count));
+        for (reply, tasks) in withdrawn.into_iter().chain(hastening.map(|it| (it.reply, it.count))) {
             self.outbox.then(Effect::Acted(reply, Acted { job: row.clone(), tasks }));
         }
         self.next_selection(job);
@@ -90,7 +91,7 @@ impl Scheduler {
         // Of a filter the store says which tasks it has found.
         let which = if which == TaskChoice::All { TaskChoice::Fitting(TaskFilter::default()) } else { which };
         let withdrawal = Withdrawal { which, to, error, by, running, sweeping, count: 0, is_noted: false, reply };
-        run.withdrawal = Some(Box::new(withdrawal));
+        run.activity_mut().withdrawal = Some(Box::new(withdrawal));
         if sweeping.is_some() {
             self.job_may_run(job, now);
             self.queue.drop_reads(job);
@@ -123,7 +124,8 @@ impl Scheduler {
     /// The attempt of a task that somebody has cancelled has ended.
     pub(super) fn withdrew(&mut self, id: TaskId, is_cancelled: bool) {
         let Some(run) = self.jobs.get_mut(id.job) else { return };
-        let Some(withdrawal) = run.withdrawal.as_mut().filter(|it| it.running.contains(&id.index)) else { return };
+        let withdrawal = run.ongoing().and_then(|it| it.withdrawal.as_mut());
+        let Some(withdrawal) = withdrawal.filter(|it| it.running.contains(&id.index)) else { return };
         withdrawal.running.remove(&id.index);
         withdrawal.count += u32::from(is_cancelled);
         if is_cancelled && !std::mem::replace(&mut withdrawal.is_noted, true) {
@@ -141,7 +143,7 @@ impl Scheduler {
             self.add_piece(Piece::Withdraw(job));
             return false;
         }
-        let Some(withdrawal) = &run.withdrawal else { return false };
+        let Some(withdrawal) = run.withdrawal() else { return false };
         let Some((state, from)) = withdrawal.sweeping else { return false };
         let (which, to, error) = (withdrawal.which.clone(), withdrawal.to, withdrawal.error.clone());
         let unnoted = (!withdrawal.is_noted).then(|| withdrawal.by.clone());
@@ -172,7 +174,7 @@ impl Scheduler {
         run.job_mut().swept(state, swept.count);
         let published = run.job.clone();
         let mut goes_on = false;
-        if let Some(withdrawal) = &mut run.withdrawal {
+        if let Some(withdrawal) = run.ongoing().and_then(|it| it.withdrawal.as_mut()) {
             withdrawal.is_noted |= swept.count > 0;
             withdrawal.swept(state, swept.count, swept.next);
             goes_on = withdrawal.sweeping.is_some();
@@ -193,7 +195,7 @@ impl Scheduler {
     /// Answers who has cancelled tasks, once all of them have ended.
     fn end_withdrawal(&mut self, job: JobId) {
         let Some(run) = self.jobs.get_mut(job) else { return };
-        let Some(withdrawal) = run.withdrawal.take_if(|it| it.is_over()) else { return };
+        let Some(withdrawal) = run.ongoing().and_then(|it| it.withdrawal.take_if(|it| it.is_over())) else { return };
         let acted = Acted { job: run.job.clone(), tasks: withdrawal.count };
         self.outbox.then(Effect::Acted(withdrawal.reply, acted));
         self.next_selection(job);
@@ -207,7 +209,8 @@ impl Scheduler {
             let acted = Acted { job: run.job.clone(), tasks: 0 };
             return self.outbox.then(Effect::Acted(reply, acted));
         }
-        run.hastening = Some(Box::new(Hastening { which, to, by, from: 0, count: 0, is_noted: false, reply }));
+        let hastening = Hastening { which, to, by, from: 0, count: 0, is_noted: false, reply };
+        run.activity_mut().hastening = Some(Box::new(hastening));
         self.add_piece(Piece::Hasten(job));
     }
 
@@ -215,7 +218,7 @@ impl Scheduler {
     pub(super) fn hasten(&mut self, job: JobId, limit: u32) {
         let due = self.now();
         let Some(run) = self.jobs.get_mut(job) else { return };
-        let Some(hastening) = &run.hastening else { return };
+        let Some(hastening) = run.activity().and_then(|it| it.hastening.as_ref()) else { return };
         let (which, from, to) = (hastening.which.clone(), hastening.from, hastening.to);
         let unnoted = (!hastening.is_noted).then(|| hastening.by.clone());
         let batch = self.outbox.batch();
@@ -234,13 +237,14 @@ impl Scheduler {
         }
         let Some(run) = self.jobs.get_mut(job) else { return };
         let row: Arc<Job> = run.job.clone();
-        let Some(hastening) = run.hastening.as_mut() else { return };
+        let Some(activity) = run.ongoing() else { return };
+        let Some(hastening) = activity.hastening.as_mut() else { return };
         hastening.count += hastened.tasks.len() as u32;
         hastening.is_noted |= !hastened.tasks.is_empty();
         if let Some(next) = hastened.next {
             hastening.from = next;
             self.add_piece(Piece::Hasten(job));
-        } else if let Some(done) = run.hastening.take() {
+        } else if let Some(done) = activity.hastening.take() {
             answer(done.reply, Ok(Acted { job: row, tasks: done.count }));
             self.next_selection(job);
         }

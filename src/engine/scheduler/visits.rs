@@ -258,7 +258,7 @@ async fn without_fitting(
     filter: &TaskFilter,
 ) -> Result<(u32, Option<TaskError>, Failures), StoreError> {
     if !filter.has_state(TaskState::Failed) {
-        return Ok((0, job.failure.clone(), job.failures.clone()));
+        return Ok((0, job.failure.as_deref().cloned(), job.failures.clone()));
     }
     let (mut count, mut kinds) = (0, Failures::default());
     let mut first: Option<StoredTask> = None;
@@ -305,7 +305,7 @@ async fn failure_that_stays(
     indexes: &[TaskIndex],
 ) -> Result<Option<TaskError>, StoreError> {
     let stays = |index: TaskIndex| indexes.binary_search(&index).is_err();
-    if let Some(first) = job.failure.as_ref().filter(|failure| failure.task_index.is_some_and(stays)) {
+    if let Some(first) = job.failure.as_deref().filter(|failure| failure.task_index.is_some_and(stays)) {
         return Ok(Some(first.clone()));
     }
     let mut from = Some(0);

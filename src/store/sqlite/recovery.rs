@@ -16,8 +16,9 @@ use crate::store::sqlite::rows::{
 };
 use crate::store::{CutAttempt, CutPage, DuePage, DueTask, Recovered, StoreError};
 
-/// Jobs of one part. Small ones reach it before 4 MiB, and a part takes several times its text while it is read.
-const JOBS_MAX: u32 = 2048;
+/// Jobs of one part. Small ones reach it long before 4 MiB: a part takes several times its text while it is read, and the next
+/// one is read while it is taken in.
+const JOBS_MAX: u32 = 1024;
 /// Attempts of one part.
 const CLAIMS_MAX: u32 = 4096;
 

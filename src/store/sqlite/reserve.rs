@@ -153,7 +153,14 @@ impl Reserve {
             return Ok(false);
         }
         let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
-        if fallocate(&file, FallocateFlags::empty(), 0, bytes).is_err() {
+        if let Err(errno) = fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+            let error = io::Error::from(errno);
+            if is_want_of_room(&error) {
+                // A quota is not in the numbers above. Nothing is written to find out how far it goes: each commit asks again,
+                // and what is left of it is for these.
+                file.set_len(self.held)?;
+                return Ok(false);
+            }
             // The file system cannot promise room; bytes that are written have it.
             file.seek(io::SeekFrom::Start(self.held))?;
             let zeros = vec![0; 1 << 16];

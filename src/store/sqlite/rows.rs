@@ -345,7 +345,7 @@ struct Moving {
     #[serde(skip_serializing_if = "is_default")]
     held: Held,
     #[serde(skip_serializing_if = "is_default")]
-    failure: Option<TaskError>,
+    failure: Option<Box<TaskError>>,
     #[serde(skip_serializing_if = "Failures::is_empty")]
     failures: Failures,
     sequence: u64,
@@ -371,7 +371,7 @@ struct Moving {
     #[serde(skip_serializing_if = "is_default_tenant")]
     tenant: Arc<str>,
     #[serde(skip_serializing_if = "is_default")]
-    caller: Option<TraceParent>,
+    caller: Option<Box<TraceParent>>,
 }
 
 fn is_default_tenant(name: &Arc<str>) -> bool {
@@ -400,7 +400,7 @@ pub(super) fn moving(job: &Job) -> Result<String, serde_json::Error> {
         secrets_gone: job.secrets_gone,
         credentials: job.credentials.clone(),
         tenant: job.tenant.name.clone(),
-        caller: job.caller,
+        caller: job.caller.clone(),
     })
 }
 

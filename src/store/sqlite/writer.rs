@@ -11,44 +11,39 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::store::sqlite::apply::{apply, apply_apart};
 use crate::store::sqlite::errors::Fault;
-use crate::store::sqlite::expiry;
 use crate::store::sqlite::insert::run;
-use crate::store::sqlite::keys::{self, Keyring};
+use crate::store::sqlite::keys::Keyring;
 use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::log::LogCopier;
-use crate::store::sqlite::needs::{Left, More, Need, room};
+use crate::store::sqlite::needs::{More, Need, room};
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::reserve::Reserve;
 use crate::store::sqlite::trail;
-use crate::store::sqlite::upkeep::{self, Progress};
 use crate::store::{Answer, Batch, Committed, Retention, StoreError, Upkeep, WriteStore};
 
 /// How long `SQLite` waits for a lock. Only a foreign process (a backup, a person's shell) ever holds one.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pages that are returned to the file system at once: 8 MiB, more than a batch of purges frees.
-const VACUUM: &str = "PRAGMA incremental_vacuum(2048)";
+pub(super) const VACUUM: &str = "PRAGMA incremental_vacuum(2048)";
 /// The number in [`VACUUM`].
-const VACUUM_PAGES: i64 = 2048;
-/// The largest database that is rewritten when its secrets were plain, in bytes: that takes about a second, in which nothing
-/// is committed. Of a larger one only the free pages are returned.
-const REWRITTEN_BYTES_MAX: i64 = 64 << 20;
+pub(super) const VACUUM_PAGES: i64 = 2048;
 const CHECKPOINT: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 
 /// The one connection that writes. There is one a data directory, which its lock makes sure of.
 pub struct SqliteWriter {
-    conn: SqliteConnection,
+    pub(super) conn: SqliteConnection,
     numbers: Numbers,
-    keyring: Keyring,
-    log: LogCopier,
+    pub(super) keyring: Keyring,
+    pub(super) log: LogCopier,
     /// Whether the commits do not copy the log, since the store is short of room.
-    leaves_log: bool,
+    pub(super) leaves_log: bool,
     /// None for a scratch store.
-    reserve: Option<Reserve>,
+    pub(super) reserve: Option<Reserve>,
     /// The last row of the audit, once it is known.
     last_audited: Option<trail::Last>,
-    retention: Retention,
+    pub(super) retention: Retention,
     /// Why it cannot be known what is stored, once that is so.
-    broken: Option<String>,
+    pub(super) broken: Option<String>,
     /// Held until the connection is closed.
     lock: Arc<DirLock>,
 }
@@ -79,25 +74,6 @@ impl SqliteWriter {
     /// Keeps what is not for ever as long as this says.
     pub fn retain(&mut self, retention: Retention) {
         self.retention = retention;
-    }
-
-    /// Erases a piece of the secrets that have been kept long enough.
-    async fn erase_piece(&mut self) -> Result<Upkeep, StoreError> {
-        let Some(kept) = self.retention.secrets else { return Ok(Upkeep::Done) };
-        let kept = i64::try_from(kept.as_micros()).unwrap_or(i64::MAX);
-        let nothing = Batch::default();
-        self.broken = Some("a commit was abandoned half-way".to_owned());
-        self.begin().await?;
-        match expiry::piece(&mut self.conn, &self.keyring.vault, kept).await {
-            Ok(is_more) => {
-                self.finish(&nothing).await?;
-                Ok(if is_more { Upkeep::More } else { Upkeep::Rest })
-            }
-            Err(fault) => {
-                let error = self.judge(fault);
-                self.roll_back(&nothing).await.and(Err(error))
-            }
-        }
     }
 
     async fn commit_batch(&mut self, batch: &Batch) -> Result<Committed, StoreError> {
@@ -193,71 +169,13 @@ impl SqliteWriter {
     }
 
     /// What a fault is that is about no job in particular.
-    fn judge(&self, fault: Fault) -> StoreError {
+    pub(super) fn judge(&self, fault: Fault) -> StoreError {
         match fault {
             Fault::NotWritten(why) if self.reserve.as_ref().is_some_and(Reserve::finds_no_room) => {
                 StoreError::Full(why)
             }
             fault => fault.of_all(),
         }
-    }
-
-    /// Seals a piece of what is plain, or sealed with an older key.
-    async fn seal_piece(&mut self) -> Result<Upkeep, StoreError> {
-        if self.broken.is_some() {
-            return Ok(Upkeep::Done);
-        }
-        if self.is_short() {
-            // The room that is lent is for what ends work.
-            return Ok(Upkeep::Later);
-        }
-        let Some(mut progress) = upkeep::load(&mut self.conn).await? else { return self.erase_piece().await };
-        if progress.is_through() {
-            return self.clear_traces(progress).await;
-        }
-        // Overwrites the pages that long rows leave behind, too.
-        sqlx::query("PRAGMA secure_delete = ON").execute(&mut self.conn).await?;
-        let nothing = Batch::default();
-        self.broken = Some("a commit was abandoned half-way".to_owned());
-        self.begin().await?;
-        match upkeep::piece(&mut self.conn, &self.keyring.vault, &mut progress).await {
-            Ok(()) => self.finish(&nothing).await.map(|()| Upkeep::More),
-            Err(fault) => {
-                let error = self.judge(fault);
-                self.roll_back(&nothing).await.and(Err(error))
-            }
-        }
-    }
-
-    /// All rows are sealed: what was plain is removed from free pages and from the log, a piece at a time. While a reader is
-    /// in the way, or there is no room, more is left to do later.
-    async fn clear_traces(&mut self, progress: Progress) -> Result<Upkeep, StoreError> {
-        keys::remove_retired(&mut self.conn, self.keyring.vault.current()).await?;
-        if progress.plain {
-            let sql = "SELECT page_count * page_size, freelist_count \
-                       FROM pragma_page_count, pragma_page_size, pragma_freelist_count";
-            let (bytes, free): (i64, i64) = sqlx::query_as(sql).fetch_one(&mut self.conn).await?;
-            let is_small = bytes <= REWRITTEN_BYTES_MAX;
-            if is_small || free > 0 {
-                let rewrite = if is_small { "VACUUM" } else { VACUUM };
-                if let Err(error) = sqlx::query(rewrite).execute(&mut self.conn).await {
-                    tracing::warn!(%error, "the store could not rewrite its file; what was plain may be left in it");
-                    return Ok(Upkeep::Later);
-                }
-            }
-            if is_small || free <= VACUUM_PAGES {
-                // Once: the rest may have to be tried again.
-                upkeep::rewritten(&mut self.conn, progress).await?;
-            }
-            return Ok(Upkeep::More);
-        }
-        if !self.empty_log_at_once().await? {
-            return Ok(Upkeep::Later);
-        }
-        upkeep::end(&mut self.conn).await?;
-        sqlx::query("PRAGMA secure_delete = FAST").execute(&mut self.conn).await?;
-        tracing::info!("all secrets in the database are sealed with its present key");
-        Ok(Upkeep::Done)
     }
 
     /// Copies the log where it has become long. When that fails, the next commits do it.
@@ -272,7 +190,7 @@ impl SqliteWriter {
     }
 
     /// Empties the log if no reader is in the way: nothing can be committed while one is waited for. Returns whether it did.
-    async fn empty_log_at_once(&mut self) -> Result<bool, StoreError> {
+    pub(super) async fn empty_log_at_once(&mut self) -> Result<bool, StoreError> {
         self.log.finish().await;
         sqlx::query("PRAGMA busy_timeout = 0").execute(&mut self.conn).await?;
         let emptied = sqlx::query_as(CHECKPOINT).fetch_one(&mut self.conn).await;
@@ -283,7 +201,7 @@ impl SqliteWriter {
     }
 
     /// Plain statements, not sqlx's transactions: those lose count when `SQLite` itself rolls back.
-    async fn begin(&mut self) -> Result<(), StoreError> {
+    pub(super) async fn begin(&mut self) -> Result<(), StoreError> {
         let Err(error) = run(&mut self.conn, sqlx::query("BEGIN IMMEDIATE")).await else { return Ok(()) };
         self.broken = None;
         Err(self.judge(error.into()))
@@ -291,7 +209,7 @@ impl SqliteWriter {
 
     /// COMMIT. When it fails for want of room or of a lock, the transaction is not in the log as `SQLite` reads it, and a
     /// rollback settles that. When it fails otherwise (a sync that failed, say) its last frame may be on disk.
-    async fn finish(&mut self, batch: &Batch) -> Result<(), StoreError> {
+    pub(super) async fn finish(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let Err(error) = run(&mut self.conn, sqlx::query("COMMIT")).await else {
             self.broken = None;
             return Ok(());
@@ -305,7 +223,7 @@ impl SqliteWriter {
     }
 
     /// `SQLite` may have rolled back by itself; then there is nothing to roll back, which is as good.
-    async fn roll_back(&mut self, batch: &Batch) -> Result<(), StoreError> {
+    pub(super) async fn roll_back(&mut self, batch: &Batch) -> Result<(), StoreError> {
         self.numbers.forget(batch.submissions.iter().map(|new| new.job.id));
         self.numbers.forget(batch.additions.iter().map(|addition| addition.job));
         match sqlx::query("ROLLBACK").execute(&mut self.conn).await {
@@ -320,66 +238,7 @@ impl SqliteWriter {
         }
     }
 
-    /// Gives a batch room of the reserve: a part, which the log then grows into, or all of it, and then lets the log begin
-    /// anew.
-    async fn give_room(&mut self, more: More) {
-        let Some(reserve) = &mut self.reserve else { return };
-        if !reserve.is_short() {
-            tracing::warn!("the disk is full: what ends or removes work uses the reserve of the store");
-        }
-        match more {
-            More::Nothing => return,
-            More::Part => reserve.lend(),
-            More::All => reserve.give_up(),
-        }
-        self.choose_copying().await;
-        if more == More::All {
-            self.empty_log().await;
-        }
-    }
-
-    /// While the store is short of room its commits do not copy the log: new pages would make the database longer, by more
-    /// than the part that is lent, and nothing would be left of that for what ends work.
-    async fn choose_copying(&mut self) {
-        let leaves = self.is_short();
-        if leaves == self.leaves_log {
-            return;
-        }
-        let pages = if leaves { 0 } else { self.log.bound() };
-        let pragma = AssertSqlSafe(format!("PRAGMA wal_autocheckpoint = {pages}"));
-        match sqlx::query(pragma).execute(&mut self.conn).await {
-            Ok(_) => self.leaves_log = leaves,
-            Err(error) => tracing::warn!(%error, "the store could not change who copies its log"),
-        }
-    }
-
-    /// Whether the log can be copied without the room that small batches need.
-    async fn has_room_to_copy(&mut self) -> bool {
-        let sql = "SELECT page_count * page_size, file FROM pragma_page_count, pragma_page_size, pragma_database_list \
-                   WHERE name = 'main'";
-        let told: Result<(i64, String), _> = sqlx::query_as(sql).fetch_one(&mut self.conn).await;
-        let Ok((bytes, file)) = told else { return false };
-        let Ok(file) = std::fs::metadata(&file) else { return false };
-        let growth = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_sub(file.len());
-        growth == 0 || self.reserve.as_ref().is_none_or(|reserve| reserve.has_room_for(growth))
-    }
-
-    /// Takes the reserve back as soon as there is room, before somebody else does. While a part of it is lent, a copy of the
-    /// log that takes room would take that part, and nothing could be cancelled any more.
-    async fn take_room_back(&mut self) {
-        let Some(left) = self.reserve.as_ref().map(Reserve::left) else { return };
-        let copies = match left {
-            Left::All | Left::NoReserve => return,
-            Left::Deletions => self.has_room_to_copy().await,
-            Left::Less => true,
-        };
-        if copies {
-            self.empty_log().await;
-        }
-        self.reserve.iter_mut().for_each(Reserve::restore);
-    }
-
-    async fn empty_log(&mut self) {
+    pub(super) async fn empty_log(&mut self) {
         self.log.finish().await;
         self.try_to("empty the log", CHECKPOINT).await;
     }

@@ -1,0 +1,92 @@
+//! Batches on their way to the store, and back: one of all kinds at a time, and beside it, while that one is blocked, one that
+//! makes room.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::engine::command::EngineError;
+use crate::engine::outbox::Sealed;
+use crate::engine::scheduler::Scheduler;
+use crate::engine::scheduler::in_flight::InFlight;
+use crate::engine::timers::Timer;
+use crate::engine::writer::Order;
+use crate::store::{Committed, StoreError};
+
+/// How long purges wait after there was no room even for them.
+const REMOVALS_REST: Duration = Duration::from_secs(1);
+
+impl Scheduler {
+    /// Begins a commit where none is under way and there is something to commit.
+    pub(super) async fn begin_commits(&mut self) {
+        // What makes room does not wait in one batch with what needs some.
+        if self.removals.is_none() && self.is_blocked() {
+            if !self.removals_rest {
+                self.add_purges();
+            }
+            if let Some(sealed) = self.outbox.seal_removals() {
+                self.removals = self.send(sealed, true).await;
+            }
+        }
+        if self.in_flight.is_none() {
+            let in_pieces = self.add_pieces();
+            if !self.outbox.is_empty() {
+                let jobs = &self.jobs;
+                let row = |id| jobs.get(id).map(|run| run.job.clone());
+                let sealed = self.outbox.seal(row, |id| in_pieces.contains(&id));
+                self.in_flight = self.send(sealed, false).await;
+            }
+        }
+    }
+
+    async fn send(&mut self, sealed: Sealed, is_removal: bool) -> Option<InFlight> {
+        let Sealed { number, batch, effects, ended } = sealed;
+        if batch.is_empty() {
+            self.perform(number, effects, &ended, Committed::default());
+            return None;
+        }
+        let (result, answer) = oneshot::channel();
+        let to = if is_removal { &self.link.removals } else { &self.link.orders };
+        // The writer takes one order of each kind at a time and is given one at a time, so this does not wait. If the writer
+        // is gone, the answer says so.
+        let _ = to.send(Order { batch, result }).await;
+        Some(InFlight { result: answer, number, effects, ended, since: Instant::now() })
+    }
+
+    pub(super) fn commit_done(&mut self, result: Result<Committed, StoreError>) -> Result<(), StoreError> {
+        let Some(InFlight { number, effects, ended, since, .. }) = self.in_flight.take() else { return Ok(()) };
+        match result {
+            Ok(committed) => {
+                tracing::trace!(batch = number, micros = since.elapsed().as_micros(), "committed");
+                self.perform(number, effects, &ended, committed);
+                Ok(())
+            }
+            Err(error) => {
+                let answer = EngineError::Store(error.to_string());
+                for effect in effects {
+                    effect.fail(answer.clone());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn removals_done(&mut self, result: Result<Committed, StoreError>) -> Result<(), StoreError> {
+        let Some(InFlight { number, effects, ended, .. }) = self.removals.take() else { return Ok(()) };
+        match result {
+            Ok(committed) => self.perform(number, effects, &ended, committed),
+            Err(StoreError::Fatal(why)) => return Err(StoreError::Fatal(why)),
+            // There was no room even for this: it is tried again with the next ones.
+            Err(error) => {
+                tracing::warn!("deletions were not stored: {error}");
+                self.removals_rest = true;
+                self.timers.set(self.now().plus(REMOVALS_REST), Timer::Removals);
+                for effect in effects {
+                    self.retry_removal(effect, &error);
+                }
+            }
+        }
+        Ok(())
+    }
+}
