@@ -117,6 +117,18 @@ fn a_task_whose_time_is_over_while_others_are_cancelled_fails_once() {
     runtime.block_on(directed::a_time_is_over_while_others_are_cancelled());
 }
 
+#[test]
+fn a_drain_gives_a_store_that_is_held_its_time() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(directed::a_drain_waits_for_a_store_that_is_held());
+}
+
+#[test]
+fn a_repeated_request_is_answered_while_there_is_no_room() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(directed::a_repetition_needs_no_room());
+}
+
 /// Otherwise a seed would say nothing.
 #[test]
 fn a_history_repeats_itself() {

@@ -434,7 +434,7 @@ impl Feed {
     /// Drops the events that are kept: watchers read them from the store.
     fn forget_events(&self) {
         if let Some(watched) = &mut lock(&self.state).watched {
-            (watched.ring, watched.ring_bytes) = (VecDeque::new(), 0);
+            (watched.ring, watched.ring_bytes, watched.batch) = (VecDeque::new(), 0, None);
         }
     }
 

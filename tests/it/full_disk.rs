@@ -12,13 +12,46 @@ use crate::support::disk::SmallDisk;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::{Server, until};
-use crate::support::spec::{fetch, job};
+use crate::support::spec::{fetch, fetch_as, job};
 
 /// Takes all the room that there is.
 fn fill(path: &std::path::Path) {
     let mut rest = fs::File::create(path).unwrap();
     while rest.write_all(&[0; 4096]).is_ok() {}
     rest.sync_all().unwrap();
+}
+
+/// One submission that there is no room for is refused, and keeps nobody from ending work.
+#[tokio::test]
+async fn a_large_job_on_a_full_disk_is_refused_and_others_are_cancelled() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in(place.path()).unwrap();
+    let Some(_disk) = SmallDisk::mount(dir.path(), "64m") else { return };
+    let root = dir.path().to_owned();
+    let (server, origin) = (Server::over(dir, &["--allow-private-networks"]).await, Origin::start());
+    origin.reply("/stall", Reply::hang());
+    let running = server.submit(job(vec![fetch(origin.url("/stall"))])).await;
+    until(async || !origin.requests("/stall").is_empty()).await;
+    fill(&root.join("rest"));
+    // A little is left beside the reserve.
+    let rest = fs::File::options().write(true).open(root.join("rest")).unwrap();
+    rest.set_len(rest.metadata().unwrap().len() - (4 << 20)).unwrap();
+    let body = pb::FetchSpec {
+        url: origin.url("/stall"),
+        method: "POST".into(),
+        body: vec![7; 1 << 20],
+        ..Default::default()
+    };
+    let large = || job((0..10).map(|_| fetch_as(body.clone())).collect());
+    for _ in 0..2 {
+        let request = pb::SubmitJobRequest { job: Some(large()), ..Default::default() };
+        let answer = tokio::time::timeout(Duration::from_secs(30), server.jobs().submit_job(request)).await;
+        let refused = answer.expect("the job is neither stored nor refused").unwrap_err();
+        assert!(matches!(refused.code(), Code::ResourceExhausted | Code::Unavailable), "{refused:?}");
+    }
+    let cancel = pb::CancelJobRequest { job_id: running.clone(), ..Default::default() };
+    let cancelled = server.jobs().cancel_job(cancel).await.unwrap().into_inner().job.unwrap();
+    assert_eq!(cancelled.state(), JobState::Cancelled);
 }
 
 #[tokio::test]

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use haul::pb;
 use haul::pb::TaskState;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::object::Object;
 use crate::support::origin::Origin;
-use crate::support::reply::{Cut, Pause};
+use crate::support::reply::{Cut, Pause, Reply};
 use crate::support::server::{PATIENCE, Server};
-use crate::support::spec::{download, job, millis, quick_retry};
+use crate::support::spec::{download, fetch, job, millis, quick_retry};
 
 const SIZE: u64 = 400_000;
 const HELD: u64 = 150_000;
@@ -116,4 +117,35 @@ async fn a_paused_download_shows_what_it_holds() {
     server.jobs().pause_job(pb::PauseJobRequest { job_id: id.clone() }).await.unwrap();
     assert_held(until_state(&server, &id, TaskState::Pending).await.progress);
     until_job_agrees(&server, &id).await;
+}
+
+/// A job without a durable change for long is shown as it progresses, however busy the server is beside it.
+#[tokio::test]
+async fn a_job_that_only_progresses_is_shown_beside_busy_ones() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("a"));
+    let object = Object::new(1, 64 << 20);
+    origin.handle("/slow", move |request| object.respond(request).bytes_per_second(1 << 20));
+    let slow = server.submit(job(vec![download(origin.url("/slow"))])).await;
+    let request = pb::WatchJobsRequest { progress_interval: Some(millis(300)), ..Default::default() };
+    let mut stream = server.jobs().watch_jobs(request).await.unwrap().into_inner();
+    let done = CancellationToken::new();
+    let busy = async {
+        while !done.is_cancelled() {
+            server.submit(job(vec![fetch(origin.url("/a"))])).await;
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    };
+    let watch = async {
+        let mut seen = std::collections::BTreeSet::new();
+        while seen.len() < 4 {
+            if let pb::watch_jobs_response::Event::Job(job) = stream.message().await.unwrap().unwrap().event.unwrap()
+                && job.job_id == slow
+            {
+                seen.insert(job.progress.unwrap_or_default().bytes_done);
+            }
+        }
+        done.cancel();
+    };
+    tokio::join!(busy, async { tokio::time::timeout(PATIENCE, watch).await.unwrap() });
 }

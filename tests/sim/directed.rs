@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,18 +10,22 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use haul::clock::Clock;
 use haul::engine::bounds::Bounds;
+use haul::engine::command::EngineError;
 use haul::engine::workers::WorkerParts;
+use haul::engine::writer::Condition;
 use haul::engine::{self, Checks, EngineParts};
 use haul::files::{ContentStore, Durability, Root, Roots};
 use haul::model::failure::{Failure, FailureReason};
 use haul::model::group::{GroupMode, GroupPolicy};
 use haul::model::ids::TaskId;
+use haul::model::job::JobState;
 use haul::model::limits::Limits;
 use haul::model::spec::{FetchSpec, JobSpec, TaskOptions, TaskSpec, TimeoutOptions, Work};
 use haul::model::task_filter::{TaskChoice, TaskFilter};
 use haul::model::time::Timestamp;
 use haul::net::{Body, BodySource, Profile, Request, Response, Transport};
-use haul::store::{Answer, Batch, Committed, Store as _, WriteStore};
+use haul::store::{Answer, Batch, Committed, Store as _, StoreError, WriteStore};
+use haul::telemetry::metrics::page;
 use http::{HeaderMap, StatusCode, header};
 
 use crate::memory::{MemoryStore, MemoryWriter};
@@ -69,6 +74,26 @@ impl WriteStore for Slow {
     }
 }
 
+/// A store that somebody holds for as long as this says.
+struct Locked(MemoryWriter, Arc<AtomicBool>);
+
+impl WriteStore for Locked {
+    fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, Committed> {
+        async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if self.1.load(Ordering::Relaxed) {
+                return Err(StoreError::Retry("somebody holds it".to_owned()));
+            }
+            self.0.commit(batch).await
+        }
+        .boxed()
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        std::future::ready(()).boxed()
+    }
+}
+
 fn fetch(url: &str, limit: Option<Duration>) -> TaskSpec {
     let timeouts = TimeoutOptions { task: limit, ..TimeoutOptions::default() };
     let options = TaskOptions { timeouts, ..TaskOptions::default() };
@@ -105,7 +130,9 @@ fn parts(dir: &std::path::Path, memory: &MemoryStore) -> EngineParts {
 pub(crate) async fn a_time_is_over_while_others_are_cancelled() {
     let dir = tempfile::tempdir().unwrap();
     let memory = MemoryStore::default();
-    let (engine, task) = engine::start(parts(dir.path(), &memory), Box::new(Slow(memory.writer())), 1).await.unwrap();
+    let parts = parts(dir.path(), &memory);
+    let metrics = parts.metrics.clone();
+    let (engine, task) = engine::start(parts, Box::new(Slow(memory.writer())), 1).await.unwrap();
     let mut work = tokio::task::JoinSet::new();
     work.spawn(task.run());
     let group = || GroupPolicy { mode: GroupMode::Collect, ..GroupPolicy::default() };
@@ -119,10 +146,74 @@ pub(crate) async fn a_time_is_over_while_others_are_cancelled() {
     let filter = TaskFilter { host: "10.0.0.2".to_owned(), ..TaskFilter::default() };
     let acted = engine.cancel_tasks(job.id, TaskChoice::Fitting(filter), "not these".to_owned()).await.unwrap();
     assert_eq!(acted.tasks, 400);
+    let counted = page::page(&metrics, page::Gauges::default(), page::Form::Classic);
+    let of_cancelled = |line: &&str| line.starts_with("haul_tasks_ended") && line.contains("cancelled");
+    let of_cancelled: Vec<&str> = counted.lines().filter(of_cancelled).collect();
+    assert!(of_cancelled.iter().any(|line| line.contains("fetch") && line.ends_with(" 400")), "{of_cancelled:?}");
     let ended = tokio::time::timeout(Duration::from_secs(60), engine.ended(job.id)).await.unwrap().unwrap();
     assert_eq!((ended.counts.failed, ended.counts.cancelled), (5, 400));
     assert_eq!(ended.sequence, memory.job(job.id).await.unwrap().unwrap().sequence);
     let late = memory.task(TaskId { job: job.id, index: 0 }).await.unwrap().unwrap();
     assert_eq!(late.row.task.error.unwrap().reason, FailureReason::TimeoutTask);
     assert!(work.try_join_next().is_none(), "the engine ended by itself");
+}
+
+/// What is stored with patience runs once, and what is given up runs again.
+pub(crate) async fn a_drain_waits_for_a_store_that_is_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = MemoryStore::default();
+    let held = Arc::new(AtomicBool::new(false));
+    let writer = Box::new(Locked(memory.writer(), held.clone()));
+    let (engine, task) = engine::start(parts(dir.path(), &memory), writer, 1).await.unwrap();
+    let mut work = tokio::task::JoinSet::new();
+    work.spawn(task.run());
+    let job = engine.submit(JobSpec::default(), vec![fetch("http://10.0.0.9/", None)], "", None).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    held.store(true, Ordering::Relaxed);
+    let asker = engine.clone();
+    let mut asked = tokio::task::JoinSet::new();
+    asked.spawn(async move { asker.pause(job.id).await });
+    let mut condition = engine.condition();
+    condition.wait_for(|it| matches!(it, Condition::Blocked(_))).await.unwrap();
+    engine.drain().await;
+    // Less than a drain waits.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(work.try_join_next().is_none(), "it has given up");
+    held.store(false, Ordering::Relaxed);
+    assert!(asked.join_next().await.unwrap().unwrap().is_ok());
+    work.join_next().await.unwrap().unwrap().unwrap();
+    assert_eq!(memory.job(job.id).await.unwrap().unwrap().state, JobState::Paused);
+}
+
+/// A client whose answer was lost learns its job and its chunk, whatever else there is no room for.
+pub(crate) async fn a_repetition_needs_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = MemoryStore::default();
+    let bounds = Bounds { jobs_bytes: 16 << 10, ..Bounds::default() };
+    let parts = EngineParts { bounds, ..parts(dir.path(), &memory) };
+    let (engine, task) = engine::start(parts, Box::new(memory.writer()), 1).await.unwrap();
+    let mut work = tokio::task::JoinSet::new();
+    work.spawn(task.run());
+    let spec = || JobSpec { open: true, ..JobSpec::default() };
+    let submit = async |id: &str, path: &str| {
+        let task = fetch(&format!("http://10.0.0.9/{path}"), None);
+        engine.submit(spec(), vec![task], id, None).await.map(|job| job.id)
+    };
+    let first = submit("first", "a").await.unwrap();
+    let chunk = async |id: &str| engine.add_tasks(first, id, vec![fetch("http://10.0.0.9/b", None)]).await;
+    let added = chunk("c").await.unwrap();
+    let mut number = 0;
+    let full = loop {
+        number += 1;
+        if let Err(error) = submit(&format!("job {number}"), "a").await {
+            break error;
+        }
+        assert!(number < 100, "memory is never used up");
+    };
+    assert!(matches!(full, EngineError::TooManyJobs), "{full}");
+    assert_eq!(submit("first", "a").await.unwrap(), first);
+    assert!(matches!(submit("first", "other").await, Err(EngineError::RequestIdTaken(_))));
+    assert!(matches!(submit("", "a").await, Err(EngineError::TooManyJobs)));
+    let again = chunk("c").await.unwrap();
+    assert_eq!((again.first, again.count), (added.first, added.count));
 }

@@ -3,11 +3,12 @@
 use std::fs;
 use std::sync::Arc;
 
+use haul::model::audit::{AuditEntry, AuditRow, Of};
 use haul::model::event::EventKind;
 use haul::model::job::{Job, JobState};
 use haul::model::time::Timestamp;
 use haul::store::sqlite::{Durability, SqliteStore};
-use haul::store::{Batch, Content, JobFilter, NewPage, Store as _, StoreError, WriteStore as _};
+use haul::store::{Batch, Content, JobFilter, NewPage, Store as _, StoreError, Upkeep, WriteStore as _};
 
 use super::support::*;
 use crate::disk::SmallDisk;
@@ -105,6 +106,57 @@ fn small(number: u32) -> Batch {
     batch.pages.truncate(10);
     batch.events.truncate(10);
     batch
+}
+
+/// Nothing that removes nothing gets the reserve of deletions, and no deletion uses up what is lent.
+#[tokio::test]
+async fn what_is_lent_stays_for_small_batches() {
+    let place = tempfile::tempdir().unwrap();
+    let Some(_disk) = SmallDisk::mount(place.path(), "160m") else { return };
+    let dir = place.path().join("data");
+    let (store, mut writer) = SqliteStore::open(&dir, Durability::Full).await.unwrap();
+    let length = |name: &str| fs::metadata(dir.join(name)).unwrap().len();
+    // The log has more new pages than what is lent has room for.
+    for number in 1..=3 {
+        writer.commit(&large(number)).await.unwrap();
+    }
+    let mut rest = fs::File::create(place.path().join("rest")).unwrap();
+    while std::io::Write::write_all(&mut rest, &[0; 4096]).is_ok() {}
+    let logged = length("haul.db-wal");
+    assert!(logged > 10 << 20, "{logged} bytes of the log");
+
+    let row = AuditRow { subject: "x".repeat(2000), ..AuditRow::default() };
+    let refusals = || Batch {
+        audit: (0..200).map(|_| AuditEntry { row: row.clone(), of: Of::Always }).collect(),
+        ..Batch::default()
+    };
+    writer.commit(&refusals()).await.unwrap();
+    assert_eq!(length("haul.reserve"), 32 << 20, "a part is lent");
+    assert!(length("haul.db-wal") >= logged, "no room was made for what makes none");
+    // Sealing everything anew would use it up.
+    writer.commit(&Batch { new_data_key: true, ..Batch::default() }).await.unwrap();
+    assert_eq!(writer.upkeep().await.unwrap(), Upkeep::Later);
+
+    let done = writer.commit(&Batch { deletions: vec![job_id(1)], ..Batch::default() }).await.unwrap();
+    assert_eq!(done.deletions, [true]);
+    assert_eq!(length("haul.reserve"), 32 << 20);
+    assert!(length("haul.db-wal") >= logged, "a copy of the log would have taken what is lent");
+    for number in 10..15 {
+        writer.commit(&small(number)).await.unwrap();
+    }
+    assert!(matches!(writer.commit(&large(20)).await, Err(StoreError::Full(_))));
+    // Who removes more than that gets all of it.
+    for number in [1, 2, 3, 10, 11, 12, 13, 14].map(job_id) {
+        writer.commit(&Batch { deletions: vec![number], ..Batch::default() }).await.unwrap();
+        let purge = || Batch { purges: vec![(number, 256)], ..Batch::default() };
+        while !writer.commit(&purge()).await.unwrap().purges[0].is_gone {}
+    }
+    drop(rest);
+    fs::remove_file(place.path().join("rest")).unwrap();
+    writer.regain().await.unwrap();
+    assert!(!writer.is_short());
+    assert!(matches!(writer.upkeep().await, Ok(Upkeep::More | Upkeep::Done | Upkeep::Later)));
+    assert!(store.jobs(&JobFilter::default(), 9).await.unwrap().items.is_empty());
 }
 
 #[tokio::test]

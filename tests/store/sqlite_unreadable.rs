@@ -3,7 +3,7 @@
 use haul::model::task::Task;
 use haul::model::time::Timestamp;
 use haul::store::sqlite::{Durability, SqliteStore};
-use haul::store::{DueTask, Store as _, WriteStore as _};
+use haul::store::{Batch, DueTask, JobFilter, Store as _, TaskQuery, WriteStore as _};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
 use super::support::*;
@@ -96,5 +96,78 @@ async fn jobs_and_attempts_that_cannot_be_read_do_not_hold_those_behind_them() {
             }
         }
         assert_eq!(found, [task_id(9_999, 0)]);
+    }
+}
+
+/// Callers' lists: what is behind a row that cannot be read is listed all the same.
+#[tokio::test]
+async fn rows_that_cannot_be_read_end_no_list() {
+    for spec in DAMAGES {
+        let mut rig = Rig::new::<Sqlite>().await;
+        for number in 1..=9 {
+            rig.job_of(number, 12).await;
+        }
+        for index in 0..12 {
+            rig.end(task_id(1, index), succeeded).await;
+        }
+        rig.commit(Batch {
+            events: (0..12).map(|index| ended_event(task_id(1, index), u64::from(index) + 1)).collect(),
+            ..Batch::default()
+        })
+        .await;
+        damage(&rig, format!("UPDATE tasks SET spec = '{spec}' WHERE id & 4294967295 IN (0, 1, 2, 3, 4, 9)")).await;
+        let no_job = spec.replace("{}", "{\"group\":1}");
+        damage(
+            &rig,
+            format!(
+                "UPDATE job_specs SET spec = '{no_job}' WHERE job IN (SELECT no FROM jobs WHERE no BETWEEN 4 AND 8)"
+            ),
+        )
+        .await;
+
+        let mut filter = JobFilter::default();
+        let mut found = Vec::new();
+        loop {
+            let page = rig.store.jobs(&filter, 2).await.unwrap();
+            found.extend(page.items.iter().map(|job| job.id));
+            let Some(next) = page.next else { break };
+            filter.before = Some(next);
+        }
+        assert_eq!(found, [9, 3, 2, 1].map(job_id));
+
+        let good = [5, 6, 7, 8, 10, 11];
+        let (mut from, mut found) = (Some(0), Vec::new());
+        while let Some(start) = from {
+            let page = rig.store.tasks(job_id(1), &[], start, 2).await.unwrap();
+            found.extend(page.items.iter().map(|task| task.index));
+            from = found.last().filter(|_| page.has_more).map(|last| last + 1);
+        }
+        assert_eq!(found, good);
+        let (mut query, mut found) = (TaskQuery::default(), Vec::new());
+        loop {
+            let page = rig.store.find_tasks(job_id(1), &query, 2).await.unwrap();
+            found.extend(page.items.iter().map(|task| task.index));
+            let Some(next) = page.next else { break };
+            query.from = next;
+        }
+        assert_eq!(found, good);
+
+        let (mut after, mut found) = (Some(0), Vec::new());
+        while let Some(start) = after {
+            let page = rig.store.events(job_id(1), start, 2).await.unwrap();
+            found.extend(page.items.iter().filter_map(|event| event.head.task));
+            after = page.items.last().filter(|_| page.has_more).map(|last| last.head.sequence);
+        }
+        assert_eq!(found, good);
+        let (mut before, mut found) = (u64::MAX, Vec::new());
+        loop {
+            let page = rig.store.events_before(job_id(1), before, &[], 2).await.unwrap();
+            found.extend(page.items.iter().filter_map(|event| event.head.task));
+            let Some(next) = page.next else { break };
+            before = next;
+        }
+        found.reverse();
+        assert_eq!(found, good);
+        assert!(rig.store.visit(job_id(5)).await.is_err(), "who asks for it alone is told");
     }
 }
