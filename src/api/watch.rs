@@ -5,7 +5,7 @@
 //! the few that it is to be sent next.
 //!
 //! What a busy job costs is its events times its watchers. So an event is written once for all of them, and where many watch,
-//! each is told of several events at a time: one packet and one wake-up for all of them.
+//! each gets several events at a time: one packet and one wake-up for all of them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

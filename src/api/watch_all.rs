@@ -33,7 +33,8 @@ const UNFINISHED: [JobState; 4] = [JobState::Pending, JobState::Running, JobStat
 const ENDED: [JobState; 3] = [JobState::Succeeded, JobState::Failed, JobState::Cancelled];
 /// The most names of jobs that are read at once.
 const NAMES_MAX: u32 = 10_000;
-/// Jobs that were told of and are remembered, to tell when they are gone or leave what is watched: some megabytes.
+/// Jobs that were sent and are remembered, so that the watch can say when they are gone or leave what is watched: some
+/// megabytes.
 const TOLD_MAX: usize = 100_000;
 /// The memory of listed jobs that wait for the client, in bytes, roughly; the first one waits however large it is.
 const QUEUE_BYTES_MAX: usize = 256 << 10;
@@ -120,7 +121,7 @@ struct Watcher {
     listings: VecDeque<JobFilter>,
     /// How many jobs were left out of the list.
     more: u32,
-    /// Jobs that are older and were not told of are those that were left out.
+    /// Older jobs that were not sent are those that were left out.
     floor: Option<JobId>,
     told: BTreeSet<JobId>,
     /// Whether the first listing is read, and the oldest job of it that was.
@@ -355,7 +356,7 @@ impl Watcher {
         Ok(self.store.job(id).await?.map(Arc::new))
     }
 
-    /// Returns what is to be told of a job that changed.
+    /// Returns what to send about a job that changed.
     async fn look(&mut self, id: JobId) -> Result<Option<Event>, Status> {
         let Some(job) = self.job(id).await? else {
             return Ok(self.told.remove(&id).then(|| Event::DeletedJobId(id.to_string())));
