@@ -25,9 +25,9 @@ use crate::store::{JobFilter, Store};
 
 /// The most jobs that are acted on at once: so many are committed together.
 const AT_ONCE: usize = 64;
-/// How often it is told how far the call is.
+/// How often a message says how far the call is.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// The most failures that are told in all.
+/// The most failures that all messages together list.
 const FAILURES_MAX: usize = 1_000;
 /// Jobs whose names are read at once.
 const NAMES_MAX: u32 = 10_000;

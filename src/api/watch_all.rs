@@ -121,7 +121,7 @@ struct Watcher {
     listings: VecDeque<JobFilter>,
     /// How many jobs were left out of the list.
     more: u32,
-    /// Jobs that are older and were not told of are those that were left out.
+    /// Older jobs that were not sent are those that were left out.
     floor: Option<JobId>,
     told: Told,
     /// Whether the first listing is read, and the oldest job of it that was.
@@ -355,7 +355,7 @@ impl Watcher {
         Ok(self.store.job(id).await?.map(Arc::new))
     }
 
-    /// Returns what is to be told of a job that changed.
+    /// Returns what to send about a job that changed.
     async fn look(&mut self, id: JobId) -> Result<Option<Event>, Status> {
         let Some(job) = self.job(id).await? else {
             return Ok(self.told.remove(id).then(|| Event::DeletedJobId(id.to_string())));

@@ -106,7 +106,7 @@ pub(crate) enum Command {
     /// Run failed and cancelled tasks of an ended job again
     #[command(after_help = "Example:\n  haul retry @last --reason http-status --host example.com")]
     Retry(With<RetryArgs>),
-    /// Try tasks again now that wait for their next attempt
+    /// Try tasks that wait for their next attempt again, now
     RetryNow(With<RetryNowArgs>),
     /// Do one thing to all jobs that match
     #[command(
@@ -174,7 +174,7 @@ const GROUPS: &[(&str, &[&str])] = &[
 ];
 
 /// Cells before the description of a command: two of margin, the longest name and a gap.
-const ABOUT_INDENT: usize = 12;
+const ABOUT_INDENT: usize = 13;
 
 /// Returns the command line, with its commands in groups, for a screen of so many columns.
 pub(crate) fn command(columns: usize) -> clap::Command {
@@ -187,7 +187,7 @@ pub(crate) fn command(columns: usize) -> clap::Command {
     for (group, names) in GROUPS {
         let _ = writeln!(groups, "{group}:");
         for name in *names {
-            let line = term::line::Line::from(format!("  {name:<9} {}", about(name)));
+            let line = term::line::Line::from(format!("  {name:<10} {}", about(name)));
             for line in line.folded(columns, ABOUT_INDENT) {
                 let _ = writeln!(groups, "{}", line.rendered(false));
             }

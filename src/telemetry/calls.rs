@@ -1,5 +1,5 @@
 //! Counts calls, those of every face: how they ended, how long they took, and how many are open. Where there is a collector
-//! of traces, it is told of each.
+//! of traces, each call gets a span.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,10 +27,10 @@ pub struct CountCalls {
     tracer: Option<CallTracer>,
 }
 
-/// Tells a collector of calls.
+/// Makes a span of each call.
 #[derive(Clone)]
 pub struct CallTracer {
-    /// Who is told.
+    /// Where the spans go.
     pub traces: Arc<Traces>,
     /// The time.
     pub now: Arc<dyn Fn() -> Timestamp + Send + Sync>,

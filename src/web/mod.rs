@@ -166,7 +166,7 @@ fn no_method(request: &Request<Body>) -> Response<Body> {
     Refusal::no_method(method, path, "GET, HEAD, OPTIONS".to_owned()).of(&RequestId::of(request)).into_response()
 }
 
-/// Answers a scrape. Who may not is told so as everywhere outside gRPC.
+/// Answers a scrape. A caller that may not is refused as everywhere outside gRPC.
 async fn scraped(metrics: &Services, request: Request<Body>) -> Response<Body> {
     match *request.method() {
         Method::GET | Method::HEAD => {}

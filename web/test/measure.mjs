@@ -1,7 +1,8 @@
 // Measures the dashboard on a server with 10,000 jobs and a million tasks: `HAUL_BIN=target/release/haul node test/measure.mjs`.
 //
-// Prints how long the page of the jobs takes until its rows are there, how long task 999,999 takes, and the heap of a page
-// over HAUL_MINUTES (10) of a busy job, after a collection each time.
+// Prints how long the page of the jobs takes until its rows are there (and that of a server without jobs, which says how much
+// of it is the browser's), how long task 999,999 takes, and the heap of a page over HAUL_MINUTES (10) of a busy job, after a
+// collection each time.
 import { at, openContext, ready, startBrowser } from "./browser.mjs";
 import { startOrigin } from "./origin.mjs";
 import { downloadOf, fetchOf, startServer } from "./server.mjs";
@@ -27,7 +28,8 @@ await Promise.all(
 );
 console.log(`${JOBS} jobs and ${TASKS} tasks are there`);
 
-const times = { jobs: [], search: [], task: [], address: [] };
+const empty = await startServer();
+const times = { empty: [], jobs: [], search: [], task: [], address: [] };
 for (let round = 0; round < 7; round++) {
   // A browser of its own each time: nothing is in its cache.
   const { context } = await openContext(browser);
@@ -38,6 +40,7 @@ for (let round = 0; round < 7; round++) {
     await at(page, hook, rest).first().waitFor();
     times[name].push(performance.now() - began);
   };
+  await timed("empty", () => page.goto(`${empty.base}/jobs`, { waitUntil: "commit" }), "jobs-empty", "");
   await timed("jobs", () => page.goto(`${server.base}/jobs`, { waitUntil: "commit" }), "job-row", "");
   await timed("search", () => at(page, "jobs-search").fill("job 4242"), "job-title", ':text-is("job 4242")');
   await page.goto(`${server.base}/jobs/${large}/tasks`);
@@ -75,4 +78,4 @@ while (minutes > 0 && Date.now() < end) {
 }
 await browser.close();
 origin.stop();
-await server.stop();
+await Promise.all([server.stop(), empty.stop()]);

@@ -3,7 +3,7 @@
 import { mkdirSync } from "node:fs";
 import { startBrowser, openContext, ready } from "./browser.mjs";
 import { startOrigin } from "./origin.mjs";
-import { startServer } from "./server.mjs";
+import { downloadOf, startServer } from "./server.mjs";
 import { seed } from "./seed.mjs";
 
 const [folder = "screens", ...only] = process.argv.slice(2);
@@ -33,6 +33,21 @@ for (const colorScheme of ["light", "dark"]) {
       await page.screenshot({ path: `${folder}/${name}-${size}-${colorScheme}.png` });
       const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
       if (wide > 0) console.log(`${name} ${size}: ${wide} px too wide`);
+    }
+    if (!only.length || only.includes("lost")) {
+      // A server that is gone under an open page.
+      const gone = await startServer();
+      const id = await gone.submit({ title: "survivor", tasks: [downloadOf(origin.url("slow/200000?bytes=60000000"))] });
+      for (const [name, path] of [["lost-jobs", "/jobs"], ["lost-job", `/jobs/${id}`]]) {
+        await page.goto(gone.base + path);
+        await ready(page);
+        await page.waitForTimeout(1000);
+        await gone.kill();
+        await page.waitForSelector('[data-testid="bar"][data-kind="lost"]');
+        await page.screenshot({ path: `${folder}/${name}-${size}-${colorScheme}.png` });
+        await gone.launch();
+      }
+      await gone.stop();
     }
     if (wrong.length) console.log(wrong);
     await context.close();

@@ -35,7 +35,7 @@ pub struct Traces {
     metrics: Arc<Metrics>,
     /// Of how many attempts of a large job that did not fail there is a span, from 0 to 1.
     ratio: f64,
-    /// Failed attempts that were told, of large jobs that have not ended.
+    /// How many failed attempts have a span, of large jobs that have not ended.
     failures: Mutex<HashMap<JobId, u32>>,
 }
 

@@ -44,7 +44,7 @@ export class JobModel {
     return () => this.#listeners.delete(listener);
   }
 
-  // Takes the job from the answer of a call, which is newer than what the watch told.
+  // Takes the job from the answer of a call, which is newer than what the watch sent.
   take(job: Job | undefined): void {
     if (!job) return;
     const isRestarted = this.job.peek() && hasEnded(this.job.peek()!.state) && !hasEnded(job.state);
@@ -71,7 +71,7 @@ export class JobModel {
     }
   }
 
-  // The watch of a job ends with the job. Whether it is retried or deleted after that is told by the one over jobs.
+  // The watch of a job ends with the job. The watch over jobs says whether it is retried or deleted after that.
   async #runsAgain(signal: AbortSignal, alive: () => void): Promise<boolean> {
     const left = new AbortController();
     let isThere = false;

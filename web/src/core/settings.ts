@@ -1,4 +1,4 @@
-// What this browser is told to remember: the theme, and whether single keys are shortcuts.
+// What this browser remembers: the theme, and whether single keys are shortcuts.
 import { signal } from "@preact/signals";
 
 export type Theme = "auto" | "light" | "dark";

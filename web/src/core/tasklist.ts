@@ -53,7 +53,7 @@ abstract class Tasks {
   abstract at(place: number): Task | undefined;
   abstract want(first: number, last: number): void;
   abstract refresh(): Promise<void>;
-  // Takes what the watch told of tasks that are held.
+  // Takes what the watch sent about tasks that are held.
   abstract take(tasks: Map<number, Task>): void;
 
   stop = (): void => this.aborts.abort();

@@ -38,7 +38,7 @@ export function Tasks({ model, job, open }: { model: JobModel; job: Job; open: n
     };
   }, [tasks]);
 
-  // What started, or waits for something else now, is told by no event; so what is in sight is asked for again while the
+  // No event says what started, or waits for something else now; so what is in sight is asked for again while the
   // job goes on.
   const isOpen = !hasEnded(job.state);
   const sequence = model.sequence.value;

@@ -281,7 +281,7 @@ export function SubmitPage() {
   );
 }
 
-// A violation of a task is told with the line that the task came from.
+// A violation of a task names the line that the task came from.
 function inLine(it: Violation, lines: number[]): Violation {
   const found = /^job\.tasks\[(\d+)\](?:\.(?:fetch|download))?(?:\.(\w+))?/.exec(it.field);
   if (!found) return it;

@@ -39,7 +39,7 @@ export function readNumber(form: FormData, name: string): number {
 
 const U32_MAX = 4_294_967_295;
 
-// Reads a number as the contract has most of them. What does not fit is told under the field's own name.
+// Reads a number as the contract has most of them. An error about a number that does not fit names the field.
 export function readWhole(form: FormData, name: string, max = U32_MAX): number {
   const value = readNumber(form, name);
   if (Number.isInteger(value) && Math.abs(value) <= max) return value;
