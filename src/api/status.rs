@@ -131,6 +131,13 @@ impl Violations {
         }
     }
 
+    /// Adds what was noted elsewhere.
+    pub(crate) fn append(&mut self, other: Violations) {
+        let room = VIOLATIONS_MAX.saturating_sub(self.listed.len()).min(other.listed.len());
+        self.more += other.more + other.listed.len() - room;
+        self.listed.extend(other.listed.into_iter().take(room));
+    }
+
     /// Returns whether nothing is wrong so far.
     pub fn is_empty(&self) -> bool {
         self.listed.is_empty()

@@ -149,6 +149,29 @@ impl Engine {
         self.ask(bytes, |reply| Command::Submit { spec: Box::new(spec), request, tasks, caller, reply }).await
     }
 
+    /// Returns the job that this request made, where it did before: it is answered again, whatever is asked of jobs by now.
+    pub async fn submitted(
+        &self,
+        spec: &JobSpec,
+        tasks: &[TaskSpec],
+        request_id: &str,
+    ) -> Result<Option<Arc<Job>>, EngineError> {
+        let Some(tenant) = self.by.scope.no().filter(|_| !request_id.is_empty()) else { return Ok(None) };
+        let known = self.runner.store.request((self.by.principal, tenant), request_id).await?;
+        let Some((id, _)) = known.filter(|(_, digest)| *digest == self.digest(&(spec, tasks))) else { return Ok(None) };
+        match self.job(id).await {
+            Ok(job) => Ok(Some(job)),
+            Err(EngineError::NoJob(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the chunk of this name, where it was stored with these tasks.
+    pub async fn added(&self, job: JobId, chunk_id: &str, tasks: &[TaskSpec]) -> Result<Option<Chunk>, EngineError> {
+        let known = self.runner.store.chunk(job, chunk_id).await?;
+        Ok(known.filter(|chunk| chunk.digest == self.digest(&tasks)))
+    }
+
     /// Adds a chunk of tasks to an open job. The same chunk again is answered again.
     pub async fn add_tasks(&self, job: JobId, chunk_id: &str, tasks: Vec<TaskSpec>) -> Result<Chunk, EngineError> {
         let (digest, bytes, chunk_id) = (self.digest(&tasks), bytes_of(&tasks), chunk_id.to_owned());

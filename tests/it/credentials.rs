@@ -452,3 +452,37 @@ async fn the_command_line_sets_shows_and_deletes_it() {
     assert!(code == 0 && text.contains("is deleted"), "{text}");
     assert_eq!(run(&["credential", "show", "api"]).0, 1);
 }
+
+/// What is durable is answered again, whatever would be said of it by now: its answer may have been lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_is_answered_again_when_its_credential_is_gone() {
+    let (server, origin) = (server().await, Origin::start());
+    set(&server, bound("api", &origin), bearer(SECRET)).await;
+    origin.reply("/a", Reply::ok("a"));
+    let task = || using("api", fetch(origin.url("/a")));
+    let open = || pb::JobSpec { open: true, ..job(vec![task()]) };
+    let submit = |request_id: &str| pb::SubmitJobRequest {
+        request_id: request_id.into(),
+        job: Some(open()),
+        ..Default::default()
+    };
+    let job_id = async |request_id: &str| {
+        server.jobs().submit_job(submit(request_id)).await.map(|it| it.into_inner().job.unwrap().job_id)
+    };
+    let first = job_id("r").await.unwrap();
+    let add = async |chunk_id: &str| {
+        let chunk = pb::AddTasksRequest { job_id: first.clone(), chunk_id: chunk_id.into(), tasks: vec![task()] };
+        let mut answers = server.jobs().add_tasks(futures_util::stream::iter([chunk])).await.unwrap().into_inner();
+        answers.message().await.map(Option::unwrap)
+    };
+    let added = add("c").await.unwrap();
+    let mut client = AccessServiceClient::new(server.channel.clone());
+    let delete = pb::DeleteCredentialRequest { name: "api".into(), force: true, ..Default::default() };
+    client.delete_credential(delete).await.unwrap();
+    assert_eq!(job_id("r").await.unwrap(), first);
+    assert_eq!(add("c").await.unwrap(), added);
+    refused(job_id("other").await, Code::InvalidArgument, "INVALID_ARGUMENT");
+    refused(add("other").await, Code::InvalidArgument, "INVALID_ARGUMENT");
+    let changed = pb::SubmitJobRequest { job: Some(pb::JobSpec { title: "x".into(), ..open() }), ..submit("r") };
+    refused(server.jobs().submit_job(changed).await, Code::InvalidArgument, "INVALID_ARGUMENT");
+}

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
+use haul::model::access::PrincipalNo;
 use haul::model::audit::{AuditFilter, AuditRecord, AuditRow};
 use haul::model::book::Book;
 use haul::model::counts::Counts;
@@ -14,6 +15,7 @@ use haul::model::limits::Limits;
 use haul::model::outcome::Outcome;
 use haul::model::spec::Work;
 use haul::model::task::TaskState;
+use haul::model::tenant::TenantNo;
 use haul::model::time::Timestamp;
 use haul::store::page_token::PageTokens;
 use haul::store::{
@@ -251,8 +253,12 @@ impl Store for MemoryStore {
         now(self.rows().visible(job).map(|rows| rows.events_before(before, kinds, limit)).unwrap_or_default())
     }
 
-    fn request<'a>(&'a self, request_id: &'a str) -> Answer<'a, Option<(JobId, [u8; 32])>> {
-        now(self.rows().requests.get(&(request_id.to_owned(), 0, 1)).copied())
+    fn request<'a>(
+        &'a self,
+        (principal, tenant): (PrincipalNo, TenantNo),
+        request_id: &'a str,
+    ) -> Answer<'a, Option<(JobId, [u8; 32])>> {
+        now(self.rows().requests.get(&(request_id.to_owned(), principal, tenant)).copied())
     }
 
     fn task(&self, id: TaskId) -> Answer<'_, Option<StoredTask>> {

@@ -158,8 +158,8 @@ fn requested(number: u32, request: &str, digest: u8) -> Submission {
 pub async fn a_request_is_stored_once<B: Backend>() {
     let mut rig = Rig::new::<B>().await;
     rig.commit(Batch { submissions: vec![requested(1, "req '1'", 7)], ..Batch::default() }).await;
-    assert_eq!(rig.store.request("req '1'").await.unwrap(), Some((job_id(1), [7; 32])));
-    assert_eq!(rig.store.request("other").await.unwrap(), None);
+    assert_eq!(rig.store.request((0, 1), "req '1'").await.unwrap(), Some((job_id(1), [7; 32])));
+    assert_eq!(rig.store.request((0, 1), "other").await.unwrap(), None);
     // Again, with another digest, beside others and twice in one batch.
     let submissions = vec![
         requested(2, "new", 1),
@@ -176,7 +176,7 @@ pub async fn a_request_is_stored_once<B: Backend>() {
     for number in [2, 4, 6] {
         assert_eq!(rig.store.tasks(job_id(number), &[], 0, 9).await.unwrap().items.len(), 1, "job {number}");
     }
-    assert_eq!(rig.store.request("new").await.unwrap(), Some((job_id(2), [1; 32])));
+    assert_eq!(rig.store.request((0, 1), "new").await.unwrap(), Some((job_id(2), [1; 32])));
     // Of a job that is known, nothing can be changed.
     rig.refuse(3, Batch { jobs: vec![Arc::new(job(3, 1))], ..Batch::default() }).await;
 }
@@ -188,7 +188,7 @@ pub async fn a_request_of_a_refused_job_is_free<B: Backend>() {
     let submissions = vec![requested(1, "r", 1), requested(2, "r", 2)];
     let done = rig.refuse(1, Batch { submissions, ..Batch::default() }).await;
     assert_eq!(done.submissions[1], Submitted::Stored);
-    assert_eq!(rig.store.request("r").await.unwrap(), Some((job_id(2), [2; 32])));
+    assert_eq!(rig.store.request((0, 1), "r").await.unwrap(), Some((job_id(2), [2; 32])));
 }
 
 /// Request ids are each principal's own, and so are lists.
@@ -203,7 +203,7 @@ pub async fn jobs_have_creators<B: Backend>() {
     let done = rig.commit(Batch { submissions, ..Batch::default() }).await;
     let known = Submitted::Known { job: job_id(2), digest: [2; 32] };
     assert_eq!(done.submissions, [Submitted::Stored, Submitted::Stored, Submitted::Stored, known]);
-    assert_eq!(rig.store.request("r").await.unwrap(), Some((job_id(1), [1; 32])));
+    assert_eq!(rig.store.request((0, 1), "r").await.unwrap(), Some((job_id(1), [1; 32])));
     let of = |no| JobFilter { created_by: Some(no), ..JobFilter::default() };
     for (no, job) in [(0, 1), (16, 2), (17, 3)] {
         assert_eq!(ids(&rig, of(no), 9).await, [job_id(job)], "{no}");

@@ -118,7 +118,7 @@ async fn ask_all(store: &SqliteStore, id: TaskId) {
     store.limits().await.unwrap();
     store.access().await.unwrap();
     store.job(job).await.unwrap();
-    store.request("r").await.unwrap();
+    store.request((0, 1), "r").await.unwrap();
     store.task(id).await.unwrap();
     store.task_by_key(job, "k").await.unwrap();
     store.events(job, 3, 9).await.unwrap();

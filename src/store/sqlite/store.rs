@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::model::access::PrincipalNo;
 use crate::model::audit::AuditFilter;
 use crate::model::book::Book;
 use crate::model::counts::Counts;
@@ -11,6 +12,7 @@ use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::task::TaskState;
+use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 use crate::store::page_token::PageTokens;
 use crate::store::sqlite::lock::DirLock;
@@ -81,8 +83,12 @@ impl Store for SqliteStore {
         Box::pin(listing::ids(&self.callers, filter, limit))
     }
 
-    fn request<'a>(&'a self, request_id: &'a str) -> Answer<'a, Option<(JobId, [u8; 32])>> {
-        Box::pin(jobs::request(&self.callers, request_id))
+    fn request<'a>(
+        &'a self,
+        by: (PrincipalNo, TenantNo),
+        request_id: &'a str,
+    ) -> Answer<'a, Option<(JobId, [u8; 32])>> {
+        Box::pin(jobs::request(&self.callers, by, request_id))
     }
 
     fn task(&self, id: TaskId) -> Answer<'_, Option<StoredTask>> {
