@@ -278,7 +278,7 @@ mod tests {
         ] {
             assert_eq!(wrong(option).line, 2, "{option}");
         }
-        assert!(!wrong("  http-passwd: SESAME").to_string().contains("SESAME"));
+        assert!(!wrong("  http-passwd: open-sesame").to_string().contains("open-sesame"));
         assert_eq!(Lines::new(Format::Aria2).next("  out=x").unwrap_err().line, 1);
     }
 }
