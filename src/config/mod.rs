@@ -3,7 +3,9 @@
 //! Everything that can be wrong with a setting is found here, all of it at once, before anything is opened. This module
 //! must not know what the settings do.
 
+pub mod choices;
 mod directories;
+pub mod file;
 pub mod keys;
 pub mod network;
 pub mod raw;
@@ -16,10 +18,11 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv6Net};
 
+use crate::config::choices::{FileDurability, LogFormat};
 use crate::config::directories::{directories, tenant_directories};
 use crate::config::keys::DataKey;
 use crate::config::network::{Network, Place};
-use crate::config::raw::{FileDurability, LogFormat, ServeArgs};
+use crate::config::raw::ServeArgs;
 use crate::config::values::{duration, egress_proxy, hosts, lifetime, metrics_hosts, nat64_prefixes, networks};
 use crate::model::limits::Limits;
 use crate::model::secret::Secret;
@@ -160,7 +163,7 @@ impl ServeConfig {
     /// The settings of a command line (with its environment) over its file over the defaults.
     pub fn load(args: &ServeArgs) -> Result<ServeConfig, ConfigError> {
         let file = match &args.config {
-            Some(path) => raw::read_file(path).map_err(|error| ConfigError(vec![error]))?,
+            Some(path) => file::read_file(path).map_err(|error| ConfigError(vec![error]))?,
             None => ServeArgs::default(),
         };
         Self::resolve(args, &file)
@@ -288,7 +291,7 @@ mod tests {
     use super::*;
 
     fn args(file: &str) -> ServeArgs {
-        raw::parse_file(file, Path::new("haul.toml")).unwrap()
+        file::parse_file(file, Path::new("haul.toml")).unwrap()
     }
 
     #[test]

@@ -279,6 +279,7 @@ async fn a_certificate_that_changes_between_its_reading_and_the_first_look_is_se
         client_ca: None,
         client_crl: None,
         client_auth: haul::listen::tls::ClientAuth::Off,
+        is_modern: false,
     };
     let tls = std::sync::Arc::new(haul::listen::tls::Tls::load(settings).unwrap());
     let (certificate, key) = authority.server();
