@@ -121,10 +121,11 @@ pub async fn serve(
     let mut around = around(&settings, readiness.subscribe(), access.clone(), counted, figures.clone());
     around.tracer = traces.map(|traces| tracer(traces, &engine));
 
+    let last_row = audit_log::last_row(store.as_ref()).await?;
     let mut work = JoinSet::from_iter([async move { task.run().await.map_err(ServeError::from) }]);
     prepare_access(&settings, &engine).await?;
     let mut calls = listeners.serve(&settings.engine.data_dir, routes, &around, &settings.bounds, &closing);
-    let mut following = keep_on(&settings, &access, &engine, store, figures, &closing);
+    let mut following = keep_on(&settings, &access, &engine, (store, last_row), figures, &closing);
     following.spawn(room.keep(sizes, closing.clone()));
     let telling = Telling::start(sender);
     if let Some(tls) = tls {
@@ -243,19 +244,19 @@ async fn flush_uses(access: &Access) {
     }
 }
 
-/// Does what is done from time to time, until `closing`.
+/// Does what is done from time to time, until `closing`. `audit`: the store, and the number of its last row when it started.
 fn keep_on(
     settings: &ServerSettings,
     access: &Access,
     engine: &Engine,
-    store: Arc<dyn Store>,
+    (store, last_row): (Arc<dyn Store>, u64),
     figures: Figures,
     closing: &CancellationToken,
 ) -> JoinSet<()> {
     let mut all = JoinSet::from_iter([access.clone().keep(closing.clone())]);
     all.spawn(log_audit_heads(store.clone(), closing.clone()));
     if let Some(sink) = settings.audit_log.clone() {
-        all.spawn(audit_log::follow(store, sink, closing.clone()));
+        all.spawn(audit_log::follow(store, sink, last_row, closing.clone()));
     }
     all.spawn(figures.follow_sizes(closing.clone()));
     all.spawn(systemd::watch(engine.clone(), closing.clone()));
