@@ -182,6 +182,13 @@ fn notes(config: &ServeConfig) -> Vec<String> {
             "`--auth none`: every client that reaches the server may do everything, with a token or without".to_owned(),
         );
     }
+    if config.forget_sealed {
+        notes.push(
+            "`--forget-sealed`: at a start with another root key all secrets in the database are given up; leave it out from \
+             now on"
+                .to_owned(),
+        );
+    }
     if config.file_durability == FileDurability::None {
         notes.push("`--file-durability none`: a power cut can lose files of downloads that succeeded".to_owned());
     }
@@ -263,6 +270,7 @@ fn call_bounds(network: &Network) -> CallBounds {
 fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
     let (policy, insecure) = policy(&config.network);
     let (exposure, call_bounds) = (exposure(&config.network), call_bounds(&config.network));
+    let roots = config.data_key.map_or(RootKeys::Beside, root_keys);
     let Access {
         allow_private_networks,
         allow_networks,
@@ -302,7 +310,7 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
             queue_bytes: config.queue_bytes as usize,
             parts_by_url: false,
             scratch: false,
-            root_keys: config.data_key.map_or(RootKeys::Beside, root_keys),
+            root_keys: if config.forget_sealed { RootKeys::Forgetting(Box::new(roots)) } else { roots },
             egress_proxy,
             retention: Retention {
                 secrets: config.secret_retention,

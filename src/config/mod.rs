@@ -88,6 +88,8 @@ pub struct ServeConfig {
     pub queue_bytes: u64,
     /// Where the key of the secrets in the database is; `None`: in the data directory.
     pub data_key: Option<DataKey>,
+    /// Whether secrets are given up whose key is lost.
+    pub forget_sealed: bool,
     /// How long the secrets of a job are kept after its end; `None`: as long as the job.
     pub secret_retention: Option<Duration>,
     /// How long rows of the audit are kept.
@@ -226,6 +228,7 @@ impl ServeConfig {
             max_download_bytes: merged.max_download_bytes,
             queue_bytes: merged.queue_bytes.unwrap_or(QUEUE_BYTES_DEFAULT),
             data_key: DataKey::resolve(&merged, &mut wrong),
+            forget_sealed: merged.forget_sealed.unwrap_or(false),
             secret_retention: match merged.secret_retention.as_deref() {
                 Some("never") => None,
                 text => Some(lifetime("secret_retention", text, SECRET_RETENTION_DEFAULT, &mut wrong)),

@@ -159,7 +159,9 @@ impl Network {
         let grpc_web = merged.grpc_web.unwrap_or(true);
         let web = merged.web.unwrap_or(if grpc_web { Switch::On } else { Switch::Off });
         if !grpc_web && web == Switch::On {
-            wrong.push("`web` is on and `grpc_web` is off, by which the dashboard calls; leave out one of them".to_owned());
+            wrong.push(
+                "`web` is on and `grpc_web` is off, by which the dashboard calls; leave out one of them".to_owned(),
+            );
         }
         let mut positive = |name: &str, value: Option<u32>| {
             if value == Some(0) {

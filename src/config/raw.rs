@@ -11,8 +11,8 @@ use clap::builder::BoolishValueParser;
 use serde::Deserialize;
 
 use crate::config::choices::{
-    Auth, Exposed, FileDurability, HealthFor, IdentityArgs, InsecureListen, LogFormat, Switch, TenantArgs, TlsClientAuth,
-    TlsVersion,
+    Auth, Exposed, FileDurability, HealthFor, IdentityArgs, InsecureListen, LogFormat, Switch, TenantArgs,
+    TlsClientAuth, TlsVersion,
 };
 
 /// The heading of the flags that say who may call.
@@ -186,6 +186,18 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_DATA_KEY_PREVIOUS", value_name = "KEY")]
     pub data_key_previous: Option<String>,
 
+    /// Start although the root key is lost, and give up all secrets in the database; for one start
+    #[arg(
+        long,
+        env = "HAUL_FORGET_SEALED",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new()
+    )]
+    pub forget_sealed: Option<bool>,
+
     /// How long the secrets of a job are kept after its end, for `RetryJob`; `never`: as long as the job [default: 24h]
     #[arg(long, env = "HAUL_SECRET_RETENTION", value_name = "TIME")]
     pub secret_retention: Option<String>,
@@ -263,7 +275,7 @@ pub struct ServeArgs {
     )]
     pub audit_reads: Option<bool>,
 
-    /// How long rows of the audit are kept, of which there are about 1 GiB at most [default: 365d]
+    /// How long rows of the audit are kept, which take 1 GiB at most [default: 365d]
     #[arg(long, env = "HAUL_AUDIT_RETENTION", value_name = "TIME", help_heading = NETWORK)]
     pub audit_retention: Option<String>,
 

@@ -113,6 +113,16 @@ pub fn erase<T: Bagged>(spec: &mut T) -> bool {
     is_erased
 }
 
+/// Puts [`REDACTED`] in the place of every secret of what [`pack`] left, where its bag is lost.
+pub fn forget<T: Bagged>(left: &mut T) {
+    left.slots(&mut |slot| match slot {
+        Slot::Secret(secret) if place(secret.expose().as_bytes()).is_some() => *secret = Secret::new(REDACTED),
+        Slot::Url(url) if place(url.as_bytes()).is_some() => REDACTED.clone_into(url),
+        Slot::Body(body) if place(body).is_some() => *body = REDACTED.as_bytes().to_vec(),
+        Slot::Secret(_) | Slot::Url(_) | Slot::Body(_) => {}
+    });
+}
+
 /// Returns whether something that the requests of a task need was erased, and reads [`REDACTED`]: no client can submit that in
 /// the place of a secret. `is_gone`: the job says so of itself, and then bodies and plain headers may be erased too.
 pub fn is_erased(job: &JobSpec, task: &TaskSpec, is_gone: bool) -> bool {
@@ -251,6 +261,9 @@ mod tests {
         let download = DownloadSpec { url, mirrors, path: "p".into(), ..DownloadSpec::default() };
         for work in [Work::Fetch(fetch), Work::Download(download)] {
             let whole = task(work, full_options());
+            let (mut lost, _) = pack(&whole).unwrap();
+            forget(&mut lost);
+            assert!(is_erased(&JobSpec::default(), &lost, true) && !format!("{lost:?}").contains(MARK));
             let (mut left, bag) = pack(&whole).unwrap();
             let json = serde_json::to_string(&left).unwrap();
             // In base64 it would read otherwise.
@@ -283,7 +296,10 @@ mod tests {
             of("http://a/x?token=SESAME", HttpOptions::default()),
             of("http://me:SESAME@a/x", HttpOptions::default()),
             of("http://a/x", HttpOptions { bearer_token: Some(Secret::new("SESAME")), ..HttpOptions::default() }),
-            of("http://a/x", HttpOptions { basic_auth: Some(("me".into(), Secret::new("S"))), ..HttpOptions::default() }),
+            of(
+                "http://a/x",
+                HttpOptions { basic_auth: Some(("me".into(), Secret::new("S"))), ..HttpOptions::default() },
+            ),
         ] {
             assert!(!is_erased(&JobSpec::default(), &spec, false));
             assert!(erase(&mut spec));
