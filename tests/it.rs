@@ -14,9 +14,11 @@ mod it {
     mod control;
     mod crash;
     mod credentials;
+    mod credentials_live;
     mod curl;
     mod dashboard;
     mod downloads;
+    mod echoes;
     mod errors;
     mod faces;
     mod failures;
@@ -35,6 +37,7 @@ mod it {
     mod model;
     mod network;
     mod outlives;
+    mod planted;
     mod progress;
     mod rest;
     mod sealing;

@@ -91,9 +91,7 @@ impl Runner {
                 (work.await, Some(failure))
             }
         };
-        let is_echo = |end: &AttemptEnd| {
-            matches!(end, AttemptEnd::Failed(failure) if failure.reason == FailureReason::SecretEchoed)
-        };
+        let is_echo = |end: &AttemptEnd| matches!(end, AttemptEnd::Failed(failure) if failure.reason == FailureReason::SecretEchoed);
         if let Some(failure) = late.filter(|_| !matches!(ended.end, AttemptEnd::Done(_)) && !is_echo(&ended.end)) {
             ended.end = AttemptEnd::Failed(failure);
         }
@@ -104,9 +102,7 @@ impl Runner {
             *failure = echoed();
             ended.report.url.clear();
         }
-        if is_echo(&ended.end)
-            && matches!(&launch.spec.work, Work::Fetch(spec) if spec.pagination.is_some())
-        {
+        if is_echo(&ended.end) && matches!(&launch.spec.work, Work::Fetch(spec) if spec.pagination.is_some()) {
             work::drop_pages(self, launch).await;
         }
         ended
