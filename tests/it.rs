@@ -15,9 +15,11 @@ mod it {
     mod crash;
     mod creators;
     mod credentials;
+    mod credentials_live;
     mod curl;
     mod dashboard;
     mod downloads;
+    mod echoes;
     mod errors;
     mod faces;
     mod failures;
@@ -37,6 +39,7 @@ mod it {
     mod model;
     mod network;
     mod outlives;
+    mod planted;
     mod progress;
     mod read_pages;
     mod rest;

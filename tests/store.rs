@@ -16,6 +16,7 @@ mod store {
     pub mod jobs;
     pub mod pages;
     pub mod restart;
+    pub mod sqlite_audit;
     pub mod sqlite_copies;
     pub mod sqlite_full;
     pub mod sqlite_open;

@@ -199,6 +199,10 @@ async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     if !verified.wrong.is_empty() {
         return Ok(ExitCode::FAILURE);
     }
+    if verified.unknown > 0 {
+        let rows = words::count(verified.unknown, "earlier row");
+        screen::line(format!("{rows} cannot be verified: the key is gone (`--forget-sealed`)"));
+    }
     let head = if verified.head.is_empty() { String::new() } else { format!("; head {}", verified.head) };
     screen::line(format!("{} of the audit, none changed or missing{head}", words::count(verified.rows, "row")));
     Ok(ExitCode::SUCCESS)

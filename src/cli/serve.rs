@@ -9,11 +9,12 @@ use tokio::sync::watch;
 
 use crate::cli::args::Usage;
 use crate::cli::term::screen;
+use crate::config::choices::{Auth, Exposed, FileDurability, HealthFor, LogFormat, Switch, TlsClientAuth, TlsVersion};
 use crate::config::keys::{DataKey, KeyPlace};
 use crate::config::network::{
     INBOUND_BYTES_PER_CONNECTION_MAX, Network, OUTBOUND_BYTES_MAX, OUTBOUND_BYTES_PER_CONNECTION_MAX, Place,
 };
-use crate::config::raw::{Auth, Exposed, FileDurability, HealthFor, LogFormat, ServeArgs, Switch, TlsClientAuth};
+use crate::config::raw::ServeArgs;
 use crate::config::tls::TlsConfig;
 use crate::config::{Access, AuditLog, ServeConfig};
 use crate::model::access::AuthMode;
@@ -181,6 +182,13 @@ fn notes(config: &ServeConfig) -> Vec<String> {
             "`--auth none`: every client that reaches the server may do everything, with a token or without".to_owned(),
         );
     }
+    if config.forget_sealed {
+        notes.push(
+            "`--forget-sealed`: at a start with another root key all secrets in the database are given up; leave it out from \
+             now on"
+                .to_owned(),
+        );
+    }
     if config.file_durability == FileDurability::None {
         notes.push("`--file-durability none`: a power cut can lose files of downloads that succeeded".to_owned());
     }
@@ -208,6 +216,7 @@ fn tls(config: TlsConfig) -> TlsSettings {
         key: config.key,
         client_ca: config.client_ca,
         client_crl: config.client_crl,
+        is_modern: config.min_version == TlsVersion::V13,
         client_auth: match config.client_auth {
             TlsClientAuth::Off => ClientAuth::Off,
             TlsClientAuth::Optional => ClientAuth::Optional,
@@ -261,6 +270,7 @@ fn call_bounds(network: &Network) -> CallBounds {
 fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
     let (policy, insecure) = policy(&config.network);
     let (exposure, call_bounds) = (exposure(&config.network), call_bounds(&config.network));
+    let roots = config.data_key.map_or(RootKeys::Beside, root_keys);
     let Access {
         allow_private_networks,
         allow_networks,
@@ -300,9 +310,13 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
             queue_bytes: config.queue_bytes as usize,
             parts_by_url: false,
             scratch: false,
-            root_keys: config.data_key.map_or(RootKeys::Beside, root_keys),
+            root_keys: if config.forget_sealed { RootKeys::Forgetting(Box::new(roots)) } else { roots },
             egress_proxy,
-            retention: Retention { secrets: config.secret_retention, audit: config.audit_retention },
+            retention: Retention {
+                secrets: config.secret_retention,
+                audit: config.audit_retention,
+                ..Retention::default()
+            },
         },
         listen: config.network.listen.clone(),
         metrics_listen: config.network.metrics_listen,
@@ -311,6 +325,7 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
         identities: config.network.identities.clone(),
         bounds: bounds(&config.network, descriptors),
         request_body_idle: config.network.request_body_idle,
+        has_grpc_web: config.network.grpc_web,
         has_dashboard: config.network.web == Switch::On,
         browsers: BrowserRules { hosts: config.network.web_hosts, origins: config.network.cors_origins },
         policy,

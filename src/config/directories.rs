@@ -155,7 +155,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let at = |path: &str| place.path().join(path);
         let refused = |tenants: &[(&str, &str)]| {
-            let dir = |path: &str| crate::config::raw::TenantArgs { download_dir: at(path) };
+            let dir = |path: &str| crate::config::choices::TenantArgs { download_dir: at(path) };
             let tenants = tenants.iter().map(|(name, path)| ((*name).to_owned(), dir(path))).collect();
             let args = ServeArgs { tenants: Some(tenants), ..ServeArgs::default() };
             let mut wrong = Vec::new();

@@ -3,7 +3,9 @@
 //! Everything that can be wrong with a setting is found here, all of it at once, before anything is opened. This module
 //! must not know what the settings do.
 
+pub mod choices;
 mod directories;
+pub mod file;
 pub mod keys;
 pub mod network;
 pub mod raw;
@@ -16,10 +18,11 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv6Net};
 
+use crate::config::choices::{FileDurability, LogFormat};
 use crate::config::directories::{directories, tenant_directories};
 use crate::config::keys::DataKey;
 use crate::config::network::{Network, Place};
-use crate::config::raw::{FileDurability, LogFormat, ServeArgs};
+use crate::config::raw::ServeArgs;
 use crate::config::values::{duration, egress_proxy, hosts, lifetime, metrics_hosts, nat64_prefixes, networks};
 use crate::model::limits::Limits;
 use crate::model::secret::Secret;
@@ -85,6 +88,8 @@ pub struct ServeConfig {
     pub queue_bytes: u64,
     /// Where the key of the secrets in the database is; `None`: in the data directory.
     pub data_key: Option<DataKey>,
+    /// Whether secrets are given up whose key is lost.
+    pub forget_sealed: bool,
     /// How long the secrets of a job are kept after its end; `None`: as long as the job.
     pub secret_retention: Option<Duration>,
     /// How long rows of the audit are kept.
@@ -160,7 +165,7 @@ impl ServeConfig {
     /// The settings of a command line (with its environment) over its file over the defaults.
     pub fn load(args: &ServeArgs) -> Result<ServeConfig, ConfigError> {
         let file = match &args.config {
-            Some(path) => raw::read_file(path).map_err(|error| ConfigError(vec![error]))?,
+            Some(path) => file::read_file(path).map_err(|error| ConfigError(vec![error]))?,
             None => ServeArgs::default(),
         };
         Self::resolve(args, &file)
@@ -223,6 +228,7 @@ impl ServeConfig {
             max_download_bytes: merged.max_download_bytes,
             queue_bytes: merged.queue_bytes.unwrap_or(QUEUE_BYTES_DEFAULT),
             data_key: DataKey::resolve(&merged, &mut wrong),
+            forget_sealed: merged.forget_sealed.unwrap_or(false),
             secret_retention: match merged.secret_retention.as_deref() {
                 Some("never") => None,
                 text => Some(lifetime("secret_retention", text, SECRET_RETENTION_DEFAULT, &mut wrong)),
@@ -288,7 +294,7 @@ mod tests {
     use super::*;
 
     fn args(file: &str) -> ServeArgs {
-        raw::parse_file(file, Path::new("haul.toml")).unwrap()
+        file::parse_file(file, Path::new("haul.toml")).unwrap()
     }
 
     #[test]

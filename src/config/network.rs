@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::config::raw::{Auth, Exposed, HealthFor, InsecureListen, ServeArgs, Switch};
+use crate::config::choices::{Auth, Exposed, HealthFor, InsecureListen, Switch};
+use crate::config::raw::ServeArgs;
 use crate::config::tls::{TlsConfig, identities};
 use crate::config::values::{duration, hosts, lifetime};
 use crate::model::access::LIFETIME_MAX_DEFAULT;
@@ -106,6 +107,8 @@ pub struct Network {
     pub health: HealthFor,
     /// Whether calls that only read are in the audit.
     pub audit_reads: bool,
+    /// Whether gRPC-Web is served.
+    pub grpc_web: bool,
     /// Whether there is a dashboard.
     pub web: Switch,
     /// Names under which browsers may reach the server, in lower case, without port.
@@ -153,6 +156,13 @@ impl Network {
                 "`calls_per_second` is {calls_per_second}; set it to 0.001 or more, or to 0 for any number"
             ));
         }
+        let grpc_web = merged.grpc_web.unwrap_or(true);
+        let web = merged.web.unwrap_or(if grpc_web { Switch::On } else { Switch::Off });
+        if !grpc_web && web == Switch::On {
+            wrong.push(
+                "`web` is on and `grpc_web` is off, by which the dashboard calls; leave out one of them".to_owned(),
+            );
+        }
         let mut positive = |name: &str, value: Option<u32>| {
             if value == Some(0) {
                 wrong.push(format!("`{name}` is 0, so nobody could ever call; set it to at least 1"));
@@ -194,7 +204,8 @@ impl Network {
             reflection: merged.reflection.unwrap_or_default(),
             health: merged.health.unwrap_or_default(),
             audit_reads: merged.audit_reads.unwrap_or(false),
-            web: merged.web.unwrap_or(Switch::On),
+            grpc_web,
+            web,
             web_hosts: hosts("web_hosts", merged.web_hosts.as_deref(), wrong),
             cors_origins: origins(merged.cors_origins.as_deref(), wrong),
             max_connections,
@@ -326,7 +337,7 @@ fn origins(texts: Option<&[String]>, wrong: &mut Vec<String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::raw::TlsClientAuth;
+    use crate::config::choices::TlsClientAuth;
 
     fn resolved(args: &ServeArgs) -> Result<Network, String> {
         let mut wrong = Vec::new();

@@ -4,131 +4,19 @@
 //! mistake.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use clap::Args;
 use clap::builder::BoolishValueParser;
-use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
-/// Whether a finished download survives a power cut.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FileDurability {
-    /// It is synced to the disk before it is said to be finished.
-    #[default]
-    Full,
-    /// The kernel writes it when it likes; for scratch data.
-    None,
-}
-
-/// How the log is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// A line for people, coloured on a terminal
-    #[default]
-    Text,
-    /// One JSON object a line
-    Json,
-}
+use crate::config::choices::{
+    Auth, Exposed, FileDurability, HealthFor, IdentityArgs, InsecureListen, LogFormat, Switch, TenantArgs,
+    TlsClientAuth, TlsVersion,
+};
 
 /// The heading of the flags that say who may call.
 const NETWORK: &str = "Network";
-
-/// Who has to authenticate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Auth {
-    /// Everybody, once there is a token or an identity; before, nobody on this machine
-    #[default]
-    Auto,
-    /// Everybody
-    Required,
-    /// Nobody: every client that reaches the server may call it
-    None,
-}
-
-/// What a server gives up that can be reached from other machines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum InsecureListen {
-    /// Something in front of it encrypts; callers still need a token
-    Plaintext,
-    /// Every client that reaches it may call it, and nothing is encrypted
-    Open,
-}
-
-/// Whether something is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Switch {
-    /// It is
-    On,
-    /// It is not
-    Off,
-}
-
-/// What is asked of clients that connect over TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TlsClientAuth {
-    /// No certificate
-    Off,
-    /// A certificate from who has one
-    Optional,
-    /// A certificate from everybody
-    Required,
-}
-
-/// Who may call what a server tells of itself without a token.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Exposed {
-    /// Every client
-    Open,
-    /// Callers that are known
-    #[default]
-    Authenticated,
-    /// Nobody
-    Off,
-}
-
-/// Who may ask whether the server is well.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HealthFor {
-    /// Every client
-    #[default]
-    Open,
-    /// Callers that are known
-    Authenticated,
-}
-
-/// By what a principal is known without a token: one identity, and the principal. Only the file has these.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct IdentityArgs {
-    /// The principal.
-    pub principal: String,
-    /// A URI among its subject alternative names; a last segment `*` stands for any.
-    pub certificate_uri: Option<String>,
-    /// A DNS name among its subject alternative names.
-    pub certificate_dns: Option<String>,
-    /// A user of this machine that calls by a Unix socket.
-    pub unix_uid: Option<u32>,
-    /// A group of such users.
-    pub unix_gid: Option<u32>,
-}
-
-/// What the file says of a tenant.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TenantArgs {
-    /// Where its downloads go; in `.haul-tenants/NAME` of the download directory when nothing is said.
-    pub download_dir: PathBuf,
-}
 
 /// Makes the struct of the settings, and what puts one over another, of one list of fields.
 macro_rules! settings {
@@ -298,6 +186,18 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_DATA_KEY_PREVIOUS", value_name = "KEY")]
     pub data_key_previous: Option<String>,
 
+    /// Start although the root key is lost, and give up all secrets in the database; for one start
+    #[arg(
+        long,
+        env = "HAUL_FORGET_SEALED",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new()
+    )]
+    pub forget_sealed: Option<bool>,
+
     /// How long the secrets of a job are kept after its end, for `RetryJob`; `never`: as long as the job [default: 24h]
     #[arg(long, env = "HAUL_SECRET_RETENTION", value_name = "TIME")]
     pub secret_retention: Option<String>,
@@ -342,6 +242,10 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_TLS_CLIENT_AUTH", value_name = "HOW", help_heading = NETWORK)]
     pub tls_client_auth: Option<TlsClientAuth>,
 
+    /// The oldest version of TLS that clients may use [default: 1.2]
+    #[arg(long, env = "HAUL_TLS_MIN_VERSION", value_name = "VERSION", help_heading = NETWORK)]
+    pub tls_min_version: Option<TlsVersion>,
+
     /// Which principals are known by certificates and users of this machine
     #[arg(skip)]
     pub identity: Option<Vec<IdentityArgs>>,
@@ -371,7 +275,7 @@ pub struct ServeArgs {
     )]
     pub audit_reads: Option<bool>,
 
-    /// How long rows of the audit are kept, of which there are about 1 GiB at most [default: 365d]
+    /// How long rows of the audit are kept, which take 1 GiB at most [default: 365d]
     #[arg(long, env = "HAUL_AUDIT_RETENTION", value_name = "TIME", help_heading = NETWORK)]
     pub audit_retention: Option<String>,
 
@@ -379,7 +283,20 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_AUDIT_LOG", value_name = "FILE", help_heading = NETWORK)]
     pub audit_log: Option<String>,
 
-    /// Whether browsers are shown the dashboard [default: on]
+    /// Whether gRPC-Web is served, by which browsers call, the dashboard among them [default: true]
+    #[arg(
+        long,
+        env = "HAUL_GRPC_WEB",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
+        help_heading = NETWORK
+    )]
+    pub grpc_web: Option<bool>,
+
+    /// Whether browsers are shown the dashboard [default: on, where gRPC-Web is served]
     #[arg(long, env = "HAUL_WEB", value_name = "SWITCH", help_heading = NETWORK)]
     pub web: Option<Switch>,
 
@@ -429,7 +346,6 @@ pub struct ServeArgs {
     pub config: Option<PathBuf>,
 }
 }
-
 /// Reads one text, or several.
 fn one_or_several<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
     struct Texts;
@@ -457,39 +373,9 @@ fn one_or_several<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Ve
     from.deserialize_any(Texts).map(Some)
 }
 
-/// No settings are as long; a device never ends.
-const FILE_BYTES_MAX: u64 = 1 << 20;
-
-/// Reads a settings file.
-pub fn read_file(path: &Path) -> Result<ServeArgs, String> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
-    read.map_err(|error| {
-        format!("the settings file `{}` cannot be read ({error}); correct `--config` or its rights", path.display())
-    })?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(format!("the settings file `{}` is longer than 1 MiB; correct `--config`", path.display()));
-    }
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let read = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = String::from_utf8_lossy(read).matches('\n').count() + 1;
-        format!("the settings file `{}` is not UTF-8, in line {line}; save it as UTF-8", path.display())
-    })?;
-    // Editors of other systems begin a file with a byte order mark.
-    parse_file(text.strip_prefix('\u{feff}').unwrap_or(&text), path)
-}
-
-/// Reads the text of the settings file `path`.
-pub fn parse_file(text: &str, path: &Path) -> Result<ServeArgs, String> {
-    toml::from_str(text).map_err(|error| {
-        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-        format!("the settings file `{}` does not read, in line {line}: {}", path.display(), error.message())
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory as _, Parser};
+    use clap::Parser;
 
     use super::*;
 
@@ -527,52 +413,5 @@ mod tests {
         assert_eq!(line(&["--allow-private-networks=no"]).unwrap().allow_private_networks, Some(false));
         assert_eq!(line(&[]).unwrap(), ServeArgs::default());
         assert!(line(&["--nonsense"]).is_err());
-    }
-
-    #[test]
-    fn flag_environment_and_file_name_the_same() {
-        let command = Line::command();
-        for arg in command.get_arguments().filter(|arg| arg.get_env().is_some()) {
-            let name = arg.get_long().unwrap().replace('-', "_");
-            assert_eq!(arg.get_env().unwrap().to_str().unwrap(), format!("HAUL_{}", name.to_uppercase()));
-            assert_eq!(arg.get_id().as_str(), name);
-            if name == "config" {
-                continue;
-            }
-            // The file knows the key: what it says about it, if anything, is about the value.
-            let error = parse_file(&format!("{name} = {{}}"), Path::new("f")).unwrap_err();
-            assert!(!error.contains("unknown field"), "{error}");
-        }
-    }
-
-    #[test]
-    fn unknown_keys_and_wrong_types_are_told_with_their_line() {
-        let messages: Vec<_> = ["listen = 'x'\nlisten_on = 'y'", "max_per_host = 'many'", "= 1", "config = 'x'"]
-            .iter()
-            .map(|text| parse_file(text, Path::new("haul.toml")).unwrap_err())
-            .collect();
-        insta::assert_snapshot!(messages.join("\n---\n"));
-    }
-    #[test]
-    fn a_file_is_read_as_editors_write_it_and_within_bounds() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("haul.toml");
-        let read = |bytes: &[u8]| {
-            std::fs::write(&path, bytes).unwrap();
-            read_file(&path).map_err(|message| message.replace(&path.display().to_string(), "FILE"))
-        };
-        let expected = ServeArgs { max_per_host: Some(3), ..ServeArgs::default() };
-        assert_eq!(read(b"max_per_host = 3\n"), Ok(expected.clone()));
-        assert_eq!(read(b"\xef\xbb\xbf# settings\r\nmax_per_host = 3\r\n"), Ok(expected));
-        assert_eq!(read(b""), Ok(ServeArgs::default()));
-        let messages = [
-            read(b"# settings\nlisten = '\xe9'\n").unwrap_err(),
-            read(b"\xff\xfel\0i\0").unwrap_err(),
-            read(&vec![b'\n'; 2 << 20]).unwrap_err(),
-            read_file(Path::new("/dev/zero")).unwrap_err(),
-            read_file(Path::new("/")).unwrap_err(),
-            read_file(Path::new("/does/not/exist")).unwrap_err(),
-        ];
-        insta::assert_snapshot!(messages.join("\n"));
     }
 }

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::raw::{IdentityArgs, ServeArgs, TlsClientAuth};
+use crate::config::choices::{IdentityArgs, TlsClientAuth, TlsVersion};
+use crate::config::raw::ServeArgs;
 use crate::model::access::name_objection;
 use crate::model::identity::{Identities, Identity};
 
@@ -19,6 +20,8 @@ pub struct TlsConfig {
     pub client_crl: Option<PathBuf>,
     /// What is asked of clients.
     pub client_auth: TlsClientAuth,
+    /// The oldest version that clients may use.
+    pub min_version: TlsVersion,
 }
 
 impl TlsConfig {
@@ -31,6 +34,7 @@ impl TlsConfig {
             ("tls_key", merged.tls_key.is_some(), "tls_cert", merged.tls_cert.is_some()),
             ("tls_client_ca", merged.tls_client_ca.is_some(), "tls_cert", merged.tls_cert.is_some()),
             ("tls_client_auth", client_auth != TlsClientAuth::Off, "tls_client_ca", merged.tls_client_ca.is_some()),
+            ("tls_min_version", merged.tls_min_version.is_some(), "tls_cert", merged.tls_cert.is_some()),
             ("tls_client_crl", merged.tls_client_crl.is_some(), "tls_client_ca", merged.tls_client_ca.is_some()),
         ];
         for (name, is_set, needed, is_there) in needs {
@@ -48,6 +52,7 @@ impl TlsConfig {
             client_ca: merged.tls_client_ca.as_deref().map(absolute),
             client_crl: merged.tls_client_crl.as_deref().map(absolute),
             client_auth,
+            min_version: merged.tls_min_version.unwrap_or_default(),
         })
     }
 }
@@ -112,6 +117,7 @@ mod tests {
             ServeArgs { tls_client_auth: Some(TlsClientAuth::Off), ..whole.clone() },
             ServeArgs { tls_client_auth: Some(TlsClientAuth::Optional), tls_client_ca: None, ..whole.clone() },
             ServeArgs { tls_client_crl: path(), tls_client_ca: None, ..whole.clone() },
+            ServeArgs { tls_min_version: Some(TlsVersion::V13), ..ServeArgs::default() },
             ServeArgs { identity: identity("spiffe://a/b"), tls_client_ca: None, ..whole.clone() },
             ServeArgs { identity: identity("spiffe://*"), ..whole.clone() },
             ServeArgs { identity: Some(vec![IdentityArgs::default()]), ..whole.clone() },

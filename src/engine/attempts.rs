@@ -16,6 +16,7 @@ use crate::model::credential::echo::echoed;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
 use crate::model::outcome::{AttemptEnd, AttemptReport};
+use crate::model::spec::Work;
 use crate::net::{Credentialed, Profile, Transport};
 
 impl Runner {
@@ -91,7 +92,8 @@ impl Runner {
                 (work.await, Some(failure))
             }
         };
-        if let Some(failure) = late.filter(|_| !matches!(ended.end, AttemptEnd::Done(_))) {
+        let is_echo = |end: &AttemptEnd| matches!(end, AttemptEnd::Failed(failure) if failure.reason == FailureReason::SecretEchoed);
+        if let Some(failure) = late.filter(|_| !matches!(ended.end, AttemptEnd::Done(_)) && !is_echo(&ended.end)) {
             ended.end = AttemptEnd::Failed(failure);
         }
         // Whatever an origin said is searched where it came in; this is for what was made of it.
@@ -100,6 +102,9 @@ impl Runner {
         {
             *failure = echoed();
             ended.report.url.clear();
+        }
+        if is_echo(&ended.end) && matches!(&launch.spec.work, Work::Fetch(spec) if spec.pagination.is_some()) {
+            work::drop_pages(self, launch).await;
         }
         ended
     }

@@ -13,6 +13,7 @@ use crate::engine::runner::Runner;
 use crate::fetch::{self, FetchContext, FetchedBody, INLINE_BYTES_MAX, Page, PageCursor, Sink, Spool};
 use crate::files::content::Spooling;
 use crate::limits::transport::Limited;
+use crate::model::credential::echo::echoed;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::{AttemptEnd, AttemptReport};
 use crate::model::spec::{DownloadSpec, FetchSpec, Work};
@@ -84,6 +85,14 @@ async fn cursor(runner: &Runner, launch: &Launch, spec: &FetchSpec) -> Result<Op
         is_unsent: true,
         ..Failure::retryable(FailureReason::Internal, format!("cannot read where the listing goes on: {error}"))
     };
+    if runner.content.is_dropping(launch.id).await? {
+        // The end of the process cut an attempt that had removed its pages: its end was not stored then.
+        let last = patiently(|| runner.store.last_page(launch.id)).await.map_err(|error| failed(error.to_string()))?;
+        if last.is_some() {
+            return Err(Failure { is_unsent: true, ..echoed() });
+        }
+        runner.content.have_dropped(launch.id).await?;
+    }
     let stored;
     let text = if let Some(text) = &launch.cursor {
         Some(&**text)
@@ -100,6 +109,20 @@ async fn cursor(runner: &Runner, launch: &Launch, spec: &FetchSpec) -> Result<Op
         next.flatten()
     };
     text.map(|text| serde_json::from_str(text).map_err(|error| failed(error.to_string()))).transpose()
+}
+
+/// Removes the files of pages that an attempt must not leave, since one of them had the secret that was sent. Their rows go
+/// with its end.
+pub(crate) async fn drop_pages(runner: &Runner, launch: &Launch) {
+    let last = match patiently(|| runner.store.last_page(launch.id)).await {
+        Ok(last) => last,
+        Err(error) => return tracing::error!(task = %launch.id, "pages that are not kept stay in files: {error}"),
+    };
+    // One more may have been written that the store was not told of.
+    let count = last.map_or(0, |page| page.page.saturating_add(1)).saturating_add(1);
+    if let Err(failure) = runner.content.drop_pages(launch.id, count).await {
+        tracing::error!(task = %launch.id, "pages that are not kept stay in files: {}", failure.message);
+    }
 }
 
 /// Keeps pages and long bodies of one attempt.

@@ -231,6 +231,45 @@ impl ContentStore {
         .await
     }
 
+    /// Removes the first `count` pages of a task, which must not be kept. That this has begun outlives a crash: see
+    /// [`ContentStore::is_dropping`].
+    pub async fn drop_pages(&self, task: TaskId, count: u32) -> Result<(), Failure> {
+        let (store, folder) = (self.clone(), self.folder(task.job));
+        blocking(move || {
+            let drop_all = || {
+                private_file(&store.dropping(task))?.sync_all()?;
+                File::open(&folder)?.sync_all()?;
+                for page in 0..count {
+                    remove_file(&store.path(task, page))?;
+                }
+                File::open(&folder)?.sync_all()
+            };
+            match drop_all() {
+                // No page of any task of the job is in a file.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                dropped => dropped.map_err(|error| fail("remove pages of", &folder, &error)),
+            }
+        })
+        .await
+    }
+
+    /// Returns whether [`ContentStore::drop_pages`] was called for a task. It counts as long as there are rows of these pages.
+    pub async fn is_dropping(&self, task: TaskId) -> Result<bool, Failure> {
+        let path = self.dropping(task);
+        blocking(move || path.try_exists().map_err(|error| fail("look for", &path, &error))).await
+    }
+
+    /// Forgets that pages of a task were dropped: no row of them is left.
+    pub async fn have_dropped(&self, task: TaskId) -> Result<(), Failure> {
+        let path = self.dropping(task);
+        blocking(move || remove_file(&path).map_err(|error| fail("remove", &path, &error))).await
+    }
+
+    /// The file that says that pages of a task are being dropped.
+    fn dropping(&self, task: TaskId) -> PathBuf {
+        self.folder(task.job).join(format!("{}-dropped", task.index))
+    }
+
     /// Removes everything that is stored for a job, once what is still being written of it is. A job without content is not
     /// an error.
     pub async fn remove(&self, job: JobId) -> Result<(), Failure> {
@@ -249,6 +288,14 @@ impl ContentStore {
 
     fn path(&self, task: TaskId, page: u32) -> PathBuf {
         self.folder(task.job).join(format!("{}-{page}", task.index))
+    }
+}
+
+/// Removes a file that need not be there.
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -327,5 +374,27 @@ mod tests {
         store.remove(task.job).await.unwrap();
         store.remove(task.job).await.unwrap();
         assert_eq!(store.read(task, 0, 0, 9).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn dropped_pages_are_gone_and_said_to_be() {
+        let place = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(place.path(), Some(0)).unwrap();
+        let job = JobId(uuid::Uuid::now_v7());
+        let (task, other) = (TaskId { job, index: 3 }, TaskId { job, index: 4 });
+        store.drop_pages(task, 9).await.unwrap();
+        assert!(!store.is_dropping(task).await.unwrap(), "there was no page");
+        for page in [0, 2] {
+            store.write(task, page, Bytes::from_static(b"x")).await.unwrap();
+            store.write(other, page, Bytes::from_static(b"x")).await.unwrap();
+        }
+        store.drop_pages(task, 3).await.unwrap();
+        for page in [0, 2] {
+            assert_eq!(store.read(task, page, 0, 9).await.unwrap(), None);
+            assert!(store.read(other, page, 0, 9).await.unwrap().is_some());
+        }
+        assert!(store.is_dropping(task).await.unwrap() && !store.is_dropping(other).await.unwrap());
+        store.have_dropped(task).await.unwrap();
+        assert!(!store.is_dropping(task).await.unwrap());
     }
 }

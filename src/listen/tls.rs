@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::version::TLS13;
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
@@ -52,6 +53,8 @@ pub struct TlsSettings {
     pub client_crl: Option<PathBuf>,
     /// What is asked of clients.
     pub client_auth: ClientAuth,
+    /// Whether clients have to speak TLS 1.3; else 1.2 will do.
+    pub is_modern: bool,
 }
 
 /// A file of certificates cannot be used.
@@ -234,7 +237,11 @@ fn load(settings: &TlsSettings) -> Result<Loaded, TlsError> {
     if ends.is_some_and(|end| end <= now()) {
         return Err(wrong(&settings.cert, "it has expired; put a new one in its place".to_owned()));
     }
-    let builder = ServerConfig::builder();
+    let builder = if settings.is_modern {
+        ServerConfig::builder_with_protocol_versions(&[&TLS13])
+    } else {
+        ServerConfig::builder()
+    };
     let mut judge = None;
     let builder = match (&settings.client_ca, settings.client_auth) {
         (Some(path), ClientAuth::Optional | ClientAuth::Required) => {

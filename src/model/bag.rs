@@ -4,7 +4,9 @@
 //! length. Secret are the values of all headers (who did not mark `X-Api-Key` must not pay for it), passwords, tokens, keys,
 //! proxies, bodies of requests, and URLs with a user part or a secret in their query.
 
-use crate::model::secret::{REDACTED, Secret, holds_secret, is_secret_header, redacted_text};
+use url::Url;
+
+use crate::model::secret::{REDACTED, Secret, holds_secret, is_redacted, is_secret_header, redacted_text};
 use crate::model::spec::{HeaderSpec, HttpOptions, JobSpec, TaskOptions, TaskSpec, Work};
 
 /// What stands in the place of a secret, before its number.
@@ -109,6 +111,43 @@ pub fn erase<T: Bagged>(spec: &mut T) -> bool {
         }
     });
     is_erased
+}
+
+/// Puts [`REDACTED`] in the place of every secret of what [`pack`] left, where its bag is lost.
+pub fn forget<T: Bagged>(left: &mut T) {
+    left.slots(&mut |slot| match slot {
+        Slot::Secret(secret) if place(secret.expose().as_bytes()).is_some() => *secret = Secret::new(REDACTED),
+        Slot::Url(url) if place(url.as_bytes()).is_some() => REDACTED.clone_into(url),
+        Slot::Body(body) if place(body).is_some() => *body = REDACTED.as_bytes().to_vec(),
+        Slot::Secret(_) | Slot::Url(_) | Slot::Body(_) => {}
+    });
+}
+
+/// Returns whether something that the requests of a task need was erased, and reads [`REDACTED`]: no client can submit that in
+/// the place of a secret. `is_gone`: the job says so of itself, and then bodies and plain headers may be erased too.
+pub fn is_erased(job: &JobSpec, task: &TaskSpec, is_gone: bool) -> bool {
+    let in_work = match &task.work {
+        Work::Fetch(fetch) => url_is_erased(&fetch.url) || (is_gone && fetch.body == REDACTED.as_bytes()),
+        Work::Download(download) => {
+            url_is_erased(&download.url) || download.mirrors.iter().any(|url| url_is_erased(url))
+        }
+    };
+    in_work || http_is_erased(&job.defaults.http, is_gone) || http_is_erased(&task.options.http, is_gone)
+}
+
+/// As [`is_erased`], of what goes with requests alone.
+pub fn http_is_erased(http: &HttpOptions, is_gone: bool) -> bool {
+    let HttpOptions { headers, basic_auth, bearer_token, proxy_url, client_key_pem, .. } = http;
+    let is = |secret: &Secret| secret.expose() == REDACTED;
+    let is_secret = |header: &&HeaderSpec| is_gone || header.sensitive || is_secret_header(&header.name);
+    headers.iter().filter(is_secret).any(|header| is(&header.value))
+        || basic_auth.as_ref().is_some_and(|(_, password)| is(password))
+        || [bearer_token, proxy_url, client_key_pem].into_iter().flatten().any(is)
+}
+
+fn url_is_erased(url: &str) -> bool {
+    // Few have the word, and only those are parsed.
+    url.contains(REDACTED) && (url == REDACTED || Url::parse(url).is_ok_and(|url| is_redacted(&url)))
 }
 
 fn add(bag: &mut Vec<u8>, secret: &[u8]) {
@@ -222,6 +261,9 @@ mod tests {
         let download = DownloadSpec { url, mirrors, path: "p".into(), ..DownloadSpec::default() };
         for work in [Work::Fetch(fetch), Work::Download(download)] {
             let whole = task(work, full_options());
+            let (mut lost, _) = pack(&whole).unwrap();
+            forget(&mut lost);
+            assert!(is_erased(&JobSpec::default(), &lost, true) && !format!("{lost:?}").contains(MARK));
             let (mut left, bag) = pack(&whole).unwrap();
             let json = serde_json::to_string(&left).unwrap();
             // In base64 it would read otherwise.
@@ -242,6 +284,34 @@ mod tests {
         assert!(!serde_json::to_string(&left).unwrap().contains("SESAME"));
         unpack(&mut left, &bag).unwrap();
         assert_eq!(left, job);
+    }
+
+    #[test]
+    fn what_was_erased_is_known() {
+        let of = |url: &str, http: HttpOptions| {
+            let fetch = FetchSpec { url: url.into(), body: b"SESAME".to_vec(), ..FetchSpec::default() };
+            task(Work::Fetch(fetch), http)
+        };
+        for mut spec in [
+            of("http://a/x?token=SESAME", HttpOptions::default()),
+            of("http://me:SESAME@a/x", HttpOptions::default()),
+            of("http://a/x", HttpOptions { bearer_token: Some(Secret::new("SESAME")), ..HttpOptions::default() }),
+            of(
+                "http://a/x",
+                HttpOptions { basic_auth: Some(("me".into(), Secret::new("S"))), ..HttpOptions::default() },
+            ),
+        ] {
+            assert!(!is_erased(&JobSpec::default(), &spec, false));
+            assert!(erase(&mut spec));
+            assert!(is_erased(&JobSpec::default(), &spec, false), "{spec:?}");
+        }
+        let plain = of("http://a/REDACTED?x=REDACTED", HttpOptions::default());
+        assert!(!is_erased(&JobSpec::default(), &plain, true));
+        let mut job = JobSpec {
+            defaults: TaskOptions { http: full_options(), ..TaskOptions::default() }.into(),
+            ..JobSpec::default()
+        };
+        assert!(erase(&mut job) && is_erased(&job, &plain, false));
     }
 
     #[test]

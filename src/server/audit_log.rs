@@ -32,13 +32,15 @@ pub enum AuditSink {
     File(PathBuf),
 }
 
-/// Writes the rows that follow those of the start, until `closing`; those that are there then are written too.
-pub(super) async fn follow(store: Arc<dyn Store>, sink: AuditSink, closing: CancellationToken) {
-    // What was there before was written by the process before.
-    let mut last = match store.audit_head().await {
-        Ok(head) => head.and_then(|head| head.split(':').next()?.parse().ok()).unwrap_or(0),
-        Err(error) => return tracing::error!("the audit is not written to its log: {error}"),
-    };
+/// Returns the number of the last row, which the process before has written. What is asked for only once calls are taken
+/// would leave out the first of them.
+pub(super) async fn last_row(store: &dyn Store) -> Result<u64, StoreError> {
+    let head = store.audit_head().await?;
+    Ok(head.and_then(|head| head.split(':').next()?.parse().ok()).unwrap_or(0))
+}
+
+/// Writes the rows behind `last`, until `closing`; those that are there then are written too.
+pub(super) async fn follow(store: Arc<dyn Store>, sink: AuditSink, mut last: u64, closing: CancellationToken) {
     loop {
         let is_last = closing.is_cancelled();
         match lines(store.as_ref(), last).await {

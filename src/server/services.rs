@@ -86,6 +86,8 @@ pub(super) fn routes(
 pub(super) struct Browsers {
     /// Whose pages may call.
     pub(super) rules: BrowserRules,
+    /// Whether they may call by gRPC-Web.
+    pub(super) has_grpc_web: bool,
     /// Whether there are pages of the server's own.
     pub(super) has_dashboard: bool,
     /// Whether connections without TLS come from something that encrypts.
@@ -154,7 +156,7 @@ pub(super) fn layered(services: Routes, around: &Around, has_metrics: bool) -> i
         .layer(Through(NameRequests))
         .layer(Through(Outbound))
         .layer(Through(around.guard()))
-        .service(Steer::new(grpc, web))
+        .service(Steer::new(grpc, web, browsers.has_grpc_web))
 }
 
 /// Metrics and probes alone, for an address of their own. Where that is on this machine (`is_near`) its users need no token.

@@ -53,11 +53,13 @@ pub struct Retention {
     pub secrets: Option<Duration>,
     /// Rows of the audit.
     pub audit: Duration,
+    /// What they may take all together, in bytes, roughly: the oldest go before their time.
+    pub audit_bytes: u64,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Retention { secrets: None, audit: Duration::from_secs(365 * 86_400) }
+        Retention { secrets: None, audit: Duration::from_secs(365 * 86_400), audit_bytes: 1 << 30 }
     }
 }
 

@@ -16,8 +16,8 @@ use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use tokio::sync::watch;
-use tonic::Status;
 use tonic::body::Body;
+use tonic::{Code, Status};
 use tower::{Service, ServiceExt as _};
 
 use crate::api::access::SessionDoor;
@@ -30,12 +30,13 @@ use crate::rest::{Rest, Services};
 pub struct Steer<G, W> {
     grpc: G,
     web: W,
+    has_grpc_web: bool,
 }
 
 impl<G, W> Steer<G, W> {
-    /// Joins the services of gRPC, gRPC-Web among it, and those of plain HTTP.
-    pub fn new(grpc: G, web: W) -> Steer<G, W> {
-        Steer { grpc, web }
+    /// Joins the services of gRPC, gRPC-Web among it where `has_grpc_web`, and those of plain HTTP.
+    pub fn new(grpc: G, web: W, has_grpc_web: bool) -> Steer<G, W> {
+        Steer { grpc, web, has_grpc_web }
     }
 }
 
@@ -54,13 +55,21 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let kind = request.headers().get(CONTENT_TYPE);
-        if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        let is_taken = |kind: &HeaderValue| is_grpc(kind) && (self.has_grpc_web || !is_grpc_web(kind));
+        if request.headers().get(CONTENT_TYPE).is_some_and(is_taken) {
             Either::Left(self.grpc.call(request))
         } else {
             Either::Right(self.web.call(request))
         }
     }
+}
+
+fn is_grpc(kind: &HeaderValue) -> bool {
+    kind.as_bytes().starts_with(b"application/grpc")
+}
+
+fn is_grpc_web(kind: &HeaderValue) -> bool {
+    kind.as_bytes().starts_with(b"application/grpc-web")
 }
 
 /// Whether new work is taken, for whoever sends it.
@@ -111,6 +120,9 @@ impl Web {
     }
 
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        if request.headers().get(CONTENT_TYPE).is_some_and(is_grpc_web) {
+            return no_grpc_web(&request);
+        }
         let is_head = request.method() == Method::HEAD;
         let response = match (request.uri().path(), &self.api, &self.metrics) {
             (path, Some(api), _) if path.starts_with("/v1/") => api.answer(request).await,
@@ -164,6 +176,13 @@ fn looks_only() -> Response<Body> {
 fn no_method(request: &Request<Body>) -> Response<Body> {
     let (method, path) = (request.method().as_str(), request.uri().path());
     Refusal::no_method(method, path, "GET, HEAD, OPTIONS".to_owned()).of(&RequestId::of(request)).into_response()
+}
+
+/// Refuses a call by gRPC-Web, which came here because it is off.
+fn no_grpc_web(request: &Request<Body>) -> Response<Body> {
+    let why = "gRPC-Web is switched off at this server (`grpc_web`); call by gRPC, or by HTTP and JSON below /v1/";
+    let refusal = Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::Unimplemented, "UNSUPPORTED_MEDIA_TYPE", why);
+    refusal.of(&RequestId::of(request)).into_response()
 }
 
 /// Answers a scrape. A caller that may not is refused as everywhere outside gRPC.

@@ -39,7 +39,7 @@ async fn a_large_job_on_a_full_disk_is_refused_and_others_are_cancelled() {
     let body = pb::FetchSpec {
         url: origin.url("/stall"),
         method: "POST".into(),
-        body: vec![7; 1 << 20],
+        body: vec![7; 1 << 20].into(),
         ..Default::default()
     };
     let large = || job((0..10).map(|_| fetch_as(body.clone())).collect());

@@ -386,3 +386,27 @@ fn what_other_machines_can_reach_is_refused_unless_it_is_open_on_purpose() {
         assert!(said.contains("authentication") && said.contains("--insecure-listen open"), "{said}");
     }
 }
+
+/// Without gRPC-Web there is no dashboard either, which calls by it; plain gRPC and the other face go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_web_is_the_operators_to_switch_off() {
+    let call = |server: &Server, kind: &str| {
+        let header = format!("content-type: {kind}");
+        let args = ["--header", &*header, "--header", "x-grpc-web: 1", "--data-binary", "@/dev/null"];
+        crate::it::curl::curl(server, &args, "/haul.v1.AccessService/WhoAmI")
+    };
+    let on = Server::with(&[]).await;
+    assert_eq!(call(&on, "application/grpc-web+proto").code, 200);
+    let off = Server::with(&["--grpc-web=false"]).await;
+    for kind in ["application/grpc-web+proto", "application/grpc-web", "application/grpc-web-text"] {
+        let refused = call(&off, kind);
+        assert_eq!((refused.code, refused.fault().0.as_str()), (415, "UNSUPPORTED_MEDIA_TYPE"), "{kind}");
+    }
+    assert_eq!(crate::it::curl::curl(&off, &[], "/").code, 404, "no dashboard");
+    assert_eq!(crate::it::curl::curl(&off, &[], "/v1/whoami").code, 200);
+    off.jobs().list_jobs(haul::pb::ListJobsRequest::default()).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let both = ["--grpc-web=false", "--web", "on"].map(str::to_owned);
+    let (code, said) = crate::support::server::refusal(crate::support::server::command(dir.path(), &both));
+    assert!(code == 2 && said.contains("grpc_web"), "{said}");
+}

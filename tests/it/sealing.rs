@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::server::{Server, command, refusal};
+use crate::support::server::{Server, command, haul, refusal};
 use crate::support::spec::{download_as, fetch, fetch_as, group, job, once};
 use crate::support::tls::Authority;
 
@@ -42,7 +42,7 @@ fn nowhere(server: &Server, when: &str) {
 }
 
 /// A secret of each kind in each place that a client has for one.
-fn with_secrets(origin: &Origin) -> pb::JobSpec {
+pub(super) fn with_secrets(origin: &Origin) -> pb::JobSpec {
     let header = |name: &str| pb::Header { name: name.into(), value: "SESAME1".into(), sensitive: false };
     let (client_certificate_pem, client_key_pem) = Authority::new().client();
     let http = |set: &dyn Fn(&mut pb::HttpOptions)| {
@@ -89,7 +89,7 @@ fn with_secrets(origin: &Origin) -> pb::JobSpec {
     pb::JobSpec { group: Some(group(pb::GroupMode::Collect, 9)), ..spec }
 }
 
-fn play(origin: &Origin) {
+pub(super) fn play(origin: &Origin) {
     for path in ["/post", "/a", "/d"] {
         origin.reply(path, Reply::ok("fine"));
     }
@@ -199,6 +199,118 @@ async fn sealing_survives_crashes() {
         }
     }
     assert_eq!(seen, TASKS);
+}
+
+/// Killed again and again while everything is sealed with a new data key, a server comes to its end and loses no secret.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_data_key_survives_crashes() {
+    const TASKS: u32 = 4_000;
+    let mut server = Server::start().await;
+    let later = (std::time::UNIX_EPOCH + Duration::from_secs(1 << 33)).into();
+    let task = |index| {
+        let http = pb::HttpOptions { bearer_token: format!("SESAME{index}"), ..Default::default() };
+        let options = Some(pb::TaskOptions { http: Some(http), ..Default::default() });
+        pb::TaskSpec { options, ..fetch(format!("http://127.0.0.1:1/{index}")) }
+    };
+    let id = server.submit(pb::JobSpec { start_time: Some(later), ..job((0..TASKS).map(task).collect()) }).await;
+    let rotate = async |server: &Server| {
+        let mut access = pb::access_service_client::AccessServiceClient::new(server.channel.clone());
+        let number = access.rotate_data_key(pb::RotateDataKeyRequest {}).await.unwrap().into_inner().data_key_id;
+        number.parse::<u32>().unwrap()
+    };
+    let first = rotate(&server).await;
+    // Wherever a kill finds it; and a key that is replaced before everything is sealed with it.
+    for nth in 0..4_u64 {
+        tokio::time::sleep(Duration::from_millis(40 * nth)).await;
+        server.kill();
+        assert_eq!(places(&server.data(), "SESAME"), Vec::<PathBuf>::new(), "kill {nth}");
+        server.launch().await;
+    }
+    let last = rotate(&server).await;
+    assert!(last > first, "{first} {last}");
+    let keys = async |server: &Server| {
+        let url = format!("sqlite://{}?mode=ro", server.data().join("haul.db").display());
+        let mut conn = SqliteConnection::connect(&url).await.unwrap();
+        let sql = "SELECT (SELECT count(*) FROM tasks WHERE hex(substr(sealed, 2, 4)) <> printf('%08X', ?1)) \
+                   + (SELECT count(*) FROM data_keys WHERE purpose = 1 AND id <> ?1)";
+        sqlx::query_scalar::<_, i64>(sql).bind(last).fetch_one(&mut conn).await.unwrap()
+    };
+    crate::support::server::until(async || keys(&server).await == 0).await;
+    server.terminate();
+    assert_eq!(places(&server.data(), "SESAME"), Vec::<PathBuf>::new());
+    let (store, _writer) = SqliteStore::open(&server.data(), Durability::Full).await.unwrap();
+    let job = haul::model::ids::JobId(id.parse().unwrap());
+    let mut seen = 0;
+    while seen < TASKS {
+        let page = store.tasks(job, &[], seen, 1_000).await.unwrap();
+        assert!(!page.items.is_empty());
+        for task in &page.items {
+            assert_eq!(task.spec.options.http.bearer_token, Some(Secret::new(format!("SESAME{}", task.index))));
+        }
+        seen += page.items.len() as u32;
+    }
+}
+
+/// The key is lost: what needs its secrets fails, everything else goes on, and the audit says from where it can be trusted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_whose_key_is_lost_opens_without_its_secrets() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    play(&origin);
+    origin.reply("/open", Reply::ok("fine"));
+    let secret = with_secrets(&origin);
+    let plain = pb::TaskSpec { options: Some(once()), ..fetch(origin.url("/open")) };
+    let tasks = secret.tasks[..5].iter().cloned().chain([plain]).collect();
+    let group_of_all = Some(group(pb::GroupMode::Collect, 99));
+    let waits = server.submit(pb::JobSpec { open: true, group: group_of_all, ..job(Vec::new()) }).await;
+    server.jobs().pause_job(pb::PauseJobRequest { job_id: waits.clone(), ..Default::default() }).await.unwrap();
+    let chunk = pb::AddTasksRequest { job_id: waits.clone(), chunk_id: "1".into(), tasks };
+    let mut answers = server.jobs().add_tasks(tokio_stream::iter([chunk])).await.unwrap().into_inner();
+    answers.message().await.unwrap().unwrap();
+    server.jobs().seal_job(pb::SealJobRequest { job_id: waits.clone(), ..Default::default() }).await.unwrap();
+    let ended = server.run(pb::JobSpec { group: Some(group(pb::GroupMode::Collect, 99)), ..secret }).await.job_id;
+    let asked = origin.all_requests().len();
+    let mut access = pb::access_service_client::AccessServiceClient::new(server.channel.clone());
+    let credential = pb::PutCredentialRequest {
+        credential: Some(pb::Credential { name: "api".into(), hosts: vec!["a.example".into()], ..Default::default() }),
+        value: Some(pb::CredentialValue {
+            kind: Some(pb::credential_value::Kind::BearerToken("SESAME-0123456789".into())),
+        }),
+        ..Default::default()
+    };
+    access.put_credential(credential.clone()).await.unwrap();
+    server.terminate();
+    std::fs::remove_file(server.data().join("haul.key")).unwrap();
+    server.flags.push("--forget-sealed".into());
+    server.launch().await;
+    assert!(server.log().contains("were given up"), "{}", server.log());
+    server.jobs().resume_job(pb::ResumeJobRequest { job_id: waits.clone(), ..Default::default() }).await.unwrap();
+    server.ended(&waits).await;
+    for (index, task) in server.tasks(&waits).await.iter().enumerate() {
+        let reason = task.error.as_ref().map(pb::TaskError::reason);
+        assert_eq!(reason, (index < 5).then_some(pb::FailureReason::Credential), "{index}: {task:?}");
+    }
+    let later = origin.all_requests().split_off(asked);
+    assert!(later.iter().all(|it| it.path == "/open"), "{later:?}");
+    let retry = pb::RetryJobRequest { job_id: ended.clone(), ..Default::default() };
+    crate::it::access::refused(
+        server.jobs().retry_job(retry).await,
+        tonic::Code::FailedPrecondition,
+        "SECRETS_EXPIRED",
+    );
+    server.jobs().delete_job(pb::DeleteJobRequest { job_id: ended, ..Default::default() }).await.unwrap();
+    let mut access = pb::access_service_client::AccessServiceClient::new(server.channel.clone());
+    access.put_credential(credential).await.unwrap();
+    server.flags.pop();
+    server.terminate();
+    // The key that was made then is all that is needed from now on.
+    server.launch().await;
+    let secret = server.run(with_secrets(&origin)).await;
+    assert!(secret.counts.unwrap().succeeded > 0);
+    server.terminate();
+    let data = server.data();
+    let verified = haul(&["audit", "verify", "--data-dir", data.to_str().unwrap()]);
+    let said = String::from_utf8(verified.stdout).unwrap();
+    assert!(verified.status.success() && said.contains("cannot be verified"), "{said}");
 }
 
 fn flags(words: &[&str]) -> Vec<String> {

@@ -157,6 +157,143 @@ async fn certificates_change_together_or_not_at_all() {
     assert!(server.call(&new, Some(&client)).await.is_err(), "the old authority vouches for nobody any more");
 }
 
+/// Files change again and again while clients connect: every handshake meets a whole set, and nothing of the old ones stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_that_change_under_handshakes_are_whole_and_leave_nothing() {
+    let authority = Authority::new();
+    let identities = "[[identity]]\nprincipal = 'ci'\ncertificate_uri = 'spiffe://a/b'\n";
+    let (ca, crl) = (authority.0.pem(), authority.revoking(99));
+    let files = [("ca.pem", ca.as_str()), ("crl.pem", crl.as_str()), ("haul.toml", identities)];
+    let flags = ["--tls-client-ca", "DIR/ca.pem", "--tls-client-crl", "DIR/crl.pem", "--config", "DIR/haul.toml"];
+    let server = Secure::start(&authority.server(), &files, &flags);
+    assert!(server.owner(&["principal", "create", "ci", "--grant", "read"]).status.success());
+    let client = authority.client("spiffe://a/b", 1);
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", server.child.id())).unwrap().count();
+    server.call(&authority, Some(&client)).await.unwrap();
+    let before = descriptors();
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let connecting = async {
+        let mut calls = 0;
+        while !is_over.load(std::sync::atomic::Ordering::Relaxed) || calls < 200 {
+            // Each over a connection of its own.
+            server.call(&authority, Some(&client)).await.unwrap();
+            calls += 1;
+        }
+    };
+    let changing = || {
+        for _ in 0..100 {
+            put(server.dir.path(), &authority.server());
+            server.reload("were read again");
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(changing);
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(connecting));
+    });
+    crate::support::server::until(async || descriptors() <= before + 2).await;
+}
+
+/// A session that began before the authority changed is not taken up again, and names with odd characters are nobody's.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_and_odd_names_open_nothing() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let (old, new) = (Authority::new(), Authority::new());
+    let identities = "[[identity]]\nprincipal = 'ci'\ncertificate_uri = 'spiffe://a/b'\n\
+                      [[identity]]\nprincipal = 'web'\ncertificate_dns = 'web.example'\n";
+    let ca = old.0.pem();
+    let flags = ["--tls-client-ca", "DIR/ca.pem", "--config", "DIR/haul.toml"];
+    let server = Secure::start(&old.server(), &[("ca.pem", ca.as_str()), ("haul.toml", identities)], &flags);
+    for name in ["ci", "web"] {
+        assert!(server.owner(&["principal", "create", name, "--grant", "read"]).status.success());
+    }
+    let with = |sans: Vec<SanType>| {
+        old.issue(|params| {
+            params.subject_alt_names = sans;
+            params.insert_extended_key_usage(ExtendedKeyUsagePurpose::ClientAuth);
+        })
+    };
+    let dns = |name: &str| SanType::DnsName(Ia5String::try_from(name).unwrap());
+    let uri = |name: &str| SanType::URI(Ia5String::try_from(name).unwrap());
+    server.call(&old, Some(&with(vec![dns("WEB.example")]))).await.unwrap();
+    for names in [
+        vec![dns("web.example\0.evil.example")],
+        vec![uri("spiffe://a/b\0c")],
+        vec![uri("spiffe://a/b/")],
+        vec![uri("spiffe://a/B")],
+        vec![dns("*.example")],
+        vec![dns("web.example.")],
+        // Two principals in one certificate are nobody.
+        vec![uri("spiffe://a/b"), dns("web.example")],
+        Vec::new(),
+    ] {
+        let shown = format!("{names:?}");
+        let refused = server.call(&old, Some(&with(names))).await.expect_err(&shown);
+        assert!(
+            refused.get_details_error_info().is_none_or(|it| it.reason == "BAD_CREDENTIALS"),
+            "{shown}: {refused:?}"
+        );
+    }
+
+    let client = old.client("spiffe://a/b", 1);
+    let mut roots = rustls::RootCertStore::empty();
+    for authority in [&old, &new] {
+        roots.add(authority.0.der().clone()).unwrap();
+    }
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let chain = vec![rustls_pki_types::pem::PemObject::from_pem_slice(client.0.as_bytes()).unwrap()];
+    let key = rustls_pki_types::pem::PemObject::from_pem_slice(client.1.as_bytes()).unwrap();
+    let mut config = config.with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    // Asks who it is, and returns how the handshake went and what came back.
+    let ask = async || {
+        let socket = tokio::net::TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
+        let mut stream = connector.connect("localhost".try_into().unwrap(), socket).await.unwrap();
+        let mut said = Vec::new();
+        let request = b"GET /v1/whoami HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        if stream.write_all(request).await.is_ok() {
+            let _ = stream.read_to_end(&mut said).await;
+        }
+        (stream.get_ref().1.handshake_kind().unwrap(), String::from_utf8_lossy(&said).into_owned())
+    };
+    assert!(ask().await.1.contains("\"ci\""));
+    let (kind, said) = ask().await;
+    assert!(said.contains("\"ci\""), "{said}");
+    assert_eq!(kind, rustls::HandshakeKind::Resumed, "the client has what it needs to come again quickly");
+    std::fs::write(server.path("ca.pem"), new.0.pem()).unwrap();
+    server.reload("were read again");
+    let (kind, said) = ask().await;
+    assert_ne!(kind, rustls::HandshakeKind::Resumed);
+    assert_eq!(said, "", "nobody vouches for it any more");
+}
+
+#[tokio::test]
+async fn the_oldest_version_is_the_operators_to_say() {
+    let authority = Authority::new();
+    let pem = authority.0.pem();
+    for (flags, takes_old) in [(&[][..], true), (&["--tls-min-version", "1.3"][..], false)] {
+        let server = Secure::start(&authority.server(), &[("ca.pem", &pem)], flags);
+        let curl = |versions: &[&str]| {
+            let mut command = Command::new("curl");
+            command.args(["-s", "--cacert"]).arg(server.path("ca.pem")).args(versions);
+            command.arg(format!("https://localhost:{}/healthz", server.port)).status().unwrap().success()
+        };
+        assert!(curl(&["--tlsv1.3"]));
+        assert_eq!(curl(&["--tls-max", "1.2"]), takes_old);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (flags, part) in [
+        (["--tls-min-version", "1.3"], "`tls_min_version` is set and `tls_cert` is not"),
+        (["--tls-min-version", "1.1"], "1.3"),
+    ] {
+        let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
+        let (code, said) = refusal(crate::support::server::command(dir.path(), &flags));
+        assert!(code == 2 && said.contains(part), "{said}");
+    }
+}
+
 #[test]
 fn certificates_that_do_not_fit_are_refused_at_the_start() {
     let authority = Authority::new();
@@ -279,6 +416,7 @@ async fn a_certificate_that_changes_between_its_reading_and_the_first_look_is_se
         client_ca: None,
         client_crl: None,
         client_auth: haul::listen::tls::ClientAuth::Off,
+        is_modern: false,
     };
     let tls = std::sync::Arc::new(haul::listen::tls::Tls::load(settings).unwrap());
     let (certificate, key) = authority.server();

@@ -1,6 +1,7 @@
 //! Credentials of a tenant: set, shown without their values, listed and deleted.
 
 use http::{HeaderName, HeaderValue};
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tonic::Status;
@@ -235,9 +236,17 @@ fn read_value(kind: Kind, v: &mut Violations) -> Value {
             Value::Header { name: name.to_ascii_lowercase(), value: secret(value, "value.header.value", v) }
         }
         Kind::ClientCertificate(pb::ClientCertificate { certificate_pem, key_pem }) => {
-            certificates(&certificate_pem, "value.client_certificate.certificate_pem", false, v);
-            if key_pem.len() > PEM_BYTES_MAX || PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).is_err() {
-                v.add("value.client_certificate.key_pem", "must hold a private key in PEM, at most 64 KiB");
+            let chain = certificates(&certificate_pem, "value.client_certificate.certificate_pem", false, v);
+            let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).ok().filter(|_| key_pem.len() <= PEM_BYTES_MAX);
+            match key {
+                None => v.add("value.client_certificate.key_pem", "must hold a private key in PEM, at most 64 KiB"),
+                Some(key) if !chain.is_empty() => {
+                    let provider = rustls::crypto::ring::default_provider();
+                    if CertifiedKey::from_der(chain, key, &provider).is_err() {
+                        v.add("value.client_certificate.key_pem", "must be the key of the certificate");
+                    }
+                }
+                Some(_) => {}
             }
             Value::Certificate { certificate: certificate_pem, key: Secret::new(key_pem) }
         }
@@ -271,14 +280,18 @@ fn secret(text: String, path: &str, v: &mut Violations) -> Secret {
     Secret::new(text)
 }
 
-fn certificates(pem: &str, path: &str, may_be_empty: bool, v: &mut Violations) {
+/// Reads certificates; none, where they are wrong.
+fn certificates(pem: &str, path: &str, may_be_empty: bool, v: &mut Violations) -> Vec<CertificateDer<'static>> {
     if pem.is_empty() && may_be_empty {
-        return;
+        return Vec::new();
     }
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    if pem.len() > PEM_BYTES_MAX || !read.is_ok_and(|certificates| !certificates.is_empty()) {
+    let found = read.unwrap_or_default();
+    if pem.len() > PEM_BYTES_MAX || found.is_empty() {
         v.add(path, "must hold one or more certificates in PEM, at most 64 KiB");
+        return Vec::new();
     }
+    found
 }
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ use crate::engine::effect::Effect;
 use crate::engine::scheduler::Scheduler;
 use crate::model::access::{AccessChange, AccessError, Actor, LOCAL_NAME};
 use crate::model::audit::{AuditEntry, AuditRow, Of};
+use crate::model::bag::is_erased;
 use crate::model::book::{Applied, Book};
-use crate::model::failure::Failure;
+use crate::model::failure::{Failure, FailureReason};
 use crate::model::ids::JobId;
 use crate::model::job::Job;
 use crate::model::spec::{JobSpec, TaskSpec};
@@ -22,7 +23,8 @@ use crate::model::time::Timestamp;
 const USE_KEPT: Duration = Duration::from_secs(60);
 
 impl Scheduler {
-    /// Returns the credential that an attempt at a task uses, or why it may not; `None`: the task names none.
+    /// Returns the credential that an attempt at a task uses, or why it may not, or why it cannot be made without what was
+    /// erased; `None`: the task names none.
     pub(super) fn credential(
         &mut self,
         job: JobId,
@@ -30,8 +32,12 @@ impl Scheduler {
         task: &TaskSpec,
         now: Timestamp,
     ) -> Option<Result<Arc<InUse>, Failure>> {
-        let name = name?;
         let run = self.jobs.get_mut(job)?;
+        if is_erased(&run.job.spec, task, run.job.secrets_gone) {
+            let why = "the secrets that it was submitted with were erased; submit it again, or use a named credential";
+            return Some(Err(Failure::fatal(FailureReason::Credential, why)));
+        }
+        let name = name?;
         let row = run.job.clone();
         let (creator, tenant) = (&row.creator, &row.tenant);
         let credential = match self.book.credential_for(tenant.no, name, creator.no, &task.work, now) {

@@ -74,7 +74,7 @@ impl Scheduler {
             spans::attempt(traces, &run.job, &running, &ended, (&event, seen), now);
         }
         note_attempt(&mut running.row, running.attempt_start, &ended, &event, now);
-        if matches!(&event, TaskEvent::Failed(_, error) if error.reason == FailureReason::SecretEchoed) {
+        if is_echo(&ended.end) {
             // What came before it may be the other half of what was echoed.
             self.outbox.batch().dropped_pages.push(id);
         }
@@ -295,7 +295,7 @@ fn meaning(
         _ if let Some(error) = &running.withdrawn => {
             (TaskEvent::Cancelled(TaskError { attempt, ..error.clone() }), None)
         }
-        (AttemptEnd::Failed(failure), None, Some(_)) if must_count(options, failure) => {
+        (AttemptEnd::Failed(failure), None, Some(_)) if must_count(options, failure) || is_echo(&ended.end) => {
             (failed(running, options, failure, now, chance), None)
         }
         (_, None, Some(Cause::Drain | Cause::Pause | Cause::Reload | Cause::Stop(_) | Cause::Withdrawn))
@@ -308,6 +308,11 @@ fn meaning(
             (failed(running, options, &failure, now, chance), None)
         }
     }
+}
+
+/// Whether an attempt found the secret that it sent. Its pages are gone then, so it counts whatever was asked meanwhile.
+fn is_echo(end: &AttemptEnd) -> bool {
+    matches!(end, AttemptEnd::Failed(failure) if failure.reason == FailureReason::SecretEchoed)
 }
 
 /// Whether a failure counts although the attempt was asked to stop: an origin may have looked at a request that must not be

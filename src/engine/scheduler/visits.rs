@@ -14,6 +14,7 @@ use crate::engine::scheduler::piece::Piece;
 use crate::engine::scheduler::read::{Found, Read, Retriable};
 use crate::model::access::Actor;
 use crate::model::audit::Of;
+use crate::model::bag::http_is_erased;
 use crate::model::event::EventKind;
 use crate::model::failure::TaskError;
 use crate::model::failures::Failures;
@@ -106,7 +107,10 @@ impl Scheduler {
                 return self.note_job(&by, Of::Deletion(nth), "DeleteJob", id);
             }
             JobCommand::Retry { reply, .. } => match retry {
-                Some(Ok(retriable)) if job.secrets_gone && retriable.failed + retriable.cancelled > 0 => {
+                Some(Ok(retriable))
+                    if (job.secrets_gone || http_is_erased(&job.spec.defaults.http, false))
+                        && retriable.failed + retriable.cancelled > 0 =>
+                {
                     answer(reply, Err(EngineError::SecretsExpired(id)));
                 }
                 Some(Ok(retriable))

@@ -151,7 +151,7 @@ async fn tasks(
 }
 
 /// Notes with the job that its secrets are gone.
-async fn say(conn: &mut SqliteConnection, no: i64) -> Result<(), Fault> {
+pub(super) async fn say(conn: &mut SqliteConnection, no: i64) -> Result<(), sqlx::Error> {
     let sql = "UPDATE jobs SET moving = json_set(moving, '$.secrets_gone', json('true')) WHERE no = ?1";
     sqlx::query(sql).bind(no).execute(conn).await?;
     Ok(())

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use sqlx::{Connection as _, SqliteConnection};
 
 use crate::store::sqlite::errors::Fault;
+use crate::store::sqlite::forget;
 use crate::store::sqlite::open_error::OpenError;
-use crate::store::sqlite::upkeep;
+use crate::store::sqlite::{trail, upkeep};
 use crate::vault::{Key, KeyNumber, Vault};
 
 /// The root key of a data directory that is told of no other.
@@ -55,6 +56,8 @@ pub enum RootKeys {
     },
     /// Nobody keeps the key: the data directory is for this process alone.
     Unkept,
+    /// As the others say; and what no key of theirs opens is given up.
+    Forgetting(Box<RootKeys>),
 }
 
 impl RootKeys {
@@ -64,6 +67,15 @@ impl RootKeys {
             RootKeys::Beside => KeySource::File(dir.join(KEY_FILE)),
             RootKeys::Kept { now, .. } => now.clone(),
             RootKeys::Unkept => KeySource::Env(String::new()),
+            RootKeys::Forgetting(roots) => roots.source(dir),
+        }
+    }
+
+    /// Returns where keys are, and whether what they do not open is given up.
+    fn split(&self) -> (&RootKeys, bool) {
+        match self {
+            RootKeys::Forgetting(roots) => (roots, true),
+            roots => (roots, false),
         }
     }
 }
@@ -84,9 +96,10 @@ impl Keyring {
         let sql = "SELECT id, purpose, wrapped FROM data_keys ORDER BY id";
         let mut rows: Vec<KeyRow> = sqlx::query_as(sql).fetch_all(&mut *conn).await.map_err(failed)?;
         let source = roots.source(dir);
+        let (roots, forgets) = roots.split();
         let root = match roots {
             RootKeys::Unkept => Key::random(),
-            RootKeys::Beside if rows.is_empty() => make(dir)?,
+            RootKeys::Beside if rows.is_empty() || (forgets && !dir.join(KEY_FILE).exists()) => make(dir)?,
             _ => read(&source).map_err(|why| OpenError::Key { place: source.to_string(), why })?,
         };
         if rows.is_empty() {
@@ -100,6 +113,9 @@ impl Keyring {
             _ => None,
         };
         let wrong = || OpenError::WrongKey { path: dir.join("haul.db"), place: source.to_string() };
+        if forgets && give_up(conn, &root, previous.as_ref(), &rows).await.map_err(failed)? {
+            rows = sqlx::query_as(sql).fetch_all(&mut *conn).await.map_err(failed)?;
+        }
         let (mut seals, mut digests, mut to_wrap) = (Vec::new(), None, Vec::new());
         for (number, purpose, wrapped) in rows {
             let name = name(number, purpose);
@@ -149,6 +165,48 @@ impl Keyring {
 pub(super) async fn remove_retired(conn: &mut SqliteConnection, current: KeyNumber) -> Result<(), sqlx::Error> {
     let sql = "DELETE FROM data_keys WHERE purpose = ?1 AND id <> ?2";
     sqlx::query(sql).bind(SEALS).bind(current).execute(conn).await.map(drop)
+}
+
+/// Gives up the keys that neither root unwraps, with what they seal, and makes new ones in their places. Returns whether there
+/// were any.
+async fn give_up(
+    conn: &mut SqliteConnection,
+    root: &Key,
+    previous: Option<&Key>,
+    rows: &[KeyRow],
+) -> Result<bool, sqlx::Error> {
+    let opens = |(number, purpose, wrapped): &&KeyRow| {
+        let name = name(*number, *purpose);
+        [Some(root), previous].into_iter().flatten().any(|root| root.unwrap_key(&name, wrapped).is_some())
+    };
+    let known: Vec<&KeyRow> = rows.iter().filter(opens).collect();
+    if known.len() == rows.len() {
+        return Ok(false);
+    }
+    let seals: Vec<KeyNumber> = known.iter().filter(|row| row.1 == SEALS).map(|row| row.0).collect();
+    let told = forget::all(conn, &seals).await?;
+    let has_digests = known.iter().any(|row| row.1 == DIGESTS);
+    let mut next = rows.iter().map(|row| row.0).max().unwrap_or(0);
+    let mut whole = conn.begin().await?;
+    for row in rows.iter().filter(|row| !known.contains(row)) {
+        sqlx::query("DELETE FROM data_keys WHERE id = ?1").bind(row.0).execute(&mut *whole).await?;
+    }
+    if seals.is_empty() {
+        next += 1;
+        insert(&mut whole, root, next, SEALS, &Key::random()).await?;
+    }
+    if !has_digests {
+        let key = Key::random();
+        insert(&mut whole, root, next + 1, DIGESTS, &key).await?;
+        // The chain of the audit goes on with the new key; what is before cannot be verified any more.
+        if let Some(vault) = Vault::new(vec![(next, Key::random())], &key) {
+            trail::begin_anew(&mut whole, &vault).await?;
+        }
+    }
+    whole.commit().await?;
+    let (jobs, tasks, listings) = (told.jobs, told.tasks, told.listings);
+    tracing::warn!(jobs, tasks, listings, "secrets whose key is lost were given up (`--forget-sealed`)");
+    Ok(true)
 }
 
 fn name(number: KeyNumber, purpose: i64) -> String {

@@ -15,6 +15,7 @@ mod credentials;
 mod errors;
 mod events;
 mod expiry;
+mod forget;
 mod insert;
 mod jobs;
 mod keys;

@@ -45,7 +45,7 @@ pub enum OpenError {
     Sqlite { path: PathBuf, error: sqlx::Error },
     #[error(
         "the root key in the {place} cannot be read ({why}); without it the secrets in the database stay sealed: put it \
-             back, or name it with `--data-key`"
+             back, or name it with `--data-key`; if it is lost, `--forget-sealed` gives these secrets up"
     )]
     Key { place: String, why: String },
     #[error(

@@ -16,8 +16,8 @@ use crate::store::sqlite::rows;
 use crate::store::{AuditPage, AuditPlace, StoreError};
 use crate::vault::Vault;
 
-/// The most rows: about 1 GiB.
-const ROWS_MAX: u64 = 3_000_000;
+/// What a row takes beside its text, in bytes, roughly: its number, its time, its digest and the heads of its columns.
+const ROW_BYTES: u64 = 64;
 /// How often old rows are looked for, in rows, and how many go at once.
 const PRUNED_EVERY: u64 = 256;
 const PRUNED_AT_ONCE: u64 = 1024;
@@ -42,8 +42,25 @@ pub(super) fn start_link(vault: &Vault, sequence: i64, before: &[u8]) -> [u8; 32
     vault.keyed("audit start", &[&sequence.to_be_bytes(), before])
 }
 
-/// The last row of the chain: its number and its digest.
-pub(super) type Last = (i64, Vec<u8>);
+/// The digest over what is noted of the bytes of all rows.
+fn bytes_link(vault: &Vault, sequence: i64, bytes: u64) -> [u8; 32] {
+    vault.keyed("audit bytes", &[&sequence.to_be_bytes(), &bytes.to_be_bytes()])
+}
+
+/// The last row of the chain.
+pub(super) struct Last {
+    sequence: i64,
+    digest: Vec<u8>,
+    /// What all rows take.
+    bytes: u64,
+}
+
+/// How long rows are kept, and how much they may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept {
+    pub(super) time: Duration,
+    pub(super) bytes: u64,
+}
 
 /// Adds rows behind `last`, which is read where it is not known. Returns the last one then.
 pub(super) async fn write<'a>(
@@ -51,15 +68,15 @@ pub(super) async fn write<'a>(
     vault: &Vault,
     last: Option<Last>,
     new: impl Iterator<Item = &'a AuditRow> + Send,
-    kept: Duration,
+    kept: Kept,
 ) -> Result<Option<Last>, Fault> {
     let mut new = new.peekable();
     if new.peek().is_none() {
         return Ok(last);
     }
-    let (first, mut before) = match last {
+    let Last { sequence: first, digest: mut before, mut bytes } = match last {
         Some(last) => last,
-        None => read_last(conn).await?,
+        None => read_last(conn, vault).await?,
     };
     let (mut linked, mut sequence, mut now) = (Vec::new(), first, 0);
     for row in new {
@@ -67,41 +84,125 @@ pub(super) async fn write<'a>(
         now = row.time.0;
         let text = serde_json::to_string(row)?;
         before = link(vault, &before, sequence, now, &text).to_vec();
+        bytes += text.len() as u64 + ROW_BYTES;
         linked.push((sequence, now, text, before.clone()));
     }
     ROWS.run(conn, &linked, |values, (sequence, time, text, chain)| {
         values.add(*sequence)?.add(*time)?.add(text.as_str())?.add(chain.clone()).map(drop)
     })
     .await?;
-    if first as u64 / PRUNED_EVERY != sequence as u64 / PRUNED_EVERY {
+    let is_over = bytes > kept.bytes;
+    if is_over || first as u64 / PRUNED_EVERY != sequence as u64 / PRUNED_EVERY {
         // More than are added, however many those are.
         let limit = PRUNED_AT_ONCE.max(2 * linked.len() as u64);
-        let kept = i64::try_from(kept.as_micros()).unwrap_or(i64::MAX);
-        prune(conn, vault, now.saturating_sub(kept), sequence - ROWS_MAX as i64, limit as i64).await?;
+        let age = i64::try_from(kept.time.as_micros()).unwrap_or(i64::MAX);
+        // Somewhat more, so that not every row has one removed.
+        let surplus = if is_over { bytes.saturating_sub(kept.bytes - kept.bytes / 64) } else { 0 };
+        bytes -= prune(conn, vault, now.saturating_sub(age), surplus, limit as i64).await?.min(bytes);
+        let text = format!("{sequence}:{bytes}:{}", hex(&bytes_link(vault, sequence, bytes)));
+        let sql = "REPLACE INTO settings (key, value) VALUES ('audit_bytes', ?1)";
+        sqlx::query(sql).bind(text).execute(&mut *conn).await?;
     }
-    Ok(Some((sequence, before)))
+    Ok(Some(Last { sequence, digest: before, bytes }))
 }
 
-async fn read_last(conn: &mut SqliteConnection) -> Result<Last, Fault> {
+async fn read_last(conn: &mut SqliteConnection, vault: &Vault) -> Result<Last, Fault> {
     let sql = "SELECT seq, chain FROM audit ORDER BY seq DESC LIMIT 1";
-    Ok(match sqlx::query_as(sql).fetch_optional(&mut *conn).await? {
+    let (sequence, digest) = match sqlx::query_as(sql).fetch_optional(&mut *conn).await? {
         Some(last) => last,
         None => start(conn).await?.map_or((0, BEFORE_ALL.to_vec()), |(sequence, before, _)| (sequence, before)),
-    })
+    };
+    Ok(Last { sequence, digest, bytes: read_bytes(conn, vault).await? })
 }
 
-/// Removes the oldest rows, where they are older than `time` or up to `sequence`.
-async fn prune(conn: &mut SqliteConnection, vault: &Vault, time: i64, sequence: i64, limit: i64) -> Result<(), Fault> {
-    let sql = "SELECT seq, chain FROM (SELECT seq, time, chain FROM audit ORDER BY seq LIMIT ?1 + 0) \
-               WHERE time < ?2 OR seq <= ?3 ORDER BY seq DESC LIMIT 1";
-    let found: Option<(i64, Vec<u8>)> =
-        sqlx::query_as(sql).bind(limit).bind(time).bind(sequence).fetch_optional(&mut *conn).await?;
-    let Some((last, chain)) = found else { return Ok(()) };
+/// What all rows take: what was noted when rows were last removed, and those since. Whoever edits the note must not have
+/// the server remove rows for it, so it is keyed.
+async fn read_bytes(conn: &mut SqliteConnection, vault: &Vault) -> Result<u64, Fault> {
+    let sql = "SELECT value FROM settings WHERE key = 'audit_bytes'";
+    let noted: Option<String> = sqlx::query_scalar(sql).fetch_optional(&mut *conn).await?;
+    let noted = noted.and_then(|text| {
+        let mut parts = text.split(':');
+        let (sequence, bytes) = (parts.next()?.parse::<i64>().ok()?, parts.next()?.parse::<u64>().ok()?);
+        (unhex(parts.next()?)? == bytes_link(vault, sequence, bytes).as_slice()).then_some((sequence, bytes))
+    });
+    // An older version has noted nothing, or what is noted is not this server's: all rows are measured, once.
+    let (sequence, bytes) = noted.unwrap_or_default();
+    let sql = "SELECT coalesce(sum(octet_length(row) + ?2), 0) FROM audit WHERE seq > ?1";
+    let since: i64 = sqlx::query_scalar(sql).bind(sequence).bind(ROW_BYTES as i64).fetch_one(conn).await?;
+    Ok(bytes + u64::try_from(since).unwrap_or_default())
+}
+
+/// A row that is removed last, its digest, and the bytes of all that are.
+type Pruned = (i64, Vec<u8>, i64);
+
+/// Removes the oldest rows, where they are older than `time` or among the first `surplus` bytes. Returns what they took.
+async fn prune(conn: &mut SqliteConnection, vault: &Vault, time: i64, surplus: u64, limit: i64) -> Result<u64, Fault> {
+    let sql = "SELECT seq, chain, upto FROM (SELECT seq, time, chain, own, sum(own) OVER (ORDER BY seq) AS upto FROM \
+               (SELECT seq, time, chain, octet_length(row) + ?4 AS own FROM audit ORDER BY seq LIMIT ?1 + 0)) \
+               WHERE time < ?2 OR upto - own < ?3 ORDER BY seq DESC LIMIT 1";
+    let found: Option<Pruned> = sqlx::query_as(sql)
+        .bind(limit)
+        .bind(time)
+        .bind(i64::try_from(surplus).unwrap_or(i64::MAX))
+        .bind(ROW_BYTES as i64)
+        .fetch_optional(&mut *conn)
+        .await?;
+    let Some((last, chain, bytes)) = found else { return Ok(0) };
+    if !is_whole(conn, vault, last, &chain).await? {
+        tracing::error!("row {last} of the audit was changed, so none is removed; `haul audit verify` says more");
+        return Ok(0);
+    }
     sqlx::query("DELETE FROM audit WHERE seq <= ?1").bind(last).execute(&mut *conn).await?;
-    let text = format!("{last}:{}:{}", hex(&chain), hex(&start_link(vault, last, &chain)));
+    // Rows under a key that was given up may be left, and the chain begins behind them.
+    if start(conn).await?.is_none_or(|(sequence, ..)| sequence < last) {
+        note_start(conn, vault, last, &chain).await?;
+    }
+    Ok(u64::try_from(bytes).unwrap_or_default())
+}
+
+/// Goes on behind the last row with another key: what stands up to there cannot be verified any more.
+pub(super) async fn begin_anew(conn: &mut SqliteConnection, vault: &Vault) -> Result<(), sqlx::Error> {
+    let sql = "SELECT seq, chain FROM audit ORDER BY seq DESC LIMIT 1";
+    let last: Option<(i64, Vec<u8>)> = sqlx::query_as(sql).fetch_optional(&mut *conn).await?;
+    let last = match last {
+        Some(last) => Some(last),
+        None => start(conn).await?.map(|(sequence, before, _)| (sequence, before)),
+    };
+    match last {
+        Some((sequence, chain)) => note_start(conn, vault, sequence, &chain).await,
+        None => Ok(()),
+    }
+}
+
+/// Notes which row stands before the first one that counts.
+async fn note_start(
+    conn: &mut SqliteConnection,
+    vault: &Vault,
+    sequence: i64,
+    chain: &[u8],
+) -> Result<(), sqlx::Error> {
+    let text = format!("{sequence}:{}:{}", hex(chain), hex(&start_link(vault, sequence, chain)));
     let sql = "REPLACE INTO settings (key, value) VALUES ('audit_start', ?1)";
-    sqlx::query(sql).bind(text).execute(&mut *conn).await?;
-    Ok(())
+    sqlx::query(sql).bind(text).execute(conn).await.map(drop)
+}
+
+/// Returns whether a row is as it was written, its time too: what is removed leaves a digest that vouches for it.
+async fn is_whole(conn: &mut SqliteConnection, vault: &Vault, sequence: i64, chain: &[u8]) -> Result<bool, Fault> {
+    let before = match start(conn).await? {
+        // Nobody can say, since its key was given up.
+        Some((first, ..)) if sequence <= first => return Ok(true),
+        Some((first, digest, _)) if sequence == first + 1 => Some(digest),
+        None if sequence == 1 => Some(BEFORE_ALL.to_vec()),
+        _ => {
+            let sql = "SELECT chain FROM audit WHERE seq = ?1";
+            sqlx::query_scalar(sql).bind(sequence - 1).fetch_optional(&mut *conn).await?
+        }
+    };
+    let sql = "SELECT time, row FROM audit WHERE seq = ?1";
+    let row: Option<(i64, String)> = sqlx::query_as(sql).bind(sequence).fetch_optional(conn).await?;
+    Ok(before
+        .zip(row)
+        .is_some_and(|(before, (time, row))| link(vault, &before, sequence, time, &row).as_slice() == chain))
 }
 
 /// Returns what stands before the first row, where older ones were removed: the last number, its digest, and the digest

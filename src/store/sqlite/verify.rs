@@ -19,6 +19,8 @@ const TOLD_MAX: usize = 20;
 pub struct Verified {
     /// How many rows there are.
     pub rows: u64,
+    /// How many more stand before these, whose key was given up, so that nobody can say whether they were changed.
+    pub unknown: u64,
     /// The number and the digest of the last row, as `SEQUENCE:DIGEST`; empty: there is none.
     pub head: String,
     /// What is wrong, in sentences.
@@ -55,6 +57,7 @@ async fn follow(conn: &mut SqliteConnection, vault: &Vault, head: Option<&str>) 
         }
         (sequence, before) = (last, digest);
     }
+    let first = sequence;
     let mut is_wanted_there = wanted.as_ref().is_none_or(|(at, _)| *at <= sequence);
     let mut rows =
         sqlx::query_as::<_, Columns>("SELECT seq, time, row, chain FROM audit ORDER BY seq").fetch(&mut *conn);
@@ -64,6 +67,10 @@ async fn follow(conn: &mut SqliteConnection, vault: &Vault, head: Option<&str>) 
                 wrong.push(what);
             }
         };
+        if at <= first {
+            verified.unknown += 1;
+            continue;
+        }
         if at != sequence + 1 {
             tell(&mut verified.wrong, format!("rows {} to {} are missing", sequence + 1, at - 1));
         } else if chain != trail::link(vault, &before, at, time, &row) {

@@ -133,7 +133,8 @@ impl SqliteWriter {
                 // Read again after whatever goes wrong from here on.
                 let last = self.last_audited.take();
                 let rows = batch.audited(&committed);
-                let written = trail::write(&mut self.conn, &self.keyring.vault, last, rows, self.retention.audit).await;
+                let kept = trail::Kept { time: self.retention.audit, bytes: self.retention.audit_bytes };
+                let written = trail::write(&mut self.conn, &self.keyring.vault, last, rows, kept).await;
                 written.map(|last| {
                     last_audited = last;
                     committed

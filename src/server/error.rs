@@ -1,0 +1,45 @@
+//! Why a server ends other than by request.
+
+use crate::engine;
+use crate::listen::tls::TlsError;
+use crate::store::StoreError;
+use crate::store::sqlite::OpenError;
+use crate::telemetry::traces::TracesError;
+
+/// Why a server did not start, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The store could not be opened.
+    #[error(transparent)]
+    Open(#[from] Box<OpenError>),
+    /// The download directory, or that of contents, could not be used.
+    #[error("{0}")]
+    Directory(String),
+    /// The engine did not start.
+    #[error(transparent)]
+    Start(#[from] engine::StartError),
+    /// The store failed while the server ran.
+    #[error("{0}; the server ends, so that a restart can read what is really there")]
+    Store(#[from] StoreError),
+    /// That tokens are needed could not be stored.
+    #[error(transparent)]
+    Engine(#[from] engine::command::EngineError),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Other machines can reach it, and nothing says who calls.
+    #[error(
+        "`{0}` is `{1}`, which other machines can reach, and nobody could sign in: make a token first, by `haul token \
+         create NAME --grant operator --offline`, or name who has which certificate by `[[identity]]` in the settings file"
+    )]
+    NobodySignsIn(&'static str, String),
+    /// Traces cannot be sent.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
+    /// A place could not be listened at.
+    #[error("cannot listen on `{1}`: {2}; choose another `--{0}`")]
+    Listen(&'static str, String, std::io::Error),
+    /// The descriptors that are built in do not fit together.
+    #[error("reflection cannot be served: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
