@@ -122,7 +122,7 @@ export class JobList {
     const ended = new AbortController();
     const request = { jobIds: ids, maxJobs: ids.length ? undefined : 0, totals: true };
     try {
-      // A watch that is left as soon as it has told everything once.
+      // A watch that is left as soon as it has sent everything once.
       for await (const { event } of service.watchJobs(request, { signal: AbortSignal.any([signal, ended.signal]) })) {
         if (event.case === "job") told.add(event.value.jobId), this.#change(event.value);
         else if (event.case === "totals") tellTotals(event.value);
