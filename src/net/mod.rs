@@ -10,6 +10,7 @@ mod connect;
 mod connection;
 mod course;
 mod credential;
+mod date;
 pub mod decode;
 pub mod disposition;
 mod environment;
