@@ -44,6 +44,7 @@ mod target;
 mod tasks;
 mod through;
 mod tls;
+mod verify;
 mod wire;
 
 use std::net::SocketAddr;
