@@ -6,6 +6,7 @@
 mod body;
 pub mod classify;
 mod client;
+pub mod coding;
 mod connect;
 mod connection;
 mod course;
