@@ -20,7 +20,7 @@ use crate::model::secret::redacted;
 use crate::model::time::Timestamp;
 use crate::net::range::ContentRange;
 use crate::net::{Body, Permit, Request, Response, Session};
-use crate::net::{classify, decode, disposition, drain, exchange, range};
+use crate::net::{classify, coding, decode, disposition, drain, exchange, range};
 
 /// Longer values of headers are taken for none.
 const TEXT_BYTES_MAX: usize = 1024;
@@ -146,7 +146,7 @@ fn receive(order: &Order<'_>, source: usize, response: Response, head_wait: Dura
     let suggested_name = disposition::file_name(&headers).and_then(|name| names::sanitize(&name)).unwrap_or_default();
     let content_type = text(CONTENT_TYPE);
     let codings = if status.is_success() && headers.contains_key(CONTENT_ENCODING) {
-        decode::codings_of_file(&headers, order.name_for(&suggested_name))?
+        coding::codings_of_file(&headers, order.name_for(&suggested_name))?
     } else {
         Vec::new()
     };
@@ -184,7 +184,7 @@ fn receive(order: &Order<'_>, source: usize, response: Response, head_wait: Dura
         (206, Some(ContentRange::Bytes { total, .. })) => total,
         (416, Some(ContentRange::Unsatisfied { total })) => Some(total),
         (200, Some(ContentRange::Bytes { total, .. })) if answer.is_range_as_200() => total,
-        (200 | 203, _) => length,
+        (200 | 201 | 203, _) => length,
         _ => None,
     };
     let body = decode::undo_unasked(body, codings);

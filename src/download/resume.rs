@@ -127,10 +127,12 @@ pub(super) fn ask_for(binding: &Binding, source: &str, range: Range<u64>, has_di
 pub(super) fn judge(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_digest: bool) -> Verdict {
     match answer.status {
         200 if answer.is_range_as_200() => range(held, ask, answer, has_digest),
-        200 | 203 => whole(held, ask, answer, has_digest),
+        200 | 201 | 203 => whole(held, ask, answer, has_digest),
         206 if ask.range.is_none() && answer.is_whole_as_206() => whole(held, ask, answer, has_digest),
         206 => range(held, ask, answer, has_digest),
         416 if ask.range.is_some() => unsatisfied(held, ask, answer, has_digest),
+        // What some origins answer to a range, or to its condition, where they would send the whole.
+        400 | 412 | 501 if ask.range.is_some() => ask_whole(Some(Why::Unsatisfiable)),
         _ => Verdict::Status,
     }
 }
@@ -162,11 +164,13 @@ fn whole(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_digest: bool) ->
     }
 }
 
-/// Whether a 200 is the range that was asked for without saying so: as long as the range would be, or of another length
-/// under the same strong validator. It must not be taken for the whole before that was asked for.
+/// Whether a 200 is the range that was asked for without saying so: as long as the range would be, or, under the same
+/// strong validator, of another length than the whole has or of fewer bytes than are held. It must not be taken for the
+/// whole before that was asked for.
 fn is_range_in_disguise(held: &Stored, range: &Range<u64>, answer: &Answer) -> bool {
-    let (Some(held_total), Some(length)) = (held.binding.version.total, answer.length) else { return false };
+    let Some(length) = answer.length else { return false };
     let is_same_version = held.binding.version.is_proved_by(&answer.seen.version);
+    let Some(held_total) = held.binding.version.total else { return is_same_version && length < held.ranges.bytes() };
     let range_length = range.end.min(held_total).saturating_sub(range.start);
     length != held_total && (is_same_version || length == range_length)
 }

@@ -132,7 +132,37 @@ fn strong_validators() {
             "a shorter whole of the same tag, where the size was not known",
             Version { total: None, ..strong() },
             vec![whole_of(Version { total: Some(30), ..strong() })],
-            "40-? = begin: content changed",
+            "40-? whole = begin: the origin sent another range than it was asked for",
+        ),
+        row(
+            "the range as a whole, where the size was not known, and then the whole",
+            Version { total: None, ..strong() },
+            vec![whole_of(Version { total: Some(39), ..strong() }), whole_of(strong())],
+            "40-? whole = begin: the origin sent another range than it was asked for",
+        ),
+        row(
+            "an empty tag is none",
+            version("\"\"", "", LATER, Some(100)),
+            vec![whole_of(version("\"\"", "", LATER, Some(100)))],
+            "whole = begin: nothing proves that the content is the same",
+        ),
+        row(
+            "an origin that takes a range for a bad request",
+            strong(),
+            vec![Answer { status: 400, seen: binding(none()), ..Answer::default() }, whole_of(strong())],
+            "40-? whole = begin: the origin does not have the missing range",
+        ),
+        row(
+            "an origin that takes the condition of a range for one of the request",
+            strong(),
+            vec![Answer { status: 412, seen: binding(none()), ..Answer::default() }],
+            "40-? whole = judge the status",
+        ),
+        row(
+            "a range that is forbidden as all else is",
+            strong(),
+            vec![Answer { status: 403, seen: binding(none()), ..Answer::default() }],
+            "40-? = judge the status",
         ),
         row(
             "the size becomes known",

@@ -15,7 +15,7 @@ use crate::model::outcome::{AttemptEnd, AttemptReport, FetchResult, Outcome};
 use crate::model::progress::Meter;
 use crate::model::secret::{REDACTED, is_secret_header, redacted, redacted_within};
 use crate::model::spec::{FetchSpec, Pagination};
-use crate::net::{Permit, Request, Response, Session, classify, decode, drain, exchange, range};
+use crate::net::{Permit, Request, Response, Session, classify, coding, drain, exchange, range};
 
 /// What is asked for where JSON is expected; anything is still taken.
 const ACCEPT_JSON: HeaderValue = HeaderValue::from_static("application/json, */*;q=0.5");
@@ -115,8 +115,9 @@ impl<'a> Attempt<'a> {
             }
             let response = self.ask(pager.request()?).await?;
             let result = result_of(&response);
-            if response.status == StatusCode::NO_CONTENT {
+            if pager.ends().contains(&response.status.as_u16()) {
                 // There is no page here, which is what some origins say behind the last one.
+                drain(response.body).await;
                 pager.cursor.next = pager.ended(result);
                 continue;
             }
@@ -235,7 +236,7 @@ fn cut() -> Failure {
 fn own_headers(ctx: &FetchContext<'_>, spec: &FetchSpec) -> HeaderMap {
     let mut headers = HeaderMap::new();
     if !is_set(ctx, &ACCEPT_ENCODING) {
-        headers.insert(ACCEPT_ENCODING, decode::ACCEPT_ENCODING);
+        headers.insert(ACCEPT_ENCODING, coding::ACCEPT_ENCODING);
     }
     if (spec.expect_json || spec.pagination.is_some()) && !is_set(ctx, &ACCEPT) {
         headers.insert(ACCEPT, ACCEPT_JSON);

@@ -10,7 +10,7 @@ use crate::fetch::{FetchedBody, INLINE_BYTES_MAX, Sink};
 use crate::model::credential::echo::Echo;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::progress::Meter;
-use crate::net::{Body, BodySource, decode, range, watched};
+use crate::net::{Body, BodySource, coding, decode, range, watched};
 
 /// The body of a response as the fetch sees it: decoded, with at most `bytes_max` of it.
 pub(super) struct Content {
@@ -33,7 +33,7 @@ impl Content {
         bytes_max: u64,
         meter: &Arc<Meter>,
     ) -> Result<Content, Failure> {
-        let codings = decode::codings(headers)?;
+        let codings = coding::codings(headers)?;
         if codings.is_empty() && announced.is_some_and(|length| length > bytes_max) {
             return Err(too_large(bytes_max));
         }

@@ -94,9 +94,12 @@ fn steps(pointer: &str) -> Option<Vec<Cow<'_, str>>> {
     Some(pointer.strip_prefix('/')?.split('/').map(unescape).collect())
 }
 
+/// The byte order mark that some programs write before all text; a reader may pass it over (RFC 8259, section 8.1).
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// JSON is UTF-8 (RFC 8259, section 8.1), also within strings that nobody looks at.
 fn text_of(body: &[u8]) -> Result<&str, Failure> {
-    std::str::from_utf8(body).map_err(|error| {
+    std::str::from_utf8(body.strip_prefix(MARK).unwrap_or(body)).map_err(|error| {
         let message = format!("the body is not JSON (its byte {} is not UTF-8)", error.valid_up_to());
         Failure::fatal(FailureReason::BadContent, message)
     })
@@ -160,6 +163,8 @@ mod tests {
         insta::assert_snapshot!(check(b"").unwrap_err(), @"the body is not JSON (EOF while parsing a value at line 1 column 0)");
         insta::assert_snapshot!(check(b"[\"caf\xe9\"]").unwrap_err(), @"the body is not JSON (its byte 5 is not UTF-8)");
         assert!(check(b" [1, {\"x\": null}] ").is_ok());
+        assert!(check(b"\xef\xbb\xbf[1]").is_ok(), "a byte order mark");
+        assert_eq!(items(b"\xef\xbb\xbf[1]", "").unwrap().len(), 1);
     }
 
     #[test]

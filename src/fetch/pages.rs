@@ -147,6 +147,14 @@ impl<'a> Pager<'a> {
         url
     }
 
+    /// Returns the statuses by which an answer that the task accepts says that there is no page: those without content, and
+    /// behind the first page of a listing that counts those of what is not there, as frameworks answer behind the last one. A
+    /// task that does not accept these fails by them: nobody can tell a listing that is over from one that broke off.
+    pub(super) fn ends(&self) -> &'static [u16] {
+        let counts = matches!(self.cursor.next, Next::Number(_) | Next::Offset(_));
+        if counts && self.cursor.pages > 0 { &[204, 205, 404, 410, 416] } else { &[204, 205] }
+    }
+
     /// Takes a page in, and moves the cursor behind it. On the last page, [`PageCursor::next`] is for the caller to set.
     pub(super) fn turn(&mut self, page: &Arrived<'_>) -> Result<Turn, Failure> {
         let next_pointer = match &self.pagination.style {
@@ -201,7 +209,9 @@ impl<'a> Pager<'a> {
     fn next(&self, page: &Arrived<'_>, count: u64, named: Option<String>) -> Result<Option<Next>, Failure> {
         let url = |target: Option<String>| target.map(|target| resolve(page.url, &target).map(Next::Url)).transpose();
         Ok(match (&self.pagination.style, &self.cursor.next) {
-            (PageStyle::LinkHeader, _) => url(link::next(page.headers).map_err(|error| unreadable(page.url, error))?)?,
+            (PageStyle::LinkHeader, _) => {
+                url(link::next(page.headers, page.url).map_err(|error| unreadable(page.url, error))?)?
+            }
             (PageStyle::NextUrl { .. }, _) => url(named)?,
             (PageStyle::Cursor { .. }, _) => {
                 named.map(|cursor| bounded(page.url, cursor)).transpose()?.map(Next::Cursor)

@@ -29,9 +29,9 @@ pub struct Version {
 
 impl Version {
     /// Whether the entity tag promises the same bytes, and not only the same meaning. One without quotes is no entity
-    /// tag (RFC 9110, section 8.8.3) and promises nothing.
+    /// tag (RFC 9110, section 8.8.3) and promises nothing; nor does an empty one, which programs send that have none.
     pub fn has_strong_etag(&self) -> bool {
-        self.etag.len() >= 2 && self.etag.starts_with('"') && self.etag.ends_with('"')
+        self.etag.len() > 2 && self.etag.starts_with('"') && self.etag.ends_with('"')
     }
 
     /// Whether the date of the last modification promises the same bytes.
@@ -107,6 +107,7 @@ mod tests {
             ("weak tag, strong date", version("W/\"a\"", OLD, LATER)),
             ("another weak tag, strong date", version("W/\"b\"", OLD, LATER)),
             ("unquoted tag", version("a", "", LATER)),
+            ("empty tag", version("\"\"", "", LATER)),
             ("strong date", version("", OLD, LATER)),
             ("another date", version("", LATER, LATER)),
             ("young date", version("", OLD, SECONDS_LATER)),

@@ -230,9 +230,12 @@ fn cause(error: &(dyn StdError + 'static)) -> String {
     inner.downcast_ref::<io::Error>().map_or_else(|| inner.to_string(), plain)
 }
 
-/// An I/O error without the number that the standard library appends.
+/// An I/O error without the number that the standard library appends, or the address of a manual.
 fn plain(error: &io::Error) -> String {
     let text = error.to_string();
+    if text.contains("close_notify") {
+        return "the TLS connection was cut off".to_owned();
+    }
     let text = text.split(" (os error").next().unwrap_or_default();
     text.strip_prefix("failed to lookup address information: ").unwrap_or(text).to_lowercase()
 }

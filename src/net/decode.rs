@@ -1,4 +1,4 @@
-//! Codings of bodies: gzip, br, zstd and deflate, undone while the body streams.
+//! Codings of bodies, undone while the body streams. Which ones, [`coding`](super::coding) says.
 //!
 //! How much may come out is for the reader to say: each chunk is small, so whoever counts them stops a bomb in time. A
 //! body of which nothing comes out, or much of little, gives way to the other tasks of its thread.
@@ -13,43 +13,20 @@ use async_compression::tokio::bufread::{BrotliDecoder, DeflateDecoder, ZlibDecod
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::HeaderMap;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader, ReadBuf};
 use tokio::task::coop;
 use tokio_util::io::StreamReader;
 
 use crate::model::failure::{Failure, FailureReason};
+use crate::net::coding::{Coding, transfer_codings};
 use crate::net::members::{Members, Reader};
 use crate::net::{Body, BodySource};
-
-/// What is sent as `Accept-Encoding` by who decodes.
-pub const ACCEPT_ENCODING: HeaderValue = HeaderValue::from_static("gzip, br, zstd, deflate");
 
 /// The size of decoded chunks.
 const CHUNK_BYTES: usize = 32 << 10;
 /// What a chunk counts as in the turn of its task, which has 128 units: to pack and unpack it costs as much as many reads.
 const CHUNK_UNITS: usize = 8;
-/// What the names of files end with that are gzip by their own format. Formats that only may be are not among them: such
-/// a file may well have been packed for its transport.
-const GZIP_ENDINGS: [&str; 16] = [
-    ".gz",
-    ".gzip",
-    ".tgz",
-    ".taz",
-    ".tpz",
-    ".cpgz",
-    ".crate",
-    ".unitypackage",
-    ".bgz",
-    ".bgzf",
-    ".dz",
-    ".adz",
-    ".svgz",
-    ".emz",
-    ".wmz",
-    ".vgz",
-];
-
 /// Encoded bytes that may come beyond twice what was made of them: no coding of content makes it so much larger, and what
 /// decodes to nothing must end too. Decoders hold back as much as their windows, which have 16 MiB at most.
 const SURPLUS_BYTES_MAX: u64 = 32 << 20;
@@ -61,33 +38,7 @@ const EXPANSION_MAX: u64 = 1_000;
 /// What is undone of the beginning of some content, to see whether that can be done.
 const HEAD_DECODED_MAX: u64 = 256 << 10;
 
-/// Codings on top of each other; each multiplies what a bomb can do.
-const CODINGS_MAX: usize = 3;
-
-/// A coding that haul undoes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Coding {
-    /// RFC 1952.
-    Gzip,
-    /// RFC 1950, and RFC 1951 from origins that leave zlib's frame away.
-    Deflate,
-    /// RFC 7932.
-    Brotli,
-    /// RFC 8878.
-    Zstd,
-}
-
 impl Coding {
-    fn named(name: &str) -> Option<Coding> {
-        Some(match name {
-            "gzip" | "x-gzip" => Coding::Gzip,
-            "deflate" => Coding::Deflate,
-            "br" => Coding::Brotli,
-            "zstd" => Coding::Zstd,
-            _ => return None,
-        })
-    }
-
     /// Returns whether content of this coding may begin with these bytes. Not every coding has a mark to know it by.
     fn may_begin_with(self, head: &[u8]) -> bool {
         let begins = |mark: &[u8]| head.iter().zip(mark).all(|(own, mark)| own == mark);
@@ -114,39 +65,6 @@ impl Coding {
         };
         undone.map_or_else(|error| failure(error).reason == FailureReason::Truncated, |_| true)
     }
-
-    /// Returns whether a file of this name, or of this media type, is one of this coding, and meant to be kept in it.
-    fn is_of_file(self, name: &str, content_type: &str) -> bool {
-        let name = name.to_ascii_lowercase();
-        let (endings, kind): (&[&str], _) = match self {
-            Coding::Gzip => (&GZIP_ENDINGS, "gzip"),
-            Coding::Brotli => (&[".br", ".tbr"], "brotli"),
-            Coding::Zstd => (&[".zst", ".zstd", ".tzst", ".tzs"], "zstd"),
-            Coding::Deflate => (&[".zz", ".deflate"], "zlib"),
-        };
-        endings.iter().any(|ending| name.ends_with(ending)) || content_type.to_ascii_lowercase().contains(kind)
-    }
-}
-
-/// Returns the codings that `Content-Encoding` names, in the order in which they were applied.
-///
-/// A value that HTTP does not define as a coding is a label: storage returns whatever was set when the object was stored, such as
-/// `aws-chunked`, `utf-8` or `bzip2`, and the bytes are what they are.
-pub fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, Failure> {
-    let codings: Vec<Coding> =
-        names(headers, &header::CONTENT_ENCODING).iter().filter_map(|name| Coding::named(name)).collect();
-    bounded(codings)
-}
-
-/// As [`codings`], for a body that is to be a file called `name`: servers call archives encoded in what they are. Such a
-/// file stays what its name says that it is.
-pub fn codings_of_file(headers: &HeaderMap, name: &str) -> Result<Vec<Coding>, Failure> {
-    let mut codings = codings(headers)?;
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if codings.first().is_some_and(|coding| coding.is_of_file(name, content_type)) {
-        codings.remove(0);
-    }
-    Ok(codings)
 }
 
 /// The body without these codings; unchanged when there are none.
@@ -164,6 +82,11 @@ fn undo_as(body: Body, codings: Vec<Coding>, origin: Origin) -> Body {
     if codings.is_empty() { body } else { Body(Box::new(Decoded::Waiting(Some(body), codings, origin))) }
 }
 
+/// The body without what `Transfer-Encoding` names beside chunks.
+pub(super) fn undo_transfer(body: Body, headers: &HeaderMap) -> Result<Body, Failure> {
+    Ok(undo_as(body, transfer_codings(headers)?, Origin::Transfer))
+}
+
 /// Why a body has a coding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
@@ -173,35 +96,6 @@ enum Origin {
     Label,
     /// It was not, and the body was packed for its way alone.
     Transfer,
-}
-
-/// The body without what `Transfer-Encoding` names beside chunks, which are undone already (RFC 9112, section 7). What
-/// is not known is refused: stored as it came, it would pass for the file.
-pub(super) fn undo_transfer(body: Body, headers: &HeaderMap) -> Result<Body, Failure> {
-    let fail = |what: &str| Failure::fatal(FailureReason::Protocol, format!("the `Transfer-Encoding` {what}"));
-    let names = names(headers, &header::TRANSFER_ENCODING);
-    // Said twice, chunks were made once: more is forbidden (RFC 9112, section 7.1).
-    let inner = names.iter().rposition(|name| name != "chunked").map_or(&[][..], |last| &names[..=last]);
-    let known =
-        |name: &String| Coding::named(name).ok_or_else(|| fail(&format!("`{name}` is not one that haul undoes")));
-    let codings = inner.iter().filter(|name| *name != "identity").map(known).collect::<Result<Vec<_>, _>>()?;
-    Ok(undo_as(body, bounded(codings)?, Origin::Transfer))
-}
-
-/// The tokens of a list, in lower case. What is not text has no tokens.
-fn names(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    let tokens = values.flat_map(|text| text.split(','));
-    tokens.map(|token| token.trim().to_ascii_lowercase()).filter(|token| !token.is_empty()).collect()
-}
-
-fn bounded(codings: Vec<Coding>) -> Result<Vec<Coding>, Failure> {
-    if codings.len() > CODINGS_MAX {
-        let message =
-            format!("the body has {} codings on top of each other; haul undoes at most {CODINGS_MAX}", codings.len());
-        return Err(Failure::fatal(FailureReason::Protocol, message));
-    }
-    Ok(codings)
 }
 
 enum Decoded {
@@ -359,8 +253,10 @@ mod tests {
     use std::collections::VecDeque;
 
     use async_compression::tokio::bufread::{BrotliEncoder, DeflateEncoder, GzipEncoder, ZlibEncoder, ZstdEncoder};
+    use http::header;
 
     use super::*;
+    use crate::net::coding::codings;
 
     struct Chunks(VecDeque<Result<Bytes, Failure>>);
 
@@ -470,30 +366,6 @@ mod tests {
         }
         let packed = encode("gzip", b"abc").await;
         assert_eq!(run("GZIP, aws-chunked", in_pieces(&packed, 9)).await.as_deref(), Ok(&b"abc"[..]));
-    }
-
-    #[test]
-    fn an_archive_is_kept_under_its_name() {
-        let of = |coding: &str, kind: &str, name: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::CONTENT_ENCODING, coding.parse().unwrap());
-            headers.insert(header::CONTENT_TYPE, kind.parse().unwrap());
-            codings_of_file(&headers, name).unwrap()
-        };
-        for (coding, name) in [
-            ("gzip", "a.tar.GZ"),
-            ("x-gzip", "a.tgz"),
-            ("gzip", "i.svgz"),
-            ("gzip", "serde-1.0.0.crate"),
-            ("br", "a.js.br"),
-            ("zstd", "a.tar.zst"),
-        ] {
-            assert_eq!(of(coding, "text/plain", name), [], "{name}");
-        }
-        assert_eq!(of("gzip", "application/x-gzip", "a"), []);
-        assert_eq!(of("gzip", "text/plain", "a.txt"), [Coding::Gzip]);
-        assert_eq!(of("br", "text/plain", "a.tar.gz"), [Coding::Brotli], "an archive that is packed once more");
-        assert_eq!(of("gzip, gzip", "text/plain", "a.gz"), [Coding::Gzip]);
     }
 
     #[tokio::test]

@@ -4,6 +4,8 @@
 
 use std::borrow::Cow;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, header};
 use percent_encoding::percent_decode_str;
 
@@ -36,7 +38,28 @@ pub fn parse(value: &[u8]) -> Option<String> {
         }
         rest = after;
     }
-    plain.filter(|name| !name.is_empty())
+    plain.map(|name| decoded_words(&name).unwrap_or(name)).filter(|name| !name.is_empty())
+}
+
+/// The text of a name that is written in encoded words, as in the headers of mail (RFC 2047). HTTP has none, but programs
+/// that send mail too write them, and browsers read them. `None` where it is anything else.
+fn decoded_words(text: &str) -> Option<String> {
+    text.split_ascii_whitespace().map(decoded_word).collect::<Option<String>>().filter(|name| !name.is_empty())
+}
+
+/// `=?charset?B?base64?=`, or `=?charset?Q?quoted-printable?=`.
+fn decoded_word(word: &str) -> Option<String> {
+    let mut parts = word.strip_prefix("=?")?.strip_suffix("?=")?.split('?');
+    let (charset, coding, text) = (parts.next()?, parts.next()?, parts.next()?);
+    let bytes = match (coding, parts.next()) {
+        ("B" | "b", None) => STANDARD.decode(text).ok()?,
+        // As a URL has it, but for two characters.
+        ("Q" | "q", None) => {
+            percent_decode_str(&text.replace('%', "%25").replace('=', "%").replace('_', " ")).collect()
+        }
+        _ => return None,
+    };
+    in_charset(charset, bytes)
 }
 
 /// A token or a quoted string, unescaped, and what follows its semicolon.
@@ -69,7 +92,10 @@ fn value(text: &str) -> (Cow<'_, str>, &str) {
 fn extended(value: &str) -> Option<String> {
     let (charset, rest) = value.split_once('\'')?;
     let (_, encoded) = rest.split_once('\'')?;
-    let bytes: Vec<u8> = percent_decode_str(encoded).collect();
+    in_charset(charset, percent_decode_str(encoded).collect())
+}
+
+fn in_charset(charset: &str, bytes: Vec<u8>) -> Option<String> {
     if charset.eq_ignore_ascii_case("utf-8") {
         String::from_utf8(bytes).ok()
     } else if charset.eq_ignore_ascii_case("iso-8859-1") {
@@ -108,6 +134,16 @@ mod tests {
         assert_eq!(name("filename=\"a;b.txt\"; size=3").as_deref(), Some("a;b.txt"), "without a type");
         assert_eq!(name(r#"attachment; filename="C:\dir\a.txt""#).as_deref(), Some(r"C:\dir\a.txt"));
         assert_eq!(name(r#"attachment; filename="\\host\\a.txt""#).as_deref(), Some(r"\host\a.txt"));
+        for (words, text) in [
+            ("=?UTF-8?B?w6kudHh0?=", "é.txt"),
+            ("=?utf-8?q?=C3=A9_100%25.txt?=", "é 100%25.txt"),
+            ("=?ISO-8859-1?Q?=E9?= =?UTF-8?B?w6kudHh0?=", "éé.txt"),
+            ("=?UTF-8?B?w6k", "=?UTF-8?B?w6k"),
+            ("=?koi8-r?B?w6k=?=", "=?koi8-r?B?w6k=?="),
+            ("a =?UTF-8?B?w6k=?=", "a =?UTF-8?B?w6k=?="),
+        ] {
+            assert_eq!(name(&format!("attachment; filename=\"{words}\"")).as_deref(), Some(text), "{words}");
+        }
         for none in ["", "attachment", "attachment;", "attachment; filename=", "filename=", "attachment; xfilename=y"] {
             assert_eq!(name(none), None, "{none}");
         }

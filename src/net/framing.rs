@@ -44,7 +44,8 @@ const READ: [&str; 16] = [
     "x-",
 ];
 /// Of those that begin with `x-`, which are the most by far.
-const READ_OF_X: [&str; 3] = ["x-amz-checksum-", "x-ms-retry-after-ms", "x-ratelimit-"];
+const READ_OF_X: [&str; 5] =
+    ["x-amz-checksum-", "x-ms-retry-after-ms", "x-rate-limit-", "x-ratelimit-", "x-retry-after"];
 /// How an answer of HTTP/1.0 begins.
 const OLD_VERSION: &[u8] = b"HTTP/1.0";
 /// The headers that frame a body, without what is not a letter.

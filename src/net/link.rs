@@ -1,6 +1,7 @@
 //! The `Link` header (RFC 8288), as far as listings use it. Pure.
 
 use http::{HeaderMap, header};
+use url::Url;
 
 use crate::net::redirect::ascii_of;
 
@@ -9,20 +10,20 @@ use crate::net::redirect::ascii_of;
 #[error("the `Link` header cannot be read (RFC 8288)")]
 pub struct Unreadable;
 
-/// Returns the target of the first link whose relation is `next`, relative to the page's URL, with bytes beyond ASCII
+/// Returns the target of the first link whose relation is `next`, relative to `page`, its URL, with bytes beyond ASCII
 /// percent-encoded. `None` where no link leads on.
-pub fn next(headers: &HeaderMap) -> Result<Option<String>, Unreadable> {
+pub fn next(headers: &HeaderMap, page: &Url) -> Result<Option<String>, Unreadable> {
     let mut found = None;
     // All are read, even behind the one that counts, so that it does not depend on their order whether they can be.
     for value in headers.get_all(header::LINK) {
-        let next = next_in(&ascii_of(value.as_bytes()))?.map(str::to_owned);
+        let next = next_in(&ascii_of(value.as_bytes()), page)?.map(str::to_owned);
         found = found.or(next);
     }
     Ok(found)
 }
 
 /// The same, in one value of the header.
-pub fn next_in(value: &str) -> Result<Option<&str>, Unreadable> {
+pub fn next_in<'a>(value: &'a str, page: &Url) -> Result<Option<&'a str>, Unreadable> {
     let mut rest = value;
     let mut found = None;
     loop {
@@ -31,7 +32,7 @@ pub fn next_in(value: &str) -> Result<Option<&str>, Unreadable> {
             return Ok(found);
         }
         let (target, after) = rest.strip_prefix('<').and_then(|rest| rest.split_once('>')).ok_or(Unreadable)?;
-        let (is_next, after) = parameters(after)?;
+        let (is_next, after) = parameters(after, page)?;
         if is_next {
             found = found.or(Some(target.trim()));
         }
@@ -39,9 +40,10 @@ pub fn next_in(value: &str) -> Result<Option<&str>, Unreadable> {
     }
 }
 
-/// Reads the parameters of one link. Returns whether its relations include `next`, and what follows the link.
-fn parameters(mut rest: &str) -> Result<(bool, &str), Unreadable> {
-    let mut relation = None;
+/// Reads the parameters of one link. Returns whether its relations include `next`, and what follows the link. A link that
+/// names another thing than the page as its context leads on from there and not from here (RFC 8288, section 3.2).
+fn parameters<'a>(mut rest: &'a str, page: &Url) -> Result<(bool, &'a str), Unreadable> {
+    let (mut relation, mut is_of_page) = (None, true);
     loop {
         rest = rest.trim_start();
         let Some(after) = rest.strip_prefix(';') else {
@@ -51,7 +53,7 @@ fn parameters(mut rest: &str) -> Result<(bool, &str), Unreadable> {
             let is_next = relation.is_some_and(|rel: &str| {
                 rel.trim_matches('\'').split_ascii_whitespace().any(|one| one.eq_ignore_ascii_case("next"))
             });
-            return Ok((is_next, rest));
+            return Ok((is_next && is_of_page, rest));
         };
         let end = after.find(['=', ';', ',']).unwrap_or(after.len());
         let name = after[..end].trim();
@@ -64,6 +66,11 @@ fn parameters(mut rest: &str) -> Result<(bool, &str), Unreadable> {
         // The first one counts (RFC 8288, section 3.3).
         if name.eq_ignore_ascii_case("rel") && relation.is_none() {
             relation = Some(value);
+        }
+        if name.eq_ignore_ascii_case("anchor") {
+            let mut own = page.clone();
+            own.set_fragment(None);
+            is_of_page &= own.join(value).is_ok_and(|context| context == own);
         }
     }
 }
@@ -93,6 +100,25 @@ mod tests {
 
     use super::*;
 
+    fn page() -> Url {
+        Url::parse("http://a/list?page=1").unwrap()
+    }
+
+    fn next_in(value: &str) -> Result<Option<&str>, Unreadable> {
+        super::next_in(value, &page())
+    }
+
+    #[test]
+    fn a_link_of_another_context_does_not_lead_on_from_here() {
+        let with = |anchor: &str| next_in(&format!("</b>; rel=next; anchor=\"{anchor}\"")).unwrap().is_some();
+        for own in ["", "/list?page=1", "?page=1", "http://a/list?page=1"] {
+            assert!(with(own), "{own}");
+        }
+        for other in ["#part", "/other", "http://b/list?page=1", "http://"] {
+            assert!(!with(other), "{other}");
+        }
+    }
+
     #[test]
     fn finds_the_next_page() {
         let next_in = |value| next_in(value).unwrap();
@@ -119,7 +145,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(header::LINK, "</b>; rel=next".parse().unwrap());
         headers.append(header::LINK, "/c; rel=last".parse().unwrap());
-        assert_eq!(next(&headers), Err(Unreadable));
+        assert_eq!(next(&headers, &page()), Err(Unreadable));
     }
 
     #[test]
@@ -127,7 +153,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(header::LINK, "</a>; rel=prev".parse().unwrap());
         headers.append(header::LINK, HeaderValue::from_bytes(b"</caf\xe9?q=\xc3\xa9>; rel=next; title=\xff").unwrap());
-        assert_eq!(next(&headers).unwrap().as_deref(), Some("/caf%E9?q=%C3%A9"));
+        assert_eq!(next(&headers, &page()).unwrap().as_deref(), Some("/caf%E9?q=%C3%A9"));
     }
 
     proptest! {

@@ -6,10 +6,12 @@
 mod body;
 pub mod classify;
 mod client;
+pub mod coding;
 mod connect;
 mod connection;
 mod course;
 mod credential;
+mod date;
 pub mod decode;
 pub mod disposition;
 mod environment;
@@ -43,6 +45,7 @@ mod target;
 mod tasks;
 mod through;
 mod tls;
+mod verify;
 mod wire;
 
 use std::net::SocketAddr;

@@ -7,13 +7,11 @@ use std::error::Error as StdError;
 use std::io;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
-use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -22,6 +20,7 @@ use url::Host;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::spec::HttpOptions;
 use crate::net::roots;
+use crate::net::verify::{AcceptAny, Named, is_of_authority};
 
 /// Which versions of HTTP are offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +39,10 @@ pub(super) fn config(options: &HttpOptions, offer: Offer) -> Result<Arc<ClientCo
         .map_err(|error| bad_option(&error.to_string()))?;
     let builder = if options.insecure_skip_verify == Some(true) {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
+    } else if let Some(pem) = &options.ca_pem {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(naming(pem, provider)?))
     } else {
-        builder.with_root_certificates(trusted(options)?)
+        builder.with_root_certificates(RootCertStore::clone(&roots::SYSTEM.get().0))
     };
     let mut config = match (&options.client_certificate_pem, &options.client_key_pem) {
         (Some(chain), Some(key)) => {
@@ -62,16 +63,17 @@ pub(super) fn config(options: &HttpOptions, offer: Offer) -> Result<Arc<ClientCo
     Ok(Arc::new(config))
 }
 
-fn trusted(options: &HttpOptions) -> Result<RootCertStore, Failure> {
+/// The verifier of what this machine trusts, and of the certificates in `pem`.
+fn naming(pem: &str, provider: Arc<CryptoProvider>) -> Result<Named, Failure> {
     let mut roots = RootCertStore::clone(&roots::SYSTEM.get().0);
-    if let Some(pem) = &options.ca_pem {
-        for certificate in certificates(pem, "ca_pem")? {
-            roots
-                .add(certificate)
-                .map_err(|error| bad_option(&format!("`ca_pem` holds a bad certificate: {error}")))?;
-        }
+    let named = certificates(pem, "ca_pem")?;
+    for certificate in &named {
+        roots
+            .add(certificate.clone())
+            .map_err(|error| bad_option(&format!("`ca_pem` holds a bad certificate: {error}")))?;
     }
-    Ok(roots)
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    Ok(Named::new(inner.map_err(|error| bad_option(&error.to_string()))?, named))
 }
 
 fn certificates(pem: &str, option: &str) -> Result<Vec<CertificateDer<'static>>, Failure> {
@@ -163,9 +165,9 @@ fn bad_certificate(host: &str, error: &CertificateError) -> String {
             "the certificate of `{host}` is from an authority that this machine does not know; if you trust it, put its \
              certificate into `ca_pem`"
         ),
-        CertificateError::Other(why) if format!("{why:?}").contains("CaUsedAsEndEntity") => format!(
+        error if is_of_authority(error) => format!(
             "`{host}` shows the certificate of an authority as its own, which no server may have; its operator has to make one \
-             for a server (`CA:FALSE`), or it may be trusted by `insecure_skip_verify`"
+             for a server (`CA:FALSE`), or, if you trust it, put this very certificate into `ca_pem`"
         ),
         CertificateError::Revoked => format!("the certificate of `{host}` has been revoked"),
         other => format!("the certificate of `{host}` is not valid ({other})"),
@@ -199,46 +201,6 @@ fn refused(host: &str, alert: AlertDescription) -> Failure {
         }
     };
     Failure::fatal(FailureReason::Tls, message)
-}
-
-/// The verifier of `insecure_skip_verify`. Signatures are still checked, so the peer has the key of whatever
-/// certificate it shows.
-#[derive(Debug)]
-struct AcceptAny(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AcceptAny {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]

@@ -318,7 +318,9 @@ async fn a_shorter_whole_under_the_same_tag_is_another_version() {
     });
     rig.failed(&rig.spec("/f")).await;
     let (result, report) = rig.done(&rig.spec("/f")).await;
-    assert_eq!((result.bytes, report.resume.as_str()), (30_000, "restarted: content changed"));
+    // It could be a range that does not say so, until the whole was asked for.
+    let how = "restarted: the origin sent another range than it was asked for";
+    assert_eq!((result.bytes, report.resume.as_str()), (30_000, how));
 }
 
 #[tokio::test]

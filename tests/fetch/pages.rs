@@ -230,6 +230,44 @@ async fn no_content_behind_the_last_page_ends_it() {
     assert_eq!((result(&fetched).pages, result(&fetched).items), (0, 0));
 }
 
+/// Frameworks answer so behind the last page, and an origin that breaks off may, too: the task says which it is.
+#[tokio::test]
+async fn a_page_that_is_not_there_ends_what_is_counted_where_the_task_accepts_that() {
+    let page = r#"{"items":[1],"cursor":"a","next":"?b"}"#;
+    let accepting = |spec: FetchSpec| FetchSpec { accept_statuses: vec![(200, 299), (404, 416)], ..spec };
+    let start = |status: u16| {
+        let origin = Origin::start();
+        origin.handle("/list", move |request| match request.nth {
+            0 | 2 => Reply::json(page).header("Link", "<?c>; rel=next"),
+            _ => Reply::status(status).body("no such page"),
+        });
+        origin.reply("/none", Reply::status(status).body("no such page"));
+        (origin, Bench::new())
+    };
+    let offset = || PageStyle::Offset { param: "skip".into(), limit_param: String::new(), limit: 0 };
+    for status in [404, 410, 416] {
+        let (origin, bench) = start(status);
+        let reason = bench.reason(&listing(origin.url("/list"), number())).await;
+        assert_eq!(reason, (FailureReason::HttpStatus, false), "{status}");
+        let fetched = bench.run(&accepting(listing(origin.url("/list"), offset()))).await;
+        assert_eq!((result(&fetched).pages, result(&fetched).items), (1, 1), "{status}");
+        let reason = bench.reason(&accepting(listing(origin.url("/none"), number()))).await;
+        assert_eq!(reason, (FailureReason::BadContent, false), "the first page is there, or the URL is wrong");
+    }
+    let (origin, bench) = start(205);
+    let fetched = bench.run(&listing(origin.url("/list"), number())).await;
+    assert_eq!((result(&fetched).pages, result(&fetched).items), (1, 1), "no content");
+    for style in [
+        PageStyle::LinkHeader,
+        PageStyle::Cursor { param: "cursor".into(), next_pointer: "/cursor".into() },
+        PageStyle::NextUrl { next_pointer: "/next".into() },
+    ] {
+        let (origin, bench) = start(404);
+        let reason = bench.reason(&accepting(listing(origin.url("/list"), style))).await;
+        assert_eq!(reason, (FailureReason::BadContent, false), "the page before has named it");
+    }
+}
+
 #[tokio::test]
 async fn a_link_that_cannot_be_read_is_no_end() {
     let (origin, bench) = (Origin::start(), Bench::new());

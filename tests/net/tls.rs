@@ -9,7 +9,7 @@ use haul::model::spec::HttpOptions;
 use crate::common::{class, client, fetch, follow, with_http};
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::tls::{Authority, Leaf};
+use crate::support::tls::{Authority, Leaf, itself};
 
 async fn ask(
     authority: &Authority,
@@ -40,6 +40,32 @@ async fn an_own_authority_is_trusted_where_it_is_named() {
         http.insecure_skip_verify = Some(true);
     });
     assert_eq!(skipped.await, Ok(200));
+}
+
+/// `openssl req -x509` makes an authority of each certificate, and curl takes one that was named.
+#[tokio::test]
+async fn a_certificate_that_was_named_may_be_the_one_of_the_server() {
+    let (right, is_expired) = (&["localhost", "127.0.0.1"][..], true);
+    for (names, is_expired, is_named, said) in [
+        (right, !is_expired, true, None),
+        (right, !is_expired, false, Some("put this very certificate into `ca_pem`")),
+        (right, is_expired, true, Some("has expired")),
+        (&["other.example"], !is_expired, true, Some("for another host name")),
+    ] {
+        let (config, pem) = itself(names, is_expired);
+        let origin = Origin::start_tls(config);
+        origin.reply("/", Reply::ok("safe"));
+        let pem = if is_named { pem } else { Authority::new().pem() };
+        let end = fetch(&client(), &origin.url("/"), &with_http(|http| http.ca_pem = Some(pem))).await;
+        match said {
+            None => assert_eq!(end.unwrap().0, 200),
+            Some(said) => {
+                let failure = end.unwrap_err();
+                assert_eq!(class(&failure), (FailureReason::Tls, false), "{failure}");
+                assert!(failure.message.contains(said), "{failure}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -91,3 +91,22 @@ impl Authority {
         (certificate.pem(), key.serialize_pem())
     }
 }
+
+/// A server that shows the certificate of an authority as its own, as one that was made by hand; and the certificate, in PEM.
+pub fn itself(names: &[&str], is_expired: bool) -> (Arc<ServerConfig>, String) {
+    let key = KeyPair::generate().unwrap();
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    if is_expired {
+        params.not_before = date_time_ymd(2001, 1, 1);
+        params.not_after = date_time_ymd(2002, 1, 1);
+    }
+    let certificate = params.self_signed(&key).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+    let pem = certificate.pem();
+    let config = builder.with_no_client_auth().with_single_cert(vec![CertificateDer::from(certificate)], key);
+    (Arc::new(config.unwrap()), pem)
+}
