@@ -117,6 +117,12 @@ fn a_task_whose_time_is_over_while_others_are_cancelled_fails_once() {
     runtime.block_on(directed::a_time_is_over_while_others_are_cancelled());
 }
 
+#[test]
+fn a_client_that_looks_too_late_is_told_so() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(directed::a_client_looks_too_late());
+}
+
 /// Otherwise a seed would say nothing.
 #[test]
 fn a_history_repeats_itself() {
