@@ -50,7 +50,7 @@ const QUEUE_BYTES_MAX: usize = 32 << 10;
 /// The most events that are put together.
 const BATCH_MAX: usize = 512;
 /// The most bytes of events that are put together. A watcher that does not read keeps so many.
-const BATCH_BYTES_MAX: usize = 64 << 10;
+const BATCH_BYTES_MAX: usize = 32 << 10;
 /// The least time between two looks for why tasks wait.
 const WAITS_PERIOD: Duration = Duration::from_secs(1);
 /// The most running tasks in a progress message.
