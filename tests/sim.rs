@@ -129,6 +129,12 @@ fn a_repeated_request_is_answered_while_there_is_no_room() {
     runtime.block_on(directed::a_repetition_needs_no_room());
 }
 
+#[test]
+fn a_client_that_looks_too_late_is_told_so() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(directed::a_client_looks_too_late());
+}
+
 /// Otherwise a seed would say nothing.
 #[test]
 fn a_history_repeats_itself() {

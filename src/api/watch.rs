@@ -27,8 +27,9 @@ use crate::api::status::{draining, no_job, out_of_range};
 use crate::api::to_proto;
 use crate::codec::Encoded;
 use crate::engine::handle::Engine;
-use crate::engine::hub::{Batch, Feed, Notice, Published, bytes_of};
+use crate::engine::hub::{Feed, Notice};
 use crate::engine::notices::NoticeListener;
+use crate::engine::published::{Batch, Published, bytes_of};
 use crate::engine::version::Follower;
 use crate::model::event::EventKind;
 use crate::model::failures::Failures;
@@ -49,7 +50,7 @@ const QUEUE_BYTES_MAX: usize = 32 << 10;
 /// The most events that are put together.
 const BATCH_MAX: usize = 512;
 /// The most bytes of events that are put together. A watcher that does not read keeps so many.
-const BATCH_BYTES_MAX: usize = 64 << 10;
+const BATCH_BYTES_MAX: usize = 32 << 10;
 /// The least time between two looks for why tasks wait.
 const WAITS_PERIOD: Duration = Duration::from_secs(1);
 /// The most running tasks in a progress message.

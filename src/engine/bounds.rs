@@ -20,6 +20,8 @@ pub struct Bounds {
     pub piece_rows: u32,
     /// The least share of that for one job; not more than all of it.
     pub piece_share: u32,
+    /// Changed jobs that are kept for those who follow many and look late: some megabytes.
+    pub changed_jobs: usize,
 }
 
 impl Bounds {
@@ -38,6 +40,7 @@ impl Default for Bounds {
             due_page: 5_000,
             piece_rows: 4096,
             piece_share: 256,
+            changed_jobs: 100_000,
         }
     }
 }

@@ -8,12 +8,11 @@ use tokio::sync::watch;
 
 use crate::model::ids::JobId;
 
-/// Changed jobs that are kept for those who look late.
-const JOBS_MAX: usize = 100_000;
-
 /// The jobs that changed, each with the number of its last change.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Changes {
+    /// How many are kept for those who look late.
+    jobs_max: usize,
     list: Mutex<List>,
     /// The number of the last change. Without a receiver nobody listens.
     last: watch::Sender<u64>,
@@ -43,6 +42,11 @@ pub struct Listener {
 pub struct LookedTooLate;
 
 impl Changes {
+    /// An empty list that keeps so many.
+    pub(crate) fn new(jobs_max: usize) -> Changes {
+        Changes { jobs_max, list: Mutex::default(), last: watch::Sender::default() }
+    }
+
     pub(crate) fn listen(changes: &Arc<Changes>) -> Listener {
         // Under the lock: a change comes before this listener, which then reads it elsewhere, or is in the list for it.
         let list = changes.lock();
@@ -64,7 +68,7 @@ impl Changes {
             list.by_number.remove(&before);
         }
         list.by_number.insert(number, job);
-        if list.by_number.len() > JOBS_MAX
+        if list.by_number.len() > self.jobs_max
             && let Some((number, job)) = list.by_number.pop_first()
         {
             list.by_job.remove(&job);
@@ -113,7 +117,7 @@ mod tests {
 
     #[test]
     fn each_listener_sees_each_job_that_changed_since_it_looked() {
-        let changes = Arc::new(Changes::default());
+        let changes = Arc::new(Changes::new(100));
         changes.note(job(1));
         let mut first = Changes::listen(&changes);
         changes.note(job(2));
@@ -129,7 +133,8 @@ mod tests {
 
     #[test]
     fn a_listener_that_never_looks_costs_no_memory_and_is_told() {
-        let changes = Arc::new(Changes::default());
+        const JOBS_MAX: usize = 1_000;
+        let changes = Arc::new(Changes::new(JOBS_MAX));
         let mut late = Changes::listen(&changes);
         (0..JOBS_MAX).for_each(|number| changes.note(job(number)));
         assert_eq!(late.take().map(|jobs| jobs.len()), Ok(JOBS_MAX));
@@ -149,7 +154,7 @@ mod tests {
     #[tokio::test]
     async fn a_change_wakes_whoever_waits_and_one_that_was_seen_does_not() {
         use futures_util::FutureExt as _;
-        let changes = Arc::new(Changes::default());
+        let changes = Arc::new(Changes::new(100));
         let mut listener = Changes::listen(&changes);
         assert!(listener.changed().now_or_never().is_none());
         changes.note(job(1));

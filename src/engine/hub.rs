@@ -5,15 +5,15 @@
 //! nothing but its own reads, and replay and live are the same list.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::engine::changes::{Changes, Listener};
 use crate::engine::figures::{OpenWork, Totals};
 use crate::engine::notices::{NoticeListener, Notices};
+use crate::engine::published::{Batch, Published, bytes_of};
 use crate::engine::rings::Rings;
 use crate::engine::version::{Follower, Version};
 use crate::model::ids::{JobId, TaskIndex};
@@ -26,15 +26,13 @@ use crate::store::{StoredEvent, StoredTask, TaskRow};
 const RING_MAX: usize = 512;
 /// Memory that they may take, in bytes, roughly.
 const RING_BYTES_MAX: usize = 1 << 20;
-/// What is sent of an event, without the spec of a job.
-const WRITTEN_BYTES: usize = 512;
 /// Places of the table of feeds below which it is not made smaller.
 const TABLE_MIN: usize = 1024;
 /// How often a rate of bytes is measured anew.
 const RATE_WINDOW: Duration = Duration::from_millis(250);
 
 /// All feeds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Hub {
     feeds: Mutex<HashMap<JobId, Arc<Feed>>>,
     /// Jobs that have running tasks.
@@ -45,33 +43,6 @@ pub struct Hub {
     created: Arc<Changes>,
     totals: Totals,
     rings: Mutex<Rings>,
-}
-
-/// A durable event on its way to the watchers of its job.
-#[derive(Debug)]
-pub struct Published {
-    /// The event.
-    pub event: Arc<StoredEvent>,
-    /// The event as it is sent, once somebody has written it for all of them.
-    pub written: OnceLock<Bytes>,
-}
-
-impl Published {
-    /// An event that nobody has written yet.
-    pub fn new(event: Arc<StoredEvent>) -> Arc<Published> {
-        Arc::new(Published { event, written: OnceLock::new() })
-    }
-}
-
-/// Durable events of a job that follow one another, as they are sent, put together for all watchers who are as far.
-#[derive(Clone, Debug)]
-pub struct Batch {
-    /// The number of the event before the first one.
-    pub after: u64,
-    /// The number of the last one.
-    pub upto: u64,
-    /// What is sent.
-    pub bytes: Bytes,
 }
 
 /// A task as it ended.
@@ -136,6 +107,19 @@ impl Watched {
 }
 
 impl Hub {
+    /// Nothing is known yet. Of changed jobs `changed_max` are kept for those who follow many.
+    pub(crate) fn new(changed_max: usize) -> Hub {
+        Hub {
+            feeds: Mutex::default(),
+            busy: Mutex::default(),
+            watched: Arc::default(),
+            changes: Arc::new(Changes::new(changed_max)),
+            created: Arc::new(Changes::new(changed_max)),
+            totals: Totals::default(),
+            rings: Mutex::default(),
+        }
+    }
+
     /// The feed of a job that has not ended.
     pub fn feed(&self, job: JobId) -> Option<Arc<Feed>> {
         lock(&self.feeds).get(&job).cloned()
@@ -457,13 +441,6 @@ impl Feed {
     }
 }
 
-/// The memory of an event, roughly, with what is sent of it.
-pub(crate) fn bytes_of(event: &StoredEvent) -> usize {
-    let task = event.task.as_ref().map_or(0, |task| task.spec.memory_bytes() + task.row.memory_bytes());
-    let snapshot = event.snapshot.as_ref().map_or(0, |job| size_of_val(&**job) + 2 * job.spec.memory_bytes());
-    size_of::<Published>() + size_of_val(event) + WRITTEN_BYTES + task + snapshot
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Each critical section leaves the data whole at every step.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -485,7 +462,7 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_for_a_job_that_nobody_watches() {
-        let hub = Hub::default();
+        let hub = Hub::new(100);
         let id = JobId(uuid::Uuid::from_u128(1));
         let job = |sequence| Arc::new(Job { sequence, ..Job::new(id, JobSpec::default(), 1, Timestamp(1)) });
         hub.open(job(0));

@@ -31,6 +31,7 @@ pub mod notices;
 pub mod offline;
 mod outbox;
 mod patience;
+pub mod published;
 mod queue;
 mod rings;
 mod runner;
@@ -80,7 +81,7 @@ pub async fn start(
 ) -> Result<(Engine, EngineTask), StartError> {
     let (bounds, checks, own_thread) = (parts.bounds, parts.checks, parts.workers > 0);
     let runner = Arc::new(Runner::start(parts).await.map_err(StartError::Threads)?);
-    let hub = Arc::new(Hub::default());
+    let hub = Arc::new(Hub::new(bounds.changed_jobs));
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     runner.connect(Box::new(PageCommands(sender.downgrade())));
     let (writer, link) = writer::start(writer, own_thread, runner.metrics.clone())?;

@@ -8,6 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use haul::api::client_options::ClientOptions;
+use haul::api::jobs::Jobs;
+use haul::api::watchers::Watchers;
 use haul::clock::Clock;
 use haul::engine::bounds::Bounds;
 use haul::engine::command::EngineError;
@@ -24,9 +27,15 @@ use haul::model::spec::{FetchSpec, JobSpec, TaskOptions, TaskSpec, TimeoutOption
 use haul::model::task_filter::{TaskChoice, TaskFilter};
 use haul::model::time::Timestamp;
 use haul::net::{Body, BodySource, Profile, Request, Response, Transport};
+use haul::pb;
+use haul::pb::job_service_server::JobServiceServer;
+use haul::pb::watch_jobs_response::Event;
 use haul::store::{Answer, Batch, Committed, Store as _, StoreError, WriteStore};
 use haul::telemetry::metrics::page;
 use http::{HeaderMap, StatusCode, header};
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tonic_types::StatusExt as _;
 
 use crate::memory::{MemoryStore, MemoryWriter};
 
@@ -170,9 +179,9 @@ pub(crate) async fn a_drain_waits_for_a_store_that_is_held() {
     let job = engine.submit(JobSpec::default(), vec![fetch("http://10.0.0.9/", None)], "", None).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     held.store(true, Ordering::Relaxed);
-    let asker = engine.clone();
+    let (asker, id) = (engine.clone(), job.id);
     let mut asked = tokio::task::JoinSet::new();
-    asked.spawn(async move { asker.pause(job.id).await });
+    asked.spawn(async move { asker.pause(id).await });
     let mut condition = engine.condition();
     condition.wait_for(|it| matches!(it, Condition::Blocked(_))).await.unwrap();
     engine.drain().await;
@@ -216,4 +225,32 @@ pub(crate) async fn a_repetition_needs_no_room() {
     assert!(matches!(submit("", "a").await, Err(EngineError::TooManyJobs)));
     let again = chunk("c").await.unwrap();
     assert_eq!((again.first, again.count), (added.first, added.count));
+}
+
+/// A client that does not read its list of jobs while more of them change than are kept for it is told so, once it reads.
+pub(crate) async fn a_client_looks_too_late() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = MemoryStore::default();
+    let parts = EngineParts { bounds: Bounds { changed_jobs: 8, ..Bounds::default() }, ..parts(dir.path(), &memory) };
+    let (engine, task) = engine::start(parts, Box::new(memory.writer()), 1).await.unwrap();
+    let mut work = tokio::task::JoinSet::new();
+    work.spawn(task.run());
+    let (store, never) = (Arc::new(memory.clone()), CancellationToken::new);
+    let allowed = ClientOptions { proxy: true, skip_verify: true };
+    let jobs = Jobs::new(engine.clone(), store, never(), never(), Watchers::default(), allowed);
+    let mut client = pb::job_service_client::JobServiceClient::new(JobServiceServer::new(jobs));
+    let mut list = client.watch_jobs(pb::WatchJobsRequest::default()).await.unwrap().into_inner();
+    let is_synced = |message: pb::WatchJobsResponse| matches!(message.event, Some(Event::Synced(_)));
+    while !is_synced(list.message().await.unwrap().unwrap()) {}
+    for _ in 0..20 {
+        engine.submit(JobSpec { open: true, ..JobSpec::default() }, Vec::new(), "", None).await.unwrap();
+    }
+    let status = loop {
+        match list.message().await {
+            Ok(message) => assert!(message.is_some(), "the list ended without a word"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(status.get_details_error_info().unwrap().reason, "WATCHER_TOO_SLOW");
 }

@@ -44,6 +44,7 @@ impl Shape {
                 due_page: small(rng, 6),
                 piece_rows: piece_share * small(rng, 4),
                 piece_share,
+                changed_jobs: Bounds::default().changed_jobs,
             }
         };
         if seed.is_multiple_of(LONG_BODIES) {
