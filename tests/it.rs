@@ -36,6 +36,7 @@ mod it {
     mod network;
     mod outlives;
     mod progress;
+    mod quotas;
     mod rest;
     mod sealing;
     mod segments;

@@ -13,9 +13,10 @@ use crate::model::host::Host;
 use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
 use crate::model::job::{self, Job};
 use crate::model::limits::{HostLimits, Limits, RateLimit};
+use crate::model::quotas::{Quota, Usage};
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::task_filter::TaskChoice;
-use crate::model::tenant::Parties;
+use crate::model::tenant::{Parties, TenantNo};
 use crate::model::time::Timestamp;
 use crate::model::trace::TraceParent;
 use crate::store::{Chunk, LaneNumber, NewPage};
@@ -81,9 +82,29 @@ pub enum EngineError {
     /// A job is of one tenant, and the call is about none or all.
     #[error("a job is of one tenant; name it")]
     NoTenant,
+    /// A tenant would have more than it may.
+    #[error("tenant `{tenant}` may have at most {most} {}; wait until some have ended, or have its quota raised", .quota.name())]
+    Quota {
+        /// Its name.
+        tenant: String,
+        /// Which quota.
+        quota: Quota,
+        /// How much it may have.
+        most: u64,
+    },
+    /// A tenant does nothing more for now.
+    #[error("tenant `{0}` is suspended; it takes no work until an operator lifts that")]
+    Suspended(String),
     /// The store failed.
     #[error("{0}")]
     Store(String),
+}
+
+impl EngineError {
+    /// Whether a tenant may not have more. What it has already is answered again all the same.
+    pub(crate) fn is_of_tenant(&self) -> bool {
+        matches!(self, EngineError::Quota { .. } | EngineError::Suspended(_))
+    }
 }
 
 /// Where an answer goes. Who asked may be gone.
@@ -307,6 +328,11 @@ pub(crate) enum Command {
     Waits {
         reply: oneshot::Sender<Waits>,
     },
+    /// What tenants have, in their order.
+    Usage {
+        tenants: Vec<TenantNo>,
+        reply: oneshot::Sender<Vec<Usage>>,
+    },
     /// A page of a running fetch.
     Page {
         id: TaskId,
@@ -385,6 +411,7 @@ impl Command {
                 | Command::Explain { .. }
                 | Command::WaitingAt { .. }
                 | Command::Waits { .. }
+                | Command::Usage { .. }
                 | Command::Drain
         )
     }
@@ -414,7 +441,11 @@ impl Command {
                 let _ = reply.send(Err(Failure::retryable(FailureReason::Internal, error.to_string())));
             }
             // Looks are answered with what is known, by whoever has it; nothing is known here.
-            Command::Explain { .. } | Command::WaitingAt { .. } | Command::Waits { .. } | Command::Drain => {}
+            Command::Explain { .. }
+            | Command::WaitingAt { .. }
+            | Command::Waits { .. }
+            | Command::Usage { .. }
+            | Command::Drain => {}
         }
     }
 }

@@ -33,9 +33,10 @@ use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::outcome::DownloadResult;
+use crate::model::quotas::Usage;
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::task_filter::TaskChoice;
-use crate::model::tenant::Parties;
+use crate::model::tenant::{Parties, Party, TenantNo};
 use crate::model::time::Timestamp;
 use crate::model::trace::TraceParent;
 use crate::store::{Chunk, LaneNumber, NewPage, StoreError, StoredEvent};
@@ -144,16 +145,44 @@ impl Engine {
         caller: Option<TraceParent>,
     ) -> Result<Arc<Job>, EngineError> {
         let request = (!request_id.is_empty()).then(|| (request_id.to_owned(), self.digest(&(&spec, &tasks))));
+        let known = request.clone();
         let bytes = spec.memory_bytes() + bytes_of(&tasks);
         let tasks = with_hosts(tasks);
-        self.ask(bytes, |reply| Command::Submit { spec: Box::new(spec), request, tasks, caller, reply }).await
+        let spec = Box::new(spec);
+        match (self.ask(bytes, |reply| Command::Submit { spec, request, tasks, caller, reply }).await, known) {
+            (Err(refusal), Some(known)) if refusal.is_of_tenant() => self.submitted_before(&known, refusal).await,
+            (answer, _) => answer,
+        }
+    }
+
+    /// A request that adds nothing, because it was answered before, is answered so again whatever its tenant may have.
+    async fn submitted_before(
+        &self,
+        (id, digest): &(String, [u8; 32]),
+        refusal: EngineError,
+    ) -> Result<Arc<Job>, EngineError> {
+        let of = self.by.scope.no().map(|tenant| Party { tenant, principal: self.by.principal });
+        let Some(of) = of else { return Err(refusal) };
+        match self.runner.store.request(of, id).await? {
+            None => Err(refusal),
+            Some((_, before)) if before != *digest => Err(EngineError::RequestIdTaken(id.clone())),
+            Some((job, _)) => self.runner.store.job(job).await?.map(Arc::new).ok_or(refusal),
+        }
     }
 
     /// Adds a chunk of tasks to an open job. The same chunk again is answered again.
     pub async fn add_tasks(&self, job: JobId, chunk_id: &str, tasks: Vec<TaskSpec>) -> Result<Chunk, EngineError> {
         let (digest, bytes, chunk_id) = (self.digest(&tasks), bytes_of(&tasks), chunk_id.to_owned());
-        let tasks = with_hosts(tasks);
-        self.ask(bytes, |reply| Command::Job(job, JobCommand::AddTasks { chunk_id, digest, tasks, reply })).await
+        let (tasks, known) = (with_hosts(tasks), chunk_id.clone());
+        let added = self.ask(bytes, |reply| Command::Job(job, JobCommand::AddTasks { chunk_id, digest, tasks, reply }));
+        match added.await {
+            Err(refusal) if refusal.is_of_tenant() => match self.runner.store.chunk(job, &known).await? {
+                Some(chunk) if chunk.digest == digest => Ok(chunk),
+                Some(_) => Err(EngineError::ChunkIdTaken(known)),
+                None => Err(refusal),
+            },
+            answer => answer,
+        }
     }
 
     /// The digest of a request, by which a repetition is told from another request.
@@ -275,6 +304,13 @@ impl Engine {
         let (reply, waits) = oneshot::channel();
         self.send(None, Command::Waits { reply }).await?;
         waits.await.map_err(|_| EngineError::Draining)
+    }
+
+    /// What tenants have, in their order.
+    pub async fn usage(&self, tenants: Vec<TenantNo>) -> Result<Vec<Usage>, EngineError> {
+        let (reply, usage) = oneshot::channel();
+        self.send(None, Command::Usage { tenants, reply }).await?;
+        usage.await.map_err(|_| EngineError::Draining)
     }
 
     /// How many commands wait for the scheduler.

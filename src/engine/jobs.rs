@@ -11,12 +11,15 @@ use crate::engine::attempt::Ended;
 use crate::engine::command::{Admitted, JobCommand, Reply};
 use crate::engine::queue::task::BatchNumber;
 use crate::engine::selection::{Hastening, Withdrawal};
+use crate::engine::usage::{Part, Usages};
 use crate::limits::transport::JobRates;
 use crate::model::group::Verdict;
 use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
+use crate::model::quotas::Usage;
 use crate::model::task::TaskState;
 use crate::model::task_filter::TaskChoice;
+use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 use crate::store::StoredTask;
 
@@ -52,6 +55,8 @@ pub(crate) struct Retrying {
     pub(crate) which: TaskChoice,
     /// The lowest index that was put back so far.
     pub(crate) first: Option<TaskIndex>,
+    /// How many tasks will have been put back at its end, at most: its tenant has them from the beginning.
+    pub(crate) tasks: u64,
 }
 
 /// How far a sweep is.
@@ -93,6 +98,10 @@ pub(crate) struct JobRun {
     pub(crate) hastening: Option<Box<Hastening>>,
     /// The credentials that attempts of it have used since the start of the server.
     pub(crate) credentials_used: BTreeSet<String>,
+    /// What is counted of it for its tenant.
+    counted: Part,
+    /// Whether that may be out of date.
+    is_stale: bool,
 }
 
 impl JobRun {
@@ -108,12 +117,24 @@ impl JobRun {
             asked: VecDeque::new(),
             hastening: None,
             credentials_used: BTreeSet::new(),
+            counted: Part::default(),
+            is_stale: false,
         }
     }
 
     /// The memory that it takes while it waits, roughly. What it shares with others is counted with each.
     fn bytes(&self) -> usize {
         JOB_BYTES + self.job.spec.memory_bytes()
+    }
+
+    /// What it has of what its tenant may have.
+    fn part(&self) -> Part {
+        let counts = self.job.counts;
+        let mut tasks = u64::from(counts.unfinished()) + self.adding;
+        if let Stage::Retrying(retrying) = &self.stage {
+            tasks = tasks.max(retrying.tasks);
+        }
+        Part { tenant: self.job.tenant.no, tasks, running: u64::from(counts.running) }
     }
 
     /// The job, to be changed. Its spec is changed by [`JobTable::respec`].
@@ -244,6 +265,7 @@ pub(crate) struct JobTable {
     arriving: HashSet<JobId>,
     /// The memory of all jobs that have not ended, roughly.
     bytes: usize,
+    usages: Usages,
 }
 
 impl JobTable {
@@ -254,7 +276,23 @@ impl JobTable {
 
     /// A job that has not ended.
     pub(crate) fn get_mut(&mut self, job: JobId) -> Option<&mut JobRun> {
-        self.runs.get_mut(&job)
+        let run = self.runs.get_mut(&job)?;
+        if !std::mem::replace(&mut run.is_stale, true) {
+            self.usages.mark(job);
+        }
+        Some(run)
+    }
+
+    /// What a tenant has, jobs and tasks that are on their way to the store among it.
+    pub(crate) fn usage(&mut self, tenant: TenantNo) -> Usage {
+        for job in self.usages.take_stale() {
+            // One that was removed, and added anew, is counted.
+            let Some(run) = self.runs.get_mut(&job).filter(|run| run.is_stale) else { continue };
+            self.usages.subtract(run.counted);
+            (run.counted, run.is_stale) = (run.part(), false);
+            self.usages.add(run.counted);
+        }
+        self.usages.get(tenant)
     }
 
     /// The memory of the jobs that have not ended, without their lanes and tasks, roughly.
@@ -271,23 +309,29 @@ impl JobTable {
         }
     }
 
-    /// Notes that a job is on its way to the store: commands for it wait until it is here.
-    pub(crate) fn arrives(&mut self, job: JobId) {
+    /// Notes that a job of a tenant is on its way to the store, with so many tasks: commands for it wait until it is here.
+    pub(crate) fn arrives(&mut self, job: JobId, tenant: TenantNo, tasks: u64) {
         self.arriving.insert(job);
+        self.usages.arrives(job, Part { tenant, tasks, running: 0 });
     }
 
     /// Notes that such a job was not stored.
     pub(crate) fn does_not_arrive(&mut self, job: JobId) {
         self.arriving.remove(&job);
+        self.usages.has_arrived(job);
     }
 
     /// Adds a job. What waited for it comes back, to be taken anew.
-    pub(crate) fn insert(&mut self, run: JobRun) -> VecDeque<Admitted<JobCommand>> {
+    pub(crate) fn insert(&mut self, mut run: JobRun) -> VecDeque<Admitted<JobCommand>> {
         let job = run.job.id;
         self.arriving.remove(&job);
+        self.usages.has_arrived(job);
+        (run.counted, run.is_stale) = (run.part(), false);
+        self.usages.add(run.counted);
         self.bytes += run.bytes();
         if let Some(before) = self.runs.insert(job, run) {
             self.bytes -= before.bytes();
+            self.usages.subtract(before.counted);
         }
         self.visits.remove(&job).map(|visit| visit.waiting).unwrap_or_default()
     }
@@ -296,6 +340,7 @@ impl JobTable {
     pub(crate) fn remove(&mut self, job: JobId) -> Option<JobRun> {
         let run = self.runs.remove(&job)?;
         self.bytes -= run.bytes();
+        self.usages.subtract(run.counted);
         Some(run)
     }
 
@@ -347,6 +392,11 @@ impl JobTable {
         if bytes != self.bytes {
             return Err(format!("the jobs take {bytes} bytes, and {} are counted", self.bytes));
         }
+        let outdated = self.runs.values().find(|run| !run.is_stale && run.counted != run.part());
+        if let Some(run) = outdated {
+            return Err(format!("{} has {:?}, and {:?} is counted", run.job.id, run.part(), run.counted));
+        }
+        self.usages.check(self.runs.values().map(|run| run.counted))?;
         for (id, run) in &self.runs {
             let counts = run.job.counts;
             let sum = u64::from(counts.unfinished())
@@ -387,14 +437,14 @@ mod tests {
     fn a_command_for_a_job_that_is_being_stored_waits_for_it() {
         let mut table = JobTable::default();
         let id = JobId(Uuid::from_u128(1));
-        table.arrives(id);
+        table.arrives(id, 1, 1);
         assert!(!table.visit(id, Some(pause())), "nothing is read");
         assert!(!table.visit(id, Some(pause())));
         let job = Job::new(id, JobSpec::default(), 1, Timestamp(1));
         assert_eq!(table.insert(JobRun::new(job)).len(), 2, "both are taken now");
 
         let other = JobId(Uuid::from_u128(2));
-        table.arrives(other);
+        table.arrives(other, 1, 1);
         table.does_not_arrive(other);
         assert!(table.visit(other, Some(pause())), "the store is asked");
     }

@@ -28,6 +28,7 @@ use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::task::TaskState;
+use crate::model::tenant::Party;
 use crate::model::time::Timestamp;
 use crate::store::page_token::PageTokens;
 
@@ -130,9 +131,9 @@ pub trait Store: Send + Sync + 'static {
     fn jobs<'a>(&'a self, filter: &'a JobFilter, limit: u32) -> Answer<'a, JobPage<Job>>;
     /// Lists at most `limit` jobs by their names alone.
     fn job_ids<'a>(&'a self, filter: &'a JobFilter, limit: u32) -> Answer<'a, JobPage<JobId>>;
-    /// Returns the job that a request id of the principal `local` stands for, with the digest of its request. The job may
-    /// be deleted, as long as rows of it are left.
-    fn request<'a>(&'a self, request_id: &'a str) -> Answer<'a, Option<(JobId, [u8; 32])>>;
+    /// Returns the job that a request id of a party stands for, with the digest of its request. The job may be deleted, as
+    /// long as rows of it are left.
+    fn request<'a>(&'a self, of: Party, request_id: &'a str) -> Answer<'a, Option<(JobId, [u8; 32])>>;
 
     /// Returns a task with its log.
     fn task(&self, id: TaskId) -> Answer<'_, Option<StoredTask>>;

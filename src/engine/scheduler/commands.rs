@@ -25,7 +25,7 @@ use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
 use crate::model::job::{Change, Creator, Job, JobEvent, WrongState};
 use crate::model::limits::Limits;
 use crate::model::spec::JobSpec;
-use crate::model::tenant::Scope;
+use crate::model::tenant::{DEFAULT_NO, Scope};
 use crate::model::time::Timestamp;
 use crate::model::trace::TraceParent;
 use crate::store::{Addition, Chunk, LaneNumber, NewPage, Submission};
@@ -73,6 +73,9 @@ impl Scheduler {
             Command::Page { id, fence, page, reply } => self.page(id, fence, page, reply),
             Command::Explain { job, tasks, reply } => drop(reply.send(self.explain(job, &tasks))),
             Command::Waits { reply } => self.ask_survey(reply),
+            Command::Usage { tenants, reply } => {
+                drop(reply.send(tenants.into_iter().map(|tenant| self.jobs.usage(tenant)).collect()));
+            }
             Command::WaitingAt { hosts, whose, reply } => {
                 drop(reply.send(hosts.iter().map(|host| self.queue.waiting_at(host, whose)).collect()));
             }
@@ -144,6 +147,9 @@ impl Scheduler {
             // The layer lets no such call on.
             Scope::Nowhere | Scope::Every => return answer(reply, Err(EngineError::NoTenant)),
         };
+        if let Err(refusal) = self.admits(job.tenant.no, 1, u64::from(count)) {
+            return answer(reply, Err(refusal));
+        }
         job.caller = caller;
         self.share_spec(&mut job);
         let mut lanes: Vec<Host> = Vec::new();
@@ -156,7 +162,7 @@ impl Scheduler {
             });
             laned.push((lane, spec));
         }
-        self.jobs.arrives(job.id);
+        self.jobs.arrives(job.id, job.tenant.no, u64::from(count));
         let id = job.id;
         let nth = self.outbox.submit(Submission {
             job: job.clone(),
@@ -223,6 +229,10 @@ impl Scheduler {
         }
         if self.is_full_of_jobs(0, 0) {
             return answer(reply, Err(EngineError::TooManyJobs));
+        }
+        let tenant = self.jobs.get(job).map_or(DEFAULT_NO, |run| run.job.tenant.no);
+        if let Err(refusal) = self.admits(tenant, 0, count) {
+            return answer(reply, Err(refusal));
         }
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
         let named = credentials::named(&run.job.spec, &tasks);

@@ -8,6 +8,7 @@ use crate::limits::Blocked;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::JobState;
+use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 use crate::store::LaneNumber;
 
@@ -79,24 +80,29 @@ impl Scheduler {
                 let until = run.rates_allow(self.now()).err();
                 wait(WaitReason::RateLimit, until, "the job's `requests_per_second` is used up".to_owned())
             }
-            Hold::Host | Hold::Turn => self.host_wait(self.queue.host_of(job, lane)?),
+            Hold::Tenant => wait(WaitReason::TenantLimit, None, self.tenant_limit(run.job.tenant.no)),
+            Hold::Host | Hold::Turn => self.host_wait(self.queue.host_of(job, lane)?, run.job.tenant.no),
         }
     }
 
-    fn host_wait(&self, host: &Host) -> Option<Wait> {
+    fn host_wait(&self, host: &Host, tenant: TenantNo) -> Option<Wait> {
         let limits = self.runner.hosts.limits();
         let wait = |reason, until, message| Some(Wait { reason, until, message });
-        match self.runner.hosts.check(host) {
+        match self.runner.hosts.check(host, tenant) {
             Err(Blocked::Full) => {
                 let max = self.runner.hosts.max_concurrent(host);
                 let message = format!("`{host}` has as many requests as it may have (at most {max})");
                 wait(WaitReason::HostLimit, None, message)
             }
+            Err(Blocked::Share) => {
+                let message = format!("the tenant has as many requests to `{host}` as its `running_per_host` allows");
+                wait(WaitReason::TenantLimit, None, message)
+            }
             Err(Blocked::Rate(until)) => {
                 wait(WaitReason::RateLimit, Some(until), format!("the rate of requests to `{host}` is used up"))
             }
             Err(Blocked::Paused(until)) => {
-                wait(WaitReason::HostPaused, Some(until), self.runner.hosts.explain_pause(host, until))
+                wait(WaitReason::HostPaused, Some(until), self.runner.hosts.explain_pause(host, tenant, until))
             }
             Ok(()) if !self.runner.hosts.has_place() => {
                 let max = limits.max_concurrent_tasks;
