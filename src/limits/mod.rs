@@ -18,6 +18,7 @@ mod recent;
 mod shares;
 mod state;
 mod table;
+mod text;
 pub mod transport;
 mod turns;
 

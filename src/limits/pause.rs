@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::limits::state::cut;
+use crate::limits::text::cut;
 use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 

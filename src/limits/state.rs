@@ -29,8 +29,6 @@ const FAILURES_LAPSE: Duration = Duration::from_secs(3600);
 const PAUSE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// No limit on requests at once beside the configured one: the host is well.
 const NO_RAMP: u32 = u32::MAX;
-/// Bytes that are kept of a text about a host, so that memory stays bounded whatever origins and resolvers say.
-const TEXT_BYTES_MAX: usize = 300;
 
 /// What decides whether a request to a host may start, and how fast bodies from it are read.
 #[derive(Debug)]
@@ -265,9 +263,4 @@ impl HostState {
             self.turns = Turns::default();
         }
     }
-}
-
-/// Returns the beginning of `text`, at most [`TEXT_BYTES_MAX`] bytes of it.
-pub(super) fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
 }
