@@ -41,6 +41,7 @@ mod it {
     mod outlives;
     mod planted;
     mod progress;
+    mod quotas;
     mod read_pages;
     mod rest;
     mod sealing;

@@ -22,6 +22,8 @@
 //! | `Queue::next_read`: few reads at once; `read::trusted`: a failed read is no end | the first; the first |
 //! | `sqlite::rows::page_of`: a page ends by bytes | seed 1536, one in 512 histories has long bodies |
 //!
+//! In one history of three there are several tenants, with quotas ([`tenants`]).
+//!
 //! In one history of seven the store also refuses a job now and then, as if it contradicted memory: that job is read again,
 //! whoever asked is told, and everything else holds as in the others.
 //!
@@ -47,6 +49,8 @@ mod network;
 mod shape;
 #[path = "sim/slow_store.rs"]
 mod slow_store;
+#[path = "sim/tenants.rs"]
+mod tenants;
 #[path = "sim/world.rs"]
 mod world;
 

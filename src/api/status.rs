@@ -295,6 +295,11 @@ impl From<EngineError> for Status {
             EngineError::Draining => draining(),
             EngineError::Access(error) => error.into(),
             EngineError::NoTenant => tenant_required("must name one tenant: a job is of one"),
+            EngineError::Quota { tenant, quota, .. } => {
+                let fault = Fault::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", message);
+                fault.quota(&format!("tenants/{tenant}/{}", quota.name())).into()
+            }
+            EngineError::Suspended(tenant) => precondition("TENANT_SUSPENDED", &format!("tenants/{tenant}"), message),
             EngineError::StoreFull(_) => unavailable("STORE_FULL", message),
             EngineError::Overloaded | EngineError::TooManyJobs => exhausted("OVERLOADED", "memory", &message),
             EngineError::Contradiction(_) => internal(&message),

@@ -324,6 +324,7 @@ fn wait_reason(reason: WaitReason) -> pb::WaitReason {
         WaitReason::JobPaused => P::JobPaused,
         WaitReason::DiskSpace => P::DiskSpace,
         WaitReason::Draining => P::Draining,
+        WaitReason::TenantLimit => P::TenantLimit,
     }
 }
 

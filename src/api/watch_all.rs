@@ -146,8 +146,8 @@ pub(crate) fn watch_jobs(
 ) -> impl Stream<Item = Result<pb::WatchJobsResponse, Status>> + Send + 'static {
     let watcher = Watcher {
         // Listening begins before the list is read, so that nothing falls between them.
-        listener: engine.hub().listen(),
-        created: wish.totals.as_ref().map(|_| engine.hub().listen_created()),
+        listener: engine.hub().listen(wish.tenant),
+        created: wish.totals.as_ref().map(|_| engine.hub().listen_created(wish.tenant)),
         engine,
         store,
         closing,

@@ -13,6 +13,7 @@ use crate::cli::term::line::Line;
 use crate::cli::term::screen;
 use crate::cli::term::table::{self, Column, Row};
 use crate::cli::term::words;
+use crate::model::quotas::Quota;
 use crate::pb;
 
 #[derive(Debug, Subcommand)]
@@ -25,7 +26,9 @@ pub(crate) enum TenantCommand {
     /// Show a tenant
     Show(With<NameArgs>),
     /// Change a tenant
-    #[command(after_help = "Example:\n  haul tenant update acme --title 'Acme Ltd.'")]
+    #[command(
+        after_help = "Examples:\n  haul tenant update acme --title 'Acme Ltd.'\n  haul tenant update acme --quota queued_tasks=100000 --quota running_tasks=none"
+    )]
     Update(With<UpdateArgs>),
     /// Delete a tenant of which no jobs are left, with its principals and their tokens
     Delete(With<NameArgs>),
@@ -39,6 +42,23 @@ pub(crate) struct CreateArgs {
     /// For people
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     title: String,
+    #[command(flatten)]
+    terms: Terms,
+}
+
+/// What a tenant may have.
+#[derive(Debug, Args)]
+struct Terms {
+    /// What it may have at most: unfinished_jobs, queued_tasks, running_tasks, running_per_host, requests_per_second or
+    /// bytes_per_second, and a number or `none`
+    #[arg(long = "quota", value_name = "FIELD=N", value_parser = quota)]
+    quotas: Vec<(Quota, Option<f64>)>,
+    /// How large its share is beside those of others, 1 to 100
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    weight: Option<u32>,
+    /// Take no work of it and start none of its tasks; `=false`: do so again
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    suspended: Option<bool>,
 }
 
 /// What to change.
@@ -49,6 +69,8 @@ pub(crate) struct UpdateArgs {
     /// For people
     #[arg(long, value_name = "TEXT")]
     title: Option<String>,
+    #[command(flatten)]
+    terms: Terms,
 }
 
 /// Which tenant.
@@ -84,7 +106,8 @@ pub(crate) async fn run(top: &Remote, command: TenantCommand) -> anyhow::Result<
 }
 
 async fn create(client: &Client, format: Format, args: CreateArgs) -> anyhow::Result<ExitCode> {
-    let tenant = pb::Tenant { name: args.name, title: args.title, ..Default::default() };
+    let mut tenant = pb::Tenant { name: args.name, title: args.title, ..Default::default() };
+    args.terms.put(&mut tenant);
     let request = pb::CreateTenantRequest { tenant: Some(tenant), request_id: String::new() };
     let call = client.access().create_tenant(request).await;
     let made = call.map_err(|status| client.explain(&status))?.into_inner();
@@ -102,10 +125,11 @@ async fn update(client: &Client, format: Format, args: UpdateArgs) -> anyhow::Re
     if args.title.is_some() {
         paths.push("title".to_owned());
     }
+    let mut tenant = pb::Tenant { name: args.name, title: args.title.unwrap_or_default(), ..Default::default() };
+    paths.extend(args.terms.put(&mut tenant));
     if paths.is_empty() {
-        return Err(Usage("nothing to change; give --title".to_owned()).into());
+        return Err(Usage("nothing to change; give --title, --quota, --weight or --suspended".to_owned()).into());
     }
-    let tenant = pb::Tenant { name: args.name, title: args.title.unwrap_or_default(), ..Default::default() };
     let request = pb::UpdateTenantRequest { tenant: Some(tenant), update_mask: Some(prost_types::FieldMask { paths }) };
     let call = client.access().update_tenant(request).await;
     let changed = call.map_err(|status| client.explain(&status))?.into_inner();
@@ -150,9 +174,129 @@ fn print_one(format: Format, tenant: &pb::Tenant) -> anyhow::Result<ExitCode> {
     if !tenant.title.is_empty() {
         fields.push(("title", Line::from(tenant.title.as_str())));
     }
+    if tenant.suspended {
+        fields.push(("suspended", Line::from("yes")));
+    }
+    if tenant.weight > 0 {
+        fields.push(("weight", Line::from(tenant.weight.to_string())));
+    }
+    let usage = tenant.usage.unwrap_or_default();
+    for (quota, most) in numbers(&tenant.quotas.unwrap_or_default()) {
+        let is = match quota {
+            Quota::UnfinishedJobs => Some(u64::from(usage.unfinished_jobs)),
+            Quota::QueuedTasks => Some(usage.queued_tasks),
+            Quota::RunningTasks => Some(u64::from(usage.running_tasks)),
+            Quota::RunningPerHost | Quota::RequestsPerSecond | Quota::BytesPerSecond => None,
+        };
+        let text = match (is.filter(|_| tenant.usage.is_some()), most) {
+            (Some(is), Some(most)) => format!("{is} of {most}"),
+            (Some(is), None) => is.to_string(),
+            (None, Some(most)) => format!("at most {most}"),
+            (None, None) => continue,
+        };
+        fields.push((quota.name(), Line::from(text)));
+    }
     if let Some(time) = &tenant.create_time {
         fields.push(("created", Line::from(words::time(Some(time)))));
     }
     print_fields(&fields);
     Ok(ExitCode::SUCCESS)
+}
+
+impl Terms {
+    /// Puts them into a tenant. Returns the paths of what is said.
+    fn put(self, tenant: &mut pb::Tenant) -> Vec<String> {
+        let mut paths = Vec::new();
+        let mut quotas = pb::Quotas::default();
+        for (quota, most) in self.quotas {
+            match quota {
+                Quota::UnfinishedJobs => quotas.unfinished_jobs = most.map(|most| most as u32),
+                Quota::QueuedTasks => quotas.queued_tasks = most.map(|most| most as u64),
+                Quota::RunningTasks => quotas.running_tasks = most.map(|most| most as u32),
+                Quota::RunningPerHost => quotas.running_per_host = most.map(|most| most as u32),
+                Quota::RequestsPerSecond => quotas.requests_per_second = most,
+                Quota::BytesPerSecond => quotas.bytes_per_second = most.map(|most| most as u64),
+            }
+            paths.push(format!("quotas.{}", quota.name()));
+        }
+        tenant.quotas = (!paths.is_empty()).then_some(quotas);
+        if let Some(weight) = self.weight {
+            tenant.weight = weight;
+            paths.push("weight".to_owned());
+        }
+        if let Some(suspended) = self.suspended {
+            tenant.suspended = suspended;
+            paths.push("suspended".to_owned());
+        }
+        paths
+    }
+}
+
+/// Each quota with its value.
+fn numbers(quotas: &pb::Quotas) -> [(Quota, Option<f64>); 6] {
+    Quota::ALL.map(|quota| {
+        let most = match quota {
+            Quota::UnfinishedJobs => quotas.unfinished_jobs.map(f64::from),
+            Quota::QueuedTasks => quotas.queued_tasks.map(|most| most as f64),
+            Quota::RunningTasks => quotas.running_tasks.map(f64::from),
+            Quota::RunningPerHost => quotas.running_per_host.map(f64::from),
+            Quota::RequestsPerSecond => quotas.requests_per_second,
+            Quota::BytesPerSecond => quotas.bytes_per_second.map(|most| most as f64),
+        };
+        (quota, most)
+    })
+}
+
+/// Reads `FIELD=N`.
+fn quota(text: &str) -> Result<(Quota, Option<f64>), String> {
+    let names = Quota::ALL.map(Quota::name).join(", ");
+    let (name, most) = text.split_once('=').ok_or_else(|| "must be FIELD=N".to_owned())?;
+    let quota = Quota::named(name).ok_or_else(|| format!("`{name}` is none of {names}"))?;
+    if most == "none" {
+        return Ok((quota, None));
+    }
+    let is_whole = quota != Quota::RequestsPerSecond;
+    let number = most.parse::<f64>().ok().filter(|most| most.is_finite() && *most >= 0.0);
+    let most = number.filter(|most| !is_whole || (most.fract() == 0.0 && *most <= largest(quota)));
+    most.map(|most| (quota, Some(most))).ok_or_else(|| format!("`{name}` takes a number or `none`"))
+}
+
+/// The largest value that the field of a quota of whole numbers has.
+fn largest(quota: Quota) -> f64 {
+    match quota {
+        Quota::QueuedTasks | Quota::BytesPerSecond => 9e15,
+        _ => f64::from(u32::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotas_are_read_as_they_are_written() {
+        assert_eq!(quota("queued_tasks=100000"), Ok((Quota::QueuedTasks, Some(100_000.0))));
+        assert_eq!(quota("requests_per_second=0.5"), Ok((Quota::RequestsPerSecond, Some(0.5))));
+        assert_eq!(quota("running_tasks=none"), Ok((Quota::RunningTasks, None)));
+        for bad in [
+            "",
+            "running_tasks",
+            "running_tasks=",
+            "x=1",
+            "running_tasks=1.5",
+            "running_tasks=-1",
+            "unfinished_jobs=5e9",
+        ] {
+            assert!(quota(bad).is_err(), "{bad}");
+        }
+        let mut tenant = pb::Tenant::default();
+        let terms = Terms {
+            quotas: vec![(Quota::RunningTasks, Some(3.0)), (Quota::QueuedTasks, None)],
+            weight: Some(2),
+            suspended: Some(false),
+        };
+        assert_eq!(terms.put(&mut tenant), ["quotas.running_tasks", "quotas.queued_tasks", "weight", "suspended"]);
+        let quotas = tenant.quotas.unwrap();
+        assert_eq!((quotas.running_tasks, quotas.queued_tasks, tenant.weight), (Some(3), None, 2));
+    }
 }

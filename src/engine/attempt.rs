@@ -32,6 +32,8 @@ pub(crate) struct Launch {
     /// For whom it is made.
     pub(crate) party: Party,
     pub(crate) rates: Arc<JobRates>,
+    /// Those of the tenant, where it has some.
+    pub(crate) tenant_rates: Option<Arc<JobRates>>,
     pub(crate) permit: Mutex<Option<HostPermit>>,
     pub(crate) place: Arc<AttemptPlace>,
     pub(crate) stop: CancellationToken,

@@ -63,6 +63,7 @@ impl Runner {
             inner: transport,
             hosts: self.hosts.clone(),
             job: launch.rates.clone(),
+            tenant: launch.tenant_rates.clone(),
             party: launch.party,
             server_bytes: self.server_bytes.clone(),
             place: Some(launch.place.clone()),

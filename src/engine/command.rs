@@ -14,9 +14,10 @@ use crate::model::host::Host;
 use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
 use crate::model::job::{self, Job};
 use crate::model::limits::{HostLimits, Limits, RateLimit};
+use crate::model::quotas::{Quota, Usage};
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::task_filter::TaskChoice;
-use crate::model::tenant::Parties;
+use crate::model::tenant::{Parties, TenantNo};
 use crate::model::time::Timestamp;
 use crate::model::trace::TraceParent;
 use crate::store::{Chunk, LaneNumber, NewPage};
@@ -82,6 +83,19 @@ pub enum EngineError {
     /// A job is of one tenant, and the call is about none or all.
     #[error("a job is of one tenant; name it")]
     NoTenant,
+    /// A tenant would have more than it may.
+    #[error("tenant `{tenant}` may have at most {most} {}; wait until some have ended, or have its quota raised", .quota.name())]
+    Quota {
+        /// Its name.
+        tenant: String,
+        /// Which quota.
+        quota: Quota,
+        /// How much it may have.
+        most: u64,
+    },
+    /// A tenant does nothing more for now.
+    #[error("tenant `{0}` is suspended; it takes no work until an operator lifts that")]
+    Suspended(String),
     /// The store failed.
     #[error("{0}")]
     Store(String),
@@ -308,6 +322,11 @@ pub(crate) enum Command {
     Waits {
         reply: oneshot::Sender<Waits>,
     },
+    /// What tenants have, in their order.
+    Usage {
+        tenants: Vec<TenantNo>,
+        reply: oneshot::Sender<Vec<Usage>>,
+    },
     /// A page of a running fetch.
     Page {
         id: TaskId,
@@ -400,13 +419,14 @@ impl Command {
 
     /// Whether it adds to what is stored, so that it cannot be done while the store is full. The page of a running fetch
     /// waits with its attempt, of which there are few.
-    fn needs_room(&self) -> bool {
+    pub(crate) fn needs_room(&self) -> bool {
         match self {
             Command::Job(_, command) => command.needs_room(),
             Command::Page { .. }
             | Command::Explain { .. }
             | Command::WaitingAt { .. }
             | Command::Waits { .. }
+            | Command::Usage { .. }
             | Command::Drain => false,
             _ => true,
         }
@@ -439,7 +459,11 @@ impl Command {
                 let _ = reply.send(Err(Failure::retryable(FailureReason::Internal, error.to_string())));
             }
             // Looks are answered with what is known, by whoever has it; nothing is known here.
-            Command::Explain { .. } | Command::WaitingAt { .. } | Command::Waits { .. } | Command::Drain => {}
+            Command::Explain { .. }
+            | Command::WaitingAt { .. }
+            | Command::Waits { .. }
+            | Command::Usage { .. }
+            | Command::Drain => {}
         }
     }
 }

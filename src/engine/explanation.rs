@@ -19,11 +19,12 @@ pub enum WaitReason {
     JobPaused,
     DiskSpace,
     Draining,
+    TenantLimit,
 }
 
 impl WaitReason {
     /// All of them, in the order of the contract.
-    pub const ALL: [WaitReason; 10] = [
+    pub const ALL: [WaitReason; 11] = [
         Self::ServerLimit,
         Self::HostLimit,
         Self::JobLimit,
@@ -34,6 +35,7 @@ impl WaitReason {
         Self::JobPaused,
         Self::DiskSpace,
         Self::Draining,
+        Self::TenantLimit,
     ];
 }
 

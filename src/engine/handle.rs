@@ -34,9 +34,10 @@ use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::outcome::DownloadResult;
+use crate::model::quotas::Usage;
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::task_filter::TaskChoice;
-use crate::model::tenant::Parties;
+use crate::model::tenant::{Parties, Party, TenantNo};
 use crate::model::time::Timestamp;
 use crate::model::trace::TraceParent;
 use crate::store::{Chunk, LaneNumber, NewPage, StoreError, StoredEvent};
@@ -148,7 +149,8 @@ impl Engine {
         let request = (!request_id.is_empty()).then(|| (request_id.to_owned(), self.digest(&(&spec, &tasks))));
         let bytes = spec.memory_bytes() + bytes_of(&tasks);
         let tasks = with_hosts(tasks);
-        self.ask(bytes, |reply| Command::Submit { spec: Box::new(spec), request, tasks, caller, reply }).await
+        let spec = Box::new(spec);
+        self.ask(bytes, |reply| Command::Submit { spec, request, tasks, caller, reply }).await
     }
 
     /// Returns the job that this request made, where it did before: it is answered again, whatever is asked of jobs by now.
@@ -159,7 +161,7 @@ impl Engine {
         request_id: &str,
     ) -> Result<Option<Arc<Job>>, EngineError> {
         let Some(tenant) = self.by.scope.no().filter(|_| !request_id.is_empty()) else { return Ok(None) };
-        let known = self.runner.store.request((self.by.principal, tenant), request_id).await?;
+        let known = self.runner.store.request(Party { tenant, principal: self.by.principal }, request_id).await?;
         let Some((id, _)) = known.filter(|(_, digest)| *digest == self.digest(&(spec, tasks))) else { return Ok(None) };
         match self.job(id).await {
             Ok(job) => Ok(Some(job)),
@@ -300,6 +302,13 @@ impl Engine {
         let (reply, waits) = oneshot::channel();
         self.send(None, Command::Waits { reply }).await?;
         waits.await.map_err(|_| EngineError::Draining)
+    }
+
+    /// What tenants have, in their order.
+    pub async fn usage(&self, tenants: Vec<TenantNo>) -> Result<Vec<Usage>, EngineError> {
+        let (reply, usage) = oneshot::channel();
+        self.send(None, Command::Usage { tenants, reply }).await?;
+        usage.await.map_err(|_| EngineError::Draining)
     }
 
     /// How many commands wait for the scheduler.

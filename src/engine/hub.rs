@@ -20,6 +20,7 @@ use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::progress::{Meter, Progress};
 use crate::model::spec::TaskSpec;
+use crate::model::tenant::TenantNo;
 use crate::store::{StoredEvent, StoredTask, TaskRow};
 
 /// Events that a feed keeps in memory.
@@ -141,19 +142,19 @@ impl Hub {
         lock(&self.busy).iter().copied().collect()
     }
 
-    /// Follows all jobs until it is dropped.
-    pub fn listen(&self) -> Listener {
-        Changes::listen(&self.changes)
+    /// Follows the jobs of a tenant, or all, until it is dropped.
+    pub fn listen(&self, of: Option<TenantNo>) -> Listener {
+        Changes::listen(&self.changes, of)
     }
 
-    /// Follows the jobs that are created until it is dropped.
-    pub fn listen_created(&self) -> Listener {
-        Changes::listen(&self.created)
+    /// Follows the jobs that are created, of a tenant or all, until it is dropped.
+    pub fn listen_created(&self, of: Option<TenantNo>) -> Listener {
+        Changes::listen(&self.created, of)
     }
 
     /// Tells those who follow what is created that this job was.
-    pub(crate) fn created(&self, job: JobId) {
-        self.created.note(job);
+    pub(crate) fn created(&self, job: JobId, tenant: TenantNo) {
+        self.created.note(job, Some(tenant));
     }
 
     /// Begins the feed of a job that is durable.
@@ -164,16 +165,16 @@ impl Hub {
         let job = feed.job();
         let before = lock(&self.feeds).insert(id, feed);
         self.totals.moved(before.map(|feed| feed.job()).as_deref(), Some(&job));
-        self.changed(id);
+        self.changed(id, Some(job.tenant.no));
     }
 
     /// Publishes what a commit made durable. Without `events` that continue the ring, watchers read from the store.
     pub(crate) fn publish(&self, job: Arc<Job>, events: Vec<Arc<StoredEvent>>) {
-        let id = job.id;
+        let (id, tenant) = (job.id, job.tenant.no);
         if let Some(feed) = self.feed(id) {
             self.publish_to(&feed, job, events);
         }
-        self.changed(id);
+        self.changed(id, Some(tenant));
     }
 
     /// Wakes those who follow a job, since a page of one of its listings is durable.
@@ -185,12 +186,12 @@ impl Hub {
 
     /// Publishes that tasks were added to a job.
     pub(crate) fn added(&self, job: JobId, count: u32) {
-        if let Some(feed) = self.feed(job) {
-            let mut added = Job::clone(&feed.job());
-            added.counts.added(count);
-            self.publish_to(&feed, Arc::new(added), Vec::new());
-        }
-        self.changed(job);
+        let Some(feed) = self.feed(job) else { return self.changed(job, None) };
+        let mut added = Job::clone(&feed.job());
+        added.counts.added(count);
+        let tenant = added.tenant.no;
+        self.publish_to(&feed, Arc::new(added), Vec::new());
+        self.changed(job, Some(tenant));
     }
 
     fn publish_to(&self, feed: &Feed, job: Arc<Job>, events: Vec<Arc<StoredEvent>>) {
@@ -269,9 +270,9 @@ impl Hub {
         }
     }
 
-    /// Tells those who follow many jobs that this one changed.
-    pub(crate) fn changed(&self, job: JobId) {
-        self.changes.note(job);
+    /// Tells those who follow many jobs that this one of a tenant changed; `None`: it is gone.
+    pub(crate) fn changed(&self, job: JobId, tenant: Option<TenantNo>) {
+        self.changes.note(job, tenant);
     }
 }
 

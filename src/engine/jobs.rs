@@ -11,12 +11,15 @@ use crate::engine::attempt::Ended;
 use crate::engine::command::{Admitted, JobCommand, Reply};
 use crate::engine::queue::task::BatchNumber;
 use crate::engine::selection::{Hastening, Withdrawal};
+use crate::engine::usage::{Part, Usages};
 use crate::limits::transport::JobRates;
 use crate::model::group::Verdict;
 use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
+use crate::model::quotas::Usage;
 use crate::model::task::TaskState;
 use crate::model::task_filter::TaskChoice;
+use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 use crate::store::StoredTask;
 use crate::telemetry::metrics::Kind;
@@ -58,6 +61,8 @@ pub(crate) struct Retrying {
     pub(crate) first: Option<TaskIndex>,
     /// All of them are put back, and their part files are on their way.
     pub(crate) returns: bool,
+    /// How many tasks will have been put back at its end, at most: its tenant has them from the beginning.
+    pub(crate) tasks: u64,
 }
 
 /// How far a sweep is.
@@ -88,6 +93,10 @@ pub(crate) struct JobRun {
     pub(crate) in_flight: bool,
     /// `None` where there is nothing of it: jobs that wait are many.
     activity: Option<Box<Activity>>,
+    /// What is counted of it for its tenant.
+    counted: Part,
+    /// Whether it may have changed since it was counted.
+    is_stale: bool,
 }
 
 /// What goes on with a job, and what waits for that.
@@ -110,7 +119,14 @@ pub(crate) struct Activity {
 
 impl JobRun {
     pub(crate) fn new(job: impl Into<Arc<Job>>) -> JobRun {
-        JobRun { job: job.into(), stage: Stage::Open, in_flight: false, activity: None }
+        JobRun {
+            job: job.into(),
+            stage: Stage::Open,
+            in_flight: false,
+            activity: None,
+            counted: Part::default(),
+            is_stale: false,
+        }
     }
 
     /// What goes on with it, if anything does.
@@ -136,6 +152,16 @@ impl JobRun {
     /// The memory that it takes while it waits, roughly. What it shares with others is counted with each.
     fn bytes(&self) -> usize {
         JOB_BYTES + self.job.spec.memory_bytes()
+    }
+
+    /// What it has of what its tenant may have.
+    fn part(&self) -> Part {
+        let counts = self.job.counts;
+        let mut tasks = u64::from(counts.unfinished()) + self.adding();
+        if let Stage::Retrying(retrying) = &self.stage {
+            tasks = tasks.max(retrying.tasks);
+        }
+        Part { tenant: self.job.tenant.no, tasks, running: u64::from(counts.running) }
     }
 
     /// The job, to be changed. Its spec is changed by [`JobTable::respec`].
@@ -189,9 +215,14 @@ impl JobRun {
         self.activity().is_some_and(|it| it.withdrawal.is_some() || it.hastening.is_some())
     }
 
+    /// How many tasks of chunks are being committed.
+    pub(crate) fn adding(&self) -> u64 {
+        self.activity().map_or(0, |it| it.adding)
+    }
+
     /// Whether chunks of tasks are being committed.
     pub(crate) fn is_adding(&self) -> bool {
-        self.activity().is_some_and(|it| it.adding > 0)
+        self.adding() > 0
     }
 
     /// So many tasks of chunks are not being committed any more.
@@ -289,6 +320,7 @@ pub(crate) struct JobTable {
     arriving: HashSet<JobId>,
     /// The memory of all jobs that have not ended, roughly.
     bytes: usize,
+    usages: Usages,
 }
 
 impl JobTable {
@@ -299,7 +331,23 @@ impl JobTable {
 
     /// A job that has not ended.
     pub(crate) fn get_mut(&mut self, job: JobId) -> Option<&mut JobRun> {
-        self.runs.get_mut(&job)
+        let run = self.runs.get_mut(&job)?;
+        if !std::mem::replace(&mut run.is_stale, true) {
+            self.usages.mark(job);
+        }
+        Some(run)
+    }
+
+    /// What a tenant has, jobs and tasks that are on their way to the store among it.
+    pub(crate) fn usage(&mut self, tenant: TenantNo) -> Usage {
+        for job in self.usages.take_stale() {
+            // One that was removed, and added anew, is counted.
+            let Some(run) = self.runs.get_mut(&job).filter(|run| run.is_stale) else { continue };
+            self.usages.subtract(run.counted);
+            (run.counted, run.is_stale) = (run.part(), false);
+            self.usages.add(run.counted);
+        }
+        self.usages.get(tenant)
     }
 
     /// The memory of the jobs that have not ended, without their lanes and tasks, roughly.
@@ -316,23 +364,29 @@ impl JobTable {
         }
     }
 
-    /// Notes that a job is on its way to the store: commands for it wait until it is here.
-    pub(crate) fn arrives(&mut self, job: JobId) {
+    /// Notes that a job of a tenant is on its way to the store, with so many tasks: commands for it wait until it is here.
+    pub(crate) fn arrives(&mut self, job: JobId, tenant: TenantNo, tasks: u64) {
         self.arriving.insert(job);
+        self.usages.arrives(job, Part { tenant, tasks, running: 0 });
     }
 
     /// Notes that such a job was not stored.
     pub(crate) fn does_not_arrive(&mut self, job: JobId) {
         self.arriving.remove(&job);
+        self.usages.has_arrived(job);
     }
 
     /// Adds a job. What waited for it comes back, to be taken anew.
-    pub(crate) fn insert(&mut self, run: JobRun) -> VecDeque<Admitted<JobCommand>> {
+    pub(crate) fn insert(&mut self, mut run: JobRun) -> VecDeque<Admitted<JobCommand>> {
         let job = run.job.id;
         self.arriving.remove(&job);
+        self.usages.has_arrived(job);
+        (run.counted, run.is_stale) = (run.part(), false);
+        self.usages.add(run.counted);
         self.bytes += run.bytes();
         if let Some(before) = self.runs.insert(job, run) {
             self.bytes -= before.bytes();
+            self.usages.subtract(before.counted);
         }
         self.visits.remove(&job).map(|visit| visit.waiting).unwrap_or_default()
     }
@@ -345,6 +399,7 @@ impl JobTable {
         if self.runs.capacity() > TABLE_MIN && self.runs.len() < self.runs.capacity() / 8 {
             self.runs.shrink_to(2 * self.runs.len());
         }
+        self.usages.subtract(run.counted);
         Some(run)
     }
 
@@ -396,6 +451,11 @@ impl JobTable {
         if bytes != self.bytes {
             return Err(format!("the jobs take {bytes} bytes, and {} are counted", self.bytes));
         }
+        let outdated = self.runs.values().find(|run| !run.is_stale && run.counted != run.part());
+        if let Some(run) = outdated {
+            return Err(format!("{} has {:?}, and {:?} is counted", run.job.id, run.part(), run.counted));
+        }
+        self.usages.check(self.runs.values().map(|run| run.counted))?;
         for (id, run) in &self.runs {
             let counts = run.job.counts;
             let sum = u64::from(counts.unfinished())
@@ -450,14 +510,14 @@ mod tests {
     fn a_command_for_a_job_that_is_being_stored_waits_for_it() {
         let mut table = JobTable::default();
         let id = JobId(Uuid::from_u128(1));
-        table.arrives(id);
+        table.arrives(id, 1, 1);
         assert!(!table.visit(id, Some(pause())), "nothing is read");
         assert!(!table.visit(id, Some(pause())));
         let job = Job::new(id, JobSpec::default(), 1, Timestamp(1));
         assert_eq!(table.insert(JobRun::new(job)).len(), 2, "both are taken now");
 
         let other = JobId(Uuid::from_u128(2));
-        table.arrives(other);
+        table.arrives(other, 1, 1);
         table.does_not_arrive(other);
         assert!(table.visit(other, Some(pause())), "the store is asked");
     }

@@ -40,6 +40,7 @@ mod scheduler;
 mod selection;
 mod spans;
 mod timers;
+mod usage;
 pub mod version;
 mod work;
 pub mod workers;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::model::host::Host;
 use crate::model::ids::JobId;
+use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 
 /// The longest sleep.
@@ -19,8 +20,10 @@ pub(crate) enum Timer {
     JobStart(JobId),
     /// The job's rate allows a start again.
     JobRested(JobId),
-    /// The host's pause is over, or its rate allows a start again.
-    HostWake(Host),
+    /// The host's pause is over for a tenant, or its rate allows a start again.
+    HostWake(Host, TenantNo),
+    /// The tenant's rate allows a start again.
+    TenantRested(TenantNo),
     /// The pause of a host is over whose lanes may be parked at this one, that of a mirror.
     MirrorWake(Host),
     /// Time to look for jobs to remove.
@@ -87,10 +90,10 @@ mod tests {
     fn gives_what_is_due_in_order() {
         let mut timers = Timers::default();
         timers.set(Timestamp(20), Timer::Housekeeping);
-        timers.set(Timestamp(10), Timer::HostWake(Host::new("a:80")));
+        timers.set(Timestamp(10), Timer::HostWake(Host::new("a:80"), 1));
         assert_eq!(timers.wait(Timestamp(5)), Duration::from_micros(5));
         assert_eq!(timers.pop_due(Timestamp(5)), None);
-        assert_eq!(timers.pop_due(Timestamp(15)), Some(Timer::HostWake(Host::new("a:80"))));
+        assert_eq!(timers.pop_due(Timestamp(15)), Some(Timer::HostWake(Host::new("a:80"), 1)));
         assert_eq!(timers.pop_due(Timestamp(15)), None);
         assert_eq!(timers.pop_due(Timestamp(20)), Some(Timer::Housekeeping));
     }

@@ -1,4 +1,4 @@
-//! What every host is doing for all jobs together: requests in flight, rate, pause, breaker. The decisions are those of
+//! What every host is doing for all jobs together: requests in flight, rate, pauses, breaker. The decisions are those of
 //! `limits::state`, and what is remembered those of `limits::table`; here they get the time, a lock, and wake-ups. What is
 //! held of a host, and waited for, is in `limits::permits`.
 
@@ -10,17 +10,18 @@ use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::limits::Blocked;
 use crate::limits::parties::{OwnView, PerParty};
 use crate::limits::places::{AttemptNo, Places};
-use crate::limits::queue::Queues;
+use crate::limits::queue::{Queues, Ticket};
 use crate::limits::recent::Recent;
-use crate::limits::state::{HostState, cut};
+use crate::limits::state::HostState;
 use crate::limits::table::{Row, Table};
+use crate::limits::text::cut;
 use crate::limits::turns::Asker;
+use crate::limits::{Asking, Blocked};
 use crate::model::host::Host;
 use crate::model::limits::{HostLimits, Limits};
-use crate::model::tenant::{Parties, Party};
+use crate::model::tenant::{Parties, Party, TenantNo};
 use crate::model::time::Timestamp;
 
 /// All hosts.
@@ -49,6 +50,8 @@ pub(super) struct Rules {
     limits: Arc<Limits>,
     /// The places in `limits.hosts` by the hosts named there.
     own: HashMap<String, usize>,
+    /// How many requests each of these tenants may have in flight at one host.
+    shares: HashMap<TenantNo, u32>,
 }
 
 /// A host as an operator sees it.
@@ -67,16 +70,21 @@ pub struct HostView {
 }
 
 impl Rules {
-    fn new(limits: Limits) -> Rules {
+    fn new(limits: Limits, shares: HashMap<TenantNo, u32>) -> Rules {
         // Of two entries for one name the first holds.
         let own = limits.hosts.iter().enumerate().rev().map(|(place, entry)| (entry.host.clone(), place)).collect();
-        Rules { limits: Arc::new(limits), own }
+        Rules { limits: Arc::new(limits), own, shares }
     }
 
     /// Returns what holds for `host`. An entry with its port goes before one for every port.
     pub(super) fn of(&self, host: &Host) -> HostLimits {
         let place = self.own.get(host.as_str()).or_else(|| self.own.get(host.name()));
         self.limits.with_own(host, place.and_then(|place| self.limits.hosts.get(*place)))
+    }
+
+    /// Returns how many requests a tenant may have in flight at one host.
+    pub(super) fn share(&self, tenant: TenantNo) -> u32 {
+        self.shares.get(&tenant).copied().unwrap_or(u32::MAX)
     }
 }
 
@@ -88,21 +96,48 @@ impl Inner {
     }
 
     /// Starts a request, as [`HostState::start`] does.
-    pub(super) fn start(&mut self, host: &Host, asker: Asker, now: Timestamp) -> Result<(), Blocked> {
-        self.change(host, now, |state| state.start(asker, now))?;
+    pub(super) fn start(&mut self, host: &Host, asker: Asker, asking: Asking, now: Timestamp) -> Result<(), Blocked> {
+        let most = self.rules.share(asking.tenant);
+        self.change(host, now, |state| state.start(asker, asking, most, now))?;
         self.recent.requested(host, now);
         Ok(())
+    }
+
+    /// Returns whether a request could start, as far as the limits go.
+    pub(super) fn check(&self, host: &Host, asking: Asking, now: Timestamp) -> Result<(), Blocked> {
+        let most = self.rules.share(asking.tenant);
+        match self.table.get(host) {
+            Some(state) => state.check(asking, most, now),
+            None if most == 0 => Err(Blocked::Share),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns how many requests a tenant has at a host; `None`: it may have none more, whatever room there is.
+    pub(super) fn standing(&self, host: &Host, tenant: TenantNo, now: Timestamp) -> Option<u32> {
+        let most = self.rules.share(tenant);
+        self.table.get(host).map_or((most > 0).then_some(0), |state| state.standing(tenant, most, now))
+    }
+
+    /// Returns whoever waits at the front at `host`.
+    pub(super) fn front(&self, host: &Host, now: Timestamp) -> Option<Ticket> {
+        self.queues.first(host, |tenant| self.standing(host, tenant, now))
+    }
+
+    /// Wakes whoever waits at the front at `host`.
+    pub(super) fn wake(&self, host: &Host, now: Timestamp) {
+        self.queues.wake(host, |tenant| self.standing(host, tenant, now));
     }
 
     /// Lets the next attempt in the queue of `host` look for room after another has started. When the host is full the
     /// next release wakes it, and until then it wants room without having asked.
     pub(super) fn pass_on(&mut self, host: &Host, now: Timestamp) {
-        if !self.queues.is_behind(host, None) {
+        if self.front(host, now).is_none() {
             return;
         }
         self.change(host, now, |state| state.wanted_by(Asker::Attempt));
         if !self.is_full(host, now) {
-            self.queues.wake(host);
+            self.wake(host, now);
         }
     }
 
@@ -110,14 +145,15 @@ impl Inner {
         self.rules.limits.max_concurrent_tasks as usize
     }
 
-    fn view(&self, row: Row<'_>, now: Timestamp) -> HostView {
+    /// How a host looks to a tenant; without one, to who sees all.
+    fn view(&self, row: Row<'_>, tenant: Option<TenantNo>, now: Timestamp) -> HostView {
         let rates = self.recent.rates(row.host, now);
         HostView {
             host: row.host.clone(),
             running: row.state.map_or(0, HostState::in_flight),
             limits: self.rules.of(row.host),
-            paused_until: row.state.and_then(|state| state.paused_until(now)),
-            pause_reason: row.state.map(|state| state.pause_reason(now)).unwrap_or_default(),
+            paused_until: row.state.and_then(|state| state.paused_until(tenant, now)),
+            pause_reason: row.state.map(|state| state.pause_reason(tenant, now)).unwrap_or_default(),
             recent_error: row.error.map(|error| (error.time, error.text.to_string())),
             bytes_per_second: rates.bytes_per_second,
             requests_per_second: rates.requests_per_second,
@@ -126,7 +162,7 @@ impl Inner {
     }
 
     fn is_full(&self, host: &Host, now: Timestamp) -> bool {
-        self.table.get(host).is_some_and(|state| state.check(now) == Err(Blocked::Full))
+        self.table.get(host).is_some_and(|state| state.room(now) == 0)
     }
 }
 
@@ -134,7 +170,7 @@ impl Hosts {
     /// Returns a table under these limits in which no host is known yet.
     pub fn new(limits: Limits, clock: Clock) -> Arc<Hosts> {
         let inner = Inner {
-            rules: Rules::new(limits),
+            rules: Rules::new(limits, HashMap::new()),
             table: Table::default(),
             queues: Queues::default(),
             places: Places::default(),
@@ -151,10 +187,24 @@ impl Hosts {
 
     /// Changes the limits at once. Requests in flight beyond a lower limit go on; none starts until they are fewer.
     pub fn set_limits(&self, limits: Limits) {
-        let now = self.clock.now();
         let mut inner = self.lock();
+        let shares = std::mem::take(&mut inner.rules.shares);
+        self.set_rules(inner, Rules::new(limits, shares));
+    }
+
+    /// Changes how many requests tenants may have in flight at one host: those that are named, others any number.
+    pub fn set_shares(&self, shares: HashMap<TenantNo, u32>) {
+        let inner = self.lock();
+        if inner.rules.shares != shares {
+            let rules = Rules::new(Limits::clone(&inner.rules.limits), shares);
+            self.set_rules(inner, rules);
+        }
+    }
+
+    fn set_rules(&self, mut inner: MutexGuard<'_, Inner>, new: Rules) {
+        let now = self.clock.now();
         let Inner { rules, table, queues, freed, .. } = &mut *inner;
-        *rules = Rules::new(limits);
+        *rules = new;
         table.change_all(now, |host, state| {
             state.set_limits(&rules.of(host), now);
             freed.push(host.clone());
@@ -169,14 +219,20 @@ impl Hosts {
         self.lock().rules.of(host).max_concurrent
     }
 
-    /// Returns whether a request to `host` could start now, as far as the limits go.
+    /// Returns whether a request of a tenant to `host` could start now, as far as the limits go.
     ///
     /// # Errors
     ///
     /// Why not.
-    pub fn check(&self, host: &Host) -> Result<(), Blocked> {
+    pub fn check(&self, host: &Host, tenant: TenantNo) -> Result<(), Blocked> {
         let now = self.clock.now();
-        self.lock().table.get(host).map_or(Ok(()), |state| state.check(now))
+        self.lock().check(host, Asking::of(tenant), now)
+    }
+
+    /// Returns how many requests a tenant has at `host`; `None`: it may have none more, whatever room there is.
+    pub fn standing(&self, host: &Host, tenant: TenantNo) -> Option<u32> {
+        let now = self.clock.now();
+        self.lock().standing(host, tenant, now)
     }
 
     /// Returns whether an attempt could begin, as far as their number goes.
@@ -185,16 +241,17 @@ impl Hosts {
         inner.places.may_begin(inner.places_max())
     }
 
-    /// Pauses `host` for every job, at most for a week. A shorter pause does not shorten a longer one.
-    pub fn pause(&self, host: &Host, until: Timestamp, reason: &str) {
+    /// Pauses `host` for every job of a tenant, at most for a week; for all tenants where another one was asked to wait
+    /// within a minute. A shorter pause does not shorten a longer one.
+    pub fn pause(&self, host: &Host, tenant: TenantNo, until: Timestamp, reason: &str) {
         let now = self.clock.now();
         let mut inner = self.lock();
-        inner.change(host, now, |state| state.pause(until, reason, now));
+        inner.change(host, now, |state| state.pause(tenant, until, reason, now));
         // Whoever waits for room must hear that there will be none for long.
-        inner.queues.wake(host);
+        inner.queues.wake_each(host);
     }
 
-    /// Ends the pause of `host`, whatever it is for. Returns whether there was one; `None`: the host is not known.
+    /// Ends the pauses of `host`, whatever they are for. Returns whether there was one; `None`: the host is not known.
     pub fn resume(&self, host: &Host) -> Option<bool> {
         let now = self.clock.now();
         let mut inner = self.lock();
@@ -226,7 +283,7 @@ impl Hosts {
     }
 
     /// Returns at most `limit` hosts that are asked for these parties, in the order of their names, from the first one after
-    /// `last`. The numbers and errors are theirs alone.
+    /// `last`. The numbers, errors and pauses are theirs alone.
     pub fn own_views_after(&self, whose: Parties, last: Option<&Host>, limit: usize) -> Vec<HostView> {
         let now = self.clock.now();
         let own = self.per_party.views(whose, now);
@@ -238,7 +295,7 @@ impl Hosts {
             bytes_per_second: own.rates.bytes_per_second,
             requests_per_second: own.rates.requests_per_second,
             recent_failures: own.rates.failures,
-            ..inner.view(Row { host, state: inner.table.get(host), error: None }, now)
+            ..inner.view(Row { host, state: inner.table.get(host), error: None }, whose.tenant, now)
         };
         own.range::<Host, _>((from, Bound::Unbounded)).take(limit).map(view).collect()
     }
@@ -252,15 +309,15 @@ impl Hosts {
         }
     }
 
-    /// Notes that a connection to `host` could not be made; eight in a row open its breaker.
-    pub fn failed_to_connect(&self, host: &Host, error: &str) {
+    /// Notes that a connection to `host` could not be made for a tenant; eight in a row open its breaker.
+    pub fn failed_to_connect(&self, host: &Host, tenant: TenantNo, error: &str) {
         let now = self.clock.now();
         let error: Arc<str> = cut(error).into();
         let mut inner = self.lock();
-        inner.change(host, now, |state| state.failed_to_connect(error.clone(), now));
+        inner.change(host, now, |state| state.failed_to_connect(tenant, error.clone(), now));
         inner.table.note_error(host, error, now);
         // The first in the queue looks whether the breaker has opened.
-        inner.queues.wake(host);
+        inner.queues.wake_each(host);
     }
 
     /// Keeps an error of `host` for [`Hosts::views_after`].
@@ -283,23 +340,23 @@ impl Hosts {
     pub fn views_after(&self, last: Option<&Host>, limit: usize) -> Vec<HostView> {
         let now = self.clock.now();
         let inner = self.lock();
-        inner.table.after(last).take(limit).map(|row| inner.view(row, now)).collect()
+        inner.table.after(last).take(limit).map(|row| inner.view(row, None, now)).collect()
     }
 
     /// Returns one host.
     pub fn view(&self, host: &Host) -> Option<HostView> {
         let now = self.clock.now();
         let inner = self.lock();
-        inner.table.row(host).map(|row| inner.view(row, now))
+        inner.table.row(host).map(|row| inner.view(row, None, now))
     }
 
-    /// Returns how many hosts have work or a pause: those that are fine, and paused ones.
+    /// Returns how many hosts have work or a pause: those that are fine, and those that are paused for somebody.
     pub fn counts(&self) -> [u64; 2] {
         let now = self.clock.now();
         let inner = self.lock();
         let states = inner.table.after(None).filter_map(|row| row.state);
         let mut counts = [0; 2];
-        states.for_each(|state| counts[usize::from(state.paused_until(now).is_some())] += 1);
+        states.for_each(|state| counts[usize::from(state.paused_until(None, now).is_some())] += 1);
         counts
     }
 
@@ -309,7 +366,7 @@ impl Hosts {
         let now = self.clock.now();
         let inner = self.lock();
         let look = |host: &Host, state: Option<&HostState>| {
-            let (running, until) = state.map_or((0, None), |state| (state.in_flight(), state.paused_until(now)));
+            let (running, until) = state.map_or((0, None), |state| (state.in_flight(), state.paused_until(None, now)));
             (host.clone(), running, until.is_some())
         };
         let has_port = name.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
@@ -322,18 +379,20 @@ impl Hosts {
         hosts.map(|row| look(row.host, row.state)).collect()
     }
 
-    /// Returns a message for users: that `host` is paused `until` then, as [`Blocked::Paused`] has it, and why.
-    pub fn explain_pause(&self, host: &Host, until: Timestamp) -> String {
+    /// Returns a message for the users of a tenant: that `host` is paused `until` then, as [`Blocked::Paused`] has it, and
+    /// why.
+    pub fn explain_pause(&self, host: &Host, tenant: TenantNo, until: Timestamp) -> String {
         let now = self.clock.now();
-        let reason = self.lock().table.get(host).map(|state| state.pause_reason(now)).unwrap_or_default();
+        let inner = self.lock();
+        let reason = inner.table.get(host).map(|state| state.pause_reason(Some(tenant), now)).unwrap_or_default();
         let reason = if reason.is_empty() { reason } else { format!(" ({reason})") };
         format!("`{host}` is paused until {}{reason}", time_of_day(until, now))
     }
 
-    pub(super) fn release(&self, host: &Host, attempt: Option<AttemptNo>) {
+    pub(super) fn release(&self, host: &Host, tenant: TenantNo, attempt: Option<AttemptNo>) {
         let now = self.clock.now();
         let mut inner = self.lock();
-        inner.table.change_known(host, now, |state| state.release(now));
+        inner.table.change_known(host, now, |state| state.release(tenant, now));
         if attempt.is_some_and(|attempt| inner.places.released(attempt)) {
             self.place_is_free(inner);
             inner = self.lock();
@@ -356,7 +415,7 @@ impl Hosts {
             return;
         }
         inner.freed.push(host.clone());
-        inner.queues.wake(host);
+        inner.wake(host, now);
         drop(inner);
         self.freed.notify_one();
     }

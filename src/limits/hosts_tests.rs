@@ -16,7 +16,7 @@ use crate::limits::hosts::Hosts;
 use crate::limits::permits::{HostPermit, NotNow};
 use crate::model::host::Host;
 use crate::model::limits::{HostLimits, Limits};
-use crate::model::tenant::Party;
+use crate::model::tenant::{DEFAULT_NO, Party};
 use crate::model::time::Timestamp;
 
 const SECOND: i64 = 1_000_000;
@@ -34,22 +34,22 @@ fn hosts_under(limits: Limits) -> Arc<Hosts> {
 async fn a_host_has_no_more_requests_than_it_may() {
     let hosts = hosts(2);
     let host = Host::new("a:80");
-    let first = hosts.try_start(&host).unwrap();
-    let _second = hosts.try_start(&host).unwrap();
-    assert_eq!(hosts.try_start(&host).unwrap_err(), Blocked::Full);
-    assert!(hosts.try_start(&Host::new("b:80")).is_ok(), "another host is not held");
+    let first = hosts.try_start(&host, DEFAULT_NO, 0).unwrap();
+    let _second = hosts.try_start(&host, DEFAULT_NO, 0).unwrap();
+    assert_eq!(hosts.try_start(&host, DEFAULT_NO, 0).unwrap_err(), Blocked::Full);
+    assert!(hosts.try_start(&Host::new("b:80"), DEFAULT_NO, 0).is_ok(), "another host is not held");
     drop(first);
     hosts.freed().await;
     assert!(hosts.take_freed().contains(&host));
-    assert!(hosts.try_start(&host).is_ok());
+    assert!(hosts.try_start(&host, DEFAULT_NO, 0).is_ok());
 }
 
 #[tokio::test(start_paused = true)]
 async fn hosts_are_counted_and_found_by_their_names() {
     let hosts = hosts(2);
     let names = ["a.example:80", "a.example:443", "a.example-x:80", "a.example.org:80", "[::1]:80"];
-    let permits: Vec<_> = names.map(|name| hosts.try_start(&Host::new(name)).unwrap()).into();
-    hosts.pause(&Host::new("a.example:443"), START.plus(Duration::from_secs(60)), "it asked for it");
+    let permits: Vec<_> = names.map(|name| hosts.try_start(&Host::new(name), DEFAULT_NO, 0).unwrap()).into();
+    hosts.pause(&Host::new("a.example:443"), DEFAULT_NO, START.plus(Duration::from_secs(60)), "it asked for it");
     assert_eq!(hosts.counts(), [4, 1]);
     let found = |name: &str| -> Vec<(String, u32, bool)> {
         hosts.named(name).into_iter().map(|(host, running, is_paused)| (host.to_string(), running, is_paused)).collect()
@@ -72,13 +72,13 @@ async fn hosts_are_counted_and_found_by_their_names() {
 async fn a_release_wakes_who_waits_inside_an_attempt() {
     let hosts = hosts(1);
     let host = Host::new("a:80");
-    let held = hosts.try_start(&host).unwrap();
+    let held = hosts.try_start(&host, DEFAULT_NO, 0).unwrap();
     let start = Instant::now();
     let release = async {
         tokio::time::sleep(Duration::from_millis(10)).await;
         drop(held);
     };
-    let (started, ()) = tokio::join!(hosts.start(&host, None), release);
+    let (started, ()) = tokio::join!(hosts.start(&host, DEFAULT_NO, None), release);
     assert!(started.is_ok());
     assert!(start.elapsed() < Duration::from_secs(1));
 }
@@ -88,24 +88,24 @@ async fn the_breaker_opens_probes_and_ramps_up() {
     let hosts = hosts(4);
     let host = Host::new("a:80");
     for _ in 0..8 {
-        drop(hosts.try_start(&host).unwrap());
-        hosts.failed_to_connect(&host, "refused");
+        drop(hosts.try_start(&host, DEFAULT_NO, 0).unwrap());
+        hosts.failed_to_connect(&host, DEFAULT_NO, "refused");
     }
-    let Err(Blocked::Paused(until)) = hosts.try_start(&host) else { panic!("the breaker must be open") };
+    let Err(Blocked::Paused(until)) = hosts.try_start(&host, DEFAULT_NO, 0) else { panic!("the breaker must be open") };
     assert_eq!(hosts.views_after(None, 9)[0].paused_until, Some(until));
 
     tokio::time::sleep(Duration::from_millis(501)).await;
-    let probe = hosts.try_start(&host).unwrap();
-    assert_eq!(hosts.try_start(&host).unwrap_err(), Blocked::Full, "one probe at a time");
+    let probe = hosts.try_start(&host, DEFAULT_NO, 0).unwrap();
+    assert_eq!(hosts.try_start(&host, DEFAULT_NO, 0).unwrap_err(), Blocked::Full, "one probe at a time");
     hosts.answered(&host);
     drop(probe);
-    let two = [hosts.try_start(&host).unwrap(), hosts.try_start(&host).unwrap()];
-    assert_eq!(hosts.try_start(&host).unwrap_err(), Blocked::Full, "two after the first success");
+    let two = [hosts.try_start(&host, DEFAULT_NO, 0).unwrap(), hosts.try_start(&host, DEFAULT_NO, 0).unwrap()];
+    assert_eq!(hosts.try_start(&host, DEFAULT_NO, 0).unwrap_err(), Blocked::Full, "two after the first success");
     hosts.answered(&host);
-    assert!(hosts.try_start(&host).is_ok(), "one more for each answer");
+    assert!(hosts.try_start(&host, DEFAULT_NO, 0).is_ok(), "one more for each answer");
     hosts.answered(&host);
     drop(two);
-    let four: Vec<_> = (0..4).map(|_| hosts.try_start(&host).unwrap()).collect();
+    let four: Vec<_> = (0..4).map(|_| hosts.try_start(&host, DEFAULT_NO, 0).unwrap()).collect();
     assert_eq!(four.len(), 4);
 }
 
@@ -114,17 +114,17 @@ async fn a_pause_holds_and_is_not_shortened() {
     let hosts = hosts(4);
     let host = Host::new("a:80");
     let now = START;
-    hosts.pause(&host, now.plus(Duration::from_secs(9)), "asked to wait");
-    hosts.pause(&host, now.plus(Duration::from_secs(1)), "asked to wait less");
-    assert_eq!(hosts.try_start(&host).unwrap_err(), Blocked::Paused(now.plus(Duration::from_secs(9))));
+    hosts.pause(&host, DEFAULT_NO, now.plus(Duration::from_secs(9)), "asked to wait");
+    hosts.pause(&host, DEFAULT_NO, now.plus(Duration::from_secs(1)), "asked to wait less");
+    assert_eq!(hosts.try_start(&host, DEFAULT_NO, 0).unwrap_err(), Blocked::Paused(now.plus(Duration::from_secs(9))));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_pause_is_for_a_week_at_most() {
     let hosts = hosts(4);
     let host = Host::new("a:80");
-    hosts.pause(&host, Timestamp::MAX, "asked to wait for ever");
-    assert_eq!(hosts.check(&host), Err(Blocked::Paused(START.plus(Duration::from_secs(7 * 24 * 3600)))));
+    hosts.pause(&host, DEFAULT_NO, Timestamp::MAX, "asked to wait for ever");
+    assert_eq!(hosts.check(&host, DEFAULT_NO), Err(Blocked::Paused(START.plus(Duration::from_secs(7 * 24 * 3600)))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,13 +133,13 @@ async fn a_pause_is_explained() {
     let host = Host::new("a.example:443");
     let pause = |seconds: i64| {
         let until = Timestamp((1_795_694_400 + seconds) * SECOND);
-        hosts.pause(&host, until, "answered 503 and asked to wait");
-        hosts.explain_pause(&host, until)
+        hosts.pause(&host, DEFAULT_NO, until, "answered 503 and asked to wait");
+        hosts.explain_pause(&host, DEFAULT_NO, until)
     };
     insta::assert_snapshot!(pause(187), @"`a.example:443` is paused until 12:03:07 UTC (answered 503 and asked to wait)");
     insta::assert_snapshot!(pause(2 * 24 * 3600), @"`a.example:443` is paused until 28 Nov 2026 12:00:00 UTC (answered 503 and asked to wait)");
     let other = Host::new("b.example:80");
-    let over = hosts.explain_pause(&other, Timestamp(1_795_694_401 * SECOND));
+    let over = hosts.explain_pause(&other, DEFAULT_NO, Timestamp(1_795_694_401 * SECOND));
     insta::assert_snapshot!(over, @"`b.example:80` is paused until 12:00:01 UTC");
 }
 
@@ -147,44 +147,44 @@ async fn a_pause_is_explained() {
 async fn an_answer_ends_what_the_breaker_began_and_no_other_pause() {
     let hosts = hosts(16);
     let host = Host::new("a:80");
-    let late = hosts.try_start(&host).unwrap();
-    (0..8).for_each(|_| hosts.failed_to_connect(&host, "refused"));
-    assert!(matches!(hosts.check(&host), Err(Blocked::Paused(_))));
+    let late = hosts.try_start(&host, DEFAULT_NO, 0).unwrap();
+    (0..8).for_each(|_| hosts.failed_to_connect(&host, DEFAULT_NO, "refused"));
+    assert!(matches!(hosts.check(&host, DEFAULT_NO), Err(Blocked::Paused(_))));
     hosts.take_freed();
     hosts.answered(&host);
     assert_eq!(hosts.take_freed(), std::slice::from_ref(&host), "whoever waits looks again");
-    assert_eq!(hosts.check(&host), Ok(()));
+    assert_eq!(hosts.check(&host, DEFAULT_NO), Ok(()));
     drop(late);
 
     let until = START.plus(Duration::from_secs(60));
-    hosts.pause(&host, until, "asked to wait");
+    hosts.pause(&host, DEFAULT_NO, until, "asked to wait");
     hosts.answered(&host);
-    assert_eq!(hosts.check(&host), Err(Blocked::Paused(until)));
+    assert_eq!(hosts.check(&host, DEFAULT_NO), Err(Blocked::Paused(until)));
 
     // One that began while the breaker was open, and ends before it would have closed.
     let until = hosts.now().plus(Duration::from_millis(300));
     let other = Host::new("b:80");
-    (0..8).for_each(|_| hosts.failed_to_connect(&other, "refused"));
-    hosts.pause(&other, until, "asked to wait");
-    assert!(matches!(hosts.check(&other), Err(Blocked::Paused(end)) if end > until));
+    (0..8).for_each(|_| hosts.failed_to_connect(&other, DEFAULT_NO, "refused"));
+    hosts.pause(&other, DEFAULT_NO, until, "asked to wait");
+    assert!(matches!(hosts.check(&other, DEFAULT_NO), Err(Blocked::Paused(end)) if end > until));
     hosts.answered(&other);
-    assert_eq!(hosts.check(&other), Err(Blocked::Paused(until)));
+    assert_eq!(hosts.check(&other, DEFAULT_NO), Err(Blocked::Paused(until)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn failures_that_nothing_follows_lapse() {
     let hosts = hosts(16);
     let host = Host::new("a:80");
-    (0..7).for_each(|_| hosts.failed_to_connect(&host, "refused"));
+    (0..7).for_each(|_| hosts.failed_to_connect(&host, DEFAULT_NO, "refused"));
     tokio::time::sleep(Duration::from_secs(3601)).await;
-    hosts.failed_to_connect(&host, "refused");
-    assert_eq!(hosts.check(&host), Ok(()), "the first of a new row");
+    hosts.failed_to_connect(&host, DEFAULT_NO, "refused");
+    assert_eq!(hosts.check(&host, DEFAULT_NO), Ok(()), "the first of a new row");
 }
 
 #[tokio::test(start_paused = true)]
 async fn looking_at_a_host_does_not_remember_it() {
     let hosts = hosts(1);
-    assert_eq!(hosts.check(&Host::new("a:80")), Ok(()));
+    assert_eq!(hosts.check(&Host::new("a:80"), DEFAULT_NO), Ok(()));
     assert!(hosts.views_after(None, 9).is_empty());
 }
 
@@ -194,12 +194,13 @@ async fn every_one_of_many_dead_hosts_is_paused() {
     let dead: Vec<Host> = (0..20_000).map(|n| Host::new(&format!("{n}.example:80"))).collect();
     for _ in 0..8 {
         for host in &dead {
-            drop(hosts.try_start(host).unwrap());
-            hosts.failed_to_connect(host, "refused");
+            drop(hosts.try_start(host, DEFAULT_NO, 0).unwrap());
+            hosts.failed_to_connect(host, DEFAULT_NO, "refused");
         }
         hosts.take_freed();
     }
-    let open = dead.iter().filter(|host| matches!(hosts.try_start(host), Err(Blocked::Paused(_)))).count();
+    let open =
+        dead.iter().filter(|host| matches!(hosts.try_start(host, DEFAULT_NO, 0), Err(Blocked::Paused(_)))).count();
     assert_eq!(open, dead.len());
 }
 
@@ -208,11 +209,11 @@ async fn a_slow_rate_outlives_many_other_hosts() {
     let own = HostLimits { host: "slow".into(), requests_per_second: 0.1, ..HostLimits::default() };
     let hosts = hosts_under(Limits { hosts: vec![own], ..Limits::default() });
     let slow = Host::new("slow:80");
-    drop(hosts.try_start(&slow).unwrap());
+    drop(hosts.try_start(&slow, DEFAULT_NO, 0).unwrap());
     for n in 0..110_000 {
-        drop(hosts.try_start(&Host::new(&format!("{n}.example:80"))).unwrap());
+        drop(hosts.try_start(&Host::new(&format!("{n}.example:80")), DEFAULT_NO, 0).unwrap());
     }
-    assert_eq!(hosts.try_start(&slow).unwrap_err(), Blocked::Rate(START.plus(Duration::from_secs(10))));
+    assert_eq!(hosts.try_start(&slow, DEFAULT_NO, 0).unwrap_err(), Blocked::Rate(START.plus(Duration::from_secs(10))));
     assert!(
         hosts.views_after(None, usize::MAX).len() <= 100_000,
         "and of the others no more are listed than are allowed"
@@ -223,7 +224,7 @@ async fn a_slow_rate_outlives_many_other_hosts() {
 async fn hosts_are_listed_by_name_in_pages() {
     let hosts = hosts(1);
     let names = ["d:1", "b:1", "a:1", "c:1", "a:2"];
-    let held: Vec<_> = names.iter().map(|name| hosts.try_start(&Host::new(name)).unwrap()).collect();
+    let held: Vec<_> = names.iter().map(|name| hosts.try_start(&Host::new(name), DEFAULT_NO, 0).unwrap()).collect();
     let page = |last: Option<&str>, limit| {
         let views = hosts.views_after(last.map(Host::new).as_ref(), limit);
         views.iter().map(|view| (view.host.to_string(), view.running)).collect::<Vec<_>>()
@@ -250,8 +251,8 @@ async fn many_hosts_have_limits_of_their_own() {
     assert_eq!(hosts.max_concurrent(&Host::new("other.example:80")), Limits::default().max_per_host);
     assert!(hosts.views_after(None, 9).is_empty(), "limits alone make no host known");
     let host = Host::new("1.example:80");
-    let _held = [hosts.try_start(&host).unwrap(), hosts.try_start(&host).unwrap()];
-    assert_eq!(hosts.try_start(&host).unwrap_err(), Blocked::Full);
+    let _held = [hosts.try_start(&host, DEFAULT_NO, 0).unwrap(), hosts.try_start(&host, DEFAULT_NO, 0).unwrap()];
+    assert_eq!(hosts.try_start(&host, DEFAULT_NO, 0).unwrap_err(), Blocked::Full);
 }
 
 #[tokio::test(start_paused = true)]
@@ -277,7 +278,7 @@ async fn waiters(hosts: &Arc<Hosts>, host: &Host, count: usize) -> Vec<Waiter> {
         let (hosts, host, polls) = (hosts.clone(), host.clone(), Arc::new(AtomicU32::new(0)));
         let counter = polls.clone();
         let task = tasks.spawn(async move {
-            let mut start = Box::pin(hosts.start(&host, None));
+            let mut start = Box::pin(hosts.start(&host, DEFAULT_NO, None));
             std::future::poll_fn(|context| {
                 counter.fetch_add(1, Ordering::Relaxed);
                 start.as_mut().poll(context)
@@ -301,7 +302,7 @@ fn polls(waiters: &[Waiter]) -> Vec<u32> {
 async fn a_release_wakes_the_first_at_its_host_and_nobody_else() {
     let hosts = hosts(1);
     let names: Vec<Host> = (0..20).map(|n| Host::new(&format!("{n}.example:80"))).collect();
-    let mut held: Vec<_> = names.iter().map(|host| hosts.try_start(host).unwrap()).collect();
+    let mut held: Vec<_> = names.iter().map(|host| hosts.try_start(host, DEFAULT_NO, 0).unwrap()).collect();
     let mut all = Vec::new();
     for host in &names {
         all.extend(waiters(&hosts, host, 3).await);
@@ -319,7 +320,7 @@ async fn a_release_wakes_the_first_at_its_host_and_nobody_else() {
 async fn a_pause_that_ends_wakes_exactly_who_can_start() {
     let hosts = hosts(2);
     let host = Host::new("a:80");
-    hosts.pause(&host, START.plus(Duration::from_millis(800)), "asked to wait");
+    hosts.pause(&host, DEFAULT_NO, START.plus(Duration::from_millis(800)), "asked to wait");
     let mut waiters = waiters(&hosts, &host, 5).await;
     assert_eq!(polls(&waiters), [1; 5]);
     tokio::time::sleep(Duration::from_millis(798)).await;
@@ -336,7 +337,7 @@ async fn a_pause_that_ends_wakes_exactly_who_can_start() {
 async fn the_scheduler_hears_of_room_and_not_of_releases_beyond_the_limit() {
     let hosts = hosts(3);
     let host = Host::new("a:80");
-    let mut held: Vec<_> = (0..3).map(|_| hosts.try_start(&host).unwrap()).collect();
+    let mut held: Vec<_> = (0..3).map(|_| hosts.try_start(&host, DEFAULT_NO, 0).unwrap()).collect();
     hosts.set_limits(Limits { max_per_host: 1, ..Limits::default() });
     hosts.take_freed();
     held.truncate(1);
@@ -349,7 +350,7 @@ async fn the_scheduler_hears_of_room_and_not_of_releases_beyond_the_limit() {
 async fn an_attempt_that_gives_up_takes_no_permit_with_it() {
     let hosts = hosts(3);
     let host = Host::new("a:80");
-    let held: Vec<_> = (0..3).map(|_| hosts.try_start(&host).unwrap()).collect();
+    let held: Vec<_> = (0..3).map(|_| hosts.try_start(&host, DEFAULT_NO, 0).unwrap()).collect();
     let waiting = waiters(&hosts, &host, 30).await;
     // Some give up before there is room, some after they were woken for it, some with what they got.
     waiting.iter().step_by(3).for_each(|(task, _)| task.abort());
@@ -362,7 +363,7 @@ async fn an_attempt_that_gives_up_takes_no_permit_with_it() {
         drop(task.await);
     }
     assert!(hosts.has_no_queues());
-    let all: Vec<_> = (0..3).map(|_| hosts.try_start(&host)).collect();
+    let all: Vec<_> = (0..3).map(|_| hosts.try_start(&host, DEFAULT_NO, 0)).collect();
     assert!(all.iter().all(Result::is_ok));
 }
 
@@ -383,7 +384,7 @@ async fn order_of(hosts: &Arc<Hosts>, host: &Host, count: usize) -> Vec<usize> {
     join_all((0..count).map(|n| {
         let order = &order;
         async move {
-            let permit = hosts.start(host, None).await.unwrap();
+            let permit = hosts.start(host, DEFAULT_NO, None).await.unwrap();
             order.borrow_mut().push(n);
             tokio::time::sleep(Duration::from_millis(5)).await;
             drop(permit);
@@ -397,7 +398,7 @@ async fn order_of(hosts: &Arc<Hosts>, host: &Host, count: usize) -> Vec<usize> {
 async fn attempts_wait_in_order() {
     let hosts = hosts(1);
     let (a, b) = (Host::new("a:80"), Host::new("b:80"));
-    let held = [hosts.try_start(&a).unwrap(), hosts.try_start(&b).unwrap()];
+    let held = [hosts.try_start(&a, DEFAULT_NO, 0).unwrap(), hosts.try_start(&b, DEFAULT_NO, 0).unwrap()];
     let release = async {
         tokio::time::sleep(Duration::from_millis(10)).await;
         drop(held);
@@ -412,9 +413,9 @@ async fn attempts_wait_in_order() {
 async fn a_place_that_is_given_up_goes_to_the_next() {
     let hosts = hosts(1);
     let host = Host::new("a:80");
-    let held = hosts.try_start(&host).unwrap();
-    let mut first = Box::pin(hosts.start(&host, None));
-    let mut second = Box::pin(hosts.start(&host, None));
+    let held = hosts.try_start(&host, DEFAULT_NO, 0).unwrap();
+    let mut first = Box::pin(hosts.start(&host, DEFAULT_NO, None));
+    let mut second = Box::pin(hosts.start(&host, DEFAULT_NO, None));
     assert!(futures_util::poll!(&mut first).is_pending());
     assert!(futures_util::poll!(&mut second).is_pending());
     // The first is woken for the room, and never looks.
@@ -429,14 +430,14 @@ async fn a_place_that_is_given_up_goes_to_the_next() {
 async fn a_pause_sends_away_all_who_wait() {
     let hosts = hosts(1);
     let host = Host::new("a:80");
-    let _held = hosts.try_start(&host).unwrap();
+    let _held = hosts.try_start(&host, DEFAULT_NO, 0).unwrap();
     let until = START.plus(Duration::from_secs(3600));
     let pause = async {
         tokio::time::sleep(Duration::from_millis(10)).await;
-        hosts.pause(&host, until, "asked to wait");
+        hosts.pause(&host, DEFAULT_NO, until, "asked to wait");
     };
     let start = Instant::now();
-    let (ends, ()) = tokio::join!(join_all((0..5).map(|_| hosts.start(&host, None))), pause);
+    let (ends, ()) = tokio::join!(join_all((0..5).map(|_| hosts.start(&host, DEFAULT_NO, None))), pause);
     assert!(ends.iter().all(|end| end.as_ref().is_err_and(|why| *why == NotNow::Paused(until))));
     assert!(start.elapsed() < Duration::from_secs(1));
     assert!(hosts.has_no_queues());
@@ -452,7 +453,7 @@ async fn attempts_and_the_scheduler_share_a_host() {
     let scheduler = async {
         let mut running = tokio::task::JoinSet::new();
         while !is_over.get() {
-            match hosts.try_start(&host) {
+            match hosts.try_start(&host, DEFAULT_NO, 0) {
                 Ok(permit) => {
                     tasks.set(tasks.get() + 1);
                     running.spawn(async move {
@@ -469,7 +470,7 @@ async fn attempts_and_the_scheduler_share_a_host() {
     let attempts = async {
         join_all((0..10).map(|_| async {
             for _ in 0..20 {
-                let permit = hosts.start(&host, None).await.unwrap();
+                let permit = hosts.start(&host, DEFAULT_NO, None).await.unwrap();
                 requests.set(requests.get() + 1);
                 tokio::time::sleep(hold).await;
                 drop(permit);
@@ -547,19 +548,21 @@ async fn run(steps: Vec<(u64, Step)>) {
                 drop(permit);
             };
             match step {
-                Step::Task { host, holds } => match hosts.try_start(&names[host]) {
+                Step::Task { host, holds } => match hosts.try_start(&names[host], DEFAULT_NO, 0) {
                     Ok(permit) => hold(host, holds, permit).await,
                     Err(_) => seen.refused.set(seen.refused.get() + 1),
                 },
                 Step::Request { host, holds, patience } => {
                     let patience = Duration::from_millis(patience);
-                    if let Ok(Ok(permit)) = tokio::time::timeout(patience, hosts.start(&names[host], None)).await {
+                    if let Ok(Ok(permit)) =
+                        tokio::time::timeout(patience, hosts.start(&names[host], DEFAULT_NO, None)).await
+                    {
                         hold(host, holds, permit).await;
                     }
                 }
                 Step::Pause { host, millis } => {
                     let until = hosts.now().plus(Duration::from_millis(millis));
-                    hosts.pause(&names[host], until, "asked");
+                    hosts.pause(&names[host], DEFAULT_NO, until, "asked");
                     pauses[host].set(pauses[host].get().max(until));
                 }
                 Step::Limit { max_per_host, per_second } => hosts.set_limits(Limits {
@@ -567,7 +570,7 @@ async fn run(steps: Vec<(u64, Step)>) {
                     requests_per_second_per_host: per_second,
                     ..Limits::default()
                 }),
-                Step::Fails(host) => hosts.failed_to_connect(&names[host], "refused"),
+                Step::Fails(host) => hosts.failed_to_connect(&names[host], DEFAULT_NO, "refused"),
                 Step::Answers(host) => hosts.answered(&names[host]),
             }
         }
@@ -578,7 +581,7 @@ async fn run(steps: Vec<(u64, Step)>) {
     hosts.set_limits(Limits::default());
     tokio::time::sleep(Duration::from_secs(3601)).await;
     for name in &names {
-        let all: Vec<_> = (0..Limits::default().max_per_host).map(|_| hosts.start(name, None)).collect();
+        let all: Vec<_> = (0..Limits::default().max_per_host).map(|_| hosts.start(name, DEFAULT_NO, None)).collect();
         assert!(join_all(all).await.iter().all(Result::is_ok));
     }
 }
@@ -590,4 +593,69 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(run(steps));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_one_tenant_holds_up_no_other() {
+    let (hosts, host) = (hosts(2), Host::new("a:80"));
+    let until = START.plus(Duration::from_secs(600));
+    hosts.pause(&host, 16, until, "answered 429 and asked to wait 600 s");
+    assert_eq!(hosts.try_start(&host, 16, 0).unwrap_err(), Blocked::Paused(until));
+    assert!(hosts.explain_pause(&host, 16, until).contains("429"));
+    let held = hosts.try_start(&host, 17, 0).unwrap();
+    assert_eq!(
+        (hosts.standing(&host, 16), hosts.standing(&host, 17), hosts.standing(&host, 1)),
+        (None, Some(1), Some(0))
+    );
+    assert_eq!(hosts.views_after(None, 9)[0].paused_until, Some(until), "who sees all sees it");
+    hosts.pause(&host, 17, START.plus(Duration::from_secs(5)), "asked too");
+    let Err(Blocked::Paused(all)) = hosts.check(&host, 1) else { panic!("two were told, so it is for all") };
+    assert_eq!(all, START.plus(Duration::from_secs(5)));
+    assert!(!hosts.explain_pause(&host, 1, all).contains("asked too"), "in nobody's words");
+    assert_eq!(hosts.resume(&host), Some(true));
+    assert_eq!(hosts.check(&host, 16), Ok(()));
+    drop(held);
+}
+
+/// Further requests of attempts: room goes to the tenant that has the fewest there, and who is paused is in nobody's way.
+#[tokio::test(start_paused = true)]
+async fn attempts_of_several_tenants_share_a_host() {
+    let (hosts, host) = (hosts(5), Host::new("a:80"));
+    let mut held: Vec<_> = [16, 16, 16, 16, 17].map(|tenant| hosts.try_start(&host, tenant, 0).unwrap()).into();
+    let order = RefCell::new(Vec::new());
+    let wait = async |tenant| {
+        let permit = hosts.start(&host, tenant, None).await.unwrap();
+        order.borrow_mut().push(tenant);
+        // Held for as long as the test lasts.
+        std::mem::forget(permit);
+    };
+    let release = async {
+        tokio::task::yield_now().await;
+        hosts.pause(&host, 18, START.plus(Duration::from_millis(900)), "asked to wait a moment");
+        for _ in 0..3 {
+            drop(held.remove(0));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(order.borrow().len(), 3);
+        drop(held);
+    };
+    tokio::join!(wait(18), wait(16), wait(17), wait(1), release);
+    assert_eq!(*order.borrow(), [1, 17, 16, 18], "18 waited for the end of its pause");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_has_no_more_at_a_host_than_its_share() {
+    let (hosts, host) = (hosts(4), Host::new("a:80"));
+    hosts.set_shares([(16, 2)].into());
+    let held = [(); 2].map(|()| hosts.try_start(&host, 16, 0).unwrap());
+    assert_eq!(hosts.try_start(&host, 16, 0).unwrap_err(), Blocked::Share);
+    assert_eq!(hosts.standing(&host, 16), None);
+    let _other = hosts.try_start(&host, 17, 0).unwrap();
+    assert_eq!(hosts.try_start(&host, 17, 1).unwrap_err(), Blocked::Full, "the last place is kept for another");
+    hosts.set_shares([(16, 3)].into());
+    assert!(hosts.take_freed().contains(&host));
+    assert!(hosts.try_start(&host, 16, 0).is_ok());
+    hosts.set_shares([(18, 0)].into());
+    assert_eq!(hosts.check(&Host::new("b:80"), 18), Err(Blocked::Share), "also where nothing is known of the host");
+    drop(held);
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::limits::recent::{Activity, Rates, Recent, UnderWay};
-use crate::limits::state::cut;
+use crate::limits::text::cut;
 use crate::model::host::Host;
 use crate::model::tenant::{Parties, Party};
 use crate::model::time::Timestamp;

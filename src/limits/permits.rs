@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::limits::Blocked;
 use crate::limits::hosts::{Hosts, Inner};
 use crate::limits::places::AttemptNo;
 use crate::limits::queue::Ticket;
@@ -14,8 +13,9 @@ use crate::limits::rate::ByteRate;
 use crate::limits::recent::{Activity, UnderWay};
 use crate::limits::state::HostState;
 use crate::limits::turns::Asker;
+use crate::limits::{Asking, Blocked};
 use crate::model::host::Host;
-use crate::model::tenant::Party;
+use crate::model::tenant::{Party, TenantNo};
 use crate::model::time::Timestamp;
 
 /// The longest pause that an attempt which has begun waits for, with all that it holds.
@@ -29,12 +29,13 @@ const CROWDED: Duration = Duration::from_secs(10);
 pub struct HostPermit {
     hosts: Arc<Hosts>,
     host: Host,
+    tenant: TenantNo,
     attempt: Option<AttemptNo>,
     under_way: Option<UnderWay>,
 }
 
 impl HostPermit {
-    /// Says for whom the request is made.
+    /// Says which principal of the tenant the request is made for.
     pub fn is_for(&mut self, party: Party) {
         self.under_way = self.hosts.per_party.begin(party, &self.host, self.hosts.clock.now());
     }
@@ -53,7 +54,7 @@ impl HostPermit {
 
 impl Drop for HostPermit {
     fn drop(&mut self) {
-        self.hosts.release(&self.host, self.attempt);
+        self.hosts.release(&self.host, self.tenant, self.attempt);
     }
 }
 
@@ -170,16 +171,16 @@ impl Drop for HostReader {
 }
 
 impl Hosts {
-    /// Starts the first request of an attempt to `host`. While attempts wait for more requests to it, they and the callers
-    /// of this take turns.
+    /// Starts the first request of an attempt of a tenant to `host`, of whose room so much is `kept` for others. While
+    /// attempts wait for more requests to it, they and the callers of this take turns.
     ///
     /// # Errors
     ///
     /// Why it may not start now.
-    pub fn try_start(self: &Arc<Self>, host: &Host) -> Result<HostPermit, Blocked> {
+    pub fn try_start(self: &Arc<Self>, host: &Host, tenant: TenantNo, kept: u32) -> Result<HostPermit, Blocked> {
         let now = self.clock.now();
-        self.lock().start(host, Asker::Scheduler, now)?;
-        Ok(self.permit(host))
+        self.lock().start(host, Asker::Scheduler, Asking { tenant, kept }, now)?;
+        Ok(HostPermit { hosts: self.clone(), host: host.clone(), tenant, attempt: None, under_way: None })
     }
 
     /// Takes a place for an attempt, if as many as may do not work already.
@@ -190,7 +191,8 @@ impl Hosts {
         Some(AttemptPlace { hosts: self.clone(), attempt, has_begun: false })
     }
 
-    /// Waits until another request of an attempt to `host` may start, and starts it; first come, first served.
+    /// Waits until another request of an attempt to `host` may start, and starts it: of one tenant first come, first served,
+    /// and of several the one that has the fewest there.
     ///
     /// # Errors
     ///
@@ -198,11 +200,12 @@ impl Hosts {
     pub(super) async fn start(
         self: &Arc<Self>,
         host: &Host,
+        tenant: TenantNo,
         mut waiting: Option<Waiting<'_>>,
     ) -> Result<HostPermit, NotNow> {
         let attempt = waiting.as_ref().map(|waiting| waiting.place.attempt);
         let woken = Arc::new(Notify::new());
-        let mut place = Place { hosts: self, host, woken, ticket: None, attempt, wants_place: false };
+        let mut place = Place { hosts: self, host, tenant, woken, ticket: None, attempt, wants_place: false };
         loop {
             let now = self.clock.now();
             let until = match place.try_start(now) {
@@ -239,16 +242,13 @@ impl Hosts {
         let own = self.per_party.of(party, host, now);
         HostReader { hosts: self.clone(), host: host.clone(), rate, activity, own }
     }
-
-    fn permit(self: &Arc<Self>, host: &Host) -> HostPermit {
-        HostPermit { hosts: self.clone(), host: host.clone(), attempt: None, under_way: None }
-    }
 }
 
 /// An attempt that wants a request, and its place in the queue once it had to wait. Dropping it leaves the queue.
 struct Place<'a> {
     hosts: &'a Arc<Hosts>,
     host: &'a Host,
+    tenant: TenantNo,
     woken: Arc<Notify>,
     ticket: Option<Ticket>,
     attempt: Option<AttemptNo>,
@@ -263,12 +263,20 @@ impl Place<'_> {
         let max = inner.places_max();
         let has_place = self.attempt.is_none_or(|attempt| inner.places.may_go_on(attempt, max));
         let mut wants_place = false;
-        let started = if inner.queues.is_behind(self.host, self.ticket) {
+        let asking = Asking::of(self.tenant);
+        let front = inner.front(self.host, now);
+        let room = inner.check(self.host, asking, now);
+        let started = if inner.queues.is_behind(self.host, self.tenant, self.ticket) {
+            Err(Blocked::Full)
+        } else if let Err(why @ (Blocked::Paused(_) | Blocked::Share)) = room {
+            Err(why)
+        } else if front.is_some() && front != self.ticket {
+            // It is another tenant's turn, which may not have been so when this one was woken.
+            inner.wake(self.host, now);
             Err(Blocked::Full)
         } else if has_place {
-            inner.start(self.host, Asker::Attempt, now)
+            inner.start(self.host, Asker::Attempt, asking, now)
         } else {
-            let room = inner.table.get(self.host).map_or(Ok(()), |state| state.check(now));
             wants_place = room.is_ok();
             room.and(Err(Blocked::Full))
         };
@@ -279,15 +287,16 @@ impl Place<'_> {
                     inner.places.started(attempt);
                 }
                 if let Some(ticket) = self.ticket.take() {
-                    inner.queues.leave(self.host, ticket);
+                    inner.queues.leave(self.host, self.tenant, ticket);
                     inner.pass_on(self.host, now);
                 }
                 drop(inner);
-                Ok(HostPermit { hosts: hosts.clone(), host: self.host.clone(), attempt: self.attempt, under_way: None })
+                let (host, tenant) = (self.host.clone(), self.tenant);
+                Ok(HostPermit { hosts: hosts.clone(), host, tenant, attempt: self.attempt, under_way: None })
             }
             Err(why) => {
                 if self.ticket.is_none() {
-                    self.ticket = Some(inner.queues.join(self.host, self.woken.clone()));
+                    self.ticket = Some(inner.queues.join(self.host, self.tenant, self.woken.clone()));
                 }
                 Err(why)
             }
@@ -313,8 +322,8 @@ impl Drop for Place<'_> {
         let mut inner = hosts.lock();
         self.want_place(&mut inner, false);
         // It may have been woken and not have looked.
-        if inner.queues.leave(self.host, ticket) {
-            inner.queues.wake(self.host);
+        if inner.queues.leave(self.host, self.tenant, ticket) {
+            inner.queues.wake_each(self.host);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Attempts that wait for room at a host, first come first served.
+//! Attempts that wait for room at a host: of one tenant first come first served, and of several the tenant that has the
+//! fewest requests there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,55 +7,74 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use crate::model::host::Host;
+use crate::model::tenant::TenantNo;
 
-/// A place in the queue of a host; lower ones come first.
+/// A place in the queue of a host; of one tenant's, lower ones come first.
 pub(super) type Ticket = u64;
 
+/// Those who wait at one host.
+type Waiting = BTreeMap<TenantNo, BTreeMap<Ticket, Arc<Notify>>>;
+
 /// The queues of all hosts at which an attempt waits. The first in a queue is the only one that looks for room; whoever
-/// leaves the front wakes the next.
+/// leaves the front wakes the next. `standing` says of a tenant how many requests it has at the host; `None`: it may have
+/// none more at the moment, whatever room there is.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     /// In an order of their own, since all of them may be woken at once and a simulation has to repeat itself.
-    queues: BTreeMap<Host, BTreeMap<Ticket, Arc<Notify>>>,
+    queues: BTreeMap<Host, Waiting>,
     next: Ticket,
 }
 
 impl Queues {
     /// Takes the last place in the queue; `woken` is notified when it is the first and should look.
-    pub(super) fn join(&mut self, host: &Host, woken: Arc<Notify>) -> Ticket {
+    pub(super) fn join(&mut self, host: &Host, tenant: TenantNo, woken: Arc<Notify>) -> Ticket {
         let ticket = self.next;
         self.next += 1;
-        self.queues.entry(host.clone()).or_default().insert(ticket, woken);
+        self.queues.entry(host.clone()).or_default().entry(tenant).or_default().insert(ticket, woken);
         ticket
     }
 
-    /// Gives a place up. Returns whether it was the first, so that another is the first now.
-    pub(super) fn leave(&mut self, host: &Host, ticket: Ticket) -> bool {
-        let Some(queue) = self.queues.get_mut(host) else { return false };
+    /// Gives a place up. Returns whether it was the first of its tenant, so that another is the first now.
+    pub(super) fn leave(&mut self, host: &Host, tenant: TenantNo, ticket: Ticket) -> bool {
+        let Some(waiting) = self.queues.get_mut(host) else { return false };
+        let Some(queue) = waiting.get_mut(&tenant) else { return false };
         let was_first = queue.first_key_value().is_some_and(|(first, _)| *first == ticket);
         queue.remove(&ticket);
         if queue.is_empty() {
+            waiting.remove(&tenant);
+        }
+        if waiting.is_empty() {
             self.queues.remove(host);
         }
         was_first
     }
 
-    /// Returns whether somebody is before `ticket`; without one, whether anybody waits.
-    pub(super) fn is_behind(&self, host: &Host, ticket: Option<Ticket>) -> bool {
-        let first = self.queues.get(host).and_then(|queue| queue.first_key_value());
-        first.is_some_and(|(first, _)| Some(*first) != ticket)
+    /// Returns whether somebody of the same tenant is before `ticket`; without one, whether anybody of it waits.
+    pub(super) fn is_behind(&self, host: &Host, tenant: TenantNo, ticket: Option<Ticket>) -> bool {
+        let queue = self.queues.get(host).and_then(|waiting| waiting.get(&tenant));
+        queue.and_then(BTreeMap::first_key_value).is_some_and(|(first, _)| Some(*first) != ticket)
+    }
+
+    /// Returns the ticket of whoever is the first at `host`.
+    pub(super) fn first(&self, host: &Host, standing: impl Fn(TenantNo) -> Option<u32>) -> Option<Ticket> {
+        self.queues.get(host).and_then(|waiting| front(waiting, standing)).map(|(ticket, _)| ticket)
     }
 
     /// Wakes the first at `host`.
-    pub(super) fn wake(&self, host: &Host) {
-        if let Some(queue) = self.queues.get(host) {
-            wake_first(queue);
+    pub(super) fn wake(&self, host: &Host, standing: impl Fn(TenantNo) -> Option<u32>) {
+        if let Some((_, woken)) = self.queues.get(host).and_then(|waiting| front(waiting, standing)) {
+            woken.notify_one();
         }
     }
 
-    /// Wakes the first at every host.
+    /// Wakes the first of each tenant at `host`.
+    pub(super) fn wake_each(&self, host: &Host) {
+        self.queues.get(host).into_iter().flat_map(BTreeMap::values).for_each(wake_first);
+    }
+
+    /// Wakes the first of each tenant at every host.
     pub(super) fn wake_all(&self) {
-        self.queues.values().for_each(wake_first);
+        self.queues.values().flat_map(BTreeMap::values).for_each(wake_first);
     }
 
     #[cfg(test)]
@@ -63,8 +83,39 @@ impl Queues {
     }
 }
 
+/// The first of the tenant with the fewest requests, and of several such tenants whoever came first.
+fn front(waiting: &Waiting, standing: impl Fn(TenantNo) -> Option<u32>) -> Option<(Ticket, &Arc<Notify>)> {
+    let able = waiting.iter().filter_map(|(tenant, queue)| {
+        let (ticket, woken) = queue.first_key_value()?;
+        Some(((standing(*tenant)?, *ticket), woken))
+    });
+    able.min_by_key(|(rank, _)| *rank).map(|((_, ticket), woken)| (ticket, woken))
+}
+
 fn wake_first(queue: &BTreeMap<Ticket, Arc<Notify>>) {
     if let Some((_, woken)) = queue.first_key_value() {
         woken.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tenant_with_the_fewest_requests_is_first() {
+        let (mut queues, host) = (Queues::default(), Host::new("a:80"));
+        let tickets = [1, 1, 2, 3].map(|tenant| (tenant, queues.join(&host, tenant, Arc::default())));
+        let first = |queues: &Queues, has: [Option<u32>; 3]| queues.first(&host, |tenant| has[tenant as usize - 1]);
+        assert_eq!(first(&queues, [Some(0), Some(0), Some(0)]), Some(0), "the one that came first");
+        assert_eq!(first(&queues, [Some(4), Some(2), Some(3)]), Some(2));
+        assert_eq!(first(&queues, [Some(4), None, Some(3)]), Some(3), "one that is paused holds nobody up");
+        assert_eq!(first(&queues, [None, None, None]), None);
+        let is_behind = |tenant, ticket| queues.is_behind(&host, tenant, ticket);
+        assert!(is_behind(1, None) && is_behind(1, Some(1)) && !is_behind(1, Some(0)) && !is_behind(4, None));
+        assert!(queues.leave(&host, 2, 2) && queues.leave(&host, 3, 3));
+        assert_eq!(first(&queues, [Some(9), None, None]), Some(0), "of one tenant whoever came first");
+        assert!(!queues.leave(&host, 1, 1) && queues.leave(&host, 1, 0));
+        assert!(queues.is_empty() && tickets.len() == 4);
     }
 }

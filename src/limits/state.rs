@@ -9,9 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits::Blocked;
+use crate::limits::pause::{Open, Pause};
 use crate::limits::rate::{ByteRate, Gcra};
+use crate::limits::shares::{Asking, Shares};
 use crate::limits::turns::{Asker, Turns};
 use crate::model::limits::HostLimits;
+use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 
 /// Connect failures in a row that open the breaker.
@@ -26,8 +29,6 @@ const FAILURES_LAPSE: Duration = Duration::from_secs(3600);
 const PAUSE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// No limit on requests at once beside the configured one: the host is well.
 const NO_RAMP: u32 = u32::MAX;
-/// Bytes that are kept of a text about a host, so that memory stays bounded whatever origins and resolvers say.
-const TEXT_BYTES_MAX: usize = 300;
 
 /// What decides whether a request to a host may start, and how fast bodies from it are read.
 #[derive(Debug)]
@@ -35,6 +36,7 @@ pub(super) struct HostState {
     rate: Gcra,
     max_concurrent: u32,
     in_flight: u32,
+    shares: Shares,
     /// Bodies that are being read.
     readers: u32,
     /// Requests at once while the host comes back, or [`NO_RAMP`].
@@ -53,44 +55,7 @@ pub(super) struct HostState {
 }
 
 // A hundred thousand of them may be remembered.
-const _: () = assert!(size_of::<HostState>() <= 112);
-
-/// Until when no request may start, and why. What an origin asked for outlives the breaker: an answer closes that alone.
-#[derive(Debug, Default)]
-struct Pause {
-    breaker: Option<Open>,
-    /// The origin asked for it: until when, and in which words.
-    asked: Option<(Timestamp, Box<str>)>,
-}
-
-/// A breaker that is open.
-#[derive(Debug)]
-struct Open {
-    until: Timestamp,
-    /// Connections that failed in a row.
-    failures: u32,
-    /// Why the last of them did.
-    error: Arc<str>,
-}
-
-impl Pause {
-    fn until(&self) -> Timestamp {
-        let asked = self.asked.as_ref().map(|(until, _)| *until);
-        let breaker = self.breaker.as_ref().map(|open| open.until);
-        asked.max(breaker).unwrap_or_default()
-    }
-
-    /// Why the later of the two ends then.
-    fn reason(&self) -> String {
-        match (&self.breaker, &self.asked) {
-            (Some(open), asked) if asked.as_ref().is_none_or(|(until, _)| *until <= open.until) => {
-                format!("{} connections in a row failed: {}", open.failures, open.error)
-            }
-            (_, Some((_, reason))) => reason.to_string(),
-            (_, None) => String::new(),
-        }
-    }
-}
+const _: () = assert!(size_of::<HostState>() <= 120);
 
 impl HostState {
     pub(super) fn new(limits: &HostLimits) -> HostState {
@@ -98,6 +63,7 @@ impl HostState {
             rate: Gcra::new(limits.requests_per_second, limits.burst),
             max_concurrent: limits.max_concurrent,
             in_flight: 0,
+            shares: Shares::default(),
             readers: 0,
             ramp: NO_RAMP,
             connect_failures: 0,
@@ -119,29 +85,56 @@ impl HostState {
         }
     }
 
-    /// Returns whether a request may start by the limits, whoever asks.
-    pub(super) fn check(&self, now: Timestamp) -> Result<(), Blocked> {
-        if let Some(until) = self.paused_until(now) {
+    /// Returns whether a request may start by the limits, whosever turn it is. A tenant may have `most` requests here.
+    pub(super) fn check(&self, asking: Asking, most: u32, now: Timestamp) -> Result<(), Blocked> {
+        if let Some(until) = self.paused_until(Some(asking.tenant), now) {
             return Err(Blocked::Paused(until));
         }
-        let ramp = if self.has_lapsed(now) { NO_RAMP } else { self.ramp };
-        if self.in_flight >= self.max_concurrent.min(ramp) {
+        if self.has_share(asking.tenant, most) {
+            return Err(Blocked::Share);
+        }
+        if self.room(now) <= asking.kept {
             return Err(Blocked::Full);
         }
         self.rate.check(now).map_err(Blocked::Rate)
     }
 
+    /// Returns how many more requests may be in flight.
+    pub(super) fn room(&self, now: Timestamp) -> u32 {
+        let ramp = if self.has_lapsed(now) { NO_RAMP } else { self.ramp };
+        self.max_concurrent.min(ramp).saturating_sub(self.in_flight)
+    }
+
+    /// Returns how many requests of a tenant are in flight; `None`: it may have none more, whatever room there is.
+    pub(super) fn standing(&self, tenant: TenantNo, most: u32, now: Timestamp) -> Option<u32> {
+        let may = self.paused_until(Some(tenant), now).is_none() && !self.has_share(tenant, most);
+        may.then(|| self.share(tenant))
+    }
+
+    /// Returns how many requests of a tenant are in flight.
+    pub(super) fn share(&self, tenant: TenantNo) -> u32 {
+        self.shares.of(tenant, self.in_flight)
+    }
+
+    fn has_share(&self, tenant: TenantNo, most: u32) -> bool {
+        most != u32::MAX && self.share(tenant) >= most
+    }
+
     /// Starts a request, when the limits allow it and it is the asker's turn.
-    pub(super) fn start(&mut self, asker: Asker, now: Timestamp) -> Result<(), Blocked> {
+    pub(super) fn start(&mut self, asker: Asker, asking: Asking, most: u32, now: Timestamp) -> Result<(), Blocked> {
         self.lapse(now);
-        if let Err(why) = self.check(now) {
-            self.turns.refused(asker, why.until());
+        if let Err(why) = self.check(asking, most, now) {
+            // Room is not what a tenant wants that has its share.
+            if why != Blocked::Share {
+                self.turns.refused(asker, why.until());
+            }
             return Err(why);
         }
         // Another's turn ends by itself, so whoever has to wait for that waits for a time, as with a rate.
         self.turns.take(asker, now).map_err(Blocked::Rate)?;
         self.rate.take(now);
         self.in_flight += 1;
+        self.shares.start(asking.tenant);
         Ok(())
     }
 
@@ -150,25 +143,23 @@ impl HostState {
         self.turns.refused(asker, None);
     }
 
-    /// Counts the end of a request.
-    pub(super) fn release(&mut self, now: Timestamp) {
+    /// Counts the end of a request of a tenant.
+    pub(super) fn release(&mut self, tenant: TenantNo, now: Timestamp) {
         self.in_flight = self.in_flight.saturating_sub(1);
+        self.shares.release(tenant);
         self.turns.has_room(now);
     }
 
-    /// Pauses the host, for [`PAUSE_MAX`] at most. A shorter pause does not shorten a longer one.
-    pub(super) fn pause(&mut self, until: Timestamp, reason: &str, now: Timestamp) {
+    /// Pauses the host for a tenant, for [`PAUSE_MAX`] at most. A shorter pause does not shorten a longer one.
+    pub(super) fn pause(&mut self, tenant: TenantNo, until: Timestamp, reason: &str, now: Timestamp) {
         let until = until.min(now.plus(PAUSE_MAX));
-        let pause = self.pause.get_or_insert_default();
-        if pause.asked.as_ref().is_none_or(|(there, _)| *there < until) {
-            pause.asked = Some((until, cut(reason).into()));
-        }
+        self.pause.get_or_insert_default().ask(tenant, until, reason, now);
     }
 
-    /// Ends the pause. What has opened the breaker still counts: a next failure opens it again. Returns whether there was
-    /// a pause.
+    /// Ends the pauses of all tenants. What has opened the breaker still counts: a next failure opens it again. Returns
+    /// whether there was a pause.
     pub(super) fn resume(&mut self, now: Timestamp) -> bool {
-        let was_paused = self.paused_until(now).is_some();
+        let was_paused = self.paused_until(None, now).is_some();
         self.pause = None;
         if was_paused {
             self.turns.has_room(now);
@@ -181,8 +172,8 @@ impl HostState {
         self.lapse(now);
         self.connect_failures = 0;
         self.openings = 0;
-        let was_open = self.pause.as_mut().is_some_and(|pause| pause.breaker.take().is_some());
-        self.pause.take_if(|pause| pause.asked.is_none());
+        let was_open = self.pause.as_mut().is_some_and(|pause| pause.close());
+        self.pause.take_if(|pause| pause.is_empty());
         let was_ramping = self.ramp != NO_RAMP;
         if was_ramping {
             let more = self.ramp.saturating_add(1);
@@ -195,16 +186,16 @@ impl HostState {
         has_more_room
     }
 
-    /// Counts a connection that could not be made. Eight in a row open the breaker.
-    pub(super) fn failed_to_connect(&mut self, error: Arc<str>, now: Timestamp) {
+    /// Counts a connection that could not be made for a tenant. Eight in a row open the breaker.
+    pub(super) fn failed_to_connect(&mut self, tenant: TenantNo, error: Arc<str>, now: Timestamp) {
         self.lapse(now);
         self.connect_failures = self.connect_failures.saturating_add(1);
         self.failed_at = now;
         // What was under way when the breaker opened fails within its pause and says nothing new.
-        if self.connect_failures >= BREAKER_FAILURES && self.paused_until(now).is_none() {
+        if self.connect_failures >= BREAKER_FAILURES && self.paused_until(Some(tenant), now).is_none() {
             let length = BREAKER_PAUSE_MIN.saturating_mul(1 << self.openings.min(16)).min(BREAKER_PAUSE_MAX);
             let open = Open { until: now.plus(length), failures: self.connect_failures, error };
-            self.pause.get_or_insert_default().breaker = Some(open);
+            self.pause.get_or_insert_default().open(open);
             self.openings += 1;
             self.ramp = 1;
         }
@@ -232,7 +223,7 @@ impl HostState {
         if self.in_flight > 0 || self.readers > 0 {
             return None;
         }
-        let pause = self.pause.as_ref().map(|pause| pause.until());
+        let pause = self.pause.as_ref().map(|pause| pause.until(None));
         let failures = self.has_failures().then(|| self.failed_at.plus(FAILURES_LAPSE));
         let ends = [pause, failures, self.turns.rest_at(), Some(self.bytes_allowed_at)];
         ends.into_iter().flatten().max().max(Some(self.rate.rests_at()))
@@ -242,14 +233,15 @@ impl HostState {
         self.in_flight
     }
 
-    pub(super) fn paused_until(&self, now: Timestamp) -> Option<Timestamp> {
-        self.pause.as_ref().map(|pause| pause.until()).filter(|until| *until > now)
+    /// Returns until when the host is paused for a tenant; without one, for whomever it is paused longest.
+    pub(super) fn paused_until(&self, tenant: Option<TenantNo>, now: Timestamp) -> Option<Timestamp> {
+        self.pause.as_ref().map(|pause| pause.until(tenant)).filter(|until| *until > now)
     }
 
     /// Returns why the host is paused; empty when it is not.
-    pub(super) fn pause_reason(&self, now: Timestamp) -> String {
-        let pause = self.pause.as_ref().filter(|pause| pause.until() > now);
-        pause.map(|pause| pause.reason()).unwrap_or_default()
+    pub(super) fn pause_reason(&self, tenant: Option<TenantNo>, now: Timestamp) -> String {
+        let pause = self.pause.as_ref().filter(|pause| pause.until(tenant) > now);
+        pause.map(|pause| pause.reason(tenant)).unwrap_or_default()
     }
 
     fn has_failures(&self) -> bool {
@@ -271,9 +263,4 @@ impl HostState {
             self.turns = Turns::default();
         }
     }
-}
-
-/// Returns the beginning of `text`, at most [`TEXT_BYTES_MAX`] bytes of it.
-pub(super) fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
 }

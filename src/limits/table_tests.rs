@@ -7,16 +7,20 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use proptest::prelude::*;
 
-use crate::limits::Blocked;
 use crate::limits::state::HostState;
 use crate::limits::table::{Bounds, Table};
 use crate::limits::turns::Asker;
+use crate::limits::{Asking, Blocked};
 use crate::model::host::Host;
 use crate::model::limits::{HostLimits, Limits};
+use crate::model::tenant::{DEFAULT_NO, TenantNo};
 use crate::model::time::Timestamp;
 
 const SECOND: i64 = 1_000_000;
-const START: Step = Step::Start(Asker::Scheduler);
+const START: Step = Step::Start(Asker::Scheduler, DEFAULT_NO);
+const TENANTS: [TenantNo; 3] = [DEFAULT_NO, 16, 17];
+/// How many requests a tenant may have at one host.
+const SHARE: u32 = 3;
 
 /// A table, and the limits that its hosts are made with.
 struct Memory {
@@ -26,10 +30,10 @@ struct Memory {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Start(Asker),
+    Start(Asker, TenantNo),
     Release,
-    Pause(u64),
-    Fail,
+    Pause(TenantNo, u64),
+    Fail(TenantNo),
     Answer,
     Limit { max_concurrent: u32, per_second: f64, burst: u32 },
 }
@@ -51,7 +55,9 @@ impl Memory {
             Step::Release | Step::Answer => {
                 self.table.change_known(host, now, |state| apply(state, step, now)).flatten()
             }
-            Step::Start(_) | Step::Pause(_) | Step::Fail => self.change(host, now, |state| apply(state, step, now)),
+            Step::Start(..) | Step::Pause(..) | Step::Fail(_) => {
+                self.change(host, now, |state| apply(state, step, now))
+            }
             Step::Limit { max_concurrent, per_second, burst } => {
                 self.limits.max_concurrent = *max_concurrent;
                 self.limits.requests_per_second = *per_second;
@@ -64,13 +70,17 @@ impl Memory {
     }
 }
 
+fn tenant() -> impl Strategy<Value = TenantNo> {
+    prop::sample::select(TENANTS.to_vec())
+}
+
 fn steps() -> impl Strategy<Value = Vec<(i64, usize, Step)>> {
     let step = prop_oneof![
-        4 => Just(Step::Start(Asker::Scheduler)),
-        4 => Just(Step::Start(Asker::Attempt)),
+        4 => tenant().prop_map(|tenant| Step::Start(Asker::Scheduler, tenant)),
+        4 => tenant().prop_map(|tenant| Step::Start(Asker::Attempt, tenant)),
         6 => Just(Step::Release),
-        1 => (0..100_000u64).prop_map(Step::Pause),
-        3 => Just(Step::Fail),
+        1 => (tenant(), 0..100_000u64).prop_map(|(tenant, millis)| Step::Pause(tenant, millis)),
+        3 => tenant().prop_map(Step::Fail),
         1 => Just(Step::Answer),
         1 => (1..5u32, prop_oneof![Just(0.0), 1e-6..1e-3, 0.001..100.0], 1..5u32)
             .prop_map(|(max_concurrent, per_second, burst)| Step::Limit { max_concurrent, per_second, burst }),
@@ -82,12 +92,16 @@ fn steps() -> impl Strategy<Value = Vec<(i64, usize, Step)>> {
 /// Takes a step at one host; those that change the limits are for all.
 fn apply(state: &mut HostState, step: &Step, now: Timestamp) -> Option<Result<(), Blocked>> {
     match step {
-        Step::Start(asker) => return Some(state.start(*asker, now)),
-        Step::Release if state.in_flight() > 0 => state.release(now),
-        Step::Pause(millis) => state.pause(now.plus(Duration::from_millis(*millis)), "asked", now),
-        Step::Fail => state.failed_to_connect("refused".into(), now),
+        Step::Start(asker, tenant) => return Some(state.start(*asker, Asking::of(*tenant), SHARE, now)),
+        Step::Release => {
+            if let Some(tenant) = TENANTS.into_iter().find(|tenant| state.share(*tenant) > 0) {
+                state.release(tenant, now);
+            }
+        }
+        Step::Pause(tenant, millis) => state.pause(*tenant, now.plus(Duration::from_millis(*millis)), "asked", now),
+        Step::Fail(tenant) => state.failed_to_connect(*tenant, "refused".into(), now),
         Step::Answer => drop(state.answered(now)),
-        Step::Release | Step::Limit { .. } => {}
+        Step::Limit { .. } => {}
     }
     None
 }
@@ -115,8 +129,12 @@ proptest! {
                     state.set_limits(limits, now);
                 }
             }
-            let check = memory.table.get(&host).map_or(Ok(()), |state| state.check(now));
-            prop_assert_eq!(check, kept[&host].check(now));
+            for tenant in TENANTS {
+                let state = memory.table.get(&host);
+                let check = state.map_or(Ok(()), |state| state.check(Asking::of(tenant), SHARE, now));
+                prop_assert_eq!(check, kept[&host].check(Asking::of(tenant), SHARE, now));
+                prop_assert!(state.is_none_or(|state| state.share(tenant) <= SHARE));
+            }
         }
     }
 
@@ -132,11 +150,11 @@ proptest! {
             now.0 += gap;
             let max = memory.limits.max_concurrent;
             match (&step, memory.step(&host(number), &step, now)) {
-                (Step::Start(_), Some(Ok(()))) => {
+                (Step::Start(..), Some(Ok(()))) => {
                     prop_assert!(in_flight[number] < max);
                     in_flight[number] += 1;
                 }
-                (Step::Start(_), Some(Err(Blocked::Full))) => prop_assert!(in_flight[number] > 0),
+                (Step::Start(..), Some(Err(Blocked::Full))) => prop_assert!(in_flight[number] > 0),
                 (Step::Release, _) => in_flight[number] = in_flight[number].saturating_sub(1),
                 _ => {}
             }
@@ -203,7 +221,7 @@ fn a_table_that_busy_hosts_made_larger_shrinks() {
     }
     assert_eq!(memory.table.states(), 8);
     for number in 0..8 {
-        memory.step(&host(number), &Step::Pause(9_000), Timestamp(1));
+        memory.step(&host(number), &Step::Pause(DEFAULT_NO, 9_000), Timestamp(1));
         memory.step(&host(number), &Step::Release, Timestamp(2));
     }
     assert_eq!((memory.table.states(), names(&memory).len()), (4, 4));
@@ -229,7 +247,7 @@ fn hosts_whose_bodies_are_read_are_kept() {
     let mut memory = Memory::new(1, 1);
     let read = |memory: &mut Memory, now| memory.change(&host(0), now, |state| state.reader_begins(0));
     let bytes = read(&mut memory, Timestamp(0));
-    memory.step(&host(1), &Step::Pause(1_000), Timestamp(0));
+    memory.step(&host(1), &Step::Pause(DEFAULT_NO, 1_000), Timestamp(0));
     assert!(Arc::ptr_eq(&bytes, &read(&mut memory, Timestamp(1))), "all bodies share one rate");
     for now in [2, 3] {
         memory.table.change_known(&host(0), Timestamp(now), |state| state.reader_ends(Timestamp(now)));
@@ -253,7 +271,7 @@ async fn bytes_that_the_rate_has_yet_to_allow_are_kept() {
 fn a_full_table_forgets_what_matters_for_the_shortest_time() {
     let mut memory = Memory::new(2, 3);
     for (number, millis) in [(0, 9_000), (1, 1_000), (2, 5_000), (3, 9_000)] {
-        memory.step(&host(number), &Step::Pause(millis), Timestamp(0));
+        memory.step(&host(number), &Step::Pause(DEFAULT_NO, millis), Timestamp(0));
     }
     assert_eq!(names(&memory), ["0.example:80", "2.example:80", "3.example:80"]);
 }

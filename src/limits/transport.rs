@@ -24,7 +24,7 @@ use crate::net::classify;
 use crate::net::{Body, BodySource, Permit, Profile, Request, Response, Transport};
 use crate::telemetry::metrics::{Count, Kind, Metrics};
 
-/// The rates of one job, shared by all its attempts.
+/// The rates of one job, or of a tenant, shared by all its attempts.
 #[derive(Debug)]
 pub struct JobRates {
     starts: Mutex<Gcra>,
@@ -32,7 +32,7 @@ pub struct JobRates {
 }
 
 impl JobRates {
-    /// Returns the rates that a job asks for.
+    /// Returns the rates that somebody asks for.
     pub fn new(limit: RateLimit) -> JobRates {
         JobRates {
             starts: Mutex::new(Gcra::new(limit.requests_per_second, limit.burst)),
@@ -98,6 +98,8 @@ pub struct Limited {
     pub hosts: Arc<Hosts>,
     /// The rates of the job.
     pub job: Arc<JobRates>,
+    /// Those of its tenant, where it has some.
+    pub tenant: Option<Arc<JobRates>>,
     /// For whom the attempt is made.
     pub party: Party,
     /// Bytes of the whole server.
@@ -121,14 +123,16 @@ impl Limited {
     async fn start(&self, host: &Host) -> Result<HostPermit, Failure> {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         match first {
-            // The scheduler has counted this start against the job's rate too.
+            // The scheduler has counted this start against the rates of job and tenant too.
             Some(permit) if permit.host() == host => Ok(permit),
             other => {
                 // Given back before another is asked for, so that two hosts that redirect to each other cannot lock up.
                 drop(other);
                 let mut waiting = self.place.as_ref().map(|place| place.wait());
-                self.job.start(&self.clock, &mut waiting).await.map_err(|until| self.crowded(host, until))?;
-                let mut permit = self.hosts.start(host, waiting).await.map_err(|why| match why {
+                for rates in [Some(&self.job), self.tenant.as_ref()].into_iter().flatten() {
+                    rates.start(&self.clock, &mut waiting).await.map_err(|until| self.crowded(host, until))?;
+                }
+                let mut permit = self.hosts.start(host, self.party.tenant, waiting).await.map_err(|why| match why {
                     NotNow::Paused(until) => self.paused(host, until),
                     NotNow::Crowded(until) => self.crowded(host, until),
                 })?;
@@ -139,7 +143,7 @@ impl Limited {
     }
 
     fn paused(&self, host: &Host, until: Timestamp) -> Failure {
-        let message = self.hosts.explain_pause(host, until);
+        let message = self.hosts.explain_pause(host, self.party.tenant, until);
         let paused_host = Some(host.clone());
         Failure { paused_until: Some(until), paused_host, ..Failure::retryable(FailureReason::HttpStatus, message) }
     }
@@ -163,7 +167,7 @@ impl Limited {
                 self.hosts.note_own_error(host, self.party, &failure.message);
                 if let Some(wait) = failure.retry_after {
                     let reason = format!("answered {} and asked to wait {} s", response.status, wait.as_secs());
-                    self.hosts.pause(host, self.clock.now().plus(wait), &reason);
+                    self.hosts.pause(host, self.party.tenant, self.clock.now().plus(wait), &reason);
                 }
             }
             Err(failure) => {
@@ -176,7 +180,7 @@ impl Limited {
     fn note_failure(&self, host: &Host, failure: &Failure) {
         match failure.reason {
             FailureReason::Dns | FailureReason::Connect | FailureReason::TimeoutConnect => {
-                self.hosts.failed_to_connect(host, &failure.message);
+                self.hosts.failed_to_connect(host, self.party.tenant, &failure.message);
             }
             _ => self.hosts.note_error(host, &failure.message),
         }
@@ -200,6 +204,7 @@ impl Transport for Limited {
             let source = LimitedBody {
                 inner: response.body,
                 job: self.job.clone(),
+                tenant: self.tenant.clone(),
                 server_bytes: self.server_bytes.clone(),
                 host: self.hosts.read(&host, self.party),
                 received: self.metrics.received.of(self.kind).clone(),
@@ -216,7 +221,7 @@ impl Transport for Limited {
     }
 
     fn is_paused(&self, url: &Url) -> bool {
-        Host::of(url).is_some_and(|host| matches!(self.hosts.check(&host), Err(Blocked::Paused(_))))
+        Host::of(url).is_some_and(|host| matches!(self.hosts.check(&host, self.party.tenant), Err(Blocked::Paused(_))))
     }
 }
 
@@ -230,6 +235,7 @@ fn host_of(url: &Url) -> Result<Host, Failure> {
 struct LimitedBody {
     inner: Body,
     job: Arc<JobRates>,
+    tenant: Option<Arc<JobRates>>,
     server_bytes: Arc<ByteRate>,
     host: HostReader,
     received: Arc<Count>,
@@ -247,6 +253,9 @@ impl BodySource for LimitedBody {
                     here.add(count);
                 }
                 self.job.bytes.take(count).await;
+                if let Some(tenant) = &self.tenant {
+                    tenant.bytes.take(count).await;
+                }
                 self.host.take(count).await;
                 self.server_bytes.take(count).await;
             }
@@ -264,6 +273,7 @@ impl BodySource for LimitedBody {
 mod tests {
     use super::*;
     use crate::model::limits::Limits;
+    use crate::model::tenant::DEFAULT_NO;
 
     struct Nowhere;
 
@@ -282,18 +292,19 @@ mod tests {
             inner: Arc::new(Nowhere),
             hosts: hosts.clone(),
             job: Arc::new(JobRates::new(RateLimit::default())),
+            tenant: None,
             party: Party::default(),
             server_bytes: Arc::default(),
-            first: Mutex::new(hosts.try_start(&host).ok()),
+            first: Mutex::new(hosts.try_start(&host, DEFAULT_NO, 0).ok()),
             place: None,
             clock,
             retry_after_max: Duration::ZERO,
             metrics: Arc::default(),
             kind: Kind::Fetch,
         };
-        assert!(hosts.try_start(&host).is_err());
+        assert!(hosts.try_start(&host, DEFAULT_NO, 0).is_err());
         limited.rest();
-        assert!(hosts.try_start(&host).is_ok());
+        assert!(hosts.try_start(&host, DEFAULT_NO, 0).is_ok());
         assert!(limited.start(&host).await.is_ok(), "and asks for its own when it goes on");
     }
 }

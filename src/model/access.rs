@@ -11,7 +11,7 @@ use crate::model::failure::is_default;
 use crate::model::identity::Identity;
 use crate::model::ids::JobId;
 use crate::model::role::{Grant, Role, everything, holds, may_name};
-use crate::model::tenant::{self, Scope, Tenant, TenantNo};
+use crate::model::tenant::{self, Scope, Tenant, TenantNo, TenantPatch};
 use crate::model::time::Timestamp;
 use crate::model::token::TokenHash;
 
@@ -253,12 +253,12 @@ pub enum AccessChange {
     },
     CreateTenant {
         name: String,
-        title: String,
+        patch: Box<TenantPatch>,
         request_id: String,
     },
     UpdateTenant {
         name: String,
-        title: Option<String>,
+        patch: Box<TenantPatch>,
         etag: String,
     },
     DeleteTenant {

@@ -116,9 +116,7 @@ impl AuditRow {
             }
             AccessChange::DeletePrincipal { .. } => ("DeletePrincipal", Vec::new()),
             AccessChange::CreateTenant { .. } => ("CreateTenant", Vec::new()),
-            AccessChange::UpdateTenant { title, .. } => {
-                ("UpdateTenant", title.iter().map(|_| "title".to_owned()).collect())
-            }
+            AccessChange::UpdateTenant { patch, .. } => ("UpdateTenant", patch.changed()),
             AccessChange::DeleteTenant { .. } => ("DeleteTenant", Vec::new()),
             AccessChange::CreateToken(_) => ("CreateToken", Vec::new()),
             AccessChange::RevokeToken { .. } => ("RevokeToken", Vec::new()),

@@ -261,10 +261,10 @@ impl Book {
                 rows.push(AccessRow::Principal(Arc::new(gone)));
                 Ok(self.with(rows, AccessAnswer::Done))
             }
-            AccessChange::CreateTenant { name, title, request_id } => {
-                self.create_tenant(name, title, request_id, by, now)
+            AccessChange::CreateTenant { name, patch, request_id } => {
+                self.create_tenant(name, patch, request_id, by, now)
             }
-            AccessChange::UpdateTenant { name, title, etag } => self.update_tenant(name, title.as_deref(), etag, by),
+            AccessChange::UpdateTenant { name, patch, etag } => self.update_tenant(name, patch, etag, by),
             AccessChange::DeleteTenant { name, etag } => self.delete_tenant(name, etag, by, now),
             AccessChange::CreateToken(new) => self.create_token(new, by, now),
             AccessChange::RevokeToken { id, with_descendants } => self.revoke(id, *with_descendants, by, now),

@@ -29,6 +29,7 @@ pub mod outcome;
 pub mod pages;
 pub mod path;
 pub mod progress;
+pub mod quotas;
 pub mod retry;
 pub mod role;
 pub mod search;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::failure::is_default;
 use crate::model::made_by::{MadeBy, PrincipalNo};
+use crate::model::quotas::{Quota, Quotas};
 use crate::model::time::Timestamp;
 
 /// The tenant that always exists.
@@ -24,6 +25,17 @@ pub const DEFAULT_NO: TenantNo = 1;
 /// The most bytes of a name: that of a label of DNS.
 const NAME_BYTES_MAX: usize = 63;
 
+/// What the tasks of a tenant may have of the server at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// How large its share is beside those of others; 0 means 1.
+    pub weight: u32,
+    /// How many of its tasks may run; `None`: any number.
+    pub running: Option<u32>,
+    /// Whether none may start.
+    pub is_suspended: bool,
+}
+
 /// Somebody for whom the server works.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tenant {
@@ -37,6 +49,15 @@ pub struct Tenant {
     /// Whether it was deleted. Its number stays taken.
     #[serde(default, skip_serializing_if = "is_default")]
     pub is_gone: bool,
+    /// What it may have.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub quotas: Quotas,
+    /// How large its share is beside those of others; 0 means 1.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub weight: u32,
+    /// Whether it submits nothing, and none of its tasks start.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub is_suspended: bool,
     /// When it was made.
     pub create_time: Timestamp,
     /// How often it was changed.
@@ -55,15 +76,59 @@ impl Tenant {
             name: DEFAULT_TENANT.into(),
             title: String::new(),
             is_gone: false,
+            quotas: Quotas::default(),
+            weight: 0,
+            is_suspended: false,
             create_time: Timestamp(0),
             version: 0,
             request: MadeBy::default(),
         }
     }
 
+    /// Returns what its tasks may have of the server at once.
+    pub fn share(&self) -> Share {
+        Share { weight: self.weight, running: self.quotas.running_tasks, is_suspended: self.is_suspended }
+    }
+
     /// Returns the name of this version of it.
     pub fn etag(&self) -> String {
         format!("{}-{}", self.no, self.version)
+    }
+}
+
+/// What is changed of a tenant: what is `Some`, and the quotas that are named.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs)] // Those of `Tenant`.
+pub struct TenantPatch {
+    pub title: Option<String>,
+    pub weight: Option<u32>,
+    pub is_suspended: Option<bool>,
+    pub quotas: Quotas,
+    pub named: Vec<Quota>,
+}
+
+impl TenantPatch {
+    /// Returns a tenant with what it changes.
+    pub fn over(&self, tenant: &Tenant) -> Tenant {
+        let mut changed = tenant.clone();
+        changed.title = self.title.clone().unwrap_or(changed.title);
+        changed.weight = self.weight.unwrap_or(changed.weight);
+        changed.is_suspended = self.is_suspended.unwrap_or(changed.is_suspended);
+        for quota in &self.named {
+            changed.quotas.take(*quota, &self.quotas);
+        }
+        changed
+    }
+
+    /// Returns the names of what it changes, as update masks have them.
+    pub fn changed(&self) -> Vec<String> {
+        let named = [
+            ("title", self.title.is_some()),
+            ("weight", self.weight.is_some()),
+            ("suspended", self.is_suspended.is_some()),
+        ];
+        let named = named.iter().filter(|(_, is_set)| *is_set).map(|(name, _)| (*name).to_owned());
+        named.chain(self.named.iter().map(|quota| format!("quotas.{}", quota.name()))).collect()
     }
 }
 

@@ -36,8 +36,8 @@ pub(super) async fn prepare_access(settings: &ServerSettings, engine: &Engine) -
 async fn make_tenants(settings: &ServerSettings, engine: &Engine) -> Result<(), ServeError> {
     for name in settings.engine.tenant_dirs.keys() {
         if engine.books().borrow().tenant(name).is_none() {
-            let (name, title, request_id) = (name.clone(), String::new(), String::new());
-            engine.change_access(AccessChange::CreateTenant { name, title, request_id }).await?;
+            let (name, patch, request_id) = (name.clone(), Box::default(), String::new());
+            engine.change_access(AccessChange::CreateTenant { name, patch, request_id }).await?;
         }
     }
     Ok(())

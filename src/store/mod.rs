@@ -19,7 +19,6 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use crate::model::access::PrincipalNo;
 use crate::model::audit::AuditFilter;
 use crate::model::book::Book;
 use crate::model::counts::Counts;
@@ -29,7 +28,7 @@ use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::task::TaskState;
-use crate::model::tenant::TenantNo;
+use crate::model::tenant::Party;
 use crate::model::time::Timestamp;
 use crate::store::page_token::PageTokens;
 
@@ -134,10 +133,9 @@ pub trait Store: Send + Sync + 'static {
     fn jobs<'a>(&'a self, filter: &'a JobFilter, limit: u32) -> Answer<'a, JobPage<Job>>;
     /// Lists at most `limit` jobs by their names alone.
     fn job_ids<'a>(&'a self, filter: &'a JobFilter, limit: u32) -> Answer<'a, JobPage<JobId>>;
-    /// Returns the job that a request id stands for, of a principal at a tenant, with the digest of its request. The job may
-    /// be deleted, as long as rows of it are left.
-    fn request<'a>(&'a self, by: (PrincipalNo, TenantNo), request_id: &'a str)
-    -> Answer<'a, Option<(JobId, [u8; 32])>>;
+    /// Returns the job that a request id of a party stands for, with the digest of its request. The job may be deleted, as
+    /// long as rows of it are left.
+    fn request<'a>(&'a self, of: Party, request_id: &'a str) -> Answer<'a, Option<(JobId, [u8; 32])>>;
 
     /// Returns a task with its log.
     fn task(&self, id: TaskId) -> Answer<'_, Option<StoredTask>>;

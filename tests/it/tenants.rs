@@ -26,7 +26,7 @@ use crate::support::spec::{download_as, fetch, job};
 const NEVER: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
 /// Calls about a tenant; `token`: of whom, empty: of the server's own user.
-fn about(server: &Server, tenant: &str, token: &str) -> Sent {
+pub(crate) fn about(server: &Server, tenant: &str, token: &str) -> Sent {
     let text = |text: &str| -> MetadataValue<Ascii> { text.parse().unwrap() };
     let (tenant, token) = (text(tenant), (!token.is_empty()).then(|| text(&bearer(token))));
     InterceptedService::new(
@@ -41,15 +41,15 @@ fn about(server: &Server, tenant: &str, token: &str) -> Sent {
     )
 }
 
-fn jobs(server: &Server, tenant: &str) -> JobServiceClient<Sent> {
+pub(crate) fn jobs(server: &Server, tenant: &str) -> JobServiceClient<Sent> {
     JobServiceClient::new(about(server, tenant, ""))
 }
 
-fn access(server: &Server) -> AccessServiceClient<Sent> {
+pub(crate) fn access(server: &Server) -> AccessServiceClient<Sent> {
     AccessServiceClient::new(about(server, "default", ""))
 }
 
-async fn make(server: &Server, names: &[&str]) {
+pub(crate) async fn make(server: &Server, names: &[&str]) {
     for name in names {
         let tenant = Some(pb::Tenant { name: (*name).to_owned(), ..Default::default() });
         let made = access(server).create_tenant(pb::CreateTenantRequest { tenant, ..Default::default() }).await;
@@ -62,17 +62,17 @@ async fn delete(server: &Server, name: &str) -> Result<(), Status> {
     access(server).delete_tenant(request).await.map(drop)
 }
 
-async fn submit(server: &Server, tenant: &str, job: pb::JobSpec, request_id: &str) -> pb::Job {
+pub(crate) async fn submit(server: &Server, tenant: &str, job: pb::JobSpec, request_id: &str) -> pb::Job {
     let request = pb::SubmitJobRequest { job: Some(job), request_id: request_id.to_owned(), validate_only: false };
     jobs(server, tenant).submit_job(request).await.unwrap().into_inner().job.unwrap()
 }
 
-async fn ended(server: &Server, tenant: &str, id: &str) -> pb::Job {
+pub(crate) async fn ended(server: &Server, tenant: &str, id: &str) -> pb::Job {
     let request = pb::WaitJobRequest { job_id: id.to_owned(), ..Default::default() };
     jobs(server, tenant).wait_job(request).await.unwrap().into_inner().job.unwrap()
 }
 
-fn open_job(label: &str) -> pb::JobSpec {
+pub(crate) fn open_job(label: &str) -> pb::JobSpec {
     let labels = [("team".to_owned(), label.to_owned())].into();
     pb::JobSpec { open: true, labels, ..job(Vec::new()) }
 }

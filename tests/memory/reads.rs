@@ -15,7 +15,7 @@ use haul::model::limits::Limits;
 use haul::model::outcome::Outcome;
 use haul::model::spec::Work;
 use haul::model::task::TaskState;
-use haul::model::tenant::TenantNo;
+use haul::model::tenant::Party;
 use haul::model::time::Timestamp;
 use haul::store::page_token::PageTokens;
 use haul::store::{
@@ -253,12 +253,8 @@ impl Store for MemoryStore {
         now(self.rows().visible(job).map(|rows| rows.events_before(before, kinds, limit)).unwrap_or_default())
     }
 
-    fn request<'a>(
-        &'a self,
-        (principal, tenant): (PrincipalNo, TenantNo),
-        request_id: &'a str,
-    ) -> Answer<'a, Option<(JobId, [u8; 32])>> {
-        now(self.rows().requests.get(&(request_id.to_owned(), principal, tenant)).copied())
+    fn request<'a>(&'a self, of: Party, request_id: &'a str) -> Answer<'a, Option<(JobId, [u8; 32])>> {
+        now(self.rows().requests.get(&(request_id.to_owned(), of.principal, of.tenant)).copied())
     }
 
     fn task(&self, id: TaskId) -> Answer<'_, Option<StoredTask>> {

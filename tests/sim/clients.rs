@@ -23,6 +23,7 @@ use rand::rngs::SmallRng;
 
 use crate::shape::Shape;
 use crate::slow_store::Faults;
+use crate::tenants::{asked_by_client, counted_as};
 
 /// What clients know because they were told.
 #[derive(Default)]
@@ -35,8 +36,8 @@ pub(crate) struct Known {
 pub(crate) struct KnownJob {
     pub(crate) id: JobId,
     pub(crate) request: String,
-    /// How many requests of it may be in flight; 0: any number.
-    pub(crate) cap: u32,
+    /// As what its requests are counted, and how many of them may be in flight; 0: any number.
+    counted_as: (String, u32),
     /// The most tasks that were ever acknowledged.
     pub(crate) tasks: u32,
     pub(crate) deleted: bool,
@@ -70,7 +71,7 @@ fn server(current: &Current) -> Option<Server> {
 }
 
 fn engine(current: &Current) -> Option<Engine> {
-    server(current).map(|server| server.engine)
+    server(current).map(|server| asked_by_client(&server.engine))
 }
 
 /// The URLs of a job with a limit name the job and the limit, so that the network can count.
@@ -182,8 +183,8 @@ async fn submit(rng: &mut SmallRng, current: &Current, known: &Shared, serial: &
     let count = rng.random_range(1..=shape.tasks * many);
     let Some(now) = engine(current).map(|engine| engine.now()) else { return };
     let spec = spec(rng, now);
-    let cap = spec.group.max_concurrency;
-    let tasks = tasks(rng, serial, count, (request, cap), shape.body);
+    let counted_as = counted_as(request, spec.group.max_concurrency);
+    let tasks = tasks(rng, serial, count, (&counted_as.0, counted_as.1), shape.body);
     let mut first: Option<JobId> = None;
     for _ in 0..rng.random_range(1..4) {
         let Some(engine) = engine(current) else { return };
@@ -195,7 +196,7 @@ async fn submit(rng: &mut SmallRng, current: &Current, known: &Shared, serial: &
                     known.lock().unwrap().jobs.push(KnownJob {
                         id: job.id,
                         request: request.to_owned(),
-                        cap,
+                        counted_as: counted_as.clone(),
                         tasks,
                         deleted: false,
                         sealed: !spec.open,
@@ -224,6 +225,7 @@ fn expected(error: &EngineError) {
             | E::KeysTaken(_)
             | E::NotRetryable(_)
             | E::Contradiction(_)
+            | E::Quota { .. }
     );
     assert!(is_expected, "unexpected: {error:?}");
 }
@@ -238,11 +240,11 @@ fn pick(rng: &mut SmallRng, known: &Shared) -> Option<(usize, JobId, bool)> {
 async fn add(rng: &mut SmallRng, current: &Current, known: &Shared, serial: &mut u64, chunk: &str, shape: Shape) {
     let Some((place, job, gone)) = pick(rng, known) else { return };
     let count = rng.random_range(1..=shape.tasks);
-    let (name, cap) = {
+    let of = {
         let known = known.lock().unwrap();
-        (known.jobs[place].request.clone(), known.jobs[place].cap)
+        known.jobs[place].counted_as.clone()
     };
-    let tasks = tasks(rng, serial, count, (&name, cap), shape.body);
+    let tasks = tasks(rng, serial, count, (&of.0, of.1), shape.body);
     for _ in 0..rng.random_range(1..4) {
         let Some(engine) = engine(current) else { return };
         match patience(rng, engine.add_tasks(job, chunk, tasks.clone())).await {
@@ -383,11 +385,11 @@ async fn cancel_beside_adding(
     let Some((place, job, _)) = pick(rng, known) else { return };
     let Some(engine) = engine(current) else { return };
     let count = rng.random_range(1..=shape.tasks);
-    let (name, cap) = {
+    let of = {
         let known = known.lock().unwrap();
-        (known.jobs[place].request.clone(), known.jobs[place].cap)
+        known.jobs[place].counted_as.clone()
     };
-    let tasks = tasks(rng, serial, count, (&name, cap), shape.body);
+    let tasks = tasks(rng, serial, count, (&of.0, of.1), shape.body);
     let (which, reason) = (choice(rng), format!("not those before {chunk}"));
     let delay = Duration::from_millis(rng.random_range(1..30));
     let cancel = tokio::time::timeout(Duration::from_secs(2), engine.cancel_tasks(job, which, reason.clone()));

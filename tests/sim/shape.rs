@@ -24,6 +24,8 @@ pub(crate) struct Shape {
     pub(crate) lives: u32,
     /// The store refuses the changes of a job now and then, as if it contradicted memory.
     pub(crate) contradicts: bool,
+    /// Clients work for several tenants, which have quotas.
+    pub(crate) tenants: bool,
     pub(crate) bounds: Bounds,
 }
 
@@ -50,7 +52,8 @@ impl Shape {
         if seed.is_multiple_of(LONG_BODIES) {
             let bounds = Bounds::default();
             let (real_store, body) = (true, 2 << 20);
-            return Shape { real_store, body, clients: 1, steps: 6, tasks: 4, lives: 2, contradicts: false, bounds };
+            let (contradicts, tenants) = (false, false);
+            return Shape { real_store, body, clients: 1, steps: 6, tasks: 4, lives: 2, contradicts, tenants, bounds };
         }
         Shape {
             body: 0,
@@ -60,6 +63,7 @@ impl Shape {
             tasks: rng.random_range(3..16),
             lives: rng.random_range(0..4),
             contradicts: seed % 7 == 3,
+            tenants: (seed / 7) % 3 == 2,
             bounds,
         }
     }

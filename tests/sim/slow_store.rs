@@ -15,7 +15,7 @@ use haul::model::ids::{JobId, TaskId, TaskIndex};
 use haul::model::job::Job;
 use haul::model::limits::Limits;
 use haul::model::task::TaskState;
-use haul::model::tenant::TenantNo;
+use haul::model::tenant::Party;
 use haul::model::time::Timestamp;
 use haul::store::page_token::PageTokens;
 use haul::store::{
@@ -218,7 +218,7 @@ impl Store for SlowStore {
         fn job(id: JobId) -> Option<Job>;
         fn jobs(filter: &'a JobFilter, limit: u32) -> JobPage<Job>;
         fn job_ids(filter: &'a JobFilter, limit: u32) -> JobPage<JobId>;
-        fn request(by: (PrincipalNo, TenantNo), request_id: &'a str) -> Option<(JobId, [u8; 32])>;
+        fn request(of: Party, request_id: &'a str) -> Option<(JobId, [u8; 32])>;
         fn task(id: TaskId) -> Option<StoredTask>;
         fn task_by_key(job: JobId, key: &'a str) -> Option<StoredTask>;
         fn tasks(job: JobId, states: &'a [TaskState], from: TaskIndex, limit: u32) -> Listed<StoredTask>;

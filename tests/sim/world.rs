@@ -29,6 +29,7 @@ use crate::memory::MemoryStore;
 use crate::network::{Network, Script};
 use crate::shape::Shape;
 use crate::slow_store::{DISK_FAILED, Faults, SlowStore, SlowWriter};
+use crate::tenants::{self, working_for};
 
 /// Requests at once to one host, which clients do not change.
 const PER_HOST: u32 = 3;
@@ -78,10 +79,15 @@ pub(crate) async fn history(seed: u64) -> u64 {
 
 impl World {
     async fn run(mut self) {
+        if self.shape.tenants {
+            self.first_life().await;
+        }
         let mut clients = JoinSet::new();
         for name in 0..self.shape.clients {
             let rng = SmallRng::seed_from_u64(self.rng.random());
-            clients.spawn(client(name, rng, self.current.clone(), self.known.clone(), self.shape));
+            let tenant = (self.shape.tenants && !name.is_multiple_of(3)).then(|| name as usize % 3 - 1);
+            let life = client(name, rng, self.current.clone(), self.known.clone(), self.shape);
+            clients.spawn(working_for(tenant, life));
         }
         for life in 0..self.shape.lives {
             self.live(life).await;
@@ -139,6 +145,19 @@ impl World {
         // What the start reads may fail for a while.
         let (engine, task) = engine::start(parts, Box::new(writer), seed).await.unwrap();
         (Server { engine, store, faults: self.faults.clone() }, task)
+    }
+
+    /// A server before all others, without faults, that makes the tenants.
+    async fn first_life(&mut self) {
+        self.faults.calm.store(true, Ordering::Relaxed);
+        let (Server { engine, store, .. }, task) = self.start().await;
+        let mut work = JoinSet::new();
+        work.spawn(task.run());
+        tenants::make(&engine).await;
+        engine.drain().await;
+        drop((engine, store));
+        work.join_next().await.unwrap().unwrap().unwrap();
+        self.faults.calm.store(false, Ordering::Relaxed);
     }
 
     /// One server, from its start to its end by a kill, a failed disk or a drain.

@@ -8,6 +8,7 @@ use haul::model::event::EventKind;
 use haul::model::job::{Job, JobState};
 use haul::model::spec::JobSpec;
 use haul::model::task_filter::TaskChoice;
+use haul::model::tenant::Party;
 use haul::model::time::Timestamp;
 use haul::store::{Addition, Batch, Content, JobFilter, NewPage, Purged, Retry, Which};
 
@@ -69,7 +70,10 @@ pub async fn deleted_jobs_are_hidden<B: Backend>() {
     assert_eq!(store.chunk(job_id(1), "c").await.unwrap(), None);
     assert!(store.expired_jobs(Timestamp::MAX, 9).await.unwrap().is_empty());
     assert_eq!(store.deleted_jobs(9).await.unwrap(), [job_id(1)]);
-    assert!(store.request((0, 1), "request 1").await.unwrap().is_some(), "the id is used until the rows are gone");
+    assert!(
+        store.request(Party::default(), "request 1").await.unwrap().is_some(),
+        "the id is used until the rows are gone"
+    );
     let rig = rig.restart::<B>(false).await;
     assert_eq!(rig.store.deleted_jobs(9).await.unwrap(), [job_id(1)]);
 }
@@ -86,7 +90,7 @@ pub async fn purge_takes_bounded_steps<B: Backend>() {
     // 3 pages, 2 events, 1 state, 4 tasks, 1 lane, 1 key, 1 chunk: 13 rows, 2 at a time.
     assert_eq!(steps, 6);
     assert!(rig.store.deleted_jobs(9).await.unwrap().is_empty());
-    assert_eq!(rig.store.request((0, 1), "request 1").await.unwrap(), None);
+    assert_eq!(rig.store.request(Party::default(), "request 1").await.unwrap(), None);
     assert_eq!(rig.commit(purge(1, 2)).await.purges, [Purged { rows: 0, is_gone: true }], "again is fine");
     // Everything of it is free again.
     ended::<B>(&mut rig, 1).await;

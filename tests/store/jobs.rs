@@ -12,9 +12,10 @@ use haul::model::ids::JobId;
 use haul::model::job::{Creator, Job, JobEvent, JobState, Stop};
 use haul::model::limits::{HostLimits, Limits};
 use haul::model::progress::Held;
+use haul::model::quotas::{Quota, Quotas};
 use haul::model::spec::JobSpec;
 use haul::model::task::TaskState;
-use haul::model::tenant::Owner;
+use haul::model::tenant::{Owner, Party, TenantPatch};
 use haul::model::time::Timestamp;
 use haul::model::token::TokenHash;
 use haul::store::{Added, Addition, Batch, Chunk, JobFilter, Submission, Submitted, TaskRow};
@@ -158,8 +159,8 @@ fn requested(number: u32, request: &str, digest: u8) -> Submission {
 pub async fn a_request_is_stored_once<B: Backend>() {
     let mut rig = Rig::new::<B>().await;
     rig.commit(Batch { submissions: vec![requested(1, "req '1'", 7)], ..Batch::default() }).await;
-    assert_eq!(rig.store.request((0, 1), "req '1'").await.unwrap(), Some((job_id(1), [7; 32])));
-    assert_eq!(rig.store.request((0, 1), "other").await.unwrap(), None);
+    assert_eq!(rig.store.request(Party::default(), "req '1'").await.unwrap(), Some((job_id(1), [7; 32])));
+    assert_eq!(rig.store.request(Party::default(), "other").await.unwrap(), None);
     // Again, with another digest, beside others and twice in one batch.
     let submissions = vec![
         requested(2, "new", 1),
@@ -176,7 +177,7 @@ pub async fn a_request_is_stored_once<B: Backend>() {
     for number in [2, 4, 6] {
         assert_eq!(rig.store.tasks(job_id(number), &[], 0, 9).await.unwrap().items.len(), 1, "job {number}");
     }
-    assert_eq!(rig.store.request((0, 1), "new").await.unwrap(), Some((job_id(2), [1; 32])));
+    assert_eq!(rig.store.request(Party::default(), "new").await.unwrap(), Some((job_id(2), [1; 32])));
     // Of a job that is known, nothing can be changed.
     rig.refuse(3, Batch { jobs: vec![Arc::new(job(3, 1))], ..Batch::default() }).await;
 }
@@ -188,7 +189,7 @@ pub async fn a_request_of_a_refused_job_is_free<B: Backend>() {
     let submissions = vec![requested(1, "r", 1), requested(2, "r", 2)];
     let done = rig.refuse(1, Batch { submissions, ..Batch::default() }).await;
     assert_eq!(done.submissions[1], Submitted::Stored);
-    assert_eq!(rig.store.request((0, 1), "r").await.unwrap(), Some((job_id(2), [2; 32])));
+    assert_eq!(rig.store.request(Party::default(), "r").await.unwrap(), Some((job_id(2), [2; 32])));
 }
 
 /// Request ids are each principal's own, and so are lists.
@@ -203,7 +204,7 @@ pub async fn jobs_have_creators<B: Backend>() {
     let done = rig.commit(Batch { submissions, ..Batch::default() }).await;
     let known = Submitted::Known { job: job_id(2), digest: [2; 32] };
     assert_eq!(done.submissions, [Submitted::Stored, Submitted::Stored, Submitted::Stored, known]);
-    assert_eq!(rig.store.request((0, 1), "r").await.unwrap(), Some((job_id(1), [1; 32])));
+    assert_eq!(rig.store.request(Party::default(), "r").await.unwrap(), Some((job_id(1), [1; 32])));
     let of = |no| JobFilter { created_by: Some(no), ..JobFilter::default() };
     for (no, job) in [(0, 1), (16, 2), (17, 3)] {
         assert_eq!(ids(&rig, of(no), 9).await, [job_id(job)], "{no}");
@@ -283,7 +284,17 @@ pub async fn who_may_call_is_kept<B: Backend>() {
         }),
         AccessChange::Used(vec![("t".into(), Timestamp(60_000_000), "192.0.2.1".into())]),
         AccessChange::DeletePrincipal { name: "ci".into(), etag: String::new() },
-        AccessChange::CreateTenant { name: "a".into(), title: "\"A\"".into(), request_id: "r".into() },
+        AccessChange::CreateTenant {
+            name: "a".into(),
+            patch: Box::new(TenantPatch {
+                title: Some("\"A\"".into()),
+                weight: Some(3),
+                quotas: Quotas { running_tasks: Some(0), requests_per_second: Some(0.5), ..Quotas::default() },
+                named: vec![Quota::RunningTasks, Quota::RequestsPerSecond],
+                ..TenantPatch::default()
+            }),
+            request_id: "r".into(),
+        },
         AccessChange::DeleteTenant { name: "a".into(), etag: String::new() },
     ] {
         let applied = book.apply(&change, &Actor::local(), Timestamp(5)).unwrap();

@@ -6,6 +6,7 @@ use crate::api::values;
 use crate::model::access::{Actor, Principal, Token};
 use crate::model::book::Book;
 use crate::model::identity::Identity;
+use crate::model::quotas::{Quotas, Usage};
 use crate::model::role::{Grant, Role};
 use crate::model::tenant::{EVERY_TENANT, Tenant};
 use crate::model::time::Timestamp;
@@ -123,8 +124,25 @@ pub(super) fn principal(book: &Book, principal: &Principal, viewer: &Actor) -> p
     }
 }
 
-pub(super) fn tenant(tenant: &Tenant) -> pb::Tenant {
+pub(super) fn tenant(tenant: &Tenant, usage: Option<Usage>) -> pb::Tenant {
+    let Quotas { unfinished_jobs, queued_tasks, running_tasks, running_per_host, .. } = tenant.quotas;
+    let quotas = pb::Quotas {
+        unfinished_jobs,
+        queued_tasks,
+        running_tasks,
+        running_per_host,
+        requests_per_second: tenant.quotas.requests_per_second,
+        bytes_per_second: tenant.quotas.bytes_per_second,
+    };
     pb::Tenant {
+        quotas: (tenant.quotas != Quotas::default()).then_some(quotas),
+        usage: usage.map(|usage| pb::Usage {
+            unfinished_jobs: u32::try_from(usage.unfinished_jobs).unwrap_or(u32::MAX),
+            queued_tasks: usage.queued_tasks,
+            running_tasks: u32::try_from(usage.running_tasks).unwrap_or(u32::MAX),
+        }),
+        weight: tenant.weight,
+        suspended: tenant.is_suspended,
         name: tenant.name.to_string(),
         title: tenant.title.clone(),
         // The one that always exists was never made.

@@ -58,7 +58,7 @@ impl AccessApi {
 
     async fn change_tenant(&self, caller: &Caller, change: AccessChange) -> Result<pb::Tenant, Status> {
         match self.change(caller, change).await? {
-            AccessAnswer::Tenant(tenant) => Ok(messages::tenant(&tenant)),
+            AccessAnswer::Tenant(tenant) => Ok(messages::tenant(&tenant, None)),
             other => Err(internal(format!("a tenant was changed into {other:?}"))),
         }
     }
@@ -324,7 +324,8 @@ impl pb::access_service_server::AccessService for AccessApi {
         request: Request<pb::GetTenantRequest>,
     ) -> Result<Response<pb::GetTenantResponse>, Status> {
         let caller = Caller::of(&request);
-        let tenant = Some(tenants::get(&self.book(), &caller, &request.into_inner().name)?);
+        let name = request.into_inner().name;
+        let tenant = Some(tenants::get(&self.engine, &self.book(), &caller, &name).await?);
         Ok(Response::new(pb::GetTenantResponse { tenant }))
     }
 
@@ -352,7 +353,8 @@ impl pb::access_service_server::AccessService for AccessApi {
         &self,
         request: Request<pb::ListTenantsRequest>,
     ) -> Result<Response<pb::ListTenantsResponse>, Status> {
-        tenants::list(&self.book(), &self.tokens, &request.into_inner()).map(Response::new)
+        let request = request.into_inner();
+        tenants::list(&self.engine, &self.book(), &self.tokens, &request).await.map(Response::new)
     }
 
     async fn list_audit_events(

@@ -1,7 +1,5 @@
 //! Tenants: what their messages say, and lists of them.
 
-use std::sync::Arc;
-
 use tonic::Status;
 
 use crate::api::access::caller::Caller;
@@ -9,44 +7,94 @@ use crate::api::access::messages;
 use crate::api::pages::page_size;
 use crate::api::status::{Violations, missing_role, not_found, shown};
 use crate::api::values::{self, ID_BYTES_MAX, NAME_BYTES_MAX};
+use crate::engine::handle::Engine;
 use crate::model::access::AccessChange;
 use crate::model::book::Book;
+use crate::model::quotas::{Quota, Quotas};
 use crate::model::role::Role;
-use crate::model::tenant::Tenant;
+use crate::model::tenant::TenantPatch;
 use crate::pb;
 use crate::store::page_token::{Listing, PageTokens};
+
+/// The largest weight: shares are small numbers.
+const WEIGHT_MAX: u32 = 100;
 
 /// Reads what is to be made.
 pub(super) fn creation(request: pb::CreateTenantRequest) -> Result<AccessChange, Status> {
     let wish = request.tenant.unwrap_or_default();
     let mut v = Violations::default();
     values::text(&request.request_id, "request_id", ID_BYTES_MAX, &mut v);
-    values::text(&wish.title, "tenant.title", NAME_BYTES_MAX, &mut v);
-    v.or(AccessChange::CreateTenant { name: wish.name, title: wish.title, request_id: request.request_id })
+    let mut patch = TenantPatch { named: Quota::ALL.to_vec(), ..TenantPatch::default() };
+    patch.quotas = quotas(wish.quotas.unwrap_or_default(), &patch.named, &mut v);
+    // What is not said is not a change, so that a request of before there were quotas is the same one.
+    patch.named.retain(|quota| {
+        let (mut only, none) = (Quotas::default(), Quotas::default());
+        only.take(*quota, &patch.quotas);
+        only != none
+    });
+    patch.title = title(&wish.title, &mut v).filter(|title| !title.is_empty());
+    patch.weight = weight(wish.weight, &mut v).filter(|weight| *weight > 0);
+    patch.is_suspended = wish.suspended.then_some(true);
+    v.or(AccessChange::CreateTenant { name: wish.name, patch: Box::new(patch), request_id: request.request_id })
+}
+
+fn title(title: &str, v: &mut Violations) -> Option<String> {
+    values::text(title, "tenant.title", NAME_BYTES_MAX, v);
+    Some(title.to_owned())
+}
+
+fn weight(weight: u32, v: &mut Violations) -> Option<u32> {
+    if weight > WEIGHT_MAX {
+        v.add("tenant.weight", format!("is {weight}; at most {WEIGHT_MAX} is accepted"));
+    }
+    Some(weight)
+}
+
+/// Reads the quotas that are named.
+fn quotas(wish: pb::Quotas, named: &[Quota], v: &mut Violations) -> Quotas {
+    let pb::Quotas { unfinished_jobs, queued_tasks, running_tasks, running_per_host, .. } = wish;
+    let (requests_per_second, bytes_per_second) = (wish.requests_per_second, wish.bytes_per_second);
+    let rates = [
+        (Quota::RequestsPerSecond, requests_per_second.is_some_and(|rate| !(rate > 0.0 && rate.is_finite()))),
+        (Quota::BytesPerSecond, bytes_per_second == Some(0)),
+    ];
+    for (quota, _) in rates.iter().filter(|(quota, is_bad)| *is_bad && named.contains(quota)) {
+        v.add(format!("tenant.quotas.{}", quota.name()), "is not more than 0; suspend the tenant to stop it");
+    }
+    Quotas { unfinished_jobs, queued_tasks, running_tasks, running_per_host, requests_per_second, bytes_per_second }
 }
 
 /// Reads what is to be changed.
 pub(super) fn update(request: pb::UpdateTenantRequest) -> Result<AccessChange, Status> {
     let wish = request.tenant.unwrap_or_default();
     let mut v = Violations::default();
-    let mut title = None;
+    let mut patch = TenantPatch::default();
     for (index, path) in values::mask(request.update_mask, &mut v) {
         match path.as_str() {
-            "title" => {
-                values::text(&wish.title, "tenant.title", NAME_BYTES_MAX, &mut v);
-                title = Some(wish.title.clone());
-            }
-            _ => v.add(format!("update_mask.paths[{index}]"), format!("`{}` is not title", shown(&path))),
+            "title" => patch.title = title(&wish.title, &mut v),
+            "weight" => patch.weight = weight(wish.weight, &mut v),
+            "suspended" => patch.is_suspended = Some(wish.suspended),
+            "quotas" => patch.named.extend(Quota::ALL),
+            other => match other.strip_prefix("quotas.").and_then(Quota::named) {
+                Some(quota) => patch.named.push(quota),
+                None => v.add(
+                    format!("update_mask.paths[{index}]"),
+                    format!("`{}` is none of title, quotas, its fields, weight and suspended", shown(&path)),
+                ),
+            },
         }
     }
-    v.or(AccessChange::UpdateTenant { name: wish.name, title, etag: wish.etag })
+    patch.named.sort_unstable();
+    patch.named.dedup();
+    patch.quotas = quotas(wish.quotas.unwrap_or_default(), &patch.named, &mut v);
+    v.or(AccessChange::UpdateTenant { name: wish.name, patch: Box::new(patch), etag: wish.etag })
 }
 
 /// Answers `GetTenant`. Another tenant than one's own is not there.
-pub(super) fn get(book: &Book, caller: &Caller, name: &str) -> Result<pb::Tenant, Status> {
+pub(super) async fn get(engine: &Engine, book: &Book, caller: &Caller, name: &str) -> Result<pb::Tenant, Status> {
     let may = caller.actor.may(Role::Operator, "") || caller.actor.may(Role::Admin, name);
     match book.tenant(name).filter(|_| may) {
-        Some(tenant) => Ok(messages::tenant(tenant)),
+        Some(tenant) => Ok(messages::tenant(tenant, engine.usage(vec![tenant.no]).await?.pop())),
         None if caller.actor.may_name(name) && book.tenant(name).is_some() => {
             Err(missing_role(Role::Admin, name, "", ""))
         }
@@ -55,7 +103,8 @@ pub(super) fn get(book: &Book, caller: &Caller, name: &str) -> Result<pb::Tenant
 }
 
 /// Answers `ListTenants`.
-pub(super) fn list(
+pub(super) async fn list(
+    engine: &Engine,
     book: &Book,
     tokens: &PageTokens,
     request: &pb::ListTenantsRequest,
@@ -70,10 +119,12 @@ pub(super) fn list(
         }
     }
     v.or(())?;
-    let mut found: Vec<&Arc<Tenant>> = book.tenants_after(&after).take(size + 1).collect();
+    let mut found: Vec<_> = book.tenants_after(&after).take(size + 1).collect();
     let has_more = found.len() > size;
     found.truncate(size);
     let last = found.last().filter(|_| has_more);
     let next_page_token = last.map(|last| tokens.after_name(Listing::Tenants, &[], &last.name)).unwrap_or_default();
-    Ok(pb::ListTenantsResponse { tenants: found.into_iter().map(|it| messages::tenant(it)).collect(), next_page_token })
+    let usage = engine.usage(found.iter().map(|it| it.no).collect()).await?;
+    let tenants = found.into_iter().zip(usage).map(|(it, usage)| messages::tenant(it, Some(usage))).collect();
+    Ok(pb::ListTenantsResponse { tenants, next_page_token })
 }

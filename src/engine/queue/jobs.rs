@@ -1,14 +1,15 @@
 //! Jobs and their lanes: who is there, and who may run.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::engine::queue::lane::{Lane, Reading};
-use crate::engine::queue::rotation::push_tight;
 use crate::engine::queue::task::Held;
-use crate::engine::queue::{JobQueue, Queue};
+use crate::engine::queue::tight::push_tight;
+use crate::engine::queue::{JobQueue, Queue, Standing};
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
-use crate::model::tenant::Party;
+use crate::model::tenant::{Party, Share, TenantNo};
 use crate::store::LaneNumber;
 
 /// Lanes of a job up to which a host is looked for one by one, which is smaller and as quick.
@@ -109,6 +110,21 @@ impl Queue {
         for number in 0..lanes {
             self.unload(job, number as LaneNumber);
         }
+    }
+
+    /// See `Rotation::set_standing`.
+    pub(crate) fn set_standing(&mut self, standing: Standing) {
+        self.rotation.set_standing(standing);
+    }
+
+    /// See `Rotation::set_shares`.
+    pub(crate) fn set_shares(&mut self, shares: HashMap<TenantNo, Share>) {
+        self.rotation.set_shares(shares);
+    }
+
+    /// See `Rotation::set_tenant_resting`.
+    pub(crate) fn set_tenant_resting(&mut self, tenant: TenantNo, is_resting: bool) {
+        self.rotation.set_tenant_resting(tenant, is_resting);
     }
 
     /// See `Rotation::set_resting`.

@@ -5,7 +5,7 @@ use crate::engine::queue::rotation::Hold;
 use crate::engine::queue::task::{Held, HeldBack, Running, Wait};
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
-use crate::model::tenant::Parties;
+use crate::model::tenant::{Parties, TenantNo};
 use crate::store::LaneNumber;
 
 /// What a lane has.
@@ -33,6 +33,11 @@ impl Queue {
     /// A running task, to note what it has reached.
     pub(crate) fn running_task_mut(&mut self, id: TaskId) -> Option<&mut Running> {
         self.running.get_mut(&id)
+    }
+
+    /// How many tasks of a tenant run.
+    pub(crate) fn running_of_tenant(&self, tenant: TenantNo) -> u32 {
+        self.rotation.running_of(tenant)
     }
 
     /// All running tasks.
@@ -122,5 +127,10 @@ impl Queue {
     /// `host` may have room for so many more requests.
     pub(crate) fn wake_host(&mut self, host: &Host, room: usize) {
         self.rotation.wake_host(host, room);
+    }
+
+    /// All lanes that are parked at `host` may look again.
+    pub(crate) fn wake_all(&mut self, host: &Host) {
+        self.rotation.wake_all(host);
     }
 }

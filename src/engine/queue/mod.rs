@@ -18,6 +18,7 @@ mod parking;
 mod reads;
 mod rotation;
 pub(crate) mod task;
+mod tight;
 mod waiting;
 mod waits;
 
@@ -26,12 +27,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use crate::engine::queue::lane::{Head, LaneRead};
-pub(crate) use crate::engine::queue::rotation::{Admission, Hold};
+pub(crate) use crate::engine::queue::rotation::{Admission, Hold, Standing};
 
 use crate::engine::bounds::Bounds;
 use crate::engine::queue::backoff::Backoffs;
 use crate::engine::queue::lane::{Lane, Reading};
-use crate::engine::queue::rotation::Rotation;
+use crate::engine::queue::rotation::{Candidate, Rotation};
 use crate::engine::queue::task::{BatchNumber, Held, HeldBack, Queued, Running};
 use crate::model::host::Host;
 use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
@@ -267,15 +268,15 @@ impl Queue {
         }
     }
 
-    /// Chooses the next task. `admit` judges a candidate by its job, its host and, if it is in memory, the task. A lane of
-    /// which no task is in memory is noted to be read.
+    /// Chooses the next task. `admit` judges a candidate by its job, its host, of whose room so much is promised to others,
+    /// and, if it is in memory, the task. A lane of which no task is in memory is noted to be read.
     pub(crate) fn pick(
         &mut self,
-        mut admit: impl FnMut(JobId, &Host, Option<&Queued>) -> Admission,
+        mut admit: impl FnMut(JobId, &Host, u32, Option<&Queued>) -> Admission,
     ) -> Option<(JobId, Queued)> {
         let held_back = self.held_back_max();
         let Self { rotation, jobs, wanted, barred, bounds, .. } = self;
-        let (job, number) = rotation.pick(|job, number, host| {
+        let (job, number) = rotation.pick(|Candidate { job, lane: number, host, kept }| {
             let lane = jobs.get_mut(&job).and_then(|queue| queue.lanes.get_mut(number as usize));
             let Some(lane) = lane else { return Admission::Empty };
             if lane.held_back.len() >= held_back {
@@ -284,7 +285,7 @@ impl Queue {
                 }
                 return Admission::Empty;
             }
-            let admission = admit(job, host, lane.next());
+            let admission = admit(job, host, kept, lane.next());
             if admission != Admission::Empty || !lane.has_more_in_store() {
                 return admission;
             }

@@ -1,4 +1,5 @@
-//! Lanes that wait for room at a host, by the priority of their jobs and in the order in which they came. Pure.
+//! Lanes that wait for room at a host, each tenant's by the priority of their jobs and in the order in which they came.
+//! Pure: which tenant is next the caller knows.
 //!
 //! A lane that has left does not look for its entry: that is an old one then, which is passed over when its turn comes, and
 //! removed where there are many.
@@ -6,20 +7,24 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use crate::engine::queue::tight::push_tight;
 use crate::engine::queue::waiting::Waiting;
 use crate::model::host::Host;
 use crate::model::ids::JobId;
-use crate::model::tenant::{Parties, Party};
+use crate::model::tenant::{Parties, Party, TenantNo};
 use crate::store::LaneNumber;
 
 /// Old entries that a host has before they are looked for.
 pub(super) const OLD_MAX: usize = 64;
 
+/// The lanes of one tenant, by priority of their jobs. An entry whose ticket is not the lane's is an old one.
+type Lanes = BTreeMap<Reverse<i32>, VecDeque<(JobId, LaneNumber, u64)>>;
+
 /// What waits for room at one host.
 #[derive(Debug, Default)]
 struct Parked {
-    /// By priority of their jobs. An entry whose ticket is not the lane's is an old one.
-    lanes: BTreeMap<Reverse<i32>, VecDeque<(JobId, LaneNumber, u64)>>,
+    /// By tenant, whoever has waited longest for a turn first; mostly there is one.
+    tenants: Vec<(TenantNo, Lanes)>,
     /// Old entries, about.
     old: usize,
     /// The tasks in memory of all lanes that are parked here.
@@ -34,6 +39,30 @@ pub(super) struct Parking {
     tickets: u64,
 }
 
+impl Parked {
+    fn lanes(&mut self, tenant: TenantNo) -> &mut Lanes {
+        let place = self.tenants.iter().position(|(other, _)| *other == tenant).unwrap_or(self.tenants.len());
+        if place == self.tenants.len() {
+            push_tight(&mut self.tenants, (tenant, Lanes::new()));
+        }
+        &mut self.tenants[place].1
+    }
+
+    /// The place of the tenant with the least rank, the first of them that has it. Nobody has less than 0.
+    fn best(&self, mut rank: impl FnMut(TenantNo) -> Option<u32>) -> Option<usize> {
+        let mut best: Option<(u32, usize)> = None;
+        for (place, (tenant, _)) in self.tenants.iter().enumerate() {
+            if let Some(rank) = rank(*tenant).filter(|rank| best.is_none_or(|(least, _)| *rank < least)) {
+                best = Some((rank, place));
+                if rank == 0 {
+                    break;
+                }
+            }
+        }
+        best.map(|(_, place)| place)
+    }
+}
+
 impl Parking {
     /// Parks a lane of which so many tasks are in memory. Returns the ticket of its entry.
     pub(super) fn park(
@@ -46,30 +75,37 @@ impl Parking {
     ) -> u64 {
         self.tickets += 1;
         let parked = self.hosts.entry(host).or_default();
-        parked.lanes.entry(Reverse(priority)).or_default().push_back((job, lane, self.tickets));
+        parked.lanes(party.tenant).entry(Reverse(priority)).or_default().push_back((job, lane, self.tickets));
         parked.tasks.add(party, queued.into());
         self.tickets
     }
 
-    /// Takes out the first lane that waits at a host. `is_there` says whether an entry is that of its lane.
+    /// Returns whether lanes of at most one tenant wait at a host.
+    pub(super) fn has_one_tenant(&self, host: &Host) -> bool {
+        self.hosts.get(host).is_none_or(|parked| parked.tenants.len() == 1)
+    }
+
+    /// Takes out the first lane of the tenant that has the least `rank` of those that wait at a host; one without a rank may
+    /// start nothing there. `is_there` says whether an entry is that of its lane.
     pub(super) fn next(
         &mut self,
         host: &Host,
+        mut rank: impl FnMut(TenantNo) -> Option<u32>,
         is_there: impl Fn(JobId, LaneNumber, u64) -> bool,
     ) -> Option<(JobId, LaneNumber)> {
         let parked = self.hosts.get_mut(host)?;
         let next = loop {
-            let Some(mut first) = parked.lanes.first_entry() else { break None };
-            let Some((job, lane, ticket)) = first.get_mut().pop_front() else {
-                first.remove();
-                continue;
-            };
-            if is_there(job, lane, ticket) {
-                break Some((job, lane));
+            let Some(place) = parked.best(&mut rank) else { break None };
+            let next = next_of(&mut parked.tenants[place].1, &mut parked.old, &is_there);
+            let (tenant, lanes) = parked.tenants.remove(place);
+            if !lanes.is_empty() {
+                parked.tenants.push((tenant, lanes));
             }
-            parked.old = parked.old.saturating_sub(1);
+            if next.is_some() {
+                break next;
+            }
         };
-        if parked.lanes.is_empty() {
+        if parked.tenants.is_empty() {
             self.hosts.remove(host);
         }
         next
@@ -83,18 +119,20 @@ impl Parking {
         }
     }
 
-    /// Changes the priority of a parked lane, which goes behind the others of that.
+    /// Changes the priority of a parked lane of a tenant, which goes behind the others of that.
     pub(super) fn set_priority(
         &mut self,
         host: &Host,
+        tenant: TenantNo,
         (before, now): (i32, i32),
         (job, lane, ticket): (JobId, LaneNumber, u64),
     ) {
         let Some(parked) = self.hosts.get_mut(host) else { return };
-        if let Some(lanes) = parked.lanes.get_mut(&Reverse(before)) {
+        let lanes = parked.lanes(tenant);
+        if let Some(lanes) = lanes.get_mut(&Reverse(before)) {
             lanes.retain(|(.., other)| *other != ticket);
         }
-        parked.lanes.entry(Reverse(now)).or_default().push_back((job, lane, ticket));
+        lanes.entry(Reverse(now)).or_default().push_back((job, lane, ticket));
     }
 
     /// Notes that a parked lane is forgotten. `is_there` is that of [`Parking::next`].
@@ -108,16 +146,17 @@ impl Parking {
         let Some(parked) = self.hosts.get_mut(host) else { return };
         parked.tasks.remove(party, queued.into());
         parked.old += 1;
-        let all: usize = parked.lanes.values().map(VecDeque::len).sum();
+        let all: usize = parked.tenants.iter().flat_map(|(_, lanes)| lanes.values()).map(VecDeque::len).sum();
         if parked.old <= OLD_MAX || parked.old < all / 2 {
             return;
         }
-        for lanes in parked.lanes.values_mut() {
-            lanes.retain(|(job, lane, ticket)| is_there(*job, *lane, *ticket));
+        for (_, lanes) in &mut parked.tenants {
+            lanes.values_mut().for_each(|lanes| lanes.retain(|(job, lane, ticket)| is_there(*job, *lane, *ticket)));
+            lanes.retain(|_, lanes| !lanes.is_empty());
         }
-        parked.lanes.retain(|_, lanes| !lanes.is_empty());
+        parked.tenants.retain(|(_, lanes)| !lanes.is_empty());
         parked.old = 0;
-        if parked.lanes.is_empty() {
+        if parked.tenants.is_empty() {
             self.hosts.remove(host);
         }
     }
@@ -130,7 +169,8 @@ impl Parking {
     /// How many entries there are, old ones included.
     #[cfg(test)]
     pub(super) fn entries(&self) -> usize {
-        self.hosts.values().flat_map(|parked| parked.lanes.values()).map(VecDeque::len).sum()
+        let lanes = self.hosts.values().flat_map(|parked| &parked.tenants).flat_map(|(_, lanes)| lanes.values());
+        lanes.map(VecDeque::len).sum()
     }
 
     /// The hosts at which tasks in memory wait, and how many.
@@ -138,4 +178,23 @@ impl Parking {
         let tasks = self.hosts.iter().map(|(host, parked)| (host, parked.tasks.of(Parties::default())));
         tasks.filter(|(_, tasks)| *tasks > 0).collect()
     }
+}
+
+/// Takes out the first lane of a tenant, and old entries before it.
+fn next_of(
+    lanes: &mut Lanes,
+    old: &mut usize,
+    is_there: impl Fn(JobId, LaneNumber, u64) -> bool,
+) -> Option<(JobId, LaneNumber)> {
+    while let Some(mut first) = lanes.first_entry() {
+        let Some((job, lane, ticket)) = first.get_mut().pop_front() else {
+            first.remove();
+            continue;
+        };
+        if is_there(job, lane, ticket) {
+            return Some((job, lane));
+        }
+        *old = old.saturating_sub(1);
+    }
+    None
 }

@@ -228,7 +228,7 @@ mod tests {
     fn run_and_give_back(queue: &mut Queue, job: JobId, batch: BatchNumber) {
         let host = Host::new("a:80");
         let (_, task) =
-            queue.pick(|_, _, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone()))).unwrap();
+            queue.pick(|_, _, _, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone()))).unwrap();
         let started = Task::default().apply(TaskEvent::Started, Timestamp(1)).unwrap();
         let given_back = started.apply(TaskEvent::GivenBack(started.fence), Timestamp(2)).unwrap();
         let id = TaskId { job, index: task.index };
@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(queue.jobs[&job].lanes[0].disk_from, 0, "all of them are read again");
 
         queue.set_may_run(job, true);
-        assert!(queue.pick(|_, _, next| next.map_or(Admission::Empty, |_| Admission::JobBlocked)).is_none());
+        assert!(queue.pick(|_, _, _, next| next.map_or(Admission::Empty, |_| Admission::JobBlocked)).is_none());
         let read = queue.next_read().unwrap();
         assert_eq!((read.job, read.from), (job, 0));
     }
@@ -306,7 +306,7 @@ mod tests {
     }
 
     fn pick(queue: &mut Queue) -> Option<(JobId, Queued)> {
-        queue.pick(|_, host, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())))
+        queue.pick(|_, host, _, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())))
     }
 
     /// A task that backs off again before its row is durable, while the store still shows the wait before.
@@ -316,7 +316,7 @@ mod tests {
         let mut queue = queue_with_three_tasks(job);
         let host = Host::new("a:80");
         let (_, task) =
-            queue.pick(|_, _, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone()))).unwrap();
+            queue.pick(|_, _, _, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone()))).unwrap();
         let index = task.index;
         // Nothing of the store has been read yet, so it is left to the store.
         queue.wait(job, Queued { batch: 2, ..task }, Wait::Backoff(Timestamp(50)));

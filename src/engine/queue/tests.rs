@@ -105,7 +105,7 @@ impl World {
     fn step(&mut self) {
         while self.running.len() < PLACES {
             let picked =
-                self.queue.pick(|_, host, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())));
+                self.queue.pick(|_, host, _, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())));
             let Some((id, task)) = picked else { break };
             self.start(id, &task);
         }
@@ -176,8 +176,10 @@ fn each_task_that_waits_for_disk_space_is_looked_at() {
     let mut world = World::new(64 << 20);
     world.add(job(1), 0, 1, 5);
     for index in 0..5 {
-        let (id, task) =
-            world.queue.pick(|_, host, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone()))).unwrap();
+        let (id, task) = world
+            .queue
+            .pick(|_, host, _, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())))
+            .unwrap();
         assert_eq!(task.index, index);
         world.queue.wait(id, task, Wait::Disk { folder: String::new(), bytes: 1, message: String::new() });
     }
@@ -256,8 +258,10 @@ fn tasks_that_have_ended_leave_no_time_to_look_after() {
     }
     assert_eq!(world.queue.deadlines.len(), 2_000);
     for _ in 0..2_000 {
-        let (id, task) =
-            world.queue.pick(|_, host, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone()))).unwrap();
+        let (id, task) = world
+            .queue
+            .pick(|_, host, _, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())))
+            .unwrap();
         world.start(id, &task);
         world.queue.attempt_ended(TaskId { job: id, index: task.index }, 1).unwrap();
     }
@@ -326,7 +330,7 @@ fn a_task_that_was_given_back_beyond_its_page_comes_once() {
     world.queue.due_read(Some(DuePage { tasks: vec![(entry, waiting)], next: None }));
     world.queue.wake_due(Timestamp(6), 0);
     let pick = |world: &mut World| {
-        world.queue.pick(|_, host, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())))
+        world.queue.pick(|_, host, _, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())))
     };
     let (id, task) = pick(&mut world).unwrap();
     assert_eq!(task.index, 8);
@@ -365,7 +369,7 @@ fn a_lane_that_runs_out_asks_in_its_turn() {
     world.queue.bounds.lane_page = 4;
     let stored = |index: TaskIndex| StoredTask { index, lane: 0, spec: spec(), row: TaskRow::default() };
     let pick = |world: &mut World| {
-        world.queue.pick(|_, host, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())))
+        world.queue.pick(|_, host, _, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())))
     };
     assert!(pick(&mut world).is_none());
     let read = world.queue.next_read().unwrap();
@@ -387,7 +391,7 @@ fn what_is_held_back_is_bounded_in_bytes() {
     let mut next = |world: &mut World, until: i64| -> Option<TaskIndex> {
         for _ in 0..200 {
             if let Some((id, task)) =
-                world.queue.pick(|_, host, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())))
+                world.queue.pick(|_, host, _, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())))
             {
                 world.queue.rotation.ended(id);
                 let index = task.index;

@@ -71,6 +71,7 @@ impl Scheduler {
     /// Lets everybody have a book that is durable.
     pub(super) fn publish_book(&mut self, book: Arc<Book>) {
         self.runner.hosts.tell_parties_apart(book.has_parties());
+        self.share_out(&book);
         self.books.send_replace(book);
     }
 

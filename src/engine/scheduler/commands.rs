@@ -68,6 +68,9 @@ impl Scheduler {
             Command::Page { id, fence, page, reply } => self.page(id, fence, page, reply),
             Command::Explain { job, tasks, reply } => drop(reply.send(self.explain(job, &tasks))),
             Command::Waits { reply } => self.ask_survey(reply),
+            Command::Usage { tenants, reply } => {
+                drop(reply.send(tenants.into_iter().map(|tenant| self.jobs.usage(tenant)).collect()));
+            }
             Command::WaitingAt { hosts, whose, reply } => {
                 drop(reply.send(hosts.iter().map(|host| self.queue.waiting_at(host, whose)).collect()));
             }
@@ -135,6 +138,20 @@ impl Scheduler {
         }
     }
 
+    /// Refuses a submission, unless it was answered before.
+    fn refuse_new(
+        &mut self,
+        request: Option<(String, [u8; 32])>,
+        by: &Actor,
+        error: EngineError,
+        reply: Reply<Arc<Job>>,
+    ) {
+        match request {
+            Some(request) => self.read_request(request, by, error, reply),
+            None => answer(reply, Err(error)),
+        }
+    }
+
     /// The writes of a submission. The job begins to live when they are durable.
     fn submit(
         &mut self,
@@ -149,10 +166,7 @@ impl Scheduler {
             return answer(reply, Err(EngineError::TooManyTasks));
         };
         if self.is_full_of_jobs(spec.memory_bytes(), 0) {
-            return match request {
-                Some(request) => self.read_request(request, by, EngineError::TooManyJobs, reply),
-                None => answer(reply, Err(EngineError::TooManyJobs)),
-            };
+            return self.refuse_new(request, by, EngineError::TooManyJobs, reply);
         }
         let mut job = Job::new(self.job_id(now), spec, count, now);
         job.creator = creator(by);
@@ -163,6 +177,9 @@ impl Scheduler {
             // The layer lets no such call on.
             Scope::Nowhere | Scope::Every => return answer(reply, Err(EngineError::NoTenant)),
         };
+        if let Err(refusal) = self.admits(job.tenant.no, 1, u64::from(count)) {
+            return self.refuse_new(request, by, refusal, reply);
+        }
         job.caller = caller.map(Box::new);
         self.shared.spec(&mut job);
         let mut lanes: Vec<Host> = Vec::new();
@@ -175,7 +192,7 @@ impl Scheduler {
             });
             laned.push((lane, spec));
         }
-        self.jobs.arrives(job.id);
+        self.jobs.arrives(job.id, job.tenant.no, u64::from(count));
         let id = job.id;
         let nth = self.outbox.submit(Submission {
             job: job.clone(),
@@ -237,12 +254,12 @@ impl Scheduler {
             return self.outbox.then(Effect::ReadChunk { job, chunk_id, digest, reply });
         }
         let count = tasks.specs.len() as u64;
-        let adding = run.activity().map_or(0, |it| it.adding);
-        let has_too_many = u64::from(run.job.counts.total) + adding + count > u64::from(u32::MAX);
+        let has_too_many = u64::from(run.job.counts.total) + run.adding() + count > u64::from(u32::MAX);
+        let tenant = run.job.tenant.no;
         let full = match (has_too_many, self.is_full_of_jobs(0, 0)) {
             (true, _) => Some(EngineError::TooManyTasks),
             (_, true) => Some(EngineError::TooManyJobs),
-            _ => None,
+            _ => self.admits(tenant, 0, count).err(),
         };
         if let Some(error) = full {
             return self.read_chunk(job, (chunk_id, digest), error, reply);

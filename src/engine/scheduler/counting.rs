@@ -14,6 +14,7 @@ use crate::limits::Blocked;
 use crate::model::host::Host;
 use crate::model::ids::JobId;
 use crate::model::job::JobState;
+use crate::model::tenant::DEFAULT_NO;
 use crate::model::time::Timestamp;
 use crate::store::LaneNumber;
 
@@ -107,12 +108,15 @@ impl Scheduler {
 
     /// As the explanation of a task has it, without words. `None`: it only waits for its turn.
     fn lane_reason(&self, job: JobId, lane: LaneNumber, host: &Host, now: Timestamp) -> Option<WaitReason> {
+        let tenant = self.jobs.get(job).map_or(DEFAULT_NO, |run| run.job.tenant.no);
         match self.queue.hold(job, lane) {
             Hold::Job => None,
             Hold::Cap => Some(WaitReason::JobLimit),
             Hold::Rate => Some(WaitReason::RateLimit),
-            Hold::Host | Hold::Turn => match self.runner.hosts.check(host) {
+            Hold::Tenant => Some(WaitReason::TenantLimit),
+            Hold::Host | Hold::Turn => match self.runner.hosts.check(host, tenant) {
                 Err(Blocked::Full) => Some(WaitReason::HostLimit),
+                Err(Blocked::Share) => Some(WaitReason::TenantLimit),
                 Err(Blocked::Rate(until)) => (until > now).then_some(WaitReason::RateLimit),
                 Err(Blocked::Paused(_)) => Some(WaitReason::HostPaused),
                 Ok(()) => {

@@ -14,7 +14,7 @@ use crate::engine::queue::Admission;
 use crate::engine::queue::task::{Queued, Running};
 use crate::engine::scheduler::Scheduler;
 use crate::engine::spans;
-use crate::engine::timers::Timer;
+use crate::engine::timers::{Timer, Timers};
 use crate::limits::Blocked;
 use crate::limits::hosts::Hosts;
 use crate::limits::permits::{AttemptPlace, HostPermit};
@@ -25,6 +25,7 @@ use crate::model::job::{Change, JobEvent};
 use crate::model::progress::Meter;
 use crate::model::spec::Work;
 use crate::model::task::TaskEvent;
+use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 use crate::store::{Claim, StoredTask};
 
@@ -47,36 +48,45 @@ impl Scheduler {
     }
 
     fn pick(&mut self, now: Timestamp) -> Option<(JobId, Queued, HostPermit)> {
-        let Self { queue, jobs, runner, timers, .. } = self;
+        let Self { queue, jobs, runner, timers, tenant_rates, .. } = self;
         let mut permit = None;
-        let (job, task) = queue.pick(|job, host, next| {
+        let (job, task) = queue.pick(|job, host, kept, next| {
             let Some(run) = jobs.get_mut(job) else { return Admission::Empty };
+            let tenant = run.job.tenant.no;
             if let Err(until) = run.rates_allow(now) {
                 timers.set_earlier(until, Timer::JobRested(job));
                 return Admission::JobBlocked;
             }
+            let rates = tenant_rates.get(&tenant);
+            if let Some(Err(until)) = rates.map(|rates| rates.check(now)) {
+                timers.set_earlier(until, Timer::TenantRested(tenant));
+                return Admission::TenantResting;
+            }
             let Some(next) = next else {
                 // Tasks of a host that takes none are not read before their time.
-                return match runner.hosts.check(host) {
+                return match runner.hosts.check(host, tenant) {
                     Ok(()) => Admission::Empty,
-                    Err(blocked) => blocked_at(timers, host.clone(), blocked),
+                    Err(blocked) => blocked_at(timers, host.clone(), tenant, blocked),
                 };
             };
-            match start_at(&runner.hosts, host, || mirrors(next)) {
+            match start_at(&runner.hosts, host, (tenant, kept), || mirrors(next)) {
                 Ok(granted) => {
                     let host = granted.host().clone();
                     run.rates().take(now);
+                    if let Some(rates) = rates {
+                        rates.take(now);
+                    }
                     permit = Some(granted);
                     Admission::Go(host)
                 }
                 Err((at, blocked)) => {
                     // What is parked at a mirror that is full would not hear that its own host is back.
                     if at != *host
-                        && let Err(Blocked::Paused(until)) = runner.hosts.check(host)
+                        && let Err(Blocked::Paused(until)) = runner.hosts.check(host, tenant)
                     {
                         timers.set_earlier(until, Timer::MirrorWake(at.clone()));
                     }
-                    blocked_at(timers, at, blocked)
+                    blocked_at(timers, at, tenant, blocked)
                 }
             }
         })?;
@@ -120,6 +130,7 @@ impl Scheduler {
             tenant: run.job.tenant.clone(),
             party: run.job.party(),
             rates: run.rates().clone(),
+            tenant_rates: self.tenant_rates.get(&run.job.tenant.no).cloned(),
             permit: Mutex::new(Some(permit)),
             place: Arc::new(place),
             stop: stop.clone(),
@@ -193,26 +204,31 @@ fn mirrors(task: &Queued) -> Vec<Host> {
     spec.mirrors.iter().filter_map(|url| Host::of(&Url::parse(url).ok()?)).collect()
 }
 
-fn blocked_at(timers: &mut crate::engine::timers::Timers, host: Host, blocked: Blocked) -> Admission {
+fn blocked_at(timers: &mut Timers, host: Host, tenant: TenantNo, blocked: Blocked) -> Admission {
     if let Some(until) = blocked.until() {
-        timers.set_earlier(until, Timer::HostWake(host.clone()));
+        timers.set_earlier(until, Timer::HostWake(host.clone(), tenant));
     }
-    Admission::HostBlocked(host)
+    match blocked {
+        Blocked::Full | Blocked::Rate(_) => Admission::HostBlocked(host),
+        Blocked::Paused(_) | Blocked::Share => Admission::TenantBlocked(host),
+    }
 }
 
-/// Starts a request to `host`, or to a mirror while `host` is paused; else says which of them to wait for.
+/// Starts a request of a tenant to `host`, of whose room so much is kept for others, or to a mirror while `host` is paused;
+/// else says which of them to wait for.
 fn start_at(
     hosts: &Arc<Hosts>,
     host: &Host,
+    (tenant, kept): (TenantNo, u32),
     mirrors: impl FnOnce() -> Vec<Host>,
 ) -> Result<HostPermit, (Host, Blocked)> {
-    let mut blocked = match hosts.try_start(host) {
+    let mut blocked = match hosts.try_start(host, tenant, kept) {
         Ok(permit) => return Ok(permit),
         Err(why) => (host.clone(), why),
     };
     if matches!(blocked.1, Blocked::Paused(_)) {
         for mirror in mirrors() {
-            match hosts.try_start(&mirror) {
+            match hosts.try_start(&mirror, tenant, 0) {
                 Ok(permit) => return Ok(permit),
                 Err(why) if why.until() < blocked.1.until() => blocked = (mirror, why),
                 Err(_) => {}

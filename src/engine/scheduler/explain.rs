@@ -8,6 +8,7 @@ use crate::limits::Blocked;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::JobState;
+use crate::model::tenant::DEFAULT_NO;
 use crate::model::time::Timestamp;
 use crate::store::LaneNumber;
 
@@ -68,6 +69,7 @@ impl Scheduler {
     }
 
     fn why(&self, job: JobId, lane: LaneNumber) -> Option<Why<'_>> {
+        let tenant = self.jobs.get(job)?.job.tenant.no;
         if let Some(wait) = self.queue.lane_wait(job, lane) {
             return Some(Why::Task(wait));
         }
@@ -75,9 +77,10 @@ impl Scheduler {
             Hold::Job => None,
             Hold::Cap => Some(Why::Cap),
             Hold::Rate => Some(Why::JobRate),
+            Hold::Tenant => Some(Why::Tenant),
             Hold::Host | Hold::Turn => {
                 let host = self.queue.host_of(job, lane)?;
-                match self.runner.hosts.check(host) {
+                match self.runner.hosts.check(host, tenant) {
                     Err(blocked) => Some(Why::Host(host, blocked)),
                     Ok(()) if !self.runner.hosts.has_place() => Some(Why::Server),
                     Ok(()) => None,
@@ -90,6 +93,7 @@ impl Scheduler {
         let reason = why.reason();
         let hosts = &self.runner.hosts;
         let run = self.jobs.get(job);
+        let tenant = run.map_or(DEFAULT_NO, |run| run.job.tenant.no);
         let (until, message) = match why {
             Why::Task(wait) => return task_wait(wait),
             Why::Cap => {
@@ -104,10 +108,14 @@ impl Scheduler {
                 let max = hosts.max_concurrent(host);
                 (None, format!("`{host}` has as many requests as it may have (at most {max})"))
             }
+            Why::Tenant => (None, self.tenant_limit(tenant)),
+            Why::Host(host, Blocked::Share) => {
+                (None, format!("the tenant has as many requests to `{host}` as its `running_per_host` allows"))
+            }
             Why::Host(host, Blocked::Rate(until)) => {
                 (Some(until), format!("the rate of requests to `{host}` is used up"))
             }
-            Why::Host(host, Blocked::Paused(until)) => (Some(until), hosts.explain_pause(host, until)),
+            Why::Host(host, Blocked::Paused(until)) => (Some(until), hosts.explain_pause(host, tenant, until)),
             Why::Server => {
                 let max = hosts.limits().max_concurrent_tasks;
                 (None, format!("{max} tasks run, as many as the server allows"))
@@ -122,6 +130,7 @@ enum Why<'a> {
     Task(&'a task::Wait),
     Cap,
     JobRate,
+    Tenant,
     Host(&'a Host, Blocked),
     Server,
 }
@@ -132,6 +141,7 @@ impl Why<'_> {
             Why::Task(wait) => task_reason(wait),
             Why::Cap => WaitReason::JobLimit,
             Why::JobRate | Why::Host(_, Blocked::Rate(_)) => WaitReason::RateLimit,
+            Why::Tenant | Why::Host(_, Blocked::Share) => WaitReason::TenantLimit,
             Why::Host(_, Blocked::Full) => WaitReason::HostLimit,
             Why::Host(_, Blocked::Paused(_)) => WaitReason::HostPaused,
             Why::Server => WaitReason::ServerLimit,

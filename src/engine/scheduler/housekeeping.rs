@@ -70,7 +70,7 @@ impl Scheduler {
     /// The deletion of a job is durable, or there was nothing to delete.
     pub(super) fn deleted(&mut self, job: JobId, was_there: bool, reply: Option<Reply<()>>) {
         if was_there {
-            self.hub.changed(job);
+            self.hub.changed(job, None);
             self.begin_purge(job);
         }
         if let Some(reply) = reply {

@@ -19,6 +19,7 @@ mod linger;
 mod perform;
 mod piece;
 mod pieces;
+mod quotas;
 mod read;
 mod reads;
 pub(crate) mod recovery;
@@ -44,8 +45,8 @@ use crate::engine::command::{Admitted, Command, EngineError};
 use crate::engine::hub::Hub;
 use crate::engine::jobs::{JobRun, JobTable};
 use crate::engine::outbox::Outbox;
-use crate::engine::queue::Queue;
 use crate::engine::queue::task::{BatchNumber, Cause, Running};
+use crate::engine::queue::{Queue, Standing};
 use crate::engine::runner::{Checks, Runner};
 use crate::engine::running::Attempts;
 use crate::engine::scheduler::in_flight::{InFlight, answer_of, lost};
@@ -56,6 +57,7 @@ use crate::engine::scheduler::shared::Shared;
 use crate::engine::scheduler::survey::Survey;
 use crate::engine::timers::{Timer, Timers};
 use crate::engine::writer::{Condition, WriterLink};
+use crate::limits::transport::JobRates;
 use crate::model::book::Book;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
@@ -92,6 +94,8 @@ pub(crate) struct Scheduler {
     /// Who may call, as it was decided last; what is in force may still be older.
     book: Arc<Book>,
     books: watch::Sender<Arc<Book>>,
+    /// The rates of tenants that have one.
+    tenant_rates: HashMap<TenantNo, Arc<JobRates>>,
     /// Tenants that are being deleted, with their names.
     closing_tenants: HashMap<TenantNo, Arc<str>>,
     rng: SmallRng,
@@ -151,11 +155,14 @@ impl Scheduler {
     ) -> Scheduler {
         let limits = Limits::clone(&runner.hosts.limits());
         let book = books.borrow().clone();
+        let mut queue = Queue::new(bounds);
+        let hosts = runner.hosts.clone();
+        queue.set_standing(Standing(Arc::new(move |host, tenant| hosts.standing(host, tenant))));
         Scheduler {
             runner,
             hub,
             bounds,
-            queue: Queue::new(bounds),
+            queue,
             jobs: JobTable::default(),
             outbox: Outbox::new(),
             pieces: Pieces::default(),
@@ -167,6 +174,7 @@ impl Scheduler {
             limits,
             book,
             books,
+            tenant_rates: HashMap::new(),
             closing_tenants: HashMap::new(),
             rng: SmallRng::seed_from_u64(seed),
             draining: false,
@@ -320,8 +328,9 @@ impl Scheduler {
                 Timer::JobDeadline(job) => self.job_deadline(job, now),
                 Timer::JobStart(job) => self.job_may_run(job, now),
                 Timer::JobRested(job) => self.queue.set_resting(job, false),
-                Timer::HostWake(host) => self.wake_host(&host),
-                Timer::MirrorWake(host) => self.queue.wake_host(&host, usize::MAX),
+                Timer::HostWake(host, _) => self.wake_host(&host),
+                Timer::MirrorWake(host) => self.queue.wake_all(&host),
+                Timer::TenantRested(tenant) => self.queue.set_tenant_resting(tenant, false),
                 Timer::Housekeeping => self.look_for_removals(),
                 Timer::DiskLook => self.look_for_space(),
                 Timer::Removals => self.removals_rest = false,
@@ -371,10 +380,11 @@ impl Scheduler {
     /// Checks the invariants of all owners, in tests that ask for it.
     #[allow(clippy::panic)] // A simulation has to stop where the first contradiction is.
     fn check(&self) {
-        if self.checks != Checks::Off
-            && let Err(what) =
-                self.queue.check().and_then(|()| self.jobs.check(|job| self.queue.running_of(job).count()))
-        {
+        if self.checks == Checks::Off {
+            return;
+        }
+        let indexes = self.queue.check().and_then(|()| self.jobs.check(|job| self.queue.running_of(job).count()));
+        if let Err(what) = indexes.and_then(|()| self.check_quotas()) {
             panic!("an invariant does not hold: {what}");
         }
     }

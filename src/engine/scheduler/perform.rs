@@ -81,9 +81,9 @@ impl Scheduler {
                 Effect::Reply(reply, job) => answer(reply, Ok(job)),
                 Effect::Acted(reply, acted) => answer(reply, Ok(acted)),
                 Effect::Updated(reply, job) => {
-                    let id = job.id;
+                    let (id, tenant) = (job.id, job.tenant.no);
                     answer(reply, Ok(job));
-                    self.hub.changed(id);
+                    self.hub.changed(id, Some(tenant));
                     self.next_visitor(id);
                 }
                 Effect::Deleted { nth, job, reply } => {
@@ -231,7 +231,7 @@ impl Scheduler {
         let shared = Arc::new(job);
         tracing::debug!(job = %id, tasks = shared.counts.total, "job submitted");
         self.hub.open(shared.clone());
-        self.hub.created(id);
+        self.hub.created(id, shared.tenant.no);
         let waiting = self.enlist(JobRun::new(shared.clone()), now);
         for host in lanes {
             self.queue.lane_for(id, &host);

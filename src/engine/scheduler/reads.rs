@@ -12,7 +12,7 @@ use crate::engine::scheduler::read::{Read, trusted};
 use crate::model::access::Actor;
 use crate::model::ids::JobId;
 use crate::model::job::Job;
-use crate::model::tenant::{Owner, Scope};
+use crate::model::tenant::{Owner, Party, Scope};
 use crate::store::{Chunk, StoreError};
 
 impl Scheduler {
@@ -122,9 +122,9 @@ impl Scheduler {
         reply: Reply<Arc<Job>>,
     ) {
         let Scope::One(Owner { no: tenant, .. }) = by.scope else { return answer(reply, Err(otherwise)) };
-        let (store, principal) = (self.runner.store.clone(), by.principal);
+        let (store, of) = (self.runner.store.clone(), Party { tenant, principal: by.principal });
         self.reads.spawn(async move {
-            let known = caught(patiently(|| store.request((principal, tenant), &request.0))).await;
+            let known = caught(patiently(|| store.request(of, &request.0))).await;
             Read::Request { request, known, otherwise, reply }
         });
     }

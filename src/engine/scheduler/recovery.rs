@@ -37,6 +37,7 @@ impl Scheduler {
         let store = self.runner.store.clone();
         let mut recovery = Recovery::default();
         self.runner.hosts.tell_parties_apart(self.book.has_parties());
+        self.share_out(&self.book.clone());
         self.put_tenants_aside().await;
         let read = |after| {
             let store = store.clone();
@@ -106,7 +107,10 @@ impl Scheduler {
         } else if run.job.retrying.is_some() {
             let filter = run.job.retry_filter.clone();
             let which = filter.map_or(TaskChoice::All, |filter| TaskChoice::Fitting(*filter));
-            run.stage = Stage::Retrying(Box::new(Retrying { reply: None, which, first: Some(0), returns: false }));
+            // Which of them it was to put back is not known before it looks.
+            let tasks = u64::from(total) - u64::from(run.job.counts.succeeded);
+            let retrying = Retrying { reply: None, which, first: Some(0), tasks, returns: false };
+            run.stage = Stage::Retrying(Box::new(retrying));
         }
         let piece = match run.stage {
             Stage::Sweeping(_) => Some(Piece::Sweep(id)),

@@ -120,7 +120,11 @@ impl Scheduler {
                     answer(reply, Err(EngineError::TooManyJobs));
                 }
                 Some(Ok(retriable)) if retriable.failed + retriable.cancelled > 0 => {
-                    return self.retry(job, retriable, &by, reply);
+                    let again = u64::from(retriable.failed) + u64::from(retriable.cancelled);
+                    match self.admits(job.tenant.no, 1, again) {
+                        Ok(()) => return self.retry(job, retriable, &by, reply),
+                        Err(refusal) => answer(reply, Err(refusal)),
+                    }
                 }
                 Some(Err(error)) => answer(reply, Err(error)),
                 _ => answer(reply, Ok(Arc::new(job))),
@@ -152,7 +156,8 @@ impl Scheduler {
     fn retry(&mut self, mut job: Job, retriable: Retriable, by: &Actor, reply: Reply<Arc<Job>>) {
         let now = self.now();
         let id = job.id;
-        let Retriable { lanes, which, failed, failure, kinds, .. } = retriable;
+        let Retriable { lanes, which, failed, cancelled, failure, kinds, .. } = retriable;
+        let tasks = u64::from(failed) + u64::from(cancelled);
         let kept = Kept {
             failures: job.counts.failed.saturating_sub(failed),
             successes: job.counts.succeeded,
@@ -169,7 +174,8 @@ impl Scheduler {
             job.retry_filter = Some(Box::new(filter.clone()));
         }
         let mut run = JobRun::new(job);
-        run.stage = Stage::Retrying(Box::new(Retrying { reply: Some(reply), which, first: None, returns: false }));
+        let retrying = Retrying { reply: Some(reply), which, first: None, tasks, returns: false };
+        run.stage = Stage::Retrying(Box::new(retrying));
         self.outbox.job_event(run.job_mut(), EventKind::JobChanged);
         self.note_job(by, Of::Job(id), "RetryJob", id);
         let waiting = self.enlist(run, now);

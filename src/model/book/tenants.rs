@@ -1,14 +1,16 @@
 //! The tenants of the book: which one a call is about, and every change of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::model::access::{AccessAnswer, AccessError, AccessRow, Actor, ENTRIES_MAX, Principal, Token};
 use crate::model::book::{Applied, Book};
+use crate::model::limits::RateLimit;
 use crate::model::made_by::MadeBy;
 use crate::model::role::{Grant, Role, has_role_at, may_name, named_tenants};
 use crate::model::tenant::{
-    DEFAULT_NO, DEFAULT_TENANT, EVERY_TENANT, NoScope, Owner, Scope, Tenant, TenantNo, name_objection,
+    DEFAULT_NO, DEFAULT_TENANT, EVERY_TENANT, NoScope, Owner, Scope, Share, Tenant, TenantNo, TenantPatch,
+    name_objection,
 };
 use crate::model::time::Timestamp;
 
@@ -67,6 +69,30 @@ impl Book {
         }
     }
 
+    /// Returns what the tasks of tenants may have of the server at once, where that is not the same for all.
+    pub fn shares(&self) -> HashMap<TenantNo, Share> {
+        let shares = self.tenants.values().map(|it| (it.no, it.share()));
+        shares.filter(|(_, share)| *share != Share::default()).collect()
+    }
+
+    /// Returns how many requests tenants may have in flight to one host, where that is limited.
+    pub fn host_shares(&self) -> HashMap<TenantNo, u32> {
+        self.tenants.values().filter_map(|it| Some((it.no, it.quotas.running_per_host?))).collect()
+    }
+
+    /// Returns the rates of tenants, where they are limited.
+    pub fn tenant_rates(&self) -> HashMap<TenantNo, RateLimit> {
+        let rates = self.tenants.values().map(|it| {
+            let rate = RateLimit {
+                requests_per_second: it.quotas.requests_per_second.unwrap_or_default(),
+                bytes_per_second: it.quotas.bytes_per_second.unwrap_or_default(),
+                ..RateLimit::default()
+            };
+            (it.no, rate)
+        });
+        rates.filter(|(_, rate)| *rate != RateLimit::default()).collect()
+    }
+
     /// Returns whether there never was another tenant than the one that always exists.
     pub fn has_one_tenant(&self) -> bool {
         self.tenants.len() == 1
@@ -104,7 +130,7 @@ impl Book {
     pub(super) fn create_tenant(
         &self,
         name: &str,
-        title: &str,
+        patch: &TenantPatch,
         request_id: &str,
         by: &Actor,
         now: Timestamp,
@@ -113,7 +139,14 @@ impl Book {
             return Err(AccessError::Invalid("tenant.name", why));
         }
         needs_operator(by)?;
-        let request = MadeBy::of(request_id, by.principal, &(name, title));
+        let wish = patch.over(&Tenant { name: name.into(), create_time: now, ..Tenant::default_one() });
+        let Tenant { title, quotas, weight, is_suspended, .. } = &wish;
+        // As before there was more than a title, so that such a request is still known.
+        let request = match patch.changed().as_slice() {
+            [] => MadeBy::of(request_id, by.principal, &(name, title)),
+            [only] if only == "title" => MadeBy::of(request_id, by.principal, &(name, title)),
+            _ => MadeBy::of(request_id, by.principal, &(name, title, quotas, weight, is_suspended)),
+        };
         if let Some(there) = self.tenants.values().find(|it| it.request.repeats(&request) && !it.is_gone) {
             if there.request != request {
                 return Err(AccessError::RequestIdTaken(request.id));
@@ -127,27 +160,19 @@ impl Book {
             return Err(AccessError::TooMany("tenants"));
         }
         let last = self.tenants.last_key_value().map_or(0, |(last, _)| *last);
-        let tenant = Tenant {
-            no: last.saturating_add(1).max(FIRST),
-            name: name.into(),
-            title: title.to_owned(),
-            create_time: now,
-            request,
-            ..Tenant::default_one()
-        };
+        let tenant = Tenant { no: last.saturating_add(1).max(FIRST), request, ..wish };
         Ok(self.with_tenant(tenant))
     }
 
     pub(super) fn update_tenant(
         &self,
         name: &str,
-        title: Option<&str>,
+        patch: &TenantPatch,
         etag: &str,
         by: &Actor,
     ) -> Result<Applied, AccessError> {
         let tenant = self.operated(name, etag, by)?;
-        let mut changed = Tenant::clone(tenant);
-        changed.title = title.map_or(changed.title, str::to_owned);
+        let mut changed = patch.over(tenant);
         if changed == **tenant {
             return Ok(self.with(Vec::new(), AccessAnswer::Tenant(tenant.clone())));
         }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::access::LIFETIME_MAX_DEFAULT;
-use crate::model::tenant::{NoScope, Scope};
+use crate::model::tenant::{NoScope, Scope, TenantPatch};
 use crate::model::token::TokenHash;
 
 const NOW: Timestamp = Timestamp(1_000_000);
@@ -341,7 +341,7 @@ fn names_are_plain() {
 }
 
 fn tenant(name: &str) -> AccessChange {
-    AccessChange::CreateTenant { name: name.to_owned(), title: String::new(), request_id: String::new() }
+    AccessChange::CreateTenant { name: name.to_owned(), patch: Box::default(), request_id: String::new() }
 }
 
 fn deletion(name: &str) -> AccessChange {
@@ -421,7 +421,8 @@ fn tenants_are_the_operators_affair() {
     let book = with_tenants();
     let boss = by(&book, "default/boss", "");
     let needs_operator = AccessError::MissingRole(Role::Operator, String::new());
-    let update = AccessChange::UpdateTenant { name: "a".into(), title: Some("A".into()), etag: String::new() };
+    let patch = Box::new(TenantPatch { title: Some("A".into()), ..TenantPatch::default() });
+    let update = AccessChange::UpdateTenant { name: "a".into(), patch, etag: String::new() };
     for change in [tenant("c"), deletion("a"), update.clone()] {
         assert_eq!(refused(&book, &change, &boss), needs_operator);
     }

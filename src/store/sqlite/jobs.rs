@@ -6,14 +6,13 @@ use std::sync::Arc;
 use serde::Serialize;
 use sqlx::SqliteConnection;
 
-use crate::model::access::PrincipalNo;
 use crate::model::bag::erase;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::spec::Work;
-use crate::model::tenant::TenantNo;
+use crate::model::tenant::Party;
 use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::{blob, digest_of, job_id, keyed_blob};
 use crate::store::sqlite::errors::{Fault, guard};
@@ -279,12 +278,12 @@ pub(super) async fn job(reader: &Reader, id: JobId) -> Result<Option<Job>, Store
 
 pub(super) async fn request(
     reader: &Reader,
-    (principal, tenant): (PrincipalNo, TenantNo),
+    of: Party,
     request_id: &str,
 ) -> Result<Option<(JobId, [u8; 32])>, StoreError> {
     let sql = "SELECT j.id, r.digest FROM requests r JOIN jobs j ON j.no = r.job \
                WHERE r.id = ?1 AND r.principal = ?2 AND r.tenant = ?3";
-    let ask = Ask::new(sql).bind(request_id).bind(principal as i64).bind(tenant);
+    let ask = Ask::new(sql).bind(request_id).bind(of.principal as i64).bind(of.tenant);
     let found: Option<(Vec<u8>, Vec<u8>)> = reader.first(ask).await?;
     found.map(|(id, digest)| Ok((job_id(&id)?, digest_of(&reader.vault, &digest)?))).transpose()
 }

@@ -17,7 +17,7 @@ use crate::model::search::Search;
 use crate::model::spec::{FetchSpec, JobSpec, TaskOptions, TaskSpec, Work};
 use crate::model::task::TaskState;
 use crate::model::task_filter::TaskFilter;
-use crate::model::tenant::TenantNo;
+use crate::model::tenant::{Party, TenantNo};
 use crate::model::time::Timestamp;
 use crate::store::sqlite::{Durability, SqliteStore};
 use crate::store::{Batch, DueTask, JobFilter, JobOrder, JobPlace, Store as _, Submission, TaskQuery, WriteStore as _};
@@ -118,7 +118,7 @@ async fn ask_all(store: &SqliteStore, id: TaskId) {
     store.limits().await.unwrap();
     store.access().await.unwrap();
     store.job(job).await.unwrap();
-    store.request((0, 1), "r").await.unwrap();
+    store.request(Party::default(), "r").await.unwrap();
     store.task(id).await.unwrap();
     store.task_by_key(job, "k").await.unwrap();
     store.events(job, 3, 9).await.unwrap();

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::model::access::PrincipalNo;
 use crate::model::audit::AuditFilter;
 use crate::model::book::Book;
 use crate::model::counts::Counts;
@@ -12,7 +11,7 @@ use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::task::TaskState;
-use crate::model::tenant::TenantNo;
+use crate::model::tenant::Party;
 use crate::model::time::Timestamp;
 use crate::store::page_token::PageTokens;
 use crate::store::sqlite::lock::DirLock;
@@ -83,12 +82,8 @@ impl Store for SqliteStore {
         Box::pin(listing::ids(&self.callers, filter, limit))
     }
 
-    fn request<'a>(
-        &'a self,
-        by: (PrincipalNo, TenantNo),
-        request_id: &'a str,
-    ) -> Answer<'a, Option<(JobId, [u8; 32])>> {
-        Box::pin(jobs::request(&self.callers, by, request_id))
+    fn request<'a>(&'a self, of: Party, request_id: &'a str) -> Answer<'a, Option<(JobId, [u8; 32])>> {
+        Box::pin(jobs::request(&self.callers, of, request_id))
     }
 
     fn task(&self, id: TaskId) -> Answer<'_, Option<StoredTask>> {

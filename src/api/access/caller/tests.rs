@@ -248,7 +248,7 @@ fn a_call_names_one_tenant_at_which_its_caller_has_a_role() {
     let mut book = book();
     let grants = |have: &[&str]| have.iter().map(|it| it.parse().unwrap()).collect::<Vec<_>>();
     for name in ["a", "b"] {
-        let change = AccessChange::CreateTenant { name: name.into(), title: String::new(), request_id: String::new() };
+        let change = AccessChange::CreateTenant { name: name.into(), patch: Box::default(), request_id: String::new() };
         book = book.apply(&change, &Actor::local(), NOW).unwrap().book;
     }
     let token = format!("Bearer {}", text(0).expose());

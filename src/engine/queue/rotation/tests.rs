@@ -1,15 +1,16 @@
 //! The rotation over a small world: queues, hosts with room, tasks that run. No clock, no runtime.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::{Admission, Rotation};
+use super::{Admission, Rotation, Standing};
 use crate::engine::queue::parking::OLD_MAX;
 use crate::model::host::Host;
 use crate::model::ids::JobId;
-use crate::model::tenant::Parties;
+use crate::model::tenant::{DEFAULT_NO, Parties, Party, Share, TenantNo};
 
 fn job(number: u128) -> JobId {
     JobId(Uuid::from_u128(number))
@@ -24,6 +25,9 @@ struct World {
     running: Vec<(JobId, u32)>,
     server_max: usize,
     order: Vec<(JobId, u32)>,
+    tenant_of: HashMap<JobId, TenantNo>,
+    /// How many requests tenants have at hosts; `None`: the host takes nothing of them.
+    at: Arc<Mutex<HashMap<(Host, TenantNo), Option<u32>>>>,
 }
 
 impl World {
@@ -36,7 +40,58 @@ impl World {
             running: Vec::new(),
             server_max,
             order: Vec::new(),
+            tenant_of: HashMap::new(),
+            at: Arc::default(),
         }
+    }
+
+    /// A world of several tenants: room at a host goes to who has the least there.
+    fn shared(hosts: u32, room: u32, server_max: usize) -> World {
+        let mut world = World::new(hosts, room, server_max);
+        let at = world.at.clone();
+        let standing =
+            move |host: &Host, tenant| at.lock().unwrap().get(&(host.clone(), tenant)).copied().unwrap_or(Some(0));
+        world.lanes.set_standing(Standing(Arc::new(standing)));
+        world
+    }
+
+    fn add_for(&mut self, tenant: TenantNo, number: u128, tasks: &[(u32, u32)]) {
+        let mut none = tasks.to_vec();
+        none.iter_mut().for_each(|(_, count)| *count = 0);
+        self.add(number, 0, 0, &none);
+        self.lanes.set_party(job(number), Party { tenant, principal: 0 });
+        self.tenant_of.insert(job(number), tenant);
+        for &(host, count) in tasks {
+            *self.queued.entry((job(number), host)).or_default() += count;
+            self.lanes.has_work(job(number), host);
+        }
+    }
+
+    fn pause(&mut self, host: u32, tenant: TenantNo, is_paused: bool) {
+        let host = Host::new(&format!("h{host}:80"));
+        let running =
+            self.running.iter().filter(|lane| self.tenant_of(lane.0) == tenant && self.host_of[*lane] == host);
+        let running = running.count() as u32;
+        self.at.lock().unwrap().insert((host, tenant), (!is_paused).then_some(running));
+    }
+
+    fn tenant_of(&self, job: JobId) -> TenantNo {
+        self.tenant_of.get(&job).copied().unwrap_or(DEFAULT_NO)
+    }
+
+    fn running_of(&self, tenant: TenantNo) -> usize {
+        self.running.iter().filter(|lane| self.tenant_of(lane.0) == tenant).count()
+    }
+
+    fn count(&mut self, lane: (JobId, u32), change: i32) {
+        let key = (self.host_of[&lane].clone(), self.tenant_of(lane.0));
+        let mut at = self.at.lock().unwrap();
+        let count = at.entry(key).or_insert(Some(0));
+        *count = count.map(|count| count.saturating_add_signed(change));
+    }
+
+    fn check(&self) {
+        self.lanes.check(|_, _| 0).unwrap();
     }
 
     fn add(&mut self, number: u128, priority: i32, cap: u32, tasks: &[(u32, u32)]) {
@@ -58,13 +113,20 @@ impl World {
 
     fn dispatch(&mut self) {
         while self.running.len() < self.server_max {
-            let room = &mut self.room;
-            let picked = self.lanes.pick(|_, _, host| match room.get_mut(host) {
-                Some(0) | None => Admission::HostBlocked(host.clone()),
-                Some(room) => {
-                    *room -= 1;
-                    Admission::Go(host.clone())
+            let (room, at, tenants) = (&mut self.room, &self.at, &self.tenant_of);
+            let picked = self.lanes.pick(|it| match room.get_mut(it.host) {
+                _ if {
+                    let tenant = tenants.get(&it.job).copied().unwrap_or(DEFAULT_NO);
+                    at.lock().unwrap().get(&(it.host.clone(), tenant)) == Some(&None)
+                } =>
+                {
+                    Admission::TenantBlocked(it.host.clone())
                 }
+                Some(room) if *room > it.kept => {
+                    *room -= 1;
+                    Admission::Go(it.host.clone())
+                }
+                _ => Admission::HostBlocked(it.host.clone()),
             });
             let Some(lane) = picked else { return };
             let queued = self.queued.get_mut(&lane).unwrap();
@@ -74,6 +136,7 @@ impl World {
             }
             self.running.push(lane);
             self.order.push(lane);
+            self.count(lane, 1);
         }
     }
 
@@ -81,6 +144,7 @@ impl World {
         let lane = self.running.swap_remove(which % self.running.len());
         let host = self.host_of[&lane].clone();
         *self.room.get_mut(&host).unwrap() += 1;
+        self.count(lane, -1);
         self.lanes.ended(lane.0);
         self.lanes.wake_host(&host, 1);
     }
@@ -226,13 +290,13 @@ fn a_lane_that_is_read_has_its_share_and_no_more() {
                 in_memory.push(lane);
                 lanes.has_read(lane.0, lane.1);
             }
-            let picked = lanes.pick(|job, number, host| {
-                let lane = (job, number);
-                if number == 0 && !in_memory.contains(&lane) {
+            let picked = lanes.pick(|it| {
+                let lane = (it.job, it.lane);
+                if it.lane == 0 && !in_memory.contains(&lane) {
                     read.push((lane, turn + reads_take));
                     return Admission::Read;
                 }
-                Admission::Go(host.clone())
+                Admission::Go(it.host.clone())
             });
             let Some(lane) = picked else { continue };
             in_memory.retain(|other| *other != lane);
@@ -252,6 +316,112 @@ fn a_lane_that_is_read_has_its_share_and_no_more() {
             assert!(of_job[0] * 3 >= *most, "reads take {reads_take}: {of_job:?}");
         }
     }
+}
+
+#[test]
+fn a_tenant_with_ten_tasks_goes_beside_one_with_ten_thousand() {
+    let mut world = World::shared(1, 100, 8);
+    world.add_for(16, 1, &[(0, 10_000)]);
+    world.dispatch();
+    world.add_for(17, 2, &[(0, 10)]);
+    for _ in 0..10 {
+        // Tasks of the first end, those of the second go on for long.
+        let which = world.running.iter().position(|lane| lane.0 == job(1)).unwrap();
+        world.end(which);
+        world.dispatch();
+    }
+    assert_eq!((world.running_of(16), world.running_of(17)), (4, 4), "each has half of the places");
+    world.check();
+}
+
+#[test]
+fn a_weight_is_a_share_of_the_places() {
+    let mut world = World::shared(1, 100, 12);
+    world.lanes.set_shares([(17, Share { weight: 3, ..Share::default() })].into());
+    world.add_for(16, 1, &[(0, 1000)]);
+    world.add_for(17, 2, &[(0, 1000)]);
+    world.dispatch();
+    assert_eq!((world.running_of(16), world.running_of(17)), (3, 9));
+    for _ in 0..100 {
+        world.end(0);
+        world.dispatch();
+    }
+    assert_eq!((world.running_of(16), world.running_of(17)), (3, 9));
+}
+
+/// Tasks that never end: who has the most at a host gets none of what becomes free there, however much new work it has.
+#[test]
+fn room_at_a_host_goes_to_the_tenant_with_the_fewest() {
+    let mut world = World::shared(1, 4, 100);
+    world.add_for(16, 1, &[(0, 1000)]);
+    world.dispatch();
+    world.add_for(17, 2, &[(0, 3)]);
+    world.dispatch();
+    for number in 3..100 {
+        let which = world.running.iter().position(|lane| world.tenant_of(lane.0) == 16).unwrap();
+        world.end(which);
+        // Fresh lanes that have not waited would take the room.
+        world.add_for(16, number, &[(0, 1)]);
+        world.dispatch();
+        world.check();
+        if number >= 4 {
+            assert_eq!((world.running_of(16), world.running_of(17)), (2, 2), "after {number}");
+        }
+    }
+}
+
+#[test]
+fn a_pause_of_one_tenant_leaves_the_host_to_the_other() {
+    let mut world = World::shared(1, 2, 100);
+    world.add_for(16, 1, &[(0, 1000)]);
+    world.add_for(17, 2, &[(0, 20)]);
+    world.dispatch();
+    world.pause(0, 16, true);
+    for _ in 0..19 {
+        world.end(0);
+        world.dispatch();
+        world.check();
+    }
+    let second = world.order.iter().filter(|lane| lane.0 == job(2)).count();
+    assert_eq!((second, world.running_of(17)), (20, 2), "{:?}", world.order.len());
+    world.end(0);
+    world.end(0);
+    world.dispatch();
+    assert!(world.running.is_empty());
+    world.pause(0, 16, false);
+    world.lanes.wake_host(&Host::new("h0:80"), 2);
+    world.dispatch();
+    assert_eq!(world.running_of(16), 2);
+}
+
+#[test]
+fn a_tenant_that_may_start_nothing_misses_no_room_for_good() {
+    let mut world = World::shared(2, 2, 100);
+    world.lanes.set_shares([(16, Share { running: Some(3), ..Share::default() })].into());
+    world.add_for(17, 9, &[(0, 2), (1, 2)]);
+    world.dispatch();
+    // Its lanes are parked at both hosts, and it may start nothing when they have room.
+    world.add_for(16, 1, &[(0, 100), (1, 100)]);
+    world.dispatch();
+    world.lanes.set_shares([(16, Share { is_suspended: true, ..Share::default() })].into());
+    for _ in 0..4 {
+        world.end(0);
+        world.dispatch();
+    }
+    assert!(world.running.is_empty());
+    world.check();
+    world.lanes.set_shares([(16, Share { running: Some(3), ..Share::default() })].into());
+    world.dispatch();
+    assert_eq!(world.running_of(16), 3);
+    for _ in 0..50 {
+        world.end(0);
+        world.dispatch();
+        assert_eq!(world.running_of(16), 3);
+        world.check();
+    }
+    world.lanes.set_shares(HashMap::new());
+    world.dispatch();
+    assert_eq!(world.running_of(16), 4, "as many as the hosts have room for");
 }
 
 #[derive(Clone, Debug)]

@@ -1,0 +1,356 @@
+//! Chooses the lane that goes next. Pure: it knows names and counts, and asks the caller for everything else.
+//!
+//! A lane is (job, host). While its host is paused, a lane whose next task has mirrors may run at, or wait for, the host
+//! of one of those. A lane with work is *ready* in its job ([`entry`]), or *parked* at its host because the host had no
+//! room. Jobs with ready lanes stand in the rings of their tenants and priorities ([`rings`]). A pick takes the tenant that
+//! uses least of its share, the front job of its highest ring and the front lane of that job; a lane that the host refuses is
+//! parked and costs nothing until the host has room, so each look at a lane is paid for by a dispatch or by a release: O(1),
+//! whatever is queued.
+//!
+//! Room at a host goes to the tenant that has the fewest requests there, of those that wait for it ([`promises`]).
+//!
+//! Invariants: a lane with work is ready or parked, never both; a host with room and parked work has woken as many lanes
+//! as it has room for, or none of their jobs may run, or their tenants, which then know that they have missed it. Within a
+//! tenant and a priority no job starves; a lower priority waits for as long as a higher one has work that may run. No tenant
+//! starves another.
+
+mod admission;
+mod check;
+mod entry;
+mod promises;
+mod rings;
+mod waking;
+
+use std::collections::HashMap;
+
+pub(crate) use crate::engine::queue::rotation::admission::{Admission, Candidate, Hold, Standing};
+
+use crate::engine::queue::parking::Parking;
+use crate::engine::queue::rotation::entry::{JobEntry, LaneEntry, Owed, Place};
+use crate::engine::queue::rotation::promises::Promises;
+use crate::engine::queue::rotation::rings::Rings;
+use crate::engine::queue::tight::push_tight;
+use crate::model::host::Host;
+use crate::model::ids::JobId;
+use crate::model::tenant::{Parties, Party, Share, TenantNo};
+use crate::store::LaneNumber;
+
+/// Jobs of one tenant that keep their turn in one pick before the tenant keeps its own: bounds what a pick costs.
+const LATER_MAX: usize = 64;
+/// Tenants that keep their turn so before nothing is picked.
+const ASIDE_MAX: usize = 4;
+
+/// The rotation over all jobs.
+#[derive(Debug, Default)]
+pub(crate) struct Rotation {
+    jobs: HashMap<JobId, JobEntry>,
+    rings: Rings,
+    parking: Parking,
+    promises: Promises,
+    standing: Standing,
+}
+
+impl Rotation {
+    /// Sets whom to ask about tenants at hosts.
+    pub(crate) fn set_standing(&mut self, standing: Standing) {
+        self.standing = standing;
+    }
+
+    /// Adds a job, without lanes.
+    pub(crate) fn add_job(&mut self, job: JobId, priority: i32, cap: u32, may_run: bool) {
+        let entry = JobEntry::new(priority, cap, may_run);
+        self.rings.join(entry.party.tenant);
+        self.jobs.insert(job, entry);
+    }
+
+    /// Forgets a job. Rings and hosts forget it when they come to it.
+    pub(crate) fn remove_job(&mut self, job: JobId) {
+        let Some(entry) = self.jobs.remove(&job) else { return };
+        self.rings.leave(entry.party.tenant, job, entry.running);
+        self.forget_lanes(entry);
+    }
+
+    /// Says for whom a job is done. It has no work yet.
+    pub(crate) fn set_party(&mut self, job: JobId, party: Party) {
+        if let Some(entry) = self.jobs.get_mut(&job) {
+            let before = std::mem::replace(&mut entry.party, party);
+            self.rings.join(party.tenant);
+            self.rings.leave(before.tenant, job, 0);
+        }
+    }
+
+    /// Adds the next lane of a job, without work. Lanes are numbered from 0 in the order of these calls.
+    pub(crate) fn add_lane(&mut self, job: JobId, host: Host) {
+        if let Some(entry) = self.jobs.get_mut(&job) {
+            push_tight(&mut entry.lanes, LaneEntry::new(host));
+        }
+    }
+
+    /// Notes that a lane has a task to give, in memory or in the store.
+    pub(crate) fn has_work(&mut self, job: JobId, lane: LaneNumber) {
+        let Some(entry) = self.jobs.get_mut(&job) else { return };
+        if entry.lanes.get(lane as usize).is_some_and(|lane| lane.place == Place::Idle) {
+            entry.make_ready(lane);
+            self.enter_ring(job);
+        }
+    }
+
+    /// As [`Rotation::has_work`], for a lane that was read because its turn had come: it goes next, since its tasks may
+    /// have to leave memory again before another turn comes.
+    pub(crate) fn has_read(&mut self, job: JobId, lane: LaneNumber) {
+        let Some(entry) = self.jobs.get_mut(&job) else { return };
+        let Some(it) = entry.lanes.get_mut(lane as usize).filter(|lane| lane.place == Place::Idle) else { return };
+        it.place = Place::Ready;
+        if it.owed == Owed::Missed {
+            it.owed = Owed::Ready;
+        }
+        entry.ready.push_front(lane);
+        if entry.is_runnable() {
+            self.go_next(job);
+        }
+    }
+
+    /// Notes how many tasks of a lane are in memory.
+    pub(crate) fn set_queued(&mut self, job: JobId, lane: LaneNumber, queued: usize) {
+        let Some(entry) = self.jobs.get_mut(&job) else { return };
+        let Some(lane) = entry.lanes.get_mut(lane as usize) else { return };
+        let before = std::mem::replace(&mut lane.queued, queued as u32);
+        if lane.place == Place::Parked {
+            self.parking.set_queued(&lane.at, entry.party, before, queued as u32);
+        }
+    }
+
+    /// Sets whether a job may run at all.
+    pub(crate) fn set_may_run(&mut self, job: JobId, may_run: bool) {
+        self.adjust(job, |entry| entry.may_run = may_run);
+    }
+
+    /// Sets whether a job has used up its rate for now.
+    pub(crate) fn set_resting(&mut self, job: JobId, resting: bool) {
+        self.adjust(job, |entry| entry.resting = resting);
+    }
+
+    /// Changes how many tasks of a job run at once; 0: any number.
+    pub(crate) fn set_cap(&mut self, job: JobId, cap: u32) {
+        self.adjust(job, |entry| entry.cap = cap);
+    }
+
+    /// Changes what tenants may, those that are not named as much as any.
+    pub(crate) fn set_shares(&mut self, shares: HashMap<TenantNo, Share>) {
+        for tenant in self.rings.set_shares(shares) {
+            self.pass_on_all(tenant);
+        }
+    }
+
+    /// Sets whether a tenant has used up its rate for now.
+    pub(crate) fn set_tenant_resting(&mut self, tenant: TenantNo, is_resting: bool) {
+        if self.rings.set_resting(tenant, is_resting) {
+            self.pass_on_all(tenant);
+        }
+    }
+
+    /// Changes the ring that a job stands in, and the place of its lanes among those that wait for room at their hosts.
+    pub(crate) fn set_priority(&mut self, job: JobId, priority: i32) {
+        let Some(entry) = self.jobs.get_mut(&job) else { return };
+        if entry.priority != priority {
+            self.rings.remove(entry.party.tenant, entry.priority, job);
+            for (number, lane) in entry.lanes.iter().enumerate().filter(|(_, lane)| lane.place == Place::Parked) {
+                let place = (job, number as LaneNumber, lane.turn);
+                self.parking.set_priority(&lane.at, entry.party.tenant, (entry.priority, priority), place);
+            }
+            entry.priority = priority;
+            entry.ticket = 0;
+            self.enter_ring(job);
+        }
+    }
+
+    /// A task of the job stopped running.
+    pub(crate) fn ended(&mut self, job: JobId) {
+        if let Some(entry) = self.jobs.get(&job).filter(|entry| entry.running > 0) {
+            self.rings.ended(entry.party.tenant);
+        }
+        self.adjust(job, |entry| entry.running = entry.running.saturating_sub(1));
+    }
+
+    /// The next lane to run, after the caller has admitted it. Its job counts one task more; the lane is idle until the
+    /// caller says [`Rotation::has_work`] again.
+    pub(crate) fn pick(&mut self, admit: impl FnMut(Candidate<'_>) -> Admission) -> Option<(JobId, LaneNumber)> {
+        let mut later = Vec::new();
+        let picked = self.pick_now(admit, &mut later);
+        for job in later.into_iter().rev() {
+            self.go_next(job);
+        }
+        picked
+    }
+
+    /// Picks a lane. Jobs that keep their turn are taken out of their rings and added to `later`.
+    fn pick_now(
+        &mut self,
+        mut admit: impl FnMut(Candidate<'_>) -> Admission,
+        later: &mut Vec<JobId>,
+    ) -> Option<(JobId, LaneNumber)> {
+        let (mut aside, mut kept_turns) = (Vec::new(), 0);
+        while aside.len() < ASIDE_MAX && later.len() < ASIDE_MAX * LATER_MAX {
+            let tenant = self.rings.first(&aside)?;
+            let Some((job, ticket)) = self.rings.pop(tenant) else {
+                self.look_at_missed(tenant);
+                kept_turns = 0;
+                continue;
+            };
+            let Some(entry) = self.jobs.get_mut(&job).filter(|entry| entry.ticket == ticket) else { continue };
+            entry.ticket = 0;
+            if !entry.is_runnable() {
+                self.pass_on(job);
+                continue;
+            }
+            let Some(lane) = entry.ready.pop_front() else { continue };
+            let Some(host) = entry.lanes.get(lane as usize).map(|lane| &lane.host) else { continue };
+            let kept = self.promises.to_others(host, tenant);
+            let admission = admit(Candidate { job, lane, host, kept });
+            if admission == Admission::Later {
+                entry.ready.push_front(lane);
+                later.push(job);
+                kept_turns += 1;
+                if kept_turns == LATER_MAX {
+                    aside.push(tenant);
+                    kept_turns = 0;
+                }
+            } else if self.turned(job, lane, admission) {
+                return Some((job, lane));
+            }
+        }
+        None
+    }
+
+    /// Does what follows from the turn of a lane. Returns whether it runs.
+    fn turned(&mut self, job: JobId, number: LaneNumber, admission: Admission) -> bool {
+        let woken_at = self.forget_woken(job, number);
+        let Some(entry) = self.jobs.get_mut(&job) else { return false };
+        let (tenant, next) = (entry.party.tenant, entry.turns + entry.ready.len() as u64);
+        let Some(lane) = entry.lanes.get_mut(number as usize) else { return false };
+        entry.turns += u64::from(lane.turned(&admission, next));
+        let is_tenants = matches!(admission, Admission::TenantBlocked(_));
+        let (host, runs) = match admission {
+            Admission::Go(host) => {
+                lane.at = host.clone();
+                lane.place = Place::Idle;
+                // Enters the ring again, or passes on the room of its other woken lanes if this was the last it may run.
+                self.adjust(job, |entry| entry.running += 1);
+                if self.rings.started(tenant) {
+                    self.pass_on_all(tenant);
+                }
+                self.rings.turned(tenant);
+                (host, true)
+            }
+            Admission::HostBlocked(host) | Admission::TenantBlocked(host) => {
+                lane.place = Place::Parked;
+                lane.at = host.clone();
+                lane.turn = self.parking.park(host.clone(), entry.priority, (job, number), entry.party, lane.queued);
+                self.rings.found(tenant, &host);
+                self.go_next(job);
+                if is_tenants {
+                    self.wake_one(&host, Some(tenant));
+                }
+                (host, false)
+            }
+            other => {
+                let host = lane.at.clone();
+                self.not_now(job, number, &other);
+                // The room for which a host may have woken the lane goes to another lane meanwhile.
+                self.wake_one(&host, None);
+                (host, false)
+            }
+        };
+        if let Some(other) = woken_at.filter(|at| *at != host) {
+            self.wake_one(&other, None);
+        }
+        runs
+    }
+
+    /// A lane does not run for a reason that its host has nothing to do with.
+    fn not_now(&mut self, job: JobId, number: LaneNumber, admission: &Admission) {
+        let Some(entry) = self.jobs.get_mut(&job) else { return };
+        if matches!(admission, Admission::JobBlocked | Admission::TenantResting) {
+            entry.ready.push_front(number);
+        } else if let Some(lane) = entry.lanes.get_mut(number as usize) {
+            lane.place = Place::Idle;
+        }
+        match admission {
+            Admission::JobBlocked => {
+                entry.resting = true;
+                self.pass_on(job);
+            }
+            Admission::TenantResting => {
+                let tenant = entry.party.tenant;
+                self.go_next(job);
+                self.set_tenant_resting(tenant, true);
+            }
+            Admission::Read => self.enter_ring(job),
+            _ => self.go_next(job),
+        }
+    }
+
+    /// Undoes a pick for which the lane had no task after all; the room goes to the next one.
+    pub(crate) fn unpick(&mut self, job: JobId, lane: LaneNumber) {
+        let host = self.jobs.get(&job).and_then(|entry| entry.lanes.get(lane as usize)).map(|lane| lane.at.clone());
+        self.ended(job);
+        if let Some(host) = host {
+            self.wake_host(&host, 1);
+        }
+    }
+
+    /// What holds a lane with work.
+    pub(crate) fn hold(&self, job: JobId, lane: LaneNumber) -> Hold {
+        let Some(entry) = self.jobs.get(&job) else { return Hold::Job };
+        if !entry.may_run {
+            Hold::Job
+        } else if entry.cap != 0 && entry.running >= entry.cap {
+            Hold::Cap
+        } else if entry.resting {
+            Hold::Rate
+        } else if !self.rings.is_able(entry.party.tenant) {
+            Hold::Tenant
+        } else if entry.lanes.get(lane as usize).is_some_and(|lane| lane.place == Place::Parked) {
+            Hold::Host
+        } else {
+            Hold::Turn
+        }
+    }
+
+    /// How many tasks of a tenant run.
+    pub(crate) fn running_of(&self, tenant: TenantNo) -> u32 {
+        self.rings.running(tenant)
+    }
+
+    /// How many tasks of some parties in memory are of lanes that are parked at a host.
+    pub(crate) fn waiting_at(&self, host: &Host, whose: Parties) -> u32 {
+        u32::try_from(self.parking.tasks(host, whose)).unwrap_or(u32::MAX)
+    }
+
+    fn adjust(&mut self, job: JobId, change: impl FnOnce(&mut JobEntry)) {
+        let Some(entry) = self.jobs.get_mut(&job) else { return };
+        change(entry);
+        if entry.is_runnable() {
+            self.enter_ring(job);
+        } else {
+            self.pass_on(job);
+        }
+    }
+
+    fn enter_ring(&mut self, job: JobId) {
+        let Some(entry) = self.jobs.get_mut(&job) else { return };
+        if entry.ticket == 0 && !entry.ready.is_empty() && entry.is_runnable() {
+            entry.ticket = self.rings.push_back(entry.party.tenant, entry.priority, job);
+        }
+    }
+
+    /// As `enter_ring`, but in front, also where the job stands in its ring: a job whose lane was refused has not had its
+    /// turn yet.
+    fn go_next(&mut self, job: JobId) {
+        let Some(entry) = self.jobs.get_mut(&job).filter(|entry| !entry.ready.is_empty()) else { return };
+        entry.ticket = self.rings.push_front(entry.party.tenant, entry.priority, (job, entry.ticket));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! Lanes that wait at hosts, and who is woken when a host has room.
+
+use std::collections::HashMap;
+
+use crate::engine::queue::rotation::Rotation;
+use crate::engine::queue::rotation::entry::{JobEntry, Place, Woken};
+use crate::model::host::Host;
+use crate::model::ids::JobId;
+use crate::model::tenant::TenantNo;
+use crate::store::LaneNumber;
+
+impl Rotation {
+    /// Forgets the lanes of a job that is there no more: the room that hosts woke them for goes to others.
+    pub(super) fn forget_lanes(&mut self, mut entry: JobEntry) {
+        let tenant = entry.party.tenant;
+        let jobs = &self.jobs;
+        for lane in entry.lanes.iter().filter(|lane| lane.place == Place::Parked) {
+            let is_there = |job, lane, ticket| is_parked(jobs, job, lane, ticket);
+            self.parking.forget(&lane.at, entry.party, lane.queued, is_there);
+        }
+        for woken in entry.woken.take().into_iter().flat_map(|woken| woken.into_iter()) {
+            if let Some(lane) = entry.lanes.get(woken.lane as usize) {
+                if woken.is_promised {
+                    self.promises.end(&lane.at, tenant);
+                }
+                self.wake_one(&lane.at, None);
+            }
+        }
+    }
+
+    /// `host` may have room for so many more requests.
+    pub(crate) fn wake_host(&mut self, host: &Host, room: usize) {
+        for _ in 0..room {
+            if !self.wake_one(host, None) {
+                return;
+            }
+        }
+    }
+
+    /// All lanes that are parked at `host` may look again, whoever's they are.
+    pub(crate) fn wake_all(&mut self, host: &Host) {
+        while let Some((job, number)) = self.next_parked(host, |_| Some(0)) {
+            self.unparked(host, job, number);
+        }
+    }
+
+    /// The job cannot use the room that hosts woke its lanes for: others get it.
+    pub(super) fn pass_on(&mut self, job: JobId) {
+        let Some(entry) = self.jobs.get_mut(&job) else { return };
+        let numbers: Vec<LaneNumber> = entry.woken.iter().flat_map(|woken| woken.iter()).map(|it| it.lane).collect();
+        for number in numbers {
+            if let Some(host) = self.forget_woken(job, number) {
+                self.wake_one(&host, None);
+            }
+        }
+    }
+
+    /// As `pass_on`, for all jobs of a tenant that can start nothing now.
+    pub(super) fn pass_on_all(&mut self, tenant: TenantNo) {
+        for job in self.rings.woken(tenant) {
+            self.pass_on(job);
+        }
+    }
+
+    /// Forgets that a host woke a lane. Returns that host, if one did.
+    pub(super) fn forget_woken(&mut self, job: JobId, number: LaneNumber) -> Option<Host> {
+        let entry = self.jobs.get_mut(&job)?;
+        let woken = entry.forget_woken(number)?;
+        if entry.woken.is_none() {
+            self.rings.set_woken(entry.party.tenant, job, false);
+        }
+        let host = entry.lanes.get(number as usize).map(|lane| lane.at.clone())?;
+        if woken.is_promised {
+            self.promises.end(&host, entry.party.tenant);
+        }
+        Some(host)
+    }
+
+    /// Moves parked lanes of `host` to their jobs until one was moved whose job may run.
+    pub(super) fn wake_one(&mut self, host: &Host, but: Option<TenantNo>) -> bool {
+        while let Some((job, number)) = self.unpark(host, but) {
+            if self.unparked(host, job, number) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Takes out the lane that is next at a host, of the tenant that has the fewest requests there, but for one tenant.
+    fn unpark(&mut self, host: &Host, but: Option<TenantNo>) -> Option<(JobId, LaneNumber)> {
+        let (standing, is_alone) = (self.standing.clone(), self.parking.has_one_tenant(host));
+        let mut missing = Vec::new();
+        let Self { rings, parking, jobs, promises, .. } = self;
+        let rank = |tenant| {
+            if but == Some(tenant) {
+                return None;
+            }
+            if !rings.is_able(tenant) {
+                missing.push(tenant);
+                return None;
+            }
+            let standing = if is_alone { Some(0) } else { (standing.0)(host, tenant) };
+            standing.map(|has| has + promises.to(host, tenant))
+        };
+        // The job may have been forgotten, and taken in again, since the lane was parked.
+        let next = parking.next(host, rank, |job, lane, ticket| is_parked(jobs, job, lane, ticket));
+        for tenant in missing {
+            rings.miss(tenant, host);
+        }
+        next
+    }
+
+    /// Takes out the lane that is next at a host, of the tenant that has the least rank.
+    fn next_parked(&mut self, host: &Host, rank: impl FnMut(TenantNo) -> Option<u32>) -> Option<(JobId, LaneNumber)> {
+        let Self { parking, jobs, .. } = self;
+        parking.next(host, rank, |job, lane, ticket| is_parked(jobs, job, lane, ticket))
+    }
+
+    /// A lane that was taken out at a host is ready. Returns whether it may run.
+    fn unparked(&mut self, host: &Host, job: JobId, number: LaneNumber) -> bool {
+        let Some(entry) = self.jobs.get_mut(&job) else { return false };
+        let Some(lane) = entry.lanes.get_mut(number as usize) else { return false };
+        lane.place = Place::Ready;
+        self.parking.set_queued(host, entry.party, lane.queued, 0);
+        let tenant = entry.party.tenant;
+        if !entry.is_runnable() || !self.rings.is_able(tenant) {
+            entry.ready.push_back(number);
+            self.enter_ring(job);
+            return false;
+        }
+        let is_promised = self.rings.are_several();
+        entry.woken.get_or_insert_default().push(Woken { lane: number, is_promised });
+        self.rings.set_woken(tenant, job, true);
+        if !is_promised {
+            entry.ready.push_back(number);
+            self.enter_ring(job);
+            return true;
+        }
+        // Others wait for the room that is kept for it.
+        self.promises.make(host, tenant);
+        entry.ready.push_front(number);
+        if self.rings.may_jump(tenant) {
+            self.go_next(job);
+        } else {
+            self.enter_ring(job);
+        }
+        true
+    }
+
+    /// A tenant has nothing ready, and may have missed room at a host: one lane that is parked there looks.
+    pub(super) fn look_at_missed(&mut self, tenant: TenantNo) {
+        let Some(host) = self.rings.missed(tenant).cloned() else { return };
+        match self.next_parked(&host, |other| (other == tenant).then_some(0)) {
+            Some((job, number)) => drop(self.unparked(&host, job, number)),
+            None => self.rings.found(tenant, &host),
+        }
+    }
+}
+
+/// Whether the entry of a host with this ticket is that of the lane.
+pub(super) fn is_parked(jobs: &HashMap<JobId, JobEntry>, job: JobId, lane: LaneNumber, ticket: u64) -> bool {
+    let lane = jobs.get(&job).and_then(|entry| entry.lanes.get(lane as usize));
+    lane.is_some_and(|lane| lane.is_parked_by(ticket))
+}

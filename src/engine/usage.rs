@@ -1,0 +1,92 @@
+//! What tenants have, as sums over their jobs. Pure: who has the jobs says what each of them has.
+//!
+//! Counts change in many places, and who asks are few. So a job that may have changed is marked, and its part of the sums is
+//! settled when they are asked for.
+
+use std::collections::HashMap;
+
+use crate::model::ids::JobId;
+use crate::model::quotas::Usage;
+use crate::model::tenant::TenantNo;
+
+/// What one job has of what its tenant may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) tenant: TenantNo,
+    /// Its tasks that have not ended, those of chunks on their way to the store among them.
+    pub(crate) tasks: u64,
+    /// Its tasks that run.
+    pub(crate) running: u64,
+}
+
+/// The sums of all tenants.
+#[derive(Debug, Default)]
+pub(crate) struct Usages {
+    of: HashMap<TenantNo, Usage>,
+    /// Jobs on their way to the store.
+    arriving: HashMap<JobId, Part>,
+    /// Jobs that may have changed since they were counted.
+    stale: Vec<JobId>,
+}
+
+impl Usages {
+    /// Counts a job on its way to the store.
+    pub(crate) fn arrives(&mut self, job: JobId, part: Part) {
+        if let Some(before) = self.arriving.insert(job, part) {
+            self.subtract(before);
+        }
+        self.add(part);
+    }
+
+    /// Counts it no more: it has arrived, or was not stored.
+    pub(crate) fn has_arrived(&mut self, job: JobId) {
+        if let Some(part) = self.arriving.remove(&job) {
+            self.subtract(part);
+        }
+    }
+
+    /// Counts a job.
+    pub(crate) fn add(&mut self, part: Part) {
+        let usage = self.of.entry(part.tenant).or_default();
+        usage.unfinished_jobs += 1;
+        usage.queued_tasks += part.tasks;
+        usage.running_tasks += part.running;
+    }
+
+    /// Counts a job no more.
+    pub(crate) fn subtract(&mut self, part: Part) {
+        let Some(usage) = self.of.get_mut(&part.tenant) else { return };
+        usage.unfinished_jobs = usage.unfinished_jobs.saturating_sub(1);
+        usage.queued_tasks = usage.queued_tasks.saturating_sub(part.tasks);
+        usage.running_tasks = usage.running_tasks.saturating_sub(part.running);
+        if *usage == Usage::default() {
+            self.of.remove(&part.tenant);
+        }
+    }
+
+    /// Notes that a job may be changed.
+    pub(crate) fn mark(&mut self, job: JobId) {
+        self.stale.push(job);
+    }
+
+    /// Takes the jobs that may have changed, to be counted anew.
+    pub(crate) fn take_stale(&mut self) -> Vec<JobId> {
+        std::mem::take(&mut self.stale)
+    }
+
+    /// Returns what a tenant has, as far as it is counted.
+    pub(crate) fn get(&self, tenant: TenantNo) -> Usage {
+        self.of.get(&tenant).copied().unwrap_or_default()
+    }
+
+    /// Compares the sums with what they are of. Slow: simulations call it after each step.
+    pub(crate) fn check(&self, parts: impl Iterator<Item = Part>) -> Result<(), String> {
+        let mut sums = Usages::default();
+        parts.chain(self.arriving.values().copied()).for_each(|part| sums.add(part));
+        if sums.of == self.of {
+            Ok(())
+        } else {
+            Err(format!("tenants have {:?}, and {:?} is counted", sums.of, self.of))
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The pauses of one host: what the origin has asked of each tenant, and the breaker. Pure.
+//!
+//! An origin that asks somebody to wait may mean their account alone, so a pause is of the tenant that was asked. When two
+//! tenants were asked within a minute it means everybody, until the earlier of the two ends: the later one is one tenant's
+//! word. A host that nobody can connect to is paused for all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::limits::text::cut;
+use crate::model::tenant::TenantNo;
+use crate::model::time::Timestamp;
+
+/// How far apart two tenants may be asked to wait for a host to be paused for all.
+const TOGETHER: Duration = Duration::from_secs(60);
+
+/// Until when no request may start, of whom, and why. What an origin asked for outlives the breaker: an answer closes that
+/// alone.
+#[derive(Debug, Default)]
+pub(super) struct Pause {
+    breaker: Option<Open>,
+    /// What the origin asked for, once for each tenant; few.
+    asked: Vec<Asked>,
+    /// Until when it holds for all.
+    for_all: Option<Timestamp>,
+}
+
+/// A tenant was asked to wait.
+#[derive(Debug)]
+struct Asked {
+    tenant: TenantNo,
+    /// When it was asked last.
+    at: Timestamp,
+    until: Timestamp,
+    reason: Box<str>,
+}
+
+/// A breaker that is open.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) until: Timestamp,
+    /// Connections that failed in a row.
+    pub(super) failures: u32,
+    /// Why the last of them did.
+    pub(super) error: Arc<str>,
+}
+
+impl Pause {
+    /// Opens the breaker.
+    pub(super) fn open(&mut self, open: Open) {
+        self.breaker = Some(open);
+    }
+
+    /// Closes the breaker. Returns whether it was open.
+    pub(super) fn close(&mut self) -> bool {
+        self.breaker.take().is_some()
+    }
+
+    /// Notes that a tenant was asked to wait. A shorter time does not shorten a longer one.
+    pub(super) fn ask(&mut self, tenant: TenantNo, until: Timestamp, reason: &str, now: Timestamp) {
+        self.asked.retain(|asked| asked.until > now);
+        let is_recent = |asked: &&Asked| asked.tenant != tenant && asked.at.plus(TOGETHER) >= now;
+        let together = self.asked.iter().filter(is_recent).map(|asked| asked.until.min(until)).max();
+        self.for_all = self.for_all.filter(|all| *all > now).max(together);
+        match self.asked.iter_mut().find(|asked| asked.tenant == tenant) {
+            Some(asked) => {
+                asked.at = now;
+                if asked.until < until {
+                    (asked.until, asked.reason) = (until, cut(reason).into());
+                }
+            }
+            None => self.asked.push(Asked { tenant, at: now, until, reason: cut(reason).into() }),
+        }
+    }
+
+    /// Returns whether nothing of it holds anybody, whatever the time.
+    pub(super) fn is_empty(&self) -> bool {
+        self.breaker.is_none() && self.asked.is_empty() && self.for_all.is_none()
+    }
+
+    /// Returns when it ends for a tenant; without one, when it has ended for all of them.
+    pub(super) fn until(&self, tenant: Option<TenantNo>) -> Timestamp {
+        let asked = self.of(tenant).map(|asked| asked.until);
+        let breaker = self.breaker.as_ref().map(|open| open.until);
+        asked.max(breaker).max(self.for_all).unwrap_or_default()
+    }
+
+    /// Returns why it ends for a tenant only then, without a word of what others were asked.
+    pub(super) fn reason(&self, tenant: Option<TenantNo>) -> String {
+        let until = self.until(tenant);
+        match (&self.breaker, self.of(tenant)) {
+            (Some(open), _) if open.until == until => {
+                format!("{} connections in a row failed: {}", open.failures, open.error)
+            }
+            (_, Some(asked)) if asked.until == until => asked.reason.to_string(),
+            (..) if self.for_all == Some(until) => "it asks everybody to wait".to_owned(),
+            (..) => String::new(),
+        }
+    }
+
+    /// What a tenant was asked; without one, what was asked for longest.
+    fn of(&self, tenant: Option<TenantNo>) -> Option<&Asked> {
+        let asked = self.asked.iter().filter(|asked| tenant.is_none_or(|tenant| tenant == asked.tenant));
+        asked.max_by_key(|asked| asked.until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp(0).plus(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn one_tenant_is_asked_for_itself_and_two_for_all() {
+        let mut pause = Pause::default();
+        pause.ask(1, at(600), "asked 1", at(1));
+        assert_eq!((pause.until(Some(1)), pause.until(Some(2)), pause.until(None)), (at(600), at(0), at(600)));
+        assert_eq!((pause.reason(Some(1)).as_str(), pause.reason(Some(2)).as_str()), ("asked 1", ""));
+        pause.ask(2, at(75), "asked 2", at(70));
+        assert_eq!((pause.until(Some(2)), pause.until(Some(3))), (at(75), at(0)), "more than a minute later");
+        pause.ask(1, at(80), "asked 1 again", at(71));
+        assert_eq!((pause.until(Some(1)), pause.until(Some(3))), (at(600), at(75)), "the shorter one holds for all");
+        assert_eq!(pause.reason(Some(3)), "it asks everybody to wait");
+        assert_eq!((pause.reason(Some(2)).as_str(), pause.reason(None).as_str()), ("asked 2", "asked 1"));
+    }
+
+    #[test]
+    fn the_breaker_is_for_all_and_what_was_asked_outlives_it() {
+        let mut pause = Pause::default();
+        pause.ask(1, at(9), "asked", at(1));
+        pause.open(Open { until: at(20), failures: 8, error: "refused".into() });
+        assert_eq!((pause.until(Some(1)), pause.until(Some(2))), (at(20), at(20)));
+        assert_eq!(pause.reason(Some(2)), "8 connections in a row failed: refused");
+        assert!(pause.close() && !pause.close() && !pause.is_empty());
+        assert_eq!((pause.until(Some(1)), pause.until(Some(2))), (at(9), at(0)));
+    }
+}

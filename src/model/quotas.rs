@@ -1,0 +1,145 @@
+//! What a tenant may have. Pure: the values, and which of them a change would exceed.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::failure::is_default;
+
+/// What a tenant may have at most. `None`: no limit; 0: none allowed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Quotas {
+    /// Jobs that have not ended.
+    #[serde(skip_serializing_if = "is_default")]
+    pub unfinished_jobs: Option<u32>,
+    /// Tasks that have not ended, those that run among them: so one that is given back exceeds nothing.
+    #[serde(skip_serializing_if = "is_default")]
+    pub queued_tasks: Option<u64>,
+    /// Tasks that run at once.
+    #[serde(skip_serializing_if = "is_default")]
+    pub running_tasks: Option<u32>,
+    /// Requests in flight to one host.
+    #[serde(skip_serializing_if = "is_default")]
+    pub running_per_host: Option<u32>,
+    /// Starts of requests per second; more than 0.
+    #[serde(skip_serializing_if = "is_default")]
+    pub requests_per_second: Option<f64>,
+    /// Bytes of response bodies per second; more than 0.
+    #[serde(skip_serializing_if = "is_default")]
+    pub bytes_per_second: Option<u64>,
+}
+
+/// One of the quotas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)] // Those of `Quotas`.
+pub enum Quota {
+    UnfinishedJobs,
+    QueuedTasks,
+    RunningTasks,
+    RunningPerHost,
+    RequestsPerSecond,
+    BytesPerSecond,
+}
+
+/// What a tenant has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Jobs that have not ended.
+    pub unfinished_jobs: u64,
+    /// Tasks that have not ended.
+    pub queued_tasks: u64,
+    /// Tasks that run.
+    pub running_tasks: u64,
+}
+
+impl Quota {
+    /// All of them, in the order of the contract.
+    pub const ALL: [Quota; 6] = [
+        Self::UnfinishedJobs,
+        Self::QueuedTasks,
+        Self::RunningTasks,
+        Self::RunningPerHost,
+        Self::RequestsPerSecond,
+        Self::BytesPerSecond,
+    ];
+
+    /// Returns the name of its field.
+    pub fn name(self) -> &'static str {
+        match self {
+            Quota::UnfinishedJobs => "unfinished_jobs",
+            Quota::QueuedTasks => "queued_tasks",
+            Quota::RunningTasks => "running_tasks",
+            Quota::RunningPerHost => "running_per_host",
+            Quota::RequestsPerSecond => "requests_per_second",
+            Quota::BytesPerSecond => "bytes_per_second",
+        }
+    }
+
+    /// Returns the quota whose field has this name.
+    pub fn named(name: &str) -> Option<Quota> {
+        Quota::ALL.into_iter().find(|quota| quota.name() == name)
+    }
+}
+
+impl Quotas {
+    /// Takes one quota over from `other`.
+    pub fn take(&mut self, quota: Quota, other: &Quotas) {
+        match quota {
+            Quota::UnfinishedJobs => self.unfinished_jobs = other.unfinished_jobs,
+            Quota::QueuedTasks => self.queued_tasks = other.queued_tasks,
+            Quota::RunningTasks => self.running_tasks = other.running_tasks,
+            Quota::RunningPerHost => self.running_per_host = other.running_per_host,
+            Quota::RequestsPerSecond => self.requests_per_second = other.requests_per_second,
+            Quota::BytesPerSecond => self.bytes_per_second = other.bytes_per_second,
+        }
+    }
+
+    /// Returns the quota that would be exceeded by what is `more` beside what there `is`, with its value. Who adds nothing of
+    /// a kind exceeds nothing of it, also where there is more than it may have by now.
+    pub fn exceeded(&self, is: Usage, more: Usage) -> Option<(Quota, u64)> {
+        let jobs =
+            (Quota::UnfinishedJobs, self.unfinished_jobs.map(u64::from), is.unfinished_jobs, more.unfinished_jobs);
+        let tasks = (Quota::QueuedTasks, self.queued_tasks, is.queued_tasks, more.queued_tasks);
+        let mut all = [jobs, tasks].into_iter();
+        all.find_map(|(quota, most, is, more)| {
+            most.filter(|most| more > 0 && is.saturating_add(more) > *most).map(|most| (quota, most))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_added_is_judged_and_not_what_is_there() {
+        let quotas = Quotas { unfinished_jobs: Some(2), queued_tasks: Some(10), ..Quotas::default() };
+        let usage = |unfinished_jobs, queued_tasks| Usage { unfinished_jobs, queued_tasks, running_tasks: 0 };
+        assert_eq!(quotas.exceeded(usage(1, 5), usage(1, 5)), None);
+        assert_eq!(quotas.exceeded(usage(2, 5), usage(1, 0)), Some((Quota::UnfinishedJobs, 2)));
+        assert_eq!(quotas.exceeded(usage(1, 5), usage(0, 6)), Some((Quota::QueuedTasks, 10)));
+        assert_eq!(quotas.exceeded(usage(9, 99), usage(0, 0)), None, "a quota was lowered below what there is");
+        assert_eq!(quotas.exceeded(usage(9, 0), usage(0, 1)), None);
+        assert_eq!(Quotas::default().exceeded(usage(9, u64::MAX), usage(1, 1)), None);
+        assert_eq!(Quotas { queued_tasks: Some(0), ..Quotas::default() }.exceeded(usage(0, 0), usage(1, 0)), None);
+    }
+
+    #[test]
+    fn each_is_found_by_its_name_and_taken_alone() {
+        let all = Quotas {
+            unfinished_jobs: Some(1),
+            queued_tasks: Some(2),
+            running_tasks: Some(3),
+            running_per_host: Some(4),
+            requests_per_second: Some(5.0),
+            bytes_per_second: Some(6),
+        };
+        let mut taken = Quotas::default();
+        for quota in Quota::ALL {
+            assert_eq!(Quota::named(quota.name()), Some(quota));
+            assert_ne!(taken, all);
+            taken.take(quota, &all);
+        }
+        assert_eq!(taken, all);
+        assert_eq!(Quota::named("stored_bytes"), None);
+    }
+}

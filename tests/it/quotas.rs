@@ -1,0 +1,314 @@
+//! Tenants beside each other: what each may have, and that none of them keeps another from its work.
+
+use std::time::Duration;
+
+use haul::pb;
+use haul::pb::admin_service_client::AdminServiceClient;
+use haul::pb::job_service_client::JobServiceClient;
+use prost_types::FieldMask;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::it::access::{operator, reason, refused, token};
+use crate::it::tenants::{about, access, ended, jobs, make, open_job, submit};
+use crate::support::origin::Origin;
+use crate::support::reply::Reply;
+use crate::support::server::{Server, haul, until};
+use crate::support::spec::{fetch, job};
+
+/// Changes a tenant: what is in the paths.
+async fn change(server: &Server, tenant: pb::Tenant, paths: &[&str]) -> pb::Tenant {
+    let update_mask = Some(FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() });
+    let request = pb::UpdateTenantRequest { tenant: Some(tenant), update_mask };
+    access(server).update_tenant(request).await.unwrap().into_inner().tenant.unwrap()
+}
+
+async fn give(server: &Server, name: &str, quotas: pb::Quotas) -> pb::Tenant {
+    change(server, pb::Tenant { name: name.to_owned(), quotas: Some(quotas), ..Default::default() }, &["quotas"]).await
+}
+
+async fn tenant(server: &Server, name: &str) -> pb::Tenant {
+    let request = pb::GetTenantRequest { name: name.to_owned() };
+    access(server).get_tenant(request).await.unwrap().into_inner().tenant.unwrap()
+}
+
+async fn try_submit(server: &Server, tenant: &str, spec: pb::JobSpec, request_id: &str) -> Result<pb::Job, Status> {
+    let request = pb::SubmitJobRequest { job: Some(spec), request_id: request_id.to_owned(), validate_only: false };
+    Ok(jobs(server, tenant).submit_job(request).await?.into_inner().job.unwrap())
+}
+
+async fn cancel(server: &Server, tenant: &str, id: &str) {
+    let request = pb::CancelJobRequest { job_id: id.to_owned(), ..Default::default() };
+    jobs(server, tenant).cancel_job(request).await.unwrap();
+}
+
+/// Refused for a quota, which is named.
+fn exceeds(status: &Status, subject: &str) {
+    assert_eq!(reason(status), (Code::ResourceExhausted, "QUOTA_EXCEEDED".to_owned()), "{status:?}");
+    let failure = status.get_details_quota_failure().unwrap();
+    assert_eq!(failure.violations.iter().map(|it| it.subject.as_str()).collect::<Vec<_>>(), [subject]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_tasks_are_not_held_up_by_ten_thousand_of_another_tenant() {
+    let flags = ["--allow-private-networks", "--max-concurrent-tasks", "8", "--max-per-host", "8"];
+    let (server, origin) = (Server::with(&flags).await, Origin::start());
+    origin.handle("/of-a", |_| Reply::ok("a").delay(Duration::from_millis(5)));
+    origin.reply("/of-b", Reply::ok("b"));
+    make(&server, &["a", "b"]).await;
+    // Of the highest priority, which is the tenant's own affair.
+    let all = job((0..10_000).map(|_| fetch(origin.url("/of-a"))).collect());
+    let noisy = submit(&server, "a", pb::JobSpec { priority: i32::MAX, ..all }, "").await.job_id;
+    until(|| async { origin.requests("/of-a").len() > 100 }).await;
+    let before = origin.requests("/of-a").len();
+    let few = job((0..10).map(|_| fetch(origin.url("/of-b"))).collect());
+    let quiet = submit(&server, "b", few, "").await.job_id;
+    assert_eq!(ended(&server, "b", &quiet).await.state(), pb::JobState::Succeeded);
+    let meanwhile = origin.requests("/of-a").len() - before;
+    assert!(meanwhile < 2_000, "{meanwhile} tasks of the other ran before ten");
+    cancel(&server, "a", &noisy).await;
+}
+
+/// All places are held by tasks that never end: whoever has fewer gets the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_whose_origin_never_answers_does_not_come_to_hold_all_places() {
+    let flags = ["--allow-private-networks", "--max-concurrent-tasks", "4", "--max-per-host", "100"];
+    let (server, origin) = (Server::with(&flags).await, Origin::start());
+    origin.reply("/hang", Reply::hang());
+    origin.reply("/b", Reply::ok("b"));
+    make(&server, &["a", "b"]).await;
+    let one = submit(&server, "a", job(vec![fetch(origin.url("/hang"))]), "").await.job_id;
+    let noisy = submit(&server, "a", job((0..1_000).map(|_| fetch(origin.url("/hang"))).collect()), "").await.job_id;
+    until(|| async { origin.in_flight() == 4 }).await;
+    let quiet = submit(&server, "b", job((0..50).map(|_| fetch(origin.url("/b"))).collect()), "").await.job_id;
+    // One place becomes free, and then the quiet one has it for all of its tasks.
+    cancel(&server, "a", &one).await;
+    assert_eq!(ended(&server, "b", &quiet).await.state(), pb::JobState::Succeeded);
+    cancel(&server, "a", &noisy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_origin_asks_of_one_tenant_holds_up_no_other() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.replies("/a", vec![Reply::status(429).header("retry-after", "600"), Reply::ok("a")]);
+    origin.reply("/b", Reply::ok("b"));
+    make(&server, &["a", "b"]).await;
+    let op = operator(&server);
+    let of = |name: &str, grant: &str| token(&server, &op, &[name, "--grant", grant]);
+    let (one, other) = (of("one", "submit@a"), of("other", "submit@b"));
+    let submit = async |tenant: &str, token: &str, path: &str| {
+        let request = pb::SubmitJobRequest { job: Some(job(vec![fetch(origin.url(path))])), ..Default::default() };
+        let mut client = JobServiceClient::new(about(&server, tenant, token));
+        client.submit_job(request).await.unwrap().into_inner().job.unwrap().job_id
+    };
+    let wait = async |tenant: &str, token: &str, id: &str| {
+        let request = pb::WaitJobRequest { job_id: id.to_owned(), ..Default::default() };
+        let mut client = JobServiceClient::new(about(&server, tenant, token));
+        client.wait_job(request).await.unwrap().into_inner().job.unwrap().state()
+    };
+    let hosts = async |tenant: &str, token: &str| {
+        let mut client = AdminServiceClient::new(about(&server, tenant, token));
+        let hosts = client.list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
+        hosts.into_iter().find(|host| host.host == origin.address().to_string()).unwrap_or_default()
+    };
+    let held = submit("a", &one, "/a").await;
+    until(|| async { hosts("a", &one).await.paused_until.is_some() }).await;
+    for _ in 0..3 {
+        let id = submit("b", &other, "/b").await;
+        assert_eq!(wait("b", &other, &id).await, pb::JobState::Succeeded);
+    }
+    assert!(hosts("a", &one).await.pause_reason.contains("429"));
+    let seen = hosts("b", &other).await;
+    assert_eq!((seen.paused_until, seen.pause_reason.as_str(), seen.recent_error.as_str()), (None, "", ""));
+    assert!(hosts("a", &op).await.paused_until.is_some(), "who sees all hosts sees it");
+    // Its own further tasks wait, and go on when an operator says so.
+    let second = submit("a", &one, "/b").await;
+    let request = pb::GetJobRequest { job_id: second.clone(), ..Default::default() };
+    let waiting = JobServiceClient::new(about(&server, "a", &one)).get_job(request).await.unwrap().into_inner();
+    assert_eq!(waiting.job.unwrap().state(), pb::JobState::Pending);
+    let resume = pb::ResumeHostRequest { host: origin.address().to_string() };
+    AdminServiceClient::new(about(&server, "default", &op)).resume_host(resume).await.unwrap();
+    assert_eq!(wait("a", &one, &second).await, pb::JobState::Succeeded);
+    let retry = pb::RetryNowRequest { job_id: held.clone(), task_indexes: vec![0], ..Default::default() };
+    JobServiceClient::new(about(&server, "a", &one)).retry_now(retry).await.unwrap();
+    assert_eq!(wait("a", &one, &held).await, pb::JobState::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_submitted_stays_within_quotas_and_ends_make_room() {
+    let mut server = Server::start().await;
+    make(&server, &["a", "b"]).await;
+    let quotas = pb::Quotas { unfinished_jobs: Some(3), queued_tasks: Some(5), ..Default::default() };
+    assert_eq!(give(&server, "a", quotas).await.quotas, Some(quotas));
+    let tasks = |count: usize| {
+        let start_time = Some(prost_types::Timestamp { seconds: 4_000_000_000, nanos: 0 });
+        pb::JobSpec { start_time, ..job((0..count).map(|_| fetch("http://a.example/")).collect()) }
+    };
+    // Calls at once exceed together nothing that each of them would not.
+    let calls = (0..64).map(|nth| try_submit(&server, "a", open_job("red"), if nth == 0 { "first" } else { "" }));
+    let answers = futures_util::future::join_all(calls).await;
+    let mut made: Vec<String> = answers.iter().flatten().map(|job| job.job_id.clone()).collect();
+    assert_eq!(made.len(), 3);
+    answers.iter().flat_map(|answer| answer.as_ref().err()).for_each(|it| exceeds(it, "tenants/a/unfinished_jobs"));
+    assert!(try_submit(&server, "b", open_job("red"), "").await.is_ok(), "another tenant has its own");
+    // What was answered is answered again, and nothing else by its id.
+    cancel(&server, "a", &made.remove(0)).await;
+    let again = try_submit(&server, "a", tasks(2), "again").await.unwrap();
+    assert_eq!(try_submit(&server, "a", tasks(2), "again").await.unwrap().job_id, again.job_id);
+    refused(try_submit(&server, "a", tasks(1), "again").await, Code::AlreadyExists, "REQUEST_ID_TAKEN");
+    let add = async |server: &Server, chunk: &str, count: usize| {
+        let tasks = (0..count).map(|_| fetch("http://a.example/")).collect();
+        let request = pb::AddTasksRequest { job_id: made[0].clone(), chunk_id: chunk.to_owned(), tasks };
+        let stream = futures_util::stream::iter([request]);
+        let mut told = jobs(server, "a").add_tasks(stream).await?.into_inner();
+        while told.message().await?.is_some() {}
+        Ok::<(), Status>(())
+    };
+    let paused = pb::PauseJobRequest { job_id: made[0].clone() };
+    jobs(&server, "a").pause_job(paused).await.unwrap();
+    exceeds(&add(&server, "c", 4).await.unwrap_err(), "tenants/a/queued_tasks");
+    add(&server, "c", 3).await.unwrap();
+    add(&server, "c", 3).await.expect("the same chunk is there already");
+    exceeds(&add(&server, "d", 1).await.unwrap_err(), "tenants/a/queued_tasks");
+    let usage = tenant(&server, "a").await.usage.unwrap();
+    assert_eq!((usage.unfinished_jobs, usage.queued_tasks, usage.running_tasks), (3, 5, 0));
+    // A quota below what there is ends nothing, and holds after a restart.
+    give(&server, "a", pb::Quotas { queued_tasks: Some(2), ..Default::default() }).await;
+    for is_again in [false, true] {
+        let is = tenant(&server, "a").await;
+        assert_eq!((is.quotas.unwrap().queued_tasks, is.usage), (Some(2), Some(usage)), "restarted: {is_again}");
+        assert!(try_submit(&server, "a", open_job("red"), "").await.is_ok(), "it adds no task");
+        cancel(&server, "a", &list_last(&server, "a").await).await;
+        exceeds(&try_submit(&server, "a", tasks(1), "").await.unwrap_err(), "tenants/a/queued_tasks");
+        if !is_again {
+            server.restart().await;
+        }
+    }
+    // Ends make room, and a retry takes it again.
+    for id in [&made[0], &again.job_id] {
+        cancel(&server, "a", id).await;
+    }
+    ended(&server, "a", &made[0]).await;
+    ended(&server, "a", &again.job_id).await;
+    assert_eq!(tenant(&server, "a").await.usage.unwrap().queued_tasks, 0);
+    let retry = |id: &str| pb::RetryJobRequest { job_id: id.to_owned(), ..Default::default() };
+    exceeds(&jobs(&server, "a").retry_job(retry(&made[0])).await.unwrap_err(), "tenants/a/queued_tasks");
+    jobs(&server, "a").retry_job(retry(&again.job_id)).await.unwrap();
+    exceeds(&try_submit(&server, "a", tasks(1), "").await.unwrap_err(), "tenants/a/queued_tasks");
+    assert!(try_submit(&server, "b", tasks(100), "").await.is_ok());
+}
+
+async fn list_last(server: &Server, tenant: &str) -> String {
+    let page = jobs(server, tenant).list_jobs(pb::ListJobsRequest { page_size: 1, ..Default::default() }).await;
+    page.unwrap().into_inner().jobs.remove(0).job_id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_stays_within_quotas_and_a_suspended_tenant_does_nothing() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/hang", Reply::hang());
+    origin.reply("/b", Reply::ok("b"));
+    make(&server, &["a", "b"]).await;
+    give(&server, "a", pb::Quotas { running_tasks: Some(2), ..Default::default() }).await;
+    let id = submit(&server, "a", job((0..20).map(|_| fetch(origin.url("/hang"))).collect()), "").await.job_id;
+    let waiting = async |server: &Server| {
+        let request = pb::GetTaskRequest {
+            job_id: id.clone(),
+            task: Some(pb::get_task_request::Task::TaskIndex(19)),
+            ..Default::default()
+        };
+        let task = jobs(server, "a").get_task(request).await.unwrap().into_inner().task.unwrap();
+        task.waiting.map(|waiting| waiting.reason())
+    };
+    let go_on = async |server: &Server| {
+        let quiet = submit(server, "b", job(vec![fetch(origin.url("/b"))]), "").await.job_id;
+        assert_eq!(ended(server, "b", &quiet).await.state(), pb::JobState::Succeeded);
+    };
+    for is_again in [false, true] {
+        until(|| async { origin.in_flight() == 2 }).await;
+        go_on(&server).await;
+        assert_eq!(waiting(&server).await, Some(pb::WaitReason::TenantLimit));
+        assert_eq!(origin.in_flight(), 2, "restarted: {is_again}");
+        if !is_again {
+            server.restart().await;
+        }
+    }
+    assert_eq!(tenant(&server, "a").await.usage.unwrap().running_tasks, 2);
+    give(&server, "a", pb::Quotas { running_per_host: Some(3), ..Default::default() }).await;
+    until(|| async { origin.in_flight() == 3 }).await;
+    go_on(&server).await;
+    assert_eq!((waiting(&server).await, origin.in_flight()), (Some(pb::WaitReason::TenantLimit), 3));
+    let suspended = pb::Tenant { name: "a".into(), suspended: true, ..Default::default() };
+    assert!(change(&server, suspended, &["suspended"]).await.suspended);
+    give(&server, "a", pb::Quotas::default()).await;
+    refused(try_submit(&server, "a", open_job("red"), "").await, Code::FailedPrecondition, "TENANT_SUSPENDED");
+    go_on(&server).await;
+    assert_eq!(origin.in_flight(), 3, "no attempt starts, and none is ended");
+    change(&server, pb::Tenant { name: "a".into(), ..Default::default() }, &["suspended"]).await;
+    until(|| async { origin.in_flight() > 3 }).await;
+    cancel(&server, "a", &id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rate_of_a_tenant_is_shared_by_its_jobs() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("a"));
+    make(&server, &["a", "b"]).await;
+    give(&server, "a", pb::Quotas { requests_per_second: Some(0.001), ..Default::default() }).await;
+    for _ in 0..3 {
+        submit(&server, "a", job(vec![fetch(origin.url("/a"))]), "").await;
+    }
+    until(|| async { origin.requests("/a").len() == 1 }).await;
+    let free = submit(&server, "b", job((0..5).map(|_| fetch(origin.url("/a"))).collect()), "").await.job_id;
+    ended(&server, "b", &free).await;
+    assert_eq!(origin.requests("/a").len(), 6, "one of the three, and those of the other tenant");
+    give(&server, "a", pb::Quotas::default()).await;
+    until(|| async { origin.requests("/a").len() == 8 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quotas_are_judged_and_told_by_the_command_line() {
+    let server = Server::start().await;
+    make(&server, &["a"]).await;
+    let bad = [
+        (pb::Tenant { weight: 101, ..Default::default() }, "weight"),
+        (
+            pb::Tenant {
+                quotas: Some(pb::Quotas { bytes_per_second: Some(0), ..Default::default() }),
+                ..Default::default()
+            },
+            "quotas.bytes_per_second",
+        ),
+        (
+            pb::Tenant {
+                quotas: Some(pb::Quotas { requests_per_second: Some(f64::NAN), ..Default::default() }),
+                ..Default::default()
+            },
+            "quotas",
+        ),
+        (pb::Tenant::default(), "quotas.stored_bytes"),
+    ];
+    for (wish, path) in bad {
+        let update_mask = Some(FieldMask { paths: vec![path.to_owned()] });
+        let tenant = Some(pb::Tenant { name: "a".into(), ..wish });
+        let request = pb::UpdateTenantRequest { tenant, update_mask };
+        let status = access(&server).update_tenant(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{path}");
+    }
+    let run = |args: &[&str]| {
+        let ran = haul(&[&["--server", &server.address], args].concat());
+        let said = String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
+        (ran.status.code(), said)
+    };
+    let (code, said) = run(&["tenant", "create", "c", "--quota", "queued_tasks=7", "--weight", "3"]);
+    assert!(code == Some(0) && said.contains("at most 7") && said.contains('3'), "{said}");
+    let (code, said) = run(&["tenant", "update", "c", "--quota", "running_tasks=2", "--quota", "queued_tasks=none"]);
+    assert!(code == Some(0) && said.contains("at most 2") && !said.contains("at most 7"), "{said}");
+    let (_, said) = run(&["tenant", "show", "c"]);
+    assert!(said.contains("0 of 2") && said.contains("unfinished_jobs"), "{said}");
+    assert_eq!(run(&["tenant", "update", "c", "--suspended"]).0, Some(0));
+    let (code, said) = run(&["--tenant", "c", "submit", "--open"]);
+    assert!(code == Some(1) && said.contains("is suspended"), "{said}");
+    assert_eq!(run(&["tenant", "update", "c", "--suspended=false"]).0, Some(0));
+    assert_eq!(run(&["tenant", "update", "c", "--quota", "x=1"]).0, Some(2));
+}
