@@ -2,9 +2,9 @@
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::ops::metrics::work;
 use crate::ops::tools::{read, root, tool};
@@ -68,9 +68,9 @@ async fn prometheus_scrapes_the_server() {
         .spawn()
         .unwrap();
     let _running = Running(child);
-    value(&address, "up{job=\"haul\"}", |up| up == 1.0);
+    value(&address, "up{job=\"haul\"}", |up| up > 0.5);
     value(&address, "sum(haul_tasks_ended_total)", |ended| ended > 0.0);
-    value(&address, "haul_build_info", |it| it == 1.0);
+    value(&address, "haul_build_info", |it| it > 0.5);
     // The rules are loaded, and what is well raises none of them.
     let rules = ask(&address, "/api/v1/rules", "type=alert").unwrap();
     let rules = rules["data"]["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap());
