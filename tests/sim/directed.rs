@@ -172,7 +172,8 @@ pub(crate) async fn a_drain_waits_for_a_store_that_is_held() {
     held.store(true, Ordering::Relaxed);
     let asker = engine.clone();
     let mut asked = tokio::task::JoinSet::new();
-    asked.spawn(async move { asker.pause(job.id).await });
+    let id = job.id;
+    asked.spawn(async move { asker.pause(id).await });
     let mut condition = engine.condition();
     condition.wait_for(|it| matches!(it, Condition::Blocked(_))).await.unwrap();
     engine.drain().await;
@@ -182,7 +183,7 @@ pub(crate) async fn a_drain_waits_for_a_store_that_is_held() {
     held.store(false, Ordering::Relaxed);
     assert!(asked.join_next().await.unwrap().unwrap().is_ok());
     work.join_next().await.unwrap().unwrap().unwrap();
-    assert_eq!(memory.job(job.id).await.unwrap().unwrap().state, JobState::Paused);
+    assert_eq!(memory.job(id).await.unwrap().unwrap().state, JobState::Paused);
 }
 
 /// A client whose answer was lost learns its job and its chunk, whatever else there is no room for.
