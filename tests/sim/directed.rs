@@ -191,7 +191,7 @@ pub(crate) async fn a_drain_waits_for_a_store_that_is_held() {
     held.store(false, Ordering::Relaxed);
     assert!(asked.join_next().await.unwrap().unwrap().is_ok());
     work.join_next().await.unwrap().unwrap().unwrap();
-    assert_eq!(memory.job(job.id).await.unwrap().unwrap().state, JobState::Paused);
+    assert_eq!(memory.job(id).await.unwrap().unwrap().state, JobState::Paused);
 }
 
 /// A client whose answer was lost learns its job and its chunk, whatever else there is no room for.

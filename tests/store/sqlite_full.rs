@@ -144,7 +144,9 @@ async fn what_is_lent_stays_for_small_batches() {
     for number in 10..15 {
         writer.commit(&small(number)).await.unwrap();
     }
-    assert!(matches!(writer.commit(&large(20)).await, Err(StoreError::Full(_))));
+    let mut much = large(20);
+    much.pages[0].content = Content::Inline(vec![0x5a; 1 << 20].into());
+    assert!(matches!(writer.commit(&much).await, Err(StoreError::Full(_))));
     // Who removes more than that gets all of it.
     for number in [1, 2, 3, 10, 11, 12, 13, 14].map(job_id) {
         writer.commit(&Batch { deletions: vec![number], ..Batch::default() }).await.unwrap();
