@@ -106,8 +106,7 @@ pub async fn serve(
     let listeners = listen(&settings, tls.as_ref()).await?;
     let addresses = listeners.addresses();
 
-    let closing = CancellationToken::new();
-    let shutdown = Shutdown::default();
+    let (closing, shutdown) = (CancellationToken::new(), Shutdown::default());
     let (reporter, served_health) = tonic_health::server::health_reporter();
     let readiness = watch::Sender::new(Readiness::Ready);
     health::report(&reporter, &readiness, Readiness::Ready).await;

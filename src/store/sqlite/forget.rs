@@ -36,14 +36,13 @@ pub(super) async fn all(conn: &mut SqliteConnection, known: &[KeyNumber]) -> Res
                 AND hex(substr(sealed, 2, 4)) NOT IN (SELECT value FROM json_each(?2)) ORDER BY job LIMIT ?3 + 0";
     let tasks = "SELECT id, spec FROM tasks WHERE id > ?1 AND sealed IS NOT NULL \
                  AND hex(substr(sealed, 2, 4)) NOT IN (SELECT value FROM json_each(?2)) ORDER BY id LIMIT ?3 + 0";
-    let mut forgotten = Forgotten::default();
-    forgotten.jobs = rows::<JobSpec>(conn, jobs, &known, Table::Jobs).await?;
-    forgotten.tasks = rows::<TaskSpec>(conn, tasks, &known, Table::Tasks).await?;
+    let jobs = rows::<JobSpec>(conn, jobs, &known, Table::Jobs).await?;
+    let tasks = rows::<TaskSpec>(conn, tasks, &known, Table::Tasks).await?;
     // A listing whose place is gone fails when it would go on.
     let sql = "UPDATE pages SET next = NULL, sealed = NULL WHERE sealed IS NOT NULL \
                AND hex(substr(sealed, 2, 4)) NOT IN (SELECT value FROM json_each(?1))";
-    forgotten.listings = sqlx::query(sql).bind(&known).execute(conn).await?.rows_affected();
-    Ok(forgotten)
+    let listings = sqlx::query(sql).bind(&known).execute(conn).await?.rows_affected();
+    Ok(Forgotten { jobs, tasks, listings })
 }
 
 fn unwritable(error: serde_json::Error) -> sqlx::Error {
