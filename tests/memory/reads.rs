@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use haul::model::access::PrincipalNo;
 use haul::model::audit::{AuditFilter, AuditRecord, AuditRow};
 use haul::model::book::Book;
 use haul::model::counts::Counts;

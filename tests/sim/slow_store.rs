@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use haul::model::access::PrincipalNo;
 use haul::model::audit::AuditFilter;
 use haul::model::book::Book;
 use haul::model::counts::Counts;
