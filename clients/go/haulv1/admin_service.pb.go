@@ -706,7 +706,8 @@ type Host struct {
 	Waiting uint32 `protobuf:"varint,3,opt,name=waiting,proto3" json:"waiting,omitempty"`
 	// The limits in force for this host.
 	Limits *HostLimits `protobuf:"bytes,4,opt,name=limits,proto3" json:"limits,omitempty"`
-	// Until when no request goes to this host, by Retry-After or after repeated failures. Unset: it is not paused.
+	// Until when no request of the tenant goes to this host, by Retry-After or after repeated failures; of all tenants, the last
+	// to end. Unset: it is not paused.
 	PausedUntil *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=paused_until,json=pausedUntil,proto3" json:"paused_until,omitempty"`
 	// Why the host is paused, for a person.
 	PauseReason string `protobuf:"bytes,6,opt,name=pause_reason,json=pauseReason,proto3" json:"pause_reason,omitempty"`

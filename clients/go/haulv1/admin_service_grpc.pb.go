@@ -24,10 +24,10 @@ type AdminServiceClient interface {
 	// Changes limits. Takes effect at once, on running tasks too, and is kept across restarts, where it is stronger than
 	// the settings file, and weaker than flags and environment. Idempotent.
 	UpdateLimits(ctx context.Context, in *UpdateLimitsRequest, opts ...grpc.CallOption) (*UpdateLimitsResponse, error)
-	// Lists the hosts that the server talks to or has work for, by name. Where callers have roles, it takes one that sees the
-	// jobs of others: a host's pauses and errors come from all jobs. Idempotent.
+	// Lists the hosts that the server talks to or has work for, by name. Who has no role that sees the jobs of others sees the
+	// numbers, errors and pauses of its own. Idempotent.
 	ListHosts(ctx context.Context, in *ListHostsRequest, opts ...grpc.CallOption) (*ListHostsResponse, error)
-	// Ends the pause of a host, whatever it is for. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
+	// Ends the pauses of a host, whatever and for whichever tenant they are. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
 	// (HOST_NOT_FOUND).
 	ResumeHost(ctx context.Context, in *ResumeHostRequest, opts ...grpc.CallOption) (*ResumeHostResponse, error)
 	// Begins the shutdown that SIGTERM begins and returns at once: health turns NOT_SERVING, no attempt starts, running
@@ -108,10 +108,10 @@ type AdminServiceServer interface {
 	// Changes limits. Takes effect at once, on running tasks too, and is kept across restarts, where it is stronger than
 	// the settings file, and weaker than flags and environment. Idempotent.
 	UpdateLimits(context.Context, *UpdateLimitsRequest) (*UpdateLimitsResponse, error)
-	// Lists the hosts that the server talks to or has work for, by name. Where callers have roles, it takes one that sees the
-	// jobs of others: a host's pauses and errors come from all jobs. Idempotent.
+	// Lists the hosts that the server talks to or has work for, by name. Who has no role that sees the jobs of others sees the
+	// numbers, errors and pauses of its own. Idempotent.
 	ListHosts(context.Context, *ListHostsRequest) (*ListHostsResponse, error)
-	// Ends the pause of a host, whatever it is for. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
+	// Ends the pauses of a host, whatever and for whichever tenant they are. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
 	// (HOST_NOT_FOUND).
 	ResumeHost(context.Context, *ResumeHostRequest) (*ResumeHostResponse, error)
 	// Begins the shutdown that SIGTERM begins and returns at once: health turns NOT_SERVING, no attempt starts, running

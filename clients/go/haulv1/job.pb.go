@@ -493,7 +493,7 @@ type Job struct {
 	Spec *JobSpec `protobuf:"bytes,23,opt,name=spec,proto3" json:"spec,omitempty"`
 	// Whether `spec` leaves out the tasks because there are too many; read them with ListTasks and `include_spec`.
 	SpecTasksOmitted bool `protobuf:"varint,24,opt,name=spec_tasks_omitted,json=specTasksOmitted,proto3" json:"spec_tasks_omitted,omitempty"`
-	// The principal that submitted it; `local` where no token was needed.
+	// The principal that submitted the job, by the name that it had then; `local` where no token was needed.
 	CreatedBy string `protobuf:"bytes,25,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
 	// The tenant that it is of.
 	Tenant string `protobuf:"bytes,26,opt,name=tenant,proto3" json:"tenant,omitempty"`

@@ -673,7 +673,9 @@ type ListJobsRequest struct {
 	CreateTimeAfter *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=create_time_after,json=createTimeAfter,proto3" json:"create_time_after,omitempty"`
 	// Jobs that were created before this time. Unset: no condition.
 	CreateTimeBefore *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time_before,json=createTimeBefore,proto3" json:"create_time_before,omitempty"`
-	// The principal that submitted the jobs. Empty: any. Who may only submit gets its own jobs, whatever this says.
+	// The principal that submitted the jobs; of a name that no principal has any more, the last that had it. `local` and
+	// `anonymous` both mean whoever needed no token. Empty: any. A caller that may only submit gets its own jobs, whatever
+	// this says.
 	CreatedBy string `protobuf:"bytes,7,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
 	// A text that stands in the title or in the value of a label, or with which the id begins. ASCII letters are found in any
 	// case; no character has a meaning of its own. At most 128 bytes. Empty: no condition.
@@ -1721,8 +1723,8 @@ type WatchJobsRequest struct {
 	JobIds []string `protobuf:"bytes,4,rep,name=job_ids,json=jobIds,proto3" json:"job_ids,omitempty"`
 	// The states of the jobs. A job that leaves them is sent once more, and then no longer. Empty: all.
 	States []JobState `protobuf:"varint,5,rep,packed,name=states,proto3,enum=haul.v1.JobState" json:"states,omitempty"`
-	// The most jobs of the list: the newest so many. Of those that are left out nothing is told, and new jobs are told unless
-	// this is 0. Unset: all.
+	// The most jobs of the list: the newest so many. The watch sends nothing about those that are left out; it sends jobs that
+	// are created later, unless this is 0. Unset: all.
 	MaxJobs *uint32 `protobuf:"varint,6,opt,name=max_jobs,json=maxJobs,proto3,oneof" json:"max_jobs,omitempty"`
 	// Adds `totals`.
 	Totals bool `protobuf:"varint,7,opt,name=totals,proto3" json:"totals,omitempty"`
@@ -1908,14 +1910,14 @@ type WatchJobsResponse_Synced struct {
 }
 
 type WatchJobsResponse_Totals struct {
-	// What the server has to do for the tenant, whatever the other conditions of the watch: once before `synced`, then when it has changed, at
-	// most once each `progress_interval`. Only with `totals`.
+	// What the server has to do for the tenant, whatever the other conditions of the watch: once before `synced`, then when
+	// it has changed, at most once each `progress_interval`. Only with `totals`.
 	Totals *ServerTotals `protobuf:"bytes,3,opt,name=totals,proto3,oneof"`
 }
 
 type WatchJobsResponse_DeletedJobId struct {
-	// A job that was told of before is gone, by DeleteJob or at the end of its retention. Of the jobs that were told of, the
-	// newest 100,000 are remembered.
+	// The id of a job that was sent before and is gone, by DeleteJob or at the end of its retention. The watch remembers the
+	// newest 100,000 of the jobs that it sent.
 	DeletedJobId string `protobuf:"bytes,4,opt,name=deleted_job_id,json=deletedJobId,proto3,oneof"`
 }
 

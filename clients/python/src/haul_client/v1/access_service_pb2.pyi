@@ -209,14 +209,30 @@ class Tenant(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
+    QUOTAS_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    SUSPENDED_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: letters a to z, digits and `-`; at most 63, with a letter or digit at each end. `default` always exists."""
     title: _builtins.str
     """For people; at most 256 bytes."""
+    weight: _builtins.int
+    """How large its share of the places at which tasks run is beside those of other tenants with work: 1 to 100; 0 means 1."""
+    suspended: _builtins.bool
+    """It submits nothing (FAILED_PRECONDITION, TENANT_SUSPENDED), and no attempt of its tasks starts."""
     etag: _builtins.str
     """Names this version of it."""
+    @_builtins.property
+    def quotas(self) -> Global___Quotas:
+        """What it may have."""
+
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """What it has. Set by the server in GetTenant and ListTenants."""
+
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made; unset for `default`."""
@@ -226,16 +242,117 @@ class Tenant(_message.Message):
         *,
         name: _builtins.str = ...,
         title: _builtins.str = ...,
+        quotas: Global___Quotas | None = ...,
+        usage: Global___Usage | None = ...,
+        weight: _builtins.int = ...,
+        suspended: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "quotas", b"quotas", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "name", b"name", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "name", b"name", "quotas", b"quotas", "suspended", b"suspended", "title", b"title", "usage", b"usage", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Tenant: _TypeAlias = Tenant  # noqa: Y015
+
+@_typing.final
+class Quotas(_message.Message):
+    """What a tenant may have at most. Unset: no limit; 0: none allowed. A quota below what there is ends nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNFINISHED_JOBS_FIELD_NUMBER: _builtins.int
+    QUEUED_TASKS_FIELD_NUMBER: _builtins.int
+    RUNNING_TASKS_FIELD_NUMBER: _builtins.int
+    RUNNING_PER_HOST_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    unfinished_jobs: _builtins.int
+    """Jobs that have not ended. SubmitJob and RetryJob beyond: RESOURCE_EXHAUSTED (QUOTA_EXCEEDED), with the subject
+    `tenants/NAME/unfinished_jobs`.
+    """
+    queued_tasks: _builtins.int
+    """Tasks that have not ended, those that run among them. SubmitJob, AddTasks and RetryJob beyond: as above."""
+    running_tasks: _builtins.int
+    """Tasks that run at once. Others wait (WAIT_REASON_TENANT_LIMIT)."""
+    running_per_host: _builtins.int
+    """Requests in flight to one host. Others wait (WAIT_REASON_TENANT_LIMIT)."""
+    requests_per_second: _builtins.float
+    """Starts of requests per second, of tasks that start from now on; more than 0."""
+    bytes_per_second: _builtins.int
+    """Bytes of response bodies per second, of tasks that start from now on; more than 0."""
+    def __init__(
+        self,
+        *,
+        unfinished_jobs: _builtins.int | None = ...,
+        queued_tasks: _builtins.int | None = ...,
+        running_tasks: _builtins.int | None = ...,
+        running_per_host: _builtins.int | None = ...,
+        requests_per_second: _builtins.float | None = ...,
+        bytes_per_second: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bytes_per_second", b"_bytes_per_second", "_queued_tasks", b"_queued_tasks", "_requests_per_second", b"_requests_per_second", "_running_per_host", b"_running_per_host", "_running_tasks", b"_running_tasks", "_unfinished_jobs", b"_unfinished_jobs", "bytes_per_second", b"bytes_per_second", "queued_tasks", b"queued_tasks", "requests_per_second", b"requests_per_second", "running_per_host", b"running_per_host", "running_tasks", b"running_tasks", "unfinished_jobs", b"unfinished_jobs"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bytes_per_second", b"_bytes_per_second", "_queued_tasks", b"_queued_tasks", "_requests_per_second", b"_requests_per_second", "_running_per_host", b"_running_per_host", "_running_tasks", b"_running_tasks", "_unfinished_jobs", b"_unfinished_jobs", "bytes_per_second", b"bytes_per_second", "queued_tasks", b"queued_tasks", "requests_per_second", b"requests_per_second", "running_per_host", b"running_per_host", "running_tasks", b"running_tasks", "unfinished_jobs", b"unfinished_jobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bytes_per_second: _TypeAlias = _typing.Literal["bytes_per_second"]  # noqa: Y015
+    _WhichOneofArgType__bytes_per_second: _TypeAlias = _typing.Literal["_bytes_per_second", b"_bytes_per_second"]  # noqa: Y015
+    _WhichOneofReturnType__queued_tasks: _TypeAlias = _typing.Literal["queued_tasks"]  # noqa: Y015
+    _WhichOneofArgType__queued_tasks: _TypeAlias = _typing.Literal["_queued_tasks", b"_queued_tasks"]  # noqa: Y015
+    _WhichOneofReturnType__requests_per_second: _TypeAlias = _typing.Literal["requests_per_second"]  # noqa: Y015
+    _WhichOneofArgType__requests_per_second: _TypeAlias = _typing.Literal["_requests_per_second", b"_requests_per_second"]  # noqa: Y015
+    _WhichOneofReturnType__running_per_host: _TypeAlias = _typing.Literal["running_per_host"]  # noqa: Y015
+    _WhichOneofArgType__running_per_host: _TypeAlias = _typing.Literal["_running_per_host", b"_running_per_host"]  # noqa: Y015
+    _WhichOneofReturnType__running_tasks: _TypeAlias = _typing.Literal["running_tasks"]  # noqa: Y015
+    _WhichOneofArgType__running_tasks: _TypeAlias = _typing.Literal["_running_tasks", b"_running_tasks"]  # noqa: Y015
+    _WhichOneofReturnType__unfinished_jobs: _TypeAlias = _typing.Literal["unfinished_jobs"]  # noqa: Y015
+    _WhichOneofArgType__unfinished_jobs: _TypeAlias = _typing.Literal["_unfinished_jobs", b"_unfinished_jobs"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bytes_per_second) -> _WhichOneofReturnType__bytes_per_second | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queued_tasks) -> _WhichOneofReturnType__queued_tasks | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_second) -> _WhichOneofReturnType__requests_per_second | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__running_per_host) -> _WhichOneofReturnType__running_per_host | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__running_tasks) -> _WhichOneofReturnType__running_tasks | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unfinished_jobs) -> _WhichOneofReturnType__unfinished_jobs | None: ...
+
+Global___Quotas: _TypeAlias = Quotas  # noqa: Y015
+
+@_typing.final
+class Usage(_message.Message):
+    """What a tenant has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNFINISHED_JOBS_FIELD_NUMBER: _builtins.int
+    QUEUED_TASKS_FIELD_NUMBER: _builtins.int
+    RUNNING_TASKS_FIELD_NUMBER: _builtins.int
+    unfinished_jobs: _builtins.int
+    """Jobs that have not ended."""
+    queued_tasks: _builtins.int
+    """Tasks that have not ended."""
+    running_tasks: _builtins.int
+    """Tasks that run."""
+    def __init__(
+        self,
+        *,
+        unfinished_jobs: _builtins.int = ...,
+        queued_tasks: _builtins.int = ...,
+        running_tasks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queued_tasks", b"queued_tasks", "running_tasks", b"running_tasks", "unfinished_jobs", b"unfinished_jobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
 @_typing.final
 class Token(_message.Message):
@@ -1111,7 +1228,7 @@ class CreateTenantRequest(_message.Message):
     """Makes a repetition of this request answer the same; at most 128 bytes."""
     @_builtins.property
     def tenant(self) -> Global___Tenant:
-        """Its name and title."""
+        """Its name, title, quotas, weight and whether it is suspended."""
 
     def __init__(
         self,
@@ -1211,7 +1328,9 @@ class UpdateTenantRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """What to change: `title`."""
+        """What to change: `title`, `quotas`, each of its fields as `quotas.running_tasks`, `weight`, `suspended`. A quota that is
+        named and unset is lifted.
+        """
 
     def __init__(
         self,

@@ -382,7 +382,9 @@ class Host(_message.Message):
 
     @_builtins.property
     def paused_until(self) -> _timestamp_pb2.Timestamp:
-        """Until when no request goes to this host, by Retry-After or after repeated failures. Unset: it is not paused."""
+        """Until when no request of the tenant goes to this host, by Retry-After or after repeated failures; of all tenants, the last
+        to end. Unset: it is not paused.
+        """
 
     @_builtins.property
     def recent_error_time(self) -> _timestamp_pb2.Timestamp:

@@ -100,15 +100,15 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListHosts(self, request, context):
-        """Lists the hosts that the server talks to or has work for, by name. Where callers have roles, it takes one that sees the
-        jobs of others: a host's pauses and errors come from all jobs. Idempotent.
+        """Lists the hosts that the server talks to or has work for, by name. Who has no role that sees the jobs of others sees the
+        numbers, errors and pauses of its own. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeHost(self, request, context):
-        """Ends the pause of a host, whatever it is for. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
+        """Ends the pauses of a host, whatever and for whichever tenant they are. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
         (HOST_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

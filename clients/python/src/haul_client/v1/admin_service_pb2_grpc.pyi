@@ -46,11 +46,11 @@ class AdminServiceStub:
     the settings file, and weaker than flags and environment. Idempotent.
     """
     ListHosts: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListHostsRequest, _admin_service_pb2.ListHostsResponse]
-    """Lists the hosts that the server talks to or has work for, by name. Where callers have roles, it takes one that sees the
-    jobs of others: a host's pauses and errors come from all jobs. Idempotent.
+    """Lists the hosts that the server talks to or has work for, by name. Who has no role that sees the jobs of others sees the
+    numbers, errors and pauses of its own. Idempotent.
     """
     ResumeHost: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ResumeHostRequest, _admin_service_pb2.ResumeHostResponse]
-    """Ends the pause of a host, whatever it is for. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
+    """Ends the pauses of a host, whatever and for whichever tenant they are. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
     (HOST_NOT_FOUND).
     """
     Drain: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.DrainRequest, _admin_service_pb2.DrainResponse]
@@ -76,11 +76,11 @@ class AdminServiceAsyncStub(AdminServiceStub):
     the settings file, and weaker than flags and environment. Idempotent.
     """
     ListHosts: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListHostsRequest, _admin_service_pb2.ListHostsResponse]  # type: ignore[assignment]
-    """Lists the hosts that the server talks to or has work for, by name. Where callers have roles, it takes one that sees the
-    jobs of others: a host's pauses and errors come from all jobs. Idempotent.
+    """Lists the hosts that the server talks to or has work for, by name. Who has no role that sees the jobs of others sees the
+    numbers, errors and pauses of its own. Idempotent.
     """
     ResumeHost: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ResumeHostRequest, _admin_service_pb2.ResumeHostResponse]  # type: ignore[assignment]
-    """Ends the pause of a host, whatever it is for. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
+    """Ends the pauses of a host, whatever and for whichever tenant they are. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
     (HOST_NOT_FOUND).
     """
     Drain: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.DrainRequest, _admin_service_pb2.DrainResponse]  # type: ignore[assignment]
@@ -127,8 +127,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.ListHostsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.ListHostsResponse, _abc.Awaitable[_admin_service_pb2.ListHostsResponse]]:
-        """Lists the hosts that the server talks to or has work for, by name. Where callers have roles, it takes one that sees the
-        jobs of others: a host's pauses and errors come from all jobs. Idempotent.
+        """Lists the hosts that the server talks to or has work for, by name. Who has no role that sees the jobs of others sees the
+        numbers, errors and pauses of its own. Idempotent.
         """
 
     @_abc_1.abstractmethod
@@ -137,7 +137,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.ResumeHostRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.ResumeHostResponse, _abc.Awaitable[_admin_service_pb2.ResumeHostResponse]]:
-        """Ends the pause of a host, whatever it is for. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
+        """Ends the pauses of a host, whatever and for whichever tenant they are. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
         (HOST_NOT_FOUND).
         """
 

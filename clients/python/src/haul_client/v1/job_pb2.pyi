@@ -332,7 +332,7 @@ class Job(_message.Message):
     spec_tasks_omitted: _builtins.bool
     """Whether `spec` leaves out the tasks because there are too many; read them with ListTasks and `include_spec`."""
     created_by: _builtins.str
-    """The principal that submitted it; `local` where no token was needed."""
+    """The principal that submitted the job, by the name that it had then; `local` where no token was needed."""
     tenant: _builtins.str
     """The tenant that it is of."""
     @_builtins.property

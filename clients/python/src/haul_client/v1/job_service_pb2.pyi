@@ -370,7 +370,10 @@ class ListJobsRequest(_message.Message):
     page_token: _builtins.str
     """The `next_page_token` of the page before, with the same conditions. Empty: the first page."""
     created_by: _builtins.str
-    """The principal that submitted the jobs. Empty: any. Who may only submit gets its own jobs, whatever this says."""
+    """The principal that submitted the jobs; of a name that no principal has any more, the last that had it. `local` and
+    `anonymous` both mean whoever needed no token. Empty: any. A caller that may only submit gets its own jobs, whatever
+    this says.
+    """
     search: _builtins.str
     """A text that stands in the title or in the value of a label, or with which the id begins. ASCII letters are found in any
     case; no character has a meaning of its own. At most 128 bytes. Empty: no condition.
@@ -887,8 +890,8 @@ class WatchJobsRequest(_message.Message):
     MAX_JOBS_FIELD_NUMBER: _builtins.int
     TOTALS_FIELD_NUMBER: _builtins.int
     max_jobs: _builtins.int
-    """The most jobs of the list: the newest so many. Of those that are left out nothing is told, and new jobs are told unless
-    this is 0. Unset: all.
+    """The most jobs of the list: the newest so many. The watch sends nothing about those that are left out; it sends jobs that
+    are created later, unless this is 0. Unset: all.
     """
     totals: _builtins.bool
     """Adds `totals`."""
@@ -944,8 +947,8 @@ class WatchJobsResponse(_message.Message):
     TOTALS_FIELD_NUMBER: _builtins.int
     DELETED_JOB_ID_FIELD_NUMBER: _builtins.int
     deleted_job_id: _builtins.str
-    """A job that was told of before is gone, by DeleteJob or at the end of its retention. Of the jobs that were told of, the
-    newest 100,000 are remembered.
+    """The id of a job that was sent before and is gone, by DeleteJob or at the end of its retention. The watch remembers the
+    newest 100,000 of the jobs that it sent.
     """
     @_builtins.property
     def job(self) -> _job_pb2.Job:
@@ -957,8 +960,8 @@ class WatchJobsResponse(_message.Message):
 
     @_builtins.property
     def totals(self) -> Global___ServerTotals:
-        """What the server has to do for the tenant, whatever the other conditions of the watch: once before `synced`, then when it has changed, at
-        most once each `progress_interval`. Only with `totals`.
+        """What the server has to do for the tenant, whatever the other conditions of the watch: once before `synced`, then when
+        it has changed, at most once each `progress_interval`. Only with `totals`.
         """
 
     def __init__(

@@ -139,7 +139,7 @@ class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason
     WAIT_REASON_RATE_LIMIT: _WaitReason.ValueType  # 4
     """A rate of the job, the host or the server is used up."""
     WAIT_REASON_HOST_PAUSED: _WaitReason.ValueType  # 5
-    """The host is paused, by Retry-After or after repeated failures."""
+    """The host is paused for the tenant, by Retry-After or after repeated failures."""
     WAIT_REASON_BACKING_OFF: _WaitReason.ValueType  # 6
     """The next attempt is not due yet."""
     WAIT_REASON_START_TIME: _WaitReason.ValueType  # 7
@@ -150,6 +150,8 @@ class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason
     """The disk has not enough space."""
     WAIT_REASON_DRAINING: _WaitReason.ValueType  # 10
     """The server is shutting down."""
+    WAIT_REASON_TENANT_LIMIT: _WaitReason.ValueType  # 11
+    """The tenant runs, or asks the host for, as much as its quotas allow, or is suspended."""
 
 class WaitReason(_WaitReason, metaclass=_WaitReasonEnumTypeWrapper):
     """What a task waits for. docs/ERRORS.md explains each."""
@@ -165,7 +167,7 @@ WAIT_REASON_JOB_LIMIT: WaitReason.ValueType  # 3
 WAIT_REASON_RATE_LIMIT: WaitReason.ValueType  # 4
 """A rate of the job, the host or the server is used up."""
 WAIT_REASON_HOST_PAUSED: WaitReason.ValueType  # 5
-"""The host is paused, by Retry-After or after repeated failures."""
+"""The host is paused for the tenant, by Retry-After or after repeated failures."""
 WAIT_REASON_BACKING_OFF: WaitReason.ValueType  # 6
 """The next attempt is not due yet."""
 WAIT_REASON_START_TIME: WaitReason.ValueType  # 7
@@ -176,6 +178,8 @@ WAIT_REASON_DISK_SPACE: WaitReason.ValueType  # 9
 """The disk has not enough space."""
 WAIT_REASON_DRAINING: WaitReason.ValueType  # 10
 """The server is shutting down."""
+WAIT_REASON_TENANT_LIMIT: WaitReason.ValueType  # 11
+"""The tenant runs, or asks the host for, as much as its quotas allow, or is suspended."""
 Global___WaitReason: _TypeAlias = WaitReason  # noqa: Y015
 
 class _AttemptResume:

@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file haul/v1/access_service.proto.
  */
 export const file_haul_v1_access_service: GenFile = /*@__PURE__*/
-  fileDesc("ChxoYXVsL3YxL2FjY2Vzc19zZXJ2aWNlLnByb3RvEgdoYXVsLnYxInAKCElkZW50aXR5EhkKD2NlcnRpZmljYXRlX3VyaRgBIAEoCUgAEhkKD2NlcnRpZmljYXRlX2RucxgCIAEoCUgAEhIKCHVuaXhfdWlkGAQgASgNSAASEgoIdW5peF9naWQYBSABKA1IAEIGCgRraW5kIjQKBUdyYW50EhsKBHJvbGUYASABKA4yDS5oYXVsLnYxLlJvbGUSDgoGdGVuYW50GAIgASgJIr0CCglQcmluY2lwYWwSDAoEbmFtZRgBIAEoCRINCgV0aXRsZRgCIAEoCRIeCgZncmFudHMYAyADKAsyDi5oYXVsLnYxLkdyYW50EiUKCmlkZW50aXRpZXMYBCADKAsyES5oYXVsLnYxLklkZW50aXR5EhAKCGRpc2FibGVkGAUgASgIEhYKDmRlZmF1bHRfdGVuYW50GAYgASgJEi8KC2NyZWF0ZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zZWVuX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBGV0YWcYCiABKAkiZAoGVGVuYW50EgwKBG5hbWUYASABKAkSDQoFdGl0bGUYAiABKAkSLwoLY3JlYXRlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBGV0YWcYCCABKAki5QIKBVRva2VuEhAKCHRva2VuX2lkGAEgASgJEhEKCXByaW5jaXBhbBgCIAEoCRINCgV0aXRsZRgDIAEoCRIeCgZncmFudHMYBCADKAsyDi5oYXVsLnYxLkdyYW50Ei8KC2NyZWF0ZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtleHBpcmVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMQoNbGFzdF91c2VfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoQbGFzdF91c2VfYWRkcmVzcxgIIAEoCRIvCgtyZXZva2VfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKY3JlYXRlZF9ieRgKIAEoCRIUCgxjcmVhdGVkX3dpdGgYCyABKAki/wIKCkNyZWRlbnRpYWwSDAoEbmFtZRgBIAEoCRINCgVob3N0cxgCIAMoCRIVCg1wYXRoX3ByZWZpeGVzGAMgAygJEg8KB21ldGhvZHMYBCADKAkSEgoKYWxsb3dfaHR0cBgFIAEoCBINCgV1c2VycxgGIAMoCRIWCg5za2lwX2VjaG9fc2NhbhgHIAEoCBIMCgRraW5kGAggASgJEg8KB3ZlcnNpb24YCSABKA0SLwoLY3JlYXRlX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtleHBpcmVfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMQoNbGFzdF91c2VfdGltZRgNIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEZXRhZxgOIAEoCSLsAQoPQ3JlZGVudGlhbFZhbHVlEhYKDGJlYXJlcl90b2tlbhgBIAEoCUgAEigKCmJhc2ljX2F1dGgYAiABKAsyEi5oYXVsLnYxLkJhc2ljQXV0aEgAEiEKBmhlYWRlchgDIAEoCzIPLmhhdWwudjEuSGVhZGVySAASOAoSY2xpZW50X2NlcnRpZmljYXRlGAQgASgLMhouaGF1bC52MS5DbGllbnRDZXJ0aWZpY2F0ZUgAEjIKD3F1ZXJ5X3BhcmFtZXRlchgFIAEoCzIXLmhhdWwudjEuUXVlcnlQYXJhbWV0ZXJIAEIGCgRraW5kIj0KEUNsaWVudENlcnRpZmljYXRlEhcKD2NlcnRpZmljYXRlX3BlbRgBIAEoCRIPCgdrZXlfcGVtGAIgASgJIi0KDlF1ZXJ5UGFyYW1ldGVyEgwKBG5hbWUYASABKAkSDQoFdmFsdWUYAiABKAkirgEKCkFjY2Vzc0luZm8SDAoEYXV0aBgBIAEoCRIQCghpbnNlY3VyZRgCIAEoCRIxCg10bHNfbm90X2FmdGVyGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChB0bHNfcmVsb2FkX2Vycm9yGAQgASgJEjMKD3Rsc19yZWxvYWRfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiDwoNV2hvQW1JUmVxdWVzdCKmAQoOV2hvQW1JUmVzcG9uc2USEQoJcHJpbmNpcGFsGAEgASgJEh4KBmdyYW50cxgCIAMoCzIOLmhhdWwudjEuR3JhbnQSDgoGdGVuYW50GAMgASgJEhAKCHRva2VuX2lkGAQgASgJEi8KC2V4cGlyZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZtZXRob2QYBiABKAkiUwoWQ3JlYXRlUHJpbmNpcGFsUmVxdWVzdBIlCglwcmluY2lwYWwYASABKAsyEi5oYXVsLnYxLlByaW5jaXBhbBISCgpyZXF1ZXN0X2lkGAIgASgJImEKF0NyZWF0ZVByaW5jaXBhbFJlc3BvbnNlEiUKCXByaW5jaXBhbBgBIAEoCzISLmhhdWwudjEuUHJpbmNpcGFsEh8KF2F1dGhlbnRpY2F0aW9uX3JlcXVpcmVkGAIgASgIInAKFlVwZGF0ZVByaW5jaXBhbFJlcXVlc3QSJQoJcHJpbmNpcGFsGAEgASgLMhIuaGF1bC52MS5QcmluY2lwYWwSLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrImEKF1VwZGF0ZVByaW5jaXBhbFJlc3BvbnNlEiUKCXByaW5jaXBhbBgBIAEoCzISLmhhdWwudjEuUHJpbmNpcGFsEh8KF2F1dGhlbnRpY2F0aW9uX3JlcXVpcmVkGAIgASgIIjQKFkRlbGV0ZVByaW5jaXBhbFJlcXVlc3QSDAoEbmFtZRgBIAEoCRIMCgRldGFnGAIgASgJIhkKF0RlbGV0ZVByaW5jaXBhbFJlc3BvbnNlIk4KFUxpc3RQcmluY2lwYWxzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIOCgZ0ZW5hbnQYAyABKAkiWQoWTGlzdFByaW5jaXBhbHNSZXNwb25zZRImCgpwcmluY2lwYWxzGAEgAygLMhIuaGF1bC52MS5QcmluY2lwYWwSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIq4BChJDcmVhdGVUb2tlblJlcXVlc3QSEQoJcHJpbmNpcGFsGAEgASgJEg0KBXRpdGxlGAIgASgJEh4KBmdyYW50cxgDIAMoCzIOLmhhdWwudjEuR3JhbnQSKwoIbGlmZXRpbWUYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SFQoNbmV2ZXJfZXhwaXJlcxgFIAEoCBISCgpyZXF1ZXN0X2lkGAYgASgJImUKE0NyZWF0ZVRva2VuUmVzcG9uc2USHQoFdG9rZW4YASABKAsyDi5oYXVsLnYxLlRva2VuEg4KBnNlY3JldBgCIAEoCRIfChdhdXRoZW50aWNhdGlvbl9yZXF1aXJlZBgDIAEoCCJkChFMaXN0VG9rZW5zUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIRCglwcmluY2lwYWwYAyABKAkSFQoNaW5jbHVkZV9lbmRlZBgEIAEoCCJNChJMaXN0VG9rZW5zUmVzcG9uc2USHgoGdG9rZW5zGAEgAygLMg4uaGF1bC52MS5Ub2tlbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiQAoSUmV2b2tlVG9rZW5SZXF1ZXN0EhAKCHRva2VuX2lkGAEgASgJEhgKEHdpdGhfZGVzY2VuZGFudHMYAiABKAgiJgoTUmV2b2tlVG9rZW5SZXNwb25zZRIPCgdyZXZva2VkGAEgASgNIpACCgpBdWRpdEV2ZW50EhAKCHNlcXVlbmNlGAEgASgEEigKBHRpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXByaW5jaXBhbBgDIAEoCRIQCgh0b2tlbl9pZBgEIAEoCRIPCgdhZGRyZXNzGAUgASgJEg4KBnRlbmFudBgGIAEoCRIOCgZtZXRob2QYByABKAkSDwoHc3ViamVjdBgIIAEoCRIMCgRjb2RlGAkgASgJEg4KBnJlYXNvbhgKIAEoCRIPCgdjaGFuZ2VkGAsgAygJEhIKCnJlcXVlc3RfaWQYDCABKAkSDQoFY291bnQYDSABKA0SDQoFY2hhaW4YDiABKAwiSgoTQ3JlYXRlVGVuYW50UmVxdWVzdBIfCgZ0ZW5hbnQYASABKAsyDy5oYXVsLnYxLlRlbmFudBISCgpyZXF1ZXN0X2lkGAIgASgJIjcKFENyZWF0ZVRlbmFudFJlc3BvbnNlEh8KBnRlbmFudBgBIAEoCzIPLmhhdWwudjEuVGVuYW50IiAKEEdldFRlbmFudFJlcXVlc3QSDAoEbmFtZRgBIAEoCSI0ChFHZXRUZW5hbnRSZXNwb25zZRIfCgZ0ZW5hbnQYASABKAsyDy5oYXVsLnYxLlRlbmFudCJnChNVcGRhdGVUZW5hbnRSZXF1ZXN0Eh8KBnRlbmFudBgBIAEoCzIPLmhhdWwudjEuVGVuYW50Ei8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzayI3ChRVcGRhdGVUZW5hbnRSZXNwb25zZRIfCgZ0ZW5hbnQYASABKAsyDy5oYXVsLnYxLlRlbmFudCIxChNEZWxldGVUZW5hbnRSZXF1ZXN0EgwKBG5hbWUYASABKAkSDAoEZXRhZxgCIAEoCSIWChREZWxldGVUZW5hbnRSZXNwb25zZSI7ChJMaXN0VGVuYW50c1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiUAoTTGlzdFRlbmFudHNSZXNwb25zZRIgCgd0ZW5hbnRzGAEgAygLMg8uaGF1bC52MS5UZW5hbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIr0BChRQdXRDcmVkZW50aWFsUmVxdWVzdBInCgpjcmVkZW50aWFsGAEgASgLMhMuaGF1bC52MS5DcmVkZW50aWFsEicKBXZhbHVlGAIgASgLMhguaGF1bC52MS5DcmVkZW50aWFsVmFsdWUSDgoGY2FfcGVtGAMgASgJEi8KC3VwZGF0ZV9tYXNrGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxISCgpyZXF1ZXN0X2lkGAUgASgJIkAKFVB1dENyZWRlbnRpYWxSZXNwb25zZRInCgpjcmVkZW50aWFsGAEgASgLMhMuaGF1bC52MS5DcmVkZW50aWFsIiQKFEdldENyZWRlbnRpYWxSZXF1ZXN0EgwKBG5hbWUYASABKAkiQAoVR2V0Q3JlZGVudGlhbFJlc3BvbnNlEicKCmNyZWRlbnRpYWwYASABKAsyEy5oYXVsLnYxLkNyZWRlbnRpYWwiPwoWTGlzdENyZWRlbnRpYWxzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJcChdMaXN0Q3JlZGVudGlhbHNSZXNwb25zZRIoCgtjcmVkZW50aWFscxgBIAMoCzITLmhhdWwudjEuQ3JlZGVudGlhbBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiRAoXRGVsZXRlQ3JlZGVudGlhbFJlcXVlc3QSDAoEbmFtZRgBIAEoCRIMCgRldGFnGAIgASgJEg0KBWZvcmNlGAMgASgIIhoKGERlbGV0ZUNyZWRlbnRpYWxSZXNwb25zZSKRAgoWTGlzdEF1ZGl0RXZlbnRzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIbCg5hZnRlcl9zZXF1ZW5jZRgDIAEoBEgAiAEBEhEKCXByaW5jaXBhbBgEIAEoCRIOCgZ0ZW5hbnQYBSABKAkSDgoGbWV0aG9kGAYgASgJEg8KB3N1YmplY3QYByABKAkSLgoKc3RhcnRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQhEKD19hZnRlcl9zZXF1ZW5jZSJXChdMaXN0QXVkaXRFdmVudHNSZXNwb25zZRIjCgZldmVudHMYASADKAsyEy5oYXVsLnYxLkF1ZGl0RXZlbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIhYKFFJvdGF0ZURhdGFLZXlSZXF1ZXN0IiwKFVJvdGF0ZURhdGFLZXlSZXNwb25zZRITCgtkYXRhX2tleV9pZBgBIAEoCSqVAQoEUm9sZRIUChBST0xFX1VOU1BFQ0lGSUVEEAASDwoLUk9MRV9TVUJNSVQQARINCglST0xFX1JFQUQQAhIQCgxST0xFX0NPTlRST0wQAxIOCgpST0xFX0FETUlOEAQSEQoNUk9MRV9PUEVSQVRPUhAFEhAKDFJPTEVfQVVESVRPUhAGEhAKDFJPTEVfTU9OSVRPUhAHMq8QCg1BY2Nlc3NTZXJ2aWNlEk0KBldob0FtSRIWLmhhdWwudjEuV2hvQW1JUmVxdWVzdBoXLmhhdWwudjEuV2hvQW1JUmVzcG9uc2UiEoLT5JMCDBIKL3YxL3dob2FtaRJ3Cg9DcmVhdGVQcmluY2lwYWwSHy5oYXVsLnYxLkNyZWF0ZVByaW5jaXBhbFJlcXVlc3QaIC5oYXVsLnYxLkNyZWF0ZVByaW5jaXBhbFJlc3BvbnNlIiGC0+STAhs6CXByaW5jaXBhbCIOL3YxL3ByaW5jaXBhbHMSiAEKD1VwZGF0ZVByaW5jaXBhbBIfLmhhdWwudjEuVXBkYXRlUHJpbmNpcGFsUmVxdWVzdBogLmhhdWwudjEuVXBkYXRlUHJpbmNpcGFsUmVzcG9uc2UiMoLT5JMCLDoJcHJpbmNpcGFsMh8vdjEvcHJpbmNpcGFscy97cHJpbmNpcGFsLm5hbWV9EnMKD0RlbGV0ZVByaW5jaXBhbBIfLmhhdWwudjEuRGVsZXRlUHJpbmNpcGFsUmVxdWVzdBogLmhhdWwudjEuRGVsZXRlUHJpbmNpcGFsUmVzcG9uc2UiHYLT5JMCFyoVL3YxL3ByaW5jaXBhbHMve25hbWV9EmkKDkxpc3RQcmluY2lwYWxzEh4uaGF1bC52MS5MaXN0UHJpbmNpcGFsc1JlcXVlc3QaHy5oYXVsLnYxLkxpc3RQcmluY2lwYWxzUmVzcG9uc2UiFoLT5JMCEBIOL3YxL3ByaW5jaXBhbHMSXwoLQ3JlYXRlVG9rZW4SGy5oYXVsLnYxLkNyZWF0ZVRva2VuUmVxdWVzdBocLmhhdWwudjEuQ3JlYXRlVG9rZW5SZXNwb25zZSIVgtPkkwIPOgEqIgovdjEvdG9rZW5zElkKCkxpc3RUb2tlbnMSGi5oYXVsLnYxLkxpc3RUb2tlbnNSZXF1ZXN0GhsuaGF1bC52MS5MaXN0VG9rZW5zUmVzcG9uc2UiEoLT5JMCDBIKL3YxL3Rva2VucxJxCgtSZXZva2VUb2tlbhIbLmhhdWwudjEuUmV2b2tlVG9rZW5SZXF1ZXN0GhwuaGF1bC52MS5SZXZva2VUb2tlblJlc3BvbnNlIieC0+STAiE6ASoiHC92MS90b2tlbnMve3Rva2VuX2lkfTpyZXZva2USaAoMQ3JlYXRlVGVuYW50EhwuaGF1bC52MS5DcmVhdGVUZW5hbnRSZXF1ZXN0Gh0uaGF1bC52MS5DcmVhdGVUZW5hbnRSZXNwb25zZSIbgtPkkwIVOgZ0ZW5hbnQiCy92MS90ZW5hbnRzEl4KCUdldFRlbmFudBIZLmhhdWwudjEuR2V0VGVuYW50UmVxdWVzdBoaLmhhdWwudjEuR2V0VGVuYW50UmVzcG9uc2UiGoLT5JMCFBISL3YxL3RlbmFudHMve25hbWV9EnYKDFVwZGF0ZVRlbmFudBIcLmhhdWwudjEuVXBkYXRlVGVuYW50UmVxdWVzdBodLmhhdWwudjEuVXBkYXRlVGVuYW50UmVzcG9uc2UiKYLT5JMCIzoGdGVuYW50MhkvdjEvdGVuYW50cy97dGVuYW50Lm5hbWV9EmcKDERlbGV0ZVRlbmFudBIcLmhhdWwudjEuRGVsZXRlVGVuYW50UmVxdWVzdBodLmhhdWwudjEuRGVsZXRlVGVuYW50UmVzcG9uc2UiGoLT5JMCFCoSL3YxL3RlbmFudHMve25hbWV9El0KC0xpc3RUZW5hbnRzEhsuaGF1bC52MS5MaXN0VGVuYW50c1JlcXVlc3QaHC5oYXVsLnYxLkxpc3RUZW5hbnRzUmVzcG9uc2UiE4LT5JMCDRILL3YxL3RlbmFudHMSfAoNUHV0Q3JlZGVudGlhbBIdLmhhdWwudjEuUHV0Q3JlZGVudGlhbFJlcXVlc3QaHi5oYXVsLnYxLlB1dENyZWRlbnRpYWxSZXNwb25zZSIsgtPkkwImOgEqGiEvdjEvY3JlZGVudGlhbHMve2NyZWRlbnRpYWwubmFtZX0SbgoNR2V0Q3JlZGVudGlhbBIdLmhhdWwudjEuR2V0Q3JlZGVudGlhbFJlcXVlc3QaHi5oYXVsLnYxLkdldENyZWRlbnRpYWxSZXNwb25zZSIegtPkkwIYEhYvdjEvY3JlZGVudGlhbHMve25hbWV9Em0KD0xpc3RDcmVkZW50aWFscxIfLmhhdWwudjEuTGlzdENyZWRlbnRpYWxzUmVxdWVzdBogLmhhdWwudjEuTGlzdENyZWRlbnRpYWxzUmVzcG9uc2UiF4LT5JMCERIPL3YxL2NyZWRlbnRpYWxzEncKEERlbGV0ZUNyZWRlbnRpYWwSIC5oYXVsLnYxLkRlbGV0ZUNyZWRlbnRpYWxSZXF1ZXN0GiEuaGF1bC52MS5EZWxldGVDcmVkZW50aWFsUmVzcG9uc2UiHoLT5JMCGCoWL3YxL2NyZWRlbnRpYWxzL3tuYW1lfRJnCg9MaXN0QXVkaXRFdmVudHMSHy5oYXVsLnYxLkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QaIC5oYXVsLnYxLkxpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlIhGC0+STAgsSCS92MS9hdWRpdBJzCg1Sb3RhdGVEYXRhS2V5Eh0uaGF1bC52MS5Sb3RhdGVEYXRhS2V5UmVxdWVzdBoeLmhhdWwudjEuUm90YXRlRGF0YUtleVJlc3BvbnNlIiOC0+STAh06ASoiGC92MS9zZXJ2ZXI6cm90YXRlRGF0YUtleUIvCgdoYXVsLnYxQhJBY2Nlc3NTZXJ2aWNlUHJvdG9QAVoOaGF1bC92MTtoYXVsdjFiBnByb3RvMw", [file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_haul_v1_options]);
+  fileDesc("ChxoYXVsL3YxL2FjY2Vzc19zZXJ2aWNlLnByb3RvEgdoYXVsLnYxInAKCElkZW50aXR5EhkKD2NlcnRpZmljYXRlX3VyaRgBIAEoCUgAEhkKD2NlcnRpZmljYXRlX2RucxgCIAEoCUgAEhIKCHVuaXhfdWlkGAQgASgNSAASEgoIdW5peF9naWQYBSABKA1IAEIGCgRraW5kIjQKBUdyYW50EhsKBHJvbGUYASABKA4yDS5oYXVsLnYxLlJvbGUSDgoGdGVuYW50GAIgASgJIr0CCglQcmluY2lwYWwSDAoEbmFtZRgBIAEoCRINCgV0aXRsZRgCIAEoCRIeCgZncmFudHMYAyADKAsyDi5oYXVsLnYxLkdyYW50EiUKCmlkZW50aXRpZXMYBCADKAsyES5oYXVsLnYxLklkZW50aXR5EhAKCGRpc2FibGVkGAUgASgIEhYKDmRlZmF1bHRfdGVuYW50GAYgASgJEi8KC2NyZWF0ZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zZWVuX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBGV0YWcYCiABKAkixwEKBlRlbmFudBIMCgRuYW1lGAEgASgJEg0KBXRpdGxlGAIgASgJEh8KBnF1b3RhcxgDIAEoCzIPLmhhdWwudjEuUXVvdGFzEh0KBXVzYWdlGAQgASgLMg4uaGF1bC52MS5Vc2FnZRIOCgZ3ZWlnaHQYBSABKA0SEQoJc3VzcGVuZGVkGAYgASgIEi8KC2NyZWF0ZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRldGFnGAggASgJIrYCCgZRdW90YXMSHAoPdW5maW5pc2hlZF9qb2JzGAEgASgNSACIAQESGQoMcXVldWVkX3Rhc2tzGAIgASgESAGIAQESGgoNcnVubmluZ190YXNrcxgDIAEoDUgCiAEBEh0KEHJ1bm5pbmdfcGVyX2hvc3QYBCABKA1IA4gBARIgChNyZXF1ZXN0c19wZXJfc2Vjb25kGAUgASgBSASIAQESHQoQYnl0ZXNfcGVyX3NlY29uZBgGIAEoBEgFiAEBQhIKEF91bmZpbmlzaGVkX2pvYnNCDwoNX3F1ZXVlZF90YXNrc0IQCg5fcnVubmluZ190YXNrc0ITChFfcnVubmluZ19wZXJfaG9zdEIWChRfcmVxdWVzdHNfcGVyX3NlY29uZEITChFfYnl0ZXNfcGVyX3NlY29uZCJNCgVVc2FnZRIXCg91bmZpbmlzaGVkX2pvYnMYASABKA0SFAoMcXVldWVkX3Rhc2tzGAIgASgEEhUKDXJ1bm5pbmdfdGFza3MYAyABKA0i5QIKBVRva2VuEhAKCHRva2VuX2lkGAEgASgJEhEKCXByaW5jaXBhbBgCIAEoCRINCgV0aXRsZRgDIAEoCRIeCgZncmFudHMYBCADKAsyDi5oYXVsLnYxLkdyYW50Ei8KC2NyZWF0ZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtleHBpcmVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMQoNbGFzdF91c2VfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoQbGFzdF91c2VfYWRkcmVzcxgIIAEoCRIvCgtyZXZva2VfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKY3JlYXRlZF9ieRgKIAEoCRIUCgxjcmVhdGVkX3dpdGgYCyABKAki/wIKCkNyZWRlbnRpYWwSDAoEbmFtZRgBIAEoCRINCgVob3N0cxgCIAMoCRIVCg1wYXRoX3ByZWZpeGVzGAMgAygJEg8KB21ldGhvZHMYBCADKAkSEgoKYWxsb3dfaHR0cBgFIAEoCBINCgV1c2VycxgGIAMoCRIWCg5za2lwX2VjaG9fc2NhbhgHIAEoCBIMCgRraW5kGAggASgJEg8KB3ZlcnNpb24YCSABKA0SLwoLY3JlYXRlX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtleHBpcmVfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMQoNbGFzdF91c2VfdGltZRgNIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEZXRhZxgOIAEoCSLsAQoPQ3JlZGVudGlhbFZhbHVlEhYKDGJlYXJlcl90b2tlbhgBIAEoCUgAEigKCmJhc2ljX2F1dGgYAiABKAsyEi5oYXVsLnYxLkJhc2ljQXV0aEgAEiEKBmhlYWRlchgDIAEoCzIPLmhhdWwudjEuSGVhZGVySAASOAoSY2xpZW50X2NlcnRpZmljYXRlGAQgASgLMhouaGF1bC52MS5DbGllbnRDZXJ0aWZpY2F0ZUgAEjIKD3F1ZXJ5X3BhcmFtZXRlchgFIAEoCzIXLmhhdWwudjEuUXVlcnlQYXJhbWV0ZXJIAEIGCgRraW5kIj0KEUNsaWVudENlcnRpZmljYXRlEhcKD2NlcnRpZmljYXRlX3BlbRgBIAEoCRIPCgdrZXlfcGVtGAIgASgJIi0KDlF1ZXJ5UGFyYW1ldGVyEgwKBG5hbWUYASABKAkSDQoFdmFsdWUYAiABKAkirgEKCkFjY2Vzc0luZm8SDAoEYXV0aBgBIAEoCRIQCghpbnNlY3VyZRgCIAEoCRIxCg10bHNfbm90X2FmdGVyGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChB0bHNfcmVsb2FkX2Vycm9yGAQgASgJEjMKD3Rsc19yZWxvYWRfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiDwoNV2hvQW1JUmVxdWVzdCKmAQoOV2hvQW1JUmVzcG9uc2USEQoJcHJpbmNpcGFsGAEgASgJEh4KBmdyYW50cxgCIAMoCzIOLmhhdWwudjEuR3JhbnQSDgoGdGVuYW50GAMgASgJEhAKCHRva2VuX2lkGAQgASgJEi8KC2V4cGlyZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZtZXRob2QYBiABKAkiUwoWQ3JlYXRlUHJpbmNpcGFsUmVxdWVzdBIlCglwcmluY2lwYWwYASABKAsyEi5oYXVsLnYxLlByaW5jaXBhbBISCgpyZXF1ZXN0X2lkGAIgASgJImEKF0NyZWF0ZVByaW5jaXBhbFJlc3BvbnNlEiUKCXByaW5jaXBhbBgBIAEoCzISLmhhdWwudjEuUHJpbmNpcGFsEh8KF2F1dGhlbnRpY2F0aW9uX3JlcXVpcmVkGAIgASgIInAKFlVwZGF0ZVByaW5jaXBhbFJlcXVlc3QSJQoJcHJpbmNpcGFsGAEgASgLMhIuaGF1bC52MS5QcmluY2lwYWwSLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrImEKF1VwZGF0ZVByaW5jaXBhbFJlc3BvbnNlEiUKCXByaW5jaXBhbBgBIAEoCzISLmhhdWwudjEuUHJpbmNpcGFsEh8KF2F1dGhlbnRpY2F0aW9uX3JlcXVpcmVkGAIgASgIIjQKFkRlbGV0ZVByaW5jaXBhbFJlcXVlc3QSDAoEbmFtZRgBIAEoCRIMCgRldGFnGAIgASgJIhkKF0RlbGV0ZVByaW5jaXBhbFJlc3BvbnNlIk4KFUxpc3RQcmluY2lwYWxzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIOCgZ0ZW5hbnQYAyABKAkiWQoWTGlzdFByaW5jaXBhbHNSZXNwb25zZRImCgpwcmluY2lwYWxzGAEgAygLMhIuaGF1bC52MS5QcmluY2lwYWwSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIq4BChJDcmVhdGVUb2tlblJlcXVlc3QSEQoJcHJpbmNpcGFsGAEgASgJEg0KBXRpdGxlGAIgASgJEh4KBmdyYW50cxgDIAMoCzIOLmhhdWwudjEuR3JhbnQSKwoIbGlmZXRpbWUYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SFQoNbmV2ZXJfZXhwaXJlcxgFIAEoCBISCgpyZXF1ZXN0X2lkGAYgASgJImUKE0NyZWF0ZVRva2VuUmVzcG9uc2USHQoFdG9rZW4YASABKAsyDi5oYXVsLnYxLlRva2VuEg4KBnNlY3JldBgCIAEoCRIfChdhdXRoZW50aWNhdGlvbl9yZXF1aXJlZBgDIAEoCCJkChFMaXN0VG9rZW5zUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIRCglwcmluY2lwYWwYAyABKAkSFQoNaW5jbHVkZV9lbmRlZBgEIAEoCCJNChJMaXN0VG9rZW5zUmVzcG9uc2USHgoGdG9rZW5zGAEgAygLMg4uaGF1bC52MS5Ub2tlbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiQAoSUmV2b2tlVG9rZW5SZXF1ZXN0EhAKCHRva2VuX2lkGAEgASgJEhgKEHdpdGhfZGVzY2VuZGFudHMYAiABKAgiJgoTUmV2b2tlVG9rZW5SZXNwb25zZRIPCgdyZXZva2VkGAEgASgNIpACCgpBdWRpdEV2ZW50EhAKCHNlcXVlbmNlGAEgASgEEigKBHRpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXByaW5jaXBhbBgDIAEoCRIQCgh0b2tlbl9pZBgEIAEoCRIPCgdhZGRyZXNzGAUgASgJEg4KBnRlbmFudBgGIAEoCRIOCgZtZXRob2QYByABKAkSDwoHc3ViamVjdBgIIAEoCRIMCgRjb2RlGAkgASgJEg4KBnJlYXNvbhgKIAEoCRIPCgdjaGFuZ2VkGAsgAygJEhIKCnJlcXVlc3RfaWQYDCABKAkSDQoFY291bnQYDSABKA0SDQoFY2hhaW4YDiABKAwiSgoTQ3JlYXRlVGVuYW50UmVxdWVzdBIfCgZ0ZW5hbnQYASABKAsyDy5oYXVsLnYxLlRlbmFudBISCgpyZXF1ZXN0X2lkGAIgASgJIjcKFENyZWF0ZVRlbmFudFJlc3BvbnNlEh8KBnRlbmFudBgBIAEoCzIPLmhhdWwudjEuVGVuYW50IiAKEEdldFRlbmFudFJlcXVlc3QSDAoEbmFtZRgBIAEoCSI0ChFHZXRUZW5hbnRSZXNwb25zZRIfCgZ0ZW5hbnQYASABKAsyDy5oYXVsLnYxLlRlbmFudCJnChNVcGRhdGVUZW5hbnRSZXF1ZXN0Eh8KBnRlbmFudBgBIAEoCzIPLmhhdWwudjEuVGVuYW50Ei8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzayI3ChRVcGRhdGVUZW5hbnRSZXNwb25zZRIfCgZ0ZW5hbnQYASABKAsyDy5oYXVsLnYxLlRlbmFudCIxChNEZWxldGVUZW5hbnRSZXF1ZXN0EgwKBG5hbWUYASABKAkSDAoEZXRhZxgCIAEoCSIWChREZWxldGVUZW5hbnRSZXNwb25zZSI7ChJMaXN0VGVuYW50c1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiUAoTTGlzdFRlbmFudHNSZXNwb25zZRIgCgd0ZW5hbnRzGAEgAygLMg8uaGF1bC52MS5UZW5hbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIr0BChRQdXRDcmVkZW50aWFsUmVxdWVzdBInCgpjcmVkZW50aWFsGAEgASgLMhMuaGF1bC52MS5DcmVkZW50aWFsEicKBXZhbHVlGAIgASgLMhguaGF1bC52MS5DcmVkZW50aWFsVmFsdWUSDgoGY2FfcGVtGAMgASgJEi8KC3VwZGF0ZV9tYXNrGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxISCgpyZXF1ZXN0X2lkGAUgASgJIkAKFVB1dENyZWRlbnRpYWxSZXNwb25zZRInCgpjcmVkZW50aWFsGAEgASgLMhMuaGF1bC52MS5DcmVkZW50aWFsIiQKFEdldENyZWRlbnRpYWxSZXF1ZXN0EgwKBG5hbWUYASABKAkiQAoVR2V0Q3JlZGVudGlhbFJlc3BvbnNlEicKCmNyZWRlbnRpYWwYASABKAsyEy5oYXVsLnYxLkNyZWRlbnRpYWwiPwoWTGlzdENyZWRlbnRpYWxzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJcChdMaXN0Q3JlZGVudGlhbHNSZXNwb25zZRIoCgtjcmVkZW50aWFscxgBIAMoCzITLmhhdWwudjEuQ3JlZGVudGlhbBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiRAoXRGVsZXRlQ3JlZGVudGlhbFJlcXVlc3QSDAoEbmFtZRgBIAEoCRIMCgRldGFnGAIgASgJEg0KBWZvcmNlGAMgASgIIhoKGERlbGV0ZUNyZWRlbnRpYWxSZXNwb25zZSKRAgoWTGlzdEF1ZGl0RXZlbnRzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIbCg5hZnRlcl9zZXF1ZW5jZRgDIAEoBEgAiAEBEhEKCXByaW5jaXBhbBgEIAEoCRIOCgZ0ZW5hbnQYBSABKAkSDgoGbWV0aG9kGAYgASgJEg8KB3N1YmplY3QYByABKAkSLgoKc3RhcnRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQhEKD19hZnRlcl9zZXF1ZW5jZSJXChdMaXN0QXVkaXRFdmVudHNSZXNwb25zZRIjCgZldmVudHMYASADKAsyEy5oYXVsLnYxLkF1ZGl0RXZlbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIhYKFFJvdGF0ZURhdGFLZXlSZXF1ZXN0IiwKFVJvdGF0ZURhdGFLZXlSZXNwb25zZRITCgtkYXRhX2tleV9pZBgBIAEoCSqVAQoEUm9sZRIUChBST0xFX1VOU1BFQ0lGSUVEEAASDwoLUk9MRV9TVUJNSVQQARINCglST0xFX1JFQUQQAhIQCgxST0xFX0NPTlRST0wQAxIOCgpST0xFX0FETUlOEAQSEQoNUk9MRV9PUEVSQVRPUhAFEhAKDFJPTEVfQVVESVRPUhAGEhAKDFJPTEVfTU9OSVRPUhAHMq8QCg1BY2Nlc3NTZXJ2aWNlEk0KBldob0FtSRIWLmhhdWwudjEuV2hvQW1JUmVxdWVzdBoXLmhhdWwudjEuV2hvQW1JUmVzcG9uc2UiEoLT5JMCDBIKL3YxL3dob2FtaRJ3Cg9DcmVhdGVQcmluY2lwYWwSHy5oYXVsLnYxLkNyZWF0ZVByaW5jaXBhbFJlcXVlc3QaIC5oYXVsLnYxLkNyZWF0ZVByaW5jaXBhbFJlc3BvbnNlIiGC0+STAhs6CXByaW5jaXBhbCIOL3YxL3ByaW5jaXBhbHMSiAEKD1VwZGF0ZVByaW5jaXBhbBIfLmhhdWwudjEuVXBkYXRlUHJpbmNpcGFsUmVxdWVzdBogLmhhdWwudjEuVXBkYXRlUHJpbmNpcGFsUmVzcG9uc2UiMoLT5JMCLDoJcHJpbmNpcGFsMh8vdjEvcHJpbmNpcGFscy97cHJpbmNpcGFsLm5hbWV9EnMKD0RlbGV0ZVByaW5jaXBhbBIfLmhhdWwudjEuRGVsZXRlUHJpbmNpcGFsUmVxdWVzdBogLmhhdWwudjEuRGVsZXRlUHJpbmNpcGFsUmVzcG9uc2UiHYLT5JMCFyoVL3YxL3ByaW5jaXBhbHMve25hbWV9EmkKDkxpc3RQcmluY2lwYWxzEh4uaGF1bC52MS5MaXN0UHJpbmNpcGFsc1JlcXVlc3QaHy5oYXVsLnYxLkxpc3RQcmluY2lwYWxzUmVzcG9uc2UiFoLT5JMCEBIOL3YxL3ByaW5jaXBhbHMSXwoLQ3JlYXRlVG9rZW4SGy5oYXVsLnYxLkNyZWF0ZVRva2VuUmVxdWVzdBocLmhhdWwudjEuQ3JlYXRlVG9rZW5SZXNwb25zZSIVgtPkkwIPOgEqIgovdjEvdG9rZW5zElkKCkxpc3RUb2tlbnMSGi5oYXVsLnYxLkxpc3RUb2tlbnNSZXF1ZXN0GhsuaGF1bC52MS5MaXN0VG9rZW5zUmVzcG9uc2UiEoLT5JMCDBIKL3YxL3Rva2VucxJxCgtSZXZva2VUb2tlbhIbLmhhdWwudjEuUmV2b2tlVG9rZW5SZXF1ZXN0GhwuaGF1bC52MS5SZXZva2VUb2tlblJlc3BvbnNlIieC0+STAiE6ASoiHC92MS90b2tlbnMve3Rva2VuX2lkfTpyZXZva2USaAoMQ3JlYXRlVGVuYW50EhwuaGF1bC52MS5DcmVhdGVUZW5hbnRSZXF1ZXN0Gh0uaGF1bC52MS5DcmVhdGVUZW5hbnRSZXNwb25zZSIbgtPkkwIVOgZ0ZW5hbnQiCy92MS90ZW5hbnRzEl4KCUdldFRlbmFudBIZLmhhdWwudjEuR2V0VGVuYW50UmVxdWVzdBoaLmhhdWwudjEuR2V0VGVuYW50UmVzcG9uc2UiGoLT5JMCFBISL3YxL3RlbmFudHMve25hbWV9EnYKDFVwZGF0ZVRlbmFudBIcLmhhdWwudjEuVXBkYXRlVGVuYW50UmVxdWVzdBodLmhhdWwudjEuVXBkYXRlVGVuYW50UmVzcG9uc2UiKYLT5JMCIzoGdGVuYW50MhkvdjEvdGVuYW50cy97dGVuYW50Lm5hbWV9EmcKDERlbGV0ZVRlbmFudBIcLmhhdWwudjEuRGVsZXRlVGVuYW50UmVxdWVzdBodLmhhdWwudjEuRGVsZXRlVGVuYW50UmVzcG9uc2UiGoLT5JMCFCoSL3YxL3RlbmFudHMve25hbWV9El0KC0xpc3RUZW5hbnRzEhsuaGF1bC52MS5MaXN0VGVuYW50c1JlcXVlc3QaHC5oYXVsLnYxLkxpc3RUZW5hbnRzUmVzcG9uc2UiE4LT5JMCDRILL3YxL3RlbmFudHMSfAoNUHV0Q3JlZGVudGlhbBIdLmhhdWwudjEuUHV0Q3JlZGVudGlhbFJlcXVlc3QaHi5oYXVsLnYxLlB1dENyZWRlbnRpYWxSZXNwb25zZSIsgtPkkwImOgEqGiEvdjEvY3JlZGVudGlhbHMve2NyZWRlbnRpYWwubmFtZX0SbgoNR2V0Q3JlZGVudGlhbBIdLmhhdWwudjEuR2V0Q3JlZGVudGlhbFJlcXVlc3QaHi5oYXVsLnYxLkdldENyZWRlbnRpYWxSZXNwb25zZSIegtPkkwIYEhYvdjEvY3JlZGVudGlhbHMve25hbWV9Em0KD0xpc3RDcmVkZW50aWFscxIfLmhhdWwudjEuTGlzdENyZWRlbnRpYWxzUmVxdWVzdBogLmhhdWwudjEuTGlzdENyZWRlbnRpYWxzUmVzcG9uc2UiF4LT5JMCERIPL3YxL2NyZWRlbnRpYWxzEncKEERlbGV0ZUNyZWRlbnRpYWwSIC5oYXVsLnYxLkRlbGV0ZUNyZWRlbnRpYWxSZXF1ZXN0GiEuaGF1bC52MS5EZWxldGVDcmVkZW50aWFsUmVzcG9uc2UiHoLT5JMCGCoWL3YxL2NyZWRlbnRpYWxzL3tuYW1lfRJnCg9MaXN0QXVkaXRFdmVudHMSHy5oYXVsLnYxLkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QaIC5oYXVsLnYxLkxpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlIhGC0+STAgsSCS92MS9hdWRpdBJzCg1Sb3RhdGVEYXRhS2V5Eh0uaGF1bC52MS5Sb3RhdGVEYXRhS2V5UmVxdWVzdBoeLmhhdWwudjEuUm90YXRlRGF0YUtleVJlc3BvbnNlIiOC0+STAh06ASoiGC92MS9zZXJ2ZXI6cm90YXRlRGF0YUtleUIvCgdoYXVsLnYxQhJBY2Nlc3NTZXJ2aWNlUHJvdG9QAVoOaGF1bC92MTtoYXVsdjFiBnByb3RvMw", [file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_haul_v1_options]);
 
 /**
  * By what a principal is known without a token. Each belongs to one principal.
@@ -205,6 +205,34 @@ export type Tenant = Message<"haul.v1.Tenant"> & {
   title: string;
 
   /**
+   * What it may have.
+   *
+   * @generated from field: haul.v1.Quotas quotas = 3;
+   */
+  quotas?: Quotas | undefined;
+
+  /**
+   * What it has. Set by the server in GetTenant and ListTenants.
+   *
+   * @generated from field: haul.v1.Usage usage = 4;
+   */
+  usage?: Usage | undefined;
+
+  /**
+   * How large its share of the places at which tasks run is beside those of other tenants with work: 1 to 100; 0 means 1.
+   *
+   * @generated from field: uint32 weight = 5;
+   */
+  weight: number;
+
+  /**
+   * It submits nothing (FAILED_PRECONDITION, TENANT_SUSPENDED), and no attempt of its tasks starts.
+   *
+   * @generated from field: bool suspended = 6;
+   */
+  suspended: boolean;
+
+  /**
    * When it was made; unset for `default`.
    *
    * @generated from field: google.protobuf.Timestamp create_time = 7;
@@ -225,6 +253,98 @@ export type Tenant = Message<"haul.v1.Tenant"> & {
  */
 export const TenantSchema: GenMessage<Tenant> = /*@__PURE__*/
   messageDesc(file_haul_v1_access_service, 3);
+
+/**
+ * What a tenant may have at most. Unset: no limit; 0: none allowed. A quota below what there is ends nothing.
+ *
+ * @generated from message haul.v1.Quotas
+ */
+export type Quotas = Message<"haul.v1.Quotas"> & {
+  /**
+   * Jobs that have not ended. SubmitJob and RetryJob beyond: RESOURCE_EXHAUSTED (QUOTA_EXCEEDED), with the subject
+   * `tenants/NAME/unfinished_jobs`.
+   *
+   * @generated from field: optional uint32 unfinished_jobs = 1;
+   */
+  unfinishedJobs?: number | undefined;
+
+  /**
+   * Tasks that have not ended, those that run among them. SubmitJob, AddTasks and RetryJob beyond: as above.
+   *
+   * @generated from field: optional uint64 queued_tasks = 2;
+   */
+  queuedTasks?: bigint | undefined;
+
+  /**
+   * Tasks that run at once. Others wait (WAIT_REASON_TENANT_LIMIT).
+   *
+   * @generated from field: optional uint32 running_tasks = 3;
+   */
+  runningTasks?: number | undefined;
+
+  /**
+   * Requests in flight to one host. Others wait (WAIT_REASON_TENANT_LIMIT).
+   *
+   * @generated from field: optional uint32 running_per_host = 4;
+   */
+  runningPerHost?: number | undefined;
+
+  /**
+   * Starts of requests per second, of tasks that start from now on; more than 0.
+   *
+   * @generated from field: optional double requests_per_second = 5;
+   */
+  requestsPerSecond?: number | undefined;
+
+  /**
+   * Bytes of response bodies per second, of tasks that start from now on; more than 0.
+   *
+   * @generated from field: optional uint64 bytes_per_second = 6;
+   */
+  bytesPerSecond?: bigint | undefined;
+};
+
+/**
+ * Describes the message haul.v1.Quotas.
+ * Use `create(QuotasSchema)` to create a new message.
+ */
+export const QuotasSchema: GenMessage<Quotas> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 4);
+
+/**
+ * What a tenant has.
+ *
+ * @generated from message haul.v1.Usage
+ */
+export type Usage = Message<"haul.v1.Usage"> & {
+  /**
+   * Jobs that have not ended.
+   *
+   * @generated from field: uint32 unfinished_jobs = 1;
+   */
+  unfinishedJobs: number;
+
+  /**
+   * Tasks that have not ended.
+   *
+   * @generated from field: uint64 queued_tasks = 2;
+   */
+  queuedTasks: bigint;
+
+  /**
+   * Tasks that run.
+   *
+   * @generated from field: uint32 running_tasks = 3;
+   */
+  runningTasks: number;
+};
+
+/**
+ * Describes the message haul.v1.Usage.
+ * Use `create(UsageSchema)` to create a new message.
+ */
+export const UsageSchema: GenMessage<Usage> = /*@__PURE__*/
+  messageDesc(file_haul_v1_access_service, 5);
 
 /**
  * A token, without its secret.
@@ -315,7 +435,7 @@ export type Token = Message<"haul.v1.Token"> & {
  * Use `create(TokenSchema)` to create a new message.
  */
 export const TokenSchema: GenMessage<Token> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 4);
+  messageDesc(file_haul_v1_access_service, 6);
 
 /**
  * A secret that the server sends to origins, without the secret.
@@ -431,7 +551,7 @@ export type Credential = Message<"haul.v1.Credential"> & {
  * Use `create(CredentialSchema)` to create a new message.
  */
 export const CredentialSchema: GenMessage<Credential> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 5);
+  messageDesc(file_haul_v1_access_service, 7);
 
 /**
  * What a credential sends. Secrets have at least 8 bytes.
@@ -492,7 +612,7 @@ export type CredentialValue = Message<"haul.v1.CredentialValue"> & {
  * Use `create(CredentialValueSchema)` to create a new message.
  */
 export const CredentialValueSchema: GenMessage<CredentialValue> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 6);
+  messageDesc(file_haul_v1_access_service, 8);
 
 /**
  * A client's certificate and its key.
@@ -520,7 +640,7 @@ export type ClientCertificate = Message<"haul.v1.ClientCertificate"> & {
  * Use `create(ClientCertificateSchema)` to create a new message.
  */
 export const ClientCertificateSchema: GenMessage<ClientCertificate> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 7);
+  messageDesc(file_haul_v1_access_service, 9);
 
 /**
  * A parameter of a query.
@@ -548,7 +668,7 @@ export type QueryParameter = Message<"haul.v1.QueryParameter"> & {
  * Use `create(QueryParameterSchema)` to create a new message.
  */
 export const QueryParameterSchema: GenMessage<QueryParameter> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 8);
+  messageDesc(file_haul_v1_access_service, 10);
 
 /**
  * Who may call, in the answer of GetServerInfo.
@@ -598,7 +718,7 @@ export type AccessInfo = Message<"haul.v1.AccessInfo"> & {
  * Use `create(AccessInfoSchema)` to create a new message.
  */
 export const AccessInfoSchema: GenMessage<AccessInfo> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 9);
+  messageDesc(file_haul_v1_access_service, 11);
 
 /**
  * The request of WhoAmI.
@@ -613,7 +733,7 @@ export type WhoAmIRequest = Message<"haul.v1.WhoAmIRequest"> & {
  * Use `create(WhoAmIRequestSchema)` to create a new message.
  */
 export const WhoAmIRequestSchema: GenMessage<WhoAmIRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 10);
+  messageDesc(file_haul_v1_access_service, 12);
 
 /**
  * The response of WhoAmI.
@@ -669,7 +789,7 @@ export type WhoAmIResponse = Message<"haul.v1.WhoAmIResponse"> & {
  * Use `create(WhoAmIResponseSchema)` to create a new message.
  */
 export const WhoAmIResponseSchema: GenMessage<WhoAmIResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 11);
+  messageDesc(file_haul_v1_access_service, 13);
 
 /**
  * The request of CreatePrincipal.
@@ -697,7 +817,7 @@ export type CreatePrincipalRequest = Message<"haul.v1.CreatePrincipalRequest"> &
  * Use `create(CreatePrincipalRequestSchema)` to create a new message.
  */
 export const CreatePrincipalRequestSchema: GenMessage<CreatePrincipalRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 12);
+  messageDesc(file_haul_v1_access_service, 14);
 
 /**
  * The response of CreatePrincipal.
@@ -725,7 +845,7 @@ export type CreatePrincipalResponse = Message<"haul.v1.CreatePrincipalResponse">
  * Use `create(CreatePrincipalResponseSchema)` to create a new message.
  */
 export const CreatePrincipalResponseSchema: GenMessage<CreatePrincipalResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 13);
+  messageDesc(file_haul_v1_access_service, 15);
 
 /**
  * The request of UpdatePrincipal.
@@ -753,7 +873,7 @@ export type UpdatePrincipalRequest = Message<"haul.v1.UpdatePrincipalRequest"> &
  * Use `create(UpdatePrincipalRequestSchema)` to create a new message.
  */
 export const UpdatePrincipalRequestSchema: GenMessage<UpdatePrincipalRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 14);
+  messageDesc(file_haul_v1_access_service, 16);
 
 /**
  * The response of UpdatePrincipal.
@@ -781,7 +901,7 @@ export type UpdatePrincipalResponse = Message<"haul.v1.UpdatePrincipalResponse">
  * Use `create(UpdatePrincipalResponseSchema)` to create a new message.
  */
 export const UpdatePrincipalResponseSchema: GenMessage<UpdatePrincipalResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 15);
+  messageDesc(file_haul_v1_access_service, 17);
 
 /**
  * The request of DeletePrincipal.
@@ -809,7 +929,7 @@ export type DeletePrincipalRequest = Message<"haul.v1.DeletePrincipalRequest"> &
  * Use `create(DeletePrincipalRequestSchema)` to create a new message.
  */
 export const DeletePrincipalRequestSchema: GenMessage<DeletePrincipalRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 16);
+  messageDesc(file_haul_v1_access_service, 18);
 
 /**
  * The response of DeletePrincipal.
@@ -824,7 +944,7 @@ export type DeletePrincipalResponse = Message<"haul.v1.DeletePrincipalResponse">
  * Use `create(DeletePrincipalResponseSchema)` to create a new message.
  */
 export const DeletePrincipalResponseSchema: GenMessage<DeletePrincipalResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 17);
+  messageDesc(file_haul_v1_access_service, 19);
 
 /**
  * The request of ListPrincipals.
@@ -859,7 +979,7 @@ export type ListPrincipalsRequest = Message<"haul.v1.ListPrincipalsRequest"> & {
  * Use `create(ListPrincipalsRequestSchema)` to create a new message.
  */
 export const ListPrincipalsRequestSchema: GenMessage<ListPrincipalsRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 18);
+  messageDesc(file_haul_v1_access_service, 20);
 
 /**
  * The response of ListPrincipals.
@@ -887,7 +1007,7 @@ export type ListPrincipalsResponse = Message<"haul.v1.ListPrincipalsResponse"> &
  * Use `create(ListPrincipalsResponseSchema)` to create a new message.
  */
 export const ListPrincipalsResponseSchema: GenMessage<ListPrincipalsResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 19);
+  messageDesc(file_haul_v1_access_service, 21);
 
 /**
  * The request of CreateToken.
@@ -943,7 +1063,7 @@ export type CreateTokenRequest = Message<"haul.v1.CreateTokenRequest"> & {
  * Use `create(CreateTokenRequestSchema)` to create a new message.
  */
 export const CreateTokenRequestSchema: GenMessage<CreateTokenRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 20);
+  messageDesc(file_haul_v1_access_service, 22);
 
 /**
  * The response of CreateToken.
@@ -978,7 +1098,7 @@ export type CreateTokenResponse = Message<"haul.v1.CreateTokenResponse"> & {
  * Use `create(CreateTokenResponseSchema)` to create a new message.
  */
 export const CreateTokenResponseSchema: GenMessage<CreateTokenResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 21);
+  messageDesc(file_haul_v1_access_service, 23);
 
 /**
  * The request of ListTokens.
@@ -1020,7 +1140,7 @@ export type ListTokensRequest = Message<"haul.v1.ListTokensRequest"> & {
  * Use `create(ListTokensRequestSchema)` to create a new message.
  */
 export const ListTokensRequestSchema: GenMessage<ListTokensRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 22);
+  messageDesc(file_haul_v1_access_service, 24);
 
 /**
  * The response of ListTokens.
@@ -1048,7 +1168,7 @@ export type ListTokensResponse = Message<"haul.v1.ListTokensResponse"> & {
  * Use `create(ListTokensResponseSchema)` to create a new message.
  */
 export const ListTokensResponseSchema: GenMessage<ListTokensResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 23);
+  messageDesc(file_haul_v1_access_service, 25);
 
 /**
  * The request of RevokeToken.
@@ -1076,7 +1196,7 @@ export type RevokeTokenRequest = Message<"haul.v1.RevokeTokenRequest"> & {
  * Use `create(RevokeTokenRequestSchema)` to create a new message.
  */
 export const RevokeTokenRequestSchema: GenMessage<RevokeTokenRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 24);
+  messageDesc(file_haul_v1_access_service, 26);
 
 /**
  * The response of RevokeToken.
@@ -1097,7 +1217,7 @@ export type RevokeTokenResponse = Message<"haul.v1.RevokeTokenResponse"> & {
  * Use `create(RevokeTokenResponseSchema)` to create a new message.
  */
 export const RevokeTokenResponseSchema: GenMessage<RevokeTokenResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 25);
+  messageDesc(file_haul_v1_access_service, 27);
 
 /**
  * Something that was done or refused. It never holds what was sent: no body, no URL, no label, no title.
@@ -1212,7 +1332,7 @@ export type AuditEvent = Message<"haul.v1.AuditEvent"> & {
  * Use `create(AuditEventSchema)` to create a new message.
  */
 export const AuditEventSchema: GenMessage<AuditEvent> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 26);
+  messageDesc(file_haul_v1_access_service, 28);
 
 /**
  * The request of CreateTenant.
@@ -1221,7 +1341,7 @@ export const AuditEventSchema: GenMessage<AuditEvent> = /*@__PURE__*/
  */
 export type CreateTenantRequest = Message<"haul.v1.CreateTenantRequest"> & {
   /**
-   * Its name and title.
+   * Its name, title, quotas, weight and whether it is suspended.
    *
    * @generated from field: haul.v1.Tenant tenant = 1;
    */
@@ -1240,7 +1360,7 @@ export type CreateTenantRequest = Message<"haul.v1.CreateTenantRequest"> & {
  * Use `create(CreateTenantRequestSchema)` to create a new message.
  */
 export const CreateTenantRequestSchema: GenMessage<CreateTenantRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 27);
+  messageDesc(file_haul_v1_access_service, 29);
 
 /**
  * The response of CreateTenant.
@@ -1261,7 +1381,7 @@ export type CreateTenantResponse = Message<"haul.v1.CreateTenantResponse"> & {
  * Use `create(CreateTenantResponseSchema)` to create a new message.
  */
 export const CreateTenantResponseSchema: GenMessage<CreateTenantResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 28);
+  messageDesc(file_haul_v1_access_service, 30);
 
 /**
  * The request of GetTenant.
@@ -1282,7 +1402,7 @@ export type GetTenantRequest = Message<"haul.v1.GetTenantRequest"> & {
  * Use `create(GetTenantRequestSchema)` to create a new message.
  */
 export const GetTenantRequestSchema: GenMessage<GetTenantRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 29);
+  messageDesc(file_haul_v1_access_service, 31);
 
 /**
  * The response of GetTenant.
@@ -1303,7 +1423,7 @@ export type GetTenantResponse = Message<"haul.v1.GetTenantResponse"> & {
  * Use `create(GetTenantResponseSchema)` to create a new message.
  */
 export const GetTenantResponseSchema: GenMessage<GetTenantResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 30);
+  messageDesc(file_haul_v1_access_service, 32);
 
 /**
  * The request of UpdateTenant.
@@ -1319,7 +1439,8 @@ export type UpdateTenantRequest = Message<"haul.v1.UpdateTenantRequest"> & {
   tenant?: Tenant | undefined;
 
   /**
-   * What to change: `title`.
+   * What to change: `title`, `quotas`, each of its fields as `quotas.running_tasks`, `weight`, `suspended`. A quota that is
+   * named and unset is lifted.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2;
    */
@@ -1331,7 +1452,7 @@ export type UpdateTenantRequest = Message<"haul.v1.UpdateTenantRequest"> & {
  * Use `create(UpdateTenantRequestSchema)` to create a new message.
  */
 export const UpdateTenantRequestSchema: GenMessage<UpdateTenantRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 31);
+  messageDesc(file_haul_v1_access_service, 33);
 
 /**
  * The response of UpdateTenant.
@@ -1352,7 +1473,7 @@ export type UpdateTenantResponse = Message<"haul.v1.UpdateTenantResponse"> & {
  * Use `create(UpdateTenantResponseSchema)` to create a new message.
  */
 export const UpdateTenantResponseSchema: GenMessage<UpdateTenantResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 32);
+  messageDesc(file_haul_v1_access_service, 34);
 
 /**
  * The request of DeleteTenant.
@@ -1380,7 +1501,7 @@ export type DeleteTenantRequest = Message<"haul.v1.DeleteTenantRequest"> & {
  * Use `create(DeleteTenantRequestSchema)` to create a new message.
  */
 export const DeleteTenantRequestSchema: GenMessage<DeleteTenantRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 33);
+  messageDesc(file_haul_v1_access_service, 35);
 
 /**
  * The response of DeleteTenant.
@@ -1395,7 +1516,7 @@ export type DeleteTenantResponse = Message<"haul.v1.DeleteTenantResponse"> & {
  * Use `create(DeleteTenantResponseSchema)` to create a new message.
  */
 export const DeleteTenantResponseSchema: GenMessage<DeleteTenantResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 34);
+  messageDesc(file_haul_v1_access_service, 36);
 
 /**
  * The request of ListTenants.
@@ -1423,7 +1544,7 @@ export type ListTenantsRequest = Message<"haul.v1.ListTenantsRequest"> & {
  * Use `create(ListTenantsRequestSchema)` to create a new message.
  */
 export const ListTenantsRequestSchema: GenMessage<ListTenantsRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 35);
+  messageDesc(file_haul_v1_access_service, 37);
 
 /**
  * The response of ListTenants.
@@ -1451,7 +1572,7 @@ export type ListTenantsResponse = Message<"haul.v1.ListTenantsResponse"> & {
  * Use `create(ListTenantsResponseSchema)` to create a new message.
  */
 export const ListTenantsResponseSchema: GenMessage<ListTenantsResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 36);
+  messageDesc(file_haul_v1_access_service, 38);
 
 /**
  * The request of PutCredential.
@@ -1501,7 +1622,7 @@ export type PutCredentialRequest = Message<"haul.v1.PutCredentialRequest"> & {
  * Use `create(PutCredentialRequestSchema)` to create a new message.
  */
 export const PutCredentialRequestSchema: GenMessage<PutCredentialRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 37);
+  messageDesc(file_haul_v1_access_service, 39);
 
 /**
  * The response of PutCredential.
@@ -1522,7 +1643,7 @@ export type PutCredentialResponse = Message<"haul.v1.PutCredentialResponse"> & {
  * Use `create(PutCredentialResponseSchema)` to create a new message.
  */
 export const PutCredentialResponseSchema: GenMessage<PutCredentialResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 38);
+  messageDesc(file_haul_v1_access_service, 40);
 
 /**
  * The request of GetCredential.
@@ -1543,7 +1664,7 @@ export type GetCredentialRequest = Message<"haul.v1.GetCredentialRequest"> & {
  * Use `create(GetCredentialRequestSchema)` to create a new message.
  */
 export const GetCredentialRequestSchema: GenMessage<GetCredentialRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 39);
+  messageDesc(file_haul_v1_access_service, 41);
 
 /**
  * The response of GetCredential.
@@ -1564,7 +1685,7 @@ export type GetCredentialResponse = Message<"haul.v1.GetCredentialResponse"> & {
  * Use `create(GetCredentialResponseSchema)` to create a new message.
  */
 export const GetCredentialResponseSchema: GenMessage<GetCredentialResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 40);
+  messageDesc(file_haul_v1_access_service, 42);
 
 /**
  * The request of ListCredentials.
@@ -1592,7 +1713,7 @@ export type ListCredentialsRequest = Message<"haul.v1.ListCredentialsRequest"> &
  * Use `create(ListCredentialsRequestSchema)` to create a new message.
  */
 export const ListCredentialsRequestSchema: GenMessage<ListCredentialsRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 41);
+  messageDesc(file_haul_v1_access_service, 43);
 
 /**
  * The response of ListCredentials.
@@ -1620,7 +1741,7 @@ export type ListCredentialsResponse = Message<"haul.v1.ListCredentialsResponse">
  * Use `create(ListCredentialsResponseSchema)` to create a new message.
  */
 export const ListCredentialsResponseSchema: GenMessage<ListCredentialsResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 42);
+  messageDesc(file_haul_v1_access_service, 44);
 
 /**
  * The request of DeleteCredential.
@@ -1655,7 +1776,7 @@ export type DeleteCredentialRequest = Message<"haul.v1.DeleteCredentialRequest">
  * Use `create(DeleteCredentialRequestSchema)` to create a new message.
  */
 export const DeleteCredentialRequestSchema: GenMessage<DeleteCredentialRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 43);
+  messageDesc(file_haul_v1_access_service, 45);
 
 /**
  * The response of DeleteCredential.
@@ -1670,7 +1791,7 @@ export type DeleteCredentialResponse = Message<"haul.v1.DeleteCredentialResponse
  * Use `create(DeleteCredentialResponseSchema)` to create a new message.
  */
 export const DeleteCredentialResponseSchema: GenMessage<DeleteCredentialResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 44);
+  messageDesc(file_haul_v1_access_service, 46);
 
 /**
  * The request of ListAuditEvents.
@@ -1747,7 +1868,7 @@ export type ListAuditEventsRequest = Message<"haul.v1.ListAuditEventsRequest"> &
  * Use `create(ListAuditEventsRequestSchema)` to create a new message.
  */
 export const ListAuditEventsRequestSchema: GenMessage<ListAuditEventsRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 45);
+  messageDesc(file_haul_v1_access_service, 47);
 
 /**
  * The response of ListAuditEvents.
@@ -1775,7 +1896,7 @@ export type ListAuditEventsResponse = Message<"haul.v1.ListAuditEventsResponse">
  * Use `create(ListAuditEventsResponseSchema)` to create a new message.
  */
 export const ListAuditEventsResponseSchema: GenMessage<ListAuditEventsResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 46);
+  messageDesc(file_haul_v1_access_service, 48);
 
 /**
  * The request of RotateDataKey.
@@ -1790,7 +1911,7 @@ export type RotateDataKeyRequest = Message<"haul.v1.RotateDataKeyRequest"> & {
  * Use `create(RotateDataKeyRequestSchema)` to create a new message.
  */
 export const RotateDataKeyRequestSchema: GenMessage<RotateDataKeyRequest> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 47);
+  messageDesc(file_haul_v1_access_service, 49);
 
 /**
  * The response of RotateDataKey.
@@ -1811,7 +1932,7 @@ export type RotateDataKeyResponse = Message<"haul.v1.RotateDataKeyResponse"> & {
  * Use `create(RotateDataKeyResponseSchema)` to create a new message.
  */
 export const RotateDataKeyResponseSchema: GenMessage<RotateDataKeyResponse> = /*@__PURE__*/
-  messageDesc(file_haul_v1_access_service, 48);
+  messageDesc(file_haul_v1_access_service, 50);
 
 /**
  * What a principal may do. `docs/guide/access.md` has the methods of each.

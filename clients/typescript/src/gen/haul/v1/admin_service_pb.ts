@@ -406,7 +406,8 @@ export type Host = Message<"haul.v1.Host"> & {
   limits?: HostLimits | undefined;
 
   /**
-   * Until when no request goes to this host, by Retry-After or after repeated failures. Unset: it is not paused.
+   * Until when no request of the tenant goes to this host, by Retry-After or after repeated failures; of all tenants, the last
+   * to end. Unset: it is not paused.
    *
    * @generated from field: google.protobuf.Timestamp paused_until = 5;
    */
@@ -575,8 +576,8 @@ export const AdminService: GenService<{
     output: typeof UpdateLimitsResponseSchema;
   },
   /**
-   * Lists the hosts that the server talks to or has work for, by name. Where callers have roles, it takes one that sees the
-   * jobs of others: a host's pauses and errors come from all jobs. Idempotent.
+   * Lists the hosts that the server talks to or has work for, by name. Who has no role that sees the jobs of others sees the
+   * numbers, errors and pauses of its own. Idempotent.
    *
    * @generated from rpc haul.v1.AdminService.ListHosts
    */
@@ -586,7 +587,7 @@ export const AdminService: GenService<{
     output: typeof ListHostsResponseSchema;
   },
   /**
-   * Ends the pause of a host, whatever it is for. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
+   * Ends the pauses of a host, whatever and for whichever tenant they are. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
    * (HOST_NOT_FOUND).
    *
    * @generated from rpc haul.v1.AdminService.ResumeHost

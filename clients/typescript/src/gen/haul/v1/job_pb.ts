@@ -355,7 +355,7 @@ export type Job = Message<"haul.v1.Job"> & {
   specTasksOmitted: boolean;
 
   /**
-   * The principal that submitted it; `local` where no token was needed.
+   * The principal that submitted the job, by the name that it had then; `local` where no token was needed.
    *
    * @generated from field: string created_by = 25;
    */

@@ -286,7 +286,9 @@ export type ListJobsRequest = Message<"haul.v1.ListJobsRequest"> & {
   createTimeBefore?: Timestamp | undefined;
 
   /**
-   * The principal that submitted the jobs. Empty: any. Who may only submit gets its own jobs, whatever this says.
+   * The principal that submitted the jobs; of a name that no principal has any more, the last that had it. `local` and
+   * `anonymous` both mean whoever needed no token. Empty: any. A caller that may only submit gets its own jobs, whatever
+   * this says.
    *
    * @generated from field: string created_by = 7;
    */
@@ -863,8 +865,8 @@ export type WatchJobsRequest = Message<"haul.v1.WatchJobsRequest"> & {
   states: JobState[];
 
   /**
-   * The most jobs of the list: the newest so many. Of those that are left out nothing is told, and new jobs are told unless
-   * this is 0. Unset: all.
+   * The most jobs of the list: the newest so many. The watch sends nothing about those that are left out; it sends jobs that
+   * are created later, unless this is 0. Unset: all.
    *
    * @generated from field: optional uint32 max_jobs = 6;
    */
@@ -914,8 +916,8 @@ export type WatchJobsResponse = Message<"haul.v1.WatchJobsResponse"> & {
     case: "synced";
   } | {
     /**
-     * What the server has to do for the tenant, whatever the other conditions of the watch: once before `synced`, then when it has changed, at
-     * most once each `progress_interval`. Only with `totals`.
+     * What the server has to do for the tenant, whatever the other conditions of the watch: once before `synced`, then when
+     * it has changed, at most once each `progress_interval`. Only with `totals`.
      *
      * @generated from field: haul.v1.ServerTotals totals = 3;
      */
@@ -923,8 +925,8 @@ export type WatchJobsResponse = Message<"haul.v1.WatchJobsResponse"> & {
     case: "totals";
   } | {
     /**
-     * A job that was told of before is gone, by DeleteJob or at the end of its retention. Of the jobs that were told of, the
-     * newest 100,000 are remembered.
+     * The id of a job that was sent before and is gone, by DeleteJob or at the end of its retention. The watch remembers the
+     * newest 100,000 of the jobs that it sent.
      *
      * @generated from field: string deleted_job_id = 4;
      */
