@@ -267,10 +267,8 @@ fn call_bounds(network: &Network) -> CallBounds {
     }
 }
 
-fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
-    let (policy, insecure) = policy(&config.network);
-    let (exposure, call_bounds) = (exposure(&config.network), call_bounds(&config.network));
-    let roots = config.data_key.map_or(RootKeys::Beside, root_keys);
+fn engine_settings(config: &ServeConfig) -> EngineSettings {
+    let roots = config.data_key.clone().map_or(RootKeys::Beside, root_keys);
     let Access {
         allow_private_networks,
         allow_networks,
@@ -280,44 +278,50 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
         allow_ports,
         nat64_prefixes,
         egress_proxy,
-    } = config.access;
-    ServerSettings {
-        engine: EngineSettings {
-            data_dir: config.data_dir,
-            download_dir: config.download_dir,
-            tenant_dirs: config.tenant_dirs,
-            limits: config.limits,
-            guard: Guard {
-                allow_private: allow_private_networks,
-                allow_networks,
-                deny_networks,
-                allow_hosts,
-                deny_hosts,
-                allow_ports,
-                nat64_prefixes,
-            },
-            // What its process inherited is not for the server to obey.
-            proxies: None,
-            file_durability: match config.file_durability {
-                FileDurability::Full => Durability::Full,
-                FileDurability::None => Durability::None,
-            },
-            retry_after_max: config.retry_after_max,
-            // The other half is for what follows: their ends are stored, and calls are answered.
-            drain_patience: config.shutdown_grace / 2,
-            disk_reserve: config.disk_reserve,
-            max_download_bytes: config.max_download_bytes,
-            queue_bytes: config.queue_bytes as usize,
-            parts_by_url: false,
-            scratch: false,
-            root_keys: if config.forget_sealed { RootKeys::Forgetting(Box::new(roots)) } else { roots },
-            egress_proxy,
-            retention: Retention {
-                secrets: config.secret_retention,
-                audit: config.audit_retention,
-                ..Retention::default()
-            },
+    } = config.access.clone();
+    EngineSettings {
+        data_dir: config.data_dir.clone(),
+        download_dir: config.download_dir.clone(),
+        tenant_dirs: config.tenant_dirs.clone(),
+        limits: config.limits.clone(),
+        guard: Guard {
+            allow_private: allow_private_networks,
+            allow_networks,
+            deny_networks,
+            allow_hosts,
+            deny_hosts,
+            allow_ports,
+            nat64_prefixes,
         },
+        // What its process inherited is not for the server to obey.
+        proxies: None,
+        file_durability: match config.file_durability {
+            FileDurability::Full => Durability::Full,
+            FileDurability::None => Durability::None,
+        },
+        retry_after_max: config.retry_after_max,
+        // The other half is for what follows: their ends are stored, and calls are answered.
+        drain_patience: config.shutdown_grace / 2,
+        disk_reserve: config.disk_reserve,
+        max_download_bytes: config.max_download_bytes,
+        queue_bytes: config.queue_bytes as usize,
+        parts_by_url: false,
+        scratch: false,
+        root_keys: if config.forget_sealed { RootKeys::Forgetting(Box::new(roots)) } else { roots },
+        egress_proxy,
+        retention: Retention {
+            secrets: config.secret_retention,
+            audit: config.audit_retention,
+            ..Retention::default()
+        },
+    }
+}
+
+fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
+    let (policy, insecure) = policy(&config.network);
+    let (exposure, call_bounds) = (exposure(&config.network), call_bounds(&config.network));
+    ServerSettings {
+        engine: engine_settings(&config),
         listen: config.network.listen.clone(),
         metrics_listen: config.network.metrics_listen,
         metrics_hosts: config.metrics_hosts,
@@ -325,7 +329,7 @@ fn settings(config: ServeConfig, descriptors: Option<u64>) -> ServerSettings {
         identities: config.network.identities.clone(),
         bounds: bounds(&config.network, descriptors),
         request_body_idle: config.network.request_body_idle,
-        has_grpc_web: config.network.grpc_web,
+        has_grpc_web: config.network.grpc_web == Switch::On,
         has_dashboard: config.network.web == Switch::On,
         browsers: BrowserRules { hosts: config.network.web_hosts, origins: config.network.cors_origins },
         policy,

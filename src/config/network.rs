@@ -108,7 +108,7 @@ pub struct Network {
     /// Whether calls that only read are in the audit.
     pub audit_reads: bool,
     /// Whether gRPC-Web is served.
-    pub grpc_web: bool,
+    pub grpc_web: Switch,
     /// Whether there is a dashboard.
     pub web: Switch,
     /// Names under which browsers may reach the server, in lower case, without port.
@@ -150,19 +150,8 @@ impl Network {
         }
         let token_max_lifetime =
             lifetime("token_max_lifetime", merged.token_max_lifetime.as_deref(), LIFETIME_MAX_DEFAULT, wrong);
-        let calls_per_second = merged.calls_per_second.unwrap_or(CALLS_PER_SECOND_DEFAULT);
-        if !(calls_per_second == 0.0 || (0.001..=1e9).contains(&calls_per_second)) {
-            wrong.push(format!(
-                "`calls_per_second` is {calls_per_second}; set it to 0.001 or more, or to 0 for any number"
-            ));
-        }
-        let grpc_web = merged.grpc_web.unwrap_or(true);
-        let web = merged.web.unwrap_or(if grpc_web { Switch::On } else { Switch::Off });
-        if !grpc_web && web == Switch::On {
-            wrong.push(
-                "`web` is on and `grpc_web` is off, by which the dashboard calls; leave out one of them".to_owned(),
-            );
-        }
+        let calls_per_second = calls_per_second(merged, wrong);
+        let (grpc_web, web) = browser_faces(merged, wrong);
         let mut positive = |name: &str, value: Option<u32>| {
             if value == Some(0) {
                 wrong.push(format!("`{name}` is 0, so nobody could ever call; set it to at least 1"));
@@ -214,6 +203,25 @@ impl Network {
             inbound_buffer_bytes,
         }
     }
+}
+
+/// Reads how many calls of a principal are taken in a second.
+fn calls_per_second(merged: &ServeArgs, wrong: &mut Vec<String>) -> f64 {
+    let rate = merged.calls_per_second.unwrap_or(CALLS_PER_SECOND_DEFAULT);
+    if !(rate == 0.0 || (0.001..=1e9).contains(&rate)) {
+        wrong.push(format!("`calls_per_second` is {rate}; set it to 0.001 or more, or to 0 for any number"));
+    }
+    rate
+}
+
+/// Reads whether gRPC-Web is served, and whether there is a dashboard, which calls by it.
+fn browser_faces(merged: &ServeArgs, wrong: &mut Vec<String>) -> (Switch, Switch) {
+    let grpc_web = if merged.grpc_web.unwrap_or(true) { Switch::On } else { Switch::Off };
+    let web = merged.web.unwrap_or(grpc_web);
+    if (grpc_web, web) == (Switch::Off, Switch::On) {
+        wrong.push("`web` is on and `grpc_web` is off, by which the dashboard calls; leave out one of them".to_owned());
+    }
+    (grpc_web, web)
 }
 
 /// Reads where the server listens.
