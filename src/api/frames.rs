@@ -6,7 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream, Stream as _, StreamExt as _};
@@ -20,6 +20,10 @@ use crate::middleware::Middleware;
 
 /// Bytes before each message: whether it is compressed, and its length.
 const HEAD_BYTES: usize = 5;
+/// What is sent by itself, since many clients share it. Less is copied, so that it travels together.
+const ALONE_BYTES: usize = 4 << 10;
+/// How much is put together.
+const TOGETHER_BYTES: usize = 32 << 10;
 
 /// Whole messages, each framed.
 pub(crate) type Frames = BoxStream<'static, Result<Bytes, Status>>;
@@ -72,16 +76,47 @@ impl Middleware for SendFrames {
         let framed = response.extensions_mut().remove::<Framed>();
         let frames = framed.and_then(|Framed(frames)| frames.lock().unwrap_or_else(PoisonError::into_inner).take());
         Ok(match frames {
-            Some(frames) => response.map(|_| Body::new(FrameBody { frames: Some(frames) })),
+            Some(frames) => response.map(|_| Body::new(FrameBody::new(frames))),
             None => response,
         })
     }
 }
 
-/// The body of such an answer.
+/// The body of such an answer. Small pieces that are ready at once travel together: each frame costs memory beside its bytes, and
+/// the bound of all answers that nobody reads counts no tiny ones.
 struct FrameBody {
-    /// `None` once its status was sent.
+    /// `None` once it has ended.
     frames: Option<Frames>,
+    /// Small pieces that wait for more.
+    small: BytesMut,
+    /// What follows them by itself.
+    alone: Option<Bytes>,
+    /// How it ended, until that is sent.
+    end: Option<Status>,
+}
+
+impl FrameBody {
+    fn new(frames: Frames) -> FrameBody {
+        FrameBody { frames: Some(frames), small: BytesMut::new(), alone: None, end: None }
+    }
+
+    /// Takes what is ready, until there is something to send.
+    fn gather(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.alone.is_none() && self.small.len() < TOGETHER_BYTES {
+            let Some(frames) = &mut self.frames else { break };
+            match Pin::new(frames).poll_next(cx) {
+                Poll::Pending if self.small.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok(bytes))) if bytes.len() >= ALONE_BYTES => self.alone = Some(bytes),
+                Poll::Ready(Some(Ok(bytes))) => self.small.extend_from_slice(&bytes),
+                Poll::Ready(last) => {
+                    self.frames = None;
+                    self.end = Some(last.and_then(Result::err).unwrap_or_else(|| Status::ok("")));
+                }
+            }
+        }
+        Poll::Ready(())
+    }
 }
 
 impl HttpBody for FrameBody {
@@ -89,19 +124,22 @@ impl HttpBody for FrameBody {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Some(frames) = &mut self.frames else { return Poll::Ready(None) };
-        let status = match ready!(Pin::new(frames).poll_next(cx)) {
-            Some(Ok(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
-            Some(Err(status)) => status,
-            None => Status::ok(""),
-        };
-        self.frames = None;
+        if self.gather(cx).is_pending() {
+            return Poll::Pending;
+        }
+        if !self.small.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(self.small.split().freeze()))));
+        }
+        if let Some(bytes) = self.alone.take() {
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
+        let Some(status) = self.end.take() else { return Poll::Ready(None) };
         let mut trailers = HeaderMap::new();
         Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.frames.is_none()
+        self.frames.is_none() && self.small.is_empty() && self.alone.is_none() && self.end.is_none()
     }
 }
 
@@ -131,6 +169,34 @@ mod tests {
         assert_eq!(status.code(), tonic::Code::Ok);
         let (bytes, status) = sent(vec![Err(Status::unavailable("why"))]).await;
         assert_eq!((bytes.len(), status.code(), status.message()), (0, tonic::Code::Unavailable, "why"));
+    }
+
+    #[tokio::test]
+    async fn small_pieces_travel_together_and_in_order() {
+        let piece = |length: usize, fill: u8| Ok(Bytes::from(vec![fill; length]));
+        let pieces = vec![piece(10, 1), piece(20, 2), piece(ALONE_BYTES, 3), piece(30, 4), Err(Status::aborted("end"))];
+        let mut body = FrameBody::new(stream::iter(pieces).boxed());
+        let mut sizes = Vec::new();
+        let mut all = Vec::new();
+        let status = loop {
+            let frame = body.frame().await.unwrap().unwrap();
+            match frame.into_data() {
+                Ok(data) => {
+                    sizes.push(data.len());
+                    all.extend_from_slice(&data);
+                }
+                Err(frame) => break Status::from_header_map(frame.trailers_ref().unwrap()).unwrap(),
+            }
+        };
+        assert_eq!(sizes, [30, ALONE_BYTES, 30]);
+        assert!(all.is_sorted(), "the order is another one");
+        assert_eq!(status.code(), tonic::Code::Aborted);
+        assert!(body.is_end_stream() && body.frame().await.is_none());
+        // What is ready does not wait for what is not.
+        let mut body = FrameBody::new(stream::iter([piece(5, 1)]).chain(stream::pending()).boxed());
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), 5);
+        let mut body = FrameBody::new(stream::iter((0..100).map(move |_| piece(1000, 1))).boxed());
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), 33_000);
     }
 
     #[test]

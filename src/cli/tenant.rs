@@ -49,8 +49,8 @@ pub(crate) struct CreateArgs {
 /// What a tenant may have.
 #[derive(Debug, Args)]
 struct Terms {
-    /// What it may have at most: unfinished_jobs, queued_tasks, running_tasks, running_per_host, requests_per_second or
-    /// bytes_per_second, and a number or `none`
+    /// What it may have at most: `unfinished_jobs`, `queued_tasks`, `running_tasks`, `running_per_host`,
+    /// `requests_per_second` or `bytes_per_second`, and a number or `none`
     #[arg(long = "quota", value_name = "FIELD=N", value_parser = quota)]
     quotas: Vec<(Quota, Option<f64>)>,
     /// How large its share is beside those of others, 1 to 100

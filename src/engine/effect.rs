@@ -17,7 +17,7 @@ use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::spec::TaskSpec;
 use crate::model::task::TaskState;
-use crate::model::tenant::Owner;
+use crate::model::tenant::{Owner, Party};
 use crate::store::{Chunk, LaneNumber, StoredEvent};
 
 /// Tasks with the lanes that they go to.
@@ -44,8 +44,10 @@ pub(crate) enum Effect {
     },
     /// The n-th addition of the batch: its tasks begin to live, or it was known or refused.
     AdmitTasks { nth: usize, job: JobId, chunk_id: String, digest: [u8; 32], tasks: LanedTasks, reply: Reply<Chunk> },
-    /// Whether a chunk is known is asked of the store, now that all chunks before it are there.
-    ReadChunk { job: JobId, chunk_id: String, digest: [u8; 32], reply: Reply<Chunk> },
+    /// Whether a chunk is known is asked of the store, now that all chunks before it are there. If it is not, this is the answer.
+    ReadChunk { job: JobId, chunk_id: String, digest: [u8; 32], otherwise: EngineError, reply: Reply<Chunk> },
+    /// Whether a request is known is asked of the store, now that all before it are there. If it is not, this is the answer.
+    ReadRequest { request: (String, [u8; 32]), of: Party, otherwise: EngineError, reply: Reply<Arc<Job>> },
     /// A command about tasks is taken, now that all chunks before it are there.
     Select(JobId, Box<Admitted<JobCommand>>),
     /// A change of a job that has not ended is acknowledged.
@@ -124,6 +126,7 @@ impl Effect {
             | Effect::AccessStored(..)
             | Effect::LookForJobs(_)
             | Effect::TenantDeleted(..)
+            | Effect::ReadRequest { .. }
             | Effect::Audited(_) => None,
         }
     }
@@ -131,7 +134,10 @@ impl Effect {
     /// Answers whoever waits for the effect that it will not come.
     pub(crate) fn fail(self, error: EngineError) {
         match self {
-            Effect::Admit { reply, .. } | Effect::Reply(reply, _) | Effect::Updated(reply, _) => {
+            Effect::Admit { reply, .. }
+            | Effect::ReadRequest { reply, .. }
+            | Effect::Reply(reply, _)
+            | Effect::Updated(reply, _) => {
                 answer(reply, Err(error));
             }
             Effect::AdmitTasks { reply, .. } | Effect::ReadChunk { reply, .. } => answer(reply, Err(error)),

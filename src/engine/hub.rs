@@ -29,6 +29,8 @@ const RING_MAX: usize = 512;
 const RING_BYTES_MAX: usize = 1 << 20;
 /// Places of the table of feeds below which it is not made smaller.
 const TABLE_MIN: usize = 1024;
+/// The most bytes of events that stay with the feed of a job that has ended, as long as somebody holds it.
+const ENDED_BYTES_MAX: usize = 64 << 10;
 /// How often a rate of bytes is measured anew.
 const RATE_WINDOW: Duration = Duration::from_millis(250);
 
@@ -225,6 +227,7 @@ impl Hub {
         // Whoever waits looks again, also where somebody else holds the feed.
         if let Some(feed) = feed {
             self.totals.moved(Some(&feed.job()), None);
+            feed.forget_long_past();
             feed.wake();
         }
     }
@@ -420,6 +423,15 @@ impl Feed {
     fn forget_events(&self) {
         if let Some(watched) = &mut lock(&self.state).watched {
             (watched.ring, watched.ring_bytes, watched.batch) = (VecDeque::new(), 0, None);
+        }
+    }
+
+    /// Drops the events of a job that has ended where these are many: who holds the feed may hold it for long, and reads them from
+    /// the store.
+    fn forget_long_past(&self) {
+        let is_long = lock(&self.state).watched.as_ref().is_some_and(|watched| watched.ring_bytes > ENDED_BYTES_MAX);
+        if is_long {
+            self.forget_events();
         }
     }
 

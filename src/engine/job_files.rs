@@ -125,6 +125,7 @@ impl JobFiles {
                 }
             }
         }
+        self.aside.have_brought_back(job).await;
     }
 
     fn root_of(&self, job: &Job) -> Option<Arc<Root>> {

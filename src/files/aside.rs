@@ -77,7 +77,18 @@ impl Aside {
 
     /// Returns whether any part of a job is kept.
     pub fn has(&self, job: JobId) -> bool {
-        self.place.join(job.to_string()).exists()
+        has_entries(&self.place.join(job.to_string()))
+    }
+
+    /// Notes that all parts of a job that are wanted back are back.
+    pub async fn have_brought_back(&self, job: JobId) {
+        let place = self.place.join(job.to_string());
+        let _ = blocking(move || {
+            // It fails where parts are left, of tasks that do not run again.
+            let _ = std::fs::remove_dir(&place);
+            Ok(())
+        })
+        .await;
     }
 
     /// Returns the jobs of which any part is kept.
@@ -91,7 +102,9 @@ impl Aside {
             };
             let mut jobs = Vec::new();
             for entry in entries {
-                jobs.extend(entry.map_err(fail)?.file_name().to_str().and_then(|name| name.parse::<JobId>().ok()));
+                let entry = entry.map_err(fail)?;
+                let job = entry.file_name().to_str().and_then(|name| name.parse::<JobId>().ok());
+                jobs.extend(job.filter(|_| has_entries(&entry.path())));
             }
             Ok(jobs)
         })
@@ -113,6 +126,11 @@ fn give_tail_back(folder: &Folder, name: &str) {
         // Where it cannot be given back, it stays with the part.
         let _ = file.set_len(metadata.len());
     }
+}
+
+/// Returns whether there is something in a directory.
+fn has_entries(directory: &Path) -> bool {
+    std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 fn remove_all(place: &Path) -> Result<(), Failure> {

@@ -261,8 +261,13 @@ impl ContentStore {
 
     /// Forgets that pages of a task were dropped: no row of them is left.
     pub async fn have_dropped(&self, task: TaskId) -> Result<(), Failure> {
-        let path = self.dropping(task);
-        blocking(move || remove_file(&path).map_err(|error| fail("remove", &path, &error))).await
+        let (path, folder) = (self.dropping(task), self.folder(task.job));
+        // Pages that follow are durable at once, and so has to be that this is gone.
+        let forget = move || match remove_file(&path).and_then(|()| File::open(&folder)?.sync_all()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fail("remove", &path, &error)),
+            _ => Ok(()),
+        };
+        blocking(forget).await
     }
 
     /// The file that says that pages of a task are being dropped.

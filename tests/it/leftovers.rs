@@ -9,8 +9,10 @@ use haul::pb::JobState;
 use sqlx::Connection as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic_types::StatusExt as _;
+use tonic::Code;
 
+use crate::it::access::refused;
+use crate::it::echoes::count;
 use crate::it::held::hold;
 use crate::support::object::Object;
 use crate::support::origin::Origin;
@@ -88,16 +90,9 @@ async fn a_retry_that_is_refused_leaves_nothing() {
     assert!(server.data().join("partials").join(&id).is_dir());
     // Secrets are erased some time after a start.
     server.restart().await;
-    until(async || {
-        let request = pb::RetryJobRequest { job_id: id.clone(), ..Default::default() };
-        let Err(status) = server.jobs().retry_job(request).await else {
-            cancel(&server, &id).await;
-            server.ended(&id).await;
-            return false;
-        };
-        status.get_details_error_info().is_some_and(|it| it.reason == "SECRETS_EXPIRED")
-    })
-    .await;
+    until(async || count(&server, "jobs WHERE moving ->> '$.secrets_gone'").await == 1).await;
+    let request = pb::RetryJobRequest { job_id: id.clone(), ..Default::default() };
+    refused(server.jobs().retry_job(request).await, Code::FailedPrecondition, "SECRETS_EXPIRED");
     is_clean(&server);
     server.jobs().delete_job(pb::DeleteJobRequest { job_id: id.clone(), ..Default::default() }).await.unwrap();
     until(async || !server.data().join("partials").join(&id).exists()).await;

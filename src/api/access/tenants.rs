@@ -32,22 +32,22 @@ pub(super) fn creation(request: pb::CreateTenantRequest) -> Result<AccessChange,
         only.take(*quota, &patch.quotas);
         only != none
     });
-    patch.title = title(&wish.title, &mut v).filter(|title| !title.is_empty());
-    patch.weight = weight(wish.weight, &mut v).filter(|weight| *weight > 0);
+    patch.title = Some(title(&wish.title, &mut v)).filter(|title| !title.is_empty());
+    patch.weight = Some(weight(wish.weight, &mut v)).filter(|weight| *weight > 0);
     patch.is_suspended = wish.suspended.then_some(true);
     v.or(AccessChange::CreateTenant { name: wish.name, patch: Box::new(patch), request_id: request.request_id })
 }
 
-fn title(title: &str, v: &mut Violations) -> Option<String> {
+fn title(title: &str, v: &mut Violations) -> String {
     values::text(title, "tenant.title", NAME_BYTES_MAX, v);
-    Some(title.to_owned())
+    title.to_owned()
 }
 
-fn weight(weight: u32, v: &mut Violations) -> Option<u32> {
+fn weight(weight: u32, v: &mut Violations) -> u32 {
     if weight > WEIGHT_MAX {
         v.add("tenant.weight", format!("is {weight}; at most {WEIGHT_MAX} is accepted"));
     }
-    Some(weight)
+    weight
 }
 
 /// Reads the quotas that are named.
@@ -71,8 +71,8 @@ pub(super) fn update(request: pb::UpdateTenantRequest) -> Result<AccessChange, S
     let mut patch = TenantPatch::default();
     for (index, path) in values::mask(request.update_mask, &mut v) {
         match path.as_str() {
-            "title" => patch.title = title(&wish.title, &mut v),
-            "weight" => patch.weight = weight(wish.weight, &mut v),
+            "title" => patch.title = Some(title(&wish.title, &mut v)),
+            "weight" => patch.weight = Some(weight(wish.weight, &mut v)),
             "suspended" => patch.is_suspended = Some(wish.suspended),
             "quotas" => patch.named.extend(Quota::ALL),
             other => match other.strip_prefix("quotas.").and_then(Quota::named) {

@@ -24,7 +24,7 @@ use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
 use crate::model::job::{Change, Creator, Job, JobEvent, WrongState};
 use crate::model::limits::Limits;
 use crate::model::spec::JobSpec;
-use crate::model::tenant::Scope;
+use crate::model::tenant::{Party, Scope};
 use crate::model::time::Timestamp;
 use crate::model::trace::TraceParent;
 use crate::store::{Addition, Chunk, LaneNumber, NewPage, Submission};
@@ -81,7 +81,10 @@ impl Scheduler {
     /// Refuses a command for want of room. A repetition needs none: it is answered with what was stored.
     fn refuse_unless_known(&mut self, command: Command, by: &Actor, error: EngineError) {
         match command {
-            Command::Submit { request: Some(request), reply, .. } => self.read_request(request, by, error, reply),
+            Command::Submit { request: Some(request), reply, .. } => match party(by) {
+                Some(of) => self.read_request(request, of, error, reply),
+                None => answer(reply, Err(error)),
+            },
             Command::Job(job, JobCommand::AddTasks { chunk_id, digest, reply, .. }) if !chunk_id.is_empty() => {
                 self.read_chunk(job, (chunk_id, digest), error, reply);
             }
@@ -146,9 +149,12 @@ impl Scheduler {
         error: EngineError,
         reply: Reply<Arc<Job>>,
     ) {
-        match request {
-            Some(request) => self.read_request(request, by, error, reply),
-            None => answer(reply, Err(error)),
+        match (request, party(by)) {
+            (Some(request), Some(of)) => {
+                // It may be counted because it is on its way.
+                self.outbox.then(Effect::ReadRequest { request, of, otherwise: error, reply });
+            }
+            _ => answer(reply, Err(error)),
         }
     }
 
@@ -251,7 +257,8 @@ impl Scheduler {
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
         if !run.job.open || run.job.stop.is_some() {
             // A chunk that was stored while the job was open, or is on its way, is answered again all the same.
-            return self.outbox.then(Effect::ReadChunk { job, chunk_id, digest, reply });
+            let otherwise = EngineError::Sealed(job);
+            return self.outbox.then(Effect::ReadChunk { job, chunk_id, digest, otherwise, reply });
         }
         let count = tasks.specs.len() as u64;
         let has_too_many = u64::from(run.job.counts.total) + run.adding() + count > u64::from(u32::MAX);
@@ -261,8 +268,9 @@ impl Scheduler {
             (_, true) => Some(EngineError::TooManyJobs),
             _ => self.admits(tenant, 0, count).err(),
         };
-        if let Some(error) = full {
-            return self.read_chunk(job, (chunk_id, digest), error, reply);
+        if let Some(otherwise) = full {
+            // It may be counted because it is on its way.
+            return self.outbox.then(Effect::ReadChunk { job, chunk_id, digest, otherwise, reply });
         }
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
         let named = credentials::named(&run.job.spec, &tasks);
@@ -376,4 +384,9 @@ impl Scheduler {
 /// What a job keeps of who submits it.
 fn creator(by: &Actor) -> Creator {
     if by.principal == LOCAL { Creator::default() } else { Creator { no: by.principal, name: by.name.clone() } }
+}
+
+/// Whose requests those of somebody are.
+fn party(by: &Actor) -> Option<Party> {
+    by.scope.no().map(|tenant| Party { tenant, principal: by.principal })
 }

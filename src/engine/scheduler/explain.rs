@@ -126,6 +126,7 @@ impl Scheduler {
 }
 
 /// What a lane waits for.
+#[derive(Clone, Copy)]
 enum Why<'a> {
     Task(&'a task::Wait),
     Cap,

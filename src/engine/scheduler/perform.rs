@@ -43,18 +43,9 @@ impl Scheduler {
     ) {
         self.committed = self.committed.max(number);
         self.queue.committed(number, ended);
-        let Committed {
-            mut submissions,
-            mut additions,
-            retries,
-            sweeps,
-            hastened,
-            deletions,
-            purges,
-            refused,
-            data_key,
-            left_out,
-        } = committed;
+        let Committed { mut submissions, mut additions, retries, sweeps, hastened, .. } = committed;
+        let (deletions, purges) = (committed.deletions, committed.purges);
+        let (refused, data_key, left_out) = (committed.refused, committed.data_key, committed.left_out);
         let mut pieces = PieceAnswers { number, retries, sweeps, hastened, purges };
         let refused: BTreeMap<JobId, String> = refused.into_iter().collect();
         for effect in effects {
@@ -74,8 +65,11 @@ impl Scheduler {
                     let added = additions.get_mut(nth).map(std::mem::take).unwrap_or_default();
                     self.admit_tasks(job, added, chunk_id, digest, tasks, reply);
                 }
-                Effect::ReadChunk { job, chunk_id, digest, reply } => {
-                    self.read_chunk(job, (chunk_id, digest), EngineError::Sealed(job), reply);
+                Effect::ReadChunk { job, chunk_id, digest, otherwise, reply } => {
+                    self.read_chunk(job, (chunk_id, digest), otherwise, reply);
+                }
+                Effect::ReadRequest { request, of, otherwise, reply } => {
+                    self.read_request(request, of, otherwise, reply)
                 }
                 Effect::Select(job, admitted) => self.fixed_command(job, *admitted),
                 Effect::Reply(reply, job) => answer(reply, Ok(job)),

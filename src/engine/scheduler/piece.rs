@@ -136,7 +136,9 @@ mod tests {
             Piece::Purge(job(5)),
             Piece::Sweep(job(6)),
         ];
-        all.into_iter().for_each(|piece| pieces.add(piece));
+        for piece in all {
+            pieces.add(piece);
+        }
         assert_eq!(pieces.round(3, false), [Piece::Sweep(job(2)), Piece::Withdraw(job(4)), Piece::Purge(job(5))]);
         assert_eq!(pieces.round(9, false), [Piece::Sweep(job(6))]);
         assert!(pieces.round(9, false).is_empty() && !pieces.is_empty());

@@ -9,10 +9,9 @@ use crate::engine::patience::{caught, patiently};
 use crate::engine::queue::LaneRead;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::read::{Read, trusted};
-use crate::model::access::Actor;
 use crate::model::ids::JobId;
 use crate::model::job::Job;
-use crate::model::tenant::{Owner, Party, Scope};
+use crate::model::tenant::Party;
 use crate::store::{Chunk, StoreError};
 
 impl Scheduler {
@@ -117,12 +116,11 @@ impl Scheduler {
     pub(super) fn read_request(
         &mut self,
         request: (String, [u8; 32]),
-        by: &Actor,
+        of: Party,
         otherwise: EngineError,
         reply: Reply<Arc<Job>>,
     ) {
-        let Scope::One(Owner { no: tenant, .. }) = by.scope else { return answer(reply, Err(otherwise)) };
-        let (store, of) = (self.runner.store.clone(), Party { tenant, principal: by.principal });
+        let store = self.runner.store.clone();
         self.reads.spawn(async move {
             let known = caught(patiently(|| store.request(of, &request.0))).await;
             Read::Request { request, known, otherwise, reply }

@@ -13,6 +13,7 @@ use crate::engine::queue::task::{BatchNumber, Cause};
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::piece::Piece;
 use crate::engine::selection::{Chosen, Hastening, Withdrawal};
+use crate::engine::writer::Condition;
 use crate::model::access::Actor;
 use crate::model::audit::{AuditRow, Of};
 use crate::model::failure::{Failure, FailureReason, TaskError};
@@ -27,8 +28,16 @@ use crate::telemetry::metrics::End;
 impl Scheduler {
     /// Takes a command about some tasks of a job that memory has. One that comes while another is at work waits for it.
     pub(super) fn select(&mut self, job: JobId, admitted: Admitted<JobCommand>) {
+        let condition = self.condition();
         let Some(run) = self.jobs.get_mut(job) else { return admitted.command.refuse(EngineError::NoJob(job)) };
         let is_stopped = run.job.stop.is_some();
+        if let Condition::Short(why) | Condition::Blocked(why) = &condition
+            && !is_stopped
+            && (run.activity().is_some_and(|it| it.hastening.is_some()) || matches!(run.stage, Stage::Retrying(_)))
+        {
+            // What it would wait for goes on once there is room.
+            return admitted.command.refuse(EngineError::StoreFull(why.clone()));
+        }
         if !is_stopped && (run.is_selecting() || !matches!(run.stage, Stage::Open)) {
             return run.activity_mut().asked.push_back(admitted);
         }

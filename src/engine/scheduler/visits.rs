@@ -106,31 +106,34 @@ impl Scheduler {
                 let nth = self.delete(id, Some(reply));
                 return self.note_job(&by, Of::Deletion(nth), "DeleteJob", id);
             }
-            JobCommand::Retry { reply, .. } => match retry {
-                Some(Ok(retriable))
-                    if (job.secrets_gone || http_is_erased(&job.spec.defaults.http, false))
-                        && retriable.failed + retriable.cancelled > 0 =>
-                {
-                    answer(reply, Err(EngineError::SecretsExpired(id)));
-                }
-                Some(Ok(retriable))
-                    if retriable.failed + retriable.cancelled > 0
-                        && self.is_full_of_jobs(job.spec.memory_bytes(), retriable.lanes.len()) =>
-                {
-                    answer(reply, Err(EngineError::TooManyJobs));
-                }
-                Some(Ok(retriable)) if retriable.failed + retriable.cancelled > 0 => {
-                    let again = u64::from(retriable.failed) + u64::from(retriable.cancelled);
-                    match self.admits(job.tenant.no, 1, again) {
-                        Ok(()) => return self.retry(job, retriable, &by, reply),
-                        Err(refusal) => answer(reply, Err(refusal)),
-                    }
-                }
-                Some(Err(error)) => answer(reply, Err(error)),
-                _ => answer(reply, Ok(Arc::new(job))),
+            JobCommand::Retry { reply, .. } => match self.may_retry(&job, retry) {
+                Ok(Some(retriable)) => return self.retry(job, retriable, &by, reply),
+                Ok(None) => answer(reply, Ok(Arc::new(job))),
+                Err(refusal) => answer(reply, Err(refusal)),
             },
         }
         self.next_visitor(id);
+    }
+
+    /// Decides whether tasks of an ended job may be put back; `None`: there are none.
+    fn may_retry(
+        &mut self,
+        job: &Job,
+        found: Option<Result<Retriable, EngineError>>,
+    ) -> Result<Option<Retriable>, EngineError> {
+        let Some(retriable) = found.transpose()? else { return Ok(None) };
+        let again = u64::from(retriable.failed) + u64::from(retriable.cancelled);
+        if again == 0 {
+            return Ok(None);
+        }
+        if job.secrets_gone || http_is_erased(&job.spec.defaults.http, false) {
+            return Err(EngineError::SecretsExpired(job.id));
+        }
+        if self.is_full_of_jobs(job.spec.memory_bytes(), retriable.lanes.len()) {
+            return Err(EngineError::TooManyJobs);
+        }
+        self.admits(job.tenant.no, 1, again)?;
+        Ok(Some(retriable))
     }
 
     /// After its end a job publishes nothing more: only what is read of it changes.

@@ -223,7 +223,9 @@ mod tests {
         let read = |url: &str, options: &[&str]| {
             let mut lines = Lines::new(Format::Aria2);
             lines.next(url).unwrap();
-            options.iter().for_each(|option| assert_eq!(lines.next(&format!(" {option}")), Ok(None)));
+            for option in options {
+                assert_eq!(lines.next(&format!(" {option}")), Ok(None));
+            }
             match lines.end() {
                 Some((1, Item::File(file))) => *file,
                 other => panic!("{other:?}"),

@@ -207,7 +207,8 @@ mod tests {
 
     #[test]
     fn of_many_mirrors_the_best_are_taken() {
-        let urls: String = (0..60).map(|at| format!("<url preference='{}'>HTTP://a/{at}</url>", 40 + at)).collect();
+        let urls: Vec<_> = (0..60).map(|at| format!("<url preference='{}'>HTTP://a/{at}</url>", 40 + at)).collect();
+        let urls = urls.concat();
         let file = only(&format!("<metalink><file name='x'><resources>{urls}</resources></file></metalink>")).unwrap();
         let expected: Vec<String> = (43..59).rev().map(|at| format!("HTTP://a/{at}")).collect();
         assert_eq!((file.url.as_str(), file.mirrors), ("HTTP://a/59", expected));

@@ -1,8 +1,8 @@
 //! Which batches may use which room on a full disk: one decision over what a batch does and what is left of the reserve.
 //!
 //! Deletions make room, so everything is theirs. Whatever else is small, the end of a job above all, has a part of the
-//! reserve, once. What is large waits until there is room beside the reserve, and so does everything but deletions while
-//! less is held than they need.
+//! reserve, once, and so has what is large because much has ended at once. What is large because it adds work waits until there
+//! is room beside the reserve, and so does everything but deletions while less is held than they need.
 
 use std::sync::Arc;
 
@@ -12,6 +12,8 @@ use crate::store::{Batch, Content, Which};
 
 /// What a row takes on the disk beside what it holds, in bytes, roughly.
 const ROW_BYTES: usize = 256;
+/// Rows of the audit that a batch of ends may have.
+const AUDIT_ROWS_MAX: usize = 1000;
 
 /// What a batch does to the room on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +22,9 @@ pub(super) enum Need {
     Removes,
     /// It needs a small part of what is lent at most.
     Little,
-    /// It needs more.
+    /// It needs more, and adds no work: it records what has ended or happened.
+    Ends,
+    /// It needs more, and adds work.
     Much,
 }
 
@@ -52,11 +56,11 @@ pub(super) enum More {
 pub(super) fn room(need: Need, left: Left) -> Option<More> {
     match (need, left) {
         (Need::Removes, _) => Some(More::All),
-        (Need::Little, Left::All) => Some(More::Part),
-        (Need::Little, Left::Deletions | Left::NoReserve) | (Need::Much, Left::All | Left::NoReserve) => {
+        (Need::Little | Need::Ends, Left::All) => Some(More::Part),
+        (Need::Little | Need::Ends, Left::Deletions | Left::NoReserve) | (Need::Much, Left::All | Left::NoReserve) => {
             Some(More::Nothing)
         }
-        (Need::Little, Left::Less) | (Need::Much, Left::Deletions | Left::Less) => None,
+        (Need::Little | Need::Ends, Left::Less) | (Need::Much, Left::Deletions | Left::Less) => None,
     }
 }
 
@@ -67,10 +71,21 @@ impl Need {
             Need::Removes
         } else if bytes(batch) as u64 <= lent / 2 {
             Need::Little
-        } else {
+        } else if adds_work(batch) {
             Need::Much
+        } else {
+            // There is no more of it than had been begun, and nothing begins while room is short.
+            Need::Ends
         }
     }
+}
+
+/// Whether the batch makes more to be done.
+fn adds_work(batch: &Batch) -> bool {
+    let Batch { submissions, additions, retries, hastens, access, audit, .. } = batch;
+    let has_work = !(submissions.is_empty() && additions.is_empty() && retries.is_empty() && hastens.is_empty());
+    // Rows of what was refused are no ends either.
+    has_work || !access.is_empty() || audit.len() > AUDIT_ROWS_MAX
 }
 
 /// Whether the batch has deletions and purges, and beside them nothing but who did that.
@@ -102,7 +117,8 @@ fn only_removes(batch: &Batch) -> bool {
         || !(sweeps.is_empty() && hastens.is_empty() && events.is_empty() && jobs.is_empty() && respecced.is_empty())
         || !(limits.is_none() && !new_data_key && access.is_empty())
         || !audit.iter().all(|entry| matches!(entry.of, Of::Deletion(_)));
-    !does_more && !(deletions.is_empty() && purges.is_empty())
+    let removes = !(deletions.is_empty() && purges.is_empty());
+    removes && !does_more
 }
 
 /// How much a batch adds, in bytes, roughly.
@@ -143,11 +159,12 @@ mod tests {
     #[test]
     fn who_may_use_which_room() {
         use Left::{All, Deletions, Less, NoReserve};
-        use Need::{Little, Much, Removes};
+        use Need::{Ends, Little, Much, Removes};
         let table = [
             //         all of it is there    a part is lent        less is left        there never was any
             (Removes, [Some(More::All), Some(More::All), Some(More::All), Some(More::All)]),
             (Little, [Some(More::Part), Some(More::Nothing), None, Some(More::Nothing)]),
+            (Ends, [Some(More::Part), Some(More::Nothing), None, Some(More::Nothing)]),
             (Much, [Some(More::Nothing), None, None, Some(More::Nothing)]),
         ];
         for (need, rooms) in table {
@@ -210,7 +227,7 @@ mod tests {
             let id = TaskId { job: JOB, index: 0 };
             need(|it| it.pages.push(NewPage { id, page: 0, first_item: 0, items: 0, content, next: None }))
         };
-        assert_eq!((page(3 << 20), page(5 << 20)), (Need::Little, Need::Much));
+        assert_eq!((page(3 << 20), page(5 << 20)), (Need::Little, Need::Ends));
         let rows = |count| need(|it| it.audit.extend(std::iter::repeat_with(|| audit(Of::Always)).take(count)));
         assert_eq!((rows(2_000), rows(20_000)), (Need::Little, Need::Much));
     }

@@ -60,7 +60,10 @@ pub(crate) enum Hold {
 /// What is known of tenants at hosts: how many requests a tenant has at one; `None`: it may have none more, whatever room
 /// there is. It is asked only where several tenants wait.
 #[derive(Clone)]
-pub(crate) struct Standing(pub(crate) Arc<dyn Fn(&Host, TenantNo) -> Option<u32> + Send + Sync>);
+pub(crate) struct Standing(pub(crate) Arc<HasThere>);
+
+/// How many requests a tenant has at a host.
+type HasThere = dyn Fn(&Host, TenantNo) -> Option<u32> + Send + Sync;
 
 impl Default for Standing {
     /// Nobody has any.
