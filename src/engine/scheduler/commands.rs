@@ -38,7 +38,11 @@ impl Scheduler {
         if self.draining
             && !matches!(
                 command,
-                Command::Page { .. } | Command::Explain { .. } | Command::WaitingAt { .. } | Command::Waits { .. }
+                Command::Page { .. }
+                    | Command::Explain { .. }
+                    | Command::WaitingAt { .. }
+                    | Command::Waits { .. }
+                    | Command::Usage { .. }
             )
         {
             return command.refuse(EngineError::Draining);

@@ -257,7 +257,8 @@ async fn retriable(
         }
         TaskChoice::Fitting(filter) => {
             (failed, failure, kinds) = without_fitting(runner, job, filter).await?;
-            cancelled = u32::from(has_cancelled(runner, id, filter).await?);
+            // How many of these fit is not counted, which would read them all: for the quotas of the tenant all may.
+            cancelled = if has_cancelled(runner, id, filter).await? { job.counts.cancelled.max(1) } else { 0 };
         }
     }
     let lanes = patiently(|| store.lanes(id)).await?;
