@@ -85,7 +85,8 @@ async fn cursor(runner: &Runner, launch: &Launch, spec: &FetchSpec) -> Result<Op
         is_unsent: true,
         ..Failure::retryable(FailureReason::Internal, format!("cannot read where the listing goes on: {error}"))
     };
-    if runner.content.is_dropping(launch.id).await? {
+    // Only a credential is searched for in what comes back.
+    if launch.credential.is_some() && runner.content.is_dropping(launch.id).await? {
         // The end of the process cut an attempt that had removed its pages: its end was not stored then.
         let last = patiently(|| runner.store.last_page(launch.id)).await.map_err(|error| failed(error.to_string()))?;
         if last.is_some() {

@@ -333,7 +333,10 @@ impl Hosts {
 
     /// Returns the hosts that may have room since the last call, each as often as a request ended or became possible.
     pub fn take_freed(&self) -> Vec<Host> {
-        std::mem::take(&mut self.lock().freed)
+        let mut freed = std::mem::take(&mut self.lock().freed);
+        // In an order of their own: all of them may be freed at once, and a simulation has to repeat itself.
+        freed.sort_unstable();
+        freed
     }
 
     /// Returns at most `limit` hosts in the order of their names, from the first one after `last`.

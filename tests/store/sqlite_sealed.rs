@@ -168,7 +168,8 @@ async fn an_event_is_told_without_what_it_does_not_tell() {
     assert_eq!(urls, ["https://a.example/", "https://me:SESAME@a.example/"]);
     let before = store.events_before(job_id(1), 9, &[], 9).await.unwrap().items;
     assert_eq!(before.len(), 2);
-    assert!(matches!(store.tasks(job_id(1), &[], 0, 9).await, Err(StoreError::Unreadable(_))));
+    let readable = store.tasks(job_id(1), &[], 0, 9).await.unwrap().items;
+    assert_eq!(readable.len(), 1, "a task is not read without its bag");
 }
 
 #[tokio::test]
