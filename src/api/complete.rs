@@ -5,6 +5,7 @@ use http::{Request, Response, Uri};
 use tonic::body::Body;
 use tonic::{Code, Status};
 
+use crate::api::inbound::QUESTION_BYTES_MAX;
 use crate::api::status::{Fault, Violations, message_too_large, shown, unavailable};
 use crate::middleware::Middleware;
 
@@ -29,6 +30,9 @@ pub(crate) fn complete(status: Status) -> Status {
     }
     let text = status.message();
     if TOO_LARGE.iter().any(|sign| text.contains(sign)) {
+        if text.contains(&format!(" {QUESTION_BYTES_MAX} bytes")) {
+            return message_too_large("the message is longer than 4 KiB, the most that this method takes");
+        }
         return message_too_large(
             "the message is longer than 16 MiB, the most that the server accepts; send more tasks through AddTasks, in several messages",
         );

@@ -20,13 +20,17 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 
 use crate::api::framing::{Framing, Packing};
-use crate::api::status::{Fault, exhausted};
+use crate::api::status::{Fault, exhausted, unavailable};
 use crate::listen::budget::Hold;
 use crate::listen::peer::Peer;
 use crate::middleware::Middleware;
 
 /// How many times the longest silence a whole message may take: a client that sends a byte now and then is not silent.
 pub(crate) const WHOLE_TIMES: u32 = 20;
+
+/// The largest message of what is not of the contract, which asks about names of services and of symbols. Strangers may
+/// ask, so no such message is unpacked to more, or takes room from others.
+pub(crate) const QUESTION_BYTES_MAX: usize = 4 << 10;
 
 /// Bounds requests.
 #[derive(Clone, Debug)]
@@ -60,13 +64,15 @@ impl Middleware for Inbound {
     fn before(&self, request: &mut Request<Body>) -> Result<(), Box<Response<Body>>> {
         let share = request.extensions().get::<Arc<Peer>>().map(|peer| peer.share.clone());
         let Some(share) = share.filter(|_| !request.body().is_end_stream()) else { return Ok(()) };
-        let is_streaming = self.streaming.contains(request.uri().path());
+        let path = request.uri().path();
+        let is_streaming = self.streaming.contains(path);
+        let bytes_max = if path.starts_with("/haul.v1.") { self.message_bytes_max } else { QUESTION_BYTES_MAX };
         let packing = Packing::take(request.headers_mut());
-        let framing = Framing::new(is_streaming, packing, self.message_bytes_max);
+        let framing = Framing::new(is_streaming, packing, bytes_max);
         let inner = Some(std::mem::take(request.body_mut()));
         let silence = Silence { time: self.idle_max, sleep: None, is_running: false };
         let began = (!is_streaming).then(Instant::now);
-        let hold = Hold::new(share);
+        let hold = Hold::of_request(share);
         *request.body_mut() = Body::new(BoundedBody {
             inner,
             framing,
@@ -197,7 +203,11 @@ impl HttpBody for BoundedBody {
                     let status = silent(this.silence.time);
                     return this.end(status);
                 }
-                Poll::Pending => return Poll::Pending,
+                // Nothing is under way, and nothing is waited for that has a time.
+                Poll::Pending => match this.hold.rest() {
+                    Ok(()) => return Poll::Pending,
+                    Err(_) => return this.end(no_rest()),
+                },
             }
         }
     }
@@ -212,6 +222,13 @@ pub(crate) fn no_room() -> Status {
     let message =
         "too many bytes of messages are held whose requests have not ended; send fewer and smaller ones at once";
     exhausted("INBOUND_BUFFER", "inbound_buffer_bytes", message)
+}
+
+/// Says that a stream has to end, since too many keep the room of their messages. What it has brought is taken.
+fn no_rest() -> Status {
+    let message = "too many streams are open that have brought large messages and bring nothing now; open this one again \
+                   for the next message";
+    unavailable("INBOUND_BUFFER", message)
 }
 
 pub(crate) fn silent(time: Duration) -> Status {

@@ -12,27 +12,48 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[error("there is no room for more bytes")]
 pub struct Full;
 
+/// What a request takes without being asked: what is kept of each call is more than that. So a small call, which may be the
+/// one that makes room, is never refused.
+const FREE_BYTES: u64 = 4 << 10;
+
 /// A number of bytes with a bound.
 #[derive(Debug)]
 pub struct Budget {
     used: AtomicU64,
+    /// How many of these are used by what has no time to end in.
+    resting: AtomicU64,
     max: u64,
 }
 
 impl Budget {
     /// Makes an empty budget of `max` bytes.
     pub fn new(max: u64) -> Budget {
-        Budget { used: AtomicU64::new(0), max }
+        Budget { used: AtomicU64::new(0), resting: AtomicU64::new(0), max }
     }
 
-    fn take(&self, bytes: u64) -> Result<(), Full> {
-        let more = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.max);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).map(|_| ()).map_err(|_| Full)
+    /// Takes or releases the difference between two numbers of bytes. Nothing changes where there is no room.
+    fn change(&self, held: &mut u64, bytes: u64) -> Result<(), Full> {
+        change(&self.used, self.max, held, bytes)
     }
 
-    fn give_back(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    /// The same, of what rests: half of all may.
+    fn change_resting(&self, held: &mut u64, bytes: u64) -> Result<(), Full> {
+        change(&self.resting, self.max / 2, held, bytes)
     }
+}
+
+fn change(used: &AtomicU64, max: u64, held: &mut u64, bytes: u64) -> Result<(), Full> {
+    match bytes.checked_sub(*held) {
+        Some(more) => {
+            let more = |used: u64| used.checked_add(more).filter(|used| *used <= max);
+            used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).map_err(|_| Full)?;
+        }
+        None => {
+            used.fetch_sub(*held - bytes, Ordering::Relaxed);
+        }
+    }
+    *held = bytes;
+    Ok(())
 }
 
 /// What the unfinished messages of one connection may take, within what all may.
@@ -61,37 +82,45 @@ impl Share {
 #[derive(Debug)]
 pub struct Hold {
     share: Arc<Share>,
+    free: u64,
     announced: u64,
     come: u64,
+    /// What of it rests, in the connection's share and in the whole.
+    resting: [u64; 2],
 }
 
 impl Hold {
     /// Makes a hold on nothing.
     pub fn new(share: Arc<Share>) -> Hold {
-        Hold { share, announced: 0, come: 0 }
+        Hold { share, free: 0, announced: 0, come: 0, resting: [0; 2] }
+    }
+
+    /// Makes a hold for a request, whose first bytes are free.
+    pub fn of_request(share: Arc<Share>) -> Hold {
+        let mut hold = Hold::new(share);
+        hold.free = FREE_BYTES;
+        hold
     }
 
     /// Holds a message of `announced` bytes, of which `come` are here, instead of what was held.
     pub fn set(&mut self, announced: u64, come: u64) -> Result<(), Full> {
-        change(&self.share.own, &mut self.announced, announced)?;
-        change(&self.share.whole, &mut self.come, come)
+        self.share.own.change(&mut self.announced, announced.saturating_sub(self.free))?;
+        self.share.whole.change(&mut self.come, come.saturating_sub(self.free))
     }
-}
 
-/// Takes or releases the difference between two numbers of bytes. Nothing changes where there is no room.
-fn change(budget: &Budget, held: &mut u64, bytes: u64) -> Result<(), Full> {
-    match bytes.checked_sub(*held) {
-        Some(more) => budget.take(more)?,
-        None => budget.give_back(*held - bytes),
+    /// Notes that all that is held stays so for as long as the client likes. Only half of a share, and half of the whole, may
+    /// rest like that, so that the other half always comes back.
+    pub fn rest(&mut self) -> Result<(), Full> {
+        self.share.own.change_resting(&mut self.resting[0], self.announced)?;
+        self.share.whole.change_resting(&mut self.resting[1], self.come)
     }
-    *held = bytes;
-    Ok(())
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.share.own.give_back(self.announced);
-        self.share.whole.give_back(self.come);
+        // What becomes less always finds room.
+        let _ = self.set(0, 0);
+        let _ = self.rest();
     }
 }
 
@@ -118,5 +147,29 @@ mod tests {
         drop((first, second, third));
         assert_eq!(whole.used.load(Ordering::Relaxed), 0);
         assert_eq!(Hold::new(share()).set(u64::MAX, 0), Err(Full));
+    }
+    #[test]
+    fn half_may_rest_and_small_requests_need_no_room() {
+        let whole = Arc::new(Budget::new(100 << 10));
+        let share = || Arc::new(Share::new(whole.clone(), 60 << 10));
+        let (one, other) = (share(), share());
+        let held = |share: &Arc<Share>, bytes: u64| {
+            let mut hold = Hold::of_request(share.clone());
+            hold.set(bytes, bytes).map(|()| hold)
+        };
+        let mut first = held(&one, 34 << 10).unwrap();
+        assert_eq!((first.rest(), first.rest()), (Ok(()), Ok(())), "half of the share, once");
+        let mut second = held(&one, 5 << 10).unwrap();
+        assert_eq!(second.rest(), Err(Full), "the connection's share");
+        let mut third = held(&other, 25 << 10).unwrap();
+        assert_eq!(third.rest(), Err(Full), "the whole");
+        assert_eq!(third.set(24 << 10, 24 << 10), Ok(()));
+        assert_eq!(third.rest(), Ok(()));
+        let more = held(&share(), 53 << 10).unwrap();
+        assert_eq!(held(&other, (4 << 10) + 1).err(), Some(Full));
+        let mut small = held(&other, 4 << 10).unwrap();
+        assert_eq!(small.rest(), Ok(()));
+        drop((first, second, third, more, small));
+        assert_eq!([&whole.used, &whole.resting].map(|bytes| bytes.load(Ordering::Relaxed)), [0, 0]);
     }
 }

@@ -100,7 +100,7 @@ fn offset(text: &str) -> Option<i64> {
     let digits = text.get(1..)?;
     let [hours, minutes] = match numbers(digits, ':') {
         Some(both) => both,
-        None if digits.len() == 4 => [numbers::<1>(&digits[..2], ':')?[0], numbers::<1>(&digits[2..], ':')?[0]],
+        None if digits.len() == 4 => [numbers::<1>(digits.get(..2)?, ':')?[0], numbers::<1>(digits.get(2..)?, ':')?[0]],
         None => return None,
     };
     let seconds = (hours * 60 + minutes) * 60;
@@ -183,6 +183,8 @@ mod tests {
             "2001-13-09T01:47:10Z",
             "2001-09-09T01:47:10",
             "2001-09-09T1:2:3+1",
+            "2001-09-09T01:47:10+aéb",
+            "9 Sep 2001 01:47:10 +aéb",
         ] {
             assert_eq!(parse(text), None, "{text}");
         }

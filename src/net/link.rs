@@ -1,7 +1,7 @@
 //! The `Link` header (RFC 8288), as far as listings use it. Pure.
 
 use http::{HeaderMap, header};
-use url::Url;
+use url::{Position, Url};
 
 use crate::net::redirect::ascii_of;
 
@@ -70,9 +70,15 @@ fn parameters<'a>(mut rest: &'a str, page: &Url) -> Result<(bool, &'a str), Unre
         if name.eq_ignore_ascii_case("anchor") {
             let mut own = page.clone();
             own.set_fragment(None);
-            is_of_page &= own.join(value).is_ok_and(|context| context == own);
+            is_of_page &= own.join(value).is_ok_and(|context| is_same(&context, &own));
         }
     }
+}
+
+/// Returns whether two URLs name the same thing of an origin. The origin itself may be spelled otherwise, as one behind a
+/// proxy does that knows neither its scheme nor its name, and no listing has to end for that.
+fn is_same(one: &Url, other: &Url) -> bool {
+    one[Position::BeforePath..] == other[Position::BeforePath..]
 }
 
 /// A token or a quoted string, and what follows it. Relations have no use for escapes, so those stay as they are.
@@ -111,10 +117,10 @@ mod tests {
     #[test]
     fn a_link_of_another_context_does_not_lead_on_from_here() {
         let with = |anchor: &str| next_in(&format!("</b>; rel=next; anchor=\"{anchor}\"")).unwrap().is_some();
-        for own in ["", "/list?page=1", "?page=1", "http://a/list?page=1"] {
+        for own in ["", "/list?page=1", "?page=1", "http://a/list?page=1", "https://u@inner:8080/list?page=1"] {
             assert!(with(own), "{own}");
         }
-        for other in ["#part", "/other", "http://b/list?page=1", "http://"] {
+        for other in ["#part", "/other", "http://a/list?page=2", "http://b/list?page=1#part", "urn:a", "http://"] {
             assert!(!with(other), "{other}");
         }
     }

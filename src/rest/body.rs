@@ -51,7 +51,7 @@ pub(crate) async fn read(
         return Err(too_large(bounds));
     }
     is_json(headers)?;
-    let mut hold = peer.map(|peer| Hold::new(peer.share.clone()));
+    let mut hold = peer.map(|peer| Hold::of_request(peer.share.clone()));
     let mut whole = BytesMut::new();
     let end = Instant::now() + bounds.whole_max;
     loop {

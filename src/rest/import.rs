@@ -305,8 +305,13 @@ impl List {
         if self.format == Format::Metalink {
             self.ids.take(&rest);
             // Up to a second of work, which would hold up all that shares a thread with it.
-            let _turn = DOCUMENTS.acquire().await.map_err(|_| internal("no document is read any more"))?;
-            let files = tokio::task::spawn_blocking(move || document(&rest)).await;
+            let turn = DOCUMENTS.acquire().await.map_err(|_| internal("no document is read any more"))?;
+            // The turn lasts as long as the work, which goes on where the request is broken off.
+            let files = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                document(&rest)
+            })
+            .await;
             let files = files.map_err(|_| internal("the document could not be read"))?.map_err(|it| wrong(&it))?;
             self.files_bytes = files.iter().map(|(_, item)| item.memory()).sum();
             self.files = files.into_iter();

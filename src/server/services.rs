@@ -17,7 +17,7 @@ use crate::api::content::Contents;
 use crate::api::deadline::Deadlines;
 use crate::api::frames::SendFrames;
 use crate::api::guard::BrowserGuard;
-use crate::api::inbound::{Inbound, WHOLE_TIMES};
+use crate::api::inbound::{Inbound, QUESTION_BYTES_MAX, WHOLE_TIMES};
 use crate::api::jobs::Jobs;
 use crate::api::outbound::Outbound;
 use crate::api::request_id::NameRequests;
@@ -73,7 +73,9 @@ pub(super) fn routes(
 ) -> Result<Routes, tonic_reflection::server::Error> {
     let mut services = Routes::new(tuned!(JobServiceServer, jobs));
     if has_reflection {
-        services = services.add_service(reflected().build_v1()?).add_service(reflected().build_v1alpha()?);
+        let v1 = reflected().build_v1()?.max_decoding_message_size(QUESTION_BYTES_MAX);
+        let v1alpha = reflected().build_v1alpha()?.max_decoding_message_size(QUESTION_BYTES_MAX);
+        services = services.add_service(v1).add_service(v1alpha);
     }
     Ok(services
         .add_service(tuned!(ContentServiceServer, contents))

@@ -33,7 +33,17 @@ async fn send(
     method: &str,
     bytes: Bytes,
 ) -> (h2::client::ResponseFuture, h2::SendStream<Bytes>) {
-    let request = http::Request::post(format!("http://{}/haul.v1.{method}", server.address))
+    send_to(sender, server, &format!("haul.v1.{method}"), bytes).await
+}
+
+/// The same, to a method of any package.
+async fn send_to(
+    sender: &Sender,
+    server: &Server,
+    method: &str,
+    bytes: Bytes,
+) -> (h2::client::ResponseFuture, h2::SendStream<Bytes>) {
+    let request = http::Request::post(format!("http://{}/{method}", server.address))
         .header("content-type", "application/grpc")
         .header("grpc-encoding", "gzip")
         .header("te", "trailers");
@@ -95,35 +105,102 @@ async fn what_a_stream_of_chunks_keeps_is_counted_until_it_ends() {
         prost::encoding::bytes::encode(100, &vec![0_u8; LARGE], &mut chunk);
         packed(&chunk).await
     };
-    let mut open = Vec::new();
-    for chunk_id in ["a", "b"] {
-        let (response, mut body) = send(&sender, &server, "JobService/AddTasks", chunk(chunk_id).await).await;
-        let mut answers = answered(response).await.into_body();
-        assert!(answers.data().await.unwrap().unwrap().len() > 5, "the chunk is durable");
-        // The next one takes the room of the one before it.
-        body.send_data(chunk(&format!("{chunk_id}2")).await, false).unwrap();
-        assert!(answers.data().await.unwrap().unwrap().len() > 5);
-        open.push((answers, body));
-    }
-    let (response, _body) = send(&sender, &server, "JobService/AddTasks", chunk("c").await).await;
-    let response = answered(response).await;
-    let trailers = if response.headers().contains_key("grpc-status") {
-        response.headers().clone()
-    } else {
-        let mut answers = response.into_body();
-        assert!(answers.data().await.is_none(), "two streams have the share of the connection");
-        answers.trailers().await.unwrap().unwrap()
-    };
-    let status = tonic::Status::from_header_map(&trailers).unwrap();
+    let (response, mut body) = send(&sender, &server, "JobService/AddTasks", chunk("a").await).await;
+    let mut first = answered(response).await.into_body();
+    assert!(first.data().await.unwrap().unwrap().len() > 5, "the chunk is durable");
+    // The next one takes the room of the one before it.
+    body.send_data(chunk("a2").await, false).unwrap();
+    assert!(first.data().await.unwrap().unwrap().len() > 5);
+    // Half of the connection's share is for streams that wait for their next chunk. This one gets its chunk through.
+    let (response, _second) = send(&sender, &server, "JobService/AddTasks", chunk("b").await).await;
+    let status = ended_after_one(response).await;
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert_eq!(status.get_details_error_info().unwrap().reason, "INBOUND_BUFFER", "{status:?}");
-    drop(open);
+    assert!(status.get_details_retry_info().is_some());
+    body.send_data(chunk("a3").await, false).unwrap();
+    assert!(first.data().await.unwrap().unwrap().len() > 5, "the first is as it was");
+    drop((first, body));
     let chunk = chunk("c").await;
     loop {
-        let (response, body) = send(&sender, &server, "JobService/AddTasks", chunk.clone()).await;
-        // The room is given back when the server has seen that the streams were reset.
-        if answered(response).await.into_body().data().await.is_some_and(|data| data.is_ok()) {
+        let (response, mut body) = send(&sender, &server, "JobService/AddTasks", chunk.clone()).await;
+        let mut answers = answered(response).await.into_body();
+        // The room is given back when the server has seen that the stream was reset.
+        let mut is_durable = async || answers.data().await.is_some_and(|data| data.is_ok());
+        if is_durable().await && body.send_data(chunk.clone(), false).is_ok() && is_durable().await {
             break;
         }
-        drop(body);
     }
+}
+
+/// Reads the one answer of a stream, and how the server ended it.
+async fn ended_after_one(response: h2::client::ResponseFuture) -> tonic::Status {
+    let mut answers = answered(response).await.into_body();
+    assert!(answers.data().await.unwrap().unwrap().len() > 5, "the chunk is durable");
+    let end = tokio::time::timeout(PATIENCE, answers.data()).await.expect("the stream ends");
+    assert!(end.is_none(), "{end:?}");
+    tonic::Status::from_header_map(&answers.trailers().await.unwrap().unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_streams_leave_half_of_the_room_for_calls() {
+    let server = Server::with(&["--inbound-buffer-bytes", "33554432"]).await;
+    let job_id = server.submit(pb::JobSpec { open: true, ..job(Vec::new()) }).await;
+    server.jobs().pause_job(pb::PauseJobRequest { job_id: job_id.clone() }).await.unwrap();
+    let chunk = async |chunk_id: &str, more: usize| {
+        let tasks = vec![fetch("http://a.example/".to_owned())];
+        let mut chunk =
+            pb::AddTasksRequest { job_id: job_id.clone(), chunk_id: chunk_id.into(), tasks }.encode_to_vec();
+        prost::encoding::bytes::encode(100, &vec![0_u8; more], &mut chunk);
+        packed(&chunk).await
+    };
+    // Each has its connection, so that it is the room of all that they would keep.
+    let (sender, _connection) = h2_connection(&server).await;
+    let (response, _body) = send(&sender, &server, "JobService/AddTasks", chunk("a", LARGE).await).await;
+    let mut first = answered(response).await.into_body();
+    assert!(first.data().await.unwrap().unwrap().len() > 5, "the chunk is durable");
+    let (sender, _connection) = h2_connection(&server).await;
+    let (response, _body) = send(&sender, &server, "JobService/AddTasks", chunk("b", LARGE).await).await;
+    let status = ended_after_one(response).await;
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert_eq!(status.get_details_error_info().unwrap().reason, "INBOUND_BUFFER", "{status:?}");
+    let large = pb::ListTokensRequest { principal: "a".repeat(LARGE), ..Default::default() };
+    let large = packed(&large.encode_to_vec()).await;
+    loop {
+        let (response, mut body) = send(&sender, &server, "AccessService/ListTokens", large.clone()).await;
+        let _ = body.send_data(Bytes::new(), true);
+        // The room is given back when the server has seen the end of its answer.
+        if answered(response).await.headers().get("grpc-status").is_none() {
+            break;
+        }
+    }
+    // A small chunk keeps nothing that counts, and its stream stays open.
+    let (response, mut body) = send(&sender, &server, "JobService/AddTasks", chunk("d", 100).await).await;
+    let mut answers = answered(response).await.into_body();
+    for chunk_id in ["e", "f"] {
+        assert!(answers.data().await.unwrap().unwrap().len() > 5);
+        body.send_data(chunk(chunk_id, 100).await, false).unwrap();
+    }
+    assert!(answers.data().await.unwrap().unwrap().len() > 5);
+}
+
+#[tokio::test]
+async fn questions_about_names_are_short() {
+    let server = Server::start().await;
+    let (sender, _connection) = h2_connection(&server).await;
+    let name = |bytes: usize| [&[10][..], &varint(bytes), &vec![b'a'; bytes]].concat();
+    for (bytes, reason) in [(1 << 20, "MESSAGE_TOO_LARGE"), (3 << 10, "SERVICE_NOT_FOUND")] {
+        for message in [packed(&name(bytes)).await, framed(0, &name(bytes))] {
+            let (response, mut body) = send_to(&sender, &server, "grpc.health.v1.Health/Check", message).await;
+            let _ = body.send_data(Bytes::new(), true);
+            let status = tonic::Status::from_header_map(answered(response).await.headers()).unwrap();
+            assert_eq!(status.get_details_error_info().unwrap().reason, reason, "{status:?}");
+            assert!(!status.message().contains("16 MiB"), "{status:?}");
+        }
+    }
+}
+
+fn varint(number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    prost::encoding::encode_varint(number as u64, &mut bytes);
+    bytes
 }
