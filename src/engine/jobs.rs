@@ -340,6 +340,11 @@ impl JobTable {
 
     /// What a tenant has, jobs and tasks that are on their way to the store among it.
     pub(crate) fn usage(&mut self, tenant: TenantNo) -> Usage {
+        self.settle();
+        self.usages.get(tenant)
+    }
+
+    fn settle(&mut self) {
         for job in self.usages.take_stale() {
             // One that was removed, and added anew, is counted.
             let Some(run) = self.runs.get_mut(&job).filter(|run| run.is_stale) else { continue };
@@ -347,7 +352,6 @@ impl JobTable {
             (run.counted, run.is_stale) = (run.part(), false);
             self.usages.add(run.counted);
         }
-        self.usages.get(tenant)
     }
 
     /// The memory of the jobs that have not ended, without their lanes and tasks, roughly.
@@ -400,6 +404,10 @@ impl JobTable {
             self.runs.shrink_to(2 * self.runs.len());
         }
         self.usages.subtract(run.counted);
+        // Maybe nobody ever asks, and jobs that are gone are still noted.
+        if self.usages.stale() > 2 * self.runs.len() + TABLE_MIN {
+            self.settle();
+        }
         Some(run)
     }
 

@@ -69,6 +69,11 @@ impl Usages {
         self.stale.push(job);
     }
 
+    /// Returns how many notes of jobs that may have changed there are.
+    pub(crate) fn stale(&self) -> usize {
+        self.stale.len()
+    }
+
     /// Takes the jobs that may have changed, to be counted anew.
     pub(crate) fn take_stale(&mut self) -> Vec<JobId> {
         std::mem::take(&mut self.stale)
