@@ -108,7 +108,7 @@ impl Scheduler {
             let filter = run.job.retry_filter.clone();
             let which = filter.map_or(TaskChoice::All, |filter| TaskChoice::Fitting(*filter));
             // Which of them it was to put back is not known before it looks.
-            let tasks = u64::from(total) - u64::from(run.job.counts.succeeded);
+            let tasks = u64::from(total.saturating_sub(run.job.counts.succeeded));
             let retrying = Retrying { reply: None, which, first: Some(0), tasks, returns: false };
             run.stage = Stage::Retrying(Box::new(retrying));
         }
