@@ -192,13 +192,16 @@ impl Hosts {
         self.set_rules(inner, Rules::new(limits, shares));
     }
 
-    /// Changes how many requests tenants may have in flight at one host: those that are named, others any number.
-    pub fn set_shares(&self, shares: HashMap<TenantNo, u32>) {
+    /// Changes how many requests tenants may have in flight at one host: those that are named, others any number. Returns
+    /// whether that changes anything, also at hosts that nobody asks.
+    pub fn set_shares(&self, shares: HashMap<TenantNo, u32>) -> bool {
         let inner = self.lock();
-        if inner.rules.shares != shares {
+        let is_change = inner.rules.shares != shares;
+        if is_change {
             let rules = Rules::new(Limits::clone(&inner.rules.limits), shares);
             self.set_rules(inner, rules);
         }
+        is_change
     }
 
     fn set_rules(&self, mut inner: MutexGuard<'_, Inner>, new: Rules) {

@@ -269,6 +269,8 @@ impl Place<'_> {
         let started = if inner.queues.is_behind(self.host, self.tenant, self.ticket) {
             Err(Blocked::Full)
         } else if let Err(why @ (Blocked::Paused(_) | Blocked::Share)) = room {
+            // It may have been woken for room that another tenant can have.
+            inner.wake(self.host, now);
             Err(why)
         } else if front.is_some() && front != self.ticket {
             // It is another tenant's turn, which may not have been so when this one was woken.

@@ -24,6 +24,9 @@ use crate::net::classify;
 use crate::net::{Body, BodySource, Permit, Profile, Request, Response, Transport};
 use crate::telemetry::metrics::{Count, Kind, Metrics};
 
+/// A connection that took at least so long to be made, and was not, counts against the host.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The rates of one job, or of a tenant, shared by all its attempts.
 #[derive(Debug)]
 pub struct JobRates {
@@ -154,7 +157,7 @@ impl Limited {
         Failure { paused_until: Some(until), ..Failure::retryable(FailureReason::HttpStatus, message) }
     }
 
-    fn note(&self, host: &Host, result: &Result<Response, Failure>) {
+    fn note(&self, host: &Host, result: &Result<Response, Failure>, profile: &Profile) {
         match result {
             Ok(response) => {
                 self.hosts.answered(host);
@@ -172,13 +175,16 @@ impl Limited {
             }
             Err(failure) => {
                 self.hosts.note_own_error(host, self.party, &failure.message);
-                self.note_failure(host, failure);
+                self.note_failure(host, failure, profile);
             }
         }
     }
 
-    fn note_failure(&self, host: &Host, failure: &Failure) {
+    fn note_failure(&self, host: &Host, failure: &Failure, profile: &Profile) {
+        // Somebody's own impatience, or proxy, says nothing of the host, which others ask as well.
+        let is_own = profile.http.proxy_url.is_some() || profile.timeouts.connect < CONNECT_PATIENCE;
         match failure.reason {
+            FailureReason::TimeoutConnect if is_own => self.hosts.note_error(host, &failure.message),
             FailureReason::Dns | FailureReason::Connect | FailureReason::TimeoutConnect => {
                 self.hosts.failed_to_connect(host, self.party.tenant, &failure.message);
             }
@@ -199,7 +205,7 @@ impl Transport for Limited {
                 request.permit = Permit::new(self.start(&host).await?);
             }
             let result = self.inner.send(request, profile).await;
-            self.note(&host, &result);
+            self.note(&host, &result, profile);
             let mut response = result?;
             let source = LimitedBody {
                 inner: response.body,

@@ -1,5 +1,7 @@
 //! What others ask about the queue. Nothing here changes where a task is.
 
+use std::collections::BTreeSet;
+
 use crate::engine::queue::Queue;
 use crate::engine::queue::rotation::Hold;
 use crate::engine::queue::task::{Held, HeldBack, Running, Wait};
@@ -127,6 +129,11 @@ impl Queue {
     /// `host` may have room for so many more requests.
     pub(crate) fn wake_host(&mut self, host: &Host, room: usize) {
         self.rotation.wake_host(host, room);
+    }
+
+    /// The hosts at which lanes wait, in the order of their names.
+    pub(crate) fn hosts_waited_for(&self) -> BTreeSet<Host> {
+        self.rotation.hosts_waited_for()
     }
 
     /// All lanes that are parked at `host` may look again.

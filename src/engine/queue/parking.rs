@@ -85,6 +85,19 @@ impl Parking {
         self.hosts.get(host).is_none_or(|parked| parked.tenants.len() == 1)
     }
 
+    /// The tenants of which lanes wait at a host.
+    pub(super) fn tenants_at(&self, host: &Host) -> Vec<TenantNo> {
+        self.hosts
+            .get(host)
+            .map(|parked| parked.tenants.iter().map(|(tenant, _)| *tenant).collect())
+            .unwrap_or_default()
+    }
+
+    /// The hosts at which lanes wait.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.hosts.keys()
+    }
+
     /// Takes out the first lane of the tenant that has the least `rank` of those that wait at a host; one without a rank may
     /// start nothing there. `is_there` says whether an entry is that of its lane.
     pub(super) fn next(
@@ -98,7 +111,8 @@ impl Parking {
             let Some(place) = parked.best(&mut rank) else { break None };
             let next = next_of(&mut parked.tenants[place].1, &mut parked.old, &is_there);
             let (tenant, lanes) = parked.tenants.remove(place);
-            if !lanes.is_empty() {
+            // One of which nothing is left does not wait, and another one may be alone now.
+            if lanes.values().any(|lanes| !lanes.is_empty()) {
                 parked.tenants.push((tenant, lanes));
             }
             if next.is_some() {

@@ -8,6 +8,7 @@ use crate::engine::scheduler::Scheduler;
 use crate::engine::timers::Timer;
 use crate::limits::transport::JobRates;
 use crate::model::book::Book;
+use crate::model::host::Host;
 use crate::model::limits::RateLimit;
 use crate::model::quotas::{Quotas, Usage};
 use crate::model::tenant::TenantNo;
@@ -38,8 +39,13 @@ impl Scheduler {
     /// Lets tenants run as much as the book says from now on. What runs goes on.
     pub(super) fn share_out(&mut self, book: &Book) {
         self.queue.set_shares(book.shares());
-        self.runner.hosts.set_shares(book.host_shares());
-        for host in self.runner.hosts.take_freed() {
+        let is_change = self.runner.hosts.set_shares(book.host_shares());
+        let mut hosts: BTreeSet<Host> = self.runner.hosts.take_freed().into_iter().collect();
+        if is_change {
+            // Who may have had nothing at a host waits there, and the host has no state for it.
+            hosts.extend(self.queue.hosts_waited_for());
+        }
+        for host in hosts {
             self.wake_host(&host);
         }
         let (now, rates) = (self.now(), book.tenant_rates());

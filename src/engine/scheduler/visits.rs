@@ -257,8 +257,7 @@ async fn retriable(
         }
         TaskChoice::Fitting(filter) => {
             (failed, failure, kinds) = without_fitting(runner, job, filter).await?;
-            // How many of these fit is not counted, which would read them all: for the quotas of the tenant all may.
-            cancelled = if has_cancelled(runner, id, filter).await? { job.counts.cancelled.max(1) } else { 0 };
+            cancelled = cancelled_fitting(runner, id, filter).await?;
         }
     }
     let lanes = patiently(|| store.lanes(id)).await?;
@@ -295,19 +294,20 @@ async fn without_fitting(
     Ok((count, first.and_then(|task| task.placed_error()), kinds))
 }
 
-/// Returns whether a cancelled task of a job fits.
-async fn has_cancelled(runner: &Runner, job: JobId, filter: &TaskFilter) -> Result<bool, StoreError> {
+/// Returns how many cancelled tasks of a job fit.
+async fn cancelled_fitting(runner: &Runner, job: JobId, filter: &TaskFilter) -> Result<u32, StoreError> {
     if !filter.has_state(TaskState::Cancelled) {
-        return Ok(false);
+        return Ok(0);
     }
     let filter = TaskFilter { states: vec![TaskState::Cancelled], ..filter.clone() };
     let mut query = TaskQuery { filter, ..TaskQuery::default() };
+    let mut count = 0_u32;
     loop {
-        let page = patiently(|| runner.store.find_tasks(job, &query, 1)).await?;
+        let page = patiently(|| runner.store.find_tasks(job, &query, FAILURES_MAX)).await?;
+        count = count.saturating_add(page.items.len() as u32);
         match page.next {
-            _ if !page.items.is_empty() => return Ok(true),
             Some(next) => query.from = next,
-            None => return Ok(false),
+            None => return Ok(count),
         }
     }
 }

@@ -35,8 +35,9 @@ impl Rotation {
                     *tasks.entry(&lane.at).or_default() += u64::from(lane.queued);
                 }
             }
-            for woken in entry.woken.iter().flat_map(|woken| woken.iter()).filter(|woken| woken.is_promised) {
-                let lane = entry.lanes.get(woken.lane as usize).ok_or("a lane was woken that is not there")?;
+            let woken = entry.woken.iter().flat_map(|woken| woken.iter());
+            for (number, _) in woken.filter(|(_, woken)| woken.promise.is_some()) {
+                let lane = entry.lanes.get(*number as usize).ok_or("a lane was woken that is not there")?;
                 *promised.entry((&lane.at, entry.party.tenant)).or_default() += 1;
             }
         }

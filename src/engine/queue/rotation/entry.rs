@@ -3,9 +3,10 @@
 //! A lane of which nothing is in memory has its turn when its page was read, before the others. The turn that it missed and
 //! the one that it gets are one: after it, it stands where it would have stood, so that no lane has two for one of another.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::engine::queue::rotation::admission::Admission;
+use crate::engine::queue::rotation::promises::Promise;
 use crate::model::host::Host;
 use crate::model::tenant::Party;
 use crate::store::LaneNumber;
@@ -25,7 +26,7 @@ pub(super) struct JobEntry {
     pub(super) ticket: u64,
     /// Lanes that a host woke for its free room, and that have not been picked since.
     #[allow(clippy::box_collection)] // Few jobs have any, and jobs are many.
-    pub(super) woken: Option<Box<Vec<Woken>>>,
+    pub(super) woken: Option<Box<BTreeMap<LaneNumber, Woken>>>,
     /// Lanes that have left `ready` in their turn.
     pub(super) turns: u64,
     /// By lane number.
@@ -35,9 +36,8 @@ pub(super) struct JobEntry {
 /// A lane that a host woke for its free room.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Woken {
-    pub(super) lane: LaneNumber,
-    /// Whether no other tenant gets that room; see [`super::promises`].
-    pub(super) is_promised: bool,
+    /// The number of the promise by which no other tenant gets that room; see [`super::promises`].
+    pub(super) promise: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -140,11 +140,16 @@ impl JobEntry {
         }
     }
 
+    /// Returns whether a promise to one of its lanes holds.
+    pub(super) fn has(&self, promise: &Promise) -> bool {
+        let woken = self.woken.as_ref().and_then(|woken| woken.get(&promise.lane));
+        woken.is_some_and(|woken| woken.promise == Some(promise.number))
+    }
+
     /// Forgets that a host woke a lane. Returns what was noted of it.
     pub(super) fn forget_woken(&mut self, number: LaneNumber) -> Option<Woken> {
         let woken = self.woken.as_mut()?;
-        let place = woken.iter().position(|it| it.lane == number)?;
-        let was = woken.remove(place);
+        let was = woken.remove(&number)?;
         if woken.is_empty() {
             self.woken = None;
         }

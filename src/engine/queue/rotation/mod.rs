@@ -21,7 +21,7 @@ mod promises;
 mod rings;
 mod waking;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 pub(crate) use crate::engine::queue::rotation::admission::{Admission, Candidate, Hold, Standing};
 
@@ -135,6 +135,11 @@ impl Rotation {
         self.adjust(job, |entry| entry.cap = cap);
     }
 
+    /// The hosts at which lanes wait, in the order of their names.
+    pub(crate) fn hosts_waited_for(&self) -> BTreeSet<Host> {
+        self.parking.hosts().cloned().collect()
+    }
+
     /// Changes what tenants may, those that are not named as much as any.
     pub(crate) fn set_shares(&mut self, shares: HashMap<TenantNo, Share>) {
         for tenant in self.rings.set_shares(shares) {
@@ -193,7 +198,12 @@ impl Rotation {
         while aside.len() < ASIDE_MAX && later.len() < ASIDE_MAX * LATER_MAX {
             let tenant = self.rings.first(&aside)?;
             let Some((job, ticket)) = self.rings.pop(tenant) else {
-                self.look_at_missed(tenant);
+                if kept_turns > 0 && self.rings.missed(tenant).is_some() {
+                    // Its jobs wait for reads: more lanes of it would do the same.
+                    aside.push(tenant);
+                } else {
+                    self.look_at_missed(tenant);
+                }
                 kept_turns = 0;
                 continue;
             };
@@ -240,6 +250,8 @@ impl Rotation {
                     self.pass_on_all(tenant);
                 }
                 self.rings.turned(tenant);
+                self.promises.started();
+                self.lapse();
                 (host, true)
             }
             Admission::HostBlocked(host) | Admission::TenantBlocked(host) => {

@@ -34,7 +34,10 @@ struct Ring {
 }
 
 /// A place among the tenants: how much of its share is used, and since when it stands there.
-type Turn = (u32, u64);
+type Turn = (u64, u64);
+
+/// Levels have so many binary places: with whole numbers, tenants of large weights would all stand at 0.
+const LEVEL_BITS: u32 = 20;
 
 /// The rings of all tenants.
 #[derive(Debug, Default)]
@@ -57,8 +60,8 @@ impl Ring {
         !self.jobs.is_empty() || !self.missed.is_empty()
     }
 
-    fn level(&self) -> u32 {
-        self.running / self.share.weight.max(1)
+    fn level(&self) -> u64 {
+        (u64::from(self.running) << LEVEL_BITS) / u64::from(self.share.weight.max(1))
     }
 }
 
@@ -86,9 +89,9 @@ impl Rings {
         }
     }
 
-    /// Returns whether there are several tenants.
-    pub(super) fn are_several(&self) -> bool {
-        self.tenants.len() > 1
+    /// Returns how many tenants there are.
+    pub(super) fn count(&self) -> usize {
+        self.tenants.len()
     }
 
     /// Returns whether a task of a tenant may start, as far as that goes.

@@ -25,6 +25,8 @@ struct World {
     running: Vec<(JobId, u32)>,
     server_max: usize,
     order: Vec<(JobId, u32)>,
+    /// The jobs whose lanes were told that a host takes nothing of their tenants.
+    refused: Vec<JobId>,
     tenant_of: HashMap<JobId, TenantNo>,
     /// How many requests tenants have at hosts; `None`: the host takes nothing of them.
     at: Arc<Mutex<HashMap<(Host, TenantNo), Option<u32>>>>,
@@ -40,6 +42,7 @@ impl World {
             running: Vec::new(),
             server_max,
             order: Vec::new(),
+            refused: Vec::new(),
             tenant_of: HashMap::new(),
             at: Arc::default(),
         }
@@ -113,13 +116,14 @@ impl World {
 
     fn dispatch(&mut self) {
         while self.running.len() < self.server_max {
-            let (room, at, tenants) = (&mut self.room, &self.at, &self.tenant_of);
+            let (room, at, tenants, refused) = (&mut self.room, &self.at, &self.tenant_of, &mut self.refused);
             let picked = self.lanes.pick(|it| match room.get_mut(it.host) {
                 _ if {
                     let tenant = tenants.get(&it.job).copied().unwrap_or(DEFAULT_NO);
                     at.lock().unwrap().get(&(it.host.clone(), tenant)) == Some(&None)
                 } =>
                 {
+                    refused.push(it.job);
                     Admission::TenantBlocked(it.host.clone())
                 }
                 Some(room) if *room > it.kept => {
@@ -422,6 +426,105 @@ fn a_tenant_that_may_start_nothing_misses_no_room_for_good() {
     world.lanes.set_shares(HashMap::new());
     world.dispatch();
     assert_eq!(world.running_of(16), 4, "as many as the hosts have room for");
+}
+
+/// A host that takes nothing of anybody any more: whoever waits there learns until when.
+#[test]
+fn whoever_waits_at_a_host_that_is_paused_for_all_looks_once() {
+    let mut world = World::shared(1, 1, 100);
+    world.add_for(16, 1, &[(0, 10)]);
+    world.add_for(17, 2, &[(0, 10)]);
+    world.dispatch();
+    world.pause(0, 16, true);
+    world.pause(0, 17, true);
+    world.end(0);
+    world.dispatch();
+    world.refused.sort();
+    assert_eq!(world.refused, [job(1), job(2)]);
+    world.dispatch();
+    assert_eq!((world.running.len(), world.refused.len()), (0, 2));
+    world.check();
+}
+
+#[test]
+fn a_tenant_that_is_left_alone_at_a_host_that_is_paused_for_it_looks() {
+    let mut world = World::shared(1, 1, 100);
+    world.add_for(16, 1, &[(0, 10)]);
+    world.add_for(17, 2, &[(0, 1)]);
+    world.dispatch();
+    world.pause(0, 16, true);
+    // The only task of the second runs, and ends.
+    for _ in 0..2 {
+        world.end(0);
+        world.dispatch();
+    }
+    assert_eq!((world.running.len(), world.refused.as_slice()), (0, [job(1)].as_slice()));
+}
+
+/// Room is kept for a tenant that holds more than its share elsewhere, while another one takes each place that is free.
+#[test]
+fn room_is_not_kept_for_ever_for_a_tenant_whose_turn_does_not_come() {
+    let mut world = World::shared(2, 1, 12);
+    world.room.insert(Host::new("h1:80"), 100);
+    world.add_for(16, 1, &[(0, 100)]);
+    world.dispatch();
+    world.add_for(17, 2, &[(0, 5), (1, 10)]);
+    world.dispatch();
+    world.add_for(18, 3, &[(1, 100_000)]);
+    world.dispatch();
+    assert_eq!([16, 17, 18].map(|tenant| world.running_of(tenant)), [1, 10, 1]);
+    let end_of = |world: &mut World, tenant| {
+        let which = world.running.iter().position(|lane| world.tenant_of(lane.0) == tenant).unwrap();
+        world.end(which);
+        world.dispatch();
+        world.check();
+    };
+    end_of(&mut world, 16);
+    for _ in 0..40 {
+        end_of(&mut world, 18);
+    }
+    assert_eq!(world.running_of(16), 1, "its host has room, and nobody else comes to use it");
+}
+
+#[test]
+fn room_is_not_kept_for_ever_for_a_job_of_low_priority() {
+    let mut world = World::shared(2, 1, 4);
+    world.room.insert(Host::new("h1:80"), 100);
+    world.add_for(16, 1, &[(0, 100)]);
+    world.dispatch();
+    world.add_for(17, 2, &[(0, 5)]);
+    world.dispatch();
+    world.add_for(17, 3, &[(1, 100_000)]);
+    world.lanes.set_priority(job(3), 10);
+    world.dispatch();
+    let end_of = |world: &mut World, tenant| {
+        let which = world.running.iter().position(|lane| world.tenant_of(lane.0) == tenant).unwrap();
+        world.end(which);
+        world.dispatch();
+        world.check();
+    };
+    end_of(&mut world, 16);
+    for _ in 0..40 {
+        end_of(&mut world, 17);
+    }
+    assert_eq!(world.running_of(16), 1);
+}
+
+/// Tenants of large weights: one whose tasks never end has its share of the places, and not all.
+#[test]
+fn a_large_weight_is_no_right_to_every_place() {
+    let mut world = World::shared(1, 100, 10);
+    let share = Share { weight: 100, ..Share::default() };
+    world.lanes.set_shares([(16, share), (17, share)].into());
+    world.add_for(16, 1, &[(0, 1000)]);
+    world.add_for(17, 2, &[(0, 1000)]);
+    world.dispatch();
+    for _ in 0..100 {
+        let which = world.running.iter().position(|lane| lane.0 == job(2)).unwrap();
+        world.end(which);
+        world.dispatch();
+        assert_eq!(world.running_of(16), 5);
+    }
 }
 
 #[derive(Clone, Debug)]

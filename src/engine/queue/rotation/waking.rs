@@ -18,9 +18,9 @@ impl Rotation {
             let is_there = |job, lane, ticket| is_parked(jobs, job, lane, ticket);
             self.parking.forget(&lane.at, entry.party, lane.queued, is_there);
         }
-        for woken in entry.woken.take().into_iter().flat_map(|woken| woken.into_iter()) {
-            if let Some(lane) = entry.lanes.get(woken.lane as usize) {
-                if woken.is_promised {
+        for (number, woken) in entry.woken.take().into_iter().flat_map(|woken| woken.into_iter()) {
+            if let Some(lane) = entry.lanes.get(number as usize) {
+                if woken.promise.is_some() {
                     self.promises.end(&lane.at, tenant);
                 }
                 self.wake_one(&lane.at, None);
@@ -47,7 +47,7 @@ impl Rotation {
     /// The job cannot use the room that hosts woke its lanes for: others get it.
     pub(super) fn pass_on(&mut self, job: JobId) {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
-        let numbers: Vec<LaneNumber> = entry.woken.iter().flat_map(|woken| woken.iter()).map(|it| it.lane).collect();
+        let numbers: Vec<LaneNumber> = entry.woken.iter().flat_map(|woken| woken.keys().copied()).collect();
         for number in numbers {
             if let Some(host) = self.forget_woken(job, number) {
                 self.wake_one(&host, None);
@@ -70,20 +70,37 @@ impl Rotation {
             self.rings.set_woken(entry.party.tenant, job, false);
         }
         let host = entry.lanes.get(number as usize).map(|lane| lane.at.clone())?;
-        if woken.is_promised {
+        if woken.promise.is_some() {
             self.promises.end(&host, entry.party.tenant);
         }
         Some(host)
     }
 
-    /// Moves parked lanes of `host` to their jobs until one was moved whose job may run.
+    /// Moves parked lanes of `host` to their jobs until one was moved whose job may run. If nobody who waits there may start
+    /// something now, somebody of each tenant looks, unless one of them has just done so.
     pub(super) fn wake_one(&mut self, host: &Host, but: Option<TenantNo>) -> bool {
         while let Some((job, number)) = self.unpark(host, but) {
             if self.unparked(host, job, number) {
                 return true;
             }
         }
+        if but.is_none() {
+            self.look_each(host);
+        }
         false
+    }
+
+    /// Lets one lane of each tenant that waits at a host look: it is refused, and so the caller learns until when.
+    fn look_each(&mut self, host: &Host) {
+        for tenant in self.parking.tenants_at(host) {
+            while self.rings.is_able(tenant)
+                && let Some((job, number)) = self.next_parked(host, |other| (other == tenant).then_some(0))
+            {
+                if self.unparked(host, job, number) {
+                    break;
+                }
+            }
+        }
     }
 
     /// Takes out the lane that is next at a host, of the tenant that has the fewest requests there, but for one tenant.
@@ -128,16 +145,16 @@ impl Rotation {
             self.enter_ring(job);
             return false;
         }
-        let is_promised = self.rings.are_several();
-        entry.woken.get_or_insert_default().push(Woken { lane: number, is_promised });
+        let tenants = self.rings.count();
+        let promise = (tenants > 1).then(|| self.promises.make(host, tenant, (job, number), tenants));
+        entry.woken.get_or_insert_default().insert(number, Woken { promise });
         self.rings.set_woken(tenant, job, true);
-        if !is_promised {
+        if promise.is_none() {
             entry.ready.push_back(number);
             self.enter_ring(job);
             return true;
         }
         // Others wait for the room that is kept for it.
-        self.promises.make(host, tenant);
         entry.ready.push_front(number);
         if self.rings.may_jump(tenant) {
             self.go_next(job);
@@ -145,6 +162,22 @@ impl Rotation {
             self.enter_ring(job);
         }
         true
+    }
+
+    /// Ends the promises that have held for long enough: others may have that room now. The lanes stay woken.
+    pub(super) fn lapse(&mut self) {
+        while let Some(lapsed) =
+            self.promises.lapsed(|promise| self.jobs.get(&promise.job).is_some_and(|job| job.has(promise)))
+        {
+            let Some(entry) = self.jobs.get_mut(&lapsed.job) else { continue };
+            let tenant = entry.party.tenant;
+            if let Some(woken) = entry.woken.as_mut().and_then(|woken| woken.get_mut(&lapsed.lane)) {
+                woken.promise = None;
+            }
+            let Some(host) = entry.lanes.get(lapsed.lane as usize).map(|lane| lane.at.clone()) else { continue };
+            self.promises.end(&host, tenant);
+            self.wake_one(&host, Some(tenant));
+        }
     }
 
     /// A tenant has nothing ready, and may have missed room at a host: one lane that is parked there looks.
