@@ -44,10 +44,9 @@ impl Scheduler {
         self.committed = self.committed.max(number);
         self.queue.committed(number, ended);
         let Committed { mut submissions, mut additions, retries, sweeps, hastened, .. } = committed;
-        let (deletions, purges) = (committed.deletions, committed.purges);
-        let (refused, data_key, left_out) = (committed.refused, committed.data_key, committed.left_out);
+        let (purges, data_key, left_out) = (committed.purges, committed.data_key, committed.left_out);
         let mut pieces = PieceAnswers { number, retries, sweeps, hastened, purges };
-        let refused: BTreeMap<JobId, String> = refused.into_iter().collect();
+        let refused: BTreeMap<JobId, String> = committed.refused.into_iter().collect();
         for effect in effects {
             if let Some(job) = effect.job().filter(|job| refused.contains_key(job)) {
                 self.refused(job, effect);
@@ -69,7 +68,7 @@ impl Scheduler {
                     self.read_chunk(job, (chunk_id, digest), otherwise, reply);
                 }
                 Effect::ReadRequest { request, of, otherwise, reply } => {
-                    self.read_request(request, of, otherwise, reply)
+                    self.read_request(request, of, otherwise, reply);
                 }
                 Effect::Select(job, admitted) => self.fixed_command(job, *admitted),
                 Effect::Reply(reply, job) => answer(reply, Ok(job)),
@@ -81,7 +80,7 @@ impl Scheduler {
                     self.next_visitor(id);
                 }
                 Effect::Deleted { nth, job, reply } => {
-                    let was_there = deletions.get(nth).copied().unwrap_or(false);
+                    let was_there = committed.deletions.get(nth).copied().unwrap_or(false);
                     self.deleted(job, was_there, reply);
                 }
                 Effect::LimitsStored(limits, reply) => self.limits_stored(limits, reply),

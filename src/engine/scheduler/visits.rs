@@ -257,7 +257,7 @@ async fn retriable(
         }
         TaskChoice::Fitting(filter) => {
             (failed, failure, kinds) = without_fitting(runner, job, filter).await?;
-            cancelled = cancelled_fitting(runner, id, filter).await?;
+            cancelled = cancelled_fitting(runner, job, filter).await?;
         }
     }
     let lanes = patiently(|| store.lanes(id)).await?;
@@ -295,15 +295,18 @@ async fn without_fitting(
 }
 
 /// Returns how many cancelled tasks of a job fit.
-async fn cancelled_fitting(runner: &Runner, job: JobId, filter: &TaskFilter) -> Result<u32, StoreError> {
+async fn cancelled_fitting(runner: &Runner, job: &Job, filter: &TaskFilter) -> Result<u32, StoreError> {
     if !filter.has_state(TaskState::Cancelled) {
         return Ok(0);
+    }
+    if (TaskFilter { states: Vec::new(), ..filter.clone() }) == TaskFilter::default() {
+        return Ok(job.counts.cancelled);
     }
     let filter = TaskFilter { states: vec![TaskState::Cancelled], ..filter.clone() };
     let mut query = TaskQuery { filter, ..TaskQuery::default() };
     let mut count = 0_u32;
     loop {
-        let page = patiently(|| runner.store.find_tasks(job, &query, FAILURES_MAX)).await?;
+        let page = patiently(|| runner.store.find_tasks(job.id, &query, FAILURES_MAX)).await?;
         count = count.saturating_add(page.items.len() as u32);
         match page.next {
             Some(next) => query.from = next,
