@@ -4,11 +4,13 @@ use std::convert::Infallible;
 
 use tokio::sync::watch;
 use tonic::server::NamedService as _;
+use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
 use crate::api::access::service::AccessApi;
 use crate::api::admin::Admin;
 use crate::api::content::Contents;
+use crate::api::inbound::QUESTION_BYTES_MAX;
 use crate::api::jobs::Jobs;
 use crate::engine::writer::Condition;
 use crate::pb::access_service_server::AccessServiceServer;
@@ -28,6 +30,12 @@ const SERVICES: [&str; 5] = [
 
 /// The name under which health says that the process is alive, while it drains too: a liveness probe must not kill a drain.
 const LIVE: &str = "live";
+
+/// Makes the service, and what tells it.
+pub(super) fn service() -> (HealthReporter, HealthServer<impl Health>) {
+    let (reporter, service) = tonic_health::server::health_reporter();
+    (reporter, service.max_decoding_message_size(QUESTION_BYTES_MAX))
+}
 
 /// Says that the process is alive.
 pub(super) async fn live(reporter: &HealthReporter) {

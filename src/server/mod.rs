@@ -30,7 +30,6 @@ use crate::api::access::Access;
 use crate::api::access::service::AccessApi;
 use crate::api::admin::{Admin, Facts, Shutdown, Sizes};
 use crate::api::content::Contents;
-use crate::api::inbound::QUESTION_BYTES_MAX;
 use crate::api::jobs::Jobs;
 use crate::api::options;
 use crate::api::status::Violations;
@@ -108,13 +107,12 @@ pub async fn serve(
     let addresses = listeners.addresses();
 
     let (closing, shutdown) = (CancellationToken::new(), Shutdown::default());
-    let (reporter, served_health) = tonic_health::server::health_reporter();
+    let (reporter, served_health) = health::service();
     let readiness = watch::Sender::new(Readiness::Ready);
     health::report(&reporter, &readiness, Readiness::Ready).await;
     health::live(&reporter).await;
     let (room, sizes) = sizes::Room::look_at(&settings.engine).await;
     let facts = facts(&settings, tls.as_ref(), sizes.subscribe());
-    let served_health = served_health.max_decoding_message_size(QUESTION_BYTES_MAX);
     let routes = routes(&settings, facts, &engine, &store, &shutdown, &closing)?.add_service(served_health);
     let access = judge(&settings, &engine, &closing);
     let directories = [settings.engine.data_dir.clone(), settings.engine.download_dir.clone()];
