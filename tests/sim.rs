@@ -139,6 +139,18 @@ fn a_client_that_looks_too_late_is_told_so() {
     runtime.block_on(directed::a_client_looks_too_late());
 }
 
+#[test]
+fn a_tenant_starts_when_it_may_ask_hosts_again() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(directed::a_tenant_may_ask_hosts_again());
+}
+
+#[test]
+fn a_retry_by_filter_keeps_to_the_quota() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(directed::a_retry_by_filter_keeps_to_the_quota());
+}
+
 /// Otherwise a seed would say nothing.
 #[test]
 fn a_history_repeats_itself() {

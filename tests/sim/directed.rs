@@ -18,13 +18,17 @@ use haul::engine::workers::WorkerParts;
 use haul::engine::writer::Condition;
 use haul::engine::{self, Checks, EngineParts};
 use haul::files::{ContentStore, Durability, Root, Roots};
+use haul::model::access::{AccessAnswer, AccessChange, Actor};
 use haul::model::failure::{Failure, FailureReason};
 use haul::model::group::{GroupMode, GroupPolicy};
 use haul::model::ids::TaskId;
 use haul::model::job::JobState;
 use haul::model::limits::Limits;
+use haul::model::quotas::{Quota, Quotas};
 use haul::model::spec::{FetchSpec, JobSpec, TaskOptions, TaskSpec, TimeoutOptions, Work};
+use haul::model::task::TaskState;
 use haul::model::task_filter::{TaskChoice, TaskFilter};
+use haul::model::tenant::{Owner, Scope, TenantPatch};
 use haul::model::time::Timestamp;
 use haul::net::{Body, BodySource, Profile, Request, Response, Transport};
 use haul::pb;
@@ -63,6 +67,17 @@ impl Transport for LeftAlone {
         let url = request.url.clone();
         let response = Response { status, headers, url, remote: None, body: Body(Box::new(Nothing(request))) };
         std::future::ready(Ok(response)).boxed()
+    }
+}
+
+/// Every host answers.
+struct Fine;
+
+impl Transport for Fine {
+    fn send<'a>(&'a self, request: Request, _: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>> {
+        let (url, headers) = (request.url.clone(), HeaderMap::new());
+        let body = Body(Box::new(Nothing(request)));
+        std::future::ready(Ok(Response { status: StatusCode::OK, headers, url, remote: None, body })).boxed()
     }
 }
 
@@ -253,4 +268,60 @@ pub(crate) async fn a_client_looks_too_late() {
     };
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert_eq!(status.get_details_error_info().unwrap().reason, "WATCHER_TOO_SLOW");
+}
+
+/// A tenant that may have no request at a host starts when it may, also at a host that nobody asks.
+pub(crate) async fn a_tenant_may_ask_hosts_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = MemoryStore::default();
+    let make = || WorkerParts { transport: Arc::new(Fine), close: Box::new(|| Box::pin(std::future::ready(()))) };
+    let parts = EngineParts { make: Arc::new(make), ..parts(dir.path(), &memory) };
+    let (engine, task) = engine::start(parts, Box::new(memory.writer()), 1).await.unwrap();
+    let mut work = tokio::task::JoinSet::new();
+    work.spawn(task.run());
+    let patch = |running_per_host| {
+        let quotas = Quotas { running_per_host, ..Quotas::default() };
+        Box::new(TenantPatch { quotas, named: Quota::ALL.to_vec(), ..TenantPatch::default() })
+    };
+    let (name, request_id) = ("few".to_owned(), String::new());
+    let made = engine.change_access(AccessChange::CreateTenant { name, patch: patch(Some(0)), request_id }).await;
+    let Ok(AccessAnswer::Tenant(made)) = made else { panic!("{made:?}") };
+    let owner = Owner { no: made.no, name: made.name.clone() };
+    let few = engine.by(Arc::new(Actor { scope: Scope::One(owner), ..Actor::local() }));
+    let job = few.submit(JobSpec::default(), vec![fetch("http://10.0.0.9/", None)], "", None).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(engine.job(job.id).await.unwrap().counts.pending, 1);
+    let name = "few".to_owned();
+    engine
+        .change_access(AccessChange::UpdateTenant { name, patch: patch(Some(2)), etag: String::new() })
+        .await
+        .unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(60), engine.ended(job.id)).await.unwrap().unwrap();
+    assert_eq!(ended.state, JobState::Succeeded);
+}
+
+/// What a retry puts back counts among what a tenant has, by whatever it is chosen.
+pub(crate) async fn a_retry_by_filter_keeps_to_the_quota() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = MemoryStore::default();
+    let (engine, task) = engine::start(parts(dir.path(), &memory), Box::new(memory.writer()), 1).await.unwrap();
+    let mut work = tokio::task::JoinSet::new();
+    work.spawn(task.run());
+    let quotas = Quotas { queued_tasks: Some(3), ..Quotas::default() };
+    let patch = Box::new(TenantPatch { quotas, named: Quota::ALL.to_vec(), ..TenantPatch::default() });
+    let (name, request_id) = ("few".to_owned(), String::new());
+    let made = engine.change_access(AccessChange::CreateTenant { name, patch, request_id }).await;
+    let Ok(AccessAnswer::Tenant(made)) = made else { panic!("{made:?}") };
+    let owner = Owner { no: made.no, name: made.name.clone() };
+    let few = engine.by(Arc::new(Actor { scope: Scope::One(owner), ..Actor::local() }));
+    let job = few.submit(JobSpec { open: true, ..JobSpec::default() }, Vec::new(), "", None).await.unwrap();
+    for chunk in 0..2 {
+        let tasks = (0..3).map(|task| fetch(&format!("http://10.0.0.9/{chunk}/{task}"), None)).collect();
+        few.add_tasks(job.id, &format!("c{chunk}"), tasks).await.unwrap();
+        few.cancel_tasks(job.id, TaskChoice::Fitting(TaskFilter::default()), String::new()).await.unwrap();
+    }
+    few.cancel(job.id, String::new()).await.unwrap();
+    let states = vec![TaskState::Cancelled];
+    let retried = few.retry(job.id, TaskChoice::Fitting(TaskFilter { states, ..TaskFilter::default() })).await;
+    assert!(matches!(retried, Err(EngineError::Quota { .. })), "{retried:?}");
 }

@@ -31,6 +31,8 @@ pub(crate) struct Seen {
 
 pub(crate) struct Network {
     seed: u64,
+    /// Whether hosts are down now and then.
+    dies: bool,
     pub(crate) seen: Mutex<Seen>,
     /// Set when faults stop: everything is answered with 200.
     pub(crate) calm: std::sync::atomic::AtomicBool,
@@ -63,7 +65,7 @@ impl BodySource for Page {
 pub(crate) struct Script(pub(crate) Arc<Network>);
 
 impl Network {
-    pub(crate) fn new(seed: u64) -> Arc<Network> {
+    pub(crate) fn new(seed: u64, dies: bool) -> Arc<Network> {
         let seen = Seen {
             in_flight: HashMap::new(),
             of_jobs: HashMap::new(),
@@ -75,7 +77,15 @@ impl Network {
             requests: 0,
             start: tokio::time::Instant::now(),
         };
-        Arc::new(Network { seed, seen: Mutex::new(seen), calm: false.into() })
+        Arc::new(Network { seed, dies, seen: Mutex::new(seen), calm: false.into() })
+    }
+
+    /// Whether nobody can connect to a host at this moment: for long enough now and then to open its breaker.
+    fn is_dead(&self, host: &str) -> bool {
+        let spell = self.seen.lock().unwrap().start.elapsed().as_secs() / 3;
+        let mut hash = std::hash::DefaultHasher::new();
+        std::hash::Hash::hash(&(self.seed, host, spell), &mut hash);
+        self.dies && std::hash::Hasher::finish(&hash).is_multiple_of(5)
     }
 
     pub(crate) fn requests(&self) -> u64 {
@@ -140,6 +150,9 @@ async fn answer(network: &Network, request: Request, nth: u64, guard: InFlight) 
     let mut rng = SmallRng::seed_from_u64(std::hash::Hasher::finish(&hash));
     tokio::time::sleep(Duration::from_micros(rng.random_range(0..20_000))).await;
     let kind = if calm { 0 } else { rng.random_range(0..100) };
+    if !calm && network.is_dead(request.url.host_str().unwrap_or_default()) {
+        return Err(Failure::retryable(FailureReason::Connect, "the host is down"));
+    }
     let mut headers = HeaderMap::new();
     let mut body = Bytes::from_static(b"{\"items\":[1,2]}");
     let status = match kind {

@@ -479,7 +479,11 @@ fn room_is_not_kept_for_ever_for_a_tenant_whose_turn_does_not_come() {
         world.dispatch();
         world.check();
     };
+    // Whoever waits longest is next, and the second time that is not the first tenant.
     end_of(&mut world, 16);
+    assert_eq!(world.running_of(16), 1);
+    end_of(&mut world, 16);
+    assert_eq!(world.running_of(16), 0);
     for _ in 0..40 {
         end_of(&mut world, 18);
     }
@@ -503,7 +507,11 @@ fn room_is_not_kept_for_ever_for_a_job_of_low_priority() {
         world.dispatch();
         world.check();
     };
+    // Whoever waits longest is next, and the second time that is not the first tenant.
     end_of(&mut world, 16);
+    assert_eq!(world.running_of(16), 1);
+    end_of(&mut world, 16);
+    assert_eq!(world.running_of(16), 0);
     for _ in 0..40 {
         end_of(&mut world, 17);
     }
