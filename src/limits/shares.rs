@@ -70,9 +70,13 @@ mod tests {
         let mut shares = Shares::default();
         shares.start(DEFAULT_NO);
         assert!(shares.0.is_none());
-        [7, 7, 8].into_iter().for_each(|tenant| shares.start(tenant));
+        for tenant in [7, 7, 8] {
+            shares.start(tenant);
+        }
         assert_eq!([DEFAULT_NO, 7, 8, 9].map(|tenant| shares.of(tenant, 4)), [1, 2, 1, 0]);
-        [8, 7, 9, DEFAULT_NO, 7].into_iter().for_each(|tenant| shares.release(tenant));
+        for tenant in [8, 7, 9, DEFAULT_NO, 7] {
+            shares.release(tenant);
+        }
         assert!(shares.0.is_none());
         assert_eq!(shares.of(DEFAULT_NO, 1), 1);
     }

@@ -11,8 +11,8 @@ use crate::support::server::{Server, until};
 use crate::support::spec::{fetch, job, once, quick_retry};
 use crate::support::tls::{Authority, Leaf};
 
-fn value(kind: Kind) -> Option<pb::CredentialValue> {
-    Some(pb::CredentialValue { kind: Some(kind) })
+fn value(kind: Kind) -> pb::CredentialValue {
+    pb::CredentialValue { kind: Some(kind) }
 }
 
 fn bound(name: &str, host: &str, origin: &Origin, allow_http: bool) -> pb::Credential {
@@ -52,7 +52,7 @@ async fn a_certificate_and_an_authority_go_with_a_credential() {
     ] {
         let request = pb::PutCredentialRequest {
             credential: Some(bound(name, "localhost", origin, false)),
-            value: value(kind),
+            value: Some(value(kind)),
             ca_pem: if name == "untrusting" { String::new() } else { authority.pem() },
             ..Default::default()
         };
@@ -84,7 +84,7 @@ async fn a_certificate_and_an_authority_go_with_a_credential() {
     for (certificate_pem, key_pem) in [(authority.client().0, key_pem), ("no PEM".into(), "no PEM".into())] {
         let request = pb::PutCredentialRequest {
             credential: Some(bound("broken", "localhost", &strict, false)),
-            value: value(Kind::ClientCertificate(pb::ClientCertificate { certificate_pem, key_pem })),
+            value: Some(value(Kind::ClientCertificate(pb::ClientCertificate { certificate_pem, key_pem }))),
             ..Default::default()
         };
         let refused = client.put_credential(request).await.unwrap_err();
@@ -100,7 +100,7 @@ async fn one_that_changes_or_goes_while_it_is_used_is_judged_at_the_next_attempt
     let set = async |text: &str| {
         let request = pb::PutCredentialRequest {
             credential: Some(bound("api", "127.0.0.1", &origin, true)),
-            value: bearer(text),
+            value: Some(bearer(text)),
             ..Default::default()
         };
         put(&server, request).await;

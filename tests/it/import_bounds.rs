@@ -61,7 +61,8 @@ async fn what_is_no_task_makes_no_chunk_and_lines_are_counted_with_it() {
 async fn a_list_that_is_cut_is_no_list_that_is_whole() {
     let server = Server::start().await;
     let id = open(&server).await;
-    let urls: String = (0..1_500).map(|at| format!("http://a.example/{at}\n")).collect();
+    let urls: Vec<_> = (0..1_500).map(|at| format!("http://a.example/{at}\n")).collect();
+    let urls = urls.concat();
     let text = format!("{}{:x}\r\n{urls}\r\nno length\r\n", head(&server, &id, "text/uri-list"), urls.len());
     let answer = raw(&server, text.as_bytes());
     // Between the lengths of its parts.
@@ -97,7 +98,9 @@ async fn what_a_list_has_become_is_counted() {
     let first = tokio::task::block_in_place(|| answers.recv_timeout(PATIENCE)).expect("one of them is refused");
     assert!(first.contains("INBOUND_BUFFER"), "{first}");
     drop(server);
-    senders.into_iter().for_each(|sender| sender.join().unwrap());
+    for sender in senders {
+        sender.join().unwrap();
+    }
 }
 
 #[test]
@@ -110,7 +113,7 @@ fn a_line_has_its_time() {
     stream.write_all(head(&server, &id, "text/uri-list").as_bytes()).unwrap();
     // A byte now and then is no silence, and the line does not end.
     let mut said = Vec::new();
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     while begun.elapsed() < PATIENCE {
         if stream.write_all(b"1\r\nx\r\n").is_err() {
             break;

@@ -262,11 +262,11 @@ async fn a_store_whose_key_is_lost_opens_without_its_secrets() {
     let tasks = secret.tasks[..5].iter().cloned().chain([plain]).collect();
     let group_of_all = Some(group(pb::GroupMode::Collect, 99));
     let waits = server.submit(pb::JobSpec { open: true, group: group_of_all, ..job(Vec::new()) }).await;
-    server.jobs().pause_job(pb::PauseJobRequest { job_id: waits.clone(), ..Default::default() }).await.unwrap();
+    server.jobs().pause_job(pb::PauseJobRequest { job_id: waits.clone() }).await.unwrap();
     let chunk = pb::AddTasksRequest { job_id: waits.clone(), chunk_id: "1".into(), tasks };
     let mut answers = server.jobs().add_tasks(tokio_stream::iter([chunk])).await.unwrap().into_inner();
     answers.message().await.unwrap().unwrap();
-    server.jobs().seal_job(pb::SealJobRequest { job_id: waits.clone(), ..Default::default() }).await.unwrap();
+    server.jobs().seal_job(pb::SealJobRequest { job_id: waits.clone() }).await.unwrap();
     let ended = server.run(pb::JobSpec { group: Some(group(pb::GroupMode::Collect, 99)), ..secret }).await.job_id;
     let asked = origin.all_requests().len();
     let mut access = pb::access_service_client::AccessServiceClient::new(server.channel.clone());
@@ -283,7 +283,7 @@ async fn a_store_whose_key_is_lost_opens_without_its_secrets() {
     server.flags.push("--forget-sealed".into());
     server.launch().await;
     assert!(server.log().contains("were given up"), "{}", server.log());
-    server.jobs().resume_job(pb::ResumeJobRequest { job_id: waits.clone(), ..Default::default() }).await.unwrap();
+    server.jobs().resume_job(pb::ResumeJobRequest { job_id: waits.clone() }).await.unwrap();
     server.ended(&waits).await;
     for (index, task) in server.tasks(&waits).await.iter().enumerate() {
         let reason = task.error.as_ref().map(pb::TaskError::reason);

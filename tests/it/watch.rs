@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use haul::pb;
 use haul::pb::watch_job_response::Event;
+use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::support::origin::Origin;
@@ -242,14 +243,14 @@ async fn many_watchers_are_told_each_event_once_and_in_order() {
         include_body: body,
         ..Default::default()
     };
-    let mut watchers = Vec::new();
+    let mut watchers = JoinSet::new();
     for nth in 0..40 {
         let client = match nth % 4 {
             0 => server.jobs().accept_compressed(tonic::codec::CompressionEncoding::Gzip),
             _ => server.jobs(),
         };
         let mut stream = client.clone().watch_job(watch(nth % 4 == 1)).await.unwrap().into_inner();
-        watchers.push(tokio::spawn(async move {
+        watchers.spawn(async move {
             let mut told = Vec::new();
             while let Some(event) = tokio::time::timeout(PATIENCE, stream.message()).await.unwrap().unwrap() {
                 if let Some(Event::TaskEnded(task)) = &event.event {
@@ -259,7 +260,7 @@ async fn many_watchers_are_told_each_event_once_and_in_order() {
                 told.extend(is_durable(&event).then_some(event.sequence));
             }
             told
-        }));
+        });
     }
     let tasks = (0..TASKS).map(|_| fetch(origin.url("/a"))).collect();
     let chunk = pb::AddTasksRequest { job_id: id.clone(), chunk_id: "a".into(), tasks };
@@ -267,8 +268,8 @@ async fn many_watchers_are_told_each_event_once_and_in_order() {
     server.jobs().seal_job(pb::SealJobRequest { job_id: id.clone() }).await.unwrap();
     let last = server.ended(&id).await.sequence;
     assert!(last > TASKS);
-    for watcher in watchers {
-        assert_eq!(watcher.await.unwrap(), (1..=last).collect::<Vec<_>>());
+    for told in watchers.join_all().await {
+        assert_eq!(told, (1..=last).collect::<Vec<_>>());
     }
     let late: Vec<u64> = server.events(&id, 7).await.iter().map(|event| event.sequence).collect();
     assert_eq!(late, (8..=last).collect::<Vec<_>>());

@@ -165,7 +165,9 @@ impl Parking {
             return;
         }
         for (_, lanes) in &mut parked.tenants {
-            lanes.values_mut().for_each(|lanes| lanes.retain(|(job, lane, ticket)| is_there(*job, *lane, *ticket)));
+            for lanes in lanes.values_mut() {
+                lanes.retain(|(job, lane, ticket)| is_there(*job, *lane, *ticket));
+            }
             lanes.retain(|_, lanes| !lanes.is_empty());
         }
         parked.tenants.retain(|(_, lanes)| !lanes.is_empty());

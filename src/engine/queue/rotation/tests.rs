@@ -29,8 +29,11 @@ struct World {
     refused: Vec<JobId>,
     tenant_of: HashMap<JobId, TenantNo>,
     /// How many requests tenants have at hosts; `None`: the host takes nothing of them.
-    at: Arc<Mutex<HashMap<(Host, TenantNo), Option<u32>>>>,
+    at: Arc<Mutex<AtHosts>>,
 }
+
+/// How many requests tenants have at hosts.
+type AtHosts = HashMap<(Host, TenantNo), Option<u32>>;
 
 impl World {
     fn new(hosts: u32, room: u32, server_max: usize) -> World {
@@ -60,7 +63,9 @@ impl World {
 
     fn add_for(&mut self, tenant: TenantNo, number: u128, tasks: &[(u32, u32)]) {
         let mut none = tasks.to_vec();
-        none.iter_mut().for_each(|(_, count)| *count = 0);
+        for (_, count) in &mut none {
+            *count = 0;
+        }
         self.add(number, 0, 0, &none);
         self.lanes.set_party(job(number), Party { tenant, principal: 0 });
         self.tenant_of.insert(job(number), tenant);
