@@ -169,7 +169,7 @@ async fn an_event_is_told_without_what_it_does_not_tell() {
     let before = store.events_before(job_id(1), 9, &[], 9).await.unwrap().items;
     assert_eq!(before.len(), 2);
     let readable = store.tasks(job_id(1), &[], 0, 9).await.unwrap().items;
-    assert_eq!(readable.len(), 1, "a task is not read without its bag");
+    assert!(!readable.is_empty() && readable.iter().all(|task| task.index != 0), "a task is not read without its bag");
 }
 
 #[tokio::test]
