@@ -196,6 +196,8 @@ test("a job is paused, resumed, cancelled, retried and deleted", () =>
     await at(page, "job-resume").click();
     await at(page, "job", '[data-state="running"]').waitFor();
     await page.keyboard.press("c");
+    // Its text is there a moment before it is open, and Escape closes what is open.
+    await at(page, "confirm").waitFor();
     assert.match(await text(page, "confirm-text"), /2 unfinished tasks/);
     await page.keyboard.press("Escape");
     await at(page, "confirm").waitFor({ state: "detached" });
