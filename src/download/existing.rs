@@ -111,7 +111,7 @@ pub(super) async fn settled(order: &Order<'_>, name: &str) -> Result<Option<Sett
 
 /// The digest decides, wherever the file came from.
 async fn of_right_digest(order: &Order<'_>, folder: &Folder, name: &str) -> Result<Option<Settled>, Halt> {
-    if let Some(file) = folder.open(name)? {
+    if let Some(file) = folder.open_own(name)? {
         let existing = Existing::of(file).map_err(|error| unreadable(folder, name, &error))?;
         if let Some(result) = verified(order, folder, name, existing, true).await? {
             return Ok(Some(result));
@@ -132,7 +132,7 @@ pub(super) fn known_file(order: &Order<'_>, name: &str) -> Result<Option<Known>,
     let Some(folder) = order.ctx.root.find_folder(&order.target.folder)? else { return Ok(None) };
     let mut found = made_before(order.ctx.root, &folder, name, &order.source_ids, &order.taken())?;
     if found.is_none() {
-        let file = folder.open(name)?.map(Existing::of).transpose();
+        let file = folder.open_own(name)?.map(Existing::of).transpose();
         found = file.map_err(|error| unreadable(&folder, name, &error))?.map(|existing| (name.to_owned(), existing));
     }
     let known = found.map(|(name, existing)| Known { name, size: existing.size, maker: existing.maker });

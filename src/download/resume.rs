@@ -160,6 +160,11 @@ fn whole(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_digest: bool) ->
         Ok(_) if ask.range.is_some() && !ask.if_range.is_empty() => {
             Verdict::AskAgain(Ask { if_range: String::new(), ..ask.clone() })
         }
+        // A range as 200, of which nothing tells that it is none: what it begins with may well equal what is held, in a file
+        // that begins with a run of equal bytes. Only who did not ask for a range is sent the whole for certain.
+        Ok(_) if ask.range.is_some() && (held.binding.version.total.is_none() || answer.length.is_none()) => {
+            ask_whole(None)
+        }
         Ok(admitted) => Verdict::Join(admitted),
     }
 }

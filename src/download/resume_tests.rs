@@ -141,6 +141,22 @@ fn strong_validators() {
             "40-? whole = begin: the origin sent another range than it was asked for",
         ),
         row(
+            "a range as a whole that is longer than what is held, where the size was not known",
+            Version { total: None, ..strong() },
+            vec![
+                whole_of(Version { total: Some(60), ..strong() }),
+                whole_of(Version { total: Some(60), ..strong() }),
+                whole_of(strong()),
+            ],
+            "40-? 40- whole = join",
+        ),
+        row(
+            "a whole of which nobody says how long it is",
+            strong(),
+            vec![whole_of(Version { total: None, ..strong() })],
+            "40-? 40- whole = join",
+        ),
+        row(
             "an empty tag is none",
             version("\"\"", "", LATER, Some(100)),
             vec![whole_of(version("\"\"", "", LATER, Some(100)))],

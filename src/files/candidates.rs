@@ -201,7 +201,7 @@ fn scan(
 /// The file of this name; the inner `None`: something else has it.
 #[allow(clippy::option_option)]
 fn look(folder: &Folder, name: &str) -> Result<Option<Option<Existing>>, Failure> {
-    let Some(file) = folder.open(name)? else { return Ok(folder.has(name)?.then_some(None)) };
+    let Some(file) = folder.open_own(name)? else { return Ok(folder.has(name)?.then_some(None)) };
     let existing = Existing::of(file).map_err(|error| failure("look at", &folder.path_of(name), &error))?;
     Ok(Some(Some(existing)))
 }
@@ -216,6 +216,26 @@ mod tests {
         let file = std::fs::File::create(&path).unwrap();
         let mut record = Record { source: source.into(), key: format!("k{number}"), ..Record::default() };
         record.write(&file, &file.metadata().unwrap());
+    }
+
+    /// What may not be read is not of this process, and has its name all the same.
+    #[test]
+    fn a_file_that_may_not_be_read_is_passed_over() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let at = tempfile::tempdir_in(".").unwrap();
+        put(at.path(), 0, "here");
+        put(at.path(), 1, "here");
+        std::fs::set_permissions(at.path().join("f"), std::fs::Permissions::from_mode(0)).unwrap();
+        // The tests may be run by root, who reads everything unless it gives that up, which is for this thread alone.
+        let mut own = rustix::thread::capabilities(None).unwrap();
+        own.effective = rustix::thread::CapabilitySet::empty();
+        rustix::thread::set_capabilities(None, own).unwrap();
+        let root = Root::open(at.path()).unwrap();
+        let folder = root.find_folder("").unwrap().unwrap();
+        assert!(folder.open("f").is_err(), "the file can be read");
+        assert!(matches!(look(&folder, "f"), Ok(Some(None))));
+        let found = find(root.candidates(), &folder, "f", true, Wanted::Sources(&["here".to_owned()])).unwrap();
+        assert_eq!(found.map(|(name, _)| name).as_deref(), Some("f (1)"));
     }
 
     #[tokio::test(start_paused = true)]

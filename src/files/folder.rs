@@ -119,12 +119,22 @@ impl Folder {
 
     /// Opens a regular file for reading; `None` when there is nothing, or something else, of this name.
     pub fn open(&self, name: &str) -> Result<Option<File>, Failure> {
+        self.open_unless(name, is_no_file)
+    }
+
+    /// Opens a regular file for reading; `None` also for what cannot be opened because of an error that `is_none` names.
+    fn open_unless(&self, name: &str, is_none: impl Fn(&io::Error) -> bool) -> Result<Option<File>, Failure> {
         // Without O_NONBLOCK the opening of a pipe would wait for its writer.
         match self.open_with(name, OFlags::RDONLY | OFlags::NONBLOCK) {
             Ok(file) => Ok(file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)),
-            Err(error) if is_no_file(&error) => Ok(None),
+            Err(error) if is_none(&error) => Ok(None),
             Err(error) => Err(failure("open", &self.path_of(name), &error)),
         }
+    }
+
+    /// As [`Folder::open`], for a file that counts only if it was made here: one that may not be read is of somebody else.
+    pub fn open_own(&self, name: &str) -> Result<Option<File>, Failure> {
+        self.open_unless(name, |error| is_no_file(error) || error.kind() == io::ErrorKind::PermissionDenied)
     }
 
     pub(super) fn open_with(&self, name: &str, flags: OFlags) -> io::Result<File> {

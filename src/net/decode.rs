@@ -9,22 +9,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
-use async_compression::tokio::bufread::{BrotliDecoder, DeflateDecoder, ZlibDecoder};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use http::HeaderMap;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, BufReader, ReadBuf};
 use tokio::task::coop;
 use tokio_util::io::StreamReader;
 
 use crate::model::failure::{Failure, FailureReason};
 use crate::net::coding::{Coding, transfer_codings};
 use crate::net::members::{Members, Reader};
+use crate::net::sniff::{HEAD_BYTES, is_packed, is_short, is_zlib};
 use crate::net::{Body, BodySource};
 
 /// The size of decoded chunks.
 const CHUNK_BYTES: usize = 32 << 10;
+/// What tells content in zlib's frame from deflate without it.
+const ZLIB_HEADER_BYTES: usize = 2;
 /// What a chunk counts as in the turn of its task, which has 128 units: to pack and unpack it costs as much as many reads.
 const CHUNK_UNITS: usize = 8;
 /// Encoded bytes that may come beyond twice what was made of them: no coding of content makes it so much larger, and what
@@ -34,38 +36,6 @@ const SURPLUS_BYTES_MAX: u64 = 32 << 20;
 /// How many times its encoded bytes a decoded body may have where nobody asked for the coding: one of more was made to fill
 /// the disk. What was asked for is bounded by whoever reads it.
 const EXPANSION_MAX: u64 = 1_000;
-
-/// What is undone of the beginning of some content, to see whether that can be done.
-const HEAD_DECODED_MAX: u64 = 256 << 10;
-
-impl Coding {
-    /// Returns whether content of this coding may begin with these bytes. Not every coding has a mark to know it by.
-    fn may_begin_with(self, head: &[u8]) -> bool {
-        let begins = |mark: &[u8]| head.iter().zip(mark).all(|(own, mark)| own == mark);
-        match self {
-            Coding::Gzip => begins(&[0x1f, 0x8b]),
-            // A frame, or one to be skipped.
-            Coding::Zstd => {
-                begins(&[0x28, 0xb5, 0x2f, 0xfd])
-                    || (head.first().is_some_and(|byte| byte & 0xf0 == 0x50) && begins(&[head[0], 0x2a, 0x4d, 0x18]))
-            }
-            Coding::Brotli | Coding::Deflate => true,
-        }
-    }
-
-    /// Returns whether what comes first of some content can be undone, as far as it goes: codings without a mark to know them by
-    /// stumble soon over what is not theirs.
-    async fn can_be_of(self, head: &[u8]) -> bool {
-        let mut out = tokio::io::sink();
-        let undone = match self {
-            Coding::Gzip | Coding::Zstd => return true,
-            Coding::Brotli => tokio::io::copy(&mut BrotliDecoder::new(head).take(HEAD_DECODED_MAX), &mut out).await,
-            Coding::Deflate if is_zlib(head) => return true,
-            Coding::Deflate => tokio::io::copy(&mut DeflateDecoder::new(head).take(HEAD_DECODED_MAX), &mut out).await,
-        };
-        undone.map_or_else(|error| failure(error).reason == FailureReason::Truncated, |_| true)
-    }
-}
 
 /// The body without these codings; unchanged when there are none.
 pub fn undo(body: Body, codings: Vec<Coding>) -> Body {
@@ -203,38 +173,33 @@ impl AsyncRead for Polite {
 }
 
 async fn stage(coding: Coding, reader: Reader, may_be_label: bool) -> io::Result<Reader> {
-    let mut reader = BufReader::with_capacity(CHUNK_BYTES, Box::new(Polite(reader)) as Reader);
-    if may_be_label {
-        let head = reader.fill_buf().await?;
-        if !coding.may_begin_with(head) || !coding.can_be_of(head).await {
-            return Ok(Box::new(reader));
-        }
+    let mut reader: Reader = Box::new(Polite(reader));
+    let head = head(&mut reader, if may_be_label { HEAD_BYTES } else { ZLIB_HEADER_BYTES }).await?;
+    let (is_packed, is_zlib) = (!may_be_label || is_packed(coding, &head).await, is_zlib(&head));
+    let reader: Reader = Box::new(io::Cursor::new(head).chain(reader));
+    if !is_packed {
+        return Ok(reader);
     }
-    Ok(match coding {
-        Coding::Gzip => Box::new(Members::gzip(reader)),
-        Coding::Brotli => Box::new(BrotliDecoder::new(reader)),
-        Coding::Zstd => Box::new(Members::zstd(reader)),
+    let reader = BufReader::with_capacity(CHUNK_BYTES, reader);
+    Ok(Box::new(match coding {
+        Coding::Gzip => Members::gzip(reader),
+        Coding::Brotli => Members::brotli(reader),
+        Coding::Zstd => Members::zstd(reader),
         // By the RFC it is zlib; some origins leave zlib's frame away.
-        Coding::Deflate if is_zlib(reader.fill_buf().await?) => Box::new(ZlibDecoder::new(reader)),
-        Coding::Deflate => Box::new(DeflateDecoder::new(reader)),
-    })
+        Coding::Deflate if is_zlib => Members::zlib(reader),
+        Coding::Deflate => Members::deflate(reader),
+    }))
 }
 
-/// RFC 1950: method 8, a window of at most 32 KiB, and a check of both bytes.
-fn is_zlib(head: &[u8]) -> bool {
-    match head {
-        [method, flags, ..] => {
-            method & 0x0f == 8 && method >> 4 <= 7 && (u16::from(*method) << 8 | u16::from(*flags)) % 31 == 0
-        }
-        [method] => method & 0x0f == 8,
-        [] => false,
-    }
+/// Reads so many bytes, or all there are. One read would not do: the first packet may bring a single byte.
+async fn head(reader: &mut Reader, least: usize) -> io::Result<BytesMut> {
+    let mut head = BytesMut::with_capacity(least);
+    while head.len() < least && reader.read_buf(&mut head).await? > 0 {}
+    Ok(head)
 }
 
 fn failure(error: io::Error) -> Failure {
-    let text = error.to_string();
-    // The second is how the zlib decoder words that it has no input left.
-    let is_short = error.kind() == io::ErrorKind::UnexpectedEof || text == "unexpected BufError";
+    let (text, is_short) = (error.to_string(), is_short(&error));
     match error.downcast::<Failure>() {
         Ok(failure) => failure,
         _ if is_short => Failure::retryable(
@@ -342,10 +307,10 @@ mod tests {
             (vec![Coding::Brotli], &brotli, b"abc"),
             (vec![Coding::Deflate], &deflate, b"abc"),
             (vec![Coding::Deflate], &zlib, b"abc"),
+            (vec![Coding::Deflate], b"{\n  \"a\": 1\n}\n", b"{\n  \"a\": 1\n}\n"),
+            (vec![Coding::Brotli], b"3,4,5\n", b"3,4,5\n"),
         ] {
-            // A byte alone does not tell for codings that have no mark.
-            let has_mark = codings.iter().all(|coding| matches!(coding, Coding::Gzip | Coding::Zstd));
-            for size in if has_mark { vec![1, 1000] } else { vec![20, 1000] } {
+            for size in [1, 20, 1000] {
                 let mut body = undo_unasked(Body(Box::new(Chunks(in_pieces(sent, size).into()))), codings.clone());
                 let mut all = Vec::new();
                 while let Some(chunk) = body.chunk().await {
@@ -416,6 +381,16 @@ mod tests {
 
     #[tokio::test]
     async fn members_and_padding_are_read_to_their_end() {
+        for coding in ["br", "deflate", "raw"] {
+            let named = if coding == "raw" { "deflate" } else { coding };
+            let one = encode(coding, b"one").await;
+            for size in [1, 1000] {
+                let padded = [&one[..], &[0; 700]].concat();
+                assert_eq!(run(named, in_pieces(&padded, size)).await.as_deref(), Ok(&b"one"[..]), "{coding}");
+                let twice = [&one[..], &one].concat();
+                assert_eq!(run(named, in_pieces(&twice, size)).await.unwrap_err().reason, FailureReason::Protocol);
+            }
+        }
         for coding in ["gzip", "zstd"] {
             let (one, two) = (encode(coding, b"one").await, encode(coding, b"two").await);
             for size in [1, 1000] {

@@ -69,7 +69,7 @@ impl Http2 {
             .handshake(wire)
             .await;
         let (sender, connection) = shaken.map_err(|error| classify::stream(host, &error, false))?;
-        let state = Arc::new(State::new(windows, window));
+        let state = Arc::new(State::new(windows, window, Arc::clone(&received)));
         let driver = Driver::start(connection, Arc::clone(&state), received, window, mover, tasks);
         Ok(Http2 { sender, state, driver, tasks: Arc::clone(tasks), lease: None, remote })
     }
@@ -116,6 +116,11 @@ impl Http2 {
         self.state.has_window()
     }
 
+    /// Returns whether it may be dead: a request has waited for its answer in vain, and nothing at all has come since.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.state.is_doubtful()
+    }
+
     /// Returns whether one more request would begin at once. Until the peer has said how many it allows, one is
     /// certain.
     pub(super) fn has_room(&self) -> bool {
@@ -153,9 +158,13 @@ impl Http2 {
             body.send_data(request.body.clone(), true).map_err(|error| unsent(&error))?;
         }
         self.opened(host, wait).await?;
+        let received = self.state.received();
         match tokio::time::timeout(wait, answer).await {
             Ok(answer) => answer.map_err(|error| lost(host, &error)),
-            Err(_) => Err(Lost { failure: classify::no_answer(host, wait), fate: Fate::Over }),
+            Err(_) => {
+                self.state.waited_in_vain(received);
+                Err(Lost { failure: classify::no_answer(host, wait), fate: Fate::Over })
+            }
         }
     }
 

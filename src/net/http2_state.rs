@@ -1,7 +1,7 @@
 //! What the holders of an HTTP/2 connection, and the task that drives it, know of each other; and what all peers may send
 //! ahead of their readers.
 
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::runtime::Id;
@@ -55,6 +55,10 @@ pub(super) struct State {
     separate: AtomicUsize,
     /// Those of them whose stream the peer has allowed.
     open: AtomicUsize,
+    /// Bytes that have come on the connection, as its wire counts them.
+    received: Arc<AtomicU64>,
+    /// How many had come when a request waited in vain while none came; [`u64::MAX`]: none did.
+    doubted_at: AtomicU64,
     /// The runtime that moves the connection. Beside the connection's own lock, which is held for as long as that takes.
     home: Mutex<Option<Id>>,
     /// Cancelled once the peer has said how many streams it allows, or the connection has ended.
@@ -85,8 +89,8 @@ impl Account {
 }
 
 impl State {
-    /// Of a connection whose streams have a window of `window` bytes each.
-    pub(super) fn new(windows: &Arc<Windows>, window: u32) -> State {
+    /// Of a connection whose streams have a window of `window` bytes each. `received` is counted by its wire.
+    pub(super) fn new(windows: &Arc<Windows>, window: u32, received: Arc<AtomicU64>) -> State {
         let window = window.max(WINDOW_BYTES_MIN);
         windows.unused.fetch_add(1, Ordering::Relaxed);
         State {
@@ -94,6 +98,8 @@ impl State {
             account: Mutex::new(Account { window, load: 0, taken: 0 }),
             separate: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
+            received,
+            doubted_at: AtomicU64::new(u64::MAX),
             home: Mutex::new(None),
             is_settled: CancellationToken::new(),
         }
@@ -130,6 +136,24 @@ impl State {
         }
         *account = Account { taken: needed.max(account.taken), ..grown };
         true
+    }
+
+    /// Returns how many bytes have come on the connection.
+    pub(super) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a request waited for its answer in vain. Where nothing at all has come since there were `before` bytes, the
+    /// connection may be dead, as one is that a NAT has forgotten.
+    pub(super) fn waited_in_vain(&self, before: u64) {
+        if self.received() == before {
+            self.doubted_at.store(before, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns whether nothing has come since a request waited in vain.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.doubted_at.load(Ordering::Relaxed) == self.received()
     }
 
     /// Returns whether the peer has allowed a stream that is still in use.
@@ -204,14 +228,14 @@ mod tests {
         let windows = Arc::new(Windows::default());
         let mut streams = Vec::new();
         while windows.most(LARGE) == LARGE {
-            let state = Arc::new(State::new(&windows, windows.most(LARGE)));
+            let state = Arc::new(State::new(&windows, windows.most(LARGE), Arc::default()));
             streams.push(Lease::new(&state, false));
         }
         assert_eq!(streams.len(), 12, "of 20 MiB each");
-        let rest = Arc::new(State::new(&windows, windows.most(LARGE)));
+        let rest = Arc::new(State::new(&windows, windows.most(LARGE), Arc::default()));
         streams.push(Lease::new(&rest, false));
         assert!(!rest.has_window() && !rest.may_grow(LARGE), "the window of the last is what was left");
-        let small = Arc::new(State::new(&windows, windows.most(LARGE)));
+        let small = Arc::new(State::new(&windows, windows.most(LARGE), Arc::default()));
         streams.extend((0..100).map(|_| Lease::new(&small, false)));
         assert!(small.has_window() && !small.may_grow(LARGE));
         assert_eq!(windows.left.load(Ordering::Relaxed), 0);

@@ -41,6 +41,7 @@ mod resolve;
 pub mod retry_after;
 mod roots;
 mod session;
+mod sniff;
 mod target;
 mod tasks;
 mod through;

@@ -168,15 +168,18 @@ impl Endpoint {
     /// than requests at once. One that another runtime uses is shared with it only where there may be no more.
     pub(super) fn choose(&self, is_separate: bool) -> Choice {
         let mut connections = lock(&self.connections);
-        // An unused one whose windows would be too much now gives way to one with smaller windows.
-        connections.http2.retain(|(http2, _)| !http2.is_closed() && (http2.load() > 0 || http2.has_window()));
+        // An unused one whose windows would be too much now gives way to one with smaller windows, and one that may be dead to
+        // one that is not.
+        let is_good = |http2: &Http2| http2.has_window() && !http2.is_doubtful();
+        connections.http2.retain(|(http2, _)| !http2.is_closed() && (http2.load() > 0 || is_good(http2)));
         let (list, most) = (&mut connections.http2, if is_separate { SEPARATE_MAX } else { SHARED_MAX });
         let key = |http2: &Http2| (http2.is_separate(), !http2.is_here(), http2.load());
         let has_place = |http2: &Http2| http2.load() == 0 || (!is_separate && http2.is_here() && http2.has_room());
-        let fits = |http2: &Http2| http2.has_window() && has_place(http2);
+        let fits = |http2: &Http2| is_good(http2) && has_place(http2);
         let best =
             list.iter().enumerate().filter(|(_, (http2, _))| fits(http2)).min_by_key(|(_, (http2, _))| key(http2));
-        let is_unsettled = |(http2, _): &&(Http2, Instant)| http2.is_here() && !http2.is_settled();
+        let is_unsettled =
+            |(http2, _): &&(Http2, Instant)| http2.is_here() && !http2.is_settled() && !http2.is_doubtful();
         let index = match best {
             Some((index, _)) => index,
             None if !is_separate && let Some((http2, _)) = list.iter().find(is_unsettled) => {
@@ -187,7 +190,10 @@ impl Endpoint {
                 return Choice::Dial;
             }
             None => {
-                let least = list.iter().enumerate().min_by_key(|(_, (http2, _))| (!http2.has_window(), http2.load()));
+                let least = list
+                    .iter()
+                    .enumerate()
+                    .min_by_key(|(_, (http2, _))| (http2.is_doubtful(), !http2.has_window(), http2.load()));
                 let Some((index, _)) = least else { return Choice::Dial };
                 index
             }

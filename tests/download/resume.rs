@@ -207,6 +207,26 @@ async fn a_slice_that_is_sent_as_200_announces_nothing_of_the_whole() {
     assert_eq!(rig.read("job/f"), object.bytes());
 }
 
+/// A disk image begins with zeros, so that a slice of it begins as the whole does.
+#[tokio::test]
+async fn a_slice_as_200_that_begins_as_the_file_does_is_not_taken_for_the_whole() {
+    const ZEROS: usize = 64 << 10;
+    let rig = Rig::new();
+    let image = [vec![0; ZEROS], Object::new(1, SIZE).bytes()].concat();
+    let reply = |body: &[u8]| Reply::ok(body.to_vec()).header("ETag", "\"v1\"");
+    // Without a length, and cut within the zeros.
+    rig.origin.reply("/f", reply(&image).chunked(1000).cut_at(10_000, Cut::Fin));
+    let spec = rig.spec("/f");
+    assert_eq!(rig.failed(&spec).await.0.reason, FailureReason::Truncated);
+    let served = image.clone();
+    rig.origin.handle("/f", move |request| {
+        let range = request.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'));
+        reply(&served[range.map_or(0, |first| first.parse().unwrap())..])
+    });
+    rig.done(&spec).await;
+    assert!(rig.read("job/f") == image, "the file is another");
+}
+
 /// A process was killed after it had finished a file of this key, before it could remove the checkpoint; the file is gone,
 /// and the key begins anew.
 #[tokio::test]

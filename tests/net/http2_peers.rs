@@ -181,6 +181,21 @@ async fn a_peer_that_allows_no_stream_is_waited_for_no_longer_than_for_an_answer
     }
 }
 
+/// One whose path is gone looks as good as any, until a request has waited there in vain.
+#[tokio::test]
+async fn a_connection_on_which_nothing_came_any_more_is_passed_over() {
+    let peer = Peer::start(100, |_, (_, respond)| send(respond, Bytes::from_static(b"here"))).await;
+    let relay = Relay::start(peer.address, Duration::ZERO).await;
+    let (client, profile) = (client(), peer.profile(|p| p.timeouts.response_headers = Duration::from_secs(2)));
+    let url = format!("https://localhost:{}/", relay.address.port());
+    assert_eq!(fetch(&client, &url, &profile).await.unwrap().1, b"here");
+    relay.forget();
+    let failure = fetch(&client, &url, &profile).await.unwrap_err();
+    assert_eq!(class(&failure), (FailureReason::TimeoutHeaders, true), "{failure}");
+    assert_eq!(fetch(&client, &url, &profile).await.unwrap().1, b"here");
+    assert_eq!(peer.connections(), 2);
+}
+
 #[tokio::test]
 async fn what_a_peer_refused_is_sent_again_whatever_its_method() {
     let peer = Peer::start(100, |nth, (_, mut respond)| async move {
