@@ -16,6 +16,7 @@ use crate::download::order::{Limit, Order};
 use crate::download::plan::Connections;
 use crate::download::resume::{Verdict, ask_for, judge};
 use crate::download::{Halt, is_local};
+use crate::files::binding::Why;
 use crate::files::bound::Bound;
 use crate::files::space::Reservation;
 use crate::model::failure::{Failure, FailureReason};
@@ -192,6 +193,8 @@ impl<'a> Flow<'a> {
             let url = &self.order.sources[self.sources[source]];
             let permit = self.order.ctx.transport.permit(url).await?;
             let Some((id, range)) = self.take(may_race) else {
+                // Others may wait for the host.
+                drop(permit);
                 may_race = self.wait_for_change().await;
                 continue;
             };
@@ -293,11 +296,14 @@ impl<'a> Flow<'a> {
                 }
                 Verdict::Status => return Err(stream.into_failure(self.order.ctx).await.into()),
                 verdict => {
+                    let status = stream.answer.status;
                     stream.leave().await;
                     match verdict {
                         Verdict::AskAgain(again) if again.range.is_some() => ask = again,
                         Verdict::Refuse(failure) => return Err(failure.into()),
-                        Verdict::AskAgain(again) if again.distrust.is_none() => return Err(replaced().into()),
+                        Verdict::AskAgain(again) if is_another(status, again.distrust) => {
+                            return Err(replaced().into());
+                        }
                         Verdict::Begin(_) => return Err(replaced().into()),
                         _ => return Err(no_ranges().into()),
                     }
@@ -305,6 +311,12 @@ impl<'a> Flow<'a> {
             }
         }
     }
+}
+
+/// Whether an answer after which the whole is to be asked for was of another version: a range that does not join what is
+/// held, or a whole that does not.
+fn is_another(status: u16, why: Option<Why>) -> bool {
+    matches!(why, Some(Why::ContentChanged | Why::TagChanged | Why::Unproven)) || (status == 206 && why.is_none())
 }
 
 fn no_ranges() -> Failure {

@@ -148,23 +148,24 @@ fn whole(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_digest: bool) ->
     if is_page_instead(held, answer) {
         return page_instead(held);
     }
+    // Only who did not ask for a range is sent the whole for certain: some origins send the range with the status of the whole,
+    // and nothing tells it from another version, or from the same one where a file begins with a run of equal bytes.
+    let total = held.binding.version.total;
+    let may_be_range = ask.range.is_some() && (total.is_none() || answer.length != total);
+    let begin = |why| if may_be_range { ask_whole(Some(why)) } else { Verdict::Begin(Some(why)) };
     if answer.is_encoded {
-        return Verdict::Begin(Some(Why::Encoded));
+        return begin(Why::Encoded);
     }
     if ask.range.as_ref().is_some_and(|range| is_range_in_disguise(held, range, answer)) {
         return ask_whole(Some(Why::WrongRange));
     }
     match held.admit(&answer.seen, has_digest) {
-        Err(why) => Verdict::Begin(Some(why)),
+        Err(why) => begin(why),
         // The same version, and yet not the range: an origin that does not understand `If-Range`, perhaps.
         Ok(_) if ask.range.is_some() && !ask.if_range.is_empty() => {
             Verdict::AskAgain(Ask { if_range: String::new(), ..ask.clone() })
         }
-        // A range as 200, of which nothing tells that it is none: what it begins with may well equal what is held, in a file
-        // that begins with a run of equal bytes. Only who did not ask for a range is sent the whole for certain.
-        Ok(_) if ask.range.is_some() && (held.binding.version.total.is_none() || answer.length.is_none()) => {
-            ask_whole(None)
-        }
+        Ok(_) if may_be_range => ask_whole(None),
         Ok(admitted) => Verdict::Join(admitted),
     }
 }

@@ -187,7 +187,18 @@ fn strong_validators() {
             "40-? = join",
         ),
         row("another tag", strong(), vec![whole_of(new("\"b\"", 100))], "40-? = begin: content changed"),
-        row("another tag and size", strong(), vec![whole_of(new("\"b\"", 101))], "40-? = begin: content changed"),
+        row(
+            "another tag and size, which a range of another version has that is sent as 200",
+            strong(),
+            vec![whole_of(new("\"b\"", 101))],
+            "40-? whole = begin: content changed",
+        ),
+        row(
+            "a range as a whole without a length and without a tag",
+            strong(),
+            vec![whole_of(version("", "", LATER, None)), whole_of(strong())],
+            "40-? whole = begin: nothing proves that the content is the same",
+        ),
         row(
             "another size of the range",
             strong(),

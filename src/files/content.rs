@@ -97,8 +97,11 @@ impl Spooling {
     /// Completes the body and makes it durable.
     pub async fn finish(mut self) -> Result<(), Failure> {
         blocking(move || {
-            let temporary = self.temporary.take().unwrap_or_default();
-            publish(&self.file, &temporary, &self.path).map_err(|error| fail("write", &self.path, &error))
+            let temporary = self.temporary.as_deref().unwrap_or(Path::new(""));
+            publish(&self.file, temporary, &self.path).map_err(|error| fail("write", &self.path, &error))?;
+            // Nothing is left for its end to remove.
+            self.temporary.take();
+            Ok(())
         })
         .await
     }
@@ -183,8 +186,9 @@ impl ContentStore {
         self.make_folder(job)?;
         let temporary = path.with_extension("tmp");
         let mut file = private_file(&temporary)?;
-        file.write_all(body)?;
-        publish(&file, &temporary, path)
+        let published = file.write_all(body).and_then(|()| publish(&file, &temporary, path));
+        // On a full disk, what is of no use takes the room of others.
+        published.inspect_err(|_| drop(fs::remove_file(&temporary)))
     }
 
     /// Begins a page that is written as it arrives.

@@ -37,6 +37,14 @@ pub(super) struct HttpBody {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
+impl Drop for HttpBody {
+    fn drop(&mut self) {
+        if let Some(Connection::Http2(share)) = self.connection.take() {
+            share.break_off(std::mem::take(&mut self.permit));
+        }
+    }
+}
+
 impl HttpBody {
     /// The body `incoming` over `connection`, which goes back to `endpoint` after it.
     pub(super) fn new(

@@ -31,9 +31,6 @@ const BUFFER_BYTES_MAX: usize = 512 << 10;
 /// 5,000 that curl takes cost more than all else about a small answer. Their bytes are bounded by the read buffer.
 const HEADERS_MAX: usize = 1_200;
 
-/// How long a close takes to reach the peer, about: until then it counts the request that was broken off.
-const CLOSE_TRAVEL: Duration = Duration::from_millis(250);
-
 /// A connection that carries one request at a time.
 ///
 /// It is a value and not a task: whoever has it moves its bytes, and an unused one costs nothing and may go to any
@@ -203,11 +200,8 @@ impl Drop for Http1 {
     fn drop(&mut self) {
         let is_closed_by_us = self.driver.take().is_some();
         let permit = std::mem::take(&mut self.permit);
-        if is_closed_by_us && !permit.is_empty() {
-            self.tasks.spawn(async move {
-                tokio::time::sleep(CLOSE_TRAVEL).await;
-                drop(permit);
-            });
+        if is_closed_by_us {
+            permit.release_later(&self.tasks);
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::net::lost::{Fate, Lost};
 use crate::net::target::Target;
 use crate::net::tasks::Tasks;
 use crate::net::wire::Wire;
-use crate::net::{Request, classify, message};
+use crate::net::{Permit, Request, classify, message};
 
 /// Requests at once on one connection: most peers allow 100 to 256, and more would share one TCP stream thinly.
 const STREAMS_MAX: usize = 100;
@@ -92,6 +92,11 @@ impl Http2 {
     /// Returns whether it is moved by the runtime of the caller.
     pub(super) fn is_here(&self) -> bool {
         self.state.home() == Some(Handle::current().id())
+    }
+
+    /// Gives up a request before the end of its answer, which the peer is told by a reset.
+    pub(super) fn break_off(self, permit: Permit) {
+        permit.release_later(&self.tasks);
     }
 
     /// Requests on it.

@@ -3,6 +3,12 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
+
+use crate::net::tasks::Tasks;
+
+/// How long a close or a reset takes to reach the peer, about: until then it counts the request that was broken off.
+const CLOSE_TRAVEL: Duration = Duration::from_millis(250);
 
 /// Held from before a request is sent until its response has been read to the end or its connection is closed: the
 /// origin counts the request for as long. The network does not know what it is; dropping the last clone releases it.
@@ -18,6 +24,16 @@ impl Permit {
     /// Returns what is held, if it is a `T`.
     pub fn held<T: Any>(&self) -> Option<&T> {
         self.0.as_deref()?.downcast_ref()
+    }
+
+    /// Releases what is held once the peer knows that the request was broken off.
+    pub(super) fn release_later(self, tasks: &Tasks) {
+        if !self.is_empty() {
+            tasks.spawn(async move {
+                tokio::time::sleep(CLOSE_TRAVEL).await;
+                drop(self);
+            });
+        }
     }
 
     /// Returns whether nothing is held.
