@@ -12,9 +12,9 @@ use crate::model::token::TokenHash;
 use crate::store::StoreError;
 use crate::store::sqlite::credentials;
 use crate::store::sqlite::errors::Fault;
+use crate::store::sqlite::lines;
 use crate::store::sqlite::open_error::OpenError;
 use crate::store::sqlite::reader::{Ask, Reader};
-use crate::store::sqlite::rows;
 use crate::store::sqlite::schema;
 use crate::vault::Vault;
 
@@ -87,17 +87,17 @@ pub(super) async fn book(reader: &Reader) -> Result<Book, StoreError> {
     // One statement a table; the writer has not begun, so they see one state.
     let tenants: Vec<(String,)> = reader.all(Ask::new("SELECT row FROM tenants")).await?;
     for (row,) in tenants {
-        all.push(AccessRow::Tenant(Arc::new(rows::parse::<Tenant>(&row, "tenant")?)));
+        all.push(AccessRow::Tenant(Arc::new(lines::parse::<Tenant>(&row, "tenant")?)));
     }
     let principals: Vec<(String,)> = reader.all(Ask::new("SELECT row FROM principals")).await?;
     for (row,) in principals {
-        all.push(AccessRow::Principal(Arc::new(rows::parse::<Principal>(&row, "principal")?)));
+        all.push(AccessRow::Principal(Arc::new(lines::parse::<Principal>(&row, "principal")?)));
     }
     let tokens: Vec<(Vec<u8>, String)> = reader.all(Ask::new("SELECT hash, row FROM tokens")).await?;
     for (hash, row) in tokens {
         let hash = <[u8; 32]>::try_from(hash.as_slice());
         let hash = hash.map_err(|_| StoreError::Unreadable("hash of a token has another length".to_owned()))?;
-        let token = Token { hash: TokenHash(hash), ..rows::parse(&row, "token")? };
+        let token = Token { hash: TokenHash(hash), ..lines::parse(&row, "token")? };
         all.push(AccessRow::Token(Arc::new(token)));
     }
     let auth: Option<(String,)> = reader.first(Ask::new("SELECT value FROM settings WHERE key = 'auth'")).await?;

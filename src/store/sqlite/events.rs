@@ -16,9 +16,10 @@ use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::blob;
 use crate::store::sqlite::errors::{Fault, guard};
 use crate::store::sqlite::insert::Insert;
+use crate::store::sqlite::lines::{self, Page, Readable};
 use crate::store::sqlite::numbers::{Numbers, key};
 use crate::store::sqlite::reader::{Ask, Reader};
-use crate::store::sqlite::rows::{self, Page, Readable, StateLine, job_no, state_or_null, state_text};
+use crate::store::sqlite::rows::{StateLine, job_no, state_or_null, state_text};
 use crate::store::sqlite::sealed::{self, Bag, Place};
 use crate::store::{EventPage, LOOK_MAX, LaneNumber, Listed, NewEvent, StoreError, StoredEvent, StoredTask};
 use crate::vault::Vault;
@@ -120,7 +121,7 @@ macro_rules! events_page {
              LEFT JOIN task_states s ON s.id = t.id \
              LEFT JOIN old_states o ON o.id = t.id AND o.upto = (SELECT min(q.upto) FROM old_states q \
              WHERE q.id = t.id AND q.upto >= (e.id & 4294967295))";
-        rows::page_of(&places, line, rest, "")
+        lines::page_of(&places, line, rest, "")
     }};
 }
 
@@ -141,7 +142,7 @@ pub(super) async fn after(
     });
     let mut after = i64::try_from(after).unwrap_or(i64::MAX).min(i64::from(u32::MAX));
     loop {
-        let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(after).bind(rows::one_more(limit));
+        let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(after).bind(lines::one_more(limit));
         match page(reader, job, &reader.page(ask).await?, limit) {
             Readable::Page(page) => return Ok(page),
             Readable::GoOn(last) => after = last.into(),
@@ -178,7 +179,7 @@ pub(super) async fn before(
     };
     let kinds = serde_json::to_string(&kinds).map_err(|error| StoreError::Unreadable(error.to_string()))?;
     let Listed { items, has_more } = loop {
-        let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(before).bind(rows::one_more(limit));
+        let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(before).bind(lines::one_more(limit));
         let read = reader.page(ask.bind(from).bind(kinds.as_str())).await?;
         match page(reader, job, &read, limit) {
             Readable::Page(page) => break page,
@@ -194,5 +195,5 @@ pub(super) async fn before(
 
 fn page(reader: &Reader, job: JobId, page: &Page, limit: u32) -> Readable<StoredEvent> {
     let open = |line: EventLine| line.into_event(&reader.vault, job);
-    rows::readable(page, &format!("event of job `{job}`:"), limit, open)
+    lines::readable(page, &format!("event of job `{job}`:"), limit, open)
 }

@@ -13,7 +13,7 @@ use crate::model::ids::TaskIndex;
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::store::sqlite::columns::job_id;
 use crate::store::sqlite::errors::Fault;
-use crate::store::sqlite::rows::parse;
+use crate::store::sqlite::lines::parse;
 use crate::store::sqlite::sealed::{self, Place};
 use crate::vault::Vault;
 

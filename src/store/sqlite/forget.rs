@@ -10,7 +10,7 @@ use sqlx::{Connection as _, SqliteConnection};
 use crate::model::bag::{self, Bagged};
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::store::sqlite::expiry::say;
-use crate::store::sqlite::rows::parse;
+use crate::store::sqlite::lines::parse;
 use crate::vault::KeyNumber;
 
 /// Rows of one piece.

@@ -17,6 +17,7 @@ use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::{blob, digest_of, job_id, keyed_blob};
 use crate::store::sqlite::errors::{Fault, guard};
 use crate::store::sqlite::insert::{Insert, Together, run};
+use crate::store::sqlite::lines;
 use crate::store::sqlite::numbers::{Numbers, key};
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{self, job_text};
@@ -262,7 +263,7 @@ pub(super) async fn set_limits(conn: &mut SqliteConnection, limits: &Limits) -> 
 
 pub(super) async fn limits(reader: &Reader) -> Result<Option<Limits>, StoreError> {
     let found: Option<(String,)> = reader.first(Ask::new("SELECT value FROM settings WHERE key = 'limits'")).await?;
-    found.map(|(text,)| rows::parse(&text, "limits")).transpose()
+    found.map(|(text,)| lines::parse(&text, "limits")).transpose()
 }
 
 pub(super) async fn job(reader: &Reader, id: JobId) -> Result<Option<Job>, StoreError> {
@@ -272,7 +273,7 @@ pub(super) async fn job(reader: &Reader, id: JobId) -> Result<Option<Job>, Store
         " FROM jobs j JOIN job_specs p ON p.job = j.no WHERE j.id = ?1 AND j.deleted = 0"
     );
     let found: Option<(String,)> = reader.first(Ask::new(sql).bind(blob(id))).await?;
-    let read = |(text,): (String,)| rows::parse::<rows::JobLine>(&text, format_args!("job `{id}`"));
+    let read = |(text,): (String,)| lines::parse::<rows::JobLine>(&text, format_args!("job `{id}`"));
     found.map(read).transpose()?.map(|line| line.into_job(&reader.vault)).transpose()
 }
 

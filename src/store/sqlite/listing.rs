@@ -13,9 +13,10 @@ use crate::model::job::{Job, JobState};
 use crate::model::tenant::DEFAULT_NO;
 use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::blob;
+use crate::store::sqlite::lines::{self, BETWEEN};
 use crate::store::sqlite::look::{Judge, Look, Step};
 use crate::store::sqlite::reader::{Ask, Reader};
-use crate::store::sqlite::rows::{self, BETWEEN, JobLine, job_text};
+use crate::store::sqlite::rows::{JobLine, job_text};
 use crate::store::sqlite::values::{Value, Values};
 use crate::store::{JobFilter, JobOrder, JobPage, JobPlace, PAGE_BYTES_MAX, StoreError};
 
@@ -64,7 +65,7 @@ const NAMES: Lines = Lines { line: "'\"' || hex(j.id) || '\"'", bytes: "40", joi
 
 pub(super) async fn jobs(reader: &Reader, filter: &JobFilter, limit: u32) -> Result<JobPage<Job>, StoreError> {
     let JobPage { items, examined, next } = look::<JobLine>(reader, filter, &WHOLE, limit).await?;
-    let items = rows::opened(items.into_iter().map(|line| line.into_job(&reader.vault)));
+    let items = lines::opened(items.into_iter().map(|line| line.into_job(&reader.vault)));
     Ok(JobPage { items, examined, next })
 }
 
@@ -96,8 +97,8 @@ async fn look<L: DeserializeOwned>(
         let text = statement(&lead, &fits, lines, step, &mut values);
         let found: Option<(String, bool, u32, Option<String>)> = reader.first(values.ask(text)).await?;
         let (text, is_cut, looked, last) = found.unwrap_or_default();
-        let found = rows::each_line::<Line<L>, 3>(&text, "job, found as number");
-        let last = last.map(|text| rows::parse::<Last>(&text, "place of a job")).transpose()?;
+        let found = lines::each_line::<Line<L>, 3>(&text, "job, found as number");
+        let last = last.map(|text| lines::parse::<Last>(&text, "place of a job")).transpose()?;
         let last = last.map(|Last(id, end)| JobPlace { id: JobId(id), end });
         let place = |line: Result<Line<L>, [&str; 3]>| match line {
             Ok(Line(seen, id, end, job)) => Some((seen, JobPlace { id: JobId(id), end }, Some(job))),

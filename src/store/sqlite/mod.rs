@@ -19,6 +19,7 @@ mod forget;
 mod insert;
 mod jobs;
 mod keys;
+mod lines;
 mod listing;
 mod lock;
 mod log;

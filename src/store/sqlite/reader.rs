@@ -7,7 +7,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Arguments as _, FromRow, SqlSafeStr, SqlStr, Sqlite, SqlitePool, Type};
 
 use crate::store::StoreError;
-use crate::store::sqlite::rows::Page;
+use crate::store::sqlite::lines::Page;
 use crate::vault::Vault;
 
 /// A statement that reads, with its parameters.

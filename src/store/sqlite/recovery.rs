@@ -10,9 +10,10 @@ use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::blob;
+use crate::store::sqlite::lines::{self, array_of};
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{
-    self, JobLine, TaskLine, array_of, job_no, job_text, state_or_null, state_text, task_bytes, task_text,
+    JobLine, TaskLine, job_no, job_text, state_or_null, state_text, task_bytes, task_text,
 };
 use crate::store::{CutAttempt, CutPage, DuePage, DueTask, Recovered, StoreError};
 
@@ -50,27 +51,27 @@ pub(super) async fn recover(reader: &Reader, after: Option<JobId>) -> Result<Rec
              AND ((w.id << 32) | 4294967295) ORDER BY id) l) || ']'"
         );
         let rest = "CROSS JOIN jobs j ON j.no = w.id CROSS JOIN job_specs p ON p.job = w.id";
-        rows::page_of(&places, line, rest, "")
+        lines::page_of(&places, line, rest, "")
     });
     let after = after.map(blob).unwrap_or_default();
     let page = reader.page(Ask::new(AssertSqlSafe(PAGE.clone())).bind(after)).await?;
-    let lines = rows::good_lines::<RecoveredLine>(&page.text, "unfinished job");
+    let lines = lines::good_lines::<RecoveredLine>(&page.text, "unfinished job");
     let last = lines.last_head().filter(|_| page.is_full(lines.count, JOBS_MAX));
     let next = last.map(|[job]: [&str; 1]| job_of(job)).transpose()?;
     let open = |RecoveredLine(job, lanes)| Ok((job.into_job(&reader.vault)?, lanes));
-    let jobs = rows::opened(lines.good.into_iter().map(open));
+    let jobs = lines::opened(lines.good.into_iter().map(open));
     Ok(Recovered { jobs, next })
 }
 
-/// The id in a line that [`rows::Lines::last_head`] found.
+/// The id in a line that [`lines::Lines::last_head`] found.
 fn job_of(text: &str) -> Result<JobId, StoreError> {
-    rows::parse(&format!("\"{text}\""), "the id of a job")
+    lines::parse(&format!("\"{text}\""), "the id of a job")
 }
 
-/// The task named by a job, a number that goes before its index, and its index; see [`rows::Lines::last_head`].
+/// The task named by a job, a number that goes before its index, and its index; see [`lines::Lines::last_head`].
 fn place_of([job, number, index]: [&str; 3]) -> Result<(TaskId, Timestamp), StoreError> {
-    let index = rows::parse(index, "the index of a task")?;
-    Ok((TaskId { job: job_of(job)?, index }, rows::parse(number, "a time")?))
+    let index = lines::parse(index, "the index of a task")?;
+    Ok((TaskId { job: job_of(job)?, index }, lines::parse(number, "a time")?))
 }
 
 /// Job, start of the attempt, task.
@@ -92,18 +93,18 @@ pub(super) async fn claims(reader: &Reader, after: Option<TaskId>) -> Result<Cut
         let line = concat!("'[\"' || hex(j.id) || '\",' || c.attempt_start || ',' || ", task_text!("s.log"), " || ']'");
         let rest = "CROSS JOIN claims c ON c.id = w.id CROSS JOIN tasks t ON t.id = w.id \
              CROSS JOIN jobs j ON j.no = w.id >> 32 LEFT JOIN task_states s ON s.id = w.id";
-        rows::page_of(&places, line, rest, "")
+        lines::page_of(&places, line, rest, "")
     });
     let (job, index) = after.map_or((Vec::new(), -1), |id| (blob(id.job), i64::from(id.index)));
     let page = reader.page(Ask::new(AssertSqlSafe(PAGE.clone())).bind(job).bind(index)).await?;
-    let lines = rows::good_lines::<ClaimLine>(&page.text, "cut attempt of job");
+    let lines = lines::good_lines::<ClaimLine>(&page.text, "cut attempt of job");
     let last = lines.last_head().filter(|_| page.is_full(lines.count, CLAIMS_MAX));
     let next = last.map(place_of).transpose()?.map(|(id, _)| id);
     let cut = |ClaimLine(job, attempt_start, task): ClaimLine| {
         let task = task.into_task(&reader.vault, job)?;
         Ok(CutAttempt { id: TaskId { job, index: task.index }, attempt_start, task })
     };
-    Ok(CutPage { attempts: rows::opened(lines.good.into_iter().map(cut)), next })
+    Ok(CutPage { attempts: lines::opened(lines.good.into_iter().map(cut)), next })
 }
 
 pub(super) async fn lanes(reader: &Reader, job: JobId) -> Result<Vec<(Host, TaskIndex)>, StoreError> {
@@ -115,7 +116,7 @@ pub(super) async fn lanes(reader: &Reader, job: JobId) -> Result<Vec<(Host, Task
         " << 32) | 4294967295) ORDER BY id"
     );
     let text = reader.text(Ask::new(sql).bind(blob(job))).await?;
-    rows::lines(&text, format_args!("lane of job `{job}`:"))
+    lines::lines(&text, format_args!("lane of job `{job}`:"))
 }
 
 /// Job, due time, task.
@@ -136,7 +137,7 @@ pub(super) async fn due(reader: &Reader, after: Option<DueTask>, limit: u32) -> 
         let line = concat!("'[\"' || hex(j.id) || '\",' || s.due || ',' || ", task_text!("s.log"), " || ']'");
         let rest = "CROSS JOIN task_states s ON s.id = w.id CROSS JOIN tasks t ON t.id = w.id \
              CROSS JOIN jobs j ON j.no = w.id >> 32 LEFT JOIN claims c ON c.id = w.id";
-        rows::page_of(places, line, rest, "")
+        lines::page_of(places, line, rest, "")
     });
     let (time, job, index) = match after {
         Some(DueTask { due, id }) => (due.0, blob(id.job), i64::from(id.index)),
@@ -144,12 +145,12 @@ pub(super) async fn due(reader: &Reader, after: Option<DueTask>, limit: u32) -> 
     };
     let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(time).bind(job).bind(index).bind(limit);
     let page = reader.page(ask).await?;
-    let lines = rows::good_lines::<DueLine>(&page.text, "waiting task of job");
+    let lines = lines::good_lines::<DueLine>(&page.text, "waiting task of job");
     let last = lines.last_head().filter(|_| page.is_full(lines.count, limit));
     let next = last.map(place_of).transpose()?.map(|(id, due)| DueTask { due, id });
     let waiting = |DueLine(job, due, task): DueLine| {
         let task = task.into_task(&reader.vault, job)?;
         Ok((DueTask { due, id: TaskId { job, index: task.index } }, task))
     };
-    Ok(DuePage { tasks: rows::opened(lines.good.into_iter().map(waiting)), next })
+    Ok(DuePage { tasks: lines::opened(lines.good.into_iter().map(waiting)), next })
 }

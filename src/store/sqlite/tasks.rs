@@ -13,11 +13,11 @@ use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::blob;
 use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::insert::{Insert, Together};
+use crate::store::sqlite::lines::{self, Page, Readable, array_of};
 use crate::store::sqlite::numbers::key;
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{
-    self, Page, Readable, State, TaskLine, array_of, job_no, last_attempt, state_or_null, state_text, task_bytes,
-    task_text,
+    self, State, TaskLine, job_no, last_attempt, state_or_null, state_text, task_bytes, task_text,
 };
 use crate::store::sqlite::sealed::{self, Place};
 use crate::store::{LaneNumber, LanePage, Listed, StoreError, StoredTask};
@@ -91,7 +91,7 @@ pub(super) async fn by_key(reader: &Reader, job: JobId, key: &str) -> Result<Opt
 
 async fn one(reader: &Reader, ask: Ask, job: JobId) -> Result<Option<StoredTask>, StoreError> {
     let found: Option<(String,)> = reader.first(ask).await?;
-    let read = |(text,): (String,)| rows::parse::<rows::TaskLine>(&text, format_args!("task of job `{job}`"));
+    let read = |(text,): (String,)| lines::parse::<rows::TaskLine>(&text, format_args!("task of job `{job}`"));
     found.map(read).transpose()?.map(|line| line.into_task(&reader.vault, job)).transpose()
 }
 
@@ -142,7 +142,7 @@ fn by_state(states: &[TaskState], started: bool, line: &str, bytes: &str, filter
          LEFT JOIN task_states s ON s.id = f.id {filter} LIMIT ?3 + 0",
         places_by_state(states, started)
     );
-    rows::page_of(&places, line, OF_PLACE, "")
+    lines::page_of(&places, line, OF_PLACE, "")
 }
 
 /// Reads the page of `sql` that begins with `from`.
@@ -154,7 +154,7 @@ async fn listed(
     limit: u32,
 ) -> Result<Listed<StoredTask>, StoreError> {
     loop {
-        let ask = Ask::new(AssertSqlSafe(sql.clone())).bind(blob(job)).bind(from).bind(rows::one_more(limit));
+        let ask = Ask::new(AssertSqlSafe(sql.clone())).bind(blob(job)).bind(from).bind(lines::one_more(limit));
         let page = reader.page(ask).await?;
         from = match rows::listed_tasks(&reader.vault, &page, job, limit) {
             Readable::Page(page) => return Ok(page),
@@ -178,7 +178,7 @@ pub(super) async fn list(
             from_index!("t"),
             " ORDER BY t.id LIMIT ?3 + 0"
         );
-        rows::page_of(places, task_text!(last_attempt!()), OF_PLACE, "")
+        lines::page_of(places, task_text!(last_attempt!()), OF_PLACE, "")
     });
     let sql = match states {
         [] => ALL.clone(),
@@ -244,19 +244,19 @@ pub(super) async fn lane_page(
             concat!(", CASE WHEN count(*) < ?4 THEN (SELECT t.id & 4294967295 ", of_lane!(), "1 OFFSET {}) END"),
             LANE_LOOK_MAX
         );
-        rows::page_of(&places, task_text!("s.log"), OF_PLACE, &rest)
+        lines::page_of(&places, task_text!("s.log"), OF_PLACE, &rest)
     });
     let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(from).bind(lane).bind(limit).bind(now.0);
     let (text, is_cut, beyond): (String, bool, Option<u32>) =
         reader.first(ask).await?.unwrap_or_else(|| ("[]".to_owned(), false, None));
     // Tasks that cannot be read do not hold those behind them.
     let page = Page { text, is_cut };
-    let lines = rows::good_lines::<TaskLine>(&page.text, "waiting task");
+    let lines = lines::good_lines::<TaskLine>(&page.text, "waiting task");
     let next = match lines.last_head().filter(|_| page.is_full(lines.count, limit)) {
-        Some([index]) => rows::parse::<TaskIndex>(index, "the index of a task")?.checked_add(1),
+        Some([index]) => lines::parse::<TaskIndex>(index, "the index of a task")?.checked_add(1),
         None => beyond,
     };
-    let tasks = rows::opened(lines.good.into_iter().map(|line| line.into_task(&reader.vault, job)));
+    let tasks = lines::opened(lines.good.into_iter().map(|line| line.into_task(&reader.vault, job)));
     Ok(LanePage { tasks, next })
 }
 
@@ -279,7 +279,7 @@ pub(super) async fn states(
     );
     let wanted = serde_json::to_string(indexes).map_err(|error| StoreError::Unreadable(error.to_string()))?;
     let text = reader.text(Ask::new(sql).bind(blob(job)).bind(wanted)).await?;
-    let found: Vec<StateOf> = rows::lines(&text, format_args!("state of a task of job `{job}`:"))?;
+    let found: Vec<StateOf> = lines::lines(&text, format_args!("state of a task of job `{job}`:"))?;
     Ok(found.into_iter().map(|StateOf(index, State(state))| (index, state)).collect())
 }
 
@@ -336,5 +336,5 @@ pub(super) async fn download_paths(
          AND coalesce(s.outcome ->> '$.download.skipped', 0) = 0 ORDER BY s.id LIMIT ?3 + 0"
     );
     let text = reader.text(Ask::new(sql).bind(blob(job)).bind(from).bind(limit)).await?;
-    rows::lines(&text, format_args!("download of job `{job}`:"))
+    lines::lines(&text, format_args!("download of job `{job}`:"))
 }

@@ -9,11 +9,10 @@ use crate::model::ids::JobId;
 use crate::model::task::TaskState;
 use crate::store::sqlite::columns::blob;
 use crate::store::sqlite::conditions;
+use crate::store::sqlite::lines::{self, BETWEEN};
 use crate::store::sqlite::look::{Judge, Look, Step};
 use crate::store::sqlite::reader::{Ask, Reader};
-use crate::store::sqlite::rows::{
-    self, BETWEEN, TaskLine, job_no, last_attempt, state_or_null, state_text, task_bytes, task_text,
-};
+use crate::store::sqlite::rows::{TaskLine, job_no, last_attempt, state_or_null, state_text, task_bytes, task_text};
 use crate::store::sqlite::values::{Value, Values};
 use crate::store::{PAGE_BYTES_MAX, StoreError, TaskPage, TaskQuery};
 
@@ -51,11 +50,11 @@ pub(super) async fn find(reader: &Reader, job: JobId, query: &TaskQuery, limit: 
         let found: Option<(String, bool, u32, Option<u32>)> = reader.first(values.ask(text)).await?;
         let (text, is_cut, looked, last) = found.unwrap_or_default();
         let mut found = Vec::new();
-        for line in rows::each_line::<Line, 2>(&text, &format!("task of job `{job}`, found as number")) {
+        for line in lines::each_line::<Line, 2>(&text, &format!("task of job `{job}`, found as number")) {
             match line {
                 Ok(Line(seen, line)) => {
                     let index = line.index();
-                    let task = rows::opened(std::iter::once(line.into_task(&reader.vault, job))).pop();
+                    let task = lines::opened(std::iter::once(line.into_task(&reader.vault, job))).pop();
                     found.push((seen, index, task.filter(|task| task.shows(&query.search))));
                 }
                 Err([seen, index]) => {

@@ -11,8 +11,8 @@ use crate::model::audit::{AuditFilter, AuditRecord, AuditRow};
 use crate::model::time::Timestamp;
 use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::insert::Insert;
+use crate::store::sqlite::lines;
 use crate::store::sqlite::reader::{Ask, Reader};
-use crate::store::sqlite::rows;
 use crate::store::{AuditPage, AuditPlace, StoreError};
 use crate::vault::Vault;
 
@@ -261,7 +261,7 @@ pub(super) async fn list(
 }
 
 fn record((sequence, time, row, chain): Columns) -> Result<AuditRecord, StoreError> {
-    let row = AuditRow { time: Timestamp(time), ..rows::parse(&row, "row of the audit")? };
+    let row = AuditRow { time: Timestamp(time), ..lines::parse(&row, "row of the audit")? };
     Ok(AuditRecord { sequence: sequence as u64, row, chain })
 }
 

@@ -16,7 +16,7 @@ use crate::model::spec::{JobSpec, TaskSpec};
 use crate::store::sqlite::columns::{job_id, keyed, keyed_blob};
 use crate::store::sqlite::credentials;
 use crate::store::sqlite::errors::Fault;
-use crate::store::sqlite::rows::parse;
+use crate::store::sqlite::lines::parse;
 use crate::store::sqlite::sealed::{self, Columns, Place};
 use crate::vault::{KeyNumber, Vault, key_of};
 

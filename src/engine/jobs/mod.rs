@@ -1,0 +1,250 @@
+//! The jobs that memory knows: those that have not ended, and ended ones for as long as something changes them.
+//!
+//! Whoever wants to change a job finds it here or queues up here, so that two changes of one job never meet in the store.
+//! A job that has not ended is a [`JobRun`]; commands for any other job are a [`Visit`], which works on one of them at a
+//! time: it reads what the store has, decides, and takes the next one when that is durable.
+
+mod run;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use crate::engine::command::{Admitted, JobCommand};
+use crate::engine::usage::{Part, Usages};
+use crate::model::ids::JobId;
+use crate::model::job::Job;
+use crate::model::quotas::Usage;
+use crate::model::tenant::TenantNo;
+
+pub(crate) use run::{Activity, Deferred, JobRun, Retrying, Stage, Sweeping};
+
+/// Places of the table of jobs below which it is not made smaller.
+const TABLE_MIN: usize = 1024;
+
+/// Commands for a job that has ended, or that memory does not know. The first one is being worked on.
+#[derive(Debug, Default)]
+pub(crate) struct Visit {
+    pub(crate) waiting: VecDeque<Admitted<JobCommand>>,
+}
+
+/// The jobs that memory knows.
+#[derive(Debug, Default)]
+pub(crate) struct JobTable {
+    runs: HashMap<JobId, JobRun>,
+    visits: BTreeMap<JobId, Visit>,
+    /// Jobs on their way to the store. Readers see them a moment before memory does.
+    arriving: HashSet<JobId>,
+    /// The memory of all jobs that have not ended, roughly.
+    bytes: usize,
+    usages: Usages,
+}
+
+impl JobTable {
+    /// A job that has not ended.
+    pub(crate) fn get(&self, job: JobId) -> Option<&JobRun> {
+        self.runs.get(&job)
+    }
+
+    /// A job that has not ended.
+    pub(crate) fn get_mut(&mut self, job: JobId) -> Option<&mut JobRun> {
+        let run = self.runs.get_mut(&job)?;
+        if !std::mem::replace(&mut run.is_stale, true) {
+            self.usages.mark(job);
+        }
+        Some(run)
+    }
+
+    /// What a tenant has, jobs and tasks that are on their way to the store among it.
+    pub(crate) fn usage(&mut self, tenant: TenantNo) -> Usage {
+        self.settle_usages();
+        self.usages.get(tenant)
+    }
+
+    fn settle_usages(&mut self) {
+        for job in self.usages.take_stale() {
+            // One that was removed, and added anew, is counted.
+            let Some(run) = self.runs.get_mut(&job).filter(|run| run.is_stale) else { continue };
+            self.usages.subtract(run.counted);
+            (run.counted, run.is_stale) = (run.part(), false);
+            self.usages.add(run.counted);
+        }
+    }
+
+    /// The memory of the jobs that have not ended, without their lanes and tasks, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Changes the spec of a job.
+    pub(crate) fn respec(&mut self, job: JobId, change: impl FnOnce(&mut Job)) {
+        if let Some(run) = self.runs.get_mut(&job) {
+            self.bytes -= run.bytes();
+            change(run.job_mut());
+            self.bytes += run.bytes();
+        }
+    }
+
+    /// Notes that a job of a tenant is on its way to the store, with so many tasks: commands for it wait until it is here.
+    pub(crate) fn arrives(&mut self, job: JobId, tenant: TenantNo, tasks: u64) {
+        self.arriving.insert(job);
+        self.usages.arrives(job, Part { tenant, tasks, running: 0 });
+    }
+
+    /// Notes that such a job was not stored.
+    pub(crate) fn does_not_arrive(&mut self, job: JobId) {
+        self.arriving.remove(&job);
+        self.usages.has_arrived(job);
+    }
+
+    /// Adds a job. What waited for it comes back, to be taken anew.
+    pub(crate) fn insert(&mut self, mut run: JobRun) -> VecDeque<Admitted<JobCommand>> {
+        let job = run.job.id;
+        self.arriving.remove(&job);
+        self.usages.has_arrived(job);
+        (run.counted, run.is_stale) = (run.part(), false);
+        self.usages.add(run.counted);
+        self.bytes += run.bytes();
+        if let Some(before) = self.runs.insert(job, run) {
+            self.bytes -= before.bytes();
+            self.usages.subtract(before.counted);
+        }
+        self.visits.remove(&job).map(|visit| visit.waiting).unwrap_or_default()
+    }
+
+    /// Forgets a job that has ended. Its deferred commands come back, to be taken anew.
+    pub(crate) fn remove(&mut self, job: JobId) -> Option<JobRun> {
+        let run = self.runs.remove(&job)?;
+        self.bytes -= run.bytes();
+        // A table keeps the memory that it once needed.
+        if self.runs.capacity() > TABLE_MIN && self.runs.len() < self.runs.capacity() / 8 {
+            self.runs.shrink_to(2 * self.runs.len());
+        }
+        self.usages.subtract(run.counted);
+        // Where nobody asks, the marks of jobs that are gone would stay.
+        if self.usages.stale() > 2 * self.runs.len() + TABLE_MIN {
+            self.settle_usages();
+        }
+        Some(run)
+    }
+
+    /// Queues a command for a job that is not here. Returns whether it is the first, to be worked on now.
+    pub(crate) fn visit(&mut self, job: JobId, command: Option<Admitted<JobCommand>>) -> bool {
+        let is_first = !self.visits.contains_key(&job) && !self.arriving.contains(&job);
+        self.visits.entry(job).or_default().waiting.extend(command);
+        is_first
+    }
+
+    /// Whether the job is being visited.
+    pub(crate) fn is_visited(&self, job: JobId) -> bool {
+        self.visits.contains_key(&job)
+    }
+
+    /// Takes the next command of a visit; the visit is over when there is none.
+    pub(crate) fn next_visitor(&mut self, job: JobId) -> Option<Admitted<JobCommand>> {
+        let next = self.visits.get_mut(&job)?.waiting.pop_front();
+        if next.is_none() {
+            self.visits.remove(&job);
+        }
+        next
+    }
+
+    /// Takes back everything that waits for visits, to be refused.
+    pub(crate) fn take_waiting(&mut self) -> Vec<JobCommand> {
+        let visits = std::mem::take(&mut self.visits).into_values().flat_map(|visit| visit.waiting);
+        // In an order that a simulation can repeat.
+        let runs: BTreeMap<_, _> = self.runs.iter_mut().collect();
+        let deferred = runs.into_values().filter_map(JobRun::ongoing).flat_map(|activity| {
+            let asked = activity.asked.drain(..).map(Deferred::Command);
+            activity.deferred.drain(..).chain(asked)
+        });
+        let deferred = deferred.filter_map(|it| match it {
+            Deferred::Command(command) => Some(command),
+            Deferred::Attempt(_) => None,
+        });
+        visits.chain(deferred).map(|admitted| admitted.command).collect()
+    }
+
+    /// The jobs that have not ended.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&JobId, &JobRun)> {
+        self.runs.iter()
+    }
+
+    /// Compares the counts of each job with what runs of it. Slow: simulations call it after each step.
+    pub(crate) fn check(&self, running: impl Fn(JobId) -> usize) -> Result<(), String> {
+        let bytes = self.runs.values().map(JobRun::bytes).sum::<usize>();
+        if bytes != self.bytes {
+            return Err(format!("the jobs take {bytes} bytes, and {} are counted", self.bytes));
+        }
+        let outdated = self.runs.values().find(|run| !run.is_stale && run.counted != run.part());
+        if let Some(run) = outdated {
+            return Err(format!("{} has {:?}, and {:?} is counted", run.job.id, run.part(), run.counted));
+        }
+        self.usages.check(self.runs.values().map(|run| run.counted))?;
+        for (id, run) in &self.runs {
+            let counts = run.job.counts;
+            let sum = u64::from(counts.unfinished())
+                + u64::from(counts.succeeded)
+                + u64::from(counts.failed)
+                + u64::from(counts.cancelled);
+            if sum != u64::from(counts.total) {
+                return Err(format!("the counts of {id} do not add up: {counts:?}"));
+            }
+            // An attempt whose end is deferred still counts as running in both.
+            let runs = running(*id);
+            if !matches!(run.stage, Stage::Reloading { .. }) && runs != counts.running as usize {
+                return Err(format!("{runs} tasks of {id} run, and {} are counted", counts.running));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::oneshot;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::engine::command::Control;
+    use crate::model::access::Actor;
+    use crate::model::spec::JobSpec;
+    use crate::model::time::Timestamp;
+
+    /// Memory that a hundred thousand jobs needed is given back when they are gone.
+    #[test]
+    fn a_table_of_jobs_that_have_ended_is_small_again() {
+        let mut table = JobTable::default();
+        let id = |number: u128| JobId(Uuid::from_u128(number));
+        for number in 0..10_000 {
+            table.insert(JobRun::new(Job::new(id(number), JobSpec::default(), 1, Timestamp(1))));
+        }
+        for number in 1..10_000 {
+            table.remove(id(number));
+        }
+        assert!(table.runs.capacity() < 2 * TABLE_MIN && table.get(id(0)).is_some());
+    }
+
+    fn pause() -> Admitted<JobCommand> {
+        let command = JobCommand::Control { what: Control::Pause, reply: oneshot::channel().0 };
+        Admitted { command, by: Arc::new(Actor::local()), room: None }
+    }
+
+    /// Rows are visible before the answer to their commit is here. Whoever finds a job in a list at that moment must not
+    /// make the engine read it as one that memory has lost.
+    #[test]
+    fn a_command_for_a_job_that_is_being_stored_waits_for_it() {
+        let mut table = JobTable::default();
+        let id = JobId(Uuid::from_u128(1));
+        table.arrives(id, 1, 1);
+        assert!(!table.visit(id, Some(pause())), "nothing is read");
+        assert!(!table.visit(id, Some(pause())));
+        let job = Job::new(id, JobSpec::default(), 1, Timestamp(1));
+        assert_eq!(table.insert(JobRun::new(job)).len(), 2, "both are taken now");
+
+        let other = JobId(Uuid::from_u128(2));
+        table.arrives(other, 1, 1);
+        table.does_not_arrive(other);
+        assert!(table.visit(other, Some(pause())), "the store is asked");
+    }
+}
