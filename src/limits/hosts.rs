@@ -232,10 +232,24 @@ impl Hosts {
         self.lock().check(host, Asking::of(tenant), now)
     }
 
-    /// Returns how many requests a tenant has at `host`; `None`: it may have none more, whatever room there is.
-    pub fn standing(&self, host: &Host, tenant: TenantNo) -> Option<u32> {
+    /// Returns how a tenant stands among those for which the scheduler could start something at `host`: the least is next.
+    /// `None`: nothing may start for it, whatever room there is.
+    pub fn rank(&self, host: &Host, tenant: TenantNo) -> Option<u32> {
         let now = self.clock.now();
-        self.lock().standing(host, tenant, now)
+        let inner = self.lock();
+        let most = inner.rules.share(tenant);
+        inner.table.get(host).map_or((most > 0).then_some(0), |state| state.rank(tenant, most, now))
+    }
+
+    /// Returns how many of those that wait for the rate of `host` are to look whether they may start.
+    ///
+    /// # Errors
+    ///
+    /// When the rate allows the next start.
+    pub fn lookers(&self, host: &Host) -> Result<u32, Timestamp> {
+        let now = self.clock.now();
+        let inner = self.lock();
+        inner.table.get(host).map_or_else(|| Ok(inner.rules.of(host).max_concurrent), |state| state.lookers(now))
     }
 
     /// Returns whether an attempt could begin, as far as their number goes.

@@ -603,10 +603,7 @@ async fn a_pause_of_one_tenant_holds_up_no_other() {
     assert_eq!(hosts.try_start(&host, 16, 0).unwrap_err(), Blocked::Paused(until));
     assert!(hosts.explain_pause(&host, 16, until).contains("429"));
     let held = hosts.try_start(&host, 17, 0).unwrap();
-    assert_eq!(
-        (hosts.standing(&host, 16), hosts.standing(&host, 17), hosts.standing(&host, 1)),
-        (None, Some(1), Some(0))
-    );
+    assert_eq!((hosts.rank(&host, 16), hosts.rank(&host, 17), hosts.rank(&host, 1)), (None, Some(1), Some(0)));
     assert_eq!(hosts.views_after(None, 9)[0].paused_until, Some(until), "who sees all sees it");
     hosts.pause(&host, 17, START.plus(Duration::from_secs(5)), "asked too");
     let Err(Blocked::Paused(all)) = hosts.check(&host, 1) else { panic!("two were told, so it is for all") };
@@ -649,7 +646,7 @@ async fn a_tenant_has_no_more_at_a_host_than_its_share() {
     hosts.set_shares([(16, 2)].into());
     let held = [(); 2].map(|()| hosts.try_start(&host, 16, 0).unwrap());
     assert_eq!(hosts.try_start(&host, 16, 0).unwrap_err(), Blocked::Share);
-    assert_eq!(hosts.standing(&host, 16), None);
+    assert_eq!(hosts.rank(&host, 16), None);
     let _other = hosts.try_start(&host, 17, 0).unwrap();
     assert_eq!(hosts.try_start(&host, 17, 1).unwrap_err(), Blocked::Full, "the last place is kept for another");
     hosts.set_shares([(16, 3)].into());
@@ -658,4 +655,42 @@ async fn a_tenant_has_no_more_at_a_host_than_its_share() {
     hosts.set_shares([(18, 0)].into());
     assert_eq!(hosts.check(&Host::new("b:80"), 18), Err(Blocked::Share), "also where nothing is known of the host");
     drop(held);
+}
+
+/// Whoever looks first would have every start of a rate, and the scheduler always looks for the same tenant first.
+#[tokio::test(start_paused = true)]
+async fn tenants_share_the_rate_of_a_host() {
+    let hosts = hosts_under(Limits { requests_per_second_per_host: 20.0, ..Limits::default() });
+    hosts.tell_parties_apart(true);
+    let host = Host::new("a:80");
+    let mut started = [0u32; 3];
+    // The third has nothing to do any more after a second.
+    for millis in 0..4_000 {
+        for tenant in [16, 17, 18] {
+            if (tenant != 18 || millis < 1_000) && hosts.try_start(&host, tenant, 0).is_ok() {
+                started[tenant as usize - 16] += 1;
+            }
+        }
+        tokio::time::advance(Duration::from_millis(1)).await;
+    }
+    let [first, second, third] = started;
+    assert!(first.abs_diff(second) <= 1 && (6..=8).contains(&third), "{started:?}");
+    assert!(first + second + third >= 79, "nothing is lost but one turn: {started:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_look_as_a_rate_lets_start_something() {
+    let host = Host::new("a:80");
+    let own = HostLimits { host: "a".into(), requests_per_second: 20.0, burst: 5, ..HostLimits::default() };
+    let hosts = hosts_under(Limits { hosts: vec![own], max_per_host: 4, ..Limits::default() });
+    let mut held = vec![hosts.try_start(&host, DEFAULT_NO, 0).unwrap()];
+    assert_eq!(hosts.lookers(&host), Ok(3), "no more than there is room for");
+    for _ in 0..4 {
+        held.truncate(1);
+        held.push(hosts.try_start(&host, DEFAULT_NO, 0).unwrap());
+    }
+    let Err(until) = hosts.lookers(&host) else { panic!("the burst is used up") };
+    assert_eq!(hosts.try_start(&host, DEFAULT_NO, 0).unwrap_err(), Blocked::Rate(until));
+    tokio::time::advance(until.since(START)).await;
+    assert_eq!(hosts.lookers(&host), Ok(2), "one that starts, and one that learns when the next may");
 }

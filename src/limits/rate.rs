@@ -59,14 +59,32 @@ impl Gcra {
         if earliest <= now.0 { Ok(()) } else { Err(Timestamp(earliest).min(Timestamp::MAX)) }
     }
 
+    /// Returns how many starts at `now` are within the rate.
+    pub(super) fn possible(&self, now: Timestamp) -> u32 {
+        let interval = self.interval_micros() as i64;
+        if self.per_second <= 0.0 || interval == 0 {
+            return u32::MAX;
+        }
+        if self.check(now).is_err() {
+            return 0;
+        }
+        let slack = (self.interval_micros() * f64::from(self.burst - 1)) as i64;
+        let early = now.0.saturating_sub(self.start_of(now)).saturating_add(slack);
+        u32::try_from(early / interval).unwrap_or(u32::MAX).saturating_add(1)
+    }
+
     /// Counts a start at `now`. One that is late by no more than timers are does not make those after it late: each would
     /// add its own lateness, and the rate would fall behind.
     pub fn take(&mut self, now: Timestamp) {
         if self.per_second > 0.0 {
-            let is_on_time = now.0.saturating_sub(self.next_micros) <= LATENESS_MICROS;
-            let from = if is_on_time { self.next_micros } else { now.0 };
-            self.next_micros = from.saturating_add(self.interval_micros() as i64);
+            self.next_micros = self.start_of(now).saturating_add(self.interval_micros() as i64);
         }
+    }
+
+    /// Returns when a start at `now` is taken to be.
+    fn start_of(&self, now: Timestamp) -> i64 {
+        let is_on_time = now.0.saturating_sub(self.next_micros) <= LATENESS_MICROS;
+        if is_on_time { self.next_micros } else { now.0 }
     }
 
     /// Returns when starts that were granted stop to matter: from then on the bucket is full, as it was at first.

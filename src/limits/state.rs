@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits::Blocked;
+use crate::limits::line::Line;
 use crate::limits::pause::{Open, Pause};
 use crate::limits::rate::{ByteRate, Gcra};
 use crate::limits::shares::{Asking, Shares};
@@ -45,6 +46,8 @@ pub(super) struct HostState {
     /// How often in a row the breaker opened.
     openings: u32,
     turns: Turns,
+    /// The tenants that the rate has refused, where there are several.
+    line: Option<Box<Line>>,
     /// When the last connection failed.
     failed_at: Timestamp,
     /// The rate that all bodies share, as long as there are readers or bytes that the rate has yet to allow.
@@ -69,6 +72,7 @@ impl HostState {
             connect_failures: 0,
             openings: 0,
             turns: Turns::default(),
+            line: None,
             failed_at: Timestamp::default(),
             bytes: None,
             bytes_allowed_at: Timestamp::default(),
@@ -128,14 +132,61 @@ impl HostState {
             if why != Blocked::Share {
                 self.turns.refused(asker, why.until());
             }
+            if let Blocked::Rate(until) = why {
+                self.line_up(asking, until, now);
+            }
             return Err(why);
         }
         // Another's turn ends by itself, so whoever has to wait for that waits for a time, as with a rate.
-        self.turns.take(asker, now).map_err(Blocked::Rate)?;
+        if let Err(until) = self.take_turn(asker, asking, now) {
+            self.line_up(asking, until, now);
+            return Err(Blocked::Rate(until));
+        }
         self.rate.take(now);
         self.in_flight += 1;
         self.shares.start(asking.tenant);
         Ok(())
+    }
+
+    /// Takes a start that the limits allow, if it is the asker's turn.
+    fn take_turn(&mut self, asker: Asker, asking: Asking, now: Timestamp) -> Result<(), Timestamp> {
+        if let Some(line) = self.line.as_mut().filter(|_| asking.lines_up) {
+            line.check(asking.tenant, self.rate.possible(now), now)?;
+        }
+        self.turns.take(asker, now)?;
+        if let Some(line) = &mut self.line {
+            line.started(asking.lines_up.then_some(asking.tenant));
+        }
+        self.line.take_if(|line| line.is_over(now));
+        Ok(())
+    }
+
+    fn line_up(&mut self, asking: Asking, until: Timestamp, now: Timestamp) {
+        if asking.lines_up {
+            self.line.get_or_insert_default().refused(asking.tenant, until, now);
+        }
+    }
+
+    /// Returns how a tenant stands among those that the scheduler could start something for; the least is next. `None`: for
+    /// it nothing may start, whatever room there is.
+    pub(super) fn rank(&self, tenant: TenantNo, most: u32, now: Timestamp) -> Option<u32> {
+        let standing = self.standing(tenant, most, now)?;
+        match self.line.as_ref().filter(|line| !line.is_over(now)) {
+            Some(line) if line.is_next(tenant, now) => Some(0),
+            Some(_) => Some(standing.saturating_add(1)),
+            None => Some(standing),
+        }
+    }
+
+    /// Returns how many of those that wait for the rate are to look, so that all is used and one of them learns when it allows
+    /// more.
+    ///
+    /// # Errors
+    ///
+    /// When the rate allows the next start.
+    pub(super) fn lookers(&self, now: Timestamp) -> Result<u32, Timestamp> {
+        self.rate.check(now)?;
+        Ok(self.room(now).min(self.rate.possible(now).saturating_add(1)))
     }
 
     /// Notes that `asker` waits for room.
@@ -225,7 +276,8 @@ impl HostState {
         }
         let pause = self.pause.as_ref().map(|pause| pause.until(None));
         let failures = self.has_failures().then(|| self.failed_at.plus(FAILURES_LAPSE));
-        let ends = [pause, failures, self.turns.rest_at(), Some(self.bytes_allowed_at)];
+        let line = self.line.as_ref().map(|line| line.rests_at());
+        let ends = [pause, failures, self.turns.rest_at(), line, Some(self.bytes_allowed_at)];
         ends.into_iter().flatten().max().max(Some(self.rate.rests_at()))
     }
 
@@ -261,6 +313,7 @@ impl HostState {
         }
         if self.rests_at().is_some_and(|at| at <= now) {
             self.turns = Turns::default();
+            self.line = None;
         }
     }
 }

@@ -69,6 +69,41 @@ async fn ten_tasks_are_not_held_up_by_ten_thousand_of_another_tenant() {
     cancel(&server, "a", &noisy).await;
 }
 
+/// At a host with a rate each start is for one task: whoever has fewer tasks running elsewhere must not get all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rate_of_a_host_is_shared_by_tenants_whatever_runs_elsewhere() {
+    let (server, origin, elsewhere) = (Server::start().await, Origin::start(), Origin::start());
+    elsewhere.reply("/hang", Reply::hang());
+    origin.reply("/of-a", Reply::ok("a"));
+    origin.reply("/of-b", Reply::ok("b"));
+    make(&server, &["a", "b"]).await;
+    let hosts =
+        vec![pb::HostLimits { host: origin.address().to_string(), requests_per_second: 20.0, ..Default::default() }];
+    let update_mask = Some(FieldMask { paths: vec!["hosts".into()] });
+    let request = pb::UpdateLimitsRequest { limits: Some(pb::Limits { hosts, ..Default::default() }), update_mask };
+    server.admin().update_limits(request).await.unwrap();
+    let many = |url: &str, count: usize| job((0..count).map(|_| fetch(url)).collect());
+    let held = submit(&server, "b", many(&elsewhere.url("/hang"), 3), "").await.job_id;
+    until(|| async { elsewhere.in_flight() == 3 }).await;
+    let all = submit(&server, "a", many(&origin.url("/of-a"), 2_000), "").await.job_id;
+    until(|| async { !origin.requests("/of-a").is_empty() }).await;
+    let few = submit(&server, "b", many(&origin.url("/of-b"), 5), "").await.job_id;
+    assert_eq!(ended(&server, "b", &few).await.state(), pb::JobState::Succeeded);
+    assert!(origin.requests("/of-a").len() < 200, "{} of the other's", origin.requests("/of-a").len());
+    cancel(&server, "b", &held).await;
+    // And the other way round: now the one that has much to do there is the one of which more tasks run.
+    let held = submit(&server, "a", many(&elsewhere.url("/hang"), 3), "").await.job_id;
+    until(|| async { elsewhere.in_flight() == 3 }).await;
+    let before = origin.requests("/of-a").len();
+    let more = submit(&server, "b", many(&origin.url("/of-b"), 30), "").await.job_id;
+    assert_eq!(ended(&server, "b", &more).await.state(), pb::JobState::Succeeded);
+    let meanwhile = origin.requests("/of-a").len() - before;
+    assert!((20..60).contains(&meanwhile), "{meanwhile} of the other's beside thirty");
+    for id in [&held, &all] {
+        cancel(&server, "a", id).await;
+    }
+}
+
 /// All places are held by tasks that never end: whoever has fewer gets the next.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_whose_origin_never_answers_does_not_come_to_hold_all_places() {

@@ -205,8 +205,11 @@ fn mirrors(task: &Queued) -> Vec<Host> {
 }
 
 fn blocked_at(timers: &mut Timers, host: Host, tenant: TenantNo, blocked: Blocked) -> Admission {
-    if let Some(until) = blocked.until() {
-        timers.set_earlier(until, Timer::HostWake(host.clone(), tenant));
+    match blocked {
+        // One for all lanes that wait there.
+        Blocked::Rate(until) => timers.set_earlier(until, Timer::RateWake(host.clone())),
+        Blocked::Paused(until) => timers.set_earlier(until, Timer::HostWake(host.clone(), tenant)),
+        Blocked::Full | Blocked::Share => {}
     }
     match blocked {
         Blocked::Full | Blocked::Rate(_) => Admission::HostBlocked(host),
