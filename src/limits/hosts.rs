@@ -317,16 +317,17 @@ impl Hosts {
         own.range::<Host, _>((from, Bound::Unbounded)).take(limit).map(view).collect()
     }
 
-    /// Notes that `host` answered: any answer closes its breaker.
-    pub fn answered(&self, host: &Host) {
+    /// Notes that `host` answered a tenant: any answer closes its breaker.
+    pub fn answered(&self, host: &Host, tenant: TenantNo) {
         let now = self.clock.now();
         let mut inner = self.lock();
-        if inner.table.change_known(host, now, |state| state.answered(now)) == Some(true) {
+        if inner.table.change_known(host, now, |state| state.answered(tenant, now)) == Some(true) {
             self.free(inner, host, now);
         }
     }
 
-    /// Notes that a connection to `host` could not be made for a tenant; eight in a row open its breaker.
+    /// Notes that a connection to `host` could not be made for a tenant; eight in a row open its breaker, and two that are
+    /// open pause the host for all.
     pub fn failed_to_connect(&self, host: &Host, tenant: TenantNo, error: &str) {
         let now = self.clock.now();
         let error: Arc<str> = cut(error).into();

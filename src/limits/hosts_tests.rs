@@ -97,13 +97,13 @@ async fn the_breaker_opens_probes_and_ramps_up() {
     tokio::time::sleep(Duration::from_millis(501)).await;
     let probe = hosts.try_start(&host, DEFAULT_NO, 0).unwrap();
     assert_eq!(hosts.try_start(&host, DEFAULT_NO, 0).unwrap_err(), Blocked::Full, "one probe at a time");
-    hosts.answered(&host);
+    hosts.answered(&host, DEFAULT_NO);
     drop(probe);
     let two = [hosts.try_start(&host, DEFAULT_NO, 0).unwrap(), hosts.try_start(&host, DEFAULT_NO, 0).unwrap()];
     assert_eq!(hosts.try_start(&host, DEFAULT_NO, 0).unwrap_err(), Blocked::Full, "two after the first success");
-    hosts.answered(&host);
+    hosts.answered(&host, DEFAULT_NO);
     assert!(hosts.try_start(&host, DEFAULT_NO, 0).is_ok(), "one more for each answer");
-    hosts.answered(&host);
+    hosts.answered(&host, DEFAULT_NO);
     drop(two);
     let four: Vec<_> = (0..4).map(|_| hosts.try_start(&host, DEFAULT_NO, 0).unwrap()).collect();
     assert_eq!(four.len(), 4);
@@ -151,14 +151,14 @@ async fn an_answer_ends_what_the_breaker_began_and_no_other_pause() {
     (0..8).for_each(|_| hosts.failed_to_connect(&host, DEFAULT_NO, "refused"));
     assert!(matches!(hosts.check(&host, DEFAULT_NO), Err(Blocked::Paused(_))));
     hosts.take_freed();
-    hosts.answered(&host);
+    hosts.answered(&host, DEFAULT_NO);
     assert_eq!(hosts.take_freed(), std::slice::from_ref(&host), "whoever waits looks again");
     assert_eq!(hosts.check(&host, DEFAULT_NO), Ok(()));
     drop(late);
 
     let until = START.plus(Duration::from_secs(60));
     hosts.pause(&host, DEFAULT_NO, until, "asked to wait");
-    hosts.answered(&host);
+    hosts.answered(&host, DEFAULT_NO);
     assert_eq!(hosts.check(&host, DEFAULT_NO), Err(Blocked::Paused(until)));
 
     // One that began while the breaker was open, and ends before it would have closed.
@@ -167,7 +167,7 @@ async fn an_answer_ends_what_the_breaker_began_and_no_other_pause() {
     (0..8).for_each(|_| hosts.failed_to_connect(&other, DEFAULT_NO, "refused"));
     hosts.pause(&other, DEFAULT_NO, until, "asked to wait");
     assert!(matches!(hosts.check(&other, DEFAULT_NO), Err(Blocked::Paused(end)) if end > until));
-    hosts.answered(&other);
+    hosts.answered(&other, DEFAULT_NO);
     assert_eq!(hosts.check(&other, DEFAULT_NO), Err(Blocked::Paused(until)));
 }
 
@@ -571,7 +571,7 @@ async fn run(steps: Vec<(u64, Step)>) {
                     ..Limits::default()
                 }),
                 Step::Fails(host) => hosts.failed_to_connect(&names[host], DEFAULT_NO, "refused"),
-                Step::Answers(host) => hosts.answered(&names[host]),
+                Step::Answers(host) => hosts.answered(&names[host], DEFAULT_NO),
             }
         }
     });
@@ -693,4 +693,29 @@ async fn as_many_look_as_a_rate_lets_start_something() {
     assert_eq!(hosts.try_start(&host, DEFAULT_NO, 0).unwrap_err(), Blocked::Rate(until));
     tokio::time::advance(until.since(START)).await;
     assert_eq!(hosts.lookers(&host), Ok(2), "one that starts, and one that learns when the next may");
+}
+
+/// A tenant whose own way to a host leads nowhere is in nobody's way; where two meet the same it is the host.
+#[tokio::test(start_paused = true)]
+async fn a_breaker_of_one_tenant_holds_up_no_other() {
+    let (hosts, host) = (hosts(4), Host::new("a:80"));
+    let fail = |tenant: u32| (0..8).for_each(|_| hosts.failed_to_connect(&host, tenant, "of its own"));
+    fail(16);
+    let Err(Blocked::Paused(until)) = hosts.check(&host, 16) else { panic!("its breaker is open") };
+    assert_eq!((hosts.rank(&host, 16), hosts.check(&host, 17)), (None, Ok(())));
+    hosts.answered(&host, 17);
+    assert_eq!(hosts.check(&host, 16), Err(Blocked::Paused(until)), "others have another way");
+    tokio::time::sleep(Duration::from_millis(501)).await;
+    let probe = hosts.try_start(&host, 16, 0).unwrap();
+    assert_eq!(hosts.try_start(&host, 16, 0).unwrap_err(), Blocked::Full, "one probe at a time");
+    assert_eq!(hosts.rank(&host, 16), None, "so that room is not kept for it");
+    let others: Vec<_> = (0..3).map(|_| hosts.try_start(&host, 17, 0).unwrap()).collect();
+    drop((probe, others));
+    fail(16);
+    fail(17);
+    let Err(Blocked::Paused(all)) = hosts.check(&host, 18) else { panic!("two met it, so it is for all") };
+    assert!(!hosts.explain_pause(&host, 18, all).contains("of its own"), "in nobody's words");
+    assert!(hosts.explain_pause(&host, 17, all).contains("of its own"));
+    hosts.answered(&host, 17);
+    assert_eq!(hosts.check(&host, 18), Ok(()));
 }

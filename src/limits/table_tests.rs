@@ -103,7 +103,7 @@ fn apply(state: &mut HostState, step: &Step, now: Timestamp) -> Option<Result<()
         }
         Step::Pause(tenant, millis) => state.pause(*tenant, now.plus(Duration::from_millis(*millis)), "asked", now),
         Step::Fail(tenant) => state.failed_to_connect(*tenant, "refused".into(), now),
-        Step::Answer => drop(state.answered(now)),
+        Step::Answer => drop(state.answered(TENANTS[0], now)),
         Step::Limit { .. } => {}
     }
     None
