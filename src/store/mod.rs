@@ -28,7 +28,7 @@ use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::task::TaskState;
-use crate::model::tenant::Party;
+use crate::model::tenant::{Party, TenantNo};
 use crate::model::time::Timestamp;
 use crate::store::page_token::PageTokens;
 
@@ -219,8 +219,9 @@ pub trait Store: Send + Sync + 'static {
         from: TaskIndex,
         limit: u32,
     ) -> Answer<'a, Listed<StoredTask>>;
-    /// Lists at most `limit` ended jobs whose retention passed at `now` or before, those first that expired first.
-    fn expired_jobs(&self, now: Timestamp, limit: u32) -> Answer<'_, Vec<JobId>>;
+    /// Lists at most `limit` ended jobs whose retention passed at `now` or before, those first that expired first; each with
+    /// its tenant.
+    fn expired_jobs(&self, now: Timestamp, limit: u32) -> Answer<'_, Vec<(JobId, TenantNo)>>;
     /// Lists at most `limit` jobs that are deleted and not purged yet.
     fn deleted_jobs(&self, limit: u32) -> Answer<'_, Vec<JobId>>;
 }

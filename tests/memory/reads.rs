@@ -14,7 +14,7 @@ use haul::model::limits::Limits;
 use haul::model::outcome::Outcome;
 use haul::model::spec::Work;
 use haul::model::task::TaskState;
-use haul::model::tenant::Party;
+use haul::model::tenant::{Party, TenantNo};
 use haul::model::time::Timestamp;
 use haul::store::page_token::PageTokens;
 use haul::store::{
@@ -382,9 +382,10 @@ impl Store for MemoryStore {
         now(self.rows().listed_tasks(job, limit, from, fits))
     }
 
-    fn expired_jobs(&self, time: Timestamp, limit: u32) -> Answer<'_, Vec<JobId>> {
+    fn expired_jobs(&self, time: Timestamp, limit: u32) -> Answer<'_, Vec<(JobId, TenantNo)>> {
         let rows = self.rows();
-        let expiring = rows.jobs.iter().filter_map(|(id, rows)| Some((rows.row().expire_time?, *id)));
+        let expiring =
+            rows.jobs.iter().filter_map(|(id, rows)| Some((rows.row().expire_time?, (*id, rows.row().job.tenant.no))));
         let mut expired: Vec<_> = expiring.filter(|(expires, _)| *expires <= time).collect();
         expired.sort_unstable();
         now(expired.into_iter().map(|(_, id)| id).take(limit as usize).collect())

@@ -14,7 +14,7 @@ use haul::model::ids::{JobId, TaskId, TaskIndex};
 use haul::model::job::Job;
 use haul::model::limits::Limits;
 use haul::model::task::TaskState;
-use haul::model::tenant::Party;
+use haul::model::tenant::{Party, TenantNo};
 use haul::model::time::Timestamp;
 use haul::store::page_token::PageTokens;
 use haul::store::{
@@ -237,7 +237,7 @@ impl Store for SlowStore {
         fn task_states(job: JobId, indexes: &'a [TaskIndex]) -> Vec<(TaskIndex, TaskState)>;
         fn recount(job: JobId) -> Counts;
         fn download_tasks(job: JobId, states: &'a [TaskState], from: TaskIndex, limit: u32) -> Listed<StoredTask>;
-        fn expired_jobs(now: Timestamp, limit: u32) -> Vec<JobId>;
+        fn expired_jobs(now: Timestamp, limit: u32) -> Vec<(JobId, TenantNo)>;
         fn deleted_jobs(limit: u32) -> Vec<JobId>;
     }
 

@@ -11,7 +11,7 @@ use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::task::TaskState;
-use crate::model::tenant::Party;
+use crate::model::tenant::{Party, TenantNo};
 use crate::model::time::Timestamp;
 use crate::store::page_token::PageTokens;
 use crate::store::sqlite::lock::DirLock;
@@ -195,7 +195,7 @@ impl Store for SqliteStore {
         Box::pin(tasks::downloads(&self.visits, job, states, from, limit))
     }
 
-    fn expired_jobs(&self, now: Timestamp, limit: u32) -> Answer<'_, Vec<JobId>> {
+    fn expired_jobs(&self, now: Timestamp, limit: u32) -> Answer<'_, Vec<(JobId, TenantNo)>> {
         Box::pin(jobs::expired(&self.visits, now, limit))
     }
 
