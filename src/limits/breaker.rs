@@ -15,7 +15,7 @@ const FAILURES: u32 = 8;
 /// The first pause of an open breaker; doubled with each failed probe.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// The longest pause of an open breaker: a host that is back is noticed within this.
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// How long a connect failure counts when no other follows: nobody has asked the host since, so nothing is known of it.
 const LAPSE: Duration = Duration::from_secs(3600);
 /// No limit on requests at once beside the configured ones: the host is well.
@@ -94,6 +94,12 @@ impl Breakers {
         breaker.openings += 1;
         breaker.ramp = 1;
         Some(breaker.open.insert(Open { until: now.plus(length), failures: breaker.failures, error }))
+    }
+
+    /// Opens the breaker of a tenant as it was in a process before, when its last connection had failed at `failed_at`.
+    pub(super) fn restore(&mut self, tenant: TenantNo, open: Open, failed_at: Timestamp) {
+        *self.entry(tenant) =
+            Breaker { tenant, failures: open.failures, openings: 1, ramp: 1, failed_at, open: Some(open) };
     }
 
     /// Closes the breaker of a tenant, since the host has answered it. Returns whether more may start than before, of `most` at

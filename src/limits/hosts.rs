@@ -10,6 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
+use crate::limits::kept::Kept;
 use crate::limits::parties::{OwnView, PerParty};
 use crate::limits::places::{AttemptNo, Places};
 use crate::limits::queue::{Queues, Ticket};
@@ -21,6 +22,7 @@ use crate::limits::turns::Asker;
 use crate::limits::{Asking, Blocked};
 use crate::model::host::Host;
 use crate::model::limits::{HostLimits, Limits};
+use crate::model::pause::{HostPause, PauseCause, PauseChange, PauseKey};
 use crate::model::tenant::{Parties, Party, TenantNo};
 use crate::model::time::Timestamp;
 
@@ -41,6 +43,7 @@ pub(super) struct Inner {
     pub(super) queues: Queues,
     pub(super) places: Places,
     pub(super) recent: Recent<Host>,
+    kept: Kept,
     freed: Vec<Host>,
 }
 
@@ -175,6 +178,7 @@ impl Hosts {
             queues: Queues::default(),
             places: Places::default(),
             recent: Recent::default(),
+            kept: Kept::default(),
             freed: Vec::new(),
         };
         Arc::new(Hosts { inner: Mutex::new(inner), per_party: PerParty::default(), clock, freed: Notify::new() })
@@ -263,7 +267,14 @@ impl Hosts {
     pub fn pause(&self, host: &Host, tenant: TenantNo, until: Timestamp, reason: &str) {
         let now = self.clock.now();
         let mut inner = self.lock();
-        inner.change(host, now, |state| state.pause(tenant, until, reason, now));
+        let (until, reason) = inner.change(host, now, |state| {
+            let (until, reason) = state.pause(tenant, until, reason, now);
+            (until, reason.to_owned())
+        });
+        let key = PauseKey { tenant, host: host.clone(), cause: PauseCause::Asked };
+        if inner.kept.get(&key).is_none_or(|kept| kept.until != until) {
+            inner.kept.put(key, HostPause { time: now, until, failures: 0, reason }, now);
+        }
         // Whoever waits for room must hear that there will be none for long.
         inner.queues.wake_each(host);
     }
@@ -275,9 +286,27 @@ impl Hosts {
         inner.table.row(host)?;
         let was_paused = inner.table.change_known(host, now, |state| state.resume(now)) == Some(true);
         if was_paused {
+            inner.kept.end_all_of(host);
             self.free(inner, host, now);
         }
         Some(was_paused)
+    }
+
+    /// Takes in pauses that were begun in a process before, in the order in which they were.
+    pub fn restore(&self, pauses: Vec<(PauseKey, HostPause)>) {
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        for (key, pause) in pauses {
+            if pause.until > now {
+                inner.change(&key.host, now, |state| state.restore(key.tenant, key.cause, &pause, now));
+            }
+            inner.kept.restore(key, pause, now);
+        }
+    }
+
+    /// Returns what became of pauses that outlive the process since the last call.
+    pub fn take_pauses(&self) -> Vec<PauseChange> {
+        self.lock().kept.take_unsaved()
     }
 
     /// Counts an attempt of somebody that failed at `host`.
@@ -299,12 +328,18 @@ impl Hosts {
         self.per_party.note_error(party, host, error, self.clock.now());
     }
 
-    /// Returns at most `limit` hosts that are asked for these parties, in the order of their names, from the first one after
-    /// `last`. The numbers, errors and pauses are theirs alone.
+    /// Returns at most `limit` hosts that are asked for these parties, or paused for their tenant, in the order of their names,
+    /// from the first one after `last`. The numbers, errors and pauses are theirs alone.
     pub fn own_views_after(&self, whose: Parties, last: Option<&Host>, limit: usize) -> Vec<HostView> {
         let now = self.clock.now();
-        let own = self.per_party.views(whose, now);
+        let mut own = self.per_party.views(whose, now);
         let inner = self.lock();
+        // Which hosts others of the tenant ask is nobody's business who sees only its own.
+        if let Parties { tenant: Some(tenant), principal: None } = whose {
+            for host in inner.kept.hosts_of(tenant, last, now).take(limit) {
+                own.entry(host.clone()).or_default();
+            }
+        }
         let from = last.map_or(Bound::Unbounded, Bound::Excluded);
         let view = |(host, own): (&Host, &OwnView)| HostView {
             running: own.running,
@@ -322,6 +357,7 @@ impl Hosts {
         let now = self.clock.now();
         let mut inner = self.lock();
         if inner.table.change_known(host, now, |state| state.answered(tenant, now)) == Some(true) {
+            inner.kept.end(&PauseKey { tenant, host: host.clone(), cause: PauseCause::Failures });
             self.free(inner, host, now);
         }
     }
@@ -332,7 +368,11 @@ impl Hosts {
         let now = self.clock.now();
         let error: Arc<str> = cut(error).into();
         let mut inner = self.lock();
-        inner.change(host, now, |state| state.failed_to_connect(tenant, error.clone(), now));
+        if let Some(open) = inner.change(host, now, |state| state.failed_to_connect(tenant, error.clone(), now)) {
+            let key = PauseKey { tenant, host: host.clone(), cause: PauseCause::Failures };
+            let reason = open.error.to_string();
+            inner.kept.put(key, HostPause { time: now, until: open.until, failures: open.failures, reason }, now);
+        }
         inner.table.note_error(host, error, now);
         // The first in the queue looks whether the breaker has opened.
         inner.queues.wake_each(host);

@@ -1,6 +1,7 @@
 //! Permits, pauses and breakers under tokio's paused time.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -12,11 +13,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::limits::Blocked;
-use crate::limits::hosts::Hosts;
+use crate::limits::hosts::{HostView, Hosts};
 use crate::limits::permits::{HostPermit, NotNow};
 use crate::model::host::Host;
 use crate::model::limits::{HostLimits, Limits};
-use crate::model::tenant::{DEFAULT_NO, Party};
+use crate::model::tenant::{DEFAULT_NO, Parties, Party};
 use crate::model::time::Timestamp;
 
 const SECOND: i64 = 1_000_000;
@@ -718,4 +719,59 @@ async fn a_breaker_of_one_tenant_holds_up_no_other() {
     assert!(hosts.explain_pause(&host, 17, all).contains("of its own"));
     hosts.answered(&host, 17);
     assert_eq!(hosts.check(&host, 18), Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn pauses_outlive_the_process() {
+    let (host, other) = (Host::new("a:80"), Host::new("b:80"));
+    let later = |seconds| START.plus(Duration::from_secs(seconds));
+    let before = hosts(4);
+    before.pause(&host, 16, later(600), "answered 429");
+    before.pause(&host, 16, later(300), "answered 503");
+    before.pause(&other, 17, later(20), "answered 503");
+    (0..8).for_each(|_| before.failed_to_connect(&other, 16, "refused"));
+    let mut stored: BTreeMap<_, _> = before.take_pauses().into_iter().collect();
+    assert_eq!(stored.len(), 3);
+    assert_eq!(before.take_pauses(), [], "each is told once");
+    before.answered(&other, 16);
+    let mut learn = |hosts: &Hosts| {
+        stored.extend(hosts.take_pauses());
+        let mut pauses: Vec<_> = stored.iter().filter_map(|(key, pause)| Some((key.clone(), pause.clone()?))).collect();
+        pauses.sort_by_key(|(_, pause)| pause.time);
+        pauses
+    };
+    let pauses = learn(&before);
+    assert_eq!(pauses.len(), 2, "an answer has closed the breaker: {pauses:?}");
+    let again = Hosts::new(Limits::default(), Clock::paced(later(20)));
+    again.restore(pauses);
+    assert_eq!(again.check(&host, 16), Err(Blocked::Paused(later(600))));
+    assert!(again.explain_pause(&host, 16, later(600)).contains("429"), "the longer one holds");
+    assert_eq!((again.check(&host, 17), again.check(&other, 17)), (Ok(()), Ok(())));
+    let whose = Parties { tenant: Some(16), principal: None };
+    let names = |hosts: Vec<HostView>| hosts.into_iter().map(|view| view.host).collect::<Vec<_>>();
+    assert_eq!(names(again.own_views_after(whose, None, 9)), [host.clone()], "also where nothing is asked");
+    assert!(again.own_views_after(whose, Some(&host), 9).is_empty());
+    assert!(again.own_views_after(Parties { principal: Some(7), ..whose }, None, 9).is_empty());
+    assert_eq!(again.resume(&host), Some(true));
+    assert_eq!(learn(&again), [], "what was resumed, and what is past");
+}
+
+/// The breaker of a host that is gone is as it was, whatever the clock says.
+#[tokio::test(start_paused = true)]
+async fn breakers_outlive_the_process() {
+    let host = Host::new("a:80");
+    let before = hosts(4);
+    (0..8).for_each(|_| before.failed_to_connect(&host, DEFAULT_NO, "refused"));
+    let stored: Vec<_> = before.take_pauses().into_iter().filter_map(|(key, pause)| Some((key, pause?))).collect();
+    let again = hosts(4);
+    again.restore(stored.clone());
+    assert_eq!(again.check(&host, DEFAULT_NO), before.check(&host, DEFAULT_NO));
+    assert_eq!(again.views_after(None, 9)[0].pause_reason, "8 connections in a row failed: refused");
+    tokio::time::sleep(Duration::from_millis(501)).await;
+    let _probe = again.try_start(&host, DEFAULT_NO, 0).unwrap();
+    assert_eq!(again.try_start(&host, DEFAULT_NO, 0).unwrap_err(), Blocked::Full, "one probe at a time");
+    let set_back = Hosts::new(Limits::default(), Clock::paced(Timestamp(START.0 - 3_600 * SECOND)));
+    set_back.restore(stored);
+    let Err(Blocked::Paused(until)) = set_back.check(&host, DEFAULT_NO) else { panic!("it is paused") };
+    assert!(until.since(set_back.now()) <= Duration::from_secs(10), "a clock that was set back makes it no longer");
 }

@@ -50,6 +50,11 @@ impl Pause {
         }
     }
 
+    /// Returns what a tenant was asked itself: until when to wait, and why.
+    pub(super) fn asked_of(&self, tenant: TenantNo) -> Option<(Timestamp, &str)> {
+        self.of(Some(tenant)).map(|asked| (asked.until, &*asked.reason))
+    }
+
     /// Returns when it ends for a tenant; without one, when it has ended for all of them.
     pub(super) fn until(&self, tenant: Option<TenantNo>) -> Timestamp {
         let asked = self.of(tenant).map(|asked| asked.until);

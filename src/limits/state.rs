@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits::Blocked;
-use crate::limits::breaker::Breakers;
+use crate::limits::breaker::{self, Breakers, Open};
 use crate::limits::line::Line;
 use crate::limits::pause::Pause;
 use crate::limits::rate::{ByteRate, Gcra};
 use crate::limits::shares::{Asking, Shares};
 use crate::limits::turns::{Asker, Turns};
 use crate::model::limits::HostLimits;
+use crate::model::pause::{HostPause, PauseCause};
 use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 
@@ -189,10 +190,37 @@ impl HostState {
         self.turns.has_room(now);
     }
 
-    /// Pauses the host for a tenant, for [`PAUSE_MAX`] at most. A shorter pause does not shorten a longer one.
-    pub(super) fn pause(&mut self, tenant: TenantNo, until: Timestamp, reason: &str, now: Timestamp) {
+    /// Pauses the host for a tenant, for [`PAUSE_MAX`] at most. A shorter pause does not shorten a longer one. Returns until
+    /// when the tenant has to wait by all that it was asked itself, and why.
+    pub(super) fn pause(
+        &mut self,
+        tenant: TenantNo,
+        until: Timestamp,
+        reason: &str,
+        now: Timestamp,
+    ) -> (Timestamp, &str) {
         let until = until.min(now.plus(PAUSE_MAX));
-        self.pause.get_or_insert_default().ask(tenant, until, reason, now);
+        let pause = self.pause.get_or_insert_default();
+        pause.ask(tenant, until, reason, now);
+        pause.asked_of(tenant).unwrap_or_default()
+    }
+
+    /// Takes in a pause that was begun in a process before.
+    pub(super) fn restore(&mut self, tenant: TenantNo, cause: PauseCause, pause: &HostPause, now: Timestamp) {
+        let HostPause { time, until, failures, reason } = pause;
+        // The clock may have been set back.
+        let time = *time.min(&now);
+        match cause {
+            PauseCause::Asked => {
+                let until = (*until).min(now.plus(PAUSE_MAX));
+                self.pause.get_or_insert_default().ask(tenant, until, reason, time);
+            }
+            PauseCause::Failures => {
+                let until = (*until).min(now.plus(breaker::PAUSE_MAX));
+                let open = Open { until, failures: *failures, error: reason.as_str().into() };
+                self.breakers.restore(tenant, open, time);
+            }
+        }
     }
 
     /// Ends the pauses of all tenants. What has opened a breaker still counts: a next failure opens it again. Returns
@@ -217,11 +245,12 @@ impl HostState {
         has_more_room
     }
 
-    /// Counts a connection that could not be made for a tenant. Eight in a row open its breaker.
-    pub(super) fn failed_to_connect(&mut self, tenant: TenantNo, error: Arc<str>, now: Timestamp) {
+    /// Counts a connection that could not be made for a tenant. Eight in a row open its breaker, which is
+    /// returned then.
+    pub(super) fn failed_to_connect(&mut self, tenant: TenantNo, error: Arc<str>, now: Timestamp) -> Option<Open> {
         self.lapse(now);
         let is_paused = self.paused_until(Some(tenant), now).is_some();
-        self.breakers.failed(tenant, error, is_paused, now);
+        self.breakers.failed(tenant, error, is_paused, now).cloned()
     }
 
     /// Counts a body that is read from now on, and returns the rate that all bodies of the host share.

@@ -101,8 +101,10 @@ fn apply(state: &mut HostState, step: &Step, now: Timestamp) -> Option<Result<()
                 state.release(tenant, now);
             }
         }
-        Step::Pause(tenant, millis) => state.pause(*tenant, now.plus(Duration::from_millis(*millis)), "asked", now),
-        Step::Fail(tenant) => state.failed_to_connect(*tenant, "refused".into(), now),
+        Step::Pause(tenant, millis) => {
+            state.pause(*tenant, now.plus(Duration::from_millis(*millis)), "asked", now);
+        }
+        Step::Fail(tenant) => drop(state.failed_to_connect(*tenant, "refused".into(), now)),
         Step::Answer => drop(state.answered(TENANTS[0], now)),
         Step::Limit { .. } => {}
     }

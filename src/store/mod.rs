@@ -27,6 +27,7 @@ use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::limits::Limits;
+use crate::model::pause::{HostPause, PauseKey};
 use crate::model::task::TaskState;
 use crate::model::tenant::{Party, TenantNo};
 use crate::model::time::Timestamp;
@@ -117,6 +118,8 @@ pub trait Store: Send + Sync + 'static {
     fn page_tokens(&self) -> PageTokens;
     /// Returns the kind of the store: `sqlite`.
     fn backend(&self) -> &'static str;
+    /// Returns all pauses of hosts, those first that were begun first.
+    fn host_pauses(&self) -> Answer<'_, Vec<(PauseKey, HostPause)>>;
     /// Returns the limits that were stored last.
     fn limits(&self) -> Answer<'_, Option<Limits>>;
     /// Returns who may call.

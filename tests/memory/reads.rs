@@ -12,6 +12,7 @@ use haul::model::ids::{JobId, TaskId, TaskIndex};
 use haul::model::job::Job;
 use haul::model::limits::Limits;
 use haul::model::outcome::Outcome;
+use haul::model::pause::{HostPause, PauseKey};
 use haul::model::spec::Work;
 use haul::model::task::TaskState;
 use haul::model::tenant::{Party, TenantNo};
@@ -187,6 +188,13 @@ impl Store for MemoryStore {
 
     fn limits(&self) -> Answer<'_, Option<Limits>> {
         now(self.rows().limits.clone())
+    }
+
+    fn host_pauses(&self) -> Answer<'_, Vec<(PauseKey, HostPause)>> {
+        let rows = self.rows();
+        let mut pauses: Vec<_> = rows.pauses.iter().map(|(key, pause)| (key.clone(), pause.clone())).collect();
+        pauses.sort_by_key(|(_, pause)| pause.time);
+        now(pauses)
     }
 
     fn access(&self) -> Answer<'_, Book> {

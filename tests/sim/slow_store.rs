@@ -13,6 +13,7 @@ use haul::model::host::Host;
 use haul::model::ids::{JobId, TaskId, TaskIndex};
 use haul::model::job::Job;
 use haul::model::limits::Limits;
+use haul::model::pause::{HostPause, PauseKey};
 use haul::model::task::TaskState;
 use haul::model::tenant::{Party, TenantNo};
 use haul::model::time::Timestamp;
@@ -211,6 +212,7 @@ impl Store for SlowStore {
 
     reads! { read
         fn limits() -> Option<Limits>;
+        fn host_pauses() -> Vec<(PauseKey, HostPause)>;
         fn access() -> Book;
         fn audit(filter: &'a AuditFilter, place: AuditPlace, limit: u32) -> AuditPage;
         fn audit_head() -> Option<String>;
