@@ -1,5 +1,6 @@
 //! Rates that can be changed while others wait on them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -101,6 +102,8 @@ impl Gcra {
 /// served, so that connections share by the size of their reads and none starves.
 #[derive(Debug, Default)]
 pub struct ByteRate {
+    /// Whether there is a limit: most readers have none, and need not wait for each other to learn so.
+    is_limited: AtomicBool,
     state: Mutex<Bytes>,
     changed: Notify,
 }
@@ -149,12 +152,16 @@ impl ByteRate {
         let mut state = self.lock();
         state.settle(Instant::now());
         state.per_second = per_second;
+        self.is_limited.store(per_second > 0, Ordering::Relaxed);
         drop(state);
         self.changed.notify_waiters();
     }
 
     /// Takes `bytes` and waits until the rate has allowed them.
     pub async fn take(&self, bytes: u64) {
+        if !self.is_limited.load(Ordering::Relaxed) {
+            return;
+        }
         let mine = {
             let mut state = self.lock();
             if state.per_second == 0 {

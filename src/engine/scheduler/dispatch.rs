@@ -57,7 +57,7 @@ impl Scheduler {
                 timers.set_earlier(until, Timer::JobRested(job));
                 return Admission::JobBlocked;
             }
-            let rates = tenant_rates.get(&tenant);
+            let rates = tenant_rates.get(&tenant).map(|(_, rates)| rates);
             if let Some(Err(until)) = rates.map(|rates| rates.check(now)) {
                 timers.set_earlier(until, Timer::TenantRested(tenant));
                 return Admission::TenantResting;
@@ -130,7 +130,7 @@ impl Scheduler {
             tenant: run.job.tenant.clone(),
             party: run.job.party(),
             rates: run.rates().clone(),
-            tenant_rates: self.tenant_rates.get(&run.job.tenant.no).cloned(),
+            tenant_rates: self.tenant_rates.get(&run.job.tenant.no).map(|(_, rates)| rates.clone()),
             permit: Mutex::new(Some(permit)),
             place: Arc::new(place),
             stop: stop.clone(),

@@ -61,7 +61,7 @@ use crate::limits::transport::JobRates;
 use crate::model::book::Book;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
-use crate::model::limits::Limits;
+use crate::model::limits::{Limits, RateLimit};
 use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 use crate::store::StoreError;
@@ -94,8 +94,9 @@ pub(crate) struct Scheduler {
     /// Who may call, as it was decided last; what is in force may still be older.
     book: Arc<Book>,
     books: watch::Sender<Arc<Book>>,
-    /// The rates of tenants that have one.
-    tenant_rates: HashMap<TenantNo, Arc<JobRates>>,
+    /// The rates of all tenants, with what they allow: attempts have them for as long as they run, whether they are limited
+    /// when these begin or not.
+    tenant_rates: HashMap<TenantNo, (RateLimit, Arc<JobRates>)>,
     /// Tenants that are being deleted, with their names.
     closing_tenants: HashMap<TenantNo, Arc<str>>,
     rng: SmallRng,
