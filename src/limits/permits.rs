@@ -290,6 +290,7 @@ impl Place<'_> {
                     inner.places.started(attempt);
                 }
                 if let Some(ticket) = self.ticket.take() {
+                    inner.queues.serve(self.host, self.tenant);
                     inner.queues.leave(self.host, self.tenant, ticket);
                     inner.pass_on(self.host, now);
                 }
