@@ -146,6 +146,12 @@ fn a_tenant_starts_when_it_may_ask_hosts_again() {
 }
 
 #[test]
+fn deletions_push_out_no_other_tenant() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(directed::deletions_push_out_no_other_tenant());
+}
+
+#[test]
 fn a_retry_by_filter_keeps_to_the_quota() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(directed::a_retry_by_filter_keeps_to_the_quota());

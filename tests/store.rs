@@ -49,7 +49,7 @@ macro_rules! all_cases {
             jobs: stored_job_reads_back, moving_part_is_updated, spec_is_updated, lists_newest_first,
                 lists_by_state_and_label, lists_by_time, a_request_is_stored_once, a_request_of_a_refused_job_is_free, jobs_have_creators, tenants_have_their_own_jobs_labels_and_requests,
                 who_may_call_is_kept,
-                a_chunk_is_stored_once, taken_keys_are_answered, total_and_pending_are_derived, limits_are_kept,
+                a_chunk_is_stored_once, taken_keys_are_answered, total_and_pending_are_derived, limits_are_kept, pauses_are_kept,
                 an_unknown_job_is_refused, a_refused_job_leaves_the_others, a_task_that_is_not_there_is_refused,
                 events_run_out_for_one_job_alone, many_in_one_batch;
             tasks: stored_task_reads_back, keys_find_tasks, lists_by_state, lane_page_skips_what_may_not_start,

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::api::access::Policy;
-use crate::api::access::caller::Caller;
+use crate::api::access::caller::{Caller, TENANT_HEADER};
 use crate::api::filters;
 use crate::api::jobs::Jobs;
 use crate::api::pages::page_size;
@@ -83,11 +83,13 @@ impl Admin {
         Admin { engine, store, shutdown, facts, totals: jobs.totals(), started: Instant::now() }
     }
 
-    /// Returns the parties whose hosts alone the caller may see; `None`: all, with what everybody does there.
-    fn own(&self, caller: &Caller) -> Option<Parties> {
-        let own = Parties { tenant: caller.only_of(), principal: caller.only_own() };
+    /// Returns the parties whose hosts alone the caller may see, or has asked for by naming a tenant; `None`: all, with what
+    /// everybody does there.
+    fn own(&self, caller: &Caller, names_tenant: bool) -> Option<Parties> {
+        let is_monitor = caller.may(Role::Monitor);
+        let own = Parties { tenant: caller.only_of(), principal: caller.only_own().filter(|_| !is_monitor) };
         let is_alone = self.engine.books().borrow().has_one_tenant() && own.principal.is_none();
-        let sees_all = caller.may(Role::Monitor) || is_alone || own == Parties::default();
+        let sees_all = (is_monitor && !names_tenant) || is_alone || own == Parties::default();
         (!sees_all).then_some(own)
     }
 
@@ -164,7 +166,7 @@ impl pb::admin_service_server::AdminService for Admin {
         request: Request<pb::ListHostsRequest>,
     ) -> Result<Response<pb::ListHostsResponse>, Status> {
         let caller = Caller::of(&request);
-        let own = self.own(&caller);
+        let own = self.own(&caller, request.metadata().contains_key(TENANT_HEADER.as_str()));
         let request = request.into_inner();
         let mut v = Violations::default();
         let size = page_size(request.page_size, &mut v) as usize;

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::model::ids::JobId;
 use crate::model::tenant::TenantNo;
 
-/// Whose jobs are that are gone: whoever follows looks at them.
+/// Whose jobs are of which nobody knows any more whose they were: whoever follows looks at them.
 const GONE: TenantNo = 0;
 
 /// The jobs that changed, each with the number of its last change.
@@ -92,7 +92,7 @@ impl Changes {
         Listener { changes: changes.clone(), last: changes.last.subscribe(), of, place: lists.last }
     }
 
-    /// Notes that a job of a tenant changed; `None`: it is gone.
+    /// Notes that a job of a tenant changed, or is gone; `None`: nobody knows whose it was.
     pub(crate) fn note(&self, job: JobId, tenant: Option<TenantNo>) {
         let mut lists = self.lock();
         lists.last += 1;
@@ -203,7 +203,7 @@ mod tests {
         (10..10 + 2 * JOBS_MAX).for_each(|number| changes.note(job(number), Some(2)));
         changes.note(job(2), Some(1));
         changes.note(job(1), None);
-        assert_eq!(quiet.take(), Ok(vec![job(1), job(2), job(1)]), "one that is gone is looked at, too");
+        assert_eq!(quiet.take(), Ok(vec![job(1), job(2), job(1)]), "one of nobody is looked at, too");
         assert_eq!((noisy.take(), all.take()), (Err(LookedTooLate), Err(LookedTooLate)));
         changes.note(job(11), Some(2));
         assert_eq!((quiet.take(), noisy.take(), all.take()), (Ok(vec![]), Ok(vec![job(11)]), Ok(vec![job(11)])));

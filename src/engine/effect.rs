@@ -17,7 +17,7 @@ use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::spec::TaskSpec;
 use crate::model::task::TaskState;
-use crate::model::tenant::{Owner, Party};
+use crate::model::tenant::{Owner, Party, TenantNo};
 use crate::store::{Chunk, LaneNumber, StoredEvent};
 
 /// Tasks with the lanes that they go to.
@@ -56,8 +56,8 @@ pub(crate) enum Effect {
     Acted(Reply<Acted>, Acted),
     /// A change of an ended job is acknowledged, and the next command for that job is taken.
     Updated(Reply<Arc<Job>>, Arc<Job>),
-    /// The n-th deletion of the batch. Without a reply the job had expired.
-    Deleted { nth: usize, job: JobId, reply: Option<Reply<()>> },
+    /// The n-th deletion of the batch, of a job of this tenant, if that is known. Without a reply the job had expired.
+    Deleted { nth: usize, job: JobId, tenant: Option<TenantNo>, reply: Option<Reply<()>> },
     /// New limits come into force.
     LimitsStored(Limits, Reply<Limits>),
     /// The new data key of the batch is in use.

@@ -163,6 +163,7 @@ pub(crate) fn changes(batch: &Batch) -> usize {
         batch.deletions.len(),
         batch.purges.len(),
         batch.access.len(),
+        batch.pauses.len(),
         batch.audit.len(),
     ];
     submitted + added + rest.iter().sum::<usize>()

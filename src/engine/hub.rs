@@ -273,7 +273,7 @@ impl Hub {
         }
     }
 
-    /// Tells those who follow many jobs that this one of a tenant changed; `None`: it is gone.
+    /// Tells those who follow many jobs that this one of a tenant changed, or is gone; `None`: nobody knows whose it was.
     pub(crate) fn changed(&self, job: JobId, tenant: Option<TenantNo>) {
         self.changes.note(job, tenant);
     }

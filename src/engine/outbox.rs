@@ -12,6 +12,7 @@ use crate::model::audit::{AuditEntry, Of};
 use crate::model::event::{EventHead, EventKind};
 use crate::model::ids::{Fence, JobId, TaskId};
 use crate::model::job::Job;
+use crate::model::pause::PauseChange;
 use crate::store::{
     Addition, Batch, Claim, Content, LaneNumber, NewEvent, NewPage, StoredEvent, StoredTask, Submission, TaskMove,
     Which,
@@ -112,6 +113,12 @@ impl Outbox {
         self.additions += 1;
         self.count(1, ROW_BYTES);
         self.batch.audit.push(entry);
+    }
+
+    /// Adds what became of pauses, which alone is no reason to commit at once.
+    pub(crate) fn pauses(&mut self, changes: Vec<PauseChange>) {
+        self.count(changes.len(), changes.len() * ROW_BYTES);
+        self.batch.pauses.extend(changes);
     }
 
     /// Adds a job whose spec changed. Its event and its answer have the spec too.

@@ -20,8 +20,10 @@ pub(crate) enum Timer {
     JobStart(JobId),
     /// The job's rate allows a start again.
     JobRested(JobId),
-    /// The host's pause is over for a tenant, or its rate allows a start again.
+    /// The host's pause is over for a tenant.
     HostWake(Host, TenantNo),
+    /// The host's rate allows a start again.
+    RateWake(Host),
     /// The tenant's rate allows a start again.
     TenantRested(TenantNo),
     /// The pause of a host is over whose lanes may be parked at this one, that of a mirror.

@@ -10,6 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
+use crate::limits::kept::Kept;
 use crate::limits::parties::{OwnView, PerParty};
 use crate::limits::places::{AttemptNo, Places};
 use crate::limits::queue::{Queues, Ticket};
@@ -21,6 +22,7 @@ use crate::limits::turns::Asker;
 use crate::limits::{Asking, Blocked};
 use crate::model::host::Host;
 use crate::model::limits::{HostLimits, Limits};
+use crate::model::pause::{HostPause, PauseCause, PauseChange, PauseKey};
 use crate::model::tenant::{Parties, Party, TenantNo};
 use crate::model::time::Timestamp;
 
@@ -41,6 +43,7 @@ pub(super) struct Inner {
     pub(super) queues: Queues,
     pub(super) places: Places,
     pub(super) recent: Recent<Host>,
+    kept: Kept,
     freed: Vec<Host>,
 }
 
@@ -175,6 +178,7 @@ impl Hosts {
             queues: Queues::default(),
             places: Places::default(),
             recent: Recent::default(),
+            kept: Kept::default(),
             freed: Vec::new(),
         };
         Arc::new(Hosts { inner: Mutex::new(inner), per_party: PerParty::default(), clock, freed: Notify::new() })
@@ -232,10 +236,24 @@ impl Hosts {
         self.lock().check(host, Asking::of(tenant), now)
     }
 
-    /// Returns how many requests a tenant has at `host`; `None`: it may have none more, whatever room there is.
-    pub fn standing(&self, host: &Host, tenant: TenantNo) -> Option<u32> {
+    /// Returns how a tenant stands among those for which the scheduler could start something at `host`: the least is next.
+    /// `None`: nothing may start for it, whatever room there is.
+    pub fn rank(&self, host: &Host, tenant: TenantNo) -> Option<u32> {
         let now = self.clock.now();
-        self.lock().standing(host, tenant, now)
+        let inner = self.lock();
+        let most = inner.rules.share(tenant);
+        inner.table.get(host).map_or((most > 0).then_some(0), |state| state.rank(tenant, most, now))
+    }
+
+    /// Returns how many of those that wait for the rate of `host` are to look whether they may start.
+    ///
+    /// # Errors
+    ///
+    /// When the rate allows the next start.
+    pub fn lookers(&self, host: &Host) -> Result<u32, Timestamp> {
+        let now = self.clock.now();
+        let inner = self.lock();
+        inner.table.get(host).map_or_else(|| Ok(inner.rules.of(host).max_concurrent), |state| state.lookers(now))
     }
 
     /// Returns whether an attempt could begin, as far as their number goes.
@@ -249,7 +267,14 @@ impl Hosts {
     pub fn pause(&self, host: &Host, tenant: TenantNo, until: Timestamp, reason: &str) {
         let now = self.clock.now();
         let mut inner = self.lock();
-        inner.change(host, now, |state| state.pause(tenant, until, reason, now));
+        let (until, reason) = inner.change(host, now, |state| {
+            let (until, reason) = state.pause(tenant, until, reason, now);
+            (until, reason.to_owned())
+        });
+        let key = PauseKey { tenant, host: host.clone(), cause: PauseCause::Asked };
+        if inner.kept.get(&key).is_none_or(|kept| kept.until != until) {
+            inner.kept.put(key, HostPause { time: now, until, failures: 0, reason }, now);
+        }
         // Whoever waits for room must hear that there will be none for long.
         inner.queues.wake_each(host);
     }
@@ -261,9 +286,27 @@ impl Hosts {
         inner.table.row(host)?;
         let was_paused = inner.table.change_known(host, now, |state| state.resume(now)) == Some(true);
         if was_paused {
+            inner.kept.end_all_of(host);
             self.free(inner, host, now);
         }
         Some(was_paused)
+    }
+
+    /// Takes in pauses that were begun in a process before, in the order in which they were.
+    pub fn restore(&self, pauses: Vec<(PauseKey, HostPause)>) {
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        for (key, pause) in pauses {
+            if pause.until > now {
+                inner.change(&key.host, now, |state| state.restore(key.tenant, key.cause, &pause, now));
+            }
+            inner.kept.restore(key, pause, now);
+        }
+    }
+
+    /// Returns what became of pauses that outlive the process since the last call.
+    pub fn take_pauses(&self) -> Vec<PauseChange> {
+        self.lock().kept.take_unsaved()
     }
 
     /// Counts an attempt of somebody that failed at `host`.
@@ -285,12 +328,18 @@ impl Hosts {
         self.per_party.note_error(party, host, error, self.clock.now());
     }
 
-    /// Returns at most `limit` hosts that are asked for these parties, in the order of their names, from the first one after
-    /// `last`. The numbers, errors and pauses are theirs alone.
+    /// Returns at most `limit` hosts that are asked for these parties, or paused for their tenant, in the order of their names,
+    /// from the first one after `last`. The numbers, errors and pauses are theirs alone.
     pub fn own_views_after(&self, whose: Parties, last: Option<&Host>, limit: usize) -> Vec<HostView> {
         let now = self.clock.now();
-        let own = self.per_party.views(whose, now);
+        let mut own = self.per_party.views(whose, now);
         let inner = self.lock();
+        // Which hosts others of the tenant ask is nobody's business who sees only its own.
+        if let Parties { tenant: Some(tenant), principal: None } = whose {
+            for host in inner.kept.hosts_of(tenant, last, now).take(limit) {
+                own.entry(host.clone()).or_default();
+            }
+        }
         let from = last.map_or(Bound::Unbounded, Bound::Excluded);
         let view = |(host, own): (&Host, &OwnView)| HostView {
             running: own.running,
@@ -303,21 +352,27 @@ impl Hosts {
         own.range::<Host, _>((from, Bound::Unbounded)).take(limit).map(view).collect()
     }
 
-    /// Notes that `host` answered: any answer closes its breaker.
-    pub fn answered(&self, host: &Host) {
+    /// Notes that `host` answered a tenant: any answer closes its breaker.
+    pub fn answered(&self, host: &Host, tenant: TenantNo) {
         let now = self.clock.now();
         let mut inner = self.lock();
-        if inner.table.change_known(host, now, |state| state.answered(now)) == Some(true) {
+        if inner.table.change_known(host, now, |state| state.answered(tenant, now)) == Some(true) {
+            inner.kept.end(&PauseKey { tenant, host: host.clone(), cause: PauseCause::Failures });
             self.free(inner, host, now);
         }
     }
 
-    /// Notes that a connection to `host` could not be made for a tenant; eight in a row open its breaker.
+    /// Notes that a connection to `host` could not be made for a tenant; eight in a row open its breaker, and two that are
+    /// open pause the host for all.
     pub fn failed_to_connect(&self, host: &Host, tenant: TenantNo, error: &str) {
         let now = self.clock.now();
         let error: Arc<str> = cut(error).into();
         let mut inner = self.lock();
-        inner.change(host, now, |state| state.failed_to_connect(tenant, error.clone(), now));
+        if let Some(open) = inner.change(host, now, |state| state.failed_to_connect(tenant, error.clone(), now)) {
+            let key = PauseKey { tenant, host: host.clone(), cause: PauseCause::Failures };
+            let reason = open.error.to_string();
+            inner.kept.put(key, HostPause { time: now, until: open.until, failures: open.failures, reason }, now);
+        }
         inner.table.note_error(host, error, now);
         // The first in the queue looks whether the breaker has opened.
         inner.queues.wake_each(host);

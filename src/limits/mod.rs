@@ -1,13 +1,16 @@
 //! Permits and rates: what may be asked of the network, by whom, how fast.
 //!
 //! [`hosts::Hosts`] knows every host's requests in flight, rate, pauses and breaker, for all jobs together: `state` decides
-//! over one host, `pause` over who may not ask it for a while, `shares` has what tenants have in flight there, `turns` says
-//! who is next, `queue` has those who wait, `table` what is remembered, `recent` what people see of it. `places` counts the attempts that work at once, of which those that only wait are none. [`rate`] has the two
+//! over one host, `pause` and `breaker` over who may not ask it for a while, `shares` has what tenants have in flight there, `turns` and
+//! `line` say who is next, `queue` has those who wait, `table` what is remembered, `kept` the pauses that outlive the process, `recent` what people see of it. `places` counts the attempts that work at once, of which those that only wait are none. [`rate`] has the two
 //! kinds of rates (starts of requests, bytes). [`transport::Limited`] puts them around a [`crate::net::Transport`],
 //! so that nothing above can send a request that is not counted. Which task goes next is not decided here: the scheduler
 //! calls [`hosts::Hosts::try_start`], whose error says why a request may not start.
 
+mod breaker;
 pub mod hosts;
+mod kept;
+mod line;
 mod parties;
 mod pause;
 pub mod permits;

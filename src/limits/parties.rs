@@ -33,9 +33,14 @@ impl PerParty {
         self.is_on.store(is_on, Ordering::Relaxed);
     }
 
+    /// Returns whether there is more than one party.
+    pub(super) fn is_on(&self) -> bool {
+        self.is_on.load(Ordering::Relaxed)
+    }
+
     /// Returns what is counted for a party at a host; `None`: nothing is.
     pub(super) fn of(&self, party: Party, host: &Host, now: Timestamp) -> Option<Arc<Activity>> {
-        self.is_on.load(Ordering::Relaxed).then(|| self.lock().of(&(party, host.clone()), now))
+        self.is_on().then(|| self.lock().of(&(party, host.clone()), now))
     }
 
     /// Counts a request, until what is returned is dropped.

@@ -1,10 +1,9 @@
-//! The pauses of one host: what the origin has asked of each tenant, and the breaker. Pure.
+//! What one host has asked of each tenant. Pure.
 //!
 //! An origin that asks somebody to wait may mean their account alone, so a pause is of the tenant that was asked. When two
 //! tenants were asked within a minute it means everybody, until the earlier of the two ends: the later one is one tenant's
-//! word. A host that nobody can connect to is paused for all.
+//! word.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits::text::cut;
@@ -14,11 +13,9 @@ use crate::model::time::Timestamp;
 /// How far apart two tenants may be asked to wait for a host to be paused for all.
 const TOGETHER: Duration = Duration::from_secs(60);
 
-/// Until when no request may start, of whom, and why. What an origin asked for outlives the breaker: an answer closes that
-/// alone.
+/// Until when no request may start, of whom, and why.
 #[derive(Debug, Default)]
 pub(super) struct Pause {
-    breaker: Option<Open>,
     /// What the origin asked for, once for each tenant; few.
     asked: Vec<Asked>,
     /// Until when it holds for all.
@@ -35,27 +32,7 @@ struct Asked {
     reason: Box<str>,
 }
 
-/// A breaker that is open.
-#[derive(Debug)]
-pub(super) struct Open {
-    pub(super) until: Timestamp,
-    /// Connections that failed in a row.
-    pub(super) failures: u32,
-    /// Why the last of them did.
-    pub(super) error: Arc<str>,
-}
-
 impl Pause {
-    /// Opens the breaker.
-    pub(super) fn open(&mut self, open: Open) {
-        self.breaker = Some(open);
-    }
-
-    /// Closes the breaker. Returns whether it was open.
-    pub(super) fn close(&mut self) -> bool {
-        self.breaker.take().is_some()
-    }
-
     /// Notes that a tenant was asked to wait. A shorter time does not shorten a longer one.
     pub(super) fn ask(&mut self, tenant: TenantNo, until: Timestamp, reason: &str, now: Timestamp) {
         self.asked.retain(|asked| asked.until > now);
@@ -73,28 +50,24 @@ impl Pause {
         }
     }
 
-    /// Returns whether nothing of it holds anybody, whatever the time.
-    pub(super) fn is_empty(&self) -> bool {
-        self.breaker.is_none() && self.asked.is_empty() && self.for_all.is_none()
+    /// Returns what a tenant was asked itself: until when to wait, and why.
+    pub(super) fn asked_of(&self, tenant: TenantNo) -> Option<(Timestamp, &str)> {
+        self.of(Some(tenant)).map(|asked| (asked.until, &*asked.reason))
     }
 
     /// Returns when it ends for a tenant; without one, when it has ended for all of them.
     pub(super) fn until(&self, tenant: Option<TenantNo>) -> Timestamp {
         let asked = self.of(tenant).map(|asked| asked.until);
-        let breaker = self.breaker.as_ref().map(|open| open.until);
-        asked.max(breaker).max(self.for_all).unwrap_or_default()
+        asked.max(self.for_all).unwrap_or_default()
     }
 
     /// Returns why it ends for a tenant only then, without a word of what others were asked.
     pub(super) fn reason(&self, tenant: Option<TenantNo>) -> String {
         let until = self.until(tenant);
-        match (&self.breaker, self.of(tenant)) {
-            (Some(open), _) if open.until == until => {
-                format!("{} connections in a row failed: {}", open.failures, open.error)
-            }
-            (_, Some(asked)) if asked.until == until => asked.reason.to_string(),
-            (..) if self.for_all == Some(until) => "it asks everybody to wait".to_owned(),
-            (..) => String::new(),
+        match self.of(tenant) {
+            Some(asked) if asked.until == until => asked.reason.to_string(),
+            _ if self.for_all == Some(until) => "it asks everybody to wait".to_owned(),
+            _ => String::new(),
         }
     }
 
@@ -125,16 +98,5 @@ mod tests {
         assert_eq!((pause.until(Some(1)), pause.until(Some(3))), (at(600), at(75)), "the shorter one holds for all");
         assert_eq!(pause.reason(Some(3)), "it asks everybody to wait");
         assert_eq!((pause.reason(Some(2)).as_str(), pause.reason(None).as_str()), ("asked 2", "asked 1"));
-    }
-
-    #[test]
-    fn the_breaker_is_for_all_and_what_was_asked_outlives_it() {
-        let mut pause = Pause::default();
-        pause.ask(1, at(9), "asked", at(1));
-        pause.open(Open { until: at(20), failures: 8, error: "refused".into() });
-        assert_eq!((pause.until(Some(1)), pause.until(Some(2))), (at(20), at(20)));
-        assert_eq!(pause.reason(Some(2)), "8 connections in a row failed: refused");
-        assert!(pause.close() && !pause.close() && !pause.is_empty());
-        assert_eq!((pause.until(Some(1)), pause.until(Some(2))), (at(9), at(0)));
     }
 }

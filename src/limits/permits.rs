@@ -179,7 +179,8 @@ impl Hosts {
     /// Why it may not start now.
     pub fn try_start(self: &Arc<Self>, host: &Host, tenant: TenantNo, kept: u32) -> Result<HostPermit, Blocked> {
         let now = self.clock.now();
-        self.lock().start(host, Asker::Scheduler, Asking { tenant, kept }, now)?;
+        let asking = Asking { tenant, kept, lines_up: self.per_party.is_on() };
+        self.lock().start(host, Asker::Scheduler, asking, now)?;
         Ok(HostPermit { hosts: self.clone(), host: host.clone(), tenant, attempt: None, under_way: None })
     }
 
@@ -289,6 +290,7 @@ impl Place<'_> {
                     inner.places.started(attempt);
                 }
                 if let Some(ticket) = self.ticket.take() {
+                    inner.queues.serve(self.host, self.tenant);
                     inner.queues.leave(self.host, self.tenant, ticket);
                     inner.pass_on(self.host, now);
                 }

@@ -1,5 +1,6 @@
 //! Attempts that wait for room at a host: of one tenant first come first served, and of several the tenant that has the
-//! fewest requests there.
+//! fewest requests there, or of such as have as many the one that had its last turn longest ago. Where a rate holds them back
+//! all have none, mostly, and one of which many wait would otherwise come before all others.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +14,15 @@ use crate::model::tenant::TenantNo;
 pub(super) type Ticket = u64;
 
 /// Those who wait at one host.
-type Waiting = BTreeMap<TenantNo, BTreeMap<Ticket, Arc<Notify>>>;
+type Waiting = BTreeMap<TenantNo, Queue>;
+
+/// Those of one tenant who wait at one host.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: BTreeMap<Ticket, Arc<Notify>>,
+    /// The ticket that was next when one of them had its turn last; 0: none has.
+    served: Ticket,
+}
 
 /// The queues of all hosts at which an attempt waits. The first in a queue is the only one that looks for room; whoever
 /// leaves the front wakes the next. `standing` says of a tenant how many requests it has at the host; `None`: it may have
@@ -30,20 +39,27 @@ impl Queues {
     pub(super) fn join(&mut self, host: &Host, tenant: TenantNo, woken: Arc<Notify>) -> Ticket {
         let ticket = self.next;
         self.next += 1;
-        self.queues.entry(host.clone()).or_default().entry(tenant).or_default().insert(ticket, woken);
+        let queue = self.queues.entry(host.clone()).or_default().entry(tenant).or_default();
+        queue.waiting.insert(ticket, woken);
         ticket
+    }
+
+    /// Notes that the first of a tenant has its turn.
+    pub(super) fn serve(&mut self, host: &Host, tenant: TenantNo) {
+        let next = self.next;
+        if let Some(queue) = self.queues.get_mut(host).and_then(|waiting| waiting.get_mut(&tenant)) {
+            queue.served = next;
+        }
     }
 
     /// Gives a place up. Returns whether it was the first of its tenant, so that another is the first now.
     pub(super) fn leave(&mut self, host: &Host, tenant: TenantNo, ticket: Ticket) -> bool {
         let Some(waiting) = self.queues.get_mut(host) else { return false };
         let Some(queue) = waiting.get_mut(&tenant) else { return false };
-        let was_first = queue.first_key_value().is_some_and(|(first, _)| *first == ticket);
-        queue.remove(&ticket);
-        if queue.is_empty() {
-            waiting.remove(&tenant);
-        }
-        if waiting.is_empty() {
+        let was_first = queue.waiting.first_key_value().is_some_and(|(first, _)| *first == ticket);
+        queue.waiting.remove(&ticket);
+        // That one had its turn is remembered as long as others wait.
+        if waiting.values().all(|queue| queue.waiting.is_empty()) {
             self.queues.remove(host);
         }
         was_first
@@ -52,7 +68,7 @@ impl Queues {
     /// Returns whether somebody of the same tenant is before `ticket`; without one, whether anybody of it waits.
     pub(super) fn is_behind(&self, host: &Host, tenant: TenantNo, ticket: Option<Ticket>) -> bool {
         let queue = self.queues.get(host).and_then(|waiting| waiting.get(&tenant));
-        queue.and_then(BTreeMap::first_key_value).is_some_and(|(first, _)| Some(*first) != ticket)
+        queue.and_then(|queue| queue.waiting.first_key_value()).is_some_and(|(first, _)| Some(*first) != ticket)
     }
 
     /// Returns the ticket of whoever is the first at `host`.
@@ -83,17 +99,18 @@ impl Queues {
     }
 }
 
-/// The first of the tenant with the fewest requests, and of several such tenants whoever came first.
+/// The first of the tenant with the fewest requests, and of several such tenants of the one that had its last turn longest
+/// ago, or else whoever came first.
 fn front(waiting: &Waiting, standing: impl Fn(TenantNo) -> Option<u32>) -> Option<(Ticket, &Arc<Notify>)> {
     let able = waiting.iter().filter_map(|(tenant, queue)| {
-        let (ticket, woken) = queue.first_key_value()?;
-        Some(((standing(*tenant)?, *ticket), woken))
+        let (ticket, woken) = queue.waiting.first_key_value()?;
+        Some(((standing(*tenant)?, queue.served, *ticket), woken))
     });
-    able.min_by_key(|(rank, _)| *rank).map(|((_, ticket), woken)| (ticket, woken))
+    able.min_by_key(|(rank, _)| *rank).map(|((.., ticket), woken)| (ticket, woken))
 }
 
-fn wake_first(queue: &BTreeMap<Ticket, Arc<Notify>>) {
-    if let Some((_, woken)) = queue.first_key_value() {
+fn wake_first(queue: &Queue) {
+    if let Some((_, woken)) = queue.waiting.first_key_value() {
         woken.notify_one();
     }
 }
@@ -117,5 +134,25 @@ mod tests {
         assert_eq!(first(&queues, [Some(9), None, None]), Some(0), "of one tenant whoever came first");
         assert!(!queues.leave(&host, 1, 1) && queues.leave(&host, 1, 0));
         assert!(queues.is_empty() && tickets.len() == 4);
+    }
+
+    /// Where a rate holds all of them back nobody has any.
+    #[test]
+    fn tenants_that_have_as_many_take_turns() {
+        let (mut queues, host) = (Queues::default(), Host::new("a:80"));
+        for tenant in [1, 1, 1, 2, 3, 2] {
+            queues.join(&host, tenant, Arc::default());
+        }
+        let mut order = Vec::new();
+        while let Some(ticket) = queues.first(&host, |_| Some(0)) {
+            let tenant = [1, 1, 1, 2, 3, 2][ticket as usize];
+            queues.serve(&host, tenant);
+            assert!(queues.leave(&host, tenant, ticket));
+            order.push(tenant);
+            // The next one that comes has a later ticket.
+            queues.next += 1;
+        }
+        assert_eq!(order, [1, 2, 3, 1, 2, 1]);
+        assert!(queues.is_empty());
     }
 }

@@ -1,5 +1,6 @@
 //! Rates that can be changed while others wait on them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -59,14 +60,32 @@ impl Gcra {
         if earliest <= now.0 { Ok(()) } else { Err(Timestamp(earliest).min(Timestamp::MAX)) }
     }
 
+    /// Returns how many starts at `now` are within the rate.
+    pub(super) fn possible(&self, now: Timestamp) -> u32 {
+        let interval = self.interval_micros() as i64;
+        if self.per_second <= 0.0 || interval == 0 {
+            return u32::MAX;
+        }
+        if self.check(now).is_err() {
+            return 0;
+        }
+        let slack = (self.interval_micros() * f64::from(self.burst - 1)) as i64;
+        let early = now.0.saturating_sub(self.start_of(now)).saturating_add(slack);
+        u32::try_from(early / interval).unwrap_or(u32::MAX).saturating_add(1)
+    }
+
     /// Counts a start at `now`. One that is late by no more than timers are does not make those after it late: each would
     /// add its own lateness, and the rate would fall behind.
     pub fn take(&mut self, now: Timestamp) {
         if self.per_second > 0.0 {
-            let is_on_time = now.0.saturating_sub(self.next_micros) <= LATENESS_MICROS;
-            let from = if is_on_time { self.next_micros } else { now.0 };
-            self.next_micros = from.saturating_add(self.interval_micros() as i64);
+            self.next_micros = self.start_of(now).saturating_add(self.interval_micros() as i64);
         }
+    }
+
+    /// Returns when a start at `now` is taken to be.
+    fn start_of(&self, now: Timestamp) -> i64 {
+        let is_on_time = now.0.saturating_sub(self.next_micros) <= LATENESS_MICROS;
+        if is_on_time { self.next_micros } else { now.0 }
     }
 
     /// Returns when starts that were granted stop to matter: from then on the bucket is full, as it was at first.
@@ -83,6 +102,8 @@ impl Gcra {
 /// served, so that connections share by the size of their reads and none starves.
 #[derive(Debug, Default)]
 pub struct ByteRate {
+    /// Whether there is a limit: most readers have none, and need not wait for each other to learn so.
+    is_limited: AtomicBool,
     state: Mutex<Bytes>,
     changed: Notify,
 }
@@ -131,12 +152,16 @@ impl ByteRate {
         let mut state = self.lock();
         state.settle(Instant::now());
         state.per_second = per_second;
+        self.is_limited.store(per_second > 0, Ordering::Relaxed);
         drop(state);
         self.changed.notify_waiters();
     }
 
     /// Takes `bytes` and waits until the rate has allowed them.
     pub async fn take(&self, bytes: u64) {
+        if !self.is_limited.load(Ordering::Relaxed) {
+            return;
+        }
         let mine = {
             let mut state = self.lock();
             if state.per_second == 0 {

@@ -16,12 +16,14 @@ pub(crate) struct Asking {
     pub(crate) tenant: TenantNo,
     /// How many of its places are promised to others.
     pub(crate) kept: u32,
+    /// Whether the tenants that the rate refuses stand in a line.
+    pub(crate) lines_up: bool,
 }
 
 impl Asking {
-    /// Somebody asks while nothing is promised to others.
+    /// Somebody asks while nothing is promised to others, and nobody stands in a line.
     pub(crate) fn of(tenant: TenantNo) -> Asking {
-        Asking { tenant, kept: 0 }
+        Asking { tenant, kept: 0, lines_up: false }
     }
 }
 

@@ -1,34 +1,28 @@
 //! One host: whether a request to it may start now, and what its answers and failures mean for the next. Pure: the caller
 //! brings the time.
 //!
-//! A host that cannot be connected to again and again is paused (the breaker opens); then one request at a time probes it
-//! (half-open); when one gets through, each answer allows one request more at once, which doubles them with each round trip
-//! (slow start, RFC 5681), up to the host's limit: a million waiting tasks do not fall on a host that has just come back.
+//! A host that a tenant cannot connect to again and again is paused for it (its breaker opens; see `breaker` for when that is
+//! for all); then one request at a time probes it (half-open); when one gets through, each answer allows one request more at
+//! once, which doubles them with each round trip (slow start, RFC 5681), up to the host's limit: a million waiting tasks do not
+//! fall on a host that has just come back.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits::Blocked;
-use crate::limits::pause::{Open, Pause};
+use crate::limits::breaker::{self, Breakers, Open};
+use crate::limits::line::Line;
+use crate::limits::pause::Pause;
 use crate::limits::rate::{ByteRate, Gcra};
 use crate::limits::shares::{Asking, Shares};
 use crate::limits::turns::{Asker, Turns};
 use crate::model::limits::HostLimits;
+use crate::model::pause::{HostPause, PauseCause};
 use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 
-/// Connect failures in a row that open the breaker.
-const BREAKER_FAILURES: u32 = 8;
-/// The first pause of an open breaker; doubled with each failed probe.
-const BREAKER_PAUSE_MIN: Duration = Duration::from_millis(500);
-/// The longest pause of an open breaker: a host that is back is noticed within this.
-const BREAKER_PAUSE_MAX: Duration = Duration::from_secs(10);
-/// How long a connect failure counts when no other follows: nobody has asked the host since, so nothing is known of it.
-const FAILURES_LAPSE: Duration = Duration::from_secs(3600);
 /// The longest pause, whatever is asked for: a host that is paused for ever could only be helped by a restart.
 const PAUSE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
-/// No limit on requests at once beside the configured one: the host is well.
-const NO_RAMP: u32 = u32::MAX;
 
 /// What decides whether a request to a host may start, and how fast bodies from it are read.
 #[derive(Debug)]
@@ -39,14 +33,10 @@ pub(super) struct HostState {
     shares: Shares,
     /// Bodies that are being read.
     readers: u32,
-    /// Requests at once while the host comes back, or [`NO_RAMP`].
-    ramp: u32,
-    connect_failures: u32,
-    /// How often in a row the breaker opened.
-    openings: u32,
+    breakers: Breakers,
     turns: Turns,
-    /// When the last connection failed.
-    failed_at: Timestamp,
+    /// The tenants that the rate has refused, where there are several.
+    line: Option<Box<Line>>,
     /// The rate that all bodies share, as long as there are readers or bytes that the rate has yet to allow.
     bytes: Option<Arc<ByteRate>>,
     /// When the rate has allowed all bytes that were read; set when the last reader ends.
@@ -65,11 +55,9 @@ impl HostState {
             in_flight: 0,
             shares: Shares::default(),
             readers: 0,
-            ramp: NO_RAMP,
-            connect_failures: 0,
-            openings: 0,
+            breakers: Breakers::default(),
             turns: Turns::default(),
-            failed_at: Timestamp::default(),
+            line: None,
             bytes: None,
             bytes_allowed_at: Timestamp::default(),
             pause: None,
@@ -93,7 +81,7 @@ impl HostState {
         if self.has_share(asking.tenant, most) {
             return Err(Blocked::Share);
         }
-        if self.room(now) <= asking.kept {
+        if self.room(now) <= asking.kept || self.is_probed_by(asking.tenant, now) {
             return Err(Blocked::Full);
         }
         self.rate.check(now).map_err(Blocked::Rate)
@@ -101,14 +89,13 @@ impl HostState {
 
     /// Returns how many more requests may be in flight.
     pub(super) fn room(&self, now: Timestamp) -> u32 {
-        let ramp = if self.has_lapsed(now) { NO_RAMP } else { self.ramp };
-        self.max_concurrent.min(ramp).saturating_sub(self.in_flight)
+        self.max_concurrent.min(self.breakers.ramp_of_all(now)).saturating_sub(self.in_flight)
     }
 
     /// Returns how many requests of a tenant are in flight; `None`: it may have none more, whatever room there is.
     pub(super) fn standing(&self, tenant: TenantNo, most: u32, now: Timestamp) -> Option<u32> {
         let may = self.paused_until(Some(tenant), now).is_none() && !self.has_share(tenant, most);
-        may.then(|| self.share(tenant))
+        (may && !self.is_probed_by(tenant, now)).then(|| self.share(tenant))
     }
 
     /// Returns how many requests of a tenant are in flight.
@@ -120,6 +107,12 @@ impl HostState {
         most != u32::MAX && self.share(tenant) >= most
     }
 
+    /// Whether a tenant asks as much of the host as may be of one that may have come back for it.
+    fn is_probed_by(&self, tenant: TenantNo, now: Timestamp) -> bool {
+        let ramp = self.breakers.ramp(tenant, now);
+        ramp != u32::MAX && self.share(tenant) >= ramp
+    }
+
     /// Starts a request, when the limits allow it and it is the asker's turn.
     pub(super) fn start(&mut self, asker: Asker, asking: Asking, most: u32, now: Timestamp) -> Result<(), Blocked> {
         self.lapse(now);
@@ -128,14 +121,61 @@ impl HostState {
             if why != Blocked::Share {
                 self.turns.refused(asker, why.until());
             }
+            if let Blocked::Rate(until) = why {
+                self.line_up(asking, until, now);
+            }
             return Err(why);
         }
         // Another's turn ends by itself, so whoever has to wait for that waits for a time, as with a rate.
-        self.turns.take(asker, now).map_err(Blocked::Rate)?;
+        if let Err(until) = self.take_turn(asker, asking, now) {
+            self.line_up(asking, until, now);
+            return Err(Blocked::Rate(until));
+        }
         self.rate.take(now);
         self.in_flight += 1;
         self.shares.start(asking.tenant);
         Ok(())
+    }
+
+    /// Takes a start that the limits allow, if it is the asker's turn.
+    fn take_turn(&mut self, asker: Asker, asking: Asking, now: Timestamp) -> Result<(), Timestamp> {
+        if let Some(line) = self.line.as_mut().filter(|_| asking.lines_up) {
+            line.check(asking.tenant, self.rate.possible(now), now)?;
+        }
+        self.turns.take(asker, now)?;
+        if let Some(line) = &mut self.line {
+            line.started(asking.lines_up.then_some(asking.tenant));
+        }
+        self.line.take_if(|line| line.is_over(now));
+        Ok(())
+    }
+
+    fn line_up(&mut self, asking: Asking, until: Timestamp, now: Timestamp) {
+        if asking.lines_up {
+            self.line.get_or_insert_default().refused(asking.tenant, until, now);
+        }
+    }
+
+    /// Returns how a tenant stands among those that the scheduler could start something for; the least is next. `None`: for
+    /// it nothing may start, whatever room there is.
+    pub(super) fn rank(&self, tenant: TenantNo, most: u32, now: Timestamp) -> Option<u32> {
+        let standing = self.standing(tenant, most, now)?;
+        match self.line.as_ref().filter(|line| !line.is_over(now)) {
+            Some(line) if line.is_next(tenant, now) => Some(0),
+            Some(_) => Some(standing.saturating_add(1)),
+            None => Some(standing),
+        }
+    }
+
+    /// Returns how many of those that wait for the rate are to look, so that all is used and one of them learns when it allows
+    /// more.
+    ///
+    /// # Errors
+    ///
+    /// When the rate allows the next start.
+    pub(super) fn lookers(&self, now: Timestamp) -> Result<u32, Timestamp> {
+        self.rate.check(now)?;
+        Ok(self.room(now).min(self.rate.possible(now).saturating_add(1)))
     }
 
     /// Notes that `asker` waits for room.
@@ -150,55 +190,67 @@ impl HostState {
         self.turns.has_room(now);
     }
 
-    /// Pauses the host for a tenant, for [`PAUSE_MAX`] at most. A shorter pause does not shorten a longer one.
-    pub(super) fn pause(&mut self, tenant: TenantNo, until: Timestamp, reason: &str, now: Timestamp) {
+    /// Pauses the host for a tenant, for [`PAUSE_MAX`] at most. A shorter pause does not shorten a longer one. Returns until
+    /// when the tenant has to wait by all that it was asked itself, and why.
+    pub(super) fn pause(
+        &mut self,
+        tenant: TenantNo,
+        until: Timestamp,
+        reason: &str,
+        now: Timestamp,
+    ) -> (Timestamp, &str) {
         let until = until.min(now.plus(PAUSE_MAX));
-        self.pause.get_or_insert_default().ask(tenant, until, reason, now);
+        let pause = self.pause.get_or_insert_default();
+        pause.ask(tenant, until, reason, now);
+        pause.asked_of(tenant).unwrap_or_default()
     }
 
-    /// Ends the pauses of all tenants. What has opened the breaker still counts: a next failure opens it again. Returns
+    /// Takes in a pause that was begun in a process before.
+    pub(super) fn restore(&mut self, tenant: TenantNo, cause: PauseCause, pause: &HostPause, now: Timestamp) {
+        let HostPause { time, until, failures, reason } = pause;
+        // The clock may have been set back.
+        let time = *time.min(&now);
+        match cause {
+            PauseCause::Asked => {
+                let until = (*until).min(now.plus(PAUSE_MAX));
+                self.pause.get_or_insert_default().ask(tenant, until, reason, time);
+            }
+            PauseCause::Failures => {
+                let until = (*until).min(now.plus(breaker::PAUSE_MAX));
+                let open = Open { until, failures: *failures, error: reason.as_str().into() };
+                self.breakers.restore(tenant, open, time);
+            }
+        }
+    }
+
+    /// Ends the pauses of all tenants. What has opened a breaker still counts: a next failure opens it again. Returns
     /// whether there was a pause.
     pub(super) fn resume(&mut self, now: Timestamp) -> bool {
         let was_paused = self.paused_until(None, now).is_some();
         self.pause = None;
+        self.breakers.resume();
         if was_paused {
             self.turns.has_room(now);
         }
         was_paused
     }
 
-    /// Closes the breaker, since the host has answered. Returns whether more requests may start than before.
-    pub(super) fn answered(&mut self, now: Timestamp) -> bool {
+    /// Closes the breaker of a tenant, since the host has answered it. Returns whether more requests may start than before.
+    pub(super) fn answered(&mut self, tenant: TenantNo, now: Timestamp) -> bool {
         self.lapse(now);
-        self.connect_failures = 0;
-        self.openings = 0;
-        let was_open = self.pause.as_mut().is_some_and(|pause| pause.close());
-        self.pause.take_if(|pause| pause.is_empty());
-        let was_ramping = self.ramp != NO_RAMP;
-        if was_ramping {
-            let more = self.ramp.saturating_add(1);
-            self.ramp = if more >= self.max_concurrent { NO_RAMP } else { more };
-        }
-        let has_more_room = was_open || was_ramping;
+        let has_more_room = self.breakers.answered(tenant, self.max_concurrent);
         if has_more_room {
             self.turns.has_room(now);
         }
         has_more_room
     }
 
-    /// Counts a connection that could not be made for a tenant. Eight in a row open the breaker.
-    pub(super) fn failed_to_connect(&mut self, tenant: TenantNo, error: Arc<str>, now: Timestamp) {
+    /// Counts a connection that could not be made for a tenant. Eight in a row open its breaker, which is
+    /// returned then.
+    pub(super) fn failed_to_connect(&mut self, tenant: TenantNo, error: Arc<str>, now: Timestamp) -> Option<Open> {
         self.lapse(now);
-        self.connect_failures = self.connect_failures.saturating_add(1);
-        self.failed_at = now;
-        // What was under way when the breaker opened fails within its pause and says nothing new.
-        if self.connect_failures >= BREAKER_FAILURES && self.paused_until(Some(tenant), now).is_none() {
-            let length = BREAKER_PAUSE_MIN.saturating_mul(1 << self.openings.min(16)).min(BREAKER_PAUSE_MAX);
-            let open = Open { until: now.plus(length), failures: self.connect_failures, error };
-            self.pause.get_or_insert_default().open(open);
-            self.openings += 1;
-            self.ramp = 1;
-        }
+        let is_paused = self.paused_until(Some(tenant), now).is_some();
+        self.breakers.failed(tenant, error, is_paused, now).cloned()
     }
 
     /// Counts a body that is read from now on, and returns the rate that all bodies of the host share.
@@ -224,8 +276,8 @@ impl HostState {
             return None;
         }
         let pause = self.pause.as_ref().map(|pause| pause.until(None));
-        let failures = self.has_failures().then(|| self.failed_at.plus(FAILURES_LAPSE));
-        let ends = [pause, failures, self.turns.rest_at(), Some(self.bytes_allowed_at)];
+        let line = self.line.as_ref().map(|line| line.rests_at());
+        let ends = [pause, self.breakers.rests_at(), self.turns.rest_at(), line, Some(self.bytes_allowed_at)];
         ends.into_iter().flatten().max().max(Some(self.rate.rests_at()))
     }
 
@@ -235,32 +287,24 @@ impl HostState {
 
     /// Returns until when the host is paused for a tenant; without one, for whomever it is paused longest.
     pub(super) fn paused_until(&self, tenant: Option<TenantNo>, now: Timestamp) -> Option<Timestamp> {
-        self.pause.as_ref().map(|pause| pause.until(tenant)).filter(|until| *until > now)
+        let asked = self.pause.as_ref().map(|pause| pause.until(tenant));
+        asked.max(self.breakers.until(tenant)).filter(|until| *until > now)
     }
 
     /// Returns why the host is paused; empty when it is not.
     pub(super) fn pause_reason(&self, tenant: Option<TenantNo>, now: Timestamp) -> String {
-        let pause = self.pause.as_ref().filter(|pause| pause.until(tenant) > now);
-        pause.map(|pause| pause.reason(tenant)).unwrap_or_default()
-    }
-
-    fn has_failures(&self) -> bool {
-        self.connect_failures > 0 || self.openings > 0 || self.ramp != NO_RAMP
-    }
-
-    fn has_lapsed(&self, now: Timestamp) -> bool {
-        self.failed_at.plus(FAILURES_LAPSE) <= now
+        let Some(until) = self.paused_until(tenant, now) else { return String::new() };
+        let failures = self.breakers.reason(tenant, until);
+        failures.or_else(|| self.pause.as_ref().map(|pause| pause.reason(tenant))).unwrap_or_default()
     }
 
     /// Drops what no longer matters.
     fn lapse(&mut self, now: Timestamp) {
-        if self.has_failures() && self.has_lapsed(now) {
-            self.connect_failures = 0;
-            self.openings = 0;
-            self.ramp = NO_RAMP;
-        }
+        self.breakers.lapse(now);
+        self.pause.take_if(|pause| pause.until(None) <= now);
         if self.rests_at().is_some_and(|at| at <= now) {
             self.turns = Turns::default();
+            self.line = None;
         }
     }
 }

@@ -92,15 +92,20 @@ fn steps() -> impl Strategy<Value = Vec<(i64, usize, Step)>> {
 /// Takes a step at one host; those that change the limits are for all.
 fn apply(state: &mut HostState, step: &Step, now: Timestamp) -> Option<Result<(), Blocked>> {
     match step {
-        Step::Start(asker, tenant) => return Some(state.start(*asker, Asking::of(*tenant), SHARE, now)),
+        Step::Start(asker, tenant) => {
+            let asking = Asking { lines_up: *asker == Asker::Scheduler, ..Asking::of(*tenant) };
+            return Some(state.start(*asker, asking, SHARE, now));
+        }
         Step::Release => {
             if let Some(tenant) = TENANTS.into_iter().find(|tenant| state.share(*tenant) > 0) {
                 state.release(tenant, now);
             }
         }
-        Step::Pause(tenant, millis) => state.pause(*tenant, now.plus(Duration::from_millis(*millis)), "asked", now),
-        Step::Fail(tenant) => state.failed_to_connect(*tenant, "refused".into(), now),
-        Step::Answer => drop(state.answered(now)),
+        Step::Pause(tenant, millis) => {
+            state.pause(*tenant, now.plus(Duration::from_millis(*millis)), "asked", now);
+        }
+        Step::Fail(tenant) => drop(state.failed_to_connect(*tenant, "refused".into(), now)),
+        Step::Answer => drop(state.answered(TENANTS[0], now)),
         Step::Limit { .. } => {}
     }
     None

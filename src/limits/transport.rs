@@ -157,10 +157,11 @@ impl Limited {
         Failure { paused_until: Some(until), ..Failure::retryable(FailureReason::HttpStatus, message) }
     }
 
-    fn note(&self, host: &Host, result: &Result<Response, Failure>, profile: &Profile) {
+    /// Notes what became of a request; `is_own`: a connection that hangs says nothing of the host.
+    fn note(&self, host: &Host, result: &Result<Response, Failure>, is_own: bool) {
         match result {
             Ok(response) => {
-                self.hosts.answered(host);
+                self.hosts.answered(host, self.party.tenant);
                 if !matches!(response.status.as_u16(), 429 | 503) {
                     return;
                 }
@@ -175,14 +176,12 @@ impl Limited {
             }
             Err(failure) => {
                 self.hosts.note_own_error(host, self.party, &failure.message);
-                self.note_failure(host, failure, profile);
+                self.note_failure(host, failure, is_own);
             }
         }
     }
 
-    fn note_failure(&self, host: &Host, failure: &Failure, profile: &Profile) {
-        // Somebody's own impatience, or proxy, says nothing of the host, which others ask as well.
-        let is_own = profile.http.proxy_url.is_some() || profile.timeouts.connect < CONNECT_PATIENCE;
+    fn note_failure(&self, host: &Host, failure: &Failure, is_own: bool) {
         match failure.reason {
             FailureReason::TimeoutConnect if is_own => self.hosts.note_error(host, &failure.message),
             FailureReason::Dns | FailureReason::Connect | FailureReason::TimeoutConnect => {
@@ -204,8 +203,10 @@ impl Transport for Limited {
             if request.permit.held::<HostPermit>().is_none_or(|permit| *permit.host() != host) {
                 request.permit = Permit::new(self.start(&host).await?);
             }
+            // Somebody's own impatience, or a proxy, says nothing of the host, which others ask as well.
+            let is_own = self.goes_by_proxy(&request.url, profile) || profile.timeouts.connect < CONNECT_PATIENCE;
             let result = self.inner.send(request, profile).await;
-            self.note(&host, &result, profile);
+            self.note(&host, &result, is_own);
             let mut response = result?;
             let source = LimitedBody {
                 inner: response.body,
@@ -224,6 +225,10 @@ impl Transport for Limited {
 
     fn rest(&self) {
         drop(self.first.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    fn goes_by_proxy(&self, url: &Url, profile: &Profile) -> bool {
+        self.inner.goes_by_proxy(url, profile)
     }
 
     fn is_paused(&self, url: &Url) -> bool {
@@ -289,25 +294,63 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn who_rests_holds_no_place_of_others() {
-        let clock = Clock::system();
-        let hosts = Hosts::new(Limits { max_per_host: 1, ..Limits::default() }, clock.clone());
-        let host = Host::new("a:80");
-        let limited = Limited {
-            inner: Arc::new(Nowhere),
+    /// No connection comes about, through a proxy or without one.
+    struct Hangs {
+        is_by_proxy: bool,
+    }
+
+    impl Transport for Hangs {
+        fn send<'a>(&'a self, _: Request, _: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>> {
+            std::future::ready(Err(Failure::retryable(FailureReason::TimeoutConnect, "no connection"))).boxed()
+        }
+
+        fn goes_by_proxy(&self, _: &Url, _: &Profile) -> bool {
+            self.is_by_proxy
+        }
+    }
+
+    fn limited(inner: impl Transport, hosts: &Arc<Hosts>, clock: &Clock) -> Limited {
+        Limited {
+            inner: Arc::new(inner),
             hosts: hosts.clone(),
             job: Arc::new(JobRates::new(RateLimit::default())),
             tenant: None,
             party: Party::default(),
             server_bytes: Arc::default(),
-            first: Mutex::new(hosts.try_start(&host, DEFAULT_NO, 0).ok()),
+            first: Mutex::default(),
             place: None,
-            clock,
+            clock: clock.clone(),
             retry_after_max: Duration::ZERO,
             metrics: Arc::default(),
             kind: Kind::Fetch,
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_hangs_says_nothing_of_the_host() {
+        let clock = Clock::system();
+        for (is_by_proxy, connect, is_counted) in [(false, 30, true), (true, 30, false), (false, 0, false)] {
+            let hosts = Hosts::new(Limits::default(), clock.clone());
+            let limited = limited(Hangs { is_by_proxy }, &hosts, &clock);
+            let mut profile = Profile::default();
+            profile.timeouts.connect = Duration::from_secs(connect);
+            let profile = Arc::new(profile);
+            for _ in 0..8 {
+                let request = Request::get(Url::parse("http://a/").unwrap());
+                assert!(limited.send(request, &profile).await.is_err());
+            }
+            let is_paused = matches!(hosts.check(&Host::new("a:80"), DEFAULT_NO), Err(Blocked::Paused(_)));
+            assert_eq!(is_paused, is_counted, "by a proxy: {is_by_proxy}, patience: {connect} s");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_rests_holds_no_place_of_others() {
+        let clock = Clock::system();
+        let hosts = Hosts::new(Limits { max_per_host: 1, ..Limits::default() }, clock.clone());
+        let host = Host::new("a:80");
+        let limited = limited(Nowhere, &hosts, &clock);
+        *limited.first.lock().unwrap() = hosts.try_start(&host, DEFAULT_NO, 0).ok();
         assert!(hosts.try_start(&host, DEFAULT_NO, 0).is_err());
         limited.rest();
         assert!(hosts.try_start(&host, DEFAULT_NO, 0).is_ok());

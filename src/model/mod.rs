@@ -28,6 +28,7 @@ pub mod method;
 pub mod outcome;
 pub mod pages;
 pub mod path;
+pub mod pause;
 pub mod progress;
 pub mod quotas;
 pub mod retry;

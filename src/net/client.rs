@@ -277,6 +277,12 @@ impl Transport for HttpClient {
     fn send<'a>(&'a self, request: Request, profile: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>> {
         Box::pin(self.exchange(request, profile))
     }
+
+    fn goes_by_proxy(&self, url: &Url, profile: &Profile) -> bool {
+        self.egress.is_some()
+            || profile.http.proxy_url.is_some()
+            || self.proxies.as_ref().is_some_and(|proxies| proxies.proxy_for(url).is_some())
+    }
 }
 
 /// Whether an answer says that its connection is closed because no request came.

@@ -84,6 +84,10 @@ impl Transport for Credentialed {
         self.inner.rest();
     }
 
+    fn goes_by_proxy(&self, url: &Url, profile: &Profile) -> bool {
+        self.inner.goes_by_proxy(url, profile)
+    }
+
     fn is_paused(&self, url: &Url) -> bool {
         self.inner.is_paused(url)
     }

@@ -149,6 +149,11 @@ pub trait Transport: Send + Sync + 'static {
     /// Gives back what was set aside for the first request, for a caller that does something else for long before it asks.
     fn rest(&self) {}
 
+    /// Returns whether a request to `url` goes through a proxy: one that hangs says nothing of the host behind it.
+    fn goes_by_proxy(&self, _url: &Url, profile: &Profile) -> bool {
+        profile.http.proxy_url.is_some()
+    }
+
     /// Returns whether a request to `url` would have to wait because its host is paused. Whoever has a choice goes
     /// elsewhere.
     fn is_paused(&self, _url: &Url) -> bool {

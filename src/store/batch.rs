@@ -11,6 +11,7 @@ use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::outcome::{Attempt, Outcome};
+use crate::model::pause::PauseChange;
 use crate::model::progress::Held;
 use crate::model::spec::TaskSpec;
 use crate::model::task::{Task, TaskState};
@@ -255,6 +256,8 @@ pub struct Batch {
     pub purges: Vec<(JobId, u32)>,
     /// The limits of the server.
     pub limits: Option<Limits>,
+    /// What became of pauses of hosts, in the order in which it did.
+    pub pauses: Vec<PauseChange>,
     /// Whether there is to be a new data key, with which everything is sealed from now on. What is there is sealed anew by
     /// [`crate::store::WriteStore::upkeep`].
     pub new_data_key: bool,
@@ -283,6 +286,7 @@ impl Batch {
             && self.deletions.is_empty()
             && self.purges.is_empty()
             && self.limits.is_none()
+            && self.pauses.is_empty()
             && !self.new_data_key
             && self.access.is_empty()
             && self.audit.is_empty()

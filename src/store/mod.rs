@@ -27,8 +27,9 @@ use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::limits::Limits;
+use crate::model::pause::{HostPause, PauseKey};
 use crate::model::task::TaskState;
-use crate::model::tenant::Party;
+use crate::model::tenant::{Party, TenantNo};
 use crate::model::time::Timestamp;
 use crate::store::page_token::PageTokens;
 
@@ -117,6 +118,8 @@ pub trait Store: Send + Sync + 'static {
     fn page_tokens(&self) -> PageTokens;
     /// Returns the kind of the store: `sqlite`.
     fn backend(&self) -> &'static str;
+    /// Returns all pauses of hosts, those first that were begun first.
+    fn host_pauses(&self) -> Answer<'_, Vec<(PauseKey, HostPause)>>;
     /// Returns the limits that were stored last.
     fn limits(&self) -> Answer<'_, Option<Limits>>;
     /// Returns who may call.
@@ -219,8 +222,9 @@ pub trait Store: Send + Sync + 'static {
         from: TaskIndex,
         limit: u32,
     ) -> Answer<'a, Listed<StoredTask>>;
-    /// Lists at most `limit` ended jobs whose retention passed at `now` or before, those first that expired first.
-    fn expired_jobs(&self, now: Timestamp, limit: u32) -> Answer<'_, Vec<JobId>>;
+    /// Lists at most `limit` ended jobs whose retention passed at `now` or before, those first that expired first; each with
+    /// its tenant.
+    fn expired_jobs(&self, now: Timestamp, limit: u32) -> Answer<'_, Vec<(JobId, TenantNo)>>;
     /// Lists at most `limit` jobs that are deleted and not purged yet.
     fn deleted_jobs(&self, limit: u32) -> Answer<'_, Vec<JobId>>;
 }

@@ -9,7 +9,7 @@ use haul::pb::{JobState, TaskState, WaitReason};
 use crate::support::object::Object;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::server::{PATIENCE, Server, until};
+use crate::support::server::{PATIENCE, Server, haul, until};
 use crate::support::spec::{download, download_as, fetch, group, job, millis, once, with_timeouts};
 
 async fn set_limits(server: &Server, limits: pb::Limits, paths: &[&str]) {
@@ -350,5 +350,43 @@ async fn the_limits_of_a_host_are_those_of_its_urls() {
         let request = pb::UpdateLimitsRequest { limits: Some(of(bad)), update_mask };
         let refused = server.admin().update_limits(request).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{bad:?}");
+    }
+}
+
+/// Whom an origin has asked to wait does so after a crash as well, until somebody who may says otherwise, for good.
+#[tokio::test]
+async fn a_pause_outlives_a_kill() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/wait", Reply::status(503).header("retry-after", "300"));
+    origin.reply("/b", Reply::ok("b"));
+    let asked = server.submit(job(vec![fetch(origin.url("/wait"))])).await;
+    until(async || server.task(&asked, 0).await.state() == TaskState::BackingOff).await;
+    let host = async |server: &Server| {
+        let hosts = server.admin().list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
+        hosts.into_iter().find(|host| host.host == origin.address().to_string()).unwrap_or_default()
+    };
+    let paused = host(&server).await;
+    assert!(paused.paused_until.is_some() && paused.pause_reason.contains("503"), "{paused:?}");
+    let before = server.submit(job(vec![fetch(origin.url("/b"))])).await;
+    server.restart().await;
+    let after = server.submit(job(vec![fetch(origin.url("/b"))])).await;
+    for id in [&before, &after] {
+        until(async || {
+            let waiting = server.task(id, 0).await.waiting.unwrap_or_default();
+            waiting.reason() == WaitReason::HostPaused
+        })
+        .await;
+    }
+    let again = host(&server).await;
+    assert_eq!((&again.paused_until, &again.pause_reason), (&paused.paused_until, &paused.pause_reason));
+    let shown = haul(&["--server", &server.address, "hosts"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("503"), "{shown:?}");
+    assert_eq!(origin.all_requests().len(), 1, "nothing has left for the host since");
+    let request = pb::ResumeHostRequest { host: origin.address().to_string() };
+    server.admin().resume_host(request).await.unwrap();
+    server.restart().await;
+    assert_eq!(host(&server).await.paused_until, None);
+    for id in [&before, &after] {
+        assert_eq!(server.ended(id).await.state(), JobState::Succeeded);
     }
 }

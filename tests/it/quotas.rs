@@ -6,13 +6,15 @@ use haul::pb;
 use haul::pb::admin_service_client::AdminServiceClient;
 use haul::pb::job_service_client::JobServiceClient;
 use prost_types::FieldMask;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::it::access::{operator, reason, refused, token};
 use crate::it::tenants::{about, access, ended, jobs, make, open_job, submit};
+use crate::support::object::Object;
 use crate::support::origin::Origin;
-use crate::support::reply::Reply;
+use crate::support::reply::{Pause, Reply};
 use crate::support::server::{Server, haul, until};
 use crate::support::spec::{fetch, job};
 
@@ -67,6 +69,41 @@ async fn ten_tasks_are_not_held_up_by_ten_thousand_of_another_tenant() {
     let meanwhile = origin.requests("/of-a").len() - before;
     assert!(meanwhile < 2_000, "{meanwhile} tasks of the other ran before ten");
     cancel(&server, "a", &noisy).await;
+}
+
+/// At a host with a rate each start is for one task: whoever has fewer tasks running elsewhere must not get all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rate_of_a_host_is_shared_by_tenants_whatever_runs_elsewhere() {
+    let (server, origin, elsewhere) = (Server::start().await, Origin::start(), Origin::start());
+    elsewhere.reply("/hang", Reply::hang());
+    origin.reply("/of-a", Reply::ok("a"));
+    origin.reply("/of-b", Reply::ok("b"));
+    make(&server, &["a", "b"]).await;
+    let hosts =
+        vec![pb::HostLimits { host: origin.address().to_string(), requests_per_second: 20.0, ..Default::default() }];
+    let update_mask = Some(FieldMask { paths: vec!["hosts".into()] });
+    let request = pb::UpdateLimitsRequest { limits: Some(pb::Limits { hosts, ..Default::default() }), update_mask };
+    server.admin().update_limits(request).await.unwrap();
+    let many = |url: &str, count: usize| job((0..count).map(|_| fetch(url)).collect());
+    let held = submit(&server, "b", many(&elsewhere.url("/hang"), 3), "").await.job_id;
+    until(|| async { elsewhere.in_flight() == 3 }).await;
+    let all = submit(&server, "a", many(&origin.url("/of-a"), 2_000), "").await.job_id;
+    until(|| async { !origin.requests("/of-a").is_empty() }).await;
+    let few = submit(&server, "b", many(&origin.url("/of-b"), 5), "").await.job_id;
+    assert_eq!(ended(&server, "b", &few).await.state(), pb::JobState::Succeeded);
+    assert!(origin.requests("/of-a").len() < 200, "{} of the other's", origin.requests("/of-a").len());
+    cancel(&server, "b", &held).await;
+    // And the other way round: now the one that has much to do there is the one of which more tasks run.
+    let held = submit(&server, "a", many(&elsewhere.url("/hang"), 3), "").await.job_id;
+    until(|| async { elsewhere.in_flight() == 3 }).await;
+    let before = origin.requests("/of-a").len();
+    let more = submit(&server, "b", many(&origin.url("/of-b"), 30), "").await.job_id;
+    assert_eq!(ended(&server, "b", &more).await.state(), pb::JobState::Succeeded);
+    let meanwhile = origin.requests("/of-a").len() - before;
+    assert!((20..60).contains(&meanwhile), "{meanwhile} of the other's beside thirty");
+    for id in [&held, &all] {
+        cancel(&server, "a", id).await;
+    }
 }
 
 /// All places are held by tasks that never end: whoever has fewer gets the next.
@@ -266,6 +303,35 @@ async fn the_rate_of_a_tenant_is_shared_by_its_jobs() {
     assert_eq!(origin.requests("/a").len(), 6, "one of the three, and those of the other tenant");
     give(&server, "a", pb::Quotas::default()).await;
     until(|| async { origin.requests("/a").len() == 8 }).await;
+}
+
+/// Whether there was a rate when an attempt began, and whatever became of that since, the one in force holds for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_that_changes_holds_for_what_runs() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    make(&server, &["a", "b"]).await;
+    let object = Object::new(1, 500_000);
+    origin.object("/b", object.clone());
+    for (number, first) in [None, Some(1 << 40)].into_iter().enumerate() {
+        let (path, goes_on) = (format!("/a{number}"), CancellationToken::new());
+        origin.reply(&path, Reply::ok(object.slice(0..500_000)).pause_at(1_000, Pause::Until(goes_on.clone())));
+        let rate = |bytes_per_second| pb::Quotas { bytes_per_second, ..Default::default() };
+        give(&server, "a", rate(first)).await;
+        let id = submit(&server, "a", job(vec![fetch(origin.url(&path))]), "").await.job_id;
+        until(|| async { origin.requests(&path).len() == 1 }).await;
+        give(&server, "a", rate(None)).await;
+        give(&server, "a", rate(Some(1))).await;
+        goes_on.cancel();
+        for _ in 0..5 {
+            let other = submit(&server, "b", job(vec![fetch(origin.url("/b"))]), "").await.job_id;
+            assert_eq!(ended(&server, "b", &other).await.state(), pb::JobState::Succeeded);
+        }
+        let request = pb::GetJobRequest { job_id: id.clone(), ..Default::default() };
+        let held = jobs(&server, "a").get_job(request).await.unwrap().into_inner().job.unwrap();
+        assert_eq!(held.state(), pb::JobState::Running, "first {first:?}");
+        give(&server, "a", rate(None)).await;
+        assert_eq!(ended(&server, "a", &id).await.state(), pb::JobState::Succeeded);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
-use crate::it::access::{Sent, bearer, reason, refused, token};
+use crate::it::access::{Sent, bearer, reason, refused, sending, token};
 use crate::it::wire::call;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
@@ -388,11 +388,13 @@ async fn of_hosts_each_sees_what_is_done_for_it() {
     of_b.reply("/hang", Reply::hang());
     make(&server, &["a", "b"]).await;
     let mut tokens = vec![token(&server, "", &["op", "--grant", "operator"])];
-    for (name, grant) in [("one", "submit@a"), ("other", "submit@a"), ("reader", "read@a"), ("far", "read@b")] {
+    let grants =
+        [("one", "submit@a"), ("other", "submit@a"), ("reader", "read@a"), ("far", "read@b"), ("their", "submit@b")];
+    for (name, grant) in grants {
         let made = token(&server, &tokens[0], &[name, "--grant", grant]);
         tokens.push(made);
     }
-    let [op, one, other, reader, far] = tokens.try_into().unwrap();
+    let [op, one, other, reader, far, their] = tokens.try_into().unwrap();
     let submit = async |token: &str, origin: &Origin| {
         let request = pb::SubmitJobRequest { job: Some(job(vec![fetch(origin.url("/hang"))])), ..Default::default() };
         let mut client = JobServiceClient::new(about(&server, "a", token));
@@ -411,7 +413,22 @@ async fn of_hosts_each_sees_what_is_done_for_it() {
     assert_eq!(hosts("a", &other).await, names(&[&second]));
     assert_eq!(hosts("a", &reader).await, names(&[&first, &second]));
     assert_eq!(hosts("b", &far).await, names(&[]));
-    assert_eq!(hosts("default", &op).await, names(&[&first, &second]));
+    // Who may see all of them sees those of the tenant that is named, or else all.
+    let theirs = about(&server, "b", &their);
+    let request = pb::SubmitJobRequest { job: Some(job(vec![fetch(of_b.url("/hang"))])), ..Default::default() };
+    JobServiceClient::new(theirs).submit_job(request).await.unwrap();
+    until(|| async { of_b.in_flight() == 2 }).await;
+    assert_eq!(hosts("a", &op).await, names(&[&first, &second]));
+    assert_eq!(hosts("b", &op).await, names(&[&second]));
+    assert_eq!(hosts("default", &op).await, names(&[]));
+    assert_eq!(hosts("*", &op).await, names(&[&first, &second]));
+    let running = async |client: Sent| {
+        let mut client = AdminServiceClient::new(client);
+        let hosts = client.list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
+        hosts.into_iter().find(|host| host.host == second).map(|host| host.running)
+    };
+    assert_eq!(running(sending(&server, &op)).await, Some(2), "who names none is told of all");
+    assert_eq!(running(about(&server, "b", &op)).await, Some(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

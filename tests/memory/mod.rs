@@ -19,6 +19,7 @@ use haul::model::event::EventKind;
 use haul::model::ids::{JobId, TaskId};
 use haul::model::job::Job;
 use haul::model::limits::Limits;
+use haul::model::pause::{HostPause, PauseKey};
 use haul::store::{
     Addition, Answer, Batch, Claim, Committed, Hasten, NewEvent, NewPage, Purged, Retry, Submission, Submitted, Sweep,
     TaskMove, WriteStore,
@@ -36,6 +37,7 @@ struct Rows {
     /// By their text, the principal that used them, and the tenant.
     requests: Table<(String, u64, u32), (JobId, [u8; 32])>,
     limits: Option<Limits>,
+    pauses: BTreeMap<PauseKey, HostPause>,
     access: Vec<AccessRow>,
     audit: Vec<AuditRow>,
 }
@@ -102,6 +104,12 @@ impl Rows {
                     }
                     if batch.limits.is_some() {
                         self.limits.clone_from(&batch.limits);
+                    }
+                    for (key, pause) in &batch.pauses {
+                        match pause {
+                            Some(pause) => drop(self.pauses.insert(key.clone(), pause.clone())),
+                            None => drop(self.pauses.remove(key)),
+                        }
                     }
                     self.access.extend(batch.access.iter().cloned());
                     let in_order = touched.iter().filter_map(|job| Some((*job, refused.remove(job)?)));

@@ -12,9 +12,10 @@ use haul::model::ids::{JobId, TaskId, TaskIndex};
 use haul::model::job::Job;
 use haul::model::limits::Limits;
 use haul::model::outcome::Outcome;
+use haul::model::pause::{HostPause, PauseKey};
 use haul::model::spec::Work;
 use haul::model::task::TaskState;
-use haul::model::tenant::Party;
+use haul::model::tenant::{Party, TenantNo};
 use haul::model::time::Timestamp;
 use haul::store::page_token::PageTokens;
 use haul::store::{
@@ -187,6 +188,13 @@ impl Store for MemoryStore {
 
     fn limits(&self) -> Answer<'_, Option<Limits>> {
         now(self.rows().limits.clone())
+    }
+
+    fn host_pauses(&self) -> Answer<'_, Vec<(PauseKey, HostPause)>> {
+        let rows = self.rows();
+        let mut pauses: Vec<_> = rows.pauses.iter().map(|(key, pause)| (key.clone(), pause.clone())).collect();
+        pauses.sort_by_key(|(_, pause)| pause.time);
+        now(pauses)
     }
 
     fn access(&self) -> Answer<'_, Book> {
@@ -382,9 +390,10 @@ impl Store for MemoryStore {
         now(self.rows().listed_tasks(job, limit, from, fits))
     }
 
-    fn expired_jobs(&self, time: Timestamp, limit: u32) -> Answer<'_, Vec<JobId>> {
+    fn expired_jobs(&self, time: Timestamp, limit: u32) -> Answer<'_, Vec<(JobId, TenantNo)>> {
         let rows = self.rows();
-        let expiring = rows.jobs.iter().filter_map(|(id, rows)| Some((rows.row().expire_time?, *id)));
+        let expiring =
+            rows.jobs.iter().filter_map(|(id, rows)| Some((rows.row().expire_time?, (*id, rows.row().job.tenant.no))));
         let mut expired: Vec<_> = expiring.filter(|(expires, _)| *expires <= time).collect();
         expired.sort_unstable();
         now(expired.into_iter().map(|(_, id)| id).take(limit as usize).collect())

@@ -300,6 +300,43 @@ pub(crate) async fn a_tenant_may_ask_hosts_again() {
     assert_eq!(ended.state, JobState::Succeeded);
 }
 
+/// Jobs of one tenant that are deleted do not make those who follow another look too late.
+pub(crate) async fn deletions_push_out_no_other_tenant() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = MemoryStore::default();
+    let make = || WorkerParts { transport: Arc::new(Fine), close: Box::new(|| Box::pin(std::future::ready(()))) };
+    let bounds = Bounds { changed_jobs: 8, ..Bounds::default() };
+    let parts = EngineParts { make: Arc::new(make), bounds, ..parts(dir.path(), &memory) };
+    let (engine, task) = engine::start(parts, Box::new(memory.writer()), 1).await.unwrap();
+    let mut work = tokio::task::JoinSet::new();
+    work.spawn(task.run());
+    let (name, request_id) = ("noisy".to_owned(), String::new());
+    let patch = Box::new(TenantPatch { named: Quota::ALL.to_vec(), ..TenantPatch::default() });
+    let made = engine.change_access(AccessChange::CreateTenant { name, patch, request_id }).await;
+    let Ok(AccessAnswer::Tenant(made)) = made else { panic!("{made:?}") };
+    let owner = Owner { no: made.no, name: made.name.clone() };
+    let noisy = engine.by(Arc::new(Actor { scope: Scope::One(owner), ..Actor::local() }));
+    let mut ended = Vec::new();
+    for number in 0..20 {
+        // Half of them go because their time is over.
+        let retention = (number % 2 == 0).then_some(Duration::from_secs(60));
+        let spec = JobSpec { retention, ..JobSpec::default() };
+        let job = noisy.submit(spec, vec![fetch("http://10.0.0.9/", None)], "", None).await.unwrap();
+        assert_eq!(noisy.ended(job.id).await.unwrap().state, JobState::Succeeded);
+        ended.push(job.id);
+    }
+    let [mut quiet, mut all] = [Some(1), None].map(|of| engine.hub().listen(of));
+    for job in ended.iter().skip(1).step_by(2) {
+        noisy.delete(*job, false).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    for job in &ended {
+        assert!(memory.job(*job).await.unwrap().is_none());
+    }
+    assert_eq!(quiet.take(), Ok(Vec::new()));
+    assert!(all.take().is_err(), "there were more of them than are kept");
+}
+
 /// What a retry puts back counts among what a tenant has, by whatever it is chosen.
 pub(crate) async fn a_retry_by_filter_keeps_to_the_quota() {
     let dir = tempfile::tempdir().unwrap();

@@ -13,8 +13,9 @@ use haul::model::host::Host;
 use haul::model::ids::{JobId, TaskId, TaskIndex};
 use haul::model::job::Job;
 use haul::model::limits::Limits;
+use haul::model::pause::{HostPause, PauseKey};
 use haul::model::task::TaskState;
-use haul::model::tenant::Party;
+use haul::model::tenant::{Party, TenantNo};
 use haul::model::time::Timestamp;
 use haul::store::page_token::PageTokens;
 use haul::store::{
@@ -211,6 +212,7 @@ impl Store for SlowStore {
 
     reads! { read
         fn limits() -> Option<Limits>;
+        fn host_pauses() -> Vec<(PauseKey, HostPause)>;
         fn access() -> Book;
         fn audit(filter: &'a AuditFilter, place: AuditPlace, limit: u32) -> AuditPage;
         fn audit_head() -> Option<String>;
@@ -237,7 +239,7 @@ impl Store for SlowStore {
         fn task_states(job: JobId, indexes: &'a [TaskIndex]) -> Vec<(TaskIndex, TaskState)>;
         fn recount(job: JobId) -> Counts;
         fn download_tasks(job: JobId, states: &'a [TaskState], from: TaskIndex, limit: u32) -> Listed<StoredTask>;
-        fn expired_jobs(now: Timestamp, limit: u32) -> Vec<JobId>;
+        fn expired_jobs(now: Timestamp, limit: u32) -> Vec<(JobId, TenantNo)>;
         fn deleted_jobs(limit: u32) -> Vec<JobId>;
     }
 

@@ -8,7 +8,7 @@ use haul::model::event::EventKind;
 use haul::model::job::{Job, JobState};
 use haul::model::spec::JobSpec;
 use haul::model::task_filter::TaskChoice;
-use haul::model::tenant::Party;
+use haul::model::tenant::{DEFAULT_NO, Party};
 use haul::model::time::Timestamp;
 use haul::store::{Addition, Batch, Content, JobFilter, NewPage, Purged, Retry, Which};
 
@@ -110,8 +110,9 @@ pub async fn expired_jobs_are_told<B: Backend>() {
         ended::<B>(&mut rig, number).await;
     }
     rig.job_of(4, 1).await;
-    assert_eq!(rig.store.expired_jobs(Timestamp(112), 9).await.unwrap(), [job_id(1), job_id(2)]);
-    assert_eq!(rig.store.expired_jobs(Timestamp::MAX, 1).await.unwrap(), [job_id(1)]);
+    let of_default = |number| (job_id(number), DEFAULT_NO);
+    assert_eq!(rig.store.expired_jobs(Timestamp(112), 9).await.unwrap(), [1, 2].map(of_default));
+    assert_eq!(rig.store.expired_jobs(Timestamp::MAX, 1).await.unwrap(), [of_default(1)]);
     assert!(rig.store.expired_jobs(Timestamp(110), 9).await.unwrap().is_empty());
 }
 

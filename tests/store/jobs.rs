@@ -11,6 +11,7 @@ use haul::model::host::Host;
 use haul::model::ids::JobId;
 use haul::model::job::{Creator, Job, JobEvent, JobState, Stop};
 use haul::model::limits::{HostLimits, Limits};
+use haul::model::pause::{HostPause, PauseCause, PauseKey};
 use haul::model::progress::Held;
 use haul::model::quotas::{Quota, Quotas};
 use haul::model::spec::JobSpec;
@@ -383,6 +384,37 @@ pub async fn limits_are_kept<B: Backend>() {
         rig.commit(Batch { limits: Some(limits.clone()), ..Batch::default() }).await;
         assert_eq!(rig.store.limits().await.unwrap(), Some(limits));
     }
+}
+
+pub async fn pauses_are_kept<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    assert_eq!(rig.store.host_pauses().await.unwrap(), []);
+    let key = |tenant, host: &str, cause| PauseKey { tenant, host: Host::new(host), cause };
+    let pause = |time, until, failures, reason: &str| HostPause {
+        time: Timestamp(time),
+        until: Timestamp(until),
+        failures,
+        reason: reason.to_owned(),
+    };
+    let asked = (key(1, "a.example:443", PauseCause::Asked), pause(20, 900, 0, "answered 429"));
+    let failing = (key(1, "a.example:443", PauseCause::Failures), pause(10, 500, 8, "refused"));
+    let other = (key(16, "a.example:443", PauseCause::Asked), pause(30, 800, 0, ""));
+    let begun = [&asked, &failing, &other].map(|(key, pause)| (key.clone(), Some(pause.clone())));
+    rig.commit(Batch { pauses: begun.to_vec(), ..Batch::default() }).await;
+    assert_eq!(rig.store.host_pauses().await.unwrap(), [failing.clone(), asked.clone(), other.clone()]);
+    rig = rig.restart::<B>(false).await;
+    assert_eq!(rig.store.host_pauses().await.unwrap(), [failing, asked.clone(), other.clone()]);
+    // In the order in which it happened; beside a job that is refused as well.
+    let later = (asked.0.clone(), pause(40, 950, 0, "answered 503"));
+    let changes = vec![
+        (other.0.clone(), None),
+        (asked.0.clone(), None),
+        (later.0.clone(), Some(later.1.clone())),
+        (key(1, "a.example:443", PauseCause::Failures), None),
+        (key(1, "never.example:80", PauseCause::Asked), None),
+    ];
+    rig.refuse(1, Batch { pauses: changes, jobs: vec![Arc::new(job(1, 1))], ..Batch::default() }).await;
+    assert_eq!(rig.store.host_pauses().await.unwrap(), [later]);
 }
 
 pub async fn an_unknown_job_is_refused<B: Backend>() {

@@ -83,7 +83,7 @@ async fn a_newer_schema_is_refused() {
 
 /// What a version without tenants would have left.
 const WITHOUT_TENANTS: &str = "\
-    DROP TABLE credentials; DROP INDEX jobs_tenant; ALTER TABLE jobs DROP COLUMN tenant; DROP TABLE tenants; \
+    DROP TABLE host_pauses; DROP TABLE credentials; DROP INDEX jobs_tenant; ALTER TABLE jobs DROP COLUMN tenant; DROP TABLE tenants; \
     CREATE TABLE old_labels (key TEXT NOT NULL, value TEXT NOT NULL, id BLOB NOT NULL, \
     PRIMARY KEY (key, value, id)) WITHOUT ROWID; \
     INSERT INTO old_labels SELECT key, value, id FROM job_labels; \

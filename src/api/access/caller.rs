@@ -22,7 +22,7 @@ use crate::model::time::Timestamp;
 use crate::model::token::TokenText;
 
 /// The name of the tenant that a call is about.
-const TENANT_HEADER: HeaderName = HeaderName::from_static("haul-tenant");
+pub(crate) const TENANT_HEADER: HeaderName = HeaderName::from_static("haul-tenant");
 
 /// Headers by which a proxy says for whom it asks.
 const PROXY_HEADERS: [&str; 3] = ["forwarded", "via", "x-real-ip"];

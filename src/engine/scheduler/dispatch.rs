@@ -57,7 +57,7 @@ impl Scheduler {
                 timers.set_earlier(until, Timer::JobRested(job));
                 return Admission::JobBlocked;
             }
-            let rates = tenant_rates.get(&tenant);
+            let rates = tenant_rates.get(&tenant).map(|(_, rates)| rates);
             if let Some(Err(until)) = rates.map(|rates| rates.check(now)) {
                 timers.set_earlier(until, Timer::TenantRested(tenant));
                 return Admission::TenantResting;
@@ -66,7 +66,7 @@ impl Scheduler {
                 // Tasks of a host that takes none are not read before their time.
                 return match runner.hosts.check(host, tenant) {
                     Ok(()) => Admission::Empty,
-                    Err(blocked) => blocked_at(timers, host.clone(), tenant, blocked),
+                    Err(blocked) => blocked_at(&runner.hosts, timers, host.clone(), tenant, blocked),
                 };
             };
             match start_at(&runner.hosts, host, (tenant, kept), || mirrors(next)) {
@@ -86,7 +86,7 @@ impl Scheduler {
                     {
                         timers.set_earlier(until, Timer::MirrorWake(at.clone()));
                     }
-                    blocked_at(timers, at, tenant, blocked)
+                    blocked_at(&runner.hosts, timers, at, tenant, blocked)
                 }
             }
         })?;
@@ -130,7 +130,7 @@ impl Scheduler {
             tenant: run.job.tenant.clone(),
             party: run.job.party(),
             rates: run.rates().clone(),
-            tenant_rates: self.tenant_rates.get(&run.job.tenant.no).cloned(),
+            tenant_rates: self.tenant_rates.get(&run.job.tenant.no).map(|(_, rates)| rates.clone()),
             permit: Mutex::new(Some(permit)),
             place: Arc::new(place),
             stop: stop.clone(),
@@ -204,11 +204,16 @@ fn mirrors(task: &Queued) -> Vec<Host> {
     spec.mirrors.iter().filter_map(|url| Host::of(&Url::parse(url).ok()?)).collect()
 }
 
-fn blocked_at(timers: &mut Timers, host: Host, tenant: TenantNo, blocked: Blocked) -> Admission {
-    if let Some(until) = blocked.until() {
-        timers.set_earlier(until, Timer::HostWake(host.clone(), tenant));
+fn blocked_at(hosts: &Hosts, timers: &mut Timers, host: Host, tenant: TenantNo, blocked: Blocked) -> Admission {
+    match blocked {
+        // One for all lanes that wait there.
+        Blocked::Rate(until) => timers.set_earlier(until, Timer::RateWake(host.clone())),
+        Blocked::Paused(until) => timers.set_earlier(until, Timer::HostWake(host.clone(), tenant)),
+        Blocked::Full | Blocked::Share => {}
     }
     match blocked {
+        // One that probes whether the host has come back for it takes no room of others.
+        Blocked::Full if hosts.rank(&host, tenant).is_none() => Admission::TenantBlocked(host),
         Blocked::Full | Blocked::Rate(_) => Admission::HostBlocked(host),
         Blocked::Paused(_) | Blocked::Share => Admission::TenantBlocked(host),
     }

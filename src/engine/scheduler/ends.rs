@@ -33,6 +33,8 @@ impl Scheduler {
     pub(super) fn attempt_ended(&mut self, ended: Ended) {
         let now = self.now();
         let id = ended.id;
+        // Durable with the end of the attempt that was asked to wait, or that could not connect.
+        self.note_pauses();
         let Some(run) = self.jobs.get_mut(id.job) else {
             return tracing::warn!(task = %id, "the end of attempt {} of a job that is gone is dropped", ended.fence);
         };

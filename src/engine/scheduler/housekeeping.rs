@@ -49,10 +49,10 @@ impl Scheduler {
         self.looks.for_removable = false;
         let found = expired.len().max(deleted.len());
         self.timers.set(self.now().plus(rest(found, self.purging.len())), Timer::Housekeeping);
-        for job in expired {
+        for (job, tenant) in expired {
             // A job that somebody changes just now is looked at again later.
             if self.jobs.get(job).is_none() && self.jobs.visit(job, None) {
-                self.delete(job, None);
+                self.delete(job, Some(tenant), None);
             }
         }
         self.looks.deleted_left = deleted.len() == JOBS_MAX as usize;
@@ -68,9 +68,14 @@ impl Scheduler {
     }
 
     /// The deletion of a job is durable, or there was nothing to delete.
-    pub(super) fn deleted(&mut self, job: JobId, was_there: bool, reply: Option<Reply<()>>) {
+    pub(super) fn deleted(
+        &mut self,
+        (job, tenant): (JobId, Option<TenantNo>),
+        was_there: bool,
+        reply: Option<Reply<()>>,
+    ) {
         if was_there {
-            self.hub.changed(job, None);
+            self.hub.changed(job, tenant);
             self.begin_purge(job);
         }
         if let Some(reply) = reply {

@@ -61,7 +61,7 @@ use crate::limits::transport::JobRates;
 use crate::model::book::Book;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
-use crate::model::limits::Limits;
+use crate::model::limits::{Limits, RateLimit};
 use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 use crate::store::StoreError;
@@ -94,8 +94,9 @@ pub(crate) struct Scheduler {
     /// Who may call, as it was decided last; what is in force may still be older.
     book: Arc<Book>,
     books: watch::Sender<Arc<Book>>,
-    /// The rates of tenants that have one.
-    tenant_rates: HashMap<TenantNo, Arc<JobRates>>,
+    /// The rates of all tenants, with what they allow: attempts have them for as long as they run, whether they are limited
+    /// when these begin or not.
+    tenant_rates: HashMap<TenantNo, (RateLimit, Arc<JobRates>)>,
     /// Tenants that are being deleted, with their names.
     closing_tenants: HashMap<TenantNo, Arc<str>>,
     rng: SmallRng,
@@ -157,7 +158,7 @@ impl Scheduler {
         let book = books.borrow().clone();
         let mut queue = Queue::new(bounds);
         let hosts = runner.hosts.clone();
-        queue.set_standing(Standing(Arc::new(move |host, tenant| hosts.standing(host, tenant))));
+        queue.set_standing(Standing(Arc::new(move |host, tenant| hosts.rank(host, tenant))));
         Scheduler {
             runner,
             hub,
@@ -329,6 +330,7 @@ impl Scheduler {
                 Timer::JobStart(job) => self.job_may_run(job, now),
                 Timer::JobRested(job) => self.queue.set_resting(job, false),
                 Timer::HostWake(host, _) => self.wake_host(&host),
+                Timer::RateWake(host) => self.rate_allows(&host),
                 Timer::MirrorWake(host) => self.queue.wake_all(&host),
                 Timer::TenantRested(tenant) => self.queue.set_tenant_resting(tenant, false),
                 Timer::Housekeeping => self.look_for_removals(),
@@ -347,7 +349,15 @@ impl Scheduler {
         self.queue.wake_due(now, self.committed);
     }
 
-    /// After a pause, a change of limits or a rate's wait, as many lanes look again as the host might have room for.
+    /// As many lanes look as the rate of a host lets start something, and one that learns when it does so again.
+    fn rate_allows(&mut self, host: &Host) {
+        match self.runner.hosts.lookers(host) {
+            Ok(lanes) => self.queue.wake_host(host, lanes as usize),
+            Err(until) => self.timers.set_earlier(until, Timer::RateWake(host.clone())),
+        }
+    }
+
+    /// After a pause or a change of limits, as many lanes look again as the host might have room for.
     fn wake_host(&mut self, host: &Host) {
         let room = self.runner.hosts.max_concurrent(host);
         self.queue.wake_host(host, room as usize);

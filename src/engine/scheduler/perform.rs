@@ -79,9 +79,9 @@ impl Scheduler {
                     self.hub.changed(id, Some(tenant));
                     self.next_visitor(id);
                 }
-                Effect::Deleted { nth, job, reply } => {
+                Effect::Deleted { nth, job, tenant, reply } => {
                     let was_there = committed.deletions.get(nth).copied().unwrap_or(false);
-                    self.deleted(job, was_there, reply);
+                    self.deleted((job, tenant), was_there, reply);
                 }
                 Effect::LimitsStored(limits, reply) => self.limits_stored(limits, reply),
                 // Without a number there was no batch with it, which cannot be.

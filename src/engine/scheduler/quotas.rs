@@ -48,18 +48,23 @@ impl Scheduler {
         for host in hosts {
             self.wake_host(&host);
         }
+        self.set_tenant_rates(book);
+    }
+
+    /// Changes the rates of tenants, also for what runs.
+    fn set_tenant_rates(&mut self, book: &Book) {
         let (now, rates) = (self.now(), book.tenant_rates());
-        let limited: BTreeSet<TenantNo> = self.tenant_rates.keys().chain(rates.keys()).copied().collect();
-        for tenant in limited {
+        self.tenant_rates.retain(|tenant, _| book.tenant_numbered(*tenant).is_some());
+        for tenant in book.tenants_after("").map(|it| it.no) {
             let limit = rates.get(&tenant).copied().unwrap_or_default();
-            // Attempts have it for as long as they run.
-            self.tenant_rates.entry(tenant).or_insert_with(|| Arc::new(JobRates::new(limit))).set(limit, now);
-            if limit == RateLimit::default() {
-                self.tenant_rates.remove(&tenant);
+            let made = || (RateLimit::default(), Arc::new(JobRates::new(RateLimit::default())));
+            let (before, rates) = self.tenant_rates.entry(tenant).or_insert_with(made);
+            if std::mem::replace(before, limit) != limit {
+                rates.set(limit, now);
+                // One that rested by its old rate may start by the new one.
+                self.timers.clear(&Timer::TenantRested(tenant));
+                self.queue.set_tenant_resting(tenant, false);
             }
-            // One that rested by its old rate may start by the new one.
-            self.timers.clear(&Timer::TenantRested(tenant));
-            self.queue.set_tenant_resting(tenant, false);
         }
     }
 

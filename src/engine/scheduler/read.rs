@@ -11,6 +11,7 @@ use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::task_filter::TaskChoice;
+use crate::model::tenant::TenantNo;
 use crate::store::{Chunk, CutAttempt, DuePage, LanePage, StoreError};
 
 /// Something that the scheduler waited for.
@@ -89,8 +90,8 @@ pub(super) struct Retriable {
 /// Jobs that can be removed.
 #[derive(Debug, Default)]
 pub(super) struct Removable {
-    /// Ended jobs whose retention is over.
-    pub(super) expired: Vec<JobId>,
+    /// Ended jobs whose retention is over, with their tenants.
+    pub(super) expired: Vec<(JobId, TenantNo)>,
     /// Jobs that are marked deleted.
     pub(super) deleted: Vec<JobId>,
 }

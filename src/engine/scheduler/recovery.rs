@@ -39,6 +39,11 @@ impl Scheduler {
         self.runner.hosts.tell_parties_apart(self.book.has_parties());
         self.share_out(&self.book.clone());
         self.put_tenants_aside().await;
+        match caught(patiently(|| store.host_pauses())).await {
+            Ok(pauses) => self.runner.hosts.restore(pauses),
+            Err(error @ StoreError::Fatal(_)) => return Err(error),
+            Err(error) => tracing::warn!("pauses of hosts are forgotten, since they cannot be read: {error}"),
+        }
         let read = |after| {
             let store = store.clone();
             async move { caught(patiently(|| store.recover(after))).await }

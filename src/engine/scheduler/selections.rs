@@ -259,6 +259,14 @@ impl Scheduler {
         }
     }
 
+    /// Adds what became of pauses to what becomes durable.
+    pub(super) fn note_pauses(&mut self) {
+        let changes = self.runner.hosts.take_pauses();
+        if !changes.is_empty() {
+            self.outbox.pauses(changes);
+        }
+    }
+
     /// Ends the pause of a host. Tasks that have waited for the end of this pause look again.
     pub(super) fn resume_host(&mut self, host: Host, by: &Actor, reply: Reply<()>) {
         match self.runner.hosts.resume(&host) {
@@ -268,6 +276,7 @@ impl Scheduler {
                 self.note(by, Of::Always, |now| {
                     AuditRow::done(by, "AdminService/ResumeHost", format!("hosts/{host}"), "", now)
                 });
+                self.note_pauses();
                 self.wake_host(&host);
                 let waiting = self.queue.waiting_for_pause(&host);
                 self.queue.wake(waiting, self.committed);

@@ -22,6 +22,7 @@ use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::{Job, JobEvent, Kept, WrongState};
 use crate::model::task::TaskState;
 use crate::model::task_filter::{TaskChoice, TaskFilter};
+use crate::model::tenant::TenantNo;
 use crate::store::{StoreError, StoredTask, TaskQuery};
 
 /// Failed tasks that are looked at in one go for the first one that a retry leaves as it is.
@@ -73,7 +74,7 @@ impl Scheduler {
         let Found { job, is_unreadable, chunk, retry } = *found;
         let command = match command {
             JobCommand::Delete { reply, .. } if is_unreadable => {
-                let nth = self.delete(id, Some(reply));
+                let nth = self.delete(id, None, Some(reply));
                 return self.note_job(&by, Of::Deletion(nth), "DeleteJob", id);
             }
             command => command,
@@ -103,7 +104,7 @@ impl Scheduler {
             JobCommand::RetryNow { reply, .. } => answer(reply, Err(wrong("changed by RetryNow"))),
             JobCommand::Update { patch, reply } => return self.update_ended(job, &patch, &by, reply),
             JobCommand::Delete { reply, .. } => {
-                let nth = self.delete(id, Some(reply));
+                let nth = self.delete(id, Some(job.tenant.no), Some(reply));
                 return self.note_job(&by, Of::Deletion(nth), "DeleteJob", id);
             }
             JobCommand::Retry { reply, .. } => match self.may_retry(&job, retry) {
@@ -146,12 +147,13 @@ impl Scheduler {
         self.outbox.then(Effect::Updated(reply, job));
     }
 
-    /// Marks an ended job deleted. Its rows go piece by piece. Returns its place among the deletions of the batch.
-    pub(super) fn delete(&mut self, job: JobId, reply: Option<Reply<()>>) -> usize {
+    /// Marks an ended job of a tenant, if that is known, deleted. Its rows go piece by piece. Returns its place among the
+    /// deletions of the batch.
+    pub(super) fn delete(&mut self, job: JobId, tenant: Option<TenantNo>, reply: Option<Reply<()>>) -> usize {
         let batch = self.outbox.batch();
         let nth = batch.deletions.len();
         batch.deletions.push(job);
-        self.outbox.then(Effect::Deleted { nth, job, reply });
+        self.outbox.then(Effect::Deleted { nth, job, tenant, reply });
         nth
     }
 

@@ -10,7 +10,7 @@ use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::store::sqlite::errors::{Fault, guard};
 use crate::store::sqlite::numbers::Numbers;
-use crate::store::sqlite::{access, additions, events, jobs, pages, pieces, purge, states};
+use crate::store::sqlite::{access, additions, events, jobs, pages, pauses, pieces, purge, states};
 use crate::store::{
     Added, Addition, Batch, Claim, Committed, Hasten, Hastened, LaneNumber, NewEvent, NewPage, Purged, Retried, Retry,
     Submission, Submitted, Sweep, Swept, TaskMove,
@@ -66,6 +66,7 @@ pub(super) async fn apply(
     if let Some(limits) = &batch.limits {
         jobs::set_limits(conn, limits).await?;
     }
+    pauses::write(conn, &batch.pauses).await?;
     access::write(conn, vault, &batch.access).await?;
     Ok(committed)
 }
@@ -119,7 +120,12 @@ pub(super) async fn apply_apart(
         }
         sqlx::query("RELEASE part").execute(&mut *conn).await?;
     }
-    let rest = Batch { limits: batch.limits.clone(), access: batch.access.clone(), ..Batch::default() };
+    let rest = Batch {
+        limits: batch.limits.clone(),
+        pauses: batch.pauses.clone(),
+        access: batch.access.clone(),
+        ..Batch::default()
+    };
     apply(conn, numbers, vault, &rest).await?;
     Ok(answers.in_order_of(batch))
 }

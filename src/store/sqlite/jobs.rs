@@ -12,7 +12,7 @@ use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::limits::Limits;
 use crate::model::spec::Work;
-use crate::model::tenant::Party;
+use crate::model::tenant::{Party, TenantNo};
 use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::{blob, digest_of, job_id, keyed_blob};
 use crate::store::sqlite::errors::{Fault, guard};
@@ -289,11 +289,11 @@ pub(super) async fn request(
     found.map(|(id, digest)| Ok((job_id(&id)?, digest_of(&reader.vault, &digest)?))).transpose()
 }
 
-pub(super) async fn expired(reader: &Reader, now: Timestamp, limit: u32) -> Result<Vec<JobId>, StoreError> {
-    let sql = "SELECT id FROM jobs WHERE expire_time IS NOT NULL AND expire_time <= ?1 AND deleted = 0 \
+pub(super) async fn expired(reader: &Reader, now: Timestamp, limit: u32) -> Result<Vec<(JobId, TenantNo)>, StoreError> {
+    let sql = "SELECT id, tenant FROM jobs WHERE expire_time IS NOT NULL AND expire_time <= ?1 AND deleted = 0 \
                ORDER BY expire_time LIMIT ?2 + 0";
-    let ids: Vec<(Vec<u8>,)> = reader.all(Ask::new(sql).bind(now.0).bind(limit)).await?;
-    ids.iter().map(|(id,)| job_id(id)).collect()
+    let found: Vec<(Vec<u8>, TenantNo)> = reader.all(Ask::new(sql).bind(now.0).bind(limit)).await?;
+    found.iter().map(|(id, tenant)| Ok((job_id(id)?, *tenant))).collect()
 }
 
 pub(super) async fn deleted(reader: &Reader, limit: u32) -> Result<Vec<JobId>, StoreError> {

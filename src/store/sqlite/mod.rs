@@ -29,6 +29,7 @@ mod numbers;
 mod open;
 mod open_error;
 mod pages;
+mod pauses;
 mod pieces;
 #[cfg(test)]
 mod plans;

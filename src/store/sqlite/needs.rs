@@ -108,6 +108,7 @@ fn only_removes(batch: &Batch) -> bool {
         deletions,
         purges,
         limits,
+        pauses,
         new_data_key,
         access,
         audit,
@@ -115,7 +116,7 @@ fn only_removes(batch: &Batch) -> bool {
     let does_more = !(submissions.is_empty() && additions.is_empty() && pages.is_empty() && dropped_pages.is_empty())
         || !(moves.is_empty() && claims.is_empty() && lane_heads.is_empty() && retries.is_empty())
         || !(sweeps.is_empty() && hastens.is_empty() && events.is_empty() && jobs.is_empty() && respecced.is_empty())
-        || !(limits.is_none() && !new_data_key && access.is_empty())
+        || !(limits.is_none() && pauses.is_empty() && !new_data_key && access.is_empty())
         || !audit.iter().all(|entry| matches!(entry.of, Of::Deletion(_)));
     let removes = !(deletions.is_empty() && purges.is_empty());
     removes && !does_more
@@ -144,7 +145,7 @@ fn bytes(batch: &Batch) -> usize {
         + respecced.iter().map(|job| job.spec.memory_bytes()).sum::<usize>()
         + rows.saturating_mul(ROW_BYTES)
         + (claims.len() + events.len() + submissions.len() + batch.jobs.len() + batch.audit.len()) * ROW_BYTES
-        + (batch.access.len() + batch.lane_heads.len()) * ROW_BYTES
+        + (batch.access.len() + batch.lane_heads.len() + batch.pauses.len()) * ROW_BYTES
 }
 
 #[cfg(test)]

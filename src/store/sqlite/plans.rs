@@ -26,6 +26,7 @@ use crate::store::{Batch, DueTask, JobFilter, JobOrder, JobPlace, Store as _, Su
 const SORTS: &[(&str, &str)] = &[
     ("ORDER BY s.due, j.id, s.id", "only tasks that are due at the same microsecond are sorted"),
     ("INDEXED BY jobs_ended", "it is asked for a thousand jobs at most, or in the order of the index"),
+    ("FROM host_pauses", "they are few, and read once"),
     ("(SELECT DISTINCT unhex(value)", "ten thousand jobs are named at most"),
 ];
 
@@ -43,6 +44,7 @@ const SCANNED: &[&str] = &[
     "SCAN tokens",
     "SCAN tenants",
     "SCAN credentials",
+    "SCAN host_pauses",
 ];
 
 /// Of which principal and which tenant.
@@ -116,6 +118,7 @@ async fn ask_all(store: &SqliteStore, id: TaskId) {
     store.find_tasks(job, &TaskQuery::default(), 9).await.unwrap();
     store.events_before(job, u64::MAX, &[EventKind::JobEnded], 9).await.unwrap();
     store.limits().await.unwrap();
+    store.host_pauses().await.unwrap();
     store.access().await.unwrap();
     store.job(job).await.unwrap();
     store.request(Party::default(), "r").await.unwrap();

@@ -10,14 +10,15 @@ use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::limits::Limits;
+use crate::model::pause::{HostPause, PauseKey};
 use crate::model::task::TaskState;
-use crate::model::tenant::Party;
+use crate::model::tenant::{Party, TenantNo};
 use crate::model::time::Timestamp;
 use crate::store::page_token::PageTokens;
 use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::reader::Reader;
 use crate::store::sqlite::tasks_found::find;
-use crate::store::sqlite::{access, additions, columns, events, jobs, listing, pages, recovery, tasks, trail};
+use crate::store::sqlite::{access, additions, columns, events, jobs, listing, pages, pauses, recovery, tasks, trail};
 use crate::store::{
     Answer, AuditPage, AuditPlace, Chunk, Content, CutPage, DuePage, DueTask, EventPage, JobFilter, JobPage,
     LaneNumber, LanePage, Listed, PageHead, Recovered, Store, StoredEvent, StoredTask, TaskPage, TaskQuery,
@@ -56,6 +57,10 @@ impl Store for SqliteStore {
 
     fn limits(&self) -> Answer<'_, Option<Limits>> {
         Box::pin(jobs::limits(&self.callers))
+    }
+
+    fn host_pauses(&self) -> Answer<'_, Vec<(PauseKey, HostPause)>> {
+        Box::pin(pauses::all(&self.callers))
     }
 
     fn access(&self) -> Answer<'_, Book> {
@@ -195,7 +200,7 @@ impl Store for SqliteStore {
         Box::pin(tasks::downloads(&self.visits, job, states, from, limit))
     }
 
-    fn expired_jobs(&self, now: Timestamp, limit: u32) -> Answer<'_, Vec<JobId>> {
+    fn expired_jobs(&self, now: Timestamp, limit: u32) -> Answer<'_, Vec<(JobId, TenantNo)>> {
         Box::pin(jobs::expired(&self.visits, now, limit))
     }
 

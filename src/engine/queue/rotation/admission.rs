@@ -57,12 +57,12 @@ pub(crate) enum Hold {
     Turn,
 }
 
-/// What is known of tenants at hosts: how many requests a tenant has at one; `None`: it may have none more, whatever room
-/// there is. It is asked only where several tenants wait.
+/// What is known of tenants at hosts: how a tenant stands at one, the least being next, mostly by how many requests it has
+/// there; `None`: it may have none more, whatever room there is. It is asked only where several tenants wait.
 #[derive(Clone)]
 pub(crate) struct Standing(pub(crate) Arc<HasThere>);
 
-/// How many requests a tenant has at a host.
+/// How a tenant stands at a host.
 type HasThere = dyn Fn(&Host, TenantNo) -> Option<u32> + Send + Sync;
 
 impl Default for Standing {

@@ -1,0 +1,259 @@
+//! The breakers of one host: each tenant's connections that failed in a row, and what follows for the next. Pure.
+//!
+//! A host to which nobody gets through may be so for one tenant alone: its credentials, its settings and its own network
+//! lead elsewhere. So a breaker is of the tenant whose connections failed. Two that are open at once mean the host, which is
+//! then paused for all, until the earlier of the two closes: what is later is one tenant's experience.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::tenant::TenantNo;
+use crate::model::time::Timestamp;
+
+/// Connect failures in a row that open the breaker.
+const FAILURES: u32 = 8;
+/// The first pause of an open breaker; doubled with each failed probe.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+/// The longest pause of an open breaker: a host that is back is noticed within this.
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How long a connect failure counts when no other follows: nobody has asked the host since, so nothing is known of it.
+const LAPSE: Duration = Duration::from_secs(3600);
+/// No limit on requests at once beside the configured ones: the host is well.
+const NO_RAMP: u32 = u32::MAX;
+
+/// The breakers of those whose connections failed; few.
+#[derive(Debug, Default)]
+#[allow(clippy::box_collection)] // A hundred thousand hosts may be remembered, and few have any.
+pub(super) struct Breakers(Option<Box<Vec<Breaker>>>);
+
+/// What is known of the connections of one tenant.
+#[derive(Debug)]
+struct Breaker {
+    tenant: TenantNo,
+    /// Connections that failed in a row.
+    failures: u32,
+    /// How often in a row it opened.
+    openings: u32,
+    /// Requests at once while the host comes back, or [`NO_RAMP`].
+    ramp: u32,
+    /// When the last connection failed.
+    failed_at: Timestamp,
+    open: Option<Open>,
+}
+
+/// A breaker that is open.
+#[derive(Clone, Debug)]
+pub(super) struct Open {
+    pub(super) until: Timestamp,
+    /// Connections that failed in a row.
+    pub(super) failures: u32,
+    /// Why the last of them did.
+    pub(super) error: Arc<str>,
+}
+
+impl Breaker {
+    fn new(tenant: TenantNo) -> Breaker {
+        Breaker { tenant, failures: 0, openings: 0, ramp: NO_RAMP, failed_at: Timestamp::default(), open: None }
+    }
+
+    fn has_lapsed(&self, now: Timestamp) -> bool {
+        self.failed_at.plus(LAPSE) <= now
+    }
+
+    /// How many requests at once it lets through.
+    fn ramp(&self, now: Timestamp) -> u32 {
+        if self.has_lapsed(now) { NO_RAMP } else { self.ramp }
+    }
+
+    fn until(&self) -> Timestamp {
+        self.open.as_ref().map(|open| open.until).unwrap_or_default()
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.failures == 0 && self.openings == 0 && self.ramp == NO_RAMP && self.open.is_none()
+    }
+}
+
+impl Breakers {
+    /// Counts a connection that failed for a tenant, which is paused already or not. Returns what has opened.
+    pub(super) fn failed(
+        &mut self,
+        tenant: TenantNo,
+        error: Arc<str>,
+        is_paused: bool,
+        now: Timestamp,
+    ) -> Option<&Open> {
+        let breaker = self.entry(tenant);
+        breaker.failures = breaker.failures.saturating_add(1);
+        breaker.failed_at = now;
+        // What was under way when the breaker opened fails within its pause and says nothing new.
+        if breaker.failures < FAILURES || is_paused {
+            return None;
+        }
+        let length = PAUSE_MIN.saturating_mul(1 << breaker.openings.min(16)).min(PAUSE_MAX);
+        breaker.openings += 1;
+        breaker.ramp = 1;
+        Some(breaker.open.insert(Open { until: now.plus(length), failures: breaker.failures, error }))
+    }
+
+    /// Opens the breaker of a tenant as it was in a process before, when its last connection had failed at `failed_at`.
+    pub(super) fn restore(&mut self, tenant: TenantNo, open: Open, failed_at: Timestamp) {
+        *self.entry(tenant) =
+            Breaker { tenant, failures: open.failures, openings: 1, ramp: 1, failed_at, open: Some(open) };
+    }
+
+    /// Closes the breaker of a tenant, since the host has answered it. Returns whether more may start than before, of `most` at
+    /// once.
+    pub(super) fn answered(&mut self, tenant: TenantNo, most: u32) -> bool {
+        let Some(breaker) = self.0.iter_mut().flat_map(|all| all.iter_mut()).find(|it| it.tenant == tenant) else {
+            return false;
+        };
+        breaker.failures = 0;
+        breaker.openings = 0;
+        let was_open = breaker.open.take().is_some();
+        let was_ramping = breaker.ramp != NO_RAMP;
+        if was_ramping {
+            let more = breaker.ramp.saturating_add(1);
+            breaker.ramp = if more >= most { NO_RAMP } else { more };
+        }
+        self.retain(|breaker| !breaker.is_at_rest());
+        was_open || was_ramping
+    }
+
+    /// Ends the pauses of all. What has opened a breaker still counts: a next failure opens it again.
+    pub(super) fn resume(&mut self) {
+        self.0.iter_mut().flat_map(|all| all.iter_mut()).for_each(|breaker| breaker.open = None);
+        self.retain(|breaker| !breaker.is_at_rest());
+    }
+
+    /// Drops what no longer matters.
+    pub(super) fn lapse(&mut self, now: Timestamp) {
+        self.retain(|breaker| !breaker.has_lapsed(now) || breaker.until() > now);
+    }
+
+    /// Returns until when a tenant is paused; without one, until when whoever is paused longest.
+    pub(super) fn until(&self, tenant: Option<TenantNo>) -> Option<Timestamp> {
+        let own = self.all().filter(|it| tenant.is_none_or(|tenant| tenant == it.tenant)).map(Breaker::until).max();
+        own.max(Some(self.for_all())).filter(|until| *until > Timestamp::default())
+    }
+
+    /// Returns why a tenant is paused until `until`, without a word of what others met; without one, whatever is known.
+    pub(super) fn reason(&self, tenant: Option<TenantNo>, until: Timestamp) -> Option<String> {
+        let mut own = self.all().filter(|it| tenant.is_none_or(|tenant| tenant == it.tenant));
+        if let Some(open) = own.find_map(|it| it.open.as_ref().filter(|open| open.until == until)) {
+            return Some(format!("{} connections in a row failed: {}", open.failures, open.error));
+        }
+        (self.for_all() == until).then(|| "many connections in a row failed".to_owned())
+    }
+
+    /// Returns how many requests at once a tenant may have while the host comes back.
+    pub(super) fn ramp(&self, tenant: TenantNo, now: Timestamp) -> u32 {
+        self.all().find(|it| it.tenant == tenant).map_or(NO_RAMP, |it| it.ramp(now))
+    }
+
+    /// Returns how many requests at once the host may have while it comes back: where that is what one tenant thinks, any number.
+    pub(super) fn ramp_of_all(&self, now: Timestamp) -> u32 {
+        let ramps = || self.all().map(|it| it.ramp(now)).filter(|ramp| *ramp != NO_RAMP);
+        if ramps().count() < 2 { NO_RAMP } else { ramps().max().unwrap_or(NO_RAMP) }
+    }
+
+    /// When nothing of it matters any more, if nothing happens until then.
+    pub(super) fn rests_at(&self) -> Option<Timestamp> {
+        self.all().map(|it| it.failed_at.plus(LAPSE).max(it.until())).max()
+    }
+
+    /// Until when it is for all: the second latest of the ends.
+    fn for_all(&self) -> Timestamp {
+        let mut latest = [Timestamp::default(); 2];
+        for until in self.all().map(Breaker::until) {
+            if until > latest[0] {
+                latest = [until, latest[0]];
+            } else if until > latest[1] {
+                latest[1] = until;
+            }
+        }
+        latest[1]
+    }
+
+    fn entry(&mut self, tenant: TenantNo) -> &mut Breaker {
+        let all = self.0.get_or_insert_default();
+        let place = all.iter().position(|it| it.tenant == tenant).unwrap_or_else(|| {
+            all.push(Breaker::new(tenant));
+            all.len() - 1
+        });
+        &mut all[place]
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Breaker> {
+        self.0.iter().flat_map(|all| all.iter())
+    }
+
+    fn retain(&mut self, keep: impl FnMut(&Breaker) -> bool) {
+        let Some(all) = &mut self.0 else { return };
+        all.retain(keep);
+        if all.is_empty() {
+            self.0 = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp(1_000_000).plus(Duration::from_millis(millis))
+    }
+
+    fn fail(breakers: &mut Breakers, tenant: TenantNo, times: u32, now: Timestamp) {
+        (0..times).for_each(|_| drop(breakers.failed(tenant, "refused".into(), false, now).cloned()));
+    }
+
+    #[test]
+    fn a_breaker_is_of_the_tenant_whose_connections_failed() {
+        let mut breakers = Breakers::default();
+        fail(&mut breakers, 1, 7, at(0));
+        fail(&mut breakers, 2, 7, at(0));
+        assert_eq!((breakers.until(Some(1)), breakers.until(None)), (None, None), "fourteen in a row, of nobody eight");
+        fail(&mut breakers, 1, 1, at(0));
+        assert_eq!((breakers.until(Some(1)), breakers.until(None)), (Some(at(500)), Some(at(500))));
+        assert_eq!((breakers.until(Some(2)), breakers.until(Some(3))), (None, None));
+        assert_eq!(
+            (breakers.ramp(1, at(600)), breakers.ramp(2, at(600)), breakers.ramp_of_all(at(600))),
+            (1, NO_RAMP, NO_RAMP)
+        );
+        assert!(!breakers.answered(2, 8), "which says nothing of the way of the first");
+        assert_eq!(breakers.until(Some(1)), Some(at(500)));
+        assert!(breakers.answered(1, 8));
+        assert_eq!((breakers.until(None), breakers.ramp(1, at(1))), (None, 2));
+    }
+
+    #[test]
+    fn two_that_are_open_are_for_all_until_the_earlier_closes() {
+        let mut breakers = Breakers::default();
+        fail(&mut breakers, 1, 8, at(0));
+        fail(&mut breakers, 2, 8, at(100));
+        let until = |tenant| breakers.until(tenant);
+        assert_eq!([Some(1), Some(2), Some(3), None].map(until), [500, 600, 500, 600].map(|millis| Some(at(millis))));
+        let reason = |tenant, millis| breakers.reason(Some(tenant), at(millis)).unwrap();
+        assert_eq!(reason(2, 600), "8 connections in a row failed: refused");
+        assert_eq!(reason(3, 500), "many connections in a row failed", "in nobody's words");
+        assert_eq!(breakers.ramp_of_all(at(700)), 1, "and it is probed by one at a time");
+        breakers.answered(1, 8);
+        assert_eq!((breakers.until(Some(3)), breakers.until(Some(2))), (None, Some(at(600))));
+    }
+
+    #[test]
+    fn failures_that_nothing_follows_are_forgotten() {
+        let mut breakers = Breakers::default();
+        fail(&mut breakers, 1, 7, at(0));
+        assert_eq!(breakers.rests_at(), Some(at(3_600_000)));
+        breakers.lapse(at(3_600_000));
+        assert!(breakers.0.is_none());
+        fail(&mut breakers, 1, 8, at(0));
+        breakers.resume();
+        assert_eq!((breakers.until(None), breakers.ramp(1, at(1))), (None, 1));
+        fail(&mut breakers, 1, 1, at(1));
+        assert_eq!(breakers.until(None), Some(at(1_001)), "a next failure opens it again, for longer");
+    }
+}

@@ -1,0 +1,52 @@
+//! Pauses of hosts. All of them are in memory, so they are read once, at the start.
+
+use sqlx::SqliteConnection;
+
+use crate::model::host::Host;
+use crate::model::pause::{HostPause, PauseCause, PauseChange, PauseKey};
+use crate::model::tenant::TenantNo;
+use crate::model::time::Timestamp;
+use crate::store::StoreError;
+use crate::store::sqlite::errors::Fault;
+use crate::store::sqlite::reader::{Ask, Reader};
+
+/// Tenant, host, cause, time, end, failures, reason.
+type Row = (TenantNo, String, i64, i64, i64, u32, String);
+
+fn number_of(cause: PauseCause) -> i64 {
+    match cause {
+        PauseCause::Asked => 1,
+        PauseCause::Failures => 2,
+    }
+}
+
+/// Stores pauses, and removes those that are over.
+pub(super) async fn write(conn: &mut SqliteConnection, changes: &[PauseChange]) -> Result<(), Fault> {
+    for (PauseKey { tenant, host, cause }, pause) in changes {
+        let Some(pause) = pause else {
+            let sql = "DELETE FROM host_pauses WHERE tenant = ?1 AND host = ?2 AND cause = ?3";
+            sqlx::query(sql).bind(tenant).bind(host.as_str()).bind(number_of(*cause)).execute(&mut *conn).await?;
+            continue;
+        };
+        let sql = "REPLACE INTO host_pauses (tenant, host, cause, time, until, failures, reason) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let row = sqlx::query(sql).bind(tenant).bind(host.as_str()).bind(number_of(*cause));
+        let row = row.bind(pause.time.0).bind(pause.until.0).bind(pause.failures).bind(&pause.reason);
+        row.execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
+/// Reads all pauses, those first that were begun first.
+pub(super) async fn all(reader: &Reader) -> Result<Vec<(PauseKey, HostPause)>, StoreError> {
+    let sql =
+        "SELECT tenant, host, cause, time, until, failures, reason FROM host_pauses ORDER BY time, tenant, host, cause";
+    let rows: Vec<Row> = reader.all(Ask::new(sql)).await?;
+    let read = |(tenant, host, cause, time, until, failures, reason): Row| {
+        let cause = [PauseCause::Asked, PauseCause::Failures].into_iter().find(|it| number_of(*it) == cause)?;
+        let key = PauseKey { tenant, host: Host::new(&host), cause };
+        Some((key, HostPause { time: Timestamp(time), until: Timestamp(until), failures, reason }))
+    };
+    // Of a kind that this binary does not know none is written by it.
+    Ok(rows.into_iter().filter_map(read).collect())
+}
