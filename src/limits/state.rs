@@ -87,9 +87,11 @@ impl HostState {
         self.rate.check(now).map_err(Blocked::Rate)
     }
 
-    /// Returns how many more requests may be in flight.
+    /// Returns how many more requests may be in flight. What is being read came before the host was lost, or after it came back:
+    /// it is no probe, and may go on for hours.
     pub(super) fn room(&self, now: Timestamp) -> u32 {
-        self.max_concurrent.min(self.breakers.ramp_of_all(now)).saturating_sub(self.in_flight)
+        let ramp = self.breakers.ramp_of_all(now).saturating_add(self.readers);
+        self.max_concurrent.min(ramp).saturating_sub(self.in_flight)
     }
 
     /// Returns how many requests of a tenant are in flight; `None`: it may have none more, whatever room there is.
@@ -110,7 +112,7 @@ impl HostState {
     /// Whether a tenant asks as much of the host as may be of one that may have come back for it.
     fn is_probed_by(&self, tenant: TenantNo, now: Timestamp) -> bool {
         let ramp = self.breakers.ramp(tenant, now);
-        ramp != u32::MAX && self.share(tenant) >= ramp
+        ramp != u32::MAX && self.share(tenant) >= ramp.saturating_add(self.readers)
     }
 
     /// Starts a request, when the limits allow it and it is the asker's turn.

@@ -181,10 +181,13 @@ impl Limited {
         }
     }
 
+    /// Counts a connection that could not be made. One that ended before its answer was made all the same: an origin may drop
+    /// requests that it dislikes.
     fn note_failure(&self, host: &Host, failure: &Failure, is_own: bool) {
         match failure.reason {
-            FailureReason::TimeoutConnect if is_own => self.hosts.note_error(host, &failure.message),
-            FailureReason::Dns | FailureReason::Connect | FailureReason::TimeoutConnect => {
+            FailureReason::Dns | FailureReason::Connect | FailureReason::TimeoutConnect
+                if failure.is_unsent && !is_own =>
+            {
                 self.hosts.failed_to_connect(host, self.party.tenant, &failure.message);
             }
             _ => self.hosts.note_error(host, &failure.message),
@@ -203,10 +206,13 @@ impl Transport for Limited {
             if request.permit.held::<HostPermit>().is_none_or(|permit| *permit.host() != host) {
                 request.permit = Permit::new(self.start(&host).await?);
             }
-            // Somebody's own impatience, or a proxy, says nothing of the host, which others ask as well.
-            let is_own = self.goes_by_proxy(&request.url, profile) || profile.timeouts.connect < CONNECT_PATIENCE;
+            let is_by_proxy = self.goes_by_proxy(&request.url, profile);
+            let is_impatient = profile.timeouts.connect < CONNECT_PATIENCE;
             let result = self.inner.send(request, profile).await;
-            self.note(&host, &result, is_own);
+            // Somebody's own impatience, or a proxy, says nothing of the host, which others ask as well.
+            let is_own =
+                |failure: &Failure| is_by_proxy || (is_impatient && failure.reason == FailureReason::TimeoutConnect);
+            self.note(&host, &result, result.as_ref().is_err_and(is_own));
             let mut response = result?;
             let source = LimitedBody {
                 inner: response.body,
@@ -294,14 +300,15 @@ mod tests {
         }
     }
 
-    /// No connection comes about, through a proxy or without one.
-    struct Hangs {
+    /// Each request fails in the same way, by a proxy or without one.
+    struct Fails {
         is_by_proxy: bool,
+        failure: Failure,
     }
 
-    impl Transport for Hangs {
+    impl Transport for Fails {
         fn send<'a>(&'a self, _: Request, _: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>> {
-            std::future::ready(Err(Failure::retryable(FailureReason::TimeoutConnect, "no connection"))).boxed()
+            std::future::ready(Err(self.failure.clone())).boxed()
         }
 
         fn goes_by_proxy(&self, _: &Url, _: &Profile) -> bool {
@@ -327,11 +334,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_proxy_that_hangs_says_nothing_of_the_host() {
+    async fn only_connections_that_could_not_be_made_say_something_of_the_host() {
+        use FailureReason::{Connect, TimeoutConnect};
         let clock = Clock::system();
-        for (is_by_proxy, connect, is_counted) in [(false, 30, true), (true, 30, false), (false, 0, false)] {
+        for (reason, is_unsent, is_by_proxy, connect, is_counted) in [
+            (TimeoutConnect, true, false, 30, true),
+            (TimeoutConnect, true, true, 30, false),
+            (TimeoutConnect, true, false, 0, false),
+            (Connect, true, false, 0, true),
+            (Connect, true, true, 30, false),
+            // The connection was there, and the origin closed it in place of an answer.
+            (Connect, false, false, 30, false),
+        ] {
             let hosts = Hosts::new(Limits::default(), clock.clone());
-            let limited = limited(Hangs { is_by_proxy }, &hosts, &clock);
+            let failure = Failure { is_unsent, ..Failure::retryable(reason, "no connection") };
+            let limited = limited(Fails { is_by_proxy, failure }, &hosts, &clock);
             let mut profile = Profile::default();
             profile.timeouts.connect = Duration::from_secs(connect);
             let profile = Arc::new(profile);
@@ -340,7 +357,8 @@ mod tests {
                 assert!(limited.send(request, &profile).await.is_err());
             }
             let is_paused = matches!(hosts.check(&Host::new("a:80"), DEFAULT_NO), Err(Blocked::Paused(_)));
-            assert_eq!(is_paused, is_counted, "by a proxy: {is_by_proxy}, patience: {connect} s");
+            let what = format!("{reason:?}, unsent: {is_unsent}, by a proxy: {is_by_proxy}, patience: {connect} s");
+            assert_eq!(is_paused, is_counted, "{what}");
         }
     }
 

@@ -151,7 +151,7 @@ async fn answer(network: &Network, request: Request, nth: u64, guard: InFlight) 
     tokio::time::sleep(Duration::from_micros(rng.random_range(0..20_000))).await;
     let kind = if calm { 0 } else { rng.random_range(0..100) };
     if !calm && network.is_dead(request.url.host_str().unwrap_or_default()) {
-        return Err(Failure::retryable(FailureReason::Connect, "the host is down"));
+        return Err(Failure { is_unsent: true, ..Failure::retryable(FailureReason::Connect, "the host is down") });
     }
     let mut headers = HeaderMap::new();
     let mut body = Bytes::from_static(b"{\"items\":[1,2]}");
