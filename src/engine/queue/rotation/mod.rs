@@ -67,6 +67,8 @@ impl Rotation {
     pub(crate) fn remove_job(&mut self, job: JobId) {
         let Some(entry) = self.jobs.remove(&job) else { return };
         self.rings.leave(entry.party.tenant, job, entry.running);
+        let jobs = &self.jobs;
+        self.rings.sweep(entry.party.tenant, |job, ticket| jobs.get(&job).is_some_and(|entry| entry.ticket == ticket));
         self.forget_lanes(entry);
     }
 

@@ -39,6 +39,9 @@ type Turn = (u64, u64);
 /// Levels have so many binary places: with whole numbers, tenants of large weights would all stand at 0.
 const LEVEL_BITS: u32 = 20;
 
+/// Entries of jobs that are gone which a tenant may have whatever its jobs are.
+const ENTRIES_SPARE: usize = 64;
+
 /// The rings of all tenants.
 #[derive(Debug, Default)]
 pub(super) struct Rings {
@@ -87,6 +90,27 @@ impl Rings {
         } else {
             self.place(tenant);
         }
+    }
+
+    /// Drops the entries of jobs that are gone, where a tenant has more of them than of others: who can start nothing now is not
+    /// come to, however many jobs come and go. `is_there` says whether an entry is that of its job.
+    pub(super) fn sweep(&mut self, tenant: TenantNo, is_there: impl Fn(JobId, u64) -> bool) {
+        let Some(ring) = self.tenants.get_mut(&tenant) else { return };
+        let entries: usize = ring.jobs.values().map(VecDeque::len).sum();
+        if entries <= 2 * ring.members + ENTRIES_SPARE {
+            return;
+        }
+        ring.jobs.retain(|_, jobs| {
+            jobs.retain(|(job, ticket)| is_there(*job, *ticket));
+            jobs.shrink_to_fit();
+            !jobs.is_empty()
+        });
+        self.place(tenant);
+    }
+
+    /// Returns how many tenants have work and may start something of it.
+    pub(super) fn contenders(&self) -> usize {
+        self.order.len()
     }
 
     /// Returns how many tenants there are.
@@ -265,6 +289,12 @@ impl Rings {
         {
             self.place(tenant);
         }
+    }
+
+    /// Returns how many entries there are, those of jobs that are gone among them.
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> usize {
+        self.tenants.values().flat_map(|ring| ring.jobs.values()).map(VecDeque::len).sum()
     }
 
     /// Compares what is counted of tenants with their jobs: how many there are and how many of their tasks run. Slow.

@@ -277,6 +277,18 @@ fn jobs_that_come_and_go_leave_nothing_at_a_host_without_room() {
     assert!(left <= 2 * OLD_MAX, "{left}");
 }
 
+#[test]
+fn jobs_that_come_and_go_leave_nothing_in_the_ring_of_a_tenant_that_may_start_nothing() {
+    let mut world = World::new(1, 100, 0);
+    world.add(0, 0, 0, &[(0, 1)]);
+    for number in 1..10_000 {
+        world.add(number, i32::from(number % 2 == 0), 0, &[(0, 1)]);
+        world.lanes.remove_job(job(number));
+    }
+    let left = world.lanes.rings.entries();
+    assert!(left <= 100, "{left}");
+}
+
 /// Lanes of which no task is in memory before it is read: each task by a read of its own that takes a while.
 #[test]
 fn a_lane_that_is_read_has_its_share_and_no_more() {
@@ -495,9 +507,13 @@ fn room_is_not_kept_for_ever_for_a_tenant_whose_turn_does_not_come() {
     assert_eq!(world.running_of(16), 1, "its host has room, and nobody else comes to use it");
 }
 
+/// Tenants that have nothing to start have no turns that would have to be waited for.
 #[test]
 fn room_is_not_kept_for_ever_for_a_job_of_low_priority() {
     let mut world = World::shared(2, 1, 4);
+    for idle in 100..1_100 {
+        world.add_for(idle, u128::from(idle), &[]);
+    }
     world.room.insert(Host::new("h1:80"), 100);
     world.add_for(16, 1, &[(0, 100)]);
     world.dispatch();

@@ -145,8 +145,10 @@ impl Rotation {
             self.enter_ring(job);
             return false;
         }
-        let tenants = self.rings.count();
-        let promise = (tenants > 1).then(|| self.promises.make(host, tenant, (job, number), tenants));
+        // Who has nothing to start now takes no turns, so nobody waits for theirs.
+        let contenders = self.rings.contenders().max(2);
+        let is_shared = self.rings.count() > 1;
+        let promise = is_shared.then(|| self.promises.make(host, tenant, (job, number), contenders));
         entry.woken.get_or_insert_default().insert(number, Woken { promise });
         self.rings.set_woken(tenant, job, true);
         if promise.is_none() {
