@@ -17,6 +17,8 @@ const MIRRORS_MAX: usize = 16;
 const PATH_BYTES_MAX: usize = 1024;
 const CONNECTIONS_MAX: u32 = 64;
 const RANGES_MAX: usize = 100;
+/// Bytes of a JSON Pointer, or of the name of a parameter: a spec is sent back whole, within one message.
+const NAME_BYTES_MAX: usize = 1024;
 const SUMS_MAX: usize = 20;
 /// More than the longest name of an algorithm with the 128 digits of SHA-512.
 const SUM_BYTES_MAX: usize = 160;
@@ -58,9 +60,10 @@ fn url(text: &str, path: &str, v: &mut Violations) {
                 v.add(path, why);
             }
         }
-        // Without a colon there is no secret in it, so it may be repeated.
+        // Without a colon there is no secret in it before its query, so that much may be repeated.
         Err(url::ParseError::RelativeUrlWithoutBase) if !text.contains([':', '@']) => {
-            v.add(path, format!("`{0}` has no scheme; did you mean `https://{0}`?", shown(text)));
+            let plain = text.split(['?', '#']).next().unwrap_or_default();
+            v.add(path, format!("`{0}` has no scheme; did you mean `https://{0}`?", shown(plain)));
         }
         Err(error) => v.add(path, format!("is not an absolute URL: {error}")),
     }
@@ -146,6 +149,7 @@ fn pagination(spec: pb::Pagination, path: &str, v: &mut Violations) -> Option<Pa
         if name.is_empty() {
             v.add(format!("{path}.{what}"), "is empty; name the query parameter");
         }
+        short(name, &format!("{path}.{what}"), v);
     };
     let style = match spec.style {
         None => {
@@ -158,11 +162,13 @@ fn pagination(spec: pb::Pagination, path: &str, v: &mut Violations) -> Option<Pa
         Some(Style::LinkHeader(_)) => PageStyle::LinkHeader,
         Some(Style::PageNumber(it)) => {
             need(&it.param, "page_number.param", v);
+            short(&it.size_param, &format!("{path}.page_number.size_param"), v);
             sized(&it.size_param, it.size, &format!("{path}.page_number.size"), v);
             PageStyle::PageNumber { param: it.param, first: it.first, size_param: it.size_param, size: it.size }
         }
         Some(Style::Offset(it)) => {
             need(&it.param, "offset.param", v);
+            short(&it.limit_param, &format!("{path}.offset.limit_param"), v);
             sized(&it.limit_param, it.limit, &format!("{path}.offset.limit"), v);
             PageStyle::Offset { param: it.param, limit_param: it.limit_param, limit: it.limit }
         }
@@ -180,6 +186,12 @@ fn pagination(spec: pb::Pagination, path: &str, v: &mut Violations) -> Option<Pa
     Some(Pagination { style, items_pointer: spec.items_pointer, max_pages: spec.max_pages, max_items: spec.max_items })
 }
 
+fn short(name: &str, path: &str, v: &mut Violations) {
+    if name.len() > NAME_BYTES_MAX {
+        v.add(path, format!("is longer than {NAME_BYTES_MAX} bytes"));
+    }
+}
+
 fn sized(param: &str, size: u64, path: &str, v: &mut Violations) {
     if !param.is_empty() && size == 0 {
         v.add(path, "must be set where its parameter is named");
@@ -190,6 +202,7 @@ fn pointer(text: &str, may_be_empty: bool, path: &str, v: &mut Violations) {
     if text.is_empty() && may_be_empty {
         return;
     }
+    short(text, path, v);
     let escapes_fit = text.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
     if !text.starts_with('/') || !escapes_fit {
         v.add(path, "must be a JSON Pointer (RFC 6901), as in `/data/items`");

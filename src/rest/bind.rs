@@ -22,6 +22,8 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const LAST_EVENT_ID: &str = "last-event-id";
 /// Fields whose parts are named one by one in a mask; of the others a change is of the whole.
 const CHANGED_IN_PARTS: [&str; 1] = ["group"];
+/// The parts of these that can be changed.
+const PARTS_CHANGED: &str = r#"{"max_concurrency":null}"#;
 
 /// Returns the message of a call.
 pub(crate) fn message(
@@ -258,8 +260,10 @@ fn name_changes(
         let Some(field) = known.filter(|it| !OF_THE_CHANGE.contains(&it.name()) && !is_of_path(it)) else { continue };
         match field.kind() {
             Kind::Message(inside) if CHANGED_IN_PARTS.contains(&field.name()) => {
+                // Without a value, each part of it that can be changed gets its default.
+                let text = if value.get() == "null" { PARTS_CHANGED } else { value.get() };
                 let parts: std::collections::BTreeMap<String, &RawValue> =
-                    serde_json::from_str(value.get()).unwrap_or_default();
+                    serde_json::from_str(text).unwrap_or_default();
                 let known =
                     |part: &String| inside.get_field_by_name(part).or_else(|| inside.get_field_by_json_name(part));
                 paths.extend(parts.keys().filter_map(known).map(|part| format!("{}.{}", field.name(), part.name())));

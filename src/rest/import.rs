@@ -367,10 +367,21 @@ fn document(bytes: &[u8]) -> Result<Vec<Entry>, Wrong> {
 const NOT_UTF8: &str = "this is not UTF-8; save the list as UTF-8, or percent-encode its URLs";
 
 fn wrong(wrong: &Wrong) -> Status {
-    let fault = Fault::new(Code::InvalidArgument, "INVALID_ARGUMENT", wrong.to_string());
-    fault.with("line", &wrong.line.to_string()).into()
+    in_line_because(wrong.line, &wrong.to_string(), [(format!("line {}", wrong.line), wrong.why.clone())])
 }
 
+/// Says which line has what `status` says of its task.
 fn in_line(line: u64, status: &Status) -> Status {
-    wrong(&Wrong { line, why: status.message().to_owned() })
+    let wrong = Wrong { line, why: status.message().to_owned() };
+    let found = status.get_details_bad_request().map(|request| request.field_violations).unwrap_or_default();
+    if found.is_empty() {
+        return self::wrong(&wrong);
+    }
+    let named = found.into_iter().map(|it| (format!("line {line}: {}", it.field), it.description));
+    in_line_because(line, &wrong.to_string(), named)
+}
+
+fn in_line_because(line: u64, message: &str, violations: impl IntoIterator<Item = (String, String)>) -> Status {
+    let fault = Fault::new(Code::InvalidArgument, "INVALID_ARGUMENT", message);
+    fault.with("line", &line.to_string()).violations(violations).into()
 }

@@ -44,6 +44,8 @@ pub use crate::rest::call::Services;
 
 /// Where the description of the API is.
 const DESCRIPTION: &str = "/v1/openapi.json";
+/// What it takes.
+const DESCRIPTION_METHODS: &str = "GET, HEAD, OPTIONS";
 
 /// The API as HTTP and JSON.
 #[derive(Clone, Debug)]
@@ -74,8 +76,14 @@ impl Rest {
             return import::answer(self, job_id, request).await;
         }
         let (head, body) = request.into_parts();
-        if head.uri.path() == DESCRIPTION && matches!(head.method, Method::GET | Method::HEAD) {
-            return Ok(whole(StatusCode::OK, "application/json", openapi::DOCUMENT.as_str().into()));
+        if head.uri.path() == DESCRIPTION {
+            return match head.method {
+                Method::GET | Method::HEAD => {
+                    Ok(whole(StatusCode::OK, "application/json", openapi::DOCUMENT.as_str().into()))
+                }
+                Method::OPTIONS => Ok(methods_of(DESCRIPTION_METHODS)),
+                _ => Err(Refusal::no_method(head.method.as_str(), DESCRIPTION, DESCRIPTION_METHODS.to_owned())),
+            };
         }
         let (route, path) = match routes::find(&self.routes, &head.method, head.uri.path()) {
             Found::Route(route, path) => (route, path),

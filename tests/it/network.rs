@@ -397,6 +397,15 @@ async fn grpc_web_is_the_operators_to_switch_off() {
     };
     let on = Server::with(&[]).await;
     assert_eq!(call(&on, "application/grpc-web+proto").code, 200);
+    // Both are faults of HTTP, and have its document.
+    let refused = call(&on, "application/grpc");
+    assert_eq!((refused.code, refused.fault().0.as_str()), (415, "UNSUPPORTED_MEDIA_TYPE"), "over HTTP/1.1");
+    let args = ["--header", "content-type: application/grpc-web+proto"];
+    let refused = crate::it::curl::curl(&on, &args, "/haul.v1.AccessService/WhoAmI");
+    assert_eq!(
+        (refused.code, refused.fault().0.as_str(), refused.header("allow")),
+        (405, "METHOD_NOT_ALLOWED", Some("POST"))
+    );
     let off = Server::with(&["--grpc-web=false"]).await;
     for kind in ["application/grpc-web+proto", "application/grpc-web", "application/grpc-web-text"] {
         let refused = call(&off, kind);

@@ -72,13 +72,16 @@ async fn curl_submits_follows_and_reads_a_job() {
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_and_the_server_are_controlled() {
     let server = Server::start().await;
-    let open = post(&server, "/v1/jobs", &json!({"open": true})).json();
+    let open = post(&server, "/v1/jobs", &json!({"open": true, "group": {"max_concurrency": 5}})).json();
     let id = open["job"]["job_id"].as_str().unwrap().to_owned();
     let state = |verb: &str, args: &[&str]| {
         let answer = curl(&server, args, &format!("/v1/jobs/{id}:{verb}"));
         assert_eq!(answer.code, 200, "{answer:?}");
         answer.json()["job"]["state"].as_str().unwrap().to_owned()
     };
+    // Nothing stands for the default, also where the change is of parts.
+    let changed = curl(&server, &["--request", "PATCH", "--json", r#"{"group": null}"#], &format!("/v1/jobs/{id}"));
+    assert_eq!((changed.code, &changed.json()["job"]["group"]["max_concurrency"]), (200, &json!(0)), "{changed:?}");
     let bare = ["--request", "POST"];
     assert_eq!(state("pause", &bare), "JOB_STATE_PAUSED");
     assert_ne!(state("resume", &bare), "JOB_STATE_PAUSED");
@@ -172,6 +175,7 @@ async fn paths_are_exact() {
     for (method, path, allow) in [
         ("PUT", "/v1/jobs", "POST, GET, HEAD, OPTIONS"),
         ("DELETE", "/v1/limits", "GET, HEAD, PATCH, OPTIONS"),
+        ("POST", "/v1/openapi.json", "GET, HEAD, OPTIONS"),
         ("GET", "/v1/server:drain", "POST, OPTIONS"),
         ("BREW", "/v1/server", "GET, HEAD, OPTIONS"),
         ("POST", "/healthz", "GET, HEAD, OPTIONS"),

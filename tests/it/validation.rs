@@ -338,3 +338,52 @@ async fn violations_beyond_the_budget_are_counted() {
     assert!(listed.last().unwrap().description.contains(&format!("and {left} more")), "{listed:?}");
     assert!(status.message().contains("`nonsense` has no scheme"), "{}", status.message());
 }
+
+/// What is no URL yet may have secrets in its query all the same.
+#[tokio::test]
+async fn a_url_without_a_scheme_is_repeated_without_its_query() {
+    let server = Server::start().await;
+    for url in ["example.com/x?token=hunter2", "example.com/x#token=hunter2"] {
+        let request = pb::SubmitJobRequest { job: Some(job(vec![fetch(url)])), ..Default::default() };
+        let status = server.jobs().submit_job(request).await.unwrap_err();
+        assert!(status.message().contains("`https://example.com/x`"), "{}", status.message());
+        assert!(!format!("{status:?}").contains("hunter2"), "{status:?}");
+    }
+}
+
+/// A spec is sent back whole, so what it is made of is bounded.
+#[tokio::test]
+async fn pointers_and_parameters_are_short() {
+    use pb::pagination::Style;
+    let server = Server::start().await;
+    let long = "/".to_owned() + &"a".repeat(1_024);
+    let (param, size) = (long.clone(), 1);
+    for (style, field) in [
+        (
+            Style::PageNumber(pb::PageNumber {
+                param: "p".into(),
+                size_param: param.clone(),
+                size,
+                ..Default::default()
+            }),
+            "page_number.size_param",
+        ),
+        (Style::PageNumber(pb::PageNumber { param: param.clone(), ..Default::default() }), "page_number.param"),
+        (Style::Offset(pb::Offset { param: "p".into(), limit_param: param.clone(), limit: 1 }), "offset.limit_param"),
+        (Style::Cursor(pb::Cursor { param: "p".into(), next_pointer: long.clone() }), "cursor.next_pointer"),
+    ] {
+        let mut task = fetch("http://a.example/");
+        let Some(pb::task_spec::Work::Fetch(fetch)) = &mut task.work else { panic!("it is a fetch") };
+        fetch.pagination =
+            Some(pb::Pagination { style: Some(style), items_pointer: long.clone(), ..Default::default() });
+        let request = pb::SubmitJobRequest { job: Some(job(vec![task])), ..Default::default() };
+        let status = server.jobs().submit_job(request).await.unwrap_err();
+        let found = status.get_details_bad_request().unwrap().field_violations;
+        let mut fields: Vec<_> =
+            found.iter().map(|it| it.field.trim_start_matches("job.tasks[0].fetch.pagination.")).collect();
+        fields.sort_unstable();
+        let mut expected = [field, "items_pointer"];
+        expected.sort_unstable();
+        assert_eq!(fields, expected);
+    }
+}
