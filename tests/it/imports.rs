@@ -98,7 +98,8 @@ async fn a_line_that_does_not_read_is_named_and_what_was_before_is_durable() {
         assert_eq!(info["metadata"]["line"], line, "{kind}: {last}");
         let fields = details.iter().find_map(|it| it["field_violations"].as_array()).unwrap();
         let field = fields[0]["field"].as_str().unwrap();
-        assert!(field.contains(line), "{kind}: {last}");
+        let where_it_is = format!("{field} {}", fields[0]["description"].as_str().unwrap());
+        assert!(where_it_is.contains(line), "{kind}: {last}");
     }
     assert_eq!(server.job(&id).await.counts.unwrap().total, 1_000, "the same thousand twice, and no others");
     assert_eq!(import(&server, &id, "application/json", b"{}").code, 415);
