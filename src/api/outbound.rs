@@ -57,7 +57,9 @@ impl Middleware for Outbound {
         answer: impl Future<Output = Result<Response<Body>, E>> + Send,
     ) -> Result<Response<Body>, E> {
         let response = answer.await?;
-        let Some(share) = share else { return Ok(response) };
+        let Some(share) = share.filter(|_| response.extensions().get::<Shared>().is_none()) else {
+            return Ok(response);
+        };
         let kind = response.headers().get(CONTENT_TYPE);
         let form = Form::of(kind.map_or(&[], |kind| kind.as_bytes()));
         Ok(response.map(|body| {
@@ -68,6 +70,11 @@ impl Middleware for Outbound {
         }))
     }
 }
+
+/// Marks an answer whose bytes are there whether anybody reads them or not: they take no room, so that who asks for them and reads
+/// nothing takes none from others.
+#[derive(Clone, Copy, Debug)]
+pub struct Shared;
 
 /// Bytes with the room that they take.
 struct Held {

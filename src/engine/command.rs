@@ -359,8 +359,8 @@ pub(crate) struct Admitted<C> {
 }
 
 impl JobCommand {
-    /// Whether the command carries tasks that nobody waits for any more. Nothing of it was acknowledged, so it need not be
-    /// done; commands that are small and change what is there are done all the same.
+    /// Whether the command carries much that nobody waits for any more, or makes much. Nothing of it was acknowledged, so it need not
+    /// be done; commands that are small and change what is there are done all the same.
     pub(crate) fn is_abandoned(&self) -> bool {
         matches!(self, JobCommand::AddTasks { reply, .. } if reply.is_closed())
     }
@@ -412,6 +412,7 @@ impl Command {
     pub(crate) fn is_abandoned(&self) -> bool {
         match self {
             Command::Submit { reply, .. } => reply.is_closed(),
+            Command::Access { reply, .. } => reply.is_closed(),
             Command::Job(_, command) => command.is_abandoned(),
             _ => false,
         }

@@ -8,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::command::EngineError;
 use crate::engine::effect::Effect;
 use crate::engine::queue::task::BatchNumber;
+use crate::model::access::AccessRow;
 use crate::model::audit::{AuditEntry, Of};
+use crate::model::book::Book;
 use crate::model::event::{EventHead, EventKind};
 use crate::model::ids::{Fence, JobId, TaskId};
 use crate::model::job::Job;
@@ -41,6 +43,8 @@ pub(crate) struct Outbox {
     events: HashMap<JobId, Vec<Arc<StoredEvent>>>,
     /// Tasks whose end is in the batch.
     ended: Vec<(TaskId, LaneNumber)>,
+    /// Who may call once the batch is durable; `None`: nothing changes that.
+    book: Option<Arc<Book>>,
     /// How often something was added that is to be committed at once.
     additions: usize,
 }
@@ -64,6 +68,7 @@ impl Outbox {
             dirty: BTreeSet::new(),
             events: HashMap::new(),
             ended: Vec::new(),
+            book: None,
             additions: 0,
         }
     }
@@ -113,6 +118,14 @@ impl Outbox {
         self.additions += 1;
         self.count(1, ROW_BYTES);
         self.batch.audit.push(entry);
+    }
+
+    /// Adds rows of who may call, and the book that has them.
+    pub(crate) fn access(&mut self, book: Arc<Book>, rows: Vec<AccessRow>) {
+        self.additions += 1;
+        self.count(rows.len(), rows.len() * ROW_BYTES);
+        self.batch.access.extend(rows);
+        self.book = Some(book);
     }
 
     /// Adds what became of pauses, which alone is no reason to commit at once.
@@ -222,7 +235,7 @@ impl Outbox {
         in_pieces: impl Fn(JobId) -> bool,
     ) -> Sealed {
         let number = self.number;
-        let Outbox { mut batch, effects, dirty, mut events, ended, .. } =
+        let Outbox { mut batch, effects, dirty, mut events, ended, book, .. } =
             std::mem::replace(self, Outbox { number: number + 1, ..Outbox::new() });
         let heads: BTreeMap<_, _> = batch.lane_heads.drain(..).map(|(job, lane, head)| ((job, lane), head)).collect();
         // One entry a lane, the latest: of two for one row it would be left to chance which one stays.
@@ -231,7 +244,9 @@ impl Outbox {
         keep_last(claims, moves);
         keep_last_of_each(respecced);
         // Watchers learn of a change before its caller does, so that who was answered finds it everywhere.
-        let mut all = Vec::with_capacity(dirty.len() + effects.len());
+        let mut all = Vec::with_capacity(dirty.len() + effects.len() + 1);
+        // Before whoever changed it is answered.
+        all.extend(book.map(Effect::BookStored));
         for id in dirty {
             let Some(job) = row(id) else { continue };
             if !in_pieces(id) {
@@ -355,6 +370,7 @@ mod tests {
 
     use super::*;
     use crate::engine::hub::Notice;
+    use crate::model::access::AccessAnswer;
     use crate::model::host::Host;
     use crate::model::spec::{FetchSpec, JobSpec, TaskOptions, TaskSpec, Work};
     use crate::model::task::{Task, TaskEvent, TaskState};
@@ -406,6 +422,21 @@ mod tests {
     }
 
     /// A chunk that follows a refused one may be of a lane that was declared with that one.
+    /// A book may be large, and many changes come in one batch.
+    #[test]
+    fn of_several_books_in_a_batch_the_last_comes_into_force_before_anybody_is_answered() {
+        let mut outbox = Outbox::new();
+        let books: Vec<Arc<Book>> = (0..3).map(|_| Arc::new(Book::default())).collect();
+        for book in &books {
+            outbox.access(book.clone(), vec![AccessRow::Required]);
+            outbox.then(Effect::AccessStored(AccessAnswer::Done, tokio::sync::oneshot::channel().0));
+        }
+        let sealed = outbox.seal(|_| None, |_| false);
+        assert_eq!((sealed.batch.access.len(), sealed.effects.len()), (3, 4));
+        assert!(matches!(&sealed.effects[0], Effect::BookStored(book) if Arc::ptr_eq(book, &books[2])));
+        assert!(books[..2].iter().all(|book| Arc::strong_count(book) == 1), "a book is kept that nobody needs");
+    }
+
     #[test]
     fn a_job_that_is_dropped_adds_nothing() {
         let mut outbox = Outbox::new();

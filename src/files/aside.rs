@@ -40,6 +40,8 @@ impl Aside {
                 let kept = std::fs::create_dir_all(&place).and_then(|()| handle.rename_out(&name, &place));
                 if kept.is_err() {
                     handle.remove(&name).map_err(fail)?;
+                    // It fails where other parts are kept.
+                    let _ = std::fs::remove_dir(&place);
                 }
             }
             // Left by a process that was killed while it wrote a checkpoint; it exists only beside a part.
@@ -91,7 +93,7 @@ impl Aside {
         .await;
     }
 
-    /// Returns the jobs of which any part is kept.
+    /// Returns the jobs of which parts may be kept: those that have a directory, which may be empty.
     pub async fn jobs(&self) -> Result<Vec<JobId>, Failure> {
         let place = self.place.clone();
         blocking(move || {
@@ -104,7 +106,7 @@ impl Aside {
             for entry in entries {
                 let entry = entry.map_err(fail)?;
                 let job = entry.file_name().to_str().and_then(|name| name.parse::<JobId>().ok());
-                jobs.extend(job.filter(|_| has_entries(&entry.path())));
+                jobs.extend(job);
             }
             Ok(jobs)
         })

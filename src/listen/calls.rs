@@ -77,18 +77,42 @@ impl<S: Answers> Future for Answer<S> {
         let call = self.call.take();
         Poll::Ready(answered.map(|response| {
             response.map(|body| {
-                let (open, answering) = call.map(|it| (it.open, it.unread.answering())).unzip();
-                CountedBody { body, answering, _open: open }
+                let call = call.map(|it| Arc::new(Answered { answering: it.unread.answering(), _open: it.open }));
+                CountedBody { body, call }
             })
         }))
     }
 }
 
-/// The body of an answer; its call is open until this is dropped.
+/// The body of an answer. Its call is open until this and all that came of it are dropped.
 pub(super) struct CountedBody {
     body: Body,
-    answering: Option<Answering>,
-    _open: Option<Arc<OpenCall>>,
+    call: Option<Arc<Answered>>,
+}
+
+/// A call that is answered, for as long as anything of the answer has not left.
+struct Answered {
+    answering: Answering,
+    _open: Arc<OpenCall>,
+}
+
+/// Bytes of an answer. The connection takes the last of them before there is room to write them, and drops the body then; so it is
+/// they that say when the answer has left.
+struct Leaving {
+    bytes: Bytes,
+    call: Arc<Answered>,
+}
+
+impl AsRef<[u8]> for Leaving {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.call.answering.has_moved();
+    }
 }
 
 impl HttpBody for CountedBody {
@@ -96,12 +120,13 @@ impl HttpBody for CountedBody {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if let Some(answering) = &mut self.answering {
-            // Asked for more, the connection has room; what it was given waits for the client until it asks again.
-            answering.set_waits(polled.is_ready());
-        }
-        polled
+        let this = &mut *self;
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        let Some(call) = &this.call else { return polled };
+        // Asked for more, the connection has room; what it was given waits for the client until it asks again.
+        call.answering.set_waits(polled.is_ready());
+        let leaving = |bytes| Bytes::from_owner(Leaving { bytes, call: call.clone() });
+        polled.map_ok(|frame| frame.map_data(leaving))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -4,6 +4,7 @@
 //! A client that opens no window, or reads nothing, makes it wait for ever, and pings say nothing about that. So a
 //! connection on which answers wait and none of them has moved for a time has no use.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ impl Unread {
 
     /// Counts an answer that begins, and that waits for the client from now on.
     pub(super) fn answering(self: Arc<Self>) -> Answering {
-        let mut answering = Answering { unread: self, waits: false };
+        let answering = Answering { unread: self, waits: AtomicBool::new(false) };
         answering.set_waits(true);
         answering
     }
@@ -56,17 +57,24 @@ impl Unread {
 #[derive(Debug)]
 pub(super) struct Answering {
     unread: Arc<Unread>,
-    waits: bool,
+    waits: AtomicBool,
 }
 
 impl Answering {
     /// Notes that the answer has moved, and whether it waits for the client now.
-    pub(super) fn set_waits(&mut self, waits: bool) {
-        let waited = std::mem::replace(&mut self.waits, waits);
+    pub(super) fn set_waits(&self, waits: bool) {
+        let waited = self.waits.swap(waits, Ordering::Relaxed);
         self.unread.with(|state| {
             state.waiting = state.waiting + usize::from(waits) - usize::from(waited);
             state.moved = Instant::now();
         });
+    }
+}
+
+impl Answering {
+    /// Notes that something of the answer has left.
+    pub(super) fn has_moved(&self) {
+        self.unread.with(|state| state.moved = Instant::now());
     }
 }
 
@@ -86,11 +94,11 @@ mod tests {
     async fn a_connection_is_stuck_once_answers_wait_and_none_moves() {
         let unread = Unread::new();
         let begun = Instant::now();
-        let mut first = unread.clone().answering();
+        let first = unread.clone().answering();
         // The server has nothing to say yet, so nothing waits for the client.
         first.set_waits(false);
         assert!(tokio::time::timeout(TIME * 10, unread.stuck(TIME)).await.is_err());
-        let mut second = unread.clone().answering();
+        let second = unread.clone().answering();
         first.set_waits(true);
         let moves = async {
             for _ in 0..10 {

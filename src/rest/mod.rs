@@ -30,6 +30,7 @@ use prost_reflect::{DynamicMessage, MethodDescriptor};
 use tonic::body::Body;
 
 use crate::api::access::SessionDoor;
+use crate::api::outbound::Shared;
 use crate::api::request_id::RequestId;
 use crate::api::status::{Violations, internal};
 use crate::pb;
@@ -79,7 +80,9 @@ impl Rest {
         if head.uri.path() == DESCRIPTION {
             return match head.method {
                 Method::GET | Method::HEAD => {
-                    Ok(whole(StatusCode::OK, "application/json", openapi::DOCUMENT.as_str().into()))
+                    let mut response = whole(StatusCode::OK, "application/json", openapi::DOCUMENT.as_str().into());
+                    response.extensions_mut().insert(Shared);
+                    Ok(response)
                 }
                 Method::OPTIONS => Ok(methods_of(DESCRIPTION_METHODS)),
                 _ => Err(Refusal::no_method(head.method.as_str(), DESCRIPTION, DESCRIPTION_METHODS.to_owned())),

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
 use tonic::body::Body;
 
+use crate::api::outbound::Shared;
 use crate::model::pages::is_page;
 use crate::rest::answer::Refusal;
 use crate::web::assets::{self, Asset};
@@ -49,6 +50,8 @@ fn file(asset: &Asset, code: StatusCode, headers: &HeaderMap) -> Response<Body> 
     } else {
         Response::new(Body::new(Full::new(brotli.unwrap_or(&asset.plain).clone())))
     };
+    // The bytes are those of the program.
+    response.extensions_mut().insert(Shared);
     *response.status_mut() = if is_known { StatusCode::NOT_MODIFIED } else { code };
     let out = response.headers_mut();
     if let Ok(tag) = HeaderValue::from_str(&tag) {

@@ -283,17 +283,21 @@ async fn connections_without_calls_give_way_to_new_ones() {
     watched.message().await.unwrap().unwrap();
 }
 
-/// A connection of somebody who asks whether the server is well and opens no window for the answer, of which only the head
-/// comes. The task is the connection, and ends with it.
-async fn unread(server: &Server) -> (h2::client::SendRequest<bytes::Bytes>, tokio::task::JoinSet<()>) {
+/// A connection of somebody who asks for something and opens a window of so many bytes for the answer, of which only the head
+/// comes, and so much. The task is the connection, and ends with it.
+async fn unread(
+    server: &Server,
+    path: &str,
+    window: u32,
+) -> (h2::client::SendRequest<bytes::Bytes>, tokio::task::JoinSet<()>) {
     let stream = TcpStream::connect(&server.address).await.unwrap();
     let (sender, connection) =
-        h2::client::Builder::new().initial_window_size(0).handshake::<_, bytes::Bytes>(stream).await.unwrap();
+        h2::client::Builder::new().initial_window_size(window).handshake::<_, bytes::Bytes>(stream).await.unwrap();
     let mut driver = tokio::task::JoinSet::new();
     driver.spawn(async move {
         let _ = connection.await;
     });
-    let request = http::Request::get(format!("http://{}/healthz", server.address)).body(()).unwrap();
+    let request = http::Request::get(format!("http://{}{path}", server.address)).body(()).unwrap();
     let mut ready = sender.ready().await.unwrap();
     let (response, _) = ready.send_request(request, true).unwrap();
     let response = tokio::time::timeout(PATIENCE, response).await.unwrap().unwrap();
@@ -312,7 +316,7 @@ async fn strangers_who_read_nothing_keep_nobody_out() {
     let token = token(&server, "", &["op", "--grant", "read", "--grant", "operator"]);
     let mut strangers = Vec::new();
     for _ in 0..20 {
-        strangers.push(unread(&server).await);
+        strangers.push(unread(&server, "/healthz", 0).await);
     }
     let channel = tonic::transport::Channel::from_shared(format!("http://{}", server.address)).unwrap();
     let mut request = tonic::Request::new(pb::ListJobsRequest::default());
@@ -323,8 +327,12 @@ async fn strangers_who_read_nothing_keep_nobody_out() {
 #[tokio::test]
 async fn a_client_that_reads_no_answer_loses_its_connection() {
     let server = Server::with(&["--answer-idle", "1s"]).await;
-    let (_sender, mut connection) = unread(&server).await;
-    tokio::time::timeout(PATIENCE, connection.join_next()).await.expect("the server closes the connection");
+    // With a little of a window the last of an answer is handed over at once, and waits in the connection.
+    for (path, window) in [("/healthz", 0), ("/v1/openapi.json", 0), ("/v1/openapi.json", 1), ("/app.js", 1)] {
+        let (_sender, mut connection) = unread(&server, path, window).await;
+        let closed = tokio::time::timeout(PATIENCE, connection.join_next()).await;
+        closed.unwrap_or_else(|_| panic!("the server closes the connection: {path} with a window of {window}"));
+    }
     // A stream whose server has nothing to say waits for nobody.
     let id = server.submit(pb::JobSpec { open: true, ..job(Vec::new()) }).await;
     let watch = pb::WatchJobRequest { job_id: id, ..Default::default() };

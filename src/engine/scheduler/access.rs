@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::engine::command::{Reply, answer};
 use crate::engine::effect::Effect;
 use crate::engine::scheduler::Scheduler;
-use crate::model::access::{AccessAnswer, AccessChange, AccessError, Actor};
+use crate::model::access::{AccessAnswer, AccessChange, AccessError, AccessRow, Actor};
 use crate::model::audit::{AuditEntry, AuditRow, Of};
 use crate::model::book::{Applied, Book};
 use crate::model::ids::JobId;
@@ -46,7 +46,7 @@ impl Scheduler {
             _ => {}
         }
         match self.decide(&change, &by) {
-            Ok(told) => self.outbox.then(Effect::AccessStored(self.book.clone(), told, reply)),
+            Ok(told) => self.outbox.then(Effect::AccessStored(told, reply)),
             Err(refusal) => answer(reply, Err(refusal.into())),
         }
     }
@@ -63,21 +63,23 @@ impl Scheduler {
             }
         }
         // What changes nothing is answered once what it was decided upon is durable.
-        self.book = Arc::new(book);
-        self.outbox.batch().access.extend(rows);
+        if !rows.is_empty() {
+            self.replace_book(book, rows);
+        }
         Ok(told)
     }
 
-    /// Lets everybody have a book that is durable.
+    /// Decides by another book from now on, which comes into force with the batch that has its rows. Of several in one batch
+    /// only the last does: nobody needs those before, each of which is a whole book.
+    pub(super) fn replace_book(&mut self, book: Book, rows: Vec<AccessRow>) {
+        self.book = Arc::new(book);
+        self.outbox.access(self.book.clone(), rows);
+    }
+
+    /// Puts a book into force that is durable.
     pub(super) fn publish_book(&mut self, book: Arc<Book>) {
         self.runner.hosts.tell_parties_apart(book.has_parties());
         self.share_out(&book);
         self.books.send_replace(book);
-    }
-
-    /// Puts a book into force that is durable.
-    pub(super) fn access_stored(&mut self, book: Arc<Book>, told: AccessAnswer, reply: Reply<AccessAnswer>) {
-        self.publish_book(book);
-        answer(reply, Ok(told));
     }
 }

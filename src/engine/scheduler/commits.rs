@@ -29,14 +29,17 @@ impl Scheduler {
                 self.removals = self.send(sealed, true).await;
             }
         }
-        if self.in_flight.is_none() {
+        // Effects alone follow at once, and may bring something to commit.
+        while self.in_flight.is_none() {
+            self.store_uses();
             let in_pieces = self.add_pieces();
-            if !self.outbox.is_empty() {
-                let jobs = &self.jobs;
-                let row = |id| jobs.get(id).map(|run| run.job.clone());
-                let sealed = self.outbox.seal(row, |id| in_pieces.contains(&id));
-                self.in_flight = self.send(sealed, false).await;
+            if self.outbox.is_empty() {
+                break;
             }
+            let jobs = &self.jobs;
+            let row = |id| jobs.get(id).map(|run| run.job.clone());
+            let sealed = self.outbox.seal(row, |id| in_pieces.contains(&id));
+            self.in_flight = self.send(sealed, false).await;
         }
     }
 

@@ -1,17 +1,16 @@
 //! Credentials that attempts use: judged when an attempt starts, for whoever made its job.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::command::Tasks;
 use crate::engine::credentials::InUse;
-use crate::engine::effect::Effect;
 use crate::engine::scheduler::Scheduler;
 use crate::model::access::{AccessChange, AccessError, Actor, LOCAL_NAME};
 use crate::model::audit::{AuditEntry, AuditRow, Of};
 use crate::model::bag::is_erased;
-use crate::model::book::{Applied, Book};
+use crate::model::book::Applied;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::ids::JobId;
 use crate::model::job::Job;
@@ -21,6 +20,33 @@ use crate::model::time::Timestamp;
 
 /// How often it is stored that a credential is in use.
 const USE_KEPT: Duration = Duration::from_secs(60);
+/// How long uses are gathered before they are stored: each time is a new book.
+const USES_GATHERED: Duration = Duration::from_secs(1);
+
+/// Uses of credentials that are not in the book yet.
+#[derive(Debug, Default)]
+pub(super) struct Uses {
+    uses: BTreeMap<TenantNo, BTreeMap<String, Timestamp>>,
+    /// When they are to be stored.
+    due: Timestamp,
+}
+
+impl Uses {
+    fn note(&mut self, tenant: TenantNo, name: &str, now: Timestamp) {
+        if self.uses.is_empty() {
+            self.due = now.plus(USES_GATHERED);
+        }
+        let of_tenant = self.uses.entry(tenant).or_default();
+        if !of_tenant.contains_key(name) {
+            of_tenant.insert(name.to_owned(), now);
+        }
+    }
+
+    fn take(&mut self) -> Vec<(TenantNo, String, Timestamp)> {
+        let all = std::mem::take(&mut self.uses).into_iter();
+        all.flat_map(|(tenant, uses)| uses.into_iter().map(move |(name, at)| (tenant, name, at))).collect()
+    }
+}
 
 impl Scheduler {
     /// Returns the credential that an attempt at a task uses, or why it may not, or why it cannot be made without what was
@@ -50,19 +76,21 @@ impl Scheduler {
             self.outbox.audit(AuditEntry { row, of: Of::Always });
         }
         if credential.last_use.is_none_or(|last| last.plus(USE_KEPT) <= now) {
-            self.note_use(tenant.no, name, now);
+            self.uses.note(tenant.no, name, now);
         }
         Some(Ok(Arc::new(InUse::new(credential))))
     }
 
-    /// Stores when a credential was used.
-    fn note_use(&mut self, tenant: TenantNo, name: &str, now: Timestamp) {
-        let used = AccessChange::UsedCredentials(vec![(tenant, name.to_owned(), now)]);
+    /// Stores when credentials were used, all that were within a while at once.
+    pub(super) fn store_uses(&mut self) {
+        let now = self.now();
+        if self.uses.uses.is_empty() || (now < self.uses.due && !self.draining) {
+            return;
+        }
+        let used = AccessChange::UsedCredentials(self.uses.take());
         // Nobody asked, so nobody is answered.
         if let Ok(Applied { book, rows, .. }) = self.book.apply(&used, &Actor::local(), now) {
-            self.book = Arc::new(book);
-            self.outbox.batch().access.extend(rows);
-            self.outbox.then(Effect::BookStored(self.book.clone()));
+            self.replace_book(book, rows);
         }
     }
 
@@ -72,11 +100,6 @@ impl Scheduler {
         let names = |job: &Job| job.tenant.no == *tenant && job.credentials.contains(name);
         let (job, _) = self.jobs.iter().find(|(_, run)| names(&run.job))?;
         Some(AccessError::CredentialInUse(name.clone(), *job))
-    }
-
-    /// Puts a book into force that no answer waits for.
-    pub(super) fn book_stored(&self, book: Arc<Book>) {
-        self.books.send_replace(book);
     }
 }
 

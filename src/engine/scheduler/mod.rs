@@ -49,6 +49,7 @@ use crate::engine::queue::task::{BatchNumber, Cause, Running};
 use crate::engine::queue::{Queue, Standing};
 use crate::engine::runner::{Checks, Runner};
 use crate::engine::running::Attempts;
+use crate::engine::scheduler::credentials::Uses;
 use crate::engine::scheduler::in_flight::{InFlight, answer_of, lost};
 use crate::engine::scheduler::linger::Linger;
 use crate::engine::scheduler::piece::Pieces;
@@ -94,6 +95,7 @@ pub(crate) struct Scheduler {
     /// Who may call, as it was decided last; what is in force may still be older.
     book: Arc<Book>,
     books: watch::Sender<Arc<Book>>,
+    uses: Uses,
     /// The rates of all tenants, with what they allow: attempts have them for as long as they run, whether they are limited
     /// when these begin or not.
     tenant_rates: HashMap<TenantNo, (RateLimit, Arc<JobRates>)>,
@@ -175,6 +177,7 @@ impl Scheduler {
             limits,
             book,
             books,
+            uses: Uses::default(),
             tenant_rates: HashMap::new(),
             closing_tenants: HashMap::new(),
             rng: SmallRng::seed_from_u64(seed),

@@ -327,16 +327,14 @@ async fn failure_that_stays(
     if let Some(first) = job.failure.as_deref().filter(|failure| failure.task_index.is_some_and(stays)) {
         return Ok(Some(first.clone()));
     }
-    let mut from = Some(0);
+    let (mut from, mut first) = (Some(0), None);
     while let Some(start) = from {
         let page = patiently(|| runner.store.tasks(job.id, &[TaskState::Failed], start, FAILURES_MAX)).await?;
         from = page.items.last().filter(|_| page.has_more).and_then(|last| last.index.checked_add(1));
         let staying = page.items.into_iter().filter(|task| stays(task.index));
-        if let Some(first) = staying.min_by_key(|task| task.row.task.end_time) {
-            return Ok(first.placed_error());
-        }
+        first = first.into_iter().chain(staying).min_by_key(|task| task.row.task.end_time);
     }
-    Ok(None)
+    Ok(first.and_then(|task| task.placed_error()))
 }
 
 /// Returns the failures of a job without those of the tasks that are put back.

@@ -139,6 +139,10 @@ async fn choose(reader: &Reader, filter: &JobFilter) -> Result<Index, StoreError
     if filter.order == JobOrder::Ended {
         return Ok(Index::Ended);
     }
+    // Whatever else is asked, so that nothing is looked at that is of others.
+    if filter.created_by.is_some_and(|no| no != LOCAL) {
+        return Ok(Index::Creator);
+    }
     let unfinished = !filter.states.is_empty() && !filter.states.iter().copied().any(JobState::is_ended);
     if unfinished {
         return Ok(Index::States);
@@ -167,7 +171,6 @@ async fn choose(reader: &Reader, filter: &JobFilter) -> Result<Index, StoreError
     }
     Ok(match rarest {
         Some((_, place)) => Index::Label(place),
-        None if filter.created_by.is_some_and(|no| no != LOCAL) => Index::Creator,
         None if filter.tenant.is_some_and(|no| no != DEFAULT_NO) => Index::Tenant,
         None if filter.states.is_empty() => Index::Ids,
         None => Index::States,
@@ -192,6 +195,9 @@ fn lead(filter: &JobFilter, index: &Index, values: &mut Values) -> String {
     if let Some(no) = filter.tenant {
         // Here, and not with what is judged: nobody is to know how many jobs others have.
         range += &format!(" AND j.tenant = {}", values.add(Value::Number(no.into())));
+    }
+    if let Some(no) = filter.created_by.filter(|no| *no != LOCAL) {
+        range += &format!(" AND j.created_by = {}", values.add(Value::Number(no as i64)));
     }
     if !matches!(index, Index::Ended) {
         for (comparison, id) in bounds(filter) {
@@ -229,13 +235,9 @@ fn lead(filter: &JobFilter, index: &Index, values: &mut Values) -> String {
             )
         }
         // The index has no jobs of `local`, which are most where nobody else calls.
-        Index::Creator => {
-            let no = values.add(Value::Number(filter.created_by.unwrap_or(LOCAL) as i64));
-            format!(
-                "SELECT j.id AS name, j.no AS no, NULL AS ended FROM jobs j INDEXED BY jobs_creator \
-                 WHERE j.created_by > 0 AND j.created_by = {no}{range}"
-            )
-        }
+        Index::Creator => format!(
+            "SELECT j.id AS name, j.no AS no, NULL AS ended FROM jobs j INDEXED BY jobs_creator WHERE j.created_by > 0{range}"
+        ),
         // The index has no jobs of the tenant that always exists, which are all where there is no other.
         Index::Tenant => format!(
             "SELECT j.id AS name, j.no AS no, NULL AS ended FROM jobs j INDEXED BY jobs_tenant WHERE j.tenant > 1{range}"
@@ -262,9 +264,14 @@ fn lead_by_end(filter: &JobFilter, range: String, values: &mut Values) -> String
         let id = values.add(Value::Bytes(blob(id)));
         range += &format!(" AND j.end_time <= {end} AND (j.end_time < {end} OR j.id < {id})");
     }
+    // Those of one principal are sorted: by the other index all would be looked at that have ended.
+    let from = match filter.created_by {
+        None | Some(LOCAL) => "jobs_ended WHERE true",
+        Some(_) => "jobs_creator WHERE j.created_by > 0",
+    };
     format!(
-        "SELECT j.id AS name, j.no AS no, j.end_time AS ended FROM jobs j INDEXED BY jobs_ended \
-         WHERE j.end_time IS NOT NULL{range} ORDER BY j.end_time DESC, j.id DESC"
+        "SELECT j.id AS name, j.no AS no, j.end_time AS ended FROM jobs j INDEXED BY {from} \
+         AND j.end_time IS NOT NULL{range} ORDER BY j.end_time DESC, j.id DESC"
     )
 }
 
@@ -292,7 +299,7 @@ fn fits(filter: &JobFilter, index: &Index, values: &mut Values) -> String {
     if !matches!(index, Index::End | Index::Ended) {
         fits += &ended(filter, values);
     }
-    if let Some(no) = filter.created_by.filter(|_| !matches!(index, Index::Creator)) {
+    if let Some(no) = filter.created_by.filter(|no| *no == LOCAL) {
         fits += &format!(" AND j.created_by = {}", values.add(Value::Number(no as i64)));
     }
     let leading = if let Index::Label(place) = index { Some(*place) } else { None };

@@ -71,7 +71,7 @@ impl Need {
             Need::Removes
         } else if bytes(batch) as u64 <= lent / 2 {
             Need::Little
-        } else if adds_work(batch) {
+        } else if added_bytes(batch) as u64 > lent / 2 {
             Need::Much
         } else {
             // There is no more of it than had been begun, and nothing begins while room is short.
@@ -80,12 +80,21 @@ impl Need {
     }
 }
 
-/// Whether the batch makes more to be done.
-fn adds_work(batch: &Batch) -> bool {
-    let Batch { submissions, additions, retries, hastens, access, audit, .. } = batch;
-    let has_work = !(submissions.is_empty() && additions.is_empty() && retries.is_empty() && hastens.is_empty());
-    // Rows of what was refused are no ends either.
-    has_work || !access.is_empty() || audit.len() > AUDIT_ROWS_MAX
+/// How much of a batch makes more to be done, in bytes, roughly: a little of that beside much that ended keeps nobody from having
+/// the end of it recorded. Rows of what was refused, of which there may be any number, are no ends either.
+fn added_bytes(batch: &Batch) -> usize {
+    let Batch { submissions, additions, retries, hastens, audit, .. } = batch;
+    let tasks = |tasks: &[(u32, Arc<TaskSpec>)]| -> usize {
+        tasks.iter().map(|(_, spec)| ROW_BYTES + spec.memory_bytes()).sum()
+    };
+    let put_back = retries.iter().map(|it| match &it.which {
+        Which::These(indexes) => indexes.len(),
+        Which::From(_) | Which::Fitting(..) => it.limit as usize,
+    });
+    let rows = put_back.chain(hastens.iter().map(|it| it.limit as usize)).fold(0, usize::saturating_add);
+    submissions.iter().map(|it| ROW_BYTES + it.job.spec.memory_bytes() + tasks(&it.tasks)).sum::<usize>()
+        + additions.iter().map(|it| tasks(&it.tasks)).sum::<usize>()
+        + rows.saturating_add(audit.len().saturating_sub(AUDIT_ROWS_MAX)).saturating_mul(ROW_BYTES)
 }
 
 /// Whether the batch has deletions and purges, and beside them nothing but who did that.
@@ -122,35 +131,26 @@ fn only_removes(batch: &Batch) -> bool {
     removes && !does_more
 }
 
-/// How much a batch adds, in bytes, roughly.
+/// How much a batch writes, in bytes, roughly.
 fn bytes(batch: &Batch) -> usize {
-    let Batch { submissions, additions, pages, moves, claims, retries, sweeps, hastens, events, respecced, .. } = batch;
-    let tasks = |tasks: &[(u32, Arc<TaskSpec>)]| -> usize {
-        tasks.iter().map(|(_, spec)| ROW_BYTES + spec.memory_bytes()).sum()
-    };
+    let Batch { pages, moves, claims, sweeps, events, respecced, jobs, access, lane_heads, pauses, audit, .. } = batch;
     let pages = pages.iter().map(|page| match &page.content {
         Content::Inline(body) => ROW_BYTES + body.len(),
         Content::File { .. } => ROW_BYTES,
     });
-    let put_back = retries.iter().map(|it| match &it.which {
-        Which::These(indexes) => indexes.len(),
-        Which::From(_) | Which::Fitting(..) => it.limit as usize,
-    });
-    let limits = sweeps.iter().map(|it| it.limit).chain(hastens.iter().map(|it| it.limit));
-    let rows = put_back.chain(limits.map(|limit| limit as usize)).fold(0, usize::saturating_add);
-    submissions.iter().map(|it| it.job.spec.memory_bytes() + tasks(&it.tasks)).sum::<usize>()
-        + additions.iter().map(|it| tasks(&it.tasks)).sum::<usize>()
-        + pages.sum::<usize>()
-        + moves.iter().map(|it| ROW_BYTES + it.row.memory_bytes()).sum::<usize>()
-        + respecced.iter().map(|job| job.spec.memory_bytes()).sum::<usize>()
-        + rows.saturating_mul(ROW_BYTES)
-        + (claims.len() + events.len() + submissions.len() + batch.jobs.len() + batch.audit.len()) * ROW_BYTES
-        + (batch.access.len() + batch.lane_heads.len() + batch.pauses.len()) * ROW_BYTES
+    let swept = sweeps.iter().map(|it| it.limit as usize).fold(0, usize::saturating_add);
+    let rows = claims.len() + events.len() + jobs.len() + audit.len().min(AUDIT_ROWS_MAX) + access.len();
+    added_bytes(batch)
+        .saturating_add(pages.sum::<usize>())
+        .saturating_add(moves.iter().map(|it| ROW_BYTES + it.row.memory_bytes()).sum::<usize>())
+        .saturating_add(respecced.iter().map(|job| job.spec.memory_bytes()).sum::<usize>())
+        .saturating_add(swept.saturating_add(rows + lane_heads.len() + pauses.len()).saturating_mul(ROW_BYTES))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::access::AccessRow;
     use crate::model::audit::{AuditEntry, AuditRow};
     use crate::model::ids::{JobId, TaskId};
     use crate::model::task_filter::TaskChoice;
@@ -229,6 +229,19 @@ mod tests {
             need(|it| it.pages.push(NewPage { id, page: 0, first_item: 0, items: 0, content, next: None }))
         };
         assert_eq!((page(3 << 20), page(5 << 20)), (Need::Little, Need::Ends));
+        // What is added beside it is little.
+        let beside = |fill: &dyn Fn(&mut Batch)| {
+            need(|it| {
+                let content = Content::Inline(vec![0; 5 << 20].into());
+                let id = TaskId { job: JOB, index: 0 };
+                it.pages.push(NewPage { id, page: 0, first_item: 0, items: 0, content, next: None });
+                fill(it);
+            })
+        };
+        assert_eq!(beside(&|it| it.access.push(AccessRow::Required)), Need::Ends);
+        assert_eq!(beside(&|it| it.hastens.push(hasten(4096))), Need::Ends);
+        assert_eq!(beside(&|it| it.retries.push(retry(Which::From(0), 4096))), Need::Ends);
+        assert_eq!(beside(&|it| it.retries.push(retry(Which::From(0), u32::MAX))), Need::Much);
         let rows = |count| need(|it| it.audit.extend(std::iter::repeat_with(|| audit(Of::Always)).take(count)));
         assert_eq!((rows(2_000), rows(20_000)), (Need::Little, Need::Much));
     }
