@@ -1,6 +1,6 @@
 //! Credentials that attempts use: judged when an attempt starts, for whoever made its job.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,34 +20,6 @@ use crate::model::time::Timestamp;
 
 /// How often it is stored that a credential is in use.
 const USE_KEPT: Duration = Duration::from_secs(60);
-/// How long uses are gathered before they are stored: each time is a new book.
-const USES_GATHERED: Duration = Duration::from_secs(1);
-
-/// Uses of credentials that are not in the book yet.
-#[derive(Debug, Default)]
-pub(super) struct Uses {
-    uses: BTreeMap<TenantNo, BTreeMap<String, Timestamp>>,
-    /// When they are to be stored.
-    due: Timestamp,
-}
-
-impl Uses {
-    fn note(&mut self, tenant: TenantNo, name: &str, now: Timestamp) {
-        if self.uses.is_empty() {
-            self.due = now.plus(USES_GATHERED);
-        }
-        let of_tenant = self.uses.entry(tenant).or_default();
-        if !of_tenant.contains_key(name) {
-            of_tenant.insert(name.to_owned(), now);
-        }
-    }
-
-    fn take(&mut self) -> Vec<(TenantNo, String, Timestamp)> {
-        let all = std::mem::take(&mut self.uses).into_iter();
-        all.flat_map(|(tenant, uses)| uses.into_iter().map(move |(name, at)| (tenant, name, at))).collect()
-    }
-}
-
 impl Scheduler {
     /// Returns the credential that an attempt at a task uses, or why it may not, or why it cannot be made without what was
     /// erased; `None`: the task names none.
@@ -84,10 +56,11 @@ impl Scheduler {
     /// Stores when credentials were used, all that were within a while at once.
     pub(super) fn store_uses(&mut self) {
         let now = self.now();
-        if self.uses.uses.is_empty() || (now < self.uses.due && !self.draining) {
+        let used = self.uses.take(now, self.draining);
+        if used.is_empty() {
             return;
         }
-        let used = AccessChange::UsedCredentials(self.uses.take());
+        let used = AccessChange::UsedCredentials(used);
         // Nobody asked, so nobody is answered.
         if let Ok(Applied { book, rows, .. }) = self.book.apply(&used, &Actor::local(), now) {
             self.replace_book(book, rows);

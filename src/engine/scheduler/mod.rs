@@ -42,6 +42,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::engine::bounds::Bounds;
 use crate::engine::command::{Admitted, Command, EngineError};
+use crate::engine::credentials::Uses;
 use crate::engine::hub::Hub;
 use crate::engine::jobs::{JobRun, JobTable};
 use crate::engine::outbox::Outbox;
@@ -49,7 +50,6 @@ use crate::engine::queue::task::{BatchNumber, Cause, Running};
 use crate::engine::queue::{Queue, Standing};
 use crate::engine::runner::{Checks, Runner};
 use crate::engine::running::Attempts;
-use crate::engine::scheduler::credentials::Uses;
 use crate::engine::scheduler::in_flight::{InFlight, answer_of, lost};
 use crate::engine::scheduler::linger::Linger;
 use crate::engine::scheduler::piece::Pieces;
