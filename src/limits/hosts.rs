@@ -300,7 +300,7 @@ impl Hosts {
             if pause.until > now {
                 inner.change(&key.host, now, |state| state.restore(key.tenant, key.cause, &pause, now));
             }
-            inner.kept.restore(key, pause, now);
+            inner.kept.restore(&key, pause, now);
         }
     }
 

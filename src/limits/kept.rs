@@ -46,10 +46,10 @@ impl Kept {
     }
 
     /// Takes in what the store has.
-    pub(super) fn restore(&mut self, key: PauseKey, pause: HostPause, now: Timestamp) {
+    pub(super) fn restore(&mut self, key: &PauseKey, pause: HostPause, now: Timestamp) {
         self.put(key.clone(), pause, now);
-        if self.all.contains_key(&key) {
-            self.unsaved.remove(&key);
+        if self.all.contains_key(key) {
+            self.unsaved.remove(key);
         }
     }
 
@@ -68,7 +68,9 @@ impl Kept {
     /// Notes that all pauses of a host are over.
     pub(super) fn end_all_of(&mut self, host: &Host) {
         let keys: Vec<PauseKey> = self.all.keys().filter(|key| key.host == *host).cloned().collect();
-        keys.iter().for_each(|key| self.end(key));
+        for key in &keys {
+            self.end(key);
+        }
     }
 
     /// Returns the hosts at which a tenant has a pause, in the order of their names, from the first one after `last`.
@@ -145,8 +147,8 @@ mod tests {
     #[test]
     fn what_the_store_has_is_not_told_again_and_what_has_passed_is() {
         let mut kept = Kept::default();
-        kept.restore(key(1, "a:80"), until(50), Timestamp(20));
-        kept.restore(key(1, "b:80"), until(10), Timestamp(20));
+        kept.restore(&key(1, "a:80"), until(50), Timestamp(20));
+        kept.restore(&key(1, "b:80"), until(10), Timestamp(20));
         assert_eq!(told(&mut kept), [("b:80@1".into(), None)]);
         let hosts = |last: Option<&str>, now| {
             let last = last.map(Host::new);

@@ -31,6 +31,8 @@ mod hosts_tests;
 mod rate_tests;
 #[cfg(test)]
 mod table_tests;
+#[cfg(test)]
+mod tenants_tests;
 
 pub(crate) use crate::limits::shares::Asking;
 
