@@ -269,6 +269,8 @@ fn facts(settings: &ServerSettings, tls: Option<&Arc<Tls>>, sizes: watch::Receiv
         insecure: settings.insecure,
         tls: tls.cloned(),
         features: services::features(settings.has_dashboard),
+        has_grpc_web: settings.has_grpc_web,
+        cors_origins: settings.browsers.origins.clone(),
         sizes,
     }
 }
