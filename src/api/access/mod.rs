@@ -33,14 +33,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-use crate::api::access::bounds::{Counted, OpenCall};
+use crate::api::access::bounds::{Counted, OpenCall, OpenWatch};
 use crate::api::access::caller::{Caller, Denied, Rules, Shown, Unknown, decide};
 use crate::api::access::refusals::{Refusal, Refusals};
 use crate::api::access::sessions::Sessions;
 use crate::api::access::table::Need;
 use crate::api::access::uses::Uses;
 use crate::api::request_id::RequestId;
-use crate::api::status::{draining, precondition, rate_limited, too_many_streams};
+use crate::api::status::{draining, precondition, rate_limited, too_many_streams, too_many_watches};
 use crate::api::to_proto::timestamp;
 use crate::engine::handle::Engine;
 use crate::listen::KnownCaller;
@@ -49,10 +49,11 @@ use crate::middleware::{Middleware, until};
 use crate::model::access::{LOCAL_NAME, Method};
 use crate::model::book::Book;
 use crate::model::identity::Identities;
+use crate::model::quotas::Quota;
 use crate::model::tenant::Scope;
 
 pub(crate) use crate::api::access::audit::event as audit_event;
-pub use crate::api::access::bounds::CallBounds;
+pub use crate::api::access::bounds::{CallBounds, OpenWatches};
 pub use crate::api::access::caller::Policy;
 pub use crate::api::access::table::Exposure;
 
@@ -79,6 +80,7 @@ pub struct Access {
     streaming: Arc<HashSet<String>>,
     bounds: CallBounds,
     counted: Arc<Counted>,
+    watches: OpenWatches,
     refusals: Arc<Refusals>,
     uses: Arc<Uses>,
     sessions: Arc<Sessions>,
@@ -114,6 +116,7 @@ impl Access {
             streaming: Arc::new(streaming),
             bounds,
             counted: Arc::default(),
+            watches: OpenWatches::default(),
             refusals: Arc::default(),
             uses: Arc::default(),
             sessions: Arc::default(),
@@ -141,6 +144,11 @@ impl Access {
         {
             tracing::warn!(count, "refused calls are not in the audit: {error}");
         }
+    }
+
+    /// Returns the watches that are open.
+    pub fn watches(&self) -> OpenWatches {
+        self.watches.clone()
     }
 
     /// Returns whether a token is needed just now.
@@ -218,6 +226,22 @@ impl Access {
             let subject = format!("principals/{}", caller.actor.name);
             taken.map_err(|wait| refuse(Some(&caller), rate_limited("calls of this principal", &subject, wait), ""))?;
         }
+        // What the server itself is told by its operators is nobody's call.
+        let is_about = table::is_of_tenant(need) && !table::may_on_server(need, &caller.actor);
+        let tenant = caller.actor.scope.no().filter(|_| is_about).and_then(|no| book.tenant_numbered(no)).cloned();
+        if let Some((tenant, rate)) = tenant.as_ref().and_then(|it| Some((it, it.quotas.calls_per_second?))) {
+            let taken = self.counted.take_call_about(tenant.no, rate, now);
+            let subject = format!("tenants/{}/{}", tenant.name, Quota::CallsPerSecond.name());
+            taken.map_err(|wait| refuse(Some(&caller), rate_limited("calls about this tenant", &subject, wait), ""))?;
+        }
+        let mut watch = None;
+        if let Some(tenant) = tenant.filter(|_| table::watches(method)) {
+            watch = self.watches.open(tenant.no, tenant.quotas.watchers);
+            if watch.is_none() {
+                let most = tenant.quotas.watchers.unwrap_or_default();
+                return Err(refuse(Some(&caller), too_many_watches(&tenant.name, most), ""));
+            }
+        }
         let mut open = None;
         if caller.actor.name != LOCAL_NAME {
             open = self.counted.open_call(self.bounds, caller.actor.principal);
@@ -235,7 +259,17 @@ impl Access {
         let method = known.unwrap_or_default().to_owned();
         Ok((
             need,
-            Standing { access: self.clone(), books, shown, caller: Some(caller), need, method, is_read, _open: open },
+            Standing {
+                access: self.clone(),
+                books,
+                shown,
+                caller: Some(caller),
+                need,
+                method,
+                is_read,
+                _open: open,
+                _watch: watch,
+            },
         ))
     }
 }
@@ -322,6 +356,8 @@ struct Standing {
     is_read: bool,
     /// Its place among the calls that the caller has open.
     _open: Option<OpenCall>,
+    /// Its place among the watches of its tenant.
+    _watch: Option<OpenWatch>,
 }
 
 impl Standing {
@@ -337,6 +373,7 @@ impl Standing {
             method,
             is_read: false,
             _open: None,
+            _watch: None,
         }
     }
 

@@ -62,6 +62,7 @@ use crate::model::book::Book;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::limits::Limits;
+use crate::model::quotas::Allowance;
 use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 use crate::store::StoreError;
@@ -96,6 +97,8 @@ pub(crate) struct Scheduler {
     books: watch::Sender<Arc<Book>>,
     /// The rates of tenants that have one.
     tenant_rates: HashMap<TenantNo, Arc<JobRates>>,
+    /// What is left to tenants of their `tasks_per_second`.
+    allowances: HashMap<TenantNo, Allowance>,
     /// Tenants that are being deleted, with their names.
     closing_tenants: HashMap<TenantNo, Arc<str>>,
     rng: SmallRng,
@@ -175,6 +178,7 @@ impl Scheduler {
             book,
             books,
             tenant_rates: HashMap::new(),
+            allowances: HashMap::new(),
             closing_tenants: HashMap::new(),
             rng: SmallRng::seed_from_u64(seed),
             draining: false,
