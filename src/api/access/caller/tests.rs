@@ -61,7 +61,7 @@ fn here() -> Shown {
 }
 
 fn with(authorization: &[&str]) -> Shown {
-    Shown { authorization: authorization.iter().map(|it| it.as_bytes().to_vec()).collect(), ..here() }
+    Shown { authorization: authorization.iter().map(|it| Zeroizing::new(it.as_bytes().to_vec())).collect(), ..here() }
 }
 
 fn policy(mode: AuthMode) -> Policy {
