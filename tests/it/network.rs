@@ -199,7 +199,7 @@ pub(crate) async fn h2_connection(
 }
 
 /// Begins a message of this length.
-async fn begin(
+pub(crate) async fn begin(
     sender: &h2::client::SendRequest<bytes::Bytes>,
     server: &Server,
     method: &str,
