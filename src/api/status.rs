@@ -296,7 +296,7 @@ impl From<EngineError> for Status {
             EngineError::Draining => draining(),
             EngineError::Access(error) => error.into(),
             EngineError::NoTenant => tenant_required("must name one tenant: a job is of one"),
-            EngineError::Quota { tenant, quota, .. } => {
+            EngineError::Quota { tenant, quota, .. } | EngineError::Longer { tenant, quota, .. } => {
                 let fault = Fault::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", message);
                 fault.quota(&format!("tenants/{tenant}/{}", quota.name())).into()
             }
@@ -305,10 +305,6 @@ impl From<EngineError> for Status {
                 let mut fault = fault.quota(&format!("tenants/{tenant}/{}", Quota::TasksPerSecond.name()));
                 fault.details.set_retry_info(Some(wait));
                 fault.into()
-            }
-            EngineError::Longer { tenant, quota, .. } => {
-                let fault = Fault::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", message);
-                fault.quota(&format!("tenants/{tenant}/{}", quota.name())).into()
             }
             EngineError::Suspended(tenant) => precondition("TENANT_SUSPENDED", &format!("tenants/{tenant}"), message),
             EngineError::StoreFull(_) => unavailable("STORE_FULL", message),

@@ -51,6 +51,7 @@ use crate::model::book::Book;
 use crate::model::identity::Identities;
 use crate::model::quotas::Quota;
 use crate::model::tenant::Scope;
+use crate::model::time::Timestamp;
 
 pub(crate) use crate::api::access::audit::event as audit_event;
 pub use crate::api::access::bounds::{CallBounds, OpenWatches};
@@ -221,34 +222,8 @@ impl Access {
                 return Err(refuse(who.as_ref(), denied.status(method), ""));
             }
         };
-        if caller.actor.name != LOCAL_NAME {
-            let taken = self.counted.take_call(self.bounds, caller.actor.principal, now);
-            let subject = format!("principals/{}", caller.actor.name);
-            taken.map_err(|wait| refuse(Some(&caller), rate_limited("calls of this principal", &subject, wait), ""))?;
-        }
-        // What the server itself is told by its operators is nobody's call.
-        let is_about = table::is_of_tenant(need) && !table::may_on_server(need, &caller.actor);
-        let tenant = caller.actor.scope.no().filter(|_| is_about).and_then(|no| book.tenant_numbered(no)).cloned();
-        if let Some((tenant, rate)) = tenant.as_ref().and_then(|it| Some((it, it.quotas.calls_per_second?))) {
-            let taken = self.counted.take_call_about(tenant.no, rate, now);
-            let subject = format!("tenants/{}/{}", tenant.name, Quota::CallsPerSecond.name());
-            taken.map_err(|wait| refuse(Some(&caller), rate_limited("calls about this tenant", &subject, wait), ""))?;
-        }
-        let mut watch = None;
-        if let Some(tenant) = tenant.filter(|_| table::watches(method)) {
-            watch = self.watches.open(tenant.no, tenant.quotas.watchers);
-            if watch.is_none() {
-                let most = tenant.quotas.watchers.unwrap_or_default();
-                return Err(refuse(Some(&caller), too_many_watches(&tenant.name, most), ""));
-            }
-        }
-        let mut open = None;
-        if caller.actor.name != LOCAL_NAME {
-            open = self.counted.open_call(self.bounds, caller.actor.principal);
-            if open.is_none() {
-                return Err(refuse(Some(&caller), too_many_streams(&caller.actor.name, self.bounds.open_max), ""));
-            }
-        }
+        let places = self.places(&caller, (method, need), &book, now);
+        let places = places.map_err(|status| refuse(Some(&caller), status, ""))?;
         if caller.method == Method::Token {
             self.uses.note(&caller.actor, now);
         }
@@ -267,10 +242,48 @@ impl Access {
                 need,
                 method,
                 is_read,
-                _open: open,
-                _watch: watch,
+                _places: places,
             },
         ))
+    }
+
+    /// Counts a call of a known caller among those that it makes, and those that are made about a tenant.
+    ///
+    /// # Errors
+    ///
+    /// There are too many.
+    fn places(
+        &self,
+        caller: &Caller,
+        (method, need): (&str, Need),
+        book: &Book,
+        now: Timestamp,
+    ) -> Result<Places, Status> {
+        let (actor, mut places) = (&caller.actor, Places::default());
+        let is_bounded = actor.name != LOCAL_NAME;
+        if is_bounded {
+            let taken = self.counted.take_call(self.bounds, actor.principal, now);
+            let subject = format!("principals/{}", actor.name);
+            taken.map_err(|wait| rate_limited("calls of this principal", &subject, wait))?;
+        }
+        // What the server itself is told by its operators is nobody's call.
+        let is_about = table::is_of_tenant(need) && !table::may_on_server(need, actor);
+        let tenant = actor.scope.no().filter(|_| is_about).and_then(|no| book.tenant_numbered(no));
+        if let Some((tenant, rate)) = tenant.and_then(|it| Some((it, it.quotas.calls_per_second?))) {
+            let taken = self.counted.take_call_about(tenant.no, rate, now);
+            let subject = format!("tenants/{}/{}", tenant.name, Quota::CallsPerSecond.name());
+            taken.map_err(|wait| rate_limited("calls about this tenant", &subject, wait))?;
+        }
+        if let Some(tenant) = tenant.filter(|_| table::watches(method)) {
+            let most = tenant.quotas.watchers;
+            let watch = self.watches.open(tenant.no, most);
+            places.watch = Some(watch.ok_or_else(|| too_many_watches(&tenant.name, most.unwrap_or_default()))?);
+        }
+        if is_bounded {
+            let open = self.counted.open_call(self.bounds, actor.principal);
+            places.open = Some(open.ok_or_else(|| too_many_streams(&actor.name, self.bounds.open_max))?);
+        }
+        Ok(places)
     }
 }
 
@@ -342,6 +355,16 @@ const PROBE_METHOD: &str = "grpc.health.v1.Health/Check";
 /// What a session is begun as: who has a token may ask who it is, and so have it in a cookie.
 const SESSION_METHOD: &str = "haul.v1.AccessService/WhoAmI";
 
+/// What an open call counts among, until it is dropped.
+#[derive(Default)]
+#[allow(dead_code)] // They are kept for their ends.
+struct Places {
+    /// The calls that its caller has open.
+    open: Option<OpenCall>,
+    /// The watches of its tenant.
+    watch: Option<OpenWatch>,
+}
+
 /// Whether a call that is open may go on.
 struct Standing {
     access: Access,
@@ -354,10 +377,7 @@ struct Standing {
     method: String,
     /// Whether it is in the audit when it is answered.
     is_read: bool,
-    /// Its place among the calls that the caller has open.
-    _open: Option<OpenCall>,
-    /// Its place among the watches of its tenant.
-    _watch: Option<OpenWatch>,
+    _places: Places,
 }
 
 impl Standing {
@@ -372,8 +392,7 @@ impl Standing {
             need: Need::Open,
             method,
             is_read: false,
-            _open: None,
-            _watch: None,
+            _places: Places::default(),
         }
     }
 

@@ -226,13 +226,12 @@ async fn prune(conn: &mut SqliteConnection, vault: &Vault, time: i64, surplus: u
 pub(super) async fn begin_anew(conn: &mut SqliteConnection, vault: &Vault) -> Result<(), sqlx::Error> {
     let sql = "SELECT seq, chain, (SELECT min(seq) FROM audit) FROM audit ORDER BY seq DESC LIMIT 1";
     let last: Option<(i64, Vec<u8>, i64)> = sqlx::query_as(sql).fetch_optional(&mut *conn).await?;
-    let start = match last {
-        Some((sequence, chain, first)) => Some(Start::new(vault, sequence, &chain, Earlier::GivenUp(first))),
+    let start = if let Some((sequence, chain, first)) = last {
+        Some(Start::new(vault, sequence, &chain, Earlier::GivenUp(first)))
+    } else {
         // None is left to be given up.
-        None => {
-            let there = start(conn).await?;
-            there.map(|start| Start::new(vault, start.sequence, &start.before, Earlier::Removed))
-        }
+        let there = start(conn).await?;
+        there.map(|start| Start::new(vault, start.sequence, &start.before, Earlier::Removed))
     };
     match start {
         Some(start) => note_start(conn, &start).await,

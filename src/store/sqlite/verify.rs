@@ -80,16 +80,8 @@ async fn follow(conn: &mut SqliteConnection, vault: &Vault, head: Option<&str>) 
             }
         }
         if at <= first {
-            match (earlier, given_up) {
-                (Earlier::Removed, _) => {
-                    tell(format!("row {at} is where none is left; this server has not written it"))
-                }
-                (Earlier::GivenUp(from), _) if at < from => {
-                    tell(format!("row {at} was not there when the key was given up; this server has not written it"));
-                }
-                // The oldest go from the front.
-                (Earlier::GivenUp(_), Some(last)) if at != last + 1 => tell(missing(last + 1, at - 1)),
-                _ => {}
+            if let Some(what) = wrong_before(at, earlier, given_up) {
+                tell(what);
             }
             given_up = Some(at);
             verified.unknown += 1;
@@ -119,6 +111,19 @@ async fn follow(conn: &mut SqliteConnection, vault: &Vault, head: Option<&str>) 
         verified.wrong.push(format!("rows after {sequence} are missing: the given head names a later one"));
     }
     Ok(verified)
+}
+
+/// Returns what is wrong with a row that stands before the first one that counts, behind `last`.
+fn wrong_before(at: i64, earlier: Earlier, last: Option<i64>) -> Option<String> {
+    match (earlier, last) {
+        (Earlier::Removed, _) => Some(format!("row {at} is where none is left; this server has not written it")),
+        (Earlier::GivenUp(from), _) if at < from => {
+            Some(format!("row {at} was not there when the key was given up; this server has not written it"))
+        }
+        // The oldest go from the front.
+        (Earlier::GivenUp(_), Some(last)) if at != last + 1 => Some(missing(last + 1, at - 1)),
+        _ => None,
+    }
 }
 
 fn missing(first: i64, last: i64) -> String {
