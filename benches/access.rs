@@ -140,7 +140,7 @@ fn sealing(tasks: u32) -> [f64; 2] {
             let before = cpu();
             for number in 0..tasks {
                 if let Some((left, bag)) = bag::pack(std::hint::black_box(spec)) {
-                    let sealed = vault.seal(&number.to_be_bytes(), bag).unwrap();
+                    let sealed = vault.seal(&number.to_be_bytes(), &bag).unwrap();
                     std::hint::black_box((left, sealed));
                 }
             }

@@ -24,6 +24,7 @@ mod it {
     mod faces;
     mod failures;
     mod fetches;
+    mod few_descriptors;
     mod full_disk;
     mod groups;
     mod grpcurl;

@@ -110,6 +110,43 @@ impl Source {
 }
 
 #[test]
+fn each_test_that_a_hostile_case_names_is_there() {
+    let page = fs::read_to_string("docs/SECURITY-TESTS.md").expect("the page is there");
+    let rows = page.lines().filter(|line| line.starts_with("| ") && *line != "| case | test |");
+    let mut found = 0;
+    for row in rows {
+        let named: Vec<(&str, &str)> = row
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter_map(|it| it.split_once(": "))
+            .filter(|it| it.0.ends_with(".rs"))
+            .collect();
+        assert!(!named.is_empty(), "`docs/SECURITY-TESTS.md`: no test stands in `{row}`; name one");
+        for (file, name) in named {
+            let text = fs::read_to_string(file).unwrap_or_default();
+            assert!(
+                has_test(&text, name),
+                "`docs/SECURITY-TESTS.md`: `{file}` has no test `{name}`; name the one that shows it"
+            );
+            found += 1;
+        }
+    }
+    assert!(found > 60, "only {found} tests are named");
+    assert!(!has_test("/// A test]\nfn a() {}\n#[test]\nfn bb() {}", "a") && has_test("#[test]\nfn bb() {}", "bb"));
+}
+
+/// Whether a file has this test: a function under an attribute that makes it one.
+fn has_test(text: &str, name: &str) -> bool {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let is_it = |line: &&str| line.split_once("fn ").is_some_and(|(_, rest)| rest.starts_with(&format!("{name}(")));
+    lines.iter().position(is_it).is_some_and(|at| {
+        let attributes = lines[..at].iter().rev().take_while(|line| line.starts_with("#["));
+        attributes.into_iter().any(|line| line.contains("test"))
+    })
+}
+
+#[test]
 fn modules_import_what_they_may() {
     let mut wrong = Vec::new();
     for file in sources(&["src"]) {

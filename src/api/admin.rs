@@ -62,6 +62,10 @@ pub struct Facts {
     pub tls: Option<Arc<Tls>>,
     /// What it has beyond its gRPC services.
     pub features: &'static [&'static str],
+    /// Whether pages may call by gRPC-Web.
+    pub has_grpc_web: bool,
+    /// Other origins than its own whose pages may call.
+    pub cors_origins: Vec<String>,
     /// How much room there is, as it was looked at last.
     pub sizes: watch::Receiver<Sizes>,
 }
@@ -93,20 +97,25 @@ impl Admin {
         (!sees_all).then_some(own)
     }
 
-    fn access(&self) -> pb::AccessInfo {
+    async fn access(&self) -> Result<pb::AccessInfo, Status> {
         let auth = match self.facts.policy.mode {
             AuthMode::Off => "none",
             _ if self.facts.policy.is_required(&self.engine.books().borrow()) => "required",
             _ => "auto",
         };
         let tls = self.facts.tls.as_ref().map(|tls| tls.state()).unwrap_or_default();
-        pb::AccessInfo {
+        let sealing = self.store.sealing().await.map_err(EngineError::from)?;
+        Ok(pb::AccessInfo {
             auth: auth.to_owned(),
             insecure: self.facts.insecure.to_owned(),
             tls_not_after: tls.not_after.map(to_proto::timestamp),
             tls_reload_error: tls.reload_error,
             tls_reload_time: tls.reload_time.map(to_proto::timestamp),
-        }
+            sealing_rows_left: sealing.rows_left,
+            data_key_id: sealing.data_key.to_string(),
+            grpc_web: self.facts.has_grpc_web,
+            cors_origins: self.facts.cors_origins.clone(),
+        })
     }
 }
 
@@ -130,7 +139,7 @@ impl pb::admin_service_server::AdminService for Admin {
             store_backend: self.store.backend().to_owned(),
             limits: Some(to_proto::limits(&self.engine.limits())),
             counts: Some(to_proto::counts(&sum)),
-            access: Some(self.access()),
+            access: Some(self.access().await?),
             disk_free_bytes: sizes.disk_free,
             download_free_bytes: sizes.download_free,
             store_bytes: sizes.store,

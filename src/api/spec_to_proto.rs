@@ -184,6 +184,6 @@ fn header(header: &HeaderSpec) -> pb::Header {
     }
 }
 
-fn duration(value: Option<Duration>) -> Option<prost_types::Duration> {
+pub(crate) fn duration(value: Option<Duration>) -> Option<prost_types::Duration> {
     value.and_then(|value| value.try_into().ok())
 }

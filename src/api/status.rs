@@ -15,6 +15,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::engine::command::EngineError;
 use crate::model::access::AccessError;
 use crate::model::ids::{JobId, TaskId};
+use crate::model::quotas::Quota;
 use crate::model::role::Role;
 use crate::model::text::cut;
 pub(crate) use crate::model::text::shown;
@@ -295,9 +296,15 @@ impl From<EngineError> for Status {
             EngineError::Draining => draining(),
             EngineError::Access(error) => error.into(),
             EngineError::NoTenant => tenant_required("must name one tenant: a job is of one"),
-            EngineError::Quota { tenant, quota, .. } => {
+            EngineError::Quota { tenant, quota, .. } | EngineError::Longer { tenant, quota, .. } => {
                 let fault = Fault::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", message);
                 fault.quota(&format!("tenants/{tenant}/{}", quota.name())).into()
+            }
+            EngineError::TaskRate { tenant, wait } => {
+                let fault = Fault::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", message);
+                let mut fault = fault.quota(&format!("tenants/{tenant}/{}", Quota::TasksPerSecond.name()));
+                fault.details.set_retry_info(Some(wait));
+                fault.into()
             }
             EngineError::Suspended(tenant) => precondition("TENANT_SUSPENDED", &format!("tenants/{tenant}"), message),
             EngineError::StoreFull(_) => unavailable("STORE_FULL", message),
@@ -374,6 +381,13 @@ pub(crate) fn too_many_streams(principal: &str, most: usize) -> Status {
     let message =
         format!("`{principal}` has {most} calls open, the most that one principal may; end some of them first");
     exhausted("TOO_MANY_STREAMS", &format!("principals/{principal}"), message)
+}
+
+/// Returns `RESOURCE_EXHAUSTED` of a tenant that has as many watches open as it may.
+pub(crate) fn too_many_watches(tenant: &str, most: u32) -> Status {
+    let message =
+        format!("tenant `{tenant}` may have at most {most} watchers; end some of them first, or have its quota raised");
+    exhausted("QUOTA_EXCEEDED", &format!("tenants/{tenant}/{}", Quota::Watchers.name()), message)
 }
 
 #[cfg(test)]

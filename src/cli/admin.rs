@@ -56,6 +56,19 @@ pub(crate) async fn info(client: &Client, format: Format, _: Nothing) -> anyhow:
     if !access.tls_reload_error.is_empty() {
         fields.push(("certificates not read", Line::from(access.tls_reload_error)));
     }
+    fields.push(("data key", Line::from(access.data_key_id)));
+    if access.sealing_rows_left > 0 {
+        fields.push(("rows left to seal", Line::from(words::count(access.sealing_rows_left, "row"))));
+    }
+    let web = match (access.grpc_web, access.cors_origins.as_slice()) {
+        (false, []) => None,
+        (true, []) => Some("its own".to_owned()),
+        (false, origins) => Some(origins.join(", ")),
+        (true, origins) => Some(format!("its own, {}", origins.join(", "))),
+    };
+    if let Some(web) = web {
+        fields.push(("pages that may call", Line::from(web)));
+    }
     fields.extend(limits.iter().map(|(name, value)| (name.as_str(), value.clone())));
     print_fields(&fields);
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,8 @@
 //! `haul tenant`: those whose jobs and files are kept apart.
 
+use std::fmt;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
@@ -13,6 +15,7 @@ use crate::cli::term::line::Line;
 use crate::cli::term::screen;
 use crate::cli::term::table::{self, Column, Row};
 use crate::cli::term::words;
+use crate::config::values::parse_lifetime;
 use crate::model::quotas::Quota;
 use crate::pb;
 
@@ -46,13 +49,46 @@ pub(crate) struct CreateArgs {
     terms: Terms,
 }
 
+/// How much a quota allows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Most {
+    Number(f64),
+    Time(Duration),
+}
+
+impl Most {
+    fn number(self) -> f64 {
+        match self {
+            Most::Number(number) => number,
+            Most::Time(time) => time.as_secs_f64(),
+        }
+    }
+
+    fn time(self) -> Option<prost_types::Duration> {
+        match self {
+            Most::Number(_) => None,
+            Most::Time(time) => prost_types::Duration::try_from(time).ok(),
+        }
+    }
+}
+
+impl fmt::Display for Most {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Most::Number(number) => number.fmt(f),
+            Most::Time(time) => f.write_str(&words::duration(*time)),
+        }
+    }
+}
+
 /// What a tenant may have.
 #[derive(Debug, Args)]
 struct Terms {
     /// What it may have at most: `unfinished_jobs`, `queued_tasks`, `running_tasks`, `running_per_host`,
-    /// `requests_per_second` or `bytes_per_second`, and a number or `none`
+    /// `requests_per_second`, `bytes_per_second`, `calls_per_second`, `watchers` or `tasks_per_second` and a number,
+    /// `max_retention` or `max_attempt` and a time such as `7d`, or `none` in its place
     #[arg(long = "quota", value_name = "FIELD=N", value_parser = quota)]
-    quotas: Vec<(Quota, Option<f64>)>,
+    quotas: Vec<(Quota, Option<Most>)>,
     /// How large its share is beside those of others, 1 to 100
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     weight: Option<u32>,
@@ -181,12 +217,19 @@ fn print_one(format: Format, tenant: &pb::Tenant) -> anyhow::Result<ExitCode> {
         fields.push(("weight", Line::from(tenant.weight.to_string())));
     }
     let usage = tenant.usage.unwrap_or_default();
-    for (quota, most) in numbers(&tenant.quotas.unwrap_or_default()) {
+    for (quota, most) in all(&tenant.quotas.unwrap_or_default()) {
         let is = match quota {
             Quota::UnfinishedJobs => Some(u64::from(usage.unfinished_jobs)),
             Quota::QueuedTasks => Some(usage.queued_tasks),
             Quota::RunningTasks => Some(u64::from(usage.running_tasks)),
-            Quota::RunningPerHost | Quota::RequestsPerSecond | Quota::BytesPerSecond => None,
+            Quota::Watchers => Some(u64::from(usage.watchers)),
+            Quota::BytesPerSecond => Some(usage.bytes_per_second as u64),
+            Quota::RunningPerHost
+            | Quota::RequestsPerSecond
+            | Quota::MaxRetention
+            | Quota::MaxAttempt
+            | Quota::CallsPerSecond
+            | Quota::TasksPerSecond => None,
         };
         let text = match (is.filter(|_| tenant.usage.is_some()), most) {
             (Some(is), Some(most)) => format!("{is} of {most}"),
@@ -209,13 +252,19 @@ impl Terms {
         let mut paths = Vec::new();
         let mut quotas = pb::Quotas::default();
         for (quota, most) in self.quotas {
+            let (number, time) = (most.map(Most::number), most.and_then(Most::time));
             match quota {
-                Quota::UnfinishedJobs => quotas.unfinished_jobs = most.map(|most| most as u32),
-                Quota::QueuedTasks => quotas.queued_tasks = most.map(|most| most as u64),
-                Quota::RunningTasks => quotas.running_tasks = most.map(|most| most as u32),
-                Quota::RunningPerHost => quotas.running_per_host = most.map(|most| most as u32),
-                Quota::RequestsPerSecond => quotas.requests_per_second = most,
-                Quota::BytesPerSecond => quotas.bytes_per_second = most.map(|most| most as u64),
+                Quota::UnfinishedJobs => quotas.unfinished_jobs = number.map(|most| most as u32),
+                Quota::QueuedTasks => quotas.queued_tasks = number.map(|most| most as u64),
+                Quota::RunningTasks => quotas.running_tasks = number.map(|most| most as u32),
+                Quota::RunningPerHost => quotas.running_per_host = number.map(|most| most as u32),
+                Quota::RequestsPerSecond => quotas.requests_per_second = number,
+                Quota::BytesPerSecond => quotas.bytes_per_second = number.map(|most| most as u64),
+                Quota::MaxRetention => quotas.max_retention = time,
+                Quota::MaxAttempt => quotas.max_attempt = time,
+                Quota::CallsPerSecond => quotas.calls_per_second = number,
+                Quota::Watchers => quotas.watchers = number.map(|most| most as u32),
+                Quota::TasksPerSecond => quotas.tasks_per_second = number,
             }
             paths.push(format!("quotas.{}", quota.name()));
         }
@@ -233,32 +282,42 @@ impl Terms {
 }
 
 /// Each quota with its value.
-fn numbers(quotas: &pb::Quotas) -> [(Quota, Option<f64>); 6] {
+fn all(quotas: &pb::Quotas) -> [(Quota, Option<Most>); Quota::ALL.len()] {
+    let time = |time: Option<prost_types::Duration>| Some(Most::Time(Duration::try_from(time?).ok()?));
     Quota::ALL.map(|quota| {
-        let most = match quota {
+        let number = match quota {
             Quota::UnfinishedJobs => quotas.unfinished_jobs.map(f64::from),
             Quota::QueuedTasks => quotas.queued_tasks.map(|most| most as f64),
             Quota::RunningTasks => quotas.running_tasks.map(f64::from),
             Quota::RunningPerHost => quotas.running_per_host.map(f64::from),
             Quota::RequestsPerSecond => quotas.requests_per_second,
             Quota::BytesPerSecond => quotas.bytes_per_second.map(|most| most as f64),
+            Quota::MaxRetention => return (quota, time(quotas.max_retention)),
+            Quota::MaxAttempt => return (quota, time(quotas.max_attempt)),
+            Quota::CallsPerSecond => quotas.calls_per_second,
+            Quota::Watchers => quotas.watchers.map(f64::from),
+            Quota::TasksPerSecond => quotas.tasks_per_second,
         };
-        (quota, most)
+        (quota, number.map(Most::Number))
     })
 }
 
 /// Reads `FIELD=N`.
-fn quota(text: &str) -> Result<(Quota, Option<f64>), String> {
+fn quota(text: &str) -> Result<(Quota, Option<Most>), String> {
     let names = Quota::ALL.map(Quota::name).join(", ");
     let (name, most) = text.split_once('=').ok_or_else(|| "must be FIELD=N".to_owned())?;
     let quota = Quota::named(name).ok_or_else(|| format!("`{name}` is none of {names}"))?;
     if most == "none" {
         return Ok((quota, None));
     }
-    let is_whole = quota != Quota::RequestsPerSecond;
+    if matches!(quota, Quota::MaxRetention | Quota::MaxAttempt) {
+        let time = parse_lifetime(most).map(|time| (quota, Some(Most::Time(time))));
+        return time.ok_or_else(|| format!("`{name}` takes a time such as `90s`, `12h` or `7d`, or `none`"));
+    }
+    let is_whole = !matches!(quota, Quota::RequestsPerSecond | Quota::CallsPerSecond | Quota::TasksPerSecond);
     let number = most.parse::<f64>().ok().filter(|most| most.is_finite() && *most >= 0.0);
     let most = number.filter(|most| !is_whole || (most.fract() == 0.0 && *most <= largest(quota)));
-    most.map(|most| (quota, Some(most))).ok_or_else(|| format!("`{name}` takes a number or `none`"))
+    most.map(|most| (quota, Some(Most::Number(most)))).ok_or_else(|| format!("`{name}` takes a number or `none`"))
 }
 
 /// The largest value that the field of a quota of whole numbers has.
@@ -275,8 +334,12 @@ mod tests {
 
     #[test]
     fn quotas_are_read_as_they_are_written() {
-        assert_eq!(quota("queued_tasks=100000"), Ok((Quota::QueuedTasks, Some(100_000.0))));
-        assert_eq!(quota("requests_per_second=0.5"), Ok((Quota::RequestsPerSecond, Some(0.5))));
+        assert_eq!(quota("queued_tasks=100000"), Ok((Quota::QueuedTasks, Some(Most::Number(100_000.0)))));
+        assert_eq!(quota("requests_per_second=0.5"), Ok((Quota::RequestsPerSecond, Some(Most::Number(0.5)))));
+        assert_eq!(
+            quota("max_retention=7d"),
+            Ok((Quota::MaxRetention, Some(Most::Time(Duration::from_secs(604_800)))))
+        );
         assert_eq!(quota("running_tasks=none"), Ok((Quota::RunningTasks, None)));
         for bad in [
             "",
@@ -286,12 +349,14 @@ mod tests {
             "running_tasks=1.5",
             "running_tasks=-1",
             "unfinished_jobs=5e9",
+            "watchers=0.5",
+            "max_attempt=x",
         ] {
             assert!(quota(bad).is_err(), "{bad}");
         }
         let mut tenant = pb::Tenant::default();
         let terms = Terms {
-            quotas: vec![(Quota::RunningTasks, Some(3.0)), (Quota::QueuedTasks, None)],
+            quotas: vec![(Quota::RunningTasks, Some(Most::Number(3.0))), (Quota::QueuedTasks, None)],
             weight: Some(2),
             suspended: Some(false),
         };

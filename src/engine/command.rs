@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -92,6 +93,28 @@ pub enum EngineError {
         quota: Quota,
         /// How much it may have.
         most: u64,
+    },
+    /// A tenant adds more tasks than it may in so short a time.
+    #[error("tenant `{tenant}` has added as many tasks as its `tasks_per_second` allows; wait {:.1} s and try again", .wait.as_secs_f64())]
+    TaskRate {
+        /// Its name.
+        tenant: String,
+        /// When they could be added.
+        wait: Duration,
+    },
+    /// A job asks for more time than its tenant may have.
+    #[error("`{field}` is {asked:?}, and tenant `{tenant}` may have at most {most:?} (`{}`); ask for less", .quota.name())]
+    Longer {
+        /// Its name.
+        tenant: String,
+        /// Which quota.
+        quota: Quota,
+        /// Where it asks.
+        field: String,
+        /// For how much.
+        asked: Duration,
+        /// How much it may have.
+        most: Duration,
     },
     /// A tenant does nothing more for now.
     #[error("tenant `{0}` is suspended; it takes no work until an operator lifts that")]

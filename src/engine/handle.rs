@@ -311,6 +311,11 @@ impl Engine {
         usage.await.map_err(|_| EngineError::Draining)
     }
 
+    /// How many bytes of response bodies come for a tenant in a second, of late.
+    pub fn bytes_per_second(&self, tenant: TenantNo) -> u64 {
+        self.runner.hosts.bytes_per_second(tenant)
+    }
+
     /// How many commands wait for the scheduler.
     pub fn commands_waiting(&self) -> usize {
         self.commands.max_capacity() - self.commands.capacity()

@@ -352,6 +352,14 @@ impl Hosts {
         own.range::<Host, _>((from, Bound::Unbounded)).take(limit).map(view).collect()
     }
 
+    /// Returns how many bytes of bodies come for a tenant in a second, of late.
+    pub fn bytes_per_second(&self, tenant: TenantNo) -> u64 {
+        let now = self.clock.now();
+        let own = self.per_party.bytes_per_second(tenant, now);
+        // As long as there is one party, what all do is what it does.
+        own.unwrap_or_else(|| self.lock().recent.iter().map(|(_, it)| it.rates(now).bytes_per_second).sum())
+    }
+
     /// Notes that `host` answered a tenant: any answer closes its breaker.
     pub fn answered(&self, host: &Host, tenant: TenantNo) {
         let now = self.clock.now();

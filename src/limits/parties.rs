@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::limits::recent::{Activity, Rates, Recent, UnderWay};
 use crate::limits::text::cut;
 use crate::model::host::Host;
-use crate::model::tenant::{Parties, Party};
+use crate::model::tenant::{Parties, Party, TenantNo};
 use crate::model::time::Timestamp;
 
 /// What is counted for parties.
@@ -68,6 +68,16 @@ impl PerParty {
             view.error = view.error.take().into_iter().chain(activity.error()).max_by_key(|(time, _)| *time);
         }
         views
+    }
+
+    /// Returns how many bytes come for a tenant in a second; `None`: nothing is counted here.
+    pub(super) fn bytes_per_second(&self, tenant: TenantNo, now: Timestamp) -> Option<u64> {
+        let is_own = |party: &Party| party.tenant == tenant;
+        let sum = || {
+            let recent = self.lock();
+            recent.iter().filter(|((party, _), _)| is_own(party)).map(|(_, it)| it.rates(now).bytes_per_second).sum()
+        };
+        self.is_on.load(Ordering::Relaxed).then(sum)
     }
 
     fn lock(&self) -> MutexGuard<'_, Recent<(Party, Host)>> {

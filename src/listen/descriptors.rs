@@ -1,4 +1,7 @@
-//! How many descriptors the process may have, and how many of them connections may take.
+//! What the system grants the process: how many descriptors, and how many of them connections may take; and who may look into
+//! its memory.
+
+use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -11,6 +14,20 @@ pub fn raise() -> Option<u64> {
     // A system may have a lower bound of its own; then the soft limit stays.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     getrlimit(Resource::Nofile).current
+}
+
+/// Lets nobody but the system's administrator have a picture of the memory of the process, in which there are keys and tokens:
+/// it dumps no core, and no other process of its user looks into it.
+///
+/// # Errors
+///
+/// The system refuses that.
+pub fn close_memory() -> io::Result<()> {
+    // Programs that are given cores do not ask for this limit, and the other setting is of Linux alone.
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    #[cfg(target_os = "linux")]
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    Ok(())
 }
 
 /// Returns how many connections there may be beside `descriptors`.

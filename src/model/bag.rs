@@ -5,6 +5,7 @@
 //! proxies, bodies of requests, and URLs with a user part or a secret in their query.
 
 use url::Url;
+use zeroize::Zeroizing;
 
 use crate::model::secret::{REDACTED, Secret, holds_secret, is_redacted, is_secret_header, redacted_text};
 use crate::model::spec::{HeaderSpec, HttpOptions, JobSpec, TaskOptions, TaskSpec, Work};
@@ -40,11 +41,11 @@ pub trait Bagged: Clone {
 }
 
 /// Returns what is left of `whole` without its secrets, and the bag; `None` where there are none.
-pub fn pack<T: Bagged>(whole: &T) -> Option<(T, Vec<u8>)> {
+pub fn pack<T: Bagged>(whole: &T) -> Option<(T, Zeroizing<Vec<u8>>)> {
     if !whole.has_secrets() {
         return None;
     }
-    let (mut left, mut bag, mut count) = (whole.clone(), Vec::new(), 0_u32);
+    let (mut left, mut bag, mut count) = (whole.clone(), Zeroizing::new(Vec::new()), 0_u32);
     left.slots(&mut |slot| {
         let mark = format!("{MARK}{count}");
         match slot {

@@ -1,8 +1,11 @@
 //! What a tenant may have. Pure: the values, and which of them a change would exceed.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::failure::is_default;
+use crate::model::time::Timestamp;
 
 /// What a tenant may have at most. `None`: no limit; 0: none allowed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -26,6 +29,21 @@ pub struct Quotas {
     /// Bytes of response bodies per second; more than 0.
     #[serde(skip_serializing_if = "is_default")]
     pub bytes_per_second: Option<u64>,
+    /// The longest time for which an ended job is kept, also where it says nothing.
+    #[serde(skip_serializing_if = "is_default")]
+    pub max_retention: Option<Duration>,
+    /// The longest time of one attempt, also where a task says nothing; more than 0.
+    #[serde(skip_serializing_if = "is_default")]
+    pub max_attempt: Option<Duration>,
+    /// Calls per second; more than 0.
+    #[serde(skip_serializing_if = "is_default")]
+    pub calls_per_second: Option<f64>,
+    /// Watches that are open at once.
+    #[serde(skip_serializing_if = "is_default")]
+    pub watchers: Option<u32>,
+    /// Tasks that are added per second; more than 0.
+    #[serde(skip_serializing_if = "is_default")]
+    pub tasks_per_second: Option<f64>,
 }
 
 /// One of the quotas.
@@ -38,6 +56,11 @@ pub enum Quota {
     RunningPerHost,
     RequestsPerSecond,
     BytesPerSecond,
+    MaxRetention,
+    MaxAttempt,
+    CallsPerSecond,
+    Watchers,
+    TasksPerSecond,
 }
 
 /// What a tenant has.
@@ -53,13 +76,18 @@ pub struct Usage {
 
 impl Quota {
     /// All of them, in the order of the contract.
-    pub const ALL: [Quota; 6] = [
+    pub const ALL: [Quota; 11] = [
         Self::UnfinishedJobs,
         Self::QueuedTasks,
         Self::RunningTasks,
         Self::RunningPerHost,
         Self::RequestsPerSecond,
         Self::BytesPerSecond,
+        Self::MaxRetention,
+        Self::MaxAttempt,
+        Self::CallsPerSecond,
+        Self::Watchers,
+        Self::TasksPerSecond,
     ];
 
     /// Returns the name of its field.
@@ -71,6 +99,11 @@ impl Quota {
             Quota::RunningPerHost => "running_per_host",
             Quota::RequestsPerSecond => "requests_per_second",
             Quota::BytesPerSecond => "bytes_per_second",
+            Quota::MaxRetention => "max_retention",
+            Quota::MaxAttempt => "max_attempt",
+            Quota::CallsPerSecond => "calls_per_second",
+            Quota::Watchers => "watchers",
+            Quota::TasksPerSecond => "tasks_per_second",
         }
     }
 
@@ -90,6 +123,11 @@ impl Quotas {
             Quota::RunningPerHost => self.running_per_host = other.running_per_host,
             Quota::RequestsPerSecond => self.requests_per_second = other.requests_per_second,
             Quota::BytesPerSecond => self.bytes_per_second = other.bytes_per_second,
+            Quota::MaxRetention => self.max_retention = other.max_retention,
+            Quota::MaxAttempt => self.max_attempt = other.max_attempt,
+            Quota::CallsPerSecond => self.calls_per_second = other.calls_per_second,
+            Quota::Watchers => self.watchers = other.watchers,
+            Quota::TasksPerSecond => self.tasks_per_second = other.tasks_per_second,
         }
     }
 
@@ -104,6 +142,43 @@ impl Quotas {
             most.filter(|most| more > 0 && is.saturating_add(more) > *most).map(|most| (quota, most))
         })
     }
+}
+
+/// What is left of a rate: one second's worth may be used at once. What is more in one piece is taken when all of that is left,
+/// and then owed. Pure.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Allowance {
+    left: f64,
+    at: Timestamp,
+}
+
+impl Allowance {
+    /// Returns a whole one, as it is at `now`.
+    pub fn whole(rate: f64, now: Timestamp) -> Allowance {
+        Allowance { left: burst(rate), at: now }
+    }
+
+    /// Takes so many of `rate` a second.
+    ///
+    /// # Errors
+    ///
+    /// How long to wait until so many can be taken; nothing was.
+    pub fn take(&mut self, rate: f64, count: u64, now: Timestamp) -> Result<(), Duration> {
+        let most = burst(rate);
+        self.left = (self.left + now.since(self.at).as_secs_f64() * rate).min(most);
+        self.at = now;
+        let needed = (count as f64).min(most);
+        // Sums of parts of seconds are not exact.
+        if self.left + 1e-6 < needed {
+            return Err(Duration::try_from_secs_f64((needed - self.left) / rate).unwrap_or(Duration::MAX));
+        }
+        self.left -= count as f64;
+        Ok(())
+    }
+}
+
+fn burst(rate: f64) -> f64 {
+    rate.max(1.0)
 }
 
 #[cfg(test)]
@@ -124,6 +199,24 @@ mod tests {
     }
 
     #[test]
+    fn an_allowance_is_one_second_of_its_rate_and_what_is_owed_is_waited_for() {
+        let at = |seconds: f64| Timestamp((seconds * 1e6) as i64);
+        let mut two = Allowance::whole(2.0, at(1.0));
+        assert_eq!(two.take(2.0, 0, at(1.0)), Ok(()));
+        assert_eq!((two.take(2.0, 1, at(1.0)), two.take(2.0, 1, at(1.0))), (Ok(()), Ok(())));
+        assert_eq!(two.take(2.0, 1, at(1.0)), Err(Duration::from_millis(500)));
+        assert_eq!(two.take(2.0, 10, at(1.5)), Err(Duration::from_millis(500)), "more than it ever has waits for all");
+        assert_eq!(two.take(2.0, 10, at(2.0)), Ok(()));
+        assert_eq!(two.take(2.0, 1, at(2.0)), Err(Duration::from_millis(4_500)), "and the next one for what is owed");
+        let mut slow = Allowance::whole(0.1, at(0.0));
+        assert_eq!(slow.take(0.1, 1, at(0.0)), Ok(()), "one at a time, however seldom");
+        assert_eq!(slow.take(0.1, 1, at(0.0)), Err(Duration::from_secs(10)));
+        let mut back = Allowance::whole(1.0, at(9.0));
+        assert_eq!(back.take(1.0, 1, at(9.0)), Ok(()));
+        assert_eq!(back.take(1.0, 1, at(5.0)), Err(Duration::from_secs(1)), "a clock that goes back gives nothing");
+    }
+
+    #[test]
     fn each_is_found_by_its_name_and_taken_alone() {
         let all = Quotas {
             unfinished_jobs: Some(1),
@@ -132,6 +225,11 @@ mod tests {
             running_per_host: Some(4),
             requests_per_second: Some(5.0),
             bytes_per_second: Some(6),
+            max_retention: Some(Duration::from_secs(8)),
+            max_attempt: Some(Duration::from_secs(9)),
+            calls_per_second: Some(10.0),
+            watchers: Some(11),
+            tasks_per_second: Some(12.0),
         };
         let mut taken = Quotas::default();
         for quota in Quota::ALL {
@@ -140,6 +238,6 @@ mod tests {
             taken.take(quota, &all);
         }
         assert_eq!(taken, all);
-        assert_eq!(Quota::named("stored_bytes"), None);
+        assert_eq!(Quota::named("stored"), None);
     }
 }

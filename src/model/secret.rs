@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
+use zeroize::Zeroize as _;
 
 /// What a secret reads as, wherever it is printed.
 pub const REDACTED: &str = "REDACTED";
@@ -25,6 +26,13 @@ impl Secret {
     /// The text itself, for the wire and nothing else.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+}
+
+/// What is freed is not left in memory, where a core dump or a swapped page would show it.
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
+use zeroize::{Zeroize as _, Zeroizing};
 
 const PREFIX: &str = "haul_";
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -14,6 +15,7 @@ const ID_CHARACTERS: usize = 10;
 /// 256 bits.
 const SECRET_CHARACTERS: usize = 43;
 const CHECK_CHARACTERS: usize = 6;
+const TEXT_BYTES: usize = PREFIX.len() + ID_CHARACTERS + 1 + SECRET_CHARACTERS + CHECK_CHARACTERS;
 
 /// The SHA-256 of the whole text of a token: all that is kept of it.
 #[derive(Clone, Copy)]
@@ -41,10 +43,15 @@ impl TokenText {
     pub fn of(mut draw: impl FnMut() -> usize) -> TokenText {
         let mut characters =
             |count: usize| -> String { (0..count).map(|_| char::from(ALPHABET[draw() % ALPHABET.len()])).collect() };
-        let (id, secret) = (characters(ID_CHARACTERS), characters(SECRET_CHARACTERS));
-        let text = format!("{PREFIX}{id}_{secret}");
+        let (id, secret) = (characters(ID_CHARACTERS), Zeroizing::new(characters(SECRET_CHARACTERS)));
+        // Large enough from the beginning: a string that grows leaves what it was.
+        let mut text = String::with_capacity(TEXT_BYTES);
+        for part in [PREFIX, &id, "_", &secret] {
+            text.push_str(part);
+        }
         let check = checksum(&text);
-        TokenText(text + &check)
+        text.push_str(&check);
+        TokenText(text)
     }
 
     /// Reads a token; `None` where it is none, or was damaged on the way.
@@ -72,6 +79,13 @@ impl TokenText {
     /// Returns the text itself, for who asked for the token and nobody else.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+}
+
+/// What is freed is not left in memory.
+impl Drop for TokenText {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 

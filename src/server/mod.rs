@@ -113,8 +113,8 @@ pub async fn serve(
     health::live(&reporter).await;
     let (room, sizes) = sizes::Room::look_at(&settings.engine).await;
     let facts = facts(&settings, tls.as_ref(), sizes.subscribe());
-    let routes = routes(&settings, facts, &engine, &store, &shutdown, &closing)?.add_service(served_health);
     let access = judge(&settings, &engine, &closing);
+    let routes = routes(&settings, facts, &engine, &store, &shutdown, &access, &closing)?.add_service(served_health);
     let directories = [settings.engine.data_dir.clone(), settings.engine.download_dir.clone()];
     let figures = Figures::new(directories, engine.clone(), client, counted.clone(), readiness.subscribe(), recovery);
     let mut around = around(&settings, readiness.subscribe(), access.clone(), counted, figures.clone());
@@ -269,6 +269,8 @@ fn facts(settings: &ServerSettings, tls: Option<&Arc<Tls>>, sizes: watch::Receiv
         insecure: settings.insecure,
         tls: tls.cloned(),
         features: services::features(settings.has_dashboard),
+        has_grpc_web: settings.has_grpc_web,
+        cors_origins: settings.browsers.origins.clone(),
         sizes,
     }
 }
@@ -280,6 +282,7 @@ fn routes(
     engine: &Engine,
     store: &Arc<dyn Store>,
     shutdown: &Shutdown,
+    access: &Access,
     closing: &CancellationToken,
 ) -> Result<Routes, ServeError> {
     let watchers = Watchers::default();
@@ -293,7 +296,7 @@ fn routes(
     );
     let admin = Admin::new(engine.clone(), store.clone(), shutdown.clone(), facts, &jobs);
     let contents = Contents::new(engine.clone(), store.clone(), closing.clone(), watchers);
-    let access = AccessApi::new(engine.clone(), store.clone(), settings.token_lifetime_max);
+    let access = AccessApi::new(engine.clone(), store.clone(), settings.token_lifetime_max, access.watches());
     Ok(services::routes(settings.has_reflection, jobs, contents, access, admin)?)
 }
 

@@ -63,6 +63,16 @@ impl Default for Retention {
     }
 }
 
+/// How far the secrets of a store are sealed with its present key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sealing {
+    /// Rows that are still to be looked at, or 1 where only traces of plain ones are left; of each table no more are counted
+    /// than a look at them takes no time.
+    pub rows_left: u64,
+    /// The number of the key that seals.
+    pub data_key: u32,
+}
+
 /// What is left of a store's upkeep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Upkeep {
@@ -120,6 +130,10 @@ pub trait Store: Send + Sync + 'static {
     fn backend(&self) -> &'static str;
     /// Returns all pauses of hosts, those first that were begun first.
     fn host_pauses(&self) -> Answer<'_, Vec<(PauseKey, HostPause)>>;
+    /// How far its secrets are sealed with its present key. Nothing is left by default.
+    fn sealing(&self) -> Answer<'_, Sealing> {
+        Box::pin(async { Ok(Sealing::default()) })
+    }
     /// Returns the limits that were stored last.
     fn limits(&self) -> Answer<'_, Option<Limits>>;
     /// Returns who may call.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use zeroize::{Zeroize as _, Zeroizing};
+
 use crate::vault::seal::{open, seal};
 
 /// The digits of a key.
@@ -12,9 +14,15 @@ const DIGITS: usize = 64;
 #[error("is not a key: {DIGITS} hexadecimal digits are needed, as `openssl rand -hex 32` prints them")]
 pub struct BadKey;
 
-/// A key of 256 bits. It prints nothing of itself.
+/// A key of 256 bits. It prints nothing of itself, and is wiped when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key([u8; 32]);
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,17 +42,21 @@ impl Key {
         if digits.len() != DIGITS {
             return Err(BadKey);
         }
-        let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+        let mut key = Key([0; 32]);
+        for (byte, pair) in key.0.iter_mut().zip(digits.chunks(2)) {
             let digit = |at: usize| char::from(pair[at]).to_digit(16).ok_or(BadKey);
             *byte = (digit(0)? << 4 | digit(1)?) as u8;
         }
-        Ok(Key(bytes))
+        Ok(key)
     }
 
     /// The key as [`Key::read`] takes it, for the file that keeps it and nothing else.
-    pub fn digits(&self) -> String {
-        self.0.iter().fold(String::with_capacity(DIGITS), |text, byte| text + &format!("{byte:02x}"))
+    pub fn digits(&self) -> Zeroizing<String> {
+        let mut digits = Zeroizing::new(String::with_capacity(DIGITS));
+        for half in self.0.iter().flat_map(|byte| [byte >> 4, byte & 0xf]) {
+            digits.extend(char::from_digit(half.into(), 16));
+        }
+        digits
     }
 
     pub(super) fn bytes(&self) -> &[u8; 32] {
@@ -54,13 +66,14 @@ impl Key {
     /// Wraps another key, so that it can be kept where anybody may read. `name` has to be said again to unwrap it.
     pub fn wrap(&self, name: &str, key: &Key) -> Option<Vec<u8>> {
         let mut wrapped = Vec::new();
-        seal(&self.0, name.as_bytes(), key.0.to_vec(), &mut wrapped).ok()?;
+        seal(&self.0, name.as_bytes(), &key.0, &mut wrapped).ok()?;
         Some(wrapped)
     }
 
     /// Unwraps a key; `None` where another key wrapped it, or it is damaged.
     pub fn unwrap_key(&self, name: &str, wrapped: &[u8]) -> Option<Key> {
-        open(&self.0, name.as_bytes(), wrapped).ok()?.try_into().ok().map(Key)
+        let plain = open(&self.0, name.as_bytes(), wrapped).ok()?;
+        plain.as_slice().try_into().ok().map(Key)
     }
 }
 

@@ -13,6 +13,7 @@ mod seal;
 use std::sync::{PoisonError, RwLock};
 
 use ring::hmac;
+use zeroize::Zeroizing;
 
 pub use crate::vault::error::VaultError;
 pub use crate::vault::key::{BadKey, Key};
@@ -54,7 +55,7 @@ impl Vault {
     }
 
     /// Seals a bag for `place`, which has to be named again to open it.
-    pub fn seal(&self, place: &[u8], plain: Vec<u8>) -> Result<Vec<u8>, VaultError> {
+    pub fn seal(&self, place: &[u8], plain: &[u8]) -> Result<Vec<u8>, VaultError> {
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         let key = keys.find(keys.current).ok_or(VaultError::NoKey(keys.current))?;
         let mut bag = vec![LAYOUT];
@@ -64,7 +65,7 @@ impl Vault {
     }
 
     /// Opens a bag of `place`.
-    pub fn open(&self, place: &[u8], bag: &[u8]) -> Result<Vec<u8>, VaultError> {
+    pub fn open(&self, place: &[u8], bag: &[u8]) -> Result<Zeroizing<Vec<u8>>, VaultError> {
         let number = key_of(bag)?;
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         let key = keys.find(number).ok_or(VaultError::NoKey(number))?;
@@ -117,18 +118,18 @@ mod tests {
     #[test]
     fn a_bag_opens_in_its_place_alone() {
         let vault = vault();
-        let bag = vault.seal(b"task 1", b"secret".to_vec()).unwrap();
+        let bag = vault.seal(b"task 1", b"secret").unwrap();
         assert_eq!(key_of(&bag), Ok(2));
         assert!(!bag.windows(6).any(|bytes| bytes == b"secret"));
-        assert_eq!(vault.open(b"task 1", &bag).unwrap(), b"secret");
+        assert_eq!(*vault.open(b"task 1", &bag).unwrap(), b"secret");
         assert_eq!(vault.open(b"task 2", &bag), Err(VaultError::Damaged));
-        assert_ne!(vault.seal(b"task 1", b"secret".to_vec()).unwrap(), bag, "a fresh key each time");
+        assert_ne!(vault.seal(b"task 1", b"secret").unwrap(), bag, "a fresh key each time");
     }
 
     #[test]
     fn whatever_is_changed_is_found() {
         let vault = vault();
-        let bag = vault.seal(b"p", b"secret".to_vec()).unwrap();
+        let bag = vault.seal(b"p", b"secret").unwrap();
         for at in 0..bag.len() {
             let mut changed = bag.clone();
             changed[at] ^= 1;
@@ -140,12 +141,12 @@ mod tests {
     #[test]
     fn a_key_that_is_turned_to_seals_and_the_old_ones_open() {
         let vault = vault();
-        let old = vault.seal(b"p", b"old".to_vec()).unwrap();
+        let old = vault.seal(b"p", b"old").unwrap();
         vault.turn_to(3, Key::random());
-        let new = vault.seal(b"p", b"new".to_vec()).unwrap();
+        let new = vault.seal(b"p", b"new").unwrap();
         assert_eq!((vault.current(), key_of(&new)), (3, Ok(3)));
-        assert_eq!(vault.open(b"p", &old).unwrap(), b"old");
-        assert_eq!(vault.open(b"p", &new).unwrap(), b"new");
+        assert_eq!(*vault.open(b"p", &old).unwrap(), b"old");
+        assert_eq!(*vault.open(b"p", &new).unwrap(), b"new");
         let later = Vault::new(vec![(4, Key::random())], &Key::random()).unwrap();
         assert_eq!(later.open(b"p", &new), Err(VaultError::NoKey(3)));
     }

@@ -2,6 +2,7 @@
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Salt};
+use zeroize::Zeroizing;
 
 use crate::vault::error::VaultError;
 
@@ -11,20 +12,26 @@ const SALT_BYTES: usize = 16;
 const PURPOSE: &[u8] = b"haul bag 1";
 
 /// Seals `plain` for `place` and adds it to `out`.
-pub(super) fn seal(key: &[u8; 32], place: &[u8], mut plain: Vec<u8>, out: &mut Vec<u8>) -> Result<(), VaultError> {
+///
+/// It is sealed where it lies in `out`, which is large enough from the beginning, so that no copy of it is left.
+pub(super) fn seal(key: &[u8; 32], place: &[u8], plain: &[u8], out: &mut Vec<u8>) -> Result<(), VaultError> {
     let salt: [u8; SALT_BYTES] = rand::random();
     let (nonce, place) = (Nonce::assume_unique_for_key([0; 12]), Aad::from(place));
-    derived(key, &salt)?.seal_in_place_append_tag(nonce, place, &mut plain).map_err(|_| VaultError::Damaged)?;
+    let key = derived(key, &salt)?;
+    out.reserve(SALT_BYTES + plain.len() + AES_256_GCM.tag_len());
     out.extend_from_slice(&salt);
-    out.append(&mut plain);
+    let from = out.len();
+    out.extend_from_slice(plain);
+    let tag = key.seal_in_place_separate_tag(nonce, place, &mut out[from..]).map_err(|_| VaultError::Damaged)?;
+    out.extend_from_slice(tag.as_ref());
     Ok(())
 }
 
 /// Opens what [`seal`] made.
-pub(super) fn open(key: &[u8; 32], place: &[u8], sealed: &[u8]) -> Result<Vec<u8>, VaultError> {
+pub(super) fn open(key: &[u8; 32], place: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, VaultError> {
     let (salt, sealed) = sealed.split_at_checked(SALT_BYTES).ok_or(VaultError::Damaged)?;
     let (nonce, place) = (Nonce::assume_unique_for_key([0; 12]), Aad::from(place));
-    let mut bytes = sealed.to_vec();
+    let mut bytes = Zeroizing::new(sealed.to_vec());
     let plain = derived(key, salt)?.open_in_place(nonce, place, &mut bytes).map_err(|_| VaultError::Damaged)?;
     let length = plain.len();
     bytes.truncate(length);

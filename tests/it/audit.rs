@@ -280,6 +280,68 @@ async fn a_row_that_is_changed_added_or_missing_is_found() {
     assert_eq!(verify(&server, &["--head", &head]).0, Some(0));
 }
 
+/// Rows whose key was given up are told from such as somebody has added or taken away.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_were_given_up_are_not_broken_ones() {
+    let mut server = Server::start().await;
+    let change = async |server: &Server, count: u32| {
+        let mut admin = AdminServiceClient::new(server.channel.clone());
+        for _ in 0..count {
+            let limits = Some(pb::Limits { max_per_host: 7, ..Default::default() });
+            let update_mask = Some(prost_types::FieldMask { paths: vec!["max_per_host".to_owned()] });
+            admin.update_limits(pb::UpdateLimitsRequest { limits, update_mask }).await.unwrap();
+        }
+    };
+    change(&server, 5).await;
+    assert!(server.terminate().success());
+    let (_, said) = verify(&server, &[]);
+    let old_head = said.rsplit_once("head ").unwrap().1.trim().to_owned();
+    std::fs::remove_file(server.data().join("haul.key")).unwrap();
+    server.flags.push("--forget-sealed".into());
+    server.launch().await;
+    change(&server, 2).await;
+    assert!(server.terminate().success());
+    let is_well = |server: &Server| {
+        let (code, said) = verify(server, &["--head", &old_head]);
+        assert!(code == Some(0) && said.contains("5 earlier rows cannot be verified"), "{said}");
+        assert!(said.contains("2 rows of the audit"), "{said}");
+    };
+    is_well(&server);
+    edit(&server, "CREATE TABLE kept AS SELECT * FROM audit; CREATE TABLE note AS SELECT * FROM settings").await;
+    let restore = "DELETE FROM audit; INSERT INTO audit SELECT * FROM kept; REPLACE INTO settings SELECT * FROM note";
+    for (damage, expected) in [
+        ("DELETE FROM audit WHERE seq = 3", "rows 3 to 3 are missing"),
+        ("DELETE FROM audit WHERE seq = 5", "rows 5 to 5 are missing"),
+        ("DELETE FROM audit WHERE seq = 6", "rows 6 to 6 are missing"),
+        ("UPDATE audit SET time = time + 1 WHERE seq = 7", "row 7 was changed"),
+        ("INSERT INTO audit VALUES (0, 1, '{}', x'00')", "row 0 was not there when the key was given up"),
+        ("UPDATE audit SET chain = x'00' WHERE seq = 5", "row 5 is not the one that the given head names"),
+        ("DELETE FROM settings WHERE key = 'audit_start'", "row 1 was changed"),
+        (
+            "UPDATE settings SET value = replace(value, '5:', '4:') WHERE key = 'audit_start'",
+            "was not written by this server",
+        ),
+        ("UPDATE settings SET value = value || '0' WHERE key = 'audit_start'", "was not written by this server"),
+    ] {
+        edit(&server, damage).await;
+        let (code, said) = verify(&server, &["--head", &old_head]);
+        assert_eq!(code, Some(1), "{damage}: {said}");
+        assert!(said.contains(expected), "{damage}: {said}");
+        edit(&server, restore).await;
+    }
+    is_well(&server);
+    // The oldest may go, as they do with time.
+    edit(&server, "DELETE FROM audit WHERE seq < 3").await;
+    let (code, said) = verify(&server, &[]);
+    assert!(code == Some(0) && said.contains("3 earlier rows cannot be verified"), "{said}");
+    // A key that is there gives up nothing.
+    server.launch().await;
+    change(&server, 1).await;
+    assert!(server.terminate().success());
+    let (code, said) = verify(&server, &[]);
+    assert!(code == Some(0) && said.contains("3 rows of the audit"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_made_without_a_server_is_audited_as_local() {
     let mut server = Server::start().await;

@@ -182,6 +182,14 @@ async fn what_does_not_fit_is_refused_when_it_is_submitted() {
             assert!(!format!("{status:?}").contains("SESAME"));
         }
     }
+    // One that would be taken, and is only judged, uses nothing.
+    let judged = job(vec![using("api", fetch(&*good))]);
+    let request = pb::SubmitJobRequest { job: Some(judged), validate_only: true, ..Default::default() };
+    let answer = server.jobs().submit_job(request).await.unwrap().into_inner();
+    assert!(answer.job.as_ref().unwrap().job_id.is_empty() && !format!("{answer:?}").contains("SESAME"));
+    let mut client = AccessServiceClient::new(server.channel.clone());
+    let shown = client.get_credential(pb::GetCredentialRequest { name: "api".into() }).await.unwrap().into_inner();
+    assert_eq!(shown.credential.unwrap().last_use_time, None);
     assert_eq!(origin.all_requests().len(), 0);
     // Those of the job are for its tasks.
     let mut spec = job(vec![fetch(origin.url("/v2"))]);

@@ -11,7 +11,7 @@ use tonic::Code;
 use crate::support::disk::SmallDisk;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::server::{Server, until};
+use crate::support::server::{Server, haul, until};
 use crate::support::spec::{fetch, fetch_as, job};
 
 /// Takes all the room that there is.
@@ -52,6 +52,15 @@ async fn a_large_job_on_a_full_disk_is_refused_and_others_are_cancelled() {
     let cancel = pb::CancelJobRequest { job_id: running.clone(), ..Default::default() };
     let cancelled = server.jobs().cancel_job(cancel).await.unwrap().into_inner().job.unwrap();
     assert_eq!(cancelled.state(), JobState::Cancelled);
+    // What was done is in the audit, and of what was not there is no row that says so.
+    let mut access = pb::access_service_client::AccessServiceClient::new(server.channel.clone());
+    let request = pb::ListAuditEventsRequest { after_sequence: Some(0), ..Default::default() };
+    let events = access.list_audit_events(request).await.unwrap().into_inner().events;
+    let done: Vec<&str> = events.iter().filter(|it| it.code == "OK").map(|it| it.method.as_str()).collect();
+    assert_eq!(done, ["haul.v1.JobService/SubmitJob", "haul.v1.JobService/CancelJob"]);
+    assert!(events.iter().all(|it| it.code != "OK" || it.subject == format!("jobs/{running}")), "{events:?}");
+    let verified = haul(&["audit", "verify", "--data-dir", server.data().to_str().unwrap()]);
+    assert!(verified.status.success(), "{verified:?}");
 }
 
 #[tokio::test]

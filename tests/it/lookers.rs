@@ -215,6 +215,9 @@ async fn hosts_and_the_server_show_what_they_do() {
     assert!(info.disk_free_bytes > 0 && info.download_free_bytes > 0 && info.store_bytes > 4096, "{info:?}");
     assert_eq!((info.features.join(" "), info.draining), ("rest metrics web".to_owned(), false));
 
+    let access = info.access.unwrap();
+    assert_eq!((access.grpc_web, access.cors_origins, access.sealing_rows_left), (true, Vec::new(), 0));
+
     // The end of a pause.
     origin.reply("/busy", Reply::status(503).header("retry-after", "3000"));
     let waits = server.submit(job(vec![fetch(origin.url("/busy"))])).await;

@@ -112,6 +112,8 @@ async fn pages_of_listed_origins_may_call() {
     let refused = raw(&server, ask("http://haul.lan").as_bytes()).await;
     assert!(refused.starts_with("HTTP/1.1 403") && !refused.contains("access-control"), "{refused}");
     assert_eq!(jobs(&server).await, 1);
+    let info = server.admin().get_server_info(pb::GetServerInfoRequest {}).await.unwrap().into_inner();
+    assert_eq!(info.access.unwrap().cors_origins, ["https://dash.example"]);
 }
 
 #[tokio::test]
@@ -199,7 +201,7 @@ pub(crate) async fn h2_connection(
 }
 
 /// Begins a message of this length.
-async fn begin(
+pub(crate) async fn begin(
     sender: &h2::client::SendRequest<bytes::Bytes>,
     server: &Server,
     method: &str,

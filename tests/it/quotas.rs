@@ -1,5 +1,6 @@
 //! Tenants beside each other: what each may have, and that none of them keeps another from its work.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use haul::pb;
@@ -11,6 +12,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::it::access::{operator, reason, refused, token};
+use crate::it::curl::curl;
 use crate::it::tenants::{about, access, ended, jobs, make, open_job, submit};
 use crate::support::object::Object;
 use crate::support::origin::Origin;
@@ -354,7 +356,21 @@ async fn quotas_are_judged_and_told_by_the_command_line() {
             },
             "quotas",
         ),
-        (pb::Tenant::default(), "quotas.stored_bytes"),
+        (pb::Tenant::default(), "quotas.stored"),
+        (
+            pb::Tenant {
+                quotas: Some(pb::Quotas { max_attempt: seconds(0), ..Default::default() }),
+                ..Default::default()
+            },
+            "quotas.max_attempt",
+        ),
+        (
+            pb::Tenant {
+                quotas: Some(pb::Quotas { tasks_per_second: Some(0.0), ..Default::default() }),
+                ..Default::default()
+            },
+            "quotas.tasks_per_second",
+        ),
     ];
     for (wish, path) in bad {
         let update_mask = Some(FieldMask { paths: vec![path.to_owned()] });
@@ -374,9 +390,169 @@ async fn quotas_are_judged_and_told_by_the_command_line() {
     assert!(code == Some(0) && said.contains("at most 2") && !said.contains("at most 7"), "{said}");
     let (_, said) = run(&["tenant", "show", "c"]);
     assert!(said.contains("0 of 2") && said.contains("unfinished_jobs"), "{said}");
+    let quotas = ["max_retention=7d", "max_attempt=90s", "calls_per_second=0.5", "watchers=3", "tasks_per_second=1000"];
+    let args: Vec<&str> = quotas.iter().flat_map(|quota| ["--quota", quota]).collect();
+    let (code, said) = run(&[&["tenant", "update", "c"], args.as_slice()].concat());
+    assert_eq!(code, Some(0), "{said}");
+    let (_, said) = run(&["tenant", "show", "c"]);
+    for (field, value) in [
+        ("max_retention", "at most 7 d"),
+        ("max_attempt", "at most 1 min 30 s"),
+        ("calls_per_second", "at most 0.5"),
+        ("watchers", "0 of 3"),
+        ("tasks_per_second", "at most 1000"),
+        ("bytes_per_second", "0"),
+    ] {
+        assert!(
+            said.lines().any(|line| line.starts_with(field) && line.trim_end().ends_with(value)),
+            "{field}: {said}"
+        );
+    }
     assert_eq!(run(&["tenant", "update", "c", "--suspended"]).0, Some(0));
     let (code, said) = run(&["--tenant", "c", "submit", "--open"]);
     assert!(code == Some(1) && said.contains("is suspended"), "{said}");
     assert_eq!(run(&["tenant", "update", "c", "--suspended=false"]).0, Some(0));
     assert_eq!(run(&["tenant", "update", "c", "--quota", "x=1"]).0, Some(2));
+}
+
+fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds, nanos: 0 })
+}
+
+/// Adds a chunk of tasks to a job, under an id of its own.
+async fn add(server: &Server, tenant: &str, id: &str, tasks: Vec<pb::TaskSpec>) -> Result<(), Status> {
+    static CHUNKS: AtomicU32 = AtomicU32::new(0);
+    let chunk_id = CHUNKS.fetch_add(1, Ordering::Relaxed).to_string();
+    let request = pb::AddTasksRequest { job_id: id.to_owned(), chunk_id, tasks };
+    let mut told = jobs(server, tenant).add_tasks(futures_util::stream::iter([request])).await?.into_inner();
+    while told.message().await?.is_some() {}
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_more_time_than_its_tenant_may_have_is_refused_and_who_asks_for_none_gets_that() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/hang", Reply::hang());
+    make(&server, &["a", "b"]).await;
+    let quotas = pb::Quotas { max_retention: seconds(600), max_attempt: seconds(1), ..Default::default() };
+    assert_eq!(give(&server, "a", quotas).await.quotas, Some(quotas));
+    let kept = |retention| pb::JobSpec { retention, ..open_job("red") };
+    exceeds(&try_submit(&server, "a", kept(seconds(601)), "").await.unwrap_err(), "tenants/a/max_retention");
+    assert!(try_submit(&server, "b", kept(seconds(601)), "").await.is_ok(), "another tenant has its own");
+    for (asked, has) in [(seconds(600), 600), (seconds(500), 500), (None, 600)] {
+        let id = try_submit(&server, "a", kept(asked), "").await.unwrap().job_id;
+        cancel(&server, "a", &id).await;
+        let job = ended(&server, "a", &id).await;
+        assert_eq!(job.expire_time.unwrap().seconds - job.end_time.unwrap().seconds, has, "{asked:?}");
+    }
+    let with = |attempt| {
+        let timeouts = Some(pb::Timeouts { attempt, ..Default::default() });
+        let retry = Some(pb::RetryPolicy { max_attempts: Some(1), ..Default::default() });
+        pb::TaskOptions { timeouts, retry, ..Default::default() }
+    };
+    let task = |attempt| pb::TaskSpec { options: Some(with(attempt)), ..fetch(origin.url("/hang")) };
+    let defaults = pb::JobSpec { defaults: Some(with(seconds(2))), ..open_job("red") };
+    let tasks = job(vec![task(seconds(1)), task(seconds(2))]);
+    for spec in [defaults, tasks] {
+        let refusal = try_submit(&server, "a", spec, "").await.unwrap_err();
+        exceeds(&refusal, "tenants/a/max_attempt");
+        assert!(refusal.message().contains("timeouts.attempt"), "{}", refusal.message());
+    }
+    let open = try_submit(&server, "a", open_job("red"), "").await.unwrap().job_id;
+    exceeds(&add(&server, "a", &open, vec![task(seconds(2))]).await.unwrap_err(), "tenants/a/max_attempt");
+    add(&server, "a", &open, vec![task(seconds(1))]).await.unwrap();
+    // An origin that never answers is waited for no longer.
+    let id = submit(&server, "a", job(vec![task(None)]), "").await.job_id;
+    let failure = ended(&server, "a", &id).await.failure.unwrap();
+    assert_eq!(failure.reason(), pb::FailureReason::TimeoutAttempt);
+    cancel(&server, "a", &open).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_about_a_tenant_have_a_rate_that_its_operators_do_not_use_up() {
+    let server = Server::start().await;
+    make(&server, &["a", "b"]).await;
+    give(&server, "a", pb::Quotas { calls_per_second: Some(0.001), ..Default::default() }).await;
+    let list = async |tenant: &str| jobs(&server, tenant).list_jobs(pb::ListJobsRequest::default()).await;
+    list("a").await.unwrap();
+    for _ in 0..3 {
+        let refusal = list("a").await.unwrap_err();
+        assert_eq!(reason(&refusal), (Code::ResourceExhausted, "RATE_LIMITED".to_owned()));
+        let wait = refusal.get_details_retry_info().unwrap().retry_delay.unwrap();
+        assert!(wait > Duration::from_secs(60), "{wait:?}");
+        let quota = refusal.get_details_quota_failure().unwrap();
+        assert_eq!(quota.violations[0].subject, "tenants/a/calls_per_second");
+        list("b").await.expect("another tenant has its own");
+        tenant(&server, "a").await;
+    }
+    give(&server, "a", pb::Quotas::default()).await;
+    list("a").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_has_so_many_watchers_and_gets_their_places_back() {
+    let server = Server::start().await;
+    make(&server, &["a", "b"]).await;
+    give(&server, "a", pb::Quotas { watchers: Some(2), ..Default::default() }).await;
+    let id = submit(&server, "a", open_job("red"), "").await.job_id;
+    let watch_all = async |tenant: &str| jobs(&server, tenant).watch_jobs(pb::WatchJobsRequest::default()).await;
+    let watch_one = async || {
+        let request = pb::WatchJobRequest { job_id: id.clone(), ..Default::default() };
+        jobs(&server, "a").watch_job(request).await
+    };
+    let (first, second) = (watch_all("a").await.unwrap(), watch_one().await.unwrap());
+    exceeds(&watch_all("a").await.unwrap_err(), "tenants/a/watchers");
+    exceeds(&watch_one().await.unwrap_err(), "tenants/a/watchers");
+    let told = curl(&server, &["-H", "haul-tenant: a"], "/v1/jobs:watch");
+    assert_eq!(told.fault().0, "QUOTA_EXCEEDED", "JSON has no way around it");
+    let other = watch_all("b").await.expect("another tenant has its own");
+    assert_eq!(tenant(&server, "a").await.usage.unwrap().watchers, 2);
+    drop(first);
+    until(|| async { tenant(&server, "a").await.usage.unwrap().watchers == 1 }).await;
+    let third = watch_one().await.unwrap();
+    exceeds(&watch_one().await.unwrap_err(), "tenants/a/watchers");
+    drop((second, third, other));
+    until(|| async { tenant(&server, "a").await.usage.unwrap().watchers == 0 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_are_added_no_faster_than_a_tenant_may() {
+    let server = Server::start().await;
+    make(&server, &["a", "b"]).await;
+    let tasks = |count: usize| {
+        let start_time = Some(prost_types::Timestamp { seconds: 4_000_000_000, nanos: 0 });
+        pb::JobSpec { start_time, ..job((0..count).map(|_| fetch("http://a.example/")).collect()) }
+    };
+    give(&server, "a", pb::Quotas { tasks_per_second: Some(0.001), ..Default::default() }).await;
+    let calls = (0..64).map(|_| try_submit(&server, "a", tasks(1), ""));
+    let answers = futures_util::future::join_all(calls).await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
+    for refusal in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+        exceeds(refusal, "tenants/a/tasks_per_second");
+        let wait = refusal.get_details_retry_info().unwrap().retry_delay.unwrap();
+        assert!(wait > Duration::from_secs(60), "{wait:?}");
+    }
+    let open = try_submit(&server, "a", open_job("red"), "open").await.expect("it adds no task").job_id;
+    let chunk = || vec![fetch("http://a.example/")];
+    exceeds(&add(&server, "a", &open, chunk()).await.unwrap_err(), "tenants/a/tasks_per_second");
+    assert_eq!(try_submit(&server, "a", open_job("red"), "open").await.unwrap().job_id, open);
+    assert!(try_submit(&server, "b", tasks(100), "").await.is_ok(), "another tenant has its own");
+    // More at once than a second has are owed.
+    give(&server, "a", pb::Quotas { tasks_per_second: Some(50.0), ..Default::default() }).await;
+    until(|| async { try_submit(&server, "a", tasks(5_000), "many").await.is_ok() }).await;
+    exceeds(&try_submit(&server, "a", tasks(1), "").await.unwrap_err(), "tenants/a/tasks_per_second");
+    assert!(try_submit(&server, "a", tasks(5_000), "many").await.is_ok(), "it is answered again");
+    give(&server, "a", pb::Quotas::default()).await;
+    add(&server, "a", &open, chunk()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_for_a_tenant_is_told_of_it_alone() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/large", Reply::ok(vec![b'x'; 512 << 10]));
+    make(&server, &["a", "b"]).await;
+    let id = submit(&server, "a", job(vec![fetch(origin.url("/large"))]), "").await.job_id;
+    assert_eq!(ended(&server, "a", &id).await.state(), pb::JobState::Succeeded);
+    until(|| async { tenant(&server, "a").await.usage.unwrap().bytes_per_second > 0.0 }).await;
+    assert_eq!(tenant(&server, "b").await.usage.unwrap().bytes_per_second, 0.0);
 }

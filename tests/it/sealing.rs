@@ -235,7 +235,15 @@ async fn a_new_data_key_survives_crashes() {
                    + (SELECT count(*) FROM data_keys WHERE purpose = 1 AND id <> ?1)";
         sqlx::query_scalar::<_, i64>(sql).bind(last).fetch_one(&mut conn).await.unwrap()
     };
-    crate::support::server::until(async || keys(&server).await == 0).await;
+    // The server says itself that nothing is left, and not before.
+    let left = async |server: &Server| {
+        let request = pb::GetServerInfoRequest::default();
+        let access = server.admin().get_server_info(request).await.unwrap().into_inner().access.unwrap();
+        assert_eq!(access.data_key_id, last.to_string());
+        access.sealing_rows_left
+    };
+    crate::support::server::until(async || left(&server).await == 0).await;
+    assert_eq!(keys(&server).await, 0);
     server.terminate();
     assert_eq!(places(&server.data(), "SESAME"), Vec::<PathBuf>::new());
     let (store, _writer) = SqliteStore::open(&server.data(), Durability::Full).await.unwrap();

@@ -64,6 +64,12 @@ async fn the_oldest_rows_go_when_all_take_too_much() {
     assert_eq!(verified.wrong, Vec::<String>::new());
     let page = store.audit(&haul::model::audit::AuditFilter::default(), AuditPlace::After(0), 1).await.unwrap();
     assert_eq!(page.records[0].sequence as i64, taken(dir.path()).await.1);
+    // Nobody writes rows again that were removed.
+    let url = format!("sqlite://{}", dir.path().join("haul.db").display());
+    let mut conn = SqliteConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("INSERT INTO audit VALUES (7, 1, '{}', x'00')").execute(&mut conn).await.unwrap();
+    let verified = verify_audit(dir.path(), &RootKeys::Beside, None).await.unwrap();
+    assert_eq!(verified.wrong, ["row 7 is where none is left; this server has not written it"]);
 }
 
 #[tokio::test]

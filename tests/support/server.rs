@@ -22,6 +22,8 @@ pub struct Server {
     pub flags: Vec<String>,
     /// What its environment says, beside what that of the tests does.
     pub variables: Vec<(&'static str, String)>,
+    /// How many descriptors it may have; `None`: as many as this process.
+    descriptors: Option<u32>,
     child: Option<Child>,
     pub address: String,
     pub channel: Channel,
@@ -51,16 +53,37 @@ impl Server {
         let flags = flags.iter().map(ToString::to_string).collect();
         let channel = Channel::from_static("http://127.0.0.1:1").connect_lazy();
         let log = Arc::default();
-        let mut server =
-            Server { dir, flags, variables, child: None, address: String::new(), channel, log, reader: None };
+        let mut server = Server {
+            dir,
+            flags,
+            variables,
+            descriptors: None,
+            child: None,
+            address: String::new(),
+            channel,
+            log,
+            reader: None,
+        };
         server.launch().await;
         server
+    }
+
+    /// Starts it anew, as a process that may have so many descriptors.
+    pub async fn limit_descriptors(&mut self, count: u32) {
+        self.terminate();
+        self.descriptors = Some(count);
+        self.launch().await;
     }
 
     /// Starts the process over what the last one left.
     pub async fn launch(&mut self) {
         assert!(self.child.is_none(), "it runs already");
-        let mut child = command(self.dir.path(), &self.flags).envs(self.variables.iter().cloned()).spawn().unwrap();
+        let mut command = command(self.dir.path(), &self.flags);
+        command.envs(self.variables.iter().cloned());
+        if let Some(count) = self.descriptors {
+            command = limited(&command, count);
+        }
+        let mut child = command.spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let log = self.log.clone();
         self.reader = Some(std::thread::spawn(move || {
@@ -241,6 +264,20 @@ pub fn haul(args: &[&str]) -> std::process::Output {
 /// The binary under test: the one that was built with the test, or `HAUL_BIN`.
 pub fn binary() -> PathBuf {
     std::env::var_os("HAUL_BIN").map_or_else(|| env!("CARGO_BIN_EXE_haul").into(), PathBuf::from)
+}
+
+/// The same command for a process that may have so many descriptors.
+fn limited(command: &Command, descriptors: u32) -> Command {
+    let mut limited = Command::new("sh");
+    limited
+        .args(["-c", &format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"")])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    limited
 }
 
 pub fn command(dir: &Path, flags: &[String]) -> Command {

@@ -1,14 +1,16 @@
-//! How many calls a principal makes in a second and has open at once, and how many wrong credentials an address shows in a
-//! minute.
+//! How many calls a principal or a tenant makes in a second and has open at once, and how many wrong credentials an address
+//! shows in a minute.
 //!
 //! Good credentials are never refused for the failures of their neighbours: only further failures are.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::model::access::PrincipalNo;
+use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 
 /// Addresses that are remembered. When there are more, those that have not failed in this minute are forgotten, and then
@@ -36,10 +38,11 @@ impl Default for CallBounds {
     }
 }
 
-/// What was counted. There are no more principals than are in the book.
+/// What was counted. There are no more principals and tenants than are in the book.
 #[derive(Debug, Default)]
 pub(super) struct Counted {
     calls: Mutex<HashMap<PrincipalNo, Bucket>>,
+    calls_about: Mutex<HashMap<TenantNo, Bucket>>,
     open: Mutex<HashMap<PrincipalNo, usize>>,
     failures: Mutex<HashMap<IpAddr, (i64, u32)>>,
 }
@@ -48,6 +51,51 @@ pub(super) struct Counted {
 struct Bucket {
     calls: f64,
     at: Timestamp,
+}
+
+/// The watches that are open, by whose jobs they are about.
+#[derive(Clone, Debug, Default)]
+pub struct OpenWatches(Arc<Mutex<HashMap<TenantNo, u32>>>);
+
+/// A watch that is open.
+#[derive(Debug)]
+pub(super) struct OpenWatch {
+    all: OpenWatches,
+    tenant: TenantNo,
+}
+
+impl OpenWatches {
+    /// Opens a watch of a tenant; `None` where it has `most` open already.
+    pub(super) fn open(&self, tenant: TenantNo, most: Option<u32>) -> Option<OpenWatch> {
+        let mut all = self.lock();
+        let count = all.get(&tenant).copied().unwrap_or_default();
+        if most.is_some_and(|most| count >= most) {
+            return None;
+        }
+        all.insert(tenant, count + 1);
+        Some(OpenWatch { all: self.clone(), tenant })
+    }
+
+    /// Returns how many a tenant has open.
+    pub(super) fn of(&self, tenant: TenantNo) -> u32 {
+        self.lock().get(&tenant).copied().unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TenantNo, u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for OpenWatch {
+    fn drop(&mut self) {
+        let mut all = self.all.lock();
+        if let Some(count) = all.get_mut(&self.tenant) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.tenant);
+            }
+        }
+    }
 }
 
 /// A call that is open.
@@ -83,20 +131,12 @@ impl Counted {
 
     /// Takes a call of a principal; fails with how long to wait where it makes too many.
     pub(super) fn take_call(&self, bounds: CallBounds, principal: PrincipalNo, now: Timestamp) -> Result<(), Duration> {
-        let rate = bounds.calls_per_second;
-        if rate <= 0.0 {
-            return Ok(());
-        }
-        let burst = (rate * BURST_SECONDS).max(1.0);
-        let mut all = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let bucket = all.entry(principal).or_insert(Bucket { calls: burst, at: now });
-        bucket.calls = (bucket.calls + now.since(bucket.at).as_secs_f64() * rate).min(burst);
-        bucket.at = now;
-        if bucket.calls >= 1.0 {
-            bucket.calls -= 1.0;
-            return Ok(());
-        }
-        Err(Duration::from_micros(((1.0 - bucket.calls) / rate * SECOND_MICROS).ceil() as u64))
+        take(&self.calls, principal, bounds.calls_per_second, now)
+    }
+
+    /// Takes a call about a tenant, which has so many a second; fails with how long to wait where there are too many.
+    pub(super) fn take_call_about(&self, tenant: TenantNo, rate: f64, now: Timestamp) -> Result<(), Duration> {
+        take(&self.calls_about, tenant, rate, now)
     }
 
     /// Counts wrong credentials; fails with how long to wait where there were too many.
@@ -126,6 +166,23 @@ impl Counted {
         }
         Err(Timestamp((minute + 1) * MINUTE_MICROS).since(now))
     }
+}
+
+/// Takes a call of somebody who has so many a second; 0: any number.
+fn take<K: Eq + Hash>(all: &Mutex<HashMap<K, Bucket>>, who: K, rate: f64, now: Timestamp) -> Result<(), Duration> {
+    if rate <= 0.0 {
+        return Ok(());
+    }
+    let burst = (rate * BURST_SECONDS).max(1.0);
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    let bucket = all.entry(who).or_insert(Bucket { calls: burst, at: now });
+    bucket.calls = (bucket.calls + now.since(bucket.at).as_secs_f64() * rate).min(burst);
+    bucket.at = now;
+    if bucket.calls >= 1.0 {
+        bucket.calls -= 1.0;
+        return Ok(());
+    }
+    Err(Duration::from_micros(((1.0 - bucket.calls) / rate * SECOND_MICROS).ceil() as u64))
 }
 
 /// One customer of a provider has a /64 of IPv6.
@@ -172,6 +229,19 @@ mod tests {
         assert!(third.is_some() && open(16).is_none());
         drop((second, third));
         assert!(counted.open.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_tenant_has_so_many_watches_open_and_gets_their_places_back() {
+        let all = OpenWatches::default();
+        let (first, second) = (all.open(1, Some(2)), all.open(1, None));
+        assert!(first.is_some() && second.is_some() && all.open(1, Some(2)).is_none() && all.of(1) == 2);
+        assert!(all.open(2, Some(1)).is_some() && all.of(2) == 0, "each has its own");
+        assert!(all.open(3, Some(0)).is_none());
+        drop(first);
+        assert!(all.of(1) == 1 && all.open(1, Some(2)).is_some());
+        drop(second);
+        assert!(all.lock().is_empty());
     }
 
     #[test]

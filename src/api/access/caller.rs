@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, HeaderName};
 use tonic::{Code, Request, Status};
+use zeroize::Zeroizing;
 
 use crate::api::access::sessions::{self, OwnPage, Sessions};
 use crate::api::access::table::{self, Need};
@@ -283,7 +284,7 @@ pub(crate) enum Reach {
 #[derive(Clone, Debug)]
 pub(crate) struct Shown {
     /// Each `authorization`.
-    authorization: Vec<Vec<u8>>,
+    authorization: Vec<Zeroizing<Vec<u8>>>,
     /// The session of a page of this server.
     session: Option<sessions::Key>,
     certificate: Option<identity::Shown>,
@@ -315,7 +316,11 @@ impl Shown {
         };
         let is_of_proxy = |name: &str| PROXY_HEADERS.contains(&name) || name.starts_with(PROXY_PREFIX);
         Shown {
-            authorization: headers.get_all(AUTHORIZATION).iter().map(|value| value.as_bytes().to_vec()).collect(),
+            authorization: headers
+                .get_all(AUTHORIZATION)
+                .iter()
+                .map(|value| Zeroizing::new(value.as_bytes().to_vec()))
+                .collect(),
             session: extensions.get::<OwnPage>().and_then(|_| sessions::shown(headers)),
             certificate: peer.and_then(|peer| peer.certificate.clone()),
             is_owner: origin == Some(Origin::Owner),

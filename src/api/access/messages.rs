@@ -1,12 +1,13 @@
 //! Converts principals, tokens and grants between messages and the model.
 
+use crate::api::spec_to_proto::duration;
 use crate::api::status::Violations;
 use crate::api::to_proto::timestamp;
 use crate::api::values;
 use crate::model::access::{Actor, Principal, Token};
 use crate::model::book::Book;
 use crate::model::identity::Identity;
-use crate::model::quotas::{Quotas, Usage};
+use crate::model::quotas::Quotas;
 use crate::model::role::{Grant, Role};
 use crate::model::tenant::{EVERY_TENANT, Tenant};
 use crate::model::time::Timestamp;
@@ -124,7 +125,7 @@ pub(super) fn principal(book: &Book, principal: &Principal, viewer: &Actor) -> p
     }
 }
 
-pub(super) fn tenant(tenant: &Tenant, usage: Option<Usage>) -> pb::Tenant {
+pub(super) fn tenant(tenant: &Tenant, usage: Option<pb::Usage>) -> pb::Tenant {
     let Quotas { unfinished_jobs, queued_tasks, running_tasks, running_per_host, .. } = tenant.quotas;
     let quotas = pb::Quotas {
         unfinished_jobs,
@@ -133,14 +134,15 @@ pub(super) fn tenant(tenant: &Tenant, usage: Option<Usage>) -> pb::Tenant {
         running_per_host,
         requests_per_second: tenant.quotas.requests_per_second,
         bytes_per_second: tenant.quotas.bytes_per_second,
+        max_retention: duration(tenant.quotas.max_retention),
+        max_attempt: duration(tenant.quotas.max_attempt),
+        calls_per_second: tenant.quotas.calls_per_second,
+        watchers: tenant.quotas.watchers,
+        tasks_per_second: tenant.quotas.tasks_per_second,
     };
     pb::Tenant {
         quotas: (tenant.quotas != Quotas::default()).then_some(quotas),
-        usage: usage.map(|usage| pb::Usage {
-            unfinished_jobs: u32::try_from(usage.unfinished_jobs).unwrap_or(u32::MAX),
-            queued_tasks: usage.queued_tasks,
-            running_tasks: u32::try_from(usage.running_tasks).unwrap_or(u32::MAX),
-        }),
+        usage,
         weight: tenant.weight,
         suspended: tenant.is_suspended,
         name: tenant.name.to_string(),

@@ -33,14 +33,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-use crate::api::access::bounds::{Counted, OpenCall};
+use crate::api::access::bounds::{Counted, OpenCall, OpenWatch};
 use crate::api::access::caller::{Caller, Denied, Rules, Shown, Unknown, decide};
 use crate::api::access::refusals::{Refusal, Refusals};
 use crate::api::access::sessions::Sessions;
 use crate::api::access::table::Need;
 use crate::api::access::uses::Uses;
 use crate::api::request_id::RequestId;
-use crate::api::status::{draining, precondition, rate_limited, too_many_streams};
+use crate::api::status::{draining, precondition, rate_limited, too_many_streams, too_many_watches};
 use crate::api::to_proto::timestamp;
 use crate::engine::handle::Engine;
 use crate::listen::KnownCaller;
@@ -49,10 +49,12 @@ use crate::middleware::{Middleware, until};
 use crate::model::access::{LOCAL_NAME, Method};
 use crate::model::book::Book;
 use crate::model::identity::Identities;
+use crate::model::quotas::Quota;
 use crate::model::tenant::Scope;
+use crate::model::time::Timestamp;
 
 pub(crate) use crate::api::access::audit::event as audit_event;
-pub use crate::api::access::bounds::CallBounds;
+pub use crate::api::access::bounds::{CallBounds, OpenWatches};
 pub use crate::api::access::caller::Policy;
 pub use crate::api::access::table::Exposure;
 
@@ -79,6 +81,7 @@ pub struct Access {
     streaming: Arc<HashSet<String>>,
     bounds: CallBounds,
     counted: Arc<Counted>,
+    watches: OpenWatches,
     refusals: Arc<Refusals>,
     uses: Arc<Uses>,
     sessions: Arc<Sessions>,
@@ -114,6 +117,7 @@ impl Access {
             streaming: Arc::new(streaming),
             bounds,
             counted: Arc::default(),
+            watches: OpenWatches::default(),
             refusals: Arc::default(),
             uses: Arc::default(),
             sessions: Arc::default(),
@@ -141,6 +145,11 @@ impl Access {
         {
             tracing::warn!(count, "refused calls are not in the audit: {error}");
         }
+    }
+
+    /// Returns the watches that are open.
+    pub fn watches(&self) -> OpenWatches {
+        self.watches.clone()
     }
 
     /// Returns whether a token is needed just now.
@@ -213,18 +222,8 @@ impl Access {
                 return Err(refuse(who.as_ref(), denied.status(method), ""));
             }
         };
-        if caller.actor.name != LOCAL_NAME {
-            let taken = self.counted.take_call(self.bounds, caller.actor.principal, now);
-            let subject = format!("principals/{}", caller.actor.name);
-            taken.map_err(|wait| refuse(Some(&caller), rate_limited("calls of this principal", &subject, wait), ""))?;
-        }
-        let mut open = None;
-        if caller.actor.name != LOCAL_NAME {
-            open = self.counted.open_call(self.bounds, caller.actor.principal);
-            if open.is_none() {
-                return Err(refuse(Some(&caller), too_many_streams(&caller.actor.name, self.bounds.open_max), ""));
-            }
-        }
+        let places = self.places(&caller, (method, need), &book, now);
+        let places = places.map_err(|status| refuse(Some(&caller), status, ""))?;
         if caller.method == Method::Token {
             self.uses.note(&caller.actor, now);
         }
@@ -235,8 +234,56 @@ impl Access {
         let method = known.unwrap_or_default().to_owned();
         Ok((
             need,
-            Standing { access: self.clone(), books, shown, caller: Some(caller), need, method, is_read, _open: open },
+            Standing {
+                access: self.clone(),
+                books,
+                shown,
+                caller: Some(caller),
+                need,
+                method,
+                is_read,
+                _places: places,
+            },
         ))
+    }
+
+    /// Counts a call of a known caller among those that it makes, and those that are made about a tenant.
+    ///
+    /// # Errors
+    ///
+    /// There are too many.
+    fn places(
+        &self,
+        caller: &Caller,
+        (method, need): (&str, Need),
+        book: &Book,
+        now: Timestamp,
+    ) -> Result<Places, Status> {
+        let (actor, mut places) = (&caller.actor, Places::default());
+        let is_bounded = actor.name != LOCAL_NAME;
+        if is_bounded {
+            let taken = self.counted.take_call(self.bounds, actor.principal, now);
+            let subject = format!("principals/{}", actor.name);
+            taken.map_err(|wait| rate_limited("calls of this principal", &subject, wait))?;
+        }
+        // What the server itself is told by its operators is nobody's call.
+        let is_about = table::is_of_tenant(need) && !table::may_on_server(need, actor);
+        let tenant = actor.scope.no().filter(|_| is_about).and_then(|no| book.tenant_numbered(no));
+        if let Some((tenant, rate)) = tenant.and_then(|it| Some((it, it.quotas.calls_per_second?))) {
+            let taken = self.counted.take_call_about(tenant.no, rate, now);
+            let subject = format!("tenants/{}/{}", tenant.name, Quota::CallsPerSecond.name());
+            taken.map_err(|wait| rate_limited("calls about this tenant", &subject, wait))?;
+        }
+        if let Some(tenant) = tenant.filter(|_| table::watches(method)) {
+            let most = tenant.quotas.watchers;
+            let watch = self.watches.open(tenant.no, most);
+            places.watch = Some(watch.ok_or_else(|| too_many_watches(&tenant.name, most.unwrap_or_default()))?);
+        }
+        if is_bounded {
+            let open = self.counted.open_call(self.bounds, actor.principal);
+            places.open = Some(open.ok_or_else(|| too_many_streams(&actor.name, self.bounds.open_max))?);
+        }
+        Ok(places)
     }
 }
 
@@ -308,6 +355,16 @@ const PROBE_METHOD: &str = "grpc.health.v1.Health/Check";
 /// What a session is begun as: who has a token may ask who it is, and so have it in a cookie.
 const SESSION_METHOD: &str = "haul.v1.AccessService/WhoAmI";
 
+/// What an open call counts among, until it is dropped.
+#[derive(Default)]
+#[allow(dead_code)] // They are kept for their ends.
+struct Places {
+    /// The calls that its caller has open.
+    open: Option<OpenCall>,
+    /// The watches of its tenant.
+    watch: Option<OpenWatch>,
+}
+
 /// Whether a call that is open may go on.
 struct Standing {
     access: Access,
@@ -320,8 +377,7 @@ struct Standing {
     method: String,
     /// Whether it is in the audit when it is answered.
     is_read: bool,
-    /// Its place among the calls that the caller has open.
-    _open: Option<OpenCall>,
+    _places: Places,
 }
 
 impl Standing {
@@ -336,7 +392,7 @@ impl Standing {
             need: Need::Open,
             method,
             is_read: false,
-            _open: None,
+            _places: Places::default(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rand::RngExt as _;
 use tonic::{Request, Response, Status};
 
+use crate::api::access::bounds::OpenWatches;
 use crate::api::access::caller::Caller;
 use crate::api::access::messages::{self, read_grants, read_identities};
 use crate::api::access::{audit, credentials, tenants};
@@ -29,13 +30,15 @@ pub struct AccessApi {
     store: Arc<dyn Store>,
     tokens: PageTokens,
     lifetime_max: Duration,
+    watches: OpenWatches,
 }
 
 impl AccessApi {
-    /// Makes the service over an engine and its store. No token may last longer than `lifetime_max`.
-    pub fn new(engine: Engine, store: Arc<dyn Store>, lifetime_max: Duration) -> AccessApi {
+    /// Makes the service over an engine and its store. No token may last longer than `lifetime_max`; `watches` are those that
+    /// the layer in front of it has let on.
+    pub fn new(engine: Engine, store: Arc<dyn Store>, lifetime_max: Duration, watches: OpenWatches) -> AccessApi {
         let tokens = store.page_tokens();
-        AccessApi { engine, store, tokens, lifetime_max }
+        AccessApi { engine, store, tokens, lifetime_max, watches }
     }
 
     fn book(&self) -> Arc<Book> {
@@ -325,7 +328,7 @@ impl pb::access_service_server::AccessService for AccessApi {
     ) -> Result<Response<pb::GetTenantResponse>, Status> {
         let caller = Caller::of(&request);
         let name = request.into_inner().name;
-        let tenant = Some(tenants::get(&self.engine, &self.book(), &caller, &name).await?);
+        let tenant = Some(tenants::get(&self.engine, &self.watches, &self.book(), &caller, &name).await?);
         Ok(Response::new(pb::GetTenantResponse { tenant }))
     }
 
@@ -354,7 +357,7 @@ impl pb::access_service_server::AccessService for AccessApi {
         request: Request<pb::ListTenantsRequest>,
     ) -> Result<Response<pb::ListTenantsResponse>, Status> {
         let request = request.into_inner();
-        tenants::list(&self.engine, &self.book(), &self.tokens, &request).await.map(Response::new)
+        tenants::list(&self.engine, &self.watches, &self.book(), &self.tokens, &request).await.map(Response::new)
     }
 
     async fn list_audit_events(

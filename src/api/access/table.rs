@@ -126,6 +126,11 @@ pub(crate) fn reads(method: &str) -> bool {
     begins && method.starts_with("haul.v1.")
 }
 
+/// Returns whether a method is a watch: a stream that goes on for as long as its caller likes, of what is done for a tenant.
+pub(crate) fn watches(method: &str) -> bool {
+    matches!(method, "haul.v1.JobService/WatchJob" | "haul.v1.JobService/WatchJobs")
+}
+
 /// Returns a role of a row that a caller had and has not any more: what a call has answered so far may rest on it.
 pub(crate) fn lost(need: Need, before: &Actor, now: &Actor) -> Option<Role> {
     let OneOf(roles) = need else { return None };

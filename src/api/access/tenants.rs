@@ -1,7 +1,10 @@
 //! Tenants: what their messages say, and lists of them.
 
+use std::time::Duration;
+
 use tonic::Status;
 
+use crate::api::access::bounds::OpenWatches;
 use crate::api::access::caller::Caller;
 use crate::api::access::messages;
 use crate::api::pages::page_size;
@@ -12,7 +15,7 @@ use crate::model::access::AccessChange;
 use crate::model::book::Book;
 use crate::model::quotas::{Quota, Quotas};
 use crate::model::role::Role;
-use crate::model::tenant::TenantPatch;
+use crate::model::tenant::{TenantNo, TenantPatch};
 use crate::pb;
 use crate::store::page_token::{Listing, PageTokens};
 
@@ -50,18 +53,42 @@ fn weight(weight: u32, v: &mut Violations) -> u32 {
     weight
 }
 
+/// Reads a duration, and adds what is wrong with it.
+type ReadDuration = fn(prost_types::Duration, &str, &mut Violations) -> Option<Duration>;
+
 /// Reads the quotas that are named.
 fn quotas(wish: pb::Quotas, named: &[Quota], v: &mut Violations) -> Quotas {
-    let pb::Quotas { unfinished_jobs, queued_tasks, running_tasks, running_per_host, .. } = wish;
-    let (requests_per_second, bytes_per_second) = (wish.requests_per_second, wish.bytes_per_second);
+    let pb::Quotas { unfinished_jobs, queued_tasks, running_tasks, running_per_host, watchers, .. } = wish;
+    let pb::Quotas { requests_per_second, bytes_per_second, calls_per_second, tasks_per_second, .. } = wish;
+    let is_bad = |rate: Option<f64>| rate.is_some_and(|rate| !(rate > 0.0 && rate.is_finite()));
     let rates = [
-        (Quota::RequestsPerSecond, requests_per_second.is_some_and(|rate| !(rate > 0.0 && rate.is_finite()))),
+        (Quota::RequestsPerSecond, is_bad(requests_per_second)),
         (Quota::BytesPerSecond, bytes_per_second == Some(0)),
+        (Quota::CallsPerSecond, is_bad(calls_per_second)),
+        (Quota::TasksPerSecond, is_bad(tasks_per_second)),
     ];
     for (quota, _) in rates.iter().filter(|(quota, is_bad)| *is_bad && named.contains(quota)) {
         v.add(format!("tenant.quotas.{}", quota.name()), "is not more than 0; suspend the tenant to stop it");
     }
-    Quotas { unfinished_jobs, queued_tasks, running_tasks, running_per_host, requests_per_second, bytes_per_second }
+    let mut time = |quota: Quota, time: Option<prost_types::Duration>, read: ReadDuration| {
+        let path = format!("tenant.quotas.{}", quota.name());
+        time.filter(|_| named.contains(&quota)).and_then(|time| read(time, &path, v))
+    };
+    let max_retention = time(Quota::MaxRetention, wish.max_retention, values::duration);
+    let max_attempt = time(Quota::MaxAttempt, wish.max_attempt, values::positive);
+    Quotas {
+        unfinished_jobs,
+        queued_tasks,
+        running_tasks,
+        running_per_host,
+        requests_per_second,
+        bytes_per_second,
+        max_retention,
+        max_attempt,
+        calls_per_second,
+        watchers,
+        tasks_per_second,
+    }
 }
 
 /// Reads what is to be changed.
@@ -90,11 +117,29 @@ pub(super) fn update(request: pb::UpdateTenantRequest) -> Result<AccessChange, S
     v.or(AccessChange::UpdateTenant { name: wish.name, patch: Box::new(patch), etag: wish.etag })
 }
 
+/// Says what tenants have, in their order.
+async fn usage(engine: &Engine, open: &OpenWatches, tenants: Vec<TenantNo>) -> Result<Vec<pb::Usage>, Status> {
+    let told = engine.usage(tenants.clone()).await?.into_iter().zip(tenants).map(|(usage, tenant)| pb::Usage {
+        unfinished_jobs: u32::try_from(usage.unfinished_jobs).unwrap_or(u32::MAX),
+        queued_tasks: usage.queued_tasks,
+        running_tasks: u32::try_from(usage.running_tasks).unwrap_or(u32::MAX),
+        watchers: open.of(tenant),
+        bytes_per_second: engine.bytes_per_second(tenant) as f64,
+    });
+    Ok(told.collect())
+}
+
 /// Answers `GetTenant`. Another tenant than one's own is not there.
-pub(super) async fn get(engine: &Engine, book: &Book, caller: &Caller, name: &str) -> Result<pb::Tenant, Status> {
+pub(super) async fn get(
+    engine: &Engine,
+    open: &OpenWatches,
+    book: &Book,
+    caller: &Caller,
+    name: &str,
+) -> Result<pb::Tenant, Status> {
     let may = caller.actor.may(Role::Operator, "") || caller.actor.may(Role::Admin, name);
     match book.tenant(name).filter(|_| may) {
-        Some(tenant) => Ok(messages::tenant(tenant, engine.usage(vec![tenant.no]).await?.pop())),
+        Some(tenant) => Ok(messages::tenant(tenant, usage(engine, open, vec![tenant.no]).await?.pop())),
         None if caller.actor.may_name(name) && book.tenant(name).is_some() => {
             Err(missing_role(Role::Admin, name, "", ""))
         }
@@ -105,6 +150,7 @@ pub(super) async fn get(engine: &Engine, book: &Book, caller: &Caller, name: &st
 /// Answers `ListTenants`.
 pub(super) async fn list(
     engine: &Engine,
+    open: &OpenWatches,
     book: &Book,
     tokens: &PageTokens,
     request: &pb::ListTenantsRequest,
@@ -124,7 +170,7 @@ pub(super) async fn list(
     found.truncate(size);
     let last = found.last().filter(|_| has_more);
     let next_page_token = last.map(|last| tokens.after_name(Listing::Tenants, &[], &last.name)).unwrap_or_default();
-    let usage = engine.usage(found.iter().map(|it| it.no).collect()).await?;
+    let usage = usage(engine, open, found.iter().map(|it| it.no).collect()).await?;
     let tenants = found.into_iter().zip(usage).map(|(it, usage)| messages::tenant(it, Some(usage))).collect();
     Ok(pb::ListTenantsResponse { tenants, next_page_token })
 }

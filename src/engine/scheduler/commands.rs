@@ -165,7 +165,7 @@ impl Scheduler {
     /// The writes of a submission. The job begins to live when they are durable.
     fn submit(
         &mut self,
-        (spec, caller): (JobSpec, Option<TraceParent>),
+        (mut spec, caller): (JobSpec, Option<TraceParent>),
         request: Option<(String, [u8; 32])>,
         tasks: Tasks,
         by: &Actor,
@@ -178,18 +178,23 @@ impl Scheduler {
         if self.is_full_of_jobs(spec.memory_bytes(), 0) {
             return self.refuse_new(request, by, EngineError::TooManyJobs, reply);
         }
-        let mut job = Job::new(self.job_id(now), spec, count, now);
-        job.creator = creator(by);
-        job.credentials = credentials::named(&job.spec, &tasks);
-        job.tenant = match &by.scope {
+        let tenant = match &by.scope {
             Scope::One(owner) if self.takes_jobs_of(owner.no) => owner.clone(),
             Scope::One(owner) => return answer(reply, Err(AccessError::NoTenant(owner.name.to_string()).into())),
             // The layer lets no such call on.
             Scope::Nowhere | Scope::Every => return answer(reply, Err(EngineError::NoTenant)),
         };
-        if let Err(refusal) = self.admits(job.tenant.no, 1, u64::from(count)) {
+        let count_of = u64::from(count);
+        let admitted = self.admits(tenant.no, 1, count_of);
+        let admitted = admitted.and_then(|()| self.admits_times(tenant.no, &mut spec, &tasks.specs));
+        // Last: what is refused for another reason is not counted.
+        if let Err(refusal) = admitted.and_then(|()| self.take_tasks(tenant.no, count_of)) {
             return self.refuse_new(request, by, refusal, reply);
         }
+        let mut job = Job::new(self.job_id(now), spec, count, now);
+        job.creator = creator(by);
+        job.credentials = credentials::named(&job.spec, &tasks);
+        job.tenant = tenant;
         job.caller = caller.map(Box::new);
         self.shared.spec(&mut job);
         let mut lanes: Vec<Host> = Vec::new();
@@ -270,7 +275,11 @@ impl Scheduler {
         let full = match (has_too_many, self.is_full_of_jobs(0, 0)) {
             (true, _) => Some(EngineError::TooManyTasks),
             (_, true) => Some(EngineError::TooManyJobs),
-            _ => self.admits(tenant, 0, count).err(),
+            _ => {
+                let admitted = self.admits(tenant, 0, count);
+                let admitted = admitted.and_then(|()| self.admits_attempts(tenant, "tasks", &tasks.specs));
+                admitted.and_then(|()| self.take_tasks(tenant, count)).err()
+            }
         };
         if let Some(otherwise) = full {
             // It may be counted because it is on its way.

@@ -15,7 +15,6 @@ use crate::model::failure::{Failure, FailureReason};
 use crate::model::ids::JobId;
 use crate::model::job::Job;
 use crate::model::spec::{JobSpec, TaskSpec};
-use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 
 /// How often it is stored that a credential is in use.

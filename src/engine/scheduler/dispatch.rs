@@ -111,7 +111,9 @@ impl Scheduler {
                 return self.contradicted(job, &format!("task {} was to start: {wrong}", id.index));
             }
         }
-        let options = spans::options(&run.job, &task.spec, id, row.task.fence, self.runner.traces.is_some());
+        let mut options = spans::options(&run.job, &task.spec, id, row.task.fence, self.runner.traces.is_some());
+        let tenant = run.job.tenant.no;
+        options.timeouts.attempt = self.attempt_limit(tenant, options.timeouts.attempt);
         let credential = self.credential(job, options.http.credential.as_deref(), &task.spec, now);
         let Some(run) = self.jobs.get_mut(job) else {
             drop(permit);

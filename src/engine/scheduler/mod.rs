@@ -63,6 +63,7 @@ use crate::model::book::Book;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::limits::{Limits, RateLimit};
+use crate::model::quotas::Allowance;
 use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 use crate::store::StoreError;
@@ -99,6 +100,8 @@ pub(crate) struct Scheduler {
     /// The rates of all tenants, with what they allow: attempts have them for as long as they run, whether they are limited
     /// when these begin or not.
     tenant_rates: HashMap<TenantNo, (RateLimit, Arc<JobRates>)>,
+    /// What is left to tenants of their `tasks_per_second`.
+    allowances: HashMap<TenantNo, Allowance>,
     /// Tenants that are being deleted, with their names.
     closing_tenants: HashMap<TenantNo, Arc<str>>,
     rng: SmallRng,
@@ -179,6 +182,7 @@ impl Scheduler {
             books,
             uses: Uses::default(),
             tenant_rates: HashMap::new(),
+            allowances: HashMap::new(),
             closing_tenants: HashMap::new(),
             rng: SmallRng::seed_from_u64(seed),
             draining: false,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::engine::command::EngineError;
 use crate::engine::scheduler::Scheduler;
@@ -10,7 +11,8 @@ use crate::limits::transport::JobRates;
 use crate::model::book::Book;
 use crate::model::host::Host;
 use crate::model::limits::RateLimit;
-use crate::model::quotas::{Quotas, Usage};
+use crate::model::quotas::{Allowance, Quota, Quotas, Usage};
+use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::tenant::TenantNo;
 
 impl Scheduler {
@@ -36,8 +38,85 @@ impl Scheduler {
         }
     }
 
+    /// Judges for how long a job is to be kept and its attempts may take. What it does not say is as much as its tenant may
+    /// have.
+    ///
+    /// # Errors
+    ///
+    /// It asks for more.
+    pub(super) fn admits_times(
+        &self,
+        tenant: TenantNo,
+        spec: &mut JobSpec,
+        tasks: &[Arc<TaskSpec>],
+    ) -> Result<(), EngineError> {
+        let Some(it) = self.book.tenant_numbered(tenant) else { return Ok(()) };
+        let Quotas { max_retention, max_attempt, .. } = it.quotas;
+        let longer = |quota, field: String, asked: Option<Duration>, most: Option<Duration>| match asked.zip(most) {
+            Some((asked, most)) if asked > most => {
+                Err(EngineError::Longer { tenant: it.name.to_string(), quota, field, asked, most })
+            }
+            _ => Ok(()),
+        };
+        longer(Quota::MaxRetention, "job.retention".to_owned(), spec.retention, max_retention)?;
+        let field = "job.defaults.timeouts.attempt".to_owned();
+        longer(Quota::MaxAttempt, field, spec.defaults.timeouts.attempt, max_attempt)?;
+        self.admits_attempts(tenant, "job.tasks", tasks)?;
+        spec.retention = spec.retention.or(max_retention);
+        Ok(())
+    }
+
+    /// Judges how long the attempts of tasks may take.
+    ///
+    /// # Errors
+    ///
+    /// One of them asks for more than its tenant may have.
+    pub(super) fn admits_attempts(
+        &self,
+        tenant: TenantNo,
+        list: &str,
+        tasks: &[Arc<TaskSpec>],
+    ) -> Result<(), EngineError> {
+        let Some(it) = self.book.tenant_numbered(tenant) else { return Ok(()) };
+        let Some(most) = it.quotas.max_attempt else { return Ok(()) };
+        let mut asked = tasks.iter().map(|task| task.options.timeouts.attempt.unwrap_or_default()).enumerate();
+        match asked.find(|(_, asked)| *asked > most) {
+            None => Ok(()),
+            Some((index, asked)) => Err(EngineError::Longer {
+                tenant: it.name.to_string(),
+                quota: Quota::MaxAttempt,
+                field: format!("{list}[{index}].options.timeouts.attempt"),
+                asked,
+                most,
+            }),
+        }
+    }
+
+    /// Returns how long an attempt of a tenant may take that asks for so long, or for no limit.
+    pub(super) fn attempt_limit(&self, tenant: TenantNo, asked: Option<Duration>) -> Option<Duration> {
+        let most = self.book.tenant_numbered(tenant).and_then(|it| it.quotas.max_attempt);
+        asked.into_iter().chain(most).min()
+    }
+
+    /// Takes tasks from what a tenant may add in a second.
+    ///
+    /// # Errors
+    ///
+    /// There are too many; nothing was taken.
+    pub(super) fn take_tasks(&mut self, tenant: TenantNo, count: u64) -> Result<(), EngineError> {
+        let Some(it) = self.book.tenant_numbered(tenant) else { return Ok(()) };
+        let Some(rate) = it.quotas.tasks_per_second else { return Ok(()) };
+        let now = self.now();
+        let name = it.name.to_string();
+        let allowance = self.allowances.entry(tenant).or_insert_with(|| Allowance::whole(rate, now));
+        allowance.take(rate, count, now).map_err(|wait| EngineError::TaskRate { tenant: name, wait })
+    }
+
     /// Lets tenants run as much as the book says from now on. What runs goes on.
     pub(super) fn share_out(&mut self, book: &Book) {
+        let has_rate =
+            |tenant: &TenantNo| book.tenant_numbered(*tenant).is_some_and(|it| it.quotas.tasks_per_second.is_some());
+        self.allowances.retain(|tenant, _| has_rate(tenant));
         self.queue.set_shares(book.shares());
         let is_change = self.runner.hosts.set_shares(book.host_shares());
         let mut hosts: BTreeSet<Host> = self.runner.hosts.take_freed().into_iter().collect();

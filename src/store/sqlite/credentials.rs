@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use sqlx::SqliteConnection;
+use zeroize::Zeroizing;
 
 use crate::model::access::AccessRow;
 use crate::model::credential::Credential;
@@ -26,7 +27,7 @@ fn place(tenant: TenantNo, name: &str) -> Vec<u8> {
 /// Stores a credential.
 pub(super) async fn put(conn: &mut SqliteConnection, vault: &Vault, credential: &Credential) -> Result<(), Fault> {
     let Credential { tenant, name, .. } = credential;
-    let bag = vault.seal(&place(*tenant, name), serde_json::to_vec(credential)?)?;
+    let bag = vault.seal(&place(*tenant, name), &Zeroizing::new(serde_json::to_vec(credential)?))?;
     let sql = "REPLACE INTO credentials (tenant, name, sealed) VALUES (?1, ?2, ?3)";
     sqlx::query(sql).bind(tenant).bind(name).bind(bag).execute(conn).await?;
     Ok(())

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sqlx::{Connection as _, SqliteConnection};
+use zeroize::Zeroizing;
 
 use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::forget;
@@ -257,12 +258,14 @@ async fn wrap_anew(conn: &mut SqliteConnection, keys: &[(KeyNumber, Vec<u8>)]) -
 fn read(source: &KeySource) -> Result<Key, String> {
     let text = match source {
         KeySource::File(path) => {
-            let mut text = String::new();
+            let mut text = Zeroizing::new(String::with_capacity(KEY_FILE_BYTES_MAX as usize));
             let file = File::open(path).map_err(|error| error.to_string())?;
             file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text).map_err(|error| error.to_string())?;
             text
         }
-        KeySource::Env(name) => std::env::var(name).map_err(|_| "it is not set, or is no text".to_owned())?,
+        KeySource::Env(name) => {
+            Zeroizing::new(std::env::var(name).map_err(|_| "it is not set, or is no text".to_owned())?)
+        }
     };
     Key::read(&text).map_err(|error| format!("it {error}"))
 }
@@ -274,7 +277,9 @@ fn make(dir: &Path) -> Result<Key, OpenError> {
     let key = Key::random();
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
         Ok(mut file) => {
-            file.write_all((key.digits() + "\n").as_bytes()).and_then(|()| file.sync_all()).map_err(unwritable)?;
+            let mut text = key.digits();
+            text.push('\n');
+            file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(unwritable)?;
             File::open(dir).and_then(|dir| dir.sync_all()).map_err(unwritable)?;
             Ok(key)
         }

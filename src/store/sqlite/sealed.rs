@@ -56,7 +56,7 @@ pub(super) type Columns = (String, Option<Vec<u8>>);
 pub(super) fn row<T: Bagged + Serialize>(vault: &Vault, place: Place, spec: &T) -> Result<Columns, Fault> {
     match bag::pack(spec) {
         None => Ok((serde_json::to_string(spec)?, None)),
-        Some((left, bag)) => Ok((serde_json::to_string(&left)?, Some(vault.seal(&place.bytes(), bag)?))),
+        Some((left, bag)) => Ok((serde_json::to_string(&left)?, Some(vault.seal(&place.bytes(), &bag)?))),
     }
 }
 
@@ -76,7 +76,7 @@ pub(super) fn next(
     next: Option<&str>,
 ) -> Result<(Option<String>, Option<Vec<u8>>), Fault> {
     match next {
-        Some(next) if holds_secret(next) => Ok((None, Some(vault.seal(&place.bytes(), next.as_bytes().to_vec())?))),
+        Some(next) if holds_secret(next) => Ok((None, Some(vault.seal(&place.bytes(), next.as_bytes())?))),
         next => Ok((next.map(str::to_owned), None)),
     }
 }
@@ -91,7 +91,7 @@ pub(super) fn whole_next(
     let Some(bag) = bag else { return Ok(next) };
     let wrong = |why: String| StoreError::Unreadable(format!("{place:?}: {why}"));
     let plain = vault.open(&place.bytes(), bag).map_err(|error| wrong(error.to_string()))?;
-    String::from_utf8(plain).map(Some).map_err(|error| wrong(error.to_string()))
+    std::str::from_utf8(&plain).map(|next| Some(next.to_owned())).map_err(|error| wrong(error.to_string()))
 }
 
 /// What each byte is worth as a hexadecimal digit; 255: it is none.

@@ -18,10 +18,12 @@ use crate::store::page_token::PageTokens;
 use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::reader::Reader;
 use crate::store::sqlite::tasks_found::find;
-use crate::store::sqlite::{access, additions, columns, events, jobs, listing, pages, pauses, recovery, tasks, trail};
+use crate::store::sqlite::{
+    access, additions, columns, events, jobs, listing, pages, pauses, recovery, tasks, trail, upkeep,
+};
 use crate::store::{
     Answer, AuditPage, AuditPlace, Chunk, Content, CutPage, DuePage, DueTask, EventPage, JobFilter, JobPage,
-    LaneNumber, LanePage, Listed, PageHead, Recovered, Store, StoredEvent, StoredTask, TaskPage, TaskQuery,
+    LaneNumber, LanePage, Listed, PageHead, Recovered, Sealing, Store, StoredEvent, StoredTask, TaskPage, TaskQuery,
 };
 
 /// The reading half.
@@ -53,6 +55,10 @@ impl Store for SqliteStore {
 
     fn backend(&self) -> &'static str {
         "sqlite"
+    }
+
+    fn sealing(&self) -> Answer<'_, Sealing> {
+        Box::pin(upkeep::left(&self.callers))
     }
 
     fn limits(&self) -> Answer<'_, Option<Limits>> {

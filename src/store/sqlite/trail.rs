@@ -37,9 +37,71 @@ pub(super) fn link(vault: &Vault, before: &[u8], sequence: i64, time: i64, row: 
     vault.keyed("audit", &[before, &sequence.to_be_bytes(), &time.to_be_bytes(), row.as_bytes()])
 }
 
-/// The digest over what stands before the first row.
-pub(super) fn start_link(vault: &Vault, sequence: i64, before: &[u8]) -> [u8; 32] {
-    vault.keyed("audit start", &[&sequence.to_be_bytes(), before])
+/// What became of the rows before the first one that counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Earlier {
+    /// They were old, and removed: none is there.
+    Removed,
+    /// Their key was given up. Those from this number on were there then, and have been removed from the front since.
+    GivenUp(i64),
+    /// An older version has not said.
+    Unsaid,
+}
+
+/// What is noted of the rows before the first one that counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Start {
+    /// The number of the last of them, and its digest.
+    pub(super) sequence: i64,
+    pub(super) before: Vec<u8>,
+    pub(super) earlier: Earlier,
+    proof: Vec<u8>,
+}
+
+impl Start {
+    fn new(vault: &Vault, sequence: i64, before: &[u8], earlier: Earlier) -> Start {
+        let mut start = Start { sequence, before: before.to_vec(), earlier, proof: Vec::new() };
+        start.proof = start.link(vault).to_vec();
+        start
+    }
+
+    /// Returns whether this server has noted it, with the key that the rows behind it have.
+    pub(super) fn is_own(&self, vault: &Vault) -> bool {
+        self.proof == self.link(vault)
+    }
+
+    /// The digest over it.
+    fn link(&self, vault: &Vault) -> [u8; 32] {
+        let sequence = self.sequence.to_be_bytes();
+        match self.earlier {
+            Earlier::Unsaid => vault.keyed("audit start", &[&sequence, &self.before]),
+            Earlier::Removed => vault.keyed("audit start behind removed", &[&sequence, &self.before]),
+            Earlier::GivenUp(first) => {
+                vault.keyed("audit start behind given up", &[&sequence, &self.before, &first.to_be_bytes()])
+            }
+        }
+    }
+
+    fn text(&self) -> String {
+        let Start { sequence, before, proof, earlier } = self;
+        let earlier = match earlier {
+            Earlier::Unsaid => String::new(),
+            Earlier::Removed => ":removed".to_owned(),
+            Earlier::GivenUp(first) => format!(":{first}"),
+        };
+        format!("{sequence}:{}:{}{earlier}", hex(before), hex(proof))
+    }
+
+    fn read(text: &str) -> Option<Start> {
+        let mut parts = text.split(':');
+        let (sequence, before, proof) = (parts.next()?.parse().ok()?, unhex(parts.next()?)?, unhex(parts.next()?)?);
+        let earlier = match parts.next() {
+            None => Earlier::Unsaid,
+            Some("removed") => Earlier::Removed,
+            Some(first) => Earlier::GivenUp(first.parse().ok()?),
+        };
+        Some(Start { sequence, before, earlier, proof })
+    }
 }
 
 /// The digest over what is noted of the bytes of all rows.
@@ -110,7 +172,7 @@ async fn read_last(conn: &mut SqliteConnection, vault: &Vault) -> Result<Last, F
     let sql = "SELECT seq, chain FROM audit ORDER BY seq DESC LIMIT 1";
     let (sequence, digest) = match sqlx::query_as(sql).fetch_optional(&mut *conn).await? {
         Some(last) => last,
-        None => start(conn).await?.map_or((0, BEFORE_ALL.to_vec()), |(sequence, before, _)| (sequence, before)),
+        None => start(conn).await?.map_or((0, BEFORE_ALL.to_vec()), |start| (start.sequence, start.before)),
     };
     Ok(Last { sequence, digest, bytes: read_bytes(conn, vault).await? })
 }
@@ -154,44 +216,41 @@ async fn prune(conn: &mut SqliteConnection, vault: &Vault, time: i64, surplus: u
     }
     sqlx::query("DELETE FROM audit WHERE seq <= ?1").bind(last).execute(&mut *conn).await?;
     // Rows under a key that was given up may be left, and the chain begins behind them.
-    if start(conn).await?.is_none_or(|(sequence, ..)| sequence < last) {
-        note_start(conn, vault, last, &chain).await?;
+    if start(conn).await?.is_none_or(|start| start.sequence < last) {
+        note_start(conn, &Start::new(vault, last, &chain, Earlier::Removed)).await?;
     }
     Ok(u64::try_from(bytes).unwrap_or_default())
 }
 
 /// Goes on behind the last row with another key: what stands up to there cannot be verified any more.
 pub(super) async fn begin_anew(conn: &mut SqliteConnection, vault: &Vault) -> Result<(), sqlx::Error> {
-    let sql = "SELECT seq, chain FROM audit ORDER BY seq DESC LIMIT 1";
-    let last: Option<(i64, Vec<u8>)> = sqlx::query_as(sql).fetch_optional(&mut *conn).await?;
-    let last = match last {
-        Some(last) => Some(last),
-        None => start(conn).await?.map(|(sequence, before, _)| (sequence, before)),
+    let sql = "SELECT seq, chain, (SELECT min(seq) FROM audit) FROM audit ORDER BY seq DESC LIMIT 1";
+    let last: Option<(i64, Vec<u8>, i64)> = sqlx::query_as(sql).fetch_optional(&mut *conn).await?;
+    let start = if let Some((sequence, chain, first)) = last {
+        Some(Start::new(vault, sequence, &chain, Earlier::GivenUp(first)))
+    } else {
+        // None is left to be given up.
+        let there = start(conn).await?;
+        there.map(|start| Start::new(vault, start.sequence, &start.before, Earlier::Removed))
     };
-    match last {
-        Some((sequence, chain)) => note_start(conn, vault, sequence, &chain).await,
+    match start {
+        Some(start) => note_start(conn, &start).await,
         None => Ok(()),
     }
 }
 
 /// Notes which row stands before the first one that counts.
-async fn note_start(
-    conn: &mut SqliteConnection,
-    vault: &Vault,
-    sequence: i64,
-    chain: &[u8],
-) -> Result<(), sqlx::Error> {
-    let text = format!("{sequence}:{}:{}", hex(chain), hex(&start_link(vault, sequence, chain)));
+async fn note_start(conn: &mut SqliteConnection, start: &Start) -> Result<(), sqlx::Error> {
     let sql = "REPLACE INTO settings (key, value) VALUES ('audit_start', ?1)";
-    sqlx::query(sql).bind(text).execute(conn).await.map(drop)
+    sqlx::query(sql).bind(start.text()).execute(conn).await.map(drop)
 }
 
 /// Returns whether a row is as it was written, its time too: what is removed leaves a digest that vouches for it.
 async fn is_whole(conn: &mut SqliteConnection, vault: &Vault, sequence: i64, chain: &[u8]) -> Result<bool, Fault> {
     let before = match start(conn).await? {
-        // Nobody can say, since its key was given up.
-        Some((first, ..)) if sequence <= first => return Ok(true),
-        Some((first, digest, _)) if sequence == first + 1 => Some(digest),
+        // Nobody can say, since its key was given up; and where rows were removed, none is that this server has written.
+        Some(start) if sequence <= start.sequence => return Ok(start.earlier != Earlier::Removed),
+        Some(start) if sequence == start.sequence + 1 => Some(start.before),
         None if sequence == 1 => Some(BEFORE_ALL.to_vec()),
         _ => {
             let sql = "SELECT chain FROM audit WHERE seq = ?1";
@@ -205,15 +264,11 @@ async fn is_whole(conn: &mut SqliteConnection, vault: &Vault, sequence: i64, cha
         .is_some_and(|(before, (time, row))| link(vault, &before, sequence, time, &row).as_slice() == chain))
 }
 
-/// Returns what stands before the first row, where older ones were removed: the last number, its digest, and the digest
-/// over both.
-pub(super) async fn start(conn: &mut SqliteConnection) -> Result<Option<(i64, Vec<u8>, Vec<u8>)>, sqlx::Error> {
+/// Returns what is noted of the rows before the first one that counts; `None`: all count.
+pub(super) async fn start(conn: &mut SqliteConnection) -> Result<Option<Start>, sqlx::Error> {
     let text: Option<String> =
         sqlx::query_scalar("SELECT value FROM settings WHERE key = 'audit_start'").fetch_optional(&mut *conn).await?;
-    Ok(text.and_then(|text| {
-        let mut parts = text.split(':');
-        Some((parts.next()?.parse().ok()?, unhex(parts.next()?)?, unhex(parts.next()?)?))
-    }))
+    Ok(text.and_then(|text| Start::read(&text)))
 }
 
 pub(super) async fn list(

@@ -17,7 +17,9 @@ use crate::store::sqlite::columns::{job_id, keyed, keyed_blob};
 use crate::store::sqlite::credentials;
 use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::lines::parse;
+use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::sealed::{self, Columns, Place};
+use crate::store::{Sealing, StoreError};
 use crate::vault::{KeyNumber, Vault, key_of};
 
 /// Rows of one piece: some milliseconds.
@@ -130,6 +132,42 @@ pub(super) async fn piece(conn: &mut SqliteConnection, vault: &Vault, progress: 
         None => progress.turn(),
     }
     Ok(store(conn, progress).await?)
+}
+
+/// Rows of one table that are counted at most.
+macro_rules! up_to {
+    ($rows:literal) => {
+        concat!("SELECT count(*) FROM (SELECT 1 FROM ", $rows, " LIMIT 100000)")
+    };
+}
+
+/// Says how much is left to do, with the key that seals.
+pub(super) async fn left(reader: &Reader) -> Result<Sealing, StoreError> {
+    let ask = Ask::new("SELECT value FROM settings WHERE key = 'sealing'");
+    let found: Option<(String,)> = reader.first(ask).await?;
+    let mut sealing = Sealing { rows_left: 0, data_key: reader.vault.current() };
+    let Some((text,)) = found else { return Ok(sealing) };
+    let mut progress: Progress = parse(&text, "how far secrets are sealed")?;
+    while !progress.is_through() {
+        let (number, text) = &progress.before;
+        let (number, page) = (*number, text.parse::<i64>().unwrap_or(0));
+        let ask = match progress.stage {
+            Stage::Jobs => Ask::new(up_to!("job_specs WHERE job < ?1")).bind(number),
+            Stage::Credentials => Ask::new(up_to!("credentials")),
+            Stage::Tasks => Ask::new(up_to!("tasks WHERE id < ?1")).bind(number),
+            Stage::Pages => Ask::new(up_to!("pages WHERE (task, page) < (?1, ?2)")).bind(number).bind(page),
+            Stage::Events => Ask::new(up_to!("events WHERE id < ?1")).bind(number),
+            Stage::Requests => Ask::new(up_to!("requests WHERE job < ?1")).bind(number),
+            Stage::Chunks => Ask::new(up_to!("chunks WHERE (job, id) < (?1, ?2)")).bind(number).bind(text.as_str()),
+            Stage::Traces => break,
+        };
+        let (count,): (i64,) = reader.first(ask).await?.unwrap_or_default();
+        sealing.rows_left += u64::try_from(count).unwrap_or_default();
+        progress.turn();
+    }
+    // What was plain may still be on free pages and in the log.
+    sealing.rows_left = sealing.rows_left.max(1);
+    Ok(sealing)
 }
 
 /// The key of the last row that was looked at; `None`: there was none.

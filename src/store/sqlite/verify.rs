@@ -8,7 +8,7 @@ use sqlx::{Connection as _, SqliteConnection};
 use crate::store::sqlite::keys::{Keyring, RootKeys};
 use crate::store::sqlite::open_error::OpenError;
 use crate::store::sqlite::schema;
-use crate::store::sqlite::trail::{self, Columns, hex, unhex};
+use crate::store::sqlite::trail::{self, Columns, Earlier, hex, unhex};
 use crate::vault::Vault;
 
 /// Findings that are told.
@@ -19,7 +19,8 @@ const TOLD_MAX: usize = 20;
 pub struct Verified {
     /// How many rows there are.
     pub rows: u64,
-    /// How many more stand before these, whose key was given up, so that nobody can say whether they were changed.
+    /// How many more stand before these, whose key was given up: none between them is missing, and nobody can say whether one was
+    /// changed.
     pub unknown: u64,
     /// The number and the digest of the last row, as `SEQUENCE:DIGEST`; empty: there is none.
     pub head: String,
@@ -51,45 +52,80 @@ async fn follow(conn: &mut SqliteConnection, vault: &Vault, head: Option<&str>) 
         Some((sequence.parse::<i64>().ok()?, unhex(digest)?))
     });
     let (mut sequence, mut before) = (0, vec![0; 32]);
-    if let Some((last, digest, proof)) = trail::start(conn).await? {
-        if proof != trail::start_link(vault, last, &digest) {
+    let mut earlier = Earlier::Removed;
+    if let Some(start) = trail::start(conn).await? {
+        if !start.is_own(vault) {
             verified.wrong.push("what is told of rows that were removed was not written by this server".to_owned());
         }
-        (sequence, before) = (last, digest);
+        (sequence, before, earlier) = (start.sequence, start.before, start.earlier);
     }
     let first = sequence;
+    // The last of the rows that were given up.
+    let mut given_up = None;
     let mut is_wanted_there = wanted.as_ref().is_none_or(|(at, _)| *at <= sequence);
     let mut rows =
         sqlx::query_as::<_, Columns>("SELECT seq, time, row, chain FROM audit ORDER BY seq").fetch(&mut *conn);
     while let Some((at, time, row, chain)) = rows.try_next().await? {
-        let tell = |wrong: &mut Vec<String>, what: String| {
-            if wrong.len() < TOLD_MAX {
-                wrong.push(what);
+        let mut tell = |what: String| {
+            if verified.wrong.len() < TOLD_MAX {
+                verified.wrong.push(what);
             }
         };
-        if at <= first {
-            verified.unknown += 1;
-            continue;
-        }
-        if at != sequence + 1 {
-            tell(&mut verified.wrong, format!("rows {} to {} are missing", sequence + 1, at - 1));
-        } else if chain != trail::link(vault, &before, at, time, &row) {
-            tell(&mut verified.wrong, format!("row {at} was changed, or was not written by this server"));
-        }
         if let Some((wanted_at, digest)) = &wanted
             && *wanted_at == at
         {
             is_wanted_there = true;
             if *digest != chain {
-                tell(&mut verified.wrong, format!("row {at} is not the one that the given head names"));
+                tell(format!("row {at} is not the one that the given head names"));
             }
+        }
+        if at <= first {
+            if let Some(what) = wrong_before(at, earlier, given_up) {
+                tell(what);
+            }
+            given_up = Some(at);
+            verified.unknown += 1;
+            continue;
+        }
+        if let (Earlier::GivenUp(_), Some(last)) = (earlier, given_up.take())
+            && last != first
+        {
+            tell(missing(last + 1, first));
+        }
+        if at != sequence + 1 {
+            tell(missing(sequence + 1, at - 1));
+        } else if chain != trail::link(vault, &before, at, time, &row) {
+            tell(format!("row {at} was changed, or was not written by this server"));
         }
         (sequence, before) = (at, chain);
         verified.rows += 1;
         verified.head = format!("{at}:{}", hex(&before));
     }
+    drop(rows);
+    if let (Earlier::GivenUp(_), Some(last)) = (earlier, given_up)
+        && last != first
+    {
+        verified.wrong.push(missing(last + 1, first));
+    }
     if !is_wanted_there {
         verified.wrong.push(format!("rows after {sequence} are missing: the given head names a later one"));
     }
     Ok(verified)
+}
+
+/// Returns what is wrong with a row that stands before the first one that counts, behind `last`.
+fn wrong_before(at: i64, earlier: Earlier, last: Option<i64>) -> Option<String> {
+    match (earlier, last) {
+        (Earlier::Removed, _) => Some(format!("row {at} is where none is left; this server has not written it")),
+        (Earlier::GivenUp(from), _) if at < from => {
+            Some(format!("row {at} was not there when the key was given up; this server has not written it"))
+        }
+        // The oldest go from the front.
+        (Earlier::GivenUp(_), Some(last)) if at != last + 1 => Some(missing(last + 1, at - 1)),
+        _ => None,
+    }
+}
+
+fn missing(first: i64, last: i64) -> String {
+    format!("rows {first} to {last} are missing")
 }

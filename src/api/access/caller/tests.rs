@@ -61,7 +61,7 @@ fn here() -> Shown {
 }
 
 fn with(authorization: &[&str]) -> Shown {
-    Shown { authorization: authorization.iter().map(|it| it.as_bytes().to_vec()).collect(), ..here() }
+    Shown { authorization: authorization.iter().map(|it| Zeroizing::new(it.as_bytes().to_vec())).collect(), ..here() }
 }
 
 fn policy(mode: AuthMode) -> Policy {
@@ -208,7 +208,7 @@ fn the_servers_own_user_comes_by_the_socket_in_every_mode_and_a_token_goes_first
         assert_eq!((caller.method, caller.actor.name.as_str()), (Method::Socket, "local"), "{mode:?}");
         assert!(caller.may(Role::Operator));
     }
-    let bad = Shown { authorization: vec![b"Bearer x".to_vec()], ..owner };
+    let bad = Shown { authorization: vec![b"Bearer x".to_vec().into()], ..owner };
     assert!(judged(&bad, policy(AuthMode::Required), &book).is_err());
 }
 

@@ -1,0 +1,65 @@
+//! What the system grants a server: few descriptors, under peers that say nothing and messages that never end; and no core dump.
+
+use bytes::Bytes;
+use haul::pb;
+use haul::pb::JobState;
+use haul::pb::job_service_client::JobServiceClient;
+use tokio::net::TcpStream;
+use tonic::transport::Channel;
+
+use crate::it::network::{begin, h2_connection};
+use crate::support::origin::Origin;
+use crate::support::reply::Reply;
+use crate::support::server::{PATIENCE, Server};
+use crate::support::spec::{fetch, job};
+
+const DESCRIPTORS: u32 = 256;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_peers_keep_nobody_out_of_a_server_with_few_descriptors() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    server.limit_descriptors(DESCRIPTORS).await;
+    origin.reply("/x", Reply::ok("fine"));
+    let mut silent = Vec::new();
+    for _ in 0..2 * DESCRIPTORS {
+        silent.push(TcpStream::connect(&server.address).await.unwrap());
+    }
+    let good = async {
+        let address = format!("http://{}", server.address);
+        for _ in 0..20 {
+            let channel = Channel::from_shared(address.clone()).unwrap().connect().await.unwrap();
+            JobServiceClient::new(channel).list_jobs(pb::ListJobsRequest::default()).await.unwrap();
+        }
+    };
+    tokio::time::timeout(PATIENCE, good).await.expect("whoever calls is served");
+    // There is room for files and for connections to origins.
+    let ended = server.run(job((0..40).map(|_| fetch(origin.url("/x"))).collect())).await;
+    assert_eq!(ended.state(), JobState::Succeeded, "{ended:?}");
+    drop(silent);
+
+    let before = server.peak_memory();
+    let (sender, _connection) = h2_connection(&server).await;
+    let (mut unended, half) = (Vec::new(), Bytes::from(vec![0; 8 << 20]));
+    for _ in 0..50 {
+        let (answer, mut body) = begin(&sender, &server, "SubmitJob", 15 << 20).await;
+        // What there is no room for is refused at its head.
+        let _ = body.send_data(half.clone(), false);
+        unended.push((answer, body));
+    }
+    let list = server.jobs().list_jobs(pb::ListJobsRequest::default()).await;
+    list.expect("another connection has a share of its own");
+    let more = server.peak_memory() - before;
+    assert!(more < 200 << 20, "{more} bytes for messages that never end");
+    drop(unended);
+    let loud = server.log().lines().filter(|line| line.contains("descriptors")).count();
+    assert!(loud < 20, "{}", server.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_leaves_no_core_dump() {
+    let server = Server::start().await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    // Soft and hard: nobody raises it again.
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+}
