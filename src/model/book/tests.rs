@@ -18,7 +18,7 @@ fn by(book: &Book, name: &str, token_id: &str) -> Actor {
         name: name.to_owned(),
         token_id: token_id.to_owned(),
         address: String::new(),
-        grants: principal.grants.clone(),
+        grants: principal.grants.as_slice().into(),
         request_id: String::new(),
         scope: Scope::default_one(),
     }
