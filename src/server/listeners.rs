@@ -6,13 +6,14 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 
 use crate::config::network::Place;
 use crate::listen::ListenSettings;
 use crate::listen::accept::{self, Listener, Room};
 use crate::listen::socket::Socket;
 use crate::listen::tls::Tls;
-use crate::server::services::{self, Around, Routed};
+use crate::server::services::{self, Around};
 
 /// The socket in the data directory by which the server's own user calls.
 const SOCKET: &str = "haul.sock";
@@ -58,7 +59,7 @@ impl Listeners {
     pub(super) fn serve(
         self,
         data_dir: &Path,
-        routes: Routed,
+        routes: Routes,
         around: &Around,
         bounds: &ListenSettings,
         closing: &CancellationToken,

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use tonic::service::Routes;
 
 use crate::api::access::Access;
 use crate::api::access::service::AccessApi;
@@ -41,7 +42,7 @@ use crate::pb;
 use crate::server::admission::{judge_places, prepare_access};
 use crate::server::listeners::Listeners;
 use crate::server::metrics::Figures;
-use crate::server::services::{Around, Browsers, DESCRIPTORS, Routed};
+use crate::server::services::{Around, Browsers, DESCRIPTORS};
 use crate::store::{Store, StoreError};
 use crate::telemetry::calls::CallTracer;
 use crate::telemetry::metrics::Metrics;
@@ -112,7 +113,7 @@ pub async fn serve(
     health::live(&reporter).await;
     let (room, sizes) = sizes::Room::look_at(&settings.engine).await;
     let facts = facts(&settings, tls.as_ref(), sizes.subscribe());
-    let routes = routes(&settings, facts, &engine, &store, &shutdown, &closing)?.with_health(served_health);
+    let routes = routes(&settings, facts, &engine, &store, &shutdown, &closing)?.add_service(served_health);
     let access = judge(&settings, &engine, &closing);
     let directories = [settings.engine.data_dir.clone(), settings.engine.download_dir.clone()];
     let figures = Figures::new(directories, engine.clone(), client, counted.clone(), readiness.subscribe(), recovery);
@@ -280,7 +281,7 @@ fn routes(
     store: &Arc<dyn Store>,
     shutdown: &Shutdown,
     closing: &CancellationToken,
-) -> Result<Routed, ServeError> {
+) -> Result<Routes, ServeError> {
     let watchers = Watchers::default();
     let jobs = Jobs::new(
         engine.clone(),

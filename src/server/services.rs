@@ -1,19 +1,13 @@
 //! The services of the API, and what each request passes on its way to them.
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::Either;
-use http::{Request, Response};
 use tokio::sync::watch;
-use tonic::body::Body;
 use tonic::codec::CompressionEncoding::{Gzip, Zstd};
 use tonic::service::Routes;
-use tonic_health::pb::health_server::{Health, HealthServer};
+use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
-use tower::{Service, ServiceBuilder};
 
 use crate::api::access::service::AccessApi;
 use crate::api::access::{Access, SessionDoor};
@@ -34,7 +28,7 @@ use crate::pb;
 use crate::pb::access_service_server::AccessServiceServer;
 use crate::pb::admin_service_server::AdminServiceServer;
 use crate::pb::content_service_server::ContentServiceServer;
-use crate::pb::job_service_server::{JobServiceServer, SERVICE_NAME};
+use crate::pb::job_service_server::JobServiceServer;
 use crate::rest::{self, BodyBounds, Rest};
 use crate::telemetry::calls::{CallTracer, CountCalls};
 use crate::telemetry::metrics::Metrics;
@@ -76,55 +70,17 @@ pub(super) fn routes(
     contents: Contents,
     access: AccessApi,
     admin: Admin,
-) -> Result<Routed, tonic_reflection::server::Error> {
-    let jobs = tuned!(JobServiceServer, jobs);
-    let mut services = Routes::default();
+) -> Result<Routes, tonic_reflection::server::Error> {
+    let mut services = Routes::new(tuned!(JobServiceServer, jobs));
     if has_reflection {
         let v1 = reflected().build_v1()?.max_decoding_message_size(QUESTION_BYTES_MAX);
         let v1alpha = reflected().build_v1alpha()?.max_decoding_message_size(QUESTION_BYTES_MAX);
         services = services.add_service(v1).add_service(v1alpha);
     }
-    let others = services
+    Ok(services
         .add_service(tuned!(ContentServiceServer, contents))
         .add_service(tuned!(AccessServiceServer, access))
-        .add_service(tuned!(AdminServiceServer, admin));
-    Ok(Routed { jobs, others })
-}
-
-/// The services by the paths of their methods. Most calls are about jobs, and go to their service at once: the router of the
-/// library, which takes paths of any form, is a dozen allocations.
-#[derive(Clone)]
-pub(super) struct Routed {
-    jobs: JobServiceServer<Jobs>,
-    others: Routes,
-}
-
-impl Routed {
-    /// Serves health, too.
-    pub(super) fn with_health(self, health: HealthServer<impl Health>) -> Routed {
-        Routed { others: self.others.add_service(health).prepare(), ..self }
-    }
-}
-
-impl Service<Request<Body>> for Routed {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future =
-        Either<<JobServiceServer<Jobs> as Service<Request<Body>>>::Future, <Routes as Service<Request<Body>>>::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // That of jobs is always ready.
-        Service::<Request<Body>>::poll_ready(&mut self.others, cx)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let path = request.uri().path().strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE_NAME));
-        if path.is_some_and(|rest| rest.starts_with('/')) {
-            Either::Left(self.jobs.call(request))
-        } else {
-            Either::Right(self.others.call(request))
-        }
-    }
+        .add_service(tuned!(AdminServiceServer, admin)))
 }
 
 /// What is said about browsers.
@@ -179,12 +135,12 @@ impl Around {
 /// anything runs; what is not gRPC goes to plain HTTP, which calls the services as gRPC does; then gRPC-Web made plain
 /// gRPC, the count of calls, who calls, bounds on what has not arrived, deadlines, errors with all their details, and messages
 /// that were framed for many.
-pub(super) fn layered(services: Routed, around: &Around, has_metrics: bool) -> impl Answers + use<> {
+pub(super) fn layered(services: Routes, around: &Around, has_metrics: bool) -> impl Answers + use<> {
     let Around { readiness, browsers, access, request_body_idle, metrics, tracer, .. } = around.clone();
     let count = CountCalls::new(metrics, "haul.v1").traced(tracer);
     let called =
         ServiceBuilder::new().layer(Through(Deadlines)).layer(Through(CompleteErrors)).layer(Through(SendFrames));
-    let called = called.service(services);
+    let called = called.service(services.prepare());
     let whole_max = request_body_idle.saturating_mul(WHOLE_TIMES);
     let bounds = BodyBounds { bytes_max: MESSAGE_BYTES_MAX as u64, idle_max: request_body_idle, whole_max };
     let within =
