@@ -36,7 +36,7 @@
 // A benchmark measures wall time and stops at the first surprise.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, clippy::cast_precision_loss)]
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -103,6 +103,7 @@ fn main() {
 
 struct Server {
     child: Child,
+    address: String,
     channel: Channel,
 }
 
@@ -125,7 +126,7 @@ impl Server {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on ").unwrap().to_owned();
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().tcp_nodelay(true);
-        Server { child, channel: channel.connect().await.unwrap() }
+        Server { child, channel: channel.connect().await.unwrap(), address }
     }
 
     fn jobs(&self) -> JobServiceClient<Channel> {
@@ -152,6 +153,31 @@ impl Server {
             switches += counts.filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok()).sum::<f64>();
         }
         (switches, fields[7].parse().unwrap())
+    }
+
+    /// Allocations so far and their bytes, where the server counts them: `cargo build --release --features count-allocations`,
+    /// and then `HAUL_BIN=target/release/haul`.
+    fn allocations(&self) -> Option<(f64, f64)> {
+        let mut stream = std::net::TcpStream::connect(&self.address).unwrap();
+        let ask = format!("GET /metrics HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.address);
+        stream.write_all(ask.as_bytes()).unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).unwrap();
+        let value = |name: &str| {
+            let line = page.lines().find(|line| line.starts_with(name))?;
+            line.split_whitespace().nth(1)?.parse::<f64>().ok()
+        };
+        Some((value("haul_allocations_total")?, value("haul_allocated_bytes_total")?))
+    }
+
+    /// Says what a unit of work has cost so far beside time.
+    fn say_costs(&self, count: usize, unit: &str) {
+        let (switches, faults) = self.switches_and_faults();
+        let each = |total: f64| total / count as f64;
+        println!("{:.2} switches of threads a {unit}, {:.2} page faults", each(switches), each(faults));
+        if let Some((times, bytes)) = self.allocations() {
+            println!("{:.1} allocations a {unit}, {:.0} bytes", each(times), each(bytes));
+        }
     }
 
     /// The most memory that it had so far, in MiB.
@@ -269,6 +295,7 @@ async fn worked(count: usize) {
         bytes as f64 / count as f64,
         server.peak_mib()
     );
+    server.say_costs(count, "task");
     println!("{:.0} us of server CPU a task; {:.0} tasks/s", server.cpu() * 1e6 / count as f64, count as f64 / seconds);
 }
 
@@ -276,6 +303,7 @@ async fn submit(count: usize) {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]).await;
     let rate = submit_rate(&server, count).await;
+    server.say_costs(count, "job");
     println!("{:.0} us of server CPU a job; {rate:.0} jobs/s", server.cpu() * 1e6 / count as f64);
 }
 

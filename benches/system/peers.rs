@@ -22,8 +22,7 @@ pub(crate) async fn row(name: &str, count: usize) {
 
 async fn worked(count: usize) {
     let (mut haul, mut cpu, mut bullmq) = (Vec::new(), Vec::new(), Vec::new());
-    let mut kernel = (0.0, 0.0);
-    for _ in 0..ROUNDS {
+    for round in 1..=ROUNDS {
         let dir = tempfile::tempdir().unwrap();
         let origin = Origin::start(dir.path());
         let url = format!("{}/1k", origin.url);
@@ -34,15 +33,15 @@ async fn worked(count: usize) {
         haul.push(count as f64 / started.elapsed().as_secs_f64());
         assert_eq!(job.counts.unwrap().succeeded as usize, count);
         cpu.push(server.cpu() * 1e6 / count as f64);
-        kernel = server.switches_and_faults();
+        if round == ROUNDS {
+            server.say_costs(count, "task");
+        }
         drop(server);
         let redis = Redis::start(dir.path(), "always");
         bullmq.push(redis.bullmq("worked", count, &url)["rate"].as_f64().unwrap());
     }
     let (haul, bullmq) = (median(haul), median(bullmq));
     println!("P1, {count} fetches of 1 KiB worked: haul {haul:.0}/s, {:.0} us of server CPU each", median(cpu));
-    let each = |total: f64| total / count as f64;
-    println!("P14: {:.2} switches of threads a task, {:.2} page faults", each(kernel.0), each(kernel.1));
     println!("P1: BullMQ with fsync on each write {bullmq:.0}/s");
     println!("P1: {:.2} x BullMQ", haul / bullmq);
 }

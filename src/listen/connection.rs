@@ -21,6 +21,7 @@ use crate::listen::first::First;
 use crate::listen::peer::{Origin, Peer};
 use crate::listen::places::Place;
 use crate::listen::tls::{Certified, Tls};
+use crate::listen::turn;
 use crate::listen::unread::Unread;
 
 /// How long the head of an HTTP/1 request may take, and how long a connection of HTTP/1 may wait for another one.
@@ -107,7 +108,8 @@ impl<S: Answers> Common<S> {
         let unread = Unread::new();
         let calls = Calls { service: self.service.clone(), peer, place: place.clone(), unread: unread.clone() };
         let said = Arc::new(AtomicBool::new(false));
-        let io = TokioIo::new(First::new(stream, said.clone()));
+        let (stream, turns) = turn::kept(First::new(stream, said.clone()));
+        let io = TokioIo::new(stream);
         let mut connection = pin!(self.http.serve_connection(io, calls));
         let mut silence = pin!(tokio::time::sleep(self.settings.handshake_time));
         let mut age = pin!(tokio::time::sleep(jittered(self.settings.age_max)));
@@ -115,7 +117,7 @@ impl<S: Answers> Common<S> {
         let (mut is_heard, mut is_ending, mut is_closing) = (false, false, false);
         loop {
             tokio::select! {
-                ended = connection.as_mut() => {
+                ended = turns.drive(connection.as_mut()) => {
                     if let Err(error) = ended {
                         tracing::debug!(?origin, "a connection failed: {error}");
                     }
@@ -132,7 +134,7 @@ impl<S: Answers> Common<S> {
                     // Whoever never called loses nothing; others get a GOAWAY, so that they connect anew.
                     if place.has_called() {
                         connection.as_mut().graceful_shutdown();
-                        let _ = tokio::time::timeout(FAREWELL, connection.as_mut()).await;
+                        let _ = tokio::time::timeout(FAREWELL, turns.drive(connection.as_mut())).await;
                     }
                     return;
                 }

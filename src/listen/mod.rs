@@ -15,6 +15,7 @@ pub mod peer;
 mod places;
 pub mod socket;
 pub mod tls;
+mod turn;
 mod unread;
 mod validity;
 

@@ -10,7 +10,7 @@ use crate::model::credential::put::PutCredential;
 use crate::model::failure::is_default;
 use crate::model::identity::Identity;
 use crate::model::ids::JobId;
-use crate::model::role::{Grant, Role, everything, holds, may_name};
+use crate::model::role::{Grant, Role, everything, holds_at, may_name};
 use crate::model::tenant::{self, Scope, Tenant, TenantNo, TenantPatch};
 use crate::model::time::Timestamp;
 use crate::model::token::TokenHash;
@@ -173,7 +173,7 @@ pub struct Actor {
     /// Where it called from, without a port.
     pub address: String,
     /// What the call may do.
-    pub grants: Vec<Grant>,
+    pub grants: Arc<[Grant]>,
     /// The server's own name of the call; empty: no call, but the program that the engine is in.
     pub request_id: String,
     /// What the call is about.
@@ -196,7 +196,7 @@ impl Actor {
 
     /// Returns whether the call may do this, at `tenant` where it is a role of a tenant.
     pub fn may(&self, role: Role, tenant: &str) -> bool {
-        holds(&self.grants, &Grant::at(role, tenant))
+        holds_at(&self.grants, role, tenant)
     }
 
     /// Returns whether the call may do this where it is about.

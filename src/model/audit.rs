@@ -63,7 +63,7 @@ impl AuditRow {
             token_id: by.token_id.clone(),
             address: by.address.clone(),
             tenant: tenant.to_owned(),
-            method: format!("haul.v1.{method}"),
+            method: ["haul.v1.", method].concat(),
             subject,
             code: OK.to_owned(),
             request_id: by.request_id.clone(),
@@ -74,7 +74,8 @@ impl AuditRow {
 
     /// Makes the row of something that `by` did to a job.
     pub fn of_job(by: &Actor, method: &str, job: JobId, time: Timestamp) -> AuditRow {
-        AuditRow::done(by, &format!("JobService/{method}"), format!("jobs/{job}"), by.scope.name(), time)
+        let method = ["JobService/", method].concat();
+        AuditRow::done(by, &method, format!("jobs/{job}"), by.scope.name(), time)
     }
 
     /// Makes the row of a job that uses a credential for the first time: no call, but an act of whoever made the job.

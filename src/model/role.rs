@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -87,8 +88,8 @@ impl Grant {
         }
     }
 
-    fn covers(&self, wanted: &Grant) -> bool {
-        self.role.holds(wanted.role) && (self.tenant == EVERY_TENANT || self.tenant == wanted.tenant)
+    fn covers(&self, role: Role, tenant: &str) -> bool {
+        self.role.holds(role) && (self.tenant == EVERY_TENANT || self.tenant == tenant)
     }
 }
 
@@ -120,7 +121,13 @@ impl FromStr for Grant {
 
 /// Returns whether these grants hold that one.
 pub fn holds(grants: &[Grant], wanted: &Grant) -> bool {
-    grants.iter().any(|grant| grant.covers(wanted))
+    grants.iter().any(|grant| grant.covers(wanted.role, &wanted.tenant))
+}
+
+/// Returns whether these grants hold `role` at `tenant`, or on the server where it is a role of the server.
+pub fn holds_at(grants: &[Grant], role: Role, tenant: &str) -> bool {
+    let tenant = if role.is_of_server() { "" } else { tenant };
+    grants.iter().any(|grant| grant.covers(role, tenant))
 }
 
 /// Returns whether somebody with these grants may name a tenant: who has a role at it, or one of the server as a whole.
@@ -151,7 +158,7 @@ pub fn common(one: &[Grant], other: &[Grant]) -> Vec<Grant> {
     let mut both: Vec<Grant> = Vec::new();
     for grant in one.iter().chain(other).flat_map(implied) {
         if holds(one, &grant) && holds(other, &grant) && !holds(&both, &grant) {
-            both.retain(|less| !grant.covers(less));
+            both.retain(|less| !grant.covers(less.role, &less.tenant));
             both.push(grant);
         }
     }
@@ -159,8 +166,10 @@ pub fn common(one: &[Grant], other: &[Grant]) -> Vec<Grant> {
 }
 
 /// Returns every role in every tenant.
-pub fn everything() -> Vec<Grant> {
-    Role::ALL.into_iter().map(|role| Grant::at(role, EVERY_TENANT)).collect()
+pub fn everything() -> Arc<[Grant]> {
+    static ALL: LazyLock<Arc<[Grant]>> =
+        LazyLock::new(|| Role::ALL.into_iter().map(|role| Grant::at(role, EVERY_TENANT)).collect());
+    ALL.clone()
 }
 
 /// Returns whether who has the grants `maker` may give `wanted` to others: an operator everything, an admin the roles of

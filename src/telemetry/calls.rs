@@ -72,8 +72,8 @@ impl Middleware for CountCalls {
     ) -> Result<Response<Body>, E> {
         let response = answer.await?;
         // An answer without a message has its status in the head.
-        if let Some(status) = Status::from_header_map(response.headers()) {
-            call.code = status.code();
+        if let Some(code) = code(response.headers()) {
+            call.code = code;
             return Ok(response);
         }
         Ok(response.map(|body| Body::new(CountedBody { inner: body, call: Some(call) })))
@@ -146,7 +146,7 @@ impl HttpBody for CountedBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let polled = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
         let ended = match &polled {
-            Some(Ok(frame)) => frame.trailers_ref().map(code),
+            Some(Ok(frame)) => frame.trailers_ref().map(|trailers| code(trailers).unwrap_or(Code::Ok)),
             Some(Err(status)) => Some(status.code()),
             None => Some(Code::Unknown),
         };
@@ -167,8 +167,9 @@ impl HttpBody for CountedBody {
     }
 }
 
-fn code(trailers: &HeaderMap) -> Code {
-    Status::from_header_map(trailers).map_or(Code::Ok, |status| status.code())
+/// Reads how a call ended, where these headers say it.
+fn code(headers: &HeaderMap) -> Option<Code> {
+    headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod pages;
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::Either;
@@ -86,9 +87,13 @@ pub enum Readiness {
     Store,
 }
 
-/// Answers plain HTTP.
+/// Answers plain HTTP. Each call has a clone of it, those of gRPC too.
 #[derive(Clone, Debug)]
-pub struct Web {
+pub struct Web(Arc<Pages>);
+
+/// What plain HTTP is answered with.
+#[derive(Clone, Debug)]
+struct Pages {
     readiness: watch::Receiver<Readiness>,
     door: SessionDoor,
     api: Option<Rest>,
@@ -109,21 +114,26 @@ impl Web {
         metrics: Option<Services>,
         has_dashboard: bool,
     ) -> Web {
-        Web { readiness, door, api, metrics, metrics_here: None, has_dashboard, has_grpc_web: false }
+        let has_grpc_web = false;
+        Web(Arc::new(Pages { readiness, door, api, metrics, metrics_here: None, has_dashboard, has_grpc_web }))
     }
 
     /// Says whether calls by gRPC-Web are taken beside it.
     #[must_use]
-    pub fn with_grpc_web(self, has_grpc_web: bool) -> Web {
-        Web { has_grpc_web, ..self }
+    pub fn with_grpc_web(mut self, has_grpc_web: bool) -> Web {
+        Arc::make_mut(&mut self.0).has_grpc_web = has_grpc_web;
+        self
     }
 
     /// Serves these metrics, and probes, to callers on this machine without asking who they are.
     #[must_use]
-    pub fn with_metrics_here(self, metrics: Services) -> Web {
-        Web { metrics_here: Some(metrics), ..self }
+    pub fn with_metrics_here(mut self, metrics: Services) -> Web {
+        Arc::make_mut(&mut self.0).metrics_here = Some(metrics);
+        self
     }
+}
 
+impl Pages {
     /// Returns the metrics for a caller on this machine that need no token.
     fn here(&self, request: &Request<Body>) -> Option<&Services> {
         self.metrics_here.as_ref().filter(|_| SessionDoor::is_here(request))
@@ -244,7 +254,7 @@ impl Service<Request<Body>> for Web {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let web = self.clone();
-        Box::pin(async move { Ok(web.answer(request).await) })
+        let pages = self.0.clone();
+        Box::pin(async move { Ok(pages.answer(request).await) })
     }
 }

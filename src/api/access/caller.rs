@@ -214,7 +214,7 @@ impl Caller {
     /// Returns who makes this call. The layer has judged that; without the layer it is nobody, who may do nothing.
     pub(crate) fn of<T>(request: &Request<T>) -> Caller {
         request.extensions().get::<Caller>().cloned().unwrap_or_else(|| {
-            let actor = Actor { principal: u64::MAX, grants: Vec::new(), ..Actor::local() };
+            let actor = Actor { principal: u64::MAX, grants: [].into(), ..Actor::local() };
             Caller { actor: Arc::new(actor), method: Method::None, expire_time: None }
         })
     }
@@ -423,7 +423,7 @@ impl Shown {
         let actor = Actor {
             principal: principal.no,
             name: principal.name.clone(),
-            grants: principal.grants.clone(),
+            grants: principal.grants.as_slice().into(),
             ..self.actor()
         };
         Ok(Some(self.caller(actor, method)))
@@ -457,7 +457,7 @@ impl Shown {
             principal: principal.no,
             name: principal.name.clone(),
             token_id: token.id.clone(),
-            grants: book.grants_of(token),
+            grants: book.grants_of(token).into(),
             ..self.actor()
         };
         Ok(Caller { actor: Arc::new(actor), method: Method::Token, expire_time: token.expire_time })

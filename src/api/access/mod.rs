@@ -18,6 +18,7 @@ mod uses;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -70,22 +71,33 @@ const KEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// The packages of the services that end their streams themselves when the server ends.
 const ENDING_THEMSELVES: [&str; 2] = ["haul.v1.", "grpc.health.v1."];
 
-/// Knows who calls.
+/// Knows who calls. Each call has several clones of it.
 #[derive(Clone)]
-pub struct Access {
+pub struct Access(Arc<Judge>);
+
+/// What calls are judged by, and what is counted of them.
+pub struct Judge {
     engine: Engine,
     policy: Policy,
     identities: Arc<Identities>,
     exposure: Exposure,
     /// Paths of methods whose answers go on.
-    streaming: Arc<HashSet<String>>,
+    streaming: HashSet<String>,
     bounds: CallBounds,
     counted: Arc<Counted>,
     watches: OpenWatches,
-    refusals: Arc<Refusals>,
-    uses: Arc<Uses>,
-    sessions: Arc<Sessions>,
+    refusals: Refusals,
+    uses: Uses,
+    sessions: Sessions,
     closing: CancellationToken,
+}
+
+impl Deref for Access {
+    type Target = Judge;
+
+    fn deref(&self) -> &Judge {
+        &self.0
+    }
 }
 
 impl Access {
@@ -109,20 +121,20 @@ impl Access {
                     .extend(methods.map(|method| format!("{}.{}/{}", file.package(), service.name(), method.name())));
             }
         }
-        Access {
+        Access(Arc::new(Judge {
             engine,
             policy,
             identities,
             exposure,
-            streaming: Arc::new(streaming),
+            streaming,
             bounds,
             counted: Arc::default(),
             watches: OpenWatches::default(),
-            refusals: Arc::default(),
-            uses: Arc::default(),
-            sessions: Arc::default(),
+            refusals: Refusals::default(),
+            uses: Uses::default(),
+            sessions: Sessions::default(),
             closing,
-        }
+        }))
     }
 
     /// Stores each minute which tokens were used and what was refused, until `closing`.
@@ -423,16 +435,21 @@ impl Standing {
         let mut books = self.books.clone();
         let mut sessions = self.access.sessions.ended();
         let expire_time = caller.expire_time;
+        // The call has just been judged by the book that `books` has seen, and what changes from there on is waited for. Only a
+        // session may have ended in between.
+        let mut is_due = self.shown.session().is_some();
         loop {
             let now = self.access.engine.now();
-            let book = books.borrow_and_update().clone();
-            let rules = self.access.rules(&book);
-            // A page that listens is one that is used.
-            if let Some(session) = self.shown.session() {
-                self.access.sessions.note(session, now);
-            }
-            if let Err(denied) = decide(&self.shown, rules, (&self.method, self.need), Some(caller), now) {
-                return denied.status(&self.method);
+            if std::mem::replace(&mut is_due, true) {
+                let book = books.borrow_and_update().clone();
+                let rules = self.access.rules(&book);
+                // A page that listens is one that is used.
+                if let Some(session) = self.shown.session() {
+                    self.access.sessions.note(session, now);
+                }
+                if let Err(denied) = decide(&self.shown, rules, (&self.method, self.need), Some(caller), now) {
+                    return denied.status(&self.method);
+                }
             }
             let expired = async {
                 match expire_time {

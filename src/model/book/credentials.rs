@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn only_admins_change_credentials_and_users_are_principals_that_are_there() {
-        let operator = Actor { grants: vec!["operator".parse().unwrap()], ..Actor::local() };
+        let operator = Actor { grants: ["operator".parse().unwrap()].into(), ..Actor::local() };
         let change = AccessChange::PutCredential(Box::new(whole()));
         let refused = Book::default().apply(&change, &operator, Timestamp(1)).unwrap_err();
         assert_eq!(refused, AccessError::MissingRole(Role::Admin, "default".into()));

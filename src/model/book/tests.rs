@@ -18,7 +18,7 @@ fn by(book: &Book, name: &str, token_id: &str) -> Actor {
         name: name.to_owned(),
         token_id: token_id.to_owned(),
         address: String::new(),
-        grants: principal.grants.clone(),
+        grants: principal.grants.as_slice().into(),
         request_id: String::new(),
         scope: Scope::default_one(),
     }
@@ -140,7 +140,7 @@ fn tokens_do_not_breed() {
     let otherwise = by(&book, "default/ci", "");
     assert!(book.apply(&own, &otherwise, NOW).is_ok(), "by certificate");
     let mut narrow = otherwise;
-    narrow.grants.clear();
+    narrow.grants = [].into();
     assert!(matches!(refused(&book, &own, &narrow), AccessError::Escalation(_)), "more than the call held");
     let wide = AccessChange::CreateToken(token("x", "default/ci", "read"));
     assert!(matches!(refused(&book, &wide, &Actor::local()), AccessError::Escalation(_)), "more than its principal");

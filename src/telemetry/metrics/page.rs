@@ -107,7 +107,10 @@ impl Collector for Scrape {
         self.store(&mut writer)?;
         self.faces(&mut writer)?;
         self.own_hosts(&mut writer)?;
-        self.process(&mut writer)
+        self.process(&mut writer)?;
+        #[cfg(feature = "count-allocations")]
+        allocations(&mut writer)?;
+        Ok(())
     }
 }
 
@@ -246,6 +249,15 @@ impl Scrape {
         start.encode_gauge(&process.start_time_seconds)?;
         w.gauge("process_threads", "Threads.", None, process.threads)
     }
+}
+
+/// What the allocator was asked for, in builds that count it.
+#[cfg(feature = "count-allocations")]
+fn allocations(w: &mut Writer<'_>) -> fmt::Result {
+    let seen = stats_alloc::INSTRUMENTED_SYSTEM.stats();
+    let times = seen.allocations.saturating_add(seen.reallocations) as u64;
+    w.counter("haul_allocations", "Allocations, those that grew included.", None, times)?;
+    w.counter("haul_allocated", "Bytes that were allocated.", BYTES, seen.bytes_allocated as u64)
 }
 
 /// Writes series of one shape.

@@ -1,0 +1,234 @@
+//! What a connection writes in one turn leaves in as few pieces as fit.
+//!
+//! HTTP/2 writes each frame by itself: the answers of thirty calls are thirty writes, and a stream of long messages is a write
+//! for each 16 KiB of it. Each is a system call and a packet. Here what is written is kept while the connection is polled, and
+//! sent when it has nothing more to do, or as soon as there is a lot of it. Nothing waits for a timer, or longer than that.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// The most that is kept.
+const KEPT_BYTES: usize = 64 << 10;
+
+/// The room that is made at the second write of a turn.
+const FEW_BYTES: usize = 8 << 10;
+
+/// A stream whose writes are kept until the end of a turn of [`Turns::drive`]. Flushing it does nothing, since HTTP/2 flushes after each
+/// frame.
+#[derive(Debug)]
+pub(super) struct Kept<T>(Arc<Mutex<State<T>>>);
+
+/// The other hold of such a stream, by which what it keeps is sent.
+#[derive(Debug)]
+pub(super) struct Turns<T>(Arc<Mutex<State<T>>>);
+
+#[derive(Debug)]
+struct State<T> {
+    stream: T,
+    kept: BytesMut,
+}
+
+/// Wraps a stream.
+pub(super) fn kept<T>(stream: T) -> (Kept<T>, Turns<T>) {
+    let state = Arc::new(Mutex::new(State { stream, kept: BytesMut::new() }));
+    (Kept(state.clone()), Turns(state))
+}
+
+fn lock<T>(state: &Mutex<State<T>>) -> MutexGuard<'_, State<T>> {
+    // A panic in a stream leaves at worst bytes that are sent, or not, on a connection that ends.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<T: AsyncWrite + Unpin> State<T> {
+    /// Sends all that is kept.
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.kept.is_empty() {
+            let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.kept))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.kept.advance(sent);
+        }
+        // Connections are many, and most of them are silent.
+        self.kept = BytesMut::new();
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// Keeps as much of these as there is room for, which is made where there is none.
+    fn poll_keep(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if self.kept.len() >= KEPT_BYTES {
+            ready!(self.poll_sent(cx))?;
+        }
+        let all: usize = pieces.iter().map(|piece| piece.len()).sum();
+        if self.kept.is_empty() && all >= KEPT_BYTES {
+            // There is enough of it as it is.
+            return Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
+        }
+        if !self.kept.is_empty() {
+            // Many turns write once; who writes twice writes more.
+            self.kept.reserve(FEW_BYTES);
+        }
+        let before = self.kept.len();
+        for piece in pieces {
+            let room = KEPT_BYTES - self.kept.len();
+            self.kept.extend_from_slice(&piece[..piece.len().min(room)]);
+        }
+        Poll::Ready(Ok(self.kept.len() - before))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Turns<T> {
+    /// Polls whoever writes to the stream, until that has ended, and sends what is kept after each turn.
+    pub(super) async fn drive<E: From<io::Error>>(
+        &self,
+        mut writer: Pin<&mut impl Future<Output = Result<(), E>>>,
+    ) -> Result<(), E> {
+        poll_fn(|cx| {
+            let polled = writer.as_mut().poll(cx);
+            match lock(&self.0).poll_sent(cx) {
+                // Whoever writes learns of it only when it writes again.
+                Poll::Ready(Err(error)) if polled.is_pending() => Poll::Ready(Err(error.into())),
+                // Who has ended has shut the stream down before, which sent all.
+                _ => polled,
+            }
+        })
+        .await
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Kept<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut lock(&self.0).stream).poll_read(cx, buffer)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Kept<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        lock(&self.0).poll_keep(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        lock(&self.0).poll_keep(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = lock(&self.0);
+        ready!(state.poll_sent(cx))?;
+        Pin::new(&mut state.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// Notes how long each write is, and writes to another stream.
+    #[derive(Debug)]
+    struct Noting<T>(T, Arc<Mutex<Vec<usize>>>);
+
+    impl<T: AsyncRead + Unpin> AsyncRead for Noting<T> {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, to)
+        }
+    }
+
+    impl<T: AsyncWrite + Unpin> AsyncWrite for Noting<T> {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            let written = ready!(Pin::new(&mut self.0).poll_write(cx, bytes))?;
+            self.1.lock().unwrap().push(written);
+            Poll::Ready(Ok(written))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_written_in_a_turn_leaves_at_its_end_in_one_piece() {
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let writes = Arc::new(Mutex::new(Vec::new()));
+        let (mut stream, turns) = kept(Noting(near, writes.clone()));
+        let mut answered = [0; 2];
+        let mut writer = Box::pin(async move {
+            for byte in 0..30 {
+                stream.write_all(&[byte; 100]).await?;
+                stream.flush().await?;
+            }
+            stream.read_exact(&mut answered).await?;
+            stream.write_all(b"end").await?;
+            stream.shutdown().await
+        });
+        assert!(turns.drive(writer.as_mut()).now_or_never().is_none(), "it waits for an answer");
+        assert_eq!(*writes.lock().unwrap(), [3_000]);
+        assert_eq!(lock(&turns.0).kept.capacity(), 0, "who is silent keeps nothing");
+        far.write_all(b"ok").await.unwrap();
+        turns.drive(writer.as_mut()).await.unwrap();
+        assert_eq!(*writes.lock().unwrap(), [3_000, 3]);
+        let mut all = Vec::new();
+        far.read_to_end(&mut all).await.unwrap();
+        assert!(all[..3_000].is_sorted() && all.ends_with(b"end"));
+    }
+
+    #[tokio::test]
+    async fn no_more_is_kept_than_the_bound_and_all_arrives_in_order() {
+        // Less fits into the pipe than is kept, so that the writer waits for the reader again and again.
+        let (near, mut far) = tokio::io::duplex(1_000);
+        let (mut stream, turns) = kept(near);
+        let sent: Vec<u8> = (0..400_000_u32).map(|number| (number / 7) as u8).collect();
+        let expected = sent.clone();
+        let mut writer = Box::pin(async move {
+            for piece in sent.chunks(3_001) {
+                stream.write_all(piece).await?;
+            }
+            // A piece that is long enough by itself is not copied.
+            stream.write_all(&sent).await?;
+            stream.shutdown().await
+        });
+        assert!(turns.drive(writer.as_mut()).now_or_never().is_none());
+        assert_eq!(lock(&turns.0).kept.len(), KEPT_BYTES - 1_000);
+        let mut all = Vec::new();
+        let (driven, read) = tokio::join!(turns.drive(writer.as_mut()), far.read_to_end(&mut all));
+        driven.unwrap();
+        assert_eq!(read.unwrap(), 2 * expected.len());
+        assert!(all[..expected.len()] == expected && all[expected.len()..] == expected);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_fails_ends_whoever_writes() {
+        let (near, far) = tokio::io::duplex(1_000);
+        drop(far);
+        let (mut stream, turns) = kept(near);
+        let mut writer = Box::pin(async move {
+            stream.write_all(b"lost").await?;
+            std::future::pending::<io::Result<()>>().await
+        });
+        let ended = turns.drive(writer.as_mut()).now_or_never().unwrap();
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+}
