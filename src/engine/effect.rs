@@ -62,14 +62,14 @@ pub(crate) enum Effect {
     LimitsStored(Limits, Reply<Limits>),
     /// The new data key of the batch is in use.
     DataKeyStored(Reply<u32>),
-    /// What was used is in another book from now on.
+    /// Who may call is another book from now on: the last of the batch, before whoever changed it is answered.
     BookStored(Arc<Book>),
-    /// Who may call is another book from now on.
-    AccessStored(Arc<Book>, AccessAnswer, Reply<AccessAnswer>),
+    /// A change of who may call is acknowledged.
+    AccessStored(AccessAnswer, Reply<AccessAnswer>),
     /// All jobs of a tenant that is to be deleted are in the store.
     LookForJobs(Box<TenantDeletion>),
     /// A tenant is gone from the book.
-    TenantDeleted(Arc<Book>, Box<TenantDeletion>),
+    TenantDeleted(Box<TenantDeletion>),
     /// Rows of the audit are stored.
     Audited(Reply<()>),
     /// A page is acknowledged to its attempt.
@@ -151,7 +151,7 @@ impl Effect {
             Effect::LimitsStored(_, reply) => answer(reply, Err(error)),
             Effect::DataKeyStored(reply) => answer(reply, Err(error)),
             Effect::AccessStored(.., reply) => answer(reply, Err(error)),
-            Effect::LookForJobs(deletion) | Effect::TenantDeleted(_, deletion) => answer(deletion.reply, Err(error)),
+            Effect::LookForJobs(deletion) | Effect::TenantDeleted(deletion) => answer(deletion.reply, Err(error)),
             Effect::Audited(reply) => answer(reply, Err(error)),
             Effect::AckPage(_, reply) => {
                 let _ = reply.send(Err(Failure::retryable(FailureReason::Internal, error.to_string())));

@@ -8,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::command::EngineError;
 use crate::engine::effect::Effect;
 use crate::engine::queue::task::BatchNumber;
+use crate::model::access::AccessRow;
 use crate::model::audit::{AuditEntry, Of};
+use crate::model::book::Book;
 use crate::model::event::{EventHead, EventKind};
 use crate::model::ids::{Fence, JobId, TaskId};
 use crate::model::job::Job;
@@ -114,6 +116,14 @@ impl Outbox {
         self.batch.audit.push(entry);
     }
 
+    /// Adds what was put into the book of who may call.
+    pub(crate) fn access(&mut self, rows: Vec<AccessRow>) {
+        self.additions += 1;
+        let bytes = |row: &AccessRow| if let AccessRow::Credential(credential) = row { credential.bytes() } else { 0 };
+        self.count(rows.len(), rows.iter().map(|row| ROW_BYTES + bytes(row)).sum());
+        self.batch.access.extend(rows);
+    }
+
     /// Adds a job whose spec changed. Its event and its answer have the spec too.
     pub(crate) fn respecced(&mut self, job: Arc<Job>) {
         self.additions += 1;
@@ -208,11 +218,12 @@ impl Outbox {
     }
 
     /// Closes the batch. `row` gives a job as it is now; `in_pieces` says whether a piece of it is in the batch, so that
-    /// the effect of that piece publishes it.
+    /// the effect of that piece publishes it. `book` is who may call as it was decided last.
     pub(crate) fn seal(
         &mut self,
         row: impl Fn(JobId) -> Option<Arc<Job>>,
         in_pieces: impl Fn(JobId) -> bool,
+        book: &Arc<Book>,
     ) -> Sealed {
         let number = self.number;
         let Outbox { mut batch, effects, dirty, mut events, ended, .. } =
@@ -224,7 +235,8 @@ impl Outbox {
         keep_last(claims, moves);
         keep_last_of_each(respecced);
         // Watchers learn of a change before its caller does, so that who was answered finds it everywhere.
-        let mut all = Vec::with_capacity(dirty.len() + effects.len());
+        let mut all = Vec::with_capacity(dirty.len() + effects.len() + 1);
+        all.extend((!batch.access.is_empty()).then(|| Effect::BookStored(book.clone())));
         for id in dirty {
             let Some(job) = row(id) else { continue };
             if !in_pieces(id) {
@@ -348,6 +360,7 @@ mod tests {
 
     use super::*;
     use crate::engine::hub::Notice;
+    use crate::model::access::AccessAnswer;
     use crate::model::host::Host;
     use crate::model::spec::{FetchSpec, JobSpec, TaskOptions, TaskSpec, Work};
     use crate::model::task::{Task, TaskEvent, TaskState};
@@ -374,7 +387,7 @@ mod tests {
         assert!(outbox.is_roomy());
         outbox.page(page(BYTES_MAX / 2));
         assert!(!outbox.is_roomy());
-        let _ = outbox.seal(|_| None, |_| false);
+        let _ = outbox.seal(|_| None, |_| false, &Arc::default());
         assert!(outbox.is_roomy());
     }
 
@@ -398,6 +411,28 @@ mod tests {
         assert!(!outbox.is_roomy());
     }
 
+    /// Nobody needs the books between: with each change, a copy for each would be kept.
+    #[test]
+    fn of_all_that_is_put_into_the_book_one_copy_is_kept_and_published_first() {
+        let mut outbox = Outbox::new();
+        let (mut book, mut waiting) = (Arc::<Book>::default(), Vec::new());
+        for _ in 0..3 {
+            Arc::make_mut(&mut book).take(&AccessRow::Required);
+            outbox.access(vec![AccessRow::Required]);
+            let (reply, answer) = oneshot::channel();
+            waiting.push(answer);
+            outbox.then(Effect::AccessStored(AccessAnswer::Done, reply));
+        }
+        let before = Arc::as_ptr(&book);
+        let sealed = outbox.seal(|_| None, |_| false, &book);
+        assert_eq!((Arc::as_ptr(&book), Arc::strong_count(&book)), (before, 2));
+        assert_eq!(sealed.batch.access.len(), 3);
+        assert!(matches!(&sealed.effects[0], Effect::BookStored(stored) if Arc::ptr_eq(stored, &book)));
+        assert_eq!(sealed.effects.len(), 4);
+        outbox.then(Effect::AccessStored(AccessAnswer::Done, oneshot::channel().0));
+        assert_eq!(outbox.seal(|_| None, |_| false, &book).effects.len(), 1, "nothing was put into it");
+    }
+
     /// A chunk that follows a refused one may be of a lane that was declared with that one.
     #[test]
     fn a_job_that_is_dropped_adds_nothing() {
@@ -410,7 +445,7 @@ mod tests {
         outbox.then(Effect::AdmitTasks { nth, job, chunk_id, digest: [0; 32], tasks: Vec::new(), reply });
         outbox.drop_job(job);
         assert!(matches!(answer.try_recv(), Ok(Err(EngineError::Contradiction(_)))));
-        let Sealed { batch, effects, .. } = outbox.seal(|_| None, |_| false);
+        let Sealed { batch, effects, .. } = outbox.seal(|_| None, |_| false, &Arc::default());
         assert!(effects.is_empty());
         assert!(batch.additions.iter().all(|it| it.new_lanes.is_empty() && it.chunk_id.is_empty()));
     }
@@ -425,7 +460,7 @@ mod tests {
         for (job, title) in [(1, "first"), (2, "other"), (1, "second"), (1, "last")] {
             outbox.respecced(titled(job, title));
         }
-        let stored = outbox.seal(|_| None, |_| false).batch.respecced;
+        let stored = outbox.seal(|_| None, |_| false, &Arc::default()).batch.respecced;
         assert_eq!(stored.iter().map(|job| job.spec.title.as_str()).collect::<Vec<_>>(), ["other", "last"]);
     }
 

@@ -34,7 +34,7 @@ impl Scheduler {
             if !self.outbox.is_empty() {
                 let jobs = &self.jobs;
                 let row = |id| jobs.get(id).map(|run| run.job.clone());
-                let sealed = self.outbox.seal(row, |id| in_pieces.contains(&id));
+                let sealed = self.outbox.seal(row, |id| in_pieces.contains(&id), &self.book);
                 self.in_flight = self.send(sealed, false).await;
             }
         }

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use crate::engine::command::Tasks;
 use crate::engine::credentials::InUse;
-use crate::engine::effect::Effect;
 use crate::engine::scheduler::Scheduler;
 use crate::model::access::{AccessChange, AccessError, Actor, LOCAL_NAME};
 use crate::model::audit::{AuditEntry, AuditRow, Of};
 use crate::model::bag::is_erased;
-use crate::model::book::{Applied, Book};
+use crate::model::book::Decided;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::ids::JobId;
 use crate::model::job::Job;
@@ -59,10 +58,8 @@ impl Scheduler {
     fn note_use(&mut self, tenant: TenantNo, name: &str, now: Timestamp) {
         let used = AccessChange::UsedCredentials(vec![(tenant, name.to_owned(), now)]);
         // Nobody asked, so nobody is answered.
-        if let Ok(Applied { book, rows, .. }) = self.book.apply(&used, &Actor::local(), now) {
-            self.book = Arc::new(book);
-            self.outbox.batch().access.extend(rows);
-            self.outbox.then(Effect::BookStored(self.book.clone()));
+        if let Ok(Decided { rows, .. }) = self.book.decide(&used, &Actor::local(), now) {
+            self.put_into_book(rows);
         }
     }
 
@@ -72,11 +69,6 @@ impl Scheduler {
         let names = |job: &Job| job.tenant.no == *tenant && job.credentials.contains(name);
         let (job, _) = self.jobs.iter().find(|(_, run)| names(&run.job))?;
         Some(AccessError::CredentialInUse(name.clone(), *job))
-    }
-
-    /// Puts a book into force that no answer waits for.
-    pub(super) fn book_stored(&self, book: Arc<Book>) {
-        self.books.send_replace(book);
     }
 }
 

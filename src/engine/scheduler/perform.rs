@@ -86,10 +86,10 @@ impl Scheduler {
                 Effect::LimitsStored(limits, reply) => self.limits_stored(limits, reply),
                 // Without a number there was no batch with it, which cannot be.
                 Effect::DataKeyStored(reply) => answer(reply, data_key.ok_or(EngineError::Draining)),
-                Effect::BookStored(book) => self.book_stored(book),
+                Effect::BookStored(book) => self.publish_book(book),
                 Effect::LookForJobs(deletion) => self.look_for_jobs(deletion),
-                Effect::TenantDeleted(book, deletion) => self.tenant_deleted(book, deletion),
-                Effect::AccessStored(book, told, reply) => self.access_stored(book, told, reply),
+                Effect::TenantDeleted(deletion) => self.tenant_deleted(deletion),
+                Effect::AccessStored(told, reply) => answer(reply, Ok(told)),
                 Effect::Audited(reply) => answer(reply, Ok(())),
                 Effect::AckPage(job, reply) => {
                     drop(reply.send(Ok(())));

@@ -11,7 +11,6 @@ use crate::engine::patience::{caught, patiently};
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::read::Read;
 use crate::model::access::{AccessAnswer, AccessChange, AccessError, Actor};
-use crate::model::book::Book;
 use crate::model::failure::Failure;
 use crate::model::tenant::{Owner, TenantNo};
 use crate::store::{JobFilter, StoreError};
@@ -34,7 +33,7 @@ impl Scheduler {
         by: Arc<Actor>,
         reply: Reply<AccessAnswer>,
     ) {
-        if let Err(refusal) = self.book.apply(&change, &by, self.now()) {
+        if let Err(refusal) = self.book.decide(&change, &by, self.now()) {
             return answer(reply, Err(refusal.into()));
         }
         let tenant = self.book.tenant(name).map(|it| Owner { no: it.no, name: it.name.clone() });
@@ -59,7 +58,7 @@ impl Scheduler {
         let error = match has_jobs {
             Ok(false) => match self.decide(&deletion.change, &deletion.by) {
                 Ok(_) => {
-                    self.outbox.then(Effect::TenantDeleted(self.book.clone(), deletion));
+                    self.outbox.then(Effect::TenantDeleted(deletion));
                     return;
                 }
                 Err(refusal) => refusal.into(),
@@ -72,8 +71,7 @@ impl Scheduler {
     }
 
     /// A tenant is gone from the store.
-    pub(super) fn tenant_deleted(&mut self, book: Arc<Book>, deletion: Box<TenantDeletion>) {
-        self.publish_book(book);
+    pub(super) fn tenant_deleted(&mut self, deletion: Box<TenantDeletion>) {
         let roots = self.runner.roots.clone();
         self.reads.spawn(async move {
             let tenant = deletion.tenant.clone();
