@@ -62,9 +62,9 @@ pub(crate) enum Effect {
     LimitsStored(Limits, Reply<Limits>),
     /// The new data key of the batch is in use.
     DataKeyStored(Reply<u32>),
-    /// Who may call is another book from now on.
+    /// Who may call is another book from now on: the last of the batch, before whoever changed it is answered.
     BookStored(Arc<Book>),
-    /// A change of who may call is acknowledged; its book is in force.
+    /// A change of who may call is acknowledged.
     AccessStored(AccessAnswer, Reply<AccessAnswer>),
     /// All jobs of a tenant that is to be deleted are in the store.
     LookForJobs(Box<TenantDeletion>),

@@ -43,8 +43,6 @@ pub(crate) struct Outbox {
     events: HashMap<JobId, Vec<Arc<StoredEvent>>>,
     /// Tasks whose end is in the batch.
     ended: Vec<(TaskId, LaneNumber)>,
-    /// Who may call once the batch is durable; `None`: nothing changes that.
-    book: Option<Arc<Book>>,
     /// How often something was added that is to be committed at once.
     additions: usize,
 }
@@ -68,7 +66,6 @@ impl Outbox {
             dirty: BTreeSet::new(),
             events: HashMap::new(),
             ended: Vec::new(),
-            book: None,
             additions: 0,
         }
     }
@@ -120,12 +117,12 @@ impl Outbox {
         self.batch.audit.push(entry);
     }
 
-    /// Adds rows of who may call, and the book that has them.
-    pub(crate) fn access(&mut self, book: Arc<Book>, rows: Vec<AccessRow>) {
+    /// Adds what was put into the book of who may call.
+    pub(crate) fn access(&mut self, rows: Vec<AccessRow>) {
         self.additions += 1;
-        self.count(rows.len(), rows.len() * ROW_BYTES);
+        let bytes = |row: &AccessRow| if let AccessRow::Credential(credential) = row { credential.bytes() } else { 0 };
+        self.count(rows.len(), rows.iter().map(|row| ROW_BYTES + bytes(row)).sum());
         self.batch.access.extend(rows);
-        self.book = Some(book);
     }
 
     /// Adds what became of pauses, which alone is no reason to commit at once.
@@ -228,14 +225,15 @@ impl Outbox {
     }
 
     /// Closes the batch. `row` gives a job as it is now; `in_pieces` says whether a piece of it is in the batch, so that
-    /// the effect of that piece publishes it.
+    /// the effect of that piece publishes it. `book` is who may call as it was decided last.
     pub(crate) fn seal(
         &mut self,
         row: impl Fn(JobId) -> Option<Arc<Job>>,
         in_pieces: impl Fn(JobId) -> bool,
+        book: &Arc<Book>,
     ) -> Sealed {
         let number = self.number;
-        let Outbox { mut batch, effects, dirty, mut events, ended, book, .. } =
+        let Outbox { mut batch, effects, dirty, mut events, ended, .. } =
             std::mem::replace(self, Outbox { number: number + 1, ..Outbox::new() });
         let heads: BTreeMap<_, _> = batch.lane_heads.drain(..).map(|(job, lane, head)| ((job, lane), head)).collect();
         // One entry a lane, the latest: of two for one row it would be left to chance which one stays.
@@ -245,8 +243,7 @@ impl Outbox {
         keep_last_of_each(respecced);
         // Watchers learn of a change before its caller does, so that who was answered finds it everywhere.
         let mut all = Vec::with_capacity(dirty.len() + effects.len() + 1);
-        // Before whoever changed it is answered.
-        all.extend(book.map(Effect::BookStored));
+        all.extend((!batch.access.is_empty()).then(|| Effect::BookStored(book.clone())));
         for id in dirty {
             let Some(job) = row(id) else { continue };
             if !in_pieces(id) {
@@ -397,7 +394,7 @@ mod tests {
         assert!(outbox.is_roomy());
         outbox.page(page(BYTES_MAX / 2));
         assert!(!outbox.is_roomy());
-        let _ = outbox.seal(|_| None, |_| false);
+        let _ = outbox.seal(|_| None, |_| false, &Arc::default());
         assert!(outbox.is_roomy());
     }
 
@@ -421,22 +418,29 @@ mod tests {
         assert!(!outbox.is_roomy());
     }
 
-    /// A chunk that follows a refused one may be of a lane that was declared with that one.
-    /// A book may be large, and many changes come in one batch.
+    /// Nobody needs the books between: with each change, a copy for each would be kept.
     #[test]
-    fn of_several_books_in_a_batch_the_last_comes_into_force_before_anybody_is_answered() {
+    fn of_all_that_is_put_into_the_book_one_copy_is_kept_and_published_first() {
         let mut outbox = Outbox::new();
-        let books: Vec<Arc<Book>> = (0..3).map(|_| Arc::new(Book::default())).collect();
-        for book in &books {
-            outbox.access(book.clone(), vec![AccessRow::Required]);
-            outbox.then(Effect::AccessStored(AccessAnswer::Done, tokio::sync::oneshot::channel().0));
+        let (mut book, mut waiting) = (Arc::<Book>::default(), Vec::new());
+        for _ in 0..3 {
+            Arc::make_mut(&mut book).take(&AccessRow::Required);
+            outbox.access(vec![AccessRow::Required]);
+            let (reply, answer) = oneshot::channel();
+            waiting.push(answer);
+            outbox.then(Effect::AccessStored(AccessAnswer::Done, reply));
         }
-        let sealed = outbox.seal(|_| None, |_| false);
-        assert_eq!((sealed.batch.access.len(), sealed.effects.len()), (3, 4));
-        assert!(matches!(&sealed.effects[0], Effect::BookStored(book) if Arc::ptr_eq(book, &books[2])));
-        assert!(books[..2].iter().all(|book| Arc::strong_count(book) == 1), "a book is kept that nobody needs");
+        let before = Arc::as_ptr(&book);
+        let sealed = outbox.seal(|_| None, |_| false, &book);
+        assert_eq!((Arc::as_ptr(&book), Arc::strong_count(&book)), (before, 2));
+        assert_eq!(sealed.batch.access.len(), 3);
+        assert!(matches!(&sealed.effects[0], Effect::BookStored(stored) if Arc::ptr_eq(stored, &book)));
+        assert_eq!(sealed.effects.len(), 4);
+        outbox.then(Effect::AccessStored(AccessAnswer::Done, oneshot::channel().0));
+        assert_eq!(outbox.seal(|_| None, |_| false, &book).effects.len(), 1, "nothing was put into it");
     }
 
+    /// A chunk that follows a refused one may be of a lane that was declared with that one.
     #[test]
     fn a_job_that_is_dropped_adds_nothing() {
         let mut outbox = Outbox::new();
@@ -448,7 +452,7 @@ mod tests {
         outbox.then(Effect::AdmitTasks { nth, job, chunk_id, digest: [0; 32], tasks: Vec::new(), reply });
         outbox.drop_job(job);
         assert!(matches!(answer.try_recv(), Ok(Err(EngineError::Contradiction(_)))));
-        let Sealed { batch, effects, .. } = outbox.seal(|_| None, |_| false);
+        let Sealed { batch, effects, .. } = outbox.seal(|_| None, |_| false, &Arc::default());
         assert!(effects.is_empty());
         assert!(batch.additions.iter().all(|it| it.new_lanes.is_empty() && it.chunk_id.is_empty()));
     }
@@ -463,7 +467,7 @@ mod tests {
         for (job, title) in [(1, "first"), (2, "other"), (1, "second"), (1, "last")] {
             outbox.respecced(titled(job, title));
         }
-        let stored = outbox.seal(|_| None, |_| false).batch.respecced;
+        let stored = outbox.seal(|_| None, |_| false, &Arc::default()).batch.respecced;
         assert_eq!(stored.iter().map(|job| job.spec.title.as_str()).collect::<Vec<_>>(), ["other", "last"]);
     }
 

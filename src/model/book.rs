@@ -1,7 +1,7 @@
 //! The book of who may call, and every decision over a change of it. Pure.
 //!
-//! [`Book::apply`] gives the book as it is after a change and the rows to store, or says why not. Decisions are made against
-//! the newest book, one after the other, so two changes at once cannot together do what neither may.
+//! [`Book::decide`] gives the rows that a change makes, to store and to put into the book, or says why not. Decisions are made
+//! against the newest book, one after the other, so two changes at once cannot together do what neither may.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,20 +28,20 @@ const LIFETIME_DEFAULT: Duration = Duration::from_secs(90 * 86_400);
 /// How long a token that has ended can be looked at.
 const ENDED_KEPT: Duration = Duration::from_secs(90 * 86_400);
 
-/// All that is known of who may call.
+/// All that is known of who may call. Copies share what neither of them changes.
 #[derive(Clone, Debug)]
 pub struct Book {
     /// Whether a token or an identity was ever made, or authentication asked for: it stays so.
     pub is_required: bool,
     /// Those that were deleted too.
-    principals: BTreeMap<PrincipalNo, Arc<Principal>>,
-    names: BTreeMap<String, PrincipalNo>,
-    identities: BTreeMap<Identity, PrincipalNo>,
-    tokens: BTreeMap<String, Arc<Token>>,
+    principals: Arc<BTreeMap<PrincipalNo, Arc<Principal>>>,
+    names: Arc<BTreeMap<String, PrincipalNo>>,
+    identities: Arc<BTreeMap<Identity, PrincipalNo>>,
+    tokens: Arc<BTreeMap<String, Arc<Token>>>,
     /// The tokens of each principal, by principal and id.
-    owned: BTreeSet<(PrincipalNo, String)>,
+    owned: Arc<BTreeSet<(PrincipalNo, String)>>,
     /// When a token of each principal was last used.
-    seen: BTreeMap<PrincipalNo, Timestamp>,
+    seen: Arc<BTreeMap<PrincipalNo, Timestamp>>,
     /// What the server sends to origins for those who may use it.
     pub credentials: Credentials,
     /// Those that were deleted too.
@@ -54,12 +54,12 @@ impl Default for Book {
     fn default() -> Self {
         let mut book = Book {
             is_required: false,
-            principals: BTreeMap::new(),
-            names: BTreeMap::new(),
-            identities: BTreeMap::new(),
-            tokens: BTreeMap::new(),
-            owned: BTreeSet::new(),
-            seen: BTreeMap::new(),
+            principals: Arc::default(),
+            names: Arc::default(),
+            identities: Arc::default(),
+            tokens: Arc::default(),
+            owned: Arc::default(),
+            seen: Arc::default(),
             credentials: Credentials::default(),
             tenants: BTreeMap::new(),
             tenant_names: BTreeMap::new(),
@@ -71,13 +71,28 @@ impl Default for Book {
 
 /// A change that is decided.
 #[derive(Debug)]
-pub struct Applied {
-    /// The book as it is then.
-    pub book: Book,
-    /// What is to be stored; none: nothing changes.
+pub struct Decided {
+    /// What is to be stored, and to be put into the book with [`Book::take`]; none: nothing changes.
     pub rows: Vec<AccessRow>,
     /// What to answer.
     pub answer: AccessAnswer,
+}
+
+/// A change that is decided, and the book with it.
+#[derive(Debug)]
+pub struct Applied {
+    /// The book as it is then.
+    pub book: Book,
+    /// See [`Decided::rows`].
+    pub rows: Vec<AccessRow>,
+    /// What to answer.
+    pub answer: AccessAnswer,
+}
+
+impl Decided {
+    fn new(rows: Vec<AccessRow>, answer: AccessAnswer) -> Decided {
+        Decided { rows, answer }
+    }
 }
 
 impl Book {
@@ -171,38 +186,43 @@ impl Book {
             || self.tokens.values().any(|token| self.signs_in(token, now) && holds(&self.grants_of(token), &operator))
     }
 
-    fn take(&mut self, row: &AccessRow) {
+    /// Puts in what was decided or is stored.
+    pub fn take(&mut self, row: &AccessRow) {
         match row {
             AccessRow::Principal(principal) => {
+                let identities = Arc::make_mut(&mut self.identities);
                 if let Some(old) = self.principals.get(&principal.no) {
                     for identity in &old.identities {
-                        self.identities.remove(identity);
+                        identities.remove(identity);
                     }
                 }
                 if !principal.is_gone {
-                    self.identities.extend(principal.identities.iter().map(|it| (it.clone(), principal.no)));
+                    identities.extend(principal.identities.iter().map(|it| (it.clone(), principal.no)));
                 }
+                let names = Arc::make_mut(&mut self.names);
                 if principal.is_gone {
-                    if self.names.get(&principal.name) == Some(&principal.no) {
-                        self.names.remove(&principal.name);
+                    if names.get(&principal.name) == Some(&principal.no) {
+                        names.remove(&principal.name);
                     }
                 } else {
-                    self.names.insert(principal.name.clone(), principal.no);
+                    names.insert(principal.name.clone(), principal.no);
                 }
-                self.principals.insert(principal.no, principal.clone());
+                Arc::make_mut(&mut self.principals).insert(principal.no, principal.clone());
             }
             AccessRow::Tenant(tenant) => self.take_tenant(tenant),
             AccessRow::Token(token) => {
                 if let Some((time, _)) = &token.last_use {
-                    let seen = self.seen.entry(token.principal).or_default();
+                    let seen = Arc::make_mut(&mut self.seen).entry(token.principal).or_default();
                     *seen = (*seen).max(*time);
                 }
-                self.owned.insert((token.principal, token.id.clone()));
-                self.tokens.insert(token.id.clone(), token.clone());
+                if !self.tokens.contains_key(&token.id) {
+                    Arc::make_mut(&mut self.owned).insert((token.principal, token.id.clone()));
+                }
+                Arc::make_mut(&mut self.tokens).insert(token.id.clone(), token.clone());
             }
             AccessRow::Forget(id) => {
-                if let Some(token) = self.tokens.remove(id) {
-                    self.owned.remove(&(token.principal, token.id.clone()));
+                if let Some(token) = Arc::make_mut(&mut self.tokens).remove(id) {
+                    Arc::make_mut(&mut self.owned).remove(&(token.principal, token.id.clone()));
                 }
             }
             AccessRow::Required => self.is_required = true,
@@ -211,17 +231,34 @@ impl Book {
         }
     }
 
-    fn with(&self, rows: Vec<AccessRow>, answer: AccessAnswer) -> Applied {
+    /// Returns the book as it is with these rows.
+    pub fn with(&self, rows: &[AccessRow]) -> Book {
         let mut book = self.clone();
-        for row in &rows {
-            book.take(row);
+        rows.iter().for_each(|row| book.take(row));
+        book
+    }
+
+    /// Whether a row may end what an operator signs in with: it changes somebody or a token that is there.
+    fn may_lock_out(&self, row: &AccessRow, now: Timestamp) -> bool {
+        match row {
+            AccessRow::Principal(principal) => self.principals.contains_key(&principal.no),
+            AccessRow::Token(token) => self.tokens.contains_key(&token.id),
+            AccessRow::Forget(id) => self.tokens.get(id).is_some_and(|token| token.is_live(now)),
+            AccessRow::Tenant(_) | AccessRow::Required | AccessRow::Credential(_) | AccessRow::NoCredential(..) => {
+                false
+            }
         }
-        Applied { book, rows, answer }
+    }
+
+    /// Decides over a change that `by` wants at `now`, and puts it into a copy of the book.
+    pub fn apply(&self, change: &AccessChange, by: &Actor, now: Timestamp) -> Result<Applied, AccessError> {
+        let Decided { rows, answer } = self.decide(change, by, now)?;
+        Ok(Applied { book: self.with(&rows), rows, answer })
     }
 
     /// Decides over a change that `by` wants at `now`.
-    pub fn apply(&self, change: &AccessChange, by: &Actor, now: Timestamp) -> Result<Applied, AccessError> {
-        let applied = match change {
+    pub fn decide(&self, change: &AccessChange, by: &Actor, now: Timestamp) -> Result<Decided, AccessError> {
+        let decided = match change {
             AccessChange::CreatePrincipal { name, title, grants, identities, disabled, default_tenant, request_id } => {
                 let principal = Principal {
                     no: self.principals.last_key_value().map_or(FIRST, |(last, _)| last + 1),
@@ -259,7 +296,7 @@ impl Book {
                 let mut rows = self.ended(own, now);
                 let gone = Principal { is_gone: true, update_time: now, ..Principal::clone(principal) };
                 rows.push(AccessRow::Principal(Arc::new(gone)));
-                Ok(self.with(rows, AccessAnswer::Done))
+                Ok(Decided::new(rows, AccessAnswer::Done))
             }
             AccessChange::CreateTenant { name, patch, request_id } => {
                 self.create_tenant(name, patch, request_id, by, now)
@@ -275,7 +312,7 @@ impl Book {
             AccessChange::UsedCredentials(used) => Ok(self.use_credentials(used)),
             AccessChange::Require => {
                 let rows = if self.is_required { Vec::new() } else { vec![AccessRow::Required] };
-                Ok(self.with(rows, AccessAnswer::Done))
+                Ok(Decided::new(rows, AccessAnswer::Done))
             }
             AccessChange::Used(used) => {
                 let mark = |(id, time, address): &(String, Timestamp, String)| {
@@ -283,13 +320,17 @@ impl Book {
                     let last_use = Some((*time, address.clone()));
                     Some(AccessRow::Token(Arc::new(Token { last_use, ..Token::clone(token) })))
                 };
-                Ok(self.with(used.iter().filter_map(mark).collect(), AccessAnswer::Done))
+                Ok(Decided::new(used.iter().filter_map(mark).collect(), AccessAnswer::Done))
             }
         }?;
-        if self.has_operator(now) && !applied.book.has_operator(now) && by.principal != LOCAL {
+        if by.principal != LOCAL
+            && decided.rows.iter().any(|row| self.may_lock_out(row, now))
+            && self.has_operator(now)
+            && !self.with(&decided.rows).has_operator(now)
+        {
             return Err(AccessError::LastOperator);
         }
-        Ok(applied)
+        Ok(decided)
     }
 
     fn update_principal(
@@ -298,10 +339,10 @@ impl Book {
         mut changed: Principal,
         by: &Actor,
         now: Timestamp,
-    ) -> Result<Applied, AccessError> {
+    ) -> Result<Decided, AccessError> {
         if changed == **principal {
             let answer = AccessAnswer::Principal { principal: principal.clone(), is_first: false };
-            return Ok(self.with(Vec::new(), answer));
+            return Ok(Decided::new(Vec::new(), answer));
         }
         // What it had already was given by somebody who might.
         let wider: Vec<Grant> = changed.grants.iter().filter(|it| !holds(&principal.grants, it)).cloned().collect();
@@ -319,7 +360,7 @@ impl Book {
         Ok(self.with_principal(changed))
     }
 
-    fn create_principal(&self, principal: Principal, by: &Actor) -> Result<Applied, AccessError> {
+    fn create_principal(&self, principal: Principal, by: &Actor) -> Result<Decided, AccessError> {
         if let Some(why) = name_objection(&principal.name) {
             return Err(AccessError::Invalid("principal.name", why));
         }
@@ -332,7 +373,7 @@ impl Book {
                 return Err(AccessError::RequestIdTaken(principal.request.id));
             }
             let answer = AccessAnswer::Principal { principal: there.clone(), is_first: false };
-            return Ok(self.with(Vec::new(), answer));
+            return Ok(Decided::new(Vec::new(), answer));
         }
         if self.names.contains_key(&principal.name) {
             return Err(AccessError::Exists(principal.name));
@@ -365,12 +406,12 @@ impl Book {
     }
 
     /// Stores a principal. The first that signs in without a token makes authentication required, as the first token does.
-    fn with_principal(&self, principal: Principal) -> Applied {
+    fn with_principal(&self, principal: Principal) -> Decided {
         let is_first = !self.is_required && !principal.identities.is_empty();
         let principal = Arc::new(principal);
         let mut rows = vec![AccessRow::Principal(principal.clone())];
         rows.extend(is_first.then_some(AccessRow::Required));
-        self.with(rows, AccessAnswer::Principal { principal, is_first })
+        Decided::new(rows, AccessAnswer::Principal { principal, is_first })
     }
 
     fn managed(&self, name: &str, etag: &str, by: &Actor) -> Result<&Arc<Principal>, AccessError> {
@@ -385,7 +426,7 @@ impl Book {
         Ok(principal)
     }
 
-    fn create_token(&self, new: &NewToken, by: &Actor, now: Timestamp) -> Result<Applied, AccessError> {
+    fn create_token(&self, new: &NewToken, by: &Actor, now: Timestamp) -> Result<Decided, AccessError> {
         let unknown = || AccessError::NoPrincipal(new.principal.clone());
         let principal = self.principal(&new.principal).filter(|it| by.sees(it)).ok_or_else(unknown)?;
         let is_own = principal.no == by.principal;
@@ -404,7 +445,7 @@ impl Book {
                 return Err(AccessError::RequestIdTaken(request.id));
             }
             let answer = AccessAnswer::Token { token: there.clone(), is_new: false, is_first: false };
-            return Ok(self.with(Vec::new(), answer));
+            return Ok(Decided::new(Vec::new(), answer));
         }
         if let Some(wide) = new.grants.iter().find(|it| !holds(&principal.grants, it)) {
             let why =
@@ -443,10 +484,10 @@ impl Book {
         rows.push(AccessRow::Token(token.clone()));
         let is_first = !self.is_required;
         rows.extend(is_first.then_some(AccessRow::Required));
-        Ok(self.with(rows, AccessAnswer::Token { token, is_new: true, is_first }))
+        Ok(Decided::new(rows, AccessAnswer::Token { token, is_new: true, is_first }))
     }
 
-    fn revoke(&self, id: &str, with_descendants: bool, by: &Actor, now: Timestamp) -> Result<Applied, AccessError> {
+    fn revoke(&self, id: &str, with_descendants: bool, by: &Actor, now: Timestamp) -> Result<Decided, AccessError> {
         let may = |token: &Token| {
             let owner = self.principals.get(&token.principal);
             token.principal == by.principal || owner.is_some_and(|it| by.manages(it))
@@ -464,7 +505,7 @@ impl Book {
         }
         let rows = self.ended(|token| ids.contains(&token.id), now);
         let count = rows.len() as u32;
-        Ok(self.with(rows, AccessAnswer::Revoked(count)))
+        Ok(Decided::new(rows, AccessAnswer::Revoked(count)))
     }
 
     /// The rows that end live tokens.

@@ -7,7 +7,7 @@ use crate::engine::effect::Effect;
 use crate::engine::scheduler::Scheduler;
 use crate::model::access::{AccessAnswer, AccessChange, AccessError, AccessRow, Actor};
 use crate::model::audit::{AuditEntry, AuditRow, Of};
-use crate::model::book::{Applied, Book};
+use crate::model::book::{Book, Decided};
 use crate::model::ids::JobId;
 use crate::model::time::Timestamp;
 
@@ -53,30 +53,33 @@ impl Scheduler {
 
     /// Decides over a change of who may call, and puts it into the batch.
     pub(super) fn decide(&mut self, change: &AccessChange, by: &Actor) -> Result<AccessAnswer, AccessError> {
-        let Applied { book, rows, answer: told } = self.book.apply(change, by, self.now())?;
+        let Decided { rows, answer: told } = self.book.decide(change, by, self.now())?;
         if let Some(refusal) = self.names_credential(change) {
             return Err(refusal);
         }
-        if !by.request_id.is_empty() {
-            for row in AuditRow::of_access(by, change, &rows, &book, self.now()) {
+        let stored = (!by.request_id.is_empty()).then(|| rows.clone());
+        // What changes nothing is answered once what it was decided upon is durable.
+        self.put_into_book(rows);
+        if let Some(stored) = stored {
+            for row in AuditRow::of_access(by, change, &stored, &self.book, self.now()) {
                 self.outbox.audit(AuditEntry { row, of: Of::Always });
             }
-        }
-        // What changes nothing is answered once what it was decided upon is durable.
-        if !rows.is_empty() {
-            self.replace_book(book, rows);
         }
         Ok(told)
     }
 
-    /// Decides by another book from now on, which comes into force with the batch that has its rows. Of several in one batch
-    /// only the last does: nobody needs those before, each of which is a whole book.
-    pub(super) fn replace_book(&mut self, book: Book, rows: Vec<AccessRow>) {
-        self.book = Arc::new(book);
-        self.outbox.access(self.book.clone(), rows);
+    /// Puts what was decided into the newest book and into the batch. The book is copied once for each batch at most: the one
+    /// before it is in force, or on its way to the disk, and nobody has those between.
+    pub(super) fn put_into_book(&mut self, rows: Vec<AccessRow>) {
+        if rows.is_empty() {
+            return;
+        }
+        let book = Arc::make_mut(&mut self.book);
+        rows.iter().for_each(|row| book.take(row));
+        self.outbox.access(rows);
     }
 
-    /// Puts a book into force that is durable.
+    /// Lets everybody have a book that is durable.
     pub(super) fn publish_book(&mut self, book: Arc<Book>) {
         self.runner.hosts.tell_parties_apart(book.has_parties());
         self.share_out(&book);

@@ -38,7 +38,7 @@ impl Scheduler {
             }
             let jobs = &self.jobs;
             let row = |id| jobs.get(id).map(|run| run.job.clone());
-            let sealed = self.outbox.seal(row, |id| in_pieces.contains(&id));
+            let sealed = self.outbox.seal(row, |id| in_pieces.contains(&id), &self.book);
             self.in_flight = self.send(sealed, false).await;
         }
     }

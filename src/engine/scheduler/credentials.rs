@@ -10,7 +10,7 @@ use crate::engine::scheduler::Scheduler;
 use crate::model::access::{AccessChange, AccessError, Actor, LOCAL_NAME};
 use crate::model::audit::{AuditEntry, AuditRow, Of};
 use crate::model::bag::is_erased;
-use crate::model::book::Applied;
+use crate::model::book::Decided;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::ids::JobId;
 use crate::model::job::Job;
@@ -61,8 +61,8 @@ impl Scheduler {
         }
         let used = AccessChange::UsedCredentials(used);
         // Nobody asked, so nobody is answered.
-        if let Ok(Applied { book, rows, .. }) = self.book.apply(&used, &Actor::local(), now) {
-            self.replace_book(book, rows);
+        if let Ok(Decided { rows, .. }) = self.book.decide(&used, &Actor::local(), now) {
+            self.put_into_book(rows);
         }
     }
 

@@ -33,7 +33,7 @@ impl Scheduler {
         by: Arc<Actor>,
         reply: Reply<AccessAnswer>,
     ) {
-        if let Err(refusal) = self.book.apply(&change, &by, self.now()) {
+        if let Err(refusal) = self.book.decide(&change, &by, self.now()) {
             return answer(reply, Err(refusal.into()));
         }
         let tenant = self.book.tenant(name).map(|it| Owner { no: it.no, name: it.name.clone() });

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use url::Url;
 
 use crate::model::access::{AccessAnswer, AccessError, AccessRow, Actor, LOCAL_NAME, Principal};
-use crate::model::book::{Applied, Book};
+use crate::model::book::{Book, Decided};
 use crate::model::credential::binding::Binding;
 use crate::model::credential::put::PutCredential;
 use crate::model::credential::{Credential, Value, name_objection};
@@ -33,7 +33,7 @@ impl Book {
         put: &PutCredential,
         by: &Actor,
         now: Timestamp,
-    ) -> Result<Applied, AccessError> {
+    ) -> Result<Decided, AccessError> {
         manages(by)?;
         let there = self.credentials.get(put.tenant, &put.name);
         let request = MadeBy::of(&put.request_id, by.principal, put);
@@ -41,7 +41,7 @@ impl Book {
             if there.request != request {
                 return Err(AccessError::RequestIdTaken(request.id));
             }
-            return Ok(self.with(Vec::new(), AccessAnswer::Credential(there.clone())));
+            return Ok(Decided::new(Vec::new(), AccessAnswer::Credential(there.clone())));
         }
         if let Some(why) = name_objection(&put.name) {
             return Err(AccessError::Invalid("credential.name", why.to_owned()));
@@ -106,21 +106,21 @@ impl Book {
         name: &str,
         etag: &str,
         by: &Actor,
-    ) -> Result<Applied, AccessError> {
+    ) -> Result<Decided, AccessError> {
         manages(by)?;
         let unknown = || AccessError::NoCredential(name.to_owned());
         check_etag(self.credentials.get(tenant, name).ok_or_else(unknown)?, etag)?;
-        Ok(self.with(vec![AccessRow::NoCredential(tenant, name.to_owned())], AccessAnswer::Done))
+        Ok(Decided::new(vec![AccessRow::NoCredential(tenant, name.to_owned())], AccessAnswer::Done))
     }
 
     /// Notes when credentials were used.
-    pub(super) fn use_credentials(&self, used: &[(TenantNo, String, Timestamp)]) -> Applied {
+    pub(super) fn use_credentials(&self, used: &[(TenantNo, String, Timestamp)]) -> Decided {
         let mark = |(tenant, name, time): &(TenantNo, String, Timestamp)| {
             let credential = self.credentials.get(*tenant, name).filter(|it| it.value.is_some())?;
             let last_use = credential.last_use.max(Some(*time));
             Some(AccessRow::Credential(Arc::new(Credential { last_use, ..Credential::clone(credential) })))
         };
-        self.with(used.iter().filter_map(mark).collect(), AccessAnswer::Done)
+        Decided::new(used.iter().filter_map(mark).collect(), AccessAnswer::Done)
     }
 
     /// Returns the credential for an attempt of a job that `creator` made, or the failure of the attempt.
@@ -160,7 +160,7 @@ impl Book {
     }
 
     /// Puts a credential in where its tenant has room for it.
-    fn with_room(&self, credential: Credential) -> Result<Applied, AccessError> {
+    fn with_room(&self, credential: Credential) -> Result<Decided, AccessError> {
         let (count, bytes) = self.credentials.of_tenant(credential.tenant, &credential.name);
         if count >= TENANT_CREDENTIALS_MAX {
             return Err(AccessError::TooManyCredentials("the server keeps at most 1,000 credentials of a tenant"));
@@ -168,13 +168,13 @@ impl Book {
         if bytes + credential.bytes() > TENANT_BYTES_MAX {
             return Err(AccessError::TooManyCredentials("the server keeps at most 16 MiB of credentials of a tenant"));
         }
-        Ok(self.with_credential(credential))
+        Ok(put(credential))
     }
+}
 
-    fn with_credential(&self, credential: Credential) -> Applied {
-        let credential = Arc::new(credential);
-        self.with(vec![AccessRow::Credential(credential.clone())], AccessAnswer::Credential(credential))
-    }
+fn put(credential: Credential) -> Decided {
+    let credential = Arc::new(credential);
+    Decided::new(vec![AccessRow::Credential(credential.clone())], AccessAnswer::Credential(credential))
 }
 
 /// The binding that a change makes of `old`.

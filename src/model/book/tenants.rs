@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::model::access::{AccessAnswer, AccessError, AccessRow, Actor, ENTRIES_MAX, Principal, Token};
-use crate::model::book::{Applied, Book};
+use crate::model::book::{Book, Decided};
 use crate::model::limits::RateLimit;
 use crate::model::made_by::MadeBy;
 use crate::model::role::{Grant, Role, has_role_at, may_name, named_tenants};
@@ -134,7 +134,7 @@ impl Book {
         request_id: &str,
         by: &Actor,
         now: Timestamp,
-    ) -> Result<Applied, AccessError> {
+    ) -> Result<Decided, AccessError> {
         if let Some(why) = name_objection(name) {
             return Err(AccessError::Invalid("tenant.name", why));
         }
@@ -151,7 +151,7 @@ impl Book {
             if there.request != request {
                 return Err(AccessError::RequestIdTaken(request.id));
             }
-            return Ok(self.with(Vec::new(), AccessAnswer::Tenant(there.clone())));
+            return Ok(Decided::new(Vec::new(), AccessAnswer::Tenant(there.clone())));
         }
         if self.tenant(name).is_some() {
             return Err(AccessError::TenantExists(name.to_owned()));
@@ -161,7 +161,7 @@ impl Book {
         }
         let last = self.tenants.last_key_value().map_or(0, |(last, _)| *last);
         let tenant = Tenant { no: last.saturating_add(1).max(FIRST), request, ..wish };
-        Ok(self.with_tenant(tenant))
+        Ok(put(tenant))
     }
 
     pub(super) fn update_tenant(
@@ -170,14 +170,14 @@ impl Book {
         patch: &TenantPatch,
         etag: &str,
         by: &Actor,
-    ) -> Result<Applied, AccessError> {
+    ) -> Result<Decided, AccessError> {
         let tenant = self.operated(name, etag, by)?;
         let mut changed = patch.over(tenant);
         if changed == **tenant {
-            return Ok(self.with(Vec::new(), AccessAnswer::Tenant(tenant.clone())));
+            return Ok(Decided::new(Vec::new(), AccessAnswer::Tenant(tenant.clone())));
         }
         changed.version += 1;
-        Ok(self.with_tenant(changed))
+        Ok(put(changed))
     }
 
     /// Deletes a tenant, of which no jobs are left, with all that names it: its principals and their tokens, and grants of
@@ -189,7 +189,7 @@ impl Book {
         etag: &str,
         by: &Actor,
         now: Timestamp,
-    ) -> Result<Applied, AccessError> {
+    ) -> Result<Decided, AccessError> {
         let tenant = self.operated(name, etag, by)?;
         if tenant.no == DEFAULT_NO {
             return Err(AccessError::Invalid("name", "is `default`, which always exists".to_owned()));
@@ -229,12 +229,7 @@ impl Book {
         let credentials = self.credentials.after(tenant.no, "");
         rows.extend(credentials.map(|it| AccessRow::NoCredential(tenant.no, it.name.clone())));
         rows.push(AccessRow::Tenant(Arc::new(Tenant { is_gone: true, ..Tenant::clone(tenant) })));
-        Ok(self.with(rows, AccessAnswer::Done))
-    }
-
-    fn with_tenant(&self, tenant: Tenant) -> Applied {
-        let tenant = Arc::new(tenant);
-        self.with(vec![AccessRow::Tenant(tenant.clone())], AccessAnswer::Tenant(tenant))
+        Ok(Decided::new(rows, AccessAnswer::Done))
     }
 
     fn operated(&self, name: &str, etag: &str, by: &Actor) -> Result<&Arc<Tenant>, AccessError> {
@@ -245,6 +240,11 @@ impl Book {
         }
         Ok(tenant)
     }
+}
+
+fn put(tenant: Tenant) -> Decided {
+    let tenant = Arc::new(tenant);
+    Decided::new(vec![AccessRow::Tenant(tenant.clone())], AccessAnswer::Tenant(tenant))
 }
 
 fn needs_operator(by: &Actor) -> Result<(), AccessError> {

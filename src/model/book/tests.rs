@@ -467,3 +467,16 @@ fn grants_and_homes_are_of_tenants_that_exist() {
         assert!(matches!(refused(&made, &default(other), &op), AccessError::Invalid("principal.default_tenant", _)));
     }
 }
+
+/// Attempts note that they use credentials, in the loop of the server.
+#[test]
+fn a_copy_of_the_book_shares_what_a_change_does_not_touch() {
+    let book = book();
+    let applied =
+        book.apply(&AccessChange::RevokeToken { id: "op".into(), with_descendants: false }, &Actor::local(), NOW);
+    let changed = applied.unwrap().book;
+    assert!(Arc::ptr_eq(&book.principals, &changed.principals) && Arc::ptr_eq(&book.names, &changed.names));
+    assert!(Arc::ptr_eq(&book.owned, &changed.owned) && Arc::ptr_eq(&book.seen, &changed.seen));
+    assert!(!Arc::ptr_eq(&book.tokens, &changed.tokens));
+    assert!(book.has_operator(NOW) && !changed.has_operator(NOW));
+}
