@@ -225,7 +225,7 @@ mod tests {
         let at = tempfile::tempdir_in(".").unwrap();
         put(at.path(), 0, "here");
         put(at.path(), 1, "here");
-        std::fs::set_permissions(at.path().join("f"), std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(at.path().join("f"), std::fs::Permissions::from_mode(0o0)).unwrap();
         // The tests may be run by root, who reads everything unless it gives that up, which is for this thread alone.
         let mut own = rustix::thread::capabilities(None).unwrap();
         own.effective = rustix::thread::CapabilitySet::empty();

@@ -232,10 +232,20 @@ impl Book {
     }
 
     /// Returns the book as it is with these rows.
+    #[must_use]
     pub fn with(&self, rows: &[AccessRow]) -> Book {
         let mut book = self.clone();
-        rows.iter().for_each(|row| book.take(row));
+        for row in rows {
+            book.take(row);
+        }
         book
+    }
+
+    /// Whether nobody could sign in as an operator any more who can now.
+    fn locks_out(&self, rows: &[AccessRow], now: Timestamp) -> bool {
+        rows.iter().any(|row| self.may_lock_out(row, now))
+            && self.has_operator(now)
+            && !self.with(rows).has_operator(now)
     }
 
     /// Whether a row may end what an operator signs in with: it changes somebody or a token that is there.
@@ -323,11 +333,7 @@ impl Book {
                 Ok(Decided::new(used.iter().filter_map(mark).collect(), AccessAnswer::Done))
             }
         }?;
-        if by.principal != LOCAL
-            && decided.rows.iter().any(|row| self.may_lock_out(row, now))
-            && self.has_operator(now)
-            && !self.with(&decided.rows).has_operator(now)
-        {
+        if by.principal != LOCAL && self.locks_out(&decided.rows, now) {
             return Err(AccessError::LastOperator);
         }
         Ok(decided)

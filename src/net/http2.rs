@@ -164,13 +164,11 @@ impl Http2 {
         }
         self.opened(host, wait).await?;
         let received = self.state.received();
-        match tokio::time::timeout(wait, answer).await {
-            Ok(answer) => answer.map_err(|error| lost(host, &error)),
-            Err(_) => {
-                self.state.waited_in_vain(received);
-                Err(Lost { failure: classify::no_answer(host, wait), fate: Fate::Over })
-            }
+        if let Ok(answer) = tokio::time::timeout(wait, answer).await {
+            return answer.map_err(|error| lost(host, &error));
         }
+        self.state.waited_in_vain(received);
+        Err(Lost { failure: classify::no_answer(host, wait), fate: Fate::Over })
     }
 
     /// Waits until the peer has room for the stream. A peer that has none although it serves no other one does not

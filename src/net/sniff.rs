@@ -54,9 +54,8 @@ async fn undo<'a, D: AsyncRead + Unpin>(decoder: D, rest: impl FnOnce(D) -> &'a 
         Ok(HEAD_DECODED_MAX) => Undone::Valid,
         // Padding may follow the end, as it may behind members of gzip.
         Ok(_) if rest(decoder.into_inner()).iter().all(|byte| *byte == 0) => Undone::Valid,
-        Ok(_) => Undone::Invalid,
         Err(error) if is_short(&error) => Undone::Valid,
-        Err(_) => Undone::Invalid,
+        Ok(_) | Err(_) => Undone::Invalid,
     }
 }
 

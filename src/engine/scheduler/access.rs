@@ -75,7 +75,9 @@ impl Scheduler {
             return;
         }
         let book = Arc::make_mut(&mut self.book);
-        rows.iter().for_each(|row| book.take(row));
+        for row in &rows {
+            book.take(row);
+        }
         self.outbox.access(rows);
     }
 

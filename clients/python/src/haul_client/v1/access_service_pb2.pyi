@@ -269,6 +269,11 @@ class Quotas(_message.Message):
     RUNNING_PER_HOST_FIELD_NUMBER: _builtins.int
     REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
     BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    MAX_RETENTION_FIELD_NUMBER: _builtins.int
+    MAX_ATTEMPT_FIELD_NUMBER: _builtins.int
+    CALLS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    WATCHERS_FIELD_NUMBER: _builtins.int
+    TASKS_PER_SECOND_FIELD_NUMBER: _builtins.int
     unfinished_jobs: _builtins.int
     """Jobs that have not ended. SubmitJob and RetryJob beyond: RESOURCE_EXHAUSTED (QUOTA_EXCEEDED), with the subject
     `tenants/NAME/unfinished_jobs`.
@@ -283,6 +288,31 @@ class Quotas(_message.Message):
     """Starts of requests per second, of tasks that start from now on; more than 0."""
     bytes_per_second: _builtins.int
     """Bytes of response bodies per second, of tasks that start from now on; more than 0."""
+    calls_per_second: _builtins.float
+    """Calls about the tenant per second, of all its principals together, with a burst of twice that; more than 0. Beyond:
+    RESOURCE_EXHAUSTED (RATE_LIMITED) with RetryInfo, and the subject `tenants/NAME/calls_per_second`.
+    """
+    watchers: _builtins.int
+    """Calls of WatchJob and WatchJobs that are open at once. Beyond: RESOURCE_EXHAUSTED (QUOTA_EXCEEDED), with the subject
+    `tenants/NAME/watchers`.
+    """
+    tasks_per_second: _builtins.float
+    """Tasks that SubmitJob and AddTasks add per second; more than 0. As many as one second has may come at once; more in one
+    call are taken when no others were added for a second, and those that follow wait the longer. Beyond: QUOTA_EXCEEDED with
+    RetryInfo, and the subject `tenants/NAME/tasks_per_second`.
+    """
+    @_builtins.property
+    def max_retention(self) -> _duration_pb2.Duration:
+        """The longest `retention`. SubmitJob with a longer one: RESOURCE_EXHAUSTED (QUOTA_EXCEEDED), with the subject
+        `tenants/NAME/max_retention`. A job that names none is kept so long, and not for ever.
+        """
+
+    @_builtins.property
+    def max_attempt(self) -> _duration_pb2.Duration:
+        """The longest `timeouts.attempt`, more than 0. SubmitJob and AddTasks with a longer one: as above. Attempts of tasks that
+        name none, and those that start from now on of tasks that are there, end after so long.
+        """
+
     def __init__(
         self,
         *,
@@ -292,13 +322,20 @@ class Quotas(_message.Message):
         running_per_host: _builtins.int | None = ...,
         requests_per_second: _builtins.float | None = ...,
         bytes_per_second: _builtins.int | None = ...,
+        max_retention: _duration_pb2.Duration | None = ...,
+        max_attempt: _duration_pb2.Duration | None = ...,
+        calls_per_second: _builtins.float | None = ...,
+        watchers: _builtins.int | None = ...,
+        tasks_per_second: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bytes_per_second", b"_bytes_per_second", "_queued_tasks", b"_queued_tasks", "_requests_per_second", b"_requests_per_second", "_running_per_host", b"_running_per_host", "_running_tasks", b"_running_tasks", "_unfinished_jobs", b"_unfinished_jobs", "bytes_per_second", b"bytes_per_second", "queued_tasks", b"queued_tasks", "requests_per_second", b"requests_per_second", "running_per_host", b"running_per_host", "running_tasks", b"running_tasks", "unfinished_jobs", b"unfinished_jobs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bytes_per_second", b"_bytes_per_second", "_calls_per_second", b"_calls_per_second", "_queued_tasks", b"_queued_tasks", "_requests_per_second", b"_requests_per_second", "_running_per_host", b"_running_per_host", "_running_tasks", b"_running_tasks", "_tasks_per_second", b"_tasks_per_second", "_unfinished_jobs", b"_unfinished_jobs", "_watchers", b"_watchers", "bytes_per_second", b"bytes_per_second", "calls_per_second", b"calls_per_second", "max_attempt", b"max_attempt", "max_retention", b"max_retention", "queued_tasks", b"queued_tasks", "requests_per_second", b"requests_per_second", "running_per_host", b"running_per_host", "running_tasks", b"running_tasks", "tasks_per_second", b"tasks_per_second", "unfinished_jobs", b"unfinished_jobs", "watchers", b"watchers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bytes_per_second", b"_bytes_per_second", "_queued_tasks", b"_queued_tasks", "_requests_per_second", b"_requests_per_second", "_running_per_host", b"_running_per_host", "_running_tasks", b"_running_tasks", "_unfinished_jobs", b"_unfinished_jobs", "bytes_per_second", b"bytes_per_second", "queued_tasks", b"queued_tasks", "requests_per_second", b"requests_per_second", "running_per_host", b"running_per_host", "running_tasks", b"running_tasks", "unfinished_jobs", b"unfinished_jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bytes_per_second", b"_bytes_per_second", "_calls_per_second", b"_calls_per_second", "_queued_tasks", b"_queued_tasks", "_requests_per_second", b"_requests_per_second", "_running_per_host", b"_running_per_host", "_running_tasks", b"_running_tasks", "_tasks_per_second", b"_tasks_per_second", "_unfinished_jobs", b"_unfinished_jobs", "_watchers", b"_watchers", "bytes_per_second", b"bytes_per_second", "calls_per_second", b"calls_per_second", "max_attempt", b"max_attempt", "max_retention", b"max_retention", "queued_tasks", b"queued_tasks", "requests_per_second", b"requests_per_second", "running_per_host", b"running_per_host", "running_tasks", b"running_tasks", "tasks_per_second", b"tasks_per_second", "unfinished_jobs", b"unfinished_jobs", "watchers", b"watchers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bytes_per_second: _TypeAlias = _typing.Literal["bytes_per_second"]  # noqa: Y015
     _WhichOneofArgType__bytes_per_second: _TypeAlias = _typing.Literal["_bytes_per_second", b"_bytes_per_second"]  # noqa: Y015
+    _WhichOneofReturnType__calls_per_second: _TypeAlias = _typing.Literal["calls_per_second"]  # noqa: Y015
+    _WhichOneofArgType__calls_per_second: _TypeAlias = _typing.Literal["_calls_per_second", b"_calls_per_second"]  # noqa: Y015
     _WhichOneofReturnType__queued_tasks: _TypeAlias = _typing.Literal["queued_tasks"]  # noqa: Y015
     _WhichOneofArgType__queued_tasks: _TypeAlias = _typing.Literal["_queued_tasks", b"_queued_tasks"]  # noqa: Y015
     _WhichOneofReturnType__requests_per_second: _TypeAlias = _typing.Literal["requests_per_second"]  # noqa: Y015
@@ -307,10 +344,16 @@ class Quotas(_message.Message):
     _WhichOneofArgType__running_per_host: _TypeAlias = _typing.Literal["_running_per_host", b"_running_per_host"]  # noqa: Y015
     _WhichOneofReturnType__running_tasks: _TypeAlias = _typing.Literal["running_tasks"]  # noqa: Y015
     _WhichOneofArgType__running_tasks: _TypeAlias = _typing.Literal["_running_tasks", b"_running_tasks"]  # noqa: Y015
+    _WhichOneofReturnType__tasks_per_second: _TypeAlias = _typing.Literal["tasks_per_second"]  # noqa: Y015
+    _WhichOneofArgType__tasks_per_second: _TypeAlias = _typing.Literal["_tasks_per_second", b"_tasks_per_second"]  # noqa: Y015
     _WhichOneofReturnType__unfinished_jobs: _TypeAlias = _typing.Literal["unfinished_jobs"]  # noqa: Y015
     _WhichOneofArgType__unfinished_jobs: _TypeAlias = _typing.Literal["_unfinished_jobs", b"_unfinished_jobs"]  # noqa: Y015
+    _WhichOneofReturnType__watchers: _TypeAlias = _typing.Literal["watchers"]  # noqa: Y015
+    _WhichOneofArgType__watchers: _TypeAlias = _typing.Literal["_watchers", b"_watchers"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__bytes_per_second) -> _WhichOneofReturnType__bytes_per_second | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__calls_per_second) -> _WhichOneofReturnType__calls_per_second | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__queued_tasks) -> _WhichOneofReturnType__queued_tasks | None: ...
     @_typing.overload
@@ -320,7 +363,11 @@ class Quotas(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__running_tasks) -> _WhichOneofReturnType__running_tasks | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tasks_per_second) -> _WhichOneofReturnType__tasks_per_second | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__unfinished_jobs) -> _WhichOneofReturnType__unfinished_jobs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__watchers) -> _WhichOneofReturnType__watchers | None: ...
 
 Global___Quotas: _TypeAlias = Quotas  # noqa: Y015
 
@@ -333,22 +380,30 @@ class Usage(_message.Message):
     UNFINISHED_JOBS_FIELD_NUMBER: _builtins.int
     QUEUED_TASKS_FIELD_NUMBER: _builtins.int
     RUNNING_TASKS_FIELD_NUMBER: _builtins.int
+    WATCHERS_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     unfinished_jobs: _builtins.int
     """Jobs that have not ended."""
     queued_tasks: _builtins.int
     """Tasks that have not ended."""
     running_tasks: _builtins.int
     """Tasks that run."""
+    watchers: _builtins.int
+    """Calls of WatchJob and WatchJobs that are open."""
+    bytes_per_second: _builtins.float
+    """Bytes of response bodies per second of late."""
     def __init__(
         self,
         *,
         unfinished_jobs: _builtins.int = ...,
         queued_tasks: _builtins.int = ...,
         running_tasks: _builtins.int = ...,
+        watchers: _builtins.int = ...,
+        bytes_per_second: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["queued_tasks", b"queued_tasks", "running_tasks", b"running_tasks", "unfinished_jobs", b"unfinished_jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_second", b"bytes_per_second", "queued_tasks", b"queued_tasks", "running_tasks", b"running_tasks", "unfinished_jobs", b"unfinished_jobs", "watchers", b"watchers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -633,6 +688,10 @@ class AccessInfo(_message.Message):
     TLS_NOT_AFTER_FIELD_NUMBER: _builtins.int
     TLS_RELOAD_ERROR_FIELD_NUMBER: _builtins.int
     TLS_RELOAD_TIME_FIELD_NUMBER: _builtins.int
+    SEALING_ROWS_LEFT_FIELD_NUMBER: _builtins.int
+    DATA_KEY_ID_FIELD_NUMBER: _builtins.int
+    GRPC_WEB_FIELD_NUMBER: _builtins.int
+    CORS_ORIGINS_FIELD_NUMBER: _builtins.int
     auth: _builtins.str
     """Who has to authenticate: `auto` (nobody on this machine, as long as there never was a token or an identity), `required`
     or `none`.
@@ -641,6 +700,14 @@ class AccessInfo(_message.Message):
     """What was given up for other machines: empty, `plaintext` or `open`."""
     tls_reload_error: _builtins.str
     """Why the files of certificates could not be used when they were last read; empty: they are in use."""
+    sealing_rows_left: _builtins.int
+    """Rows that are still to be looked at until all secrets are sealed with the present data key and nothing plain is left in
+    the files of the database; at least 1 until then. Of each table at most 100,000 are counted.
+    """
+    data_key_id: _builtins.str
+    """The data key with which secrets are sealed, as RotateDataKey names it."""
+    grpc_web: _builtins.bool
+    """Whether pages may call by gRPC-Web."""
     @_builtins.property
     def tls_not_after(self) -> _timestamp_pb2.Timestamp:
         """When the certificate of the server ends; unset: it has none."""
@@ -648,6 +715,10 @@ class AccessInfo(_message.Message):
     @_builtins.property
     def tls_reload_time(self) -> _timestamp_pb2.Timestamp:
         """When they were last read again; unset: not since the start."""
+
+    @_builtins.property
+    def cors_origins(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The origins of pages that may call, beside the server's own."""
 
     def __init__(
         self,
@@ -657,10 +728,14 @@ class AccessInfo(_message.Message):
         tls_not_after: _timestamp_pb2.Timestamp | None = ...,
         tls_reload_error: _builtins.str = ...,
         tls_reload_time: _timestamp_pb2.Timestamp | None = ...,
+        sealing_rows_left: _builtins.int = ...,
+        data_key_id: _builtins.str = ...,
+        grpc_web: _builtins.bool = ...,
+        cors_origins: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tls_not_after", b"tls_not_after", "tls_reload_time", b"tls_reload_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "insecure", b"insecure", "tls_not_after", b"tls_not_after", "tls_reload_error", b"tls_reload_error", "tls_reload_time", b"tls_reload_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "cors_origins", b"cors_origins", "data_key_id", b"data_key_id", "grpc_web", b"grpc_web", "insecure", b"insecure", "sealing_rows_left", b"sealing_rows_left", "tls_not_after", b"tls_not_after", "tls_reload_error", b"tls_reload_error", "tls_reload_time", b"tls_reload_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
