@@ -115,16 +115,12 @@ fn each_test_that_a_hostile_case_names_is_there() {
     let rows = page.lines().filter(|line| line.starts_with("| ") && *line != "| case | test |");
     let mut found = 0;
     for row in rows {
-        let named: Vec<(&str, &str)> = row
-            .split('`')
-            .skip(1)
-            .step_by(2)
-            .filter_map(|it| it.split_once(": "))
-            .filter(|it| it.0.ends_with(".rs"))
-            .collect();
+        let quoted = row.split('`').skip(1).step_by(2);
+        let named: Vec<(&str, &str)> = quoted.filter_map(|it| it.split_once(".rs: ")).collect();
         assert!(!named.is_empty(), "`docs/SECURITY-TESTS.md`: no test stands in `{row}`; name one");
         for (file, name) in named {
-            let text = fs::read_to_string(file).unwrap_or_default();
+            let file = format!("{file}.rs");
+            let text = fs::read_to_string(&file).unwrap_or_default();
             assert!(
                 has_test(&text, name),
                 "`docs/SECURITY-TESTS.md`: `{file}` has no test `{name}`; name the one that shows it"
