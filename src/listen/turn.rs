@@ -19,8 +19,8 @@ const KEPT_BYTES: usize = 64 << 10;
 /// The room that is made at the second write of a turn.
 const FEW_BYTES: usize = 8 << 10;
 
-/// A stream whose writes are kept until the end of a turn of [`Turns::drive`]. Flushing it does nothing, since HTTP/2 flushes after each
-/// frame.
+/// A stream whose writes are kept until the end of a turn of [`Turns::drive`]. Flushing it does nothing, since HTTP/2 flushes
+/// after each frame.
 #[derive(Debug)]
 pub(super) struct Kept<T>(Arc<Mutex<State<T>>>);
 
