@@ -337,6 +337,7 @@ async fn a_rate_that_changes_holds_for_what_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[allow(clippy::too_many_lines)] // One command after the other.
 async fn quotas_are_judged_and_told_by_the_command_line() {
     let server = Server::start().await;
     make(&server, &["a"]).await;
@@ -415,6 +416,7 @@ async fn quotas_are_judged_and_told_by_the_command_line() {
     assert_eq!(run(&["tenant", "update", "c", "--quota", "x=1"]).0, Some(2));
 }
 
+#[allow(clippy::unnecessary_wraps)] // Fields of messages are optional.
 fn seconds(seconds: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos: 0 })
 }
@@ -554,5 +556,5 @@ async fn what_comes_for_a_tenant_is_told_of_it_alone() {
     let id = submit(&server, "a", job(vec![fetch(origin.url("/large"))]), "").await.job_id;
     assert_eq!(ended(&server, "a", &id).await.state(), pb::JobState::Succeeded);
     until(|| async { tenant(&server, "a").await.usage.unwrap().bytes_per_second > 0.0 }).await;
-    assert_eq!(tenant(&server, "b").await.usage.unwrap().bytes_per_second, 0.0);
+    assert!(tenant(&server, "b").await.usage.unwrap().bytes_per_second <= 0.0);
 }
