@@ -35,7 +35,6 @@ use crate::model::event::EventKind;
 use crate::model::failures::Failures;
 use crate::model::ids::JobId;
 use crate::model::job::Job;
-use crate::model::time::Timestamp;
 use crate::pb;
 use crate::pb::watch_job_response::Event;
 use crate::store::Store;
@@ -64,10 +63,6 @@ const LOOK_EACH: Duration = Duration::from_micros(100);
 const LOOK_MAX: Duration = Duration::from_millis(100);
 /// Below this the timer would cost more than the looks.
 const LOOK_MIN: Duration = Duration::from_millis(2);
-
-/// Watchers of a job look in so many groups, whose members look at the same moment: an idle thread is woken once for all of
-/// them, and what they are told is put together once. One group would be told all at once, and its connection hold all of it.
-const GROUPS: usize = 8;
 
 /// What a watcher asks for.
 pub(crate) struct Wish {
@@ -100,8 +95,6 @@ struct Watcher {
     sent: u64,
     queue: VecDeque<Arc<Published>>,
     last_look: Instant,
-    /// Which of [`GROUPS`] it looks with.
-    group: usize,
     /// How many events are read next: about as many as may wait.
     page: u32,
     snapshot_due: bool,
@@ -150,7 +143,6 @@ pub(crate) async fn watch_job(
         sent: wish.after.unwrap_or(job.sequence),
         queue: VecDeque::new(),
         last_look: Instant::now(),
-        group: feed.as_ref().map_or(0, |feed| feed.watchers()) % GROUPS,
         page: EVENTS_FIRST,
         snapshot_due: true,
         next_progress: Instant::now() + wish.interval,
@@ -375,13 +367,12 @@ impl Watcher {
         }
     }
 
-    /// Waits for what else is published, if there was a look a moment ago and many watch: until it is the turn of its group.
+    /// Waits for what else is published, if there was a look a moment ago and many watch.
     async fn gather(&mut self) {
         let watchers = self.feed.as_ref().map_or(0, |feed| feed.watchers());
         let apart = LOOK_EACH.saturating_mul(u32::try_from(watchers).unwrap_or(u32::MAX)).min(LOOK_MAX);
-        let since = self.last_look.elapsed();
-        if apart >= LOOK_MIN && since < apart {
-            tokio::time::sleep(until_turn(self.engine.now(), apart, self.group, since)).await;
+        if apart >= LOOK_MIN {
+            tokio::time::sleep_until(self.last_look + apart).await;
         }
         self.last_look = Instant::now();
     }
@@ -440,39 +431,5 @@ impl Watcher {
     fn wrap(&self, sequence: u64, event: Event) -> Encoded {
         let time = Some(to_proto::timestamp(self.engine.now()));
         Encoded::of(&pb::WatchJobResponse { sequence, time, event: Some(event) })
-    }
-}
-
-/// Returns how long it is until the next turn of a group, of which each has one in the time `apart`; a watcher that looked a
-/// moment ago, `since`, waits for the one after it.
-fn until_turn(now: Timestamp, apart: Duration, group: usize, since: Duration) -> Duration {
-    let period = i64::try_from(apart.as_micros()).unwrap_or(i64::MAX).max(1);
-    let turn = period / GROUPS as i64 * group as i64;
-    let left = period - now.0.saturating_sub(turn).rem_euclid(period);
-    let wait = Duration::from_micros(left.unsigned_abs());
-    if since + wait < apart / 4 { wait + apart } else { wait }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn members_of_a_group_look_at_the_same_moment_and_no_more_often_than_they_may() {
-        let apart = Duration::from_millis(80);
-        let next = |now: u64, group, since: u64| {
-            let wait = until_turn(Timestamp(now as i64), apart, group, Duration::from_micros(since));
-            now + wait.as_micros() as u64
-        };
-        for now in (1_000_000..1_080_000).step_by(777) {
-            assert_eq!(next(now, 0, 70_000), 1_040_000 + if now < 1_040_000 { 0 } else { 80_000 });
-        }
-        let turns: Vec<u64> = (0..GROUPS).map(|group| next(1_040_000, group, 79_000)).collect();
-        assert_eq!(turns, [120, 50, 60, 70, 80, 90, 100, 110].map(|milli| 1_000_000 + milli * 1_000));
-        // Who woke a little early or late keeps its turns.
-        assert_eq!(next(1_039_900, 0, 100), 1_120_000);
-        assert_eq!(next(1_041_000, 0, 0), 1_120_000);
-        // After a look out of turn the next one is in turn, and not at once.
-        assert_eq!((next(1_030_000, 0, 0), next(1_000_500, 0, 0)), (1_120_000, 1_040_000));
     }
 }
