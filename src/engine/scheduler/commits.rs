@@ -29,14 +29,16 @@ impl Scheduler {
                 self.removals = self.send(sealed, true).await;
             }
         }
-        if self.in_flight.is_none() {
+        // What needs no commit is done at once, and may leave something that does: nothing else would wake the loop for it.
+        while self.in_flight.is_none() {
             let in_pieces = self.add_pieces();
-            if !self.outbox.is_empty() {
-                let jobs = &self.jobs;
-                let row = |id| jobs.get(id).map(|run| run.job.clone());
-                let sealed = self.outbox.seal(row, |id| in_pieces.contains(&id), &self.book);
-                self.in_flight = self.send(sealed, false).await;
+            if self.outbox.is_empty() {
+                break;
             }
+            let jobs = &self.jobs;
+            let row = |id| jobs.get(id).map(|run| run.job.clone());
+            let sealed = self.outbox.seal(row, |id| in_pieces.contains(&id), &self.book);
+            self.in_flight = self.send(sealed, false).await;
         }
     }
 
