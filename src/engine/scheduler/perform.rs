@@ -65,10 +65,10 @@ impl Scheduler {
                     self.admit_tasks(job, added, chunk_id, digest, tasks, reply);
                 }
                 Effect::ReadChunk { job, chunk_id, digest, otherwise, reply } => {
-                    self.read_chunk(job, (chunk_id, digest), otherwise, reply);
+                    self.read_chunk(job, (chunk_id, digest), otherwise, reply, None);
                 }
                 Effect::ReadRequest { request, of, otherwise, reply } => {
-                    self.read_request(request, of, otherwise, reply);
+                    self.read_request(request, of, otherwise, reply, None);
                 }
                 Effect::Select(job, admitted) => self.fixed_command(job, *admitted),
                 Effect::Reply(reply, job) => answer(reply, Ok(job)),
