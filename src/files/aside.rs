@@ -45,6 +45,8 @@ impl Aside {
             // Left by a process that was killed while it wrote a checkpoint; it exists only beside a part.
             let _ = handle.remove(&meta_draft_name(&key));
             root.prune(&folder);
+            // It is empty where nothing can be kept.
+            let _ = std::fs::remove_dir(&place);
             Ok(())
         })
         .await
@@ -91,7 +93,7 @@ impl Aside {
         .await;
     }
 
-    /// Returns the jobs of which any part is kept.
+    /// Returns the jobs that have a directory of parts. It is not looked into: there may be very many.
     pub async fn jobs(&self) -> Result<Vec<JobId>, Failure> {
         let place = self.place.clone();
         blocking(move || {
@@ -104,7 +106,7 @@ impl Aside {
             for entry in entries {
                 let entry = entry.map_err(fail)?;
                 let job = entry.file_name().to_str().and_then(|name| name.parse::<JobId>().ok());
-                jobs.extend(job.filter(|_| has_entries(&entry.path())));
+                jobs.extend(job);
             }
             Ok(jobs)
         })
