@@ -62,8 +62,9 @@ pub(crate) enum Effect {
     LimitsStored(Limits, Reply<Limits>),
     /// The new data key of the batch is in use.
     DataKeyStored(Reply<u32>),
-    /// Who may call is another book from now on: the last of the batch, before whoever changed it is answered.
-    BookStored(Arc<Book>),
+    /// Who may call is another book from now on: the last of the batch, before whoever changed it is answered. Told is
+    /// whether anything but credentials and tokens changed.
+    BookStored(Arc<Book>, bool),
     /// A change of who may call is acknowledged.
     AccessStored(AccessAnswer, Reply<AccessAnswer>),
     /// All jobs of a tenant that is to be deleted are in the store.
@@ -122,7 +123,7 @@ impl Effect {
             | Effect::Forget(job) => Some(*job),
             Effect::LimitsStored(..)
             | Effect::DataKeyStored(_)
-            | Effect::BookStored(_)
+            | Effect::BookStored(..)
             | Effect::AccessStored(..)
             | Effect::LookForJobs(_)
             | Effect::TenantDeleted(_)
@@ -156,7 +157,7 @@ impl Effect {
             Effect::AckPage(_, reply) => {
                 let _ = reply.send(Err(Failure::retryable(FailureReason::Internal, error.to_string())));
             }
-            Effect::BookStored(_)
+            Effect::BookStored(..)
             | Effect::Publish(..)
             | Effect::Notify(..)
             | Effect::Claimed(..)

@@ -98,7 +98,7 @@ impl JobFiles {
         }
     }
 
-    /// Returns the unfinished or ended jobs of which there are part files that were put away.
+    /// Returns the unfinished or ended jobs of which there may be part files that were put away.
     pub(crate) async fn set_aside(&self) -> Vec<JobId> {
         match self.aside.jobs().await {
             Ok(jobs) => jobs,

@@ -243,7 +243,10 @@ impl Outbox {
         keep_last_of_each(respecced);
         // Watchers learn of a change before its caller does, so that who was answered finds it everywhere.
         let mut all = Vec::with_capacity(dirty.len() + effects.len() + 1);
-        all.extend((!batch.access.is_empty()).then(|| Effect::BookStored(book.clone())));
+        let is_other =
+            |row: &AccessRow| matches!(row, AccessRow::Principal(_) | AccessRow::Tenant(_) | AccessRow::Required);
+        let has_others = batch.access.iter().any(is_other);
+        all.extend((!batch.access.is_empty()).then(|| Effect::BookStored(book.clone(), has_others)));
         for id in dirty {
             let Some(job) = row(id) else { continue };
             if !in_pieces(id) {
@@ -434,7 +437,7 @@ mod tests {
         let sealed = outbox.seal(|_| None, |_| false, &book);
         assert_eq!((Arc::as_ptr(&book), Arc::strong_count(&book)), (before, 2));
         assert_eq!(sealed.batch.access.len(), 3);
-        assert!(matches!(&sealed.effects[0], Effect::BookStored(stored) if Arc::ptr_eq(stored, &book)));
+        assert!(matches!(&sealed.effects[0], Effect::BookStored(stored, true) if Arc::ptr_eq(stored, &book)));
         assert_eq!(sealed.effects.len(), 4);
         outbox.then(Effect::AccessStored(AccessAnswer::Done, oneshot::channel().0));
         assert_eq!(outbox.seal(|_| None, |_| false, &book).effects.len(), 1, "nothing was put into it");

@@ -47,6 +47,8 @@ impl Aside {
             // Left by a process that was killed while it wrote a checkpoint; it exists only beside a part.
             let _ = handle.remove(&meta_draft_name(&key));
             root.prune(&folder);
+            // It is empty where nothing can be kept.
+            let _ = std::fs::remove_dir(&place);
             Ok(())
         })
         .await
@@ -93,7 +95,7 @@ impl Aside {
         .await;
     }
 
-    /// Returns the jobs of which parts may be kept: those that have a directory, which may be empty.
+    /// Returns the jobs that have a directory of parts. It is not looked into: there may be very many.
     pub async fn jobs(&self) -> Result<Vec<JobId>, Failure> {
         let place = self.place.clone();
         blocking(move || {

@@ -267,6 +267,9 @@ pub struct Batch {
     pub audit: Vec<AuditEntry>,
 }
 
+/// The tasks of a piece that is made smaller for want of room. It goes on with the next one.
+const SMALL_PIECE: u32 = 256;
+
 impl Batch {
     /// Returns whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
@@ -292,8 +295,8 @@ impl Batch {
             && self.audit.is_empty()
     }
 
-    /// Takes out the tasks that it adds, with the jobs that are new, for a store that has no room for them. Returns whether
-    /// there were any. New lanes stay: memory has given their numbers to others.
+    /// Takes out the tasks that it adds, with the jobs that are new, for a store that has no room for them, and makes pieces
+    /// smaller that put tasks back or make them due. Returns whether there were any. New lanes stay: memory has given their numbers to others.
     pub fn leave_out_tasks(&mut self) -> bool {
         let adds = !self.submissions.is_empty() || self.additions.iter().any(|addition| !addition.tasks.is_empty());
         if adds {
@@ -305,7 +308,13 @@ impl Batch {
             self.additions.retain(|addition| !addition.new_lanes.is_empty());
             self.audit.retain(|entry| !matches!(entry.of, Of::Submission(_) | Of::Addition(_)));
         }
-        adds
+        let retries = self.retries.iter_mut().filter(|it| !matches!(it.which, Which::These(_)));
+        let limits = retries.map(|it| &mut it.limit).chain(self.hastens.iter_mut().map(|it| &mut it.limit));
+        let mut is_less = adds;
+        for limit in limits.filter(|limit| **limit > SMALL_PIECE) {
+            (*limit, is_less) = (SMALL_PIECE, true);
+        }
+        is_less
     }
 
     /// Returns what of [`Batch::audit`] was done: what changed nothing leaves no trace.

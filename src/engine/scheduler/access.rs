@@ -81,10 +81,12 @@ impl Scheduler {
         self.outbox.access(rows);
     }
 
-    /// Lets everybody have a book that is durable.
-    pub(super) fn publish_book(&mut self, book: Arc<Book>) {
-        self.runner.hosts.tell_parties_apart(book.has_parties());
-        self.share_out(&book);
+    /// Lets everybody have a book that is durable. `has_others`: tenants or principals may be others than before.
+    pub(super) fn publish_book(&mut self, book: Arc<Book>, has_others: bool) {
+        if has_others {
+            self.runner.hosts.tell_parties_apart(book.has_parties());
+            self.share_out(&book);
+        }
         self.books.send_replace(book);
     }
 }

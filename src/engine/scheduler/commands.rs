@@ -47,11 +47,11 @@ impl Scheduler {
         {
             return command.refuse(EngineError::Draining);
         }
-        if let Some(error) = command.not_now(self.condition()) {
-            return self.refuse_unless_known(command, &by, error);
-        }
         if command.is_abandoned() {
             return;
+        }
+        if let Some(error) = command.not_now(self.condition()) {
+            return self.refuse_unless_known(Admitted { command, by, room }, error);
         }
         match command {
             Command::Submit { spec, request, tasks, caller, reply } => {
@@ -83,14 +83,15 @@ impl Scheduler {
     }
 
     /// Refuses a command for want of room. A repetition needs none: it is answered with what was stored.
-    fn refuse_unless_known(&mut self, command: Command, by: &Actor, error: EngineError) {
+    fn refuse_unless_known(&mut self, admitted: Admitted<Command>, error: EngineError) {
+        let Admitted { command, by, room } = admitted;
         match command {
-            Command::Submit { request: Some(request), reply, .. } => match party(by) {
-                Some(of) => self.read_request(request, of, error, reply),
+            Command::Submit { request: Some(request), reply, .. } => match party(&by) {
+                Some(of) => self.read_request(request, of, error, reply, room),
                 None => answer(reply, Err(error)),
             },
             Command::Job(job, JobCommand::AddTasks { chunk_id, digest, reply, .. }) if !chunk_id.is_empty() => {
-                self.read_chunk(job, (chunk_id, digest), error, reply);
+                self.read_chunk(job, (chunk_id, digest), error, reply, room);
             }
             command => command.refuse(error),
         }

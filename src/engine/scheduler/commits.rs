@@ -29,7 +29,7 @@ impl Scheduler {
                 self.removals = self.send(sealed, true).await;
             }
         }
-        // Effects alone follow at once, and may bring something to commit.
+        // What needs no commit is done at once, and may leave something that does: nothing else would wake the loop for it.
         while self.in_flight.is_none() {
             self.store_uses();
             let in_pieces = self.add_pieces();

@@ -65,10 +65,10 @@ impl Scheduler {
                     self.admit_tasks(job, added, chunk_id, digest, tasks, reply);
                 }
                 Effect::ReadChunk { job, chunk_id, digest, otherwise, reply } => {
-                    self.read_chunk(job, (chunk_id, digest), otherwise, reply);
+                    self.read_chunk(job, (chunk_id, digest), otherwise, reply, None);
                 }
                 Effect::ReadRequest { request, of, otherwise, reply } => {
-                    self.read_request(request, of, otherwise, reply);
+                    self.read_request(request, of, otherwise, reply, None);
                 }
                 Effect::Select(job, admitted) => self.fixed_command(job, *admitted),
                 Effect::Reply(reply, job) => answer(reply, Ok(job)),
@@ -86,7 +86,7 @@ impl Scheduler {
                 Effect::LimitsStored(limits, reply) => self.limits_stored(limits, reply),
                 // Without a number there was no batch with it, which cannot be.
                 Effect::DataKeyStored(reply) => answer(reply, data_key.ok_or(EngineError::Draining)),
-                Effect::BookStored(book) => self.publish_book(book),
+                Effect::BookStored(book, has_others) => self.publish_book(book, has_others),
                 Effect::LookForJobs(deletion) => self.look_for_jobs(deletion),
                 Effect::TenantDeleted(deletion) => self.tenant_deleted(deletion),
                 Effect::AccessStored(told, reply) => answer(reply, Ok(told)),

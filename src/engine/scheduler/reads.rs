@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::engine::command::{EngineError, Reply, answer};
 use crate::engine::patience::{caught, patiently};
@@ -104,9 +105,15 @@ impl Scheduler {
         (chunk_id, digest): (String, [u8; 32]),
         otherwise: EngineError,
         reply: Reply<Chunk>,
+        room: Option<OwnedSemaphorePermit>,
     ) {
+        if reply.is_closed() {
+            return;
+        }
         let store = self.runner.store.clone();
         self.reads.spawn(async move {
+            // So many wait at once as commands have room.
+            let _room = room;
             let known = caught(patiently(|| store.chunk(job, &chunk_id))).await;
             Read::Chunk { chunk_id, digest, known, otherwise, reply }
         });
@@ -119,9 +126,14 @@ impl Scheduler {
         of: Party,
         otherwise: EngineError,
         reply: Reply<Arc<Job>>,
+        room: Option<OwnedSemaphorePermit>,
     ) {
+        if reply.is_closed() {
+            return;
+        }
         let store = self.runner.store.clone();
         self.reads.spawn(async move {
+            let _room = room;
             let known = caught(patiently(|| store.request(of, &request.0))).await;
             Read::Request { request, known, otherwise, reply }
         });

@@ -254,7 +254,7 @@ impl Scheduler {
             hastening.from = next;
             self.add_piece(Piece::Hasten(job));
         } else if let Some(done) = activity.hastening.take() {
-            // The job may have gone on meanwhile, in a batch that is not durable yet.
+            // The job may have changed since the piece was on its way, and that is not durable yet.
             self.outbox.then(Effect::Acted(done.reply, Acted { job: row, tasks: done.count }));
             self.next_selection(job);
         }

@@ -331,10 +331,14 @@ async fn failure_that_stays(
     while let Some(start) = from {
         let page = patiently(|| runner.store.tasks(job.id, &[TaskState::Failed], start, FAILURES_MAX)).await?;
         from = page.items.last().filter(|_| page.has_more).and_then(|last| last.index.checked_add(1));
-        let staying = page.items.into_iter().filter(|task| stays(task.index));
-        first = first.into_iter().chain(staying).min_by_key(|task| task.row.task.end_time);
+        first = first_to_fail(first, page.items.into_iter().filter(|task| stays(task.index)));
     }
     Ok(first.and_then(|task| task.placed_error()))
+}
+
+/// Returns which of some tasks failed first, by time, with the first of those before them.
+fn first_to_fail(before: Option<StoredTask>, tasks: impl Iterator<Item = StoredTask>) -> Option<StoredTask> {
+    before.into_iter().chain(tasks).min_by_key(|task| task.row.task.end_time)
 }
 
 /// Returns the failures of a job without those of the tasks that are put back.
@@ -348,4 +352,28 @@ async fn staying(runner: &Runner, job: &Job, indexes: &[TaskIndex]) -> Result<Fa
         }
     }
     Ok(kinds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::spec::{FetchSpec, TaskOptions, TaskSpec, Work};
+    use crate::model::task::Task;
+    use crate::model::time::Timestamp;
+    use crate::store::TaskRow;
+
+    /// Tasks are read in pages, in order of index, and end in another order.
+    #[test]
+    fn the_first_failure_is_that_of_all_pages() {
+        let task = |index, end| {
+            let work = Work::Fetch(FetchSpec::default());
+            let spec = Arc::new(TaskSpec { key: String::new(), work, options: TaskOptions::default().into() });
+            let task = Task { end_time: Some(Timestamp(end)), ..Task::default() };
+            StoredTask { index, lane: 0, spec, row: TaskRow { task, ..TaskRow::default() } }
+        };
+        let pages =
+            [vec![task(0, 50), task(1, 40)], vec![], vec![task(1000, 30), task(1001, 20)], vec![task(2000, 90)]];
+        let first = pages.into_iter().fold(None, |first, page| first_to_fail(first, page.into_iter()));
+        assert_eq!(first.map(|task| task.index), Some(1001));
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::model::audit::Of;
 use crate::model::spec::TaskSpec;
-use crate::store::{Batch, Content, Which};
+use crate::store::{Batch, Content, Hasten, Retry, Which};
 
 /// What a row takes on the disk beside what it holds, in bytes, roughly.
 const ROW_BYTES: usize = 256;
@@ -71,7 +71,7 @@ impl Need {
             Need::Removes
         } else if bytes(batch) as u64 <= lent / 2 {
             Need::Little
-        } else if added_bytes(batch) as u64 > lent / 2 {
+        } else if added_bytes(batch) as u64 > lent / 2 || batch.audit.len() > AUDIT_ROWS_MAX {
             Need::Much
         } else {
             // There is no more of it than had been begun, and nothing begins while room is short.
@@ -80,21 +80,24 @@ impl Need {
     }
 }
 
-/// How much of a batch makes more to be done, in bytes, roughly: a little of that beside much that ended keeps nobody from having
-/// the end of it recorded. Rows of what was refused, of which there may be any number, are no ends either.
+/// How much of a batch makes more to be done, in bytes, roughly. A little of it beside many ends does not keep them out.
 fn added_bytes(batch: &Batch) -> usize {
-    let Batch { submissions, additions, retries, hastens, audit, .. } = batch;
-    let tasks = |tasks: &[(u32, Arc<TaskSpec>)]| -> usize {
-        tasks.iter().map(|(_, spec)| ROW_BYTES + spec.memory_bytes()).sum()
-    };
+    let Batch { submissions, additions, retries, hastens, access, .. } = batch;
+    submissions.iter().map(|it| ROW_BYTES + it.job.spec.memory_bytes() + task_bytes(&it.tasks)).sum::<usize>()
+        + additions.iter().map(|it| task_bytes(&it.tasks)).sum::<usize>()
+        + rows_put_back(retries, hastens).saturating_add(access.len()).saturating_mul(ROW_BYTES)
+}
+
+fn task_bytes(tasks: &[(u32, Arc<TaskSpec>)]) -> usize {
+    tasks.iter().map(|(_, spec)| ROW_BYTES + spec.memory_bytes()).sum()
+}
+
+fn rows_put_back(retries: &[Retry], hastens: &[Hasten]) -> usize {
     let put_back = retries.iter().map(|it| match &it.which {
         Which::These(indexes) => indexes.len(),
         Which::From(_) | Which::Fitting(..) => it.limit as usize,
     });
-    let rows = put_back.chain(hastens.iter().map(|it| it.limit as usize)).fold(0, usize::saturating_add);
-    submissions.iter().map(|it| ROW_BYTES + it.job.spec.memory_bytes() + tasks(&it.tasks)).sum::<usize>()
-        + additions.iter().map(|it| tasks(&it.tasks)).sum::<usize>()
-        + rows.saturating_add(audit.len().saturating_sub(AUDIT_ROWS_MAX)).saturating_mul(ROW_BYTES)
+    put_back.chain(hastens.iter().map(|it| it.limit as usize)).fold(0, usize::saturating_add)
 }
 
 /// Whether the batch has deletions and purges, and beside them nothing but who did that.
@@ -133,18 +136,22 @@ fn only_removes(batch: &Batch) -> bool {
 
 /// How much a batch writes, in bytes, roughly.
 fn bytes(batch: &Batch) -> usize {
-    let Batch { pages, moves, claims, sweeps, events, respecced, jobs, access, lane_heads, pauses, audit, .. } = batch;
+    let Batch { pages, moves, claims, sweeps, events, respecced, .. } = batch;
     let pages = pages.iter().map(|page| match &page.content {
         Content::Inline(body) => ROW_BYTES + body.len(),
         Content::File { .. } => ROW_BYTES,
     });
-    let swept = sweeps.iter().map(|it| it.limit as usize).fold(0, usize::saturating_add);
-    let rows = claims.len() + events.len() + jobs.len() + audit.len().min(AUDIT_ROWS_MAX) + access.len();
-    added_bytes(batch)
-        .saturating_add(pages.sum::<usize>())
-        .saturating_add(moves.iter().map(|it| ROW_BYTES + it.row.memory_bytes()).sum::<usize>())
-        .saturating_add(respecced.iter().map(|job| job.spec.memory_bytes()).sum::<usize>())
-        .saturating_add(swept.saturating_add(rows + lane_heads.len() + pauses.len()).saturating_mul(ROW_BYTES))
+    let rows = sweeps.iter().map(|it| it.limit as usize).fold(0, usize::saturating_add);
+    added_bytes(batch).saturating_add(rows.saturating_mul(ROW_BYTES)).saturating_add(pages.sum::<usize>())
+        + moves.iter().map(|it| ROW_BYTES + it.row.memory_bytes()).sum::<usize>()
+        + respecced.iter().map(|job| job.spec.memory_bytes()).sum::<usize>()
+        + (claims.len()
+            + events.len()
+            + batch.jobs.len()
+            + batch.audit.len()
+            + batch.lane_heads.len()
+            + batch.pauses.len())
+            * ROW_BYTES
 }
 
 #[cfg(test)]
@@ -155,7 +162,7 @@ mod tests {
     use crate::model::ids::{JobId, TaskId};
     use crate::model::task_filter::TaskChoice;
     use crate::model::time::Timestamp;
-    use crate::store::{Hasten, NewPage, Retry};
+    use crate::store::NewPage;
 
     #[test]
     fn who_may_use_which_room() {
@@ -244,5 +251,32 @@ mod tests {
         assert_eq!(beside(&|it| it.retries.push(retry(Which::From(0), u32::MAX))), Need::Much);
         let rows = |count| need(|it| it.audit.extend(std::iter::repeat_with(|| audit(Of::Always)).take(count)));
         assert_eq!((rows(2_000), rows(20_000)), (Need::Little, Need::Much));
+    }
+
+    /// The use of a credential is noted by itself, and would keep all that has ended waiting.
+    #[test]
+    fn a_little_that_is_added_does_not_keep_ends_out() {
+        let page = |bytes: usize| {
+            let content = Content::Inline(vec![0; bytes].into());
+            NewPage { id: TaskId { job: JOB, index: 0 }, page: 0, first_item: 0, items: 0, content, next: None }
+        };
+        let with = |fill: &dyn Fn(&mut Batch)| {
+            need(|it| {
+                it.pages.push(page(5 << 20));
+                fill(it);
+            })
+        };
+        assert_eq!(with(&|it| it.access.push(AccessRow::Required)), Need::Ends);
+        assert_eq!(with(&|it| it.retries.push(retry(Which::From(0), 4096))), Need::Ends);
+        assert_eq!(with(&|it| it.hastens.push(hasten(4096))), Need::Ends);
+        assert_eq!(with(&|it| it.hastens.push(hasten(20_000))), Need::Much);
+        // A piece is made smaller where there is no room for all of it.
+        let mut batch =
+            Batch { hastens: vec![hasten(4096)], retries: vec![retry(Which::From(0), 4096)], ..Batch::default() };
+        assert_eq!(Need::of(&batch, 1 << 20), Need::Much);
+        assert!(batch.leave_out_tasks());
+        assert_eq!(Need::of(&batch, 1 << 20), Need::Little);
+        assert!(batch.hastens[0].limit > 0 && batch.retries[0].limit > 0, "each goes on");
+        assert!(!batch.leave_out_tasks(), "nothing is left to leave out");
     }
 }
