@@ -156,7 +156,7 @@ impl JobRun {
         Part { tenant: self.job.tenant.no, tasks, running: u64::from(counts.running) }
     }
 
-    /// The job, to be changed. Its spec is changed by [`JobTable::respec`].
+    /// The job, to be changed. Its spec is changed by `JobTable::respec`.
     pub(crate) fn job_mut(&mut self) -> &mut Job {
         Arc::make_mut(&mut self.job)
     }

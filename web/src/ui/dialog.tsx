@@ -1,6 +1,6 @@
 // What asks before something happens. The browser's own dialogs hold the focus within and give it back.
 import type { ComponentChildren } from "preact";
-import { useEffect, useId, useRef } from "preact/hooks";
+import { useId, useLayoutEffect, useRef } from "preact/hooks";
 import { signal, useSignal } from "@preact/signals";
 import { Button } from "./bits";
 
@@ -16,7 +16,9 @@ interface DialogProps {
 export function Dialog({ title, hook, role, onClose, children, wide }: DialogProps) {
   const ref = useRef<HTMLDialogElement>(null);
   const id = useId();
-  useEffect(() => {
+  // Opens before the browser handles the next key: an effect that runs after the paint leaves a moment in which the dialog
+  // is not open yet and the first Escape is lost.
+  useLayoutEffect(() => {
     const before = document.activeElement as HTMLElement | null;
     ref.current?.showModal();
     ref.current?.querySelector<HTMLElement>("[data-first]")?.focus();
