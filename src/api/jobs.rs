@@ -111,7 +111,9 @@ impl pb::job_service_server::JobService for Jobs {
         if request.job.is_none() {
             v.add("job", "must be set");
         }
-        let (spec, tasks) = from_proto::job(request.job.unwrap_or_default(), &mut v);
+        // Of a job that is not there, its lack of tasks is not said.
+        let job = request.job.unwrap_or_else(|| pb::JobSpec { open: true, ..pb::JobSpec::default() });
+        let (spec, tasks) = from_proto::job(job, &mut v);
         let named = (tasks.as_slice(), "job.tasks");
         // What is right in itself may not be allowed just now.
         let mut now = Violations::default();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::engine::explanation::{Wait, WaitReason};
+use crate::engine::explanation::{BACKING_OFF, Wait, WaitReason};
 use crate::engine::hub::Active;
 use crate::model::access::LOCAL_NAME;
 use crate::model::counts::Counts;
@@ -334,6 +334,11 @@ pub(crate) fn waiting(wait: &Wait) -> pb::Waiting {
     // `haul get` shows the same message, and has no server to ask.
     let hint = if wait.reason == WaitReason::HostPaused { "; see ListHosts" } else { "" };
     pb::Waiting { reason: reason.into(), until: wait.until.map(timestamp), message: format!("{}{hint}", wait.message) }
+}
+
+/// Says that a task backs off until its next attempt.
+pub(crate) fn backing_off(due: Option<Timestamp>) -> pb::Waiting {
+    waiting(&Wait { reason: WaitReason::BackingOff, until: due, message: BACKING_OFF.to_owned() })
 }
 
 /// Converts limits.

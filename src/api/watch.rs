@@ -383,7 +383,9 @@ impl Watcher {
         match notice {
             Some(Notice::Started(task)) => Some(self.wrap(self.sent, Event::TaskStarted(to_proto::task(&id, &task)))),
             Some(Notice::BackingOff(task)) => {
-                Some(self.wrap(self.sent, Event::TaskBackingOff(to_proto::task(&id, &task))))
+                let waiting = Some(to_proto::backing_off(task.row.task.due));
+                let task = pb::Task { waiting, ..to_proto::task(&id, &task) };
+                Some(self.wrap(self.sent, Event::TaskBackingOff(task)))
             }
             None => {
                 self.notices = None;

@@ -51,6 +51,9 @@ impl Waits {
     }
 }
 
+/// What is said of a task that backs off.
+pub const BACKING_OFF: &str = "its next attempt is not due yet";
+
 /// A reason to wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wait {

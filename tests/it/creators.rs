@@ -69,7 +69,7 @@ async fn rows_of_others_are_not_looked_at_for_who_only_submits() {
         (pb::ListJobsRequest { order: by_end, states: ended, labels: labels(), ..of() }, true),
         (pb::ListJobsRequest { labels: labels(), ..of() }, true),
         (pb::ListJobsRequest { end_time_after: past, ..of() }, true),
-        (pb::ListJobsRequest { search: "ende".into(), ..of() }, true),
+        (pb::ListJobsRequest { search: "ended".into(), ..of() }, true),
     ] {
         let page = jobs(&server, &bob).list_jobs(request.clone()).await.unwrap().into_inner();
         assert_eq!((page.jobs.len(), page.examined), (usize::from(fits), 1), "{request:?}");

@@ -131,7 +131,9 @@ async fn a_wait_is_listed_or_announced_whenever_the_watch_begins() {
         let listed = server.jobs().list_tasks(request).await.unwrap().into_inner().tasks;
         let is_announced = async {
             while let Some(message) = stream.message().await.unwrap() {
-                if kind(&message) == "task_backing_off" {
+                if let Some(Event::TaskBackingOff(task)) = message.event {
+                    let waiting = task.waiting.expect("a task that waits says why");
+                    assert_eq!((waiting.reason(), waiting.until), (pb::WaitReason::BackingOff, task.next_attempt_time));
                     return true;
                 }
             }

@@ -95,11 +95,7 @@ impl Rows {
                     }
                     for job in changes.gone {
                         self.jobs.remove(&job);
-                        let its: Vec<_> =
-                            self.requests.iter().filter(|(_, (of, _))| *of == job).map(|(id, _)| id.clone()).collect();
-                        for id in &its {
-                            self.requests.remove(id);
-                        }
+                        self.forget_requests(job);
                         self.requests.settle();
                     }
                     if batch.limits.is_some() {
@@ -131,6 +127,13 @@ impl Rows {
                     refused.insert(job, format!("job `{job}`: {why}"));
                 }
             }
+        }
+    }
+
+    fn forget_requests(&mut self, job: JobId) {
+        let its: Vec<_> = self.requests.iter().filter(|(_, (of, _))| *of == job).map(|(id, _)| id.clone()).collect();
+        for id in &its {
+            self.requests.remove(id);
         }
     }
 
@@ -219,6 +222,9 @@ impl Rows {
     ) -> Result<(), (JobId, Refusal)> {
         for job in &batch.deletions {
             let was_there = is_in(job) && self.jobs.get_mut(job).is_some_and(JobRows::delete);
+            if was_there {
+                self.forget_requests(*job);
+            }
             done.deletions.push(was_there);
         }
         for (job, limit) in &batch.purges {

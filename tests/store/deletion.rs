@@ -10,7 +10,7 @@ use haul::model::spec::JobSpec;
 use haul::model::task_filter::TaskChoice;
 use haul::model::tenant::{DEFAULT_NO, Party};
 use haul::model::time::Timestamp;
-use haul::store::{Addition, Batch, Content, JobFilter, NewPage, Purged, Retry, Which};
+use haul::store::{Addition, Batch, Content, JobFilter, NewPage, Purged, Retry, Submission, Submitted, Which};
 
 use super::support::*;
 
@@ -70,9 +70,12 @@ pub async fn deleted_jobs_are_hidden<B: Backend>() {
     assert_eq!(store.chunk(job_id(1), "c").await.unwrap(), None);
     assert!(store.expired_jobs(Timestamp::MAX, 9).await.unwrap().is_empty());
     assert_eq!(store.deleted_jobs(9).await.unwrap(), [job_id(1)]);
-    assert!(
-        store.request(Party::default(), "request 1").await.unwrap().is_some(),
-        "the id is used until the rows are gone"
+    assert_eq!(store.request(Party::default(), "request 1").await.unwrap(), None);
+    // The id is free, also while the rows are there.
+    let again = Submission { request: Some(("request 1".into(), [9; 32])), ..submission(&job(7, 1), 1) };
+    assert_eq!(
+        rig.commit(Batch { submissions: vec![again], ..Batch::default() }).await.submissions,
+        [Submitted::Stored]
     );
     let rig = rig.restart::<B>(false).await;
     assert_eq!(rig.store.deleted_jobs(9).await.unwrap(), [job_id(1)]);

@@ -1,6 +1,6 @@
 //! Why something does not run now.
 
-use crate::engine::explanation::{Explanation, Wait, WaitReason};
+use crate::engine::explanation::{BACKING_OFF, Explanation, Wait, WaitReason};
 use crate::engine::queue::Hold;
 use crate::engine::queue::task;
 use crate::engine::scheduler::Scheduler;
@@ -160,7 +160,7 @@ fn task_reason(wait: &task::Wait) -> WaitReason {
 
 fn task_wait(wait: &task::Wait) -> Wait {
     let (until, message) = match wait {
-        task::Wait::Backoff(due) => (Some(*due), "its next attempt is not due yet".to_owned()),
+        task::Wait::Backoff(due) => (Some(*due), BACKING_OFF.to_owned()),
         task::Wait::Host { until, message, .. } => (Some(*until), message.clone()),
         task::Wait::Disk { message, .. } => (None, message.clone()),
     };

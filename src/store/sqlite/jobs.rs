@@ -211,7 +211,8 @@ pub(super) async fn update_specs(
     Ok(())
 }
 
-/// Hides ended jobs. They do not expire any more, so they leave that index too. Returns which were there to be hidden.
+/// Hides ended jobs, whose request ids are free from then on. They do not expire any more, so they leave that index too. Returns
+/// which were there to be hidden.
 pub(super) async fn delete(conn: &mut SqliteConnection, numbers: &Numbers, jobs: &[JobId]) -> Result<Vec<bool>, Fault> {
     let mut answers = Vec::with_capacity(jobs.len());
     for job in jobs {
@@ -220,7 +221,11 @@ pub(super) async fn delete(conn: &mut SqliteConnection, numbers: &Numbers, jobs:
             continue;
         };
         let sql = "UPDATE jobs SET deleted = 1, expire_time = NULL WHERE no = ?1 AND deleted = 0 AND state > 4";
-        answers.push(sqlx::query(sql).bind(no).execute(&mut *conn).await?.rows_affected() == 1);
+        let is_hidden = sqlx::query(sql).bind(no).execute(&mut *conn).await?.rows_affected() == 1;
+        if is_hidden {
+            sqlx::query("DELETE FROM requests WHERE job = ?1").bind(no).execute(&mut *conn).await?;
+        }
+        answers.push(is_hidden);
     }
     Ok(answers)
 }
