@@ -69,8 +69,9 @@ pub(crate) fn message(
         }
         place(&mut document, &input, name, text.clone(), &mut v);
     }
-    if is_set(&message, "request_id") && headers.contains_key(IDEMPOTENCY_KEY) {
-        v.add("request_id", "is given by the body and by `Idempotency-Key`; leave one out");
+    let own = message.get_field_by_name("request_id").and_then(|it| it.as_str().map(str::to_owned));
+    if own.is_some_and(|own| !own.is_empty() && idempotency_key(headers).is_some_and(|key| key != own)) {
+        v.add("request_id", "is another one than that of `Idempotency-Key`; leave one out");
     }
     from_headers(&mut document, &input, headers, &mut v);
     v.or(())?;
@@ -212,17 +213,24 @@ fn camel(mask: &str) -> String {
     out
 }
 
+/// Returns the value of `Idempotency-Key`, if there is one.
+fn idempotency_key(headers: &HeaderMap) -> Option<String> {
+    let value = String::from_utf8_lossy(headers.get(IDEMPOTENCY_KEY)?.as_bytes()).into_owned();
+    // A text of RFC 8941 stands in quotes.
+    let text = value.strip_prefix('"').and_then(|text| text.strip_suffix('"')).map(str::to_owned);
+    Some(text.unwrap_or(value))
+}
+
 /// Reads the two headers that stand for fields.
 fn from_headers(document: &mut Map<String, Value>, input: &MessageDescriptor, headers: &HeaderMap, v: &mut Violations) {
     let text = |name: &str| {
         let value = headers.get(name)?;
         Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
     };
-    if let (Some(_), Some(key)) = (input.get_field_by_name("request_id"), text(IDEMPOTENCY_KEY)) {
-        // A text of RFC 8941 stands in quotes.
-        let key = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).map_or(key.clone(), str::to_owned);
-        if document.insert("request_id".to_owned(), Value::from(key)).is_some() {
-            v.add("request_id", "is given by the query and by `Idempotency-Key`; leave one out");
+    if let (Some(_), Some(key)) = (input.get_field_by_name("request_id"), idempotency_key(headers)) {
+        let before = document.insert("request_id".to_owned(), Value::from(key.as_str()));
+        if before.is_some_and(|before| before.as_str() != Some(&key)) {
+            v.add("request_id", "is another one than that of `Idempotency-Key`; leave one out");
         }
     }
     if let (Some(_), Some(id)) = (input.get_field_by_name("after_sequence"), text(LAST_EVENT_ID)) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
 use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
@@ -17,6 +17,10 @@ use crate::api::status::{message_too_large, shown};
 use crate::listen::budget::Hold;
 use crate::listen::peer::Peer;
 use crate::rest::answer::Refusal;
+
+/// What is read and thrown away of a body that is too large, at most, and for how long.
+const PASSED_OVER_BYTES: usize = 64 << 20;
+const PASSED_OVER_TIME: Duration = Duration::from_secs(2);
 
 /// The bounds of a body.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +52,7 @@ pub(crate) async fn read(
     }
     let announced = body.size_hint().lower();
     if announced > bounds.bytes_max {
+        pass_over(headers, body).await;
         return Err(too_large(bounds));
     }
     is_json(headers)?;
@@ -70,6 +75,8 @@ pub(crate) async fn read(
                 let Ok(data) = frame.into_data() else { continue };
                 let come = (whole.len() + data.len()) as u64;
                 if come > bounds.bytes_max {
+                    drop(whole);
+                    pass_over(headers, body).await;
                     return Err(too_large(bounds));
                 }
                 if hold.as_mut().is_some_and(|hold| hold.set(announced.max(come), come).is_err()) {
@@ -77,6 +84,21 @@ pub(crate) async fn read(
                 }
                 whole.extend_from_slice(&data);
             }
+        }
+    }
+}
+
+/// Reads on for a while, and keeps nothing of it: many clients send all of a body before they look at the answer, and a connection that
+/// is closed under them takes the answer away. Who asks before it sends its body has not begun.
+async fn pass_over(headers: &HeaderMap, mut body: Body) {
+    if headers.contains_key(EXPECT) {
+        return;
+    }
+    let (end, mut left) = (Instant::now() + PASSED_OVER_TIME, PASSED_OVER_BYTES);
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout_at(end, body.frame()).await {
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        if left == 0 {
+            return;
         }
     }
 }

@@ -147,8 +147,7 @@ pub(super) fn layered(services: Routes, around: &Around, has_metrics: bool) -> i
         ServiceBuilder::new().layer(Through(count.clone())).layer(Through(access.clone())).service(called.clone());
     let rest = Rest::new(BoxCloneSyncService::new(within), bounds, around.door());
     let page = has_metrics.then(|| around.page());
-    let web = Web::new(readiness, around.door(), Some(rest), page, browsers.has_dashboard)
-        .with_grpc_web(browsers.has_grpc_web);
+    let web = Web::new(readiness, around.door(), Some(rest), page, browsers.has_dashboard);
     let grpc = ServiceBuilder::new()
         .layer(tonic_web::GrpcWebLayer::new())
         .layer(Through(count))

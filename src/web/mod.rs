@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 
 use futures_util::future::Either;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use tokio::sync::watch;
 use tonic::body::Body;
@@ -56,10 +56,8 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let is_taken = |kind: &HeaderValue| match (is_grpc_web(kind), is_grpc(kind)) {
-            (true, _) => self.has_grpc_web && request.method() == Method::POST,
-            (false, is_grpc) => is_grpc && request.version() == Version::HTTP_2,
-        };
+        // What is no call is answered there too, without a body: who speaks gRPC would take one for messages.
+        let is_taken = |kind: &HeaderValue| is_grpc(kind) && (self.has_grpc_web || !is_grpc_web(kind));
         if request.headers().get(CONTENT_TYPE).is_some_and(is_taken) {
             Either::Left(self.grpc.call(request))
         } else {
@@ -101,7 +99,6 @@ struct Pages {
     /// The metrics for callers on this machine, who need no token for them and for probes; `None`: they do.
     metrics_here: Option<Services>,
     has_dashboard: bool,
-    has_grpc_web: bool,
 }
 
 impl Web {
@@ -114,15 +111,7 @@ impl Web {
         metrics: Option<Services>,
         has_dashboard: bool,
     ) -> Web {
-        let has_grpc_web = false;
-        Web(Arc::new(Pages { readiness, door, api, metrics, metrics_here: None, has_dashboard, has_grpc_web }))
-    }
-
-    /// Says whether calls by gRPC-Web are taken beside it.
-    #[must_use]
-    pub fn with_grpc_web(mut self, has_grpc_web: bool) -> Web {
-        Arc::make_mut(&mut self.0).has_grpc_web = has_grpc_web;
-        self
+        Web(Arc::new(Pages { readiness, door, api, metrics, metrics_here: None, has_dashboard }))
     }
 
     /// Serves these metrics, and probes, to callers on this machine without asking who they are.
@@ -140,8 +129,8 @@ impl Pages {
     }
 
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
-        if let Some(kind) = request.headers().get(CONTENT_TYPE).filter(|kind| is_grpc(kind)) {
-            return if is_grpc_web(kind) { self.no_grpc_web(&request) } else { no_grpc(&request) };
+        if request.headers().get(CONTENT_TYPE).is_some_and(is_grpc_web) {
+            return no_grpc_web(&request);
         }
         let is_head = request.method() == Method::HEAD;
         let response = match (request.uri().path(), &self.api, &self.metrics) {
@@ -151,18 +140,6 @@ impl Pages {
             (path, ..) => self.page(&request, path),
         };
         if is_head { without_body(response) } else { response }
-    }
-
-    /// Answers a call by gRPC-Web that is none, or that is not served here.
-    fn no_grpc_web(&self, request: &Request<Body>) -> Response<Body> {
-        let id = RequestId::of(request);
-        if self.has_grpc_web {
-            let (method, path) = (request.method().as_str(), request.uri().path());
-            return Refusal::no_method(method, path, "POST".to_owned()).of(&id).into_response();
-        }
-        let why = "gRPC-Web is switched off at this server (`grpc_web`); call by gRPC, or by HTTP and JSON below /v1/";
-        let code = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        Refusal::new(code, Code::Unimplemented, "UNSUPPORTED_MEDIA_TYPE", why).of(&id).into_response()
     }
 
     fn page(&self, request: &Request<Body>, path: &str) -> Response<Body> {
@@ -211,9 +188,8 @@ fn no_method(request: &Request<Body>) -> Response<Body> {
 }
 
 /// Refuses a call by gRPC-Web, which came here because it is off.
-/// Answers a call by gRPC that came by a version of HTTP without trailers.
-fn no_grpc(request: &Request<Body>) -> Response<Body> {
-    let why = "gRPC needs HTTP/2; call by HTTP/2, by gRPC-Web, or by HTTP and JSON below /v1/";
+fn no_grpc_web(request: &Request<Body>) -> Response<Body> {
+    let why = "gRPC-Web is switched off at this server (`grpc_web`); call by gRPC, or by HTTP and JSON below /v1/";
     let refusal = Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::Unimplemented, "UNSUPPORTED_MEDIA_TYPE", why);
     refusal.of(&RequestId::of(request)).into_response()
 }

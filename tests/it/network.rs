@@ -407,15 +407,10 @@ async fn grpc_web_is_the_operators_to_switch_off() {
     };
     let on = Server::with(&[]).await;
     assert_eq!(call(&on, "application/grpc-web+proto").code, 200);
-    // Both are faults of HTTP, and have its document.
-    let refused = call(&on, "application/grpc");
-    assert_eq!((refused.code, refused.fault().0.as_str()), (415, "UNSUPPORTED_MEDIA_TYPE"), "over HTTP/1.1");
+    // What is no call has no body, which would be taken for messages.
     let args = ["--header", "content-type: application/grpc-web+proto"];
     let refused = crate::it::curl::curl(&on, &args, "/haul.v1.AccessService/WhoAmI");
-    assert_eq!(
-        (refused.code, refused.fault().0.as_str(), refused.header("allow")),
-        (405, "METHOD_NOT_ALLOWED", Some("POST"))
-    );
+    assert_eq!((refused.code, refused.body.as_str()), (405, ""));
     let off = Server::with(&["--grpc-web=false"]).await;
     for kind in ["application/grpc-web+proto", "application/grpc-web", "application/grpc-web-text"] {
         let refused = call(&off, kind);
