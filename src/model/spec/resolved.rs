@@ -102,8 +102,13 @@ fn timeouts(j: &TimeoutOptions, t: &TimeoutOptions) -> Timeouts {
 
 fn http(j: &HttpOptions, t: &HttpOptions) -> HttpOptions {
     let parts = HttpParts::of(j, t);
+    let mut headers = parts.headers.to_vec();
+    // That header of the job is another way of authorising, too, and would win.
+    if t.headers.is_empty() && (t.basic_auth.is_some() || t.bearer_token.is_some() || t.credential.is_some()) {
+        headers.retain(|header| !header.name.eq_ignore_ascii_case("authorization"));
+    }
     HttpOptions {
-        headers: parts.headers.to_vec(),
+        headers,
         basic_auth: parts.auth.basic_auth.clone(),
         bearer_token: parts.auth.bearer_token.clone(),
         max_redirects: t.max_redirects.or(j.max_redirects),
@@ -189,6 +194,11 @@ mod tests {
         assert_eq!(options.retry.retry_statuses, vec![418]);
         assert_eq!(options.http.headers, vec![header("c")]);
         assert_eq!(options.http.basic_auth, None, "the task's token replaces the job's password");
+        job.http.headers = vec![header("a"), header("Authorization")];
+        task.http.headers = Vec::new();
+        assert_eq!(Options::resolve(&job, &task).http.headers, vec![header("a")], "and its header");
+        task.http.bearer_token = None;
+        assert_eq!(Options::resolve(&job, &task).http.headers, job.http.headers);
     }
 
     #[test]

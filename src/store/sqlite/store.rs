@@ -18,9 +18,8 @@ use crate::store::page_token::PageTokens;
 use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::reader::Reader;
 use crate::store::sqlite::tasks_found::find;
-use crate::store::sqlite::{
-    access, additions, columns, events, jobs, listing, pages, pauses, recovery, tasks, trail, upkeep,
-};
+use crate::store::sqlite::{access, additions, columns, events, jobs, listing, pages, pauses, recovery, tasks};
+use crate::store::sqlite::{trail, upkeep};
 use crate::store::{
     Answer, AuditPage, AuditPlace, Chunk, Content, CutPage, DuePage, DueTask, EventPage, JobFilter, JobPage,
     LaneNumber, LanePage, Listed, PageHead, Recovered, Sealing, Store, StoredEvent, StoredTask, TaskPage, TaskQuery,
