@@ -2,7 +2,9 @@
 //!
 //! A host to which nobody gets through may be so for one tenant alone: its credentials, its settings and its own network
 //! lead elsewhere. So a breaker is of the tenant whose connections failed. Two that are open at once mean the host, which is
-//! then paused for all, until the earlier of the two closes: what is later is one tenant's experience.
+//! then paused for all, until the earlier of the two closes: what is later is one tenant's experience. From then on the host
+//! is probed by one request at a time of all, and each answer, whoever gets it, lets through one more: it shows that the
+//! host is there, even if the two whose breakers opened ask it no more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +23,65 @@ const LAPSE: Duration = Duration::from_secs(3600);
 /// No limit on requests at once beside the configured ones: the host is well.
 const NO_RAMP: u32 = u32::MAX;
 
-/// The breakers of those whose connections failed; few.
+/// The breakers of those whose connections failed.
 #[derive(Debug, Default)]
-#[allow(clippy::box_collection)] // A hundred thousand hosts may be remembered, and few have any.
-pub(super) struct Breakers(Option<Box<Vec<Breaker>>>);
+pub(super) struct Breakers(
+    /// A hundred thousand hosts may be remembered, and few have any.
+    Option<Box<Known>>,
+);
+
+/// What is known of the connections to a host.
+#[derive(Debug)]
+struct Known {
+    /// Those of each tenant; few.
+    each: Vec<Breaker>,
+    /// Requests of all at once while the host comes back, or [`NO_RAMP`].
+    ramp: u32,
+    /// Whether the host has answered somebody since it was paused for all.
+    has_answered: bool,
+}
+
+impl Default for Known {
+    fn default() -> Known {
+        Known { each: Vec::new(), ramp: NO_RAMP, has_answered: false }
+    }
+}
+
+impl Known {
+    fn entry(&mut self, tenant: TenantNo) -> &mut Breaker {
+        let place = self.each.iter().position(|it| it.tenant == tenant).unwrap_or_else(|| {
+            self.each.push(Breaker::new(tenant));
+            self.each.len() - 1
+        });
+        &mut self.each[place]
+    }
+
+    /// Notes that a breaker has opened: where it is not the only one, the host itself is lost.
+    fn opened(&mut self, now: Timestamp) {
+        if self.each.iter().filter(|it| it.until() > now).count() > 1 {
+            (self.ramp, self.has_answered) = (1, false);
+        }
+    }
+
+    /// Until when it is for all: the second latest of the ends.
+    fn for_all(&self) -> Timestamp {
+        let mut latest = [Timestamp::default(); 2];
+        for until in self.each.iter().map(Breaker::until) {
+            if until > latest[0] {
+                latest = [until, latest[0]];
+            } else if until > latest[1] {
+                latest[1] = until;
+            }
+        }
+        if self.has_answered { Timestamp::default() } else { latest[1] }
+    }
+}
+
+/// Returns how many requests at once may be in flight after an answer, of `most`.
+fn raised(ramp: u32, most: u32) -> u32 {
+    let more = ramp.saturating_add(1);
+    if more >= most { NO_RAMP } else { more }
+}
 
 /// What is known of the connections of one tenant.
 #[derive(Debug)]
@@ -83,7 +140,8 @@ impl Breakers {
         is_paused: bool,
         now: Timestamp,
     ) -> Option<&Open> {
-        let breaker = self.entry(tenant);
+        let known = self.0.get_or_insert_default();
+        let breaker = known.entry(tenant);
         breaker.failures = breaker.failures.saturating_add(1);
         breaker.failed_at = now;
         // What was under way when the breaker opened fails within its pause and says nothing new.
@@ -93,36 +151,41 @@ impl Breakers {
         let length = PAUSE_MIN.saturating_mul(1 << breaker.openings.min(16)).min(PAUSE_MAX);
         breaker.openings += 1;
         breaker.ramp = 1;
-        Some(breaker.open.insert(Open { until: now.plus(length), failures: breaker.failures, error }))
+        breaker.open = Some(Open { until: now.plus(length), failures: breaker.failures, error });
+        known.opened(now);
+        self.all().find(|it| it.tenant == tenant)?.open.as_ref()
     }
 
     /// Opens the breaker of a tenant as it was in a process before, when its last connection had failed at `failed_at`.
-    pub(super) fn restore(&mut self, tenant: TenantNo, open: Open, failed_at: Timestamp) {
-        *self.entry(tenant) =
+    pub(super) fn restore(&mut self, tenant: TenantNo, open: Open, failed_at: Timestamp, now: Timestamp) {
+        let known = self.0.get_or_insert_default();
+        *known.entry(tenant) =
             Breaker { tenant, failures: open.failures, openings: 1, ramp: 1, failed_at, open: Some(open) };
+        known.opened(now);
     }
 
-    /// Closes the breaker of a tenant, since the host has answered it. Returns whether more may start than before, of `most` at
-    /// once.
+    /// Closes the breaker of a tenant, since the host has answered it, and ends a pause for all. Returns whether more may
+    /// start than before, of `most` at once.
     pub(super) fn answered(&mut self, tenant: TenantNo, most: u32) -> bool {
-        let Some(breaker) = self.0.iter_mut().flat_map(|all| all.iter_mut()).find(|it| it.tenant == tenant) else {
-            return false;
-        };
-        breaker.failures = 0;
-        breaker.openings = 0;
-        let was_open = breaker.open.take().is_some();
-        let was_ramping = breaker.ramp != NO_RAMP;
-        if was_ramping {
-            let more = breaker.ramp.saturating_add(1);
-            breaker.ramp = if more >= most { NO_RAMP } else { more };
+        let Some(known) = &mut self.0 else { return false };
+        let mut may_more = known.ramp != NO_RAMP;
+        if may_more {
+            (known.ramp, known.has_answered) = (raised(known.ramp, most), true);
+        }
+        if let Some(breaker) = known.each.iter_mut().find(|it| it.tenant == tenant) {
+            may_more |= breaker.open.take().is_some() || breaker.ramp != NO_RAMP;
+            (breaker.failures, breaker.openings) = (0, 0);
+            if breaker.ramp != NO_RAMP {
+                breaker.ramp = raised(breaker.ramp, most);
+            }
         }
         self.retain(|breaker| !breaker.is_at_rest());
-        was_open || was_ramping
+        may_more
     }
 
     /// Ends the pauses of all. What has opened a breaker still counts: a next failure opens it again.
     pub(super) fn resume(&mut self) {
-        self.0.iter_mut().flat_map(|all| all.iter_mut()).for_each(|breaker| breaker.open = None);
+        self.0.iter_mut().flat_map(|known| known.each.iter_mut()).for_each(|breaker| breaker.open = None);
         self.retain(|breaker| !breaker.is_at_rest());
     }
 
@@ -151,10 +214,11 @@ impl Breakers {
         self.all().find(|it| it.tenant == tenant).map_or(NO_RAMP, |it| it.ramp(now))
     }
 
-    /// Returns how many requests at once the host may have while it comes back: where that is what one tenant thinks, any number.
+    /// Returns how many requests of all at once the host may have while it comes back: where that is what one tenant thinks, any
+    /// number.
     pub(super) fn ramp_of_all(&self, now: Timestamp) -> u32 {
-        let ramps = || self.all().map(|it| it.ramp(now)).filter(|ramp| *ramp != NO_RAMP);
-        if ramps().count() < 2 { NO_RAMP } else { ramps().max().unwrap_or(NO_RAMP) }
+        let matters = self.all().any(|it| !it.has_lapsed(now));
+        self.0.as_ref().filter(|_| matters).map_or(NO_RAMP, |known| known.ramp)
     }
 
     /// When nothing of it matters any more, if nothing happens until then.
@@ -162,36 +226,19 @@ impl Breakers {
         self.all().map(|it| it.failed_at.plus(LAPSE).max(it.until())).max()
     }
 
-    /// Until when it is for all: the second latest of the ends.
+    /// Until when all are paused.
     fn for_all(&self) -> Timestamp {
-        let mut latest = [Timestamp::default(); 2];
-        for until in self.all().map(Breaker::until) {
-            if until > latest[0] {
-                latest = [until, latest[0]];
-            } else if until > latest[1] {
-                latest[1] = until;
-            }
-        }
-        latest[1]
-    }
-
-    fn entry(&mut self, tenant: TenantNo) -> &mut Breaker {
-        let all = self.0.get_or_insert_default();
-        let place = all.iter().position(|it| it.tenant == tenant).unwrap_or_else(|| {
-            all.push(Breaker::new(tenant));
-            all.len() - 1
-        });
-        &mut all[place]
+        self.0.as_ref().map(|known| known.for_all()).unwrap_or_default()
     }
 
     fn all(&self) -> impl Iterator<Item = &Breaker> {
-        self.0.iter().flat_map(|all| all.iter())
+        self.0.iter().flat_map(|known| known.each.iter())
     }
 
     fn retain(&mut self, keep: impl FnMut(&Breaker) -> bool) {
-        let Some(all) = &mut self.0 else { return };
-        all.retain(keep);
-        if all.is_empty() {
+        let Some(known) = &mut self.0 else { return };
+        known.each.retain(keep);
+        if known.each.is_empty() {
             self.0 = None;
         }
     }
@@ -241,6 +288,37 @@ mod tests {
         assert_eq!(breakers.ramp_of_all(at(700)), 1, "and it is probed by one at a time");
         breakers.answered(1, 8);
         assert_eq!((breakers.until(Some(3)), breakers.until(Some(2))), (None, Some(at(600))));
+    }
+
+    #[test]
+    fn an_answer_to_anybody_shows_that_the_host_is_there() {
+        let mut breakers = Breakers::default();
+        fail(&mut breakers, 1, 8, at(0));
+        fail(&mut breakers, 2, 8, at(100));
+        assert!(breakers.answered(3, 4));
+        let until = |breakers: &Breakers| [Some(1), Some(2), Some(3)].map(|tenant| breakers.until(tenant));
+        assert_eq!(until(&breakers), [Some(at(500)), Some(at(600)), None], "which ends what was for all");
+        assert_eq!(breakers.ramp_of_all(at(700)), 2);
+        assert!(breakers.answered(3, 4));
+        assert!(breakers.answered(3, 4));
+        assert_eq!(breakers.ramp_of_all(at(700)), NO_RAMP, "although the two ask it no more");
+        assert_eq!((breakers.ramp(1, at(700)), breakers.ramp(3, at(700))), (1, NO_RAMP));
+        assert!(!breakers.answered(3, 4), "nothing is left to raise");
+        fail(&mut breakers, 1, 1, at(700));
+        assert_eq!(breakers.until(Some(3)), None, "one alone is not for all");
+        fail(&mut breakers, 2, 1, at(700));
+        assert_eq!((breakers.until(Some(3)), breakers.ramp_of_all(at(700))), (Some(at(1700)), 1));
+        assert_eq!(breakers.ramp_of_all(at(3_600_700)), NO_RAMP, "nobody has asked it for long");
+    }
+
+    #[test]
+    fn what_was_for_all_in_a_process_before_is_so_again() {
+        let mut breakers = Breakers::default();
+        let open = |until| Open { until, failures: 8, error: "refused".into() };
+        breakers.restore(1, open(at(500)), at(0), at(200));
+        assert_eq!(breakers.until(Some(3)), None);
+        breakers.restore(2, open(at(600)), at(100), at(200));
+        assert_eq!((breakers.until(Some(3)), breakers.ramp_of_all(at(700))), (Some(at(500)), 1));
     }
 
     #[test]

@@ -296,11 +296,17 @@ impl Hosts {
     pub fn restore(&self, pauses: Vec<(PauseKey, HostPause)>) {
         let now = self.clock.now();
         let mut inner = self.lock();
-        for (key, pause) in pauses {
+        for (key, stored) in pauses {
+            let pause = stored.clone().seen_at(now);
             if pause.until > now {
                 inner.change(&key.host, now, |state| state.restore(key.tenant, key.cause, &pause, now));
             }
-            inner.kept.restore(&key, pause, now);
+            if pause == stored {
+                inner.kept.restore(&key, pause, now);
+            } else {
+                // Stored anew, or each start would begin it again.
+                inner.kept.put(key, pause, now);
+            }
         }
     }
 

@@ -210,17 +210,15 @@ impl HostState {
     /// Takes in a pause that was begun in a process before.
     pub(super) fn restore(&mut self, tenant: TenantNo, cause: PauseCause, pause: &HostPause, now: Timestamp) {
         let HostPause { time, until, failures, reason } = pause;
-        // The clock may have been set back.
-        let time = *time.min(&now);
         match cause {
             PauseCause::Asked => {
                 let until = (*until).min(now.plus(PAUSE_MAX));
-                self.pause.get_or_insert_default().ask(tenant, until, reason, time);
+                self.pause.get_or_insert_default().ask(tenant, until, reason, *time);
             }
             PauseCause::Failures => {
                 let until = (*until).min(now.plus(breaker::PAUSE_MAX));
                 let open = Open { until, failures: *failures, error: reason.as_str().into() };
-                self.breakers.restore(tenant, open, time);
+                self.breakers.restore(tenant, open, *time, now);
             }
         }
     }

@@ -37,5 +37,16 @@ pub struct HostPause {
     pub reason: String,
 }
 
+impl HostPause {
+    /// Returns the pause as it is at `now`: one from a time to come, since the clock was set back, begins now.
+    pub fn seen_at(mut self, now: Timestamp) -> HostPause {
+        if self.time > now {
+            self.until = now.plus(self.until.since(self.time));
+            self.time = now;
+        }
+        self
+    }
+}
+
 /// What became of a pause; `None`: it is over.
 pub type PauseChange = (PauseKey, Option<HostPause>);

@@ -158,12 +158,15 @@ impl Allowance {
         Allowance { left: burst(rate), at: now }
     }
 
-    /// Takes so many of `rate` a second.
+    /// Takes so many of `rate` a second. None at all may always be taken, also while some are owed.
     ///
     /// # Errors
     ///
     /// How long to wait until so many can be taken; nothing was.
     pub fn take(&mut self, rate: f64, count: u64, now: Timestamp) -> Result<(), Duration> {
+        if count == 0 {
+            return Ok(());
+        }
         let most = burst(rate);
         self.left = (self.left + now.since(self.at).as_secs_f64() * rate).min(most);
         self.at = now;
@@ -174,6 +177,11 @@ impl Allowance {
         }
         self.left -= count as f64;
         Ok(())
+    }
+
+    /// Gives back what was taken for nothing.
+    pub fn give_back(&mut self, rate: f64, count: u64) {
+        self.left = (self.left + count as f64).min(burst(rate));
     }
 }
 
@@ -208,6 +216,9 @@ mod tests {
         assert_eq!(two.take(2.0, 10, at(1.5)), Err(Duration::from_millis(500)), "more than it ever has waits for all");
         assert_eq!(two.take(2.0, 10, at(2.0)), Ok(()));
         assert_eq!(two.take(2.0, 1, at(2.0)), Err(Duration::from_millis(4_500)), "and the next one for what is owed");
+        assert_eq!(two.take(2.0, 0, at(2.0)), Ok(()));
+        two.give_back(2.0, 10);
+        assert_eq!(two.take(2.0, 2, at(2.0)), Ok(()), "what was for nothing is not owed");
         let mut slow = Allowance::whole(0.1, at(0.0));
         assert_eq!(slow.take(0.1, 1, at(0.0)), Ok(()), "one at a time, however seldom");
         assert_eq!(slow.take(0.1, 1, at(0.0)), Err(Duration::from_secs(10)));

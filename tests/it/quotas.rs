@@ -538,9 +538,17 @@ async fn tasks_are_added_no_faster_than_a_tenant_may() {
     let chunk = || vec![fetch("http://a.example/")];
     exceeds(&add(&server, "a", &open, chunk()).await.unwrap_err(), "tenants/a/tasks_per_second");
     assert_eq!(try_submit(&server, "a", open_job("red"), "open").await.unwrap().job_id, open);
+    try_submit(&server, "a", open_job("red"), "open too").await.expect("nor does this one, while some are owed");
     assert!(try_submit(&server, "b", tasks(100), "").await.is_ok(), "another tenant has its own");
-    // More at once than a second has are owed.
+    // What is repeated adds nothing.
+    give(&server, "a", pb::Quotas::default()).await;
     give(&server, "a", pb::Quotas { tasks_per_second: Some(50.0), ..Default::default() }).await;
+    let first = try_submit(&server, "a", tasks(10), "ten").await.unwrap().job_id;
+    for _ in 0..40 {
+        assert_eq!(try_submit(&server, "a", tasks(10), "ten").await.unwrap().job_id, first);
+    }
+    try_submit(&server, "a", tasks(40), "").await.expect("the first ten alone count");
+    // More at once than a second has are owed.
     until(|| async { try_submit(&server, "a", tasks(5_000), "many").await.is_ok() }).await;
     exceeds(&try_submit(&server, "a", tasks(1), "").await.unwrap_err(), "tenants/a/tasks_per_second");
     assert!(try_submit(&server, "a", tasks(5_000), "many").await.is_ok(), "it is answered again");

@@ -154,6 +154,7 @@ impl Scheduler {
         match *submitted {
             Submitted::Known { job: first, digest } => {
                 self.not_admitted(job.id);
+                self.give_back_tasks(job.tenant.no, u64::from(job.counts.total));
                 self.known(first, digest, request, reply);
             }
             Submitted::Stored => self.admit(job, lanes, tasks, reply),
@@ -271,6 +272,10 @@ impl Scheduler {
         let count = tasks.len() as u32;
         if let Some(run) = self.jobs.get_mut(job) {
             run.no_longer_adds(count);
+            let tenant = run.job.tenant.no;
+            if !matches!(added, Added::Stored { .. }) {
+                self.give_back_tasks(tenant, u64::from(count));
+            }
         }
         match added {
             Added::Stored { first } => {

@@ -112,6 +112,14 @@ impl Scheduler {
         allowance.take(rate, count, now).map_err(|wait| EngineError::TaskRate { tenant: name, wait })
     }
 
+    /// Gives back what was taken for tasks that were not added, since they were there already.
+    pub(super) fn give_back_tasks(&mut self, tenant: TenantNo, count: u64) {
+        let rate = self.book.tenant_numbered(tenant).and_then(|it| it.quotas.tasks_per_second);
+        if let (Some(rate), Some(allowance)) = (rate, self.allowances.get_mut(&tenant)) {
+            allowance.give_back(rate, count);
+        }
+    }
+
     /// Lets tenants run as much as the book says from now on. What runs goes on.
     pub(super) fn share_out(&mut self, book: &Book) {
         let has_rate =

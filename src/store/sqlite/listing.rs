@@ -264,10 +264,11 @@ fn lead_by_end(filter: &JobFilter, range: String, values: &mut Values) -> String
         let id = values.add(Value::Bytes(blob(id)));
         range += &format!(" AND j.end_time <= {end} AND (j.end_time < {end} OR j.id < {id})");
     }
-    // Those of one principal are sorted: by the other index all would be looked at that have ended.
-    let from = match filter.created_by {
-        None | Some(LOCAL) => "jobs_ended WHERE true",
-        Some(_) => "jobs_creator WHERE j.created_by > 0",
+    // By the index of the narrowest, so that a step looks at nothing that is of others.
+    let from = match (filter.created_by, filter.tenant) {
+        (Some(no), _) if no != LOCAL => "jobs_creator_ended WHERE j.created_by > 0",
+        (_, Some(no)) if no != DEFAULT_NO => "jobs_tenant_ended WHERE j.tenant > 1",
+        _ => "jobs_ended WHERE true",
     };
     format!(
         "SELECT j.id AS name, j.no AS no, j.end_time AS ended FROM jobs j INDEXED BY {from} \
