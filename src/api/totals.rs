@@ -9,19 +9,32 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::to_proto;
 use crate::engine::handle::Engine;
+use crate::model::access::{Actor, PrincipalNo};
 use crate::model::counts::Counts;
+use crate::model::job::Job;
+use crate::model::role::{Role, holds_at};
 use crate::model::tenant::TenantNo;
 use crate::pb;
 
 /// How old a sum may be: it looks at every job that has not ended.
 const AGE_MAX: Duration = Duration::from_millis(250);
 
-/// What one tenant has to do, or all of them.
+/// What one tenant, or one creator of jobs in it, has to do, or all of them.
 #[derive(Clone, Debug, Default)]
 struct Sum {
     states: BTreeMap<i32, u32>,
     tasks: Counts,
     bytes_per_second: u64,
+}
+
+impl Sum {
+    fn add(&mut self, other: &Sum) {
+        for (state, count) in &other.states {
+            *self.states.entry(*state).or_default() += count;
+        }
+        add(&mut self.tasks, &other.tasks);
+        self.bytes_per_second = self.bytes_per_second.saturating_add(other.bytes_per_second);
+    }
 }
 
 /// The sums of one look.
@@ -30,6 +43,33 @@ struct Sums {
     all: Sum,
     /// Of each tenant that has a job.
     tenants: HashMap<TenantNo, (Arc<str>, Sum)>,
+    /// Of each who created a job in a tenant.
+    creators: HashMap<(TenantNo, PrincipalNo), Sum>,
+}
+
+impl Sums {
+    /// Returns the sums that count a job.
+    fn of(&mut self, job: &Job) -> [&mut Sum; 3] {
+        let no = job.tenant.no;
+        let (_, tenant) = self.tenants.entry(no).or_insert_with(|| (job.tenant.name.clone(), Sum::default()));
+        [&mut self.all, tenant, self.creators.entry((no, job.creator.no)).or_default()]
+    }
+
+    /// Returns the sum of the jobs of a tenant, or of all, and of one creator, or of all.
+    fn seen_by(&self, tenant: Option<TenantNo>, created_by: Option<PrincipalNo>) -> Sum {
+        match (tenant, created_by) {
+            (None, None) => self.all.clone(),
+            (Some(no), None) => self.tenants.get(&no).map(|(_, sum)| sum.clone()).unwrap_or_default(),
+            (Some(no), Some(creator)) => self.creators.get(&(no, creator)).cloned().unwrap_or_default(),
+            (None, Some(creator)) => {
+                let mut all = Sum::default();
+                for (_, sum) in self.creators.iter().filter(|((_, of), _)| *of == creator) {
+                    all.add(sum);
+                }
+                all
+            }
+        }
+    }
 }
 
 /// The numbers, as they were summed up last. One look serves all tenants and everybody who asks.
@@ -45,11 +85,10 @@ impl Totals {
         Totals { engine, draining, last: Mutex::default() }
     }
 
-    /// Returns the numbers of a tenant, or of all, of now, nearly; without `jobs_created`, which each watch has of its own.
-    pub(crate) fn now(&self, tenant: Option<TenantNo>) -> pb::ServerTotals {
-        let sums = self.sums();
-        let none = Sum::default();
-        let sum = tenant.map_or(&sums.all, |no| sums.tenants.get(&no).map_or(&none, |(_, sum)| sum));
+    /// Returns the numbers of a tenant, or of all, and of one creator, or of all, of now, nearly; without `jobs_created`, which
+    /// each watch has of its own.
+    pub(crate) fn now(&self, tenant: Option<TenantNo>, created_by: Option<PrincipalNo>) -> pb::ServerTotals {
+        let sum = self.sums().seen_by(tenant, created_by);
         pb::ServerTotals {
             jobs: sum.states.iter().map(|(state, count)| pb::JobStateCount { state: *state, count: *count }).collect(),
             tasks: Some(to_proto::counts(&sum.tasks)),
@@ -64,12 +103,19 @@ impl Totals {
         self.sums().all.tasks
     }
 
-    /// Returns the tasks of the tenants with these names, nearly of now.
-    pub(crate) fn tasks_of(&self, is_of: impl Fn(&str) -> bool) -> Counts {
+    /// Returns the tasks of the tenants at which somebody has a role, nearly of now; where that is to submit alone, those of its
+    /// own jobs.
+    pub(crate) fn tasks_seen_by(&self, actor: &Actor) -> Counts {
+        let sums = self.sums();
         let mut counts = Counts::default();
-        for (name, sum) in self.sums().tenants.values() {
-            if is_of(name) {
+        for (no, (name, sum)) in &sums.tenants {
+            let has = |role| holds_at(&actor.grants, role, name);
+            if [Role::Read, Role::Control, Role::Admin].into_iter().any(has) {
                 add(&mut counts, &sum.tasks);
+            } else if has(Role::Submit)
+                && let Some(own) = sums.creators.get(&(*no, actor.principal))
+            {
+                add(&mut counts, &own.tasks);
             }
         }
         counts
@@ -93,17 +139,14 @@ impl Totals {
         let hub = self.engine.hub();
         let mut sums = Sums::default();
         for job in hub.jobs().iter().filter(|job| !job.state.is_ended()) {
-            let (_, own) =
-                sums.tenants.entry(job.tenant.no).or_insert_with(|| (job.tenant.name.clone(), Sum::default()));
-            for sum in [own, &mut sums.all] {
+            for sum in sums.of(job) {
                 *sum.states.entry(job.state as i32).or_default() += 1;
                 add(&mut sum.tasks, &job.counts);
             }
         }
         for feed in hub.busy_jobs().into_iter().filter_map(|job| hub.feed(job)) {
             let rate = feed.progress().bytes_per_second;
-            let own = sums.tenants.get_mut(&feed.job().tenant.no).map(|(_, sum)| sum);
-            for sum in own.into_iter().chain([&mut sums.all]) {
+            for sum in sums.of(&feed.job()) {
                 sum.bytes_per_second = sum.bytes_per_second.saturating_add(rate);
             }
         }

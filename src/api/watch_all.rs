@@ -339,7 +339,8 @@ impl Watcher {
                 self.jobs_created += u64::from(job.is_some_and(|job| counts(&job)));
             }
         }
-        let totals = pb::ServerTotals { jobs_created: self.jobs_created, ..totals.now(self.wish.tenant) };
+        let totals =
+            pb::ServerTotals { jobs_created: self.jobs_created, ..totals.now(self.wish.tenant, self.wish.created_by) };
         if self.last_totals.as_ref() == Some(&totals) {
             return Ok(None);
         }

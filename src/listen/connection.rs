@@ -69,7 +69,7 @@ impl<S: Answers> Common<S> {
         let Some(tls) = &self.tls else {
             return self.speak(stream, Ends { origin, tls: None }, place).await;
         };
-        let loaded = tls.current();
+        let (loaded, later) = tls.begin();
         let handshake = TlsAcceptor::from(loaded.config.clone()).accept(stream);
         let accepted = tokio::select! {
             accepted = tokio::time::timeout(self.settings.handshake_time, handshake) => accepted,
@@ -78,7 +78,7 @@ impl<S: Answers> Common<S> {
         };
         match accepted {
             Ok(Ok(stream)) => {
-                let client = tls.certified(stream.get_ref().1);
+                let client = Certified::of(stream.get_ref().1, later);
                 let ends = Ends { origin, tls: Some(Ended { names: loaded.names.clone(), client }) };
                 // On the heap, so that connections without TLS do not reserve the room for it.
                 Box::pin(self.speak(stream, ends, place)).await;

@@ -109,10 +109,27 @@ pub(super) struct Certified {
     pub(super) shown: Shown,
     chain: Vec<CertificateDer<'static>>,
     not_after: Option<Timestamp>,
-    loaded: watch::Receiver<Arc<Loaded>>,
+    later: LaterLoads,
 }
 
+/// What tells of the files that are loaded after a handshake began.
+#[derive(Debug)]
+pub(super) struct LaterLoads(watch::Receiver<Arc<Loaded>>);
+
 impl Certified {
+    /// Returns what the client of a connection has shown; `None`: no certificate. `later` was taken before its handshake.
+    pub(super) fn of(connection: &ServerConnection, later: LaterLoads) -> Option<Certified> {
+        let chain: Vec<_> = connection.peer_certificates()?.iter().map(|it| it.clone().into_owned()).collect();
+        let leaf = chain.first()?;
+        let shown = match EndEntityCert::try_from(leaf) {
+            Ok(leaf) => Shown::by_certificate(leaf.valid_uri_names(), leaf.valid_dns_names()),
+            // What names nobody is nobody's.
+            Err(_) => Shown::default(),
+        };
+        let not_after = not_after(leaf);
+        Some(Certified { shown, chain, not_after, later })
+    }
+
     /// Waits until the certificate has ended, was revoked, or is vouched for by nobody. Returns why it does not count.
     pub(super) async fn lost(&mut self) -> String {
         let ended = async {
@@ -123,11 +140,11 @@ impl Certified {
         };
         let refused = async {
             loop {
-                if self.loaded.changed().await.is_err() {
+                if self.later.0.changed().await.is_err() {
                     // The listener is gone, and ends its connections itself.
                     return std::future::pending().await;
                 }
-                let verifier = self.loaded.borrow_and_update().verifier.clone();
+                let verifier = self.later.0.borrow_and_update().verifier.clone();
                 let Some((leaf, others)) = self.chain.split_first() else { continue };
                 let judged = verifier.map(|it| it.verify_client_cert(leaf, others, UnixTime::now()));
                 if let Some(Err(error)) = judged {
@@ -161,21 +178,16 @@ impl Tls {
         TlsState { not_after: self.current().not_after, reload_time, reload_error }
     }
 
-    pub(super) fn current(&self) -> Arc<Loaded> {
+    fn current(&self) -> Arc<Loaded> {
         self.current.borrow().clone()
     }
 
-    /// Returns what the client of a connection has shown; `None`: no certificate.
-    pub(super) fn certified(&self, connection: &ServerConnection) -> Option<Certified> {
-        let chain: Vec<_> = connection.peer_certificates()?.iter().map(|it| it.clone().into_owned()).collect();
-        let leaf = chain.first()?;
-        let shown = match EndEntityCert::try_from(leaf) {
-            Ok(leaf) => Shown::by_certificate(leaf.valid_uri_names(), leaf.valid_dns_names()),
-            // What names nobody is nobody's.
-            Err(_) => Shown::default(),
-        };
-        let not_after = not_after(leaf);
-        Some(Certified { shown, chain, not_after, loaded: self.current.subscribe() })
+    /// Returns what the next handshake uses, and what tells of all that is loaded after it. The two are taken together, so that
+    /// what is loaded during a handshake is told of as well.
+    pub(super) fn begin(&self) -> (Arc<Loaded>, LaterLoads) {
+        let mut later = self.current.subscribe();
+        let loaded = later.borrow_and_update().clone();
+        (loaded, LaterLoads(later))
     }
 
     /// Reads the files anew when one has changed, and when `asked` says so, until `closing`.

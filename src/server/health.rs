@@ -1,11 +1,17 @@
 //! What the health service says, and when.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 
+use futures_util::stream::{BoxStream, StreamExt as _, unfold};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService as _;
+use tonic::{Request, Response, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
-use tonic_health::server::HealthReporter;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::api::access::service::AccessApi;
 use crate::api::admin::Admin;
@@ -31,43 +37,88 @@ const SERVICES: [&str; 5] = [
 /// The name under which health says that the process is alive, while it drains too: a liveness probe must not kill a drain.
 const LIVE: &str = "live";
 
-/// Makes the service, and what tells it.
-pub(super) fn service() -> (HealthReporter, HealthServer<impl Health>) {
-    let (reporter, service) = tonic_health::server::health_reporter();
-    (reporter, service.max_decoding_message_size(QUESTION_BYTES_MAX))
+/// The health of each service, which is told and asked.
+#[derive(Clone, Debug)]
+pub(super) struct Healths {
+    all: Arc<HashMap<&'static str, watch::Sender<ServingStatus>>>,
+    /// That of all names that are not among them.
+    unknown: Arc<watch::Sender<ServingStatus>>,
+    /// Ends the streams.
+    ended: CancellationToken,
 }
 
-/// Says that the process is alive.
-pub(super) async fn live(reporter: &HealthReporter) {
-    reporter.set_service_status(LIVE, tonic_health::ServingStatus::Serving).await;
+impl Healths {
+    /// Makes the healths of a server that is alive, and whose services do not serve yet.
+    pub(super) fn new() -> Healths {
+        let all = SERVICES.map(|name| (name, ServingStatus::NotServing)).into_iter();
+        let all = all.chain([(LIVE, ServingStatus::Serving)]).map(|(name, status)| (name, watch::Sender::new(status)));
+        let unknown = Arc::new(watch::Sender::new(ServingStatus::ServiceUnknown));
+        Healths { all: Arc::new(all.collect()), unknown, ended: CancellationToken::new() }
+    }
+
+    /// Returns the service that is asked.
+    pub(super) fn service(&self) -> HealthServer<impl Health> {
+        HealthServer::new(self.clone()).max_decoding_message_size(QUESTION_BYTES_MAX)
+    }
+
+    /// Ends the streams that follow health, which would otherwise hold their connections open until the grace is over.
+    pub(super) fn end(&self) {
+        self.ended.cancel();
+    }
+}
+
+fn said(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse { status: status.into() }
+}
+
+#[tonic::async_trait]
+impl Health for Healths {
+    type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
+
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        // The text of the error is completed on its way out.
+        let health = self.all.get(&*request.get_ref().service).ok_or_else(|| Status::not_found(""))?;
+        Ok(Response::new(said(*health.borrow())))
+    }
+
+    /// Follows a health. That of a service that is not there is told as one that is unknown, and the stream stays open.
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let known = self.all.get(&*request.get_ref().service);
+        let mut health = known.map_or_else(|| self.unknown.subscribe(), watch::Sender::subscribe);
+        health.mark_changed();
+        let changes = unfold((health, self.ended.clone()), |(mut health, ended)| async move {
+            // Before the end all are told how the server is.
+            tokio::select! {
+                biased;
+                changed = health.changed() => changed.ok()?,
+                () = ended.cancelled() => return None,
+            }
+            let now = *health.borrow_and_update();
+            Some((Ok(said(now)), (health, ended)))
+        });
+        Ok(Response::new(changes.boxed()))
+    }
 }
 
 /// Updates health whenever the store becomes writable, and whenever it stops being so.
 pub(super) async fn follow(
-    reporter: &HealthReporter,
+    healths: &Healths,
     readiness: &watch::Sender<Readiness>,
     mut condition: watch::Receiver<Condition>,
 ) -> Infallible {
     while condition.changed().await.is_ok() {
         let is_writable = *condition.borrow_and_update() == Condition::Writable;
-        report(reporter, readiness, if is_writable { Readiness::Ready } else { Readiness::Store }).await;
+        report(healths, readiness, if is_writable { Readiness::Ready } else { Readiness::Store });
     }
     // The writer has ended, and so will the engine.
     std::future::pending().await
 }
 
-pub(super) async fn report(reporter: &HealthReporter, readiness: &watch::Sender<Readiness>, now: Readiness) {
-    use tonic_health::ServingStatus::{NotServing, Serving};
+/// Says how the server is.
+pub(super) fn report(healths: &Healths, readiness: &watch::Sender<Readiness>, now: Readiness) {
     readiness.send_replace(now);
-    let status = if now == Readiness::Ready { Serving } else { NotServing };
-    for name in SERVICES {
-        reporter.set_service_status(name, status).await;
-    }
-}
-
-/// Ends the streams that follow health, which would otherwise hold their connections open until the grace is over.
-pub(super) async fn end(mut reporter: HealthReporter) {
-    for name in SERVICES.into_iter().chain([LIVE]) {
-        reporter.clear_service_status(name).await;
+    let status = if now == Readiness::Ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for health in SERVICES.into_iter().filter_map(|name| healths.all.get(name)) {
+        health.send_if_modified(|told| std::mem::replace(told, status) != status);
     }
 }

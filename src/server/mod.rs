@@ -40,6 +40,7 @@ use crate::listen::tls::Tls;
 use crate::model::spec::TaskOptions;
 use crate::pb;
 use crate::server::admission::{judge_places, prepare_access};
+use crate::server::health::Healths;
 use crate::server::listeners::Listeners;
 use crate::server::metrics::Figures;
 use crate::server::services::{Around, Browsers, DESCRIPTORS};
@@ -107,14 +108,14 @@ pub async fn serve(
     let addresses = listeners.addresses();
 
     let (closing, shutdown) = (CancellationToken::new(), Shutdown::default());
-    let (reporter, served_health) = health::service();
+    let healths = Healths::new();
     let readiness = watch::Sender::new(Readiness::Ready);
-    health::report(&reporter, &readiness, Readiness::Ready).await;
-    health::live(&reporter).await;
+    health::report(&healths, &readiness, Readiness::Ready);
     let (room, sizes) = sizes::Room::look_at(&settings.engine).await;
     let facts = facts(&settings, tls.as_ref(), sizes.subscribe());
     let access = judge(&settings, &engine, &closing);
-    let routes = routes(&settings, facts, &engine, &store, &shutdown, &access, &closing)?.add_service(served_health);
+    let routes =
+        routes(&settings, facts, &engine, &store, &shutdown, &access, &closing)?.add_service(healths.service());
     let directories = [settings.engine.data_dir.clone(), settings.engine.download_dir.clone()];
     let figures = Figures::new(directories, engine.clone(), client, counted.clone(), readiness.subscribe(), recovery);
     let mut around = around(&settings, readiness.subscribe(), access.clone(), counted, figures.clone());
@@ -136,7 +137,7 @@ pub async fn serve(
     let early = tokio::select! {
         () = stop => None,
         () = shutdown.asked.cancelled() => None,
-        never = health::follow(&reporter, &readiness, engine.condition()) => match never {},
+        never = health::follow(&healths, &readiness, engine.condition()) => match never {},
         ended = work.join_next() => ended,
         ended = calls.join_next() => {
             // Without its port the server is of no use: it drains what runs.
@@ -146,7 +147,7 @@ pub async fn serve(
     };
     log_end(early.as_ref());
     systemd::stopping(settings.shutdown_grace);
-    health::report(&reporter, &readiness, Readiness::Draining).await;
+    health::report(&healths, &readiness, Readiness::Draining);
     // How the engine ended counts, also when a call outlives the grace.
     let mut ended = early;
     let drain = async {
@@ -157,7 +158,7 @@ pub async fn serve(
             ended = work.join_next().await;
         }
         closing.cancel();
-        health::end(reporter).await;
+        healths.end();
         calls.join_all().await;
         following.join_all().await;
         telling.end().await;

@@ -114,6 +114,25 @@ async fn health_says_not_serving_while_draining_and_streams_are_told_to_come_bac
     }
 }
 
+/// The protocol of health says it so: who follows a service that comes later learns of it by the same stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_not_there_is_followed_and_not_found() {
+    let mut server = Server::start().await;
+    let request = HealthCheckRequest { service: "nobody.v1.Nothing".to_owned() };
+    let mut client = HealthClient::new(server.channel.clone());
+    let refused = client.check(request.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "SERVICE_NOT_FOUND");
+    let mut stream = client.watch(request).await.unwrap().into_inner();
+    assert_eq!(stream.message().await.unwrap().unwrap().status(), ServingStatus::ServiceUnknown);
+    let silence = tokio::time::timeout(std::time::Duration::from_millis(300), stream.message()).await;
+    assert!(silence.is_err(), "it stays open: {silence:?}");
+    assert!(server.terminate().success());
+    let end = tokio::time::timeout(PATIENCE, stream.message()).await.expect("it ends with the server");
+    assert!(end.unwrap().is_none());
+    assert!(!server.log().contains("grace"), "nothing holds it: {}", server.log());
+}
+
 /// A full disk is waited out; meanwhile health sends callers elsewhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn health_says_not_serving_while_nothing_can_be_committed() {

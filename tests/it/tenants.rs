@@ -15,7 +15,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
-use crate::it::access::{Sent, bearer, reason, refused, sending, token};
+use crate::it::access::{Sent, bearer, operator, reason, refused, sending, token};
 use crate::it::wire::call;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
@@ -548,4 +548,41 @@ async fn a_filter_finds_no_more_than_is_shown() {
         found.push(listed.iter().any(|it| it.name == "bot"));
     }
     assert_eq!(found, [true, false, false, true]);
+}
+
+/// Numbers are of what their reader may see: who only submits is told of its own jobs alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_are_of_the_jobs_that_their_reader_sees() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/held", Reply::hang());
+    let operator = operator(&server);
+    let tokens = ["one", "two"].map(|name| token(&server, &operator, &[name, "--grant", "submit"]));
+    let reader = token(&server, &operator, &["reader", "--grant", "read"]);
+    let jobs = |token: &str| JobServiceClient::new(sending(&server, token));
+    for (token, count) in tokens.iter().zip([1, 3]) {
+        for _ in 0..count {
+            let spec = Some(job(vec![fetch(origin.url("/held"))]));
+            jobs(token).submit_job(pb::SubmitJobRequest { job: spec, ..Default::default() }).await.unwrap();
+        }
+    }
+    for (token, count) in [(&tokens[0], 1), (&tokens[1], 3), (&reader, 4)] {
+        let wish = pb::WatchJobsRequest { totals: true, max_jobs: Some(0), ..Default::default() };
+        let mut watch = jobs(token).watch_jobs(wish).await.unwrap().into_inner();
+        // What is summed up may be a moment old.
+        let told = async {
+            loop {
+                let event = watch.message().await.unwrap().unwrap().event.unwrap();
+                let pb::watch_jobs_response::Event::Totals(totals) = event else { continue };
+                let open: u32 = totals.jobs.iter().map(|it| it.count).sum();
+                assert!(open <= count && totals.tasks.unwrap().total <= count, "{count} are seen: {totals:?}");
+                if open == count && totals.tasks.unwrap().total == count {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, told).await.expect("its own are told of");
+        let mut info = AdminServiceClient::new(sending(&server, token));
+        let counts = info.get_server_info(pb::GetServerInfoRequest {}).await.unwrap().into_inner().counts.unwrap();
+        assert_eq!(counts.total, count);
+    }
 }

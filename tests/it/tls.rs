@@ -9,7 +9,7 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::support::secure::{Authority, Secure, put, secure};
-use crate::support::server::{haul, refusal};
+use crate::support::server::{PATIENCE, haul, refusal};
 
 #[tokio::test]
 async fn only_who_has_a_good_certificate_of_the_authority_calls() {
@@ -132,6 +132,44 @@ async fn a_connection_ends_with_the_certificate_that_it_was_made_with() {
     assert!(still.is_err(), "the good one goes on: {still:?}");
 }
 
+/// A certificate that is revoked between the first message of a handshake and the last opens no connection that stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_revoked_during_its_handshake_opens_nothing() {
+    use std::io::{Read as _, Write as _};
+    let authority = Authority::new();
+    let identities = "[[identity]]\nprincipal = 'ci'\ncertificate_uri = 'spiffe://example/ns/*'\n";
+    let (pem, crl) = (authority.0.pem(), authority.revoking(99));
+    let files = [("ca.pem", pem.as_str()), ("crl.pem", crl.as_str()), ("haul.toml", identities)];
+    let flags = ["--tls-client-ca", "DIR/ca.pem", "--tls-client-crl", "DIR/crl.pem", "--config", "DIR/haul.toml"];
+    let server = Secure::start(&authority.server(), &files, &flags);
+    assert!(server.owner(&["principal", "create", "ci", "--grant", "read"]).status.success());
+    let config = client_config(&[&authority], &authority.client("spiffe://example/ns/bad", 7));
+    let mut tls = rustls::ClientConnection::new(std::sync::Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+    let mut socket = std::net::TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+    while tls.wants_write() {
+        tls.write_tls(&mut socket).unwrap();
+    }
+    // What the server answers ends its part of the handshake: it has chosen by which list it judges.
+    while !tls.wants_write() {
+        tls.read_tls(&mut socket).unwrap();
+        tls.process_new_packets().unwrap();
+    }
+    std::fs::write(server.path("crl.pem"), authority.revoking(7)).unwrap();
+    server.reload("were read again");
+    let watch = b"GET /v1/jobs:watch HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n";
+    tls.writer().write_all(watch).unwrap();
+    while tls.wants_write() {
+        tls.write_tls(&mut socket).unwrap();
+    }
+    let (sender, ended) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        // A connection that is cut under its answer is reset.
+        let _ = socket.read_to_end(&mut Vec::new());
+        let _ = sender.send(());
+    });
+    tokio::time::timeout(PATIENCE, ended).await.expect("the connection is closed").unwrap();
+}
+
 #[tokio::test]
 async fn certificates_change_together_or_not_at_all() {
     let (old, new, clients) = (Authority::new(), Authority::new(), Authority::new());
@@ -203,6 +241,21 @@ async fn certificates_that_change_under_handshakes_are_whole_and_leave_nothing()
     crate::support::server::until(async || descriptors() <= before.map(|before| before + 2)).await;
 }
 
+/// What a client says in a handshake that trusts these authorities and has this certificate.
+fn client_config(authorities: &[&Authority], client: &(String, String)) -> rustls::ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority.0.der().clone()).unwrap();
+    }
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let chain = vec![rustls_pki_types::pem::PemObject::from_pem_slice(client.0.as_bytes()).unwrap()];
+    let key = rustls_pki_types::pem::PemObject::from_pem_slice(client.1.as_bytes()).unwrap();
+    let mut config = config.with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
+}
+
 /// A session that began before the authority changed is not taken up again, and names with odd characters are nobody's.
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_and_odd_names_open_nothing() {
@@ -245,16 +298,7 @@ async fn sessions_and_odd_names_open_nothing() {
     }
 
     let client = old.client("spiffe://a/b", 1);
-    let mut roots = rustls::RootCertStore::empty();
-    for authority in [&old, &new] {
-        roots.add(authority.0.der().clone()).unwrap();
-    }
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let chain = vec![rustls_pki_types::pem::PemObject::from_pem_slice(client.0.as_bytes()).unwrap()];
-    let key = rustls_pki_types::pem::PemObject::from_pem_slice(client.1.as_bytes()).unwrap();
-    let mut config = config.with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let config = client_config(&[&old, &new], &client);
     let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
     // Asks who it is, and returns how the handshake went and what came back.
     let ask = async || {

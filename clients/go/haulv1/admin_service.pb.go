@@ -79,7 +79,8 @@ type GetServerInfoResponse struct {
 	StoreBackend string `protobuf:"bytes,4,opt,name=store_backend,json=storeBackend,proto3" json:"store_backend,omitempty"`
 	// The limits in force.
 	Limits *Limits `protobuf:"bytes,5,opt,name=limits,proto3" json:"limits,omitempty"`
-	// The tasks of all jobs that have not ended, of the tenants at which the caller has a role; of all for ROLE_MONITOR.
+	// The tasks of all jobs that have not ended, of the tenants at which the caller has a role; of all for ROLE_MONITOR. For
+	// whom the only role is ROLE_SUBMIT: of its own jobs.
 	Counts *TaskCounts `protobuf:"bytes,6,opt,name=counts,proto3" json:"counts,omitempty"`
 	// Who may call.
 	Access *AccessInfo `protobuf:"bytes,7,opt,name=access,proto3" json:"access,omitempty"`

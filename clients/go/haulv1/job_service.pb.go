@@ -1979,6 +1979,7 @@ func (x *Synced) GetMore() uint32 {
 }
 
 // What the server has to do for the tenant of the call, or for all of them.
+// A caller that sees only its own jobs is told of these alone.
 type ServerTotals struct {
 	state         protoimpl.MessageState
 	sizeCache     protoimpl.SizeCache

@@ -82,7 +82,9 @@ class GetServerInfoResponse(_message.Message):
 
     @_builtins.property
     def counts(self) -> _job_pb2.TaskCounts:
-        """The tasks of all jobs that have not ended, of the tenants at which the caller has a role; of all for ROLE_MONITOR."""
+        """The tasks of all jobs that have not ended, of the tenants at which the caller has a role; of all for ROLE_MONITOR. For
+        whom the only role is ROLE_SUBMIT: of its own jobs.
+        """
 
     @_builtins.property
     def access(self) -> _access_service_pb2.AccessInfo:

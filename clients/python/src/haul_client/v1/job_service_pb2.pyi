@@ -1006,7 +1006,9 @@ Global___Synced: _TypeAlias = Synced  # noqa: Y015
 
 @_typing.final
 class ServerTotals(_message.Message):
-    """What the server has to do for the tenant of the call, or for all of them."""
+    """What the server has to do for the tenant of the call, or for all of them.
+    A caller that sees only its own jobs is told of these alone.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -76,7 +76,8 @@ export type GetServerInfoResponse = Message<"haul.v1.GetServerInfoResponse"> & {
   limits?: Limits | undefined;
 
   /**
-   * The tasks of all jobs that have not ended, of the tenants at which the caller has a role; of all for ROLE_MONITOR.
+   * The tasks of all jobs that have not ended, of the tenants at which the caller has a role; of all for ROLE_MONITOR. For
+   * whom the only role is ROLE_SUBMIT: of its own jobs.
    *
    * @generated from field: haul.v1.TaskCounts counts = 6;
    */

@@ -965,6 +965,7 @@ export const SyncedSchema: GenMessage<Synced> = /*@__PURE__*/
 
 /**
  * What the server has to do for the tenant of the call, or for all of them.
+ * A caller that sees only its own jobs is told of these alone.
  *
  * @generated from message haul.v1.ServerTotals
  */
