@@ -157,6 +157,24 @@ fn a_retry_by_filter_keeps_to_the_quota() {
     runtime.block_on(directed::a_retry_by_filter_keeps_to_the_quota());
 }
 
+#[test]
+fn jobs_whose_times_are_over_at_once_end_in_pieces() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(directed::many_times_are_over_at_once());
+}
+
+#[test]
+fn a_request_is_repeated_while_its_job_is_deleted() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(directed::a_request_is_repeated_while_its_job_is_deleted());
+}
+
+#[test]
+fn whoever_asks_for_a_job_that_cannot_be_read_again_is_answered() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(directed::a_job_cannot_be_read_again());
+}
+
 /// Otherwise a seed would say nothing.
 #[test]
 fn a_history_repeats_itself() {

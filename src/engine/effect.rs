@@ -40,6 +40,7 @@ pub(crate) enum Effect {
         lanes: Vec<Host>,
         tasks: LanedTasks,
         request: Option<(String, [u8; 32])>,
+        by: Arc<Actor>,
         reply: Reply<Arc<Job>>,
     },
     /// The n-th addition of the batch: its tasks begin to live, or it was known or refused.

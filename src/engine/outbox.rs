@@ -80,6 +80,12 @@ impl Outbox {
         self.changes < CHANGES_MAX && self.bytes < BYTES_MAX
     }
 
+    /// How many jobs or tasks whose time is over the batch still takes, where it is to have about `most` events. They may be over
+    /// all at once, and nobody else waits for as long as it takes to store them all.
+    pub(crate) fn room_for_late(&self, most: usize) -> usize {
+        if self.is_roomy() { most.saturating_sub(self.batch.events.len()) } else { 0 }
+    }
+
     fn count(&mut self, changes: usize, bytes: usize) {
         self.changes += changes;
         self.bytes += bytes;

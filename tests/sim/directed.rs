@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use haul::api::jobs::Jobs;
 use haul::api::watchers::Watchers;
 use haul::clock::Clock;
 use haul::engine::bounds::Bounds;
-use haul::engine::command::EngineError;
+use haul::engine::command::{EngineError, JobPatch};
 use haul::engine::workers::WorkerParts;
 use haul::engine::writer::Condition;
 use haul::engine::{self, Checks, EngineParts};
@@ -42,6 +42,7 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::memory::{MemoryStore, MemoryWriter};
+use crate::slow_store::{Faults, SlowStore, SlowWriter};
 
 /// Every host asks to be left alone for an hour, but for what has moved to one of them.
 struct LeftAlone;
@@ -111,6 +112,20 @@ impl WriteStore for Locked {
             self.0.commit(batch).await
         }
         .boxed()
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        std::future::ready(()).boxed()
+    }
+}
+
+/// A store that notes the most events that a batch had.
+struct Noting(MemoryWriter, Arc<AtomicUsize>);
+
+impl WriteStore for Noting {
+    fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, Committed> {
+        self.1.fetch_max(batch.events.len(), Ordering::Relaxed);
+        self.0.commit(batch)
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
@@ -361,4 +376,99 @@ pub(crate) async fn a_retry_by_filter_keeps_to_the_quota() {
     let states = vec![TaskState::Cancelled];
     let retried = few.retry(job.id, TaskChoice::Fitting(TaskFilter { states, ..TaskFilter::default() })).await;
     assert!(matches!(retried, Err(EngineError::Quota { .. })), "{retried:?}");
+}
+
+/// The times of many jobs may be over at once, when the server was down: others do not wait until all of that is stored.
+pub(crate) async fn many_times_are_over_at_once() {
+    const JOBS: usize = 300;
+    let dir = tempfile::tempdir().unwrap();
+    let memory = MemoryStore::default();
+    let limits = Limits { max_concurrent_tasks: 1000, ..Limits::default() };
+    let parts = |seconds: i64| EngineParts {
+        clock: Clock::paced(Timestamp((1_700_000_000 + seconds) * 1_000_000)),
+        limits: limits.clone(),
+        ..parts(dir.path(), &memory)
+    };
+    let (engine, task) = engine::start(parts(0), Box::new(memory.writer()), 1).await.unwrap();
+    let mut work = tokio::task::JoinSet::new();
+    work.spawn(task.run());
+    let spec = JobSpec { timeout: Some(Duration::from_secs(600)), ..JobSpec::default() };
+    let mut jobs = Vec::new();
+    for number in 0..JOBS {
+        let url = format!("http://10.1.{}.{}/", number / 200, number % 200 + 1);
+        jobs.push(engine.submit(spec.clone(), vec![fetch(&url, None)], "", None).await.unwrap().id);
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    engine.drain().await;
+    work.join_next().await.unwrap().unwrap().unwrap();
+    let most = Arc::new(AtomicUsize::new(0));
+    let (engine, task) = engine::start(parts(3600), Box::new(Noting(memory.writer(), most.clone())), 1).await.unwrap();
+    work.spawn(task.run());
+    for job in jobs {
+        let ended = tokio::time::timeout(Duration::from_secs(600), engine.ended(job)).await.unwrap().unwrap();
+        assert_eq!(ended.state, JobState::Failed);
+    }
+    let most = most.load(Ordering::Relaxed);
+    assert!(most < 50, "{most} events in one batch");
+}
+
+/// A request whose job is being deleted while it is repeated makes a new job.
+pub(crate) async fn a_request_is_repeated_while_its_job_is_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = MemoryStore::default();
+    let make = || WorkerParts { transport: Arc::new(Fine), close: Box::new(|| Box::pin(std::future::ready(()))) };
+    let parts = EngineParts { make: Arc::new(make), ..parts(dir.path(), &memory) };
+    let (engine, task) = engine::start(parts, Box::new(Slow(memory.writer())), 1).await.unwrap();
+    let mut work = tokio::task::JoinSet::new();
+    work.spawn(task.run());
+    let submit = async || {
+        let tasks = vec![fetch("http://10.0.0.9/", None)];
+        engine.submit(JobSpec::default(), tasks, "again", None).await.map(|job| job.id)
+    };
+    let first = submit().await.unwrap();
+    engine.ended(first).await.unwrap();
+    // A commit is under way, and the next batch gets both.
+    let other = engine.submit(JobSpec { open: true, ..JobSpec::default() }, Vec::new(), "", None);
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::join!(submit(), engine.delete(first, false))
+    };
+    let (other, (second, deleted)) = tokio::join!(other, late);
+    assert!(other.is_ok() && deleted.is_ok(), "{deleted:?}");
+    let second = second.unwrap();
+    assert_ne!(second, first);
+    assert_eq!(engine.ended(second).await.unwrap().state, JobState::Succeeded);
+    assert_eq!(submit().await.unwrap(), second);
+}
+
+/// A job that memory is to read again and cannot: whoever asks for it is answered.
+pub(crate) async fn a_job_cannot_be_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = MemoryStore::default();
+    let faults = Faults::new(7, false, true);
+    let store = Arc::new(SlowStore { inner: Arc::new(memory.clone()), faults: faults.clone() });
+    let writer = Box::new(SlowWriter { inner: Box::new(memory.writer()), faults: faults.clone() });
+    let parts = EngineParts { checks: Checks::Invariants, store, ..parts(dir.path(), &memory) };
+    let (engine, task) = engine::start(parts, writer, 1).await.unwrap();
+    let mut work = tokio::task::JoinSet::new();
+    work.spawn(task.run());
+    let job = loop {
+        if let Ok(job) = engine.submit(JobSpec { open: true, ..JobSpec::default() }, Vec::new(), "", None).await {
+            break job.id;
+        }
+    };
+    *faults.unreadable.lock().unwrap() = Some(job);
+    let update = async || {
+        let patch = JobPatch { title: Some("other".to_owned()), ..JobPatch::default() };
+        tokio::time::timeout(Duration::from_secs(600), engine.update(job, patch)).await
+    };
+    while let Ok(done) = update().await.map(|done| done.is_ok()) {
+        if !done {
+            break;
+        }
+    }
+    assert!(update().await.expect("it is answered").is_err());
+    let deleted = tokio::time::timeout(Duration::from_secs(600), engine.delete(job, false)).await;
+    assert!(deleted.is_ok(), "it is answered");
+    assert!(work.try_join_next().is_none(), "the engine ended by itself");
 }

@@ -46,6 +46,8 @@ pub(crate) struct Faults {
     /// Now and then a job is refused, as one is about which memory and store disagree.
     contradicts: bool,
     reads: AtomicU32,
+    /// A job of which the row does not parse.
+    pub(crate) unreadable: Mutex<Option<JobId>>,
 }
 
 /// A read of a lane or of due tasks that is under way.
@@ -67,6 +69,7 @@ impl Faults {
             has_threads,
             contradicts,
             reads: AtomicU32::new(0),
+            unreadable: Mutex::default(),
         })
     }
 
@@ -233,7 +236,6 @@ impl Store for SlowStore {
         fn download_paths(job: JobId, from: TaskIndex, limit: u32) -> Vec<(TaskIndex, String)>;
         fn recover(after: Option<JobId>) -> Recovered;
         fn claims(after: Option<TaskId>) -> CutPage;
-        fn visit(job: JobId) -> Option<Job>;
         fn lanes(job: JobId) -> Vec<(Host, TaskIndex)>;
         fn chunk(job: JobId, chunk_id: &'a str) -> Option<Chunk>;
         fn task_states(job: JobId, indexes: &'a [TaskIndex]) -> Vec<(TaskIndex, TaskState)>;
@@ -241,6 +243,14 @@ impl Store for SlowStore {
         fn download_tasks(job: JobId, states: &'a [TaskState], from: TaskIndex, limit: u32) -> Listed<StoredTask>;
         fn expired_jobs(now: Timestamp, limit: u32) -> Vec<(JobId, TenantNo)>;
         fn deleted_jobs(limit: u32) -> Vec<JobId>;
+    }
+
+    fn visit(&self, job: JobId) -> Answer<'_, Option<Job>> {
+        Box::pin(async move {
+            let found = self.faults.read(self.inner.visit(job)).await?;
+            let is_unreadable = *self.faults.unreadable.lock().unwrap() == Some(job);
+            if is_unreadable { Err(StoreError::Unreadable("it does not parse".to_owned())) } else { Ok(found) }
+        })
     }
 
     fn lane_page(

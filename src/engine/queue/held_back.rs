@@ -95,6 +95,12 @@ impl Queue {
         true
     }
 
+    /// Whether only the wait of a task is kept.
+    pub(super) fn is_left(&self, id: TaskId) -> bool {
+        let held = self.jobs.get(&id.job).and_then(|queue| queue.held.get(&id.index)).copied();
+        held.and_then(|held| self.held_back(id, held)).is_some_and(|it| matches!(it.kept, Kept::Left { .. }))
+    }
+
     /// Leaves tasks that are held back to the store until they take as much memory as they may, now that `batch` is
     /// durable: those first that have waited longest.
     pub(super) fn leave_held_back(&mut self, batch: BatchNumber) {

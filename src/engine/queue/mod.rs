@@ -77,6 +77,8 @@ pub(crate) struct Queue {
     deadlines: BTreeMap<(Timestamp, TaskId), LaneNumber>,
     /// Those that are over, of tasks of jobs to which nothing may happen at the moment, by job.
     overdue: BTreeMap<(JobId, Timestamp, TaskIndex), LaneNumber>,
+    /// Tasks whose time is over and of which memory has only the wait: the store has to be asked for the rest.
+    late_left: BTreeSet<TaskId>,
     /// Tasks that go before the others of their lane, of jobs that may not run, by the batch that has their rows: memory
     /// lets them go once that is durable.
     stopped: VecDeque<(BatchNumber, TaskId)>,
@@ -117,6 +119,7 @@ impl Queue {
             barred: BTreeSet::new(),
             deadlines: BTreeMap::new(),
             overdue: BTreeMap::new(),
+            late_left: BTreeSet::new(),
             stopped: VecDeque::new(),
             left_early: Vec::new(),
             committed: 0,

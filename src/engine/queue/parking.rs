@@ -27,6 +27,9 @@ struct Parked {
     tenants: Vec<(TenantNo, Lanes)>,
     /// Old entries, about.
     old: usize,
+    /// None of those who wait may start anything here, as far as is known: all were asked, and nothing has happened since that
+    /// may let one start.
+    is_hopeless: bool,
     /// The tasks in memory of all lanes that are parked here.
     tasks: Waiting,
 }
@@ -78,6 +81,25 @@ impl Parking {
         parked.lanes(party.tenant).entry(Reverse(priority)).or_default().push_back((job, lane, self.tickets));
         parked.tasks.add(party, queued.into());
         self.tickets
+    }
+
+    /// Notes that none of those who wait at a host may start anything, but for one that has just been refused.
+    pub(super) fn give_up(&mut self, host: &Host) {
+        if let Some(parked) = self.hosts.get_mut(host) {
+            parked.is_hopeless = true;
+        }
+    }
+
+    /// Notes that somebody who waits at a host may be able to start something there.
+    pub(super) fn hope(&mut self, host: &Host) {
+        if let Some(parked) = self.hosts.get_mut(host) {
+            parked.is_hopeless = false;
+        }
+    }
+
+    /// Returns whether nobody who waits at a host may start anything there, as far as is known.
+    pub(super) fn is_hopeless(&self, host: &Host) -> bool {
+        self.hosts.get(host).is_some_and(|parked| parked.is_hopeless)
     }
 
     /// Returns whether lanes of at most one tenant wait at a host.

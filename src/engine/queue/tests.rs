@@ -266,7 +266,7 @@ fn tasks_that_have_ended_leave_no_time_to_look_after() {
         world.queue.attempt_ended(TaskId { job: id, index: task.index }, 1).unwrap();
     }
     assert_eq!(world.queue.deadlines.len(), 0);
-    assert!(world.queue.take_late(Timestamp(i64::MAX), |_| false).is_empty());
+    assert!(world.queue.take_late(Timestamp(i64::MAX), usize::MAX, |_| false).is_empty());
 }
 
 fn paused(until: i64, host: &str) -> Wait {
@@ -285,19 +285,53 @@ fn the_time_of_a_task_is_looked_at_when_something_may_happen_to_its_job() {
         let task = Queued { index, lane: 0, spec: spec(), row, cursor: None, batch: 0 };
         world.queue.wait(job(1), task, paused(900, "b:80"));
     }
-    assert_eq!(world.queue.next_due(), Some(Timestamp(15)));
-    assert!(world.queue.take_late(Timestamp(20), |_| true).is_empty());
-    assert_eq!(world.queue.next_due(), Some(Timestamp(900)), "it is not looked at again and again");
+    assert_eq!(world.queue.next_late(), Some(Timestamp(15)));
+    assert!(world.queue.take_late(Timestamp(20), 9, |_| true).is_empty());
+    assert_eq!(world.queue.next_late(), None, "it is not looked at again and again");
+    assert_eq!(world.queue.next_due(), Some(Timestamp(900)));
     world.queue.check().unwrap();
     world.queue.forget(TaskId { job: job(1), index: 1 });
     world.queue.wake(vec![TaskId { job: job(1), index: 2 }], 0);
     world.queue.check().unwrap();
     world.queue.look_at_overdue(job(1));
     world.queue.check().unwrap();
-    let late = world.queue.take_late(Timestamp(20), |_| false);
-    assert_eq!(late.iter().map(|(_, task)| task.index).collect::<Vec<_>>(), [0, 2]);
+    for index in [0, 2] {
+        let late = world.queue.take_late(Timestamp(20), 1, |_| false);
+        assert_eq!(late.iter().map(|(_, task)| task.index).collect::<Vec<_>>(), [index]);
+    }
     world.queue.check().unwrap();
     assert_eq!(world.queue.waiting_for_pause(&Host::new("b:80")), []);
+}
+
+/// Of a task that was left to the store the rest is read when its time is over, however long its lane is not.
+#[test]
+fn the_time_of_a_task_that_was_left_to_the_store_is_looked_at_too() {
+    let mut world = World::new(0);
+    world.queue.add_job(job(1), 0, 0, true, Some(Duration::from_micros(10)));
+    world.queue.lane_for(job(1), &Host::new("a:80"));
+    let id = |index| TaskId { job: job(1), index };
+    for index in 0..4 {
+        let task = Task { start_time: Some(Timestamp(5)), ..Task::default() };
+        let row = Some(Box::new(TaskRow { task, ..TaskRow::default() }));
+        let task = Queued { index, lane: 0, spec: spec(), row, cursor: None, batch: 1 };
+        world.queue.wait(job(1), task, paused(900, "b:80"));
+    }
+    world.queue.committed(1, &[]);
+    assert!(world.queue.take_late(Timestamp(20), 9, |_| false).is_empty(), "of none is all in memory");
+    assert_eq!((world.queue.next_late(), world.queue.late_left.len()), (None, 4));
+    world.queue.check().unwrap();
+    assert_eq!(world.queue.late_left(1), [id(0)]);
+    world.queue.wake(vec![id(0), id(1)], 1);
+    assert!(!world.queue.take_left(id(0)), "its lane has it again");
+    assert_eq!(world.queue.late_left(9), [id(2), id(3)]);
+    assert!(world.queue.take_left(id(2)));
+    assert!(!world.queue.take_left(id(2)));
+    // The other one could not be read.
+    world.queue.look_at_overdue(job(1));
+    world.queue.check().unwrap();
+    assert!(world.queue.take_late(Timestamp(20), 9, |_| false).is_empty());
+    assert_eq!(world.queue.late_left(9), [id(3)]);
+    world.queue.check().unwrap();
 }
 
 /// Whoever ends one pause says nothing about the others.

@@ -70,11 +70,15 @@ impl Queue {
         self.leave_to_store(id.job, lane, id.index);
     }
 
-    /// When something of this queue is due next.
+    /// When something of this queue is due next, but for the ends of times.
     pub(crate) fn next_due(&self) -> Option<Timestamp> {
         let host = self.waiting_for_hosts.first_key_value().map(|(entry, _)| entry.due);
-        let deadline = self.deadlines.first_key_value().map(|((when, _), _)| *when);
-        [self.backoffs.next_due(), host, deadline].into_iter().flatten().min()
+        self.backoffs.next_due().into_iter().chain(host).min()
+    }
+
+    /// When the time of a waiting task is over next.
+    pub(crate) fn next_late(&self) -> Option<Timestamp> {
+        self.deadlines.first_key_value().map(|((when, _), _)| *when)
     }
 
     /// Moves every task that is due at `now` before the others of its lane. `committed` is the last durable batch.
@@ -108,11 +112,18 @@ impl Queue {
         self.leave_to_store(job, task.lane, task.index);
     }
 
-    /// Takes out the tasks whose time over all attempts is over at `now`. The caller ends them. Those of a job that
+    /// Takes out at most `limit` tasks whose time over all attempts is over at `now`. The caller ends them. Those of a job that
     /// `defers` stay until [`Queue::look_at_overdue`].
-    pub(crate) fn take_late(&mut self, now: Timestamp, defers: impl Fn(JobId) -> bool) -> Vec<(JobId, Queued)> {
+    pub(crate) fn take_late(
+        &mut self,
+        now: Timestamp,
+        limit: usize,
+        defers: impl Fn(JobId) -> bool,
+    ) -> Vec<(JobId, Queued)> {
         let mut late = Vec::new();
-        while let Some(((when, id), lane)) = self.deadlines.first_key_value().map(|(key, lane)| (*key, *lane)) {
+        while late.len() < limit
+            && let Some(((when, id), lane)) = self.deadlines.first_key_value().map(|(key, lane)| (*key, *lane))
+        {
             if when > now {
                 break;
             }
@@ -121,8 +132,11 @@ impl Queue {
                 self.overdue.insert((id.job, when, id.index), lane);
                 continue;
             }
-            if self.return_left(id) {
-                // Its lane finds it in the store, with a time that is over.
+            if self.is_left(id) {
+                // Its lane may not be read for long.
+                self.deadlines.pop_first();
+                self.overdue.insert((id.job, when, id.index), lane);
+                self.late_left.insert(id);
                 continue;
             }
             let task = self.take(id).or_else(|| self.take_from_page(id, lane));
@@ -133,6 +147,28 @@ impl Queue {
             }
         }
         late
+    }
+
+    /// At most `limit` tasks whose time is over and of which the caller has to read the rest. Those that are not given to
+    /// [`Queue::take_left`] then come again with [`Queue::look_at_overdue`].
+    pub(crate) fn late_left(&mut self, limit: usize) -> Vec<TaskId> {
+        let mut late = Vec::new();
+        while late.len() < limit
+            && let Some(id) = self.late_left.pop_first()
+        {
+            late.extend(self.is_left(id).then_some(id));
+        }
+        late
+    }
+
+    /// Takes out a task of which only the wait is in memory. Returns whether it was there: if so, nothing has happened to it
+    /// since it was left to the store.
+    pub(crate) fn take_left(&mut self, id: TaskId) -> bool {
+        let is_left = self.is_left(id);
+        if is_left {
+            self.take(id);
+        }
+        is_left
     }
 
     /// Lets [`Queue::take_late`] look again at the tasks of a job that it passed over.

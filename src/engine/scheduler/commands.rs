@@ -55,7 +55,7 @@ impl Scheduler {
         }
         match command {
             Command::Submit { spec, request, tasks, caller, reply } => {
-                self.submit((*spec, caller), request, tasks, &by, reply);
+                self.submit((*spec, caller), request, tasks, by, reply);
             }
             Command::Job(job, command) => self.job_command(job, Admitted { command, by, room }),
             Command::SetLimits { patch, reply } => self.set_limits(&patch, &by, reply),
@@ -169,7 +169,7 @@ impl Scheduler {
         (mut spec, caller): (JobSpec, Option<TraceParent>),
         request: Option<(String, [u8; 32])>,
         tasks: Tasks,
-        by: &Actor,
+        by: Arc<Actor>,
         reply: Reply<Arc<Job>>,
     ) {
         let now = self.now();
@@ -177,7 +177,7 @@ impl Scheduler {
             return answer(reply, Err(EngineError::TooManyTasks));
         };
         if self.is_full_of_jobs(spec.memory_bytes(), 0) {
-            return self.refuse_new(request, by, EngineError::TooManyJobs, reply);
+            return self.refuse_new(request, &by, EngineError::TooManyJobs, reply);
         }
         let tenant = match &by.scope {
             Scope::One(owner) if self.takes_jobs_of(owner.no) => owner.clone(),
@@ -190,10 +190,10 @@ impl Scheduler {
         let admitted = admitted.and_then(|()| self.admits_times(tenant.no, &mut spec, &tasks.specs));
         // Last: what is refused for another reason is not counted.
         if let Err(refusal) = admitted.and_then(|()| self.take_tasks(tenant.no, count_of)) {
-            return self.refuse_new(request, by, refusal, reply);
+            return self.refuse_new(request, &by, refusal, reply);
         }
         let mut job = Job::new(self.job_id(now), spec, count, now);
-        job.creator = creator(by);
+        job.creator = creator(&by);
         job.credentials = credentials::named(&job.spec, &tasks);
         job.tenant = tenant;
         job.caller = caller.map(Box::new);
@@ -216,8 +216,8 @@ impl Scheduler {
             lanes: lanes.clone(),
             tasks: laned.clone(),
         });
-        self.note_job(by, Of::Submission(nth), "SubmitJob", id);
-        self.outbox.then(Effect::Admit { nth, job: Box::new(job), lanes, tasks: laned, request, reply });
+        self.note_job(&by, Of::Submission(nth), "SubmitJob", id);
+        self.outbox.then(Effect::Admit { nth, job: Box::new(job), lanes, tasks: laned, request, by, reply });
     }
 
     /// Whether unfinished jobs would take more memory than they may with a spec of so many bytes and so many lanes more.
@@ -242,7 +242,7 @@ impl Scheduler {
             self.timers.set(start, Timer::JobStart(id));
         }
         if let Some(deadline) = run.job.deadline() {
-            self.timers.set(deadline, Timer::JobDeadline(id));
+            self.deadlines.set(deadline, Timer::JobDeadline(id));
         }
         self.jobs.insert(run)
     }

@@ -193,7 +193,7 @@ impl Scheduler {
         let Some(run) = self.jobs.get_mut(job) else { return };
         if run.job_mut().apply(JobEvent::Started, now) == Ok(Change::Changed) {
             if let Some(deadline) = run.job.deadline() {
-                self.timers.set(deadline, Timer::JobDeadline(job));
+                self.deadlines.set(deadline, Timer::JobDeadline(job));
             }
             self.outbox.job_event(run.job_mut(), EventKind::JobChanged);
         }

@@ -261,7 +261,7 @@ impl Scheduler {
         // A piece is on its way, or the job has a later deadline since a retry: the timer is set again.
         if deadline > now || run.in_flight {
             let soon = now.plus(std::time::Duration::from_millis(20));
-            return self.timers.set(deadline.max(soon), Timer::JobDeadline(job));
+            return self.deadlines.set(deadline.max(soon), Timer::JobDeadline(job));
         }
         if matches!(run.stage, Stage::Open | Stage::Retrying(_))
             && run.job_mut().apply(JobEvent::TimedOut, now) == Ok(Change::Stopping)

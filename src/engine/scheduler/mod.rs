@@ -70,6 +70,8 @@ use crate::store::StoreError;
 
 /// Commands that are taken in one go.
 const COMMANDS_MAX: usize = 256;
+/// Timers that are worked off in one go.
+const TIMERS_MAX: usize = 1024;
 /// How often the free disk space is looked at while a download waits for some.
 const DISK_LOOK: Duration = Duration::from_secs(1);
 /// All running state.
@@ -90,6 +92,8 @@ pub(crate) struct Scheduler {
     /// Deleted jobs whose rows are being removed.
     purging: HashSet<JobId>,
     timers: Timers,
+    /// The ends of the times that jobs have: apart, since they wait where more has ended than a batch takes.
+    deadlines: Timers,
     shared: Shared,
     /// The limits as they were decided last; those in force may still be older.
     limits: Limits,
@@ -133,6 +137,8 @@ struct Looks {
     for_removable: bool,
     /// Whether a look at the free disk space is under way.
     for_space: bool,
+    /// Whether tasks are being read whose time is over.
+    for_late: bool,
     /// The last task for which disk space was looked for.
     space_after: Option<TaskId>,
     /// Files of deleted jobs.
@@ -176,6 +182,7 @@ impl Scheduler {
             reloading: Vec::new(),
             purging: HashSet::new(),
             timers: Timers::default(),
+            deadlines: Timers::default(),
             shared: Shared::default(),
             limits,
             book,
@@ -322,18 +329,28 @@ impl Scheduler {
         *self.link.condition.borrow() != Condition::Writable
     }
 
-    /// How long nothing is due.
+    /// How long nothing is due. What is late and finds no room in the batch waits for the next one.
     fn wait(&self) -> Duration {
         let now = self.now();
+        let ends_wait = self.room_for_late() == 0;
+        let late = self.queue.next_late().map(|due| due.since(now)).into_iter().chain([self.deadlines.wait(now)]);
         let queue = self.queue.next_due().map(|due| due.since(now));
-        queue.map_or(self.timers.wait(now), |wait| wait.min(self.timers.wait(now)))
+        let all = queue.into_iter().chain(late.filter(|_| !ends_wait)).chain([self.timers.wait(now)]);
+        all.min().unwrap_or_default()
     }
 
+    fn room_for_late(&self) -> usize {
+        self.outbox.room_for_late(self.bounds.piece_rows as usize)
+    }
+
+    /// However many jobs start or wake at once, others have their turns between them.
     fn wake_due(&mut self) {
         let now = self.now();
-        while let Some(timer) = self.timers.pop_due(now) {
+        for _ in 0..TIMERS_MAX {
+            let Some(timer) = self.timers.pop_due(now) else { break };
             match timer {
-                Timer::JobDeadline(job) => self.job_deadline(job, now),
+                // They stand apart.
+                Timer::JobDeadline(job) => self.deadlines.set(now, Timer::JobDeadline(job)),
                 Timer::JobStart(job) => self.job_may_run(job, now),
                 Timer::JobRested(job) => self.queue.set_resting(job, false),
                 Timer::HostWake(host, _) => self.wake_host(&host),
@@ -349,11 +366,24 @@ impl Scheduler {
                 }
             }
         }
-        let jobs = &self.jobs;
-        for (job, task) in self.queue.take_late(now, |job| jobs.get(job).is_some_and(JobRun::defers)) {
+        self.end_all_late(now);
+        self.queue.wake_due(now, self.committed);
+    }
+
+    /// Ends jobs and tasks whose time is over, as many as the batch takes: after a restart that may be all of them.
+    fn end_all_late(&mut self, now: Timestamp) {
+        while self.room_for_late() > 0
+            && let Some(timer) = self.deadlines.pop_due(now)
+        {
+            if let Timer::JobDeadline(job) = timer {
+                self.job_deadline(job, now);
+            }
+        }
+        let (room, jobs) = (self.room_for_late(), &self.jobs);
+        for (job, task) in self.queue.take_late(now, room, |job| jobs.get(job).is_some_and(JobRun::defers)) {
             self.end_late(job, task, now);
         }
-        self.queue.wake_due(now, self.committed);
+        self.read_late();
     }
 
     /// As many lanes look as the rate of a host lets start something, and one that learns when it does so again.

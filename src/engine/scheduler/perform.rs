@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::engine::command::{Acted, EngineError, Reply, answer};
+use crate::engine::command::{Acted, EngineError, Reply, Tasks, answer};
 use crate::engine::effect::{Effect, LanedTasks};
 use crate::engine::jobs::{Activity, Deferred, JobRun, Retrying, Stage};
-use crate::engine::patience::{caught, patiently};
 use crate::engine::queue::task::{BatchNumber, Cause};
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::piece::Piece;
-use crate::engine::scheduler::read::Read;
+use crate::engine::scheduler::read::{Otherwise, Repeated};
+use crate::model::access::Actor;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::job::Job;
 use crate::model::limits::Limits;
+use crate::model::spec::JobSpec;
 use crate::model::task::TaskState;
 use crate::model::task_filter::TaskChoice;
 use crate::store::{
@@ -56,9 +57,9 @@ impl Scheduler {
                 effect @ (Effect::Admit { .. } | Effect::AdmitTasks { .. }) if left_out.is_some() => {
                     self.left_out(effect, left_out.as_deref().unwrap_or_default());
                 }
-                Effect::Admit { nth, job, lanes, tasks, request, reply } => {
+                Effect::Admit { nth, job, lanes, tasks, request, by, reply } => {
                     let submitted = submissions.get_mut(nth).map(std::mem::take).unwrap_or_default();
-                    self.submitted(&submitted, *job, lanes, tasks, request, reply);
+                    self.submitted(&submitted, *job, (lanes, tasks), request, by, reply);
                 }
                 Effect::AdmitTasks { nth, job, chunk_id, digest, tasks, reply } => {
                     let added = additions.get_mut(nth).map(std::mem::take).unwrap_or_default();
@@ -146,16 +147,21 @@ impl Scheduler {
         &mut self,
         submitted: &Submitted,
         job: Job,
-        lanes: Vec<Host>,
-        tasks: LanedTasks,
+        (lanes, tasks): (Vec<Host>, LanedTasks),
         request: Option<(String, [u8; 32])>,
+        by: Arc<Actor>,
         reply: Reply<Arc<Job>>,
     ) {
         match *submitted {
             Submitted::Known { job: first, digest } => {
                 self.not_admitted(job.id);
                 self.give_back_tasks(job.tenant.no, u64::from(job.counts.total));
-                self.known(first, digest, request, reply);
+                let Some(request) = request else { return answer(reply, Err(EngineError::Contradiction(first))) };
+                let hosts = tasks.iter().filter_map(|(lane, _)| lanes.get(*lane as usize).cloned()).collect();
+                let tasks = Tasks { specs: tasks.into_iter().map(|(_, spec)| spec).collect(), hosts };
+                let (spec, caller) = (JobSpec::clone(&job.spec), job.caller.map(|caller| *caller));
+                let repeated = Repeated { spec, request: request.clone(), tasks, caller, by };
+                self.known(first, digest, request, Otherwise::Submit(Box::new(repeated)), reply);
             }
             Submitted::Stored => self.admit(job, lanes, tasks, reply),
         }
@@ -236,28 +242,6 @@ impl Scheduler {
         }
         self.settle_if_done(id);
         answer(reply, Ok(shared));
-    }
-
-    /// The request id of a submission was used before: the first job is the answer, if it is the same.
-    pub(super) fn known(
-        &mut self,
-        job: JobId,
-        digest: [u8; 32],
-        request: Option<(String, [u8; 32])>,
-        reply: Reply<Arc<Job>>,
-    ) {
-        let Some((request_id, asked)) = request else { return answer(reply, Err(EngineError::Contradiction(job))) };
-        if digest != asked {
-            return answer(reply, Err(EngineError::RequestIdTaken(request_id)));
-        }
-        if let Some(feed) = self.hub.feed(job) {
-            return answer(reply, Ok(feed.job()));
-        }
-        let store = self.runner.store.clone();
-        self.reads.spawn(async move {
-            let found = caught(patiently(|| store.visit(job))).await;
-            Read::Known { job, found, reply }
-        });
     }
 
     fn admit_tasks(
@@ -393,7 +377,7 @@ impl Scheduler {
     /// Takes a job out of memory. Commands that wait for it are taken anew.
     pub(super) fn drop_job(&mut self, job: JobId) {
         self.queue.remove_job(job);
-        self.timers.clear(&crate::engine::timers::Timer::JobDeadline(job));
+        self.deadlines.clear(&crate::engine::timers::Timer::JobDeadline(job));
         self.timers.clear(&crate::engine::timers::Timer::JobStart(job));
         self.timers.clear(&crate::engine::timers::Timer::JobRested(job));
         let Some(mut run) = self.jobs.remove(job) else { return self.hub.close(job) };

@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
-use crate::engine::command::{Admitted, EngineError, JobCommand, Reply};
+use crate::engine::command::{Admitted, EngineError, JobCommand, Reply, Tasks};
 use crate::engine::effect::TenantDeletion;
 use crate::engine::queue::LaneRead;
+use crate::model::access::Actor;
 use crate::model::failure::TaskError;
 use crate::model::failures::Failures;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
+use crate::model::spec::JobSpec;
 use crate::model::task_filter::TaskChoice;
 use crate::model::tenant::TenantNo;
-use crate::store::{Chunk, CutAttempt, DuePage, LanePage, StoreError};
+use crate::model::trace::TraceParent;
+use crate::store::{Chunk, CutAttempt, DuePage, LanePage, StoreError, StoredTask};
 
 /// Something that the scheduler waited for.
 pub(super) enum Read {
@@ -41,6 +44,7 @@ pub(super) enum Read {
     Known {
         job: JobId,
         found: Result<Option<Job>, StoreError>,
+        otherwise: Otherwise,
         reply: Reply<Arc<Job>>,
     },
     /// Whether a tenant that is to be deleted has jobs.
@@ -55,10 +59,31 @@ pub(super) enum Read {
     Removable(Result<Removable, StoreError>),
     /// Deleted jobs whose files are gone.
     Forgotten(Vec<JobId>),
+    /// Tasks whose time is over, as the store has them.
+    Late(Vec<(TaskId, Result<Option<StoredTask>, StoreError>)>),
     /// Tasks that waited for disk space and now have it.
     Space(Vec<TaskId>),
     /// A job as the store has it, after a contradiction.
     Reloaded(JobId, Box<Result<Option<Reloaded>, StoreError>>),
+}
+
+/// What becomes of a submission whose request id stood for a job that is deleted by now.
+#[derive(Debug)]
+pub(super) enum Otherwise {
+    /// It makes a new job.
+    Submit(Box<Repeated>),
+    /// It is refused, as a new one would have been.
+    Refuse(EngineError),
+}
+
+/// A submission as it came.
+#[derive(Debug)]
+pub(super) struct Repeated {
+    pub(super) spec: JobSpec,
+    pub(super) request: (String, [u8; 32]),
+    pub(super) tasks: Tasks,
+    pub(super) caller: Option<TraceParent>,
+    pub(super) by: Arc<Actor>,
 }
 
 /// What the store has of a job.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::engine::command::{EngineError, Reply, answer};
+use crate::engine::command::{Admitted, Command, EngineError, Reply, answer};
 use crate::engine::patience::{caught, patiently};
 use crate::engine::queue::LaneRead;
 use crate::engine::scheduler::Scheduler;
-use crate::engine::scheduler::read::{Read, trusted};
+use crate::engine::scheduler::read::{Otherwise, Read, Repeated, trusted};
 use crate::model::ids::JobId;
 use crate::model::job::Job;
 use crate::model::tenant::Party;
@@ -57,13 +57,13 @@ impl Scheduler {
                 answer(reply, known_chunk(chunk_id, digest, known, otherwise));
             }
             Read::Request { request, known, otherwise, reply } => match known {
-                Ok(Some((job, digest))) => self.known(job, digest, Some(request), reply),
+                Ok(Some((job, digest))) => self.known(job, digest, request, Otherwise::Refuse(otherwise), reply),
                 Ok(None) => answer(reply, Err(otherwise)),
                 Err(error) => answer(reply, Err(EngineError::Store(error.to_string()))),
             },
-            Read::Known { job, found, reply } => match found {
+            Read::Known { job, found, otherwise, reply } => match found {
                 Ok(Some(job)) => answer(reply, Ok(job.into())),
-                Ok(None) => answer(reply, Err(EngineError::NoJob(job))),
+                Ok(None) => self.deleted_meanwhile(job, otherwise, reply),
                 Err(error) => answer(reply, Err(EngineError::Store(error.to_string()))),
             },
             Read::JobsOf(deletion, has_jobs) => self.looked_for_jobs(deletion, has_jobs),
@@ -76,13 +76,14 @@ impl Scheduler {
             },
             Read::Forgotten(jobs) => self.forgotten(jobs),
             Read::Space(fitting) => self.space_found(fitting),
-            Read::Reloaded(job, found) => {
-                if let Some(found) = trusted(*found)? {
-                    self.reloaded(job, found);
-                } else {
-                    self.reload(job);
-                }
-            }
+            Read::Late(found) => self.late_read(found)?,
+            Read::Reloaded(job, found) => match *found {
+                Err(StoreError::Unreadable(why)) => self.not_reloaded(job, &why),
+                found => match trusted(found)? {
+                    Some(found) => self.reloaded(job, found),
+                    None => self.reload(job),
+                },
+            },
         }
         Ok(())
     }
@@ -117,6 +118,45 @@ impl Scheduler {
             let known = caught(patiently(|| store.chunk(job, &chunk_id))).await;
             Read::Chunk { chunk_id, digest, known, otherwise, reply }
         });
+    }
+
+    /// The request id of a submission was used before: the first job is the answer, if it is the same.
+    pub(super) fn known(
+        &mut self,
+        job: JobId,
+        digest: [u8; 32],
+        (request_id, asked): (String, [u8; 32]),
+        otherwise: Otherwise,
+        reply: Reply<Arc<Job>>,
+    ) {
+        if digest != asked {
+            return answer(reply, Err(EngineError::RequestIdTaken(request_id)));
+        }
+        if let Some(feed) = self.hub.feed(job) {
+            return answer(reply, Ok(feed.job()));
+        }
+        let store = self.runner.store.clone();
+        self.reads.spawn(async move {
+            let found = caught(patiently(|| store.visit(job))).await;
+            Read::Known { job, found, otherwise, reply }
+        });
+    }
+
+    /// The job that a request id stood for was deleted since: the id is free again.
+    fn deleted_meanwhile(&mut self, job: JobId, otherwise: Otherwise, reply: Reply<Arc<Job>>) {
+        match otherwise {
+            Otherwise::Submit(repeated) => {
+                tracing::debug!(%job, "a request id is free again, so its request is taken anew");
+                let Repeated { spec, request, tasks, caller, by } = *repeated;
+                let (spec, request) = (Box::new(spec), Some(request));
+                self.command(Admitted {
+                    command: Command::Submit { spec, request, tasks, caller, reply },
+                    by,
+                    room: None,
+                });
+            }
+            Otherwise::Refuse(error) => answer(reply, Err(error)),
+        }
     }
 
     /// Looks for a request that is not taken now: it may have been before.

@@ -122,6 +122,15 @@ impl Scheduler {
         });
     }
 
+    /// A job that is to be read again cannot be: it is left out, as at a start. Whoever waits for it is told by another look at the
+    /// store.
+    pub(super) fn not_reloaded(&mut self, job: JobId, why: &str) {
+        if self.jobs.get(job).is_some_and(|run| matches!(run.stage, Stage::Reloading { .. })) {
+            tracing::error!(%job, "a job cannot be read again, and nothing more of it runs: {why}");
+            self.drop_job(job);
+        }
+    }
+
     /// Takes in the end of an attempt that came while its job was being read again. What has been sent is not sent again for
     /// that.
     fn take_end(&mut self, task: StoredTask, attempt_start: Timestamp, ended: Ended) {

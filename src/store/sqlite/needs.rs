@@ -1,7 +1,7 @@
 //! Which batches may use which room on a full disk: one decision over what a batch does and what is left of the reserve.
 //!
-//! Deletions make room, so everything is theirs. Whatever else is small, the end of a job above all, has a part of the
-//! reserve, once, and so has what is large because much has ended at once. What is large because it adds work waits until there
+//! Deletions make room, so everything is theirs. Whatever else is small has a part of the reserve, once. What adds nothing, the end
+//! of a job above all, has another part as often as deletions can do without it. What is large because it adds work waits until there
 //! is room beside the reserve, and so does everything but deletions while less is held than they need.
 
 use std::sync::Arc;
@@ -20,9 +20,11 @@ const AUDIT_ROWS_MAX: usize = 1000;
 pub(super) enum Need {
     /// It removes, and does nothing else.
     Removes,
+    /// It adds nothing, however large it is: there is no more of it than had been begun, and nothing begins while room is short.
+    Closes,
     /// It needs a small part of what is lent at most.
     Little,
-    /// It needs more, and adds no work: it records what has ended or happened.
+    /// It needs more, and adds little: mostly it records what has ended or happened.
     Ends,
     /// It needs more, and adds work.
     Much,
@@ -33,7 +35,9 @@ pub(super) enum Need {
 pub(super) enum Left {
     /// All of it.
     All,
-    /// What deletions need: a part is lent.
+    /// A part is lent, and deletions can do without another one.
+    Another,
+    /// What deletions need.
     Deletions,
     /// Less than that.
     Less,
@@ -56,11 +60,11 @@ pub(super) enum More {
 pub(super) fn room(need: Need, left: Left) -> Option<More> {
     match (need, left) {
         (Need::Removes, _) => Some(More::All),
-        (Need::Little | Need::Ends, Left::All) => Some(More::Part),
-        (Need::Little | Need::Ends, Left::Deletions | Left::NoReserve) | (Need::Much, Left::All | Left::NoReserve) => {
-            Some(More::Nothing)
-        }
-        (Need::Little | Need::Ends, Left::Less) | (Need::Much, Left::Deletions | Left::Less) => None,
+        (Need::Closes, Left::All | Left::Another) | (Need::Little | Need::Ends, Left::All) => Some(More::Part),
+        (Need::Closes | Need::Little | Need::Ends, Left::Another | Left::Deletions | Left::NoReserve)
+        | (Need::Much, Left::All | Left::NoReserve) => Some(More::Nothing),
+        (Need::Closes | Need::Little | Need::Ends, Left::Less)
+        | (Need::Much, Left::Another | Left::Deletions | Left::Less) => None,
     }
 }
 
@@ -69,12 +73,13 @@ impl Need {
     pub(super) fn of(batch: &Batch, lent: u64) -> Need {
         if only_removes(batch) {
             Need::Removes
+        } else if adds_nothing(batch) {
+            Need::Closes
         } else if bytes(batch) as u64 <= lent / 2 {
             Need::Little
         } else if added_bytes(batch) as u64 > lent / 2 || batch.audit.len() > AUDIT_ROWS_MAX {
             Need::Much
         } else {
-            // There is no more of it than had been begun, and nothing begins while room is short.
             Need::Ends
         }
     }
@@ -98,6 +103,14 @@ fn rows_put_back(retries: &[Retry], hastens: &[Hasten]) -> usize {
         Which::From(_) | Which::Fitting(..) => it.limit as usize,
     });
     put_back.chain(hastens.iter().map(|it| it.limit as usize)).fold(0, usize::saturating_add)
+}
+
+/// Whether nothing of the batch could come again and again while room is short.
+fn adds_nothing(batch: &Batch) -> bool {
+    let Batch { submissions, additions, retries, hastens, respecced, limits, new_data_key, access, audit, .. } = batch;
+    let adds = !(submissions.is_empty() && additions.is_empty() && retries.is_empty() && hastens.is_empty())
+        || !(respecced.is_empty() && limits.is_none() && !new_data_key && access.is_empty());
+    !adds && audit.iter().all(|entry| matches!(entry.of, Of::Job(_) | Of::Sweep(_) | Of::Deletion(_)))
 }
 
 /// Whether the batch has deletions and purges, and beside them nothing but who did that.
@@ -166,17 +179,19 @@ mod tests {
 
     #[test]
     fn who_may_use_which_room() {
-        use Left::{All, Deletions, Less, NoReserve};
-        use Need::{Ends, Little, Much, Removes};
+        use Left::{All, Another, Deletions, Less, NoReserve};
+        use Need::{Closes, Ends, Little, Much, Removes};
+        let (all, part, nothing) = (Some(More::All), Some(More::Part), Some(More::Nothing));
         let table = [
-            //         all of it is there    a part is lent        less is left        there never was any
-            (Removes, [Some(More::All), Some(More::All), Some(More::All), Some(More::All)]),
-            (Little, [Some(More::Part), Some(More::Nothing), None, Some(More::Nothing)]),
-            (Ends, [Some(More::Part), Some(More::Nothing), None, Some(More::Nothing)]),
-            (Much, [Some(More::Nothing), None, None, Some(More::Nothing)]),
+            //         all is there, a part is lent, as much as deletions need, less, there never was any
+            (Removes, [all, all, all, all, all]),
+            (Closes, [part, part, nothing, None, nothing]),
+            (Little, [part, nothing, nothing, None, nothing]),
+            (Ends, [part, nothing, nothing, None, nothing]),
+            (Much, [nothing, None, None, None, nothing]),
         ];
         for (need, rooms) in table {
-            let decided = [All, Deletions, Less, NoReserve].map(|left| room(need, left));
+            let decided = [All, Another, Deletions, Less, NoReserve].map(|left| room(need, left));
             assert_eq!(decided, rooms, "{need:?}");
         }
     }
@@ -215,11 +230,12 @@ mod tests {
         assert_eq!(deletes(Of::Deletion(0)), Need::Removes);
         assert_eq!(deletes(Of::Always), Need::Little, "a row of something else");
         // None of these removes anything.
-        assert_eq!(need(|_| {}), Need::Little);
-        assert_eq!(need(|it| it.audit.push(audit(Of::Always))), Need::Little);
-        assert_eq!(need(|it| it.audit.push(audit(Of::Deletion(0)))), Need::Little);
+        assert_eq!(need(|_| {}), Need::Closes);
+        assert_eq!(need(|it| it.audit.push(audit(Of::Always))), Need::Little, "somebody was refused");
+        assert_eq!(need(|it| it.audit.push(audit(Of::Deletion(0)))), Need::Closes);
+        assert_eq!(need(|it| it.audit.push(audit(Of::Job(JOB)))), Need::Closes, "a job was cancelled");
         assert_eq!(need(|it| it.hastens.push(hasten(1))), Need::Little);
-        assert_eq!(need(|it| it.dropped_pages.push(TaskId { job: JOB, index: 0 })), Need::Little);
+        assert_eq!(need(|it| it.dropped_pages.push(TaskId { job: JOB, index: 0 })), Need::Closes);
         assert_eq!(need(|it| it.new_data_key = true), Need::Little);
     }
 
@@ -235,7 +251,7 @@ mod tests {
             let id = TaskId { job: JOB, index: 0 };
             need(|it| it.pages.push(NewPage { id, page: 0, first_item: 0, items: 0, content, next: None }))
         };
-        assert_eq!((page(3 << 20), page(5 << 20)), (Need::Little, Need::Ends));
+        assert_eq!((page(3 << 20), page(50 << 20)), (Need::Closes, Need::Closes));
         // What is added beside it is little.
         let beside = |fill: &dyn Fn(&mut Batch)| {
             need(|it| {

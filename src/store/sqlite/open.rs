@@ -27,6 +27,8 @@ use crate::vault::Vault;
 const READERS_MAX: u32 = 4;
 /// Connections that read for the tasks that the engine runs, and as many for the changes that it decides.
 const ENGINE_READERS_MAX: u32 = 2;
+/// Connections that read events. Many may follow jobs from their first event at once, and each only takes longer then.
+const REPLAY_READERS_MAX: u32 = 2;
 /// The engine waits as long as it takes: longer than any machine runs. (An endless wait overflows the clock.)
 const ENGINE_PATIENCE: Duration = Duration::from_secs(u32::MAX as u64);
 /// How long a caller's read waits for a connection.
@@ -101,6 +103,7 @@ impl SqliteStore {
         sqlx::query(PIECE).execute(&mut conn).await.map_err(failed)?;
         let store = Arc::new(SqliteStore {
             callers: reader(&path, READERS_MAX, CALLERS_PATIENCE, vault),
+            replays: reader(&path, REPLAY_READERS_MAX, ENGINE_PATIENCE, vault),
             engine: reader(&path, ENGINE_READERS_MAX, ENGINE_PATIENCE, vault),
             visits: reader(&path, ENGINE_READERS_MAX, ENGINE_PATIENCE, vault),
             node_id,

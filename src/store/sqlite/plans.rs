@@ -177,7 +177,7 @@ async fn no_read_looks_through_a_large_table() {
 
     let url = format!("sqlite://{}/haul.db", dir.path().display());
     let mut conn = SqliteConnection::connect(&url).await.unwrap();
-    let asked: Vec<String> = [&store.callers, &store.engine, &store.visits]
+    let asked: Vec<String> = [&store.callers, &store.replays, &store.engine, &store.visits]
         .into_iter()
         .flat_map(|reader| reader.asked.lock().unwrap().clone())
         .collect();
@@ -224,6 +224,22 @@ async fn lanes_are_not_read_behind_visits_or_callers() {
     drop(busy);
     let _busy = [store.engine.hold_all().await, store.visits.hold_all().await];
     assert!(store.job(job).await.unwrap().is_some());
+}
+
+/// However many follow jobs from their first event on, everybody else is answered.
+#[tokio::test]
+async fn nobody_asks_behind_those_who_read_events() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut writer) = SqliteStore::open(dir.path(), Durability::Off).await.unwrap();
+    let one = ended_job();
+    let job = one.job.id;
+    writer.commit(&Batch { submissions: vec![one], ..Batch::default() }).await.unwrap();
+    let busy = store.replays.hold_all().await;
+    assert!(store.job(job).await.unwrap().is_some());
+    drop(busy);
+    let _busy = store.callers.hold_all().await;
+    store.events(job, 0, 9).await.unwrap();
+    store.events_before(job, 9, &[], 9).await.unwrap();
 }
 
 #[tokio::test]

@@ -27,8 +27,9 @@ fn is_want_of_room(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// A file that holds room, or held it until there was none. A part of it is lent to small batches of all kinds, so that
-/// work can be ended on a full disk; the rest is for deletions alone, and nobody else can take it meanwhile.
+/// A file that holds room, or held it until there was none. A part of it is lent to small batches of all kinds, and more to
+/// those that add nothing, so that work can be ended on a full disk; the rest is for deletions alone, and nobody else can take it
+/// meanwhile.
 pub(super) struct Reserve {
     path: PathBuf,
     bytes: u64,
@@ -71,12 +72,15 @@ impl Reserve {
         self.bytes / LENT_SHARE
     }
 
-    /// What is left of it.
-    pub(super) fn left(&self) -> Left {
+    /// What is left of it, where a copy of the log makes the database longer by so much. Whoever deletes has to copy the log, and
+    /// needs a part beside that.
+    pub(super) fn left(&self, growth: u64) -> Left {
+        let lent = self.lent();
         match self.held {
             _ if !self.was_held => Left::NoReserve,
             held if held >= self.bytes => Left::All,
-            held if held >= self.bytes - self.lent() => Left::Deletions,
+            held if held >= growth + 2 * lent => Left::Another,
+            held if held >= (self.bytes - lent).min(growth + lent) => Left::Deletions,
             _ => Left::Less,
         }
     }
@@ -101,11 +105,9 @@ impl Reserve {
         statvfs(dir).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= bytes + self.lent())
     }
 
-    /// Lends a part of the room, if that was not done before.
+    /// Lends a part of the room, or another one.
     pub(super) fn lend(&mut self) {
-        if self.held == self.bytes {
-            self.shrink(self.bytes - self.lent());
-        }
+        self.shrink(self.held.saturating_sub(self.lent()));
     }
 
     /// Gives all the room to whoever needs it next. The empty file stays, so that the next start knows of it.
@@ -186,16 +188,22 @@ mod tests {
         let new = || Reserve { path: dir.path().join("haul.reserve"), bytes, held: 0, was_held: false };
         let mut reserve = new();
         let length = || fs::metadata(dir.path().join("haul.reserve")).unwrap().len();
-        assert_eq!((reserve.is_short(), reserve.left()), (false, Left::NoReserve));
+        assert_eq!((reserve.is_short(), reserve.left(0)), (false, Left::NoReserve));
         reserve.restore();
-        assert_eq!((length(), reserve.is_short(), reserve.left()), (bytes, false, Left::All));
+        assert_eq!((length(), reserve.is_short(), reserve.left(0)), (bytes, false, Left::All));
         reserve.lend();
-        assert_eq!((length(), reserve.is_short(), reserve.left()), (8 << 16, true, Left::Deletions));
+        assert_eq!((length(), reserve.is_short()), (8 << 16, true));
+        let left = [0, 4 << 16, 5 << 16, bytes].map(|growth| reserve.left(growth));
+        assert_eq!(left, [Left::Another, Left::Another, Left::Deletions, Left::Deletions]);
+        reserve.lend();
+        assert_eq!(length(), 6 << 16);
+        let left = [0, 2 << 16, 4 << 16, 5 << 16].map(|growth| reserve.left(growth));
+        assert_eq!(left, [Left::Another, Left::Another, Left::Deletions, Left::Less]);
         reserve.give_up();
-        assert_eq!((length(), reserve.is_short(), reserve.left()), (0, true, Left::Less));
+        assert_eq!((length(), reserve.is_short(), reserve.left(0)), (0, true, Left::Less));
         reserve.lend();
         reserve.restore();
-        assert_eq!((length(), reserve.is_short(), reserve.left()), (bytes, false, Left::All));
+        assert_eq!((length(), reserve.is_short(), reserve.left(0)), (bytes, false, Left::All));
     }
 
     #[test]

@@ -41,24 +41,35 @@ impl SqliteWriter {
         }
     }
 
-    /// Whether the log can be copied without the room that small batches need.
-    pub(super) async fn has_room_to_copy(&mut self) -> bool {
+    /// By how much a copy of the log would make the database longer; `None`: that cannot be found out.
+    async fn growth(&mut self) -> Option<u64> {
         let sql = "SELECT page_count * page_size, file FROM pragma_page_count, pragma_page_size, pragma_database_list \
                    WHERE name = 'main'";
         let told: Result<(i64, String), _> = sqlx::query_as(sql).fetch_one(&mut self.conn).await;
-        let Ok((bytes, file)) = told else { return false };
-        let Ok(file) = std::fs::metadata(&file) else { return false };
-        let growth = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_sub(file.len());
+        let (bytes, file) = told.ok()?;
+        let file = std::fs::metadata(&file).ok()?;
+        Some(u64::try_from(bytes).unwrap_or(u64::MAX).saturating_sub(file.len()))
+    }
+
+    /// Whether the log can be copied without the room that small batches need.
+    pub(super) async fn has_room_to_copy(&mut self) -> bool {
+        let Some(growth) = self.growth().await else { return false };
         growth == 0 || self.reserve.as_ref().is_none_or(|reserve| reserve.has_room_for(growth))
+    }
+
+    /// What is left of the reserve.
+    pub(super) async fn left(&mut self) -> Left {
+        // What cannot be found out is taken to be much.
+        let growth = if self.is_short() { self.growth().await.unwrap_or(u64::MAX / 2) } else { 0 };
+        self.reserve.as_ref().map_or(Left::NoReserve, |reserve| reserve.left(growth))
     }
 
     /// Takes the reserve back as soon as there is room, before somebody else does. While a part of it is lent, a copy of the
     /// log that takes room would take that part, and nothing could be cancelled any more.
     pub(super) async fn take_room_back(&mut self) {
-        let Some(left) = self.reserve.as_ref().map(Reserve::left) else { return };
-        let copies = match left {
+        let copies = match self.left().await {
             Left::All | Left::NoReserve => return,
-            Left::Deletions => self.has_room_to_copy().await,
+            Left::Another | Left::Deletions => self.has_room_to_copy().await,
             Left::Less => true,
         };
         if copies {

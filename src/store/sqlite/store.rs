@@ -29,6 +29,8 @@ use crate::store::{
 pub struct SqliteStore {
     /// For whoever calls the server.
     pub(super) callers: Reader,
+    /// For the events of jobs, which may be many and are read from the first on: no other call waits behind that.
+    pub(super) replays: Reader,
     /// For the tasks that the engine runs, which never waits behind anybody who asks for something.
     pub(super) engine: Reader,
     /// For changes that the engine decides over what the store has, one after the other for each job. They may take long,
@@ -125,11 +127,11 @@ impl Store for SqliteStore {
         kinds: &'a [EventKind],
         limit: u32,
     ) -> Answer<'a, EventPage> {
-        Box::pin(events::before(&self.callers, job, before, kinds, limit))
+        Box::pin(events::before(&self.replays, job, before, kinds, limit))
     }
 
     fn events(&self, job: JobId, after: u64, limit: u32) -> Answer<'_, Listed<StoredEvent>> {
-        Box::pin(events::after(&self.callers, job, after, limit))
+        Box::pin(events::after(&self.replays, job, after, limit))
     }
 
     fn page_heads(&self, id: TaskId, from: u32, limit: u32) -> Answer<'_, Vec<PageHead>> {

@@ -91,7 +91,7 @@ impl SqliteWriter {
             None => (Need::Much, Some(More::Nothing)),
             Some(reserve) => {
                 let need = Need::of(batch, reserve.lent());
-                (need, room(need, reserve.left()))
+                (need, room(need, self.left().await))
             }
         };
         let Some(more) = more else {

@@ -263,7 +263,10 @@ impl Rotation {
                 self.rings.found(tenant, &host);
                 self.go_next(job);
                 if is_tenants {
-                    self.wake_one(&host, Some(tenant));
+                    self.wake_other(&host, tenant);
+                } else {
+                    // The host has no room for it, but others might take some.
+                    self.parking.hope(&host);
                 }
                 (host, false)
             }

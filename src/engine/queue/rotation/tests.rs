@@ -463,6 +463,38 @@ fn whoever_waits_at_a_host_that_is_paused_for_all_looks_once() {
     world.check();
 }
 
+/// Who is refused there does not have all others asked again.
+#[test]
+fn at_a_host_that_is_paused_for_all_each_of_many_tenants_is_asked_a_few_times() {
+    const TENANTS: u32 = 300;
+    let mut world = World::shared(1, 1, 100);
+    let asked = Arc::new(Mutex::new(0));
+    let (count, at) = (asked.clone(), world.at.clone());
+    let standing = move |host: &Host, tenant| {
+        *count.lock().unwrap() += 1;
+        at.lock().unwrap().get(&(host.clone(), tenant)).copied().unwrap_or(Some(0))
+    };
+    world.lanes.set_standing(Standing(Arc::new(standing)));
+    for tenant in 2..TENANTS + 2 {
+        world.pause(0, tenant, true);
+        world.add_for(tenant, tenant.into(), &[(0, 1)]);
+    }
+    for look in 1..4 {
+        world.dispatch();
+        assert_eq!((world.running.len(), world.refused.len()), (0, look * TENANTS as usize));
+        world.check();
+        world.lanes.wake_host(&Host::new("h0:80"), 1);
+    }
+    world.dispatch();
+    let asked = *asked.lock().unwrap();
+    assert!(asked < 20 * TENANTS, "{asked}");
+    // One that may go on is found at once.
+    world.pause(0, 77, false);
+    world.lanes.wake_host(&Host::new("h0:80"), 1);
+    world.dispatch();
+    assert_eq!(world.running, [(job(77), 0)]);
+}
+
 #[test]
 fn a_tenant_that_is_left_alone_at_a_host_that_is_paused_for_it_looks() {
     let mut world = World::shared(1, 1, 100);

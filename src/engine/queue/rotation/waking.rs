@@ -79,6 +79,7 @@ impl Rotation {
     /// Moves parked lanes of `host` to their jobs until one was moved whose job may run. If nobody who waits there may start
     /// something now, somebody of each tenant looks, unless one of them has just done so.
     pub(super) fn wake_one(&mut self, host: &Host, but: Option<TenantNo>) -> bool {
+        self.parking.hope(host);
         while let Some((job, number)) = self.unpark(host, but) {
             if self.unparked(host, job, number) {
                 return true;
@@ -88,6 +89,14 @@ impl Rotation {
             self.look_each(host);
         }
         false
+    }
+
+    /// As `wake_one`, for somebody else than a tenant that was refused for a reason of its own. Where all who wait have such
+    /// reasons, each of them is asked once and not whenever another one is refused.
+    pub(super) fn wake_other(&mut self, host: &Host, but: TenantNo) {
+        if !self.parking.is_hopeless(host) && !self.wake_one(host, Some(but)) {
+            self.parking.give_up(host);
+        }
     }
 
     /// Lets one lane of each tenant that waits at a host look: it is refused, and so the caller learns until when.
