@@ -50,6 +50,7 @@ mod it {
     mod slow_watchers;
     mod specs;
     mod startup;
+    mod stored_bytes;
     mod tenants;
     mod tls;
     mod tokens;

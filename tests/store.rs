@@ -71,7 +71,7 @@ macro_rules! all_cases {
             restart: everything_is_there_again, recovery_tells_what_was_cut, every_job_is_recovered, ended_jobs_are_not_recovered,
                 a_writer_that_died_lost_nothing, heads_are_kept, recovery_comes_in_parts;
             deletion: deleted_jobs_are_hidden, purge_takes_bounded_steps, purge_of_a_kept_job_is_refused,
-                expired_jobs_are_told, a_purge_leaves_others_alone, deletions_are_answered,
+                expired_jobs_are_told, a_purge_leaves_others_alone, what_tenants_store_is_summed_up, deletions_are_answered,
                 a_purge_takes_old_states_too;
         });
     };

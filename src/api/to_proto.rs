@@ -325,6 +325,7 @@ fn wait_reason(reason: WaitReason) -> pb::WaitReason {
         WaitReason::DiskSpace => P::DiskSpace,
         WaitReason::Draining => P::Draining,
         WaitReason::TenantLimit => P::TenantLimit,
+        WaitReason::TenantStorage => P::TenantStorage,
     }
 }
 

@@ -85,8 +85,8 @@ impl fmt::Display for Most {
 #[derive(Debug, Args)]
 struct Terms {
     /// What it may have at most: `unfinished_jobs`, `queued_tasks`, `running_tasks`, `running_per_host`,
-    /// `requests_per_second`, `bytes_per_second`, `calls_per_second`, `watchers` or `tasks_per_second` and a number,
-    /// `max_retention` or `max_attempt` and a time such as `7d`, or `none` in its place
+    /// `requests_per_second`, `bytes_per_second`, `stored_bytes`, `calls_per_second`, `watchers` or `tasks_per_second` and
+    /// a number, `max_retention` or `max_attempt` and a time such as `7d`, or `none` in its place
     #[arg(long = "quota", value_name = "FIELD=N", value_parser = quota)]
     quotas: Vec<(Quota, Option<Most>)>,
     /// How large its share is beside those of others, 1 to 100
@@ -224,6 +224,7 @@ fn print_one(format: Format, tenant: &pb::Tenant) -> anyhow::Result<ExitCode> {
             Quota::RunningTasks => Some(u64::from(usage.running_tasks)),
             Quota::Watchers => Some(u64::from(usage.watchers)),
             Quota::BytesPerSecond => Some(usage.bytes_per_second as u64),
+            Quota::StoredBytes => Some(usage.stored_bytes),
             Quota::RunningPerHost
             | Quota::RequestsPerSecond
             | Quota::MaxRetention
@@ -260,6 +261,7 @@ impl Terms {
                 Quota::RunningPerHost => quotas.running_per_host = number.map(|most| most as u32),
                 Quota::RequestsPerSecond => quotas.requests_per_second = number,
                 Quota::BytesPerSecond => quotas.bytes_per_second = number.map(|most| most as u64),
+                Quota::StoredBytes => quotas.stored_bytes = number.map(|most| most as u64),
                 Quota::MaxRetention => quotas.max_retention = time,
                 Quota::MaxAttempt => quotas.max_attempt = time,
                 Quota::CallsPerSecond => quotas.calls_per_second = number,
@@ -292,6 +294,7 @@ fn all(quotas: &pb::Quotas) -> [(Quota, Option<Most>); Quota::ALL.len()] {
             Quota::RunningPerHost => quotas.running_per_host.map(f64::from),
             Quota::RequestsPerSecond => quotas.requests_per_second,
             Quota::BytesPerSecond => quotas.bytes_per_second.map(|most| most as f64),
+            Quota::StoredBytes => quotas.stored_bytes.map(|most| most as f64),
             Quota::MaxRetention => return (quota, time(quotas.max_retention)),
             Quota::MaxAttempt => return (quota, time(quotas.max_attempt)),
             Quota::CallsPerSecond => quotas.calls_per_second,
@@ -323,7 +326,7 @@ fn quota(text: &str) -> Result<(Quota, Option<Most>), String> {
 /// The largest value that the field of a quota of whole numbers has.
 fn largest(quota: Quota) -> f64 {
     match quota {
-        Quota::QueuedTasks | Quota::BytesPerSecond => 9e15,
+        Quota::QueuedTasks | Quota::BytesPerSecond | Quota::StoredBytes => 9e15,
         _ => f64::from(u32::MAX),
     }
 }

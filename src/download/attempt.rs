@@ -9,7 +9,7 @@ use crate::download::{DownloadContext, Halt, finish, is_local, plan, transfer};
 use crate::files::binding::Why;
 use crate::files::part::Part;
 use crate::model::failure::{Failure, FailureReason};
-use crate::model::outcome::{AttemptReport, DownloadResult};
+use crate::model::outcome::{AttemptReport, DownloadResult, Room};
 use crate::model::secret::redacted_text;
 use crate::model::spec::DownloadSpec;
 
@@ -172,7 +172,7 @@ impl Attempt<'_> {
             );
             return Failure { message, ..failure }.into();
         }
-        Halt::NoSpace { folder, needed_bytes, message: failure.message }
+        Halt::NoSpace { of: Room::Disk, folder, needed_bytes, message: failure.message }
     }
 }
 

@@ -8,10 +8,11 @@ use crate::download::Halt;
 use crate::download::ask::{Carried, Stream};
 use crate::download::board::{ClaimId, Reach};
 use crate::download::flow::Flow;
-use crate::download::plan::no_space;
+use crate::download::plan::{no_space, tenant_full};
 use crate::download::resume::can_go_on;
 use crate::files::space::NoSpace;
 use crate::model::failure::{Failure, FailureReason};
+use crate::model::storage::Full;
 
 /// A body of unknown length asks for room in steps of this.
 pub(super) const ROOM_STEP: u64 = 512 << 10;
@@ -163,6 +164,13 @@ impl Flow<'_> {
     fn make_room(&self, bytes: u64) -> Result<(), Halt> {
         let held = self.bound.with_held(crate::files::ranges::RangeSet::bytes);
         let mut state = self.lock();
+        // Of a file whose size is known the tenant has room for all.
+        if state.board.total().is_none()
+            && let Err(full) = self.order.ctx.storage.at_least(held + bytes)
+        {
+            drop(state);
+            return Err(self.tenant_full(held, full));
+        }
         if held + bytes <= state.room_for {
             return Ok(());
         }
@@ -222,6 +230,18 @@ impl Flow<'_> {
         self.bound.give_up();
         let needed = NoSpace { needed_bytes: held + more, ..*error };
         no_space(self.order, &needed, held + more, &what)
+    }
+
+    /// As [`Flow::out_of_room`], where the tenant may not store more.
+    fn tenant_full(&self, held: u64, full: Full) -> Halt {
+        let what = format!("the file, of which {held} bytes came and nobody knows how many will,");
+        let is_of_use = can_go_on(&self.bound.stored(), self.order.has_digest());
+        if is_of_use && held <= full.most_bytes / 2 && self.bound.may_wait() {
+            return tenant_full(self.order, full, 0, &what);
+        }
+        self.bound.give_up();
+        let whole = held + full.needed_bytes;
+        tenant_full(self.order, Full { needed_bytes: whole, ..full }, whole, &what)
     }
 
     /// The body is over. For one of unknown length that is the end of the file; else it must have been as long as it said.

@@ -34,9 +34,10 @@ use crate::files::part::{Part, PartKey};
 use crate::files::{Durability, Root, names};
 use crate::model::credential::echo::Echo;
 use crate::model::failure::{Failure, FailureReason};
-use crate::model::outcome::{AttemptEnd, AttemptReport, Outcome};
+use crate::model::outcome::{AttemptEnd, AttemptReport, Outcome, Room};
 use crate::model::progress::Meter;
 use crate::model::spec::DownloadSpec;
+use crate::model::storage::StorageHold;
 use crate::model::time::Timestamp;
 use crate::net::{Profile, Transport};
 
@@ -59,6 +60,8 @@ pub struct DownloadContext<'a> {
     pub part_is_shared: bool,
     /// Whether the task had an attempt before: else nothing can be left of one, and nothing is looked for.
     pub has_history: bool,
+    /// What it holds of the storage of its tenant.
+    pub storage: &'a StorageHold,
     /// Shows how far it is.
     pub meter: &'a Meter,
     /// Stops it, at a checkpoint.
@@ -129,7 +132,9 @@ pub async fn run(ctx: &DownloadContext<'_>, spec: &DownloadSpec) -> (AttemptEnd,
         Ok(result) => AttemptEnd::Done(Outcome::Download(result)),
         Err(Halt::Failed(failure)) => AttemptEnd::Failed(failure),
         Err(Halt::Stopped) => AttemptEnd::Stopped,
-        Err(Halt::NoSpace { folder, needed_bytes, message }) => AttemptEnd::NoSpace { folder, needed_bytes, message },
+        Err(Halt::NoSpace { of, folder, needed_bytes, message }) => {
+            AttemptEnd::NoSpace { of, folder, needed_bytes, message }
+        }
     };
     (end, report)
 }
@@ -193,8 +198,9 @@ impl Target {
 enum Halt {
     Failed(Failure),
     Stopped,
-    /// The file system of this directory lacks so many bytes.
+    /// The file system of this directory, or the tenant, lacks room for so many bytes.
     NoSpace {
+        of: Room,
         folder: String,
         needed_bytes: u64,
         message: String,

@@ -14,6 +14,8 @@ use crate::files::space::{NoSpace, Reservation};
 use crate::files::version::Version;
 use crate::model::credential::echo::EchoScan;
 use crate::model::failure::{Failure, FailureReason};
+use crate::model::outcome::Room;
+use crate::model::storage::Full;
 
 /// Below this the file system is not asked to set room aside: it costs more than it saves.
 const PREALLOCATE_FROM_BYTES: u64 = 1 << 20;
@@ -108,6 +110,7 @@ async fn set_room_aside(
     // Small files are never set room aside for, and a look would cost as much as their bytes.
     let spare = if total < PREALLOCATE_FROM_BYTES { 0 } else { bound.spare_bytes() };
     let needed = missing.saturating_sub(spare);
+    order.ctx.storage.at_least(total).map_err(|full| tenant_full(order, full, total, "the file"))?;
     let reserved = order.ctx.root.reserve(bound.folder(), needed);
     let mut reservation = reserved.map_err(|error| no_space(order, &error, total, "the file"))?;
     if total < PREALLOCATE_FROM_BYTES {
@@ -135,9 +138,27 @@ pub(super) fn no_space(order: &Order<'_>, error: &NoSpace, whole: u64, what: &st
         return Failure::fatal(FailureReason::DiskFull, message).into();
     }
     Halt::NoSpace {
+        of: Room::Disk,
         folder: order.target.folder.clone(),
         needed_bytes: error.needed_bytes,
         message: format!("there is no room for {what}: {error}"),
+    }
+}
+
+/// As [`no_space`], where it is the tenant that may not store so much.
+pub(super) fn tenant_full(order: &Order<'_>, full: Full, whole: u64, what: &str) -> Halt {
+    if whole > full.most_bytes {
+        let message = format!(
+            "{what} needs {whole} bytes, and the tenant may store at most {} (`stored_bytes`); ask for a larger quota",
+            full.most_bytes
+        );
+        return Failure::fatal(FailureReason::DiskFull, message).into();
+    }
+    Halt::NoSpace {
+        of: Room::Tenant,
+        folder: order.target.folder.clone(),
+        needed_bytes: full.needed_bytes,
+        message: format!("there is no room for {what}: {full}"),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::model::ids::{Fence, TaskId};
 use crate::model::outcome::{AttemptEnd, AttemptReport};
 use crate::model::progress::Meter;
 use crate::model::spec::{Options, TaskSpec};
+use crate::model::storage::StorageHold;
 use crate::model::tenant::{Owner, Party};
 use crate::model::time::Timestamp;
 use crate::net::CredentialSource as _;
@@ -40,6 +41,8 @@ pub(crate) struct Launch {
     /// See [`crate::engine::queue::task::Running::rest`].
     pub(crate) rest: CancellationToken,
     pub(crate) meter: Arc<Meter>,
+    /// What it holds of the storage of its tenant.
+    pub(crate) storage: Arc<StorageHold>,
     pub(crate) attempt_start: Timestamp,
     /// The start of the task's first attempt.
     pub(crate) first_start: Timestamp,

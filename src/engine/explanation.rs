@@ -20,11 +20,12 @@ pub enum WaitReason {
     DiskSpace,
     Draining,
     TenantLimit,
+    TenantStorage,
 }
 
 impl WaitReason {
     /// All of them, in the order of the contract.
-    pub const ALL: [WaitReason; 11] = [
+    pub const ALL: [WaitReason; 12] = [
         Self::ServerLimit,
         Self::HostLimit,
         Self::JobLimit,
@@ -36,6 +37,7 @@ impl WaitReason {
         Self::DiskSpace,
         Self::Draining,
         Self::TenantLimit,
+        Self::TenantStorage,
     ];
 }
 

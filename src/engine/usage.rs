@@ -4,9 +4,11 @@
 //! settled when they are asked for.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::model::ids::JobId;
 use crate::model::quotas::Usage;
+use crate::model::storage::Storage;
 use crate::model::tenant::TenantNo;
 
 /// What one job has of what its tenant may have.
@@ -17,12 +19,16 @@ pub(crate) struct Part {
     pub(crate) tasks: u64,
     /// Its tasks that run.
     pub(crate) running: u64,
+    /// Bytes that it keeps. They stay when it has ended.
+    pub(crate) stored: u64,
 }
 
 /// The sums of all tenants.
 #[derive(Debug, Default)]
 pub(crate) struct Usages {
     of: HashMap<TenantNo, Usage>,
+    /// What the jobs of tenants keep, those that have ended among them, and what running attempts may add.
+    stored: HashMap<TenantNo, Arc<Storage>>,
     /// Jobs on their way to the store.
     arriving: HashMap<JobId, Part>,
     /// Jobs that may have changed since they were counted.
@@ -42,6 +48,23 @@ impl Usages {
     pub(crate) fn has_arrived(&mut self, job: JobId) {
         if let Some(part) = self.arriving.remove(&job) {
             self.subtract(part);
+        }
+    }
+
+    /// What a tenant stores.
+    pub(crate) fn storage(&mut self, tenant: TenantNo) -> &Arc<Storage> {
+        self.stored.entry(tenant).or_default()
+    }
+
+    /// The quota of a tenant that stores as much as it may.
+    pub(crate) fn storage_used_up(&self, tenant: TenantNo) -> Option<u64> {
+        self.stored.get(&tenant)?.used_up()
+    }
+
+    /// Counts what a job keeps by now.
+    pub(crate) fn stores(&mut self, before: Part, now: Part) {
+        if before.stored != now.stored {
+            self.storage(now.tenant).moves(before.stored, now.stored);
         }
     }
 
@@ -81,7 +104,8 @@ impl Usages {
 
     /// Returns what a tenant has, as far as it is counted.
     pub(crate) fn get(&self, tenant: TenantNo) -> Usage {
-        self.of.get(&tenant).copied().unwrap_or_default()
+        let stored_bytes = self.stored.get(&tenant).map_or(0, |storage| storage.bytes());
+        Usage { stored_bytes, ..self.of.get(&tenant).copied().unwrap_or_default() }
     }
 
     /// Compares the sums with what they are of. Slow: simulations call it after each step.

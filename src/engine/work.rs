@@ -15,8 +15,9 @@ use crate::files::content::Spooling;
 use crate::limits::transport::Limited;
 use crate::model::credential::echo::echoed;
 use crate::model::failure::{Failure, FailureReason};
-use crate::model::outcome::{AttemptEnd, AttemptReport};
+use crate::model::outcome::{AttemptEnd, AttemptReport, Room};
 use crate::model::spec::{DownloadSpec, FetchSpec, Work};
+use crate::model::storage::{Full, StorageHold};
 use crate::net::Profile;
 use crate::store::{Content, NewPage};
 
@@ -50,6 +51,12 @@ async fn fetch(
         Ok(resume) => resume,
         Err(failure) => return (AttemptEnd::Failed(failure), AttemptReport::default(), None),
     };
+    let is_listing = spec.pagination.is_some();
+    if let Some(resume) = &resume
+        && let Err(full) = launch.storage.at_least(resume.bytes)
+    {
+        return (no_room(launch, full, is_listing), AttemptReport::default(), None);
+    }
     let sink = PageSink { runner, launch };
     let clock = runner.clock.clone();
     let now = move || clock.now();
@@ -66,13 +73,52 @@ async fn fetch(
         retry_statuses: &launch.options.retry.retry_statuses,
         resume,
     };
-    let fetched = fetch::run(&context, spec).await;
+    let mut fetched = fetch::run(&context, spec).await;
+    if let (AttemptEnd::Done(_), Some(FetchedBody::Inline(bytes))) = (&fetched.end, &fetched.body)
+        && let Err(full) = launch.storage.more(bytes.len() as u64)
+    {
+        (fetched.end, fetched.body) = (AttemptEnd::Failed(full_failure(full)), None);
+    }
+    if let (AttemptEnd::Failed(failure), Some(full)) = (&fetched.end, launch.storage.refusal())
+        && failure.reason == FailureReason::DiskFull
+    {
+        fetched.end = no_room(launch, full, is_listing);
+    }
+    if is_listing && !matches!(fetched.end, AttemptEnd::Done(_)) {
+        // Its pages are kept for the next attempt.
+        fetched.report.held_bytes = launch.storage.bytes();
+    }
     let content = fetched.body.map(|body| match body {
         FetchedBody::Inline(bytes) => Content::Inline(bytes),
         FetchedBody::Spooled { name, bytes } => Content::File { name, bytes },
     });
     let page = content.map(|content| NewPage { id: launch.id, page: 0, first_item: 0, items: 0, content, next: None });
     (fetched.end, fetched.report, page)
+}
+
+/// What it means that a tenant may not store more: the task waits for room, unless it can never have enough or what it asks
+/// for may not be asked for twice.
+fn no_room(launch: &Launch, full: Full, is_listing: bool) -> AttemptEnd {
+    let whole = launch.storage.bytes().saturating_add(full.needed_bytes);
+    if whole > full.most_bytes {
+        let message = format!(
+            "the response has {whole} bytes or more, and the tenant may store at most {} (`stored_bytes`); ask for a \
+             larger quota",
+            full.most_bytes
+        );
+        return AttemptEnd::Failed(Failure::fatal(FailureReason::DiskFull, message));
+    }
+    if !launch.options.retry.may_repeat {
+        return AttemptEnd::Failed(full_failure(full));
+    }
+    // Nobody knows how many bytes are to come, and those of a single response come anew.
+    let needed_bytes = if is_listing { full.needed_bytes } else { (whole + whole / 4).min(full.most_bytes) };
+    let message = format!("there is no room for the response: {full}");
+    AttemptEnd::NoSpace { of: Room::Tenant, folder: String::new(), needed_bytes, message }
+}
+
+fn full_failure(full: Full) -> Failure {
+    Failure::retryable(FailureReason::DiskFull, format!("there is no room for the response: {full}"))
 }
 
 /// The place where a listing goes on that an earlier attempt began. Memory knows pages that the store does not show yet.
@@ -136,7 +182,7 @@ impl Sink for PageSink<'_> {
     fn spool(&self) -> BoxFuture<'_, Result<Box<dyn Spool>, Failure>> {
         async move {
             let spooling = self.runner.content.spool(self.launch.id, 0).await?;
-            Ok(Box::new(BodySpool(spooling)) as Box<dyn Spool>)
+            Ok(Box::new(BodySpool(spooling, self.launch.storage.clone())) as Box<dyn Spool>)
         }
         .boxed()
     }
@@ -150,6 +196,7 @@ impl PageSink<'_> {
     /// Durable when it returns: the row of a page is committed after the file that it may name.
     async fn keep(&self, page: Page) -> Result<(), Failure> {
         let id = self.launch.id;
+        self.launch.storage.more(page.body.len() as u64).map_err(full_failure)?;
         let content = if page.body.len() > INLINE_BYTES_MAX {
             let bytes = page.body.len() as u64;
             self.runner.content.write(id, page.number, page.body).await?;
@@ -174,12 +221,13 @@ impl PageSink<'_> {
 }
 
 /// A long body on its way into its content file.
-struct BodySpool(Spooling);
+struct BodySpool(Spooling, Arc<StorageHold>);
 
 impl Spool for BodySpool {
     fn write(&mut self, bytes: bytes::Bytes) -> BoxFuture<'_, Result<(), Failure>> {
+        let room = self.1.more(bytes.len() as u64).map_err(full_failure);
         // A write to the page cache: done in place.
-        std::future::ready(self.0.write(&bytes)).boxed()
+        std::future::ready(room.and_then(|()| self.0.write(&bytes))).boxed()
     }
 
     fn finish(self: Box<Self>) -> BoxFuture<'static, Result<String, Failure>> {
@@ -214,6 +262,7 @@ async fn download(
         has_history: launch.has_history,
         meter: &launch.meter,
         stop,
+        storage: &launch.storage,
         stored: &launch.stored,
         durability: runner.durability,
         settings: &settings,

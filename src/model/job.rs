@@ -109,6 +109,9 @@ pub struct Job {
     pub counts: Counts,
     /// Bytes of the results of its tasks. Durable, as the counts are.
     pub ended_bytes: u64,
+    /// Those of them that are of files that were there already.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub skipped_bytes: u64,
     /// Bytes that its downloads hold which neither run nor succeeded. Durable, as the counts are.
     #[serde(default, skip_serializing_if = "is_default")]
     pub held: Held,
@@ -264,6 +267,7 @@ impl Job {
             stop: None,
             counts,
             ended_bytes: 0,
+            skipped_bytes: 0,
             held: Held::default(),
             failure: None,
             failures: Failures::default(),
@@ -297,6 +301,12 @@ impl Job {
         self.counts.shift(TaskState::Cancelled, TaskState::Pending, cancelled);
         self.retrying = next;
         self.retry_filter.take_if(|_| next.is_none());
+    }
+
+    /// What it has of what its tenant may store, without its tasks that run: bodies, files that its downloads brought, and what
+    /// others of them hold.
+    pub fn stored_bytes(&self) -> u64 {
+        (self.ended_bytes - self.skipped_bytes.min(self.ended_bytes)).saturating_add(self.held.bytes)
     }
 
     /// How far its tasks are that do not run: the results of those that succeeded, and what the others hold.

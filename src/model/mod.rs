@@ -36,6 +36,7 @@ pub mod role;
 pub mod search;
 pub mod secret;
 pub mod spec;
+pub mod storage;
 pub mod task;
 pub mod task_filter;
 pub mod tenant;

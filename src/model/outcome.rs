@@ -15,8 +15,10 @@ pub enum AttemptEnd {
     Failed(Failure),
     /// It was asked to stop, and has: what it holds is checkpointed. The engine knows the cause.
     Stopped,
-    /// The file system does not have enough free space. The task is requeued and waits for it.
+    /// There is not enough room for what comes. The task is requeued and waits for it.
     NoSpace {
+        /// Where there is too little.
+        of: Room,
         /// The directory, relative to the download root, on whose file system it is needed.
         folder: String,
         /// Bytes that are needed.
@@ -24,6 +26,15 @@ pub enum AttemptEnd {
         /// For a person.
         message: String,
     },
+}
+
+/// What has too little room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Room {
+    /// The file system.
+    Disk,
+    /// The tenant, by its `stored_bytes`.
+    Tenant,
 }
 
 /// What a task was for.

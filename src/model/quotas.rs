@@ -29,6 +29,9 @@ pub struct Quotas {
     /// Bytes of response bodies per second; more than 0.
     #[serde(skip_serializing_if = "is_default")]
     pub bytes_per_second: Option<u64>,
+    /// Bytes that its jobs keep.
+    #[serde(skip_serializing_if = "is_default")]
+    pub stored_bytes: Option<u64>,
     /// The longest time for which an ended job is kept, also where it says nothing.
     #[serde(skip_serializing_if = "is_default")]
     pub max_retention: Option<Duration>,
@@ -56,6 +59,7 @@ pub enum Quota {
     RunningPerHost,
     RequestsPerSecond,
     BytesPerSecond,
+    StoredBytes,
     MaxRetention,
     MaxAttempt,
     CallsPerSecond,
@@ -72,17 +76,20 @@ pub struct Usage {
     pub queued_tasks: u64,
     /// Tasks that run.
     pub running_tasks: u64,
+    /// Bytes that its jobs keep, and that running tasks may add.
+    pub stored_bytes: u64,
 }
 
 impl Quota {
     /// All of them, in the order of the contract.
-    pub const ALL: [Quota; 11] = [
+    pub const ALL: [Quota; 12] = [
         Self::UnfinishedJobs,
         Self::QueuedTasks,
         Self::RunningTasks,
         Self::RunningPerHost,
         Self::RequestsPerSecond,
         Self::BytesPerSecond,
+        Self::StoredBytes,
         Self::MaxRetention,
         Self::MaxAttempt,
         Self::CallsPerSecond,
@@ -99,6 +106,7 @@ impl Quota {
             Quota::RunningPerHost => "running_per_host",
             Quota::RequestsPerSecond => "requests_per_second",
             Quota::BytesPerSecond => "bytes_per_second",
+            Quota::StoredBytes => "stored_bytes",
             Quota::MaxRetention => "max_retention",
             Quota::MaxAttempt => "max_attempt",
             Quota::CallsPerSecond => "calls_per_second",
@@ -123,6 +131,7 @@ impl Quotas {
             Quota::RunningPerHost => self.running_per_host = other.running_per_host,
             Quota::RequestsPerSecond => self.requests_per_second = other.requests_per_second,
             Quota::BytesPerSecond => self.bytes_per_second = other.bytes_per_second,
+            Quota::StoredBytes => self.stored_bytes = other.stored_bytes,
             Quota::MaxRetention => self.max_retention = other.max_retention,
             Quota::MaxAttempt => self.max_attempt = other.max_attempt,
             Quota::CallsPerSecond => self.calls_per_second = other.calls_per_second,
@@ -196,7 +205,7 @@ mod tests {
     #[test]
     fn what_is_added_is_judged_and_not_what_is_there() {
         let quotas = Quotas { unfinished_jobs: Some(2), queued_tasks: Some(10), ..Quotas::default() };
-        let usage = |unfinished_jobs, queued_tasks| Usage { unfinished_jobs, queued_tasks, running_tasks: 0 };
+        let usage = |unfinished_jobs, queued_tasks| Usage { unfinished_jobs, queued_tasks, ..Usage::default() };
         assert_eq!(quotas.exceeded(usage(1, 5), usage(1, 5)), None);
         assert_eq!(quotas.exceeded(usage(2, 5), usage(1, 0)), Some((Quota::UnfinishedJobs, 2)));
         assert_eq!(quotas.exceeded(usage(1, 5), usage(0, 6)), Some((Quota::QueuedTasks, 10)));
@@ -236,6 +245,7 @@ mod tests {
             running_per_host: Some(4),
             requests_per_second: Some(5.0),
             bytes_per_second: Some(6),
+            stored_bytes: Some(7),
             max_retention: Some(Duration::from_secs(8)),
             max_attempt: Some(Duration::from_secs(9)),
             calls_per_second: Some(10.0),

@@ -16,6 +16,7 @@ use crate::model::progress::Held;
 use crate::model::spec::TaskSpec;
 use crate::model::task::{Task, TaskState};
 use crate::model::task_filter::{TaskChoice, TaskFilter};
+use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 
 /// The number of a lane within its job, from 0.
@@ -449,4 +450,6 @@ pub struct Purged {
     pub rows: u32,
     /// Whether nothing of the job is left.
     pub is_gone: bool,
+    /// What its tenant stored for it, where it is gone now.
+    pub freed: Option<(TenantNo, u64)>,
 }

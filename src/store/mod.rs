@@ -130,6 +130,9 @@ pub trait Store: Send + Sync + 'static {
     fn backend(&self) -> &'static str;
     /// Returns all pauses of hosts, those first that were begun first.
     fn host_pauses(&self) -> Answer<'_, Vec<(PauseKey, HostPause)>>;
+    /// Returns how many bytes the jobs of each tenant keep ([`Job::stored_bytes`]), those that are deleted and not removed yet
+    /// among them.
+    fn stored_bytes(&self) -> Answer<'_, Vec<(TenantNo, u64)>>;
     /// How far its secrets are sealed with its present key. Nothing is left by default.
     fn sealing(&self) -> Answer<'_, Sealing> {
         Box::pin(async { Ok(Sealing::default()) })

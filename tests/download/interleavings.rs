@@ -25,6 +25,7 @@ use haul::model::failure::{Failure, FailureReason};
 use haul::model::outcome::{AttemptEnd, Outcome};
 use haul::model::progress::Meter;
 use haul::model::spec::DownloadSpec;
+use haul::model::storage::StorageHold;
 use haul::model::time::Timestamp;
 use haul::net::{Body, BodySource, Profile, Request, Response, Transport};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -430,6 +431,7 @@ async fn attempt_once(world: &World, root: &Arc<Root>, spec: &DownloadSpec, sett
         part_key: "k",
         part_is_shared: false,
         has_history: true,
+        storage: &StorageHold::default(),
         meter: &meter,
         stop: &stop,
         stored: &stored,

@@ -11,6 +11,7 @@ use haul::model::failure::Failure;
 use haul::model::outcome::{AttemptEnd, AttemptReport, DownloadResult, Outcome};
 use haul::model::progress::Meter;
 use haul::model::spec::DownloadSpec;
+use haul::model::storage::StorageHold;
 use haul::model::time::Timestamp;
 use haul::net::{Guard, HttpClient, Profile, Transport};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,8 @@ pub struct Rig {
     pub part_is_shared: bool,
     pub stop: CancellationToken,
     pub meter: Meter,
+    /// What an attempt holds of what its tenant may store.
+    pub storage: StorageHold,
 }
 
 impl Rig {
@@ -61,6 +64,7 @@ impl Rig {
             part_is_shared: false,
             stop: CancellationToken::new(),
             meter: Meter::default(),
+            storage: StorageHold::default(),
         }
     }
 
@@ -91,6 +95,7 @@ impl Rig {
             part_key: key,
             part_is_shared: self.part_is_shared,
             has_history: self.has_history,
+            storage: &self.storage,
             meter: &self.meter,
             stop: &self.stop,
             stored: &stored,

@@ -231,7 +231,7 @@ impl Rows {
             let purged = match self.jobs.get_mut(job).filter(|_| !changes.gone.contains(job)) {
                 _ if !is_in(job) => Purged::default(),
                 Some(rows) => rows.purge(*limit).map_err(|why| (*job, why))?,
-                None => Purged { rows: 0, is_gone: true },
+                None => Purged { is_gone: true, ..Purged::default() },
             };
             if purged.is_gone {
                 changes.gone.insert(*job);

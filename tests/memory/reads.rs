@@ -1,5 +1,6 @@
 //! The reading half.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
@@ -188,6 +189,14 @@ impl Store for MemoryStore {
 
     fn limits(&self) -> Answer<'_, Option<Limits>> {
         now(self.rows().limits.clone())
+    }
+
+    fn stored_bytes(&self) -> Answer<'_, Vec<(TenantNo, u64)>> {
+        let mut sums = BTreeMap::new();
+        for rows in self.rows().jobs.values() {
+            *sums.entry(rows.row.tenant.no).or_insert(0) += rows.row.stored_bytes();
+        }
+        now(sums.into_iter().collect())
     }
 
     fn host_pauses(&self) -> Answer<'_, Vec<(PauseKey, HostPause)>> {

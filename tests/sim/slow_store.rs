@@ -215,6 +215,7 @@ impl Store for SlowStore {
 
     reads! { read
         fn limits() -> Option<Limits>;
+        fn stored_bytes() -> Vec<(TenantNo, u64)>;
         fn host_pauses() -> Vec<(PauseKey, HostPause)>;
         fn access() -> Book;
         fn audit(filter: &'a AuditFilter, place: AuditPlace, limit: u32) -> AuditPage;

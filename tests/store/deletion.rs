@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use haul::model::event::EventKind;
 use haul::model::job::{Job, JobState};
+use haul::model::progress::Held;
 use haul::model::spec::JobSpec;
 use haul::model::task_filter::TaskChoice;
-use haul::model::tenant::{DEFAULT_NO, Party};
+use haul::model::tenant::{DEFAULT_NO, Owner, Party, TenantNo};
 use haul::model::time::Timestamp;
 use haul::store::{Addition, Batch, Content, JobFilter, NewPage, Purged, Retry, Submission, Submitted, Which};
 
@@ -86,7 +87,7 @@ pub async fn purge_takes_bounded_steps<B: Backend>() {
     ended::<B>(&mut rig, 1).await;
     rig.commit(delete(1)).await;
     let mut steps = 0;
-    while rig.commit(purge(1, 2)).await.purges == [Purged { rows: 2, is_gone: false }] {
+    while rig.commit(purge(1, 2)).await.purges == [Purged { rows: 2, is_gone: false, freed: None }] {
         steps += 1;
         assert_eq!(rig.store.deleted_jobs(9).await.unwrap(), [job_id(1)]);
     }
@@ -94,7 +95,7 @@ pub async fn purge_takes_bounded_steps<B: Backend>() {
     assert_eq!(steps, 6);
     assert!(rig.store.deleted_jobs(9).await.unwrap().is_empty());
     assert_eq!(rig.store.request(Party::default(), "request 1").await.unwrap(), None);
-    assert_eq!(rig.commit(purge(1, 2)).await.purges, [Purged { rows: 0, is_gone: true }], "again is fine");
+    assert_eq!(rig.commit(purge(1, 2)).await.purges, [Purged { rows: 0, is_gone: true, freed: None }], "again is fine");
     // Everything of it is free again.
     ended::<B>(&mut rig, 1).await;
     assert_eq!(rig.store.page_heads(task_id(1, 0), 0, 9).await.unwrap().len(), 3);
@@ -119,13 +120,39 @@ pub async fn expired_jobs_are_told<B: Backend>() {
     assert!(rig.store.expired_jobs(Timestamp(110), 9).await.unwrap().is_empty());
 }
 
+pub async fn what_tenants_store_is_summed_up<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    let owner = |no: u32| Owner { no, name: "t".into() };
+    let jobs = [(1, owner(DEFAULT_NO)), (2, owner(16)), (3, owner(16))].map(|(number, tenant)| {
+        let made = Job { tenant, ..job(number, 1) };
+        (made.clone(), Job { state: JobState::Succeeded, end_time: Some(Timestamp(9)), ended_bytes: 10, ..made })
+    });
+    for (made, _) in &jobs {
+        rig.commit(with_job(made, 1)).await;
+    }
+    let stored = async |rig: &Rig| -> BTreeMap<TenantNo, u64> {
+        let all = rig.store.stored_bytes().await.unwrap();
+        all.into_iter().filter(|(_, bytes)| *bytes > 0).collect()
+    };
+    assert_eq!(stored(&rig).await, BTreeMap::new());
+    let held = Held { bytes: 5, total_bytes: 7 };
+    let last = jobs.iter().map(|(_, ended)| Job { skipped_bytes: 3, held, ..ended.clone() });
+    rig.commit(Batch { jobs: last.map(Arc::new).collect(), ..Batch::default() }).await;
+    assert_eq!(stored(&rig).await, BTreeMap::from([(DEFAULT_NO, 12), (16, 24)]));
+    rig.commit(delete(2)).await;
+    assert_eq!(stored(&rig).await[&16], 24, "its files may be there");
+    let purged = rig.commit(purge(2, 1000)).await.purges[0];
+    assert_eq!((purged.is_gone, purged.freed), (true, Some((16, 12))));
+    assert_eq!(stored(&rig).await, BTreeMap::from([(DEFAULT_NO, 12), (16, 12)]));
+}
+
 pub async fn a_purge_leaves_others_alone<B: Backend>() {
     let mut rig = Rig::new::<B>().await;
     let kept = ended::<B>(&mut rig, 1).await;
     ended::<B>(&mut rig, 2).await;
     let same = Batch { deletions: vec![job_id(2)], purges: vec![(job_id(2), 1000)], ..Batch::default() };
     let done = rig.commit(same).await;
-    assert_eq!((done.deletions, done.purges), (vec![true], vec![Purged { rows: 13, is_gone: true }]));
+    assert_eq!((done.deletions, done.purges), (vec![true], vec![Purged { rows: 13, is_gone: true, freed: None }]));
     assert_eq!(
         rig.store.jobs(&JobFilter { labels: kept.spec.labels.clone(), ..JobFilter::default() }, 9).await.unwrap().items,
         [kept]
@@ -172,5 +199,5 @@ pub async fn a_purge_takes_old_states_too<B: Backend>() {
     assert_eq!((done.retries[0].failed, done.retries[0].cancelled), (1, 3));
     // 3 pages, 5 events, 4 states, 4 tasks, 1 shared error, 1 lane, 4 old states, 1 key, 1 chunk.
     let gone = Batch { deletions: vec![job.id], purges: vec![(job.id, 1000)], ..Batch::default() };
-    assert_eq!(rig.commit(gone).await.purges, [Purged { rows: 24, is_gone: true }]);
+    assert_eq!(rig.commit(gone).await.purges, [Purged { rows: 24, is_gone: true, freed: None }]);
 }

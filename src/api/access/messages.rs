@@ -134,6 +134,7 @@ pub(super) fn tenant(tenant: &Tenant, usage: Option<pb::Usage>) -> pb::Tenant {
         running_per_host,
         requests_per_second: tenant.quotas.requests_per_second,
         bytes_per_second: tenant.quotas.bytes_per_second,
+        stored_bytes: tenant.quotas.stored_bytes,
         max_retention: duration(tenant.quotas.max_retention),
         max_attempt: duration(tenant.quotas.max_attempt),
         calls_per_second: tenant.quotas.calls_per_second,

@@ -77,6 +77,7 @@ fn quotas(wish: pb::Quotas, named: &[Quota], v: &mut Violations) -> Quotas {
     let max_retention = time(Quota::MaxRetention, wish.max_retention, values::duration);
     let max_attempt = time(Quota::MaxAttempt, wish.max_attempt, values::positive);
     Quotas {
+        stored_bytes: wish.stored_bytes,
         unfinished_jobs,
         queued_tasks,
         running_tasks,
@@ -123,6 +124,7 @@ async fn usage(engine: &Engine, open: &OpenWatches, tenants: Vec<TenantNo>) -> R
         unfinished_jobs: u32::try_from(usage.unfinished_jobs).unwrap_or(u32::MAX),
         queued_tasks: usage.queued_tasks,
         running_tasks: u32::try_from(usage.running_tasks).unwrap_or(u32::MAX),
+        stored_bytes: usage.stored_bytes,
         watchers: open.of(tenant),
         bytes_per_second: engine.bytes_per_second(tenant) as f64,
     });

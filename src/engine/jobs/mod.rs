@@ -7,12 +7,14 @@
 mod run;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use crate::engine::command::{Admitted, JobCommand};
 use crate::engine::usage::{Part, Usages};
 use crate::model::ids::JobId;
 use crate::model::job::Job;
 use crate::model::quotas::Usage;
+use crate::model::storage::Storage;
 use crate::model::tenant::TenantNo;
 
 pub(crate) use run::{Activity, Deferred, JobRun, Retrying, Stage, Sweeping};
@@ -59,13 +61,26 @@ impl JobTable {
         self.usages.get(tenant)
     }
 
-    fn settle_usages(&mut self) {
+    /// What a tenant stores.
+    pub(crate) fn storage(&mut self, tenant: TenantNo) -> &Arc<Storage> {
+        self.usages.storage(tenant)
+    }
+
+    /// The quota of a tenant that stores as much as it may.
+    pub(crate) fn storage_used_up(&self, tenant: TenantNo) -> Option<u64> {
+        self.usages.storage_used_up(tenant)
+    }
+
+    /// Counts what has changed.
+    pub(crate) fn settle_usages(&mut self) {
         for job in self.usages.take_stale() {
             // One that was removed, and added anew, is counted.
             let Some(run) = self.runs.get_mut(&job).filter(|run| run.is_stale) else { continue };
             self.usages.subtract(run.counted);
-            (run.counted, run.is_stale) = (run.part(), false);
-            self.usages.add(run.counted);
+            let part = run.part();
+            self.usages.stores(run.counted, part);
+            (run.counted, run.is_stale) = (part, false);
+            self.usages.add(part);
         }
     }
 
@@ -86,7 +101,7 @@ impl JobTable {
     /// Notes that a job of a tenant is on its way to the store, with so many tasks: commands for it wait until it is here.
     pub(crate) fn arrives(&mut self, job: JobId, tenant: TenantNo, tasks: u64) {
         self.arriving.insert(job);
-        self.usages.arrives(job, Part { tenant, tasks, running: 0 });
+        self.usages.arrives(job, Part { tenant, tasks, ..Part::default() });
     }
 
     /// Notes that such a job was not stored.
@@ -119,6 +134,7 @@ impl JobTable {
             self.runs.shrink_to(2 * self.runs.len());
         }
         self.usages.subtract(run.counted);
+        self.usages.stores(run.counted, run.part());
         // Where nobody asks, the marks of jobs that are gone would stay.
         if self.usages.stale() > 2 * self.runs.len() + TABLE_MIN {
             self.settle_usages();
@@ -200,8 +216,6 @@ impl JobTable {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::sync::oneshot;
     use uuid::Uuid;
 

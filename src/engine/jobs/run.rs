@@ -153,7 +153,7 @@ impl JobRun {
         if let Stage::Retrying(retrying) = &self.stage {
             tasks = tasks.max(retrying.tasks);
         }
-        Part { tenant: self.job.tenant.no, tasks, running: u64::from(counts.running) }
+        Part { tenant: self.job.tenant.no, tasks, running: u64::from(counts.running), stored: self.job.stored_bytes() }
     }
 
     /// The job, to be changed. Its spec is changed by `JobTable::respec`.

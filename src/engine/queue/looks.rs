@@ -7,6 +7,7 @@ use crate::engine::queue::rotation::Hold;
 use crate::engine::queue::task::{Held, HeldBack, Running, Wait};
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
+use crate::model::outcome::Room;
 use crate::model::tenant::{Parties, TenantNo};
 use crate::store::LaneNumber;
 
@@ -111,9 +112,10 @@ impl Queue {
         })
     }
 
-    /// How many tasks in memory wait for disk space.
-    pub(crate) fn held_for_disk(&self) -> u64 {
-        self.waiting_for_disk.len() as u64
+    /// How many tasks in memory wait for room on the disk, or within what their tenants may store.
+    pub(crate) fn held_for_room(&self, room: Room) -> u64 {
+        let is_it = |held: &&HeldBack| matches!(&held.wait, Wait::Disk { of, .. } if *of == room);
+        self.waiting_for_disk.values().filter(is_it).count() as u64
     }
 
     /// How many tasks in memory wait for the end of the pause of a host, which began when they had started.

@@ -242,6 +242,7 @@ mod tests {
             rest: CancellationToken::new(),
             cause: Arc::new(OnceLock::new()),
             cursor: None,
+            storage: Arc::default(),
             withdrawn: None,
         };
         queue.start(id, running).unwrap();

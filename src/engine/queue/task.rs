@@ -9,7 +9,9 @@ use crate::model::failure::TaskError;
 use crate::model::host::Host;
 use crate::model::ids::{Fence, TaskId, TaskIndex};
 use crate::model::job::Stop;
+use crate::model::outcome::Room;
 use crate::model::spec::TaskSpec;
+use crate::model::storage::StorageHold;
 use crate::model::time::Timestamp;
 use crate::store::{DueTask, LaneNumber, StoredTask, TaskRow};
 
@@ -66,8 +68,10 @@ pub(crate) enum Wait {
         /// A text for people.
         message: String,
     },
-    /// Free disk space; the task is PENDING.
+    /// Free disk space, or room within what the tenant may store; the task is PENDING.
     Disk {
+        /// Which of them.
+        of: Room,
         /// The directory, relative to the download root, on whose file system it is needed.
         folder: String,
         /// How much is needed.
@@ -147,6 +151,8 @@ pub(crate) struct Running {
     pub(crate) cause: Arc<OnceLock<Cause>>,
     /// See [`Queued::cursor`].
     pub(crate) cursor: Option<Arc<str>>,
+    /// What it holds of the storage of its tenant, until that is counted for its job.
+    pub(crate) storage: Arc<StorageHold>,
     /// Somebody has cancelled the task: it ends with this, however its attempt ends, unless that has succeeded.
     pub(crate) withdrawn: Option<TaskError>,
 }

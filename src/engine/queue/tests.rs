@@ -13,7 +13,7 @@ use crate::engine::queue::{Admission, Queue};
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
-use crate::model::outcome::{Attempt, AttemptReport};
+use crate::model::outcome::{Attempt, AttemptReport, Room};
 use crate::model::spec::{FetchSpec, TaskOptions, TaskSpec, Work};
 use crate::model::task::{Task, TaskEvent};
 use crate::model::time::Timestamp;
@@ -84,6 +84,7 @@ impl World {
             rest: CancellationToken::new(),
             cause: Arc::new(OnceLock::new()),
             cursor: None,
+            storage: Arc::default(),
             withdrawn: None,
         };
         let id = TaskId { job: id, index: task.index };
@@ -181,7 +182,11 @@ fn each_task_that_waits_for_disk_space_is_looked_at() {
             .pick(|_, host, _, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())))
             .unwrap();
         assert_eq!(task.index, index);
-        world.queue.wait(id, task, Wait::Disk { folder: String::new(), bytes: 1, message: String::new() });
+        world.queue.wait(
+            id,
+            task,
+            Wait::Disk { of: Room::Disk, folder: String::new(), bytes: 1, message: String::new() },
+        );
     }
     let (mut looked_at, mut after) = (Vec::new(), None);
     for _ in 0..3 {

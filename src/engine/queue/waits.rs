@@ -7,6 +7,7 @@ use crate::engine::queue::Queue;
 use crate::engine::queue::lane::Head;
 use crate::engine::queue::task::{BatchNumber, Held, HeldBack, Queued, Wait, Waiting, due_task};
 use crate::model::ids::{JobId, TaskId, TaskIndex};
+use crate::model::outcome::Room;
 use crate::model::time::Timestamp;
 use crate::store::{DueTask, LaneNumber};
 
@@ -188,11 +189,11 @@ impl Queue {
         Some(task)
     }
 
-    /// `limit` tasks that wait for disk space, each with where it needs how many bytes: those behind `after`, and then from
+    /// `limit` tasks that wait for room, each with where it needs how many bytes: those behind `after`, and then from
     /// the first one on, so that who looks again and again looks at each.
-    pub(crate) fn waiting_for_disk(&self, after: Option<TaskId>, limit: usize) -> Vec<(TaskId, String, u64)> {
+    pub(crate) fn waiting_for_disk(&self, after: Option<TaskId>, limit: usize) -> Vec<(TaskId, Room, String, u64)> {
         let need = |(id, waiting): (&TaskId, &HeldBack)| match &waiting.wait {
-            Wait::Disk { folder, bytes, .. } => Some((*id, folder.clone(), *bytes)),
+            Wait::Disk { of, folder, bytes, .. } => Some((*id, *of, folder.clone(), *bytes)),
             _ => None,
         };
         let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);

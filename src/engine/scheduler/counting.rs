@@ -14,6 +14,7 @@ use crate::limits::Blocked;
 use crate::model::host::Host;
 use crate::model::ids::JobId;
 use crate::model::job::JobState;
+use crate::model::outcome::Room;
 use crate::model::tenant::DEFAULT_NO;
 use crate::model::time::Timestamp;
 use crate::store::LaneNumber;
@@ -44,7 +45,8 @@ impl Scheduler {
         while looks < LOOKS_MAX {
             let Some(job) = left.pop() else {
                 let mut waits = std::mem::take(&mut self.survey.waits);
-                waits.add(WaitReason::DiskSpace, self.queue.held_for_disk());
+                waits.add(WaitReason::DiskSpace, self.queue.held_for_room(Room::Disk));
+                waits.add(WaitReason::TenantStorage, self.queue.held_for_room(Room::Tenant));
                 waits.add(WaitReason::HostPaused, self.queue.held_for_hosts());
                 self.answer_survey(&waits);
                 self.survey.last = Some(waits);
@@ -113,6 +115,7 @@ impl Scheduler {
             Hold::Job => None,
             Hold::Cap => Some(WaitReason::JobLimit),
             Hold::Rate => Some(WaitReason::RateLimit),
+            Hold::Tenant if self.storage_used_up(tenant).is_some() => Some(WaitReason::TenantStorage),
             Hold::Tenant => Some(WaitReason::TenantLimit),
             Hold::Host | Hold::Turn => match self.runner.hosts.check(host, tenant) {
                 Err(Blocked::Full) => Some(WaitReason::HostLimit),

@@ -12,7 +12,7 @@ use crate::engine::figures;
 use crate::engine::hub::{Active, Notice};
 use crate::engine::queue::Admission;
 use crate::engine::queue::task::{Queued, Running};
-use crate::engine::scheduler::Scheduler;
+use crate::engine::scheduler::{DISK_LOOK, Scheduler};
 use crate::engine::spans;
 use crate::engine::timers::{Timer, Timers};
 use crate::limits::Blocked;
@@ -24,6 +24,7 @@ use crate::model::ids::{JobId, TaskId};
 use crate::model::job::{Change, JobEvent};
 use crate::model::progress::Meter;
 use crate::model::spec::Work;
+use crate::model::storage::StorageHold;
 use crate::model::task::TaskEvent;
 use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
@@ -51,8 +52,12 @@ impl Scheduler {
         let Self { queue, jobs, runner, timers, tenant_rates, .. } = self;
         let mut permit = None;
         let (job, task) = queue.pick(|job, host, kept, next| {
+            let Some(tenant) = jobs.get(job).map(|run| run.job.tenant.no) else { return Admission::Empty };
+            if jobs.storage_used_up(tenant).is_some() {
+                timers.set_earlier(now.plus(DISK_LOOK), Timer::TenantRested(tenant));
+                return Admission::TenantResting;
+            }
             let Some(run) = jobs.get_mut(job) else { return Admission::Empty };
-            let tenant = run.job.tenant.no;
             if let Err(until) = run.rates_allow(now) {
                 timers.set_earlier(until, Timer::JobRested(job));
                 return Admission::JobBlocked;
@@ -114,6 +119,7 @@ impl Scheduler {
         let mut options = spans::options(&run.job, &task.spec, id, row.task.fence, self.runner.traces.is_some());
         let tenant = run.job.tenant.no;
         options.timeouts.attempt = self.attempt_limit(tenant, options.timeouts.attempt);
+        let storage = Arc::new(StorageHold::of(self.jobs.storage(tenant).clone(), held.bytes));
         let credential = self.credential(job, options.http.credential.as_deref(), &task.spec, now);
         let Some(run) = self.jobs.get_mut(job) else {
             drop(permit);
@@ -138,6 +144,7 @@ impl Scheduler {
             stop: stop.clone(),
             rest: rest.clone(),
             meter: meter.clone(),
+            storage: storage.clone(),
             attempt_start: now,
             first_start: row.task.start_time.unwrap_or(now),
             stored: stored.clone(),
@@ -155,6 +162,7 @@ impl Scheduler {
             rest,
             cause: Arc::default(),
             cursor: task.cursor,
+            storage,
             withdrawn: None,
         };
         if !run.job_mut().counts.try_move(before, row.task.state, 1) {
@@ -169,6 +177,11 @@ impl Scheduler {
             return self.contradicted(job, &format!("task {} was to start and is {held:?}", id.index));
         }
         run.job_mut().held.remove(held);
+        if held.bytes > 0 {
+            // The attempt holds them, and they are counted once.
+            self.jobs.settle_usages();
+        }
+        let Some(run) = self.jobs.get_mut(job) else { return };
         let is_download = matches!(task.spec.work, Work::Download(_));
         run.job_mut().downloads |= is_download;
         let claim = Claim { id, task: row.task.clone(), attempt_start: now };

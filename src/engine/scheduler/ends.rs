@@ -21,7 +21,7 @@ use crate::model::group::Verdict;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::job::{Change, JobEvent, Stop};
-use crate::model::outcome::{ATTEMPT_LOG_MAX, Attempt, AttemptEnd, Outcome};
+use crate::model::outcome::{ATTEMPT_LOG_MAX, Attempt, AttemptEnd, Outcome, Room};
 use crate::model::retry::{self, Decision};
 use crate::model::spec::Options;
 use crate::model::task::{TaskEvent, TaskState};
@@ -99,6 +99,8 @@ impl Scheduler {
         now: Timestamp,
     ) {
         let Some(run) = self.jobs.get_mut(id.job) else { return };
+        // What it holds is counted for its job before it is given back.
+        let storage = running.storage.clone();
         match running.row.task.apply(event, now) {
             Ok(task) => running.row.task = task,
             Err(wrong) => return self.contradicted(id.job, &format!("task {} was to move: {wrong}", id.index)),
@@ -107,7 +109,9 @@ impl Scheduler {
         if !run.job_mut().counts.try_move(TaskState::Running, state, 1) {
             return self.contradicted(id.job, &format!("no task was counted as running, and task {} ran", id.index));
         }
-        run.job_mut().ended_bytes += outcome.as_ref().map_or(0, outcome_bytes);
+        let (bytes, is_skipped) = outcome.as_ref().map_or((0, false), outcome_bytes);
+        run.job_mut().ended_bytes += bytes;
+        run.job_mut().skipped_bytes += if is_skipped { bytes } else { 0 };
         running.row.outcome = outcome;
         run.job_mut().held.add(running.row.held());
         run.job_mut().update_time = now;
@@ -117,6 +121,10 @@ impl Scheduler {
         } else {
             self.task_waits(id, running, wait);
         }
+        if storage.bytes() > 0 {
+            self.jobs.settle_usages();
+        }
+        drop(storage);
         self.settle_if_done(id.job);
     }
 
@@ -271,10 +279,11 @@ impl Scheduler {
     }
 }
 
-fn outcome_bytes(outcome: &Outcome) -> u64 {
+/// The bytes of a result, and whether it is a file that was there already.
+fn outcome_bytes(outcome: &Outcome) -> (u64, bool) {
     match outcome {
-        Outcome::Fetch(fetch) => fetch.body_bytes,
-        Outcome::Download(download) => download.bytes,
+        Outcome::Fetch(fetch) => (fetch.body_bytes, false),
+        Outcome::Download(download) => (download.bytes, download.skipped),
     }
 }
 
@@ -326,8 +335,8 @@ fn must_count(options: &Options, failure: &Failure) -> bool {
 /// What a requeued task waits for.
 fn wait_after(end: &AttemptEnd, event: &TaskEvent) -> Option<Wait> {
     match (event, end) {
-        (TaskEvent::GivenBack(_), AttemptEnd::NoSpace { folder, needed_bytes, message }) => {
-            Some(Wait::Disk { folder: folder.clone(), bytes: *needed_bytes, message: message.clone() })
+        (TaskEvent::GivenBack(_), AttemptEnd::NoSpace { of, folder, needed_bytes, message }) => {
+            Some(Wait::Disk { of: *of, folder: folder.clone(), bytes: *needed_bytes, message: message.clone() })
         }
         (
             TaskEvent::GivenBack(_),
@@ -373,9 +382,12 @@ fn description(event: &TaskEvent) -> String {
 }
 
 /// Appends the attempt to the task's log, which keeps the last [`ATTEMPT_LOG_MAX`]. An attempt that ended
-/// because a host was paused or the disk had no room did nothing, and would push out those that did.
+/// because a host was paused or there was no room did nothing, and would push out those that did; one that has more than
+/// before did something.
 fn note_attempt(row: &mut TaskRow, start_time: Timestamp, ended: &Ended, event: &TaskEvent, now: Timestamp) {
-    if wait_after(&ended.end, event).is_some() {
+    let has_more = ended.report.held_bytes > row.held().bytes;
+    let waits_with_more = has_more && matches!(ended.end, AttemptEnd::NoSpace { of: Room::Tenant, .. });
+    if wait_after(&ended.end, event).is_some() && !waits_with_more {
         return;
     }
     let error = match event {

@@ -8,6 +8,7 @@ use crate::limits::Blocked;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::JobState;
+use crate::model::outcome::Room;
 use crate::model::tenant::DEFAULT_NO;
 use crate::model::time::Timestamp;
 use crate::store::LaneNumber;
@@ -77,7 +78,7 @@ impl Scheduler {
             Hold::Job => None,
             Hold::Cap => Some(Why::Cap),
             Hold::Rate => Some(Why::JobRate),
-            Hold::Tenant => Some(Why::Tenant),
+            Hold::Tenant => Some(self.storage_used_up(tenant).map_or(Why::Tenant, Why::Storage)),
             Hold::Host | Hold::Turn => {
                 let host = self.queue.host_of(job, lane)?;
                 match self.runner.hosts.check(host, tenant) {
@@ -109,6 +110,12 @@ impl Scheduler {
                 (None, format!("`{host}` has as many requests as it may have (at most {max})"))
             }
             Why::Tenant => (None, self.tenant_limit(tenant)),
+            Why::Storage(most) => {
+                let message = format!(
+                    "the tenant stores {most} bytes, as many as its `stored_bytes` allows; delete jobs, or ask for more"
+                );
+                (None, message)
+            }
             Why::Host(host, Blocked::Share) => {
                 (None, format!("the tenant has as many requests to `{host}` as its `running_per_host` allows"))
             }
@@ -132,6 +139,7 @@ enum Why<'a> {
     Cap,
     JobRate,
     Tenant,
+    Storage(u64),
     Host(&'a Host, Blocked),
     Server,
 }
@@ -143,6 +151,7 @@ impl Why<'_> {
             Why::Cap => WaitReason::JobLimit,
             Why::JobRate | Why::Host(_, Blocked::Rate(_)) => WaitReason::RateLimit,
             Why::Tenant | Why::Host(_, Blocked::Share) => WaitReason::TenantLimit,
+            Why::Storage(_) => WaitReason::TenantStorage,
             Why::Host(_, Blocked::Full) => WaitReason::HostLimit,
             Why::Host(_, Blocked::Paused(_)) => WaitReason::HostPaused,
             Why::Server => WaitReason::ServerLimit,
@@ -154,7 +163,8 @@ fn task_reason(wait: &task::Wait) -> WaitReason {
     match wait {
         task::Wait::Backoff(_) => WaitReason::BackingOff,
         task::Wait::Host { .. } => WaitReason::HostPaused,
-        task::Wait::Disk { .. } => WaitReason::DiskSpace,
+        task::Wait::Disk { of: Room::Disk, .. } => WaitReason::DiskSpace,
+        task::Wait::Disk { of: Room::Tenant, .. } => WaitReason::TenantStorage,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Removing what has been kept long enough, and looking for disk space for those who wait for it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -13,8 +14,13 @@ use crate::engine::scheduler::read::{Read, Removable, trusted};
 use crate::engine::scheduler::{DISK_LOOK, Scheduler};
 use crate::engine::timers::Timer;
 use crate::model::ids::{JobId, TaskId};
+use crate::model::outcome::Room;
+use crate::model::storage::Storage;
 use crate::model::tenant::{Owner, TenantNo};
-use crate::store::{StoreError, StoredTask};
+use crate::store::{Purged, StoreError, StoredTask};
+
+/// A task that waits for room: of its tenant, where that stores as much as it may, else in this directory.
+type Waiting = (TaskId, Owner, Option<Arc<Storage>>, String, u64);
 
 /// How often expired jobs are looked for.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -128,8 +134,11 @@ impl Scheduler {
     }
 
     /// A piece of a deleted job is gone.
-    pub(super) fn purged(&mut self, job: JobId, is_gone: bool) {
-        if is_gone {
+    pub(super) fn purged(&mut self, job: JobId, purged: Purged) {
+        if let Some((tenant, bytes)) = purged.freed {
+            self.jobs.storage(tenant).moves(bytes, 0);
+        }
+        if purged.is_gone {
             self.purging.remove(&job);
         } else {
             self.add_piece(Piece::Purge(job));
@@ -179,16 +188,17 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Looks whether there is disk space for those who wait for it. Their origins are not asked.
+    /// Looks whether there is room for those who wait for it. Their origins are not asked.
     pub(super) fn look_for_space(&mut self) {
         if self.looks.for_space || self.draining {
             return;
         }
         let waiting = self.queue.waiting_for_disk(self.looks.space_after, WAITING_MAX);
         self.looks.space_after = waiting.last().map(|(id, ..)| *id);
-        let tenant = |(id, folder, bytes): (TaskId, String, u64)| {
+        let tenant = |(id, of, folder, bytes): (TaskId, Room, String, u64)| {
             let tenant = self.jobs.get(id.job).map(|run| run.job.tenant.clone()).unwrap_or_default();
-            (id, tenant, folder, bytes)
+            let storage = (of == Room::Tenant).then(|| self.jobs.storage(tenant.no).clone());
+            (id, tenant, storage, folder, bytes)
         };
         let waiting: Vec<_> = waiting.into_iter().map(tenant).collect();
         if waiting.is_empty() {
@@ -199,12 +209,16 @@ impl Scheduler {
         self.reads.spawn(async move {
             let look = move || {
                 // What fits together goes on together; the rest would only find the disk full again.
-                let mut taken: HashMap<(TenantNo, String), u64> = HashMap::new();
-                let fits = |(id, tenant, folder, bytes): (TaskId, Owner, String, u64)| {
-                    let place = (tenant.no, folder);
+                let mut taken: HashMap<(TenantNo, Option<String>), u64> = HashMap::new();
+                let fits = |(id, tenant, storage, folder, bytes): Waiting| {
+                    let place = (tenant.no, storage.is_none().then_some(folder));
                     let sum = taken.get(&place).copied().unwrap_or_default().saturating_add(bytes);
-                    // What is wrong with the root is for the attempt to say.
-                    let fits = roots.of(&tenant).map_or(true, |root| root.has_room(&place.1, sum));
+                    let fits = match (&storage, &place.1) {
+                        (Some(storage), _) => storage.has_room(sum),
+                        // What is wrong with the root is for the attempt to say.
+                        (None, Some(folder)) => roots.of(&tenant).map_or(true, |root| root.has_room(folder, sum)),
+                        (None, None) => true,
+                    };
                     if fits {
                         taken.insert(place, sum);
                     }

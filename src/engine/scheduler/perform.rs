@@ -188,8 +188,8 @@ impl Scheduler {
                 self.have_put_back(job, retried, events);
             }
             Effect::Purged { nth, job } => {
-                let is_gone = purges.get(nth).is_some_and(|purged| purged.is_gone);
-                self.purged(job, is_gone);
+                let purged = purges.get(nth).copied().unwrap_or_default();
+                self.purged(job, purged);
             }
             // Whoever sorts the effects sends no other.
             other => other.fail(EngineError::Draining),

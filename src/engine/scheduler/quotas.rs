@@ -31,7 +31,7 @@ impl Scheduler {
             return Ok(());
         }
         let it = it.clone();
-        let more = Usage { unfinished_jobs: jobs, queued_tasks: tasks, running_tasks: 0 };
+        let more = Usage { unfinished_jobs: jobs, queued_tasks: tasks, ..Usage::default() };
         match it.quotas.exceeded(self.jobs.usage(tenant), more) {
             None => Ok(()),
             Some((quota, most)) => Err(EngineError::Quota { tenant: it.name.to_string(), quota, most }),
@@ -136,6 +136,17 @@ impl Scheduler {
             self.wake_host(&host);
         }
         self.set_tenant_rates(book);
+        for tenant in book.tenants_after("") {
+            if self.jobs.storage(tenant.no).set_most(tenant.quotas.stored_bytes) {
+                self.timers.set_earlier(self.now(), Timer::TenantRested(tenant.no));
+            }
+        }
+    }
+
+    /// The quota of a tenant that runs nothing because it stores as much as it may.
+    pub(super) fn storage_used_up(&self, tenant: TenantNo) -> Option<u64> {
+        let is_suspended = self.book.tenant_numbered(tenant).is_none_or(|it| it.is_suspended);
+        self.jobs.storage_used_up(tenant).filter(|_| !is_suspended)
     }
 
     /// Changes the rates of tenants, also for what runs.

@@ -39,6 +39,9 @@ impl Scheduler {
         self.runner.hosts.tell_parties_apart(self.book.has_parties());
         self.share_out(&self.book.clone());
         self.put_tenants_aside().await;
+        for (tenant, bytes) in caught(patiently(|| store.stored_bytes())).await? {
+            self.jobs.storage(tenant).moves(0, bytes);
+        }
         match caught(patiently(|| store.host_pauses())).await {
             Ok(pauses) => self.runner.hosts.restore(pauses),
             Err(error @ StoreError::Fatal(_)) => return Err(error),

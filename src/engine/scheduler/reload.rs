@@ -145,6 +145,7 @@ impl Scheduler {
             rest: CancellationToken::new(),
             cause: Arc::new(OnceLock::from(Cause::Reload)),
             cursor: None,
+            storage: Arc::default(),
             withdrawn: None,
         };
         let id = ended.id;

@@ -35,6 +35,9 @@ const RULES: &[(&str, &str)] = &[
      "SELECT 'job ' || lower(hex(j.id)) FROM jobs j LEFT JOIN (SELECT id >> 32 AS no, count(*) AS n, \
       max(id & 4294967295) AS last FROM events GROUP BY 1) e ON e.no = j.no WHERE j.deleted = 0 \
       AND (coalesce(e.n, 0) <> j.moving ->> '$.sequence' OR coalesce(e.last, 0) <> j.moving ->> '$.sequence')"),
+    ("stores another number of bytes than its jobs",
+     "SELECT 'tenant ' || u.tenant FROM tenant_usage u WHERE u.stored <> (SELECT coalesce(sum(stored), 0) FROM jobs j \
+      WHERE j.tenant = u.tenant)"),
     ("has no spec",
      "SELECT 'job ' || lower(hex(id)) FROM jobs WHERE no NOT IN (SELECT job FROM job_specs)"),
     ("has ended, and tasks of it run",

@@ -306,3 +306,9 @@ pub(super) async fn deleted(reader: &Reader, limit: u32) -> Result<Vec<JobId>, S
     let ids: Vec<(Vec<u8>,)> = reader.all(Ask::new(sql).bind(limit)).await?;
     ids.iter().map(|(id,)| job_id(id)).collect()
 }
+
+/// Reads what tenants store.
+pub(super) async fn stored_bytes(reader: &Reader) -> Result<Vec<(TenantNo, u64)>, StoreError> {
+    let rows: Vec<(TenantNo, i64)> = reader.all(Ask::new("SELECT tenant, stored FROM tenant_usage")).await?;
+    Ok(rows.into_iter().map(|(tenant, bytes)| (tenant, u64::try_from(bytes).unwrap_or(0))).collect())
+}

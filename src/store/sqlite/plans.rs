@@ -41,6 +41,7 @@ const SCANNED: &[&str] = &[
     "subquery",
     "jobs_deleted",
     "SCAN principals",
+    "SCAN tenant_usage",
     "SCAN tokens",
     "SCAN tenants",
     "SCAN credentials",
@@ -117,8 +118,8 @@ async fn ask_all(store: &SqliteStore, id: TaskId) {
     }
     store.find_tasks(job, &TaskQuery::default(), 9).await.unwrap();
     store.events_before(job, u64::MAX, &[EventKind::JobEnded], 9).await.unwrap();
-    store.limits().await.unwrap();
     store.host_pauses().await.unwrap();
+    store.stored_bytes().await.unwrap();
     store.access().await.unwrap();
     store.job(job).await.unwrap();
     store.request(Party::default(), "r").await.unwrap();

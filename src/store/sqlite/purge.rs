@@ -3,6 +3,7 @@
 use sqlx::SqliteConnection;
 
 use crate::model::ids::JobId;
+use crate::model::tenant::TenantNo;
 use crate::store::sqlite::columns::blob;
 use crate::store::sqlite::errors::{Fault, guard};
 use crate::store::sqlite::numbers::{Numbers, key};
@@ -39,19 +40,19 @@ pub(super) async fn purge(
     job: JobId,
     rows_max: u32,
 ) -> Result<Purged, Fault> {
-    let gone = Purged { rows: 0, is_gone: true };
+    let gone = Purged { is_gone: true, ..Purged::default() };
     // A job that is not there is purged already.
     let Ok(no) = numbers.job(job) else { return Ok(gone) };
-    let deleted: Option<i64> =
-        sqlx::query_scalar("SELECT deleted FROM jobs WHERE no = ?1").bind(no).fetch_optional(&mut *conn).await?;
-    let Some(deleted) = deleted else { return Ok(gone) };
+    let sql = "SELECT deleted, tenant, stored FROM jobs WHERE no = ?1";
+    let found: Option<(i64, TenantNo, i64)> = sqlx::query_as(sql).bind(no).fetch_optional(&mut *conn).await?;
+    let Some((deleted, tenant, stored)) = found else { return Ok(gone) };
     guard(deleted == 1, || format!("job `{job}` is to be purged and was not deleted"))?;
 
     let mut left = u64::from(rows_max);
     let wanted = pages_within(conn, no, left).await?;
     left -= pages(conn, no, wanted.rows).await?;
     if wanted.is_cut {
-        return Ok(Purged { rows: rows_max - left as u32, is_gone: false });
+        return Ok(Purged { rows: rows_max - left as u32, ..Purged::default() });
     }
     for sql in BY_KEY.into_iter().chain([OLD_STATES]) {
         if left == 0 {
@@ -64,13 +65,14 @@ pub(super) async fn purge(
         left -= sqlx::query(sql).bind(no).bind(left as i64).execute(&mut *conn).await?.rows_affected();
     }
     if left == 0 {
-        return Ok(Purged { rows: rows_max, is_gone: false });
+        return Ok(Purged { rows: rows_max, ..Purged::default() });
     }
     sqlx::query("DELETE FROM job_labels WHERE id = ?1").bind(blob(job)).execute(&mut *conn).await?;
     for sql in LAST {
         sqlx::query(sql).bind(no).execute(&mut *conn).await?;
     }
-    Ok(Purged { rows: rows_max - left as u32, is_gone: true })
+    let freed = u64::try_from(stored).ok().filter(|bytes| *bytes > 0).map(|bytes| (tenant, bytes));
+    Ok(Purged { rows: rows_max - left as u32, is_gone: true, freed })
 }
 
 /// How many pages go at once.

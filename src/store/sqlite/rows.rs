@@ -174,6 +174,8 @@ struct Moving {
     #[serde(skip_serializing_if = "is_default")]
     ended_bytes: u64,
     #[serde(skip_serializing_if = "is_default")]
+    skipped_bytes: u64,
+    #[serde(skip_serializing_if = "is_default")]
     held: Held,
     #[serde(skip_serializing_if = "is_default")]
     failure: Option<Box<TaskError>>,
@@ -216,6 +218,7 @@ pub(super) fn moving(job: &Job) -> Result<String, serde_json::Error> {
         stop: job.stop.clone(),
         counts: Moved::of(job.counts),
         ended_bytes: job.ended_bytes,
+        skipped_bytes: job.skipped_bytes,
         held: job.held,
         failure: job.failure.clone(),
         failures: job.failures.clone(),
@@ -262,6 +265,7 @@ impl JobLine {
             stop: moving.stop,
             counts: moving.counts.counts(id, total),
             ended_bytes: moving.ended_bytes,
+            skipped_bytes: moving.skipped_bytes,
             held: moving.held,
             failure: moving.failure,
             failures: moving.failures,

@@ -27,6 +27,7 @@ pub(super) static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
         (6, "credentials", include_str!("../../../migrations/sqlite/0006_credentials.sql")),
         (7, "pauses", include_str!("../../../migrations/sqlite/0007_pauses.sql")),
         (8, "ended_of", include_str!("../../../migrations/sqlite/0008_ended_of.sql")),
+        (9, "stored_bytes", include_str!("../../../migrations/sqlite/0009_stored_bytes.sql")),
     ];
     let migration = |(number, name, text): (i64, &'static str, &'static str)| {
         Migration::new(number, name.into(), MigrationType::Simple, text.into_sql_str(), false)

@@ -66,6 +66,10 @@ impl Store for SqliteStore {
         Box::pin(jobs::limits(&self.callers))
     }
 
+    fn stored_bytes(&self) -> Answer<'_, Vec<(TenantNo, u64)>> {
+        Box::pin(jobs::stored_bytes(&self.callers))
+    }
+
     fn host_pauses(&self) -> Answer<'_, Vec<(PauseKey, HostPause)>> {
         Box::pin(pauses::all(&self.callers))
     }

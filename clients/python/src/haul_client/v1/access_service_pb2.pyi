@@ -269,6 +269,7 @@ class Quotas(_message.Message):
     RUNNING_PER_HOST_FIELD_NUMBER: _builtins.int
     REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
     BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
     MAX_RETENTION_FIELD_NUMBER: _builtins.int
     MAX_ATTEMPT_FIELD_NUMBER: _builtins.int
     CALLS_PER_SECOND_FIELD_NUMBER: _builtins.int
@@ -288,6 +289,11 @@ class Quotas(_message.Message):
     """Starts of requests per second, of tasks that start from now on; more than 0."""
     bytes_per_second: _builtins.int
     """Bytes of response bodies per second, of tasks that start from now on; more than 0."""
+    stored_bytes: _builtins.int
+    """Bytes that its jobs keep: bodies of fetches, files that downloads brought, and what downloads hold that have not ended;
+    until their job is deleted. Beyond: its tasks wait (WAIT_REASON_TENANT_STORAGE), and one whose bytes are more than all
+    of it fails (DISK_FULL).
+    """
     calls_per_second: _builtins.float
     """Calls about the tenant per second, of all its principals together, with a burst of twice that; more than 0. Beyond:
     RESOURCE_EXHAUSTED (RATE_LIMITED) with RetryInfo, and the subject `tenants/NAME/calls_per_second`.
@@ -322,15 +328,16 @@ class Quotas(_message.Message):
         running_per_host: _builtins.int | None = ...,
         requests_per_second: _builtins.float | None = ...,
         bytes_per_second: _builtins.int | None = ...,
+        stored_bytes: _builtins.int | None = ...,
         max_retention: _duration_pb2.Duration | None = ...,
         max_attempt: _duration_pb2.Duration | None = ...,
         calls_per_second: _builtins.float | None = ...,
         watchers: _builtins.int | None = ...,
         tasks_per_second: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bytes_per_second", b"_bytes_per_second", "_calls_per_second", b"_calls_per_second", "_queued_tasks", b"_queued_tasks", "_requests_per_second", b"_requests_per_second", "_running_per_host", b"_running_per_host", "_running_tasks", b"_running_tasks", "_tasks_per_second", b"_tasks_per_second", "_unfinished_jobs", b"_unfinished_jobs", "_watchers", b"_watchers", "bytes_per_second", b"bytes_per_second", "calls_per_second", b"calls_per_second", "max_attempt", b"max_attempt", "max_retention", b"max_retention", "queued_tasks", b"queued_tasks", "requests_per_second", b"requests_per_second", "running_per_host", b"running_per_host", "running_tasks", b"running_tasks", "tasks_per_second", b"tasks_per_second", "unfinished_jobs", b"unfinished_jobs", "watchers", b"watchers"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bytes_per_second", b"_bytes_per_second", "_calls_per_second", b"_calls_per_second", "_queued_tasks", b"_queued_tasks", "_requests_per_second", b"_requests_per_second", "_running_per_host", b"_running_per_host", "_running_tasks", b"_running_tasks", "_stored_bytes", b"_stored_bytes", "_tasks_per_second", b"_tasks_per_second", "_unfinished_jobs", b"_unfinished_jobs", "_watchers", b"_watchers", "bytes_per_second", b"bytes_per_second", "calls_per_second", b"calls_per_second", "max_attempt", b"max_attempt", "max_retention", b"max_retention", "queued_tasks", b"queued_tasks", "requests_per_second", b"requests_per_second", "running_per_host", b"running_per_host", "running_tasks", b"running_tasks", "stored_bytes", b"stored_bytes", "tasks_per_second", b"tasks_per_second", "unfinished_jobs", b"unfinished_jobs", "watchers", b"watchers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bytes_per_second", b"_bytes_per_second", "_calls_per_second", b"_calls_per_second", "_queued_tasks", b"_queued_tasks", "_requests_per_second", b"_requests_per_second", "_running_per_host", b"_running_per_host", "_running_tasks", b"_running_tasks", "_tasks_per_second", b"_tasks_per_second", "_unfinished_jobs", b"_unfinished_jobs", "_watchers", b"_watchers", "bytes_per_second", b"bytes_per_second", "calls_per_second", b"calls_per_second", "max_attempt", b"max_attempt", "max_retention", b"max_retention", "queued_tasks", b"queued_tasks", "requests_per_second", b"requests_per_second", "running_per_host", b"running_per_host", "running_tasks", b"running_tasks", "tasks_per_second", b"tasks_per_second", "unfinished_jobs", b"unfinished_jobs", "watchers", b"watchers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bytes_per_second", b"_bytes_per_second", "_calls_per_second", b"_calls_per_second", "_queued_tasks", b"_queued_tasks", "_requests_per_second", b"_requests_per_second", "_running_per_host", b"_running_per_host", "_running_tasks", b"_running_tasks", "_stored_bytes", b"_stored_bytes", "_tasks_per_second", b"_tasks_per_second", "_unfinished_jobs", b"_unfinished_jobs", "_watchers", b"_watchers", "bytes_per_second", b"bytes_per_second", "calls_per_second", b"calls_per_second", "max_attempt", b"max_attempt", "max_retention", b"max_retention", "queued_tasks", b"queued_tasks", "requests_per_second", b"requests_per_second", "running_per_host", b"running_per_host", "running_tasks", b"running_tasks", "stored_bytes", b"stored_bytes", "tasks_per_second", b"tasks_per_second", "unfinished_jobs", b"unfinished_jobs", "watchers", b"watchers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bytes_per_second: _TypeAlias = _typing.Literal["bytes_per_second"]  # noqa: Y015
     _WhichOneofArgType__bytes_per_second: _TypeAlias = _typing.Literal["_bytes_per_second", b"_bytes_per_second"]  # noqa: Y015
@@ -344,6 +351,8 @@ class Quotas(_message.Message):
     _WhichOneofArgType__running_per_host: _TypeAlias = _typing.Literal["_running_per_host", b"_running_per_host"]  # noqa: Y015
     _WhichOneofReturnType__running_tasks: _TypeAlias = _typing.Literal["running_tasks"]  # noqa: Y015
     _WhichOneofArgType__running_tasks: _TypeAlias = _typing.Literal["_running_tasks", b"_running_tasks"]  # noqa: Y015
+    _WhichOneofReturnType__stored_bytes: _TypeAlias = _typing.Literal["stored_bytes"]  # noqa: Y015
+    _WhichOneofArgType__stored_bytes: _TypeAlias = _typing.Literal["_stored_bytes", b"_stored_bytes"]  # noqa: Y015
     _WhichOneofReturnType__tasks_per_second: _TypeAlias = _typing.Literal["tasks_per_second"]  # noqa: Y015
     _WhichOneofArgType__tasks_per_second: _TypeAlias = _typing.Literal["_tasks_per_second", b"_tasks_per_second"]  # noqa: Y015
     _WhichOneofReturnType__unfinished_jobs: _TypeAlias = _typing.Literal["unfinished_jobs"]  # noqa: Y015
@@ -363,6 +372,8 @@ class Quotas(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__running_tasks) -> _WhichOneofReturnType__running_tasks | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stored_bytes) -> _WhichOneofReturnType__stored_bytes | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tasks_per_second) -> _WhichOneofReturnType__tasks_per_second | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__unfinished_jobs) -> _WhichOneofReturnType__unfinished_jobs | None: ...
@@ -380,6 +391,7 @@ class Usage(_message.Message):
     UNFINISHED_JOBS_FIELD_NUMBER: _builtins.int
     QUEUED_TASKS_FIELD_NUMBER: _builtins.int
     RUNNING_TASKS_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
     WATCHERS_FIELD_NUMBER: _builtins.int
     BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     unfinished_jobs: _builtins.int
@@ -388,6 +400,8 @@ class Usage(_message.Message):
     """Tasks that have not ended."""
     running_tasks: _builtins.int
     """Tasks that run."""
+    stored_bytes: _builtins.int
+    """Bytes that its jobs keep, and that running tasks have set room aside for."""
     watchers: _builtins.int
     """Calls of WatchJob and WatchJobs that are open."""
     bytes_per_second: _builtins.float
@@ -398,12 +412,13 @@ class Usage(_message.Message):
         unfinished_jobs: _builtins.int = ...,
         queued_tasks: _builtins.int = ...,
         running_tasks: _builtins.int = ...,
+        stored_bytes: _builtins.int = ...,
         watchers: _builtins.int = ...,
         bytes_per_second: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_second", b"bytes_per_second", "queued_tasks", b"queued_tasks", "running_tasks", b"running_tasks", "unfinished_jobs", b"unfinished_jobs", "watchers", b"watchers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_second", b"bytes_per_second", "queued_tasks", b"queued_tasks", "running_tasks", b"running_tasks", "stored_bytes", b"stored_bytes", "unfinished_jobs", b"unfinished_jobs", "watchers", b"watchers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

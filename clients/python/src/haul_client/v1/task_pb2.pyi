@@ -152,6 +152,8 @@ class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason
     """The server is shutting down."""
     WAIT_REASON_TENANT_LIMIT: _WaitReason.ValueType  # 11
     """The tenant runs, or asks the host for, as much as its quotas allow, or is suspended."""
+    WAIT_REASON_TENANT_STORAGE: _WaitReason.ValueType  # 12
+    """The tenant stores as many bytes as its quota `stored_bytes` allows."""
 
 class WaitReason(_WaitReason, metaclass=_WaitReasonEnumTypeWrapper):
     """What a task waits for. docs/ERRORS.md explains each."""
@@ -180,6 +182,8 @@ WAIT_REASON_DRAINING: WaitReason.ValueType  # 10
 """The server is shutting down."""
 WAIT_REASON_TENANT_LIMIT: WaitReason.ValueType  # 11
 """The tenant runs, or asks the host for, as much as its quotas allow, or is suspended."""
+WAIT_REASON_TENANT_STORAGE: WaitReason.ValueType  # 12
+"""The tenant stores as many bytes as its quota `stored_bytes` allows."""
 Global___WaitReason: _TypeAlias = WaitReason  # noqa: Y015
 
 class _AttemptResume:

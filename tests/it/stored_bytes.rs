@@ -1,0 +1,142 @@
+//! What tenants store: how much each of them keeps, and what waits where that is all it may.
+
+use haul::pb;
+use prost_types::FieldMask;
+
+use crate::it::tenants::{access, ended, jobs, make, submit};
+use crate::support::origin::Origin;
+use crate::support::reply::Reply;
+use crate::support::server::{Server, until};
+use crate::support::spec::{download_as, fetch, job, millis};
+
+/// More than a body that stands in a row has.
+const BYTES: u64 = 100_000;
+
+async fn allow(server: &Server, name: &str, stored_bytes: Option<u64>) {
+    let quotas = Some(pb::Quotas { stored_bytes, ..Default::default() });
+    let request = pb::UpdateTenantRequest {
+        tenant: Some(pb::Tenant { name: name.to_owned(), quotas, ..Default::default() }),
+        update_mask: Some(FieldMask { paths: vec!["quotas.stored_bytes".to_owned()] }),
+    };
+    let changed = access(server).update_tenant(request).await.unwrap().into_inner().tenant.unwrap();
+    assert_eq!(changed.quotas.and_then(|quotas| quotas.stored_bytes), stored_bytes);
+}
+
+async fn stores(server: &Server, name: &str) -> u64 {
+    let request = pb::GetTenantRequest { name: name.to_owned() };
+    let tenant = access(server).get_tenant(request).await.unwrap().into_inner().tenant.unwrap();
+    tenant.usage.unwrap().stored_bytes
+}
+
+async fn task(server: &Server, tenant: &str, id: &str) -> pb::Task {
+    let task = Some(pb::get_task_request::Task::TaskIndex(0));
+    let request = pb::GetTaskRequest { job_id: id.to_owned(), task, ..Default::default() };
+    jobs(server, tenant).get_task(request).await.unwrap().into_inner().task.unwrap()
+}
+
+async fn wants_room(server: &Server, tenant: &str, id: &str) {
+    let is_it = |task: pb::Task| task.waiting.is_some_and(|it| it.reason() == pb::WaitReason::TenantStorage);
+    until(|| async { is_it(task(server, tenant, id).await) }).await;
+}
+
+async fn delete(server: &Server, tenant: &str, id: &str) {
+    let request = pb::DeleteJobRequest { job_id: id.to_owned(), ..Default::default() };
+    jobs(server, tenant).delete_job(request).await.unwrap();
+}
+
+fn file(origin: &Origin, url: &str, on_conflict: pb::OnConflict) -> pb::TaskSpec {
+    let (url, on_conflict) = (origin.url(url), on_conflict.into());
+    download_as(pb::DownloadSpec { url, path: "file".to_owned(), on_conflict, ..Default::default() })
+}
+
+fn origin() -> Origin {
+    let origin = Origin::start();
+    origin.reply("/a", Reply::ok(vec![b'a'; BYTES as usize]));
+    origin.reply("/large", Reply::ok(vec![b'l'; 3 * BYTES as usize]));
+    origin.reply("/small", Reply::ok(vec![b's'; 1000]));
+    origin
+}
+
+async fn run(server: &Server, tenant: &str, task: pb::TaskSpec) -> pb::Job {
+    let id = submit(server, tenant, job(vec![task]), "").await.job_id;
+    ended(server, tenant, &id).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_tenant_keeps_is_bounded_across_a_crash_until_it_deletes_something() {
+    let (mut server, origin) = (Server::start().await, origin());
+    make(&server, &["a", "b"]).await;
+    allow(&server, "a", Some(5 * BYTES / 2)).await;
+    let body = run(&server, "a", fetch(origin.url("/a"))).await;
+    let kept = run(&server, "a", file(&origin, "/a", pb::OnConflict::Fail)).await;
+    for job in [&body, &kept] {
+        assert_eq!(job.state(), pb::JobState::Succeeded);
+    }
+    let skipped = run(&server, "a", file(&origin, "/a", pb::OnConflict::Skip)).await;
+    assert_eq!((skipped.state(), stores(&server, "a").await), (pb::JobState::Succeeded, 2 * BYTES), "one file");
+
+    let never = run(&server, "a", file(&origin, "/large", pb::OnConflict::Rename)).await;
+    assert_eq!(never.state(), pb::JobState::Failed);
+    let error = task(&server, "a", &never.job_id).await.error.unwrap();
+    assert_eq!((error.reason(), error.attempt), (pb::FailureReason::DiskFull, 1), "{error:?}");
+    assert!(error.message.contains("stored_bytes"), "{error:?}");
+
+    let waiting = submit(&server, "a", job(vec![fetch(origin.url("/a"))]), "").await.job_id;
+    let other = submit(&server, "a", job(vec![file(&origin, "/a", pb::OnConflict::Rename)]), "").await.job_id;
+    for is_again in [false, true] {
+        wants_room(&server, "a", &waiting).await;
+        wants_room(&server, "a", &other).await;
+        assert_eq!(stores(&server, "a").await, 2 * BYTES, "restarted: {is_again}");
+        assert_eq!(run(&server, "b", fetch(origin.url("/a"))).await.state(), pb::JobState::Succeeded);
+        let small = run(&server, "a", fetch(origin.url("/small"))).await;
+        assert_eq!(small.state(), pb::JobState::Succeeded, "there is room for it");
+        delete(&server, "a", &small.job_id).await;
+        until(|| async { stores(&server, "a").await == 2 * BYTES }).await;
+        if !is_again {
+            server.restart().await;
+        }
+    }
+    assert_eq!(stores(&server, "b").await, 2 * BYTES);
+    delete(&server, "a", &body.job_id).await;
+    let done = async |id: &str| jobs(&server, "a").get_job(get(id)).await.unwrap().into_inner().job.unwrap().state();
+    until(|| async { [done(&waiting).await, done(&other).await].contains(&pb::JobState::Succeeded) }).await;
+    assert_eq!(stores(&server, "a").await, 2 * BYTES, "one of them");
+    delete(&server, "a", &kept.job_id).await;
+    for id in [&waiting, &other] {
+        assert_eq!(ended(&server, "a", id).await.state(), pb::JobState::Succeeded);
+    }
+    for id in [&waiting, &other, &never.job_id, &skipped.job_id] {
+        delete(&server, "a", id).await;
+    }
+    until(|| async { stores(&server, "a").await == 0 }).await;
+    assert_eq!(stores(&server, "b").await, 2 * BYTES);
+}
+
+fn get(id: &str) -> pb::GetJobRequest {
+    pb::GetJobRequest { job_id: id.to_owned(), ..Default::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_keeps_all_it_may_asks_nobody_until_a_job_expires_or_its_quota_changes() {
+    let (server, origin) = (Server::start().await, origin());
+    make(&server, &["a"]).await;
+    allow(&server, "a", Some(BYTES)).await;
+    let expiring = pb::JobSpec { retention: Some(millis(3_000)), ..job(vec![fetch(origin.url("/a"))]) };
+    let first = submit(&server, "a", expiring, "").await.job_id;
+    assert_eq!(ended(&server, "a", &first).await.state(), pb::JobState::Succeeded);
+    let second = submit(&server, "a", job(vec![fetch(origin.url("/a"))]), "").await.job_id;
+    let asked = || origin.requests("/a").len();
+    // It is full when the second one could start, and asks when the first has expired.
+    assert_eq!(ended(&server, "a", &second).await.state(), pb::JobState::Succeeded);
+    assert_eq!((stores(&server, "a").await, asked()), (BYTES, 2));
+
+    let third = submit(&server, "a", job(vec![fetch(origin.url("/small"))]), "").await.job_id;
+    wants_room(&server, "a", &third).await;
+    assert_eq!(origin.requests("/small").len(), 0);
+    allow(&server, "a", None).await;
+    assert_eq!(ended(&server, "a", &third).await.state(), pb::JobState::Succeeded);
+    allow(&server, "a", Some(0)).await;
+    let fourth = submit(&server, "a", job(vec![fetch(origin.url("/small"))]), "").await.job_id;
+    wants_room(&server, "a", &fourth).await;
+    assert_eq!(stores(&server, "a").await, BYTES + 1000, "what is there stays");
+}
