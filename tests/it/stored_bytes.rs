@@ -44,9 +44,8 @@ async fn delete(server: &Server, tenant: &str, id: &str) {
     jobs(server, tenant).delete_job(request).await.unwrap();
 }
 
-fn file(origin: &Origin, url: &str, on_conflict: pb::OnConflict) -> pb::TaskSpec {
-    let (url, on_conflict) = (origin.url(url), on_conflict.into());
-    download_as(pb::DownloadSpec { url, path: "file".to_owned(), on_conflict, ..Default::default() })
+fn file(origin: &Origin, url: &str) -> pb::TaskSpec {
+    download_as(pb::DownloadSpec { url: origin.url(url), path: "file".to_owned(), ..Default::default() })
 }
 
 fn origin() -> Origin {
@@ -68,21 +67,20 @@ async fn what_a_tenant_keeps_is_bounded_across_a_crash_until_it_deletes_somethin
     make(&server, &["a", "b"]).await;
     allow(&server, "a", Some(5 * BYTES / 2)).await;
     let body = run(&server, "a", fetch(origin.url("/a"))).await;
-    let kept = run(&server, "a", file(&origin, "/a", pb::OnConflict::Fail)).await;
+    let kept = run(&server, "a", file(&origin, "/a")).await;
     for job in [&body, &kept] {
         assert_eq!(job.state(), pb::JobState::Succeeded);
     }
-    let skipped = run(&server, "a", file(&origin, "/a", pb::OnConflict::Skip)).await;
-    assert_eq!((skipped.state(), stores(&server, "a").await), (pb::JobState::Succeeded, 2 * BYTES), "one file");
+    assert_eq!(stores(&server, "a").await, 2 * BYTES);
 
-    let never = run(&server, "a", file(&origin, "/large", pb::OnConflict::Rename)).await;
+    let never = run(&server, "a", file(&origin, "/large")).await;
     assert_eq!(never.state(), pb::JobState::Failed);
     let error = task(&server, "a", &never.job_id).await.error.unwrap();
     assert_eq!((error.reason(), error.attempt), (pb::FailureReason::DiskFull, 1), "{error:?}");
     assert!(error.message.contains("stored_bytes"), "{error:?}");
 
     let waiting = submit(&server, "a", job(vec![fetch(origin.url("/a"))]), "").await.job_id;
-    let other = submit(&server, "a", job(vec![file(&origin, "/a", pb::OnConflict::Rename)]), "").await.job_id;
+    let other = submit(&server, "a", job(vec![file(&origin, "/a")]), "").await.job_id;
     for is_again in [false, true] {
         wants_room(&server, "a", &waiting).await;
         wants_room(&server, "a", &other).await;
@@ -105,7 +103,7 @@ async fn what_a_tenant_keeps_is_bounded_across_a_crash_until_it_deletes_somethin
     for id in [&waiting, &other] {
         assert_eq!(ended(&server, "a", id).await.state(), pb::JobState::Succeeded);
     }
-    for id in [&waiting, &other, &never.job_id, &skipped.job_id] {
+    for id in [&waiting, &other, &never.job_id] {
         delete(&server, "a", id).await;
     }
     until(|| async { stores(&server, "a").await == 0 }).await;

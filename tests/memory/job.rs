@@ -372,8 +372,8 @@ impl JobRows {
         left -= self.old_states.remove_first(left);
         left -= self.keys.remove_first(left);
         left -= self.chunks.remove_first(left);
-        let bytes = self.row.stored_bytes();
-        let freed = (left > 0 && bytes > 0).then_some((self.row.tenant.no, bytes));
+        let bytes = self.row.job.stored_bytes();
+        let freed = (left > 0 && bytes > 0).then_some((self.row.job.tenant.no, bytes));
         Ok(Purged { rows: limit - left, is_gone: left > 0, freed })
     }
 

@@ -194,7 +194,8 @@ impl Store for MemoryStore {
     fn stored_bytes(&self) -> Answer<'_, Vec<(TenantNo, u64)>> {
         let mut sums = BTreeMap::new();
         for rows in self.rows().jobs.values() {
-            *sums.entry(rows.row.tenant.no).or_insert(0) += rows.row.stored_bytes();
+            let job = &rows.row().job;
+            *sums.entry(job.tenant.no).or_insert(0) += job.stored_bytes();
         }
         now(sums.into_iter().collect())
     }
