@@ -47,6 +47,7 @@ mod it {
     mod rest;
     mod sealing;
     mod segments;
+    mod shares;
     mod slow_watchers;
     mod specs;
     mod startup;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::stream::{BoxStream, StreamExt as _, unfold};
+use futures_util::stream::{BoxStream, unfold};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -13,11 +13,11 @@ use crate::api::bodies::{PAGE_LOST, lost};
 use crate::api::flush::flush;
 use crate::api::items;
 use crate::api::lookup;
+use crate::api::outbound::Room;
 use crate::api::status::{draining, internal, out_of_range, precondition};
-use crate::api::watchers::Watchers;
+use crate::api::watchers::{Watchers, kept};
 use crate::engine::handle::Engine;
 use crate::engine::handle::Finished;
-use crate::listen::peer::Peer;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::outcome::Outcome;
 use crate::pb;
@@ -96,6 +96,9 @@ impl pb::content_service_server::ContentService for Contents {
         let request = request.into_inner();
         let (job, task) =
             lookup::task(self.store.as_ref(), &self.engine, &caller, &request.job_id, request.task).await?;
+        let is_file = matches!(task.row.outcome, Some(Outcome::Download(_)));
+        let place = self.watchers.place(caller.holder())?;
+        let file = is_file.then(|| self.watchers.file(caller.holder())).transpose()?;
         let (source, total) = self.source(job, &task).await?;
         if request.offset > total {
             return Err(out_of_range(
@@ -115,7 +118,8 @@ impl pb::content_service_server::ContentService for Contents {
             is_first: true,
         };
         let closing = self.closing.clone();
-        Ok(Response::new(
+        Ok(kept(
+            (place, file),
             unfold(Some((reader, closing)), |reader| async move {
                 let (mut reader, closing) = reader?;
                 let next = tokio::select! {
@@ -128,8 +132,7 @@ impl pb::content_service_server::ContentService for Contents {
                     Ok(None) => None,
                     Err(status) => Some((Err(status), None)),
                 }
-            })
-            .boxed(),
+            }),
         ))
     }
 
@@ -138,13 +141,13 @@ impl pb::content_service_server::ContentService for Contents {
         request: Request<pb::StreamItemsRequest>,
     ) -> Result<Response<Self::StreamItemsStream>, Status> {
         let caller = Caller::of(&request);
-        let room = request.extensions().get::<Arc<Peer>>().map(|peer| peer.outbound.clone());
+        let room = Room::of(request.extensions());
         let request = request.into_inner();
         let (job, task) =
             lookup::task(self.store.as_ref(), &self.engine, &caller, &request.job_id, request.task).await?;
         let (engine, store, closing) = (self.engine.clone(), self.store.clone(), self.closing.clone());
         let stream = items::stream(engine, store, closing, room, job, &task, request.after_item)?;
-        self.watchers.watched(stream)
+        self.watchers.watched(caller.holder(), stream)
     }
 }
 

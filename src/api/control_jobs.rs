@@ -12,10 +12,12 @@ use tonic_types::StatusExt as _;
 
 use crate::api::access::caller::{Caller, Reach};
 use crate::api::filters;
+use crate::api::outbound::Room;
 use crate::api::status::{Violations, draining, internal, shown};
 use crate::api::values;
 use crate::engine::command::EngineError;
 use crate::engine::handle::Engine;
+use crate::listen::budget::Hold;
 use crate::model::audit::AuditRow;
 use crate::model::ids::JobId;
 use crate::model::job::JobState;
@@ -132,6 +134,8 @@ struct Control {
     closing: CancellationToken,
     action: Action,
     left: VecDeque<JobId>,
+    /// The room of what is left: a client that does not read keeps it.
+    _room: Option<Hold>,
     /// Tasks of their own, which end with the call: a call that is not polled, since its client does not read, would hold
     /// what they wait for.
     under_way: JoinSet<(JobId, Result<(), Status>)>,
@@ -152,6 +156,7 @@ pub(crate) async fn control(
     store: &dyn Store,
     caller: Caller,
     closing: CancellationToken,
+    room: Option<Room>,
     request: pb::ControlJobsRequest,
 ) -> Result<impl Stream<Item = Result<pb::ControlJobsResponse, Status>> + Send + 'static, Status> {
     let mut v = Violations::default();
@@ -159,11 +164,14 @@ pub(crate) async fn control(
     let wish = filter(request.filter, action.states(), &mut v);
     v.or(())?;
     let mut left = VecDeque::new();
+    let mut held = None;
     if let Some(wish) = wish {
         let mut wish = JobFilter { tenant: caller.only_of(), created_by: caller.only_own(), ..wish };
         loop {
             let page = store.job_ids(&wish, NAMES_MAX).await?;
             left.extend(page.items);
+            drop(held.take());
+            held = room.as_ref().map(|room| room.hold((left.len() * size_of::<JobId>()) as u64)).transpose()?;
             wish.before = page.next;
             if wish.before.is_none() {
                 break;
@@ -173,7 +181,7 @@ pub(crate) async fn control(
     let matched = u32::try_from(left.len()).unwrap_or(u32::MAX);
     let engine = engine.by(caller.actor.clone());
     if request.validate_only {
-        left.clear();
+        (left, held) = (VecDeque::new(), None);
     } else if matched > 0 {
         note(&engine, &caller, &action).await?;
     }
@@ -183,6 +191,7 @@ pub(crate) async fn control(
         closing,
         action,
         left,
+        _room: held,
         under_way: JoinSet::new(),
         matched,
         done: 0,

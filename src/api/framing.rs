@@ -201,6 +201,11 @@ impl Framing {
         (self.meter.come > 0 && !self.meter.is_whole()).then_some(self.whole)
     }
 
+    /// Returns whether all that has come is given on, and no message has begun.
+    pub(crate) fn is_between(&self) -> bool {
+        self.is_empty() && self.meter.come == 0
+    }
+
     /// Returns the bytes that the request takes once the message under way has come, and those that it takes now.
     pub(crate) fn held(&self) -> (u64, u64) {
         let (announced, kept) = (self.meter.announced(self.message_bytes_max), self.meter.come);

@@ -21,6 +21,7 @@ use tonic::{Code, Status};
 
 use crate::api::framing::{Framing, Packing};
 use crate::api::status::{Fault, exhausted, unavailable};
+use crate::listen::KnownCaller;
 use crate::listen::budget::Hold;
 use crate::listen::peer::Peer;
 use crate::middleware::Middleware;
@@ -72,7 +73,7 @@ impl Middleware for Inbound {
         let inner = Some(std::mem::take(request.body_mut()));
         let silence = Silence { time: self.idle_max, sleep: None, is_running: false };
         let began = (!is_streaming).then(Instant::now);
-        let hold = Hold::of_request(share);
+        let hold = Hold::of_request(share, KnownCaller::holder_of(request.extensions()));
         *request.body_mut() = Body::new(BoundedBody {
             inner,
             framing,
@@ -179,7 +180,14 @@ impl HttpBody for BoundedBody {
         let this = &mut *self;
         loop {
             match this.next() {
-                Ok(Some(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Ok(Some(bytes)) => {
+                    if this.is_streaming && this.framing.is_between() {
+                        // What is handed on has its own bounds, and nobody may ask for more until these let it in. Where it may
+                        // not rest, the stream ends once more is asked for.
+                        let _ = this.hold.rest();
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                }
                 Ok(None) => {}
                 Err(status) => return this.end(status),
             }

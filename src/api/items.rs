@@ -15,12 +15,12 @@ use tonic::Status;
 
 use crate::api::bodies::whole_page;
 use crate::api::flush::flush;
-use crate::api::outbound;
+use crate::api::outbound::Room;
 use crate::api::status::{draining, internal, not_found, precondition, task_failed};
 use crate::api::to_proto;
 use crate::engine::handle::Engine;
 use crate::engine::version::Follower;
-use crate::listen::budget::{Hold, Share};
+use crate::listen::budget::Hold;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::spec::Work;
 use crate::model::task::TaskState;
@@ -84,7 +84,7 @@ struct Items {
     /// The page that is being sent.
     page: Option<Page>,
     /// What pages that wait for the client may take.
-    room: Option<Arc<Share>>,
+    room: Option<Room>,
     over: bool,
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn stream(
     engine: Engine,
     store: Arc<dyn Store>,
     closing: CancellationToken,
-    room: Option<Arc<Share>>,
+    room: Option<Room>,
     job: JobId,
     task: &StoredTask,
     after: Option<u64>,
@@ -180,7 +180,7 @@ impl Items {
     async fn open(&mut self, head: &PageHead) -> Result<(), Status> {
         // Before the page is read, which may be large: a client that reads none of it opens many.
         let bytes = head.bytes + head.items * size_of::<Range<u32>>() as u64;
-        let room = outbound::hold(self.room.as_ref(), bytes)?;
+        let room = self.room.as_ref().map(|room| room.hold(bytes)).transpose()?;
         let body: Bytes = whole_page(&self.engine, self.store.as_ref(), self.id, head.page).await?;
         let mut items = self.engine.items(&body, &self.pointer).map_err(|failure| internal(failure.message))?;
         // A listing may end within a page.

@@ -17,6 +17,7 @@ use crate::api::filters;
 use crate::api::frames;
 use crate::api::from_proto;
 use crate::api::lookup;
+use crate::api::outbound::Room;
 use crate::api::pages;
 use crate::api::spec_to_proto;
 use crate::api::status::{Violations, shown};
@@ -25,7 +26,7 @@ use crate::api::totals::Totals;
 use crate::api::values::{self, ID_BYTES_MAX, NAME_BYTES_MAX, only_job_id};
 use crate::api::watch::{Wish, watch_job};
 use crate::api::watch_all::{WishJobs, watch_jobs};
-use crate::api::watchers::Watchers;
+use crate::api::watchers::{self, Watchers};
 use crate::codec::Encoded;
 use crate::engine::command::{Acted, JobPatch};
 use crate::engine::handle::Engine;
@@ -229,11 +230,12 @@ impl pb::job_service_server::JobService for Jobs {
             in_frames,
         })?;
         caller.reach(&self.engine, job, Reach::Look).await?;
+        let place = self.watchers.place(caller.holder())?;
         let told = watch_job(self.engine.clone(), self.store.clone(), self.closing.clone(), wish).await?;
         if in_frames {
-            return Ok(frames::answer(self.watchers.watched(told)?.into_inner()));
+            return Ok(frames::answer(watchers::kept(place, told).into_inner()));
         }
-        self.watchers.watched(told.map(|message| message.map(Encoded::as_it_was)))
+        Ok(watchers::kept(place, told.map(|message| message.map(Encoded::as_it_was))))
     }
 
     async fn watch_jobs(
@@ -260,7 +262,8 @@ impl pb::job_service_server::JobService for Jobs {
             max_jobs: request.max_jobs,
             totals: request.totals.then(|| self.totals.clone()),
         };
-        self.watchers.watched(watch_jobs(self.engine.clone(), self.store.clone(), self.closing.clone(), wish))
+        let holder = caller.holder();
+        self.watchers.watched(holder, watch_jobs(self.engine.clone(), self.store.clone(), self.closing.clone(), wish))
     }
 
     async fn wait_job(&self, request: Request<pb::WaitJobRequest>) -> Result<Response<pb::WaitJobResponse>, Status> {
@@ -368,7 +371,9 @@ impl pb::job_service_server::JobService for Jobs {
     ) -> Result<Response<Self::ControlJobsStream>, Status> {
         let caller = Caller::of(&request);
         let (store, closing) = (self.store.as_ref(), self.closing.clone());
-        self.watchers.watched(control(&self.engine, store, caller, closing, request.into_inner()).await?)
+        let (place, room) = (self.watchers.place(caller.holder())?, Room::of(request.extensions()));
+        let told = control(&self.engine, store, caller, closing, room, request.into_inner()).await?;
+        Ok(watchers::kept(place, told))
     }
 
     async fn update_job(

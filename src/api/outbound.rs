@@ -9,20 +9,24 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Request, Response};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, VARY};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 
 use crate::api::request_id::RequestId;
 use crate::api::status::exhausted;
-use crate::listen::budget::{Hold, Share};
+use crate::listen::KnownCaller;
+use crate::listen::budget::{Hold, Holder, Share};
 use crate::listen::peer::Peer;
 use crate::middleware::Middleware;
 
 /// Frames of fewer bytes hold nothing: what the protocols keep for a stream is more.
 const SMALL: usize = 1 << 10;
+/// About as much as a stream writes at once, and as the largest piece of an answer whose length is known.
+const STREAM_BYTES: u64 = 64 << 10;
+const PIECE_BYTES: u64 = 256 << 10;
 
 /// Returns the error of an answer for which there is no room.
 pub(crate) fn no_room() -> Status {
@@ -30,45 +34,103 @@ pub(crate) fn no_room() -> Status {
     exhausted("OUTBOUND_BUFFER", "outbound_buffer", message)
 }
 
-/// Takes room for bytes of an answer that are kept; `None`: the request came by no connection, which has no bound.
-pub(crate) fn hold(share: Option<&Arc<Share>>, bytes: u64) -> Result<Option<Hold>, Status> {
-    let Some(share) = share else { return Ok(None) };
-    // What is larger than any room is sent alone.
-    let bytes = bytes.min(share.max());
-    let mut hold = Hold::new(share.clone());
-    hold.set(bytes, bytes).map_err(|_| no_room())?;
-    Ok(Some(hold))
+/// Where answers to a request find room.
+#[derive(Clone, Debug)]
+pub(crate) struct Room {
+    share: Arc<Share>,
+    holder: Holder,
+}
+
+impl Room {
+    /// Returns the room of a request of which it is known who makes it; `None`: it came by no connection, and has no bound.
+    pub(crate) fn of(extensions: &Extensions) -> Option<Room> {
+        let share = extensions.get::<Arc<Peer>>()?.outbound.clone();
+        Some(Room { share, holder: KnownCaller::holder_of(extensions) })
+    }
+
+    /// Takes room for bytes of an answer that are kept.
+    pub(crate) fn hold(&self, bytes: u64) -> Result<Hold, Status> {
+        // What is larger than any room is sent alone.
+        let bytes = bytes.min(self.share.max_of(self.holder));
+        let mut hold = Hold::new(self.share.clone(), self.holder);
+        hold.set(bytes, bytes).map_err(|_| no_room())?;
+        Ok(hold)
+    }
+}
+
+/// How an error is told to who does not speak gRPC.
+#[derive(Clone, Copy, Debug)]
+pub struct PlainErrors {
+    /// Returns the whole answer that an error is.
+    pub refused: fn(Status) -> Response<Body>,
+    /// Returns what ends an answer of a type of content that has begun; `None`: it cannot say anything.
+    pub last_words: fn(&[u8], Status) -> Option<Bytes>,
 }
 
 /// Bounds answers.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Outbound;
+#[derive(Clone, Copy, Debug)]
+pub struct Outbound {
+    plain: PlainErrors,
+}
+
+impl Outbound {
+    /// Makes the layer.
+    pub fn new(plain: PlainErrors) -> Outbound {
+        Outbound { plain }
+    }
+}
+
+/// What is known of a request when its answer comes.
+pub struct Asked {
+    share: Option<Arc<Share>>,
+    known: Option<KnownCaller>,
+    id: RequestId,
+    plain: PlainErrors,
+}
 
 impl Middleware for Outbound {
-    type Kept = (Option<Arc<Share>>, RequestId);
+    type Kept = Asked;
 
-    fn before(&self, request: &mut Request<Body>) -> Result<Self::Kept, Box<Response<Body>>> {
+    fn before(&self, request: &mut Request<Body>) -> Result<Asked, Box<Response<Body>>> {
         let share = request.extensions().get::<Arc<Peer>>().map(|peer| peer.outbound.clone());
-        Ok((share, RequestId::of(request)))
+        let known = request.extensions().get::<KnownCaller>().cloned();
+        Ok(Asked { share, known, id: RequestId::of(request), plain: self.plain })
     }
 
     async fn after<E: Send>(
-        (share, id): Self::Kept,
+        asked: Asked,
         answer: impl Future<Output = Result<Response<Body>, E>> + Send,
     ) -> Result<Response<Body>, E> {
         let response = answer.await?;
-        let Some(share) = share.filter(|_| response.extensions().get::<Shared>().is_none()) else {
-            return Ok(response);
-        };
-        let kind = response.headers().get(CONTENT_TYPE);
-        let form = Form::of(kind.map_or(&[], |kind| kind.as_bytes()));
-        Ok(response.map(|body| {
-            if body.is_end_stream() {
-                return body;
-            }
-            Body::new(BoundedBody { inner: Some(body), share, id, form })
-        }))
+        let is_bounded = response.extensions().get::<Shared>().is_none() && !response.body().is_end_stream();
+        let Some(share) = asked.share.filter(|_| is_bounded) else { return Ok(response) };
+        let room = Room { share, holder: asked.known.map_or(Holder::Stranger, |known| known.holder()) };
+        let form = Form::of(response.headers().get(CONTENT_TYPE), asked.plain);
+        let mut first = None;
+        if matches!(form, Form::Plain { .. }) && response.status().is_success() {
+            // Once its head has left there is no status any more, so it does not begin without room for its first bytes.
+            first = match room.hold(first_bytes(&response)) {
+                Ok(hold) => Some(hold),
+                Err(status) => return Ok(instead(&response, (asked.plain.refused)(asked.id.on(status)))),
+            };
+        }
+        Ok(response.map(|body| Body::new(BoundedBody { inner: Some(body), room, id: asked.id, form, first })))
     }
+}
+
+/// Returns how many bytes of an answer are written at first: all, where these are few.
+fn first_bytes(response: &Response<Body>) -> u64 {
+    let announced = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    announced.or(response.body().size_hint().exact()).map_or(STREAM_BYTES, |length: u64| length.min(PIECE_BYTES))
+}
+
+/// Returns an error that is sent instead of an answer, to the same reader.
+fn instead(answer: &Response<Body>, mut error: Response<Body>) -> Response<Body> {
+    let about_reader = |name: &HeaderName| *name == VARY || name.as_str().starts_with("access-control-");
+    for (name, value) in answer.headers().iter().filter(|(name, _)| about_reader(name)) {
+        error.headers_mut().append(name.clone(), value.clone());
+    }
+    error
 }
 
 /// Marks an answer whose bytes are there whether anybody reads them or not: they take no room, so that who asks for them and reads
@@ -92,13 +154,15 @@ impl AsRef<[u8]> for Held {
 struct BoundedBody {
     /// `None` once there was no room.
     inner: Option<Body>,
-    share: Arc<Share>,
+    room: Room,
     id: RequestId,
     form: Form,
+    /// Room for what is written first, until that is asked for.
+    first: Option<Hold>,
 }
 
 /// How an answer can say that it ends before its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Form {
     /// In trailers.
     Grpc,
@@ -106,17 +170,17 @@ enum Form {
     GrpcWeb,
     /// In such a frame as base64.
     GrpcWebText,
-    /// Not at all.
-    Plain,
+    /// As its type of content has it, or not at all.
+    Plain { kind: Vec<u8>, errors: PlainErrors },
 }
 
 impl Form {
-    fn of(kind: &[u8]) -> Form {
-        match kind {
+    fn of(kind: Option<&HeaderValue>, errors: PlainErrors) -> Form {
+        match kind.map_or(&[][..], |kind| kind.as_bytes()) {
             b"application/grpc" => Form::Grpc,
-            _ if kind.starts_with(b"application/grpc-web-text") => Form::GrpcWebText,
-            _ if kind.starts_with(b"application/grpc-web") => Form::GrpcWeb,
-            _ => Form::Plain,
+            kind if kind.starts_with(b"application/grpc-web-text") => Form::GrpcWebText,
+            kind if kind.starts_with(b"application/grpc-web") => Form::GrpcWeb,
+            kind => Form::Plain { kind: kind.to_vec(), errors },
         }
     }
 }
@@ -137,12 +201,12 @@ fn trailers_frame(trailers: &HeaderMap) -> Bytes {
 }
 
 impl BoundedBody {
-    /// Ends the answer: with a status where its kind has trailers, else before its end.
+    /// Ends the answer: with a status where its kind can say one, else before its end.
     fn end(&mut self, status: Status) -> Result<Frame<Bytes>, Status> {
         self.inner = None;
         let status = self.id.on(status);
-        if self.form == Form::Plain {
-            return Err(status);
+        if let Form::Plain { kind, errors } = &self.form {
+            return (errors.last_words)(kind, status.clone()).map(Frame::data).ok_or(status);
         }
         let mut trailers = HeaderMap::new();
         status.add_header(&mut trailers)?;
@@ -152,7 +216,7 @@ impl BoundedBody {
                 use base64::Engine as _;
                 Frame::data(base64::engine::general_purpose::STANDARD.encode(trailers_frame(&trailers)).into())
             }
-            Form::Grpc | Form::Plain => Frame::trailers(trailers),
+            Form::Grpc | Form::Plain { .. } => Frame::trailers(trailers),
         })
     }
 }
@@ -163,6 +227,7 @@ impl HttpBody for BoundedBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
+        this.first = None;
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
         let frame = match std::task::ready!(Pin::new(inner).poll_frame(cx)) {
             Some(Ok(frame)) => frame,
@@ -172,9 +237,8 @@ impl HttpBody for BoundedBody {
             return Poll::Ready(Some(Ok(frame)));
         }
         let Ok(bytes) = frame.into_data() else { return Poll::Ready(None) };
-        Poll::Ready(Some(match hold(Some(&this.share), bytes.len() as u64) {
-            Ok(Some(room)) => Ok(Frame::data(Bytes::from_owner(Held { bytes, _room: room }))),
-            Ok(None) => Ok(Frame::data(bytes)),
+        Poll::Ready(Some(match this.room.hold(bytes.len() as u64) {
+            Ok(room) => Ok(Frame::data(Bytes::from_owner(Held { bytes, _room: room }))),
             Err(status) => this.end(status),
         }))
     }
@@ -195,23 +259,65 @@ mod tests {
     use super::*;
     use crate::listen::budget::Budget;
 
+    const NO_ERRORS: PlainErrors = PlainErrors {
+        refused: |_| Response::new(Body::empty()),
+        last_words: |kind, status| (kind == b"text/event-stream").then(|| status.message().to_owned().into()),
+    };
+
     #[tokio::test]
     async fn bytes_hold_room_until_they_are_written_and_without_room_the_answer_ends() {
         let share = Arc::new(Share::new(Arc::new(Budget::new(5_000)), 5_000));
-        let body = |form| {
+        let room = Room { share, holder: Holder::Owner };
+        let body = |kind: &'static str| {
             let inner = Some(Body::new(Full::new(Bytes::from(vec![7; 3_000]))));
-            BoundedBody { inner, share: share.clone(), id: RequestId::among(&http::Extensions::new()), form }
+            let form = Form::of(Some(&HeaderValue::from_static(kind)), NO_ERRORS);
+            BoundedBody { inner, room: room.clone(), id: RequestId::among(&Extensions::new()), form, first: None }
         };
-        let kept = body(Form::Grpc).frame().await.unwrap().unwrap().into_data().unwrap();
-        let trailers = body(Form::Grpc).frame().await.unwrap().unwrap().into_trailers().unwrap();
+        let kept = body("application/grpc").frame().await.unwrap().unwrap().into_data().unwrap();
+        let trailers = body("application/grpc").frame().await.unwrap().unwrap().into_trailers().unwrap();
         assert_eq!(Status::from_header_map(&trailers).unwrap().code(), tonic::Code::ResourceExhausted);
-        let frame = body(Form::of(b"application/grpc-web+proto")).frame().await.unwrap().unwrap().into_data().unwrap();
+        let frame = body("application/grpc-web+proto").frame().await.unwrap().unwrap().into_data().unwrap();
         let lines = String::from_utf8_lossy(&frame[5..]);
         assert!(frame[0] == 0x80 && lines.contains("grpc-status:8\r\n") && lines.contains("grpc-status-details-bin:"));
         assert_eq!(u32::from_be_bytes([frame[1], frame[2], frame[3], frame[4]]) as usize, frame.len() - 5);
-        assert!(body(Form::Plain).frame().await.unwrap().is_err());
+        assert!(body("image/png").frame().await.unwrap().is_err());
+        let told = body("text/event-stream").frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(told, no_room().message().as_bytes());
         drop(kept);
-        assert!(body(Form::Grpc).frame().await.unwrap().unwrap().into_data().is_ok());
-        assert!(hold(Some(&share), 1 << 30).unwrap().is_some(), "what is larger than any room goes alone");
+        assert!(body("application/grpc").frame().await.unwrap().unwrap().into_data().is_ok());
+        assert!(room.hold(1 << 30).is_ok(), "what is larger than any room goes alone");
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_http_without_room_for_its_beginning_is_an_error_of_its_own() {
+        let (whole, known) = (Arc::new(Budget::new(2 * STREAM_BYTES)), None);
+        let share = Arc::new(Share::new(whole.clone(), u64::MAX));
+        let other = whole.take(Holder::Owner, STREAM_BYTES + 1).unwrap();
+        let answered = async |kind: &'static str, length: Option<&'static str>| {
+            let id = RequestId::among(&Extensions::new());
+            let refused = |_| Response::builder().status(429).body(Body::empty()).unwrap();
+            let plain = PlainErrors { refused, ..NO_ERRORS };
+            let asked = Asked { share: Some(share.clone()), known: known.clone(), id, plain };
+            let body = Body::new(http_body_util::StreamBody::new(futures_util::stream::pending::<
+                Result<Frame<Bytes>, Status>,
+            >()));
+            let mut response = Response::builder().header(CONTENT_TYPE, kind).header(VARY, "origin");
+            if let Some(length) = length {
+                response = response.header(CONTENT_LENGTH, length);
+            }
+            let response = response.body(body).unwrap();
+            Outbound::after(asked, std::future::ready(Ok::<_, Status>(response))).await.unwrap()
+        };
+        for (kind, length, code) in [
+            ("application/grpc", None, 200),
+            ("text/event-stream", None, 429),
+            ("application/json", Some("100"), 200),
+            ("image/png", Some("1000000"), 429),
+        ] {
+            let response = answered(kind, length).await;
+            assert_eq!(response.status(), code, "{kind}");
+            assert_eq!(response.headers()[VARY], "origin");
+        }
+        drop(other);
     }
 }

@@ -1,42 +1,75 @@
-//! Streams that stay open, counted over all clients and services.
+//! Streams that stay open, counted over all clients and services, and the files that are open for them.
 
 use std::sync::Arc;
 
 use futures_util::stream::{BoxStream, Stream, StreamExt as _};
-use tokio::sync::Semaphore;
 use tonic::{Response, Status};
 
 use crate::api::status::exhausted;
+use crate::listen::budget::{Budget, Holder, Taken};
 
 /// The most streams that one server holds open.
-const WATCHERS_MAX: usize = 10_000;
+const WATCHERS_MAX: u64 = 10_000;
 
-/// The places of streams that stay open.
+/// The places of streams that stay open. Nobody takes more than are left free.
 #[derive(Clone, Debug)]
-pub struct Watchers(Arc<Semaphore>);
+pub struct Watchers {
+    streams: Arc<Budget>,
+    files: Arc<Budget>,
+    files_max: u64,
+}
 
-impl Default for Watchers {
-    fn default() -> Self {
-        Watchers(Arc::new(Semaphore::new(WATCHERS_MAX)))
+/// A place of a stream.
+pub(crate) type Watching = Taken;
+
+impl Watchers {
+    /// Makes the places of a server that may have so many files open for streams.
+    pub fn new(files_max: u64) -> Watchers {
+        Watchers { streams: Arc::new(Budget::new(WATCHERS_MAX)), files: Arc::new(Budget::new(files_max)), files_max }
+    }
+
+    /// Counts a stream of somebody until it is dropped.
+    pub(crate) fn watched<T: Send + 'static>(
+        &self,
+        holder: Holder,
+        stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    ) -> Result<Response<BoxStream<'static, Result<T, Status>>>, Status> {
+        Ok(kept(self.place(holder)?, stream))
+    }
+
+    /// Takes a place for a stream of somebody.
+    pub(crate) fn place(&self, holder: Holder) -> Result<Watching, Status> {
+        self.streams.take(holder, 1).map_err(|_| {
+            let message = format!(
+                "too many of the {WATCHERS_MAX} streams that the server holds are open already; end some, or poll"
+            );
+            exhausted("TOO_MANY_WATCHERS", "watchers", message)
+        })
+    }
+
+    /// Takes a place for a file that a stream of somebody keeps open.
+    pub(crate) fn file(&self, holder: Holder) -> Result<Watching, Status> {
+        self.files.take(holder, 1).map_err(|_| {
+            let message = format!(
+                "too many of the {} files that the server opens for its readers are open already; read them to their \
+                 ends first",
+                self.files_max
+            );
+            exhausted("TOO_MANY_WATCHERS", "open_files", message)
+        })
     }
 }
 
-impl Watchers {
-    /// Counts a stream until it is dropped.
-    pub(crate) fn watched<T: Send + 'static>(
-        &self,
-        stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
-    ) -> Result<Response<BoxStream<'static, Result<T, Status>>>, Status> {
-        let message =
-            || format!("{WATCHERS_MAX} streams are open already, as many as the server holds; end some, or poll");
-        let place = self.0.clone().try_acquire_owned();
-        let place = place.map_err(|_| exhausted("TOO_MANY_WATCHERS", "watchers", message()))?;
-        let stream = stream.map(move |message| {
-            let _keep = &place;
-            message
-        });
-        Ok(Response::new(stream.boxed()))
-    }
+/// Returns an answer that keeps a place until it is dropped.
+pub(crate) fn kept<T: Send + 'static, P: Send + 'static>(
+    place: P,
+    stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
+) -> Response<BoxStream<'static, Result<T, Status>>> {
+    let stream = stream.map(move |message| {
+        let _keep = &place;
+        message
+    });
+    Response::new(stream.boxed())
 }
 
 #[cfg(test)]
@@ -47,13 +80,17 @@ mod tests {
 
     #[test]
     fn a_place_is_free_again_when_its_stream_is_dropped() {
-        let watchers = Watchers(Arc::new(Semaphore::new(1)));
-        let open = || watchers.watched(futures_util::stream::pending::<Result<(), Status>>());
-        let first = open().unwrap();
-        let refused = open().map(|_| ()).unwrap_err();
+        let watchers = Watchers { streams: Arc::new(Budget::new(4)), ..Watchers::new(4) };
+        let open =
+            |number| watchers.watched(Holder::Known(number), futures_util::stream::pending::<Result<(), Status>>());
+        let (first, _second) = (open(1).unwrap(), open(1).unwrap());
+        let refused = open(1).map(|_| ()).unwrap_err();
         assert_eq!(refused.get_details_error_info().unwrap().reason, "TOO_MANY_WATCHERS");
         assert!(refused.get_details_quota_failure().is_some() && refused.get_details_retry_info().is_some());
-        drop(first);
-        assert!(open().is_ok());
+        let other = open(2).expect("there is one for another");
+        drop((first, other));
+        assert!(open(1).is_ok());
+        let _files = (watchers.file(Holder::Owner).unwrap(), watchers.file(Holder::Known(1)).unwrap());
+        assert!(watchers.file(Holder::Known(1)).is_err() && watchers.file(Holder::Known(2)).is_ok());
     }
 }

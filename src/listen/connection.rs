@@ -10,6 +10,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,6 +32,8 @@ const HEAD_TIME: Duration = Duration::from_secs(20);
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
 /// How long the peer of an idle connection that lost its place, or of one that ends with the server, has to take the news.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// How long the calls of a connection have to end when the server ends: one whose request is never whole ends by nothing else.
+const LEAVE_TIME: Duration = Duration::from_secs(5);
 
 /// What the connections of a listener share.
 pub(super) struct Common<S> {
@@ -106,6 +109,7 @@ impl<S: Answers> Common<S> {
         let (certificate, mut client) = client.map(|client| (client.shown.clone(), client)).unzip();
         let peer = Arc::new(Peer { origin, is_encrypted, certificate, certificate_names, share, outbound });
         let unread = Unread::new();
+        let unsent = unread.clone().silent();
         let calls = Calls { service: self.service.clone(), peer, place: place.clone(), unread: unread.clone() };
         let said = Arc::new(AtomicBool::new(false));
         let (stream, turns) = turn::kept(First::new(stream, said.clone()));
@@ -114,10 +118,11 @@ impl<S: Answers> Common<S> {
         let mut silence = pin!(tokio::time::sleep(self.settings.handshake_time));
         let mut age = pin!(tokio::time::sleep(jittered(self.settings.age_max)));
         let mut stuck = pin!(unread.stuck(self.settings.answer_idle_max));
+        let mut leave = pin!(tokio::time::sleep(FOREVER));
         let (mut is_heard, mut is_ending, mut is_closing) = (false, false, false);
         loop {
             tokio::select! {
-                ended = turns.drive(connection.as_mut()) => {
+                ended = turns.drive(connection.as_mut(), &unsent) => {
                     if let Err(error) = ended {
                         tracing::debug!(?origin, "a connection failed: {error}");
                     }
@@ -134,7 +139,7 @@ impl<S: Answers> Common<S> {
                     // Whoever never called loses nothing; others get a GOAWAY, so that they connect anew.
                     if place.has_called() {
                         connection.as_mut().graceful_shutdown();
-                        let _ = tokio::time::timeout(FAREWELL, turns.drive(connection.as_mut())).await;
+                        let _ = tokio::time::timeout(FAREWELL, turns.drive(connection.as_mut(), &unsent)).await;
                     }
                     return;
                 }
@@ -155,6 +160,11 @@ impl<S: Answers> Common<S> {
                     connection.as_mut().graceful_shutdown();
                     // Whoever reads is told how its calls end, and whoever does not cannot hold up the end of the server.
                     stuck.set(unread.stuck(FAREWELL));
+                    leave.as_mut().reset(Instant::now() + LEAVE_TIME);
+                }
+                () = leave.as_mut() => {
+                    tracing::debug!(?origin, "a connection is cut, since its calls do not end with the server");
+                    return;
                 }
             }
         }

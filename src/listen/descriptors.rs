@@ -7,12 +7,19 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The most connections where nothing is said.
 const CONNECTIONS_DEFAULT_MAX: u64 = 4_096;
+/// The most files that are open for who reads them.
+const FILES_READ_MAX: u64 = 8_192;
 
 /// Raises the soft limit on descriptors to the hard one, and returns it; `None`: there is no limit.
 pub fn raise() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     // A system may have a lower bound of its own; then the soft limit stays.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    self::limit()
+}
+
+/// Returns how many descriptors there may be; `None`: there is no limit.
+pub fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
@@ -39,6 +46,12 @@ pub fn connections(asked: Option<u64>, descriptors: Option<u64>) -> u64 {
     asked.unwrap_or(default).min(most).max(1)
 }
 
+/// Returns how many files may be open for who reads them: an eighth of the descriptors, since connections take half of them and
+/// transfers need the rest.
+pub fn files_read(descriptors: Option<u64>) -> u64 {
+    descriptors.map_or(FILES_READ_MAX, |count| count / 8).clamp(1, FILES_READ_MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,5 +64,6 @@ mod tests {
         assert_eq!(connections(Some(100_000), Some(1_024)), 768);
         assert_eq!(connections(Some(100_000), None), 100_000);
         assert_eq!(connections(None, Some(1)), 1);
+        assert_eq!([Some(1_024), Some(1 << 20), None, Some(1)].map(files_read), [128, 8_192, 8_192, 1]);
     }
 }

@@ -8,9 +8,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio_util::sync::CancellationToken;
+
+use crate::listen::budget::Holder;
 
 /// All places of a listener.
 #[derive(Debug)]
@@ -150,7 +152,7 @@ impl Place {
     /// Notes that a call begins, which lasts until what this returns is dropped.
     pub(super) fn call(self: &Arc<Self>) -> OpenCall {
         self.has_called.store(true, Ordering::Relaxed);
-        OpenCall { place: self.clone(), is_known: AtomicBool::new(false) }
+        OpenCall { place: self.clone(), holder: OnceLock::new() }
     }
 }
 
@@ -164,13 +166,14 @@ impl Drop for Place {
 #[derive(Debug)]
 pub(super) struct OpenCall {
     place: Arc<Place>,
-    is_known: AtomicBool,
+    /// Who makes it, once that is known.
+    holder: OnceLock<Holder>,
 }
 
 impl OpenCall {
-    /// Notes that it is known who calls: the connection keeps its place for as long as the call is open.
-    fn vouch(&self) {
-        if self.is_known.swap(true, Ordering::Relaxed) {
+    /// Notes who calls: the connection keeps its place for as long as the call is open.
+    fn vouch(&self, holder: Holder) {
+        if self.holder.set(holder).is_err() {
             return;
         }
         let mut state = self.place.places.lock();
@@ -185,7 +188,7 @@ impl OpenCall {
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        if !*self.is_known.get_mut() {
+        if self.holder.get().is_none() {
             return;
         }
         let mut state = self.place.places.lock();
@@ -197,16 +200,27 @@ impl Drop for OpenCall {
     }
 }
 
-/// Goes with each request of a connection: whoever knows the caller says so, and its call keeps the place.
+/// Goes with each request of a connection: whoever knows the caller says so, and its call keeps the place and holds memory in the
+/// caller's name.
 #[derive(Clone, Debug)]
 pub struct KnownCaller(pub(super) Weak<OpenCall>);
 
 impl KnownCaller {
-    /// Says that the call is of somebody who is known.
-    pub fn vouch(&self) {
+    /// Says who calls.
+    pub fn vouch(&self, holder: Holder) {
         if let Some(call) = self.0.upgrade() {
-            call.vouch();
+            call.vouch(holder);
         }
+    }
+
+    /// Returns in whose name a request holds memory: a stranger's, until it is said who calls.
+    pub fn holder(&self) -> Holder {
+        self.0.upgrade().and_then(|call| call.holder.get().copied()).unwrap_or(Holder::Stranger)
+    }
+
+    /// Returns the same of a request with these extensions.
+    pub fn holder_of(extensions: &http::Extensions) -> Holder {
+        extensions.get::<KnownCaller>().map_or(Holder::Stranger, KnownCaller::holder)
     }
 }
 
@@ -218,7 +232,7 @@ mod tests {
 
     fn known(place: &Arc<Place>) -> OpenCall {
         let call = place.call();
-        call.vouch();
+        call.vouch(Holder::Owner);
         call
     }
 
@@ -264,7 +278,7 @@ mod tests {
         let third = take().unwrap();
         assert!(is_displaced(&stranger) && !is_displaced(&idle));
         let busy = known(&third);
-        busy.vouch();
+        busy.vouch(Holder::Owner);
         drop((calls, stranger));
         let fourth = take().unwrap();
         assert!(is_displaced(&idle) && !is_displaced(&third));

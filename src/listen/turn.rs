@@ -13,6 +13,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::listen::unread::Answering;
+
 /// The most that is kept.
 const KEPT_BYTES: usize = 64 << 10;
 
@@ -84,14 +86,23 @@ impl<T: AsyncWrite + Unpin> State<T> {
 }
 
 impl<T: AsyncWrite + Unpin> Turns<T> {
-    /// Polls whoever writes to the stream, until that has ended, and sends what is kept after each turn.
+    /// Polls whoever writes to the stream, until that has ended, and sends what is kept after each turn. `unsent` is told
+    /// whether that waits for the client.
     pub(super) async fn drive<E: From<io::Error>>(
         &self,
         mut writer: Pin<&mut impl Future<Output = Result<(), E>>>,
+        unsent: &Answering,
     ) -> Result<(), E> {
         poll_fn(|cx| {
             let polled = writer.as_mut().poll(cx);
-            match lock(&self.0).poll_sent(cx) {
+            let mut state = lock(&self.0);
+            let before = state.kept.len();
+            let sent = state.poll_sent(cx);
+            // The writer knows nothing of what is kept here, and would wait for nobody.
+            if sent.is_pending() != unsent.waits() || state.kept.len() < before && sent.is_pending() {
+                unsent.set_waits(sent.is_pending());
+            }
+            match sent {
                 // Whoever writes learns of it only when it writes again.
                 Poll::Ready(Err(error)) if polled.is_pending() => Poll::Ready(Err(error.into())),
                 // Who has ended has shut the stream down before, which sent all.
@@ -142,6 +153,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+    use crate::listen::unread::Unread;
 
     /// Notes how long each write is, and writes to another stream.
     #[derive(Debug)]
@@ -173,6 +185,7 @@ mod tests {
     async fn what_is_written_in_a_turn_leaves_at_its_end_in_one_piece() {
         let (near, mut far) = tokio::io::duplex(1 << 20);
         let writes = Arc::new(Mutex::new(Vec::new()));
+        let unsent = Unread::new().silent();
         let (mut stream, turns) = kept(Noting(near, writes.clone()));
         let mut answered = [0; 2];
         let mut writer = Box::pin(async move {
@@ -184,11 +197,11 @@ mod tests {
             stream.write_all(b"end").await?;
             stream.shutdown().await
         });
-        assert!(turns.drive(writer.as_mut()).now_or_never().is_none(), "it waits for an answer");
+        assert!(turns.drive(writer.as_mut(), &unsent).now_or_never().is_none(), "it waits for an answer");
         assert_eq!(*writes.lock().unwrap(), [3_000]);
         assert_eq!(lock(&turns.0).kept.capacity(), 0, "who is silent keeps nothing");
         far.write_all(b"ok").await.unwrap();
-        turns.drive(writer.as_mut()).await.unwrap();
+        turns.drive(writer.as_mut(), &unsent).await.unwrap();
         assert_eq!(*writes.lock().unwrap(), [3_000, 3]);
         let mut all = Vec::new();
         far.read_to_end(&mut all).await.unwrap();
@@ -199,6 +212,7 @@ mod tests {
     async fn no_more_is_kept_than_the_bound_and_all_arrives_in_order() {
         // Less fits into the pipe than is kept, so that the writer waits for the reader again and again.
         let (near, mut far) = tokio::io::duplex(1_000);
+        let unsent = Unread::new().silent();
         let (mut stream, turns) = kept(near);
         let sent: Vec<u8> = (0..400_000_u32).map(|number| (number / 7) as u8).collect();
         let expected = sent.clone();
@@ -210,11 +224,13 @@ mod tests {
             stream.write_all(&sent).await?;
             stream.shutdown().await
         });
-        assert!(turns.drive(writer.as_mut()).now_or_never().is_none());
+        assert!(turns.drive(writer.as_mut(), &unsent).now_or_never().is_none());
         assert_eq!(lock(&turns.0).kept.len(), KEPT_BYTES - 1_000);
+        assert!(unsent.waits(), "what is kept waits for the reader");
         let mut all = Vec::new();
-        let (driven, read) = tokio::join!(turns.drive(writer.as_mut()), far.read_to_end(&mut all));
+        let (driven, read) = tokio::join!(turns.drive(writer.as_mut(), &unsent), far.read_to_end(&mut all));
         driven.unwrap();
+        assert!(!unsent.waits());
         assert_eq!(read.unwrap(), 2 * expected.len());
         assert!(all[..expected.len()] == expected && all[expected.len()..] == expected);
     }
@@ -223,12 +239,13 @@ mod tests {
     async fn a_stream_that_fails_ends_whoever_writes() {
         let (near, far) = tokio::io::duplex(1_000);
         drop(far);
+        let unsent = Unread::new().silent();
         let (mut stream, turns) = kept(near);
         let mut writer = Box::pin(async move {
             stream.write_all(b"lost").await?;
             std::future::pending::<io::Result<()>>().await
         });
-        let ended = turns.drive(writer.as_mut()).now_or_never().unwrap();
+        let ended = turns.drive(writer.as_mut(), &unsent).now_or_never().unwrap();
         assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }

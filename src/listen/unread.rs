@@ -29,9 +29,14 @@ impl Unread {
 
     /// Counts an answer that begins, and that waits for the client from now on.
     pub(super) fn answering(self: Arc<Self>) -> Answering {
-        let answering = Answering { unread: self, waits: AtomicBool::new(false) };
+        let answering = self.silent();
         answering.set_waits(true);
         answering
+    }
+
+    /// Counts what waits for nobody yet.
+    pub(super) fn silent(self: Arc<Self>) -> Answering {
+        Answering { unread: self, waits: AtomicBool::new(false) }
     }
 
     /// Waits until answers have waited for the client for `time`, and none of them has moved.
@@ -72,6 +77,11 @@ impl Answering {
 }
 
 impl Answering {
+    /// Returns whether the answer waits for the client.
+    pub(super) fn waits(&self) -> bool {
+        self.waits.load(Ordering::Relaxed)
+    }
+
     /// Notes that something of the answer has left.
     pub(super) fn has_moved(&self) {
         self.unread.with(|state| state.moved = Instant::now());

@@ -14,7 +14,6 @@ use prost::Message as _;
 use prost_reflect::ReflectMessage as _;
 use tonic::body::Body;
 
-use crate::listen::peer::Peer;
 use crate::rest::answer::Refusal;
 use crate::rest::bind;
 use crate::rest::body::{self, BodyBounds};
@@ -82,8 +81,7 @@ impl Asked {
         let Asked { route, path, head, body, bounds } = self;
         let mut sent = body::Sent::default();
         if route.body != routes::Body::None {
-            let peer = head.extensions.get::<Arc<Peer>>();
-            sent = body::read(&head.headers, body, peer, bounds).await?;
+            sent = body::read(&head.headers, body, &head.extensions, bounds).await?;
         }
         let path: Vec<(&str, String)> = path.iter().map(|(name, text)| (name.as_str(), text.clone())).collect();
         let query = head.uri.query().unwrap_or_default();

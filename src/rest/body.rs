@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
-use http::{HeaderMap, StatusCode};
+use http::{Extensions, HeaderMap, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use tokio::time::Instant;
@@ -14,6 +14,7 @@ use tonic::body::Body;
 
 use crate::api::inbound::{no_room, silent, slow};
 use crate::api::status::{message_too_large, shown};
+use crate::listen::KnownCaller;
 use crate::listen::budget::Hold;
 use crate::listen::peer::Peer;
 use crate::rest::answer::Refusal;
@@ -44,7 +45,7 @@ pub(crate) struct Sent {
 pub(crate) async fn read(
     headers: &HeaderMap,
     mut body: Body,
-    peer: Option<&Arc<Peer>>,
+    extensions: &Extensions,
     bounds: BodyBounds,
 ) -> Result<Sent, Refusal> {
     if body.is_end_stream() {
@@ -56,7 +57,8 @@ pub(crate) async fn read(
         return Err(too_large(bounds));
     }
     is_json(headers)?;
-    let mut hold = peer.map(|peer| Hold::of_request(peer.share.clone()));
+    let peer = extensions.get::<Arc<Peer>>();
+    let mut hold = peer.map(|peer| Hold::of_request(peer.share.clone(), KnownCaller::holder_of(extensions)));
     let mut whole = BytesMut::new();
     let end = Instant::now() + bounds.whole_max;
     loop {

@@ -87,7 +87,7 @@ impl Caller {
         let (head, body) = response.into_parts();
         match Status::from_header_map(&head.headers) {
             Some(status) if status.code() != Code::Ok => Err(status),
-            _ => Ok(Messages { body, buffer: BytesMut::new(), explain: None }),
+            status => Ok(Messages { body, buffer: BytesMut::new(), is_ended: status.is_some(), explain: None }),
         }
     }
 }
@@ -110,6 +110,8 @@ pub(crate) fn framed(message: &[u8]) -> Bytes {
 pub(crate) struct Messages {
     body: Body,
     buffer: BytesMut,
+    /// Whether a status has said that they end as they should.
+    is_ended: bool,
     /// What is made of the error that ends them.
     explain: Option<Explain>,
 }
@@ -148,12 +150,16 @@ impl Messages {
                         let status = frame.trailers_ref().and_then(Status::from_header_map);
                         return match status {
                             Some(status) if status.code() != Code::Ok => Err(status),
-                            _ => Ok(None),
+                            Some(_) => {
+                                self.is_ended = true;
+                                Ok(None)
+                            }
+                            None => Err(cut()),
                         };
                     }
                 },
                 Some(Err(status)) => return Err(status),
-                None => return Ok(None),
+                None => return if self.is_ended && self.buffer.is_empty() { Ok(None) } else { Err(cut()) },
             }
         }
     }
@@ -165,6 +171,10 @@ impl Messages {
         while self.next().await?.is_some() {}
         message.ok_or_else(|| internal("a call has ended without a message"))
     }
+}
+
+fn cut() -> Status {
+    internal("the messages have ended without a status")
 }
 
 fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
@@ -184,7 +194,29 @@ fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
 
 #[cfg(test)]
 mod tests {
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+
     use super::*;
+
+    #[tokio::test]
+    async fn messages_that_end_without_a_status_are_no_whole_answer() {
+        let of = |frames: Vec<Frame<Bytes>>| {
+            let frames = futures_util::stream::iter(frames.into_iter().map(Ok::<_, Status>));
+            let body = Body::new(StreamBody::new(frames));
+            Messages { body, buffer: BytesMut::new(), is_ended: false, explain: None }
+        };
+        let mut trailers = HeaderMap::new();
+        Status::ok("").add_header(&mut trailers).unwrap();
+        let message = || Frame::data(framed(b"a"));
+        let mut whole = of(vec![message(), Frame::trailers(trailers)]);
+        assert_eq!(whole.next().await.unwrap().unwrap(), "a");
+        assert_eq!((whole.next().await.unwrap(), whole.next().await.unwrap()), (None, None));
+        let mut silent = of(vec![message()]);
+        assert_eq!(silent.next().await.unwrap().unwrap(), "a");
+        assert_eq!(silent.next().await.unwrap_err().code(), Code::Internal);
+        assert!(of(vec![Frame::data(Bytes::from_static(&[0, 0, 0, 0, 9]))]).next().await.is_err());
+    }
 
     #[test]
     fn messages_are_cut_by_their_lengths() {

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::unfold;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use memchr::memchr;
@@ -23,6 +23,7 @@ use tonic_types::StatusExt as _;
 use crate::api::inbound::{no_room, silent, slow};
 use crate::api::status::{Fault, Violations, internal, shown};
 use crate::imports::{CHUNK_BYTES, CHUNK_TASKS, ChunkIds, Kind, download};
+use crate::listen::KnownCaller;
 use crate::listen::budget::Hold;
 use crate::listen::peer::Peer;
 use crate::model::import::{Entry, Format, Item, LINE_BYTES_MAX, Lines, Wrong, metalink};
@@ -145,6 +146,8 @@ struct List {
     searched: usize,
     /// When what is in it began to come.
     began: Option<Instant>,
+    /// What knows the connection, and who calls once anything is read.
+    extensions: Extensions,
     hold: Option<Hold>,
     lines: Lines,
     ids: ChunkIds,
@@ -171,7 +174,6 @@ impl List {
         bounds: BodyBounds,
         sent: Sent,
     ) -> List {
-        let hold = head.extensions.get::<Arc<Peer>>().map(|peer| Hold::new(peer.share.clone()));
         List {
             job_id,
             kind,
@@ -181,7 +183,8 @@ impl List {
             buffer: BytesMut::new(),
             searched: 0,
             began: None,
-            hold,
+            extensions: head.extensions.clone(),
+            hold: None,
             lines: Lines::new(format),
             ids: ChunkIds::new(kind, format),
             is_over: false,
@@ -228,6 +231,10 @@ impl List {
     /// Holds the room that everything here takes.
     fn count(&mut self) -> Result<(), Status> {
         let held = self.buffer.len() + self.lines.open_bytes() + self.tasks_bytes + self.files_bytes;
+        if self.hold.is_none() {
+            let peer = self.extensions.get::<Arc<Peer>>();
+            self.hold = peer.map(|peer| Hold::new(peer.share.clone(), KnownCaller::holder_of(&self.extensions)));
+        }
         match &mut self.hold {
             Some(hold) => hold.set(held as u64, held as u64).map_err(|_| no_room()),
             None => Ok(()),

@@ -30,7 +30,7 @@ use prost_reflect::{DynamicMessage, MethodDescriptor};
 use tonic::body::Body;
 
 use crate::api::access::SessionDoor;
-use crate::api::outbound::Shared;
+use crate::api::outbound::{PlainErrors, Shared};
 use crate::api::request_id::RequestId;
 use crate::api::status::{Violations, internal};
 use crate::pb;
@@ -47,6 +47,10 @@ pub use crate::rest::call::Services;
 const DESCRIPTION: &str = "/v1/openapi.json";
 /// What it takes.
 const DESCRIPTION_METHODS: &str = "GET, HEAD, OPTIONS";
+
+/// How errors are told here.
+pub const ERRORS: PlainErrors =
+    PlainErrors { refused: |status| Refusal::from(status).into_response(), last_words: stream::last_words };
 
 /// The API as HTTP and JSON.
 #[derive(Clone, Debug)]

@@ -54,6 +54,27 @@ impl Form {
         accept::takes(headers, &["application/x-ndjson", "application/json"])?;
         Ok(Some(Form::Lines))
     }
+
+    /// Returns the type of content.
+    fn kind(self) -> &'static str {
+        match self {
+            Form::Lines => "application/x-ndjson",
+            Form::Events => "text/event-stream",
+        }
+    }
+
+    /// Returns the error that ends a stream: never a silent end.
+    fn error(self, status: Status) -> String {
+        let delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
+        let document = Refusal::from(status).document();
+        match self {
+            Form::Lines => format!("{document}\n"),
+            Form::Events => {
+                let retry = delay.map(|delay| format!("retry: {}\n", delay.as_millis())).unwrap_or_default();
+                format!("{retry}event: stream_error\ndata: {document}\n\n")
+            }
+        }
+    }
 }
 
 /// What is left of a stream.
@@ -90,17 +111,14 @@ pub(crate) async fn answer(
         *response.status_mut() = StatusCode::NO_CONTENT;
         return Ok(response);
     }
-    let (kind, preface) = match form {
-        Form::Lines => ("application/x-ndjson", ""),
-        Form::Events => ("text/event-stream", RECONNECT),
-    };
+    let preface = if form == Form::Events { RECONNECT } else { "" };
     let rest = Rest { messages, first, form, after, of, preface, is_over };
     let frames = unfold(rest, |mut rest| async move {
         let bytes = rest.next().await?;
         Some((Ok::<_, Infallible>(Frame::data(bytes)), rest))
     });
     let mut response = Response::new(Body::new(StreamBody::new(frames)));
-    harden(&mut response, kind);
+    harden(&mut response, form.kind());
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)
 }
@@ -139,7 +157,7 @@ impl Rest {
         });
         if let Err(status) = written {
             self.is_over = true;
-            self.error(status, out);
+            out.extend(self.form.error(status).into_bytes());
         }
     }
 
@@ -170,20 +188,12 @@ impl Rest {
         out.extend_from_slice(b"\n\n");
         Ok(())
     }
+}
 
-    /// Writes the error that ends a stream: never a silent end.
-    fn error(&self, status: Status, out: &mut Vec<u8>) {
-        let delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
-        let document = Refusal::from(status).document();
-        let text = match self.form {
-            Form::Lines => format!("{document}\n"),
-            Form::Events => {
-                let retry = delay.map(|delay| format!("retry: {}\n", delay.as_millis())).unwrap_or_default();
-                format!("{retry}event: stream_error\ndata: {document}\n\n")
-            }
-        };
-        out.extend(text.into_bytes());
-    }
+/// Returns what ends an answer of a type of content without room for the rest of it; `None`: it is no stream.
+pub(crate) fn last_words(kind: &[u8], status: Status) -> Option<Bytes> {
+    let form = [Form::Lines, Form::Events].into_iter().find(|form| form.kind().as_bytes() == kind)?;
+    Some(form.error(status).into())
 }
 
 /// Returns the name of what a message brings.

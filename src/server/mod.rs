@@ -286,7 +286,7 @@ fn routes(
     access: &Access,
     closing: &CancellationToken,
 ) -> Result<Routes, ServeError> {
-    let watchers = Watchers::default();
+    let watchers = Watchers::new(descriptors::files_read(descriptors::limit()));
     let jobs = Jobs::new(
         engine.clone(),
         store.clone(),

@@ -156,7 +156,7 @@ pub(super) fn layered(services: Routes, around: &Around, has_metrics: bool) -> i
         .service(called);
     ServiceBuilder::new()
         .layer(Through(NameRequests))
-        .layer(Through(Outbound))
+        .layer(Through(Outbound::new(rest::ERRORS)))
         .layer(Through(around.guard()))
         .service(Steer::new(grpc, web, browsers.has_grpc_web))
 }
@@ -167,7 +167,7 @@ pub(super) fn metrics_alone(around: &Around, is_near: bool) -> impl Answers + us
     let web = if is_near { web.with_metrics_here(around.open_page()) } else { web };
     ServiceBuilder::new()
         .layer(Through(NameRequests))
-        .layer(Through(Outbound))
+        .layer(Through(Outbound::new(rest::ERRORS)))
         .layer(Through(around.guard()))
         .service(web)
 }

@@ -11,8 +11,9 @@ use crate::api::access::sessions::{self, OwnPage, Sessions};
 use crate::api::access::table::{self, Need};
 use crate::api::status::{Fault, Violations, missing_role, no_job, shown, tenant_required};
 use crate::engine::handle::Engine;
+use crate::listen::budget::Holder;
 use crate::listen::peer::{Origin, Peer};
-use crate::model::access::{ANONYMOUS_NAME, Actor, AuthMode, Method, Token};
+use crate::model::access::{ANONYMOUS_NAME, Actor, AuthMode, LOCAL_NAME, Method, Token};
 use crate::model::book::Book;
 use crate::model::identity::{self, Identities};
 use crate::model::ids::JobId;
@@ -217,6 +218,11 @@ impl Caller {
             let actor = Actor { principal: u64::MAX, grants: [].into(), ..Actor::local() };
             Caller { actor: Arc::new(actor), method: Method::None, expire_time: None }
         })
+    }
+
+    /// Returns in whose name the call holds what is bounded.
+    pub(crate) fn holder(&self) -> Holder {
+        if self.actor.name == LOCAL_NAME { Holder::Owner } else { Holder::Known(self.actor.principal) }
     }
 
     pub(crate) fn may(&self, role: Role) -> bool {

@@ -500,7 +500,7 @@ impl Middleware for Access {
         request.headers_mut().remove(AUTHORIZATION);
         if let Some(caller) = &standing.caller {
             if let Some(call) = request.extensions().get::<KnownCaller>() {
-                call.vouch();
+                call.vouch(caller.holder());
             }
             request.extensions_mut().insert(caller.clone());
         }
