@@ -15,7 +15,7 @@ use crate::model::spec::Timeouts;
 use crate::net::connection::Connection;
 use crate::net::incoming::Incoming;
 use crate::net::pool::Endpoint;
-use crate::net::{BodySource, Permit, classify};
+use crate::net::{BodySource, classify};
 
 /// What the framing of a body may cost over HTTP/1.1: so much, and beyond that so many bytes for each of its content. Chunks
 /// of one byte cost six, and what was received and not asked for yet counts too.
@@ -29,20 +29,10 @@ pub(super) struct HttpBody {
     handed_on: u64,
     /// `None` once the body has ended: the connection is back in the pool, or closed.
     connection: Option<Connection>,
-    /// Of a request over HTTP/2; a connection of HTTP/1.1 has its own.
-    permit: Permit,
     endpoint: Arc<Endpoint>,
     pace: Pace,
     /// Fires at or before the next deadline, and is set again only then: setting it for every chunk would cost more.
     timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Drop for HttpBody {
-    fn drop(&mut self) {
-        if let Some(Connection::Http2(share)) = self.connection.take() {
-            share.break_off(std::mem::take(&mut self.permit));
-        }
-    }
 }
 
 impl HttpBody {
@@ -51,13 +41,10 @@ impl HttpBody {
         incoming: Incoming,
         connection: Connection,
         endpoint: Arc<Endpoint>,
-        permit: Permit,
         timeouts: &Timeouts,
     ) -> HttpBody {
-        let permit = if matches!(connection, Connection::Http2(_)) { permit } else { Permit::default() };
         let pace = Pace::new(timeouts);
-        let mut body =
-            HttpBody { incoming, handed_on: 0, connection: Some(connection), permit, endpoint, pace, timer: None };
+        let mut body = HttpBody { incoming, handed_on: 0, connection: Some(connection), endpoint, pace, timer: None };
         body.release_at_end();
         body
     }
@@ -77,10 +64,7 @@ impl HttpBody {
                 self.endpoint.give_back(http1);
                 permit
             }
-            Some(Connection::Http2(share)) => {
-                drop(share);
-                std::mem::take(&mut self.permit)
-            }
+            Some(Connection::Http2(mut share)) => share.free(),
             None => return,
         };
         drop(permit);

@@ -129,7 +129,7 @@ impl HttpClient {
         let (connection, answer) = self.answer(&endpoint, &request, profile).await?;
         let remote = Some(connection.remote());
         let (head, incoming) = answer.into_parts();
-        let body = HttpBody::new(incoming, connection, endpoint, request.permit, &profile.timeouts);
+        let body = HttpBody::new(incoming, connection, endpoint, &profile.timeouts);
         Ok(Response {
             status: head.status,
             url: request.url,

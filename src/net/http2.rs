@@ -4,14 +4,15 @@
 //! connection by one that is wide enough for all of them: a body that is read slowly holds up its own stream and no
 //! other.
 
+use std::future::Future as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use h2::{Reason, RecvStream};
+use h2::{Reason, RecvStream, SendStream};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,9 @@ const FRAME_BYTES_MAX: u32 = 256 << 10;
 /// What small frames that nobody has read may cost on a connection, at 256 bytes each less their content: windows count
 /// only content, and a peer that sends it byte by byte would fill the memory with frames.
 const SMALL_FRAMES_BUDGET: usize = 16 << 20;
+/// What is handed over of a request's body before the peer has taken what was before it: so much may take as long on its way
+/// as an answer may.
+const UPLOAD_BYTES_MAX: usize = 64 << 10;
 /// The head of one answer, in bytes as HTTP/2 counts them.
 const HEAD_BYTES_MAX: u32 = 512 << 10;
 
@@ -45,6 +49,8 @@ pub(super) struct Http2 {
     tasks: Arc<Tasks>,
     /// Held for what its end does. `None`: the holder is the pool.
     lease: Option<Lease>,
+    /// Of the request that is in flight.
+    permit: Permit,
     pub(super) remote: SocketAddr,
 }
 
@@ -65,13 +71,14 @@ impl Http2 {
             .max_frame_size(FRAME_BYTES_MAX)
             .max_header_list_size(HEAD_BYTES_MAX)
             .data_frame_budget(SMALL_FRAMES_BUDGET)
+            .max_send_buffer_size(UPLOAD_BYTES_MAX)
             .enable_push(false)
             .handshake(wire)
             .await;
         let (sender, connection) = shaken.map_err(|error| classify::stream(host, &error, false))?;
         let state = Arc::new(State::new(windows, window, Arc::clone(&received)));
         let driver = Driver::start(connection, Arc::clone(&state), received, window, mover, tasks);
-        Ok(Http2 { sender, state, driver, tasks: Arc::clone(tasks), lease: None, remote })
+        Ok(Http2 { sender, state, driver, tasks: Arc::clone(tasks), lease: None, permit: Permit::default(), remote })
     }
 
     /// A share for one request. A connection that nobody else uses goes to the runtime of the caller.
@@ -85,6 +92,7 @@ impl Http2 {
             driver: Arc::clone(&self.driver),
             tasks: Arc::clone(&self.tasks),
             lease: Some(Lease::new(&self.state, is_separate)),
+            permit: Permit::default(),
             remote: self.remote,
         }
     }
@@ -94,9 +102,9 @@ impl Http2 {
         self.state.home() == Some(Handle::current().id())
     }
 
-    /// Gives up a request before the end of its answer, which the peer is told by a reset.
-    pub(super) fn break_off(self, permit: Permit) {
-        permit.release_later(&self.tasks);
+    /// Takes the permit of the request out, whose answer has been read to its end.
+    pub(super) fn free(&mut self) -> Permit {
+        std::mem::take(&mut self.permit)
     }
 
     /// Requests on it.
@@ -143,7 +151,7 @@ impl Http2 {
         self.state.is_settled.clone()
     }
 
-    /// Sends a request and waits, at most for `wait`, for the head of its answer.
+    /// Sends a request and waits, at most for `wait` without a piece of it going out, for the head of its answer.
     ///
     /// Where the peer allows no more streams, the request waits for one to end first, and that is not the answer's
     /// time: the streams before it have timeouts of their own.
@@ -156,19 +164,34 @@ impl Http2 {
         let head = message::http2(target, request).map_err(|failure| Lost { failure, fate: Fate::Over })?;
         let host = target.name();
         let unsent = |error: &h2::Error| Lost { failure: classify::stream(host, error, false), fate: Fate::Unsent };
-        let has_body = !request.body.is_empty();
-        let (answer, mut body) = self.sender.send_request(head, !has_body).map_err(|error| unsent(&error))?;
-        if has_body {
-            // The bytes are in memory already, and go as the peer's window allows.
-            body.send_data(request.body.clone(), true).map_err(|error| unsent(&error))?;
-        }
+        let is_empty = request.body.is_empty();
+        let (answer, stream) = self.sender.send_request(head, is_empty).map_err(|error| unsent(&error))?;
+        self.permit = request.permit.clone();
         self.opened(host, wait).await?;
-        let received = self.state.received();
-        if let Ok(answer) = tokio::time::timeout(wait, answer).await {
-            return answer.map_err(|error| lost(host, &error));
+        let (mut answer, mut upload) = (std::pin::pin!(answer), Upload { stream, rest: request.body.clone() });
+        loop {
+            let received = self.state.received();
+            let next = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
+                Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                Poll::Pending => upload.poll_piece(cx).map(|()| None),
+            });
+            match tokio::time::timeout(wait, next).await {
+                // The peer takes its body, and has more to come before it can answer.
+                Ok(None) => {}
+                Ok(Some(answer)) => {
+                    upload.finish();
+                    if answer.as_ref().is_err_and(|error| error.is_remote() || error.is_io()) {
+                        // The peer has ended it.
+                        drop(self.free());
+                    }
+                    return answer.map_err(|error| lost(host, &error));
+                }
+                Err(_) => {
+                    self.state.waited_in_vain(received);
+                    return Err(Lost { failure: classify::no_answer(host, wait), fate: Fate::Over });
+                }
+            }
         }
-        self.state.waited_in_vain(received);
-        Err(Lost { failure: classify::no_answer(host, wait), fate: Fate::Over })
     }
 
     /// Waits until the peer has room for the stream. A peer that has none although it serves no other one does not
@@ -185,6 +208,48 @@ impl Http2 {
                 Err(_) if self.state.has_open() => {}
                 Err(_) => return Err(Lost { failure: classify::no_answer(host, wait), fate: Fate::Unsent }),
             }
+        }
+    }
+}
+
+/// A request that is given up before the end of its answer is reset, of which the peer has to hear.
+impl Drop for Http2 {
+    fn drop(&mut self) {
+        self.free().release_later(&self.tasks);
+    }
+}
+
+/// The body of a request on its way, piece by piece as the peer takes it, so that it shows when it takes no more.
+struct Upload {
+    stream: SendStream<Bytes>,
+    /// What is not on its way yet.
+    rest: Bytes,
+}
+
+impl Upload {
+    /// Sends one more piece. Pending, without anybody being woken, once there is none: then only the answer is to come.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.rest.is_empty() {
+            return Poll::Pending;
+        }
+        self.stream.reserve_capacity(self.rest.len().min(UPLOAD_BYTES_MAX));
+        while self.stream.capacity() == 0 {
+            // What became of a stream that takes no more, its answer says.
+            let Some(Ok(_)) = ready!(self.stream.poll_capacity(cx)) else {
+                self.rest = Bytes::new();
+                return Poll::Pending;
+            };
+        }
+        let piece = self.rest.split_to(self.stream.capacity().min(self.rest.len()));
+        // As above.
+        let _ = self.stream.send_data(piece, self.rest.is_empty());
+        Poll::Ready(())
+    }
+
+    /// Leaves what is left to the connection: a peer may answer before it has read all of it.
+    fn finish(mut self) {
+        if !self.rest.is_empty() {
+            let _ = self.stream.send_data(self.rest, true);
         }
     }
 }

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use h2::Reason;
 use h2::server::SendResponse;
 use haul::model::failure::FailureReason;
-use haul::net::Transport;
+use haul::net::{Permit, Request, Transport};
 use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -179,6 +179,81 @@ async fn a_peer_that_allows_no_stream_is_waited_for_no_longer_than_for_an_answer
         assert_eq!(class(&failure), (FailureReason::TimeoutHeaders, true), "{failure}");
         assert!(failure.is_unsent);
     }
+}
+
+/// An origin counts a request that is given up until it has heard of that, whether the answer has begun or not.
+#[tokio::test]
+async fn a_request_that_is_given_up_keeps_its_permit_until_its_peer_knows() {
+    let (asked, mut is_asked) = tokio::sync::mpsc::unbounded_channel();
+    let peer = Peer::start(100, move |nth, (request, mut respond)| {
+        let asked = asked.clone();
+        async move {
+            let begun = if nth == 0 { None } else { respond.send_response(http::Response::new(()), false).ok() };
+            asked.send(()).unwrap();
+            let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+            drop((request, begun));
+        }
+    })
+    .await;
+    let (client, profile) = (client(), peer.profile(|_| {}));
+    for is_answered in [false, true] {
+        let held = Arc::new(());
+        let is_held = Arc::downgrade(&held);
+        let request = Request { permit: Permit::new(held), ..get(&peer.url()) };
+        let mut sent = client.send(request, &profile);
+        if is_answered {
+            drop(sent.await.unwrap());
+        } else {
+            tokio::select! {
+                _ = &mut sent => unreachable!("it is not answered"),
+                _ = is_asked.recv() => drop(sent),
+            }
+        }
+        assert!(is_held.strong_count() > 0, "answered: {is_answered}");
+        while is_held.strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// A peer that takes the body of a request for longer than an answer may take has not been asked for one yet.
+#[tokio::test]
+async fn a_body_that_is_on_its_way_is_not_waited_for_as_an_answer() {
+    let peer = Peer::start(100, |_, (request, respond)| async move {
+        let (mut body, mut count) = (request.into_body(), 0);
+        while let Some(Ok(data)) = body.data().await {
+            count += data.len();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            body.flow_control().release_capacity(data.len()).unwrap();
+        }
+        send(respond, count.to_string().into()).await;
+    })
+    .await;
+    let (client, profile) = (client(), peer.profile(|p| p.timeouts.response_headers = Duration::from_secs(2)));
+    let post = |bytes: usize| Request { method: Method::POST, body: vec![7_u8; bytes].into(), ..get(&peer.url()) };
+    let response = client.send(post(640 << 10), &profile).await.unwrap();
+    assert_eq!(read(response.body).await.unwrap(), (640 << 10).to_string().into_bytes());
+}
+
+/// What a peer has not read of the body of a request when it answers goes to it all the same: it may read on.
+#[tokio::test]
+async fn an_answer_that_comes_before_the_end_of_the_body_does_not_cut_it() {
+    let peer = Peer::start(100, |_, (request, mut respond)| async move {
+        let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
+        let mut body = request.into_body();
+        while let Some(Ok(data)) = body.data().await {
+            body.flow_control().release_capacity(data.len()).unwrap();
+            stream.send_data(data, false).unwrap();
+        }
+        let is_whole = body.is_end_stream();
+        stream.send_data(if is_whole { "whole" } else { "cut" }.into(), true).unwrap();
+    })
+    .await;
+    let (client, profile) = (client(), peer.profile(|_| {}));
+    let body = Bytes::from(vec![b'7'; 1 << 20]);
+    let post = Request { method: Method::POST, body: body.clone(), ..get(&peer.url()) };
+    let echo = read(client.send(post, &profile).await.unwrap().body).await.unwrap();
+    assert!(echo == [&body[..], b"whole"].concat(), "{} bytes came back", echo.len());
 }
 
 /// One whose path is gone looks as good as any, until a request has waited there in vain.
