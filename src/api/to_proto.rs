@@ -37,7 +37,7 @@ pub(crate) fn job(job: &Job, progress: Option<Progress>, waiting: Vec<pb::Waitin
         open: job.open,
         directory: job.directory(),
         counts: Some(counts(&job.counts)),
-        progress: Some(progress_message(&progress)),
+        progress: Some(job_progress(&progress, &job.counts)),
         failure: failure.map(task_error),
         create_time: Some(timestamp(job.create_time)),
         start_time: start.map(timestamp),
@@ -100,7 +100,7 @@ pub(crate) fn counts(counts: &Counts) -> pb::TaskCounts {
 }
 
 /// Converts progress, and adds the time that the rest would take.
-pub(crate) fn progress_message(progress: &Progress) -> pb::Progress {
+fn progress_message(progress: &Progress) -> pb::Progress {
     let left = progress.total_bytes.saturating_sub(progress.done_bytes);
     let estimate = (progress.bytes_per_second > 0 && progress.total_bytes > 0)
         .then(|| Duration::try_from_secs_f64(left as f64 / progress.bytes_per_second as f64).ok())
@@ -111,6 +111,13 @@ pub(crate) fn progress_message(progress: &Progress) -> pb::Progress {
         bytes_per_second: progress.bytes_per_second,
         estimated_remaining: estimate.and_then(|it| prost_types::Duration::try_from(it).ok()),
     }
+}
+
+/// Converts the progress of a job. What its tasks that have not begun are going to bring is not known, and neither is when
+/// the job ends while there are any.
+pub(crate) fn job_progress(progress: &Progress, counts: &Counts) -> pb::Progress {
+    let message = progress_message(progress);
+    if counts.pending > 0 { pb::Progress { estimated_remaining: None, ..message } } else { message }
 }
 
 /// Converts a task as it is stored, without its log.

@@ -414,7 +414,7 @@ impl Watcher {
         let job = feed.job();
         let mut progress = pb::JobProgress {
             counts: Some(to_proto::counts(&job.counts)),
-            progress: Some(to_proto::progress_message(&feed.progress())),
+            progress: Some(to_proto::job_progress(&feed.progress(), &job.counts)),
             active,
             waiting: self.waiting.clone(),
             failures: Vec::new(),

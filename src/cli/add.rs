@@ -84,8 +84,8 @@ pub(crate) async fn run(client: &Client, format: Format, args: AddArgs) -> anyho
     Ok(ExitCode::SUCCESS)
 }
 
-/// Adds the tasks of a list. An error says how many of them are durable, and that the rest can follow; `then` is what is to
-/// be done after that.
+/// Adds the tasks of a list. An error says how many of them are durable, and that the rest can follow where the job
+/// takes more; `then` is what is to be done after that.
 pub(crate) async fn add(
     client: &Client,
     format: Format,
@@ -100,11 +100,12 @@ pub(crate) async fn add(
         Format::Text => Ok(()),
     };
     feed(client, job_id, kind, entries, patience, print).await.map_err(|cut| {
-        let text = format!(
-            "{}\n{}; when the cause is gone, `haul add {job_id}` with the same list adds the rest{then}",
-            cut.error,
-            added(&cut.fed)
-        );
+        let rest = if cut.is_closed {
+            String::new()
+        } else {
+            format!("; when the cause is gone, `haul add {job_id}` with the same list adds the rest{then}")
+        };
+        let text = format!("{}\n{}{rest}", cut.error, added(&cut.fed));
         if cut.error.is::<Usage>() { Usage(text).into() } else { anyhow::Error::msg(text) }
     })
 }

@@ -35,6 +35,8 @@ pub(crate) struct Cut {
     pub(crate) fed: Fed,
     /// Why it ended.
     pub(crate) error: anyhow::Error,
+    /// Whether the job takes no more tasks: it is sealed, has ended or is gone.
+    pub(crate) is_closed: bool,
 }
 
 /// Adds all tasks of a list to a job, and calls `answered` for each chunk that is durable.
@@ -55,15 +57,23 @@ pub(crate) async fn feed(
             }
         }
     });
-    let mut feed =
-        Feed { job_id, kind, chunks, window: VecDeque::new(), is_read: false, fed: Fed::default(), answered };
+    let mut feed = Feed {
+        job_id,
+        kind,
+        chunks,
+        window: VecDeque::new(),
+        is_read: false,
+        is_closed: false,
+        fed: Fed::default(),
+        answered,
+    };
     let ended = match reader {
         Ok(_) => feed.run(client, patience).await,
         Err(error) => Err(anyhow::Error::new(error).context("cannot start the thread that reads the list")),
     };
     match ended {
         Ok(()) => Ok(feed.fed),
-        Err(error) => Err(Cut { fed: feed.fed, error }),
+        Err(error) => Err(Cut { fed: feed.fed, error, is_closed: feed.is_closed }),
     }
 }
 
@@ -75,6 +85,8 @@ struct Feed<'a, F> {
     window: VecDeque<Chunk>,
     /// Whether the list has no more chunks.
     is_read: bool,
+    /// Whether the job takes no more tasks.
+    is_closed: bool,
     fed: Fed,
     answered: F,
 }
@@ -90,7 +102,10 @@ impl<F: FnMut(&pb::AddTasksResponse) -> anyhow::Result<()>> Feed<'_, F> {
             if self.fed.tasks > before {
                 patience.heard();
             }
-            let Some(wait) = patience.wait(&status) else { return Err(self.explained(client, &status)) };
+            let Some(wait) = patience.wait(&status) else {
+                self.is_closed = matches!(status.code(), Code::FailedPrecondition | Code::NotFound);
+                return Err(self.explained(client, &status));
+            };
             if patience.is_first() {
                 screen::say(format!("haul: the connection was cut ({}); trying again", plain(status.message())));
             }

@@ -83,9 +83,16 @@ pub(crate) fn counts(counts: &pb::TaskCounts) -> String {
         (counts.backing_off, "backing off"),
         (counts.pending, "pending"),
     ];
-    let parts: Vec<String> =
-        parts.iter().filter(|(count, _)| *count > 0).map(|(count, state)| format!("{count} {state}")).collect();
-    if parts.is_empty() { "none".to_owned() } else { format!("{} in all: {}", counts.total, parts.join(", ")) }
+    let parts: Vec<String> = parts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, state)| format!("{} {state}", words::number((*count).into())))
+        .collect();
+    if parts.is_empty() {
+        "none".to_owned()
+    } else {
+        format!("{} in all: {}", words::number(counts.total.into()), parts.join(", "))
+    }
 }
 
 /// Why a task failed, or why it does not run, and when it goes on; empty when there is nothing to say.

@@ -238,9 +238,9 @@ async fn waiting_tasks(client: &Client, job_id: &str) -> Result<BTreeMap<u32, pb
 fn job_line(job: &pb::Job) -> Line {
     let counts = job.counts.unwrap_or_default();
     let of = if counts.total == 1 { "task" } else { "tasks" };
-    let line = Line::from("job ")
-        .and(job_state(job))
-        .with(Hue::Plain, &format!(": {} of {} {of} succeeded", counts.succeeded, counts.total));
+    let (succeeded, total) = (words::number(counts.succeeded.into()), words::number(counts.total.into()));
+    let line =
+        Line::from("job ").and(job_state(job)).with(Hue::Plain, &format!(": {succeeded} of {total} {of} succeeded"));
     match &job.failure {
         Some(failure) => line.with(Hue::Plain, "; ").with(Hue::Bad, &states::failure(failure)),
         None => line,
@@ -262,13 +262,14 @@ fn ended_lines(job: &pb::Job) -> Vec<Line> {
 fn progress_line(progress: &pb::JobProgress) -> Line {
     let bytes = progress.progress.unwrap_or_default();
     let counts = progress.counts.unwrap_or_default();
-    let line =
-        Line::from(format!("{} of {} succeeded", counts.succeeded, words::count(u64::from(counts.total), "task")));
-    let failed = if counts.failed > 0 { format!(", {} failed", counts.failed) } else { String::new() };
+    let succeeded = words::number(counts.succeeded.into());
+    let line = Line::from(format!("{succeeded} of {} succeeded", words::count(u64::from(counts.total), "task")));
+    let failed =
+        if counts.failed > 0 { format!(", {} failed", words::number(counts.failed.into())) } else { String::new() };
     let running = format!(
         ", {} running; {}",
-        counts.running,
-        bars::phrase(bytes.bytes_done, bytes.bytes_total, bytes.bytes_per_second)
+        words::number(counts.running.into()),
+        bars::phrase(bytes.bytes_done, bytes.bytes_total, bytes.bytes_per_second, counts.pending == 0)
     );
     line.with(Hue::Bad, &failed).with(Hue::Plain, &running)
 }

@@ -88,8 +88,7 @@ fn judge_literal(guard: &Guard, ip: IpAddr) -> Result<(), Failure> {
 fn judge_port(guard: &Guard, host: &Host<String>, port: u16) -> Result<(), Failure> {
     guard.judge_port(port).map_err(|refusal| {
         let message = format!(
-            "will not connect to `{host}:{port}`: it is {refusal}; the operator may start the server with `--allow-ports \
-             {port}`"
+            "will not connect to `{host}:{port}`: it is {refusal}; a server allows it with `--allow-ports {port}`"
         );
         Failure::fatal(FailureReason::ForbiddenAddress, message)
     })

@@ -52,6 +52,12 @@ impl EnvironmentProxies {
         let asked = http::Uri::builder().scheme("http").authority(host).path_and_query("/").build().ok()?;
         self.exemptions.intercept(&asked).map(|_| proxy.clone())
     }
+
+    /// The ports of the proxies, where they are not those of their schemes.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        let proxies = [&self.http, &self.https, &self.all].into_iter().flatten();
+        proxies.filter_map(|proxy| Url::parse(proxy.expose()).ok()?.port())
+    }
 }
 
 /// Without the proxies' texts, which may hold passwords.

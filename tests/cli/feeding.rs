@@ -61,6 +61,9 @@ async fn a_list_added_again_adds_nothing_twice() {
     assert!(!server.job(&id).await.open);
     let late = run(&server, &["add", &id, "http://127.0.0.1:1/late"]);
     assert_eq!(late.status.code(), Some(1), "{}", text(&late));
+    assert!(text(&late).contains("is sealed") && !text(&late).contains("adds the rest"), "{}", text(&late));
+    let shown = run(&server, &["show", &id]);
+    assert!(text(&shown).contains("2,500 in all: 2,500 pending"), "{}", text(&shown));
 }
 
 #[tokio::test(flavor = "multi_thread")]

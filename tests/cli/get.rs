@@ -67,6 +67,17 @@ fn proxies_of_the_environment_are_obeyed_as_curl_does() {
     assert!(get(&[("HTTP_PROXY", dead)], &[]), "a header of CGI scripts");
     assert!(get(&[("http_proxy", dead)], &["--proxy", ""]), "the flag is stronger");
     assert_eq!(files(dir.path()), ["a.bin"]);
+    // The ports of proxies are the user's own choice, as those of URLs are.
+    let through_smtp = |variables: &[(&str, &str)], flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_haul"));
+        command.args(["get", &origin.url("/a.bin"), "--retries", "0", "-d"]).arg(dir.path().join("smtp")).args(flags);
+        let output = command.env_remove("no_proxy").env_remove("NO_PROXY").envs(variables.iter().copied()).output();
+        String::from_utf8_lossy(&output.unwrap().stderr).into_owned()
+    };
+    let smtp = "http://127.0.0.1:25";
+    for said in [through_smtp(&[("http_proxy", smtp)], &[]), through_smtp(&[], &["--proxy", smtp])] {
+        assert!(said.contains("cannot reach the proxy"), "{said}");
+    }
     // A redirect is a request of its own.
     let (elsewhere, second) = (Origin::start_on([127, 0, 0, 2]), tempfile::tempdir().unwrap());
     elsewhere.object("/b.bin", Object::new(2, 1_000));

@@ -6,7 +6,7 @@ use crate::cli::terminal::{Terminal, assert_harmless, columns_of};
 use crate::support::object::Object;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::server::{Server, haul};
+use crate::support::server::{PATIENCE, Server, haul};
 use crate::support::spec::{download, fetch, group, job, quick_retry};
 
 /// What an origin or another client may send to mislead whoever looks: it sets the title, clears the screen, reverses the
@@ -215,6 +215,38 @@ async fn a_watch_shows_what_runs_and_what_waits() {
         assert!(ended.screen.contains("job cancelled"), "{}", ended.screen);
         assert_harmless(&ended.written);
     }
+}
+
+/// Sizes of files that have not begun are unknown, so nobody knows how long they take.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_end_is_estimated_while_files_have_not_begun() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    let object = Object::new(1, 64 << 20);
+    origin.handle("/a", {
+        let object = object.clone();
+        move |request| object.respond(request).bytes_per_second(1 << 20)
+    });
+    origin.handle("/b", move |request| object.respond(request).bytes_per_second(1 << 20));
+    let group = Some(pb::GroupPolicy { max_concurrency: 1, ..Default::default() });
+    let spec = pb::JobSpec { group, ..job(vec![download(origin.url("/a")), download(origin.url("/b"))]) };
+    let id = server.submit(spec).await;
+    let run = |args: &[&str]| haul(&[&["--server", &server.address][..], args].concat());
+    let until = async |pending: u32| {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let job = server.job(&id).await;
+            let progress = job.progress.unwrap();
+            if job.counts.unwrap().pending == pending && progress.bytes_per_second > 0 && progress.bytes_total > 0 {
+                return progress;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{job:?}");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    assert_eq!(until(1).await.estimated_remaining, None);
+    assert!(run(&["update", &id, "--max-concurrency", "2"]).status.success());
+    assert!(until(0).await.estimated_remaining.is_some());
+    run(&["cancel", &id]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -95,7 +95,7 @@ pub(crate) struct Plan {
     pub(crate) bytes_per_second: u64,
     /// Those of the environment, unless a flag says otherwise.
     pub(crate) proxies: Option<Arc<EnvironmentProxies>>,
-    /// The ports of the URLs, which may be asked though another protocol than HTTP has them.
+    /// The ports of the URLs and of the proxies, which may be asked though another protocol than HTTP has them.
     pub(crate) ports: Vec<u16>,
 }
 
@@ -125,7 +125,9 @@ impl Plan {
         // Chosen anew for each request, since a redirect may lead to where another one is for, or none.
         let from_environment = || EnvironmentProxies::read(|name| std::env::var(name).ok());
         let proxies = args.proxy.is_none().then(|| Arc::new(from_environment()));
-        let ports = entries.iter().filter_map(|entry| entry.url.port()).collect();
+        let proxy = args.proxy.as_deref().and_then(|text| url::Url::parse(text).ok());
+        let named = entries.iter().map(|entry| &entry.url).chain(&proxy).filter_map(url::Url::port);
+        let ports = named.chain(proxies.iter().flat_map(|proxies| proxies.ports())).collect();
         let tasks = downloads(&entries)
             .into_iter()
             .map(|(entry, name)| {
@@ -315,9 +317,11 @@ mod tests {
     #[test]
     fn options_reach_the_tasks() {
         let plan = plan(&[
-            "http://a/f",
+            "http://a:6000/f",
             "-O",
             "sub/x.bin",
+            "--proxy",
+            "http://p:25",
             "-d",
             "to",
             "--header",
@@ -334,6 +338,7 @@ mod tests {
         .unwrap();
         assert_eq!(plan.directory, Path::new("to/sub"));
         assert_eq!((plan.attempts, plan.bytes_per_second, plan.connections), (1, 1024, 3));
+        assert_eq!(plan.ports, [6000, 25], "another protocol has them, and the user named them");
         let http = &plan.options.http;
         assert_eq!((http.headers[0].name.as_str(), http.headers[0].value.expose()), ("X-A", "b"));
         let (user, password) = http.basic_auth.as_ref().unwrap();

@@ -140,7 +140,7 @@ impl Report {
         }
         let Some(size) = screen::stderr_size() else {
             if self.said.elapsed() >= QUIET_MAX {
-                self.say(self.sum(progress));
+                self.say(self.sum(progress, active.len()));
             }
             return;
         };
@@ -168,7 +168,7 @@ impl Report {
             transfers.insert(*index, transfer);
         }
         let transfers: Vec<Transfer> = transfers.into_values().collect();
-        self.live.draw(bars::frame(&transfers, self.sum(progress), size), size);
+        self.live.draw(bars::frame(&transfers, self.sum(progress, active.len()), size), size);
     }
 
     /// Says how a file ended, in a line that stays.
@@ -229,10 +229,11 @@ impl Report {
         if failed > 0 { line.with(Hue::Bad, &format!(", {failed} failed")) } else { line }
     }
 
-    fn sum(&self, progress: Progress) -> Line {
+    fn sum(&self, progress: Progress, running: usize) -> Line {
         let Progress { done_bytes, total_bytes, bytes_per_second } = progress;
-        let line =
-            self.counts().with(Hue::Plain, &format!(", {}", bars::phrase(done_bytes, total_bytes, bytes_per_second)));
+        let has_begun_all = self.ended.len() + self.waits.len() + running >= self.total;
+        let bytes = bars::phrase(done_bytes, total_bytes, bytes_per_second, has_begun_all);
+        let line = self.counts().with(Hue::Plain, &format!(", {bytes}"));
         match &self.idle {
             Some(why) => line.with(Hue::Warn, &format!("; waiting: {why}")),
             None => line,

@@ -98,8 +98,9 @@ fn left(done: u64, total: u64, bytes_per_second: u64) -> Option<Duration> {
     (total > done && bytes_per_second > 0).then(|| Duration::from_secs((total - done).div_ceil(bytes_per_second)))
 }
 
-/// How far something is, in one phrase: `3.00 MiB of 12.0 MiB, 1.50 MiB/s, 6 s left`, as far as it is known.
-pub(crate) fn phrase(done: u64, total: u64, bytes_per_second: u64) -> String {
+/// How far something is, in one phrase: `3.00 MiB of 12.0 MiB, 1.50 MiB/s, 6 s left`, as far as it is known. `is_all` says
+/// whether `total` is the size of everything; otherwise the time that is left is unknown.
+pub(crate) fn phrase(done: u64, total: u64, bytes_per_second: u64, is_all: bool) -> String {
     let mut text = words::size(done);
     if total > 0 {
         text += &format!(" of {}", words::size(total));
@@ -107,7 +108,7 @@ pub(crate) fn phrase(done: u64, total: u64, bytes_per_second: u64) -> String {
     if bytes_per_second > 0 {
         text += &format!(", {}", words::rate(bytes_per_second));
     }
-    if let Some(left) = left(done, total, bytes_per_second) {
+    if let Some(left) = left(done, total, bytes_per_second).filter(|_| is_all) {
         text += &format!(", {} left", words::duration(left));
     }
     text
@@ -150,8 +151,9 @@ mod tests {
 
     #[test]
     fn a_phrase_says_what_is_known() {
-        assert_eq!(phrase(3 << 20, 12 << 20, 3 << 19), "3.00 MiB of 12.0 MiB, 1.50 MiB/s, 6 s left");
-        assert_eq!(phrase(5, 0, 0), "5 B");
+        assert_eq!(phrase(3 << 20, 12 << 20, 3 << 19, true), "3.00 MiB of 12.0 MiB, 1.50 MiB/s, 6 s left");
+        assert_eq!(phrase(3 << 20, 12 << 20, 3 << 19, false), "3.00 MiB of 12.0 MiB, 1.50 MiB/s");
+        assert_eq!(phrase(5, 0, 0, true), "5 B");
         assert_eq!((percent(999, 1000), percent(u64::MAX, u64::MAX)), (99, 100));
     }
 
