@@ -161,6 +161,50 @@ async fn what_is_lent_stays_for_small_batches() {
     assert!(store.jobs(&JobFilter::default(), 9).await.unwrap().items.is_empty());
 }
 
+/// Many jobs that end take more than what is lent at first, and what deletions need is left.
+#[tokio::test]
+async fn what_adds_nothing_is_lent_more() {
+    let place = tempfile::tempdir().unwrap();
+    let Some(_disk) = SmallDisk::mount(place.path(), "160m") else { return };
+    let dir = place.path().join("data");
+    let (store, mut writer) = SqliteStore::open(&dir, Durability::Full).await.unwrap();
+    writer.commit(&small(1)).await.unwrap();
+    let mut rest = fs::File::create(place.path().join("rest")).unwrap();
+    while std::io::Write::write_all(&mut rest, &[0; 4096]).is_ok() {}
+    // However many calls are refused, that is given what is lent at first.
+    let row = AuditRow { subject: "x".repeat(2000), ..AuditRow::default() };
+    let refusals = || Batch {
+        audit: (0..500).map(|_| AuditEntry { row: row.clone(), of: Of::Always }).collect(),
+        ..Batch::default()
+    };
+    let mut refused = 0;
+    while writer.commit(&refusals()).await.is_ok() {
+        refused += 1;
+        assert!(refused < 20, "{refused} MiB");
+    }
+    let mut number = 100;
+    let mut end = || {
+        number += 1;
+        let mut batch = Batch::default();
+        for page in 0..25 {
+            let content = Content::Inline(vec![0x5a; 40_000].into());
+            let page = page + number * 100;
+            batch.pages.push(NewPage { id: task_id(1, 0), page, first_item: 0, items: 0, content, next: None });
+        }
+        batch
+    };
+    let mut ended = 0;
+    while writer.commit(&end()).await.is_ok() {
+        ended += 1;
+    }
+    assert!(ended >= 5, "{ended} MiB");
+    let done = writer.commit(&Batch { deletions: vec![job_id(1)], ..Batch::default() }).await.unwrap();
+    assert_eq!(done.deletions, [true]);
+    let purge = || Batch { purges: vec![(job_id(1), 256)], ..Batch::default() };
+    while !writer.commit(&purge()).await.unwrap().purges[0].is_gone {}
+    assert!(store.jobs(&JobFilter::default(), 9).await.unwrap().items.is_empty());
+}
+
 #[tokio::test]
 async fn deletions_work_on_a_full_disk() {
     let place = tempfile::tempdir().unwrap();

@@ -7,10 +7,10 @@ use futures_util::FutureExt as _;
 use crate::engine::bounds::Bounds;
 use crate::engine::command::answer;
 use crate::engine::effect::Effect;
-use crate::engine::jobs::Stage;
+use crate::engine::jobs::{JobTable, Stage};
 use crate::engine::patience::caught;
 use crate::engine::scheduler::Scheduler;
-use crate::engine::scheduler::piece::Piece;
+use crate::engine::scheduler::piece::{Piece, Room};
 use crate::engine::scheduler::read::Read;
 use crate::engine::writer::Condition;
 use crate::model::ids::JobId;
@@ -38,9 +38,9 @@ impl Scheduler {
         let Bounds { piece_rows, piece_share, .. } = self.bounds;
         // What is left of a full disk is for what ends and removes work.
         let all = self.condition() == Condition::Writable;
-        let round = self.pieces.round((piece_rows / piece_share.max(1)).max(1) as usize, all);
-        let share = piece_rows / round.len().max(1) as u32;
-        for piece in round {
+        let known = &self.jobs;
+        let need = |piece| rows_of(piece, known);
+        for (piece, share) in self.pieces.round(Room { rows: piece_rows, share: piece_share }, all, need) {
             match piece {
                 Piece::Sweep(job) => jobs.extend(self.sweep(job, share).then_some(job)),
                 Piece::Withdraw(job) => jobs.extend(self.withdraw(job, share).then_some(job)),
@@ -151,4 +151,9 @@ impl Scheduler {
         batch.purges.push((job, limit));
         self.outbox.then(Effect::Purged { nth, job });
     }
+}
+
+/// How many rows a piece may look at, at most. Those of a purge nobody knows.
+fn rows_of(piece: Piece, jobs: &JobTable) -> u32 {
+    jobs.get(piece.job()).map_or(u32::MAX, |run| run.job.counts.total)
 }
