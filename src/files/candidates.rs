@@ -5,6 +5,7 @@
 //! is taken for what it was.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -172,6 +173,18 @@ pub(super) fn find(
         Err(()) => {}
     }
     scan(known, folder, name, wanted)
+}
+
+/// Gives a file of somebody else, which was moved out of its place, the first name that is free: its own, else one that a
+/// rename would give it.
+pub(super) fn put_back(folder: &Folder, from: &str, name: &str) -> io::Result<()> {
+    for number in 0..CANDIDATES_MAX {
+        match folder.rename_to_free(from, &names::candidate(name, number)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return other,
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 /// Looks at all candidates from the [`NEAR`]th on, and remembers them.

@@ -224,15 +224,7 @@ fn replace_own(place: &Place, name: &str, wanted: Wanted<'_>) -> Result<bool, Fa
         return is_own;
     }
     // Removed or replaced once more meanwhile. Whatever it is, it keeps a name that people see.
-    for number in 0..CANDIDATES_MAX {
-        match folder.rename_to_free(&part, &names::candidate(name, number)) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            other => {
-                other.map_err(fail)?;
-                break;
-            }
-        }
-    }
+    candidates::put_back(&folder, &part, name).map_err(fail)?;
     let message = format!("`{}` was replaced by others while it was to be replaced", folder.path_of(name));
     Err(Failure::retryable(FailureReason::Io, message))
 }

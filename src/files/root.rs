@@ -16,6 +16,7 @@ use cap_std::fs::Dir;
 use rustix::fs::XattrFlags;
 use tokio::time::Instant;
 
+use crate::files::candidates;
 use crate::files::candidates::Candidates;
 use crate::files::claims::{Claim, Claims};
 use crate::files::disk::Faults;
@@ -330,17 +331,44 @@ impl Root {
         blocking(move || {
             let (directory, name) = names::split(&path)?;
             let Some(folder) = root.find_folder(directory)? else { return Ok(false) };
-            let Some(file) = folder.open(name)? else { return Ok(false) };
-            let metadata = file.metadata().map_err(|error| failure("look at", &path, &error))?;
-            if metadata.len() != size || source::identity(&metadata) != created {
-                return Ok(false);
+            let aside = format!("{}gone-{}", names::OWN_PREFIX, created.inode);
+            let is_it = |name: &str| {
+                let Some(file) = folder.open(name)? else { return Ok(false) };
+                let metadata = file.metadata().map_err(|error| failure("look at", &folder.path_of(name), &error))?;
+                Ok(metadata.len() == size && source::identity(&metadata) == created)
+            };
+            // A crash may have left it there.
+            let is_gone = if is_it(name)? { remove_checked(&folder, name, &aside, is_it)? } else { is_it(&aside)? };
+            if is_gone {
+                folder.remove(&aside).map_err(|error| failure("remove", &path, &error))?;
+                root.prune(directory);
             }
-            folder.remove(name).map_err(|error| failure("remove", &path, &error))?;
-            root.prune(directory);
-            Ok(true)
+            Ok(is_gone)
         })
         .await
     }
+}
+
+/// Moves the file that has the name to `aside` if that is the one. `false`: it is another one, which stays.
+///
+/// Nothing keeps somebody else from putting a file of theirs there between a look and a removal, which would destroy it. So it
+/// is moved, and only then looked at: a file of theirs is put back.
+fn remove_checked(
+    folder: &Folder,
+    name: &str,
+    aside: &str,
+    is_it: impl Fn(&str) -> Result<bool, Failure>,
+) -> Result<bool, Failure> {
+    let fail = |error: io::Error| failure("remove", &folder.path_of(name), &error);
+    match folder.rename_to_free(name, aside) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        moved => moved.map_err(fail)?,
+    }
+    let is_own = is_it(aside);
+    if is_own != Ok(true) {
+        candidates::put_back(folder, aside, name).map_err(fail)?;
+    }
+    is_own
 }
 
 /// A finished download that is open for reading.
@@ -423,5 +451,40 @@ mod tests {
         assert!(path.exists());
         assert!(root.remove_created("moved", 10, created).await.unwrap());
         assert!(!root.remove_created("moved", 10, created).await.unwrap(), "it is gone");
+    }
+
+    #[test]
+    fn what_takes_the_name_while_it_is_removed_stays() {
+        let (place, root) = root();
+        let at = place.path().join("root");
+        let names = || {
+            let mut names: Vec<_> = std::fs::read_dir(&at).unwrap().map(|it| it.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        let folder = root.find_folder("").unwrap().unwrap();
+        // Between the first look and the move.
+        std::fs::write(at.join("f"), "theirs").unwrap();
+        assert_eq!(remove_checked(&folder, "f", ".haul-gone-1", |_| Ok(false)), Ok(false));
+        assert_eq!((std::fs::read(at.join("f")).unwrap(), names()), (b"theirs".to_vec(), vec!["f".into()]));
+        // And once more before it is put back.
+        let again = |_: &str| {
+            std::fs::write(at.join("f"), "also theirs").unwrap();
+            Ok(false)
+        };
+        assert_eq!(remove_checked(&folder, "f", ".haul-gone-1", again), Ok(false));
+        assert_eq!(std::fs::read(at.join("f (1)")).unwrap(), b"theirs");
+        assert_eq!(names(), ["f", "f (1)"]);
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_left_half_removed_is_removed_by_the_next_try() {
+        let (place, root) = root();
+        let (root, at) = (Arc::new(root), place.path().join("root"));
+        std::fs::write(at.join("f"), "0123").unwrap();
+        let created = source::identity(&std::fs::metadata(at.join("f")).unwrap());
+        std::fs::rename(at.join("f"), at.join(format!(".haul-gone-{}", created.inode))).unwrap();
+        assert!(root.remove_created("f", 4, created).await.unwrap());
+        assert_eq!(std::fs::read_dir(&at).unwrap().count(), 0);
     }
 }
