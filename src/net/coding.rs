@@ -93,6 +93,9 @@ pub fn codings_of_file(headers: &HeaderMap, name: &str) -> Result<Vec<Coding>, F
 /// is not known is refused: stored as it came, it would pass for the file.
 pub(super) fn transfer_codings(headers: &HeaderMap) -> Result<Vec<Coding>, Failure> {
     let fail = |what: &str| Failure::fatal(FailureReason::Protocol, format!("the `Transfer-Encoding` {what}"));
+    if headers.get_all(header::TRANSFER_ENCODING).iter().any(|value| value.to_str().is_err()) {
+        return Err(fail("is not text"));
+    }
     let names = names(headers, &header::TRANSFER_ENCODING);
     // Said twice, chunks were made once: more is forbidden (RFC 9112, section 7.1).
     let inner = names.iter().rposition(|name| name != "chunked").map_or(&[][..], |last| &names[..=last]);
@@ -120,6 +123,19 @@ fn bounded(codings: Vec<Coding>) -> Result<Vec<Coding>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_transfer_coding_that_cannot_be_read_is_refused() {
+        let of = |values: &[&[u8]]| {
+            let values =
+                values.iter().map(|value| (header::TRANSFER_ENCODING, HeaderValue::from_bytes(value).unwrap()));
+            transfer_codings(&values.collect())
+        };
+        assert_eq!(of(&[b"gzip, chunked"]), Ok(vec![Coding::Gzip]));
+        for bad in [&[&b"gz\xefp"[..]][..], &[b"chunked", b"\xe9"], &[b"what, chunked"]] {
+            assert_eq!(of(bad).unwrap_err().reason, FailureReason::Protocol, "{bad:?}");
+        }
+    }
 
     #[test]
     fn an_archive_is_kept_under_its_name() {

@@ -176,7 +176,7 @@ impl Scan {
 
     /// Whether a line names no transfer coding at all.
     fn names_no_coding(&self, line: &[u8]) -> bool {
-        self.lines > 0 && coding_of(line).is_some_and(|(_, coding)| coding.is_empty())
+        self.lines > 0 && coding_of(line).is_some_and(|(_, list)| members(list).next().is_none())
     }
 
     /// Takes in a line and puts it right; `true`: it is the one behind the head.
@@ -251,9 +251,15 @@ fn correct_status(line: &mut [u8]) {
 
 /// Returns where the colon is of a line that says that the body has no transfer coding, or says nothing of it.
 fn colon_of_identity(line: &[u8], is_next_a_fold: bool) -> Option<usize> {
-    let (colon, coding) = coding_of(line)?;
-    let is_none = coding.eq_ignore_ascii_case(b"identity") || (coding.is_empty() && !is_next_a_fold);
-    is_none.then_some(colon)
+    let (colon, list) = coding_of(line)?;
+    let is_empty = members(list).next().is_none();
+    let is_none = members(list).all(|coding| coding.eq_ignore_ascii_case(b"identity"));
+    (is_none && !(is_empty && is_next_a_fold)).then_some(colon)
+}
+
+/// The members of a list that are not empty, which mean nothing (RFC 9110, section 5.6.1.2).
+fn members(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 
 /// Returns where the colon is of a header that haul does not read.
@@ -335,6 +341,14 @@ mod tests {
             (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding : identity\r\n\r\n".into(),
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding   identity\r\n\r\n".into(),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding:identity,, Identity\r\nTransfer-Encoding:,\r\n\r\n".into(),
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding identity,, Identity\r\nTransfer-Encoding ,\r\n\r\n".into(),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity, chunked\r\n\r\n".into(),
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity, chunked\r\n\r\n".into(),
             ),
             (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: \r\nX: 1\r\n\r\n".into(),
