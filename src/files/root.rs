@@ -453,10 +453,10 @@ mod tests {
         assert!(!root.remove_created("moved", 10, created).await.unwrap(), "it is gone");
     }
 
-    #[tokio::test]
-    async fn what_takes_the_name_while_it_is_removed_stays() {
+    #[test]
+    fn what_takes_the_name_while_it_is_removed_stays() {
         let (place, root) = root();
-        let (root, at) = (Arc::new(root), place.path().join("root"));
+        let at = place.path().join("root");
         let names = || {
             let mut names: Vec<_> = std::fs::read_dir(&at).unwrap().map(|it| it.unwrap().file_name()).collect();
             names.sort();
