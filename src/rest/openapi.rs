@@ -35,7 +35,7 @@ impl Writer {
         let mut paths = Map::new();
         for route in routes {
             let operation = self.operation(route, routes);
-            let path = paths.entry(route.path.clone()).or_insert_with(|| Value::Object(Map::new()));
+            let path = paths.entry(plain_path(&route.path)).or_insert_with(|| Value::Object(Map::new()));
             if let Value::Object(path) = path {
                 path.insert(route.method.as_str().to_ascii_lowercase(), operation);
             }
@@ -122,7 +122,8 @@ impl Writer {
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
         });
         if route.rpc.name() == "ReadContent" {
-            let bytes = json!({"application/octet-stream": {}});
+            // The type is that of the answer which the content came with.
+            let bytes = json!({"*/*": {}});
             return json!({
                 "200": {"description": "The content.", "content": bytes.clone()},
                 "206": {"description": "The range of the content.", "content": bytes},
@@ -151,9 +152,10 @@ impl Writer {
         let input = route.rpc.input();
         let variables: Vec<&str> = route.template.variables().collect();
         let mut all = Vec::new();
-        for (name, field) in variables.iter().filter_map(|name| Some((*name, routes::field(&input, name)?))) {
+        for field in variables.iter().filter_map(|name| routes::field(&input, name)) {
             let text = self.comment(&field.parent_message().parent_file(), field.path());
             let schema = self.value(&field);
+            let name = field.name();
             all.push(json!({"name": name, "in": "path", "required": true, "description": text, "schema": schema}));
         }
         for field in input.fields() {
@@ -279,6 +281,18 @@ impl Writer {
     }
 }
 
+/// Returns a path whose variables have the names of the fields alone: `{tenant.name}` is `{name}`, since to `OpenAPI` paths
+/// that differ only in the names of their variables are the same path, which may stand there once.
+fn plain_path(path: &str) -> String {
+    let mut parts = path.split('{');
+    let start = parts.next().unwrap_or_default().to_owned();
+    parts.fold(start, |plain, part| {
+        let (variable, rest) = part.split_once('}').unwrap_or((part, ""));
+        let name = variable.rsplit('.').next().unwrap_or(variable);
+        format!("{plain}{{{name}}}{rest}")
+    })
+}
+
 /// Joins the lines of a comment; an empty one parts paragraphs.
 fn flowing(comment: &str) -> String {
     let paragraphs = comment.split("\n\n").flat_map(|it| it.split("\n \n"));
@@ -329,15 +343,32 @@ mod tests {
             let name = rest.split('"').next().unwrap();
             assert!(schemas.contains_key(name), "{name}");
         }
+        let paths = document["paths"].as_object().unwrap();
         let mut ids = BTreeSet::new();
-        for operation in
-            document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values())
-        {
+        for operation in paths.values().flat_map(|path| path.as_object().unwrap().values()) {
             let id = operation["operationId"].as_str().unwrap();
             assert!(ids.insert(id), "{id}");
             assert!(!operation["summary"].as_str().unwrap().is_empty(), "{id}");
         }
         assert!(ids.contains("SubmitJob") && ids.contains("GetTask_byKey"), "{ids:?}");
+    }
+
+    #[test]
+    fn no_two_paths_differ_only_in_the_names_of_their_variables() {
+        let document: Value = serde_json::from_str(&DOCUMENT).unwrap();
+        let mut shapes = BTreeSet::new();
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            let variables: Vec<&str> =
+                path.split('{').skip(1).filter_map(|part| Some(part.split_once('}')?.0)).collect();
+            let shape = variables.iter().fold(path.clone(), |shape, it| shape.replace(&format!("{{{it}}}"), "{}"));
+            assert!(shapes.insert(shape), "{path}");
+            for operation in operations.as_object().unwrap().values() {
+                let parameters = operation["parameters"].as_array().unwrap().iter().filter(|it| it["in"] == "path");
+                let named: Vec<&str> = parameters.map(|it| it["name"].as_str().unwrap()).collect();
+                assert_eq!(named, variables, "{path}");
+            }
+        }
+        assert_eq!(plain_path("/v1/{a.b}/c/{d}:e"), "/v1/{b}/c/{d}:e");
     }
 
     #[test]

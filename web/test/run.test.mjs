@@ -401,7 +401,7 @@ test("every page is accessible, in both themes", async () => {
 test("no page scrolls sideways at 320 px, and the theme is kept", () =>
   withPage(
     async (page, open) => {
-      for (const path of ["/jobs", `/jobs/${ids.running}`, `/jobs/${ids.running}/tasks`, `/jobs/${ids.failed}/failures`, `/jobs/${ids.failed}/activity`, `/jobs/${ids.content}/tasks/0`, "/hosts", "/server", "/submit", "/nowhere"]) {
+      for (const path of ["/jobs", `/jobs/${ids.running}`, `/jobs/${ids.running}/tasks`, `/jobs/${ids.failed}`, `/jobs/${ids.failed}/failures`, `/jobs/${ids.failed}/activity`, `/jobs/${ids.content}/tasks/0`, "/hosts", "/server", "/submit", "/nowhere"]) {
         await open(path);
         await page.waitForTimeout(100);
         assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= 320), path);

@@ -17,7 +17,7 @@ const pages = {
   task: `/jobs/${ids.failed}/tasks/30`, preview: `/jobs/${ids.content}/tasks/0`, backing: `/jobs/${ids.backing}/tasks`, hosts: "/hosts", server: "/server",
   submit: "/submit", missing: "/nothing", ended: `/jobs/${ids.failed}`, "job-missing": "/jobs/0197aaaa-0000-7000-8000-000000000000",
 };
-const sizes = { wide: { width: 1440, height: 900 }, middle: { width: 820, height: 900 }, narrow: { width: 360, height: 740 } };
+const sizes = { wide: { width: 1440, height: 900 }, middle: { width: 800, height: 900 }, narrow: { width: 360, height: 740 } };
 for (const colorScheme of ["light", "dark"]) {
   for (const [size, viewport] of Object.entries(sizes)) {
     const { context, wrong } = await openContext(browser, { viewport, colorScheme });

@@ -13,7 +13,7 @@ export async function seed(server, origin) {
   const ids = {};
   ids.docs = await server.submit({ title: "docs snapshot", labels: { team: "docs" }, tasks: many(40, (at) => fetchOf(origin.url(`ok/page-${at}`))) });
   ids.failed = await server.submit({
-    title: "partner feed", labels: { team: "data", env: "prod" }, group: collect, defaults: once,
+    title: "partner feed", labels: { team: "data", env: "prod", note: "long".repeat(40) }, group: collect, defaults: once,
     tasks: [...many(28, (at) => fetchOf(origin.url(`ok/${at}`))), ...many(9, () => fetchOf(origin.url("status/403"))), ...many(3, () => fetchOf(origin.url("status/500")))],
   });
   ids.content = await server.submit({

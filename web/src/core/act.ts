@@ -42,13 +42,27 @@ export async function cancelJob(model: JobModel, job: Job): Promise<void> {
   void call.then((done) => model.take(done?.job));
 }
 
-export async function retryJob(model: JobModel, filter?: TaskFilterInit, what?: string, number?: number): Promise<void> {
-  if (number === undefined || number > 1) {
-    const tasks = number === undefined ? "All failed and cancelled tasks" : plural(number, "failed task");
+// Runs again what failed and what was cancelled.
+export async function retryJob(model: JobModel, job: Job): Promise<void> {
+  const failed = job.counts?.failed ?? 0;
+  const cancelled = job.counts?.cancelled ?? 0;
+  const kinds = [failed && plural(failed, "failed task"), cancelled && plural(cancelled, "cancelled task")];
+  const answer = await ask({
+    title: "Retry this job?",
+    text: `${kinds.filter(Boolean).join(" and ")} will run again with fresh attempts. Partial files are kept.`,
+    yes: `Retry ${plural(failed + cancelled, "task")}`,
+  });
+  if (!answer) return;
+  model.take((await attempt(() => jobs.retryJob({ jobId: model.id }, CALL)))?.job);
+}
+
+// Runs again those of the failed tasks that match.
+export async function retryFailed(model: JobModel, filter: TaskFilterInit, what: string, number: number): Promise<void> {
+  if (number > 1) {
     const answer = await ask({
-      title: what ? `Retry ${what}?` : "Retry this job?",
-      text: `${tasks} will run again with fresh attempts. Partial files are kept.`,
-      yes: number === undefined ? "Retry" : `Retry ${plural(number, "task")}`,
+      title: `Retry ${what}?`,
+      text: `${plural(number, "failed task")} will run again with fresh attempts. Partial files are kept.`,
+      yes: `Retry ${plural(number, "task")}`,
     });
     if (!answer) return;
   }

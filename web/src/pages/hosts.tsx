@@ -7,7 +7,7 @@ import { faultOf } from "../core/errors";
 import { clock, count, plain, plural, rate } from "../core/format";
 import { now } from "../core/frame";
 import { useAsked, useTotals } from "../core/poll";
-import { Ago, Button, Empty, ErrorBox, Heading, Prose, Skeleton } from "../ui/bits";
+import { Ago, Button, Empty, ErrorBox, Heading, HostName, Prose, Skeleton } from "../ui/bits";
 import { tell } from "../ui/dialog";
 import { Icon } from "../ui/icons";
 import { HostLimitsDialog } from "./host-limits";
@@ -56,7 +56,7 @@ export function HostsPage() {
                 <th class="num c-mid">Waiting</th>
                 <th class="num c-mid">Rate</th>
                 <th class="num c-wide">Requests</th>
-                <th class="c-wide">Last error</th>
+                <th class="c-error">Last error</th>
                 <th>
                   <span class="unseen">Actions</span>
                 </th>
@@ -81,7 +81,7 @@ function Row({ host, resume, change }: { host: Host; resume: (host: string) => P
   return (
     <tr data-testid="host-row" data-host={host.host} data-state={isPaused ? "paused" : "ok"}>
       <th scope="row" class="mono wrap">
-        {plain(host.host)}
+        <HostName host={host.host} />
       </th>
       <td class="host-state">
         <span class={isPaused ? "state s-paused" : "state s-ok"}>
@@ -97,7 +97,7 @@ function Row({ host, resume, change }: { host: Host; resume: (host: string) => P
       <td class="num c-mid">{host.waiting ? count(host.waiting) : <span class="faint">0</span>}</td>
       <td class="num c-mid">{host.bytesPerSecond ? rate(host.bytesPerSecond) : <span class="faint">0</span>}</td>
       <td class="num c-wide">{host.requestsPerSecond >= 0.05 ? `${host.requestsPerSecond.toFixed(1)}/s` : <span class="faint">0</span>}</td>
-      <td class="c-wide">
+      <td class="c-error">
         {host.recentError && (
           <>
             <span class="clamp" title={plain(host.recentError)}>

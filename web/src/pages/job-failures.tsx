@@ -1,11 +1,11 @@
 // The failures of a job by reason, status and host: what to look at, and what to try again together.
-import { retryJob } from "../core/act";
+import { retryFailed } from "../core/act";
 import { TaskState, type FailureCount, type Job } from "../core/contract";
 import { count, plain } from "../core/format";
 import type { JobModel } from "../core/jobmodel";
 import { href } from "../core/router";
 import { hasEnded, reasonText, reasonWord } from "../core/words";
-import { Button, Empty, Prose } from "../ui/bits";
+import { Button, Empty, HostName, Prose } from "../ui/bits";
 
 export function Failures({ model, job, base }: { model: JobModel; job: Job; base: string }) {
   if (!job.failures.length) {
@@ -58,9 +58,9 @@ function Row({ failure, model, job, base }: { failure: FailureCount; model: JobM
       <td class="num strong">{count(number)}</td>
       <th scope="row">
         {text}
-        {host && <div class="row-sub mono narrow">{plain(host)}</div>}
+        {host && <div class="row-sub mono narrow"><span><HostName host={host} /></span></div>}
       </th>
-      <td class="c-host mono wrap">{plain(host)}</td>
+      <td class="c-host mono wrap"><HostName host={host} /></td>
       <td class="c-example">
         <span class="clamp" title={plain(failure.sampleMessage)}>
           <Prose isFirst text={failure.sampleMessage} />
@@ -78,7 +78,7 @@ function Row({ failure, model, job, base }: { failure: FailureCount; model: JobM
           <span>Show</span>
         </a>
         {!isRest && (
-          <Button hook="failure-retry" icon="retry" off={isOff} title={isOff ? "When the job has ended" : undefined} onClick={() => void retryJob(model, filter, `what failed with ${text}`, number)}>
+          <Button hook="failure-retry" icon="retry" off={isOff} title={isOff ? "When the job has ended" : undefined} onClick={() => void retryFailed(model, filter, `what failed with ${text}`, number)}>
             Retry these
           </Button>
         )}

@@ -78,7 +78,7 @@ function Known({ model, job, isGone }: { model: JobModel; job: Job; isGone: bool
           else if (canResume(job.state)) void resumeJob(model);
         },
         c: () => canCancel(job.state) && void cancelJob(model, job),
-        r: () => canRetry(job) && void retryJob(model),
+        r: () => canRetry(job) && void retryJob(model, job),
       }),
     [model, job],
   );
@@ -129,7 +129,7 @@ function Known({ model, job, isGone }: { model: JobModel; job: Job; isGone: bool
             </Button>
           )}
           {hasEnded(job.state) && (
-            <Button hook="job-retry" icon="retry" off={isGone || !canRetry(job)} title={canRetry(job) ? undefined : "Nothing failed and nothing was cancelled"} onClick={() => void retryJob(model)}>
+            <Button hook="job-retry" icon="retry" off={isGone || !canRetry(job)} title={canRetry(job) ? undefined : "Nothing failed and nothing was cancelled"} onClick={() => void retryJob(model, job)}>
               Retry failed…
             </Button>
           )}

@@ -230,10 +230,10 @@ function Attempts({ task }: { task: Task }) {
             <tr>
               <th class="num">#</th>
               <th>Started</th>
-              <th class="num">Took</th>
-              <th>Address</th>
+              <th class="num c-wide">Took</th>
+              <th class="c-wide">Address</th>
               <th class="num">Status</th>
-              <th class="num">Bytes</th>
+              <th class="num c-wide">Bytes</th>
               <th>Ended</th>
             </tr>
           </thead>
@@ -250,17 +250,22 @@ function Attempts({ task }: { task: Task }) {
 
 function Row({ attempt }: { attempt: Attempt }) {
   const error = attempt.error;
+  const took = attempt.endTime ? between(attempt.startTime, attempt.endTime, 0) : "…";
   return (
     <tr data-testid="attempt-row" data-number={attempt.number}>
       <td class="num">{attempt.number}</td>
       <td class="num-left">{stamp(attempt.startTime)}</td>
-      <td class="num">{attempt.endTime ? between(attempt.startTime, attempt.endTime, 0) : "…"}</td>
-      <td class="mono">{attempt.remoteAddress || "–"}</td>
+      <td class="num c-wide">{took}</td>
+      <td class="mono c-wide">{attempt.remoteAddress || "–"}</td>
       <td class="num">{attempt.httpStatus || "–"}</td>
-      <td class="num">{bytes(attempt.bytes)}</td>
+      <td class="num c-wide">{bytes(attempt.bytes)}</td>
       <td class="attempt-end">
         {error ? <span class="bad-text" title={plain(error.message)}>{reasonText(error.reason, error.httpStatus)}</span> : "well"}
         {attempt.resume && <span class="muted"> · {plain(attempt.resume)}</span>}
+        <span class="attempt-more">
+          {took} · {bytes(attempt.bytes)}
+          {attempt.remoteAddress && ` · ${attempt.remoteAddress}`}
+        </span>
       </td>
     </tr>
   );

@@ -151,6 +151,20 @@ export function Prose({ text, isFirst }: { text: string; isFirst?: boolean }) {
   return <>{plain(shown).split("`").map((it, at) => (at % 2 ? <code key={at}>{it}</code> : it))}</>;
 }
 
+// The name and port of a host, which goes on in the next line before the port where the room is scarce.
+export function HostName({ host }: { host: string }) {
+  const text = plain(host);
+  const at = text.lastIndexOf(":");
+  if (at < 1) return <>{text}</>;
+  return (
+    <>
+      {text.slice(0, at)}
+      <wbr />
+      {text.slice(at)}
+    </>
+  );
+}
+
 export function Fact({ name, children }: { name: string; children: ComponentChildren }) {
   if (children === undefined || children === null || children === "" || children === false) return null;
   return (
