@@ -62,8 +62,12 @@ fn url(text: &str, path: &str, v: &mut Violations) {
         }
         // Without a colon there is no secret in it before its query, so that much may be repeated.
         Err(url::ParseError::RelativeUrlWithoutBase) if !text.contains([':', '@']) => {
-            let plain = text.split(['?', '#']).next().unwrap_or_default();
-            v.add(path, format!("`{0}` has no scheme; did you mean `https://{0}`?", shown(plain)));
+            let plain = shown(text.split(['?', '#']).next().unwrap_or_default());
+            let hint = match Url::parse(&format!("https://{plain}")) {
+                Ok(_) => format!("; did you mean `https://{plain}`?"),
+                Err(_) => ", and is no URL with one either".to_owned(),
+            };
+            v.add(path, format!("`{plain}` has no scheme{hint}"));
         }
         Err(error) => v.add(path, format!("is not an absolute URL: {error}")),
     }

@@ -106,6 +106,7 @@ impl Runner {
         }
         if is_echo(&ended.end) && matches!(&launch.spec.work, Work::Fetch(spec) if spec.pagination.is_some()) {
             work::drop_pages(self, launch).await;
+            ended.report.held_bytes = 0;
         }
         ended
     }

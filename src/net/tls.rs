@@ -170,7 +170,12 @@ fn bad_certificate(host: &str, error: &CertificateError) -> String {
              for a server (`CA:FALSE`), or, if you trust it, put this very certificate into `ca_pem`"
         ),
         CertificateError::Revoked => format!("the certificate of `{host}` has been revoked"),
-        other => format!("the certificate of `{host}` is not valid ({other})"),
+        other => {
+            // What the library has no text for it writes with all its fields; the kind is its first word.
+            let text = other.to_string();
+            let kind = if text.contains('{') { text.split([' ', '{', '(']).next().unwrap_or_default() } else { &text };
+            format!("the certificate of `{host}` is not valid ({kind})")
+        }
     }
 }
 

@@ -126,7 +126,7 @@ impl Sent {
         let message = format!("line {first}: {}", status.message());
         let fault = Fault::new(Code::InvalidArgument, "INVALID_ARGUMENT", message).with("line", &first.to_string());
         let named = violations.into_iter().map(|it| match line(&it.field) {
-            Some(line) => (it.field, format!("{}, in line {line}", it.description)),
+            Some(line) => (it.field, format!("{} (line {line})", it.description)),
             None => (it.field, it.description),
         });
         fault.violations(named).into()

@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn labels_are_the_words_of_the_contract() {
         let words = words(Vec::new(), &crate::server::services::DESCRIPTORS);
-        assert_eq!((words.failure_reasons.len(), words.wait_reasons.len()), (30, 11));
+        assert_eq!((words.failure_reasons.len(), words.wait_reasons.len()), (30, 12));
         assert!(words.failure_reasons.iter().any(|it| it == "timeout_connect"), "{words:?}");
         assert!(words.wait_reasons.iter().any(|it| it == "backing_off"), "{words:?}");
         assert!(words.methods.iter().any(|it| it == "JobService/WatchJobs"), "{words:?}");

@@ -267,7 +267,7 @@ pub(crate) async fn a_client_looks_too_late() {
     work.spawn(task.run());
     let (store, never) = (Arc::new(memory.clone()), CancellationToken::new);
     let allowed = ClientOptions { proxy: true, skip_verify: true };
-    let jobs = Jobs::new(engine.clone(), store, never(), never(), Watchers::default(), allowed);
+    let jobs = Jobs::new(engine.clone(), store, never(), never(), Watchers::new(64), allowed);
     let mut client = pb::job_service_client::JobServiceClient::new(JobServiceServer::new(jobs));
     let mut list = client.watch_jobs(pb::WatchJobsRequest::default()).await.unwrap().into_inner();
     let is_synced = |message: pb::WatchJobsResponse| matches!(message.event, Some(Event::Synced(_)));

@@ -83,6 +83,7 @@ async fn a_newer_schema_is_refused() {
 
 /// What a version without tenants would have left.
 const WITHOUT_TENANTS: &str = "\
+    DROP INDEX jobs_creator_ended; DROP INDEX jobs_tenant_ended; \
     DROP TRIGGER jobs_stored; DROP TRIGGER jobs_removed; DROP TABLE tenant_usage; ALTER TABLE jobs DROP COLUMN stored; \
     DROP TABLE host_pauses; DROP TABLE credentials; DROP INDEX jobs_tenant; ALTER TABLE jobs DROP COLUMN tenant; DROP TABLE tenants; \
     CREATE TABLE old_labels (key TEXT NOT NULL, value TEXT NOT NULL, id BLOB NOT NULL, \
