@@ -5,8 +5,10 @@
 
 -- As `Job::stored_bytes` has it.
 ALTER TABLE jobs ADD COLUMN stored INTEGER GENERATED ALWAYS AS (
-    coalesce(moving ->> '$.ended_bytes', 0) + coalesce(moving ->> '$.held.bytes', 0)
-        - coalesce(moving ->> '$.skipped_bytes', 0)
+    CASE WHEN json_valid(moving)
+        THEN coalesce(moving ->> '$.ended_bytes', 0) + coalesce(moving ->> '$.held.bytes', 0)
+            - coalesce(moving ->> '$.skipped_bytes', 0)
+        ELSE 0 END
 ) VIRTUAL;
 
 CREATE TABLE tenant_usage (

@@ -107,9 +107,10 @@ impl Middleware for Outbound {
         let room = Room { share, holder: asked.known.map_or(Holder::Stranger, |known| known.holder()) };
         let form = Form::of(response.headers().get(CONTENT_TYPE), asked.plain);
         let mut first = None;
-        if matches!(form, Form::Plain { .. }) && response.status().is_success() {
+        let bytes = first_bytes(&response);
+        if matches!(form, Form::Plain { .. }) && response.status().is_success() && bytes >= SMALL as u64 {
             // Once its head has left there is no status any more, so it does not begin without room for its first bytes.
-            first = match room.hold(first_bytes(&response)) {
+            first = match room.hold(bytes) {
                 Ok(hold) => Some(hold),
                 Err(status) => return Ok(instead(&response, (asked.plain.refused)(asked.id.on(status)))),
             };

@@ -236,12 +236,16 @@ impl Flow<'_> {
     fn tenant_full(&self, held: u64, full: Full) -> Halt {
         let what = format!("the file, of which {held} bytes came and nobody knows how many will,");
         let is_of_use = can_go_on(&self.bound.stored(), self.order.has_digest());
-        if is_of_use && held <= full.most_bytes / 2 && self.bound.may_wait() {
-            return tenant_full(self.order, full, 0, &what);
+        // What it needs at least decides whether it could ever be kept; it waits for a good deal more, so that its origin is not
+        // asked for each piece that becomes free.
+        let whole = held.saturating_add(full.needed_bytes);
+        let more = (held / 4).max(2 * ROOM_STEP).max(full.needed_bytes);
+        let most = full.most_bytes.max(whole);
+        if is_of_use && held <= full.most_bytes / 2 && self.bound.may_wait_for_tenant() {
+            return tenant_full(self.order, Full { needed_bytes: more.min(most - held), ..full }, whole, &what);
         }
         self.bound.give_up();
-        let whole = held + full.needed_bytes;
-        tenant_full(self.order, Full { needed_bytes: whole, ..full }, whole, &what)
+        tenant_full(self.order, Full { needed_bytes: held.saturating_add(more).min(most), ..full }, whole, &what)
     }
 
     /// The body is over. For one of unknown length that is the end of the file; else it must have been as long as it said.

@@ -55,7 +55,9 @@ async fn fetch(
     if let Some(resume) = &resume
         && let Err(full) = launch.storage.at_least(resume.bytes)
     {
-        return (no_room(launch, full, is_listing), AttemptReport::default(), None);
+        // What it held is there still.
+        let report = AttemptReport { held_bytes: launch.storage.bytes(), ..AttemptReport::default() };
+        return (no_room(launch, full, is_listing), report, None);
     }
     let sink = PageSink { runner, launch };
     let clock = runner.clock.clone();
@@ -193,10 +195,21 @@ impl Sink for PageSink<'_> {
 }
 
 impl PageSink<'_> {
-    /// Durable when it returns: the row of a page is committed after the file that it may name.
+    /// Durable when it returns.
     async fn keep(&self, page: Page) -> Result<(), Failure> {
+        let bytes = page.body.len() as u64;
+        self.launch.storage.more(bytes).map_err(full_failure)?;
+        let kept = self.write(page).await;
+        if kept.is_err() {
+            // One that is there all the same is counted when the listing goes on.
+            self.launch.storage.less(bytes);
+        }
+        kept
+    }
+
+    /// The row of a page is committed after the file that it may name.
+    async fn write(&self, page: Page) -> Result<(), Failure> {
         let id = self.launch.id;
-        self.launch.storage.more(page.body.len() as u64).map_err(full_failure)?;
         let content = if page.body.len() > INLINE_BYTES_MAX {
             let bytes = page.body.len() as u64;
             self.runner.content.write(id, page.number, page.body).await?;

@@ -197,6 +197,11 @@ impl Bound {
         self.place.root.may_wait(&self.place.folder, &part_name(&self.place.key))
     }
 
+    /// As [`Bound::may_wait`], where it is its tenant that may not store more. One download of a tenant may.
+    pub fn may_wait_for_tenant(&self) -> bool {
+        self.place.root.may_wait_for_tenant(&self.place.folder, &part_name(&self.place.key))
+    }
+
     /// Keeps nothing of what is held when the part is closed.
     pub fn give_up(&self) {
         let mut gate = self.lock();

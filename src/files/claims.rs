@@ -17,6 +17,8 @@ pub(super) struct Claims {
     claimed: Mutex<HashSet<String>>,
     /// Those of all roots, since several may lie on one file system.
     waiters: Arc<Waiters>,
+    /// The part that waits for room within what its tenant may store: a root is of one tenant.
+    own: Mutex<Option<Waiter>>,
 }
 
 /// The parts that wait for room, one on each file system, by the number of its device.
@@ -51,7 +53,7 @@ pub(super) struct Claim {
 impl Claims {
     /// Makes those of another root, beside which the parts of this one wait for room.
     pub(super) fn beside(&self) -> Claims {
-        Claims { claimed: Mutex::default(), waiters: Arc::clone(&self.waiters) }
+        Claims { claimed: Mutex::default(), waiters: Arc::clone(&self.waiters), own: Mutex::default() }
     }
 
     /// Claims the part of this path; `None`: it is in use.
@@ -63,6 +65,7 @@ impl Claims {
     /// Notes that a part does not wait for room any more, if it did.
     pub(super) fn goes_on(&self, folder: &Folder, part_name: &str) {
         self.waiters.lock().retain(|_, waiting| !waiting.is(folder, part_name));
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).take_if(|waiting| waiting.is(folder, part_name));
     }
 
     /// Whether the part of this path is in use.
@@ -88,6 +91,16 @@ impl Claims {
             return false;
         }
         waiting.insert(folder.device(), Waiter { folder: folder.clone(), part_name: part_name.to_owned() });
+        true
+    }
+
+    /// Whether a part may be kept while its download waits for room within what its tenant may store.
+    pub(super) fn may_wait_for_tenant(&self, folder: &Folder, part_name: &str) -> bool {
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if own.as_ref().is_some_and(|other| !other.is(folder, part_name) && other.is_there()) {
+            return false;
+        }
+        *own = Some(Waiter { folder: folder.clone(), part_name: part_name.to_owned() });
         true
     }
 

@@ -139,6 +139,11 @@ impl Root {
         self.claims.may_wait(folder, part_name)
     }
 
+    /// Whether a part in `folder` may be kept while its download waits for room within what its tenant may store.
+    pub(super) fn may_wait_for_tenant(&self, folder: &Folder, part_name: &str) -> bool {
+        self.claims.may_wait_for_tenant(folder, part_name)
+    }
+
     /// Notes that a part does not wait for room any more.
     pub(super) fn goes_on(&self, folder: &Folder, part_name: &str) {
         self.claims.goes_on(folder, part_name);
@@ -362,6 +367,14 @@ fn remove_checked(
     let fail = |error: io::Error| failure("remove", &folder.path_of(name), &error);
     match folder.rename_to_free(name, aside) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        // There is no room for another name, and this is what makes room.
+        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            let is_own = is_it(name)?;
+            if is_own {
+                folder.remove(name).map_err(fail)?;
+            }
+            return Ok(is_own);
+        }
         moved => moved.map_err(fail)?,
     }
     let is_own = is_it(aside);

@@ -39,6 +39,7 @@ pub struct HostPause {
 
 impl HostPause {
     /// Returns the pause as it is at `now`: one from a time to come, since the clock was set back, begins now.
+    #[must_use]
     pub fn seen_at(mut self, now: Timestamp) -> HostPause {
         if self.time > now {
             self.until = now.plus(self.until.since(self.time));

@@ -122,6 +122,15 @@ impl StorageHold {
         self.at_least(held.saturating_add(bytes))
     }
 
+    /// Holds so many bytes less.
+    pub fn less(&self, bytes: u64) {
+        let mut held = lock(&self.bytes);
+        let back = bytes.min(*held);
+        *held -= back;
+        let mut counted = self.of.lock();
+        counted.held = counted.held.saturating_sub(back);
+    }
+
     /// Returns how many bytes it holds.
     pub fn bytes(&self) -> u64 {
         *lock(&self.bytes)

@@ -94,7 +94,7 @@ async fn messages_that_never_end_leave_room_for_those_of_others() {
     body.send_data(message.into(), true).unwrap();
     let answer = tokio::time::timeout(PATIENCE, response).await.expect("there is an answer").unwrap();
     let status = tonic::Status::from_header_map(answer.headers());
-    let reason = status.as_ref().and_then(|it| it.get_details_error_info()).map(|info| info.reason);
+    let reason = status.as_ref().and_then(tonic_types::StatusExt::get_details_error_info).map(|info| info.reason);
     assert_ne!(reason.as_deref(), Some("INBOUND_BUFFER"), "another finds no room: {status:?}");
 }
 

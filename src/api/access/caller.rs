@@ -220,9 +220,13 @@ impl Caller {
         })
     }
 
-    /// Returns in whose name the call holds what is bounded.
+    /// Returns in whose name the call holds what is bounded. Where nobody has to say who calls, all are one, and nothing is
+    /// kept free for others.
     pub(crate) fn holder(&self) -> Holder {
-        if self.actor.name == LOCAL_NAME { Holder::Owner } else { Holder::Known(self.actor.principal) }
+        match self.actor.name.as_str() {
+            LOCAL_NAME | ANONYMOUS_NAME => Holder::Owner,
+            _ => Holder::Known(self.actor.principal),
+        }
     }
 
     pub(crate) fn may(&self, role: Role) -> bool {

@@ -21,7 +21,7 @@ use crate::model::group::Verdict;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::job::{Change, JobEvent, Stop};
-use crate::model::outcome::{ATTEMPT_LOG_MAX, Attempt, AttemptEnd, Outcome, Room};
+use crate::model::outcome::{ATTEMPT_LOG_MAX, Attempt, AttemptEnd, Outcome};
 use crate::model::retry::{self, Decision};
 use crate::model::spec::Options;
 use crate::model::task::{TaskEvent, TaskState};
@@ -382,12 +382,13 @@ fn description(event: &TaskEvent) -> String {
 }
 
 /// Appends the attempt to the task's log, which keeps the last [`ATTEMPT_LOG_MAX`]. An attempt that ended
-/// because a host was paused or there was no room did nothing, and would push out those that did; one that has more than
-/// before did something.
+/// because a host was paused or there was no room did nothing, and would push out those that did; one that holds more or
+/// less than before did something.
 fn note_attempt(row: &mut TaskRow, start_time: Timestamp, ended: &Ended, event: &TaskEvent, now: Timestamp) {
-    let has_more = ended.report.held_bytes > row.held().bytes;
-    let waits_with_more = has_more && matches!(ended.end, AttemptEnd::NoSpace { of: Room::Tenant, .. });
-    if wait_after(&ended.end, event).is_some() && !waits_with_more {
+    let before = row.held().bytes;
+    let has_more = ended.report.held_bytes > before;
+    let has_less = ended.report.held_bytes < before && matches!(ended.end, AttemptEnd::NoSpace { .. });
+    if wait_after(&ended.end, event).is_some() && !has_more && !has_less {
         return;
     }
     let error = match event {

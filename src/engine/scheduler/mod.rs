@@ -130,6 +130,7 @@ pub(crate) struct Scheduler {
 
 /// The looks that the scheduler takes from time to time.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // Each is a look of its own.
 struct Looks {
     /// Whether the store may have deleted jobs that are not being purged.
     deleted_left: bool,

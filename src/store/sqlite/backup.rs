@@ -108,6 +108,12 @@ async fn copy_contents(
                 if is_kept(live, &id).await.map_err(sql)? {
                     done.missing.push(path);
                 } else {
+                    // As a deletion does: a request that is repeated makes a new one.
+                    sqlx::query("DELETE FROM requests WHERE job = (SELECT no FROM jobs WHERE id = ?1)")
+                        .bind(id.as_slice())
+                        .execute(&mut *copy)
+                        .await
+                        .map_err(sql)?;
                     sqlx::query("UPDATE jobs SET deleted = 1, expire_time = NULL WHERE id = ?1")
                         .bind(id.as_slice())
                         .execute(&mut *copy)
