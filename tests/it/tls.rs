@@ -100,12 +100,7 @@ async fn a_certificate_is_a_principal_that_an_operator_says() {
 #[tokio::test]
 async fn a_connection_ends_with_the_certificate_that_it_was_made_with() {
     let authority = Authority::new();
-    let identities = "[[identity]]\nprincipal = 'ci'\ncertificate_uri = 'spiffe://example/ns/*'\n";
-    let (pem, crl) = (authority.0.pem(), authority.revoking(99));
-    let files = [("ca.pem", pem.as_str()), ("crl.pem", crl.as_str()), ("haul.toml", identities)];
-    let flags = ["--tls-client-ca", "DIR/ca.pem", "--tls-client-crl", "DIR/crl.pem", "--config", "DIR/haul.toml"];
-    let server = Secure::start(&authority.server(), &files, &flags);
-    assert!(server.owner(&["principal", "create", "ci", "--grant", "read"]).status.success());
+    let server = with_revocations(&authority, "spiffe://example/ns/*");
     let short = authority.issue(|params| {
         params.subject_alt_names = vec![SanType::URI(Ia5String::try_from("spiffe://example/ns/short").unwrap())];
         params.insert_extended_key_usage(ExtendedKeyUsagePurpose::ClientAuth);
@@ -132,17 +127,23 @@ async fn a_connection_ends_with_the_certificate_that_it_was_made_with() {
     assert!(still.is_err(), "the good one goes on: {still:?}");
 }
 
+/// Starts a server that reads a list of revoked certificates, and knows clients with such a URI as the reader `ci`.
+fn with_revocations(authority: &Authority, uri: &str) -> Secure {
+    let identities = format!("[[identity]]\nprincipal = 'ci'\ncertificate_uri = '{uri}'\n");
+    let (ca, crl) = (authority.0.pem(), authority.revoking(99));
+    let files = [("ca.pem", ca.as_str()), ("crl.pem", crl.as_str()), ("haul.toml", identities.as_str())];
+    let flags = ["--tls-client-ca", "DIR/ca.pem", "--tls-client-crl", "DIR/crl.pem", "--config", "DIR/haul.toml"];
+    let server = Secure::start(&authority.server(), &files, &flags);
+    assert!(server.owner(&["principal", "create", "ci", "--grant", "read"]).status.success());
+    server
+}
+
 /// A certificate that is revoked between the first message of a handshake and the last opens no connection that stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_is_revoked_during_its_handshake_opens_nothing() {
     use std::io::{Read as _, Write as _};
     let authority = Authority::new();
-    let identities = "[[identity]]\nprincipal = 'ci'\ncertificate_uri = 'spiffe://example/ns/*'\n";
-    let (pem, crl) = (authority.0.pem(), authority.revoking(99));
-    let files = [("ca.pem", pem.as_str()), ("crl.pem", crl.as_str()), ("haul.toml", identities)];
-    let flags = ["--tls-client-ca", "DIR/ca.pem", "--tls-client-crl", "DIR/crl.pem", "--config", "DIR/haul.toml"];
-    let server = Secure::start(&authority.server(), &files, &flags);
-    assert!(server.owner(&["principal", "create", "ci", "--grant", "read"]).status.success());
+    let server = with_revocations(&authority, "spiffe://example/ns/*");
     let config = client_config(&[&authority], &authority.client("spiffe://example/ns/bad", 7));
     let mut tls = rustls::ClientConnection::new(std::sync::Arc::new(config), "localhost".try_into().unwrap()).unwrap();
     let mut socket = std::net::TcpStream::connect(("127.0.0.1", server.port)).unwrap();
@@ -199,12 +200,7 @@ async fn certificates_change_together_or_not_at_all() {
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_that_change_under_handshakes_are_whole_and_leave_nothing() {
     let authority = Authority::new();
-    let identities = "[[identity]]\nprincipal = 'ci'\ncertificate_uri = 'spiffe://a/b'\n";
-    let (ca, crl) = (authority.0.pem(), authority.revoking(99));
-    let files = [("ca.pem", ca.as_str()), ("crl.pem", crl.as_str()), ("haul.toml", identities)];
-    let flags = ["--tls-client-ca", "DIR/ca.pem", "--tls-client-crl", "DIR/crl.pem", "--config", "DIR/haul.toml"];
-    let server = Secure::start(&authority.server(), &files, &flags);
-    assert!(server.owner(&["principal", "create", "ci", "--grant", "read"]).status.success());
+    let server = with_revocations(&authority, "spiffe://a/b");
     let client = authority.client("spiffe://a/b", 1);
     // A server is not dumpable, so that only root sees what it has open.
     let descriptors = || {
