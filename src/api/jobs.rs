@@ -25,7 +25,7 @@ use crate::api::to_proto;
 use crate::api::totals::Totals;
 use crate::api::values::{self, ID_BYTES_MAX, NAME_BYTES_MAX, only_job_id};
 use crate::api::watch::{Wish, watch_job};
-use crate::api::watch_all::{WishJobs, watch_jobs};
+use crate::api::watch_jobs::{WatchJobsOptions, watch_jobs};
 use crate::api::watchers::{self, Watchers};
 use crate::codec::Encoded;
 use crate::engine::command::{Acted, JobPatch};
@@ -251,7 +251,7 @@ impl pb::job_service_server::JobService for Jobs {
         let job_ids = filters::job_ids(&request.job_ids, "job_ids", WATCHED_MAX, &mut v);
         let states = filters::job_states(&request.states, "states", &mut v);
         v.or(())?;
-        let wish = WishJobs {
+        let wish = WatchJobsOptions {
             labels: request.labels.into_iter().collect(),
             ended_after,
             tenant: caller.only_of(),
@@ -262,8 +262,8 @@ impl pb::job_service_server::JobService for Jobs {
             max_jobs: request.max_jobs,
             totals: request.totals.then(|| self.totals.clone()),
         };
-        let holder = caller.holder();
-        self.watchers.watched(holder, watch_jobs(self.engine.clone(), self.store.clone(), self.closing.clone(), wish))
+        let (engine, store, closing) = (self.engine.clone(), self.store.clone(), self.closing.clone());
+        self.watchers.watched(caller.holder(), watch_jobs(engine, store, closing, self.watchers.ids(), wish))
     }
 
     async fn wait_job(&self, request: Request<pb::WaitJobRequest>) -> Result<Response<pb::WaitJobResponse>, Status> {

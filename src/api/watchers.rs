@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_util::stream::{BoxStream, Stream, StreamExt as _};
 use tonic::{Response, Status};
 
+use crate::api::kept_ids::KeptIds;
 use crate::api::status::exhausted;
 use crate::listen::budget::{Budget, Holder, Taken};
 
@@ -17,6 +18,7 @@ pub struct Watchers {
     streams: Arc<Budget>,
     files: Arc<Budget>,
     files_max: u64,
+    ids: Arc<KeptIds>,
 }
 
 /// A place of a stream.
@@ -25,7 +27,13 @@ pub(crate) type Watching = Taken;
 impl Watchers {
     /// Makes the places of a server that may have so many files open for streams.
     pub fn new(files_max: u64) -> Watchers {
-        Watchers { streams: Arc::new(Budget::new(WATCHERS_MAX)), files: Arc::new(Budget::new(files_max)), files_max }
+        let (streams, files) = (Arc::new(Budget::new(WATCHERS_MAX)), Arc::new(Budget::new(files_max)));
+        Watchers { streams, files, files_max, ids: Arc::default() }
+    }
+
+    /// Returns what counts the ids of jobs that streams keep.
+    pub(crate) fn ids(&self) -> &Arc<KeptIds> {
+        &self.ids
     }
 
     /// Counts a stream of somebody until it is dropped.

@@ -128,24 +128,49 @@ impl Listener {
         let _ = self.last.wait_for(|last| *last > place).await;
     }
 
-    /// The jobs that changed since the last look, each once, in the order of their last changes.
+    /// The number of the last change that there is now.
+    pub fn latest(&self) -> u64 {
+        self.changes.lock().last
+    }
+
+    /// Takes the jobs that changed since the last look, each once, in the order of their last changes.
     ///
     /// # Errors
     ///
     /// There were too many to keep; the list of jobs has to be read again.
     pub fn take(&mut self) -> Result<Vec<JobId>, LookedTooLate> {
+        let latest = self.latest();
+        self.take_some(latest, usize::MAX)
+    }
+
+    /// Takes at most `max` of the jobs whose last change since the last look is not after the change `until`; the next look
+    /// goes on behind them. Fewer than `max`: these were all. So who sends them one after the other keeps few of them: the list keeps
+    /// the others, once for all who follow.
+    ///
+    /// # Errors
+    ///
+    /// There were too many to keep; the list of jobs has to be read again.
+    pub fn take_some(&mut self, until: u64, max: usize) -> Result<Vec<JobId>, LookedTooLate> {
         let lists = self.changes.lock();
-        let place = std::mem::replace(&mut self.place, lists.last);
         let is_followed = |tenant: TenantNo| tenant == GONE || self.of.is_none_or(|of| of == tenant);
         let followed = || lists.of.iter().filter(|(tenant, _)| is_followed(**tenant)).map(|(_, list)| list);
+        let place = self.place;
         if followed().map(|list| list.dropped).chain([lists.unheard]).any(|dropped| place < dropped) {
+            self.place = lists.last;
             return Err(LookedTooLate);
+        }
+        if until <= place {
+            return Ok(Vec::new());
         }
         let mut changed: Vec<(u64, JobId)> = Vec::new();
         for list in followed() {
-            changed.extend(list.by_number.range(place + 1..).map(|(number, job)| (*number, *job)));
+            let later = list.by_number.range(place + 1..=until).take(max);
+            changed.extend(later.map(|(number, job)| (*number, *job)));
         }
         changed.sort_unstable();
+        changed.truncate(max);
+        let is_all = changed.len() < max;
+        self.place = changed.last().filter(|_| !is_all).map_or(until, |(number, _)| *number);
         Ok(changed.into_iter().map(|(_, job)| job).collect())
     }
 }
@@ -207,6 +232,25 @@ mod tests {
         assert_eq!((noisy.take(), all.take()), (Err(LookedTooLate), Err(LookedTooLate)));
         changes.note(job(11), Some(2));
         assert_eq!((quiet.take(), noisy.take(), all.take()), (Ok(vec![]), Ok(vec![job(11)]), Ok(vec![job(11)])));
+    }
+
+    #[test]
+    fn what_changed_is_taken_in_parts_in_the_order_of_the_changes() {
+        let changes = Arc::new(Changes::new(100));
+        let mut listener = Changes::listen(&changes, None);
+        [(1, 1), (2, 2), (3, 2), (4, 1), (5, 1)]
+            .into_iter()
+            .for_each(|(number, of)| changes.note(job(number), Some(of)));
+        let until = listener.latest();
+        assert_eq!(listener.take_some(until, 2), Ok(vec![job(1), job(2)]));
+        // What changes again comes with the next look alone.
+        changes.note(job(4), Some(1));
+        changes.note(job(1), Some(1));
+        assert_eq!(listener.take_some(until, 2), Ok(vec![job(3), job(5)]));
+        assert_eq!(listener.take_some(until, 2), Ok(vec![]));
+        assert_eq!(listener.take_some(until, 2), Ok(vec![]), "also behind the end");
+        assert_eq!(listener.take(), Ok(vec![job(4), job(1)]));
+        assert_eq!(listener.take(), Ok(vec![]));
     }
 
     #[tokio::test]

@@ -1724,7 +1724,7 @@ type WatchJobsRequest struct {
 	// The states of the jobs. A job that leaves them is sent once more, and then no longer. Empty: all.
 	States []JobState `protobuf:"varint,5,rep,packed,name=states,proto3,enum=haul.v1.JobState" json:"states,omitempty"`
 	// The most jobs of the list: the newest so many. The watch sends nothing about those that are left out; it sends jobs that
-	// are created later, unless this is 0. Unset: all.
+	// are created later, unless this is 0. Above 10,000 means 10,000. Unset: all.
 	MaxJobs *uint32 `protobuf:"varint,6,opt,name=max_jobs,json=maxJobs,proto3,oneof" json:"max_jobs,omitempty"`
 	// Adds `totals`.
 	Totals bool `protobuf:"varint,7,opt,name=totals,proto3" json:"totals,omitempty"`
@@ -1917,7 +1917,7 @@ type WatchJobsResponse_Totals struct {
 
 type WatchJobsResponse_DeletedJobId struct {
 	// The id of a job that was sent before and is gone, by DeleteJob or at the end of its retention. The watch remembers the
-	// newest 100,000 of the jobs that it sent.
+	// newest 100,000 of the jobs that it sent, or fewer where many watches keep many.
 	DeletedJobId string `protobuf:"bytes,4,opt,name=deleted_job_id,json=deletedJobId,proto3,oneof"`
 }
 

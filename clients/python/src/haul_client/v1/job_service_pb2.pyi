@@ -891,7 +891,7 @@ class WatchJobsRequest(_message.Message):
     TOTALS_FIELD_NUMBER: _builtins.int
     max_jobs: _builtins.int
     """The most jobs of the list: the newest so many. The watch sends nothing about those that are left out; it sends jobs that
-    are created later, unless this is 0. Unset: all.
+    are created later, unless this is 0. Above 10,000 means 10,000. Unset: all.
     """
     totals: _builtins.bool
     """Adds `totals`."""
@@ -948,7 +948,7 @@ class WatchJobsResponse(_message.Message):
     DELETED_JOB_ID_FIELD_NUMBER: _builtins.int
     deleted_job_id: _builtins.str
     """The id of a job that was sent before and is gone, by DeleteJob or at the end of its retention. The watch remembers the
-    newest 100,000 of the jobs that it sent.
+    newest 100,000 of the jobs that it sent, or fewer where many watches keep many.
     """
     @_builtins.property
     def job(self) -> _job_pb2.Job:

@@ -866,7 +866,7 @@ export type WatchJobsRequest = Message<"haul.v1.WatchJobsRequest"> & {
 
   /**
    * The most jobs of the list: the newest so many. The watch sends nothing about those that are left out; it sends jobs that
-   * are created later, unless this is 0. Unset: all.
+   * are created later, unless this is 0. Above 10,000 means 10,000. Unset: all.
    *
    * @generated from field: optional uint32 max_jobs = 6;
    */
@@ -926,7 +926,7 @@ export type WatchJobsResponse = Message<"haul.v1.WatchJobsResponse"> & {
   } | {
     /**
      * The id of a job that was sent before and is gone, by DeleteJob or at the end of its retention. The watch remembers the
-     * newest 100,000 of the jobs that it sent.
+     * newest 100,000 of the jobs that it sent, or fewer where many watches keep many.
      *
      * @generated from field: string deleted_job_id = 4;
      */

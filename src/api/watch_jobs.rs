@@ -10,9 +10,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::api::flush::flush;
+use crate::api::kept_ids::{KeptIds, SentJobs, UnsentJobs};
 use crate::api::lookup::listed_job;
 use crate::api::status::{draining, exhausted};
-use crate::api::told::{TOLD_MAX, Told};
 use crate::api::totals::Totals;
 use crate::engine::changes::Listener;
 use crate::engine::handle::Engine;
@@ -34,6 +34,10 @@ const UNFINISHED: [JobState; 4] = [JobState::Pending, JobState::Running, JobStat
 const ENDED: [JobState; 3] = [JobState::Succeeded, JobState::Failed, JobState::Cancelled];
 /// The most names of jobs that are read at once.
 const NAMES_MAX: u32 = 10_000;
+/// The most jobs that are chosen by their names; who wants all of them does not ask for a number.
+const CHOSEN_MAX: usize = 10_000;
+/// The most changed jobs that are taken at once: all others stay in the list that all watchers share.
+const CHANGED_MAX: usize = 1_000;
 /// The memory of listed jobs that wait for the client, in bytes, roughly; the first one waits however large it is.
 const QUEUE_BYTES_MAX: usize = 256 << 10;
 
@@ -48,7 +52,7 @@ enum Phase {
 }
 
 /// What a watcher of jobs asks for.
-pub(crate) struct WishJobs {
+pub(crate) struct WatchJobsOptions {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) ended_after: Option<Timestamp>,
     /// Only those of this tenant.
@@ -65,7 +69,7 @@ pub(crate) struct WishJobs {
     pub(crate) totals: Option<Arc<Totals>>,
 }
 
-impl WishJobs {
+impl WatchJobsOptions {
     /// Whether a job is of those that may come and go.
     fn is_of(&self, job: &Job) -> bool {
         self.is_whose(job) && (self.job_ids.is_empty() || self.job_ids.contains(&job.id))
@@ -115,7 +119,7 @@ struct Watcher {
     listener: Listener,
     /// For the numbers alone.
     created: Option<Listener>,
-    wish: WishJobs,
+    wish: WatchJobsOptions,
     phase: Phase,
     /// Listings that are still to be read, the first one now.
     listings: VecDeque<JobFilter>,
@@ -123,27 +127,38 @@ struct Watcher {
     more: u32,
     /// Older jobs that were not sent are those that were left out.
     floor: Option<JobId>,
-    told: Told,
+    sent: SentJobs,
     /// Whether the first listing is read, and the oldest job of it that was.
     is_first: bool,
     passed: Option<JobId>,
     queue: VecDeque<Arc<Job>>,
-    dirty: HashSet<JobId>,
-    /// Jobs that changed and are sent next, each as it is then: they are not read before there is room for them.
-    changed: VecDeque<JobId>,
+    /// Jobs that are sent next, each as it is then: they are not read before there is room for them.
+    next: VecDeque<JobId>,
+    /// Jobs that changed while the list was read, and are sent behind it.
+    unsent: UnsentJobs,
+    look: Option<Look>,
     last_totals: Option<pb::ServerTotals>,
     jobs_created: u64,
     next_look: Instant,
     over: bool,
 }
 
-/// Returns the messages of one watch.
+/// One look at what changed, which is sent part by part.
+struct Look {
+    /// The number of the last change that belongs to it.
+    until: u64,
+    /// Jobs that have running tasks. They are sent whether they changed or not, each once, at the end.
+    busy: HashSet<JobId>,
+}
+
+/// Returns the messages of one watch, whose ids of jobs count among `ids`.
 pub(crate) fn watch_jobs(
     engine: Engine,
     store: Arc<dyn Store>,
     closing: CancellationToken,
-    wish: WishJobs,
-) -> impl Stream<Item = Result<pb::WatchJobsResponse, Status>> + Send + 'static {
+    ids: &Arc<KeptIds>,
+    wish: WatchJobsOptions,
+) -> impl Stream<Item = Result<pb::WatchJobsResponse, Status>> + Send + use<> {
     let watcher = Watcher {
         // Listening begins before the list is read, so that nothing falls between them.
         listener: engine.hub().listen(wish.tenant),
@@ -156,12 +171,13 @@ pub(crate) fn watch_jobs(
         phase: Phase::Begin,
         more: 0,
         floor: None,
-        told: Told::default(),
+        sent: SentJobs::new(ids),
         is_first: true,
         passed: None,
         queue: VecDeque::new(),
-        dirty: HashSet::new(),
-        changed: VecDeque::new(),
+        next: VecDeque::new(),
+        unsent: UnsentJobs::new(ids),
+        look: None,
         last_totals: None,
         jobs_created: 0,
         next_look: Instant::now(),
@@ -181,11 +197,11 @@ impl Watcher {
     async fn next(&mut self) -> Result<Event, Status> {
         loop {
             if let Some(job) = self.queue.pop_front() {
-                self.told.add(job.id);
+                self.sent.add(job.id);
                 return Ok(self.message(&job));
             }
-            if let Some(id) = self.changed.pop_front() {
-                if let Some(event) = self.look(id).await? {
+            if let Some(id) = self.next_id()? {
+                if let Some(event) = self.event(id).await? {
                     return Ok(event);
                 }
                 continue;
@@ -219,6 +235,31 @@ impl Watcher {
         }
     }
 
+    /// Returns the job that is looked at next, if one is due.
+    fn next_id(&mut self) -> Result<Option<JobId>, Status> {
+        if let Some(id) = self.next.pop_front() {
+            return Ok(Some(id));
+        }
+        if self.phase != Phase::News {
+            return Ok(None);
+        }
+        if let Some(id) = self.unsent.pop() {
+            return Ok(Some(id));
+        }
+        while let Some(look) = &mut self.look {
+            let changed = self.listener.take_some(look.until, CHANGED_MAX).map_err(|_| too_slow())?;
+            let is_last = changed.len() < CHANGED_MAX;
+            self.next = changed.into_iter().filter(|id| !look.busy.contains(id)).collect();
+            if is_last {
+                self.next.extend(self.look.take().map(|look| look.busy).unwrap_or_default());
+            }
+            if let Some(id) = self.next.pop_front() {
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
+    }
+
     fn message(&self, job: &Job) -> Event {
         let feed = self.engine.hub().feed(job.id);
         Event::Job(listed_job(job, feed.as_ref()))
@@ -227,6 +268,7 @@ impl Watcher {
     /// Chooses the newest `max` jobs of all listings by their names, and counts the others.
     async fn choose(&mut self, max: u32) -> Result<(), Status> {
         flush().await;
+        let max = (max as usize).min(CHOSEN_MAX);
         // What is newer than these is not read, so all that changes from here on counts.
         self.is_first = false;
         let (mut newest, mut count) = (Vec::new(), 0_u64);
@@ -235,7 +277,7 @@ impl Watcher {
             loop {
                 let page = self.store.job_ids(&filter, NAMES_MAX).await?;
                 count += page.items.len() as u64;
-                let room = (max as usize).saturating_sub(kept);
+                let room = max.saturating_sub(kept);
                 kept += page.items.len().min(room);
                 newest.extend(page.items.into_iter().take(room));
                 filter.before = page.next;
@@ -247,7 +289,7 @@ impl Watcher {
         newest.sort_unstable();
         newest.reverse();
         newest.dedup();
-        newest.truncate(max as usize);
+        newest.truncate(max);
         self.more = u32::try_from(count.saturating_sub(newest.len() as u64)).unwrap_or(u32::MAX);
         self.floor = newest.last().copied().filter(|_| self.more > 0);
         let tenant = self.wish.tenant;
@@ -274,7 +316,7 @@ impl Watcher {
             if bytes <= QUEUE_BYTES_MAX || self.queue.is_empty() {
                 self.queue.push_back(Arc::new(job));
             } else {
-                self.changed.push_back(job.id);
+                self.next.push_back(job.id);
             }
         }
         Ok(())
@@ -287,10 +329,13 @@ impl Watcher {
         if self.wish.max_jobs == Some(0) {
             return Ok(());
         }
-        let (first, passed, told) = (self.is_first, self.passed, &self.told);
-        let is_behind = |id: &JobId| told.contains(*id) || !first || passed.is_some_and(|passed| *id >= passed);
-        self.dirty.extend(changed.into_iter().filter(is_behind));
-        if self.dirty.len() > TOLD_MAX { Err(too_slow()) } else { Ok(()) }
+        for id in changed {
+            let is_behind = !self.is_first || self.passed.is_some_and(|passed| id >= passed) || self.sent.contains(id);
+            if is_behind {
+                self.unsent.add(id).map_err(|_| too_slow())?;
+            }
+        }
+        Ok(())
     }
 
     /// Waits for changes and gathers them for one interval, so that a busy job is sent once in it.
@@ -316,11 +361,8 @@ impl Watcher {
         self.next_look = Instant::now() + self.wish.interval;
         if follows {
             // However many others change: one that only progresses is shown in each interval.
-            self.dirty.extend(self.engine.hub().busy_jobs());
-            self.dirty.extend(self.listener.take().map_err(|_| too_slow())?);
-            self.changed.extend(std::mem::take(&mut self.dirty));
-        } else {
-            self.dirty.clear();
+            let busy = self.engine.hub().busy_jobs().into_iter().collect();
+            self.look = Some(Look { until: self.listener.latest(), busy });
         }
         Ok(())
     }
@@ -357,22 +399,22 @@ impl Watcher {
     }
 
     /// Returns what to send about a job that changed.
-    async fn look(&mut self, id: JobId) -> Result<Option<Event>, Status> {
+    async fn event(&mut self, id: JobId) -> Result<Option<Event>, Status> {
         let Some(job) = self.job(id).await? else {
-            return Ok(self.told.remove(id).then(|| Event::DeletedJobId(id.to_string())));
+            return Ok(self.sent.remove(id).then(|| Event::DeletedJobId(id.to_string())));
         };
         if !self.wish.is_of(&job) {
             return Ok(None);
         }
         if !self.wish.fits(&job) {
             // It has left what is watched.
-            return Ok(self.told.remove(id).then(|| self.message(&job)));
+            return Ok(self.sent.remove(id).then(|| self.message(&job)));
         }
-        if !self.told.contains(id) {
+        if !self.sent.contains(id) {
             if self.floor.is_some_and(|floor| id < floor) {
                 return Ok(None);
             }
-            self.told.add(id);
+            self.sent.add(id);
         }
         Ok(Some(self.message(&job)))
     }
