@@ -322,6 +322,30 @@ test("what waits is retried now, and a task is cancelled", () =>
     await until("it is counted", async () => (await counted(page, "count-cancelled")) === 1);
   }));
 
+test("hosts are shown part by part", async () => {
+  const own = await startServer(["--max-concurrent-tasks", "1"]);
+  try {
+    // As long as one task holds the only place, those of other hosts wait.
+    const first = await own.submit({ tasks: [fetchOf(origin.url("slow/1"))] });
+    await until("it runs", async () => (await own.call("GET", `/v1/jobs/${first}`)).job.counts.running === 1);
+    await own.submit({ tasks: Array.from({ length: 150 }, (_, at) => fetchOf(`http://127.0.0.1:${20_000 + at}/`)) });
+    await until("all are known", async () => (await own.call("GET", "/v1/hosts?page_size=1000")).hosts.length === 151);
+    await withPage(
+      async (page, open) => {
+        await open("/hosts");
+        await at(page, "hosts-more").waitFor();
+        assert.equal(await at(page, "host-row").count(), 100);
+        await at(page, "hosts-more").click();
+        await until("the others are shown", async () => (await at(page, "host-row").count()) === 151);
+        await at(page, "hosts-more").waitFor({ state: "detached" });
+      },
+      { on: own },
+    );
+  } finally {
+    await own.stop();
+  }
+});
+
 test("limits are saved, a paused host is resumed", () =>
   withPage(async (page, open) => {
     const late = await server.submit({ title: "told to wait", defaults: { retry: { max_attempts: 3 } }, tasks: [fetchOf(origin.url("retry-after/600").replace("127.0.0.1", "localhost"))] });

@@ -14,15 +14,42 @@ import { HostLimitsDialog } from "./host-limits";
 import { useReady } from "./ready";
 
 const EVERY_MS = 2_000;
-const SHOWN_MAX = 500;
+// How many more are shown at a time.
+const PART = 100;
+const PAGE_MAX = 1_000;
+
+interface Shown {
+  hosts: Host[];
+  isAll: boolean;
+}
+
+// The first hosts by name, so many of them, over as many pages as that takes.
+async function firstHosts(most: number): Promise<Shown> {
+  const hosts: Host[] = [];
+  let pageToken = "";
+  do {
+    const page = await admin.listHosts({ pageSize: Math.min(most - hosts.length, PAGE_MAX), pageToken }, CALL);
+    hosts.push(...page.hosts);
+    pageToken = page.nextPageToken;
+  } while (pageToken && hosts.length < most);
+  return { hosts, isAll: !pageToken };
+}
 
 export function HostsPage() {
   useTotals();
-  const asked = useAsked(() => admin.listHosts({ pageSize: SHOWN_MAX }, CALL), EVERY_MS);
+  const most = useSignal(PART);
+  const isLoading = useSignal(false);
+  const asked = useAsked(() => firstHosts(most.peek()), EVERY_MS);
   const limited = useSignal<Host | null>(null);
-  const page = asked.value.value;
-  useReady(page !== null || asked.fault.value !== null);
-  const hosts = page?.hosts ?? [];
+  const shown = asked.value.value;
+  useReady(shown !== null || asked.fault.value !== null);
+  const hosts = shown?.hosts ?? [];
+  const showMore = async () => {
+    isLoading.value = true;
+    most.value = hosts.length + PART;
+    await asked.again();
+    isLoading.value = false;
+  };
   const resume = async (host: string) => {
     try {
       await admin.resumeHost({ host }, CALL);
@@ -36,11 +63,11 @@ export function HostsPage() {
     <>
       <div class="page-head">
         <Heading title="Hosts" />
-        {page && <span class="muted">{page.nextPageToken ? `the first ${count(hosts.length)}` : plural(hosts.length, "host")}</span>}
+        {shown && <span class="muted">{shown.isAll ? plural(hosts.length, "host") : `the first ${count(hosts.length)}`}</span>}
       </div>
       {asked.fault.value && <ErrorBox fault={asked.fault.value} again={() => void asked.again()} />}
-      {!page && !asked.fault.value && <Skeleton lines={6} />}
-      {page && hosts.length === 0 && (
+      {!shown && !asked.fault.value && <Skeleton lines={6} />}
+      {shown && hosts.length === 0 && (
         <Empty hook="hosts-empty" title="No hosts">
           <p class="muted">Hosts stand here while the server talks to them or has work for them.</p>
         </Empty>
@@ -68,6 +95,14 @@ export function HostsPage() {
               ))}
             </tbody>
           </table>
+        </div>
+      )}
+      {shown && !shown.isAll && (
+        <div class="foot">
+          <span class="muted">The {plural(hosts.length, "host")} shown so far</span>
+          <Button hook="hosts-more" busy={isLoading.value} onClick={() => void showMore()}>
+            Show more
+          </Button>
         </div>
       )}
       {limited.value && <HostLimitsDialog host={limited.value} onClose={() => ((limited.value = null), void asked.again())} />}
