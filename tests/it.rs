@@ -23,6 +23,7 @@ mod it {
     mod errors;
     mod faces;
     mod failures;
+    mod fairness;
     mod fetches;
     mod few_descriptors;
     mod full_disk;
@@ -35,10 +36,12 @@ mod it {
     mod jobs;
     mod leftovers;
     mod limits;
+    mod local_callers;
     mod lookers;
     mod many;
     mod model;
     mod network;
+    mod open_calls;
     mod outlives;
     mod planted;
     mod progress;
@@ -52,6 +55,7 @@ mod it {
     mod specs;
     mod startup;
     mod stored_bytes;
+    mod tenant_views;
     mod tenants;
     mod tls;
     mod tokens;

@@ -25,7 +25,7 @@ pub(crate) fn task(job: JobId, event: &StoredEvent) -> Result<pb::Task, Status> 
     Ok(to_proto::task(&job.to_string(), task))
 }
 
-/// Writes the message of a watch that tells of an event.
+/// Writes the message of a watch that holds an event.
 pub(crate) fn watched(event: &StoredEvent, what: watch_job_response::Event) -> Encoded {
     let time = Some(to_proto::timestamp(event.head.time));
     Encoded::of(&pb::WatchJobResponse { sequence: event.head.sequence, time, event: Some(what) })

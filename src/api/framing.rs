@@ -231,7 +231,7 @@ impl Framing {
         Ok(whole)
     }
 
-    /// Gives on what is kept as what is not packed: whoever reads on was not told of any packing.
+    /// Returns what is kept as a message that is not packed: its reader does not know of any packing.
     fn unflagged(&mut self) -> Bytes {
         if let (Some(_), Some(flag @ 1)) = (self.packing, self.kept.first_mut()) {
             *flag = 0;

@@ -232,7 +232,7 @@ pub(crate) fn no_room() -> Status {
     exhausted("INBOUND_BUFFER", "inbound_buffer_bytes", message)
 }
 
-/// Says that a stream has to end, since too many keep the room of their messages. What it has brought is taken.
+/// Returns the error of a stream that has to end, since too many keep the room of their messages. What it has sent is stored.
 fn no_rest() -> Status {
     let message = "too many streams are open that have brought large messages and bring nothing now; open this one again \
                    for the next message";

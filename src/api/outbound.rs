@@ -58,7 +58,7 @@ impl Room {
     }
 }
 
-/// How an error is told to who does not speak gRPC.
+/// How an error is written for a client that does not speak gRPC.
 #[derive(Clone, Copy, Debug)]
 pub struct PlainErrors {
     /// Returns the whole answer that an error is.

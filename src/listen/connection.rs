@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::listen::ListenSettings;
 use crate::listen::budget::{Budget, Share};
 use crate::listen::calls::{Answers, Calls};
-use crate::listen::first::First;
+use crate::listen::first_bytes::FirstBytes;
 use crate::listen::peer::{Origin, Peer};
 use crate::listen::places::Place;
 use crate::listen::tls::{Certified, Tls};
@@ -112,7 +112,7 @@ impl<S: Answers> Common<S> {
         let unsent = unread.clone().silent();
         let calls = Calls { service: self.service.clone(), peer, place: place.clone(), unread: unread.clone() };
         let said = Arc::new(AtomicBool::new(false));
-        let (stream, turns) = turn::kept(First::new(stream, said.clone()));
+        let (stream, turns) = turn::kept(FirstBytes::new(stream, said.clone()));
         let io = TokioIo::new(stream);
         let mut connection = pin!(self.http.serve_connection(io, calls));
         let mut silence = pin!(tokio::time::sleep(self.settings.handshake_time));

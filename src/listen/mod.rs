@@ -10,7 +10,7 @@ pub mod budget;
 pub mod calls;
 mod connection;
 pub mod descriptors;
-mod first;
+mod first_bytes;
 pub mod peer;
 mod places;
 pub mod socket;

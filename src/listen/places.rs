@@ -172,7 +172,7 @@ pub(super) struct OpenCall {
 
 impl OpenCall {
     /// Notes who calls: the connection keeps its place for as long as the call is open.
-    fn vouch(&self, holder: Holder) {
+    fn identify(&self, holder: Holder) {
         if self.holder.set(holder).is_err() {
             return;
         }
@@ -207,9 +207,9 @@ pub struct KnownCaller(pub(super) Weak<OpenCall>);
 
 impl KnownCaller {
     /// Says who calls.
-    pub fn vouch(&self, holder: Holder) {
+    pub fn identify(&self, holder: Holder) {
         if let Some(call) = self.0.upgrade() {
-            call.vouch(holder);
+            call.identify(holder);
         }
     }
 
@@ -232,7 +232,7 @@ mod tests {
 
     fn known(place: &Arc<Place>) -> OpenCall {
         let call = place.call();
-        call.vouch(Holder::Owner);
+        call.identify(Holder::Owner);
         call
     }
 
@@ -278,7 +278,7 @@ mod tests {
         let third = take().unwrap();
         assert!(is_displaced(&stranger) && !is_displaced(&idle));
         let busy = known(&third);
-        busy.vouch(Holder::Owner);
+        busy.identify(Holder::Owner);
         drop((calls, stranger));
         let fourth = take().unwrap();
         assert!(is_displaced(&idle) && !is_displaced(&third));

@@ -112,7 +112,7 @@ pub(super) struct Certified {
     later: LaterLoads,
 }
 
-/// What tells of the files that are loaded after a handshake began.
+/// Follows the files that are loaded after a handshake began.
 #[derive(Debug)]
 pub(super) struct LaterLoads(watch::Receiver<Arc<Loaded>>);
 
@@ -182,8 +182,8 @@ impl Tls {
         self.current.borrow().clone()
     }
 
-    /// Returns what the next handshake uses, and what tells of all that is loaded after it. The two are taken together, so that
-    /// what is loaded during a handshake is told of as well.
+    /// Returns what the next handshake uses, and what follows all that is loaded after it. The two are taken together, so that
+    /// what is loaded during a handshake is not missed.
     pub(super) fn begin(&self) -> (Arc<Loaded>, LaterLoads) {
         let mut later = self.current.subscribe();
         let loaded = later.borrow_and_update().clone();

@@ -2,18 +2,18 @@
 //!
 //! Nothing here knows a method: a request becomes a message by the descriptors, is called as a client over gRPC calls it,
 //! and its answer is written by the descriptors again. So each check, limit and right is passed once, and a new method
-//! costs an annotation. The body is read where a client over gRPC would have sent its message ([`ask`]): once it is known
+//! costs an annotation. The body is read where a client over gRPC would have sent its message ([`lazy_body`]): once it is known
 //! who calls. Only contents, whose answers are bytes, are written by hand.
 
 mod accept;
 pub(crate) mod answer;
-mod ask;
 mod bind;
 mod body;
 mod call;
 mod content;
 mod import;
 pub(crate) mod json;
+mod lazy_body;
 mod openapi;
 mod ranges;
 mod routes;
@@ -29,14 +29,14 @@ use prost::Message as _;
 use prost_reflect::{DynamicMessage, MethodDescriptor};
 use tonic::body::Body;
 
-use crate::api::access::SessionDoor;
+use crate::api::access::BrowserSessions;
 use crate::api::outbound::{PlainErrors, Shared};
 use crate::api::request_id::RequestId;
 use crate::api::status::{Violations, internal};
 use crate::pb;
 use crate::rest::answer::{Refusal, whole};
-use crate::rest::ask::Asked;
 use crate::rest::call::Caller;
+use crate::rest::lazy_body::UnreadRequest;
 use crate::rest::routes::{Found, Route};
 use crate::rest::stream::Form;
 
@@ -48,7 +48,7 @@ const DESCRIPTION: &str = "/v1/openapi.json";
 /// What it takes.
 const DESCRIPTION_METHODS: &str = "GET, HEAD, OPTIONS";
 
-/// How errors are told here.
+/// How errors are written over plain HTTP.
 pub const ERRORS: PlainErrors =
     PlainErrors { refused: |status| Refusal::from(status).into_response(), last_words: stream::last_words };
 
@@ -58,13 +58,13 @@ pub struct Rest {
     services: Services,
     routes: Arc<Vec<Route>>,
     bounds: BodyBounds,
-    door: SessionDoor,
+    sessions: BrowserSessions,
 }
 
 impl Rest {
-    /// Makes the face of these services, with sessions of this door.
-    pub fn new(services: Services, bounds: BodyBounds, door: SessionDoor) -> Rest {
-        Rest { services, routes: Arc::new(routes::routes(json::pool())), bounds, door }
+    /// Makes the face of these services, with these sessions of browsers.
+    pub fn new(services: Services, bounds: BodyBounds, sessions: BrowserSessions) -> Rest {
+        Rest { services, routes: Arc::new(routes::routes(json::pool())), bounds, sessions }
     }
 
     /// Answers a request.
@@ -75,7 +75,7 @@ impl Rest {
 
     async fn answered(&self, request: Request<Body>) -> Result<Response<Body>, Refusal> {
         if request.uri().path() == session::PATH {
-            return session::answer(&self.door, &request);
+            return session::answer(&self.sessions, &request);
         }
         if let Some(job_id) = import::job_of(request.uri().path()) {
             return import::answer(self, job_id, request).await;
@@ -107,8 +107,8 @@ impl Rest {
         }
         let form = Form::of(&route.rpc, &head.headers)?;
         let path = path.into_iter().map(|(name, text)| (name.to_owned(), text)).collect();
-        let asked = Asked { route: route.clone(), path, head, body, bounds: self.bounds };
-        let (message, outcome) = ask::lazily(asked);
+        let unread = UnreadRequest { route: route.clone(), path, head, body, bounds: self.bounds };
+        let (message, outcome) = lazy_body::lazy_body(unread);
         let answered = caller.call(&self.services, &route.rpc, message).await;
         let outcome = outcome.take();
         if let Some(refusal) = outcome.refusal {

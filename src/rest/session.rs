@@ -6,21 +6,21 @@ use serde_json::json;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-use crate::api::access::SessionDoor;
+use crate::api::access::BrowserSessions;
 use crate::rest::answer::{Refusal, document};
 
 /// Where sessions begin and end.
 pub(super) const PATH: &str = "/v1/session";
 
 /// Answers a request for a session.
-pub(super) fn answer(door: &SessionDoor, request: &Request<Body>) -> Result<Response<Body>, Refusal> {
+pub(super) fn answer(sessions: &BrowserSessions, request: &Request<Body>) -> Result<Response<Body>, Refusal> {
     match *request.method() {
         Method::POST => {
-            let begun = door.begin(request).map_err(refusal)?;
+            let begun = sessions.begin(request).map_err(refusal)?;
             let said = json!({"principal": begun.principal, "expire_time": begun.expire_time});
             Ok(with_cookie(document(StatusCode::OK, &said), &begun.cookie))
         }
-        Method::DELETE => Ok(with_cookie(document(StatusCode::OK, &json!({})), &door.end(request))),
+        Method::DELETE => Ok(with_cookie(document(StatusCode::OK, &json!({})), &sessions.end(request))),
         Method::OPTIONS => Ok(super::methods_of("POST, DELETE, OPTIONS")),
         _ => Err(Refusal::no_method(request.method().as_str(), PATH, "POST, DELETE, OPTIONS".to_owned())),
     }

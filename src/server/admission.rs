@@ -51,12 +51,12 @@ pub async fn check(settings: &ServerSettings) -> Result<Book, ServeError> {
     }
     traces::check()?;
     let book = access_beside(&settings.engine.data_dir).await.map_err(Box::new)?;
-    judge_places(settings, &book, Clock::system().now())?;
+    check_addresses(settings, &book, Clock::system().now())?;
     Ok(book)
 }
 
 /// Fails where a place of the settings may not be reached.
-pub(super) fn judge_places(settings: &ServerSettings, book: &Book, now: Timestamp) -> Result<(), ServeError> {
+pub(super) fn check_addresses(settings: &ServerSettings, book: &Book, now: Timestamp) -> Result<(), ServeError> {
     let metrics = settings.metrics_listen.map(|at| ("metrics_listen", Place::Address(at)));
     let places = settings.listen.iter().map(|place| ("listen", place.clone())).chain(metrics);
     match places.into_iter().find(|(_, place)| !may_reach(place, settings, book, now)) {

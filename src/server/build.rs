@@ -33,7 +33,7 @@ pub struct Built {
     pub(super) recovery: Duration,
 }
 
-/// Opens the store and makes an engine of it, which counts what it does in `metrics` and tells `traces` of it.
+/// Opens the store and makes an engine of it, which counts what it does in `metrics` and reports it to `traces`.
 pub async fn build(
     settings: &EngineSettings,
     metrics: Arc<Metrics>,

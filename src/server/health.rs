@@ -37,9 +37,9 @@ const SERVICES: [&str; 5] = [
 /// The name under which health says that the process is alive, while it drains too: a liveness probe must not kill a drain.
 const LIVE: &str = "live";
 
-/// The health of each service, which is told and asked.
+/// The health of each service: set by the server, checked and watched by clients.
 #[derive(Clone, Debug)]
-pub(super) struct Healths {
+pub(super) struct HealthStatuses {
     all: Arc<HashMap<&'static str, watch::Sender<ServingStatus>>>,
     /// That of all names that are not among them.
     unknown: Arc<watch::Sender<ServingStatus>>,
@@ -47,13 +47,13 @@ pub(super) struct Healths {
     ended: CancellationToken,
 }
 
-impl Healths {
-    /// Makes the healths of a server that is alive, and whose services do not serve yet.
-    pub(super) fn new() -> Healths {
+impl HealthStatuses {
+    /// Makes the statuses of a server that is alive, and whose services do not serve yet.
+    pub(super) fn new() -> HealthStatuses {
         let all = SERVICES.map(|name| (name, ServingStatus::NotServing)).into_iter();
         let all = all.chain([(LIVE, ServingStatus::Serving)]).map(|(name, status)| (name, watch::Sender::new(status)));
         let unknown = Arc::new(watch::Sender::new(ServingStatus::ServiceUnknown));
-        Healths { all: Arc::new(all.collect()), unknown, ended: CancellationToken::new() }
+        HealthStatuses { all: Arc::new(all.collect()), unknown, ended: CancellationToken::new() }
     }
 
     /// Returns the service that is asked.
@@ -72,7 +72,7 @@ fn said(status: ServingStatus) -> HealthCheckResponse {
 }
 
 #[tonic::async_trait]
-impl Health for Healths {
+impl Health for HealthStatuses {
     type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
 
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
@@ -81,7 +81,7 @@ impl Health for Healths {
         Ok(Response::new(said(*health.borrow())))
     }
 
-    /// Follows a health. That of a service that is not there is told as one that is unknown, and the stream stays open.
+    /// Follows the health of a service. One that does not exist is `SERVICE_UNKNOWN`, and its stream stays open.
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let known = self.all.get(&*request.get_ref().service);
         let mut health = known.map_or_else(|| self.unknown.subscribe(), watch::Sender::subscribe);
@@ -102,23 +102,23 @@ impl Health for Healths {
 
 /// Updates health whenever the store becomes writable, and whenever it stops being so.
 pub(super) async fn follow(
-    healths: &Healths,
+    statuses: &HealthStatuses,
     readiness: &watch::Sender<Readiness>,
     mut condition: watch::Receiver<Condition>,
 ) -> Infallible {
     while condition.changed().await.is_ok() {
         let is_writable = *condition.borrow_and_update() == Condition::Writable;
-        report(healths, readiness, if is_writable { Readiness::Ready } else { Readiness::Store });
+        report(statuses, readiness, if is_writable { Readiness::Ready } else { Readiness::Store });
     }
     // The writer has ended, and so will the engine.
     std::future::pending().await
 }
 
 /// Says how the server is.
-pub(super) fn report(healths: &Healths, readiness: &watch::Sender<Readiness>, now: Readiness) {
+pub(super) fn report(statuses: &HealthStatuses, readiness: &watch::Sender<Readiness>, now: Readiness) {
     readiness.send_replace(now);
     let status = if now == Readiness::Ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-    for health in SERVICES.into_iter().filter_map(|name| healths.all.get(name)) {
+    for health in SERVICES.into_iter().filter_map(|name| statuses.all.get(name)) {
         health.send_if_modified(|told| std::mem::replace(told, status) != status);
     }
 }

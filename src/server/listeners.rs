@@ -13,7 +13,7 @@ use crate::listen::ListenSettings;
 use crate::listen::accept::{self, Listener, Room};
 use crate::listen::socket::Socket;
 use crate::listen::tls::Tls;
-use crate::server::services::{self, Around};
+use crate::server::services::{self, Layers};
 
 /// The socket in the data directory by which the server's own user calls.
 const SOCKET: &str = "haul.sock";
@@ -60,12 +60,12 @@ impl Listeners {
         self,
         data_dir: &Path,
         routes: Routes,
-        around: &Around,
+        layers: &Layers,
         bounds: &ListenSettings,
         closing: &CancellationToken,
     ) -> JoinSet<()> {
         let mut calls = JoinSet::new();
-        let layered = services::layered(routes, around, self.metrics.is_none());
+        let layered = services::layered(routes, layers, self.metrics.is_none());
         // That socket has room of its own: whatever others hold, the server's own user comes in.
         let own = socket(data_dir).map(|socket| (Listener::Socket(socket), Room::new(bounds)));
         let room = Room::new(bounds);
@@ -73,7 +73,7 @@ impl Listeners {
             calls.spawn(accept::serve(listener, layered.clone(), room, bounds.clone(), closing.clone()));
         }
         if let Some(listener) = self.metrics {
-            let alone = services::metrics_alone(around, listener.is_near());
+            let alone = services::metrics_alone(layers, listener.is_near());
             // Nor do they keep out who looks whether the server is well.
             let room = Room::new(bounds);
             calls.spawn(accept::serve(listener, alone, room, bounds.clone(), closing.clone()));

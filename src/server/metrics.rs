@@ -17,7 +17,7 @@ use crate::engine::figures::NamedHost;
 use crate::engine::handle::Engine;
 use crate::net::HttpClient;
 use crate::telemetry::metrics::page::{Gauges, HostGauges, page};
-use crate::telemetry::metrics::{Metrics, Words};
+use crate::telemetry::metrics::{LabelValues, Metrics};
 use crate::telemetry::process::Process;
 use crate::web::Readiness;
 use crate::web::metrics::Scrape;
@@ -32,14 +32,14 @@ const SIZES_SHARE: u32 = 20;
 const UNKNOWN: u64 = u64::MAX;
 
 /// Gathers the values of labels: reasons as the contract names them, and the methods of haul in these descriptors.
-pub(super) fn words(hosts: Vec<String>, descriptors: &[&[u8]]) -> Words {
+pub(super) fn label_values(hosts: Vec<String>, descriptors: &[&[u8]]) -> LabelValues {
     let sets = descriptors.iter().filter_map(|bytes| FileDescriptorSet::decode(*bytes).ok());
     let files = sets.flat_map(|set| set.file).filter(|file| file.package() == "haul.v1");
     let methods = files.flat_map(|file| file.service).flat_map(|service| {
         let name = service.name().to_owned();
         service.method.into_iter().map(move |method| format!("{name}/{}", method.name()))
     });
-    Words {
+    LabelValues {
         failure_reasons: to_proto::failure_reason_labels(),
         wait_reasons: to_proto::wait_reason_labels(),
         methods: methods.collect(),
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn labels_are_the_words_of_the_contract() {
-        let words = words(Vec::new(), &crate::server::services::DESCRIPTORS);
+        let words = label_values(Vec::new(), &crate::server::services::DESCRIPTORS);
         assert_eq!((words.failure_reasons.len(), words.wait_reasons.len()), (30, 12));
         assert!(words.failure_reasons.iter().any(|it| it == "timeout_connect"), "{words:?}");
         assert!(words.wait_reasons.iter().any(|it| it == "backing_off"), "{words:?}");

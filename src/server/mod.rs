@@ -39,11 +39,11 @@ use crate::engine::handle::Engine;
 use crate::listen::tls::Tls;
 use crate::model::spec::TaskOptions;
 use crate::pb;
-use crate::server::admission::{judge_places, prepare_access};
-use crate::server::health::Healths;
+use crate::server::admission::{check_addresses, prepare_access};
+use crate::server::health::HealthStatuses;
 use crate::server::listeners::Listeners;
 use crate::server::metrics::Figures;
-use crate::server::services::{Around, Browsers, DESCRIPTORS};
+use crate::server::services::{Browsers, DESCRIPTORS, Layers};
 use crate::store::{Store, StoreError};
 use crate::telemetry::calls::CallTracer;
 use crate::telemetry::metrics::Metrics;
@@ -99,16 +99,16 @@ pub async fn serve(
     ready: impl FnOnce(&[String]),
 ) -> Result<(), ServeError> {
     let tls = settings.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
-    let counted = Arc::new(Metrics::new(metrics::words(settings.metrics_hosts.clone(), &DESCRIPTORS)));
+    let counted = Arc::new(Metrics::new(metrics::label_values(settings.metrics_hosts.clone(), &DESCRIPTORS)));
     let (traces, sender) = Traces::start(settings.trace_ratio, counted.clone())?.unzip();
     let Built { engine, task, store, client, recovery } =
         build(&settings.engine, counted.clone(), traces.clone()).await?;
-    judge_places(&settings, &engine.books().borrow().clone(), engine.now())?;
+    check_addresses(&settings, &engine.books().borrow().clone(), engine.now())?;
     let listeners = listen(&settings, tls.as_ref()).await?;
     let addresses = listeners.addresses();
 
     let (closing, shutdown) = (CancellationToken::new(), Shutdown::default());
-    let healths = Healths::new();
+    let healths = HealthStatuses::new();
     let readiness = watch::Sender::new(Readiness::Ready);
     health::report(&healths, &readiness, Readiness::Ready);
     let (room, sizes) = sizes::Room::look_at(&settings.engine).await;
@@ -118,16 +118,16 @@ pub async fn serve(
         routes(&settings, facts, &engine, &store, &shutdown, &access, &closing)?.add_service(healths.service());
     let directories = [settings.engine.data_dir.clone(), settings.engine.download_dir.clone()];
     let figures = Figures::new(directories, engine.clone(), client, counted.clone(), readiness.subscribe(), recovery);
-    let mut around = around(&settings, readiness.subscribe(), access.clone(), counted, figures.clone());
-    around.tracer = traces.map(|traces| tracer(traces, &engine));
+    let mut layers = layers(&settings, readiness.subscribe(), access.clone(), counted, figures.clone());
+    layers.tracer = traces.map(|traces| tracer(traces, &engine));
 
     let last_row = audit_log::last_row(store.as_ref()).await?;
     let mut work = JoinSet::from_iter([async move { task.run().await.map_err(ServeError::from) }]);
     prepare_access(&settings, &engine).await?;
-    let mut calls = listeners.serve(&settings.engine.data_dir, routes, &around, &settings.bounds, &closing);
+    let mut calls = listeners.serve(&settings.engine.data_dir, routes, &layers, &settings.bounds, &closing);
     let mut following = keep_on(&settings, &access, &engine, (store, last_row), figures, &closing);
     following.spawn(room.keep(sizes, closing.clone()));
-    let telling = Telling::start(sender);
+    let telling = SpanExport::start(sender);
     if let Some(tls) = tls {
         following.spawn(tls.follow(reload, closing.clone()));
     }
@@ -193,14 +193,14 @@ async fn listen(settings: &ServerSettings, tls: Option<&Arc<Tls>>) -> Result<Lis
 }
 
 /// What stands around the services.
-fn around(
+fn layers(
     settings: &ServerSettings,
     readiness: watch::Receiver<Readiness>,
     access: Access,
     metrics: Arc<Metrics>,
     figures: Figures,
-) -> Around {
-    Around {
+) -> Layers {
+    Layers {
         readiness,
         browsers: browsers(settings),
         access,
@@ -211,26 +211,26 @@ fn around(
     }
 }
 
-/// What tells a collector of calls.
+/// Returns what makes a span of each call.
 fn tracer(traces: Arc<Traces>, engine: &Engine) -> CallTracer {
     let engine = engine.clone();
     CallTracer { traces, now: Arc::new(move || engine.now()) }
 }
 
 /// The sender of spans, where there is a collector.
-struct Telling {
+struct SpanExport {
     closing: CancellationToken,
     sending: JoinSet<()>,
 }
 
-impl Telling {
-    fn start(sender: Option<Sender>) -> Telling {
+impl SpanExport {
+    fn start(sender: Option<Sender>) -> SpanExport {
         let closing = CancellationToken::new();
         let sending = sender.into_iter().map(|sender| sender.run(closing.clone())).collect();
-        Telling { closing, sending }
+        SpanExport { closing, sending }
     }
 
-    /// Ends it when the last calls have been told of.
+    /// Ends it when the spans of the last calls have been sent.
     async fn end(self) {
         self.closing.cancel();
         self.sending.join_all().await;
@@ -253,7 +253,7 @@ fn keep_on(
     figures: Figures,
     closing: &CancellationToken,
 ) -> JoinSet<()> {
-    let mut all = JoinSet::from_iter([access.clone().keep(closing.clone())]);
+    let mut all = JoinSet::from_iter([access.clone().store_uses(closing.clone())]);
     all.spawn(log_audit_heads(store.clone(), closing.clone()));
     if let Some(sink) = settings.audit_log.clone() {
         all.spawn(audit_log::follow(store, sink, last_row, closing.clone()));

@@ -10,7 +10,7 @@ use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
 
 use crate::api::access::service::AccessApi;
-use crate::api::access::{Access, SessionDoor};
+use crate::api::access::{Access, BrowserSessions};
 use crate::api::admin::Admin;
 use crate::api::complete::CompleteErrors;
 use crate::api::content::Contents;
@@ -33,7 +33,7 @@ use crate::rest::{self, BodyBounds, Rest};
 use crate::telemetry::calls::{CallTracer, CountCalls};
 use crate::telemetry::metrics::Metrics;
 use crate::web::metrics::Scrape;
-use crate::web::{self, Readiness, Steer, Web};
+use crate::web::{self, Dispatch, Readiness, Web};
 
 /// The largest message that is accepted, in bytes.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -96,9 +96,9 @@ pub(super) struct Browsers {
     pub(super) is_behind_tls: bool,
 }
 
-/// What stands around the services, and beside them.
+/// What the layers around the services are made of, and what is answered beside them.
 #[derive(Clone)]
-pub(super) struct Around {
+pub(super) struct Layers {
     pub(super) readiness: watch::Receiver<Readiness>,
     pub(super) browsers: Browsers,
     pub(super) access: Access,
@@ -108,7 +108,7 @@ pub(super) struct Around {
     pub(super) scrape: Scrape,
 }
 
-impl Around {
+impl Layers {
     /// What is scraped, for everybody.
     fn open_page(&self) -> rest::Services {
         BoxCloneSyncService::new(web::metrics::service(self.scrape.clone()))
@@ -121,8 +121,8 @@ impl Around {
     }
 
     /// Where sessions of browsers begin and end.
-    fn door(&self) -> SessionDoor {
-        self.access.door(self.browsers.is_behind_tls)
+    fn browser_sessions(&self) -> BrowserSessions {
+        self.access.browser_sessions(self.browsers.is_behind_tls)
     }
 
     fn guard(&self) -> BrowserGuard {
@@ -135,8 +135,8 @@ impl Around {
 /// anything runs; what is not gRPC goes to plain HTTP, which calls the services as gRPC does; then gRPC-Web made plain
 /// gRPC, the count of calls, who calls, bounds on what has not arrived, deadlines, errors with all their details, and messages
 /// that were framed for many.
-pub(super) fn layered(services: Routes, around: &Around, has_metrics: bool) -> impl Answers + use<> {
-    let Around { readiness, browsers, access, request_body_idle, metrics, tracer, .. } = around.clone();
+pub(super) fn layered(services: Routes, layers: &Layers, has_metrics: bool) -> impl Answers + use<> {
+    let Layers { readiness, browsers, access, request_body_idle, metrics, tracer, .. } = layers.clone();
     let count = CountCalls::new(metrics, "haul.v1").traced(tracer);
     let called =
         ServiceBuilder::new().layer(Through(Deadlines)).layer(Through(CompleteErrors)).layer(Through(SendFrames));
@@ -145,9 +145,9 @@ pub(super) fn layered(services: Routes, around: &Around, has_metrics: bool) -> i
     let bounds = BodyBounds { bytes_max: MESSAGE_BYTES_MAX as u64, idle_max: request_body_idle, whole_max };
     let within =
         ServiceBuilder::new().layer(Through(count.clone())).layer(Through(access.clone())).service(called.clone());
-    let rest = Rest::new(BoxCloneSyncService::new(within), bounds, around.door());
-    let page = has_metrics.then(|| around.page());
-    let web = Web::new(readiness, around.door(), Some(rest), page, browsers.has_dashboard);
+    let rest = Rest::new(BoxCloneSyncService::new(within), bounds, layers.browser_sessions());
+    let page = has_metrics.then(|| layers.page());
+    let web = Web::new(readiness, layers.browser_sessions(), Some(rest), page, browsers.has_dashboard);
     let grpc = ServiceBuilder::new()
         .layer(tonic_web::GrpcWebLayer::new())
         .layer(Through(count))
@@ -157,18 +157,18 @@ pub(super) fn layered(services: Routes, around: &Around, has_metrics: bool) -> i
     ServiceBuilder::new()
         .layer(Through(NameRequests))
         .layer(Through(Outbound::new(rest::ERRORS)))
-        .layer(Through(around.guard()))
-        .service(Steer::new(grpc, web, browsers.has_grpc_web))
+        .layer(Through(layers.guard()))
+        .service(Dispatch::new(grpc, web, browsers.has_grpc_web))
 }
 
 /// Metrics and probes alone, for an address of their own. Where that is on this machine (`is_near`) its users need no token.
-pub(super) fn metrics_alone(around: &Around, is_near: bool) -> impl Answers + use<> {
-    let web = Web::new(around.readiness.clone(), around.door(), None, Some(around.page()), false);
-    let web = if is_near { web.with_metrics_here(around.open_page()) } else { web };
+pub(super) fn metrics_alone(layers: &Layers, is_near: bool) -> impl Answers + use<> {
+    let web = Web::new(layers.readiness.clone(), layers.browser_sessions(), None, Some(layers.page()), false);
+    let web = if is_near { web.with_metrics_here(layers.open_page()) } else { web };
     ServiceBuilder::new()
         .layer(Through(NameRequests))
         .layer(Through(Outbound::new(rest::ERRORS)))
-        .layer(Through(around.guard()))
+        .layer(Through(layers.guard()))
         .service(web)
 }
 

@@ -87,7 +87,7 @@ pub struct ServerSettings {
     pub has_dashboard: bool,
     /// Who has to authenticate.
     pub policy: Policy,
-    /// Who may ask what the server tells of itself.
+    /// Who may call the methods by which the server describes itself.
     pub exposure: Exposure,
     /// Whether the methods of the server can be listed by reflection.
     pub has_reflection: bool,
@@ -97,7 +97,7 @@ pub struct ServerSettings {
     pub token_lifetime_max: Duration,
     /// How often somebody may call, and fail.
     pub call_bounds: CallBounds,
-    /// Of how many attempts of a large job that did not fail a collector of traces is told, from 0 to 1.
+    /// The share of the attempts of a large job that are traced although they did not fail, from 0 to 1.
     pub trace_ratio: f64,
     /// How long a drain may take.
     pub shutdown_grace: Duration,

@@ -179,7 +179,7 @@ mod tests {
 
     use super::*;
     use crate::middleware::Through;
-    use crate::telemetry::metrics::Words;
+    use crate::telemetry::metrics::LabelValues;
     use crate::telemetry::metrics::page::{Form, Gauges, page};
 
     async fn call(metrics: &Arc<Metrics>, path: &str, response: Response<Body>, reads: bool) {
@@ -200,7 +200,7 @@ mod tests {
     #[tokio::test]
     async fn a_call_is_counted_by_how_it_ended() {
         let methods = vec!["A/B".to_owned()];
-        let metrics = Arc::new(Metrics::new(Words { methods, ..Words::default() }));
+        let metrics = Arc::new(Metrics::new(LabelValues { methods, ..LabelValues::default() }));
         let trailed = || {
             let mut trailers = HeaderMap::new();
             trailers.insert("grpc-status", "5".parse().unwrap());

@@ -73,7 +73,7 @@ pub(in crate::telemetry) const CODES: [&str; 17] = [
 
 /// The values of labels that others have the lists of.
 #[derive(Clone, Debug, Default)]
-pub struct Words {
+pub struct LabelValues {
     /// Reasons of failures, in the order of their places.
     pub failure_reasons: Vec<String>,
     /// Reasons to wait, in the order of their places.
@@ -197,7 +197,7 @@ pub struct AttemptSeen {
 /// Everything that is counted.
 #[derive(Debug)]
 pub struct Metrics {
-    words: Words,
+    words: LabelValues,
     jobs_ended: Counts,
     tasks_ended: OfKind<Counts>,
     attempts: OfKind<Counts>,
@@ -221,13 +221,13 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Metrics {
-        Metrics::new(Words::default())
+        Metrics::new(LabelValues::default())
     }
 }
 
 impl Metrics {
     /// Makes metrics that have counted nothing.
-    pub fn new(words: Words) -> Metrics {
+    pub fn new(words: LabelValues) -> Metrics {
         let ends = || Counts::new(["succeeded", "failed", "cancelled"]);
         let host =
             |name: &String| HostCounts { name: name.clone(), received: Arc::default(), failures: Count::default() };

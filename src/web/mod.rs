@@ -1,6 +1,6 @@
 //! The faces of the server on its one listener: what is gRPC goes to the services, everything else comes here.
 //!
-//! [`Steer`] parts the two by the content type of a request. [`Web`] answers plain HTTP: probes for whoever runs the
+//! [`Dispatch`] parts the two by the content type of a request. [`Web`] answers plain HTTP: probes for whoever runs the
 //! server, metrics, the API as JSON, and the dashboard. It owns no socket and decides nothing about jobs.
 
 mod assets;
@@ -21,27 +21,27 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Service, ServiceExt as _};
 
-use crate::api::access::SessionDoor;
+use crate::api::access::BrowserSessions;
 use crate::api::request_id::RequestId;
 use crate::rest::answer::{Refusal, whole};
 use crate::rest::{Rest, Services};
 
 /// Sends `application/grpc*` to one service and the rest to another.
 #[derive(Clone, Debug)]
-pub struct Steer<G, W> {
+pub struct Dispatch<G, W> {
     grpc: G,
     web: W,
     has_grpc_web: bool,
 }
 
-impl<G, W> Steer<G, W> {
+impl<G, W> Dispatch<G, W> {
     /// Joins the services of gRPC, gRPC-Web among it where `has_grpc_web`, and those of plain HTTP.
-    pub fn new(grpc: G, web: W, has_grpc_web: bool) -> Steer<G, W> {
-        Steer { grpc, web, has_grpc_web }
+    pub fn new(grpc: G, web: W, has_grpc_web: bool) -> Dispatch<G, W> {
+        Dispatch { grpc, web, has_grpc_web }
     }
 }
 
-impl<G, W> Service<Request<Body>> for Steer<G, W>
+impl<G, W> Service<Request<Body>> for Dispatch<G, W>
 where
     G: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     W: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
@@ -93,7 +93,7 @@ pub struct Web(Arc<Pages>);
 #[derive(Clone, Debug)]
 struct Pages {
     readiness: watch::Receiver<Readiness>,
-    door: SessionDoor,
+    sessions: BrowserSessions,
     api: Option<Rest>,
     metrics: Option<Services>,
     /// The metrics for callers on this machine, who need no token for them and for probes; `None`: they do.
@@ -102,16 +102,16 @@ struct Pages {
 }
 
 impl Web {
-    /// Makes the service; `readiness` is what `/readyz` says, `door` judges who asks for it, `api` answers what is below
+    /// Makes the service; `readiness` is what `/readyz` says, `sessions` judges who asks for it, `api` answers what is below
     /// `/v1/`, `metrics` is `/metrics`, and `has_dashboard` says whether there is one.
     pub fn new(
         readiness: watch::Receiver<Readiness>,
-        door: SessionDoor,
+        sessions: BrowserSessions,
         api: Option<Rest>,
         metrics: Option<Services>,
         has_dashboard: bool,
     ) -> Web {
-        Web(Arc::new(Pages { readiness, door, api, metrics, metrics_here: None, has_dashboard }))
+        Web(Arc::new(Pages { readiness, sessions, api, metrics, metrics_here: None, has_dashboard }))
     }
 
     /// Serves these metrics, and probes, to callers on this machine without asking who they are.
@@ -125,7 +125,7 @@ impl Web {
 impl Pages {
     /// Returns the metrics for a caller on this machine that need no token.
     fn here(&self, request: &Request<Body>) -> Option<&Services> {
-        self.metrics_here.as_ref().filter(|_| SessionDoor::is_here(request))
+        self.metrics_here.as_ref().filter(|_| BrowserSessions::is_here(request))
     }
 
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
@@ -150,7 +150,7 @@ impl Pages {
     fn probe(&self, request: &Request<Body>) -> Response<Body> {
         let path = request.uri().path();
         if self.here(request).is_none()
-            && let Err(refused) = self.door.judge_probe(request)
+            && let Err(refused) = self.sessions.judge_probe(request)
         {
             return Refusal::from(refused).of(&RequestId::of(request)).into_response();
         }

@@ -1,6 +1,4 @@
-//! Who may call what: every method by every role, the first token, tokens that end, and whose jobs are whose.
-
-use std::os::unix::fs::PermissionsExt as _;
+//! Who may call what: every method and route by every role, whose jobs are whose, and what a token shows.
 
 use haul::pb;
 use haul::pb::access_service_client::AccessServiceClient;
@@ -17,7 +15,7 @@ use crate::it::curl;
 use crate::it::wire::{Answer, call, call_web};
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::server::{PATIENCE, Server, haul, until};
+use crate::support::server::{Server, haul};
 use crate::support::spec::{fetch, job};
 
 const ROLES: [&str; 7] = ["submit", "read", "control", "admin", "operator", "auditor", "monitor"];
@@ -220,104 +218,6 @@ async fn every_route_is_judged_for_strangers_and_for_each_role() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_token_ends_what_needed_none_and_a_restart_changes_nothing() {
-    let mut server = Server::start().await;
-    let who = AccessServiceClient::new(server.channel.clone()).who_am_i(pb::WhoAmIRequest {}).await.unwrap();
-    let who = who.into_inner();
-    assert_eq!((who.principal.as_str(), who.method.as_str()), ("local", "LOOPBACK"));
-    let mut watch = server.jobs().watch_jobs(pb::WatchJobsRequest::default()).await.unwrap().into_inner();
-    assert!(watch.message().await.unwrap().is_some());
-    let mut health = tonic_health::pb::health_client::HealthClient::new(server.channel.clone());
-    let request = tonic_health::pb::HealthCheckRequest::default();
-    let mut healths = health.watch(request.clone()).await.unwrap().into_inner();
-    assert!(healths.message().await.unwrap().is_some());
-
-    let operator = operator(&server);
-    let ended = tokio::time::timeout(PATIENCE, watch.message()).await.expect("the stream ends");
-    refused(ended, Code::Unauthenticated, "NO_CREDENTIALS");
-    let ended = tokio::time::timeout(PATIENCE, healths.message()).await.expect("the stream ends");
-    refused(ended, Code::Unauthenticated, "NO_CREDENTIALS");
-    refused(server.jobs().list_jobs(pb::ListJobsRequest::default()).await, Code::Unauthenticated, "NO_CREDENTIALS");
-    assert!(health.check(request).await.is_ok(), "probes have no token");
-    let who = access(&server, &operator).who_am_i(pb::WhoAmIRequest {}).await.unwrap().into_inner();
-    assert_eq!((who.principal.as_str(), who.method.as_str(), who.token_id), ("op", "TOKEN", id_of(&operator)));
-    assert!(who.expire_time.is_some());
-
-    server.kill();
-    server.launch().await;
-    refused(server.jobs().list_jobs(pb::ListJobsRequest::default()).await, Code::Unauthenticated, "NO_CREDENTIALS");
-    let request = pb::RevokeTokenRequest { token_id: id_of(&operator), with_descendants: false };
-    refused(access(&server, &operator).revoke_token(request).await, Code::FailedPrecondition, "LAST_OPERATOR");
-    let second = token(&server, &operator, &["second", "--grant", "operator"]);
-    let request = pb::RevokeTokenRequest { token_id: id_of(&operator), with_descendants: false };
-    assert_eq!(access(&server, &second).revoke_token(request).await.unwrap().into_inner().revoked, 1);
-    let call = access(&server, &operator).who_am_i(pb::WhoAmIRequest {}).await;
-    refused(call, Code::Unauthenticated, "BAD_CREDENTIALS");
-
-    // Without a server its user makes another one.
-    assert!(server.terminate().success());
-    let data = server.data();
-    let data = data.to_str().unwrap();
-    let made = haul(&["token", "create", "third", "--grant", "monitor", "--offline", "--data-dir", data]);
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    server.launch().await;
-    let third = String::from_utf8(made.stdout).unwrap();
-    assert!(access(&server, third.trim()).who_am_i(pb::WhoAmIRequest {}).await.is_ok());
-    let busy = haul(&["token", "create", "fourth", "--grant", "monitor", "--offline", "--data-dir", data]);
-    assert_eq!(busy.status.code(), Some(1), "a server uses it");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_ends_ends_its_streams_and_what_waits() {
-    let (server, origin) = (Server::start().await, Origin::start());
-    origin.reply("/hang", Reply::hang());
-    let running = server.submit(job(vec![fetch(origin.url("/hang"))])).await;
-    let operator = operator(&server);
-    let reader = |name: &str| token(&server, &operator, &[name, "--grant", "read"]);
-    let watch = async |token: &str| {
-        let mut stream = jobs(&server, token).watch_jobs(pb::WatchJobsRequest::default()).await.unwrap().into_inner();
-        assert!(stream.message().await.unwrap().is_some());
-        stream
-    };
-    let end_of = async |mut stream: tonic::Streaming<pb::WatchJobsResponse>| {
-        let end = async {
-            loop {
-                match stream.message().await {
-                    Ok(Some(_)) => {}
-                    Ok(None) => panic!("it ended well"),
-                    Err(status) => return reason(&status),
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, end).await.expect("the stream ends")
-    };
-    let (revoked, narrowed, disabled) = (reader("revoked"), reader("narrowed"), reader("disabled"));
-    let streams = (watch(&revoked).await, watch(&narrowed).await, watch(&disabled).await);
-    let mut wait = {
-        let mut client = jobs(&server, &revoked);
-        let request = pb::WaitJobRequest { job_id: running.clone(), timeout: None };
-        tokio::task::JoinSet::from_iter([async move { client.wait_job(request).await }])
-    };
-    let mut admin = access(&server, &operator);
-    let request = pb::RevokeTokenRequest { token_id: id_of(&revoked), with_descendants: false };
-    admin.revoke_token(request).await.unwrap();
-    for (name, path) in [("narrowed", "grants"), ("disabled", "disabled")] {
-        let principal = pb::Principal { name: name.to_owned(), disabled: true, ..Default::default() };
-        let update_mask = Some(prost_types::FieldMask { paths: vec![path.to_owned()] });
-        admin.update_principal(pb::UpdatePrincipalRequest { principal: Some(principal), update_mask }).await.unwrap();
-    }
-    let bad = (Code::Unauthenticated, "BAD_CREDENTIALS".to_owned());
-    assert_eq!(end_of(streams.0).await, bad);
-    assert_eq!(end_of(streams.1).await, (Code::PermissionDenied, "MISSING_ROLE".to_owned()));
-    assert_eq!(end_of(streams.2).await, bad);
-    let waited = tokio::time::timeout(PATIENCE, wait.join_next()).await.expect("the wait ends").unwrap().unwrap();
-    assert_eq!(reason(&waited.unwrap_err()), bad);
-    let short = token(&server, &operator, &["short", "--grant", "read", "--lifetime", "3s"]);
-    assert_eq!(end_of(watch(&short).await).await, bad);
-    refused(jobs(&server, &short).list_jobs(pb::ListJobsRequest::default()).await, bad.0, &bad.1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn who_submits_has_its_own_jobs_and_knows_of_no_other() {
     let server = Server::start().await;
     let of_local = server.submit(pb::JobSpec { open: true, ..job(Vec::new()) }).await;
@@ -447,161 +347,6 @@ async fn the_text_of_a_token_is_nowhere_but_where_it_was_asked_for() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_on_this_machine_does_not_make_the_world_local() {
-    let server = Server::start().await;
-    for header in ["x-forwarded-for", "forwarded", "via", "x-real-ip"] {
-        let status = call(&server, "haul.v1.JobService/ListJobs", b"", &[(header, "192.0.2.1")]).await.status();
-        assert_eq!(reason(&status), (Code::Unauthenticated, "PROXIED_WITHOUT_AUTH".to_owned()));
-    }
-    let operator = operator(&server);
-    let sent = bearer(&operator);
-    let headers = [("authorization", &*sent), ("via", "1.1 a"), ("host", "evil.example")];
-    let answer = call(&server, "haul.v1.AdminService/GetServerInfo", b"", &headers[..2]).await;
-    assert_eq!(answer.status().code(), Code::Ok);
-    let info: pb::GetServerInfoResponse = answer.message(0);
-    assert_eq!(info.access.unwrap().auth, "required");
-    let tenants = [("authorization", &*sent), ("haul-tenant", "acme")];
-    let status = call(&server, "haul.v1.AdminService/GetServerInfo", b"", &tenants).await.status();
-    assert_eq!(reason(&status), (Code::PermissionDenied, "TENANT_NOT_ALLOWED".to_owned()));
-    let twice = [("authorization", &*sent), ("authorization", &*sent)];
-    let status = call(&server, "haul.v1.AdminService/GetServerInfo", b"", &twice).await.status();
-    assert_eq!(reason(&status), (Code::Unauthenticated, "BAD_CREDENTIALS".to_owned()));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_fails_too_often_is_told_to_wait_and_good_tokens_pass_all_the_same() {
-    let server = Server::with(&["--auth-failures-per-minute", "1"]).await;
-    let operator = operator(&server);
-    let wrong = format!("haul_{}", &operator[5..].chars().rev().collect::<String>());
-    // A minute may end meanwhile, which forgives what was before: three failures are at most two minutes' first ones.
-    let mut reasons = Vec::new();
-    for _ in 0..3 {
-        let status = access(&server, &wrong).who_am_i(pb::WhoAmIRequest {}).await.unwrap_err();
-        if status.code() == Code::ResourceExhausted {
-            assert!(status.get_details_retry_info().unwrap().retry_delay.unwrap() <= std::time::Duration::from_mins(1));
-        }
-        reasons.push(reason(&status).1);
-    }
-    assert_eq!(reasons[0], "BAD_CREDENTIALS");
-    assert!(reasons.contains(&"RATE_LIMITED".to_owned()), "{reasons:?}");
-    assert!(access(&server, &operator).who_am_i(pb::WhoAmIRequest {}).await.is_ok());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_calls_too_often_is_told_to_wait_and_nobody_else_is() {
-    let mut server = Server::start().await;
-    let operator = operator(&server);
-    let other = token(&server, &operator, &["other", "--grant", "read"]);
-    assert!(server.terminate().success());
-    server.flags.extend(["--calls-per-second".to_owned(), "0.01".to_owned()]);
-    server.launch().await;
-    let who = async |token: &str| access(&server, token).who_am_i(pb::WhoAmIRequest {}).await;
-    assert!(who(&operator).await.is_ok());
-    let status = who(&operator).await.unwrap_err();
-    assert_eq!(reason(&status), (Code::ResourceExhausted, "RATE_LIMITED".to_owned()));
-    assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
-    assert!(who(&other).await.is_ok());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_servers_own_user_is_never_locked_out() {
-    let mut server = Server::start().await;
-    let operator = operator(&server);
-    let socket = server.data().join("haul.sock");
-    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
-    let by_socket = format!("unix:{}", socket.display());
-    let said = |args: &[&str]| {
-        let out = haul(args);
-        (out.status.code(), String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr))
-    };
-    let (code, text) = said(&["--server", &server.address, "list"]);
-    assert!(code == Some(1) && text.contains("unix:DATA_DIR/haul.sock"), "{text}");
-    let (code, text) = said(&["--server", &by_socket, "whoami"]);
-    assert!(code == Some(0) && text.contains("local") && text.contains("socket"), "{text}");
-    // Who has no operator's token any more makes another one.
-    assert_eq!(said(&["--server", &by_socket, "token", "revoke", &id_of(&operator)]).0, Some(0));
-    let (code, text) = said(&["--server", &by_socket, "token", "create", "op", "--grant", "operator"]);
-    assert_eq!(code, Some(0), "{text}");
-    let token = text.lines().find(|line| line.starts_with("haul_")).unwrap();
-    assert!(access(&server, token).who_am_i(pb::WhoAmIRequest {}).await.is_ok());
-    // HTTP goes there too, under any name: no page reaches a socket.
-    let http = std::process::Command::new("curl")
-        .args(["--silent", "--unix-socket", socket.to_str().unwrap(), "http://any.example/v1/whoami"])
-        .output()
-        .unwrap();
-    assert!(String::from_utf8_lossy(&http.stdout).contains("\"SOCKET\""), "{http:?}");
-    assert!(server.terminate().success());
-    assert!(!socket.exists(), "it is removed at the end");
-    // What a killed server left is no hindrance.
-    server.launch().await;
-    server.kill();
-    assert!(socket.exists());
-    server.launch().await;
-    assert_eq!(said(&["--server", &by_socket, "whoami"]).0, Some(0));
-    for bad in ["unix:", "unix:/nowhere/haul.sock"] {
-        assert_ne!(said(&["--server", bad, "whoami"]).0, Some(0), "{bad}");
-    }
-}
-
-/// A path that no socket can have is a warning, and the server does without.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_data_directory_that_can_have_no_socket_is_served_all_the_same() {
-    let dir = tempfile::Builder::new().prefix(&"d".repeat(120)).tempdir().unwrap();
-    let server = Server::over(dir, &[]).await;
-    assert!(!server.data().join("haul.sock").exists());
-    // The log arrives by a pipe of its own.
-    until(|| async { server.log().contains("cannot listen on") }).await;
-}
-
-/// A stream that rests on a role ends with it, also where another role would let a new one begin.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stream_ends_with_the_role_that_it_came_by() {
-    let server = Server::start().await;
-    let op = operator(&server);
-    let both = token(&server, &op, &["p", "--grant", "read", "--grant", "submit"]);
-    let other = token(&server, &op, &["other", "--grant", "submit"]);
-    let spec = pb::JobSpec { open: true, ..Default::default() };
-    let theirs = jobs(&server, &other)
-        .submit_job(pb::SubmitJobRequest { job: Some(spec), ..Default::default() })
-        .await
-        .unwrap()
-        .into_inner()
-        .job
-        .unwrap()
-        .job_id;
-    let mut all = jobs(&server, &both).watch_jobs(pb::WatchJobsRequest::default()).await.unwrap().into_inner();
-    let wish = pb::WatchJobRequest { job_id: theirs.clone(), ..Default::default() };
-    let mut one = jobs(&server, &both).watch_job(wish).await.unwrap().into_inner();
-    assert!(all.message().await.unwrap().is_some() && one.message().await.unwrap().is_some());
-    let narrower = pb::Principal {
-        name: "p".into(),
-        grants: vec![pb::Grant { role: pb::Role::Submit as i32, tenant: "default".into() }],
-        ..Default::default()
-    };
-    let mask = Some(prost_types::FieldMask { paths: vec!["grants".into()] });
-    let request = pb::UpdatePrincipalRequest { principal: Some(narrower), update_mask: mask };
-    access(&server, &op).update_principal(request).await.unwrap();
-    for stream in ["all", "one"] {
-        let ended = async {
-            loop {
-                let next = match stream {
-                    "all" => all.message().await.map(|it| it.map(|_| ())),
-                    _ => one.message().await.map(|it| it.map(|_| ())),
-                };
-                match next {
-                    Ok(Some(())) => {}
-                    Ok(None) => panic!("{stream} ended without a status"),
-                    Err(status) => return status,
-                }
-            }
-        };
-        let status = tokio::time::timeout(std::time::Duration::from_secs(5), ended).await.expect(stream);
-        assert_eq!(reason(&status), (Code::PermissionDenied, "MISSING_ROLE".to_owned()), "{stream}");
-        assert_eq!(status.get_details_error_info().unwrap().metadata["role"], "read");
-    }
-}
-
 /// What one message holds has a bound before there is memory for it, whatever the number of its bytes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_of_empty_tasks_takes_no_memory() {
@@ -636,29 +381,6 @@ fn plain(server: &Server, method: &str, path: &str, body: &str) -> curl::Answer 
         body.len()
     );
     curl::raw(server, (head + body).as_bytes())
-}
-
-/// Clients of Unix sockets are known as users of this machine.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_socket_for_others_is_listened_on_and_its_user_is_known() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("haul.sock");
-    let place = format!("unix:{}", path.display());
-    let server =
-        Server::with(&["--allow-private-networks", "--listen", &place, "--socket-mode", "0660", "--auth", "required"])
-            .await;
-    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-    // The tests run as the server's own user, who may do everything by any socket.
-    let who = haul(&["--server", &place, "whoami"]);
-    let said = String::from_utf8_lossy(&who.stdout).into_owned();
-    assert!(who.status.success() && said.contains("local") && said.contains("socket"), "{said}");
-    assert!(!haul(&["--server", &server.address, "whoami"]).status.success(), "by the address nobody is known");
-    let second = tempfile::tempdir().unwrap();
-    let mut again = crate::support::server::command(second.path(), &["--listen".to_owned(), place.clone()]);
-    again.env_remove("HAUL_LISTEN");
-    let (code, refusal) = crate::support::server::refusal(again);
-    assert!(code == 1 && refusal.contains("another program listens there"), "{refusal}");
-    drop(server);
 }
 
 #[tokio::test(flavor = "multi_thread")]

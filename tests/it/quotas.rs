@@ -1,19 +1,17 @@
-//! Tenants beside each other: what each may have, and that none of them keeps another from its work.
+//! What tenants may have: quotas, as they are set, judged and told.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use haul::pb;
-use haul::pb::admin_service_client::AdminServiceClient;
-use haul::pb::job_service_client::JobServiceClient;
 use prost_types::FieldMask;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::it::access::{operator, reason, refused, token};
+use crate::it::access::{reason, refused};
 use crate::it::curl::curl;
-use crate::it::tenants::{about, access, ended, jobs, make, open_job, submit};
+use crate::it::tenants::{access, ended, jobs, make, open_job, submit};
 use crate::support::object::Object;
 use crate::support::origin::Origin;
 use crate::support::reply::{Pause, Reply};
@@ -31,7 +29,7 @@ async fn give(server: &Server, name: &str, quotas: pb::Quotas) -> pb::Tenant {
     change(server, pb::Tenant { name: name.to_owned(), quotas: Some(quotas), ..Default::default() }, &["quotas"]).await
 }
 
-async fn tenant(server: &Server, name: &str) -> pb::Tenant {
+pub(crate) async fn tenant(server: &Server, name: &str) -> pb::Tenant {
     let request = pb::GetTenantRequest { name: name.to_owned() };
     access(server).get_tenant(request).await.unwrap().into_inner().tenant.unwrap()
 }
@@ -41,7 +39,7 @@ async fn try_submit(server: &Server, tenant: &str, spec: pb::JobSpec, request_id
     Ok(jobs(server, tenant).submit_job(request).await?.into_inner().job.unwrap())
 }
 
-async fn cancel(server: &Server, tenant: &str, id: &str) {
+pub(crate) async fn cancel(server: &Server, tenant: &str, id: &str) {
     let request = pb::CancelJobRequest { job_id: id.to_owned(), ..Default::default() };
     jobs(server, tenant).cancel_job(request).await.unwrap();
 }
@@ -51,126 +49,6 @@ fn exceeds(status: &Status, subject: &str) {
     assert_eq!(reason(status), (Code::ResourceExhausted, "QUOTA_EXCEEDED".to_owned()), "{status:?}");
     let failure = status.get_details_quota_failure().unwrap();
     assert_eq!(failure.violations.iter().map(|it| it.subject.as_str()).collect::<Vec<_>>(), [subject]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn ten_tasks_are_not_held_up_by_ten_thousand_of_another_tenant() {
-    let flags = ["--allow-private-networks", "--max-concurrent-tasks", "8", "--max-per-host", "8"];
-    let (server, origin) = (Server::with(&flags).await, Origin::start());
-    origin.handle("/of-a", |_| Reply::ok("a").delay(Duration::from_millis(5)));
-    origin.reply("/of-b", Reply::ok("b"));
-    make(&server, &["a", "b"]).await;
-    // Of the highest priority, which is the tenant's own affair.
-    let all = job((0..10_000).map(|_| fetch(origin.url("/of-a"))).collect());
-    let noisy = submit(&server, "a", pb::JobSpec { priority: i32::MAX, ..all }, "").await.job_id;
-    until(|| async { origin.requests("/of-a").len() > 100 }).await;
-    let before = origin.requests("/of-a").len();
-    let few = job((0..10).map(|_| fetch(origin.url("/of-b"))).collect());
-    let quiet = submit(&server, "b", few, "").await.job_id;
-    assert_eq!(ended(&server, "b", &quiet).await.state(), pb::JobState::Succeeded);
-    let meanwhile = origin.requests("/of-a").len() - before;
-    assert!(meanwhile < 2_000, "{meanwhile} tasks of the other ran before ten");
-    cancel(&server, "a", &noisy).await;
-}
-
-/// At a host with a rate each start is for one task: whoever has fewer tasks running elsewhere must not get all of them.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_rate_of_a_host_is_shared_by_tenants_whatever_runs_elsewhere() {
-    let (server, origin, elsewhere) = (Server::start().await, Origin::start(), Origin::start());
-    elsewhere.reply("/hang", Reply::hang());
-    origin.reply("/of-a", Reply::ok("a"));
-    origin.reply("/of-b", Reply::ok("b"));
-    make(&server, &["a", "b"]).await;
-    let hosts =
-        vec![pb::HostLimits { host: origin.address().to_string(), requests_per_second: 20.0, ..Default::default() }];
-    let update_mask = Some(FieldMask { paths: vec!["hosts".into()] });
-    let request = pb::UpdateLimitsRequest { limits: Some(pb::Limits { hosts, ..Default::default() }), update_mask };
-    server.admin().update_limits(request).await.unwrap();
-    let many = |url: &str, count: usize| job((0..count).map(|_| fetch(url)).collect());
-    let held = submit(&server, "b", many(&elsewhere.url("/hang"), 3), "").await.job_id;
-    until(|| async { elsewhere.in_flight() == 3 }).await;
-    let all = submit(&server, "a", many(&origin.url("/of-a"), 2_000), "").await.job_id;
-    until(|| async { !origin.requests("/of-a").is_empty() }).await;
-    let few = submit(&server, "b", many(&origin.url("/of-b"), 5), "").await.job_id;
-    assert_eq!(ended(&server, "b", &few).await.state(), pb::JobState::Succeeded);
-    assert!(origin.requests("/of-a").len() < 200, "{} of the other's", origin.requests("/of-a").len());
-    cancel(&server, "b", &held).await;
-    // And the other way round: now the one that has much to do there is the one of which more tasks run.
-    let held = submit(&server, "a", many(&elsewhere.url("/hang"), 3), "").await.job_id;
-    until(|| async { elsewhere.in_flight() == 3 }).await;
-    let before = origin.requests("/of-a").len();
-    let more = submit(&server, "b", many(&origin.url("/of-b"), 30), "").await.job_id;
-    assert_eq!(ended(&server, "b", &more).await.state(), pb::JobState::Succeeded);
-    let meanwhile = origin.requests("/of-a").len() - before;
-    assert!((20..60).contains(&meanwhile), "{meanwhile} of the other's beside thirty");
-    for id in [&held, &all] {
-        cancel(&server, "a", id).await;
-    }
-}
-
-/// All places are held by tasks that never end: whoever has fewer gets the next.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_whose_origin_never_answers_does_not_come_to_hold_all_places() {
-    let flags = ["--allow-private-networks", "--max-concurrent-tasks", "4", "--max-per-host", "100"];
-    let (server, origin) = (Server::with(&flags).await, Origin::start());
-    origin.reply("/hang", Reply::hang());
-    origin.reply("/b", Reply::ok("b"));
-    make(&server, &["a", "b"]).await;
-    let one = submit(&server, "a", job(vec![fetch(origin.url("/hang"))]), "").await.job_id;
-    let noisy = submit(&server, "a", job((0..1_000).map(|_| fetch(origin.url("/hang"))).collect()), "").await.job_id;
-    until(|| async { origin.in_flight() == 4 }).await;
-    let quiet = submit(&server, "b", job((0..50).map(|_| fetch(origin.url("/b"))).collect()), "").await.job_id;
-    // One place becomes free, and then the quiet one has it for all of its tasks.
-    cancel(&server, "a", &one).await;
-    assert_eq!(ended(&server, "b", &quiet).await.state(), pb::JobState::Succeeded);
-    cancel(&server, "a", &noisy).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_an_origin_asks_of_one_tenant_holds_up_no_other() {
-    let (server, origin) = (Server::start().await, Origin::start());
-    origin.replies("/a", vec![Reply::status(429).header("retry-after", "600"), Reply::ok("a")]);
-    origin.reply("/b", Reply::ok("b"));
-    make(&server, &["a", "b"]).await;
-    let op = operator(&server);
-    let of = |name: &str, grant: &str| token(&server, &op, &[name, "--grant", grant]);
-    let (one, other) = (of("one", "submit@a"), of("other", "submit@b"));
-    let submit = async |tenant: &str, token: &str, path: &str| {
-        let request = pb::SubmitJobRequest { job: Some(job(vec![fetch(origin.url(path))])), ..Default::default() };
-        let mut client = JobServiceClient::new(about(&server, tenant, token));
-        client.submit_job(request).await.unwrap().into_inner().job.unwrap().job_id
-    };
-    let wait = async |tenant: &str, token: &str, id: &str| {
-        let request = pb::WaitJobRequest { job_id: id.to_owned(), ..Default::default() };
-        let mut client = JobServiceClient::new(about(&server, tenant, token));
-        client.wait_job(request).await.unwrap().into_inner().job.unwrap().state()
-    };
-    let hosts = async |tenant: &str, token: &str| {
-        let mut client = AdminServiceClient::new(about(&server, tenant, token));
-        let hosts = client.list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
-        hosts.into_iter().find(|host| host.host == origin.address().to_string()).unwrap_or_default()
-    };
-    let held = submit("a", &one, "/a").await;
-    until(|| async { hosts("a", &one).await.paused_until.is_some() }).await;
-    for _ in 0..3 {
-        let id = submit("b", &other, "/b").await;
-        assert_eq!(wait("b", &other, &id).await, pb::JobState::Succeeded);
-    }
-    assert!(hosts("a", &one).await.pause_reason.contains("429"));
-    let seen = hosts("b", &other).await;
-    assert_eq!((seen.paused_until, seen.pause_reason.as_str(), seen.recent_error.as_str()), (None, "", ""));
-    assert!(hosts("a", &op).await.paused_until.is_some(), "who sees all hosts sees it");
-    // Its own further tasks wait, and go on when an operator says so.
-    let second = submit("a", &one, "/b").await;
-    let request = pb::GetJobRequest { job_id: second.clone(), ..Default::default() };
-    let waiting = JobServiceClient::new(about(&server, "a", &one)).get_job(request).await.unwrap().into_inner();
-    assert_eq!(waiting.job.unwrap().state(), pb::JobState::Pending);
-    let resume = pb::ResumeHostRequest { host: origin.address().to_string() };
-    AdminServiceClient::new(about(&server, "default", &op)).resume_host(resume).await.unwrap();
-    assert_eq!(wait("a", &one, &second).await, pb::JobState::Succeeded);
-    let retry = pb::RetryNowRequest { job_id: held.clone(), task_indexes: vec![0], ..Default::default() };
-    JobServiceClient::new(about(&server, "a", &one)).retry_now(retry).await.unwrap();
-    assert_eq!(wait("a", &one, &held).await, pb::JobState::Succeeded);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -554,15 +432,4 @@ async fn tasks_are_added_no_faster_than_a_tenant_may() {
     assert!(try_submit(&server, "a", tasks(5_000), "many").await.is_ok(), "it is answered again");
     give(&server, "a", pb::Quotas::default()).await;
     add(&server, "a", &open, chunk()).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_comes_for_a_tenant_is_told_of_it_alone() {
-    let (server, origin) = (Server::start().await, Origin::start());
-    origin.reply("/large", Reply::ok(vec![b'x'; 512 << 10]));
-    make(&server, &["a", "b"]).await;
-    let id = submit(&server, "a", job(vec![fetch(origin.url("/large"))]), "").await.job_id;
-    assert_eq!(ended(&server, "a", &id).await.state(), pb::JobState::Succeeded);
-    until(|| async { tenant(&server, "a").await.usage.unwrap().bytes_per_second > 0.0 }).await;
-    assert!(tenant(&server, "b").await.usage.unwrap().bytes_per_second <= 0.0);
 }

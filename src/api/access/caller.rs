@@ -107,7 +107,7 @@ impl NoTenant {
 }
 
 impl Denied {
-    /// Returns what the caller is told.
+    /// Returns the error of a call of `method` that is refused for this.
     pub(crate) fn status(self, method: &str) -> Status {
         match self {
             Denied::Unknown(unknown) => unknown.status(method),
@@ -155,7 +155,7 @@ fn still(scope: &Scope, book: &Book) -> Result<Scope, NoTenant> {
 pub(crate) enum Unknown {
     /// The request shows nothing.
     Nothing,
-    /// What it shows is no good, for this reason. Clients are not told which.
+    /// The credentials are invalid, for this reason. The answer does not say which.
     Bad(&'static str),
     /// What it shows is a session that has ended. Sessions cannot be guessed, and each page that is open after a restart
     /// shows one, so that is no wrong credential.
@@ -165,7 +165,7 @@ pub(crate) enum Unknown {
 }
 
 impl Unknown {
-    /// Returns what the client is told.
+    /// Returns the error of a call of `method` by somebody who is not known.
     pub(crate) fn status(self, method: &str) -> Status {
         let (reason, message) = match self {
             Unknown::Nothing => (

@@ -22,7 +22,7 @@ pub(super) struct Refusal<'a> {
     pub(super) tenant: &'a str,
     /// `None`: it is not there.
     pub(super) method: Option<&'a str>,
-    /// What the client is not told.
+    /// The part of the reason that the answer leaves out and the audit has.
     pub(super) detail: &'a str,
 }
 

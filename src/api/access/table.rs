@@ -95,7 +95,7 @@ const METHODS: &[(&str, Need)] = &[
     (METRICS, OneOf(&[Monitor])),
 ];
 
-/// What the operator says of the methods by which a server tells of itself.
+/// What the operator allows of the methods by which a server describes itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exposure {
     /// Whether every client may list methods.

@@ -350,11 +350,11 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::telemetry::metrics::{AttemptOutcome, AttemptSeen, Connect, Kind, Words};
+    use crate::telemetry::metrics::{AttemptOutcome, AttemptSeen, Connect, Kind, LabelValues};
 
     fn metrics() -> Arc<Metrics> {
         let words = |words: &[&str]| words.iter().map(ToString::to_string).collect();
-        Arc::new(Metrics::new(Words {
+        Arc::new(Metrics::new(LabelValues {
             failure_reasons: words(&["dns", "connect"]),
             wait_reasons: words(&["backing_off"]),
             methods: words(&["JobService/SubmitJob"]),

@@ -107,11 +107,11 @@ mod tests {
     use crate::model::outcome::AttemptReport;
     use crate::model::time::Timestamp;
     use crate::model::trace::TraceParent;
-    use crate::telemetry::metrics::{AttemptOutcome, Kind, Words};
+    use crate::telemetry::metrics::{AttemptOutcome, Kind, LabelValues};
 
     fn traces(ratio: f64) -> (Traces, mpsc::Receiver<SpanData>) {
         let (queue, spans) = mpsc::channel(QUEUE_MAX);
-        let words = Words { failure_reasons: vec!["dns".to_owned()], ..Words::default() };
+        let words = LabelValues { failure_reasons: vec!["dns".to_owned()], ..LabelValues::default() };
         let metrics = Arc::new(Metrics::new(words));
         (Traces { queue, metrics, ratio, failures: Mutex::default() }, spans)
     }

@@ -10,30 +10,30 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The bytes that begin HTTP/2, after which its own heartbeat watches over the connection. An HTTP/1 head of as many has
 /// a deadline by then, too.
-const FIRST_BYTES: usize = 24;
+const PREFACE_BYTES: usize = 24;
 
 /// A stream that notes when its peer has sent the first bytes of a protocol.
 #[derive(Debug)]
-pub(super) struct First<T> {
+pub(super) struct FirstBytes<T> {
     inner: T,
     read: usize,
     said: Arc<AtomicBool>,
 }
 
-impl<T> First<T> {
+impl<T> FirstBytes<T> {
     /// Wraps a stream; `said` becomes true once the first bytes have come.
-    pub(super) fn new(inner: T, said: Arc<AtomicBool>) -> First<T> {
-        First { inner, read: 0, said }
+    pub(super) fn new(inner: T, said: Arc<AtomicBool>) -> FirstBytes<T> {
+        FirstBytes { inner, read: 0, said }
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for First<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for FirstBytes<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buffer);
-        if self.read < FIRST_BYTES {
+        if self.read < PREFACE_BYTES {
             self.read += buffer.filled().len() - before;
-            if self.read >= FIRST_BYTES {
+            if self.read >= PREFACE_BYTES {
                 self.said.store(true, Ordering::Relaxed);
             }
         }
@@ -41,7 +41,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for First<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for First<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for FirstBytes<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }

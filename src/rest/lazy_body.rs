@@ -21,7 +21,7 @@ use crate::rest::call::framed;
 use crate::rest::routes::{self, Route};
 
 /// A request of which nothing but the head was read.
-pub(crate) struct Asked {
+pub(crate) struct UnreadRequest {
     pub(crate) route: Route,
     /// The variables of its path.
     pub(crate) path: Vec<(String, String)>,
@@ -32,7 +32,7 @@ pub(crate) struct Asked {
 
 /// What came of the message, for whoever made the call.
 #[derive(Debug, Default)]
-pub(crate) struct Outcome {
+pub(crate) struct ReadOutcome {
     /// Why there is none. It says more than the status of the call, which is gRPC's.
     pub(crate) refusal: Option<Refusal>,
     /// The sequence after which the client goes on.
@@ -41,44 +41,44 @@ pub(crate) struct Outcome {
 
 /// Where the outcome will be.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Outcomes(Arc<Mutex<Outcome>>);
+pub(crate) struct SharedOutcome(Arc<Mutex<ReadOutcome>>);
 
-impl Outcomes {
+impl SharedOutcome {
     /// Takes what is known by now.
-    pub(crate) fn take(&self) -> Outcome {
+    pub(crate) fn take(&self) -> ReadOutcome {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn set(&self, outcome: Outcome) {
+    fn set(&self, outcome: ReadOutcome) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = outcome;
     }
 }
 
 /// Returns the body of the call, which is made of the request when it is asked for.
-pub(crate) fn lazily(asked: Asked) -> (Body, Outcomes) {
-    let outcomes = Outcomes::default();
-    let out = outcomes.clone();
+pub(crate) fn lazy_body(request: UnreadRequest) -> (Body, SharedOutcome) {
+    let outcome = SharedOutcome::default();
+    let out = outcome.clone();
     let message = once(async move {
-        match asked.message().await {
+        match request.message().await {
             Ok((message, after_sequence)) => {
-                out.set(Outcome { refusal: None, after_sequence });
+                out.set(ReadOutcome { refusal: None, after_sequence });
                 Ok(Frame::data(message))
             }
             Err(refusal) => {
                 let status = refusal.status().clone();
-                out.set(Outcome { refusal: Some(refusal), after_sequence: None });
+                out.set(ReadOutcome { refusal: Some(refusal), after_sequence: None });
                 Err(status)
             }
         }
     });
-    (Body::new(StreamBody::new(message)), outcomes)
+    (Body::new(StreamBody::new(message)), outcome)
 }
 
-impl Asked {
+impl UnreadRequest {
     /// Reads the body and returns the message as gRPC sends it, with the sequence after which the client goes on. The room
     /// of the body is held until the message stands.
     async fn message(self) -> Result<(bytes::Bytes, Option<u64>), Refusal> {
-        let Asked { route, path, head, body, bounds } = self;
+        let UnreadRequest { route, path, head, body, bounds } = self;
         let mut sent = body::Sent::default();
         if route.body != routes::Body::None {
             sent = body::read(&head.headers, body, &head.extensions, bounds).await?;
