@@ -54,6 +54,7 @@ mod it {
     mod slow_watchers;
     mod specs;
     mod startup;
+    mod store_errors;
     mod stored_bytes;
     mod tenant_views;
     mod tenants;

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use haul::pb;
 use haul::pb::JobState;
-use tonic::Code;
 
+use crate::it::curl::curl;
+use crate::it::store_errors::assert_unavailable;
 use crate::support::disk::SmallDisk;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
@@ -47,7 +48,7 @@ async fn a_large_job_on_a_full_disk_is_refused_and_others_are_cancelled() {
         let request = pb::SubmitJobRequest { job: Some(large()), ..Default::default() };
         let answer = tokio::time::timeout(Duration::from_secs(30), server.jobs().submit_job(request)).await;
         let refused = answer.expect("the job is neither stored nor refused").unwrap_err();
-        assert!(matches!(refused.code(), Code::ResourceExhausted | Code::Unavailable), "{refused:?}");
+        assert_unavailable(&refused, "STORE_FULL", "disk is full");
     }
     let cancel = pb::CancelJobRequest { job_id: running.clone(), ..Default::default() };
     let cancelled = server.jobs().cancel_job(cancel).await.unwrap().into_inner().job.unwrap();
@@ -88,7 +89,9 @@ async fn jobs_are_cancelled_and_deleted_on_a_full_disk_and_the_server_ends_as_it
         }
         assert!(submitted < 20_000, "the disk is not full");
     };
-    assert!(matches!(full.code(), Code::ResourceExhausted | Code::Unavailable), "{full:?}");
+    assert_unavailable(&full, "STORE_FULL", "disk is full");
+    let by_http = curl(&server, &["--json", r#"{"tasks": [{"fetch": {"url": "http://a.example/"}}]}"#], "/v1/jobs");
+    assert_eq!((by_http.code, by_http.fault().0.as_str()), (503, "STORE_FULL"), "{by_http:?}");
 
     let cancel = pb::CancelJobRequest { job_id: first.clone(), ..Default::default() };
     let cancelled = server.jobs().cancel_job(cancel).await.unwrap().into_inner().job.unwrap();

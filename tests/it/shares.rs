@@ -15,7 +15,7 @@ use crate::it::network::h2_connection;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::{PATIENCE, Server, until};
-use crate::support::spec::{download, job};
+use crate::support::spec::{download, fetch_as, job};
 
 /// An eighth of its descriptors are for files that are read.
 const DESCRIPTORS: u32 = 256;
@@ -96,6 +96,62 @@ async fn messages_that_never_end_leave_room_for_those_of_others() {
     let status = tonic::Status::from_header_map(answer.headers());
     let reason = status.as_ref().and_then(tonic_types::StatusExt::get_details_error_info).map(|info| info.reason);
     assert_ne!(reason.as_deref(), Some("INBOUND_BUFFER"), "another finds no room: {status:?}");
+}
+
+/// Bytes of answers that nobody reads have a bound, and what is beyond it says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_nobody_reads_leave_room_for_those_of_others() {
+    /// What one connection may have of them.
+    const UNREAD_MAX: usize = 128 << 20;
+    const BODY: usize = 2_000_000;
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/large", Reply::ok(vec![7; BODY]));
+    let large = pb::FetchSpec { url: origin.url("/large"), max_response_bytes: Some(2 << 20), ..Default::default() };
+    let job_id = server.run(job(vec![fetch_as(large)])).await.job_id;
+    let task = Some(pb::get_task_request::Task::TaskIndex(0));
+    let message =
+        pb::GetTaskRequest { job_id: job_id.clone(), task, include_body: true, ..Default::default() }.encode_to_vec();
+    let stream = TcpStream::connect(&server.address).await.unwrap();
+    // A window of a byte, so that the server makes each answer and cannot send it.
+    let mut client = h2::client::Builder::new();
+    let (mut sender, connection) = client.initial_window_size(1).handshake::<_, Bytes>(stream).await.unwrap();
+    let mut driver = JoinSet::new();
+    driver.spawn(async move {
+        let _ = connection.await;
+    });
+    let mut ask = async || {
+        let request = http::Request::post(format!("http://{}/haul.v1.JobService/GetTask", server.address))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        sender = sender.clone().ready().await.unwrap();
+        let (response, mut body) = sender.send_request(request.body(()).unwrap(), false).unwrap();
+        let head = [&[0][..], &(message.len() as u32).to_be_bytes()].concat();
+        body.send_data([head, message.clone()].concat().into(), true).unwrap();
+        tokio::time::timeout(PATIENCE, response).await.expect("there is an answer").unwrap().into_body()
+    };
+    let mut unread = Vec::new();
+    let refused = loop {
+        let mut body = ask().await;
+        let first = tokio::time::timeout(PATIENCE, body.data()).await.expect("there is an answer");
+        if first.is_none() {
+            let trailers = body.trailers().await.unwrap().unwrap();
+            break tonic::Status::from_header_map(&trailers).unwrap();
+        }
+        unread.push(body);
+        assert!(unread.len() <= UNREAD_MAX / BODY, "any number of bytes waits");
+    };
+    assert_eq!(unread.len(), UNREAD_MAX / BODY);
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "OUTBOUND_BUFFER");
+    assert_eq!(refused.get_details_quota_failure().unwrap().violations[0].subject, "outbound_buffer");
+    assert!(refused.get_details_retry_info().is_some());
+    assert!(refused.message().starts_with("too many bytes of answers wait for this client"), "{refused:?}");
+    // Another connection has room, and so has this one once something is read.
+    let task = Some(pb::get_task_request::Task::TaskIndex(0));
+    let request = pb::GetTaskRequest { job_id, task, include_body: true, ..Default::default() };
+    server.jobs().get_task(request).await.unwrap();
+    unread.pop();
+    while ask().await.data().await.is_none() {}
 }
 
 /// Speaks HTTP/1, and reads nothing of what comes back.
