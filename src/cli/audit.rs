@@ -71,7 +71,7 @@ pub(crate) struct VerifyArgs {
     /// Where the key of the database is, where it is not in that directory: `file:PATH` or `env:NAME`
     #[arg(long, env = "HAUL_DATA_KEY", value_name = "KEY")]
     data_key: Option<String>,
-    /// A head that was told earlier: that row must be there still
+    /// A head that was recorded earlier: its row must still be there
     #[arg(long, value_name = "NUMBER:DIGEST")]
     head: Option<String>,
 }

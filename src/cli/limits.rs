@@ -17,10 +17,10 @@ use crate::pb;
 /// What to change. Without any of it the limits are shown.
 #[derive(Debug, Default, Args)]
 pub(crate) struct LimitsArgs {
-    /// Tasks at once
+    /// The most tasks that run at once
     #[arg(long, value_name = "N", conflicts_with = "host")]
     max_concurrent_tasks: Option<u32>,
-    /// Requests at once to one host
+    /// The most requests in flight to one host
     #[arg(long, value_name = "N", conflicts_with = "host")]
     max_per_host: Option<u32>,
     /// Requests to one host that may start in a second; 0: no limit

@@ -9,10 +9,10 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FileDurability {
-    /// It is synced to the disk before it is said to be finished.
+    /// A download is synced to the disk before it counts as finished.
     #[default]
     Full,
-    /// The kernel writes it when it likes; for scratch data.
+    /// The kernel decides when it is written to the disk; for scratch data.
     None,
 }
 
@@ -54,9 +54,9 @@ pub enum InsecureListen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Switch {
-    /// It is
+    /// The dashboard is served
     On,
-    /// It is not
+    /// The dashboard is not served
     Off,
 }
 

@@ -71,11 +71,11 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_DOWNLOAD_DIR", value_name = "DIR")]
     pub download_dir: Option<PathBuf>,
 
-    /// Tasks at once [default: as stored, else 64]
+    /// The most tasks that run at once [default: as stored, else 64]
     #[arg(long, env = "HAUL_MAX_CONCURRENT_TASKS", value_name = "N")]
     pub max_concurrent_tasks: Option<u32>,
 
-    /// Requests at once to one host [default: as stored, else 8]
+    /// The most requests in flight to one host [default: as stored, else 8]
     #[arg(long, env = "HAUL_MAX_PER_HOST", value_name = "N")]
     pub max_per_host: Option<u32>,
 
@@ -103,11 +103,11 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_ALLOW_HOSTS", value_name = "HOST", value_delimiter = ',')]
     pub allow_hosts: Option<Vec<String>>,
 
-    /// Hosts that tasks must not ask, separated by commas
+    /// Hosts that tasks must not reach, separated by commas
     #[arg(long, env = "HAUL_DENY_HOSTS", value_name = "HOST", value_delimiter = ',')]
     pub deny_hosts: Option<Vec<String>>,
 
-    /// Ports that tasks may reach though another protocol than HTTP has them (25, 6379), separated by commas
+    /// Ports that tasks may reach though they belong to other protocols than HTTP (such as 25 and 6379), separated by commas
     #[arg(long, env = "HAUL_ALLOW_PORTS", value_name = "PORT", value_delimiter = ',')]
     pub allow_ports: Option<Vec<u16>>,
 
@@ -308,15 +308,15 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_CORS_ORIGINS", value_name = "ORIGIN", value_delimiter = ',', help_heading = NETWORK)]
     pub cors_origins: Option<Vec<String>>,
 
-    /// Connections at once [default: 4096, or half of the descriptors where these are fewer]
+    /// The most connections at once [default: 4096, or half of the descriptors where these are fewer]
     #[arg(long, env = "HAUL_MAX_CONNECTIONS", value_name = "N", help_heading = NETWORK)]
     pub max_connections: Option<u32>,
 
-    /// Connections at once from one address, other than this machine's [default: 256]
+    /// The most connections at once from one address, other than this machine's [default: 256]
     #[arg(long, env = "HAUL_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N", help_heading = NETWORK)]
     pub max_connections_per_address: Option<u32>,
 
-    /// Calls at once on one connection, and of one principal over all of them [default: 1024]
+    /// The most calls at once on one connection, and of one principal over all of them [default: 1024]
     #[arg(long, env = "HAUL_MAX_STREAMS_PER_CONNECTION", value_name = "N", help_heading = NETWORK)]
     pub max_streams_per_connection: Option<u32>,
 
