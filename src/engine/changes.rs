@@ -238,9 +238,9 @@ mod tests {
     fn what_changed_is_taken_in_parts_in_the_order_of_the_changes() {
         let changes = Arc::new(Changes::new(100));
         let mut listener = Changes::listen(&changes, None);
-        [(1, 1), (2, 2), (3, 2), (4, 1), (5, 1)]
-            .into_iter()
-            .for_each(|(number, of)| changes.note(job(number), Some(of)));
+        for (number, of) in [(1, 1), (2, 2), (3, 2), (4, 1), (5, 1)] {
+            changes.note(job(number), Some(of));
+        }
         let until = listener.latest();
         assert_eq!(listener.take_some(until, 2), Ok(vec![job(1), job(2)]));
         // What changes again comes with the next look alone.
