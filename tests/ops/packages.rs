@@ -1,8 +1,9 @@
 //! What is installed: the unit, the Debian package, manifests, completions, the manual, the list of parts.
 
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -243,9 +244,78 @@ fn the_list_of_parts_has_every_crate_that_is_built_in() {
     assert_eq!(refs.len(), parts.len() + 1);
 }
 
+/// Makes a database of advisories with one about this crate, last changed at this time.
+fn advisories(place: &Path, name: &str, time: &str) -> PathBuf {
+    let database = place.join(name);
+    let folder = database.join("crates").join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    let head = format!("[advisory]\nid = \"RUSTSEC-2026-0001\"\npackage = \"{name}\"\ndate = \"2026-01-01\"\n");
+    let text = format!("```toml\n{head}\n[versions]\npatched = [\">= 999.0.0\"]\n```\n\n# A flaw\n\nOf a test.\n");
+    std::fs::write(folder.join("RUSTSEC-2026-0001.md"), text).unwrap();
+    for args in
+        [&["init", "--quiet", "--initial-branch", "main"][..], &["add", "."], &["commit", "--quiet", "--message", "x"]]
+    {
+        let mut git = Command::new("git");
+        git.args(["-c", "user.name=test", "-c", "user.email=test@localhost"]).args(args).current_dir(&database);
+        let done = git.env("GIT_COMMITTER_DATE", time).output().unwrap();
+        assert!(done.status.success(), "{}", said(&done));
+    }
+    database
+}
+
+#[test]
+fn a_release_is_summed_and_signed_and_none_is_made_with_known_flaws() {
+    if !["git", "ssh-keygen", "dpkg-deb"].into_iter().all(has) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("key");
+    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).output().unwrap();
+    assert!(made.status.success(), "{}", said(&made));
+    let release = |database: &Path| {
+        let mut script = Command::new(root().join("scripts/release"));
+        script.arg(dir.path().join("out")).arg(env!("CARGO_BIN_EXE_haul"));
+        script.env("HAUL_ADVISORIES", database).env("HAUL_SIGNING_KEY", &key);
+        script.env("DPKG_DEB_COMPRESSOR_TYPE", "none").output().unwrap()
+    };
+    let now = format!("@{} +0000", std::fs::metadata(&key).unwrap().mtime());
+    let flawed = release(&advisories(dir.path(), "tokio", &now));
+    assert!(!flawed.status.success() && said(&flawed).contains("RUSTSEC-2026-0001"), "{}", said(&flawed));
+    let old = release(&advisories(dir.path(), "old-crate", "@1700000000 +0000"));
+    assert!(!old.status.success() && said(&old).contains("advisories of 2023-11-14"), "{}", said(&old));
+    assert!(!dir.path().join("out/haul").exists());
+
+    let good = release(&advisories(dir.path(), "other-crate", &now));
+    assert!(good.status.success(), "{}", said(&good));
+    let out = dir.path().join("out");
+    let sums = std::fs::read_to_string(out.join("SHA256SUMS")).unwrap();
+    let names: Vec<&str> = sums.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+    assert!(matches!(names[..], ["haul", package, "haul.cdx.json"] if package.ends_with(".deb")), "{sums}");
+    let signers = dir.path().join("signers");
+    std::fs::write(&signers, format!("us {}", std::fs::read_to_string(key.with_extension("pub")).unwrap())).unwrap();
+    let mut verify = Command::new("ssh-keygen");
+    verify.args(["-Y", "verify", "-n", "haul-release", "-I", "us", "-f"]).arg(&signers).arg("-s");
+    verify.arg(out.join("SHA256SUMS.sig")).stdin(std::fs::File::open(out.join("SHA256SUMS")).unwrap());
+    let verified = verify.output().unwrap();
+    assert!(verified.status.success(), "{}", said(&verified));
+}
+
 #[test]
 fn scripts_are_shell_that_can_be_read() {
-    for name in ["deb", "static", "stubs", "tools", "test", "test-deb", "test-web"] {
+    let scripts = [
+        "advisories",
+        "build",
+        "deb",
+        "release",
+        "static",
+        "stubs",
+        "tools",
+        "test",
+        "test-deb",
+        "test-rest",
+        "test-web",
+    ];
+    for name in scripts {
         let done = Command::new("bash").arg("-n").arg(root().join("scripts").join(name)).output().unwrap();
         assert!(done.status.success(), "{name}: {}", said(&done));
     }
