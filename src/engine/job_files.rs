@@ -77,9 +77,10 @@ impl JobFiles {
     }
 
     /// Puts the part files of an ending job away, so that none is left beside the finished files. Those that are named by
-    /// URL and path stay for the next run, if it could go on with them.
-    pub(crate) async fn put_away(&self, job: &Job) {
-        let Some(root) = self.root_of(job) else { return };
+    /// URL and path stay for the next run, if it could go on with them. Returns whether all that were to be kept are.
+    pub(crate) async fn put_away(&self, job: &Job) -> bool {
+        let Some(root) = self.root_of(job) else { return true };
+        let mut are_kept = true;
         let (job, directory) = (job.id, &job.directory());
         let states = [TaskState::Failed, TaskState::Cancelled];
         let mut from = Some(0);
@@ -87,15 +88,17 @@ impl JobFiles {
             for FilePart { folder, key, spec } in parts {
                 let done = if self.by_url {
                     let key = PartKey { name: &key, is_shared: true };
-                    download::drop_hopeless(&root, &folder, key, &spec).await
+                    download::drop_hopeless(&root, &folder, key, &spec).await.map(|()| true)
                 } else {
                     self.aside.take(&root, job, folder, key).await
                 };
-                if let Err(failure) = done {
-                    tracing::warn!(%job, "a part file is left: {}", failure.message);
+                match done {
+                    Ok(is_kept) => are_kept &= is_kept,
+                    Err(failure) => tracing::warn!(%job, "a part file is left: {}", failure.message),
                 }
             }
         }
+        are_kept
     }
 
     /// Returns the unfinished or ended jobs of which there may be part files that were put away.

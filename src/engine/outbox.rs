@@ -24,6 +24,9 @@ use crate::store::{
 const CHANGES_MAX: usize = 50_000;
 /// Memory that they may take, in bytes, roughly. What is taken in one go comes on top, and what is at the disk.
 const BYTES_MAX: usize = 32 << 20;
+/// Memory of pages of fetches beyond which no more are added. On a full disk what cannot be left out of a batch has to fit into
+/// what the store lends, twice: in its log, and where that is copied to.
+const PAGES_BYTES_MAX: usize = 8 << 20;
 /// Memory of a row that moves, beside what it holds.
 const ROW_BYTES: usize = 512;
 
@@ -34,6 +37,8 @@ pub(crate) struct Outbox {
     changes: usize,
     /// The memory that it takes, roughly.
     bytes: usize,
+    /// That of the pages in it.
+    pages_bytes: usize,
     effects: Vec<Effect>,
     /// The number of the batch that fills, from 1.
     number: BatchNumber,
@@ -61,6 +66,7 @@ impl Outbox {
             batch: Batch::default(),
             changes: 0,
             bytes: 0,
+            pages_bytes: 0,
             effects: Vec::new(),
             number: 1,
             dirty: BTreeSet::new(),
@@ -112,8 +118,15 @@ impl Outbox {
     /// Adds a page of a fetch. Whoever waits for it has an effect of its own.
     pub(crate) fn page(&mut self, page: NewPage) {
         let body = if let Content::Inline(body) = &page.content { body.len() } else { 0 };
-        self.count(1, ROW_BYTES + body + page.next.as_ref().map_or(0, String::len));
+        let bytes = ROW_BYTES + body + page.next.as_ref().map_or(0, String::len);
+        self.count(1, bytes);
+        self.pages_bytes += bytes;
         self.batch.pages.push(page);
+    }
+
+    /// Whether it takes more pages of fetches.
+    pub(crate) fn takes_pages(&self) -> bool {
+        self.pages_bytes < PAGES_BYTES_MAX
     }
 
     /// Adds who did something.

@@ -40,6 +40,7 @@ impl Scheduler {
             let row = |id| jobs.get(id).map(|run| run.job.clone());
             let sealed = self.outbox.seal(row, |id| in_pieces.contains(&id), &self.book);
             self.in_flight = self.send(sealed, false).await;
+            self.take_incoming();
         }
     }
 

@@ -40,10 +40,11 @@ pub(super) enum Read {
         otherwise: EngineError,
         reply: Reply<Arc<Job>>,
     },
-    /// The job that a request id stands for.
+    /// The job that a request id stands for. Where the request was another one, that is the answer, with the id.
     Known {
         job: JobId,
         found: Result<Option<Job>, StoreError>,
+        taken: Option<String>,
         otherwise: Otherwise,
         reply: Reply<Arc<Job>>,
     },
@@ -51,16 +52,16 @@ pub(super) enum Read {
     JobsOf(Box<TenantDeletion>, Result<bool, StoreError>),
     /// The files of a tenant are put aside.
     TenantGone(Box<TenantDeletion>, bool),
-    /// The part files of a job are out of the way.
-    PartsAway(JobId),
+    /// The part files of a job are out of the way, and kept or not.
+    PartsAway(JobId, bool),
     /// The part files of a job that is retried are where they were.
     PartsBack(JobId),
     /// Jobs that can be removed.
     Removable(Result<Removable, StoreError>),
     /// Deleted jobs whose files are gone.
     Forgotten(Vec<JobId>),
-    /// Tasks whose time is over, as the store has them.
-    Late(Vec<(TaskId, Result<Option<StoredTask>, StoreError>)>),
+    /// A task whose time is over, as the store has it.
+    Late(TaskId, Result<Option<StoredTask>, StoreError>),
     /// Tasks that waited for disk space and now have it.
     Space(Vec<TaskId>),
     /// A job as the store has it, after a contradiction.
