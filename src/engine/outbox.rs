@@ -117,8 +117,7 @@ impl Outbox {
 
     /// Adds a page of a fetch. Whoever waits for it has an effect of its own.
     pub(crate) fn page(&mut self, page: NewPage) {
-        let body = if let Content::Inline(body) = &page.content { body.len() } else { 0 };
-        let bytes = ROW_BYTES + body + page.next.as_ref().map_or(0, String::len);
+        let bytes = page_bytes(&page);
         self.count(1, bytes);
         self.pages_bytes += bytes;
         self.batch.pages.push(page);
@@ -338,6 +337,11 @@ impl Outbox {
         for effect in dropped {
             effect.fail(EngineError::Contradiction(job));
         }
+        self.pages_bytes = self.batch.pages.iter().map(page_bytes).sum();
+        if self.is_empty() {
+            // Nothing would be sent, and so nothing counted anew.
+            *self = Outbox { number: self.number, ..Outbox::new() };
+        }
     }
 
     /// Answers everybody who waits for a commit that will not come.
@@ -346,6 +350,11 @@ impl Outbox {
             effect.fail(error.clone());
         }
     }
+}
+
+fn page_bytes(page: &NewPage) -> usize {
+    let body = if let Content::Inline(body) = &page.content { body.len() } else { 0 };
+    ROW_BYTES + body + page.next.as_ref().map_or(0, String::len)
 }
 
 fn next_sequence(job: &mut Job) -> u64 {
@@ -477,6 +486,19 @@ mod tests {
         let Sealed { batch, effects, .. } = outbox.seal(|_| None, |_| false, &Arc::default());
         assert!(effects.is_empty());
         assert!(batch.additions.iter().all(|it| it.new_lanes.is_empty() && it.chunk_id.is_empty()));
+    }
+
+    /// Otherwise nothing would be taken any more: a batch with nothing in it is not sent.
+    #[test]
+    fn a_job_that_is_dropped_leaves_room_for_others() {
+        let mut outbox = Outbox::new();
+        for page in 0..2 {
+            let content = Content::Inline(vec![0; BYTES_MAX].into());
+            outbox.page(NewPage { id: id(0), page, first_item: 0, items: 0, content, next: None });
+        }
+        assert!(!outbox.takes_pages() && !outbox.is_roomy());
+        outbox.drop_job(id(0).job);
+        assert!(outbox.is_empty() && outbox.takes_pages() && outbox.is_roomy());
     }
 
     #[test]

@@ -246,10 +246,10 @@ impl Scheduler {
 
     /// The part files of an ending job are put away, or removed where they could not be kept: then nothing of them is counted any
     /// more.
-    pub(super) fn parts_away(&mut self, job: JobId, are_kept: bool) {
+    pub(super) fn parts_away(&mut self, job: JobId, gone: Held) {
         let now = self.now();
-        if let Some(run) = self.jobs.get_mut(job).filter(|_| !are_kept) {
-            run.job_mut().held = Held::default();
+        if let Some(run) = self.jobs.get_mut(job).filter(|_| gone != Held::default()) {
+            run.job_mut().held.remove(gone);
             run.job_mut().parts_gone = Some(now);
         }
         self.settled(job);

@@ -10,7 +10,7 @@ use crate::engine::queue::task::Queued;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::read::Read;
 use crate::engine::timers::Timer;
-use crate::model::ids::TaskId;
+use crate::model::ids::{JobId, TaskId};
 use crate::store::{StoreError, StoredTask};
 
 /// Tasks that are read at once.
@@ -40,6 +40,11 @@ struct Failed {
 impl LateReads {
     fn is_resting(&self, id: TaskId) -> bool {
         self.failed.get(&id).is_some_and(|failed| failed.is_resting)
+    }
+
+    /// Forgets the tasks of a job.
+    pub(super) fn forget(&mut self, job: JobId) {
+        self.failed.retain(|id, _| id.job != job);
     }
 
     /// Notes that a task could not be read. Returns how long it rests.
@@ -114,7 +119,6 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::model::ids::JobId;
 
     #[test]
     fn a_task_that_cannot_be_read_rests_longer_each_time() {
@@ -124,5 +128,7 @@ mod tests {
         assert_eq!(rests[..3], [50, 100, 200]);
         assert_eq!(rests[11..], [60_000, 60_000]);
         assert!(late.is_resting(id) && !late.is_resting(other));
+        late.forget(id.job);
+        assert!(late.failed.is_empty());
     }
 }

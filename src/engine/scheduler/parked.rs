@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::engine::command::{Admitted, EngineError, JobCommand};
 
@@ -26,20 +26,16 @@ impl Parked {
     /// Gives a command that is to wait room among those that do. Where there is none it is refused.
     pub(super) fn admit(&self, mut admitted: Admitted<JobCommand>) -> Option<Admitted<JobCommand>> {
         let is_here = admitted.room.as_ref().is_some_and(|room| Arc::ptr_eq(room.semaphore(), &self.0));
-        let kib = admitted.room.as_ref().map_or(0, |room| room.num_permits());
+        let kib = admitted.room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         if is_here || kib <= SMALL_KIB {
             return Some(admitted);
         }
-        match self.0.clone().try_acquire_many_owned(kib as u32) {
-            Ok(room) => {
-                admitted.room = Some(room);
-                Some(admitted)
-            }
-            Err(_) => {
-                admitted.command.refuse(EngineError::Overloaded);
-                None
-            }
-        }
+        let Ok(room) = self.0.clone().try_acquire_many_owned(kib as u32) else {
+            admitted.command.refuse(EngineError::Overloaded);
+            return None;
+        };
+        admitted.room = Some(room);
+        Some(admitted)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::model::failures::Failures;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
+use crate::model::progress::Held;
 use crate::model::spec::JobSpec;
 use crate::model::task_filter::TaskChoice;
 use crate::model::tenant::TenantNo;
@@ -52,8 +53,8 @@ pub(super) enum Read {
     JobsOf(Box<TenantDeletion>, Result<bool, StoreError>),
     /// The files of a tenant are put aside.
     TenantGone(Box<TenantDeletion>, bool),
-    /// The part files of a job are out of the way, and kept or not.
-    PartsAway(JobId, bool),
+    /// The part files of a job are out of the way; of those that could not be kept this is gone.
+    PartsAway(JobId, Held),
     /// The part files of a job that is retried are where they were.
     PartsBack(JobId),
     /// Jobs that can be removed.

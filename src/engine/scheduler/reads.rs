@@ -69,7 +69,7 @@ impl Scheduler {
             },
             Read::JobsOf(deletion, has_jobs) => self.looked_for_jobs(deletion, has_jobs),
             Read::TenantGone(deletion, is_aside) => self.tenant_gone(*deletion, is_aside),
-            Read::PartsAway(job, are_kept) => self.parts_away(job, are_kept),
+            Read::PartsAway(job, gone) => self.parts_away(job, gone),
             Read::PartsBack(job) => self.retried(job),
             Read::Removable(jobs) => match trusted(jobs)? {
                 Some(jobs) => self.remove_jobs(jobs),
@@ -95,8 +95,8 @@ impl Scheduler {
         let files = self.runner.files.clone();
         self.reads.spawn(async move {
             // Parts that are not put away are found by nobody, and go with the job.
-            let are_kept = caught(files.put_away(&ending).map(Ok)).await.unwrap_or(true);
-            Read::PartsAway(job, are_kept)
+            let gone = caught(files.put_away(&ending).map(Ok)).await.unwrap_or_default();
+            Read::PartsAway(job, gone)
         });
     }
 

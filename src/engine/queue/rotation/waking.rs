@@ -57,8 +57,8 @@ impl Rotation {
                 }
                 Step::Nothing => {}
                 Step::Over => {
-                    let walk = walks.pop_front();
-                    walk.into_iter().for_each(|walk| parking.leave(&walk.host));
+                    parking.leave(&walk.host);
+                    walks.pop_front();
                 }
             }
         }
