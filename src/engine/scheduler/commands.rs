@@ -11,7 +11,7 @@ use crate::engine::command::{
 use crate::engine::effect::{Effect, LanedTasks};
 use crate::engine::jobs::{Deferred, JobRun, Stage};
 use crate::engine::queue::task::Cause;
-use crate::engine::scheduler::incoming::Incoming;
+use crate::engine::scheduler::incoming_page::Incoming;
 use crate::engine::scheduler::{Scheduler, credentials};
 use crate::engine::timers::Timer;
 use crate::engine::writer::Condition;

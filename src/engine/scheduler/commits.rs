@@ -29,6 +29,7 @@ impl Scheduler {
                 self.removals = self.send(sealed, true).await;
             }
         }
+        self.take_incoming();
         // What needs no commit is done at once, and may leave something that does: nothing else would wake the loop for it.
         while self.in_flight.is_none() {
             self.store_uses();

@@ -1,28 +1,13 @@
 //! Pages of running fetches on their way into the batch: no more of them in one than a full disk has room for. What ended attempts
 //! bring waits with them.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-
-use tokio::sync::oneshot;
 
 use crate::engine::effect::Effect;
 use crate::engine::jobs::JobRun;
 use crate::engine::scheduler::Scheduler;
+use crate::engine::scheduler::incoming_page::Incoming;
 use crate::model::failure::{Failure, FailureReason};
-use crate::model::ids::{Fence, TaskId};
-use crate::store::NewPage;
-
-/// A page whose attempt waits until it is durable.
-pub(super) struct Incoming {
-    pub(super) id: TaskId,
-    pub(super) fence: Fence,
-    pub(super) page: NewPage,
-    pub(super) reply: oneshot::Sender<Result<(), Failure>>,
-}
-
-/// Pages that wait for the next batch, one of each attempt at most: it holds the page, here or elsewhere.
-pub(super) type IncomingPages = VecDeque<Incoming>;
 
 impl Scheduler {
     /// Takes a page: into the batch, or where that has enough of them, into one that follows.
