@@ -51,6 +51,8 @@ mod shape;
 mod slow_store;
 #[path = "sim/tenants.rs"]
 mod tenants;
+#[path = "sim/waiting.rs"]
+mod waiting;
 #[path = "sim/world.rs"]
 mod world;
 
@@ -173,6 +175,42 @@ fn a_request_is_repeated_while_its_job_is_deleted() {
 fn whoever_asks_for_a_job_that_cannot_be_read_again_is_answered() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(directed::a_job_cannot_be_read_again());
+}
+
+#[test]
+fn large_commands_that_wait_for_their_job_hold_up_nobody() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(waiting::large_commands_wait());
+}
+
+#[test]
+fn tasks_for_a_job_whose_files_are_moved_are_refused_at_once() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(waiting::tasks_come_while_files_are_moved());
+}
+
+#[test]
+fn a_task_that_cannot_be_read_holds_up_no_other() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(waiting::a_late_task_cannot_be_read());
+}
+
+#[test]
+fn the_bodies_of_many_fetches_fill_no_batch() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(waiting::bodies_fill_no_batch());
+}
+
+#[test]
+fn few_jobs_are_paused_while_room_is_short() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(waiting::few_are_paused_while_room_is_short());
+}
+
+#[test]
+fn a_request_id_is_free_once_its_job_is_deleted_whatever_comes_by_it() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(waiting::a_request_id_is_free_again());
 }
 
 /// Otherwise a seed would say nothing.

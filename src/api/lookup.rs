@@ -129,6 +129,10 @@ pub(crate) async fn live_tasks(engine: &Engine, job: JobId, tasks: &[StoredTask]
     let waits = |task: &StoredTask| matches!(task.row.task.state, TaskState::Pending | TaskState::BackingOff);
     let waiting: Vec<_> = tasks.iter().filter(|task| waits(task)).map(|task| (task.index, task.lane)).collect();
     let explanation = if waiting.is_empty() { None } else { engine.explain(job, waiting).await.ok() };
+    let state = feed.job().state;
+    for message in &mut messages {
+        to_proto::tell(state, message);
+    }
     for (task, message) in tasks.iter().zip(&mut messages) {
         let moving = &task.row.task;
         if let Some(active) = feed.active_task(task.index).filter(|_| moving.state == TaskState::Running) {

@@ -16,6 +16,7 @@ use crate::model::ids::JobId;
 use crate::model::task_filter::TaskFilter;
 use crate::model::tenant::DEFAULT_NO;
 use crate::model::time::Timestamp;
+use crate::model::told;
 use crate::pb;
 use crate::store::{EventPage, JobFilter, JobOrder, JobPage, JobPlace, Store, TaskPage, TaskQuery};
 
@@ -245,7 +246,9 @@ pub(crate) async fn list_tasks(
     }
     v.or(())?;
     caller.reach(engine, job, Reach::Look).await?;
-    engine.job(job).await?;
+    let state = engine.job(job).await?.state;
+    let Some(stored) = told::filter(state, &query.filter) else { return Ok(pb::ListTasksResponse::default()) };
+    query.filter = stored.into_owned();
     let TaskPage { items: tasks, examined, mut next } = store.find_tasks(job, &query, size).await?;
     let mut messages = live_tasks(engine, job, &tasks).await;
     if request.include_spec {

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use crate::engine::explanation::{BACKING_OFF, Wait, WaitReason};
+use crate::engine::explanation::{BACKING_OFF, JOB_PAUSED, Wait, WaitReason};
 use crate::engine::hub::Active;
 use crate::model::access::LOCAL_NAME;
 use crate::model::counts::Counts;
 use crate::model::failure::{FailureReason, TaskError};
 use crate::model::failures::{FailureCount, Failures};
 use crate::model::group::{GroupMode, GroupPolicy};
-use crate::model::job::Job;
+use crate::model::job::{Job, JobState};
 use crate::model::limits::{HostLimits, Limits, RateLimit};
 use crate::model::outcome::{Attempt, DownloadResult, FetchResult, Outcome, ResumeKind};
 use crate::model::progress::{Held, Progress};
@@ -17,6 +17,7 @@ use crate::model::secret;
 use crate::model::spec::Work;
 use crate::model::task::TaskState;
 use crate::model::time::Timestamp;
+use crate::model::told;
 use crate::pb;
 use crate::store::StoredTask;
 
@@ -36,7 +37,7 @@ pub(crate) fn job(job: &Job, progress: Option<Progress>, waiting: Vec<pb::Waitin
         rate_limit: (job.spec.rate_limit != RateLimit::default()).then(|| rate_limit(&job.spec.rate_limit)),
         open: job.open,
         directory: job.directory(),
-        counts: Some(counts(&job.counts)),
+        counts: Some(counts(&told::counts(job.state, job.counts))),
         progress: Some(job_progress(&progress, &job.counts)),
         failure: failure.map(task_error),
         create_time: Some(timestamp(job.create_time)),
@@ -156,6 +157,15 @@ pub(crate) fn task(job_id: &str, task: &StoredTask) -> pb::Task {
             Outcome::Download(download) => pb::task::Result::DownloadResult(download_result(download)),
         }),
         spec: None,
+    }
+}
+
+/// Changes a task into what is told of it as long as its job is in this state.
+pub(crate) fn tell(job: JobState, message: &mut pb::Task) {
+    if let Some(stored) = TaskState::from_number(message.state.into()) {
+        let told = told::state(job, stored);
+        message.state = told as i32;
+        message.next_attempt_time = message.next_attempt_time.take().filter(|_| told == TaskState::BackingOff);
     }
 }
 
@@ -347,6 +357,11 @@ pub(crate) fn waiting(wait: &Wait) -> pb::Waiting {
 /// Says that a task backs off until its next attempt.
 pub(crate) fn backing_off(due: Option<Timestamp>) -> pb::Waiting {
     waiting(&Wait { reason: WaitReason::BackingOff, until: due, message: BACKING_OFF.to_owned() })
+}
+
+/// Says that a task waits until its job is resumed.
+pub(crate) fn job_paused() -> pb::Waiting {
+    waiting(&Wait { reason: WaitReason::JobPaused, until: None, message: JOB_PAUSED.to_owned() })
 }
 
 /// Converts limits.

@@ -14,6 +14,7 @@ use crate::model::counts::Counts;
 use crate::model::job::Job;
 use crate::model::role::{Role, holds_at};
 use crate::model::tenant::TenantNo;
+use crate::model::told;
 use crate::pb;
 
 /// How old a sum may be: it looks at every job that has not ended.
@@ -141,7 +142,7 @@ impl Totals {
         for job in hub.jobs().iter().filter(|job| !job.state.is_ended()) {
             for sum in sums.of(job) {
                 *sum.states.entry(job.state as i32).or_default() += 1;
-                add(&mut sum.tasks, &job.counts);
+                add(&mut sum.tasks, &told::counts(job.state, job.counts));
             }
         }
         for feed in hub.busy_jobs().into_iter().filter_map(|job| hub.feed(job)) {

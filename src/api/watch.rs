@@ -35,6 +35,7 @@ use crate::model::event::EventKind;
 use crate::model::failures::Failures;
 use crate::model::ids::JobId;
 use crate::model::job::Job;
+use crate::model::told;
 use crate::pb;
 use crate::pb::watch_job_response::Event;
 use crate::store::Store;
@@ -384,7 +385,13 @@ impl Watcher {
             Some(Notice::Started(task)) => Some(self.wrap(self.sent, Event::TaskStarted(to_proto::task(&id, &task)))),
             Some(Notice::BackingOff(task)) => {
                 let waiting = Some(to_proto::backing_off(task.row.task.due));
-                let task = pb::Task { waiting, ..to_proto::task(&id, &task) };
+                let mut task = pb::Task { waiting, ..to_proto::task(&id, &task) };
+                if let Some(feed) = &self.feed {
+                    to_proto::tell(feed.job().state, &mut task);
+                    if task.state() == pb::TaskState::Pending {
+                        task.waiting = Some(to_proto::job_paused());
+                    }
+                }
                 Some(self.wrap(self.sent, Event::TaskBackingOff(task)))
             }
             None => {
@@ -413,7 +420,7 @@ impl Watcher {
             feed.active(ACTIVE_MAX).iter().map(|(index, active)| to_proto::active(&id, *index, active)).collect();
         let job = feed.job();
         let mut progress = pb::JobProgress {
-            counts: Some(to_proto::counts(&job.counts)),
+            counts: Some(to_proto::counts(&told::counts(job.state, job.counts))),
             progress: Some(to_proto::job_progress(&feed.progress(), &job.counts)),
             active,
             waiting: self.waiting.clone(),

@@ -19,21 +19,26 @@ pub(super) async fn run(
     spec: &DownloadSpec,
 ) -> (Result<DownloadResult, Halt>, AttemptReport) {
     let before = ctx.meter.received_bytes();
+    // What earlier attempts have left is there until it has been looked for.
+    let left_bytes = ctx.storage.bytes();
     let (end, mut report) = match Order::of(ctx, spec) {
         Ok(order) => {
             let (log, held) = (Log::of(&order), Held::default());
-            let mut attempt = Attempt { log, order, held, left: Vec::new(), may_mix: true };
+            let mut attempt = Attempt { log, order, held, left: Vec::new(), may_mix: true, has_looked: false };
             let end = attempt.run().await;
             let url = attempt.log.url(&attempt.order);
             let mut report = AttemptReport { url, ..attempt.log.report };
             if let Some(stored) = attempt.held.stored() {
                 report.held_bytes = stored.ranges.bytes();
                 report.total_bytes = stored.binding.version.total.unwrap_or(0);
+            } else if !attempt.has_looked {
+                report.held_bytes = left_bytes;
             }
             (end, report)
         }
         Err(failure) => {
-            (Err(failure.into()), AttemptReport { url: redacted_text(&spec.url), ..AttemptReport::default() })
+            let url = redacted_text(&spec.url);
+            (Err(failure.into()), AttemptReport { url, held_bytes: left_bytes, ..AttemptReport::default() })
         }
     };
     report.bytes = ctx.meter.received_bytes() - before;
@@ -49,6 +54,8 @@ struct Attempt<'a> {
     /// Whether sources may bring one file together. Not any more once such a file was wrong: one of them has other content
     /// than it should, and a source that is right must not be spoilt by it.
     may_mix: bool,
+    /// Whether what earlier attempts left was looked for.
+    has_looked: bool,
 }
 
 impl Attempt<'_> {
@@ -64,10 +71,12 @@ impl Attempt<'_> {
             Part::at_rest(order.ctx.root, &order.target.folder, order.part_key()).await;
             let part = Part::find(order.ctx.root, &order.target.folder, order.part_key())?;
             self.held.set_part(part);
+            self.has_looked = true;
             if order.spec.disable_resume {
                 self.held.drop_part(Why::ResumeDisabled).await?;
             }
         }
+        self.has_looked = true;
         self.left = self.by_trust();
         let end = self.try_sources().await;
         match end {
@@ -146,7 +155,12 @@ impl Attempt<'_> {
         let helpers = if self.may_mix { &self.left[..] } else { &[] };
         let transferred = transfer::transfer(order, planned, helpers, held, &self.log.session).await?;
         let verified = finish::verify(order, transferred, held).await?;
-        finish::commit(order, verified).await
+        let committed = finish::commit(order, verified).await;
+        if committed.is_err() {
+            // A part that has its name stays where it is.
+            held.set_part(Part::find(order.ctx.root, &order.target.folder, order.part_key()).ok().flatten());
+        }
+        committed
     }
 
     /// A file is there already: what an earlier attempt left of it is removed.

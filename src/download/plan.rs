@@ -10,6 +10,7 @@ use crate::download::order::Order;
 use crate::download::probe::{Probed, Start};
 use crate::files::bound::Bound;
 use crate::files::part::Part;
+use crate::files::ranges::RangeSet;
 use crate::files::space::{NoSpace, Reservation};
 use crate::files::version::Version;
 use crate::model::credential::echo::EchoScan;
@@ -51,12 +52,13 @@ pub(super) async fn plan(order: &Order<'_>, probed: Probed, held: &mut Held) -> 
         order.ctx.meter.set_total(total);
     }
     let bound = bind(order, start, held).await?;
-    let held_bytes = bound.with_held(crate::files::ranges::RangeSet::bytes);
+    let held_bytes = bound.with_held(RangeSet::bytes);
     order.ctx.meter.set_done(held_bytes);
     let missing = total.map_or(0, |total| total - held_bytes.min(total));
     let reservation = match set_room_aside(order, &bound, total, missing).await {
         Ok(reservation) => reservation,
         Err(halt) => {
+            let halt = wait_with(order, &bound, halt, total.unwrap_or(0));
             held.keep(order.ctx, bound).await;
             return Err(halt);
         }
@@ -125,6 +127,27 @@ async fn set_room_aside(
         Ok(false) => Ok(Some(reservation)),
         Err(failure) => Err(failure.into()),
     }
+}
+
+/// Returns what a file of `total` bytes that finds no room waits for, where a part of it may be held. What several hold that wait
+/// is room that none of them gets: one gives it up where another one could go on with that, and then needs all of its room.
+fn wait_with(order: &Order<'_>, bound: &Bound, halt: Halt, total: u64) -> Halt {
+    let Halt::NoSpace { of, folder, needed_bytes, message } = halt else { return halt };
+    let held = bound.with_held(RangeSet::bytes);
+    let waits = match of {
+        _ if held == 0 => Ok(()),
+        Room::Disk => bound.may_wait(needed_bytes),
+        Room::Tenant => bound.may_wait_for_tenant(needed_bytes),
+    };
+    let is_enough = |missing: u64| match of {
+        Room::Disk => order.ctx.root.has_room(&folder, missing),
+        Room::Tenant => order.ctx.storage.refusal().is_some_and(|full| missing <= full.free_bytes),
+    };
+    let gives_up = waits.is_err_and(|other| is_enough(other.saturating_sub(held)));
+    if gives_up {
+        bound.give_up();
+    }
+    Halt::NoSpace { needed_bytes: if gives_up { total } else { needed_bytes }, of, folder, message }
 }
 
 /// Returns what a lack of space means: waiting for it, or a failure where `whole` bytes could never fit.

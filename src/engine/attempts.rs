@@ -15,7 +15,7 @@ use crate::limits::transport::Limited;
 use crate::model::credential::echo::echoed;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
-use crate::model::outcome::{AttemptEnd, AttemptReport};
+use crate::model::outcome::AttemptEnd;
 use crate::model::spec::Work;
 use crate::net::{Credentialed, Profile, Transport};
 
@@ -41,12 +41,12 @@ impl Runner {
 
     /// Runs an attempt to its end. A panic in it is a failed attempt and harms no other.
     async fn run(self: Arc<Self>, launch: Launch, transport: Arc<dyn Transport>) -> Ended {
-        let (id, fence) = (launch.id, launch.fence);
+        let (id, fence, report) = (launch.id, launch.fence, work::as_before(&launch));
         let attempt = AssertUnwindSafe(Box::pin(self.attempt(&launch, transport))).catch_unwind();
         attempt.await.unwrap_or_else(|_| {
             let message = "the attempt panicked; that is a defect of haul, please report it with the server's log";
             let end = AttemptEnd::Failed(Failure::retryable(FailureReason::Internal, message));
-            Ended { id, fence, end, report: AttemptReport::default(), body: None }
+            Ended { id, fence, end, report, body: None }
         })
     }
 
@@ -55,7 +55,7 @@ impl Runner {
             None => transport,
             Some(Ok(in_use)) => Arc::new(Credentialed { inner: transport, source: in_use.clone() }),
             Some(Err(failure)) => {
-                let (report, end) = (AttemptReport::default(), AttemptEnd::Failed(failure.clone()));
+                let (report, end) = (work::as_before(launch), AttemptEnd::Failed(failure.clone()));
                 return Ended { id: launch.id, fence: launch.fence, end, report, body: None };
             }
         };

@@ -388,6 +388,11 @@ impl JobCommand {
         matches!(self, JobCommand::AddTasks { reply, .. } if reply.is_closed())
     }
 
+    /// Whether it adds tasks.
+    pub(crate) fn adds_tasks(&self) -> bool {
+        matches!(self, JobCommand::AddTasks { .. })
+    }
+
     /// Limits what it acts on to tasks below `total`, those that its job has when the command comes to it.
     pub(crate) fn fix(&mut self, total: TaskIndex) {
         if let JobCommand::CancelTasks { to, .. } | JobCommand::RetryNow { to, .. } = self {
@@ -405,11 +410,12 @@ impl JobCommand {
     }
 
     fn ends_work(&self) -> bool {
-        matches!(
-            self,
-            JobCommand::CancelTasks { .. }
-                | JobCommand::Control { what: Control::Cancel(_) | Control::Pause | Control::Seal, .. }
-        )
+        matches!(self, JobCommand::CancelTasks { .. } | JobCommand::Control { what: Control::Cancel(_), .. })
+            || self.holds_work()
+    }
+
+    fn holds_work(&self) -> bool {
+        matches!(self, JobCommand::Control { what: Control::Pause | Control::Seal, .. })
     }
 
     /// Why it cannot be done as the store is now.
@@ -463,6 +469,11 @@ impl Command {
             Command::Audit { .. } => true,
             _ => false,
         }
+    }
+
+    /// Whether it only holds what there is, and ends nothing.
+    pub(crate) fn holds_work(&self) -> bool {
+        matches!(self, Command::Job(_, command) if command.holds_work())
     }
 
     /// Why it cannot be done as the store is now.

@@ -16,6 +16,7 @@ use crate::model::checksum::hex;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::outcome::Outcome;
+use crate::model::progress::Held;
 use crate::model::spec::{DownloadSpec, Work};
 use crate::model::task::TaskState;
 use crate::model::time::Timestamp;
@@ -29,6 +30,8 @@ struct FilePart {
     folder: String,
     key: String,
     spec: DownloadSpec,
+    /// How much of it there is.
+    held: Held,
 }
 
 /// The files of all jobs.
@@ -77,25 +80,31 @@ impl JobFiles {
     }
 
     /// Puts the part files of an ending job away, so that none is left beside the finished files. Those that are named by
-    /// URL and path stay for the next run, if it could go on with them.
-    pub(crate) async fn put_away(&self, job: &Job) {
-        let Some(root) = self.root_of(job) else { return };
+    /// URL and path stay for the next run, if it could go on with them. Returns what
+    /// was removed because it could not be kept.
+    pub(crate) async fn put_away(&self, job: &Job) -> Held {
+        let mut gone = Held::default();
+        let Some(root) = self.root_of(job) else { return gone };
+        let parts_gone = job.parts_gone;
         let (job, directory) = (job.id, &job.directory());
         let states = [TaskState::Failed, TaskState::Cancelled];
         let mut from = Some(0);
-        while let Some(parts) = self.next_parts(job, directory, &states, &mut from).await {
-            for FilePart { folder, key, spec } in parts {
+        while let Some(parts) = self.next_parts((job, parts_gone), directory, &states, &mut from).await {
+            for FilePart { folder, key, spec, held } in parts {
                 let done = if self.by_url {
                     let key = PartKey { name: &key, is_shared: true };
-                    download::drop_hopeless(&root, &folder, key, &spec).await
+                    download::drop_hopeless(&root, &folder, key, &spec).await.map(|()| true)
                 } else {
                     self.aside.take(&root, job, folder, key).await
                 };
-                if let Err(failure) = done {
-                    tracing::warn!(%job, "a part file is left: {}", failure.message);
+                match done {
+                    Ok(true) => {}
+                    Ok(false) => gone.add(held),
+                    Err(failure) => tracing::warn!(%job, "a part file is left: {}", failure.message),
                 }
             }
         }
+        gone
     }
 
     /// Returns the unfinished or ended jobs of which there may be part files that were put away.
@@ -118,7 +127,7 @@ impl JobFiles {
         let (job, directory) = (job.id, &job.directory());
         let states = [TaskState::Pending];
         let mut from = Some(0);
-        while let Some(parts) = self.next_parts(job, directory, &states, &mut from).await {
+        while let Some(parts) = self.next_parts((job, None), directory, &states, &mut from).await {
             for FilePart { folder, key, .. } in parts {
                 if let Err(failure) = self.aside.bring_back(&root, job, folder, key).await {
                     tracing::warn!(%job, "a download begins anew: {}", failure.message);
@@ -136,7 +145,7 @@ impl JobFiles {
     /// The parts that some more tasks may have; `None` after the last.
     async fn next_parts(
         &self,
-        job: JobId,
+        (job, parts_gone): (JobId, Option<Timestamp>),
         directory: &str,
         states: &[TaskState],
         from: &mut Option<TaskIndex>,
@@ -156,7 +165,8 @@ impl JobFiles {
                 // A path that is refused never had a part either.
                 let folder = download::folder(directory, spec).ok()?;
                 let key = self.key(TaskId { job, index: task.index }, spec);
-                Some(FilePart { folder, key, spec: spec.clone() })
+                let held = task.row.held_of(&task.spec.work, parts_gone);
+                Some(FilePart { folder, key, spec: spec.clone(), held })
             }
             Work::Fetch(_) => None,
         };

@@ -114,7 +114,8 @@ impl EngineTask {
     /// Runs until the engine has drained, or until its store cannot be trusted. Then nothing of it runs any more.
     pub async fn run(self) -> Result<(), StoreError> {
         let Self { scheduler, commands, writer, runner, .. } = self;
-        let result = scheduler.run(commands).await;
+        // It is large, and so would be whatever awaits this.
+        let result = Box::pin(scheduler.run(commands)).await;
         // The scheduler is gone, and with it the writer's orders: the writer closes the store and ends.
         writer.join().await;
         runner.shutdown().await;

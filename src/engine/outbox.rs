@@ -24,6 +24,9 @@ use crate::store::{
 const CHANGES_MAX: usize = 50_000;
 /// Memory that they may take, in bytes, roughly. What is taken in one go comes on top, and what is at the disk.
 const BYTES_MAX: usize = 32 << 20;
+/// Memory of pages of fetches beyond which no more are added. On a full disk what cannot be left out of a batch has to fit into
+/// what the store lends, twice: in its log, and where that is copied to.
+const PAGES_BYTES_MAX: usize = 8 << 20;
 /// Memory of a row that moves, beside what it holds.
 const ROW_BYTES: usize = 512;
 
@@ -34,6 +37,8 @@ pub(crate) struct Outbox {
     changes: usize,
     /// The memory that it takes, roughly.
     bytes: usize,
+    /// That of the pages in it.
+    pages_bytes: usize,
     effects: Vec<Effect>,
     /// The number of the batch that fills, from 1.
     number: BatchNumber,
@@ -61,6 +66,7 @@ impl Outbox {
             batch: Batch::default(),
             changes: 0,
             bytes: 0,
+            pages_bytes: 0,
             effects: Vec::new(),
             number: 1,
             dirty: BTreeSet::new(),
@@ -111,9 +117,15 @@ impl Outbox {
 
     /// Adds a page of a fetch. Whoever waits for it has an effect of its own.
     pub(crate) fn page(&mut self, page: NewPage) {
-        let body = if let Content::Inline(body) = &page.content { body.len() } else { 0 };
-        self.count(1, ROW_BYTES + body + page.next.as_ref().map_or(0, String::len));
+        let bytes = page_bytes(&page);
+        self.count(1, bytes);
+        self.pages_bytes += bytes;
         self.batch.pages.push(page);
+    }
+
+    /// Whether it takes more pages of fetches.
+    pub(crate) fn takes_pages(&self) -> bool {
+        self.pages_bytes < PAGES_BYTES_MAX
     }
 
     /// Adds who did something.
@@ -325,6 +337,11 @@ impl Outbox {
         for effect in dropped {
             effect.fail(EngineError::Contradiction(job));
         }
+        self.pages_bytes = self.batch.pages.iter().map(page_bytes).sum();
+        if self.is_empty() {
+            // Nothing would be sent, and so nothing counted anew.
+            *self = Outbox { number: self.number, ..Outbox::new() };
+        }
     }
 
     /// Answers everybody who waits for a commit that will not come.
@@ -333,6 +350,11 @@ impl Outbox {
             effect.fail(error.clone());
         }
     }
+}
+
+fn page_bytes(page: &NewPage) -> usize {
+    let body = if let Content::Inline(body) = &page.content { body.len() } else { 0 };
+    ROW_BYTES + body + page.next.as_ref().map_or(0, String::len)
 }
 
 fn next_sequence(job: &mut Job) -> u64 {
@@ -464,6 +486,19 @@ mod tests {
         let Sealed { batch, effects, .. } = outbox.seal(|_| None, |_| false, &Arc::default());
         assert!(effects.is_empty());
         assert!(batch.additions.iter().all(|it| it.new_lanes.is_empty() && it.chunk_id.is_empty()));
+    }
+
+    /// Otherwise nothing would be taken any more: a batch with nothing in it is not sent.
+    #[test]
+    fn a_job_that_is_dropped_leaves_room_for_others() {
+        let mut outbox = Outbox::new();
+        for page in 0..2 {
+            let content = Content::Inline(vec![0; BYTES_MAX].into());
+            outbox.page(NewPage { id: id(0), page, first_item: 0, items: 0, content, next: None });
+        }
+        assert!(!outbox.takes_pages() && !outbox.is_roomy());
+        outbox.drop_job(id(0).job);
+        assert!(outbox.is_empty() && outbox.takes_pages() && outbox.is_roomy());
     }
 
     #[test]

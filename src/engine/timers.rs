@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::model::host::Host;
-use crate::model::ids::JobId;
+use crate::model::ids::{JobId, TaskId};
 use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 
@@ -32,6 +32,8 @@ pub(crate) enum Timer {
     Housekeeping,
     /// Time to look whether there is disk space for those who wait for it.
     DiskLook,
+    /// A task whose time is over and that could not be read has rested.
+    LateRested(TaskId),
     /// Time to try again to remove what there was no room to remove.
     Removals,
     /// The end of the time that a drain leaves to requests that must not be sent twice.

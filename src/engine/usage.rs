@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::model::ids::JobId;
 use crate::model::quotas::Usage;
-use crate::model::storage::Storage;
+use crate::model::storage::{Storage, UsedUp};
 use crate::model::tenant::TenantNo;
 
 /// What one job has of what its tenant may have.
@@ -56,8 +56,8 @@ impl Usages {
         self.stored.entry(tenant).or_default()
     }
 
-    /// The quota of a tenant that stores as much as it may.
-    pub(crate) fn storage_used_up(&self, tenant: TenantNo) -> Option<u64> {
+    /// What a tenant stores that stores as much as it may.
+    pub(crate) fn storage_used_up(&self, tenant: TenantNo) -> Option<UsedUp> {
         self.stored.get(&tenant)?.used_up()
     }
 

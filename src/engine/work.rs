@@ -49,15 +49,12 @@ async fn fetch(
 ) -> (AttemptEnd, AttemptReport, Option<NewPage>) {
     let resume = match cursor(runner, launch, spec).await {
         Ok(resume) => resume,
-        Err(failure) => return (AttemptEnd::Failed(failure), AttemptReport::default(), None),
+        Err(failure) => return (AttemptEnd::Failed(failure), as_before(launch), None),
     };
     let is_listing = spec.pagination.is_some();
-    if let Some(resume) = &resume
-        && let Err(full) = launch.storage.at_least(resume.bytes)
-    {
-        // What it held is there still.
-        let report = AttemptReport { held_bytes: launch.storage.bytes(), ..AttemptReport::default() };
-        return (no_room(launch, full, is_listing), report, None);
+    if is_listing {
+        // What is there decides, whatever was counted when an attempt before was cut.
+        launch.storage.holds(resume.as_ref().map_or(0, |resume| resume.bytes));
     }
     let sink = PageSink { runner, launch };
     let clock = runner.clock.clone();
@@ -96,6 +93,11 @@ async fn fetch(
     });
     let page = content.map(|content| NewPage { id: launch.id, page: 0, first_item: 0, items: 0, content, next: None });
     (fetched.end, fetched.report, page)
+}
+
+/// What an attempt has done that ended before it looked at what earlier ones have left: that is there still.
+pub(crate) fn as_before(launch: &Launch) -> AttemptReport {
+    AttemptReport { held_bytes: launch.storage.bytes(), ..AttemptReport::default() }
 }
 
 /// What it means that a tenant may not store more: the task waits for room, unless it can never have enough or what it asks
@@ -199,12 +201,11 @@ impl PageSink<'_> {
     async fn keep(&self, page: Page) -> Result<(), Failure> {
         let bytes = page.body.len() as u64;
         self.launch.storage.more(bytes).map_err(full_failure)?;
-        let kept = self.write(page).await;
-        if kept.is_err() {
-            // One that is there all the same is counted when the listing goes on.
-            self.launch.storage.less(bytes);
-        }
-        kept
+        // Given back also where the attempt is cut meanwhile. One that is there all the same is counted when the listing goes on.
+        let mut unkept = Unkept { storage: &self.launch.storage, bytes };
+        self.write(page).await?;
+        unkept.bytes = 0;
+        Ok(())
     }
 
     /// The row of a page is committed after the file that it may name.
@@ -233,6 +234,18 @@ impl PageSink<'_> {
     }
 }
 
+/// Bytes of a page that is not kept yet. Dropping it gives them back.
+struct Unkept<'a> {
+    storage: &'a StorageHold,
+    bytes: u64,
+}
+
+impl Drop for Unkept<'_> {
+    fn drop(&mut self) {
+        self.storage.less(self.bytes);
+    }
+}
+
 /// A long body on its way into its content file.
 struct BodySpool(Spooling, Arc<StorageHold>);
 
@@ -258,7 +271,7 @@ async fn download(
 ) -> (AttemptEnd, AttemptReport) {
     let root = match runner.roots.of(&launch.tenant) {
         Ok(root) => root,
-        Err(failure) => return (AttemptEnd::Failed(failure), AttemptReport::default()),
+        Err(failure) => return (AttemptEnd::Failed(failure), as_before(launch)),
     };
     let part_key = runner.files.key(launch.id, spec);
     let settings = Settings { max_bytes: runner.max_download_bytes, ..Settings::default() };

@@ -51,7 +51,8 @@ pub enum Condition {
 
 /// The running writer.
 pub(crate) enum Writer {
-    Thread(JoinHandle<()>),
+    /// A thread, and what is closed when it has ended.
+    Thread(JoinHandle<()>, oneshot::Receiver<()>),
     Here(tokio::task::JoinSet<()>),
 }
 
@@ -83,15 +84,22 @@ pub(crate) fn start(
     let failed = |error: std::io::Error| StoreError::Fatal(format!("cannot start the writer's thread: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
     let thread = std::thread::Builder::new().name("writer".to_owned());
-    let thread = thread.spawn(move || runtime.block_on(work.run(received))).map_err(failed)?;
-    Ok((Writer::Thread(thread), link))
+    let (ends, ended) = oneshot::channel();
+    let run = move || {
+        let _ends: oneshot::Sender<()> = ends;
+        runtime.block_on(work.run(received));
+    };
+    let thread = thread.spawn(run).map_err(failed)?;
+    Ok((Writer::Thread(thread, ended), link))
 }
 
 impl Writer {
-    /// Waits for its end.
+    /// Waits for its end. Whoever waits no longer leaves nothing behind that would.
     pub(crate) async fn join(self) {
         match self {
-            Writer::Thread(thread) => {
+            Writer::Thread(thread, ended) => {
+                // It is only closed.
+                let _ = ended.await;
                 let joined = tokio::task::spawn_blocking(move || thread.join()).await;
                 if !matches!(joined, Ok(Ok(()))) {
                     tracing::error!("the writer's thread panicked");
@@ -254,5 +262,52 @@ impl Work {
             *now = condition;
             changes
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures_util::FutureExt as _;
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+    use crate::store::Answer;
+
+    /// A store that cannot be closed before this says so.
+    struct Held(mpsc::Receiver<()>);
+
+    impl WriteStore for Held {
+        fn commit<'a>(&'a mut self, _: &'a Batch) -> Answer<'a, Committed> {
+            std::future::ready(Ok(Committed::default())).boxed()
+        }
+
+        fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+            async move {
+                let _ = self.0.recv();
+            }
+            .boxed()
+        }
+    }
+
+    /// A drain has a grace, and somebody may hold the lock of the database for longer.
+    #[test]
+    fn nobody_has_to_wait_for_a_store_that_is_held() {
+        let (release, held) = mpsc::channel();
+        let (done, is_done) = mpsc::channel();
+        let drain = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let (writer, link) = start(Box::new(Held(held)), true, Arc::default()).unwrap();
+            drop(link);
+            let joined =
+                runtime.block_on(async { tokio::time::timeout(Duration::from_millis(50), writer.join()).await });
+            drop(runtime);
+            done.send(joined.is_ok()).unwrap();
+        });
+        let ended = is_done.recv_timeout(Duration::from_secs(60));
+        release.send(()).unwrap();
+        drain.join().unwrap();
+        assert_eq!(ended, Ok(false));
     }
 }

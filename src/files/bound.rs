@@ -191,15 +191,23 @@ impl Bound {
         Err(Failure::retryable(FailureReason::ContentChanged, message))
     }
 
-    /// Whether what is held may be kept while its download waits for room. One download on each file system may: several
+    /// Asks to keep what is held while its download waits for so much room. One download on each file system may: several
     /// would wait for the room that the others hold.
-    pub fn may_wait(&self) -> bool {
-        self.place.root.may_wait(&self.place.folder, &part_name(&self.place.key))
+    ///
+    /// # Errors
+    ///
+    /// Another one waits there, for so much.
+    pub fn may_wait(&self, needed_bytes: u64) -> Result<(), u64> {
+        self.place.root.may_wait(&self.place.folder, &part_name(&self.place.key), needed_bytes)
     }
 
     /// As [`Bound::may_wait`], where it is its tenant that may not store more. One download of a tenant may.
-    pub fn may_wait_for_tenant(&self) -> bool {
-        self.place.root.may_wait_for_tenant(&self.place.folder, &part_name(&self.place.key))
+    ///
+    /// # Errors
+    ///
+    /// Another one waits, for so much.
+    pub fn may_wait_for_tenant(&self, needed_bytes: u64) -> Result<(), u64> {
+        self.place.root.may_wait_for_tenant(&self.place.folder, &part_name(&self.place.key), needed_bytes)
     }
 
     /// Keeps nothing of what is held when the part is closed.

@@ -35,15 +35,15 @@ pub(super) struct Breakers(
 struct Known {
     /// Those of each tenant; few.
     each: Vec<Breaker>,
-    /// Requests of all at once while the host comes back, or [`NO_RAMP`].
-    ramp: u32,
+    /// Requests of all at once while the host comes back.
+    ramp: Ramp,
     /// Whether the host has answered somebody since it was paused for all.
     has_answered: bool,
 }
 
 impl Default for Known {
     fn default() -> Known {
-        Known { each: Vec::new(), ramp: NO_RAMP, has_answered: false }
+        Known { each: Vec::new(), ramp: Ramp::NONE, has_answered: false }
     }
 }
 
@@ -59,7 +59,7 @@ impl Known {
     /// Notes that a breaker has opened: where it is not the only one, the host itself is lost.
     fn opened(&mut self, now: Timestamp) {
         if self.each.iter().filter(|it| it.until() > now).count() > 1 {
-            (self.ramp, self.has_answered) = (1, false);
+            (self.ramp, self.has_answered) = (Ramp::from(now), false);
         }
     }
 
@@ -77,10 +77,35 @@ impl Known {
     }
 }
 
-/// Returns how many requests at once may be in flight after an answer, of `most`.
-fn raised(ramp: u32, most: u32) -> u32 {
-    let more = ramp.saturating_add(1);
-    if more >= most { NO_RAMP } else { more }
+/// How many requests at once there may be while a host comes back. It lapses with what it is for, however often connections fail
+/// now and then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ramp {
+    /// Or [`NO_RAMP`].
+    requests: u32,
+    /// Since when the host was lost.
+    since: Timestamp,
+}
+
+impl Ramp {
+    const NONE: Ramp = Ramp { requests: NO_RAMP, since: Timestamp(0) };
+
+    /// One request at once, from `now` on.
+    fn from(now: Timestamp) -> Ramp {
+        Ramp { requests: 1, since: now }
+    }
+
+    fn at(self, now: Timestamp) -> u32 {
+        if self.since.plus(LAPSE) <= now { NO_RAMP } else { self.requests }
+    }
+
+    /// Allows one request more, of `most`, after an answer. Returns whether that is more than before.
+    fn raise(&mut self, most: u32) -> bool {
+        let is_ramp = self.requests != NO_RAMP;
+        let more = self.requests.saturating_add(1);
+        self.requests = if more >= most { NO_RAMP } else { more };
+        is_ramp
+    }
 }
 
 /// What is known of the connections of one tenant.
@@ -91,8 +116,8 @@ struct Breaker {
     failures: u32,
     /// How often in a row it opened.
     openings: u32,
-    /// Requests at once while the host comes back, or [`NO_RAMP`].
-    ramp: u32,
+    /// Requests at once while the host comes back.
+    ramp: Ramp,
     /// When the last connection failed.
     failed_at: Timestamp,
     open: Option<Open>,
@@ -110,16 +135,11 @@ pub(super) struct Open {
 
 impl Breaker {
     fn new(tenant: TenantNo) -> Breaker {
-        Breaker { tenant, failures: 0, openings: 0, ramp: NO_RAMP, failed_at: Timestamp::default(), open: None }
+        Breaker { tenant, failures: 0, openings: 0, ramp: Ramp::NONE, failed_at: Timestamp::default(), open: None }
     }
 
     fn has_lapsed(&self, now: Timestamp) -> bool {
         self.failed_at.plus(LAPSE) <= now
-    }
-
-    /// How many requests at once it lets through.
-    fn ramp(&self, now: Timestamp) -> u32 {
-        if self.has_lapsed(now) { NO_RAMP } else { self.ramp }
     }
 
     fn until(&self) -> Timestamp {
@@ -127,7 +147,7 @@ impl Breaker {
     }
 
     fn is_at_rest(&self) -> bool {
-        self.failures == 0 && self.openings == 0 && self.ramp == NO_RAMP && self.open.is_none()
+        self.failures == 0 && self.openings == 0 && self.ramp.requests == NO_RAMP && self.open.is_none()
     }
 }
 
@@ -150,7 +170,7 @@ impl Breakers {
         }
         let length = PAUSE_MIN.saturating_mul(1 << breaker.openings.min(16)).min(PAUSE_MAX);
         breaker.openings += 1;
-        breaker.ramp = 1;
+        breaker.ramp = Ramp::from(now);
         breaker.open = Some(Open { until: now.plus(length), failures: breaker.failures, error });
         known.opened(now);
         self.all().find(|it| it.tenant == tenant)?.open.as_ref()
@@ -159,8 +179,14 @@ impl Breakers {
     /// Opens the breaker of a tenant as it was in a process before, when its last connection had failed at `failed_at`.
     pub(super) fn restore(&mut self, tenant: TenantNo, open: Open, failed_at: Timestamp, now: Timestamp) {
         let known = self.0.get_or_insert_default();
-        *known.entry(tenant) =
-            Breaker { tenant, failures: open.failures, openings: 1, ramp: 1, failed_at, open: Some(open) };
+        *known.entry(tenant) = Breaker {
+            tenant,
+            failures: open.failures,
+            openings: 1,
+            ramp: Ramp::from(failed_at),
+            failed_at,
+            open: Some(open),
+        };
         known.opened(now);
     }
 
@@ -168,16 +194,12 @@ impl Breakers {
     /// start than before, of `most` at once.
     pub(super) fn answered(&mut self, tenant: TenantNo, most: u32) -> bool {
         let Some(known) = &mut self.0 else { return false };
-        let mut may_more = known.ramp != NO_RAMP;
-        if may_more {
-            (known.ramp, known.has_answered) = (raised(known.ramp, most), true);
-        }
+        let mut may_more = known.ramp.raise(most);
+        known.has_answered |= may_more;
         if let Some(breaker) = known.each.iter_mut().find(|it| it.tenant == tenant) {
-            may_more |= breaker.open.take().is_some() || breaker.ramp != NO_RAMP;
+            may_more |= breaker.open.take().is_some();
+            may_more |= breaker.ramp.raise(most);
             (breaker.failures, breaker.openings) = (0, 0);
-            if breaker.ramp != NO_RAMP {
-                breaker.ramp = raised(breaker.ramp, most);
-            }
         }
         self.retain(|breaker| !breaker.is_at_rest());
         may_more
@@ -211,14 +233,13 @@ impl Breakers {
 
     /// Returns how many requests at once a tenant may have while the host comes back.
     pub(super) fn ramp(&self, tenant: TenantNo, now: Timestamp) -> u32 {
-        self.all().find(|it| it.tenant == tenant).map_or(NO_RAMP, |it| it.ramp(now))
+        self.all().find(|it| it.tenant == tenant).map_or(NO_RAMP, |it| it.ramp.at(now))
     }
 
     /// Returns how many requests of all at once the host may have while it comes back: where that is what one tenant thinks, any
     /// number.
     pub(super) fn ramp_of_all(&self, now: Timestamp) -> u32 {
-        let matters = self.all().any(|it| !it.has_lapsed(now));
-        self.0.as_ref().filter(|_| matters).map_or(NO_RAMP, |known| known.ramp)
+        self.0.as_ref().map_or(NO_RAMP, |known| known.ramp.at(now))
     }
 
     /// When nothing of it matters any more, if nothing happens until then.
@@ -309,6 +330,23 @@ mod tests {
         fail(&mut breakers, 2, 1, at(700));
         assert_eq!((breakers.until(Some(3)), breakers.ramp_of_all(at(700))), (Some(at(1700)), 1));
         assert_eq!(breakers.ramp_of_all(at(3_600_700)), NO_RAMP, "nobody has asked it for long");
+    }
+
+    /// A failure now and then keeps what is known of a breaker.
+    #[test]
+    fn a_host_that_was_lost_long_ago_is_not_probed_for_ever() {
+        let mut breakers = Breakers::default();
+        fail(&mut breakers, 1, 8, at(0));
+        fail(&mut breakers, 2, 8, at(0));
+        breakers.resume();
+        let hour = 3_600_000;
+        for half in 1..6 {
+            breakers.lapse(at(half * hour / 2));
+            let ramps = (breakers.ramp(1, at(half * hour / 2)), breakers.ramp_of_all(at(half * hour / 2)));
+            assert_eq!(ramps, if half < 2 { (1, 1) } else { (NO_RAMP, NO_RAMP) });
+            breakers.failed(1, "refused".into(), true, at(half * hour / 2));
+        }
+        assert!(breakers.0.is_some());
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::limits::turns::Asker;
 use crate::limits::{Asking, Blocked};
 use crate::model::host::Host;
 use crate::model::limits::{HostLimits, Limits};
-use crate::model::pause::{HostPause, PauseCause, PauseChange, PauseKey};
+use crate::model::pause::{FOR_ALL, HostPause, PauseCause, PauseChange, PauseKey};
 use crate::model::tenant::{Parties, Party, TenantNo};
 use crate::model::time::Timestamp;
 
@@ -267,13 +267,18 @@ impl Hosts {
     pub fn pause(&self, host: &Host, tenant: TenantNo, until: Timestamp, reason: &str) {
         let now = self.clock.now();
         let mut inner = self.lock();
-        let (until, reason) = inner.change(host, now, |state| {
-            let (until, reason) = state.pause(tenant, until, reason, now);
-            (until, reason.to_owned())
+        let (until, reason, for_all) = inner.change(host, now, |state| {
+            let ((until, reason), for_all) = state.pause(tenant, until, reason, now);
+            (until, reason.to_owned(), for_all)
         });
         let key = PauseKey { tenant, host: host.clone(), cause: PauseCause::Asked };
         if inner.kept.get(&key).is_none_or(|kept| kept.until != until) {
             inner.kept.put(key, HostPause { time: now, until, failures: 0, reason }, now);
+        }
+        if let Some(until) = for_all {
+            // What each was asked says no more when that was, where it was asked for longer before.
+            let key = PauseKey { tenant: FOR_ALL, host: host.clone(), cause: PauseCause::Asked };
+            inner.kept.put(key, HostPause { time: now, until, failures: 0, reason: String::new() }, now);
         }
         // Whoever waits for room must hear that there will be none for long.
         inner.queues.wake_each(host);

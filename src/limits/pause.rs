@@ -33,12 +33,21 @@ struct Asked {
 }
 
 impl Pause {
-    /// Notes that a tenant was asked to wait. A shorter time does not shorten a longer one.
-    pub(super) fn ask(&mut self, tenant: TenantNo, until: Timestamp, reason: &str, now: Timestamp) {
+    /// Notes that a tenant was asked to wait. A shorter time does not shorten a longer one. Returns until when all have to wait
+    /// from now on, if that is longer than before.
+    pub(super) fn ask(
+        &mut self,
+        tenant: TenantNo,
+        until: Timestamp,
+        reason: &str,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
         self.asked.retain(|asked| asked.until > now);
         let is_recent = |asked: &&Asked| asked.tenant != tenant && asked.at.plus(TOGETHER) >= now;
         let together = self.asked.iter().filter(is_recent).map(|asked| asked.until.min(until)).max();
-        self.for_all = self.for_all.filter(|all| *all > now).max(together);
+        let before = self.for_all.filter(|all| *all > now);
+        self.for_all = before.max(together);
+        let longer = self.for_all.filter(|all| Some(*all) > before);
         match self.asked.iter_mut().find(|asked| asked.tenant == tenant) {
             Some(asked) => {
                 asked.at = now;
@@ -48,6 +57,12 @@ impl Pause {
             }
             None => self.asked.push(Asked { tenant, at: now, until, reason: cut(reason).into() }),
         }
+        longer
+    }
+
+    /// Takes in until when all have to wait, as it was in a process before.
+    pub(super) fn ask_all(&mut self, until: Timestamp) {
+        self.for_all = self.for_all.max(Some(until));
     }
 
     /// Returns what a tenant was asked itself: until when to wait, and why.
@@ -94,7 +109,8 @@ mod tests {
         assert_eq!((pause.reason(Some(1)).as_str(), pause.reason(Some(2)).as_str()), ("asked 1", ""));
         pause.ask(2, at(75), "asked 2", at(70));
         assert_eq!((pause.until(Some(2)), pause.until(Some(3))), (at(75), at(0)), "more than a minute later");
-        pause.ask(1, at(80), "asked 1 again", at(71));
+        let for_all = pause.ask(1, at(80), "asked 1 again", at(71));
+        assert_eq!((for_all, pause.ask(2, at(74), "asked 2", at(72))), (Some(at(75)), None));
         assert_eq!((pause.until(Some(1)), pause.until(Some(3))), (at(600), at(75)), "the shorter one holds for all");
         assert_eq!(pause.reason(Some(3)), "it asks everybody to wait");
         assert_eq!((pause.reason(Some(2)).as_str(), pause.reason(None).as_str()), ("asked 2", "asked 1"));

@@ -145,6 +145,7 @@ pub(super) enum NotNow {
 pub struct HostReader {
     hosts: Arc<Hosts>,
     host: Host,
+    tenant: TenantNo,
     rate: Arc<ByteRate>,
     activity: Arc<Activity>,
     /// What is counted for whom it is read.
@@ -166,7 +167,7 @@ impl HostReader {
 impl Drop for HostReader {
     fn drop(&mut self) {
         let now = self.hosts.clock.now();
-        self.hosts.lock().table.change_known(&self.host, now, |state| state.reader_ends(now));
+        self.hosts.lock().table.change_known(&self.host, now, |state| state.reader_ends(self.tenant, now));
     }
 }
 
@@ -236,12 +237,12 @@ impl Hosts {
         let now = self.clock.now();
         let mut inner = self.lock();
         let limits = inner.rules.of(host);
-        let begin = |state: &mut HostState| state.reader_begins(limits.bytes_per_second);
+        let begin = |state: &mut HostState| state.reader_begins(party.tenant, limits.bytes_per_second);
         let rate = inner.table.change(host, now, || HostState::new(&limits), begin);
         let activity = inner.recent.of(host, now);
         drop(inner);
         let own = self.per_party.of(party, host, now);
-        HostReader { hosts: self.clone(), host: host.clone(), rate, activity, own }
+        HostReader { hosts: self.clone(), host: host.clone(), tenant: party.tenant, rate, activity, own }
     }
 }
 

@@ -1,10 +1,10 @@
-//! What tenants have in flight at one host. Pure.
+//! What tenants have at one host: requests in flight, or bodies that are read. Pure.
 //!
 //! The tenant that always exists has whatever others have not, so that nothing is kept as long as it is alone.
 
 use crate::model::tenant::{DEFAULT_NO, TenantNo};
 
-/// The requests in flight of each tenant but [`DEFAULT_NO`]; no more than the host may have, so they stand in a list.
+/// How many each tenant but [`DEFAULT_NO`] has; no more than the host may have requests, so they stand in a list.
 #[derive(Debug, Default)]
 #[allow(clippy::box_collection)] // A hundred thousand hosts may be remembered, and few have any.
 pub(super) struct Shares(Option<Box<Vec<(TenantNo, u32)>>>);
@@ -28,7 +28,7 @@ impl Asking {
 }
 
 impl Shares {
-    /// Counts a request.
+    /// Counts one more.
     pub(super) fn start(&mut self, tenant: TenantNo) {
         if tenant == DEFAULT_NO {
             return;
@@ -40,7 +40,7 @@ impl Shares {
         }
     }
 
-    /// Counts the end of a request.
+    /// Counts one less.
     pub(super) fn release(&mut self, tenant: TenantNo) {
         let Some(list) = &mut self.0 else { return };
         let Some(place) = list.iter().position(|(other, _)| *other == tenant) else { return };
@@ -53,7 +53,7 @@ impl Shares {
         }
     }
 
-    /// Returns how many of the `all` requests of the host are a tenant's.
+    /// Returns how many of `all` are a tenant's.
     pub(super) fn of(&self, tenant: TenantNo, all: u32) -> u32 {
         let mut list = self.0.iter().flat_map(|list| list.iter());
         if tenant == DEFAULT_NO {

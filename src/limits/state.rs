@@ -17,7 +17,7 @@ use crate::limits::rate::{ByteRate, Gcra};
 use crate::limits::shares::{Asking, Shares};
 use crate::limits::turns::{Asker, Turns};
 use crate::model::limits::HostLimits;
-use crate::model::pause::{HostPause, PauseCause};
+use crate::model::pause::{FOR_ALL, HostPause, PauseCause};
 use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 
@@ -33,6 +33,8 @@ pub(super) struct HostState {
     shares: Shares,
     /// Bodies that are being read.
     readers: u32,
+    /// For whom they are.
+    reads: Shares,
     breakers: Breakers,
     turns: Turns,
     /// The tenants that the rate has refused, where there are several.
@@ -55,6 +57,7 @@ impl HostState {
             in_flight: 0,
             shares: Shares::default(),
             readers: 0,
+            reads: Shares::default(),
             breakers: Breakers::default(),
             turns: Turns::default(),
             line: None,
@@ -112,7 +115,8 @@ impl HostState {
     /// Whether a tenant asks as much of the host as may be of one that may have come back for it.
     fn is_probed_by(&self, tenant: TenantNo, now: Timestamp) -> bool {
         let ramp = self.breakers.ramp(tenant, now);
-        ramp != u32::MAX && self.share(tenant) >= ramp.saturating_add(self.readers)
+        // What others read is no request of it.
+        ramp != u32::MAX && self.share(tenant) >= ramp.saturating_add(self.reads.of(tenant, self.readers))
     }
 
     /// Starts a request, when the limits allow it and it is the asker's turn.
@@ -193,18 +197,19 @@ impl HostState {
     }
 
     /// Pauses the host for a tenant, for [`PAUSE_MAX`] at most. A shorter pause does not shorten a longer one. Returns until
-    /// when the tenant has to wait by all that it was asked itself, and why.
+    /// when the tenant has to wait by all that it was asked itself, and why; and until when all have to, if that is longer than
+    /// before.
     pub(super) fn pause(
         &mut self,
         tenant: TenantNo,
         until: Timestamp,
         reason: &str,
         now: Timestamp,
-    ) -> (Timestamp, &str) {
+    ) -> ((Timestamp, &str), Option<Timestamp>) {
         let until = until.min(now.plus(PAUSE_MAX));
         let pause = self.pause.get_or_insert_default();
-        pause.ask(tenant, until, reason, now);
-        pause.asked_of(tenant).unwrap_or_default()
+        let for_all = pause.ask(tenant, until, reason, now);
+        (pause.asked_of(tenant).unwrap_or_default(), for_all)
     }
 
     /// Takes in a pause that was begun in a process before.
@@ -213,7 +218,12 @@ impl HostState {
         match cause {
             PauseCause::Asked => {
                 let until = (*until).min(now.plus(PAUSE_MAX));
-                self.pause.get_or_insert_default().ask(tenant, until, reason, *time);
+                let pause = self.pause.get_or_insert_default();
+                if tenant == FOR_ALL {
+                    pause.ask_all(until);
+                } else {
+                    pause.ask(tenant, until, reason, *time);
+                }
             }
             PauseCause::Failures => {
                 let until = (*until).min(now.plus(breaker::PAUSE_MAX));
@@ -253,15 +263,17 @@ impl HostState {
         self.breakers.failed(tenant, error, is_paused, now).cloned()
     }
 
-    /// Counts a body that is read from now on, and returns the rate that all bodies of the host share.
-    pub(super) fn reader_begins(&mut self, bytes_per_second: u64) -> Arc<ByteRate> {
+    /// Counts a body that is read from now on for a tenant, and returns the rate that all bodies of the host share.
+    pub(super) fn reader_begins(&mut self, tenant: TenantNo, bytes_per_second: u64) -> Arc<ByteRate> {
         self.readers += 1;
+        self.reads.start(tenant);
         self.bytes.get_or_insert_with(|| Arc::new(ByteRate::new(bytes_per_second))).clone()
     }
 
-    /// Counts a body that is not read any more.
-    pub(super) fn reader_ends(&mut self, now: Timestamp) {
+    /// Counts a body that is not read any more for a tenant.
+    pub(super) fn reader_ends(&mut self, tenant: TenantNo, now: Timestamp) {
         self.readers = self.readers.saturating_sub(1);
+        self.reads.release(tenant);
         let behind = self.bytes.as_ref().map_or(Duration::ZERO, |bytes| bytes.behind());
         self.bytes_allowed_at = now.plus(behind);
         if self.readers == 0 && behind.is_zero() {

@@ -250,12 +250,12 @@ fn a_host_at_rest_has_no_state() {
 #[test]
 fn hosts_whose_bodies_are_read_are_kept() {
     let mut memory = Memory::new(1, 1);
-    let read = |memory: &mut Memory, now| memory.change(&host(0), now, |state| state.reader_begins(0));
+    let read = |memory: &mut Memory, now| memory.change(&host(0), now, |state| state.reader_begins(1, 0));
     let bytes = read(&mut memory, Timestamp(0));
     memory.step(&host(1), &Step::Pause(DEFAULT_NO, 1_000), Timestamp(0));
     assert!(Arc::ptr_eq(&bytes, &read(&mut memory, Timestamp(1))), "all bodies share one rate");
     for now in [2, 3] {
-        memory.table.change_known(&host(0), Timestamp(now), |state| state.reader_ends(Timestamp(now)));
+        memory.table.change_known(&host(0), Timestamp(now), |state| state.reader_ends(1, Timestamp(now)));
     }
     assert!(memory.table.get(&host(0)).is_none());
     assert!(!Arc::ptr_eq(&bytes, &read(&mut memory, Timestamp(4))));
@@ -264,9 +264,9 @@ fn hosts_whose_bodies_are_read_are_kept() {
 #[tokio::test(start_paused = true)]
 async fn bytes_that_the_rate_has_yet_to_allow_are_kept() {
     let mut memory = Memory::new(1, 1_000);
-    let bytes = memory.change(&host(0), Timestamp(0), |state| state.reader_begins(1_000));
+    let bytes = memory.change(&host(0), Timestamp(0), |state| state.reader_begins(1, 1_000));
     assert!(bytes.take(5_000).now_or_never().is_none(), "the body is dropped while it waits");
-    memory.table.change_known(&host(0), Timestamp(0), |state| state.reader_ends(Timestamp(0)));
+    memory.table.change_known(&host(0), Timestamp(0), |state| state.reader_ends(1, Timestamp(0)));
     assert_eq!(memory.table.get(&host(0)).and_then(HostState::rests_at), Some(Timestamp(5 * SECOND)));
     memory.step(&host(1), &START, Timestamp(5 * SECOND));
     assert!(memory.table.get(&host(0)).is_none());

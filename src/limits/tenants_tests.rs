@@ -10,7 +10,7 @@ use crate::limits::hosts::{HostView, Hosts};
 use crate::limits::hosts_tests::{SECOND, START, hosts, hosts_under};
 use crate::model::host::Host;
 use crate::model::limits::{HostLimits, Limits};
-use crate::model::tenant::{DEFAULT_NO, Parties};
+use crate::model::tenant::{DEFAULT_NO, Parties, Party};
 use crate::model::time::Timestamp;
 
 #[tokio::test(start_paused = true)]
@@ -175,6 +175,48 @@ async fn pauses_outlive_the_process() {
     assert!(again.own_views_after(Parties { principal: Some(7), ..whose }, None, 9).is_empty());
     assert_eq!(again.resume(&host), Some(true));
     assert_eq!(learn(&again), [], "what was resumed, and what is past");
+}
+
+/// What two tenants were asked within a minute is for all, also where one of them had been asked for longer before.
+#[tokio::test(start_paused = true)]
+async fn a_pause_for_all_outlives_the_process() {
+    let host = Host::new("a:80");
+    let later = |seconds| START.plus(Duration::from_secs(seconds));
+    let before = hosts(4);
+    before.pause(&host, 16, later(900), "answered 429");
+    tokio::time::advance(Duration::from_secs(70)).await;
+    before.pause(&host, 17, later(300), "answered 503");
+    assert_eq!(before.check(&host, 18), Ok(()), "that was more than a minute apart");
+    before.pause(&host, 16, later(100), "answered 429 again");
+    assert_eq!(before.check(&host, 18), Err(Blocked::Paused(later(100))));
+    let mut pauses: Vec<_> = before.take_pauses().into_iter().filter_map(|(key, pause)| Some((key, pause?))).collect();
+    pauses.sort_by_key(|(key, pause)| (pause.time, key.clone()));
+    let again = Hosts::new(Limits::default(), Clock::paced(later(71)));
+    again.restore(pauses);
+    let until = [16, 17, 18].map(|tenant| again.check(&host, tenant));
+    assert_eq!(until, [900, 300, 100].map(|seconds| Err(Blocked::Paused(later(seconds)))));
+    assert_eq!(again.explain_pause(&host, 18, later(100)), before.explain_pause(&host, 18, later(100)));
+    assert_eq!(again.take_pauses(), [], "nothing of it is new");
+    assert_eq!(again.resume(&host), Some(true));
+    assert_eq!(again.take_pauses().len(), 3);
+}
+
+/// What others read of a host that was lost to one tenant is no probe of that one.
+#[tokio::test(start_paused = true)]
+async fn who_probes_a_host_is_told_by_its_own_requests() {
+    let (hosts, host) = (hosts(8), Host::new("a:80"));
+    let mut read: Vec<_> = (0..3)
+        .map(|_| {
+            let permit = hosts.try_start(&host, 17, 0).unwrap();
+            (permit, hosts.read(&host, Party { tenant: 17, principal: 0 }))
+        })
+        .collect();
+    (0..8).for_each(|_| hosts.failed_to_connect(&host, 16, "refused"));
+    tokio::time::sleep(Duration::from_millis(501)).await;
+    let _probe = hosts.try_start(&host, 16, 0).unwrap();
+    assert_eq!(hosts.try_start(&host, 16, 0).unwrap_err(), Blocked::Full, "one probe at a time");
+    read.push((hosts.try_start(&host, 17, 0).unwrap(), hosts.read(&host, Party { tenant: 16, principal: 0 })));
+    assert!(hosts.try_start(&host, 16, 0).is_ok(), "what it reads itself is no probe either");
 }
 
 /// The breaker of a host that is gone is as it was, whatever the clock says.

@@ -115,6 +115,8 @@ pub struct Job {
     /// Bytes that its downloads hold which neither run nor succeeded. Durable, as the counts are.
     #[serde(default, skip_serializing_if = "is_default")]
     pub held: Held,
+    /// When its part files were removed, since they could not be kept after an end of it.
+    pub parts_gone: Option<Timestamp>,
     /// What ended it, when it did not succeed; kept from the first failure that counts.
     pub failure: Option<Box<TaskError>>,
     /// Its tasks that are FAILED, by kind.
@@ -269,6 +271,7 @@ impl Job {
             ended_bytes: 0,
             skipped_bytes: 0,
             held: Held::default(),
+            parts_gone: None,
             failure: None,
             failures: Failures::default(),
             sequence: 0,

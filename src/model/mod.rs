@@ -43,4 +43,5 @@ pub mod tenant;
 pub mod text;
 pub mod time;
 pub mod token;
+pub mod told;
 pub mod trace;

@@ -4,6 +4,9 @@ use crate::model::host::Host;
 use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 
+/// The number that stands for all tenants: what two of them were asked is for everybody. No tenant has it.
+pub const FOR_ALL: TenantNo = 0;
+
 /// What a pause is for: of each kind a tenant has one at a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PauseCause {
@@ -16,7 +19,7 @@ pub enum PauseCause {
 /// Which pause: whose, of which host, and what for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PauseKey {
-    /// The tenant that waits.
+    /// The tenant that waits, or [`FOR_ALL`].
     pub tenant: TenantNo,
     /// The host that it waits for.
     pub host: Host,

@@ -32,6 +32,16 @@ pub struct Full {
     pub most_bytes: u64,
 }
 
+/// Why nothing more is begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the tenant stores {stored_bytes} bytes, and may store {most_bytes} (`stored_bytes`)")]
+pub struct UsedUp {
+    /// How much is kept or held.
+    pub stored_bytes: u64,
+    /// The quota.
+    pub most_bytes: u64,
+}
+
 impl Counted {
     fn free(&self) -> u64 {
         self.most.map_or(u64::MAX, |most| most.saturating_sub(self.kept.saturating_add(self.held)))
@@ -56,10 +66,11 @@ impl Storage {
         counted.kept.saturating_add(counted.held)
     }
 
-    /// Returns the quota, where all of it is used up.
-    pub fn used_up(&self) -> Option<u64> {
+    /// Returns what is stored and the quota, where all of it is used up.
+    pub fn used_up(&self) -> Option<UsedUp> {
         let counted = self.lock();
-        counted.most.filter(|_| counted.free() == 0)
+        let most_bytes = counted.most.filter(|_| counted.free() == 0)?;
+        Some(UsedUp { stored_bytes: counted.kept.saturating_add(counted.held), most_bytes })
     }
 
     /// Returns whether there is room for so many bytes more.
@@ -87,6 +98,14 @@ impl StorageHold {
         counted.held = counted.held.saturating_add(bytes);
         drop(counted);
         StorageHold { of: storage, bytes: Mutex::new(bytes), refusal: Mutex::default() }
+    }
+
+    /// Holds exactly so many bytes: what is there already, whatever the quota.
+    pub fn holds(&self, bytes: u64) {
+        let mut held = lock(&self.bytes);
+        let mut counted = self.of.lock();
+        counted.held = counted.held.saturating_sub(*held).saturating_add(bytes);
+        *held = bytes;
     }
 
     /// Holds at least so many bytes.
@@ -168,13 +187,18 @@ mod tests {
         assert_eq!(one.at_least(50), Ok(()));
         assert_eq!(other.at_least(21), Err(Full { needed_bytes: 21, free_bytes: 20, most_bytes: 100 }));
         assert_eq!((other.bytes(), other.refusal().is_some(), storage.bytes()), (0, true, 80));
-        assert_eq!((other.more(20), storage.used_up()), (Ok(()), Some(100)));
+        let used_up = UsedUp { stored_bytes: 100, most_bytes: 100 };
+        assert_eq!((other.more(20), storage.used_up()), (Ok(()), Some(used_up)));
         assert_eq!(one.at_least(50), Ok(()), "nothing more is asked for");
         storage.moves(30, 80);
         drop(one);
         assert_eq!((storage.bytes(), storage.has_room(1)), (100, false));
         drop(other);
         assert!(storage.has_room(20) && !storage.has_room(21) && storage.used_up().is_none());
+        let cut = hold(30);
+        cut.holds(5);
+        assert_eq!((cut.bytes(), storage.bytes()), (5, 85));
+        drop(cut);
         storage.set_most(Some(10));
         assert_eq!(hold(40).more(0), Ok(()), "what is there stays");
         storage.set_most(None);

@@ -13,7 +13,7 @@ use crate::model::limits::Limits;
 use crate::model::outcome::{Attempt, Outcome};
 use crate::model::pause::PauseChange;
 use crate::model::progress::Held;
-use crate::model::spec::TaskSpec;
+use crate::model::spec::{TaskSpec, Work};
 use crate::model::task::{Task, TaskState};
 use crate::model::task_filter::{TaskChoice, TaskFilter};
 use crate::model::tenant::TenantNo;
@@ -99,6 +99,13 @@ impl TaskRow {
             bytes: report.held_bytes,
             total_bytes: report.total_bytes.max(report.held_bytes),
         })
+    }
+
+    /// As [`TaskRow::held`], of a task of a job whose part files were removed at that time, if they were.
+    pub fn held_of(&self, work: &Work, parts_gone: Option<Timestamp>) -> Held {
+        let is_before = |gone: Timestamp| self.log.last().is_some_and(|last| last.end_time <= gone);
+        let is_gone = matches!(work, Work::Download(_)) && parts_gone.is_some_and(is_before);
+        if is_gone { Held::default() } else { self.held() }
     }
 }
 

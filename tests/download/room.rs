@@ -6,6 +6,7 @@ use std::time::Duration;
 use haul::model::failure::FailureReason;
 use haul::model::outcome::AttemptEnd;
 use haul::model::spec::DownloadSpec;
+use haul::model::storage::{Storage, StorageHold};
 use haul::net::Profile;
 use tokio_util::sync::CancellationToken;
 
@@ -201,4 +202,81 @@ async fn downloads_do_not_wait_for_the_room_that_each_other_hold() {
         assert_eq!(came, 1, "one fits, and the other waits for somebody to make room; validators: {has_validators}");
         std::fs::remove_dir_all(one.path("")).unwrap();
     }
+}
+
+/// What an attempt leaves counts for its tenant, also where it ended before it looked at what earlier ones had left.
+#[tokio::test]
+async fn what_earlier_attempts_left_counts_until_it_is_gone() {
+    let mut rig = Rig::new();
+    let object = Object::new(1, 1_000_000);
+    let cut = object.clone();
+    rig.origin.handle("/f", move |request| {
+        let reply = cut.respond(request);
+        if request.nth == 0 { reply.cut_at(400_000, Cut::Fin) } else { reply }
+    });
+    let spec = rig.spec("/f");
+    let (_, report) = rig.failed(&spec).await;
+    assert!(report.held_bytes > 100_000, "{report:?}");
+    let held = |bytes| StorageHold::of(Arc::default(), bytes);
+    rig.storage = held(report.held_bytes);
+    std::fs::write(rig.path("job/f"), "of somebody else").unwrap();
+    let (failure, again) = rig.failed(&spec).await;
+    assert_eq!(failure.reason, FailureReason::FileExists);
+    assert_eq!(again.held_bytes, report.held_bytes, "it is there still");
+    std::fs::remove_file(rig.path("job/f")).unwrap();
+    // The name is taken while the rest comes: the whole of it is there, without a name.
+    let (rest, place) = (object.clone(), rig.path("job/f"));
+    rig.origin.handle("/f", move |request| {
+        std::fs::write(&place, "of somebody else").unwrap();
+        rest.respond(request)
+    });
+    rig.storage = held(report.held_bytes);
+    let (failure, last) = rig.failed(&spec).await;
+    assert_eq!(failure.reason, FailureReason::FileExists);
+    assert!(last.held_bytes >= report.held_bytes, "{last:?}");
+    std::fs::remove_file(rig.path("job/f")).unwrap();
+    rig.storage = held(last.held_bytes);
+    rig.origin.object("/f", object.clone());
+    let (result, _) = rig.done(&spec).await;
+    assert!(result.resumed_bytes > 0 && rig.read("job/f") == object.bytes());
+}
+
+/// Two downloads that were interrupted, and of which neither fits beside what the other holds.
+#[tokio::test]
+async fn a_part_gives_way_where_another_one_could_go_on_with_its_room() {
+    let storage = Arc::new(Storage::default());
+    let (mut one, mut two) = (Rig::new(), Rig::new());
+    two.root = Arc::clone(&one.root);
+    (one.key, two.key) = ("0-1".into(), "0-2".into());
+    let object = Object::new(1, 600_000);
+    let mut held = Vec::new();
+    for (rig, name) in [(&mut one, "f1"), (&mut two, "f2")] {
+        let cut = object.clone();
+        rig.origin.handle("/f", move |request| {
+            let reply = cut.respond(request);
+            if request.nth == 0 { reply.cut_at(400_000, Cut::Fin) } else { reply }
+        });
+        let spec = DownloadSpec { path: name.into(), ..rig.spec("/f") };
+        let (failure, report) = rig.failed(&spec).await;
+        assert_eq!(failure.reason, FailureReason::Truncated);
+        held.push((spec, report.held_bytes));
+    }
+    let of_others = 150_000;
+    storage.set_most(Some(1_000_000));
+    storage.moves(0, of_others + held[1].1);
+    one.storage = StorageHold::of(storage.clone(), held[0].1);
+    let (end, report) = one.attempt(&held[0].0).await;
+    assert!(matches!(end, AttemptEnd::NoSpace { .. }), "{end:?}");
+    assert_eq!(report.held_bytes, held[0].1, "the first one waits with what it has");
+    one.storage = StorageHold::default();
+    storage.moves(held[1].1, held[0].1);
+    two.storage = StorageHold::of(storage.clone(), held[1].1);
+    let (end, report) = two.attempt(&held[1].0).await;
+    let AttemptEnd::NoSpace { needed_bytes, .. } = end else { panic!("{end:?}") };
+    assert_eq!((report.held_bytes, needed_bytes), (0, 600_000), "which the other one can go on with");
+    two.storage = StorageHold::default();
+    storage.moves(held[0].1, 0);
+    one.storage = StorageHold::of(storage, held[0].1);
+    let (result, _) = one.done(&held[0].0).await;
+    assert!(result.resumed_bytes > 0 && one.read("job/f1") == object.bytes());
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use haul::pb;
+use haul::pb::watch_job_response::Event;
 use haul::pb::{JobState, TaskState, WaitReason};
 use tonic::Code;
 
@@ -31,6 +32,52 @@ async fn a_paused_job_gives_its_attempts_back_and_goes_on() {
     assert_eq!(server.task(&id, 0).await.attempts, 1);
     let request = pb::PauseJobRequest { job_id: id };
     assert_eq!(server.jobs().pause_job(request).await.unwrap_err().code(), Code::FailedPrecondition);
+}
+
+/// While a job is paused none of its tasks backs off, whoever is asked: each is PENDING, and its wait goes on afterwards.
+#[tokio::test]
+async fn the_tasks_of_a_paused_job_are_pending_wherever_they_are_told() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::status(500));
+    let retry = pb::RetryPolicy { initial_backoff: Some(millis(600_000)), jitter: Some(0.0), ..Default::default() };
+    let options = Some(pb::TaskOptions { retry: Some(retry), ..Default::default() });
+    let task = pb::TaskSpec { options, ..fetch(origin.url("/a")) };
+    let id = server.submit(job_of(vec![task.clone(), task])).await;
+    let told = async || {
+        let job = server.job(&id).await;
+        let counts = job.counts.unwrap();
+        let of = async |state: TaskState| {
+            let request = pb::ListTasksRequest { job_id: id.clone(), states: vec![state.into()], ..Default::default() };
+            let listed = server.jobs().list_tasks(request).await.unwrap().into_inner().tasks;
+            assert!(listed.iter().all(|task| task.state() == state), "{listed:?}");
+            listed.len() as u32
+        };
+        let listed = [of(TaskState::Pending).await, of(TaskState::BackingOff).await];
+        assert_eq!(listed, [counts.pending, counts.backing_off]);
+        let task = server.task(&id, 0).await;
+        (listed, task.state(), task.waiting.map(|it| it.reason()), task.next_attempt_time)
+    };
+    until(async || server.job(&id).await.counts.unwrap().backing_off == 2).await;
+    let before = told().await;
+    assert_eq!((before.1, before.2), (TaskState::BackingOff, Some(WaitReason::BackingOff)));
+    server.jobs().pause_job(pb::PauseJobRequest { job_id: id.clone() }).await.unwrap();
+    assert_eq!(told().await, ([2, 0], TaskState::Pending, Some(WaitReason::JobPaused), None));
+    let waiting = server.job(&id).await.waiting;
+    assert!(waiting.iter().all(|it| it.waiting.as_ref().unwrap().reason() == WaitReason::JobPaused), "{waiting:?}");
+    let request = pb::WatchJobRequest { job_id: id.clone(), ..Default::default() };
+    let mut watch = server.jobs().watch_job(request).await.unwrap().into_inner();
+    let Some(Event::Snapshot(seen)) = watch.message().await.unwrap().unwrap().event else { panic!("it comes first") };
+    assert_eq!(seen.counts.map(|it| (it.pending, it.backing_off)), Some((2, 0)));
+    server.jobs().resume_job(pb::ResumeJobRequest { job_id: id.clone() }).await.unwrap();
+    assert_eq!(told().await, before, "the wait goes on");
+    server.jobs().pause_job(pb::PauseJobRequest { job_id: id.clone() }).await.unwrap();
+    let cancel = async |state: TaskState| {
+        let filter = Some(pb::TaskFilter { states: vec![state.into()], ..Default::default() });
+        let request = pb::CancelTasksRequest { job_id: id.clone(), filter, ..Default::default() };
+        server.jobs().cancel_tasks(request).await.unwrap().into_inner().tasks
+    };
+    assert_eq!((cancel(TaskState::BackingOff).await, cancel(TaskState::Pending).await), (0, 2));
+    assert_eq!(server.job(&id).await.counts.unwrap().cancelled, 2);
 }
 
 fn post(url: String) -> pb::TaskSpec {

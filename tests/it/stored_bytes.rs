@@ -4,10 +4,11 @@ use haul::pb;
 use prost_types::FieldMask;
 
 use crate::it::tenants::{access, ended, jobs, make, submit};
+use crate::support::disk::SmallDisk;
 use crate::support::origin::Origin;
-use crate::support::reply::Reply;
+use crate::support::reply::{Cut, Reply};
 use crate::support::server::{Server, until};
-use crate::support::spec::{download_as, fetch, job, millis};
+use crate::support::spec::{download_as, fetch, job, millis, once};
 
 /// More than a body that stands in a row has.
 const BYTES: u64 = 100_000;
@@ -131,10 +132,40 @@ async fn a_tenant_that_keeps_all_it_may_asks_nobody_until_a_job_expires_or_its_q
     let third = submit(&server, "a", job(vec![fetch(origin.url("/small"))]), "").await.job_id;
     wants_room(&server, "a", &third).await;
     assert_eq!(origin.requests("/small").len(), 0);
+    let says = async |id: &str| task(&server, "a", id).await.waiting.unwrap().message;
+    assert!(says(&third).await.starts_with("the tenant stores 100000 bytes, and may store 100000 (`stored_bytes`)"));
     allow(&server, "a", None).await;
     assert_eq!(ended(&server, "a", &third).await.state(), pb::JobState::Succeeded);
     allow(&server, "a", Some(0)).await;
     let fourth = submit(&server, "a", job(vec![fetch(origin.url("/small"))]), "").await.job_id;
     wants_room(&server, "a", &fourth).await;
     assert_eq!(stores(&server, "a").await, BYTES + 1000, "what is there stays");
+    assert!(says(&fourth).await.starts_with("the tenant stores 101000 bytes, and may store 0 (`stored_bytes`)"));
+}
+
+/// Where the parts of ended jobs cannot be kept, since downloads go to another file system, nothing of them is counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_that_are_removed_at_the_end_of_their_job_count_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("downloads")).unwrap();
+    let Some(_disk) = SmallDisk::mount(&dir.path().join("downloads"), "32m") else { return };
+    let (mut server, origin) = (Server::over(dir, &["--allow-private-networks"]).await, Origin::start());
+    let whole = Reply::ok(vec![b'a'; 4_000_000]).header("ETag", "\"a\"");
+    let cut = whole.clone();
+    origin.handle(
+        "/a",
+        move |request| if request.nth == 0 { cut.clone().cut_at(3_000_000, Cut::Fin) } else { cut.clone() },
+    );
+    make(&server, &["a"]).await;
+    let download = pb::TaskSpec { options: Some(once()), ..file(&origin, "/a") };
+    let failed = run(&server, "a", download).await;
+    assert_eq!(failed.state(), pb::JobState::Failed);
+    assert_eq!(stores(&server, "a").await, 0);
+    server.restart().await;
+    assert_eq!(stores(&server, "a").await, 0);
+    let retry = pb::RetryJobRequest { job_id: failed.job_id.clone(), ..Default::default() };
+    jobs(&server, "a").retry_job(retry).await.unwrap();
+    assert_eq!(ended(&server, "a", &failed.job_id).await.state(), pb::JobState::Succeeded);
+    assert_eq!(stores(&server, "a").await, 4_000_000);
+    server.terminate();
 }

@@ -45,9 +45,9 @@ use crate::memory::{MemoryStore, MemoryWriter};
 use crate::slow_store::{Faults, SlowStore, SlowWriter};
 
 /// Every host asks to be left alone for an hour, but for what has moved to one of them.
-struct LeftAlone;
+pub(crate) struct LeftAlone;
 
-struct Nothing(#[allow(dead_code)] Request);
+pub(crate) struct Nothing(#[allow(dead_code)] pub(crate) Request);
 
 impl BodySource for Nothing {
     fn chunk(&mut self) -> BoxFuture<'_, Option<Result<Bytes, Failure>>> {
@@ -72,7 +72,7 @@ impl Transport for LeftAlone {
 }
 
 /// Every host answers.
-struct Fine;
+pub(crate) struct Fine;
 
 impl Transport for Fine {
     fn send<'a>(&'a self, request: Request, _: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>> {
@@ -83,7 +83,7 @@ impl Transport for Fine {
 }
 
 /// A store of which each commit takes a while.
-struct Slow(MemoryWriter);
+pub(crate) struct Slow(pub(crate) MemoryWriter);
 
 impl WriteStore for Slow {
     fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, Committed> {
@@ -133,14 +133,14 @@ impl WriteStore for Noting {
     }
 }
 
-fn fetch(url: &str, limit: Option<Duration>) -> TaskSpec {
+pub(crate) fn fetch(url: &str, limit: Option<Duration>) -> TaskSpec {
     let timeouts = TimeoutOptions { task: limit, ..TimeoutOptions::default() };
     let options = TaskOptions { timeouts, ..TaskOptions::default() };
     let work = Work::Fetch(FetchSpec { url: url.to_owned(), ..FetchSpec::default() });
     TaskSpec { key: String::new(), work, options: options.into() }
 }
 
-fn parts(dir: &std::path::Path, memory: &MemoryStore) -> EngineParts {
+pub(crate) fn parts(dir: &std::path::Path, memory: &MemoryStore) -> EngineParts {
     EngineParts {
         traces: None,
         clock: Clock::paced(Timestamp(1_700_000_000_000_000)),

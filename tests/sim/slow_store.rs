@@ -48,6 +48,12 @@ pub(crate) struct Faults {
     reads: AtomicU32,
     /// A job of which the row does not parse.
     pub(crate) unreadable: Mutex<Option<JobId>>,
+    /// A task of which each read panics.
+    pub(crate) panics: Mutex<Option<TaskId>>,
+    /// How often it has.
+    pub(crate) panicked: AtomicU32,
+    /// Whether nobody is told which tasks of a job are downloads, which is asked before its files are moved.
+    pub(crate) holds_files: AtomicBool,
 }
 
 /// A read of a lane or of due tasks that is under way.
@@ -70,6 +76,9 @@ impl Faults {
             contradicts,
             reads: AtomicU32::new(0),
             unreadable: Mutex::default(),
+            panics: Mutex::default(),
+            panicked: AtomicU32::new(0),
+            holds_files: false.into(),
         })
     }
 
@@ -224,7 +233,6 @@ impl Store for SlowStore {
         fn jobs(filter: &'a JobFilter, limit: u32) -> JobPage<Job>;
         fn job_ids(filter: &'a JobFilter, limit: u32) -> JobPage<JobId>;
         fn request(of: Party, request_id: &'a str) -> Option<(JobId, [u8; 32])>;
-        fn task(id: TaskId) -> Option<StoredTask>;
         fn task_by_key(job: JobId, key: &'a str) -> Option<StoredTask>;
         fn tasks(job: JobId, states: &'a [TaskState], from: TaskIndex, limit: u32) -> Listed<StoredTask>;
         fn find_tasks(job: JobId, query: &'a TaskQuery, limit: u32) -> TaskPage;
@@ -241,9 +249,33 @@ impl Store for SlowStore {
         fn chunk(job: JobId, chunk_id: &'a str) -> Option<Chunk>;
         fn task_states(job: JobId, indexes: &'a [TaskIndex]) -> Vec<(TaskIndex, TaskState)>;
         fn recount(job: JobId) -> Counts;
-        fn download_tasks(job: JobId, states: &'a [TaskState], from: TaskIndex, limit: u32) -> Listed<StoredTask>;
         fn expired_jobs(now: Timestamp, limit: u32) -> Vec<(JobId, TenantNo)>;
         fn deleted_jobs(limit: u32) -> Vec<JobId>;
+    }
+
+    fn task(&self, id: TaskId) -> Answer<'_, Option<StoredTask>> {
+        Box::pin(async move {
+            if *self.faults.panics.lock().unwrap() == Some(id) {
+                self.faults.panicked.fetch_add(1, Ordering::Relaxed);
+                panic!("the row of {id} is as no reader expects it");
+            }
+            self.faults.read(self.inner.task(id)).await
+        })
+    }
+
+    fn download_tasks<'a>(
+        &'a self,
+        job: JobId,
+        states: &'a [TaskState],
+        from: TaskIndex,
+        limit: u32,
+    ) -> Answer<'a, Listed<StoredTask>> {
+        Box::pin(async move {
+            while self.faults.holds_files.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            self.faults.read(self.inner.download_tasks(job, states, from, limit)).await
+        })
     }
 
     fn visit(&self, job: JobId) -> Answer<'_, Option<Job>> {

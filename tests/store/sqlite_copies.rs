@@ -223,6 +223,11 @@ async fn a_check_finds_what_is_wrong() {
         ("DELETE FROM claims", "counts that its tasks do not have"),
         ("UPDATE task_states SET state = 4 WHERE state = 6", "counts that its tasks do not have"),
         ("DELETE FROM events WHERE kind = 2", "a gap in its events"),
+        ("INSERT INTO tenant_usage VALUES (77, 1)", "tenant 77 stores another number of bytes"),
+        (
+            "UPDATE jobs SET moving = json_set(moving, '$.ended_bytes', 9); DELETE FROM tenant_usage",
+            "stores another number of bytes",
+        ),
         ("DELETE FROM job_specs", "no spec"),
         ("DELETE FROM tasks WHERE id IN (SELECT id FROM claims)", "claim"),
         ("DELETE FROM lanes", "has no lane"),

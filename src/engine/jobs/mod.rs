@@ -6,7 +6,7 @@
 
 mod run;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::engine::command::{Admitted, JobCommand};
@@ -14,7 +14,7 @@ use crate::engine::usage::{Part, Usages};
 use crate::model::ids::JobId;
 use crate::model::job::Job;
 use crate::model::quotas::Usage;
-use crate::model::storage::Storage;
+use crate::model::storage::{Storage, UsedUp};
 use crate::model::tenant::TenantNo;
 
 pub(crate) use run::{Activity, Deferred, JobRun, Retrying, Stage, Sweeping};
@@ -38,6 +38,8 @@ pub(crate) struct JobTable {
     /// The memory of all jobs that have not ended, roughly.
     bytes: usize,
     usages: Usages,
+    /// Those that name a credential, by their tenants and its name.
+    naming: BTreeMap<(TenantNo, String), BTreeSet<JobId>>,
 }
 
 impl JobTable {
@@ -66,8 +68,8 @@ impl JobTable {
         self.usages.storage(tenant)
     }
 
-    /// The quota of a tenant that stores as much as it may.
-    pub(crate) fn storage_used_up(&self, tenant: TenantNo) -> Option<u64> {
+    /// What a tenant stores that stores as much as it may.
+    pub(crate) fn storage_used_up(&self, tenant: TenantNo) -> Option<UsedUp> {
         self.usages.storage_used_up(tenant)
     }
 
@@ -98,6 +100,33 @@ impl JobTable {
         }
     }
 
+    /// Notes that tasks of a job name these credentials, too.
+    pub(crate) fn names(&mut self, job: JobId, credentials: BTreeSet<String>) {
+        if let Some(run) = self.runs.get_mut(&job) {
+            for name in &credentials {
+                self.naming.entry((run.job.tenant.no, name.clone())).or_default().insert(job);
+            }
+            run.job_mut().credentials.extend(credentials);
+        }
+    }
+
+    /// Returns the first of the jobs of a tenant that name a credential.
+    pub(crate) fn first_naming(&self, tenant: TenantNo, credential: &str) -> Option<JobId> {
+        self.naming.get(&(tenant, credential.to_owned()))?.first().copied()
+    }
+
+    fn unname(&mut self, job: &Job) {
+        for name in &job.credentials {
+            let key = (job.tenant.no, name.clone());
+            if let Some(jobs) = self.naming.get_mut(&key)
+                && jobs.remove(&job.id)
+                && jobs.is_empty()
+            {
+                self.naming.remove(&key);
+            }
+        }
+    }
+
     /// Notes that a job of a tenant is on its way to the store, with so many tasks: commands for it wait until it is here.
     pub(crate) fn arrives(&mut self, job: JobId, tenant: TenantNo, tasks: u64) {
         self.arriving.insert(job);
@@ -118,9 +147,14 @@ impl JobTable {
         (run.counted, run.is_stale) = (run.part(), false);
         self.usages.add(run.counted);
         self.bytes += run.bytes();
+        let (tenant, names) = (run.job.tenant.no, run.job.credentials.clone());
         if let Some(before) = self.runs.insert(job, run) {
             self.bytes -= before.bytes();
             self.usages.subtract(before.counted);
+            self.unname(&before.job);
+        }
+        for name in names {
+            self.naming.entry((tenant, name)).or_default().insert(job);
         }
         self.visits.remove(&job).map(|visit| visit.waiting).unwrap_or_default()
     }
@@ -135,10 +169,18 @@ impl JobTable {
         }
         self.usages.subtract(run.counted);
         self.usages.stores(run.counted, run.part());
+        self.unname(&run.job);
         // Where nobody asks, the marks of jobs that are gone would stay.
         if self.usages.stale() > 2 * self.runs.len() + TABLE_MIN {
             self.settle_usages();
         }
+        Some(run)
+    }
+
+    /// As [`JobTable::remove`], for a job that is to be taken in as the store has it: what it keeps is counted by that.
+    pub(crate) fn take_back(&mut self, stored: &Job) -> Option<JobRun> {
+        let run = self.remove(stored.id)?;
+        self.usages.storage(stored.tenant.no).moves(run.job.stored_bytes(), stored.stored_bytes());
         Some(run)
     }
 
@@ -195,6 +237,10 @@ impl JobTable {
             return Err(format!("{} has {:?}, and {:?} is counted", run.job.id, run.part(), run.counted));
         }
         self.usages.check(self.runs.values().map(|run| run.counted))?;
+        let named = |run: &JobRun| run.job.credentials.len();
+        if self.naming.values().map(BTreeSet::len).sum::<usize>() != self.runs.values().map(named).sum::<usize>() {
+            return Err(format!("{:?} is noted of the credentials that jobs name", self.naming));
+        }
         for (id, run) in &self.runs {
             let counts = run.job.counts;
             let sum = u64::from(counts.unfinished())
@@ -237,6 +283,48 @@ mod tests {
             table.remove(id(number));
         }
         assert!(table.runs.capacity() < 2 * TABLE_MIN && table.get(id(0)).is_some());
+    }
+
+    /// Whoever deletes a credential does not look at all jobs.
+    #[test]
+    fn which_jobs_name_a_credential_is_known_by_its_name() {
+        let mut table = JobTable::default();
+        let id = |number: u128| JobId(Uuid::from_u128(number));
+        let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let job = |number, tenant, names: &[&str]| {
+            let mut job = Job::new(id(number), JobSpec::default(), 1, Timestamp(1));
+            (job.tenant.no, job.credentials) = (tenant, named(names));
+            JobRun::new(job)
+        };
+        table.insert(job(2, 1, &["a"]));
+        table.insert(job(1, 1, &["a", "b"]));
+        table.insert(job(3, 2, &[]));
+        table.names(id(3), named(&["a"]));
+        let first =
+            |table: &JobTable| [(1, "a"), (1, "b"), (2, "a"), (2, "b")].map(|(of, it)| table.first_naming(of, it));
+        assert_eq!(first(&table), [Some(id(1)), Some(id(1)), Some(id(3)), None]);
+        table.insert(job(1, 1, &[]));
+        table.remove(id(3));
+        assert_eq!(first(&table), [Some(id(2)), None, None, None]);
+        table.remove(id(2));
+        assert!(table.naming.is_empty());
+    }
+
+    /// What memory had decided and the store did not take is gone, with what it would have kept.
+    #[test]
+    fn a_job_that_is_read_again_keeps_what_the_store_says() {
+        let mut table = JobTable::default();
+        let mut stored = Job::new(JobId(Uuid::from_u128(1)), JobSpec::default(), 1, Timestamp(1));
+        stored.ended_bytes = 10;
+        table.storage(stored.tenant.no).moves(0, 10);
+        table.insert(JobRun::new(stored.clone()));
+        if let Some(run) = table.get_mut(stored.id) {
+            run.job_mut().ended_bytes += 5;
+        }
+        assert_eq!(table.usage(stored.tenant.no).stored_bytes, 15);
+        assert!(table.take_back(&stored).is_some());
+        table.insert(JobRun::new(stored.clone()));
+        assert_eq!(table.usage(stored.tenant.no).stored_bytes, 10);
     }
 
     fn pause() -> Admitted<JobCommand> {

@@ -201,6 +201,16 @@ impl JobRun {
         self.in_flight || matches!(self.stage, Stage::Reloading { .. } | Stage::Settling | Stage::Ended)
     }
 
+    /// Whether that is for longer than a commit takes: for as long as its files are moved, or it is read again.
+    pub(crate) fn defers_for_long(&self) -> bool {
+        !matches!(self.stage, Stage::Open | Stage::Sweeping(_))
+    }
+
+    /// Whether it takes no more tasks, for good. What is thought of one that is to be read again may be wrong.
+    pub(crate) fn takes_no_tasks(&self) -> bool {
+        (!self.job.open || self.job.stop.is_some()) && !matches!(self.stage, Stage::Reloading { .. })
+    }
+
     /// Whether some of its tasks are being cancelled or tried again at once: one call after another, since those that wait
     /// are counted by their bytes and those at work are not.
     pub(crate) fn is_selecting(&self) -> bool {

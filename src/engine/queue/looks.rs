@@ -138,8 +138,18 @@ impl Queue {
         self.rotation.hosts_waited_for()
     }
 
-    /// All lanes that are parked at `host` may look again.
+    /// All lanes that are parked at `host` now may look again: a few at a time, with [`Queue::wake_more`].
     pub(crate) fn wake_all(&mut self, host: &Host) {
         self.rotation.wake_all(host);
+    }
+
+    /// Lets more of those lanes look, in at most `steps` steps.
+    pub(crate) fn wake_more(&mut self, steps: usize) {
+        self.rotation.wake_more(steps);
+    }
+
+    /// Whether there are lanes for [`Queue::wake_more`].
+    pub(crate) fn has_to_wake(&self) -> bool {
+        self.rotation.has_to_wake()
     }
 }

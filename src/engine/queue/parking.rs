@@ -25,6 +25,8 @@ type Lanes = BTreeMap<Reverse<i32>, VecDeque<(JobId, LaneNumber, u64)>>;
 struct Parked {
     /// By tenant, whoever has waited longest for a turn first; mostly there is one.
     tenants: Vec<(TenantNo, Lanes)>,
+    /// How many entries there are.
+    entries: usize,
     /// Old entries, about.
     old: usize,
     /// None of those who wait may start anything here, as far as is known: all were asked, and nothing has happened since that
@@ -42,6 +44,40 @@ pub(super) struct Parking {
     tickets: u64,
 }
 
+/// A walk over the lanes that were parked at a host when it began.
+#[derive(Debug)]
+pub(super) struct Walk {
+    pub(super) host: Host,
+    /// The last ticket that had been given out then.
+    last: u64,
+    /// The tenants that it has yet to come to, the next one last.
+    tenants: Vec<TenantNo>,
+    /// Where it is among the lanes of that one.
+    priority: Reverse<i32>,
+}
+
+/// What a step of a walk came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// A lane, which is taken out.
+    Lane(JobId, LaneNumber),
+    /// Nothing, and there may be more.
+    Nothing,
+    /// There is nothing more.
+    Over,
+}
+
+/// Before the lanes of all priorities.
+const HIGHEST: Reverse<i32> = Reverse(i32::MAX);
+
+impl Walk {
+    fn go_to_next_tenant(&mut self) -> Step {
+        self.tenants.pop();
+        self.priority = HIGHEST;
+        Step::Nothing
+    }
+}
+
 impl Parked {
     fn lanes(&mut self, tenant: TenantNo) -> &mut Lanes {
         let place = self.tenants.iter().position(|(other, _)| *other == tenant).unwrap_or(self.tenants.len());
@@ -49,6 +85,10 @@ impl Parked {
             push_tight(&mut self.tenants, (tenant, Lanes::new()));
         }
         &mut self.tenants[place].1
+    }
+
+    fn counted(&self) -> usize {
+        self.tenants.iter().flat_map(|(_, lanes)| lanes.values()).map(VecDeque::len).sum()
     }
 
     /// The place of the tenant with the least rank, the first of them that has it. Nobody has less than 0.
@@ -79,6 +119,7 @@ impl Parking {
         self.tickets += 1;
         let parked = self.hosts.entry(host).or_default();
         parked.lanes(party.tenant).entry(Reverse(priority)).or_default().push_back((job, lane, self.tickets));
+        parked.entries += 1;
         parked.tasks.add(party, queued.into());
         self.tickets
     }
@@ -131,7 +172,7 @@ impl Parking {
         let parked = self.hosts.get_mut(host)?;
         let next = loop {
             let Some(place) = parked.best(&mut rank) else { break None };
-            let next = next_of(&mut parked.tenants[place].1, &mut parked.old, &is_there);
+            let next = next_of(&mut parked.tenants[place].1, (&mut parked.entries, &mut parked.old), &is_there);
             let (tenant, lanes) = parked.tenants.remove(place);
             // One of which nothing is left does not wait, and another one may be alone now.
             if lanes.values().any(|lanes| !lanes.is_empty()) {
@@ -145,6 +186,50 @@ impl Parking {
             self.hosts.remove(host);
         }
         next
+    }
+
+    /// Begins a walk over all lanes that are parked at a host now.
+    pub(super) fn walk(&self, host: &Host) -> Walk {
+        Walk { host: host.clone(), last: self.tickets, tenants: self.tenants_at(host), priority: HIGHEST }
+    }
+
+    /// Takes a step of a walk. One that comes back after it was taken out has another ticket and is not met again; one whose
+    /// priority has changed meanwhile may not be met at all. `is_there` is that of [`Parking::next`].
+    pub(super) fn step(&mut self, walk: &mut Walk, is_there: impl Fn(JobId, LaneNumber, u64) -> bool) -> Step {
+        let Some(tenant) = walk.tenants.last().copied() else { return Step::Over };
+        let Some(parked) = self.hosts.get_mut(&walk.host) else { return Step::Over };
+        let place = parked.tenants.iter().position(|(other, _)| *other == tenant);
+        let Some((_, lanes)) = place.and_then(|place| parked.tenants.get_mut(place)) else {
+            return walk.go_to_next_tenant();
+        };
+        let Some((priority, line)) = lanes.range_mut(walk.priority..).next() else { return walk.go_to_next_tenant() };
+        walk.priority = *priority;
+        let Some((job, lane, ticket)) = line.pop_front_if(|(.., ticket)| *ticket <= walk.last) else {
+            match walk.priority.0.checked_sub(1) {
+                Some(lower) => walk.priority = Reverse(lower),
+                None => return walk.go_to_next_tenant(),
+            }
+            return Step::Nothing;
+        };
+        parked.entries -= 1;
+        if line.is_empty() {
+            lanes.remove(&walk.priority);
+        }
+        if lanes.is_empty() {
+            parked.tenants.retain(|(other, _)| *other != tenant);
+        }
+        if is_there(job, lane, ticket) {
+            return Step::Lane(job, lane);
+        }
+        parked.old = parked.old.saturating_sub(1);
+        Step::Nothing
+    }
+
+    /// Forgets a host at which nothing is parked.
+    pub(super) fn leave(&mut self, host: &Host) {
+        if self.hosts.get(host).is_some_and(|parked| parked.tenants.is_empty()) {
+            self.hosts.remove(host);
+        }
     }
 
     /// Notes how many tasks of a parked lane are in memory now; 0 when it has left.
@@ -165,10 +250,18 @@ impl Parking {
     ) {
         let Some(parked) = self.hosts.get_mut(host) else { return };
         let lanes = parked.lanes(tenant);
-        if let Some(lanes) = lanes.get_mut(&Reverse(before)) {
-            lanes.retain(|(.., other)| *other != ticket);
+        let mut moved = 0;
+        if let Some(line) = lanes.get_mut(&Reverse(before)) {
+            moved = line.len();
+            line.retain(|(.., other)| *other != ticket);
+            moved -= line.len();
+            // Of priorities that jobs had once nothing stays.
+            if line.is_empty() {
+                lanes.remove(&Reverse(before));
+            }
         }
         lanes.entry(Reverse(now)).or_default().push_back((job, lane, ticket));
+        parked.entries = parked.entries - moved + 1;
     }
 
     /// Notes that a parked lane is forgotten. `is_there` is that of [`Parking::next`].
@@ -182,8 +275,7 @@ impl Parking {
         let Some(parked) = self.hosts.get_mut(host) else { return };
         parked.tasks.remove(party, queued.into());
         parked.old += 1;
-        let all: usize = parked.tenants.iter().flat_map(|(_, lanes)| lanes.values()).map(VecDeque::len).sum();
-        if parked.old <= OLD_MAX || parked.old < all / 2 {
+        if parked.old <= OLD_MAX || parked.old < parked.entries / 2 {
             return;
         }
         for (_, lanes) in &mut parked.tenants {
@@ -193,7 +285,7 @@ impl Parking {
             lanes.retain(|_, lanes| !lanes.is_empty());
         }
         parked.tenants.retain(|(_, lanes)| !lanes.is_empty());
-        parked.old = 0;
+        (parked.entries, parked.old) = (parked.counted(), 0);
         if parked.tenants.is_empty() {
             self.hosts.remove(host);
         }
@@ -207,8 +299,21 @@ impl Parking {
     /// How many entries there are, old ones included.
     #[cfg(test)]
     pub(super) fn entries(&self) -> usize {
-        let lanes = self.hosts.values().flat_map(|parked| &parked.tenants).flat_map(|(_, lanes)| lanes.values());
-        lanes.map(VecDeque::len).sum()
+        self.hosts.values().map(Parked::counted).sum()
+    }
+
+    /// How many priorities there are lists of.
+    #[cfg(test)]
+    pub(super) fn priorities(&self) -> usize {
+        self.hosts.values().flat_map(|parked| &parked.tenants).map(|(_, lanes)| lanes.len()).sum()
+    }
+
+    /// Compares the number of entries with what is counted. Slow.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let wrong = self.hosts.iter().find(|(_, parked)| parked.counted() != parked.entries);
+        wrong.map_or(Ok(()), |(host, parked)| {
+            Err(format!("{} entries wait at {host}, and {} are counted", parked.counted(), parked.entries))
+        })
     }
 
     /// The hosts at which tasks in memory wait, and how many.
@@ -221,7 +326,7 @@ impl Parking {
 /// Takes out the first lane of a tenant, and old entries before it.
 fn next_of(
     lanes: &mut Lanes,
-    old: &mut usize,
+    (entries, old): (&mut usize, &mut usize),
     is_there: impl Fn(JobId, LaneNumber, u64) -> bool,
 ) -> Option<(JobId, LaneNumber)> {
     while let Some(mut first) = lanes.first_entry() {
@@ -229,6 +334,7 @@ fn next_of(
             first.remove();
             continue;
         };
+        *entries -= 1;
         if is_there(job, lane, ticket) {
             return Some((job, lane));
         }

@@ -325,17 +325,21 @@ fn the_time_of_a_task_that_was_left_to_the_store_is_looked_at_too() {
     assert!(world.queue.take_late(Timestamp(20), 9, |_| false).is_empty(), "of none is all in memory");
     assert_eq!((world.queue.next_late(), world.queue.late_left.len()), (None, 4));
     world.queue.check().unwrap();
-    assert_eq!(world.queue.late_left(1), [id(0)]);
+    assert_eq!(world.queue.next_late_left(), Some((id(0), true)));
     world.queue.wake(vec![id(0), id(1)], 1);
-    assert!(!world.queue.take_left(id(0)), "its lane has it again");
-    assert_eq!(world.queue.late_left(9), [id(2), id(3)]);
+    assert!(!world.queue.take_left(id(0)) && !world.queue.look_at_late(id(0)), "its lane has it again");
+    let rest = [(); 3].map(|()| world.queue.next_late_left());
+    assert_eq!(rest, [Some((id(1), false)), Some((id(2), true)), Some((id(3), true))]);
+    assert_eq!(world.queue.next_late_left(), None);
     assert!(world.queue.take_left(id(2)));
     assert!(!world.queue.take_left(id(2)));
+    assert!(world.queue.look_at_late(id(3)));
+    assert_eq!(world.queue.next_late_left(), Some((id(3), true)));
     // The other one could not be read.
     world.queue.look_at_overdue(job(1));
     world.queue.check().unwrap();
     assert!(world.queue.take_late(Timestamp(20), 9, |_| false).is_empty());
-    assert_eq!(world.queue.late_left(9), [id(3)]);
+    assert_eq!(world.queue.next_late_left(), Some((id(3), true)));
     world.queue.check().unwrap();
 }
 

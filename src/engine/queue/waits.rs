@@ -150,16 +150,20 @@ impl Queue {
         late
     }
 
-    /// At most `limit` tasks whose time is over and of which the caller has to read the rest. Those that are not given to
-    /// [`Queue::take_left`] then come again with [`Queue::look_at_overdue`].
-    pub(crate) fn late_left(&mut self, limit: usize) -> Vec<TaskId> {
-        let mut late = Vec::new();
-        while late.len() < limit
-            && let Some(id) = self.late_left.pop_first()
-        {
-            late.extend(self.is_left(id).then_some(id));
+    /// The next task whose time is over and of which the caller has to read the rest, and whether that is so still. One that is not
+    /// given to [`Queue::take_left`] then comes again with [`Queue::look_at_overdue`] or [`Queue::look_at_late`].
+    pub(crate) fn next_late_left(&mut self) -> Option<(TaskId, bool)> {
+        let id = self.late_left.pop_first()?;
+        Some((id, self.is_left(id)))
+    }
+
+    /// Lets [`Queue::next_late_left`] give a task again, if memory has only its wait. Returns whether it has.
+    pub(crate) fn look_at_late(&mut self, id: TaskId) -> bool {
+        let is_left = self.is_left(id);
+        if is_left {
+            self.late_left.insert(id);
         }
-        late
+        is_left
     }
 
     /// Takes out a task of which only the wait is in memory. Returns whether it was there: if so, nothing has happened to it

@@ -4,7 +4,6 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use rand::RngExt as _;
-use tokio::sync::oneshot;
 
 use crate::engine::command::{
     Admitted, Command, Control, EngineError, JobCommand, JobPatch, LimitsPatch, Reply, Tasks, answer,
@@ -12,23 +11,26 @@ use crate::engine::command::{
 use crate::engine::effect::{Effect, LanedTasks};
 use crate::engine::jobs::{Deferred, JobRun, Stage};
 use crate::engine::queue::task::Cause;
+use crate::engine::scheduler::incoming_page::Incoming;
 use crate::engine::scheduler::{Scheduler, credentials};
 use crate::engine::timers::Timer;
+use crate::engine::writer::Condition;
 use crate::model::access::{AccessError, Actor, LOCAL};
 use crate::model::audit::{AuditRow, Of, SERVER};
 use crate::model::credential::NAMED_MAX;
 use crate::model::event::EventKind;
-use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
-use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
+use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::{Change, Creator, Job, JobEvent, WrongState};
 use crate::model::limits::Limits;
 use crate::model::spec::JobSpec;
 use crate::model::tenant::{Party, Scope};
 use crate::model::time::Timestamp;
 use crate::model::trace::TraceParent;
-use crate::store::{Addition, Chunk, LaneNumber, NewPage, Submission};
+use crate::store::{Addition, Chunk, LaneNumber, Submission};
 
+/// Jobs that are paused or sealed while room is short before that is refused: each takes some tens of KiB of the log.
+const HOLDS_MAX: u32 = 100;
 /// The memory of a lane, in bytes, roughly.
 const LANE_BYTES: usize = 384;
 
@@ -50,7 +52,7 @@ impl Scheduler {
         if command.is_abandoned() {
             return;
         }
-        if let Some(error) = command.not_now(self.condition()) {
+        if let Some(error) = command.not_now(self.condition()).or_else(|| self.holds_too_often(&command)) {
             return self.refuse_unless_known(Admitted { command, by, room }, error);
         }
         match command {
@@ -69,7 +71,7 @@ impl Scheduler {
             Command::Access { change, reply } => self.change_access(change, by, reply),
             Command::ResumeHost { host, reply } => self.resume_host(host, &by, reply),
             Command::Audit { rows, reply } => self.store_audit(rows, reply),
-            Command::Page { id, fence, page, reply } => self.page(id, fence, page, reply),
+            Command::Page { id, fence, page, reply } => self.page(Incoming { id, fence, page, reply }),
             Command::Explain { job, tasks, reply } => drop(reply.send(self.explain(job, &tasks))),
             Command::Waits { reply } => self.ask_survey(reply),
             Command::Usage { tenants, reply } => {
@@ -80,6 +82,20 @@ impl Scheduler {
             }
             Command::Drain => self.drain(),
         }
+    }
+
+    /// Why a command is refused that only holds what there is: while room is short, that may not use up what is left for those
+    /// who end work.
+    fn holds_too_often(&mut self, command: &Command) -> Option<EngineError> {
+        let Condition::Short(why) = self.condition() else {
+            self.held_while_short = 0;
+            return None;
+        };
+        if !command.holds_work() {
+            return None;
+        }
+        self.held_while_short = self.held_while_short.saturating_add(1);
+        (self.held_while_short > HOLDS_MAX).then_some(EngineError::StoreFull(why))
     }
 
     /// Refuses a command for want of room. A repetition needs none: it is answered with what was stored.
@@ -112,11 +128,19 @@ impl Scheduler {
         if let Some(run) = self.jobs.get(job) {
             admitted.command.fix(run.job.counts.total);
         }
-        match self.jobs.get_mut(job) {
-            Some(run) if run.defers() => run.activity_mut().deferred.push_back(Deferred::Command(admitted)),
+        let is_visited = self.jobs.is_visited(job);
+        let Self { jobs, parked, .. } = self;
+        match jobs.get_mut(job) {
+            // What it is told does not depend on what is waited for.
+            Some(run) if run.takes_no_tasks() && admitted.command.adds_tasks() => self.apply(job, admitted),
+            Some(run) if run.defers() => {
+                let admitted = if run.defers_for_long() { parked.admit(admitted) } else { Some(admitted) };
+                run.activity_mut().deferred.extend(admitted.map(Deferred::Command));
+            }
             Some(_) => self.apply(job, admitted),
             None => {
-                if self.jobs.visit(job, Some(admitted)) {
+                let Some(admitted) = (if is_visited { parked.admit(admitted) } else { Some(admitted) }) else { return };
+                if jobs.visit(job, Some(admitted)) {
                     self.next_visitor(job);
                 }
             }
@@ -265,7 +289,7 @@ impl Scheduler {
         reply: Reply<Chunk>,
     ) {
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
-        if !run.job.open || run.job.stop.is_some() {
+        if run.takes_no_tasks() {
             // A chunk that was stored while the job was open, or is on its way, is answered again all the same.
             let otherwise = EngineError::Sealed(job);
             return self.outbox.then(Effect::ReadChunk { job, chunk_id, digest, otherwise, reply });
@@ -295,7 +319,7 @@ impl Scheduler {
         }
         run.activity_mut().adding += count;
         if !named.is_subset(&run.job.credentials) {
-            run.job_mut().credentials.extend(named);
+            self.jobs.names(job, named);
             self.outbox.changed(job);
         }
         let mut new_lanes = Vec::new();
@@ -377,21 +401,6 @@ impl Scheduler {
         });
         self.outbox.batch().limits = Some(self.limits.clone());
         self.outbox.then(Effect::LimitsStored(self.limits.clone(), reply));
-    }
-
-    fn page(&mut self, id: TaskId, fence: Fence, page: NewPage, reply: oneshot::Sender<Result<(), Failure>>) {
-        let current = self.queue.running_task_mut(id).filter(|running| running.fence == fence);
-        // While a piece of the job is at the store, pages go on: they change no counts.
-        let stopped = self.jobs.get(id.job).is_none_or(JobRun::refuses_pages);
-        let Some(running) = current.filter(|_| !stopped) else {
-            let failure = Failure::retryable(FailureReason::Internal, "the attempt is not the task's current one");
-            return drop(reply.send(Err(failure)));
-        };
-        running.cursor = page.next.as_deref().map(Arc::from);
-        // It made progress, so a crash of the server from now on is the first one again.
-        running.row.task.crashes = 0;
-        self.outbox.page(page);
-        self.outbox.then(Effect::AckPage(id.job, reply));
     }
 }
 

@@ -17,6 +17,7 @@ use crate::model::job::JobState;
 use crate::model::outcome::Room;
 use crate::model::tenant::DEFAULT_NO;
 use crate::model::time::Timestamp;
+use crate::model::told;
 use crate::store::LaneNumber;
 
 /// Jobs and lanes that one turn of the loop looks at: about a millisecond.
@@ -67,7 +68,7 @@ impl Scheduler {
     /// Counts the waiting tasks of a job. Returns how many lanes it looked at.
     fn survey_job(&mut self, job: JobId, now: Timestamp) -> usize {
         let Some(run) = self.jobs.get(job) else { return 0 };
-        let counts = run.job.counts;
+        let counts = told::counts(run.job.state, run.job.counts);
         let waits = &mut self.survey.waits;
         waits.add(WaitReason::BackingOff, u64::from(counts.backing_off));
         let pending = u64::from(counts.pending);

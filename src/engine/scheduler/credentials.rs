@@ -13,7 +13,6 @@ use crate::model::bag::is_erased;
 use crate::model::book::Decided;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::ids::JobId;
-use crate::model::job::Job;
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::time::Timestamp;
 
@@ -69,9 +68,8 @@ impl Scheduler {
     /// Returns the first job that has not ended and names a credential.
     pub(super) fn names_credential(&self, change: &AccessChange) -> Option<AccessError> {
         let AccessChange::DeleteCredential { tenant, name, force: false, .. } = change else { return None };
-        let names = |job: &Job| job.tenant.no == *tenant && job.credentials.contains(name);
-        let (job, _) = self.jobs.iter().find(|(_, run)| names(&run.job))?;
-        Some(AccessError::CredentialInUse(name.clone(), *job))
+        let job = self.jobs.first_naming(*tenant, name)?;
+        Some(AccessError::CredentialInUse(name.clone(), job))
     }
 }
 

@@ -106,7 +106,7 @@ impl Scheduler {
             return self.queue.unpick(job, lane);
         };
         let mut row = task.row.map(|row| *row).unwrap_or_default();
-        let (before, held) = (row.task.state, row.held());
+        let (before, held) = (row.task.state, row.held_of(&task.spec.work, run.job.parts_gone));
         let ready = figures::ready(&run.job, &row.task);
         match row.task.apply(TaskEvent::Started, now) {
             Ok(started) => row.task = started,

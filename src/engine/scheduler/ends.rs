@@ -22,6 +22,7 @@ use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::job::{Change, JobEvent, Stop};
 use crate::model::outcome::{ATTEMPT_LOG_MAX, Attempt, AttemptEnd, Outcome};
+use crate::model::progress::Held;
 use crate::model::retry::{self, Decision};
 use crate::model::spec::Options;
 use crate::model::task::{TaskEvent, TaskState};
@@ -75,7 +76,8 @@ impl Scheduler {
         if let Some(traces) = self.runner.traces.as_ref().filter(|_| wait.is_none()) {
             spans::attempt(traces, &run.job, &running, &ended, (&event, seen), now);
         }
-        note_attempt(&mut running.row, running.attempt_start, &ended, &event, now);
+        let before = running.row.held_of(&running.spec.work, run.job.parts_gone).bytes;
+        note_attempt(&mut running.row, (running.attempt_start, before), &ended, &event, now);
         if is_echo(&ended.end) {
             // What came before it may be the other half of what was echoed.
             self.outbox.batch().dropped_pages.push(id);
@@ -113,7 +115,8 @@ impl Scheduler {
         run.job_mut().ended_bytes += bytes;
         run.job_mut().skipped_bytes += if is_skipped { bytes } else { 0 };
         running.row.outcome = outcome;
-        run.job_mut().held.add(running.row.held());
+        let parts_gone = run.job.parts_gone;
+        run.job_mut().held.add(running.row.held_of(&running.spec.work, parts_gone));
         run.job_mut().update_time = now;
         self.outbox.moved(TaskMove { id, row: running.row.clone() });
         if state.is_ended() {
@@ -239,6 +242,17 @@ impl Scheduler {
         } else {
             self.settled(job);
         }
+    }
+
+    /// The part files of an ending job are put away, or removed where they could not be kept: then nothing of them is counted any
+    /// more.
+    pub(super) fn parts_away(&mut self, job: JobId, gone: Held) {
+        let now = self.now();
+        if let Some(run) = self.jobs.get_mut(job).filter(|_| gone != Held::default()) {
+            run.job_mut().held.remove(gone);
+            run.job_mut().parts_gone = Some(now);
+        }
+        self.settled(job);
     }
 
     /// Ends a job: nothing of it runs, and no part file of it is left in its place.
@@ -383,9 +397,14 @@ fn description(event: &TaskEvent) -> String {
 
 /// Appends the attempt to the task's log, which keeps the last [`ATTEMPT_LOG_MAX`]. An attempt that ended
 /// because a host was paused or there was no room did nothing, and would push out those that did; one that holds more or
-/// less than before did something.
-fn note_attempt(row: &mut TaskRow, start_time: Timestamp, ended: &Ended, event: &TaskEvent, now: Timestamp) {
-    let before = row.held().bytes;
+/// less than `before` did something.
+fn note_attempt(
+    row: &mut TaskRow,
+    (start_time, before): (Timestamp, u64),
+    ended: &Ended,
+    event: &TaskEvent,
+    now: Timestamp,
+) {
     let has_more = ended.report.held_bytes > before;
     let has_less = ended.report.held_bytes < before && matches!(ended.end, AttemptEnd::NoSpace { .. });
     if wait_after(&ended.end, event).is_some() && !has_more && !has_less {

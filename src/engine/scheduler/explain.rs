@@ -1,6 +1,8 @@
 //! Why something does not run now.
 
-use crate::engine::explanation::{BACKING_OFF, Explanation, Wait, WaitReason};
+use std::collections::HashMap;
+
+use crate::engine::explanation::{BACKING_OFF, Explanation, JOB_PAUSED, Wait, WaitReason};
 use crate::engine::queue::Hold;
 use crate::engine::queue::task;
 use crate::engine::scheduler::Scheduler;
@@ -9,6 +11,7 @@ use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::JobState;
 use crate::model::outcome::Room;
+use crate::model::storage::UsedUp;
 use crate::model::tenant::DEFAULT_NO;
 use crate::model::time::Timestamp;
 use crate::store::LaneNumber;
@@ -27,9 +30,11 @@ impl Scheduler {
         if explanation.job.is_some() {
             return explanation;
         }
+        let mut of_lane: HashMap<LaneNumber, Option<Wait>> = HashMap::new();
         for (index, lane) in tasks {
             let own = self.queue.wait_of(TaskId { job, index: *index }).map(task_wait);
-            if let Some(wait) = own.or_else(|| self.lane_wait(job, *lane)) {
+            let mut of_its_lane = || of_lane.entry(*lane).or_insert_with(|| self.lane_wait(job, *lane)).clone();
+            if let Some(wait) = own.or_else(&mut of_its_lane) {
                 explanation.tasks.insert(*index, wait);
             }
         }
@@ -59,7 +64,7 @@ impl Scheduler {
             return wait(WaitReason::Draining, None, "the server is shutting down; it goes on after the restart");
         }
         if run.job.state == JobState::Paused {
-            return wait(WaitReason::JobPaused, None, "the job is paused; call ResumeJob to go on");
+            return wait(WaitReason::JobPaused, None, JOB_PAUSED);
         }
         let start = run.job.spec.start_time.filter(|start| *start > now)?;
         wait(WaitReason::StartTime, Some(start), "the job's `start_time` has not come yet")
@@ -110,12 +115,7 @@ impl Scheduler {
                 (None, format!("`{host}` has as many requests as it may have (at most {max})"))
             }
             Why::Tenant => (None, self.tenant_limit(tenant)),
-            Why::Storage(most) => {
-                let message = format!(
-                    "the tenant stores {most} bytes, as many as its `stored_bytes` allows; delete jobs, or ask for more"
-                );
-                (None, message)
-            }
+            Why::Storage(used_up) => (None, format!("{used_up}; delete jobs, or ask for a larger quota")),
             Why::Host(host, Blocked::Share) => {
                 (None, format!("the tenant has as many requests to `{host}` as its `running_per_host` allows"))
             }
@@ -139,7 +139,7 @@ enum Why<'a> {
     Cap,
     JobRate,
     Tenant,
-    Storage(u64),
+    Storage(UsedUp),
     Host(&'a Host, Blocked),
     Server,
 }

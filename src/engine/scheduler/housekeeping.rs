@@ -7,17 +7,16 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 
 use crate::engine::command::{EngineError, Reply, answer};
-use crate::engine::patience::{caught, patiently};
-use crate::engine::queue::task::Queued;
+use crate::engine::patience::caught;
 use crate::engine::scheduler::piece::Piece;
-use crate::engine::scheduler::read::{Read, Removable, trusted};
+use crate::engine::scheduler::read::{Read, Removable};
 use crate::engine::scheduler::{DISK_LOOK, Scheduler};
 use crate::engine::timers::Timer;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::outcome::Room;
 use crate::model::storage::Storage;
 use crate::model::tenant::{Owner, TenantNo};
-use crate::store::{Purged, StoreError, StoredTask};
+use crate::store::{Purged, StoreError};
 
 /// A task that waits for room: of its tenant, where that stores as much as it may, else in this directory.
 type Waiting = (TaskId, Owner, Option<Arc<Storage>>, String, u64);
@@ -30,8 +29,6 @@ const PERIOD_BUSY: Duration = Duration::from_millis(50);
 const JOBS_MAX: u32 = 256;
 /// Jobs that are being purged up to which more are looked for without a rest.
 const PURGING_MAX: usize = 1024;
-/// Tasks whose time is over that are read in one go.
-const LATE_MAX: usize = 64;
 /// Tasks that wait for disk space and are looked at in one go.
 const WAITING_MAX: usize = 256;
 
@@ -143,49 +140,6 @@ impl Scheduler {
         } else {
             self.add_piece(Piece::Purge(job));
         }
-    }
-
-    /// Reads tasks whose time is over and of which memory has only the wait.
-    pub(super) fn read_late(&mut self) {
-        if self.looks.for_late || self.draining {
-            return;
-        }
-        let late = self.queue.late_left(LATE_MAX);
-        if late.is_empty() {
-            return;
-        }
-        self.looks.for_late = true;
-        let store = self.runner.store.clone();
-        self.reads.spawn(async move {
-            let mut found = Vec::with_capacity(late.len());
-            for id in late {
-                found.push((id, caught(patiently(|| store.task(id))).await));
-            }
-            Read::Late(found)
-        });
-    }
-
-    /// Ends tasks whose time is over, as the store has them. Whatever keeps one from that now, it is looked at again.
-    pub(super) fn late_read(
-        &mut self,
-        found: Vec<(TaskId, Result<Option<StoredTask>, StoreError>)>,
-    ) -> Result<(), StoreError> {
-        self.looks.for_late = false;
-        let now = self.now();
-        for (id, task) in found {
-            let Some(task) = trusted(task)? else {
-                self.queue.look_at_overdue(id.job);
-                continue;
-            };
-            // One whose row is gone has nothing more to wait for, either.
-            if self.jobs.get(id.job).is_some_and(|run| !run.defers())
-                && self.queue.take_left(id)
-                && let Some(task) = task
-            {
-                self.end_late(id.job, Queued::from(task), now);
-            }
-        }
-        Ok(())
     }
 
     /// Looks whether there is room for those who wait for it. Their origins are not asked.

@@ -15,7 +15,12 @@ mod ends;
 mod explain;
 mod housekeeping;
 mod in_flight;
+mod incoming;
+mod incoming_page;
+mod late;
+mod late_reads;
 mod linger;
+mod parked;
 mod perform;
 mod piece;
 mod pieces;
@@ -51,7 +56,10 @@ use crate::engine::queue::{Queue, Standing};
 use crate::engine::runner::{Checks, Runner};
 use crate::engine::running::Attempts;
 use crate::engine::scheduler::in_flight::{InFlight, answer_of, lost};
+use crate::engine::scheduler::incoming_page::IncomingPages;
+use crate::engine::scheduler::late_reads::LateReads;
 use crate::engine::scheduler::linger::Linger;
+use crate::engine::scheduler::parked::Parked;
 use crate::engine::scheduler::piece::Pieces;
 use crate::engine::scheduler::read::Read;
 use crate::engine::scheduler::shared::Shared;
@@ -72,6 +80,8 @@ use crate::store::StoreError;
 const COMMANDS_MAX: usize = 256;
 /// Timers that are worked off in one go.
 const TIMERS_MAX: usize = 1024;
+/// Lanes parked at the mirrors of hosts that are back, of which so many look in one go.
+const WAKES_MAX: usize = 1024;
 /// How often the free disk space is looked at while a download waits for some.
 const DISK_LOOK: Duration = Duration::from_secs(1);
 /// All running state.
@@ -83,6 +93,12 @@ pub(crate) struct Scheduler {
     queue: Queue,
     jobs: JobTable,
     outbox: Outbox,
+    /// Pages that wait for the batch after this one.
+    incoming: IncomingPages,
+    /// Room for commands that wait for their jobs.
+    parked: Parked,
+    /// How many jobs were paused or sealed since room became short.
+    held_while_short: u32,
     /// Long work on jobs that goes on piece by piece, a bounded number of rows in each commit.
     pieces: Pieces,
     /// Jobs of which named tasks are to be put back with the next commit.
@@ -114,6 +130,7 @@ pub(crate) struct Scheduler {
     /// Whether a drain has waited as long as it waits for attempts.
     is_cut: bool,
     looks: Looks,
+    late: LateReads,
     survey: Survey,
     checks: Checks,
 
@@ -138,8 +155,6 @@ struct Looks {
     for_removable: bool,
     /// Whether a look at the free disk space is under way.
     for_space: bool,
-    /// Whether tasks are being read whose time is over.
-    for_late: bool,
     /// The last task for which disk space was looked for.
     space_after: Option<TaskId>,
     /// Files of deleted jobs.
@@ -178,6 +193,9 @@ impl Scheduler {
             queue,
             jobs: JobTable::default(),
             outbox: Outbox::new(),
+            incoming: IncomingPages::new(),
+            parked: Parked::default(),
+            held_while_short: 0,
             pieces: Pieces::default(),
             named_retries: Vec::new(),
             reloading: Vec::new(),
@@ -196,6 +214,7 @@ impl Scheduler {
             draining: false,
             is_cut: false,
             looks: Looks { deleted_left: true, ..Looks::default() },
+            late: LateReads::default(),
             survey: Survey::default(),
             checks,
             attempts: Attempts::default(),
@@ -251,14 +270,16 @@ impl Scheduler {
             }
             // While nothing can be committed, what adds to the batch is refused, and deletions have to come through.
             let roomy = self.outbox.is_roomy() || self.is_blocked();
-            let wait = if self.survey.is_under_way() { Duration::ZERO } else { self.wait() };
+            let goes_on = self.survey.is_under_way() || self.queue.has_to_wake() && !self.draining;
+            let wait = if goes_on { Duration::ZERO } else { self.wait() };
+            let takes_ends = self.takes_ends();
             self.runner.metrics.looped(woken.elapsed());
             let sleep = sleep(linger.map_or(wait, |linger| linger.min(wait)));
             tokio::select! {
                 biased;
                 result = answer_of(&mut self.in_flight) => self.commit_done(result)?,
                 result = answer_of(&mut self.removals) => self.removals_done(result)?,
-                Some(ended) = self.attempts.next() => self.attempt_ended(ended),
+                Some(ended) = self.attempts.next(), if takes_ends => self.attempt_ended(ended),
                 Some(read) = self.reads.join_next() => self.read_done(read)?,
                 count = commands.recv_many(&mut taken, COMMANDS_MAX), if roomy && has_callers => {
                     if count == 0 {
@@ -309,13 +330,20 @@ impl Scheduler {
 
     /// Takes all attempts and reads that have ended by now.
     fn take_what_is_done(&mut self) -> Result<(), StoreError> {
-        while let Some(ended) = self.attempts.try_next() {
+        while self.takes_ends()
+            && let Some(ended) = self.attempts.try_next()
+        {
             self.attempt_ended(ended);
         }
         while let Some(read) = self.reads.try_join_next() {
             self.read_done(read)?;
         }
         Ok(())
+    }
+
+    /// Whether attempts that have ended are taken in, with what they bring. A drain that gives up waits for none.
+    fn takes_ends(&self) -> bool {
+        self.outbox.takes_pages() || self.is_cut
     }
 
     fn now(&self) -> Timestamp {
@@ -360,6 +388,7 @@ impl Scheduler {
                 Timer::TenantRested(tenant) => self.queue.set_tenant_resting(tenant, false),
                 Timer::Housekeeping => self.look_for_removals(),
                 Timer::DiskLook => self.look_for_space(),
+                Timer::LateRested(id) => self.late_rested(id),
                 Timer::Removals => self.removals_rest = false,
                 Timer::Cut => {
                     self.is_cut = true;
@@ -367,6 +396,7 @@ impl Scheduler {
                 }
             }
         }
+        self.queue.wake_more(WAKES_MAX);
         self.end_all_late(now);
         self.queue.wake_due(now, self.committed);
     }

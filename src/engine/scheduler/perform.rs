@@ -380,6 +380,7 @@ impl Scheduler {
         self.deadlines.clear(&crate::engine::timers::Timer::JobDeadline(job));
         self.timers.clear(&crate::engine::timers::Timer::JobStart(job));
         self.timers.clear(&crate::engine::timers::Timer::JobRested(job));
+        self.late.forget_job(job);
         let Some(mut run) = self.jobs.remove(job) else { return self.hub.close(job) };
         let Activity { mut deferred, asked, withdrawal, hastening, .. } = run.take_activity();
         let last = run.job;

@@ -13,6 +13,7 @@ use crate::model::host::Host;
 use crate::model::limits::RateLimit;
 use crate::model::quotas::{Allowance, Quota, Quotas, Usage};
 use crate::model::spec::{JobSpec, TaskSpec};
+use crate::model::storage::UsedUp;
 use crate::model::tenant::TenantNo;
 
 impl Scheduler {
@@ -143,8 +144,8 @@ impl Scheduler {
         }
     }
 
-    /// The quota of a tenant that runs nothing because it stores as much as it may.
-    pub(super) fn storage_used_up(&self, tenant: TenantNo) -> Option<u64> {
+    /// What a tenant stores that runs nothing because it stores as much as it may.
+    pub(super) fn storage_used_up(&self, tenant: TenantNo) -> Option<UsedUp> {
         let is_suspended = self.book.tenant_numbered(tenant).is_none_or(|it| it.is_suspended);
         self.jobs.storage_used_up(tenant).filter(|_| !is_suspended)
     }

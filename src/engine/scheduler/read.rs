@@ -11,6 +11,7 @@ use crate::model::failures::Failures;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
+use crate::model::progress::Held;
 use crate::model::spec::JobSpec;
 use crate::model::task_filter::TaskChoice;
 use crate::model::tenant::TenantNo;
@@ -40,10 +41,11 @@ pub(super) enum Read {
         otherwise: EngineError,
         reply: Reply<Arc<Job>>,
     },
-    /// The job that a request id stands for.
+    /// The job that a request id stands for. Where the request was another one, that is the answer, with the id.
     Known {
         job: JobId,
         found: Result<Option<Job>, StoreError>,
+        taken: Option<String>,
         otherwise: Otherwise,
         reply: Reply<Arc<Job>>,
     },
@@ -51,16 +53,16 @@ pub(super) enum Read {
     JobsOf(Box<TenantDeletion>, Result<bool, StoreError>),
     /// The files of a tenant are put aside.
     TenantGone(Box<TenantDeletion>, bool),
-    /// The part files of a job are out of the way.
-    PartsAway(JobId),
+    /// The part files of a job are out of the way; of those that could not be kept this is gone.
+    PartsAway(JobId, Held),
     /// The part files of a job that is retried are where they were.
     PartsBack(JobId),
     /// Jobs that can be removed.
     Removable(Result<Removable, StoreError>),
     /// Deleted jobs whose files are gone.
     Forgotten(Vec<JobId>),
-    /// Tasks whose time is over, as the store has them.
-    Late(Vec<(TaskId, Result<Option<StoredTask>, StoreError>)>),
+    /// A task whose time is over, as the store has it.
+    Late(TaskId, Result<Option<StoredTask>, StoreError>),
     /// Tasks that waited for disk space and now have it.
     Space(Vec<TaskId>),
     /// A job as the store has it, after a contradiction.

@@ -61,14 +61,15 @@ impl Scheduler {
                 Ok(None) => answer(reply, Err(otherwise)),
                 Err(error) => answer(reply, Err(EngineError::Store(error.to_string()))),
             },
-            Read::Known { job, found, otherwise, reply } => match found {
-                Ok(Some(job)) => answer(reply, Ok(job.into())),
-                Ok(None) => self.deleted_meanwhile(job, otherwise, reply),
-                Err(error) => answer(reply, Err(EngineError::Store(error.to_string()))),
+            Read::Known { job, found, taken, otherwise, reply } => match (found, taken) {
+                (Ok(Some(_)), Some(request_id)) => answer(reply, Err(EngineError::RequestIdTaken(request_id))),
+                (Ok(Some(job)), None) => answer(reply, Ok(job.into())),
+                (Ok(None), _) => self.deleted_meanwhile(job, otherwise, reply),
+                (Err(error), _) => answer(reply, Err(EngineError::Store(error.to_string()))),
             },
             Read::JobsOf(deletion, has_jobs) => self.looked_for_jobs(deletion, has_jobs),
             Read::TenantGone(deletion, is_aside) => self.tenant_gone(*deletion, is_aside),
-            Read::PartsAway(job) => self.settled(job),
+            Read::PartsAway(job, gone) => self.parts_away(job, gone),
             Read::PartsBack(job) => self.retried(job),
             Read::Removable(jobs) => match trusted(jobs)? {
                 Some(jobs) => self.remove_jobs(jobs),
@@ -76,7 +77,7 @@ impl Scheduler {
             },
             Read::Forgotten(jobs) => self.forgotten(jobs),
             Read::Space(fitting) => self.space_found(fitting),
-            Read::Late(found) => self.late_read(found)?,
+            Read::Late(id, found) => self.late_read(id, found)?,
             Read::Reloaded(job, found) => match *found {
                 Err(StoreError::Unreadable(why)) => self.not_reloaded(job, &why),
                 found => match trusted(found)? {
@@ -94,8 +95,8 @@ impl Scheduler {
         let files = self.runner.files.clone();
         self.reads.spawn(async move {
             // Parts that are not put away are found by nobody, and go with the job.
-            let _ = caught(files.put_away(&ending).map(Ok)).await;
-            Read::PartsAway(job)
+            let gone = caught(files.put_away(&ending).map(Ok)).await.unwrap_or_default();
+            Read::PartsAway(job, gone)
         });
     }
 
@@ -120,7 +121,7 @@ impl Scheduler {
         });
     }
 
-    /// The request id of a submission was used before: the first job is the answer, if it is the same.
+    /// The request id of a submission was used before: the first job is the answer, if it is the same and was not deleted since.
     pub(super) fn known(
         &mut self,
         job: JobId,
@@ -129,16 +130,14 @@ impl Scheduler {
         otherwise: Otherwise,
         reply: Reply<Arc<Job>>,
     ) {
-        if digest != asked {
-            return answer(reply, Err(EngineError::RequestIdTaken(request_id)));
-        }
+        let taken = (digest != asked).then_some(request_id);
         if let Some(feed) = self.hub.feed(job) {
-            return answer(reply, Ok(feed.job()));
+            return answer(reply, taken.map_or_else(|| Ok(feed.job()), |id| Err(EngineError::RequestIdTaken(id))));
         }
         let store = self.runner.store.clone();
         self.reads.spawn(async move {
             let found = caught(patiently(|| store.visit(job))).await;
-            Read::Known { job, found, otherwise, reply }
+            Read::Known { job, found, taken, otherwise, reply }
         });
     }
 

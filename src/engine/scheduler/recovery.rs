@@ -161,7 +161,8 @@ impl Scheduler {
             tracing::error!(task = %id, "an attempt was cut, and none was counted as running");
             return self.contradicted(id.job, "more attempts were cut than were counted as running");
         }
-        run.job_mut().held.add(row.held());
+        let held = row.held_of(&spec.work, run.job.parts_gone);
+        run.job_mut().held.add(held);
         self.outbox.moved(TaskMove { id, row: row.clone() });
         if row.task.state.is_ended() {
             self.task_ended(id, lane, spec, row, now);

@@ -162,7 +162,7 @@ impl Scheduler {
         }
         let Some(Reloaded { job, lanes, cut }) = found else { return self.drop_job(id) };
         let now = self.now();
-        let deferred = self.jobs.remove(id).map(|mut run| run.take_activity().deferred).unwrap_or_default();
+        let deferred = self.jobs.take_back(&job).map(|mut run| run.take_activity().deferred).unwrap_or_default();
         self.queue.remove_job(id);
         let job = Arc::new(job);
         self.hub.publish(job.clone(), Vec::new());

@@ -22,6 +22,7 @@ use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::task::TaskState;
 use crate::model::task_filter::{TaskChoice, TaskFilter};
+use crate::model::told;
 use crate::store::{Hasten, Hastened, StoredEvent, Sweep, Swept};
 use crate::telemetry::metrics::End;
 
@@ -39,7 +40,8 @@ impl Scheduler {
             return admitted.command.refuse(EngineError::StoreFull(why.clone()));
         }
         if !is_stopped && (run.is_selecting() || !matches!(run.stage, Stage::Open)) {
-            return run.activity_mut().asked.push_back(admitted);
+            // It waits for attempts, too.
+            return run.activity_mut().asked.extend(self.parked.admit(admitted));
         }
         let Admitted { command, by, .. } = admitted;
         match command {
@@ -87,6 +89,11 @@ impl Scheduler {
     fn cancel_tasks(&mut self, job: JobId, chosen: Chosen, reason: String, by: Arc<Actor>, reply: Reply<Acted>) {
         let now = self.now();
         let Chosen { which, to } = chosen;
+        let Some(run) = self.jobs.get(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
+        let Some(which) = told::choice(run.job.state, which) else {
+            let acted = Acted { job: run.job.clone(), tasks: 0 };
+            return self.outbox.then(Effect::Acted(reply, acted));
+        };
         let message = if reason.is_empty() { "the task was cancelled".to_owned() } else { reason };
         let error = Failure::fatal(FailureReason::Cancelled, message).into_error(0);
         let running = self.withdraw_running(job, &which, to, &error);

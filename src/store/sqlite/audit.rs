@@ -36,8 +36,8 @@ const RULES: &[(&str, &str)] = &[
       max(id & 4294967295) AS last FROM events GROUP BY 1) e ON e.no = j.no WHERE j.deleted = 0 \
       AND (coalesce(e.n, 0) <> j.moving ->> '$.sequence' OR coalesce(e.last, 0) <> j.moving ->> '$.sequence')"),
     ("stores another number of bytes than its jobs",
-     "SELECT 'tenant ' || u.tenant FROM tenant_usage u WHERE u.stored <> (SELECT coalesce(sum(stored), 0) FROM jobs j \
-      WHERE j.tenant = u.tenant)"),
+     "SELECT 'tenant ' || tenant FROM (SELECT tenant, stored FROM tenant_usage UNION ALL SELECT tenant, -sum(stored) FROM jobs \
+      GROUP BY tenant) GROUP BY tenant HAVING sum(stored) <> 0"),
     ("has no spec",
      "SELECT 'job ' || lower(hex(id)) FROM jobs WHERE no NOT IN (SELECT job FROM job_specs)"),
     ("has ended, and tasks of it run",

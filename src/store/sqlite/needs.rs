@@ -105,7 +105,8 @@ fn rows_put_back(retries: &[Retry], hastens: &[Hasten]) -> usize {
     put_back.chain(hastens.iter().map(|it| it.limit as usize)).fold(0, usize::saturating_add)
 }
 
-/// Whether nothing of the batch could come again and again while room is short.
+/// Whether nothing of the batch could come again and again while room is short. Of changes of jobs those alone come then that end
+/// work, and few that hold it: the scheduler refuses the others.
 fn adds_nothing(batch: &Batch) -> bool {
     let Batch { submissions, additions, retries, hastens, respecced, limits, new_data_key, access, audit, .. } = batch;
     let adds = !(submissions.is_empty() && additions.is_empty() && retries.is_empty() && hastens.is_empty())

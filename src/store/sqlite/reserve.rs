@@ -72,17 +72,25 @@ impl Reserve {
         self.bytes / LENT_SHARE
     }
 
-    /// What is left of it, where a copy of the log makes the database longer by so much. Whoever deletes has to copy the log, and
-    /// needs a part beside that.
-    pub(super) fn left(&self, growth: u64) -> Left {
+    /// What is left of it, where a copy of the log makes the database longer by so much, and so much of the disk is free. Whoever
+    /// deletes has to copy the log, and needs a part beside that. What was lent and is free still is as good for that, and no more:
+    /// a quota may be less than what the disk says.
+    pub(super) fn left(&self, growth: u64, free: u64) -> Left {
         let lent = self.lent();
+        let free = free.min(self.bytes.saturating_sub(self.held));
         match self.held {
             _ if !self.was_held => Left::NoReserve,
             held if held >= self.bytes => Left::All,
             held if held >= growth + 2 * lent => Left::Another,
-            held if held >= (self.bytes - lent).min(growth + lent) => Left::Deletions,
+            held if held + free >= (self.bytes - lent).min(growth + lent) => Left::Deletions,
             _ => Left::Less,
         }
+    }
+
+    /// How much of the disk is free, as far as that can be found out.
+    pub(super) fn free(&self) -> u64 {
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        statvfs(dir).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
     /// Whether a file in the directory cannot be written for want of room, of the disk or of a quota.
@@ -101,8 +109,7 @@ impl Reserve {
 
     /// Whether the disk has room for so many bytes more beside the part that is lent.
     pub(super) fn has_room_for(&self, bytes: u64) -> bool {
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        statvfs(dir).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= bytes + self.lent())
+        self.free() >= bytes + self.lent()
     }
 
     /// Lends a part of the room, or another one.
@@ -188,22 +195,26 @@ mod tests {
         let new = || Reserve { path: dir.path().join("haul.reserve"), bytes, held: 0, was_held: false };
         let mut reserve = new();
         let length = || fs::metadata(dir.path().join("haul.reserve")).unwrap().len();
-        assert_eq!((reserve.is_short(), reserve.left(0)), (false, Left::NoReserve));
+        assert_eq!((reserve.is_short(), reserve.left(0, 0)), (false, Left::NoReserve));
         reserve.restore();
-        assert_eq!((length(), reserve.is_short(), reserve.left(0)), (bytes, false, Left::All));
+        assert_eq!((length(), reserve.is_short(), reserve.left(0, 0)), (bytes, false, Left::All));
         reserve.lend();
         assert_eq!((length(), reserve.is_short()), (8 << 16, true));
-        let left = [0, 4 << 16, 5 << 16, bytes].map(|growth| reserve.left(growth));
+        let left = [0, 4 << 16, 5 << 16, bytes].map(|growth| reserve.left(growth, 0));
         assert_eq!(left, [Left::Another, Left::Another, Left::Deletions, Left::Deletions]);
         reserve.lend();
         assert_eq!(length(), 6 << 16);
-        let left = [0, 2 << 16, 4 << 16, 5 << 16].map(|growth| reserve.left(growth));
+        let left = [0, 2 << 16, 4 << 16, 5 << 16].map(|growth| reserve.left(growth, 0));
         assert_eq!(left, [Left::Another, Left::Another, Left::Deletions, Left::Less]);
+        // What was lent and nobody has used counts, and what else is free does not.
+        let left = [5 << 16, 8 << 16].map(|growth| reserve.left(growth, 1 << 16));
+        assert_eq!(left, [Left::Deletions, Left::Less]);
+        assert_eq!([8 << 16, 9 << 16].map(|growth| reserve.left(growth, u64::MAX)), [Left::Deletions, Left::Deletions]);
         reserve.give_up();
-        assert_eq!((length(), reserve.is_short(), reserve.left(0)), (0, true, Left::Less));
+        assert_eq!((length(), reserve.is_short(), reserve.left(0, 0)), (0, true, Left::Less));
         reserve.lend();
         reserve.restore();
-        assert_eq!((length(), reserve.is_short(), reserve.left(0)), (bytes, false, Left::All));
+        assert_eq!((length(), reserve.is_short(), reserve.left(0, 0)), (bytes, false, Left::All));
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl SqliteWriter {
     pub(super) async fn left(&mut self) -> Left {
         // What cannot be found out is taken to be much.
         let growth = if self.is_short() { self.growth().await.unwrap_or(u64::MAX / 2) } else { 0 };
-        self.reserve.as_ref().map_or(Left::NoReserve, |reserve| reserve.left(growth))
+        self.reserve.as_ref().map_or(Left::NoReserve, |reserve| reserve.left(growth, reserve.free()))
     }
 
     /// Takes the reserve back as soon as there is room, before somebody else does. While a part of it is lent, a copy of the

@@ -178,6 +178,8 @@ struct Moving {
     #[serde(skip_serializing_if = "is_default")]
     held: Held,
     #[serde(skip_serializing_if = "is_default")]
+    parts_gone: Option<Timestamp>,
+    #[serde(skip_serializing_if = "is_default")]
     failure: Option<Box<TaskError>>,
     #[serde(skip_serializing_if = "Failures::is_empty")]
     failures: Failures,
@@ -220,6 +222,7 @@ pub(super) fn moving(job: &Job) -> Result<String, serde_json::Error> {
         ended_bytes: job.ended_bytes,
         skipped_bytes: job.skipped_bytes,
         held: job.held,
+        parts_gone: job.parts_gone,
         failure: job.failure.clone(),
         failures: job.failures.clone(),
         sequence: job.sequence,
@@ -267,6 +270,7 @@ impl JobLine {
             ended_bytes: moving.ended_bytes,
             skipped_bytes: moving.skipped_bytes,
             held: moving.held,
+            parts_gone: moving.parts_gone,
             failure: moving.failure,
             failures: moving.failures,
             sequence: moving.sequence,

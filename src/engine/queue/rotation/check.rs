@@ -42,6 +42,7 @@ impl Rotation {
             }
         }
         self.rings.check(&tenants)?;
+        self.parking.check()?;
         if promised != self.promises.all() {
             return Err(format!("{promised:?} are promised, and {:?} are noted", self.promises));
         }

@@ -21,11 +21,11 @@ mod promises;
 mod rings;
 mod waking;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 pub(crate) use crate::engine::queue::rotation::admission::{Admission, Candidate, Hold, Standing};
 
-use crate::engine::queue::parking::Parking;
+use crate::engine::queue::parking::{Parking, Walk};
 use crate::engine::queue::rotation::entry::{JobEntry, LaneEntry, Owed, Place};
 use crate::engine::queue::rotation::promises::Promises;
 use crate::engine::queue::rotation::rings::Rings;
@@ -46,6 +46,8 @@ pub(crate) struct Rotation {
     jobs: HashMap<JobId, JobEntry>,
     rings: Rings,
     parking: Parking,
+    /// Walks over parked lanes that are to look again, one after the other.
+    walks: VecDeque<Walk>,
     promises: Promises,
     standing: Standing,
 }

@@ -19,6 +19,8 @@ struct Ring {
     members: usize,
     /// By priority. An entry whose ticket is not the job's is an old one.
     jobs: BTreeMap<Reverse<i32>, VecDeque<(JobId, u64)>>,
+    /// How many entries there are.
+    entries: usize,
     running: u32,
     share: Share,
     /// It has used up its rate for now.
@@ -96,8 +98,7 @@ impl Rings {
     /// come to, however many jobs come and go. `is_there` says whether an entry is that of its job.
     pub(super) fn sweep(&mut self, tenant: TenantNo, is_there: impl Fn(JobId, u64) -> bool) {
         let Some(ring) = self.tenants.get_mut(&tenant) else { return };
-        let entries: usize = ring.jobs.values().map(VecDeque::len).sum();
-        if entries <= 2 * ring.members + ENTRIES_SPARE {
+        if ring.entries <= 2 * ring.members + ENTRIES_SPARE {
             return;
         }
         ring.jobs.retain(|_, jobs| {
@@ -105,6 +106,7 @@ impl Rings {
             jobs.shrink_to_fit();
             !jobs.is_empty()
         });
+        ring.entries = ring.jobs.values().map(VecDeque::len).sum();
         self.place(tenant);
     }
 
@@ -204,6 +206,7 @@ impl Rings {
         let ring = self.tenants.get_mut(&tenant)?;
         while let Some(mut highest) = ring.jobs.first_entry() {
             if let Some(next) = highest.get_mut().pop_front() {
+                ring.entries -= 1;
                 return Some(next);
             }
             highest.remove();
@@ -218,6 +221,7 @@ impl Rings {
         let ticket = self.tickets;
         if let Some(ring) = self.tenants.get_mut(&tenant) {
             ring.jobs.entry(Reverse(priority)).or_default().push_back((job, ticket));
+            ring.entries += 1;
             self.place(tenant);
         }
         ticket
@@ -232,6 +236,7 @@ impl Rings {
         }
         self.tickets += 1;
         jobs.push_front((job, self.tickets));
+        ring.entries += 1;
         let ticket = self.tickets;
         self.place(tenant);
         ticket
@@ -239,8 +244,15 @@ impl Rings {
 
     /// Takes a job out of the ring of its priority.
     pub(super) fn remove(&mut self, tenant: TenantNo, priority: i32, job: JobId) {
-        if let Some(jobs) = self.tenants.get_mut(&tenant).and_then(|ring| ring.jobs.get_mut(&Reverse(priority))) {
-            jobs.retain(|(other, _)| *other != job);
+        let Some(ring) = self.tenants.get_mut(&tenant) else { return };
+        let Some(jobs) = ring.jobs.get_mut(&Reverse(priority)) else { return };
+        let before = jobs.len();
+        jobs.retain(|(other, _)| *other != job);
+        ring.entries -= before - jobs.len();
+        // Of priorities that jobs had once nothing stays.
+        if jobs.is_empty() {
+            ring.jobs.remove(&Reverse(priority));
+            self.place(tenant);
         }
     }
 
@@ -297,6 +309,12 @@ impl Rings {
         self.tenants.values().flat_map(|ring| ring.jobs.values()).map(VecDeque::len).sum()
     }
 
+    /// Returns how many priorities there are lists of.
+    #[cfg(test)]
+    pub(super) fn priorities(&self) -> usize {
+        self.tenants.values().map(|ring| ring.jobs.len()).sum()
+    }
+
     /// Compares what is counted of tenants with their jobs: how many there are and how many of their tasks run. Slow.
     pub(super) fn check(&self, jobs: &HashMap<TenantNo, (usize, u32)>) -> Result<(), String> {
         let counted: HashMap<TenantNo, (usize, u32)> =
@@ -311,6 +329,13 @@ impl Rings {
                 return Err(format!("tenant {tenant} stands at {:?} and belongs to {level:?}", ring.place));
             }
             order.extend(ring.place.map(|place| (place, *tenant)));
+            let entries: usize = ring.jobs.values().map(VecDeque::len).sum();
+            if entries != ring.entries {
+                return Err(format!(
+                    "the ring of tenant {tenant} has {entries} entries, and {} are counted",
+                    ring.entries
+                ));
+            }
         }
         if order == self.order {
             Ok(())

@@ -1,5 +1,7 @@
 //! The rotation over a small world: queues, hosts with room, tasks that run. No clock, no runtime.
 
+mod waking;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 

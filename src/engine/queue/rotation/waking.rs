@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::engine::queue::parking::Step;
 use crate::engine::queue::rotation::Rotation;
 use crate::engine::queue::rotation::entry::{JobEntry, Place, Woken};
 use crate::model::host::Host;
@@ -37,11 +38,35 @@ impl Rotation {
         }
     }
 
-    /// All lanes that are parked at `host` may look again, whoever's they are.
+    /// All lanes that are parked at `host` now may look again, whoever's they are: a few at a time, with
+    /// [`Rotation::wake_more`].
     pub(crate) fn wake_all(&mut self, host: &Host) {
-        while let Some((job, number)) = self.next_parked(host, |_| Some(0)) {
-            self.unparked(host, job, number);
+        self.walks.retain(|walk| walk.host != *host);
+        self.walks.push_back(self.parking.walk(host));
+    }
+
+    /// Lets more of those lanes look, in at most `steps` steps.
+    pub(crate) fn wake_more(&mut self, steps: usize) {
+        for _ in 0..steps {
+            let Self { walks, parking, jobs, .. } = self;
+            let Some(walk) = walks.front_mut() else { return };
+            match parking.step(walk, |job, lane, ticket| is_parked(jobs, job, lane, ticket)) {
+                Step::Lane(job, lane) => {
+                    let host = walk.host.clone();
+                    self.unparked(&host, job, lane);
+                }
+                Step::Nothing => {}
+                Step::Over => {
+                    parking.leave(&walk.host);
+                    walks.pop_front();
+                }
+            }
         }
+    }
+
+    /// Whether there are lanes for [`Rotation::wake_more`].
+    pub(crate) fn has_to_wake(&self) -> bool {
+        !self.walks.is_empty()
     }
 
     /// The job cannot use the room that hosts woke its lanes for: others get it.

@@ -1,0 +1,41 @@
+//! Pages of running fetches on their way into the batch: no more of them in one than a full disk has room for. What ended attempts
+//! bring waits with them.
+
+use std::sync::Arc;
+
+use crate::engine::effect::Effect;
+use crate::engine::jobs::JobRun;
+use crate::engine::scheduler::Scheduler;
+use crate::engine::scheduler::incoming_page::Incoming;
+use crate::model::failure::{Failure, FailureReason};
+
+impl Scheduler {
+    /// Takes a page: into the batch, or where that has enough of them, into one that follows.
+    pub(super) fn page(&mut self, incoming: Incoming) {
+        if self.outbox.takes_pages() { self.keep_page(incoming) } else { self.incoming.push_back(incoming) }
+    }
+
+    /// A batch is on its way: the next one takes pages that waited for it.
+    pub(super) fn take_incoming(&mut self) {
+        while self.outbox.takes_pages()
+            && let Some(incoming) = self.incoming.pop_front()
+        {
+            self.keep_page(incoming);
+        }
+    }
+
+    fn keep_page(&mut self, Incoming { id, fence, page, reply }: Incoming) {
+        let current = self.queue.running_task_mut(id).filter(|running| running.fence == fence);
+        // While a piece of the job is at the store, pages go on: they change no counts.
+        let stopped = self.jobs.get(id.job).is_none_or(JobRun::refuses_pages);
+        let Some(running) = current.filter(|_| !stopped) else {
+            let failure = Failure::retryable(FailureReason::Internal, "the attempt is not the task's current one");
+            return drop(reply.send(Err(failure)));
+        };
+        running.cursor = page.next.as_deref().map(Arc::from);
+        // It made progress, so a crash of the server from now on is the first one again.
+        running.row.task.crashes = 0;
+        self.outbox.page(page);
+        self.outbox.then(Effect::AckPage(id.job, reply));
+    }
+}
