@@ -215,7 +215,7 @@ impl Flow<'_> {
         let is_of_use = can_go_on(&self.bound.stored(), self.order.has_digest());
         if let Some(total) = self.lock().board.total() {
             // One part alone may wait there with what it has: several would wait for each other.
-            let keeps = is_of_use && self.bound.may_wait(total.saturating_sub(held)).is_ok();
+            let keeps = is_of_use && self.bound.may_wait();
             if !keeps {
                 self.bound.give_up();
             }
@@ -224,7 +224,7 @@ impl Flow<'_> {
         }
         let what = format!("the file, of which {held} bytes came and nobody knows how many will,");
         let more = (held / 4).max(2 * ROOM_STEP);
-        if is_of_use && held <= error.most_bytes / 2 && self.bound.may_wait(more).is_ok() {
+        if is_of_use && held <= error.most_bytes / 2 && self.bound.may_wait() {
             return no_space(self.order, &NoSpace { needed_bytes: more, ..*error }, 0, &what);
         }
         self.bound.give_up();
@@ -242,7 +242,7 @@ impl Flow<'_> {
         let more = (held / 4).max((2 * ROOM_STEP).min(full.most_bytes / 16)).max(full.needed_bytes);
         let most = full.most_bytes.max(whole);
         let needed_bytes = more.min(most - held);
-        if is_of_use && held <= full.most_bytes / 2 && self.bound.may_wait_for_tenant(needed_bytes).is_ok() {
+        if is_of_use && held <= full.most_bytes / 2 && self.bound.may_wait_for_tenant() {
             return tenant_full(self.order, Full { needed_bytes, ..full }, whole, &what);
         }
         self.bound.give_up();

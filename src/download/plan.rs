@@ -58,7 +58,7 @@ pub(super) async fn plan(order: &Order<'_>, probed: Probed, held: &mut Held) -> 
     let reservation = match set_room_aside(order, &bound, total, missing).await {
         Ok(reservation) => reservation,
         Err(halt) => {
-            let halt = wait_with(order, &bound, halt, total.unwrap_or(0));
+            let halt = wait_with(&bound, halt, total.unwrap_or(0));
             held.keep(order.ctx, bound).await;
             return Err(halt);
         }
@@ -129,25 +129,19 @@ async fn set_room_aside(
     }
 }
 
-/// Returns what a file of `total` bytes that finds no room waits for, where a part of it may be held. What several hold that wait
-/// is room that none of them gets: one gives it up where another one could go on with that, and then needs all of its room.
-fn wait_with(order: &Order<'_>, bound: &Bound, halt: Halt, total: u64) -> Halt {
+/// Returns what a file of `total` bytes that finds no room waits for, where a part of it may be held. One part alone may wait with
+/// what it has: several would wait for the room that the others hold. Any other gives it up, and needs all of its room then.
+fn wait_with(bound: &Bound, halt: Halt, total: u64) -> Halt {
     let Halt::NoSpace { of, folder, needed_bytes, message } = halt else { return halt };
-    let held = bound.with_held(RangeSet::bytes);
-    let waits = match of {
-        _ if held == 0 => Ok(()),
-        Room::Disk => bound.may_wait(needed_bytes),
-        Room::Tenant => bound.may_wait_for_tenant(needed_bytes),
+    let may_wait = match of {
+        _ if bound.with_held(RangeSet::is_empty) => true,
+        Room::Disk => bound.may_wait(),
+        Room::Tenant => bound.may_wait_for_tenant(),
     };
-    let is_enough = |missing: u64| match of {
-        Room::Disk => order.ctx.root.has_room(&folder, missing),
-        Room::Tenant => order.ctx.storage.refusal().is_some_and(|full| missing <= full.free_bytes),
-    };
-    let gives_up = waits.is_err_and(|other| is_enough(other.saturating_sub(held)));
-    if gives_up {
+    if !may_wait {
         bound.give_up();
     }
-    Halt::NoSpace { needed_bytes: if gives_up { total } else { needed_bytes }, of, folder, message }
+    Halt::NoSpace { needed_bytes: if may_wait { needed_bytes } else { total }, of, folder, message }
 }
 
 /// Returns what a lack of space means: waiting for it, or a failure where `whole` bytes could never fit.

@@ -191,23 +191,15 @@ impl Bound {
         Err(Failure::retryable(FailureReason::ContentChanged, message))
     }
 
-    /// Asks to keep what is held while its download waits for so much room. One download on each file system may: several
+    /// Whether what is held may be kept while its download waits for room. One download on each file system may: several
     /// would wait for the room that the others hold.
-    ///
-    /// # Errors
-    ///
-    /// Another one waits there, for so much.
-    pub fn may_wait(&self, needed_bytes: u64) -> Result<(), u64> {
-        self.place.root.may_wait(&self.place.folder, &part_name(&self.place.key), needed_bytes)
+    pub fn may_wait(&self) -> bool {
+        self.place.root.may_wait(&self.place.folder, &part_name(&self.place.key))
     }
 
     /// As [`Bound::may_wait`], where it is its tenant that may not store more. One download of a tenant may.
-    ///
-    /// # Errors
-    ///
-    /// Another one waits, for so much.
-    pub fn may_wait_for_tenant(&self, needed_bytes: u64) -> Result<(), u64> {
-        self.place.root.may_wait_for_tenant(&self.place.folder, &part_name(&self.place.key), needed_bytes)
+    pub fn may_wait_for_tenant(&self) -> bool {
+        self.place.root.may_wait_for_tenant(&self.place.folder, &part_name(&self.place.key))
     }
 
     /// Keeps nothing of what is held when the part is closed.

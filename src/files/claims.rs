@@ -30,8 +30,6 @@ pub(super) struct Waiters(Mutex<HashMap<u64, Waiter>>);
 struct Waiter {
     folder: Folder,
     part_name: String,
-    /// How much it waits for.
-    needed_bytes: u64,
 }
 
 impl Waiter {
@@ -85,31 +83,25 @@ impl Claims {
         !is_in_use && remove()
     }
 
-    /// Notes that a part is kept while its download waits for so much room on the file system of its folder.
-    ///
-    /// # Errors
-    ///
-    /// Another one waits there, for so much.
-    pub(super) fn may_wait(&self, folder: &Folder, part_name: &str, needed_bytes: u64) -> Result<(), u64> {
+    /// Whether a part may be kept while its download waits for room on the file system of its folder.
+    pub(super) fn may_wait(&self, folder: &Folder, part_name: &str) -> bool {
         let mut waiting = self.waiters.lock();
         let other = waiting.get(&folder.device()).filter(|other| !other.is(folder, part_name));
-        if let Some(other) = other.filter(|other| other.is_there()) {
-            return Err(other.needed_bytes);
+        if other.is_some_and(Waiter::is_there) {
+            return false;
         }
-        let waiter = Waiter { folder: folder.clone(), part_name: part_name.to_owned(), needed_bytes };
-        waiting.insert(folder.device(), waiter);
-        Ok(())
+        waiting.insert(folder.device(), Waiter { folder: folder.clone(), part_name: part_name.to_owned() });
+        true
     }
 
-    /// As [`Claims::may_wait`], for room within what its tenant may store.
-    pub(super) fn may_wait_for_tenant(&self, folder: &Folder, part_name: &str, needed_bytes: u64) -> Result<(), u64> {
+    /// Whether a part may be kept while its download waits for room within what its tenant may store.
+    pub(super) fn may_wait_for_tenant(&self, folder: &Folder, part_name: &str) -> bool {
         let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        let other = own.as_ref().filter(|other| !other.is(folder, part_name));
-        if let Some(other) = other.filter(|other| other.is_there()) {
-            return Err(other.needed_bytes);
+        if own.as_ref().is_some_and(|other| !other.is(folder, part_name) && other.is_there()) {
+            return false;
         }
-        *own = Some(Waiter { folder: folder.clone(), part_name: part_name.to_owned(), needed_bytes });
-        Ok(())
+        *own = Some(Waiter { folder: folder.clone(), part_name: part_name.to_owned() });
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, HashSet<String>> {
@@ -157,10 +149,10 @@ mod tests {
         let claims = Arc::new(Claims::default());
         let beside = Arc::new(claims.beside());
         std::fs::write(dir.path().join("here/a"), "").unwrap();
-        assert_eq!([5, 7].map(|bytes| claims.may_wait(&here, "a", bytes)), [Ok(()), Ok(())]);
-        assert_eq!((claims.may_wait(&here, "b", 1), beside.may_wait(&there, "a", 1)), (Err(7), Err(7)));
+        assert!(claims.may_wait(&here, "a") && claims.may_wait(&here, "a"));
+        assert!(!claims.may_wait(&here, "b") && !beside.may_wait(&there, "a"));
         claims.goes_on(&here, "a");
-        assert_eq!(beside.may_wait(&there, "a", 1), Ok(()), "the other goes on");
-        assert_eq!(claims.may_wait(&here, "a", 1), Ok(()), "the other is gone: there is no such file");
+        assert!(beside.may_wait(&there, "a"), "the other goes on");
+        assert!(claims.may_wait(&here, "a"), "the other is gone: there is no such file");
     }
 }

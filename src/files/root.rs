@@ -134,18 +134,14 @@ impl Root {
         Some((unnamed::open(folder).ok()?, naming))
     }
 
-    /// Notes that a part in `folder` is kept while its download waits for so much room there.
-    ///
-    /// # Errors
-    ///
-    /// Another one waits there, for so much.
-    pub(super) fn may_wait(&self, folder: &Folder, part_name: &str, needed_bytes: u64) -> Result<(), u64> {
-        self.claims.may_wait(folder, part_name, needed_bytes)
+    /// Whether a part in `folder` may be kept while its download waits for room there.
+    pub(super) fn may_wait(&self, folder: &Folder, part_name: &str) -> bool {
+        self.claims.may_wait(folder, part_name)
     }
 
-    /// As [`Root::may_wait`], for room within what its tenant may store.
-    pub(super) fn may_wait_for_tenant(&self, folder: &Folder, part_name: &str, needed_bytes: u64) -> Result<(), u64> {
-        self.claims.may_wait_for_tenant(folder, part_name, needed_bytes)
+    /// Whether a part in `folder` may be kept while its download waits for room within what its tenant may store.
+    pub(super) fn may_wait_for_tenant(&self, folder: &Folder, part_name: &str) -> bool {
+        self.claims.may_wait_for_tenant(folder, part_name)
     }
 
     /// Notes that a part does not wait for room any more.
