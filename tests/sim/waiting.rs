@@ -187,7 +187,7 @@ pub(crate) async fn a_late_task_cannot_be_read() {
     let mut work = JoinSet::new();
     work.spawn(task.run());
     let group = GroupPolicy { mode: GroupMode::Collect, ..GroupPolicy::default() };
-    let spec = || JobSpec { group: group.clone(), ..JobSpec::default() };
+    let spec = || JobSpec { group, ..JobSpec::default() };
     engine.submit(spec(), vec![fetch("http://10.0.0.9/", None)], "", None).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     let moved = (0..8).map(|host| fetch(&format!("http://10.0.1.{host}/moved"), Some(Duration::from_secs(30))));
