@@ -79,16 +79,12 @@ impl Chunks {
             }
             // Kept, so that what follows never joins the digits.
             (Chunks::Size(Some(size)) | Chunks::Blanks(size), b' ' | b'\t') => Chunks::Blanks(size),
-            (Chunks::Size(Some(size)) | Chunks::Blanks(size), b';') => {
-                out.put(here, b"");
-                Chunks::Extension(size)
-            }
             (Chunks::Size(Some(size)) | Chunks::Blanks(size), b'\r') => Chunks::SizeLf(size),
             (Chunks::Size(Some(size)) | Chunks::Blanks(size) | Chunks::Extension(size), b'\n') => {
                 out.put(here, b"\r\n");
                 Chunks::behind_size(size)
             }
-            (Chunks::Extension(size), _) => {
+            (Chunks::Size(Some(size)) | Chunks::Blanks(size), b';') | (Chunks::Extension(size), _) => {
                 out.put(here, b"");
                 Chunks::Extension(size)
             }
@@ -108,9 +104,8 @@ impl Chunks {
                 out.put(here, b"");
                 if byte == b'\n' { Chunks::Trailer } else { Chunks::TrailerLine }
             }
-            (Chunks::TrailerLf, b'\n')
-            | (Chunks::Size(_) | Chunks::Blanks(_) | Chunks::SizeLf(_) | Chunks::Content(_), _)
-            | (Chunks::ContentEnd | Chunks::ContentLf | Chunks::TrailerLf | Chunks::Over, _) => Chunks::Over,
+            // The end of the body, or what hyper is to refuse.
+            _ => Chunks::Over,
         }
     }
 

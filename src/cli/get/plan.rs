@@ -125,7 +125,7 @@ impl Plan {
         // Chosen anew for each request, since a redirect may lead to where another one is for, or none.
         let from_environment = || EnvironmentProxies::read(|name| std::env::var(name).ok());
         let proxies = args.proxy.is_none().then(|| Arc::new(from_environment()));
-        let proxy = args.proxy.as_deref().and_then(|text| url::Url::parse(&with_scheme(text)).ok());
+        let proxy = args.proxy.as_deref().and_then(|text| url::Url::parse(&proxy_url(text)).ok());
         let named = entries.iter().map(|entry| &entry.url).chain(&proxy).filter_map(url::Url::port);
         let ports = named.chain(proxies.iter().flat_map(|proxies| proxies.ports())).collect();
         let tasks = downloads(&entries)
@@ -192,7 +192,7 @@ fn options(args: &GetArgs) -> Result<TaskOptions, Usage> {
         headers: args.headers.iter().map(|text| header(text)).collect::<Result<_, Usage>>()?,
         basic_auth: basic_auth.transpose()?,
         bearer_token,
-        proxy_url: args.proxy.as_deref().map(with_scheme).unwrap_or_default(),
+        proxy_url: args.proxy.as_deref().map(proxy_url).unwrap_or_default(),
         ca_pem: args.cacert.as_deref().map(|path| small_file("--cacert", path)).transpose()?.unwrap_or_default(),
         insecure_skip_verify: args.insecure.then_some(true),
         ..Default::default()
@@ -200,6 +200,12 @@ fn options(args: &GetArgs) -> Result<TaskOptions, Usage> {
     let retry = pb::RetryPolicy { max_attempts: args.retries.map(|retries| retries + 1), ..Default::default() };
     server::task_options(pb::TaskOptions { http: Some(http), retry: Some(retry), ..Default::default() })
         .map_err(|status| invalid(&status))
+}
+
+/// The URL of a proxy that may have been written as `HOST:PORT`.
+fn proxy_url(text: &str) -> String {
+    let has_port = text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    if has_port { with_scheme(text) } else { text.to_owned() }
 }
 
 /// Says what is wrong by the names of flags.
@@ -304,6 +310,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::model::secret::Secret;
 
     #[derive(Parser)]
     struct GetLine {
@@ -382,7 +389,7 @@ mod tests {
     #[test]
     fn a_proxy_needs_no_scheme() {
         let plan = plan(&["http://a/f", "--proxy", "proxy:25"]).unwrap();
-        let url = plan.options.http.proxy_url.as_ref().map(|url| url.expose());
+        let url = plan.options.http.proxy_url.as_ref().map(Secret::expose);
         assert_eq!(url, Some("http://proxy:25"));
         assert_eq!(plan.ports, [25]);
     }
@@ -396,6 +403,7 @@ mod tests {
             (&["http://a/", "--bearer-from", "/nowhere"], "--bearer-from"),
             (&["http://a/", "--cacert", "/nowhere"], "--cacert"),
             (&["http://a/", "--proxy", "ftp://p"], "`--proxy` "),
+            (&["http://a/", "--proxy", "nonsense"], "`--proxy` "),
             (&["http://a/", "-O", "-"], "stdout"),
             (&["http://a/", "-O", "x/"], "does not name a file"),
             (&["http://a/", "-O", "/dev/null"], "is not a file"),

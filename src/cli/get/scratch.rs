@@ -23,8 +23,11 @@ impl Scratch {
     /// Makes a directory that only its user can read: URLs hold passwords. What runs left that were killed goes.
     pub(super) fn new() -> anyhow::Result<Scratch> {
         let above = std::env::temp_dir();
-        remove_stale(&above, SystemTime::now());
-        let path = above.join(format!("{PREFIX}{}", Uuid::now_v7()));
+        let name = format!("{PREFIX}{}", Uuid::now_v7());
+        if let Some(now) = begun(&name) {
+            remove_stale(&above, now);
+        }
+        let path = above.join(name);
         let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
         made.with_context(|| format!("cannot make the directory `{}` for the time of this run", path.display()))?;
         Ok(Scratch(path))
