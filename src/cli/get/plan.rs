@@ -264,7 +264,7 @@ fn place(directory: &Path, file: &Path) -> Result<(PathBuf, String), Usage> {
     let folder = file.parent().unwrap_or(Path::new(""));
     let directory = walked(&directory.join(folder));
     // A file of somebody else is left alone, and has a sibling; what is no file has none that anybody would look for.
-    match std::fs::symlink_metadata(directory.join(name)) {
+    match directory.join(name).symlink_metadata() {
         Ok(there) if !there.is_file() => Err(wrong("is there already and is not a file")),
         _ => Ok((directory, name.to_owned())),
     }
