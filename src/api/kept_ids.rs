@@ -2,7 +2,8 @@
 //!
 //! A watcher keeps which jobs it sent, so that it sends their ends too, and, while it reads a long list, which of them
 //! changed meanwhile. Either may be many, and watchers are many. Where all keep too many, what was sent is forgotten, the oldest
-//! first, but for a few of each watcher; what is still to be sent cannot be forgotten, so that such a watch ends.
+//! first, but for a few of each watcher. What is still to be sent cannot be forgotten, so that a watch ends for which that is too
+//! much; what others keep does not end it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -42,10 +43,13 @@ impl CountedSet {
         CountedSet { ids: BTreeSet::new(), all: all.clone() }
     }
 
-    fn insert(&mut self, id: JobId) {
-        if self.ids.insert(id) {
+    /// Adds an id. Returns whether it is new.
+    fn insert(&mut self, id: JobId) -> bool {
+        let is_new = self.ids.insert(id);
+        if is_new {
             self.all.count.fetch_add(1, Ordering::Relaxed);
         }
+        is_new
     }
 
     /// Removes an id. Returns whether it was there.
@@ -73,30 +77,40 @@ impl Drop for CountedSet {
 /// The jobs that a watcher sent, the newest of them where they are too many. One that was forgotten is sent as a new one when it
 /// changes, and not when it is gone.
 #[derive(Debug)]
-pub(crate) struct SentJobs(CountedSet);
+pub(crate) struct SentJobs {
+    set: CountedSet,
+    /// The newest job that was forgotten.
+    forgotten: Option<JobId>,
+}
 
 impl SentJobs {
     /// Makes an empty set.
     pub(crate) fn new(all: &Arc<KeptIds>) -> SentJobs {
-        SentJobs(CountedSet::new(all))
+        SentJobs { set: CountedSet::new(all), forgotten: None }
     }
 
     pub(crate) fn contains(&self, id: JobId) -> bool {
-        self.0.ids.contains(&id)
+        self.set.ids.contains(&id)
+    }
+
+    /// Whether a job may have been sent and forgotten.
+    pub(crate) fn may_be_forgotten(&self, id: JobId) -> bool {
+        self.forgotten.is_some_and(|newest| id <= newest)
     }
 
     /// Keeps a job, in the place of the oldest ones where there are too many.
     pub(crate) fn add(&mut self, id: JobId) {
-        self.0.insert(id);
-        while self.0.is_too_large() {
-            let Some(oldest) = self.0.ids.first().copied() else { return };
-            self.remove(oldest);
+        self.set.insert(id);
+        while self.set.is_too_large() {
+            let Some(oldest) = self.set.ids.first().copied() else { return };
+            self.set.remove(oldest);
+            self.forgotten = self.forgotten.max(Some(oldest));
         }
     }
 
-    /// Forgets a job. Returns whether it was sent.
+    /// Forgets a job that is not to be sent any more. Returns whether it was sent.
     pub(crate) fn remove(&mut self, id: JobId) -> bool {
-        self.0.remove(id)
+        self.set.remove(id)
     }
 }
 
@@ -120,8 +134,7 @@ impl UnsentJobs {
     ///
     /// There are too many.
     pub(crate) fn add(&mut self, id: JobId) -> Result<(), TooMany> {
-        self.0.insert(id);
-        if self.0.is_too_large() { Err(TooMany) } else { Ok(()) }
+        if self.0.insert(id) && self.0.ids.len() > SET_MAX { Err(TooMany) } else { Ok(()) }
     }
 
     /// Removes the newest job and returns it.
@@ -164,16 +177,17 @@ mod tests {
         const WATCHERS: usize = 50;
         let all = all(10_000);
         let mut watchers: Vec<_> = (0..WATCHERS).map(|_| (SentJobs::new(&all), UnsentJobs::new(&all))).collect();
-        let mut refused = 0;
         for number in 0..1_000 {
             for (sent, unsent) in &mut watchers {
                 sent.add(job(number));
-                refused += usize::from(unsent.add(job(number)) == Err(TooMany));
+                assert_eq!(unsent.add(job(number)), Ok(()), "what others keep refuses nothing");
             }
         }
-        let kept = count(&all);
-        assert!(kept <= 10_000 + 2 * WATCHERS * FEW + refused, "{kept} ids, {refused} refused");
-        assert!(watchers.iter().all(|(sent, _)| sent.0.ids.len() == FEW && sent.contains(job(999))));
+        assert_eq!(count(&all), WATCHERS * (FEW + 1_000));
+        for (sent, _) in &watchers {
+            assert!(sent.set.ids.len() == FEW && sent.contains(job(999)));
+            assert!(sent.may_be_forgotten(job(0)) && !sent.may_be_forgotten(job(999)));
+        }
         drop(watchers);
         assert_eq!(count(&all), 0);
     }
@@ -181,11 +195,11 @@ mod tests {
     #[test]
     fn what_is_unsent_is_refused_when_it_is_too_much_and_sent_newest_first() {
         let all = all(FEW);
-        let (mut large, mut small) = (UnsentJobs::new(&all), UnsentJobs::new(&all));
-        assert!((0..FEW).all(|number| large.add(job(number)).is_ok() && small.add(job(number)).is_ok()));
-        assert_eq!((large.add(job(0)), large.add(job(FEW))), (Ok(()), Err(TooMany)));
-        assert_eq!((small.pop(), small.pop()), (Some(job(FEW - 1)), Some(job(FEW - 2))));
-        while small.pop().is_some() {}
-        assert_eq!(count(&all), FEW + 1, "what is sent leaves its room");
+        let mut unsent = UnsentJobs::new(&all);
+        assert!((0..SET_MAX).all(|number| unsent.add(job(number)).is_ok()));
+        assert_eq!((unsent.add(job(0)), unsent.add(job(SET_MAX))), (Ok(()), Err(TooMany)));
+        assert_eq!((unsent.pop(), unsent.pop()), (Some(job(SET_MAX)), Some(job(SET_MAX - 1))));
+        while unsent.pop().is_some() {}
+        assert_eq!(count(&all), 0, "what is sent leaves its room");
     }
 }

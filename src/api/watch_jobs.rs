@@ -330,6 +330,10 @@ impl Watcher {
             return Ok(());
         }
         for id in changed {
+            if self.floor.is_some_and(|floor| id < floor) && !self.sent.contains(id) {
+                // It was left out of the list.
+                continue;
+            }
             let is_behind = !self.is_first || self.passed.is_some_and(|passed| id >= passed) || self.sent.contains(id);
             if is_behind {
                 self.unsent.add(id).map_err(|_| too_slow())?;
@@ -407,8 +411,14 @@ impl Watcher {
             return Ok(None);
         }
         if !self.wish.fits(&job) {
-            // It has left what is watched.
-            return Ok(self.sent.remove(id).then(|| self.message(&job)));
+            // It has left what is watched. One that was forgotten is told all the same, which may be once too often.
+            let may_have_been = |this: &Self| {
+                this.sent.may_be_forgotten(id)
+                    && this.floor.is_none_or(|floor| id >= floor)
+                    && this.wish.has_labels(&job)
+            };
+            let was_sent = self.sent.remove(id) || may_have_been(self);
+            return Ok(was_sent.then(|| self.message(&job)));
         }
         if !self.sent.contains(id) {
             if self.floor.is_some_and(|floor| id < floor) {
@@ -424,6 +434,6 @@ fn too_slow() -> Status {
     exhausted(
         "WATCHER_TOO_SLOW",
         "changed_jobs",
-        "more jobs changed than are kept for a watcher that does not read; watch again, and begin with the new list",
+        "more jobs changed than are kept for a watcher that has not been sent them yet; watch again, and begin with the new list",
     )
 }

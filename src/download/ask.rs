@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::header::{ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_TYPE, DATE, ETAG, IF_MODIFIED_SINCE};
-use http::header::{IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, TRANSFER_ENCODING};
+use http::header::{IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, RETRY_AFTER, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
@@ -137,6 +137,7 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) -> Result<(), 
 
 fn receive(order: &Order<'_>, source: usize, response: Response, head_wait: Duration) -> Result<Stream, Failure> {
     let Response { status, headers, url, body, .. } = response;
+    let status = understood(status);
     let text = |name: HeaderName| {
         let value = headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         // What is kept of an answer is bounded, and half of a validator is none.
@@ -151,7 +152,7 @@ fn receive(order: &Order<'_>, source: usize, response: Response, head_wait: Dura
         Vec::new()
     };
     let is_encoded = !codings.is_empty();
-    let content_range = range::content_range(&headers);
+    let content_range = range::content_range_of_bytes(status, &headers);
     let length =
         if is_encoded || headers.contains_key(TRANSFER_ENCODING) { None } else { range::content_length(&headers) };
     let has_length = length.is_some();
@@ -161,6 +162,7 @@ fn receive(order: &Order<'_>, source: usize, response: Response, head_wait: Dura
         content_range,
         length,
         is_encoded,
+        has_retry_after: headers.contains_key(RETRY_AFTER),
         seen: Binding {
             version: Version { etag: text(ETAG), last_modified: text(LAST_MODIFIED), date: text(DATE), total: None },
             source: order.source_ids[source].clone(),
@@ -193,6 +195,12 @@ fn receive(order: &Order<'_>, source: usize, response: Response, head_wait: Dura
     let accepts_ranges = headers.get(ACCEPT_RANGES).and_then(says_bytes);
     let (at, end) = (bytes.start, bytes.end);
     Ok(Stream { answer, headers, accepts_ranges, body, at, end, has_length, goes_on: false, head_wait })
+}
+
+/// A success that nobody knows is as a 200 (RFC 9110, section 15).
+fn understood(status: StatusCode) -> StatusCode {
+    let is_known = matches!(status.as_u16(), 200..=208 | 226);
+    if status.is_success() && !is_known { StatusCode::OK } else { status }
 }
 
 /// The time as a `Date`; empty where it makes none.

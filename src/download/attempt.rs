@@ -1,5 +1,6 @@
 //! An attempt as a whole: the sources in turn, and the steps for each.
 
+use crate::download::carry::PIECE_BYTES_MIN;
 use crate::download::existing::{drop_part, settled};
 use crate::download::held::Held;
 use crate::download::order::Order;
@@ -8,6 +9,7 @@ use crate::download::resume::first_ask;
 use crate::download::{DownloadContext, Halt, finish, is_local, plan, transfer};
 use crate::files::binding::Why;
 use crate::files::part::Part;
+use crate::files::ranges::RangeSet;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::{AttemptReport, DownloadResult, Room};
 use crate::model::secret::redacted_text;
@@ -144,23 +146,42 @@ impl Attempt<'_> {
         (!self.left.is_empty()).then(|| self.left.remove(at))
     }
 
-    /// The steps, each of which consumes the one before.
+    /// The steps, each of which consumes the one before. Where an answer does not say how large the file is, and brought all that
+    /// it was to bring, the same source is asked for what is behind that, or whether there is anything.
     async fn serve(&mut self, source: usize) -> Result<DownloadResult, Halt> {
-        let (order, held) = (&self.order, &mut self.held);
-        let probed = match probe(order, source, held, &mut self.log).await? {
-            Probe::Settled(result) => return self.settle(result).await,
-            Probe::Answered(probed) => probed,
-        };
-        let planned = plan::plan(order, probed, held).await?;
-        let helpers = if self.may_mix { &self.left[..] } else { &[] };
-        let transferred = transfer::transfer(order, planned, helpers, held, &self.log.session).await?;
-        let verified = finish::verify(order, transferred, held).await?;
-        let committed = finish::commit(order, verified).await;
-        if committed.is_err() {
-            // A part that has its name stays where it is.
-            held.set_part(Part::find(order.ctx.root, &order.target.folder, order.part_key()).ok().flatten());
+        let mut before: Option<(AttemptReport, u64)> = None;
+        loop {
+            let (order, held) = (&self.order, &mut self.held);
+            let probed = match probe(order, source, held, &mut self.log).await? {
+                Probe::Settled(result) => return self.settle(result).await,
+                Probe::Answered(probed) => probed,
+            };
+            if let Some((report, _)) = &before {
+                self.log.note_course_of(report);
+            }
+            let planned = plan::plan(order, probed, held).await?;
+            let resumed_bytes = planned.bound.with_held(RangeSet::bytes);
+            let helpers = if self.may_mix { &self.left[..] } else { &[] };
+            let received = order.ctx.meter.received_bytes();
+            let end = transfer::transfer(order, planned, helpers, held, &self.log.session).await;
+            let brought = order.ctx.meter.received_bytes() - received;
+            let goes_on = std::mem::take(&mut held.is_open_ended) && held.stored().is_some();
+            if end.is_err() && goes_on && (before.is_none() || brought >= PIECE_BYTES_MIN) {
+                before.get_or_insert_with(|| (self.log.report.clone(), resumed_bytes));
+                continue;
+            }
+            let mut transferred = end?;
+            if let Some((_, resumed_bytes)) = before {
+                transferred.resumed_bytes = resumed_bytes;
+            }
+            let verified = finish::verify(order, transferred, held).await?;
+            let committed = finish::commit(order, verified).await;
+            if committed.is_err() {
+                // A part that has its name stays where it is.
+                held.set_part(Part::find(order.ctx.root, &order.target.folder, order.part_key()).ok().flatten());
+            }
+            return committed;
         }
-        committed
     }
 
     /// A file is there already: what an earlier attempt left of it is removed.

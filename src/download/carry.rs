@@ -18,7 +18,7 @@ use crate::model::storage::Full;
 pub(super) const ROOM_STEP: u64 = 512 << 10;
 
 /// An answer that holds fewer of the bytes that it was asked for is a trickle.
-const PIECE_BYTES_MIN: u64 = 4 << 10;
+pub(super) const PIECE_BYTES_MIN: u64 = 4 << 10;
 
 impl Flow<'_> {
     /// Carries an answer into the file, and counts itself among the connections meanwhile.

@@ -19,6 +19,8 @@ pub(super) struct Held {
     pub(super) dropped: Option<Why>,
     /// The last bytes were dropped because they were wrong.
     pub(super) were_wrong: bool,
+    /// All came that the last answer said that it holds, and nobody has said whether there is more.
+    pub(super) is_open_ended: bool,
     /// The bytes that were held last did not all come from one source and in this attempt.
     pub(super) was_pieced: bool,
 }

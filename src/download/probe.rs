@@ -43,6 +43,11 @@ impl Log {
         self.report.http_status = trace.status;
     }
 
+    /// Notes, once more, how the transfer went on that now goes on behind what it brought.
+    pub(super) fn note_course_of(&mut self, before: &AttemptReport) {
+        self.note_course(before.resumed_from, before.resume_kind, before.resume.clone());
+    }
+
     /// Notes how the transfer goes on, and where.
     fn note_course(&mut self, from: u64, kind: ResumeKind, how: String) {
         self.report.resumed_from = from;

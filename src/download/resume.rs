@@ -34,6 +34,8 @@ pub(super) struct Answer {
     pub length: Option<u64>,
     /// Its body is decoded: its bytes are not those of the resource, or are made anew each time.
     pub is_encoded: bool,
+    /// It says how long to wait before the origin is asked again.
+    pub has_retry_after: bool,
 }
 
 impl Answer {
@@ -131,8 +133,11 @@ pub(super) fn judge(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_diges
         206 if ask.range.is_none() && answer.is_whole_as_206() => whole(held, ask, answer, has_digest),
         206 => range(held, ask, answer, has_digest),
         416 if ask.range.is_some() => unsatisfied(held, ask, answer, has_digest),
-        // What some origins answer to a range, or to its condition, where they would send the whole.
-        400 | 412 | 501 if ask.range.is_some() => ask_whole(Some(Why::Unsatisfiable)),
+        // What some origins, and what guards them, answer to a range, or to its condition, where they would send the whole. None
+        // of it is tried again, so that a part would keep its file from ever coming.
+        204 | 304 | 400 | 403 | 405 | 406 | 412 | 501 if ask.range.is_some() && !answer.has_retry_after => {
+            ask_whole(Some(Why::Unsatisfiable))
+        }
         _ => Verdict::Status,
     }
 }

@@ -163,6 +163,18 @@ fn strong_validators() {
             "whole = begin: nothing proves that the content is the same",
         ),
         row(
+            "a range that a guard forbids",
+            strong(),
+            vec![Answer { status: 403, seen: binding(none()), ..Answer::default() }, whole_of(strong())],
+            "40-? whole = begin: the origin does not have the missing range",
+        ),
+        row(
+            "a range that is forbidden for a while",
+            strong(),
+            vec![Answer { status: 403, has_retry_after: true, seen: binding(none()), ..Answer::default() }],
+            "40-? = judge the status",
+        ),
+        row(
             "an origin that takes a range for a bad request",
             strong(),
             vec![Answer { status: 400, seen: binding(none()), ..Answer::default() }, whole_of(strong())],
@@ -178,7 +190,7 @@ fn strong_validators() {
             "a range that is forbidden as all else is",
             strong(),
             vec![Answer { status: 403, seen: binding(none()), ..Answer::default() }],
-            "40-? = judge the status",
+            "40-? whole = judge the status",
         ),
         row(
             "the size becomes known",
@@ -438,7 +450,7 @@ fn ranges_that_are_none() {
             "a redirect target that has expired",
             strong(),
             vec![Answer { status: 403, ..whole_of(none()) }],
-            "40-? = judge the status",
+            "40-? whole = judge the status",
         ),
     ]);
 }

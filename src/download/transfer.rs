@@ -64,29 +64,32 @@ pub(super) async fn transfer(
         reservation,
     });
     let end = drive(&flow, first, has_digest).await;
+    let (is_complete, is_sized) = (flow.is_complete(), flow.lock().board.total().is_some());
     drop(flow);
     order.ctx.meter.set_connections(0);
     held.was_pieced = resumed_bytes > 0 || bound.is_pieced();
     match end {
         // Other connections may have brought the rest before this one was heard.
-        Ok(()) if bound.is_contradicted() && !has_digest => {
+        Ok(()) if is_complete && bound.is_contradicted() && !has_digest => {
             held.drop_wrong(bound, Why::ContentChanged).await?;
             let message =
                 "two answers of the origin contradicted each other, and there is no digest to tell which is right";
             Err(Failure::retryable(FailureReason::ContentChanged, message).into())
         }
-        Ok(()) => {
+        Ok(()) if is_complete => {
             let total = bound.with_held(RangeSet::end);
             bound.set_total(total);
             order.ctx.meter.set_total(total);
             Ok(Transferred { bound, name, total, resumed_bytes })
         }
-        Err(halt) if bound.is_contradicted() => {
-            held.drop_wrong(bound, Why::ContentChanged).await?;
-            Err(halt)
-        }
-        Err(halt) => {
-            held.keep(order.ctx, bound).await;
+        end => {
+            held.is_open_ended = end.is_ok() && !is_sized;
+            let halt = end.err().unwrap_or_else(|| nobody().into());
+            if bound.is_contradicted() {
+                held.drop_wrong(bound, Why::ContentChanged).await?;
+            } else {
+                held.keep(order.ctx, bound).await;
+            }
             Err(halt)
         }
     }
@@ -152,7 +155,8 @@ fn nobody() -> Failure {
     Failure::retryable(FailureReason::Truncated, "no connection brought the rest of the file")
 }
 
-/// Runs the connections until all bytes are there, nobody can bring more, or the attempt is stopped.
+/// Runs the connections until all bytes are there, nobody can bring more, or the attempt is stopped. Where the size is not
+/// known, all that an answer said that it holds may have come, and there may be more.
 async fn connect(flow: &Flow<'_>, first: Opened, has_digest: bool) -> Result<(), Halt> {
     let mut workers = FuturesUnordered::new();
     workers.push(flow.worker(0, Some(first)));
@@ -178,9 +182,7 @@ async fn connect(flow: &Flow<'_>, first: Opened, has_digest: bool) -> Result<(),
             }
             Some(Err(halt)) => return Err(halt),
             Some(Ok(())) => {}
-            None => {
-                return Err(failure.unwrap_or_else(nobody).into());
-            }
+            None => return failure.map_or(Ok(()), |failure| Err(failure.into())),
         }
         if flow.is_complete() {
             return Ok(());

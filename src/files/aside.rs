@@ -27,12 +27,12 @@ impl Aside {
     }
 
     /// Moves the part of `key` out of the directory `folder` of `root`, and removes the directory if it is empty and haul's own.
-    /// Returns whether it is kept: on another file system it cannot be, and is removed.
+    /// Returns whether it is kept: on another file system it cannot be, and is removed, now or by a process that was killed then.
     pub async fn take(&self, root: &Arc<Root>, job: JobId, folder: String, key: String) -> Result<bool, Failure> {
         let (root, place) = (root.clone(), self.place.join(job.to_string()));
         blocking(move || {
-            let Some(handle) = root.find_folder(&folder)? else { return Ok(true) };
-            let mut is_kept = true;
+            let is_kept = || place.join(part_name(&key)).exists();
+            let Some(handle) = root.find_folder(&folder)? else { return Ok(is_kept()) };
             for name in [part_name(&key), meta_name(&key)] {
                 if !handle.has(&name)? {
                     continue;
@@ -41,7 +41,6 @@ impl Aside {
                 give_tail_back(&handle, &name);
                 let kept = std::fs::create_dir_all(&place).and_then(|()| handle.rename_out(&name, &place));
                 if kept.is_err() {
-                    is_kept = false;
                     handle.remove(&name).map_err(fail)?;
                     // It fails where other parts are kept.
                     let _ = std::fs::remove_dir(&place);
@@ -52,7 +51,7 @@ impl Aside {
             root.prune(&folder);
             // It is empty where nothing can be kept.
             let _ = std::fs::remove_dir(&place);
-            Ok(is_kept)
+            Ok(is_kept())
         })
         .await
     }

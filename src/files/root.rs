@@ -342,7 +342,10 @@ impl Root {
                 let metadata = file.metadata().map_err(|error| failure("look at", &folder.path_of(name), &error))?;
                 Ok(metadata.len() == size && source::identity(&metadata) == created)
             };
-            // A crash may have left it there.
+            // A crash may have left it there, or somebody else's that was moved before it was looked at.
+            if folder.has(&aside)? && !is_it(&aside)? {
+                candidates::put_back(&folder, &aside, name).map_err(|error| failure("put back", &path, &error))?;
+            }
             let is_gone = if is_it(name)? { remove_checked(&folder, name, &aside, is_it)? } else { is_it(&aside)? };
             if is_gone {
                 folder.remove(&aside).map_err(|error| failure("remove", &path, &error))?;
@@ -488,6 +491,19 @@ mod tests {
         assert_eq!(remove_checked(&folder, "f", ".haul-gone-1", again), Ok(false));
         assert_eq!(std::fs::read(at.join("f (1)")).unwrap(), b"theirs");
         assert_eq!(names(), ["f", "f (1)"]);
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_left_aside_of_somebody_else_is_put_back() {
+        let (place, root) = root();
+        let (root, at) = (Arc::new(root), place.path().join("root"));
+        std::fs::write(at.join("f"), "0123").unwrap();
+        let created = source::identity(&std::fs::metadata(at.join("f")).unwrap());
+        std::fs::rename(at.join("f"), at.join("g")).unwrap();
+        std::fs::write(at.join(format!(".haul-gone-{}", created.inode)), "theirs").unwrap();
+        assert!(!root.remove_created("f", 4, created).await.unwrap());
+        assert_eq!(std::fs::read(at.join("f")).unwrap(), b"theirs");
+        assert_eq!(std::fs::read_dir(&at).unwrap().count(), 2);
     }
 
     #[tokio::test]

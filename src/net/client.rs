@@ -158,8 +158,7 @@ impl HttpClient {
                 Some(connection) => connection,
                 None => self.connect(endpoint, request.separate, profile.timeouts.connect).await?,
             };
-            let wait = profile.timeouts.response_headers;
-            let lost = match connection.send(&endpoint.target, request, wait).await {
+            let lost = match connection.send(&endpoint.target, request, &profile.timeouts).await {
                 // Said to the connection when it had been idle for too long, and not to a request that nobody has looked at; or
                 // else to one that was begun, which only some may repeat.
                 Ok(answer) if is_repeatable && !is_fresh && resends < RESENDS_MAX && ends_idle(&answer) => {

@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::Response;
 
 use crate::model::failure::Failure;
+use crate::model::spec::Timeouts;
 use crate::net::http1::Http1;
 use crate::net::http2::Http2;
 use crate::net::http2_state::Windows;
@@ -50,20 +50,20 @@ impl Connection {
         }
     }
 
-    /// Sends a request and waits, at most for `wait`, for the head of its answer.
+    /// Sends a request and waits for the head of its answer, at most as long as its timeout says.
     pub(super) async fn send(
         &mut self,
         target: &Target,
         request: &Request,
-        wait: Duration,
+        timeouts: &Timeouts,
     ) -> Result<Response<Incoming>, Lost> {
         match self {
             Connection::Http1(http1) => {
-                let answer = http1.send(target, request, wait).await?;
+                let answer = http1.send(target, request, timeouts).await?;
                 Ok(answer.map(Incoming::Http1))
             }
             Connection::Http2(http2) => {
-                let (head, stream) = http2.send(target, request, wait).await?.into_parts();
+                let (head, stream) = http2.send(target, request, timeouts).await?.into_parts();
                 let length = range::content_length(&head.headers);
                 if range::has_broken_length(&head.headers) {
                     return Err(Lost { failure: classify::broken_framing(target.name()), fate: Fate::Over });

@@ -22,8 +22,14 @@ pub fn parse(value: &[u8]) -> Option<String> {
         Err(_) => Cow::Owned(latin1(value)),
     };
     let (kind, after) = text.split_once(';').unwrap_or((&text, ""));
-    // Some origins leave the type away.
-    let mut rest = if kind.contains('=') { &text } else { after };
+    // Some origins leave the type away, or the semicolon behind it: what it has is the last word before the sign.
+    let mut rest = match kind.split_once('=') {
+        None => after,
+        Some((before, _)) => {
+            let before = before.trim_end();
+            &text[before.rfind([',', ' ', '\t']).map_or(0, |at| at + 1)..]
+        }
+    };
     let mut plain = None;
     while let Some((name, value)) = rest.split_once('=') {
         let (value, after) = self::value(value.trim_start());
@@ -96,7 +102,8 @@ fn extended(value: &str) -> Option<String> {
 }
 
 fn in_charset(charset: &str, bytes: Vec<u8>) -> Option<String> {
-    if charset.eq_ignore_ascii_case("utf-8") {
+    // ASCII is a part of UTF-8.
+    if ["utf-8", "utf8", "us-ascii"].iter().any(|own| charset.eq_ignore_ascii_case(own)) {
         String::from_utf8(bytes).ok()
     } else if charset.eq_ignore_ascii_case("iso-8859-1") {
         Some(latin1(&bytes))
@@ -144,6 +151,13 @@ mod tests {
         ] {
             assert_eq!(name(&format!("attachment; filename=\"{words}\"")).as_deref(), Some(text), "{words}");
         }
+        for odd in
+            ["attachment, filename=\"a;b.txt\"", "attachment filename = \"a;b.txt\" ; x=y", " filename=\"a;b.txt\""]
+        {
+            assert_eq!(name(odd).as_deref(), Some("a;b.txt"), "{odd}");
+        }
+        assert_eq!(name("attachment; filename*=UTF8''a%20b").as_deref(), Some("a b"));
+        assert_eq!(name("attachment; filename*=us-ascii''a%20b").as_deref(), Some("a b"));
         for none in ["", "attachment", "attachment;", "attachment; filename=", "filename=", "attachment; xfilename=y"] {
             assert_eq!(name(none), None, "{none}");
         }

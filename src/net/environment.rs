@@ -18,22 +18,25 @@ pub struct EnvironmentProxies {
     http: Option<Secret>,
     https: Option<Secret>,
     all: Option<Secret>,
-    /// Intercepts every URL but those that `no_proxy` exempts.
-    exemptions: Matcher,
+    /// Intercepts every URL but those that `no_proxy` exempts; `None`: it exempts all.
+    exemptions: Option<Matcher>,
 }
 
 impl EnvironmentProxies {
     /// Reads the variables by `variable`, which returns the value of an environment variable.
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> EnvironmentProxies {
         let first = |names: &[&str]| names.iter().find_map(|name| variable(name).filter(|value| !value.is_empty()));
-        let proxy = |names: &[&str]| first(names).map(|text| Secret::new(with_scheme(text)));
-        // curl takes spaces between the exempt hosts too.
-        let exempt = first(&["no_proxy", "NO_PROXY"]).unwrap_or_default().replace(char::is_whitespace, ",");
+        let proxy = |names: &[&str]| first(names).map(|text| Secret::new(with_scheme(&text)));
+        // curl takes spaces between the exempt hosts too, and names that end with the dot of the root.
+        let exempt = first(&["no_proxy", "NO_PROXY"]).unwrap_or_default();
+        let hosts = exempt.split([',', ' ', '\t', '\r', '\n']).map(|host| host.strip_suffix('.').unwrap_or(host));
+        let is_all = hosts.clone().any(|host| host == "*");
+        let hosts: Vec<&str> = hosts.collect();
         EnvironmentProxies {
             http: proxy(&["http_proxy"]),
             https: proxy(&["https_proxy", "HTTPS_PROXY"]),
             all: proxy(&["all_proxy", "ALL_PROXY"]),
-            exemptions: Matcher::builder().all("http://any").no(exempt).build(),
+            exemptions: (!is_all).then(|| Matcher::builder().all("http://any").no(hosts.join(",")).build()),
         }
     }
 
@@ -48,9 +51,10 @@ impl EnvironmentProxies {
             _ => return None,
         };
         let proxy = own.as_ref().or(self.all.as_ref())?;
+        let exemptions = self.exemptions.as_ref()?;
         let host = url.host_str()?.trim_end_matches('.');
         let asked = http::Uri::builder().scheme("http").authority(host).path_and_query("/").build().ok()?;
-        self.exemptions.intercept(&asked).map(|_| proxy.clone())
+        exemptions.intercept(&asked).map(|_| proxy.clone())
     }
 
     /// The ports of the proxies, where they are not those of their schemes.
@@ -67,9 +71,9 @@ impl fmt::Debug for EnvironmentProxies {
     }
 }
 
-/// `proxy:3128` is an HTTP proxy, as it is for curl.
-fn with_scheme(text: String) -> String {
-    if text.contains("://") { text } else { format!("http://{text}") }
+/// The URL of a proxy: `proxy:3128` is one of HTTP, as it is for curl. Nothing at all is none.
+pub fn with_scheme(text: &str) -> String {
+    if text.is_empty() || text.contains("://") { text.to_owned() } else { format!("http://{text}") }
 }
 
 #[cfg(test)]
@@ -121,6 +125,9 @@ mod tests {
             ("::1", "http://[::1]:80/"),
             ("192.168.1.9", "http://192.168.1.9/"),
             ("*", "http://anything/"),
+            ("*", "http://127.0.0.1:8080/"),
+            ("b, *", "http://[::1]/"),
+            ("a.example.", "http://a.example/"),
         ] {
             assert!(is_direct(exempt, url), "{exempt} and {url}");
         }

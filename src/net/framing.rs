@@ -10,11 +10,15 @@
 //! connection is not used again unless it says so; and `Transfer-Encoding: identity`, with which old servers say that
 //! there is none (RFC 2616, section 3.6), or one without a value, becomes a line that is passed over.
 //!
-//! Lines are looked at when they are whole: the beginning of one is held back until its end has come.
+//! Lines are looked at when they are whole: the beginning of one is held back until its end has come. Behind the head of a
+//! chunked body, [`Chunks`] looks at its framing.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use http::{HeaderMap, header};
+
+use crate::net::chunks::{Chunks, Framed};
 use crate::net::lock;
 
 /// The bytes that may come before the body of an answer: its head, and all interim answers and empty lines before it. What
@@ -25,10 +29,11 @@ const LINE_BYTES_MAX: usize = 256;
 /// Lines beyond this are passed over unless haul reads headers of their name: there is room for few more.
 const LINES_KEPT_MAX: usize = 1_000;
 /// What the names begin with of headers that haul reads.
-const READ: [&str; 16] = [
+const READ: [&str; 17] = [
     "accept-ranges",
     "connection",
     "content-",
+    MISSPELT_LENGTH,
     "date",
     "etag",
     "keep-alive",
@@ -51,10 +56,13 @@ const OLD_VERSION: &[u8] = b"HTTP/1.0";
 /// The headers that frame a body, without what is not a letter.
 const FRAMING: [(&str, &str); 2] = [("contentlength", "content-length"), ("transferencoding", "transfer-encoding")];
 
+/// A length in the spelling of variables, which some programs give their headers.
+pub(super) const MISSPELT_LENGTH: &str = "content_length";
+
 /// Shared by the stream that is read and the connection that asks.
 #[derive(Default)]
 pub(super) struct Watch {
-    /// Whether the next bytes belong to a head.
+    /// Whether the next bytes belong to a head, or to a chunked body.
     is_on: AtomicBool,
     /// Bytes that came while it was on.
     bytes: AtomicUsize,
@@ -74,6 +82,10 @@ struct Scan {
     is_broken: bool,
     before: Before,
     is_http10: bool,
+    /// Whether the last line that names transfer codings says that the body is chunked, as far as that is plain.
+    is_chunked: bool,
+    /// Behind the head of a chunked body.
+    chunks: Option<Chunks>,
 }
 
 /// The line before the next, with the folds behind it.
@@ -83,6 +95,22 @@ enum Before {
     Other,
     /// It says that there is no transfer coding, and is passed over.
     Identity,
+    /// It names one.
+    Coding,
+}
+
+/// What to do with bytes that were looked at.
+pub(super) struct Seen {
+    /// How many at their end are to be held back and shown again, with those that follow.
+    pub(super) held: usize,
+    /// What is to be handed on instead of those from an offset on.
+    pub(super) instead: Option<(usize, Vec<u8>)>,
+}
+
+impl Seen {
+    fn all() -> Seen {
+        Seen { held: 0, instead: None }
+    }
 }
 
 impl Watch {
@@ -93,21 +121,38 @@ impl Watch {
         self.is_on.store(true, Ordering::Relaxed);
     }
 
-    /// Looks at bytes, of which the last `new` have just come, and puts them right. Returns how many at their end are to be
-    /// held back and shown again, with those that follow.
-    pub(super) fn see(&self, bytes: &mut [u8], new: usize) -> usize {
+    /// Looks at bytes, of which the last `new` have just come, and puts them right.
+    pub(super) fn see(&self, bytes: &mut [u8], new: usize) -> Seen {
         if !self.is_on.load(Ordering::Relaxed) {
-            return 0;
+            return Seen::all();
         }
-        match lock(&self.scan).look(bytes) {
-            Look::Over => {
-                self.is_on.store(false, Ordering::Relaxed);
+        let mut scan = lock(&self.scan);
+        if let Some(chunks) = &mut scan.chunks {
+            let framed = chunks.see(bytes);
+            self.is_on.store(*chunks != Chunks::Over, Ordering::Relaxed);
+            return match framed {
+                Framed::AsTheyAre => Seen::all(),
+                Framed::Instead(bytes) => Seen { held: 0, instead: Some((0, bytes)) },
+            };
+        }
+        match scan.look(bytes) {
+            Look::Over { line, body } => {
+                let mut chunks = scan.is_chunked.then(Chunks::new);
+                let framed = chunks.as_mut().map_or(Framed::AsTheyAre, |chunks| chunks.see(&bytes[body..]));
+                self.is_on.store(chunks.is_some_and(|chunks| chunks != Chunks::Over), Ordering::Relaxed);
                 self.bytes.store(0, Ordering::Relaxed);
-                0
+                scan.chunks = chunks;
+                let rest = match framed {
+                    // The line that ends the head has one CR at most.
+                    Framed::AsTheyAre if body - line <= 2 => return Seen::all(),
+                    Framed::AsTheyAre => bytes[body..].to_vec(),
+                    Framed::Instead(rest) => rest,
+                };
+                Seen { held: 0, instead: Some((line, [b"\r\n", &rest[..]].concat())) }
             }
             Look::GoesOn { held } => {
                 self.bytes.fetch_add(new, Ordering::Relaxed);
-                held
+                Seen { held, instead: None }
             }
         }
     }
@@ -122,6 +167,13 @@ impl Watch {
         lock(&self.scan).is_broken
     }
 
+    /// Returns whether the chunks behind the last head are looked at, although by `headers` its body has none.
+    pub(super) fn is_misled(&self, headers: &HeaderMap) -> bool {
+        let is_chunked = |value: &http::HeaderValue| value.to_str().is_ok_and(|list| ends_chunked(list.as_bytes()));
+        lock(&self.scan).is_chunked
+            && !headers.get_all(header::TRANSFER_ENCODING).iter().next_back().is_some_and(is_chunked)
+    }
+
     /// Returns whether the last head was of HTTP/1.0, whose connections end with their answer by default.
     pub(super) fn is_http10(&self) -> bool {
         lock(&self.scan).is_http10
@@ -130,11 +182,10 @@ impl Watch {
 
 /// What is known of a head after some more bytes of it.
 enum Look {
-    Over,
+    /// Where its last line begins, which is empty, and what is behind it.
+    Over { line: usize, body: usize },
     /// So many bytes begin a line whose end has not come.
-    GoesOn {
-        held: usize,
-    },
+    GoesOn { held: usize },
 }
 
 impl Scan {
@@ -148,14 +199,20 @@ impl Scan {
                 return Look::GoesOn { held: bytes.len() - start };
             }
             self.is_next_a_fold = matches!(next, Some(b' ' | b'\t'));
+            let line_start = start;
             let line = &mut bytes[start..start + length];
             start += length + 1;
-            let end = line.len() - usize::from(line.ends_with(b"\r"));
+            // A program that writes its own CR through one that adds another has written two.
+            let end = line.iter().rposition(|byte| *byte != b'\r').map_or(0, |last| last + 1);
+            let surplus = line.len().saturating_sub(end + 1);
+            if end > 0 {
+                line[end..end + surplus].fill(b' ');
+            }
             let line = &mut line[..end];
             if std::mem::take(&mut self.handed_on) > 0 {
                 clean(line);
             } else if self.is_end(line) {
-                return Look::Over;
+                return Look::Over { line: line_start, body: start };
             }
         }
         let rest = &mut bytes[start..];
@@ -169,6 +226,8 @@ impl Scan {
             clean(piece);
         } else {
             self.is_end(piece);
+            // Its end is not known yet.
+            self.is_chunked = false;
         }
         self.handed_on += piece.len();
         Look::GoesOn { held }
@@ -196,6 +255,7 @@ impl Scan {
             }
             (_, []) if self.is_interim => {
                 self.lines = 0;
+                self.is_chunked = false;
                 return false;
             }
             (_, []) => return true,
@@ -211,7 +271,12 @@ impl Scan {
                     self.before = Before::Other;
                 } else if colon.is_some() {
                     self.before = Before::Identity;
-                } else if !is_fold {
+                } else if is_fold {
+                    self.is_chunked &= self.before != Before::Coding;
+                } else if let Some((_, list)) = coding_of(header) {
+                    self.is_chunked = list.is_ascii() && ends_chunked(list);
+                    self.before = Before::Coding;
+                } else {
                     self.before = Before::Other;
                 }
                 if let Some(colon) = colon.filter(|_| surplus.is_none()) {
@@ -239,6 +304,10 @@ fn correct_status(line: &mut [u8]) {
         return;
     }
     line[..4].make_ascii_uppercase();
+    if matches!(&line[5..8], b"2.0" | b"3.0") {
+        // A front end that copies the status line of what is behind it.
+        line[5..8].copy_from_slice(b"1.1");
+    }
     let spaces = line[STATUS_AT..].iter().take_while(|byte| **byte == b' ').count();
     line.copy_within(STATUS_AT + spaces.., STATUS_AT);
     let end = line.len() - spaces;
@@ -274,6 +343,11 @@ fn colon_of_surplus(line: &[u8]) -> Option<usize> {
     (!is_read).then_some(colon)
 }
 
+/// Whether a list of transfer codings ends with chunks, by the rule of hyper, which frames the body by it.
+fn ends_chunked(list: &[u8]) -> bool {
+    list.rsplit(|byte| *byte == b',').next().is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"chunked"))
+}
+
 /// Returns where the colon of a `Transfer-Encoding` is, and its value.
 fn coding_of(line: &[u8]) -> Option<(usize, &[u8])> {
     let colon = line.iter().position(|byte| *byte == b':')?;
@@ -291,6 +365,12 @@ fn is_broken(line: &[u8], is_fold: bool, is_first: bool) -> bool {
     let (name, value) = colon.map_or((line, None), |at| (&line[..at], Some(&line[at + 1..])));
     let letters = || name.iter().filter(|byte| byte.is_ascii_alphabetic()).map(u8::to_ascii_lowercase);
     let Some((_, right)) = FRAMING.iter().find(|(meant, _)| letters().eq(meant.bytes())) else { return false };
+    // Not a framing header, and yet it tells how many bytes there are, which the end of the connection confirms.
+    let is_number =
+        value.is_some_and(|value| !value.trim_ascii().is_empty() && value.trim_ascii().iter().all(u8::is_ascii_digit));
+    if name.eq_ignore_ascii_case(MISSPELT_LENGTH.as_bytes()) && is_number {
+        return false;
+    }
     let is_name = name.trim_ascii_end().eq_ignore_ascii_case(right.as_bytes());
     let is_text = |value: &[u8]| value.iter().all(|byte| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f));
     is_fold || !is_name || !value.is_some_and(is_text)
@@ -308,8 +388,12 @@ mod tests {
         watch.begin();
         for piece in head.chunks(size) {
             let mut bytes = [&held[..], piece].concat();
-            let kept = bytes.len() - watch.see(&mut bytes, piece.len());
-            held = bytes.split_off(kept);
+            let seen = watch.see(&mut bytes, piece.len());
+            held = bytes.split_off(bytes.len() - seen.held);
+            if let Some((at, instead)) = seen.instead {
+                bytes.truncate(at);
+                bytes.extend(instead);
+            }
             all.extend(bytes);
         }
         assert!(held.is_empty(), "a head ends with its last line");
@@ -329,6 +413,24 @@ mod tests {
             ("HTTP/1.0 200 OK\r\nX: a\0b\rc\x07\r\n\r\n".to_owned(), "HTTP/1.1 200 OK\r\nX: a b c \r\n\r\n".to_owned()),
             ("HTTP/1.1 200 OK\nX: a\r\rb\n\n".into(), "HTTP/1.1 200 OK\nX: a  b\n\n".into()),
             ("HTTP/1.0   200\r\n\r\n".into(), "HTTP/1.1 200  \r\n\r\n".into()),
+            ("HTTP/2.0 200 OK\r\n\r\n".into(), "HTTP/1.1 200 OK\r\n\r\n".into()),
+            (
+                "HTTP/1.1 200 OK\r\r\nX: y\r\r\r\n\r\r\nbody\r\r\n".into(),
+                "HTTP/1.1 200 OK \r\nX: y  \r\n\r\nbody\r\r\n".into(),
+            ),
+            (
+                "HTTP/1.1 103 E\r\nTransfer-Encoding: chunked\r\n\r\nHTTP/1.1 200 OK\r\n\r\n3;a\n".into(),
+                "HTTP/1.1 103 E\r\nTransfer-Encoding: chunked\r\n\r\nHTTP/1.1 200 OK\r\n\r\n3;a\n".into(),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\ntransfer-encoding : x, Chunked\r\n\r\n3;a\nabc\n0;\n\nX".into(),
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\ntransfer-encoding : x, Chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\nX"
+                    .into(),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n , gzip\r\n\r\n3;a\n".into(),
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n , gzip\r\n\r\n3;a\n".into(),
+            ),
             ("HTTP/1.2 200 OK\r\n\r\n".into(), "HTTP/1.1 200 OK\r\n\r\n".into()),
             ("http/1.1  404 Not\r\n\r\n".into(), "HTTP/1.1 404 Not \r\n\r\n".into()),
             ("HTTP/1.1 200OK\r\n\r\n".into(), "HTTP/1.1 200 K\r\n\r\n".into()),
@@ -379,13 +481,15 @@ mod tests {
             "PHP Warning: Content-Length",
             "Transfer-Encoding:\r\n chunked",
             "X: 1\r\n Content-Length 3",
+            "Content_Length: 3",
+            "Content-Length: 3\r",
         ] {
             assert!(!is_broken(&format!("HTTP/1.1 200 OK\r\n{good}\r\n\r\nContent Length: 3\r\n")), "{good}");
         }
         for bad in [
             "Content Length: 3",
             "Content-Length 3",
-            "Content_Length: 3",
+            "Content_Length: x",
             "Content-Length\u{0}: 3",
             "Content-Length: 3\u{0}",
             "Transfer-Encoding\u{b}: chunked",
@@ -414,7 +518,9 @@ mod tests {
             let (mut held, mut handed_on) = (Vec::new(), 0);
             for piece in head.chunks(size) {
                 let mut bytes = [&held[..], piece].concat();
-                let kept = bytes.len() - watch.see(&mut bytes, piece.len());
+                let seen = watch.see(&mut bytes, piece.len());
+                prop_assume!(seen.instead.is_none());
+                let kept = bytes.len() - seen.held;
                 held = bytes.split_off(kept);
                 handed_on += kept;
                 prop_assert!(held.len() <= LINE_BYTES_MAX);

@@ -16,11 +16,13 @@ use hyper_util::rt::TokioIo;
 use tokio::runtime::{Handle, Id};
 
 use crate::model::failure::Failure;
+use crate::model::spec::Timeouts;
 use crate::net::framing::Watch;
 use crate::net::lost::{Fate, Lost};
 use crate::net::message::Form;
 use crate::net::target::Target;
 use crate::net::tasks::Tasks;
+use crate::net::uptake::Uptake;
 use crate::net::wire::{Mover, Wire};
 use crate::net::{Permit, Request, classify, keep_alive, message};
 
@@ -135,19 +137,22 @@ impl Http1 {
         std::mem::take(&mut self.permit)
     }
 
-    /// Sends a request and waits, at most for `wait` without a byte of it going out, for the head of its answer.
+    /// Sends a request and waits for the head of its answer: at most as long as its timeout says without a byte of the
+    /// request going out, and as long as its body goes out fast enough.
     pub(super) async fn send(
         &mut self,
         target: &Target,
         request: &Request,
-        wait: Duration,
+        timeouts: &Timeouts,
     ) -> Result<http::Response<Incoming>, Lost> {
+        let wait = timeouts.response_headers;
         let message =
             message::http1(target, &self.form, request).map_err(|failure| Lost { failure, fate: Fate::Over })?;
         self.permit = request.permit.clone();
         self.framing.begin();
         let before = self.received.load(Ordering::Relaxed);
-        let (host, has_body) = (target.name(), !request.body.is_empty());
+        let (host, body_bytes) = (target.name(), request.body.len() as u64);
+        let (sent_before, mut uptake) = (self.sent.load(Ordering::Relaxed), Uptake::new(timeouts));
         let answer = {
             let mut asked = std::pin::pin!(self.sender.try_send_request(message));
             let driver = &mut self.driver;
@@ -162,16 +167,23 @@ impl Http1 {
             });
             loop {
                 let sent = self.sent.load(Ordering::Relaxed);
-                let answer = tokio::time::timeout(wait, &mut answer).await;
+                if let Ok(answer) = tokio::time::timeout(wait, &mut answer).await {
+                    break Ok(answer);
+                }
+                let now = self.sent.load(Ordering::Relaxed);
+                if now == sent || body_bytes == 0 {
+                    break Err(classify::no_answer(host, wait));
+                }
                 // A large body takes its time on its way.
-                if answer.is_ok() || self.sent.load(Ordering::Relaxed) == sent || !has_body {
-                    break answer;
+                let taken = now - sent_before;
+                if taken < body_bytes
+                    && let Err(failure) = uptake.judge(host, taken)
+                {
+                    break Err(failure);
                 }
             }
         };
-        let Ok(answer) = answer else {
-            return Err(Lost { failure: classify::no_answer(host, wait), fate: Fate::Over });
-        };
+        let answer = answer.map_err(|failure| Lost { failure, fate: Fate::Over })?;
         let answer = answer.map_err(|mut error| {
             if self.framing.is_endless() {
                 return Lost { failure: classify::large_head(host), fate: Fate::Over };
@@ -186,7 +198,7 @@ impl Http1 {
             };
             Lost { failure, fate }
         })?;
-        if self.framing.is_broken() {
+        if self.framing.is_broken() || self.framing.is_misled(answer.headers()) {
             return Err(Lost { failure: classify::broken_framing(host), fate: Fate::Over });
         }
         self.form.judge(&answer).map_err(|failure| Lost { failure, fate: Fate::Over })?;

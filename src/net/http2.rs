@@ -17,11 +17,13 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::model::failure::Failure;
+use crate::model::spec::Timeouts;
 use crate::net::http2_driver::{Driver, UNKNOWN_STREAMS_MAX, first_window};
 use crate::net::http2_state::{Lease, State, Windows};
 use crate::net::lost::{Fate, Lost};
 use crate::net::target::Target;
 use crate::net::tasks::Tasks;
+use crate::net::uptake::Uptake;
 use crate::net::wire::Wire;
 use crate::net::{Permit, Request, classify, message};
 
@@ -151,7 +153,8 @@ impl Http2 {
         self.state.is_settled.clone()
     }
 
-    /// Sends a request and waits, at most for `wait` without a piece of it going out, for the head of its answer.
+    /// Sends a request and waits for the head of its answer: at most as long as its timeout says without a piece of the
+    /// request going out, and as long as its body goes out fast enough.
     ///
     /// Where the peer allows no more streams, the request waits for one to end first, and that is not the answer's
     /// time: the streams before it have timeouts of their own.
@@ -159,8 +162,9 @@ impl Http2 {
         &mut self,
         target: &Target,
         request: &Request,
-        wait: Duration,
+        timeouts: &Timeouts,
     ) -> Result<http::Response<RecvStream>, Lost> {
+        let (wait, mut uptake) = (timeouts.response_headers, Uptake::new(timeouts));
         let head = message::http2(target, request).map_err(|failure| Lost { failure, fate: Fate::Over })?;
         let host = target.name();
         let unsent = |error: &h2::Error| Lost { failure: classify::stream(host, error, false), fate: Fate::Unsent };
@@ -177,7 +181,13 @@ impl Http2 {
             });
             match tokio::time::timeout(wait, next).await {
                 // The peer takes its body, and has more to come before it can answer.
-                Ok(None) => {}
+                Ok(None) => {
+                    let taken = request.body.len() - upload.rest.len();
+                    if !upload.rest.is_empty() {
+                        let judged = uptake.judge(host, taken as u64);
+                        judged.map_err(|failure| Lost { failure, fate: Fate::Over })?;
+                    }
+                }
                 Ok(Some(answer)) => {
                     upload.finish();
                     if answer.as_ref().is_err_and(|error| error.is_remote() || error.is_io()) {

@@ -16,7 +16,9 @@ pub fn next(headers: &HeaderMap, page: &Url) -> Result<Option<String>, Unreadabl
     let mut found = None;
     // All are read, even behind the one that counts, so that it does not depend on their order whether they can be.
     for value in headers.get_all(header::LINK) {
-        let next = next_in(&ascii_of(value.as_bytes()), page)?.map(str::to_owned);
+        // A tab separates as a space does, and is part of nothing.
+        let value: Vec<u8> = value.as_bytes().iter().map(|byte| if *byte == b'\t' { b' ' } else { *byte }).collect();
+        let next = next_in(&ascii_of(&value), page)?.map(str::to_owned);
         found = found.or(next);
     }
     Ok(found)
@@ -57,6 +59,10 @@ fn parameters<'a>(mut rest: &'a str, page: &Url) -> Result<(bool, &'a str), Unre
         };
         let end = after.find(['=', ';', ',']).unwrap_or(after.len());
         let name = after[..end].trim();
+        // A link behind a semicolon and not a comma, perhaps: what it says is not known.
+        if name.contains(['<', '>', '"']) {
+            return Err(Unreadable);
+        }
         let Some(value) = after[end..].strip_prefix('=') else {
             rest = &after[end..];
             continue;
@@ -143,9 +149,16 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_no_end() {
-        for bad in
-            ["<", "</a", "</a>; rel=\"", ">;rel=next", "/a; rel=next", "</a> rel=next", "</a>; rel=\"next\" </b>"]
-        {
+        for bad in [
+            "</a>; rel=prev; </b>; rel=next",
+            "<",
+            "</a",
+            "</a>; rel=\"",
+            ">;rel=next",
+            "/a; rel=next",
+            "</a> rel=next",
+            "</a>; rel=\"next\" </b>",
+        ] {
             assert_eq!(next_in(bad), Err(Unreadable), "{bad}");
         }
         let mut headers = HeaderMap::new();
@@ -160,6 +173,9 @@ mod tests {
         headers.append(header::LINK, "</a>; rel=prev".parse().unwrap());
         headers.append(header::LINK, HeaderValue::from_bytes(b"</caf\xe9?q=\xc3\xa9>; rel=next; title=\xff").unwrap());
         assert_eq!(next(&headers, &page()).unwrap().as_deref(), Some("/caf%E9?q=%C3%A9"));
+        headers.clear();
+        headers.append(header::LINK, "</a>\t;\trel\t=\t\"prev\tnext\"".parse().unwrap());
+        assert_eq!(next(&headers, &page()).unwrap().as_deref(), Some("/a"));
     }
 
     proptest! {

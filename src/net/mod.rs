@@ -4,6 +4,7 @@
 //! dialled. It knows nothing of jobs, tasks, retries or files.
 
 mod body;
+mod chunks;
 pub mod classify;
 mod client;
 pub mod coding;
@@ -46,6 +47,7 @@ mod target;
 mod tasks;
 mod through;
 mod tls;
+mod uptake;
 mod verify;
 mod wire;
 
@@ -65,7 +67,7 @@ use crate::model::tenant::{DEFAULT_NO, TenantNo};
 pub use client::HttpClient;
 pub use course::DEFAULT_USER_AGENT;
 pub use credential::{Attached, CredentialSource, Credentialed, watched};
-pub use environment::EnvironmentProxies;
+pub use environment::{EnvironmentProxies, with_scheme};
 pub use exchange::{drain, exchange};
 pub use guard::Guard;
 pub use permit::Permit;

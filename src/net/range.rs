@@ -1,7 +1,9 @@
 //! `Content-Range` (RFC 9110, section 14.4), and whether a body is a part.
 
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, TRANSFER_ENCODING};
 use http::{HeaderMap, StatusCode};
+
+use crate::net::framing::MISSPELT_LENGTH;
 
 /// Which bytes of how many an answer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +29,18 @@ pub fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
     parse(headers.get(CONTENT_RANGE)?.to_str().ok()?)
 }
 
+/// As [`content_range`], also where the unit is left away and the length of the body confirms that the range is of bytes.
+pub fn content_range_of_bytes(status: StatusCode, headers: &HeaderMap) -> Option<ContentRange> {
+    let named = content_range(headers);
+    if named.is_some() || status != StatusCode::PARTIAL_CONTENT {
+        return named;
+    }
+    let value = headers.get(CONTENT_RANGE)?.to_str().ok()?;
+    let range = parse(&format!("bytes {value}"))?;
+    let ContentRange::Bytes { first, last, .. } = range else { return None };
+    (content_length(headers) == Some(last - first + 1)).then_some(range)
+}
+
 /// Returns whether an answer says that its body is a part of something and not the whole.
 ///
 /// A part that is sent as 200 is a part all the same, unless its length says otherwise. One that is sent as 206 need not say
@@ -49,10 +63,14 @@ fn has_range_of_items(headers: &HeaderMap) -> bool {
     value.is_some_and(|value| !value.trim().get(..5).is_some_and(|unit| unit.eq_ignore_ascii_case("bytes")))
 }
 
-/// Returns how many bytes an answer has whose `Content-Range` says that it holds all there are. A body that does not say
-/// itself how long it is may end early without another sign.
+/// Returns how many bytes an answer has whose `Content-Range` says that it holds all there are, or whose length has a name
+/// that frames nothing. A body that does not say itself how long it is may end early without another sign.
 pub fn whole_length(status: StatusCode, headers: &HeaderMap) -> Option<u64> {
-    let Some(ContentRange::Bytes { first: 0, last, total }) = content_range(headers) else { return None };
+    let Some(ContentRange::Bytes { first: 0, last, total }) = content_range(headers) else {
+        let is_framed = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
+        let misspelt = headers.get(MISSPELT_LENGTH).filter(|_| status == StatusCode::OK && !is_framed)?;
+        return number(misspelt.to_str().ok()?.trim());
+    };
     let is_whole = match status {
         StatusCode::OK => total.is_none_or(|total| total == last + 1),
         StatusCode::PARTIAL_CONTENT => total == Some(last + 1),
@@ -77,19 +95,23 @@ fn content_lengths(headers: &HeaderMap) -> impl Iterator<Item = Option<u64>> {
     values.flat_map(|value| value.to_str().unwrap_or("?").split(',')).map(|length| number(length.trim()))
 }
 
-/// Reads the value of the header.
+/// Reads the value of the header. As curl and browsers do, it takes what old servers write: `bytes=` or `bytes:`, blanks
+/// around the numbers, and no total.
 pub fn parse(value: &str) -> Option<ContentRange> {
-    let (unit, rest) = value.trim().split_once(' ')?;
-    let (range, total) = rest.trim().split_once('/')?;
-    if !unit.eq_ignore_ascii_case("bytes") {
-        return None;
-    }
+    let value = value.trim();
+    let unit = value.get(..5).filter(|unit| unit.eq_ignore_ascii_case("bytes"))?;
+    let rest = &value[unit.len()..];
+    let (range, total) = match rest.strip_prefix(['=', ':']).or_else(|| rest.strip_prefix(char::is_whitespace))? {
+        rest if rest.contains('/') => rest.split_once('/')?,
+        rest => (rest, "*"),
+    };
+    let (range, total) = (range.trim(), total.trim());
     if range == "*" {
         return Some(ContentRange::Unsatisfied { total: number(total)? });
     }
     let (first, last) = range.split_once('-')?;
-    let (first, last) = (number(first)?, number(last)?);
-    let total = if total == "*" { None } else { Some(number(total)?) };
+    let (first, last) = (number(first.trim())?, number(last.trim())?);
+    let total = if matches!(total, "*" | "") { None } else { Some(number(total)?) };
     // No size is past the largest number there is.
     let makes_sense = first <= last && last < total.unwrap_or(u64::MAX);
     makes_sense.then_some(ContentRange::Bytes { first, last, total })
@@ -112,12 +134,54 @@ mod tests {
         assert_eq!(parse("bytes 0-9/100"), bytes(0, 9, Some(100)));
         assert_eq!(parse("Bytes 5-5/*"), bytes(5, 5, None));
         assert_eq!(parse("bytes */100"), Some(ContentRange::Unsatisfied { total: 100 }));
-        for bad in ["", "bytes", "bytes 0-9", "bytes 9-0/100", "bytes 0-100/100", "items 0-9/100", "bytes +1-9/100"] {
+        for odd in ["bytes=0-9/100", "bytes: 0-9/100", "bytes  0 - 9 / 100", "bytes\t0-9/100", " BYTES:0-9/100 "] {
+            assert_eq!(parse(odd), bytes(0, 9, Some(100)), "{odd}");
+        }
+        assert_eq!([parse("bytes 0-9"), parse("bytes 0-9/")], [bytes(0, 9, None); 2]);
+        for bad in [
+            "",
+            "bytes",
+            "bytes -9",
+            "bytes 9-0/100",
+            "bytes 0-100/100",
+            "items 0-9/100",
+            "bytes +1-9/100",
+            "bytes0-9/100",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
         for endless in ["bytes 0-18446744073709551616/*", "bytes 0-18446744073709551615/*"] {
             assert_eq!(parse(endless), None);
         }
+    }
+
+    #[test]
+    fn a_range_without_a_unit_is_one_of_bytes_where_the_body_has_as_many() {
+        let of = |status, length: &'static str, range: &'static str| {
+            let headers = [(CONTENT_LENGTH, length), (CONTENT_RANGE, range)];
+            let headers = headers.map(|(name, value)| (name, http::HeaderValue::from_static(value)));
+            content_range_of_bytes(status, &headers.into_iter().collect())
+        };
+        let bytes = Some(ContentRange::Bytes { first: 10, last: 19, total: Some(100) });
+        assert_eq!(of(StatusCode::PARTIAL_CONTENT, "10", "10-19/100"), bytes);
+        assert_eq!(of(StatusCode::PARTIAL_CONTENT, "11", "10-19/100"), None);
+        assert_eq!(of(StatusCode::OK, "10", "10-19/100"), None);
+        assert_eq!(of(StatusCode::PARTIAL_CONTENT, "10", "items 10-19/100"), None);
+        assert_eq!(of(StatusCode::PARTIAL_CONTENT, "10", "*/100"), None);
+    }
+
+    #[test]
+    fn a_length_of_another_name_is_told_where_nothing_frames_the_body() {
+        let of = |pairs: &[(&'static str, &'static str)]| {
+            let headers = pairs
+                .iter()
+                .map(|(name, value)| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value)));
+            whole_length(StatusCode::OK, &headers.collect())
+        };
+        assert_eq!(of(&[("content_length", "10")]), Some(10));
+        assert_eq!(of(&[("content_length", "10"), ("content-length", "9")]), None);
+        assert_eq!(of(&[("content_length", "10"), ("transfer-encoding", "chunked")]), None);
+        assert_eq!(of(&[("content_length", "x")]), None);
     }
 
     #[test]

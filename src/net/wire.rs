@@ -1,7 +1,8 @@
 //! The bytes below HTTP: a socket, or TLS over one, or TLS through a proxy that speaks it too; with a count of what came
 //! in.
 
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub(super) struct Wire {
     framing: Arc<Watch>,
     /// The beginning of a line of a head, until its end has come.
     held: Vec<u8>,
+    /// What is handed on instead of bytes that have come, and did not fit.
+    ready: VecDeque<u8>,
     round_trip: Duration,
     move_asked: Arc<AtomicBool>,
     _open: Option<Open>,
@@ -74,8 +77,8 @@ impl Wire {
     }
 
     fn new(kind: Kind, round_trip: Duration) -> Wire {
-        let (received, sent, framing, held, move_asked) = Default::default();
-        Wire { kind, received, sent, framing, held, round_trip, move_asked, _open: None }
+        let (received, sent, framing, held, ready, move_asked) = Default::default();
+        Wire { kind, received, sent, framing, held, ready, round_trip, move_asked, _open: None }
     }
 
     /// The same, which is counted in `open` until its end.
@@ -144,6 +147,11 @@ impl Wire {
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.ready.is_empty() {
+            let count = self.ready.read(buf.initialize_unfilled())?;
+            buf.advance(count);
+            return Poll::Ready(Ok(()));
+        }
         loop {
             let before = buf.filled().len();
             let held = self.held.len();
@@ -170,13 +178,20 @@ impl AsyncRead for Wire {
                 return Poll::Ready(Ok(()));
             }
             self.received.fetch_add(came as u64, Ordering::Relaxed);
-            let kept = self.framing.see(&mut buf.filled_mut()[before..], came);
+            let seen = self.framing.see(&mut buf.filled_mut()[before..], came);
             if self.framing.is_endless() {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the head does not end")));
             }
-            let end = buf.filled().len() - kept;
+            let end = buf.filled().len() - seen.held;
             self.held.extend_from_slice(&buf.filled()[end..]);
             buf.set_filled(end);
+            if let Some((at, instead)) = seen.instead {
+                buf.set_filled(before + at);
+                let (now, later) = instead.split_at(instead.len().min(buf.remaining()));
+                buf.put_slice(now);
+                self.ready.extend(later);
+            }
+            let end = buf.filled().len();
             if end > before {
                 return Poll::Ready(Ok(()));
             }

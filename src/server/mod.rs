@@ -57,7 +57,7 @@ pub use crate::files::Durability;
 pub use crate::files::names;
 pub use crate::listen::tls::{ClientAuth, TlsSettings};
 pub use crate::listen::{ListenSettings, descriptors};
-pub use crate::net::{EnvironmentProxies, Guard};
+pub use crate::net::{EnvironmentProxies, Guard, with_scheme};
 pub use crate::server::admission::check;
 pub use crate::server::audit_log::AuditSink;
 pub use crate::server::build::{Built, build};

@@ -268,6 +268,84 @@ async fn a_range_that_cannot_be_satisfied() {
     assert_eq!(rig.read("job/f"), object.bytes());
 }
 
+/// As old servers, and those who wrote their own, spell it.
+#[tokio::test]
+async fn a_range_is_read_however_it_is_spelt() {
+    for spelling in ["bytes=F-L/T", "bytes: F-L/T", "bytes F - L / T", "F-L/T", "bytes F-L"] {
+        let object = Object::new(1, SIZE);
+        let (rig, spec) = held(&object).await;
+        let (served, value) =
+            (object.clone(), spelling.replace('F', "100000").replace('L', "299999").replace('T', "300000"));
+        rig.origin.handle("/f", move |_| {
+            let reply = Reply::status(206).body(served.slice(CUT..SIZE)).header("ETag", "\"1-493e0\"");
+            reply.header("Content-Range", &value)
+        });
+        let (_, report) = rig.done(&spec).await;
+        assert_eq!(report.resume, format!("continued at {CUT}"), "{spelling}");
+        assert_eq!(rig.read("job/f"), object.bytes(), "{spelling}");
+    }
+}
+
+/// What guards an origin may forbid ranges and nothing else, and the part must not keep the file from coming.
+#[tokio::test]
+async fn a_range_that_is_refused_does_not_cost_the_file() {
+    for status in [204, 304, 403, 405] {
+        let object = Object::new(1, SIZE);
+        let (rig, spec) = held(&object).await;
+        let served = object.clone();
+        rig.origin.handle("/f", move |request| {
+            if request.header("range").is_some() { Reply::status(status) } else { served.respond(request) }
+        });
+        let (_, report) = rig.done(&spec).await;
+        assert_eq!(report.resume_kind, ResumeKind::UnusableAnswer, "{status}");
+        assert_eq!(rig.read("job/f"), object.bytes(), "{status}");
+    }
+    let object = Object::new(1, SIZE);
+    let (rig, spec) = held(&object).await;
+    rig.origin.reply("/f", Reply::status(403));
+    assert_eq!(rig.failed(&spec).await.0.http_status, 403);
+    rig.origin.object("/f", object.clone());
+    assert_eq!(rig.done(&spec).await.1.resume, "continued at 100000", "what was held is still held");
+}
+
+#[tokio::test]
+async fn a_success_that_nobody_knows_is_one() {
+    let rig = Rig::new();
+    rig.origin.reply("/f", Reply::status(299).body("all"));
+    rig.done(&rig.spec("/f")).await;
+    assert_eq!(rig.read("job/f"), b"all");
+}
+
+/// The last byte of an answer of unknown size may be the last of the file, or not: the attempt asks.
+#[tokio::test]
+async fn a_range_of_a_file_of_unknown_size_is_gone_on_with_at_once() {
+    let object = Object::new(1, SIZE);
+    let rig = Rig::new();
+    let chunked = object.clone();
+    rig.origin.handle("/f", move |request| chunked.respond(request).chunked(1000).cut_at(CUT, Cut::Fin));
+    let spec = rig.spec("/f");
+    assert_eq!(rig.failed(&spec).await.0.reason, FailureReason::Truncated);
+    let served = object.clone();
+    rig.origin.handle("/f", move |request| {
+        let from =
+            request.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+        let from: u64 = from.unwrap_or_default();
+        if from >= SIZE {
+            return Reply::status(416)
+                .header("Content-Range", &format!("bytes */{SIZE}"))
+                .header("ETag", "\"1-493e0\"");
+        }
+        let end = (from + CUT).min(SIZE);
+        let total = if from + 1 == SIZE { SIZE.to_string() } else { "*".to_owned() };
+        let reply = Reply::status(206).body(served.slice(from..end)).header("ETag", "\"1-493e0\"");
+        reply.header("Content-Range", &format!("bytes {from}-{}/{total}", end - 1))
+    });
+    let (result, report) = rig.done(&spec).await;
+    assert_eq!(rig.read("job/f"), object.bytes());
+    assert_eq!((report.resumed_from, result.resumed_bytes), (CUT, CUT));
+    assert_eq!(report.resume, "continued at 100000");
+}
+
 #[tokio::test]
 async fn an_error_page_is_not_content() {
     let object = Object::new(1, SIZE);

@@ -55,7 +55,7 @@ async fn a_token_that_ends_ends_its_streams_and_what_waits() {
     assert_eq!(end_of(streams.2).await, bad);
     let waited = tokio::time::timeout(PATIENCE, wait.join_next()).await.expect("the wait ends").unwrap().unwrap();
     assert_eq!(reason(&waited.unwrap_err()), bad);
-    let short = token(&server, &operator, &["short", "--grant", "read", "--lifetime", "3s"]);
+    let short = token(&server, &operator, &["short", "--grant", "read", "--lifetime", "10s"]);
     assert_eq!(end_of(watch(&short).await).await, bad);
     refused(jobs(&server, &short).list_jobs(pb::ListJobsRequest::default()).await, bad.0, &bad.1);
 }
@@ -137,7 +137,7 @@ async fn a_stream_ends_with_the_role_that_it_came_by() {
                 }
             }
         };
-        let status = tokio::time::timeout(std::time::Duration::from_secs(5), ended).await.expect(stream);
+        let status = tokio::time::timeout(PATIENCE, ended).await.expect(stream);
         assert_eq!(reason(&status), (Code::PermissionDenied, "MISSING_ROLE".to_owned()), "{stream}");
         assert_eq!(status.get_details_error_info().unwrap().metadata["role"], "read");
     }

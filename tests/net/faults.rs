@@ -83,7 +83,14 @@ async fn one_odd_line_does_not_cost_the_answer() {
         let end = fetch(&client(), &origin.url(&format!("/{index}")), &profile(|_| {})).await;
         assert_eq!(end.unwrap(), (200, b"abc".to_vec()), "{line}");
     }
-    for status in ["HTTP/1.1  200 OK", "HTTP/1.0   200", "http/1.1 200 OK", "HTTP/1.1 200OK"] {
+    for status in [
+        "HTTP/1.1  200 OK",
+        "HTTP/1.0   200",
+        "http/1.1 200 OK",
+        "HTTP/1.1 200OK",
+        "HTTP/2.0 200 OK",
+        "HTTP/1.1 200 OK\r",
+    ] {
         origin.reply("/status", Reply::raw(format!("{status}\r\nContent-Length: 3\r\n\r\nabc")));
         let end = fetch(&client(), &origin.url("/status"), &profile(|_| {})).await;
         assert_eq!(end.unwrap(), (200, b"abc".to_vec()), "{status}, as curl reads it");
@@ -120,6 +127,45 @@ async fn a_head_may_be_cut_anywhere() {
 }
 
 /// What frames a body is bounded: a peer that sends nothing else must not be listened to for ever.
+#[tokio::test]
+async fn what_stands_beside_chunks_does_not_cost_the_body() {
+    let origin = Origin::start();
+    let content: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    for (index, (extension, end, trailers)) in [
+        (";chunk-signature=0123456789abcdef0123456789abcdef".to_owned(), "\r\n", ""),
+        (format!(";x=\"{}\"", "y".repeat(20_000)), "\r\n", ""),
+        (String::new(), "\n", ""),
+        (" ; a = b".to_owned(), "\n", "A: b\n"),
+        (String::new(), "\r\n", "A: b\r\n folded\r\n"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut body = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+        for chunk in content.chunks(100) {
+            body.extend(format!("{:x}{extension}{end}", chunk.len()).bytes());
+            body.extend(chunk);
+            body.extend(end.bytes());
+            if extension.len() > 10_000 && body.len() > 3 << 20 {
+                break;
+            }
+        }
+        let whole = if extension.len() > 10_000 { (body.len() / extension.len()) * 100 } else { content.len() };
+        body.extend(format!("0{extension}{end}{trailers}{end}").bytes());
+        origin.reply(&format!("/{index}"), Reply::raw(body));
+        let end = fetch(&client(), &origin.url(&format!("/{index}")), &profile(|_| {})).await;
+        assert!(end.unwrap().1 == content[..whole], "{index}");
+    }
+}
+
+/// It frames nothing, and the end of the connection says whether it is true.
+#[tokio::test]
+async fn a_length_of_another_name_does_not_cost_the_answer() {
+    let origin = Origin::start();
+    origin.reply("/", Reply::raw("HTTP/1.1 200 OK\r\nContent_Length: 3\r\nConnection: close\r\n\r\nabc").then_close());
+    assert_eq!(fetch(&client(), &origin.url("/"), &profile(|_| {})).await.unwrap().1, b"abc");
+}
+
 #[tokio::test]
 async fn chunks_that_are_nothing_but_framing_end() {
     let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n";
@@ -245,6 +291,33 @@ async fn a_large_request_may_take_longer_than_its_answer() {
     post.method = http::Method::POST;
     post.body = vec![7; BYTES].into();
     assert_eq!(client().send(post, &patient).await.unwrap().status, 200);
+    peer.join().unwrap();
+}
+
+/// A peer that takes a little of a request again and again does not hold it for ever.
+#[tokio::test]
+async fn a_request_that_is_taken_too_slowly_is_given_up() {
+    use std::io::Read as _;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let peer = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut piece = vec![0; 256 << 10];
+        while stream.read(&mut piece).is_ok_and(|count| count > 0) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let impatient = profile(|profile| {
+        profile.timeouts.response_headers = Duration::from_millis(500);
+        profile.timeouts.low_speed_bytes_per_second = 1 << 40;
+        profile.timeouts.low_speed_window = Duration::from_millis(1);
+    });
+    let mut post = get(&url);
+    post.method = http::Method::POST;
+    post.body = vec![7; 64 << 20].into();
+    let client = client();
+    assert_eq!(class(&client.send(post, &impatient).await.unwrap_err()), (FailureReason::LowSpeed, true));
+    drop(client);
     peer.join().unwrap();
 }
 

@@ -5,14 +5,13 @@
 
 mod plan;
 mod report;
+mod scratch;
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -20,6 +19,7 @@ use tokio::time::Instant;
 use crate::cli::args::Usage;
 use crate::cli::get::plan::Plan;
 use crate::cli::get::report::Report;
+use crate::cli::get::scratch::Scratch;
 use crate::config::{LimitSettings, QUEUE_BYTES_DEFAULT};
 use crate::engine::handle::Engine;
 use crate::engine::notices::{Notice, NoticeListener};
@@ -226,24 +226,4 @@ fn ignores_hang_up() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
-}
-
-/// A directory for the database of one run, removed with it.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    /// Makes a directory that only its user can read: URLs hold passwords.
-    fn new() -> anyhow::Result<Scratch> {
-        let path = std::env::temp_dir().join(format!("haul-get-{}", uuid::Uuid::now_v7()));
-        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
-        made.with_context(|| format!("cannot make the directory `{}` for the time of this run", path.display()))?;
-        Ok(Scratch(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What cannot be removed lies where the system cleans up.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -16,7 +16,7 @@ use crate::model::checksum::Checksum;
 use crate::model::secret::is_secret_header;
 use crate::model::spec::{DownloadSpec, OnConflict, TaskOptions, TaskSpec, Work};
 use crate::pb;
-use crate::server::{self, EnvironmentProxies, names};
+use crate::server::{self, EnvironmentProxies, names, with_scheme};
 
 /// The most bytes of a file that holds a token or certificates.
 const SMALL_FILE_BYTES_MAX: u64 = 64 << 10;
@@ -125,7 +125,7 @@ impl Plan {
         // Chosen anew for each request, since a redirect may lead to where another one is for, or none.
         let from_environment = || EnvironmentProxies::read(|name| std::env::var(name).ok());
         let proxies = args.proxy.is_none().then(|| Arc::new(from_environment()));
-        let proxy = args.proxy.as_deref().and_then(|text| url::Url::parse(text).ok());
+        let proxy = args.proxy.as_deref().and_then(|text| url::Url::parse(&proxy_url(text)).ok());
         let named = entries.iter().map(|entry| &entry.url).chain(&proxy).filter_map(url::Url::port);
         let ports = named.chain(proxies.iter().flat_map(|proxies| proxies.ports())).collect();
         let tasks = downloads(&entries)
@@ -192,7 +192,7 @@ fn options(args: &GetArgs) -> Result<TaskOptions, Usage> {
         headers: args.headers.iter().map(|text| header(text)).collect::<Result<_, Usage>>()?,
         basic_auth: basic_auth.transpose()?,
         bearer_token,
-        proxy_url: args.proxy.clone().unwrap_or_default(),
+        proxy_url: args.proxy.as_deref().map(proxy_url).unwrap_or_default(),
         ca_pem: args.cacert.as_deref().map(|path| small_file("--cacert", path)).transpose()?.unwrap_or_default(),
         insecure_skip_verify: args.insecure.then_some(true),
         ..Default::default()
@@ -200,6 +200,12 @@ fn options(args: &GetArgs) -> Result<TaskOptions, Usage> {
     let retry = pb::RetryPolicy { max_attempts: args.retries.map(|retries| retries + 1), ..Default::default() };
     server::task_options(pb::TaskOptions { http: Some(http), retry: Some(retry), ..Default::default() })
         .map_err(|status| invalid(&status))
+}
+
+/// The URL of a proxy that may have been written as `HOST:PORT`.
+fn proxy_url(text: &str) -> String {
+    let has_port = text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    if has_port { with_scheme(text) } else { text.to_owned() }
 }
 
 /// Says what is wrong by the names of flags.
@@ -256,7 +262,27 @@ fn place(directory: &Path, file: &Path) -> Result<(PathBuf, String), Usage> {
     let name = name.to_str().ok_or_else(|| wrong("is not UTF-8"))?;
     names::check(name).map_err(|failure| Usage(format!("`--output-file`: {}", failure.message)))?;
     let folder = file.parent().unwrap_or(Path::new(""));
-    Ok((directory.join(folder), name.to_owned()))
+    let directory = walked(&directory.join(folder));
+    // A file of somebody else is left alone, and has a sibling; what is no file has none that anybody would look for.
+    match directory.join(name).symlink_metadata() {
+        Ok(there) if !there.is_file() => Err(wrong("is there already and is not a file")),
+        _ => Ok((directory, name.to_owned())),
+    }
+}
+
+/// A path without the steps that lead into a directory that is not there and back out of it, which would be made for them.
+fn walked(path: &Path) -> PathBuf {
+    let mut walked = PathBuf::new();
+    for step in path.components() {
+        let leads_back =
+            step == Component::ParentDir && matches!(walked.components().next_back(), Some(Component::Normal(_)));
+        if leads_back && !walked.exists() {
+            walked.pop();
+        } else {
+            walked.push(step);
+        }
+    }
+    walked
 }
 
 /// Each URL once, with the name of its file where that is not left to the origin: a URL that is named twice would write the
@@ -284,6 +310,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::model::secret::Secret;
 
     #[derive(Parser)]
     struct GetLine {
@@ -347,6 +374,27 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_that_is_left_again_is_not_made() {
+        let here = tempfile::tempdir().unwrap();
+        std::fs::create_dir(here.path().join("is")).unwrap();
+        let under = |file: &str| {
+            let plan = plan(&["http://a/f", "-d", here.path().to_str().unwrap(), "-O", file]).unwrap();
+            plan.directory.strip_prefix(here.path()).unwrap().to_owned()
+        };
+        assert_eq!(under("no/../x"), Path::new(""));
+        assert_eq!(under("no/../y/no/../../is/x"), Path::new("is"));
+        assert_eq!(under("is/../y/x"), Path::new("is/../y"), "it may be a link");
+    }
+
+    #[test]
+    fn a_proxy_needs_no_scheme() {
+        let plan = plan(&["http://a/f", "--proxy", "proxy:25"]).unwrap();
+        let url = plan.options.http.proxy_url.as_ref().map(Secret::expose);
+        assert_eq!(url, Some("http://proxy:25"));
+        assert_eq!(plan.ports, [25]);
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_by_its_flag() {
         for (args, part) in [
             (&["http://a/", "--header", "nonsense"][..], "--header"),
@@ -355,8 +403,11 @@ mod tests {
             (&["http://a/", "--bearer-from", "/nowhere"], "--bearer-from"),
             (&["http://a/", "--cacert", "/nowhere"], "--cacert"),
             (&["http://a/", "--proxy", "ftp://p"], "`--proxy` "),
+            (&["http://a/", "--proxy", "nonsense"], "`--proxy` "),
             (&["http://a/", "-O", "-"], "stdout"),
             (&["http://a/", "-O", "x/"], "does not name a file"),
+            (&["http://a/", "-O", "/dev/null"], "is not a file"),
+            (&["http://a/", "-d", "/", "-O", "dev"], "is not a file"),
             (&["http://a/", "http://b/", "-O", "x"], "for one URL"),
             (&["http://a/", "--checksum", "sha256:1"], "--checksum"),
             (&["a.example/x"], "did you mean"),
