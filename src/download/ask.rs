@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::header::{ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_TYPE, DATE, ETAG, IF_MODIFIED_SINCE};
-use http::header::{IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, RETRY_AFTER, TRANSFER_ENCODING};
+use http::header::{IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
@@ -162,7 +162,7 @@ fn receive(order: &Order<'_>, source: usize, response: Response, head_wait: Dura
         content_range,
         length,
         is_encoded,
-        has_retry_after: headers.contains_key(RETRY_AFTER),
+        has_retry_after: !status.is_success() && asks_to_wait(order, status, &headers),
         seen: Binding {
             version: Version { etag: text(ETAG), last_modified: text(LAST_MODIFIED), date: text(DATE), total: None },
             source: order.source_ids[source].clone(),
@@ -195,6 +195,12 @@ fn receive(order: &Order<'_>, source: usize, response: Response, head_wait: Dura
     let accepts_ranges = headers.get(ACCEPT_RANGES).and_then(says_bytes);
     let (at, end) = (bytes.start, bytes.end);
     Ok(Stream { answer, headers, accepts_ranges, body, at, end, has_length, goes_on: false, head_wait })
+}
+
+/// Returns whether a failure says how long to wait, in whichever header.
+fn asks_to_wait(order: &Order<'_>, status: StatusCode, headers: &HeaderMap) -> bool {
+    let ctx = order.ctx;
+    classify::judge_status(status, headers, (ctx.now)(), ctx.retry_after_max).retry_after.is_some()
 }
 
 /// A success that nobody knows is as a 200 (RFC 9110, section 15).

@@ -4,7 +4,7 @@ use crate::download::carry::PIECE_BYTES_MIN;
 use crate::download::existing::{drop_part, settled};
 use crate::download::held::Held;
 use crate::download::order::Order;
-use crate::download::probe::{Log, Probe, probe};
+use crate::download::probe::{Log, Probe, Start, probe};
 use crate::download::resume::first_ask;
 use crate::download::{DownloadContext, Halt, finish, is_local, plan, transfer};
 use crate::files::binding::Why;
@@ -156,7 +156,10 @@ impl Attempt<'_> {
                 Probe::Settled(result) => return self.settle(result).await,
                 Probe::Answered(probed) => probed,
             };
-            if let Some((report, _)) = &before {
+            // What began anew goes on with nothing of what was there before.
+            let goes_on_with = before.as_ref().filter(|_| matches!(probed.start, Start::Held(_)));
+            let resumed_before = goes_on_with.map(|(_, bytes)| *bytes);
+            if let Some((report, _)) = goes_on_with {
                 self.log.note_course_of(report);
             }
             let planned = plan::plan(order, probed, held).await?;
@@ -171,7 +174,7 @@ impl Attempt<'_> {
                 continue;
             }
             let mut transferred = end?;
-            if let Some((_, resumed_bytes)) = before {
+            if let Some(resumed_bytes) = resumed_before {
                 transferred.resumed_bytes = resumed_bytes;
             }
             let verified = finish::verify(order, transferred, held).await?;

@@ -249,10 +249,11 @@ impl Flow<'_> {
         tenant_full(self.order, Full { needed_bytes: held.saturating_add(more).min(most), ..full }, whole, &what)
     }
 
-    /// The body is over. For one of unknown length that is the end of the file; else it must have been as long as it said.
+    /// The body is over. For one of unknown length that is the end of the file; else it must have been as long as it said, also
+    /// where its `Content-Range` says so and nobody knows how large the file is.
     fn ended(&self, stream: &Stream) -> Result<(), Halt> {
         let mut state = self.lock();
-        if state.board.total().is_none() {
+        if state.board.total().is_none() && stream.end == u64::MAX {
             self.bound.end_at(stream.at)?;
             state.board.finish(stream.at);
             return Ok(());

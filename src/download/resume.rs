@@ -133,11 +133,11 @@ pub(super) fn judge(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_diges
         206 if ask.range.is_none() && answer.is_whole_as_206() => whole(held, ask, answer, has_digest),
         206 => range(held, ask, answer, has_digest),
         416 if ask.range.is_some() => unsatisfied(held, ask, answer, has_digest),
+        // Some say so that a quota is used up.
+        403 if answer.has_retry_after => Verdict::Status,
         // What some origins, and what guards them, answer to a range, or to its condition, where they would send the whole. None
         // of it is tried again, so that a part would keep its file from ever coming.
-        204 | 304 | 400 | 403 | 405 | 406 | 412 | 501 if ask.range.is_some() && !answer.has_retry_after => {
-            ask_whole(Some(Why::Unsatisfiable))
-        }
+        204 | 304 | 400 | 403 | 405 | 406 | 412 | 501 if ask.range.is_some() => ask_whole(Some(Why::Unsatisfiable)),
         _ => Verdict::Status,
     }
 }

@@ -195,6 +195,12 @@ pub(super) fn stream_body(host: &str, error: &h2::Error, due: Option<(u64, u64)>
     Failure::retryable(FailureReason::Truncated, message)
 }
 
+/// Returns the failure of a body that is not as long as its head says, which frames nothing.
+pub(super) fn other_length(host: &str) -> Failure {
+    let message = format!("the body from `{host}` has not the length that its head says");
+    Failure::retryable(FailureReason::Truncated, message)
+}
+
 /// Returns the failure of a body over HTTP/1.1 that ended early.
 pub(super) fn body(host: &str, error: &hyper::Error) -> Failure {
     match io_kind(error) {

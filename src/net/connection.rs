@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::Response;
+use http_body::Body as _;
 
 use crate::model::failure::Failure;
 use crate::model::spec::Timeouts;
@@ -59,8 +60,13 @@ impl Connection {
     ) -> Result<Response<Incoming>, Lost> {
         match self {
             Connection::Http1(http1) => {
-                let answer = http1.send(target, request, timeouts).await?;
-                Ok(answer.map(Incoming::Http1))
+                let (head, body) = http1.send(target, request, timeouts).await?.into_parts();
+                // An answer to HEAD is at its end already, as one without a body is.
+                let due = match range::misspelt_length(&head.headers) {
+                    Ok(length) => length.filter(|_| !body.is_end_stream()),
+                    Err(()) => return Err(Lost { failure: classify::broken_framing(target.name()), fate: Fate::Over }),
+                };
+                Ok(Response::from_parts(head, Incoming::http1(body, due)))
             }
             Connection::Http2(http2) => {
                 let (head, stream) = http2.send(target, request, timeouts).await?.into_parts();

@@ -164,7 +164,7 @@ impl Http2 {
         request: &Request,
         timeouts: &Timeouts,
     ) -> Result<http::Response<RecvStream>, Lost> {
-        let (wait, mut uptake) = (timeouts.response_headers, Uptake::new(timeouts));
+        let wait = timeouts.response_headers;
         let head = message::http2(target, request).map_err(|failure| Lost { failure, fate: Fate::Over })?;
         let host = target.name();
         let unsent = |error: &h2::Error| Lost { failure: classify::stream(host, error, false), fate: Fate::Unsent };
@@ -172,6 +172,7 @@ impl Http2 {
         let (answer, stream) = self.sender.send_request(head, is_empty).map_err(|error| unsent(&error))?;
         self.permit = request.permit.clone();
         self.opened(host, wait).await?;
+        let mut uptake = Uptake::new(timeouts);
         let (mut answer, mut upload) = (std::pin::pin!(answer), Upload { stream, rest: request.body.clone() });
         loop {
             let received = self.state.received();

@@ -20,9 +20,16 @@ const LARGE_BYTES: usize = 16 << 10;
 /// A body on its way.
 pub(super) enum Incoming {
     /// Over HTTP/1.1, where hyper watches its framing.
-    Http1(hyper::body::Incoming),
+    Http1(Plain),
     /// Over HTTP/2.
     Http2(Stream),
+}
+
+/// A body over HTTP/1.1.
+pub(super) struct Plain {
+    body: hyper::body::Incoming,
+    /// How many bytes are still to come, where the head says so and nothing frames them.
+    due: Option<u64>,
 }
 
 /// A body over HTTP/2.
@@ -44,6 +51,11 @@ enum End {
 }
 
 impl Incoming {
+    /// The body of an HTTP/1.1 answer. `due`: how many bytes its head says there are, where nothing frames them.
+    pub(super) fn http1(body: hyper::body::Incoming, due: Option<u64>) -> Incoming {
+        Incoming::Http1(Plain { body, due })
+    }
+
     /// The body of an HTTP/2 answer. `length`: what its head says of it.
     pub(super) fn http2(stream: RecvStream, length: Option<u64>) -> Incoming {
         Incoming::Http2(Stream { stream, length, came: 0, end: End::Open })
@@ -52,7 +64,7 @@ impl Incoming {
     /// Returns whether all of it has been handed out.
     pub(super) fn is_at_end(&self) -> bool {
         match self {
-            Incoming::Http1(body) => body.is_end_stream(),
+            Incoming::Http1(plain) => plain.body.is_end_stream(),
             Incoming::Http2(body) => body.stream.is_end_stream() || matches!(body.end, End::Whole),
         }
     }
@@ -60,15 +72,22 @@ impl Incoming {
     /// The next bytes; never empty. `None` only where the body is whole.
     pub(super) fn poll_data(&mut self, host: &str, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
         match self {
-            Incoming::Http1(body) => loop {
+            Incoming::Http1(Plain { body, due }) => loop {
                 match ready!(Pin::new(&mut *body).poll_frame(cx)) {
                     // Trailers are of no interest.
                     Some(Ok(frame)) => match frame.into_data() {
-                        Ok(data) if !data.is_empty() => return Poll::Ready(Some(Ok(data))),
+                        Ok(data) if !data.is_empty() => {
+                            // More than it said shows at the end, as less does.
+                            *due = due.map(|due| due.checked_sub(data.len() as u64).unwrap_or(u64::MAX));
+                            return Poll::Ready(Some(Ok(data)));
+                        }
                         _ => {}
                     },
                     Some(Err(error)) => return Poll::Ready(Some(Err(classify::body(host, &error)))),
-                    None => return Poll::Ready(None),
+                    None => {
+                        let is_other = due.take().is_some_and(|due| due > 0);
+                        return Poll::Ready(is_other.then(|| Err(classify::other_length(host))));
+                    }
                 }
             },
             Incoming::Http2(body) => match ready!(body.poll_gathered(cx)) {

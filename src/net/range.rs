@@ -63,20 +63,34 @@ fn has_range_of_items(headers: &HeaderMap) -> bool {
     value.is_some_and(|value| !value.trim().get(..5).is_some_and(|unit| unit.eq_ignore_ascii_case("bytes")))
 }
 
-/// Returns how many bytes an answer has whose `Content-Range` says that it holds all there are, or whose length has a name
-/// that frames nothing. A body that does not say itself how long it is may end early without another sign.
+/// Returns how many bytes an answer has whose `Content-Range` says that it holds all there are. A body that does not say itself how
+/// long it is may end early without another sign.
 pub fn whole_length(status: StatusCode, headers: &HeaderMap) -> Option<u64> {
-    let Some(ContentRange::Bytes { first: 0, last, total }) = content_range(headers) else {
-        let is_framed = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
-        let misspelt = headers.get(MISSPELT_LENGTH).filter(|_| status == StatusCode::OK && !is_framed)?;
-        return number(misspelt.to_str().ok()?.trim());
-    };
+    let Some(ContentRange::Bytes { first: 0, last, total }) = content_range(headers) else { return None };
     let is_whole = match status {
         StatusCode::OK => total.is_none_or(|total| total == last + 1),
         StatusCode::PARTIAL_CONTENT => total == Some(last + 1),
         _ => false,
     };
     is_whole.then_some(last + 1)
+}
+
+/// Returns how many bytes the body of an answer has that only the end of its connection ends, where headers say so whose name
+/// frames nothing.
+///
+/// # Errors
+///
+/// They do not agree on a number.
+pub(super) fn misspelt_length(headers: &HeaderMap) -> Result<Option<u64>, ()> {
+    if headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING) {
+        return Ok(None);
+    }
+    let values = headers.get_all(MISSPELT_LENGTH).iter();
+    let lengths = values.map(|value| value.to_str().ok().and_then(|text| number(text.trim())));
+    match lengths.reduce(|one, other| one.filter(|_| one == other)) {
+        Some(None) => Err(()),
+        told => Ok(told.flatten()),
+    }
 }
 
 /// Returns how many bytes the body of an answer has, as its head says. A length that is told several times is one if all are

@@ -346,6 +346,28 @@ async fn a_range_of_a_file_of_unknown_size_is_gone_on_with_at_once() {
     assert_eq!(report.resume, "continued at 100000");
 }
 
+/// The range says where it ends, and its body ends before that: nobody has said that the file does.
+#[tokio::test]
+async fn a_range_of_a_file_of_unknown_size_that_is_cut_ends_no_file() {
+    let object = Object::new(1, SIZE);
+    for form in ["bytes {range}/*", "bytes {range}"] {
+        let rig = Rig::new();
+        let chunked = object.clone();
+        rig.origin.handle("/f", move |request| chunked.respond(request).chunked(1000).cut_at(CUT, Cut::Fin));
+        let spec = rig.spec("/f");
+        assert_eq!(rig.failed(&spec).await.0.reason, FailureReason::Truncated);
+        let value = form.replace("{range}", &format!("{CUT}-{}", 2 * CUT - 1));
+        let half =
+            Reply::status(206).body(object.slice(CUT..CUT + CUT / 2)).chunked(1000).header("ETag", "\"1-493e0\"");
+        rig.origin.reply("/f", half.header("Content-Range", &value));
+        let (failure, _) = rig.failed(&spec).await;
+        assert_eq!(failure.reason, FailureReason::Truncated, "{form}");
+        rig.origin.object("/f", object.clone());
+        rig.done(&spec).await;
+        assert_eq!(rig.read("job/f"), object.bytes(), "{form}");
+    }
+}
+
 #[tokio::test]
 async fn an_error_page_is_not_content() {
     let object = Object::new(1, SIZE);

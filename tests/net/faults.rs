@@ -164,6 +164,20 @@ async fn a_length_of_another_name_does_not_cost_the_answer() {
     let origin = Origin::start();
     origin.reply("/", Reply::raw("HTTP/1.1 200 OK\r\nContent_Length: 3\r\nConnection: close\r\n\r\nabc").then_close());
     assert_eq!(fetch(&client(), &origin.url("/"), &profile(|_| {})).await.unwrap().1, b"abc");
+    for status in [200, 201, 203] {
+        for body in ["ab", "abcd"] {
+            let answer = format!("HTTP/1.1 {status} X\r\nContent_Length: 3\r\nConnection: close\r\n\r\n{body}");
+            origin.reply("/cut", Reply::raw(answer).then_close());
+            let failure = fetch(&client(), &origin.url("/cut"), &profile(|_| {})).await.unwrap_err();
+            assert_eq!(class(&failure), (FailureReason::Truncated, true), "{status} {body} {failure}");
+        }
+    }
+    for lengths in ["2\r\nContent_Length: 3", "99999999999999999999999", "2\r\n 3"] {
+        let answer = format!("HTTP/1.1 200 OK\r\nContent_Length: {lengths}\r\nConnection: close\r\n\r\nab");
+        origin.reply("/odd", Reply::raw(answer).then_close());
+        let failure = fetch(&client(), &origin.url("/odd"), &profile(|_| {})).await.unwrap_err();
+        assert_eq!(failure.reason, FailureReason::Protocol, "{lengths:?} {failure}");
+    }
 }
 
 #[tokio::test]
