@@ -138,10 +138,14 @@ fn wait_with(bound: &Bound, halt: Halt, total: u64) -> Halt {
         Room::Disk => bound.may_wait(),
         Room::Tenant => bound.may_wait_for_tenant(),
     };
-    if !may_wait {
-        bound.give_up();
+    if may_wait {
+        return Halt::NoSpace { of, folder, needed_bytes, message };
     }
-    Halt::NoSpace { needed_bytes: if may_wait { needed_bytes } else { total }, of, folder, message }
+    bound.give_up();
+    let message = format!(
+        "{message}; another download waits with what it holds, so this one has given up its part and needs {total} bytes"
+    );
+    Halt::NoSpace { of, folder, needed_bytes: total, message }
 }
 
 /// Returns what a lack of space means: waiting for it, or a failure where `whole` bytes could never fit.
