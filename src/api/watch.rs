@@ -64,6 +64,8 @@ const LOOK_EACH: Duration = Duration::from_micros(100);
 const LOOK_MAX: Duration = Duration::from_millis(100);
 /// Below this the timer would cost more than the looks.
 const LOOK_MIN: Duration = Duration::from_millis(2);
+/// Groups in which the watchers of a job look. Those of a group are woken together and sent the same bytes.
+const LOOK_GROUPS: u32 = 8;
 
 /// What a watcher asks for.
 pub(crate) struct Wish {
@@ -165,6 +167,14 @@ pub(crate) async fn watch_job(
         let message = watcher.next().await?;
         Some((message, watcher))
     }))
+}
+
+/// Returns when a watcher looks again that looked at `last`, where looks are `apart`: in step with all who have watched the job
+/// since `since`, and not later than `apart` from then.
+fn next_look(since: Instant, last: Instant, apart: Duration) -> Instant {
+    let (next, step) = (last + apart, apart / LOOK_GROUPS);
+    let beyond = next.saturating_duration_since(since).as_nanos() % step.as_nanos().max(1);
+    next - Duration::from_nanos(u64::try_from(beyond).unwrap_or(0))
 }
 
 impl Watcher {
@@ -373,7 +383,8 @@ impl Watcher {
         let watchers = self.feed.as_ref().map_or(0, |feed| feed.watchers());
         let apart = LOOK_EACH.saturating_mul(u32::try_from(watchers).unwrap_or(u32::MAX)).min(LOOK_MAX);
         if apart >= LOOK_MIN {
-            tokio::time::sleep_until(self.last_look + apart).await;
+            let since = self.feed.as_ref().and_then(|feed| feed.watched_since()).unwrap_or(self.last_look);
+            tokio::time::sleep_until(next_look(since, self.last_look, apart)).await;
         }
         self.last_look = Instant::now();
     }
@@ -440,5 +451,20 @@ impl Watcher {
     fn wrap(&self, sequence: u64, event: Event) -> Encoded {
         let time = Some(to_proto::timestamp(self.engine.now()));
         Encoded::of(&pb::WatchJobResponse { sequence, time, event: Some(event) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn watchers_look_in_step() {
+        let since = Instant::now();
+        let at = |micros| since + Duration::from_micros(micros);
+        let apart = Duration::from_millis(100);
+        let next: Vec<Instant> = [0, 400, 12_499, 12_500].map(|last| next_look(since, at(last), apart)).into();
+        assert_eq!(next, [100_000, 100_000, 100_000, 112_500].map(at));
+        assert_eq!(next_look(at(900_000), at(0), apart), at(100_000), "a feed that is newer than the last look");
     }
 }

@@ -27,6 +27,8 @@ use crate::store::{StoredEvent, StoredTask, TaskRow};
 const RING_MAX: usize = 512;
 /// Memory that they may take, in bytes, roughly.
 const RING_BYTES_MAX: usize = 1 << 20;
+/// Pieces that were put together and are kept, of some 32 KiB each.
+const BATCHES_KEPT: usize = 4;
 /// Places of the table of feeds below which it is not made smaller.
 const TABLE_MIN: usize = 1024;
 /// The most bytes of events that stay with the feed of a job that has ended, as long as somebody holds it.
@@ -84,13 +86,16 @@ struct State {
 }
 
 /// What there is for the watchers of a job.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Watched {
+    /// When the first of them came. Their looks are in step with it.
+    since: Instant,
     version: Version,
     ring: VecDeque<Arc<Published>>,
     ring_bytes: usize,
-    /// What was put together last. Most watchers of a job look at about the same time.
-    batch: Option<Batch>,
+    /// What was put together last, the newest at the end. Watchers who look at the same time are as far as each other, and find
+    /// what the first of them made.
+    batches: VecDeque<Batch>,
     /// Made with the first watcher of starts.
     notices: Option<Notices>,
 }
@@ -101,6 +106,19 @@ struct AllActive {
     tasks: BTreeMap<TaskIndex, Active>,
     measured: (Instant, u64),
     bytes_per_second: u64,
+}
+
+impl Default for Watched {
+    fn default() -> Watched {
+        Watched {
+            since: Instant::now(),
+            version: Version::default(),
+            ring: VecDeque::new(),
+            ring_bytes: 0,
+            batches: VecDeque::new(),
+            notices: None,
+        }
+    }
 }
 
 impl Watched {
@@ -318,16 +336,24 @@ impl Feed {
         Some(ring.iter().skip(skip).take(limit).cloned().collect())
     }
 
-    /// What was put together last, if it follows event `after`.
+    /// When the first of its watchers came; `None`: nobody watches.
+    pub fn watched_since(&self) -> Option<Instant> {
+        lock(&self.state).watched.as_ref().map(|watched| watched.since)
+    }
+
+    /// What was put together lately and follows event `after`.
     pub fn batch_after(&self, after: u64) -> Option<Batch> {
         let state = lock(&self.state);
-        state.watched.as_ref()?.batch.clone().filter(|batch| batch.after == after)
+        state.watched.as_ref()?.batches.iter().rfind(|batch| batch.after == after).cloned()
     }
 
     /// Keeps what was put together, for the other watchers.
     pub fn keep_batch(&self, batch: Batch) {
         if let Some(watched) = &mut lock(&self.state).watched {
-            watched.batch = Some(batch);
+            if watched.batches.len() == BATCHES_KEPT {
+                watched.batches.pop_front();
+            }
+            watched.batches.push_back(batch);
         }
     }
 
@@ -412,7 +438,7 @@ impl Feed {
         } else {
             watched.ring = VecDeque::new();
             watched.ring_bytes = 0;
-            watched.batch = None;
+            watched.batches = VecDeque::new();
         }
         // Under the lock: whoever subscribes sees the job from before and is woken, or the job as it is now.
         watched.version.grow();
@@ -422,7 +448,7 @@ impl Feed {
     /// Drops the events that are kept: watchers read them from the store.
     fn forget_events(&self) {
         if let Some(watched) = &mut lock(&self.state).watched {
-            (watched.ring, watched.ring_bytes, watched.batch) = (VecDeque::new(), 0, None);
+            (watched.ring, watched.ring_bytes, watched.batches) = (VecDeque::new(), 0, VecDeque::new());
         }
     }
 
