@@ -126,7 +126,6 @@ async fn a_head_may_be_cut_anywhere() {
     peer.join().unwrap();
 }
 
-/// What frames a body is bounded: a peer that sends nothing else must not be listened to for ever.
 #[tokio::test]
 async fn what_stands_beside_chunks_does_not_cost_the_body() {
     let origin = Origin::start();
@@ -180,6 +179,7 @@ async fn a_length_of_another_name_does_not_cost_the_answer() {
     }
 }
 
+/// What frames a body is bounded: a peer that sends nothing else must not be listened to for ever.
 #[tokio::test]
 async fn chunks_that_are_nothing_but_framing_end() {
     let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n";
