@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use http::{HeaderMap, header};
 
+use crate::net::aside::Aside;
 use crate::net::chunks::{Chunks, Framed};
 use crate::net::lock;
 
@@ -26,8 +27,12 @@ use crate::net::lock;
 const HEAD_BYTES_MAX: usize = 2 << 20;
 /// Longer lines are handed on in pieces: no framing header and no status line that is one has so many bytes.
 const LINE_BYTES_MAX: usize = 256;
-/// Lines beyond this are passed over unless haul reads headers of their name: there is room for few more.
+/// Lines beyond this are put aside unless they frame the body: hyper has room for a hundred headers.
+const LINES_SHOWN_MAX: usize = 64;
+/// Lines beyond this are passed over unless haul reads headers of their name.
 const LINES_KEPT_MAX: usize = 1_000;
+/// What hyper reads of a head.
+const SHOWN: [&str; 4] = ["connection", "content-length", "transfer-encoding", "upgrade"];
 /// What the names begin with of headers that haul reads.
 const READ: [&str; 17] = [
     "accept-ranges",
@@ -84,6 +89,7 @@ struct Scan {
     is_http10: bool,
     /// Whether the last line that names transfer codings says that the body is chunked, as far as that is plain.
     is_chunked: bool,
+    aside: Aside,
     /// Behind the head of a chunked body.
     chunks: Option<Chunks>,
 }
@@ -167,6 +173,11 @@ impl Watch {
         lock(&self.scan).is_broken
     }
 
+    /// Takes the lines of the last head that hyper was not shown.
+    pub(super) fn take_aside(&self) -> Aside {
+        std::mem::take(&mut lock(&self.scan).aside)
+    }
+
     /// Returns whether the chunks behind the last head are looked at, although by `headers` its body has none.
     pub(super) fn is_misled(&self, headers: &HeaderMap) -> bool {
         let is_chunked = |value: &http::HeaderValue| value.to_str().is_ok_and(|list| ends_chunked(list.as_bytes()));
@@ -211,6 +222,7 @@ impl Scan {
             let line = &mut line[..end];
             if std::mem::take(&mut self.handed_on) > 0 {
                 clean(line);
+                self.aside.go_on(line);
             } else if self.is_end(line) {
                 return Look::Over { line: line_start, body: start };
             }
@@ -224,6 +236,7 @@ impl Scan {
         let (piece, _) = rest.split_at_mut(rest.len() - held);
         if self.handed_on > 0 {
             clean(piece);
+            self.aside.go_on(piece);
         } else {
             self.is_end(piece);
             // Its end is not known yet.
@@ -256,6 +269,7 @@ impl Scan {
             (_, []) if self.is_interim => {
                 self.lines = 0;
                 self.is_chunked = false;
+                self.aside = Aside::default();
                 return false;
             }
             (_, []) => return true,
@@ -265,8 +279,20 @@ impl Scan {
                 let adds_coding = self.before == Before::Identity && is_fold && !header.trim_ascii().is_empty();
                 self.is_broken |= adds_coding || is_broken(header, is_fold, nth == 1);
                 let colon = colon_of_identity(header, self.is_next_a_fold);
-                let surplus = (nth > LINES_KEPT_MAX && !is_fold).then(|| colon_of_surplus(header)).flatten();
+                let surplus = (nth > LINES_SHOWN_MAX && !is_fold).then(|| colon_of_surplus(header)).flatten();
+                if is_fold {
+                    clean(line);
+                    self.aside.go_on(line);
+                } else {
+                    self.aside.close();
+                }
+                let header = &*line;
                 if let Some(colon) = surplus {
+                    clean(line);
+                    if nth <= LINES_KEPT_MAX || is_read(&line[..colon]) {
+                        self.aside.begin(line);
+                    }
+                    // Without its colon it is not a header.
                     line[colon] = b' ';
                     self.before = Before::Other;
                 } else if colon.is_some() {
@@ -331,16 +357,20 @@ fn members(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 
-/// Returns where the colon is of a header that haul does not read.
+/// Returns where the colon is of a header that hyper does not read.
 fn colon_of_surplus(line: &[u8]) -> Option<usize> {
     let colon = line.iter().position(|byte| *byte == b':')?;
-    let begins =
-        |with: &&str| line[..colon].get(..with.len()).is_some_and(|own| own.eq_ignore_ascii_case(with.as_bytes()));
-    let is_read = match READ.iter().find(|name| begins(name)) {
+    let name = line[..colon].trim_ascii_end();
+    (!SHOWN.iter().any(|shown| name.eq_ignore_ascii_case(shown.as_bytes()))).then_some(colon)
+}
+
+/// Whether haul reads a header of this name.
+fn is_read(name: &[u8]) -> bool {
+    let begins = |with: &&str| name.get(..with.len()).is_some_and(|own| own.eq_ignore_ascii_case(with.as_bytes()));
+    match READ.iter().find(|name| begins(name)) {
         Some(&"x-") => READ_OF_X.iter().any(begins),
         found => found.is_some(),
-    };
-    (!is_read).then_some(colon)
+    }
 }
 
 /// Whether a list of transfer codings ends with chunks, by the rule of hyper, which frames the body by it.

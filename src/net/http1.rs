@@ -29,9 +29,6 @@ use crate::net::{Permit, Request, classify, keep_alive, message};
 /// Read buffers grow up to this: below 256 KiB large bodies cost much more CPU, above 1 MiB they fall out of the
 /// processor's cache.
 const BUFFER_BYTES_MAX: usize = 512 << 10;
-/// Headers of one answer; real ones have a few dozen. hyper makes room for so many before it reads each head, which for the
-/// 5,000 that curl takes cost more than all else about a small answer. Their bytes are bounded by the read buffer.
-const HEADERS_MAX: usize = 1_200;
 
 /// A connection that carries one request at a time.
 ///
@@ -73,7 +70,6 @@ impl Http1 {
         let (received, sent, framing, mover) = (wire.received(), wire.sent(), wire.framing(), wire.mover());
         let shaken = http1::Builder::new()
             .max_buf_size(BUFFER_BYTES_MAX)
-            .max_headers(HEADERS_MAX)
             .allow_obsolete_multiline_headers_in_responses(true)
             .allow_spaces_after_header_name_in_responses(true)
             .ignore_invalid_headers_in_responses(true)
@@ -184,7 +180,7 @@ impl Http1 {
             }
         };
         let answer = answer.map_err(|failure| Lost { failure, fate: Fate::Over })?;
-        let answer = answer.map_err(|mut error| {
+        let mut answer = answer.map_err(|mut error| {
             if self.framing.is_endless() {
                 return Lost { failure: classify::large_head(host), fate: Fate::Over };
             }
@@ -201,6 +197,7 @@ impl Http1 {
         if self.framing.is_broken() || self.framing.is_misled(answer.headers()) {
             return Err(Lost { failure: classify::broken_framing(host), fate: Fate::Over });
         }
+        self.framing.take_aside().join(answer.headers_mut());
         self.form.judge(&answer).map_err(|failure| Lost { failure, fate: Fate::Over })?;
         self.received_before = self.received.load(Ordering::Relaxed);
         self.idle_max = keep_alive::idle_max(answer.headers(), self.framing.is_http10());

@@ -3,6 +3,7 @@
 //! Every outgoing connection of haul is opened in here, and passes the address guard on the address that is really
 //! dialled. It knows nothing of jobs, tasks, retries or files.
 
+mod aside;
 mod body;
 mod chunks;
 pub mod classify;

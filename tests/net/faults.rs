@@ -108,6 +108,32 @@ async fn one_odd_line_does_not_cost_the_answer() {
     }
 }
 
+/// Whatever stands in a long head has its meaning, wherever it stands and however it is cut.
+#[tokio::test]
+async fn every_line_of_a_long_head_counts() {
+    let origin = Origin::start();
+    let (many, long) = ("X-Many: yes\r\n".repeat(150), "v".repeat(3_000));
+    let cookies: String = (0..200).map(|nth| format!("Set-Cookie: c{nth}={nth}\r\n")).collect();
+    let head = format!(
+        "HTTP/1.1 103 Early\r\n{many}\r\nHTTP/1.1 200 OK\r\n{many}X-Folded: a\r\n b\r\n\tc\r\nno header\r\n{cookies}\
+         Content-Length: 3\r\nX-Long: {long}\r\n {long}\r\nETag : \"behind them\"\r\n\r\nabc"
+    );
+    origin.reply("/head", Reply::raw(head));
+    // The connection is used again: of one head nothing is left for the next.
+    let (client, profile) = (client(), profile(|_| {}));
+    for _ in 0..2 {
+        let response = follow(&client, &origin.url("/head"), &profile).await.unwrap();
+        let headers = &response.headers;
+        let all = |name| headers.get_all(name).iter().map(|it| it.to_str().unwrap()).collect::<Vec<_>>();
+        let expected: Vec<String> = (0..200).map(|nth| format!("c{nth}={nth}")).collect();
+        assert_eq!((all("set-cookie"), all("x-many").len()), (expected.iter().map(String::as_str).collect(), 150));
+        assert_eq!(all("x-folded")[0].split_ascii_whitespace().collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(all("x-long")[0].split_ascii_whitespace().collect::<Vec<_>>(), [&long, &long]);
+        assert_eq!(all("etag"), ["\"behind them\""]);
+        assert_eq!(read(response.body).await.unwrap(), b"abc");
+    }
+}
+
 /// A head that comes byte by byte is the same head.
 #[tokio::test]
 async fn a_head_may_be_cut_anywhere() {

@@ -5,13 +5,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::engine::outbox::Outbox;
+use crate::engine::running::CROWD;
 
 /// The longest that the start of an attempt waits to be committed together with others.
 const START_LINGER: Duration = Duration::from_millis(4);
 /// The longest that the end of a task waits so while many attempts run.
-const END_LINGER: Duration = Duration::from_millis(2);
-/// From so many running attempts on there are many.
-const CROWD: usize = 16;
+const END_LINGER: Duration = Duration::from_millis(5);
 
 /// Starts of attempts and ends of tasks alone are no reason to commit at once: nobody waits for a start, and an attempt that
 /// ends within moments takes its start with it. Where many attempts run, so many end within moments that a commit for each

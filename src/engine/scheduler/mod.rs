@@ -274,12 +274,13 @@ impl Scheduler {
             let wait = if goes_on { Duration::ZERO } else { self.wait() };
             let takes_ends = self.takes_ends();
             self.runner.metrics.looped(woken.elapsed());
-            let sleep = sleep(linger.map_or(wait, |linger| linger.min(wait)));
+            let gathers = self.attempts.rest().filter(|_| takes_ends);
+            let sleep = sleep([linger, gathers].into_iter().flatten().fold(wait, Duration::min));
             tokio::select! {
                 biased;
                 result = answer_of(&mut self.in_flight) => self.commit_done(result)?,
                 result = answer_of(&mut self.removals) => self.removals_done(result)?,
-                Some(ended) = self.attempts.next(), if takes_ends => self.attempt_ended(ended),
+                Some(ended) = self.attempts.next(gathers.is_some()), if takes_ends => self.attempt_ended(ended),
                 Some(read) = self.reads.join_next() => self.read_done(read)?,
                 count = commands.recv_many(&mut taken, COMMANDS_MAX), if roomy && has_callers => {
                     if count == 0 {
@@ -287,7 +288,7 @@ impl Scheduler {
                         self.drain();
                     }
                 }
-                () = self.runner.hosts.freed() => {}
+                () = self.runner.hosts.freed(), if gathers.is_none() => {}
                 changed = self.link.condition.changed() => {
                     if changed.is_err() {
                         return Err(lost());
