@@ -101,20 +101,19 @@ fn merge(message: &mut DynamicMessage, mut other: DynamicMessage) {
     }
 }
 
-/// Splits a query into names and values.
-fn pairs(query: &str, v: &mut Violations) -> Vec<(String, String)> {
+/// Splits a query into names and values. A name without a `=` has none.
+fn pairs(query: &str, v: &mut Violations) -> Vec<(String, Option<String>)> {
     let decoded = |text: &str| {
         let spaced = text.replace('+', " ");
         percent_decode_str(&spaced).decode_utf8().map(std::borrow::Cow::into_owned).map_err(|_| shown(text))
     };
     let parts = query.split('&').filter(|part| !part.is_empty());
-    let read =
-        |(name, value): (&str, &str)| -> Result<(String, String), String> { Ok((decoded(name)?, decoded(value)?)) };
     let mut pairs = Vec::new();
-    for part in parts.map(|part| part.split_once('=').unwrap_or((part, ""))) {
-        match read(part) {
-            Ok(pair) => pairs.push(pair),
-            Err(text) => v.add(shown(part.0), format!("`{text}` is not UTF-8")),
+    for part in parts {
+        let (name, value) = part.split_once('=').map_or((part, None), |(name, value)| (name, Some(value)));
+        match (decoded(name), value.map(decoded).transpose()) {
+            (Ok(name), Ok(value)) => pairs.push((name, value)),
+            (Err(text), _) | (_, Err(text)) => v.add(shown(name), format!("`{text}` is not UTF-8")),
         }
     }
     pairs
@@ -122,7 +121,13 @@ fn pairs(query: &str, v: &mut Violations) -> Vec<(String, String)> {
 
 /// Puts a parameter into the document. `name` is a field by either of its names, parts of messages after a `.`, the key of
 /// a map in brackets.
-fn place(document: &mut Map<String, Value>, of: &MessageDescriptor, name: &str, text: String, v: &mut Violations) {
+fn place(
+    document: &mut Map<String, Value>,
+    of: &MessageDescriptor,
+    name: &str,
+    text: Option<String>,
+    v: &mut Violations,
+) {
     let (first, rest) = match name.find(['.', '[']) {
         Some(at) => (&name[..at], &name[at..]),
         None => (name, ""),
@@ -146,7 +151,7 @@ fn place(document: &mut Map<String, Value>, of: &MessageDescriptor, name: &str, 
     } else if let Some(entry) = rest.strip_prefix('[').and_then(|it| it.strip_suffix(']')) {
         if field.is_map() {
             if let Value::Object(map) = document.entry(key).or_insert_with(|| Value::Object(Map::new()))
-                && map.insert(entry.to_owned(), Value::from(text)).is_some()
+                && map.insert(entry.to_owned(), Value::from(text.unwrap_or_default())).is_some()
             {
                 v.add(shown(name), "is given twice");
             }
@@ -170,11 +175,15 @@ fn place(document: &mut Map<String, Value>, of: &MessageDescriptor, name: &str, 
     }
 }
 
-/// Returns the value of a field as JSON has it. Numbers, enums, times and masks are read from texts.
-fn scalar(field: &FieldDescriptor, text: String, name: &str, v: &mut Violations) -> Value {
+/// Returns the value of a field as JSON has it. Numbers, enums, times and masks are read from texts; what is true or false is true
+/// where its name stands alone.
+fn scalar(field: &FieldDescriptor, text: Option<String>, name: &str, v: &mut Violations) -> Value {
+    let is_named = text.is_none();
+    let text = text.unwrap_or_default();
     match field.kind() {
         Kind::Bool => match text.as_str() {
-            "true" | "" => Value::Bool(true),
+            "" if is_named => Value::Bool(true),
+            "true" => Value::Bool(true),
             "false" => Value::Bool(false),
             _ => {
                 v.add(shown(name), format!("is `{}`; it is true or false", shown(&text)));
@@ -346,6 +355,7 @@ mod tests {
             ("/v1/jobs?page_size=x", "page_size"),
             ("/v1/jobs?states=RUNNING", "states[0]"),
             ("/v1/jobs?create_time_after=now", "create_time_after"),
+            ("/v1/jobs/a/tasks/1?include_body=", "include_body"),
             ("/v1/jobs/a/tasks/x", "task_index"),
             ("/v1/jobs/a/tasks/-1", "task_index"),
             ("/v1/jobs/a/tasks/1?task_key=x", "body"),
