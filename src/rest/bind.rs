@@ -67,7 +67,7 @@ pub(crate) fn message(
         if is_set(&message, name) {
             v.add(*name, "is given by the path; leave it out of the body");
         }
-        place(&mut document, &input, name, text.clone(), &mut v);
+        place(&mut document, &input, name, Some(text.clone()), &mut v);
     }
     let own = message.get_field_by_name("request_id").and_then(|it| it.as_str().map(str::to_owned));
     if own.is_some_and(|own| !own.is_empty() && idempotency_key(headers).is_some_and(|key| key != own)) {
@@ -178,12 +178,12 @@ fn place(
 /// Returns the value of a field as JSON has it. Numbers, enums, times and masks are read from texts; what is true or false is true
 /// where its name stands alone.
 fn scalar(field: &FieldDescriptor, text: Option<String>, name: &str, v: &mut Violations) -> Value {
-    let is_named = text.is_none();
+    let stands_alone = text.is_none();
     let text = text.unwrap_or_default();
     match field.kind() {
         Kind::Bool => match text.as_str() {
-            "" if is_named => Value::Bool(true),
             "true" => Value::Bool(true),
+            "" if stands_alone => Value::Bool(true),
             "false" => Value::Bool(false),
             _ => {
                 v.add(shown(name), format!("is `{}`; it is true or false", shown(&text)));
