@@ -1,4 +1,5 @@
 // Single keys. They do nothing while one types, where a dialog is open, and where they are switched off.
+import { useLayoutEffect } from "preact/hooks";
 import { areKeysOn } from "./settings";
 
 type Action = (event: KeyboardEvent) => void;
@@ -14,6 +15,12 @@ export function bind(keys: Record<string, Action>): () => void {
       actions.set(key, (actions.get(key) ?? []).filter((it) => it !== action));
     }
   };
+}
+
+// Binds keys for as long as a component is there, as they are when `inputs` change. They act as soon as the component is seen:
+// an effect that runs after the paint leaves a moment in which a key is lost.
+export function useKeys(keys: Record<string, Action>, inputs: unknown[]): void {
+  useLayoutEffect(() => bind(keys), inputs);
 }
 
 const TYPES_TEXT = "input:not([type=checkbox]):not([type=radio]):not([type=button]), textarea, select, [contenteditable]";

@@ -1,6 +1,6 @@
 // What has no watch of its own is asked for again and again while the page is shown.
 import { useSignal, type Signal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import { isSignInAsked, jobs } from "./api";
 import { faultOf, type Fault } from "./errors";
 import { draw } from "./frame";
@@ -17,9 +17,14 @@ let numbers = 0;
 export function useAsked<T>(ask: () => Promise<T>, everyMs: number): Asked<T> {
   const value = useSignal<T | null>(null);
   const fault = useSignal<Fault | null>(null);
+  // Of answers that come in another order than they were asked for, the older ones say what no longer is.
+  const order = useRef({ asked: 0, drawn: 0 }).current;
   const again = async () => {
+    const nth = ++order.asked;
     try {
       const it = await ask();
+      if (nth < order.drawn) return;
+      order.drawn = nth;
       draw(`asked-${name}`, () => {
         value.value = it;
         fault.value = null;

@@ -4,7 +4,7 @@ import { useSignal } from "@preact/signals";
 import { cancelTasks, retryNow, retryTasks } from "../core/act";
 import { TaskState, type Job } from "../core/contract";
 import { count, plural } from "../core/format";
-import { bind, focusedRow } from "../core/keys";
+import { focusedRow, useKeys } from "../core/keys";
 import type { JobModel } from "../core/jobmodel";
 import { place, setQuery } from "../core/router";
 import { isLooking, readTasksQuery, TasksByPlace, TasksThatMatch, type TasksQuery } from "../core/tasklist";
@@ -57,14 +57,13 @@ export function Tasks({ model, job, open }: { model: JobModel; job: Job; open: n
     else next.delete(index);
     selected.value = next;
   };
-  useEffect(
-    () =>
-      bind({
-        x: () => {
-          const index = focusedRow()?.dataset.row;
-          if (index !== undefined) select(Number(index), !selected.value.has(Number(index)));
-        },
-      }),
+  useKeys(
+    {
+      x: () => {
+        const index = focusedRow()?.dataset.row;
+        if (index !== undefined) select(Number(index), !selected.value.has(Number(index)));
+      },
+    },
     [tasks],
   );
 

@@ -5,7 +5,7 @@ import { cancelJob, deleteJob, pauseJob, resumeJob, retryJob } from "../core/act
 import { JobState, type Job } from "../core/contract";
 import { count, plain } from "../core/format";
 import { JobModel } from "../core/jobmodel";
-import { bind } from "../core/keys";
+import { useKeys } from "../core/keys";
 import { go, path } from "../core/router";
 import { canCancel, canPause, canResume, canRetry, hasEnded, jobState, titleOf } from "../core/words";
 import { Button, Copy, Empty, ErrorBox, Heading, Skeleton } from "../ui/bits";
@@ -68,18 +68,17 @@ function Known({ model, job, isGone }: { model: JobModel; job: Job; isGone: bool
     if (await deleteJob(job)) go("/jobs");
   };
 
-  useEffect(
-    () =>
-      bind({
-        u: () => go("/jobs"),
-        f: () => go(`${base}/failures`),
-        p: () => {
-          if (canPause(job.state)) void pauseJob(model);
-          else if (canResume(job.state)) void resumeJob(model);
-        },
-        c: () => canCancel(job.state) && void cancelJob(model, job),
-        r: () => canRetry(job) && void retryJob(model, job),
-      }),
+  useKeys(
+    {
+      u: () => go("/jobs"),
+      f: () => go(`${base}/failures`),
+      p: () => {
+        if (canPause(job.state)) void pauseJob(model);
+        else if (canResume(job.state)) void resumeJob(model);
+      },
+      c: () => canCancel(job.state) && void cancelJob(model, job),
+      r: () => canRetry(job) && void retryJob(model, job),
+    },
     [model, job],
   );
 

@@ -5,7 +5,7 @@ import { bulk, control, filterOfIds } from "../core/bulk";
 import { JobAction, type Job } from "../core/contract";
 import { count, plural } from "../core/format";
 import { JobList } from "../core/joblist";
-import { bind, focusedRow } from "../core/keys";
+import { focusedRow, useKeys } from "../core/keys";
 import { filterOf, isFiltered, readQuery, type JobsQuery } from "../core/query";
 import { go, place, setQuery } from "../core/router";
 import { canPause } from "../core/words";
@@ -69,25 +69,24 @@ function List({ query }: { query: JobsQuery }) {
     }
   };
 
-  useEffect(
-    () =>
-      bind({
-        x: () => {
-          const id = focusedRow()?.dataset.row;
-          if (id) select(id, !selected.value.has(id));
-        },
-        p: () => {
-          const job = list.rows.peek()?.find((it) => it.jobId === chosen()[0]);
-          void act(job && !canPause(job.state) ? JobAction.RESUME : JobAction.PAUSE);
-        },
-        c: () => void act(JobAction.CANCEL),
-        r: () => void act(JobAction.RETRY),
-        f: () => {
-          const id = focusedRow()?.dataset.row;
-          if (id) go(`/jobs/${id}/failures`);
-        },
-        Escape: () => (selected.value = new Set()),
-      }),
+  useKeys(
+    {
+      x: () => {
+        const id = focusedRow()?.dataset.row;
+        if (id) select(id, !selected.value.has(id));
+      },
+      p: () => {
+        const job = list.rows.peek()?.find((it) => it.jobId === chosen()[0]);
+        void act(job && !canPause(job.state) ? JobAction.RESUME : JobAction.PAUSE);
+      },
+      c: () => void act(JobAction.CANCEL),
+      r: () => void act(JobAction.RETRY),
+      f: () => {
+        const id = focusedRow()?.dataset.row;
+        if (id) go(`/jobs/${id}/failures`);
+      },
+      Escape: () => (selected.value = new Set()),
+    },
     [list],
   );
 

@@ -1,12 +1,12 @@
 // What is around every page: where one can go, how much the server does, and what is amiss with it.
 import { Fragment } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { useSignal } from "@preact/signals";
 import { announced } from "../core/announce";
 import { isSignInAsked, signIn, visits } from "../core/api";
 import { clock, count, rate, short } from "../core/format";
 import { now, pausedAt, togglePause } from "../core/frame";
-import { bind, moveRow } from "../core/keys";
+import { moveRow, useKeys } from "../core/keys";
 import { isDraining, isUpgraded, link, totals, tryNow } from "../core/live";
 import { go, path } from "../core/router";
 import { nextTheme, theme } from "../core/settings";
@@ -54,26 +54,26 @@ export function Shell() {
   const { name, page } = pageOf(path.value);
   const isFirst = useRef(true);
 
-  // A page that one came to by a link begins at its heading.
-  useEffect(() => {
+  // A page that one came to by a link begins at its heading, from the moment that it is seen: later, what one has moved to
+  // meanwhile would lose the focus.
+  useLayoutEffect(() => {
     if (!isFirst.current) main.current?.querySelector<HTMLElement>("h1")?.focus({ preventScroll: true });
     isFirst.current = false;
   }, [name, name === "job" ? path.value.split("/")[2] : ""]);
 
-  useEffect(
-    () =>
-      bind({
-        "/": () => document.querySelector<HTMLElement>("[data-search]")?.focus(),
-        j: () => moveRow(1),
-        k: () => moveRow(-1),
-        "g j": () => go("/jobs"),
-        "g h": () => go("/hosts"),
-        "g s": () => go("/server"),
-        n: () => go("/submit"),
-        ".": togglePause,
-        t: nextTheme,
-        "?": () => (isHelping.value = true),
-      }),
+  useKeys(
+    {
+      "/": () => document.querySelector<HTMLElement>("[data-search]")?.focus(),
+      j: () => moveRow(1),
+      k: () => moveRow(-1),
+      "g j": () => go("/jobs"),
+      "g h": () => go("/hosts"),
+      "g s": () => go("/server"),
+      n: () => go("/submit"),
+      ".": togglePause,
+      t: nextTheme,
+      "?": () => (isHelping.value = true),
+    },
     [],
   );
 

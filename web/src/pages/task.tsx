@@ -1,5 +1,5 @@
 // One task, beside the list: what it does, what came of it, and each attempt.
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { useSignal } from "@preact/signals";
 import { Code } from "@connectrpc/connect";
 import { cancelTasks, retryNow, retryTasks } from "../core/act";
@@ -9,7 +9,7 @@ import { faultOf, type Fault } from "../core/errors";
 import { between, bytes, count, percent, plain, rate, stamp } from "../core/format";
 import { now } from "../core/frame";
 import type { JobModel } from "../core/jobmodel";
-import { bind } from "../core/keys";
+import { useKeys } from "../core/keys";
 import { go, place } from "../core/router";
 import { hasEnded, kindWord, reasonText, reasonWord, say, taskHasEnded, taskState, waitWord } from "../core/words";
 import { Button, Copy, Empty, ErrorBox, Fact, Prose, Skeleton } from "../ui/bits";
@@ -39,9 +39,12 @@ export function TaskDrawer({ model, job, index, base }: { model: JobModel; job: 
       else if (!task.value) fault.value = it;
     }
   };
-  useEffect(() => {
+  useKeys({ Escape: close }, []);
+  useLayoutEffect(() => {
     opener.current = document.activeElement;
     ref.current?.focus();
+  }, []);
+  useEffect(() => {
     void load();
     const unlisten = model.listen((changed) => {
       const it = changed.get(index);
@@ -50,13 +53,11 @@ export function TaskDrawer({ model, job, index, base }: { model: JobModel; job: 
         else task.value = { ...it, attemptLog: task.value.attemptLog };
       }
     });
-    const unbind = bind({ Escape: close });
     const timer = setInterval(() => {
       if (!document.hidden && task.value && !taskHasEnded(task.value.state)) void load();
     }, REFRESH_MS);
     return () => {
       unlisten();
-      unbind();
       clearInterval(timer);
       // Whoever closes it goes on where it was opened.
       requestAnimationFrame(() => {

@@ -1,5 +1,5 @@
 // A button that opens a list of choices, of which several may hold.
-import { useEffect, useId, useRef } from "preact/hooks";
+import { useId, useLayoutEffect, useRef } from "preact/hooks";
 import { useSignal } from "@preact/signals";
 import { Icon } from "./icons";
 
@@ -20,7 +20,7 @@ export function Choices({ label, hook, choices, chosen, onChange }: ChoicesProps
   const isOpen = useSignal(false);
   const ref = useRef<HTMLDivElement>(null);
   const id = useId();
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (!isOpen.value) return;
     ref.current?.querySelector<HTMLInputElement>("input")?.focus();
     const outside = (event: Event) => {
