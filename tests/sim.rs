@@ -184,6 +184,12 @@ fn large_commands_that_wait_for_their_job_hold_up_nobody() {
 }
 
 #[test]
+fn large_commands_that_wait_for_a_piece_hold_up_nobody_behind_it() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(waiting::large_commands_wait_on());
+}
+
+#[test]
 fn tasks_for_a_job_whose_files_are_moved_are_refused_at_once() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(waiting::tasks_come_while_files_are_moved());

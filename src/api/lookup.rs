@@ -100,10 +100,10 @@ pub(crate) async fn waits(engine: &Engine, job: &Job, age: Duration) -> Vec<pb::
         waits.push(pb::WaitingTasks { waiting: Some(to_proto::waiting(wait)), tasks: waiting });
         return waits;
     }
-    // The tasks of a lane that are in memory are taken as typical of those that are not.
-    let seen: u32 = explanation.lanes.iter().map(|(_, count)| count).sum();
+    // How many tasks of a lane are in the store is not always known, so those of the job are shared out by what is.
+    let seen: u64 = explanation.lanes.iter().map(|(_, count)| u64::from(*count)).sum();
     for (wait, count) in &explanation.lanes {
-        let tasks = (u64::from(*count) * u64::from(job.counts.pending) / u64::from(seen.max(1))) as u32;
+        let tasks = (u64::from(*count) * u64::from(job.counts.pending) / seen.max(1)) as u32;
         waits.push(pb::WaitingTasks { waiting: Some(to_proto::waiting(wait)), tasks: tasks.max(1) });
     }
     if job.counts.backing_off > 0 {

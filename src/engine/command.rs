@@ -472,10 +472,6 @@ impl Command {
     }
 
     /// Whether it only holds what there is, and ends nothing.
-    pub(crate) fn holds_work(&self) -> bool {
-        matches!(self, Command::Job(_, command) if command.holds_work())
-    }
-
     /// Why it cannot be done as the store is now.
     pub(crate) fn not_now(&self, store: Condition) -> Option<EngineError> {
         not_now(store, self.needs_room(), self.ends_work())

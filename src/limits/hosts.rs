@@ -26,6 +26,9 @@ use crate::model::pause::{FOR_ALL, HostPause, PauseCause, PauseChange, PauseKey}
 use crate::model::tenant::{Parties, Party, TenantNo};
 use crate::model::time::Timestamp;
 
+/// Hosts that are counted before others have the lock.
+pub(super) const COUNTED_MAX: usize = 1024;
+
 /// All hosts.
 #[derive(Debug)]
 pub struct Hosts {
@@ -368,7 +371,11 @@ impl Hosts {
         let now = self.clock.now();
         let own = self.per_party.bytes_per_second(tenant, now);
         // As long as there is one party, what all do is what it does.
-        own.unwrap_or_else(|| self.lock().recent.iter().map(|(_, it)| it.rates(now).bytes_per_second).sum())
+        own.unwrap_or_else(|| {
+            // Every request takes the lock: what it protects is summed up without it.
+            let all = self.lock().recent.all();
+            all.iter().map(|it| it.rates(now).bytes_per_second).sum()
+        })
     }
 
     /// Notes that `host` answered a tenant: any answer closes its breaker.
@@ -433,11 +440,25 @@ impl Hosts {
     /// Returns how many hosts have work or a pause: those that are fine, and those that are paused for somebody.
     pub fn counts(&self) -> [u64; 2] {
         let now = self.clock.now();
-        let inner = self.lock();
-        let states = inner.table.after(None).filter_map(|row| row.state);
         let mut counts = [0; 2];
-        states.for_each(|state| counts[usize::from(state.paused_until(None, now).is_some())] += 1);
-        counts
+        let mut last: Option<Host> = None;
+        // A part at a time, since every request takes the lock.
+        loop {
+            let inner = self.lock();
+            let mut rows = 0;
+            let mut end = None;
+            for row in inner.table.after(last.as_ref()).take(COUNTED_MAX) {
+                rows += 1;
+                end = Some(row.host);
+                if let Some(state) = row.state {
+                    counts[usize::from(state.paused_until(None, now).is_some())] += 1;
+                }
+            }
+            if rows < COUNTED_MAX {
+                return counts;
+            }
+            last = end.cloned();
+        }
     }
 
     /// Returns the hosts that `name` stands for, one where it has a port and else those with each port: how many requests

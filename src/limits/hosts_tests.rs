@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::limits::Blocked;
-use crate::limits::hosts::Hosts;
+use crate::limits::hosts::{COUNTED_MAX, Hosts};
 use crate::limits::permits::{HostPermit, NotNow};
 use crate::model::host::Host;
 use crate::model::limits::{HostLimits, Limits};
@@ -51,6 +51,10 @@ async fn hosts_are_counted_and_found_by_their_names() {
     let permits: Vec<_> = names.map(|name| hosts.try_start(&Host::new(name), DEFAULT_NO, 0).unwrap()).into();
     hosts.pause(&Host::new("a.example:443"), DEFAULT_NO, START.plus(Duration::from_secs(60)), "it asked for it");
     assert_eq!(hosts.counts(), [4, 1]);
+    let many: Vec<Host> = (0..3 * COUNTED_MAX).map(|number| Host::new(&format!("m{number}:80"))).collect();
+    let at_many: Vec<_> = many.iter().map(|host| hosts.try_start(host, DEFAULT_NO, 0).unwrap()).collect();
+    assert_eq!(hosts.counts(), [4 + many.len() as u64, 1]);
+    drop(at_many);
     let found = |name: &str| -> Vec<(String, u32, bool)> {
         hosts.named(name).into_iter().map(|(host, running, is_paused)| (host.to_string(), running, is_paused)).collect()
     };

@@ -72,12 +72,13 @@ impl PerParty {
 
     /// Returns how many bytes come for a tenant in a second; `None`: nothing is counted here.
     pub(super) fn bytes_per_second(&self, tenant: TenantNo, now: Timestamp) -> Option<u64> {
+        if !self.is_on.load(Ordering::Relaxed) {
+            return None;
+        }
         let is_own = |party: &Party| party.tenant == tenant;
-        let sum = || {
-            let recent = self.lock();
-            recent.iter().filter(|((party, _), _)| is_own(party)).map(|(_, it)| it.rates(now).bytes_per_second).sum()
-        };
-        self.is_on.load(Ordering::Relaxed).then(sum)
+        let own: Vec<Arc<Activity>> =
+            self.lock().iter().filter(|((party, _), _)| is_own(party)).map(|(_, it)| it.clone()).collect();
+        Some(own.iter().map(|it| it.rates(now).bytes_per_second).sum())
     }
 
     fn lock(&self) -> MutexGuard<'_, Recent<(Party, Host)>> {

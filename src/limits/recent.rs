@@ -214,6 +214,11 @@ impl<K: Clone + Eq + Hash + Ord> Recent<K> {
         self.hosts.iter().map(|(host, entry)| (host, &entry.activity))
     }
 
+    /// Returns what is counted of all.
+    pub(super) fn all(&self) -> Vec<Arc<Activity>> {
+        self.hosts.values().map(|entry| entry.activity.clone()).collect()
+    }
+
     /// Forgets hosts that were silent for long, and the most silent ones of too many.
     fn tidy(&mut self, now: Timestamp) {
         let old = part(now, TOUCH) - FAILURE_TIME.as_secs() as i64;

@@ -108,6 +108,16 @@ impl StorageHold {
         *held = bytes;
     }
 
+    /// Counts what is kept in place of `before`, and so many bytes as held, in one step: what an attempt takes over from what is
+    /// kept, or leaves to it, is never counted twice.
+    pub fn hands_over(&self, (before, kept): (u64, u64), holds: u64) {
+        let mut held = lock(&self.bytes);
+        let mut counted = self.of.lock();
+        counted.kept = counted.kept.saturating_sub(before).saturating_add(kept);
+        counted.held = counted.held.saturating_sub(*held).saturating_add(holds);
+        *held = holds;
+    }
+
     /// Holds at least so many bytes.
     ///
     /// # Errors
@@ -201,6 +211,13 @@ mod tests {
         drop(cut);
         storage.set_most(Some(10));
         assert_eq!(hold(40).more(0), Ok(()), "what is there stays");
+        storage.set_most(Some(100));
+        let part = hold(0);
+        part.hands_over((80, 50), 30);
+        assert_eq!((part.bytes(), storage.bytes()), (30, 80));
+        part.hands_over((50, 80), 0);
+        drop(part);
+        assert_eq!(storage.bytes(), 80);
         storage.set_most(None);
         assert_eq!(hold(0).at_least(u64::MAX), Ok(()));
     }

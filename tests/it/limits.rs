@@ -288,6 +288,34 @@ async fn a_host_that_is_back_is_asked_although_its_mirror_is_full() {
     assert_eq!((origin.requests("/f").len(), mirror.requests("/f").len()), (1, 0));
 }
 
+/// Who waits for room at a mirror hears that somebody has ended the pause of its own host.
+#[tokio::test]
+async fn a_host_whose_pause_is_ended_is_asked_although_its_mirror_is_full() {
+    let (server, origin, mirror) = (Server::start().await, Origin::start(), Origin::start());
+    set_limits(&server, pb::Limits { max_per_host: 1, ..Default::default() }, &["max_per_host"]).await;
+    mirror.reply("/held", Reply::hang());
+    origin.object("/f", Object::new(1, 1000));
+    origin.reply("/busy", Reply::status(503).header("retry-after", "3600"));
+    // Held for longer than the test waits.
+    let timeouts = pb::Timeouts { response_headers: Some(millis(600_000)), ..Default::default() };
+    let held = pb::TaskSpec { options: Some(with_timeouts(timeouts)), ..fetch(mirror.url("/held")) };
+    server.submit(job(vec![held])).await;
+    until(|| async { mirror.in_flight() == 1 }).await;
+    let once = pb::TaskSpec { options: Some(once()), ..fetch(origin.url("/busy")) };
+    assert_eq!(server.run(job(vec![once])).await.state(), JobState::Failed);
+    let mirrors = vec![mirror.url("/f")];
+    let spec = pb::DownloadSpec { url: origin.url("/f"), mirrors, path: "f".into(), ..Default::default() };
+    let id = server.submit(job(vec![download_as(spec)])).await;
+    let at_mirror = async || {
+        let hosts = server.admin().list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
+        hosts.iter().any(|host| host.host == mirror.address().to_string() && host.waiting == 1)
+    };
+    until(at_mirror).await;
+    let request = pb::ResumeHostRequest { host: origin.address().to_string() };
+    server.admin().resume_host(request).await.unwrap();
+    assert_eq!(server.ended(&id).await.state(), JobState::Succeeded);
+}
+
 /// Tasks that were redirected to a full host only wait, and hold no place that others could use.
 #[tokio::test]
 async fn who_waits_for_a_full_host_does_not_stop_the_jobs_of_others() {
@@ -389,4 +417,42 @@ async fn a_pause_outlives_a_kill() {
     for id in [&before, &after] {
         assert_eq!(server.ended(id).await.state(), JobState::Succeeded);
     }
+}
+
+/// As many tasks are told to wait for a paused host after a crash as before it, whatever of them memory has read.
+#[tokio::test]
+async fn tasks_that_wait_for_a_paused_host_are_counted_after_a_crash() {
+    let (mut server, origin, other) = (Server::start().await, Origin::start(), Origin::start());
+    origin.reply("/wait", Reply::status(503).header("retry-after", "300"));
+    origin.reply("/b", Reply::ok("b"));
+    other.reply("/b", Reply::ok("b"));
+    let asked = server.submit(job(vec![fetch(origin.url("/wait"))])).await;
+    until(async || server.task(&asked, 0).await.state() == TaskState::BackingOff).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let tasks = (0..12).map(|index| fetch(if index < 2 { other.url("/b") } else { origin.url("/b") }));
+        ids.push(server.submit(job(tasks.collect())).await);
+    }
+    for id in &ids {
+        until(async || server.job(id).await.counts.unwrap().succeeded == 2).await;
+    }
+    let waits = async |server: &Server, tasks: u32| {
+        until(async || {
+            let hosts = server.admin().list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
+            hosts.iter().any(|host| host.host == origin.address().to_string() && host.waiting == tasks)
+        })
+        .await;
+    };
+    waits(&server, 30).await;
+    server.restart().await;
+    waits(&server, 30).await;
+    let job_id = ids.remove(0);
+    server.jobs().cancel_job(pb::CancelJobRequest { job_id, ..Default::default() }).await.unwrap();
+    waits(&server, 20).await;
+    let request = pb::CancelTasksRequest { job_id: ids[0].clone(), task_indexes: vec![3, 4, 11], ..Default::default() };
+    server.jobs().cancel_tasks(request).await.unwrap();
+    waits(&server, 17).await;
+    let request = pb::ResumeHostRequest { host: origin.address().to_string() };
+    server.admin().resume_host(request).await.unwrap();
+    assert_eq!(server.ended(&ids[1]).await.state(), JobState::Succeeded);
 }

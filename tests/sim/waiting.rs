@@ -27,7 +27,7 @@ use http::{HeaderMap, StatusCode};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::directed::{Fine, Slow, fetch, parts};
+use crate::directed::{Fine, LeftAlone, Slow, fetch, parts};
 use crate::memory::{MemoryStore, MemoryWriter};
 use crate::slow_store::{Faults, SlowStore};
 
@@ -285,4 +285,60 @@ pub(crate) async fn a_request_id_is_free_again() {
     assert_ne!(second, first);
     assert_eq!(engine.ended(second).await.unwrap().state, JobState::Succeeded);
     assert!(matches!(submit("a").await, Err(EngineError::RequestIdTaken(_))));
+}
+
+/// A store of which a commit takes as long as this says.
+struct Held(MemoryWriter, Arc<AtomicBool>);
+
+impl WriteStore for Held {
+    fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, Committed> {
+        async move {
+            while self.1.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            self.0.commit(batch).await
+        }
+        .boxed()
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        std::future::ready(()).boxed()
+    }
+}
+
+/// What waits for a piece of a job, for as long as a commit takes, waits for the files of the job when that is what follows.
+pub(crate) async fn large_commands_wait_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = MemoryStore::default();
+    let (faults, is_held) = (Faults::new(7, false, false), Arc::new(AtomicBool::new(false)));
+    faults.calm.store(true, Ordering::Relaxed);
+    faults.holds_files.store(true, Ordering::Relaxed);
+    let store = Arc::new(SlowStore { inner: Arc::new(memory.clone()), faults: faults.clone() });
+    let parts = by(|| LeftAlone, EngineParts { store, ..parts(dir.path(), &memory) });
+    let (engine, task) = engine::start(parts, Box::new(Held(memory.writer(), is_held.clone())), 1).await.unwrap();
+    let mut work = JoinSet::new();
+    work.spawn(task.run());
+    let group = GroupPolicy { mode: GroupMode::Collect, ..GroupPolicy::default() };
+    let spec = JobSpec { open: true, group, ..JobSpec::default() };
+    let job = engine.submit(spec, download(), "", None).await.unwrap().id;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(engine.job(job).await.unwrap().counts.backing_off, 1, "it is to wait for an hour");
+    is_held.store(true, Ordering::Relaxed);
+    let mut asked = JoinSet::new();
+    for tasks in [1, 0, 4_000_000, 4_000_000, 4_000_000, 4_000_000, 4_000_000] {
+        let asker = engine.clone();
+        asked.spawn(async move {
+            match tasks {
+                0 => asker.seal(job).await.map(|_| ()),
+                _ => asker.cancel_tasks(job, TaskChoice::These((0..tasks).collect()), String::new()).await.map(|_| ()),
+            }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    is_held.store(false, Ordering::Relaxed);
+    let other = engine.submit(JobSpec { open: true, ..JobSpec::default() }, Vec::new(), "", None);
+    assert!(timeout(Duration::from_secs(60), other).await.expect("it waits for nobody").is_ok());
+    assert!(!engine.job(job).await.unwrap().state.is_ended(), "its files are being moved");
+    faults.holds_files.store(false, Ordering::Relaxed);
+    assert!(engine.ended(job).await.unwrap().state.is_ended());
 }

@@ -14,7 +14,7 @@ use crate::engine::usage::{Part, Usages};
 use crate::model::ids::JobId;
 use crate::model::job::Job;
 use crate::model::quotas::Usage;
-use crate::model::storage::{Storage, UsedUp};
+use crate::model::storage::{Storage, StorageHold, UsedUp};
 use crate::model::tenant::TenantNo;
 
 pub(crate) use run::{Activity, Deferred, JobRun, Retrying, Stage, Sweeping};
@@ -84,6 +84,17 @@ impl JobTable {
             (run.counted, run.is_stale) = (part, false);
             self.usages.add(part);
         }
+    }
+
+    /// Counts what a job keeps by now, and so many bytes as what an attempt of it holds, in one step: whoever looks meanwhile
+    /// sees nothing twice.
+    pub(crate) fn hand_over(&mut self, job: JobId, hold: &StorageHold, holds: u64) {
+        let Some(run) = self.runs.get_mut(&job) else { return hold.holds(holds) };
+        let (before, now) = (run.counted, run.part());
+        run.counted = now;
+        self.usages.subtract(before);
+        self.usages.add(now);
+        hold.hands_over((before.stored, now.stored), holds);
     }
 
     /// The memory of the jobs that have not ended, without their lanes and tasks, roughly.

@@ -26,6 +26,12 @@ impl Queue {
                 }
             };
             for (number, lane) in queue.lanes.iter().enumerate() {
+                ensure(lane.stored == 0 || lane.has_more_in_store(), || {
+                    format!(
+                        "the store has nothing more of lane {number} of {job}, and {} tasks are counted",
+                        lane.stored
+                    )
+                })?;
                 ensure(queue.may_run || lane.page.is_empty(), || {
                     format!("{job} may not run and has a page in memory")
                 })?;
@@ -90,10 +96,10 @@ impl Queue {
         })?;
         let lanes: usize = self.jobs.values().map(|queue| queue.lanes.len()).sum();
         ensure(lanes == self.lanes, || format!("there are {lanes} lanes, and {} are counted", self.lanes))?;
-        let queued = |job: JobId, lane: LaneNumber| {
-            self.jobs.get(&job).and_then(|queue| queue.lanes.get(lane as usize)).map_or(0, Lane::queued)
+        let waiting = |job: JobId, lane: LaneNumber| {
+            self.jobs.get(&job).and_then(|queue| queue.lanes.get(lane as usize)).map_or(0, Lane::waiting)
         };
-        self.rotation.check(queued)?;
+        self.rotation.check(waiting)?;
         ensure(bytes == self.bytes, || format!("{bytes} bytes wait, and {} are counted", self.bytes))?;
         let mut noted = self.deadlines.clone();
         noted.extend(self.overdue.iter().map(|((job, when, index), lane)| {

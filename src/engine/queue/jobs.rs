@@ -91,6 +91,25 @@ impl Queue {
         self.refresh(job, number);
     }
 
+    /// Notes that so many tasks of a job are PENDING, of which the store alone knows the lanes: those that memory does not have
+    /// are shared out by how far the lanes reach.
+    pub(crate) fn share_out(&mut self, job: JobId, pending: u32) {
+        let Some(queue) = self.jobs.get_mut(&job) else { return };
+        let known: usize = queue.lanes.iter().map(|lane| lane.queued() + lane.held_back.len()).sum();
+        let all: u64 = queue.lanes.iter().map(|lane| u64::from(lane.reach())).sum();
+        let left = u64::from(pending).saturating_sub(known as u64).min(all);
+        let (mut reached, mut given) = (0, 0);
+        for (number, lane) in queue.lanes.iter_mut().enumerate() {
+            reached += u64::from(lane.reach());
+            // Rounded so that all shares are the whole.
+            let until = u128::from(left) * u128::from(reached) / u128::from(all.max(1));
+            let until = u64::try_from(until).unwrap_or(left);
+            lane.stored = u32::try_from(until - given).unwrap_or(u32::MAX);
+            given = until;
+            self.rotation.set_waiting(job, number as LaneNumber, lane.waiting());
+        }
+    }
+
     /// How many lanes a job has.
     pub(crate) fn lane_count(&self, job: JobId) -> usize {
         self.jobs.get(&job).map_or(0, |queue| queue.lanes.len())
@@ -146,9 +165,11 @@ impl Queue {
         if let Some(queue) = self.jobs.get_mut(&job) {
             queue.may_run = false;
             queue.is_stopped = true;
-            for lane in &mut queue.lanes {
+            for (number, lane) in queue.lanes.iter_mut().enumerate() {
                 lane.disk_from = lane.disk_to;
+                lane.stored = 0;
                 lane.reading = Reading::Idle;
+                self.rotation.set_waiting(job, number as LaneNumber, lane.waiting());
             }
         }
     }

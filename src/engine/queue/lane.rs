@@ -85,6 +85,9 @@ pub(crate) struct Lane {
     tasks: Option<Box<LaneTasks>>,
     pub(crate) disk_from: TaskIndex,
     pub(crate) disk_to: TaskIndex,
+    /// How many tasks the store has that memory does not, as far as is known: after a restart each lane has its share of those
+    /// of the job. 0 where there are none.
+    pub(crate) stored: u32,
     pub(crate) reading: Reading,
     /// It is read because its turn came, so it goes next once that is done.
     pub(crate) is_next: bool,
@@ -101,6 +104,7 @@ impl Lane {
             tasks: None,
             disk_from: 0,
             disk_to: 0,
+            stored: 0,
             reading: Reading::Idle,
             is_next: false,
             stored_head: 0,
@@ -111,6 +115,11 @@ impl Lane {
     /// The task that goes next, if it is in memory.
     pub(crate) fn next(&self) -> Option<&Queued> {
         self.again.first_key_value().map(|(_, task)| task).or_else(|| self.page.front())
+    }
+
+    /// At most how many tasks the store has that memory does not.
+    pub(crate) fn reach(&self) -> u32 {
+        self.disk_to.saturating_sub(self.disk_from)
     }
 
     /// Whether the store may have tasks that memory does not.
@@ -148,6 +157,21 @@ impl Lane {
     /// Tasks of the lane that wait for their turn in memory.
     pub(crate) fn queued(&self) -> usize {
         self.again.len() + self.page.len()
+    }
+
+    /// Tasks of the lane that wait for their turn, in memory or, as far as is known, in the store.
+    pub(crate) fn waiting(&self) -> u32 {
+        u32::try_from(self.queued()).unwrap_or(u32::MAX).saturating_add(self.stored)
+    }
+
+    /// The store has so many tasks more that memory does not.
+    pub(crate) fn stores(&mut self, more: usize) {
+        self.stored = self.stored.saturating_add(u32::try_from(more).unwrap_or(u32::MAX));
+    }
+
+    /// Memory has taken in so many tasks that the store had.
+    pub(crate) fn takes(&mut self, tasks: usize) {
+        self.stored = self.stored.saturating_sub(u32::try_from(tasks).unwrap_or(u32::MAX));
     }
 
     /// Lowers the stored head to a task that is PENDING again; returns whether that has to be written.

@@ -94,11 +94,11 @@ impl Queue {
         Some(&self.jobs.get(&job)?.lanes.get(lane as usize)?.host)
     }
 
-    /// The first `limit` lanes of a job that have work, each with its host and how many of its tasks are in memory.
-    pub(crate) fn busy_lanes(&self, job: JobId, limit: usize) -> impl Iterator<Item = (LaneNumber, &Host, usize)> {
+    /// The first `limit` lanes of a job that have work, each with its host and how many of its tasks wait, as far as is known.
+    pub(crate) fn busy_lanes(&self, job: JobId, limit: usize) -> impl Iterator<Item = (LaneNumber, &Host, u32)> {
         let lanes = self.jobs.get(&job).into_iter().flat_map(|queue| queue.lanes.iter().enumerate());
         let busy = lanes.take(limit).filter(|(_, lane)| lane.next().is_some() || lane.has_more_in_store());
-        busy.map(|(number, lane)| (number as LaneNumber, &lane.host, lane.queued().max(1)))
+        busy.map(|(number, lane)| (number as LaneNumber, &lane.host, lane.waiting().max(1)))
     }
 
     /// Looks at the first `limit` lanes of a job.
@@ -107,7 +107,7 @@ impl Queue {
         lanes.take(limit).map(|(number, lane)| LaneLook {
             number: number as LaneNumber,
             host: &lane.host,
-            weight: lane.queued() as u64 + u64::from(lane.disk_to.saturating_sub(lane.disk_from)),
+            weight: lane.queued() as u64 + u64::from(lane.reach()),
             held_back: lane.held_back.len() as u64,
         })
     }
@@ -123,7 +123,7 @@ impl Queue {
         self.waiting_for_hosts.len() as u64
     }
 
-    /// How many tasks of some parties in memory wait for room at a host.
+    /// How many tasks of some parties wait for room at a host, as far as is known.
     pub(crate) fn waiting_at(&self, host: &Host, whose: Parties) -> u32 {
         self.rotation.waiting_at(host, whose)
     }

@@ -173,6 +173,8 @@ impl Queue {
                 let task = Queued { index, lane: number, spec, row: None, cursor: None, batch: 0 };
                 self.bytes += task.bytes();
                 lane.page.push_back(task);
+            } else {
+                lane.stores(1);
             }
             // Neighbours are mostly of one lane.
             if fresh.is_some_and(|last| last != number) {
@@ -395,7 +397,10 @@ impl Queue {
         let Some(queue) = self.jobs.get_mut(&job) else { return };
         let Some(lane) = queue.lanes.get_mut(number as usize) else { return };
         lane.shrink();
-        self.rotation.set_queued(job, number, lane.queued());
+        if !lane.has_more_in_store() {
+            lane.stored = 0;
+        }
+        self.rotation.set_waiting(job, number, lane.waiting());
         let (roomy, page) = (self.bytes < self.bounds.queue_bytes / 4 * 3, self.bounds.lane_page as usize);
         let runs_low = !lane.page.is_empty() && lane.page.len() < page / 2;
         if roomy && runs_low && queue.may_run && lane.has_more_in_store() && lane.reading == Reading::Idle {

@@ -32,7 +32,7 @@ struct Parked {
     /// None of those who wait may start anything here, as far as is known: all were asked, and nothing has happened since that
     /// may let one start.
     is_hopeless: bool,
-    /// The tasks in memory of all lanes that are parked here.
+    /// The tasks of all lanes that are parked here, as far as is known.
     tasks: Waiting,
 }
 
@@ -71,6 +71,11 @@ pub(super) enum Step {
 const HIGHEST: Reverse<i32> = Reverse(i32::MAX);
 
 impl Walk {
+    /// Whether it is yet to come to the lane that was parked at its host with this ticket, and is parked there still.
+    pub(super) fn is_to_come_to(&self, ticket: u64) -> bool {
+        ticket <= self.last
+    }
+
     fn go_to_next_tenant(&mut self) -> Step {
         self.tenants.pop();
         self.priority = HIGHEST;
@@ -107,20 +112,20 @@ impl Parked {
 }
 
 impl Parking {
-    /// Parks a lane of which so many tasks are in memory. Returns the ticket of its entry.
+    /// Parks a lane of which so many tasks wait. Returns the ticket of its entry.
     pub(super) fn park(
         &mut self,
         host: Host,
         priority: i32,
         (job, lane): (JobId, LaneNumber),
         party: Party,
-        queued: u32,
+        waiting: u32,
     ) -> u64 {
         self.tickets += 1;
         let parked = self.hosts.entry(host).or_default();
         parked.lanes(party.tenant).entry(Reverse(priority)).or_default().push_back((job, lane, self.tickets));
         parked.entries += 1;
-        parked.tasks.add(party, queued.into());
+        parked.tasks.add(party, waiting.into());
         self.tickets
     }
 
@@ -194,7 +199,7 @@ impl Parking {
     }
 
     /// Takes a step of a walk. One that comes back after it was taken out has another ticket and is not met again; one whose
-    /// priority has changed meanwhile may not be met at all. `is_there` is that of [`Parking::next`].
+    /// priority is changed meanwhile may not be met at all, and has to be taken out by the caller. `is_there` is that of [`Parking::next`].
     pub(super) fn step(&mut self, walk: &mut Walk, is_there: impl Fn(JobId, LaneNumber, u64) -> bool) -> Step {
         let Some(tenant) = walk.tenants.last().copied() else { return Step::Over };
         let Some(parked) = self.hosts.get_mut(&walk.host) else { return Step::Over };
@@ -232,8 +237,8 @@ impl Parking {
         }
     }
 
-    /// Notes how many tasks of a parked lane are in memory now; 0 when it has left.
-    pub(super) fn set_queued(&mut self, host: &Host, party: Party, before: u32, now: u32) {
+    /// Notes how many tasks of a parked lane wait now; 0 when it has left.
+    pub(super) fn set_waiting(&mut self, host: &Host, party: Party, before: u32, now: u32) {
         if let Some(parked) = self.hosts.get_mut(host) {
             parked.tasks.remove(party, before.into());
             parked.tasks.add(party, now.into());
@@ -269,11 +274,11 @@ impl Parking {
         &mut self,
         host: &Host,
         party: Party,
-        queued: u32,
+        waiting: u32,
         is_there: impl Fn(JobId, LaneNumber, u64) -> bool,
     ) {
         let Some(parked) = self.hosts.get_mut(host) else { return };
-        parked.tasks.remove(party, queued.into());
+        parked.tasks.remove(party, waiting.into());
         parked.old += 1;
         if parked.old <= OLD_MAX || parked.old < parked.entries / 2 {
             return;
@@ -291,7 +296,7 @@ impl Parking {
         }
     }
 
-    /// How many tasks of some parties in memory are of lanes that are parked at a host.
+    /// How many tasks of some parties are of lanes that are parked at a host.
     pub(super) fn tasks(&self, host: &Host, whose: Parties) -> u64 {
         self.hosts.get(host).map_or(0, |parked| parked.tasks.of(whose))
     }
@@ -316,7 +321,7 @@ impl Parking {
         })
     }
 
-    /// The hosts at which tasks in memory wait, and how many.
+    /// The hosts at which tasks wait, and how many.
     pub(super) fn all_tasks(&self) -> HashMap<&Host, u64> {
         let tasks = self.hosts.iter().map(|(host, parked)| (host, parked.tasks.of(Parties::default())));
         tasks.filter(|(_, tasks)| *tasks > 0).collect()

@@ -79,6 +79,7 @@ impl Queue {
             lane.load = load;
             self.loaded.insert(load, (read.job, read.lane));
         }
+        lane.takes(fresh.len());
         lane.page.extend(fresh);
         let head = lane.head();
         let raised = head > lane.stored_head;
@@ -135,6 +136,7 @@ impl Queue {
         };
         lane.disk_from = lane.disk_from.min(index);
         lane.disk_to = lane.disk_to.max(index + 1);
+        lane.stores(1);
         if matches!(lane.reading, Reading::UnderWay(_)) {
             // Its result would raise `disk_from` again.
             lane.reading = Reading::Idle;
@@ -178,6 +180,7 @@ impl Queue {
         let page = std::mem::take(&mut lane.page);
         let Some(first) = page.front() else { return };
         lane.disk_from = first.index;
+        lane.stores(page.len());
         self.loaded.remove(&lane.load);
         lane.ran_out();
         if matches!(lane.reading, Reading::UnderWay(_)) {

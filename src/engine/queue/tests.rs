@@ -16,6 +16,7 @@ use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::outcome::{Attempt, AttemptReport, Room};
 use crate::model::spec::{FetchSpec, TaskOptions, TaskSpec, Work};
 use crate::model::task::{Task, TaskEvent};
+use crate::model::tenant::Parties;
 use crate::model::time::Timestamp;
 use crate::store::{DuePage, DueTask, LaneNumber, LanePage, StoredTask, TaskRow};
 
@@ -248,6 +249,47 @@ fn waits_of_a_cancelled_job_leave_nothing_behind() {
     world.queue.wake_due(Timestamp(500), 1);
     assert_eq!(world.queue.jobs[&job(2)].lanes[0].queued(), 1);
     assert!(world.queue.begin_due_read().is_some(), "and the store is read again");
+}
+
+/// Tasks are counted where they wait, whether memory has read them or not.
+#[test]
+fn tasks_that_only_the_store_has_are_counted_as_waiting() {
+    let mut world = World::new(64 << 20);
+    let host = Host::new("a:80");
+    world.queue.add_job(job(1), 0, 0, true, None);
+    world.queue.restore_lane(job(1), host.clone(), 0, 40);
+    world.queue.restore_lane(job(1), Host::new("b:80"), 20, 40);
+    world.queue.share_out(job(1), 31);
+    let stored = |queue: &Queue| [0, 1].map(|lane| queue.jobs[&job(1)].lanes[lane].stored);
+    assert_eq!(stored(&world.queue), [20, 11], "by how far they reach, and no task is lost");
+    let blocked = |queue: &mut Queue| {
+        let picked = queue.pick(|_, host, _, _| Admission::HostBlocked(host.clone()));
+        assert!(picked.is_none());
+    };
+    blocked(&mut world.queue);
+    let waiting = |queue: &Queue| queue.waiting_at(&host, Parties::default());
+    assert_eq!(waiting(&world.queue), 20);
+    world.queue.check().unwrap();
+    // What is added meanwhile is left to the store, too.
+    world.queue.admit(job(1), 40, (0..3).map(|_| (0, spec())));
+    assert_eq!(waiting(&world.queue), 23);
+    world.queue.wake_host(&host, 1);
+    assert_eq!(waiting(&world.queue), 0);
+    let picked = world.queue.pick(|_, _, _, next| next.map_or(Admission::Empty, |_| Admission::Later));
+    assert!(picked.is_none());
+    let read = world.queue.next_read().unwrap();
+    let tasks = (0..5).map(|index| StoredTask { index, lane: 0, spec: spec(), row: TaskRow::default() });
+    world.queue.lane_read(read, Some(LanePage { tasks: tasks.collect(), next: Some(9) }));
+    blocked(&mut world.queue);
+    assert_eq!((waiting(&world.queue), stored(&world.queue)[0]), (23, 18));
+    world.queue.set_may_run(job(1), false);
+    assert_eq!((waiting(&world.queue), stored(&world.queue)[0]), (23, 23));
+    world.queue.share_out(job(1), 4);
+    assert_eq!(stored(&world.queue).iter().sum::<u32>(), 4);
+    world.queue.check().unwrap();
+    world.queue.stop_job(job(1));
+    assert_eq!(waiting(&world.queue), 0);
+    world.queue.check().unwrap();
 }
 
 /// The times of tasks that have ended are over with them, however many hosts their job has.

@@ -157,6 +157,11 @@ impl Queue {
         Some((id, self.is_left(id)))
     }
 
+    /// Whether [`Queue::next_late_left`] gives one.
+    pub(crate) fn has_late_left(&self) -> bool {
+        !self.late_left.is_empty()
+    }
+
     /// Lets [`Queue::next_late_left`] give a task again, if memory has only its wait. Returns whether it has.
     pub(crate) fn look_at_late(&mut self, id: TaskId) -> bool {
         let is_left = self.is_left(id);

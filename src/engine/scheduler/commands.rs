@@ -29,8 +29,6 @@ use crate::model::time::Timestamp;
 use crate::model::trace::TraceParent;
 use crate::store::{Addition, Chunk, LaneNumber, Submission};
 
-/// Jobs that are paused or sealed while room is short before that is refused: each takes some tens of KiB of the log.
-const HOLDS_MAX: u32 = 100;
 /// The memory of a lane, in bytes, roughly.
 const LANE_BYTES: usize = 384;
 
@@ -52,7 +50,11 @@ impl Scheduler {
         if command.is_abandoned() {
             return;
         }
-        if let Some(error) = command.not_now(self.condition()).or_else(|| self.holds_too_often(&command)) {
+        let condition = self.condition();
+        if !matches!(condition, Condition::Short(_)) {
+            self.holds.clear();
+        }
+        if let Some(error) = command.not_now(condition) {
             return self.refuse_unless_known(Admitted { command, by, room }, error);
         }
         match command {
@@ -82,20 +84,6 @@ impl Scheduler {
             }
             Command::Drain => self.drain(),
         }
-    }
-
-    /// Why a command is refused that only holds what there is: while room is short, that may not use up what is left for those
-    /// who end work.
-    fn holds_too_often(&mut self, command: &Command) -> Option<EngineError> {
-        let Condition::Short(why) = self.condition() else {
-            self.held_while_short = 0;
-            return None;
-        };
-        if !command.holds_work() {
-            return None;
-        }
-        self.held_while_short = self.held_while_short.saturating_add(1);
-        (self.held_while_short > HOLDS_MAX).then_some(EngineError::StoreFull(why))
     }
 
     /// Refuses a command for want of room. A repetition needs none: it is answered with what was stored.
@@ -142,6 +130,21 @@ impl Scheduler {
                 let Some(admitted) = (if is_visited { parked.admit(admitted) } else { Some(admitted) }) else { return };
                 if jobs.visit(job, Some(admitted)) {
                     self.next_visitor(job);
+                }
+            }
+        }
+    }
+
+    /// What waits for a job waits for long from now on: in room of its own, unless it is answered at once.
+    pub(super) fn park_deferred(&mut self, job: JobId) {
+        let deferred = self.jobs.get_mut(job).and_then(JobRun::ongoing).map(|it| std::mem::take(&mut it.deferred));
+        for deferred in deferred.into_iter().flatten() {
+            match deferred {
+                Deferred::Command(admitted) => self.fixed_command(job, admitted),
+                Deferred::Attempt(ended) => {
+                    if let Some(run) = self.jobs.get_mut(job) {
+                        run.activity_mut().deferred.push_back(Deferred::Attempt(ended));
+                    }
                 }
             }
         }
@@ -338,8 +341,17 @@ impl Scheduler {
     }
 
     fn control(&mut self, job: JobId, what: &Control, by: &Actor, reply: Reply<Arc<Job>>) {
-        let now = self.now();
+        let (now, condition, has_others) = (self.now(), self.condition(), !self.book.has_one_tenant());
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
+        // What only holds work may not use up what is left for those who end some.
+        let holds = matches!(what, Control::Pause | Control::Seal) && matches!(condition, Condition::Short(_));
+        let tenant = run.job.tenant.no;
+        if let Condition::Short(why) = condition
+            && holds
+            && !self.holds.may(tenant, has_others)
+        {
+            return answer(reply, Err(EngineError::StoreFull(why)));
+        }
         let event = match what {
             Control::Seal => JobEvent::Sealed,
             Control::Pause => JobEvent::Paused,
@@ -358,6 +370,9 @@ impl Scheduler {
         }
         if change != Change::None {
             self.note_job(by, Of::Job(job), what.method(), job);
+            if holds {
+                self.holds.count(tenant);
+            }
         }
         if matches!(what, Control::Pause) && change == Change::Changed {
             self.outbox.then(Effect::StopAttempts(job, Cause::Pause));

@@ -32,6 +32,9 @@ use crate::store::{Claim, StoredTask};
 
 /// Claims that may wait for a commit before no more attempts start.
 const CLAIMS_MAX: usize = 8192;
+/// Lanes that a pick passes over, of tenants that store as much as they may, before such a tenant rests: one that only has to be
+/// finished may be among them.
+const PASSED_OVER_MAX: usize = 64;
 
 impl Scheduler {
     /// Starts attempts while there are tasks and permits, and while their claims can be stored.
@@ -49,13 +52,20 @@ impl Scheduler {
     }
 
     fn pick(&mut self, now: Timestamp) -> Option<(JobId, Queued, HostPermit)> {
-        let Self { queue, jobs, runner, timers, tenant_rates, .. } = self;
-        let mut permit = None;
+        let Self { queue, jobs, runner, timers, tenant_rates, mirrored, .. } = self;
+        let (mut permit, mut passed_over) = (None, 0);
         let (job, task) = queue.pick(|job, host, kept, next| {
-            let Some(tenant) = jobs.get(job).map(|run| run.job.tenant.no) else { return Admission::Empty };
-            if jobs.storage_used_up(tenant).is_some() {
-                timers.set_earlier(now.plus(DISK_LOOK), Timer::TenantRested(tenant));
-                return Admission::TenantResting;
+            let Some(run) = jobs.get(job) else { return Admission::Empty };
+            let (tenant, parts_gone) = (run.job.tenant.no, run.job.parts_gone);
+            if jobs.storage_used_up(tenant).is_some() && !next.is_some_and(|next| holds_all(next, parts_gone)) {
+                passed_over += 1;
+                if passed_over > PASSED_OVER_MAX {
+                    timers.set_earlier(now.plus(DISK_LOOK), Timer::TenantRested(tenant));
+                    return Admission::TenantResting;
+                }
+                if next.is_some() {
+                    return Admission::Behind;
+                }
             }
             let Some(run) = jobs.get_mut(job) else { return Admission::Empty };
             if let Err(until) = run.rates_allow(now) {
@@ -90,6 +100,7 @@ impl Scheduler {
                         && let Err(Blocked::Paused(until)) = runner.hosts.check(host, tenant)
                     {
                         timers.set_earlier(until, Timer::MirrorWake(at.clone()));
+                        mirrored.entry(at.clone()).or_default().insert(host.clone());
                     }
                     blocked_at(&runner.hosts, timers, at, tenant, blocked)
                 }
@@ -119,7 +130,7 @@ impl Scheduler {
         let mut options = spans::options(&run.job, &task.spec, id, row.task.fence, self.runner.traces.is_some());
         let tenant = run.job.tenant.no;
         options.timeouts.attempt = self.attempt_limit(tenant, options.timeouts.attempt);
-        let storage = Arc::new(StorageHold::of(self.jobs.storage(tenant).clone(), held.bytes));
+        let storage = Arc::new(StorageHold::of(self.jobs.storage(tenant).clone(), 0));
         let credential = self.credential(job, options.http.credential.as_deref(), &task.spec, now);
         let Some(run) = self.jobs.get_mut(job) else {
             drop(permit);
@@ -162,7 +173,7 @@ impl Scheduler {
             rest,
             cause: Arc::default(),
             cursor: task.cursor,
-            storage,
+            storage: storage.clone(),
             withdrawn: None,
         };
         if !run.job_mut().counts.try_move(before, row.task.state, 1) {
@@ -178,8 +189,7 @@ impl Scheduler {
         }
         run.job_mut().held.remove(held);
         if held.bytes > 0 {
-            // The attempt holds them, and they are counted once.
-            self.jobs.settle_usages();
+            self.jobs.hand_over(job, &storage, held.bytes);
         }
         let Some(run) = self.jobs.get_mut(job) else { return };
         let is_download = matches!(task.spec.work, Work::Download(_));
@@ -211,6 +221,11 @@ impl Scheduler {
             self.outbox.job_event(run.job_mut(), EventKind::JobChanged);
         }
     }
+}
+
+/// Whether a task has left all bytes of its file: it needs no room to be finished.
+fn holds_all(task: &Queued, parts_gone: Option<Timestamp>) -> bool {
+    task.row.as_ref().is_some_and(|row| row.holds_all(&task.spec.work, parts_gone))
 }
 
 /// The hosts of the mirrors of a task.

@@ -101,7 +101,6 @@ impl Scheduler {
         now: Timestamp,
     ) {
         let Some(run) = self.jobs.get_mut(id.job) else { return };
-        // What it holds is counted for its job before it is given back.
         let storage = running.storage.clone();
         match running.row.task.apply(event, now) {
             Ok(task) => running.row.task = task,
@@ -125,9 +124,8 @@ impl Scheduler {
             self.task_waits(id, running, wait);
         }
         if storage.bytes() > 0 {
-            self.jobs.settle_usages();
+            self.jobs.hand_over(id.job, &storage, 0);
         }
-        drop(storage);
         self.settle_if_done(id.job);
     }
 
@@ -239,6 +237,7 @@ impl Scheduler {
         if run.job.downloads && (run.job.counts.failed > 0 || run.job.counts.cancelled > 0) {
             // The store says which tasks have parts, so their ends must be there first.
             self.outbox.then(Effect::PutPartsAway(job));
+            self.park_deferred(job);
         } else {
             self.settled(job);
         }

@@ -50,8 +50,8 @@ impl Scheduler {
         for (number, _, count) in self.queue.busy_lanes(job, LANES_MAX) {
             let Some(why) = self.why(job, number) else { continue };
             match waits.iter_mut().find(|(other, _)| other.reason == why.reason()) {
-                Some((_, total)) => *total += count as u32,
-                None => waits.push((self.told(job, why), count as u32)),
+                Some((_, total)) => *total = total.saturating_add(count),
+                None => waits.push((self.told(job, why), count)),
             }
         }
         waits

@@ -10,7 +10,7 @@ use crate::engine::command::{EngineError, Reply, answer};
 use crate::engine::patience::caught;
 use crate::engine::scheduler::piece::Piece;
 use crate::engine::scheduler::read::{Read, Removable};
-use crate::engine::scheduler::{DISK_LOOK, Scheduler};
+use crate::engine::scheduler::{DISK_LOOK, Forgetting, Scheduler};
 use crate::engine::timers::Timer;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::outcome::Room;
@@ -29,8 +29,22 @@ const PERIOD_BUSY: Duration = Duration::from_millis(50);
 const JOBS_MAX: u32 = 256;
 /// Jobs that are being purged up to which more are looked for without a rest.
 const PURGING_MAX: usize = 1024;
+/// Deleted jobs whose files are removed at once: one that has a million holds up no other.
+const FORGETTING_MAX: usize = 4;
 /// Tasks that wait for disk space and are looked at in one go.
 const WAITING_MAX: usize = 256;
+
+impl Forgetting {
+    /// The next job whose files are to be removed, unless those of enough others are.
+    fn next(&mut self) -> Option<JobId> {
+        if self.under_way >= FORGETTING_MAX {
+            return None;
+        }
+        let job = self.jobs.pop_front()?;
+        self.under_way += 1;
+        Some(job)
+    }
+}
 
 impl Scheduler {
     /// Looks for jobs to remove.
@@ -92,7 +106,7 @@ impl Scheduler {
 
     fn begin_purge(&mut self, job: JobId) {
         if self.purging.insert(job) {
-            self.looks.forgetting.jobs.push(job);
+            self.looks.forgetting.jobs.push_back(job);
             self.forget_files();
         }
     }
@@ -100,27 +114,22 @@ impl Scheduler {
     /// Removes files of deleted jobs, before any of their rows: as long as there is a row, the next start finds the job
     /// again and with it whatever a crash left of its files.
     fn forget_files(&mut self) {
-        let forgetting = &mut self.looks.forgetting;
-        if forgetting.is_under_way || forgetting.jobs.is_empty() || self.draining {
-            return;
-        }
-        forgetting.is_under_way = true;
-        let (jobs, files) = (std::mem::take(&mut forgetting.jobs), self.runner.files.clone());
-        self.reads.spawn(async move {
-            for job in &jobs {
+        while !self.draining
+            && let Some(job) = self.looks.forgetting.next()
+        {
+            let files = self.runner.files.clone();
+            self.reads.spawn(async move {
                 // Files that are not removed now are removed after the next start, as long as a row of their job is left.
-                let _ = caught(files.forget(*job).map(Ok)).await;
-            }
-            Read::Forgotten(jobs)
-        });
+                let _ = caught(files.forget(job).map(Ok)).await;
+                Read::Forgotten(job)
+            });
+        }
     }
 
-    /// Begins to remove the rows of jobs whose files are gone.
-    pub(super) fn forgotten(&mut self, jobs: Vec<JobId>) {
-        self.looks.forgetting.is_under_way = false;
-        for job in jobs {
-            self.add_piece(Piece::Purge(job));
-        }
+    /// Begins to remove the rows of a job whose files are gone.
+    pub(super) fn forgotten(&mut self, job: JobId) {
+        self.looks.forgetting.under_way -= 1;
+        self.add_piece(Piece::Purge(job));
         self.forget_files();
     }
 

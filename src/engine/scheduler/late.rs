@@ -10,26 +10,21 @@ use crate::engine::timers::Timer;
 use crate::model::ids::TaskId;
 use crate::store::{StoreError, StoredTask};
 
-/// Tasks that are read at once.
-const READS_MAX: usize = 8;
-
 impl Scheduler {
     /// Reads tasks whose time is over and of which memory has only the wait.
     pub(super) fn read_late(&mut self) {
-        while self.late.under_way < READS_MAX
-            && !self.draining
-            && let Some((id, is_left)) = self.queue.next_late_left()
-        {
-            if !is_left {
-                self.late.forget(id);
-            }
-            if !is_left || self.late.is_resting(id) {
-                continue;
-            }
-            self.late.under_way += 1;
+        if self.draining {
+            return;
+        }
+        for id in self.late.choose(|| self.queue.next_late_left()) {
             let store = self.runner.store.clone();
             self.reads.spawn(async move { Read::Late(id, caught(store.task(id)).await) });
         }
+    }
+
+    /// Whether there may be more to read at once.
+    pub(super) fn has_late_to_read(&self) -> bool {
+        !self.draining && self.late.has_room() && self.queue.has_late_left()
     }
 
     /// Ends a task whose time is over, as the store has it. Whatever keeps it from that now, it is looked at again.

@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use crate::model::ids::{JobId, TaskId};
 
+/// Tasks that are read at once.
+const READS_MAX: usize = 8;
+/// Tasks that are looked at in one go. Many of those whose time is over may have gone, or rest.
+const LOOKS_MAX: usize = 1024;
 /// The first rest of a task that could not be read; doubled with each failure that follows.
 const REST_MIN: Duration = Duration::from_millis(50);
 /// The longest rest.
@@ -28,8 +32,31 @@ struct Failed {
 }
 
 impl LateReads {
+    /// Whether more may be read.
+    pub(super) fn has_room(&self) -> bool {
+        self.under_way < READS_MAX
+    }
+
+    /// Chooses tasks to be read out of those that `next` gives, each with whether memory has only its wait.
+    pub(super) fn choose(&mut self, mut next: impl FnMut() -> Option<(TaskId, bool)>) -> Vec<TaskId> {
+        let mut chosen = Vec::new();
+        for _ in 0..LOOKS_MAX {
+            if !self.has_room() {
+                break;
+            }
+            let Some((id, is_left)) = next() else { break };
+            if !is_left {
+                self.forget(id);
+            } else if !self.is_resting(id) {
+                self.under_way += 1;
+                chosen.push(id);
+            }
+        }
+        chosen
+    }
+
     /// Whether a task rests.
-    pub(super) fn is_resting(&self, id: TaskId) -> bool {
+    fn is_resting(&self, id: TaskId) -> bool {
         self.failed.get(&id).is_some_and(|failed| failed.is_resting)
     }
 
@@ -75,5 +102,23 @@ mod tests {
         assert!(late.is_resting(id) && !late.is_resting(other));
         late.forget_job(id.job);
         assert!(late.failed.is_empty());
+    }
+
+    /// Of a million whose time is over and that have gone, one turn looks at a few.
+    #[test]
+    fn one_turn_looks_at_few_tasks() {
+        let mut late = LateReads::default();
+        let id = |index| TaskId { job: JobId(Uuid::nil()), index };
+        late.fails(id(2_000));
+        let mut from = 0;
+        let mut next = || {
+            from += 1;
+            Some((id(from), from >= 2_000))
+        };
+        assert_eq!(late.choose(&mut next), []);
+        let chosen = late.choose(&mut next);
+        assert_eq!(chosen, (2_001..2_009).map(id).collect::<Vec<_>>(), "one of them rests");
+        assert!(!late.has_room() && late.choose(next).is_empty());
+        assert!(from < 2_048, "{from}");
     }
 }

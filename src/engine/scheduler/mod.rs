@@ -13,6 +13,7 @@ mod credentials;
 mod dispatch;
 mod ends;
 mod explain;
+mod holds;
 mod housekeeping;
 mod in_flight;
 mod incoming;
@@ -35,7 +36,7 @@ mod survey;
 mod tenants;
 mod visits;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +56,7 @@ use crate::engine::queue::task::{BatchNumber, Cause, Running};
 use crate::engine::queue::{Queue, Standing};
 use crate::engine::runner::{Checks, Runner};
 use crate::engine::running::Attempts;
+use crate::engine::scheduler::holds::Holds;
 use crate::engine::scheduler::in_flight::{InFlight, answer_of, lost};
 use crate::engine::scheduler::incoming_page::IncomingPages;
 use crate::engine::scheduler::late_reads::LateReads;
@@ -97,8 +99,8 @@ pub(crate) struct Scheduler {
     incoming: IncomingPages,
     /// Room for commands that wait for their jobs.
     parked: Parked,
-    /// How many jobs were paused or sealed since room became short.
-    held_while_short: u32,
+    /// Jobs that were paused or sealed since room became short.
+    holds: Holds,
     /// Long work on jobs that goes on piece by piece, a bounded number of rows in each commit.
     pieces: Pieces,
     /// Jobs of which named tasks are to be put back with the next commit.
@@ -120,6 +122,9 @@ pub(crate) struct Scheduler {
     /// The rates of all tenants, with what they allow: attempts have them for as long as they run, whether they are limited
     /// when these begin or not.
     tenant_rates: HashMap<TenantNo, (RateLimit, Arc<JobRates>)>,
+    /// Hosts at which lanes wait because they are full mirrors, each with the paused hosts of those lanes, until a timer has them
+    /// look again.
+    mirrored: BTreeMap<Host, BTreeSet<Host>>,
     /// What is left to tenants of their `tasks_per_second`.
     allowances: HashMap<TenantNo, Allowance>,
     /// Tenants that are being deleted, with their names.
@@ -165,9 +170,9 @@ struct Looks {
 #[derive(Debug, Default)]
 struct Forgetting {
     /// Jobs whose files are to be removed.
-    jobs: Vec<JobId>,
-    /// Whether those of other jobs are being removed.
-    is_under_way: bool,
+    jobs: VecDeque<JobId>,
+    /// How many jobs have theirs removed now.
+    under_way: usize,
 }
 
 impl Scheduler {
@@ -195,7 +200,7 @@ impl Scheduler {
             outbox: Outbox::new(),
             incoming: IncomingPages::new(),
             parked: Parked::default(),
-            held_while_short: 0,
+            holds: Holds::default(),
             pieces: Pieces::default(),
             named_retries: Vec::new(),
             reloading: Vec::new(),
@@ -208,6 +213,7 @@ impl Scheduler {
             books,
             uses: Uses::default(),
             tenant_rates: HashMap::new(),
+            mirrored: BTreeMap::new(),
             allowances: HashMap::new(),
             closing_tenants: HashMap::new(),
             rng: SmallRng::seed_from_u64(seed),
@@ -361,6 +367,9 @@ impl Scheduler {
 
     /// How long nothing is due. What is late and finds no room in the batch waits for the next one.
     fn wait(&self) -> Duration {
+        if self.has_late_to_read() {
+            return Duration::ZERO;
+        }
         let now = self.now();
         let ends_wait = self.room_for_late() == 0;
         let late = self.queue.next_late().map(|due| due.since(now)).into_iter().chain([self.deadlines.wait(now)]);
@@ -385,7 +394,10 @@ impl Scheduler {
                 Timer::JobRested(job) => self.queue.set_resting(job, false),
                 Timer::HostWake(host, _) => self.wake_host(&host),
                 Timer::RateWake(host) => self.rate_allows(&host),
-                Timer::MirrorWake(host) => self.queue.wake_all(&host),
+                Timer::MirrorWake(host) => {
+                    self.mirrored.remove(&host);
+                    self.queue.wake_all(&host);
+                }
                 Timer::TenantRested(tenant) => self.queue.set_tenant_resting(tenant, false),
                 Timer::Housekeeping => self.look_for_removals(),
                 Timer::DiskLook => self.look_for_space(),

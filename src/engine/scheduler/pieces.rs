@@ -136,6 +136,7 @@ impl Scheduler {
         if let Stage::Retrying(retrying) = std::mem::replace(&mut run.stage, Stage::Open) {
             let (total, row) = (run.job.counts.total, run.job.clone());
             self.queue.reread(job, retrying.first.unwrap_or(total), total);
+            self.queue.share_out(job, row.counts.pending);
             self.job_may_run(job, now);
             if let Some(reply) = retrying.reply {
                 answer(reply, Ok(row));

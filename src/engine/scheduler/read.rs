@@ -60,7 +60,7 @@ pub(super) enum Read {
     /// Jobs that can be removed.
     Removable(Result<Removable, StoreError>),
     /// Deleted jobs whose files are gone.
-    Forgotten(Vec<JobId>),
+    Forgotten(JobId),
     /// A task whose time is over, as the store has it.
     Late(TaskId, Result<Option<StoredTask>, StoreError>),
     /// Tasks that waited for disk space and now have it.

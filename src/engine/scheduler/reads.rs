@@ -75,7 +75,7 @@ impl Scheduler {
                 Some(jobs) => self.remove_jobs(jobs),
                 None => self.not_looked(),
             },
-            Read::Forgotten(jobs) => self.forgotten(jobs),
+            Read::Forgotten(job) => self.forgotten(job),
             Read::Space(fitting) => self.space_found(fitting),
             Read::Late(id, found) => self.late_read(id, found)?,
             Read::Reloaded(job, found) => match *found {

@@ -108,7 +108,7 @@ impl Scheduler {
     /// Takes a job into memory as the store has it.
     pub(super) fn take_in(&mut self, job: Arc<Job>, lanes: Vec<(Host, TaskIndex)>, now: Timestamp) {
         let id = job.id;
-        let total = job.counts.total;
+        let (total, pending) = (job.counts.total, job.counts.pending);
         let mut run = JobRun::new(job);
         if run.job.stop.is_some() {
             run.stage = Stage::Sweeping(Sweeping::default());
@@ -132,6 +132,7 @@ impl Scheduler {
             let host = self.shared.host(host);
             self.queue.restore_lane(id, host, head, if is_open { total } else { head });
         }
+        self.queue.share_out(id, pending);
         if matches!(piece, Some(Piece::Sweep(_))) {
             self.queue.stop_job(id);
         }

@@ -52,6 +52,7 @@ impl Scheduler {
             activity.deferred.extend(activity.asked.drain(..).map(Deferred::Command));
         }
         self.reloading.push(job);
+        self.park_deferred(job);
         self.queue.stop_job(job);
         for running in self.queue.running_of(job) {
             running.stop(Cause::Reload);

@@ -188,7 +188,7 @@ impl Scheduler {
         run.in_flight = false;
         self.runner.metrics.tasks_ended(run.kind(), End::Cancelled, u64::from(swept.count));
         run.job_mut().swept(state, swept.count);
-        let published = run.job.clone();
+        let (published, pending) = (run.job.clone(), run.job.counts.pending);
         let mut goes_on = false;
         if let Some(withdrawal) = run.ongoing().and_then(|it| it.withdrawal.as_mut()) {
             withdrawal.is_noted |= swept.count > 0;
@@ -203,6 +203,7 @@ impl Scheduler {
             self.add_piece(Piece::Withdraw(job));
         } else {
             self.job_may_run(job, now);
+            self.queue.share_out(job, pending);
             self.end_withdrawal(job);
         }
         self.go_on_with(job);
@@ -286,6 +287,11 @@ impl Scheduler {
                 });
                 self.note_pauses();
                 self.wake_host(&host);
+                for (mirror, paused) in &mut self.mirrored {
+                    if paused.remove(&host) {
+                        self.queue.wake_all(mirror);
+                    }
+                }
                 let waiting = self.queue.waiting_for_pause(&host);
                 self.queue.wake(waiting, self.committed);
                 self.outbox.then(Effect::Audited(reply));

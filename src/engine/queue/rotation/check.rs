@@ -10,9 +10,9 @@ use crate::model::tenant::TenantNo;
 use crate::store::LaneNumber;
 
 impl Rotation {
-    /// Compares every count with the jobs, and what is counted of parked lanes with `queued`, how many tasks of a lane are
-    /// in memory. Slow.
-    pub(in crate::engine::queue) fn check(&self, queued: impl Fn(JobId, LaneNumber) -> usize) -> Result<(), String> {
+    /// Compares every count with the jobs, and what is counted of parked lanes with `waiting`, how many tasks of a lane
+    /// wait. Slow.
+    pub(in crate::engine::queue) fn check(&self, waiting: impl Fn(JobId, LaneNumber) -> u32) -> Result<(), String> {
         let mut tasks: HashMap<&Host, u64> = HashMap::new();
         let mut promised: HashMap<(&Host, TenantNo), u32> = HashMap::new();
         let mut tenants: HashMap<TenantNo, (usize, u32)> = HashMap::new();
@@ -20,19 +20,16 @@ impl Rotation {
             let tenant = tenants.entry(entry.party.tenant).or_default();
             *tenant = (tenant.0 + 1, tenant.1 + entry.running);
             for (number, lane) in entry.lanes.iter().enumerate() {
-                let really = queued(*job, number as LaneNumber);
-                if really != lane.queued as usize {
-                    return Err(format!(
-                        "lane {number} of {job} has {really} tasks in memory, and {} are noted",
-                        lane.queued
-                    ));
+                let really = waiting(*job, number as LaneNumber);
+                if really != lane.waiting {
+                    return Err(format!("lane {number} of {job} has {really} tasks, and {} are noted", lane.waiting));
                 }
                 let ready = entry.ready.iter().filter(|it| **it as usize == number).count();
                 if ready != usize::from(lane.place == Place::Ready) {
                     return Err(format!("lane {number} of {job} is {:?}, and {ready} times ready", lane.place));
                 }
                 if lane.place == Place::Parked {
-                    *tasks.entry(&lane.at).or_default() += u64::from(lane.queued);
+                    *tasks.entry(&lane.at).or_default() += u64::from(lane.waiting);
                 }
             }
             let woken = entry.woken.iter().flat_map(|woken| woken.iter());

@@ -48,8 +48,8 @@ pub(super) struct LaneEntry {
     /// The host of the lane's tasks.
     pub(super) host: Host,
     pub(super) place: Place,
-    /// How many of its tasks are in memory.
-    pub(super) queued: u32,
+    /// How many of its tasks wait, as far as is known.
+    pub(super) waiting: u32,
     /// Where the turn after the present one is, in turns of the job, if `owed` is not `Owed::No`. While it is parked, the
     /// ticket of its entry at the host.
     pub(super) turn: u64,
@@ -78,7 +78,7 @@ pub(super) enum Place {
 impl LaneEntry {
     /// A lane without work.
     pub(super) fn new(host: Host) -> LaneEntry {
-        LaneEntry { at: host.clone(), host, place: Place::Idle, queued: 0, turn: 0, owed: Owed::No }
+        LaneEntry { at: host.clone(), host, place: Place::Idle, waiting: 0, turn: 0, owed: Owed::No }
     }
 
     /// Notes what became of a turn, after which `next` would be that of the turn after it. Returns whether it was the lane's

@@ -114,13 +114,13 @@ impl Rotation {
         }
     }
 
-    /// Notes how many tasks of a lane are in memory.
-    pub(crate) fn set_queued(&mut self, job: JobId, lane: LaneNumber, queued: usize) {
+    /// Notes how many tasks of a lane wait, in memory or in the store.
+    pub(crate) fn set_waiting(&mut self, job: JobId, lane: LaneNumber, waiting: u32) {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
         let Some(lane) = entry.lanes.get_mut(lane as usize) else { return };
-        let before = std::mem::replace(&mut lane.queued, queued as u32);
+        let before = std::mem::replace(&mut lane.waiting, waiting);
         if lane.place == Place::Parked {
-            self.parking.set_queued(&lane.at, entry.party, before, queued as u32);
+            self.parking.set_waiting(&lane.at, entry.party, before, waiting);
         }
     }
 
@@ -163,13 +163,22 @@ impl Rotation {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
         if entry.priority != priority {
             self.rings.remove(entry.party.tenant, entry.priority, job);
+            let mut to_look = Vec::new();
             for (number, lane) in entry.lanes.iter().enumerate().filter(|(_, lane)| lane.place == Place::Parked) {
+                if self.walks.iter().any(|walk| walk.host == lane.at && walk.is_to_come_to(lane.turn)) {
+                    to_look.push(number as LaneNumber);
+                    continue;
+                }
                 let place = (job, number as LaneNumber, lane.turn);
                 self.parking.set_priority(&lane.at, entry.party.tenant, (entry.priority, priority), place);
             }
             entry.priority = priority;
             entry.ticket = 0;
             self.enter_ring(job);
+            // The walk might not find them at their new place.
+            for number in to_look {
+                self.look_now(job, number);
+            }
         }
     }
 
@@ -261,7 +270,7 @@ impl Rotation {
             Admission::HostBlocked(host) | Admission::TenantBlocked(host) => {
                 lane.place = Place::Parked;
                 lane.at = host.clone();
-                lane.turn = self.parking.park(host.clone(), entry.priority, (job, number), entry.party, lane.queued);
+                lane.turn = self.parking.park(host.clone(), entry.priority, (job, number), entry.party, lane.waiting);
                 self.rings.found(tenant, &host);
                 self.go_next(job);
                 if is_tenants {
@@ -291,6 +300,8 @@ impl Rotation {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
         if matches!(admission, Admission::JobBlocked | Admission::TenantResting) {
             entry.ready.push_front(number);
+        } else if *admission == Admission::Behind {
+            entry.ready.push_back(number);
         } else if let Some(lane) = entry.lanes.get_mut(number as usize) {
             lane.place = Place::Idle;
         }
@@ -304,7 +315,7 @@ impl Rotation {
                 self.go_next(job);
                 self.set_tenant_resting(tenant, true);
             }
-            Admission::Read => self.enter_ring(job),
+            Admission::Read | Admission::Behind => self.enter_ring(job),
             _ => self.go_next(job),
         }
     }
@@ -341,7 +352,7 @@ impl Rotation {
         self.rings.running(tenant)
     }
 
-    /// How many tasks of some parties in memory are of lanes that are parked at a host.
+    /// How many tasks of some parties are of lanes that are parked at a host, as far as is known.
     pub(crate) fn waiting_at(&self, host: &Host, whose: Parties) -> u32 {
         u32::try_from(self.parking.tasks(host, whose)).unwrap_or(u32::MAX)
     }

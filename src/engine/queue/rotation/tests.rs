@@ -254,7 +254,7 @@ fn a_lane_that_comes_again_is_there_once() {
     for _ in 0..4 {
         world.lanes.remove_job(job(2));
         world.add(2, 0, 0, &[(0, 25)]);
-        world.lanes.set_queued(job(2), 0, 25);
+        world.lanes.set_waiting(job(2), 0, 25);
         world.dispatch();
     }
     let host = Host::new("h0:80");

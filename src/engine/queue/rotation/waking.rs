@@ -17,7 +17,7 @@ impl Rotation {
         let jobs = &self.jobs;
         for lane in entry.lanes.iter().filter(|lane| lane.place == Place::Parked) {
             let is_there = |job, lane, ticket| is_parked(jobs, job, lane, ticket);
-            self.parking.forget(&lane.at, entry.party, lane.queued, is_there);
+            self.parking.forget(&lane.at, entry.party, lane.waiting, is_there);
         }
         for (number, woken) in entry.woken.take().into_iter().flat_map(|woken| woken.into_iter()) {
             if let Some(lane) = entry.lanes.get(number as usize) {
@@ -62,6 +62,17 @@ impl Rotation {
                 }
             }
         }
+    }
+
+    /// Lets a parked lane look, as a walk does that comes to it.
+    pub(super) fn look_now(&mut self, job: JobId, number: LaneNumber) {
+        let Some(entry) = self.jobs.get_mut(&job) else { return };
+        let party = entry.party;
+        let Some(lane) = entry.lanes.get_mut(number as usize) else { return };
+        lane.place = Place::Ready;
+        let (host, jobs) = (lane.at.clone(), &self.jobs);
+        self.parking.forget(&host, party, 0, |job, lane, ticket| is_parked(jobs, job, lane, ticket));
+        self.unparked(&host, job, number);
     }
 
     /// Whether there are lanes for [`Rotation::wake_more`].
@@ -172,7 +183,7 @@ impl Rotation {
         let Some(entry) = self.jobs.get_mut(&job) else { return false };
         let Some(lane) = entry.lanes.get_mut(number as usize) else { return false };
         lane.place = Place::Ready;
-        self.parking.set_queued(host, entry.party, lane.queued, 0);
+        self.parking.set_waiting(host, entry.party, lane.waiting, 0);
         let tenant = entry.party.tenant;
         if !entry.is_runnable() || !self.rings.is_able(tenant) {
             entry.ready.push_back(number);

@@ -3,7 +3,7 @@
 use super::{World, job};
 use crate::engine::queue::rotation::Admission;
 use crate::model::host::Host;
-use crate::model::tenant::TenantNo;
+use crate::model::tenant::{Parties, TenantNo};
 
 /// However often a job that waits at a host changes its priority, nothing stays of those that it had.
 #[test]
@@ -58,4 +58,58 @@ fn lanes_parked_at_a_mirror_look_a_few_at_a_time() {
     (0..300).for_each(|number| world.lanes.remove_job(job(number)));
     world.lanes.wake_more(1_000);
     assert!(!world.lanes.has_to_wake() && world.lanes.hosts_waited_for().is_empty());
+}
+
+/// A lane whose job gets another priority while those of its host look does so, too, wherever it stands from then on.
+#[test]
+fn a_lane_that_changes_its_place_looks_all_the_same() {
+    for (before, now) in [(0, 5), (0, -5)] {
+        let mut world = World::new(1, 0, 4);
+        let host = Host::new("h0:80");
+        for number in [1, 2, 3] {
+            world.add(number, if number == 3 { before } else { 0 }, 0, &[(0, 1)]);
+        }
+        world.lanes.set_waiting(job(3), 0, 7);
+        world.dispatch();
+        world.lanes.wake_all(&host);
+        world.lanes.wake_more(1);
+        // One that is parked since stands at the front of the line that it goes to.
+        world.add(4, now, 0, &[(0, 1)]);
+        world.dispatch();
+        world.lanes.set_priority(job(3), now);
+        world.lanes.wake_more(1_000);
+        let mut looked = Vec::new();
+        let picked = world.lanes.pick(|it| {
+            looked.push(it.job);
+            Admission::HostBlocked(it.host.clone())
+        });
+        assert!(picked.is_none() && looked.contains(&job(3)), "{before} to {now}: {looked:?}");
+        assert_eq!(world.lanes.waiting_at(&host, Parties::default()), 7);
+        world.lanes.set_waiting(job(3), 0, 0);
+        world.check();
+    }
+}
+
+/// Of a tenant that may only finish what it has begun, each lane is looked at in its turn, and none is lost.
+#[test]
+fn lanes_that_are_passed_over_go_behind_the_others() {
+    let mut world = World::new(1, 4, 4);
+    for number in 1..=4 {
+        world.add(number, 0, 0, &[(0, 1)]);
+    }
+    let mut looked = Vec::new();
+    let picked = world.lanes.pick(|it| {
+        looked.push(it.job);
+        if it.job == job(3) { Admission::Go(it.host.clone()) } else { Admission::Behind }
+    });
+    assert_eq!((picked, &looked[..]), (Some((job(3), 0)), &[1, 2, 3].map(job)[..]));
+    world.lanes.ended(job(3));
+    world.check();
+    looked.clear();
+    let picked = world.lanes.pick(|it| {
+        looked.push(it.job);
+        if looked.len() < 7 { Admission::Behind } else { Admission::TenantResting }
+    });
+    assert_eq!((picked, &looked[..]), (None, &[4, 1, 2, 4, 1, 2, 4].map(job)[..]));
+    world.check();
 }
