@@ -471,7 +471,6 @@ impl Command {
         }
     }
 
-    /// Whether it only holds what there is, and ends nothing.
     /// Why it cannot be done as the store is now.
     pub(crate) fn not_now(&self, store: Condition) -> Option<EngineError> {
         not_now(store, self.needs_room(), self.ends_work())
