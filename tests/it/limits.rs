@@ -422,15 +422,19 @@ async fn a_pause_outlives_a_kill() {
 /// As many tasks are told to wait for a paused host after a crash as before it, whatever of them memory has read.
 #[tokio::test]
 async fn tasks_that_wait_for_a_paused_host_are_counted_after_a_crash() {
-    let (mut server, origin) = (Server::start().await, Origin::start());
+    let (mut server, origin, other) = (Server::start().await, Origin::start(), Origin::start());
     origin.reply("/wait", Reply::status(503).header("retry-after", "300"));
     origin.reply("/b", Reply::ok("b"));
+    other.reply("/b", Reply::ok("b"));
     let asked = server.submit(job(vec![fetch(origin.url("/wait"))])).await;
     until(async || server.task(&asked, 0).await.state() == TaskState::BackingOff).await;
     let mut ids = Vec::new();
     for _ in 0..3 {
-        let tasks = (0..10).map(|_| fetch(origin.url("/b")));
+        let tasks = (0..12).map(|index| fetch(if index < 2 { other.url("/b") } else { origin.url("/b") }));
         ids.push(server.submit(job(tasks.collect())).await);
+    }
+    for id in &ids {
+        until(async || server.job(id).await.counts.unwrap().succeeded == 2).await;
     }
     let waits = async |server: &Server, tasks: u32| {
         until(async || {
@@ -445,7 +449,7 @@ async fn tasks_that_wait_for_a_paused_host_are_counted_after_a_crash() {
     let job_id = ids.remove(0);
     server.jobs().cancel_job(pb::CancelJobRequest { job_id, ..Default::default() }).await.unwrap();
     waits(&server, 20).await;
-    let request = pb::CancelTasksRequest { job_id: ids[0].clone(), task_indexes: vec![3, 4, 9], ..Default::default() };
+    let request = pb::CancelTasksRequest { job_id: ids[0].clone(), task_indexes: vec![3, 4, 11], ..Default::default() };
     server.jobs().cancel_tasks(request).await.unwrap();
     waits(&server, 17).await;
     let request = pb::ResumeHostRequest { host: origin.address().to_string() };
