@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::engine::queue::lane::{Lane, Reading};
 use crate::engine::queue::task::Held;
 use crate::engine::queue::tight::push_tight;
-use crate::engine::queue::{JobQueue, Queue, Standing};
+use crate::engine::queue::{JobQueue, Misshared, Queue, Standing};
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::tenant::{Party, Share, TenantNo};
@@ -14,6 +14,8 @@ use crate::store::LaneNumber;
 
 /// Lanes of a job up to which a host is looked for one by one, which is smaller and as quick.
 const FEW_LANES: usize = 8;
+/// Lanes that are looked at to share out the tasks of a job, for each read that has shown that the shares were wrong.
+const LANES_OF_A_LOOK: usize = 64;
 
 impl JobQueue {
     fn lane(&self, host: &Host) -> Option<LaneNumber> {
@@ -108,6 +110,21 @@ impl Queue {
             given = until;
             self.rotation.set_waiting(job, number as LaneNumber, lane.waiting());
         }
+        queue.misshared = Misshared::default();
+    }
+
+    /// Notes that a lane was counted for so many tasks more than it has. All shares are made anew once that was so for a number of
+    /// lanes that is some part of those of the job: it takes a look at each of them.
+    pub(super) fn share_was_wrong(&mut self, job: JobId, by: i64) {
+        let Some(queue) = self.jobs.get_mut(&job).filter(|_| by != 0) else { return };
+        queue.misshared.tasks += by;
+        queue.misshared.reads += 1;
+        if queue.misshared.reads as usize * LANES_OF_A_LOOK < queue.lanes.len() {
+            return;
+        }
+        let known = queue.lanes.iter().map(|lane| u64::from(lane.waiting()) + lane.held_back.len() as u64).sum::<u64>();
+        let pending = known.saturating_add_signed(queue.misshared.tasks);
+        self.share_out(job, u32::try_from(pending).unwrap_or(u32::MAX));
     }
 
     /// How many lanes a job has.

@@ -57,6 +57,16 @@ struct JobQueue {
     is_stopped: bool,
     /// The limit of time over all attempts of a task that does not set its own.
     task_timeout: Option<Duration>,
+    misshared: Misshared,
+}
+
+/// By how much the shares of lanes in the tasks that only the store has were wrong, as reads have shown since these were shared out.
+#[derive(Debug, Default)]
+struct Misshared {
+    /// What lanes were counted for and do not have, less what they had beyond their shares.
+    tasks: i64,
+    /// How many reads have shown it.
+    reads: u32,
 }
 
 /// Every task that memory holds.

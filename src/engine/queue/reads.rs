@@ -79,6 +79,8 @@ impl Queue {
             lane.load = load;
             self.loaded.insert(load, (read.job, read.lane));
         }
+        let (share, took) = (i64::from(lane.stored), fresh.len() as i64);
+        let wrong = if took > share || !lane.has_more_in_store() { share - took } else { 0 };
         lane.takes(fresh.len());
         lane.page.extend(fresh);
         let head = lane.head();
@@ -87,6 +89,7 @@ impl Queue {
             lane.stored_head = head;
         }
         self.refresh(read.job, read.lane);
+        self.share_was_wrong(read.job, wrong);
         raised.then_some((read.job, read.lane, head))
     }
 

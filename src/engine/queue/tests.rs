@@ -292,6 +292,31 @@ fn tasks_that_only_the_store_has_are_counted_as_waiting() {
     world.queue.check().unwrap();
 }
 
+/// What a lane was counted for and does not have is of the others.
+#[test]
+fn a_read_corrects_the_shares_of_all_lanes() {
+    let mut world = World::new(64 << 20);
+    world.queue.add_job(job(1), 0, 0, true, None);
+    world.queue.restore_lane(job(1), Host::new("a:80"), 0, 40);
+    world.queue.restore_lane(job(1), Host::new("b:80"), 20, 40);
+    world.queue.share_out(job(1), 20);
+    let waiting = |queue: &Queue| [0, 1].map(|lane| queue.jobs[&job(1)].lanes[lane].waiting());
+    assert_eq!(waiting(&world.queue), [13, 7]);
+    let picked = world.queue.pick(|_, _, _, next| next.map_or(Admission::Empty, |_| Admission::Later));
+    assert!(picked.is_none());
+    let read = world.queue.next_read().unwrap();
+    assert_eq!(read.lane, 0);
+    let tasks = (0..3).map(|index| StoredTask { index, lane: 0, spec: spec(), row: TaskRow::default() });
+    world.queue.lane_read(read, Some(LanePage { tasks: tasks.collect(), next: None }));
+    assert_eq!(waiting(&world.queue), [3, 17]);
+    world.queue.check().unwrap();
+    let read = world.queue.next_read().unwrap();
+    let tasks = (20..38).map(|index| StoredTask { index, lane: 1, spec: spec(), row: TaskRow::default() });
+    world.queue.lane_read(read, Some(LanePage { tasks: tasks.collect(), next: Some(38) }));
+    assert_eq!(waiting(&world.queue), [3, 18], "one more than was known");
+    world.queue.check().unwrap();
+}
+
 /// The times of tasks that have ended are over with them, however many hosts their job has.
 #[test]
 fn tasks_that_have_ended_leave_no_time_to_look_after() {
