@@ -233,12 +233,13 @@ fn proxy(proxy_url: &str, path: &str, v: &mut Violations) {
     if proxy_url.is_empty() {
         return;
     }
-    let url = url::Url::parse(proxy_url).ok();
+    let url = url::Url::parse(proxy_url);
     let fits =
         |url: &url::Url| ["http", "https", "socks5", "socks5h"].contains(&url.scheme()) && url.host_str().is_some();
     match url {
-        Some(url) if is_redacted(&url) => v.add(path, COPIED),
-        Some(url) if fits(&url) => {}
+        Ok(url) if is_redacted(&url) => v.add(path, COPIED),
+        Ok(url) if fits(&url) => {}
+        Err(url::ParseError::InvalidPort) => v.add(path, "has an invalid port; the largest is 65535"),
         _ => v.add(path, "must be an absolute URL of scheme http, https, socks5 or socks5h"),
     }
 }

@@ -404,6 +404,7 @@ mod tests {
             (&["http://a/", "--cacert", "/nowhere"], "--cacert"),
             (&["http://a/", "--proxy", "ftp://p"], "`--proxy` "),
             (&["http://a/", "--proxy", "nonsense"], "`--proxy` "),
+            (&["http://a/", "--proxy", "p:99999"], "`--proxy` has an invalid port"),
             (&["http://a/", "-O", "-"], "stdout"),
             (&["http://a/", "-O", "x/"], "does not name a file"),
             (&["http://a/", "-O", "/dev/null"], "is not a file"),
