@@ -204,7 +204,8 @@ fn options(args: &GetArgs) -> Result<TaskOptions, Usage> {
 
 /// The URL of a proxy that may have been written as `HOST:PORT`.
 fn proxy_url(text: &str) -> String {
-    let has_port = text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let is_number = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let has_port = text.rsplit_once(':').is_some_and(|(_, port)| is_number(port));
     if has_port { with_scheme(text) } else { text.to_owned() }
 }
 
