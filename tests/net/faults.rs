@@ -113,7 +113,7 @@ async fn one_odd_line_does_not_cost_the_answer() {
 async fn every_line_of_a_long_head_counts() {
     let origin = Origin::start();
     let (many, long) = ("X-Many: yes\r\n".repeat(150), "v".repeat(3_000));
-    let cookies: String = (0..200).map(|nth| format!("Set-Cookie: c{nth}={nth}\r\n")).collect();
+    let cookies = (0..200).map(|nth| format!("Set-Cookie: c{nth}={nth}\r\n")).collect::<Vec<_>>().concat();
     let head = format!(
         "HTTP/1.1 103 Early\r\n{many}\r\nHTTP/1.1 200 OK\r\n{many}X-Folded: a\r\n b\r\n\tc\r\nno header\r\n{cookies}\
          Content-Length: 3\r\nX-Long: {long}\r\n {long}\r\nETag : \"behind them\"\r\n\r\nabc"
