@@ -2,7 +2,7 @@
 //! unpacked here, so that it is known what the gRPC library keeps of them.
 //!
 //! The library holds on to the one message of a call until its request ends, and to a buffer as large as the largest that a
-//! stream has brought. A message that is packed is a thousandth of that as it comes.
+//! stream has brought. A compressed message may be a thousand times smaller when it arrives.
 
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use bytes::{BufMut as _, Bytes, BytesMut};

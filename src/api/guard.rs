@@ -125,7 +125,7 @@ fn is_visit(request: &Request<Body>) -> bool {
         && says("sec-fetch-dest", "document")
 }
 
-/// Returns each value of a header; one that is no text equals nothing that is allowed.
+/// Returns each value of a header. A value that is not text becomes empty, which is never an allowed value.
 fn texts<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a str> {
     headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default()).collect()
 }

@@ -114,7 +114,7 @@ impl SentJobs {
     }
 }
 
-/// There is no room for the id of one more job that changed.
+/// The error of a set of ids that is full: the id of another changed job was not added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooMany;
 

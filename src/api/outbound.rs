@@ -28,7 +28,7 @@ const SMALL: usize = 1 << 10;
 const STREAM_BYTES: u64 = 64 << 10;
 const PIECE_BYTES: u64 = 256 << 10;
 
-/// Returns the error of an answer for which there is no room.
+/// Returns the error of a call whose answer exceeds the memory for unread answers.
 pub(crate) fn no_room() -> Status {
     let message = "too many bytes of answers wait for this client to read them; read them, or ask for fewer at once";
     exhausted("OUTBOUND_BUFFER", "outbound_buffer", message)

@@ -67,7 +67,7 @@ impl Conditions {
         if filter.order == JobOrder::Ended {
             conditions.add(11, &[]);
         }
-        // That of one tenant is none of another's, and was there before there were tenants.
+        // A token of one tenant is invalid for another. Tokens of the default tenant are older than tenants and name none.
         if filter.tenant != Some(DEFAULT_NO) {
             conditions.add(16, &filter.tenant.unwrap_or(0).to_be_bytes());
         }

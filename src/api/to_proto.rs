@@ -160,7 +160,7 @@ pub(crate) fn task(job_id: &str, task: &StoredTask) -> pb::Task {
     }
 }
 
-/// Changes a task into what is told of it as long as its job is in this state.
+/// Changes a task into what clients are shown of it while its job is in this state.
 pub(crate) fn tell(job: JobState, message: &mut pb::Task) {
     if let Some(stored) = TaskState::from_number(message.state.into()) {
         let told = told::state(job, stored);

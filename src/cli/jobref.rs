@@ -78,7 +78,7 @@ fn without_dashes(id: &str) -> String {
     id.chars().filter(|letter| *letter != '-').collect()
 }
 
-/// The hexadecimal digits of a part of an id; `None` when the text is no such part.
+/// Returns the hexadecimal digits of a part of an id; `None` if the text is not such a part.
 fn digits(text: &str) -> Option<String> {
     let digits = without_dashes(text).to_ascii_lowercase();
     let is_part = !digits.is_empty() && digits.len() < 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());

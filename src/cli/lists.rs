@@ -17,7 +17,7 @@ use crate::cli::urls;
 use crate::imports::Kind;
 use crate::pb;
 
-/// The longest line of a list, in bytes. A longer one is no URL, and a file without line ends must not fill the memory.
+/// The longest line of a list, in bytes. A longer line is not a URL, and a file without line ends must not fill the memory.
 const LINE_BYTES_MAX: usize = 64 << 10;
 /// A line that goes on beyond this has no end: a device, or a file of something else.
 const ENDLESS_BYTES: u64 = 64 << 20;

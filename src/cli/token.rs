@@ -233,7 +233,7 @@ fn stamp(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: time.0.div_euclid(1_000_000), nanos: time.0.rem_euclid(1_000_000) as i32 * 1_000 }
 }
 
-/// Says what is no secret, on stderr.
+/// Prints what is not secret about a token to stderr.
 fn say(id: &str, principal: &str, end: Option<String>, is_first: bool) {
     let end = end.map_or("it never expires".to_owned(), |end| format!("it expires {end}"));
     screen::say(format!(

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// There is no room for more.
+/// The error of a request for more bytes than the budget has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no room for more")]
 pub struct Full;
@@ -74,7 +74,7 @@ impl Budget {
     ///
     /// # Errors
     ///
-    /// There is no room.
+    /// Fails if the budget has fewer bytes left.
     pub fn take(self: &Arc<Self>, holder: Holder, count: u64) -> Result<Taken, Full> {
         let mut taken = Taken::new(self.clone(), holder);
         taken.set(count)?;

@@ -10,7 +10,7 @@ const CONNECTIONS_DEFAULT_MAX: u64 = 4_096;
 /// The most files that are open for who reads them.
 const FILES_READ_MAX: u64 = 8_192;
 
-/// Raises the soft limit on descriptors to the hard one, and returns it; `None`: there is no limit.
+/// Raises the soft limit on descriptors to the hard one, and returns it; `None` if it is unlimited.
 pub fn raise() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     // A system may have a lower bound of its own; then the soft limit stays.

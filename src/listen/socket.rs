@@ -23,7 +23,7 @@ const OWNER_ONLY: u32 = 0o600;
 enum Served {
     /// The server's own user and root.
     Owner,
-    /// Whoever can open it.
+    /// Every user who can open the socket.
     Everybody,
 }
 

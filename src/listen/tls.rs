@@ -36,7 +36,7 @@ pub enum ClientAuth {
     Off,
     /// It takes one from who has one.
     Optional,
-    /// Whoever has none cannot connect.
+    /// A client without a certificate cannot connect.
     Required,
 }
 

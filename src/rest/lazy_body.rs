@@ -30,7 +30,7 @@ pub(crate) struct UnreadRequest {
     pub(crate) bounds: BodyBounds,
 }
 
-/// What came of the message, for whoever made the call.
+/// The outcome of reading the message, kept for the caller of the method.
 #[derive(Debug, Default)]
 pub(crate) struct ReadOutcome {
     /// Why there is none. It says more than the status of the call, which is gRPC's.

@@ -83,7 +83,8 @@ impl Writer {
         operation
     }
 
-    /// Describes the one route that is no method of its own: lists of other programs, which become messages of `AddTasks`.
+    /// Describes the import route, the only one without a method of its own: it turns lists of other programs into messages of
+    /// `AddTasks`.
     fn import(&mut self) -> Value {
         let answer = json::pool().get_message_by_name("haul.v1.AddTasksResponse");
         let answer = answer.map_or(Value::Null, |message| self.reference(&message));

@@ -190,7 +190,8 @@ impl Rest {
     }
 }
 
-/// Returns what ends an answer of a type of content without room for the rest of it; `None`: it is no stream.
+/// Returns the bytes that end a streamed answer when there is no room for the rest of it; `None` if the content type is not
+/// that of a stream.
 pub(crate) fn last_words(kind: &[u8], status: Status) -> Option<Bytes> {
     let form = [Form::Lines, Form::Events].into_iter().find(|form| form.kind().as_bytes() == kind)?;
     Some(form.error(status).into())

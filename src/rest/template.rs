@@ -36,7 +36,7 @@ impl Template {
         Some(Template { segments: segments.collect::<Option<_>>()?, verb })
     }
 
-    /// Returns the values of the variables where a path is one of this template. A value that is no UTF-8 matches nothing.
+    /// Returns the values of the variables if the path fits this template. A value that is not UTF-8 matches nothing.
     pub(crate) fn matches(&self, path: &str) -> Option<Vec<(&str, String)>> {
         let path = path.strip_prefix('/')?;
         let (path, verb) = match path.rfind(':').filter(|at| !path[*at..].contains('/')) {

@@ -158,7 +158,7 @@ pub(crate) enum Unknown {
     /// The credentials are invalid, for this reason. The answer does not say which.
     Bad(&'static str),
     /// What it shows is a session that has ended. Sessions cannot be guessed, and each page that is open after a restart
-    /// shows one, so that is no wrong credential.
+    /// shows one, so that does not count as a wrong credential.
     Session,
     /// A proxy passes on what is not from this machine.
     Proxied,

@@ -164,7 +164,7 @@ impl Access {
             let subject = format!("principals/{}", actor.name);
             taken.map_err(|wait| rate_limited("calls of this principal", &subject, wait))?;
         }
-        // What the server itself is told by its operators is nobody's call.
+        // A call by which operators control the server itself belongs to no tenant.
         let is_about = table::is_of_tenant(need) && !table::may_on_server(need, actor);
         let tenant = actor.scope.no().filter(|_| is_about).and_then(|no| book.tenant_numbered(no));
         if let Some((tenant, rate)) = tenant.and_then(|it| Some((it, it.quotas.calls_per_second?))) {

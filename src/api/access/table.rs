@@ -28,7 +28,7 @@ const CONTROL: Need = OneOf(&[Control, Submit]);
 const MANAGE: Need = OneOf(&[Admin, Operator]);
 const OPERATE: Need = OneOf(&[Operator]);
 
-/// The path of what is no method of gRPC and is judged as one: what Prometheus scrapes.
+/// The path of the metrics page, which Prometheus scrapes. It is not a gRPC method, but its access is decided as for one.
 pub(crate) const METRICS: &str = "metrics";
 
 /// Every method, by the path of its calls without the first `/`.

@@ -52,7 +52,7 @@ impl Uses {
         if !used.is_empty()
             && let Err(error) = engine.change_access(AccessChange::Used(used)).await
         {
-            // It is told again with the next use.
+            // The next use of a token stores it again.
             tracing::debug!("the last use of tokens was not stored: {error}");
         }
     }

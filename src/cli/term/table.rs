@@ -1,7 +1,7 @@
 //! Tables that fit the screen. Pure: rows come in, lines go out.
 //!
 //! Where the screen is too narrow, columns that may be cut are cut first, then columns that may be missing are left out.
-//! Output that is no screen has every column whole.
+//! Output that does not go to a terminal has every column in full.
 
 use crate::cli::term::line::{Hue, Line, cut_name};
 use crate::cli::term::screen::{self, Size};

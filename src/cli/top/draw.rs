@@ -96,7 +96,7 @@ fn head(state: &State, columns: usize) -> Line {
     left.with(Hue::Plain, &" ".repeat(gap)).with(Hue::Plain, &right)
 }
 
-/// What is amiss with what is shown.
+/// Returns the line that says why what is shown may be out of date.
 fn bar(state: &State) -> Option<Line> {
     if let Some((since, why)) = &state.lost {
         let gone = state.now.duration_since(*since).unwrap_or_default();
