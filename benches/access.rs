@@ -14,7 +14,7 @@ use std::time::Duration;
 use haul::api::access::{Access, CallBounds, Exposure, Policy};
 use haul::config::LimitSettings;
 use haul::files::Durability;
-use haul::middleware::Through;
+use haul::middleware::MiddlewareLayer;
 use haul::model::access::{AccessAnswer, AccessChange, LIFETIME_MAX_DEFAULT, NewToken};
 use haul::model::bag;
 use haul::model::identity::Identities;
@@ -92,7 +92,7 @@ async fn measure(calls: u32) -> [f64; 2] {
         CancellationToken::new(),
     );
     let answer = tower::service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::empty())) });
-    let layered = Through(access).layer(answer);
+    let layered = MiddlewareLayer(access).layer(answer);
     let mut best = [f64::MAX; 2];
     for _ in 0..ROUNDS {
         best[0] = best[0].min(run(answer, &header, calls).await);

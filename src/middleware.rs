@@ -28,24 +28,24 @@ pub trait Middleware: Clone {
 
 /// The layer that puts a [`Middleware`] around a service.
 #[derive(Clone, Debug)]
-pub struct Through<M>(pub M);
+pub struct MiddlewareLayer<M>(pub M);
 
-impl<S, M: Middleware> Layer<S> for Through<M> {
-    type Service = Surrounded<S, M>;
+impl<S, M: Middleware> Layer<S> for MiddlewareLayer<M> {
+    type Service = MiddlewareService<S, M>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Surrounded { inner, middleware: self.0.clone() }
+        MiddlewareService { inner, middleware: self.0.clone() }
     }
 }
 
 /// A service with a [`Middleware`] around it.
 #[derive(Clone, Debug)]
-pub struct Surrounded<S, M> {
+pub struct MiddlewareService<S, M> {
     inner: S,
     middleware: M,
 }
 
-impl<S, M> Service<Request<Body>> for Surrounded<S, M>
+impl<S, M> Service<Request<Body>> for MiddlewareService<S, M>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
     S::Future: Send + 'static,

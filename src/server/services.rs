@@ -22,7 +22,7 @@ use crate::api::jobs::Jobs;
 use crate::api::outbound::Outbound;
 use crate::api::request_id::NameRequests;
 use crate::listen::calls::Answers;
-use crate::middleware::Through;
+use crate::middleware::MiddlewareLayer;
 use crate::model::browser::BrowserRules;
 use crate::pb;
 use crate::pb::access_service_server::AccessServiceServer;
@@ -117,7 +117,7 @@ impl Layers {
     /// What is scraped, for who may.
     fn page(&self) -> rest::Services {
         let page = web::metrics::service(self.scrape.clone());
-        BoxCloneSyncService::new(ServiceBuilder::new().layer(Through(self.access.clone())).service(page))
+        BoxCloneSyncService::new(ServiceBuilder::new().layer(MiddlewareLayer(self.access.clone())).service(page))
     }
 
     /// Where sessions of browsers begin and end.
@@ -138,26 +138,30 @@ impl Layers {
 pub(super) fn layered(services: Routes, layers: &Layers, has_metrics: bool) -> impl Answers + use<> {
     let Layers { readiness, browsers, access, request_body_idle, metrics, tracer, .. } = layers.clone();
     let count = CountCalls::new(metrics, "haul.v1").traced(tracer);
-    let called =
-        ServiceBuilder::new().layer(Through(Deadlines)).layer(Through(CompleteErrors)).layer(Through(SendFrames));
+    let called = ServiceBuilder::new()
+        .layer(MiddlewareLayer(Deadlines))
+        .layer(MiddlewareLayer(CompleteErrors))
+        .layer(MiddlewareLayer(SendFrames));
     let called = called.service(services.prepare());
     let whole_max = request_body_idle.saturating_mul(WHOLE_TIMES);
     let bounds = BodyBounds { bytes_max: MESSAGE_BYTES_MAX as u64, idle_max: request_body_idle, whole_max };
-    let within =
-        ServiceBuilder::new().layer(Through(count.clone())).layer(Through(access.clone())).service(called.clone());
+    let within = ServiceBuilder::new()
+        .layer(MiddlewareLayer(count.clone()))
+        .layer(MiddlewareLayer(access.clone()))
+        .service(called.clone());
     let rest = Rest::new(BoxCloneSyncService::new(within), bounds, layers.browser_sessions());
     let page = has_metrics.then(|| layers.page());
     let web = Web::new(readiness, layers.browser_sessions(), Some(rest), page, browsers.has_dashboard);
     let grpc = ServiceBuilder::new()
         .layer(tonic_web::GrpcWebLayer::new())
-        .layer(Through(count))
-        .layer(Through(access))
-        .layer(Through(Inbound::new(request_body_idle, MESSAGE_BYTES_MAX, &DESCRIPTORS)))
+        .layer(MiddlewareLayer(count))
+        .layer(MiddlewareLayer(access))
+        .layer(MiddlewareLayer(Inbound::new(request_body_idle, MESSAGE_BYTES_MAX, &DESCRIPTORS)))
         .service(called);
     ServiceBuilder::new()
-        .layer(Through(NameRequests))
-        .layer(Through(Outbound::new(rest::ERRORS)))
-        .layer(Through(layers.guard()))
+        .layer(MiddlewareLayer(NameRequests))
+        .layer(MiddlewareLayer(Outbound::new(rest::ERRORS)))
+        .layer(MiddlewareLayer(layers.guard()))
         .service(Dispatch::new(grpc, web, browsers.has_grpc_web))
 }
 
@@ -166,9 +170,9 @@ pub(super) fn metrics_alone(layers: &Layers, is_near: bool) -> impl Answers + us
     let web = Web::new(layers.readiness.clone(), layers.browser_sessions(), None, Some(layers.page()), false);
     let web = if is_near { web.with_metrics_here(layers.open_page()) } else { web };
     ServiceBuilder::new()
-        .layer(Through(NameRequests))
-        .layer(Through(Outbound::new(rest::ERRORS)))
-        .layer(Through(layers.guard()))
+        .layer(MiddlewareLayer(NameRequests))
+        .layer(MiddlewareLayer(Outbound::new(rest::ERRORS)))
+        .layer(MiddlewareLayer(layers.guard()))
         .service(web)
 }
 

@@ -178,7 +178,7 @@ mod tests {
     use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 
     use super::*;
-    use crate::middleware::Through;
+    use crate::middleware::MiddlewareLayer;
     use crate::telemetry::metrics::LabelValues;
     use crate::telemetry::metrics::page::{Form, Gauges, page};
 
@@ -189,7 +189,7 @@ mod tests {
             async move { Ok::<_, std::convert::Infallible>(response) }
         });
         let service =
-            ServiceBuilder::new().layer(Through(CountCalls::new(metrics.clone(), "haul.v1"))).service(answers);
+            ServiceBuilder::new().layer(MiddlewareLayer(CountCalls::new(metrics.clone(), "haul.v1"))).service(answers);
         let request = Request::builder().uri(path).body(Body::empty()).unwrap();
         let answered = service.oneshot(request).await.unwrap();
         if reads {
