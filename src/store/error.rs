@@ -4,7 +4,7 @@
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The disk is full. The batch was certainly not applied; the same batch may be tried again when there is room.
-    #[error("the disk of the data directory is full: {0}")]
+    #[error("{0}")]
     Full(String),
     /// The store was busy. The batch was certainly not applied, or nothing was read; the same call may be tried again.
     #[error("the store cannot do this at the moment: {0}")]

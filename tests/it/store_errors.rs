@@ -24,6 +24,8 @@ pub(crate) fn assert_unavailable(status: &Status, reason: &str, text: &str) {
     assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason, "haul.v1"), "{status:?}");
     assert!(status.get_details_retry_info().unwrap().retry_delay.is_some(), "{status:?}");
     assert!(status.message().contains(text), "{status:?}");
+    let names_code = reason == "STORE_FULL" && status.message().contains("(code: ");
+    assert!(!names_code, "the database's own words: {status:?}");
 }
 
 /// Submits until that is refused: the first one finds out that nothing can be stored, and has no answer meanwhile.

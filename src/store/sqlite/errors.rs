@@ -20,6 +20,11 @@ const IO_ERROR_WRITE: i64 = IO_ERROR | (3 << 8);
 /// Extended code: a write found no room on some file systems, where others report [`FULL`].
 const IO_ERROR_NO_MEMORY: i64 = IO_ERROR | (12 << 8);
 
+/// What clients are told for want of room, in place of the words of `SQLite`.
+pub(super) const NO_ROOM: &str = "the data directory's disk is full";
+/// What clients are told while another process holds the lock.
+const LOCKED_BY_OTHERS: &str = "the database is locked";
+
 /// Why a part of a batch was not applied.
 #[derive(Debug)]
 pub(super) enum Fault {
@@ -60,10 +65,9 @@ impl From<sqlx::Error> for Fault {
         let text = error.to_string();
         let Some(code) = code(&error) else { return Fault::Store(StoreError::Fatal(text)) };
         match (code, code & 0xff) {
-            (IO_ERROR_SHM_SIZE, _) | (_, FULL) => Fault::Store(StoreError::Full(text)),
-            (IO_ERROR_NO_MEMORY, _) | (_, BUSY | LOCKED | OUT_OF_MEMORY | SCHEMA) => {
-                Fault::Store(StoreError::Retry(text))
-            }
+            (IO_ERROR_SHM_SIZE, _) | (_, FULL) => Fault::Store(StoreError::Full(NO_ROOM.to_owned())),
+            (_, BUSY | LOCKED) => Fault::Store(StoreError::Retry(LOCKED_BY_OTHERS.to_owned())),
+            (IO_ERROR_NO_MEMORY, _) | (_, OUT_OF_MEMORY | SCHEMA) => Fault::Store(StoreError::Retry(text)),
             (IO_ERROR_WRITE, _) => Fault::NotWritten(text),
             (_, CONSTRAINT | TOO_BIG) => Fault::Refused(text),
             _ => Fault::Store(StoreError::Fatal(text)),

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::store::sqlite::apply::{apply, apply_apart};
-use crate::store::sqlite::errors::Fault;
+use crate::store::sqlite::errors::{Fault, NO_ROOM};
 use crate::store::sqlite::insert::run;
 use crate::store::sqlite::keys::Keyring;
 use crate::store::sqlite::lock::DirLock;
@@ -95,7 +95,7 @@ impl SqliteWriter {
             }
         };
         let Some(more) = more else {
-            return Err(StoreError::Full("the room that is left is kept for deletions".to_owned()));
+            return Err(StoreError::Full(format!("{NO_ROOM}, and the room that is left is kept for deletions")));
         };
         self.choose_copying().await;
         let mut result = self.transact(batch).await;
@@ -172,8 +172,8 @@ impl SqliteWriter {
     /// What a fault is that is about no job in particular.
     pub(super) fn judge(&self, fault: Fault) -> StoreError {
         match fault {
-            Fault::NotWritten(why) if self.reserve.as_ref().is_some_and(Reserve::finds_no_room) => {
-                StoreError::Full(why)
+            Fault::NotWritten(_) if self.reserve.as_ref().is_some_and(Reserve::finds_no_room) => {
+                StoreError::Full(NO_ROOM.to_owned())
             }
             fault => fault.of_all(),
         }
