@@ -1917,8 +1917,8 @@ type WatchJobsResponse_Totals struct {
 
 type WatchJobsResponse_DeletedJobId struct {
 	// The id of a job that was sent before and is gone, by DeleteJob or at the end of its retention. The watch remembers the
-	// newest 100,000 of the jobs that it sent, or fewer where many watches keep many. A job that
-	// has left the `states` of the watch is none of them.
+	// newest 100,000 of the jobs that it sent, or fewer where many watches keep many. The
+	// deletion of a job that has left the `states` of the watch is not reported.
 	DeletedJobId string `protobuf:"bytes,4,opt,name=deleted_job_id,json=deletedJobId,proto3,oneof"`
 }
 

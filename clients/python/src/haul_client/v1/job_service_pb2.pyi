@@ -948,8 +948,8 @@ class WatchJobsResponse(_message.Message):
     DELETED_JOB_ID_FIELD_NUMBER: _builtins.int
     deleted_job_id: _builtins.str
     """The id of a job that was sent before and is gone, by DeleteJob or at the end of its retention. The watch remembers the
-    newest 100,000 of the jobs that it sent, or fewer where many watches keep many. A job that
-    has left the `states` of the watch is none of them.
+    newest 100,000 of the jobs that it sent, or fewer where many watches keep many. The
+    deletion of a job that has left the `states` of the watch is not reported.
     """
     @_builtins.property
     def job(self) -> _job_pb2.Job:

@@ -926,8 +926,8 @@ export type WatchJobsResponse = Message<"haul.v1.WatchJobsResponse"> & {
   } | {
     /**
      * The id of a job that was sent before and is gone, by DeleteJob or at the end of its retention. The watch remembers the
-     * newest 100,000 of the jobs that it sent, or fewer where many watches keep many. A job that
-     * has left the `states` of the watch is none of them.
+     * newest 100,000 of the jobs that it sent, or fewer where many watches keep many. The
+     * deletion of a job that has left the `states` of the watch is not reported.
      *
      * @generated from field: string deleted_job_id = 4;
      */
