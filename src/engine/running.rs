@@ -45,6 +45,10 @@ struct Gathered {
 }
 
 impl Gathered {
+    fn are_enough(&self) -> bool {
+        self.ends.load(Ordering::Relaxed) >= self.enough.load(Ordering::Relaxed)
+    }
+
     fn add(&self) {
         let ends = self.ends.fetch_add(1, Ordering::Relaxed) + 1;
         if ends == self.enough.load(Ordering::Relaxed) {
@@ -96,7 +100,8 @@ impl Attempts {
 
     /// Waits for the next end, or until enough have come where they are gathered; `None`: none runs.
     pub(crate) async fn next(&mut self, gathers: bool) -> Option<Ended> {
-        if gathers {
+        // It was notified, too, of those that were taken since.
+        while gathers && !self.gathered.are_enough() {
             self.gathered.reached.notified().await;
         }
         loop {

@@ -93,16 +93,19 @@ impl Queue {
         self.refresh(job, number);
     }
 
-    /// Notes that so many tasks of a job are PENDING, of which the store alone knows the lanes: those that memory does not have
-    /// are shared out by how far the lanes reach.
+    /// Notes that so many tasks of a job are PENDING, of which the store alone knows the lanes. Those that memory does not have are
+    /// shared out by what was counted for each lane, and where they are more than that by how far the lanes reach.
     pub(crate) fn share_out(&mut self, job: JobId, pending: u32) {
         let Some(queue) = self.jobs.get_mut(&job) else { return };
         let known: usize = queue.lanes.iter().map(|lane| lane.queued() + lane.held_back.len()).sum();
-        let all: u64 = queue.lanes.iter().map(|lane| u64::from(lane.reach())).sum();
-        let left = u64::from(pending).saturating_sub(known as u64).min(all);
+        let reach: u64 = queue.lanes.iter().map(|lane| u64::from(lane.reach())).sum();
+        let counted: u64 = queue.lanes.iter().map(|lane| u64::from(lane.counted())).sum();
+        let left = u64::from(pending).saturating_sub(known as u64).min(reach);
+        let is_counted = counted >= left && counted > 0;
+        let all = if is_counted { counted } else { reach };
         let (mut reached, mut given) = (0, 0);
         for (number, lane) in queue.lanes.iter_mut().enumerate() {
-            reached += u64::from(lane.reach());
+            reached += u64::from(if is_counted { lane.counted() } else { lane.reach() });
             // Rounded so that all shares are the whole.
             let until = u128::from(left) * u128::from(reached) / u128::from(all.max(1));
             let until = u64::try_from(until).unwrap_or(left);

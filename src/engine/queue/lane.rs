@@ -122,6 +122,11 @@ impl Lane {
         self.disk_to.saturating_sub(self.disk_from)
     }
 
+    /// How many of these tasks are counted for the lane.
+    pub(crate) fn counted(&self) -> u32 {
+        self.stored.min(self.reach())
+    }
+
     /// Whether the store may have tasks that memory does not.
     pub(crate) fn has_more_in_store(&self) -> bool {
         self.disk_from < self.disk_to

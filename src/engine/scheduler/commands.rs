@@ -51,7 +51,7 @@ impl Scheduler {
             return;
         }
         let condition = self.condition();
-        if !matches!(condition, Condition::Short(_)) {
+        if condition == Condition::Writable {
             self.holds.clear();
         }
         if let Some(error) = command.not_now(condition) {

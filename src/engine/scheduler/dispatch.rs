@@ -32,9 +32,6 @@ use crate::store::{Claim, StoredTask};
 
 /// Claims that may wait for a commit before no more attempts start.
 const CLAIMS_MAX: usize = 8192;
-/// Lanes that a pick passes over, of tenants that store as much as they may, before such a tenant rests: one that only has to be
-/// finished may be among them.
-const PASSED_OVER_MAX: usize = 64;
 
 impl Scheduler {
     /// Starts attempts while there are tasks and permits, and while their claims can be stored.
@@ -53,19 +50,12 @@ impl Scheduler {
 
     fn pick(&mut self, now: Timestamp) -> Option<(JobId, Queued, HostPermit)> {
         let Self { queue, jobs, runner, timers, tenant_rates, mirrored, .. } = self;
-        let (mut permit, mut passed_over) = (None, 0);
+        let mut permit = None;
         let (job, task) = queue.pick(|job, host, kept, next| {
-            let Some(run) = jobs.get(job) else { return Admission::Empty };
-            let (tenant, parts_gone) = (run.job.tenant.no, run.job.parts_gone);
-            if jobs.storage_used_up(tenant).is_some() && !next.is_some_and(|next| holds_all(next, parts_gone)) {
-                passed_over += 1;
-                if passed_over > PASSED_OVER_MAX {
-                    timers.set_earlier(now.plus(DISK_LOOK), Timer::TenantRested(tenant));
-                    return Admission::TenantResting;
-                }
-                if next.is_some() {
-                    return Admission::Behind;
-                }
+            let Some(tenant) = jobs.get(job).map(|run| run.job.tenant.no) else { return Admission::Empty };
+            if jobs.storage_used_up(tenant).is_some() {
+                timers.set_earlier(now.plus(DISK_LOOK), Timer::TenantRested(tenant));
+                return Admission::TenantResting;
             }
             let Some(run) = jobs.get_mut(job) else { return Admission::Empty };
             if let Err(until) = run.rates_allow(now) {
@@ -221,11 +211,6 @@ impl Scheduler {
             self.outbox.job_event(run.job_mut(), EventKind::JobChanged);
         }
     }
-}
-
-/// Whether a task has left all bytes of its file: it needs no room to be finished.
-fn holds_all(task: &Queued, parts_gone: Option<Timestamp>) -> bool {
-    task.row.as_ref().is_some_and(|row| row.holds_all(&task.spec.work, parts_gone))
 }
 
 /// The hosts of the mirrors of a task.

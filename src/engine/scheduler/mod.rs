@@ -40,6 +40,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use tokio::sync::{mpsc, watch};
@@ -314,6 +315,8 @@ impl Scheduler {
             for command in taken.drain(..) {
                 self.command(command);
             }
+            // Those that come now are taken here: nothing needs to be woken for them once more.
+            let _ = self.runner.hosts.freed().now_or_never();
             for host in self.runner.hosts.take_freed() {
                 self.queue.wake_host(&host, 1);
             }

@@ -23,8 +23,6 @@ pub(crate) enum Admission {
     HostBlocked(Host),
     /// This host may have room, and takes nothing of this tenant; the caller calls [`super::Rotation::wake_host`] when it may.
     TenantBlocked(Host),
-    /// Others of the tenant may start something, and this lane does not: it goes behind them.
-    Behind,
     /// The job has used up its rate; the caller calls [`super::Rotation::set_resting`] when it may start again.
     JobBlocked,
     /// The tenant has used up its rate; the caller calls [`super::Rotation::set_tenant_resting`] when it may start again.

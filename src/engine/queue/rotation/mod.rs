@@ -46,8 +46,10 @@ pub(crate) struct Rotation {
     jobs: HashMap<JobId, JobEntry>,
     rings: Rings,
     parking: Parking,
-    /// Walks over parked lanes that are to look again, one after the other.
-    walks: VecDeque<Walk>,
+    /// Walks over parked lanes that are to look again, by host.
+    walks: HashMap<Host, Walk>,
+    /// The hosts of the walks, the next to take a step first.
+    walked: VecDeque<Host>,
     promises: Promises,
     standing: Standing,
 }
@@ -165,7 +167,7 @@ impl Rotation {
             self.rings.remove(entry.party.tenant, entry.priority, job);
             let mut to_look = Vec::new();
             for (number, lane) in entry.lanes.iter().enumerate().filter(|(_, lane)| lane.place == Place::Parked) {
-                if self.walks.iter().any(|walk| walk.host == lane.at && walk.is_to_come_to(lane.turn)) {
+                if self.walks.get(&lane.at).is_some_and(|walk| walk.is_to_come_to(lane.turn)) {
                     to_look.push(number as LaneNumber);
                     continue;
                 }
@@ -300,8 +302,6 @@ impl Rotation {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
         if matches!(admission, Admission::JobBlocked | Admission::TenantResting) {
             entry.ready.push_front(number);
-        } else if *admission == Admission::Behind {
-            entry.ready.push_back(number);
         } else if let Some(lane) = entry.lanes.get_mut(number as usize) {
             lane.place = Place::Idle;
         }
@@ -315,7 +315,7 @@ impl Rotation {
                 self.go_next(job);
                 self.set_tenant_resting(tenant, true);
             }
-            Admission::Read | Admission::Behind => self.enter_ring(job),
+            Admission::Read => self.enter_ring(job),
             _ => self.go_next(job),
         }
     }

@@ -41,24 +41,27 @@ impl Rotation {
     /// All lanes that are parked at `host` now may look again, whoever's they are: a few at a time, with
     /// [`Rotation::wake_more`].
     pub(crate) fn wake_all(&mut self, host: &Host) {
-        self.walks.retain(|walk| walk.host != *host);
-        self.walks.push_back(self.parking.walk(host));
+        if self.walks.insert(host.clone(), self.parking.walk(host)).is_none() {
+            self.walked.push_back(host.clone());
+        }
     }
 
-    /// Lets more of those lanes look, in at most `steps` steps.
+    /// Lets more of those lanes look, in at most `steps` steps: one host after the other, so that one that is woken again and
+    /// again keeps no other waiting.
     pub(crate) fn wake_more(&mut self, steps: usize) {
         for _ in 0..steps {
-            let Self { walks, parking, jobs, .. } = self;
-            let Some(walk) = walks.front_mut() else { return };
+            let Self { walks, walked, parking, jobs, .. } = self;
+            let Some(host) = walked.pop_front() else { return };
+            let Some(walk) = walks.get_mut(&host) else { continue };
             match parking.step(walk, |job, lane, ticket| is_parked(jobs, job, lane, ticket)) {
                 Step::Lane(job, lane) => {
-                    let host = walk.host.clone();
+                    walked.push_back(host.clone());
                     self.unparked(&host, job, lane);
                 }
-                Step::Nothing => {}
+                Step::Nothing => walked.push_back(host),
                 Step::Over => {
-                    parking.leave(&walk.host);
-                    walks.pop_front();
+                    parking.leave(&host);
+                    walks.remove(&host);
                 }
             }
         }
@@ -77,7 +80,7 @@ impl Rotation {
 
     /// Whether there are lanes for [`Rotation::wake_more`].
     pub(crate) fn has_to_wake(&self) -> bool {
-        !self.walks.is_empty()
+        !self.walked.is_empty()
     }
 
     /// The job cannot use the room that hosts woke its lanes for: others get it.

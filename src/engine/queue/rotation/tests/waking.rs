@@ -89,27 +89,3 @@ fn a_lane_that_changes_its_place_looks_all_the_same() {
         world.check();
     }
 }
-
-/// Of a tenant that may only finish what it has begun, each lane is looked at in its turn, and none is lost.
-#[test]
-fn lanes_that_are_passed_over_go_behind_the_others() {
-    let mut world = World::new(1, 4, 4);
-    for number in 1..=4 {
-        world.add(number, 0, 0, &[(0, 1)]);
-    }
-    let mut looked = Vec::new();
-    let picked = world.lanes.pick(|it| {
-        looked.push(it.job);
-        if it.job == job(3) { Admission::Go(it.host.clone()) } else { Admission::Behind }
-    });
-    assert_eq!((picked, &looked[..]), (Some((job(3), 0)), &[1, 2, 3].map(job)[..]));
-    world.lanes.ended(job(3));
-    world.check();
-    looked.clear();
-    let picked = world.lanes.pick(|it| {
-        looked.push(it.job);
-        if looked.len() < 7 { Admission::Behind } else { Admission::TenantResting }
-    });
-    assert_eq!((picked, &looked[..]), (None, &[4, 1, 2, 4, 1, 2, 4].map(job)[..]));
-    world.check();
-}
