@@ -130,6 +130,12 @@ fn a_drain_gives_a_store_that_is_held_its_time() {
 }
 
 #[test]
+fn what_ended_and_is_not_stored_is_bounded() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(directed::origins_are_quicker_than_the_store());
+}
+
+#[test]
 fn a_repeated_request_is_answered_while_there_is_no_room() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(directed::a_repetition_needs_no_room());

@@ -27,6 +27,9 @@ const BYTES_MAX: usize = 32 << 20;
 /// Memory of pages of fetches beyond which no more are added. On a full disk what cannot be left out of a batch has to fit into
 /// what the store lends, twice: in its log, and where that is copied to.
 const PAGES_BYTES_MAX: usize = 8 << 20;
+/// Ends of attempts that a batch takes. Those that come while another batch is at the disk wait then, so that the next one is
+/// not the larger the longer that took: whoever asks for something waits for both.
+const ENDS_MAX: usize = 64;
 /// Memory of a row that moves, beside what it holds.
 const ROW_BYTES: usize = 512;
 
@@ -48,8 +51,8 @@ pub(crate) struct Outbox {
     events: HashMap<JobId, Vec<Arc<StoredEvent>>>,
     /// Tasks whose end is in the batch.
     ended: Vec<(TaskId, LaneNumber)>,
-    /// How often something was added that is to be committed at once.
-    additions: usize,
+    /// Whether something was added that is to be committed at once.
+    is_urgent: bool,
 }
 
 /// A batch on its way to the store.
@@ -72,7 +75,7 @@ impl Outbox {
             dirty: BTreeSet::new(),
             events: HashMap::new(),
             ended: Vec::new(),
-            additions: 0,
+            is_urgent: false,
         }
     }
 
@@ -100,7 +103,7 @@ impl Outbox {
     /// Adds a submission. Returns its place among those of the batch.
     pub(crate) fn submit(&mut self, submission: Submission) -> usize {
         let tasks: usize = submission.tasks.iter().map(|(_, spec)| spec.memory_bytes()).sum();
-        self.additions += 1;
+        self.is_urgent = true;
         self.count(submission.tasks.len() + 1, submission.job.spec.memory_bytes() + tasks);
         self.batch.submissions.push(submission);
         self.batch.submissions.len() - 1
@@ -109,7 +112,7 @@ impl Outbox {
     /// Adds a chunk of tasks. Returns its place among those of the batch.
     pub(crate) fn add(&mut self, addition: Addition) -> usize {
         let tasks: usize = addition.tasks.iter().map(|(_, spec)| spec.memory_bytes()).sum();
-        self.additions += 1;
+        self.is_urgent = true;
         self.count(addition.tasks.len() + 1, ROW_BYTES + tasks);
         self.batch.additions.push(addition);
         self.batch.additions.len() - 1
@@ -128,16 +131,21 @@ impl Outbox {
         self.pages_bytes < PAGES_BYTES_MAX
     }
 
+    /// Whether it takes more ends of attempts.
+    pub(crate) fn takes_ends(&self) -> bool {
+        self.batch.moves.len() < ENDS_MAX && self.takes_pages()
+    }
+
     /// Adds who did something.
     pub(crate) fn audit(&mut self, entry: AuditEntry) {
-        self.additions += 1;
+        self.is_urgent = true;
         self.count(1, ROW_BYTES);
         self.batch.audit.push(entry);
     }
 
     /// Adds what was put into the book of who may call.
     pub(crate) fn access(&mut self, rows: Vec<AccessRow>) {
-        self.additions += 1;
+        self.is_urgent = true;
         let bytes = |row: &AccessRow| if let AccessRow::Credential(credential) = row { credential.bytes() } else { 0 };
         self.count(rows.len(), rows.iter().map(|row| ROW_BYTES + bytes(row)).sum());
         self.batch.access.extend(rows);
@@ -151,7 +159,7 @@ impl Outbox {
 
     /// Adds a job whose spec changed. Its event and its answer have the spec too.
     pub(crate) fn respecced(&mut self, job: Arc<Job>) {
-        self.additions += 1;
+        self.is_urgent = true;
         self.count(1, 2 * job.spec.memory_bytes());
         self.batch.respecced.push(job);
     }
@@ -163,7 +171,7 @@ impl Outbox {
 
     /// Whether the batch has starts of attempts and ends of tasks alone, which nobody waits for.
     pub(crate) fn is_patient(&self) -> bool {
-        self.additions == 0
+        !self.is_urgent
     }
 
     /// Whether attempts have ended.
@@ -178,25 +186,25 @@ impl Outbox {
 
     /// The batch, to add to it.
     pub(crate) fn batch(&mut self) -> &mut Batch {
-        self.additions += 1;
+        self.is_urgent = true;
         &mut self.batch
     }
 
     /// Adds what follows the commit.
     pub(crate) fn then(&mut self, effect: Effect) {
-        self.additions += 1;
+        self.is_urgent = true;
         self.effects.push(effect);
     }
 
     /// Notes that the moving part of a job changed.
     pub(crate) fn changed(&mut self, job: JobId) {
-        self.additions += 1;
+        self.is_urgent = true;
         self.dirty.insert(job);
     }
 
     /// Adds the start of an attempt, which alone is no reason to commit at once.
     /// `bytes` is the memory of the notice: nothing else counts the task until it waits again. `stored` is told when the claim is
-    /// stored: an attempt asks for that only when it has failed and wants to keep what it has.
+    /// stored: an attempt keeps what it has only from then on.
     pub(crate) fn started(&mut self, claim: Claim, notice: Effect, bytes: usize, stored: Option<CancellationToken>) {
         let job = claim.id.job;
         self.dirty.insert(job);
@@ -224,9 +232,19 @@ impl Outbox {
 
     /// Adds a change or the end of a job as its next event.
     pub(crate) fn job_event(&mut self, job: &mut Job, kind: EventKind) {
+        self.is_urgent = true;
+        self.record_job(job, kind);
+    }
+
+    /// Adds that a job has begun as its next event. As with the start of its first attempt, that alone is no reason to commit at
+    /// once.
+    pub(crate) fn job_began(&mut self, job: &mut Job) {
+        self.record_job(job, EventKind::JobChanged);
+    }
+
+    fn record_job(&mut self, job: &mut Job, kind: EventKind) {
         let head = EventHead { sequence: next_sequence(job), time: job.update_time, kind, task: None };
         let snapshot = Some(Arc::new(job.clone()));
-        self.additions += 1;
         self.bytes += ROW_BYTES + size_of::<Job>();
         self.record(job.id, StoredEvent { head, snapshot, task: None });
     }

@@ -99,6 +99,35 @@ impl WriteStore for Slow {
     }
 }
 
+/// Every host answers, and how often is counted.
+struct Counted(Arc<AtomicUsize>);
+
+impl Transport for Counted {
+    fn send<'a>(&'a self, request: Request, profile: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Fine.send(request, profile)
+    }
+}
+
+/// A store that takes as long for a commit as this says.
+struct Stalled(MemoryWriter, Arc<AtomicBool>);
+
+impl WriteStore for Stalled {
+    fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, Committed> {
+        async move {
+            while self.1.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            self.0.commit(batch).await
+        }
+        .boxed()
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        std::future::ready(()).boxed()
+    }
+}
+
 /// A store that somebody holds for as long as this says.
 struct Locked(MemoryWriter, Arc<AtomicBool>);
 
@@ -195,6 +224,32 @@ pub(crate) async fn a_time_is_over_while_others_are_cancelled() {
     let late = memory.task(TaskId { job: job.id, index: 0 }).await.unwrap().unwrap();
     assert_eq!(late.row.task.error.unwrap().reason, FailureReason::TimeoutTask);
     assert!(work.try_join_next().is_none(), "the engine ended by itself");
+}
+
+/// What has ended and is not stored is no more than a batch takes and what may run.
+pub(crate) async fn origins_are_quicker_than_the_store() {
+    const TASKS: usize = 2000;
+    let dir = tempfile::tempdir().unwrap();
+    let memory = MemoryStore::default();
+    let (sent, stalls) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let asked = sent.clone();
+    let make = move || {
+        let transport = Arc::new(Counted(asked.clone()));
+        WorkerParts { transport, close: Box::new(|| Box::pin(std::future::ready(()))) }
+    };
+    let parts = EngineParts { make: Arc::new(make), ..parts(dir.path(), &memory) };
+    let (engine, task) = engine::start(parts, Box::new(Stalled(memory.writer(), stalls.clone())), 1).await.unwrap();
+    let mut work = tokio::task::JoinSet::new();
+    work.spawn(task.run());
+    let tasks = (0..TASKS).map(|number| fetch(&format!("http://10.0.{}.{}/", number / 250, number % 250), None));
+    let job = engine.submit(JobSpec::default(), tasks.collect(), "", None).await.unwrap();
+    stalls.store(true, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let before = sent.load(Ordering::Relaxed);
+    assert!(before < TASKS / 4, "{before} attempts ran while nothing was stored");
+    stalls.store(false, Ordering::Relaxed);
+    let ended = tokio::time::timeout(Duration::from_secs(60), engine.ended(job.id)).await.unwrap().unwrap();
+    assert_eq!((ended.counts.succeeded as usize, sent.load(Ordering::Relaxed)), (TASKS, TASKS));
 }
 
 /// What is stored with patience runs once, and what is given up runs again.

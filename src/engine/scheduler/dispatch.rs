@@ -18,7 +18,6 @@ use crate::engine::timers::{Timer, Timers};
 use crate::limits::Blocked;
 use crate::limits::hosts::Hosts;
 use crate::limits::permits::{AttemptPlace, HostPermit};
-use crate::model::event::EventKind;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::job::{Change, JobEvent};
@@ -36,7 +35,8 @@ const CLAIMS_MAX: usize = 8192;
 impl Scheduler {
     /// Starts attempts while there are tasks and permits, and while their claims can be stored.
     pub(super) fn dispatch(&mut self) {
-        let may_start = |this: &Self| this.outbox.claims() < CLAIMS_MAX && this.outbox.is_roomy();
+        let may_start =
+            |this: &Self| this.outbox.claims() < CLAIMS_MAX && this.outbox.is_roomy() && this.has_few_ends();
         while !self.draining && may_start(self) && !self.is_blocked() {
             let now = self.now();
             let Some(mut place) = self.runner.hosts.take_place() else { return };
@@ -46,6 +46,13 @@ impl Scheduler {
             permit.is_for(self.jobs.get(job).map(|run| run.job.party()).unwrap_or_default());
             self.start(job, task, permit, place, now);
         }
+    }
+
+    /// Whether what has ended and was not taken in, with what it brought, is no more than what may run. An attempt that has
+    /// ended gives its place to the next one, so without this they would become more for as long as the store is slower than
+    /// the origins.
+    fn has_few_ends(&self) -> bool {
+        self.outbox.takes_ends() || self.attempts.len() < self.limits.max_concurrent_tasks as usize
     }
 
     fn pick(&mut self, now: Timestamp) -> Option<(JobId, Queued, HostPermit)> {
@@ -208,7 +215,7 @@ impl Scheduler {
             if let Some(deadline) = run.job.deadline() {
                 self.deadlines.set(deadline, Timer::JobDeadline(job));
             }
-            self.outbox.job_event(run.job_mut(), EventKind::JobChanged);
+            self.outbox.job_began(run.job_mut());
         }
     }
 }

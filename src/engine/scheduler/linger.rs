@@ -29,7 +29,7 @@ impl Linger {
             (true, false) => START_LINGER,
             _ => return None,
         };
-        if !outbox.is_patient() {
+        if !outbox.is_patient() || !outbox.takes_ends() {
             return None;
         }
         let since = *self.since.get_or_insert_with(Instant::now);

@@ -269,10 +269,7 @@ impl Scheduler {
                 }
             }
             self.check();
-            if self.has_drained() {
-                return Ok(());
-            }
-            if self.has_drained_in_vain() {
+            if self.has_drained() || self.has_drained_in_vain() {
                 return Ok(());
             }
             // While nothing can be committed, what adds to the batch is refused, and deletions have to come through.
@@ -353,7 +350,7 @@ impl Scheduler {
 
     /// Whether attempts that have ended are taken in, with what they bring. A drain that gives up waits for none.
     fn takes_ends(&self) -> bool {
-        self.outbox.takes_pages() || self.is_cut
+        self.outbox.takes_ends() || self.is_cut
     }
 
     fn now(&self) -> Timestamp {

@@ -14,6 +14,10 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::store::sqlite::ahead::Ahead;
+
+/// Bytes of a page of the database.
+pub(super) const PAGE_BYTES: u64 = 4096;
 /// How often the length of the log is looked at while there are commits.
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
 /// How long the log is left to the commits after a copy has failed, for want of room perhaps.
@@ -22,6 +26,13 @@ const FAILED_REST: Duration = Duration::from_secs(10);
 const LENGTH: &str = "PRAGMA wal_checkpoint(NOOP)";
 /// Copies what can be copied without waiting for anybody.
 const COPY: &str = "PRAGMA wal_checkpoint(PASSIVE)";
+
+/// Bytes of a log of so many pages: each has a head of its own, and so has the log.
+fn log_bytes(pages: i64) -> u64 {
+    const HEAD_BYTES: u64 = 32;
+    const PAGE_HEAD_BYTES: u64 = 24;
+    HEAD_BYTES + u64::try_from(pages).unwrap_or(0).saturating_mul(PAGE_BYTES + PAGE_HEAD_BYTES)
+}
 
 /// Whether another connection is in the way, pages in the log, pages of it that are copied.
 type Copied = (i64, i64, i64);
@@ -36,13 +47,27 @@ pub(super) struct LogCopier {
     /// The copy that is under way, at most one. It gives the connection back if that is still good.
     under_way: JoinSet<Option<SqliteConnection>>,
     next_look: Instant,
+    /// `None`: commits are not waited for, or the length of the file costs them nothing.
+    ahead: Option<Ahead>,
 }
 
 impl LogCopier {
     /// Copies the log from so many pages on, half of its bound, over a connection with these options.
     pub(super) fn new(options: SqliteConnectOptions, pages: u64) -> LogCopier {
         let pages = i64::try_from(pages).unwrap_or(i64::MAX);
-        LogCopier { options, pages, conn: None, under_way: JoinSet::new(), next_look: Instant::now() }
+        LogCopier { options, pages, conn: None, under_way: JoinSet::new(), next_look: Instant::now(), ahead: None }
+    }
+
+    /// Has the file of the log written ahead of the commits from now on.
+    pub(super) async fn write_ahead(&mut self) {
+        self.ahead = Some(Ahead::of(self.options.get_filename(), log_bytes(self.pages)));
+        self.step_ahead().await;
+    }
+
+    async fn step_ahead(&self) {
+        if let Some(ahead) = &self.ahead {
+            ahead.step().await;
+        }
     }
 
     /// To be called between commits with the connection that writes. Begins a copy where the log has become long, and
@@ -56,6 +81,7 @@ impl LogCopier {
             return Ok(());
         }
         self.next_look = now + LOOK_PERIOD;
+        self.step_ahead().await;
         let (_, length, copied): Copied = sqlx::query_as(LENGTH).fetch_one(&mut *writer).await?;
         if !self.under_way.is_empty() {
             // No commit can copy the log beside this copy, so the log would outgrow its bound: commits wait for it.

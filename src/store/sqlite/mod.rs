@@ -5,6 +5,7 @@
 
 mod access;
 mod additions;
+mod ahead;
 mod apply;
 mod audit;
 mod backup;

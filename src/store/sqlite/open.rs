@@ -12,7 +12,7 @@ use sqlx::{ConnectOptions as _, SqliteConnection};
 
 use crate::store::sqlite::keys::{Keyring, RootKeys};
 use crate::store::sqlite::lock::DirLock;
-use crate::store::sqlite::log::LogCopier;
+use crate::store::sqlite::log::{LogCopier, PAGE_BYTES};
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::open_error::OpenError;
 use crate::store::sqlite::pieces::PIECE;
@@ -37,8 +37,6 @@ const CALLERS_PATIENCE: Duration = Duration::from_secs(10);
 /// the commits (see [`LogCopier`]). The more, the more updates of one page are copied once. On a small disk it is less, so that
 /// the reserve has room for all of it.
 const CHECKPOINT_PAGES_MAX: u64 = 8000;
-/// Bytes of a page of the database.
-const PAGE_BYTES: u64 = 4096;
 /// What is left of the log's file after a checkpoint, in bytes.
 const LOG_BYTES_MAX: &str = "67108864";
 /// Memory for pages of the writing connection, in KiB (negative: as `SQLite` wants it).
@@ -109,7 +107,10 @@ impl SqliteStore {
             node_id,
             _lock: lock.clone(),
         });
-        let log = LogCopier::new(options, checkpoint_pages / 2);
+        let mut log = LogCopier::new(options, checkpoint_pages / 2);
+        if durability == Durability::Full {
+            log.write_ahead().await;
+        }
         Ok((store, SqliteWriter::new(conn, numbers, keyring, log, reserve, lock)))
     }
 }
