@@ -148,7 +148,7 @@ pub(crate) fn rate_limit(limit: pb::RateLimit, path: &str, v: &mut Violations) -
 /// Checks a rate per second.
 pub(crate) fn rate(rate: f64, path: &str, v: &mut Violations) {
     if !(0.0..=RATE_MAX).contains(&rate) {
-        v.add(path, format!("is {rate:e}; a rate is from 0 (no limit) to {RATE_MAX}"));
+        v.add(path, format!("is {rate:?}; a rate is from 0 (no limit) to {RATE_MAX}"));
     }
 }
 

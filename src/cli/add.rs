@@ -27,7 +27,7 @@ pub(crate) struct Urls {
     /// A list: URLs, one a line, `#` begins a comment; or as --format says; `-` reads stdin
     #[arg(short, long, value_name = "FILE")]
     pub(crate) input: Option<PathBuf>,
-    /// How the list is written: URLs, `TaskSpecs` as JSON, an input file of aria2, or Metalink
+    /// How the list is written: URLs, JSON of haul.v1.TaskSpec, an input file of aria2, or Metalink
     #[arg(long, value_name = "FORMAT", default_value = "auto", requires = "input")]
     pub(crate) format: imported::Format,
     /// Keep the responses instead of downloading files

@@ -24,6 +24,9 @@ pub(crate) enum Format {
 /// The server that a client talks to when nothing else is said.
 const SERVER_DEFAULT: &str = "127.0.0.1:4285";
 
+/// What the path of a server's socket stands behind.
+pub(crate) const SOCKET: &str = "unix:";
+
 /// Options of every command that talks to a server.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Remote {
@@ -105,8 +108,12 @@ impl Remote {
     pub(crate) fn over(self, weaker: &Remote) -> (Where, Format) {
         let stated = self.server.or_else(|| weaker.server.clone());
         let server = stated.or_else(|| environment("HAUL_SERVER")).unwrap_or_else(|| SERVER_DEFAULT.to_owned());
+        // A socket has no TLS. What the environment says is for the server that it names, and must not keep the server's own
+        // user from the socket.
+        let is_socket = server.starts_with(SOCKET);
         let file = |own: Option<PathBuf>, weaker: &Option<PathBuf>, name| {
-            own.or_else(|| weaker.clone()).or_else(|| environment(name).map(PathBuf::from))
+            let of_environment = || environment(name).filter(|_| !is_socket).map(PathBuf::from);
+            own.or_else(|| weaker.clone()).or_else(of_environment)
         };
         let stated = self.token_file.or_else(|| weaker.token_file.clone());
         let text = || environment("HAUL_TOKEN").map(|text| TokenSource::Text(Secret::new(text)));

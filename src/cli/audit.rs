@@ -48,16 +48,16 @@ enum Verify {
 /// Which rows.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// Only those of this principal
+    /// Only rows of this principal
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     principal: String,
-    /// Only those about this: `jobs/ID`, `tokens/ID`, `principals/NAME`, `tenants/NAME`, `server`
+    /// Only rows about this: `jobs/ID`, `tokens/ID`, `principals/NAME`, `tenants/NAME`, `server`
     #[arg(long, value_name = "SUBJECT", default_value = "", hide_default_value = true)]
     subject: String,
-    /// The most to show, the newest; 0: all
+    /// Show at most N rows, the newest; 0 shows all
     #[arg(short = 'n', long, value_name = "N", default_value_t = 50, conflicts_with = "follow")]
     limit: usize,
-    /// Show what comes, too, until Ctrl-C
+    /// Show new rows as they come, until Ctrl-C
     #[arg(short, long)]
     follow: bool,
 }
@@ -68,7 +68,7 @@ pub(crate) struct VerifyArgs {
     /// Directory of the database
     #[arg(long, env = "HAUL_DATA_DIR", value_name = "DIR", default_value = "haul-data")]
     data_dir: PathBuf,
-    /// Where the key of the database is, where it is not in that directory: `file:PATH` or `env:NAME`
+    /// Where the key of the database is, if it is not in the data directory: `file:PATH` or `env:NAME`
     #[arg(long, env = "HAUL_DATA_KEY", value_name = "KEY")]
     data_key: Option<String>,
     /// A head that was recorded earlier: its row must still be there

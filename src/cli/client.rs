@@ -15,7 +15,7 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 use url::{Host, Url};
 
-use crate::cli::args::{Format, Remote, TokenSource, Usage, Where, With};
+use crate::cli::args::{Format, Remote, SOCKET, TokenSource, Usage, Where, With};
 use crate::model::secret::Secret;
 use crate::model::text::plain;
 use crate::pb::access_service_client::AccessServiceClient;
@@ -29,8 +29,6 @@ const WINDOW_BYTES: u32 = 8 << 20;
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// More than all authorities of a system.
 const PEM_BYTES_MAX: u64 = 16 << 20;
-/// What stands before the path of a socket.
-const SOCKET: &str = "unix:";
 /// The URL of a server on this machine that is reached by a socket: nobody looks at it.
 const HERE: &str = "http://localhost";
 /// How long a server has to take the connection.
@@ -95,7 +93,11 @@ impl Client {
                 ))
             })?;
         } else if place.has_certificates() {
-            return Err(invalid(server, "certificates need TLS, and it is not `https://`").into());
+            return Err(Usage(format!(
+                "certificates need TLS, and `{server}` is without it; begin it with `https://`, or leave out --ca, --cert and \
+                 --cert-key (HAUL_CA, HAUL_CERT and HAUL_CERT_KEY)"
+            ))
+            .into());
         }
         let heads = Heads::new(place, &url)?;
         Ok(Client { channel: tuned(endpoint).connect_lazy(), heads, server: server.to_owned() })
@@ -107,7 +109,11 @@ impl Client {
             return Err(invalid(&place.server, "the path of its socket is missing").into());
         }
         if place.has_certificates() {
-            return Err(invalid(&place.server, "certificates need TLS, and it is a socket").into());
+            return Err(Usage(format!(
+                "certificates need TLS, and `{}` is a socket; leave out --ca, --cert and --cert-key",
+                place.server
+            ))
+            .into());
         }
         let heads = Heads::new(place, HERE)?;
         let path = path.to_owned();

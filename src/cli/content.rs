@@ -28,7 +28,7 @@ pub(crate) struct CatArgs {
     #[arg(long, value_name = "BYTE", conflicts_with = "items")]
     offset: Option<u64>,
     /// Print at most so many bytes
-    #[arg(long, value_name = "BYTES", conflicts_with = "items")]
+    #[arg(long, value_name = "BYTES", conflicts_with = "items", value_parser = clap::value_parser!(u64).range(1..))]
     length: Option<u64>,
     /// Print the items of a paginated fetch, one a line, following a running task to its end
     #[arg(long)]

@@ -30,9 +30,9 @@ pub(crate) enum CredentialCommand {
     /// Make a credential, or change one
     #[command(
         after_help = "Examples:\n  haul credential set api --host api.example.com --path /v1 --bearer-from token.txt\n  haul \
-                      credential set api --bearer-from -          a new secret, bound as before\n  haul credential set api \
-                      --path /v1/items             a narrower binding\n\nWith --host and a secret everything is set; else \
-                      what is named is changed. A wider binding needs the secret again."
+                      credential set api --bearer-from -      # a new secret, bound as before\n  haul credential set api \
+                      --path /v1/items   # a narrower binding\n\nWith --host and a secret every field is set; \
+                      otherwise only what is named is changed. A wider binding needs the secret again."
     )]
     Set(Box<With<SetArgs>>),
     /// List credentials, without their secrets
@@ -48,30 +48,30 @@ pub(crate) enum CredentialCommand {
 pub(crate) struct SetArgs {
     /// Its name
     name: String,
-    /// Where it may go: `api.example.com`, `api.example.com:8443`, `*.example.com`; may be repeated
+    /// A host that it may be sent to: `api.example.com`, `api.example.com:8443`, `*.example.com`; may be repeated
     #[arg(long, value_name = "HOST", help_heading = "Binding")]
     host: Vec<String>,
-    /// Below which path; may be repeated [default: all]
+    /// A path below which it may be sent; may be repeated [default: all]
     #[arg(long, value_name = "PATH", help_heading = "Binding")]
     path: Vec<String>,
-    /// With which method; may be repeated [default: GET and HEAD]
+    /// A method with which it may be sent; may be repeated [default: GET and HEAD]
     #[arg(long, value_name = "METHOD", help_heading = "Binding")]
     method: Vec<String>,
-    /// It may go over http too, where everybody on the way reads it
+    /// Send it over http too, where everybody on the way can read it
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = "Binding")]
     allow_http: Option<bool>,
     /// A principal whose jobs may use it; may be repeated [default: every submitter]
     #[arg(long, value_name = "PRINCIPAL", help_heading = "Binding")]
     user: Vec<String>,
-    /// Answers that hold the secret are kept
+    /// Keep answers that contain the secret
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = "Binding")]
     skip_echo_scan: Option<bool>,
-    /// It ends after this time (`12h`, `90d`); `never`
+    /// The time after which it ends (`12h`, `90d`), or `never`
     #[arg(long, value_name = "TIME", help_heading = "Binding")]
     expires_in: Option<String>,
-    /// Authorities to trust where it goes, in PEM
+    /// Authorities to trust for requests with it, in PEM
     #[arg(long, value_name = "FILE", help_heading = "Binding")]
     ca_pem: Option<PathBuf>,
 
@@ -107,7 +107,7 @@ pub(crate) struct NameArgs {
 pub(crate) struct DeleteArgs {
     /// Its name
     name: String,
-    /// Though jobs that have not ended name it: their next attempts fail
+    /// Delete it although jobs that have not ended name it: their next attempts fail
     #[arg(long)]
     force: bool,
 }

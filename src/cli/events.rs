@@ -46,9 +46,9 @@ pub(crate) async fn events(client: &Client, format: Format, args: EventsArgs) ->
         Format::Text => {
             let columns = [
                 Column::whole("EVENT").number(),
-                Column::whole("TIME"),
+                Column::optional("TIME", 1),
                 Column::whole("WHAT"),
-                Column::whole("STATE"),
+                Column::optional("STATE", 2),
                 Column::name("URL", 20),
             ];
             table::print(&columns, &events.iter().map(row).collect::<Vec<_>>());

@@ -21,7 +21,7 @@ const HEAD_BYTES: u64 = 64 << 10;
 /// How a list is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// As its beginning says
+    /// The beginning of the list decides
     #[default]
     Auto,
     /// A URL a line

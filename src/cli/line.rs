@@ -108,7 +108,7 @@ pub(crate) enum Command {
     Retry(With<RetryArgs>),
     /// Try tasks that wait for their next attempt again, now
     RetryNow(With<RetryNowArgs>),
-    /// Do one thing to all jobs that match
+    /// Pause, resume, cancel, retry or delete all jobs that match
     #[command(
         after_help = "Examples:\n  haul control cancel --label team=red --state running\n  haul control delete --search \
                             nightly --yes"
@@ -174,7 +174,7 @@ const GROUPS: &[(&str, &[&str])] = &[
 ];
 
 /// Cells before the description of a command: two of margin, the longest name and a gap.
-const ABOUT_INDENT: usize = 13;
+const ABOUT_INDENT: usize = 14;
 
 /// Returns the command line, with its commands in groups, for a screen of so many columns.
 pub(crate) fn command(columns: usize) -> clap::Command {
@@ -187,7 +187,7 @@ pub(crate) fn command(columns: usize) -> clap::Command {
     for (group, names) in GROUPS {
         let _ = writeln!(groups, "{group}:");
         for name in *names {
-            let line = term::line::Line::from(format!("  {name:<10} {}", about(name)));
+            let line = term::line::Line::from(format!("  {name:<10}  {}", about(name)));
             for line in line.folded(columns, ABOUT_INDENT) {
                 let _ = writeln!(groups, "{}", line.rendered(false));
             }
@@ -197,7 +197,15 @@ pub(crate) fn command(columns: usize) -> clap::Command {
     let template =
         format!("{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{groups}Options:\n{{options}}{{after-help}}");
     let more = "`haul COMMAND --help` has the options of a command, and examples.";
-    command.term_width(columns).help_template(template).after_help(more).subcommand_required(true)
+    let command = command.term_width(columns).help_template(template).after_help(more).subcommand_required(true);
+    with_negative_numbers(command)
+}
+
+/// Lets every option take a negative number, so that what is wrong with it is said; without that clap takes `-1` for an
+/// option and advises a `--` that does not help.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let admit = |arg: clap::Arg| if arg.get_action().takes_values() { arg.allow_negative_numbers(true) } else { arg };
+    command.mut_args(admit).mut_subcommands(with_negative_numbers)
 }
 
 #[cfg(test)]

@@ -86,6 +86,12 @@ pub(crate) async fn control(client: &Client, format: Format, args: ControlArgs) 
         search: args.search.clone().unwrap_or_default(),
         ..Default::default()
     };
+    if args.reason.is_some() && args.action != Action::Cancel {
+        return Err(Usage("`--reason` goes with `cancel` alone".to_owned()).into());
+    }
+    if args.files && args.action != Action::Delete {
+        return Err(Usage("`--files` goes with `delete` alone".to_owned()).into());
+    }
     if filter == pb::JobFilter::default() {
         return Err(Usage("say which jobs: `--state`, `--label` or `--search`".to_owned()).into());
     }

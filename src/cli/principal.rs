@@ -38,13 +38,13 @@ pub(crate) struct CreateArgs {
     /// What it may do: submit, read, control, admin (each @TENANT, or @* for all), operator, auditor, monitor
     #[arg(long, value_name = "ROLE[@TENANT]")]
     grant: Vec<Grant>,
-    /// By what it is known without a token: `uri:URI` or `dns:NAME` of a certificate, `uid:N` or `gid:N` of this machine
+    /// What identifies it without a token: `uri:URI` or `dns:NAME` of a certificate, `uid:N` or `gid:N` of this machine
     #[arg(long, value_name = "KIND:VALUE", value_parser = identity)]
     identity: Vec<pb::Identity>,
     /// The tenant that its calls are about when they name none
     #[arg(long, value_name = "TENANT", default_value = "", hide_default_value = true)]
     default_tenant: String,
-    /// For people
+    /// A name for people
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     title: String,
 }
@@ -54,16 +54,16 @@ pub(crate) struct CreateArgs {
 pub(crate) struct UpdateArgs {
     /// Its name
     name: String,
-    /// What it may do, instead of what it may now
+    /// What it may do, in place of what it may do now
     #[arg(long, value_name = "ROLE[@TENANT]", conflicts_with = "no_grants")]
     grant: Vec<Grant>,
-    /// It may do nothing
+    /// Remove all its grants: it may do nothing
     #[arg(long)]
     no_grants: bool,
-    /// By what it is known without a token, instead of what it is now: `uri:URI`, `dns:NAME`, `uid:N`, `gid:N`
+    /// What identifies it without a token, in place of what does now: `uri:URI`, `dns:NAME`, `uid:N`, `gid:N`
     #[arg(long, value_name = "KIND:VALUE", value_parser = identity, conflicts_with = "no_identities")]
     identity: Vec<pb::Identity>,
-    /// It is known by tokens alone
+    /// Remove all its identities: tokens alone identify it
     #[arg(long)]
     no_identities: bool,
     /// Whether its calls are refused
@@ -72,7 +72,7 @@ pub(crate) struct UpdateArgs {
     /// The tenant that its calls are about when they name none; empty: it has none
     #[arg(long, value_name = "TENANT")]
     default_tenant: Option<String>,
-    /// For people
+    /// A name for people
     #[arg(long, value_name = "TEXT")]
     title: Option<String>,
 }

@@ -42,7 +42,7 @@ pub(crate) enum TenantCommand {
 pub(crate) struct CreateArgs {
     /// Its name: letters a to z, digits and `-`
     name: String,
-    /// For people
+    /// A name for people
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     title: String,
     #[command(flatten)]
@@ -89,10 +89,10 @@ struct Terms {
     /// a number, `max_retention` or `max_attempt` and a time such as `7d`, or `none` in its place
     #[arg(long = "quota", value_name = "FIELD=N", value_parser = quota)]
     quotas: Vec<(Quota, Option<Most>)>,
-    /// How large its share is beside those of others, 1 to 100
+    /// Its share of the tasks that run, relative to those of other tenants: 1 to 100
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     weight: Option<u32>,
-    /// Take no work of it and start none of its tasks; `=false`: do so again
+    /// Refuse its work and start none of its tasks; `=false` ends that
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     suspended: Option<bool>,
 }
@@ -102,7 +102,7 @@ struct Terms {
 pub(crate) struct UpdateArgs {
     /// Its name
     name: String,
-    /// For people
+    /// A name for people
     #[arg(long, value_name = "TEXT")]
     title: Option<String>,
     #[command(flatten)]
@@ -192,10 +192,11 @@ async fn list(client: &Client, format: Format) -> anyhow::Result<ExitCode> {
         json::print_all("haul.v1.Tenant", &all)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let columns = [Column::name("TENANT", 10), Column::optional("CREATED", 1)];
+    let columns = [Column::name("TENANT", 10), Column::optional("CREATED", 1), Column::text("TITLE", 6)];
     let row = |it: &pb::Tenant| {
-        let cells = vec![Line::from(it.name.as_str()), Line::from(words::time(it.create_time.as_ref()))];
-        Row { cells, remark: it.title.clone() }
+        let created = words::time(it.create_time.as_ref());
+        let cells = vec![Line::from(it.name.as_str()), Line::from(created), Line::from(it.title.as_str())];
+        Row { cells, remark: String::new() }
     };
     table::print(&columns, &all.iter().map(row).collect::<Vec<_>>());
     Ok(ExitCode::SUCCESS)

@@ -39,7 +39,7 @@ pub(crate) enum TokenCommand {
     Create(With<CreateArgs>),
     /// List tokens, without their secrets
     List(With<ListArgs>),
-    /// End a token, and open streams of it
+    /// Revoke a token, and end its open streams
     #[command(after_help = "Example:\n  haul token revoke 5Qa0xN3fTz")]
     Revoke(With<RevokeArgs>),
 }
@@ -55,19 +55,19 @@ pub(crate) struct CreateArgs {
     /// How long it lasts (`12h`, `90d`) [default: 90d]
     #[arg(long, value_name = "TIME", value_parser = lifetime, conflicts_with = "never_expires")]
     lifetime: Option<Duration>,
-    /// It lasts until it is revoked; for operators alone
+    /// Let it last until it is revoked; for operators alone
     #[arg(long)]
     never_expires: bool,
-    /// For people
+    /// A name for people
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     title: String,
     /// Make it in a data directory that no server uses
     #[arg(long)]
     offline: bool,
-    /// That directory
+    /// The data directory
     #[arg(long, env = "HAUL_DATA_DIR", value_name = "DIR", default_value = "haul-data")]
     data_dir: PathBuf,
-    /// Where the key of its database is, where it is not in that directory: `file:PATH` or `env:NAME`
+    /// Where the key of the database is, if it is not in the data directory: `file:PATH` or `env:NAME`
     #[arg(long, env = "HAUL_DATA_KEY", value_name = "KEY")]
     data_key: Option<String>,
 }
@@ -75,9 +75,9 @@ pub(crate) struct CreateArgs {
 /// Which tokens.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// Only those of this principal
+    /// Only tokens of this principal
     principal: Option<String>,
-    /// Those that expired or were revoked, too
+    /// List tokens that have expired or were revoked, too
     #[arg(long)]
     all: bool,
 }
@@ -85,9 +85,9 @@ pub(crate) struct ListArgs {
 /// Which token.
 #[derive(Debug, Args)]
 pub(crate) struct RevokeArgs {
-    /// Its id: what stands in the token after `haul_`
+    /// The id of the token: what stands in it after `haul_`, up to the next `_`
     id: String,
-    /// The tokens that were made with it, too
+    /// Revoke the tokens that were made with it, too
     #[arg(long)]
     with_descendants: bool,
 }
@@ -121,6 +121,7 @@ pub(crate) async fn run(top: &Remote, command: TokenCommand) -> anyhow::Result<E
 
 async fn create(client: &Client, format: Format, args: CreateArgs) -> anyhow::Result<ExitCode> {
     let grants: Vec<pb::Grant> = args.grant.iter().map(grant).collect();
+    let is_without_grants = grants.is_empty();
     let mut no_principal = None;
     let mut is_new = false;
     if !grants.is_empty() {
@@ -155,6 +156,9 @@ async fn create(client: &Client, format: Format, args: CreateArgs) -> anyhow::Re
                 let hint =
                     format!("an admin makes those of its tenant, as `default/{}` is one of `default`", args.principal);
                 return Err(anyhow::anyhow!("{error}; {hint}"));
+            }
+            if cause.code() == Code::NotFound && is_without_grants {
+                return Err(anyhow::anyhow!("{error}; `--grant` says what a new one may do, and makes it"));
             }
             return Err(error);
         }

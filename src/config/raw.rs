@@ -336,7 +336,7 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_ANSWER_IDLE", value_name = "TIME", help_heading = NETWORK)]
     pub answer_idle: Option<String>,
 
-    /// The age at which a connection is ended, calls on it first [default: 24h]
+    /// The age at which a connection is closed, after its calls have ended [default: 24h]
     #[arg(long, env = "HAUL_CONNECTION_MAX_AGE", value_name = "TIME", help_heading = NETWORK)]
     pub connection_max_age: Option<String>,
 

@@ -69,6 +69,11 @@ async fn jobs_and_tasks_are_chosen() {
 
     let (code, text) = run(&server, &["control", "pause"]);
     assert!(code == 2 && text.contains("say which jobs"), "{text}");
+    for (action, option) in [("pause", vec!["--reason", "x"]), ("cancel", vec!["--files"])] {
+        let (code, text) =
+            run(&server, &[vec!["control", action, "--search", "other", "--yes"], option.clone()].concat());
+        assert!(code == 2 && text.contains(&format!("`{}` goes with", option[0])), "{text}");
+    }
     let (code, text) = run(&server, &["control", "cancel", "--search", "other"]);
     assert!(code == 2 && text.contains("this would cancel 1 job"), "{text}");
     assert!(
@@ -79,4 +84,12 @@ async fn jobs_and_tasks_are_chosen() {
     let json = said(&server, &["control", "delete", "--state", "cancelled", "--yes", "-o", "json"]);
     assert!(json.lines().last().unwrap().contains(r#""done":1"#), "{json}");
     assert!(said(&server, &["info"]).contains("free for downloads"));
+
+    let (code, text) = run(&server, &["list", "--limit", "-1"]);
+    assert!(code == 2 && text.contains("invalid value '-1' for '--limit"), "{text}");
+    assert_eq!(run(&server, &["cat", &id, "0", "--length", "0"]).0, 2, "0 is no length, and not all of it");
+    let (code, text) = run(&server, &["--ca", "none.pem", "list"]);
+    assert!(code == 2 && text.contains("begin it with `https://`"), "{text}");
+    let (code, text) = run(&server, &["token", "create", "nobody"]);
+    assert!(code == 1 && text.contains("there is no principal `nobody`; `--grant`"), "{text}");
 }

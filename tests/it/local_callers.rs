@@ -95,6 +95,13 @@ async fn the_servers_own_user_is_never_locked_out() {
     assert!(code == Some(1) && text.contains("unix:DATA_DIR/haul.sock"), "{text}");
     let (code, text) = said(&["--server", &by_socket, "whoami"]);
     assert!(code == Some(0) && text.contains("local") && text.contains("socket"), "{text}");
+    // Certificates that the environment names for a server with TLS are not meant for a socket.
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_haul"))
+        .args(["--server", &by_socket, "whoami"])
+        .envs([("HAUL_CA", "none.pem"), ("HAUL_CERT", "none.pem"), ("HAUL_CERT_KEY", "none.key")])
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{out:?}");
     // Who has no operator's token any more makes another one.
     assert_eq!(said(&["--server", &by_socket, "token", "revoke", &id_of(&operator)]).0, Some(0));
     let (code, text) = said(&["--server", &by_socket, "token", "create", "op", "--grant", "operator"]);

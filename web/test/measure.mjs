@@ -56,7 +56,7 @@ for (const [name, all] of Object.entries(times)) {
   console.log(`${name}: median ${sorted[3]} ms, all ${sorted.join(" ")}`);
 }
 
-const tasks = Array.from({ length: 8 }, (_, nth) => downloadOf(origin.url(`slow/200000?bytes=${1e9}&n=${nth}`)));
+const tasks = Array.from({ length: 8 }, (_, nth) => downloadOf(origin.url(`slow/200000?bytes=${2e8}&n=${nth}`)));
 const busy = await server.submit({ title: "busy", group: { mode: "GROUP_MODE_COLLECT" }, open: true, tasks });
 const { context } = await openContext(browser);
 const page = await context.newPage();

@@ -67,6 +67,13 @@ async function until(what, judge, patience = 60_000) {
   assert.fail(`never: ${what}`);
 }
 
+// Something to wait for, and what ends the wait.
+function gate() {
+  const it = {};
+  it.passed = new Promise((done) => (it.open = done));
+  return it;
+}
+
 async function axe(page, where) {
   await page.addScriptTag({ path: AXE });
   const found = await page.evaluate(() => globalThis.axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"] }));
@@ -344,6 +351,78 @@ test("hosts are shown part by part", async () => {
     await own.stop();
   }
 });
+
+test("an answer to an older question does not undo what was asked for after it", async () => {
+  const own = await startServer();
+  try {
+    const tasks = Array.from({ length: 150 }, (_, at) => fetchOf(`http://127.0.0.1:${20_000 + at}/`));
+    await own.wait(await own.submit({ tasks, group: { mode: "GROUP_MODE_COLLECT" }, defaults: { retry: { max_attempts: 1 } } }));
+    await withPage(
+      async (page, open) => {
+        await open("/hosts");
+        await at(page, "hosts-more").waitFor();
+        // Questions for the first 100 hosts, and all but the first one for more, are answered when the test lets them be.
+        const older = gate();
+        const later = gate();
+        const isHeld = gate();
+        let wide = 0;
+        await page.route("**/haul.v1.AdminService/ListHosts", async (route) => {
+          const isNarrow = route.request().postDataBuffer().includes(100);
+          const response = await route.fetch();
+          if (isNarrow) isHeld.open();
+          if (isNarrow) await older.passed;
+          else if (++wide > 1) await later.passed;
+          await route.fulfill({ response }).catch(() => {});
+        });
+        await isHeld.passed;
+        await at(page, "hosts-more").click();
+        await until("the others are shown", async () => (await at(page, "host-row").count()) === 150);
+        const answered = page.waitForEvent("requestfinished", (it) => it.postDataBuffer()?.includes(100));
+        older.open();
+        await answered;
+        await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done)))));
+        assert.equal(await at(page, "host-row").count(), 150);
+        later.open();
+        await page.unrouteAll({ behavior: "ignoreErrors" });
+      },
+      { on: own },
+    );
+  } finally {
+    await own.stop();
+  }
+});
+
+test("what is selected is in sight", () =>
+  withPage(async (page, open) => {
+    const label = `seen-${Date.now()}`;
+    const hanging = (title, more) => server.submit({ title, labels: { seen: label }, tasks: [fetchOf(origin.url("hang")), fetchOf(origin.url("hang"))], ...more });
+    const id = await hanging("the first");
+    await server.submit({ title: "the second", labels: { seen: label }, open: true });
+    await open(`/jobs?label=seen%3D${label}`);
+    const row = at(page, "job-row", `[data-job-id="${id}"]`);
+    await row.waitFor();
+    // Rows of the last conditions stay until those of the new ones are there; one that is selected meanwhile goes with them.
+    const isLetThrough = gate();
+    await page.route("**/haul.v1.JobService/ListJobs", async (route) => {
+      await isLetThrough.passed;
+      await route.continue();
+    });
+    await at(page, "jobs-search").fill("second");
+    await page.waitForURL(/search=/);
+    await at(row, "job-select").click();
+    await at(page, "selection").waitFor();
+    isLetThrough.open();
+    await row.waitFor({ state: "detached" });
+    assert.equal(await at(page, "job-row").count(), 1);
+    assert.equal(await at(page, "selection").count(), 0);
+    await page.unrouteAll({ behavior: "wait" });
+    await open(`/jobs/${id}/tasks?state=running`);
+    await at(page, "task-row", '[data-task-index="1"]').locator('[data-testid="task-select"]').click();
+    await at(page, "selection", '[data-count="1"]').waitFor();
+    await server.call("POST", `/v1/jobs/${id}/tasks:cancel`, { task_indexes: [1] });
+    await at(page, "selection").waitFor({ state: "detached" });
+    await server.call("POST", `/v1/jobs/${id}:cancel`, {});
+  }));
 
 test("limits are saved, a paused host is resumed", () =>
   withPage(async (page, open) => {

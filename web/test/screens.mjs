@@ -8,7 +8,7 @@ import { seed } from "./seed.mjs";
 
 const [folder = "screens", ...only] = process.argv.slice(2);
 mkdirSync(folder, { recursive: true });
-const [origin, server, browser] = await Promise.all([startOrigin(), startServer(["--max-per-host", "12"]), startBrowser()]);
+const [origin, server, browser] = await Promise.all([startOrigin(), startServer(["--max-per-host", "40"]), startBrowser()]);
 const empty = await startServer();
 const ids = await seed(server, origin);
 const pages = {
@@ -17,7 +17,7 @@ const pages = {
   task: `/jobs/${ids.failed}/tasks/30`, preview: `/jobs/${ids.content}/tasks/0`, backing: `/jobs/${ids.backing}/tasks`, hosts: "/hosts", server: "/server",
   submit: "/submit", missing: "/nothing", ended: `/jobs/${ids.failed}`, "job-missing": "/jobs/0197aaaa-0000-7000-8000-000000000000",
 };
-const sizes = { wide: { width: 1440, height: 900 }, middle: { width: 800, height: 900 }, narrow: { width: 360, height: 740 } };
+const sizes = { wide: { width: 1920, height: 1080 }, middle: { width: 1024, height: 768 }, narrow: { width: 360, height: 740 } };
 for (const colorScheme of ["light", "dark"]) {
   for (const [size, viewport] of Object.entries(sizes)) {
     const { context, wrong } = await openContext(browser, { viewport, colorScheme });

@@ -30,19 +30,19 @@ type Role int32
 const (
 	// Not set; refused.
 	Role_ROLE_UNSPECIFIED Role = 0
-	// Submit jobs, and everything with jobs of its own.
+	// Submits jobs, and may do everything with its own.
 	Role_ROLE_SUBMIT Role = 1
-	// Look at all jobs of the tenant.
+	// Reads all jobs of the tenant.
 	Role_ROLE_READ Role = 2
-	// Look at all jobs of the tenant, and pause, cancel, retry, change and delete them.
+	// Reads, pauses, cancels, retries, changes and deletes all jobs of the tenant.
 	Role_ROLE_CONTROL Role = 3
-	// Principals, tokens and credentials of the tenant; not its jobs.
+	// Manages the principals, tokens and credentials of the tenant, and not its jobs.
 	Role_ROLE_ADMIN Role = 4
-	// The server: its limits, its shutdown, and all principals and tokens. Holds ROLE_MONITOR.
+	// Manages the server: its limits, its shutdown, and all principals and tokens. Includes ROLE_MONITOR.
 	Role_ROLE_OPERATOR Role = 5
-	// The record of what was changed.
+	// Reads the audit: what was changed, and by whom.
 	Role_ROLE_AUDITOR Role = 6
-	// Counts and hosts, and nothing else.
+	// Reads counts and hosts, and nothing else.
 	Role_ROLE_MONITOR Role = 7
 )
 
@@ -97,13 +97,13 @@ func (Role) EnumDescriptor() ([]byte, []int) {
 	return file_haul_v1_access_service_proto_rawDescGZIP(), []int{0}
 }
 
-// By what a principal is known without a token. Each belongs to one principal.
+// What identifies a principal without a token. Each identity belongs to one principal.
 type Identity struct {
 	state         protoimpl.MessageState
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// One of these.
+	// The kind; one must be set.
 	//
 	// Types that are assignable to Kind:
 	//
@@ -186,23 +186,23 @@ type isIdentity_Kind interface {
 }
 
 type Identity_CertificateUri struct {
-	// A URI among the subject alternative names of a client's certificate, written in full; a last segment `*` stands for
-	// any one segment.
+	// A URI among the subject alternative names of a client's certificate, in full; a last segment `*` matches any one
+	// segment.
 	CertificateUri string `protobuf:"bytes,1,opt,name=certificate_uri,json=certificateUri,proto3,oneof"`
 }
 
 type Identity_CertificateDns struct {
-	// A DNS name among them, written in full.
+	// A DNS name among the subject alternative names of a client's certificate, in full.
 	CertificateDns string `protobuf:"bytes,2,opt,name=certificate_dns,json=certificateDns,proto3,oneof"`
 }
 
 type Identity_UnixUid struct {
-	// A user of this machine that calls by a Unix socket.
+	// The id of a user of this machine that calls through a Unix socket.
 	UnixUid uint32 `protobuf:"varint,4,opt,name=unix_uid,json=unixUid,proto3,oneof"`
 }
 
 type Identity_UnixGid struct {
-	// A group of such users. A user that is named itself goes first.
+	// The id of a group of such users. An identity of the user itself takes precedence.
 	UnixGid uint32 `protobuf:"varint,5,opt,name=unix_gid,json=unixGid,proto3,oneof"`
 }
 
@@ -272,7 +272,7 @@ func (x *Grant) GetTenant() string {
 	return ""
 }
 
-// Somebody who calls.
+// A caller that the server knows.
 type Principal struct {
 	state         protoimpl.MessageState
 	sizeCache     protoimpl.SizeCache
@@ -281,15 +281,16 @@ type Principal struct {
 	// Its name: `ci`, or `acme/ci` for one that the admins of tenant `acme` manage. Letters a to z, digits and `-`; at
 	// most 63 on each side.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// For people; at most 256 bytes.
+	// A name for people. At most 256 bytes.
 	Title string `protobuf:"bytes,2,opt,name=title,proto3" json:"title,omitempty"`
 	// What it may do; at most 32.
 	Grants []*Grant `protobuf:"bytes,3,rep,name=grants,proto3" json:"grants,omitempty"`
-	// By what it is known without a token; at most 32. Only operators give these. The settings of the server may name more.
+	// What identifies it without a token; at most 32. Only operators set these. The settings file of the server may name
+	// more.
 	Identities []*Identity `protobuf:"bytes,4,rep,name=identities,proto3" json:"identities,omitempty"`
 	// Whether its calls are refused.
 	Disabled bool `protobuf:"varint,5,opt,name=disabled,proto3" json:"disabled,omitempty"`
-	// The tenant that its calls are about when they name none. One at which it has a role; empty: see the service.
+	// The tenant that its calls are about when they name none; it must have a role there. Empty: see AccessService.
 	DefaultTenant string `protobuf:"bytes,6,opt,name=default_tenant,json=defaultTenant,proto3" json:"default_tenant,omitempty"`
 	// When it was made.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
@@ -297,7 +298,7 @@ type Principal struct {
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	// When one of its tokens was last used, to the minute.
 	LastSeenTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=last_seen_time,json=lastSeenTime,proto3" json:"last_seen_time,omitempty"`
-	// Names this version of it.
+	// Identifies this version of it.
 	Etag string `protobuf:"bytes,10,opt,name=etag,proto3" json:"etag,omitempty"`
 }
 
@@ -403,7 +404,7 @@ func (x *Principal) GetEtag() string {
 	return ""
 }
 
-// Somebody for whom the server works.
+// A part of the server with its own jobs, files and limits; see AccessService.
 type Tenant struct {
 	state         protoimpl.MessageState
 	sizeCache     protoimpl.SizeCache
@@ -411,19 +412,20 @@ type Tenant struct {
 
 	// Its name: letters a to z, digits and `-`; at most 63, with a letter or digit at each end. `default` always exists.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// For people; at most 256 bytes.
+	// A name for people. At most 256 bytes.
 	Title string `protobuf:"bytes,2,opt,name=title,proto3" json:"title,omitempty"`
-	// What it may have.
+	// What it may have at most.
 	Quotas *Quotas `protobuf:"bytes,3,opt,name=quotas,proto3" json:"quotas,omitempty"`
-	// What it has. Set by the server in GetTenant and ListTenants.
+	// What it has now. Set by the server in GetTenant and ListTenants.
 	Usage *Usage `protobuf:"bytes,4,opt,name=usage,proto3" json:"usage,omitempty"`
-	// How large its share of the places at which tasks run is beside those of other tenants with work: 1 to 100; 0 means 1.
+	// Its share of the tasks that run at once, relative to other tenants with work: 1 to 100; 0 means 1.
 	Weight uint32 `protobuf:"varint,5,opt,name=weight,proto3" json:"weight,omitempty"`
-	// It submits nothing (FAILED_PRECONDITION, TENANT_SUSPENDED), and no attempt of its tasks starts.
+	// Whether it is suspended: it cannot submit, add or retry anything (FAILED_PRECONDITION, TENANT_SUSPENDED), and no
+	// attempt of its tasks starts.
 	Suspended bool `protobuf:"varint,6,opt,name=suspended,proto3" json:"suspended,omitempty"`
 	// When it was made; unset for `default`.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// Names this version of it.
+	// Identifies this version of it.
 	Etag string `protobuf:"bytes,8,opt,name=etag,proto3" json:"etag,omitempty"`
 }
 
@@ -534,15 +536,15 @@ type Quotas struct {
 	RequestsPerSecond *float64 `protobuf:"fixed64,5,opt,name=requests_per_second,json=requestsPerSecond,proto3,oneof" json:"requests_per_second,omitempty"`
 	// Bytes of response bodies per second, of tasks that start from now on; more than 0.
 	BytesPerSecond *uint64 `protobuf:"varint,6,opt,name=bytes_per_second,json=bytesPerSecond,proto3,oneof" json:"bytes_per_second,omitempty"`
-	// Bytes that its jobs keep: bodies of fetches, files that downloads brought, and what downloads hold that have not ended;
-	// until their job is deleted. Beyond: its tasks wait (WAIT_REASON_TENANT_STORAGE), and one whose bytes are more than all
-	// of it fails (DISK_FULL).
+	// Bytes that its jobs keep: bodies of fetches, files that downloads brought, and what downloads hold that have not
+	// ended; until their job is deleted. Beyond: its tasks wait (WAIT_REASON_TENANT_STORAGE), and one whose bytes are
+	// more than all of it fails (DISK_FULL).
 	StoredBytes *uint64 `protobuf:"varint,7,opt,name=stored_bytes,json=storedBytes,proto3,oneof" json:"stored_bytes,omitempty"`
 	// The longest `retention`. SubmitJob with a longer one: RESOURCE_EXHAUSTED (QUOTA_EXCEEDED), with the subject
 	// `tenants/NAME/max_retention`. A job that names none is kept so long, and not for ever.
 	MaxRetention *durationpb.Duration `protobuf:"bytes,8,opt,name=max_retention,json=maxRetention,proto3" json:"max_retention,omitempty"`
-	// The longest `timeouts.attempt`, more than 0. SubmitJob and AddTasks with a longer one: as above. Attempts of tasks that
-	// name none, and those that start from now on of tasks that are there, end after so long.
+	// The longest `timeouts.attempt`, more than 0. SubmitJob and AddTasks with a longer one: as above. Attempts of tasks
+	// that name none, and those that start from now on of tasks that are there, end after so long.
 	MaxAttempt *durationpb.Duration `protobuf:"bytes,9,opt,name=max_attempt,json=maxAttempt,proto3" json:"max_attempt,omitempty"`
 	// Calls about the tenant per second, of all its principals together, with a burst of twice that; more than 0. Beyond:
 	// RESOURCE_EXHAUSTED (RATE_LIMITED) with RetryInfo, and the subject `tenants/NAME/calls_per_second`.
@@ -550,9 +552,9 @@ type Quotas struct {
 	// Calls of WatchJob and WatchJobs that are open at once. Beyond: RESOURCE_EXHAUSTED (QUOTA_EXCEEDED), with the subject
 	// `tenants/NAME/watchers`.
 	Watchers *uint32 `protobuf:"varint,11,opt,name=watchers,proto3,oneof" json:"watchers,omitempty"`
-	// Tasks that SubmitJob and AddTasks add per second; more than 0. As many as one second has may come at once; more in one
-	// call are taken when no others were added for a second, and those that follow wait the longer. Beyond: QUOTA_EXCEEDED with
-	// RetryInfo, and the subject `tenants/NAME/tasks_per_second`.
+	// Tasks that SubmitJob and AddTasks add per second; more than 0. As many as one second has may come at once; more in
+	// one call are taken when no others were added for a second, and those that follow wait the longer. Beyond:
+	// QUOTA_EXCEEDED with RetryInfo, and the subject `tenants/NAME/tasks_per_second`.
 	TasksPerSecond *float64 `protobuf:"fixed64,12,opt,name=tasks_per_second,json=tasksPerSecond,proto3,oneof" json:"tasks_per_second,omitempty"`
 }
 
@@ -688,7 +690,7 @@ type Usage struct {
 	StoredBytes uint64 `protobuf:"varint,4,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
 	// Calls of WatchJob and WatchJobs that are open.
 	Watchers uint32 `protobuf:"varint,5,opt,name=watchers,proto3" json:"watchers,omitempty"`
-	// Bytes of response bodies per second of late.
+	// Bytes of response bodies per second, just now.
 	BytesPerSecond float64 `protobuf:"fixed64,6,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
 }
 
@@ -772,13 +774,13 @@ type Token struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// Its name, which stands in the token after `haul_`. It is no secret.
+	// The id, which stands in the token after `haul_`. It is not a secret.
 	TokenId string `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
-	// Whose it is.
+	// The principal that it belongs to.
 	Principal string `protobuf:"bytes,2,opt,name=principal,proto3" json:"principal,omitempty"`
-	// For people; at most 256 bytes.
+	// A name for people. At most 256 bytes.
 	Title string `protobuf:"bytes,3,opt,name=title,proto3" json:"title,omitempty"`
-	// What it may do of what its principal may; none: all of that.
+	// The part of its principal's grants that it has. Empty: all of them.
 	Grants []*Grant `protobuf:"bytes,4,rep,name=grants,proto3" json:"grants,omitempty"`
 	// When it was made.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
@@ -907,8 +909,8 @@ func (x *Token) GetCreatedWith() string {
 
 // A secret that the server sends to origins, without the secret.
 //
-// A request goes with it whose host, path and method are named here, compared with the URL as it is sent. Hosts with a dot at
-// their end, URLs with a user part, and paths with `//`, `\`, `;`, `%2f`, `%5c` or `%2e` never match.
+// It is sent with requests whose host, path and method are named here, compared with the URL as it is sent. Hosts with
+// a dot at their end, URLs with a user part, and paths with `//`, `\`, `;`, `%2f`, `%5c` or `%2e` never match.
 type Credential struct {
 	state         protoimpl.MessageState
 	sizeCache     protoimpl.SizeCache
@@ -916,20 +918,21 @@ type Credential struct {
 
 	// Its name: letters a to z, digits and `-`; at most 63.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Where it may go, at least one and at most 32: `api.example.com`, `api.example.com:8443`, or `*.example.com` for what has
-	// one label or more before it. Without a port: that of the scheme.
+	// The hosts that it may be sent to, at least one and at most 32: `api.example.com`, `api.example.com:8443`, or
+	// `*.example.com` for names with one label or more before that. Without a port: that of the scheme.
 	Hosts []string `protobuf:"bytes,2,rep,name=hosts,proto3" json:"hosts,omitempty"`
-	// Below which paths, in whole segments; at most 32. None: all.
+	// The paths below which it may be sent, in whole segments; at most 32. Empty: all.
 	PathPrefixes []string `protobuf:"bytes,3,rep,name=path_prefixes,json=pathPrefixes,proto3" json:"path_prefixes,omitempty"`
-	// With which methods, at most 16. None: GET and HEAD.
+	// The methods with which it may be sent, at most 16. Empty: GET and HEAD.
 	Methods []string `protobuf:"bytes,4,rep,name=methods,proto3" json:"methods,omitempty"`
-	// Whether it may also go over http, where everybody on the way reads it.
+	// Whether it may also be sent over http, where everybody on the way can read it.
 	AllowHttp bool `protobuf:"varint,5,opt,name=allow_http,json=allowHttp,proto3" json:"allow_http,omitempty"`
-	// The principals whose jobs may use it, at most 100. None: every submitter of the tenant.
+	// The principals whose jobs may use it, at most 100. Empty: every submitter of the tenant.
 	Users []string `protobuf:"bytes,6,rep,name=users,proto3" json:"users,omitempty"`
-	// Whether answers are kept that hold the secret. Else they fail with FAILURE_REASON_SECRET_ECHOED.
+	// Whether answers that contain the secret are kept. Otherwise the task fails with FAILURE_REASON_SECRET_ECHOED.
 	SkipEchoScan bool `protobuf:"varint,7,opt,name=skip_echo_scan,json=skipEchoScan,proto3" json:"skip_echo_scan,omitempty"`
-	// What kind of secret it is: BEARER, BASIC, HEADER, CERTIFICATE or QUERY. Empty: the key of its value is lost, set it anew.
+	// What kind of secret it is: BEARER, BASIC, HEADER, CERTIFICATE or QUERY. Empty: the key of its value is lost, and it
+	// has to be set again.
 	Kind string `protobuf:"bytes,8,opt,name=kind,proto3" json:"kind,omitempty"`
 	// How often it was set.
 	Version uint32 `protobuf:"varint,9,opt,name=version,proto3" json:"version,omitempty"`
@@ -941,7 +944,7 @@ type Credential struct {
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// When an attempt last used it, to the minute.
 	LastUseTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
-	// Names this version of it.
+	// Identifies this version of it.
 	Etag string `protobuf:"bytes,14,opt,name=etag,proto3" json:"etag,omitempty"`
 }
 
@@ -1081,7 +1084,7 @@ type CredentialValue struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// One of these.
+	// The kind; one must be set.
 	//
 	// Types that are assignable to Kind:
 	//
@@ -1328,25 +1331,25 @@ type AccessInfo struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// Who has to authenticate: `auto` (nobody on this machine, as long as there never was a token or an identity), `required`
-	// or `none`.
+	// Who has to authenticate: `auto` (nobody on this machine, as long as there never was a token or an identity),
+	// `required` or `none`.
 	Auth string `protobuf:"bytes,1,opt,name=auth,proto3" json:"auth,omitempty"`
-	// What was given up for other machines: empty, `plaintext` or `open`.
+	// What `insecure_listen` permits: empty (nothing), `plaintext` or `open`.
 	Insecure string `protobuf:"bytes,2,opt,name=insecure,proto3" json:"insecure,omitempty"`
-	// When the certificate of the server ends; unset: it has none.
+	// When the certificate of the server expires. Unset: it has none.
 	TlsNotAfter *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=tls_not_after,json=tlsNotAfter,proto3" json:"tls_not_after,omitempty"`
-	// Why the files of certificates could not be used when they were last read; empty: they are in use.
+	// Why the certificate files could not be used when they were last read. Empty: they are in use.
 	TlsReloadError string `protobuf:"bytes,4,opt,name=tls_reload_error,json=tlsReloadError,proto3" json:"tls_reload_error,omitempty"`
-	// When they were last read again; unset: not since the start.
+	// When the certificate files were last read again. Unset: not since the start.
 	TlsReloadTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=tls_reload_time,json=tlsReloadTime,proto3" json:"tls_reload_time,omitempty"`
-	// Rows that are still to be looked at until all secrets are sealed with the present data key and nothing plain is left in
-	// the files of the database; at least 1 until then. Of each table at most 100,000 are counted.
+	// The rows that have yet to be checked until all secrets are sealed with the current data key and no plain text is
+	// left in the files of the database; at least 1 until then. At most 100,000 are counted of each table.
 	SealingRowsLeft uint64 `protobuf:"varint,6,opt,name=sealing_rows_left,json=sealingRowsLeft,proto3" json:"sealing_rows_left,omitempty"`
 	// The data key with which secrets are sealed, as RotateDataKey names it.
 	DataKeyId string `protobuf:"bytes,7,opt,name=data_key_id,json=dataKeyId,proto3" json:"data_key_id,omitempty"`
-	// Whether pages may call by gRPC-Web.
+	// Whether web pages may call by gRPC-Web.
 	GrpcWeb bool `protobuf:"varint,8,opt,name=grpc_web,json=grpcWeb,proto3" json:"grpc_web,omitempty"`
-	// The origins of pages that may call, beside the server's own.
+	// The origins of web pages that may call, beside the server's own.
 	CorsOrigins []string `protobuf:"bytes,9,rep,name=cors_origins,json=corsOrigins,proto3" json:"cors_origins,omitempty"`
 }
 
@@ -1490,11 +1493,11 @@ type WhoAmIResponse struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// The name of the caller; `local` is every caller on this machine, while none has to authenticate.
+	// The name of the caller. `local` is every caller on this machine while nobody has to authenticate.
 	Principal string `protobuf:"bytes,1,opt,name=principal,proto3" json:"principal,omitempty"`
 	// What the call may do.
 	Grants []*Grant `protobuf:"bytes,2,rep,name=grants,proto3" json:"grants,omitempty"`
-	// The tenant that the call is about; empty: it names none, and the caller has roles at several.
+	// The tenant that the call is about. Empty: it names none, and the caller has roles at several.
 	Tenant string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// The token that was sent.
 	TokenId string `protobuf:"bytes,4,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
@@ -1584,9 +1587,9 @@ type CreatePrincipalRequest struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// Its name, title, grants, identities, default tenant and whether it is disabled.
+	// The principal: its name, title, grants, identities, default tenant and whether it is disabled.
 	Principal *Principal `protobuf:"bytes,1,opt,name=principal,proto3" json:"principal,omitempty"`
-	// Makes a repetition of this request answer the same; at most 128 bytes.
+	// Makes the call idempotent. At most 128 bytes. Empty: the call is not idempotent.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 }
 
@@ -1644,7 +1647,7 @@ type CreatePrincipalResponse struct {
 
 	// The principal as it was made.
 	Principal *Principal `protobuf:"bytes,1,opt,name=principal,proto3" json:"principal,omitempty"`
-	// True where its identities are the first that make authentication required.
+	// Whether its identities are the first to make authentication required.
 	AuthenticationRequired bool `protobuf:"varint,2,opt,name=authentication_required,json=authenticationRequired,proto3" json:"authentication_required,omitempty"`
 }
 
@@ -1700,9 +1703,9 @@ type UpdatePrincipalRequest struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// Its name, what is to change, and the etag of the version to change; empty: any.
+	// The name, the new values, and the etag of the version to change; an empty etag means any.
 	Principal *Principal `protobuf:"bytes,1,opt,name=principal,proto3" json:"principal,omitempty"`
-	// What to change: `title`, `grants`, `identities`, `disabled`, `default_tenant`.
+	// The fields to change: `title`, `grants`, `identities`, `disabled`, `default_tenant`.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 }
 
@@ -1760,7 +1763,7 @@ type UpdatePrincipalResponse struct {
 
 	// The principal as it is now.
 	Principal *Principal `protobuf:"bytes,1,opt,name=principal,proto3" json:"principal,omitempty"`
-	// True where its identities are the first that make authentication required.
+	// Whether its identities are the first to make authentication required.
 	AuthenticationRequired bool `protobuf:"varint,2,opt,name=authentication_required,json=authenticationRequired,proto3" json:"authentication_required,omitempty"`
 }
 
@@ -1818,7 +1821,7 @@ type DeletePrincipalRequest struct {
 
 	// Its name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The etag of the version to delete; empty: any.
+	// The etag of the version to delete. Empty: any.
 	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 }
 
@@ -1913,11 +1916,11 @@ type ListPrincipalsRequest struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// The most to answer. 0 means 50; at most 1,000.
+	// The most principals in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// Where the last page ended: its `next_page_token`.
+	// The `next_page_token` of the page before, with the same conditions. Empty: the first page.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Only those with a grant at this tenant, or that belong to it; empty: all.
+	// Only principals with a grant at this tenant, or that belong to it. Empty: all.
 	Tenant string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
 }
 
@@ -1980,9 +1983,10 @@ type ListPrincipalsResponse struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// Those that the caller may see. Of principals that belong elsewhere an admin sees name and grants at its tenant.
+	// The principals that the caller may see, by name. An admin sees only the name of principals that belong elsewhere,
+	// and their grants at its tenant.
 	Principals []*Principal `protobuf:"bytes,1,rep,name=principals,proto3" json:"principals,omitempty"`
-	// Where the next page begins; empty: there is none.
+	// The token of the next page. Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 }
 
@@ -2040,15 +2044,16 @@ type CreateTokenRequest struct {
 
 	// The principal that it is for.
 	Principal string `protobuf:"bytes,1,opt,name=principal,proto3" json:"principal,omitempty"`
-	// For people; at most 256 bytes.
+	// A name for people. At most 256 bytes.
 	Title string `protobuf:"bytes,2,opt,name=title,proto3" json:"title,omitempty"`
-	// What it may do of what its principal may; none: all of that.
+	// The part of its principal's grants that it has. Empty: all of them.
 	Grants []*Grant `protobuf:"bytes,3,rep,name=grants,proto3" json:"grants,omitempty"`
-	// How long it lasts. Unset: 90 days; at most the server's `token_max_lifetime`.
+	// How long it lasts, at most the server's `token_max_lifetime`. Unset: 90 days.
 	Lifetime *durationpb.Duration `protobuf:"bytes,4,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
 	// Whether it lasts until it is revoked. Only operators may ask for that.
 	NeverExpires bool `protobuf:"varint,5,opt,name=never_expires,json=neverExpires,proto3" json:"never_expires,omitempty"`
-	// Makes a repetition of this request answer the same token, without its secret; at most 128 bytes.
+	// Makes the call idempotent: a repeated call returns the same token without its secret. At most 128 bytes. Empty: the
+	// call is not idempotent.
 	RequestId string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 }
 
@@ -2136,7 +2141,7 @@ type CreateTokenResponse struct {
 	Token *Token `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	// What to send as `authorization: Bearer SECRET`. Empty where a request was repeated.
 	Secret string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
-	// True where this token is the first: from now on every call needs one.
+	// Whether this token is the first: from now on every caller has to authenticate.
 	AuthenticationRequired bool `protobuf:"varint,3,opt,name=authentication_required,json=authenticationRequired,proto3" json:"authentication_required,omitempty"`
 }
 
@@ -2199,13 +2204,13 @@ type ListTokensRequest struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// The most to answer. 0 means 50; at most 1,000.
+	// The most tokens in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// Where the last page ended: its `next_page_token`.
+	// The `next_page_token` of the page before, with the same conditions. Empty: the first page.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Whose; empty: all that the caller may see.
+	// The principal that the tokens belong to. Empty: all that the caller may see.
 	Principal string `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
-	// Whether those that expired or were revoked are listed too.
+	// Whether tokens that have expired or were revoked are listed too.
 	IncludeEnded bool `protobuf:"varint,4,opt,name=include_ended,json=includeEnded,proto3" json:"include_ended,omitempty"`
 }
 
@@ -2277,7 +2282,7 @@ type ListTokensResponse struct {
 
 	// The tokens, by id.
 	Tokens []*Token `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
-	// Where the next page begins; empty: there is none.
+	// The token of the next page. Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 }
 
@@ -2333,9 +2338,9 @@ type RevokeTokenRequest struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// Its id: what stands in the token after `haul_`, up to the next `_`.
+	// The id of the token: what stands in it after `haul_`, up to the next `_`.
 	TokenId string `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
-	// Whether the tokens that were made with it end too, and those made with them.
+	// Whether the tokens that were made with it are revoked too, and those made with these.
 	WithDescendants bool `protobuf:"varint,2,opt,name=with_descendants,json=withDescendants,proto3" json:"with_descendants,omitempty"`
 }
 
@@ -2391,7 +2396,7 @@ type RevokeTokenResponse struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// How many tokens ended by this.
+	// How many tokens were revoked.
 	Revoked uint32 `protobuf:"varint,1,opt,name=revoked,proto3" json:"revoked,omitempty"`
 }
 
@@ -2434,7 +2439,7 @@ func (x *RevokeTokenResponse) GetRevoked() uint32 {
 	return 0
 }
 
-// Something that was done or refused. It never holds what was sent: no body, no URL, no label, no title.
+// Something that was done or refused. It never contains what was sent: no body, URL, label or title.
 type AuditEvent struct {
 	state         protoimpl.MessageState
 	sizeCache     protoimpl.SizeCache
@@ -2442,34 +2447,34 @@ type AuditEvent struct {
 
 	// Its number, from 1, without gaps.
 	Sequence uint64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// When; of calls that were refused, when the first of them was.
+	// When it happened; of refused calls, when the first of them was.
 	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
-	// By whom; empty: by nobody who is known.
+	// The principal that called. Empty: the caller was not known.
 	Principal string `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
-	// The token that the call came by.
+	// The id of the token of the call. Empty: it had none.
 	TokenId string `protobuf:"bytes,4,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
-	// Where it came from, without a port.
+	// The address of the caller, without a port.
 	Address string `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
-	// The tenant that it is about; empty: the server.
+	// The tenant that it is about. Empty: the server.
 	Tenant string `protobuf:"bytes,6,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	// As in `haul.v1.JobService/SubmitJob`; `?`: one that is not there, or several; `credential-use`: no call, but the first
-	// attempt of a job with a credential since the start of the server.
+	// The method, as `haul.v1.JobService/SubmitJob`; `?` is one that does not exist, or several; `credential-use` is not
+	// a call, but the first attempt of a job with a credential since the server started.
 	Method string `protobuf:"bytes,7,opt,name=method,proto3" json:"method,omitempty"`
 	// What was changed: `jobs/ID`, `tokens/ID`, `principals/NAME`, `tenants/NAME`, `credentials/TENANT/NAME` or
 	// `server`.
 	Subject string `protobuf:"bytes,8,opt,name=subject,proto3" json:"subject,omitempty"`
-	// OK, or the code with which it was refused: UNAUTHENTICATED, PERMISSION_DENIED.
+	// OK, or the code of the refusal: UNAUTHENTICATED, PERMISSION_DENIED.
 	Code string `protobuf:"bytes,9,opt,name=code,proto3" json:"code,omitempty"`
-	// Why it was refused; behind BAD_CREDENTIALS what was wrong with them: `/unknown`, `/damaged`, `/expired`, `/revoked`,
-	// `/disabled`.
+	// The reason of the refusal; after BAD_CREDENTIALS what was wrong with the credentials: `/unknown`, `/damaged`,
+	// `/expired`, `/revoked`, `/disabled`.
 	Reason string `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
-	// The fields that were to change; of a `credential-use` the job, as `jobs/ID`.
+	// The fields that the call named to change; of a `credential-use` the job, as `jobs/ID`.
 	Changed []string `protobuf:"bytes,11,rep,name=changed,proto3" json:"changed,omitempty"`
 	// The `haul-request-id` of the call.
 	RequestId string `protobuf:"bytes,12,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// How many calls it stands for. Those that are refused are counted for a minute.
+	// How many calls it stands for: equal refusals of one minute are one event.
 	Count uint32 `protobuf:"varint,13,opt,name=count,proto3" json:"count,omitempty"`
-	// A keyed digest over the event before and this one; `haul audit verify` follows it.
+	// A keyed digest over the event before and this one; `haul audit verify` checks it.
 	Chain []byte `protobuf:"bytes,14,opt,name=chain,proto3" json:"chain,omitempty"`
 }
 
@@ -2609,9 +2614,9 @@ type CreateTenantRequest struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// Its name, title, quotas, weight and whether it is suspended.
+	// The tenant: its name, title, quotas, weight and whether it is suspended.
 	Tenant *Tenant `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	// Makes a repetition of this request answer the same; at most 128 bytes.
+	// Makes the call idempotent. At most 128 bytes. Empty: the call is not idempotent.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 }
 
@@ -2814,10 +2819,10 @@ type UpdateTenantRequest struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// Its name, what is to change, and the etag of the version to change; empty: any.
+	// The name, the new values, and the etag of the version to change; an empty etag means any.
 	Tenant *Tenant `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	// What to change: `title`, `quotas`, each of its fields as `quotas.running_tasks`, `weight`, `suspended`. A quota that is
-	// named and unset is lifted.
+	// The fields to change: `title`, `quotas`, each of its fields as `quotas.running_tasks`, `weight`, `suspended`. A
+	// quota that is named and unset is removed.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 }
 
@@ -2924,7 +2929,7 @@ type DeleteTenantRequest struct {
 
 	// Its name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The etag of the version to delete; empty: any.
+	// The etag of the version to delete. Empty: any.
 	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 }
 
@@ -3019,9 +3024,9 @@ type ListTenantsRequest struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// The most to answer. 0 means 50; at most 1,000.
+	// The most tenants in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// Where the last page ended: its `next_page_token`.
+	// The `next_page_token` of the page before, with the same conditions. Empty: the first page.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 }
 
@@ -3079,7 +3084,7 @@ type ListTenantsResponse struct {
 
 	// The tenants, by name.
 	Tenants []*Tenant `protobuf:"bytes,1,rep,name=tenants,proto3" json:"tenants,omitempty"`
-	// Where the next page begins; empty: there is none.
+	// The token of the next page. Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 }
 
@@ -3135,16 +3140,17 @@ type PutCredentialRequest struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// Its name, to what it is bound, when it ends, and the etag of the version to change; empty: any.
+	// The name, what the credential is bound to, when it ends, and the etag of the version to change; an empty etag means
+	// any.
 	Credential *Credential `protobuf:"bytes,1,opt,name=credential,proto3" json:"credential,omitempty"`
 	// What it sends.
 	Value *CredentialValue `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
-	// Authorities that are trusted beside the system's where it is sent, in PEM; at most 64 KiB.
+	// Authorities that are trusted beside the system's for requests with the credential, in PEM. At most 64 KiB.
 	CaPem string `protobuf:"bytes,3,opt,name=ca_pem,json=caPem,proto3" json:"ca_pem,omitempty"`
-	// What to change: `hosts`, `path_prefixes`, `methods`, `allow_http`, `users`, `skip_echo_scan`, `expire_time`, `value`,
-	// `ca_pem`. Unset: everything.
+	// The fields to change: `hosts`, `path_prefixes`, `methods`, `allow_http`, `users`, `skip_echo_scan`, `expire_time`,
+	// `value`, `ca_pem`. Unset: everything.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,4,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
-	// Makes a repetition of this request answer the same; at most 128 bytes.
+	// Makes the call idempotent. At most 128 bytes. Empty: the call is not idempotent.
 	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 }
 
@@ -3368,9 +3374,9 @@ type ListCredentialsRequest struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// The most to answer. 0 means 50; at most 1,000.
+	// The most credentials in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// Where the last page ended: its `next_page_token`.
+	// The `next_page_token` of the page before, with the same conditions. Empty: the first page.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 }
 
@@ -3428,7 +3434,7 @@ type ListCredentialsResponse struct {
 
 	// The credentials, by name.
 	Credentials []*Credential `protobuf:"bytes,1,rep,name=credentials,proto3" json:"credentials,omitempty"`
-	// Where the next page begins; empty: there is none.
+	// The token of the next page. Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 }
 
@@ -3486,9 +3492,9 @@ type DeleteCredentialRequest struct {
 
 	// Its name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The etag of the version to delete; empty: any.
+	// The etag of the version to delete. Empty: any.
 	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
-	// Whether it goes though jobs that have not ended name it.
+	// Whether it is deleted although jobs that have not ended name it.
 	Force bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
 }
 
@@ -3590,23 +3596,24 @@ type ListAuditEventsRequest struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// The most to answer. 0 means 50; at most 1,000. An answer may have fewer while there are more.
+	// The most events in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT. A page may be
+	// shorter.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// Where the last page ended: its `next_page_token`.
+	// The `next_page_token` of the page before, with the same conditions. Empty: the first page.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Set: oldest first, those after this number. Unset: newest first.
+	// Set: the events after this number, oldest first. Unset: all, newest first.
 	AfterSequence *uint64 `protobuf:"varint,3,opt,name=after_sequence,json=afterSequence,proto3,oneof" json:"after_sequence,omitempty"`
-	// Only those of this principal.
+	// Only events of this principal. Empty: any.
 	Principal string `protobuf:"bytes,4,opt,name=principal,proto3" json:"principal,omitempty"`
-	// Only those about this tenant.
+	// Only events about this tenant. Empty: any.
 	Tenant string `protobuf:"bytes,5,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	// Only those of this method.
+	// Only events of this method. Empty: any.
 	Method string `protobuf:"bytes,6,opt,name=method,proto3" json:"method,omitempty"`
-	// Only those about this subject.
+	// Only events about this subject. Empty: any.
 	Subject string `protobuf:"bytes,7,opt,name=subject,proto3" json:"subject,omitempty"`
-	// Only those at this time or later.
+	// Only events at this time or later. Unset: no condition.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
-	// Only those before this time.
+	// Only events before this time. Unset: no condition.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 }
 
@@ -3713,7 +3720,7 @@ type ListAuditEventsResponse struct {
 
 	// The events.
 	Events []*AuditEvent `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
-	// Where the next page begins; empty: there is none.
+	// The token of the next page. Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 }
 
@@ -3808,7 +3815,7 @@ type RotateDataKeyResponse struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// Names the new key.
+	// The id of the new key.
 	DataKeyId string `protobuf:"bytes,1,opt,name=data_key_id,json=dataKeyId,proto3" json:"data_key_id,omitempty"`
 }
 

@@ -17,58 +17,60 @@ const _ = grpc.SupportPackageIsVersion7
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type AccessServiceClient interface {
-	// Tells who calls. Any principal may. Idempotent.
+	// Reads who the caller is and what it may do. Every principal may call it. Idempotent.
 	WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error)
-	// Makes a principal. ALREADY_EXISTS (PRINCIPAL_EXISTS) where there is one of that name, (IDENTITY_TAKEN) where another
-	// one has one of its identities, (REQUEST_ID_TAKEN) for a `request_id` that asked for something else; PERMISSION_DENIED
-	// (ESCALATION) for grants that the caller may not give. Idempotent with a `request_id`.
+	// Makes a principal. ALREADY_EXISTS (PRINCIPAL_EXISTS) where there is one of that name, (IDENTITY_TAKEN) where
+	// another one has one of its identities, (REQUEST_ID_TAKEN) for a `request_id` that asked for something else;
+	// PERMISSION_DENIED (ESCALATION) for grants that the caller may not give. Idempotent with a `request_id`.
 	CreatePrincipal(ctx context.Context, in *CreatePrincipalRequest, opts ...grpc.CallOption) (*CreatePrincipalResponse, error)
 	// Changes a principal, which takes effect at once, on open streams within 5 s. FAILED_PRECONDITION (LAST_OPERATOR)
-	// where nobody could sign in as operator any more, ABORTED (STALE_ETAG) where it has changed since. Idempotent.
+	// where nobody could sign in as operator afterwards, ABORTED (STALE_ETAG) where it has changed since. Idempotent.
 	UpdatePrincipal(ctx context.Context, in *UpdatePrincipalRequest, opts ...grpc.CallOption) (*UpdatePrincipalResponse, error)
 	// Deletes a principal and revokes its tokens; its jobs stay. A new principal of that name owns none of them.
 	// FAILED_PRECONDITION (LAST_OPERATOR), ABORTED (STALE_ETAG).
 	DeletePrincipal(ctx context.Context, in *DeletePrincipalRequest, opts ...grpc.CallOption) (*DeletePrincipalResponse, error)
 	// Lists principals by name. Idempotent.
 	ListPrincipals(ctx context.Context, in *ListPrincipalsRequest, opts ...grpc.CallOption) (*ListPrincipalsResponse, error)
-	// Makes a token. Its secret is in this answer and nowhere else: the server keeps a hash. PERMISSION_DENIED (ESCALATION)
-	// where the token could do what the caller may not give; ALREADY_EXISTS (REQUEST_ID_TAKEN) for a `request_id` that asked
-	// for something else. Idempotent with a `request_id`, and then without the secret.
+	// Makes a token. Its secret is in this answer alone: the server keeps a hash. PERMISSION_DENIED (ESCALATION)
+	// where the token would have grants that the caller may not give; ALREADY_EXISTS (REQUEST_ID_TAKEN) for a
+	// `request_id` that asked for something else. Idempotent with a `request_id`; a repeated call returns the token
+	// without its secret.
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
 	// Lists tokens by id, without their secrets. Idempotent.
 	ListTokens(ctx context.Context, in *ListTokensRequest, opts ...grpc.CallOption) (*ListTokensResponse, error)
-	// Ends a token, at once, and open streams of it within 5 s. One that has ended stays as it is. FAILED_PRECONDITION
-	// (LAST_OPERATOR). Idempotent.
+	// Revokes a token at once, and ends its open streams within 5 s. A token that has ended stays as it is.
+	// FAILED_PRECONDITION (LAST_OPERATOR). Idempotent.
 	RevokeToken(ctx context.Context, in *RevokeTokenRequest, opts ...grpc.CallOption) (*RevokeTokenResponse, error)
-	// Makes a tenant. ALREADY_EXISTS (TENANT_EXISTS) where there is one of that name, (REQUEST_ID_TAKEN) for a `request_id`
-	// that asked for something else. Only operators may. Idempotent with a `request_id`.
+	// Makes a tenant. ALREADY_EXISTS (TENANT_EXISTS) where there is one of that name, (REQUEST_ID_TAKEN) for a
+	// `request_id` that asked for something else. Only operators may. Idempotent with a `request_id`.
 	CreateTenant(ctx context.Context, in *CreateTenantRequest, opts ...grpc.CallOption) (*CreateTenantResponse, error)
-	// Reads a tenant. Operators may, and its admins. NOT_FOUND (TENANT_NOT_FOUND). Idempotent.
+	// Reads a tenant. Operators and the admins of the tenant may. NOT_FOUND (TENANT_NOT_FOUND). Idempotent.
 	GetTenant(ctx context.Context, in *GetTenantRequest, opts ...grpc.CallOption) (*GetTenantResponse, error)
 	// Changes a tenant, at once. ABORTED (STALE_ETAG) where it has changed since. Only operators may. Idempotent.
 	UpdateTenant(ctx context.Context, in *UpdateTenantRequest, opts ...grpc.CallOption) (*UpdateTenantResponse, error)
 	// Deletes a tenant of which no jobs are left, with its principals, their tokens, and the grants of others at it. Its
-	// files are put aside, so that a new tenant of that name has none of them. FAILED_PRECONDITION (TENANT_NOT_EMPTY,
+	// files are moved aside, so that a new tenant of that name does not get them. FAILED_PRECONDITION (TENANT_NOT_EMPTY,
 	// LAST_OPERATOR), ABORTED (STALE_ETAG). Only operators may.
 	DeleteTenant(ctx context.Context, in *DeleteTenantRequest, opts ...grpc.CallOption) (*DeleteTenantResponse, error)
 	// Lists tenants by name. Only operators may. Idempotent.
 	ListTenants(ctx context.Context, in *ListTenantsRequest, opts ...grpc.CallOption) (*ListTenantsResponse, error)
-	// Makes a credential, or changes one: a secret that the server sends to the hosts that it is bound to, for tasks that name
-	// it in `http.credential`. Nobody reads it again. Without an `update_mask` everything is set, and what is not there is
-	// made. FAILED_PRECONDITION (VALUE_REQUIRED) where the credential would go further than it does and `value` is not set
-	// with it; ABORTED (STALE_ETAG); ALREADY_EXISTS (REQUEST_ID_TAKEN). Idempotent with a `request_id`.
+	// Makes a credential, or changes one: a secret that the server sends to the hosts that it is bound to, for tasks that
+	// name it in `http.credential`. No call returns the secret. Without an `update_mask` every field is set, and a
+	// credential that does not exist is made. FAILED_PRECONDITION (VALUE_REQUIRED) where the change would let the
+	// credential be sent to more places and `value` is not set; ABORTED (STALE_ETAG); ALREADY_EXISTS (REQUEST_ID_TAKEN).
+	// Idempotent with a `request_id`.
 	PutCredential(ctx context.Context, in *PutCredentialRequest, opts ...grpc.CallOption) (*PutCredentialResponse, error)
-	// Shows a credential, without its value. Idempotent.
+	// Reads a credential, without its value. Idempotent.
 	GetCredential(ctx context.Context, in *GetCredentialRequest, opts ...grpc.CallOption) (*GetCredentialResponse, error)
 	// Lists credentials by name, without their values. Idempotent.
 	ListCredentials(ctx context.Context, in *ListCredentialsRequest, opts ...grpc.CallOption) (*ListCredentialsResponse, error)
 	// Deletes a credential: attempts that begin later fail with FAILURE_REASON_CREDENTIAL. FAILED_PRECONDITION
 	// (CREDENTIAL_IN_USE) while jobs that have not ended name it, unless `force`; ABORTED (STALE_ETAG).
 	DeleteCredential(ctx context.Context, in *DeleteCredentialRequest, opts ...grpc.CallOption) (*DeleteCredentialResponse, error)
-	// Lists what was changed and by whom, and what was refused. What was done has its row in the transaction of the change.
-	// Auditors see all, admins what is about their tenant. Idempotent.
+	// Lists what was changed and by whom, and what was refused. A change and its event are stored in one transaction.
+	// Auditors see all events, admins those about their tenant. Idempotent.
 	ListAuditEvents(ctx context.Context, in *ListAuditEventsRequest, opts ...grpc.CallOption) (*ListAuditEventsResponse, error)
-	// Seals secrets with a new data key from now on; what is stored is sealed anew in the background.
+	// Makes a new data key, with which secrets are sealed from now on; stored secrets are sealed again in the background.
 	RotateDataKey(ctx context.Context, in *RotateDataKeyRequest, opts ...grpc.CallOption) (*RotateDataKeyResponse, error)
 }
 
@@ -255,58 +257,60 @@ func (c *accessServiceClient) RotateDataKey(ctx context.Context, in *RotateDataK
 // All implementations must embed UnimplementedAccessServiceServer
 // for forward compatibility
 type AccessServiceServer interface {
-	// Tells who calls. Any principal may. Idempotent.
+	// Reads who the caller is and what it may do. Every principal may call it. Idempotent.
 	WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error)
-	// Makes a principal. ALREADY_EXISTS (PRINCIPAL_EXISTS) where there is one of that name, (IDENTITY_TAKEN) where another
-	// one has one of its identities, (REQUEST_ID_TAKEN) for a `request_id` that asked for something else; PERMISSION_DENIED
-	// (ESCALATION) for grants that the caller may not give. Idempotent with a `request_id`.
+	// Makes a principal. ALREADY_EXISTS (PRINCIPAL_EXISTS) where there is one of that name, (IDENTITY_TAKEN) where
+	// another one has one of its identities, (REQUEST_ID_TAKEN) for a `request_id` that asked for something else;
+	// PERMISSION_DENIED (ESCALATION) for grants that the caller may not give. Idempotent with a `request_id`.
 	CreatePrincipal(context.Context, *CreatePrincipalRequest) (*CreatePrincipalResponse, error)
 	// Changes a principal, which takes effect at once, on open streams within 5 s. FAILED_PRECONDITION (LAST_OPERATOR)
-	// where nobody could sign in as operator any more, ABORTED (STALE_ETAG) where it has changed since. Idempotent.
+	// where nobody could sign in as operator afterwards, ABORTED (STALE_ETAG) where it has changed since. Idempotent.
 	UpdatePrincipal(context.Context, *UpdatePrincipalRequest) (*UpdatePrincipalResponse, error)
 	// Deletes a principal and revokes its tokens; its jobs stay. A new principal of that name owns none of them.
 	// FAILED_PRECONDITION (LAST_OPERATOR), ABORTED (STALE_ETAG).
 	DeletePrincipal(context.Context, *DeletePrincipalRequest) (*DeletePrincipalResponse, error)
 	// Lists principals by name. Idempotent.
 	ListPrincipals(context.Context, *ListPrincipalsRequest) (*ListPrincipalsResponse, error)
-	// Makes a token. Its secret is in this answer and nowhere else: the server keeps a hash. PERMISSION_DENIED (ESCALATION)
-	// where the token could do what the caller may not give; ALREADY_EXISTS (REQUEST_ID_TAKEN) for a `request_id` that asked
-	// for something else. Idempotent with a `request_id`, and then without the secret.
+	// Makes a token. Its secret is in this answer alone: the server keeps a hash. PERMISSION_DENIED (ESCALATION)
+	// where the token would have grants that the caller may not give; ALREADY_EXISTS (REQUEST_ID_TAKEN) for a
+	// `request_id` that asked for something else. Idempotent with a `request_id`; a repeated call returns the token
+	// without its secret.
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
 	// Lists tokens by id, without their secrets. Idempotent.
 	ListTokens(context.Context, *ListTokensRequest) (*ListTokensResponse, error)
-	// Ends a token, at once, and open streams of it within 5 s. One that has ended stays as it is. FAILED_PRECONDITION
-	// (LAST_OPERATOR). Idempotent.
+	// Revokes a token at once, and ends its open streams within 5 s. A token that has ended stays as it is.
+	// FAILED_PRECONDITION (LAST_OPERATOR). Idempotent.
 	RevokeToken(context.Context, *RevokeTokenRequest) (*RevokeTokenResponse, error)
-	// Makes a tenant. ALREADY_EXISTS (TENANT_EXISTS) where there is one of that name, (REQUEST_ID_TAKEN) for a `request_id`
-	// that asked for something else. Only operators may. Idempotent with a `request_id`.
+	// Makes a tenant. ALREADY_EXISTS (TENANT_EXISTS) where there is one of that name, (REQUEST_ID_TAKEN) for a
+	// `request_id` that asked for something else. Only operators may. Idempotent with a `request_id`.
 	CreateTenant(context.Context, *CreateTenantRequest) (*CreateTenantResponse, error)
-	// Reads a tenant. Operators may, and its admins. NOT_FOUND (TENANT_NOT_FOUND). Idempotent.
+	// Reads a tenant. Operators and the admins of the tenant may. NOT_FOUND (TENANT_NOT_FOUND). Idempotent.
 	GetTenant(context.Context, *GetTenantRequest) (*GetTenantResponse, error)
 	// Changes a tenant, at once. ABORTED (STALE_ETAG) where it has changed since. Only operators may. Idempotent.
 	UpdateTenant(context.Context, *UpdateTenantRequest) (*UpdateTenantResponse, error)
 	// Deletes a tenant of which no jobs are left, with its principals, their tokens, and the grants of others at it. Its
-	// files are put aside, so that a new tenant of that name has none of them. FAILED_PRECONDITION (TENANT_NOT_EMPTY,
+	// files are moved aside, so that a new tenant of that name does not get them. FAILED_PRECONDITION (TENANT_NOT_EMPTY,
 	// LAST_OPERATOR), ABORTED (STALE_ETAG). Only operators may.
 	DeleteTenant(context.Context, *DeleteTenantRequest) (*DeleteTenantResponse, error)
 	// Lists tenants by name. Only operators may. Idempotent.
 	ListTenants(context.Context, *ListTenantsRequest) (*ListTenantsResponse, error)
-	// Makes a credential, or changes one: a secret that the server sends to the hosts that it is bound to, for tasks that name
-	// it in `http.credential`. Nobody reads it again. Without an `update_mask` everything is set, and what is not there is
-	// made. FAILED_PRECONDITION (VALUE_REQUIRED) where the credential would go further than it does and `value` is not set
-	// with it; ABORTED (STALE_ETAG); ALREADY_EXISTS (REQUEST_ID_TAKEN). Idempotent with a `request_id`.
+	// Makes a credential, or changes one: a secret that the server sends to the hosts that it is bound to, for tasks that
+	// name it in `http.credential`. No call returns the secret. Without an `update_mask` every field is set, and a
+	// credential that does not exist is made. FAILED_PRECONDITION (VALUE_REQUIRED) where the change would let the
+	// credential be sent to more places and `value` is not set; ABORTED (STALE_ETAG); ALREADY_EXISTS (REQUEST_ID_TAKEN).
+	// Idempotent with a `request_id`.
 	PutCredential(context.Context, *PutCredentialRequest) (*PutCredentialResponse, error)
-	// Shows a credential, without its value. Idempotent.
+	// Reads a credential, without its value. Idempotent.
 	GetCredential(context.Context, *GetCredentialRequest) (*GetCredentialResponse, error)
 	// Lists credentials by name, without their values. Idempotent.
 	ListCredentials(context.Context, *ListCredentialsRequest) (*ListCredentialsResponse, error)
 	// Deletes a credential: attempts that begin later fail with FAILURE_REASON_CREDENTIAL. FAILED_PRECONDITION
 	// (CREDENTIAL_IN_USE) while jobs that have not ended name it, unless `force`; ABORTED (STALE_ETAG).
 	DeleteCredential(context.Context, *DeleteCredentialRequest) (*DeleteCredentialResponse, error)
-	// Lists what was changed and by whom, and what was refused. What was done has its row in the transaction of the change.
-	// Auditors see all, admins what is about their tenant. Idempotent.
+	// Lists what was changed and by whom, and what was refused. A change and its event are stored in one transaction.
+	// Auditors see all events, admins those about their tenant. Idempotent.
 	ListAuditEvents(context.Context, *ListAuditEventsRequest) (*ListAuditEventsResponse, error)
-	// Seals secrets with a new data key from now on; what is stored is sealed anew in the background.
+	// Makes a new data key, with which secrets are sealed from now on; stored secrets are sealed again in the background.
 	RotateDataKey(context.Context, *RotateDataKeyRequest) (*RotateDataKeyResponse, error)
 	mustEmbedUnimplementedAccessServiceServer()
 }

@@ -79,18 +79,18 @@ type GetServerInfoResponse struct {
 	StoreBackend string `protobuf:"bytes,4,opt,name=store_backend,json=storeBackend,proto3" json:"store_backend,omitempty"`
 	// The limits in force.
 	Limits *Limits `protobuf:"bytes,5,opt,name=limits,proto3" json:"limits,omitempty"`
-	// The tasks of all jobs that have not ended, of the tenants at which the caller has a role; of all for ROLE_MONITOR. For
-	// whom the only role is ROLE_SUBMIT: of its own jobs.
+	// The tasks of all jobs that have not ended, of the tenants at which the caller has a role; of all tenants for
+	// ROLE_MONITOR. A caller whose only role is ROLE_SUBMIT gets the tasks of its own jobs.
 	Counts *TaskCounts `protobuf:"bytes,6,opt,name=counts,proto3" json:"counts,omitempty"`
 	// Who may call.
 	Access *AccessInfo `protobuf:"bytes,7,opt,name=access,proto3" json:"access,omitempty"`
-	// The bytes that are free where the database is. At most a minute old, as the next two are.
+	// The bytes that are free where the database is. This number and the next two are at most a minute old.
 	DiskFreeBytes uint64 `protobuf:"varint,8,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
 	// The bytes that are free where downloads go.
 	DownloadFreeBytes uint64 `protobuf:"varint,9,opt,name=download_free_bytes,json=downloadFreeBytes,proto3" json:"download_free_bytes,omitempty"`
 	// The bytes of the database with its log.
 	StoreBytes uint64 `protobuf:"varint,10,opt,name=store_bytes,json=storeBytes,proto3" json:"store_bytes,omitempty"`
-	// What this server has beyond its gRPC services: `rest`, the API as HTTP and JSON.
+	// What this server has beyond its gRPC services: `rest` is the API as HTTP and JSON.
 	Features []string `protobuf:"bytes,11,rep,name=features,proto3" json:"features,omitempty"`
 	// Whether the server shuts down.
 	Draining bool `protobuf:"varint,12,opt,name=draining,proto3" json:"draining,omitempty"`
@@ -707,8 +707,8 @@ type Host struct {
 	Waiting uint32 `protobuf:"varint,3,opt,name=waiting,proto3" json:"waiting,omitempty"`
 	// The limits in force for this host.
 	Limits *HostLimits `protobuf:"bytes,4,opt,name=limits,proto3" json:"limits,omitempty"`
-	// Until when no request of the tenant goes to this host, by Retry-After or after repeated failures; of all tenants, the last
-	// to end. Unset: it is not paused.
+	// Until when no request of the tenant goes to this host, by Retry-After or after repeated failures; of all tenants,
+	// the last to end. Unset: it is not paused.
 	PausedUntil *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=paused_until,json=pausedUntil,proto3" json:"paused_until,omitempty"`
 	// Why the host is paused, for a person.
 	PauseReason string `protobuf:"bytes,6,opt,name=pause_reason,json=pauseReason,proto3" json:"pause_reason,omitempty"`

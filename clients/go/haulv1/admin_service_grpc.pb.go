@@ -17,18 +17,18 @@ const _ = grpc.SupportPackageIsVersion7
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type AdminServiceClient interface {
-	// Tells what the server is and how much it has to do. Idempotent.
+	// Reads what the server is and how much it has to do. Idempotent.
 	GetServerInfo(ctx context.Context, in *GetServerInfoRequest, opts ...grpc.CallOption) (*GetServerInfoResponse, error)
-	// Tells the limits in force. Idempotent.
+	// Reads the limits in force. Idempotent.
 	GetLimits(ctx context.Context, in *GetLimitsRequest, opts ...grpc.CallOption) (*GetLimitsResponse, error)
 	// Changes limits. Takes effect at once, on running tasks too, and is kept across restarts, where it is stronger than
 	// the settings file, and weaker than flags and environment. Idempotent.
 	UpdateLimits(ctx context.Context, in *UpdateLimitsRequest, opts ...grpc.CallOption) (*UpdateLimitsResponse, error)
-	// Lists the hosts that the server talks to or has work for, by name. Who has no role that sees the jobs of others sees the
-	// numbers, errors and pauses of its own. Idempotent.
+	// Lists the hosts that the server talks to or has work for, by name. A caller without a role that sees the jobs of
+	// others gets the numbers, errors and pauses of its own jobs. Idempotent.
 	ListHosts(ctx context.Context, in *ListHostsRequest, opts ...grpc.CallOption) (*ListHostsResponse, error)
-	// Ends the pauses of a host, whatever and for whichever tenant they are. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
-	// (HOST_NOT_FOUND).
+	// Ends the pauses of a host, of every kind and for every tenant. A host that is not paused stays as it is.
+	// Idempotent. Errors: NOT_FOUND (HOST_NOT_FOUND).
 	ResumeHost(ctx context.Context, in *ResumeHostRequest, opts ...grpc.CallOption) (*ResumeHostResponse, error)
 	// Begins the shutdown that SIGTERM begins and returns at once: health turns NOT_SERVING, no attempt starts, running
 	// downloads stop at a checkpoint, and the process exits. Idempotent.
@@ -101,18 +101,18 @@ func (c *adminServiceClient) Drain(ctx context.Context, in *DrainRequest, opts .
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility
 type AdminServiceServer interface {
-	// Tells what the server is and how much it has to do. Idempotent.
+	// Reads what the server is and how much it has to do. Idempotent.
 	GetServerInfo(context.Context, *GetServerInfoRequest) (*GetServerInfoResponse, error)
-	// Tells the limits in force. Idempotent.
+	// Reads the limits in force. Idempotent.
 	GetLimits(context.Context, *GetLimitsRequest) (*GetLimitsResponse, error)
 	// Changes limits. Takes effect at once, on running tasks too, and is kept across restarts, where it is stronger than
 	// the settings file, and weaker than flags and environment. Idempotent.
 	UpdateLimits(context.Context, *UpdateLimitsRequest) (*UpdateLimitsResponse, error)
-	// Lists the hosts that the server talks to or has work for, by name. Who has no role that sees the jobs of others sees the
-	// numbers, errors and pauses of its own. Idempotent.
+	// Lists the hosts that the server talks to or has work for, by name. A caller without a role that sees the jobs of
+	// others gets the numbers, errors and pauses of its own jobs. Idempotent.
 	ListHosts(context.Context, *ListHostsRequest) (*ListHostsResponse, error)
-	// Ends the pauses of a host, whatever and for whichever tenant they are. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
-	// (HOST_NOT_FOUND).
+	// Ends the pauses of a host, of every kind and for every tenant. A host that is not paused stays as it is.
+	// Idempotent. Errors: NOT_FOUND (HOST_NOT_FOUND).
 	ResumeHost(context.Context, *ResumeHostRequest) (*ResumeHostResponse, error)
 	// Begins the shutdown that SIGTERM begins and returns at once: health turns NOT_SERVING, no attempt starts, running
 	// downloads stop at a checkpoint, and the process exits. Idempotent.

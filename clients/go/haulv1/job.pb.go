@@ -495,7 +495,7 @@ type Job struct {
 	SpecTasksOmitted bool `protobuf:"varint,24,opt,name=spec_tasks_omitted,json=specTasksOmitted,proto3" json:"spec_tasks_omitted,omitempty"`
 	// The principal that submitted the job, by the name that it had then; `local` where no token was needed.
 	CreatedBy string `protobuf:"bytes,25,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
-	// The tenant that it is of.
+	// The tenant that the job belongs to.
 	Tenant string `protobuf:"bytes,26,opt,name=tenant,proto3" json:"tenant,omitempty"`
 }
 
@@ -865,7 +865,7 @@ type TaskCounts struct {
 	Running uint32 `protobuf:"varint,3,opt,name=running,proto3" json:"running,omitempty"`
 	// Tasks that wait for their next attempt after a failed one.
 	BackingOff uint32 `protobuf:"varint,4,opt,name=backing_off,json=backingOff,proto3" json:"backing_off,omitempty"`
-	// Tasks that ended well.
+	// Tasks that ended with a result.
 	Succeeded uint32 `protobuf:"varint,5,opt,name=succeeded,proto3" json:"succeeded,omitempty"`
 	// Tasks that ended with a failure of their own.
 	Failed uint32 `protobuf:"varint,6,opt,name=failed,proto3" json:"failed,omitempty"`

@@ -146,7 +146,7 @@ const (
 	JobAction_JOB_ACTION_RESUME JobAction = 2
 	// Cancels jobs that have not ended, and waits for their ends.
 	JobAction_JOB_ACTION_CANCEL JobAction = 3
-	// Runs the failed and cancelled tasks of jobs again that are FAILED or CANCELLED.
+	// Runs the failed and cancelled tasks of jobs that are FAILED or CANCELLED again.
 	JobAction_JOB_ACTION_RETRY JobAction = 4
 	// Deletes jobs that have ended.
 	JobAction_JOB_ACTION_DELETE JobAction = 5
@@ -660,8 +660,8 @@ type ListJobsRequest struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// The most jobs in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT. A page may be shorter,
-	// since it also ends by its bytes.
+	// The most jobs in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT. A page may be
+	// shorter, since it also ends by its bytes.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The `next_page_token` of the page before, with the same conditions. Empty: the first page.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -677,8 +677,8 @@ type ListJobsRequest struct {
 	// `anonymous` both mean whoever needed no token. Empty: any. A caller that may only submit gets its own jobs, whatever
 	// this says.
 	CreatedBy string `protobuf:"bytes,7,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
-	// A text that stands in the title or in the value of a label, or with which the id begins. ASCII letters are found in any
-	// case; no character has a meaning of its own. At most 128 bytes. Empty: no condition.
+	// A text that stands in the title or in the value of a label, or with which the id begins. ASCII letters are found in
+	// any case; no character has a meaning of its own. At most 128 bytes. Empty: no condition.
 	Search string `protobuf:"bytes,8,opt,name=search,proto3" json:"search,omitempty"`
 	// Jobs that ended after this time. Unset: no condition.
 	EndTimeAfter *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=end_time_after,json=endTimeAfter,proto3" json:"end_time_after,omitempty"`
@@ -805,8 +805,8 @@ type ListJobsResponse struct {
 
 	// The jobs of this page, in the order that was asked for.
 	Jobs []*Job `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
-	// The token of the next page. Empty on the last page. A page looks at 100,000 jobs at most, so it may be short or empty
-	// and still have one.
+	// The token of the next page. Empty on the last page. A page looks at 100,000 jobs at most, so it may be short or
+	// empty and still have one.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	// How many jobs this page has looked at.
 	Examined uint32 `protobuf:"varint,3,opt,name=examined,proto3" json:"examined,omitempty"`
@@ -1050,8 +1050,8 @@ type ListTasksRequest struct {
 	HttpStatuses []uint32 `protobuf:"varint,7,rep,packed,name=http_statuses,json=httpStatuses,proto3" json:"http_statuses,omitempty"`
 	// The host of the URL of the tasks: `name:port`, or `name` for each of its ports. Empty: any.
 	Host string `protobuf:"bytes,8,opt,name=host,proto3" json:"host,omitempty"`
-	// A text that stands in the key, or in the URL as answers show it. ASCII letters are found in any case; no character has
-	// a meaning of its own. At most 128 bytes. Empty: no condition.
+	// A text that stands in the key, or in the URL as answers show it. ASCII letters are found in any case; no character
+	// has a meaning of its own. At most 128 bytes. Empty: no condition.
 	Search string `protobuf:"bytes,9,opt,name=search,proto3" json:"search,omitempty"`
 	// Adds `Task.spec` to each task: what was submitted.
 	IncludeSpec bool `protobuf:"varint,11,opt,name=include_spec,json=includeSpec,proto3" json:"include_spec,omitempty"`
@@ -1167,8 +1167,8 @@ type ListTasksResponse struct {
 
 	// The tasks of this page, in the order of the job.
 	Tasks []*Task `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
-	// The token of the next page. Empty on the last page. A page looks at 100,000 tasks at most, so it may be short or empty
-	// and still have one.
+	// The token of the next page. Empty on the last page. A page looks at 100,000 tasks at most, so it may be short or
+	// empty and still have one.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	// How many tasks this page has looked at.
 	Examined uint32 `protobuf:"varint,3,opt,name=examined,proto3" json:"examined,omitempty"`
@@ -1233,13 +1233,13 @@ type TaskFilter struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// Their states. One that the call cannot act on is INVALID_ARGUMENT.
+	// The states of the tasks. One that the call cannot act on is INVALID_ARGUMENT.
 	States []TaskState `protobuf:"varint,1,rep,packed,name=states,proto3,enum=haul.v1.TaskState" json:"states,omitempty"`
-	// The classes of their failures: of `error`, or of `last_error` while a task backs off.
+	// The classes of failure of the tasks: of `error`, or of `last_error` while a task backs off.
 	Reasons []FailureReason `protobuf:"varint,2,rep,packed,name=reasons,proto3,enum=haul.v1.FailureReason" json:"reasons,omitempty"`
 	// The statuses of their failures, 100 to 599; see `reasons`.
 	HttpStatuses []uint32 `protobuf:"varint,3,rep,packed,name=http_statuses,json=httpStatuses,proto3" json:"http_statuses,omitempty"`
-	// The host of their URL: `name:port`, or `name` for each of its ports.
+	// The host of the URL of the tasks: `name:port`, or `name` for each of its ports.
 	Host string `protobuf:"bytes,4,opt,name=host,proto3" json:"host,omitempty"`
 }
 
@@ -1723,8 +1723,8 @@ type WatchJobsRequest struct {
 	JobIds []string `protobuf:"bytes,4,rep,name=job_ids,json=jobIds,proto3" json:"job_ids,omitempty"`
 	// The states of the jobs. A job that leaves them is sent once more, and then no longer. Empty: all.
 	States []JobState `protobuf:"varint,5,rep,packed,name=states,proto3,enum=haul.v1.JobState" json:"states,omitempty"`
-	// The most jobs of the list: the newest so many. The watch sends nothing about those that are left out; it sends jobs that
-	// are created later, unless this is 0. Above 10,000 means 10,000. Unset: all.
+	// The most jobs of the list: the newest so many. The watch sends nothing about those that are left out; it sends jobs
+	// that are created later, unless this is 0. Above 10,000 means 10,000. Unset: all.
 	MaxJobs *uint32 `protobuf:"varint,6,opt,name=max_jobs,json=maxJobs,proto3,oneof" json:"max_jobs,omitempty"`
 	// Adds `totals`.
 	Totals bool `protobuf:"varint,7,opt,name=totals,proto3" json:"totals,omitempty"`
@@ -1905,20 +1905,20 @@ type WatchJobsResponse_Job struct {
 }
 
 type WatchJobsResponse_Synced struct {
-	// The list is complete; what follows is news.
+	// The list is complete; what follows are changes.
 	Synced *Synced `protobuf:"bytes,2,opt,name=synced,proto3,oneof"`
 }
 
 type WatchJobsResponse_Totals struct {
-	// What the server has to do for the tenant, whatever the other conditions of the watch: once before `synced`, then when
-	// it has changed, at most once each `progress_interval`. Only with `totals`.
+	// What the server has to do for the tenant, whatever the other conditions of the watch: once before `synced`, then
+	// when it has changed, at most once each `progress_interval`. Only with `totals`.
 	Totals *ServerTotals `protobuf:"bytes,3,opt,name=totals,proto3,oneof"`
 }
 
 type WatchJobsResponse_DeletedJobId struct {
-	// The id of a job that was sent before and is gone, by DeleteJob or at the end of its retention. The watch remembers the
-	// newest 100,000 of the jobs that it sent, or fewer where many watches keep many. The
-	// deletion of a job that has left the `states` of the watch is not reported.
+	// The id of a job that was sent before and is gone, by DeleteJob or at the end of its retention. The watch
+	// remembers the newest 100,000 of the jobs that it sent, or fewer where many watches keep many. The deletion of a
+	// job that has left the `states` of the watch is not reported.
 	DeletedJobId string `protobuf:"bytes,4,opt,name=deleted_job_id,json=deletedJobId,proto3,oneof"`
 }
 
@@ -1979,8 +1979,8 @@ func (x *Synced) GetMore() uint32 {
 	return 0
 }
 
-// What the server has to do for the tenant of the call, or for all of them.
-// A caller that sees only its own jobs is told of these alone.
+// What the server has to do for the tenant of the call, or for all tenants. For a caller that sees only its own jobs
+// these alone are counted.
 type ServerTotals struct {
 	state         protoimpl.MessageState
 	sizeCache     protoimpl.SizeCache
@@ -2208,8 +2208,8 @@ type ListJobEventsResponse struct {
 
 	// The events of this page, newest first.
 	Events []*JobEvent `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
-	// The token of the next page. Empty on the last page. A page looks at 100,000 events at most, so it may be short or empty
-	// and still have one.
+	// The token of the next page. Empty on the last page. A page looks at 100,000 events at most, so it may be short or
+	// empty and still have one.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 }
 
@@ -2912,8 +2912,8 @@ type CancelTasksRequest struct {
 
 	// The id of the job.
 	JobId string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
-	// The tasks to end; one that has ended, or does not exist, is passed over. Empty: every task that has not ended. At most
-	// 10,000; not beside `filter`.
+	// The tasks to end; one that has ended, or does not exist, is passed over. Empty: every task that has not ended. At
+	// most 10,000; not beside `filter`.
 	TaskIndexes []uint32 `protobuf:"varint,2,rep,packed,name=task_indexes,json=taskIndexes,proto3" json:"task_indexes,omitempty"`
 	// Which of the tasks that have not ended to end. Unset: see `task_indexes`.
 	Filter *TaskFilter `protobuf:"bytes,3,opt,name=filter,proto3" json:"filter,omitempty"`
@@ -3171,21 +3171,21 @@ type JobFilter struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// Their ids. At most 10,000; those that do not exist are passed over.
+	// The ids of the jobs. At most 10,000; those that do not exist are passed over.
 	JobIds []string `protobuf:"bytes,1,rep,name=job_ids,json=jobIds,proto3" json:"job_ids,omitempty"`
 	// Their states.
 	States []JobState `protobuf:"varint,2,rep,packed,name=states,proto3,enum=haul.v1.JobState" json:"states,omitempty"`
-	// Labels that they have, all of them.
+	// Labels that the jobs have, all of them.
 	Labels map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key,proto3" protobuf_val:"bytes,2,opt,name=value,proto3"`
 	// A text as in ListJobs.
 	Search string `protobuf:"bytes,4,opt,name=search,proto3" json:"search,omitempty"`
-	// They were created after this time.
+	// The jobs were created after this time.
 	CreateTimeAfter *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=create_time_after,json=createTimeAfter,proto3" json:"create_time_after,omitempty"`
-	// They were created before this time.
+	// The jobs were created before this time.
 	CreateTimeBefore *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time_before,json=createTimeBefore,proto3" json:"create_time_before,omitempty"`
-	// They ended after this time.
+	// The jobs ended after this time.
 	EndTimeAfter *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=end_time_after,json=endTimeAfter,proto3" json:"end_time_after,omitempty"`
-	// They ended before this time.
+	// The jobs ended before this time.
 	EndTimeBefore *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=end_time_before,json=endTimeBefore,proto3" json:"end_time_before,omitempty"`
 }
 
@@ -3287,8 +3287,8 @@ type ControlJobsRequest struct {
 	Filter *JobFilter `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
 	// What to do. Must be set.
 	Action JobAction `protobuf:"varint,2,opt,name=action,proto3,enum=haul.v1.JobAction" json:"action,omitempty"`
-	// The reason of JOB_ACTION_CANCEL, for a person, kept in the `failure` of each job. At most 1,024 bytes. Empty with any
-	// other action.
+	// The reason of JOB_ACTION_CANCEL, for a person, kept in the `failure` of each job. At most 1,024 bytes. Empty with
+	// any other action.
 	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	// As in DeleteJob; false with any other action than JOB_ACTION_DELETE.
 	DeleteFiles bool `protobuf:"varint,4,opt,name=delete_files,json=deleteFiles,proto3" json:"delete_files,omitempty"`

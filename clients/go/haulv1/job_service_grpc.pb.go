@@ -22,12 +22,13 @@ type JobServiceClient interface {
 	// Idempotent with a `request_id`: the same id with the same job returns the first job again, with another job it is
 	// ALREADY_EXISTS (REQUEST_ID_TAKEN). Without one each call makes a job.
 	//
-	// A `traceparent` (W3C Trace Context) among the call's metadata is kept with the job: its spans stand below the caller's.
+	// A `traceparent` (W3C Trace Context) among the call's metadata is kept with the job: its spans stand below the
+	// caller's.
 	SubmitJob(ctx context.Context, in *SubmitJobRequest, opts ...grpc.CallOption) (*SubmitJobResponse, error)
 	// Feeds an open job with chunks of tasks. Each answer means that its chunk is durable, and answers come in order.
 	//
-	// Idempotent: a chunk that is sent again is answered again and stored once, so a client whose stream was cut sends what
-	// was not answered. The first error ends the stream. Errors: ALREADY_EXISTS (CHUNK_ID_TAKEN: the id was used for
+	// Idempotent: a chunk that is sent again is answered again and stored once, so a client whose stream was cut sends
+	// what was not answered. The first error ends the stream. Errors: ALREADY_EXISTS (CHUNK_ID_TAKEN: the id was used for
 	// other tasks), FAILED_PRECONDITION (JOB_SEALED, TOO_MANY_TASKS).
 	AddTasks(ctx context.Context, opts ...grpc.CallOption) (JobService_AddTasksClient, error)
 	// Closes an open job: no more tasks will come. Idempotent.
@@ -55,8 +56,8 @@ type JobServiceClient interface {
 	WatchJobs(ctx context.Context, in *WatchJobsRequest, opts ...grpc.CallOption) (JobService_WatchJobsClient, error)
 	// Waits until the job has ended or `timeout` has passed, whichever is first; the state says which. Idempotent.
 	WaitJob(ctx context.Context, in *WaitJobRequest, opts ...grpc.CallOption) (*WaitJobResponse, error)
-	// Stops the running tasks of a job, waits for them to clean up, and ends it CANCELLED. Idempotent: a job that has ended
-	// stays as it is.
+	// Stops the running tasks of a job, waits for them to clean up, and ends it CANCELLED. Idempotent: a job that has
+	// ended stays as it is.
 	CancelJob(ctx context.Context, in *CancelJobRequest, opts ...grpc.CallOption) (*CancelJobResponse, error)
 	// Pauses a job: no attempt starts, and running downloads stop at a checkpoint. Idempotent. Errors:
 	// FAILED_PRECONDITION (WRONG_STATE) when the job has ended.
@@ -70,12 +71,12 @@ type JobServiceClient interface {
 	// Makes tasks that back off due at once; limits and the pauses of hosts still hold. Idempotent. Errors:
 	// FAILED_PRECONDITION (WRONG_STATE) when the job has ended.
 	RetryNow(ctx context.Context, in *RetryNowRequest, opts ...grpc.CallOption) (*RetryNowResponse, error)
-	// Does one thing to all jobs that match, and tells how far it is: at once how many there are, then each second, and at
-	// the end.
+	// Acts on all jobs that match, and reports how far it is: at once how many there are, then each second, and at the
+	// end.
 	//
-	// The jobs are found when the call begins: those that match and that the action can act on. Each is then acted on as the
-	// method of that name does. A client that leaves ends the call: what is done stays done. Errors: RESOURCE_EXHAUSTED
-	// (TOO_MANY_WATCHERS), UNAVAILABLE when the server shuts down.
+	// The jobs are found when the call begins: those that match and that the action can act on. Each is then acted on as
+	// the method of that name does. A client that leaves ends the call: what is done stays done. Errors:
+	// RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS), UNAVAILABLE when the server shuts down.
 	ControlJobs(ctx context.Context, in *ControlJobsRequest, opts ...grpc.CallOption) (JobService_ControlJobsClient, error)
 	// Runs failed and cancelled tasks of an ended job again, in the same job, with fresh attempts and kept partial files.
 	//
@@ -377,12 +378,13 @@ type JobServiceServer interface {
 	// Idempotent with a `request_id`: the same id with the same job returns the first job again, with another job it is
 	// ALREADY_EXISTS (REQUEST_ID_TAKEN). Without one each call makes a job.
 	//
-	// A `traceparent` (W3C Trace Context) among the call's metadata is kept with the job: its spans stand below the caller's.
+	// A `traceparent` (W3C Trace Context) among the call's metadata is kept with the job: its spans stand below the
+	// caller's.
 	SubmitJob(context.Context, *SubmitJobRequest) (*SubmitJobResponse, error)
 	// Feeds an open job with chunks of tasks. Each answer means that its chunk is durable, and answers come in order.
 	//
-	// Idempotent: a chunk that is sent again is answered again and stored once, so a client whose stream was cut sends what
-	// was not answered. The first error ends the stream. Errors: ALREADY_EXISTS (CHUNK_ID_TAKEN: the id was used for
+	// Idempotent: a chunk that is sent again is answered again and stored once, so a client whose stream was cut sends
+	// what was not answered. The first error ends the stream. Errors: ALREADY_EXISTS (CHUNK_ID_TAKEN: the id was used for
 	// other tasks), FAILED_PRECONDITION (JOB_SEALED, TOO_MANY_TASKS).
 	AddTasks(JobService_AddTasksServer) error
 	// Closes an open job: no more tasks will come. Idempotent.
@@ -410,8 +412,8 @@ type JobServiceServer interface {
 	WatchJobs(*WatchJobsRequest, JobService_WatchJobsServer) error
 	// Waits until the job has ended or `timeout` has passed, whichever is first; the state says which. Idempotent.
 	WaitJob(context.Context, *WaitJobRequest) (*WaitJobResponse, error)
-	// Stops the running tasks of a job, waits for them to clean up, and ends it CANCELLED. Idempotent: a job that has ended
-	// stays as it is.
+	// Stops the running tasks of a job, waits for them to clean up, and ends it CANCELLED. Idempotent: a job that has
+	// ended stays as it is.
 	CancelJob(context.Context, *CancelJobRequest) (*CancelJobResponse, error)
 	// Pauses a job: no attempt starts, and running downloads stop at a checkpoint. Idempotent. Errors:
 	// FAILED_PRECONDITION (WRONG_STATE) when the job has ended.
@@ -425,12 +427,12 @@ type JobServiceServer interface {
 	// Makes tasks that back off due at once; limits and the pauses of hosts still hold. Idempotent. Errors:
 	// FAILED_PRECONDITION (WRONG_STATE) when the job has ended.
 	RetryNow(context.Context, *RetryNowRequest) (*RetryNowResponse, error)
-	// Does one thing to all jobs that match, and tells how far it is: at once how many there are, then each second, and at
-	// the end.
+	// Acts on all jobs that match, and reports how far it is: at once how many there are, then each second, and at the
+	// end.
 	//
-	// The jobs are found when the call begins: those that match and that the action can act on. Each is then acted on as the
-	// method of that name does. A client that leaves ends the call: what is done stays done. Errors: RESOURCE_EXHAUSTED
-	// (TOO_MANY_WATCHERS), UNAVAILABLE when the server shuts down.
+	// The jobs are found when the call begins: those that match and that the action can act on. Each is then acted on as
+	// the method of that name does. A client that leaves ends the call: what is done stays done. Errors:
+	// RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS), UNAVAILABLE when the server shuts down.
 	ControlJobs(*ControlJobsRequest, JobService_ControlJobsServer) error
 	// Runs failed and cancelled tasks of an ended job again, in the same job, with fresh attempts and kept partial files.
 	//

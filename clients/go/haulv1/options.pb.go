@@ -368,14 +368,14 @@ type HttpOptions struct {
 	ClientKeyPem string `protobuf:"bytes,9,opt,name=client_key_pem,json=clientKeyPem,proto3" json:"client_key_pem,omitempty"`
 	// Accepts any certificate. For tests only. Default false.
 	InsecureSkipVerify *bool `protobuf:"varint,10,opt,name=insecure_skip_verify,json=insecureSkipVerify,proto3,oneof" json:"insecure_skip_verify,omitempty"`
-	// The name of a credential of the tenant (see PutCredential), which the server adds to the requests that it is bound to,
-	// redirects and mirrors judged anew. The task's own URL and method must be among them. Cannot be combined with
+	// The name of a credential of the tenant (see PutCredential), which the server adds to the requests that it is bound
+	// to, redirects and mirrors judged anew. The task's own URL and method must be among them. Cannot be combined with
 	// `basic_auth`, `bearer_token`, `proxy_url`, `ca_pem`, `client_certificate_pem`, `insecure_skip_verify`, the headers
 	// Authorization, Proxy-Authorization and Cookie, and what the credential itself sets.
 	Credential string `protobuf:"bytes,11,opt,name=credential,proto3" json:"credential,omitempty"`
-	// Sends a `traceparent` (W3C Trace Context) with each request to the origin of the task's own URL, so that its spans stand
-	// below those of haul. It tells the origin that requests belong together, and to whose trace. A `traceparent` among
-	// `headers` is sent as it is instead. Default false.
+	// Sends a `traceparent` (W3C Trace Context) with each request to the origin of the task's own URL, so that its spans
+	// stand below those of haul. It tells the origin that requests belong together, and to whose trace. A `traceparent`
+	// among `headers` is sent as it is instead. Default false.
 	PropagateTrace *bool `protobuf:"varint,12,opt,name=propagate_trace,json=propagateTrace,proto3,oneof" json:"propagate_trace,omitempty"`
 }
 
@@ -506,9 +506,9 @@ type Header struct {
 	// The value. In answers it reads REDACTED where `sensitive` is set, and for Authorization, Cookie, Set-Cookie and
 	// Proxy-Authorization. A secret that is submitted as `REDACTED` is INVALID_ARGUMENT.
 	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
-	// Whether the value is secret: it reads REDACTED in answers and logs. To another origin than that of the task's own URL (a
-	// redirect, a mirror) it is never sent; of all other headers only those that say what is asked for are (`Accept*`,
-	// `Cache-Control`, `Content-Type`, `Content-Encoding`, `If-*`, `Range`, `User-Agent`).
+	// Whether the value is secret: it reads REDACTED in answers and logs. To another origin than that of the task's own
+	// URL (a redirect, a mirror) it is never sent; of all other headers only those that say what is asked for are
+	// (`Accept*`, `Cache-Control`, `Content-Type`, `Content-Encoding`, `If-*`, `Range`, `User-Agent`).
 	Sensitive bool `protobuf:"varint,3,opt,name=sensitive,proto3" json:"sensitive,omitempty"`
 }
 

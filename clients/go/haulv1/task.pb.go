@@ -34,8 +34,9 @@ const (
 	OnConflict_ON_CONFLICT_RENAME OnConflict = 2
 	// The new file replaces the old one, at once and only when it is complete.
 	OnConflict_ON_CONFLICT_OVERWRITE OnConflict = 3
-	// A file that is verifiably the same is kept and nothing is transferred. Another is replaced only where a download from
-	// the same URL made it and nobody has changed it since; beside any other the new file is named `name (1).ext` and so on.
+	// A file that is verifiably the same is kept and nothing is transferred. Another is replaced only where a download
+	// from the same URL made it and nobody has changed it since; beside any other the new file is named `name (1).ext`
+	// and so on.
 	OnConflict_ON_CONFLICT_SKIP OnConflict = 4
 )
 
@@ -149,11 +150,11 @@ const (
 	TaskState_TASK_STATE_RUNNING TaskState = 2
 	// Waits for its next attempt after a failed one.
 	TaskState_TASK_STATE_BACKING_OFF TaskState = 3
-	// Ended well.
+	// Ended with a result.
 	TaskState_TASK_STATE_SUCCEEDED TaskState = 4
 	// Ended with a failure of its own.
 	TaskState_TASK_STATE_FAILED TaskState = 5
-	// Stopped: by CancelJob, by its group, or by the job's timeout.
+	// Stopped: by CancelJob, CancelTasks, its group, or the job's timeout.
 	TaskState_TASK_STATE_CANCELLED TaskState = 6
 )
 
@@ -421,9 +422,9 @@ const (
 	FailureReason_FAILURE_REASON_TRUNCATED FailureReason = 17
 	// The body is longer than `max_response_bytes` or `max_bytes` allow. Not tried again.
 	FailureReason_FAILURE_REASON_TOO_LARGE FailureReason = 18
-	// The object does not have the size `expected_bytes`. Not tried again once each mirror was asked.
+	// The object does not have the size `expected_bytes`. Not tried again once each mirror has been asked.
 	FailureReason_FAILURE_REASON_SIZE_MISMATCH FailureReason = 19
-	// A digest of the file is not the one that was asked for. Not tried again once each mirror was asked.
+	// A digest of the file is not the one that was asked for. Not tried again once each mirror has been asked.
 	FailureReason_FAILURE_REASON_CHECKSUM_MISMATCH FailureReason = 20
 	// The object changed while it was transferred.
 	FailureReason_FAILURE_REASON_CONTENT_CHANGED FailureReason = 21
@@ -441,8 +442,8 @@ const (
 	FailureReason_FAILURE_REASON_CANCELLED FailureReason = 27
 	// A defect of haul, or a task under which the server died three times in a row. Not tried again.
 	FailureReason_FAILURE_REASON_INTERNAL FailureReason = 28
-	// The credential that the task names is gone, has expired, is not for whoever made the job, or is not bound to the task's
-	// URL. Not tried again.
+	// The credential that the task names is gone, has expired, is not for whoever made the job, or is not bound to the
+	// task's URL. Not tried again.
 	FailureReason_FAILURE_REASON_CREDENTIAL FailureReason = 29
 	// The origin sent the secret of the credential back: nothing of its answer is kept. Not tried again.
 	FailureReason_FAILURE_REASON_SECRET_ECHOED FailureReason = 30
@@ -655,8 +656,8 @@ type FetchSpec struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// The absolute URL, http or https. At most 8 KiB. Its user part, and query values whose name says that they are secret,
-	// read REDACTED in answers.
+	// The absolute URL, http or https. At most 8 KiB. Its user part, and query values whose name says that they are
+	// secret, read REDACTED in answers.
 	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
 	// The method, as it is sent: methods are case-sensitive. Default GET. CONNECT, TRACE and TRACK are INVALID_ARGUMENT.
 	Method string `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
@@ -1265,8 +1266,8 @@ type DownloadSpec struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// The absolute URL, http or https. At most 8 KiB. Its user part, and query values whose name says that they are secret,
-	// read REDACTED in answers.
+	// The absolute URL, http or https. At most 8 KiB. Its user part, and query values whose name says that they are
+	// secret, read REDACTED in answers.
 	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
 	// Other URLs of the same bytes, tried when this one fails. At most 16.
 	Mirrors []string `protobuf:"bytes,2,rep,name=mirrors,proto3" json:"mirrors,omitempty"`
@@ -2032,8 +2033,8 @@ type FetchResult struct {
 	Pages uint32 `protobuf:"varint,7,opt,name=pages,proto3" json:"pages,omitempty"`
 	// The items of a listing.
 	Items uint64 `protobuf:"varint,8,opt,name=items,proto3" json:"items,omitempty"`
-	// Whether `include_body` is set and `body` is left out: the body is larger than 2 MiB, or the task is a listing. Read it
-	// with ReadContent or StreamItems.
+	// Whether `include_body` is set and `body` is left out: the body is larger than 2 MiB, or the task is a listing. Read
+	// it with ReadContent or StreamItems.
 	BodyOmitted bool `protobuf:"varint,9,opt,name=body_omitted,json=bodyOmitted,proto3" json:"body_omitted,omitempty"`
 }
 

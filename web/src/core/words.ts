@@ -81,3 +81,7 @@ export const canRetry = (job: Job): boolean =>
 
 // The name of a job for people: a job without a title has its id.
 export const titleOf = (job: { title: string; jobId: string }): string => job.title || job.jobId;
+
+// The labels of a job in the order of their names; a message has them in any order, another one each time.
+export const labelsOf = (job: { labels: Record<string, string> }): [string, string][] =>
+  Object.entries(job.labels).sort(([one], [other]) => (one < other ? -1 : 1));

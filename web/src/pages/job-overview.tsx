@@ -2,7 +2,7 @@
 import type { Job } from "../core/contract";
 import { count, plain, rate, stamp } from "../core/format";
 import type { JobModel } from "../core/jobmodel";
-import { hasEnded, modeWord } from "../core/words";
+import { hasEnded, labelsOf, modeWord } from "../core/words";
 import { Fact } from "../ui/bits";
 import { TaskHead, TaskRow } from "./task-row";
 
@@ -11,7 +11,7 @@ const SHOWN_MAX = 20;
 export function Overview({ model, job }: { model: JobModel; job: Job }) {
   const active = model.active.value;
   const running = job.counts?.running ?? 0;
-  const labels = Object.entries(job.labels);
+  const labels = labelsOf(job);
   const limit = job.rateLimit;
   return (
     <div class="overview">

@@ -3,7 +3,7 @@ import { memo } from "./memo";
 import { JobState, type Job } from "../core/contract";
 import { between, bytes, count, left, percent, plain, rate, short, shortId } from "../core/format";
 import { go } from "../core/router";
-import { failureText, hasEnded, jobState, titleOf } from "../core/words";
+import { failureText, hasEnded, jobState, labelsOf, titleOf } from "../core/words";
 import { Ago } from "../ui/bits";
 import { State } from "../ui/icons";
 import { Bar } from "../ui/progress";
@@ -87,7 +87,7 @@ function Left({ job }: { job: Job }) {
 // What tells this job from others: how it failed, else its labels, else its id.
 function Sub({ job }: { job: Job }) {
   const failure = job.failures[0];
-  const labels = Object.entries(job.labels);
+  const labels = labelsOf(job);
   return (
     <>
       {failure && job.state !== JobState.SUCCEEDED && (

@@ -1,5 +1,5 @@
 // The tasks of a job, by their places or as they match, a million of them if need be.
-import { useEffect, useMemo, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { useSignal } from "@preact/signals";
 import { cancelTasks, retryNow, retryTasks } from "../core/act";
 import { TaskState, type Job } from "../core/contract";
@@ -7,6 +7,7 @@ import { count, plural } from "../core/format";
 import { focusedRow, useKeys } from "../core/keys";
 import type { JobModel } from "../core/jobmodel";
 import { place, setQuery } from "../core/router";
+import { onlyOf } from "../core/selection";
 import { isLooking, readTasksQuery, TasksByPlace, TasksThatMatch, type TasksQuery } from "../core/tasklist";
 import { FAILURE_REASONS, hasEnded, reasonText, reasonWord, say, TASK_STATES, taskState } from "../core/words";
 import { Button, Empty, ErrorBox, Skeleton } from "../ui/bits";
@@ -29,8 +30,17 @@ export function Tasks({ model, job, open }: { model: JobModel; job: Job; open: n
   const mover = useRef<Mover | null>(null);
   const start = Number(place.value.query.get("from")) || open || 0;
 
-  useEffect(() => {
+  // Both before the browser draws: a key that comes after it selects for the rows that are in sight.
+  useLayoutEffect(() => {
     selected.value = new Set();
+  }, [tasks]);
+  const matches = tasks instanceof TasksThatMatch ? tasks.rows.value : null;
+  useLayoutEffect(() => {
+    if (matches === null || !selected.peek().size) return;
+    selected.value = onlyOf(selected.peek(), new Set(matches.map((it) => it.taskIndex)));
+  }, [matches]);
+
+  useEffect(() => {
     const unlisten = model.listen((changed) => tasks.take(changed));
     return () => {
       unlisten();

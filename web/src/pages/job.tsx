@@ -35,7 +35,9 @@ export function JobPage({ id }: { id: string }) {
   if (status === "missing") {
     return (
       <>
-        <Heading title="No such job" />
+        <div class="page-head">
+          <Heading title="No such job" />
+        </div>
         <Empty hook="job-missing" title="There is no job with this id">
           <p class="mono wrap">{plain(id)}</p>
           <p class="muted">It may have been deleted, or its retention may have passed.</p>

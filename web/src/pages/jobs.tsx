@@ -1,5 +1,5 @@
 // The list of jobs: found, looked over, and steered, one or many at a time.
-import { useEffect, useMemo, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { useSignal } from "@preact/signals";
 import { bulk, control, filterOfIds } from "../core/bulk";
 import { JobAction, type Job } from "../core/contract";
@@ -8,6 +8,7 @@ import { JobList } from "../core/joblist";
 import { focusedRow, useKeys } from "../core/keys";
 import { filterOf, isFiltered, readQuery, type JobsQuery } from "../core/query";
 import { go, place, setQuery } from "../core/router";
+import { onlyOf } from "../core/selection";
 import { canPause } from "../core/words";
 import { Button, Empty, ErrorBox, Heading, Skeleton } from "../ui/bits";
 import { Icon } from "../ui/icons";
@@ -38,10 +39,18 @@ function List({ query }: { query: JobsQuery }) {
   const isAll = useSignal(false);
   useEffect(() => {
     list.start();
-    selected.value = new Set();
-    isAll.value = false;
     return () => list.stop();
   }, [list]);
+  // Both before the browser draws: a key that comes after it selects for the rows that are in sight.
+  useLayoutEffect(() => {
+    selected.value = new Set();
+    isAll.value = false;
+  }, [list]);
+  useLayoutEffect(() => {
+    if (list.rows.value === null || !selected.peek().size) return;
+    const there = new Set(list.rows.value.map((it) => it.jobId).filter((id) => !list.gone.value.has(id)));
+    selected.value = onlyOf(selected.peek(), there);
+  }, [list.rows.value, list.gone.value]);
 
   const isKnown = list.rows.value !== null;
   if (isKnown || list.fault.value) before.current = list.rows.value;

@@ -127,6 +127,7 @@ function Totals({ isOfJob }: { isOfJob: boolean }) {
   if (!it) return <div class="totals" />;
   return (
     <div class="totals" role="group" aria-label={isOfJob ? "This job" : "The whole server"} title={isOfJob ? "Of this job" : "Of the whole server"}>
+      {isOfJob && <span class="total">this job</span>}
       <span class="total" data-testid="total-rate">
         <Icon name="rate" size={14} />
         <b>{rate(it.rate)}</b>

@@ -261,7 +261,7 @@ function Row({ attempt }: { attempt: Attempt }) {
       <td class="num">{attempt.httpStatus || "–"}</td>
       <td class="num c-wide">{bytes(attempt.bytes)}</td>
       <td class="attempt-end">
-        {error ? <span class="bad-text" title={plain(error.message)}>{reasonText(error.reason, error.httpStatus)}</span> : "well"}
+        {error ? <span class="bad-text" title={plain(error.message)}>{reasonText(error.reason, error.httpStatus)}</span> : "succeeded"}
         {attempt.resume && <span class="muted"> · {plain(attempt.resume)}</span>}
         <span class="attempt-more">
           {took} · {bytes(attempt.bytes)}

@@ -32,19 +32,19 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_UNSPECIFIED: _Role.ValueType  # 0
     """Not set; refused."""
     ROLE_SUBMIT: _Role.ValueType  # 1
-    """Submit jobs, and everything with jobs of its own."""
+    """Submits jobs, and may do everything with its own."""
     ROLE_READ: _Role.ValueType  # 2
-    """Look at all jobs of the tenant."""
+    """Reads all jobs of the tenant."""
     ROLE_CONTROL: _Role.ValueType  # 3
-    """Look at all jobs of the tenant, and pause, cancel, retry, change and delete them."""
+    """Reads, pauses, cancels, retries, changes and deletes all jobs of the tenant."""
     ROLE_ADMIN: _Role.ValueType  # 4
-    """Principals, tokens and credentials of the tenant; not its jobs."""
+    """Manages the principals, tokens and credentials of the tenant, and not its jobs."""
     ROLE_OPERATOR: _Role.ValueType  # 5
-    """The server: its limits, its shutdown, and all principals and tokens. Holds ROLE_MONITOR."""
+    """Manages the server: its limits, its shutdown, and all principals and tokens. Includes ROLE_MONITOR."""
     ROLE_AUDITOR: _Role.ValueType  # 6
-    """The record of what was changed."""
+    """Reads the audit: what was changed, and by whom."""
     ROLE_MONITOR: _Role.ValueType  # 7
-    """Counts and hosts, and nothing else."""
+    """Reads counts and hosts, and nothing else."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """What a principal may do. `docs/guide/access.md` has the methods of each."""
@@ -52,24 +52,24 @@ class Role(_Role, metaclass=_RoleEnumTypeWrapper):
 ROLE_UNSPECIFIED: Role.ValueType  # 0
 """Not set; refused."""
 ROLE_SUBMIT: Role.ValueType  # 1
-"""Submit jobs, and everything with jobs of its own."""
+"""Submits jobs, and may do everything with its own."""
 ROLE_READ: Role.ValueType  # 2
-"""Look at all jobs of the tenant."""
+"""Reads all jobs of the tenant."""
 ROLE_CONTROL: Role.ValueType  # 3
-"""Look at all jobs of the tenant, and pause, cancel, retry, change and delete them."""
+"""Reads, pauses, cancels, retries, changes and deletes all jobs of the tenant."""
 ROLE_ADMIN: Role.ValueType  # 4
-"""Principals, tokens and credentials of the tenant; not its jobs."""
+"""Manages the principals, tokens and credentials of the tenant, and not its jobs."""
 ROLE_OPERATOR: Role.ValueType  # 5
-"""The server: its limits, its shutdown, and all principals and tokens. Holds ROLE_MONITOR."""
+"""Manages the server: its limits, its shutdown, and all principals and tokens. Includes ROLE_MONITOR."""
 ROLE_AUDITOR: Role.ValueType  # 6
-"""The record of what was changed."""
+"""Reads the audit: what was changed, and by whom."""
 ROLE_MONITOR: Role.ValueType  # 7
-"""Counts and hosts, and nothing else."""
+"""Reads counts and hosts, and nothing else."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final
 class Identity(_message.Message):
-    """By what a principal is known without a token. Each belongs to one principal."""
+    """What identifies a principal without a token. Each identity belongs to one principal."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -78,15 +78,15 @@ class Identity(_message.Message):
     UNIX_UID_FIELD_NUMBER: _builtins.int
     UNIX_GID_FIELD_NUMBER: _builtins.int
     certificate_uri: _builtins.str
-    """A URI among the subject alternative names of a client's certificate, written in full; a last segment `*` stands for
-    any one segment.
+    """A URI among the subject alternative names of a client's certificate, in full; a last segment `*` matches any one
+    segment.
     """
     certificate_dns: _builtins.str
-    """A DNS name among them, written in full."""
+    """A DNS name among the subject alternative names of a client's certificate, in full."""
     unix_uid: _builtins.int
-    """A user of this machine that calls by a Unix socket."""
+    """The id of a user of this machine that calls through a Unix socket."""
     unix_gid: _builtins.int
-    """A group of such users. A user that is named itself goes first."""
+    """The id of a group of such users. An identity of the user itself takes precedence."""
     def __init__(
         self,
         *,
@@ -133,7 +133,7 @@ Global___Grant: _TypeAlias = Grant  # noqa: Y015
 
 @_typing.final
 class Principal(_message.Message):
-    """Somebody who calls."""
+    """A caller that the server knows."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -152,20 +152,22 @@ class Principal(_message.Message):
     most 63 on each side.
     """
     title: _builtins.str
-    """For people; at most 256 bytes."""
+    """A name for people. At most 256 bytes."""
     disabled: _builtins.bool
     """Whether its calls are refused."""
     default_tenant: _builtins.str
-    """The tenant that its calls are about when they name none. One at which it has a role; empty: see the service."""
+    """The tenant that its calls are about when they name none; it must have a role there. Empty: see AccessService."""
     etag: _builtins.str
-    """Names this version of it."""
+    """Identifies this version of it."""
     @_builtins.property
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Grant]:
         """What it may do; at most 32."""
 
     @_builtins.property
     def identities(self) -> _containers.RepeatedCompositeFieldContainer[Global___Identity]:
-        """By what it is known without a token; at most 32. Only operators give these. The settings of the server may name more."""
+        """What identifies it without a token; at most 32. Only operators set these. The settings file of the server may name
+        more.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -203,7 +205,7 @@ Global___Principal: _TypeAlias = Principal  # noqa: Y015
 
 @_typing.final
 class Tenant(_message.Message):
-    """Somebody for whom the server works."""
+    """A part of the server with its own jobs, files and limits; see AccessService."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -218,20 +220,22 @@ class Tenant(_message.Message):
     name: _builtins.str
     """Its name: letters a to z, digits and `-`; at most 63, with a letter or digit at each end. `default` always exists."""
     title: _builtins.str
-    """For people; at most 256 bytes."""
+    """A name for people. At most 256 bytes."""
     weight: _builtins.int
-    """How large its share of the places at which tasks run is beside those of other tenants with work: 1 to 100; 0 means 1."""
+    """Its share of the tasks that run at once, relative to other tenants with work: 1 to 100; 0 means 1."""
     suspended: _builtins.bool
-    """It submits nothing (FAILED_PRECONDITION, TENANT_SUSPENDED), and no attempt of its tasks starts."""
+    """Whether it is suspended: it cannot submit, add or retry anything (FAILED_PRECONDITION, TENANT_SUSPENDED), and no
+    attempt of its tasks starts.
+    """
     etag: _builtins.str
-    """Names this version of it."""
+    """Identifies this version of it."""
     @_builtins.property
     def quotas(self) -> Global___Quotas:
-        """What it may have."""
+        """What it may have at most."""
 
     @_builtins.property
     def usage(self) -> Global___Usage:
-        """What it has. Set by the server in GetTenant and ListTenants."""
+        """What it has now. Set by the server in GetTenant and ListTenants."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -290,9 +294,9 @@ class Quotas(_message.Message):
     bytes_per_second: _builtins.int
     """Bytes of response bodies per second, of tasks that start from now on; more than 0."""
     stored_bytes: _builtins.int
-    """Bytes that its jobs keep: bodies of fetches, files that downloads brought, and what downloads hold that have not ended;
-    until their job is deleted. Beyond: its tasks wait (WAIT_REASON_TENANT_STORAGE), and one whose bytes are more than all
-    of it fails (DISK_FULL).
+    """Bytes that its jobs keep: bodies of fetches, files that downloads brought, and what downloads hold that have not
+    ended; until their job is deleted. Beyond: its tasks wait (WAIT_REASON_TENANT_STORAGE), and one whose bytes are
+    more than all of it fails (DISK_FULL).
     """
     calls_per_second: _builtins.float
     """Calls about the tenant per second, of all its principals together, with a burst of twice that; more than 0. Beyond:
@@ -303,9 +307,9 @@ class Quotas(_message.Message):
     `tenants/NAME/watchers`.
     """
     tasks_per_second: _builtins.float
-    """Tasks that SubmitJob and AddTasks add per second; more than 0. As many as one second has may come at once; more in one
-    call are taken when no others were added for a second, and those that follow wait the longer. Beyond: QUOTA_EXCEEDED with
-    RetryInfo, and the subject `tenants/NAME/tasks_per_second`.
+    """Tasks that SubmitJob and AddTasks add per second; more than 0. As many as one second has may come at once; more in
+    one call are taken when no others were added for a second, and those that follow wait the longer. Beyond:
+    QUOTA_EXCEEDED with RetryInfo, and the subject `tenants/NAME/tasks_per_second`.
     """
     @_builtins.property
     def max_retention(self) -> _duration_pb2.Duration:
@@ -315,8 +319,8 @@ class Quotas(_message.Message):
 
     @_builtins.property
     def max_attempt(self) -> _duration_pb2.Duration:
-        """The longest `timeouts.attempt`, more than 0. SubmitJob and AddTasks with a longer one: as above. Attempts of tasks that
-        name none, and those that start from now on of tasks that are there, end after so long.
+        """The longest `timeouts.attempt`, more than 0. SubmitJob and AddTasks with a longer one: as above. Attempts of tasks
+        that name none, and those that start from now on of tasks that are there, end after so long.
         """
 
     def __init__(
@@ -405,7 +409,7 @@ class Usage(_message.Message):
     watchers: _builtins.int
     """Calls of WatchJob and WatchJobs that are open."""
     bytes_per_second: _builtins.float
-    """Bytes of response bodies per second of late."""
+    """Bytes of response bodies per second, just now."""
     def __init__(
         self,
         *,
@@ -442,11 +446,11 @@ class Token(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     CREATED_WITH_FIELD_NUMBER: _builtins.int
     token_id: _builtins.str
-    """Its name, which stands in the token after `haul_`. It is no secret."""
+    """The id, which stands in the token after `haul_`. It is not a secret."""
     principal: _builtins.str
-    """Whose it is."""
+    """The principal that it belongs to."""
     title: _builtins.str
-    """For people; at most 256 bytes."""
+    """A name for people. At most 256 bytes."""
     last_use_address: _builtins.str
     """The address that used it last."""
     created_by: _builtins.str
@@ -455,7 +459,7 @@ class Token(_message.Message):
     """The token that made it, where one did."""
     @_builtins.property
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Grant]:
-        """What it may do of what its principal may; none: all of that."""
+        """The part of its principal's grants that it has. Empty: all of them."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -500,8 +504,8 @@ Global___Token: _TypeAlias = Token  # noqa: Y015
 class Credential(_message.Message):
     """A secret that the server sends to origins, without the secret.
 
-    A request goes with it whose host, path and method are named here, compared with the URL as it is sent. Hosts with a dot at
-    their end, URLs with a user part, and paths with `//`, `\\`, `;`, `%2f`, `%5c` or `%2e` never match.
+    It is sent with requests whose host, path and method are named here, compared with the URL as it is sent. Hosts with
+    a dot at their end, URLs with a user part, and paths with `//`, `\\`, `;`, `%2f`, `%5c` or `%2e` never match.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -523,32 +527,34 @@ class Credential(_message.Message):
     name: _builtins.str
     """Its name: letters a to z, digits and `-`; at most 63."""
     allow_http: _builtins.bool
-    """Whether it may also go over http, where everybody on the way reads it."""
+    """Whether it may also be sent over http, where everybody on the way can read it."""
     skip_echo_scan: _builtins.bool
-    """Whether answers are kept that hold the secret. Else they fail with FAILURE_REASON_SECRET_ECHOED."""
+    """Whether answers that contain the secret are kept. Otherwise the task fails with FAILURE_REASON_SECRET_ECHOED."""
     kind: _builtins.str
-    """What kind of secret it is: BEARER, BASIC, HEADER, CERTIFICATE or QUERY. Empty: the key of its value is lost, set it anew."""
+    """What kind of secret it is: BEARER, BASIC, HEADER, CERTIFICATE or QUERY. Empty: the key of its value is lost, and it
+    has to be set again.
+    """
     version: _builtins.int
     """How often it was set."""
     etag: _builtins.str
-    """Names this version of it."""
+    """Identifies this version of it."""
     @_builtins.property
     def hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Where it may go, at least one and at most 32: `api.example.com`, `api.example.com:8443`, or `*.example.com` for what has
-        one label or more before it. Without a port: that of the scheme.
+        """The hosts that it may be sent to, at least one and at most 32: `api.example.com`, `api.example.com:8443`, or
+        `*.example.com` for names with one label or more before that. Without a port: that of the scheme.
         """
 
     @_builtins.property
     def path_prefixes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Below which paths, in whole segments; at most 32. None: all."""
+        """The paths below which it may be sent, in whole segments; at most 32. Empty: all."""
 
     @_builtins.property
     def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """With which methods, at most 16. None: GET and HEAD."""
+        """The methods with which it may be sent, at most 16. Empty: GET and HEAD."""
 
     @_builtins.property
     def users(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The principals whose jobs may use it, at most 100. None: every submitter of the tenant."""
+        """The principals whose jobs may use it, at most 100. Empty: every submitter of the tenant."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -708,32 +714,32 @@ class AccessInfo(_message.Message):
     GRPC_WEB_FIELD_NUMBER: _builtins.int
     CORS_ORIGINS_FIELD_NUMBER: _builtins.int
     auth: _builtins.str
-    """Who has to authenticate: `auto` (nobody on this machine, as long as there never was a token or an identity), `required`
-    or `none`.
+    """Who has to authenticate: `auto` (nobody on this machine, as long as there never was a token or an identity),
+    `required` or `none`.
     """
     insecure: _builtins.str
-    """What was given up for other machines: empty, `plaintext` or `open`."""
+    """What `insecure_listen` permits: empty (nothing), `plaintext` or `open`."""
     tls_reload_error: _builtins.str
-    """Why the files of certificates could not be used when they were last read; empty: they are in use."""
+    """Why the certificate files could not be used when they were last read. Empty: they are in use."""
     sealing_rows_left: _builtins.int
-    """Rows that are still to be looked at until all secrets are sealed with the present data key and nothing plain is left in
-    the files of the database; at least 1 until then. Of each table at most 100,000 are counted.
+    """The rows that have yet to be checked until all secrets are sealed with the current data key and no plain text is
+    left in the files of the database; at least 1 until then. At most 100,000 are counted of each table.
     """
     data_key_id: _builtins.str
     """The data key with which secrets are sealed, as RotateDataKey names it."""
     grpc_web: _builtins.bool
-    """Whether pages may call by gRPC-Web."""
+    """Whether web pages may call by gRPC-Web."""
     @_builtins.property
     def tls_not_after(self) -> _timestamp_pb2.Timestamp:
-        """When the certificate of the server ends; unset: it has none."""
+        """When the certificate of the server expires. Unset: it has none."""
 
     @_builtins.property
     def tls_reload_time(self) -> _timestamp_pb2.Timestamp:
-        """When they were last read again; unset: not since the start."""
+        """When the certificate files were last read again. Unset: not since the start."""
 
     @_builtins.property
     def cors_origins(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The origins of pages that may call, beside the server's own."""
+        """The origins of web pages that may call, beside the server's own."""
 
     def __init__(
         self,
@@ -786,9 +792,9 @@ class WhoAmIResponse(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
     principal: _builtins.str
-    """The name of the caller; `local` is every caller on this machine, while none has to authenticate."""
+    """The name of the caller. `local` is every caller on this machine while nobody has to authenticate."""
     tenant: _builtins.str
-    """The tenant that the call is about; empty: it names none, and the caller has roles at several."""
+    """The tenant that the call is about. Empty: it names none, and the caller has roles at several."""
     token_id: _builtins.str
     """The token that was sent."""
     method: _builtins.str
@@ -828,10 +834,10 @@ class CreatePrincipalRequest(_message.Message):
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes a repetition of this request answer the same; at most 128 bytes."""
+    """Makes the call idempotent. At most 128 bytes. Empty: the call is not idempotent."""
     @_builtins.property
     def principal(self) -> Global___Principal:
-        """Its name, title, grants, identities, default tenant and whether it is disabled."""
+        """The principal: its name, title, grants, identities, default tenant and whether it is disabled."""
 
     def __init__(
         self,
@@ -856,7 +862,7 @@ class CreatePrincipalResponse(_message.Message):
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     AUTHENTICATION_REQUIRED_FIELD_NUMBER: _builtins.int
     authentication_required: _builtins.bool
-    """True where its identities are the first that make authentication required."""
+    """Whether its identities are the first to make authentication required."""
     @_builtins.property
     def principal(self) -> Global___Principal:
         """The principal as it was made."""
@@ -885,11 +891,11 @@ class UpdatePrincipalRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def principal(self) -> Global___Principal:
-        """Its name, what is to change, and the etag of the version to change; empty: any."""
+        """The name, the new values, and the etag of the version to change; an empty etag means any."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """What to change: `title`, `grants`, `identities`, `disabled`, `default_tenant`."""
+        """The fields to change: `title`, `grants`, `identities`, `disabled`, `default_tenant`."""
 
     def __init__(
         self,
@@ -914,7 +920,7 @@ class UpdatePrincipalResponse(_message.Message):
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     AUTHENTICATION_REQUIRED_FIELD_NUMBER: _builtins.int
     authentication_required: _builtins.bool
-    """True where its identities are the first that make authentication required."""
+    """Whether its identities are the first to make authentication required."""
     @_builtins.property
     def principal(self) -> Global___Principal:
         """The principal as it is now."""
@@ -944,7 +950,7 @@ class DeletePrincipalRequest(_message.Message):
     name: _builtins.str
     """Its name."""
     etag: _builtins.str
-    """The etag of the version to delete; empty: any."""
+    """The etag of the version to delete. Empty: any."""
     def __init__(
         self,
         *,
@@ -986,11 +992,11 @@ class ListPrincipalsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """The most to answer. 0 means 50; at most 1,000."""
+    """The most principals in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT."""
     page_token: _builtins.str
-    """Where the last page ended: its `next_page_token`."""
+    """The `next_page_token` of the page before, with the same conditions. Empty: the first page."""
     tenant: _builtins.str
-    """Only those with a grant at this tenant, or that belong to it; empty: all."""
+    """Only principals with a grant at this tenant, or that belong to it. Empty: all."""
     def __init__(
         self,
         *,
@@ -1015,10 +1021,12 @@ class ListPrincipalsResponse(_message.Message):
     PRINCIPALS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Where the next page begins; empty: there is none."""
+    """The token of the next page. Empty on the last page."""
     @_builtins.property
     def principals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Principal]:
-        """Those that the caller may see. Of principals that belong elsewhere an admin sees name and grants at its tenant."""
+        """The principals that the caller may see, by name. An admin sees only the name of principals that belong elsewhere,
+        and their grants at its tenant.
+        """
 
     def __init__(
         self,
@@ -1049,18 +1057,20 @@ class CreateTokenRequest(_message.Message):
     principal: _builtins.str
     """The principal that it is for."""
     title: _builtins.str
-    """For people; at most 256 bytes."""
+    """A name for people. At most 256 bytes."""
     never_expires: _builtins.bool
     """Whether it lasts until it is revoked. Only operators may ask for that."""
     request_id: _builtins.str
-    """Makes a repetition of this request answer the same token, without its secret; at most 128 bytes."""
+    """Makes the call idempotent: a repeated call returns the same token without its secret. At most 128 bytes. Empty: the
+    call is not idempotent.
+    """
     @_builtins.property
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Grant]:
-        """What it may do of what its principal may; none: all of that."""
+        """The part of its principal's grants that it has. Empty: all of them."""
 
     @_builtins.property
     def lifetime(self) -> _duration_pb2.Duration:
-        """How long it lasts. Unset: 90 days; at most the server's `token_max_lifetime`."""
+        """How long it lasts, at most the server's `token_max_lifetime`. Unset: 90 days."""
 
     def __init__(
         self,
@@ -1092,7 +1102,7 @@ class CreateTokenResponse(_message.Message):
     secret: _builtins.str
     """What to send as `authorization: Bearer SECRET`. Empty where a request was repeated."""
     authentication_required: _builtins.bool
-    """True where this token is the first: from now on every call needs one."""
+    """Whether this token is the first: from now on every caller has to authenticate."""
     @_builtins.property
     def token(self) -> Global___Token:
         """The token."""
@@ -1123,13 +1133,13 @@ class ListTokensRequest(_message.Message):
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     INCLUDE_ENDED_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """The most to answer. 0 means 50; at most 1,000."""
+    """The most tokens in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT."""
     page_token: _builtins.str
-    """Where the last page ended: its `next_page_token`."""
+    """The `next_page_token` of the page before, with the same conditions. Empty: the first page."""
     principal: _builtins.str
-    """Whose; empty: all that the caller may see."""
+    """The principal that the tokens belong to. Empty: all that the caller may see."""
     include_ended: _builtins.bool
-    """Whether those that expired or were revoked are listed too."""
+    """Whether tokens that have expired or were revoked are listed too."""
     def __init__(
         self,
         *,
@@ -1155,7 +1165,7 @@ class ListTokensResponse(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Where the next page begins; empty: there is none."""
+    """The token of the next page. Empty on the last page."""
     @_builtins.property
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___Token]:
         """The tokens, by id."""
@@ -1183,9 +1193,9 @@ class RevokeTokenRequest(_message.Message):
     TOKEN_ID_FIELD_NUMBER: _builtins.int
     WITH_DESCENDANTS_FIELD_NUMBER: _builtins.int
     token_id: _builtins.str
-    """Its id: what stands in the token after `haul_`, up to the next `_`."""
+    """The id of the token: what stands in it after `haul_`, up to the next `_`."""
     with_descendants: _builtins.bool
-    """Whether the tokens that were made with it end too, and those made with them."""
+    """Whether the tokens that were made with it are revoked too, and those made with these."""
     def __init__(
         self,
         *,
@@ -1208,7 +1218,7 @@ class RevokeTokenResponse(_message.Message):
 
     REVOKED_FIELD_NUMBER: _builtins.int
     revoked: _builtins.int
-    """How many tokens ended by this."""
+    """How many tokens were revoked."""
     def __init__(
         self,
         *,
@@ -1224,7 +1234,7 @@ Global___RevokeTokenResponse: _TypeAlias = RevokeTokenResponse  # noqa: Y015
 
 @_typing.final
 class AuditEvent(_message.Message):
-    """Something that was done or refused. It never holds what was sent: no body, no URL, no label, no title."""
+    """Something that was done or refused. It never contains what was sent: no body, URL, label or title."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1245,40 +1255,40 @@ class AuditEvent(_message.Message):
     sequence: _builtins.int
     """Its number, from 1, without gaps."""
     principal: _builtins.str
-    """By whom; empty: by nobody who is known."""
+    """The principal that called. Empty: the caller was not known."""
     token_id: _builtins.str
-    """The token that the call came by."""
+    """The id of the token of the call. Empty: it had none."""
     address: _builtins.str
-    """Where it came from, without a port."""
+    """The address of the caller, without a port."""
     tenant: _builtins.str
-    """The tenant that it is about; empty: the server."""
+    """The tenant that it is about. Empty: the server."""
     method: _builtins.str
-    """As in `haul.v1.JobService/SubmitJob`; `?`: one that is not there, or several; `credential-use`: no call, but the first
-    attempt of a job with a credential since the start of the server.
+    """The method, as `haul.v1.JobService/SubmitJob`; `?` is one that does not exist, or several; `credential-use` is not
+    a call, but the first attempt of a job with a credential since the server started.
     """
     subject: _builtins.str
     """What was changed: `jobs/ID`, `tokens/ID`, `principals/NAME`, `tenants/NAME`, `credentials/TENANT/NAME` or
     `server`.
     """
     code: _builtins.str
-    """OK, or the code with which it was refused: UNAUTHENTICATED, PERMISSION_DENIED."""
+    """OK, or the code of the refusal: UNAUTHENTICATED, PERMISSION_DENIED."""
     reason: _builtins.str
-    """Why it was refused; behind BAD_CREDENTIALS what was wrong with them: `/unknown`, `/damaged`, `/expired`, `/revoked`,
-    `/disabled`.
+    """The reason of the refusal; after BAD_CREDENTIALS what was wrong with the credentials: `/unknown`, `/damaged`,
+    `/expired`, `/revoked`, `/disabled`.
     """
     request_id: _builtins.str
     """The `haul-request-id` of the call."""
     count: _builtins.int
-    """How many calls it stands for. Those that are refused are counted for a minute."""
+    """How many calls it stands for: equal refusals of one minute are one event."""
     chain: _builtins.bytes
-    """A keyed digest over the event before and this one; `haul audit verify` follows it."""
+    """A keyed digest over the event before and this one; `haul audit verify` checks it."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When; of calls that were refused, when the first of them was."""
+        """When it happened; of refused calls, when the first of them was."""
 
     @_builtins.property
     def changed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The fields that were to change; of a `credential-use` the job, as `jobs/ID`."""
+        """The fields that the call named to change; of a `credential-use` the job, as `jobs/ID`."""
 
     def __init__(
         self,
@@ -1315,10 +1325,10 @@ class CreateTenantRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes a repetition of this request answer the same; at most 128 bytes."""
+    """Makes the call idempotent. At most 128 bytes. Empty: the call is not idempotent."""
     @_builtins.property
     def tenant(self) -> Global___Tenant:
-        """Its name, title, quotas, weight and whether it is suspended."""
+        """The tenant: its name, title, quotas, weight and whether it is suspended."""
 
     def __init__(
         self,
@@ -1414,12 +1424,12 @@ class UpdateTenantRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tenant(self) -> Global___Tenant:
-        """Its name, what is to change, and the etag of the version to change; empty: any."""
+        """The name, the new values, and the etag of the version to change; an empty etag means any."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """What to change: `title`, `quotas`, each of its fields as `quotas.running_tasks`, `weight`, `suspended`. A quota that is
-        named and unset is lifted.
+        """The fields to change: `title`, `quotas`, each of its fields as `quotas.running_tasks`, `weight`, `suspended`. A
+        quota that is named and unset is removed.
         """
 
     def __init__(
@@ -1471,7 +1481,7 @@ class DeleteTenantRequest(_message.Message):
     name: _builtins.str
     """Its name."""
     etag: _builtins.str
-    """The etag of the version to delete; empty: any."""
+    """The etag of the version to delete. Empty: any."""
     def __init__(
         self,
         *,
@@ -1512,9 +1522,9 @@ class ListTenantsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """The most to answer. 0 means 50; at most 1,000."""
+    """The most tenants in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT."""
     page_token: _builtins.str
-    """Where the last page ended: its `next_page_token`."""
+    """The `next_page_token` of the page before, with the same conditions. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -1538,7 +1548,7 @@ class ListTenantsResponse(_message.Message):
     TENANTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Where the next page begins; empty: there is none."""
+    """The token of the next page. Empty on the last page."""
     @_builtins.property
     def tenants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tenant]:
         """The tenants, by name."""
@@ -1569,12 +1579,14 @@ class PutCredentialRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ca_pem: _builtins.str
-    """Authorities that are trusted beside the system's where it is sent, in PEM; at most 64 KiB."""
+    """Authorities that are trusted beside the system's for requests with the credential, in PEM. At most 64 KiB."""
     request_id: _builtins.str
-    """Makes a repetition of this request answer the same; at most 128 bytes."""
+    """Makes the call idempotent. At most 128 bytes. Empty: the call is not idempotent."""
     @_builtins.property
     def credential(self) -> Global___Credential:
-        """Its name, to what it is bound, when it ends, and the etag of the version to change; empty: any."""
+        """The name, what the credential is bound to, when it ends, and the etag of the version to change; an empty etag means
+        any.
+        """
 
     @_builtins.property
     def value(self) -> Global___CredentialValue:
@@ -1582,8 +1594,8 @@ class PutCredentialRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """What to change: `hosts`, `path_prefixes`, `methods`, `allow_http`, `users`, `skip_echo_scan`, `expire_time`, `value`,
-        `ca_pem`. Unset: everything.
+        """The fields to change: `hosts`, `path_prefixes`, `methods`, `allow_http`, `users`, `skip_echo_scan`, `expire_time`,
+        `value`, `ca_pem`. Unset: everything.
         """
 
     def __init__(
@@ -1682,9 +1694,9 @@ class ListCredentialsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """The most to answer. 0 means 50; at most 1,000."""
+    """The most credentials in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT."""
     page_token: _builtins.str
-    """Where the last page ended: its `next_page_token`."""
+    """The `next_page_token` of the page before, with the same conditions. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -1708,7 +1720,7 @@ class ListCredentialsResponse(_message.Message):
     CREDENTIALS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Where the next page begins; empty: there is none."""
+    """The token of the next page. Empty on the last page."""
     @_builtins.property
     def credentials(self) -> _containers.RepeatedCompositeFieldContainer[Global___Credential]:
         """The credentials, by name."""
@@ -1739,9 +1751,9 @@ class DeleteCredentialRequest(_message.Message):
     name: _builtins.str
     """Its name."""
     etag: _builtins.str
-    """The etag of the version to delete; empty: any."""
+    """The etag of the version to delete. Empty: any."""
     force: _builtins.bool
-    """Whether it goes though jobs that have not ended name it."""
+    """Whether it is deleted although jobs that have not ended name it."""
     def __init__(
         self,
         *,
@@ -1790,26 +1802,28 @@ class ListAuditEventsRequest(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """The most to answer. 0 means 50; at most 1,000. An answer may have fewer while there are more."""
+    """The most events in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT. A page may be
+    shorter.
+    """
     page_token: _builtins.str
-    """Where the last page ended: its `next_page_token`."""
+    """The `next_page_token` of the page before, with the same conditions. Empty: the first page."""
     after_sequence: _builtins.int
-    """Set: oldest first, those after this number. Unset: newest first."""
+    """Set: the events after this number, oldest first. Unset: all, newest first."""
     principal: _builtins.str
-    """Only those of this principal."""
+    """Only events of this principal. Empty: any."""
     tenant: _builtins.str
-    """Only those about this tenant."""
+    """Only events about this tenant. Empty: any."""
     method: _builtins.str
-    """Only those of this method."""
+    """Only events of this method. Empty: any."""
     subject: _builtins.str
-    """Only those about this subject."""
+    """Only events about this subject. Empty: any."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """Only those at this time or later."""
+        """Only events at this time or later. Unset: no condition."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Only those before this time."""
+        """Only events before this time. Unset: no condition."""
 
     def __init__(
         self,
@@ -1843,7 +1857,7 @@ class ListAuditEventsResponse(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Where the next page begins; empty: there is none."""
+    """The token of the next page. Empty on the last page."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEvent]:
         """The events."""
@@ -1887,7 +1901,7 @@ class RotateDataKeyResponse(_message.Message):
 
     DATA_KEY_ID_FIELD_NUMBER: _builtins.int
     data_key_id: _builtins.str
-    """Names the new key."""
+    """The id of the new key."""
     def __init__(
         self,
         *,

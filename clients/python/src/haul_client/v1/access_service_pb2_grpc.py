@@ -28,19 +28,20 @@ if _version_not_supported:
 class AccessServiceStub:
     """Who may call the server, and what.
 
-    A principal calls; a token is the secret by which it is known, sent as `authorization: Bearer TOKEN`. What a call may do
-    is what the grants of its principal say, and those of its token where it has some. A principal may also be known by the
-    certificate of a client, or as a user of this machine. Until the first token or identity exists, every caller on the same
-    machine may do everything; from then on every caller has to authenticate, also after the last of them is gone.
+    A principal is a caller that the server knows. A token is the secret that identifies it, and is sent as
+    `authorization: Bearer TOKEN`. The grants of the principal say what a call may do; a token with grants of its own
+    narrows them. A client's certificate, or a user of this machine, may also identify a principal. Until the first token
+    or identity exists, every caller on the same machine may do everything; from then on every caller has to
+    authenticate, also after the last of them is gone.
 
-    Work is of a tenant: each has its own jobs, files and limits, and knows nothing of the others. A call is about the
-    tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal, else about the
-    only one at which that has a role, else about `default`. ListJobs, WatchJobs, ListHosts and ListAuditEvents take `*`,
-    which means all, from who has the role at `*`.
+    Every job belongs to a tenant: each tenant has its own jobs, files and limits, and sees nothing of the others. A call
+    is about the tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal,
+    else about the only tenant at which the principal has a role, else about `default`. ListJobs, WatchJobs, ListHosts
+    and ListAuditEvents take `*`, which means all tenants, from a caller with the role at `*`.
 
     Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE,
-    TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
-    the caller may not see answers NOT_FOUND, as what does not exist does.
+    TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE;
+    docs/ERRORS.md explains each reason. What the caller may not see is NOT_FOUND, as what does not exist is.
     """
 
     def __init__(self, channel):
@@ -149,32 +150,33 @@ class AccessServiceStub:
 class AccessServiceServicer:
     """Who may call the server, and what.
 
-    A principal calls; a token is the secret by which it is known, sent as `authorization: Bearer TOKEN`. What a call may do
-    is what the grants of its principal say, and those of its token where it has some. A principal may also be known by the
-    certificate of a client, or as a user of this machine. Until the first token or identity exists, every caller on the same
-    machine may do everything; from then on every caller has to authenticate, also after the last of them is gone.
+    A principal is a caller that the server knows. A token is the secret that identifies it, and is sent as
+    `authorization: Bearer TOKEN`. The grants of the principal say what a call may do; a token with grants of its own
+    narrows them. A client's certificate, or a user of this machine, may also identify a principal. Until the first token
+    or identity exists, every caller on the same machine may do everything; from then on every caller has to
+    authenticate, also after the last of them is gone.
 
-    Work is of a tenant: each has its own jobs, files and limits, and knows nothing of the others. A call is about the
-    tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal, else about the
-    only one at which that has a role, else about `default`. ListJobs, WatchJobs, ListHosts and ListAuditEvents take `*`,
-    which means all, from who has the role at `*`.
+    Every job belongs to a tenant: each tenant has its own jobs, files and limits, and sees nothing of the others. A call
+    is about the tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal,
+    else about the only tenant at which the principal has a role, else about `default`. ListJobs, WatchJobs, ListHosts
+    and ListAuditEvents take `*`, which means all tenants, from a caller with the role at `*`.
 
     Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE,
-    TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
-    the caller may not see answers NOT_FOUND, as what does not exist does.
+    TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE;
+    docs/ERRORS.md explains each reason. What the caller may not see is NOT_FOUND, as what does not exist is.
     """
 
     def WhoAmI(self, request, context):
-        """Tells who calls. Any principal may. Idempotent.
+        """Reads who the caller is and what it may do. Every principal may call it. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreatePrincipal(self, request, context):
-        """Makes a principal. ALREADY_EXISTS (PRINCIPAL_EXISTS) where there is one of that name, (IDENTITY_TAKEN) where another
-        one has one of its identities, (REQUEST_ID_TAKEN) for a `request_id` that asked for something else; PERMISSION_DENIED
-        (ESCALATION) for grants that the caller may not give. Idempotent with a `request_id`.
+        """Makes a principal. ALREADY_EXISTS (PRINCIPAL_EXISTS) where there is one of that name, (IDENTITY_TAKEN) where
+        another one has one of its identities, (REQUEST_ID_TAKEN) for a `request_id` that asked for something else;
+        PERMISSION_DENIED (ESCALATION) for grants that the caller may not give. Idempotent with a `request_id`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -182,7 +184,7 @@ class AccessServiceServicer:
 
     def UpdatePrincipal(self, request, context):
         """Changes a principal, which takes effect at once, on open streams within 5 s. FAILED_PRECONDITION (LAST_OPERATOR)
-        where nobody could sign in as operator any more, ABORTED (STALE_ETAG) where it has changed since. Idempotent.
+        where nobody could sign in as operator afterwards, ABORTED (STALE_ETAG) where it has changed since. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -204,9 +206,10 @@ class AccessServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateToken(self, request, context):
-        """Makes a token. Its secret is in this answer and nowhere else: the server keeps a hash. PERMISSION_DENIED (ESCALATION)
-        where the token could do what the caller may not give; ALREADY_EXISTS (REQUEST_ID_TAKEN) for a `request_id` that asked
-        for something else. Idempotent with a `request_id`, and then without the secret.
+        """Makes a token. Its secret is in this answer alone: the server keeps a hash. PERMISSION_DENIED (ESCALATION)
+        where the token would have grants that the caller may not give; ALREADY_EXISTS (REQUEST_ID_TAKEN) for a
+        `request_id` that asked for something else. Idempotent with a `request_id`; a repeated call returns the token
+        without its secret.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -220,23 +223,23 @@ class AccessServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeToken(self, request, context):
-        """Ends a token, at once, and open streams of it within 5 s. One that has ended stays as it is. FAILED_PRECONDITION
-        (LAST_OPERATOR). Idempotent.
+        """Revokes a token at once, and ends its open streams within 5 s. A token that has ended stays as it is.
+        FAILED_PRECONDITION (LAST_OPERATOR). Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateTenant(self, request, context):
-        """Makes a tenant. ALREADY_EXISTS (TENANT_EXISTS) where there is one of that name, (REQUEST_ID_TAKEN) for a `request_id`
-        that asked for something else. Only operators may. Idempotent with a `request_id`.
+        """Makes a tenant. ALREADY_EXISTS (TENANT_EXISTS) where there is one of that name, (REQUEST_ID_TAKEN) for a
+        `request_id` that asked for something else. Only operators may. Idempotent with a `request_id`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTenant(self, request, context):
-        """Reads a tenant. Operators may, and its admins. NOT_FOUND (TENANT_NOT_FOUND). Idempotent.
+        """Reads a tenant. Operators and the admins of the tenant may. NOT_FOUND (TENANT_NOT_FOUND). Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -251,7 +254,7 @@ class AccessServiceServicer:
 
     def DeleteTenant(self, request, context):
         """Deletes a tenant of which no jobs are left, with its principals, their tokens, and the grants of others at it. Its
-        files are put aside, so that a new tenant of that name has none of them. FAILED_PRECONDITION (TENANT_NOT_EMPTY,
+        files are moved aside, so that a new tenant of that name does not get them. FAILED_PRECONDITION (TENANT_NOT_EMPTY,
         LAST_OPERATOR), ABORTED (STALE_ETAG). Only operators may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -266,17 +269,18 @@ class AccessServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PutCredential(self, request, context):
-        """Makes a credential, or changes one: a secret that the server sends to the hosts that it is bound to, for tasks that name
-        it in `http.credential`. Nobody reads it again. Without an `update_mask` everything is set, and what is not there is
-        made. FAILED_PRECONDITION (VALUE_REQUIRED) where the credential would go further than it does and `value` is not set
-        with it; ABORTED (STALE_ETAG); ALREADY_EXISTS (REQUEST_ID_TAKEN). Idempotent with a `request_id`.
+        """Makes a credential, or changes one: a secret that the server sends to the hosts that it is bound to, for tasks that
+        name it in `http.credential`. No call returns the secret. Without an `update_mask` every field is set, and a
+        credential that does not exist is made. FAILED_PRECONDITION (VALUE_REQUIRED) where the change would let the
+        credential be sent to more places and `value` is not set; ABORTED (STALE_ETAG); ALREADY_EXISTS (REQUEST_ID_TAKEN).
+        Idempotent with a `request_id`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCredential(self, request, context):
-        """Shows a credential, without its value. Idempotent.
+        """Reads a credential, without its value. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -298,15 +302,15 @@ class AccessServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListAuditEvents(self, request, context):
-        """Lists what was changed and by whom, and what was refused. What was done has its row in the transaction of the change.
-        Auditors see all, admins what is about their tenant. Idempotent.
+        """Lists what was changed and by whom, and what was refused. A change and its event are stored in one transaction.
+        Auditors see all events, admins those about their tenant. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateDataKey(self, request, context):
-        """Seals secrets with a new data key from now on; what is stored is sealed anew in the background.
+        """Makes a new data key, with which secrets are sealed from now on; stored secrets are sealed again in the background.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -421,19 +425,20 @@ def add_AccessServiceServicer_to_server(servicer, server):
 class AccessService:
     """Who may call the server, and what.
 
-    A principal calls; a token is the secret by which it is known, sent as `authorization: Bearer TOKEN`. What a call may do
-    is what the grants of its principal say, and those of its token where it has some. A principal may also be known by the
-    certificate of a client, or as a user of this machine. Until the first token or identity exists, every caller on the same
-    machine may do everything; from then on every caller has to authenticate, also after the last of them is gone.
+    A principal is a caller that the server knows. A token is the secret that identifies it, and is sent as
+    `authorization: Bearer TOKEN`. The grants of the principal say what a call may do; a token with grants of its own
+    narrows them. A client's certificate, or a user of this machine, may also identify a principal. Until the first token
+    or identity exists, every caller on the same machine may do everything; from then on every caller has to
+    authenticate, also after the last of them is gone.
 
-    Work is of a tenant: each has its own jobs, files and limits, and knows nothing of the others. A call is about the
-    tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal, else about the
-    only one at which that has a role, else about `default`. ListJobs, WatchJobs, ListHosts and ListAuditEvents take `*`,
-    which means all, from who has the role at `*`.
+    Every job belongs to a tenant: each tenant has its own jobs, files and limits, and sees nothing of the others. A call
+    is about the tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal,
+    else about the only tenant at which the principal has a role, else about `default`. ListJobs, WatchJobs, ListHosts
+    and ListAuditEvents take `*`, which means all tenants, from a caller with the role at `*`.
 
     Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE,
-    TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
-    the caller may not see answers NOT_FOUND, as what does not exist does.
+    TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE;
+    docs/ERRORS.md explains each reason. What the caller may not see is NOT_FOUND, as what does not exist is.
     """
 
     @staticmethod

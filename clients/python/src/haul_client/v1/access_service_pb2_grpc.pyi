@@ -29,19 +29,20 @@ GRPC_VERSION: str
 class AccessServiceStub:
     """Who may call the server, and what.
 
-    A principal calls; a token is the secret by which it is known, sent as `authorization: Bearer TOKEN`. What a call may do
-    is what the grants of its principal say, and those of its token where it has some. A principal may also be known by the
-    certificate of a client, or as a user of this machine. Until the first token or identity exists, every caller on the same
-    machine may do everything; from then on every caller has to authenticate, also after the last of them is gone.
+    A principal is a caller that the server knows. A token is the secret that identifies it, and is sent as
+    `authorization: Bearer TOKEN`. The grants of the principal say what a call may do; a token with grants of its own
+    narrows them. A client's certificate, or a user of this machine, may also identify a principal. Until the first token
+    or identity exists, every caller on the same machine may do everything; from then on every caller has to
+    authenticate, also after the last of them is gone.
 
-    Work is of a tenant: each has its own jobs, files and limits, and knows nothing of the others. A call is about the
-    tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal, else about the
-    only one at which that has a role, else about `default`. ListJobs, WatchJobs, ListHosts and ListAuditEvents take `*`,
-    which means all, from who has the role at `*`.
+    Every job belongs to a tenant: each tenant has its own jobs, files and limits, and sees nothing of the others. A call
+    is about the tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal,
+    else about the only tenant at which the principal has a role, else about `default`. ListJobs, WatchJobs, ListHosts
+    and ListAuditEvents take `*`, which means all tenants, from a caller with the role at `*`.
 
     Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE,
-    TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
-    the caller may not see answers NOT_FOUND, as what does not exist does.
+    TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE;
+    docs/ERRORS.md explains each reason. What the caller may not see is NOT_FOUND, as what does not exist is.
     """
 
     @_typing.overload
@@ -49,15 +50,15 @@ class AccessServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AccessServiceAsyncStub: ...
     WhoAmI: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.WhoAmIRequest, _access_service_pb2.WhoAmIResponse]
-    """Tells who calls. Any principal may. Idempotent."""
+    """Reads who the caller is and what it may do. Every principal may call it. Idempotent."""
     CreatePrincipal: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.CreatePrincipalRequest, _access_service_pb2.CreatePrincipalResponse]
-    """Makes a principal. ALREADY_EXISTS (PRINCIPAL_EXISTS) where there is one of that name, (IDENTITY_TAKEN) where another
-    one has one of its identities, (REQUEST_ID_TAKEN) for a `request_id` that asked for something else; PERMISSION_DENIED
-    (ESCALATION) for grants that the caller may not give. Idempotent with a `request_id`.
+    """Makes a principal. ALREADY_EXISTS (PRINCIPAL_EXISTS) where there is one of that name, (IDENTITY_TAKEN) where
+    another one has one of its identities, (REQUEST_ID_TAKEN) for a `request_id` that asked for something else;
+    PERMISSION_DENIED (ESCALATION) for grants that the caller may not give. Idempotent with a `request_id`.
     """
     UpdatePrincipal: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.UpdatePrincipalRequest, _access_service_pb2.UpdatePrincipalResponse]
     """Changes a principal, which takes effect at once, on open streams within 5 s. FAILED_PRECONDITION (LAST_OPERATOR)
-    where nobody could sign in as operator any more, ABORTED (STALE_ETAG) where it has changed since. Idempotent.
+    where nobody could sign in as operator afterwards, ABORTED (STALE_ETAG) where it has changed since. Idempotent.
     """
     DeletePrincipal: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.DeletePrincipalRequest, _access_service_pb2.DeletePrincipalResponse]
     """Deletes a principal and revokes its tokens; its jobs stay. A new principal of that name owns none of them.
@@ -66,39 +67,41 @@ class AccessServiceStub:
     ListPrincipals: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListPrincipalsRequest, _access_service_pb2.ListPrincipalsResponse]
     """Lists principals by name. Idempotent."""
     CreateToken: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.CreateTokenRequest, _access_service_pb2.CreateTokenResponse]
-    """Makes a token. Its secret is in this answer and nowhere else: the server keeps a hash. PERMISSION_DENIED (ESCALATION)
-    where the token could do what the caller may not give; ALREADY_EXISTS (REQUEST_ID_TAKEN) for a `request_id` that asked
-    for something else. Idempotent with a `request_id`, and then without the secret.
+    """Makes a token. Its secret is in this answer alone: the server keeps a hash. PERMISSION_DENIED (ESCALATION)
+    where the token would have grants that the caller may not give; ALREADY_EXISTS (REQUEST_ID_TAKEN) for a
+    `request_id` that asked for something else. Idempotent with a `request_id`; a repeated call returns the token
+    without its secret.
     """
     ListTokens: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListTokensRequest, _access_service_pb2.ListTokensResponse]
     """Lists tokens by id, without their secrets. Idempotent."""
     RevokeToken: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.RevokeTokenRequest, _access_service_pb2.RevokeTokenResponse]
-    """Ends a token, at once, and open streams of it within 5 s. One that has ended stays as it is. FAILED_PRECONDITION
-    (LAST_OPERATOR). Idempotent.
+    """Revokes a token at once, and ends its open streams within 5 s. A token that has ended stays as it is.
+    FAILED_PRECONDITION (LAST_OPERATOR). Idempotent.
     """
     CreateTenant: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.CreateTenantRequest, _access_service_pb2.CreateTenantResponse]
-    """Makes a tenant. ALREADY_EXISTS (TENANT_EXISTS) where there is one of that name, (REQUEST_ID_TAKEN) for a `request_id`
-    that asked for something else. Only operators may. Idempotent with a `request_id`.
+    """Makes a tenant. ALREADY_EXISTS (TENANT_EXISTS) where there is one of that name, (REQUEST_ID_TAKEN) for a
+    `request_id` that asked for something else. Only operators may. Idempotent with a `request_id`.
     """
     GetTenant: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.GetTenantRequest, _access_service_pb2.GetTenantResponse]
-    """Reads a tenant. Operators may, and its admins. NOT_FOUND (TENANT_NOT_FOUND). Idempotent."""
+    """Reads a tenant. Operators and the admins of the tenant may. NOT_FOUND (TENANT_NOT_FOUND). Idempotent."""
     UpdateTenant: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.UpdateTenantRequest, _access_service_pb2.UpdateTenantResponse]
     """Changes a tenant, at once. ABORTED (STALE_ETAG) where it has changed since. Only operators may. Idempotent."""
     DeleteTenant: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.DeleteTenantRequest, _access_service_pb2.DeleteTenantResponse]
     """Deletes a tenant of which no jobs are left, with its principals, their tokens, and the grants of others at it. Its
-    files are put aside, so that a new tenant of that name has none of them. FAILED_PRECONDITION (TENANT_NOT_EMPTY,
+    files are moved aside, so that a new tenant of that name does not get them. FAILED_PRECONDITION (TENANT_NOT_EMPTY,
     LAST_OPERATOR), ABORTED (STALE_ETAG). Only operators may.
     """
     ListTenants: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListTenantsRequest, _access_service_pb2.ListTenantsResponse]
     """Lists tenants by name. Only operators may. Idempotent."""
     PutCredential: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.PutCredentialRequest, _access_service_pb2.PutCredentialResponse]
-    """Makes a credential, or changes one: a secret that the server sends to the hosts that it is bound to, for tasks that name
-    it in `http.credential`. Nobody reads it again. Without an `update_mask` everything is set, and what is not there is
-    made. FAILED_PRECONDITION (VALUE_REQUIRED) where the credential would go further than it does and `value` is not set
-    with it; ABORTED (STALE_ETAG); ALREADY_EXISTS (REQUEST_ID_TAKEN). Idempotent with a `request_id`.
+    """Makes a credential, or changes one: a secret that the server sends to the hosts that it is bound to, for tasks that
+    name it in `http.credential`. No call returns the secret. Without an `update_mask` every field is set, and a
+    credential that does not exist is made. FAILED_PRECONDITION (VALUE_REQUIRED) where the change would let the
+    credential be sent to more places and `value` is not set; ABORTED (STALE_ETAG); ALREADY_EXISTS (REQUEST_ID_TAKEN).
+    Idempotent with a `request_id`.
     """
     GetCredential: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.GetCredentialRequest, _access_service_pb2.GetCredentialResponse]
-    """Shows a credential, without its value. Idempotent."""
+    """Reads a credential, without its value. Idempotent."""
     ListCredentials: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListCredentialsRequest, _access_service_pb2.ListCredentialsResponse]
     """Lists credentials by name, without their values. Idempotent."""
     DeleteCredential: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.DeleteCredentialRequest, _access_service_pb2.DeleteCredentialResponse]
@@ -106,42 +109,43 @@ class AccessServiceStub:
     (CREDENTIAL_IN_USE) while jobs that have not ended name it, unless `force`; ABORTED (STALE_ETAG).
     """
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListAuditEventsRequest, _access_service_pb2.ListAuditEventsResponse]
-    """Lists what was changed and by whom, and what was refused. What was done has its row in the transaction of the change.
-    Auditors see all, admins what is about their tenant. Idempotent.
+    """Lists what was changed and by whom, and what was refused. A change and its event are stored in one transaction.
+    Auditors see all events, admins those about their tenant. Idempotent.
     """
     RotateDataKey: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.RotateDataKeyRequest, _access_service_pb2.RotateDataKeyResponse]
-    """Seals secrets with a new data key from now on; what is stored is sealed anew in the background."""
+    """Makes a new data key, with which secrets are sealed from now on; stored secrets are sealed again in the background."""
 
 @_typing.type_check_only
 class AccessServiceAsyncStub(AccessServiceStub):
     """Who may call the server, and what.
 
-    A principal calls; a token is the secret by which it is known, sent as `authorization: Bearer TOKEN`. What a call may do
-    is what the grants of its principal say, and those of its token where it has some. A principal may also be known by the
-    certificate of a client, or as a user of this machine. Until the first token or identity exists, every caller on the same
-    machine may do everything; from then on every caller has to authenticate, also after the last of them is gone.
+    A principal is a caller that the server knows. A token is the secret that identifies it, and is sent as
+    `authorization: Bearer TOKEN`. The grants of the principal say what a call may do; a token with grants of its own
+    narrows them. A client's certificate, or a user of this machine, may also identify a principal. Until the first token
+    or identity exists, every caller on the same machine may do everything; from then on every caller has to
+    authenticate, also after the last of them is gone.
 
-    Work is of a tenant: each has its own jobs, files and limits, and knows nothing of the others. A call is about the
-    tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal, else about the
-    only one at which that has a role, else about `default`. ListJobs, WatchJobs, ListHosts and ListAuditEvents take `*`,
-    which means all, from who has the role at `*`.
+    Every job belongs to a tenant: each tenant has its own jobs, files and limits, and sees nothing of the others. A call
+    is about the tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal,
+    else about the only tenant at which the principal has a role, else about `default`. ListJobs, WatchJobs, ListHosts
+    and ListAuditEvents take `*`, which means all tenants, from a caller with the role at `*`.
 
     Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE,
-    TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
-    the caller may not see answers NOT_FOUND, as what does not exist does.
+    TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE;
+    docs/ERRORS.md explains each reason. What the caller may not see is NOT_FOUND, as what does not exist is.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     WhoAmI: _aio.UnaryUnaryMultiCallable[_access_service_pb2.WhoAmIRequest, _access_service_pb2.WhoAmIResponse]  # type: ignore[assignment]
-    """Tells who calls. Any principal may. Idempotent."""
+    """Reads who the caller is and what it may do. Every principal may call it. Idempotent."""
     CreatePrincipal: _aio.UnaryUnaryMultiCallable[_access_service_pb2.CreatePrincipalRequest, _access_service_pb2.CreatePrincipalResponse]  # type: ignore[assignment]
-    """Makes a principal. ALREADY_EXISTS (PRINCIPAL_EXISTS) where there is one of that name, (IDENTITY_TAKEN) where another
-    one has one of its identities, (REQUEST_ID_TAKEN) for a `request_id` that asked for something else; PERMISSION_DENIED
-    (ESCALATION) for grants that the caller may not give. Idempotent with a `request_id`.
+    """Makes a principal. ALREADY_EXISTS (PRINCIPAL_EXISTS) where there is one of that name, (IDENTITY_TAKEN) where
+    another one has one of its identities, (REQUEST_ID_TAKEN) for a `request_id` that asked for something else;
+    PERMISSION_DENIED (ESCALATION) for grants that the caller may not give. Idempotent with a `request_id`.
     """
     UpdatePrincipal: _aio.UnaryUnaryMultiCallable[_access_service_pb2.UpdatePrincipalRequest, _access_service_pb2.UpdatePrincipalResponse]  # type: ignore[assignment]
     """Changes a principal, which takes effect at once, on open streams within 5 s. FAILED_PRECONDITION (LAST_OPERATOR)
-    where nobody could sign in as operator any more, ABORTED (STALE_ETAG) where it has changed since. Idempotent.
+    where nobody could sign in as operator afterwards, ABORTED (STALE_ETAG) where it has changed since. Idempotent.
     """
     DeletePrincipal: _aio.UnaryUnaryMultiCallable[_access_service_pb2.DeletePrincipalRequest, _access_service_pb2.DeletePrincipalResponse]  # type: ignore[assignment]
     """Deletes a principal and revokes its tokens; its jobs stay. A new principal of that name owns none of them.
@@ -150,39 +154,41 @@ class AccessServiceAsyncStub(AccessServiceStub):
     ListPrincipals: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListPrincipalsRequest, _access_service_pb2.ListPrincipalsResponse]  # type: ignore[assignment]
     """Lists principals by name. Idempotent."""
     CreateToken: _aio.UnaryUnaryMultiCallable[_access_service_pb2.CreateTokenRequest, _access_service_pb2.CreateTokenResponse]  # type: ignore[assignment]
-    """Makes a token. Its secret is in this answer and nowhere else: the server keeps a hash. PERMISSION_DENIED (ESCALATION)
-    where the token could do what the caller may not give; ALREADY_EXISTS (REQUEST_ID_TAKEN) for a `request_id` that asked
-    for something else. Idempotent with a `request_id`, and then without the secret.
+    """Makes a token. Its secret is in this answer alone: the server keeps a hash. PERMISSION_DENIED (ESCALATION)
+    where the token would have grants that the caller may not give; ALREADY_EXISTS (REQUEST_ID_TAKEN) for a
+    `request_id` that asked for something else. Idempotent with a `request_id`; a repeated call returns the token
+    without its secret.
     """
     ListTokens: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListTokensRequest, _access_service_pb2.ListTokensResponse]  # type: ignore[assignment]
     """Lists tokens by id, without their secrets. Idempotent."""
     RevokeToken: _aio.UnaryUnaryMultiCallable[_access_service_pb2.RevokeTokenRequest, _access_service_pb2.RevokeTokenResponse]  # type: ignore[assignment]
-    """Ends a token, at once, and open streams of it within 5 s. One that has ended stays as it is. FAILED_PRECONDITION
-    (LAST_OPERATOR). Idempotent.
+    """Revokes a token at once, and ends its open streams within 5 s. A token that has ended stays as it is.
+    FAILED_PRECONDITION (LAST_OPERATOR). Idempotent.
     """
     CreateTenant: _aio.UnaryUnaryMultiCallable[_access_service_pb2.CreateTenantRequest, _access_service_pb2.CreateTenantResponse]  # type: ignore[assignment]
-    """Makes a tenant. ALREADY_EXISTS (TENANT_EXISTS) where there is one of that name, (REQUEST_ID_TAKEN) for a `request_id`
-    that asked for something else. Only operators may. Idempotent with a `request_id`.
+    """Makes a tenant. ALREADY_EXISTS (TENANT_EXISTS) where there is one of that name, (REQUEST_ID_TAKEN) for a
+    `request_id` that asked for something else. Only operators may. Idempotent with a `request_id`.
     """
     GetTenant: _aio.UnaryUnaryMultiCallable[_access_service_pb2.GetTenantRequest, _access_service_pb2.GetTenantResponse]  # type: ignore[assignment]
-    """Reads a tenant. Operators may, and its admins. NOT_FOUND (TENANT_NOT_FOUND). Idempotent."""
+    """Reads a tenant. Operators and the admins of the tenant may. NOT_FOUND (TENANT_NOT_FOUND). Idempotent."""
     UpdateTenant: _aio.UnaryUnaryMultiCallable[_access_service_pb2.UpdateTenantRequest, _access_service_pb2.UpdateTenantResponse]  # type: ignore[assignment]
     """Changes a tenant, at once. ABORTED (STALE_ETAG) where it has changed since. Only operators may. Idempotent."""
     DeleteTenant: _aio.UnaryUnaryMultiCallable[_access_service_pb2.DeleteTenantRequest, _access_service_pb2.DeleteTenantResponse]  # type: ignore[assignment]
     """Deletes a tenant of which no jobs are left, with its principals, their tokens, and the grants of others at it. Its
-    files are put aside, so that a new tenant of that name has none of them. FAILED_PRECONDITION (TENANT_NOT_EMPTY,
+    files are moved aside, so that a new tenant of that name does not get them. FAILED_PRECONDITION (TENANT_NOT_EMPTY,
     LAST_OPERATOR), ABORTED (STALE_ETAG). Only operators may.
     """
     ListTenants: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListTenantsRequest, _access_service_pb2.ListTenantsResponse]  # type: ignore[assignment]
     """Lists tenants by name. Only operators may. Idempotent."""
     PutCredential: _aio.UnaryUnaryMultiCallable[_access_service_pb2.PutCredentialRequest, _access_service_pb2.PutCredentialResponse]  # type: ignore[assignment]
-    """Makes a credential, or changes one: a secret that the server sends to the hosts that it is bound to, for tasks that name
-    it in `http.credential`. Nobody reads it again. Without an `update_mask` everything is set, and what is not there is
-    made. FAILED_PRECONDITION (VALUE_REQUIRED) where the credential would go further than it does and `value` is not set
-    with it; ABORTED (STALE_ETAG); ALREADY_EXISTS (REQUEST_ID_TAKEN). Idempotent with a `request_id`.
+    """Makes a credential, or changes one: a secret that the server sends to the hosts that it is bound to, for tasks that
+    name it in `http.credential`. No call returns the secret. Without an `update_mask` every field is set, and a
+    credential that does not exist is made. FAILED_PRECONDITION (VALUE_REQUIRED) where the change would let the
+    credential be sent to more places and `value` is not set; ABORTED (STALE_ETAG); ALREADY_EXISTS (REQUEST_ID_TAKEN).
+    Idempotent with a `request_id`.
     """
     GetCredential: _aio.UnaryUnaryMultiCallable[_access_service_pb2.GetCredentialRequest, _access_service_pb2.GetCredentialResponse]  # type: ignore[assignment]
-    """Shows a credential, without its value. Idempotent."""
+    """Reads a credential, without its value. Idempotent."""
     ListCredentials: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListCredentialsRequest, _access_service_pb2.ListCredentialsResponse]  # type: ignore[assignment]
     """Lists credentials by name, without their values. Idempotent."""
     DeleteCredential: _aio.UnaryUnaryMultiCallable[_access_service_pb2.DeleteCredentialRequest, _access_service_pb2.DeleteCredentialResponse]  # type: ignore[assignment]
@@ -190,28 +196,29 @@ class AccessServiceAsyncStub(AccessServiceStub):
     (CREDENTIAL_IN_USE) while jobs that have not ended name it, unless `force`; ABORTED (STALE_ETAG).
     """
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListAuditEventsRequest, _access_service_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
-    """Lists what was changed and by whom, and what was refused. What was done has its row in the transaction of the change.
-    Auditors see all, admins what is about their tenant. Idempotent.
+    """Lists what was changed and by whom, and what was refused. A change and its event are stored in one transaction.
+    Auditors see all events, admins those about their tenant. Idempotent.
     """
     RotateDataKey: _aio.UnaryUnaryMultiCallable[_access_service_pb2.RotateDataKeyRequest, _access_service_pb2.RotateDataKeyResponse]  # type: ignore[assignment]
-    """Seals secrets with a new data key from now on; what is stored is sealed anew in the background."""
+    """Makes a new data key, with which secrets are sealed from now on; stored secrets are sealed again in the background."""
 
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
     """Who may call the server, and what.
 
-    A principal calls; a token is the secret by which it is known, sent as `authorization: Bearer TOKEN`. What a call may do
-    is what the grants of its principal say, and those of its token where it has some. A principal may also be known by the
-    certificate of a client, or as a user of this machine. Until the first token or identity exists, every caller on the same
-    machine may do everything; from then on every caller has to authenticate, also after the last of them is gone.
+    A principal is a caller that the server knows. A token is the secret that identifies it, and is sent as
+    `authorization: Bearer TOKEN`. The grants of the principal say what a call may do; a token with grants of its own
+    narrows them. A client's certificate, or a user of this machine, may also identify a principal. Until the first token
+    or identity exists, every caller on the same machine may do everything; from then on every caller has to
+    authenticate, also after the last of them is gone.
 
-    Work is of a tenant: each has its own jobs, files and limits, and knows nothing of the others. A call is about the
-    tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal, else about the
-    only one at which that has a role, else about `default`. ListJobs, WatchJobs, ListHosts and ListAuditEvents take `*`,
-    which means all, from who has the role at `*`.
+    Every job belongs to a tenant: each tenant has its own jobs, files and limits, and sees nothing of the others. A call
+    is about the tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal,
+    else about the only tenant at which the principal has a role, else about `default`. ListJobs, WatchJobs, ListHosts
+    and ListAuditEvents take `*`, which means all tenants, from a caller with the role at `*`.
 
     Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE,
-    TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
-    the caller may not see answers NOT_FOUND, as what does not exist does.
+    TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE;
+    docs/ERRORS.md explains each reason. What the caller may not see is NOT_FOUND, as what does not exist is.
     """
 
     @_abc_1.abstractmethod
@@ -220,7 +227,7 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.WhoAmIRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.WhoAmIResponse, _abc.Awaitable[_access_service_pb2.WhoAmIResponse]]:
-        """Tells who calls. Any principal may. Idempotent."""
+        """Reads who the caller is and what it may do. Every principal may call it. Idempotent."""
 
     @_abc_1.abstractmethod
     def CreatePrincipal(
@@ -228,9 +235,9 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.CreatePrincipalRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.CreatePrincipalResponse, _abc.Awaitable[_access_service_pb2.CreatePrincipalResponse]]:
-        """Makes a principal. ALREADY_EXISTS (PRINCIPAL_EXISTS) where there is one of that name, (IDENTITY_TAKEN) where another
-        one has one of its identities, (REQUEST_ID_TAKEN) for a `request_id` that asked for something else; PERMISSION_DENIED
-        (ESCALATION) for grants that the caller may not give. Idempotent with a `request_id`.
+        """Makes a principal. ALREADY_EXISTS (PRINCIPAL_EXISTS) where there is one of that name, (IDENTITY_TAKEN) where
+        another one has one of its identities, (REQUEST_ID_TAKEN) for a `request_id` that asked for something else;
+        PERMISSION_DENIED (ESCALATION) for grants that the caller may not give. Idempotent with a `request_id`.
         """
 
     @_abc_1.abstractmethod
@@ -240,7 +247,7 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.UpdatePrincipalResponse, _abc.Awaitable[_access_service_pb2.UpdatePrincipalResponse]]:
         """Changes a principal, which takes effect at once, on open streams within 5 s. FAILED_PRECONDITION (LAST_OPERATOR)
-        where nobody could sign in as operator any more, ABORTED (STALE_ETAG) where it has changed since. Idempotent.
+        where nobody could sign in as operator afterwards, ABORTED (STALE_ETAG) where it has changed since. Idempotent.
         """
 
     @_abc_1.abstractmethod
@@ -267,9 +274,10 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.CreateTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.CreateTokenResponse, _abc.Awaitable[_access_service_pb2.CreateTokenResponse]]:
-        """Makes a token. Its secret is in this answer and nowhere else: the server keeps a hash. PERMISSION_DENIED (ESCALATION)
-        where the token could do what the caller may not give; ALREADY_EXISTS (REQUEST_ID_TAKEN) for a `request_id` that asked
-        for something else. Idempotent with a `request_id`, and then without the secret.
+        """Makes a token. Its secret is in this answer alone: the server keeps a hash. PERMISSION_DENIED (ESCALATION)
+        where the token would have grants that the caller may not give; ALREADY_EXISTS (REQUEST_ID_TAKEN) for a
+        `request_id` that asked for something else. Idempotent with a `request_id`; a repeated call returns the token
+        without its secret.
         """
 
     @_abc_1.abstractmethod
@@ -286,8 +294,8 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.RevokeTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.RevokeTokenResponse, _abc.Awaitable[_access_service_pb2.RevokeTokenResponse]]:
-        """Ends a token, at once, and open streams of it within 5 s. One that has ended stays as it is. FAILED_PRECONDITION
-        (LAST_OPERATOR). Idempotent.
+        """Revokes a token at once, and ends its open streams within 5 s. A token that has ended stays as it is.
+        FAILED_PRECONDITION (LAST_OPERATOR). Idempotent.
         """
 
     @_abc_1.abstractmethod
@@ -296,8 +304,8 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.CreateTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.CreateTenantResponse, _abc.Awaitable[_access_service_pb2.CreateTenantResponse]]:
-        """Makes a tenant. ALREADY_EXISTS (TENANT_EXISTS) where there is one of that name, (REQUEST_ID_TAKEN) for a `request_id`
-        that asked for something else. Only operators may. Idempotent with a `request_id`.
+        """Makes a tenant. ALREADY_EXISTS (TENANT_EXISTS) where there is one of that name, (REQUEST_ID_TAKEN) for a
+        `request_id` that asked for something else. Only operators may. Idempotent with a `request_id`.
         """
 
     @_abc_1.abstractmethod
@@ -306,7 +314,7 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.GetTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.GetTenantResponse, _abc.Awaitable[_access_service_pb2.GetTenantResponse]]:
-        """Reads a tenant. Operators may, and its admins. NOT_FOUND (TENANT_NOT_FOUND). Idempotent."""
+        """Reads a tenant. Operators and the admins of the tenant may. NOT_FOUND (TENANT_NOT_FOUND). Idempotent."""
 
     @_abc_1.abstractmethod
     def UpdateTenant(
@@ -323,7 +331,7 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.DeleteTenantResponse, _abc.Awaitable[_access_service_pb2.DeleteTenantResponse]]:
         """Deletes a tenant of which no jobs are left, with its principals, their tokens, and the grants of others at it. Its
-        files are put aside, so that a new tenant of that name has none of them. FAILED_PRECONDITION (TENANT_NOT_EMPTY,
+        files are moved aside, so that a new tenant of that name does not get them. FAILED_PRECONDITION (TENANT_NOT_EMPTY,
         LAST_OPERATOR), ABORTED (STALE_ETAG). Only operators may.
         """
 
@@ -341,10 +349,11 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.PutCredentialRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.PutCredentialResponse, _abc.Awaitable[_access_service_pb2.PutCredentialResponse]]:
-        """Makes a credential, or changes one: a secret that the server sends to the hosts that it is bound to, for tasks that name
-        it in `http.credential`. Nobody reads it again. Without an `update_mask` everything is set, and what is not there is
-        made. FAILED_PRECONDITION (VALUE_REQUIRED) where the credential would go further than it does and `value` is not set
-        with it; ABORTED (STALE_ETAG); ALREADY_EXISTS (REQUEST_ID_TAKEN). Idempotent with a `request_id`.
+        """Makes a credential, or changes one: a secret that the server sends to the hosts that it is bound to, for tasks that
+        name it in `http.credential`. No call returns the secret. Without an `update_mask` every field is set, and a
+        credential that does not exist is made. FAILED_PRECONDITION (VALUE_REQUIRED) where the change would let the
+        credential be sent to more places and `value` is not set; ABORTED (STALE_ETAG); ALREADY_EXISTS (REQUEST_ID_TAKEN).
+        Idempotent with a `request_id`.
         """
 
     @_abc_1.abstractmethod
@@ -353,7 +362,7 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.GetCredentialRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.GetCredentialResponse, _abc.Awaitable[_access_service_pb2.GetCredentialResponse]]:
-        """Shows a credential, without its value. Idempotent."""
+        """Reads a credential, without its value. Idempotent."""
 
     @_abc_1.abstractmethod
     def ListCredentials(
@@ -379,8 +388,8 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.ListAuditEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.ListAuditEventsResponse, _abc.Awaitable[_access_service_pb2.ListAuditEventsResponse]]:
-        """Lists what was changed and by whom, and what was refused. What was done has its row in the transaction of the change.
-        Auditors see all, admins what is about their tenant. Idempotent.
+        """Lists what was changed and by whom, and what was refused. A change and its event are stored in one transaction.
+        Auditors see all events, admins those about their tenant. Idempotent.
         """
 
     @_abc_1.abstractmethod
@@ -389,6 +398,6 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.RotateDataKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.RotateDataKeyResponse, _abc.Awaitable[_access_service_pb2.RotateDataKeyResponse]]:
-        """Seals secrets with a new data key from now on; what is stored is sealed anew in the background."""
+        """Makes a new data key, with which secrets are sealed from now on; stored secrets are sealed again in the background."""
 
 def add_AccessServiceServicer_to_server(servicer: AccessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -65,7 +65,7 @@ class GetServerInfoResponse(_message.Message):
     store_backend: _builtins.str
     """The store that the server runs on: `sqlite`."""
     disk_free_bytes: _builtins.int
-    """The bytes that are free where the database is. At most a minute old, as the next two are."""
+    """The bytes that are free where the database is. This number and the next two are at most a minute old."""
     download_free_bytes: _builtins.int
     """The bytes that are free where downloads go."""
     store_bytes: _builtins.int
@@ -82,8 +82,8 @@ class GetServerInfoResponse(_message.Message):
 
     @_builtins.property
     def counts(self) -> _job_pb2.TaskCounts:
-        """The tasks of all jobs that have not ended, of the tenants at which the caller has a role; of all for ROLE_MONITOR. For
-        whom the only role is ROLE_SUBMIT: of its own jobs.
+        """The tasks of all jobs that have not ended, of the tenants at which the caller has a role; of all tenants for
+        ROLE_MONITOR. A caller whose only role is ROLE_SUBMIT gets the tasks of its own jobs.
         """
 
     @_builtins.property
@@ -92,7 +92,7 @@ class GetServerInfoResponse(_message.Message):
 
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What this server has beyond its gRPC services: `rest`, the API as HTTP and JSON."""
+        """What this server has beyond its gRPC services: `rest` is the API as HTTP and JSON."""
 
     def __init__(
         self,
@@ -384,8 +384,8 @@ class Host(_message.Message):
 
     @_builtins.property
     def paused_until(self) -> _timestamp_pb2.Timestamp:
-        """Until when no request of the tenant goes to this host, by Retry-After or after repeated failures; of all tenants, the last
-        to end. Unset: it is not paused.
+        """Until when no request of the tenant goes to this host, by Retry-After or after repeated failures; of all tenants,
+        the last to end. Unset: it is not paused.
         """
 
     @_builtins.property

@@ -78,14 +78,14 @@ class AdminServiceServicer:
     """
 
     def GetServerInfo(self, request, context):
-        """Tells what the server is and how much it has to do. Idempotent.
+        """Reads what the server is and how much it has to do. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetLimits(self, request, context):
-        """Tells the limits in force. Idempotent.
+        """Reads the limits in force. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,16 +100,16 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListHosts(self, request, context):
-        """Lists the hosts that the server talks to or has work for, by name. Who has no role that sees the jobs of others sees the
-        numbers, errors and pauses of its own. Idempotent.
+        """Lists the hosts that the server talks to or has work for, by name. A caller without a role that sees the jobs of
+        others gets the numbers, errors and pauses of its own jobs. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeHost(self, request, context):
-        """Ends the pauses of a host, whatever and for whichever tenant they are. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
-        (HOST_NOT_FOUND).
+        """Ends the pauses of a host, of every kind and for every tenant. A host that is not paused stays as it is.
+        Idempotent. Errors: NOT_FOUND (HOST_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

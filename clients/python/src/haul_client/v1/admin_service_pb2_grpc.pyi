@@ -38,20 +38,20 @@ class AdminServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetServerInfoRequest, _admin_service_pb2.GetServerInfoResponse]
-    """Tells what the server is and how much it has to do. Idempotent."""
+    """Reads what the server is and how much it has to do. Idempotent."""
     GetLimits: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetLimitsRequest, _admin_service_pb2.GetLimitsResponse]
-    """Tells the limits in force. Idempotent."""
+    """Reads the limits in force. Idempotent."""
     UpdateLimits: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.UpdateLimitsRequest, _admin_service_pb2.UpdateLimitsResponse]
     """Changes limits. Takes effect at once, on running tasks too, and is kept across restarts, where it is stronger than
     the settings file, and weaker than flags and environment. Idempotent.
     """
     ListHosts: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListHostsRequest, _admin_service_pb2.ListHostsResponse]
-    """Lists the hosts that the server talks to or has work for, by name. Who has no role that sees the jobs of others sees the
-    numbers, errors and pauses of its own. Idempotent.
+    """Lists the hosts that the server talks to or has work for, by name. A caller without a role that sees the jobs of
+    others gets the numbers, errors and pauses of its own jobs. Idempotent.
     """
     ResumeHost: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ResumeHostRequest, _admin_service_pb2.ResumeHostResponse]
-    """Ends the pauses of a host, whatever and for whichever tenant they are. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
-    (HOST_NOT_FOUND).
+    """Ends the pauses of a host, of every kind and for every tenant. A host that is not paused stays as it is.
+    Idempotent. Errors: NOT_FOUND (HOST_NOT_FOUND).
     """
     Drain: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.DrainRequest, _admin_service_pb2.DrainResponse]
     """Begins the shutdown that SIGTERM begins and returns at once: health turns NOT_SERVING, no attempt starts, running
@@ -68,20 +68,20 @@ class AdminServiceAsyncStub(AdminServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetServerInfoRequest, _admin_service_pb2.GetServerInfoResponse]  # type: ignore[assignment]
-    """Tells what the server is and how much it has to do. Idempotent."""
+    """Reads what the server is and how much it has to do. Idempotent."""
     GetLimits: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetLimitsRequest, _admin_service_pb2.GetLimitsResponse]  # type: ignore[assignment]
-    """Tells the limits in force. Idempotent."""
+    """Reads the limits in force. Idempotent."""
     UpdateLimits: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.UpdateLimitsRequest, _admin_service_pb2.UpdateLimitsResponse]  # type: ignore[assignment]
     """Changes limits. Takes effect at once, on running tasks too, and is kept across restarts, where it is stronger than
     the settings file, and weaker than flags and environment. Idempotent.
     """
     ListHosts: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListHostsRequest, _admin_service_pb2.ListHostsResponse]  # type: ignore[assignment]
-    """Lists the hosts that the server talks to or has work for, by name. Who has no role that sees the jobs of others sees the
-    numbers, errors and pauses of its own. Idempotent.
+    """Lists the hosts that the server talks to or has work for, by name. A caller without a role that sees the jobs of
+    others gets the numbers, errors and pauses of its own jobs. Idempotent.
     """
     ResumeHost: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ResumeHostRequest, _admin_service_pb2.ResumeHostResponse]  # type: ignore[assignment]
-    """Ends the pauses of a host, whatever and for whichever tenant they are. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
-    (HOST_NOT_FOUND).
+    """Ends the pauses of a host, of every kind and for every tenant. A host that is not paused stays as it is.
+    Idempotent. Errors: NOT_FOUND (HOST_NOT_FOUND).
     """
     Drain: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.DrainRequest, _admin_service_pb2.DrainResponse]  # type: ignore[assignment]
     """Begins the shutdown that SIGTERM begins and returns at once: health turns NOT_SERVING, no attempt starts, running
@@ -101,7 +101,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.GetServerInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.GetServerInfoResponse, _abc.Awaitable[_admin_service_pb2.GetServerInfoResponse]]:
-        """Tells what the server is and how much it has to do. Idempotent."""
+        """Reads what the server is and how much it has to do. Idempotent."""
 
     @_abc_1.abstractmethod
     def GetLimits(
@@ -109,7 +109,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.GetLimitsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.GetLimitsResponse, _abc.Awaitable[_admin_service_pb2.GetLimitsResponse]]:
-        """Tells the limits in force. Idempotent."""
+        """Reads the limits in force. Idempotent."""
 
     @_abc_1.abstractmethod
     def UpdateLimits(
@@ -127,8 +127,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.ListHostsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.ListHostsResponse, _abc.Awaitable[_admin_service_pb2.ListHostsResponse]]:
-        """Lists the hosts that the server talks to or has work for, by name. Who has no role that sees the jobs of others sees the
-        numbers, errors and pauses of its own. Idempotent.
+        """Lists the hosts that the server talks to or has work for, by name. A caller without a role that sees the jobs of
+        others gets the numbers, errors and pauses of its own jobs. Idempotent.
         """
 
     @_abc_1.abstractmethod
@@ -137,8 +137,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.ResumeHostRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.ResumeHostResponse, _abc.Awaitable[_admin_service_pb2.ResumeHostResponse]]:
-        """Ends the pauses of a host, whatever and for whichever tenant they are. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
-        (HOST_NOT_FOUND).
+        """Ends the pauses of a host, of every kind and for every tenant. A host that is not paused stays as it is.
+        Idempotent. Errors: NOT_FOUND (HOST_NOT_FOUND).
         """
 
     @_abc_1.abstractmethod

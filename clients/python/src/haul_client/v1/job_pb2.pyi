@@ -334,7 +334,7 @@ class Job(_message.Message):
     created_by: _builtins.str
     """The principal that submitted the job, by the name that it had then; `local` where no token was needed."""
     tenant: _builtins.str
-    """The tenant that it is of."""
+    """The tenant that the job belongs to."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The labels, as submitted or updated."""
@@ -529,7 +529,7 @@ class TaskCounts(_message.Message):
     backing_off: _builtins.int
     """Tasks that wait for their next attempt after a failed one."""
     succeeded: _builtins.int
-    """Tasks that ended well."""
+    """Tasks that ended with a result."""
     failed: _builtins.int
     """Tasks that ended with a failure of their own."""
     cancelled: _builtins.int

@@ -91,7 +91,7 @@ class _JobActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobAction.V
     JOB_ACTION_CANCEL: _JobAction.ValueType  # 3
     """Cancels jobs that have not ended, and waits for their ends."""
     JOB_ACTION_RETRY: _JobAction.ValueType  # 4
-    """Runs the failed and cancelled tasks of jobs again that are FAILED or CANCELLED."""
+    """Runs the failed and cancelled tasks of jobs that are FAILED or CANCELLED again."""
     JOB_ACTION_DELETE: _JobAction.ValueType  # 5
     """Deletes jobs that have ended."""
 
@@ -107,7 +107,7 @@ JOB_ACTION_RESUME: JobAction.ValueType  # 2
 JOB_ACTION_CANCEL: JobAction.ValueType  # 3
 """Cancels jobs that have not ended, and waits for their ends."""
 JOB_ACTION_RETRY: JobAction.ValueType  # 4
-"""Runs the failed and cancelled tasks of jobs again that are FAILED or CANCELLED."""
+"""Runs the failed and cancelled tasks of jobs that are FAILED or CANCELLED again."""
 JOB_ACTION_DELETE: JobAction.ValueType  # 5
 """Deletes jobs that have ended."""
 Global___JobAction: _TypeAlias = JobAction  # noqa: Y015
@@ -364,8 +364,8 @@ class ListJobsRequest(_message.Message):
     END_TIME_BEFORE_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """The most jobs in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT. A page may be shorter,
-    since it also ends by its bytes.
+    """The most jobs in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT. A page may be
+    shorter, since it also ends by its bytes.
     """
     page_token: _builtins.str
     """The `next_page_token` of the page before, with the same conditions. Empty: the first page."""
@@ -375,8 +375,8 @@ class ListJobsRequest(_message.Message):
     this says.
     """
     search: _builtins.str
-    """A text that stands in the title or in the value of a label, or with which the id begins. ASCII letters are found in any
-    case; no character has a meaning of its own. At most 128 bytes. Empty: no condition.
+    """A text that stands in the title or in the value of a label, or with which the id begins. ASCII letters are found in
+    any case; no character has a meaning of its own. At most 128 bytes. Empty: no condition.
     """
     order: Global___JobOrder.ValueType
     """The order of the jobs. Default JOB_ORDER_CREATE_TIME."""
@@ -437,8 +437,8 @@ class ListJobsResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     EXAMINED_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """The token of the next page. Empty on the last page. A page looks at 100,000 jobs at most, so it may be short or empty
-    and still have one.
+    """The token of the next page. Empty on the last page. A page looks at 100,000 jobs at most, so it may be short or
+    empty and still have one.
     """
     examined: _builtins.int
     """How many jobs this page has looked at."""
@@ -554,8 +554,8 @@ class ListTasksRequest(_message.Message):
     host: _builtins.str
     """The host of the URL of the tasks: `name:port`, or `name` for each of its ports. Empty: any."""
     search: _builtins.str
-    """A text that stands in the key, or in the URL as answers show it. ASCII letters are found in any case; no character has
-    a meaning of its own. At most 128 bytes. Empty: no condition.
+    """A text that stands in the key, or in the URL as answers show it. ASCII letters are found in any case; no character
+    has a meaning of its own. At most 128 bytes. Empty: no condition.
     """
     include_spec: _builtins.bool
     """Adds `Task.spec` to each task: what was submitted."""
@@ -605,8 +605,8 @@ class ListTasksResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     EXAMINED_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """The token of the next page. Empty on the last page. A page looks at 100,000 tasks at most, so it may be short or empty
-    and still have one.
+    """The token of the next page. Empty on the last page. A page looks at 100,000 tasks at most, so it may be short or
+    empty and still have one.
     """
     examined: _builtins.int
     """How many tasks this page has looked at."""
@@ -640,14 +640,14 @@ class TaskFilter(_message.Message):
     HTTP_STATUSES_FIELD_NUMBER: _builtins.int
     HOST_FIELD_NUMBER: _builtins.int
     host: _builtins.str
-    """The host of their URL: `name:port`, or `name` for each of its ports."""
+    """The host of the URL of the tasks: `name:port`, or `name` for each of its ports."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_task_pb2.TaskState.ValueType]:
-        """Their states. One that the call cannot act on is INVALID_ARGUMENT."""
+        """The states of the tasks. One that the call cannot act on is INVALID_ARGUMENT."""
 
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_task_pb2.FailureReason.ValueType]:
-        """The classes of their failures: of `error`, or of `last_error` while a task backs off."""
+        """The classes of failure of the tasks: of `error`, or of `last_error` while a task backs off."""
 
     @_builtins.property
     def http_statuses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -890,8 +890,8 @@ class WatchJobsRequest(_message.Message):
     MAX_JOBS_FIELD_NUMBER: _builtins.int
     TOTALS_FIELD_NUMBER: _builtins.int
     max_jobs: _builtins.int
-    """The most jobs of the list: the newest so many. The watch sends nothing about those that are left out; it sends jobs that
-    are created later, unless this is 0. Above 10,000 means 10,000. Unset: all.
+    """The most jobs of the list: the newest so many. The watch sends nothing about those that are left out; it sends jobs
+    that are created later, unless this is 0. Above 10,000 means 10,000. Unset: all.
     """
     totals: _builtins.bool
     """Adds `totals`."""
@@ -947,9 +947,9 @@ class WatchJobsResponse(_message.Message):
     TOTALS_FIELD_NUMBER: _builtins.int
     DELETED_JOB_ID_FIELD_NUMBER: _builtins.int
     deleted_job_id: _builtins.str
-    """The id of a job that was sent before and is gone, by DeleteJob or at the end of its retention. The watch remembers the
-    newest 100,000 of the jobs that it sent, or fewer where many watches keep many. The
-    deletion of a job that has left the `states` of the watch is not reported.
+    """The id of a job that was sent before and is gone, by DeleteJob or at the end of its retention. The watch
+    remembers the newest 100,000 of the jobs that it sent, or fewer where many watches keep many. The deletion of a
+    job that has left the `states` of the watch is not reported.
     """
     @_builtins.property
     def job(self) -> _job_pb2.Job:
@@ -957,12 +957,12 @@ class WatchJobsResponse(_message.Message):
 
     @_builtins.property
     def synced(self) -> Global___Synced:
-        """The list is complete; what follows is news."""
+        """The list is complete; what follows are changes."""
 
     @_builtins.property
     def totals(self) -> Global___ServerTotals:
-        """What the server has to do for the tenant, whatever the other conditions of the watch: once before `synced`, then when
-        it has changed, at most once each `progress_interval`. Only with `totals`.
+        """What the server has to do for the tenant, whatever the other conditions of the watch: once before `synced`, then
+        when it has changed, at most once each `progress_interval`. Only with `totals`.
         """
 
     def __init__(
@@ -1007,8 +1007,8 @@ Global___Synced: _TypeAlias = Synced  # noqa: Y015
 
 @_typing.final
 class ServerTotals(_message.Message):
-    """What the server has to do for the tenant of the call, or for all of them.
-    A caller that sees only its own jobs is told of these alone.
+    """What the server has to do for the tenant of the call, or for all tenants. For a caller that sees only its own jobs
+    these alone are counted.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1122,8 +1122,8 @@ class ListJobEventsResponse(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """The token of the next page. Empty on the last page. A page looks at 100,000 events at most, so it may be short or empty
-    and still have one.
+    """The token of the next page. Empty on the last page. A page looks at 100,000 events at most, so it may be short or
+    empty and still have one.
     """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobEvent]:
@@ -1459,8 +1459,8 @@ class CancelTasksRequest(_message.Message):
     """The reason for a person, kept as the message of the tasks' errors. At most 1,024 bytes."""
     @_builtins.property
     def task_indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The tasks to end; one that has ended, or does not exist, is passed over. Empty: every task that has not ended. At most
-        10,000; not beside `filter`.
+        """The tasks to end; one that has ended, or does not exist, is passed over. Empty: every task that has not ended. At
+        most 10,000; not beside `filter`.
         """
 
     @_builtins.property
@@ -1613,7 +1613,7 @@ class JobFilter(_message.Message):
     """A text as in ListJobs."""
     @_builtins.property
     def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Their ids. At most 10,000; those that do not exist are passed over."""
+        """The ids of the jobs. At most 10,000; those that do not exist are passed over."""
 
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2.JobState.ValueType]:
@@ -1621,23 +1621,23 @@ class JobFilter(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Labels that they have, all of them."""
+        """Labels that the jobs have, all of them."""
 
     @_builtins.property
     def create_time_after(self) -> _timestamp_pb2.Timestamp:
-        """They were created after this time."""
+        """The jobs were created after this time."""
 
     @_builtins.property
     def create_time_before(self) -> _timestamp_pb2.Timestamp:
-        """They were created before this time."""
+        """The jobs were created before this time."""
 
     @_builtins.property
     def end_time_after(self) -> _timestamp_pb2.Timestamp:
-        """They ended after this time."""
+        """The jobs ended after this time."""
 
     @_builtins.property
     def end_time_before(self) -> _timestamp_pb2.Timestamp:
-        """They ended before this time."""
+        """The jobs ended before this time."""
 
     def __init__(
         self,
@@ -1673,8 +1673,8 @@ class ControlJobsRequest(_message.Message):
     action: Global___JobAction.ValueType
     """What to do. Must be set."""
     reason: _builtins.str
-    """The reason of JOB_ACTION_CANCEL, for a person, kept in the `failure` of each job. At most 1,024 bytes. Empty with any
-    other action.
+    """The reason of JOB_ACTION_CANCEL, for a person, kept in the `failure` of each job. At most 1,024 bytes. Empty with
+    any other action.
     """
     delete_files: _builtins.bool
     """As in DeleteJob; false with any other action than JOB_ACTION_DELETE."""

@@ -159,7 +159,8 @@ class JobServiceServicer:
         Idempotent with a `request_id`: the same id with the same job returns the first job again, with another job it is
         ALREADY_EXISTS (REQUEST_ID_TAKEN). Without one each call makes a job.
 
-        A `traceparent` (W3C Trace Context) among the call's metadata is kept with the job: its spans stand below the caller's.
+        A `traceparent` (W3C Trace Context) among the call's metadata is kept with the job: its spans stand below the
+        caller's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,8 +169,8 @@ class JobServiceServicer:
     def AddTasks(self, request_iterator, context):
         """Feeds an open job with chunks of tasks. Each answer means that its chunk is durable, and answers come in order.
 
-        Idempotent: a chunk that is sent again is answered again and stored once, so a client whose stream was cut sends what
-        was not answered. The first error ends the stream. Errors: ALREADY_EXISTS (CHUNK_ID_TAKEN: the id was used for
+        Idempotent: a chunk that is sent again is answered again and stored once, so a client whose stream was cut sends
+        what was not answered. The first error ends the stream. Errors: ALREADY_EXISTS (CHUNK_ID_TAKEN: the id was used for
         other tasks), FAILED_PRECONDITION (JOB_SEALED, TOO_MANY_TASKS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -247,8 +248,8 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Stops the running tasks of a job, waits for them to clean up, and ends it CANCELLED. Idempotent: a job that has ended
-        stays as it is.
+        """Stops the running tasks of a job, waits for them to clean up, and ends it CANCELLED. Idempotent: a job that has
+        ended stays as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -287,12 +288,12 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ControlJobs(self, request, context):
-        """Does one thing to all jobs that match, and tells how far it is: at once how many there are, then each second, and at
-        the end.
+        """Acts on all jobs that match, and reports how far it is: at once how many there are, then each second, and at the
+        end.
 
-        The jobs are found when the call begins: those that match and that the action can act on. Each is then acted on as the
-        method of that name does. A client that leaves ends the call: what is done stays done. Errors: RESOURCE_EXHAUSTED
-        (TOO_MANY_WATCHERS), UNAVAILABLE when the server shuts down.
+        The jobs are found when the call begins: those that match and that the action can act on. Each is then acted on as
+        the method of that name does. A client that leaves ends the call: what is done stays done. Errors:
+        RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS), UNAVAILABLE when the server shuts down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

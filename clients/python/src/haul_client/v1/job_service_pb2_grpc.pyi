@@ -46,13 +46,14 @@ class JobServiceStub:
     Idempotent with a `request_id`: the same id with the same job returns the first job again, with another job it is
     ALREADY_EXISTS (REQUEST_ID_TAKEN). Without one each call makes a job.
 
-    A `traceparent` (W3C Trace Context) among the call's metadata is kept with the job: its spans stand below the caller's.
+    A `traceparent` (W3C Trace Context) among the call's metadata is kept with the job: its spans stand below the
+    caller's.
     """
     AddTasks: _grpc.StreamStreamMultiCallable[_job_service_pb2.AddTasksRequest, _job_service_pb2.AddTasksResponse]
     """Feeds an open job with chunks of tasks. Each answer means that its chunk is durable, and answers come in order.
 
-    Idempotent: a chunk that is sent again is answered again and stored once, so a client whose stream was cut sends what
-    was not answered. The first error ends the stream. Errors: ALREADY_EXISTS (CHUNK_ID_TAKEN: the id was used for
+    Idempotent: a chunk that is sent again is answered again and stored once, so a client whose stream was cut sends
+    what was not answered. The first error ends the stream. Errors: ALREADY_EXISTS (CHUNK_ID_TAKEN: the id was used for
     other tasks), FAILED_PRECONDITION (JOB_SEALED, TOO_MANY_TASKS).
     """
     SealJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.SealJobRequest, _job_service_pb2.SealJobResponse]
@@ -83,8 +84,8 @@ class JobServiceStub:
     WaitJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.WaitJobRequest, _job_service_pb2.WaitJobResponse]
     """Waits until the job has ended or `timeout` has passed, whichever is first; the state says which. Idempotent."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]
-    """Stops the running tasks of a job, waits for them to clean up, and ends it CANCELLED. Idempotent: a job that has ended
-    stays as it is.
+    """Stops the running tasks of a job, waits for them to clean up, and ends it CANCELLED. Idempotent: a job that has
+    ended stays as it is.
     """
     PauseJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.PauseJobRequest, _job_service_pb2.PauseJobResponse]
     """Pauses a job: no attempt starts, and running downloads stop at a checkpoint. Idempotent. Errors:
@@ -102,12 +103,12 @@ class JobServiceStub:
     FAILED_PRECONDITION (WRONG_STATE) when the job has ended.
     """
     ControlJobs: _grpc.UnaryStreamMultiCallable[_job_service_pb2.ControlJobsRequest, _job_service_pb2.ControlJobsResponse]
-    """Does one thing to all jobs that match, and tells how far it is: at once how many there are, then each second, and at
-    the end.
+    """Acts on all jobs that match, and reports how far it is: at once how many there are, then each second, and at the
+    end.
 
-    The jobs are found when the call begins: those that match and that the action can act on. Each is then acted on as the
-    method of that name does. A client that leaves ends the call: what is done stays done. Errors: RESOURCE_EXHAUSTED
-    (TOO_MANY_WATCHERS), UNAVAILABLE when the server shuts down.
+    The jobs are found when the call begins: those that match and that the action can act on. Each is then acted on as
+    the method of that name does. A client that leaves ends the call: what is done stays done. Errors:
+    RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS), UNAVAILABLE when the server shuts down.
     """
     RetryJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_service_pb2.RetryJobResponse]
     """Runs failed and cancelled tasks of an ended job again, in the same job, with fresh attempts and kept partial files.
@@ -140,13 +141,14 @@ class JobServiceAsyncStub(JobServiceStub):
     Idempotent with a `request_id`: the same id with the same job returns the first job again, with another job it is
     ALREADY_EXISTS (REQUEST_ID_TAKEN). Without one each call makes a job.
 
-    A `traceparent` (W3C Trace Context) among the call's metadata is kept with the job: its spans stand below the caller's.
+    A `traceparent` (W3C Trace Context) among the call's metadata is kept with the job: its spans stand below the
+    caller's.
     """
     AddTasks: _aio.StreamStreamMultiCallable[_job_service_pb2.AddTasksRequest, _job_service_pb2.AddTasksResponse]  # type: ignore[assignment]
     """Feeds an open job with chunks of tasks. Each answer means that its chunk is durable, and answers come in order.
 
-    Idempotent: a chunk that is sent again is answered again and stored once, so a client whose stream was cut sends what
-    was not answered. The first error ends the stream. Errors: ALREADY_EXISTS (CHUNK_ID_TAKEN: the id was used for
+    Idempotent: a chunk that is sent again is answered again and stored once, so a client whose stream was cut sends
+    what was not answered. The first error ends the stream. Errors: ALREADY_EXISTS (CHUNK_ID_TAKEN: the id was used for
     other tasks), FAILED_PRECONDITION (JOB_SEALED, TOO_MANY_TASKS).
     """
     SealJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.SealJobRequest, _job_service_pb2.SealJobResponse]  # type: ignore[assignment]
@@ -177,8 +179,8 @@ class JobServiceAsyncStub(JobServiceStub):
     WaitJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.WaitJobRequest, _job_service_pb2.WaitJobResponse]  # type: ignore[assignment]
     """Waits until the job has ended or `timeout` has passed, whichever is first; the state says which. Idempotent."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]  # type: ignore[assignment]
-    """Stops the running tasks of a job, waits for them to clean up, and ends it CANCELLED. Idempotent: a job that has ended
-    stays as it is.
+    """Stops the running tasks of a job, waits for them to clean up, and ends it CANCELLED. Idempotent: a job that has
+    ended stays as it is.
     """
     PauseJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.PauseJobRequest, _job_service_pb2.PauseJobResponse]  # type: ignore[assignment]
     """Pauses a job: no attempt starts, and running downloads stop at a checkpoint. Idempotent. Errors:
@@ -196,12 +198,12 @@ class JobServiceAsyncStub(JobServiceStub):
     FAILED_PRECONDITION (WRONG_STATE) when the job has ended.
     """
     ControlJobs: _aio.UnaryStreamMultiCallable[_job_service_pb2.ControlJobsRequest, _job_service_pb2.ControlJobsResponse]  # type: ignore[assignment]
-    """Does one thing to all jobs that match, and tells how far it is: at once how many there are, then each second, and at
-    the end.
+    """Acts on all jobs that match, and reports how far it is: at once how many there are, then each second, and at the
+    end.
 
-    The jobs are found when the call begins: those that match and that the action can act on. Each is then acted on as the
-    method of that name does. A client that leaves ends the call: what is done stays done. Errors: RESOURCE_EXHAUSTED
-    (TOO_MANY_WATCHERS), UNAVAILABLE when the server shuts down.
+    The jobs are found when the call begins: those that match and that the action can act on. Each is then acted on as
+    the method of that name does. A client that leaves ends the call: what is done stays done. Errors:
+    RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS), UNAVAILABLE when the server shuts down.
     """
     RetryJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_service_pb2.RetryJobResponse]  # type: ignore[assignment]
     """Runs failed and cancelled tasks of an ended job again, in the same job, with fresh attempts and kept partial files.
@@ -237,7 +239,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         Idempotent with a `request_id`: the same id with the same job returns the first job again, with another job it is
         ALREADY_EXISTS (REQUEST_ID_TAKEN). Without one each call makes a job.
 
-        A `traceparent` (W3C Trace Context) among the call's metadata is kept with the job: its spans stand below the caller's.
+        A `traceparent` (W3C Trace Context) among the call's metadata is kept with the job: its spans stand below the
+        caller's.
         """
 
     @_abc_1.abstractmethod
@@ -248,8 +251,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_job_service_pb2.AddTasksResponse], _abc.AsyncIterator[_job_service_pb2.AddTasksResponse]]:
         """Feeds an open job with chunks of tasks. Each answer means that its chunk is durable, and answers come in order.
 
-        Idempotent: a chunk that is sent again is answered again and stored once, so a client whose stream was cut sends what
-        was not answered. The first error ends the stream. Errors: ALREADY_EXISTS (CHUNK_ID_TAKEN: the id was used for
+        Idempotent: a chunk that is sent again is answered again and stored once, so a client whose stream was cut sends
+        what was not answered. The first error ends the stream. Errors: ALREADY_EXISTS (CHUNK_ID_TAKEN: the id was used for
         other tasks), FAILED_PRECONDITION (JOB_SEALED, TOO_MANY_TASKS).
         """
 
@@ -340,8 +343,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.CancelJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.CancelJobResponse, _abc.Awaitable[_job_service_pb2.CancelJobResponse]]:
-        """Stops the running tasks of a job, waits for them to clean up, and ends it CANCELLED. Idempotent: a job that has ended
-        stays as it is.
+        """Stops the running tasks of a job, waits for them to clean up, and ends it CANCELLED. Idempotent: a job that has
+        ended stays as it is.
         """
 
     @_abc_1.abstractmethod
@@ -389,12 +392,12 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.ControlJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_service_pb2.ControlJobsResponse], _abc.AsyncIterator[_job_service_pb2.ControlJobsResponse]]:
-        """Does one thing to all jobs that match, and tells how far it is: at once how many there are, then each second, and at
-        the end.
+        """Acts on all jobs that match, and reports how far it is: at once how many there are, then each second, and at the
+        end.
 
-        The jobs are found when the call begins: those that match and that the action can act on. Each is then acted on as the
-        method of that name does. A client that leaves ends the call: what is done stays done. Errors: RESOURCE_EXHAUSTED
-        (TOO_MANY_WATCHERS), UNAVAILABLE when the server shuts down.
+        The jobs are found when the call begins: those that match and that the action can act on. Each is then acted on as
+        the method of that name does. A client that leaves ends the call: what is done stays done. Errors:
+        RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS), UNAVAILABLE when the server shuts down.
         """
 
     @_abc_1.abstractmethod

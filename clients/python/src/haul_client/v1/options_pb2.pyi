@@ -246,15 +246,15 @@ class HttpOptions(_message.Message):
     insecure_skip_verify: _builtins.bool
     """Accepts any certificate. For tests only. Default false."""
     credential: _builtins.str
-    """The name of a credential of the tenant (see PutCredential), which the server adds to the requests that it is bound to,
-    redirects and mirrors judged anew. The task's own URL and method must be among them. Cannot be combined with
+    """The name of a credential of the tenant (see PutCredential), which the server adds to the requests that it is bound
+    to, redirects and mirrors judged anew. The task's own URL and method must be among them. Cannot be combined with
     `basic_auth`, `bearer_token`, `proxy_url`, `ca_pem`, `client_certificate_pem`, `insecure_skip_verify`, the headers
     Authorization, Proxy-Authorization and Cookie, and what the credential itself sets.
     """
     propagate_trace: _builtins.bool
-    """Sends a `traceparent` (W3C Trace Context) with each request to the origin of the task's own URL, so that its spans stand
-    below those of haul. It tells the origin that requests belong together, and to whose trace. A `traceparent` among
-    `headers` is sent as it is instead. Default false.
+    """Sends a `traceparent` (W3C Trace Context) with each request to the origin of the task's own URL, so that its spans
+    stand below those of haul. It tells the origin that requests belong together, and to whose trace. A `traceparent`
+    among `headers` is sent as it is instead. Default false.
     """
     @_builtins.property
     def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Header]:
@@ -317,9 +317,9 @@ class Header(_message.Message):
     Proxy-Authorization. A secret that is submitted as `REDACTED` is INVALID_ARGUMENT.
     """
     sensitive: _builtins.bool
-    """Whether the value is secret: it reads REDACTED in answers and logs. To another origin than that of the task's own URL (a
-    redirect, a mirror) it is never sent; of all other headers only those that say what is asked for are (`Accept*`,
-    `Cache-Control`, `Content-Type`, `Content-Encoding`, `If-*`, `Range`, `User-Agent`).
+    """Whether the value is secret: it reads REDACTED in answers and logs. To another origin than that of the task's own
+    URL (a redirect, a mirror) it is never sent; of all other headers only those that say what is asked for are
+    (`Accept*`, `Cache-Control`, `Content-Type`, `Content-Encoding`, `If-*`, `Range`, `User-Agent`).
     """
     def __init__(
         self,

@@ -37,8 +37,9 @@ class _OnConflictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnConflict
     ON_CONFLICT_OVERWRITE: _OnConflict.ValueType  # 3
     """The new file replaces the old one, at once and only when it is complete."""
     ON_CONFLICT_SKIP: _OnConflict.ValueType  # 4
-    """A file that is verifiably the same is kept and nothing is transferred. Another is replaced only where a download from
-    the same URL made it and nobody has changed it since; beside any other the new file is named `name (1).ext` and so on.
+    """A file that is verifiably the same is kept and nothing is transferred. Another is replaced only where a download
+    from the same URL made it and nobody has changed it since; beside any other the new file is named `name (1).ext`
+    and so on.
     """
 
 class OnConflict(_OnConflict, metaclass=_OnConflictEnumTypeWrapper):
@@ -53,8 +54,9 @@ ON_CONFLICT_RENAME: OnConflict.ValueType  # 2
 ON_CONFLICT_OVERWRITE: OnConflict.ValueType  # 3
 """The new file replaces the old one, at once and only when it is complete."""
 ON_CONFLICT_SKIP: OnConflict.ValueType  # 4
-"""A file that is verifiably the same is kept and nothing is transferred. Another is replaced only where a download from
-the same URL made it and nobody has changed it since; beside any other the new file is named `name (1).ext` and so on.
+"""A file that is verifiably the same is kept and nothing is transferred. Another is replaced only where a download
+from the same URL made it and nobody has changed it since; beside any other the new file is named `name (1).ext`
+and so on.
 """
 Global___OnConflict: _TypeAlias = OnConflict  # noqa: Y015
 
@@ -97,11 +99,11 @@ class _TaskStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskState.V
     TASK_STATE_BACKING_OFF: _TaskState.ValueType  # 3
     """Waits for its next attempt after a failed one."""
     TASK_STATE_SUCCEEDED: _TaskState.ValueType  # 4
-    """Ended well."""
+    """Ended with a result."""
     TASK_STATE_FAILED: _TaskState.ValueType  # 5
     """Ended with a failure of its own."""
     TASK_STATE_CANCELLED: _TaskState.ValueType  # 6
-    """Stopped: by CancelJob, by its group, or by the job's timeout."""
+    """Stopped: by CancelJob, CancelTasks, its group, or the job's timeout."""
 
 class TaskState(_TaskState, metaclass=_TaskStateEnumTypeWrapper):
     """Where a task is in its life. PENDING, RUNNING and BACKING_OFF are open; the others are ended."""
@@ -115,11 +117,11 @@ TASK_STATE_RUNNING: TaskState.ValueType  # 2
 TASK_STATE_BACKING_OFF: TaskState.ValueType  # 3
 """Waits for its next attempt after a failed one."""
 TASK_STATE_SUCCEEDED: TaskState.ValueType  # 4
-"""Ended well."""
+"""Ended with a result."""
 TASK_STATE_FAILED: TaskState.ValueType  # 5
 """Ended with a failure of its own."""
 TASK_STATE_CANCELLED: TaskState.ValueType  # 6
-"""Stopped: by CancelJob, by its group, or by the job's timeout."""
+"""Stopped: by CancelJob, CancelTasks, its group, or the job's timeout."""
 Global___TaskState: _TypeAlias = TaskState  # noqa: Y015
 
 class _WaitReason:
@@ -283,9 +285,9 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     FAILURE_REASON_TOO_LARGE: _FailureReason.ValueType  # 18
     """The body is longer than `max_response_bytes` or `max_bytes` allow. Not tried again."""
     FAILURE_REASON_SIZE_MISMATCH: _FailureReason.ValueType  # 19
-    """The object does not have the size `expected_bytes`. Not tried again once each mirror was asked."""
+    """The object does not have the size `expected_bytes`. Not tried again once each mirror has been asked."""
     FAILURE_REASON_CHECKSUM_MISMATCH: _FailureReason.ValueType  # 20
-    """A digest of the file is not the one that was asked for. Not tried again once each mirror was asked."""
+    """A digest of the file is not the one that was asked for. Not tried again once each mirror has been asked."""
     FAILURE_REASON_CONTENT_CHANGED: _FailureReason.ValueType  # 21
     """The object changed while it was transferred."""
     FAILURE_REASON_BAD_CONTENT: _FailureReason.ValueType  # 22
@@ -303,8 +305,8 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     FAILURE_REASON_INTERNAL: _FailureReason.ValueType  # 28
     """A defect of haul, or a task under which the server died three times in a row. Not tried again."""
     FAILURE_REASON_CREDENTIAL: _FailureReason.ValueType  # 29
-    """The credential that the task names is gone, has expired, is not for whoever made the job, or is not bound to the task's
-    URL. Not tried again.
+    """The credential that the task names is gone, has expired, is not for whoever made the job, or is not bound to the
+    task's URL. Not tried again.
     """
     FAILURE_REASON_SECRET_ECHOED: _FailureReason.ValueType  # 30
     """The origin sent the secret of the credential back: nothing of its answer is kept. Not tried again."""
@@ -357,9 +359,9 @@ FAILURE_REASON_TRUNCATED: FailureReason.ValueType  # 17
 FAILURE_REASON_TOO_LARGE: FailureReason.ValueType  # 18
 """The body is longer than `max_response_bytes` or `max_bytes` allow. Not tried again."""
 FAILURE_REASON_SIZE_MISMATCH: FailureReason.ValueType  # 19
-"""The object does not have the size `expected_bytes`. Not tried again once each mirror was asked."""
+"""The object does not have the size `expected_bytes`. Not tried again once each mirror has been asked."""
 FAILURE_REASON_CHECKSUM_MISMATCH: FailureReason.ValueType  # 20
-"""A digest of the file is not the one that was asked for. Not tried again once each mirror was asked."""
+"""A digest of the file is not the one that was asked for. Not tried again once each mirror has been asked."""
 FAILURE_REASON_CONTENT_CHANGED: FailureReason.ValueType  # 21
 """The object changed while it was transferred."""
 FAILURE_REASON_BAD_CONTENT: FailureReason.ValueType  # 22
@@ -377,8 +379,8 @@ FAILURE_REASON_CANCELLED: FailureReason.ValueType  # 27
 FAILURE_REASON_INTERNAL: FailureReason.ValueType  # 28
 """A defect of haul, or a task under which the server died three times in a row. Not tried again."""
 FAILURE_REASON_CREDENTIAL: FailureReason.ValueType  # 29
-"""The credential that the task names is gone, has expired, is not for whoever made the job, or is not bound to the task's
-URL. Not tried again.
+"""The credential that the task names is gone, has expired, is not for whoever made the job, or is not bound to the
+task's URL. Not tried again.
 """
 FAILURE_REASON_SECRET_ECHOED: FailureReason.ValueType  # 30
 """The origin sent the secret of the credential back: nothing of its answer is kept. Not tried again."""
@@ -440,8 +442,8 @@ class FetchSpec(_message.Message):
     EXPECT_JSON_FIELD_NUMBER: _builtins.int
     PAGINATION_FIELD_NUMBER: _builtins.int
     url: _builtins.str
-    """The absolute URL, http or https. At most 8 KiB. Its user part, and query values whose name says that they are secret,
-    read REDACTED in answers.
+    """The absolute URL, http or https. At most 8 KiB. Its user part, and query values whose name says that they are
+    secret, read REDACTED in answers.
     """
     method: _builtins.str
     """The method, as it is sent: methods are case-sensitive. Default GET. CONNECT, TRACE and TRACK are INVALID_ARGUMENT."""
@@ -716,8 +718,8 @@ class DownloadSpec(_message.Message):
     MAX_CONNECTIONS_FIELD_NUMBER: _builtins.int
     DISABLE_RESUME_FIELD_NUMBER: _builtins.int
     url: _builtins.str
-    """The absolute URL, http or https. At most 8 KiB. Its user part, and query values whose name says that they are secret,
-    read REDACTED in answers.
+    """The absolute URL, http or https. At most 8 KiB. Its user part, and query values whose name says that they are
+    secret, read REDACTED in answers.
     """
     path: _builtins.str
     """The path of the file relative to the job's directory: plain names, at most 255 bytes each and 1,024 in all, without
@@ -1109,8 +1111,8 @@ class FetchResult(_message.Message):
     items: _builtins.int
     """The items of a listing."""
     body_omitted: _builtins.bool
-    """Whether `include_body` is set and `body` is left out: the body is larger than 2 MiB, or the task is a listing. Read it
-    with ReadContent or StreamItems.
+    """Whether `include_body` is set and `body` is left out: the body is larger than 2 MiB, or the task is a listing. Read
+    it with ReadContent or StreamItems.
     """
     @_builtins.property
     def headers(self) -> _containers.RepeatedCompositeFieldContainer[_options_pb2.Header]:

@@ -18,20 +18,20 @@ export const file_haul_v1_access_service: GenFile = /*@__PURE__*/
   fileDesc("ChxoYXVsL3YxL2FjY2Vzc19zZXJ2aWNlLnByb3RvEgdoYXVsLnYxInAKCElkZW50aXR5EhkKD2NlcnRpZmljYXRlX3VyaRgBIAEoCUgAEhkKD2NlcnRpZmljYXRlX2RucxgCIAEoCUgAEhIKCHVuaXhfdWlkGAQgASgNSAASEgoIdW5peF9naWQYBSABKA1IAEIGCgRraW5kIjQKBUdyYW50EhsKBHJvbGUYASABKA4yDS5oYXVsLnYxLlJvbGUSDgoGdGVuYW50GAIgASgJIr0CCglQcmluY2lwYWwSDAoEbmFtZRgBIAEoCRINCgV0aXRsZRgCIAEoCRIeCgZncmFudHMYAyADKAsyDi5oYXVsLnYxLkdyYW50EiUKCmlkZW50aXRpZXMYBCADKAsyES5oYXVsLnYxLklkZW50aXR5EhAKCGRpc2FibGVkGAUgASgIEhYKDmRlZmF1bHRfdGVuYW50GAYgASgJEi8KC2NyZWF0ZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF9zZWVuX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBGV0YWcYCiABKAkixwEKBlRlbmFudBIMCgRuYW1lGAEgASgJEg0KBXRpdGxlGAIgASgJEh8KBnF1b3RhcxgDIAEoCzIPLmhhdWwudjEuUXVvdGFzEh0KBXVzYWdlGAQgASgLMg4uaGF1bC52MS5Vc2FnZRIOCgZ3ZWlnaHQYBSABKA0SEQoJc3VzcGVuZGVkGAYgASgIEi8KC2NyZWF0ZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRldGFnGAggASgJItAECgZRdW90YXMSHAoPdW5maW5pc2hlZF9qb2JzGAEgASgNSACIAQESGQoMcXVldWVkX3Rhc2tzGAIgASgESAGIAQESGgoNcnVubmluZ190YXNrcxgDIAEoDUgCiAEBEh0KEHJ1bm5pbmdfcGVyX2hvc3QYBCABKA1IA4gBARIgChNyZXF1ZXN0c19wZXJfc2Vjb25kGAUgASgBSASIAQESHQoQYnl0ZXNfcGVyX3NlY29uZBgGIAEoBEgFiAEBEhkKDHN0b3JlZF9ieXRlcxgHIAEoBEgGiAEBEjAKDW1heF9yZXRlbnRpb24YCCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLgoLbWF4X2F0dGVtcHQYCSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SHQoQY2FsbHNfcGVyX3NlY29uZBgKIAEoAUgHiAEBEhUKCHdhdGNoZXJzGAsgASgNSAiIAQESHQoQdGFza3NfcGVyX3NlY29uZBgMIAEoAUgJiAEBQhIKEF91bmZpbmlzaGVkX2pvYnNCDwoNX3F1ZXVlZF90YXNrc0IQCg5fcnVubmluZ190YXNrc0ITChFfcnVubmluZ19wZXJfaG9zdEIWChRfcmVxdWVzdHNfcGVyX3NlY29uZEITChFfYnl0ZXNfcGVyX3NlY29uZEIPCg1fc3RvcmVkX2J5dGVzQhMKEV9jYWxsc19wZXJfc2Vjb25kQgsKCV93YXRjaGVyc0ITChFfdGFza3NfcGVyX3NlY29uZCKPAQoFVXNhZ2USFwoPdW5maW5pc2hlZF9qb2JzGAEgASgNEhQKDHF1ZXVlZF90YXNrcxgCIAEoBBIVCg1ydW5uaW5nX3Rhc2tzGAMgASgNEhQKDHN0b3JlZF9ieXRlcxgEIAEoBBIQCgh3YXRjaGVycxgFIAEoDRIYChBieXRlc19wZXJfc2Vjb25kGAYgASgBIuUCCgVUb2tlbhIQCgh0b2tlbl9pZBgBIAEoCRIRCglwcmluY2lwYWwYAiABKAkSDQoFdGl0bGUYAyABKAkSHgoGZ3JhbnRzGAQgAygLMg4uaGF1bC52MS5HcmFudBIvCgtjcmVhdGVfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjEKDWxhc3RfdXNlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhgKEGxhc3RfdXNlX2FkZHJlc3MYCCABKAkSLwoLcmV2b2tlX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmNyZWF0ZWRfYnkYCiABKAkSFAoMY3JlYXRlZF93aXRoGAsgASgJIv8CCgpDcmVkZW50aWFsEgwKBG5hbWUYASABKAkSDQoFaG9zdHMYAiADKAkSFQoNcGF0aF9wcmVmaXhlcxgDIAMoCRIPCgdtZXRob2RzGAQgAygJEhIKCmFsbG93X2h0dHAYBSABKAgSDQoFdXNlcnMYBiADKAkSFgoOc2tpcF9lY2hvX3NjYW4YByABKAgSDAoEa2luZBgIIAEoCRIPCgd2ZXJzaW9uGAkgASgNEi8KC2NyZWF0ZV90aW1lGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjEKDWxhc3RfdXNlX3RpbWUYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBGV0YWcYDiABKAki7AEKD0NyZWRlbnRpYWxWYWx1ZRIWCgxiZWFyZXJfdG9rZW4YASABKAlIABIoCgpiYXNpY19hdXRoGAIgASgLMhIuaGF1bC52MS5CYXNpY0F1dGhIABIhCgZoZWFkZXIYAyABKAsyDy5oYXVsLnYxLkhlYWRlckgAEjgKEmNsaWVudF9jZXJ0aWZpY2F0ZRgEIAEoCzIaLmhhdWwudjEuQ2xpZW50Q2VydGlmaWNhdGVIABIyCg9xdWVyeV9wYXJhbWV0ZXIYBSABKAsyFy5oYXVsLnYxLlF1ZXJ5UGFyYW1ldGVySABCBgoEa2luZCI9ChFDbGllbnRDZXJ0aWZpY2F0ZRIXCg9jZXJ0aWZpY2F0ZV9wZW0YASABKAkSDwoHa2V5X3BlbRgCIAEoCSItCg5RdWVyeVBhcmFtZXRlchIMCgRuYW1lGAEgASgJEg0KBXZhbHVlGAIgASgJIoYCCgpBY2Nlc3NJbmZvEgwKBGF1dGgYASABKAkSEAoIaW5zZWN1cmUYAiABKAkSMQoNdGxzX25vdF9hZnRlchgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoQdGxzX3JlbG9hZF9lcnJvchgEIAEoCRIzCg90bHNfcmVsb2FkX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhkKEXNlYWxpbmdfcm93c19sZWZ0GAYgASgEEhMKC2RhdGFfa2V5X2lkGAcgASgJEhAKCGdycGNfd2ViGAggASgIEhQKDGNvcnNfb3JpZ2lucxgJIAMoCSIPCg1XaG9BbUlSZXF1ZXN0IqYBCg5XaG9BbUlSZXNwb25zZRIRCglwcmluY2lwYWwYASABKAkSHgoGZ3JhbnRzGAIgAygLMg4uaGF1bC52MS5HcmFudBIOCgZ0ZW5hbnQYAyABKAkSEAoIdG9rZW5faWQYBCABKAkSLwoLZXhwaXJlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBm1ldGhvZBgGIAEoCSJTChZDcmVhdGVQcmluY2lwYWxSZXF1ZXN0EiUKCXByaW5jaXBhbBgBIAEoCzISLmhhdWwudjEuUHJpbmNpcGFsEhIKCnJlcXVlc3RfaWQYAiABKAkiYQoXQ3JlYXRlUHJpbmNpcGFsUmVzcG9uc2USJQoJcHJpbmNpcGFsGAEgASgLMhIuaGF1bC52MS5QcmluY2lwYWwSHwoXYXV0aGVudGljYXRpb25fcmVxdWlyZWQYAiABKAgicAoWVXBkYXRlUHJpbmNpcGFsUmVxdWVzdBIlCglwcmluY2lwYWwYASABKAsyEi5oYXVsLnYxLlByaW5jaXBhbBIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2siYQoXVXBkYXRlUHJpbmNpcGFsUmVzcG9uc2USJQoJcHJpbmNpcGFsGAEgASgLMhIuaGF1bC52MS5QcmluY2lwYWwSHwoXYXV0aGVudGljYXRpb25fcmVxdWlyZWQYAiABKAgiNAoWRGVsZXRlUHJpbmNpcGFsUmVxdWVzdBIMCgRuYW1lGAEgASgJEgwKBGV0YWcYAiABKAkiGQoXRGVsZXRlUHJpbmNpcGFsUmVzcG9uc2UiTgoVTGlzdFByaW5jaXBhbHNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJEg4KBnRlbmFudBgDIAEoCSJZChZMaXN0UHJpbmNpcGFsc1Jlc3BvbnNlEiYKCnByaW5jaXBhbHMYASADKAsyEi5oYXVsLnYxLlByaW5jaXBhbBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkirgEKEkNyZWF0ZVRva2VuUmVxdWVzdBIRCglwcmluY2lwYWwYASABKAkSDQoFdGl0bGUYAiABKAkSHgoGZ3JhbnRzGAMgAygLMg4uaGF1bC52MS5HcmFudBIrCghsaWZldGltZRgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIVCg1uZXZlcl9leHBpcmVzGAUgASgIEhIKCnJlcXVlc3RfaWQYBiABKAkiZQoTQ3JlYXRlVG9rZW5SZXNwb25zZRIdCgV0b2tlbhgBIAEoCzIOLmhhdWwudjEuVG9rZW4SDgoGc2VjcmV0GAIgASgJEh8KF2F1dGhlbnRpY2F0aW9uX3JlcXVpcmVkGAMgASgIImQKEUxpc3RUb2tlbnNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJEhEKCXByaW5jaXBhbBgDIAEoCRIVCg1pbmNsdWRlX2VuZGVkGAQgASgIIk0KEkxpc3RUb2tlbnNSZXNwb25zZRIeCgZ0b2tlbnMYASADKAsyDi5oYXVsLnYxLlRva2VuEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJAChJSZXZva2VUb2tlblJlcXVlc3QSEAoIdG9rZW5faWQYASABKAkSGAoQd2l0aF9kZXNjZW5kYW50cxgCIAEoCCImChNSZXZva2VUb2tlblJlc3BvbnNlEg8KB3Jldm9rZWQYASABKA0ikAIKCkF1ZGl0RXZlbnQSEAoIc2VxdWVuY2UYASABKAQSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJcHJpbmNpcGFsGAMgASgJEhAKCHRva2VuX2lkGAQgASgJEg8KB2FkZHJlc3MYBSABKAkSDgoGdGVuYW50GAYgASgJEg4KBm1ldGhvZBgHIAEoCRIPCgdzdWJqZWN0GAggASgJEgwKBGNvZGUYCSABKAkSDgoGcmVhc29uGAogASgJEg8KB2NoYW5nZWQYCyADKAkSEgoKcmVxdWVzdF9pZBgMIAEoCRINCgVjb3VudBgNIAEoDRINCgVjaGFpbhgOIAEoDCJKChNDcmVhdGVUZW5hbnRSZXF1ZXN0Eh8KBnRlbmFudBgBIAEoCzIPLmhhdWwudjEuVGVuYW50EhIKCnJlcXVlc3RfaWQYAiABKAkiNwoUQ3JlYXRlVGVuYW50UmVzcG9uc2USHwoGdGVuYW50GAEgASgLMg8uaGF1bC52MS5UZW5hbnQiIAoQR2V0VGVuYW50UmVxdWVzdBIMCgRuYW1lGAEgASgJIjQKEUdldFRlbmFudFJlc3BvbnNlEh8KBnRlbmFudBgBIAEoCzIPLmhhdWwudjEuVGVuYW50ImcKE1VwZGF0ZVRlbmFudFJlcXVlc3QSHwoGdGVuYW50GAEgASgLMg8uaGF1bC52MS5UZW5hbnQSLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrIjcKFFVwZGF0ZVRlbmFudFJlc3BvbnNlEh8KBnRlbmFudBgBIAEoCzIPLmhhdWwudjEuVGVuYW50IjEKE0RlbGV0ZVRlbmFudFJlcXVlc3QSDAoEbmFtZRgBIAEoCRIMCgRldGFnGAIgASgJIhYKFERlbGV0ZVRlbmFudFJlc3BvbnNlIjsKEkxpc3RUZW5hbnRzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJQChNMaXN0VGVuYW50c1Jlc3BvbnNlEiAKB3RlbmFudHMYASADKAsyDy5oYXVsLnYxLlRlbmFudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkivQEKFFB1dENyZWRlbnRpYWxSZXF1ZXN0EicKCmNyZWRlbnRpYWwYASABKAsyEy5oYXVsLnYxLkNyZWRlbnRpYWwSJwoFdmFsdWUYAiABKAsyGC5oYXVsLnYxLkNyZWRlbnRpYWxWYWx1ZRIOCgZjYV9wZW0YAyABKAkSLwoLdXBkYXRlX21hc2sYBCABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEhIKCnJlcXVlc3RfaWQYBSABKAkiQAoVUHV0Q3JlZGVudGlhbFJlc3BvbnNlEicKCmNyZWRlbnRpYWwYASABKAsyEy5oYXVsLnYxLkNyZWRlbnRpYWwiJAoUR2V0Q3JlZGVudGlhbFJlcXVlc3QSDAoEbmFtZRgBIAEoCSJAChVHZXRDcmVkZW50aWFsUmVzcG9uc2USJwoKY3JlZGVudGlhbBgBIAEoCzITLmhhdWwudjEuQ3JlZGVudGlhbCI/ChZMaXN0Q3JlZGVudGlhbHNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJIlwKF0xpc3RDcmVkZW50aWFsc1Jlc3BvbnNlEigKC2NyZWRlbnRpYWxzGAEgAygLMhMuaGF1bC52MS5DcmVkZW50aWFsEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJEChdEZWxldGVDcmVkZW50aWFsUmVxdWVzdBIMCgRuYW1lGAEgASgJEgwKBGV0YWcYAiABKAkSDQoFZm9yY2UYAyABKAgiGgoYRGVsZXRlQ3JlZGVudGlhbFJlc3BvbnNlIpECChZMaXN0QXVkaXRFdmVudHNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJEhsKDmFmdGVyX3NlcXVlbmNlGAMgASgESACIAQESEQoJcHJpbmNpcGFsGAQgASgJEg4KBnRlbmFudBgFIAEoCRIOCgZtZXRob2QYBiABKAkSDwoHc3ViamVjdBgHIAEoCRIuCgpzdGFydF90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCEQoPX2FmdGVyX3NlcXVlbmNlIlcKF0xpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlEiMKBmV2ZW50cxgBIAMoCzITLmhhdWwudjEuQXVkaXRFdmVudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiFgoUUm90YXRlRGF0YUtleVJlcXVlc3QiLAoVUm90YXRlRGF0YUtleVJlc3BvbnNlEhMKC2RhdGFfa2V5X2lkGAEgASgJKpUBCgRSb2xlEhQKEFJPTEVfVU5TUEVDSUZJRUQQABIPCgtST0xFX1NVQk1JVBABEg0KCVJPTEVfUkVBRBACEhAKDFJPTEVfQ09OVFJPTBADEg4KClJPTEVfQURNSU4QBBIRCg1ST0xFX09QRVJBVE9SEAUSEAoMUk9MRV9BVURJVE9SEAYSEAoMUk9MRV9NT05JVE9SEAcyrxAKDUFjY2Vzc1NlcnZpY2USTQoGV2hvQW1JEhYuaGF1bC52MS5XaG9BbUlSZXF1ZXN0GhcuaGF1bC52MS5XaG9BbUlSZXNwb25zZSISgtPkkwIMEgovdjEvd2hvYW1pEncKD0NyZWF0ZVByaW5jaXBhbBIfLmhhdWwudjEuQ3JlYXRlUHJpbmNpcGFsUmVxdWVzdBogLmhhdWwudjEuQ3JlYXRlUHJpbmNpcGFsUmVzcG9uc2UiIYLT5JMCGzoJcHJpbmNpcGFsIg4vdjEvcHJpbmNpcGFscxKIAQoPVXBkYXRlUHJpbmNpcGFsEh8uaGF1bC52MS5VcGRhdGVQcmluY2lwYWxSZXF1ZXN0GiAuaGF1bC52MS5VcGRhdGVQcmluY2lwYWxSZXNwb25zZSIygtPkkwIsOglwcmluY2lwYWwyHy92MS9wcmluY2lwYWxzL3twcmluY2lwYWwubmFtZX0ScwoPRGVsZXRlUHJpbmNpcGFsEh8uaGF1bC52MS5EZWxldGVQcmluY2lwYWxSZXF1ZXN0GiAuaGF1bC52MS5EZWxldGVQcmluY2lwYWxSZXNwb25zZSIdgtPkkwIXKhUvdjEvcHJpbmNpcGFscy97bmFtZX0SaQoOTGlzdFByaW5jaXBhbHMSHi5oYXVsLnYxLkxpc3RQcmluY2lwYWxzUmVxdWVzdBofLmhhdWwudjEuTGlzdFByaW5jaXBhbHNSZXNwb25zZSIWgtPkkwIQEg4vdjEvcHJpbmNpcGFscxJfCgtDcmVhdGVUb2tlbhIbLmhhdWwudjEuQ3JlYXRlVG9rZW5SZXF1ZXN0GhwuaGF1bC52MS5DcmVhdGVUb2tlblJlc3BvbnNlIhWC0+STAg86ASoiCi92MS90b2tlbnMSWQoKTGlzdFRva2VucxIaLmhhdWwudjEuTGlzdFRva2Vuc1JlcXVlc3QaGy5oYXVsLnYxLkxpc3RUb2tlbnNSZXNwb25zZSISgtPkkwIMEgovdjEvdG9rZW5zEnEKC1Jldm9rZVRva2VuEhsuaGF1bC52MS5SZXZva2VUb2tlblJlcXVlc3QaHC5oYXVsLnYxLlJldm9rZVRva2VuUmVzcG9uc2UiJ4LT5JMCIToBKiIcL3YxL3Rva2Vucy97dG9rZW5faWR9OnJldm9rZRJoCgxDcmVhdGVUZW5hbnQSHC5oYXVsLnYxLkNyZWF0ZVRlbmFudFJlcXVlc3QaHS5oYXVsLnYxLkNyZWF0ZVRlbmFudFJlc3BvbnNlIhuC0+STAhU6BnRlbmFudCILL3YxL3RlbmFudHMSXgoJR2V0VGVuYW50EhkuaGF1bC52MS5HZXRUZW5hbnRSZXF1ZXN0GhouaGF1bC52MS5HZXRUZW5hbnRSZXNwb25zZSIagtPkkwIUEhIvdjEvdGVuYW50cy97bmFtZX0SdgoMVXBkYXRlVGVuYW50EhwuaGF1bC52MS5VcGRhdGVUZW5hbnRSZXF1ZXN0Gh0uaGF1bC52MS5VcGRhdGVUZW5hbnRSZXNwb25zZSIpgtPkkwIjOgZ0ZW5hbnQyGS92MS90ZW5hbnRzL3t0ZW5hbnQubmFtZX0SZwoMRGVsZXRlVGVuYW50EhwuaGF1bC52MS5EZWxldGVUZW5hbnRSZXF1ZXN0Gh0uaGF1bC52MS5EZWxldGVUZW5hbnRSZXNwb25zZSIagtPkkwIUKhIvdjEvdGVuYW50cy97bmFtZX0SXQoLTGlzdFRlbmFudHMSGy5oYXVsLnYxLkxpc3RUZW5hbnRzUmVxdWVzdBocLmhhdWwudjEuTGlzdFRlbmFudHNSZXNwb25zZSITgtPkkwINEgsvdjEvdGVuYW50cxJ8Cg1QdXRDcmVkZW50aWFsEh0uaGF1bC52MS5QdXRDcmVkZW50aWFsUmVxdWVzdBoeLmhhdWwudjEuUHV0Q3JlZGVudGlhbFJlc3BvbnNlIiyC0+STAiY6ASoaIS92MS9jcmVkZW50aWFscy97Y3JlZGVudGlhbC5uYW1lfRJuCg1HZXRDcmVkZW50aWFsEh0uaGF1bC52MS5HZXRDcmVkZW50aWFsUmVxdWVzdBoeLmhhdWwudjEuR2V0Q3JlZGVudGlhbFJlc3BvbnNlIh6C0+STAhgSFi92MS9jcmVkZW50aWFscy97bmFtZX0SbQoPTGlzdENyZWRlbnRpYWxzEh8uaGF1bC52MS5MaXN0Q3JlZGVudGlhbHNSZXF1ZXN0GiAuaGF1bC52MS5MaXN0Q3JlZGVudGlhbHNSZXNwb25zZSIXgtPkkwIREg8vdjEvY3JlZGVudGlhbHMSdwoQRGVsZXRlQ3JlZGVudGlhbBIgLmhhdWwudjEuRGVsZXRlQ3JlZGVudGlhbFJlcXVlc3QaIS5oYXVsLnYxLkRlbGV0ZUNyZWRlbnRpYWxSZXNwb25zZSIegtPkkwIYKhYvdjEvY3JlZGVudGlhbHMve25hbWV9EmcKD0xpc3RBdWRpdEV2ZW50cxIfLmhhdWwudjEuTGlzdEF1ZGl0RXZlbnRzUmVxdWVzdBogLmhhdWwudjEuTGlzdEF1ZGl0RXZlbnRzUmVzcG9uc2UiEYLT5JMCCxIJL3YxL2F1ZGl0EnMKDVJvdGF0ZURhdGFLZXkSHS5oYXVsLnYxLlJvdGF0ZURhdGFLZXlSZXF1ZXN0Gh4uaGF1bC52MS5Sb3RhdGVEYXRhS2V5UmVzcG9uc2UiI4LT5JMCHToBKiIYL3YxL3NlcnZlcjpyb3RhdGVEYXRhS2V5Qi8KB2hhdWwudjFCEkFjY2Vzc1NlcnZpY2VQcm90b1ABWg5oYXVsL3YxO2hhdWx2MWIGcHJvdG8z", [file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_haul_v1_options]);
 
 /**
- * By what a principal is known without a token. Each belongs to one principal.
+ * What identifies a principal without a token. Each identity belongs to one principal.
  *
  * @generated from message haul.v1.Identity
  */
 export type Identity = Message<"haul.v1.Identity"> & {
   /**
-   * One of these.
+   * The kind; one must be set.
    *
    * @generated from oneof haul.v1.Identity.kind
    */
   kind: {
     /**
-     * A URI among the subject alternative names of a client's certificate, written in full; a last segment `*` stands for
-     * any one segment.
+     * A URI among the subject alternative names of a client's certificate, in full; a last segment `*` matches any one
+     * segment.
      *
      * @generated from field: string certificate_uri = 1;
      */
@@ -39,7 +39,7 @@ export type Identity = Message<"haul.v1.Identity"> & {
     case: "certificateUri";
   } | {
     /**
-     * A DNS name among them, written in full.
+     * A DNS name among the subject alternative names of a client's certificate, in full.
      *
      * @generated from field: string certificate_dns = 2;
      */
@@ -47,7 +47,7 @@ export type Identity = Message<"haul.v1.Identity"> & {
     case: "certificateDns";
   } | {
     /**
-     * A user of this machine that calls by a Unix socket.
+     * The id of a user of this machine that calls through a Unix socket.
      *
      * @generated from field: uint32 unix_uid = 4;
      */
@@ -55,7 +55,7 @@ export type Identity = Message<"haul.v1.Identity"> & {
     case: "unixUid";
   } | {
     /**
-     * A group of such users. A user that is named itself goes first.
+     * The id of a group of such users. An identity of the user itself takes precedence.
      *
      * @generated from field: uint32 unix_gid = 5;
      */
@@ -100,7 +100,7 @@ export const GrantSchema: GenMessage<Grant> = /*@__PURE__*/
   messageDesc(file_haul_v1_access_service, 1);
 
 /**
- * Somebody who calls.
+ * A caller that the server knows.
  *
  * @generated from message haul.v1.Principal
  */
@@ -114,7 +114,7 @@ export type Principal = Message<"haul.v1.Principal"> & {
   name: string;
 
   /**
-   * For people; at most 256 bytes.
+   * A name for people. At most 256 bytes.
    *
    * @generated from field: string title = 2;
    */
@@ -128,7 +128,8 @@ export type Principal = Message<"haul.v1.Principal"> & {
   grants: Grant[];
 
   /**
-   * By what it is known without a token; at most 32. Only operators give these. The settings of the server may name more.
+   * What identifies it without a token; at most 32. Only operators set these. The settings file of the server may name
+   * more.
    *
    * @generated from field: repeated haul.v1.Identity identities = 4;
    */
@@ -142,7 +143,7 @@ export type Principal = Message<"haul.v1.Principal"> & {
   disabled: boolean;
 
   /**
-   * The tenant that its calls are about when they name none. One at which it has a role; empty: see the service.
+   * The tenant that its calls are about when they name none; it must have a role there. Empty: see AccessService.
    *
    * @generated from field: string default_tenant = 6;
    */
@@ -170,7 +171,7 @@ export type Principal = Message<"haul.v1.Principal"> & {
   lastSeenTime?: Timestamp | undefined;
 
   /**
-   * Names this version of it.
+   * Identifies this version of it.
    *
    * @generated from field: string etag = 10;
    */
@@ -185,7 +186,7 @@ export const PrincipalSchema: GenMessage<Principal> = /*@__PURE__*/
   messageDesc(file_haul_v1_access_service, 2);
 
 /**
- * Somebody for whom the server works.
+ * A part of the server with its own jobs, files and limits; see AccessService.
  *
  * @generated from message haul.v1.Tenant
  */
@@ -198,35 +199,36 @@ export type Tenant = Message<"haul.v1.Tenant"> & {
   name: string;
 
   /**
-   * For people; at most 256 bytes.
+   * A name for people. At most 256 bytes.
    *
    * @generated from field: string title = 2;
    */
   title: string;
 
   /**
-   * What it may have.
+   * What it may have at most.
    *
    * @generated from field: haul.v1.Quotas quotas = 3;
    */
   quotas?: Quotas | undefined;
 
   /**
-   * What it has. Set by the server in GetTenant and ListTenants.
+   * What it has now. Set by the server in GetTenant and ListTenants.
    *
    * @generated from field: haul.v1.Usage usage = 4;
    */
   usage?: Usage | undefined;
 
   /**
-   * How large its share of the places at which tasks run is beside those of other tenants with work: 1 to 100; 0 means 1.
+   * Its share of the tasks that run at once, relative to other tenants with work: 1 to 100; 0 means 1.
    *
    * @generated from field: uint32 weight = 5;
    */
   weight: number;
 
   /**
-   * It submits nothing (FAILED_PRECONDITION, TENANT_SUSPENDED), and no attempt of its tasks starts.
+   * Whether it is suspended: it cannot submit, add or retry anything (FAILED_PRECONDITION, TENANT_SUSPENDED), and no
+   * attempt of its tasks starts.
    *
    * @generated from field: bool suspended = 6;
    */
@@ -240,7 +242,7 @@ export type Tenant = Message<"haul.v1.Tenant"> & {
   createTime?: Timestamp | undefined;
 
   /**
-   * Names this version of it.
+   * Identifies this version of it.
    *
    * @generated from field: string etag = 8;
    */
@@ -304,9 +306,9 @@ export type Quotas = Message<"haul.v1.Quotas"> & {
   bytesPerSecond?: bigint | undefined;
 
   /**
-   * Bytes that its jobs keep: bodies of fetches, files that downloads brought, and what downloads hold that have not ended;
-   * until their job is deleted. Beyond: its tasks wait (WAIT_REASON_TENANT_STORAGE), and one whose bytes are more than all
-   * of it fails (DISK_FULL).
+   * Bytes that its jobs keep: bodies of fetches, files that downloads brought, and what downloads hold that have not
+   * ended; until their job is deleted. Beyond: its tasks wait (WAIT_REASON_TENANT_STORAGE), and one whose bytes are
+   * more than all of it fails (DISK_FULL).
    *
    * @generated from field: optional uint64 stored_bytes = 7;
    */
@@ -321,8 +323,8 @@ export type Quotas = Message<"haul.v1.Quotas"> & {
   maxRetention?: Duration | undefined;
 
   /**
-   * The longest `timeouts.attempt`, more than 0. SubmitJob and AddTasks with a longer one: as above. Attempts of tasks that
-   * name none, and those that start from now on of tasks that are there, end after so long.
+   * The longest `timeouts.attempt`, more than 0. SubmitJob and AddTasks with a longer one: as above. Attempts of tasks
+   * that name none, and those that start from now on of tasks that are there, end after so long.
    *
    * @generated from field: google.protobuf.Duration max_attempt = 9;
    */
@@ -345,9 +347,9 @@ export type Quotas = Message<"haul.v1.Quotas"> & {
   watchers?: number | undefined;
 
   /**
-   * Tasks that SubmitJob and AddTasks add per second; more than 0. As many as one second has may come at once; more in one
-   * call are taken when no others were added for a second, and those that follow wait the longer. Beyond: QUOTA_EXCEEDED with
-   * RetryInfo, and the subject `tenants/NAME/tasks_per_second`.
+   * Tasks that SubmitJob and AddTasks add per second; more than 0. As many as one second has may come at once; more in
+   * one call are taken when no others were added for a second, and those that follow wait the longer. Beyond:
+   * QUOTA_EXCEEDED with RetryInfo, and the subject `tenants/NAME/tasks_per_second`.
    *
    * @generated from field: optional double tasks_per_second = 12;
    */
@@ -403,7 +405,7 @@ export type Usage = Message<"haul.v1.Usage"> & {
   watchers: number;
 
   /**
-   * Bytes of response bodies per second of late.
+   * Bytes of response bodies per second, just now.
    *
    * @generated from field: double bytes_per_second = 6;
    */
@@ -424,28 +426,28 @@ export const UsageSchema: GenMessage<Usage> = /*@__PURE__*/
  */
 export type Token = Message<"haul.v1.Token"> & {
   /**
-   * Its name, which stands in the token after `haul_`. It is no secret.
+   * The id, which stands in the token after `haul_`. It is not a secret.
    *
    * @generated from field: string token_id = 1;
    */
   tokenId: string;
 
   /**
-   * Whose it is.
+   * The principal that it belongs to.
    *
    * @generated from field: string principal = 2;
    */
   principal: string;
 
   /**
-   * For people; at most 256 bytes.
+   * A name for people. At most 256 bytes.
    *
    * @generated from field: string title = 3;
    */
   title: string;
 
   /**
-   * What it may do of what its principal may; none: all of that.
+   * The part of its principal's grants that it has. Empty: all of them.
    *
    * @generated from field: repeated haul.v1.Grant grants = 4;
    */
@@ -511,8 +513,8 @@ export const TokenSchema: GenMessage<Token> = /*@__PURE__*/
 /**
  * A secret that the server sends to origins, without the secret.
  *
- * A request goes with it whose host, path and method are named here, compared with the URL as it is sent. Hosts with a dot at
- * their end, URLs with a user part, and paths with `//`, `\`, `;`, `%2f`, `%5c` or `%2e` never match.
+ * It is sent with requests whose host, path and method are named here, compared with the URL as it is sent. Hosts with
+ * a dot at their end, URLs with a user part, and paths with `//`, `\`, `;`, `%2f`, `%5c` or `%2e` never match.
  *
  * @generated from message haul.v1.Credential
  */
@@ -525,50 +527,51 @@ export type Credential = Message<"haul.v1.Credential"> & {
   name: string;
 
   /**
-   * Where it may go, at least one and at most 32: `api.example.com`, `api.example.com:8443`, or `*.example.com` for what has
-   * one label or more before it. Without a port: that of the scheme.
+   * The hosts that it may be sent to, at least one and at most 32: `api.example.com`, `api.example.com:8443`, or
+   * `*.example.com` for names with one label or more before that. Without a port: that of the scheme.
    *
    * @generated from field: repeated string hosts = 2;
    */
   hosts: string[];
 
   /**
-   * Below which paths, in whole segments; at most 32. None: all.
+   * The paths below which it may be sent, in whole segments; at most 32. Empty: all.
    *
    * @generated from field: repeated string path_prefixes = 3;
    */
   pathPrefixes: string[];
 
   /**
-   * With which methods, at most 16. None: GET and HEAD.
+   * The methods with which it may be sent, at most 16. Empty: GET and HEAD.
    *
    * @generated from field: repeated string methods = 4;
    */
   methods: string[];
 
   /**
-   * Whether it may also go over http, where everybody on the way reads it.
+   * Whether it may also be sent over http, where everybody on the way can read it.
    *
    * @generated from field: bool allow_http = 5;
    */
   allowHttp: boolean;
 
   /**
-   * The principals whose jobs may use it, at most 100. None: every submitter of the tenant.
+   * The principals whose jobs may use it, at most 100. Empty: every submitter of the tenant.
    *
    * @generated from field: repeated string users = 6;
    */
   users: string[];
 
   /**
-   * Whether answers are kept that hold the secret. Else they fail with FAILURE_REASON_SECRET_ECHOED.
+   * Whether answers that contain the secret are kept. Otherwise the task fails with FAILURE_REASON_SECRET_ECHOED.
    *
    * @generated from field: bool skip_echo_scan = 7;
    */
   skipEchoScan: boolean;
 
   /**
-   * What kind of secret it is: BEARER, BASIC, HEADER, CERTIFICATE or QUERY. Empty: the key of its value is lost, set it anew.
+   * What kind of secret it is: BEARER, BASIC, HEADER, CERTIFICATE or QUERY. Empty: the key of its value is lost, and it
+   * has to be set again.
    *
    * @generated from field: string kind = 8;
    */
@@ -610,7 +613,7 @@ export type Credential = Message<"haul.v1.Credential"> & {
   lastUseTime?: Timestamp | undefined;
 
   /**
-   * Names this version of it.
+   * Identifies this version of it.
    *
    * @generated from field: string etag = 14;
    */
@@ -631,7 +634,7 @@ export const CredentialSchema: GenMessage<Credential> = /*@__PURE__*/
  */
 export type CredentialValue = Message<"haul.v1.CredentialValue"> & {
   /**
-   * One of these.
+   * The kind; one must be set.
    *
    * @generated from oneof haul.v1.CredentialValue.kind
    */
@@ -748,44 +751,44 @@ export const QueryParameterSchema: GenMessage<QueryParameter> = /*@__PURE__*/
  */
 export type AccessInfo = Message<"haul.v1.AccessInfo"> & {
   /**
-   * Who has to authenticate: `auto` (nobody on this machine, as long as there never was a token or an identity), `required`
-   * or `none`.
+   * Who has to authenticate: `auto` (nobody on this machine, as long as there never was a token or an identity),
+   * `required` or `none`.
    *
    * @generated from field: string auth = 1;
    */
   auth: string;
 
   /**
-   * What was given up for other machines: empty, `plaintext` or `open`.
+   * What `insecure_listen` permits: empty (nothing), `plaintext` or `open`.
    *
    * @generated from field: string insecure = 2;
    */
   insecure: string;
 
   /**
-   * When the certificate of the server ends; unset: it has none.
+   * When the certificate of the server expires. Unset: it has none.
    *
    * @generated from field: google.protobuf.Timestamp tls_not_after = 3;
    */
   tlsNotAfter?: Timestamp | undefined;
 
   /**
-   * Why the files of certificates could not be used when they were last read; empty: they are in use.
+   * Why the certificate files could not be used when they were last read. Empty: they are in use.
    *
    * @generated from field: string tls_reload_error = 4;
    */
   tlsReloadError: string;
 
   /**
-   * When they were last read again; unset: not since the start.
+   * When the certificate files were last read again. Unset: not since the start.
    *
    * @generated from field: google.protobuf.Timestamp tls_reload_time = 5;
    */
   tlsReloadTime?: Timestamp | undefined;
 
   /**
-   * Rows that are still to be looked at until all secrets are sealed with the present data key and nothing plain is left in
-   * the files of the database; at least 1 until then. Of each table at most 100,000 are counted.
+   * The rows that have yet to be checked until all secrets are sealed with the current data key and no plain text is
+   * left in the files of the database; at least 1 until then. At most 100,000 are counted of each table.
    *
    * @generated from field: uint64 sealing_rows_left = 6;
    */
@@ -799,14 +802,14 @@ export type AccessInfo = Message<"haul.v1.AccessInfo"> & {
   dataKeyId: string;
 
   /**
-   * Whether pages may call by gRPC-Web.
+   * Whether web pages may call by gRPC-Web.
    *
    * @generated from field: bool grpc_web = 8;
    */
   grpcWeb: boolean;
 
   /**
-   * The origins of pages that may call, beside the server's own.
+   * The origins of web pages that may call, beside the server's own.
    *
    * @generated from field: repeated string cors_origins = 9;
    */
@@ -842,7 +845,7 @@ export const WhoAmIRequestSchema: GenMessage<WhoAmIRequest> = /*@__PURE__*/
  */
 export type WhoAmIResponse = Message<"haul.v1.WhoAmIResponse"> & {
   /**
-   * The name of the caller; `local` is every caller on this machine, while none has to authenticate.
+   * The name of the caller. `local` is every caller on this machine while nobody has to authenticate.
    *
    * @generated from field: string principal = 1;
    */
@@ -856,7 +859,7 @@ export type WhoAmIResponse = Message<"haul.v1.WhoAmIResponse"> & {
   grants: Grant[];
 
   /**
-   * The tenant that the call is about; empty: it names none, and the caller has roles at several.
+   * The tenant that the call is about. Empty: it names none, and the caller has roles at several.
    *
    * @generated from field: string tenant = 3;
    */
@@ -898,14 +901,14 @@ export const WhoAmIResponseSchema: GenMessage<WhoAmIResponse> = /*@__PURE__*/
  */
 export type CreatePrincipalRequest = Message<"haul.v1.CreatePrincipalRequest"> & {
   /**
-   * Its name, title, grants, identities, default tenant and whether it is disabled.
+   * The principal: its name, title, grants, identities, default tenant and whether it is disabled.
    *
    * @generated from field: haul.v1.Principal principal = 1;
    */
   principal?: Principal | undefined;
 
   /**
-   * Makes a repetition of this request answer the same; at most 128 bytes.
+   * Makes the call idempotent. At most 128 bytes. Empty: the call is not idempotent.
    *
    * @generated from field: string request_id = 2;
    */
@@ -933,7 +936,7 @@ export type CreatePrincipalResponse = Message<"haul.v1.CreatePrincipalResponse">
   principal?: Principal | undefined;
 
   /**
-   * True where its identities are the first that make authentication required.
+   * Whether its identities are the first to make authentication required.
    *
    * @generated from field: bool authentication_required = 2;
    */
@@ -954,14 +957,14 @@ export const CreatePrincipalResponseSchema: GenMessage<CreatePrincipalResponse> 
  */
 export type UpdatePrincipalRequest = Message<"haul.v1.UpdatePrincipalRequest"> & {
   /**
-   * Its name, what is to change, and the etag of the version to change; empty: any.
+   * The name, the new values, and the etag of the version to change; an empty etag means any.
    *
    * @generated from field: haul.v1.Principal principal = 1;
    */
   principal?: Principal | undefined;
 
   /**
-   * What to change: `title`, `grants`, `identities`, `disabled`, `default_tenant`.
+   * The fields to change: `title`, `grants`, `identities`, `disabled`, `default_tenant`.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2;
    */
@@ -989,7 +992,7 @@ export type UpdatePrincipalResponse = Message<"haul.v1.UpdatePrincipalResponse">
   principal?: Principal | undefined;
 
   /**
-   * True where its identities are the first that make authentication required.
+   * Whether its identities are the first to make authentication required.
    *
    * @generated from field: bool authentication_required = 2;
    */
@@ -1017,7 +1020,7 @@ export type DeletePrincipalRequest = Message<"haul.v1.DeletePrincipalRequest"> &
   name: string;
 
   /**
-   * The etag of the version to delete; empty: any.
+   * The etag of the version to delete. Empty: any.
    *
    * @generated from field: string etag = 2;
    */
@@ -1053,21 +1056,21 @@ export const DeletePrincipalResponseSchema: GenMessage<DeletePrincipalResponse> 
  */
 export type ListPrincipalsRequest = Message<"haul.v1.ListPrincipalsRequest"> & {
   /**
-   * The most to answer. 0 means 50; at most 1,000.
+   * The most principals in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT.
    *
    * @generated from field: int32 page_size = 1;
    */
   pageSize: number;
 
   /**
-   * Where the last page ended: its `next_page_token`.
+   * The `next_page_token` of the page before, with the same conditions. Empty: the first page.
    *
    * @generated from field: string page_token = 2;
    */
   pageToken: string;
 
   /**
-   * Only those with a grant at this tenant, or that belong to it; empty: all.
+   * Only principals with a grant at this tenant, or that belong to it. Empty: all.
    *
    * @generated from field: string tenant = 3;
    */
@@ -1088,14 +1091,15 @@ export const ListPrincipalsRequestSchema: GenMessage<ListPrincipalsRequest> = /*
  */
 export type ListPrincipalsResponse = Message<"haul.v1.ListPrincipalsResponse"> & {
   /**
-   * Those that the caller may see. Of principals that belong elsewhere an admin sees name and grants at its tenant.
+   * The principals that the caller may see, by name. An admin sees only the name of principals that belong elsewhere,
+   * and their grants at its tenant.
    *
    * @generated from field: repeated haul.v1.Principal principals = 1;
    */
   principals: Principal[];
 
   /**
-   * Where the next page begins; empty: there is none.
+   * The token of the next page. Empty on the last page.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -1123,21 +1127,21 @@ export type CreateTokenRequest = Message<"haul.v1.CreateTokenRequest"> & {
   principal: string;
 
   /**
-   * For people; at most 256 bytes.
+   * A name for people. At most 256 bytes.
    *
    * @generated from field: string title = 2;
    */
   title: string;
 
   /**
-   * What it may do of what its principal may; none: all of that.
+   * The part of its principal's grants that it has. Empty: all of them.
    *
    * @generated from field: repeated haul.v1.Grant grants = 3;
    */
   grants: Grant[];
 
   /**
-   * How long it lasts. Unset: 90 days; at most the server's `token_max_lifetime`.
+   * How long it lasts, at most the server's `token_max_lifetime`. Unset: 90 days.
    *
    * @generated from field: google.protobuf.Duration lifetime = 4;
    */
@@ -1151,7 +1155,8 @@ export type CreateTokenRequest = Message<"haul.v1.CreateTokenRequest"> & {
   neverExpires: boolean;
 
   /**
-   * Makes a repetition of this request answer the same token, without its secret; at most 128 bytes.
+   * Makes the call idempotent: a repeated call returns the same token without its secret. At most 128 bytes. Empty: the
+   * call is not idempotent.
    *
    * @generated from field: string request_id = 6;
    */
@@ -1186,7 +1191,7 @@ export type CreateTokenResponse = Message<"haul.v1.CreateTokenResponse"> & {
   secret: string;
 
   /**
-   * True where this token is the first: from now on every call needs one.
+   * Whether this token is the first: from now on every caller has to authenticate.
    *
    * @generated from field: bool authentication_required = 3;
    */
@@ -1207,28 +1212,28 @@ export const CreateTokenResponseSchema: GenMessage<CreateTokenResponse> = /*@__P
  */
 export type ListTokensRequest = Message<"haul.v1.ListTokensRequest"> & {
   /**
-   * The most to answer. 0 means 50; at most 1,000.
+   * The most tokens in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT.
    *
    * @generated from field: int32 page_size = 1;
    */
   pageSize: number;
 
   /**
-   * Where the last page ended: its `next_page_token`.
+   * The `next_page_token` of the page before, with the same conditions. Empty: the first page.
    *
    * @generated from field: string page_token = 2;
    */
   pageToken: string;
 
   /**
-   * Whose; empty: all that the caller may see.
+   * The principal that the tokens belong to. Empty: all that the caller may see.
    *
    * @generated from field: string principal = 3;
    */
   principal: string;
 
   /**
-   * Whether those that expired or were revoked are listed too.
+   * Whether tokens that have expired or were revoked are listed too.
    *
    * @generated from field: bool include_ended = 4;
    */
@@ -1256,7 +1261,7 @@ export type ListTokensResponse = Message<"haul.v1.ListTokensResponse"> & {
   tokens: Token[];
 
   /**
-   * Where the next page begins; empty: there is none.
+   * The token of the next page. Empty on the last page.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -1277,14 +1282,14 @@ export const ListTokensResponseSchema: GenMessage<ListTokensResponse> = /*@__PUR
  */
 export type RevokeTokenRequest = Message<"haul.v1.RevokeTokenRequest"> & {
   /**
-   * Its id: what stands in the token after `haul_`, up to the next `_`.
+   * The id of the token: what stands in it after `haul_`, up to the next `_`.
    *
    * @generated from field: string token_id = 1;
    */
   tokenId: string;
 
   /**
-   * Whether the tokens that were made with it end too, and those made with them.
+   * Whether the tokens that were made with it are revoked too, and those made with these.
    *
    * @generated from field: bool with_descendants = 2;
    */
@@ -1305,7 +1310,7 @@ export const RevokeTokenRequestSchema: GenMessage<RevokeTokenRequest> = /*@__PUR
  */
 export type RevokeTokenResponse = Message<"haul.v1.RevokeTokenResponse"> & {
   /**
-   * How many tokens ended by this.
+   * How many tokens were revoked.
    *
    * @generated from field: uint32 revoked = 1;
    */
@@ -1320,7 +1325,7 @@ export const RevokeTokenResponseSchema: GenMessage<RevokeTokenResponse> = /*@__P
   messageDesc(file_haul_v1_access_service, 27);
 
 /**
- * Something that was done or refused. It never holds what was sent: no body, no URL, no label, no title.
+ * Something that was done or refused. It never contains what was sent: no body, URL, label or title.
  *
  * @generated from message haul.v1.AuditEvent
  */
@@ -1333,43 +1338,43 @@ export type AuditEvent = Message<"haul.v1.AuditEvent"> & {
   sequence: bigint;
 
   /**
-   * When; of calls that were refused, when the first of them was.
+   * When it happened; of refused calls, when the first of them was.
    *
    * @generated from field: google.protobuf.Timestamp time = 2;
    */
   time?: Timestamp | undefined;
 
   /**
-   * By whom; empty: by nobody who is known.
+   * The principal that called. Empty: the caller was not known.
    *
    * @generated from field: string principal = 3;
    */
   principal: string;
 
   /**
-   * The token that the call came by.
+   * The id of the token of the call. Empty: it had none.
    *
    * @generated from field: string token_id = 4;
    */
   tokenId: string;
 
   /**
-   * Where it came from, without a port.
+   * The address of the caller, without a port.
    *
    * @generated from field: string address = 5;
    */
   address: string;
 
   /**
-   * The tenant that it is about; empty: the server.
+   * The tenant that it is about. Empty: the server.
    *
    * @generated from field: string tenant = 6;
    */
   tenant: string;
 
   /**
-   * As in `haul.v1.JobService/SubmitJob`; `?`: one that is not there, or several; `credential-use`: no call, but the first
-   * attempt of a job with a credential since the start of the server.
+   * The method, as `haul.v1.JobService/SubmitJob`; `?` is one that does not exist, or several; `credential-use` is not
+   * a call, but the first attempt of a job with a credential since the server started.
    *
    * @generated from field: string method = 7;
    */
@@ -1384,22 +1389,22 @@ export type AuditEvent = Message<"haul.v1.AuditEvent"> & {
   subject: string;
 
   /**
-   * OK, or the code with which it was refused: UNAUTHENTICATED, PERMISSION_DENIED.
+   * OK, or the code of the refusal: UNAUTHENTICATED, PERMISSION_DENIED.
    *
    * @generated from field: string code = 9;
    */
   code: string;
 
   /**
-   * Why it was refused; behind BAD_CREDENTIALS what was wrong with them: `/unknown`, `/damaged`, `/expired`, `/revoked`,
-   * `/disabled`.
+   * The reason of the refusal; after BAD_CREDENTIALS what was wrong with the credentials: `/unknown`, `/damaged`,
+   * `/expired`, `/revoked`, `/disabled`.
    *
    * @generated from field: string reason = 10;
    */
   reason: string;
 
   /**
-   * The fields that were to change; of a `credential-use` the job, as `jobs/ID`.
+   * The fields that the call named to change; of a `credential-use` the job, as `jobs/ID`.
    *
    * @generated from field: repeated string changed = 11;
    */
@@ -1413,14 +1418,14 @@ export type AuditEvent = Message<"haul.v1.AuditEvent"> & {
   requestId: string;
 
   /**
-   * How many calls it stands for. Those that are refused are counted for a minute.
+   * How many calls it stands for: equal refusals of one minute are one event.
    *
    * @generated from field: uint32 count = 13;
    */
   count: number;
 
   /**
-   * A keyed digest over the event before and this one; `haul audit verify` follows it.
+   * A keyed digest over the event before and this one; `haul audit verify` checks it.
    *
    * @generated from field: bytes chain = 14;
    */
@@ -1441,14 +1446,14 @@ export const AuditEventSchema: GenMessage<AuditEvent> = /*@__PURE__*/
  */
 export type CreateTenantRequest = Message<"haul.v1.CreateTenantRequest"> & {
   /**
-   * Its name, title, quotas, weight and whether it is suspended.
+   * The tenant: its name, title, quotas, weight and whether it is suspended.
    *
    * @generated from field: haul.v1.Tenant tenant = 1;
    */
   tenant?: Tenant | undefined;
 
   /**
-   * Makes a repetition of this request answer the same; at most 128 bytes.
+   * Makes the call idempotent. At most 128 bytes. Empty: the call is not idempotent.
    *
    * @generated from field: string request_id = 2;
    */
@@ -1532,15 +1537,15 @@ export const GetTenantResponseSchema: GenMessage<GetTenantResponse> = /*@__PURE_
  */
 export type UpdateTenantRequest = Message<"haul.v1.UpdateTenantRequest"> & {
   /**
-   * Its name, what is to change, and the etag of the version to change; empty: any.
+   * The name, the new values, and the etag of the version to change; an empty etag means any.
    *
    * @generated from field: haul.v1.Tenant tenant = 1;
    */
   tenant?: Tenant | undefined;
 
   /**
-   * What to change: `title`, `quotas`, each of its fields as `quotas.running_tasks`, `weight`, `suspended`. A quota that is
-   * named and unset is lifted.
+   * The fields to change: `title`, `quotas`, each of its fields as `quotas.running_tasks`, `weight`, `suspended`. A
+   * quota that is named and unset is removed.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2;
    */
@@ -1589,7 +1594,7 @@ export type DeleteTenantRequest = Message<"haul.v1.DeleteTenantRequest"> & {
   name: string;
 
   /**
-   * The etag of the version to delete; empty: any.
+   * The etag of the version to delete. Empty: any.
    *
    * @generated from field: string etag = 2;
    */
@@ -1625,14 +1630,14 @@ export const DeleteTenantResponseSchema: GenMessage<DeleteTenantResponse> = /*@_
  */
 export type ListTenantsRequest = Message<"haul.v1.ListTenantsRequest"> & {
   /**
-   * The most to answer. 0 means 50; at most 1,000.
+   * The most tenants in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT.
    *
    * @generated from field: int32 page_size = 1;
    */
   pageSize: number;
 
   /**
-   * Where the last page ended: its `next_page_token`.
+   * The `next_page_token` of the page before, with the same conditions. Empty: the first page.
    *
    * @generated from field: string page_token = 2;
    */
@@ -1660,7 +1665,7 @@ export type ListTenantsResponse = Message<"haul.v1.ListTenantsResponse"> & {
   tenants: Tenant[];
 
   /**
-   * Where the next page begins; empty: there is none.
+   * The token of the next page. Empty on the last page.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -1681,7 +1686,8 @@ export const ListTenantsResponseSchema: GenMessage<ListTenantsResponse> = /*@__P
  */
 export type PutCredentialRequest = Message<"haul.v1.PutCredentialRequest"> & {
   /**
-   * Its name, to what it is bound, when it ends, and the etag of the version to change; empty: any.
+   * The name, what the credential is bound to, when it ends, and the etag of the version to change; an empty etag means
+   * any.
    *
    * @generated from field: haul.v1.Credential credential = 1;
    */
@@ -1695,22 +1701,22 @@ export type PutCredentialRequest = Message<"haul.v1.PutCredentialRequest"> & {
   value?: CredentialValue | undefined;
 
   /**
-   * Authorities that are trusted beside the system's where it is sent, in PEM; at most 64 KiB.
+   * Authorities that are trusted beside the system's for requests with the credential, in PEM. At most 64 KiB.
    *
    * @generated from field: string ca_pem = 3;
    */
   caPem: string;
 
   /**
-   * What to change: `hosts`, `path_prefixes`, `methods`, `allow_http`, `users`, `skip_echo_scan`, `expire_time`, `value`,
-   * `ca_pem`. Unset: everything.
+   * The fields to change: `hosts`, `path_prefixes`, `methods`, `allow_http`, `users`, `skip_echo_scan`, `expire_time`,
+   * `value`, `ca_pem`. Unset: everything.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 4;
    */
   updateMask?: FieldMask | undefined;
 
   /**
-   * Makes a repetition of this request answer the same; at most 128 bytes.
+   * Makes the call idempotent. At most 128 bytes. Empty: the call is not idempotent.
    *
    * @generated from field: string request_id = 5;
    */
@@ -1794,14 +1800,14 @@ export const GetCredentialResponseSchema: GenMessage<GetCredentialResponse> = /*
  */
 export type ListCredentialsRequest = Message<"haul.v1.ListCredentialsRequest"> & {
   /**
-   * The most to answer. 0 means 50; at most 1,000.
+   * The most credentials in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT.
    *
    * @generated from field: int32 page_size = 1;
    */
   pageSize: number;
 
   /**
-   * Where the last page ended: its `next_page_token`.
+   * The `next_page_token` of the page before, with the same conditions. Empty: the first page.
    *
    * @generated from field: string page_token = 2;
    */
@@ -1829,7 +1835,7 @@ export type ListCredentialsResponse = Message<"haul.v1.ListCredentialsResponse">
   credentials: Credential[];
 
   /**
-   * Where the next page begins; empty: there is none.
+   * The token of the next page. Empty on the last page.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -1857,14 +1863,14 @@ export type DeleteCredentialRequest = Message<"haul.v1.DeleteCredentialRequest">
   name: string;
 
   /**
-   * The etag of the version to delete; empty: any.
+   * The etag of the version to delete. Empty: any.
    *
    * @generated from field: string etag = 2;
    */
   etag: string;
 
   /**
-   * Whether it goes though jobs that have not ended name it.
+   * Whether it is deleted although jobs that have not ended name it.
    *
    * @generated from field: bool force = 3;
    */
@@ -1900,63 +1906,64 @@ export const DeleteCredentialResponseSchema: GenMessage<DeleteCredentialResponse
  */
 export type ListAuditEventsRequest = Message<"haul.v1.ListAuditEventsRequest"> & {
   /**
-   * The most to answer. 0 means 50; at most 1,000. An answer may have fewer while there are more.
+   * The most events in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT. A page may be
+   * shorter.
    *
    * @generated from field: int32 page_size = 1;
    */
   pageSize: number;
 
   /**
-   * Where the last page ended: its `next_page_token`.
+   * The `next_page_token` of the page before, with the same conditions. Empty: the first page.
    *
    * @generated from field: string page_token = 2;
    */
   pageToken: string;
 
   /**
-   * Set: oldest first, those after this number. Unset: newest first.
+   * Set: the events after this number, oldest first. Unset: all, newest first.
    *
    * @generated from field: optional uint64 after_sequence = 3;
    */
   afterSequence?: bigint | undefined;
 
   /**
-   * Only those of this principal.
+   * Only events of this principal. Empty: any.
    *
    * @generated from field: string principal = 4;
    */
   principal: string;
 
   /**
-   * Only those about this tenant.
+   * Only events about this tenant. Empty: any.
    *
    * @generated from field: string tenant = 5;
    */
   tenant: string;
 
   /**
-   * Only those of this method.
+   * Only events of this method. Empty: any.
    *
    * @generated from field: string method = 6;
    */
   method: string;
 
   /**
-   * Only those about this subject.
+   * Only events about this subject. Empty: any.
    *
    * @generated from field: string subject = 7;
    */
   subject: string;
 
   /**
-   * Only those at this time or later.
+   * Only events at this time or later. Unset: no condition.
    *
    * @generated from field: google.protobuf.Timestamp start_time = 8;
    */
   startTime?: Timestamp | undefined;
 
   /**
-   * Only those before this time.
+   * Only events before this time. Unset: no condition.
    *
    * @generated from field: google.protobuf.Timestamp end_time = 9;
    */
@@ -1984,7 +1991,7 @@ export type ListAuditEventsResponse = Message<"haul.v1.ListAuditEventsResponse">
   events: AuditEvent[];
 
   /**
-   * Where the next page begins; empty: there is none.
+   * The token of the next page. Empty on the last page.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -2020,7 +2027,7 @@ export const RotateDataKeyRequestSchema: GenMessage<RotateDataKeyRequest> = /*@_
  */
 export type RotateDataKeyResponse = Message<"haul.v1.RotateDataKeyResponse"> & {
   /**
-   * Names the new key.
+   * The id of the new key.
    *
    * @generated from field: string data_key_id = 1;
    */
@@ -2048,49 +2055,49 @@ export enum Role {
   UNSPECIFIED = 0,
 
   /**
-   * Submit jobs, and everything with jobs of its own.
+   * Submits jobs, and may do everything with its own.
    *
    * @generated from enum value: ROLE_SUBMIT = 1;
    */
   SUBMIT = 1,
 
   /**
-   * Look at all jobs of the tenant.
+   * Reads all jobs of the tenant.
    *
    * @generated from enum value: ROLE_READ = 2;
    */
   READ = 2,
 
   /**
-   * Look at all jobs of the tenant, and pause, cancel, retry, change and delete them.
+   * Reads, pauses, cancels, retries, changes and deletes all jobs of the tenant.
    *
    * @generated from enum value: ROLE_CONTROL = 3;
    */
   CONTROL = 3,
 
   /**
-   * Principals, tokens and credentials of the tenant; not its jobs.
+   * Manages the principals, tokens and credentials of the tenant, and not its jobs.
    *
    * @generated from enum value: ROLE_ADMIN = 4;
    */
   ADMIN = 4,
 
   /**
-   * The server: its limits, its shutdown, and all principals and tokens. Holds ROLE_MONITOR.
+   * Manages the server: its limits, its shutdown, and all principals and tokens. Includes ROLE_MONITOR.
    *
    * @generated from enum value: ROLE_OPERATOR = 5;
    */
   OPERATOR = 5,
 
   /**
-   * The record of what was changed.
+   * Reads the audit: what was changed, and by whom.
    *
    * @generated from enum value: ROLE_AUDITOR = 6;
    */
   AUDITOR = 6,
 
   /**
-   * Counts and hosts, and nothing else.
+   * Reads counts and hosts, and nothing else.
    *
    * @generated from enum value: ROLE_MONITOR = 7;
    */
@@ -2106,25 +2113,26 @@ export const RoleSchema: GenEnum<Role> = /*@__PURE__*/
 /**
  * Who may call the server, and what.
  *
- * A principal calls; a token is the secret by which it is known, sent as `authorization: Bearer TOKEN`. What a call may do
- * is what the grants of its principal say, and those of its token where it has some. A principal may also be known by the
- * certificate of a client, or as a user of this machine. Until the first token or identity exists, every caller on the same
- * machine may do everything; from then on every caller has to authenticate, also after the last of them is gone.
+ * A principal is a caller that the server knows. A token is the secret that identifies it, and is sent as
+ * `authorization: Bearer TOKEN`. The grants of the principal say what a call may do; a token with grants of its own
+ * narrows them. A client's certificate, or a user of this machine, may also identify a principal. Until the first token
+ * or identity exists, every caller on the same machine may do everything; from then on every caller has to
+ * authenticate, also after the last of them is gone.
  *
- * Work is of a tenant: each has its own jobs, files and limits, and knows nothing of the others. A call is about the
- * tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal, else about the
- * only one at which that has a role, else about `default`. ListJobs, WatchJobs, ListHosts and ListAuditEvents take `*`,
- * which means all, from who has the role at `*`.
+ * Every job belongs to a tenant: each tenant has its own jobs, files and limits, and sees nothing of the others. A call
+ * is about the tenant that its metadata `haul-tenant` names; without that, about the `default_tenant` of its principal,
+ * else about the only tenant at which the principal has a role, else about `default`. ListJobs, WatchJobs, ListHosts
+ * and ListAuditEvents take `*`, which means all tenants, from a caller with the role at `*`.
  *
  * Every call may answer UNAUTHENTICATED (NO_CREDENTIALS, BAD_CREDENTIALS), PERMISSION_DENIED (MISSING_ROLE,
- * TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE; docs/ERRORS.md explains each reason. What
- * the caller may not see answers NOT_FOUND, as what does not exist does.
+ * TENANT_NOT_ALLOWED), INVALID_ARGUMENT (TENANT_REQUIRED; with every violation), DEADLINE_EXCEEDED and UNAVAILABLE;
+ * docs/ERRORS.md explains each reason. What the caller may not see is NOT_FOUND, as what does not exist is.
  *
  * @generated from service haul.v1.AccessService
  */
 export const AccessService: GenService<{
   /**
-   * Tells who calls. Any principal may. Idempotent.
+   * Reads who the caller is and what it may do. Every principal may call it. Idempotent.
    *
    * @generated from rpc haul.v1.AccessService.WhoAmI
    */
@@ -2134,9 +2142,9 @@ export const AccessService: GenService<{
     output: typeof WhoAmIResponseSchema;
   },
   /**
-   * Makes a principal. ALREADY_EXISTS (PRINCIPAL_EXISTS) where there is one of that name, (IDENTITY_TAKEN) where another
-   * one has one of its identities, (REQUEST_ID_TAKEN) for a `request_id` that asked for something else; PERMISSION_DENIED
-   * (ESCALATION) for grants that the caller may not give. Idempotent with a `request_id`.
+   * Makes a principal. ALREADY_EXISTS (PRINCIPAL_EXISTS) where there is one of that name, (IDENTITY_TAKEN) where
+   * another one has one of its identities, (REQUEST_ID_TAKEN) for a `request_id` that asked for something else;
+   * PERMISSION_DENIED (ESCALATION) for grants that the caller may not give. Idempotent with a `request_id`.
    *
    * @generated from rpc haul.v1.AccessService.CreatePrincipal
    */
@@ -2147,7 +2155,7 @@ export const AccessService: GenService<{
   },
   /**
    * Changes a principal, which takes effect at once, on open streams within 5 s. FAILED_PRECONDITION (LAST_OPERATOR)
-   * where nobody could sign in as operator any more, ABORTED (STALE_ETAG) where it has changed since. Idempotent.
+   * where nobody could sign in as operator afterwards, ABORTED (STALE_ETAG) where it has changed since. Idempotent.
    *
    * @generated from rpc haul.v1.AccessService.UpdatePrincipal
    */
@@ -2178,9 +2186,10 @@ export const AccessService: GenService<{
     output: typeof ListPrincipalsResponseSchema;
   },
   /**
-   * Makes a token. Its secret is in this answer and nowhere else: the server keeps a hash. PERMISSION_DENIED (ESCALATION)
-   * where the token could do what the caller may not give; ALREADY_EXISTS (REQUEST_ID_TAKEN) for a `request_id` that asked
-   * for something else. Idempotent with a `request_id`, and then without the secret.
+   * Makes a token. Its secret is in this answer alone: the server keeps a hash. PERMISSION_DENIED (ESCALATION)
+   * where the token would have grants that the caller may not give; ALREADY_EXISTS (REQUEST_ID_TAKEN) for a
+   * `request_id` that asked for something else. Idempotent with a `request_id`; a repeated call returns the token
+   * without its secret.
    *
    * @generated from rpc haul.v1.AccessService.CreateToken
    */
@@ -2200,8 +2209,8 @@ export const AccessService: GenService<{
     output: typeof ListTokensResponseSchema;
   },
   /**
-   * Ends a token, at once, and open streams of it within 5 s. One that has ended stays as it is. FAILED_PRECONDITION
-   * (LAST_OPERATOR). Idempotent.
+   * Revokes a token at once, and ends its open streams within 5 s. A token that has ended stays as it is.
+   * FAILED_PRECONDITION (LAST_OPERATOR). Idempotent.
    *
    * @generated from rpc haul.v1.AccessService.RevokeToken
    */
@@ -2211,8 +2220,8 @@ export const AccessService: GenService<{
     output: typeof RevokeTokenResponseSchema;
   },
   /**
-   * Makes a tenant. ALREADY_EXISTS (TENANT_EXISTS) where there is one of that name, (REQUEST_ID_TAKEN) for a `request_id`
-   * that asked for something else. Only operators may. Idempotent with a `request_id`.
+   * Makes a tenant. ALREADY_EXISTS (TENANT_EXISTS) where there is one of that name, (REQUEST_ID_TAKEN) for a
+   * `request_id` that asked for something else. Only operators may. Idempotent with a `request_id`.
    *
    * @generated from rpc haul.v1.AccessService.CreateTenant
    */
@@ -2222,7 +2231,7 @@ export const AccessService: GenService<{
     output: typeof CreateTenantResponseSchema;
   },
   /**
-   * Reads a tenant. Operators may, and its admins. NOT_FOUND (TENANT_NOT_FOUND). Idempotent.
+   * Reads a tenant. Operators and the admins of the tenant may. NOT_FOUND (TENANT_NOT_FOUND). Idempotent.
    *
    * @generated from rpc haul.v1.AccessService.GetTenant
    */
@@ -2243,7 +2252,7 @@ export const AccessService: GenService<{
   },
   /**
    * Deletes a tenant of which no jobs are left, with its principals, their tokens, and the grants of others at it. Its
-   * files are put aside, so that a new tenant of that name has none of them. FAILED_PRECONDITION (TENANT_NOT_EMPTY,
+   * files are moved aside, so that a new tenant of that name does not get them. FAILED_PRECONDITION (TENANT_NOT_EMPTY,
    * LAST_OPERATOR), ABORTED (STALE_ETAG). Only operators may.
    *
    * @generated from rpc haul.v1.AccessService.DeleteTenant
@@ -2264,10 +2273,11 @@ export const AccessService: GenService<{
     output: typeof ListTenantsResponseSchema;
   },
   /**
-   * Makes a credential, or changes one: a secret that the server sends to the hosts that it is bound to, for tasks that name
-   * it in `http.credential`. Nobody reads it again. Without an `update_mask` everything is set, and what is not there is
-   * made. FAILED_PRECONDITION (VALUE_REQUIRED) where the credential would go further than it does and `value` is not set
-   * with it; ABORTED (STALE_ETAG); ALREADY_EXISTS (REQUEST_ID_TAKEN). Idempotent with a `request_id`.
+   * Makes a credential, or changes one: a secret that the server sends to the hosts that it is bound to, for tasks that
+   * name it in `http.credential`. No call returns the secret. Without an `update_mask` every field is set, and a
+   * credential that does not exist is made. FAILED_PRECONDITION (VALUE_REQUIRED) where the change would let the
+   * credential be sent to more places and `value` is not set; ABORTED (STALE_ETAG); ALREADY_EXISTS (REQUEST_ID_TAKEN).
+   * Idempotent with a `request_id`.
    *
    * @generated from rpc haul.v1.AccessService.PutCredential
    */
@@ -2277,7 +2287,7 @@ export const AccessService: GenService<{
     output: typeof PutCredentialResponseSchema;
   },
   /**
-   * Shows a credential, without its value. Idempotent.
+   * Reads a credential, without its value. Idempotent.
    *
    * @generated from rpc haul.v1.AccessService.GetCredential
    */
@@ -2308,8 +2318,8 @@ export const AccessService: GenService<{
     output: typeof DeleteCredentialResponseSchema;
   },
   /**
-   * Lists what was changed and by whom, and what was refused. What was done has its row in the transaction of the change.
-   * Auditors see all, admins what is about their tenant. Idempotent.
+   * Lists what was changed and by whom, and what was refused. A change and its event are stored in one transaction.
+   * Auditors see all events, admins those about their tenant. Idempotent.
    *
    * @generated from rpc haul.v1.AccessService.ListAuditEvents
    */
@@ -2319,7 +2329,7 @@ export const AccessService: GenService<{
     output: typeof ListAuditEventsResponseSchema;
   },
   /**
-   * Seals secrets with a new data key from now on; what is stored is sealed anew in the background.
+   * Makes a new data key, with which secrets are sealed from now on; stored secrets are sealed again in the background.
    *
    * @generated from rpc haul.v1.AccessService.RotateDataKey
    */

@@ -76,8 +76,8 @@ export type GetServerInfoResponse = Message<"haul.v1.GetServerInfoResponse"> & {
   limits?: Limits | undefined;
 
   /**
-   * The tasks of all jobs that have not ended, of the tenants at which the caller has a role; of all for ROLE_MONITOR. For
-   * whom the only role is ROLE_SUBMIT: of its own jobs.
+   * The tasks of all jobs that have not ended, of the tenants at which the caller has a role; of all tenants for
+   * ROLE_MONITOR. A caller whose only role is ROLE_SUBMIT gets the tasks of its own jobs.
    *
    * @generated from field: haul.v1.TaskCounts counts = 6;
    */
@@ -91,7 +91,7 @@ export type GetServerInfoResponse = Message<"haul.v1.GetServerInfoResponse"> & {
   access?: AccessInfo | undefined;
 
   /**
-   * The bytes that are free where the database is. At most a minute old, as the next two are.
+   * The bytes that are free where the database is. This number and the next two are at most a minute old.
    *
    * @generated from field: uint64 disk_free_bytes = 8;
    */
@@ -112,7 +112,7 @@ export type GetServerInfoResponse = Message<"haul.v1.GetServerInfoResponse"> & {
   storeBytes: bigint;
 
   /**
-   * What this server has beyond its gRPC services: `rest`, the API as HTTP and JSON.
+   * What this server has beyond its gRPC services: `rest` is the API as HTTP and JSON.
    *
    * @generated from field: repeated string features = 11;
    */
@@ -407,8 +407,8 @@ export type Host = Message<"haul.v1.Host"> & {
   limits?: HostLimits | undefined;
 
   /**
-   * Until when no request of the tenant goes to this host, by Retry-After or after repeated failures; of all tenants, the last
-   * to end. Unset: it is not paused.
+   * Until when no request of the tenant goes to this host, by Retry-After or after repeated failures; of all tenants,
+   * the last to end. Unset: it is not paused.
    *
    * @generated from field: google.protobuf.Timestamp paused_until = 5;
    */
@@ -546,7 +546,7 @@ export const DrainResponseSchema: GenMessage<DrainResponse> = /*@__PURE__*/
  */
 export const AdminService: GenService<{
   /**
-   * Tells what the server is and how much it has to do. Idempotent.
+   * Reads what the server is and how much it has to do. Idempotent.
    *
    * @generated from rpc haul.v1.AdminService.GetServerInfo
    */
@@ -556,7 +556,7 @@ export const AdminService: GenService<{
     output: typeof GetServerInfoResponseSchema;
   },
   /**
-   * Tells the limits in force. Idempotent.
+   * Reads the limits in force. Idempotent.
    *
    * @generated from rpc haul.v1.AdminService.GetLimits
    */
@@ -577,8 +577,8 @@ export const AdminService: GenService<{
     output: typeof UpdateLimitsResponseSchema;
   },
   /**
-   * Lists the hosts that the server talks to or has work for, by name. Who has no role that sees the jobs of others sees the
-   * numbers, errors and pauses of its own. Idempotent.
+   * Lists the hosts that the server talks to or has work for, by name. A caller without a role that sees the jobs of
+   * others gets the numbers, errors and pauses of its own jobs. Idempotent.
    *
    * @generated from rpc haul.v1.AdminService.ListHosts
    */
@@ -588,8 +588,8 @@ export const AdminService: GenService<{
     output: typeof ListHostsResponseSchema;
   },
   /**
-   * Ends the pauses of a host, whatever and for whichever tenant they are. A host that is not paused stays as it is. Idempotent. Errors: NOT_FOUND
-   * (HOST_NOT_FOUND).
+   * Ends the pauses of a host, of every kind and for every tenant. A host that is not paused stays as it is.
+   * Idempotent. Errors: NOT_FOUND (HOST_NOT_FOUND).
    *
    * @generated from rpc haul.v1.AdminService.ResumeHost
    */

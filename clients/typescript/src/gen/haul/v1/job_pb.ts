@@ -362,7 +362,7 @@ export type Job = Message<"haul.v1.Job"> & {
   createdBy: string;
 
   /**
-   * The tenant that it is of.
+   * The tenant that the job belongs to.
    *
    * @generated from field: string tenant = 26;
    */
@@ -495,7 +495,7 @@ export type TaskCounts = Message<"haul.v1.TaskCounts"> & {
   backingOff: number;
 
   /**
-   * Tasks that ended well.
+   * Tasks that ended with a result.
    *
    * @generated from field: uint32 succeeded = 5;
    */

@@ -243,8 +243,8 @@ export const GetJobResponseSchema: GenMessage<GetJobResponse> = /*@__PURE__*/
  */
 export type ListJobsRequest = Message<"haul.v1.ListJobsRequest"> & {
   /**
-   * The most jobs in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT. A page may be shorter,
-   * since it also ends by its bytes.
+   * The most jobs in the answer. 0 means 50; above 1,000 means 1,000; negative is INVALID_ARGUMENT. A page may be
+   * shorter, since it also ends by its bytes.
    *
    * @generated from field: int32 page_size = 1;
    */
@@ -295,8 +295,8 @@ export type ListJobsRequest = Message<"haul.v1.ListJobsRequest"> & {
   createdBy: string;
 
   /**
-   * A text that stands in the title or in the value of a label, or with which the id begins. ASCII letters are found in any
-   * case; no character has a meaning of its own. At most 128 bytes. Empty: no condition.
+   * A text that stands in the title or in the value of a label, or with which the id begins. ASCII letters are found in
+   * any case; no character has a meaning of its own. At most 128 bytes. Empty: no condition.
    *
    * @generated from field: string search = 8;
    */
@@ -345,8 +345,8 @@ export type ListJobsResponse = Message<"haul.v1.ListJobsResponse"> & {
   jobs: Job[];
 
   /**
-   * The token of the next page. Empty on the last page. A page looks at 100,000 jobs at most, so it may be short or empty
-   * and still have one.
+   * The token of the next page. Empty on the last page. A page looks at 100,000 jobs at most, so it may be short or
+   * empty and still have one.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -510,8 +510,8 @@ export type ListTasksRequest = Message<"haul.v1.ListTasksRequest"> & {
   host: string;
 
   /**
-   * A text that stands in the key, or in the URL as answers show it. ASCII letters are found in any case; no character has
-   * a meaning of its own. At most 128 bytes. Empty: no condition.
+   * A text that stands in the key, or in the URL as answers show it. ASCII letters are found in any case; no character
+   * has a meaning of its own. At most 128 bytes. Empty: no condition.
    *
    * @generated from field: string search = 9;
    */
@@ -546,8 +546,8 @@ export type ListTasksResponse = Message<"haul.v1.ListTasksResponse"> & {
   tasks: Task[];
 
   /**
-   * The token of the next page. Empty on the last page. A page looks at 100,000 tasks at most, so it may be short or empty
-   * and still have one.
+   * The token of the next page. Empty on the last page. A page looks at 100,000 tasks at most, so it may be short or
+   * empty and still have one.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -575,14 +575,14 @@ export const ListTasksResponseSchema: GenMessage<ListTasksResponse> = /*@__PURE_
  */
 export type TaskFilter = Message<"haul.v1.TaskFilter"> & {
   /**
-   * Their states. One that the call cannot act on is INVALID_ARGUMENT.
+   * The states of the tasks. One that the call cannot act on is INVALID_ARGUMENT.
    *
    * @generated from field: repeated haul.v1.TaskState states = 1;
    */
   states: TaskState[];
 
   /**
-   * The classes of their failures: of `error`, or of `last_error` while a task backs off.
+   * The classes of failure of the tasks: of `error`, or of `last_error` while a task backs off.
    *
    * @generated from field: repeated haul.v1.FailureReason reasons = 2;
    */
@@ -596,7 +596,7 @@ export type TaskFilter = Message<"haul.v1.TaskFilter"> & {
   httpStatuses: number[];
 
   /**
-   * The host of their URL: `name:port`, or `name` for each of its ports.
+   * The host of the URL of the tasks: `name:port`, or `name` for each of its ports.
    *
    * @generated from field: string host = 4;
    */
@@ -865,8 +865,8 @@ export type WatchJobsRequest = Message<"haul.v1.WatchJobsRequest"> & {
   states: JobState[];
 
   /**
-   * The most jobs of the list: the newest so many. The watch sends nothing about those that are left out; it sends jobs that
-   * are created later, unless this is 0. Above 10,000 means 10,000. Unset: all.
+   * The most jobs of the list: the newest so many. The watch sends nothing about those that are left out; it sends jobs
+   * that are created later, unless this is 0. Above 10,000 means 10,000. Unset: all.
    *
    * @generated from field: optional uint32 max_jobs = 6;
    */
@@ -908,7 +908,7 @@ export type WatchJobsResponse = Message<"haul.v1.WatchJobsResponse"> & {
     case: "job";
   } | {
     /**
-     * The list is complete; what follows is news.
+     * The list is complete; what follows are changes.
      *
      * @generated from field: haul.v1.Synced synced = 2;
      */
@@ -916,8 +916,8 @@ export type WatchJobsResponse = Message<"haul.v1.WatchJobsResponse"> & {
     case: "synced";
   } | {
     /**
-     * What the server has to do for the tenant, whatever the other conditions of the watch: once before `synced`, then when
-     * it has changed, at most once each `progress_interval`. Only with `totals`.
+     * What the server has to do for the tenant, whatever the other conditions of the watch: once before `synced`, then
+     * when it has changed, at most once each `progress_interval`. Only with `totals`.
      *
      * @generated from field: haul.v1.ServerTotals totals = 3;
      */
@@ -925,9 +925,9 @@ export type WatchJobsResponse = Message<"haul.v1.WatchJobsResponse"> & {
     case: "totals";
   } | {
     /**
-     * The id of a job that was sent before and is gone, by DeleteJob or at the end of its retention. The watch remembers the
-     * newest 100,000 of the jobs that it sent, or fewer where many watches keep many. The
-     * deletion of a job that has left the `states` of the watch is not reported.
+     * The id of a job that was sent before and is gone, by DeleteJob or at the end of its retention. The watch
+     * remembers the newest 100,000 of the jobs that it sent, or fewer where many watches keep many. The deletion of a
+     * job that has left the `states` of the watch is not reported.
      *
      * @generated from field: string deleted_job_id = 4;
      */
@@ -965,8 +965,8 @@ export const SyncedSchema: GenMessage<Synced> = /*@__PURE__*/
   messageDesc(file_haul_v1_job_service, 21);
 
 /**
- * What the server has to do for the tenant of the call, or for all of them.
- * A caller that sees only its own jobs is told of these alone.
+ * What the server has to do for the tenant of the call, or for all tenants. For a caller that sees only its own jobs
+ * these alone are counted.
  *
  * @generated from message haul.v1.ServerTotals
  */
@@ -1099,8 +1099,8 @@ export type ListJobEventsResponse = Message<"haul.v1.ListJobEventsResponse"> & {
   events: JobEvent[];
 
   /**
-   * The token of the next page. Empty on the last page. A page looks at 100,000 events at most, so it may be short or empty
-   * and still have one.
+   * The token of the next page. Empty on the last page. A page looks at 100,000 events at most, so it may be short or
+   * empty and still have one.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -1425,8 +1425,8 @@ export type CancelTasksRequest = Message<"haul.v1.CancelTasksRequest"> & {
   jobId: string;
 
   /**
-   * The tasks to end; one that has ended, or does not exist, is passed over. Empty: every task that has not ended. At most
-   * 10,000; not beside `filter`.
+   * The tasks to end; one that has ended, or does not exist, is passed over. Empty: every task that has not ended. At
+   * most 10,000; not beside `filter`.
    *
    * @generated from field: repeated uint32 task_indexes = 2;
    */
@@ -1553,7 +1553,7 @@ export const RetryNowResponseSchema: GenMessage<RetryNowResponse> = /*@__PURE__*
  */
 export type JobFilter = Message<"haul.v1.JobFilter"> & {
   /**
-   * Their ids. At most 10,000; those that do not exist are passed over.
+   * The ids of the jobs. At most 10,000; those that do not exist are passed over.
    *
    * @generated from field: repeated string job_ids = 1;
    */
@@ -1567,7 +1567,7 @@ export type JobFilter = Message<"haul.v1.JobFilter"> & {
   states: JobState[];
 
   /**
-   * Labels that they have, all of them.
+   * Labels that the jobs have, all of them.
    *
    * @generated from field: map<string, string> labels = 3;
    */
@@ -1581,28 +1581,28 @@ export type JobFilter = Message<"haul.v1.JobFilter"> & {
   search: string;
 
   /**
-   * They were created after this time.
+   * The jobs were created after this time.
    *
    * @generated from field: google.protobuf.Timestamp create_time_after = 5;
    */
   createTimeAfter?: Timestamp | undefined;
 
   /**
-   * They were created before this time.
+   * The jobs were created before this time.
    *
    * @generated from field: google.protobuf.Timestamp create_time_before = 6;
    */
   createTimeBefore?: Timestamp | undefined;
 
   /**
-   * They ended after this time.
+   * The jobs ended after this time.
    *
    * @generated from field: google.protobuf.Timestamp end_time_after = 7;
    */
   endTimeAfter?: Timestamp | undefined;
 
   /**
-   * They ended before this time.
+   * The jobs ended before this time.
    *
    * @generated from field: google.protobuf.Timestamp end_time_before = 8;
    */
@@ -1637,8 +1637,8 @@ export type ControlJobsRequest = Message<"haul.v1.ControlJobsRequest"> & {
   action: JobAction;
 
   /**
-   * The reason of JOB_ACTION_CANCEL, for a person, kept in the `failure` of each job. At most 1,024 bytes. Empty with any
-   * other action.
+   * The reason of JOB_ACTION_CANCEL, for a person, kept in the `failure` of each job. At most 1,024 bytes. Empty with
+   * any other action.
    *
    * @generated from field: string reason = 3;
    */
@@ -1980,7 +1980,7 @@ export enum JobAction {
   CANCEL = 3,
 
   /**
-   * Runs the failed and cancelled tasks of jobs again that are FAILED or CANCELLED.
+   * Runs the failed and cancelled tasks of jobs that are FAILED or CANCELLED again.
    *
    * @generated from enum value: JOB_ACTION_RETRY = 4;
    */
@@ -2018,7 +2018,8 @@ export const JobService: GenService<{
    * Idempotent with a `request_id`: the same id with the same job returns the first job again, with another job it is
    * ALREADY_EXISTS (REQUEST_ID_TAKEN). Without one each call makes a job.
    *
-   * A `traceparent` (W3C Trace Context) among the call's metadata is kept with the job: its spans stand below the caller's.
+   * A `traceparent` (W3C Trace Context) among the call's metadata is kept with the job: its spans stand below the
+   * caller's.
    *
    * @generated from rpc haul.v1.JobService.SubmitJob
    */
@@ -2030,8 +2031,8 @@ export const JobService: GenService<{
   /**
    * Feeds an open job with chunks of tasks. Each answer means that its chunk is durable, and answers come in order.
    *
-   * Idempotent: a chunk that is sent again is answered again and stored once, so a client whose stream was cut sends what
-   * was not answered. The first error ends the stream. Errors: ALREADY_EXISTS (CHUNK_ID_TAKEN: the id was used for
+   * Idempotent: a chunk that is sent again is answered again and stored once, so a client whose stream was cut sends
+   * what was not answered. The first error ends the stream. Errors: ALREADY_EXISTS (CHUNK_ID_TAKEN: the id was used for
    * other tasks), FAILED_PRECONDITION (JOB_SEALED, TOO_MANY_TASKS).
    *
    * @generated from rpc haul.v1.JobService.AddTasks
@@ -2139,8 +2140,8 @@ export const JobService: GenService<{
     output: typeof WaitJobResponseSchema;
   },
   /**
-   * Stops the running tasks of a job, waits for them to clean up, and ends it CANCELLED. Idempotent: a job that has ended
-   * stays as it is.
+   * Stops the running tasks of a job, waits for them to clean up, and ends it CANCELLED. Idempotent: a job that has
+   * ended stays as it is.
    *
    * @generated from rpc haul.v1.JobService.CancelJob
    */
@@ -2194,12 +2195,12 @@ export const JobService: GenService<{
     output: typeof RetryNowResponseSchema;
   },
   /**
-   * Does one thing to all jobs that match, and tells how far it is: at once how many there are, then each second, and at
-   * the end.
+   * Acts on all jobs that match, and reports how far it is: at once how many there are, then each second, and at the
+   * end.
    *
-   * The jobs are found when the call begins: those that match and that the action can act on. Each is then acted on as the
-   * method of that name does. A client that leaves ends the call: what is done stays done. Errors: RESOURCE_EXHAUSTED
-   * (TOO_MANY_WATCHERS), UNAVAILABLE when the server shuts down.
+   * The jobs are found when the call begins: those that match and that the action can act on. Each is then acted on as
+   * the method of that name does. A client that leaves ends the call: what is done stays done. Errors:
+   * RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS), UNAVAILABLE when the server shuts down.
    *
    * @generated from rpc haul.v1.JobService.ControlJobs
    */

@@ -74,8 +74,8 @@ export const TaskSpecSchema: GenMessage<TaskSpec> = /*@__PURE__*/
  */
 export type FetchSpec = Message<"haul.v1.FetchSpec"> & {
   /**
-   * The absolute URL, http or https. At most 8 KiB. Its user part, and query values whose name says that they are secret,
-   * read REDACTED in answers.
+   * The absolute URL, http or https. At most 8 KiB. Its user part, and query values whose name says that they are
+   * secret, read REDACTED in answers.
    *
    * @generated from field: string url = 1;
    */
@@ -390,8 +390,8 @@ export const NextUrlSchema: GenMessage<NextUrl> = /*@__PURE__*/
  */
 export type DownloadSpec = Message<"haul.v1.DownloadSpec"> & {
   /**
-   * The absolute URL, http or https. At most 8 KiB. Its user part, and query values whose name says that they are secret,
-   * read REDACTED in answers.
+   * The absolute URL, http or https. At most 8 KiB. Its user part, and query values whose name says that they are
+   * secret, read REDACTED in answers.
    *
    * @generated from field: string url = 1;
    */
@@ -916,8 +916,8 @@ export type FetchResult = Message<"haul.v1.FetchResult"> & {
   items: bigint;
 
   /**
-   * Whether `include_body` is set and `body` is left out: the body is larger than 2 MiB, or the task is a listing. Read it
-   * with ReadContent or StreamItems.
+   * Whether `include_body` is set and `body` is left out: the body is larger than 2 MiB, or the task is a listing. Read
+   * it with ReadContent or StreamItems.
    *
    * @generated from field: bool body_omitted = 9;
    */
@@ -1050,8 +1050,9 @@ export enum OnConflict {
   OVERWRITE = 3,
 
   /**
-   * A file that is verifiably the same is kept and nothing is transferred. Another is replaced only where a download from
-   * the same URL made it and nobody has changed it since; beside any other the new file is named `name (1).ext` and so on.
+   * A file that is verifiably the same is kept and nothing is transferred. Another is replaced only where a download
+   * from the same URL made it and nobody has changed it since; beside any other the new file is named `name (1).ext`
+   * and so on.
    *
    * @generated from enum value: ON_CONFLICT_SKIP = 4;
    */
@@ -1133,7 +1134,7 @@ export enum TaskState {
   BACKING_OFF = 3,
 
   /**
-   * Ended well.
+   * Ended with a result.
    *
    * @generated from enum value: TASK_STATE_SUCCEEDED = 4;
    */
@@ -1147,7 +1148,7 @@ export enum TaskState {
   FAILED = 5,
 
   /**
-   * Stopped: by CancelJob, by its group, or by the job's timeout.
+   * Stopped: by CancelJob, CancelTasks, its group, or the job's timeout.
    *
    * @generated from enum value: TASK_STATE_CANCELLED = 6;
    */
@@ -1483,14 +1484,14 @@ export enum FailureReason {
   TOO_LARGE = 18,
 
   /**
-   * The object does not have the size `expected_bytes`. Not tried again once each mirror was asked.
+   * The object does not have the size `expected_bytes`. Not tried again once each mirror has been asked.
    *
    * @generated from enum value: FAILURE_REASON_SIZE_MISMATCH = 19;
    */
   SIZE_MISMATCH = 19,
 
   /**
-   * A digest of the file is not the one that was asked for. Not tried again once each mirror was asked.
+   * A digest of the file is not the one that was asked for. Not tried again once each mirror has been asked.
    *
    * @generated from enum value: FAILURE_REASON_CHECKSUM_MISMATCH = 20;
    */
@@ -1553,8 +1554,8 @@ export enum FailureReason {
   INTERNAL = 28,
 
   /**
-   * The credential that the task names is gone, has expired, is not for whoever made the job, or is not bound to the task's
-   * URL. Not tried again.
+   * The credential that the task names is gone, has expired, is not for whoever made the job, or is not bound to the
+   * task's URL. Not tried again.
    *
    * @generated from enum value: FAILURE_REASON_CREDENTIAL = 29;
    */
