@@ -175,11 +175,14 @@ async fn parts_that_are_removed_at_the_end_of_their_job_count_no_more() {
 async fn a_whole_part_is_finished_although_its_tenant_stores_all_it_may() {
     let (mut server, origin) = (Server::start().await, Origin::start());
     make(&server, &["a"]).await;
-    let (place, whole) =
-        (server.downloads().join("file"), Reply::ok(vec![b'a'; BYTES as usize]).header("ETag", "\"a\""));
+    let (place, whole) = (
+        server.downloads().join(".haul-tenants/a/file"),
+        Reply::ok(vec![b'a'; BYTES as usize]).header("ETag", "\"a\""),
+    );
     let taken = place.clone();
     origin.handle("/a", move |request| {
         if request.nth == 0 {
+            std::fs::create_dir_all(taken.parent().unwrap()).unwrap();
             std::fs::write(&taken, "of somebody else").unwrap();
         }
         whole.clone()
