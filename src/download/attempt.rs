@@ -1,8 +1,7 @@
 //! An attempt as a whole: the sources in turn, and the steps for each.
 
-use crate::download::carry::PIECE_BYTES_MIN;
 use crate::download::existing::{drop_part, settled};
-use crate::download::held::Held;
+use crate::download::held::{Held, OpenEnd};
 use crate::download::order::Order;
 use crate::download::probe::{Log, Probe, Start, probe};
 use crate::download::resume::first_ask;
@@ -165,11 +164,14 @@ impl Attempt<'_> {
             let planned = plan::plan(order, probed, held).await?;
             let resumed_bytes = planned.bound.with_held(RangeSet::bytes);
             let helpers = if self.may_mix { &self.left[..] } else { &[] };
-            let received = order.ctx.meter.received_bytes();
             let end = transfer::transfer(order, planned, helpers, held, &self.log.session).await;
-            let brought = order.ctx.meter.received_bytes() - received;
-            let goes_on = std::mem::take(&mut held.is_open_ended) && held.stored().is_some();
-            if end.is_err() && goes_on && (before.is_none() || brought >= PIECE_BYTES_MIN) {
+            // The last piece of a file may be small, and one that began an attempt tells nothing of those to come.
+            let goes_on = match std::mem::take(&mut held.open_end) {
+                OpenEnd::No => false,
+                OpenEnd::Little => before.is_none(),
+                OpenEnd::Enough => true,
+            };
+            if end.is_err() && goes_on && held.stored().is_some() {
                 before.get_or_insert_with(|| (self.log.report.clone(), resumed_bytes));
                 continue;
             }

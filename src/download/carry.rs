@@ -18,7 +18,7 @@ use crate::model::storage::Full;
 pub(super) const ROOM_STEP: u64 = 512 << 10;
 
 /// An answer that holds fewer of the bytes that it was asked for is a trickle.
-pub(super) const PIECE_BYTES_MIN: u64 = 4 << 10;
+const PIECE_BYTES_MIN: u64 = 4 << 10;
 
 impl Flow<'_> {
     /// Carries an answer into the file, and counts itself among the connections meanwhile.
@@ -36,6 +36,7 @@ impl Flow<'_> {
             is_unfinished
         };
         let trickle = (end.is_ok() && is_unfinished).then(|| self.trickle(&stream, before)).flatten();
+        self.lock().is_trickle = trickle.is_some();
         if stream.at > before && trickle.is_none() {
             *strikes = 0;
         }

@@ -61,6 +61,8 @@ pub(super) struct State {
     pub(super) live: u32,
     /// Sources that turned out to have no usable ranges of the version that is downloaded.
     unfit: Vec<bool>,
+    /// The last answer that ended brought little of what it was asked for.
+    pub(super) is_trickle: bool,
 }
 
 /// An answer, with the claim that it is for.
@@ -92,7 +94,7 @@ impl<'a> Flow<'a> {
             started: Instant::now(),
             received_before: order.ctx.meter.received_bytes(),
             over: CancellationToken::new(),
-            state: Mutex::new(State { board, reservation, room_for, live: 0, unfit }),
+            state: Mutex::new(State { board, reservation, room_for, live: 0, unfit, is_trickle: false }),
             freed: Notify::new(),
             due: Notify::new(),
         }

@@ -11,6 +11,16 @@ use crate::model::failure::Failure;
 /// How long the end of an attempt waits for the store to know of its beginning.
 const STORED_WAIT: Duration = Duration::from_secs(1);
 
+/// Whether all came that the last answer said that it holds, and nobody has said whether there is more.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum OpenEnd {
+    #[default]
+    No,
+    /// And that was little, for the time that it took.
+    Little,
+    Enough,
+}
+
 /// What is held between two sources, and what became of what was.
 #[derive(Default)]
 pub(super) struct Held {
@@ -19,8 +29,7 @@ pub(super) struct Held {
     pub(super) dropped: Option<Why>,
     /// The last bytes were dropped because they were wrong.
     pub(super) were_wrong: bool,
-    /// All came that the last answer said that it holds, and nobody has said whether there is more.
-    pub(super) is_open_ended: bool,
+    pub(super) open_end: OpenEnd,
     /// The bytes that were held last did not all come from one source and in this attempt.
     pub(super) was_pieced: bool,
 }
@@ -49,6 +58,13 @@ impl Held {
     /// What the part claims; `None` when there is none, or it holds nothing.
     pub(super) fn stored(&self) -> Option<&Stored> {
         self.part.as_ref()?.stored()
+    }
+
+    /// Takes note of what the last answer does to the number of refusals in a row.
+    pub(super) async fn set_refusals(&mut self, refusals: u32) {
+        if let Some(part) = &mut self.part {
+            part.set_refusals(refusals).await;
+        }
     }
 
     /// Removes what is held, and remembers why.

@@ -5,7 +5,7 @@ use crate::download::ask::{Stream, send};
 use crate::download::existing::{Known, kept, known_file, settled};
 use crate::download::held::Held;
 use crate::download::order::Order;
-use crate::download::resume::{Ask, Verdict, first_ask, judge};
+use crate::download::resume::{Ask, Verdict, first_ask, judge, refusals_after};
 use crate::files::binding::{Admitted, Binding, Why};
 use crate::files::version::Version;
 use crate::model::outcome::{AttemptReport, DownloadResult, ResumeKind};
@@ -143,7 +143,10 @@ pub(super) async fn probe(order: &Order<'_>, source: usize, held: &mut Held, log
                 stream.leave().await;
                 return Err(failure.into());
             }
-            Verdict::Status => return Err(stream.into_failure(order.ctx).await.into()),
+            Verdict::Status => {
+                held.set_refusals(refusals_after(held.stored(), &ask, &stream.answer)).await;
+                return Err(stream.into_failure(order.ctx).await.into());
+            }
             Verdict::Complete(admitted) => {
                 stream.leave().await;
                 return Ok(Probe::Answered(complete(order, source, admitted, log)));
@@ -178,10 +181,11 @@ async fn unless_unchanged(
 /// Notes that what is held is gone on with.
 fn note_join(log: &mut Log, admitted: &Admitted, stream: &Stream, ask: &Ask) {
     let at = first_missing(admitted);
-    let (kind, again) = if stream.at < at && ask.range.is_some() {
-        (ResumeKind::ReceivedAgain, ": the origin ignores ranges, so what is before came again")
+    let (kind, again) = if stream.at < at {
+        let why = if ask.range.is_some() { "ignores ranges" } else { "sends no usable range" };
+        (ResumeKind::ReceivedAgain, format!(": the origin {why}, so what is before came again"))
     } else {
-        (ResumeKind::Continued, "")
+        (ResumeKind::Continued, String::new())
     };
     log.note_course(at, kind, format!("continued at {at}{again}"));
 }

@@ -10,6 +10,10 @@ use crate::files::binding::{Admitted, Binding, Stored, Why};
 use crate::model::failure::{Failure, FailureReason};
 use crate::net::range::ContentRange;
 
+/// So many attempts in a row have to be refused a range with an error of the server before the whole is asked for: mostly the
+/// server is in trouble, and ranges are no matter.
+const REFUSALS_MIN: u32 = 2;
+
 /// What to ask an origin for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ask {
@@ -138,7 +142,21 @@ pub(super) fn judge(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_diges
         // What some origins, and what guards them, answer to a range, or to its condition, where they would send the whole. None
         // of it is tried again, so that a part would keep its file from ever coming.
         204 | 304 | 400 | 403 | 405 | 406 | 412 | 501 if ask.range.is_some() => ask_whole(Some(Why::Unsatisfiable)),
+        // One that has trouble with ranges alone would keep the file from coming for ever. The whole is asked for at once: what
+        // it answers moments later to that is not due to trouble that has passed.
+        500..=599 if !answer.has_retry_after && refusals_after(held, ask, answer) >= REFUSALS_MIN => ask_whole(None),
         _ => Verdict::Status,
+    }
+}
+
+/// How many attempts in a row were refused a range of what is held, after this answer. One that names a wait says that it is not
+/// about the range, and one that refuses the whole as well starts the count anew.
+pub(super) fn refusals_after(held: Option<&Stored>, ask: &Ask, answer: &Answer) -> u32 {
+    let before = held.map_or(0, |held| held.refusals);
+    match answer.status {
+        500..=599 if ask.range.is_none() => 0,
+        500..=599 if !answer.has_retry_after => before.saturating_add(1),
+        _ => before,
     }
 }
 

@@ -23,7 +23,7 @@ fn binding(version: Version) -> Binding {
 
 /// The first 40 bytes are held.
 fn held(version: Version) -> Stored {
-    Stored { binding: binding(version), ranges: RangeSet::from_start(40) }
+    Stored { binding: binding(version), ranges: RangeSet::from_start(40), refusals: 0 }
 }
 
 fn whole_of(version: Version) -> Answer {
@@ -453,6 +453,35 @@ fn ranges_that_are_none() {
             "40-? whole = judge the status",
         ),
     ]);
+}
+
+/// A server that has trouble with ranges alone must not keep the file from coming, and one in other trouble is asked for the rest
+/// once that is over.
+#[test]
+fn a_range_that_is_refused_again_and_again() {
+    let held = |refusals| Stored { refusals, ..held(strong()) };
+    let error = |status| Answer { status, ..whole_of(none()) };
+    let waits = |status| Answer { has_retry_after: true, ..error(status) };
+    for (refusals, answers, expected) in [
+        (0, vec![error(500)], "40-? = judge the status"),
+        (1, vec![error(500), whole_of(strong())], "40-? whole = join"),
+        (1, vec![error(503), error(503)], "40-? whole = judge the status"),
+        (1, vec![error(502), page(whole_of(none()))], "40-? whole = refuse as BadContent"),
+        (9, vec![waits(503)], "40-? = judge the status"),
+        (9, vec![part_of(strong(), 40, 99)], "40-? = join"),
+        (9, vec![error(404)], "40-? = judge the status"),
+        (
+            u32::MAX,
+            vec![error(599), whole_of(version("\"b\"", OTHER, LATER, Some(100)))],
+            "40-? whole = begin: content changed",
+        ),
+    ] {
+        assert_eq!(play(&held(refusals), &answers, false), expected, "{refusals} before");
+    }
+    let range = Ask { range: Some(40..u64::MAX), ..Ask::default() };
+    let after = |ask: &Ask, answer: Answer| refusals_after(Some(&held(3)), ask, &answer);
+    assert_eq!([after(&range, error(500)), after(&range, waits(503)), after(&range, error(429))], [4, 3, 3]);
+    assert_eq!((after(&Ask::default(), error(500)), refusals_after(None, &Ask::default(), &error(500))), (0, 0));
 }
 
 fn page(answer: Answer) -> Answer {

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use crate::download::flow::{Flow, Opened, Setup};
-use crate::download::held::Held;
+use crate::download::held::{Held, OpenEnd};
 use crate::download::order::Order;
 use crate::download::plan::Planned;
 use crate::download::{Halt, is_local};
@@ -65,6 +65,7 @@ pub(super) async fn transfer(
     });
     let end = drive(&flow, first, has_digest).await;
     let (is_complete, is_sized) = (flow.is_complete(), flow.lock().board.total().is_some());
+    let is_trickle = flow.lock().is_trickle;
     drop(flow);
     order.ctx.meter.set_connections(0);
     held.was_pieced = resumed_bytes > 0 || bound.is_pieced();
@@ -83,7 +84,11 @@ pub(super) async fn transfer(
             Ok(Transferred { bound, name, total, resumed_bytes })
         }
         end => {
-            held.is_open_ended = end.is_ok() && !is_sized;
+            held.open_end = match end {
+                Ok(()) if !is_sized && is_trickle => OpenEnd::Little,
+                Ok(()) if !is_sized => OpenEnd::Enough,
+                _ => OpenEnd::No,
+            };
             let halt = end.err().unwrap_or_else(|| nobody().into());
             if bound.is_contradicted() {
                 held.drop_wrong(bound, Why::ContentChanged).await?;

@@ -48,6 +48,9 @@ pub struct Stored {
     pub binding: Binding,
     /// The bytes that are on the device.
     pub ranges: RangeSet,
+    /// How many attempts in a row asked for a range of it and had an error of the server for an answer.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub refusals: u32,
 }
 
 /// The proof that bytes of an answer may join those that are held. Only [`Stored`] makes it.
@@ -237,7 +240,7 @@ mod tests {
     }
 
     fn held(binding: Binding) -> Stored {
-        Stored { binding, ranges: RangeSet::from_start(4) }
+        Stored { binding, ranges: RangeSet::from_start(4), refusals: 0 }
     }
 
     #[test]

@@ -162,7 +162,7 @@ impl Bound {
     /// What a further answer is compared with.
     pub fn stored(&self) -> Stored {
         let gate = self.lock();
-        Stored { binding: self.claimed(&gate), ranges: gate.have.clone() }
+        Stored { binding: self.claimed(&gate), ranges: gate.have.clone(), refusals: 0 }
     }
 
     /// The directory that it lies in.
@@ -311,7 +311,7 @@ impl Bound {
         let stored = {
             let mut gate = self.lock();
             gate.unsaved = 0;
-            Stored { binding: self.claimed(&gate), ranges: gate.have.clone() }
+            Stored { binding: self.claimed(&gate), ranges: gate.have.clone(), refusals: 0 }
         };
         let place = Arc::clone(&self.place);
         let epoch = place.announce_save();
@@ -356,7 +356,7 @@ impl Bound {
         let gate = gate.into_inner().unwrap_or_else(PoisonError::into_inner);
         let ranges = if gate.is_doubtful { gate.saved } else { gate.have };
         let is_empty = ranges.is_empty();
-        let part = Part::kept(place, Stored { binding, ranges });
+        let part = Part::kept(place, Stored { binding, ranges, refusals: 0 });
         if is_empty {
             // The reason why the attempt ends is the one to report, and not that an empty file stays.
             let _ = part.discard().await;

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -206,6 +206,10 @@ impl Place {
             if self.is_named() { self.home().remove(&part_name(&self.key)) } else { Ok(()) }
         };
         remove().map_err(|error| self.fail("remove", &error))?;
+        // Work that nobody waits for may have the file open for a moment more, and would keep what it takes.
+        if self.disk.metadata().is_ok_and(|metadata| metadata.nlink() == 0 && metadata.blocks() > 0) {
+            let _ = self.disk.truncate(0);
+        }
         self.root.prune_around(self.folder.path(), Some(&self.folder.path_of(&self.key)));
         Ok(())
     }

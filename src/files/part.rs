@@ -206,6 +206,20 @@ impl Part {
         self.stored.as_ref().filter(|stored| !stored.ranges.is_empty())
     }
 
+    /// Sets how many attempts in a row were refused a range of what is held, also for later ones. Where it cannot be written,
+    /// that is forgotten and all else stands.
+    pub async fn set_refusals(&mut self, refusals: u32) {
+        let Some(stored) = self.stored.as_mut().filter(|stored| stored.refusals != refusals) else { return };
+        stored.refusals = refusals;
+        let (stored, place) = (stored.clone(), Arc::clone(&self.place));
+        let epoch = place.announce_save();
+        let _ = blocking(move || {
+            let _ = place.save(&stored, epoch);
+            Ok(())
+        })
+        .await;
+    }
+
     /// Removes the part, its checkpoint, and the directories made by haul that this leaves empty.
     pub async fn discard(self) -> Result<(), Failure> {
         let place = self.place;

@@ -338,7 +338,8 @@ impl Root {
             let Some(folder) = root.find_folder(directory)? else { return Ok(false) };
             let aside = format!("{}gone-{}", names::OWN_PREFIX, created.inode);
             let is_it = |name: &str| {
-                let Some(file) = folder.open(name)? else { return Ok(false) };
+                // One that may not be read is of somebody else.
+                let Some(file) = folder.open_own(name)? else { return Ok(false) };
                 let metadata = file.metadata().map_err(|error| failure("look at", &folder.path_of(name), &error))?;
                 Ok(metadata.len() == size && source::identity(&metadata) == created)
             };

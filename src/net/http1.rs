@@ -23,7 +23,7 @@ use crate::net::message::Form;
 use crate::net::target::Target;
 use crate::net::tasks::Tasks;
 use crate::net::uptake::Uptake;
-use crate::net::wire::{Mover, Wire};
+use crate::net::wire::{Looker, Mover, Wire};
 use crate::net::{Permit, Request, classify, keep_alive, message};
 
 /// Read buffers grow up to this: below 256 KiB large bodies cost much more CPU, above 1 MiB they fall out of the
@@ -44,6 +44,7 @@ pub(super) struct Http1 {
     received_before: u64,
     framing: Arc<Watch>,
     mover: Mover,
+    looker: Looker,
     /// The runtime that its socket is registered with.
     home: Id,
     form: Form,
@@ -67,7 +68,8 @@ impl Http1 {
         tasks: &Arc<Tasks>,
         host: &str,
     ) -> Result<Http1, Failure> {
-        let (received, sent, framing, mover) = (wire.received(), wire.sent(), wire.framing(), wire.mover());
+        let (received, sent, framing) = (wire.received(), wire.sent(), wire.framing());
+        let (mover, looker) = (wire.mover(), wire.looker());
         let shaken = http1::Builder::new()
             .max_buf_size(BUFFER_BYTES_MAX)
             .allow_obsolete_multiline_headers_in_responses(true)
@@ -84,6 +86,7 @@ impl Http1 {
             received_before: 0,
             framing,
             mover,
+            looker,
             home: Handle::current().id(),
             form,
             remote,
@@ -106,6 +109,16 @@ impl Http1 {
     /// peer has closed is noticed.
     pub(super) fn is_ready(&mut self) -> bool {
         self.drive(&mut Context::from_waker(Waker::noop()));
+        self.driver.is_some() && self.sender.is_ready()
+    }
+
+    /// Returns whether it can take a request at this moment: as [`Http1::is_ready`], and nothing has come that its runtime does
+    /// not know of yet. What came without a request would be taken for the answer to the next one.
+    ///
+    /// What comes once that was written cannot be told from its answer.
+    pub(super) fn is_silent(&mut self) -> bool {
+        let looker = self.looker.clone();
+        looker.look_while(|| self.drive(&mut Context::from_waker(Waker::noop())));
         self.driver.is_some() && self.sender.is_ready()
     }
 

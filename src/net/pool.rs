@@ -138,7 +138,7 @@ impl Endpoint {
         }
         let here = Handle::current().id();
         while let Some(mut http1) = self.take_http1(here, idle_max) {
-            if http1.is_ready() {
+            if http1.is_silent() {
                 http1.settle_here();
                 return Some(Connection::Http1(http1));
             }

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _};
+use std::mem::MaybeUninit;
 use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -37,6 +39,7 @@ pub(super) struct Wire {
     ready: VecDeque<u8>,
     round_trip: Duration,
     move_asked: Arc<AtomicBool>,
+    look_asked: Arc<AtomicBool>,
     _open: Option<Open>,
 }
 
@@ -61,6 +64,23 @@ impl Mover {
     }
 }
 
+/// Has a wire on which nothing is due look for what its runtime does not know of yet.
+#[derive(Clone)]
+pub(super) struct Looker(Arc<AtomicBool>);
+
+impl Looker {
+    /// While `read` reads from the wire, a read that finds nothing asks the system, and fails if there is anything: what came
+    /// is known to a runtime only once it has looked at all its sockets.
+    ///
+    /// Over TLS, what is there may be a message of TLS that nobody need fear. It is no answer, but nobody can tell before it
+    /// was read.
+    pub(super) fn look_while(&self, read: impl FnOnce()) {
+        self.0.store(true, Ordering::Relaxed);
+        read();
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 enum Kind {
     Plain(Link),
     Tls(Box<TlsStream<Link>>),
@@ -77,8 +97,8 @@ impl Wire {
     }
 
     fn new(kind: Kind, round_trip: Duration) -> Wire {
-        let (received, sent, framing, held, ready, move_asked) = Default::default();
-        Wire { kind, received, sent, framing, held, ready, round_trip, move_asked, _open: None }
+        let (received, sent, framing, held, ready, move_asked, look_asked) = Default::default();
+        Wire { kind, received, sent, framing, held, ready, round_trip, move_asked, look_asked, _open: None }
     }
 
     /// The same, which is counted in `open` until its end.
@@ -92,17 +112,33 @@ impl Wire {
         Mover(Arc::clone(&self.move_asked))
     }
 
+    /// What makes it look for bytes that have just come.
+    pub(super) fn looker(&self) -> Looker {
+        Looker(Arc::clone(&self.look_asked))
+    }
+
+    /// The bare socket below it.
+    fn socket(&mut self) -> &mut TcpStream {
+        let link = match &mut self.kind {
+            Kind::Plain(link) => link,
+            Kind::Tls(stream) => stream.get_mut().0,
+        };
+        match link {
+            Link::Tcp(stream) => stream,
+            Link::Tls(stream) => stream.get_mut().0,
+        }
+    }
+
+    /// Whether the system has bytes that were not read, or the end of them. One that does not wait.
+    fn has_unread(&mut self) -> bool {
+        let peeked = SockRef::from(&*self.socket()).peek(&mut [MaybeUninit::uninit()]);
+        !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Moves to the runtime of the caller, if that was asked for.
     fn moved(&mut self) -> io::Result<&mut Kind> {
         if self.move_asked.swap(false, Ordering::Relaxed) {
-            let link = match &mut self.kind {
-                Kind::Plain(link) => link,
-                Kind::Tls(stream) => stream.get_mut().0,
-            };
-            let socket = match link {
-                Link::Tcp(stream) => stream,
-                Link::Tls(stream) => stream.get_mut().0,
-            };
+            let socket = self.socket();
             let copy = std::net::TcpStream::from(socket.as_fd().try_clone_to_owned()?);
             *socket = TcpStream::from_std(copy)?;
         }
@@ -169,6 +205,9 @@ impl AsyncRead for Wire {
             };
             if !matches!(poll, Poll::Ready(Ok(()))) {
                 buf.set_filled(before);
+                if poll.is_pending() && self.look_asked.load(Ordering::Relaxed) && self.has_unread() {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "nobody has asked for this")));
+                }
                 return poll;
             }
             let came = buf.filled().len() - before - held;

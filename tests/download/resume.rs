@@ -308,6 +308,39 @@ async fn a_range_that_is_refused_does_not_cost_the_file() {
     assert_eq!(rig.done(&spec).await.1.resume, "continued at 100000", "what was held is still held");
 }
 
+/// What an origin in trouble answers, and one that has trouble with ranges alone, for ever.
+#[tokio::test]
+async fn an_error_for_each_range_does_not_keep_the_file_from_coming() {
+    let object = Object::new(1, SIZE);
+    let (rig, spec) = held(&object).await;
+    let served = object.clone();
+    rig.origin.handle("/f", move |request| {
+        if request.header("range").is_some() { Reply::status(500) } else { served.respond(request) }
+    });
+    assert_eq!(rig.failed(&spec).await.0.http_status, 500);
+    // Nothing but the part itself knows of the first time.
+    let again = Rig::new();
+    std::fs::create_dir_all(again.path("job")).unwrap();
+    for name in [".haul-0-1.part", ".haul-0-1.meta"] {
+        std::fs::copy(rig.path("job").join(name), again.path("job").join(name)).unwrap();
+    }
+    let (result, report) = again.done(&spec).await;
+    assert_eq!(report.resume, "continued at 100000: the origin sends no usable range, so what is before came again");
+    assert_eq!((report.resume_kind, result.resumed_bytes), (ResumeKind::ReceivedAgain, CUT));
+    assert_eq!(again.read("job/f"), object.bytes());
+    assert_eq!(rig.ranges("/f"), ["-", "bytes=100000-", "bytes=100000-", "-"]);
+    // Of one that was in other trouble the rest is asked for, and what is held stays.
+    let (rig, spec) = held(&object).await;
+    rig.origin.reply("/f", Reply::status(503));
+    for _ in 0..5 {
+        assert_eq!(rig.failed(&spec).await.0.http_status, 503);
+    }
+    rig.origin.object("/f", object.clone());
+    assert_eq!(rig.done(&spec).await.1.resume, "continued at 100000");
+    let whole = rig.ranges("/f")[1..].iter().filter(|range| *range == "-").count();
+    assert_eq!(whole, 2, "every other time");
+}
+
 #[tokio::test]
 async fn a_success_that_nobody_knows_is_one() {
     let rig = Rig::new();
@@ -344,6 +377,32 @@ async fn a_range_of_a_file_of_unknown_size_is_gone_on_with_at_once() {
     assert_eq!(rig.read("job/f"), object.bytes());
     assert_eq!((report.resumed_from, result.resumed_bytes), (CUT, CUT));
     assert_eq!(report.resume, "continued at 100000");
+}
+
+/// An origin that gives a little now and then does not hold an attempt for ever.
+#[tokio::test]
+async fn a_file_of_unknown_size_that_trickles_is_given_up() {
+    let object = Object::new(1, SIZE);
+    let (mut rig, spec) = held(&object).await;
+    std::fs::remove_file(rig.path("job/.haul-0-1.meta")).unwrap();
+    let chunked = object.clone();
+    rig.origin.handle("/f", move |request| chunked.respond(request).chunked(1000).cut_at(CUT, Cut::Fin));
+    assert_eq!(rig.failed(&spec).await.0.reason, FailureReason::Truncated);
+    let (served, piece) = (object.clone(), 20_000);
+    rig.origin.handle("/f", move |request| {
+        let from =
+            request.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+        let from: u64 = from.unwrap_or_default();
+        let reply = Reply::status(206).body(served.slice(from..from + piece)).header("ETag", "\"1-493e0\"");
+        reply.header("Content-Range", &format!("bytes {from}-{}/*", from + piece - 1))
+    });
+    // More than any loopback has.
+    let mut profile = haul::net::Profile::clone(&rig.profile);
+    profile.timeouts.low_speed_bytes_per_second = 1 << 50;
+    rig.profile = profile.into();
+    let (failure, report) = rig.failed(&spec).await;
+    assert!(failure.retryable, "{failure}");
+    assert_eq!((report.resumed_from, report.held_bytes), (CUT, CUT + 2 * piece));
 }
 
 /// The range says where it ends, and its body ends before that: nobody has said that the file does.

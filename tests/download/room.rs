@@ -97,6 +97,40 @@ async fn a_body_without_end_stops_at_the_reserve_and_leaves_nothing() {
     assert!(!rig.root.has_room(&folder, needed_bytes), "it is not tried again at once");
 }
 
+/// Work that was begun and is not waited for has the file open, for as long as a busy machine takes.
+#[tokio::test]
+async fn what_is_removed_takes_no_room_while_it_is_open() {
+    let place = tempfile::tempdir().unwrap();
+    let mount = place.path().to_owned();
+    let Some(_disk) = SmallDisk::mount(&mount, "8m") else { return };
+    let mut rig = Rig::at(tempfile::tempdir_in(&mount).unwrap());
+    rig.settings.checkpoint_bytes = 1 << 20;
+    let opened = CancellationToken::new();
+    let until = opened.clone();
+    rig.origin.handle("/f", move |request| {
+        let endless = Object::new(1, 1 << 30).no_ranges().respond(request).chunked(60_000);
+        endless.pause_at(2 << 20, Pause::Until(until.clone()))
+    });
+    let part = async {
+        loop {
+            match std::fs::File::open(rig.path("job/.haul-0-1.part")) {
+                Ok(part) => break part,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    let part = async {
+        let part = part.await;
+        opened.cancel();
+        part
+    };
+    let spec = rig.spec("/f");
+    let ((failure, _), part) = tokio::join!(rig.failed(&spec), part);
+    assert_eq!((failure.reason, failure.retryable), (FailureReason::DiskFull, false), "{failure}");
+    assert!(rig.root.has_room("", 7 << 20), "what it took is free again");
+    drop(part);
+}
+
 #[tokio::test]
 async fn what_a_part_has_taken_is_not_asked_for_again() {
     let place = tempfile::tempdir().unwrap();

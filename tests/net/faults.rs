@@ -99,7 +99,9 @@ async fn one_odd_line_does_not_cost_the_answer() {
     origin.reply("/old", Reply::raw(old));
     assert_eq!(fetch(&client(), &origin.url("/old"), &profile(|_| {})).await.unwrap().1, b"abc");
     for (count, name) in [(1_000, "X-Many"), (5_000, "X-Many"), (5_000, "Many")] {
-        let many = format!("{name}: yes\r\n").repeat(count);
+        // What is passed over beyond all others must not be read in another way.
+        let odd = "Odd:: y\r\n".repeat(50);
+        let many = format!("{}{odd}: 7\r\n", format!("{name}: yes\r\n").repeat(count));
         let head = format!("HTTP/1.1 200 OK\r\n{many}ETag: \"behind them\"\r\nContent-Length: 3\r\n\r\nabc");
         origin.reply("/many", Reply::raw(head));
         let response = follow(&client(), &origin.url("/many"), &profile(|_| {})).await.unwrap();
@@ -114,9 +116,11 @@ async fn every_line_of_a_long_head_counts() {
     let origin = Origin::start();
     let (many, long) = ("X-Many: yes\r\n".repeat(150), "v".repeat(3_000));
     let cookies = (0..200).map(|nth| format!("Set-Cookie: c{nth}={nth}\r\n")).collect::<Vec<_>>().concat();
+    let odd = "X-Odd:: y\r\n".repeat(50);
+    let again = "Connection: keep-alive\r\nContent-Length: 3\r\n".repeat(60);
     let head = format!(
         "HTTP/1.1 103 Early\r\n{many}\r\nHTTP/1.1 200 OK\r\n{many}X-Folded: a\r\n b\r\n\tc\r\nno header\r\n{cookies}\
-         Content-Length: 3\r\nX-Long: {long}\r\n {long}\r\nETag : \"behind them\"\r\n\r\nabc"
+         {odd}Content-Length: 3\r\n: 7\r\n{again}X-Long: {long}\r\n {long}\r\nETag : \"behind them\"\r\n\r\nabc"
     );
     origin.reply("/head", Reply::raw(head));
     // The connection is used again: of one head nothing is left for the next.
@@ -130,6 +134,8 @@ async fn every_line_of_a_long_head_counts() {
         assert_eq!(all("x-folded")[0].split_ascii_whitespace().collect::<Vec<_>>(), ["a", "b", "c"]);
         assert_eq!(all("x-long")[0].split_ascii_whitespace().collect::<Vec<_>>(), [&long, &long]);
         assert_eq!(all("etag"), ["\"behind them\""]);
+        assert_eq!(all("x-odd"), [": y"; 50]);
+        assert_eq!((all("connection").len(), all("content-length")), (60, vec!["3"; 61]));
         assert_eq!(read(response.body).await.unwrap(), b"abc");
     }
 }
@@ -356,7 +362,10 @@ async fn a_request_that_is_taken_too_slowly_is_given_up() {
     post.method = http::Method::POST;
     post.body = vec![7; 64 << 20].into();
     let client = client();
-    assert_eq!(class(&client.send(post, &impatient).await.unwrap_err()), (FailureReason::LowSpeed, true));
+    let failure = client.send(post, &impatient).await.unwrap_err();
+    // A machine that is busy may take longer than that for the first of it.
+    let is_it = matches!(failure.reason, FailureReason::LowSpeed | FailureReason::TimeoutHeaders);
+    assert!(is_it && failure.retryable, "{failure}");
     drop(client);
     peer.join().unwrap();
 }

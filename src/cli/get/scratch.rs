@@ -77,6 +77,8 @@ fn lock_of_nobody(directory: &Path) -> io::Result<Option<File>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use uuid::{NoContext, Timestamp};
 
     use super::*;
@@ -87,7 +89,9 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
         let make = |name: String, mode: u32, has_lock: bool| {
             let path = above.path().join(name);
-            std::fs::DirBuilder::new().mode(mode).create(&path).unwrap();
+            std::fs::create_dir(&path).unwrap();
+            // Whatever the umask is.
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
             has_lock.then(|| File::create_new(path.join(LOCK)).unwrap())
         };
         let name = |seconds| format!("{PREFIX}{}", Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, 0)));
