@@ -303,7 +303,7 @@ mod tests {
         let (done, is_done) = mpsc::channel();
         let drain = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let (writer, link) = start(Box::new(Held(held)), true, Arc::default()).unwrap();
+            let (writer, link) = start(Box::new(Held(held)), true, Clock::system(), Arc::default()).unwrap();
             drop(link);
             let joined =
                 runtime.block_on(async { tokio::time::timeout(Duration::from_millis(50), writer.join()).await });

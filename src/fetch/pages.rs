@@ -8,7 +8,7 @@ use url::Url;
 
 use crate::fetch::json;
 use crate::fetch::mark::fingerprint;
-use crate::model::failure::{Failure, FailureReason};
+use crate::model::failure::{Failure, FailureReason, is_default};
 use crate::model::outcome::FetchResult;
 use crate::model::secret::redacted;
 use crate::model::spec::{PageStyle, Pagination};
@@ -41,13 +41,8 @@ pub struct PageCursor {
     /// The fingerprint of the latest page.
     last_page: u64,
     /// How many of the latest pages brought the items of earlier ones.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     repeats: u32,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)] // As serde asks.
-fn is_zero(number: &u32) -> bool {
-    *number == 0
 }
 
 /// What comes after a page.

@@ -151,7 +151,7 @@ fn read(file: &File) -> Option<Record> {
 /// Whether the download of `key` has finished this file, as it is remembered before a file gets its name. Where nothing can be
 /// remembered, every file may be one.
 pub(super) fn may_be_finished(file: &File, key: &str) -> bool {
-    match rustix::fs::fgetxattr(file, ATTRIBUTE, &mut [0; 0]) {
+    match rustix::fs::fgetxattr(file, ATTRIBUTE, &mut [0_u8; 0]) {
         Ok(_) => read(file).is_some_and(|record| record.key == key),
         Err(error) => error != Errno::NODATA,
     }
