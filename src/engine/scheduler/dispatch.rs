@@ -52,7 +52,8 @@ impl Scheduler {
     /// ended gives its place to the next one, so without this they would become more for as long as the store is slower than
     /// the origins.
     fn has_few_ends(&self) -> bool {
-        self.outbox.takes_ends() || self.attempts.len() < self.limits.max_concurrent_tasks as usize
+        let out = self.attempts.len() + self.ends.len();
+        self.outbox.takes_ends() || out < self.limits.max_concurrent_tasks as usize
     }
 
     fn pick(&mut self, now: Timestamp) -> Option<(JobId, Queued, HostPermit)> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
+use crate::model::time::Timestamp;
 use crate::store::sqlite::apply::{apply, apply_apart};
 use crate::store::sqlite::errors::{Fault, NO_ROOM};
 use crate::store::sqlite::insert::run;
@@ -318,8 +319,8 @@ impl WriteStore for SqliteWriter {
         })
     }
 
-    fn upkeep(&mut self) -> Answer<'_, Upkeep> {
-        Box::pin(async { if self.return_pages().await { Ok(Upkeep::More) } else { self.seal_piece().await } })
+    fn upkeep(&mut self, now: Timestamp) -> Answer<'_, Upkeep> {
+        Box::pin(async move { if self.return_pages().await { Ok(Upkeep::More) } else { self.tend(now).await } })
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
