@@ -306,7 +306,7 @@ mod tests {
             std::future::ready(Ok(Committed::default())).boxed()
         }
 
-        fn upkeep(&mut self) -> Answer<'_, Upkeep> {
+        fn upkeep(&mut self, _: Timestamp) -> Answer<'_, Upkeep> {
             self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             std::future::ready(Ok(Upkeep::Done)).boxed()
         }
@@ -320,7 +320,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_store_is_tended_after_purges() {
         let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        let (writer, link) = start(Box::new(Tended(asked.clone())), false, Arc::default()).unwrap();
+        let (writer, link) = start(Box::new(Tended(asked.clone())), false, Clock::system(), Arc::default()).unwrap();
         let commit = async |batch: Batch| {
             let (result, answer) = oneshot::channel();
             let _ = link.orders.send(Order { batch, result }).await;

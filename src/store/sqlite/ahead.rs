@@ -77,7 +77,7 @@ mod tests {
     use super::*;
     use crate::model::limits::{HostLimits, Limits};
     use crate::store::sqlite::{Durability, SqliteStore};
-    use crate::store::{Batch, WriteStore as _};
+    use crate::store::{Batch, Store as _, WriteStore as _};
 
     #[test]
     fn a_file_becomes_as_long_as_the_log() {

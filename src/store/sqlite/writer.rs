@@ -403,7 +403,7 @@ mod tests {
         let mut free = Vec::new();
         loop {
             free.push(writer.free_pages().await);
-            if writer.upkeep().await.unwrap() != Upkeep::More {
+            if writer.upkeep(Timestamp(1)).await.unwrap() != Upkeep::More {
                 break;
             }
         }
