@@ -280,6 +280,7 @@ mod tests {
     use futures_util::future::BoxFuture;
 
     use super::*;
+    use crate::model::time::Timestamp;
     use crate::store::Answer;
 
     /// A store that cannot be closed before this says so.
