@@ -175,6 +175,8 @@ test("jobs are filtered, and the address says by what", () =>
     await page.goBack().catch(() => {});
     await open("/jobs?label=team%3Dml");
     await until("three jobs have the label", async () => (await at(page, "job-row").count()) === 3);
+    // A message has labels in any order.
+    assert.deepEqual(await at(page, "job-row", `[data-job-id="${ids.running}"] .label`).allInnerTexts(), ["env=prod", "owner=sofia", "team=ml"]);
     await open("/jobs?order=end_time");
     const ended = await at(page, "job-row").evaluateAll((rows) => rows.map((it) => it.dataset.state));
     assert.ok(ended.every((it) => ["succeeded", "failed", "cancelled"].includes(it)), ended.join());
