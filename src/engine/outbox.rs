@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::command::EngineError;
 use crate::engine::effect::Effect;
+use crate::engine::queue::Head;
 use crate::engine::queue::task::BatchNumber;
 use crate::model::access::AccessRow;
 use crate::model::audit::{AuditEntry, Of};
@@ -174,6 +175,11 @@ impl Outbox {
     /// Whether there is nothing to commit and nothing to do.
     pub(crate) fn is_empty(&self) -> bool {
         self.batch.is_empty() && self.effects.is_empty() && self.dirty.is_empty()
+    }
+
+    /// Adds where a lane begins, if that is to be written, which alone is no reason to commit at once.
+    pub(crate) fn head(&mut self, head: Option<Head>) {
+        self.batch.lane_heads.extend(head);
     }
 
     /// The batch, to add to it.
@@ -447,6 +453,17 @@ mod tests {
         let mut job = Job::new(id(0).job, JobSpec::default(), 1, Timestamp(1));
         outbox.task_ended(&mut job, task());
         assert!(!outbox.is_roomy());
+    }
+
+    /// A page that is read moves a head, and there may be one for each few tasks.
+    #[test]
+    fn heads_of_lanes_do_not_end_the_wait_of_a_batch() {
+        let mut outbox = Outbox::new();
+        outbox.head(None);
+        outbox.head(Some((id(0).job, 0, 7)));
+        assert!(outbox.is_patient() && !outbox.is_empty());
+        outbox.head(Some((id(0).job, 0, 9)));
+        assert_eq!(outbox.seal(|_| None, |_| false, &Arc::default()).batch.lane_heads, [(id(0).job, 0, 9)]);
     }
 
     /// Nobody needs the books between: with each change, a copy for each would be kept.

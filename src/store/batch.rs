@@ -101,6 +101,13 @@ impl TaskRow {
         })
     }
 
+    /// Returns whether the last attempt left a whole file, as far as its size is known. `parts_gone` is that of
+    /// [`TaskRow::held_of`].
+    pub fn holds_all(&self, work: &Work, parts_gone: Option<Timestamp>) -> bool {
+        let total = self.log.last().map_or(0, |last| last.report.total_bytes);
+        total > 0 && self.held_of(work, parts_gone).bytes == total
+    }
+
     /// As [`TaskRow::held`], of a task of a job whose part files were removed at that time, if they were.
     pub fn held_of(&self, work: &Work, parts_gone: Option<Timestamp>) -> Held {
         let is_before = |gone: Timestamp| self.log.last().is_some_and(|last| last.end_time <= gone);

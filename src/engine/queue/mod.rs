@@ -101,7 +101,7 @@ pub(crate) struct Queue {
     /// Lanes to be read, in the order in which their turn came: few, so that what is read is run before it has to make room
     /// for what is read after it.
     wanted: VecDeque<(JobId, LaneNumber)>,
-    /// Lanes of which little is left in memory, to be read when no other is.
+    /// Lanes of which little is left in memory, or that were passed over, to be read when no other is.
     run_low: VecDeque<(JobId, LaneNumber)>,
     reads: usize,
     /// How many lanes there are.
@@ -284,13 +284,14 @@ impl Queue {
     }
 
     /// Chooses the next task. `admit` judges a candidate by its job, its host, of whose room so much is promised to others,
-    /// and, if it is in memory, the task. A lane of which no task is in memory is noted to be read.
+    /// and, if it is in memory, the task. A lane of which no task is in memory is noted to be read, one that is passed over only
+    /// where no other waits for a read.
     pub(crate) fn pick(
         &mut self,
         mut admit: impl FnMut(JobId, &Host, u32, Option<&Queued>) -> Admission,
     ) -> Option<(JobId, Queued)> {
         let held_back = self.held_back_max();
-        let Self { rotation, jobs, wanted, barred, bounds, .. } = self;
+        let Self { rotation, jobs, wanted, run_low, barred, bounds, .. } = self;
         let (job, number) = rotation.pick(|Candidate { job, lane: number, host, kept }| {
             let lane = jobs.get_mut(&job).and_then(|queue| queue.lanes.get_mut(number as usize));
             let Some(lane) = lane else { return Admission::Empty };
@@ -301,6 +302,15 @@ impl Queue {
                 return Admission::Empty;
             }
             let admission = admit(job, host, kept, lane.next());
+            if admission == Admission::Behind {
+                // One that may start may be in the store. It is looked for when nobody else reads anything.
+                let is_idle = lane.reading == Reading::Idle && wanted.is_empty() && run_low.is_empty();
+                if is_idle && lane.next().is_none() && lane.has_more_in_store() {
+                    lane.reading = Reading::Wanted;
+                    run_low.push_back((job, number));
+                }
+                return admission;
+            }
             if admission != Admission::Empty || !lane.has_more_in_store() {
                 return admission;
             }

@@ -5,7 +5,7 @@
 //! removed where there are many.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use crate::engine::queue::tight::push_tight;
 use crate::engine::queue::waiting::Waiting;
@@ -42,6 +42,9 @@ pub(super) struct Parking {
     hosts: HashMap<Host, Parked>,
     /// The last ticket that was given out.
     tickets: u64,
+    /// How many entries changes of priorities have looked at.
+    #[cfg(test)]
+    pub(super) moved_past: usize,
 }
 
 /// A walk over the lanes that were parked at a host when it began.
@@ -245,28 +248,28 @@ impl Parking {
         }
     }
 
-    /// Changes the priority of a parked lane of a tenant, which goes behind the others of that.
+    /// Changes the priority of parked lanes of a tenant, which go behind the others of that in the order in which they stood.
     pub(super) fn set_priority(
         &mut self,
         host: &Host,
         tenant: TenantNo,
         (before, now): (i32, i32),
-        (job, lane, ticket): (JobId, LaneNumber, u64),
+        tickets: &HashSet<u64>,
     ) {
         let Some(parked) = self.hosts.get_mut(host) else { return };
         let lanes = parked.lanes(tenant);
-        let mut moved = 0;
-        if let Some(line) = lanes.get_mut(&Reverse(before)) {
-            moved = line.len();
-            line.retain(|(.., other)| *other != ticket);
-            moved -= line.len();
-            // Of priorities that jobs had once nothing stays.
-            if line.is_empty() {
-                lanes.remove(&Reverse(before));
-            }
+        let line = lanes.remove(&Reverse(before)).unwrap_or_default();
+        #[cfg(test)]
+        {
+            self.moved_past += line.len();
         }
-        lanes.entry(Reverse(now)).or_default().push_back((job, lane, ticket));
-        parked.entries = parked.entries - moved + 1;
+        let (moved, kept): (VecDeque<_>, VecDeque<_>) =
+            line.into_iter().partition(|(.., ticket)| tickets.contains(ticket));
+        // Of priorities that jobs had once nothing stays.
+        if !kept.is_empty() {
+            lanes.insert(Reverse(before), kept);
+        }
+        lanes.entry(Reverse(now)).or_default().extend(moved);
     }
 
     /// Notes that a parked lane is forgotten. `is_there` is that of [`Parking::next`].

@@ -333,7 +333,7 @@ mod tests {
             DuePage { tasks: vec![(entry, stored(index))], next: None }
         };
         queue.due_read(Some(before()));
-        queue.wake_due(Timestamp(9), 1);
+        queue.wake_due(Timestamp(9), 1, 100);
         assert_eq!(queue.jobs[&job].held.get(&index), Some(&Held::Leaving(2)), "it is not woken by it");
         queue.check().unwrap();
         queue.committed(2, &[]);

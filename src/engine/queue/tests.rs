@@ -16,12 +16,14 @@ use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::outcome::{Attempt, AttemptReport, Room};
 use crate::model::spec::{FetchSpec, TaskOptions, TaskSpec, Work};
 use crate::model::task::{Task, TaskEvent};
-use crate::model::tenant::Parties;
+use crate::model::tenant::{Parties, Party, TenantNo};
 use crate::model::time::Timestamp;
 use crate::store::{DuePage, DueTask, LaneNumber, LanePage, StoredTask, TaskRow};
 
 /// Tasks that run at once.
 const PLACES: usize = 8;
+/// The tenant that stores as much as it may.
+const FULL: TenantNo = 16;
 
 fn job(number: u128) -> JobId {
     JobId(Uuid::from_u128(number))
@@ -47,6 +49,9 @@ struct World {
     reads: usize,
     /// The lanes of this job cannot be read.
     unreadable: Option<JobId>,
+    /// Of this job only the task with this index may start.
+    full: Option<(JobId, TaskIndex)>,
+    reads_of_full: usize,
 }
 
 impl World {
@@ -58,12 +63,17 @@ impl World {
             started: Vec::new(),
             reads: 0,
             unreadable: None,
+            full: None,
+            reads_of_full: 0,
         }
     }
 
     /// A job with so many tasks at each of so many hosts of its own.
     fn add(&mut self, id: JobId, priority: i32, hosts: u32, tasks: u32) {
         self.queue.add_job(id, priority, 0, true, None);
+        if self.full.is_some_and(|(job, _)| job == id) {
+            self.queue.set_party(id, Party { tenant: FULL, principal: 0 });
+        }
         for host in 0..hosts {
             self.queue.lane_for(id, &Host::new(&format!("{id}-{host}:80")));
         }
@@ -106,14 +116,20 @@ impl World {
     /// Starts what may start, reads what is wanted, and ends the task that has run longest.
     fn step(&mut self) {
         while self.running.len() < PLACES {
-            let picked =
-                self.queue.pick(|_, host, _, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())));
+            let full = self.full;
+            let picked = self.queue.pick(|job, host, _, next| match (full, next) {
+                (Some((full, whole)), next) if full == job && next.is_none_or(|next| next.index != whole) => {
+                    Admission::Behind
+                }
+                (_, next) => next.map_or(Admission::Empty, |_| Admission::Go(host.clone())),
+            });
             let Some((id, task)) = picked else { break };
             self.start(id, &task);
         }
         let reads: Vec<_> = std::iter::from_fn(|| self.queue.next_read()).collect();
         for read in reads {
             self.reads += 1;
+            self.reads_of_full += usize::from(self.full.is_some_and(|(job, _)| job == read.job));
             let page = (self.unreadable != Some(read.job)).then(|| self.page(read.job, read.lane, read.from));
             self.queue.lane_read(read, page);
         }
@@ -246,9 +262,86 @@ fn waits_of_a_cancelled_job_leave_nothing_behind() {
     world.queue.restore_lane(job(2), Host::new("b:80"), 0, 0);
     back_off(&mut world, job(2), 0, 500);
     assert_eq!(world.queue.next_due(), Some(Timestamp(500)), "it is in memory, and woken");
-    world.queue.wake_due(Timestamp(500), 1);
+    world.queue.wake_due(Timestamp(500), 1, 100);
     assert_eq!(world.queue.jobs[&job(2)].lanes[0].queued(), 1);
     assert!(world.queue.begin_due_read().is_some(), "and the store is read again");
+}
+
+/// A tenant that stores as much as it may looks for what it can still finish, in the store as well, and takes no place of others
+/// for that, however soon it looks again.
+#[test]
+fn who_stores_as_much_as_it_may_takes_no_reads_from_others() {
+    let mut alone = World::new(600_000);
+    alone.add(job(2), 0, 200, 2);
+    let least = alone.steps_until(job(2), 400);
+
+    let mut world = World::new(600_000);
+    world.full = Some((job(1), 37));
+    world.add(job(2), 0, 200, 2);
+    world.add(job(1), 0, 400, 2);
+    let mut steps = 0;
+    while world.started_of(job(2)) < 400 {
+        world.step();
+        steps += 1;
+        if steps % 10 == 0 {
+            world.queue.set_tenant_resting(FULL, false);
+        }
+        assert!(world.reads_of_full <= steps / 10 + 1);
+        assert!(steps <= least + least / 10, "{} of 400 tasks started within {steps} steps", world.started_of(job(2)));
+    }
+    for _ in 0..1000 {
+        if world.started_of(job(1)) > 0 {
+            break;
+        }
+        world.step();
+        world.queue.set_tenant_resting(FULL, false);
+    }
+    assert_eq!(world.started_of(job(1)), 1);
+    assert!(world.started.contains(&TaskId { job: job(1), index: 37 }));
+}
+
+/// However many waits are over at once, the loop has others to do with between them.
+#[test]
+fn waits_that_are_over_at_once_end_a_few_at_a_time() {
+    let mut world = World::new(64 << 20);
+    assert!(world.queue.begin_due_read().is_some());
+    world.queue.due_read(Some(DuePage::default()));
+    world.queue.add_job(job(1), 0, 0, true, None);
+    world.queue.lane_for(job(1), &Host::new("a:80"));
+    for index in 0..20 {
+        let backs_off = index < 10;
+        let row = backs_off.then(|| Box::new(TaskRow { task: backing_off(5), ..TaskRow::default() }));
+        let task = Queued { index, lane: 0, spec: spec(), row, cursor: None, batch: 0 };
+        let wait = if backs_off { Wait::Backoff(Timestamp(5)) } else { paused(5, "b:80") };
+        world.queue.wait(job(1), task, wait);
+    }
+    for woken in [8, 16, 20] {
+        assert_eq!(world.queue.next_due(), Some(Timestamp(5)));
+        world.queue.wake_due(Timestamp(6), 0, 4);
+        assert_eq!(world.queue.jobs[&job(1)].lanes[0].queued(), woken);
+        world.queue.check().unwrap();
+    }
+    assert_eq!(world.queue.next_due(), None);
+}
+
+/// Most of those whose time is over may have to stay for now.
+#[test]
+fn times_that_are_over_at_once_are_looked_at_a_few_at_a_time() {
+    let mut world = World::new(64 << 20);
+    world.queue.add_job(job(1), 0, 0, true, Some(Duration::from_micros(10)));
+    world.queue.lane_for(job(1), &Host::new("a:80"));
+    for index in 0..5000 {
+        let task = Task { start_time: Some(Timestamp(5)), ..Task::default() };
+        let row = Some(Box::new(TaskRow { task, ..TaskRow::default() }));
+        let task = Queued { index, lane: 0, spec: spec(), row, cursor: None, batch: 0 };
+        world.queue.wait(job(1), task, paused(900, "b:80"));
+    }
+    for overdue in [4096, 5000] {
+        assert_eq!(world.queue.next_late(), Some(Timestamp(15)));
+        assert!(world.queue.take_late(Timestamp(20), 9, |_| true).is_empty());
+        assert_eq!(world.queue.overdue.len(), overdue);
+    }
+    assert_eq!(world.queue.next_late(), None);
 }
 
 /// Tasks are counted where they wait, whether memory has read them or not.
@@ -438,7 +531,7 @@ fn a_task_that_was_given_back_beyond_its_page_comes_once() {
     let entry = DueTask { due: Timestamp(5), id: TaskId { job: job(1), index: 8 } };
     let waiting = StoredTask { row: TaskRow { task: backing_off(5), ..TaskRow::default() }, ..stored(8) };
     world.queue.due_read(Some(DuePage { tasks: vec![(entry, waiting)], next: None }));
-    world.queue.wake_due(Timestamp(6), 0);
+    world.queue.wake_due(Timestamp(6), 0, 100);
     let pick = |world: &mut World| {
         world.queue.pick(|_, host, _, next| next.map_or(Admission::Empty, |_| Admission::Go(host.clone())))
     };
@@ -466,7 +559,7 @@ fn a_task_that_was_given_back_beyond_its_page_comes_once() {
         world.queue.check().unwrap();
     }
     assert_eq!(came, [0, 1, 2, 3, 4, 5, 6, 7, 9], "the one that waits is not among them");
-    world.queue.wake_due(Timestamp(100), 1);
+    world.queue.wake_due(Timestamp(100), 1, 100);
     assert_eq!(pick(&mut world).map(|(_, task)| task.index), Some(8));
 }
 
@@ -530,7 +623,7 @@ fn what_is_held_back_is_bounded_in_bytes() {
         assert!(world.queue.held_back_bytes < 20_000 + one, "{} bytes", world.queue.held_back_bytes);
     }
     assert!(held_back.len() > 40, "only {} are held back", held_back.len());
-    world.queue.wake_due(Timestamp(9), 1 << 20);
+    world.queue.wake_due(Timestamp(9), 1 << 20, usize::MAX);
     world.queue.check().unwrap();
     assert_eq!(world.queue.held_back_bytes, 0);
     let mut came: Vec<_> = std::iter::from_fn(|| next(&mut world, 0)).collect();

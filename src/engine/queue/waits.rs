@@ -11,6 +11,9 @@ use crate::model::outcome::Room;
 use crate::model::time::Timestamp;
 use crate::store::{DueTask, LaneNumber};
 
+/// Tasks whose time is over and at which one call of [`Queue::take_late`] looks: most of them may have to stay.
+const LATE_LOOKS: usize = 4096;
+
 impl Queue {
     /// Lets a task wait for something of its own. Returns the lane's head as [`Queue::put_first`] does.
     pub(crate) fn wait(&mut self, job: JobId, task: Queued, wait: Wait) -> Option<Head> {
@@ -82,16 +85,17 @@ impl Queue {
         self.deadlines.first_key_value().map(|((when, _), _)| *when)
     }
 
-    /// Moves every task that is due at `now` before the others of its lane. `committed` is the last durable batch.
-    pub(crate) fn wake_due(&mut self, now: Timestamp, committed: BatchNumber) {
-        while let Some((entry, waiting)) = self.backoffs.pop_due(now) {
+    /// Moves tasks that are due at `now` before the others of their lanes: at most `limit` that back off, and as many that wait
+    /// for hosts. The others come with the next call. `committed` is the last durable batch.
+    pub(crate) fn wake_due(&mut self, now: Timestamp, committed: BatchNumber, limit: usize) {
+        for _ in 0..limit {
+            let Some((entry, waiting)) = self.backoffs.pop_due(now) else { break };
             self.let_go(entry.id, &waiting.task);
             self.woken(entry.id.job, waiting.task, committed);
         }
-        while let Some(entry) = self.waiting_for_hosts.first_key_value().map(|(entry, _)| *entry) {
-            if entry.due > now {
-                break;
-            }
+        for _ in 0..limit {
+            let first = self.waiting_for_hosts.first_key_value().map(|(entry, _)| *entry);
+            let Some(entry) = first.filter(|entry| entry.due <= now) else { break };
             if self.return_left(entry.id) {
                 continue;
             }
@@ -113,8 +117,8 @@ impl Queue {
         self.leave_to_store(job, task.lane, task.index);
     }
 
-    /// Takes out at most `limit` tasks whose time over all attempts is over at `now`. The caller ends them. Those of a job that
-    /// `defers` stay until [`Queue::look_at_overdue`].
+    /// Takes out at most `limit` tasks whose time over all attempts is over at `now`, of at most [`LATE_LOOKS`] at which it looks.
+    /// The caller ends them, and calls again for the others. Those of a job that `defers` stay until [`Queue::look_at_overdue`].
     pub(crate) fn take_late(
         &mut self,
         now: Timestamp,
@@ -122,12 +126,11 @@ impl Queue {
         defers: impl Fn(JobId) -> bool,
     ) -> Vec<(JobId, Queued)> {
         let mut late = Vec::new();
-        while late.len() < limit
-            && let Some(((when, id), lane)) = self.deadlines.first_key_value().map(|(key, lane)| (*key, *lane))
-        {
-            if when > now {
+        for _ in 0..LATE_LOOKS {
+            let first = self.deadlines.first_key_value().map(|(key, lane)| (*key, *lane));
+            let Some(((when, id), lane)) = first.filter(|((when, _), _)| *when <= now && late.len() < limit) else {
                 break;
-            }
+            };
             if defers(id.job) {
                 self.deadlines.pop_first();
                 self.overdue.insert((id.job, when, id.index), lane);

@@ -52,10 +52,11 @@ impl Scheduler {
         let Self { queue, jobs, runner, timers, tenant_rates, mirrored, .. } = self;
         let mut permit = None;
         let (job, task) = queue.pick(|job, host, kept, next| {
-            let Some(tenant) = jobs.get(job).map(|run| run.job.tenant.no) else { return Admission::Empty };
-            if jobs.storage_used_up(tenant).is_some() {
+            let Some(of) = jobs.get(job).map(|run| &run.job) else { return Admission::Empty };
+            let (tenant, parts_gone) = (of.tenant.no, of.parts_gone);
+            if jobs.storage_used_up(tenant).is_some() && !next.is_some_and(|next| holds_all(next, parts_gone)) {
                 timers.set_earlier(now.plus(DISK_LOOK), Timer::TenantRested(tenant));
-                return Admission::TenantResting;
+                return Admission::Behind;
             }
             let Some(run) = jobs.get_mut(job) else { return Admission::Empty };
             if let Err(until) = run.rates_allow(now) {
@@ -211,6 +212,11 @@ impl Scheduler {
             self.outbox.job_event(run.job_mut(), EventKind::JobChanged);
         }
     }
+}
+
+/// Whether a task has left all bytes of its file: it needs no room to be finished.
+fn holds_all(task: &Queued, parts_gone: Option<Timestamp>) -> bool {
+    task.row.as_ref().is_some_and(|row| row.holds_all(&task.spec.work, parts_gone))
 }
 
 /// The hosts of the mirrors of a task.

@@ -149,7 +149,7 @@ impl Scheduler {
             Some(wait) => self.queue.wait(id.job, task, wait),
             None => self.queue.put_first(id.job, task, true),
         };
-        self.outbox.batch().lane_heads.extend(head);
+        self.outbox.head(head);
     }
 
     /// Records the end of a task, and judges its job by it.

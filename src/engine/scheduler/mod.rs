@@ -83,7 +83,8 @@ use crate::store::StoreError;
 const COMMANDS_MAX: usize = 256;
 /// Timers that are worked off in one go.
 const TIMERS_MAX: usize = 1024;
-/// Lanes parked at the mirrors of hosts that are back, of which so many look in one go.
+/// Lanes parked at the mirrors of hosts that are back, of which so many look in one go; tasks whose waits are over, of which so
+/// many do of each kind.
 const WAKES_MAX: usize = 1024;
 /// How often the free disk space is looked at while a download waits for some.
 const DISK_LOOK: Duration = Duration::from_secs(1);
@@ -414,7 +415,7 @@ impl Scheduler {
         }
         self.queue.wake_more(WAKES_MAX);
         self.end_all_late(now);
-        self.queue.wake_due(now, self.committed);
+        self.queue.wake_due(now, self.committed, WAKES_MAX);
     }
 
     /// Ends jobs and tasks whose time is over, as many as the batch takes: after a restart that may be all of them.

@@ -41,7 +41,7 @@ impl Scheduler {
         match read {
             Read::Lane(read, page) => {
                 let head = self.queue.lane_read(read, trusted(page)?);
-                self.outbox.batch().lane_heads.extend(head);
+                self.outbox.head(head);
             }
             Read::Due(page) => {
                 let page = trusted(page)?;

@@ -171,7 +171,7 @@ impl Scheduler {
             let batch = self.outbox.number();
             let task = Queued { index: id.index, lane, spec, row: Some(Box::new(row)), cursor: None, batch };
             let head = self.queue.put_first(id.job, task, true);
-            self.outbox.batch().lane_heads.extend(head);
+            self.outbox.head(head);
         }
     }
 }

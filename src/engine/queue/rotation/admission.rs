@@ -23,6 +23,9 @@ pub(crate) enum Admission {
     HostBlocked(Host),
     /// This host may have room, and takes nothing of this tenant; the caller calls [`super::Rotation::wake_host`] when it may.
     TenantBlocked(Host),
+    /// Only some tasks of the tenant may start, and this is none of them: the lane goes behind the others, and the tenant rests after
+    /// the pick unless one of it was found. The caller calls [`super::Rotation::set_tenant_resting`] when it may look again.
+    Behind,
     /// The job has used up its rate; the caller calls [`super::Rotation::set_resting`] when it may start again.
     JobBlocked,
     /// The tenant has used up its rate; the caller calls [`super::Rotation::set_tenant_resting`] when it may start again.

@@ -21,7 +21,7 @@ mod promises;
 mod rings;
 mod waking;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 pub(crate) use crate::engine::queue::rotation::admission::{Admission, Candidate, Hold, Standing};
 
@@ -39,6 +39,29 @@ use crate::store::LaneNumber;
 const LATER_MAX: usize = 64;
 /// Tenants that keep their turn so before nothing is picked.
 const ASIDE_MAX: usize = 4;
+
+/// Lanes of one tenant that a pick passes over before the tenant rests.
+const PASSED_MAX: usize = 64;
+
+/// What a pick has passed over, of tenants of which only some tasks may start.
+#[derive(Debug, Default)]
+struct Passed {
+    /// How many lanes, by tenant.
+    tenants: BTreeMap<TenantNo, usize>,
+    /// How many lanes, by job.
+    looks: HashMap<JobId, usize>,
+    /// Jobs of which every ready lane was passed over: the pick does not come to them again.
+    jobs: Vec<JobId>,
+}
+
+impl Passed {
+    /// Notes that a lane was passed over. Returns whether it was one too many.
+    fn add(&mut self, tenant: TenantNo) -> bool {
+        let lanes = self.tenants.entry(tenant).or_default();
+        *lanes += 1;
+        *lanes > PASSED_MAX
+    }
+}
 
 /// The rotation over all jobs.
 #[derive(Debug, Default)]
@@ -166,13 +189,17 @@ impl Rotation {
         if entry.priority != priority {
             self.rings.remove(entry.party.tenant, entry.priority, job);
             let mut to_look = Vec::new();
+            // Of many lanes that wait at one host each would be looked for among all.
+            let mut at_hosts: BTreeMap<&Host, HashSet<u64>> = BTreeMap::new();
             for (number, lane) in entry.lanes.iter().enumerate().filter(|(_, lane)| lane.place == Place::Parked) {
                 if self.walks.get(&lane.at).is_some_and(|walk| walk.is_to_come_to(lane.turn)) {
                     to_look.push(number as LaneNumber);
-                    continue;
+                } else {
+                    at_hosts.entry(&lane.at).or_default().insert(lane.turn);
                 }
-                let place = (job, number as LaneNumber, lane.turn);
-                self.parking.set_priority(&lane.at, entry.party.tenant, (entry.priority, priority), place);
+            }
+            for (host, tickets) in at_hosts {
+                self.parking.set_priority(host, entry.party.tenant, (entry.priority, priority), &tickets);
             }
             entry.priority = priority;
             entry.ticket = 0;
@@ -195,19 +222,29 @@ impl Rotation {
     /// The next lane to run, after the caller has admitted it. Its job counts one task more; the lane is idle until the
     /// caller says [`Rotation::has_work`] again.
     pub(crate) fn pick(&mut self, admit: impl FnMut(Candidate<'_>) -> Admission) -> Option<(JobId, LaneNumber)> {
-        let mut later = Vec::new();
-        let picked = self.pick_now(admit, &mut later);
+        let (mut later, mut passed) = (Vec::new(), Passed::default());
+        let picked = self.pick_now(admit, &mut later, &mut passed);
         for job in later.into_iter().rev() {
             self.go_next(job);
+        }
+        // Behind the others, so that each has its looks.
+        for job in passed.jobs {
+            self.enter_ring(job);
+        }
+        let found = picked.and_then(|(job, _)| self.jobs.get(&job)).map(|entry| entry.party.tenant);
+        for tenant in passed.tenants.into_keys().filter(|tenant| Some(*tenant) != found) {
+            self.set_tenant_resting(tenant, true);
         }
         picked
     }
 
-    /// Picks a lane. Jobs that keep their turn are taken out of their rings and added to `later`.
+    /// Picks a lane. Jobs that keep their turn are taken out of their rings and added to `later`, those that have none to
+    /// `passed`.
     fn pick_now(
         &mut self,
         mut admit: impl FnMut(Candidate<'_>) -> Admission,
         later: &mut Vec<JobId>,
+        passed: &mut Passed,
     ) -> Option<(JobId, LaneNumber)> {
         let (mut aside, mut kept_turns) = (Vec::new(), 0);
         while aside.len() < ASIDE_MAX && later.len() < ASIDE_MAX * LATER_MAX {
@@ -231,8 +268,14 @@ impl Rotation {
             let Some(lane) = entry.ready.pop_front() else { continue };
             let Some(host) = entry.lanes.get(lane as usize).map(|lane| &lane.host) else { continue };
             let kept = self.promises.to_others(host, tenant);
-            let admission = admit(Candidate { job, lane, host, kept });
-            if admission == Admission::Later {
+            let mut admission = admit(Candidate { job, lane, host, kept });
+            if admission == Admission::Behind && passed.add(tenant) {
+                admission = Admission::TenantResting;
+            }
+            if admission == Admission::Behind {
+                self.turned(job, lane, admission);
+                self.passed_over(job, passed);
+            } else if admission == Admission::Later {
                 entry.ready.push_front(lane);
                 later.push(job);
                 kept_turns += 1;
@@ -245,6 +288,16 @@ impl Rotation {
             }
         }
         None
+    }
+
+    /// Takes a job out of its ring once each of its ready lanes was passed over.
+    fn passed_over(&mut self, job: JobId, passed: &mut Passed) {
+        let looks = passed.looks.entry(job).or_default();
+        *looks += 1;
+        if let Some(entry) = self.jobs.get_mut(&job).filter(|entry| *looks >= entry.ready.len() && entry.ticket != 0) {
+            entry.ticket = 0;
+            passed.jobs.push(job);
+        }
     }
 
     /// Does what follows from the turn of a lane. Returns whether it runs.
@@ -286,8 +339,11 @@ impl Rotation {
             other => {
                 let host = lane.at.clone();
                 self.not_now(job, number, &other);
-                // The room for which a host may have woken the lane goes to another lane meanwhile.
-                self.wake_one(&host, None);
+                // The room for which a host may have woken the lane goes to another lane meanwhile. Lanes that are passed over
+                // are many, and have mostly been promised none.
+                if other != Admission::Behind || woken_at.is_some() {
+                    self.wake_one(&host, None);
+                }
                 (host, false)
             }
         };
@@ -302,6 +358,8 @@ impl Rotation {
         let Some(entry) = self.jobs.get_mut(&job) else { return };
         if matches!(admission, Admission::JobBlocked | Admission::TenantResting) {
             entry.ready.push_front(number);
+        } else if *admission == Admission::Behind {
+            entry.ready.push_back(number);
         } else if let Some(lane) = entry.lanes.get_mut(number as usize) {
             lane.place = Place::Idle;
         }
@@ -315,7 +373,7 @@ impl Rotation {
                 self.go_next(job);
                 self.set_tenant_resting(tenant, true);
             }
-            Admission::Read => self.enter_ring(job),
+            Admission::Read | Admission::Behind => self.enter_ring(job),
             _ => self.go_next(job),
         }
     }

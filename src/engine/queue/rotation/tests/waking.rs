@@ -3,7 +3,7 @@
 use super::{World, job};
 use crate::engine::queue::rotation::Admission;
 use crate::model::host::Host;
-use crate::model::tenant::{Parties, TenantNo};
+use crate::model::tenant::{DEFAULT_NO, Parties, TenantNo};
 
 /// However often a job that waits at a host changes its priority, nothing stays of those that it had.
 #[test]
@@ -88,4 +88,93 @@ fn a_lane_that_changes_its_place_looks_all_the_same() {
         world.lanes.set_waiting(job(3), 0, 0);
         world.check();
     }
+}
+
+/// A job may have as many lanes at one mirror as it has hosts. They go behind the others together, in their order.
+#[test]
+fn lanes_of_a_job_that_wait_at_one_host_change_their_priority_in_one_go() {
+    let mut world = World::new(1, 0, 4);
+    let mirror = Host::new("h0:80");
+    for number in [1, 2] {
+        world.lanes.add_job(job(number), 0, 0, true);
+        for lane in 0..500 {
+            world.lanes.add_lane(job(number), Host::new(&format!("own{lane}:80")));
+            world.lanes.has_work(job(number), lane);
+        }
+    }
+    assert!(world.lanes.pick(|_| Admission::HostBlocked(mirror.clone())).is_none());
+    world.lanes.set_priority(job(1), 5);
+    world.lanes.set_priority(job(2), 5);
+    assert_eq!(world.lanes.parking.moved_past, 1500, "each entry is looked at once for a job");
+    world.check();
+    world.lanes.wake_host(&mirror, 1000);
+    let mut looked = Vec::new();
+    world.lanes.pick(|it| {
+        looked.push((it.job, it.lane));
+        Admission::HostBlocked(mirror.clone())
+    });
+    let of = |number| (0..500).map(move |lane| (job(number), lane));
+    assert_eq!(looked.iter().filter(|(it, _)| *it == job(1)).copied().collect::<Vec<_>>(), of(1).collect::<Vec<_>>());
+    assert_eq!(looked.len(), 1000);
+}
+
+/// Of a tenant of which only some tasks may start, each lane is looked at in its turn, and none is lost.
+#[test]
+fn lanes_that_are_passed_over_go_behind_the_others() {
+    let mut world = World::new(1, 4, 4);
+    for number in 1..=4 {
+        world.add(number, 0, 0, &[(0, 1)]);
+    }
+    let mut looked = Vec::new();
+    let picked = world.lanes.pick(|it| {
+        looked.push(it.job);
+        if it.job == job(3) { Admission::Go(it.host.clone()) } else { Admission::Behind }
+    });
+    assert_eq!((picked, &looked[..]), (Some((job(3), 0)), &[1, 2, 3].map(job)[..]));
+    world.lanes.ended(job(3));
+    world.check();
+    // One of it was found, so it goes on, and each is looked at once; then it rests.
+    for expected in [&[4, 1, 2].map(job)[..], &[]] {
+        looked.clear();
+        let picked = world.lanes.pick(|it| {
+            looked.push(it.job);
+            Admission::Behind
+        });
+        assert_eq!((picked, &looked[..]), (None, expected));
+        world.check();
+    }
+    world.lanes.set_tenant_resting(DEFAULT_NO, false);
+    let picked = world.lanes.pick(|it| Admission::Go(it.host.clone()));
+    assert_eq!(picked, Some((job(4), 0)));
+}
+
+/// Whatever a tenant has: a pick looks at some of it, which are others each time, and comes to what has a lower priority, too.
+#[test]
+fn a_tenant_that_is_passed_over_rests_soon() {
+    let mut world = World::new(1, 4, 4);
+    for number in 1..=100 {
+        world.add_for(16, number, &[(0, 1)]);
+    }
+    world.add_for(17, 200, &[(0, 1)]);
+    let mut looked = Vec::new();
+    for round in 0..2 {
+        let picked = world.lanes.pick(|it| {
+            looked.push(it.job);
+            if it.job == job(200) { Admission::HostBlocked(it.host.clone()) } else { Admission::Behind }
+        });
+        assert!(picked.is_none());
+        assert!(looked.len() <= 66 * (round + 1), "{}", looked.len());
+        world.lanes.set_tenant_resting(16, false);
+        world.check();
+    }
+    assert!((1..=100).chain([200]).all(|number| looked.contains(&job(number))), "{looked:?}");
+    // One of lower priority is not behind one that is looked at again and again.
+    world.add(300, 5, 0, &[(0, 1)]);
+    world.add(301, 0, 0, &[(0, 1)]);
+    let picked = world.lanes.pick(|it| match it.job {
+        it if it == job(300) => Admission::Behind,
+        _ if it.job == job(301) => Admission::Go(it.host.clone()),
+        _ => Admission::Empty,
+    });
+    assert_eq!(picked, Some((job(301), 0)));
 }
