@@ -155,8 +155,10 @@ impl Work {
                 () = at(self.regain) => continue,
             };
             let Some(order) = order else { break };
-            if order.batch.new_data_key {
-                self.upkeep = Some(Instant::now() + UPKEEP_PERIOD);
+            // Both leave something to do. What is to be done already is not put off by it.
+            if order.batch.new_data_key || !order.batch.purges.is_empty() {
+                let soon = Instant::now() + UPKEEP_PERIOD;
+                self.upkeep = Some(self.upkeep.map_or(soon, |time| time.min(soon)));
             }
             self.commit(order).await;
         }
@@ -289,6 +291,49 @@ mod tests {
             }
             .boxed()
         }
+    }
+
+    /// A store that counts how often it is asked for its upkeep, and has nothing to do.
+    struct Tended(Arc<std::sync::atomic::AtomicUsize>);
+
+    impl WriteStore for Tended {
+        fn commit<'a>(&'a mut self, _: &'a Batch) -> Answer<'a, Committed> {
+            std::future::ready(Ok(Committed::default())).boxed()
+        }
+
+        fn upkeep(&mut self) -> Answer<'_, Upkeep> {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            std::future::ready(Ok(Upkeep::Done)).boxed()
+        }
+
+        fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+            std::future::ready(()).boxed()
+        }
+    }
+
+    /// Free pages are returned then, however many purges follow one another.
+    #[tokio::test(start_paused = true)]
+    async fn a_store_is_tended_after_purges() {
+        let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let (writer, link) = start(Box::new(Tended(asked.clone())), false, Arc::default()).unwrap();
+        let commit = async |batch: Batch| {
+            let (result, answer) = oneshot::channel();
+            let _ = link.orders.send(Order { batch, result }).await;
+            answer.await.unwrap().unwrap();
+        };
+        let purge = || Batch { purges: vec![(crate::model::ids::JobId(uuid::Uuid::nil()), 1)], ..Batch::default() };
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        commit(Batch::default()).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let count = || asked.load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(count(), 1, "once at the start");
+        for _ in 0..50 {
+            commit(purge()).await;
+            tokio::time::sleep(UPKEEP_PERIOD / 2).await;
+        }
+        assert!(count() > 10, "{}", count());
+        drop(link);
+        writer.join().await;
     }
 
     /// A drain has a grace, and somebody may hold the lock of the database for longer.

@@ -242,6 +242,7 @@ async fn deletions_work_on_a_full_disk() {
     assert!(reserve.exists(), "there is room again, and the reserve is back");
     // Work goes on, a restart included.
     writer.commit(&large(stored + 1)).await.unwrap();
+    while writer.upkeep().await.unwrap() == Upkeep::More {}
     Box::new(writer).close().await;
     drop(store);
     assert!(fs::metadata(dir.join("haul.db")).unwrap().len() < 8 << 20, "the file has returned its room");

@@ -1,8 +1,8 @@
 //! Copies the log back into the database beside the commits.
 //!
 //! To copy it is to write thousands of pages and to sync the database, tens of milliseconds on a good disk. On the
-//! connection that writes, every commit would wait for that. So a connection of its own copies most of the log, and the one
-//! that writes only what was committed meanwhile, after which the log begins anew.
+//! connection that writes, every commit would wait for that. So a connection of its own copies most of the log, and what was
+//! committed meanwhile once more, until little is left: that the one that writes copies, after which the log begins anew.
 //!
 //! The automatic copy of the connection that writes remains, for a log that grows faster than it is copied: that one has a
 //! bound which the reserve counts on.
@@ -18,6 +18,8 @@ use tokio::time::Instant;
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
 /// How long the log is left to the commits after a copy has failed, for want of room perhaps.
 const FAILED_REST: Duration = Duration::from_secs(10);
+/// Pages that the connection that writes copies while commits wait, where the log has room for another copy beside them: 1 MiB.
+const REST_MAX: i64 = 256;
 /// Returns the length of the log and how much of it is copied, and does nothing.
 const LENGTH: &str = "PRAGMA wal_checkpoint(NOOP)";
 /// Copies what can be copied without waiting for anybody.
@@ -36,13 +38,27 @@ pub(super) struct LogCopier {
     /// The copy that is under way, at most one. It gives the connection back if that is still good.
     under_way: JoinSet<Option<SqliteConnection>>,
     next_look: Instant,
+    /// Pages of the log that were copied when the last copy began.
+    copied_before: i64,
+    /// The most pages that were left to the connection that writes.
+    #[cfg(test)]
+    most_left: i64,
 }
 
 impl LogCopier {
     /// Copies the log from so many pages on, half of its bound, over a connection with these options.
     pub(super) fn new(options: SqliteConnectOptions, pages: u64) -> LogCopier {
         let pages = i64::try_from(pages).unwrap_or(i64::MAX);
-        LogCopier { options, pages, conn: None, under_way: JoinSet::new(), next_look: Instant::now() }
+        LogCopier {
+            options,
+            pages,
+            conn: None,
+            under_way: JoinSet::new(),
+            next_look: Instant::now(),
+            copied_before: 0,
+            #[cfg(test)]
+            most_left: 0,
+        }
     }
 
     /// To be called between commits with the connection that writes. Begins a copy where the log has become long, and
@@ -59,7 +75,7 @@ impl LogCopier {
         let (_, length, copied): Copied = sqlx::query_as(LENGTH).fetch_one(&mut *writer).await?;
         if !self.under_way.is_empty() {
             // No commit can copy the log beside this copy, so the log would outgrow its bound: commits wait for it.
-            if length - copied >= self.bound()
+            if length >= self.bound()
                 && let Some(through) = self.under_way.join_next().await
             {
                 return self.copy_rest(through.ok().flatten(), writer).await;
@@ -69,6 +85,12 @@ impl LogCopier {
         if length - copied < self.pages {
             return Ok(());
         }
+        self.begin(copied).await
+    }
+
+    /// Begins to copy what the log has now, of which so many pages are copied already.
+    async fn begin(&mut self, copied: i64) -> Result<(), sqlx::Error> {
+        self.copied_before = copied;
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
             None => self.options.connect().await?,
@@ -85,7 +107,8 @@ impl LogCopier {
         Ok(())
     }
 
-    /// Copies what was committed during a copy that is through; `None`: it has failed.
+    /// Copies what was committed during a copy that is through, on the connection that writes if that is little or the log is
+    /// long by now; `None`: it has failed.
     async fn copy_rest(
         &mut self,
         conn: Option<SqliteConnection>,
@@ -96,6 +119,19 @@ impl LogCopier {
             return Ok(());
         }
         self.conn = conn;
+        let (_, length, copied): Copied = sqlx::query_as(LENGTH).fetch_one(&mut *writer).await?;
+        if copied == 0 && length < self.pages {
+            // It has begun anew already.
+            return Ok(());
+        }
+        // Where commits outrun the copies, the log grows to its bound. One that a reader holds is not copied any further.
+        if length - copied > REST_MAX && length < self.bound() && copied > self.copied_before {
+            return self.begin(copied).await;
+        }
+        #[cfg(test)]
+        {
+            self.most_left = self.most_left.max(length - copied);
+        }
         let _: Copied = sqlx::query_as(COPY).fetch_one(writer).await?;
         Ok(())
     }
@@ -125,5 +161,51 @@ impl LogCopier {
         {
             tracing::warn!(%error, "a connection of the store did not close as it should");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pages that are written while a copy is under way.
+    const MEANWHILE: i64 = 400;
+
+    async fn write(conn: &mut SqliteConnection, pages: i64) {
+        let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) \
+                   INSERT INTO t SELECT randomblob(4000) FROM n";
+        sqlx::query(sql).bind(pages).execute(conn).await.unwrap();
+    }
+
+    /// Callers wait for what the connection that writes copies, however much was committed during the copies before.
+    #[tokio::test]
+    async fn little_is_left_to_the_connection_that_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = SqliteConnectOptions::new()
+            .filename(dir.path().join("x.db"))
+            .create_if_missing(true)
+            .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
+            .pragma("wal_autocheckpoint", "0");
+        let mut writer = options.connect().await.unwrap();
+        sqlx::query("CREATE TABLE t (b BLOB)").execute(&mut writer).await.unwrap();
+        let mut log = LogCopier::new(options, 4 * MEANWHILE as u64);
+        write(&mut writer, 5 * MEANWHILE).await;
+        // As if they came while it copies: it does not copy beyond what somebody reads.
+        let mut reader = log.options.connect().await.unwrap();
+        sqlx::query("BEGIN").execute(&mut reader).await.unwrap();
+        let _: i64 = sqlx::query_scalar("SELECT count(*) FROM t").fetch_one(&mut reader).await.unwrap();
+        write(&mut writer, MEANWHILE).await;
+        log.look(&mut writer).await.unwrap();
+        let through = log.under_way.join_next().await.unwrap().unwrap();
+        reader.close().await.unwrap();
+        log.under_way.spawn(std::future::ready(through));
+        while !log.under_way.is_empty() {
+            tokio::task::yield_now().await;
+            log.look(&mut writer).await.unwrap();
+        }
+        let (_, length, copied): Copied = sqlx::query_as(LENGTH).fetch_one(&mut writer).await.unwrap();
+        assert_eq!(length, copied);
+        assert!(log.most_left <= REST_MAX, "{} pages", log.most_left);
+        log.close().await;
     }
 }

@@ -27,6 +27,8 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const VACUUM: &str = "PRAGMA incremental_vacuum(2048)";
 /// The number in [`VACUUM`].
 pub(super) const VACUUM_PAGES: i64 = 2048;
+/// As [`VACUUM`], in one piece of upkeep: the next batch may wait for it, some milliseconds.
+const VACUUM_PIECE: &str = "PRAGMA incremental_vacuum(512)";
 const CHECKPOINT: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 
 /// The one connection that writes. There is one a data directory, which its lock makes sure of.
@@ -37,6 +39,8 @@ pub struct SqliteWriter {
     pub(super) log: LogCopier,
     /// Whether the commits do not copy the log, since the store is short of room.
     pub(super) leaves_log: bool,
+    /// Whether there may be free pages to return to the file system.
+    has_free_pages: bool,
     /// None for a scratch store.
     pub(super) reserve: Option<Reserve>,
     /// The last row of the audit, once it is known.
@@ -63,6 +67,7 @@ impl SqliteWriter {
             keyring,
             log,
             leaves_log: false,
+            has_free_pages: false,
             reserve,
             last_audited: None,
             retention: Retention::default(),
@@ -104,7 +109,12 @@ impl SqliteWriter {
             result = self.transact(batch).await;
         }
         if result.is_ok() && !batch.purges.is_empty() {
-            self.try_to("return free pages", VACUUM).await;
+            if self.is_short() {
+                // The room is what others wait for.
+                self.try_to("return free pages", VACUUM).await;
+            } else {
+                self.has_free_pages = true;
+            }
         }
         if result.is_ok() && need == Need::Removes {
             self.take_room_back().await;
@@ -177,6 +187,25 @@ impl SqliteWriter {
             }
             fault => fault.of_all(),
         }
+    }
+
+    /// Returns a few of the free pages that purges have left to the file system. Returns whether there are more. Where none can be
+    /// returned, the next purge tries again.
+    async fn return_pages(&mut self) -> bool {
+        if !self.has_free_pages || self.broken.is_some() || self.is_short() {
+            return false;
+        }
+        let before = self.free_pages().await;
+        if before > 0 {
+            self.try_to("return free pages", VACUUM_PIECE).await;
+        }
+        let left = self.free_pages().await;
+        self.has_free_pages = (1..before).contains(&left);
+        self.has_free_pages
+    }
+
+    async fn free_pages(&mut self) -> i64 {
+        sqlx::query_scalar("PRAGMA freelist_count").fetch_one(&mut self.conn).await.unwrap_or_default()
     }
 
     /// Copies the log where it has become long. When that fails, the next commits do it.
@@ -290,7 +319,7 @@ impl WriteStore for SqliteWriter {
     }
 
     fn upkeep(&mut self) -> Answer<'_, Upkeep> {
-        Box::pin(self.seal_piece())
+        Box::pin(async { if self.return_pages().await { Ok(Upkeep::More) } else { self.seal_piece().await } })
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
@@ -360,6 +389,25 @@ mod tests {
             longest = length;
         }
         Box::new(writer).close().await;
+    }
+
+    /// Whoever waits for a batch does not wait for the room that its purges free, and the next one for a piece of it at most.
+    #[tokio::test]
+    async fn free_pages_are_returned_a_few_at_a_time_when_nobody_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_store, mut writer) = SqliteStore::open(dir.path(), Durability::Full).await.unwrap();
+        writer.commit(&hosts(5000)).await.unwrap();
+        let nobody = crate::model::ids::JobId(uuid::Uuid::from_u128(1));
+        writer.commit(&Batch { purges: vec![(nobody, 1)], ..hosts(1) }).await.unwrap();
+        let mut free = Vec::new();
+        loop {
+            free.push(writer.free_pages().await);
+            if writer.upkeep().await.unwrap() != Upkeep::More {
+                break;
+            }
+        }
+        assert!(free.len() > 2 && free.windows(2).all(|pair| (1..=512).contains(&(pair[0] - pair[1]))), "{free:?}");
+        assert_eq!(writer.free_pages().await, 0);
     }
 
     #[tokio::test]
