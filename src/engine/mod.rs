@@ -85,7 +85,7 @@ pub async fn start(
     let hub = Arc::new(Hub::new(bounds.changed_jobs));
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     runner.connect(Box::new(PageCommands(sender.downgrade())));
-    let (writer, link) = writer::start(writer, own_thread, runner.metrics.clone())?;
+    let (writer, link) = writer::start(writer, own_thread, runner.clock.clone(), runner.metrics.clone())?;
     let condition = link.condition.clone();
     let (books, seen) = watch::channel(Arc::new(patiently(|| runner.store.access()).await?));
     let mut scheduler = Scheduler::new(runner.clone(), hub.clone(), link, books, bounds, seed, checks);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::clock::Clock;
 use crate::engine::figures;
 use crate::store::{Batch, Committed, StoreError, Upkeep, WriteStore};
 use crate::telemetry::metrics::Metrics;
@@ -69,12 +70,14 @@ pub(crate) struct WriterLink {
 pub(crate) fn start(
     store: Box<dyn WriteStore>,
     own_thread: bool,
+    clock: Clock,
     metrics: Arc<Metrics>,
 ) -> Result<(Writer, WriterLink), StoreError> {
     let (orders, received) = mpsc::channel(1);
     let (removals, urgent) = mpsc::channel(1);
     let (condition, seen) = watch::channel(Condition::default());
-    let work = Work { store, urgent, condition, metrics, upkeep: Some(Instant::now() + UPKEEP_PERIOD), regain: None };
+    let upkeep = Some(Instant::now() + UPKEEP_PERIOD);
+    let work = Work { store, urgent, condition, clock, metrics, upkeep, regain: None };
     let link = WriterLink { orders, removals, condition: seen };
     if !own_thread {
         let mut here = tokio::task::JoinSet::new();
@@ -126,6 +129,8 @@ struct Work {
     store: Box<dyn WriteStore>,
     urgent: mpsc::Receiver<Order>,
     condition: watch::Sender<Condition>,
+    /// What says how long something has been kept.
+    clock: Clock,
     metrics: Arc<Metrics>,
     /// When the store is asked for its upkeep; `None`: it has none to do.
     upkeep: Option<Instant>,
@@ -182,7 +187,7 @@ impl Work {
 
     /// Does a piece of the store's upkeep.
     async fn keep_up(&mut self) {
-        let wait = match self.store.upkeep().await {
+        let wait = match self.store.upkeep(self.clock.now()).await {
             Ok(Upkeep::More) => UPKEEP_PERIOD,
             Ok(Upkeep::Later) => UPKEEP_RETRY,
             Ok(Upkeep::Rest) => UPKEEP_REST,
@@ -298,7 +303,7 @@ mod tests {
         let (done, is_done) = mpsc::channel();
         let drain = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let (writer, link) = start(Box::new(Held(held)), true, Arc::default()).unwrap();
+            let (writer, link) = start(Box::new(Held(held)), true, Clock::system(), Arc::default()).unwrap();
             drop(link);
             let joined =
                 runtime.block_on(async { tokio::time::timeout(Duration::from_millis(50), writer.join()).await });

@@ -106,8 +106,8 @@ pub trait WriteStore: Send + 'static {
     fn regain(&mut self) -> Answer<'_, ()> {
         Box::pin(std::future::ready(Ok(())))
     }
-    /// Does a piece of what nobody waits for, and returns what is left of it. An error says that it was not done.
-    fn upkeep(&mut self) -> Answer<'_, Upkeep> {
+    /// Does a piece of what nobody waits for at `now`, and returns what is left of it. An error says that it was not done.
+    fn upkeep(&mut self, _now: Timestamp) -> Answer<'_, Upkeep> {
         Box::pin(std::future::ready(Ok(Upkeep::Done)))
     }
     /// Closes the files after a last checkpoint of the log.

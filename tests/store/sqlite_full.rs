@@ -135,7 +135,7 @@ async fn what_is_lent_stays_for_small_batches() {
     assert!(length("haul.db-wal") >= logged, "no room was made for what makes none");
     // Sealing everything anew would use it up.
     writer.commit(&Batch { new_data_key: true, ..Batch::default() }).await.unwrap();
-    assert_eq!(writer.upkeep().await.unwrap(), Upkeep::Later);
+    assert_eq!(writer.upkeep(Timestamp(1)).await.unwrap(), Upkeep::Later);
 
     let done = writer.commit(&Batch { deletions: vec![job_id(1)], ..Batch::default() }).await.unwrap();
     assert_eq!(done.deletions, [true]);
@@ -157,7 +157,7 @@ async fn what_is_lent_stays_for_small_batches() {
     fs::remove_file(place.path().join("rest")).unwrap();
     writer.regain().await.unwrap();
     assert!(!writer.is_short());
-    assert!(matches!(writer.upkeep().await, Ok(Upkeep::More | Upkeep::Done | Upkeep::Later)));
+    assert!(matches!(writer.upkeep(Timestamp(1)).await, Ok(Upkeep::More | Upkeep::Done | Upkeep::Later)));
     assert!(store.jobs(&JobFilter::default(), 9).await.unwrap().items.is_empty());
 }
 

@@ -18,6 +18,9 @@ use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
 use super::support::*;
 
+/// The time at which the store is kept up.
+const NOW: Timestamp = Timestamp(1_700_000_000_000_000);
+
 const NEXT: &str = r#"{"next":{"url":"https://a.example/?token=SESAME"}}"#;
 
 fn with_secret() -> TaskOptions {
@@ -98,7 +101,7 @@ where
 
 async fn keep_up(writer: &mut SqliteWriter) -> usize {
     let mut pieces = 0;
-    while writer.upkeep().await.unwrap() == Upkeep::More {
+    while writer.upkeep(NOW).await.unwrap() == Upkeep::More {
         pieces += 1;
         assert!(pieces < 100, "it comes to no end");
     }
@@ -183,7 +186,7 @@ async fn another_data_key_seals_everything_anew() {
     expect_whole(&store).await;
     // What comes now is sealed with the new key already.
     commit(&mut writer, Batch { submissions: vec![secret_submission(3)], ..Batch::default() }).await;
-    assert_eq!(writer.upkeep().await.unwrap(), Upkeep::More);
+    assert_eq!(writer.upkeep(NOW).await.unwrap(), Upkeep::More);
     // A cut in between loses nothing.
     drop((writer, store));
     let (store, mut writer) = SqliteStore::open(dir.path(), Durability::Full).await.unwrap();
@@ -248,7 +251,7 @@ async fn an_older_database_is_sealed_while_it_serves() {
             assert_eq!(store.task(task_id(number, 1)).await.unwrap().unwrap().spec, secret_task());
         }
         // Killed after each piece.
-        let has_more = writer.upkeep().await.unwrap() == Upkeep::More;
+        let has_more = writer.upkeep(NOW).await.unwrap() == Upkeep::More;
         drop((writer, store));
         (store, writer) = SqliteStore::open(dir.path(), Durability::Full).await.unwrap();
         if !has_more {
@@ -284,6 +287,31 @@ async fn whoever_read_a_job_before_its_secrets_went_changes_nothing_of_that() {
     assert_eq!(row.spec.defaults.http.bearer_token, Some(Secret::new("REDACTED")));
 }
 
+/// What the machine's clock says is set by whoever likes to.
+#[tokio::test]
+async fn secrets_are_kept_by_the_time_of_those_who_ended_the_jobs() {
+    const HOUR: i64 = 3_600_000_000;
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut writer) = SqliteStore::open(dir.path(), Durability::Full).await.unwrap();
+    fill(&mut writer, &store).await;
+    let end = |number, hour: i64| {
+        let job = Job { state: JobState::Failed, end_time: Some(Timestamp(hour * HOUR)), ..secret_job(number) };
+        Batch { jobs: vec![Arc::new(job)], ..Batch::default() }
+    };
+    let is_gone = async |number| store.job(job_id(number)).await.unwrap().unwrap().secrets_gone;
+    writer.retain(Retention { secrets: Some(std::time::Duration::from_secs(3_600)), ..Retention::default() });
+    keep_up(&mut writer).await;
+    commit(&mut writer, end(1, 10)).await;
+    while writer.upkeep(Timestamp(11 * HOUR - 1)).await.unwrap() == Upkeep::More {}
+    assert!(!is_gone(1).await, "the hour is not over");
+    while writer.upkeep(Timestamp(11 * HOUR)).await.unwrap() == Upkeep::More {}
+    assert!(is_gone(1).await);
+    // The clock was ahead until then.
+    commit(&mut writer, end(2, 5)).await;
+    while writer.upkeep(Timestamp(6 * HOUR)).await.unwrap() == Upkeep::More {}
+    assert!(is_gone(2).await);
+}
+
 /// A backup beside the server, say. Nothing can be committed while the writer waits for it to end.
 #[tokio::test]
 async fn whoever_reads_for_long_is_not_waited_for() {
@@ -298,11 +326,11 @@ async fn whoever_reads_for_long_is_not_waited_for() {
     keep_up(&mut writer).await;
     let started = tokio::time::Instant::now();
     for _ in 0..3 {
-        assert_eq!(writer.upkeep().await.unwrap(), Upkeep::Later);
+        assert_eq!(writer.upkeep(NOW).await.unwrap(), Upkeep::Later);
     }
     assert!(started.elapsed() < std::time::Duration::from_secs(2), "{:?}", started.elapsed());
     sqlx::query("ROLLBACK").execute(&mut reader).await.unwrap();
-    assert_eq!(writer.upkeep().await.unwrap(), Upkeep::Done);
+    assert_eq!(writer.upkeep(NOW).await.unwrap(), Upkeep::Done);
 }
 
 #[tokio::test]

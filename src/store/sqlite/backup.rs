@@ -17,7 +17,7 @@ use crate::store::sqlite::keys::KEY_FILE;
 use crate::store::sqlite::open_error::OpenError;
 use crate::store::sqlite::schema;
 
-/// Why there is no backup. Nothing is left at its place.
+/// Why there is no backup. Nothing is left at its place, unless the disk refuses to say that it is durable.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // The messages say what each is, the fields what they name.
 pub enum BackupError {

@@ -11,6 +11,7 @@ use sqlx::SqliteConnection;
 use crate::model::bag::{Bagged, erase};
 use crate::model::ids::TaskIndex;
 use crate::model::spec::{JobSpec, TaskSpec};
+use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::job_id;
 use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::lines::parse;
@@ -32,12 +33,19 @@ struct Progress {
     task: Option<i64>,
 }
 
-/// Goes on with a piece. Returns whether there is more to look at now. `kept` is in microseconds.
-pub(super) async fn piece(conn: &mut SqliteConnection, vault: &Vault, kept: i64) -> Result<bool, Fault> {
+/// Goes on with a piece, at `now`. Returns whether there is more to look at now. `kept` is in microseconds.
+pub(super) async fn piece(
+    conn: &mut SqliteConnection,
+    vault: &Vault,
+    Timestamp(now): Timestamp,
+    kept: i64,
+) -> Result<bool, Fault> {
     let mut progress = load(conn).await?;
     let before = progress;
-    let now: i64 =
-        sqlx::query_scalar("SELECT CAST(unixepoch('subsec') * 1000000 AS INTEGER)").fetch_one(&mut *conn).await?;
+    if progress.end > now {
+        // The clock of an earlier run was ahead, and jobs end before that place.
+        progress = Progress::default();
+    }
     let mut left = ROWS_MAX;
     while left > 0 {
         if let Some(after) = progress.task {

@@ -1,6 +1,7 @@
 //! What the writer does when it has nothing else to do, a piece at a time: it seals what is plain or sealed with an older key, and
 //! erases secrets that have been kept long enough.
 
+use crate::model::time::Timestamp;
 use crate::store::sqlite::expiry;
 use crate::store::sqlite::keys;
 use crate::store::sqlite::upkeep::{self, Progress};
@@ -13,13 +14,13 @@ const REWRITTEN_BYTES_MAX: i64 = 64 << 20;
 
 impl SqliteWriter {
     /// Erases a piece of the secrets that have been kept long enough.
-    async fn erase_piece(&mut self) -> Result<Upkeep, StoreError> {
+    async fn erase_piece(&mut self, now: Timestamp) -> Result<Upkeep, StoreError> {
         let Some(kept) = self.retention.secrets else { return Ok(Upkeep::Done) };
         let kept = i64::try_from(kept.as_micros()).unwrap_or(i64::MAX);
         let nothing = Batch::default();
         self.broken = Some("a commit was abandoned half-way".to_owned());
         self.begin().await?;
-        match expiry::piece(&mut self.conn, &self.keyring.vault, kept).await {
+        match expiry::piece(&mut self.conn, &self.keyring.vault, now, kept).await {
             Ok(is_more) => {
                 self.finish(&nothing).await?;
                 Ok(if is_more { Upkeep::More } else { Upkeep::Rest })
@@ -31,8 +32,8 @@ impl SqliteWriter {
         }
     }
 
-    /// Seals a piece of what is plain, or sealed with an older key.
-    pub(super) async fn seal_piece(&mut self) -> Result<Upkeep, StoreError> {
+    /// Seals a piece of what is plain, or sealed with an older key; where all is sealed, erases what was to be kept until `now`.
+    pub(super) async fn tend(&mut self, now: Timestamp) -> Result<Upkeep, StoreError> {
         if self.broken.is_some() {
             return Ok(Upkeep::Done);
         }
@@ -40,7 +41,7 @@ impl SqliteWriter {
             // The room that is lent is for what ends work.
             return Ok(Upkeep::Later);
         }
-        let Some(mut progress) = upkeep::load(&mut self.conn).await? else { return self.erase_piece().await };
+        let Some(mut progress) = upkeep::load(&mut self.conn).await? else { return self.erase_piece(now).await };
         if progress.is_through() {
             return self.clear_traces(progress).await;
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
+use crate::model::time::Timestamp;
 use crate::store::sqlite::apply::{apply, apply_apart};
 use crate::store::sqlite::errors::{Fault, NO_ROOM};
 use crate::store::sqlite::insert::run;
@@ -289,8 +290,8 @@ impl WriteStore for SqliteWriter {
         })
     }
 
-    fn upkeep(&mut self) -> Answer<'_, Upkeep> {
-        Box::pin(self.seal_piece())
+    fn upkeep(&mut self, now: Timestamp) -> Answer<'_, Upkeep> {
+        Box::pin(self.tend(now))
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
