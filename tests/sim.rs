@@ -35,6 +35,8 @@
 // A panic is how a history fails; the time that tests may take is real time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_types, clippy::print_stdout)]
 
+#[path = "sim/batches.rs"]
+mod batches;
 #[path = "sim/block_on.rs"]
 mod block_on;
 #[path = "sim/clients.rs"]
@@ -133,6 +135,18 @@ fn a_drain_gives_a_store_that_is_held_its_time() {
 fn a_repeated_request_is_answered_while_there_is_no_room() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(directed::a_repetition_needs_no_room());
+}
+
+#[test]
+fn ends_that_were_deferred_go_into_several_batches() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(batches::ends_that_were_deferred_go_into_several_batches());
+}
+
+#[test]
+fn tasks_that_there_is_no_room_for_use_up_no_rate() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(batches::tasks_without_room_use_up_no_rate());
 }
 
 #[test]

@@ -196,7 +196,7 @@ impl Outbox {
 
     /// Adds the start of an attempt, which alone is no reason to commit at once.
     /// `bytes` is the memory of the notice: nothing else counts the task until it waits again. `stored` is told when the claim is
-    /// stored: an attempt asks for that only when it has failed and wants to keep what it has.
+    /// stored: a download asks for that before it writes a checkpoint.
     pub(crate) fn started(&mut self, claim: Claim, notice: Effect, bytes: usize, stored: Option<CancellationToken>) {
         let job = claim.id.job;
         self.dirty.insert(job);
@@ -296,13 +296,14 @@ impl Outbox {
 
     /// Takes out everything of a job, because memory and store contradict each other about it. Callers get that as their error.
     pub(crate) fn drop_job(&mut self, job: JobId) {
-        let Batch { additions, pages, moves, claims, .. } = &mut self.batch;
+        let Batch { additions, pages, dropped_pages, moves, claims, .. } = &mut self.batch;
         for addition in additions.iter_mut().filter(|it| it.job == job) {
             // Its lanes may be some of which the store does not know.
             *addition =
                 Addition { tasks: Vec::new(), new_lanes: Vec::new(), chunk_id: String::new(), ..addition.clone() };
         }
         pages.retain(|it| it.id.job != job);
+        dropped_pages.retain(|it| it.job != job);
         moves.retain(|it| it.id.job != job);
         claims.retain(|it| it.id.job != job);
         let Batch { sweeps, hastens, retries, events, jobs, respecced, lane_heads, audit, .. } = &mut self.batch;

@@ -254,10 +254,11 @@ impl Scheduler {
         self.settled(job);
     }
 
-    /// Ends a job: nothing of it runs, and no part file of it is left in its place.
+    /// Ends a job: nothing of it runs, and no part file of it is left in its place. One that is read again meanwhile is judged by what
+    /// the store has.
     pub(super) fn settled(&mut self, job: JobId) {
         let now = self.now();
-        let Some(run) = self.jobs.get_mut(job) else { return };
+        let Some(run) = self.jobs.get_mut(job).filter(|run| matches!(run.stage, Stage::Settling)) else { return };
         let Verdict::Settle { succeeded } = run.job.judge() else {
             return self.contradicted(job, "it was to end and has tasks that have not");
         };

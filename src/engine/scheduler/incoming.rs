@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::engine::attempt::Ended;
 use crate::engine::effect::Effect;
 use crate::engine::jobs::JobRun;
 use crate::engine::scheduler::Scheduler;
@@ -21,6 +22,22 @@ impl Scheduler {
             && let Some(incoming) = self.incoming.pop_front()
         {
             self.keep_page(incoming);
+        }
+    }
+
+    /// Takes in the end of an attempt that was deferred: now, or where the batch has enough of what attempts bring, with one that
+    /// follows. All ends of a job may have been deferred.
+    pub(super) fn deferred_end(&mut self, ended: Ended) {
+        self.ends.push_back(ended);
+        self.take_deferred_ends();
+    }
+
+    /// As [`Scheduler::take_incoming`], for ends that waited for it.
+    pub(super) fn take_deferred_ends(&mut self) {
+        while self.takes_ends()
+            && let Some(ended) = self.ends.pop_front()
+        {
+            self.attempt_ended(ended);
         }
     }
 

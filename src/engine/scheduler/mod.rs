@@ -47,6 +47,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use crate::engine::attempt::Ended;
 use crate::engine::bounds::Bounds;
 use crate::engine::command::{Admitted, Command, EngineError};
 use crate::engine::credentials::Uses;
@@ -98,6 +99,8 @@ pub(crate) struct Scheduler {
     outbox: Outbox,
     /// Pages that wait for the batch after this one.
     incoming: IncomingPages,
+    /// Ends of attempts that were deferred, and wait for the batch after this one with what they bring.
+    ends: VecDeque<Ended>,
     /// Room for commands that wait for their jobs.
     parked: Parked,
     /// Jobs that were paused or sealed since room became short.
@@ -200,6 +203,7 @@ impl Scheduler {
             jobs: JobTable::default(),
             outbox: Outbox::new(),
             incoming: IncomingPages::new(),
+            ends: VecDeque::new(),
             parked: Parked::default(),
             holds: Holds::default(),
             pieces: Pieces::default(),

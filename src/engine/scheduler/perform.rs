@@ -127,17 +127,20 @@ impl Scheduler {
 
     /// There was no room for the tasks that a batch was to add.
     fn left_out(&mut self, effect: Effect, why: &str) {
-        let (is_new, job, count) = match &effect {
-            Effect::Admit { job, .. } => (true, job.id, 0),
-            Effect::AdmitTasks { job, tasks, .. } => (false, *job, tasks.len() as u32),
+        let (job, tenant, count) = match &effect {
+            Effect::Admit { job, .. } => (job.id, Some(job.tenant.no), job.counts.total),
+            Effect::AdmitTasks { job, tasks, .. } => (*job, None, tasks.len() as u32),
             _ => return,
         };
         effect.fail(EngineError::StoreFull(why.to_owned()));
-        if is_new {
+        if let Some(tenant) = tenant {
+            self.give_back_tasks(tenant, u64::from(count));
             return self.not_admitted(job);
         }
         if let Some(run) = self.jobs.get_mut(job) {
             run.no_longer_adds(count);
+            let tenant = run.job.tenant.no;
+            self.give_back_tasks(tenant, u64::from(count));
         }
         self.settle_if_done(job);
     }
@@ -348,7 +351,7 @@ impl Scheduler {
         {
             match deferred {
                 Deferred::Command(admitted) => self.job_command(job, admitted),
-                Deferred::Attempt(ended) => self.attempt_ended(*ended),
+                Deferred::Attempt(ended) => self.deferred_end(*ended),
             }
         }
         if self.jobs.get(job).is_some_and(|run| !run.defers()) {

@@ -113,7 +113,7 @@ impl Scheduler {
         allowance.take(rate, count, now).map_err(|wait| EngineError::TaskRate { tenant: name, wait })
     }
 
-    /// Gives back what was taken for tasks that were not added, since they were there already.
+    /// Gives back what was taken for tasks that were not added: they were there already, or there was no room for them.
     pub(super) fn give_back_tasks(&mut self, tenant: TenantNo, count: u64) {
         let rate = self.book.tenant_numbered(tenant).and_then(|it| it.quotas.tasks_per_second);
         if let (Some(rate), Some(allowance)) = (rate, self.allowances.get_mut(&tenant)) {

@@ -153,7 +153,7 @@ impl Scheduler {
         if let Err(held) = self.queue.start(id, running) {
             return self.contradicted(id.job, &format!("task {} has run and is {held:?}", id.index));
         }
-        self.attempt_ended(ended);
+        self.deferred_end(ended);
     }
 
     /// Takes a job in again as the store has it.

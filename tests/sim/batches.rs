@@ -1,0 +1,200 @@
+//! What goes into one batch, and what does not.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use haul::engine::bounds::Bounds;
+use haul::engine::command::EngineError;
+use haul::engine::workers::WorkerParts;
+use haul::engine::{self, EngineParts};
+use haul::model::access::{AccessAnswer, AccessChange, Actor};
+use haul::model::failure::Failure;
+use haul::model::limits::Limits;
+use haul::model::quotas::{Quota, Quotas};
+use haul::model::spec::JobSpec;
+use haul::model::task_filter::{TaskChoice, TaskFilter};
+use haul::model::tenant::{Owner, Scope, TenantPatch};
+use haul::net::{Body, BodySource, Profile, Request, Response, Transport};
+use haul::store::{Answer, Batch, Committed, Content, StoreError, WriteStore};
+use http::{HeaderMap, StatusCode};
+use tokio_util::sync::CancellationToken;
+
+use crate::directed::{Fine, LeftAlone, fetch, parts};
+use crate::memory::{MemoryStore, MemoryWriter};
+
+/// Bodies that are stored with the ends of their tasks.
+const BODY_BYTES: usize = 64_000;
+const BODIES: usize = 300;
+/// What a batch takes of them: it has room for one more as long as it has less than 8 MiB.
+const BATCH_BYTES: usize = (8 << 20) + BODY_BYTES;
+
+/// What a store and an origin are told, and what they saw.
+#[derive(Clone, Default)]
+struct Course {
+    /// Requests that wait for their answers.
+    asked: Arc<AtomicUsize>,
+    /// Whether a commit waits that cancels tasks.
+    is_held: Arc<AtomicBool>,
+    /// Bodies come.
+    answers: CancellationToken,
+    /// That commit goes on.
+    commits: CancellationToken,
+    /// The most bytes that one batch brought.
+    most: Arc<AtomicUsize>,
+}
+
+static LEFT_ALONE: LeftAlone = LeftAlone;
+
+/// One host brings bodies when it is told to; the others ask to be left alone for an hour.
+struct Bodies(Course);
+
+struct Late {
+    course: Course,
+    is_over: bool,
+    _request: Request,
+}
+
+impl BodySource for Late {
+    fn chunk(&mut self) -> BoxFuture<'_, Option<Result<Bytes, Failure>>> {
+        async move {
+            if std::mem::replace(&mut self.is_over, true) {
+                return None;
+            }
+            self.course.asked.fetch_add(1, Ordering::Relaxed);
+            self.course.answers.cancelled().await;
+            Some(Ok(Bytes::from(vec![b'x'; BODY_BYTES])))
+        }
+        .boxed()
+    }
+}
+
+impl Transport for Bodies {
+    fn send<'a>(&'a self, request: Request, profile: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>> {
+        if request.url.host_str() != Some("10.0.0.1") {
+            return LEFT_ALONE.send(request, profile);
+        }
+        let (url, headers) = (request.url.clone(), HeaderMap::new());
+        let body = Body(Box::new(Late { course: self.0.clone(), is_over: false, _request: request }));
+        std::future::ready(Ok(Response { status: StatusCode::OK, headers, url, remote: None, body })).boxed()
+    }
+}
+
+/// A store that holds what cancels tasks until it is told.
+struct Held(MemoryWriter, Course);
+
+impl WriteStore for Held {
+    fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, Committed> {
+        async move {
+            let bytes =
+                batch.pages.iter().map(|page| if let Content::Inline(it) = &page.content { it.len() } else { 0 });
+            self.1.most.fetch_max(bytes.sum(), Ordering::Relaxed);
+            if !batch.sweeps.is_empty() {
+                self.1.is_held.store(true, Ordering::Relaxed);
+                self.1.commits.cancelled().await;
+            }
+            self.0.commit(batch).await
+        }
+        .boxed()
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        std::future::ready(()).boxed()
+    }
+}
+
+async fn until(is_so: impl Fn() -> bool) {
+    while !is_so() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// All attempts of a job end while tasks of it are being cancelled: what they bring comes into several batches.
+pub(crate) async fn ends_that_were_deferred_go_into_several_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let (memory, course) = (MemoryStore::default(), Course::default());
+    let origin = course.clone();
+    let make = move || WorkerParts {
+        transport: Arc::new(Bodies(origin.clone())),
+        close: Box::new(|| Box::pin(std::future::ready(()))),
+    };
+    let limits = Limits { max_concurrent_tasks: 512, max_per_host: 512, ..Limits::default() };
+    let parts = EngineParts { make: Arc::new(make), limits, bounds: Bounds::default(), ..parts(dir.path(), &memory) };
+    let writer = Box::new(Held(memory.writer(), course.clone()));
+    let (engine, task) = engine::start(parts, writer, 1).await.unwrap();
+    let mut work = tokio::task::JoinSet::new();
+    work.spawn(task.run());
+    let bodies = (0..BODIES).map(|number| fetch(&format!("http://10.0.0.1/{number}"), None));
+    let others = (0..20).map(|number| fetch(&format!("http://10.0.0.2/{number}"), None));
+    let job = engine.submit(JobSpec::default(), bodies.chain(others).collect(), "", None).await.unwrap().id;
+    until(|| course.asked.load(Ordering::Relaxed) == BODIES).await;
+    let canceller = engine.clone();
+    work.spawn(async move {
+        let filter = TaskFilter { host: "10.0.0.2".to_owned(), ..TaskFilter::default() };
+        let acted = canceller.cancel_tasks(job, TaskChoice::Fitting(filter), "not these".to_owned()).await.unwrap();
+        assert_eq!(acted.tasks, 20);
+        Ok(())
+    });
+    until(|| course.is_held.load(Ordering::Relaxed)).await;
+    course.answers.cancel();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(course.most.load(Ordering::Relaxed), 0, "the ends are deferred");
+    course.commits.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(60), engine.ended(job)).await.unwrap().unwrap();
+    assert_eq!((ended.counts.succeeded as usize, ended.counts.cancelled), (BODIES, 20));
+    let most = course.most.load(Ordering::Relaxed);
+    assert!(most > 0 && most <= BATCH_BYTES, "one batch brought {most} bytes");
+}
+
+/// A store that has no room for tasks for as long as this says.
+struct Full(MemoryWriter, Arc<AtomicBool>);
+
+impl WriteStore for Full {
+    fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, Committed> {
+        let adds = !batch.submissions.is_empty() || batch.additions.iter().any(|it| !it.tasks.is_empty());
+        if adds && self.1.load(Ordering::Relaxed) {
+            return std::future::ready(Err(StoreError::Full("the disk is full".to_owned()))).boxed();
+        }
+        self.0.commit(batch)
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        std::future::ready(()).boxed()
+    }
+}
+
+/// Who is told that the disk is full may ask again when it is not, and has used up nothing.
+pub(crate) async fn tasks_without_room_use_up_no_rate() {
+    let dir = tempfile::tempdir().unwrap();
+    let (memory, is_full) = (MemoryStore::default(), Arc::new(AtomicBool::new(false)));
+    let make = || WorkerParts { transport: Arc::new(Fine), close: Box::new(|| Box::pin(std::future::ready(()))) };
+    let parts = EngineParts { make: Arc::new(make), ..parts(dir.path(), &memory) };
+    let writer = Box::new(Full(memory.writer(), is_full.clone()));
+    let (engine, task) = engine::start(parts, writer, 1).await.unwrap();
+    let mut work = tokio::task::JoinSet::new();
+    work.spawn(task.run());
+    let quotas = Quotas { tasks_per_second: Some(0.001), ..Quotas::default() };
+    let patch = Box::new(TenantPatch { quotas, named: Quota::ALL.to_vec(), ..TenantPatch::default() });
+    let change = AccessChange::CreateTenant { name: "few".to_owned(), patch, request_id: String::new() };
+    let made = engine.change_access(change).await;
+    let Ok(AccessAnswer::Tenant(made)) = made else { panic!("{made:?}") };
+    let owner = Owner { no: made.no, name: made.name.clone() };
+    let few = engine.by(Arc::new(Actor { scope: Scope::One(owner), ..Actor::local() }));
+    let tasks = || vec![fetch("http://10.0.0.9/", None)];
+    let open = JobSpec { open: true, ..JobSpec::default() };
+    let open = few.submit(open, Vec::new(), "", None).await.unwrap().id;
+    is_full.store(true, Ordering::Relaxed);
+    for _ in 0..3 {
+        let refused = few.submit(JobSpec::default(), tasks(), "", None).await.unwrap_err();
+        assert!(matches!(refused, EngineError::StoreFull(_)), "{refused}");
+        let refused = few.add_tasks(open, "chunk", tasks()).await.unwrap_err();
+        assert!(matches!(refused, EngineError::StoreFull(_)), "{refused}");
+    }
+    is_full.store(false, Ordering::Relaxed);
+    few.add_tasks(open, "chunk", tasks()).await.unwrap();
+    let refused = few.submit(JobSpec::default(), tasks(), "", None).await.unwrap_err();
+    assert!(matches!(refused, EngineError::TaskRate { .. }), "{refused}");
+}
