@@ -18,6 +18,9 @@ pub fn check(body: &[u8]) -> Result<(), Failure> {
 pub struct Page {
     /// How many items it has.
     pub item_count: u64,
+    /// A fingerprint of them, by which they are known when they come again. That of a page which names the next one is not always
+    /// taken.
+    pub mark: u64,
     /// What stands at the pointer to the next page.
     pub next: Option<String>,
 }
@@ -29,8 +32,8 @@ pub fn page(body: &[u8], items_pointer: &str, next_pointer: Option<&str>) -> Res
     let node = scan::Node { items: items.as_deref(), next: next.as_deref(), found: &mut found };
     let mut reader = serde_json::Deserializer::from_str(text_of(body)?);
     node.deserialize(&mut reader).and_then(|()| reader.end()).map_err(|error| not_json(&error))?;
-    let item_count = match found.items {
-        scan::Items::Count(count) => count,
+    let (item_count, mark) = match found.items {
+        scan::Items::List(count, mark) => (count, mark.value()),
         scan::Items::Missing => return Err(bad_items(items_pointer, "does not exist")),
         scan::Items::NotAList => return Err(bad_items(items_pointer, "is not a list")),
     };
@@ -38,7 +41,7 @@ pub fn page(body: &[u8], items_pointer: &str, next_pointer: Option<&str>) -> Res
         (Some(value), Some(pointer)) => text(value, pointer)?,
         _ => None,
     };
-    Ok(Page { item_count, next })
+    Ok(Page { item_count, mark, next })
 }
 
 /// The items at `pointer` (RFC 6901; empty: the whole page), byte for byte. A `null` is an empty list, as some languages
@@ -169,9 +172,11 @@ mod tests {
 
     #[test]
     fn a_page_is_read_once_for_all_that_is_asked() {
-        let page =
-            |body: &str, items, next| super::page(body.as_bytes(), items, next).map_err(|failure| failure.reason);
-        let found = |item_count, next: Option<&str>| Ok(Page { item_count, next: next.map(Into::into) });
+        let page = |body: &str, items, next| {
+            let page = super::page(body.as_bytes(), items, next).map_err(|failure| failure.reason);
+            page.map(|page| (page.item_count, page.next))
+        };
+        let found = |item_count: u64, next: Option<&str>| Ok((item_count, next.map(str::to_owned)));
         assert_eq!(page(r#"{"d":[1,1e400,{"d":[]}],"n":"x"}"#, "/d", Some("/n")), found(3, Some("x")));
         assert_eq!(page(r#"{"d":{"i":[1],"n":7}}"#, "/d/i", Some("/d/n")), found(1, Some("7")));
         assert_eq!(page(r#"[{"n":"a"},{"n":"b"}]"#, "", Some("/1/n")), found(2, Some("b")));
@@ -181,6 +186,18 @@ mod tests {
         for bad in ["{}", r#"{"d":7}"#, r#"{"d":[1]"#, r#"{"d":[1]} x"#, "7"] {
             assert_eq!(page(bad, "/d", Some("/n")), Err(FailureReason::BadContent), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_same_items_are_known_again_whatever_is_around_them() {
+        let mark = |body: &str, items| super::page(body.as_bytes(), items, None).unwrap().mark;
+        let first = mark(r#"{"id":1,"d":[1,{"a": 2}]}"#, "/d");
+        assert_eq!(mark(r#"{"d":[ 1 ,{"a": 2} ],"id":2}"#, "/d"), first);
+        assert_eq!(mark(r#"[1,{"a": 2}]"#, ""), first);
+        for other in [r#"[1,{"a": 3}]"#, r#"[{"a": 2},1]"#, "[1]", "[]"] {
+            assert_ne!(mark(other, ""), first, "{other}");
+        }
+        assert_ne!(mark("[1,23]", ""), mark("[12,3]", ""));
     }
 
     proptest! {

@@ -7,6 +7,7 @@
 mod attempt;
 mod body;
 pub mod json;
+mod mark;
 mod pages;
 mod scan;
 

@@ -7,17 +7,22 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::fetch::json;
-use crate::model::failure::{Failure, FailureReason};
+use crate::fetch::mark::fingerprint;
+use crate::model::failure::{Failure, FailureReason, is_default};
 use crate::model::outcome::FetchResult;
 use crate::model::secret::redacted;
 use crate::model::spec::{PageStyle, Pagination};
 use crate::net::link;
 use crate::net::redirect::URL_BYTES_MAX;
 
-/// How many of the latest requests a cursor remembers, so that a circle is seen after a restart too. It is stored with
+/// How many of the latest requests or pages a cursor remembers, so that a circle is seen after a restart too. It is stored with
 /// each page, so it is short; within an attempt [`SEEN_MAX`] are remembered.
 const RECENT_MAX: usize = 32;
 const SEEN_MAX: usize = 100_000;
+
+/// How many pages in a row may bring the items of earlier ones: a page of a log may look as others do, and an origin that counts
+/// nothing brings what it has for ever.
+const REPEATS_MAX: u32 = 8;
 
 /// Where a listing stands after a page. Opaque to whoever keeps it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,11 +35,14 @@ pub struct PageCursor {
     pub bytes: u64,
     /// What comes next.
     pub next: Next,
-    /// Fingerprints of the latest requests.
+    /// Fingerprints of the latest requests; where the listing counts, which makes each another, of the items of the latest pages.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     recent: Vec<u64>,
     /// The fingerprint of the latest page.
     last_page: u64,
+    /// How many of the latest pages brought the items of earlier ones.
+    #[serde(default, skip_serializing_if = "is_default")]
+    repeats: u32,
 }
 
 /// What comes after a page.
@@ -97,6 +105,7 @@ impl<'a> Pager<'a> {
             next: start,
             recent: Vec::new(),
             last_page: 0,
+            repeats: 0,
         });
         let seen = cursor.recent.iter().copied().collect();
         Pager { pagination, base, cursor, seen }
@@ -106,25 +115,54 @@ impl<'a> Pager<'a> {
     pub(super) fn request(&mut self) -> Result<Url, Failure> {
         let url = self.url();
         let (mark, what) = match &self.cursor.next {
+            // Each is another. Whether the origin sees that is to be seen by what it brings.
+            Next::Number(_) | Next::Offset(_) => return Ok(url),
             Next::Cursor(value) => (fingerprint(value.as_bytes()), "cursor"),
             _ => (fingerprint(url.as_str().as_bytes()), "URL"),
         };
-        if !self.seen.insert(mark) {
+        if !self.is_new(mark) {
             let message = format!(
                 "page {} leads back to a {what} that has been asked for before, at `{}`; the listing would never end",
-                self.cursor.pages,
+                self.cursor.pages.saturating_sub(1),
                 redacted(&url)
             );
             return Err(Failure::fatal(FailureReason::Protocol, message));
         }
+        Ok(url)
+    }
+
+    /// Returns whether a fingerprint is none of those that are remembered, and remembers it.
+    fn is_new(&mut self, mark: u64) -> bool {
+        if !self.seen.insert(mark) {
+            return false;
+        }
         if self.seen.len() > SEEN_MAX {
             self.seen = self.cursor.recent.iter().copied().collect();
+            self.seen.insert(mark);
         }
         self.cursor.recent.push(mark);
         if self.cursor.recent.len() > RECENT_MAX {
             self.cursor.recent.remove(0);
         }
-        Ok(url)
+        true
+    }
+
+    /// Takes note of a page of a listing that counts, by what it brings. Fails where the origin seems to bring the same for ever.
+    fn note_repeats(&mut self, body: &[u8], items: u64) -> Result<(), Failure> {
+        let page = fingerprint(body);
+        let is_same = self.cursor.pages > 0 && page == self.cursor.last_page;
+        self.cursor.last_page = page;
+        self.cursor.repeats = if self.is_new(items) { 0 } else { self.cursor.repeats.saturating_add(1) };
+        let what = if is_same {
+            "is the same as the one before"
+        } else if self.cursor.repeats >= REPEATS_MAX {
+            "has the items of an earlier one, as those before it have"
+        } else {
+            return Ok(());
+        };
+        let message =
+            format!("page {} {what}: the origin seems to ignore the parameter that counts", self.cursor.pages);
+        Err(Failure::fatal(FailureReason::Protocol, message))
     }
 
     fn url(&self) -> Url {
@@ -151,8 +189,12 @@ impl<'a> Pager<'a> {
     /// behind the first page of a listing that counts those of what is not there, as frameworks answer behind the last one. A
     /// task that does not accept these fails by them: nobody can tell a listing that is over from one that broke off.
     pub(super) fn ends(&self) -> &'static [u16] {
-        let counts = matches!(self.cursor.next, Next::Number(_) | Next::Offset(_));
-        if counts && self.cursor.pages > 0 { &[204, 205, 404, 410, 416] } else { &[204, 205] }
+        if self.counts() && self.cursor.pages > 0 { &[204, 205, 404, 410, 416] } else { &[204, 205] }
+    }
+
+    /// Whether its requests are told apart by a number.
+    fn counts(&self) -> bool {
+        matches!(self.cursor.next, Next::Number(_) | Next::Offset(_))
     }
 
     /// Takes a page in, and moves the cursor behind it. On the last page, [`PageCursor::next`] is for the caller to set.
@@ -161,7 +203,7 @@ impl<'a> Pager<'a> {
             PageStyle::Cursor { next_pointer, .. } | PageStyle::NextUrl { next_pointer } => Some(next_pointer.as_str()),
             PageStyle::LinkHeader | PageStyle::PageNumber { .. } | PageStyle::Offset { .. } => None,
         };
-        let json::Page { item_count: count, next } =
+        let json::Page { item_count: count, mark, next } =
             json::page(page.body, &self.pagination.items_pointer, next_pointer)?;
         if count == 0 {
             let is_kept = self.cursor.pages == 0;
@@ -170,23 +212,16 @@ impl<'a> Pager<'a> {
             }
             return Ok(Turn { item_count: 0, is_kept, is_last: true });
         }
-        let mark = fingerprint(page.body);
-        let counts = matches!(self.cursor.next, Next::Number(_) | Next::Offset(_));
-        if counts && self.cursor.pages > 0 && mark == self.cursor.last_page {
-            let message = format!(
-                "page {} is the same as the one before: the origin seems to ignore the parameter that counts",
-                self.cursor.pages
-            );
-            return Err(Failure::fatal(FailureReason::Protocol, message));
+        if self.counts() {
+            self.note_repeats(page.body, mark)?;
         }
-        let next = self.next(page, count, next)?;
         let limit = self.pagination.max_items;
         let wanted = if limit == 0 { count } else { count.min(limit.saturating_sub(self.cursor.items)) };
+        let is_full = (limit > 0 && self.cursor.items + wanted >= limit)
+            || (self.pagination.max_pages > 0 && self.cursor.pages + 1 >= self.pagination.max_pages);
+        let next = if is_full { None } else { self.next(page, count, next)? };
         self.keep(page, wanted);
-        self.cursor.last_page = mark;
-        let is_full = (limit > 0 && self.cursor.items >= limit)
-            || (self.pagination.max_pages > 0 && self.cursor.pages >= self.pagination.max_pages);
-        let is_last = is_full || next.is_none();
+        let is_last = next.is_none();
         if let Some(next) = next {
             self.cursor.next = next;
         }
@@ -205,7 +240,7 @@ impl<'a> Pager<'a> {
         self.cursor.bytes += page.body.len() as u64;
     }
 
-    /// Returns where the listing goes on behind a page of `count` items. `named`: what its JSON says of that.
+    /// Returns where the listing goes on behind a page of `count` items; `None`: it ends. `named`: what its JSON says of that.
     fn next(&self, page: &Arrived<'_>, count: u64, named: Option<String>) -> Result<Option<Next>, Failure> {
         let url = |target: Option<String>| target.map(|target| resolve(page.url, &target).map(Next::Url)).transpose();
         Ok(match (&self.pagination.style, &self.cursor.next) {
@@ -216,8 +251,12 @@ impl<'a> Pager<'a> {
             (PageStyle::Cursor { .. }, _) => {
                 named.map(|cursor| bounded(page.url, cursor)).transpose()?.map(Next::Cursor)
             }
-            (PageStyle::PageNumber { .. }, Next::Number(number)) => number.checked_add(1).map(Next::Number),
-            (PageStyle::Offset { .. }, Next::Offset(offset)) => offset.checked_add(count).map(Next::Offset),
+            (PageStyle::PageNumber { .. }, Next::Number(number)) => {
+                Some(Next::Number(number.checked_add(1).ok_or_else(|| uncountable(*number))?))
+            }
+            (PageStyle::Offset { .. }, Next::Offset(offset)) => {
+                Some(Next::Offset(offset.checked_add(count).ok_or_else(|| uncountable(*offset))?))
+            }
             // A cursor of another style does not fit this listing.
             (PageStyle::PageNumber { .. } | PageStyle::Offset { .. }, _) => None,
         })
@@ -227,6 +266,12 @@ impl<'a> Pager<'a> {
 /// The failure of a page whose `Link` header cannot be read: it may have led on.
 fn unreadable(page: &Url, error: link::Unreadable) -> Failure {
     let message = format!("the page at `{}` does not say whether it is the last: {error}", redacted(page));
+    Failure::fatal(FailureReason::Protocol, message)
+}
+
+/// The failure of a page behind which there may be more, and no number for that.
+fn uncountable(number: u64) -> Failure {
+    let message = format!("the page of number {number} is not the last one, and there is no number for the next");
     Failure::fatal(FailureReason::Protocol, message)
 }
 
@@ -282,11 +327,6 @@ fn set_param(url: &mut Url, name: &str, value: &str) {
         );
     query.push_str(&url::form_urlencoded::Serializer::new(String::new()).append_pair(name, value).finish());
     url.set_query(Some(&query));
-}
-
-/// FNV-1a, 64 bits: small, and the same in every version of haul, since cursors outlive it.
-fn fingerprint(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]
@@ -390,6 +430,74 @@ mod tests {
         assert_eq!(reason(&link, &["{}"]).1, Err(FailureReason::BadContent));
         let https = Url::parse("https://a/").unwrap();
         assert_eq!(resolve(&https, "http://a/2").unwrap_err().reason, FailureReason::Protocol);
+    }
+
+    /// An origin that ignores what it is asked, and writes the time into each page; and two of which each has its own page.
+    #[test]
+    fn the_same_items_for_ever_are_a_failure() {
+        type Make<'a> = &'a dyn Fn(u32) -> String;
+        let style = pagination(number());
+        let at = Pagination { items_pointer: "/d".into(), ..style.clone() };
+        let stamped = |number: u32| format!(r#"{{"d":[1,{{"a":2}}],"at":{number}}}"#);
+        let spaced = |number: u32| format!("[1,{}2]", " ".repeat(number as usize));
+        let by_turns = |number: u32| format!("[{}]", number % 2);
+        let around = |number: u32| format!("[{}]", number % 5);
+        let cases: [(&Pagination, Make<'_>, u32); 4] =
+            [(&at, &stamped, 1), (&style, &spaced, 1), (&style, &by_turns, 2), (&style, &around, 5)];
+        for (pagination, make, others) in cases {
+            let bodies: Vec<String> = (0..100).map(make).collect();
+            let (asked, end) = follow(pagination, &bodies.iter().map(String::as_str).collect::<Vec<_>>());
+            let failure = end.unwrap_err();
+            assert_eq!((failure.reason, asked.len()), (FailureReason::Protocol, (others + REPEATS_MAX) as usize));
+            let message = format!("page {} has the items of an earlier one", others + REPEATS_MAX - 1);
+            assert!(failure.message.starts_with(&message), "{}", failure.message);
+        }
+    }
+
+    /// In a log of measurements many pages may look alike.
+    #[test]
+    fn some_pages_may_look_as_others_do() {
+        let at = Pagination { items_pointer: "/d".into(), ..pagination(number()) };
+        let items = |number: u32| if number.is_multiple_of(8) { number } else { 0 };
+        let mut bodies: Vec<String> =
+            (1..40).map(|number| format!(r#"{{"d":[{}],"n":{number}}}"#, items(number))).collect();
+        bodies.push(r#"{"d":[]}"#.to_owned());
+        let (_, end) = follow(&at, &bodies.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(end.unwrap().pages, 39);
+    }
+
+    #[test]
+    fn pages_that_come_again_are_known_after_every_restart() {
+        let base = Url::parse("http://a.example/").unwrap();
+        let (style, headers) = (pagination(number()), HeaderMap::new());
+        let mut stored = None;
+        for number in 0..2 + REPEATS_MAX {
+            let mut pager = Pager::new(&style, &base, stored.map(|text: String| serde_json::from_str(&text).unwrap()));
+            let url = pager.request().unwrap();
+            let body = format!("[{}]", number % 2);
+            let turn = pager.turn(&Arrived { body: body.as_bytes(), headers: &headers, url: &url });
+            assert_eq!(turn.is_err(), number == 1 + REPEATS_MAX, "page {number}");
+            stored = Some(serde_json::to_string(&pager.cursor).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_listing_that_has_no_more_numbers_is_not_complete() {
+        let last = |style, bodies: &[&str]| follow(&pagination(style), bodies).1.map(|end| end.pages);
+        let number = |first| PageStyle::PageNumber { param: "p".into(), first, size_param: String::new(), size: 0 };
+        let failure = last(number(u64::MAX - 1), &["[1]", "[2]", "[3]"]).unwrap_err();
+        assert_eq!(failure.reason, FailureReason::Protocol, "{}", failure.message);
+        assert_eq!(last(number(u64::MAX - 1), &["[1]", "[]"]).unwrap(), 1);
+        let limited = Pagination { max_pages: 2, ..pagination(number(u64::MAX - 1)) };
+        assert_eq!(follow(&limited, &["[1]", "[2]"]).1.unwrap().pages, 2, "no more were asked for");
+    }
+
+    #[test]
+    fn pages_count_from_0_in_messages() {
+        let (_, circle) = follow(&pagination(PageStyle::LinkHeader), &["/list?q=a%20b&page=9|[1]", "[2]"]);
+        assert!(circle.unwrap_err().message.starts_with("page 0 leads back to a URL"));
+        let (_, same) = follow(&pagination(number()), &["[1]", "[1]"]);
+        assert!(same.unwrap_err().message.starts_with("page 1 is the same as the one before"));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::fetch::mark::Mark;
+
 /// What was found on the way.
 #[derive(Default)]
 pub(super) struct Found<'de> {
@@ -20,8 +22,9 @@ pub(super) enum Items {
     #[default]
     Missing,
     NotAList,
-    /// A list of so many. `null` is an empty one, as some languages write theirs.
-    Count(u64),
+    /// A list of so many, with a fingerprint of them all, whatever stands between them. `null` is an empty one, as some languages
+    /// write theirs.
+    List(u64, Mark),
 }
 
 type Steps<'p> = &'p [Cow<'p, str>];
@@ -100,6 +103,15 @@ impl<'de> Visitor<'de> for Node<'_, '_, 'de> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         let mut count = 0;
+        if self.is_list() && self.next.is_none() {
+            let mut mark = Mark::default();
+            while let Some(item) = list.next_element::<&RawValue>()? {
+                mark = mark.and(item.get().as_bytes()).and(b",");
+                count += 1;
+            }
+            self.found.items = Items::List(count, mark);
+            return Ok(());
+        }
         loop {
             // Indexes have no leading zeros (RFC 6901, section 4), so that they can be compared as text.
             let is_path = [self.items, self.next].into_iter().flatten().any(|steps| !steps.is_empty());
@@ -110,14 +122,14 @@ impl<'de> Visitor<'de> for Node<'_, '_, 'de> {
             count += 1;
         }
         if self.is_list() {
-            self.found.items = Items::Count(count);
+            self.found.items = Items::List(count, Mark::default());
         }
         Ok(())
     }
 
     fn visit_unit<E>(self) -> Result<(), E> {
         if self.is_list() {
-            self.found.items = Items::Count(0);
+            self.found.items = Items::List(0, Mark::default());
         }
         Ok(())
     }
