@@ -28,6 +28,10 @@ impl Aside {
 
     /// Moves the part of `key` out of the directory `folder` of `root`, and removes the directory if it is empty and haul's own.
     /// Returns whether it is kept: on another file system it cannot be, and is removed, now or by a process that was killed then.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be moved for another reason, and is left where it is.
     pub async fn take(&self, root: &Arc<Root>, job: JobId, folder: String, key: String) -> Result<bool, Failure> {
         let (root, place) = (root.clone(), self.place.join(job.to_string()));
         blocking(move || {
@@ -39,11 +43,16 @@ impl Aside {
                 }
                 let fail = |error: io::Error| failure("set aside", &handle.path_of(&name), &error);
                 give_tail_back(&handle, &name);
-                let kept = std::fs::create_dir_all(&place).and_then(|()| handle.rename_out(&name, &place));
-                if kept.is_err() {
-                    handle.remove(&name).map_err(fail)?;
-                    // It fails where other parts are kept.
-                    let _ = std::fs::remove_dir(&place);
+                match std::fs::create_dir_all(&place).and_then(|()| handle.rename_out(&name, &place)) {
+                    Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                        handle.remove(&name).map_err(fail)?;
+                    }
+                    // On a full disk, say. It stays where it is, and so does what says of what it is: a retry finds both.
+                    Err(error) => {
+                        let _ = std::fs::remove_dir(&place);
+                        return Err(fail(error));
+                    }
+                    Ok(()) => {}
                 }
             }
             // Left by a process that was killed while it wrote a checkpoint; it exists only beside a part.
@@ -145,5 +154,40 @@ fn remove_all(place: &Path) -> Result<(), Failure> {
             Err(failure("remove", &place.display().to_string(), &error))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As on a full disk: there is no place for it, and room may come.
+    #[tokio::test]
+    async fn a_part_that_cannot_be_moved_stays_where_it_is() {
+        let at = tempfile::tempdir().unwrap();
+        let root = Arc::new(Root::open(&at.path().join("downloads")).unwrap());
+        let (key, job) = ("task", JobId(uuid::Uuid::from_u128(7)));
+        let [part, meta] = [part_name(key), meta_name(key)].map(|name| at.path().join("downloads").join(name));
+        std::fs::write(&part, "half").unwrap();
+        std::fs::write(&meta, "of what").unwrap();
+        std::fs::write(at.path().join("taken"), "").unwrap();
+        let nowhere = Aside::new(at.path().join("taken/partials"));
+        let take = async |aside: &Aside| aside.take(&root, job, String::new(), key.to_owned()).await;
+        assert!(take(&nowhere).await.is_err());
+        assert!(part.exists() && meta.exists());
+        nowhere.bring_back(&root, job, String::new(), key.to_owned()).await.unwrap();
+        assert!(part.exists() && meta.exists(), "a retry goes on with it");
+
+        let aside = Aside::new(at.path().join("partials"));
+        // Something is in the way of the second of the two.
+        let in_the_way = at.path().join("partials").join(job.to_string()).join(meta_name(key));
+        std::fs::create_dir_all(&in_the_way).unwrap();
+        assert!(take(&aside).await.is_err());
+        assert!(aside.has(job) && meta.exists());
+        std::fs::remove_dir(&in_the_way).unwrap();
+        aside.bring_back(&root, job, String::new(), key.to_owned()).await.unwrap();
+        assert!(part.exists() && meta.exists());
+        assert!(take(&aside).await.unwrap());
+        assert!(!part.exists() && !meta.exists());
     }
 }

@@ -20,6 +20,7 @@ use crate::files::error::{blocking, failure};
 use crate::files::folder::{Folder, join};
 use crate::files::names;
 use crate::files::root::Root;
+use crate::files::source::may_be_finished;
 use crate::model::failure::{Failure, FailureReason};
 
 /// How long an attempt waits for work on its part that one before it has begun and does not wait for, such as a checkpoint
@@ -166,8 +167,9 @@ impl Part {
             if key.is_shared && !lock(folder, key, &file)? {
                 continue;
             }
-            // A crash between the two steps of a rename by links: it is a second name of the finished file.
-            if file.metadata().map_err(|error| fail(&error))?.nlink() > 1 {
+            // A crash between the two steps of a rename by links: it is a second name of the finished file. A part that others have
+            // linked, as some backups do, is as good as before.
+            if file.metadata().map_err(|error| fail(&error))?.nlink() > 1 && may_be_finished(&file, key.name) {
                 folder.remove(&name).map_err(|error| fail(&error))?;
                 return Ok(Err(claim));
             }
@@ -257,6 +259,7 @@ fn check_key(key: PartKey<'_>) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::source::Record;
 
     #[test]
     fn a_lock_counts_only_for_what_the_name_leads_to() {
@@ -274,9 +277,24 @@ mod tests {
         drop(file);
         // Of a crash between the two steps of a rename by links: the finished file must not be emptied.
         std::fs::write(place.path().join("finished"), "whole").unwrap();
+        let finished = File::open(place.path().join("finished")).unwrap();
+        Record { key: "k".into(), ..Record::default() }.write(&finished, &finished.metadata().unwrap());
         std::fs::hard_link(place.path().join("finished"), place.path().join(part_name("k"))).unwrap();
         assert!(Part::find(&root, "", key).unwrap().is_none());
         assert_eq!(std::fs::read(place.path().join("finished")).unwrap(), b"whole");
         assert!(!place.path().join(part_name("k")).exists());
+    }
+
+    /// A backup by links has every file twice.
+    #[test]
+    fn a_part_that_somebody_links_is_kept() {
+        // Where files have attributes.
+        let place = tempfile::tempdir_in(".").unwrap();
+        let root = Arc::new(Root::open(place.path()).unwrap());
+        let key = PartKey { name: "k", is_shared: false };
+        std::fs::write(place.path().join(part_name("k")), "half").unwrap();
+        std::fs::hard_link(place.path().join(part_name("k")), place.path().join("copy")).unwrap();
+        assert!(Part::find(&root, "", key).unwrap().is_some());
+        assert_eq!(std::fs::read(place.path().join(part_name("k"))).unwrap(), b"half");
     }
 }

@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::fs::{Timespec, Timestamps, XattrFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::model::failure::is_default;
@@ -145,6 +146,15 @@ fn read(file: &File) -> Option<Record> {
     let mut bytes = [0; RECORD_BYTES_MAX];
     let length = rustix::fs::fgetxattr(file, ATTRIBUTE, &mut bytes).ok()?;
     serde_json::from_slice(bytes.get(..length)?).ok()
+}
+
+/// Whether the download of `key` has finished this file, as it is remembered before a file gets its name. Where nothing can be
+/// remembered, every file may be one.
+pub(super) fn may_be_finished(file: &File, key: &str) -> bool {
+    match rustix::fs::fgetxattr(file, ATTRIBUTE, &mut [0_u8; 0]) {
+        Ok(_) => read(file).is_some_and(|record| record.key == key),
+        Err(error) => error != Errno::NODATA,
+    }
 }
 
 /// The time of the last modification since the epoch; before it: 0.
