@@ -16,7 +16,7 @@ use crate::store::LaneNumber;
 pub(crate) struct LaneLook<'a> {
     pub(crate) number: LaneNumber,
     pub(crate) host: &'a Host,
-    /// Tasks in memory that wait for their turn, and at most how many more the store has.
+    /// Its tasks that wait for their turn, as far as is known.
     pub(crate) weight: u64,
     /// Tasks in memory that wait for something of their own.
     pub(crate) held_back: u64,
@@ -107,7 +107,11 @@ impl Queue {
         lanes.take(limit).map(|(number, lane)| LaneLook {
             number: number as LaneNumber,
             host: &lane.host,
-            weight: lane.queued() as u64 + u64::from(lane.reach()),
+            weight: if lane.next().is_some() || lane.has_more_in_store() {
+                u64::from(lane.waiting().max(1))
+            } else {
+                0
+            },
             held_back: lane.held_back.len() as u64,
         })
     }

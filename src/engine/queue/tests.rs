@@ -302,6 +302,8 @@ fn a_read_corrects_the_shares_of_all_lanes() {
     world.queue.share_out(job(1), 20);
     let waiting = |queue: &Queue| [0, 1].map(|lane| queue.jobs[&job(1)].lanes[lane].waiting());
     assert_eq!(waiting(&world.queue), [13, 7]);
+    let weights: Vec<u64> = world.queue.lane_looks(job(1), 9).map(|look| look.weight).collect();
+    assert_eq!(weights, [13, 7], "each has what it was counted for, however far it reaches");
     let picked = world.queue.pick(|_, _, _, next| next.map_or(Admission::Empty, |_| Admission::Later));
     assert!(picked.is_none());
     let read = world.queue.next_read().unwrap();

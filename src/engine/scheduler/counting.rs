@@ -97,7 +97,7 @@ impl Scheduler {
                 lanes.push((self.lane_reason(job, look.number, look.host, now), look.weight));
             }
         }
-        // How many tasks of a lane are in the store is not known, so those of the job are shared out by what is.
+        // How many tasks of a lane are in the store is not always known, so those of the job are shared out by what is.
         let shared = pending.saturating_sub(held_back);
         let all: u64 = lanes.iter().map(|(_, weight)| weight).sum();
         for (reason, weight) in lanes {
