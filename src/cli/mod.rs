@@ -47,6 +47,8 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches as _;
 use clap::parser::ValueSource;
+use rustix::process::Signal;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::admin::KeyCommand;
 use crate::cli::args::{Remote, Usage};
@@ -83,7 +85,17 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::new(error).context("cannot start the runtime")),
     };
-    runtime.block_on(Box::pin(run(line, remote_flag.map(|(_, flag)| flag)))).unwrap_or_else(|error| failed(&error))
+    {
+        let _runtime = runtime.enter();
+        // A write beyond what files may have (`ulimit -f`) fails then, instead of ending the process. What is listened for once does
+        // not end it any more.
+        let _ = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
+    }
+    let code = runtime.block_on(Box::pin(run(line, remote_flag.map(|(_, flag)| flag))));
+    // Whatever was to be waited for has been. Files of deleted jobs that are being removed, or a file system that does not answer, do
+    // not hold up the exit: what is left of them goes after the next start.
+    runtime.shutdown_background();
+    code.unwrap_or_else(|error| failed(&error))
 }
 
 /// Runs a command. `remote_flag` is an option of the clients of a server that stands before the command.

@@ -1,9 +1,10 @@
-//! What the system grants a server: few descriptors, under peers that say nothing and messages that never end; and no core dump.
+//! What the system grants a server: few descriptors, under peers that say nothing and messages that never end; small files; and no core dump.
 
 use bytes::Bytes;
 use haul::pb;
-use haul::pb::JobState;
 use haul::pb::job_service_client::JobServiceClient;
+use haul::pb::{FailureReason, JobState};
+use rustix::process::{Pid, Resource, Rlimit};
 use tokio::net::TcpStream;
 use tonic::transport::Channel;
 
@@ -11,9 +12,10 @@ use crate::it::network::{begin, h2_connection};
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::{PATIENCE, Server};
-use crate::support::spec::{fetch, job};
+use crate::support::spec::{download, fetch, job};
 
 const DESCRIPTORS: u32 = 256;
+const FILE_BYTES: u64 = 8 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_peers_keep_nobody_out_of_a_server_with_few_descriptors() {
@@ -62,4 +64,20 @@ async fn a_server_leaves_no_core_dump() {
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     // Soft and hard: nobody raises it again.
     assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+}
+
+/// As `LimitFSIZE=` of a service. The signal that comes with it is no way to end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_larger_than_files_may_be_is_a_failure_of_its_task() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    let (pid, most) = (Pid::from_raw(server.pid().try_into().unwrap()), Some(FILE_BYTES));
+    rustix::process::prlimit(pid, Resource::Fsize, Rlimit { current: most, maximum: most }).unwrap();
+    origin.reply("/large", Reply::ok(vec![7; FILE_BYTES as usize + 1]));
+    origin.reply("/small", Reply::ok("fine"));
+    let ended = server.run(job(vec![download(origin.url("/large"))])).await;
+    let failure = ended.failure.clone().unwrap();
+    assert_eq!((ended.state(), failure.reason()), (JobState::Failed, FailureReason::Io), "{failure:?}");
+    let ended = server.run(job(vec![download(origin.url("/small"))])).await;
+    assert_eq!(ended.state(), JobState::Succeeded, "{ended:?}");
+    assert!(server.terminate().success(), "{}", server.log());
 }
