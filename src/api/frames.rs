@@ -82,8 +82,8 @@ impl Middleware for SendFrames {
     }
 }
 
-/// The body of such an answer. Small pieces that are ready at once travel together: each frame costs memory beside its bytes, and
-/// the bound of all answers that nobody reads counts no tiny ones.
+/// The body of such an answer. Small pieces that are ready at once travel together: each frame costs memory beside its bytes, for
+/// which it holds room among all answers that nobody reads.
 struct FrameBody {
     /// `None` once it has ended.
     frames: Option<Frames>,

@@ -22,8 +22,10 @@ use crate::listen::budget::{Hold, Holder, Share};
 use crate::listen::peer::Peer;
 use crate::middleware::Middleware;
 
-/// Frames of fewer bytes hold nothing: what the protocols keep for a stream is more.
+/// The first frame of an answer holds nothing if it has fewer bytes: what the protocols keep for a stream is more.
 const SMALL: usize = 1 << 10;
+/// What the protocols keep of a frame beside its bytes: more than a small one has.
+const FRAME_BYTES: u64 = 1 << 10;
 /// About as much as a stream writes at once, and as the largest piece of an answer whose length is known.
 const STREAM_BYTES: u64 = 64 << 10;
 const PIECE_BYTES: u64 = 256 << 10;
@@ -115,7 +117,9 @@ impl Middleware for Outbound {
                 Err(status) => return Ok(instead(&response, (asked.plain.refused)(asked.id.on(status)))),
             };
         }
-        Ok(response.map(|body| Body::new(BoundedBody { inner: Some(body), room, id: asked.id, form, first })))
+        Ok(response.map(|body| {
+            Body::new(BoundedBody { inner: Some(body), room, id: asked.id, form, first, has_begun: false })
+        }))
     }
 }
 
@@ -160,6 +164,8 @@ struct BoundedBody {
     form: Form,
     /// Room for what is written first, until that is asked for.
     first: Option<Hold>,
+    /// Whether a frame of it has been made.
+    has_begun: bool,
 }
 
 /// How an answer can say that it ends before its end.
@@ -234,11 +240,12 @@ impl HttpBody for BoundedBody {
             Some(Ok(frame)) => frame,
             other => return Poll::Ready(other),
         };
-        if frame.data_ref().is_none_or(|data| data.len() < SMALL) {
+        let is_first = !std::mem::replace(&mut this.has_begun, true);
+        if frame.data_ref().is_none_or(|data| is_first && data.len() < SMALL) {
             return Poll::Ready(Some(Ok(frame)));
         }
         let Ok(bytes) = frame.into_data() else { return Poll::Ready(None) };
-        Poll::Ready(Some(match this.room.hold(bytes.len() as u64) {
+        Poll::Ready(Some(match this.room.hold(bytes.len() as u64 + FRAME_BYTES) {
             Ok(room) => Ok(Frame::data(Bytes::from_owner(Held { bytes, _room: room }))),
             Err(status) => this.end(status),
         }))
@@ -272,7 +279,8 @@ mod tests {
         let body = |kind: &'static str| {
             let inner = Some(Body::new(Full::new(Bytes::from(vec![7; 3_000]))));
             let form = Form::of(Some(&HeaderValue::from_static(kind)), NO_ERRORS);
-            BoundedBody { inner, room: room.clone(), id: RequestId::among(&Extensions::new()), form, first: None }
+            let id = RequestId::among(&Extensions::new());
+            BoundedBody { inner, room: room.clone(), id, form, first: None, has_begun: false }
         };
         let kept = body("application/grpc").frame().await.unwrap().unwrap().into_data().unwrap();
         let trailers = body("application/grpc").frame().await.unwrap().unwrap().into_trailers().unwrap();
@@ -287,6 +295,32 @@ mod tests {
         drop(kept);
         assert!(body("application/grpc").frame().await.unwrap().unwrap().into_data().is_ok());
         assert!(room.hold(1 << 30).is_ok(), "what is larger than any room goes alone");
+    }
+
+    /// Each is kept until it is written, with more than its bytes.
+    #[tokio::test]
+    async fn many_small_frames_hold_room_and_one_alone_does_not() {
+        let share = Arc::new(Share::new(Arc::new(Budget::new(5_000)), 5_000));
+        let room = Room { share, holder: Holder::Owner };
+        let body = || {
+            let frames = (0..100).map(|_| Ok::<_, Status>(Frame::data(Bytes::from_static(b"0123456789"))));
+            let inner = Some(Body::new(http_body_util::StreamBody::new(futures_util::stream::iter(frames))));
+            let (id, form) = (RequestId::among(&Extensions::new()), Form::Grpc);
+            BoundedBody { inner, room: room.clone(), id, form, first: None, has_begun: false }
+        };
+        let (mut answer, mut kept) = (body(), Vec::new());
+        let trailers = loop {
+            match answer.frame().await.unwrap().unwrap().into_data() {
+                Ok(bytes) => kept.push(bytes),
+                Err(frame) => break frame.into_trailers().unwrap(),
+            }
+        };
+        assert_eq!(Status::from_header_map(&trailers).unwrap().code(), tonic::Code::ResourceExhausted);
+        assert_eq!(kept.len(), 1 + 4, "the first is free");
+        let _rest = room.hold(5_000 - 4 * (FRAME_BYTES + 10)).unwrap();
+        let mut other = body();
+        assert!(other.frame().await.unwrap().unwrap().into_data().is_ok(), "a short answer needs no room");
+        assert!(other.frame().await.unwrap().unwrap().into_data().is_err());
     }
 
     #[tokio::test]
