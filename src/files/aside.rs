@@ -45,7 +45,7 @@ impl Aside {
                 give_tail_back(&handle, &name);
                 match std::fs::create_dir_all(&place).and_then(|()| handle.rename_out(&name, &place)) {
                     Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                        handle.remove(&name).map_err(fail)?
+                        handle.remove(&name).map_err(fail)?;
                     }
                     // On a full disk, say. It stays where it is, and so does what says of what it is: a retry finds both.
                     Err(error) => {
