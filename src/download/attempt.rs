@@ -87,7 +87,7 @@ impl Attempt<'_> {
                 Err(failure.into())
             }
             Err(Halt::Failed(failure)) if failure.reason == FailureReason::DiskFull && failure.retryable => {
-                Err(self.disk_full(failure))
+                Err(self.disk_full(failure).await)
             }
             end => end,
         }
@@ -106,7 +106,7 @@ impl Attempt<'_> {
     /// dropped, one more try is made in all, from the start, if nobody else can be asked or they came from several.
     async fn try_sources(&mut self) -> Result<DownloadResult, Halt> {
         let mut failures: Vec<Failure> = Vec::new();
-        let mut may_repeat = true;
+        let (mut tried, mut may_repeat) = (0, true);
         while let Some(source) = self.next_source() {
             let before = self.order.ctx.meter.received_bytes();
             let failure = match self.serve(source).await {
@@ -121,10 +121,12 @@ impl Attempt<'_> {
             if were_wrong && may_repeat && (self.order.sources.len() == 1 || self.held.was_pieced) {
                 may_repeat = false;
                 self.left.insert(0, source);
+            } else {
+                tried += 1;
             }
             failures.push(failure);
         }
-        Err(telling(failures).into())
+        Err(telling(failures, tried).into())
     }
 
     /// A source has brought bytes and may go on with them in the next attempt: those that would have to begin anew, and so
@@ -200,8 +202,9 @@ impl Attempt<'_> {
 
     /// The disk was full in the middle: the task waits for room and goes on with what is held. Where the file system says
     /// that it has the room, and refused all the same, nobody could tell when the wait is over: that is a failure, which
-    /// counts.
-    fn disk_full(&self, failure: Failure) -> Halt {
+    /// counts. Where another download waits there with what it holds, this one gives up its part, as two would wait for each
+    /// other.
+    async fn disk_full(&mut self, failure: Failure) -> Halt {
         let meter = self.order.ctx.meter;
         let folder = self.order.target.folder.clone();
         let needed_bytes = meter.total().saturating_sub(meter.done()).max(transfer::ROOM_STEP);
@@ -212,7 +215,17 @@ impl Attempt<'_> {
             );
             return Failure { message, ..failure }.into();
         }
-        Halt::NoSpace { of: Room::Disk, folder, needed_bytes, message: failure.message }
+        let (mut needed_bytes, mut message) = (needed_bytes, failure.message);
+        if let Some(part) = self.held.take_part_that_may_not_wait() {
+            // That there is no room is the reason to report, and not that a file stays.
+            let _ = part.discard().await;
+            needed_bytes = meter.total().max(meter.done() + transfer::ROOM_STEP);
+            message = format!(
+                "{message}; another download waits with what it holds, so this one has given up its part and needs \
+                 {needed_bytes} bytes"
+            );
+        }
+        Halt::NoSpace { of: Room::Disk, folder, needed_bytes, message }
     }
 }
 
@@ -223,8 +236,9 @@ fn is_unwanted(failure: &Failure) -> bool {
 }
 
 /// Returns the failure that decides among those of all sources: the first that another attempt may resolve, else the
-/// first. That a host is paused decides only where no other source has failed so: such an attempt does not count.
-fn telling(mut failures: Vec<Failure>) -> Failure {
+/// first. That a host is paused decides only where no other source has failed so: such an attempt does not count. `count`: how
+/// many sources that were, of which one may have been tried twice.
+fn telling(mut failures: Vec<Failure>, count: usize) -> Failure {
     let mismatch = failures.iter().rposition(|failure| failure.reason == FailureReason::ChecksumMismatch);
     let counts = |failure: &Failure| failure.retryable && failure.paused_until.is_none();
     let again = failures.iter().position(counts).or_else(|| failures.iter().position(|failure| failure.retryable));
@@ -232,7 +246,6 @@ fn telling(mut failures: Vec<Failure>) -> Failure {
     if failures.is_empty() {
         return Failure::fatal(FailureReason::Internal, "there was no source to download from");
     }
-    let count = failures.len();
     let mut failure = failures.swap_remove(at);
     if count > 1 && failure.reason != FailureReason::ChecksumMismatch {
         failure.message = format!("{} (none of the {count} sources worked)", failure.message);

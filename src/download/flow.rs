@@ -330,9 +330,9 @@ fn replaced() -> Failure {
     Failure::retryable(FailureReason::ContentChanged, message)
 }
 
-/// Whether this source can never serve a range of the version that is downloaded.
+/// Whether this source can never serve a range of the version that is downloaded. One that has not looked at the request may.
 fn is_unusable(failure: &Failure) -> bool {
-    matches!(failure.reason, FailureReason::Protocol | FailureReason::ContentChanged)
+    matches!(failure.reason, FailureReason::Protocol | FailureReason::ContentChanged) && !failure.is_unsent
 }
 
 impl State {

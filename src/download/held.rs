@@ -6,10 +6,14 @@ use crate::download::DownloadContext;
 use crate::files::binding::{Stored, Why};
 use crate::files::bound::Bound;
 use crate::files::part::Part;
+use crate::files::ranges::RangeSet;
 use crate::model::failure::Failure;
 
-/// How long the end of an attempt waits for the store to know of its beginning.
+/// How long the end of an attempt waits for the store to know of its beginning: one that is stopped; and one that is not, for as
+/// many bytes and at most.
 const STORED_WAIT: Duration = Duration::from_secs(1);
+const STORED_WAIT_BYTES: u64 = 16 << 20;
+const STORED_WAIT_MAX: Duration = Duration::from_mins(10);
 
 /// Whether all came that the last answer said that it holds, and nobody has said whether there is more.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -43,13 +47,16 @@ impl Held {
         self.part.take()
     }
 
+    /// Takes out a part that may not be kept while its download waits for room on its file system.
+    pub(super) fn take_part_that_may_not_wait(&mut self) -> Option<Part> {
+        self.part.take_if(|part| !part.may_wait())
+    }
+
     /// Stops adding to a part and keeps what it holds, unless nobody would find it after a kill: the store does not know of the
     /// attempt yet, which it does within milliseconds while its disk has room and its lock is free.
     pub(super) async fn keep(&mut self, ctx: &DownloadContext<'_>, bound: Bound) {
-        let will_be_found = ctx.is_known()
-            || bound.is_named()
-            || tokio::time::timeout(STORED_WAIT, ctx.stored.cancelled()).await.is_ok();
-        if !will_be_found {
+        let wait = stored_wait(bound.with_held(RangeSet::bytes));
+        if !(bound.is_named() || becomes_known(ctx, wait).await) {
             bound.give_up();
         }
         self.part = bound.close().await;
@@ -79,5 +86,37 @@ impl Held {
         self.dropped = Some(why);
         self.were_wrong = true;
         bound.discard().await
+    }
+}
+
+/// How long to wait for the store before so many bytes are given up: the longer they took to come, the longer.
+fn stored_wait(bytes: u64) -> Duration {
+    (STORED_WAIT + Duration::from_secs(bytes / STORED_WAIT_BYTES)).min(STORED_WAIT_MAX)
+}
+
+/// Waits until the store knows of the attempt. Somebody who has stopped it waits for its end.
+async fn becomes_known(ctx: &DownloadContext<'_>, wait: Duration) -> bool {
+    let patience = async {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = ctx.stop.cancelled() => tokio::time::sleep(STORED_WAIT.min(wait)).await,
+        }
+    };
+    ctx.is_known()
+        || tokio::select! {
+            biased;
+            () = ctx.stored.cancelled() => true,
+            () = patience => false,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_took_long_to_come_is_not_given_up_at_once() {
+        let seconds = [0, 1 << 20, 160 << 20, 100 << 30].map(|bytes| stored_wait(bytes).as_secs());
+        assert_eq!(seconds, [1, 1, 11, 600]);
     }
 }

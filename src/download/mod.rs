@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+pub use crate::download::existing::made_from;
 use crate::files::folder::join;
 use crate::files::part::{Part, PartKey};
 use crate::files::{Durability, Root, names};

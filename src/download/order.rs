@@ -121,6 +121,7 @@ impl<'a> Order<'a> {
     }
 }
 
-fn source_id(url: &Url) -> String {
+/// What a source is recognised by in what is kept on the disk.
+pub(super) fn source_id(url: &Url) -> String {
     hex(&Sha256::digest(source_name(url))[..16])
 }

@@ -152,7 +152,11 @@ impl Work {
             let order = tokio::select! {
                 biased;
                 order = orders.recv() => order,
-                Some(order) = self.urgent.recv() => Some(order),
+                Some(order) = self.urgent.recv() => {
+                    self.remove(order).await;
+                    self.store.between_commits().await;
+                    continue;
+                }
                 () = at(self.upkeep) => {
                     self.keep_up().await;
                     continue;
@@ -168,6 +172,12 @@ impl Work {
             self.commit(order).await;
         }
         self.store.close().await;
+    }
+
+    /// Commits deletions and purges, once: whoever ordered them tries again, and keeps nobody waiting meanwhile.
+    async fn remove(&mut self, Order { batch, result }: Order) {
+        // Whoever ordered it may be gone.
+        let _ = result.send(self.store.commit(&batch).await);
     }
 
     /// Lets the store look for more room.
@@ -241,8 +251,8 @@ impl Work {
             tokio::select! {
                 biased;
                 () = result.closed() => return,
-                Some(Order { batch, result }) = self.urgent.recv() => {
-                    let _ = result.send(self.store.commit(&batch).await);
+                Some(order) = self.urgent.recv() => {
+                    self.remove(order).await;
                     // It may have made room for the other one.
                     wait = Duration::from_millis(20);
                 }

@@ -14,11 +14,13 @@ pub(super) fn failure(action: &str, path: &str, error: &io::Error) -> Failure {
             FailureReason::ForbiddenPath,
             format!("`{path}` leads out of the download root or over a symbolic link; choose another path"),
         ),
-        Kind::PermissionDenied
-        | Kind::ReadOnlyFilesystem
-        | Kind::NotADirectory
-        | Kind::IsADirectory
-        | Kind::FileTooLarge => Failure::fatal(FailureReason::Io, message),
+        Kind::FileTooLarge => Failure::fatal(
+            FailureReason::Io,
+            format!("{message}; its file system, or a limit of this process (`ulimit -f`), allows no longer file"),
+        ),
+        Kind::PermissionDenied | Kind::ReadOnlyFilesystem | Kind::NotADirectory | Kind::IsADirectory => {
+            Failure::fatal(FailureReason::Io, message)
+        }
         _ => Failure::retryable(FailureReason::Io, message),
     }
 }
@@ -37,4 +39,16 @@ pub(super) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
         Err(Failure::retryable(FailureReason::Internal, format!("a file operation was cut short: {error}")))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_file_sizes_is_told_and_not_tried_again() {
+        let failure = failure("write", "f", &rustix::io::Errno::FBIG.into());
+        assert_eq!((failure.reason, failure.retryable), (FailureReason::Io, false));
+        assert!(failure.message.contains("`ulimit -f`"), "{failure}");
+    }
 }

@@ -222,6 +222,11 @@ impl Part {
         .await;
     }
 
+    /// Whether it may be kept while its download waits for room, as [`crate::files::bound::Bound::may_wait`] has it.
+    pub fn may_wait(&self) -> bool {
+        self.place.root.may_wait(&self.place.folder, &part_name(&self.place.key))
+    }
+
     /// Removes the part, its checkpoint, and the directories made by haul that this leaves empty.
     pub async fn discard(self) -> Result<(), Failure> {
         let place = self.place;

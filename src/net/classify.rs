@@ -127,9 +127,8 @@ pub(super) fn endless_framing(host: &str) -> Failure {
     Failure::fatal(FailureReason::Protocol, message)
 }
 
-/// Returns the failure of a request over HTTP/2 that was not answered; `is_heard` says whether its peer ended it, or
-/// went away.
-pub(super) fn stream(host: &str, error: &h2::Error, is_heard: bool) -> Failure {
+/// Returns the failure of a request over HTTP/2 that was not answered.
+pub(super) fn stream(host: &str, error: &h2::Error) -> Failure {
     if let Some(error) = tls::inner(error) {
         return tls::explain(host, error);
     }
@@ -142,17 +141,24 @@ pub(super) fn stream(host: &str, error: &h2::Error, is_heard: bool) -> Failure {
         return Failure::retryable(FailureReason::Protocol, message);
     }
     if error.is_library() {
-        return broken_connection(host, error);
+        return Failure { reason: FailureReason::Connect, ..broken_connection(host, error) };
     }
     let cause = cause(error);
-    if is_heard {
-        let message = format!("`{host}` ended the request before it answered ({cause})");
-        return Failure::retryable(FailureReason::Truncated, message);
+    if is_refused(error) {
+        // The connection is sound.
+        let message = format!("`{host}` refuses requests that it has not looked at ({cause})");
+        return Failure::retryable(FailureReason::Protocol, message);
     }
-    Failure::retryable(
-        FailureReason::Connect,
-        format!("the connection to `{host}` ended before an answer came ({cause})"),
-    )
+    let what = if error.is_reset() { "request" } else { "connection" };
+    Failure::retryable(FailureReason::Connect, format!("the {what} to `{host}` ended before an answer came ({cause})"))
+}
+
+/// Returns whether the peer says that it has not looked at the request (RFC 9113, section 8.7). A GOAWAY reaches the streams that
+/// its sender has not looked at, and no others.
+pub(super) fn is_refused(error: &h2::Error) -> bool {
+    use h2::Reason;
+    let is_unseen = || matches!(error.reason(), Some(Reason::REFUSED_STREAM | Reason::HTTP_1_1_REQUIRED));
+    error.is_remote() && (error.is_go_away() || error.is_reset() && is_unseen())
 }
 
 /// Returns whether an answer is not as it should be, and the connection that it came by is sound.

@@ -77,7 +77,7 @@ impl Http2 {
             .enable_push(false)
             .handshake(wire)
             .await;
-        let (sender, connection) = shaken.map_err(|error| classify::stream(host, &error, false))?;
+        let (sender, connection) = shaken.map_err(|error| classify::stream(host, &error))?;
         let state = Arc::new(State::new(windows, window, Arc::clone(&received)));
         let driver = Driver::start(connection, Arc::clone(&state), received, window, mover, tasks);
         Ok(Http2 { sender, state, driver, tasks: Arc::clone(tasks), lease: None, permit: Permit::default(), remote })
@@ -167,7 +167,7 @@ impl Http2 {
         let wait = timeouts.response_headers;
         let head = message::http2(target, request).map_err(|failure| Lost { failure, fate: Fate::Over })?;
         let host = target.name();
-        let unsent = |error: &h2::Error| Lost { failure: classify::stream(host, error, false), fate: Fate::Unsent };
+        let unsent = |error: &h2::Error| Lost { failure: classify::stream(host, error), fate: Fate::Unsent };
         let is_empty = request.body.is_empty();
         let (answer, stream) = self.sender.send_request(head, is_empty).map_err(|error| unsent(&error))?;
         self.permit = request.permit.clone();
@@ -269,12 +269,10 @@ impl Upload {
 fn lost(host: &str, error: &h2::Error) -> Lost {
     let fate = match error.reason() {
         Some(Reason::HTTP_1_1_REQUIRED) => Fate::NeedsHttp1,
-        Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => Fate::Unsent,
-        // A GOAWAY reaches the streams that its sender has not looked at, and no others.
-        _ if error.is_go_away() && error.is_remote() => Fate::Unsent,
+        _ if classify::is_refused(error) => Fate::Unsent,
         // The connection's own end, for what another request on it brought.
         _ if error.is_io() || (error.is_go_away() && error.is_library()) => Fate::Unanswered,
         _ => Fate::Over,
     };
-    Lost { failure: classify::stream(host, error, fate != Fate::Unanswered), fate }
+    Lost { failure: classify::stream(host, error), fate }
 }

@@ -53,8 +53,9 @@ use crate::web::Readiness;
 /// What settings are made of.
 pub use crate::api::access::{CallBounds, Exposure, Policy};
 pub use crate::api::client_options::ClientOptions;
-pub use crate::files::Durability;
+pub use crate::download::made_from;
 pub use crate::files::names;
+pub use crate::files::{Durability, Root};
 pub use crate::listen::tls::{ClientAuth, TlsSettings};
 pub use crate::listen::{ListenSettings, descriptors};
 pub use crate::net::{EnvironmentProxies, Guard, with_scheme};

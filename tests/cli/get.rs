@@ -40,6 +40,31 @@ fn gets_files_and_skips_them_when_run_again() {
 }
 
 #[test]
+fn files_whose_urls_end_alike_are_complete_in_any_order() {
+    let origin = Origin::start();
+    let dir = tempfile::tempdir_in(".").unwrap();
+    let paths = ["/a/n", "/b/n", "/c/n"];
+    for (seed, path) in paths.iter().enumerate() {
+        origin.object(path, Object::new(seed as u64, 2_000));
+    }
+    let get = |order: &[usize]| {
+        let urls = order.iter().map(|at| origin.url(paths[*at]));
+        let args: Vec<String> =
+            ["get", "-d", dir.path().to_str().unwrap()].map(str::to_owned).into_iter().chain(urls).collect();
+        let output = haul(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    get(&[0, 1]);
+    get(&[2, 1, 0]);
+    let moved = origin.body_bytes();
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+        get(&order);
+    }
+    assert_eq!(files(dir.path()), ["n", "n (1)", "n (2)"]);
+    assert_eq!(origin.body_bytes(), moved, "nothing came over the network again");
+}
+
+#[test]
 fn proxies_of_the_environment_are_obeyed_as_curl_does() {
     let origin = Origin::start();
     let dir = tempfile::tempdir().unwrap();

@@ -294,11 +294,11 @@ async fn a_peer_that_always_refuses_has_looked_at_nothing() {
     let peer = Peer::start(100, |_, (_, mut respond)| async move { respond.send_reset(Reason::REFUSED_STREAM) }).await;
     let failure = fetch(&client(), &peer.url(), &peer.profile(|_| {})).await.unwrap_err();
     assert!(failure.is_unsent && failure.retryable, "{failure}");
-    assert_ne!(failure.reason, FailureReason::Connect, "the connection is sound");
+    assert_eq!(failure.reason, FailureReason::Protocol, "the connection is sound");
     let peer = Peer::start(100, |_, (_, mut respond)| async move { respond.send_reset(Reason::INTERNAL_ERROR) }).await;
     let failure = fetch(&client(), &peer.url(), &peer.profile(|_| {})).await.unwrap_err();
     assert!(!failure.is_unsent, "{failure}");
-    assert_eq!((class(&failure), peer.requests()), ((FailureReason::Truncated, true), 1));
+    assert_eq!((class(&failure), peer.requests()), ((FailureReason::Connect, true), 1), "no body was cut short");
 }
 
 #[tokio::test]

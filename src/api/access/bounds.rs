@@ -14,8 +14,10 @@ use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 
 /// Addresses that are remembered. When there are more, those that have not failed in this minute are forgotten, and then
-/// those that failed the least.
+/// those that may fail again.
 const ADDRESSES_MAX: usize = 10_000;
+/// Principals, or tenants, after which those that have made no call lately are forgotten.
+const BUCKETS_MAX: usize = 10_000;
 const SECOND_MICROS: f64 = 1_000_000.0;
 const MINUTE_MICROS: i64 = 60_000_000;
 /// How many seconds' calls may come at once.
@@ -38,7 +40,7 @@ impl Default for CallBounds {
     }
 }
 
-/// What was counted. There are no more principals and tenants than are in the book.
+/// What was counted.
 #[derive(Debug, Default)]
 pub(super) struct Counted {
     calls: Mutex<HashMap<PrincipalNo, Bucket>>,
@@ -47,10 +49,30 @@ pub(super) struct Counted {
     failures: Mutex<HashMap<IpAddr, (i64, u32)>>,
 }
 
-#[derive(Debug)]
+/// The calls that somebody may make at once.
+#[derive(Clone, Copy, Debug)]
 struct Bucket {
     calls: f64,
     at: Timestamp,
+    rate: f64,
+}
+
+impl Bucket {
+    /// The most calls that it has.
+    fn burst(rate: f64) -> f64 {
+        (rate * BURST_SECONDS).max(1.0)
+    }
+
+    /// As it is now, with such a rate.
+    fn filled(self, rate: f64, now: Timestamp) -> Bucket {
+        let calls = (self.calls + now.since(self.at).as_secs_f64() * rate).min(Bucket::burst(rate));
+        Bucket { calls, at: now, rate }
+    }
+
+    /// Whether it is as good as none.
+    fn is_full(self, now: Timestamp) -> bool {
+        self.filled(self.rate, now).calls >= Bucket::burst(self.rate)
+    }
 }
 
 /// The watches that are open, by whose jobs they are about.
@@ -173,11 +195,13 @@ fn take<K: Eq + Hash>(all: &Mutex<HashMap<K, Bucket>>, who: K, rate: f64, now: T
     if rate <= 0.0 {
         return Ok(());
     }
-    let burst = (rate * BURST_SECONDS).max(1.0);
     let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
-    let bucket = all.entry(who).or_insert(Bucket { calls: burst, at: now });
-    bucket.calls = (bucket.calls + now.since(bucket.at).as_secs_f64() * rate).min(burst);
-    bucket.at = now;
+    if all.len() >= BUCKETS_MAX && !all.contains_key(&who) {
+        // Those that were deleted are among them.
+        all.retain(|_, bucket| !bucket.is_full(now));
+    }
+    let bucket = all.entry(who).or_insert(Bucket { calls: Bucket::burst(rate), at: now, rate });
+    *bucket = bucket.filled(rate, now);
     if bucket.calls >= 1.0 {
         bucket.calls -= 1.0;
         return Ok(());
@@ -268,5 +292,13 @@ mod tests {
             counted.note_failure(bounds, &address, at(1.0)).unwrap();
         }
         assert!(counted.failures.lock().unwrap().len() <= ADDRESSES_MAX);
+        for number in 0..PrincipalNo::try_from(BUCKETS_MAX).unwrap() {
+            counted.take_call(bounds, number, at(1.0)).unwrap();
+        }
+        let kept = || counted.calls.lock().unwrap().len();
+        counted.take_call(bounds, PrincipalNo::MAX, at(1.0)).unwrap();
+        assert_eq!(kept(), BUCKETS_MAX + 1, "all have just made a call");
+        counted.take_call(bounds, PrincipalNo::MAX - 1, at(9.0)).unwrap();
+        assert_eq!(kept(), 1, "the others may make as many as if they had made none");
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use tonic_types::StatusExt as _;
+use url::Url;
 
 use crate::cli::args::Usage;
 use crate::cli::lists::{self, Entry, List};
@@ -16,7 +17,7 @@ use crate::model::checksum::Checksum;
 use crate::model::secret::is_secret_header;
 use crate::model::spec::{DownloadSpec, OnConflict, TaskOptions, TaskSpec, Work};
 use crate::pb;
-use crate::server::{self, EnvironmentProxies, names, with_scheme};
+use crate::server::{self, EnvironmentProxies, Root, made_from, names, with_scheme};
 
 /// The most bytes of a file that holds a token or certificates.
 const SMALL_FILE_BYTES_MAX: u64 = 64 << 10;
@@ -128,7 +129,10 @@ impl Plan {
         let proxy = args.proxy.as_deref().and_then(|text| url::Url::parse(&proxy_url(text)).ok());
         let named = entries.iter().map(|entry| &entry.url).chain(&proxy).filter_map(url::Url::port);
         let ports = named.chain(proxies.iter().flat_map(|proxies| proxies.ports())).collect();
-        let tasks = downloads(&entries)
+        // A directory that is not there has none of them.
+        let root = directory.is_dir().then(|| Root::open(&directory).ok()).flatten();
+        let made = |name: &str, url: &Url| root.as_ref().and_then(|root| made_from(root, name, url));
+        let tasks = downloads(&entries, made)
             .into_iter()
             .map(|(entry, name)| {
                 let download = DownloadSpec {
@@ -287,21 +291,43 @@ fn walked(path: &Path) -> PathBuf {
 }
 
 /// Each URL once, with the name of its file where that is not left to the origin: a URL that is named twice would write the
-/// same part, and of two files whose URLs end alike the second gets a name of its own.
-fn downloads(entries: &[Entry]) -> Vec<(&Entry, String)> {
-    let (mut seen, mut taken) = (HashSet::new(), HashMap::<String, u32>::new());
+/// same part, and of two files whose URLs end alike the second gets a name of its own. That is the one which it has from an
+/// earlier run, as `made` says, in whichever order that had them.
+fn downloads(entries: &[Entry], made: impl Fn(&str, &Url) -> Option<String>) -> Vec<(&Entry, String)> {
+    let mut seen = HashSet::new();
+    let mut alike = HashMap::<String, u32>::new();
     let mut downloads = Vec::new();
     for entry in entries {
         // The fragment is not sent, and not part of what is got.
         let mut place = entry.url.clone();
         place.set_fragment(None);
-        if !seen.insert(place) {
-            continue;
+        if seen.insert(place) {
+            let name = names::from_url(&entry.url).unwrap_or_else(|| names::FALLBACK.to_owned());
+            *alike.entry(name.to_lowercase()).or_default() += 1;
+            downloads.push((entry, name));
         }
-        let name = names::from_url(&entry.url).unwrap_or_else(|| names::FALLBACK.to_owned());
-        let nth = taken.entry(name.to_lowercase()).or_default();
-        downloads.push((entry, if *nth > 0 { names::candidate(&name, *nth) } else { String::new() }));
-        *nth += 1;
+    }
+    let has_namesake = |name: &str| alike.get(&name.to_lowercase()).is_some_and(|count| *count > 1);
+    let own = |(entry, name): &(&Entry, String)| made(name, &entry.url);
+    let own: Vec<Option<String>> = downloads.iter().map(|it| has_namesake(&it.1).then(|| own(it)).flatten()).collect();
+    let owned: HashSet<String> = own.iter().flatten().map(|name| name.to_lowercase()).collect();
+    let mut numbers = HashMap::<String, u32>::new();
+    for ((_, name), own) in downloads.iter_mut().zip(own) {
+        let key = name.to_lowercase();
+        let Some(number) = numbers.get_mut(&key) else {
+            numbers.insert(key, 0);
+            name.clear();
+            continue;
+        };
+        *name = own.unwrap_or_else(|| {
+            loop {
+                *number += 1;
+                let candidate = names::candidate(name, *number);
+                if !owned.contains(&candidate.to_lowercase()) {
+                    return candidate;
+                }
+            }
+        });
     }
     downloads
 }
@@ -340,6 +366,26 @@ mod tests {
             ("http://a/g", ""),
         ];
         assert_eq!(got.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_file_keeps_its_name_in_whichever_order_it_is_got() {
+        let entry = |text: &str| Entry { line: 0, text: text.to_owned(), url: text.parse().unwrap(), task: None };
+        let names = |urls: &[&str]| -> Vec<String> {
+            let entries: Vec<Entry> = urls.iter().map(|url| entry(url)).collect();
+            let made = |_: &str, url: &Url| match url.path() {
+                "/a/n" => Some("n".to_owned()),
+                "/b/n" => Some("n (1)".to_owned()),
+                _ => None,
+            };
+            downloads(&entries, made).into_iter().map(|(_, name)| name).collect()
+        };
+        assert_eq!(names(&["http://h/a/n", "http://h/b/n"]), ["", "n (1)"]);
+        assert_eq!(names(&["http://h/b/n", "http://h/a/n"]), ["", "n"]);
+        assert_eq!(
+            names(&["http://h/c/n", "http://h/d/n", "http://h/b/n", "http://h/e/n"]),
+            ["", "n (2)", "n (1)", "n (3)"]
+        );
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::model::bag::http_is_erased;
 use crate::model::event::EventKind;
 use crate::model::failure::TaskError;
 use crate::model::failures::Failures;
-use crate::model::ids::{JobId, TaskId, TaskIndex};
+use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::{Job, JobEvent, Kept, WrongState};
 use crate::model::task::TaskState;
 use crate::model::task_filter::{TaskChoice, TaskFilter};
@@ -344,14 +344,27 @@ fn first_to_fail(before: Option<StoredTask>, tasks: impl Iterator<Item = StoredT
 /// Returns the failures of a job without those of the tasks that are put back.
 async fn staying(runner: &Runner, job: &Job, indexes: &[TaskIndex]) -> Result<Failures, StoreError> {
     let mut kinds = job.failures.clone();
-    for index in indexes {
-        let id = TaskId { job: job.id, index: *index };
-        let Some(task) = patiently(|| runner.store.task(id)).await? else { continue };
-        if let Some(error) = task.row.task.error.as_ref().filter(|_| task.row.task.state == TaskState::Failed) {
-            kinds.forget(*index, error, &task.failed_host());
+    let mut left = indexes;
+    while let Some(start) = left.first().copied() {
+        let limit = tasks_to_read(left);
+        let page = patiently(|| runner.store.tasks(job.id, &[TaskState::Failed], start, limit)).await?;
+        let next = page.items.last().filter(|_| page.has_more).and_then(|last| last.index.checked_add(1));
+        for task in page.items.iter().filter(|task| left.binary_search(&task.index).is_ok()) {
+            if let Some(error) = &task.row.task.error {
+                kinds.forget(task.index, error, &task.failed_host());
+            }
         }
+        // Behind the last page none has failed.
+        let Some(next) = next else { break };
+        left = &left[left.partition_point(|index| *index < next)..];
     }
     Ok(kinds)
+}
+
+/// How many tasks to read from the first of these on: as many as lie close together, so that few others come with them.
+fn tasks_to_read(indexes: &[TaskIndex]) -> u32 {
+    let end = indexes.first().map_or(0, |first| first.saturating_add(FAILURES_MAX));
+    u32::try_from(indexes.partition_point(|index| *index < end)).unwrap_or(FAILURES_MAX).max(1)
 }
 
 #[cfg(test)]
@@ -361,6 +374,13 @@ mod tests {
     use crate::model::task::Task;
     use crate::model::time::Timestamp;
     use crate::store::TaskRow;
+
+    #[test]
+    fn tasks_that_lie_close_together_are_read_at_once() {
+        let all: Vec<TaskIndex> = (0..5_000).collect();
+        assert_eq!([tasks_to_read(&all), tasks_to_read(&all[4_990..])], [FAILURES_MAX, 10]);
+        assert_eq!([tasks_to_read(&[7, 900, 1_007]), tasks_to_read(&[u32::MAX - 1])], [2, 1]);
+    }
 
     /// Tasks are read in pages, in order of index, and end in another order.
     #[test]

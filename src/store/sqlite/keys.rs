@@ -157,7 +157,7 @@ impl Keyring {
         let last: KeyNumber = sqlx::query_scalar("SELECT max(id) FROM data_keys").fetch_one(&mut *conn).await?;
         let (number, key) = (last + 1, Key::random());
         insert(conn, &self.root, number, SEALS, &key).await?;
-        upkeep::begin(conn, number, false).await?;
+        upkeep::begin(conn, false).await?;
         Ok((number, key))
     }
 }
@@ -222,7 +222,7 @@ async fn first(conn: &mut SqliteConnection, root: &Key) -> Result<(), sqlx::Erro
     let jobs: i64 =
         sqlx::query_scalar("SELECT count(*) FROM (SELECT 1 FROM jobs LIMIT 1)").fetch_one(&mut *whole).await?;
     if jobs > 0 {
-        upkeep::begin(&mut whole, 2, true).await?;
+        upkeep::begin(&mut whole, true).await?;
     }
     whole.commit().await
 }

@@ -162,7 +162,7 @@ async fn free_range(conn: &mut SqliteConnection) -> Result<RangeInclusive<i64>, 
 fn named_jobs(batch: &Batch) -> impl Iterator<Item = JobId> {
     let additions = batch.additions.iter().map(|addition| addition.job);
     let claims = batch.claims.iter().map(|claim| claim.id.job);
-    let pages = batch.pages.iter().map(|page| page.id.job);
+    let pages = batch.pages.iter().map(|page| page.id.job).chain(batch.dropped_pages.iter().map(|id| id.job));
     let moves = batch.moves.iter().map(|end| end.id.job);
     let retries = batch.retries.iter().map(|retry| retry.job);
     let sweeps = batch.sweeps.iter().map(|sweep| sweep.job).chain(batch.hastens.iter().map(|hasten| hasten.job));

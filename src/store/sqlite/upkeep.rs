@@ -20,7 +20,7 @@ use crate::store::sqlite::lines::parse;
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::sealed::{self, Columns, Place};
 use crate::store::{Sealing, StoreError};
-use crate::vault::{KeyNumber, Vault, key_of};
+use crate::vault::{Vault, key_of};
 
 /// Rows of one piece: some milliseconds.
 const ROWS_MAX: i64 = 500;
@@ -46,8 +46,6 @@ enum Stage {
 /// How far it came. Its row in `settings` is there while there is something to do.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Progress {
-    /// The data key that everything is sealed with in the end.
-    key: KeyNumber,
     /// Whether rows, or free pages, may be plain.
     pub(super) plain: bool,
     stage: Stage,
@@ -81,10 +79,10 @@ impl Progress {
     }
 }
 
-/// Begins anew: everything is to be sealed with `key`. `plain`: rows may be plain. What was plain before still may be.
-pub(super) async fn begin(conn: &mut SqliteConnection, key: KeyNumber, plain: bool) -> Result<(), sqlx::Error> {
+/// Begins anew: everything is to be sealed with the present key. `plain`: rows may be plain. What was plain before still may be.
+pub(super) async fn begin(conn: &mut SqliteConnection, plain: bool) -> Result<(), sqlx::Error> {
     let plain = plain || load(conn).await?.is_some_and(|progress| progress.plain);
-    let mut progress = Progress { key, plain, stage: Stage::Jobs, before: (0, String::new()) };
+    let mut progress = Progress { plain, stage: Stage::Jobs, before: (0, String::new()) };
     progress.to(Stage::Jobs);
     store(conn, &progress).await
 }
