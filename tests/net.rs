@@ -10,6 +10,8 @@ mod support;
 mod common;
 #[path = "net/connections.rs"]
 mod connections;
+#[path = "net/beside_curl.rs"]
+mod beside_curl;
 #[path = "net/faults.rs"]
 mod faults;
 #[path = "net/http2.rs"]
