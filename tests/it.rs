@@ -26,6 +26,7 @@ mod it {
     mod fairness;
     mod fetches;
     mod few_descriptors;
+    mod foreign;
     mod full_disk;
     mod groups;
     mod grpcurl;

@@ -18,8 +18,10 @@ const HEAD_BYTES: usize = 5;
 
 /// How messages of a request are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Packing {
+pub enum Packing {
+    /// RFC 1952.
     Gzip,
+    /// RFC 8878.
     Zstd,
 }
 
@@ -115,7 +117,7 @@ impl Meter {
 
 /// Takes the bytes of a request and gives them on.
 #[derive(Debug)]
-pub(crate) struct Framing {
+pub struct Framing {
     /// Whether there may be more than one message, and answers before the end of the request.
     is_streaming: bool,
     packing: Option<Packing>,
@@ -132,18 +134,19 @@ pub(crate) struct Framing {
 }
 
 impl Framing {
-    pub(crate) fn new(is_streaming: bool, packing: Option<Packing>, message_bytes_max: usize) -> Framing {
+    /// Begins a request. `is_streaming`: it may have more than one message, and is answered before its end.
+    pub fn new(is_streaming: bool, packing: Option<Packing>, message_bytes_max: usize) -> Framing {
         let (meter, rest, kept) = (Meter::default(), Bytes::new(), BytesMut::new());
         Framing { is_streaming, packing, message_bytes_max, meter, rest, kept, largest: 0, whole: 0 }
     }
 
-    /// Takes what has come. There is nothing left of what came before, as [`Framing::next`] has said.
-    pub(crate) fn take(&mut self, bytes: Bytes) {
+    /// Takes what has come. There is nothing left of what came before, as [`Framing::give`] has said.
+    pub fn take(&mut self, bytes: Bytes) {
         self.rest = bytes;
     }
 
     /// Returns what can be given on; `None`: more has to come first.
-    pub(crate) fn next(&mut self) -> Result<Option<Bytes>, Status> {
+    pub fn give(&mut self) -> Result<Option<Bytes>, Status> {
         while !self.rest.is_empty() {
             if self.meter.is_whole() && !self.is_streaming {
                 return Err(one_too_many());
@@ -180,7 +183,7 @@ impl Framing {
     }
 
     /// Returns what is given on at the end of the request: its one message, or what has come of one that is not whole.
-    pub(crate) fn last(&mut self) -> Result<Option<Bytes>, Status> {
+    pub fn last(&mut self) -> Result<Option<Bytes>, Status> {
         if self.kept.is_empty() {
             return Ok(None);
         }
@@ -192,22 +195,22 @@ impl Framing {
     }
 
     /// Returns whether nothing is kept here.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.rest.is_empty() && self.kept.is_empty()
     }
 
     /// Returns the number of the message that has begun and is not whole.
-    pub(crate) fn under_way(&self) -> Option<u64> {
+    pub fn under_way(&self) -> Option<u64> {
         (self.meter.come > 0 && !self.meter.is_whole()).then_some(self.whole)
     }
 
     /// Returns whether all that has come is given on, and no message has begun.
-    pub(crate) fn is_between(&self) -> bool {
+    pub fn is_between(&self) -> bool {
         self.is_empty() && self.meter.come == 0
     }
 
     /// Returns the bytes that the request takes once the message under way has come, and those that it takes now.
-    pub(crate) fn held(&self) -> (u64, u64) {
+    pub fn held(&self) -> (u64, u64) {
         let (announced, kept) = (self.meter.announced(self.message_bytes_max), self.meter.come);
         // What is packed lies beside the buffer for what it becomes, and what is not comes into that buffer.
         if self.kept.len() > HEAD_BYTES {
@@ -264,7 +267,7 @@ mod tests {
             let to = (at + cut).min(body.len());
             framing.take(Bytes::copy_from_slice(&body[at..to]));
             at = to;
-            while let Some(bytes) = framing.next()? {
+            while let Some(bytes) = framing.give()? {
                 out.extend(bytes);
             }
             most = most.max(framing.held().1);

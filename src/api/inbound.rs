@@ -139,7 +139,7 @@ struct BoundedBody {
 impl BoundedBody {
     /// Returns the next bytes to give on, of what has come so far.
     fn next(&mut self) -> Result<Option<Bytes>, Status> {
-        let mut next = self.framing.next()?;
+        let mut next = self.framing.give()?;
         if next.is_none() && self.inner.is_none() {
             next = self.framing.last()?;
         }

@@ -16,7 +16,7 @@ mod events;
 mod filters;
 mod flush;
 pub mod frames;
-mod framing;
+pub mod framing;
 mod from_proto;
 pub mod guard;
 pub mod inbound;

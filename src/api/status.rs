@@ -13,6 +13,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::engine::command::EngineError;
+use crate::listen::peer::BY_ANYBODY_MAX;
 use crate::model::access::AccessError;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::quotas::Quota;
@@ -343,7 +344,7 @@ impl From<AccessError> for Status {
             AccessError::TooManyCredentials(_) => {
                 Fault::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", message).quota("server/credentials").into()
             }
-            AccessError::TooMany(what) => {
+            AccessError::TooMany(what) | AccessError::TooManyOf(_, what) => {
                 let fault = Fault::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", message);
                 fault.quota(&format!("server/{what}")).into()
             }
@@ -381,6 +382,14 @@ pub(crate) fn too_many_streams(principal: &str, most: usize) -> Status {
     let message =
         format!("`{principal}` has {most} calls open, the most that one principal may; end some of them first");
     exhausted("TOO_MANY_STREAMS", &format!("principals/{principal}"), message)
+}
+
+/// Returns `RESOURCE_EXHAUSTED` of a connection that has too many calls open which anybody may make.
+pub(crate) fn too_many_by_anybody() -> Status {
+    let message = format!(
+        "this connection has {BY_ANYBODY_MAX} calls open that need no token, the most that it may; end some of them first"
+    );
+    exhausted("TOO_MANY_STREAMS", "connection", message)
 }
 
 /// Returns `RESOURCE_EXHAUSTED` of a tenant that has as many watches open as it may.

@@ -19,7 +19,7 @@ use crate::listen::ListenSettings;
 use crate::listen::budget::{Budget, Share};
 use crate::listen::calls::{Answers, Calls};
 use crate::listen::first_bytes::FirstBytes;
-use crate::listen::peer::{Origin, Peer};
+use crate::listen::peer::{ByAnybody, Origin, Peer};
 use crate::listen::places::Place;
 use crate::listen::tls::{Certified, Tls};
 use crate::listen::turn;
@@ -107,7 +107,8 @@ impl<S: Answers> Common<S> {
         let is_encrypted = tls.is_some();
         let (certificate_names, client) = tls.map(|tls| (tls.names, tls.client)).unwrap_or_default();
         let (certificate, mut client) = client.map(|client| (client.shown.clone(), client)).unzip();
-        let peer = Arc::new(Peer { origin, is_encrypted, certificate, certificate_names, share, outbound });
+        let by_anybody = ByAnybody::default();
+        let peer = Arc::new(Peer { origin, is_encrypted, certificate, certificate_names, share, outbound, by_anybody });
         let unread = Unread::new();
         let unsent = unread.clone().silent();
         let calls = Calls { service: self.service.clone(), peer, place: place.clone(), unread: unread.clone() };

@@ -2,9 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::listen::budget::Share;
 use crate::model::identity::Shown;
+
+/// How many calls that anybody may make a connection may have open.
+pub const BY_ANYBODY_MAX: usize = 16;
 
 /// The other end of a connection. Each request has it among its extensions, as an `Arc`.
 #[derive(Debug)]
@@ -21,6 +25,31 @@ pub struct Peer {
     pub share: Arc<Share>,
     /// What answers that it has not read may take.
     pub outbound: Arc<Share>,
+    /// Its open calls that anybody may make.
+    pub by_anybody: ByAnybody,
+}
+
+/// Open calls that anybody may make: nobody is asked who makes them, so no bound of a caller holds for them.
+#[derive(Debug, Default)]
+pub struct ByAnybody(Arc<AtomicUsize>);
+
+/// Such a call, until it is dropped.
+#[derive(Debug)]
+pub struct CallByAnybody(Arc<AtomicUsize>);
+
+impl ByAnybody {
+    /// Opens a call; `None` where there are as many as there may be.
+    pub fn open(&self) -> Option<CallByAnybody> {
+        let more = |count: usize| (count < BY_ANYBODY_MAX).then_some(count + 1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(CallByAnybody(self.0.clone()))
+    }
+}
+
+impl Drop for CallByAnybody {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Where a peer is.

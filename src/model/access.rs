@@ -354,6 +354,9 @@ pub enum AccessError {
     /// There are too many.
     #[error("there are {ENTRIES_MAX} {0} already, the most that the server keeps; delete some")]
     TooMany(&'static str),
+    /// There are too many of one tenant, or of one principal.
+    #[error("{0}")]
+    TooManyOf(&'static str, &'static str),
     /// There is no such credential.
     #[error("there is no credential `{0}`")]
     NoCredential(String),

@@ -14,6 +14,8 @@ use crate::model::spec::{HeaderSpec, HttpOptions, JobSpec, TaskOptions, TaskSpec
 const MARK: &str = "$s";
 /// Bytes of the length of a secret.
 const LENGTH_BYTES: usize = 4;
+/// Room for the secrets of most tasks, whose bag then does not grow.
+const BAG_BYTES: usize = 512;
 
 /// A bag that does not fit what it is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +47,7 @@ pub fn pack<T: Bagged>(whole: &T) -> Option<(T, Zeroizing<Vec<u8>>)> {
     if !whole.has_secrets() {
         return None;
     }
-    let (mut left, mut bag, mut count) = (whole.clone(), Zeroizing::new(Vec::new()), 0_u32);
+    let (mut left, mut bag, mut count) = (whole.clone(), Zeroizing::new(Vec::with_capacity(BAG_BYTES)), 0_u32);
     left.slots(&mut |slot| {
         let mark = format!("{MARK}{count}");
         match slot {
@@ -151,7 +153,14 @@ fn url_is_erased(url: &str) -> bool {
     url.contains(REDACTED) && (url == REDACTED || Url::parse(url).is_ok_and(|url| is_redacted(&url)))
 }
 
-fn add(bag: &mut Vec<u8>, secret: &[u8]) {
+fn add(bag: &mut Zeroizing<Vec<u8>>, secret: &[u8]) {
+    let needed = bag.len() + LENGTH_BYTES + secret.len();
+    if needed > bag.capacity() {
+        let mut larger = Vec::with_capacity(needed.max(2 * bag.capacity()));
+        larger.extend_from_slice(bag);
+        // The old one is wiped.
+        *bag = Zeroizing::new(larger);
+    }
     bag.extend_from_slice(&(secret.len() as u32).to_be_bytes());
     bag.extend_from_slice(secret);
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::access::{
-    AccessAnswer, AccessChange, AccessError, AccessRow, Actor, ENTRIES_MAX, LOCAL, LOCAL_NAME, NewToken, Principal,
-    PrincipalNo, Token, name_objection,
+    AccessAnswer, AccessChange, AccessError, AccessRow, Actor, LOCAL, LOCAL_NAME, NewToken, Principal, PrincipalNo,
+    Token, name_objection,
 };
 use crate::model::credential::Credentials;
 use crate::model::identity::Identity;
@@ -19,14 +19,13 @@ use crate::model::tenant::{DEFAULT_TENANT, Tenant, TenantNo};
 use crate::model::time::Timestamp;
 
 mod credentials;
+mod room;
 mod tenants;
 
 /// The first number of a principal that somebody made.
 const FIRST: PrincipalNo = 16;
 /// How long a token lasts when nothing is said.
 const LIFETIME_DEFAULT: Duration = Duration::from_secs(90 * 86_400);
-/// How long a token that has ended can be looked at.
-const ENDED_KEPT: Duration = Duration::from_secs(90 * 86_400);
 
 /// All that is known of who may call. Copies share what neither of them changes.
 #[derive(Clone, Debug)]
@@ -392,9 +391,7 @@ impl Book {
         self.check_tenants(&principal.grants, "principal.grants")?;
         check_default(&principal)?;
         self.check_identities(&principal, by)?;
-        if self.names.len() >= ENTRIES_MAX {
-            return Err(AccessError::TooMany("principals"));
-        }
+        self.check_room_for(&principal)?;
         Ok(self.with_principal(principal))
     }
 
@@ -469,10 +466,7 @@ impl Book {
             let days = new.lifetime_max.as_secs_f64() / 86_400.0;
             return Err(AccessError::Invalid("lifetime", format!("must be more than 0 and at most {days} days")));
         }
-        let mut rows = self.forgotten(now);
-        if self.tokens.len() - rows.len() >= ENTRIES_MAX {
-            return Err(AccessError::TooMany("tokens"));
-        }
+        let mut rows = self.room_for_token_of(principal, now)?;
         let token = Arc::new(Token {
             id: new.id.clone(),
             principal: principal.no,
@@ -500,16 +494,22 @@ impl Book {
         };
         let unknown = || AccessError::NoToken(id.to_owned());
         let token = self.tokens.get(id).filter(|token| may(token)).ok_or_else(unknown)?;
-        let mut ids = BTreeSet::from([token.id.clone()]);
-        loop {
-            let more = |token: &&Arc<Token>| ids.contains(&token.created_with) && !ids.contains(&token.id);
-            let found: Vec<String> = self.tokens.values().filter(more).map(|token| token.id.clone()).collect();
-            if !with_descendants || found.is_empty() {
-                break;
+        let mut ids = BTreeSet::from([token.id.as_str()]);
+        if with_descendants {
+            // By their makers, so that each token is looked at once, however long a line of descent is.
+            let mut made: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+            for token in self.tokens.values().filter(|token| !token.created_with.is_empty()) {
+                made.entry(&token.created_with).or_default().push(&token.id);
             }
-            ids.extend(found);
+            let mut makers = vec![token.id.as_str()];
+            while let Some(maker) = makers.pop() {
+                for id in made.remove(maker).unwrap_or_default() {
+                    ids.insert(id);
+                    makers.push(id);
+                }
+            }
         }
-        let rows = self.ended(|token| ids.contains(&token.id), now);
+        let rows = self.ended(|token| ids.contains(token.id.as_str()), now);
         let count = rows.len() as u32;
         Ok(Decided::new(rows, AccessAnswer::Revoked(count)))
     }
@@ -518,12 +518,6 @@ impl Book {
     fn ended(&self, which: impl Fn(&Token) -> bool, now: Timestamp) -> Vec<AccessRow> {
         let live = self.tokens.values().filter(|token| token.is_live(now) && which(token));
         live.map(|token| AccessRow::Token(Arc::new(Token { revoke_time: Some(now), ..Token::clone(token) }))).collect()
-    }
-
-    /// The rows that forget tokens that ended long ago.
-    fn forgotten(&self, now: Timestamp) -> Vec<AccessRow> {
-        let is_old = |token: &&Arc<Token>| token.end().is_some_and(|end| end.plus(ENDED_KEPT) < now);
-        self.tokens.values().filter(is_old).map(|token| AccessRow::Forget(token.id.clone())).collect()
     }
 }
 

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 pub use crate::vault::error::VaultError;
 pub use crate::vault::key::{BadKey, Key};
-use crate::vault::seal::{open, seal};
+use crate::vault::seal::{MORE_BYTES, open, seal};
 
 /// The first byte of a bag: its layout.
 const LAYOUT: u8 = 1;
@@ -58,7 +58,8 @@ impl Vault {
     pub fn seal(&self, place: &[u8], plain: &[u8]) -> Result<Vec<u8>, VaultError> {
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         let key = keys.find(keys.current).ok_or(VaultError::NoKey(keys.current))?;
-        let mut bag = vec![LAYOUT];
+        let mut bag = Vec::with_capacity(HEAD_BYTES + plain.len() + MORE_BYTES);
+        bag.push(LAYOUT);
         bag.extend_from_slice(&keys.current.to_be_bytes());
         seal(key.bytes(), place, plain, &mut bag)?;
         Ok(bag)

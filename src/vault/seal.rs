@@ -8,6 +8,8 @@ use crate::vault::error::VaultError;
 
 /// Random bytes in front of a bag, from which its key is derived.
 const SALT_BYTES: usize = 16;
+/// Bytes of a sealed text beside those of the text.
+pub(super) const MORE_BYTES: usize = SALT_BYTES + 16;
 /// What the derived keys are for.
 const PURPOSE: &[u8] = b"haul bag 1";
 

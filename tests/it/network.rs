@@ -12,10 +12,10 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::it::access::{bearer, operator, token};
-use crate::it::wire::call_web;
+use crate::it::wire::{call, call_web};
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::server::{PATIENCE, Server, haul};
+use crate::support::server::{PATIENCE, Server, haul, until};
 use crate::support::spec::{fetch, job};
 
 const SUBMIT: &str = "haul.v1.JobService/SubmitJob";
@@ -257,6 +257,40 @@ async fn a_connection_announces_no_more_than_its_share() {
     let refused = tokio::time::timeout(PATIENCE, too_long).await.unwrap().unwrap();
     let status = tonic::Status::from_header_map(refused.headers()).unwrap();
     assert_eq!(status.get_details_error_info().unwrap().reason, "MESSAGE_TOO_LARGE");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_has_few_calls_that_need_no_token() {
+    let server = Server::with(&["--auth", "required"]).await;
+    let (sender, _connection) = h2_connection(&server).await;
+    let ask = async || {
+        let request = http::Request::post(format!("http://{}/grpc.health.v1.Health/Check", server.address))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        sender.clone().ready().await.unwrap().send_request(request.body(()).unwrap(), false).unwrap()
+    };
+    let (mut answers, mut bodies) = (FuturesUnordered::new(), Vec::new());
+    for _ in 0..17 {
+        let (answer, body) = ask().await;
+        answers.push(answer);
+        bodies.push(body);
+    }
+    // None of them is whole, so one alone is answered: which of them came last is the scheduler's business.
+    let refused = tokio::time::timeout(PATIENCE, answers.next()).await.unwrap().unwrap().unwrap();
+    let status = tonic::Status::from_header_map(refused.headers()).unwrap();
+    let reason = status.get_details_error_info().unwrap().reason;
+    assert_eq!((status.code(), reason.as_str()), (Code::ResourceExhausted, "TOO_MANY_STREAMS"));
+    // Whoever asks on another connection is answered, and on this one when the others are given up.
+    let answered = call(&server, "grpc.health.v1.Health/Check", b"", &[]).await;
+    assert_eq!(answered.status().code(), Code::Ok);
+    drop((answers, bodies));
+    until(async || {
+        let (answer, mut body) = ask().await;
+        body.send_data(bytes::Bytes::from_static(&[0; 5]), true).unwrap();
+        let answer = tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap();
+        !answer.headers().contains_key("grpc-status")
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -6,13 +6,17 @@ use std::process::Command;
 
 use haul::pb;
 use haul::pb::access_service_client::AccessServiceClient;
+use haul::pb::credential_value::Kind;
 use serde_json::json;
 
 use crate::it::curl::curl;
 use crate::it::sealing::{play, with_secrets};
+use crate::support::collector::Collector;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::server::{Server, binary, until};
+use crate::support::server::{Server, binary, haul, until};
+use crate::support::spec::{fetch, group, job, once};
+use crate::support::tls::Authority;
 
 /// What all planted secrets begin with, and its form within base64 at each of the three places there.
 const MARKS: [&str; 4] = ["SESAME", "U0VTQU1F", "NFU0FNR", "TRVNBTU"];
@@ -44,18 +48,23 @@ fn source(path: &Path) -> Vec<u8> {
 struct Search {
     marks: Vec<String>,
     audit_log: PathBuf,
+    collector: Collector,
 }
 
 impl Search {
-    /// Fails where a secret stands in a file, in the name of one, beside one, or in a log.
-    fn files(&self, server: &Server, when: &str) {
-        for path in files(&server.data()).into_iter().chain(files(&server.downloads())) {
+    fn folders(&self, folders: &[PathBuf], when: &str) {
+        for path in folders.iter().flat_map(|folder| files(folder)) {
             let (bytes, source) = (std::fs::read(&path).unwrap_or_default(), source(&path));
             for mark in &self.marks {
                 let is_there = holds(&bytes, mark) || holds(&source, mark) || path.to_string_lossy().contains(mark);
                 assert!(!is_there, "{when}: `{mark}` in {}", path.display());
             }
         }
+    }
+
+    /// Fails where a secret stands in a file, in the name of one, beside one, or in a log.
+    fn files(&self, server: &Server, when: &str) {
+        self.folders(&[server.data(), server.downloads()], when);
         let audit = std::fs::read_to_string(&self.audit_log).unwrap_or_default();
         for log in [server.log(), audit] {
             for mark in &self.marks {
@@ -83,6 +92,13 @@ impl Search {
         paths.push("/metrics".into());
         for id in job_ids {
             paths.extend(["", "/tasks?page_size=100", "/events:list"].map(|rest| format!("/v1/jobs/{id}{rest}")));
+            // A watch of a job that has ended comes to its end, in lines and in events.
+            for kind in ["application/x-ndjson", "text/event-stream"] {
+                let accept = format!("accept: {kind}");
+                let watched = curl(server, &["--header", &accept], &format!("/v1/jobs/{id}/events?after_sequence=0"));
+                assert_eq!(watched.code, 200, "{watched:?}");
+                self.text(&format!("{watched:?}"), &format!("{when}: {kind}"));
+            }
             for task in 0..server.tasks(id).await.len() {
                 let all = "include_spec=true&include_body=true&include_attempts=true";
                 paths.push(format!("/v1/jobs/{id}/tasks/{task}?{all}"));
@@ -96,12 +112,47 @@ impl Search {
             self.text(&format!("{:?} {:?}", server.job(id).await, server.tasks(id).await), when);
             self.text(&format!("{:?}", server.events(id, 0).await), &format!("{when}: events"));
         }
-        for command in job_ids.first().iter().flat_map(|id| [vec!["show", id.as_str()], vec!["list"], vec!["audit"]]) {
+        self.text(&format!("{:?}", self.collector.got.spans.lock().unwrap()), &format!("{when}: spans"));
+        let commands = job_ids.first().into_iter().flat_map(|id| {
+            let of_job = ["show", "tasks", "watch"].map(|command| vec![command, id.as_str()]);
+            of_job.into_iter().chain(["list", "audit", "hosts"].map(|command| vec![command]))
+        });
+        for command in commands {
             let done = Command::new(binary()).args(["--server", &server.address]).args(&command).output().unwrap();
             self.text(&String::from_utf8_lossy(&done.stdout), &format!("{when}: {command:?}"));
             self.text(&String::from_utf8_lossy(&done.stderr), &format!("{when}: {command:?}"));
         }
     }
+}
+
+/// Sets a credential of each kind, and returns a job that uses those that do without TLS.
+async fn put_credentials(server: &Server, origin: &Origin, certificate: pb::ClientCertificate) -> pb::JobSpec {
+    let secret = || "SESAME-0123456789".to_owned();
+    let kinds = [
+        ("bearer", Kind::BearerToken(secret())),
+        ("basic", Kind::BasicAuth(pb::BasicAuth { username: "me".into(), password: secret() })),
+        ("header", Kind::Header(pb::Header { name: "x-key".into(), value: secret(), sensitive: false })),
+        ("query", Kind::QueryParameter(pb::QueryParameter { name: "k".into(), value: secret() })),
+        ("certificate", Kind::ClientCertificate(certificate)),
+    ];
+    let mut tasks = Vec::new();
+    for (name, kind) in kinds {
+        let hosts = vec![format!("127.0.0.1:{}", origin.address().port())];
+        let credential = pb::Credential { name: name.into(), hosts, allow_http: true, ..Default::default() };
+        let request = pb::PutCredentialRequest {
+            credential: Some(credential),
+            value: Some(pb::CredentialValue { kind: Some(kind) }),
+            ..Default::default()
+        };
+        AccessServiceClient::new(server.channel.clone()).put_credential(request).await.unwrap();
+        let http = pb::HttpOptions { credential: name.into(), ..Default::default() };
+        let options = Some(pb::TaskOptions { http: Some(http), ..once() });
+        let of = |path: &str| pb::TaskSpec { options: options.clone(), ..fetch(origin.url(path)) };
+        tasks.extend(
+            (name != "certificate").then(|| [of("/file"), of("/fails"), of("/leads-back")]).into_iter().flatten(),
+        );
+    }
+    pb::JobSpec { group: Some(group(pb::GroupMode::Collect, 99)), ..job(tasks) }
 }
 
 /// What is refused says which field is wrong, and not what stands in it.
@@ -156,8 +207,12 @@ async fn no_secret_stands_anywhere() {
     let dir = tempfile::tempdir().unwrap();
     let audit_log = dir.path().join("audit.jsonl");
     let flags = ["--allow-private-networks", "--audit-reads", "--audit-log", audit_log.to_str().unwrap()];
-    let trace = ("HAUL_LOG", "haul=trace,h2=debug,hyper=trace,tonic=trace,tower=trace,info".to_owned());
-    let mut server = Server::within(tempfile::tempdir().unwrap(), &flags, vec![trace]).await;
+    let collector = Collector::start().await;
+    let variables = vec![
+        ("HAUL_LOG", "haul=trace,h2=debug,hyper=trace,tonic=trace,tower=trace,info".to_owned()),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.clone()),
+    ];
+    let mut server = Server::within(tempfile::tempdir().unwrap(), &flags, variables).await;
     let (origin, elsewhere) = (Origin::start(), Origin::start());
     play(&origin);
     // A redirect that has the secret in it, to another origin.
@@ -168,10 +223,20 @@ async fn no_secret_stands_anywhere() {
 
     let spec = with_secrets(&origin);
     let key = spec.tasks[2].options.as_ref().unwrap().http.as_ref().unwrap().client_key_pem.clone();
-    let marks = MARKS.iter().map(ToString::to_string).chain([key.lines().nth(1).unwrap().to_owned()]).collect();
-    let search = Search { marks, audit_log };
+    let (certificate_pem, key_of_credential) = Authority::new().client();
+    let keys = [&key, &key_of_credential].map(|key| key.lines().nth(1).unwrap().to_owned());
+    let search = Search { marks: MARKS.iter().map(ToString::to_string).chain(keys).collect(), audit_log, collector };
+    let certificate = pb::ClientCertificate { certificate_pem, key_pem: key_of_credential };
+    let named = put_credentials(&server, &origin, certificate).await;
+    search.files(&server, "credentials");
 
-    let by_grpc = server.submit(spec.clone()).await;
+    // What goes with a call beside its message, too.
+    let mut call = tonic::Request::new(pb::SubmitJobRequest { job: Some(spec.clone()), ..Default::default() });
+    for (name, value) in [("x-api-key", "SESAME18"), ("cookie", "__Host-haul=SESAME19"), ("traceparent", "SESAME20")] {
+        call.metadata_mut().insert(name, value.parse().unwrap());
+    }
+    let by_grpc = server.jobs().submit_job(call).await.unwrap().into_inner().job.unwrap().job_id;
+    let by_name = server.submit(named).await;
     // The same by chunks, and open until everything is there.
     let open = server.submit(pb::JobSpec { open: true, tasks: Vec::new(), ..spec.clone() }).await;
     let chunk = pb::AddTasksRequest { job_id: open.clone(), chunk_id: "1".into(), tasks: spec.tasks.clone() };
@@ -199,7 +264,7 @@ async fn no_secret_stands_anywhere() {
     }
     search.files(&server, "submitted");
     server.jobs().seal_job(pb::SealJobRequest { job_id: open.clone() }).await.unwrap();
-    let ids = [by_grpc, open, by_json];
+    let ids = [by_grpc, open, by_json, by_name];
     for id in &ids {
         let ended = server.ended(id).await;
         assert!(ended.counts.unwrap().succeeded > 0, "{ended:?}");
@@ -208,6 +273,14 @@ async fn no_secret_stands_anywhere() {
     assert!(server.files().iter().any(|it| it.ends_with("/named")), "{:?}", server.files());
     search.files(&server, "ended");
     search.answers(&server, &ids, "ended").await;
+
+    assert!(search.collector.got.spans.lock().unwrap().iter().any(|span| span.name == "attempt"));
+    // A copy has neither secrets in the clear nor the key that opens them.
+    let copy = dir.path().join("copy");
+    let copied = haul(&["backup", "--data-dir", server.data().to_str().unwrap(), copy.to_str().unwrap()]);
+    assert!(copied.status.success() && !copy.join("haul.key").exists(), "{copied:?}");
+    search.folders(&[copy], "copied");
+    search.text(&format!("{copied:?}"), "copied");
 
     let mut access = AccessServiceClient::new(server.channel.clone());
     access.rotate_data_key(pb::RotateDataKeyRequest {}).await.unwrap();

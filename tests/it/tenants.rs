@@ -90,6 +90,21 @@ pub(crate) fn names(ids: &[&str]) -> BTreeSet<String> {
     ids.iter().map(|id| (*id).to_owned()).collect()
 }
 
+/// The methods whose request names a job, as the descriptors have them.
+fn methods_of_a_job() -> BTreeSet<String> {
+    let set = prost_types::FileDescriptorSet::decode(pb::FILE_DESCRIPTOR_SET).unwrap();
+    let messages: Vec<_> = set.file.iter().flat_map(|file| &file.message_type).collect();
+    let names_a_job = |input: &str| {
+        let message = messages.iter().find(|it| input.ends_with(&format!(".{}", it.name()))).unwrap();
+        message.field.iter().any(|field| field.name() == "job_id")
+    };
+    let services = set.file.iter().flat_map(|file| &file.service);
+    let all = services.flat_map(|service| service.method.iter().map(move |method| (service.name(), method)));
+    all.filter(|(_, method)| names_a_job(method.input_type()))
+        .map(|(service, method)| format!("{service}/{}", method.name()))
+        .collect()
+}
+
 /// Every method that takes a job, with a request that is about `id`.
 fn requests(id: &str) -> Vec<(&'static str, Vec<u8>)> {
     let job_id = || id.to_owned();
@@ -167,6 +182,7 @@ async fn no_method_tells_another_tenants_job_from_one_that_never_was() {
         states
     };
     until(|| async { origin.in_flight() >= 3 }).await;
+    assert_eq!(names(&requests("").iter().map(|(name, _)| *name).collect::<Vec<_>>()), methods_of_a_job());
     let seed = rand::random();
     let mut rng = SmallRng::seed_from_u64(seed);
     for is_again in [false, true] {

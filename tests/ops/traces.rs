@@ -1,20 +1,14 @@
 //! Traces as a collector sees them: what is told, that it is the same after a kill, and that a collector which is not there,
 //! or asks for nothing, costs nothing else.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use haul::pb;
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status};
+use tonic::Request;
 
 use crate::ops::metrics::{scrape, value};
+use crate::support::collector::{Collector, Got, text};
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::{Server, command, refusal, until};
@@ -23,87 +17,6 @@ use crate::support::spec::{fetch, job, once, quick_retry};
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CALLER: &str = "b7ad6b7169203331";
 const LOST: &str = "haul_trace_spans_total{outcome=\"lost\"}";
-
-/// What a collector got.
-#[derive(Clone, Default)]
-struct Got {
-    spans: Arc<Mutex<Vec<Span>>>,
-    /// The name of the service that told.
-    names: Arc<Mutex<Vec<String>>>,
-    hangs: bool,
-}
-
-#[tonic::async_trait]
-impl TraceService for Got {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        for of_resource in request.into_inner().resource_spans {
-            let all = of_resource.resource.iter().flat_map(|it| &it.attributes);
-            let name =
-                all.filter(|it| it.key == "service.name").map(|it| text(it.value.as_ref().unwrap().value.as_ref()));
-            self.names.lock().unwrap().extend(name);
-            for of_scope in of_resource.scope_spans {
-                self.spans.lock().unwrap().extend(of_scope.spans);
-            }
-        }
-        if self.hangs {
-            std::future::pending::<()>().await;
-        }
-        Ok(Response::new(ExportTraceServiceResponse::default()))
-    }
-}
-
-/// A collector that runs until it is dropped.
-struct Collector {
-    got: Got,
-    url: String,
-    _serving: JoinSet<()>,
-}
-
-impl Collector {
-    async fn start() -> Collector {
-        Collector::with(Got::default()).await
-    }
-
-    async fn with(got: Got) -> Collector {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let service = TraceServiceServer::new(got.clone());
-        let serve = tonic::transport::Server::builder().add_service(service);
-        let serve = serve.serve_with_incoming(TcpListenerStream::new(listener));
-        let serving = JoinSet::from_iter([async move { serve.await.unwrap() }]);
-        Collector { got, url, _serving: serving }
-    }
-
-    /// A server that tells this collector.
-    async fn server(&self, more: &[(&'static str, &str)]) -> Server {
-        let mut variables = vec![("OTEL_EXPORTER_OTLP_ENDPOINT", self.url.clone())];
-        variables.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        Server::within(tempfile::tempdir().unwrap(), &["--allow-private-networks"], variables).await
-    }
-
-    fn named(&self, name: &str) -> Vec<Span> {
-        self.got.spans.lock().unwrap().iter().filter(|span| span.name == name).cloned().collect()
-    }
-
-    /// Waits for so many spans of a name.
-    async fn wait(&self, name: &str, count: usize) -> Vec<Span> {
-        until(async || self.named(name).len() >= count).await;
-        let spans = self.named(name);
-        assert_eq!(spans.len(), count, "{spans:#?}");
-        spans
-    }
-}
-
-fn text(value: Option<&Value>) -> String {
-    match value {
-        Some(Value::StringValue(text)) => text.clone(),
-        Some(Value::IntValue(number)) => number.to_string(),
-        other => format!("{other:?}"),
-    }
-}
 
 fn attribute(span: &Span, key: &str) -> Option<String> {
     let found = span.attributes.iter().find(|it| it.key == key)?;

@@ -36,8 +36,9 @@ use crate::api::access::refusals::Refusal;
 use crate::api::access::standing::{Places, Standing, lost};
 use crate::api::access::table::Need;
 use crate::api::request_id::RequestId;
-use crate::api::status::{rate_limited, too_many_streams, too_many_watches};
+use crate::api::status::{rate_limited, too_many_by_anybody, too_many_streams, too_many_watches};
 use crate::listen::KnownCaller;
+use crate::listen::peer::Peer;
 use crate::middleware::{Middleware, until};
 use crate::model::access::{LOCAL_NAME, Method};
 use crate::model::book::Book;
@@ -79,7 +80,9 @@ impl Access {
     fn judge_as(&self, request: &Request<Body>, method: &str, id: &str) -> Result<(Need, Standing), Status> {
         let need = table::need(method, self.exposure);
         if need == Some(Need::Open) {
-            return Ok((Need::Open, Standing::open(self)));
+            let peer = request.extensions().get::<Arc<Peer>>();
+            let open = peer.map(|peer| peer.by_anybody.open().ok_or_else(too_many_by_anybody)).transpose()?;
+            return Ok((Need::Open, Standing::open(self, open)));
         }
         let mut books = self.engine.books();
         let book = books.borrow_and_update().clone();

@@ -14,6 +14,7 @@ use crate::api::access::judge::Access;
 use crate::api::access::refusals::Refusal;
 use crate::api::access::table::{self, Need};
 use crate::api::status::draining;
+use crate::listen::peer::CallByAnybody;
 use crate::model::book::Book;
 
 /// How often an open stream of a session looks whether that has ended, and says that it is used.
@@ -27,6 +28,8 @@ pub(super) struct Places {
     pub(super) open: Option<OpenCall>,
     /// The watches of its tenant.
     pub(super) watch: Option<OpenWatch>,
+    /// The calls of its connection that anybody may make.
+    pub(super) by_anybody: Option<CallByAnybody>,
 }
 
 /// Whether a call that is open may go on.
@@ -46,7 +49,7 @@ pub(super) struct Standing {
 
 impl Standing {
     /// Returns that of a call that anybody may make.
-    pub(super) fn open(access: &Access) -> Standing {
+    pub(super) fn open(access: &Access, by_anybody: Option<CallByAnybody>) -> Standing {
         let shown = Shown::by(&HeaderMap::new(), &http::Extensions::new(), "");
         let (books, method) = (access.engine.books(), String::new());
         Standing {
@@ -57,7 +60,7 @@ impl Standing {
             need: Need::Open,
             method,
             is_read: false,
-            _places: Places::default(),
+            _places: Places { by_anybody, ..Places::default() },
         }
     }
 

@@ -480,3 +480,44 @@ fn a_copy_of_the_book_shares_what_a_change_does_not_touch() {
     assert!(!Arc::ptr_eq(&book.tokens, &changed.tokens));
     assert!(book.has_operator(NOW) && !changed.has_operator(NOW));
 }
+
+#[test]
+fn no_tenant_takes_the_room_of_others() {
+    let mut book = book();
+    let (boss, op) = (by(&book, "default/boss", ""), by(&book, "op", ""));
+    // A principal has so many tokens; those that have ended make room, the oldest first.
+    for nth in 1..room::PRINCIPAL_TOKENS_MAX {
+        book = done(&book, &AccessChange::CreateToken(token(&format!("t{nth}"), "default/ci", "")), &boss);
+    }
+    let more = AccessChange::CreateToken(token("more", "default/ci", ""));
+    assert!(matches!(refused(&book, &more, &boss), AccessError::TooManyOf(_, "tokens")));
+    assert!(book.apply(&AccessChange::CreateToken(token("other", "default/boss", "")), &boss, NOW).is_ok());
+    let revoke = |id: &str| AccessChange::RevokeToken { id: id.into(), with_descendants: false };
+    book = book.apply(&revoke("t7"), &boss, NOW.plus(Duration::from_secs(2))).unwrap().book;
+    book = book.apply(&revoke("t9"), &boss, NOW.plus(Duration::from_secs(1))).unwrap().book;
+    let later = NOW.plus(Duration::from_secs(3));
+    book = book.apply(&more, &boss, later).unwrap().book;
+    assert!(book.token("t7").is_some() && book.token("t9").is_none(), "the one that ended first");
+    assert!(book.token("more").unwrap().is_live(later));
+    // One that made another stays, since whoever revokes its maker finds the other by it.
+    let by_t7 = AccessChange::CreateToken(token("made", "default/boss", ""));
+    book = book.apply(&by_t7, &by(&book, "default/boss", "t7"), later).unwrap().book;
+    let last = AccessChange::CreateToken(token("last", "default/ci", ""));
+    assert!(matches!(book.apply(&last, &boss, later).unwrap_err(), AccessError::TooManyOf(_, "tokens")));
+
+    // A tenant has had so many principals, and whoever runs the server is not kept from making others.
+    let gone = |no: PrincipalNo| {
+        let ci = book.principal("default/ci").unwrap();
+        let name = format!("default/p{no}");
+        AccessRow::Principal(Arc::new(Principal { no, name, is_gone: true, ..Principal::clone(ci) }))
+    };
+    let rows: Vec<AccessRow> = (0..room::TENANT_PRINCIPALS_MAX as u64).map(|at| gone(1_000 + at)).collect();
+    let full = book.with(&rows);
+    let refusal = refused(&full, &principal("default/new", "submit"), &boss);
+    assert!(matches!(refusal, AccessError::TooManyOf(_, "principals")));
+    for name in ["new", "other/new"] {
+        let tenant =
+            AccessChange::CreateTenant { name: "other".into(), patch: Box::default(), request_id: String::new() };
+        assert!(done(&full, &tenant, &op).apply(&principal(name, ""), &op, NOW).is_ok(), "{name}");
+    }
+}
